@@ -1,0 +1,98 @@
+"""Exceptions of our own: each says what went wrong and what to do next.
+
+Every class also inherits the builtin that fits, so ``except ValueError`` keeps working in code that knows nothing of us.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HookedWhisperError(Exception):
+    """Anything this package raises on purpose. Catch it to catch all of them."""
+
+    def __str__(self) -> str:
+        # KeyError would print the repr of its argument: quotes round the sentence, escaped newlines.
+        return BaseException.__str__(self)
+
+
+class UnknownHookError(HookedWhisperError, KeyError):
+    """A hook name, glob, regex or predicate matches no hook point of this model.
+
+    Cause: a typing error, a block this model does not have, or a pattern that matches nothing.
+    Fix: take one of the close names in the message; ``hooked-whisper hooks`` lists all of them.
+    """
+
+
+class HookShapeError(HookedWhisperError, ValueError):
+    """A hook returned something that cannot stand in for the activation it got.
+
+    Cause: another shape, dtype or device than the point's, or no tensor at all.
+    Fix: return ``None`` (only looking) or a tensor like the argument; the message names the point and its axes.
+    """
+
+
+class CacheSizeError(HookedWhisperError, MemoryError):
+    """The activations asked for would take more memory than the limit allows.
+
+    Cause: attention scores or patterns of many encoder blocks, or a large batch.
+    Fix: ask for fewer names, positions or clips, store a smaller dtype, or raise the limit: the message has the estimate.
+    """
+
+
+class MaskError(HookedWhisperError, ValueError):
+    """An attention mask does not fit.
+
+    Cause: a shape that does not broadcast to [batch, head, query, key], a wrong dtype, or a key that names no attention.
+    Fix: give a bool (True = may attend) or an additive float mask under a key that the message lists.
+    """
+
+
+class CheckpointError(HookedWhisperError, ValueError):
+    """A checkpoint cannot be read, or does not fit the model.
+
+    Cause: a truncated or foreign file, missing or unexpected keys, or code where weights should be.
+    Fix: fetch the file again, or convert it: the message names the file and the keys.
+    """
+
+
+class UnknownModelError(HookedWhisperError, ValueError):
+    """No model goes by this name.
+
+    Cause: a typing error, or a path that does not exist.
+    Fix: take one of the close names in the message, or give the path of a local file or folder.
+    """
+
+
+class AudioError(HookedWhisperError, ValueError):
+    """Audio cannot be read or used.
+
+    Cause: a missing, empty, broken or unknown file; NaN or infinity in it; too short or too long; a wrong shape.
+    Fix: the message names the file or array and what to do with it.
+    """
+
+
+class MissingExtraError(HookedWhisperError, ImportError):
+    """An optional package is needed for this.
+
+    Cause: the extra that brings it was not installed.
+    Fix: run the ``pip install hooked-whisper[...]`` of the message.
+    """
+
+
+class PromptError(HookedWhisperError, ValueError):
+    """Text cannot be turned into tokens, or tokens into text, for this model.
+
+    Cause: an unknown language, a task an English-only model does not have, texts of unequal token lengths in one batch,
+    a word of several tokens where one is needed, or a vocabulary that has no tokenizer.
+    Fix: the message lists the choices or the pieces.
+    """
+
+
+def closest(name: str, names: Iterable[str], n: int = 3) -> list[str]:
+    """The at most ``n`` strings of ``names`` most like ``name``, best first; case does not matter. May be empty."""
+    by_lower: dict[str, str] = {}
+    for candidate in names:
+        by_lower.setdefault(candidate.lower(), candidate)
+    return [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=n, cutoff=0.5)]
