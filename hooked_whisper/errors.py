@@ -1,6 +1,6 @@
 """Exceptions of our own: each says what went wrong and what to do next.
 
-Every class also inherits the builtin that fits, so ``except ValueError`` keeps working in code that knows nothing of us.
+Every class also inherits the builtin that fits: ``except ValueError`` keeps working in code that knows nothing of us.
 """
 
 from __future__ import annotations
@@ -37,14 +37,15 @@ class CacheSizeError(HookedWhisperError, MemoryError):
     """The activations asked for would take more memory than the limit allows.
 
     Cause: attention scores or patterns of many encoder blocks, or a large batch.
-    Fix: ask for fewer names, positions or clips, store a smaller dtype, or raise the limit: the message has the estimate.
+    Fix: ask for fewer names, positions or clips, store a smaller dtype, or raise the limit.
+    The message has the estimate.
     """
 
 
 class MaskError(HookedWhisperError, ValueError):
     """An attention mask does not fit.
 
-    Cause: a shape that does not broadcast to [batch, head, query, key], a wrong dtype, or a key that names no attention.
+    Cause: a shape that does not broadcast to [batch, head, query, key], a wrong dtype, or a key naming no attention.
     Fix: give a bool (True = may attend) or an additive float mask under a key that the message lists.
     """
 
