@@ -1,0 +1,16 @@
+"""Hook points, names, caching."""
+
+from hooked_whisper.hooks.module import HookedModule, Hooks
+from hooked_whisper.hooks.names import Names, canonical_name, resolve_names
+from hooked_whisper.hooks.point import HookHandle, HookPoint, StackClock
+
+__all__ = [
+    "HookHandle",
+    "HookPoint",
+    "HookedModule",
+    "Hooks",
+    "Names",
+    "StackClock",
+    "canonical_name",
+    "resolve_names",
+]

@@ -1,0 +1,185 @@
+"""One hook point: an identity that hooks can read or replace."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from hooked_whisper.errors import HookedWhisperError, HookShapeError
+
+HookFn = Callable[..., Tensor | None]
+Direction = Literal["fwd", "bwd"]
+
+
+class StackClock:
+    """Index of the first token (or encoder position) of the pass that is running; shared by one stack's points."""
+
+    __slots__ = ("offset",)
+
+    def __init__(self) -> None:
+        self.offset = 0
+
+
+class HookHandle:
+    """Takes back exactly one hook. ``remove`` may be called more than once."""
+
+    __slots__ = ("_entries", "_entry")
+
+    def __init__(self, entries: list[Any], entry: Any) -> None:
+        self._entries = entries
+        self._entry = entry
+        entries.append(entry)
+
+    def remove(self) -> None:
+        # by identity: two hooks with the same function are two hooks
+        self._entries[:] = [e for e in self._entries if e is not self._entry]
+
+
+class _Hook:
+    """A user's function, called with the arguments it takes."""
+
+    __slots__ = ("fn", "takes_point")
+
+    def __init__(self, fn: HookFn) -> None:
+        self.fn = fn
+        self.takes_point = _takes_point(fn)
+
+    def __call__(self, tensor: Tensor, point: HookPoint) -> Tensor | None:
+        if self.takes_point == "keyword":
+            return self.fn(tensor, hook=point)
+        return self.fn(tensor, point) if self.takes_point == "positional" else self.fn(tensor)
+
+
+class HookPoint(nn.Module):
+    """Identity in the forward pass; hooks see its tensor and what they return is what the model goes on with.
+
+    ``axes`` names the tensor's axes (``batch``, ``position``, ``token``, ``head``, ``query``, ``key``, ``d_model``, ...).
+    ``optional`` points are computed only while someone listens.
+    """
+
+    def __init__(self, *axes: str, optional: bool = False) -> None:
+        super().__init__()
+        self.axes = axes
+        self.optional = optional
+        self.name = ""
+        self.ctx: dict[str, Any] = {}
+        self.clock = StackClock()
+        self._fwd: list[_Hook] = []
+        self._bwd: list[_Hook] = []
+        self._readers: list[Callable[[Tensor, HookPoint], None]] = []
+
+    @property
+    def active(self) -> bool:
+        """Whether anyone listens here."""
+        return bool(self._fwd or self._bwd or self._readers)
+
+    @property
+    def offset(self) -> int:
+        """Absolute index of the first token (decoder) or position (encoder) in the tensor a hook sees."""
+        return self.clock.offset
+
+    @property
+    def stack(self) -> str:
+        return self.name.split(".", 1)[0]
+
+    def layer(self) -> int:
+        """Block number; raises if the point is outside the blocks."""
+        match = re.search(r"\.blocks\.(\d+)\.", self.name)
+        if match is None:
+            raise HookedWhisperError(f"{self.name} is not inside a block, so it has no layer")
+        return int(match.group(1))
+
+    def add_hook(self, fn: HookFn, dir: Direction = "fwd", prepend: bool = False) -> HookHandle:
+        """Add ``fn(tensor)`` or ``fn(tensor, hook)``; it returns ``None`` or a tensor of the same shape, dtype, device.
+
+        ``dir="bwd"`` gives the gradient instead of the activation. Hooks run in the order they were added.
+        """
+        if dir not in ("fwd", "bwd"):
+            raise ValueError(f"dir must be 'fwd' or 'bwd', got {dir!r}")
+        if not callable(fn):
+            raise TypeError(f"a hook at {self.name} must be callable, got {type(fn).__name__}")
+        entries = self._fwd if dir == "fwd" else self._bwd
+        handle = HookHandle(entries, _Hook(fn))
+        if prepend:
+            entries.insert(0, entries.pop())
+        return handle
+
+    def add_reader(self, fn: Callable[[Tensor, HookPoint], None]) -> HookHandle:
+        """Add a function that only reads, after all hooks; it must not edit the tensor in place."""
+        return HookHandle(self._readers, fn)
+
+    def remove_hooks(self, dir: Literal["fwd", "bwd", "both"] = "both") -> None:
+        """Remove the hooks (not the readers) of one direction or both."""
+        if dir in ("fwd", "both"):
+            self._fwd.clear()
+        if dir in ("bwd", "both"):
+            self._bwd.clear()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._fwd:
+            # Hooks edit a copy: an in-place edit here must not reach tensors that share memory with this one
+            # (the previous block's cached resid_post, a softmax output saved for the backward pass).
+            x = x.clone()
+            for hook in tuple(self._fwd):
+                x = self._checked(x, self._call(hook, x))
+        if self._bwd:
+            self._listen_backward(x)
+        for read in tuple(self._readers):
+            read(x, self)
+        return x
+
+    def _call(self, hook: _Hook, x: Tensor) -> Tensor | None:
+        try:
+            return hook(x, self)
+        except Exception as error:
+            error.add_note(f"raised in a hook at {self.described()}")
+            raise
+
+    def _listen_backward(self, x: Tensor) -> None:
+        if not x.requires_grad:
+            raise HookedWhisperError(
+                f"a backward hook at {self.name} would never run: no gradient flows there "
+                "(run without torch.no_grad, with parameters or inputs that require a gradient)"
+            )
+        for hook in tuple(self._bwd):
+            x.register_hook(lambda grad, hook=hook: self._checked(grad, self._call(hook, grad)))
+
+    def _checked(self, before: Tensor, after: Any) -> Tensor:
+        if after is None:
+            return before
+        if not isinstance(after, Tensor):
+            raise HookShapeError(
+                f"a hook at {self.described()} returned {type(after).__name__}; return a tensor or None"
+            )
+        for what in ("shape", "dtype", "device"):
+            want, got = getattr(before, what), getattr(after, what)
+            if want != got:
+                want, got = (tuple(v) if what == "shape" else v for v in (want, got))
+                raise HookShapeError(f"a hook at {self.described()} returned {what} {got}, but {want} is needed")
+        return after
+
+    def described(self) -> str:
+        return f"{self.name} [{', '.join(self.axes)}]"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # copies and pickles of a model carry no hooks: they belong to the run, not to the weights
+        return {**super().__getstate__(), "_fwd": [], "_bwd": [], "_readers": [], "ctx": {}}
+
+    def extra_repr(self) -> str:
+        return ", ".join(self.axes)
+
+
+def _takes_point(fn: HookFn) -> Literal["", "positional", "keyword"]:
+    """How the function wants the hook point: as ``hook=``, as a second argument, or not at all."""
+    try:
+        parameters = list(inspect.signature(fn).parameters.values())
+    except (TypeError, ValueError):  # builtins without a signature
+        return ""
+    if any(p.name == "hook" and p.kind is not p.VAR_KEYWORD for p in parameters):
+        return "keyword" if parameters[-1].kind is not inspect.Parameter.POSITIONAL_ONLY else "positional"
+    required = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return "positional" if len(required) >= 2 else ""

@@ -1,0 +1,65 @@
+"""One transformer block, for either stack."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hooked_whisper.hooks import HookPoint
+from hooked_whisper.model.attention import Attention, KVCache
+from hooked_whisper.model.parts import MLP, LayerNorm
+
+
+class Block(nn.Module):
+    """``x + attn(ln1(x))``, then cross-attention in the decoder, then ``x + mlp(ln2(x))``."""
+
+    def __init__(self, d_model: int, n_heads: int, d_mlp: int, cross: bool) -> None:
+        super().__init__()
+        axes = ("batch", "token" if cross else "position")
+        self.hook_resid_pre = HookPoint(*axes, "d_model")
+        self.hook_q_input = HookPoint(*axes, "head", "d_model", optional=True)
+        self.hook_k_input = HookPoint(*axes, "head", "d_model", optional=True)
+        self.hook_v_input = HookPoint(*axes, "head", "d_model", optional=True)
+        self.ln1 = LayerNorm(d_model, *axes)
+        self.attn = Attention(d_model, n_heads, "decoder" if cross else "encoder")
+        self.hook_attn_out = HookPoint(*axes, "d_model")
+        self.hook_resid_mid = HookPoint(*axes, "d_model")
+        self.cross = cross
+        if cross:
+            self.hook_cross_attn_in = HookPoint(*axes, "d_model")
+            self.ln_cross = LayerNorm(d_model, *axes)
+            self.cross_attn = Attention(d_model, n_heads, "cross")
+            self.hook_cross_attn_out = HookPoint(*axes, "d_model")
+            self.hook_resid_mid_cross = HookPoint(*axes, "d_model")
+        self.hook_mlp_in = HookPoint(*axes, "d_model")
+        self.ln2 = LayerNorm(d_model, *axes)
+        self.mlp = MLP(d_model, d_mlp, *axes)
+        self.hook_mlp_out = HookPoint(*axes, "d_model")
+        self.hook_resid_post = HookPoint(*axes, "d_model")
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        source: Float[Tensor, "batch key d_model"] | None = None,
+        kv_cache: KVCache | None = None,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        x = self.hook_resid_pre(x)  # [batch, pos, d_model]
+        head_inputs = self._head_inputs(x)
+        attn_out, _ = self.attn(self.ln1(x), kv_cache=kv_cache, head_inputs=head_inputs)
+        x = self.hook_resid_mid(x + self.hook_attn_out(attn_out))  # [batch, pos, d_model]
+        if self.cross:
+            cross_in = self.ln_cross(self.hook_cross_attn_in(x))
+            cross_out, _ = self.cross_attn(cross_in, source, kv_cache=kv_cache)
+            x = self.hook_resid_mid_cross(x + self.hook_cross_attn_out(cross_out))  # [batch, pos, d_model]
+        mlp_out = self.hook_mlp_out(self.mlp(self.ln2(self.hook_mlp_in(x))))
+        return self.hook_resid_post(x + mlp_out)  # [batch, pos, d_model]
+
+    def _head_inputs(self, x: Tensor) -> dict[str, Tensor]:
+        """What hooks on the split inputs add to each head's normalised input: nothing where they changed nothing."""
+        points = {"q": self.hook_q_input, "k": self.hook_k_input, "v": self.hook_v_input}
+        listened = {key: point for key, point in points.items() if point.active}
+        if not listened:
+            return {}
+        per_head = x.unsqueeze(2).expand(-1, -1, self.attn.n_heads, -1)
+        plain = self.ln1.unhooked(per_head)
+        return {key: self.ln1.unhooked(point(per_head)) - plain for key, point in listened.items()}

@@ -1,0 +1,121 @@
+"""Text decoder: tied embedding, causal self-attention, cross-attention, unembedding."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hooked_whisper.config import DecoderConfig
+from hooked_whisper.hooks import HookPoint, StackClock
+from hooked_whisper.model.attention import KVCache
+from hooked_whisper.model.block import Block
+from hooked_whisper.model.parts import LayerNorm
+from hooked_whisper.model.weights_view import CrossWeights, StackWeights
+
+
+class Unembed(nn.Module):
+    """``x W_U (+ b_U)``. The weight is the token embedding unless weight processing untied it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hook_in = HookPoint("batch", "token", "d_model")
+        self.hook_out = HookPoint("batch", "token", "vocab")
+        self.register_parameter("weight", None)  # [vocab, d_model] when untied
+        self.register_parameter("bias", None)
+
+    def forward(
+        self, x: Float[Tensor, "batch token d_model"], tied: Float[Tensor, "vocab d_model"]
+    ) -> Float[Tensor, "batch token vocab"]:
+        x = self.hook_in(x)  # [batch, token, d_model]
+        weight = tied if self.weight is None else self.weight
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        logits = F.linear(x, weight.to(x.dtype), bias)
+        return self.hook_out(logits if logits.dtype == torch.float64 else logits.float())  # [batch, token, vocab]
+
+
+class Decoder(StackWeights):
+    """``tokens [batch, token], encoder output [batch, position, d_model] -> logits [batch, token, vocab]``"""
+
+    def __init__(self, cfg: DecoderConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.clock = StackClock()
+        self.hook_tokens = HookPoint("batch", "token")
+        self.token_embedding = nn.Embedding(cfg.n_vocab, cfg.d_model)
+        self.positional_embedding = nn.Parameter(torch.empty(cfg.n_ctx, cfg.d_model))
+        self.hook_embed = HookPoint("batch", "token", "d_model")
+        self.hook_pos_embed = HookPoint("token", "d_model")
+        self.blocks = nn.ModuleList(Block(cfg.d_model, cfg.n_heads, cfg.d_mlp, cross=True) for _ in range(cfg.n_layers))
+        self.ln_final = LayerNorm(cfg.d_model, "batch", "token")
+        self.unembed = Unembed()
+        nn.init.normal_(self.positional_embedding, std=0.02)
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+
+    @property
+    def cross(self) -> CrossWeights:
+        """Weights of cross-attention, in the same words: ``model.decoder.cross.W_Q``."""
+        return CrossWeights(self)
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch token"],
+        encoder_out: Float[Tensor, "batch position d_model"],
+        kv_cache: KVCache | None = None,
+    ) -> Float[Tensor, "batch token vocab"]:
+        """Logits of the next token after each token; with ``kv_cache``, ``tokens`` are those not seen yet.
+
+        One row of encoder output serves any number of token rows: its keys and values are made once.
+        """
+        return self.to_logits(self.hidden(tokens, encoder_out, kv_cache))
+
+    def hidden(
+        self,
+        tokens: Int[Tensor, "batch token"],
+        encoder_out: Float[Tensor, "batch position d_model"],
+        kv_cache: KVCache | None = None,
+    ) -> Float[Tensor, "batch token d_model"]:
+        """What the unembedding reads: the residual after the final norm."""
+        first = self.blocks[0].attn
+        start = 0 if kv_cache is None else kv_cache.n_tokens(first)
+        stop = start + tokens.shape[-1]
+        self._check(tokens, encoder_out, stop)
+        self.clock.offset = start
+        tokens = self.hook_tokens(tokens)
+        # float32 weights follow the encoder output's dtype, as in openai-whisper
+        x = self.hook_embed(F.embedding(tokens, self.token_embedding.weight).to(encoder_out.dtype))
+        pos = self.hook_pos_embed(self.positional_embedding[start:stop].to(x.dtype))  # [token, d_model]
+        return self.from_resid(x + pos, 0, encoder_out, kv_cache)
+
+    def from_resid(
+        self,
+        resid: Float[Tensor, "batch token d_model"],
+        block: int,
+        encoder_out: Float[Tensor, "batch position d_model"],
+        kv_cache: KVCache | None = None,
+    ) -> Float[Tensor, "batch token d_model"]:
+        """The rest of the decoder up to the final norm, given the residual that enters ``block``."""
+        x = resid
+        for layer in self.blocks[block:]:
+            x = layer(x, encoder_out, kv_cache)
+        return self.ln_final(x)
+
+    def to_logits(self, hidden: Float[Tensor, "batch token d_model"]) -> Float[Tensor, "batch token vocab"]:
+        return self.unembed(hidden, self.token_embedding.weight)
+
+    def _check(self, tokens: Tensor, encoder_out: Tensor, stop: int) -> None:
+        cfg = self.cfg
+        if tokens.dim() != 2 or tokens.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"tokens must be integers [batch, token], got {tokens.dtype} {tuple(tokens.shape)}")
+        if stop > cfg.n_ctx:
+            raise ValueError(f"{stop} tokens do not fit: this decoder has {cfg.n_ctx} positions")
+        if encoder_out.dim() != 3 or encoder_out.shape[-1] != cfg.d_model:
+            raise ValueError(
+                f"encoder output must be [batch, position, {cfg.d_model}], got {tuple(encoder_out.shape)}"
+            )
+        if encoder_out.shape[0] not in (1, tokens.shape[0]):
+            raise ValueError(
+                f"{tokens.shape[0]} rows of tokens but {encoder_out.shape[0]} of encoder output: "
+                "give one row of encoder output (for all) or as many as there are rows of tokens"
+            )

@@ -1,0 +1,98 @@
+"""Audio encoder: conv stem, sinusoidal positions, blocks, final norm."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from whisper.model import sinusoids
+
+from hooked_whisper.config import EncoderConfig
+from hooked_whisper.hooks import HookPoint, StackClock
+from hooked_whisper.model.block import Block
+from hooked_whisper.model.parts import LayerNorm
+from hooked_whisper.model.weights_view import StackWeights
+
+
+class ConvStage(nn.Module):
+    """Convolution over mel frames, then GELU; channels last outside."""
+
+    def __init__(self, d_in: int, d_out: int, stride: int, axis: str) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(d_in, d_out, kernel_size=3, stride=stride, padding=1)
+        self.hook_pre = HookPoint("batch", axis, "d_model")
+        self.hook_post = HookPoint("batch", axis, "d_model")
+
+    def forward(self, x: Float[Tensor, "batch d_in time"]) -> Float[Tensor, "batch time_out d_out"]:
+        conv, dtype = self.conv, x.dtype
+        bias = None if conv.bias is None else conv.bias.to(dtype)
+        pre = F.conv1d(x, conv.weight.to(dtype), bias, conv.stride, conv.padding)
+        pre = self.hook_pre(pre.transpose(1, 2))  # [batch, time, d_model]
+        return self.hook_post(F.gelu(pre))  # [batch, time, d_model]
+
+
+class Encoder(StackWeights):
+    """``mel [batch, mel, frame] -> [batch, position, d_model]``, two frames (20 ms) per position."""
+
+    def __init__(self, cfg: EncoderConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.clock = StackClock()
+        self.hook_mel = HookPoint("batch", "mel", "frame")
+        self.conv1 = ConvStage(cfg.n_mels, cfg.d_model, stride=1, axis="frame")
+        self.conv2 = ConvStage(cfg.d_model, cfg.d_model, stride=2, axis="position")
+        self.register_buffer("positional_embedding", sinusoids(cfg.n_ctx, cfg.d_model))
+        self.hook_embed = HookPoint("batch", "position", "d_model")
+        self.hook_pos_embed = HookPoint("position", "d_model")
+        self.blocks = nn.ModuleList(
+            Block(cfg.d_model, cfg.n_heads, cfg.d_mlp, cross=False) for _ in range(cfg.n_layers)
+        )
+        self.ln_post = LayerNorm(cfg.d_model, "batch", "position")
+        self.hook_out = HookPoint("batch", "position", "d_model")
+
+    positional_embedding: Tensor
+
+    def forward(
+        self, mel: Float[Tensor, "batch mel frame"], positions: slice | None = None
+    ) -> Float[Tensor, "batch position d_model"]:
+        """Encode one window per row.
+
+        The mel must fill the window (``2 * n_ctx`` frames), unless ``positions`` says on which of the ``n_ctx``
+        positions a shorter one stands.
+        """
+        start, n = self._window(mel, positions)
+        self.clock.offset = start
+        x = self.conv1(self.hook_mel(mel))  # [batch, frame, d_model]
+        x = self.hook_embed(self.conv2(x.transpose(1, 2)))  # [batch, position, d_model]
+        pos = self.hook_pos_embed(self.positional_embedding[start : start + n].to(x.dtype))  # [position, d_model]
+        return self.from_resid(x + pos, 0)
+
+    def from_resid(
+        self, resid: Float[Tensor, "batch position d_model"], block: int
+    ) -> Float[Tensor, "batch position d_model"]:
+        """The rest of the encoder, given the residual that enters ``block`` (``n_layers``: only the final norm)."""
+        x = resid
+        for layer in self.blocks[block:]:
+            x = layer(x)
+        return self.hook_out(self.ln_post(x))  # [batch, position, d_model]
+
+    def _window(self, mel: Tensor, positions: slice | None) -> tuple[int, int]:
+        cfg = self.cfg
+        if mel.dim() != 3 or mel.shape[1] != cfg.n_mels or mel.shape[2] % 2:
+            raise ValueError(
+                f"encoder needs a mel [batch, {cfg.n_mels}, frame] with an even number of frames, got {tuple(mel.shape)}"
+            )
+        n = mel.shape[2] // 2
+        if positions is None:
+            if n != cfg.n_ctx:
+                raise ValueError(
+                    f"encoder needs {cfg.n_frames} mel frames, got {mel.shape[2]}: pad the audio to the window "
+                    "(model.to_mel does), or say with positions=slice(a, b) where a shorter window stands"
+                )
+            return 0, n
+        start, stop, _ = positions.indices(cfg.n_ctx)
+        if stop - start != n or positions.stop is not None and positions.stop > cfg.n_ctx:
+            raise ValueError(f"positions {positions} must be {n} of the {cfg.n_ctx} positions: the mel has {2 * n} frames")
+        return start, n
+
+

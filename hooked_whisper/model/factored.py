@@ -1,0 +1,113 @@
+"""A product of two thin matrices, kept as its factors."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class FactoredMatrix:
+    """``AB`` for ``A [*lead, left, mid]`` and ``B [*lead, mid, right]``, as in TransformerLens.
+
+    Norms, singular values and eigenvalues are computed from the factors: the full ``[left, right]`` matrix is only
+    made when ``AB`` is asked for.
+    """
+
+    def __init__(self, A: Float[Tensor, "*leadA left mid"], B: Float[Tensor, "*leadB mid right"]) -> None:
+        if A.dim() < 2 or B.dim() < 2 or A.shape[-1] != B.shape[-2]:
+            raise ValueError(f"FactoredMatrix: A [.., left, mid] and B [.., mid, right] needed, got {tuple(A.shape)} and {tuple(B.shape)}")
+        lead = torch.broadcast_shapes(A.shape[:-2], B.shape[:-2])
+        self.A = A.expand(*lead, *A.shape[-2:])
+        self.B = B.expand(*lead, *B.shape[-2:])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.A.shape[:-1], self.B.shape[-1])
+
+    @property
+    def rank_bound(self) -> int:
+        """The inner dimension: the rank is at most this."""
+        return self.A.shape[-1]
+
+    @property
+    def AB(self) -> Float[Tensor, "*lead left right"]:
+        return self.A @ self.B
+
+    @property
+    def BA(self) -> Float[Tensor, "*lead mid mid"]:
+        """``B A``; needs a square product (left = right)."""
+        if self.A.shape[-2] != self.B.shape[-1]:
+            raise ValueError(f"BA needs left = right, got {self.shape[-2]} and {self.shape[-1]}")
+        return self.B @ self.A
+
+    @property
+    def T(self) -> FactoredMatrix:
+        return FactoredMatrix(self.B.mT, self.A.mT)
+
+    def __matmul__(self, other: Tensor | FactoredMatrix) -> FactoredMatrix:
+        if isinstance(other, FactoredMatrix):
+            return self @ other.A @ other.B
+        if other.shape[-2] != self.shape[-1]:
+            raise ValueError(f"cannot multiply {self.shape} by {tuple(other.shape)}")
+        # keep the smaller inner dimension
+        if self.rank_bound > other.shape[-1]:
+            return FactoredMatrix(self.AB, other) if self.shape[-1] < self.rank_bound else FactoredMatrix(self.A, self.B @ other)
+        return FactoredMatrix(self.A, self.B @ other)
+
+    def __rmatmul__(self, other: Tensor) -> FactoredMatrix:
+        if other.shape[-1] != self.shape[-2]:
+            raise ValueError(f"cannot multiply {tuple(other.shape)} by {self.shape}")
+        return FactoredMatrix(other @ self.A, self.B)
+
+    def __mul__(self, scalar: float | Tensor) -> FactoredMatrix:
+        return FactoredMatrix(self.A * scalar, self.B)
+
+    __rmul__ = __mul__
+
+    def __getitem__(self, index: object) -> FactoredMatrix:
+        """Indexing acts on the leading axes (layers, heads)."""
+        keys = index if isinstance(index, tuple) else (index,)
+        used = sum(k is not None and k is not Ellipsis for k in keys)
+        if used > self.A.dim() - 2:
+            raise IndexError(f"FactoredMatrix {self.shape}: only the {self.A.dim() - 2} leading axes can be indexed")
+        tail = () if Ellipsis in keys else (...,)
+        return FactoredMatrix(self.A[(*keys, *tail)], self.B[(*keys, *tail)])
+
+    @cached_property
+    def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        # AB = Qa Ra (Qb Rb)^T: only the small Ra Rb^T is decomposed
+        qa, ra = torch.linalg.qr(self.A)
+        qb, rb = torch.linalg.qr(self.B.mT)
+        u, s, vh = torch.linalg.svd(ra @ rb.mT, full_matrices=False)
+        return qa @ u, s, vh @ qb.mT
+
+    def svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        """``U [.., left, mid], S [.., mid], Vh [.., mid, right]``"""
+        return self._svd
+
+    @property
+    def U(self) -> Tensor:
+        return self._svd[0]
+
+    @property
+    def S(self) -> Tensor:
+        return self._svd[1]
+
+    @property
+    def Vh(self) -> Tensor:
+        return self._svd[2]
+
+    @property
+    def eigenvalues(self) -> Tensor:
+        """Non-zero eigenvalues of a square product (``BA`` has the same ones)."""
+        return torch.linalg.eigvals(self.BA)
+
+    def norm(self) -> Tensor:
+        """Frobenius norm, from the singular values."""
+        return self.S.pow(2).sum(-1).sqrt()
+
+    def __repr__(self) -> str:
+        return f"FactoredMatrix(shape={self.shape}, inner={self.rank_bound})"
