@@ -1,0 +1,19 @@
+"""hooked_whisper: Whisper with a named, causal hook point on every activation and attention score."""
+
+from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
+from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.hooks import ActivationCache, HookPoint
+from hooked_whisper.model import FactoredMatrix, local_window
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ActivationCache",
+    "DecoderConfig",
+    "EncoderConfig",
+    "FactoredMatrix",
+    "HookPoint",
+    "HookedWhisperError",
+    "WhisperConfig",
+    "local_window",
+]

@@ -29,7 +29,6 @@ class HookedModule(nn.Module):
                 found[module.name] = module
         self.__dict__["_hook_dict"] = found  # not a submodule: the points already have their parents
 
-
     @property
     def hook_dict(self) -> dict[str, HookPoint]:
         """Name -> point, in the order in which a forward pass meets them."""
@@ -43,9 +42,7 @@ class HookedModule(nn.Module):
     def hook_points(self, names: Names) -> list[HookPoint]:
         return [self._hook_dict[name] for name in self.hook_names(names)]
 
-    def add_hook(
-        self, names: Names, hook: HookFn, dir: Direction = "fwd", prepend: bool = False
-    ) -> list[HookHandle]:
+    def add_hook(self, names: Names, hook: HookFn, dir: Direction = "fwd", prepend: bool = False) -> list[HookHandle]:
         """Add a hook that stays until its handles are removed or :meth:`reset_hooks` is called."""
         return [point.add_hook(hook, dir, prepend) for point in self.hook_points(names)]
 

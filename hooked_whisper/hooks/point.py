@@ -181,5 +181,7 @@ def _takes_point(fn: HookFn) -> Literal["", "positional", "keyword"]:
         return ""
     if any(p.name == "hook" and p.kind is not p.VAR_KEYWORD for p in parameters):
         return "keyword" if parameters[-1].kind is not inspect.Parameter.POSITIONAL_ONLY else "positional"
-    required = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [
+        p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
     return "positional" if len(required) >= 2 else ""

@@ -111,9 +111,7 @@ class Decoder(StackWeights):
         if stop > cfg.n_ctx:
             raise ValueError(f"{stop} tokens do not fit: this decoder has {cfg.n_ctx} positions")
         if encoder_out.dim() != 3 or encoder_out.shape[-1] != cfg.d_model:
-            raise ValueError(
-                f"encoder output must be [batch, position, {cfg.d_model}], got {tuple(encoder_out.shape)}"
-            )
+            raise ValueError(f"encoder output must be [batch, position, {cfg.d_model}], got {tuple(encoder_out.shape)}")
         if encoder_out.shape[0] not in (1, tokens.shape[0]):
             raise ValueError(
                 f"{tokens.shape[0]} rows of tokens but {encoder_out.shape[0]} of encoder output: "

@@ -92,7 +92,7 @@ class Encoder(StackWeights):
             return 0, n
         start, stop, _ = positions.indices(cfg.n_ctx)
         if stop - start != n or positions.stop is not None and positions.stop > cfg.n_ctx:
-            raise ValueError(f"positions {positions} must be {n} of the {cfg.n_ctx} positions: the mel has {2 * n} frames")
+            raise ValueError(
+                f"positions {positions} must be {n} of the {cfg.n_ctx} positions: the mel has {2 * n} frames"
+            )
         return start, n
-
-

@@ -18,7 +18,9 @@ class FactoredMatrix:
 
     def __init__(self, A: Float[Tensor, "*leadA left mid"], B: Float[Tensor, "*leadB mid right"]) -> None:
         if A.dim() < 2 or B.dim() < 2 or A.shape[-1] != B.shape[-2]:
-            raise ValueError(f"FactoredMatrix: A [.., left, mid] and B [.., mid, right] needed, got {tuple(A.shape)} and {tuple(B.shape)}")
+            raise ValueError(
+                f"FactoredMatrix: A [.., left, mid] and B [.., mid, right] needed, got {tuple(A.shape)} and {tuple(B.shape)}"
+            )
         lead = torch.broadcast_shapes(A.shape[:-2], B.shape[:-2])
         self.A = A.expand(*lead, *A.shape[-2:])
         self.B = B.expand(*lead, *B.shape[-2:])
@@ -54,7 +56,11 @@ class FactoredMatrix:
             raise ValueError(f"cannot multiply {self.shape} by {tuple(other.shape)}")
         # keep the smaller inner dimension
         if self.rank_bound > other.shape[-1]:
-            return FactoredMatrix(self.AB, other) if self.shape[-1] < self.rank_bound else FactoredMatrix(self.A, self.B @ other)
+            return (
+                FactoredMatrix(self.AB, other)
+                if self.shape[-1] < self.rank_bound
+                else FactoredMatrix(self.A, self.B @ other)
+            )
         return FactoredMatrix(self.A, self.B @ other)
 
     def __rmatmul__(self, other: Tensor) -> FactoredMatrix:

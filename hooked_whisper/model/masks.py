@@ -156,7 +156,9 @@ def check_mask(mask: Any, target: str) -> Mask:
             raise MaskError(f"mask for {target} has NaN in it")
         return mask
     if not callable(mask):
-        raise MaskError(f"mask for {target}: give a tensor or a rule such as local_window(50), not {type(mask).__name__}")
+        raise MaskError(
+            f"mask for {target}: give a tensor or a rule such as local_window(50), not {type(mask).__name__}"
+        )
     return mask
 
 

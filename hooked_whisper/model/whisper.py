@@ -130,7 +130,11 @@ class WhisperCore(CachingMixin, HookedModule):
 
     def head_labels(self, stack: str = "encoder") -> Sequence[str]:
         """``E0.1`` (encoder), ``D0.1`` (decoder self-attention), ``X0.1`` (cross-attention): block.head."""
-        letters = {"encoder": ("E", self.cfg.encoder), "decoder": ("D", self.cfg.decoder), "cross": ("X", self.cfg.decoder)}
+        letters = {
+            "encoder": ("E", self.cfg.encoder),
+            "decoder": ("D", self.cfg.decoder),
+            "cross": ("X", self.cfg.decoder),
+        }
         if stack not in letters:
             raise ValueError(f"stack must be encoder, decoder or cross, got {stack!r}")
         letter, cfg = letters[stack]

@@ -1,0 +1,203 @@
+"""The activations of one pass: a mapping from hook name to tensor, with shorthands and residual arithmetic."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hooked_whisper.errors import CheckpointError, HookedWhisperError
+from hooked_whisper.hooks.decompose import ResidualMixin
+from hooked_whisper.hooks.names import canonical_name, unknown_name
+
+if TYPE_CHECKING:
+    from hooked_whisper.model.whisper import WhisperCore
+
+# shorthand -> where in a block it lives
+_IN_BLOCK = {
+    **{
+        key: f"hook_{key}" for key in ("resid_pre", "resid_mid", "resid_mid_cross", "resid_post", "attn_out", "mlp_out")
+    },
+    **{key: f"hook_{key}" for key in ("cross_attn_out", "cross_attn_in", "mlp_in", "q_input", "k_input", "v_input")},
+    **{key: f"attn.hook_{key}" for key in ("q", "k", "v", "z", "attn_scores", "pattern", "result")},
+    **{f"cross_{key}": f"cross_attn.hook_{key}" for key in ("q", "k", "v", "z", "attn_scores", "pattern", "result")},
+    "scores": "attn.hook_attn_scores",
+    "cross_scores": "cross_attn.hook_attn_scores",
+    "mlp_pre": "mlp.hook_pre",
+    "mlp_post": "mlp.hook_post",
+    "pre": "mlp.hook_pre",
+    "post": "mlp.hook_post",
+}
+
+
+class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
+    """What ``run_with_cache`` kept, in execution order.
+
+    ``cache["encoder.blocks.3.attn.hook_pattern"]``, ``cache["encoder", "pattern", 3]``,
+    ``cache["decoder", "cross_pattern", -1]``, ``cache["decoder", "scale", 0, "ln_cross"]`` and published names
+    (``cache["encoder.blocks.2.mlp.1"]``) all work.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], model: WhisperCore | Any) -> None:
+        self._tensors = dict(tensors)
+        # weak: a cache must not keep a dropped model's weights alive
+        self._model_ref = weakref.ref(model)
+        self._axes = {name: point.axes for name, point in model.hook_dict.items()}
+        self._layers = {"encoder": model.cfg.encoder.n_layers, "decoder": model.cfg.decoder.n_layers}
+
+    @property
+    def model(self) -> WhisperCore:
+        """The model that made the cache; it is needed for weights, and must still exist."""
+        model = self._model_ref()
+        if model is None:
+            raise HookedWhisperError("the model that made this cache no longer exists; keep a reference to it")
+        return model
+
+    def axes(self, name: str) -> tuple[str, ...]:
+        """Axis names of a cached tensor."""
+        return self._axes[self.full_name(name).removesuffix("_grad")]
+
+    def full_name(self, key: str | tuple[Any, ...]) -> str:
+        """The hook name a key or shorthand stands for."""
+        if isinstance(key, str):
+            if key.endswith("_grad"):
+                return canonical_name(key.removesuffix("_grad")) + "_grad"
+            return canonical_name(key)
+        stack, what, *rest = key
+        if stack not in self._layers:
+            raise unknown_name(".".join(map(str, key)), self._tensors)
+        if not rest:
+            for name in (f"{stack}.hook_{what}", f"{stack}.{what}", f"unembed.hook_{what}"):
+                if name in self._axes:
+                    return name
+            raise unknown_name(f"{stack}.hook_{what}", self._axes)
+        layer = self._layer(stack, rest[0])
+        if what in ("scale", "normalized"):
+            if len(rest) < 2:
+                raise HookedWhisperError(f"cache[{stack!r}, {what!r}, {layer}, ...]: add which norm, such as 'ln1'")
+            return f"{stack}.blocks.{layer}.{rest[1]}.hook_{what}"
+        return f"{stack}.blocks.{layer}.{_IN_BLOCK.get(what, f'hook_{what}')}"
+
+    def _layer(self, stack: str, layer: int) -> int:
+        n = self._layers[stack]
+        if not -n <= layer < n:
+            raise HookedWhisperError(f"{stack} has blocks 0 to {n - 1}, not {layer}")
+        return layer % n
+
+    def __getitem__(self, key: str | tuple[Any, ...]) -> Tensor:
+        name = self.full_name(key)
+        if name in self._tensors:
+            return self._tensors[name]
+        if name.removesuffix("_grad") in self._axes:
+            raise HookedWhisperError(
+                f"{name} was not cached; ask for it with run_with_cache(..., names=...) "
+                f"(this cache has {len(self._tensors)} entries)"
+            )
+        raise unknown_name(name, self._tensors)
+
+    def __contains__(self, key: object) -> bool:
+        try:
+            return isinstance(key, (str, tuple)) and self.full_name(key) in self._tensors
+        except HookedWhisperError:
+            return False
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, tensors that share memory counted once."""
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in self._tensors.values()}
+        return sum(storages.values())
+
+    def __repr__(self) -> str:
+        lines = [f"ActivationCache with {len(self)} activations, {self.nbytes / 2**20:.1f} MiB"]
+        width = max((len(n) for n in self._tensors), default=0)
+        for name, tensor in self._tensors.items():
+            axes = ", ".join(
+                f"{a} {s}" for a, s in zip(self._axes[name.removesuffix("_grad")], tensor.shape, strict=False)
+            )
+            size = tensor.numel() * tensor.element_size() / 2**20
+            lines.append(f"  {name:<{width}}  [{axes}]  {str(tensor.dtype).removeprefix('torch.')}  {size:.2f} MiB")
+        return "\n".join(lines)
+
+    def _with(self, tensors: Mapping[str, Tensor]) -> ActivationCache:
+        return ActivationCache(tensors, self.model)
+
+    def to(self, *args: Any, **kwargs: Any) -> ActivationCache:
+        """A cache with every tensor moved or converted (integer tensors keep their dtype)."""
+        return self._with(
+            {
+                n: t.to(*args, **kwargs)
+                if t.is_floating_point()
+                else t.to(t.new_empty(0, dtype=torch.float).to(*args, **kwargs).device)
+                for n, t in self.items()
+            }
+        )
+
+    def slice(self, **cuts: int | slice | list[int]) -> ActivationCache:
+        """Cut by axis name: ``cache.slice(batch=0, token=slice(3, None))``.
+
+        An integer keeps the axis with length one. Tensors without the axis stay whole. A name that no tensor has raises.
+        """
+        known = {axis for name in self for axis in self.axes(name)}
+        for axis in cuts:
+            if axis not in known:
+                raise HookedWhisperError(f"no cached tensor has an axis {axis!r}; there are {sorted(known)}")
+        out: dict[str, Tensor] = {}
+        for name, tensor in self.items():
+            index: list[Any] = []
+            for axis in self.axes(name):
+                cut = cuts.get(axis, slice(None))
+                index.append([cut] if isinstance(cut, int) else cut)
+            for dim, cut in enumerate(index):
+                tensor = tensor[(slice(None),) * dim + (cut,)]
+            out[name] = tensor
+        return self._with(out)
+
+    def save(self, path: str | Path) -> None:
+        """Write to a safetensors file (whole or not at all)."""
+        path = Path(path)
+        tensors = {n: t.detach().cpu().contiguous().clone() for n, t in self.items()}
+        metadata = {"format": "hooked_whisper.ActivationCache", "names": json.dumps(list(tensors))}
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+        os.close(handle)
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, path: str | Path, model: WhisperCore | Any) -> ActivationCache:
+        """Read a file written by :meth:`save`; ``model`` gives axes and weights and must have these hook points."""
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != "hooked_whisper.ActivationCache":
+                    raise CheckpointError(f"{path} is a safetensors file, but not a saved ActivationCache")
+                tensors = {name: file.get_tensor(name) for name in json.loads(metadata["names"])}
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{path}: no such file") from error
+        except (SafetensorError, json.JSONDecodeError, KeyError) as error:
+            raise CheckpointError(f"{path} is not a readable ActivationCache: {error}") from error
+        known = model.hook_dict
+        for name in tensors:
+            if name.removesuffix("_grad") not in known:
+                raise unknown_name(name, known)
+        return cls(tensors, model)
