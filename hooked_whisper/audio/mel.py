@@ -1,0 +1,96 @@
+"""Whisper's log-mel spectrogram, differentiable down to the waveform.
+
+The numbers are those of ``whisper.log_mel_spectrogram`` (its own filter bank, window and clamp), with two differences
+that experiments need: in a batch every clip has its own maximum, as if it were alone, and the maximum can be given, so
+that editing one word of a clip leaves all other frames as they were.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from hooked_whisper.errors import AudioError
+
+SAMPLE_RATE = 16_000
+N_FFT = 400
+HOP = 160
+POWER_FLOOR = 1e-10  # below this, power counts as this
+DYNAMIC_RANGE = 8.0  # log10 units kept below the maximum
+MIN_SAMPLES = N_FFT  # one analysis window, 25 ms; the STFT reflects N_FFT // 2 samples at each end
+
+
+def log_mel_spectrogram(
+    audio: Float[Tensor, "*batch sample"],
+    n_mels: int = 80,
+    reference_max: float | Float[Tensor, "*#batch"] | None = None,
+    padding: int = 0,
+) -> Float[Tensor, "*batch mel frame"]:
+    """Log-mel spectrogram of 16 kHz audio: ``sample // 160`` frames of 10 ms.
+
+    Frame ``f`` looks at the 400 samples round sample ``160 f``. Values are about -1.5 (silence) to 1.5.
+
+    Args:
+        audio: waveform in [-1, 1], at least 400 samples. Half precision is computed in float32.
+        n_mels: 80, or 128 for large-v3 and turbo.
+        reference_max: log10 of the mel power that counts as the loudest, from :func:`log_mel_max`; values more than
+            8 below it are raised to 8 below it. One number, or one per clip. ``None`` takes each clip's own maximum
+            (``whisper.log_mel_spectrogram`` takes one over all it is given, so there a clip depends on its batch).
+        padding: zero samples to add on the right first.
+
+    Raises:
+        AudioError: too few samples, integer samples, or another ``n_mels``.
+
+    Source: openai-whisper ``audio.py``.
+    """
+    log_power = _log_mel_power(audio, n_mels, padding)
+    if reference_max is None:
+        top = log_power.amax(dim=(-2, -1))
+    else:
+        top = torch.as_tensor(reference_max, dtype=log_power.dtype, device=log_power.device)
+    log_power = torch.maximum(log_power, top[..., None, None] - DYNAMIC_RANGE)
+    return (log_power + 4.0) / 4.0
+
+
+def log_mel_max(audio: Float[Tensor, "*batch sample"], n_mels: int = 80, padding: int = 0) -> Float[Tensor, "*batch"]:
+    """Each clip's maximum log10 mel power: what ``reference_max`` of :func:`log_mel_spectrogram` is by default.
+
+    For clips to be compared, take the maximum over all of them and give it to each. Silence has -10.
+    """
+    return _log_mel_power(audio, n_mels, padding).amax(dim=(-2, -1))
+
+
+def _log_mel_power(audio: Tensor, n_mels: int, padding: int) -> Float[Tensor, "*batch mel frame"]:
+    if not audio.is_floating_point():
+        raise AudioError(f"the log-mel needs float samples in [-1, 1], got {audio.dtype}: load_audio scales them")
+    if audio.dtype in (torch.float16, torch.bfloat16):
+        audio = audio.float()
+    if padding > 0:
+        audio = F.pad(audio, (0, padding))
+    if audio.ndim == 0 or audio.shape[-1] < MIN_SAMPLES:
+        raise AudioError(
+            f"audio of shape {tuple(audio.shape)} is too short: the log-mel needs at least {MIN_SAMPLES} samples "
+            "(25 ms); pad it with zeros"
+        )
+    window = torch.hann_window(N_FFT, dtype=audio.dtype, device=audio.device)
+    rows = audio.reshape(-1, audio.shape[-1])  # torch.stft takes one batch axis at most
+    stft = torch.stft(rows, N_FFT, HOP, window=window, center=True, pad_mode="reflect", return_complex=True)
+    power = torch.view_as_real(stft[..., :-1]).square().sum(-1)  # [row, frequency, frame], the last frame is dropped
+    mel_power = mel_filters(n_mels, audio.dtype, audio.device) @ power
+    return mel_power.clamp(min=POWER_FLOOR).log10().reshape(*audio.shape[:-1], n_mels, -1)
+
+
+@lru_cache(maxsize=16)
+def mel_filters(n_mels: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "mel frequency"]:
+    """openai-whisper's mel filter bank over the 201 STFT frequencies. Shared: do not write into it."""
+    from whisper.audio import mel_filters as openai_mel_filters  # here, because importing whisper takes a while
+
+    if n_mels not in (80, 128):
+        raise AudioError(f"no mel filter bank with {n_mels} bins: Whisper has 80 and 128; give a mel instead of audio")
+    # A tensor made in inference mode could never be part of a graph again, and this one is kept: hence the fresh copy.
+    with torch.inference_mode(False):
+        return openai_mel_filters("cpu", n_mels).to(device=device, dtype=dtype, copy=True)
