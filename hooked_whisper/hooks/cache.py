@@ -150,7 +150,7 @@ class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
     def slice(self, **cuts: int | slice | list[int]) -> ActivationCache:
         """Cut by axis name: ``cache.slice(batch=0, token=slice(3, None))``.
 
-        An integer keeps the axis with length one. Tensors without the axis stay whole. A name that no tensor has raises.
+        An integer keeps the axis with length one. Tensors without the axis stay whole. An unknown axis raises.
         """
         known = {axis for name in self for axis in self.axes(name)}
         for axis in cuts:

@@ -22,8 +22,16 @@ Cut = slice | int | Sequence[int] | None
 DEFAULT_MAX_BYTES = 8 * 2**30
 
 # tensors that somebody outside the pass holds too: the caller's inputs, the model's positions, the output returned
-_SHARED = ("encoder.hook_mel", "encoder.hook_pos_embed", "encoder.hook_out")
-_SHARED += ("decoder.hook_tokens", "decoder.hook_pos_embed", "unembed.hook_out")
+_SHARED = frozenset(
+    (
+        "encoder.hook_mel",
+        "encoder.hook_pos_embed",
+        "encoder.hook_out",
+        "decoder.hook_tokens",
+        "decoder.hook_pos_embed",
+        "unembed.hook_out",
+    )
+)
 
 
 class _Stop(Exception):
@@ -253,8 +261,8 @@ def _check_size(
         largest = max(bytes_of, key=lambda n: bytes_of[n])
         raise CacheSizeError(
             f"caching {len(names)} points would take about {total / 2**30:.1f} GiB (limit {max_bytes / 2**30:.1f} GiB; "
-            f"the largest is {largest} with {bytes_of[largest] / 2**30:.2f} GiB). Ask for fewer names=, cut with positions= "
-            "or tokens_slice=, store dtype=torch.float16, run fewer clips at once, or raise max_bytes="
+            f"the largest is {largest} with {bytes_of[largest] / 2**30:.2f} GiB). Ask for fewer names=, "
+            "cut with positions= or tokens_slice=, store dtype=torch.float16, run fewer clips at once, or raise max_bytes="
         )
 
 

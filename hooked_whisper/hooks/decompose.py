@@ -25,7 +25,9 @@ Cut = int | slice | None
 class ResidualMixin:
     """Methods of :class:`~hooked_whisper.hooks.cache.ActivationCache`; ``pos`` cuts positions (encoder) or tokens."""
 
-    model: WhisperCore
+    @property
+    def model(self) -> WhisperCore:
+        raise NotImplementedError
 
     def __getitem__(self, key: Any) -> Tensor:
         raise NotImplementedError
@@ -128,7 +130,7 @@ class ResidualMixin:
         cross: bool = False,
         pos: Cut = None,
     ) -> tuple[Float[Tensor, "component batch pos d_model"], list[str]]:
-        """What each head wrote (``z W_O``, without the output bias) in blocks below ``layer``, with labels like ``D0.3``.
+        """What each head wrote (``z W_O``, without the output bias) below block ``layer``, with labels like ``D0.3``.
 
         ``cross=True`` takes the decoder's cross-attention (labels ``X0.3``). Per block the heads and ``b_O`` sum to
         ``attn_out`` (``cross_attn_out``).

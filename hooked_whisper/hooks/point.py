@@ -57,7 +57,7 @@ class _Hook:
 class HookPoint(nn.Module):
     """Identity in the forward pass; hooks see its tensor and what they return is what the model goes on with.
 
-    ``axes`` names the tensor's axes (``batch``, ``position``, ``token``, ``head``, ``query``, ``key``, ``d_model``, ...).
+    ``axes`` names the tensor's axes: ``batch``, ``position``, ``token``, ``head``, ``query``, ``key``, ``d_model``, ...
     ``optional`` points are computed only while someone listens.
     """
 

@@ -27,7 +27,7 @@ class KVCache(dict[nn.Module, Tensor]):
 class Attention(nn.Module):
     """``softmax(q kᵀ / sqrt(d_head)) v`` per head, then the output projection.
 
-    Returns the output and, if they had to be computed, the pre-softmax scores (openai-whisper's word timing reads them).
+    Returns the output and, if they had to be computed, the pre-softmax scores (for openai-whisper's word timing).
     """
 
     def __init__(self, d_model: int, n_heads: int, kind: Kind) -> None:

@@ -22,6 +22,8 @@ class Unembed(nn.Module):
         super().__init__()
         self.hook_in = HookPoint("batch", "token", "d_model")
         self.hook_out = HookPoint("batch", "token", "vocab")
+        self.weight: nn.Parameter | None
+        self.bias: nn.Parameter | None
         self.register_parameter("weight", None)  # [vocab, d_model] when untied
         self.register_parameter("bias", None)
 
@@ -77,8 +79,7 @@ class Decoder(StackWeights):
         kv_cache: KVCache | None = None,
     ) -> Float[Tensor, "batch token d_model"]:
         """What the unembedding reads: the residual after the final norm."""
-        first = self.blocks[0].attn
-        start = 0 if kv_cache is None else kv_cache.n_tokens(first)
+        start = 0 if kv_cache is None else kv_cache.n_tokens(self.attention_modules()[0])
         stop = start + tokens.shape[-1]
         self._check(tokens, encoder_out, stop)
         self.clock.offset = start

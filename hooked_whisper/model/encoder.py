@@ -80,7 +80,7 @@ class Encoder(StackWeights):
         cfg = self.cfg
         if mel.dim() != 3 or mel.shape[1] != cfg.n_mels or mel.shape[2] % 2:
             raise ValueError(
-                f"encoder needs a mel [batch, {cfg.n_mels}, frame] with an even number of frames, got {tuple(mel.shape)}"
+                f"encoder needs a mel [batch, {cfg.n_mels}, frame], an even number of frames, got {tuple(mel.shape)}"
             )
         n = mel.shape[2] // 2
         if positions is None:
@@ -91,7 +91,7 @@ class Encoder(StackWeights):
                 )
             return 0, n
         start, stop, _ = positions.indices(cfg.n_ctx)
-        if stop - start != n or positions.stop is not None and positions.stop > cfg.n_ctx:
+        if stop - start != n or (positions.stop is not None and positions.stop > cfg.n_ctx):
             raise ValueError(
                 f"positions {positions} must be {n} of the {cfg.n_ctx} positions: the mel has {2 * n} frames"
             )

@@ -19,7 +19,7 @@ class FactoredMatrix:
     def __init__(self, A: Float[Tensor, "*leadA left mid"], B: Float[Tensor, "*leadB mid right"]) -> None:
         if A.dim() < 2 or B.dim() < 2 or A.shape[-1] != B.shape[-2]:
             raise ValueError(
-                f"FactoredMatrix: A [.., left, mid] and B [.., mid, right] needed, got {tuple(A.shape)} and {tuple(B.shape)}"
+                f"FactoredMatrix needs A [.., left, mid], B [.., mid, right], got {tuple(A.shape)}, {tuple(B.shape)}"
             )
         lead = torch.broadcast_shapes(A.shape[:-2], B.shape[:-2])
         self.A = A.expand(*lead, *A.shape[-2:])

@@ -11,6 +11,7 @@ import fnmatch
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Literal
 
 import torch
@@ -83,14 +84,10 @@ def combine_masks(entries: Sequence[MaskEntry], causal: bool, now: Pass) -> Tens
         return None
     allowed = [m for m in masks if m.dtype == torch.bool]
     additive = [m for m in masks if m.dtype != torch.bool]
-    both = allowed[0] if allowed else None
-    for m in allowed[1:]:
-        both = both & m
+    both = reduce(torch.logical_and, allowed) if allowed else None
     if not additive:
         return both
-    total = additive[0]
-    for m in additive[1:]:
-        total = total + m
+    total = reduce(torch.add, additive)
     return total if both is None else torch.where(both, total, -torch.inf)
 
 
@@ -168,9 +165,9 @@ _HEAD = re.compile(r"(?P<target>.+)\.head\.(?P<head>\d+)")
 def resolve_target(target: Any, names: Sequence[str], n_heads: dict[str, int]) -> dict[str, tuple[int, ...] | None]:
     """Attention names -> heads for what a user wrote.
 
-    ``"encoder"``, ``"decoder"`` (its self-attention), ``"cross_attn"``; one block (``"encoder.blocks.2"``); one attention
-    (``"decoder.blocks.1.cross_attn"``); globs of those; any of them with heads: ``(target, 3)``, ``(target, [0, 3])`` or
-    ``"encoder.blocks.2.head.3"``.
+    ``"encoder"``, ``"decoder"`` (its self-attention), ``"cross_attn"``; one block (``"encoder.blocks.2"``);
+    one attention (``"decoder.blocks.1.cross_attn"``); globs of those; any of them with heads: ``(target, 3)``,
+    ``(target, [0, 3])`` or ``"encoder.blocks.2.head.3"``.
     """
     heads: tuple[int, ...] | None = None
     if isinstance(target, tuple) and len(target) == 2:

@@ -130,12 +130,9 @@ class WhisperCore(CachingMixin, HookedModule):
 
     def head_labels(self, stack: str = "encoder") -> Sequence[str]:
         """``E0.1`` (encoder), ``D0.1`` (decoder self-attention), ``X0.1`` (cross-attention): block.head."""
-        letters = {
-            "encoder": ("E", self.cfg.encoder),
-            "decoder": ("D", self.cfg.decoder),
-            "cross": ("X", self.cfg.decoder),
-        }
+        letters = {"encoder": "E", "decoder": "D", "cross": "X"}
         if stack not in letters:
             raise ValueError(f"stack must be encoder, decoder or cross, got {stack!r}")
-        letter, cfg = letters[stack]
-        return [f"{letter}{block}.{head}" for block in range(cfg.n_layers) for head in range(cfg.n_heads)]
+        cfg = self.cfg.encoder if stack == "encoder" else self.cfg.decoder
+        pairs = ((block, head) for block in range(cfg.n_layers) for head in range(cfg.n_heads))
+        return [f"{letters[stack]}{block}.{head}" for block, head in pairs]
