@@ -1,0 +1,6 @@
+"""From encoder output to text, hooks live."""
+
+from hooked_whisper.decoding.generate import generate
+from hooked_whisper.decoding.transcribe import Transcription, decode, texts, transcribe
+
+__all__ = ["Transcription", "decode", "generate", "texts", "transcribe"]

@@ -1,0 +1,184 @@
+"""``HookedWhisper``: the hooked model with weights, audio, text and decoding attached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from whisper.decoding import DecodingOptions, DecodingResult
+from whisper.tokenizer import Tokenizer
+
+from hooked_whisper import decoding
+from hooked_whisper.audio import TimeMap, prepare_mel
+from hooked_whisper.config import WhisperConfig
+from hooked_whisper.model import WhisperCore
+from hooked_whisper.text import Prompter
+from hooked_whisper.weights import load_into, process_weights, resolve, save_pretrained
+
+
+class HookedWhisper(WhisperCore):
+    """Whisper with a named, causal hook point on every activation and attention score.
+
+    ``HookedWhisper.from_pretrained("demo")`` needs no network; ``HookedWhisper(config)`` has random weights.
+    """
+
+    def __init__(self, cfg: WhisperConfig) -> None:
+        super().__init__(cfg)
+        self.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: Any,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        fold_ln: bool = False,
+        center_writing_weights: bool = False,
+        fold_value_biases: bool = False,
+        center_unembed: bool = False,
+    ) -> HookedWhisper:
+        """Load weights from anywhere Whisper weights come from.
+
+        source: ``"demo"`` (packaged), a released name (``"tiny"`` ... ``"large-v3"``, ``"turbo"``), a Hugging Face id
+            (``"openai/whisper-tiny"``, fine-tuned and distil models too), a Hugging Face folder, a folder written by
+            :meth:`save_pretrained`, an openai-whisper ``.pt`` file, a loaded ``whisper`` or ``transformers`` model, or
+            a :class:`WhisperConfig` for random weights.
+        device: default CUDA if there is one, else CPU.
+        dtype: of the parameters; checkpoints in half precision are converted.
+        revision, cache_dir, local_files_only: for downloads.
+        fold_ln, center_writing_weights, fold_value_biases, center_unembed: weight processing that preserves the
+            logits (the last one only up to a constant per token); off by default, so that numbers equal the original's.
+
+        Raises ``UnknownModelError`` with the near names, and ``CheckpointError`` naming the file and every missing,
+        unexpected or misshapen tensor.
+        """
+        if isinstance(source, WhisperConfig):
+            model = cls(source)
+        else:
+            checkpoint = resolve(
+                source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
+            )
+            model = cls(checkpoint.config)
+            load_into(model, checkpoint)
+        process_weights(
+            model,
+            fold_ln=fold_ln,
+            center_writing_weights=center_writing_weights,
+            fold_value_biases=fold_value_biases,
+            center_unembed=center_unembed,
+        )
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return model.to(device=device, dtype=dtype).eval()
+
+    def save_pretrained(self, folder: str | Path, metadata: dict[str, str] | None = None) -> None:
+        """Write ``config.json`` and ``model.safetensors`` (each whole or not at all)."""
+        save_pretrained(self, folder, metadata=metadata)
+
+    # --- audio -------------------------------------------------------------------------------------------------------
+
+    @property
+    def time(self) -> TimeMap:
+        """Seconds, samples, mel frames and encoder positions of this model's window."""
+        return TimeMap(n_ctx=self.cfg.encoder.n_ctx)
+
+    def to_mel(
+        self, audio: Any, *, sample_rate: int | None = None, reference_max: float | Tensor | None = None
+    ) -> Float[Tensor, "batch mel frame"]:
+        """Log-mel of one window per clip, padded with silence.
+
+        ``audio``: path, bytes, file object, array (16 kHz unless ``sample_rate``), ``(array, rate)``,
+        ``{"array", "sampling_rate"}``, tensor (gradients pass), or a list of those for a batch. ``reference_max``
+        (see :func:`hooked_whisper.audio.log_mel_max`) shares the loudness reference between clips, so that editing one
+        word does not move other frames.
+        """
+        return prepare_mel(
+            audio,
+            n_mels=self.cfg.encoder.n_mels,
+            n_frames=self.cfg.encoder.n_frames,
+            sample_rate=sample_rate,
+            reference_max=reference_max,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    # --- text --------------------------------------------------------------------------------------------------------
+
+    @property
+    def prompter(self) -> Prompter:
+        """Prompts and token names for this model's vocabulary."""
+        return Prompter(self.cfg.decoder.n_vocab)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """openai-whisper's tokenizer for this vocabulary."""
+        return self.prompter.tokenizer
+
+    def to_tokens(
+        self,
+        text: str | list[str] = "",
+        *,
+        language: str = "en",
+        task: Literal["transcribe", "translate"] = "transcribe",
+        timestamps: bool = False,
+        prompt: bool = True,
+    ) -> Int[Tensor, "batch token"]:
+        """Prompt and text as ids: ``<|startoftranscript|><|en|><|transcribe|><|notimestamps|>`` and the text as given.
+
+        A word inside a sentence has its space in front: ``" very"``, not ``"very"``. ``prompt=False`` leaves the
+        special tokens out.
+        """
+        tokens = self.prompter.to_tokens(text, language=language, task=task, timestamps=timestamps, prompt=prompt)
+        return tokens.to(self.device)
+
+    def to_str_tokens(self, tokens: str | Tensor | list[int]) -> list[str]:
+        """One string per id (special tokens spelled out); a string is tokenised first, without a prompt."""
+        return self.prompter.to_str_tokens(tokens)
+
+    def to_string(self, tokens: Tensor | list[int]) -> str:
+        """Text of the ids, special tokens spelled out."""
+        return self.prompter.to_string(tokens)
+
+    def to_single_token(self, text: str) -> int:
+        """Id of a text that is one token; the error lists the pieces if it is not."""
+        return self.prompter.to_single_token(text)
+
+    # --- decoding ----------------------------------------------------------------------------------------------------
+
+    def decode(
+        self, mel: Float[Tensor, "*batch a b"], options: DecodingOptions | None = None, **changes: Any
+    ) -> DecodingResult | list[DecodingResult]:
+        """``whisper.decode``: see :func:`hooked_whisper.decoding.decode`."""
+        return decoding.decode(self, mel, options, **changes)
+
+    def transcribe(self, audio: Any, *, sample_rate: int | None = None, **options: Any) -> decoding.Transcription:
+        """``whisper.transcribe`` without ffmpeg: see :func:`hooked_whisper.decoding.transcribe`."""
+        return decoding.transcribe(self, audio, sample_rate=sample_rate, **options)
+
+    def generate(
+        self,
+        prompt: Int[Tensor, "batch token"],
+        encoder_out: Float[Tensor, "batch position d_model"],
+        **options: Any,
+    ) -> Int[Tensor, "batch token_out"]:
+        """Plain greedy generation: see :func:`hooked_whisper.decoding.generate`."""
+        return decoding.generate(self, prompt, encoder_out, **options)
+
+    def detect_language(self, mel: Tensor, tokenizer: Tokenizer | None = None) -> Any:
+        """``whisper.detect_language``: language tokens and probabilities per window."""
+        from whisper.decoding import detect_language
+
+        return detect_language(self, mel, tokenizer)  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        enc, dec = self.cfg.encoder, self.cfg.decoder
+        where = f"{self.device}, {str(self.dtype).removeprefix('torch.')}"
+        depth = f"{enc.n_layers}+{dec.n_layers} blocks, d_model {enc.d_model}, {enc.n_heads} heads"
+        return f"HookedWhisper({self.cfg.name!r}, {depth}, {where})"
