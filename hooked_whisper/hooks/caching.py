@@ -57,10 +57,10 @@ class CachingMixin(HookedModule):
 
     def run_with_cache(
         self,
-        mel: Float[Tensor, "batch mel frame"] | None = None,
+        mel: Float[Tensor, "clip mel frame"] | None = None,
         tokens: Int[Tensor, "batch token"] | None = None,
         *,
-        encoder_out: Float[Tensor, "batch position d_model"] | None = None,
+        encoder_out: Float[Tensor, "clip position d_model"] | None = None,
         names: Names | None = None,
         fwd_hooks: Hooks = (),
         attn_masks: Mapping[Any, Any] | None = None,

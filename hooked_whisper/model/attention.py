@@ -54,7 +54,7 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch query d_model"],
-        source: Float[Tensor, "batch key d_model"] | None = None,
+        source: Float[Tensor, "clip key d_model"] | None = None,
         kv_cache: KVCache | None = None,
         head_inputs: dict[str, Float[Tensor, "batch query head d_model"]] | None = None,
     ) -> tuple[Float[Tensor, "batch query d_model"], Float[Tensor, "batch head query key"] | None]:

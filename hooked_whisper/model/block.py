@@ -40,7 +40,7 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch pos d_model"],
-        source: Float[Tensor, "batch key d_model"] | None = None,
+        source: Float[Tensor, "clip key d_model"] | None = None,
         kv_cache: KVCache | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
         x = self.hook_resid_pre(x)  # [batch, pos, d_model]

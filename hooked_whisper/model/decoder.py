@@ -63,7 +63,7 @@ class Decoder(StackWeights):
     def forward(
         self,
         tokens: Int[Tensor, "batch token"],
-        encoder_out: Float[Tensor, "batch position d_model"],
+        encoder_out: Float[Tensor, "clip position d_model"],
         kv_cache: KVCache | None = None,
     ) -> Float[Tensor, "batch token vocab"]:
         """Logits of the next token after each token; with ``kv_cache``, ``tokens`` are those not seen yet.
@@ -75,7 +75,7 @@ class Decoder(StackWeights):
     def hidden(
         self,
         tokens: Int[Tensor, "batch token"],
-        encoder_out: Float[Tensor, "batch position d_model"],
+        encoder_out: Float[Tensor, "clip position d_model"],
         kv_cache: KVCache | None = None,
     ) -> Float[Tensor, "batch token d_model"]:
         """What the unembedding reads: the residual after the final norm."""
@@ -93,7 +93,7 @@ class Decoder(StackWeights):
         self,
         resid: Float[Tensor, "batch token d_model"],
         block: int,
-        encoder_out: Float[Tensor, "batch position d_model"],
+        encoder_out: Float[Tensor, "clip position d_model"],
         kv_cache: KVCache | None = None,
     ) -> Float[Tensor, "batch token d_model"]:
         """The rest of the decoder up to the final norm, given the residual that enters ``block``."""

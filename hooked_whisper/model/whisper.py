@@ -95,13 +95,13 @@ class WhisperCore(CachingMixin, HookedModule):
         return self.encoder(mel)
 
     def logits(
-        self, tokens: Int[Tensor, "batch token"], encoder_out: Float[Tensor, "batch position d_model"]
+        self, tokens: Int[Tensor, "batch token"], encoder_out: Float[Tensor, "clip position d_model"]
     ) -> Float[Tensor, "batch token vocab"]:
         """Next-token logits; one row of encoder output may serve many rows of tokens."""
         return self.decoder(tokens, encoder_out)
 
     def forward(
-        self, mel: Float[Tensor, "batch mel frame"], tokens: Int[Tensor, "batch token"]
+        self, mel: Float[Tensor, "clip mel frame"], tokens: Int[Tensor, "batch token"]
     ) -> Float[Tensor, "batch token vocab"]:
         return self.decoder(tokens, self.encoder(mel))
 
