@@ -32,14 +32,15 @@ class WhisperCore(CachingMixin, HookedModule):
         for path, attn in self.attention_modules().items():
             attn.name = path
             attn.clock = clocks[path.split(".", 1)[0]]
-        self.register_buffer("alignment_heads", self._alignment_heads(), persistent=False)
 
-    alignment_heads: Tensor
+    @property
+    def alignment_heads(self) -> Tensor:
+        """Cross-attention heads that word timing reads, sparse bool ``[block, head]`` as in openai-whisper.
 
-    def _alignment_heads(self) -> Tensor:
-        """Cross-attention heads that word timing reads: those given, else all of the last half of the blocks."""
+        Those of the config, else all of the last half of the blocks.
+        """
         cfg = self.cfg.decoder
-        heads = torch.zeros(cfg.n_layers, cfg.n_heads, dtype=torch.bool)
+        heads = torch.zeros(cfg.n_layers, cfg.n_heads, dtype=torch.bool, device="cpu")
         if self.cfg.alignment_heads is None:
             heads[cfg.n_layers // 2 :] = True
         for block, head in self.cfg.alignment_heads or ():
