@@ -135,13 +135,13 @@ class Attention(nn.Module):
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
         scores = self.hook_attn_scores(scores)  # [batch, head, query, key]
-        pattern = self.hook_pattern(_softmax(scores).to(v.dtype))  # [batch, head, query, key]
+        # only a mask or a hook can leave a query without any key
+        softmax = torch.softmax if mask is None and not self.hook_attn_scores.active else _softmax_or_zero
+        pattern = self.hook_pattern(softmax(scores, dim=-1).to(v.dtype))  # [batch, head, query, key]
         return einsum(pattern, v, "b h q k, b k h e -> b q h e"), scores
 
 
-def _softmax(scores: Tensor) -> Tensor:
-    """Softmax over keys; a row with no key left is zero, in the forward and in the backward pass."""
-    dead = (scores == -torch.inf).all(-1, keepdim=True)
-    if not bool(dead.any()):
-        return scores.softmax(-1)
-    return scores.masked_fill(dead, 0.0).softmax(-1).masked_fill(dead, 0.0)
+def _softmax_or_zero(scores: Tensor, dim: int) -> Tensor:
+    """Softmax where a row of ``-inf`` gives zeros, with finite gradients."""
+    dead = (scores == -torch.inf).all(dim, keepdim=True)
+    return scores.masked_fill(dead, 0.0).softmax(dim).masked_fill(dead, 0.0)
