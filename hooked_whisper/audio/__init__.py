@@ -1,5 +1,26 @@
 """Audio in and out: loading, the differentiable log-mel, the time axis, clips to listen to."""
 
+from hooked_whisper.audio.listen import ListeningClip, clip_around, save_audio, to_data_uri, to_mp3_bytes
+from hooked_whisper.audio.load import AudioSource, load_audio, prepare_mel, to_windows
 from hooked_whisper.audio.mel import HOP, N_FFT, SAMPLE_RATE, log_mel_max, log_mel_spectrogram, mel_filters
+from hooked_whisper.audio.timemap import Rounding, TimeMap
 
-__all__ = ["HOP", "N_FFT", "SAMPLE_RATE", "log_mel_max", "log_mel_spectrogram", "mel_filters"]
+__all__ = [
+    "HOP",
+    "N_FFT",
+    "SAMPLE_RATE",
+    "AudioSource",
+    "ListeningClip",
+    "Rounding",
+    "TimeMap",
+    "clip_around",
+    "load_audio",
+    "log_mel_max",
+    "log_mel_spectrogram",
+    "mel_filters",
+    "prepare_mel",
+    "save_audio",
+    "to_data_uri",
+    "to_mp3_bytes",
+    "to_windows",
+]

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from hooked_whisper.errors import AudioError
 
+Number = float | int  # mypy takes an int for a float, the run-time checks under pytest do not
+
 SAMPLE_RATE = 16_000
 N_FFT = 400
 HOP = 160
@@ -27,7 +29,7 @@ MIN_SAMPLES = N_FFT  # one analysis window, 25 ms; the STFT reflects N_FFT // 2 
 def log_mel_spectrogram(
     audio: Float[Tensor, "*batch sample"],
     n_mels: int = 80,
-    reference_max: float | Float[Tensor, "*#batch"] | None = None,
+    reference_max: Number | Float[Tensor, "*#batch"] | None = None,
     padding: int = 0,
 ) -> Float[Tensor, "*batch mel frame"]:
     """Log-mel spectrogram of 16 kHz audio: ``sample // 160`` frames of 10 ms.

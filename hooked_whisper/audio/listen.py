@@ -1,0 +1,139 @@
+"""Clips to listen to, and sound out of the program: files, MP3 bytes, data URIs for pages."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hooked_whisper.audio.mel import SAMPLE_RATE, Number
+from hooked_whisper.errors import AudioError
+
+PEAK = 0.99  # full scale with a margin, since lossy codecs overshoot
+_FORMATS = {".wav": ("WAV", "FLOAT"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS"), ".mp3": ("MP3", None)}
+
+Samples = Float[Tensor, "sample"] | Float[np.ndarray, "sample"]
+
+
+class ListeningClip(NamedTuple):
+    """A stretch of audio with its centre made louder. Unpacks to ``(clip, limited)``."""
+
+    clip: Float[Tensor, "sample"]
+    """As loud as the gain makes it, perhaps beyond full scale: for measuring, not for 16-bit files."""
+    limited: Float[Tensor, "sample"]
+    """The same scaled down as a whole, if need be, so that its peak is at most 0.99: for listening."""
+
+
+def clip_around(
+    audio: Samples,
+    centre_s: Number,
+    context_s: Number = 1.0,
+    gain: Number = 10.0,
+    width_s: Number = 0.0625,
+    fade_s: Number = 0.005,
+) -> ListeningClip:
+    """The sound round one moment, with that moment amplified: what a neuron's strongest activation listens to.
+
+    Args:
+        audio: 16 kHz samples.
+        centre_s: the moment, in seconds.
+        context_s: length of the clip, with the moment in its middle; zeros where the audio does not reach.
+        gain: factor on the middle ``width_s`` seconds. The defaults, 10 on 1,000 samples, are the published clips'.
+        fade_s: length of the raised-cosine ramps: of the gain, just outside its full width, and of the clip at both its
+            ends. Without them a click is what one hears.
+
+    Raises:
+        AudioError: a centre outside the audio, or lengths that do not fit into each other.
+    """
+    samples = torch.as_tensor(audio).detach().float().cpu()
+    n, width, fade = (round(s * SAMPLE_RATE) for s in (context_s, width_s, fade_s))
+    if not 0 <= centre_s <= len(samples) / SAMPLE_RATE:
+        raise AudioError(f"centre {centre_s} s is outside the audio of {len(samples) / SAMPLE_RATE:g} s")
+    if width < 1 or fade < 0 or width + 2 * fade > n:
+        raise AudioError(
+            f"a clip of {context_s} s cannot hold {width_s} s of gain with fades of {fade_s} s: take a longer context_s"
+        )
+    start = round(centre_s * SAMPLE_RATE) - n // 2
+    clip = torch.zeros(n)
+    begin, end = max(0, start), min(len(samples), start + n)
+    clip[begin - start : end - start] = samples[begin:end]
+
+    ramp = (1 - torch.cos(torch.pi * (torch.arange(fade) + 0.5) / max(fade, 1))) / 2  # 0 to 1
+    bump = torch.cat([ramp, torch.ones(width), ramp.flip(0)])
+    envelope = torch.ones(n)
+    left = (n - len(bump)) // 2
+    envelope[left : left + len(bump)] += (gain - 1) * bump
+    envelope[:fade] *= ramp
+    envelope[n - fade :] *= ramp.flip(0)
+    clip = clip * envelope
+    return ListeningClip(clip, _limited(clip))
+
+
+def to_mp3_bytes(audio: Samples, sample_rate: int = SAMPLE_RATE) -> bytes:
+    """An MP3 file for listening. What is louder than full scale is scaled down as a whole, so that it never clips."""
+    return _encode(_limited(_checked(audio)).numpy(), sample_rate, "MP3", None)
+
+
+def to_data_uri(audio: Samples, sample_rate: int = SAMPLE_RATE) -> str:
+    """``data:audio/mpeg;base64,...`` for the ``src`` of an ``<audio>`` element: the MP3 within the page."""
+    return "data:audio/mpeg;base64," + base64.b64encode(to_mp3_bytes(audio, sample_rate)).decode("ascii")
+
+
+def save_audio(path: str | os.PathLike[str], audio: Samples, sample_rate: int = SAMPLE_RATE) -> None:
+    """Write mono audio, the whole file or nothing: a reader never sees half of it, whenever the program dies.
+
+    The ending picks the format: ``.wav`` (32-bit float: nothing is lost or clipped), ``.flac`` (16 bit), ``.ogg``,
+    ``.mp3``.
+
+    Raises:
+        AudioError: another ending, NaN, nothing to write, or samples beyond full scale where they would clip.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _FORMATS:
+        raise AudioError(f"cannot write {path.name!r}: the ending must be one of {', '.join(_FORMATS)}")
+    file_format, subtype = _FORMATS[path.suffix.lower()]
+    samples = _checked(audio).numpy()
+    if file_format != "WAV" and (peak := np.abs(samples).max()) > 1:
+        raise AudioError(f"{path.name!r} would clip: the peak is {peak:.3g}, full scale is 1; divide it, or write .wav")
+    content = _encode(samples, sample_rate, file_format, subtype)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # beside the target: a rename is atomic only there
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _checked(audio: Samples) -> Float[Tensor, "sample"]:
+    samples = torch.as_tensor(audio).detach().float().cpu()
+    if samples.numel() == 0:
+        raise AudioError("there are no samples to write")
+    if not torch.isfinite(samples).all():
+        raise AudioError("the samples hold NaN or infinity: repair them before writing")
+    return samples
+
+
+def _limited(samples: Float[Tensor, "sample"]) -> Float[Tensor, "sample"]:
+    # One factor for the whole clip: it keeps the waveform and the contrast, where a limiter would undo the gain.
+    peak = samples.abs().max().item()
+    return samples * (PEAK / peak) if peak > PEAK else samples
+
+
+def _encode(samples: np.ndarray, sample_rate: int, file_format: str, subtype: str | None) -> bytes:
+    buffer = io.BytesIO()
+    try:
+        soundfile.write(buffer, samples, sample_rate, format=file_format, subtype=subtype)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"cannot write {file_format} at {sample_rate} Hz: resample to 16000 Hz first") from error
+    return buffer.getvalue()

@@ -1,0 +1,293 @@
+"""From any source of sound to mono float32 at 16 kHz, and on to the model's mel input.
+
+No ffmpeg: libsndfile reads wav, flac, ogg, opus, mp3 and aiff; PyAV, if installed, reads what it cannot (m4a, webm).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Mapping
+from numbers import Real
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import soxr
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from hooked_whisper.audio.files import read_audio
+from hooked_whisper.audio.mel import HOP, MIN_SAMPLES, SAMPLE_RATE, Number, log_mel_spectrogram
+from hooked_whisper.errors import AudioError
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A file object in binary mode."""
+
+    def read(self, size: int = -1, /) -> Any: ...
+
+
+AudioSource = (
+    str | os.PathLike[str] | bytes | bytearray | Readable | np.ndarray | Tensor | tuple[Any, Any] | Mapping[str, Any]
+)
+"""One clip: what :func:`load_audio` takes. A list of these is a batch."""
+
+_INTEGER_SCALES = {"uint8": (128, 128), "int8": (0, 128), "int16": (0, 2**15), "int32": (0, 2**31)}  # offset, divisor
+_LOUD = 1.5  # a bare float array above this is most likely unscaled integers
+
+
+def load_audio(source: AudioSource, sample_rate: Number | None = None) -> Float[Tensor, "sample"]:
+    """One clip as mono float32 samples in [-1, 1] at 16 kHz.
+
+    Args:
+        source: one of
+
+            - a path, the bytes of an audio file, or a file object opened in binary mode;
+            - an array or tensor of samples. Floats are taken as they are (with a warning above 1.5); ``int16``,
+              ``int32``, ``int8`` and ``uint8`` are scaled to [-1, 1]. With two axes the shorter one is channels,
+              whichever comes first (soundfile has ``[sample, channel]``, torchaudio ``[channel, sample]``): 1 or 2;
+            - ``(array, rate)``, ``{"array": ..., "sampling_rate": ...}`` as in Hugging Face datasets, or their
+              undecoded ``{"bytes": ..., "path": ...}``.
+        sample_rate: rate of a bare array in Hz, 16000 if not given. Where the source has its own, this must agree.
+
+    Channels are averaged; other rates are resampled with soxr (HQ). A tensor stays on its device. A tensor that
+    requires grad passes through with its gradient and its dtype, and must be at 16 kHz.
+
+    Raises:
+        AudioError: no such file, empty, shorter than 25 ms, NaN or infinite, truncated, or not audio.
+        MissingExtraError: the format needs ``pip install hooked-whisper[av]``.
+    """
+    samples, rate, name = _decode(source, sample_rate)
+    if samples.numel() == 0:
+        raise AudioError(f"{name} is empty: there is nothing to load")
+    if not torch.isfinite(samples.detach()).all():
+        raise AudioError(f"{name} holds NaN or infinite samples: repair it, for example with numpy.nan_to_num")
+    samples = _resample(samples, rate, name)
+    if len(samples) < MIN_SAMPLES:
+        raise AudioError(
+            f"{name} has {len(samples)} samples at 16 kHz, too short for one analysis window of {MIN_SAMPLES} (25 ms): "
+            "pad it with zeros"
+        )
+    return samples
+
+
+def to_windows(
+    source: AudioSource, seconds: Number = 30.0, sample_rate: Number | None = None
+) -> Float[Tensor, "window sample"]:
+    """A clip of any length, cut into windows of ``seconds`` one after the other; the last is filled up with zeros.
+
+    ``model.to_mel(list(to_windows(audio)))`` is the whole recording as one batch. Keeps gradients.
+    """
+    size = round(seconds * SAMPLE_RATE) if seconds > 0 else 0
+    if size < MIN_SAMPLES:
+        raise AudioError(f"windows of {seconds} s are too short: take at least {MIN_SAMPLES / SAMPLE_RATE} s")
+    samples = load_audio(source, sample_rate)
+    return F.pad(samples, (0, -len(samples) % size)).reshape(-1, size)
+
+
+def prepare_mel(
+    source: AudioSource | list[AudioSource],
+    *,
+    n_mels: int,
+    n_frames: int,
+    reference_max: Number | Float[Tensor, ""] | None = None,
+    sample_rate: Number | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Float[Tensor, "batch mel frame"]:
+    """The model's input from one clip, or from a list of clips: what ``HookedWhisper.to_mel`` calls.
+
+    Each clip is filled up with zeros to ``160 n_frames`` samples, as ``whisper.pad_or_trim`` does, but never trimmed.
+    Then comes the log-mel, with each clip's own maximum.
+
+    Args:
+        source: what :func:`load_audio` takes, or a float mel ``[mel, frame]`` or ``[batch, mel, frame]`` of this very
+            size, which passes through; or a list of these. A bare array ``[k, sample]`` with ``k > 1`` is refused: it
+            could be a batch (``list(x)``) or channels (``load_audio(x)``).
+        n_mels: mel bins, 80 or 128 for audio.
+        n_frames: frames of the window, twice ``n_audio_ctx``.
+        reference_max: log10 maximum that all clips share, see :func:`~hooked_whisper.audio.mel.log_mel_spectrogram`.
+        sample_rate: rate of bare arrays, see :func:`load_audio`.
+        dtype: of the result. The log-mel is computed in float32, or in float64 if that is asked for.
+
+    Raises:
+        AudioError: as :func:`load_audio`; a clip longer than the window; a mel of another size; an empty list.
+    """
+    if isinstance(source, list):
+        if not source:
+            raise AudioError("an empty list of clips: there is nothing to load")
+        rows = []
+        for i, item in enumerate(source):
+            try:
+                rows.append(_clip_mel(item, n_mels, n_frames, reference_max, sample_rate, dtype, device))
+            except AudioError as error:
+                raise AudioError(f"clip {i} of the list: {error}") from error
+        return torch.cat(rows)
+    return _clip_mel(source, n_mels, n_frames, reference_max, sample_rate, dtype, device)
+
+
+def _clip_mel(
+    source: Any,
+    n_mels: int,
+    n_frames: int,
+    reference_max: Number | Tensor | None,
+    sample_rate: Number | None,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> Float[Tensor, "batch mel frame"]:
+    if isinstance(source, list):
+        raise AudioError("a list inside a list is not a clip: make arrays of samples with numpy.asarray")
+    if isinstance(source, np.ndarray | Tensor):
+        if _is_mel(source, n_mels, n_frames):
+            if reference_max is not None:
+                raise AudioError("reference_max applies to audio, but this is a mel: give it when the mel is made")
+            mel = torch.as_tensor(source).to(device=device, dtype=dtype)
+            return mel if mel.ndim == 3 else mel[None]
+        _refuse_ambiguous(source, n_mels, n_frames)
+    samples = load_audio(source, sample_rate).to(device)
+    if dtype == torch.float64:
+        samples = samples.double()
+    size = n_frames * HOP
+    if len(samples) > size:
+        raise AudioError(
+            f"the clip lasts {len(samples) / SAMPLE_RATE:.2f} s, the model's window {size / SAMPLE_RATE:g} s: "
+            "use transcribe for long audio, or cut it up with to_windows"
+        )
+    samples = F.pad(samples, (0, size - len(samples)))
+    return log_mel_spectrogram(samples, n_mels, reference_max)[None].to(dtype)
+
+
+def _is_mel(array: np.ndarray | Tensor, n_mels: int, n_frames: int) -> bool:
+    return array.ndim in (2, 3) and tuple(array.shape[-2:]) == (n_mels, n_frames) and "float" in str(array.dtype)
+
+
+def _refuse_ambiguous(array: np.ndarray | Tensor, n_mels: int, n_frames: int) -> None:
+    if array.ndim > 2 or (array.ndim == 2 and 1 < array.shape[0] < array.shape[1]):
+        raise AudioError(
+            f"an array of shape {tuple(array.shape)} is not a mel of this model [batch, {n_mels}, {n_frames}], and as "
+            "audio it is ambiguous: give list(x) for a batch of clips, or load_audio(x) for one clip with channels"
+        )
+
+
+# From a source to samples -------------------------------------------------------------------------------------------
+
+
+def _decode(source: Any, sample_rate: Number | None) -> tuple[Tensor, Number, str]:
+    """Samples (mono, float, any rate), their rate, and what to call the source in an error."""
+    if isinstance(source, np.ndarray | Tensor):
+        rate = SAMPLE_RATE if sample_rate is None else sample_rate
+        return _mono_float(source, "audio array"), rate, "audio array"
+    if isinstance(source, tuple):
+        if len(source) != 2 or not isinstance(source[1], Real):
+            raise AudioError("a tuple must be (array, rate in Hz), in this order; a batch of clips is a list")
+        return _decode_array(source[0], source[1], sample_rate)
+    if isinstance(source, Mapping):
+        if source.get("array") is not None and "sampling_rate" in source:
+            return _decode_array(source["array"], source["sampling_rate"], sample_rate)
+        inner = source.get("bytes") or source.get("path")
+        if inner is None:
+            raise AudioError(
+                f"an audio mapping needs 'array' and 'sampling_rate', 'bytes' or 'path'; got {list(source)}"
+            )
+        return _decode(inner, sample_rate)
+    samples, rate, name = _decode_file(source)
+    _agree(rate, sample_rate, name)
+    return torch.from_numpy(samples), rate, name
+
+
+def _decode_array(array: Any, rate: Any, sample_rate: Number | None) -> tuple[Tensor, Number, str]:
+    _agree(rate, sample_rate, "audio array")
+    return _mono_float(array if isinstance(array, Tensor) else np.asarray(array), "audio array"), rate, "audio array"
+
+
+def _decode_file(source: Any) -> tuple[np.ndarray, Number, str]:
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        name = f"file {str(path)!r}"
+        try:
+            with path.open("rb") as stream:
+                return *read_audio(stream, name), name
+        except FileNotFoundError:
+            raise AudioError(f"{name} does not exist: check the path and the working folder") from None
+        except IsADirectoryError:
+            raise AudioError(f"{name} is a folder: give one audio file, or a list of them") from None
+        except OSError as error:
+            raise AudioError(f"{name} cannot be opened: {error.strerror or error}") from error
+    if isinstance(source, bytes | bytearray | memoryview):
+        return *read_audio(io.BytesIO(source), "byte string"), "byte string"
+    if hasattr(source, "read"):
+        name = f"file object {getattr(source, 'name', type(source).__name__)!r}"
+        content = source.read()
+        if not isinstance(content, bytes):
+            raise AudioError(f"{name} gives text: open it in binary mode ('rb')")
+        if not content:
+            raise AudioError(f"{name} is empty, or was read to its end before: rewind it with seek(0)")
+        return *read_audio(io.BytesIO(content), name), name
+    raise AudioError(
+        f"cannot load audio from {type(source).__name__}: give a path, bytes, a binary file object, an array or "
+        "tensor, (array, rate) or {'array': ..., 'sampling_rate': ...}"
+    )
+
+
+def _agree(own: Number, given: Number | None, name: str) -> None:
+    if given is not None and given != own:
+        raise AudioError(f"{name} has its own rate of {own} Hz, but sample_rate={given}: leave sample_rate out")
+
+
+def _mono_float(array: np.ndarray | Tensor, name: str) -> Tensor:
+    kind = array.dtype.name if isinstance(array, np.ndarray) else str(array.dtype).removeprefix("torch.")
+    is_float = "float" in kind
+    if not is_float and kind not in _INTEGER_SCALES:
+        raise AudioError(
+            f"{name} has dtype {array.dtype}, whose full scale is unknown: convert to int16, or to float in [-1, 1]"
+        )
+    if isinstance(array, np.ndarray):
+        tensor = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))  # a copy: native bytes, writable
+    else:
+        tensor = array if _carries_gradient(array) else array.detach().to(torch.float32)
+    tensor = _mono(tensor, name)
+    if not is_float:
+        offset, divisor = _INTEGER_SCALES[kind]
+        return (tensor - offset) / divisor
+    if tensor.numel() and _LOUD < (peak := tensor.detach().abs().max().item()) < float("inf"):
+        warnings.warn(
+            f"{name} has float samples up to {peak:.4g}, full scale is 1: give unscaled integers as int16",
+            stacklevel=4,
+        )
+    return tensor
+
+
+def _mono(tensor: Tensor, name: str) -> Tensor:
+    if tensor.ndim == 1:
+        return tensor
+    if tensor.numel() == 0:
+        return tensor.reshape(-1)
+    if tensor.ndim != 2 or min(tensor.shape) > 2:
+        raise AudioError(
+            f"{name} of shape {tuple(tensor.shape)} is not one clip: that is [sample], or two axes of which "
+            "the shorter is at most 2 channels; a batch is a list of clips"
+        )
+    return tensor.mean(0 if tensor.shape[0] < tensor.shape[1] else 1)
+
+
+def _carries_gradient(tensor: Tensor) -> bool:
+    return tensor.requires_grad and torch.is_grad_enabled()
+
+
+def _resample(samples: Tensor, rate: Any, name: str) -> Float[Tensor, "sample"]:
+    if not isinstance(rate, Real) or not 1000 <= float(rate) <= 1_000_000:
+        raise AudioError(f"{name}: a sample rate of {rate!r} is implausible, it is in Hz, such as 16000 or 44100")
+    if rate == SAMPLE_RATE:
+        return samples
+    if _carries_gradient(samples):
+        raise AudioError(
+            f"{name} requires grad and is at {rate} Hz: resampling here would cut the gradient; bring it to 16000 Hz "
+            "with a differentiable resampler first, or detach it"
+        )
+    resampled = soxr.resample(samples.cpu().numpy(), rate, SAMPLE_RATE, quality="HQ")
+    return torch.from_numpy(resampled).to(samples.device)

@@ -1,0 +1,181 @@
+"""One clock for seconds, samples, mel frames and encoder positions.
+
+Mel frame ``f`` is centred on sample ``160 f`` (10 ms apart); encoder position ``i`` is centred on frame ``2 i``, which
+is second ``0.02 i``. A position stands for its cell: the time nearer to its centre than to any other position's, so
+``[0, 0.01)`` for position 0, ``[0.02 i - 0.01, 0.02 i + 0.01)`` for position ``i``, and up to the end of the window for
+the last one. What it *hears*, before attention, is wider: its receptive field. All spans are half-open.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from hooked_whisper.audio.mel import HOP, N_FFT, SAMPLE_RATE, Number
+from hooked_whisper.errors import AudioError
+
+Rounding = Literal["nearest", "inner", "outer"]
+
+
+@dataclass(frozen=True, slots=True)
+class TimeMap:
+    """Conversions for one window of audio; the defaults are Whisper's 30 s and 1500 positions.
+
+    Args:
+        sample_rate: samples per second.
+        hop: samples per mel frame.
+        stride: mel frames per encoder position (the stride of the second convolution).
+        n_ctx: encoder positions in the window (``n_audio_ctx``).
+
+    Every method raises :class:`AudioError` for a time, sample, frame or position outside the window.
+    """
+
+    sample_rate: int = SAMPLE_RATE
+    hop: int = HOP
+    stride: int = 2
+    n_ctx: int = 1500
+
+    def __post_init__(self) -> None:
+        for name in ("sample_rate", "hop", "stride", "n_ctx"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise AudioError(f"TimeMap: {name} must be a positive integer, got {value!r}")
+
+    # The window -------------------------------------------------------------------------------------------------
+
+    @property
+    def n_samples(self) -> int:
+        return self.n_ctx * self.samples_per_position
+
+    @property
+    def n_frames(self) -> int:
+        return self.n_ctx * self.stride
+
+    @property
+    def samples_per_position(self) -> int:
+        return self.stride * self.hop
+
+    @property
+    def seconds_per_position(self) -> float:
+        return self.samples_per_position / self.sample_rate
+
+    @property
+    def duration(self) -> float:
+        """Length of the window in seconds."""
+        return self.n_samples / self.sample_rate
+
+    # One point in time ------------------------------------------------------------------------------------------
+
+    def sample(self, seconds: Number) -> int:
+        """The sample nearest to a time; the end of the window is ``n_samples``."""
+        return round(self._in_window(seconds) * self.sample_rate)
+
+    def frame(self, seconds: Number) -> int:
+        """The mel frame whose centre is nearest."""
+        return min(_floor(self._in_window(seconds) * self.sample_rate / self.hop + 0.5), self.n_frames - 1)
+
+    def position(self, seconds: Number) -> int:
+        """The encoder position whose centre is nearest: the one whose cell holds this time."""
+        return min(_floor(self._in_positions(seconds) + 0.5), self.n_ctx - 1)
+
+    def seconds(self, position: int) -> float:
+        """Centre of an encoder position in seconds: ``0.02 i``."""
+        self._check_index("position", position, self.n_ctx)
+        return position * self.samples_per_position / self.sample_rate
+
+    def frame_seconds(self, frame: int) -> float:
+        """Centre of a mel frame in seconds: ``0.01 f``."""
+        self._check_index("mel frame", frame, self.n_frames)
+        return frame * self.hop / self.sample_rate
+
+    def sample_seconds(self, sample: int) -> float:
+        """Time of a sample in seconds; ``n_samples`` is the end of the window."""
+        self._check_index("sample", sample, self.n_samples + 1)
+        return sample / self.sample_rate
+
+    # Stretches of time ------------------------------------------------------------------------------------------
+
+    def span(self, start: Number, end: Number, rounding: Rounding = "nearest") -> slice:
+        """Encoder positions of the time ``[start, end)`` in seconds.
+
+        Args:
+            rounding: which positions belong to it.
+                ``"nearest"``: those whose centre lies in it. Neighbouring intervals share none and leave none out; one
+                shorter than 20 ms may get none.
+                ``"inner"``: those whose whole cell lies in it. May be none.
+                ``"outer"``: those whose cell has a part in it. Never none, if the interval has a length.
+        """
+        if end < start:
+            raise AudioError(f"a span needs start <= end, got [{start}, {end}) seconds")
+        first, last = self._in_positions(start), self._in_positions(end)  # cell i is [i - 0.5, i + 0.5) in these units
+        if rounding == "nearest":
+            begin, stop = _ceil(first), _ceil(last)
+        elif rounding == "inner":
+            begin = _ceil(first + 0.5) if first > 0 else 0
+            # The last cell reaches to the end of the window, so only that end takes it in whole.
+            stop = self.n_ctx if last >= self.n_ctx else min(_floor(last + 0.5), self.n_ctx - 1)
+        elif rounding == "outer":
+            begin = min(_floor(first + 0.5), self.n_ctx - 1)
+            stop = min(_ceil(last + 0.5), self.n_ctx)
+        else:
+            raise AudioError(f"rounding is 'nearest', 'inner' or 'outer', not {rounding!r}")
+        if start == end:
+            stop = begin
+        return slice(begin, max(begin, stop))
+
+    def span_seconds(self, positions: slice) -> tuple[float, float]:
+        """Start and end in seconds of the cells; :meth:`span` gives the slice back, however rounded."""
+        begin, stop, step = positions.indices(self.n_ctx)
+        if step != 1 or stop < begin:
+            raise AudioError(f"a span of positions is slice(start, stop) with start <= stop, got {positions}")
+        return self._cell_start(begin), self._cell_start(stop)
+
+    def n_positions(self, duration: Number) -> int:
+        """Positions that a clip of ``duration`` seconds fills (``ceil(50 duration)``); the rest are padding."""
+        return self.span(0.0, duration).stop
+
+    def receptive_field(self, position: int) -> tuple[int, int]:
+        """Samples that reach a position before attention: first, and one past the last; cut to the window.
+
+        Two convolutions of width 3 take mel frames ``2 i - 2 .. 2 i + 2``, and a frame takes the 199 samples on either
+        side of its centre (the Hann window is 0 at the 200th): samples ``320 i ± 519``. The clip's maximum couples all
+        samples besides, unless the log-mel was given a ``reference_max``.
+        """
+        self._check_index("position", position, self.n_ctx)
+        centre, reach = position * self.samples_per_position, 2 * self.hop + N_FFT // 2 - 1
+        return max(0, centre - reach), min(self.n_samples, centre + reach + 1)
+
+    # ------------------------------------------------------------------------------------------------------------
+
+    def _cell_start(self, position: int) -> float:
+        if position == 0:
+            return 0.0
+        if position == self.n_ctx:
+            return self.duration
+        return (position - 0.5) * self.samples_per_position / self.sample_rate
+
+    def _in_window(self, seconds: Number) -> float:
+        # A millionth of a second past the end is rounding, not a mistake.
+        if not -1e-6 <= seconds <= self.duration + 1e-6:  # False for NaN too
+            raise AudioError(
+                f"{seconds} s is outside the window of 0 to {self.duration:g} s; cut longer audio into windows"
+            )
+        return min(max(float(seconds), 0.0), self.duration)
+
+    def _in_positions(self, seconds: Number) -> float:
+        return self._in_window(seconds) * self.sample_rate / self.samples_per_position
+
+    @staticmethod
+    def _check_index(what: str, index: int, size: int) -> None:
+        if not 0 <= index < size:
+            raise AudioError(f"{what} {index} is outside the window: 0 to {size - 1}")
+
+
+# Times such as 0.58 s have no exact float (0.58 * 50 < 29): what lies within a millionth of an integer counts as it.
+def _floor(x: float) -> int:
+    return math.floor(x + 1e-6)
+
+
+def _ceil(x: float) -> int:
+    return math.ceil(x - 1e-6)
