@@ -1,0 +1,89 @@
+"""Command line of the spoken world: ``python -m hooked_whisper.speech build|train|evaluate|export``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m hooked_whisper.speech",
+        description="Rebuild the spoken world and its demo model: speak the corpus, train, evaluate, package. "
+        "Every step depends on its seed alone and goes on where a killed run stopped.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="build|train|evaluate|export")
+
+    build = commands.add_parser("build", help="sample sentences, speak them, save audio, alignments and grammar")
+    build.add_argument("--world", type=Path, default=Path("world"), help="folder of the corpus (default: %(default)s)")
+    build.add_argument("--seed", type=int, default=0)
+    build.add_argument("--utterances", type=int, default=20_000, help="training utterances (default: %(default)s)")
+    build.add_argument("--tests", type=int, default=300, help="utterances of each test split (default: %(default)s)")
+    build.add_argument("--shard", type=int, default=500, help="utterances of a shard (default: %(default)s)")
+    build.add_argument("--processes", type=int, default=2)
+    build.set_defaults(run=_build)
+
+    train = commands.add_parser("train", help="train the demo model on a built corpus")
+    train.add_argument("--world", type=Path, default=Path("world"), help="folder of the corpus (default: %(default)s)")
+    train.add_argument("--run", type=Path, default=Path("runs/demo"), dest="folder", help="folder of the run's state")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--steps", type=int, default=4000, help="length of the whole schedule (default: %(default)s)")
+    train.add_argument("--batch", type=int, default=32)
+    train.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default: %(default)s)")
+    train.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
+    train.add_argument("--stop-at", type=int, help="end after this step; the same command without it goes on")
+    train.set_defaults(run=_train)
+    return parser
+
+
+def _build(arguments: argparse.Namespace) -> dict[str, Any]:
+    from hooked_whisper.speech.corpus import CorpusConfig, build
+
+    tests = arguments.tests
+    config = CorpusConfig(
+        arguments.seed, arguments.utterances, tests, tests, round(tests * 2 / 3), shard=arguments.shard
+    )
+    manifest = build(arguments.world, config, arguments.processes)
+    shards = manifest["shards"].values()
+    return {
+        "folder": str(arguments.world),
+        "utterances": sum(s["utterances"] for s in shards),
+        "skipped": sum(s["skipped"] for s in shards),
+        "hours": round(sum(s["seconds"] for s in shards) / 3600, 2),
+    }
+
+
+def _train(arguments: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    from hooked_whisper.speech.recipe import TrainConfig
+    from hooked_whisper.speech.train import train
+
+    torch.set_num_threads(arguments.threads)
+    config = TrainConfig(seed=arguments.seed, steps=arguments.steps, batch=arguments.batch, lr=arguments.lr)
+    train(config, arguments.world, arguments.folder, arguments.stop_at)
+    return {"run": str(arguments.folder), "steps": arguments.stop_at or config.steps, "recipe": config.describe()}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0, or 2 with one line on stderr when something about the request or its files is wrong."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    try:
+        result = arguments.run(arguments)
+    except (ValueError, RuntimeError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command goes on from here\n")
+        return 130
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

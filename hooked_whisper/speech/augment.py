@@ -1,0 +1,118 @@
+"""Spoilt speech: noise, gain, silence before, other speeds, words masked, and clips with nothing in them.
+
+Masked words keep their transcript, so the decoder has a reason to learn the grammar; clips with every word masked are
+like mislabelled captions; silent clips have an empty transcript. The caller's generator decides everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import soxr
+from jaxtyping import Float
+
+from hooked_whisper.protocols import Alignment, Interval
+
+SAMPLE_RATE = 16_000
+Audio = Float[np.ndarray, "sample"]
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Shares are probabilities; times are seconds; SNR is in dB."""
+
+    clean: float = 0.4
+    snr: tuple[float, float] = (0.0, 25.0)
+    gain: tuple[float, float] = (0.15, 1.3)
+    lead: float = 1.2
+    speed: tuple[float, float] = (0.88, 1.13)
+    speed_share: float = 0.6
+    mask_word: float = 0.08
+    mask_all: float = 0.02
+    empty: float = 0.03
+
+
+@dataclass(frozen=True)
+class Example:
+    """What one row of a batch is made of; ``alignment.text`` is the target (empty for a clip without speech)."""
+
+    audio: Audio
+    alignment: Alignment
+    audible: bool = True  # False: every word is masked, so nothing ties the transcript to the audio
+
+
+def noise(rng: np.random.Generator, count: int, kind: str, babble: Callable[[int], Audio] | None = None) -> Audio:
+    """Noise of unit power: ``white``, ``pink`` (1/f power) or ``babble`` (other speech, given by ``babble``)."""
+    if kind == "babble" and babble is not None:
+        sound = babble(count)
+    else:
+        sound = rng.standard_normal(count, dtype=np.float32)
+        if kind == "pink":
+            spectrum = np.fft.rfft(sound)
+            spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)), 1))
+            sound = np.fft.irfft(spectrum, count)
+    power = float(np.mean(sound**2))
+    return (sound / np.sqrt(power + 1e-12)).astype(np.float32)
+
+
+def change_speed(audio: Audio, alignment: Alignment, factor: float) -> tuple[Audio, Alignment]:
+    """Play ``factor`` times faster: tempo, pitch and formants move together, and so do the intervals."""
+    faster = soxr.resample(audio, SAMPLE_RATE * factor, SAMPLE_RATE, quality="LQ").astype(np.float32)
+    duration = len(faster) / SAMPLE_RATE
+    scale = duration / alignment.duration
+    moved = replace(
+        alignment,
+        duration=duration,
+        words=tuple(w.scaled(scale) for w in alignment.words),
+        phones=tuple(p.scaled(scale) for p in alignment.phones),
+    )
+    return faster, moved
+
+
+def _mask(audio: Audio, word: Interval, rng: np.random.Generator) -> None:
+    start, end = round(word.start * SAMPLE_RATE), min(round(word.end * SAMPLE_RATE), len(audio))
+    level = float(np.sqrt(np.mean(audio**2)))
+    audio[start:end] = 0
+    if rng.random() < 0.5:
+        audio[start:end] = level * rng.standard_normal(end - start, dtype=np.float32)
+
+
+def augment(
+    audio: Audio,
+    alignment: Alignment,
+    rng: np.random.Generator,
+    babble: Callable[[int], Audio] | None = None,
+    config: AugmentConfig = AugmentConfig(),
+) -> Example:
+    """One training example from one clean utterance."""
+    fate = rng.random()
+    if fate < config.empty:
+        silent = Alignment(alignment.utterance, alignment.speaker, "", alignment.duration)
+        sound = np.zeros(len(audio), np.float32)
+        if rng.random() < 0.6:
+            kind = str(rng.choice(["white", "pink"]))
+            sound += np.float32(10 ** rng.uniform(-3.5, -0.7)) * noise(rng, len(audio), kind)
+        return Example(sound, silent)
+    audible = fate >= config.empty + config.mask_all
+    if rng.random() < config.speed_share:
+        audio, alignment = change_speed(audio, alignment, float(rng.uniform(*config.speed)))
+    audio = audio.copy()
+    for word in alignment.words:
+        if not audible or rng.random() < config.mask_word:
+            _mask(audio, word, rng)
+    if rng.random() < 0.7:
+        lead = rng.uniform(0, config.lead if rng.random() < 0.4 else 0.25)
+        samples = round(lead * SAMPLE_RATE)
+        audio = np.concatenate([np.zeros(samples, np.float32), audio])
+        alignment = alignment.shifted(samples / SAMPLE_RATE)
+    audio *= np.float32(rng.uniform(*config.gain))
+    if rng.random() >= config.clean:
+        kind = str(rng.choice(["white", "pink", "babble"]))
+        snr = rng.uniform(*config.snr) + (6 if kind == "babble" else 0)
+        level = np.sqrt(np.mean(audio**2)) * 10 ** (-snr / 20)
+        audio = audio + np.float32(level) * noise(rng, len(audio), kind, babble)
+    if rng.random() < 0.3:  # a recording is rarely digitally silent
+        audio = audio + np.float32(10 ** rng.uniform(-5, -3)) * rng.standard_normal(len(audio), dtype=np.float32)
+    return Example(audio, alignment, audible)

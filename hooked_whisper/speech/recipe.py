@@ -1,0 +1,78 @@
+"""Every number of the training run, and what a step's number says about it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Phases: CTC beside the next-token loss (weight annealed to zero), next-token loss alone, full 30 s windows."""
+
+    seed: int = 0
+    steps: int = 4000
+    batch: int = 32
+    full_window_batch: int = 8
+    ctc_end: float = 0.5  # share of the steps after which the CTC weight is exactly zero
+    full_window_start: float = 0.93
+    lr: float = 2e-3
+    warm_up: int = 200
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float = 1.0
+    full_softmax_every: int = 8  # in the CTC phase, the other steps score the words of the world only
+    timestamp_share: float = 0.2
+    checkpoint_every: int = 200
+    log_every: int = 25
+    evaluate_every: int = 500
+    evaluate_utterances: int = 60
+    d_model: int = 128
+    n_heads: int = 4
+    n_layers: int = 4
+
+    @property
+    def ctc_steps(self) -> int:
+        return int(self.ctc_end * self.steps)
+
+    @property
+    def full_window_step(self) -> int:
+        """First step on full windows."""
+        return int(self.full_window_start * self.steps)
+
+    def ctc_weight(self, step: int) -> float:
+        """One for the first half of the CTC phase, then linearly to exactly zero."""
+        return max(0.0, min(1.0, 2.0 * (1.0 - step / max(1, self.ctc_steps))))
+
+    def full_windows(self, step: int) -> bool:
+        return step >= self.full_window_step
+
+    def full_softmax(self, step: int) -> bool:
+        return step >= self.ctc_steps or step % self.full_softmax_every == 0
+
+    def learning_rate(self, step: int) -> float:
+        """Warm-up, cosine down to 12 % of the peak, then linearly to 1 % over the full windows."""
+        if step < self.full_window_step:
+            progress = step / max(1, self.full_window_step)
+            return self.lr * min(1.0, (step + 1) / self.warm_up) * (0.12 + 0.88 * 0.5 * (1 + math.cos(math.pi * progress)))
+        progress = (step - self.full_window_step) / max(1, self.steps - self.full_window_step)
+        return self.lr * (0.12 - 0.11 * progress)
+
+    def model_config(self) -> WhisperConfig:
+        """Whisper's geometry at demo size."""
+        d, heads, layers = self.d_model, self.n_heads, self.n_layers
+        return WhisperConfig(
+            EncoderConfig(n_mels=80, n_ctx=1500, d_model=d, n_heads=heads, n_layers=layers, d_mlp=4 * d),
+            DecoderConfig(n_vocab=51865, n_ctx=448, d_model=d, n_heads=heads, n_layers=layers, d_mlp=4 * d),
+            name="demo",
+        )
+
+    def describe(self) -> str:
+        """One line for the weights' metadata."""
+        return (
+            f"steps 0-{self.ctc_steps}: next-token loss + CTC on letters, annealed to zero; "
+            f"steps {self.ctc_steps}-{self.full_window_step}: next-token loss alone, short windows; "
+            f"steps {self.full_window_step}-{self.steps}: next-token loss alone, full 30 s windows. No phone labels."
+        )
