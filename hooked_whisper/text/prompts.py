@@ -1,0 +1,167 @@
+"""Prompts and tokens for each of Whisper's vocabularies, on openai-whisper's tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from hooked_whisper.errors import PromptError, closest
+
+if TYPE_CHECKING:
+    from whisper.tokenizer import Tokenizer
+
+ENGLISH_ONLY = 51864
+N_LANGUAGES = {ENGLISH_ONLY: 99, 51865: 99, 51866: 100}  # by size of the vocabulary
+TASKS = ("transcribe", "translate")
+
+
+def tokenizer_for(n_vocab: int, language: str | None = None, task: str | None = None) -> Tokenizer:
+    """openai-whisper's tokenizer for a vocabulary; its special ids (``.sot``, ``.eot``, ...) follow from the size.
+
+    Args:
+        n_vocab: 51864 (English-only), 51865 (99 languages) or 51866 (100 languages: large-v3, turbo).
+        language: a code (``"en"``) or an English name (``"english"``); ``None`` is English.
+        task: ``"transcribe"`` or ``"translate"``; ``None`` is ``"transcribe"``.
+
+    Raises:
+        PromptError: another vocabulary; an unknown language or task; an English-only model asked for more than English.
+    """
+    from whisper.tokenizer import get_tokenizer  # here, because importing whisper takes a while
+
+    if n_vocab not in N_LANGUAGES:
+        known = ", ".join(map(str, N_LANGUAGES))
+        raise PromptError(f"no tokenizer for a vocabulary of {n_vocab}: Whisper's have {known}; give token ids instead")
+    if task not in (None, *TASKS):
+        raise PromptError(f"unknown task {task!r}: it is 'transcribe' or 'translate'")
+    code = _language_code(language or "en", N_LANGUAGES[n_vocab])
+    if n_vocab == ENGLISH_ONLY:
+        if code != "en" or task == "translate":
+            wish = "translate" if task == "translate" else f"take language {language!r}"
+            raise PromptError(f"an English-only model cannot {wish}: use a multilingual one")
+        return get_tokenizer(multilingual=False)
+    return get_tokenizer(
+        multilingual=True, num_languages=N_LANGUAGES[n_vocab], language=code, task=task or "transcribe"
+    )
+
+
+def _language_code(language: str, n_languages: int) -> str:
+    from whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE
+
+    codes = list(LANGUAGES)[:n_languages]
+    code = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
+    if code in codes:
+        return code
+    if code in LANGUAGES:
+        raise PromptError(f"this vocabulary has {n_languages} languages, and {language!r} is not among them")
+    names = [*codes, *(name for name, its_code in TO_LANGUAGE_CODE.items() if its_code in codes)]
+    near = closest(language, names)
+    hint = (
+        f"did you mean {' or '.join(map(repr, near))}?"
+        if near
+        else "give a code such as 'en' or a name such as 'english'"
+    )
+    raise PromptError(f"unknown language {language!r}: {hint}")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompter:
+    """Text to tokens and back, for a model with ``n_vocab`` tokens.
+
+    Any size may be given; the methods raise :class:`PromptError` where there is no tokenizer for it. Text is encoded
+    exactly as given. A word inside a sentence has its space within its token: ``" very"`` is one token and what the model
+    says, ``"very"`` another one. Special tokens are written as they print: ``<|en|>``, ``<|startofprev|>``, ``<|0.40|>``.
+    """
+
+    n_vocab: int
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """openai-whisper's tokenizer, for English transcription."""
+        return tokenizer_for(self.n_vocab)
+
+    def prompt_ids(
+        self, *, language: str | None = "en", task: str = "transcribe", timestamps: bool = False
+    ) -> list[int]:
+        """The special tokens before the text: start, language and task (multilingual only), and no-timestamps unless
+        ``timestamps``."""
+        tokenizer = tokenizer_for(self.n_vocab, language, task)
+        return list(tokenizer.sot_sequence if timestamps else tokenizer.sot_sequence_including_notimestamps)
+
+    def to_tokens(
+        self,
+        text: str | Sequence[str],
+        *,
+        language: str | None = "en",
+        task: str = "transcribe",
+        timestamps: bool = False,
+        prompt: bool = True,
+    ) -> Int[Tensor, "batch token"]:
+        """Prompt and text as ids, one row for a text or for each text of a list.
+
+        Args:
+            text: encoded exactly as given; special tokens may be written out in it.
+            language, task, timestamps: see :meth:`prompt_ids`.
+            prompt: ``False`` leaves the prompt out.
+
+        Raises:
+            PromptError: texts of different lengths in tokens, an empty list, or as :func:`tokenizer_for`.
+        """
+        head = self.prompt_ids(language=language, task=task, timestamps=timestamps) if prompt else []
+        texts = [text] if isinstance(text, str) else list(text)
+        rows = [head + self._encode(each) for each in texts]
+        lengths = [len(row) - len(head) for row in rows]
+        if len(set(lengths)) != 1:
+            if not texts:
+                raise PromptError("an empty list of texts has no tokens: give at least one text")
+            raise PromptError(
+                f"the texts of a batch must have equally many tokens, these have {lengths}: run them one by one, or choose "
+                "words of equal length"
+            )
+        return torch.tensor(rows, dtype=torch.long)
+
+    def to_str_tokens(self, tokens: str | int | Sequence[int] | Int[Tensor, "..."]) -> list[str]:
+        """Each token as text, special ones as they print; bytes that are no character by themselves as ``\\xe2``.
+
+        ``tokens`` is one row of ids ([token] or [1, token]), or a text, which is encoded without a prompt.
+        """
+        encoding = self.tokenizer.encoding
+        return [
+            encoding.decode_single_token_bytes(i).decode("utf-8", errors="backslashreplace") for i in self._ids(tokens)
+        ]
+
+    def to_string(self, tokens: int | Sequence[int] | Int[Tensor, "..."]) -> str:
+        """The text of one row of ids ([token] or [1, token]), special tokens and timestamps written out."""
+        return self.tokenizer.encoding.decode(self._ids(tokens))
+
+    def to_single_token(self, text: str) -> int:
+        """The id of a text that is one token, such as ``" very"`` or ``"<|en|>"``.
+
+        Raises:
+            PromptError: it is none or several; the message lists the pieces, and says if a leading space is what differs.
+        """
+        ids = self._encode(text)
+        if len(ids) == 1:
+            return ids[0]
+        other = text.lstrip(" ") if text.startswith(" ") else " " + text
+        hint = f"; {other!r} is a single token" if other and len(self._encode(other)) == 1 else ""
+        raise PromptError(f"{text!r} is {len(ids)} tokens, not one: {self.to_str_tokens(ids)}{hint}")
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, allowed_special="all")
+
+    def _ids(self, tokens: str | int | Sequence[int] | Tensor) -> list[int]:
+        if isinstance(tokens, str):
+            return self._encode(tokens)
+        ids = torch.as_tensor(tokens)
+        if ids.ndim > 2 or (ids.ndim == 2 and len(ids) != 1):
+            raise PromptError(f"tokens of shape {tuple(ids.shape)} are not one row: take them row by row, tokens[i]")
+        row = [int(i) for i in ids.flatten()]
+        for i in row:
+            if not 0 <= i < self.n_vocab:
+                raise PromptError(f"token id {i} is outside the vocabulary of {self.n_vocab}")
+        return row
