@@ -60,12 +60,8 @@ def _language_code(language: str, n_languages: int) -> str:
         raise PromptError(f"this vocabulary has {n_languages} languages, and {language!r} is not among them")
     names = [*codes, *(name for name, its_code in TO_LANGUAGE_CODE.items() if its_code in codes)]
     near = closest(language, names)
-    hint = (
-        f"did you mean {' or '.join(map(repr, near))}?"
-        if near
-        else "give a code such as 'en' or a name such as 'english'"
-    )
-    raise PromptError(f"unknown language {language!r}: {hint}")
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise PromptError(f"unknown language {language!r}: give a code such as 'en' or a name such as 'english'{hint}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +69,8 @@ class Prompter:
     """Text to tokens and back, for a model with ``n_vocab`` tokens.
 
     Any size may be given; the methods raise :class:`PromptError` where there is no tokenizer for it. Text is encoded
-    exactly as given. A word inside a sentence has its space within its token: ``" very"`` is one token and what the model
-    says, ``"very"`` another one. Special tokens are written as they print: ``<|en|>``, ``<|startofprev|>``, ``<|0.40|>``.
+    exactly as given. A word inside a sentence has its space within its token: ``" very"`` is what the model says,
+    ``"very"`` is another token. Special tokens are written as they print: ``<|en|>``, ``<|nospeech|>``, ``<|0.40|>``.
     """
 
     n_vocab: int
@@ -87,8 +83,7 @@ class Prompter:
     def prompt_ids(
         self, *, language: str | None = "en", task: str = "transcribe", timestamps: bool = False
     ) -> list[int]:
-        """The special tokens before the text: start, language and task (multilingual only), and no-timestamps unless
-        ``timestamps``."""
+        """Special tokens before the text: start; language and task, if multilingual; no-timestamps, if wanted."""
         tokenizer = tokenizer_for(self.n_vocab, language, task)
         return list(tokenizer.sot_sequence if timestamps else tokenizer.sot_sequence_including_notimestamps)
 
@@ -119,8 +114,8 @@ class Prompter:
             if not texts:
                 raise PromptError("an empty list of texts has no tokens: give at least one text")
             raise PromptError(
-                f"the texts of a batch must have equally many tokens, these have {lengths}: run them one by one, or choose "
-                "words of equal length"
+                f"the texts of a batch must have equally many tokens, these have {lengths}: run them one by one, or "
+                "choose words of equal length"
             )
         return torch.tensor(rows, dtype=torch.long)
 
@@ -142,13 +137,13 @@ class Prompter:
         """The id of a text that is one token, such as ``" very"`` or ``"<|en|>"``.
 
         Raises:
-            PromptError: it is none or several; the message lists the pieces, and says if a leading space is what differs.
+            PromptError: it is none or several; the message lists them, and says if only the leading space is wrong.
         """
         ids = self._encode(text)
         if len(ids) == 1:
             return ids[0]
         other = text.lstrip(" ") if text.startswith(" ") else " " + text
-        hint = f"; {other!r} is a single token" if other and len(self._encode(other)) == 1 else ""
+        hint = f"; {other!r} is a single token" if other.strip() and len(self._encode(other)) == 1 else ""
         raise PromptError(f"{text!r} is {len(ids)} tokens, not one: {self.to_str_tokens(ids)}{hint}")
 
     def _encode(self, text: str) -> list[int]:
