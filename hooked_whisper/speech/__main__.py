@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--world", type=Path, default=Path("world"), help="folder of the corpus (default: %(default)s)")
     train.add_argument("--run", type=Path, default=Path("runs/demo"), dest="folder", help="folder of the run's state")
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--steps", type=int, default=4000, help="length of the whole schedule (default: %(default)s)")
+    train.add_argument("--steps", type=int, default=3000, help="length of the whole schedule (default: %(default)s)")
     train.add_argument("--batch", type=int, default=32)
     train.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default: %(default)s)")
     train.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")

@@ -85,8 +85,9 @@ def augment(
     rng: np.random.Generator,
     babble: Callable[[int], Audio] | None = None,
     config: AugmentConfig = AugmentConfig(),
+    longest_lead: float | None = None,
 ) -> Example:
-    """One training example from one clean utterance."""
+    """One training example from one clean utterance; ``longest_lead`` (seconds) overrides the settings' lead."""
     fate = rng.random()
     if fate < config.empty:
         silent = Alignment(alignment.utterance, alignment.speaker, "", alignment.duration)
@@ -103,7 +104,7 @@ def augment(
         if not audible or rng.random() < config.mask_word:
             _mask(audio, word, rng)
     if rng.random() < 0.7:
-        lead = rng.uniform(0, config.lead if rng.random() < 0.4 else 0.25)
+        lead = rng.uniform(0, config.lead if longest_lead is None else longest_lead)
         samples = round(lead * SAMPLE_RATE)
         audio = np.concatenate([np.zeros(samples, np.float32), audio])
         alignment = alignment.shifted(samples / SAMPLE_RATE)

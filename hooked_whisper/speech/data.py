@@ -99,8 +99,17 @@ class Batches:
         indices = self._indices(step)
         if full:
             indices = rng.permutation(indices)[: config.full_window_batch]
+        # One row with a long silence before it would lengthen the window of all: whole batches have it or not.
+        lead = self.augmentation.lead if full or rng.random() < 0.3 else 0.2
         examples = [
-            augment(self.corpus.audio(i), self.corpus.alignment(i), rng, lambda n: self._babble(n, rng), self.augmentation)
+            augment(
+                self.corpus.audio(i),
+                self.corpus.alignment(i),
+                rng,
+                lambda n: self._babble(n, rng),
+                self.augmentation,
+                lead,
+            )
             for i in indices
         ]
         return collate(examples, rng, config.timestamp_share, full)
@@ -135,7 +144,7 @@ class Batches:
 def collate(examples: list[Example], rng: np.random.Generator, timestamp_share: float, full: bool) -> Batch:
     """Pad to a common window: 30 s, or the longest example (sometimes with some silence after it)."""
     longest = max(len(e.audio) for e in examples)
-    tail = int(rng.uniform(0, 3.0) * SAMPLE_RATE) if rng.random() < 0.3 else 0
+    tail = int(rng.uniform(0, 3.0) * SAMPLE_RATE) if rng.random() < 0.2 else 0
     size = WINDOW if full else min(WINDOW, -(-(longest + tail) // POSITION) * POSITION)
     # Timestamps count from the window's first position, so a batch that has them stands at position 0.
     timed = rng.random() < 2 * timestamp_share
