@@ -120,24 +120,28 @@ class HookPoint(nn.Module):
             self._bwd.clear()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._fwd:
-            # Hooks edit a copy: an in-place edit here must not reach tensors that share memory with this one
-            # (the previous block's cached resid_post, a softmax output saved for the backward pass).
-            x = x.clone()
-            for hook in tuple(self._fwd):
-                x = self._checked(x, self._call(hook, x))
+        for hook in tuple(self._fwd):
+            x = self._run(hook, x)
+        if x.requires_grad and (self._bwd or self._readers):
+            # A node of its own: the gradient here is that of this branch, not of everyone who reads the same tensor.
+            x = x.view_as(x)
         if self._bwd:
             self._listen_backward(x)
         for read in tuple(self._readers):
             read(x, self)
         return x
 
-    def _call(self, hook: _Hook, x: Tensor) -> Tensor | None:
+    def _run(self, hook: _Hook, x: Tensor) -> Tensor:
+        # Every hook edits a copy of its own: an in-place edit must not reach tensors that share memory with this one
+        # (the previous block's cached resid_post, a softmax output saved for the backward pass, what the hook before
+        # returned, the gradient of a sister branch).
+        x = x.clone()
         try:
-            return hook(x, self)
+            after = hook(x, self)
         except Exception as error:
             error.add_note(f"raised in a hook at {self.described()}")
             raise
+        return self._checked(x, after)
 
     def _listen_backward(self, x: Tensor) -> None:
         if not x.requires_grad:
@@ -146,7 +150,7 @@ class HookPoint(nn.Module):
                 "(run without torch.no_grad, with parameters or inputs that require a gradient)"
             )
         for hook in tuple(self._bwd):
-            x.register_hook(lambda grad, hook=hook: self._checked(grad, self._call(hook, grad)))
+            x.register_hook(lambda grad, hook=hook: self._run(hook, grad))
 
     def _checked(self, before: Tensor, after: Any) -> Tensor:
         if after is None:
@@ -179,8 +183,9 @@ def _takes_point(fn: HookFn) -> Literal["", "positional", "keyword"]:
         parameters = list(inspect.signature(fn).parameters.values())
     except (TypeError, ValueError):  # builtins without a signature
         return ""
-    if any(p.name == "hook" and p.kind is not p.VAR_KEYWORD for p in parameters):
-        return "keyword" if parameters[-1].kind is not inspect.Parameter.POSITIONAL_ONLY else "positional"
+    keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    if any(p.name == "hook" and p.kind in keyword for p in parameters[1:]):
+        return "keyword"
     required = [
         p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
     ]
