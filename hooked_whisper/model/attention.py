@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange
@@ -50,6 +52,10 @@ class Attention(nn.Module):
         self.hook_result = HookPoint("batch", query_axis, "head", "d_model", optional=True)
         self.out = Linear(d_model, d_model)
         self.masks: list[MaskEntry] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        # copies and pickles carry no masks, as they carry no hooks
+        return {**super().__getstate__(), "masks": []}
 
     def forward(
         self,
@@ -133,7 +139,8 @@ class Attention(nn.Module):
         scores = q @ k
         scores = scores if scores.dtype == torch.float64 else scores.float()
         if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+            is_bool = mask.dtype == torch.bool
+            scores = scores.masked_fill(~mask, -torch.inf) if is_bool else scores + mask.to(scores.dtype)
         scores = self.hook_attn_scores(scores)  # [batch, head, query, key]
         # only a mask or a hook can leave a query without any key
         softmax = torch.softmax if mask is None and not self.hook_attn_scores.active else _softmax_or_zero
