@@ -2,6 +2,7 @@
 
 from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
 from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import ActivationCache, HookPoint
 from hooked_whisper.model import FactoredMatrix, local_window
 
@@ -13,6 +14,7 @@ __all__ = [
     "EncoderConfig",
     "FactoredMatrix",
     "HookPoint",
+    "HookedWhisper",
     "HookedWhisperError",
     "WhisperConfig",
     "local_window",
