@@ -79,7 +79,7 @@ class Decoder(StackWeights):
         kv_cache: KVCache | None = None,
     ) -> Float[Tensor, "batch token d_model"]:
         """What the unembedding reads: the residual after the final norm."""
-        start = 0 if kv_cache is None else kv_cache.n_tokens(self.attention_modules()[0])
+        start = self._start(kv_cache, 0)
         stop = start + tokens.shape[-1]
         self._check(tokens, encoder_out, stop)
         self.clock.offset = start
@@ -97,10 +97,17 @@ class Decoder(StackWeights):
         kv_cache: KVCache | None = None,
     ) -> Float[Tensor, "batch token d_model"]:
         """The rest of the decoder up to the final norm, given the residual that enters ``block``."""
+        self.clock.offset = self._start(kv_cache, block)
         x = resid
         for layer in self.blocks[block:]:
             x = layer(x, encoder_out, kv_cache)
         return self.ln_final(x)
+
+    def _start(self, kv_cache: KVCache | None, block: int) -> int:
+        """Index of the first token of a pass that begins at ``block``: as many as that block has keys of."""
+        if kv_cache is None or block >= len(self.blocks):
+            return 0
+        return kv_cache.n_tokens(self.attention_modules()[block])
 
     def to_logits(self, hidden: Float[Tensor, "batch token d_model"]) -> Float[Tensor, "batch token vocab"]:
         return self.unembed(hidden, self.token_embedding.weight)

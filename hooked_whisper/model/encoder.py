@@ -65,12 +65,16 @@ class Encoder(StackWeights):
         x = self.conv1(self.hook_mel(mel))  # [batch, frame, d_model]
         x = self.hook_embed(self.conv2(x.transpose(1, 2)))  # [batch, position, d_model]
         pos = self.hook_pos_embed(self.positional_embedding[start : start + n].to(x.dtype))  # [position, d_model]
-        return self.from_resid(x + pos, 0)
+        return self.from_resid(x + pos, 0, start)
 
     def from_resid(
-        self, resid: Float[Tensor, "batch position d_model"], block: int
+        self, resid: Float[Tensor, "batch position d_model"], block: int, start: int = 0
     ) -> Float[Tensor, "batch position d_model"]:
-        """The rest of the encoder, given the residual that enters ``block`` (``n_layers``: only the final norm)."""
+        """The rest of the encoder, given the residual that enters ``block`` (``n_layers``: only the final norm).
+
+        ``start`` is the index of the first position, where a window shorter than the encoder's stands elsewhere.
+        """
+        self.clock.offset = start
         x = resid
         for layer in self.blocks[block:]:
             x = layer(x)
