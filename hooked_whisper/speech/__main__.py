@@ -31,12 +31,26 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--world", type=Path, default=Path("world"), help="folder of the corpus (default: %(default)s)")
     train.add_argument("--run", type=Path, default=Path("runs/demo"), dest="folder", help="folder of the run's state")
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--steps", type=int, default=3000, help="length of the whole schedule (default: %(default)s)")
+    train.add_argument("--steps", type=int, default=2400, help="length of the whole schedule (default: %(default)s)")
     train.add_argument("--batch", type=int, default=32)
     train.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default: %(default)s)")
     train.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     train.add_argument("--stop-at", type=int, help="end after this step; the same command without it goes on")
     train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("evaluate", help="word error rates of a run on the test splits, to metrics.json")
+    evaluate.add_argument("--world", type=Path, default=Path("world"), help="folder of the corpus (default: %(default)s)")
+    evaluate.add_argument("--run", type=Path, default=Path("runs/demo"), dest="folder", help="folder of the run")
+    evaluate.add_argument("--limit", type=int, help="utterances per split (default: all)")
+    evaluate.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
+    evaluate.set_defaults(run=_evaluate)
+
+    export = commands.add_parser("export", help="package a run: weights with metadata, grammar, clips")
+    export.add_argument("--world", type=Path, default=Path("world"), help="folder of the corpus (default: %(default)s)")
+    export.add_argument("--run", type=Path, default=Path("runs/demo"), dest="folder", help="folder of the run")
+    export.add_argument("--to", type=Path, help="folder to write (default: the package's own demo folder)")
+    export.add_argument("--clips", type=int, default=24, help="held-out recordings to add (default: %(default)s)")
+    export.set_defaults(run=_export)
     return parser
 
 
@@ -67,6 +81,29 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
     config = TrainConfig(seed=arguments.seed, steps=arguments.steps, batch=arguments.batch, lr=arguments.lr)
     train(config, arguments.world, arguments.folder, arguments.stop_at)
     return {"run": str(arguments.folder), "steps": arguments.stop_at or config.steps, "recipe": config.describe()}
+
+
+def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    from hooked_whisper.speech.evaluate import evaluate
+    from hooked_whisper.speech.export import load_run
+    from hooked_whisper.speech.records import write_atomic
+
+    torch.set_num_threads(arguments.threads)
+    model, _, steps = load_run(arguments.folder)
+    metrics = {"steps": steps, **evaluate(model, arguments.world, limit=arguments.limit)}
+    write_atomic(arguments.folder / "metrics.json", json.dumps(metrics, indent=1).encode())
+    return metrics
+
+
+def _export(arguments: argparse.Namespace) -> dict[str, Any]:
+    from hooked_whisper.speech.export import export
+    from hooked_whisper.speech.world import DEMO
+
+    path = arguments.folder / "metrics.json"
+    metrics = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return export(arguments.folder, arguments.world, arguments.to or DEMO, metrics, arguments.clips)
 
 
 def main(argv: list[str] | None = None) -> int:

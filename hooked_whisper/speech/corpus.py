@@ -25,6 +25,7 @@ from tqdm import tqdm
 from hooked_whisper.protocols import Alignment
 from hooked_whisper.speech.grammar import Grammar, build_grammar, empirical
 from hooked_whisper.speech.records import from_dict, to_dict, write_atomic
+from hooked_whisper.speech.sounds import pronounce
 from hooked_whisper.speech.voices import BY_ID, SAMPLE_RATE, speak, speakers
 
 log = logging.getLogger(__name__)
@@ -114,6 +115,8 @@ def build(folder: Path, config: CorpusConfig, processes: int = 2) -> dict[str, A
     done = {name for name, facts in manifest["shards"].items() if name in shards and _intact(folder, facts["sha256"])}
     manifest["shards"] = {name: facts for name, facts in manifest["shards"].items() if name in done}
     grammar.save(folder)
+    if not (folder / "sounds.json").exists():
+        pronounce(grammar.words).save(folder)
     todo = [name for name in shards if name not in done]
     log.info("%d shards, %d already there", len(shards), len(done))
     context = multiprocessing.get_context("spawn")

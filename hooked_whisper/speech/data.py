@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -69,7 +69,8 @@ def world_vocabulary() -> Tensor:
 class Batch:
     """``labels[b, t]`` is the token to predict after ``tokens[b, t]`` (``IGNORE`` where nothing is asked).
 
-    ``letters`` are CTC targets, one after the other; ``audible`` rows take part in the CTC loss.
+    ``letters`` are CTC targets, one after the other; ``audible`` rows take part in the CTC loss (a clip without
+    words would not: its loss per letter has no meaning, and as a sum it drowns all others).
     """
 
     audio: Float[Tensor, "batch sample"]
@@ -99,6 +100,7 @@ class Batches:
         indices = self._indices(step)
         if full:
             indices = rng.permutation(indices)[: config.full_window_batch]
+        augmentation = replace(self.augmentation, clean=max(self.augmentation.clean, config.clean_share(step)))
         # One row with a long silence before it would lengthen the window of all: whole batches have it or not.
         lead = self.augmentation.lead if full or rng.random() < 0.3 else 0.2
         examples = [
@@ -107,7 +109,7 @@ class Batches:
                 self.corpus.alignment(i),
                 rng,
                 lambda n: self._babble(n, rng),
-                self.augmentation,
+                augmentation,
                 lead,
             )
             for i in indices
@@ -171,7 +173,7 @@ def collate(examples: list[Example], rng: np.random.Generator, timestamp_share: 
         labels,
         torch.tensor([c for row in letters for c in row], dtype=torch.long),
         torch.tensor([len(row) for row in letters]),
-        torch.tensor([e.audible for e in examples]),
+        torch.tensor([e.audible and bool(e.alignment.text) for e in examples]),
     )
 
 

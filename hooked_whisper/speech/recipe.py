@@ -13,11 +13,11 @@ class TrainConfig:
     """Phases: CTC beside the next-token loss (weight annealed to zero), next-token loss alone, full 30 s windows."""
 
     seed: int = 0
-    steps: int = 3000
+    steps: int = 2400
     batch: int = 32
     full_window_batch: int = 6
     ctc_end: float = 0.5  # share of the steps after which the CTC weight is exactly zero
-    full_window_start: float = 0.93
+    full_window_start: float = 0.95
     lr: float = 2e-3
     warm_up: int = 200
     weight_decay: float = 0.01
@@ -45,6 +45,10 @@ class TrainConfig:
     def ctc_weight(self, step: int) -> float:
         """One for the first half of the CTC phase, then linearly to exactly zero."""
         return max(0.0, min(1.0, 2.0 * (1.0 - step / max(1, self.ctc_steps))))
+
+    def clean_share(self, step: int) -> float:
+        """Least share of clips without noise: all at first, no such demand after a fifth of the steps."""
+        return max(0.0, 1.0 - step / max(1.0, 0.2 * self.steps))
 
     def full_windows(self, step: int) -> bool:
         return step >= self.full_window_step

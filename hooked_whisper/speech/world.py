@@ -1,0 +1,174 @@
+"""The spoken world as a user meets it: sentences, speech, the true matrix, rhymes, and clips to listen to.
+
+>>> world = SpokenWorld.default()
+>>> audio, alignment = world.say("the very good duck", "us-f2")
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from jaxtyping import Float
+
+from hooked_whisper.protocols import Alignment
+from hooked_whisper.speech import voices
+from hooked_whisper.speech.grammar import Grammar, build_grammar
+from hooked_whisper.speech.records import from_dict
+from hooked_whisper.speech.sounds import MinimalPair, Sounds, minimal_pairs
+
+DEMO = Path(__file__).resolve().parent.parent / "demo"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A packaged recording: 16 kHz audio with its alignment; ``split`` is ``sentences`` or ``speakers``."""
+
+    audio: Float[np.ndarray, "sample"]
+    alignment: Alignment
+    split: str
+
+    @property
+    def text(self) -> str:
+        return self.alignment.text
+
+
+class SpokenWorld:
+    """A grammar, its sounds and its speakers. Sampling and tables need no synthesiser; :meth:`say` does."""
+
+    def __init__(self, grammar: Grammar, sounds: Sounds, folder: Path | None = None) -> None:
+        self.grammar, self.sounds, self._folder = grammar, sounds, folder
+
+    @classmethod
+    def default(cls) -> SpokenWorld:
+        """The world the packaged demo model was trained on."""
+        return cls.load(DEMO)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> SpokenWorld:
+        """From a folder that ``python -m hooked_whisper.speech build`` or ``export`` wrote."""
+        folder = Path(folder)
+        if not (folder / "grammar.json").exists():
+            raise FileNotFoundError(f"no spoken world in {folder}: build one with `python -m hooked_whisper.speech build`")
+        return cls(Grammar.load(folder), Sounds.load(folder), folder)
+
+    @classmethod
+    def build(cls, seed: int = 0) -> SpokenWorld:
+        """A world of its own matrix; its sounds come from espeak-ng."""
+        from hooked_whisper.speech.sounds import pronounce
+
+        grammar = build_grammar(seed)
+        return cls(grammar, pronounce(grammar.words))
+
+    def __repr__(self) -> str:
+        return (
+            f"SpokenWorld({len(self.words)} words in {len(self.classes)} classes, {len(self.rhymes)} rhyme families, "
+            f"{len(self.speakers)} speakers, {len(self.grammar.held_out)} held-out bigrams, seed {self.grammar.seed})"
+        )
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return self.grammar.words
+
+    @cached_property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """Semantic class to its words."""
+        names = dict.fromkeys(self.grammar.class_of[word] for word in self.words)
+        return {name: tuple(w for w in self.words if self.grammar.class_of[w] == name) for name in names}
+
+    @property
+    def rhymes(self) -> dict[str, tuple[str, ...]]:
+        """Rhyme (IPA) to the words that share it, largest family first."""
+        return self.sounds.families
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Row and column names of the transition matrix: ``<s>``, the words, ``</s>``."""
+        return self.grammar.states
+
+    @property
+    def transition_matrix(self) -> Float[np.ndarray, "state state"]:
+        """Training matrix: ``[i, j]`` is the probability that state j follows state i. The last row (END) is zero."""
+        return self.grammar.train
+
+    @property
+    def full_transition_matrix(self) -> Float[np.ndarray, "state state"]:
+        """The same with the bigrams that training never showed."""
+        return self.grammar.full
+
+    @property
+    def speakers(self) -> tuple[voices.Speaker, ...]:
+        return voices.SPEAKERS
+
+    def next_words(self, word: str, n: int = 10) -> list[tuple[str, float]]:
+        """The likeliest followers of a word (or of ``<s>``) in training, with their probabilities."""
+        row = self.transition_matrix[self._state(word)]
+        best = np.argsort(-row, kind="stable")[:n]
+        return [(self.states[i], float(row[i])) for i in best if row[i] > 0]
+
+    def sample_sentences(self, n: int, seed: int = 0, split: str = "train") -> list[str]:
+        """``split="bigrams"`` gives sentences with a bigram that training never showed, ``"train"`` others."""
+        if split not in ("train", "bigrams"):
+            raise ValueError(f"split must be 'train' or 'bigrams', got {split!r}")
+        novel = split == "bigrams"
+        stream = self.grammar.sentences(np.random.default_rng(seed), full=novel)
+        wanted = (text for text in stream if not novel or self.grammar.has_held_out(text))
+        return list(itertools.islice(wanted, n))
+
+    def say(
+        self, text: str, speaker: str | voices.Speaker = "us-m0", tempo: float = 1.0
+    ) -> tuple[Float[np.ndarray, "sample"], Alignment]:
+        """Speak words of the world (or other lower-case English words): 16 kHz float32 audio and its alignment."""
+        if isinstance(speaker, str):
+            if speaker not in voices.BY_ID:
+                raise ValueError(f"no speaker {speaker!r}: one of {', '.join(voices.BY_ID)}")
+            speaker = voices.BY_ID[speaker]
+        words = text.lower().split()
+        if not words or not all(word.isalpha() for word in words):
+            raise ValueError(f"say needs words of letters, separated by spaces, got {text!r}")
+        return voices.speak(" ".join(words), speaker, utterance=f"{speaker.id}:{'-'.join(words)}", tempo=tempo)
+
+    def minimal_pairs(self, n: int | None = None, contrast: str | None = None, seed: int = 0) -> list[MinimalPair]:
+        """Word pairs one phone apart that can stand in the same place (some word leads to both).
+
+        ``contrast``: ``"onset"``, ``"vowel"``, ``"coda"``, or two phones such as ``"b/p"``.
+        """
+        reachable = self.grammar.full > 0
+        index = self.grammar.index
+        pairs = [
+            pair
+            for pair in minimal_pairs(self.sounds.phones, contrast)
+            if (reachable[:, index[pair.a]] & reachable[:, index[pair.b]]).any()
+        ]
+        if n is None or n >= len(pairs):
+            return pairs
+        return [pairs[i] for i in sorted(np.random.default_rng(seed).permutation(len(pairs))[:n])]
+
+    def carriers(self, pair: MinimalPair) -> Sequence[str]:
+        """Words that may precede both words of a pair, likeliest first."""
+        a, b = self.grammar.full[:, self._state(pair.a)], self.grammar.full[:, self._state(pair.b)]
+        both = np.minimum(a, b)
+        return [self.states[i] for i in np.argsort(-both, kind="stable") if both[i] > 0]
+
+    def clips(self, split: str | None = None) -> list[Clip]:
+        """Packaged held-out recordings (``sentences``: known speakers; ``speakers``: unknown ones)."""
+        folder = (self._folder or DEMO) / "clips"
+        if not (folder / "clips.json").exists():
+            raise FileNotFoundError(f"no clips in {folder}: `python -m hooked_whisper.speech export` writes them")
+        found = []
+        for row in json.loads((folder / "clips.json").read_text(encoding="utf-8")):
+            if split in (None, row["split"]):
+                audio, _ = soundfile.read(folder / row["file"], dtype="float32")
+                found.append(Clip(audio, from_dict(row["alignment"]), row["split"]))
+        return found
+
+    def _state(self, word: str) -> int:
+        if word not in self.grammar.index:
+            raise ValueError(f"{word!r} is not a word of this world")
+        return self.grammar.index[word]
