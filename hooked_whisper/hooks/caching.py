@@ -14,7 +14,7 @@ from hooked_whisper.config import WhisperConfig
 from hooked_whisper.errors import CacheSizeError, HookedWhisperError
 from hooked_whisper.hooks.cache import ActivationCache
 from hooked_whisper.hooks.module import HookedModule, Hooks
-from hooked_whisper.hooks.names import Names
+from hooked_whisper.hooks.names import Names, listed
 from hooked_whisper.hooks.point import HookPoint
 
 Cut = slice | int | Sequence[int] | None
@@ -83,7 +83,7 @@ class CachingMixin(HookedModule):
             encoder scores and patterns.
         fwd_hooks, attn_masks: as for :meth:`hooks`; the cache holds what they left behind.
         incl_bwd, loss_fn: also run backward from ``loss_fn(output)`` (a scalar) and keep gradients under
-            ``<name>_grad``.
+            ``<name>_grad``, of every point that has one (``encoder.hook_mel``: if ``mel`` requires it).
         return_type: ``None`` if the output is not wanted: the pass then stops after the last requested point and
             the first element returned is ``None``.
         device, dtype: where and how to store.
@@ -106,15 +106,14 @@ class CachingMixin(HookedModule):
         _check_size(self, wanted, sizes, cuts, dtype, incl_bwd, max_bytes)
 
         kept: dict[str, Tensor] = {}
+        in_graph: dict[str, Tensor] = {}
         missing = set(wanted)
 
         def keep(x: Tensor, point: HookPoint) -> None:
             kept[point.name] = _stored(x, point, cuts, device, dtype, detach)
             missing.discard(point.name)
             if incl_bwd and x.requires_grad:
-                x.register_hook(
-                    lambda grad: kept.__setitem__(f"{point.name}_grad", _stored(grad, point, cuts, device, dtype, True))
-                )
+                in_graph[point.name] = x
             if return_type is None and not missing:
                 raise _Stop
 
@@ -131,7 +130,8 @@ class CachingMixin(HookedModule):
                 out = None
             if incl_bwd:
                 assert loss_fn is not None and out is not None
-                self._backward(loss_fn(out))
+                for name, grad in _gradients(loss_fn(out), in_graph, keep_graph=not detach).items():
+                    kept[f"{name}_grad"] = _stored(grad, self._hook_dict[name], cuts, device, dtype, True)
         if missing:
             raise HookedWhisperError(f"these points did not fire in this pass: {sorted(missing)}")
         return (out if return_type else None), ActivationCache(kept, self)
@@ -140,31 +140,30 @@ class CachingMixin(HookedModule):
         running = [s for s, runs in (("encoder", has_mel), ("decoder", has_tokens), ("unembed", has_tokens)) if runs]
         if names is None:
             return self.default_cache_names(running)
-        wanted = self.hook_names(names)
-        asleep = [n for n in wanted if n.split(".", 1)[0] not in running]
-        if not asleep:
-            return wanted
-        # a glob over both stacks means the stack that runs; a name that cannot fire is a mistake
-        awake = [n for n in wanted if n not in asleep]
-        if awake and (isinstance(names, str) or callable(names)):
-            return awake
-        need = "tokens" if not has_tokens else "mel instead of encoder_out"
-        raise ValueError(f"{asleep[0]} would not run in this pass: give {need}")
+        wanted: set[str] = set()
+        for one in listed(names):
+            found = self.hook_names(one)
+            awake = [name for name in found if name.split(".", 1)[0] in running]
+            # a pattern over both stacks means the stack that runs; a name that cannot fire is a mistake
+            if not awake:
+                need = "tokens" if not has_tokens else "mel instead of encoder_out"
+                raise ValueError(f"{found[0]} would not run in this pass: give {need}")
+            wanted.update(awake)
+        return [name for name in self._hook_dict if name in wanted]
 
-    def _backward(self, loss: Tensor) -> None:
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            raise ValueError("loss_fn must return one number (a tensor with one element)")
-        if not loss.requires_grad:
-            raise HookedWhisperError(
-                "the loss has no gradient: run without torch.no_grad and with parameters or mel that require one"
-            )
-        # gradients of activations only: parameters keep whatever .grad they had
-        frozen = [(p, p.grad) for p in self.parameters()]
-        try:
-            loss.backward()
-        finally:
-            for p, grad in frozen:
-                p.grad = grad
+
+def _gradients(loss: Tensor, of: Mapping[str, Tensor], keep_graph: bool) -> dict[str, Tensor]:
+    """Gradients of activations only: parameters and inputs keep whatever ``.grad`` they had."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise ValueError("loss_fn must return one number (a tensor with one element)")
+    if not loss.requires_grad:
+        raise HookedWhisperError(
+            "the loss has no gradient: run without torch.no_grad and with parameters or mel that require one"
+        )
+    if not of:
+        return {}
+    grads = torch.autograd.grad(loss, list(of.values()), retain_graph=keep_graph, materialize_grads=True)
+    return dict(zip(of, grads, strict=True))
 
 
 def _stored(
@@ -187,7 +186,8 @@ def _stored(
         x = x.to(device)
     same_memory = x.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
     # a view of a slice would keep the whole tensor alive; a shared tensor may be edited by its other holder
-    return x.clone() if same_memory and (x is not whole or point.name in _SHARED) else x
+    # (but a copy of it would be off the path to the output, so not where the graph is wanted)
+    return x.clone() if same_memory and (x is not whole or (detach and point.name in _SHARED)) else x
 
 
 def _cut_axes(point: HookPoint) -> tuple[str, ...]:

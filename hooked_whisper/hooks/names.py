@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from hooked_whisper.errors import UnknownHookError, closest
 
-Names = str | re.Pattern[str] | Callable[[str], bool] | Iterable["str | re.Pattern[str] | Callable[[str], bool]"]
+Name = str | re.Pattern[str] | Callable[[str], bool]
+Names = Name | Iterable[Name]
 
 # Names that published work and openai-whisper's module tree use for the same tensors.
 _ALIASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
@@ -45,18 +46,23 @@ def unknown_name(name: str, known: Iterable[str]) -> UnknownHookError:
     return UnknownHookError(f"no hook point is named {name!r}{hint} (model.hook_names() lists them all)")
 
 
+def listed(names: Names) -> list[Name]:
+    """One name or many, as a list."""
+    return [names] if isinstance(names, (str, re.Pattern)) or callable(names) else list(names)
+
+
 def resolve_names(names: Names, known: Sequence[str]) -> list[str]:
     """Existing names for what was asked, in the order of ``known`` (execution order), each once.
 
     Raises :class:`UnknownHookError` if a listed string does not exist or a pattern or predicate matches nothing.
     """
     wanted: set[str] = set()
-    for one in [names] if isinstance(names, (str, re.Pattern)) or callable(names) else list(names):
+    for one in listed(names):
         wanted.update(_resolve_one(one, known))
     return [name for name in known if name in wanted]
 
 
-def _resolve_one(name: str | re.Pattern[str] | Callable[[str], bool], known: Sequence[str]) -> list[str]:
+def _resolve_one(name: Name, known: Sequence[str]) -> list[str]:
     if isinstance(name, str):
         if any(c in name for c in "*?["):
             found = fnmatch.filter(known, name)
