@@ -48,7 +48,7 @@ class _Hook:
         self.fn = fn
         self.takes_point = _takes_point(fn)
 
-    def __call__(self, tensor: Tensor, point: HookPoint) -> Tensor | None:
+    def __call__(self, tensor: Tensor, point: HookPoint) -> Any:  # whatever the user returns
         if self.takes_point == "keyword":
             return self.fn(tensor, hook=point)
         return self.fn(tensor, point) if self.takes_point == "positional" else self.fn(tensor)
