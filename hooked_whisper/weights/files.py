@@ -1,0 +1,91 @@
+"""Reading files that somebody else wrote: JSON, safetensors, pickled tensors.
+
+A bad one gives one clear error. Nothing in a file is ever executed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from hooked_whisper.errors import CheckpointError
+
+# what somebody without the weights can do
+LOCAL_HINT = "Give the path of a local .pt file or model folder instead, or 'demo', which is packaged"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist: a model folder needs it beside the weights") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not readable JSON ({reason(error)})") from None
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, not {type(data).__name__}")
+    return data
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of ``path`` and the metadata of its header."""
+    _need_file(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({reason(error)}): fetch or save it again"
+        ) from None
+
+
+def read_pickle(path: Path) -> Any:
+    """What ``torch.save`` wrote to ``path``, as long as it is tensors and plain containers."""
+    _need_file(path)
+    try:
+        with path.open("rb") as file:
+            is_zip = file.read(4) == b"PK\x03\x04"  # older files are not, and cannot be mapped
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except Exception as error:  # a foreign pickle can fail in any way
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if found:
+            why = f"it holds more than tensors ({found.group(1)}); none of it was executed"
+        else:
+            why = f"it is damaged or no PyTorch file: {reason(error)}"
+        raise CheckpointError(f"{path} cannot be loaded as weights: {why}") from None
+
+
+def as_tensors(data: Any, source: object) -> dict[str, Tensor]:
+    """``data`` if it maps names to ordinary tensors with data of their own."""
+    if not isinstance(data, Mapping):
+        raise CheckpointError(f"{source}: the weights must be a dictionary of tensors, not {type(data).__name__}")
+    for name, tensor in data.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise CheckpointError(f"{source}: {name!r} is a {type(tensor).__name__}, not a tensor under a name")
+        if tensor.layout != torch.strided or tensor.is_meta:
+            raise CheckpointError(
+                f"{source}: {name} is a {tensor.layout} tensor on {tensor.device}, without plain data"
+            )
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            # strides of 0 claim any size for a few bytes; copying would allocate all of it
+            raise CheckpointError(f"{source}: {name} claims shape {tuple(tensor.shape)}, more than the file holds")
+    return {name: tensor.detach() for name, tensor in data.items()}
+
+
+def reason(error: BaseException) -> str:
+    """First line of an error, short enough for a sentence of ours."""
+    lines = str(error).strip().splitlines()
+    text = lines[0].strip().rstrip(".:") if lines else type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _need_file(path: Path) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist or is not a file")

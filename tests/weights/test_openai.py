@@ -1,0 +1,138 @@
+"""openai-whisper's files, released names and loaded models."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import whisper
+
+from hooked_whisper.config import RELEASED
+from hooked_whisper.errors import CheckpointError
+from hooked_whisper.weights import from_openai_model, load_openai_file, resolve
+from hooked_whisper.weights.openai import _released_heads
+from tests.core.twins import Twins
+from tests.weights.sources import TOLERANCE, loaded, logits_error, save_openai, small_twins
+
+
+def test_file_gives_the_same_logits(twins: Twins, tmp_path):
+    checkpoint = resolve(save_openai(twins.openai, tmp_path / "mine.pt"))
+    assert checkpoint.config.name == "mine"
+    assert checkpoint.config.dims == twins.dims
+    assert logits_error(checkpoint, twins) < TOLERANCE
+
+
+def test_file_of_released_size(tiny: Twins, tmp_path):
+    checkpoint = resolve(str(save_openai(tiny.openai, tmp_path / "tiny.pt")))
+    assert checkpoint.config.dims == tiny.dims
+    assert logits_error(checkpoint, tiny, batch=1) < TOLERANCE
+
+
+@pytest.mark.parametrize("n_vocab", [51864, 51865, 51866])
+def test_each_vocabulary(n_vocab, tmp_path):
+    twins = small_twins(n_vocab)
+    checkpoint = load_openai_file(save_openai(twins.openai, tmp_path / "v.pt"))
+    model = loaded(checkpoint)
+    assert model.is_multilingual == (n_vocab > 51864)
+    assert model.num_languages == twins.openai.num_languages
+    assert logits_error(checkpoint, twins) < TOLERANCE
+
+
+def test_half_precision_file_loads_as_float32(one: Twins, tmp_path):
+    checkpoint = load_openai_file(save_openai(one.openai, tmp_path / "h.pt", torch.float16))
+    model = loaded(checkpoint)
+    assert model.dtype == torch.float32
+    assert torch.equal(model.W_E, one.openai.decoder.token_embedding.weight.half().float())
+
+
+def test_loaded_model_with_its_alignment_heads(odd: Twins):
+    checkpoint = from_openai_model(odd.openai)
+    assert logits_error(checkpoint, odd) < TOLERANCE
+    heads = loaded(checkpoint).alignment_heads.to_dense()
+    assert torch.equal(heads, odd.openai.alignment_heads.to_dense())
+
+
+def test_loaded_model_is_copied(one: Twins):
+    model = loaded(resolve(one.openai))
+    before = one.openai.decoder.token_embedding.weight.clone()
+    with torch.no_grad():
+        model.W_E.zero_()
+    assert torch.equal(one.openai.decoder.token_embedding.weight, before)
+
+
+def test_mlp_of_another_width_is_named(tmp_path):
+    openai = small_twins().openai
+    openai.encoder.blocks[0].mlp[0] = torch.nn.Linear(16, 40)
+    path = save_openai(openai, tmp_path / "wide.pt")
+    with pytest.raises(
+        CheckpointError, match=r"encoder\.blocks\.0\.mlp\.0\.weight has shape \(40, 16\) instead of \(64"
+    ):
+        resolve(path)
+
+
+def test_published_alignment_heads():
+    counts = {name: len(_released_heads(name, config.dims)) for name, config in RELEASED.items()}
+    assert counts == {
+        "tiny": 6, "base": 8, "small": 10, "medium": 6, "tiny.en": 8, "base.en": 5, "small.en": 19, "medium.en": 18,
+        "large-v1": 9, "large-v2": 23, "large-v3": 10, "large-v3-turbo": 6,
+    }  # fmt: skip
+
+
+class TestReleased:
+    """A random checkpoint under the name and the checksum of a released one; no network."""
+
+    @pytest.fixture
+    def cache(self, odd: Twins, tmp_path, monkeypatch) -> Path:
+        path = save_openai(odd.openai, tmp_path / "base.pt")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        heads = np.zeros((3, 3), dtype=bool)
+        heads[1, 2] = heads[2, 0] = True
+        packed = base64.b85encode(gzip.compress(heads.tobytes()))
+        monkeypatch.setitem(whisper._MODELS, "base", f"https://models.invalid/{digest}/base.pt")
+        monkeypatch.setitem(whisper._ALIGNMENT_HEADS, "base", packed)
+        monkeypatch.setattr(urllib.request, "urlopen", self._no_network)
+        return tmp_path
+
+    @staticmethod
+    def _no_network(*args, **kwargs):
+        raise urllib.error.URLError("no route to host")
+
+    @pytest.mark.parametrize("name", ["base", "whisper-base"])
+    @pytest.mark.parametrize("local_files_only", [False, True])
+    def test_from_the_cache(self, cache, odd, name, local_files_only):
+        checkpoint = resolve(name, cache_dir=cache, local_files_only=local_files_only)
+        assert checkpoint.config.name == "base"
+        assert checkpoint.config.alignment_heads == ((1, 2), (2, 0))
+        assert logits_error(checkpoint, odd) < TOLERANCE
+
+    def test_cache_of_openai_whisper_is_the_default(self, cache, monkeypatch):
+        (cache / "whisper").mkdir()
+        (cache / "base.pt").rename(cache / "whisper" / "base.pt")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+        assert resolve("base").source == str(cache / "whisper" / "base.pt")
+
+    def test_absent_without_network(self, cache):
+        with pytest.raises(CheckpointError, match=r"'tiny' is not cached .*no route to host.*local \.pt file") as info:
+            resolve("tiny", cache_dir=cache)
+        assert info.value.__cause__ is None and info.value.__suppress_context__
+        assert "\n" not in str(info.value)
+
+    def test_absent_and_local_only(self, cache):
+        with pytest.raises(CheckpointError, match=r"'large-v3' is not cached: there is no .*large-v3\.pt"):
+            resolve("large", cache_dir=cache, local_files_only=True)
+
+    @pytest.mark.filterwarnings("ignore:.*checksum does not match")
+    def test_wrong_checksum(self, cache):
+        with (cache / "base.pt").open("ab") as file:
+            file.write(b"!")
+        with pytest.raises(CheckpointError, match=r"base\.pt has another checksum"):
+            resolve("base", cache_dir=cache, local_files_only=True)
+        with pytest.raises(CheckpointError, match="cannot be downloaded"):
+            resolve("base", cache_dir=cache)
