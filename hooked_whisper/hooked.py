@@ -27,6 +27,7 @@ class HookedWhisper(WhisperCore):
 
     def __init__(self, cfg: WhisperConfig) -> None:
         super().__init__(cfg)
+        self.metadata: dict[str, str] = {}  # what a checkpoint says about itself: how it was trained, its word errors
         self.eval()
 
     @classmethod
@@ -62,11 +63,11 @@ class HookedWhisper(WhisperCore):
         if isinstance(source, WhisperConfig):
             model = cls(source)
         else:
-            checkpoint = resolve(
-                source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
-            )
-            model = cls(checkpoint.config)
+            checkpoint = resolve(source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+            with torch.device("meta"):  # no time spent on random weights that are replaced at once
+                model = cls(checkpoint.config)
             load_into(model, checkpoint)
+            model.metadata = dict(checkpoint.metadata)
         process_weights(
             model,
             fold_ln=fold_ln,
@@ -78,9 +79,11 @@ class HookedWhisper(WhisperCore):
             device = "cuda" if torch.cuda.is_available() else "cpu"
         return model.to(device=device, dtype=dtype).eval()
 
-    def save_pretrained(self, folder: str | Path, metadata: dict[str, str] | None = None) -> None:
-        """Write ``config.json`` and ``model.safetensors`` (each whole or not at all)."""
-        save_pretrained(self, folder, metadata=metadata)
+    def save_pretrained(
+        self, folder: str | Path, metadata: dict[str, str] | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        """Write ``config.json`` and ``model.safetensors`` (both or neither); ``dtype`` converts what is stored."""
+        save_pretrained(self, folder, metadata=self.metadata if metadata is None else metadata, dtype=dtype)
 
     # --- audio -------------------------------------------------------------------------------------------------------
 
