@@ -36,10 +36,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default: %(default)s)")
     train.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     train.add_argument("--stop-at", type=int, help="end after this step; the same command without it goes on")
+    train.add_argument("--start-from", type=Path, help="a run whose last state a new run takes over")
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="word error rates of a run on the test splits, to metrics.json")
-    evaluate.add_argument("--world", type=Path, default=Path("world"), help="folder of the corpus (default: %(default)s)")
+    evaluate.add_argument(
+        "--world", type=Path, default=Path("world"), help="folder of the corpus (default: %(default)s)"
+    )
     evaluate.add_argument("--run", type=Path, default=Path("runs/demo"), dest="folder", help="folder of the run")
     evaluate.add_argument("--limit", type=int, help="utterances per split (default: all)")
     evaluate.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
@@ -79,7 +82,7 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
 
     torch.set_num_threads(arguments.threads)
     config = TrainConfig(seed=arguments.seed, steps=arguments.steps, batch=arguments.batch, lr=arguments.lr)
-    train(config, arguments.world, arguments.folder, arguments.stop_at)
+    train(config, arguments.world, arguments.folder, arguments.stop_at, arguments.start_from)
     return {"run": str(arguments.folder), "steps": arguments.stop_at or config.steps, "recipe": config.describe()}
 
 

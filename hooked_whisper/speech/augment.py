@@ -34,6 +34,9 @@ class AugmentConfig:
     empty: float = 0.03
 
 
+DEFAULTS = AugmentConfig()
+
+
 @dataclass(frozen=True)
 class Example:
     """What one row of a batch is made of; ``alignment.text`` is the target (empty for a clip without speech)."""
@@ -84,7 +87,7 @@ def augment(
     alignment: Alignment,
     rng: np.random.Generator,
     babble: Callable[[int], Audio] | None = None,
-    config: AugmentConfig = AugmentConfig(),
+    config: AugmentConfig = DEFAULTS,
     longest_lead: float | None = None,
 ) -> Example:
     """One training example from one clean utterance; ``longest_lead`` (seconds) overrides the settings' lead."""

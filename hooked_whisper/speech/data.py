@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hooked_whisper.audio import log_mel_spectrogram
-from hooked_whisper.speech.augment import AugmentConfig, Example, augment
+from hooked_whisper.speech.augment import DEFAULTS, AugmentConfig, Example, augment
 from hooked_whisper.speech.corpus import Corpus
 from hooked_whisper.speech.lexicon import token_ids
 from hooked_whisper.speech.recipe import TrainConfig
@@ -88,7 +88,7 @@ class Batch:
 class Batches:
     """The training split as batches of utterances of similar length."""
 
-    def __init__(self, corpus: Corpus, config: TrainConfig, augmentation: AugmentConfig = AugmentConfig()) -> None:
+    def __init__(self, corpus: Corpus, config: TrainConfig, augmentation: AugmentConfig = DEFAULTS) -> None:
         if len(corpus) < config.batch:
             raise ValueError(f"{len(corpus)} training utterances are too few for batches of {config.batch}")
         self.corpus, self.config, self.augmentation = corpus, config, augmentation

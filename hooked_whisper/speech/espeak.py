@@ -133,8 +133,10 @@ def engine() -> Espeak:
     return Espeak()
 
 
-def _phones(audio: np.ndarray, events: list[tuple[int, int, int, str]], text: str, rate: int) -> tuple[list[_Phone], int]:
-    """Sounding phones with their word's number, starts moved back over closures; and the end of the last, in samples."""
+def _phones(
+    audio: np.ndarray, events: list[tuple[int, int, int, str]], text: str, rate: int
+) -> tuple[list[_Phone], int]:
+    """Sounding phones (word numbers, starts moved back over closures) and the end of the last, in samples."""
     starts = np.cumsum([0, *(len(w) + 1 for w in text.split())])
     phones: list[_Phone] = []
     word, word_start, end = -1, None, len(audio)
@@ -162,9 +164,7 @@ def _spoken(audio: np.ndarray, rate: int, phones: list[_Phone], end: int, text: 
     spelled = text.split()
     _split_merged(phones, len(spelled), spelled)
     bounds = [p.start for p in phones] + [end]
-    intervals = [
-        Interval(bounds[k] / rate, bounds[k + 1] / rate, from_espeak(p.label)) for k, p in enumerate(phones)
-    ]
+    intervals = [Interval(bounds[k] / rate, bounds[k + 1] / rate, from_espeak(p.label)) for k, p in enumerate(phones)]
     words, raw = [], []
     for k, name in enumerate(spelled):
         own = [i for i, p in enumerate(phones) if p.word == k]

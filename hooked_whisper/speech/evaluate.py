@@ -83,7 +83,10 @@ def summarise(errors: Sequence[int], words: Sequence[int], seed: int = 0, draws:
 
 
 def evaluate(
-    model: WhisperCore, world: Path, splits: Sequence[str] = ("sentences", "speakers", "bigrams"), limit: int | None = None
+    model: WhisperCore,
+    world: Path,
+    splits: Sequence[str] = ("sentences", "speakers", "bigrams"),
+    limit: int | None = None,
 ) -> dict[str, Any]:
     """Word error rate per split, clean, on full 30 s windows; and per speaker, and on clips without speech."""
     model.eval()
@@ -93,7 +96,7 @@ def evaluate(
         count = len(corpus) if limit is None else min(limit, len(corpus))
         heard = transcribe(model, [corpus.audio(i) for i in tqdm(range(count), desc=split, unit="clip")])
         pairs = [word_errors(corpus.texts[i], heard[i]) for i in range(count)]
-        results[split] = asdict(summarise(*zip(*pairs, strict=True)))
+        results[split] = asdict(summarise([e for e, _ in pairs], [w for _, w in pairs]))
         by_speaker: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for i, pair in enumerate(pairs):
             by_speaker[corpus.alignment(i).speaker].append(pair)

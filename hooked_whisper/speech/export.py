@@ -22,6 +22,7 @@ from hooked_whisper.speech.recipe import TrainConfig
 from hooked_whisper.speech.records import to_dict, write_atomic
 from hooked_whisper.speech.sounds import Sounds
 from hooked_whisper.speech.voices import SAMPLE_RATE, speakers
+from hooked_whisper.weights import save_pretrained
 
 CLIP_SPLITS = ("sentences", "speakers")
 
@@ -32,7 +33,7 @@ def load_run(run: Path) -> tuple[HookedWhisper, TrainConfig, int]:
     if not found:
         raise FileNotFoundError(f"no checkpoint in {run}: run `python -m hooked_whisper.speech train` first")
     _, facts = load_checkpoint(found[-1], {})
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in facts["config"].items()}
+    settings: dict[str, Any] = facts["config"] | {"betas": tuple(facts["config"]["betas"])}
     config = TrainConfig(**settings)
     model = HookedWhisper(config.model_config())
     steps, _ = load_checkpoint(found[-1], {"model": model})
@@ -43,7 +44,7 @@ def export(run: Path, world: Path, folder: Path, metrics: Mapping[str, Any] | No
     """Write weights, ``grammar.*``, ``sounds.json``, ``train_bigram_counts.npy`` and ``clips/`` to ``folder``."""
     model, config, steps = load_run(run)
     metadata = describe(config, steps, metrics)
-    model.save_pretrained(folder, metadata, dtype=torch.float16)
+    save_pretrained(model, folder, metadata, dtype=torch.float16)
     Grammar.load(world).save(folder)
     Sounds.load(world).save(folder)
     counts = world / "train_bigram_counts.npy"

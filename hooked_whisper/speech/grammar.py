@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ class Grammar:
     def bigrams(self, text: str) -> list[tuple[str, str]]:
         """Word pairs of a sentence, boundaries included."""
         path = [START, *text.split(), END]
-        return list(zip(path[:-1], path[1:], strict=True))
+        return list(pairwise(path))
 
     def log_prob(self, text: str, full: bool = False) -> float:
         """Natural log probability of a sentence (``-inf`` where a bigram has none)."""
@@ -76,7 +77,8 @@ class Grammar:
         cumulative = np.cumsum(self.full if full else self.train, axis=1)
         last = len(self.words) + 1
         while True:
-            path, state = [], 0
+            path: list[str] = []
+            state = 0
             while len(path) <= MAX_WORDS:
                 state = min(int(np.searchsorted(cumulative[state], rng.random(), side="right")), last)
                 if state == last:
@@ -146,11 +148,11 @@ def _full_matrix(rng: np.random.Generator) -> Matrix:
             if len(followers) > 4 and state != START:
                 taste[rng.permutation(len(followers))[: int(0.45 * len(followers))]] = 0
             matrix[index[state], followers] += mass * taste / taste.sum()
-    for word, (share, followers) in collocations().items():
+    for word, (share, fixed) in collocations().items():
         row = index[word]
-        total = sum(followers.values())
+        total = sum(fixed.values())
         matrix[row] *= (1 - share) / matrix[row].sum() if share < 1 else 0
-        for follower, weight in followers.items():
+        for follower, weight in fixed.items():
             matrix[row, index[follower]] += share * weight / total
     matrix[:-1] /= matrix[:-1].sum(1, keepdims=True)
     for _ in range(4):  # a word nobody leads to would never be heard

@@ -27,7 +27,7 @@ _FOLD = {
     "ᵻ": "ɪ", "əl": "l", "ʲ": "i", "g": "ɡ", "ɑ̃": "ɑ",
 }  # fmt: skip
 
-VOWELS = frozenset("ɑ æ ʌ ɔ aʊ ə ɜ aɪ ɛ eɪ ɪ i oʊ ɔɪ ʊ u".split())
+VOWELS = frozenset(["ɑ", "æ", "ʌ", "ɔ", "aʊ", "ə", "ɜ", "aɪ", "ɛ", "eɪ", "ɪ", "i", "oʊ", "ɔɪ", "ʊ", "u"])
 
 
 def from_espeak(label: str) -> str:

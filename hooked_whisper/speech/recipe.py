@@ -60,7 +60,8 @@ class TrainConfig:
         """Warm-up, cosine down to 12 % of the peak, then linearly to 1 % over the full windows."""
         if step < self.full_window_step:
             progress = step / max(1, self.full_window_step)
-            return self.lr * min(1.0, (step + 1) / self.warm_up) * (0.12 + 0.88 * 0.5 * (1 + math.cos(math.pi * progress)))
+            warm = min(1.0, (step + 1) / self.warm_up)
+            return self.lr * warm * (0.12 + 0.44 * (1 + math.cos(math.pi * progress)))
         progress = (step - self.full_window_step) / max(1, self.steps - self.full_window_step)
         return self.lr * (0.12 - 0.11 * progress)
 

@@ -46,9 +46,7 @@ def new_model(config: TrainConfig) -> WhisperCore:
     return model
 
 
-def losses(
-    model: WhisperCore, ctc_head: nn.Linear, batch: Batch, ctc_weight: float, full_softmax: bool
-) -> Losses:
+def losses(model: WhisperCore, ctc_head: nn.Linear, batch: Batch, ctc_weight: float, full_softmax: bool) -> Losses:
     """Next-token cross-entropy, plus CTC on the letters through ``ctc_head`` while its weight is not zero."""
     mel = batch.mel()
     encoded = model.encoder(mel, positions=slice(batch.start, batch.start + mel.shape[-1] // 2))
@@ -91,9 +89,10 @@ def _interruptible() -> Iterator[list[int]]:
 
 
 def train(
-    config: TrainConfig, world: Path, run: Path, stop_at: int | None = None
+    config: TrainConfig, world: Path, run: Path, stop_at: int | None = None, start_from: Path | None = None
 ) -> WhisperCore:
     """Run (or go on with) a training run in folder ``run``; ``stop_at`` ends early, as an interruption would.
+    A new run with ``start_from`` takes over weights, optimizer and step of another run, under its own settings.
 
     Raises:
         KeyboardInterrupt: after SIGINT or SIGTERM, once the state is saved.
@@ -108,8 +107,8 @@ def train(
     optimizer = torch.optim.AdamW(
         parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
-    facts = {"config": asdict(config)}
-    first = _resume(run, modules, optimizer, facts)
+    facts: dict[str, Any] = {"config": json.loads(json.dumps(asdict(config))), "history": []}
+    first = _resume(run, modules, optimizer, facts, start_from)
     last = config.steps if stop_at is None else min(stop_at, config.steps)
     model.train()
     clock = time.perf_counter()
@@ -129,12 +128,12 @@ def train(
             bar.update()
             if done % config.log_every == 0 or done == last:
                 now = time.perf_counter()
-                _log(run, step=done, next_token=round(loss.next_token, 4), ctc=round(loss.ctc, 4), norm=round(float(norm), 3),
-                     lr=round(config.learning_rate(step), 6), seconds=round(now - clock, 2))  # fmt: skip
+                numbers = {"next_token": loss.next_token, "ctc": loss.ctc, "norm": float(norm), "seconds": now - clock}
+                _log(run, step=done, lr=config.learning_rate(step), **numbers)
                 clock = now
                 bar.set_postfix(loss=f"{loss.next_token:.3f}", ctc=f"{loss.ctc:.3f}")
             if done % config.evaluate_every == 0:
-                _log(run, step=done, wer=round(_quick_wer(model, held_out, config), 4))
+                _log(run, step=done, wer=_quick_wer(model, held_out, config))
             if done % config.checkpoint_every == 0 or done == last or caught:
                 save_checkpoint(run, done, modules, optimizer, facts)
             if caught:
@@ -142,13 +141,28 @@ def train(
     return model
 
 
-def _resume(run: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, facts: dict[str, Any]) -> int:
+def _resume(
+    run: Path,
+    modules: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    facts: dict[str, Any],
+    start_from: Path | None,
+) -> int:
+    """Load the newest state; fills in ``history``: what ran under which settings before this run."""
     found = checkpoints(run)
+    if not found and start_from is not None:
+        earlier = checkpoints(start_from)
+        if not earlier:
+            raise FileNotFoundError(f"no checkpoint in {start_from} to start from")
+        step, before = load_checkpoint(earlier[-1], modules, optimizer)
+        facts["history"] = [*before.get("history", []), {"until_step": step, "config": before["config"]}]
+        return step
     if not found:
         return 0
     step, before = load_checkpoint(found[-1], modules, optimizer)
-    if before["config"] != json.loads(json.dumps(facts["config"])):
+    if before["config"] != facts["config"]:
         raise ValueError(f"{run} holds a run with other settings: choose another folder or the same settings")
+    facts["history"] = before.get("history", [])
     log.info("going on from step %d", step)
     return step
 
@@ -164,4 +178,5 @@ def _quick_wer(model: WhisperCore, corpus: Corpus, config: TrainConfig) -> float
 
 def _log(run: Path, **facts: Any) -> None:
     with open(run / "log.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(facts) + "\n")
+        rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in facts.items()}
+        file.write(json.dumps(rounded) + "\n")

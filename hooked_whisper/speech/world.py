@@ -55,7 +55,9 @@ class SpokenWorld:
         """From a folder that ``python -m hooked_whisper.speech build`` or ``export`` wrote."""
         folder = Path(folder)
         if not (folder / "grammar.json").exists():
-            raise FileNotFoundError(f"no spoken world in {folder}: build one with `python -m hooked_whisper.speech build`")
+            raise FileNotFoundError(
+                f"no spoken world in {folder}: build one with `python -m hooked_whisper.speech build`"
+            )
         return cls(Grammar.load(folder), Sounds.load(folder), folder)
 
     @classmethod
