@@ -32,10 +32,13 @@ class LayerNorm(nn.Module):
         self.hook_scale = HookPoint(*axes, "one")  # [batch, position, 1]
         self.hook_normalized = HookPoint(*axes, "d_model")  # [batch, position, d_model]
 
-    def normalize(self, x: Float[Tensor, "*batch d_model"]) -> tuple[Tensor, Tensor]:
-        """Normalised tensor and its scale ``sqrt(variance + eps)``, without hooks."""
-        normalized, _, inverse = torch.native_layer_norm(x, x.shape[-1:], None, None, self.eps)
-        return normalized, inverse.reciprocal()
+    def normalize(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """Centred and divided by the scale, without hooks."""
+        return F.layer_norm(x, x.shape[-1:], eps=self.eps)
+
+    def scale(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch 1"]:
+        """``sqrt(variance + eps)``, differentiable (the statistics that the fused norm returns are not)."""
+        return (x.var(-1, correction=0, keepdim=True) + self.eps).sqrt()
 
     def affine(self, normalized: Float[Tensor, "*batch d_model"], dtype: torch.dtype) -> Tensor:
         weight, bias = self.weight.to(normalized.dtype), self.bias.to(normalized.dtype)
@@ -43,9 +46,10 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         wide = x if x.dtype == torch.float64 else x.float()
-        normalized, scale = self.normalize(wide)
+        normalized = self.normalize(wide)
         if self.hook_scale.active:
             # the ratio is exactly 1 where the hook changed nothing, so looking leaves every bit as it was
+            scale = self.scale(wide)
             normalized = normalized * (scale / self.hook_scale(scale))
         normalized = self.hook_normalized(normalized)
         return self.affine(normalized, x.dtype)
@@ -53,7 +57,7 @@ class LayerNorm(nn.Module):
     def unhooked(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """The same norm past the hooks, for the per-head copies of the split inputs."""
         wide = x if x.dtype == torch.float64 else x.float()
-        return self.affine(self.normalize(wide)[0], x.dtype)
+        return self.affine(self.normalize(wide), x.dtype)
 
 
 class MLP(nn.Module):
