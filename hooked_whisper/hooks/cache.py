@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import tempfile
@@ -15,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hooked_whisper.errors import CheckpointError, HookedWhisperError
+from hooked_whisper.errors import CheckpointError, HookedWhisperError, UnknownHookError
 from hooked_whisper.hooks.decompose import ResidualMixin
 from hooked_whisper.hooks.names import canonical_name, unknown_name
 
@@ -69,28 +70,33 @@ class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
     def full_name(self, key: str | tuple[Any, ...]) -> str:
         """The hook name a key or shorthand stands for."""
         if isinstance(key, str):
-            if key.endswith("_grad"):
-                return canonical_name(key.removesuffix("_grad")) + "_grad"
-            return canonical_name(key)
+            if key in self._axes:
+                return key
+            plain = key.removesuffix("_grad")
+            return canonical_name(plain) + key[len(plain) :]
+        if len(key) < 2 or key[0] not in self._layers:
+            raise UnknownHookError(
+                f"a cache key is a hook name, or (stack, what, layer) such as ('encoder', 'pattern', 3), not {key!r}"
+            )
         stack, what, *rest = key
-        if stack not in self._layers:
-            raise unknown_name(".".join(map(str, key)), self._tensors)
         if not rest:
-            for name in (f"{stack}.hook_{what}", f"{stack}.{what}", f"unembed.hook_{what}"):
+            names = [f"{stack}.hook_{what}", f"{stack}.{what}"]
+            names += [f"unembed.hook_{what}"] if stack == "decoder" else []
+            for name in names:
                 if name in self._axes:
                     return name
-            raise unknown_name(f"{stack}.hook_{what}", self._axes)
+            raise unknown_name(names[0], self._axes)
         layer = self._layer(stack, rest[0])
         if what in ("scale", "normalized"):
             if len(rest) < 2:
-                raise HookedWhisperError(f"cache[{stack!r}, {what!r}, {layer}, ...]: add which norm, such as 'ln1'")
+                raise UnknownHookError(f"cache[{stack!r}, {what!r}, {layer}, ...]: add which norm, such as 'ln1'")
             return f"{stack}.blocks.{layer}.{rest[1]}.hook_{what}"
         return f"{stack}.blocks.{layer}.{_IN_BLOCK.get(what, f'hook_{what}')}"
 
-    def _layer(self, stack: str, layer: int) -> int:
+    def _layer(self, stack: str, layer: Any) -> int:
         n = self._layers[stack]
-        if not -n <= layer < n:
-            raise HookedWhisperError(f"{stack} has blocks 0 to {n - 1}, not {layer}")
+        if not isinstance(layer, int) or not -n <= layer < n:
+            raise UnknownHookError(f"{stack} has blocks 0 to {n - 1}, not {layer}")
         return layer % n
 
     def __getitem__(self, key: str | tuple[Any, ...]) -> Tensor:
@@ -98,7 +104,7 @@ class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
         if name in self._tensors:
             return self._tensors[name]
         if name.removesuffix("_grad") in self._axes:
-            raise HookedWhisperError(
+            raise UnknownHookError(
                 f"{name} was not cached; ask for it with run_with_cache(..., names=...) "
                 f"(this cache has {len(self._tensors)} entries)"
             )
@@ -107,7 +113,7 @@ class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
     def __contains__(self, key: object) -> bool:
         try:
             return isinstance(key, (str, tuple)) and self.full_name(key) in self._tensors
-        except HookedWhisperError:
+        except UnknownHookError:
             return False
 
     def __iter__(self) -> Iterator[str]:
@@ -134,7 +140,10 @@ class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
         return "\n".join(lines)
 
     def _with(self, tensors: Mapping[str, Tensor]) -> ActivationCache:
-        return ActivationCache(tensors, self.model)
+        """The same cache with other tensors; works when the model is gone."""
+        other = copy.copy(self)
+        other._tensors = dict(tensors)
+        return other
 
     def to(self, *args: Any, **kwargs: Any) -> ActivationCache:
         """A cache with every tensor moved or converted (integer tensors keep their dtype)."""
@@ -158,12 +167,15 @@ class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
                 raise HookedWhisperError(f"no cached tensor has an axis {axis!r}; there are {sorted(known)}")
         out: dict[str, Tensor] = {}
         for name, tensor in self.items():
-            index: list[Any] = []
-            for axis in self.axes(name):
+            for dim, axis in enumerate(self.axes(name)):
                 cut = cuts.get(axis, slice(None))
-                index.append([cut] if isinstance(cut, int) else cut)
-            for dim, cut in enumerate(index):
-                tensor = tensor[(slice(None),) * dim + (cut,)]
+                at = [cut] if isinstance(cut, int) else cut
+                try:
+                    tensor = tensor[(slice(None),) * dim + (at,)]
+                except IndexError as error:
+                    raise HookedWhisperError(
+                        f"{name}: axis {axis} has {tensor.shape[dim]} entries, cannot take {cut}"
+                    ) from error
             out[name] = tensor
         return self._with(out)
 
@@ -194,7 +206,7 @@ class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
                 tensors = {name: file.get_tensor(name) for name in json.loads(metadata["names"])}
         except FileNotFoundError as error:
             raise CheckpointError(f"{path}: no such file") from error
-        except (SafetensorError, json.JSONDecodeError, KeyError) as error:
+        except (SafetensorError, OSError, json.JSONDecodeError, KeyError) as error:
             raise CheckpointError(f"{path} is not a readable ActivationCache: {error}") from error
         known = model.hook_dict
         for name in tensors:

@@ -139,6 +139,8 @@ class ResidualMixin:
         stop = n if layer is None else self._checked_layer(stack, layer)
         if cross and stack == "encoder":
             raise ValueError("the encoder has no cross-attention")
+        if stop == 0:
+            raise ValueError("no head comes before block 0")
         weights: Any = self.model.decoder.cross if cross else getattr(self.model, stack)
         w_out = weights.W_O.detach()
         results = []
