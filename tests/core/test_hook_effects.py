@@ -103,3 +103,19 @@ def test_a_backward_hook_that_cannot_run_says_so(one: Twins, core: WhisperCore) 
     bad = (POINT, lambda grad: grad[:, :1])
     with core.hooks(bwd_hooks=[bad]), pytest.raises(HookShapeError, match="shape"):
         core(one.mel(), one.tokens(2)).sum().backward()
+
+
+def test_a_frozen_scale_leaves_a_linear_norm(odd: Twins) -> None:
+    """A hook that detaches the scale takes the norm's gradient for that of a division by a constant."""
+    norm = odd.core64.encoder.ln_post
+    x = torch.randn(2, 5, 96, dtype=torch.float64, requires_grad=True)
+    direction = torch.randn(2, 5, 96, dtype=torch.float64)
+    scale = (x.var(-1, correction=0, keepdim=True) + norm.eps).sqrt()
+    handle = norm.hook_scale.add_hook(lambda s: s.detach())
+    try:
+        out = norm(x)
+    finally:
+        handle.remove()
+    linear = (x - x.mean(-1, keepdim=True)) / scale.detach() * norm.weight + norm.bias
+    frozen, wanted, whole = (torch.autograd.grad((y * direction).sum(), x)[0] for y in (out, linear, norm(x)))
+    assert torch.allclose(frozen, wanted) and not torch.allclose(frozen, whole)
