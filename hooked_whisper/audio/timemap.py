@@ -73,11 +73,11 @@ class TimeMap:
 
     def frame(self, seconds: Number) -> int:
         """The mel frame whose centre is nearest."""
-        return min(_floor(self._in_window(seconds) * self.sample_rate / self.hop + 0.5), self.n_frames - 1)
+        return min(math.floor(self._in_units(seconds, self.hop) + 0.5), self.n_frames - 1)
 
     def position(self, seconds: Number) -> int:
         """The encoder position whose centre is nearest: the one whose cell holds this time."""
-        return min(_floor(self._in_positions(seconds) + 0.5), self.n_ctx - 1)
+        return min(math.floor(self._in_positions(seconds) + 0.5), self.n_ctx - 1)
 
     def seconds(self, position: int) -> float:
         """Centre of an encoder position in seconds: ``0.02 i``."""
@@ -110,14 +110,14 @@ class TimeMap:
             raise AudioError(f"a span needs start <= end, got [{start}, {end}) seconds")
         first, last = self._in_positions(start), self._in_positions(end)  # cell i is [i - 0.5, i + 0.5) in these units
         if rounding == "nearest":
-            begin, stop = _ceil(first), _ceil(last)
+            begin, stop = math.ceil(first), math.ceil(last)
         elif rounding == "inner":
-            begin = _ceil(first + 0.5) if first > 0 else 0
+            begin = math.ceil(first + 0.5) if first > 0 else 0
             # The last cell reaches to the end of the window, so only that end takes it in whole.
-            stop = self.n_ctx if last >= self.n_ctx else min(_floor(last + 0.5), self.n_ctx - 1)
+            stop = self.n_ctx if last >= self.n_ctx else min(math.floor(last + 0.5), self.n_ctx - 1)
         elif rounding == "outer":
-            begin = min(_floor(first + 0.5), self.n_ctx - 1)
-            stop = min(_ceil(last + 0.5), self.n_ctx)
+            begin = min(math.floor(first + 0.5), self.n_ctx - 1)
+            stop = min(math.ceil(last + 0.5), self.n_ctx)
         else:
             raise AudioError(f"rounding is 'nearest', 'inner' or 'outer', not {rounding!r}")
         if start == end:
@@ -164,18 +164,13 @@ class TimeMap:
         return min(max(float(seconds), 0.0), self.duration)
 
     def _in_positions(self, seconds: Number) -> float:
-        return self._in_window(seconds) * self.sample_rate / self.samples_per_position
+        return self._in_units(seconds, self.samples_per_position)
+
+    def _in_units(self, seconds: Number, samples: int) -> float:
+        # Times such as 0.58 s have no exact float (0.58 * 50 < 29): what is within a millionth of an edge is on it.
+        return round(self._in_window(seconds) * self.sample_rate / samples, 6)
 
     @staticmethod
     def _check_index(what: str, index: int, size: int) -> None:
         if not 0 <= index < size:
             raise AudioError(f"{what} {index} is outside the window: 0 to {size - 1}")
-
-
-# Times such as 0.58 s have no exact float (0.58 * 50 < 29): what lies within a millionth of an integer counts as it.
-def _floor(x: float) -> int:
-    return math.floor(x + 1e-6)
-
-
-def _ceil(x: float) -> int:
-    return math.ceil(x - 1e-6)

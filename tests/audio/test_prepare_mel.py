@@ -120,7 +120,7 @@ def test_errors(source, message: str) -> None:
 def test_plain_numbers_are_no_clip(unchecked: None) -> None:
     with pytest.raises(AudioError, match=r"clip 0 of the list: .*numpy.asarray"):
         prepare([[0.1, 0.2]])
-    with pytest.raises(AudioError, match="clip 0 of the list: .*float"):
+    with pytest.raises(AudioError, match=r"clip 0 of the list: .*float"):
         prepare([0.1, 0.2])
 
 
