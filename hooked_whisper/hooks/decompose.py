@@ -145,9 +145,9 @@ class ResidualMixin:
         w_out = weights.W_O.detach()
         results = []
         for block in range(stop):
-            z = _cut(self[stack, "cross_z" if cross else "z", block], pos)
+            z = _cut(self[stack, "cross_z" if cross else "z", block].transpose(1, 2), pos)  # [batch, head, pos, d_head]
             w = w_out[block].to(device=z.device, dtype=z.dtype)
-            results.append(einsum(z, w, "b p h e, h e d -> h b p d"))
+            results.append(einsum(z, w, "b h p e, h e d -> h b p d"))
         labels = list(self.model.head_labels("cross" if cross else stack))
         return torch.cat(results), labels[: sum(len(r) for r in results)]
 
