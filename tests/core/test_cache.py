@@ -1,0 +1,208 @@
+"""ActivationCache: keys and shorthands, printing, moving, cutting, files."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hooked_whisper.errors import CheckpointError, HookedWhisperError, UnknownHookError
+from hooked_whisper.hooks import ActivationCache
+from tests.core.twins import Twins
+
+
+@pytest.fixture(scope="module")
+def cache(odd: Twins) -> ActivationCache:
+    return odd.core.run_with_cache(odd.mel(2), odd.tokens(4, 2), names="*")[1]
+
+
+SHORTHANDS = {
+    ("encoder", "pattern", 1): "encoder.blocks.1.attn.hook_pattern",
+    ("encoder", "pattern", -2): "encoder.blocks.0.attn.hook_pattern",
+    ("encoder", "scores", 0): "encoder.blocks.0.attn.hook_attn_scores",
+    ("decoder", "cross_pattern", -1): "decoder.blocks.2.cross_attn.hook_pattern",
+    ("decoder", "cross_scores", 0): "decoder.blocks.0.cross_attn.hook_attn_scores",
+    ("decoder", "attn_scores", 0): "decoder.blocks.0.attn.hook_attn_scores",
+    ("decoder", "q", 1): "decoder.blocks.1.attn.hook_q",
+    ("decoder", "cross_k", 1): "decoder.blocks.1.cross_attn.hook_k",
+    ("decoder", "result", 1): "decoder.blocks.1.attn.hook_result",
+    ("decoder", "cross_result", 1): "decoder.blocks.1.cross_attn.hook_result",
+    ("decoder", "resid_mid_cross", 1): "decoder.blocks.1.hook_resid_mid_cross",
+    ("encoder", "resid_post", 0): "encoder.blocks.0.hook_resid_post",
+    ("encoder", "hook_resid_post", 0): None,  # a shorthand has no prefix
+    ("encoder", "q_input", 0): "encoder.blocks.0.hook_q_input",
+    ("encoder", "mlp_post", 0): "encoder.blocks.0.mlp.hook_post",
+    ("encoder", "post", 0): "encoder.blocks.0.mlp.hook_post",
+    ("decoder", "mlp_pre", 0): "decoder.blocks.0.mlp.hook_pre",
+    ("decoder", "scale", 0, "ln_cross"): "decoder.blocks.0.ln_cross.hook_scale",
+    ("encoder", "normalized", -1, "ln2"): "encoder.blocks.1.ln2.hook_normalized",
+    ("encoder", "mel"): "encoder.hook_mel",
+    ("encoder", "out"): "encoder.hook_out",
+    ("encoder", "ln_post.hook_scale"): "encoder.ln_post.hook_scale",
+    ("decoder", "embed"): "decoder.hook_embed",
+    ("decoder", "out"): "unembed.hook_out",
+    ("decoder", "in"): "unembed.hook_in",
+}
+
+
+@pytest.mark.parametrize("key", [key for key, name in SHORTHANDS.items() if name], ids=str)
+def test_shorthands(cache: ActivationCache, key: tuple) -> None:
+    assert cache.full_name(key) == SHORTHANDS[key] and key in cache
+    assert cache[key] is cache[SHORTHANDS[key]]
+
+
+def test_it_is_a_mapping(cache: ActivationCache, odd: Twins) -> None:
+    assert isinstance(cache, Mapping) and list(cache) == odd.core.hook_names() and len(cache) == len(list(cache))
+    assert cache["encoder.blocks.1.mlp.1"] is cache["encoder.blocks.1.mlp.hook_post"]  # published name
+    assert "encoder.blocks.1.mlp.1" in cache and cache.axes("encoder.blocks.1.mlp.1") == ("batch", "position", "d_mlp")
+    for absent in ("encoder.hook_ou", "x", ("encoder",), ("encoder", "pattern", 9), ("attic", "pattern", 0), 3, None):
+        assert absent not in cache
+    assert cache.get("encoder.hook_ou") is None and cache.get(("decoder", "pattern", 7), 3) == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("encoder.blocks.1.attn.hook_patern", "did you mean encoder.blocks.1.attn.hook_pattern"),
+        (("encoder", "pattern", 2), "encoder has blocks 0 to 1, not 2"),
+        (("decoder", "pattern", -4), "decoder has blocks 0 to 2, not -4"),
+        (("decoder", "pattern", "all"), "not all"),
+        (("encoder", "patern", 0), "no hook point is named 'encoder.blocks.0.hook_patern'"),
+        (("encoder", "hook_resid_post", 0), "did you mean encoder.blocks.0.hook_resid_post"),
+        (("encoder", "in"), "encoder.hook_in"),
+        (("encoder", "cross_pattern", 0), "encoder.blocks.0.cross_attn.hook_pattern"),
+        (("cross", "pattern", 0), r"a cache key is a hook name, or \(stack, what, layer\)"),
+        (("encoder",), "a cache key is"),
+        (("encoder", "scale", 0), "add which norm, such as 'ln1'"),
+    ],
+    ids=str,
+)
+def test_a_wrong_key_says_what_there_is(cache: ActivationCache, key: object, words: str) -> None:
+    with pytest.raises(UnknownHookError, match=words) as raised:
+        cache[key]
+    assert isinstance(raised.value, KeyError)
+
+
+def test_a_point_that_was_not_cached_says_how_to(odd: Twins) -> None:
+    _, few = odd.core.run_with_cache(odd.mel(), names="encoder.hook_*")
+    with pytest.raises(UnknownHookError, match=r"was not cached; ask for it .* \(this cache has 4 entries\)"):
+        few["encoder", "pattern", 0]
+    assert few.get("encoder.blocks.0.attn.hook_pattern") is None
+
+
+def test_repr_shows_names_axes_and_sizes(odd: Twins) -> None:
+    _, cache = odd.core.run_with_cache(
+        odd.mel(2), names="encoder.*.hook_pattern", dtype=torch.float16, incl_bwd=True, loss_fn=torch.sum
+    )
+    lines = repr(cache).splitlines()
+    assert lines[0] == "ActivationCache with 4 activations, 0.2 MiB"
+    name, rest = lines[1].split(maxsplit=1)
+    assert name == "encoder.blocks.0.attn.hook_pattern"
+    assert rest.split("  ") == ["[batch 2, head 3, query 60, key 60]", "float16", "0.04 MiB"]
+    assert lines[3].split()[0] == "encoder.blocks.0.attn.hook_pattern_grad"
+    assert cache["encoder.blocks.0.attn.hook_pattern_grad"].shape == (2, 3, 60, 60)
+    assert cache.axes("encoder.blocks.0.attn.hook_pattern_grad") == ("batch", "head", "query", "key")
+
+
+def test_bytes_count_shared_memory_once(odd: Twins) -> None:
+    names = ["encoder.blocks.0.hook_resid_post", "encoder.blocks.1.hook_resid_pre"]
+    one = odd.core.run_with_cache(odd.mel(), names=names[:1])[1].nbytes
+    assert one == 60 * 96 * 4
+    assert odd.core.run_with_cache(odd.mel(), names=names)[1].nbytes == one
+
+
+def test_to(cache: ActivationCache) -> None:
+    half = cache.to(torch.float16)
+    assert {t.dtype for t in half.values()} == {torch.float16, torch.int64}
+    assert half["decoder.hook_tokens"].dtype == torch.int64
+    assert {t.device.type for t in cache.to("meta").values()} == {"meta"}
+    assert cache["encoder.hook_out"].dtype == torch.float32  # the original stays
+    assert list(half) == list(cache)
+
+
+def test_slice_by_axis_name(cache: ActivationCache) -> None:
+    cut = cache.slice(batch=1, position=slice(10, 20), token=[0, -1], head=2)
+    assert torch.equal(cut["encoder.hook_out"], cache["encoder.hook_out"][1:2, 10:20])
+    assert torch.equal(cut["decoder", "resid_pre", 0], cache["decoder", "resid_pre", 0][1:2, [0, -1]])
+    assert torch.equal(cut["decoder", "cross_pattern", 0], cache["decoder", "cross_pattern", 0][1:2, 2:3])
+    assert torch.equal(cut["encoder.hook_pos_embed"], cache["encoder.hook_pos_embed"][10:20])  # it has no batch
+    assert torch.equal(
+        cache.slice(query=0, key=slice(2))["encoder", "pattern", 0], cache["encoder", "pattern", 0][:, :, :1, :2]
+    )
+    with pytest.raises(HookedWhisperError, match=r"no cached tensor has an axis 'pos'; there are \['batch', 'd_head'"):
+        cache.slice(pos=0)
+    with pytest.raises(HookedWhisperError, match="axis batch has 2 entries, cannot take 2"):
+        cache.slice(batch=2)
+
+
+def test_views_of_a_cache_outlive_the_model(odd: Twins) -> None:
+    model = copy.deepcopy(odd.core)
+    _, cache = model.run_with_cache(odd.mel(2), names="encoder.hook_out")
+    del model
+    assert cache.slice(batch=0).to(torch.float64)["encoder.hook_out"].shape == (1, 60, 96)
+    with pytest.raises(HookedWhisperError, match="no longer exists"):
+        cache.decompose_resid("encoder")
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_cache_comes_back(odd: Twins, cache: ActivationCache, tmp_path: Path) -> None:
+    path = tmp_path / "clip.safetensors"
+    mixed = cache.slice(batch=0)
+    mixed.save(path)
+    mixed.save(path)  # over itself
+    loaded = ActivationCache.load(path, odd.core)
+    assert list(loaded) == list(mixed) == odd.core.hook_names()
+    for name in mixed:
+        assert torch.equal(loaded[name], mixed[name]) and loaded[name].dtype == mixed[name].dtype
+    assert torch.equal(loaded.decompose_resid("decoder")[0], mixed.decompose_resid("decoder")[0])
+    assert [p.name for p in tmp_path.iterdir()] == ["clip.safetensors"]
+    _, grads = odd.core.run_with_cache(odd.mel(), names="encoder.hook_out", incl_bwd=True, loss_fn=torch.sum)
+    grads.save(path)
+    assert list(ActivationCache.load(path, odd.core)) == ["encoder.hook_out", "encoder.hook_out_grad"]
+
+
+def test_a_failed_save_leaves_the_old_file(
+    cache: ActivationCache, odd: Twins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "clip.safetensors"
+    cache.save(path)
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("hooked_whisper.hooks.cache.save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        cache.to(torch.float16).save(path)
+    assert ActivationCache.load(path, odd.core)["encoder.hook_out"].dtype == torch.float32
+    assert [p.name for p in tmp_path.iterdir()] == ["clip.safetensors"]
+
+
+def test_broken_files_are_named(one: Twins, odd: Twins, cache: ActivationCache, tmp_path: Path) -> None:
+    good = tmp_path / "good.safetensors"
+    cache.save(good)
+    broken = {
+        "truncated": good.read_bytes()[:-100],
+        "empty": b"",
+        "text": b"not tensors at all, but long enough to look at",
+        "pickle": b"\x80\x04\x95" + bytes(100),
+    }
+    for name, content in broken.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=f"{name} is not a readable ActivationCache"):
+            ActivationCache.load(path, odd.core)
+    with pytest.raises(CheckpointError, match="missing: no such file"):
+        ActivationCache.load(tmp_path / "missing", odd.core)
+    with pytest.raises(CheckpointError, match="not a readable"):
+        ActivationCache.load(tmp_path, odd.core)
+    save_file({"weight": torch.ones(2)}, tmp_path / "weights")
+    with pytest.raises(CheckpointError, match="weights is a safetensors file, but not a saved ActivationCache"):
+        ActivationCache.load(tmp_path / "weights", odd.core)
+    with pytest.raises(UnknownHookError, match="did you mean"):
+        ActivationCache.load(good, one.core)  # a model with fewer blocks
