@@ -1,0 +1,131 @@
+"""What a finding runs on: a model and its untrained twin, clips with alignments, and the truth if there is one."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from hooked_whisper.findings.transcripts import Transcriber, normalize_words
+from hooked_whisper.findings.truth import Truth
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.protocols import Alignment
+
+T = TypeVar("T")
+ENCODER_BATCH = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Utterance:
+    """One clip: 16 kHz audio and who said what when. ``alignment.text`` is the reference."""
+
+    audio: Float[np.ndarray, "sample"]
+    alignment: Alignment
+
+    @property
+    def id(self) -> str:
+        return self.alignment.utterance
+
+    @property
+    def text(self) -> str:
+        return self.alignment.text
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """Everything a finding may use. Made once per run; what several findings need is computed once and kept.
+
+    Attributes:
+        untrained: the same architecture with seeded random weights: the control that knows nothing.
+        reference: ``"truth"`` if the utterances' texts are what was said, ``"model"`` if they are what this model
+            wrote without intervention (real recordings, whose truth nobody gave).
+        truth: the world behind the model, or ``None``.
+        facts: what the weights' metadata say, and where the clips are from, for the record.
+    """
+
+    model: HookedWhisper
+    untrained: HookedWhisper
+    utterances: tuple[Utterance, ...]
+    truth: Truth | None = None
+    reference: Literal["truth", "model"] = "truth"
+    language: str = "en"
+    seed: int = 0
+    progress: bool = False
+    facts: dict[str, Any] | None = None
+
+    def rng(self, name: str) -> np.random.Generator:
+        """A generator of its own for each use, so that one finding's draws do not move another's."""
+        return np.random.default_rng([self.seed, zlib.crc32(name.encode())])
+
+    def track(self, steps: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+        """The same steps, with a progress bar on stderr if this context shows progress."""
+        yield from tqdm(steps, desc=what, total=total, disable=not self.progress, leave=False)
+
+    @property
+    def seconds_per_position(self) -> float:
+        return self.model.time.seconds_per_position
+
+    def transcriber(self, model: HookedWhisper | None = None) -> Transcriber:
+        """Greedy decoding without timestamps, long enough for these clips."""
+        longest = max((len(u.text.split()) for u in self.utterances), default=8)
+        tokens = 2 * longest + 4 if self.reference == "truth" else 224
+        return Transcriber(self.model if model is None else model, self.language, tokens)
+
+    @cached_property
+    def references(self) -> list[str]:
+        """The utterances' texts in the form in which words are compared."""
+        return [normalize_words(u.text) for u in self.utterances]
+
+    def mels(self, indices: Iterable[int]) -> Float[Tensor, "clip mel frame"]:
+        return self.model.to_mel([self.utterances[i].audio for i in indices])
+
+    def batches(self, size: int = ENCODER_BATCH) -> list[list[int]]:
+        """Indices of the utterances, in batches."""
+        order = list(range(len(self.utterances)))
+        return [order[at : at + size] for at in range(0, len(order), size)]
+
+    @cached_property
+    def encoded(self) -> Float[Tensor, "clip position d_model"]:
+        """Encoder output of every utterance, without intervention; computed once."""
+        rows = []
+        with torch.no_grad():
+            for some in self.track(self.batches(), "encoding"):
+                rows.append(self.model.embed_audio(self.mels(some)))
+        return torch.cat(rows)
+
+    @cached_property
+    def transcripts(self) -> list[str]:
+        """What the model writes without intervention; computed once."""
+        return self.transcriber()(self.encoded, track=lambda x: self.track(x, "decoding"))
+
+    @cached_property
+    def n_positions(self) -> list[int]:
+        """Encoder positions that each clip fills; the rest of the window is padding."""
+        time = self.model.time
+        return [time.n_positions(min(len(u.audio) / time.sample_rate, time.duration)) for u in self.utterances]
+
+    def inputs(self) -> dict[str, Any]:
+        """The utterances, for the record."""
+        seconds = [len(u.audio) / self.model.time.sample_rate for u in self.utterances]
+        return {
+            "utterances": len(self.utterances),
+            "seconds": round(float(np.sum(seconds)), 2),
+            "median_seconds": round(float(np.median(seconds)), 2) if seconds else 0,
+            "speakers": sorted({u.alignment.speaker for u in self.utterances}),
+            "reference": self.reference,
+            "seed": self.seed,
+            **(self.facts or {}),
+        }
+
+
+def released_name(name: str) -> str:
+    """``"openai/whisper-tiny" -> "tiny"``"""
+    return name.removeprefix("openai/").removeprefix("whisper-")

@@ -1,0 +1,81 @@
+"""The parts of a finding that are not judged: arrays with named axes, published numbers, example transcripts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """One axis of a measurement: what its entries are (numbers in ``unit``, or labels)."""
+
+    name: str
+    entries: tuple[Any, ...]
+    unit: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """An array whose axes have names and entries. NaN is "undefined" and is written as ``null``."""
+
+    name: str
+    axes: tuple[Axis, ...]
+    values: np.ndarray
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        values = np.asarray(self.values, dtype=float)
+        object.__setattr__(self, "values", values)
+        lengths = tuple(len(axis.entries) for axis in self.axes)
+        if values.shape != lengths:
+            raise ValueError(f"measurement {self.name!r}: values {values.shape} do not fit its axes {lengths}")
+
+    def axis(self, name: str) -> Axis:
+        for axis in self.axes:
+            if axis.name == name:
+                return axis
+        raise KeyError(f"measurement {self.name!r} has no axis {name!r}: {[a.name for a in self.axes]}")
+
+    def at(self, **where: Any) -> np.ndarray:
+        """The values where each named axis has that entry: ``m.at(rows="all")``."""
+        index: list[Any] = []
+        unknown = set(where) - {axis.name for axis in self.axes}
+        if unknown:
+            raise KeyError(f"measurement {self.name!r} has no axis {sorted(unknown)}")
+        for axis in self.axes:
+            index.append(axis.entries.index(where[axis.name]) if axis.name in where else slice(None))
+        return self.values[tuple(index)]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells to print: what someone else published, or ours beside it; ``source`` says whose."""
+
+    title: str
+    source: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of an example's audio, in seconds."""
+
+    start: float
+    end: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """What was said and what was written: ``transcripts`` are (condition, text). ``utterance`` finds the audio."""
+
+    utterance: str
+    speaker: str
+    reference: str
+    transcripts: tuple[tuple[str, str], ...]
+    spans: tuple[Span, ...] = ()
+    note: str = ""

@@ -1,0 +1,84 @@
+"""Every finding by its id: what it is, how to run it, how to draw it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hooked_whisper.errors import HookedWhisperError, closest
+from hooked_whisper.findings import bigrams, cut_words, neighbours, windows
+from hooked_whisper.findings.context import Context
+from hooked_whisper.findings.drawing import draw_bigrams, draw_cut_words, draw_neighbours, draw_windows
+from hooked_whisper.findings.finding import Finding
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One experiment. ``needs_speech``: it does nothing without clips."""
+
+    id: str
+    title: str
+    claim: str
+    protocol: str
+    run: Callable[[Context], Finding]
+    draw: Callable[[Finding], list[Figure]]
+    needs_speech: bool
+
+
+def _entry(module: object, draw: Callable[[Finding], list[Figure]], needs_speech: bool) -> Entry:
+    m: object = module
+    return Entry(m.ID, m.TITLE, m.CLAIM, m.PROTOCOL, m.run, draw, needs_speech)  # type: ignore[attr-defined]
+
+
+REGISTRY: dict[str, Entry] = {
+    entry.id: entry
+    for entry in (
+        _entry(bigrams, draw_bigrams, False),
+        _entry(neighbours, draw_neighbours, False),
+        _entry(windows, draw_windows, True),
+        _entry(cut_words, draw_cut_words, True),
+    )
+}
+
+
+def chosen(ids: str | None) -> list[Entry]:
+    """Entries for ``"F2,F9"`` (any case), in the registry's order; all for ``None``.
+
+    Raises:
+        HookedWhisperError: an id that does not exist.
+    """
+    if ids is None:
+        return list(REGISTRY.values())
+    wanted = [one.strip().upper() for one in ids.split(",") if one.strip()]
+    unknown = [one for one in wanted if one not in REGISTRY]
+    if unknown or not wanted:
+        near = closest(unknown[0], REGISTRY) if unknown else []
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        name = repr(unknown[0]) if unknown else "''"
+        raise HookedWhisperError(f"no finding {name}{hint}: there are {', '.join(REGISTRY)}")
+    return [entry for entry in REGISTRY.values() if entry.id in wanted]
+
+
+def run_finding(entry: Entry, context: Context) -> Finding:
+    """Run one; if it breaks, the finding says so and the others go on. An interruption is passed on."""
+    try:
+        return entry.run(context)
+    except Exception as error:
+        log.exception("finding %s failed", entry.id)
+        return Finding(
+            id=entry.id,
+            title=entry.title,
+            claim=entry.claim,
+            protocol=entry.protocol,
+            model=context.model.cfg.name,
+            inputs={},
+            parameters={},
+            error=f"{type(error).__name__}: {error}",
+        )

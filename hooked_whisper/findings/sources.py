@@ -1,0 +1,152 @@
+"""Where a finding's clips and truth come from: the spoken world, or a user's own recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hooked_whisper.audio import load_audio
+from hooked_whisper.errors import AudioError
+from hooked_whisper.findings.context import Utterance
+from hooked_whisper.findings.transcripts import normalize_words
+from hooked_whisper.findings.truth import Truth, make_truth
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.protocols import Alignment, Interval
+from hooked_whisper.speech.world import SpokenWorld
+
+LEAD = 0.5  # seconds of silence before a synthetic clip, so that a cut can be moved to before its first word
+DEMO = "demo"
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Utterances and a sentence on where they are from."""
+
+    utterances: tuple[Utterance, ...]
+    origin: str
+
+
+def world_of(model: str) -> SpokenWorld | None:
+    """The world that a model was trained on: the packaged one for ``demo``, or one saved beside the weights."""
+    if model == DEMO:
+        return SpokenWorld.default()
+    folder = Path(model)
+    return SpokenWorld.load(folder) if (folder / "grammar.json").is_file() else None
+
+
+def truth_of(world: SpokenWorld, model: HookedWhisper) -> Truth:
+    """What is true in a world, with this model's token ids."""
+    from hooked_whisper.speech.corpus import CorpusConfig
+    from hooked_whisper.speech.grammar import MAX_WORDS, MIN_WORDS
+
+    return make_truth(
+        world.words,
+        {word: model.to_single_token(f" {word}") for word in world.words},
+        model.tokenizer.eot,
+        np.asarray(world.transition_matrix),
+        world.sounds.phones,
+        world.sounds.rhyme_of,
+        shortest=MIN_WORDS,
+        longest=MAX_WORDS,
+        sentences=CorpusConfig().train,
+    )
+
+
+def held_out_sentences(world: SpokenWorld, count: int, seed: int) -> list[str]:
+    """New sentences of the grammar, three words or more, none of which was in training (training is replayed)."""
+    from hooked_whisper.speech.corpus import CorpusConfig, plan
+
+    shards = plan(CorpusConfig(seed=world.grammar.seed), world.grammar)
+    known = {job.text for name, jobs in shards.items() if name.startswith("train") for job in jobs}
+    found: dict[str, None] = {}
+    for text in world.grammar.sentences(np.random.default_rng([seed, 77])):
+        if len(text.split()) >= 3 and text not in known:
+            found[text] = None
+        if len(found) == count:
+            break
+    return list(found)
+
+
+def synthetic_clips(world: SpokenWorld, count: int, seed: int = 0) -> Clips:
+    """Held-out sentences spoken by a held-out speaker (espeak-ng); the packaged clips if there is no synthesiser."""
+    speaker = next(s for s in world.speakers if s.split == "held-out" and s.synthesiser == "espeak")
+    texts = held_out_sentences(world, 2 * count, seed)  # some sentences have words the synthesiser runs together
+    utterances: list[Utterance] = []
+    try:
+        for text in texts:
+            if len(utterances) == count:
+                break
+            try:
+                audio, alignment = world.say(text, speaker.id)
+            except ValueError:
+                continue
+            alignment = replace(alignment, utterance=f"{speaker.id}-{len(utterances):03d}")
+            utterances.append(_with_lead(audio, alignment))
+    except (RuntimeError, OSError, ImportError) as error:
+        return packaged_clips(world, count, f"no synthesiser ({error})")
+    return Clips(
+        tuple(utterances), f"{len(utterances)} held-out sentences spoken by held-out speaker {speaker.id} (espeak-ng)"
+    )
+
+
+def packaged_clips(world: SpokenWorld, count: int, why: str) -> Clips:
+    """The held-out recordings that ship with the package."""
+    clips = world.clips()[:count]
+    utterances = tuple(_with_lead(clip.audio, clip.alignment) for clip in clips)
+    return Clips(utterances, f"{why}: the {len(utterances)} packaged held-out clips instead")
+
+
+def _with_lead(audio: np.ndarray, alignment: Alignment) -> Utterance:
+    lead = np.zeros(round(LEAD * 16_000), np.float32)
+    return Utterance(np.concatenate([lead, audio.astype(np.float32)]), alignment.shifted(LEAD))
+
+
+def recordings(model: HookedWhisper, files: Sequence[str], language: str) -> Clips:
+    """A user's files in windows of the model's length; text and word times are the model's own, without intervention.
+
+    Raises:
+        AudioError: a file that is missing or is not audio.
+    """
+    utterances: list[Utterance] = []
+    window = model.time.n_samples
+    for file in files:
+        samples = load_audio(file).detach().cpu().float()
+        for number, start in enumerate(range(0, len(samples), window)):
+            part = samples[start : start + window]
+            if len(part) < 1600:
+                continue
+            name = Path(file).name if len(samples) <= window else f"{Path(file).name} #{number + 1}"
+            utterances.append(_recorded(model, part, name, language))
+    if not utterances:
+        raise AudioError("the audio files have less than 0.1 s of sound in them: give longer ones")
+    files_word = "file" if len(files) == 1 else "files"
+    return Clips(
+        tuple(utterances), f"{len(utterances)} windows of {len(files)} {files_word}; text and times by the model"
+    )
+
+
+def _recorded(model: HookedWhisper, samples: torch.Tensor, name: str, language: str) -> Utterance:
+    duration = len(samples) / model.time.sample_rate
+    result = model.transcribe(
+        samples,
+        language=language,
+        temperature=0,
+        word_timestamps=True,
+        without_timestamps=True,
+        condition_on_previous_text=False,
+        no_speech_threshold=None,
+        logprob_threshold=None,
+        compression_ratio_threshold=None,
+    )
+    words = []
+    for word in result.words:
+        label = normalize_words(word["word"])
+        start, end = max(0.0, float(word["start"])), min(duration, float(word["end"]))
+        if label:
+            words.append(Interval(start, max(start, end), label))
+    text = " ".join(w.label for w in words)
+    return Utterance(samples.numpy(), Alignment(name, name, text, duration, tuple(words)))
