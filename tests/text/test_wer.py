@@ -156,13 +156,13 @@ def test_diff_reconstructs_both_texts(reference: str, hypothesis: str) -> None:
 
 
 def test_diff_shows_words_as_written() -> None:
-    ops = word_diff("Hello, big wide world", "hello world! again")
+    ops = word_diff("Hello, big wide world", "hello world!")
     assert [(op.kind, op.reference, op.hypothesis) for op in ops] == [
         ("equal", ("Hello,",), ("hello",)),
         ("delete", ("big", "wide"), ()),
         ("equal", ("world",), ("world!",)),
-        ("insert", (), ("again",)),
     ]
+    assert [(op.kind, op.hypothesis) for op in word_diff("a", "a b")] == [("equal", ("a",)), ("insert", ("b",))]
     assert [op.kind for op in word_diff("one two", "one three")] == ["equal", "substitute"]
     assert [op.kind for op in word_diff("Hello", "hello", key=str)] == ["substitute"]
     assert [op.kind for op in word_diff("-- don't", "– DON'T")] == ["substitute", "equal"]
