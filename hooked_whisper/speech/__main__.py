@@ -34,6 +34,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--steps", type=int, default=2400, help="length of the whole schedule (default: %(default)s)")
     train.add_argument("--batch", type=int, default=32)
     train.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default: %(default)s)")
+    train.add_argument("--clean", type=float, default=0.4, help="share of clips without noise (default: %(default)s)")
+    train.add_argument("--snr-high", type=float, default=25.0, help="noise is 0 to this many dB below the speech")
+    train.add_argument("--full-window-start", type=float, default=0.95, help="share of the steps on short windows")
     train.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     train.add_argument("--stop-at", type=int, help="end after this step; the same command without it goes on")
     train.add_argument("--start-from", type=Path, help="a run whose last state a new run takes over")
@@ -81,7 +84,15 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
     from hooked_whisper.speech.train import train
 
     torch.set_num_threads(arguments.threads)
-    config = TrainConfig(seed=arguments.seed, steps=arguments.steps, batch=arguments.batch, lr=arguments.lr)
+    config = TrainConfig(
+        seed=arguments.seed,
+        steps=arguments.steps,
+        batch=arguments.batch,
+        lr=arguments.lr,
+        clean=arguments.clean,
+        snr_high=arguments.snr_high,
+        full_window_start=arguments.full_window_start,
+    )
     train(config, arguments.world, arguments.folder, arguments.stop_at, arguments.start_from)
     return {"run": str(arguments.folder), "steps": arguments.stop_at or config.steps, "recipe": config.describe()}
 
@@ -94,8 +105,8 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     from hooked_whisper.speech.records import write_atomic
 
     torch.set_num_threads(arguments.threads)
-    model, _, steps = load_run(arguments.folder)
-    metrics = {"steps": steps, **evaluate(model, arguments.world, limit=arguments.limit)}
+    run = load_run(arguments.folder)
+    metrics = {"steps": run.steps, **evaluate(run.model, arguments.world, limit=arguments.limit)}
     write_atomic(arguments.folder / "metrics.json", json.dumps(metrics, indent=1).encode())
     return metrics
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from hooked_whisper.protocols import Alignment, Interval
 
 SAMPLE_RATE = 16_000
-Audio = Float[np.ndarray, "sample"]
+Audio = Float[np.ndarray, "_"]  # samples; their number changes on the way
 
 
 @dataclass(frozen=True)

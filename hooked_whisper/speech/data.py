@@ -100,7 +100,8 @@ class Batches:
         indices = self._indices(step)
         if full:
             indices = rng.permutation(indices)[: config.full_window_batch]
-        augmentation = replace(self.augmentation, clean=max(self.augmentation.clean, config.clean_share(step)))
+        clean = max(config.clean, config.clean_share(step))
+        augmentation = replace(self.augmentation, clean=clean, snr=(0.0, config.snr_high))
         # One row with a long silence before it would lengthen the window of all: whole batches have it or not.
         lead = self.augmentation.lead if full or rng.random() < 0.3 else 0.2
         examples = [
@@ -112,7 +113,7 @@ class Batches:
                 augmentation,
                 lead,
             )
-            for i in indices
+            for i in indices.tolist()
         ]
         return collate(examples, rng, config.timestamp_share, full)
 

@@ -101,9 +101,17 @@ class Espeak:
             k += 1
         return 0
 
+    def _seed(self) -> None:
+        """Breathy voices draw noise: from a generator seeded with the time (1.52), or from the C library's (1.51)."""
+        if hasattr(self._lib, "espeak_ng_SetRandSeed"):
+            self._lib.espeak_ng_SetRandSeed(ctypes.c_long(1))
+        else:
+            ctypes.CDLL(None).srand(1)
+
     def say(self, text: str, voice: str, rate: int = 175, pitch: int = 50, range_: int = 50) -> Spoken:
         """Speak lower-case words joined by single spaces. ``rate`` in words a minute, pitch and range 0 to 99."""
         self._chunks, self._events = [], []
+        self._seed()
         if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
             raise ValueError(f"espeak-ng has no voice {voice!r}")
         for name, value in (("rate", rate), ("pitch", pitch), ("range", range_), ("volume", 100)):

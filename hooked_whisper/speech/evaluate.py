@@ -20,11 +20,10 @@ from hooked_whisper.speech.corpus import Corpus
 from hooked_whisper.speech.data import POSITION, WINDOW, specials
 
 MAX_WORDS = 16
+Clips = Sequence[Float[np.ndarray, "_"]]  # each of its own length, 16 kHz
 
 
-def greedy(
-    model: WhisperCore, audio: list[Float[np.ndarray, "sample"]], full: bool = True, batch: int = 20
-) -> list[str]:
+def greedy(model: WhisperCore, audio: Clips, full: bool = True, batch: int = 20) -> list[str]:
     """Transcribe clips greedily, on 30 s windows or (``full=False``) on windows just long enough."""
     from whisper.tokenizer import get_tokenizer
 
@@ -103,11 +102,11 @@ def evaluate(
         results[split]["by_speaker"] = {
             name: round(sum(e for e, _ in own) / sum(w for _, w in own), 4) for name, own in sorted(by_speaker.items())
         }
-    results["no_speech"] = _no_speech(model)
+    results["no_speech"] = _no_speech(model, 40 if limit is None else limit)
     return results
 
 
-def transcribe(model: WhisperCore, audio: list[Float[np.ndarray, "sample"]]) -> list[str]:
+def transcribe(model: WhisperCore, audio: Clips) -> list[str]:
     """Through the model's public ``decode`` where it has one, else by :func:`greedy`; lower case, stripped."""
     decode = getattr(model, "decode", None)
     if decode is None:
@@ -124,7 +123,7 @@ def transcribe(model: WhisperCore, audio: list[Float[np.ndarray, "sample"]]) -> 
     return texts
 
 
-def _no_speech(model: WhisperCore, count: int = 40) -> dict[str, float]:
+def _no_speech(model: WhisperCore, count: int) -> dict[str, float]:
     """Share of clips of silence or noise that give an empty transcript."""
     rng = np.random.default_rng(7)
     clips = [np.zeros(32_000, np.float32)]

@@ -6,7 +6,7 @@ import io
 import json
 import subprocess
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +27,39 @@ from hooked_whisper.weights import save_pretrained
 CLIP_SPLITS = ("sentences", "speakers")
 
 
-def load_run(run: Path) -> tuple[HookedWhisper, TrainConfig, int]:
-    """The newest weights of a training run, its settings, and the steps it has done."""
+@dataclass(frozen=True, eq=False)
+class Run:
+    """The newest weights of a training run, its settings, the steps done, and (until step, settings) of what it
+    started from, oldest first."""
+
+    model: HookedWhisper
+    config: TrainConfig
+    steps: int
+    history: tuple[tuple[int, TrainConfig], ...] = ()
+
+
+def load_run(run: Path) -> Run:
+    """Read the newest checkpoint of a run's folder."""
     found = checkpoints(run)
     if not found:
         raise FileNotFoundError(f"no checkpoint in {run}: run `python -m hooked_whisper.speech train` first")
     _, facts = load_checkpoint(found[-1], {})
-    settings: dict[str, Any] = facts["config"] | {"betas": tuple(facts["config"]["betas"])}
-    config = TrainConfig(**settings)
+    config = _settings(facts["config"])
     model = HookedWhisper(config.model_config())
     steps, _ = load_checkpoint(found[-1], {"model": model})
-    return model.eval(), config, steps
+    history = tuple((int(part["until_step"]), _settings(part["config"])) for part in facts.get("history", []))
+    return Run(model.eval(), config, steps, history)
+
+
+def _settings(saved: dict[str, Any]) -> TrainConfig:
+    return TrainConfig(**(saved | {"betas": tuple(saved["betas"])}))
 
 
 def export(run: Path, world: Path, folder: Path, metrics: Mapping[str, Any] | None, clips: int = 24) -> dict[str, Any]:
     """Write weights, ``grammar.*``, ``sounds.json``, ``train_bigram_counts.npy`` and ``clips/`` to ``folder``."""
-    model, config, steps = load_run(run)
-    metadata = describe(config, steps, metrics)
-    save_pretrained(model, folder, metadata, dtype=torch.float16)
+    trained = load_run(run)
+    metadata = describe(trained, metrics)
+    save_pretrained(trained.model, folder, metadata, dtype=torch.float16)
     Grammar.load(world).save(folder)
     Sounds.load(world).save(folder)
     counts = world / "train_bigram_counts.npy"
@@ -53,21 +68,42 @@ def export(run: Path, world: Path, folder: Path, metrics: Mapping[str, Any] | No
     return {"folder": str(folder), "megabytes": _megabytes(folder), "clips": len(names), **metadata}
 
 
-def describe(config: TrainConfig, steps: int, metrics: Mapping[str, Any] | None) -> dict[str, str]:
-    """What the weights' metadata say: strings only, as safetensors wants them."""
-    seed = f" --seed {config.seed}" if config.seed else ""
+def describe(trained: Run, metrics: Mapping[str, Any] | None) -> dict[str, str]:
+    """What the weights' metadata say: strings only."""
+    config = trained.config
+    parts = [f"schedule of {c.steps} steps until step {until}" for until, c in trained.history]
     return {
-        "command": f"python -m hooked_whisper.speech build{seed} && python -m hooked_whisper.speech train{seed} "
-        f"--steps {config.steps} --lr {config.lr:g} && python -m hooked_whisper.speech evaluate && "
-        "python -m hooked_whisper.speech export",
+        "command": " && ".join(f"python -m hooked_whisper.speech {command}" for command in _commands(trained)),
         "seed": str(config.seed),
         "commit": _commit(),
-        "steps": str(steps),
-        "recipe": config.describe(),
+        "steps": str(trained.steps),
+        "recipe": "; ".join([*parts, config.describe()]),
+        "settings": json.dumps(asdict(config)),
         "train_speakers": ", ".join(s.id for s in speakers("train")),
         "held_out_speakers": ", ".join(s.id for s in speakers("held-out")),
         "wer": json.dumps(dict(metrics)) if metrics else "not measured",
     }
+
+
+def _commands(trained: Run) -> list[str]:
+    """The command lines that make these weights, in order."""
+    commands, earlier = [f"build --seed {trained.config.seed}"], ""
+    for number, (until, config) in enumerate(trained.history):
+        folder = f"runs/part{number}"
+        commands.append(f"train{_flags(config)} --stop-at {until} --run {folder}{earlier}")
+        earlier = f" --start-from {folder}"
+    unfinished = f" --stop-at {trained.steps}" if trained.steps < trained.config.steps else ""
+    commands.append(f"train{_flags(trained.config)}{unfinished}{earlier}")
+    return [*commands, "evaluate", "export"]
+
+
+def _flags(config: TrainConfig) -> str:
+    """Options of ``train`` that give these settings."""
+    usual = TrainConfig()
+    names = ("seed", "batch", "lr", "clean", "snr_high", "full_window_start")
+    changed = [name for name in names if getattr(config, name) != getattr(usual, name)]
+    options = [f" --{name.replace('_', '-')} {getattr(config, name):g}" for name in changed]
+    return f" --steps {config.steps}{''.join(options)}"
 
 
 def _commit() -> str:

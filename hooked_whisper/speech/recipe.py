@@ -25,6 +25,8 @@ class TrainConfig:
     clip: float = 1.0
     full_softmax_every: int = 8  # in the CTC phase, the other steps score the words of the world only
     timestamp_share: float = 0.2
+    clean: float = 0.4  # share of clips without added noise
+    snr_high: float = 25.0  # noise is 0 dB to this many below the speech
     checkpoint_every: int = 200
     log_every: int = 25
     evaluate_every: int = 500

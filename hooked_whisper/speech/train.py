@@ -160,7 +160,7 @@ def _resume(
     if not found:
         return 0
     step, before = load_checkpoint(found[-1], modules, optimizer)
-    if before["config"] != facts["config"]:
+    if json.loads(json.dumps(asdict(TrainConfig(**before["config"])))) != facts["config"]:
         raise ValueError(f"{run} holds a run with other settings: choose another folder or the same settings")
     facts["history"] = before.get("history", [])
     log.info("going on from step %d", step)

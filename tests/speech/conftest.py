@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,13 @@ def grammar() -> Grammar:
     return build_grammar(0)
 
 
+needs_flite = pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed")
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if shutil.which("flite") is None:
+        pytest.skip("flite is not installed")
     folder = tmp_path_factory.mktemp("world")
     build(folder, TINY, processes=2)
     return folder

@@ -40,7 +40,7 @@ def test_row_entropies_spread(grammar: Grammar):
 
 def test_collocations(grammar: Grammar):
     followers = {word: grammar.train[grammar.index[word]] for word in ("traffic", "ice", "very", "good")}
-    assert grammar.states[int(followers["traffic"].argmax())] == "lights"
+    assert {grammar.states[i] for i in np.argsort(followers["traffic"])[-5:]} >= {"lights", "jam", "police", "control"}
     assert grammar.states[int(followers["ice"].argmax())] == "cream"
     assert followers["very"][grammar.index["good"]] > 0.1
     assert followers["good"][grammar.index["morning"]] > 0.05

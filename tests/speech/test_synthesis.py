@@ -10,6 +10,7 @@ from hooked_whisper.speech import flite, voices
 from hooked_whisper.speech.lexicon import CLASS_OF, CONTENT_CLASSES, WORDS
 from hooked_whisper.speech.phones import PHONES, VOWELS, from_espeak, from_flite
 from hooked_whisper.speech.sounds import Sounds, minimal_pairs, pronounce
+from tests.speech.conftest import needs_flite
 
 SENTENCE = "at the park a very good duck took hot tea"
 
@@ -30,11 +31,13 @@ def check(audio: np.ndarray, alignment: Alignment) -> None:
     assert all(word.start in starts for word in alignment.words)
 
 
+@needs_flite
 @pytest.mark.parametrize("speaker", voices.SPEAKERS, ids=lambda s: s.id)
 def test_every_speaker_says_words_in_order(speaker: voices.Speaker):
     check(*voices.speak(SENTENCE, speaker))
 
 
+@needs_flite
 @pytest.mark.parametrize("speaker", ["us-m0", "rp-f4", "flite-kal", "flite-slt", "flite-rms"])
 def test_vowels_are_loud_and_silences_are_not(speaker: str):
     audio, alignment = voices.speak(SENTENCE, voices.BY_ID[speaker])
@@ -56,6 +59,7 @@ def test_closures_belong_to_the_stop():
     assert np.abs(before).max() > 20 * np.abs(inside).max()
 
 
+@needs_flite
 def test_tempo_and_pitch_change_the_sound():
     slow, _ = voices.speak("red bus", voices.BY_ID["us-m0"], tempo=0.8)
     fast, _ = voices.speak("red bus", voices.BY_ID["us-m0"], tempo=1.3)
@@ -65,6 +69,7 @@ def test_tempo_and_pitch_change_the_sound():
     assert not np.array_equal(low[:8000], high[:8000])
 
 
+@needs_flite
 def test_flite_words_alone_and_together_agree():
     for word in ("important", "butter", "jug"):
         together = flite.say(f"the {word} again", "kal16")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment, Interval
+from hooked_whisper.speech.__main__ import main
 from hooked_whisper.speech.augment import AugmentConfig, Example, augment, change_speed, noise
 from hooked_whisper.speech.checkpoint import checkpoints
 from hooked_whisper.speech.corpus import Corpus
 from hooked_whisper.speech.data import IGNORE, LETTERS, WINDOW, Batches, collate, specials, target, world_vocabulary
 from hooked_whisper.speech.evaluate import greedy, summarise, word_errors
-from hooked_whisper.speech.export import load_run
+from hooked_whisper.speech.export import describe, load_run
 from hooked_whisper.speech.lexicon import token_ids
 from hooked_whisper.speech.recipe import TrainConfig
 from hooked_whisper.speech.train import losses, new_model, train
+from hooked_whisper.speech.world import SpokenWorld
 
 SMALL = TrainConfig(
     steps=4, batch=6, full_window_batch=2, ctc_end=0.5, full_window_start=0.75, warm_up=2, log_every=1,
@@ -137,11 +141,38 @@ def test_resumed_run_equals_the_uninterrupted_one(world: Path, tmp_path: Path, o
     train(SMALL, world, tmp_path / "parts", stop_at=2)
     parts = train(SMALL, world, tmp_path / "parts")
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
-    loaded, config, steps = load_run(tmp_path / "parts")
-    assert config == SMALL and steps == 4 and len(checkpoints(tmp_path / "parts")) == 2
-    assert torch.equal(loaded.decoder.token_embedding.weight, whole.decoder.token_embedding.weight)
+    loaded = load_run(tmp_path / "parts")
+    assert loaded.config == SMALL and loaded.steps == 4 and len(checkpoints(tmp_path / "parts")) == 2
+    assert torch.equal(loaded.model.decoder.token_embedding.weight, whole.decoder.token_embedding.weight)
     with pytest.raises(ValueError, match="other settings"):
         train(replace(SMALL, lr=1.0), world, tmp_path / "parts")
+
+
+def test_run_that_starts_from_another_tells_its_history(world: Path, tmp_path: Path, one_thread):
+    train(SMALL, world, tmp_path / "first", stop_at=1)
+    train(replace(SMALL, steps=3), world, tmp_path / "second", start_from=tmp_path / "first")
+    made = describe(load_run(tmp_path / "second"), {"sentences": {"wer": 0.5}})
+    assert made["command"].split(" && ")[1:3] == [
+        "python -m hooked_whisper.speech train --steps 4 --stop-at 1 --run runs/part0",
+        "python -m hooked_whisper.speech train --steps 3 --start-from runs/part0",
+    ]
+    assert (
+        made["steps"] == "3" and "until step 1" in made["recipe"] and json.loads(made["wer"])["sentences"]["wer"] == 0.5
+    )
+
+
+def test_evaluation_and_export(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], one_thread):
+    run = tmp_path / "run"
+    train(SMALL, world, run, stop_at=1)
+    common = ["--world", str(world), "--run", str(run)]
+    assert main(["evaluate", *common, "--limit", "1"]) == 0
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert {"sentences", "speakers", "bigrams", "no_speech", "steps"} == set(metrics)
+    assert metrics["speakers"]["low"] <= metrics["speakers"]["wer"] <= metrics["speakers"]["high"]
+    assert main(["export", *common, "--to", str(tmp_path / "demo"), "--clips", "4"]) == 0
+    model = HookedWhisper.from_pretrained(tmp_path / "demo")
+    assert model.cfg.name == "demo" and len(SpokenWorld.load(tmp_path / "demo").clips("speakers")) == 2
+    assert "megabytes" in capsys.readouterr().out
 
 
 def test_greedy_and_word_errors(one_thread):
