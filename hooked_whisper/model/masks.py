@@ -93,26 +93,31 @@ def combine_masks(entries: Sequence[MaskEntry], causal: bool, now: Pass) -> Tens
 
 def _evaluate(entry: MaskEntry, now: Pass) -> Tensor:
     if isinstance(entry.mask, Tensor):
-        return _cut(entry.mask.to(now.device), now)
+        return _cut(entry.mask.to(now.device), now, now.start, fixed=False)
     query = torch.arange(now.start, now.start + now.n_query, device=now.device)
     mask = entry.mask(query, torch.arange(now.n_key, device=now.device))
     if not isinstance(mask, Tensor):
         raise MaskError(f"the mask rule for {now.name} returned {type(mask).__name__}, not a tensor")
     _check_dtype(mask, now.name)
-    return mask
+    return _cut(mask, now, 0, fixed=True)
 
 
-def _cut(mask: Tensor, now: Pass) -> Tensor:
-    """The queries and keys of this pass. In the decoder a mask may be larger than the tokens so far."""
+def _cut(mask: Tensor, now: Pass, start: int, fixed: bool) -> Tensor:
+    """The queries (from ``start`` on) and keys of this pass, with at least these two axes.
+
+    In the decoder a mask may be larger than the tokens so far, unless it is ``fixed``: made for this pass by a rule.
+    """
     if mask.dim() > 4 or mask.dim() < 1:
         raise MaskError(f"mask for {now.name}: needs 1 to 4 axes [batch, head, query, key], got {tuple(mask.shape)}")
+    if mask.dim() == 1:
+        mask = mask[None]
     if mask.shape[-1] != 1:
-        _check_size(mask, -1, "key", now.n_key, growing=now.kind == "decoder", now=now)
+        _check_size(mask, -1, "key", now.n_key, growing=now.kind == "decoder" and not fixed, now=now)
         mask = mask[..., : now.n_key]
-    if mask.dim() >= 2 and mask.shape[-2] != 1:
-        stop = now.start + now.n_query
-        _check_size(mask, -2, "query", stop, growing=now.kind != "encoder", now=now)
-        mask = mask[..., now.start : stop, :]
+    if mask.shape[-2] != 1:
+        stop = start + now.n_query
+        _check_size(mask, -2, "query", stop, growing=now.kind != "encoder" and not fixed, now=now)
+        mask = mask[..., start:stop, :]
     for axis, what, size in ((-3, "head", now.n_heads), (-4, "batch", now.batch)):
         if mask.dim() >= -axis and mask.shape[axis] not in (1, size):
             raise MaskError(f"mask for {now.name}: axis {what} has {mask.shape[axis]} entries, needs 1 or {size}")
@@ -167,7 +172,7 @@ def resolve_target(target: Any, names: Sequence[str], n_heads: dict[str, int]) -
 
     ``"encoder"``, ``"decoder"`` (its self-attention), ``"cross_attn"``; one block (``"encoder.blocks.2"``);
     one attention (``"decoder.blocks.1.cross_attn"``); globs of those; any of them with heads: ``(target, 3)``,
-    ``(target, [0, 3])`` or ``"encoder.blocks.2.head.3"``.
+    ``(target, (0, 3))`` or ``"encoder.blocks.2.head.3"``.
     """
     heads: tuple[int, ...] | None = None
     if isinstance(target, tuple) and len(target) == 2:
