@@ -123,7 +123,7 @@ def transcribe(model: WhisperCore, audio: Clips) -> list[str]:
     return texts
 
 
-def _no_speech(model: WhisperCore, count: int) -> dict[str, float]:
+def _no_speech(model: WhisperCore, count: int) -> dict[str, int | float]:
     """Share of clips of silence or noise that give an empty transcript."""
     rng = np.random.default_rng(7)
     clips = [np.zeros(32_000, np.float32)]

@@ -44,15 +44,13 @@ def load_run(run: Path) -> Run:
     if not found:
         raise FileNotFoundError(f"no checkpoint in {run}: run `python -m hooked_whisper.speech train` first")
     _, facts = load_checkpoint(found[-1], {})
-    config = _settings(facts["config"])
+    config = TrainConfig.from_dict(facts["config"])
     model = HookedWhisper(config.model_config())
     steps, _ = load_checkpoint(found[-1], {"model": model})
-    history = tuple((int(part["until_step"]), _settings(part["config"])) for part in facts.get("history", []))
+    history = tuple(
+        (int(part["until_step"]), TrainConfig.from_dict(part["config"])) for part in facts.get("history", [])
+    )
     return Run(model.eval(), config, steps, history)
-
-
-def _settings(saved: dict[str, Any]) -> TrainConfig:
-    return TrainConfig(**(saved | {"betas": tuple(saved["betas"])}))
 
 
 def export(run: Path, world: Path, folder: Path, metrics: Mapping[str, Any] | None, clips: int = 24) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
 
@@ -34,6 +35,11 @@ class TrainConfig:
     d_model: int = 128
     n_heads: int = 4
     n_layers: int = 4
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> TrainConfig:
+        """From JSON; settings that an older file lacks have their defaults."""
+        return cls(**(saved | {"betas": tuple(saved["betas"])}))
 
     @property
     def ctc_steps(self) -> int:

@@ -108,7 +108,7 @@ def train(
         parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
     facts: dict[str, Any] = {"config": json.loads(json.dumps(asdict(config))), "history": []}
-    first = _resume(run, modules, optimizer, facts, start_from)
+    first = _resume(config, run, modules, optimizer, facts, start_from)
     last = config.steps if stop_at is None else min(stop_at, config.steps)
     model.train()
     clock = time.perf_counter()
@@ -142,6 +142,7 @@ def train(
 
 
 def _resume(
+    config: TrainConfig,
     run: Path,
     modules: dict[str, nn.Module],
     optimizer: torch.optim.Optimizer,
@@ -160,7 +161,7 @@ def _resume(
     if not found:
         return 0
     step, before = load_checkpoint(found[-1], modules, optimizer)
-    if json.loads(json.dumps(asdict(TrainConfig(**before["config"])))) != facts["config"]:
+    if TrainConfig.from_dict(before["config"]) != config:
         raise ValueError(f"{run} holds a run with other settings: choose another folder or the same settings")
     facts["history"] = before.get("history", [])
     log.info("going on from step %d", step)

@@ -152,9 +152,10 @@ def test_run_that_starts_from_another_tells_its_history(world: Path, tmp_path: P
     train(SMALL, world, tmp_path / "first", stop_at=1)
     train(replace(SMALL, steps=3), world, tmp_path / "second", start_from=tmp_path / "first")
     made = describe(load_run(tmp_path / "second"), {"sentences": {"wer": 0.5}})
+    flags = "--batch 6 --full-window-start 0.75"
     assert made["command"].split(" && ")[1:3] == [
-        "python -m hooked_whisper.speech train --steps 4 --stop-at 1 --run runs/part0",
-        "python -m hooked_whisper.speech train --steps 3 --start-from runs/part0",
+        f"python -m hooked_whisper.speech train --steps 4 {flags} --stop-at 1 --run runs/part0",
+        f"python -m hooked_whisper.speech train --steps 3 {flags} --start-from runs/part0",
     ]
     assert (
         made["steps"] == "3" and "until step 1" in made["recipe"] and json.loads(made["wer"])["sentences"]["wer"] == 0.5
