@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -49,26 +50,29 @@ class FactoredMatrix:
     def T(self) -> FactoredMatrix:
         return FactoredMatrix(self.B.mT, self.A.mT)
 
-    def __matmul__(self, other: Tensor | FactoredMatrix) -> FactoredMatrix:
+    def __matmul__(self, other: Tensor | FactoredMatrix) -> Any:
+        """Product with a matrix (a ``FactoredMatrix`` again) or a vector (a vector)."""
         if isinstance(other, FactoredMatrix):
             return self @ other.A @ other.B
-        if other.shape[-2] != self.shape[-1]:
+        if other.shape[-min(other.dim(), 2)] != self.shape[-1]:
             raise ValueError(f"cannot multiply {self.shape} by {tuple(other.shape)}")
+        if other.dim() == 1:
+            return (self @ other[:, None]).AB[..., 0]
         # keep the smaller inner dimension
-        if self.rank_bound > other.shape[-1]:
-            return (
-                FactoredMatrix(self.AB, other)
-                if self.shape[-1] < self.rank_bound
-                else FactoredMatrix(self.A, self.B @ other)
-            )
+        if self.shape[-1] < self.rank_bound > other.shape[-1]:
+            return FactoredMatrix(self.AB, other)
         return FactoredMatrix(self.A, self.B @ other)
 
-    def __rmatmul__(self, other: Tensor) -> FactoredMatrix:
+    def __rmatmul__(self, other: Tensor) -> Any:
         if other.shape[-1] != self.shape[-2]:
             raise ValueError(f"cannot multiply {tuple(other.shape)} by {self.shape}")
+        if other.dim() == 1:
+            return (other[None] @ self).AB[..., 0, :]
         return FactoredMatrix(other @ self.A, self.B)
 
-    def __mul__(self, scalar: float | Tensor) -> FactoredMatrix:
+    def __mul__(self, scalar: int | float | Tensor) -> FactoredMatrix:
+        if isinstance(scalar, Tensor) and scalar.numel() != 1:
+            raise ValueError(f"FactoredMatrix can be multiplied by one number, not by a tensor {tuple(scalar.shape)}")
         return FactoredMatrix(self.A * scalar, self.B)
 
     __rmul__ = __mul__
@@ -76,11 +80,15 @@ class FactoredMatrix:
     def __getitem__(self, index: object) -> FactoredMatrix:
         """Indexing acts on the leading axes (layers, heads)."""
         keys = index if isinstance(index, tuple) else (index,)
-        used = sum(k is not None and k is not Ellipsis for k in keys)
-        if used > self.A.dim() - 2:
-            raise IndexError(f"FactoredMatrix {self.shape}: only the {self.A.dim() - 2} leading axes can be indexed")
-        tail = () if Ellipsis in keys else (...,)
-        return FactoredMatrix(self.A[(*keys, *tail)], self.B[(*keys, *tail)])
+        n_lead = self.A.dim() - 2
+        unused = n_lead - sum(k is not None and k is not Ellipsis for k in keys)
+        if unused < 0:
+            raise IndexError(f"FactoredMatrix {self.shape}: only the {n_lead} leading axes can be indexed")
+        for i, key in enumerate(keys):
+            if key is Ellipsis:
+                keys = (*keys[:i], *[slice(None)] * unused, *keys[i + 1 :])
+                break
+        return FactoredMatrix(self.A[keys], self.B[keys])
 
     @cached_property
     def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -91,7 +99,7 @@ class FactoredMatrix:
         return qa @ u, s, vh @ qb.mT
 
     def svd(self) -> tuple[Tensor, Tensor, Tensor]:
-        """``U [.., left, mid], S [.., mid], Vh [.., mid, right]``"""
+        """``U [.., left, k], S [.., k], Vh [.., k, right]`` with k the least of left, mid and right."""
         return self._svd
 
     @property
@@ -108,8 +116,8 @@ class FactoredMatrix:
 
     @property
     def eigenvalues(self) -> Tensor:
-        """Non-zero eigenvalues of a square product (``BA`` has the same ones)."""
-        return torch.linalg.eigvals(self.BA)
+        """Non-zero eigenvalues of a square product (``AB`` and ``BA`` have the same ones)."""
+        return torch.linalg.eigvals(self.AB if self.shape[-1] < self.rank_bound else self.BA)
 
     def norm(self) -> Tensor:
         """Frobenius norm, from the singular values."""
