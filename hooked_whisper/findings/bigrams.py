@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from hooked_whisper.analysis import next_token_logits
-from hooked_whisper.findings import published_bigrams
+from hooked_whisper.findings import published, published_bigrams
 from hooked_whisper.findings.context import Context
 from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.records import Axis, Measurement
@@ -259,6 +259,7 @@ def _finding(
         measurements=measurements,
         tables=published_bigrams.our_tables(context, truth, kept),
         published=published_bigrams.PUBLISHED,
+        published_summary=published.BIGRAMS_IN_SHORT,
         notes=(
             f"{len(judged.truth)} prompt words; {int(judged.frequent.sum())} were heard {FREQUENT} times or more in "
             "training.",

@@ -245,6 +245,7 @@ def _finding(
         "model": context.model.cfg.name,
         "inputs": context.inputs() | {"clips_without_error": share},
         "published": (published.CUT_TEXTS,),
+        "published_summary": published.CUTS_IN_SHORT,
         "parameters": {
             "null_input": NULL,
             "margin_positions": MARGIN,

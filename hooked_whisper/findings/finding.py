@@ -125,6 +125,7 @@ class Finding:
     measurements: tuple[Measurement, ...] = ()
     tables: tuple[Table, ...] = ()
     published: tuple[Table, ...] = ()
+    published_summary: str = ""
     examples: tuple[Example, ...] = ()
     notes: tuple[str, ...] = ()
     reason_untestable: str = ""

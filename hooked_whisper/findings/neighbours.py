@@ -140,6 +140,7 @@ def run(context: Context) -> Finding:
         measurements=measurements,
         tables=_tables(context, truth),
         published=tuple(published.neighbour_table(word) for word in published.NEIGHBOURS),
+        published_summary=published.NEIGHBOURS_IN_SHORT,
         notes=(
             f"{len(pairs.alike)} pairs of the {n} words sound alike; the regression explains "
             f"{raw.r_squared:.1%} of the variance of the cosine.",
@@ -237,6 +238,7 @@ def _against_published(context: Context) -> Finding:
         controls=controls,
         tables=tables,
         published=tuple(published.neighbour_table(word) for word in published.NEIGHBOURS),
+        published_summary=published.NEIGHBOURS_IN_SHORT,
         notes=(
             "Each word was looked up with and without its leading space; the spelling nearer to the published list "
             "is shown.",

@@ -123,3 +123,9 @@ def list_table(one: TopList) -> Table:
 def neighbour_table(word: str) -> Table:
     rows = tuple((text, f"{value:.3f}") for text, value in NEIGHBOURS[word])
     return Table(f"Nearest to {word!r}, size not stated", BLOG, ("token", "cosine"), rows)
+
+
+BIGRAMS_IN_SHORT = "tiny, after ␣very: much, well, good, important, soon; no controls or intervals"
+NEIGHBOURS_IN_SHORT = "rug: lug .448, mug .407, rut .404, rugby .397, tug .383; no controls or intervals"
+WINDOWS_IN_SHORT = "tiny, one clip: k = 75 still readable, k = 20 three words, k = 10 nothing"
+CUTS_IN_SHORT = "tiny, one clip: two cuts, each removes the words under it"

@@ -127,6 +127,7 @@ def run(context: Context, id: str, title: str, claim: str, protocol: str) -> Fin
         controls=controls,
         tables=tables,
         published=PUBLISHED,
+        published_summary=published.BIGRAMS_IN_SHORT,
         notes=("Each prompt was tried with and without its leading space; the published pages do not say which.",),
         reason_untestable=reason,
     )

@@ -71,7 +71,8 @@ def run_finding(entry: Entry, context: Context) -> Finding:
     try:
         return entry.run(context)
     except Exception as error:
-        log.exception("finding %s failed", entry.id)
+        log.warning("%s failed: %s: %s", entry.id, type(error).__name__, error)
+        log.debug("%s failed", entry.id, exc_info=True)
         return Finding(
             id=entry.id,
             title=entry.title,

@@ -37,6 +37,7 @@ def to_dict(finding: Finding) -> dict[str, Any]:
         "measurements": [_measurement(m) for m in finding.measurements],
         "tables": [asdict(t) for t in finding.tables],
         "published": [asdict(t) for t in finding.published],
+        "published_summary": finding.published_summary,
         "examples": [asdict(e) for e in finding.examples],
         "notes": list(finding.notes),
         "reason_untestable": finding.reason_untestable,
@@ -74,6 +75,7 @@ def from_dict(data: dict[str, Any]) -> Finding:
         ),
         tables=tuple(_table(t) for t in data["tables"]),
         published=tuple(_table(t) for t in data["published"]),
+        published_summary=data["published_summary"],
         examples=tuple(
             Example(
                 e["utterance"],

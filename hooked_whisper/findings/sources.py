@@ -11,7 +11,7 @@ import torch
 
 from hooked_whisper.audio import load_audio
 from hooked_whisper.errors import AudioError
-from hooked_whisper.findings.context import Utterance
+from hooked_whisper.findings.context import Context, Utterance
 from hooked_whisper.findings.transcripts import normalize_words
 from hooked_whisper.findings.truth import Truth, make_truth
 from hooked_whisper.hooked import HookedWhisper
@@ -150,3 +150,49 @@ def _recorded(model: HookedWhisper, samples: torch.Tensor, name: str, language: 
             words.append(Interval(start, max(start, end), label))
     text = " ".join(w.label for w in words)
     return Utterance(samples.numpy(), Alignment(name, name, text, duration, tuple(words)))
+
+
+def untrained_twin(model: HookedWhisper, seed: int) -> HookedWhisper:
+    """The same architecture with seeded random weights; the process's random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 1)
+        twin = HookedWhisper(model.cfg)
+    return twin.to(device=model.device, dtype=model.dtype).eval()
+
+
+def make_context(
+    model: HookedWhisper,
+    name: str,
+    *,
+    audio: Sequence[str] = (),
+    utterances: int = 100,
+    language: str = "en",
+    seed: int = 0,
+    speech: bool = True,
+    progress: bool = False,
+) -> Context:
+    """Model, untrained twin, truth (if the model called ``name`` has a world), and clips.
+
+    ``audio`` files win over the world's sentences; with neither there are no clips, and what needs them is not
+    testable.
+    ``speech=False`` makes none.
+    """
+    world = world_of(name)
+    clips = Clips((), "none: this model has no spoken world of its own, and no --audio was given")
+    if not speech:
+        clips = Clips((), "none was needed")
+    elif audio:
+        clips = recordings(model, audio, language)
+    elif world is not None:
+        clips = synthetic_clips(world, utterances, seed)
+    return Context(
+        model,
+        untrained_twin(model, seed),
+        clips.utterances,
+        None if world is None else truth_of(world, model),
+        reference="model" if audio else "truth",
+        language=language,
+        seed=seed,
+        progress=progress,
+        facts={"origin": clips.origin},
+    )

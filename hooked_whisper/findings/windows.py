@@ -213,6 +213,7 @@ def _finding(
         "model": context.model.cfg.name,
         "inputs": context.inputs(),
         "published": (published.WINDOW_TEXTS,),
+        "published_summary": published.WINDOWS_IN_SHORT,
         "parameters": {
             "windows": list(WINDOWS),
             "prompt": context.model.to_str_tokens(context.transcriber().prompt()),

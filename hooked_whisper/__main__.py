@@ -1,0 +1,8 @@
+"""``python -m hooked_whisper``"""
+
+import sys
+
+from hooked_whisper.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,316 @@
+"""``hooked-whisper``: reproduce findings, transcribe, list hook points.
+
+Exit codes: 0 done; 1 some finding broke (the others are there); 2 a wrong argument or file; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:  # torch takes a second to import: --help and wrong arguments do not wait for it
+    from hooked_whisper.findings import Context, Finding
+    from hooked_whisper.hooked import HookedWhisper
+
+_MODEL_HELP = (
+    "demo (default: packaged, no network), a released name (tiny ... large-v3, turbo), a Hugging Face id, a .pt file, "
+    "or a folder"
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, not the usage."""
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parsed = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="hooked-whisper: %(message)s", stream=sys.stderr)
+    logging.getLogger("hooked_whisper").setLevel(logging.DEBUG if parsed.verbose else logging.WARNING)
+    from hooked_whisper.errors import HookedWhisperError
+
+    try:
+        return parsed.run(parsed, arguments)
+    except KeyboardInterrupt:
+        print("hooked-whisper: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `| head` has seen enough; keep the interpreter from complaining at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (HookedWhisperError, OSError) as error:
+        logging.getLogger(__name__).debug("error", exc_info=True)
+        print(f"hooked-whisper: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="hooked-whisper",
+        description="Whisper with a named, causal hook point on every activation: published findings run again, "
+        "transcripts, the list of hook points.",
+        epilog="Examples: `hooked-whisper reproduce --out out/demo` (a page of findings on the packaged model); "
+        "`hooked-whisper reproduce --model tiny --audio *.wav`; `hooked-whisper transcribe speech.wav`.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="reproduce|transcribe|hooks")
+    _add_reproduce(commands)
+    _add_transcribe(commands)
+    _add_hooks(commands)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, device: bool = True) -> None:
+    parser.add_argument("--model", default="demo", metavar="M", help=_MODEL_HELP)
+    parser.add_argument("--verbose", "-v", action="store_true", help="tracebacks and details on stderr")
+    if device:
+        parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+        parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: PyTorch's)")
+
+
+def _add_reproduce(commands: Any) -> None:
+    parser = commands.add_parser(
+        "reproduce",
+        help="run published findings and write a self-contained page",
+        description="Run published findings about Whisper on a model, with controls and confidence intervals, "
+        "and write findings.json and index.html (figures, transcripts and sound inside). Without --audio, the demo "
+        "model hears new sentences spoken by espeak-ng.",
+    )
+    _add_common(parser)
+    parser.add_argument(
+        "--audio", nargs="+", default=[], metavar="FILE", help="your own recordings (wav, flac, mp3, ogg, ...)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("findings"), metavar="DIR", help="folder (default: findings)")
+    parser.add_argument("--only", metavar="IDS", help="some findings only, such as F2,F9 (default: all)")
+    parser.add_argument(
+        "--utterances", type=_positive, default=100, metavar="N", help="sentences to speak (default: 100)"
+    )
+    parser.add_argument("--language", default="en", metavar="L", help="language of the recordings (default: en)")
+    parser.add_argument("--seed", type=_not_negative, default=0, metavar="S", help="seed of everything (default: 0)")
+    parser.set_defaults(run=_reproduce)
+
+
+def _add_transcribe(commands: Any) -> None:
+    parser = commands.add_parser(
+        "transcribe", help="audio files to text", description="Transcribe audio files of any length, without ffmpeg."
+    )
+    parser.add_argument("audio", nargs="+", metavar="FILE", help="wav, flac, mp3, ogg, opus, ...")
+    _add_common(parser)
+    parser.add_argument("--language", metavar="L", help="such as en or german (default: detected)")
+    parser.add_argument("--word-timestamps", action="store_true", help="when each word was said")
+    parser.add_argument("--json", action="store_true", help="one JSON array on stdout instead of text")
+    parser.set_defaults(run=_transcribe)
+
+
+def _add_hooks(commands: Any) -> None:
+    parser = commands.add_parser(
+        "hooks",
+        help="list every hook point with its axes and shape",
+        description="List hook points in the order of the forward pass, with axes and their lengths for this model. "
+        "Released sizes need no weights.",
+    )
+    _add_common(parser, device=False)
+    parser.add_argument("--names", metavar="GLOB", help="only these, such as 'decoder.*.cross_attn.hook_pattern'")
+    parser.add_argument("--json", action="store_true", help="one JSON array on stdout instead of a table")
+    parser.set_defaults(run=_hooks)
+
+
+# --- reproduce -------------------------------------------------------------------------------------------------------
+
+
+def _reproduce(parsed: argparse.Namespace, arguments: list[str]) -> int:
+    from hooked_whisper.findings.finding import format_estimate
+    from hooked_whisper.findings.registry import chosen, run_finding
+    from hooked_whisper.findings.sources import make_context
+    from hooked_whisper.report import model_card, write_page
+
+    began = time.monotonic()
+    entries = chosen(parsed.only)
+    _check_files(parsed.audio)
+    parsed.out.mkdir(parents=True, exist_ok=True)
+    model, facts = _load(parsed)
+    context = make_context(
+        model,
+        parsed.model,
+        audio=parsed.audio,
+        utterances=parsed.utterances,
+        language=parsed.language,
+        seed=parsed.seed,
+        speech=any(entry.needs_speech for entry in entries),
+        progress=sys.stderr.isatty(),
+    )
+    about = {
+        "version": _version(),
+        "command": shlex.join(["hooked-whisper", *arguments]),
+        "origin": (context.facts or {}).get("origin", ""),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    findings: list[Finding] = []
+    for entry in entries:
+        started = time.monotonic()
+        finding = run_finding(entry, context)
+        findings.append(finding)
+        _save(parsed.out, findings, context, about)
+        headline = finding.statistic
+        number = f"{headline.name}: {format_estimate(headline.estimate)}" if headline else finding.status_reason
+        took = time.monotonic() - started
+        print(f"{finding.id:<4} {finding.status:<15} {number} ({took:.0f} s)", flush=True)
+    about["seconds"] = f"{time.monotonic() - began:.0f}"
+    write_page(parsed.out / "index.html", findings, context.utterances, model_card(model, facts), about)
+    print(f"open {parsed.out / 'index.html'}")
+    return 1 if any(f.status == "error" for f in findings) else 0
+
+
+def _save(folder: Path, findings: list[Finding], context: Context, about: dict[str, str]) -> None:
+    from hooked_whisper.findings.serialise import save_findings
+
+    save_findings(folder / "findings.json", findings, model=context.model.cfg.name, **about)
+
+
+def _check_files(files: Sequence[str]) -> None:
+    """A missing file is found before anything long starts."""
+    for file in files:
+        if Path(file).is_dir():
+            raise IsADirectoryError(f"{file} is a folder: give the audio files in it")
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"audio file {file} does not exist")
+
+
+def _load(parsed: argparse.Namespace) -> tuple[HookedWhisper, dict[str, str]]:
+    """The model, and what its weights' metadata say."""
+    import torch
+
+    from hooked_whisper.errors import HookedWhisperError
+    from hooked_whisper.hooked import HookedWhisper
+    from hooked_whisper.weights import load_into, resolve
+
+    if parsed.threads is not None:
+        torch.set_num_threads(parsed.threads)
+    name = parsed.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise HookedWhisperError(f"device {name!r} is not there ({reason}): try --device cpu") from error
+    checkpoint = resolve(parsed.model)
+    model = HookedWhisper(checkpoint.config)
+    load_into(model, checkpoint)
+    return model.to(device).eval(), dict(checkpoint.metadata)
+
+
+# --- transcribe ------------------------------------------------------------------------------------------------------
+
+
+def _transcribe(parsed: argparse.Namespace, arguments: list[str]) -> int:
+    _check_files(parsed.audio)
+    model, _ = _load(parsed)
+    results = []
+    for file in parsed.audio:
+        options = {"language": parsed.language} if parsed.language else {}
+        result = model.transcribe(file, word_timestamps=parsed.word_timestamps, **options)
+        if parsed.json:
+            results.append({"file": file, **result})
+            continue
+        prefix = f"{file}: " if len(parsed.audio) > 1 else ""
+        print(f"{prefix}{result.text.strip()}", flush=True)
+        for word in result.words:
+            print(f"  {word['start']:7.2f} {word['end']:7.2f}  {word['word'].strip()}")
+    if parsed.json:
+        print(json.dumps(results, indent=1, ensure_ascii=False, default=float))
+    return 0
+
+
+# --- hooks -----------------------------------------------------------------------------------------------------------
+
+
+def _hooks(parsed: argparse.Namespace, arguments: list[str]) -> int:
+    model = _shapes_only(parsed.model)
+    rows = [_hook_row(model, name) for name in model.hook_names(parsed.names)]
+    if parsed.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    width = max(len(row["name"]) for row in rows)
+    for row in rows:
+        lengths = (
+            axis if size is None else f"{axis}={size}" for axis, size in zip(row["axes"], row["shape"], strict=True)
+        )
+        print(f"{row['name']:<{width}}  [{', '.join(lengths)}]{'  (optional)' if row['optional'] else ''}")
+    return 0
+
+
+def _shapes_only(name: str) -> HookedWhisper:
+    """The model without its weights, where the name alone says its shape; else loaded."""
+    import torch
+
+    from hooked_whisper.config import ALIASES, RELEASED
+    from hooked_whisper.hooked import HookedWhisper
+    from hooked_whisper.weights import resolve
+
+    short = name.removeprefix("openai/").removeprefix("whisper-")
+    config = RELEASED.get(ALIASES.get(short, short)) or resolve(name).config
+    with torch.device("meta"):
+        return HookedWhisper(config)
+
+
+def _hook_row(model: HookedWhisper, name: str) -> dict[str, Any]:
+    """Axes, and lengths where the model alone says them (``None``: batch, tokens)."""
+    from hooked_whisper.hooks.caching import axis_sizes
+
+    enc = model.cfg.encoder
+    sizes = {
+        "batch": -1,
+        "token": -1,
+        "mel": enc.n_mels,
+        "frame": enc.n_frames,
+        "position": enc.n_ctx,
+        "d_model": enc.d_model,
+        "vocab": model.cfg.decoder.n_vocab,
+        "one": 1,
+    }
+    point = model.hook_dict[name]
+    shape = [None if size < 0 else size for size in axis_sizes(point, model.cfg, sizes)]
+    return {"name": name, "axes": list(point.axes), "shape": shape, "optional": point.optional}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _version() -> str:
+    try:
+        return metadata.version("hooked-whisper")
+    except metadata.PackageNotFoundError:
+        return "0 (not installed)"
+
+
+def _positive(text: str) -> int:
+    return _at_least(text, 1)
+
+
+def _not_negative(text: str) -> int:
+    return _at_least(text, 0)
+
+
+def _at_least(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"needs a whole number of at least {least}, got {text!r}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

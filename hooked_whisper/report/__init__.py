@@ -1,0 +1,6 @@
+"""Pages: findings as one self-contained HTML file, with figures, transcripts and sound."""
+
+from hooked_whisper.report.card import ModelCard, model_card
+from hooked_whisper.report.page import render_page, write_page
+
+__all__ = ["ModelCard", "model_card", "render_page", "write_page"]

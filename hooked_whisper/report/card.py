@@ -1,0 +1,68 @@
+"""What a page says about the model it is about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hooked_whisper.hooked import HookedWhisper
+
+_LABELS = {
+    "command": "trained by",
+    "recipe": "recipe",
+    "steps": "steps",
+    "seed": "seed",
+    "commit": "commit",
+    "train_speakers": "speakers heard in training",
+    "held_out_speakers": "held-out speakers",
+}
+_SPLITS = {
+    "sentences": "held-out sentences, known speakers",
+    "speakers": "held-out sentences, held-out speakers",
+    "bigrams": "word pairs never heard in training",
+}
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A name and rows to print."""
+
+    name: str
+    rows: tuple[tuple[str, str], ...]
+
+
+def model_card(model: HookedWhisper, metadata: Mapping[str, str]) -> ModelCard:
+    """Architecture, and what the weights' metadata say: word error rates, the training command, seed and commit."""
+    enc, dec = model.cfg.encoder, model.cfg.decoder
+    n = sum(p.numel() for p in model.parameters())
+    rows = [
+        (
+            "architecture",
+            f"Whisper, {enc.n_layers} encoder and {dec.n_layers} decoder blocks, d_model {enc.d_model}, "
+            f"{enc.n_heads} heads, {enc.n_ctx} positions, {enc.n_mels} mels, {dec.n_vocab} tokens",
+        ),
+        ("parameters", f"{n / 1e6:.1f} million"),
+    ]
+    rows += _error_rates(metadata.get("wer", ""))
+    rows += [(label, metadata[key]) for key, label in _LABELS.items() if metadata.get(key)]
+    rows += [(key, text) for key, text in metadata.items() if key not in (*_LABELS, "wer") and text]
+    return ModelCard(model.cfg.name, tuple(rows))
+
+
+def _error_rates(text: str) -> list[tuple[str, str]]:
+    """``wer`` of the metadata is JSON by split; anything else is shown as it is."""
+    try:
+        splits: Any = json.loads(text)
+        return [
+            (
+                f"word error rate, {_SPLITS.get(name, name)}",
+                f"{100 * one['wer']:.1f} % [{100 * one['low']:.1f}, {100 * one['high']:.1f}] "
+                f"({one['utterances']} utterances)",
+            )
+            for name, one in splits.items()
+            if isinstance(one, dict) and {"wer", "low", "high", "utterances"} <= set(one)
+        ]
+    except (ValueError, AttributeError, TypeError, KeyError):
+        return [("word error rate", text)] if text else []

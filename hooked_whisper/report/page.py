@@ -1,0 +1,162 @@
+"""One page for a run: summary, every finding, and how to run it again. Everything is inside the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hooked_whisper.findings.context import Utterance
+from hooked_whisper.findings.finding import RULE, Finding, format_estimate, format_number
+from hooked_whisper.findings.records import Example, Measurement
+from hooked_whisper.findings.serialise import write_atomic
+from hooked_whisper.report.card import ModelCard
+from hooked_whisper.report.figures import Picture, picture
+from hooked_whisper.report.sound import Player, Waveform, damped, player, waveform
+from hooked_whisper.text import DiffOp, word_diff
+
+_MOST_CELLS = 160
+SYMBOLS = {"reproduced": "✓", "partly": "◐", "not reproduced": "✗", "not testable": "–", "error": "!"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One transcript, as what has to be done to the reference."""
+
+    condition: str
+    ops: tuple[DiffOp, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """An example with its sound."""
+
+    example: Example
+    lines: tuple[Line, ...]
+    players: tuple[Player, ...]
+    waveform: Waveform | None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A measurement as a table: the last axes are columns."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A finding with everything its section shows."""
+
+    finding: Finding
+    pictures: tuple[Picture, ...]
+    cards: tuple[Card, ...]
+    grids: tuple[Grid, ...]
+
+
+def render_page(
+    findings: Sequence[Finding],
+    utterances: Sequence[Utterance] = (),
+    card: ModelCard | None = None,
+    about: Mapping[str, str] | None = None,
+) -> str:
+    """HTML of the page.
+
+    Args:
+        utterances: clips that examples may name; examples without a clip have no player.
+        card: what to say about the model.
+        about: facts on the run (``version``, ``command``, ``origin``, ``date``, ``seconds``), printed as they are.
+    """
+    by_id = {u.id: u for u in utterances}
+    sections = [_section(f, by_id) for f in findings]
+    template = _environment().get_template("index.html.j2")
+    return template.render(
+        sections=sections, card=card, about=dict(about or {}), rule=RULE, symbols=SYMBOLS, has_sound=bool(utterances)
+    )
+
+
+def write_page(path: Path, *args: Any, **kwargs: Any) -> None:
+    """Write :func:`render_page`'s HTML, the whole file or nothing."""
+    write_atomic(path, render_page(*args, **kwargs))
+
+
+@cache
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("hooked_whisper.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["estimate"] = format_estimate
+    environment.filters["number"] = format_number
+    environment.filters["markup"] = Markup  # for our own SVG only
+    return environment
+
+
+def _section(finding: Finding, utterances: Mapping[str, Utterance]) -> Section:
+    pictures = tuple(picture(f, f"{finding.id}-{k}") for k, f in enumerate(finding.draw()))
+    cards = tuple(_card(e, utterances.get(e.utterance)) for e in finding.examples)
+    grids = tuple(g for m in finding.measurements if (g := _grid(m)) is not None)
+    return Section(finding, pictures, cards, grids)
+
+
+def _card(example: Example, utterance: Utterance | None) -> Card:
+    lines = tuple(Line(name, tuple(word_diff(example.reference, text)), text) for name, text in example.transcripts)
+    if utterance is None:
+        return Card(example, lines, (), None)
+    players = [player(utterance.audio, f"{example.utterance}: the clip as it is")]
+    if example.spans:
+        words = ", ".join(s.label for s in example.spans)
+        cut = damped(utterance.audio, example.spans)
+        players.append(player(cut, f"{example.utterance}: the stretch that was cut ({words}) turned down"))
+    found = tuple(p for p in players if p is not None)
+    return Card(example, lines, found, waveform(utterance, example.spans))
+
+
+def _grid(m: Measurement) -> Grid | None:
+    """Small measurements only. An axis of (value, low, high) becomes one cell with an interval."""
+    if m.values.ndim == 0 or m.values.size > _MOST_CELLS:
+        return None
+    axes, values = list(m.axes), m.values
+    bounds = axes[-1].entries == ("value", "low", "high")
+    if bounds:
+        axes = axes[:-1]
+    columns = axes[-1] if len(axes) > 1 else None
+    leading = axes[:-1] if columns is not None else axes
+    unit = f" ({m.unit})" if m.unit else ""
+
+    def cell(v: Any) -> str:
+        if not bounds:
+            return format_number(_known(v))
+        value, low, high = (_known(x) for x in v)
+        text = format_number(value)
+        return text if low is None or high is None else f"{text} [{format_number(low)}, {format_number(high)}]"
+
+    rows: list[tuple[str, ...]] = []
+
+    def walk(prefix: tuple[str, ...], block: Any, depth: int) -> None:
+        if depth == len(leading):
+            cells = tuple(cell(v) for v in block) if columns is not None else (cell(block),)
+            rows.append((*prefix, *cells))
+            return
+        for entry, part in zip(leading[depth].entries, block, strict=True):
+            walk((*prefix, str(entry)), part, depth + 1)
+
+    walk((), values, 0)
+    names = tuple(a.name + (f" ({a.unit})" if a.unit else "") for a in leading)
+    header = (*names, *(tuple(str(e) for e in columns.entries) if columns is not None else (m.name,)))
+    return Grid(m.name + unit, header, tuple(rows))
+
+
+def _known(x: Any) -> float | None:
+    return float(x) if x == x else None
