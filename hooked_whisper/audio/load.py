@@ -218,7 +218,7 @@ def _decode_file(source: Any) -> tuple[np.ndarray, Number, str]:
             raise AudioError(f"{name} is a folder: give one audio file, or a list of them") from None
         except OSError as error:
             raise AudioError(f"{name} cannot be opened: {error.strerror or error}") from error
-    if isinstance(source, bytes | bytearray | memoryview):
+    if isinstance(source, bytes | bytearray):
         return *read_audio(io.BytesIO(source), "byte string"), "byte string"
     if hasattr(source, "read"):
         name = f"file object {getattr(source, 'name', type(source).__name__)!r}"

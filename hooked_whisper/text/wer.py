@@ -151,8 +151,8 @@ def word_diff(reference: str, hypothesis: str, key: Callable[[str], str] = bare_
     """How to get from one text to the other, word by word, for coloured display.
 
     Words are equal if their ``key`` is; the ops hold them as they were written, so that all ``reference`` words in
-    order are ``reference.split()``, and all ``hypothesis`` words ``hypothesis.split()``. Of several shortest diffs it is
-    the one that :func:`word_error` counts (jiwer's choice).
+    order are ``reference.split()``, and all ``hypothesis`` words ``hypothesis.split()``. Of several shortest diffs this
+    is the one that :func:`word_error` counts (jiwer's choice).
     """
     ref, hyp = reference.split(), hypothesis.split()
     chunks = _align([key(w) for w in ref], [key(w) for w in hyp]).alignments[0]
