@@ -49,11 +49,12 @@ def test_text_is_encoded_exactly_as_given(size: int, text: str) -> None:
     assert with_prompt[0].tolist() == prompter.prompt_ids() + ids[0].tolist()
 
 
-@given(st.sampled_from(SIZES), st.integers(0, 51863))
+@given(st.sampled_from(SIZES), st.integers(0, 51863) | st.just(50256))
 def test_every_token_prints(size: int, token: int) -> None:
     prompter = Prompter(size)
     (printed,) = prompter.to_str_tokens(token)
-    assert printed
+    # the multilingual vocabularies have one token of no bytes, left over from GPT-2's end of text
+    assert printed or (token == 50256 and size != 51864)
     if token >= prompter.tokenizer.eot:
         assert printed.startswith("<|") and prompter.to_single_token(printed) == token
 
