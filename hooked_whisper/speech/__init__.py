@@ -1,1 +1,12 @@
-"""The spoken world: a known grammar, two synthesisers with exact timings, and the demo model trained on them."""
+"""The spoken world: a known grammar, two synthesisers with exact timings, and the demo model trained on them.
+
+- words and sentences: ``lexicon``, ``grammar``, ``grammar_rules``, ``sounds`` (rhymes, minimal pairs)
+- speech: ``espeak``, ``flite``, ``phones`` (one label set), ``voices``, ``records`` (alignments on disk), ``corpus``
+- training: ``augment``, ``data``, ``recipe``, ``train``, ``checkpoint``, ``evaluate``, ``export``
+
+``python -m hooked_whisper.speech --help`` rebuilds everything; :class:`SpokenWorld` is what a user calls.
+"""
+
+from hooked_whisper.speech.world import Clip, SpokenWorld
+
+__all__ = ["Clip", "SpokenWorld"]
