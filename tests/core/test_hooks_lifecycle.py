@@ -17,7 +17,7 @@ from torch import Tensor
 from hooked_whisper.errors import HookedWhisperError, HookShapeError
 from hooked_whisper.hooks import HookHandle, HookPoint
 from hooked_whisper.model import KVCache, WhisperCore, local_window
-from tests.core.twins import Twins, make_twins
+from tests.core.twins import Twins, listeners, make_twins
 
 POINT = "decoder.blocks.0.hook_mlp_out"
 
@@ -29,13 +29,6 @@ def core(one: Twins) -> WhisperCore:
 
 def run(one: Twins, *hooks: object, names: str = POINT) -> Tensor:
     return one.core.run_with_hooks(one.mel(), one.tokens(4), fwd_hooks=[(names, hook) for hook in hooks])
-
-
-def listeners(core: WhisperCore) -> dict[str, tuple[list, list, list]]:
-    """Everything attached to a model anywhere, by identity."""
-    found = {name: (list(p._fwd), list(p._bwd), list(p._readers)) for name, p in core.hook_dict.items()}
-    masks = {name: (list(attn.masks), [], []) for name, attn in core.attention_modules().items()}
-    return found | masks
 
 
 class Doubler:
@@ -248,7 +241,7 @@ def test_copies_and_pickles_carry_no_hooks(one: Twins) -> None:
     loaded = torch.load(buffer, weights_only=False)
     plain = one.core(one.mel(), one.tokens(3))
     for model in (copied, loaded):
-        assert not any(any(kinds) for kinds in listeners(model).values())
+        assert not listeners(model)
         assert model.hook_names() == one.core.hook_names()
         assert torch.equal(model(one.mel(), one.tokens(3)), plain)
         # points and clocks of the copy are its own

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -224,6 +224,7 @@ def test_gradients_reach_a_mask_that_wants_them(odd: Twins) -> None:
     target=st.sampled_from(["decoder", "cross_attn", ("decoder", 1), "decoder.blocks.1.cross_attn"]),
     form=st.sampled_from(["bool", "larger", "additive", "window", "keys only"]),
 )
+@settings(max_examples=15)
 @torch.no_grad()
 def test_masks_while_decoding_with_a_cache(odd: Twins, chunks: list[int], target: object, form: str) -> None:
     """The rows and columns of the tokens at hand: the same logits as in one pass."""

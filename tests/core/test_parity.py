@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.core.parity import cached_logits, compare, hf_activations, openai_activations, record, relative_l2
@@ -73,6 +73,7 @@ def test_every_length_from_1_to_40(twins: Twins, batch: int) -> None:
 @given(
     chunks=st.lists(st.integers(1, 9), min_size=1, max_size=8).filter(lambda c: sum(c) <= 40), batch=st.integers(1, 3)
 )
+@settings(max_examples=12)
 @torch.no_grad()
 def test_decoding_in_pieces_with_a_cache(odd: Twins, chunks: list[int], batch: int) -> None:
     tokens, mel = odd.tokens(sum(chunks), batch, seed=len(chunks)), odd.mel(batch)

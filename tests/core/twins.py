@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import re
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -65,11 +65,11 @@ class Twins:
     def dims(self) -> ModelDimensions:
         return self.openai.dims
 
-    @cached_property
+    @functools.cached_property
     def hf64(self) -> WhisperForConditionalGeneration:
         return copy.deepcopy(self.hf).double()
 
-    @cached_property
+    @functools.cached_property
     def core64(self) -> WhisperCore:
         return copy.deepcopy(self.core).double()
 
@@ -83,9 +83,17 @@ class Twins:
         return torch.randint(0, self.dims.n_vocab, (batch, n), generator=_generator(seed))
 
 
+@functools.cache
 def make_twins(size: str) -> Twins:
     openai = random_openai(SIZES[size])
     return Twins(openai, to_hf(openai), to_core(openai))
+
+
+def listeners(core: WhisperCore) -> dict[str, list[list[object]]]:
+    """Every hook, reader and mask on a model, where there are any."""
+    found = {name: [list(p._fwd), list(p._bwd), list(p._readers)] for name, p in core.hook_dict.items()}
+    found |= {name: [list(attn.masks)] for name, attn in core.attention_modules().items()}
+    return {name: kinds for name, kinds in found.items() if any(kinds)}
 
 
 def random_openai(dims: ModelDimensions, seed: int = 0) -> Whisper:
