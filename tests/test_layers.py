@@ -1,0 +1,66 @@
+"""Imports go down the list of the design only: what stands higher never imports what stands lower."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import hooked_whisper
+
+LAYERS = [
+    "errors",
+    "protocols",
+    "config",
+    "hooks",
+    "model",
+    "weights",
+    "audio",
+    "text",
+    "decoding",
+    "hooked",
+    "interventions",
+    "analysis",
+    "features",
+    "speech",
+    "findings",
+    "report",
+    "cli",
+    "__main__",
+]
+ROOT = Path(hooked_whisper.__file__).parent
+FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.stem != "__init__")
+
+
+def layer(parts: tuple[str, ...]) -> str:
+    return parts[0].removesuffix(".py")
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """Layers imported at run time (imports under ``if TYPE_CHECKING`` are for the type checker alone)."""
+    found: set[str] = set()
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = (
+                [node.module] if node.module != "hooked_whisper" else [f"hooked_whisper.{a.name}" for a in node.names]
+            )
+        elif isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        found |= {n.split(".")[1] for n in names if n.startswith("hooked_whisper.")}
+        assert not any(n.startswith("sae_lens_audio") for n in names), "the companion imports us, never the other way"
+        waiting.extend(ast.iter_child_nodes(node))
+    return found & set(LAYERS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_down_only(path):
+    own = layer(path.relative_to(ROOT).parts)
+    assert own in LAYERS, f"say in LAYERS where {own} stands"
+    above = set(LAYERS[: LAYERS.index(own) + 1])
+    assert imported(ast.parse(path.read_text())) <= above
