@@ -36,6 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default: %(default)s)")
     train.add_argument("--clean", type=float, default=0.4, help="share of clips without noise (default: %(default)s)")
     train.add_argument("--snr-high", type=float, default=25.0, help="noise is 0 to this many dB below the speech")
+    train.add_argument("--tilt", type=float, default=0.0, help="largest random spectral tilt (default: %(default)s)")
+    train.add_argument("--flite-weight", type=int, default=1, help="times an epoch has each utterance of flite")
     train.add_argument("--full-window-start", type=float, default=0.95, help="share of the steps on short windows")
     train.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     train.add_argument("--stop-at", type=int, help="end after this step; the same command without it goes on")
@@ -91,6 +93,8 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
         lr=arguments.lr,
         clean=arguments.clean,
         snr_high=arguments.snr_high,
+        tilt=arguments.tilt,
+        flite_weight=arguments.flite_weight,
         full_window_start=arguments.full_window_start,
     )
     train(config, arguments.world, arguments.folder, arguments.stop_at, arguments.start_from)

@@ -29,6 +29,7 @@ class AugmentConfig:
     lead: float = 1.2
     speed: tuple[float, float] = (0.88, 1.13)
     speed_share: float = 0.6
+    tilt: float = 0.0
     mask_word: float = 0.08
     mask_all: float = 0.02
     empty: float = 0.03
@@ -111,6 +112,8 @@ def augment(
         samples = round(lead * SAMPLE_RATE)
         audio = np.concatenate([np.zeros(samples, np.float32), audio])
         alignment = alignment.shifted(samples / SAMPLE_RATE)
+    if config.tilt:  # another microphone
+        audio[1:] -= np.float32(rng.uniform(-config.tilt, config.tilt)) * audio[:-1]
     audio *= np.float32(rng.uniform(*config.gain))
     if rng.random() >= config.clean:
         kind = str(rng.choice(["white", "pink", "babble"]))

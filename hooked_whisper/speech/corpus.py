@@ -222,6 +222,10 @@ class Corpus:
         return [row["text"] for row in self._rows]
 
     @cached_property
+    def synthesisers(self) -> list[str]:
+        return [row["extra"]["synthesiser"] for row in self._rows]
+
+    @cached_property
     def lengths(self) -> np.ndarray:
         """Samples of each utterance."""
         return np.array([count for _, _, count in self._where])

@@ -92,6 +92,8 @@ class Batches:
         if len(corpus) < config.batch:
             raise ValueError(f"{len(corpus)} training utterances are too few for batches of {config.batch}")
         self.corpus, self.config, self.augmentation = corpus, config, augmentation
+        times = [config.flite_weight if name == "flite" else 1 for name in corpus.synthesisers]
+        self._pool = np.repeat(np.arange(len(corpus)), times)
 
     def __getitem__(self, step: int) -> Batch:
         config = self.config
@@ -101,7 +103,7 @@ class Batches:
         if full:
             indices = rng.permutation(indices)[: config.full_window_batch]
         clean = max(config.clean, config.clean_share(step))
-        augmentation = replace(self.augmentation, clean=clean, snr=(0.0, config.snr_high))
+        augmentation = replace(self.augmentation, clean=clean, snr=(0.0, config.snr_high), tilt=config.tilt)
         # One row with a long silence before it would lengthen the window of all: whole batches have it or not.
         lead = self.augmentation.lead if full or rng.random() < 0.3 else 0.2
         examples = [
@@ -118,7 +120,7 @@ class Batches:
         return collate(examples, rng, config.timestamp_share, full)
 
     def _indices(self, step: int) -> np.ndarray:
-        per_epoch = len(self.corpus) // self.config.batch
+        per_epoch = len(self._pool) // self.config.batch
         epoch, k = divmod(step, per_epoch)
         return self._epoch(epoch)[k]
 
@@ -127,8 +129,8 @@ class Batches:
         """``[batch number, row]``: shuffled, then sorted by length within blocks of 40 batches, then shuffled."""
         rng = np.random.default_rng([self.config.seed, 3, epoch])
         size = self.config.batch
-        count = len(self.corpus) // size
-        order = rng.permutation(len(self.corpus))[: count * size]
+        count = len(self._pool) // size
+        order = self._pool[rng.permutation(len(self._pool))[: count * size]]
         lengths = self.corpus.lengths
         block = 40 * size
         parts = [order[s : s + block] for s in range(0, len(order), block)]
