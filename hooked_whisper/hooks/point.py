@@ -120,9 +120,11 @@ class HookPoint(nn.Module):
             self._bwd.clear()
 
     def forward(self, x: Tensor) -> Tensor:
+        if not (self._fwd or self._bwd or self._readers):
+            return x
         for hook in tuple(self._fwd):
             x = self._run(hook, x)
-        if x.requires_grad and (self._bwd or self._readers):
+        if x.requires_grad:
             # A node of its own: the gradient here is that of this branch, not of everyone who reads the same tensor.
             x = x.view_as(x)
         if self._bwd:
