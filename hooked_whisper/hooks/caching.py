@@ -213,7 +213,8 @@ def _sizes(cfg: WhisperConfig, audio: Tensor | None, tokens: Tensor | None) -> d
     """Length of every axis word, for the byte estimate."""
     assert audio is not None
     return {
-        "batch": max(audio.shape[0], 0 if tokens is None else tokens.shape[0]),
+        "clip": audio.shape[0],
+        "batch": audio.shape[0] if tokens is None else tokens.shape[0],
         "mel": cfg.encoder.n_mels,
         "frame": cfg.encoder.n_frames,
         "position": cfg.encoder.n_ctx,
@@ -225,10 +226,15 @@ def _sizes(cfg: WhisperConfig, audio: Tensor | None, tokens: Tensor | None) -> d
 
 
 def axis_sizes(point: HookPoint, cfg: WhisperConfig, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """Shape of a point's tensor for a pass with these sizes (``batch``, ``position``, ``token``, ...)."""
+    """Shape of a point's tensor for a pass with these sizes (``batch``, ``position``, ``token``, ...).
+
+    ``clip`` is the number of clips, where one serves many rows of tokens (default: ``batch``).
+    """
     stack = cfg.encoder if point.stack == "encoder" else cfg.decoder
     cross = ".cross_attn." in point.name
+    of_clips = point.stack == "encoder" or (cross and point.name.endswith(("hook_k", "hook_v")))
     local = {
+        "batch": sizes.get("clip", sizes["batch"]) if of_clips else sizes["batch"],
         "head": stack.n_heads,
         "d_head": stack.d_head,
         "d_mlp": stack.d_mlp,
