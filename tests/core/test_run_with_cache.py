@@ -248,12 +248,14 @@ def test_a_request_that_is_too_large_says_what_to_do(odd: Twins, core: WhisperCo
 
 @pytest.mark.parametrize("kwargs", [{}, {"positions": slice(0, 7)}, {"tokens_slice": [0, 1]}, {"dtype": torch.float16}])
 def test_the_estimate_is_the_size(odd: Twins, core: WhisperCore, kwargs: dict) -> None:
+    """Also where one clip serves many rows of tokens."""
     names = [name for name in core.hook_names() if name != "decoder.hook_tokens"]  # int64: twice the width
-    _, cache = core.run_with_cache(odd.mel(2), odd.tokens(5, 2), names=names, **kwargs)
-    size = sum(t.numel() * t.element_size() for t in cache.values())
-    core.run_with_cache(odd.mel(2), odd.tokens(5, 2), names=names, max_bytes=size, **kwargs)
-    with pytest.raises(CacheSizeError):
-        core.run_with_cache(odd.mel(2), odd.tokens(5, 2), names=names, max_bytes=size - 1, **kwargs)
+    for mel, tokens in ((odd.mel(2), odd.tokens(5, 2)), (odd.mel(1), odd.tokens(5, 4))):
+        _, cache = core.run_with_cache(mel, tokens, names=names, **kwargs)
+        size = sum(t.numel() * t.element_size() for t in cache.values())
+        core.run_with_cache(mel, tokens, names=names, max_bytes=size, **kwargs)
+        with pytest.raises(CacheSizeError):
+            core.run_with_cache(mel, tokens, names=names, max_bytes=size - 1, **kwargs)
 
 
 def test_large_models_are_refused_by_default_where_patterns_would_fill_memory() -> None:
