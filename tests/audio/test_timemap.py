@@ -46,6 +46,15 @@ def test_whispers_own_numbers() -> None:
     assert [whisper_map.n_positions(s) for s in (0, 0.001, 0.02, 0.021, 30)] == [0, 1, 1, 2, 1500]
 
 
+def test_the_end_of_the_window() -> None:
+    assert whisper_map.span(29.0, 29.995, "inner") == slice(1451, 1499)  # the last cell reaches to 30.0
+    assert whisper_map.span(29.0, 29.995, "outer") == slice(1450, 1500)
+    assert whisper_map.span(29.995, 30.0, "outer") == slice(1499, 1500)
+    assert whisper_map.span(29.995, 30.0) == slice(1500, 1500)
+    assert whisper_map.position(29.999) == 1499 and whisper_map.frame(29.999) == 2999
+    assert whisper_map.span(-5e-7, 30 + 5e-7) == slice(0, 1500) and whisper_map.sample(30 + 5e-7) == 480000
+
+
 @given(maps, st.data())
 def test_round_trips(time: TimeMap, data: st.DataObject) -> None:
     position = data.draw(st.integers(0, time.n_ctx - 1))
