@@ -108,6 +108,13 @@ def test_batches_depend_on_seed_and_step_alone(world: Path):
     assert full.audio.shape == (2, WINDOW) and full.start == 0
 
 
+def test_flite_can_count_more(world: Path):
+    corpus = Corpus(world, "train")
+    rows = Batches(corpus, replace(SMALL, flite_weight=3))._epoch(0).ravel().tolist()
+    flite = [i for i, name in enumerate(corpus.synthesisers) if name == "flite"]
+    assert 0 < len(flite) < len(corpus) / 2 < sum(i in flite for i in rows)
+
+
 def test_schedule():
     config = TrainConfig(steps=1000)
     weights = [config.ctc_weight(step) for step in range(1000)]
