@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default: %(default)s)")
     train.add_argument("--clean", type=float, default=0.4, help="share of clips without noise (default: %(default)s)")
     train.add_argument("--snr-high", type=float, default=25.0, help="noise is 0 to this many dB below the speech")
+    train.add_argument("--speed-low", type=float, default=0.88, help="slowest resampling (default: %(default)s)")
     train.add_argument("--tilt", type=float, default=0.0, help="largest random spectral tilt (default: %(default)s)")
     train.add_argument("--flite-weight", type=int, default=1, help="times an epoch has each utterance of flite")
     train.add_argument("--full-window-start", type=float, default=0.95, help="share of the steps on short windows")
@@ -93,6 +94,7 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
         lr=arguments.lr,
         clean=arguments.clean,
         snr_high=arguments.snr_high,
+        speed_low=arguments.speed_low,
         tilt=arguments.tilt,
         flite_weight=arguments.flite_weight,
         full_window_start=arguments.full_window_start,

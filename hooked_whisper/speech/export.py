@@ -98,7 +98,7 @@ def _commands(trained: Run) -> list[str]:
 def _flags(config: TrainConfig) -> str:
     """Options of ``train`` that give these settings."""
     usual = TrainConfig()
-    names = ("seed", "batch", "lr", "clean", "snr_high", "tilt", "flite_weight", "full_window_start")
+    names = ("seed", "batch", "lr", "clean", "snr_high", "speed_low", "tilt", "flite_weight", "full_window_start")
     changed = [name for name in names if getattr(config, name) != getattr(usual, name)]
     options = [f" --{name.replace('_', '-')} {getattr(config, name):g}" for name in changed]
     return f" --steps {config.steps}{''.join(options)}"
