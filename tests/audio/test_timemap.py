@@ -52,6 +52,8 @@ def test_the_end_of_the_window() -> None:
     assert whisper_map.span(29.995, 30.0, "outer") == slice(1499, 1500)
     assert whisper_map.span(29.995, 30.0) == slice(1500, 1500)
     assert whisper_map.position(29.999) == 1499 and whisper_map.frame(29.999) == 2999
+    odd_map = TimeMap(hop=80, stride=3, n_ctx=67)  # 1.005 s * 16000 < 16080 in floats
+    assert odd_map.span(0.0, odd_map.duration, "inner") == slice(0, 67)
     assert whisper_map.span(-5e-7, 30 + 5e-7) == slice(0, 1500) and whisper_map.sample(30 + 5e-7) == 480000
 
 
