@@ -37,6 +37,7 @@ PROTOCOL = (
 PUBLISHED_PREFIX, USUAL_PREFIX = "published", "with <|notimestamps|>"
 FREQUENT = 100  # occurrences in training
 SHUFFLES = 20
+DRAWS = 400  # of the bootstrap
 
 RATIO = "KL from the true followers, over that of word frequencies"
 TOP = "likeliest word is a true follower"
@@ -74,7 +75,7 @@ class Comparison:
         supported = truth > 0
         return spearman(truth[supported], log_q[supported])
 
-    def statistics(self, rng: np.random.Generator | None = None, draws: int = 400) -> dict[str, Estimate]:
+    def statistics(self, rng: np.random.Generator | None = None) -> dict[str, Estimate]:
         """All three, with a bootstrap over prompts if ``rng`` is given."""
         kl, base, top, n = self.kl, self.kl_unigram, self.top_in_support, len(self.truth)
         functions = {
@@ -84,7 +85,7 @@ class Comparison:
         }
         everyone = np.arange(n)
         return {
-            name: Estimate(f(everyone)) if rng is None else Estimate.of(f(everyone), bootstrap(n, f, rng, draws))
+            name: Estimate(f(everyone)) if rng is None else Estimate.of(f(everyone), bootstrap(n, f, rng, DRAWS))
             for name, f in functions.items()
         }
 

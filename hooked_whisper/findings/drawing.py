@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 INK, GRID = "#313233", "#c9cacb"
 # Okabe and Ito's palette, the entries that show on white and on near-black.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#3b8ec9", "#d9822b", "#1fa187", "#c06fa8", "#8a8f94"
-SIZE = (5.4, 3.9)
+SIZE = (4.9, 3.6)
 _STYLE: Any = {
     "font.size": 11,
     "font.family": "sans-serif",
@@ -65,11 +65,15 @@ def _figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _legend(axes: Axes, **options: object) -> None:
+def _legend(axes: Axes, below: bool = False) -> None:
+    """Where there is room in the axes, or below them."""
     import matplotlib
 
     with matplotlib.rc_context(_STYLE):
-        axes.legend(**options)  # type: ignore[arg-type]
+        if below:
+            axes.figure.legend(loc="outside lower center", ncols=3)  # type: ignore[union-attr]
+        else:
+            axes.legend(loc="best")
 
 
 def _bar(axes: Axes, y: Sequence[float], values: np.ndarray, colours: Sequence[str], height: float = 0.6) -> None:
@@ -105,8 +109,15 @@ def draw_controls(finding: Finding, index: int, label: str) -> Figure:
     side = "at least" if criterion.direction == "at least" else "at most"
     axes.plot([], [], color=ORANGE, linestyle="--", label=f"needs {side} {criterion.threshold:g}")
     axes.margins(y=0.1)
-    _legend(axes, loc="best")
+    figure.set_label(_in_words(criterion.name, values[:, 0], names, "", 1))
+    _legend(axes, below=True)
     return figure
+
+
+def _in_words(title: str, values: np.ndarray, names: Sequence[str], unit: str = "%", scale: float = 100) -> str:
+    """What a figure shows, for those who cannot see it: ``"... : k = 10: 47 %, ..."``"""
+    parts = (f"{name}: {scale * v:.3g} {unit}".strip() for name, v in zip(names, values, strict=True) if np.isfinite(v))
+    return f"{title}. {', '.join(parts)}"
 
 
 def draw_windows(finding: Finding) -> list[Figure]:
@@ -125,10 +136,22 @@ def draw_windows(finding: Finding) -> list[Figure]:
         axes.plot(k[run], values[run, 0], color=colour, marker=marker, linestyle=line, label=name)
         axes.fill_between(k[run], values[run, 1], values[run, 2], color=colour, alpha=0.2, linewidth=0)
     blank = finding.measurement("WER of the untrained model")
-    axes.plot(blank.axes[0].entries, 100 * blank.values, color=GREY, marker="x", linestyle=":", label="untrained model")
+    top = max(105.0, min(160.0, 105 * float(np.nanmax(wer.values))))
+    values = 100 * blank.values
+    label = "untrained model" if values.max() <= top else f"untrained model ({values.mean():.0f} %, off the scale)"
+    axes.plot(
+        blank.axes[0].entries,
+        np.minimum(values, top),
+        color=GREY,
+        marker="x",
+        linestyle=":",
+        label=label,
+        clip_on=False,
+    )
     _log_windows(axes, wer)
-    axes.set_ylim(0, max(105.0, min(160.0, 105 * float(np.nanmax(wer.values)))))
-    _legend(axes, loc="best")
+    axes.set_ylim(0, top)
+    figure.set_label(_in_words(finding.title, wer.at(mask="all rows", bound="value"), [f"k = {int(x)}" for x in k]))
+    _legend(axes)
     return [figure]
 
 
@@ -137,6 +160,7 @@ def _log_windows(axes: Axes, wer: Measurement) -> None:
     axes.set_xscale("log")
     names = [f"{e}" for e in entries]
     names[-1] = "full"
+    names = ["" if name in ("75", "200") else name for name in names]  # no room
     axes.set_xticks(entries, names)
     axes.minorticks_off()
 
@@ -147,7 +171,9 @@ def draw_cut_words(finding: Finding) -> list[Figure]:
     cuts, fates = fate.axis("cut").entries, fate.axis("fate").entries
     first, axes = _figure("What became of the words", "share of words (%)", "")
     rows = [(cut, word) for cut in cuts for word in fate.axis("word").entries]
-    names = [f"{word}, cut at {cut}" if cut != "silence" else f"{word}, cut in silence" for cut, word in rows]
+    names = [f"{word}, cut {'in' if cut == 'silence' else 'at'} {cut}" for cut, word in rows]
+    names = [n.replace("others, cut at another", "others (one cut), cut at a far") for n in names]
+    names = [n.replace("another word", "a far word") for n in names]
     at = np.arange(len(rows))[::-1]
     left = np.zeros(len(rows))
     for name, colour in zip(fates, (BLUE, PURPLE, ORANGE), strict=True):
@@ -157,14 +183,17 @@ def draw_cut_words(finding: Finding) -> list[Figure]:
         left += values
     axes.set_yticks(at, names)
     axes.set_xlim(0, 100)
-    _legend(axes, loc="lower center", bbox_to_anchor=(0.35, -0.42), ncol=3)
+    _legend(axes, below=True)
+    own = np.array([fate.at(cut=cuts[0], word="target", fate=f) for f in fates], dtype=float)
+    first.set_label(_in_words("Words that were cut out", own, [str(f) for f in fates]))
     profile = finding.measurement("target word gone by offset of the cut")
     second, axes = _figure("Where the cut must be", "offset of the cut from the word (ms)", "target word gone (%)")
     offsets = np.array(profile.axes[0].entries, dtype=float)
     axes.axvspan(-100, 100, color=GREEN, alpha=0.18, linewidth=0, label="within 100 ms")
     axes.plot(offsets, 100 * profile.values, color=BLUE, marker="o")
+    second.set_label(_in_words("Target word gone by offset", profile.values, [f"{o:.0f} ms" for o in offsets]))
     axes.set_ylim(0, 103)
-    _legend(axes, loc="best")
+    _legend(axes)
     return [first, second]
 
 
@@ -180,7 +209,7 @@ def draw_bigrams(finding: Finding) -> list[Figure]:
     axes.plot(ends, ends, color=ORANGE, linestyle="--", linewidth=1.2, label="equal")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    _legend(axes, loc="lower right")
+    _legend(axes)
     table = finding.measurement("statistics by input and prefix")
     ratio = table.axis("statistic").entries[0]
     inputs, axes = _figure("Inputs that say nothing", "KL over that of word frequencies", "")
@@ -189,10 +218,15 @@ def draw_bigrams(finding: Finding) -> list[Figure]:
     for k, (prefix, colour) in enumerate(zip(prefixes, (BLUE, GREEN), strict=True)):
         values = table.at(prefix=prefix, statistic=ratio)
         _bar(axes, list(at + 0.2 - 0.4 * k), values, [colour] * len(kinds), height=0.36)
-        axes.barh([0], [0], color=colour, label=f"prefix {prefix}")
+        axes.barh([0], [0], color=colour, label=prefix)
     axes.set_yticks(at, kinds)
+    given = table.at(statistic=ratio, bound="value")[:, 0]
+    inputs.set_label(_in_words(f"{ratio}, published prefix", given, [str(k) for k in kinds], "", 1))
+    scatter.set_label(
+        f"Scatter of {len(p)} true followers: probability in the grammar against probability by the model"
+    )
     axes.axvline(0.5, color=ORANGE, linestyle="--")
-    _legend(axes, loc="lower center", bbox_to_anchor=(0.4, -0.45), ncol=1)
+    _legend(axes, below=True)
     return [draw_controls(finding, 0, "KL over that of word frequencies"), scatter, inputs]
 
 
@@ -205,8 +239,8 @@ def draw_neighbours(finding: Finding) -> list[Figure]:
     x = np.array(cosines.axis("cosine").entries, dtype=float)
     for name, colour, line in zip(cosines.axes[0].entries, (BLUE, GREY, GREEN), ("-", "--", "-."), strict=True):
         axes.plot(x, 100 * cosines.at(pairs=name), color=colour, linestyle=line, label=name)
-    axes.set_ylim(bottom=0)
-    _legend(axes, loc="best")
+    axes.set_ylim(0, 135 * float(cosines.values.max()))
+    _legend(axes)
     slopes = finding.measurement("standardised coefficients")
     second, axes = _figure("What makes two embeddings similar", "standardised coefficient", "")
     names = ["similar sound", "similar\nneighbours", "log\nfrequency"]
@@ -214,4 +248,6 @@ def draw_neighbours(finding: Finding) -> list[Figure]:
     _bar(axes, at, slopes.values, [BLUE, GREEN, GREY])
     axes.set_yticks(at, names)
     axes.axvline(0, color=INK, linewidth=1)
+    second.set_label(_in_words("Standardised coefficients", slopes.values[:, 0], slopes.axes[0].entries, "", 1))
+    first.set_label("Distribution of cosines of pairs that sound alike, random pairs, pairs with the same neighbours")
     return [draw_controls(finding, 0, "AUC (0.5: chance)"), first, second]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hooked_whisper.findings.records import Example, Measurement, Table
+from hooked_whisper.findings.records import Example, Measurement, Number, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,9 +34,9 @@ RULE = (
 class Estimate:
     """A number and its 95 % interval; ``None`` where it is undefined or was not estimated."""
 
-    value: float | None
-    low: float | None = None
-    high: float | None = None
+    value: Number | None
+    low: Number | None = None
+    high: Number | None = None
 
     def __post_init__(self) -> None:
         for name in ("value", "low", "high"):
@@ -51,7 +51,7 @@ class Estimate:
         return [np.nan if x is None else x for x in (self.value, self.low, self.high)]
 
     @classmethod
-    def of(cls, value: float | np.floating[Any], samples: Sequence[float] | np.ndarray) -> Estimate:
+    def of(cls, value: Number | np.floating[Any], samples: Sequence[float] | np.ndarray) -> Estimate:
         """With the percentile interval of bootstrap ``samples`` (undefined ones are left out)."""
         drawn = np.asarray(samples, dtype=float)
         drawn = drawn[np.isfinite(drawn)]
@@ -67,7 +67,7 @@ class Criterion:
 
     name: str
     estimate: Estimate
-    threshold: float
+    threshold: Number
     direction: Direction
     unit: str = ""
     role: Role = "claim"
@@ -208,7 +208,7 @@ def describe(criterion: Criterion) -> str:
     return f"{criterion.name}: {format_estimate(estimate)}{unit}, {needs}"
 
 
-def format_number(value: float | None) -> str:
+def format_number(value: Number | None) -> str:
     """Three significant digits, as people write them; an undefined number is a dash."""
     if value is None:
         return "–"

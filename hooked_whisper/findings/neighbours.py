@@ -197,7 +197,7 @@ def _tables(context: Context, truth: Truth, n: int = 10) -> tuple[Table, ...]:
             )
             for t in near
         )
-        columns = ("token", "id", "cosine", "phones apart", "neighbours alike")
+        columns = ("token", "id", "cosine", "phones apart", "alike in use")
         tables.append(Table(f"Nearest to '␣{word}'", f"ours: {context.model.cfg.name}", columns, rows))
     return tuple(tables)
 

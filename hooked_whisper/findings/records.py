@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 
 
+Number = float | int  # mypy takes an int for a float, the run-time checks under pytest do not
+
+
 @dataclass(frozen=True, eq=False)
 class Axis:
     """One axis of a measurement: what its entries are (numbers in ``unit``, or labels)."""
@@ -64,8 +67,8 @@ class Table:
 class Span:
     """A stretch of an example's audio, in seconds."""
 
-    start: float
-    end: float
+    start: Number
+    end: Number
     label: str
 
 

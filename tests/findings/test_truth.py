@@ -1,0 +1,53 @@
+"""What is true in a world, against counting in sampled sentences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hooked_whisper.findings.truth import length_limited
+from tests.findings.worlds import WORDS, matrix, small_model, small_truth
+
+
+def test_length_limited_equals_counting() -> None:
+    b, rng = matrix(3), np.random.default_rng(0)
+    follows, visits = length_limited(b, 2, 4)
+    n = len(WORDS)
+    pairs, seen, kept = np.zeros((n, n + 1)), np.zeros(n), 0
+    for _ in range(15_000):
+        path, state = [], 0
+        while len(path) <= 4:
+            state = int(rng.choice(n + 2, p=b[state]))
+            if state == n + 1:
+                break
+            path.append(state - 1)
+        if 2 <= len(path) <= 4:
+            kept += 1
+            np.add.at(seen, path, 1)
+            pairs[path[0], path[1]] += 1
+    assert visits == pytest.approx(seen / kept, abs=0.03)
+    common = pairs.sum(1) > 600
+    assert common.any()
+    counted = pairs[common] / pairs[common].sum(1, keepdims=True)
+    assert np.abs(follows[common] - counted).max() < 0.08
+    assert (follows[:, -1] == 0).all()  # no sentence of one word
+
+
+def test_without_limits_rows_are_the_matrix() -> None:
+    b = matrix(1)
+    follows, _ = length_limited(b, 1, 400)
+    assert follows == pytest.approx(b[1:-1, 1:], abs=1e-6)
+
+
+def test_sound_and_use() -> None:
+    truth = small_truth(small_model())
+    at = {w: k for k, w in enumerate(WORDS)}
+    assert truth.phone_distance[at["rug"], at["mug"]] == 1
+    assert truth.phone_similarity[at["rug"], at["mug"]] == pytest.approx(2 / 3)
+    assert truth.sounds_alike[at["hat"], at["cat"]] and truth.sounds_alike[at["ran"], at["rug"]] == (
+        truth.phone_distance[at["ran"], at["rug"]] <= 1
+    )
+    assert not truth.sounds_alike.diagonal().any()
+    assert truth.context_similarity.diagonal() == pytest.approx(np.ones(len(WORDS)), abs=1e-6)
+    assert truth.context_similarity == pytest.approx(truth.context_similarity.T)
+    assert truth.unigram.sum() == pytest.approx(1)

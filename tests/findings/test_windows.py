@@ -1,0 +1,119 @@
+"""F2: the masks, the curve, and the wiring through a model that needs its window."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hooked_whisper.findings import windows
+from hooked_whisper.findings.windows import Curve, band, locality, scrambled_band
+from tests.findings.worlds import small_context
+
+CPU = torch.device("cpu")
+
+
+def test_band_leaves_rows_behind_the_clip_alone() -> None:
+    mask = band(10, 2, [4, 10], CPU)
+    assert mask.shape == (2, 1, 10, 10)
+    assert mask[0, 0, 3].nonzero().flatten().tolist() == [1, 2, 3, 4, 5]
+    assert mask[0, 0, 4:].all()
+    assert not mask[1, 0, 9, :7].any()
+
+
+@given(st.integers(2, 24), st.integers(0, 24), st.data())
+def test_a_scrambled_band_has_as_many_keys_and_sees_itself(n: int, k: int, data: st.DataObject) -> None:
+    speech = data.draw(st.integers(0, n))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    mask = scrambled_band(n, k, [speech], rng, CPU)[0, 0]
+    at = torch.arange(n)
+    near = (at[:, None] - at[None, :]).abs() <= k
+    assert mask.diagonal().all()
+    # as many keys in all, and (but for the row's own key) as many within the clip
+    assert (mask.sum(1) == near.sum(1)).all()
+    assert (mask[:, :speech].sum(1) == near[:, :speech].sum(1)).all()
+
+
+def texts(*rates: float, n: int = 40) -> list[list[str]]:
+    """Per window, the texts of ``n`` utterances "a b" of which a share is lost."""
+    return [["" if i < round(rate * n) else "a b" for i in range(n)] for rate in rates]
+
+
+def test_a_falling_curve_has_the_statistics_it_should() -> None:
+    windows_ = [10, 20, 50, 75, 100, 200, 400, 1499]
+    shuffled = texts(1.0, 0.8, 0.4, 0.2, 0.1, 0.05, 0.02, 0.0)
+    curve = Curve(["a b"] * 40, dict(zip(windows_, shuffled, strict=True)), 0)
+    assert curve.rank_correlation().value == pytest.approx(1, abs=0.02)
+    assert curve.narrowest().value == 1
+    assert curve.excess(400).value == pytest.approx(0.025, abs=0.03)
+    assert curve.at(50).value == pytest.approx(0.4)
+    assert curve.at(33).value is None
+
+
+def test_a_flat_curve_has_no_rank_correlation() -> None:
+    curve = Curve(["a b"] * 10, {10: [""] * 10, 400: [""] * 10, 1499: [""] * 10}, 0)
+    assert curve.rank_correlation().value is None
+    assert curve.narrowest().value == 1 and curve.excess(400).value == 0
+
+
+def test_locality_is_paired() -> None:
+    good, bad = texts(0.0, 0.5)
+    narrow = Curve(["a b"] * 40, {20: good, 1499: good}, 0)
+    scrambled = Curve(["a b"] * 40, {20: bad, 1499: good}, 0)
+    assert locality(narrow, scrambled).value == pytest.approx(0.5)
+    assert locality(narrow, narrow).value == 0
+    assert locality(narrow, Curve(["a b"] * 40, {400: good}, 0)).value is None
+
+
+def _run(monkeypatch, context):
+    monkeypatch.setattr(windows, "WINDOWS", (10, 20, 50))
+    monkeypatch.setattr(windows, "SCRAMBLED_WINDOWS", (10, 20))
+    monkeypatch.setattr(windows, "UNTRAINED_WINDOWS", (10,))
+    return windows.run(context)
+
+
+def test_masks_reach_the_encoder_and_leave_nothing_behind(monkeypatch) -> None:
+    context = small_context(count=3)
+    seen: list[tuple[int, int]] = []
+    model = context.model
+    original = model.encoder.blocks[1].attn._attend
+
+    def spy(q, k, v):
+        masks = model.encoder.blocks[1].attn.masks
+        if masks:
+            entry = masks[0].mask
+            mask = entry if isinstance(entry, torch.Tensor) else entry(torch.arange(60), torch.arange(60))
+            seen.append((len(masks), int(mask.reshape(-1, 60, 60)[0, 30].sum())))
+        return original(q, k, v)
+
+    model.encoder.blocks[1].attn._attend = spy
+    finding = _run(monkeypatch, context)
+    assert finding.status == "not testable" and "utterances" in finding.status_reason
+    assert {count for count, _ in seen} == {1}
+    assert {keys for _, keys in seen} == {3, 5, 11, 21, 41, 60}  # 2 k + 1 keys, or the whole window where k covers it
+    assert not model.encoder.blocks[1].attn.masks
+    wer = finding.measurement("WER")
+    assert wer.axis("window").entries == (1, 2, 5, 10, 20, 50, 59)
+    assert np.isfinite(wer.at(mask="all rows")).all()
+    assert len(finding.draw()) == 1
+    assert [name for name, _ in finding.examples[0].transcripts][0] == "full"
+
+
+def test_the_full_window_is_not_run_again(monkeypatch) -> None:
+    context = small_context(count=2)
+    context.transcripts  # noqa: B018 - computed here once
+    calls = []
+    original = type(context.model).embed_audio
+    monkeypatch.setattr(
+        type(context.model), "embed_audio", lambda self, mel: (calls.append(len(mel)), original(self, mel))[1]
+    )
+    _run(monkeypatch, context)
+    # 6 windows for all rows, 3 for those of the clip, 2 scrambled, 2 for the untrained model: one batch each
+    assert len(calls) == 13
+
+
+def test_without_speech_it_is_not_testable() -> None:
+    finding = windows.run(small_context())
+    assert finding.status == "not testable" and "--audio" in finding.status_reason
