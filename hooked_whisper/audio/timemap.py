@@ -167,7 +167,7 @@ class TimeMap:
         return self._in_units(seconds, self.samples_per_position)
 
     def _in_units(self, seconds: Number, samples: int) -> float:
-        # Times such as 0.58 s have no exact float (0.58 * 50 < 29): what is within a millionth of an edge is on it.
+        # Most times have no exact float (1.005 * 16000 < 16080): what is within a millionth of an edge is on it.
         return round(self._in_window(seconds) * self.sample_rate / samples, 6)
 
     @staticmethod

@@ -36,7 +36,7 @@ def test_whispers_own_numbers() -> None:
     assert whisper_map.seconds_per_position == 0.02
     assert whisper_map.seconds(75) == 1.5
     assert whisper_map.span(0.4, 0.8) == slice(20, 40)
-    assert whisper_map.span(0.58, 1.16) == slice(29, 58)  # neither has an exact float
+    assert whisper_map.span(0.58, 1.16) == slice(29, 58)  # 0.58 * 50 < 29 in floats
     assert whisper_map.span(0.4, 0.8, "inner") == slice(21, 40)
     assert whisper_map.span(0.4, 0.8, "outer") == slice(20, 41)
     assert whisper_map.span(0.0, 30.0, "inner") == slice(0, 1500)
