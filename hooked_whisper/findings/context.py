@@ -21,6 +21,7 @@ from hooked_whisper.protocols import Alignment
 
 T = TypeVar("T")
 ENCODER_BATCH = 8
+MOST_TOKENS = 224  # of a transcript whose length nobody knows: half of the decoder's positions, as in openai-whisper
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,7 @@ class Context:
     def transcriber(self, model: HookedWhisper | None = None) -> Transcriber:
         """Greedy decoding without timestamps, long enough for these clips."""
         longest = max((len(u.text.split()) for u in self.utterances), default=8)
-        tokens = 2 * longest + 4 if self.reference == "truth" else 224
+        tokens = 2 * longest + 4 if self.reference == "truth" else MOST_TOKENS
         return Transcriber(self.model if model is None else model, self.language, tokens)
 
     @cached_property

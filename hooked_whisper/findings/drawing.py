@@ -76,12 +76,12 @@ def _legend(axes: Axes, below: bool = False) -> None:
             axes.legend(loc="best")
 
 
-def _bar(axes: Axes, y: Sequence[float], values: np.ndarray, colours: Sequence[str], height: float = 0.6) -> None:
+def _bar(axes: Axes, y: np.ndarray, values: np.ndarray, colours: Sequence[str], height: float = 0.6) -> None:
     """Horizontal bars of ``[bar, (value, low, high)]`` with whiskers."""
     value, low, high = np.nan_to_num(values[:, 0]), values[:, 1], values[:, 2]
     axes.barh(y, value, height=height, color=list(colours))
     known = np.isfinite(low) & np.isfinite(high)
-    for at, v, a, b in zip(np.array(y)[known], value[known], low[known], high[known], strict=True):
+    for at, v, a, b in zip(y[known], value[known], low[known], high[known], strict=True):
         axes.errorbar(v, at, xerr=[[max(v - a, 0)], [max(b - v, 0)]], color=INK, capsize=3, linewidth=1.2)
 
 
@@ -102,19 +102,19 @@ def draw_controls(finding: Finding, index: int, label: str) -> Figure:
     criterion = finding.claims[index]
     names, values = _controls(finding, criterion.name)
     figure, axes = _figure("Model and controls", label, "")
-    at = list(range(len(names)))[::-1]
+    at = np.arange(len(names))[::-1]
     _bar(axes, at, values, [BLUE] + [GREY] * (len(names) - 1))
     axes.set_yticks(at, names)
     axes.axvline(criterion.threshold, color=ORANGE, linestyle="--")
     side = "at least" if criterion.direction == "at least" else "at most"
     axes.plot([], [], color=ORANGE, linestyle="--", label=f"needs {side} {criterion.threshold:g}")
     axes.margins(y=0.1)
-    figure.set_label(_in_words(criterion.name, values[:, 0], names, "", 1))
+    figure.set_label(_in_words(criterion.name, values[:, 0], names, "", 1.0))
     _legend(axes, below=True)
     return figure
 
 
-def _in_words(title: str, values: np.ndarray, names: Sequence[str], unit: str = "%", scale: float = 100) -> str:
+def _in_words(title: str, values: np.ndarray, names: Sequence[str], unit: str = "%", scale: float = 100.0) -> str:
     """What a figure shows, for those who cannot see it: ``"... : k = 10: 47 %, ..."``"""
     parts = (f"{name}: {scale * v:.3g} {unit}".strip() for name, v in zip(names, values, strict=True) if np.isfinite(v))
     return f"{title}. {', '.join(parts)}"
@@ -217,11 +217,11 @@ def draw_bigrams(finding: Finding) -> list[Figure]:
     at = np.arange(len(kinds))[::-1]
     for k, (prefix, colour) in enumerate(zip(prefixes, (BLUE, GREEN), strict=True)):
         values = table.at(prefix=prefix, statistic=ratio)
-        _bar(axes, list(at + 0.2 - 0.4 * k), values, [colour] * len(kinds), height=0.36)
+        _bar(axes, at + 0.2 - 0.4 * k, values, [colour] * len(kinds), height=0.36)
         axes.barh([0], [0], color=colour, label=prefix)
     axes.set_yticks(at, kinds)
     given = table.at(statistic=ratio, bound="value")[:, 0]
-    inputs.set_label(_in_words(f"{ratio}, published prefix", given, [str(k) for k in kinds], "", 1))
+    inputs.set_label(_in_words(f"{ratio}, published prefix", given, [str(k) for k in kinds], "", 1.0))
     scatter.set_label(
         f"Scatter of {len(p)} true followers: probability in the grammar against probability by the model"
     )
@@ -244,10 +244,10 @@ def draw_neighbours(finding: Finding) -> list[Figure]:
     slopes = finding.measurement("standardised coefficients")
     second, axes = _figure("What makes two embeddings similar", "standardised coefficient", "")
     names = ["similar sound", "similar\nneighbours", "log\nfrequency"]
-    at = list(range(len(names)))[::-1]
+    at = np.arange(len(names))[::-1]
     _bar(axes, at, slopes.values, [BLUE, GREEN, GREY])
     axes.set_yticks(at, names)
     axes.axvline(0, color=INK, linewidth=1)
-    second.set_label(_in_words("Standardised coefficients", slopes.values[:, 0], slopes.axes[0].entries, "", 1))
+    second.set_label(_in_words("Standardised coefficients", slopes.values[:, 0], slopes.axes[0].entries, "", 1.0))
     first.set_label("Distribution of cosines of pairs that sound alike, random pairs, pairs with the same neighbours")
     return [draw_controls(finding, 0, "AUC (0.5: chance)"), first, second]

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-
 Number = float | int  # mypy takes an int for a float, the run-time checks under pytest do not
 
 

@@ -93,9 +93,7 @@ def test_matrix_regression_finds_what_is_there_and_nothing_else() -> None:
 
 def test_permutation_p_values_are_uniform_without_an_effect() -> None:
     rng = np.random.default_rng(1)
-    p = [
-        matrix_regression(_similarity(rng, 15), {"x": _similarity(rng, 15)}, rng, 60).p_values[0] for _ in range(60)
-    ]
+    p = [matrix_regression(_similarity(rng, 15), {"x": _similarity(rng, 15)}, rng, 60).p_values[0] for _ in range(60)]
     assert 0.35 < np.mean(p) < 0.65
 
 
@@ -120,6 +118,6 @@ def test_cluster_rate_draws_whole_groups() -> None:
 def test_peak() -> None:
     offsets = np.array([-2.0, -1, 0, 1, 2])
     assert peak_offset(offsets, np.array([0, 0.2, 1, 0.2, 0])) == 0
-    assert peak_offset(offsets, np.array([0, 1, 1, 0, 0])) == -0.5
+    assert peak_offset(offsets, np.array([0.0, 1, 1, 0, 0])) == -0.5
     assert math.isnan(peak_offset(offsets, np.zeros(5)))
     assert peak_offset(offsets, np.array([np.nan, 0.1, 0.3, 0.9, np.nan])) == 1

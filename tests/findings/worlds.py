@@ -10,7 +10,24 @@ from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
 from hooked_whisper.findings import Context, Truth, Utterance, make_truth
 from hooked_whisper.protocols import Alignment, Interval
 
-WORDS = ("rug", "mug", "jug", "hat", "cat", "bat", "tea", "key", "sea", "dog", "red", "blue", "ran", "sat", "the", "very")
+WORDS = (
+    "rug",
+    "mug",
+    "jug",
+    "hat",
+    "cat",
+    "bat",
+    "tea",
+    "key",
+    "sea",
+    "dog",
+    "red",
+    "blue",
+    "ran",
+    "sat",
+    "the",
+    "very",
+)
 SPELLED = {w: tuple(w) for w in WORDS}
 
 
@@ -27,7 +44,9 @@ def matrix(seed: int = 0, n: int = len(WORDS)) -> np.ndarray:
 
 def small_config(n_ctx: int = 60, d_model: int = 32) -> WhisperConfig:
     return WhisperConfig(
-        EncoderConfig(80, n_ctx, d_model, 2, 2, 2 * d_model), DecoderConfig(51865, 64, d_model, 2, 2, 2 * d_model), "small"
+        EncoderConfig(80, n_ctx, d_model, 2, 2, 2 * d_model),
+        DecoderConfig(51865, 64, d_model, 2, 2, 2 * d_model),
+        "small",
     )
 
 

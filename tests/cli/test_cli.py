@@ -1,0 +1,201 @@
+"""The command line: exit codes, one-line errors, JSON, a whole run on a small model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from hooked_whisper import cli
+from hooked_whisper.findings import Finding
+from tests.findings.worlds import small_context, small_model
+
+
+def run(*arguments: str) -> int:
+    try:
+        return cli.main(list(arguments))
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("model")
+    small_model(n_ctx=100).save_pretrained(path, {"wer": "not measured", "command": "made by a test"})
+    return str(path)
+
+
+@pytest.fixture
+def clip(tmp_path) -> str:
+    path = tmp_path / "clip <b>.wav"
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(16_000), 16_000)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("nonsense",),
+        ("reproduce", "--utterances", "0"),
+        ("reproduce", "--utterances", "many"),
+        ("reproduce", "--seed", "-1"),
+        ("reproduce", "--only", "F3"),
+        ("reproduce", "--only", ","),
+        ("reproduce", "--audio", "missing.wav"),
+        ("reproduce", "--audio", "."),
+        ("reproduce", "--model", "no-such-model"),
+        ("transcribe",),
+        ("transcribe", "missing.wav"),
+        ("hooks", "--model", "larg-v3"),
+        ("hooks", "--model", "tiny", "--names", "nope.*"),
+        ("hooks", "--bogus"),
+    ],
+)
+def test_user_errors_are_one_line_and_exit_2(arguments, capsys, tmp_path, monkeypatch, unchecked) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.strip().splitlines()) == 1 and "error" in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_files_that_are_not_audio(capsys, tmp_path, folder, unchecked) -> None:
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"not audio at all")
+    assert run("transcribe", str(bad), "--model", folder, "--language", "en") == 2
+    assert "bad.wav" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there(capsys, folder, clip) -> None:
+    assert run("transcribe", clip, "--model", folder, "--device", "cuda:77") == 2
+    assert "--device cpu" in capsys.readouterr().err
+
+
+def test_help_and_version(capsys) -> None:
+    for arguments in (("--help",), ("reproduce", "--help"), ("transcribe", "-h"), ("hooks", "-h")):
+        assert run(*arguments) == 0
+        assert "usage: hooked-whisper" in capsys.readouterr().out
+    assert run("--version") == 0
+    assert capsys.readouterr().out.startswith("hooked-whisper ")
+
+
+def test_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "hooked_whisper", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("hooked-whisper ")
+
+
+def test_hooks_of_a_released_size_need_no_weights(capsys) -> None:
+    assert run("hooks", "--model", "large-v3-turbo", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    by_name = {row["name"]: row for row in rows}
+    pattern = by_name["decoder.blocks.3.cross_attn.hook_pattern"]
+    assert pattern["axes"] == ["batch", "head", "query", "key"] and pattern["shape"] == [None, 20, None, 1500]
+    assert by_name["encoder.hook_mel"]["shape"] == [None, 128, 3000]
+    assert by_name["decoder.blocks.0.attn.hook_pattern"]["shape"] == [None, 20, None, None]
+    assert by_name["encoder.blocks.31.attn.hook_result"]["optional"] is True
+    assert by_name["encoder.hook_pos_embed"]["shape"] == [1500, 1280]
+    assert rows[-1]["name"] == "unembed.hook_out" and rows[-1]["shape"] == [None, None, 51866]
+    assert "encoder.blocks.32.hook_resid_pre" not in by_name and "decoder.blocks.4.hook_resid_pre" not in by_name
+
+
+def test_hooks_have_the_shapes_of_a_real_pass(folder, capsys) -> None:
+    assert run("hooks", "--model", folder, "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    model = small_model(n_ctx=100)
+    mel, tokens = model.to_mel(np.zeros(16_000, np.float32)), model.to_tokens(" very")
+    _, cache = model.run_with_cache(mel, tokens, names=lambda name: True)
+    assert [r["name"] for r in rows] == model.hook_names()
+    for row in rows:
+        shape = tuple(cache[row["name"]].shape)
+        assert len(shape) == len(row["shape"])
+        assert all(want in (None, got) for want, got in zip(row["shape"], shape, strict=True)), row
+
+
+def test_hooks_table_and_glob(capsys) -> None:
+    assert run("hooks", "--model", "tiny", "--names", "encoder.blocks.0.attn.hook_[qk]") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and "position=1500" in lines[0] and "head=6" in lines[0]
+
+
+def test_transcribe_json(folder, clip, capsys) -> None:
+    assert run("transcribe", clip, "--model", folder, "--language", "en", "--json", "--word-timestamps") == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    assert result["file"] == clip and result["language"] == "en" and "segments" in result
+
+
+def test_interruption_exits_130(monkeypatch, folder, capsys, tmp_path) -> None:
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hooked_whisper.findings.bigrams.run", interrupt)
+    monkeypatch.setattr(cli, "_load", interrupt)
+    assert run("reproduce", "--model", folder, "--only", "F9", "--out", str(tmp_path)) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_finding_that_breaks_is_recorded_and_the_others_go_on(monkeypatch, folder, capsys, tmp_path) -> None:
+    from dataclasses import replace
+
+    from hooked_whisper.findings import registry
+
+    def broken(context):
+        raise ZeroDivisionError("<oops>")
+
+    entries = {"F9": replace(registry.REGISTRY["F9"], run=broken), "F10": registry.REGISTRY["F10"]}
+    monkeypatch.setattr(registry, "REGISTRY", entries)
+    assert run("reproduce", "--model", folder, "--out", str(tmp_path)) == 1
+    data = json.loads((tmp_path / "findings.json").read_text())
+    assert [f["status"] for f in data["findings"]] == ["error", "not testable"]
+    assert data["findings"][0]["error"] == "ZeroDivisionError: <oops>"
+    assert "&lt;oops&gt;" in (tmp_path / "index.html").read_text()
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_own_recordings(folder, clip, capsys, tmp_path, monkeypatch) -> None:
+    from hooked_whisper.findings import windows
+
+    monkeypatch.setattr(windows, "WINDOWS", (10, 20))
+    monkeypatch.setattr(windows, "NARROWER", ())
+    monkeypatch.setattr("hooked_whisper.findings.context.MOST_TOKENS", 6)
+    out = tmp_path / "out"
+    assert (
+        run("reproduce", "--model", folder, "--audio", clip, "--out", str(out), "--only", "f2,f4", "--threads", "1")
+        == 0
+    )
+    data = json.loads((out / "findings.json").read_text())
+    assert [f["id"] for f in data["findings"]] == ["F2", "F4"]
+    assert all(f["status"] == "not testable" for f in data["findings"])
+    assert data["findings"][0]["inputs"]["reference"] == "model"
+    html = (out / "index.html").read_text()
+    assert "clip <b>" not in html and str(tmp_path) not in html.split("<footer")[0]
+    assert sorted(p.name for p in out.iterdir()) == ["findings.json", "index.html"]
+
+
+def test_without_speech_or_world_everything_says_so(folder, tmp_path, capsys) -> None:
+    assert run("reproduce", "--model", folder, "--out", str(tmp_path / "o")) == 0
+    data = json.loads((tmp_path / "o" / "findings.json").read_text())
+    assert {f["status"] for f in data["findings"]} == {"not testable"}
+    assert all(f["status_reason"] for f in data["findings"])
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    if shutil.which("head") is None or os.name != "posix":
+        pytest.skip("needs head")
+    command = f"{sys.executable} -m hooked_whisper hooks --model large-v3 | head -n 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr and done.stdout.count("\n") == 1
+
+
+def test_a_finding_on_no_context_is_an_error_not_a_crash() -> None:
+    from hooked_whisper.findings.registry import REGISTRY, run_finding
+
+    context = small_context(truth=False)
+    assert isinstance(run_finding(REGISTRY["F2"], context), Finding)

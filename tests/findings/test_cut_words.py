@@ -1,0 +1,147 @@
+"""F4 with a decoder that hears exactly what stands at its positions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from hooked_whisper.findings import cut_words
+from hooked_whisper.findings.context import Context
+from hooked_whisper.findings.cut_words import COLLATERAL, DELETED, GONE, OFFSETS, PEAK, peak
+from hooked_whisper.findings.transcripts import normalize_words, word_fates
+from tests.findings.worlds import small_model, utterance
+
+TEXTS = ("the red cat sat", "the blue dog ran", "very red tea", "the hat sat")
+
+
+@dataclass(frozen=True)
+class FakeTranscriber:
+    """Reads the words off the encoder output: position p of clip i holds (clip, word number) or nothing.
+
+    ``fills``: a word that is gone is replaced by a guess. ``threshold``: share of a word's positions it needs.
+    """
+
+    texts: tuple[str, ...]
+    fills: bool = False
+    threshold: float = 0.6
+
+    def prompt(self) -> torch.Tensor:
+        return torch.tensor([[50258]])
+
+    def __call__(self, encoder_out: torch.Tensor, track=iter) -> list[str]:
+        found = []
+        for row in encoder_out:
+            clip = int(row[:, 2].max()) - 1
+            if clip < 0:
+                found.append("")
+                continue
+            heard = []
+            for number, word in enumerate(self.texts[clip].split()):
+                here = (row[:, 0] == clip + 1) & (row[:, 1] == number + 1)
+                if int(here.sum()) > (1 - self.threshold) * int(row[0, 3 + number]):
+                    heard.append(word)
+                elif self.fills:
+                    heard.append("guess")
+            found.append(" ".join(heard))
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class FakeContext(Context):
+    fake: FakeTranscriber | None = None
+
+    def transcriber(self, model=None):
+        return self.fake
+
+    @property
+    def encoded(self) -> torch.Tensor:
+        n = self.model.cfg.encoder.n_ctx
+        out = torch.zeros(len(self.utterances), n, 32)
+        for i, one in enumerate(self.utterances):
+            for number, word in enumerate(one.alignment.words):
+                span = self.model.time.span(word.start, word.end)
+                out[i, span, 0], out[i, span, 1] = i + 1, number + 1
+                out[i, 0, 3 + number] = span.stop - span.start
+            out[i, -1, 2] = i + 1
+        return out
+
+    @property
+    def transcripts(self) -> list[str]:
+        return self.transcriber()(self.encoded)
+
+
+def context(fills: bool = False, count: int = 24) -> FakeContext:
+    model = small_model(n_ctx=130)
+    clips = [utterance(f"u{k}", TEXTS[k % len(TEXTS)], 1.8, seed=k) for k in range(count)]
+    fake = FakeTranscriber(tuple(u.text for u in clips), fills)
+    return FakeContext(model, small_model(1, n_ctx=130), tuple(clips), fake=fake)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(cut_words, "_untrained_share", lambda context: 0.0)
+    monkeypatch.setattr(cut_words, "null_encoding", lambda model, kind: torch.zeros(1, 130, 32))
+
+
+def test_a_model_that_reads_its_positions_reproduces_the_finding() -> None:
+    finding = cut_words.run(context())
+    values = {c.name: c.estimate.value for c in finding.criteria}
+    assert finding.status == "reproduced", finding.status_reason
+    assert values[GONE] == values[DELETED] == 1 and values[COLLATERAL] == 0 and values[PEAK] <= 30
+    controls = {c.name: c for c in finding.controls}
+    assert controls["cut at another word"].values[GONE].value == 0
+    assert controls["cut in silence"].values[GONE].value == 0
+    assert controls["untrained model"].values[GONE].value is None
+    assert len(finding.draw()) == 2
+    assert finding.examples[0].transcripts[0] == ("as it is", finding.examples[0].reference)
+    span = finding.examples[0].spans[0]
+    assert span.label in finding.examples[0].reference.split() and span.end > span.start
+
+
+def test_a_model_that_fills_the_gap_is_partly_there() -> None:
+    finding = cut_words.run(context(fills=True))
+    values = {c.name: c.estimate.value for c in finding.criteria}
+    assert values[GONE] == 1 and values[DELETED] == 0
+    assert finding.status == "partly"
+
+
+def test_clips_with_errors_are_left_out() -> None:
+    one = context()
+    wrong = replace(one.fake, texts=("something else", *one.fake.texts[1:]))
+    finding = cut_words.run(replace(one, fake=wrong))
+    assert finding.inputs["clips_without_error"] == pytest.approx(23 / 24)
+    assert all(e.utterance != "u0" for e in finding.examples)
+
+
+def test_nothing_to_score_is_not_testable() -> None:
+    one = context(count=2)
+    finding = cut_words.run(replace(one, fake=replace(one.fake, texts=("x", "y"))))
+    assert finding.status == "not testable"
+    assert cut_words.run(replace(one, utterances=())).status == "not testable"
+
+
+def test_few_words_are_not_testable() -> None:
+    assert "words scored" in cut_words.run(context(count=4)).status_reason
+
+
+def test_the_peak_of_a_profile() -> None:
+    offsets = np.array(OFFSETS)
+    profile = np.tile((np.abs(offsets - 6) <= 3).astype(float), (20, 1))
+    found = peak(profile, 0.02, np.random.default_rng(0))
+    assert found.value == pytest.approx(120) and found.low <= 120 <= found.high
+    assert peak(np.zeros((5, len(OFFSETS))), 0.02, np.random.default_rng(0)).value is None
+
+
+def test_fates() -> None:
+    assert word_fates("a b c", "a c").fates == ("kept", "deleted", "kept")
+    assert word_fates("a b c", "a x c").fates == ("kept", "replaced", "kept")
+    assert word_fates("a b", "a b b").inserted == 1
+    assert word_fates("a", "").fates == ("deleted",)
+
+
+def test_words_stay_in_their_places() -> None:
+    assert normalize_words("Hot ones. The SHOW – it's 5!") == "hot ones the show it's 5"
+    assert normalize_words(" ... ") == ""

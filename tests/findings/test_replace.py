@@ -1,0 +1,85 @@
+"""Replacing spans of encoder output; inputs with nothing in them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.interventions import NULL_INPUTS, null_encoding, null_mel, replace_span, replace_spans
+from tests.findings.worlds import small_model
+
+N = 12
+spans = st.tuples(st.integers(0, N), st.integers(0, N)).map(sorted)
+
+
+@given(spans, st.integers(1, 3), st.integers(0, 99))
+def test_inside_is_the_source_and_outside_is_not_touched(span: list[int], batch: int, seed: int) -> None:
+    a, b = span
+    g = torch.Generator().manual_seed(seed)
+    out, source = torch.randn(batch, N, 4, generator=g), torch.randn(1, N, 4, generator=g)
+    before = out.clone()
+    new = replace_span(out, a, b, source)
+    assert torch.equal(out, before)
+    assert torch.equal(new[:, a:b], source.expand(batch, -1, -1)[:, a:b])
+    assert torch.equal(new[:, :a], out[:, :a]) and torch.equal(new[:, b:], out[:, b:])
+    assert torch.equal(replace_span(out, a, b, out), out)
+    assert torch.equal(replace_span(new, a, b, out), out)
+
+
+@given(spans, spans)
+def test_rows_are_the_single_patches(one: list[int], two: list[int]) -> None:
+    out, source = torch.randn(N, 4), torch.randn(N, 4)
+    rows = replace_spans(out, [slice(*one), slice(*two)], source)
+    for row, (a, b) in zip(rows, (one, two), strict=True):
+        assert torch.equal(row, replace_span(out[None], a, b, source)[0])
+
+
+def test_seconds_take_every_position_that_has_a_part() -> None:
+    out, source = torch.zeros(1, N, 1), torch.ones(1, N, 1)
+    new = replace_span(out, 0.04, 0.08, source, unit="seconds")
+    assert new[0, :, 0].nonzero().flatten().tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 3), (3, 2), (0, N + 1), (0.5, 2)])
+def test_spans_outside_are_refused(start, stop) -> None:
+    with pytest.raises(HookedWhisperError):
+        replace_span(torch.zeros(1, N, 1), start, stop, torch.zeros(1, N, 1))
+
+
+def test_units_and_rows_are_checked() -> None:
+    with pytest.raises(HookedWhisperError, match="seconds"):
+        replace_span(torch.zeros(1, N, 1), 0, 1, torch.zeros(1, N, 1), unit="frames")
+    with pytest.raises(HookedWhisperError):
+        replace_spans(torch.zeros(N, 1), [slice(0, N + 1)], torch.zeros(N, 1))
+
+
+def test_gradients_pass_through_a_patch() -> None:
+    out = torch.randn(1, N, 2, requires_grad=True)
+    replace_span(out, 2, 5, torch.zeros(1, N, 2)).sum().backward()
+    assert out.grad[0, :, 0].tolist() == [1.0, 1, 0, 0, 0] + [1.0] * 7
+
+
+def test_null_inputs_are_what_their_names_say() -> None:
+    model = small_model()
+    mels = {kind: null_mel(model, kind) for kind in NULL_INPUTS if kind != "mean encoding"}
+    assert torch.allclose(mels["zero audio"], torch.tensor(-1.5))
+    assert (mels["mel zero"] == 0).all() and (mels["mel floor"] == -0.75).all()
+    assert mels["white noise"].std() > 0.05
+    assert torch.equal(mels["white noise"], null_mel(model, "white noise", seed=0))
+    assert not torch.equal(mels["white noise"], null_mel(model, "white noise", seed=1))
+    assert all(m.shape == (1, 80, 120) for m in mels.values())
+
+
+def test_null_encodings() -> None:
+    model = small_model()
+    zero = null_encoding(model)
+    assert torch.allclose(zero, model.embed_audio(model.to_mel(torch.zeros(16_000))), atol=1e-5)
+    clips = torch.randn(3, 60, 32)
+    assert torch.allclose(null_encoding(model, "mean encoding", clips)[0], clips.mean(0))
+    with pytest.raises(HookedWhisperError, match="some clips"):
+        null_encoding(model, "mean encoding")
+    with pytest.raises(HookedWhisperError, match="zero audio"):
+        null_mel(model, "nothing")
