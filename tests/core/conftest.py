@@ -13,4 +13,6 @@ from tests.core.twins import listeners, make_twins
 def nothing_left_behind() -> Iterator[None]:
     yield
     for size in ("one", "odd"):
-        assert not listeners(make_twins(size).core), f"hooks or masks left on the shared {size!r} model"
+        core = make_twins(size).core
+        assert not listeners(core), f"hooks or masks left on the shared {size!r} model"
+        assert all(p.grad is None for p in core.parameters()), f"gradients left on the shared {size!r} model"

@@ -48,7 +48,7 @@ SIGNATURES = {
     "(t, hook)": lambda t, hook: 2 * t,
     "(t, any name)": lambda t, point: 2 * t * bool(point.name),
     "(t, *, hook)": lambda t, *, hook: 2 * t * bool(hook.name),
-    "(t, hook, /)": eval("lambda t, hook, /: 2 * t * bool(hook.name)"),
+    "(t, hook, /)": lambda t, hook, /: 2 * t * bool(hook.name),
     "(t, default)": lambda t, factor=2: factor * t,
     "(t, hook, default)": lambda t, hook, factor=2: factor * t * bool(hook.name),
     "(*args)": lambda *args: 2 * args[0],

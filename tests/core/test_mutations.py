@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hooked_whisper.config import WhisperConfig
 from hooked_whisper.model import WhisperCore
+from hooked_whisper.model.parts import LayerNorm
 from tests.core.parity import Activations, compare, openai_activations
 from tests.core.test_parity import FLOAT32
 from tests.core.twins import SIZES, Twins
@@ -92,7 +93,7 @@ def _dropped() -> list[str]:
     """Every bias, and every gain of a norm."""
     with torch.device("meta"):
         core = WhisperCore(WhisperConfig.from_dims(SIZES["odd"]))
-    gains = {f"{path}.weight" for path, module in core.named_modules() if type(module).__name__ == "LayerNorm"}
+    gains = {f"{path}.weight" for path, module in core.named_modules() if isinstance(module, LayerNorm)}
     return [name for name, _ in core.named_parameters() if name.endswith("bias") or name in gains]
 
 
