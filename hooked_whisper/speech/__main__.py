@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--snr-high", type=float, default=25.0, help="noise is 0 to this many dB below the speech")
     train.add_argument("--speed-low", type=float, default=0.88, help="slowest resampling (default: %(default)s)")
     train.add_argument("--tilt", type=float, default=0.0, help="largest random spectral tilt (default: %(default)s)")
+    train.add_argument("--equaliser", type=float, default=0.0, help="dB of a random response (default: %(default)s)")
     train.add_argument("--flite-weight", type=int, default=1, help="times an epoch has each utterance of flite")
     train.add_argument("--full-window-start", type=float, default=0.95, help="share of the steps on short windows")
     train.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
@@ -96,6 +97,7 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
         snr_high=arguments.snr_high,
         speed_low=arguments.speed_low,
         tilt=arguments.tilt,
+        equaliser=arguments.equaliser,
         flite_weight=arguments.flite_weight,
         full_window_start=arguments.full_window_start,
     )

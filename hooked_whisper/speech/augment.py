@@ -21,7 +21,7 @@ Audio = Float[np.ndarray, "_"]  # samples; their number changes on the way
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Shares are probabilities; times are seconds; SNR is in dB."""
+    """Shares are probabilities; times are seconds; SNR and the equaliser's deviation are in dB."""
 
     clean: float = 0.4
     snr: tuple[float, float] = (0.0, 25.0)
@@ -30,6 +30,7 @@ class AugmentConfig:
     speed: tuple[float, float] = (0.88, 1.13)
     speed_share: float = 0.6
     tilt: float = 0.0
+    equaliser: float = 0.0
     mask_word: float = 0.08
     mask_all: float = 0.02
     empty: float = 0.03
@@ -75,6 +76,19 @@ def change_speed(audio: Audio, alignment: Alignment, factor: float) -> tuple[Aud
     return faster, moved
 
 
+def equalise(audio: Audio, rng: np.random.Generator, deviation: float) -> Audio:
+    """A random smooth frequency response (another voice, microphone, bandwidth); power stays as it was."""
+    knots = np.array([0, 300, 1000, 2000, 3500, 5500, 8000])
+    gains = rng.normal(0, deviation, len(knots))
+    if rng.random() < 0.4:  # and nothing above some frequency
+        gains[knots > rng.uniform(3000, 8000)] -= 40
+    spectrum = np.fft.rfft(audio)
+    response = np.interp(np.fft.rfftfreq(len(audio), 1 / SAMPLE_RATE), knots, gains)
+    shaped = np.fft.irfft(spectrum * 10 ** (response / 20), len(audio))
+    power = np.sqrt(np.mean(audio**2) / (np.mean(shaped**2) + 1e-12))
+    return (shaped * power).astype(np.float32)
+
+
 def _mask(audio: Audio, word: Interval, rng: np.random.Generator) -> None:
     start, end = round(word.start * SAMPLE_RATE), min(round(word.end * SAMPLE_RATE), len(audio))
     level = float(np.sqrt(np.mean(audio**2)))
@@ -112,6 +126,8 @@ def augment(
         samples = round(lead * SAMPLE_RATE)
         audio = np.concatenate([np.zeros(samples, np.float32), audio])
         alignment = alignment.shifted(samples / SAMPLE_RATE)
+    if config.equaliser and rng.random() < 0.7:
+        audio = equalise(audio, rng, config.equaliser)
     if config.tilt:  # another microphone
         audio[1:] -= np.float32(rng.uniform(-config.tilt, config.tilt)) * audio[:-1]
     audio *= np.float32(rng.uniform(*config.gain))

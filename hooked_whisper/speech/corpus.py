@@ -222,6 +222,10 @@ class Corpus:
         return [row["text"] for row in self._rows]
 
     @cached_property
+    def speakers(self) -> list[str]:
+        return [row["speaker"] for row in self._rows]
+
+    @cached_property
     def synthesisers(self) -> list[str]:
         return [row["extra"]["synthesiser"] for row in self._rows]
 

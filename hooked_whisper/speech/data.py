@@ -105,7 +105,12 @@ class Batches:
         clean = max(config.clean, config.clean_share(step))
         speed = (config.speed_low, self.augmentation.speed[1])
         augmentation = replace(
-            self.augmentation, clean=clean, snr=(0.0, config.snr_high), tilt=config.tilt, speed=speed
+            self.augmentation,
+            clean=clean,
+            snr=(0.0, config.snr_high),
+            tilt=config.tilt,
+            speed=speed,
+            equaliser=config.equaliser,
         )
         # One row with a long silence before it would lengthen the window of all: whole batches have it or not.
         lead = self.augmentation.lead if full or rng.random() < 0.3 else 0.2

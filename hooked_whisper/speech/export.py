@@ -21,7 +21,7 @@ from hooked_whisper.speech.grammar import Grammar
 from hooked_whisper.speech.recipe import TrainConfig
 from hooked_whisper.speech.records import to_dict, write_atomic
 from hooked_whisper.speech.sounds import Sounds
-from hooked_whisper.speech.voices import SAMPLE_RATE, speakers
+from hooked_whisper.speech.voices import SAMPLE_RATE
 from hooked_whisper.weights import save_pretrained
 
 CLIP_SPLITS = ("sentences", "speakers")
@@ -57,6 +57,8 @@ def export(run: Path, world: Path, folder: Path, metrics: Mapping[str, Any] | No
     """Write weights, ``grammar.*``, ``sounds.json``, ``train_bigram_counts.npy`` and ``clips/`` to ``folder``."""
     trained = load_run(run)
     metadata = describe(trained, metrics)
+    for split, name in (("train", "train_speakers"), ("speakers", "held_out_speakers")):
+        metadata[name] = ", ".join(sorted(set(Corpus(world, split).speakers)))
     save_pretrained(trained.model, folder, metadata, dtype=torch.float16)
     Grammar.load(world).save(folder)
     Sounds.load(world).save(folder)
@@ -77,8 +79,6 @@ def describe(trained: Run, metrics: Mapping[str, Any] | None) -> dict[str, str]:
         "steps": str(trained.steps),
         "recipe": "; ".join([*parts, config.describe()]),
         "settings": json.dumps(asdict(config)),
-        "train_speakers": ", ".join(s.id for s in speakers("train")),
-        "held_out_speakers": ", ".join(s.id for s in speakers("held-out")),
         "wer": json.dumps(dict(metrics)) if metrics else "not measured",
     }
 
@@ -98,7 +98,18 @@ def _commands(trained: Run) -> list[str]:
 def _flags(config: TrainConfig) -> str:
     """Options of ``train`` that give these settings."""
     usual = TrainConfig()
-    names = ("seed", "batch", "lr", "clean", "snr_high", "speed_low", "tilt", "flite_weight", "full_window_start")
+    names = (
+        "seed",
+        "batch",
+        "lr",
+        "clean",
+        "snr_high",
+        "speed_low",
+        "tilt",
+        "equaliser",
+        "flite_weight",
+        "full_window_start",
+    )
     changed = [name for name in names if getattr(config, name) != getattr(usual, name)]
     options = [f" --{name.replace('_', '-')} {getattr(config, name):g}" for name in changed]
     return f" --steps {config.steps}{''.join(options)}"

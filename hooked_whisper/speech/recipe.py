@@ -30,6 +30,7 @@ class TrainConfig:
     snr_high: float = 25.0  # noise is 0 dB to this many below the speech
     speed_low: float = 0.88  # slowest resampling (a long vocal tract); the fastest is 1.13
     tilt: float = 0.0  # largest random spectral tilt (coefficient of a first-order filter)
+    equaliser: float = 0.0  # dB, deviation of a random frequency response
     flite_weight: int = 1  # how often an epoch has each utterance of flite, the rarer and harder synthesiser
     checkpoint_every: int = 200
     log_every: int = 25

@@ -16,7 +16,7 @@ from torch import nn
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment, Interval
 from hooked_whisper.speech.__main__ import main
-from hooked_whisper.speech.augment import AugmentConfig, Example, augment, change_speed, noise
+from hooked_whisper.speech.augment import AugmentConfig, Example, augment, change_speed, equalise, noise
 from hooked_whisper.speech.checkpoint import checkpoints
 from hooked_whisper.speech.corpus import Corpus
 from hooked_whisper.speech.data import IGNORE, LETTERS, WINDOW, Batches, collate, specials, target, world_vocabulary
@@ -70,6 +70,13 @@ def test_speed_moves_the_alignment_with_the_sound():
     fast, moved = change_speed(audio, click, 1.1)
     assert abs(np.abs(fast).argmax() / 16000 - moved.words[0].start) < 2e-3
     assert moved.duration == pytest.approx(1 / 1.1, abs=1e-3)
+
+
+def test_equaliser_shapes_the_spectrum_and_keeps_the_power():
+    sound = np.random.default_rng(0).standard_normal(16000).astype(np.float32)
+    shaped = equalise(sound, np.random.default_rng(1), 6.0)
+    assert shaped.shape == sound.shape and np.mean(shaped**2) == pytest.approx(np.mean(sound**2), rel=1e-3)
+    assert not np.allclose(shaped, sound, atol=0.1)
 
 
 @pytest.mark.parametrize("kind", ["white", "pink"])
