@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +28,24 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--processes", type=int, default=2)
     build.set_defaults(run=_build)
 
-    train = commands.add_parser("train", help="train the demo model on a built corpus")
+    train = commands.add_parser(
+        "train",
+        help="train the demo model on a built corpus",
+        description="Options that are not given have the recipe's values (recipe.py): those of the packaged model.",
+    )
     train.add_argument("--world", type=Path, default=Path("world"), help="folder of the corpus (default: %(default)s)")
     train.add_argument("--run", type=Path, default=Path("runs/demo"), dest="folder", help="folder of the run's state")
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--steps", type=int, default=2400, help="length of the whole schedule (default: %(default)s)")
-    train.add_argument("--batch", type=int, default=32)
-    train.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default: %(default)s)")
-    train.add_argument("--clean", type=float, default=0.4, help="share of clips without noise (default: %(default)s)")
-    train.add_argument("--snr-high", type=float, default=25.0, help="noise is 0 to this many dB below the speech")
-    train.add_argument("--speed-low", type=float, default=0.88, help="slowest resampling (default: %(default)s)")
-    train.add_argument("--tilt", type=float, default=0.0, help="largest random spectral tilt (default: %(default)s)")
-    train.add_argument("--equaliser", type=float, default=0.0, help="dB of a random response (default: %(default)s)")
-    train.add_argument("--flite-weight", type=int, default=1, help="times an epoch has each utterance of flite")
-    train.add_argument("--full-window-start", type=float, default=0.95, help="share of the steps on short windows")
+    train.add_argument("--seed", type=int)
+    train.add_argument("--steps", type=int, help="length of the whole schedule")
+    train.add_argument("--batch", type=int, help="utterances of a step")
+    train.add_argument("--lr", type=float, help="peak learning rate")
+    train.add_argument("--clean", type=float, help="share of clips without noise")
+    train.add_argument("--snr-high", type=float, help="noise is 0 to this many dB below the speech")
+    train.add_argument("--speed-low", type=float, help="slowest resampling of the voice (1: as it is)")
+    train.add_argument("--tilt", type=float, help="largest random spectral tilt, 0 to 1")
+    train.add_argument("--equaliser", type=float, help="dB of a random frequency response")
+    train.add_argument("--flite-weight", type=int, help="times an epoch has each utterance of flite")
+    train.add_argument("--full-window-start", type=float, help="share of the steps on short windows")
     train.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     train.add_argument("--stop-at", type=int, help="end after this step; the same command without it goes on")
     train.add_argument("--start-from", type=Path, help="a run whose last state a new run takes over")
@@ -88,19 +93,9 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
     from hooked_whisper.speech.train import train
 
     torch.set_num_threads(arguments.threads)
-    config = TrainConfig(
-        seed=arguments.seed,
-        steps=arguments.steps,
-        batch=arguments.batch,
-        lr=arguments.lr,
-        clean=arguments.clean,
-        snr_high=arguments.snr_high,
-        speed_low=arguments.speed_low,
-        tilt=arguments.tilt,
-        equaliser=arguments.equaliser,
-        flite_weight=arguments.flite_weight,
-        full_window_start=arguments.full_window_start,
-    )
+    names = (field.name for field in fields(TrainConfig))
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name, None) is not None}
+    config = TrainConfig(**given)
     train(config, arguments.world, arguments.folder, arguments.stop_at, arguments.start_from)
     return {"run": str(arguments.folder), "steps": arguments.stop_at or config.steps, "recipe": config.describe()}
 

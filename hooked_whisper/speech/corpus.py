@@ -12,9 +12,10 @@ import json
 import logging
 import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -119,12 +120,11 @@ def build(folder: Path, config: CorpusConfig, processes: int = 2) -> dict[str, A
         pronounce(grammar.words).save(folder)
     todo = [name for name in shards if name not in done]
     log.info("%d shards, %d already there", len(shards), len(done))
-    context = multiprocessing.get_context("spawn")
     with (
-        ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=1) as pool,
+        ThreadPoolExecutor(processes) as pool,
         tqdm(total=len(shards), initial=len(done), unit="shard", desc="speaking") as bar,
     ):
-        futures = {pool.submit(_speak_shard, folder, name, shards[name]): name for name in todo}
+        futures = {pool.submit(_in_fresh_process, folder, name, shards[name]): name for name in todo}
         try:
             for future in as_completed(futures):
                 manifest["shards"][futures[future]] = future.result()
@@ -162,6 +162,31 @@ def _intact(folder: Path, checksums: dict[str, str]) -> bool:
         return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == expected
 
     return all(same(name, expected) for name, expected in checksums.items())
+
+
+def _in_fresh_process(folder: Path, name: str, jobs: list[Job]) -> dict[str, Any]:
+    """(An executor of processes with one task each can hang when a worker is replaced, in Python 3.11.)"""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_report_shard, args=(there, folder, name, jobs), daemon=True)
+    process.start()
+    there.close()
+    try:
+        outcome = here.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"shard {name}: its process ended with code {process.exitcode}") from None
+    process.join()
+    if isinstance(outcome, str):
+        raise RuntimeError(f"shard {name}: {outcome}")
+    return outcome
+
+
+def _report_shard(pipe: Connection, folder: Path, name: str, jobs: list[Job]) -> None:
+    try:
+        pipe.send(_speak_shard(folder, name, jobs))
+    except Exception as error:
+        pipe.send(f"{type(error).__name__}: {error}")
 
 
 def _speak_shard(folder: Path, name: str, jobs: list[Job]) -> dict[str, Any]:

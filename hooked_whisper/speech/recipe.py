@@ -8,17 +8,19 @@ from typing import Any
 
 from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
 
+_BEFORE = {"clean": 0.4, "snr_high": 25.0, "speed_low": 0.88, "tilt": 0.0, "equaliser": 0.0, "flite_weight": 1}
+
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Phases: CTC beside the next-token loss (weight annealed to zero), next-token loss alone, full 30 s windows."""
 
     seed: int = 0
-    steps: int = 2400
+    steps: int = 7000
     batch: int = 32
     full_window_batch: int = 6
     ctc_end: float = 0.5  # share of the steps after which the CTC weight is exactly zero
-    full_window_start: float = 0.95
+    full_window_start: float = 0.985
     lr: float = 2e-3
     warm_up: int = 200
     weight_decay: float = 0.01
@@ -26,12 +28,12 @@ class TrainConfig:
     clip: float = 1.0
     full_softmax_every: int = 8  # in the CTC phase, the other steps score the words of the world only
     timestamp_share: float = 0.2
-    clean: float = 0.4  # share of clips without added noise
-    snr_high: float = 25.0  # noise is 0 dB to this many below the speech
-    speed_low: float = 0.88  # slowest resampling (a long vocal tract); the fastest is 1.13
-    tilt: float = 0.0  # largest random spectral tilt (coefficient of a first-order filter)
-    equaliser: float = 0.0  # dB, deviation of a random frequency response
-    flite_weight: int = 1  # how often an epoch has each utterance of flite, the rarer and harder synthesiser
+    clean: float = 0.5  # share of clips without added noise
+    snr_high: float = 40.0  # noise is 0 dB to this many below the speech
+    speed_low: float = 0.76  # slowest resampling (a long vocal tract); the fastest is 1.13
+    tilt: float = 0.5  # largest random spectral tilt (coefficient of a first-order filter)
+    equaliser: float = 5.0  # dB, deviation of a random frequency response
+    flite_weight: int = 2  # how often an epoch has each utterance of flite, the rarer and harder synthesiser
     checkpoint_every: int = 200
     log_every: int = 25
     evaluate_every: int = 500
@@ -42,8 +44,8 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> TrainConfig:
-        """From JSON; settings that an older file lacks have their defaults."""
-        return cls(**(saved | {"betas": tuple(saved["betas"])}))
+        """From JSON; what a file does not name was not done when it was written."""
+        return cls(**(_BEFORE | saved | {"betas": tuple(saved["betas"])}))
 
     @property
     def ctc_steps(self) -> int:
