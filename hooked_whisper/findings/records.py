@@ -49,7 +49,7 @@ class Measurement:
             raise KeyError(f"measurement {self.name!r} has no axis {sorted(unknown)}")
         for axis in self.axes:
             index.append(axis.entries.index(where[axis.name]) if axis.name in where else slice(None))
-        return self.values[tuple(index)]
+        return np.asarray(self.values[tuple(index)])
 
 
 @dataclass(frozen=True)
