@@ -53,10 +53,14 @@ def load_run(run: Path) -> Run:
     return Run(model.eval(), config, steps, history)
 
 
-def export(run: Path, world: Path, folder: Path, metrics: Mapping[str, Any] | None, clips: int = 24) -> dict[str, Any]:
+def export(
+    run: Path, world: Path, folder: Path, metrics: Mapping[str, Any] | None, clips: int = 24, note: str = ""
+) -> dict[str, Any]:
     """Write weights, ``grammar.*``, ``sounds.json``, ``train_bigram_counts.npy`` and ``clips/`` to ``folder``."""
     trained = load_run(run)
     metadata = describe(trained, metrics)
+    if note:
+        metadata["note"] = note
     for split, name in (("train", "train_speakers"), ("speakers", "held_out_speakers")):
         metadata[name] = ", ".join(sorted(set(Corpus(world, split).speakers)))
     save_pretrained(trained.model, folder, metadata, dtype=torch.float16)
@@ -71,16 +75,30 @@ def export(run: Path, world: Path, folder: Path, metrics: Mapping[str, Any] | No
 def describe(trained: Run, metrics: Mapping[str, Any] | None) -> dict[str, str]:
     """What the weights' metadata say: strings only."""
     config = trained.config
-    parts = [f"schedule of {c.steps} steps until step {until}" for until, c in trained.history]
     return {
         "command": " && ".join(f"python -m hooked_whisper.speech {command}" for command in _commands(trained)),
         "seed": str(config.seed),
         "commit": _commit(),
         "steps": str(trained.steps),
-        "recipe": "; ".join([*parts, config.describe()]),
+        "recipe": _recipe(trained),
         "settings": json.dumps(asdict(config)),
         "wer": json.dumps(dict(metrics)) if metrics else "not measured",
     }
+
+
+def _recipe(trained: Run) -> str:
+    """What each stretch of steps was trained on, over all parts of the run."""
+    ends = [*trained.history, (trained.steps, trained.config)]
+    starts = [0, *(until for until, _ in trained.history)]
+    stretches = [(start, until, c) for start, (until, c) in zip(starts, ends, strict=True)]
+    ctc = max((min(until, c.ctc_steps) for start, until, c in stretches if start < c.ctc_steps), default=0)
+    full = [(max(start, c.full_window_step), until) for start, until, c in stretches if until > c.full_window_step]
+    on_full = " and ".join(f"{start}-{until}" for start, until in full) or "none"
+    return (
+        f"steps 0-{ctc}: next-token loss + CTC on letters, annealed to zero at the end of its part; "
+        f"steps {ctc}-{trained.steps}: next-token loss alone; full 30 s windows in steps: {on_full}, short windows "
+        f"elsewhere; parts with schedules of {', '.join(str(c.steps) for _, _, c in stretches)} steps. No phone labels."
+    )
 
 
 def _commands(trained: Run) -> list[str]:

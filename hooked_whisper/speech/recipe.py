@@ -16,7 +16,7 @@ class TrainConfig:
     """Phases: CTC beside the next-token loss (weight annealed to zero), next-token loss alone, full 30 s windows."""
 
     seed: int = 0
-    steps: int = 7000
+    steps: int = 8000
     batch: int = 32
     full_window_batch: int = 6
     ctc_end: float = 0.5  # share of the steps after which the CTC weight is exactly zero

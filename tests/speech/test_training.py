@@ -172,7 +172,9 @@ def test_run_that_starts_from_another_tells_its_history(world: Path, tmp_path: P
         f"python -m hooked_whisper.speech train --steps 3 {flags} --start-from runs/part0",
     ]
     assert (
-        made["steps"] == "3" and "until step 1" in made["recipe"] and json.loads(made["wer"])["sentences"]["wer"] == 0.5
+        made["steps"] == "3"
+        and "schedules of 4, 3 steps" in made["recipe"]
+        and json.loads(made["wer"])["sentences"]["wer"] == 0.5
     )
 
 
