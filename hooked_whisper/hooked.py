@@ -168,7 +168,7 @@ class HookedWhisper(WhisperCore):
     def generate(
         self,
         prompt: Int[Tensor, "batch token"],
-        encoder_out: Float[Tensor, "batch position d_model"],
+        encoder_out: Float[Tensor, "clip position d_model"],
         **options: Any,
     ) -> Int[Tensor, "batch token_out"]:
         """Plain greedy generation: see :func:`hooked_whisper.decoding.generate`."""

@@ -15,7 +15,7 @@ from hooked_whisper.model import KVCache, WhisperCore
 def generate(
     model: WhisperCore,
     prompt: Int[Tensor, "batch token"],
-    encoder_out: Float[Tensor, "batch position d_model"],
+    encoder_out: Float[Tensor, "clip position d_model"],
     *,
     max_new_tokens: int = 64,
     eot: int | None = None,

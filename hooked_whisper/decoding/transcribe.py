@@ -44,7 +44,7 @@ def decode(
     options: DecodingOptions | None = None,
     **changes: Any,
 ) -> DecodingResult | list[DecodingResult]:
-    """``whisper.decode``: one window per row, from mel ``[.., mel, frame]`` or encoder output ``[.., position, d_model]``.
+    """``whisper.decode``, one window per row: mel ``[.., mel, frame]`` or encoder output ``[.., position, d_model]``.
 
     Without ``options`` the defaults are openai-whisper's, in the model's own precision; ``changes`` are fields of
     ``DecodingOptions``. One result for one window, a list for a batch.
