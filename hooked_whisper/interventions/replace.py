@@ -13,13 +13,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked_whisper.audio import TimeMap
+from hooked_whisper.audio.mel import Number
 from hooked_whisper.errors import HookedWhisperError
 
 
 def replace_span(
     encoder_out: Float[Tensor, "batch position d_model"],
-    start: float,
-    stop: float,
+    start: Number,
+    stop: Number,
     source: Float[Tensor, "#batch position d_model"] | Float[Tensor, "position d_model"],
     *,
     unit: str = "positions",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ class FakeContext(Context):
     def transcriber(self, model=None):
         return self.fake
 
-    @property
+    @cached_property
     def encoded(self) -> torch.Tensor:
         n = self.model.cfg.encoder.n_ctx
         out = torch.zeros(len(self.utterances), n, 32)
@@ -68,7 +69,7 @@ class FakeContext(Context):
             out[i, -1, 2] = i + 1
         return out
 
-    @property
+    @cached_property
     def transcripts(self) -> list[str]:
         return self.transcriber()(self.encoded)
 
