@@ -75,11 +75,18 @@ def test_user_errors_are_one_line_and_exit_2(arguments, capsys, tmp_path, monkey
     assert "Traceback" not in captured.err
 
 
-def test_files_that_are_not_audio(capsys, tmp_path, folder, unchecked) -> None:
+def test_files_that_are_not_audio(capsys, tmp_path, half_minute, unchecked) -> None:
     bad = tmp_path / "bad.wav"
     bad.write_bytes(b"not audio at all")
-    assert run("transcribe", str(bad), "--model", folder, "--language", "en") == 2
+    assert run("transcribe", str(bad), "--model", half_minute, "--language", "en") == 2
     assert "bad.wav" in capsys.readouterr().err
+
+
+def test_a_model_with_another_window_cannot_transcribe(capsys, folder, clip, tmp_path) -> None:
+    assert run("transcribe", clip, "--model", folder) == 2
+    assert "window of 30 s" in capsys.readouterr().err
+    assert run("reproduce", "--audio", clip, "--model", folder, "--out", str(tmp_path / "o")) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_a_device_that_is_not_there(capsys, folder, clip) -> None:
