@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -360,8 +359,9 @@ def _examples(context: Context, runs: dict[str, Cuts], n: int = 6) -> tuple[Exam
     ]
     shown: list[Example] = []
     used: set[int] = set()
-    for k in (k for turn in zip_longest(*queues) for k in turn if k is not None):
-        if len(shown) < n and word.targets[k].utterance not in used:
+    for queue in n * queues:
+        k = next((k for k in queue if word.targets[k].utterance not in used), None)
+        if k is not None and len(shown) < n:
             used.add(word.targets[k].utterance)
             shown.append(_example(context, word.targets[k], word.texts[k], elsewhere_texts))
     return tuple(shown)

@@ -169,10 +169,9 @@ def draw_cut_words(finding: Finding) -> list[Figure]:
     """Fate of words; and how well a cut works when it is moved."""
     fate = finding.measurement("fate of words")
     cuts, fates = fate.axis("cut").entries, fate.axis("fate").entries
-    first, axes = _figure("What became of the words", "share of words (%)", "")
+    first, axes = _figure("Fate of the words", "share of words (%)", "")
     rows = [(cut, word) for cut in cuts for word in fate.axis("word").entries]
     names = [f"{word}, cut {'in' if cut == 'silence' else 'at'} {cut}" for cut, word in rows]
-    names = [n.replace("others, cut at another", "others (one cut), cut at a far") for n in names]
     names = [n.replace("another word", "a far word") for n in names]
     at = np.arange(len(rows))[::-1]
     left = np.zeros(len(rows))
