@@ -12,6 +12,7 @@ import hooked_whisper
 LAYERS = [
     "errors",
     "protocols",
+    "storage",
     "config",
     "hooks",
     "model",

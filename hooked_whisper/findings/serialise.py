@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 
 from hooked_whisper.findings.finding import RULE, Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.records import Axis, Example, Measurement, Span, Table
+from hooked_whisper.storage import write_atomic
 
 FORMAT = "hooked_whisper/findings/1"
 _DIGITS = 7  # significant digits of measurements: more than any of them is known to
@@ -97,7 +96,7 @@ def from_dict(data: dict[str, Any]) -> Finding:
 def save_findings(path: Path, findings: Sequence[Finding], **about: Any) -> None:
     """Write ``findings.json``: the rule, what ``about`` says (version, command, ...), the findings."""
     data = {"format": FORMAT, "rule": RULE, **_plain(about), "findings": [to_dict(f) for f in findings]}
-    write_atomic(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False))
+    write_atomic(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False).encode())
 
 
 def load_findings(path: Path) -> list[Finding]:
@@ -108,22 +107,6 @@ def load_findings(path: Path) -> list[Finding]:
             f"{path} is not a findings file of this version: format {data.get('format')!r}, not {FORMAT!r}"
         )
     return [from_dict(one) for one in data["findings"]]
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a crash, sees the old content or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _table(t: dict[str, Any]) -> Table:

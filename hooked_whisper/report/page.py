@@ -11,10 +11,10 @@ from typing import Any
 from hooked_whisper.findings.context import Utterance
 from hooked_whisper.findings.finding import RULE, Finding, format_estimate, format_number
 from hooked_whisper.findings.records import Example, Measurement
-from hooked_whisper.findings.serialise import write_atomic
 from hooked_whisper.report.card import ModelCard
 from hooked_whisper.report.figures import Picture, picture
 from hooked_whisper.report.sound import Player, Waveform, damped, player, waveform
+from hooked_whisper.storage import write_atomic
 from hooked_whisper.text import DiffOp, word_diff
 
 _MOST_CELLS = 160
@@ -82,7 +82,7 @@ def render_page(
 
 def write_page(path: Path, *args: Any, **kwargs: Any) -> None:
     """Write :func:`render_page`'s HTML, the whole file or nothing."""
-    write_atomic(path, render_page(*args, **kwargs))
+    write_atomic(path, render_page(*args, **kwargs).encode())
 
 
 @cache

@@ -106,7 +106,7 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from hooked_whisper.speech.evaluate import evaluate
     from hooked_whisper.speech.export import load_run
-    from hooked_whisper.speech.records import write_atomic
+    from hooked_whisper.storage import write_atomic
 
     torch.set_num_threads(arguments.threads)
     run = load_run(arguments.folder)

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from hooked_whisper.speech.records import write_atomic
+from hooked_whisper.storage import write_atomic
 
 
 def save_checkpoint(

@@ -19,9 +19,10 @@ from hooked_whisper.speech.checkpoint import checkpoints, load_checkpoint
 from hooked_whisper.speech.corpus import Corpus
 from hooked_whisper.speech.grammar import Grammar
 from hooked_whisper.speech.recipe import TrainConfig
-from hooked_whisper.speech.records import to_dict, write_atomic
+from hooked_whisper.speech.records import to_dict
 from hooked_whisper.speech.sounds import Sounds
 from hooked_whisper.speech.voices import SAMPLE_RATE
+from hooked_whisper.storage import write_atomic
 from hooked_whisper.weights import save_pretrained
 
 CLIP_SPLITS = ("sentences", "speakers")

@@ -20,7 +20,7 @@ from safetensors.numpy import load, save
 
 from hooked_whisper.speech.grammar_rules import HELD_OUT_SHARE, class_table, collocations
 from hooked_whisper.speech.lexicon import CLASS_OF, WORDS
-from hooked_whisper.speech.records import write_atomic
+from hooked_whisper.storage import write_atomic
 
 START, END = "<s>", "</s>"
 MIN_WORDS, MAX_WORDS = 2, 9

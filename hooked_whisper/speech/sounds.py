@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hooked_whisper.speech.phones import VOWELS, from_espeak
-from hooked_whisper.speech.records import write_atomic
+from hooked_whisper.storage import write_atomic
 
 ACCENT = "en-us"
 
