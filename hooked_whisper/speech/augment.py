@@ -1,7 +1,8 @@
 """Spoilt speech: noise, gain, silence before, other speeds, words masked, and clips with nothing in them.
 
-Masked words keep their transcript, so the decoder has a reason to learn the grammar; clips with every word masked are
-like mislabelled captions; silent clips have an empty transcript. The caller's generator decides everything.
+Words covered by noise keep their transcript, so the decoder has a reason to learn the grammar; words cut to silence
+were not said and leave it; clips with every word masked are like mislabelled captions; silent clips have an empty
+transcript. The caller's generator decides everything.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class AugmentConfig:
     tilt: float = 0.0
     equaliser: float = 0.0
     mask_word: float = 0.08
+    drop_silenced: float = 0.0  # share of the words cut to silence that leave the transcript
     mask_all: float = 0.02
     empty: float = 0.03
 
@@ -89,12 +91,24 @@ def equalise(audio: Audio, rng: np.random.Generator, deviation: float) -> Audio:
     return (shaped * power).astype(np.float32)
 
 
-def _mask(audio: Audio, word: Interval, rng: np.random.Generator) -> None:
+def _mask(audio: Audio, word: Interval, rng: np.random.Generator, silence: bool) -> None:
     start, end = round(word.start * SAMPLE_RATE), min(round(word.end * SAMPLE_RATE), len(audio))
     level = float(np.sqrt(np.mean(audio**2)))
     audio[start:end] = 0
-    if rng.random() < 0.5:
+    if not silence:
         audio[start:end] = level * rng.standard_normal(end - start, dtype=np.float32)
+
+
+def _mask_words(audio: Audio, alignment: Alignment, rng: np.random.Generator, config: AugmentConfig) -> Alignment:
+    """Cover some words of ``audio`` in place; the alignment without those that are gone."""
+    kept = []
+    for word in alignment.words:
+        masked, silence = rng.random() < config.mask_word, rng.random() < 0.5
+        if masked:
+            _mask(audio, word, rng, silence)
+        if not (masked and silence and rng.random() < config.drop_silenced):
+            kept.append(word)
+    return replace(alignment, text=" ".join(word.label for word in kept), words=tuple(kept))
 
 
 def augment(
@@ -118,9 +132,12 @@ def augment(
     if rng.random() < config.speed_share:
         audio, alignment = change_speed(audio, alignment, float(rng.uniform(*config.speed)))
     audio = audio.copy()
-    for word in alignment.words:
-        if not audible or rng.random() < config.mask_word:
-            _mask(audio, word, rng)
+    if audible:
+        alignment = _mask_words(audio, alignment, rng, config)
+    else:
+        silence = rng.random() < 0.5
+        for word in alignment.words:
+            _mask(audio, word, rng, silence)
     if rng.random() < 0.7:
         lead = rng.uniform(0, config.lead if longest_lead is None else longest_lead)
         samples = round(lead * SAMPLE_RATE)

@@ -111,6 +111,9 @@ class Batches:
             tilt=config.tilt,
             speed=speed,
             equaliser=config.equaliser,
+            drop_silenced=config.drop_silenced,
+            mask_all=config.mask_all,
+            empty=config.empty,
         )
         # One row with a long silence before it would lengthen the window of all: whole batches have it or not.
         lead = self.augmentation.lead if full or rng.random() < 0.3 else 0.2
@@ -125,7 +128,7 @@ class Batches:
             )
             for i in indices.tolist()
         ]
-        return collate(examples, rng, config.timestamp_share, full)
+        return collate(examples, rng, config.timestamp_share, full, config.bare_share)
 
     def _indices(self, step: int) -> np.ndarray:
         per_epoch = len(self._pool) // self.config.batch
@@ -154,7 +157,9 @@ class Batches:
         return sound
 
 
-def collate(examples: list[Example], rng: np.random.Generator, timestamp_share: float, full: bool) -> Batch:
+def collate(
+    examples: list[Example], rng: np.random.Generator, timestamp_share: float, full: bool, bare_share: float = 0.0
+) -> Batch:
     """Pad to a common window: 30 s, or the longest example (sometimes with some silence after it)."""
     longest = max(len(e.audio) for e in examples)
     tail = int(rng.uniform(0, 3.0) * SAMPLE_RATE) if rng.random() < 0.2 else 0
@@ -169,7 +174,8 @@ def collate(examples: list[Example], rng: np.random.Generator, timestamp_share: 
         if full and rng.random() < 0.3:
             shift = int(rng.integers(0, size - len(example.audio)))
         audio[k, shift : shift + len(example.audio)] = example.audio
-        rows.append(target(example, shift / SAMPLE_RATE, timed and rng.random() < 0.5))
+        bare = bare_share > 0 and rng.random() < bare_share
+        rows.append(target(example, shift / SAMPLE_RATE, timed and rng.random() < 0.5, bare))
     width = max(len(tokens) for tokens, _ in rows)
     tokens = torch.full((len(rows), width), specials().eot)
     labels = torch.full((len(rows), width), IGNORE)
@@ -188,8 +194,9 @@ def collate(examples: list[Example], rng: np.random.Generator, timestamp_share: 
     )
 
 
-def target(example: Example, shift: float, timed: bool) -> tuple[list[int], list[int]]:
-    """Decoder input and what to predict after each of its tokens."""
+def target(example: Example, shift: float, timed: bool, bare: bool = False) -> tuple[list[int], list[int]]:
+    """Decoder input and what to predict after each of its tokens. A ``bare`` prefix has neither timestamps nor
+    ``<|notimestamps|>``; what follows ``<|transcribe|>`` is then not asked, so it stays free for those."""
     s, ids = specials(), token_ids()
     words = [ids[word] for word in example.alignment.text.split()]
     language = s.en if words else s.no_speech
@@ -199,5 +206,7 @@ def target(example: Example, shift: float, timed: bool) -> tuple[list[int], list
         sequence = [s.sot, s.en, s.transcribe, *body]
         return sequence[:-1], [language, IGNORE, *body]
     body = [*words, s.eot]
+    if bare and words:
+        return [s.sot, s.en, s.transcribe, *words], [language, IGNORE, IGNORE, *body[1:]]
     sequence = [s.sot, s.en, s.transcribe, s.no_timestamps, *body]
     return sequence[:-1], [language, IGNORE, IGNORE, *body]

@@ -127,6 +127,10 @@ def _flags(config: TrainConfig) -> str:
         "tilt",
         "equaliser",
         "flite_weight",
+        "drop_silenced",
+        "mask_all",
+        "empty",
+        "bare_share",
         "full_window_start",
     )
     changed = [name for name in names if getattr(config, name) != getattr(usual, name)]

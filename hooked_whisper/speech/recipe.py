@@ -8,7 +8,18 @@ from typing import Any
 
 from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
 
-_BEFORE = {"clean": 0.4, "snr_high": 25.0, "speed_low": 0.88, "tilt": 0.0, "equaliser": 0.0, "flite_weight": 1}
+_BEFORE = {
+    "clean": 0.4,
+    "snr_high": 25.0,
+    "speed_low": 0.88,
+    "tilt": 0.0,
+    "equaliser": 0.0,
+    "flite_weight": 1,
+    "drop_silenced": 0.0,
+    "mask_all": 0.02,
+    "empty": 0.03,
+    "bare_share": 0.0,
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,10 @@ class TrainConfig:
     tilt: float = 0.5  # largest random spectral tilt (coefficient of a first-order filter)
     equaliser: float = 5.0  # dB, deviation of a random frequency response
     flite_weight: int = 2  # how often an epoch has each utterance of flite, the rarer and harder synthesiser
+    drop_silenced: float = 1.0  # share of the words cut to silence that leave the transcript
+    mask_all: float = 0.03  # share of clips whose every word is masked and still asked for
+    empty: float = 0.08  # share of clips with nothing said, and an empty transcript
+    bare_share: float = 0.15  # share of prefixes that end with <|transcribe|>, as in the bigram finding
     checkpoint_every: int = 200
     log_every: int = 25
     evaluate_every: int = 500

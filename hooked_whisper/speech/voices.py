@@ -1,4 +1,4 @@
-"""The speakers: two synthesisers, several accents, voices and pitches, two of them held out of training."""
+"""The speakers: two synthesisers, several accents, voices and pitches, four of them held out of training."""
 
 from __future__ import annotations
 
@@ -64,8 +64,11 @@ SPEAKERS: tuple[Speaker, ...] = (
     Speaker("flite-kal-high", "flite", "kal16", 1.05, 135.0),
     Speaker("flite-awb", "flite", "awb", 1.0, 0.0),
     Speaker("flite-awb-low", "flite", "awb", 1.05, 100.0),
+    # The first two were looked at while the augmentation was chosen; the last two only when all was done.
     Speaker("us-f4", "espeak", "en-us+f4", 165.0, 50.0, "held-out"),
     Speaker("flite-rms", "flite", "rms", 1.0, 0.0, "held-out"),
+    Speaker("us-annie", "espeak", "en-us+Annie", 165.0, 50.0, "held-out"),
+    Speaker("gb-paul", "espeak", "en+paul", 165.0, 50.0, "held-out"),
 )
 BY_ID = {speaker.id: speaker for speaker in SPEAKERS}
 

@@ -16,7 +16,7 @@ from torch import nn
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment, Interval
 from hooked_whisper.speech.__main__ import main
-from hooked_whisper.speech.augment import AugmentConfig, Example, augment, change_speed, equalise, noise
+from hooked_whisper.speech.augment import AugmentConfig, Example, _mask_words, augment, change_speed, equalise, noise
 from hooked_whisper.speech.checkpoint import checkpoints
 from hooked_whisper.speech.corpus import Corpus
 from hooked_whisper.speech.data import IGNORE, LETTERS, WINDOW, Batches, collate, specials, target, world_vocabulary
@@ -63,6 +63,24 @@ def test_augmentation_shares_and_determinism():
     assert np.array_equal(audio, utterance()[0])  # the source is not written to
 
 
+def test_words_cut_to_silence_leave_the_transcript_and_covered_ones_stay():
+    audio, alignment = utterance()
+    untouched = AugmentConfig(empty=0, mask_all=0, speed_share=0, mask_word=0.5, drop_silenced=1.0)
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        heard = _mask_words(sound := audio.copy(), alignment, rng, untouched)
+        silent = [not sound[round(w.start * 16000) : round(w.end * 16000)].any() for w in alignment.words]
+        assert heard.text.split() == [w.label for w, gone in zip(alignment.words, silent, strict=True) if not gone]
+        assert [w.label for w in heard.words] == heard.text.split()
+
+
+def test_a_fully_masked_clip_keeps_its_transcript():
+    audio, alignment = utterance()
+    config = AugmentConfig(empty=0, mask_all=1, drop_silenced=1.0)
+    seen = [augment(audio, alignment, np.random.default_rng(k), config=config) for k in range(20)]
+    assert all(e.alignment.text == "red bus" and not e.audible for e in seen)
+
+
 def test_speed_moves_the_alignment_with_the_sound():
     audio = np.zeros(16000, np.float32)
     audio[8000] = 1
@@ -95,6 +113,11 @@ def test_targets_follow_whispers_layout():
     tokens, labels = target(example, 0.0, True)
     assert tokens[3] == labels[2] == s.timestamp_begin + 5 and labels[-2:] == [s.timestamp_begin + 40, s.eot]
     assert target(example, 5.0, True) == target(example, 5.0, False)  # too late for a first timestamp
+    # a bare prefix: what follows <|transcribe|> is not asked
+    assert target(example, 0.0, False, bare=True) == (
+        [s.sot, s.en, s.transcribe, *words],
+        [s.en, IGNORE, IGNORE, words[1], s.eot],
+    )
     empty = Example(example.audio, Alignment("u", "s", "", 1.0))
     assert target(empty, 0.0, True) == (
         [s.sot, s.en, s.transcribe, s.no_timestamps],
