@@ -65,7 +65,7 @@ def test_augmentation_shares_and_determinism():
 
 def test_words_cut_to_silence_leave_the_transcript_and_covered_ones_stay():
     audio, alignment = utterance()
-    untouched = AugmentConfig(empty=0, mask_all=0, speed_share=0, mask_word=0.5, drop_silenced=1.0)
+    untouched = AugmentConfig(empty=0.0, mask_all=0.0, speed_share=0.0, mask_word=0.5, drop_silenced=1.0)
     for seed in range(40):
         rng = np.random.default_rng(seed)
         heard = _mask_words(sound := audio.copy(), alignment, rng, untouched)
@@ -76,7 +76,7 @@ def test_words_cut_to_silence_leave_the_transcript_and_covered_ones_stay():
 
 def test_a_fully_masked_clip_keeps_its_transcript():
     audio, alignment = utterance()
-    config = AugmentConfig(empty=0, mask_all=1, drop_silenced=1.0)
+    config = AugmentConfig(empty=0.0, mask_all=1.0, drop_silenced=1.0)
     seen = [augment(audio, alignment, np.random.default_rng(k), config=config) for k in range(20)]
     assert all(e.alignment.text == "red bus" and not e.audible for e in seen)
 
