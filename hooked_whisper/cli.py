@@ -140,8 +140,6 @@ def _reproduce(parsed: argparse.Namespace, arguments: list[str]) -> int:
     _check_files(parsed.audio)
     parsed.out.mkdir(parents=True, exist_ok=True)
     model, facts = _load(parsed)
-    if parsed.audio:
-        _check_window(model)
     context = make_context(
         model,
         parsed.model,
@@ -189,15 +187,6 @@ def _check_files(files: Sequence[str]) -> None:
             raise FileNotFoundError(f"audio file {file} does not exist")
 
 
-def _check_window(model: HookedWhisper) -> None:
-    from hooked_whisper.errors import HookedWhisperError
-
-    if model.time.duration != 30:  # openai-whisper's transcribe takes it for granted
-        raise HookedWhisperError(
-            f"transcribing recordings needs a model with a window of 30 s, this one has {model.time.duration:g} s"
-        )
-
-
 def _load(parsed: argparse.Namespace) -> tuple[HookedWhisper, dict[str, str]]:
     """The model, and what its weights' metadata say."""
     import torch
@@ -227,7 +216,6 @@ def _load(parsed: argparse.Namespace) -> tuple[HookedWhisper, dict[str, str]]:
 def _transcribe(parsed: argparse.Namespace, arguments: list[str]) -> int:
     _check_files(parsed.audio)
     model, _ = _load(parsed)
-    _check_window(model)
     results = []
     for file in parsed.audio:
         options = {"language": parsed.language} if parsed.language else {}

@@ -10,9 +10,11 @@ import torch
 import whisper
 from jaxtyping import Float
 from torch import Tensor
+from whisper.audio import N_FRAMES
 from whisper.decoding import DecodingOptions, DecodingResult
 
 from hooked_whisper.audio import load_audio
+from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.model import WhisperCore
 
 
@@ -66,7 +68,15 @@ def transcribe(model: WhisperCore, audio: Any, *, sample_rate: int | None = None
     ``audio`` is whatever :func:`hooked_whisper.audio.load_audio` takes. Options are those of ``whisper.transcribe``
     (``language``, ``temperature``, ``word_timestamps``, ``beam_size``, ...). It may decode a window several times
     (temperature fallback): for interventions pass ``temperature=0`` and a ``language``.
+
+    Raises:
+        HookedWhisperError: the model's window is not 30 s, the only one openai-whisper's loop over windows knows.
     """
+    if model.cfg.encoder.n_frames != N_FRAMES:
+        raise HookedWhisperError(
+            f"transcribing needs a model with a window of 30 s ({N_FRAMES} mel frames), this one has "
+            f"{model.cfg.encoder.n_frames}: use model.decode(model.to_mel(clip)) on clips that fit"
+        )
     options.setdefault("fp16", model.dtype == torch.float16)
     samples = load_audio(audio, sample_rate)
     return Transcription(whisper.transcribe(model, samples.detach().cpu().float(), **options))  # type: ignore[arg-type]

@@ -72,24 +72,26 @@ def held_out_sentences(world: SpokenWorld, count: int, seed: int) -> list[str]:
 
 
 def synthetic_clips(world: SpokenWorld, count: int, seed: int = 0) -> Clips:
-    """Held-out sentences spoken by a held-out speaker (espeak-ng); the packaged clips if there is no synthesiser."""
-    speaker = next(s for s in world.speakers if s.split == "held-out" and s.synthesiser == "espeak")
+    """Held-out sentences spoken by the held-out speakers of espeak-ng in turn; the packaged clips without it."""
+    speakers = [s.id for s in world.speakers if s.split == "held-out" and s.synthesiser == "espeak"]
     texts = held_out_sentences(world, 2 * count, seed)  # some sentences have words the synthesiser runs together
     utterances: list[Utterance] = []
     try:
         for text in texts:
             if len(utterances) == count:
                 break
+            speaker = speakers[len(utterances) % len(speakers)]
             try:
-                audio, alignment = world.say(text, speaker.id)
+                audio, alignment = world.say(text, speaker)
             except ValueError:
                 continue
-            alignment = replace(alignment, utterance=f"{speaker.id}-{len(utterances):03d}")
+            alignment = replace(alignment, utterance=f"{speaker}-{len(utterances):03d}")
             utterances.append(_with_lead(audio, alignment))
     except (RuntimeError, OSError, ImportError) as error:
         return packaged_clips(world, count, f"no synthesiser ({error})")
     return Clips(
-        tuple(utterances), f"{len(utterances)} held-out sentences spoken by held-out speaker {speaker.id} (espeak-ng)"
+        tuple(utterances),
+        f"{len(utterances)} held-out sentences spoken by held-out speakers {', '.join(speakers)} (espeak-ng)",
     )
 
 

@@ -9,7 +9,9 @@ import whisper
 from whisper.decoding import DecodingOptions
 from whisper.model import ModelDimensions, Whisper
 
+from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
 from hooked_whisper.decoding import Transcription, decode, generate, transcribe
+from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.model import KVCache
 from hooked_whisper.weights import load_into, resolve
@@ -166,3 +168,9 @@ def test_cached_decoding_of_many_rows_shares_one_clip(pair, mel):
         steps = [ours.decoder(tokens[:, a:b], encoded, cache) for a, b in ((0, 3), (3, 4), (4, 7))]
     assert torch.allclose(torch.cat(steps, 1), full, rtol=1e-4, atol=1e-4)
     assert cache[ours.decoder.blocks[0].cross_attn.key].shape[0] == 1
+
+
+def test_transcribe_says_that_it_needs_whispers_window():
+    config = WhisperConfig(EncoderConfig(80, 50, 8, 2, 1, 16), DecoderConfig(51865, 16, 8, 2, 1, 16))
+    with pytest.raises(HookedWhisperError, match="window of 30 s"):
+        transcribe(HookedWhisper(config), np.zeros(16000, np.float32))
