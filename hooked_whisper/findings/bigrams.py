@@ -266,9 +266,9 @@ def _finding(
             "training.",
             f"Mean probability of the world's words and the end among all {context.model.cfg.decoder.n_vocab} "
             f"tokens: {shares}.",
-            "The model never met the published prefix in training: after <|transcribe|> there came <|notimestamps|> "
-            "or a "
-            "timestamp, as in Whisper's own.",
+            "Whisper never met the published prefix in training: after <|transcribe|> came <|notimestamps|> or a "
+            "timestamp. The demo model met it in 15 % of its sentences, and 3 % of its clips had every word masked and "
+            "the transcript kept, so both halves of the question were in its training.",
             "Published lists are of Whisper tiny, ours are of this model's own world: compare their kind, not their "
             "numbers.",
         ),

@@ -313,9 +313,8 @@ def _finding(
     ]
     if context.truth is not None:
         notes.append(
-            "This model was trained on clips in which 8 % of the words are silenced but stay in the transcript, so "
-            "it has "
-            "learned to fill gaps from its grammar: a word that is cut out is apt to be replaced by a guess."
+            "This model was trained on clips in which 8 % of the words are masked: those cut to silence leave the "
+            "transcript, those covered by noise stay in it."
         )
     return Finding(
         **common,
