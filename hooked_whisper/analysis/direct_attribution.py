@@ -1,0 +1,200 @@
+"""Direct logit attribution: how much each part of the decoder adds, by itself, to the logit of a token.
+
+The logit is linear in what every part wrote into the residual stream, once the scale of the final norm is taken as
+given; what a part does through later parts is not counted (Elhage et al. 2021, "A Mathematical Framework for
+Transformer Circuits"). The parts sum to the logit (or difference of logits): :attr:`DirectAttribution.error` says how
+nearly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hooked_whisper.analysis.heatmap import heat_map
+from hooked_whisper.hooks import ActivationCache
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Parts = Literal["block", "head", "neuron"]
+Answer = int | Int[Tensor, "..."]
+_SPLIT: dict[str, tuple[str, ...]] = {"block": (), "head": ("self", "cross"), "neuron": ("mlp",)}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One row of a top list: what it is and what it adds to the logit."""
+
+    label: str
+    kind: str
+    value: float
+
+
+@dataclass(frozen=True, eq=False)
+class DirectAttribution:
+    """What every part adds to the logit at every token position: ``values [component, clip, token]``.
+
+    labels: ``embed``, ``pos_embed``, ``0_attn_out``, ``0_cross_attn_out``, ``0_mlp_out``; ``D1.3``, ``X1.3`` (heads of
+        self- and cross-attention), ``1.207`` (MLP neuron), ``1_attn.b_O`` and ``1_mlp.b_out`` (biases),
+        ``ln_final.bias``.
+    kinds: ``input``, ``self``, ``cross``, ``mlp`` or ``bias``.
+    total: the logit (difference) that the model gave, ``[clip, token]``.
+    """
+
+    labels: tuple[str, ...]
+    kinds: tuple[str, ...]
+    values: Float[Tensor, "component clip token"]
+    total: Float[Tensor, "clip token"]
+
+    @property
+    def error(self) -> float:
+        """Largest absolute difference between the sum of the parts and the model's logit."""
+        return float((self.values.sum(0) - self.total).abs().max())
+
+    def top(self, n: int = 10, clip: int = 0, token: int = -1) -> list[Part]:
+        """The ``n`` parts that add the most in either direction, largest first."""
+        column = self.values[:, clip, token]
+        order = column.abs().topk(min(n, len(column))).indices.tolist()
+        return [Part(self.labels[i], self.kinds[i], float(column[i])) for i in order]
+
+    def by_kind(self) -> dict[str, Float[Tensor, "clip token"]]:
+        """Sums over the parts of each kind."""
+        kinds = list(dict.fromkeys(self.kinds))
+        return {kind: self.values[[k == kind for k in self.kinds]].sum(0) for kind in kinds}
+
+    def draw(self, clip: int = 0, most: int = 40) -> Figure:
+        """Parts against tokens: all of them, or the ``most`` largest."""
+        column = self.values[:, clip]
+        some = sorted(column.abs().amax(-1).topk(min(most, len(column))).indices.tolist())
+        return heat_map(
+            column[some].double().cpu().numpy(),
+            title="Direct logit attribution",
+            x="token position",
+            y="",
+            unit="logit",
+            rows=[self.labels[i] for i in some],
+            columns=[str(k) for k in range(column.shape[1])],
+            scale="diverging",
+        )
+
+
+def direct_logit_attribution(
+    cache: ActivationCache, correct: Answer, incorrect: Answer | None = None, *, parts: Parts = "block"
+) -> DirectAttribution:
+    """Parts of the logit of ``correct`` (minus that of ``incorrect``) at every token of a cached decoder pass.
+
+    cache: of ``run_with_cache(..., tokens=...)`` with its default names.
+    correct, incorrect: token ids that broadcast to ``[clip, token]``.
+    parts: ``"block"`` (self-attention, cross-attention and MLP of each block), ``"head"`` (the heads of both kinds of
+        attention instead of their blocks) or ``"neuron"`` (the neurons of the MLPs instead of theirs).
+
+    Raises:
+        UnknownHookError: the cache lacks an activation that is needed.
+    """
+    if parts not in ("block", "head", "neuron"):
+        raise ValueError(f"parts must be block, head or neuron, got {parts!r}")
+    logits = cache["unembed.hook_out"]
+    shape = logits.shape[:2]
+    found = _blocks(cache, correct, incorrect, without=_SPLIT[parts])
+    if parts == "head":
+        found += _heads(cache, correct, incorrect)
+    if parts == "neuron":
+        found += _neurons(cache, correct, incorrect)
+    found.append((["ln_final.bias"], "bias", _constant(cache, correct, incorrect).expand(1, *shape)))
+    total = _picked(logits, correct)
+    if incorrect is not None:
+        total = total - _picked(logits, incorrect)
+    return DirectAttribution(
+        tuple(label for labels, _, _ in found for label in labels),
+        tuple(kind for labels, kind, _ in found for _ in labels),
+        torch.cat([values for *_, values in found]),
+        total,
+    )
+
+
+_Group = tuple[list[str], str, Tensor]  # labels, kind, values [component, clip, token]
+
+
+def _blocks(
+    cache: ActivationCache, correct: Answer, incorrect: Answer | None, without: tuple[str, ...]
+) -> list[_Group]:
+    components, labels = cache.decompose_resid("decoder")
+    values = cache.logit_attrs(components, correct, incorrect)
+    groups = [([label], _kind(label), values[k : k + 1]) for k, label in enumerate(labels)]
+    return [group for group in groups if group[1] not in without]
+
+
+def _heads(cache: ActivationCache, correct: Answer, incorrect: Answer | None) -> list[_Group]:
+    groups: list[_Group] = []
+    for kind, module in (("self", "attn"), ("cross", "cross_attn")):
+        components, labels = cache.stack_head_results("decoder", cross=kind == "cross")
+        groups.append((labels, kind, cache.logit_attrs(components, correct, incorrect)))
+        biases = [getattr(block, module).out.bias for block in cache.model.decoder.blocks]
+        groups.append(_bias_group(cache, biases, f"{module}.b_O", correct, incorrect))
+    return groups
+
+
+def _neurons(cache: ActivationCache, correct: Answer, incorrect: Answer | None) -> list[_Group]:
+    """``post * (W_out direction)``: no vector per neuron is ever made."""
+    blocks = cache.model.decoder.blocks
+    onto = _onto(cache, correct, incorrect)
+    groups: list[_Group] = []
+    for k, block in enumerate(blocks):
+        post = cache["decoder", "mlp_post", k]  # [clip, token, d_mlp]
+        slope = onto @ block.mlp.down.weight.detach().to(onto)
+        groups.append(([f"{k}.{n}" for n in range(post.shape[-1])], "mlp", (post * slope).permute(2, 0, 1)))
+    groups.append(_bias_group(cache, [b.mlp.down.bias for b in blocks], "mlp.b_out", correct, incorrect))
+    return groups
+
+
+def _bias_group(
+    cache: ActivationCache, biases: Sequence[Tensor], name: str, correct: Answer, incorrect: Answer | None
+) -> _Group:
+    like = cache["decoder.hook_embed"]
+    rows = torch.stack([b.detach().to(like).expand_as(like) for b in biases])
+    return [f"{k}_{name}" for k in range(len(biases))], "bias", cache.logit_attrs(rows, correct, incorrect)
+
+
+def _onto(cache: ActivationCache, correct: Answer, incorrect: Answer | None) -> Float[Tensor, "clip token d_model"]:
+    """What one unit of the residual stream adds to the logit: centring, scale and gain of the norm moved onto the
+    token's direction."""
+    scale = cache["decoder.ln_final.hook_scale"]
+    gained = _direction(cache, correct, incorrect).to(scale) * cache.model.decoder.ln_final.weight.detach().to(scale)
+    return (gained - gained.mean(-1, keepdim=True)) / scale
+
+
+def _direction(cache: ActivationCache, correct: Answer, incorrect: Answer | None) -> Tensor:
+    """Columns of the unembedding, ``[..., d_model]``."""
+    columns = cache.model.W_U.detach().mT
+    one = columns[torch.as_tensor(correct, device=columns.device)]
+    return one if incorrect is None else one - columns[torch.as_tensor(incorrect, device=columns.device)]
+
+
+def _constant(cache: ActivationCache, correct: Answer, incorrect: Answer | None) -> Tensor:
+    """What does not depend on the input: the final norm's bias on the direction, and the unembedding's bias."""
+    model = cache.model
+    direction = _direction(cache, correct, incorrect)
+    constant = direction @ model.decoder.ln_final.bias.detach().to(direction)
+    bias = model.unembed.bias
+    if bias is not None:
+        constant = constant + bias.detach()[torch.as_tensor(correct, device=bias.device)]
+        if incorrect is not None:
+            constant = constant - bias.detach()[torch.as_tensor(incorrect, device=bias.device)]
+    return constant.to(cache["decoder.hook_embed"].device)
+
+
+def _picked(logits: Float[Tensor, "clip token vocab"], ids: Answer) -> Float[Tensor, "clip token"]:
+    index = torch.as_tensor(ids, device=logits.device).expand(logits.shape[:2])
+    return logits.gather(-1, index[..., None].long())[..., 0]
+
+
+def _kind(label: str) -> str:
+    if "embed" in label:
+        return "input"
+    return "cross" if "cross" in label else "self" if "attn" in label else "mlp"

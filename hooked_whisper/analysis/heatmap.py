@@ -1,0 +1,77 @@
+"""Heat maps of arrays with labelled axes, for the results of this package; drawn without pyplot, on transparent
+ground."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Scale = Literal["sequential", "diverging"]
+_MOST_TICKS = 24
+
+
+def heat_map(
+    values: Float[np.ndarray, "row column"],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    unit: str,
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    extent: tuple[float | int, float | int, float | int, float | int] | None = None,
+    scale: Scale = "sequential",
+    clip: float | int = 100.0,
+    texts: Sequence[Sequence[str]] | None = None,
+) -> Figure:
+    """Row 0 at the top. ``rows`` and ``columns`` name the entries, or ``extent`` (left, right, bottom, top) gives
+    coordinates.
+
+    scale: ``"diverging"`` is centred on 0. clip: percentile of the absolute values at which the colours end, since few
+    large entries would hide the rest; the bar says so. texts: what to write into the cells.
+    """
+    from matplotlib.figure import Figure
+
+    known = values[np.isfinite(values)]
+    if scale == "diverging":
+        top = float(np.percentile(np.abs(known), clip)) if known.size else 1.0
+        low, high, colours = -(top or 1.0), top or 1.0, "PuOr"
+    else:
+        low = float(known.min()) if known.size else 0.0
+        high = float(np.percentile(known, clip)) if known.size else 1.0
+        high, colours = (high if high > low else low + 1.0), "viridis"
+    wide = min(12.0, max(4.9, 0.45 * values.shape[1])) if columns is not None else 4.9
+    high_in = min(12.0, max(3.6, 0.28 * values.shape[0])) if rows is not None else 4.2
+    figure = Figure(figsize=(wide, high_in), layout="constrained", facecolor="none")
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    image = axes.imshow(
+        values, aspect="auto", cmap=colours, vmin=low, vmax=high, extent=extent, interpolation="nearest"
+    )
+    clipped = f" (colours end at percentile {clip:g})" if clip < 100 else ""
+    figure.colorbar(image, ax=axes, label=unit + clipped)
+    if rows is not None:
+        some = _ticks(len(rows))
+        axes.set_yticks(some, [rows[i] for i in some], fontsize=8)
+    if columns is not None:
+        some = _ticks(len(columns))
+        axes.set_xticks(some, [columns[i] for i in some], rotation=60, ha="right", fontsize=8)
+    for r, row in enumerate(texts or ()):
+        for c, text in enumerate(row):
+            dark_cell = scale == "sequential" and values[r, c] < low + 0.6 * (high - low)
+            axes.text(c, r, text, ha="center", va="center", fontsize=7, color="white" if dark_cell else "black")
+    figure.set_label(title)
+    return figure
+
+
+def _ticks(n: int) -> list[int]:
+    """At most :data:`_MOST_TICKS` indices, evenly spaced."""
+    return list(range(0, n, max(1, -(-n // _MOST_TICKS))))

@@ -1,0 +1,128 @@
+"""What a gradient is taken of: one number per clip, computed from the encoder's output.
+
+The choice decides what a relevance map means, so it is always named. The sum of all encoder outputs, which published
+code uses, is nearly independent of the input: the encoder ends in a layer norm, whose outputs sum to a constant if its
+gains are equal, and only the spread of the gains leaves a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hooked_whisper.hooked import HookedWhisper
+
+# [clip, position, d_model] -> one number per clip
+Scalar = Callable[[Float[Tensor, "clip position d_model"]], Float[Tensor, "clip"]]
+Target = Literal["transcript", "encoder_sum"] | Scalar
+
+
+@dataclass(frozen=True, eq=False)
+class Transcript:
+    """Log-probability (nats) of teacher-forced text: ``tokens`` from index ``n_prompt`` on, given all before.
+
+    tokens: ``[clip, token]``, or one row for all clips; what follows the first end-of-text after the prompt is padding
+        and does not count.
+    """
+
+    model: HookedWhisper
+    tokens: Int[Tensor, "clip token"]
+    n_prompt: int
+    name: str = "log-probability of the transcript"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n_prompt < self.tokens.shape[1]:
+            raise ValueError(f"n_prompt must be 1 to {self.tokens.shape[1] - 1}, got {self.n_prompt}")
+
+    def __call__(self, encoder_out: Float[Tensor, "clip position d_model"]) -> Float[Tensor, "clip"]:
+        tokens = self.tokens.to(encoder_out.device).expand(len(encoder_out), -1)
+        first = self.n_prompt
+        log_probs = token_log_probs(self.model, tokens, encoder_out, list(range(first, tokens.shape[1])))
+        return (log_probs * _spoken(tokens[:, first:], self.model.tokenizer.eot)).sum(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class OwnTranscript:
+    """As :class:`Transcript`, of what the model itself writes for this encoder output (greedy, without timestamps)."""
+
+    model: HookedWhisper
+    language: str = "en"
+    max_new_tokens: int = 224
+    name: str = "log-probability of the model's own transcript"
+
+    def __call__(self, encoder_out: Float[Tensor, "clip position d_model"]) -> Float[Tensor, "clip"]:
+        tokens, n_prompt = own_transcript(self.model, encoder_out.detach(), self.language, self.max_new_tokens)
+        return Transcript(self.model, tokens, n_prompt)(encoder_out)
+
+
+@dataclass(frozen=True)
+class EncoderSum:
+    """Sum of all outputs of the encoder after its final norm: the published scalar, degenerate (see the module)."""
+
+    name: str = "sum of encoder outputs (published, degenerate)"
+
+    def __call__(self, encoder_out: Float[Tensor, "clip position d_model"]) -> Float[Tensor, "clip"]:
+        return encoder_out.sum((1, 2))
+
+
+def resolve_target(model: HookedWhisper, target: Target) -> tuple[Scalar, str]:
+    """The function that a target stands for, and its name.
+
+    Raises:
+        ValueError: a name that is none of ``"transcript"`` and ``"encoder_sum"``.
+    """
+    if isinstance(target, str):
+        if target == "transcript":
+            own = OwnTranscript(model)
+            return own, own.name
+        if target == "encoder_sum":
+            return EncoderSum(), EncoderSum().name
+        raise ValueError(f"target must be 'transcript', 'encoder_sum' or a function of the encoder output: {target!r}")
+    return target, str(getattr(target, "name", getattr(target, "__name__", type(target).__name__)))
+
+
+def token_log_probs(
+    model: HookedWhisper,
+    tokens: Int[Tensor, "batch token"],
+    encoder_out: Float[Tensor, "clip position d_model"],
+    at: list[int],
+) -> Float[Tensor, "batch at"]:
+    """Log-probability (nats) of the tokens at the indices ``at`` (1 or more), each given all before; differentiable.
+
+    Raises:
+        ValueError: an index at which there is no token, or nothing before it.
+    """
+    n = tokens.shape[1]
+    if not at or min(at) < 1 or max(at) >= n:
+        raise ValueError(f"at must be indices 1 to {n - 1} of the {n} tokens, got {at}")
+    index = torch.tensor(at, device=tokens.device)
+    hidden = model.decoder.hidden(tokens[:, : max(at)], encoder_out)
+    logits = model.decoder.to_logits(hidden[:, index - 1])  # [batch, at, vocab]
+    return logits.log_softmax(-1).gather(-1, tokens[:, index, None].long())[..., 0]
+
+
+def own_transcript(
+    model: HookedWhisper, encoder_out: Float[Tensor, "clip position d_model"], language: str, max_new_tokens: int
+) -> tuple[Int[Tensor, "clip token"], int]:
+    """Greedy transcripts ``[clip, prompt and text and end-of-text, ...]`` and the length of the prompt."""
+    prompt = model.to_tokens("", language=language if model.is_multilingual else "en")
+    eot, n = model.tokenizer.eot, prompt.shape[1]
+    tokens = model.generate(
+        prompt.to(encoder_out.device).expand(len(encoder_out), -1).contiguous(),
+        encoder_out,
+        max_new_tokens=max_new_tokens,
+        eot=eot,
+        suppress=list(range(eot + 1, model.cfg.decoder.n_vocab)),
+    )
+    return tokens, n
+
+
+def _spoken(text: Int[Tensor, "clip token"], eot: int) -> Bool[Tensor, "clip token"]:
+    """Tokens up to and including the first end-of-text."""
+    ended = (text == eot).long().cumsum(-1)
+    return ended - (text == eot).long() == 0

@@ -1,0 +1,76 @@
+"""The parts of a logit sum to it, and each is what its part alone writes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hooked_whisper import HookedWhisper
+from hooked_whisper.analysis import direct_logit_attribution
+from hooked_whisper.errors import UnknownHookError
+from tests.findings.worlds import small_model
+
+
+@pytest.fixture(scope="module")
+def model() -> HookedWhisper:
+    model = small_model(7)
+    generator = torch.Generator().manual_seed(0)
+    for name, p in model.named_parameters():
+        if "ln_final" in name or name.endswith("bias"):
+            p.data += 0.3 * torch.randn(p.shape, generator=generator)
+    return model
+
+
+@pytest.fixture(scope="module")
+def run(model):
+    mel = torch.randn(2, 80, 120, generator=torch.Generator().manual_seed(1))
+    tokens = torch.cat([model.to_tokens(" the red cat"), model.to_tokens(" a big dog")])
+    return model.run_with_cache(mel, tokens)
+
+
+@pytest.mark.parametrize("parts", ["block", "head", "neuron"])
+def test_parts_sum_to_the_logit_and_to_differences(model, run, parts) -> None:
+    logits, cache = run
+    right = torch.tensor([[17], [99]])
+    one = direct_logit_attribution(cache, right, parts=parts)
+    torch.testing.assert_close(
+        one.values.sum(0), logits.gather(-1, right[:, None].expand(2, 7, 1))[..., 0], rtol=0, atol=1e-4
+    )
+    two = direct_logit_attribution(cache, right, 5, parts=parts)
+    torch.testing.assert_close(two.values.sum(0), one.total - logits[..., 5], rtol=0, atol=1e-4)
+    assert one.error < 1e-4 and two.error < 1e-4
+    assert len(one.labels) == len(one.kinds) == len(one.values)
+    assert len(set(one.labels)) == len(one.labels)
+    torch.testing.assert_close(sum(two.by_kind().values()), two.values.sum(0))
+
+
+def test_parts_are_what_their_names_say(model, run) -> None:
+    _, cache = run
+    blocks = direct_logit_attribution(cache, 3, parts="block")
+    heads = direct_logit_attribution(cache, 3, parts="head")
+    neurons = direct_logit_attribution(cache, 3, parts="neuron")
+
+    def of(table, *labels: str) -> torch.Tensor:
+        return sum(table.values[table.labels.index(label)] for label in labels)
+
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(of(blocks, "1_cross_attn_out"), of(heads, "X1.0", "X1.1", "1_cross_attn.b_O"), **close)
+    torch.testing.assert_close(of(blocks, "0_attn_out"), of(heads, "D0.0", "D0.1", "0_attn.b_O"), **close)
+    mlp = [f"0.{n}" for n in range(64)]
+    torch.testing.assert_close(of(blocks, "0_mlp_out"), of(neurons, *mlp, "0_mlp.b_out"), **close)
+    assert {k for label, k in zip(heads.labels, heads.kinds, strict=True) if label.startswith("X")} == {"cross"}
+
+
+def test_top_list_figure_and_mistakes(model, run, unchecked) -> None:
+    _, cache = run
+    found = direct_logit_attribution(cache, 3, 4, parts="head")
+    top = found.top(5, clip=1)
+    assert len(top) == 5 and abs(top[0].value) >= abs(top[-1].value)
+    index = found.labels.index(top[0].label)
+    assert float(found.values[index, 1, -1]) == pytest.approx(top[0].value)
+    assert found.draw().axes
+    with pytest.raises(ValueError, match="block, head or neuron"):
+        direct_logit_attribution(cache, 3, parts="layer")  # type: ignore[arg-type]
+    _, poor = model.run_with_cache(torch.zeros(1, 80, 120), torch.tensor([[1]]), names="decoder.hook_embed")
+    with pytest.raises(UnknownHookError, match="not cached"):
+        direct_logit_attribution(poor, 3)
