@@ -63,7 +63,7 @@ def test_clips_are_cut_and_continued_where_they_should() -> None:
     context = small_context(count=1)  # "the red cat sat" from 0.1 to 1.0 s; the window is 1.2 s
     whole, cut = whole_clip(context, 0), cut_clip(context, 0, 0.7)
     assert whole.text == "the red cat sat" and (whole.speech.start, whole.speech.stop, whole.n_clip) == (5, 50, 60)
-    assert cut is not None and cut.text == "the red" and cut.speech.stop == cut.n_clip == 36
+    assert cut is not None and cut.text == "the red" and cut.speech.stop == cut.n_clip == 37
     assert len(cut.audio) == pytest.approx(0.73 * 16_000, abs=1)
     assert cut_clip(context, 0, 0.1) is None  # no word is over by then
     assert noisy_clip(context, 0) is None  # it would not fit into this window

@@ -1,0 +1,298 @@
+"""L2: what the decoder writes if it reads an earlier block of the encoder.
+
+Source: Langedijk, Mohebbi, Sarti, Zuidema and Jumelet 2023, "DecoderLens: Layerwise Interpretation of Encoder-Decoder
+Transformers", arXiv 2310.03686.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hooked_whisper.analysis import decoder_lens, encoder_layers
+from hooked_whisper.analysis.bigrams import visible
+from hooked_whisper.findings.context import ENCODER_BATCH, Context
+from hooked_whisper.findings.drawing import BLUE, GREEN, GREY, _bar, _figure, _in_words, _legend, draw_controls
+from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
+from hooked_whisper.findings.records import Axis, Example, Measurement, Table
+from hooked_whisper.findings.statistics import cluster_rate, spearman
+from hooked_whisper.findings.transcripts import errors_of, normalize_words
+from hooked_whisper.hooked import HookedWhisper
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ID, TITLE = "L2", "DecoderLens: the decoder on earlier encoder blocks"
+CLAIM = (
+    "Read through the unchanged decoder, the encoder becomes a transcript block by block: before its first block there "
+    "is nothing to read, and every block leaves fewer wrong words."
+)
+PROTOCOL = (
+    "The residual stream entering and leaving every block of the encoder goes through the encoder's final norm, and "
+    "the decoder reads it in place of the encoder's output: greedy text without timestamps, and teacher-forced "
+    "log-probability, rank and entropy at every token of the true text. Corpus WER by block; the first block from "
+    "which on a token of the text is the decoder's first choice, of the tokens that it gets right in the end. "
+    "Intervals: 95 %, bootstrap over clips."
+)
+CLIPS, UNTRAINED_CLIPS, ENOUGH_CLIPS = 40, 8, 30
+N_EXAMPLES = 3
+DRAWS = 1000
+MOST_SHOWN = 1.6  # WER: random weights write endless texts
+
+ORDER = "rank correlation of block and accuracy"
+BLANK = "WER before the first block"
+GAIN = "WER before the first block minus WER after the last"
+
+
+@dataclass(frozen=True, eq=False)
+class Lens:
+    """One model's readings. ``texts [layer][clip]``; curves hold one row per token of the true texts, end included."""
+
+    layers: tuple[str, ...]
+    texts: tuple[tuple[str, ...], ...]
+    log_prob: Float[np.ndarray, "layer token"]
+    rank: Int[np.ndarray, "layer token"]
+    entropy: Float[np.ndarray, "layer token"]
+    clip_of: Int[np.ndarray, "token"]
+    labels: tuple[str, ...]
+
+
+def text_tokens(
+    context: Context, model: HookedWhisper, indices: Sequence[int]
+) -> tuple[Int[Tensor, "clip token"], list[int]]:
+    """Prompt, text and end-of-text of some utterances, padded with end-of-text; and how many tokens each text has."""
+    prompt = context.transcriber(model).prompt()[0].tolist()
+    texts = [model.to_tokens(f" {context.references[i]}", prompt=False)[0].tolist() for i in indices]
+    eot = model.tokenizer.eot
+    longest = max(map(len, texts))
+    rows = [prompt + t + [eot] * (1 + longest - len(t)) for t in texts]
+    return torch.tensor(rows, device=model.device), [len(t) for t in texts]
+
+
+def read(context: Context, model: HookedWhisper, indices: Sequence[int], what: str) -> Lens:
+    """Encodes each utterance once; layers and clips are one decoder batch."""
+    transcriber = context.transcriber(model)
+    n_prompt, longest = transcriber.prompt().shape[1], transcriber.max_new_tokens
+    texts: list[list[str]] = []
+    kept: list[tuple[np.ndarray, ...]] = []
+    clips: list[int] = []
+    labels: list[str] = []
+    layers: tuple[str, ...] = ()
+    # texts of like length ride together, so that little is padding; few clips, since every layer is held
+    chunks = [list(indices[at : at + ENCODER_BATCH]) for at in range(0, len(indices), ENCODER_BATCH)]
+    for some in context.track(chunks, what):
+        tokens, lengths = text_tokens(context, model, some)
+        heard = encoder_layers(model, context.mels(some))
+        found = decoder_lens(model, tokens[:, :-1], heard, n_prompt, targets=tokens[:, 1:], max_new_tokens=longest)
+        layers = found.layers
+        texts = [
+            [*old, *map(normalize_words, new)]
+            for old, new in zip(texts or [[] for _ in layers], found.texts, strict=True)
+        ]
+        for row, (i, length) in enumerate(zip(some, lengths, strict=True)):
+            span = slice(n_prompt - 1, n_prompt + length)  # what predicts the text's tokens, and its end
+            kept.append(tuple(x[:, row, span].cpu().numpy() for x in (found.log_prob, found.rank, found.entropy)))
+            clips += [i] * (length + 1)
+            labels += model.to_str_tokens(tokens[row, n_prompt : n_prompt + length + 1])
+    log_prob, rank, entropy = (np.concatenate(parts, axis=1) for parts in zip(*kept, strict=True))
+    return Lens(layers, tuple(map(tuple, texts)), log_prob, rank, entropy, np.array(clips), tuple(labels))
+
+
+class Curve:
+    """WER by layer, with resamples of the clips, the same for every layer."""
+
+    def __init__(self, references: Sequence[str], lens: Lens, rng: np.random.Generator) -> None:
+        errors = [errors_of(references, texts) for texts in lens.texts]
+        wrong = np.array([[e.errors for e in row] for row in errors])  # [layer, clip]
+        words = np.array([e.n_reference for e in errors[0]])
+        drawn = rng.integers(len(words), size=(DRAWS, len(words)))
+        self.wer = wrong.sum(1) / max(words.sum(), 1)
+        self.samples = np.stack([row[drawn].sum(1) / np.maximum(words[drawn].sum(1), 1) for row in wrong], axis=1)
+        self._layer = np.arange(len(self.wer), dtype=float)
+
+    def at(self, layer: int) -> Estimate:
+        return Estimate.of(self.wer[layer], self.samples[:, layer])
+
+    def statistics(self) -> dict[str, Estimate]:
+        order = [spearman(self._layer, -row) for row in self.samples]
+        return {
+            ORDER: Estimate.of(spearman(self._layer, -self.wer), order),
+            BLANK: self.at(0),
+            GAIN: Estimate.of(self.wer[0] - self.wer[-1], self.samples[:, 0] - self.samples[:, -1]),
+        }
+
+
+def run(context: Context) -> Finding:
+    """Forty encoder passes; each clip is decoded once per block."""
+    usable = [i for i in range(len(context.utterances)) if context.references[i]][:CLIPS]
+    if not usable:
+        return _finding(context, reason="no speech: give --audio files")
+    lens = read(context, context.model, usable, "L2 blocks")
+    blank = read(context, context.untrained, usable[:UNTRAINED_CLIPS], "L2 untrained")
+    return _finding(context, lens, blank, usable)
+
+
+def _finding(
+    context: Context,
+    lens: Lens | None = None,
+    blank: Lens | None = None,
+    indices: Sequence[int] = (),
+    reason: str = "",
+) -> Finding:
+    common: dict[str, Any] = {
+        "id": ID,
+        "title": TITLE,
+        "claim": CLAIM,
+        "protocol": PROTOCOL,
+        "model": context.model.cfg.name,
+        "inputs": context.inputs(),
+        "published": (PUBLISHED,),
+        "published_summary": "several models: some subtasks are solved in low and middle layers; no number for tiny",
+        "parameters": {
+            "clips": CLIPS,
+            "untrained_clips": UNTRAINED_CLIPS,
+            "norm": "the encoder's final norm, with the statistics of each block",
+            "prompt_ids": context.transcriber().prompt()[0].tolist(),
+        },
+    }
+    if lens is None or blank is None:
+        return Finding(**common, reason_untestable=reason)
+    references = [context.references[i] for i in indices]
+    rng = context.rng("bootstrap of clips, DecoderLens")
+    curve, untrained = Curve(references, lens, rng), Curve(references[: len(blank.texts[0])], blank, rng)
+    # each clip's text against what was said in the next one
+    other = Curve(references[1:] + references[:1], lens, rng)
+    ours = curve.statistics()
+    criteria = (
+        Criterion(ORDER, ours[ORDER], 0.9, "at least"),
+        Criterion(BLANK, ours[BLANK], 0.9, "at least"),
+        Criterion(GAIN, ours[GAIN], 0.5, "at least"),
+        Criterion("clips", Estimate(len(indices)), ENOUGH_CLIPS, "at least", role="gate"),
+        Criterion("WER after the last block", curve.at(-1), 0.2, "at most", role="gate"),
+    )
+    controls = (
+        Control("untrained model", f"random weights ({len(blank.texts[0])} clips)", untrained.statistics()),
+        Control("texts of other clips", "the same readings against what was said elsewhere", other.statistics()),
+    )
+    return Finding(
+        **common,
+        criteria=criteria,
+        controls=controls,
+        measurements=_measurements(lens, blank, curve, untrained, rng),
+        examples=_examples(context, lens, indices),
+        notes=_notes(context, lens, curve),
+    )
+
+
+def settled(lens: Lens) -> tuple[Int[np.ndarray, "token"], np.ndarray]:
+    """Index of the layer from which on a token is the first choice, and which tokens are right in the end."""
+    right = lens.rank == 0
+    return np.logical_and.accumulate(right[::-1])[::-1].argmax(0), right[-1]
+
+
+def _measurements(
+    lens: Lens, blank: Lens, curve: Curve, untrained: Curve, rng: np.random.Generator
+) -> tuple[Measurement, ...]:
+    layers, bounds = Axis("layer", lens.layers), Axis("bound", ("value", "low", "high"))
+    first, right = settled(lens)
+    shares = [
+        cluster_rate((first == k)[right].astype(float), np.ones(int(right.sum())), lens.clip_of[right], rng).row
+        for k in range(len(lens.layers))
+    ]
+    curves = [
+        [cluster_rate(row.astype(float), np.ones(len(row)), lens.clip_of, rng).row for row in values]
+        for values in (lens.log_prob, lens.entropy, (lens.rank == 0).astype(float))
+    ]
+    one = lens.clip_of == lens.clip_of[0]
+    return (
+        Measurement(
+            "WER by layer",
+            (Axis("whose", ("this model", "untrained model")), layers, bounds),
+            np.array([[c.at(k).row for k in range(len(lens.layers))] for c in (curve, untrained)]),
+        ),
+        Measurement("tokens right from here on", (layers, bounds), np.array(shares)),
+        Measurement(
+            "curves over tokens",
+            (Axis("what", ("log-probability (nats)", "entropy (nats)", "first choice is right")), layers, bounds),
+            np.array(curves),
+        ),
+        Measurement(
+            "log-probability in one clip",
+            (layers, Axis("token", tuple(f"{k} {visible(lens.labels[k])}" for k in np.flatnonzero(one)))),
+            lens.log_prob[:, one],
+            "nats",
+        ),
+    )
+
+
+def _examples(context: Context, lens: Lens, indices: Sequence[int]) -> tuple[Example, ...]:
+    """The clips with the most words, after every block."""
+    order = sorted(range(len(indices)), key=lambda k: (-len(context.references[indices[k]].split()), k))
+    shown = []
+    for k in order[:N_EXAMPLES]:
+        one = context.utterances[indices[k]]
+        rows = tuple((layer, texts[k]) for layer, texts in zip(lens.layers, lens.texts, strict=True))
+        shown.append(Example(one.id, one.alignment.speaker, context.references[indices[k]], rows))
+    return tuple(shown)
+
+
+def _notes(context: Context, lens: Lens, curve: Curve) -> tuple[str, ...]:
+    first, right = settled(lens)
+    before = float((first[right] < len(lens.layers) - 1).mean()) if right.any() else 0.0
+    notes = [
+        f"Of the tokens that are right in the end, {before:.0%} were the first choice from an earlier block on (the "
+        "decoder guesses from the words before, too: the embedding shows how much).",
+        f"WER one block before the last: {curve.wer[-2]:.0%}.",
+        "The decoder and the final norm were trained on the last block alone: a block that looks unreadable may hold "
+        "the words in another form.",
+    ]
+    if context.reference == "model":
+        notes.append("Nobody gave the true texts: WER is against the model's own transcript.")
+    return tuple(notes)
+
+
+def draw(finding: Finding) -> list[Figure]:
+    """WER by block; where words are first right; the model beside its controls."""
+    wer = finding.measurement("WER by layer")
+    layers = [str(entry) for entry in wer.axis("layer").entries]
+    at = np.arange(len(layers))
+    first, axes = _figure("What the decoder writes", "encoder read after", "WER (%)")
+    for name, colour, marker in (("this model", BLUE, "o"), ("untrained model", GREY, "x")):
+        values = 100 * np.minimum(wer.at(whose=name), MOST_SHOWN)
+        beyond = f" (cut off at {MOST_SHOWN:.0%})" if (values >= 100 * MOST_SHOWN).any() else ""
+        axes.plot(at, values[:, 0], color=colour, marker=marker, label=name + beyond)
+        axes.fill_between(at, values[:, 1], values[:, 2], color=colour, alpha=0.2, linewidth=0)
+    axes.set_xticks(*_some(layers))
+    axes.set_ylim(0, None)
+    first.set_label(_in_words(finding.title, wer.at(whose="this model", bound="value"), layers))
+    _legend(axes)
+    share = finding.measurement("tokens right from here on")
+    second, axes = _figure("Where words appear", "tokens right from there on (%)", "")
+    _bar(axes, at[::-1], 100 * share.values, [GREEN] * len(at))
+    axes.set_yticks(at[::-1], layers)
+    second.set_label(_in_words("Tokens right from there on", share.values[:, 0], layers))
+    return [draw_controls(finding, 2, "fall of WER from first to last"), first, second]
+
+
+def _some(names: Sequence[str], most: int = 8) -> tuple[list[int], list[str]]:
+    """Ticks for at most ``most`` of the names, the last among them."""
+    step = -(-len(names) // most)
+    ticks = list(range(len(names) - 1, -1, -step))[::-1]
+    return ticks, [names[t].replace("block ", "") if len(names) > 6 else names[t] for t in ticks]
+
+
+PUBLISHED = Table(
+    "DecoderLens elsewhere",
+    "arXiv 2310.03686 (abstract)",
+    ("what", "reported"),
+    (
+        ("models", "question answering, logical reasoning, speech recognition, machine translation"),
+        ("result", "several specific subtasks are solved at low or intermediate layers of the encoder"),
+    ),
+)

@@ -1,0 +1,82 @@
+"""L2: readings of every block, the curve, and the finding on a small model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hooked_whisper.findings import REGISTRY, decoder_lens, run_finding
+from hooked_whisper.findings.decoder_lens import BLANK, GAIN, ORDER, Curve, Lens, read, settled, text_tokens
+from tests.core.twins import listeners
+from tests.findings.worlds import small_context, utterance
+
+
+def lens(*texts: list[str], rank: np.ndarray | None = None) -> Lens:
+    ranks = np.zeros((len(texts), 1), int) if rank is None else rank
+    zero = np.zeros(ranks.shape, np.float32)
+    clip_of = np.zeros(ranks.shape[1], int)
+    layers = tuple(f"block {k}" for k in range(len(texts)))
+    return Lens(layers, tuple(map(tuple, texts)), zero, ranks, zero, clip_of, ("x",) * ranks.shape[1])
+
+
+def test_a_model_that_gets_better_block_by_block() -> None:
+    said = ["a b c d"] * 30
+    found = Curve(
+        said, lens([""] * 30, ["a x y z"] * 30, ["a b y z"] * 30, said), np.random.default_rng(0)
+    ).statistics()
+    assert found[ORDER].value == pytest.approx(1) and found[BLANK].value == 1 and found[GAIN].value == 1
+
+
+def test_a_model_that_does_not() -> None:
+    said = ["a b"] * 10
+    found = Curve(said, lens([""] * 10, [""] * 10, [""] * 10), np.random.default_rng(0)).statistics()
+    assert found[ORDER].value is None and found[GAIN].value == 0
+
+
+def test_a_token_settles_where_it_stays_right() -> None:
+    rank = np.array([[0, 4, 0, 1], [3, 0, 0, 2], [0, 0, 0, 5]])
+    first, right = settled(lens([], [], [], rank=rank))
+    assert first[:3].tolist() == [2, 1, 0] and right.tolist() == [True, True, True, False]
+
+
+@torch.no_grad()
+def test_readings_are_the_models_own_log_probabilities() -> None:
+    context = small_context()
+    clips = (utterance("u0", "the red cat sat", seed=0), utterance("u1", "a dog", seed=1))
+    context = type(context)(context.model, context.untrained, clips)
+    tokens, lengths = text_tokens(context, context.model, [0, 1])
+    assert lengths == [4, 2] and tokens.shape == (2, 9)
+    found = read(context, context.model, [0, 1], "")
+    assert found.log_prob.shape == (3, 5 + 3) and found.clip_of.tolist() == [0] * 5 + [1] * 3
+    assert found.labels[0] == " the" and found.labels[-1] == "<|endoftext|>"
+    for clip, at in ((0, 0), (1, 5)):
+        n = lengths[clip] + 1
+        row = tokens[clip : clip + 1, : 4 + n]
+        logits = context.model(context.mels([clip]), row[:, :-1])[0, 3:]
+        expected = logits.log_softmax(-1).gather(-1, row[0, 4:, None])[:, 0]
+        np.testing.assert_allclose(found.log_prob[-1, at : at + n], expected.numpy(), rtol=1e-4, atol=1e-4)
+    assert found.texts[-1] == tuple(context.transcriber()(context.encoded))
+
+
+def test_it_runs_draws_and_says_what_is_missing() -> None:
+    context = small_context(count=3)
+    finding = run_finding(REGISTRY["L2"], context)
+    assert finding.status == "not testable" and "clips" in finding.status_reason
+    wer = finding.measurement("WER by layer")
+    assert wer.axis("layer").entries == ("embedding", "block 0", "block 1")
+    assert {c.name for c in finding.controls} == {"untrained model", "texts of other clips"}
+    assert len(finding.examples) == 3 and len(finding.examples[0].transcripts) == 3
+    assert len(finding.draw()) == 3
+    assert not listeners(context.model)
+
+
+def test_many_blocks_have_few_ticks() -> None:
+    names = ["embedding", *(f"block {k}" for k in range(32))]
+    ticks, labels = decoder_lens._some(names)
+    assert len(ticks) <= 9 and ticks[-1] == 32 and labels[-1] == "31"
+
+
+def test_without_speech_it_is_not_testable() -> None:
+    finding = run_finding(REGISTRY["L2"], small_context())
+    assert finding.status == "not testable" and finding.draw() == []
