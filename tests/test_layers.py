@@ -13,6 +13,7 @@ LAYERS = [
     "errors",
     "protocols",
     "storage",
+    "heatmap",
     "config",
     "hooks",
     "model",

@@ -1,7 +1,7 @@
 """Pure functions of a model and arrays."""
 
 from hooked_whisper.analysis.bigrams import next_token_logits, top_tokens
-from hooked_whisper.analysis.direct_attribution import DirectAttribution, direct_logit_attribution
+from hooked_whisper.analysis.direct_attribution import DirectAttribution, attribution_names, direct_logit_attribution
 from hooked_whisper.analysis.lenses import LensResult, decoder_lens, encoder_layers, logit_lens
 from hooked_whisper.analysis.neighbours import cosine_matrix, nearest_tokens
 from hooked_whisper.analysis.relevance import (
@@ -25,6 +25,7 @@ __all__ = [
     "RelevanceMap",
     "Transcript",
     "attention_rollout",
+    "attribution_names",
     "audio_relevance",
     "cosine_matrix",
     "decoder_lens",

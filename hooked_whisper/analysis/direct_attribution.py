@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked_whisper.analysis.heatmap import heat_map
+from hooked_whisper.heatmap import heat_map
 from hooked_whisper.hooks import ActivationCache
 
 if TYPE_CHECKING:
@@ -84,12 +84,20 @@ class DirectAttribution:
         )
 
 
+def attribution_names(parts: Parts = "block") -> list[str]:
+    """What ``run_with_cache(names=...)`` must keep: much less than its default, which holds every key and value."""
+    names = ["decoder.hook_embed", "decoder.hook_pos_embed", "decoder.ln_final.hook_scale", "unembed.hook_out"]
+    names += [f"decoder.blocks.*.hook_{what}" for what in ("attn_out", "cross_attn_out", "mlp_out")]
+    inner = {"block": [], "head": ["attn.hook_z", "cross_attn.hook_z"], "neuron": ["mlp.hook_post"]}[parts]
+    return names + [f"decoder.blocks.*.{one}" for one in inner]
+
+
 def direct_logit_attribution(
     cache: ActivationCache, correct: Answer, incorrect: Answer | None = None, *, parts: Parts = "block"
 ) -> DirectAttribution:
     """Parts of the logit of ``correct`` (minus that of ``incorrect``) at every token of a cached decoder pass.
 
-    cache: of ``run_with_cache(..., tokens=...)`` with its default names.
+    cache: of ``run_with_cache(..., tokens=...)`` with its default names, or those of :func:`attribution_names`.
     correct, incorrect: token ids that broadcast to ``[clip, token]``.
     parts: ``"block"`` (self-attention, cross-attention and MLP of each block), ``"head"`` (the heads of both kinds of
         attention instead of their blocks) or ``"neuron"`` (the neurons of the MLPs instead of theirs).

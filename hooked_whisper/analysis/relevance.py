@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked_whisper.analysis.heatmap import heat_map
 from hooked_whisper.analysis.targets import Target, resolve_target, token_log_probs
+from hooked_whisper.heatmap import heat_map
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
 

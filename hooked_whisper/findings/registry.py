@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hooked_whisper.errors import HookedWhisperError, closest
-from hooked_whisper.findings import bigrams, cut_words, decoder_lens, neighbours, relevance, windows
+from hooked_whisper.findings import bigrams, cut_words, decoder_lens, language_entry, neighbours, relevance, windows
 from hooked_whisper.findings.context import Context
 from hooked_whisper.findings.drawing import draw_bigrams, draw_cut_words, draw_neighbours, draw_windows
 from hooked_whisper.findings.finding import Finding
@@ -45,6 +45,7 @@ REGISTRY: dict[str, Entry] = {
         _entry(relevance, relevance.draw, True),
         _entry(windows, draw_windows, True),
         _entry(cut_words, draw_cut_words, True),
+        _entry(language_entry, language_entry.draw, True),
         _entry(decoder_lens, decoder_lens.draw, True),
     )
 }

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hooked_whisper import HookedWhisper
-from hooked_whisper.analysis import direct_logit_attribution
+from hooked_whisper.analysis import attribution_names, direct_logit_attribution
 from hooked_whisper.errors import UnknownHookError
 from tests.findings.worlds import small_model
 
@@ -42,6 +42,16 @@ def test_parts_sum_to_the_logit_and_to_differences(model, run, parts) -> None:
     assert len(one.labels) == len(one.kinds) == len(one.values)
     assert len(set(one.labels)) == len(one.labels)
     torch.testing.assert_close(sum(two.by_kind().values()), two.values.sum(0))
+
+
+@pytest.mark.parametrize("parts", ["block", "head", "neuron"])
+def test_the_names_that_are_needed_are_enough(model, parts) -> None:
+    mel, tokens = torch.zeros(1, 80, 120), torch.tensor([[1, 2]])
+    _, small = model.run_with_cache(mel, tokens, names=attribution_names(parts))
+    _, whole = model.run_with_cache(mel, tokens)
+    found, same = (direct_logit_attribution(cache, 3, parts=parts) for cache in (small, whole))
+    torch.testing.assert_close(found.values, same.values)
+    assert small.nbytes < whole.nbytes
 
 
 def test_parts_are_what_their_names_say(model, run) -> None:

@@ -1,0 +1,127 @@
+"""F12: attributions and ablations against slow ones, a decoder that hears a language through one head, refusals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from hooked_whisper import HookedWhisper
+from hooked_whisper.findings import REGISTRY, Context, language_entry, run_finding
+from hooked_whisper.findings.language_entry import DETECTED, RANKS, READ, _balanced, detect, languages_of, measure
+from tests.core.twins import listeners
+from tests.findings.worlds import small_context, small_model, utterance
+
+CODES = ["en", "de", "fr", "en", "de", "fr"]
+
+
+def context_of(model: HookedWhisper, codes: list[str], **more) -> Context:
+    clips = []
+    for k, code in enumerate(codes):
+        one = utterance(f"u{k}", "the red cat", seed=k)
+        clips.append(replace(one, alignment=replace(one.alignment, extra={"language": code} if code else {})))
+    return Context(model, small_model(1), tuple(clips), None, **more)
+
+
+def ids_of(model: HookedWhisper) -> torch.Tensor:
+    return torch.tensor([model.tokenizer.to_language_token(code) for code in ("de", "en", "fr")])
+
+
+@torch.no_grad()
+def test_attribution_lens_and_ablation_are_those_done_one_at_a_time() -> None:
+    model = small_model(4)
+    encoded = torch.randn(6, 60, 32, generator=torch.Generator().manual_seed(0))
+    found = measure(model, encoded, CODES)
+    assert found.codes == ("de", "en", "fr") and found.heads == ("X0.0", "X0.1", "X1.0", "X1.1")
+    assert found.error < 1e-3
+    ids, all_ids = ids_of(model), torch.tensor(model.tokenizer.all_language_tokens)
+    start = torch.tensor([[model.tokenizer.sot]])
+    for clip in (0, 4):
+        true = found.codes.index(CODES[clip])
+        others = [k for k in range(3) if k != true]
+
+        def difference(hooks=(), clip=clip, true=true, others=others) -> float:
+            with model.hooks(fwd_hooks=list(hooks)):
+                logits = model.logits(start, encoded[clip : clip + 1])[0, 0, ids]
+            return float(logits[true] - logits[others].mean())
+
+        whole = difference()
+        assert found.parts[:, clip].sum() == pytest.approx(whole, abs=1e-3)
+        for index, (block, head) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+
+            def cut(z, head=head):
+                z[:, :, head] = 0
+                return z
+
+            without = difference([(f"decoder.blocks.{block}.cross_attn.hook_z", cut)])
+            assert found.ablated[index, clip] == pytest.approx(whole - without, abs=1e-5)
+        silent = difference([("decoder.blocks.1.cross_attn.hook_z", torch.zeros_like)])
+        assert found.blocks[1, clip] == pytest.approx(whole - silent, abs=1e-5)
+        _, cache = model.run_with_cache(tokens=start, encoder_out=encoded[clip : clip + 1])
+        z = cache["decoder", "cross_z", 1][0, 0, 1]
+        wrote = z @ model.decoder.cross.W_O[1, 1]
+        lens = (model.decoder.ln_final(wrote) @ model.W_U[:, all_ids]).softmax(-1)
+        where = model.tokenizer.all_language_tokens.index(int(ids[true]))
+        assert found.lens[3, clip] == pytest.approx(float(lens[where]), rel=1e-4)
+    assert not listeners(model)
+
+
+def hears_language() -> tuple[HookedWhisper, torch.Tensor]:
+    """Head X1.0 copies the encoder's first entries into the direction of a language; the other heads write nothing."""
+    model = small_model(2)
+    encoded = torch.zeros(15, 60, 32)
+    with torch.no_grad():
+        model.decoder.token_embedding.weight *= 20
+        for block in model.decoder.blocks:
+            block.cross_attn.out.weight.zero_()
+            block.cross_attn.out.bias.zero_()
+        attn = model.decoder.blocks[1].cross_attn
+        attn.value.weight.zero_()
+        attn.value.bias.zero_()
+        for k, token in enumerate(ids_of(model)):
+            attn.value.weight[k, k] = 1.0
+            attn.out.weight[:, k] = 20 * model.W_E[token]
+            encoded[k::3, :, k] = 1.0
+    return model, encoded
+
+
+def test_a_decoder_that_hears_a_language_through_one_head_reproduces_it() -> None:
+    model, encoded = hears_language()
+    context = context_of(model, ["de", "en", "fr"] * 5)
+    context.__dict__["encoded"] = encoded
+    finding = run_finding(REGISTRY["F12"], context)
+    assert finding.status == "reproduced", finding.status_reason
+    values = {c.name: c.estimate.value for c in finding.criteria}
+    assert values[READ] == 1 and values[DETECTED] == 1 and values[RANKS] == pytest.approx(1)
+    direct = finding.measurement("direct attribution").values.mean(0)
+    assert np.unravel_index(direct.argmax(), direct.shape) == (1, 0)
+    assert any("X1.0" in note for note in finding.notes)
+    assert len(finding.draw()) == 4
+
+
+def test_an_untrained_decoder_does_not() -> None:
+    context = context_of(small_model(9), ["de", "en", "fr"] * 5)
+    assert run_finding(REGISTRY["F12"], context).status in ("not testable", "not reproduced")
+
+
+def test_where_a_language_comes_from() -> None:
+    model, encoded = hears_language()
+    assert detect(model, encoded[:3]) == ["de", "en", "fr"]
+    recorded = context_of(model, ["", "", "fr"], reference="model")
+    recorded.__dict__["encoded"] = encoded[:3]
+    assert languages_of(recorded) == ["de", "en", "fr"]
+    assert languages_of(context_of(model, ["", "de"], language="es")) == ["es", "de"]
+    assert _balanced(["en"] * 5 + ["de"] * 2, 4) == [0, 1, 5, 6]
+
+
+def test_what_cannot_be_tested_says_why() -> None:
+    one = run_finding(REGISTRY["F12"], small_context(count=2))
+    assert one.status == "not testable" and "one language (en)" in one.status_reason and one.draw() == []
+    assert run_finding(REGISTRY["F12"], small_context()).status == "not testable"
+    few = run_finding(REGISTRY["F12"], context_of(small_model(0), ["en", "de"]))
+    assert few.status == "not testable" and ("rarest" in few.status_reason or "detects" in few.status_reason)
+    with pytest.raises(ValueError, match="two languages"):
+        measure(small_model(0), torch.zeros(2, 60, 32), ["en", "en"])
+    assert language_entry.SUMS in [c.name for c in few.claims]
