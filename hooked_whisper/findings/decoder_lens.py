@@ -21,7 +21,7 @@ from hooked_whisper.findings.context import ENCODER_BATCH, Context
 from hooked_whisper.findings.drawing import BLUE, GREEN, GREY, _bar, _figure, _in_words, _legend, draw_controls
 from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.records import Axis, Example, Measurement, Table
-from hooked_whisper.findings.statistics import cluster_rate, spearman
+from hooked_whisper.findings.statistics import cluster_rate, spearman, spearman_rows
 from hooked_whisper.findings.transcripts import errors_of, normalize_words
 from hooked_whisper.hooked import HookedWhisper
 
@@ -120,7 +120,7 @@ class Curve:
         return Estimate.of(self.wer[layer], self.samples[:, layer])
 
     def statistics(self) -> dict[str, Estimate]:
-        order = [spearman(self._layer, -row) for row in self.samples]
+        order = spearman_rows(np.broadcast_to(self._layer, self.samples.shape), -self.samples)
         return {
             ORDER: Estimate.of(spearman(self._layer, -self.wer), order),
             BLANK: self.at(0),

@@ -30,6 +30,19 @@ def spearman(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> float:
     return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
 
 
+def spearman_rows(x: Float[np.ndarray, "row n"], y: Float[np.ndarray, "row n"]) -> Float[np.ndarray, "row"]:
+    """:func:`spearman` of every row of ``x`` with the same row of ``y``, for resamples."""
+    if x.shape[1] < 3:
+        return np.full(len(x), np.nan)
+    a, b = (_centred(rankdata(rows, axis=1)) for rows in (x, y))
+    scale = np.sqrt((a**2).sum(1) * (b**2).sum(1))
+    return np.divide((a * b).sum(1), scale, out=np.full(len(x), np.nan), where=scale > 0)
+
+
+def _centred(rows: Float[np.ndarray, "row n"]) -> Float[np.ndarray, "row n"]:
+    return rows - rows.mean(axis=1, keepdims=True)
+
+
 def auc(
     positive: Float[np.ndarray, "p"],
     negative: Float[np.ndarray, "n"],

@@ -19,6 +19,7 @@ from hooked_whisper.findings.statistics import (
     peak_offset,
     regression_coefficients,
     spearman,
+    spearman_rows,
 )
 
 
@@ -39,6 +40,15 @@ def test_spearman() -> None:
     assert spearman(x, -x) == pytest.approx(-1)
     assert math.isnan(spearman(x, np.ones(4)))
     assert math.isnan(spearman(x[:2], x[:2]))
+
+
+def test_spearman_of_many_rows_is_that_of_each() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 4, (30, 6)).astype(float), rng.random((30, 6))
+    x[0] = 1.0
+    each = [spearman(a, b) for a, b in zip(x, y, strict=True)]
+    np.testing.assert_allclose(spearman_rows(x, y), each)
+    assert math.isnan(spearman_rows(x, y)[0]) and np.isnan(spearman_rows(x[:, :2], y[:, :2])).all()
 
 
 scores = st.lists(st.integers(0, 5).map(float), min_size=1, max_size=12).map(np.array)
