@@ -91,6 +91,14 @@ class PromptError(HookedWhisperError, ValueError):
     """
 
 
+class PatchError(HookedWhisperError, ValueError):
+    """A patch, its site or its metric does not fit the model or the pair of runs.
+
+    Cause: a component or axis the point does not have, a span outside the window, runs of different lengths.
+    Fix: the message names the point, its axes and what was asked.
+    """
+
+
 def closest(name: str, names: Iterable[str], n: int = 3) -> list[str]:
     """The at most ``n`` strings of ``names`` most like ``name``, best first; case does not matter. May be empty."""
     by_lower: dict[str, str] = {}

@@ -1,0 +1,209 @@
+"""Where to patch: a hook point and a part of its axes, and grids of them (blocks by spans, blocks by heads, ...)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from hooked_whisper.audio import TimeMap
+from hooked_whisper.errors import PatchError, closest
+from hooked_whisper.hooks import HookPoint
+from hooked_whisper.model import WhisperCore
+from hooked_whisper.protocols import Interval
+
+Stack = Literal["encoder", "decoder"]
+# what users call it -> the end of the hook point's name
+COMPONENTS = {
+    "resid_pre": "hook_resid_pre",
+    "resid_mid": "hook_resid_mid",
+    "resid_mid_cross": "hook_resid_mid_cross",
+    "resid_post": "hook_resid_post",
+    "attn_out": "hook_attn_out",
+    "cross_attn_out": "hook_cross_attn_out",
+    "mlp_out": "hook_mlp_out",
+    "mlp_post": "mlp.hook_post",
+    **{name: f"attn.hook_{name}" for name in ("q", "k", "v", "z", "pattern")},
+    **{f"cross_{name}": f"cross_attn.hook_{name}" for name in ("q", "k", "v", "z", "pattern")},
+}
+PLACES = ("position", "token", "query", "frame")  # axes along which time or text runs
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of encoder positions or decoder tokens, ``[start, stop)``, and what it is."""
+
+    label: str
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.stop:
+            raise PatchError(f"span {self.label!r}: need 0 <= start < stop, got [{self.start}, {self.stop})")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a grid: its name, and a label per entry."""
+
+    name: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """One hook point and the part of it to take from the other run.
+
+    where: axis -> the indices concerned (axes not named: all of them).
+    directions: ``[k, d]``, a basis in the last axis (need not be orthogonal); only what lies in its span is patched.
+    """
+
+    name: str
+    where: Mapping[str, slice | Sequence[int]] = field(default_factory=dict)
+    directions: Float[Tensor, "k d"] | None = None
+
+    def mask(self, point: HookPoint, shape: Sequence[int]) -> Bool[Tensor, "..."]:
+        """Which entries are patched: one row without the batch axis, size 1 along the axes not restricted.
+
+        Raises:
+            PatchError: an axis that the point does not have, or an index outside it.
+        """
+        axes = point.axes[1:] if point.axes[0] == "batch" else point.axes
+        sizes = list(shape)[-len(axes) :]
+        unknown = set(self.where) - set(axes)
+        if unknown:
+            raise PatchError(f"{self.name} has axes {list(axes)}, no {sorted(unknown)}")
+        mask = torch.ones([1] * len(axes), dtype=torch.bool)
+        for number, (axis, size) in enumerate(zip(axes, sizes, strict=True)):
+            if axis not in self.where:
+                continue
+            chosen = self.where[axis]
+            indices = list(range(chosen.start or 0, size if chosen.stop is None else chosen.stop)) if isinstance(
+                chosen, slice
+            ) else [int(i) for i in chosen]
+            if not indices or min(indices) < 0 or max(indices) >= size:
+                raise PatchError(f"{self.name}: {axis} {chosen} is not inside its {size} entries")
+            line = torch.zeros(size, dtype=torch.bool)
+            line[indices] = True
+            view = [1] * len(axes)
+            view[number] = size
+            mask = mask & line.view(view)
+        return mask
+
+    def project(self, difference: Tensor) -> Tensor:
+        """The part of a difference of activations that lies in the directions (all of it without any)."""
+        if self.directions is None:
+            return difference
+        basis = torch.linalg.qr(self.directions.to(difference).T).Q  # [d, k], orthonormal
+        if basis.shape[0] != difference.shape[-1]:
+            raise PatchError(f"{self.name}: directions of {basis.shape[0]} numbers, activations of "
+                             f"{difference.shape[-1]}")
+        return (difference @ basis) @ basis.T
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Patches with labelled axes; ``patches`` run through the last axis first."""
+
+    patches: tuple[Patch, ...]
+    axes: tuple[Axis, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(len(axis.labels) for axis in self.axes)
+
+
+def point_name(component: str, stack: Stack, block: int) -> str:
+    """``("z", "decoder", 2) -> "decoder.blocks.2.attn.hook_z"``; a full hook name comes back as it is.
+
+    Raises:
+        PatchError: a component that is not in :data:`COMPONENTS`.
+    """
+    if component.startswith(("encoder.", "decoder.")):
+        return component
+    if component not in COMPONENTS:
+        near = closest(component, COMPONENTS)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise PatchError(f"no component {component!r}{hint}: one of {', '.join(COMPONENTS)}")
+    return f"{stack}.blocks.{block}.{COMPONENTS[component]}"
+
+
+def make_grid(
+    model: WhisperCore,
+    component: str,
+    stack: Stack,
+    *,
+    blocks: Sequence[int] | None = None,
+    spans: Sequence[Span] | None = None,
+    per_head: bool = False,
+    units: Sequence[int] | None = None,
+    directions: Float[Tensor, "k d"] | None = None,
+) -> Grid:
+    """Blocks by (spans) by (heads) by (units) of one component.
+
+    spans: one patch each (``None``: all positions at once). units: entries of the last axis, one patch each (neurons of
+        ``mlp_post``, for example). component: a name of :data:`COMPONENTS`, or a full hook name (then no block axis),
+        such as ``"encoder.hook_out"``.
+
+    Raises:
+        PatchError: heads or units where there are none; a component this stack does not have.
+    """
+    whole = component.startswith(("encoder.", "decoder."))
+    cfg = model.cfg.encoder if stack == "encoder" else model.cfg.decoder
+    numbers = [0] if whole else list(range(cfg.n_layers) if blocks is None else blocks)
+    names = [point_name(component, stack, b) for b in numbers]
+    known = model.hook_dict
+    for name in names:
+        if name not in known:
+            near = closest(name, known)
+            raise PatchError(f"no hook point {name!r}: {', '.join(near) or 'see model.hook_names()'}")
+    point = known[names[0]]
+    place = next((axis for axis in PLACES if axis in point.axes), None)
+    axes, choices = [], []  # type: list[Axis], list[list[dict[str, slice | Sequence[int]]]]
+    if not whole:
+        axes.append(Axis("block", tuple(str(b) for b in numbers)))
+    if spans is not None:
+        if place is None:
+            raise PatchError(f"{point.name} has no positions or tokens: axes {list(point.axes)}")
+        scale = 2 if place == "frame" else 1
+        axes.append(Axis("span", tuple(s.label for s in spans)))
+        choices.append([{place: slice(scale * s.start, scale * s.stop)} for s in spans])
+    if per_head:
+        if "head" not in point.axes:
+            raise PatchError(f"{point.name} has no heads: axes {list(point.axes)}")
+        axes.append(Axis("head", tuple(map(str, range(cfg.n_heads)))))
+        choices.append([{"head": [h]} for h in range(cfg.n_heads)])
+    if units is not None:
+        axes.append(Axis(point.axes[-1], tuple(map(str, units))))
+        choices.append([{point.axes[-1]: [u]} for u in units])
+    patches = [
+        Patch(name, {axis: at for part in parts for axis, at in part.items()}, directions)
+        for name in names
+        for parts in product(*choices)
+    ]
+    return Grid(tuple(patches), tuple(axes) or (Axis("point", (component,)),))
+
+
+def interval_spans(intervals: Sequence[Interval], time: TimeMap, margin: int = 0) -> tuple[Span, ...]:
+    """Words or phones as spans of encoder positions, each ``margin`` positions longer at both ends."""
+    found = []
+    for interval in intervals:
+        span = time.span(interval.start, interval.end, rounding="outer")
+        found.append(Span(interval.label, max(0, span.start - margin), min(time.n_ctx, span.stop + margin)))
+    return tuple(found)
+
+
+def window_spans(stop: int, size: int, start: int = 0) -> tuple[Span, ...]:
+    """Windows of ``size`` positions from ``start`` to ``stop``, the last one shorter if it does not fit."""
+    edges = range(start, stop, size)
+    return tuple(Span(f"{a}-{min(a + size, stop)}", a, min(a + size, stop)) for a in edges)
+
+
+def token_spans(labels: Sequence[str], start: int = 0) -> tuple[Span, ...]:
+    """One span per decoder token, labelled with its index and text."""
+    return tuple(Span(f"{i} {label}", i, i + 1) for i, label in enumerate(labels) if i >= start)

@@ -1,0 +1,219 @@
+"""Batched sweeps equal one patched forward pass per patch; nothing but what depends on a patch changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hooked_whisper.errors import PatchError
+from hooked_whisper.interventions import (
+    COMPONENTS,
+    Inputs,
+    KLDivergence,
+    Patch,
+    Span,
+    WordLogProb,
+    agreement,
+    attribute_pairs,
+    first_difference,
+    localisation,
+    make_grid,
+    patch_pairs,
+    read_metric,
+    run_patches,
+    token_spans,
+)
+
+
+def naive(model, patch: Patch, base: Inputs, source: Inputs, metric) -> float:
+    """One full forward pass with one hook, as anyone would write it."""
+    with torch.no_grad():
+        _, cache = model.run_with_cache(source.mel, source.tokens, names=[patch.name])
+        theirs = cache[patch.name]
+
+        def hook(x):
+            mask = patch.mask(model.hook_dict[patch.name], x.shape)[None]
+            return torch.where(mask, x + patch.project(theirs - x) if patch.directions is not None else theirs, x)
+
+        with model.hooks(fwd_hooks=[(patch.name, hook)]):
+            encoded = model.encoder(base.mel)
+            return float(read_metric(model, model.decoder.hidden(base.tokens, encoded), metric))
+
+
+SITES = [
+    (stack, component)
+    for stack in ("encoder", "decoder")
+    for component in COMPONENTS
+    if stack == "decoder" or "cross" not in component
+]
+
+
+@pytest.mark.parametrize(("stack", "component"), SITES)
+def test_a_sweep_equals_one_forward_pass_per_patch(model, pair, stack, component):
+    # other tokens too, so that every decoder component differs between the runs
+    corrupt = replace(pair.corrupt, tokens=pair.corrupt.tokens.roll(1, dims=1))
+    over_tokens = stack == "decoder" and component not in ("cross_k", "cross_v")
+    spans = [Span(f"{i}", i, i + 2) for i in (0, 2, 4)] if over_tokens else pair.spans
+    heads = "head" in model.hook_dict[make_grid(model, component, stack, blocks=[0]).patches[0].name].axes
+    grid = make_grid(model, component, stack, spans=spans, per_head=heads)
+    done = run_patches(model, grid.patches, corrupt, pair.clean, pair.metric, encoder_rows=5, decoder_rows=7)
+    slow = [naive(model, patch, corrupt, pair.clean, pair.metric) for patch in grid.patches]
+    np.testing.assert_allclose(done.values.numpy(), slow, rtol=2e-5, atol=2e-5)
+    assert len(set(np.round(slow, 4))) > 1, "patches that all do the same prove nothing"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["encoder.hook_mel", "encoder.conv2.hook_post", "encoder.hook_embed", "encoder.hook_out", "decoder.hook_embed"],
+)
+def test_whole_points(model, pair, name):
+    corrupt = replace(pair.corrupt, tokens=pair.corrupt.tokens.roll(1, dims=1))
+    patch = Patch(name)
+    done = run_patches(model, [patch], corrupt, pair.clean, pair.metric)
+    assert done.values[0].item() == pytest.approx(naive(model, patch, corrupt, pair.clean, pair.metric), abs=2e-5)
+
+
+def test_patching_everything_restores_the_clean_run(model, pair):
+    for component in ("encoder.hook_mel", "encoder.hook_embed", "encoder.hook_out"):
+        whole = patch_pairs(model, [pair], component, "encoder", by_span=False)
+        assert whole.mean == pytest.approx(1, abs=1e-4)
+    restored = patch_pairs(model, [pair], "resid_post", "decoder", blocks=[1], token_spans=token_spans(["x"] * 6))
+    np.testing.assert_allclose(restored.mean[0], [0, 0, 0, 0, 0, 1], atol=1e-4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.sampled_from(["resid_pre", "z", "pattern", "mlp_post", "q"]),
+    st.sampled_from(["encoder", "decoder"]),
+    st.booleans(),
+)
+def test_patching_a_run_into_itself_changes_nothing(model, pair, component, stack, noise):
+    same = replace(pair, corrupt=pair.clean)
+    spans = token_spans(["x"] * 6)
+    direction = "noise" if noise else "denoise"
+    done = patch_pairs(model, [same], component, stack, token_spans=spans, direction=direction)
+    np.testing.assert_allclose(done.values, np.broadcast_to(done.base[0], done.values.shape), rtol=1e-5, atol=1e-5)
+    assert np.isnan(done.effect).all() and np.isnan(done.mean).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 5), st.sampled_from(["resid_pre", "z", "mlp_out", "cross_attn_out", "v"]))
+def test_a_patch_at_one_token_and_row_changes_no_earlier_token_and_no_other_row(model, pair, token, component):
+    noise = torch.Generator().manual_seed(token)
+    source = replace(pair.clean, tokens=torch.randint(0, 60, (1, 6), generator=noise))
+    grid = make_grid(model, component, "decoder", spans=[Span("t", token, token + 1)])
+    for index in range(6):
+        metric = replace(pair.metric, index=index)
+        alone = run_patches(model, grid.patches, pair.corrupt, source, metric)
+        if index < token:
+            np.testing.assert_allclose(alone.values, alone.base, atol=1e-5)
+    together = run_patches(model, [*grid.patches, *grid.patches[::-1]], pair.corrupt, source, pair.metric)
+    alone = run_patches(model, grid.patches, pair.corrupt, source, pair.metric)
+    np.testing.assert_allclose(together.values, torch.cat([alone.values, alone.values.flip(0)]), atol=1e-5)
+
+
+def test_encoder_output_outside_the_span_stays(model, pair):
+    """In the first block's attention output, a patch reaches other positions only through later attention."""
+    seen = {}
+    grid = make_grid(model, "resid_post", "encoder", blocks=[1], spans=pair.spans)
+    with model.hooks(fwd_hooks=[("encoder.hook_out", lambda x: seen.update(out=x.clone()))]):
+        run_patches(model, grid.patches, pair.corrupt, pair.clean, pair.metric)
+        patched = seen["out"]
+        model.encoder(pair.corrupt.mel)
+    for row, span in enumerate(pair.spans):
+        outside = torch.ones(24, dtype=torch.bool)
+        outside[span.start : span.stop] = False
+        torch.testing.assert_close(patched[row, outside], seen["out"][0, outside])
+        assert not torch.allclose(patched[row, ~outside], seen["out"][0, ~outside]) or row != 1
+
+
+def test_directions_and_units(model, pair):
+    everything = torch.eye(16)
+    whole = patch_pairs(model, [pair], "resid_pre", "encoder")
+    spanned = patch_pairs(model, [pair], "resid_pre", "encoder", directions=everything)
+    np.testing.assert_allclose(spanned.values, whole.values, rtol=1e-4, atol=1e-4)
+    one = patch_pairs(model, [pair], "resid_pre", "encoder", directions=torch.randn(1, 16))
+    assert not np.allclose(one.values, whole.values, atol=1e-4)
+    neurons = patch_pairs(model, [pair], "mlp_post", "encoder", by_span=False, units=[0, 3, 5])
+    assert neurons.values.shape == (1, 2, 3) and neurons.axes[1].name == "d_mlp"
+
+
+def test_attribution_is_exact_where_the_model_is_linear_and_agrees_elsewhere(model, pair):
+    mixed = replace(pair.clean, mel=pair.clean.mel + 0.1 * (pair.corrupt.mel - pair.clean.mel))
+    some = replace(pair, corrupt=mixed)
+    exact = patch_pairs(model, [some], "resid_pre", "encoder")
+    estimate = attribute_pairs(model, [some], "resid_pre", "encoder")
+    assert estimate.values.shape == exact.values.shape and agreement(exact, estimate)[0] > 0.7
+    # a small change: the first order is all there is
+    near = replace(pair.clean, mel=pair.clean.mel + 1e-3 * (pair.corrupt.mel - pair.clean.mel))
+    close = replace(pair, corrupt=near)
+    runs = [f(model, [close], "z", "encoder", per_head=True) for f in (patch_pairs, attribute_pairs)]
+    changes = [run.values - run.base[0] for run in runs]
+    np.testing.assert_allclose(changes[0], changes[1], rtol=0.1, atol=3e-5)
+    one = attribute_pairs(model, [close], "mlp_post", "encoder", by_span=False, units=range(32))
+    assert one.values.shape == (1, 2, 32)
+
+
+def test_results_are_labelled(model, pair):
+    pairs = [pair, replace(pair, label="two", clean=pair.corrupt, corrupt=pair.clean)]
+    done = patch_pairs(model, pairs, "z", "encoder", per_head=True)
+    assert [axis.name for axis in done.axes] == ["block", "span", "head"] and done.effect.shape == (2, 2, 3, 2)
+    low, high = done.interval(draws=50)
+    assert low.shape == done.mean.shape and (low <= done.mean + 1e-9).all() and (done.mean <= high + 1e-9).all()
+    rows = done.to_rows()
+    assert len(rows) == 24 and rows[1]["head"] == "1" and rows[0]["span"] == "0-8" and rows[-1]["pair"] == "two"
+    assert "PatchResult(encoder z, denoise, 2 pairs" in repr(done)
+    assert done.draw().axes
+    pandas = pytest.importorskip("pandas")
+    assert isinstance(done.to_dataframe(), pandas.DataFrame)
+
+
+def test_metrics():
+    logits = torch.randn(3, 2, 10)
+    word = WordLogProb((4, 6), index=3)
+    assert word.at == (3, 4)
+    expected = logits.log_softmax(-1)[:, 0, 4] + logits.log_softmax(-1)[:, 1, 6]
+    torch.testing.assert_close(word(logits), expected)
+    divergence = KLDivergence(logits[0], (1, 2))(logits)
+    assert divergence[0] == pytest.approx(0, abs=1e-6) and (divergence[1:] > 0).all()
+    found = first_difference([1, 2, 3, 4], [1, 2, 5, 4])
+    assert (found.answer, found.foil, found.at) == (3, 5, (1,))
+    with pytest.raises(PatchError, match="no token that differs"):
+        first_difference([1, 2], [1, 2])
+    effect, spans = [1.0, -2.0, 1.0], [(0.0, 0.2), (0.2, 0.4), (0.6, 0.8)]
+    assert localisation(effect, spans, (0.2, 0.4)) == pytest.approx(0.75)
+    assert np.isnan(localisation([0.0, 0.0], spans[:2], (0, 1)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (("resid_pree", "encoder"), "did you mean resid_pre"),
+        (("cross_z", "encoder"), "no hook point"),
+        (("encoder.hook_pos_embed", "encoder"), "no batch axis"),
+    ],
+)
+def test_errors_name_what_is_wrong(model, pair, arguments, match):
+    with pytest.raises(PatchError, match=match):
+        patch_pairs(model, [replace(pair, spans=())], *arguments)
+
+
+def test_more_errors(model, pair):
+    with pytest.raises(PatchError, match="24 entries"):
+        patch_pairs(model, [replace(pair, spans=(Span("late", 20, 30),))], "resid_pre", "encoder")
+    with pytest.raises(PatchError, match="has no heads"):
+        make_grid(model, "resid_pre", "encoder", per_head=True)
+    with pytest.raises(PatchError, match="reads after tokens"):
+        patch_pairs(model, [replace(pair, metric=replace(pair.metric, index=6))], "resid_pre", "encoder")
+    with pytest.raises(PatchError, match="must be as many"):
+        replace(pair, clean=Inputs(pair.clean.tokens[:, :3], pair.clean.mel))
+    with pytest.raises(PatchError, match="need runs with a mel"):
+        encoded = Inputs(pair.clean.tokens, encoder_out=torch.zeros(1, 24, 16))
+        patch_pairs(model, [replace(pair, clean=encoded, corrupt=encoded)], "resid_pre", "encoder")
+    with pytest.raises(PatchError, match="either a mel"):
+        Inputs(pair.clean.tokens)

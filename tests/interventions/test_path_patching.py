@@ -1,0 +1,95 @@
+"""A path carries what its sender changes, and nothing else does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hooked_whisper.errors import PatchError
+from hooked_whisper.interventions import Head, Patch, Receiver, path_patch, read_metric, run_patches
+
+
+def frozen(model, sender: Head, receiver_hook: str, base, source, metric) -> float:
+    """By hand: a run with the sender patched and all other heads and MLPs held gives the receiver's input; it is put
+    into a second run."""
+    held = [n for n in model.hook_names() if n.endswith(("attn.hook_z", "hook_mlp_out"))]
+    with torch.no_grad():
+        _, own = model.run_with_cache(base.mel, base.tokens, names=held)
+        _, theirs = model.run_with_cache(source.mel, source.tokens, names=[f"{sender.attn}.hook_z"])
+        seen = {}
+
+        def hold(x, hook):
+            x = own[hook.name].clone()
+            if hook.name == f"{sender.attn}.hook_z":
+                x[:, :, sender.head] = theirs[hook.name][:, :, sender.head]
+            return x
+
+        with model.hooks(fwd_hooks=[(held, hold), (receiver_hook, lambda x: seen.update(x=x.clone()))]):
+            model.decoder.hidden(base.tokens, model.encoder(base.mel))
+        with model.hooks(fwd_hooks=[(receiver_hook, lambda x: seen["x"])]):
+            return float(read_metric(model, model.decoder.hidden(base.tokens, model.encoder(base.mel)), metric))
+
+
+@pytest.mark.parametrize(
+    ("senders", "receiver", "hook"),
+    [
+        ([Head("encoder", 0, 0), Head("encoder", 0, 1)], Receiver("encoder", "v", 1), "encoder.blocks.1.attn.hook_v"),
+        ([Head("encoder", 0, 1), Head("encoder", 1, 0)], Receiver("encoder", "mlp", 1), "encoder.blocks.1.hook_mlp_in"),
+        (
+            [Head("encoder", 0, 0), Head("encoder", 1, 1)],
+            Receiver("decoder", "cross_v", 0),
+            "decoder.blocks.0.cross_attn.hook_v",
+        ),
+        ([Head("decoder", 0, 1, cross=True)], Receiver("decoder", "q", 1), "decoder.blocks.1.attn.hook_q"),
+        (
+            [Head("decoder", 0, 0, cross=True), Head("decoder", 1, 0)],
+            Receiver("decoder", "cross_q", 1),
+            "decoder.blocks.1.cross_attn.hook_q",
+        ),
+        ([Head("decoder", 0, 0, True), Head("decoder", 1, 1, True)], Receiver("decoder", "output"), "unembed.hook_in"),
+    ],
+)
+def test_equals_two_runs_with_everything_else_frozen(model, pair, senders, receiver, hook):
+    done = path_patch(model, senders, receiver, pair.corrupt, pair.clean, pair.metric, rows=1)
+    if hook == "unembed.hook_in":
+        slow = []
+        for sender in senders:  # the decoder's last residual is all that the output reads
+            slow.append(
+                frozen(model, sender, "decoder.blocks.1.hook_resid_post", pair.corrupt, pair.clean, pair.metric)
+            )
+    else:
+        slow = [frozen(model, s, hook, pair.corrupt, pair.clean, pair.metric) for s in senders]
+    np.testing.assert_allclose(done.values.numpy(), slow, rtol=2e-5, atol=2e-5)
+    assert not np.allclose(slow, done.base, atol=1e-6)
+
+
+def test_one_head_of_the_receiver(model, pair):
+    senders = [Head("encoder", 0, 0)]
+    both = path_patch(model, senders, Receiver("encoder", "k", 1), pair.corrupt, pair.clean, pair.metric)
+    one = path_patch(model, senders, Receiver("encoder", "k", 1, head=0), pair.corrupt, pair.clean, pair.metric)
+    assert one.values[0] != both.values[0] and one.base == both.base
+
+
+def test_the_last_heads_whole_effect_runs_to_the_output_or_through_its_mlp(model, pair):
+    """What a head of the last block does, without its block's MLP, is its direct path."""
+    name = "decoder.blocks.1.cross_attn.hook_z"
+    sender = Head("decoder", 1, 0, cross=True)
+    direct = path_patch(model, [sender], Receiver("decoder", "output"), pair.corrupt, pair.clean, pair.metric)
+    whole = run_patches(model, [Patch(name, {"head": [0]})], pair.corrupt, pair.clean, pair.metric)
+    assert abs(float(direct.values[0]) - float(whole.values[0])) < 5 * abs(float(whole.values[0]) - whole.base) + 1
+
+
+@pytest.mark.parametrize(
+    ("sender", "receiver"),
+    [
+        (Head("encoder", 1, 0), Receiver("encoder", "q", 1)),
+        (Head("decoder", 0, 0), Receiver("decoder", "cross_k", 1)),
+        (Head("encoder", 0, 0), Receiver("decoder", "q", 1)),
+        (Head("decoder", 1, 0, cross=True), Receiver("decoder", "cross_q", 1)),
+        (Head("encoder", 5, 0), Receiver("encoder", "output")),
+    ],
+)
+def test_paths_that_do_not_exist(model, pair, sender, receiver):
+    with pytest.raises(PatchError):
+        path_patch(model, [sender], receiver, pair.corrupt, pair.clean, pair.metric)
