@@ -46,7 +46,8 @@ def heat_map(
         low = float(known.min()) if known.size else 0.0
         high = float(np.percentile(known, clip)) if known.size else 1.0
         high, colours = (high if high > low else low + 1.0), "viridis"
-    wide = min(12.0, max(4.9, 0.45 * values.shape[1])) if columns is not None else 4.9
+    cell = 0.45 if texts is None else 0.8  # inches
+    wide = min(14.0, max(4.9, cell * values.shape[1] + 1.5)) if columns is not None else 4.9
     high_in = min(12.0, max(3.6, 0.28 * values.shape[0])) if rows is not None else 4.2
     figure = Figure(figsize=(wide, high_in), layout="constrained", facecolor="none")
     axes = figure.add_subplot()
@@ -56,7 +57,7 @@ def heat_map(
     image = axes.imshow(
         values, aspect="auto", cmap=colours, vmin=low, vmax=high, extent=extent, interpolation="nearest"
     )
-    clipped = f" (colours end at percentile {clip:g})" if clip < 100 else ""
+    clipped = f"\n(colours end at percentile {clip:g})" if clip < 100 else ""
     figure.colorbar(image, ax=axes, label=unit + clipped)
     if rows is not None:
         some = _ticks(len(rows))

@@ -55,12 +55,16 @@ class RelevanceMap:
         whole[:, torch.arange(len(at)), at] += 1
         return whole
 
-    def draw(self, clip: int = 0, percentile: float | int = 99.0) -> Figure:
-        """Destination against source, in seconds; colours end at a percentile (raw values are in ``values``)."""
-        s = self.seconds_per_position
-        first, last, n = self.rows[0] * s, (self.rows[-1] + 1) * s, self.values.shape[-1] * s
+    def draw(self, clip: int = 0, percentile: float | int = 99.0, until: float | int | None = None) -> Figure:
+        """Destination against source, in seconds; colours end at a percentile (raw values are in ``values``).
+
+        ``until``: where the axes end (seconds), such as at the end of the clip; default: the window's end.
+        """
+        s, width = self.seconds_per_position, _positions_until(until, self.seconds_per_position, self.values.shape[-1])
+        inside = [k for k, row in enumerate(self.rows) if row < width]
+        first, last, n = self.rows[inside[0]] * s, (self.rows[inside[-1]] + 1) * s, width * s
         return heat_map(
-            self.values[clip].double().cpu().numpy(),
+            self.values[clip, inside, :width].double().cpu().numpy(),
             title=f"{self.method}: {self.target}" if self.target else self.method,
             x="source (s)",
             y="destination (s)",
@@ -93,10 +97,11 @@ class AudioRelevance:
         means = [self.values[clip, a:b].mean(0) for a, b in zip(starts, stops, strict=True)]
         return words, torch.stack(means)
 
-    def draw(self, clip: int = 0, percentile: float | int = 99.5) -> Figure:
-        """Words against seconds, each word scaled to its own largest value."""
+    def draw(self, clip: int = 0, percentile: float | int = 99.5, until: float | int | None = None) -> Figure:
+        """Words against seconds (to ``until``), each word scaled to its own largest value."""
         words, values = self.by_word(clip)
         scaled = values / values.amax(-1, keepdim=True).clamp(min=1e-30)
+        scaled = scaled[:, : _positions_until(until, self.seconds_per_position, values.shape[-1])]
         return heat_map(
             scaled.double().cpu().numpy(),
             title="Audio relevance per word",
@@ -104,7 +109,7 @@ class AudioRelevance:
             y="",
             unit="relevance / its maximum",
             rows=words,
-            extent=(0.0, values.shape[-1] * self.seconds_per_position, len(words) - 0.5, -0.5),
+            extent=(0.0, scaled.shape[-1] * self.seconds_per_position, len(words) - 0.5, -0.5),
             clip=percentile,
         )
 
@@ -119,11 +124,12 @@ class MelRelevance:
     score: Float[Tensor, "clip"]
     seconds_per_frame: float
 
-    def draw(self, clip: int = 0, percentile: float | int = 99.5) -> Figure:
-        """Mel bin against seconds, low bins at the bottom."""
-        n_mels, n = self.values.shape[1:]
+    def draw(self, clip: int = 0, percentile: float | int = 99.5, until: float | int | None = None) -> Figure:
+        """Mel bin against seconds (to ``until``), low bins at the bottom."""
+        n_mels, frames = self.values.shape[1:]
+        n = _positions_until(until, self.seconds_per_frame, frames)
         return heat_map(
-            self.values[clip].flip(0).double().cpu().numpy(),
+            self.values[clip, :, :n].flip(0).double().cpu().numpy(),
             title=f"Gradient x input: {self.target}",
             x="time (s)",
             y="mel bin",
@@ -348,6 +354,11 @@ def _wanted(rows: Rows | None, n: int) -> list[int]:
     return list(
         everyone if rows is None else everyone[rows] if isinstance(rows, slice) else [everyone[i] for i in rows]
     )
+
+
+def _positions_until(seconds: float | int | None, unit: float, n: int) -> int:
+    """How many positions (or frames) a figure shows: at least one, at most all."""
+    return n if seconds is None else max(1, min(n, round(seconds / unit)))
 
 
 def _check_score(score: Tensor, clips: int) -> None:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_whisper.analysis import Transcript, encoder_relevance
+from hooked_whisper.analysis import Transcript, audio_relevance, encoder_relevance
 from hooked_whisper.findings import published
 from hooked_whisper.findings.context import Context
 from hooked_whisper.findings.drawing import BLUE, GREY, ORANGE, _figure, _legend, draw_controls
@@ -52,7 +52,8 @@ PROTOCOL = (
     "25 positions (0.5 s). To tell the end of speech from the end of the signal, clips are cut within their speech "
     "and continued by faint noise. Intervals: 95 %, bootstrap over clips."
 )
-CLIPS, SHUFFLED_CLIPS, UNTRAINED_CLIPS, SUM_CLIPS, MOVED_CLIPS = 20, 4, 4, 2, 3
+CLIPS, SHUFFLED_CLIPS, UNTRAINED_CLIPS, SUM_CLIPS, MOVED_CLIPS, WORD_CLIPS = 20, 4, 4, 2, 3, 3
+NEAR = 0.1  # seconds from a word within which its most relevant audio may lie
 PADDING_STEP = 10  # every tenth position behind the clip is a row
 CUTS = (0.4, 0.7)  # of the time from the first word's start to the last word's end
 MAP_BIN = 5  # positions per cell of the map that is kept
@@ -74,7 +75,7 @@ def measure(context: Context, model: HookedWhisper, clip: Clip, published_scalar
 
 
 def run(context: Context) -> Finding:
-    """About 40 encoder passes with a backward pass each, one clip at a time."""
+    """About 40 encoder passes with a backward pass each, one clip at a time, and a backward pass for some words."""
     count = min(CLIPS, len(context.utterances))
     usable = [i for i in range(len(context.utterances)) if context.references[i]][:count]
     if not usable:
@@ -94,8 +95,30 @@ def run(context: Context) -> Finding:
             runs[name].append(measure(context, model, whole_clip(context, i), scalar)[0])
     sensitivity = _published_scalar(context, usable[:SUM_CLIPS], runs["sum"])
     moved = _moved(context, usable[:MOVED_CLIPS], runs["model"])
+    words = words_found(context, usable[:WORD_CLIPS])
     assert shown is not None
-    return _finding(context, runs, moved, sensitivity, (shown, usable[0]))
+    return _finding(context, runs, moved, sensitivity, (shown, usable[0]), words)
+
+
+def words_found(context: Context, some: Sequence[int]) -> Float[np.ndarray, "word what"]:
+    """Relevance carried on through cross-attention (rules 7 to 10): for each word, is the most relevant audio within 100
+    ms of it, and what chance would have of that (length of that stretch over the clip's)."""
+    model, found = context.model, []
+    for i in context.track(some, "F1 words"):
+        one, n_prompt = context.utterances[i], context.transcriber().prompt().shape[1]
+        tokens = model.to_tokens(f" {context.references[i]}", prompt=False)
+        tokens = torch.cat([context.transcriber().prompt().to(tokens.device), tokens], dim=1)
+        result = audio_relevance(model, context.mels([i]), tokens, list(range(n_prompt, tokens.shape[1])))
+        names, values = result.by_word()
+        times = [w for w in one.alignment.words if w.duration > 0]
+        if len(times) != len(names):
+            continue
+        for word, row in zip(times, values, strict=True):
+            peak = context.model.time.seconds(int(row.argmax()))
+            length = context.n_positions[i] * context.seconds_per_position
+            near = word.start - NEAR <= peak <= word.end + NEAR
+            found.append([float(near), min(1.0, (word.duration + 2 * NEAR) / length)])
+    return np.array(found).reshape(-1, 2)
 
 
 def _published_scalar(context: Context, some: Sequence[int], rows: list[Row]) -> list[float]:
@@ -155,6 +178,7 @@ def _finding(
     moved: tuple[tuple[str, ...], np.ndarray] | None = None,
     sensitivity: Sequence[float] = (),
     shown: tuple[np.ndarray, int] | None = None,
+    words: Float[np.ndarray, "word what"] | None = None,
     reason: str = "",
 ) -> Finding:
     common: dict[str, Any] = {
@@ -175,7 +199,7 @@ def _finding(
             "prompt_ids": context.transcriber().prompt()[0].tolist(),
         },
     }
-    if runs is None or moved is None or shown is None:
+    if runs is None or moved is None or shown is None or words is None:
         return Finding(**common, reason_untestable=reason)
     rng = context.rng("bootstrap of clips")
     found = {name: _estimates(rows, rng) for name, rows in runs.items()}
@@ -208,8 +232,15 @@ def _finding(
         **common,
         criteria=tuple(criteria),
         controls=controls,
-        measurements=_measurements(context, runs, found, moved, sensitivity, shown),
-        notes=_notes(context, runs, found, moved, sensitivity),
+        measurements=(
+            *_measurements(context, runs, found, moved, sensitivity, shown),
+            Measurement(
+                "words whose most relevant audio is their own",
+                (Axis("word", tuple(range(len(words)))), Axis("what", ("found", "chance"))),
+                words,
+            ),
+        ),
+        notes=(*_notes(context, runs, found, moved, sensitivity), *_word_notes(words)),
     )
 
 
@@ -305,6 +336,16 @@ def _notes(
             "combination of outputs (it would be 0 if all gains of the norm were equal)."
         )
     return tuple(notes)
+
+
+def _word_notes(words: Float[np.ndarray, "word what"]) -> tuple[str, ...]:
+    if not len(words):
+        return ()
+    found, chance = words.mean(0)
+    return (
+        f"Carried on through cross-attention, relevance finds the words: the most relevant audio of {found:.0%} of "
+        f"{len(words)} words lies within 100 ms of them (chance: {chance:.0%}).",
+    )
 
 
 def draw(finding: Finding) -> list[Figure]:

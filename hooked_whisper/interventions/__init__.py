@@ -18,6 +18,7 @@ from hooked_whisper.interventions.patching import (
     patch_cross_attn_out,
     patch_cross_heads,
     patch_cross_keys,
+    patch_cross_keys_values,
     patch_cross_values,
     patch_decoder_attn_out,
     patch_decoder_heads,
@@ -36,7 +37,7 @@ from hooked_whisper.interventions.patching import (
     run_patches,
     with_spans,
 )
-from hooked_whisper.interventions.path_patching import Head, Receiver, path_patch
+from hooked_whisper.interventions.path_patching import Head, Receiver, path_patch, path_patch_pairs
 from hooked_whisper.interventions.replace import replace_span, replace_spans
 from hooked_whisper.interventions.results import PatchResult, agreement
 from hooked_whisper.interventions.sites import (
@@ -50,11 +51,14 @@ from hooked_whisper.interventions.sites import (
     token_spans,
     window_spans,
 )
+from hooked_whisper.interventions.subspaces import Directions, Features, Subspaces, subspaces_of
 
 __all__ = [
     "COMPONENTS",
     "NULL_INPUTS",
     "Axis",
+    "Directions",
+    "Features",
     "Grid",
     "Head",
     "Inputs",
@@ -67,6 +71,7 @@ __all__ = [
     "Patched",
     "Receiver",
     "Span",
+    "Subspaces",
     "WordLogProb",
     "agreement",
     "attribute_pairs",
@@ -80,6 +85,7 @@ __all__ = [
     "patch_cross_attn_out",
     "patch_cross_heads",
     "patch_cross_keys",
+    "patch_cross_keys_values",
     "patch_cross_values",
     "patch_decoder_attn_out",
     "patch_decoder_heads",
@@ -96,10 +102,12 @@ __all__ = [
     "patch_encoder_resid",
     "patch_pairs",
     "path_patch",
+    "path_patch_pairs",
     "read_metric",
     "replace_span",
     "replace_spans",
     "run_patches",
+    "subspaces_of",
     "token_spans",
     "window_spans",
     "with_spans",

@@ -27,28 +27,31 @@ _AT_ONCE = 32  # patches whose masks share one product
 
 def attribute_patches(model: HookedWhisper, grid: Grid, base: Inputs, source: Inputs, metric: Metric) -> Patched:
     """The same numbers as :func:`run_patches`, estimated: the base metric plus each patch's first-order effect."""
-    names = list(dict.fromkeys(patch.name for patch in grid.patches))
+    names = list(dict.fromkeys(name for patch in grid.patches for name in patch.names))
     with torch.no_grad():
         theirs = keep(model, source, names)
         end = float(read_metric(model, theirs["unembed.hook_in"], metric))
     own, gradient, start = _gradients(model, base, names, metric)
-    values = torch.empty(len(grid.patches), dtype=torch.float64)
+    values = torch.full((len(grid.patches),), start, dtype=torch.float64)
     for name in names:
-        chosen = [i for i, patch in enumerate(grid.patches) if patch.name == name]
-        difference = theirs[name].to(own[name].dtype) - own[name]
+        chosen = [i for i, patch in enumerate(grid.patches) if name in patch.names]
         for at in range(0, len(chosen), _AT_ONCE):
             some = chosen[at : at + _AT_ONCE]
             patches = [grid.patches[i] for i in some]
-            values[some] = start + _first_order(model.hook_dict[name], patches, difference, gradient[name])
+            values[some] += _first_order(model.hook_dict[name], patches, own[name], theirs[name], gradient[name])
     return Patched(values, start, end)
 
 
-def _first_order(point: HookPoint, patches: list[Patch], difference: Tensor, gradient: Tensor) -> Tensor:
+def _first_order(point: HookPoint, patches: list[Patch], own: Tensor, theirs: Tensor, gradient: Tensor) -> Tensor:
     """``[patch]``: sum over each patch's entries of difference times gradient."""
-    masks = torch.stack([p.mask(point, difference.shape) for p in patches]).to(difference.device)
-    if patches[0].directions is not None:  # one grid, one set of directions
-        difference = patches[0].project(difference)
-    product = (difference * gradient)[0].double()
+    masks = torch.stack([p.mask(point, own.shape) for p in patches]).to(own.device)
+    first = patches[0]  # one grid, one set of directions
+    if first.subspaces is not None:
+        # features may not add up entry by entry: the sum over the last axis is taken by them
+        products = first.subspaces.products(own, theirs.to(own.dtype), gradient).double()
+        part = products[[p.part for p in patches]]
+        return (masks[..., 0] * part).flatten(1).sum(1).cpu()
+    product = (first.project(theirs.to(own.dtype) - own) * gradient)[0].double()
     # sum first over the axes that no patch restricts: the masks have size 1 there
     whole = [axis for axis in range(product.dim()) if masks.shape[axis + 1] == 1]
     product = product.sum(whole, keepdim=True) if whole else product

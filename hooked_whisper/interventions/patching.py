@@ -1,8 +1,8 @@
 """Activation patching: put parts of one run's activations into another run, many patches per batch.
 
-A patch changes nothing before its block. So both runs are made once, and every patched row starts from the kept
-residual that enters the block it is in: a patch in the decoder never runs the encoder, a patch in encoder block L runs
-the blocks from L on. Rows of a batch hold different patches.
+A patch changes nothing that comes before it. So both runs are made once, and every patched row is taken up where the
+patch is (:mod:`hooked_whisper.interventions.resume`): a patch in the decoder never runs the encoder, a patch in encoder
+block L runs what follows it. Rows of a batch hold different patches.
 
 Source: Heimersheim & Nanda 2024 (arXiv 2404.15255), Zhang & Nanda 2023 (arXiv 2309.16042).
 """
@@ -21,9 +21,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hooked_whisper.errors import PatchError
+from hooked_whisper.hooks import HookPoint
 from hooked_whisper.interventions.metrics import Metric, read_metric
 from hooked_whisper.interventions.results import Direction, PatchResult
+from hooked_whisper.interventions.resume import needed, run_from
 from hooked_whisper.interventions.sites import Grid, Patch, Span, Stack, make_grid
+from hooked_whisper.interventions.subspaces import Subspaces
 
 if TYPE_CHECKING:
     from hooked_whisper.hooked import HookedWhisper
@@ -69,52 +72,43 @@ class Patched:
     source: float
 
 
-def _begins(model: HookedWhisper, name: str) -> tuple[Stack, int]:
-    """Stack and block where a pass with this patch must begin; -1: at the input, ``n_layers``: at the final norm."""
-    parts = name.split(".")
-    if parts[0] not in ("encoder", "decoder"):
-        raise PatchError(f"{name} cannot be patched by a sweep: the metric reads before it")
-    stack: Stack = "encoder" if parts[0] == "encoder" else "decoder"
-    if parts[1] == "blocks":
-        return stack, int(parts[2])
-    last = ("ln_post", "hook_out") if stack == "encoder" else ("ln_final",)
-    n = (model.cfg.encoder if stack == "encoder" else model.cfg.decoder).n_layers
-    return stack, n if parts[1] in last else -1
-
-
-def _entering(model: HookedWhisper, stack: Stack, block: int) -> str:
-    n = (model.cfg.encoder if stack == "encoder" else model.cfg.decoder).n_layers
-    return f"{stack}.blocks.{block}.hook_resid_pre" if block < n else f"{stack}.blocks.{n - 1}.hook_resid_post"
-
-
 def keep(model: HookedWhisper, inputs: Inputs, names: Sequence[str]) -> Mapping[str, Tensor]:
-    """Activations of one run, the decoder's last hidden state (``unembed.hook_in``) with them."""
-    wanted = list(dict.fromkeys([*names, "unembed.hook_in"]))
-    given = {"mel": inputs.mel} if inputs.mel is not None else {"encoder_out": inputs.encoder_out}
-    if inputs.mel is None and any(name.startswith("encoder.") for name in wanted):
-        raise PatchError("patches in the encoder need runs with a mel")
-    _, cache = model.run_with_cache(tokens=inputs.tokens, names=wanted, return_type=None, **given)
-    return {name: cache[name] for name in wanted}
+    """Activations of one run, with them the encoder's output and the decoder's last hidden state (``unembed.hook_in``).
+
+    Raises:
+        PatchError: activations inside the encoder, of a run that has only its output.
+    """
+    wanted = list(dict.fromkeys([*names, "encoder.hook_out", "unembed.hook_in"]))
+    if inputs.encoder_out is None:
+        _, cache = model.run_with_cache(inputs.mel, inputs.tokens, names=wanted, return_type=None)
+        return {name: cache[name] for name in wanted}
+    wanted.remove("encoder.hook_out")
+    inside = [name for name in wanted if name.startswith("encoder.")]
+    if inside:
+        raise PatchError(f"{inside[0]}: patches in the encoder need runs with a mel")
+    given = inputs.encoder_out
+    _, cache = model.run_with_cache(tokens=inputs.tokens, encoder_out=given, names=wanted, return_type=None)
+    return {name: cache[name] for name in wanted} | {"encoder.hook_out": given}
 
 
-def patch_hook(
-    patches: Sequence[Patch], rows: Sequence[int], source: Tensor, model: HookedWhisper
-) -> Callable[[Tensor], Tensor]:
-    """A hook that puts ``source`` (one row) into row ``rows[i]`` as ``patches[i]``, all of one point, says."""
-    point = model.hook_dict[patches[0].name]
-    if point.axes[0] != "batch":
-        raise PatchError(f"{point.name} has no batch axis ({list(point.axes)}): rows cannot differ there")
+def patched(
+    patches: Sequence[Patch], base: Float[Tensor, "1 ..."], source: Float[Tensor, "1 ..."], point: HookPoint
+) -> Float[Tensor, "row ..."]:
+    """``base`` once per patch (all of one point), with its part taken from ``source``."""
+    if base.shape != source.shape:
+        raise PatchError(f"{point.name}: {tuple(base.shape)} in one run, {tuple(source.shape)} in the other")
     masks = torch.stack([p.mask(point, source.shape) for p in patches]).to(source.device)
-    index = torch.tensor(list(rows), device=source.device)
+    return torch.where(masks, _parts(patches, base, source), base)
 
-    def hook(x: Tensor) -> Tensor:
-        own = x[index]
-        new = source.to(own.dtype).expand_as(own)
-        if any(p.directions is not None for p in patches):
-            new = torch.stack([o + p.project(n - o) for p, o, n in zip(patches, own, new, strict=True)])
-        return x.index_copy(0, index, torch.where(masks, new, own))
 
-    return hook
+def _parts(patches: Sequence[Patch], base: Tensor, source: Tensor) -> Tensor:
+    """What each patch puts in: the source, or the base with only some directions or a feature from the source."""
+    first = patches[0]
+    if first.subspaces is not None and all(p.subspaces is first.subspaces for p in patches):
+        return first.subspaces.replaced(base, source, torch.tensor([p.part for p in patches]))
+    if all(p.directions is first.directions and p.subspaces is None for p in patches):  # nearly always: one grid
+        return source if first.directions is None else base + first.project(source - base)
+    return torch.cat([_parts([p], base, source) for p in patches])
 
 
 @torch.no_grad()
@@ -136,72 +130,32 @@ def run_patches(
     Raises:
         PatchError: runs of different shapes, a point that cannot be patched, an index outside a point's axes.
     """
-    begins = [_begins(model, patch.name) for patch in patches]
-    names = list(dict.fromkeys(patch.name for patch in patches))
+    names = list(dict.fromkeys(name for patch in patches for name in patch.names))
+    for point in map(model.hook_dict.__getitem__, names):
+        if point.axes[0] != "batch":
+            raise PatchError(f"{point.name} has no batch axis ({list(point.axes)}): rows cannot differ there")
     theirs = keep(model, source, names)
-    needed = [_entering(model, stack, block) for stack, block in dict.fromkeys(begins) if block >= 0]
-    own = keep(model, base, [*needed, *(["encoder.hook_out"] if base.mel is not None else [])])
-    encoder_out = own["encoder.hook_out"] if base.encoder_out is None else base.encoder_out
+    own = keep(model, base, [*names, *(n for name in names for n in needed(model, name))])
+    encoder_out = own["encoder.hook_out"]
     values = torch.empty(len(patches), dtype=torch.float64)
-    groups = list(_batches(begins, encoder_rows, decoder_rows))
-    for (stack, block), chosen in tqdm(groups, desc="patching", disable=not progress, leave=False):
+    groups = list(_batches(patches, encoder_rows, decoder_rows))
+    for chosen in tqdm(groups, desc="patching", disable=not progress, leave=False):
         some = [patches[i] for i in chosen]
-        resid = own[_entering(model, stack, block)] if block >= 0 else None
-        with model.hooks(fwd_hooks=_hooks(model, some, theirs)):
-            hidden = _rest(model, base, encoder_out, stack, block, resid, some)
+        new = {n: patched(some, own[n], theirs[n], model.hook_dict[n]) for n in some[0].names}
+        hidden = run_from(model, own, new, base.tokens, base.mel, encoder_out)
         values[chosen] = read_metric(model, hidden, metric).double().cpu()
     ends = [float(read_metric(model, kept["unembed.hook_in"], metric)) for kept in (own, theirs)]
     return Patched(values, *ends)
 
 
-def _batches(
-    begins: Sequence[tuple[Stack, int]], encoder_rows: int, decoder_rows: int
-) -> Iterator[tuple[tuple[Stack, int], list[int]]]:
-    """Indices of patches that begin at the same block, in batches."""
-    for begin in dict.fromkeys(begins):
-        chosen = [i for i, one in enumerate(begins) if one == begin]
-        size = encoder_rows if begin[0] == "encoder" else decoder_rows
-        yield from ((begin, chosen[at : at + size]) for at in range(0, len(chosen), size))
-
-
-def _hooks(
-    model: HookedWhisper, patches: Sequence[Patch], source: Mapping[str, Tensor]
-) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
-    found = []
-    for name in dict.fromkeys(p.name for p in patches):
-        rows = [i for i, p in enumerate(patches) if p.name == name]
-        found.append((name, patch_hook([patches[i] for i in rows], rows, source[name], model)))
-    return found
-
-
-def _rest(
-    model: HookedWhisper,
-    base: Inputs,
-    encoder_out: Tensor,
-    stack: Stack,
-    block: int,
-    resid: Tensor | None,
-    patches: Sequence[Patch],
-) -> Float[Tensor, "row token d_model"]:
-    """What is left to compute of a pass with one row per patch."""
-    n = len(patches)
-
-    def rows(x: Tensor) -> Tensor:
-        return x.expand(n, *x.shape[1:])
-
-    if stack == "encoder":
-        if resid is None:
-            assert base.mel is not None  # keep() has said so already
-            encoded = model.encoder(rows(base.mel))
-        else:
-            encoded = model.encoder.from_resid(rows(resid), block)
-        return model.decoder.hidden(rows(base.tokens), encoded)
-    # keys and values of cross-attention differ between rows only if they are patched themselves
-    if any(".cross_attn.hook_k" in p.name or ".cross_attn.hook_v" in p.name for p in patches):
-        encoder_out = rows(encoder_out)
-    if resid is None:
-        return model.decoder.hidden(rows(base.tokens), encoder_out)
-    return model.decoder.from_resid(rows(resid), block, encoder_out)
+def _batches(patches: Sequence[Patch], encoder_rows: int, decoder_rows: int) -> Iterator[list[int]]:
+    """Indices of patches of the same points, in batches."""
+    of: dict[tuple[str, ...], list[int]] = {}
+    for index, patch in enumerate(patches):
+        of.setdefault(patch.names, []).append(index)
+    for names, chosen in of.items():
+        size = encoder_rows if names[0].startswith("encoder.") else decoder_rows
+        yield from (chosen[at : at + size] for at in range(0, len(chosen), size))
 
 
 def grid_of(
@@ -216,10 +170,11 @@ def grid_of(
     per_head: bool = False,
     units: Sequence[int] | None = None,
     directions: Float[Tensor, "k d"] | None = None,
+    subspaces: Subspaces | None = None,
 ) -> Grid:
     """The grid of a pair: its own spans where the component runs over encoder positions, ``token_spans`` where it runs
     over tokens."""
-    over_positions = stack == "encoder" or component in ("cross_k", "cross_v")
+    over_positions = stack == "encoder" or component in ("cross_k", "cross_v", "cross_kv")
     spans: Sequence[Span] | None = (pair.spans or None) if over_positions else token_spans
     return make_grid(
         model,
@@ -230,6 +185,7 @@ def grid_of(
         per_head=per_head,
         units=units,
         directions=directions,
+        subspaces=subspaces,
     )
 
 
@@ -249,6 +205,7 @@ def patch_pairs(
     per_head: bool = False,
     units: Sequence[int] | None = None,
     directions: Float[Tensor, "k d"] | None = None,
+    subspaces: Subspaces | None = None,
     progress: bool = False,
     sweep: Sweep | None = None,
 ) -> PatchResult:
@@ -260,7 +217,8 @@ def patch_pairs(
         by_span: one patch per span (else all positions or tokens at once).
         token_spans: the spans of decoder components (:func:`token_spans`).
         per_head, units: one patch per head, per entry of the last axis.
-        directions: ``[k, d]``: only what lies in their span.
+        directions: ``[k, d]``: only what lies in their span. subspaces: one patch for each of these directions or
+            features (:func:`hooked_whisper.interventions.subspaces_of`).
 
     Raises:
         PatchError: no pairs, or pairs whose grids differ in shape.
@@ -271,7 +229,7 @@ def patch_pairs(
     for pair in tqdm(pairs, desc=f"patching {component}", disable=not progress, leave=False):
         grid = grid_of(
             model, pair, component, stack, blocks=blocks, by_span=by_span, token_spans=token_spans,
-            per_head=per_head, units=units, directions=directions,
+            per_head=per_head, units=units, directions=directions, subspaces=subspaces,
         )  # fmt: skip
         axes = grid.axes if axes is None else axes
         if grid.shape != tuple(len(a.labels) for a in axes):
@@ -315,6 +273,7 @@ patch_decoder_heads = partial(patch_pairs, component="z", stack="decoder", per_h
 patch_cross_heads = partial(patch_pairs, component="cross_z", stack="decoder", per_head=True)
 patch_cross_keys = partial(patch_pairs, component="cross_k", stack="decoder")
 patch_cross_values = partial(patch_pairs, component="cross_v", stack="decoder")
+patch_cross_keys_values = partial(patch_pairs, component="cross_kv", stack="decoder")
 
 
 def with_spans(pairs: Sequence[Pair], spans: Sequence[Span]) -> tuple[Pair, ...]:

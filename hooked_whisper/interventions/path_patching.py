@@ -1,18 +1,19 @@
 """Path patching: how much of a head's effect runs along one path, straight into a later component.
 
 Every other head and MLP between the two is held at the base run, so what the sender changes reaches the receiver
-through the residual alone: ``receiver input + (z_source - z_base) W_O``. The receiver then works on its new input, and all that
-follows it is computed as usual.
+through the residual alone: ``receiver input + (z_source - z_base) W_O``. The receiver then works on its new input, and
+all that follows it is computed as usual; nothing before it is (:mod:`hooked_whisper.interventions.resume`).
 
 Source: Goldowsky-Dill et al. 2023 (arXiv 2304.05969); Wang et al. 2022 (arXiv 2211.00593), appendix B.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from einops import einsum
 from jaxtyping import Float
@@ -20,8 +21,12 @@ from torch import Tensor
 
 from hooked_whisper.errors import PatchError
 from hooked_whisper.interventions.metrics import Metric, read_metric
-from hooked_whisper.interventions.patching import Inputs, Patched, keep
-from hooked_whisper.interventions.sites import Stack
+from hooked_whisper.interventions.patching import Inputs, Pair, Patched, keep
+from hooked_whisper.interventions.results import Direction, PatchResult
+from hooked_whisper.interventions.resume import n_layers, needed, run_from
+from hooked_whisper.interventions.sites import Axis, Stack
+from hooked_whisper.model import Attention
+from hooked_whisper.model.block import Block
 
 if TYPE_CHECKING:
     from hooked_whisper.hooked import HookedWhisper
@@ -42,6 +47,10 @@ class Head:
     def attn(self) -> str:
         return f"{self.stack}.blocks.{self.block}.{'cross_attn' if self.cross else 'attn'}"
 
+    def __str__(self) -> str:
+        """``E0.1``, ``D0.1``, ``X0.1``, as :meth:`HookedWhisper.head_labels` has it."""
+        return f"{'X' if self.cross else self.stack[0].upper()}{self.block}.{self.head}"
+
 
 @dataclass(frozen=True)
 class Receiver:
@@ -54,6 +63,13 @@ class Receiver:
     input: Input
     block: int = 0
     head: int | None = None
+
+    def __str__(self) -> str:
+        if self.input == "output":
+            return f"{self.stack} output"
+        letter = "X" if self.input.startswith("cross_") else self.stack[0].upper()
+        head = "" if self.head is None else f".{self.head}"
+        return f"{letter}{self.block}{head} {self.input.removeprefix('cross_')}"
 
 
 def path_patch(
@@ -73,16 +89,49 @@ def path_patch(
     for sender in senders:
         _check(model, sender, receiver)
     names = list(dict.fromkeys(f"{s.attn}.hook_z" for s in senders))
-    place = _resid_name(model, receiver)
+    point, place = _points(model, receiver)
     with torch.no_grad():
-        theirs, own = keep(model, source, names), keep(model, base, [*names, place, "encoder.hook_out"])
+        theirs = keep(model, source, names)
+        own = keep(model, base, [*names, place, point, *needed(model, point)])
         deltas = torch.cat([_delta(model, s, own, theirs) for s in senders])
         values = [
-            _receive(model, receiver, own, place, deltas[at : at + rows], base, metric)
-            for at in range(0, len(senders), rows)
+            _receive(model, receiver, own, deltas[at : at + rows], base, metric) for at in range(0, len(senders), rows)
         ]
         ends = [float(read_metric(model, kept["unembed.hook_in"], metric)) for kept in (own, theirs)]
-    return Patched(torch.cat(values), *ends)
+    return Patched(torch.cat(values).cpu(), *ends)
+
+
+def path_patch_pairs(
+    model: HookedWhisper,
+    pairs: Sequence[Pair],
+    senders: Sequence[Head],
+    receivers: Sequence[Receiver],
+    *,
+    direction: Direction = "denoise",
+) -> PatchResult:
+    """Every path from one of the senders to one of the receivers, in every pair: receivers by senders.
+
+    Raises:
+        PatchError: a path that does not exist, no pairs.
+    """
+    if not (pairs and senders and receivers):
+        raise PatchError("path patching needs pairs, senders and receivers")
+    values, ends = [], []
+    for pair in pairs:
+        runs = (pair.corrupt, pair.clean) if direction == "denoise" else (pair.clean, pair.corrupt)
+        done = [path_patch(model, senders, receiver, *runs, pair.metric) for receiver in receivers]
+        values.append(np.stack([one.values.numpy() for one in done]))
+        ends.append((done[0].base, done[0].source))
+    return PatchResult(
+        axes=(Axis("receiver", tuple(map(str, receivers))), Axis("sender", tuple(map(str, senders)))),
+        values=np.stack(values),
+        base=np.array([base for base, _ in ends]),
+        source=np.array([source for _, source in ends]),
+        unit=pairs[0].metric.unit,
+        direction=direction,
+        site="paths",
+        pairs=tuple(pair.label or str(i) for i, pair in enumerate(pairs)),
+    )
 
 
 def _check(model: HookedWhisper, sender: Head, receiver: Receiver) -> None:
@@ -107,15 +156,20 @@ def _check(model: HookedWhisper, sender: Head, receiver: Receiver) -> None:
         raise PatchError("the encoder has no cross-attention")
 
 
-def _resid_name(model: HookedWhisper, receiver: Receiver) -> str:
-    """The residual that the receiver reads."""
-    if receiver.input in ("cross_k", "cross_v"):
-        return f"encoder.blocks.{model.cfg.encoder.n_layers - 1}.hook_resid_post"
+def _points(model: HookedWhisper, receiver: Receiver) -> tuple[str, str]:
+    """The point that the path changes, and the residual that it reads."""
+    last = n_layers(model, receiver.stack) - 1
+    block = f"{receiver.stack}.blocks.{receiver.block}"
+    final = f"encoder.blocks.{n_layers(model, 'encoder') - 1}.hook_resid_post"
     if receiver.input == "output":
-        n = (model.cfg.encoder if receiver.stack == "encoder" else model.cfg.decoder).n_layers
-        return f"{receiver.stack}.blocks.{n - 1}.hook_resid_post"
-    ends = {"mlp": "hook_mlp_in", "cross_q": "hook_resid_mid"}
-    return f"{receiver.stack}.blocks.{receiver.block}.{ends.get(receiver.input, 'hook_resid_pre')}"
+        name = f"{receiver.stack}.blocks.{last}.hook_resid_post"
+        return name, name
+    if receiver.input == "mlp":
+        return f"{block}.hook_mlp_in", f"{block}.hook_mlp_in"
+    if receiver.input.startswith("cross_"):
+        kind = receiver.input.removeprefix("cross_")
+        return f"{block}.cross_attn.hook_{kind}", f"{block}.hook_resid_mid" if kind == "q" else final
+    return f"{block}.attn.hook_{receiver.input}", f"{block}.hook_resid_pre"
 
 
 def _delta(
@@ -123,8 +177,8 @@ def _delta(
 ) -> Float[Tensor, "1 place d_model"]:
     """What the sender writes more in the source run than in the base run."""
     name = f"{sender.attn}.hook_z"
-    attn = model.get_submodule(sender.attn)
-    weight = attn.out.weight.unflatten(1, (attn.n_heads, -1))[:, sender.head]  # type: ignore[union-attr, operator]
+    attn = _attention(model, sender.attn)
+    weight = attn.out.weight.unflatten(1, (attn.n_heads, -1))[:, sender.head]
     z = theirs[name][:, :, sender.head] - own[name][:, :, sender.head]
     return einsum(z, weight.to(z.dtype), "b p e, d e -> b p d")
 
@@ -133,50 +187,46 @@ def _receive(
     model: HookedWhisper,
     receiver: Receiver,
     own: Mapping[str, Tensor],
-    place: str,
     deltas: Float[Tensor, "row place d_model"],
     base: Inputs,
     metric: Metric,
 ) -> Float[Tensor, "row"]:
     """Run what follows the receiver, one row per sender."""
-    n = len(deltas)
+    point, place = _points(model, receiver)
     new = own[place] + deltas
-    encoder_out = own["encoder.hook_out"]
-    tokens = base.tokens.expand(n, -1)
-    if receiver.input == "output":
-        if receiver.stack == "decoder":
-            return read_metric(model, model.decoder.ln_final(new), metric).double()
-        return read_metric(model, model.decoder.hidden(tokens, model.encoder.ln_post(new)), metric).double()
+    if point.endswith(("hook_q", "hook_k", "hook_v")):
+        new = _heads(model, receiver, point, new, own[point])
+    hidden = run_from(model, own, {point: new}, base.tokens, base.mel, own["encoder.hook_out"])
+    return read_metric(model, hidden, metric).double()
+
+
+def _heads(
+    model: HookedWhisper,
+    receiver: Receiver,
+    point: str,
+    resid: Float[Tensor, "row place d_model"],
+    kept: Float[Tensor, "1 place head d_head"],
+) -> Float[Tensor, "row place head d_head"]:
+    """Queries, keys or values made from another residual: of the receiver's head, or of all."""
+    attn = _attention(model, point.rsplit(".", 1)[0])
     block = model.get_submodule(f"{receiver.stack}.blocks.{receiver.block}")
-    path = f"{receiver.stack}.blocks.{receiver.block}"
-    if receiver.input == "mlp":
-        hook = (f"{path}.hook_mlp_in", lambda x: new)
+    assert isinstance(block, Block)
+    cross = receiver.input.startswith("cross_")
+    if point.endswith("hook_q"):
+        linear, norm = attn.query, block.ln_cross if cross else block.ln1
     else:
-        kind = receiver.input.removeprefix("cross_")
-        cross = receiver.input.startswith("cross_")
-        attn = block.cross_attn if cross else block.attn
-        if kind == "q" and cross:
-            normed = block.ln_cross(new)
-        else:
-            normed = model.encoder.ln_post(new) if cross else block.ln1(new)
-        linear = {"q": attn.query, "k": attn.key, "v": attn.value}[kind]
-        heads = linear(normed).unflatten(-1, (attn.n_heads, -1))
-        hook = (f"{path}.{'cross_attn' if cross else 'attn'}.hook_{kind}", _put(heads, receiver.head))
-        if cross and kind != "q":
-            encoder_out = encoder_out.expand(n, -1, -1)
-    with model.hooks(fwd_hooks=[hook]):
-        if receiver.stack == "encoder":
-            assert base.mel is not None
-            encoder_out = model.encoder(base.mel.expand(n, -1, -1))
-        return read_metric(model, model.decoder.hidden(tokens, encoder_out), metric).double()
+        linear, norm = (
+            attn.key if point.endswith("hook_k") else attn.value,
+            model.encoder.ln_post if cross else block.ln1,
+        )
+    made = linear(norm(resid)).unflatten(-1, (attn.n_heads, -1))
+    if receiver.head is None:
+        return made
+    ours = torch.arange(attn.n_heads, device=made.device) == receiver.head
+    return torch.where(ours[:, None], made, kept)
 
 
-def _put(heads: Float[Tensor, "row place head d_head"], head: int | None) -> Callable[[Tensor], Tensor]:
-    def hook(x: Tensor) -> Tensor:
-        if head is None:
-            return heads
-        x = x.clone()
-        x[:, :, head] = heads[:, :, head]
-        return x
-
-    return hook
+def _attention(model: HookedWhisper, path: str) -> Attention:
+    attn = model.get_submodule(path)
+    assert isinstance(attn, Attention)
+    return attn

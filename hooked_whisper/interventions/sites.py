@@ -14,6 +14,7 @@ from torch import Tensor
 from hooked_whisper.audio import TimeMap
 from hooked_whisper.errors import PatchError, closest
 from hooked_whisper.hooks import HookPoint
+from hooked_whisper.interventions.subspaces import Subspaces
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.protocols import Interval
 
@@ -30,7 +31,9 @@ COMPONENTS = {
     "mlp_post": "mlp.hook_post",
     **{name: f"attn.hook_{name}" for name in ("q", "k", "v", "z", "pattern")},
     **{f"cross_{name}": f"cross_attn.hook_{name}" for name in ("q", "k", "v", "z", "pattern")},
+    "cross_kv": "cross_attn.hook_k",
 }
+TOGETHER = {"cross_kv": ("cross_attn.hook_v",)}  # what is patched together with a component's first point
 PLACES = ("position", "token", "query", "frame")  # axes along which time or text runs
 
 
@@ -61,11 +64,21 @@ class Patch:
 
     where: axis -> the indices concerned (axes not named: all of them).
     directions: ``[k, d]``, a basis in the last axis (need not be orthogonal); only what lies in its span is patched.
+    subspaces, part: only part number ``part`` of them (see :func:`hooked_whisper.interventions.subspaces_of`).
+    also: points of the same axes that are patched together with this one (values with keys of cross-attention).
     """
 
     name: str
     where: Mapping[str, slice | Sequence[int]] = field(default_factory=dict)
     directions: Float[Tensor, "k d"] | None = None
+    subspaces: Subspaces | None = None
+    part: int = 0
+    also: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All points concerned."""
+        return (self.name, *self.also)
 
     def mask(self, point: HookPoint, shape: Sequence[int]) -> Bool[Tensor, "..."]:
         """Which entries are patched: one row without the batch axis, size 1 along the axes not restricted.
@@ -83,9 +96,10 @@ class Patch:
             if axis not in self.where:
                 continue
             chosen = self.where[axis]
-            indices = list(range(chosen.start or 0, size if chosen.stop is None else chosen.stop)) if isinstance(
-                chosen, slice
-            ) else [int(i) for i in chosen]
+            if isinstance(chosen, slice):
+                indices = list(range(chosen.start or 0, size if chosen.stop is None else chosen.stop))
+            else:
+                indices = [int(i) for i in chosen]
             if not indices or min(indices) < 0 or max(indices) >= size:
                 raise PatchError(f"{self.name}: {axis} {chosen} is not inside its {size} entries")
             line = torch.zeros(size, dtype=torch.bool)
@@ -101,8 +115,9 @@ class Patch:
             return difference
         basis = torch.linalg.qr(self.directions.to(difference).T).Q  # [d, k], orthonormal
         if basis.shape[0] != difference.shape[-1]:
-            raise PatchError(f"{self.name}: directions of {basis.shape[0]} numbers, activations of "
-                             f"{difference.shape[-1]}")
+            raise PatchError(
+                f"{self.name}: directions of {basis.shape[0]} numbers, activations of {difference.shape[-1]}"
+            )
         return (difference @ basis) @ basis.T
 
 
@@ -143,12 +158,17 @@ def make_grid(
     per_head: bool = False,
     units: Sequence[int] | None = None,
     directions: Float[Tensor, "k d"] | None = None,
+    subspaces: Subspaces | None = None,
 ) -> Grid:
-    """Blocks by (spans) by (heads) by (units) of one component.
+    """Blocks by (spans) by (heads) by (units) by (features) of one component.
 
-    spans: one patch each (``None``: all positions at once). units: entries of the last axis, one patch each (neurons of
-        ``mlp_post``, for example). component: a name of :data:`COMPONENTS`, or a full hook name (then no block axis),
-        such as ``"encoder.hook_out"``.
+    Args:
+        component: a name of :data:`COMPONENTS`, or a full hook name (then no block axis), such as
+            ``"encoder.hook_out"``.
+        spans: one patch each (``None``: all positions at once).
+        units: entries of the last axis, one patch each (neurons of ``mlp_post``, for example).
+        directions: all patches are confined to their span.
+        subspaces: one patch for each of their parts (directions apart, features of a basis).
 
     Raises:
         PatchError: heads or units where there are none; a component this stack does not have.
@@ -181,10 +201,15 @@ def make_grid(
     if units is not None:
         axes.append(Axis(point.axes[-1], tuple(map(str, units))))
         choices.append([{point.axes[-1]: [u]} for u in units])
+    features = (0,) if subspaces is None else range(len(subspaces.labels))
+    if subspaces is not None:
+        axes.append(Axis("feature", subspaces.labels))
+    also = [tuple(f"{stack}.blocks.{b}.{end}" for end in TOGETHER.get(component, ())) for b in numbers]
     patches = [
-        Patch(name, {axis: at for part in parts for axis, at in part.items()}, directions)
-        for name in names
+        Patch(name, {axis: at for part in parts for axis, at in part.items()}, directions, subspaces, feature, others)
+        for name, others in zip(names, also, strict=True)
         for parts in product(*choices)
+        for feature in features
     ]
     return Grid(tuple(patches), tuple(axes) or (Axis("point", (component,)),))
 

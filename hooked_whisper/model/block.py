@@ -43,14 +43,36 @@ class Block(nn.Module):
         source: Float[Tensor, "clip key d_model"] | None = None,
         kv_cache: KVCache | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
-        x = self.hook_resid_pre(x)  # [batch, pos, d_model]
+        return self.from_pre(self.hook_resid_pre(x), source, kv_cache)  # [batch, pos, d_model]
+
+    def from_pre(
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        source: Float[Tensor, "clip key d_model"] | None = None,
+        kv_cache: KVCache | None = None,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The block, given what left ``hook_resid_pre``. This and the two below resume a pass inside the block."""
         head_inputs = self._head_inputs(x)
         attn_out, _ = self.attn(self.ln1(x), kv_cache=kv_cache, head_inputs=head_inputs)
         x = self.hook_resid_mid(x + self.hook_attn_out(attn_out))  # [batch, pos, d_model]
-        if self.cross:
-            cross_in = self.ln_cross(self.hook_cross_attn_in(x))
-            cross_out, _ = self.cross_attn(cross_in, source, kv_cache=kv_cache)
-            x = self.hook_resid_mid_cross(x + self.hook_cross_attn_out(cross_out))  # [batch, pos, d_model]
+        return self.from_mid(x, source, kv_cache)
+
+    def from_mid(
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        source: Float[Tensor, "clip key d_model"] | None = None,
+        kv_cache: KVCache | None = None,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """Its rest, given what left ``hook_resid_mid``."""
+        if not self.cross:
+            return self.from_mid_cross(x)
+        cross_in = self.ln_cross(self.hook_cross_attn_in(x))
+        cross_out, _ = self.cross_attn(cross_in, source, kv_cache=kv_cache)
+        return self.from_mid_cross(self.hook_resid_mid_cross(x + self.hook_cross_attn_out(cross_out)))
+
+    def from_mid_cross(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        """Its rest, given what enters the MLP's branch: what left ``hook_resid_mid_cross`` (decoder) or
+        ``hook_resid_mid`` (encoder)."""
         mlp_out = self.hook_mlp_out(self.mlp(self.ln2(self.hook_mlp_in(x))))
         return self.hook_resid_post(x + mlp_out)  # [batch, pos, d_model]
 

@@ -218,5 +218,6 @@ def test_words_and_figures(model, mel, tokens) -> None:
     assert words[0] == "the" and words[-1] == "cat" and len(words) < 4 + 1
     assert values.shape == (len(words), 20)
     assert np.isfinite(values.numpy()).all()
-    assert found.draw().axes and attention_rollout(model, mel[:1]).draw().axes
-    assert mel_relevance(model, mel[:1], target="encoder_sum").draw().axes
+    for one in (found, attention_rollout(model, mel[:1]), mel_relevance(model, mel[:1], target="encoder_sum")):
+        assert one.draw().axes[0].get_xlim() == (0.0, 0.4)
+        assert one.draw(until=0.2).axes[0].get_xlim() == (0.0, 0.2)

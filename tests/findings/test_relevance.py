@@ -106,6 +106,9 @@ def test_it_runs_draws_and_leaves_nothing_behind() -> None:
     assert looks.axis("condition").entries[-1] == "noise behind"
     assert np.isfinite(finding.measurement("slope of the published scalar").values).all()
     assert finding.measurement("slope of the published scalar").values.max() < 1e-4  # all gains are 1
+    words = finding.measurement("words whose most relevant audio is their own")
+    assert words.values.shape == (12, 2) and 0 < words.at(what="chance").min() <= words.at(what="chance").max() <= 1
+    assert any("Carried on" in note for note in finding.notes)
     assert len(finding.draw()) == 3
     assert not listeners(context.model)
 

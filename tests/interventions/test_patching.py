@@ -33,14 +33,15 @@ from hooked_whisper.interventions import (
 def naive(model, patch: Patch, base: Inputs, source: Inputs, metric) -> float:
     """One full forward pass with one hook, as anyone would write it."""
     with torch.no_grad():
-        _, cache = model.run_with_cache(source.mel, source.tokens, names=[patch.name])
-        theirs = cache[patch.name]
+        _, theirs = model.run_with_cache(source.mel, source.tokens, names=list(patch.names))
 
-        def hook(x):
-            mask = patch.mask(model.hook_dict[patch.name], x.shape)[None]
-            return torch.where(mask, x + patch.project(theirs - x) if patch.directions is not None else theirs, x)
+        def hook(x, hook):
+            mask, new = patch.mask(hook, x.shape)[None], theirs[hook.name]
+            if patch.subspaces is not None:
+                new = patch.subspaces.replaced(x, new, torch.tensor([patch.part]))
+            return torch.where(mask, x + patch.project(new - x) if patch.directions is not None else new, x)
 
-        with model.hooks(fwd_hooks=[(patch.name, hook)]):
+        with model.hooks(fwd_hooks=[(list(patch.names), hook)]):
             encoded = model.encoder(base.mel)
             return float(read_metric(model, model.decoder.hidden(base.tokens, encoded), metric))
 
@@ -57,7 +58,7 @@ SITES = [
 def test_a_sweep_equals_one_forward_pass_per_patch(model, pair, stack, component):
     # other tokens too, so that every decoder component differs between the runs
     corrupt = replace(pair.corrupt, tokens=pair.corrupt.tokens.roll(1, dims=1))
-    over_tokens = stack == "decoder" and component not in ("cross_k", "cross_v")
+    over_tokens = stack == "decoder" and component not in ("cross_k", "cross_v", "cross_kv")
     spans = [Span(f"{i}", i, i + 2) for i in (0, 2, 4)] if over_tokens else pair.spans
     heads = "head" in model.hook_dict[make_grid(model, component, stack, blocks=[0]).patches[0].name].axes
     grid = make_grid(model, component, stack, spans=spans, per_head=heads)

@@ -1,0 +1,160 @@
+"""Patches per second: a sweep (:func:`hooked_whisper.interventions.run_patches`) against the naive loop.
+
+    python -m benchmarks.patching [--rounds 3] [--threads 1] [--size tiny] [--json FILE]
+
+The naive loop is what people write with hooks: one full pass of encoder and decoder for every patch, with one hook that
+puts the kept activation in. Same random weights, same patches, same numbers (checked: the two must agree), one process,
+taking turns. What counts is the ratio of times per patch; the sweep's time includes its two runs that keep activations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from hooked_whisper.config import RELEASED
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.interventions import (
+    Grid,
+    Inputs,
+    LogitDifference,
+    Metric,
+    Patch,
+    Span,
+    make_grid,
+    run_patches,
+    token_spans,
+    window_spans,
+)
+
+N_TOKENS, N_SPEECH = 12, 300  # tokens of the decoder, positions of a clip of 6 s
+
+
+@dataclass(frozen=True)
+class Case:
+    """A sweep and which of its patches the naive loop runs (a few: all cost the same)."""
+
+    label: str
+    side: str
+    grid: Grid
+
+    def sample(self, n: int) -> list[int]:
+        step = max(1, len(self.grid.patches) // n)
+        return list(range(0, len(self.grid.patches), step))[:n]
+
+
+def cases(model: HookedWhisper) -> list[Case]:
+    tokens = token_spans([str(i) for i in range(N_TOKENS)], start=1)
+    spans = window_spans(N_SPEECH, 50)
+    rows: list[tuple[str, str, str, Sequence[Span] | None, bool]] = [
+        ("residual", "decoder", "resid_post", tokens, False),
+        ("heads", "decoder", "z", tokens, True),
+        ("cross-attention heads", "decoder", "cross_z", tokens, True),
+        ("cross-attention values by span", "decoder", "cross_v", spans, False),
+        ("encoder output by span", "decoder", "encoder.hook_out", spans, False),
+        ("residual by span", "encoder", "resid_post", spans, False),
+        ("attention out by span", "encoder", "attn_out", spans, False),
+        ("MLP out by span", "encoder", "mlp_out", spans, False),
+        ("heads by span", "encoder", "z", spans, True),
+    ]
+    return [
+        Case(
+            f"{stack} {label}", stack, make_grid(model, what, "encoder" if "." in what else stack, spans=s, per_head=h)
+        )  # type: ignore[arg-type]
+        for label, stack, what, s, h in rows
+    ]
+
+
+def naive(
+    model: HookedWhisper, patches: Sequence[Patch], base: Inputs, source: Inputs, metric: Metric
+) -> tuple[list[float], float]:
+    """One full forward pass per patch; the source's activations are kept beforehand. Seconds per patch."""
+    names = sorted({p.name for p in patches})
+    _, cache = model.run_with_cache(source.mel, source.tokens, names=names)
+    found = []
+    start = time.perf_counter()
+    for patch in patches:
+        theirs = cache[patch.name]
+        mask = patch.mask(model.hook_dict[patch.name], theirs.shape)[None]
+
+        def hook(x: torch.Tensor, mask: torch.Tensor = mask, theirs: torch.Tensor = theirs) -> torch.Tensor:
+            return torch.where(mask, theirs, x)
+
+        logits = model.run_with_hooks(base.mel, base.tokens, fwd_hooks=[(patch.name, hook)])
+        found.append(float(logits[0, metric.at[0], metric.vocab[0]] - logits[0, metric.at[0], metric.vocab[1]]))  # type: ignore[index]
+    return found, (time.perf_counter() - start) / len(patches)
+
+
+@torch.no_grad()
+def measure(model: HookedWhisper, case: Case, rounds: int, n_naive: int) -> dict[str, object]:
+    generator = torch.Generator().manual_seed(0)
+    enc = model.cfg.encoder
+    clean = torch.randn(1, enc.n_mels, enc.n_frames, generator=generator)
+    corrupt = clean.clone()
+    corrupt[..., 160:260] = torch.randn(1, enc.n_mels, 100, generator=generator)
+    tokens = torch.randint(0, 50000, (2, 1, N_TOKENS), generator=generator)
+    base, source = Inputs(tokens[0], mel=corrupt), Inputs(tokens[1], mel=clean)
+    if case.side == "decoder":  # the encoder's output is there already, as after a first look at a clip
+        ready = [Inputs(i.tokens, encoder_out=model.embed_audio(i.mel)) for i in (base, source)]  # type: ignore[arg-type]
+    else:
+        ready = [base, source]
+    metric = LogitDifference(7, 9, N_TOKENS - 1)
+    some = case.sample(n_naive)
+    ratios, mine, theirs = [], [], []
+    for _ in tqdm(range(rounds), desc=case.label, leave=False):
+        slow, per_patch = naive(model, [case.grid.patches[i] for i in some], base, source, metric)
+        start = time.perf_counter()
+        fast = run_patches(model, case.grid.patches, *ready, metric)
+        seconds = (time.perf_counter() - start) / len(case.grid.patches)
+        torch.testing.assert_close(fast.values[some].float(), torch.tensor(slow), rtol=1e-3, atol=1e-3)
+        ratios.append(per_patch / seconds)
+        mine.append(1 / seconds)
+        theirs.append(1 / per_patch)
+    return {
+        "sweep": case.label,
+        "patches": len(case.grid.patches),
+        "ratio": statistics.median(ratios),
+        "range": [min(ratios), max(ratios)],
+        "per_second": statistics.median(mine),
+        "naive_per_second": statistics.median(theirs),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--naive", type=int, default=4, help="patches of each sweep that the naive loop runs")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--size", default="tiny", choices=sorted(RELEASED))
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    model = HookedWhisper(RELEASED[args.size])
+    print(f"{args.size}, float32, {args.threads} threads, {platform.machine()}; torch {torch.__version__}\n")
+    print("| sweep | patches | times the naive loop | range | patches/s | naive/s |\n|---|---|---|---|---|---|")
+    rows = []
+    for case in cases(model):
+        row = measure(model, case, args.rounds, args.naive)
+        rows.append(row)
+        low, high = row["range"]  # type: ignore[misc]
+        print(
+            f"| {row['sweep']} | {row['patches']} | {row['ratio']:.1f} | {low:.1f} to {high:.1f} "  # type: ignore[has-type]
+            f"| {row['per_second']:.1f} | {row['naive_per_second']:.2f} |",
+            flush=True,
+        )
+    if args.json:
+        args.json.write_text(json.dumps({"size": args.size, "threads": args.threads, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
