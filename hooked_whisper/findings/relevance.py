@@ -101,8 +101,10 @@ def run(context: Context) -> Finding:
 
 
 def words_found(context: Context, some: Sequence[int]) -> Float[np.ndarray, "word what"]:
-    """Relevance carried on through cross-attention (rules 7 to 10): for each word, is the most relevant audio within 100
-    ms of it, and what chance would have of that (length of that stretch over the clip's)."""
+    """Relevance carried on through cross-attention (rules 7 to 10), word by word.
+
+    Is the most relevant audio within 100 ms of the word, and what chance would have (that stretch over the clip)?
+    """
     model, found = context.model, []
     for i in context.track(some, "F1 words"):
         one, n_prompt = context.utterances[i], context.transcriber().prompt().shape[1]

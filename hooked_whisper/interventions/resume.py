@@ -162,7 +162,7 @@ def _decoder_over(
     unpatched: Float[Tensor, "1 position d_model"] | None,
     tokens: Int[Tensor, "1 token"],
 ) -> Float[Tensor, "row token d_model"]:
-    """The decoder over rows of encoder output; where these are the ``unpatched`` one, it takes the kept keys, values."""
+    """The decoder over rows of encoder output; where these are ``unpatched``, kept keys and values serve."""
     x = _expand(base["decoder.blocks.0.hook_resid_pre"], len(encoded))
     blocks = [block for block in model.decoder.blocks if isinstance(block, Block)]
     hooked = any(p.active for b in blocks for p in (b.cross_attn.hook_k, b.cross_attn.hook_v))

@@ -16,6 +16,7 @@ BUILTINS = {
     "AudioError": ValueError,
     "MissingExtraError": ImportError,
     "PromptError": ValueError,
+    "PatchError": ValueError,
 }
 
 
