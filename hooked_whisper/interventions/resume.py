@@ -51,6 +51,8 @@ def needed(model: HookedWhisper, name: str) -> list[str]:
     names = ["decoder.blocks.0.hook_resid_pre"]
     if stack == "decoder" or name == "encoder.hook_out":
         names += [f"decoder.blocks.{b}.cross_attn.hook_{x}" for b in range(n_layers(model, "decoder")) for x in "kv"]
+    if name == "encoder.hook_out":
+        return names
     if block == n_layers(model, stack):
         names.append(f"{stack}.blocks.{block - 1}.hook_resid_post")
     elif block != INPUT:
