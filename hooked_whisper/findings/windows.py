@@ -20,6 +20,7 @@ from hooked_whisper.findings.records import Axis, Example, Measurement
 from hooked_whisper.findings.statistics import bootstrap, spearman
 from hooked_whisper.findings.transcripts import errors_of
 from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.interventions.masks import HeadWindows
 from hooked_whisper.model.masks import Mask, local_window
 from hooked_whisper.text import WordError
 
@@ -56,9 +57,7 @@ Rows = str
 def band(n: int, k: int, n_rows: Sequence[int], device: torch.device) -> Bool[Tensor, "clip 1 query key"]:
     """Band of half-width ``k`` in each clip's own first rows; the other rows see everything."""
     at = torch.arange(n, device=device)
-    near = ((at[:, None] - at[None, :]).abs() <= k)[None, None]
-    free = at[None, :] >= torch.tensor(list(n_rows), device=device)[:, None]  # [clip, query]
-    return near | free[:, None, :, None]
+    return HeadWindows((k,), tuple(n_rows))(at, at)
 
 
 def scrambled_band(

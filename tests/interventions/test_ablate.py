@@ -1,0 +1,129 @@
+"""Ablations: what they put in, where, that live decoding sees the same, and that the sweep equals single runs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from hooked_whisper.errors import PatchError
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.interventions import Pair, read_metric, subspaces_of
+from hooked_whisper.interventions.ablate import ablate, ablate_heads, ablate_neurons, means, samples, sweep_heads
+from tests.interventions.conftest import N_POSITIONS as N
+
+MELS = torch.randn(3, 80, 2 * N, generator=torch.Generator().manual_seed(3))
+TOKENS = torch.tensor([[3, 5, 7, 11, 13], [2, 4, 6, 8, 10], [1, 1, 2, 3, 5]])
+Z = "encoder.blocks.1.attn.hook_z"
+DECODER = "decoder.blocks.0.mlp.hook_post"
+
+
+def cached(model: HookedWhisper, name: str, hooks=()) -> Tensor:
+    return model.run_with_cache(MELS, TOKENS, names=name, fwd_hooks=hooks)[1][name]
+
+
+def test_zeroed_heads_are_zero_and_the_others_are_not_touched(model) -> None:
+    before, after = cached(model, Z), cached(model, Z, ablate_heads(model, [(1, 0)], where=[2, (5, 8)]))
+    assert (after[:, [2, 5, 6, 7], 0] == 0).all()
+    assert torch.equal(after[:, :, 1], before[:, :, 1])
+    assert torch.equal(after[:, [0, 1, 3, 4, *range(8, N)]], before[:, [0, 1, 3, 4, *range(8, N)]])
+
+
+def test_means_are_over_valid_positions_of_all_clips(model) -> None:
+    z = cached(model, Z)
+    valid = torch.cat([z[0, :4], z[1, :N], z[2, :1]])
+    given = means(model, MELS, Z, n_valid=[4, N, 1])
+    assert torch.allclose(given.values[Z], valid.mean(0), atol=1e-6) and given.n_places[Z] == N + 5
+    after = cached(model, Z, ablate(model, Z, by=given, heads=[1]))
+    assert torch.allclose(after[:, :, 1], valid.mean(0)[1].expand(3, N, -1), atol=1e-6)
+
+
+def test_valid_positions_are_read_off_the_mel(model) -> None:
+    padded = MELS.clone()
+    padded[:, :, 10:] = -1.5
+    found = means(model, padded, "encoder.hook_out")
+    encoded = model.embed_audio(padded)
+    assert torch.allclose(found.values["encoder.hook_out"], encoded[:, :5].mean((0, 1)), atol=1e-6)
+
+
+def test_resamples_are_activations_of_the_clips(model) -> None:
+    bank = samples(model, MELS[:1], Z, seed=4)
+    after = cached(model, Z, ablate(model, Z, by=bank))
+    assert (torch.cdist(after[1].flatten(1), bank.values[Z].flatten(1)).amin(1) < 1e-4).all()
+    assert torch.equal(after[0], after[1])
+    other = ablate(model, Z, by=samples(model, MELS[:1], Z, seed=5))
+    assert not torch.equal(cached(model, Z, other), after)
+
+
+@pytest.mark.parametrize("by", ["zero", "mean", "sample"])
+def test_live_decoding_is_ablated_like_one_pass(model, by: str) -> None:
+    names = [DECODER, "decoder.blocks.1.cross_attn.hook_v"]
+    given = {
+        "zero": "zero",
+        "mean": means(model, MELS, names, tokens=TOKENS),
+        "sample": samples(model, MELS, names, tokens=TOKENS),
+    }[by]
+    hooks = ablate(model, DECODER, by=given, units=range(20), where=(3, 9)) + ablate(
+        model, names[1], by=given, where=(4, 12)
+    )
+    encoder_out = model.embed_audio(MELS).detach()
+    with torch.no_grad(), model.hooks(fwd_hooks=hooks):
+        live = model.generate(TOKENS[:, :2], encoder_out, max_new_tokens=8)
+        forced = model.logits(live, encoder_out).argmax(-1)
+    assert torch.equal(live[:, 2:], forced[:, 1:-1])
+
+
+def test_a_direction_is_gone_and_the_rest_is_not(model) -> None:
+    name = "encoder.blocks.0.hook_resid_post"
+    direction = torch.randn(16)
+    unit_vector = direction / direction.norm()
+    before, after = cached(model, name), cached(model, name, ablate(model, name, directions=direction))
+    assert (after @ unit_vector).abs().max() < 1e-5
+    assert torch.allclose(before - after, (before @ unit_vector)[..., None] * unit_vector, atol=1e-5)
+    spaces = subspaces_of(torch.eye(16)[:2])
+    by_mean = cached(model, name, ablate(model, name, by=means(model, MELS, name), directions=spaces))
+    assert by_mean[..., :2].std(dim=(0, 1)).max() < 1e-5 and torch.allclose(by_mean[..., 2:], before[..., 2:])
+
+
+def test_neurons(model) -> None:
+    after = cached(model, DECODER, ablate_neurons(model, [(0, 3), (0, 7)], stack="decoder"))
+    assert (after[..., [3, 7]] == 0).all() and (after[..., 4] != 0).all()
+
+
+def test_frames_follow_positions(model) -> None:
+    name = "encoder.conv1.hook_post"
+    after = cached(model, name, ablate(model, name, where=(2, 4)))
+    assert (after[:, 4:8] == 0).all() and (after[:, :4] != 0).any() and (after[:, 8:] != 0).any()
+
+
+@pytest.mark.parametrize("stack", ["encoder", "decoder", "cross"])
+def test_the_sweep_is_the_single_runs(model, pair: Pair, stack: str) -> None:
+    by = "zero"
+    if stack == "encoder":
+        by = means(model, MELS, "encoder.blocks.*.attn.hook_z")
+    sweep = sweep_heads(model, pair.clean, pair.metric, stack=stack, by=by)
+    for row in sweep.to_rows():
+        hooks = ablate_heads(model, [(row["block"], row["head"])], stack=stack, by=by)
+        with torch.no_grad(), model.hooks(fwd_hooks=hooks):
+            hidden = model.decoder.hidden(pair.clean.tokens, model.embed_audio(pair.clean.mel))
+            assert row["value"] == pytest.approx(float(read_metric(model, hidden, pair.metric)), abs=1e-4)
+    assert sweep.effect.abs().min() > 0
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda m: ablate(m, Z, heads=[2]), "0 to 1"),
+        (lambda m: ablate(m, "encoder.hook_out", heads=[0]), "no heads"),
+        (lambda m: ablate(m, Z, by="mean"), "means"),
+        (lambda m: ablate(m, Z, by=means(m, MELS, "encoder.hook_out")), "encoder.hook_out"),
+        (lambda m: ablate(m, Z, where=(3, 99)), "24"),
+        (lambda m: ablate(m, DECODER, where=(0.0, 0.2), unit="seconds"), "tokens"),
+        (lambda m: means(m, MELS, Z, n_valid=[3]), "3 clips"),
+        (lambda m: means(m, torch.zeros(1, 80, 2 * N), Z), "padding alone"),
+        (lambda m: means(m, MELS, "encoder.blocks.0.attn.hook_pattern"), "no position"),
+    ],
+)
+def test_errors_say_what_to_do(model, unchecked, build, words: str) -> None:
+    with pytest.raises(PatchError, match=words):
+        build(model)
