@@ -12,16 +12,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
 from jaxtyping import Float
 
+from hooked_whisper.errors import closest
 from hooked_whisper.protocols import Alignment
 from hooked_whisper.speech import voices
 from hooked_whisper.speech.grammar import Grammar, build_grammar
 from hooked_whisper.speech.records import from_dict
 from hooked_whisper.speech.sounds import MinimalPair, Sounds, minimal_pairs
+
+if TYPE_CHECKING:
+    from hooked_whisper.speech.pairs import SpokenPair
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"
 
@@ -136,23 +141,54 @@ class SpokenWorld:
             raise ValueError(f"say needs words of letters, separated by spaces, got {text!r}")
         return voices.speak(" ".join(words), speaker, utterance=f"{speaker.id}:{'-'.join(words)}", tempo=tempo)
 
-    def minimal_pairs(self, n: int | None = None, contrast: str | None = None, seed: int = 0) -> list[MinimalPair]:
+    def word_pairs(self, contrast: str | None = None) -> list[MinimalPair]:
         """Word pairs one phone apart that can stand in the same place (some word leads to both).
 
         ``contrast``: ``"onset"``, ``"vowel"``, ``"coda"``, or two phones such as ``"b/p"``.
         """
         reachable = self.grammar.full > 0
         index = self.grammar.index
-        pairs = [
+        return [
             pair
             for pair in minimal_pairs(self.sounds.phones, contrast)
             if (reachable[:, index[pair.a]] & reachable[:, index[pair.b]]).any()
         ]
-        if n is None or n >= len(pairs):
-            return pairs
-        return [pairs[i] for i in sorted(np.random.default_rng(seed).permutation(len(pairs))[:n])]
 
-    def carriers(self, pair: MinimalPair) -> Sequence[str]:
+    def minimal_pairs(
+        self,
+        n: int,
+        contrast: str | None = None,
+        seed: int = 0,
+        speakers: str | Sequence[str] = "held-out",
+    ) -> list[SpokenPair]:
+        """``n`` sentences spoken twice, with a word and with one a phone away in its slot: for activation patching.
+
+        Needs espeak-ng; about 20 ms a pair. Words, sentences and voices follow from the seed.
+
+        Args:
+            contrast: ``"onset"``, ``"vowel"``, ``"coda"``, two phones such as ``"b/p"``, or ``None`` for any.
+            speakers: espeak voices: a split (``"held-out"``, ``"train"``) or the ids of some.
+
+        Returns:
+            the pairs, those that a sentence of the grammar allows first; fewer than ``n`` if the voices do not say some
+            of the words one phone apart, none if the world has no such pair.
+
+        Raises:
+            ValueError: an unknown contrast or voice, a voice that is not of espeak-ng, or ``n < 1``.
+        """
+        from hooked_whisper.speech.pairs import speak_pairs
+
+        if n < 1:
+            raise ValueError(f"minimal_pairs gives at least one pair, got n={n}")
+        return speak_pairs(self.grammar, self.sounds, self.word_pairs(contrast), _espeak(speakers), n, seed)
+
+    def third_words(self, pair: SpokenPair) -> list[str]:
+        """Other words that may stand in the pair's slot, most alike in length first: see ``SpokenPair.with_word``."""
+        from hooked_whisper.speech.pairs import third_words
+
+        return third_words(pair, self.grammar, self.sounds)
+
+    def carriers(self, pair: MinimalPair | SpokenPair) -> Sequence[str]:
         """Words that may precede both words of a pair, likeliest first."""
         a, b = self.grammar.full[:, self._state(pair.a)], self.grammar.full[:, self._state(pair.b)]
         both = np.minimum(a, b)
@@ -174,3 +210,19 @@ class SpokenWorld:
         if word not in self.grammar.index:
             raise ValueError(f"{word!r} is not a word of this world")
         return self.grammar.index[word]
+
+
+def _espeak(wanted: str | Sequence[str]) -> tuple[voices.Speaker, ...]:
+    """Voices of a split, or those of some ids."""
+    if isinstance(wanted, str) and wanted in ("held-out", "train"):
+        return voices.speakers(wanted, "espeak")
+    ids = [wanted] if isinstance(wanted, str) else list(wanted)
+    known = {s.id: s for s in voices.SPEAKERS if s.synthesiser == "espeak"}
+    for name in ids:
+        if name not in known:
+            near = closest(name, known)
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise ValueError(f"no espeak voice {name!r}: give 'held-out', 'train' or ids of such voices{hint}")
+    if not ids:
+        raise ValueError("no voices: give 'held-out', 'train' or the ids of some")
+    return tuple(known[name] for name in ids)

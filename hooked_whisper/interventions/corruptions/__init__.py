@@ -1,0 +1,1 @@
+"""Paired inputs for patching: a clean run and a corrupt one that differ in one known respect."""
