@@ -13,7 +13,6 @@ from torch import Tensor
 from hooked_whisper.audio import log_mel_spectrogram
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.interventions.replace import mean_encoding
 
 NULL_INPUTS = {
     "zero audio": "30 s of zero samples: a log-mel of -1.5",
@@ -56,3 +55,10 @@ def null_encoding(
             raise HookedWhisperError("the mean encoding needs the encoder output of some clips")
         return mean_encoding(clips)
     return model.embed_audio(null_mel(model, kind, seed))
+
+
+def mean_encoding(
+    encoder_out: Float[Tensor, "clip position d_model"],
+) -> Float[Tensor, "1 position d_model"]:
+    """The mean over clips, position by position: an input that is typical and says nothing."""
+    return torch.mean(encoder_out, dim=0, keepdim=True)

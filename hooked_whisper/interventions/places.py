@@ -82,7 +82,8 @@ def _span(one: One, unit: str, n: int | None, time: TimeMap | None) -> tuple[int
             span = time.span(one[0], one[1], rounding="outer")
             return span.start, span.stop
         return time.position(one), time.position(one) + 1  # type: ignore[arg-type]
-    start, stop = one if isinstance(one, tuple) else (one, one + 1)  # type: ignore[operator]
+    start, stop = one if isinstance(one, tuple) else (one, one + 1)  # type: ignore[operator, assignment]
+    assert not isinstance(start, slice)
     if int(start) != start or int(stop) != stop:
         raise PatchError(f"[{start}, {stop}) are not whole positions: give unit='seconds' for seconds")
     return int(start), int(stop)
