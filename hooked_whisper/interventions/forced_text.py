@@ -30,7 +30,10 @@ def token_logprobs(
     prompt: Int[Tensor, "1 token"],
     ids: Sequence[Sequence[int]],
 ) -> list[Float[np.ndarray, "_"]]:
-    """Log-probability (nats) of each text token, one array per clip, the prompt and the tokens before it given. One pass for all clips."""
+    """Log-probability (nats) of each text token, the prompt and the tokens before it given; one array per clip.
+
+    One pass for all clips.
+    """
     longest = max((len(row) for row in ids), default=0)
     if not longest:
         return [np.zeros(0) for _ in ids]
