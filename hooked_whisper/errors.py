@@ -99,6 +99,14 @@ class PatchError(HookedWhisperError, ValueError):
     """
 
 
+class AlignmentError(HookedWhisperError, ValueError):
+    """A transcript cannot be aligned with the audio, or heads cannot be scored on these clips.
+
+    Cause: no words, a transcript too long for the decoder, no audio, a head the model does not have, no word times.
+    Fix: the message names what is missing and what to give.
+    """
+
+
 def closest(name: str, names: Iterable[str], n: int = 3) -> list[str]:
     """The at most ``n`` strings of ``names`` most like ``name``, best first; case does not matter. May be empty."""
     by_lower: dict[str, str] = {}

@@ -1,0 +1,211 @@
+"""Which cross-attention heads read the audio word by word: each head's boundary F1, and a choice of a set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hooked_whisper.analysis.alignment import Head, Method, Script, Unit, cross_scores, head_maps, script, word_times
+from hooked_whisper.analysis.boundaries import TOLERANCES_S, boundary_counts, f1_of, r_value_of
+from hooked_whisper.errors import AlignmentError
+from hooked_whisper.heatmap import heat_map
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.protocols import Alignment, Interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CANDIDATES, MOST_HEADS = 12, 6
+
+
+@dataclass(frozen=True, eq=False)
+class HeadScores:
+    """Boundary counts (hits, found, true) of every head alone, per clip and tolerance (s)."""
+
+    counts: Int[np.ndarray, "clip block head tolerance three"]
+    tolerances_s: tuple[float | int, ...]
+    method: Method
+    unit: Unit
+
+    @property
+    def f1(self) -> Float[np.ndarray, "block head tolerance"]:
+        """Of all clips together."""
+        return f1_of(*np.moveaxis(self.counts.sum(0), -1, 0))
+
+    @property
+    def r_value(self) -> Float[np.ndarray, "block head tolerance"]:
+        """Of all clips together, as :func:`r_value_of`."""
+        return r_value_of(*np.moveaxis(self.counts.sum(0), -1, 0))
+
+    def best(self, n: int, tolerance_s: float | int = 0.1) -> tuple[Head, ...]:
+        """The ``n`` heads of the largest F1, best first (ties: the earlier block)."""
+        f1 = self.f1[..., self._at(tolerance_s)]
+        order = np.argsort(-f1, axis=None, kind="stable")[:n]
+        return tuple((int(i) // f1.shape[1], int(i) % f1.shape[1]) for i in order)
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One dict per head and tolerance."""
+        f1, r_value = self.f1, self.r_value
+        return [
+            {
+                "block": block,
+                "head": head,
+                "tolerance_s": float(t),
+                "f1": float(f1[block, head, k]),
+                "r_value": float(r_value[block, head, k]),
+            }
+            for block in range(f1.shape[0])
+            for head in range(f1.shape[1])
+            for k, t in enumerate(self.tolerances_s)
+        ]
+
+    def draw(self, tolerance_s: float | int = 0.1) -> Figure:
+        """F1 of every head."""
+        f1 = self.f1[..., self._at(tolerance_s)]
+        return heat_map(
+            f1,
+            title=f"Word boundaries within {1000 * tolerance_s:g} ms, head by head",
+            x="head",
+            y="decoder block",
+            unit="boundary F1",
+            rows=[str(b) for b in range(f1.shape[0])],
+            columns=[str(h) for h in range(f1.shape[1])],
+            texts=[[f"{v:.2f}" for v in row] for row in f1] if f1.size <= 400 else None,
+        )
+
+    def __repr__(self) -> str:
+        at = len(self.tolerances_s) - 1
+        best = ", ".join(f"X{b}.{h} {self.f1[b, h, at]:.2f}" for b, h in self.best(3, self.tolerances_s[at]))
+        return f"HeadScores({len(self.counts)} clips, F1 at {1000 * self.tolerances_s[at]:g} ms: {best}, ...)"
+
+    def _at(self, tolerance_s: float | int) -> int:
+        for k, t in enumerate(self.tolerances_s):
+            if abs(t - tolerance_s) < 1e-9:
+                return k
+        raise AlignmentError(f"no tolerance of {tolerance_s} s here: there are {list(self.tolerances_s)}")
+
+
+@dataclass(frozen=True, eq=False)
+class ClipMaps:
+    """One clip's normalised head maps, cut to the rows that write the text."""
+
+    maps: Float[Tensor, "head row position"]
+    text: Script
+    truth: tuple[Interval, ...]
+    seconds_per_position: float
+
+    def words(self, which: Sequence[int]) -> tuple[Interval, ...]:
+        """Word times from the mean of some of the maps (indices)."""
+        return word_times(self.maps[list(which)].mean(0), self.text, self.seconds_per_position)
+
+
+def clip_maps(
+    model: HookedWhisper,
+    encoder_out: Float[Tensor, "clip position d_model"],
+    alignments: Sequence[Alignment],
+    heads: Sequence[Head] | None = None,
+    *,
+    method: Method = "whisper",
+    unit: Unit = "token",
+    language: str = "en",
+    truths: Sequence[Alignment] | None = None,
+) -> Iterator[ClipMaps]:
+    """One clip after another: what its heads (default: all) say about its words; a decoder pass each, no encoder pass.
+
+    ``truths`` (default: ``alignments``): where the true times are from, if the texts are not those of the audio.
+
+    Raises:
+        AlignmentError: no clips, as many encoder outputs as alignments, or words whose times are unknown.
+    """
+    if len(encoder_out) != len(alignments) or not alignments:
+        raise AlignmentError(f"{len(encoder_out)} encoder outputs, {len(alignments)} alignments: give one for each")
+    for row, alignment, truth in zip(encoder_out, alignments, truths or alignments, strict=True):
+        text = script(model, " ".join(w.label for w in alignment.words), unit, language)
+        if not truth.words:
+            raise AlignmentError(f"clip {truth.utterance!r} has no word times: give an Alignment with words")
+        n = model.time.n_positions(min(alignment.duration, model.time.duration))
+        maps, _ = head_maps(cross_scores(model, row[None], text.tokens, n, heads), method)
+        yield ClipMaps(maps[:, text.rows].cpu(), text, truth.words, model.time.seconds_per_position)
+
+
+def score_alignment_heads(
+    model: HookedWhisper,
+    encoder_out: Float[Tensor, "clip position d_model"],
+    alignments: Sequence[Alignment],
+    *,
+    tolerances_s: Sequence[float | int] = TOLERANCES_S,
+    method: Method = "whisper",
+    unit: Unit = "token",
+    language: str = "en",
+) -> HeadScores:
+    """Aligns every clip with every cross-attention head alone.
+
+    Args:
+        encoder_out: of the clips; alignments: their words with true times (s), and durations.
+        tolerances_s: how far (s) a boundary may be off.
+
+    Raises:
+        AlignmentError: as :func:`clip_maps`.
+    """
+    counts = []
+    for clip in clip_maps(model, encoder_out, alignments, method=method, unit=unit, language=language):
+        counts.append([boundary_counts(clip.words([k]), clip.truth, tolerances_s) for k in range(len(clip.maps))])
+    cfg = model.cfg.decoder
+    shape = (len(alignments), cfg.n_layers, cfg.n_heads, len(tolerances_s), 3)
+    return HeadScores(np.array(counts).reshape(shape), tuple(tolerances_s), method, unit)
+
+
+def set_counts(
+    clips: Iterable[ClipMaps], which: Sequence[int] | None = None
+) -> Int[np.ndarray, "clip tolerance three"]:
+    """Boundary counts of a set of heads (indices into the maps; default: all of them), clip by clip."""
+    return np.array([boundary_counts(c.words(range(len(c.maps)) if which is None else which), c.truth) for c in clips])
+
+
+def choose_heads(
+    model: HookedWhisper,
+    encoder_out: Float[Tensor, "clip position d_model"],
+    alignments: Sequence[Alignment],
+    *,
+    tolerance_s: float | int = 0.1,
+    candidates: int = CANDIDATES,
+    most: int = MOST_HEADS,
+    method: Method = "whisper",
+    unit: Unit = "token",
+    language: str = "en",
+    scores: HeadScores | None = None,
+) -> tuple[Head, ...]:
+    """A set of heads whose averaged map has the best boundary F1 on these clips: greedy, best head first, one more as
+    long as it helps and there are fewer than ``most``; sorted. Score it on other clips, not on these.
+
+    ``candidates``: only the heads best by themselves are tried. ``scores``: if they have been computed already.
+
+    Raises:
+        AlignmentError: as :func:`clip_maps`.
+    """
+    if scores is None:
+        scores = score_alignment_heads(
+            model, encoder_out, alignments, tolerances_s=(tolerance_s,), method=method, unit=unit, language=language
+        )
+    pool = scores.best(candidates, tolerance_s)
+    clips = list(clip_maps(model, encoder_out, alignments, pool, method=method, unit=unit, language=language))
+
+    def f1(which: Sequence[int]) -> float:
+        counts = sum(boundary_counts(c.words(which), c.truth, (tolerance_s,))[0] for c in clips)
+        return float(f1_of(*counts))  # type: ignore[misc]
+
+    chosen: list[int] = []
+    reached = -1.0
+    while len(chosen) < most:
+        tries = {k: f1([*chosen, k]) for k in range(len(pool)) if k not in chosen}
+        best = max(tries, key=lambda k: (tries[k], -k), default=None)
+        if best is None or tries[best] <= reached:
+            break
+        chosen.append(best)
+        reached = tries[best]
+    return tuple(sorted(pool[k] for k in chosen))
