@@ -60,7 +60,7 @@ def cases(model: HookedWhisper) -> list[Case]:
         ("heads", "decoder", "z", tokens, True),
         ("cross-attention heads", "decoder", "cross_z", tokens, True),
         ("cross-attention values by span", "decoder", "cross_v", spans, False),
-        ("encoder output by span", "decoder", "encoder.hook_out", spans, False),
+        ("encoder output by span", "decoder", "encoder.hook_out", window_spans(N_SPEECH, 10), False),
         ("residual by span", "encoder", "resid_post", spans, False),
         ("attention out by span", "encoder", "attn_out", spans, False),
         ("MLP out by span", "encoder", "mlp_out", spans, False),

@@ -31,7 +31,7 @@ from hooked_whisper.interventions.subspaces import Subspaces
 if TYPE_CHECKING:
     from hooked_whisper.hooked import HookedWhisper
 
-ENCODER_ROWS, DECODER_ROWS = 8, 64
+ENCODER_ROWS, ENCODER_ROWS_ON_CPU, DECODER_ROWS = 16, 2, 64  # a CPU's caches hold no more
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,17 +119,19 @@ def run_patches(
     source: Inputs,
     metric: Metric,
     *,
-    encoder_rows: int = ENCODER_ROWS,
+    encoder_rows: int | None = None,
     decoder_rows: int = DECODER_ROWS,
     progress: bool = False,
 ) -> Patched:
     """The metric of the base run with each patch in turn, its activations taken from the source run.
 
-    ``encoder_rows`` and ``decoder_rows`` patches share one batch; memory grows with them.
+    ``encoder_rows`` (default: 2 on a CPU, else 16) and ``decoder_rows`` patches share one batch, which takes memory.
 
     Raises:
         PatchError: runs of different shapes, a point that cannot be patched, an index outside a point's axes.
     """
+    if encoder_rows is None:
+        encoder_rows = ENCODER_ROWS_ON_CPU if model.device.type == "cpu" else ENCODER_ROWS
     names = list(dict.fromkeys(name for patch in patches for name in patch.names))
     for point in map(model.hook_dict.__getitem__, names):
         if point.axes[0] != "batch":

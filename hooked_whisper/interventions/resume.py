@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper.errors import PatchError
+from hooked_whisper.hooks import HookPoint
 from hooked_whisper.model import Attention, KVCache
 from hooked_whisper.model.block import Block
 
@@ -57,6 +58,7 @@ def needed(model: HookedWhisper, name: str) -> list[str]:
         names.append(f"{stack}.blocks.{block - 1}.hook_resid_post")
     elif block != INPUT:
         ends = ["hook_resid_pre", "hook_resid_mid", *(["hook_resid_mid_cross"] if stack == "decoder" else [])]
+        ends += ["hook_resid_post"] if stack == "encoder" else []
         names += [f"{stack}.blocks.{block}.{end}" for end in ends]
     return names
 
@@ -143,6 +145,8 @@ def _block(
         return given
     if end == "hook_resid_mid_cross":
         return block.from_mid_cross(given)
+    if end == "hook_resid_mid" and not block.cross:
+        return _after_mid(block, given, mid, base[f"{path}.hook_resid_post"])
     if end == "hook_resid_mid":
         return block.from_mid(given, source, cache)
     if end == "hook_resid_pre":
@@ -155,6 +159,16 @@ def _block(
         if end.startswith(("cross_attn.", "ln_cross.", "hook_cross_attn_in")):
             return block.from_mid(_expand(mid, rows), source, cache)
         return block.from_pre(_expand(pre, rows), source, cache)
+
+
+def _after_mid(
+    block: Block, given: Rows, mid: Float[Tensor, "1 place d_model"], post: Float[Tensor, "1 place d_model"]
+) -> Float[Tensor, "row place d_model"]:
+    """The MLP works on each position alone: only where ``given`` is not the base run's ``mid`` is it computed."""
+    if any(isinstance(p, HookPoint) and p.active for p in block.modules()):
+        return block.from_mid_cross(given)
+    changed = (given != mid).any(-1).any(0).nonzero()[:, 0]
+    return _expand(post, len(given)).index_copy(1, changed, block.from_mid_cross(given[:, changed]))
 
 
 def _decoder_over(

@@ -118,12 +118,22 @@ def test_a_patch_at_one_token_and_row_changes_no_earlier_token_and_no_other_row(
     np.testing.assert_allclose(together.values, torch.cat([alone.values, alone.values.flip(0)]), atol=1e-5)
 
 
+@pytest.mark.parametrize("component", ["attn_out", "z", "resid_mid"])
+def test_what_is_not_recomputed_is_as_if_it_were(model, pair, component):
+    """In an encoder block whose attention is patched, the MLP runs at the changed positions alone."""
+    grid = make_grid(model, component, "encoder", spans=pair.spans)
+    short = run_patches(model, grid.patches, pair.corrupt, pair.clean, pair.metric)
+    with model.hooks(fwd_hooks=[("encoder.blocks.*.hook_mlp_in", lambda x: None)]):  # a listener: all of it
+        whole = run_patches(model, grid.patches, pair.corrupt, pair.clean, pair.metric)
+    np.testing.assert_allclose(short.values, whole.values, atol=1e-6)
+
+
 def test_encoder_output_outside_the_span_stays(model, pair):
     """In the first block's attention output, a patch reaches other positions only through later attention."""
     seen = {}
     grid = make_grid(model, "resid_post", "encoder", blocks=[1], spans=pair.spans)
     with model.hooks(fwd_hooks=[("encoder.hook_out", lambda x: seen.update(out=x.clone()))]):
-        run_patches(model, grid.patches, pair.corrupt, pair.clean, pair.metric)
+        run_patches(model, grid.patches, pair.corrupt, pair.clean, pair.metric, encoder_rows=8)
         patched = seen["out"]
         model.encoder(pair.corrupt.mel)
     for row, span in enumerate(pair.spans):
