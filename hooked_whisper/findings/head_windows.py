@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hooked_whisper.findings.context import ENCODER_BATCH, Context
 from hooked_whisper.findings.drawing import BLUE, GREEN, GREY, ORANGE, _bar, _figure, _in_words, draw_controls
-from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
+from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding, format_estimate
 from hooked_whisper.findings.records import Axis, Example, Measurement, Table
 from hooked_whisper.findings.transcripts import errors_of
 from hooked_whisper.hooks import HookPoint
@@ -54,6 +54,8 @@ LOCAL_COST = "cost of masking the local heads"
 FIVE = "cost of masking the others minus five times that of masking the local heads"
 FIVE_TIMES, LITTLE = 5, 0.03
 LOCAL, OTHERS, ALL, NONE = "local heads", "other heads", "all heads", "no head"
+NEAREST = "nearest heads, as many as others"
+COMPARED = ("by distance", "at random", "as many nearest as others")
 SAID = Table(
     "Heads of tiny that can be masked to k = 10",
     "comments on the LessWrong version of the blog post of 2023-09-05",
@@ -151,7 +153,8 @@ def run(context: Context) -> Finding:
     every: Heads = frozenset((b, h) for b in range(cfg.n_layers) for h in range(cfg.n_heads))
     count, rng = local_count(cfg.n_heads), context.rng("random heads")
     local = most_local(far.mean(0), count)
-    sets = {LOCAL: local, OTHERS: every - local, ALL: every}
+    nearest = most_local(far.mean(0), min(cfg.n_heads - count, count))
+    sets = {LOCAL: local, OTHERS: every - local, NEAREST: nearest, ALL: every}
     for draw in range(RANDOM_DRAWS):
         chosen = random_heads(cfg.n_layers, cfg.n_heads, count, rng)
         sets |= {f"random heads {draw + 1}": chosen, f"the rest {draw + 1}": every - chosen}
@@ -160,7 +163,8 @@ def run(context: Context) -> Finding:
 
 def transcribe(context: Context, sets: Mapping[str, Heads], some: Sequence[int]) -> dict[str, list[str]]:
     """Transcripts with each set of heads masked in turn; a clip's mel is made once."""
-    write, texts = context.transcriber(), {name: [] for name in sets}  # type: dict[str, list[str]]
+    write = context.transcriber()
+    texts: dict[str, list[str]] = {name: [] for name in sets}
     masks = {name: window_masks(context.model, {head: K for head in heads}) for name, heads in sets.items()}
     batches = [list(some[at : at + ENCODER_BATCH]) for at in range(0, len(some), ENCODER_BATCH)]
     for batch in context.track(batches, "F3 masked heads", len(batches)):
@@ -213,7 +217,8 @@ def _finding(
         wrong[NONE],
         words,
     )
-    ours, theirs = split.estimates(context.seed), random.estimates(context.seed)
+    equal = Split(wrong[NEAREST][None], wrong[OTHERS][None], wrong[NONE], words)
+    ours, theirs, as_many = (one.estimates(context.seed) for one in (split, random, equal))
     names = [EXTRA, P]
     criteria = [Criterion(EXTRA, ours[EXTRA], 0.0, "at least"), Criterion(P, ours[P], 0.01, "at most")]
     if context.reference == "model":  # the thresholds that were stated for released models on real speech
@@ -236,9 +241,9 @@ def _finding(
         **common,
         criteria=tuple(criteria),
         controls=(control,),
-        measurements=_measurements(far, rates, ours, theirs),
+        measurements=_measurements(far, rates, (ours, theirs, as_many)),
         examples=_examples(context, texts),
-        notes=_notes(context, far, sets, ours),
+        notes=_notes(context, far, sets, ours, as_many),
     )
 
 
@@ -250,11 +255,11 @@ def _rate(wrong: Float[np.ndarray, "utterance"], words: Float[np.ndarray, "utter
 def _measurements(
     far: Float[np.ndarray, "clip block head"],
     rates: Mapping[str, Estimate],
-    ours: Mapping[str, Estimate],
-    theirs: Mapping[str, Estimate],
+    comparisons: Sequence[Mapping[str, Estimate]],
 ) -> tuple[Measurement, ...]:
     n_blocks, n_heads = far.shape[1:]
-    shown = (NONE, LOCAL, OTHERS, ALL, *(name for name in rates if name not in (NONE, LOCAL, OTHERS, ALL)))
+    first = (NONE, LOCAL, OTHERS, NEAREST, ALL)
+    shown = (*first, *(name for name in rates if name not in first))
     bound = Axis("bound", ("value", "low", "high"))
     statistics = (EXTRA, P, LOCAL_COST, FIVE)
     return (
@@ -267,8 +272,8 @@ def _measurements(
         Measurement("WER", (Axis("masked", shown), bound), np.array([rates[name].row for name in shown])),
         Measurement(
             "comparison",
-            (Axis("heads", ("by distance", "at random")), Axis("statistic", statistics), bound),
-            np.array([[x[name].row for name in statistics] for x in (ours, theirs)]),
+            (Axis("heads", COMPARED), Axis("statistic", statistics), bound),
+            np.array([[x[name].row for name in statistics] for x in comparisons]),
         ),
     )
 
@@ -289,7 +294,11 @@ def _examples(context: Context, texts: Mapping[str, list[str]]) -> tuple[Example
 
 
 def _notes(
-    context: Context, far: np.ndarray, sets: Mapping[str, Heads], ours: Mapping[str, Estimate]
+    context: Context,
+    far: np.ndarray,
+    sets: Mapping[str, Heads],
+    ours: Mapping[str, Estimate],
+    as_many: Mapping[str, Estimate],
 ) -> tuple[str, ...]:
     others = ", ".join(f"E{b}.{h} ({far.mean(0)[b, h]:.0f})" for b, h in sorted(sets[OTHERS]))
     used = min(UTTERANCES, len(context.utterances))
@@ -297,7 +306,9 @@ def _notes(
         f"Not among the local heads (mean distance in positions): {others}.",
         f"Measured on the first {used} of {len(context.utterances)} utterances: each costs an encoder pass for each of "
         f"the {len(sets)} sets of heads.",
-        f"{len(sets[LOCAL])} local heads are masked against {len(sets[OTHERS])} others.",
+        f"{len(sets[LOCAL])} local heads are masked against {len(sets[OTHERS])} others. Not judged: with the "
+        f"{len(sets[NEAREST])} nearest heads in their place, {EXTRA}: {format_estimate(as_many[EXTRA])}, "
+        f"p {format_estimate(as_many[P])}.",
     ]
     if context.reference == "model":
         notes.append("Nobody gave the true texts: WER is against the model's own transcript without a mask.")
@@ -318,7 +329,7 @@ def draw(finding: Finding) -> list[Figure]:
     far = finding.measurement("mean attention distance")
     n_blocks, n_heads = far.values.shape
     first, axes = _figure("How far each head looks", "mean distance (positions of 20 ms)", "encoder block")
-    local = local_count(n_heads)
+    local = local_count(n_heads) if n_heads > 1 else 1
     for block, row in enumerate(far.values):
         order = np.argsort(row, kind="stable")
         axes.scatter(row[order[:local]], [block] * local, color=BLUE, label="local" if block == 0 else None)

@@ -1,0 +1,153 @@
+"""F3: the ranking, the comparison, and the wiring of masks through a model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hooked_whisper.findings import head_windows
+from hooked_whisper.findings.head_windows import (
+    ALL,
+    EXTRA,
+    FIVE,
+    LOCAL,
+    LOCAL_COST,
+    NEAREST,
+    NONE,
+    OTHERS,
+    P,
+    Split,
+    distances,
+    draw,
+    local_count,
+    most_local,
+    random_heads,
+    speech_rows,
+)
+from hooked_whisper.interventions.masks import window_masks
+from tests.findings.worlds import small_context
+
+
+@given(st.integers(1, 4), st.integers(2, 8), st.integers(0, 99))
+def test_each_block_gives_its_nearest_heads(n_blocks: int, n_heads: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    far, count = rng.random((n_blocks, n_heads)), local_count(n_heads)
+    assert 1 <= count < n_heads
+    chosen, drawn = most_local(far, count), random_heads(n_blocks, n_heads, count, rng)
+    assert len(chosen) == len(drawn) == n_blocks * count
+    for block in range(n_blocks):
+        near = [far[b, h] for b, h in chosen if b == block]
+        rest = [far[block, h] for h in range(n_heads) if (block, h) not in chosen]
+        assert max(near) <= min(rest) and sum(b == block for b, _ in drawn) == count
+
+
+def test_the_published_share() -> None:
+    assert [local_count(n) for n in (2, 4, 6, 8, 20)] == [1, 3, 4, 5, 13]
+
+
+def test_a_head_that_sees_itself_alone_has_distance_zero() -> None:
+    context = small_context(count=2)
+    masks = window_masks(context.model, {(0, 1): 0, (1, 0): 3})
+    with context.model.hooks(attn_masks=masks):
+        far = distances(context, [0, 1])
+    assert far.shape == (2, 2, 2)
+    assert np.allclose(far[:, 0, 1], 0) and (far[:, 1, 0] < 3).all() and (far[:, 1, 0] > 0).all()
+    assert (far[:, [0, 1], [0, 1]] > 5).all()
+    assert not any(context.model.list_hooks().values())
+
+
+def test_distances_are_those_of_the_pattern_over_speech() -> None:
+    context = small_context(count=1)
+    rows = speech_rows(context, 0)
+    assert 0 < rows.start < rows.stop < 60
+    name = "encoder.blocks.1.attn.hook_pattern"
+    with torch.no_grad():
+        pattern = context.model.run_with_cache(context.mels([0]), names=name)[1][name][0, 0].numpy()
+    by_hand = np.mean([sum(pattern[i, j] * abs(i - j) for j in range(60)) for i in range(rows.start, rows.stop)])
+    assert distances(context, [0])[0, 1, 0] == pytest.approx(by_hand, rel=1e-4)
+
+
+def split(local: float, others: float, n: int = 40, none: float = 0.0) -> Split:
+    rng = np.random.default_rng(1)
+    words = np.full(n, 5.0)
+
+    def errors(rate: float) -> np.ndarray:
+        return rng.binomial(5, rate, n).astype(float)
+
+    return Split(errors(local)[None], errors(others)[None], errors(none), words)
+
+
+def test_a_comparison_that_is_there_is_found() -> None:
+    found = split(0.02, 0.5).estimates(0)
+    assert found[P].value < 0.01 and found[EXTRA].low > 0.3 and found[FIVE].value > 0
+    reverse = split(0.5, 0.02).estimates(0)
+    assert reverse[P].value > 0.99 and reverse[EXTRA].high < 0 and reverse[LOCAL_COST].value > 0.4
+
+
+def test_no_difference_is_not_significant() -> None:
+    same = split(0.3, 0.3)
+    found = Split(same.local, same.local, same.none, same.words).estimates(0)
+    assert found[EXTRA].value == 0 and found[P].value == 1
+    # a gain by masking the local heads is no allowance for the others
+    assert split(0.0, 0.1, none=0.2).estimates(0)[FIVE].value < 0
+
+
+def planted(context, local: str, others: str, random: str, rest: str):
+    count = len(context.utterances)
+    full = context.references[0]
+    sets = {LOCAL: frozenset({(0, 0), (1, 1)}), OTHERS: frozenset({(0, 1), (1, 0)})}
+    sets |= {NEAREST: sets[LOCAL], ALL: sets[LOCAL] | sets[OTHERS]}
+    texts = {LOCAL: [local] * count, NEAREST: [local] * count, OTHERS: [others] * count}
+    texts |= {ALL: [""] * count, NONE: [full] * count}
+    for k in range(1, head_windows.RANDOM_DRAWS + 1):
+        texts |= {f"random heads {k}": [random] * count, f"the rest {k}": [rest] * count}
+    return head_windows._finding(context, np.ones((2, 2, 2)), sets, texts)
+
+
+def test_status_follows_the_rule() -> None:
+    context, full = small_context(count=24), "the red cat sat"
+    assert planted(context, full, "the red", full, full).status == "reproduced"
+    assert planted(context, "the red", full, full, full).status == "not reproduced"
+    also = planted(context, full, "the red", full, "the red")
+    assert also.status == "not reproduced" and "random heads" in also.status_reason
+    few = planted(small_context(count=3), full, "the red", full, full)
+    assert few.status == "not testable" and "utterances" in few.status_reason
+
+
+def test_real_recordings_are_judged_by_the_stated_thresholds_too() -> None:
+    full = "the red cat sat"
+    context = small_context(count=24, reference="model")
+    found = planted(context, "the red cat", "the red", full, full)
+    assert {c.name for c in found.claims} == {EXTRA, P, LOCAL_COST, FIVE}
+    assert found.status == "not reproduced"  # a quarter of the words lost is no little, and half is not five times that
+    assert planted(context, full, "the red", full, full).status == "reproduced"
+
+
+def test_masks_reach_the_heads_and_leave_nothing_behind() -> None:
+    context, seen = small_context(count=3), []
+    module = context.model.encoder.blocks[1].attn
+    original = module._attend
+
+    def spy(q, k, v):
+        if module.masks:
+            at = torch.arange(60)
+            mask = module.masks[0].mask(at, at)
+            seen.append(tuple(mask[0, :, 30].sum(-1).tolist()))
+        return original(q, k, v)
+
+    module._attend = spy
+    finding = head_windows.run(context)
+    assert finding.status == "not testable"
+    assert set(seen) == {(21, 60), (60, 21), (21, 21)} and not module.masks
+    wer = finding.measurement("WER")
+    assert wer.axis("masked").entries[:5] == (NONE, LOCAL, OTHERS, NEAREST, ALL) and np.isfinite(wer.values).all()
+    assert finding.parameters["utterances"] == 3
+    assert len(draw(finding)) == 3 and len(finding.examples) == 3
+
+
+def test_without_speech_it_is_not_testable() -> None:
+    finding = head_windows.run(small_context())
+    assert finding.status == "not testable" and "--audio" in finding.status_reason and draw(finding) == []
