@@ -118,7 +118,7 @@ class Corruption:
         return float(log_mel_max(self._both(), n_mels).max())
 
     def mels(self, model: HookedWhisper) -> tuple[Float[Tensor, "1 mel frame"], Float[Tensor, "1 mel frame"]]:
-        """Log-mels of the clean and the corrupt clip, with ONE reference maximum, so that only the span's frames change.
+        """Log-mels of the clean and the corrupt clip, with ONE reference maximum: only the span's frames change.
 
         An edit of the whole clip (noise everywhere, another utterance) shares the maximum too; there the quieter clip's
         floor is the louder one's, which a listener of that clip alone would not have: see :meth:`own_mels`.
@@ -132,7 +132,7 @@ class Corruption:
         return clean, corrupt
 
     def own_mels(self, model: HookedWhisper) -> tuple[Float[Tensor, "1 mel frame"], Float[Tensor, "1 mel frame"]]:
-        """Log-mels with each clip's own maximum, as when each is transcribed alone. Frames outside the span may differ."""
+        """Log-mels with each clip's own maximum, as when each is transcribed alone. Frames elsewhere may differ."""
         return model.to_mel(self.clean), model.to_mel(self.corrupt)
 
     def _both(self) -> Float[Tensor, "two sample"]:

@@ -61,7 +61,7 @@ def warp(
 
 
 def _continuing(padded: Float[np.ndarray, "sample"], wanted: Int[np.ndarray, "frame"]) -> list[int]:
-    """Centres near the wanted ones whose windows continue each other. Each depends on the one before: hence the loop."""
+    """Centres near the wanted ones whose windows continue each other. Each depends on the last: hence the loop."""
     half, taken = WINDOW // 2, [int(wanted[0])]
     for at in wanted[1:].tolist():
         natural = taken[-1] + HOP

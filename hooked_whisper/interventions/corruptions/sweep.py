@@ -1,0 +1,54 @@
+"""The SNR at which a task is done about half the time: the noise matters and the word is not lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy.optimize import isotonic_regression
+
+from hooked_whisper.errors import PatchError
+
+SNRS = (-10, -5, 0, 5, 10, 15, 20)
+
+
+@dataclass(frozen=True, eq=False)
+class SnrSweep:
+    """Accuracy at each SNR (dB, rising); ``fitted`` is the least-squares curve that never falls.
+
+    ``snr_db`` is where that curve crosses ``target``, linear in between; ``None`` if it does not within the sweep.
+    """
+
+    snrs: tuple[float, ...]
+    accuracy: Float[np.ndarray, "snr"]
+    fitted: Float[np.ndarray, "snr"]
+    target: float
+    snr_db: float | None
+
+
+def find_snr(
+    accuracy: Callable[[float], float | int], snrs: Sequence[float | int] = SNRS, target: float = 0.5
+) -> SnrSweep:
+    """Measure ``accuracy(snr_db)``, a share, at each SNR once, and say where it is ``target``.
+
+    Raises:
+        PatchError: fewer than two SNRs, or an accuracy that is no share.
+    """
+    levels = sorted({float(s) for s in snrs})
+    if len(levels) < 2:
+        raise PatchError("a sweep needs at least two SNRs")
+    measured = np.array([float(accuracy(s)) for s in levels])
+    if not ((measured >= 0) & (measured <= 1)).all():
+        raise PatchError(f"accuracy must be a share between 0 and 1, got {measured.tolist()}")
+    fitted = np.asarray(isotonic_regression(measured).x)
+    above = int(np.searchsorted(fitted, target))
+    if above == len(levels) or (above == 0 and fitted[0] > target):
+        crossing = None
+    elif above == 0 or fitted[above] == target:
+        crossing = float(np.mean(np.array(levels)[fitted == target]))
+    else:
+        share = (target - fitted[above - 1]) / (fitted[above] - fitted[above - 1])
+        crossing = float(levels[above - 1] + share * (levels[above] - levels[above - 1]))
+    return SnrSweep(tuple(levels), measured, fitted, target, crossing)
