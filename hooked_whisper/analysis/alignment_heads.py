@@ -113,24 +113,21 @@ def clip_maps(
     method: Method = "whisper",
     unit: Unit = "token",
     language: str = "en",
-    truths: Sequence[Alignment] | None = None,
 ) -> Iterator[ClipMaps]:
     """One clip after another: what its heads (default: all) say about its words; a decoder pass each, no encoder pass.
 
-    ``truths`` (default: ``alignments``): where the true times are from, if the texts are not those of the audio.
-
     Raises:
-        AlignmentError: no clips, as many encoder outputs as alignments, or words whose times are unknown.
+        AlignmentError: no clips, not one encoder output per alignment, or words whose times are unknown.
     """
     if len(encoder_out) != len(alignments) or not alignments:
         raise AlignmentError(f"{len(encoder_out)} encoder outputs, {len(alignments)} alignments: give one for each")
-    for row, alignment, truth in zip(encoder_out, alignments, truths or alignments, strict=True):
+    for row, alignment in zip(encoder_out, alignments, strict=True):
+        if not alignment.words:
+            raise AlignmentError(f"clip {alignment.utterance!r} has no word times: give an Alignment with words")
         text = script(model, " ".join(w.label for w in alignment.words), unit, language)
-        if not truth.words:
-            raise AlignmentError(f"clip {truth.utterance!r} has no word times: give an Alignment with words")
         n = model.time.n_positions(min(alignment.duration, model.time.duration))
         maps, _ = head_maps(cross_scores(model, row[None], text.tokens, n, heads), method)
-        yield ClipMaps(maps[:, text.rows].cpu(), text, truth.words, model.time.seconds_per_position)
+        yield ClipMaps(maps[:, text.rows].cpu(), text, alignment.words, model.time.seconds_per_position)
 
 
 def score_alignment_heads(
@@ -161,10 +158,14 @@ def score_alignment_heads(
 
 
 def set_counts(
-    clips: Iterable[ClipMaps], which: Sequence[int] | None = None
+    clips: Iterable[ClipMaps], which: Sequence[int] | None = None, tolerances_s: Sequence[float | int] = TOLERANCES_S
 ) -> Int[np.ndarray, "clip tolerance three"]:
     """Boundary counts of a set of heads (indices into the maps; default: all of them), clip by clip."""
-    return np.array([boundary_counts(c.words(range(len(c.maps)) if which is None else which), c.truth) for c in clips])
+
+    def words(clip: ClipMaps) -> tuple[Interval, ...]:
+        return clip.words(range(len(clip.maps)) if which is None else which)
+
+    return np.array([boundary_counts(words(clip), clip.truth, tolerances_s) for clip in clips])
 
 
 def choose_heads(

@@ -69,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--run", type=Path, default=Path("runs/demo"), dest="folder", help="folder of the run")
     export.add_argument("--to", type=Path, help="folder to write (default: the package's own demo folder)")
     export.add_argument("--clips", type=int, default=24, help="held-out recordings to add (default: %(default)s)")
+    export.add_argument(
+        "--align-on",
+        type=int,
+        default=60,
+        help="utterances to choose alignment heads on; 0: none (default: %(default)s)",
+    )
     export.add_argument("--note", default="", help="a line for the weights' metadata")
     export.set_defaults(run=_export)
     return parser
@@ -125,7 +131,10 @@ def _export(arguments: argparse.Namespace) -> dict[str, Any]:
 
     path = arguments.folder / "metrics.json"
     metrics = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    return export(arguments.folder, arguments.world, arguments.to or DEMO, metrics, arguments.clips, arguments.note)
+    folder = arguments.to or DEMO
+    return export(
+        arguments.folder, arguments.world, folder, metrics, arguments.clips, arguments.note, arguments.align_on
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

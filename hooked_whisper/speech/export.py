@@ -15,6 +15,7 @@ import soundfile
 import torch
 
 from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.speech.alignment_heads import UTTERANCES, choose_alignment_heads, with_alignment_heads
 from hooked_whisper.speech.checkpoint import checkpoints, load_checkpoint
 from hooked_whisper.speech.corpus import Corpus
 from hooked_whisper.speech.grammar import Grammar
@@ -22,6 +23,7 @@ from hooked_whisper.speech.recipe import TrainConfig
 from hooked_whisper.speech.records import to_dict
 from hooked_whisper.speech.sounds import Sounds
 from hooked_whisper.speech.voices import SAMPLE_RATE
+from hooked_whisper.speech.world import SpokenWorld
 from hooked_whisper.storage import write_atomic
 from hooked_whisper.weights import save_pretrained
 
@@ -55,10 +57,23 @@ def load_run(run: Path) -> Run:
 
 
 def export(
-    run: Path, world: Path, folder: Path, metrics: Mapping[str, Any] | None, clips: int = 24, note: str = ""
+    run: Path,
+    world: Path,
+    folder: Path,
+    metrics: Mapping[str, Any] | None,
+    clips: int = 24,
+    note: str = "",
+    align_on: int = UTTERANCES,
 ) -> dict[str, Any]:
-    """Write weights, ``grammar.*``, ``sounds.json``, ``train_bigram_counts.npy`` and ``clips/`` to ``folder``."""
+    """Write weights, ``grammar.*``, ``sounds.json``, ``train_bigram_counts.npy`` and ``clips/`` to ``folder``.
+
+    ``align_on``: utterances on which the alignment heads are chosen; with 0, word timing reads all heads of the last
+    half of the blocks.
+    """
     trained = load_run(run)
+    if align_on:
+        spoken = SpokenWorld(Grammar.load(world), Sounds.load(world), world)
+        with_alignment_heads(trained.model, choose_alignment_heads(trained.model, spoken, align_on))
     metadata = describe(trained, metrics)
     if note:
         metadata["note"] = note
