@@ -164,8 +164,11 @@ def find_carrier(grammar: Grammar, a: str, b: str, rng: np.random.Generator) -> 
 
 def speak_pair(words: MinimalPair, carrier: Carrier, speaker: voices.Speaker, grammar: Grammar) -> SpokenPair | None:
     """Both words in one sentence; ``None`` if this voice does not say them one phone apart in it."""
-    clean, alignment = voices.speak(carrier.text(words.a), speaker, utterance=f"{speaker.id}:{words.a}")
-    fitted = _fit(clean, alignment, carrier, words.b, speaker)
+    try:
+        clean, alignment = voices.speak(carrier.text(words.a), speaker, utterance=f"{speaker.id}:{words.a}")
+        fitted = _fit(clean, alignment, carrier, words.b, speaker)
+    except ValueError:  # espeak-ng merged two words, or the words are too unlike in length for the slot
+        return None
     slot = alignment.words[len(carrier.before)]
     ours = tuple(p.label for p in _phones_in(alignment, slot))
     if len(ours) != len(fitted.phones) or sum(x != y for x, y in zip(ours, fitted.phones, strict=True)) != 1:
@@ -199,7 +202,8 @@ def speak_pairs(
     """``n`` spoken pairs, each word pair once before any is used again (in another sentence), both orders alike.
 
     Pairs that some sentence allows come first. A word that sounds like another of the world is left out: a transcript
-    could not tell them apart. Fewer than ``n`` come back if no voice says some pairs one phone apart.
+    could not tell them apart. The seed fixes words, sentences and voices; espeak-ng's own state moves the audio by a
+    few samples from call to call. Fewer than ``n`` come back if no voice says some pairs one phone apart.
     """
     said = list(sounds.phones.values())
     distinct = [p for p in candidates if said.count(sounds.phones[p.a]) == said.count(sounds.phones[p.b]) == 1]
@@ -209,7 +213,7 @@ def speak_pairs(
         drawn = []
         for k in rng.permutation(len(distinct)).tolist():
             pair = distinct[k] if rng.random() < 0.5 else _reversed(distinct[k])
-            drawn.append((pair, find_carrier(grammar, pair.a, pair.b, rng), speakers[rng.integers(len(speakers))]))
+            drawn.append((pair, find_carrier(grammar, pair.a, pair.b, rng), speakers[int(rng.integers(len(speakers)))]))
         for words, carrier, speaker in sorted(drawn, key=lambda one: not one[1].grammatical):
             if len(found) == n:
                 return found
@@ -232,7 +236,7 @@ def _fit(clean: Audio, alignment: Alignment, carrier: Carrier, word: str, speake
     """The clean clip with ``word`` in the slot, from the sentence said at the tempo that needs the least warping."""
     slot = alignment.words[len(carrier.before)]
     ours = _phones_in(alignment, slot)
-    tried = []
+    tried: list[tuple[float, int, Audio, Alignment, Interval]] = []
     for tempo in RATES:
         donor, theirs = voices.speak(carrier.text(word), speaker, utterance=f"{speaker.id}:{word}", tempo=tempo)
         piece = theirs.words[len(carrier.before)]

@@ -90,11 +90,11 @@ def add_noise(
     seed: int = 0,
     voices: Sequence[Audio] = (),
 ) -> Corruption:
-    """Add noise at a signal-to-noise ratio: ``10 log10`` of mean power of the speech over that of the noise, both in the
+    """Add noise at a signal-to-noise ratio: mean power of the speech over that of the noise, in dB, both in the
     span, or in the whole clip (``span=None``).
 
-    Noise in a span has 5 ms fades inside it. Whole-clip noise is unlike any edit of a word: it lifts the log-mel's floor
-    everywhere.
+    Noise in a span has 5 ms fades inside it. Whole-clip noise is unlike any edit of a word: it lifts
+    the log-mel's floor everywhere.
 
     Raises:
         AudioError: a span of digital silence, which has no SNR; as :func:`noise`.

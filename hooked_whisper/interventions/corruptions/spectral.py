@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -98,6 +99,6 @@ def mask_mel_band(
 
 
 def _check_band(edges: tuple[Hz, ...]) -> None:
-    rising = all(a < b for a, b in zip(edges, edges[1:], strict=False))
+    rising = all(a < b for a, b in pairwise(edges))
     if not rising or not all(0 < e < NYQUIST for e in edges):
         raise AudioError(f"filter edges {edges} Hz must rise and lie between 0 and {NYQUIST:g} Hz")

@@ -1,0 +1,179 @@
+"""Corruptions change what they say and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hooked_whisper.errors import AudioError, PatchError, PromptError
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.interventions import corruptions as c
+from hooked_whisper.protocols import Alignment, Interval
+from hooked_whisper.speech import SpokenWorld
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def demo() -> HookedWhisper:
+    return HookedWhisper.from_pretrained("demo")
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return SpokenWorld.default().clips()[:3]
+
+
+def tone(hz: float | int, seconds: float | int = 1.0) -> np.ndarray:
+    return (0.3 * np.sin(2 * np.pi * hz * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
+
+
+def peak_hz(audio: np.ndarray) -> float:
+    return float(np.abs(np.fft.rfft(audio * np.hanning(len(audio)))).argmax() * RATE / len(audio))
+
+
+@given(st.integers(100, 6000), st.integers(2000, 8000), st.integers(2000, 8000))
+def test_warp_has_the_length_asked_for_and_keeps_pitch(start: int, source: int, target: int):
+    out = c.warp(tone(220), [start, start + source], [0, target])
+    assert len(out) == target
+    assert abs(peak_hz(np.pad(out, (0, RATE - target))) - 220) < 12
+    if source == target:
+        np.testing.assert_array_equal(out, tone(220)[start : start + source])
+
+
+def test_warp_moves_a_boundary_to_its_knot():
+    audio = np.concatenate([tone(300, 0.3), tone(1500, 0.3)])
+    out = c.warp(audio, [0, 4800, 9600], [0, 3200, 9600])
+    assert abs(peak_hz(out[:2900]) - 300) < 20 and abs(peak_hz(out[3500:]) - 1500) < 20
+
+
+def test_stray_changes_and_unequal_lengths_are_refused():
+    clean = tone(200)
+    corrupt = clean.copy()
+    corrupt[100] += 0.1
+    with pytest.raises(PatchError, match="outside the changed spans"):
+        c.Corruption("x", clean, corrupt, (Interval(0.5, 0.6, "w"),))
+    with pytest.raises(PatchError, match="fit the lengths"):
+        c.Corruption("x", clean, clean[:-1], (Interval(0.5, 0.6, "w"),))
+    with pytest.raises(AudioError, match="holds no sample"):
+        c.silence(clean, Interval(2.0, 2.1, "late"))
+
+
+def test_span_edits_share_the_mel_outside(demo: HookedWhisper, clips):
+    clip, other = clips[0], clips[1]
+    # the loudest word: its own maximum would move every frame
+    word = max(
+        clip.alignment.words, key=lambda w: np.square(clip.audio[round(w.start * RATE) : round(w.end * RATE)]).mean()
+    )
+    room = c.room_tone(clip.audio, clip.alignment)
+    made = [
+        c.silence(clip.audio, word),
+        c.silence(clip.audio, word, room),
+        c.add_noise(clip.audio, 0, "pink", word),
+        c.swap_word(clip.audio, word, other.audio, other.alignment.words[0]),
+        c.low_pass(clip.audio, 1000, word),
+    ]
+    for one in made:
+        outside = ~one.changed
+        np.testing.assert_array_equal(one.clean[outside], one.corrupt[outside])
+        assert (one.clean != one.corrupt)[one.changed].mean() > 0.5 and not one.whole
+        clean, corrupt = one.mels(demo)
+        assert clean.shape == corrupt.shape and (clean - corrupt).abs().max() > 0.1
+
+
+def test_own_maxima_would_be_refused():
+    from hooked_whisper.interventions.corruptions.record import check_frames, frame_mask
+
+    a, b = torch.zeros(1, 80, 100), torch.zeros(1, 80, 100)
+    b[..., 40:] = 0.01
+    with pytest.raises(PatchError, match="one reference maximum"):
+        check_frames(a, b, frame_mask((Interval(0.4, 0.6, "w"),), 100), "x")
+
+
+@pytest.mark.parametrize("kind", ["white", "pink", "babble"])
+def test_noise_has_the_snr_it_was_told(kind: str):
+    made = c.add_noise(tone(200), 6.0, kind, voices=[tone(500, 0.4), tone(900, 0.7)])
+    added = made.corrupt - made.clean
+    assert 10 * np.log10(np.square(made.clean).mean() / np.square(added).mean()) == pytest.approx(6, abs=0.1)
+    assert made.whole
+
+
+def test_noise_names_are_checked():
+    with pytest.raises(AudioError, match="did you mean 'pink'"):
+        c.noise(100, "pnik")
+    with pytest.raises(AudioError, match="recordings as voices"):
+        c.noise(100, "babble")
+
+
+@given(st.integers(-20, 20).filter(bool))
+def test_time_shift_moves_whole_positions(n: int):
+    made = c.shift_time(tone(200), n)
+    early, late = (made.clean, made.corrupt) if n > 0 else (made.corrupt, made.clean)
+    np.testing.assert_array_equal(late[320 * abs(n) :], early[: -320 * abs(n)])
+
+
+def test_speaker_swap_puts_words_where_they_were():
+    def said(first: float, pitches: tuple[int, int], who: str):
+        audio = np.concatenate([np.zeros(1600, np.float32), tone(pitches[0], first), tone(pitches[1], 0.8 - first)])
+        words = (Interval(0.1, 0.1 + first, "a"), Interval(0.1 + first, 0.9, "b"))
+        return audio, Alignment("u", who, "a b", 0.9, words)
+
+    audio, alignment = said(0.5, (200, 700), "x")
+    other, other_alignment = said(0.3, (300, 1000), "y")
+    made = c.swap_speaker(audio, alignment, other, other_alignment)
+    assert abs(peak_hz(made.corrupt[2000:9000]) - 300) < 15 and abs(peak_hz(made.corrupt[10200:14000]) - 1000) < 15
+    with pytest.raises(AudioError, match="same words"):
+        c.swap_speaker(audio, alignment, other, dataclasses.replace(other_alignment, words=alignment.words[:1]))
+
+
+def test_filters_keep_their_band():
+    both = tone(300) + tone(3000)
+    assert abs(peak_hz(c.low_pass(both, 1000).corrupt) - 300) < 5
+    assert abs(peak_hz(c.high_pass(both, 1000).corrupt) - 3000) < 5
+    assert abs(peak_hz(c.band_stop(both, 200, 500).corrupt) - 3000) < 5
+    assert abs(peak_hz(c.band_pass(both, 200, 500).corrupt) - 300) < 5
+    with pytest.raises(AudioError, match="must rise"):
+        c.band_pass(both, 500, 200)
+
+
+def test_mel_band_mask(demo: HookedWhisper, clips):
+    word = clips[0].alignment.words[0]
+    made = c.mask_mel_band(demo, clips[0].audio, 1000, 3000, word)
+    changed = made.clean != made.corrupt
+    assert set(torch.nonzero(changed.any(-1)[0]).flatten().tolist()) <= set(made.bins)
+    frames = torch.nonzero(changed.any(1)[0]).flatten()
+    assert frames.min() >= word.start * 100 - 1 and frames.max() < word.end * 100
+    assert made.corrupt.min() >= made.clean.min() - 1e-6
+
+
+def test_token_swaps(demo: HookedWhisper):
+    tokens = demo.to_tokens(" the very good duck")
+    french = c.swap_language(demo, tokens, "french")
+    assert (french.was, french.now) == ("<|en|>", "<|fr|>") and french.changed == (1,)
+    assert c.swap_task(demo, tokens).now == "<|translate|>"
+    word = c.swap_previous_word(demo, tokens, tokens.shape[1] - 2, " bad")
+    assert (word.was, word.now) == (" good", " bad")
+    with pytest.raises(PatchError, match="differ"):
+        c.swap_previous_word(demo, tokens, tokens.shape[1] - 2, " good")
+    with pytest.raises(PromptError, match="start with"):
+        c.swap_task(demo, tokens[:, :2])
+
+
+def test_shuffled_positions_leave_the_padding():
+    encoded = torch.arange(10.0)[None, :, None].expand(2, 10, 3)
+    out = c.shuffle_positions(encoded, 6)
+    assert torch.equal(out[:, 6:], encoded[:, 6:]) and not torch.equal(out, encoded)
+    assert torch.equal(out[:, :6].sort(dim=1).values, encoded[:, :6])
+
+
+def test_snr_sweep_finds_the_crossing():
+    sweep = c.find_snr(lambda snr: min(1.0, max(0.0, (snr + 10) / 20)))
+    assert sweep.snr_db == pytest.approx(0.0)
+    assert c.find_snr(lambda snr: 0.9).snr_db is None and c.find_snr(lambda snr: 0.1).snr_db is None
+    with pytest.raises(PatchError, match="share"):
+        c.find_snr(lambda snr: 50)
