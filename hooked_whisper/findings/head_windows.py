@@ -54,7 +54,7 @@ LOCAL_COST = "cost of masking the local heads"
 FIVE = "cost of masking the others minus five times that of masking the local heads"
 FIVE_TIMES, LITTLE = 5, 0.03
 LOCAL, OTHERS, ALL, NONE = "local heads", "other heads", "all heads", "no head"
-NEAREST = "nearest heads, as many as others"
+NEAREST = "nearest heads"
 COMPARED = ("by distance", "at random", "as many nearest as others")
 SAID = Table(
     "Heads of tiny that can be masked to k = 10",
@@ -306,6 +306,8 @@ def _notes(
         f"Not among the local heads (mean distance in positions): {others}.",
         f"Measured on the first {used} of {len(context.utterances)} utterances: each costs an encoder pass for each of "
         f"the {len(sets)} sets of heads.",
+        f"Half of the clips fill {int(np.median(context.n_positions))} positions or fewer of the window of "
+        f"{context.model.cfg.encoder.n_ctx}: attention to the padding counts in the distances.",
         f"{len(sets[LOCAL])} local heads are masked against {len(sets[OTHERS])} others. Not judged: with the "
         f"{len(sets[NEAREST])} nearest heads in their place, {EXTRA}: {format_estimate(as_many[EXTRA])}, "
         f"p {format_estimate(as_many[P])}.",
@@ -336,12 +338,12 @@ def draw(finding: Finding) -> list[Figure]:
         rest = order[local:]
         axes.scatter(row[rest], [block] * len(rest), color=ORANGE, marker="s", label="others" if block == 0 else None)
     axes.set_yticks(range(n_blocks))
-    axes.set_xscale("log")
+    axes.set_xlim(left=0)
     axes.legend(loc="best", frameon=False)
     labels = [f"E{b}.{h}" for b in range(n_blocks) for h in range(n_heads)]
     first.set_label(_in_words("Mean attention distance", far.values.flatten(), labels, "positions", 1.0))
     wer = finding.measurement("WER")
-    second, axes = _figure(f"Word errors with heads masked to k = {K}", "WER (%)", "")
+    second, axes = _figure(f"Heads masked to k = {K}", "WER (%)", "")
     names = [str(name) for name in wer.axis("masked").entries]
     looks = {NONE: GREY, LOCAL: BLUE, OTHERS: ORANGE, ALL: GREEN}
     at = np.arange(len(names))[::-1]

@@ -18,14 +18,14 @@ from hooked_whisper.audio import TimeMap
 from hooked_whisper.errors import PatchError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
-from hooked_whisper.interventions.ablate import first_place, means
+from hooked_whisper.interventions.ablate import CLIPS_AT_ONCE, first_place, means
 from hooked_whisper.interventions.outcome import Outcomes, outcomes
 from hooked_whisper.interventions.places import Where, places
 from hooked_whisper.interventions.sites import PLACES
 from hooked_whisper.model import WhisperCore
 
 FwdHooks = list[tuple[str, Any]]
-Vector = Float[Tensor, "*head d"]
+Vector = Float[Tensor, "*where d"]
 
 
 def steer(
@@ -40,7 +40,8 @@ def steer(
     """Hooks that add ``coefficient * vector`` at one point.
 
     Args:
-        vector: ``[d]``, or with a head axis in front of it where the point has one.
+        vector: ``[d]``, or with a head axis in front of it where the point has one; a further axis in front is one
+            vector per position (:func:`position_mean`).
         where, unit: at these places only, see :func:`hooked_whisper.interventions.places.places`; ``None``: everywhere,
             padding included.
 
@@ -62,9 +63,14 @@ def steer(
         n=model.cfg.decoder.n_ctx if of_tokens else model.cfg.encoder.n_ctx,
         time=None if of_tokens else TimeMap(n_ctx=model.cfg.encoder.n_ctx),
     )
-    step = (coefficient * vector).unsqueeze(0)  # [place, ...]
-    if vector.dim() != len(point.axes) - 2 and vector.dim() != 1:
-        raise PatchError(f"{point.name} {list(point.axes)} needs a vector [{', '.join(point.axes[2:])}] or [d]")
+    step = coefficient * vector
+    rest = [a for a in point.axes[1:] if a != axis]
+    if vector.dim() not in (1, len(rest), len(rest) + 1):
+        raise PatchError(
+            f"{point.name} {list(point.axes)} needs a vector [d], [{', '.join(rest)}] or [{axis}, {', '.join(rest)}], "
+            f"not one with {vector.dim()} axes"
+        )
+    by_place = vector.dim() == len(rest) + 1
 
     def add(x: Tensor, hook: HookPoint) -> Tensor:
         if vector.shape[-1] != x.shape[-1]:
@@ -73,7 +79,11 @@ def steer(
         chosen = at.of(numbers // (2 if axis == "frame" else 1))
         view = [1] * x.dim()
         view[place] = -1
-        return x + step.to(x) * chosen.view(view).to(x)
+        if not by_place:
+            return x + step.to(x) * chosen.view(view).to(x)
+        if int(numbers[-1]) >= len(step):
+            raise PatchError(f"{hook.name}: vectors for {len(step)} places, but there is one with number {numbers[-1]}")
+        return x + step.to(x)[numbers] * chosen.view(view).to(x)
 
     return [(point.name, add)]
 
@@ -94,6 +104,24 @@ def class_mean(
     return next(iter(found.values()))
 
 
+@torch.no_grad()
+def position_mean(
+    model: WhisperCore, mels: Float[Tensor, "clip mel frame"], name: str
+) -> Float[Tensor, "position *where"]:
+    """Mean over clips, position by position (padding included, as it was published): for steering with one vector per
+    position."""
+    if len(model.hook_names(name)) != 1 or "position" not in model.hook_points(name)[0].axes[:2]:
+        raise PatchError(f"{name!r} is not one point with a position axis")
+    total: Tensor | None = None
+    for some in mels.split(CLIPS_AT_ONCE):
+        _, cache = model.run_with_cache(some, names=name, return_type=None)
+        part = cache[model.hook_names(name)[0]].sum(0)
+        total = part if total is None else total + part
+    if total is None:
+        raise PatchError("there are no clips to take the mean of")
+    return total / len(mels)
+
+
 def mean_difference(
     model: WhisperCore,
     mels_a: Float[Tensor, "clip_a mel frame"],
@@ -111,7 +139,7 @@ def mean_difference(
 
 
 def random_control(vector: Vector, seed: int) -> Vector:
-    """A vector of the same norm in a random direction (of each head, where there are heads)."""
+    """A vector of the same norm in a random direction (of each head or position, where there are several)."""
     drawn = torch.randn(vector.shape, generator=torch.Generator().manual_seed(seed)).to(vector)
     return drawn * vector.norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True)
 

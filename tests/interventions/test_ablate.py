@@ -85,6 +85,28 @@ def test_a_direction_is_gone_and_the_rest_is_not(model) -> None:
     assert by_mean[..., :2].std(dim=(0, 1)).max() < 1e-5 and torch.allclose(by_mean[..., 2:], before[..., 2:])
 
 
+class Squares:
+    """A basis with a decoder: the first four coordinates, scaled."""
+
+    n_features = 4
+    labels = ("a", "b", "c", "d")
+
+    def encode(self, activations: Tensor) -> Tensor:
+        return 2 * activations[..., :4]
+
+    def decode(self, features: Tensor) -> Tensor:
+        return torch.nn.functional.pad(features / 2, (0, 12))
+
+
+def test_features_of_a_basis(model) -> None:
+    name = "encoder.blocks.0.hook_resid_post"
+    before = cached(model, name)
+    after = cached(model, name, ablate(model, name, directions=subspaces_of(Squares(), numbers=[1, 3]), where=(3, 9)))
+    assert after[:, 3:9, [1, 3]].abs().max() < 1e-6
+    assert torch.allclose(after[:, 3:9, [0, 2, *range(4, 16)]], before[:, 3:9, [0, 2, *range(4, 16)]], atol=1e-6)
+    assert torch.equal(after[:, 9:], before[:, 9:])
+
+
 def test_neurons(model) -> None:
     after = cached(model, DECODER, ablate_neurons(model, [(0, 3), (0, 7)], stack="decoder"))
     assert (after[..., [3, 7]] == 0).all() and (after[..., 4] != 0).all()

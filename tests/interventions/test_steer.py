@@ -7,7 +7,14 @@ import torch
 
 from hooked_whisper.errors import PatchError
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.interventions.steer import class_mean, mean_difference, random_control, steer, sweep_coefficients
+from hooked_whisper.interventions.steer import (
+    class_mean,
+    mean_difference,
+    position_mean,
+    random_control,
+    steer,
+    sweep_coefficients,
+)
 from hooked_whisper.speech.world import SpokenWorld
 from tests.interventions.conftest import N_POSITIONS as N
 
@@ -53,6 +60,14 @@ def test_the_mean_difference_moves_one_class_onto_the_other(model) -> None:
     assert torch.allclose(moved, class_mean(model, a, NAME, n_valid=[N, 7]), atol=1e-5)
 
 
+def test_a_vector_for_each_position(model) -> None:
+    means = position_mean(model, MELS, NAME)
+    assert torch.allclose(means, cached(model, NAME).mean(0), atol=1e-6)
+    difference = cached(model, NAME, steer(model, NAME, means, 0.5, where=(4, 9))) - cached(model, NAME)
+    assert torch.allclose(difference[1, 4:9], 0.5 * means[4:9], atol=1e-5)
+    assert (difference[:, :4] == 0).all() and (difference[:, 9:] == 0).all()
+
+
 def test_controls_have_the_norm_and_another_direction() -> None:
     v = torch.randn(2, 64)
     one, same, other = random_control(v, 1), random_control(v, 1), random_control(v, 2)
@@ -82,7 +97,8 @@ def test_a_sweep_on_the_demo_model() -> None:
     [
         (lambda m: steer(m, "encoder.blocks.*.hook_resid_post", torch.zeros(16)), "2 points"),
         (lambda m: steer(m, "encoder.blocks.0.attn.hook_pattern", torch.zeros(16)), "no vector"),
-        (lambda m: steer(m, NAME, torch.zeros(2, 16)), "needs a vector"),
+        (lambda m: steer(m, NAME, torch.zeros(2, 3, 16)), "needs a vector"),
+        (lambda m: m.run_with_hooks(MELS, TOKENS, fwd_hooks=steer(m, NAME, torch.zeros(2, 16))), "2 places"),
         (lambda m: steer(m, NAME, torch.zeros(16), where=(0, 99)), "24"),
         (lambda m: m.run_with_hooks(MELS, TOKENS, fwd_hooks=steer(m, NAME, torch.zeros(5))), "16"),
     ],
