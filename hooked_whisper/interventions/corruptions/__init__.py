@@ -1,7 +1,7 @@
 """Paired inputs for patching: a clean run and a corrupt one that differ in one known respect.
 
-Source of the list and of what each isolates: Zhang & Nanda 2023 (arXiv 2309.16042) for symmetric replacement over noise,
-carried over to audio.
+Source of the list and of what each isolates: Zhang & Nanda 2023 (arXiv 2309.16042) for symmetric replacement over
+noise, carried over to audio.
 """
 
 from hooked_whisper.interventions.corruptions.edits import (

@@ -124,7 +124,8 @@ def swap_speaker(audio: Audio, alignment: Alignment, other: Audio, other_alignme
     ours, theirs = [w.label for w in alignment.words], [w.label for w in other_alignment.words]
     if not ours or ours != theirs:
         raise AudioError(f"a speaker swap needs the same words: {' '.join(ours)!r} and {' '.join(theirs)!r}")
-    by_phone = [p.label for p in alignment.phones] == [p.label for p in other_alignment.phones]
+    phones = [p.label for p in alignment.phones]
+    by_phone = bool(phones) and phones == [p.label for p in other_alignment.phones]
     a, b = (alignment.phones, other_alignment.phones) if by_phone else (alignment.words, other_alignment.words)
     target, source = _boundaries(a, len(clean)), _boundaries(b, len(donor))
     keep = (np.diff(target, append=target[-1] + 1) > 0) & (np.diff(source, append=source[-1] + 1) > 0)
@@ -167,9 +168,9 @@ def shift_time(audio: Audio, positions: int) -> Corruption:
 
 
 def _boundaries(intervals: Sequence[Interval], n_samples: int) -> np.ndarray:
-    edges = {min(round(t * SAMPLE_RATE), n_samples): None for i in intervals for t in (i.start, i.end)}
-    inner = [round(i.start * SAMPLE_RATE) for i in intervals]
-    return np.array([*inner, max(edges)])
+    """Where each starts and the last ends, in samples."""
+    times = [*(i.start for i in intervals), intervals[-1].end]
+    return np.minimum(np.rint(np.array(times) * SAMPLE_RATE).astype(int), n_samples)
 
 
 def _rms(audio: np.ndarray) -> float:
