@@ -4,7 +4,8 @@ Two recipes. ``"whisper"``: OpenAI's (github.com/openai/whisper, ``timing.py``):
 heads cut to the audio, softmax, z-score over tokens, median filter 7, mean over heads. ``"norms"``: Yeh et al. 2025,
 "Whisper Has an Internal Word Aligner", arXiv 2509.09987 (github.com/30stomercury/whisper-char-alignment, its
 ``timing.py``): median filter 3, softmax, the ten heads of the largest sum of row and column norms in this very clip,
-columns normalised, mean. Both end with dynamic time warping; it, the median filter and the split into words are openai-whisper's own.
+columns normalised, mean. Both end with dynamic time warping; it, the median filter and the split into words are
+openai-whisper's own.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import torch
 from hooked_whisper.analysis.alignment import Head
 from hooked_whisper.analysis.alignment_heads import choose_heads
 from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.protocols import Alignment
 from hooked_whisper.speech.voices import SAMPLE_RATE, speakers
 from hooked_whisper.speech.world import SpokenWorld
 
@@ -30,7 +31,8 @@ def choose_alignment_heads(
     """
     voices = speakers("train", "espeak")
     lead = np.zeros(round(LEAD_S * SAMPLE_RATE), np.float32)
-    clips, alignments = [], []
+    clips: list[np.ndarray] = []
+    alignments: list[Alignment] = []
     for text in world.sample_sentences(2 * utterances, seed):  # some have words the synthesiser runs together
         if len(clips) == utterances:
             break

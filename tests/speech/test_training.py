@@ -209,8 +209,9 @@ def test_evaluation_and_export(world: Path, tmp_path: Path, capsys: pytest.Captu
     metrics = json.loads((run / "metrics.json").read_text())
     assert {"sentences", "speakers", "bigrams", "no_speech", "steps"} == set(metrics)
     assert metrics["speakers"]["low"] <= metrics["speakers"]["wer"] <= metrics["speakers"]["high"]
-    assert main(["export", *common, "--to", str(tmp_path / "demo"), "--clips", "4"]) == 0
+    assert main(["export", *common, "--to", str(tmp_path / "demo"), "--clips", "4", "--align-on", "2"]) == 0
     model = HookedWhisper.from_pretrained(tmp_path / "demo")
+    assert model.cfg.alignment_heads
     assert model.cfg.name == "demo" and len(SpokenWorld.load(tmp_path / "demo").clips("speakers")) == 2
     assert "megabytes" in capsys.readouterr().out
 
