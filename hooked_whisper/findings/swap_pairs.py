@@ -19,7 +19,7 @@ from hooked_whisper.interventions import Inputs, LogitDifference, Span, first_di
 from hooked_whisper.interventions.corruptions.record import Corruption
 from hooked_whisper.interventions.sites import interval_spans
 from hooked_whisper.protocols import Interval
-from hooked_whisper.speech.pairs import SpokenPair, speak_pairs, third_words
+from hooked_whisper.speech.pairs import SpokenPair, third_words
 from hooked_whisper.speech.world import SpokenWorld
 
 MARGIN = 5  # positions to both sides of the word that are patched with it
@@ -90,8 +90,7 @@ def candidates(world: SpokenWorld, n: int, seed: int) -> list[SpokenPair]:
     Raises:
         RuntimeError, OSError, ImportError: there is no synthesiser.
     """
-    speakers = [s for s in world.speakers if s.split == "held-out" and s.synthesiser == "espeak"]
-    return speak_pairs(world.grammar, world.sounds, world.minimal_pairs(), speakers, n, seed)
+    return world.minimal_pairs(n, seed=seed)
 
 
 @torch.no_grad()

@@ -46,16 +46,16 @@ CLAIM = (
     "putting that stretch of one run into the other carries the decision over, and other stretches do not."
 )
 PROTOCOL = (
-    "Pairs of clips of one voice, equal sample by sample but for one word, A or B, a phone apart; one reference maximum "
-    "for both log-mels. Kept: pairs whose clips are written with A and with B, with a gap of 2 logits or more. Metric: "
+    "Pairs of clips of one voice, equal sample by sample but for one word, A or B, a phone apart; one reference "
+    "maximum for both log-mels. Kept: pairs whose clips are written with A and with B, with a gap of 2 logits or more. Metric: "
     "logit of A minus logit of B where the word is predicted, the words before it given. Denoising: activations of the "
     "run with A are put into the run with B; effect: share of the gap. Units of the encoder are stretches: the word "
     "with 5 positions to both sides, windows of 100 ms. Controls: a stretch as long at the clip's far end; the "
     "same stretch with a third word in it. Attribution patching is compared with exact patching pair by pair. "
     "Intervals: 95 %, bootstrap over pairs."
 )
-CANDIDATES, PAIRS, ENOUGH_PAIRS = 130, 60, 50
-BLOCK_PAIRS, ATTRIBUTED_PAIRS, UNTRAINED_PAIRS = 12, 20, 12
+CANDIDATES, PAIRS, ENOUGH_PAIRS = 130, 50, 50
+BLOCK_PAIRS, ATTRIBUTED_PAIRS, UNTRAINED_PAIRS = 8, 12, 8
 WINDOW = 5  # positions: 100 ms
 PROFILE = tuple(range(-8, 9))  # windows from the one that holds the word's middle
 GROUPS = ("before", "word", "after", "padding")
@@ -292,8 +292,8 @@ def _notes(
         f"Pairs kept (both words written, gap of {LEAST_GAP:g} logits), by place of the phone: {share}.",
         f"What must be so: the word's stretch before the first block restores {blocks[:, 0, 1].mean():.1%}; the "
         f"decoder's last residual at the predicting token restores {last.mean():.1%}.",
-        f"Noising (the run with B into the run with A): {noised.value:.2f} [{noised.low:.2f}, {noised.high:.2f}] of the "
-        "gap is lost with the word's stretch.",
+        f"Noising (the run with B into the run with A): {noised.value:.2f} [{noised.low:.2f}, {noised.high:.2f}] of "
+        "the gap is lost with the word's stretch.",
         "The word is one token, so the metric is read where all of it is predicted; both words may follow the word "
         "before in the grammar wherever the lexicon allows it.",
     )
