@@ -1,0 +1,395 @@
+"""What every attention head looks at: near or far, sharp or spread, into the padding, at the word being said.
+
+Attention distance: Vig and Belinkov 2019, arXiv 1906.04284, section 4.3; entropy: the same, section 4.4. Mass on the
+padding asks the question of the encoder's sink (github.com/er537/whisper_interpretability, ``docs/index.md``) head by
+head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.stats import rankdata
+from torch import Tensor
+
+from hooked_whisper.analysis.alignment import script
+from hooked_whisper.errors import HookedWhisperError, MissingExtraError, closest
+from hooked_whisper.heatmap import heat_map
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.hooks import HookPoint
+from hooked_whisper.protocols import Alignment
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+Stack = Literal["encoder", "decoder", "cross"]
+Measures = dict[str, Float[np.ndarray, "head"]]
+_PATTERNS = {
+    "encoder": "encoder.blocks.{}.attn.hook_pattern",
+    "decoder": "decoder.blocks.{}.attn.hook_pattern",
+    "cross": "decoder.blocks.{}.cross_attn.hook_pattern",
+}
+# what there is of each stack, and in which unit
+MEASURES: dict[str, dict[str, str]] = {
+    "encoder": {
+        "distance": "positions",
+        "median distance": "positions",
+        "entropy": "nats",
+        "relative entropy": "share of the largest",
+        "padding": "share of attention",
+        "own word": "share of attention",
+    },
+    "decoder": {
+        "distance": "tokens",
+        "median distance": "tokens",
+        "entropy": "nats",
+        "relative entropy": "share of the largest",
+        "first token": "share of attention",
+    },
+    "cross": {
+        "distance": "positions from the word",
+        "entropy": "nats",
+        "relative entropy": "share of the largest",
+        "padding": "share of attention",
+        "own word": "share of attention",
+        "monotonicity": "rank correlation",
+        "forward steps": "share of steps",
+    },
+}
+
+
+@dataclass(frozen=True, eq=False)
+class HeadReport:
+    """Numbers of every head and clip; means over the rows that count.
+
+    ``values[stack][measure]``, stacks ``"encoder"``, ``"decoder"`` (self-attention) and ``"cross"``; the measures and
+    their units are in :data:`MEASURES`. NaN where the clip does not tell (no words known, no padding).
+
+    distance, median distance: between a query and what it attends to, the mean and the distance within which half of
+        the attention lies; of cross-attention: outside the span of the word being written, 0 inside.
+    entropy: of a row; relative: as a share of the logarithm of the number of keys it may see.
+    padding: attention to positions behind the clip. own word: to the span of the word that the query lies in, or is
+        about to write. first token: of decoder rows behind it.
+    monotonicity: Spearman correlation of the row and the mean position it attends to; forward steps: share of rows
+        whose mean position lies behind that of the row before.
+    """
+
+    clips: tuple[str, ...]
+    values: Mapping[str, Mapping[str, Float[np.ndarray, "clip block head"]]]
+
+    def mean(self, stack: str, measure: str) -> Float[np.ndarray, "block head"]:
+        """Mean over the clips that tell."""
+        return _mean(self._of(stack, measure))
+
+    def interval(
+        self, stack: str, measure: str, draws: int = 1000, seed: int = 0
+    ) -> Float[np.ndarray, "two block head"]:
+        """95 % percentile bootstrap interval of :meth:`mean` over clips: low, high. NaN for a single clip."""
+        rows = self._of(stack, measure)
+        if len(rows) < 2:
+            return np.full((2, *rows.shape[1:]), np.nan)
+        drawn = np.random.default_rng(seed).integers(len(rows), size=(draws, len(rows)))
+        means = np.stack([_mean(rows[some]) for some in drawn])
+        low, high = (np.where(np.isfinite(means).any(0), _percentile(means, q), np.nan) for q in (2.5, 97.5))
+        return np.stack([low, high])
+
+    def ranked(self, stack: str, measure: str, largest: bool = True) -> list[tuple[int, int]]:
+        """(block, head) by mean, largest (or smallest) first; heads without a number are left out."""
+        mean = self.mean(stack, measure)
+        order = np.argsort(-mean if largest else mean, axis=None, kind="stable")
+        pairs = [(int(i) // mean.shape[1], int(i) % mean.shape[1]) for i in order]
+        return [(b, h) for b, h in pairs if np.isfinite(mean[b, h])]
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One dict per head and measure: stack, block, head, measure, unit, mean, low, high, clips."""
+        rows = []
+        for stack, measures in self.values.items():
+            for measure, values in measures.items():
+                mean, (low, high) = self.mean(stack, measure), self.interval(stack, measure)
+                for block, head in np.ndindex(*mean.shape):
+                    rows.append(
+                        {
+                            "stack": stack,
+                            "block": block,
+                            "head": head,
+                            "measure": measure,
+                            "unit": MEASURES[stack][measure],
+                            "mean": float(mean[block, head]),
+                            "low": float(low[block, head]),
+                            "high": float(high[block, head]),
+                            "clips": int(np.isfinite(values[:, block, head]).sum()),
+                        }
+                    )
+        return rows
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """:meth:`to_rows` as a pandas table.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingExtraError("tables need pandas: pip install hooked-whisper[tables]") from error
+        return pandas.DataFrame(self.to_rows())
+
+    def draw(self, stack: str = "encoder", measure: str = "distance") -> Figure:
+        """Heat map of the means, blocks down, heads across."""
+        mean = self.mean(stack, measure)
+        return heat_map(
+            mean,
+            title=f"{stack}: {measure} ({len(self.clips)} clips)",
+            x="head",
+            y="block",
+            unit=MEASURES[stack][measure],
+            rows=[str(b) for b in range(mean.shape[0])],
+            columns=[str(h) for h in range(mean.shape[1])],
+            texts=[[f"{v:.3g}" for v in row] for row in mean] if mean.size <= 400 else None,
+        )
+
+    def __repr__(self) -> str:
+        wanted = (
+            ("most local", "encoder", "distance", "E", False),
+            ("most attention to padding", "encoder", "padding", "E", True),
+            ("most aligning", "cross", "own word", "X", True),
+            ("most in order", "cross", "monotonicity", "X", True),
+        )
+        parts = []
+        for what, stack, measure, letter, largest in wanted:
+            if stack in self.values and (best := self.ranked(stack, measure, largest)[:3]):
+                mean = self.mean(stack, measure)
+                names = ", ".join(f"{letter}{b}.{h} {mean[b, h]:.3g}" for b, h in best)
+                parts.append(f"{what}: {names} {MEASURES[stack][measure]}")
+        return f"HeadReport({len(self.clips)} clips; {'; '.join(parts)})"
+
+    def _of(self, stack: str, measure: str) -> Float[np.ndarray, "clip block head"]:
+        for name, known, what in ((stack, self.values, "stack"), (measure, self.values.get(stack, {}), "measure")):
+            if name not in known:
+                near = closest(name, known)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise HookedWhisperError(f"this report has no {what} {name!r}{hint} It has {', '.join(known)}.")
+        return self.values[stack][measure]
+
+
+@torch.no_grad()
+def head_report(
+    model: HookedWhisper,
+    mel: Float[Tensor, "clip mel frame"],
+    tokens: Int[Tensor, "clip token"] | None = None,
+    alignments: Sequence[Alignment] | None = None,
+    *,
+    durations: Sequence[float | int] | None = None,
+    language: str = "en",
+) -> HeadReport:
+    """Where every head looks, clip by clip; patterns are reduced as they come, one block of one clip at a time.
+
+    Args:
+        tokens: what the decoder reads. Default: prompt and text of the alignments; without either, the report is on
+            the encoder alone. With tokens given, nobody knows which word a row is about to write.
+        alignments: words with times (s) and the clips' durations.
+        durations: of the clips (s), if there are no alignments; what is behind is padding. Default: whole windows.
+
+    Raises:
+        HookedWhisperError: not one alignment, duration or row of tokens for each clip.
+        AudioError: a duration or a word outside the window.
+    """
+    n_clips = len(mel)
+    for what, given in (("alignments", alignments), ("durations", durations), ("rows of tokens", tokens)):
+        if given is not None and len(given) != n_clips:
+            raise HookedWhisperError(f"{len(given)} {what} for {n_clips} clips: give one for each")
+    if not n_clips:
+        raise HookedWhisperError("there are no clips to report on: give a mel with at least one row")
+    time = model.time
+    kept: dict[str, list[list[Measures]]] = {}
+    for c in range(n_clips):
+        words = alignments[c] if alignments is not None else None
+        seconds = words.duration if words is not None else durations[c] if durations is not None else time.duration
+        n_speech = time.n_positions(min(seconds, time.duration))
+        ids, row_spans, text_rows = _decoder_rows(model, None if tokens is None else tokens[c], words, language)
+        for stack, measures in _one_clip(model, mel[c : c + 1], ids, n_speech, words, row_spans, text_rows).items():
+            kept.setdefault(stack, []).append(measures)
+    values = {
+        stack: {name: np.array([[block[name] for block in clip] for clip in clips]) for name in MEASURES[stack]}
+        for stack, clips in kept.items()
+    }
+    names = tuple(a.utterance for a in alignments) if alignments is not None else tuple(map(str, range(n_clips)))
+    return HeadReport(names, values)
+
+
+def _decoder_rows(
+    model: HookedWhisper, tokens: Tensor | None, words: Alignment | None, language: str
+) -> tuple[Tensor | None, list[slice | None], slice]:
+    """The decoder's input, the span of the word each of its rows writes (``None``: no word), and the text's rows."""
+    if tokens is not None:
+        return tokens[None].to(model.device), [None] * len(tokens), slice(0, len(tokens))
+    if words is None or not words.words:
+        return None, [], slice(0, 0)
+    text = script(model, " ".join(w.label for w in words.words), language=language)
+    ids = torch.tensor([text.tokens[:-1]], device=model.device)
+    spans: list[slice | None] = [None] * ids.shape[1]
+    first = 0
+    for word, end in zip(words.words, text.word_ends, strict=True):
+        for row in range(text.rows.start + first, text.rows.start + end):
+            spans[row] = model.time.span(word.start, word.end, "outer")
+        first = end
+    return ids, spans, text.rows
+
+
+def _one_clip(
+    model: HookedWhisper,
+    mel: Float[Tensor, "1 mel frame"],
+    tokens: Int[Tensor, "1 token"] | None,
+    n_speech: int,
+    words: Alignment | None,
+    row_spans: Sequence[slice | None],
+    text_rows: slice,
+) -> dict[str, list[Measures]]:
+    """Measures of every block of the stacks, from hooks that reduce a pattern and let it go."""
+    n = model.cfg.encoder.n_ctx
+    found: dict[str, dict[int, Measures]] = {"encoder": {}, "decoder": {}, "cross": {}}
+    frames: list[slice | None] = [None] * n_speech
+    for word in words.words if words is not None else ():
+        span = model.time.span(word.start, word.end)
+        frames[span] = [span] * len(frames[span])
+    own_frames, own_rows = _own(frames, n, model.device), _own(row_spans, n, model.device)
+
+    def block_of(hook: HookPoint) -> int:
+        return int(hook.name.split(".")[2])
+
+    def in_encoder(x: Tensor, hook: HookPoint) -> None:
+        found["encoder"][block_of(hook)] = encoder_measures(x[0].float(), n_speech, own_frames)
+
+    def in_decoder(x: Tensor, hook: HookPoint) -> None:
+        found["decoder"][block_of(hook)] = decoder_measures(x[0].float())
+
+    def in_cross(x: Tensor, hook: HookPoint) -> None:
+        found["cross"][block_of(hook)] = cross_measures(x[0, :, text_rows].float(), n_speech, own_rows[text_rows])
+
+    with model.hooks(fwd_hooks=[(_PATTERNS["encoder"].format("*"), in_encoder)]):
+        encoder_out = model.embed_audio(mel)
+    if tokens is not None:
+        hooks = [(_PATTERNS["decoder"].format("*"), in_decoder), (_PATTERNS["cross"].format("*"), in_cross)]
+        with model.hooks(fwd_hooks=hooks):
+            model.decoder.hidden(tokens, encoder_out)
+    return {stack: [blocks[b] for b in sorted(blocks)] for stack, blocks in found.items() if blocks}
+
+
+def _own(spans: Sequence[slice | None], n: int, device: torch.device) -> Bool[Tensor, "row position"]:
+    """Which positions belong to each row's word; none where there is no word."""
+    edges = torch.tensor([(0, 0) if s is None else (s.start, s.stop) for s in spans], device=device).reshape(-1, 2)
+    at = torch.arange(n, device=device)
+    return (at >= edges[:, :1]) & (at < edges[:, 1:])
+
+
+def encoder_measures(pattern: Float[Tensor, "head query key"], n_speech: int, own: Bool[Tensor, "row key"]) -> Measures:
+    """Over the queries of the clip (the first ``n_speech``); ``own`` marks the positions of each query's word."""
+    rows = pattern[:, :n_speech]
+    keys = rows.shape[-1]
+    by_distance = distance_histogram(rows)
+    padding = rows[..., n_speech:].sum(-1).mean(-1) if n_speech < keys else torch.full_like(rows[:, 0, 0], torch.nan)
+    visible = torch.full((n_speech,), keys, device=rows.device)
+    return {
+        **_distances(by_distance),
+        **_entropies(rows, visible),
+        "padding": _numpy(padding),
+        "own word": _own_mass(rows, own),
+    }
+
+
+def decoder_measures(pattern: Float[Tensor, "head query key"]) -> Measures:
+    """Of causal self-attention over all tokens; the first row, which sees itself alone, is left out."""
+    rows = pattern[:, 1:]
+    visible = torch.arange(2, 2 + rows.shape[1], device=rows.device)
+    return {
+        **_distances(distance_histogram(rows, first_query=1)),
+        **_entropies(rows, visible),
+        "first token": _numpy(rows[..., 0].mean(-1)),
+    }
+
+
+def cross_measures(pattern: Float[Tensor, "head row key"], n_speech: int, own: Bool[Tensor, "row key"]) -> Measures:
+    """Over the rows that write the text; ``own`` marks the positions of the word that each row is about to write."""
+    keys = pattern.shape[-1]
+    nan = torch.full_like(pattern[:, 0, 0], torch.nan)
+    at = torch.arange(keys, device=pattern.device, dtype=pattern.dtype)
+    known = own.any(-1)
+    distance = nan
+    if known.any():
+        first = own[known].int().argmax(-1, keepdim=True)
+        last = first + own[known].sum(-1, keepdim=True) - 1
+        outside = (first - at).clamp_min(0) + (at - last).clamp_min(0)
+        distance = (pattern[:, known] * outside).sum(-1).mean(-1)
+    centre = (pattern * at).sum(-1)  # [head, row]
+    visible = torch.full((pattern.shape[1],), keys, device=pattern.device)
+    return {
+        "distance": _numpy(distance),
+        **_entropies(pattern, visible),
+        "padding": _numpy(pattern[..., n_speech:].sum(-1).mean(-1) if n_speech < keys else nan),
+        "own word": _own_mass(pattern, own),
+        "monotonicity": monotonicity(_numpy(centre)),
+        "forward steps": _numpy((centre.diff(dim=-1) > 0).float().mean(-1)),
+    }
+
+
+def distance_histogram(rows: Float[Tensor, "head query key"], first_query: int = 0) -> Float[Tensor, "head distance"]:
+    """Attention by the distance between query and key, as shares of all rows' attention."""
+    heads, queries, keys = rows.shape
+    query = torch.arange(first_query, first_query + queries, device=rows.device)
+    apart = (query[:, None] - torch.arange(keys, device=rows.device)).abs()
+    total = torch.zeros(heads, int(apart.max()) + 1 if apart.numel() else 1, dtype=torch.float64, device=rows.device)
+    for head, row in enumerate(rows):  # a head at a time: an index for all would be as large as the pattern, in int64
+        total[head] = torch.bincount(apart.flatten(), weights=row.flatten().double(), minlength=total.shape[1])
+    return (total / total.sum(-1, keepdim=True)).float()
+
+
+def monotonicity(centres: Float[np.ndarray, "head row"]) -> Float[np.ndarray, "head"]:
+    """Spearman correlation of each head's centres with the row; NaN for fewer than three rows or constant centres."""
+    heads, rows = centres.shape
+    if rows < 3:
+        return np.full(heads, np.nan)
+    ranks = rankdata(centres, axis=1) - (rows + 1) / 2
+    line = np.arange(rows) - (rows - 1) / 2
+    scale = np.sqrt((ranks**2).sum(1) * (line**2).sum())
+    return np.divide(ranks @ line, scale, out=np.full(heads, np.nan), where=scale > 0)
+
+
+def _distances(by_distance: Float[Tensor, "head distance"]) -> Measures:
+    at = torch.arange(by_distance.shape[1], device=by_distance.device)
+    half = (by_distance.cumsum(-1) >= 0.5 - 1e-6).int().argmax(-1)
+    return {"distance": _numpy((by_distance * at).sum(-1)), "median distance": _numpy(half)}
+
+
+def _entropies(rows: Float[Tensor, "head query key"], visible: Int[Tensor, "query"]) -> Measures:
+    entropy = torch.special.entr(rows).sum(-1)
+    return {
+        "entropy": _numpy(entropy.mean(-1)),
+        "relative entropy": _numpy((entropy / visible.log().clamp_min(1e-9)).mean(-1)),
+    }
+
+
+def _own_mass(rows: Float[Tensor, "head row key"], own: Bool[Tensor, "row key"]) -> Float[np.ndarray, "head"]:
+    known = own.any(-1)
+    if not known.any():
+        return np.full(len(rows), np.nan)
+    return _numpy((rows[:, known] * own[known]).sum(-1).mean(-1))
+
+
+def _numpy(x: Tensor) -> np.ndarray:
+    return x.double().cpu().numpy()
+
+
+def _mean(rows: Float[np.ndarray, "clip block head"]) -> Float[np.ndarray, "block head"]:
+    known = np.isfinite(rows)
+    count = known.sum(0)
+    return np.where(count > 0, np.where(known, rows, 0.0).sum(0) / np.maximum(count, 1), np.nan)
+
+
+def _percentile(means: np.ndarray, q: float) -> np.ndarray:
+    return np.nanpercentile(np.where(np.isfinite(means).any(0), means, 0.0), q, axis=0)
