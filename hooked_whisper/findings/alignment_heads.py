@@ -56,8 +56,8 @@ PROTOCOL = (
     "The true transcript is teacher-forced; cross-attention scores cut to the audio, softmax, z-score over tokens, "
     "median filter 7, mean over heads, dynamic time warping (openai-whisper's recipe). Heads are chosen on every other "
     "utterance (greedy, best boundary F1 at 100 ms) and scored on the rest. A boundary is where a word begins or ends, "
-    "but for the first word's beginning, which the recipe puts at 0; each is used once. Proportional spacing gives each "
-    "word of the transcript a share of the clip by its letters. Intervals: 95 %, bootstrap over utterances."
+    "but for the first word's beginning, which the recipe puts at 0; each is used once. Proportional spacing gives "
+    "each word of the transcript a share of the clip by its letters. Intervals: 95 %, bootstrap over utterances."
 )
 TOLERANCE_S = 0.1
 MOST_CLIPS, UNTRAINED_CLIPS, ENOUGH_CLIPS = 100, 24, 40
@@ -112,7 +112,7 @@ def run(context: Context) -> Finding:
     own = tuple((int(b), int(h)) for b, h in context.model.alignment_heads.indices().T.tolist())
     every = check_heads(context.model, None)
     rng = context.rng("random heads, L3")
-    draws = [rng.choice(len(every), size=len(chosen), replace=False) for _ in range(RANDOM_SETS)]
+    draws = [rng.choice(len(every), size=len(chosen), replace=False).tolist() for _ in range(RANDOM_SETS)]
     alone: list[list[np.ndarray]] = []
     at_random: list[list[np.ndarray]] = []
     counts: dict[str, list[np.ndarray]] = {CHOSEN: [], OWN: []}
@@ -139,7 +139,7 @@ def run(context: Context) -> Finding:
 
 
 def _fitted(context: Context, i: int) -> Alignment:
-    """The alignment with the duration of the clip's audio, words as the references write them."""
+    """The alignment with the duration of the clip's audio."""
     one = context.utterances[i]
     seconds = min(len(one.audio) / context.model.time.sample_rate, context.model.time.duration)
     return replace(one.alignment, duration=seconds)
@@ -318,7 +318,7 @@ def draw(finding: Finding) -> list[Figure]:
     axes.set_ylim(0, 1)
     words = [f"{m:g} ms" for m in ms]
     figure.set_label(_in_words(finding.title, curve.at(heads=CHOSEN, bound="value"), words, "", 1.0))
-    _legend(axes, below=True)
+    _legend(axes)
     alone = finding.measurement("boundary F1 of each head alone")
     table = alone.at(tolerance=TOLERANCE_S)
     heads = heat_map(
