@@ -23,7 +23,7 @@ from hooked_whisper.analysis.alignment_heads import (
     score_alignment_heads,
     set_counts,
 )
-from hooked_whisper.analysis.boundaries import TOLERANCES_S, boundary_counts, r_value_of
+from hooked_whisper.analysis.boundaries import TOLERANCES_S, boundary_counts, f1_of, r_value_of
 from hooked_whisper.findings.context import ENCODER_BATCH, Context
 from hooked_whisper.findings.drawing import (
     BLUE,
@@ -185,7 +185,7 @@ def f1_gain(
     """F1 minus another way's F1 on the same clips, paired."""
 
     def f1(counts: np.ndarray) -> np.ndarray:
-        return 2.0 * counts[..., 0] / np.maximum(counts[..., 1:].sum(-1), 1)
+        return np.nan_to_num(f1_of(counts[..., 0], counts[..., 1], counts[..., 2]))
 
     drawn = rng.integers(len(ours), size=(draws, len(ours)))
     samples = f1(ours[drawn].sum(1)) - f1(other[drawn].sum(1))
@@ -264,7 +264,7 @@ def _measurements(run: Run, rng: np.random.Generator) -> tuple[Measurement, ...]
     curve = [[f1_estimate(rows[:, k], rng).row for k in range(len(TOLERANCES_S))] for rows in named.values()]
     r_values = [r_value_of(*rows.sum(0).T) for rows in named.values()]
     who = Axis("heads", tuple(named))
-    random = 2.0 * run.random.sum(1)[:, 0] / np.maximum(run.random.sum(1)[:, 1:].sum(1), 1)
+    random = f1_of(*run.random.sum(1).T)
     return (
         Measurement("boundary F1 of each head alone", (blocks, heads, tolerances), scores.f1),
         Measurement("boundary F1", (who, tolerances, Axis("bound", ("value", "low", "high"))), np.array(curve)),
