@@ -185,7 +185,7 @@ def f1_gain(
     """F1 minus another way's F1 on the same clips, paired."""
 
     def f1(counts: np.ndarray) -> np.ndarray:
-        return np.nan_to_num(f1_of(counts[..., 0], counts[..., 1], counts[..., 2]))
+        return np.asarray(np.nan_to_num(f1_of(counts[..., 0], counts[..., 1], counts[..., 2])))
 
     drawn = rng.integers(len(ours), size=(draws, len(ours)))
     samples = f1(ours[drawn].sum(1)) - f1(other[drawn].sum(1))

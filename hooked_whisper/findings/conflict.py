@@ -173,7 +173,8 @@ def _along(
         return torch.where(here[..., None], cache[hook.name], x)
 
     with model.hooks(fwd_hooks=[(names, put)]):
-        return _difference(_last(model.logits(tokens, encoded), here), ids)
+        hidden = model.decoder.hidden(tokens, encoded)
+        return _difference(model.decoder.to_logits(hidden[here][:, None])[:, 0], ids)
 
 
 def _inputs(

@@ -8,7 +8,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hooked_whisper.errors import HookedWhisperError, closest
-from hooked_whisper.findings import bigrams, cut_words, decoder_lens, language_entry, neighbours, relevance, windows
+from hooked_whisper.findings import (
+    alignment_heads,
+    bigrams,
+    conflict,
+    cut_words,
+    decoder_lens,
+    head_windows,
+    language_entry,
+    language_steering,
+    neighbours,
+    relevance,
+    windows,
+    word_swap,
+)
 from hooked_whisper.findings.context import Context
 from hooked_whisper.findings.drawing import draw_bigrams, draw_cut_words, draw_neighbours, draw_windows
 from hooked_whisper.findings.finding import Finding
@@ -44,9 +57,14 @@ REGISTRY: dict[str, Entry] = {
         _entry(neighbours, draw_neighbours, False),
         _entry(relevance, relevance.draw, True),
         _entry(windows, draw_windows, True),
+        _entry(head_windows, head_windows.draw, True),
         _entry(cut_words, draw_cut_words, True),
         _entry(language_entry, language_entry.draw, True),
+        _entry(language_steering, language_steering.draw, True),
+        _entry(word_swap, word_swap.draw, False),
         _entry(decoder_lens, decoder_lens.draw, True),
+        _entry(alignment_heads, alignment_heads.draw, True),
+        _entry(conflict, conflict.draw, True),
     )
 }
 

@@ -47,12 +47,12 @@ CLAIM = (
 )
 PROTOCOL = (
     "Pairs of clips of one voice, equal sample by sample but for one word, A or B, a phone apart; one reference "
-    "maximum for both log-mels. Kept: pairs whose clips are written with A and with B, with a gap of 2 logits or more. Metric: "
-    "logit of A minus logit of B where the word is predicted, the words before it given. Denoising: activations of the "
-    "run with A are put into the run with B; effect: share of the gap. Units of the encoder are stretches: the word "
-    "with 5 positions to both sides, windows of 100 ms. Controls: a stretch as long at the clip's far end; the "
-    "same stretch with a third word in it. Attribution patching is compared with exact patching pair by pair. "
-    "Intervals: 95 %, bootstrap over pairs."
+    "maximum for both log-mels. Kept: pairs whose clips are written with A and with B, with a gap of 2 logits or "
+    "more. Metric: logit of A minus logit of B where the word is predicted, the words before it given. Denoising: "
+    "activations of the run with A are put into the run with B; effect: share of the gap. Units of the encoder are "
+    "stretches: the word with 5 positions to both sides, windows of 100 ms. Controls: a stretch as long at the clip's "
+    "far end; the same stretch with a third word in it. Attribution patching is compared with exact patching pair by "
+    "pair. Intervals: 95 %, bootstrap over pairs."
 )
 CANDIDATES, PAIRS, ENOUGH_PAIRS = 130, 50, 50
 BLOCK_PAIRS, ATTRIBUTED_PAIRS, UNTRAINED_PAIRS = 8, 12, 8
@@ -197,8 +197,8 @@ def _finding(
     context: Context,
     prepared: Prepared | None = None,
     effects: Effects | None = None,
-    agreement: Float[np.ndarray, "pair what"] | None = None,
-    blocks: Float[np.ndarray, "pair block group"] | None = None,
+    agreement: Float[np.ndarray, "attributed what"] | None = None,
+    blocks: Float[np.ndarray, "some block group"] | None = None,
     blank: int = 0,
     reason: str = "",
 ) -> Finding:
@@ -254,7 +254,7 @@ def _finding(
 
 
 def _measurements(
-    context: Context, effects: Effects, blocks: Float[np.ndarray, "pair block group"], rng: np.random.Generator
+    context: Context, effects: Effects, blocks: Float[np.ndarray, "some block group"], rng: np.random.Generator
 ) -> tuple[Measurement, ...]:
     n, decoder = context.model.cfg.encoder.n_layers, context.model.cfg.decoder
     numbers = Axis_("block", tuple(map(str, range(decoder.n_layers))))
@@ -283,7 +283,7 @@ def _measurements(
 
 
 def _notes(
-    prepared: Prepared, effects: Effects, blocks: Float[np.ndarray, "pair block group"], rng: np.random.Generator
+    prepared: Prepared, effects: Effects, blocks: Float[np.ndarray, "some block group"], rng: np.random.Generator
 ) -> tuple[str, ...]:
     share = ", ".join(f"{place} {prepared.kept[place]} of {n}" for place, n in sorted(prepared.tried.items()))
     noised = mean_over_pairs(effects.noised, rng)

@@ -1,6 +1,35 @@
 """Changing what the model works on, and measuring what that does: patches, attribution, replaced encoder outputs."""
 
+from hooked_whisper.interventions.ablate import (
+    HeadSweep,
+    Means,
+    Samples,
+    ablate,
+    ablate_heads,
+    ablate_neurons,
+    means,
+    samples,
+    sweep_heads,
+)
 from hooked_whisper.interventions.attribution import attribute_pairs, attribute_patches
+from hooked_whisper.interventions.corruptions import (
+    CORRUPTIONS,
+    Corruption,
+    MelCorruption,
+    SnrSweep,
+    TokenCorruption,
+    find_snr,
+)
+from hooked_whisper.interventions.masks import (
+    HeadWindows,
+    KnockOut,
+    NoPadding,
+    cut_padding,
+    join_masks,
+    knock_out,
+    mask_hooks,
+    window_masks,
+)
 from hooked_whisper.interventions.metrics import (
     KLDivergence,
     LogitDifference,
@@ -11,6 +40,7 @@ from hooked_whisper.interventions.metrics import (
     read_metric,
 )
 from hooked_whisper.interventions.null_inputs import NULL_INPUTS, null_encoding, null_mel
+from hooked_whisper.interventions.outcome import ForcedWord, Outcome, Outcomes, WordChange, outcome, outcomes
 from hooked_whisper.interventions.patching import (
     Inputs,
     Pair,
@@ -38,7 +68,8 @@ from hooked_whisper.interventions.patching import (
     with_spans,
 )
 from hooked_whisper.interventions.path_patching import Head, Receiver, path_patch, path_patch_pairs
-from hooked_whisper.interventions.replace import replace_span, replace_spans
+from hooked_whisper.interventions.places import Places, filled_positions, places
+from hooked_whisper.interventions.replace import EncoderEdit, replace_encoder, replace_span, replace_spans
 from hooked_whisper.interventions.results import PatchResult, agreement
 from hooked_whisper.interventions.sites import (
     COMPONENTS,
@@ -51,37 +82,78 @@ from hooked_whisper.interventions.sites import (
     token_spans,
     window_spans,
 )
+from hooked_whisper.interventions.steer import (
+    SteerSweep,
+    class_mean,
+    mean_difference,
+    position_mean,
+    random_control,
+    steer,
+    sweep_coefficients,
+)
 from hooked_whisper.interventions.subspaces import Directions, Features, Subspaces, subspaces_of
 
 __all__ = [
     "COMPONENTS",
+    "CORRUPTIONS",
     "NULL_INPUTS",
     "Axis",
+    "Corruption",
     "Directions",
+    "EncoderEdit",
     "Features",
+    "ForcedWord",
     "Grid",
     "Head",
+    "HeadSweep",
+    "HeadWindows",
     "Inputs",
     "KLDivergence",
+    "KnockOut",
     "LogitDifference",
+    "Means",
+    "MelCorruption",
     "Metric",
+    "NoPadding",
+    "Outcome",
+    "Outcomes",
     "Pair",
     "Patch",
     "PatchResult",
     "Patched",
+    "Places",
     "Receiver",
+    "Samples",
+    "SnrSweep",
     "Span",
+    "SteerSweep",
     "Subspaces",
+    "TokenCorruption",
+    "WordChange",
     "WordLogProb",
+    "ablate",
+    "ablate_heads",
+    "ablate_neurons",
     "agreement",
     "attribute_pairs",
     "attribute_patches",
+    "class_mean",
+    "cut_padding",
+    "filled_positions",
+    "find_snr",
     "first_difference",
     "interval_spans",
+    "join_masks",
+    "knock_out",
     "localisation",
     "make_grid",
+    "mask_hooks",
+    "mean_difference",
+    "means",
     "null_encoding",
     "null_mel",
+    "outcome",
+    "outcomes",
     "patch_cross_attn_out",
     "patch_cross_heads",
     "patch_cross_keys",
@@ -103,12 +175,21 @@ __all__ = [
     "patch_pairs",
     "path_patch",
     "path_patch_pairs",
+    "places",
+    "position_mean",
+    "random_control",
     "read_metric",
+    "replace_encoder",
     "replace_span",
     "replace_spans",
     "run_patches",
+    "samples",
+    "steer",
     "subspaces_of",
+    "sweep_coefficients",
+    "sweep_heads",
     "token_spans",
+    "window_masks",
     "window_spans",
     "with_spans",
 ]

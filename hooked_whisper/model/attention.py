@@ -128,8 +128,10 @@ class Attention(nn.Module):
             z = F.scaled_dot_product_attention(q, k, v, is_causal=now.n_query > 1)
         else:
             mask = combine_masks(self.masks, causal, now)
-            if mask is not None and mask.dtype != torch.bool:
-                mask = mask.to(q.dtype)
+            if mask is not None:
+                # the fused kernel wants all four axes of a mask per head: with three it falls back to a slow one
+                mask = mask[None] if mask.dim() == 3 else mask
+                mask = mask if mask.dtype == torch.bool else mask.to(q.dtype)
             z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return z.transpose(1, 2), None
 

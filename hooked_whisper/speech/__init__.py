@@ -7,6 +7,7 @@
 ``python -m hooked_whisper.speech --help`` rebuilds everything; :class:`SpokenWorld` is what a user calls.
 """
 
+from hooked_whisper.speech.pairs import SpokenPair
 from hooked_whisper.speech.world import Clip, SpokenWorld
 
-__all__ = ["Clip", "SpokenWorld"]
+__all__ = ["Clip", "SpokenPair", "SpokenWorld"]

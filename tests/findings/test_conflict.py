@@ -1,0 +1,79 @@
+"""W2: conflicts are conflicts, paths are what they are called, the finding runs and draws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hooked_whisper.findings import conflict
+from hooked_whisper.findings.conflict import Conflict, _inputs, _pooled, conflicts, measure
+from hooked_whisper.findings.context import Context
+from tests.core.twins import listeners
+from tests.findings.worlds import small_context
+
+
+@pytest.fixture
+def context() -> Context:
+    made = small_context(count=6)
+    vars(made)["transcripts"] = list(made.references)  # as if the model heard every word
+    return made
+
+
+def test_a_conflict_is_one(context: Context) -> None:
+    truth = context.truth
+    number = {w: i for i, w in enumerate(truth.words)}
+    found = conflicts(context, np.random.default_rng(0))
+    assert found
+    for one in found:
+        words = context.references[one.clip].split()
+        assert (words[one.index - 1], words[one.index]) == (one.before, one.said)
+        row = truth.row[number[one.replaced]]
+        assert row[number[one.called]] >= 0.2 and row[number[one.said]] == 0 and row[number[one.unrelated]] == 0
+        assert one.replaced != one.before and len({one.said, one.called, one.unrelated}) == 3
+
+
+def test_clips_with_an_error_are_left_out(context: Context) -> None:
+    context.transcripts[:] = ["the red dog sat"] * 6
+    assert conflicts(context, np.random.default_rng(0)) == []
+    finding = conflict.run(context)
+    assert finding.status == "not testable" and "without an error" in finding.status_reason
+
+
+def test_padding_on_the_right_changes_nothing(context: Context) -> None:
+    items = [Conflict(0, 1, "the", "very", "red", "dog", "sea"), Conflict(1, 3, "cat", "tea", "sat", "dog", "sea")]
+    both = measure(context, context.model, items, context.encoded)
+    for k, one in enumerate(items):
+        alone = measure(context, context.model, [one], context.encoded)
+        np.testing.assert_allclose(alone.conflict[0], both.conflict[k], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(alone.audio[0], both.audio[k], rtol=1e-2, atol=1e-3)
+    tokens, last = _inputs(context, context.model, items, replaced=True)
+    assert tokens.shape[1] == last.max() + 1 and last.tolist() == [4, 6]
+    assert not listeners(context.model)
+
+
+def test_the_embedding_carries_all_that_the_word_brings(context: Context) -> None:
+    """The runs differ in one token, the last: with its embedding taken over, the run is the other one."""
+    found = measure(context, context.model, conflicts(context, np.random.default_rng(0)), context.encoded)
+    np.testing.assert_allclose(found.word[:, list(conflict.PATHS).index("embedding")], 1, atol=1e-2)
+    np.testing.assert_allclose(found.audio[:, list(conflict.PATHS).index("embedding")], 0, atol=1e-2)
+
+
+def test_shares_are_pooled() -> None:
+    shares = np.array([[1.0, 0.0], [-100.0, 0.5]])
+    first, second = _pooled(shares, np.array([10.0, 0.01]), np.random.default_rng(0))
+    assert first.value == pytest.approx(9 / 10.01) and second.value == pytest.approx(0.005 / 10.01)
+
+
+def test_it_runs_and_draws(context: Context) -> None:
+    finding = conflict.run(context)
+    assert finding.status == "not testable" and "conflicts" in finding.status_reason
+    assert {c.name for c in finding.controls} == {"audio of another clip", "unrelated word", "untrained model"}
+    assert len(finding.draw()) == 3
+
+
+def test_without_truth_it_says_so() -> None:
+    finding = conflict.run(small_context(count=2, truth=False))
+    assert finding.status == "not testable" and "nobody knows" in finding.status_reason
+    with torch.no_grad():
+        assert finding.draw() == []

@@ -1,0 +1,83 @@
+"""W1: pairs are checked before they are patched; shares are what they must be; the finding runs and draws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hooked_whisper import HookedWhisper
+from hooked_whisper.findings import word_swap
+from hooked_whisper.findings.context import Context
+from hooked_whisper.findings.swap_pairs import LEAST_GAP, Prepared, candidates, prepare
+from hooked_whisper.findings.word_swap import by_block, mean_over_pairs, measure
+from hooked_whisper.speech import SpokenWorld
+from tests.core.twins import listeners
+
+pytest.importorskip("espeakng_loader")
+
+
+@pytest.fixture(scope="module")
+def context() -> Context:
+    model = HookedWhisper.from_pretrained("demo")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return Context(model, HookedWhisper(model.cfg), ())
+
+
+@pytest.fixture(scope="module")
+def prepared(context: Context) -> Prepared:
+    return prepare(context, context.model, candidates(SpokenWorld.default(), 12, 0), 3, "")
+
+
+def test_pairs_are_heard_as_meant(context: Context, prepared: Prepared) -> None:
+    assert 1 <= len(prepared.pairs) <= 3
+    for pair in prepared.pairs:
+        assert pair.gap >= LEAST_GAP
+        assert torch.equal(pair.clean.tokens, pair.corrupt.tokens)
+        differs = (pair.clean.mel - pair.corrupt.mel).abs().amax((0, 1)).nonzero()[:, 0] / 100
+        assert pair.word.start - 0.05 <= differs.min() and differs.max() <= pair.word.end + 0.05
+        ids = [context.model.to_single_token(f" {w}") for w in (pair.spoken.a, pair.spoken.b)]
+        assert [pair.metric.answer, pair.metric.foil] == ids
+
+
+def test_what_must_be_so(context: Context, prepared: Prepared) -> None:
+    """Everything of the difference enters in the word's stretch, and leaves by the last residual."""
+    pair = prepared.pairs[0]
+    row = measure(context.model, SpokenWorld.default(), pair)
+    last = row["parts"][-1, word_swap.COMPONENTS.index("resid_post")]
+    assert last == pytest.approx(1, abs=1e-4)
+    assert abs(row["wrong"]) < 0.2 < row["word"] and 0 <= row["local"] <= 1
+    table = by_block(context.model, pair)
+    assert table.shape == (5, 4) and table[0, 1] == pytest.approx(1, abs=1e-3)
+    assert np.nan_to_num(np.abs(table[0, [0, 2, 3]])).max() < 1e-3
+    assert not listeners(context.model)
+
+
+def test_untrained_weights_write_no_pair(context: Context) -> None:
+    assert prepare(context, context.untrained, candidates(SpokenWorld.default(), 2, 0), 3, "").pairs == ()
+
+
+def test_it_runs_and_draws(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "CANDIDATES": 6, "PAIRS": 2, "BLOCK_PAIRS": 1, "ATTRIBUTED_PAIRS": 2, "UNTRAINED_PAIRS": 1,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(word_swap, name, value)
+    finding = word_swap.run(context)
+    assert finding.status == "not testable" and "pairs" in finding.status_reason
+    assert {c.name for c in finding.controls} == {"wrong stretch", "third word", "spread evenly", "untrained model"}
+    assert len(finding.draw()) == 5
+
+
+def test_without_a_synthesiser_it_says_so(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise OSError("no espeak-ng")
+
+    monkeypatch.setattr(word_swap, "candidates", missing)
+    finding = word_swap.run(context)
+    assert finding.status == "not testable" and "no espeak-ng" in finding.status_reason
+
+
+def test_undefined_pairs_are_left_out() -> None:
+    found = mean_over_pairs(np.array([1.0, np.nan, 3.0]), np.random.default_rng(0))
+    assert found.value == 2 and mean_over_pairs(np.array([np.nan]), np.random.default_rng(0)).value is None
