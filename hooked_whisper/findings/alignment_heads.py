@@ -60,8 +60,8 @@ PROTOCOL = (
     "each word of the transcript a share of the clip by its letters. Intervals: 95 %, bootstrap over utterances."
 )
 TOLERANCE_S = 0.1
-MOST_CLIPS, UNTRAINED_CLIPS, ENOUGH_CLIPS = 100, 24, 40
-RANDOM_SETS = 20
+MOST_CLIPS, UNTRAINED_CLIPS, ENOUGH_CLIPS = 100, 16, 40
+RANDOM_SETS = 10
 N_EXAMPLES = 3
 
 F1 = "boundary F1 at 100 ms"

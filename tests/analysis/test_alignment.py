@@ -235,7 +235,6 @@ def test_word_times_of_the_demo_are_nearer_the_truth_than_even_spacing(demo) -> 
             counts[name] += boundary_counts(words, clip.alignment.words, (0.1,))[0]
     f1 = {name: 2 * c[0] / c[1:].sum() for name, c in counts.items()}
     median = {name: float(np.median(np.concatenate(e))) for name, e in errors.items()}
-    print(f1, median)
     assert demo.cfg.alignment_heads is not None
     assert median["ours"] < median["even"] and f1["ours"] > f1["even"]
 
