@@ -1,7 +1,27 @@
 """Pure functions of a model and arrays."""
 
+from hooked_whisper.analysis.alignment import WordAlignment, align
+from hooked_whisper.analysis.alignment_heads import HeadScores, choose_heads, score_alignment_heads, set_counts
 from hooked_whisper.analysis.bigrams import next_token_logits, top_tokens
+from hooked_whisper.analysis.boundaries import (
+    BoundaryScore,
+    boundaries,
+    boundary_counts,
+    boundary_errors,
+    boundary_f1,
+    f1_of,
+    r_value_of,
+)
 from hooked_whisper.analysis.direct_attribution import DirectAttribution, attribution_names, direct_logit_attribution
+from hooked_whisper.analysis.heads import (
+    HeadReport,
+    cross_measures,
+    decoder_measures,
+    distance_histogram,
+    encoder_measures,
+    head_report,
+    monotonicity,
+)
 from hooked_whisper.analysis.lenses import LensResult, decoder_lens, encoder_layers, logit_lens
 from hooked_whisper.analysis.neighbours import cosine_matrix, nearest_tokens
 from hooked_whisper.analysis.relevance import (
@@ -17,26 +37,46 @@ from hooked_whisper.analysis.targets import EncoderSum, OwnTranscript, Transcrip
 
 __all__ = [
     "AudioRelevance",
+    "BoundaryScore",
     "DirectAttribution",
     "EncoderSum",
+    "HeadReport",
+    "HeadScores",
     "LensResult",
     "MelRelevance",
     "OwnTranscript",
     "RelevanceMap",
     "Transcript",
+    "WordAlignment",
+    "align",
     "attention_rollout",
     "attribution_names",
     "audio_relevance",
+    "boundaries",
+    "boundary_counts",
+    "boundary_errors",
+    "boundary_f1",
+    "choose_heads",
     "cosine_matrix",
+    "cross_measures",
     "decoder_lens",
+    "decoder_measures",
     "direct_logit_attribution",
+    "distance_histogram",
     "encoder_layers",
+    "encoder_measures",
     "encoder_relevance",
+    "f1_of",
+    "head_report",
     "logit_lens",
     "mel_relevance",
+    "monotonicity",
     "nearest_tokens",
     "next_token_logits",
     "own_transcript",
+    "r_value_of",
+    "score_alignment_heads",
+    "set_counts",
     "token_log_probs",
     "top_tokens",
 ]

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hooked_whisper.analysis.alignment import align
 from hooked_whisper.audio import load_audio
-from hooked_whisper.errors import AudioError
+from hooked_whisper.errors import AlignmentError, AudioError
 from hooked_whisper.findings.context import Context, Utterance
-from hooked_whisper.findings.transcripts import normalize_words
+from hooked_whisper.findings.transcripts import Transcriber, normalize_words
 from hooked_whisper.findings.truth import Truth, make_truth
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.protocols import Alignment, Interval
+from hooked_whisper.protocols import Alignment
 from hooked_whisper.speech.world import SpokenWorld
 
 LEAD = 0.5  # seconds of silence before a synthetic clip, so that a cut can be moved to before its first word
@@ -131,27 +132,25 @@ def recordings(model: HookedWhisper, files: Sequence[str], language: str) -> Cli
     )
 
 
+@torch.no_grad()
 def _recorded(model: HookedWhisper, samples: torch.Tensor, name: str, language: str) -> Utterance:
+    """The text is what the model writes in one greedy pass, as the findings read it; the times are by alignment."""
     duration = len(samples) / model.time.sample_rate
-    result = model.transcribe(
-        samples,
-        language=language,
-        temperature=0,
-        word_timestamps=True,
-        without_timestamps=True,
-        condition_on_previous_text=False,
-        no_speech_threshold=None,
-        logprob_threshold=None,
-        compression_ratio_threshold=None,
-    )
-    words = []
-    for word in result.words:
-        label = normalize_words(word["word"])
-        start, end = max(0.0, float(word["start"])), min(duration, float(word["end"]))
-        if label:
-            words.append(Interval(start, max(start, end), label))
-    text = " ".join(w.label for w in words)
+    encoded = model.embed_audio(model.to_mel(samples))
+    text = _readable(model, Transcriber(model, language)(encoded)[0])
+    try:
+        found = align(model, encoded, text, duration=duration, language=language).words
+    except AlignmentError:  # nothing written, or more than the decoder can read again: no word has a time
+        found = ()
+    words = (replace(w, start=min(w.start, duration), end=min(w.end, duration)) for w in found)
     return Utterance(samples.numpy(), Alignment(name, name, text, duration, tuple(words)))
+
+
+def _readable(model: HookedWhisper, text: str) -> str:
+    """As much of a text as the decoder can read again; a model that raves writes more."""
+    ids = model.to_tokens(f" {text}", prompt=False)[0]
+    most = model.cfg.decoder.n_ctx // 2
+    return text if len(ids) <= most else normalize_words(model.tokenizer.decode(ids[:most].tolist()))
 
 
 def untrained_twin(model: HookedWhisper, seed: int) -> HookedWhisper:

@@ -57,6 +57,7 @@ PROTOCOL = (
 CANDIDATES, PAIRS, ENOUGH_PAIRS = 130, 50, 50
 BLOCK_PAIRS, ATTRIBUTED_PAIRS, UNTRAINED_PAIRS = 8, 12, 8
 WINDOW = 5  # positions: 100 ms
+LONGEST_S = 8  # of a pair's clips, at most
 PROFILE = tuple(range(-8, 9))  # windows from the one that holds the word's middle
 GROUPS = ("before", "word", "after", "padding")
 COMPONENTS = ("resid_pre", "attn_out", "cross_attn_out", "mlp_out", "resid_post")
@@ -169,6 +170,8 @@ def by_block(model: HookedWhisper, pair: SwapPair) -> Float[np.ndarray, "block g
 def run(context: Context) -> Finding:
     """Two encoder passes for every candidate and one more for every pair that is kept; all else is decoding."""
     world, model = SpokenWorld.default(), context.model
+    if model.time.duration < LONGEST_S:
+        return _finding(context, reason=f"word swaps need a window of {LONGEST_S} s")
     try:
         spoken = candidates(world, CANDIDATES, context.seed)
     except (RuntimeError, OSError, ImportError) as error:

@@ -17,6 +17,7 @@ BUILTINS = {
     "MissingExtraError": ImportError,
     "PromptError": ValueError,
     "PatchError": ValueError,
+    "AlignmentError": ValueError,
 }
 
 
