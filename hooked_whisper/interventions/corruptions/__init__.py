@@ -31,6 +31,7 @@ from hooked_whisper.interventions.corruptions.tokens import (
     swap_previous_word,
     swap_task,
 )
+from hooked_whisper.interventions.corruptions.vocoder import vocode
 
 CORRUPTIONS = {
     "word swap": "which word it is (swap_word; SpokenWorld.minimal_pairs for words one phone apart)",
@@ -45,6 +46,7 @@ CORRUPTIONS = {
     "previous word swap": "the language model against the audio (swap_previous_word)",
     "encoder ablation": "reliance on the audio (null_encoding, shuffle_positions)",
     "spectral edit": "which frequencies a phone needs (low_pass, high_pass, band_pass, band_stop, mask_mel_band)",
+    "vocoder": "loudness of bands over time against pitch and fine structure (vocode)",
 }
 
 __all__ = [
@@ -73,5 +75,6 @@ __all__ = [
     "swap_task",
     "swap_utterance",
     "swap_word",
+    "vocode",
     "warp",
 ]

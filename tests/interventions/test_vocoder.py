@@ -1,0 +1,45 @@
+"""The vocoder keeps each band's power and its course in time, and nothing of the wave."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.signal import butter, sosfiltfilt
+
+from hooked_whisper.errors import AudioError
+from hooked_whisper.interventions.corruptions import vocode
+from hooked_whisper.protocols import Interval
+from hooked_whisper.speech import SpokenWorld
+
+
+@pytest.fixture(scope="module")
+def clip() -> np.ndarray:
+    return SpokenWorld.default().clips()[0].audio
+
+
+def test_power_and_course_stay_the_wave_goes(clip: np.ndarray) -> None:
+    found = vocode(clip, n_bands=8)
+    assert found.corrupt.dtype == np.float32 and len(found.corrupt) == len(clip)
+    band = butter(4, (700, 1500), "bandpass", fs=16_000, output="sos")
+    before, after = (sosfiltfilt(band, x.astype(float)) for x in (found.clean, found.corrupt))
+    assert 0.5 < np.mean(after**2) / np.mean(before**2) < 2
+    frames = [np.sqrt(np.mean(x[: len(x) // 800 * 800].reshape(-1, 800) ** 2, 1)) for x in (before, after)]
+    assert np.corrcoef(*frames)[0, 1] > 0.8
+    assert abs(np.corrcoef(found.clean, found.corrupt)[0, 1]) < 0.1
+
+
+def test_a_span_alone_and_its_seed(clip: np.ndarray) -> None:
+    span = Interval(0.3, 0.6, "word")
+    found = vocode(clip, span=span)
+    assert np.array_equal(found.clean[: round(0.3 * 16_000)], found.corrupt[: round(0.3 * 16_000)])
+    assert np.array_equal(found.corrupt, vocode(clip, span=span).corrupt)
+    assert not np.array_equal(found.corrupt, vocode(clip, span=span, seed=1).corrupt)
+    silent = vocode(np.zeros(8000, np.float32))
+    assert not silent.corrupt.any()
+
+
+def test_what_it_refuses(clip: np.ndarray) -> None:
+    with pytest.raises(AudioError, match="1 to 32 bands"):
+        vocode(clip, n_bands=0)
+    with pytest.raises(AudioError, match="50 ms"):
+        vocode(clip[:100])
