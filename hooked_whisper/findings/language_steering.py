@@ -76,10 +76,9 @@ def run(context: Context) -> Finding:
     languages = languages_of(context)
     common = [code for code, n in Counter(languages).most_common() if n >= 2 * LEAST_CLIPS]
     if len(common) < 2:
+        counted = ", ".join(f"{n} of {code}" for code, n in Counter(languages).most_common())
         return _finding(
-            context,
-            reason=f"needs {2 * LEAST_CLIPS} clips or more of each of two languages, got "
-            f"{dict(Counter(languages))}; the demo model was trained on one language",
+            context, reason=f"needs {2 * LEAST_CLIPS} clips or more of each of two languages, got {counted}"
         )
     a, b = sorted(common[:2])
     of_a, of_b = ([i for i, code in enumerate(languages) if code == wanted] for wanted in (a, b))

@@ -177,3 +177,15 @@ def test_snr_sweep_finds_the_crossing():
     assert c.find_snr(lambda snr: 0.9).snr_db is None and c.find_snr(lambda snr: 0.1).snr_db is None
     with pytest.raises(PatchError, match="share"):
         c.find_snr(lambda snr: 50)
+
+
+def test_a_phone_swapped_for_itself_changes_nothing_and_for_another_only_its_span() -> None:
+    one, other = SpokenWorld.default().clips()[:2]
+    phones = [p for p in one.alignment.phones if p.label != "SIL" and p.duration > 0.06]
+    donors = [p for p in other.alignment.phones if p.label != "SIL" and p.duration > 0.06]
+    same = c.swap_phone(one.audio, phones[1], one.audio, phones[1])
+    np.testing.assert_allclose(same.corrupt, same.clean, atol=1e-4)
+    found = c.swap_phone(one.audio, phones[1], other.audio, donors[2])
+    assert found.kind == "phone swap" and np.any(found.corrupt != found.clean)
+    (span,) = found.spans
+    assert abs(span.start - phones[1].start) <= 0.002 + 1e-9 and abs(span.end - phones[1].end) <= 0.002 + 1e-9

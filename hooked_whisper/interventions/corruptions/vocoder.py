@@ -5,6 +5,8 @@ Source: Shannon, Zeng, Kamath, Wygonski and Ekelid 1995, "Speech recognition wit
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from scipy.signal import butter, hilbert, sosfiltfilt
 
@@ -45,7 +47,7 @@ def _vocoded(clean: np.ndarray, n_bands: int, rng: np.random.Generator) -> np.nd
     smooth = butter(ENVELOPE_ORDER, ENVELOPE_HZ, fs=SAMPLE_RATE, output="sos")
     noise = rng.standard_normal(len(clean))
     out = np.zeros_like(clean)
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         band = butter(BAND_ORDER, (low, high), "bandpass", fs=SAMPLE_RATE, output="sos")
         own = sosfiltfilt(band, clean)
         envelope = np.maximum(sosfiltfilt(smooth, np.abs(hilbert(own))), 0)
