@@ -67,7 +67,10 @@ def heat_map(
         axes.set_xticks(some, [columns[i] for i in some], rotation=60, ha="right", fontsize=8)
     for r, row in enumerate(texts or ()):
         for c, text in enumerate(row):
-            dark_cell = scale == "sequential" and values[r, c] < low + 0.6 * (high - low)
+            if scale == "sequential":
+                dark_cell = values[r, c] < low + 0.6 * (high - low)
+            else:
+                dark_cell = abs(values[r, c]) > 0.6 * high
             axes.text(c, r, text, ha="center", va="center", fontsize=7, color="white" if dark_cell else "black")
     figure.set_label(title)
     return figure
