@@ -194,12 +194,7 @@ def f1_gain(
 
 def _finding(context: Context, run: Run | None = None, reason: str = "") -> Finding:
     common: dict[str, Any] = {
-        "id": ID,
-        "title": TITLE,
-        "claim": CLAIM,
-        "protocol": PROTOCOL,
-        "model": context.model.cfg.name,
-        "inputs": context.inputs(),
+        **context.common(ID, TITLE, CLAIM, PROTOCOL),
         "published": (PUBLISHED,),
         "published_summary": "heads of tiny: 2.2 3.0 3.2 3.3 3.4 3.5 (block.head, six of 24)",
         "parameters": {

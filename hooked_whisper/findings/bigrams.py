@@ -277,12 +277,7 @@ def _finding(
 
 def _common(context: Context, ids: dict[str, list[int]]) -> dict[str, Any]:
     return {
-        "id": ID,
-        "title": TITLE,
-        "claim": CLAIM,
-        "protocol": PROTOCOL,
-        "model": context.model.cfg.name,
-        "inputs": context.inputs(),
+        **context.common(ID, TITLE, CLAIM, PROTOCOL),
         "parameters": {
             "prefix_ids": ids,
             "prefixes": {name: context.model.to_str_tokens(p) for name, p in ids.items()},

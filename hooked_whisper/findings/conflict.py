@@ -230,12 +230,7 @@ def _finding(
     reason: str = "",
 ) -> Finding:
     common: dict[str, Any] = {
-        "id": ID,
-        "title": TITLE,
-        "claim": CLAIM,
-        "protocol": PROTOCOL,
-        "model": context.model.cfg.name,
-        "inputs": context.inputs(),
+        **context.common(ID, TITLE, CLAIM, PROTOCOL),
         "parameters": {
             "items": MOST,
             "per_clip": PER_CLIP,

@@ -113,6 +113,17 @@ class Context:
         time = self.model.time
         return [time.n_positions(min(len(u.audio) / time.sample_rate, time.duration)) for u in self.utterances]
 
+    def common(self, id: str, title: str, claim: str, protocol: str) -> dict[str, Any]:
+        """What every finding on this context says of itself."""
+        return {
+            "id": id,
+            "title": title,
+            "claim": claim,
+            "protocol": protocol,
+            "model": self.model.cfg.name,
+            "inputs": self.inputs(),
+        }
+
     def inputs(self) -> dict[str, Any]:
         """The utterances, for the record."""
         seconds = [len(u.audio) / self.model.time.sample_rate for u in self.utterances]

@@ -237,11 +237,7 @@ def _finding(
     reason: str = "",
 ) -> Finding:
     common: dict[str, Any] = {
-        "id": ID,
-        "title": TITLE,
-        "claim": CLAIM,
-        "protocol": PROTOCOL,
-        "model": context.model.cfg.name,
+        **context.common(ID, TITLE, CLAIM, PROTOCOL),
         "inputs": context.inputs() | {"clips_without_error": share},
         "published": (published.CUT_TEXTS,),
         "published_summary": published.CUTS_IN_SHORT,

@@ -184,12 +184,7 @@ def _finding(
 ) -> Finding:
     cfg = context.model.cfg.encoder
     common: dict[str, Any] = {
-        "id": ID,
-        "title": TITLE,
-        "claim": CLAIM,
-        "protocol": PROTOCOL,
-        "model": context.model.cfg.name,
-        "inputs": context.inputs(),
+        **context.common(ID, TITLE, CLAIM, PROTOCOL),
         "published": (SAID,),
         "published_summary": SAID_IN_SHORT,
         "parameters": {

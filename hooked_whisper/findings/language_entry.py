@@ -235,12 +235,7 @@ def _rate(hits: np.ndarray, rng: np.random.Generator) -> Estimate:
 
 def _finding(context: Context, entry: Entry | None = None, blank: Entry | None = None, reason: str = "") -> Finding:
     common: dict[str, Any] = {
-        "id": ID,
-        "title": TITLE,
-        "claim": CLAIM,
-        "protocol": PROTOCOL,
-        "model": context.model.cfg.name,
-        "inputs": context.inputs(),
+        **context.common(ID, TITLE, CLAIM, PROTOCOL),
         "published_summary": "code only, 10 clips each of de, fr, es, ru, en; no number was published",
         "parameters": {"prefix": ["<|startoftranscript|>"], "clips": CLIPS, "untrained_clips": UNTRAINED_CLIPS},
     }

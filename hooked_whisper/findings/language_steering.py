@@ -139,12 +139,7 @@ def _finding(
     reason: str = "",
 ) -> Finding:
     common: dict[str, Any] = {
-        "id": ID,
-        "title": TITLE,
-        "claim": CLAIM,
-        "protocol": PROTOCOL,
-        "model": context.model.cfg.name,
-        "inputs": context.inputs(),
+        **context.common(ID, TITLE, CLAIM, PROTOCOL),
         "published_summary": "code without results; a screenshot of steered outputs elsewhere",
         "parameters": {"coefficients": list(COEFFICIENTS), "point": name, "languages": list(codes)},
     }

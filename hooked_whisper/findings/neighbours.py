@@ -204,12 +204,8 @@ def _tables(context: Context, truth: Truth, n: int = 10) -> tuple[Table, ...]:
 
 def _common(context: Context) -> dict[str, Any]:
     return {
-        "id": ID,
-        "title": TITLE,
-        "claim": CLAIM,
-        "protocol": PROTOCOL,
-        "model": context.model.cfg.name,
-        "inputs": {"seed": context.seed},
+        **context.common(ID, TITLE, CLAIM, PROTOCOL),
+        "inputs": {"seed": context.seed},  # no clips
         "parameters": {"matches": MATCHES, "near_in_frequency": NEAR_IN_FREQUENCY, "permutations": PERMUTATIONS},
     }
 

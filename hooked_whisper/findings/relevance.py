@@ -184,12 +184,7 @@ def _finding(
     reason: str = "",
 ) -> Finding:
     common: dict[str, Any] = {
-        "id": ID,
-        "title": TITLE,
-        "claim": CLAIM,
-        "protocol": PROTOCOL,
-        "model": context.model.cfg.name,
-        "inputs": context.inputs(),
+        **context.common(ID, TITLE, CLAIM, PROTOCOL),
         "published": (PUBLISHED,),
         "published_summary": "tiny, one clip of 10 s: a thin diagonal, a dark column at its end; no numbers",
         "parameters": {

@@ -206,12 +206,7 @@ def _finding(
     reason: str = "",
 ) -> Finding:
     common: dict[str, Any] = {
-        "id": ID,
-        "title": TITLE,
-        "claim": CLAIM,
-        "protocol": PROTOCOL,
-        "model": context.model.cfg.name,
-        "inputs": context.inputs(),
+        **context.common(ID, TITLE, CLAIM, PROTOCOL),
         "published": (PUBLISHED,),
         "published_summary": "same-layer patches override the word in 95 % of pairs (README, Whisper size not stated)",
         "parameters": {

@@ -1,0 +1,146 @@
+"""Bases of features: axes (neurons, residual dimensions), random and principal directions, centroids, both signs.
+
+Each fits :class:`hooked_whisper.protocols.FeatureBasis`, so that whatever works on a sparse autoencoder's features
+works on its controls too; those with ``decode`` can be patched (:func:`hooked_whisper.interventions.subspaces_of`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from scipy.cluster.vq import kmeans2
+from torch import Tensor
+
+from hooked_whisper.errors import PatchError
+from hooked_whisper.protocols import FeatureBasis
+
+
+@dataclass(frozen=True, eq=False)
+class LinearBasis:
+    """Orthonormal directions: ``features = (activations - mean) @ directions.T``.
+
+    directions: ``[n_features, d]``; fewer than d of them leave a part of the activation out, which ``decode`` takes to
+        be the mean.
+    """
+
+    directions: Float[Tensor, "n_features d"]
+    mean: Float[Tensor, "d"]
+    labels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        n, d = self.directions.shape
+        if len(self.labels) != n or self.mean.shape != (d,):
+            raise PatchError(f"{n} directions of {d} need {n} labels and a mean of {d}, got {len(self.labels)}")
+        gram = self.directions.double() @ self.directions.double().T
+        if not torch.allclose(gram, torch.eye(n, dtype=gram.dtype, device=gram.device), atol=1e-4):
+            raise PatchError("the directions are not orthonormal: torch.linalg.qr(directions.T).Q.T makes them so")
+
+    @property
+    def n_features(self) -> int:
+        return len(self.directions)
+
+    def encode(self, activations: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch n_features"]:
+        return (activations - self.mean.to(activations)) @ self.directions.to(activations).T
+
+    def decode(self, features: Float[Tensor, "*batch n_features"]) -> Float[Tensor, "*batch d"]:
+        return features @ self.directions.to(features) + self.mean.to(features)
+
+
+@dataclass(frozen=True, eq=False)
+class Centroids:
+    """Nearness to points: minus half the squared distance, so that the largest feature is the nearest centroid."""
+
+    points: Float[Tensor, "n_features d"]
+    labels: tuple[str, ...]
+
+    @property
+    def n_features(self) -> int:
+        return len(self.points)
+
+    def encode(self, activations: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch n_features"]:
+        points = self.points.to(activations)
+        products = activations @ points.T
+        return products - (activations.square().sum(-1, keepdim=True) + points.square().sum(-1)) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class BothSigns:
+    """Every feature twice, as it is and with the opposite sign: the strongest negative activations are examples too."""
+
+    basis: FeatureBasis
+
+    @property
+    def n_features(self) -> int:
+        return 2 * self.basis.n_features
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(f"{sign}{label}" for sign in "+-" for label in self.basis.labels)
+
+    def encode(self, activations: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch n_features"]:
+        found = self.basis.encode(activations)
+        return torch.cat([found, -found], dim=-1)
+
+
+def axes(d: int, chosen: Sequence[int] | None = None) -> LinearBasis:
+    """The axes of a hook point: neurons of ``mlp.hook_post``, dimensions of the residual.
+
+    Raises:
+        PatchError: an axis that does not exist.
+    """
+    numbers = list(range(d)) if chosen is None else list(chosen)
+    if not numbers or min(numbers) < 0 or max(numbers) >= d:
+        raise PatchError(f"axes are 0 to {d - 1}, got {numbers}")
+    return LinearBasis(torch.eye(d)[numbers], torch.zeros(d), tuple(map(str, numbers)))
+
+
+def random_orthonormal(d: int, n_features: int | None = None, seed: int = 0) -> LinearBasis:
+    """Directions drawn uniformly from all orthonormal sets (QR of a Gaussian matrix, signs corrected): the control that
+    a basis of neurons or learned features must beat.
+
+    Source: Mezzadri 2007, "How to generate random matrices from the classical compact groups".
+    """
+    n = d if n_features is None else n_features
+    if not 0 < n <= d:
+        raise PatchError(f"there are 1 to {d} orthonormal directions in {d} dimensions, not {n}")
+    drawn = torch.randn(d, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    q, r = torch.linalg.qr(drawn)
+    directions = (q * r.diagonal().sign()).T[:n].float()
+    return LinearBasis(directions, torch.zeros(d), tuple(f"random {i}" for i in range(n)))
+
+
+def pca(activations: Float[Tensor, "row d"], n_features: int | None = None) -> LinearBasis:
+    """Principal directions of some activations, largest variance first; each points where its skew is positive.
+
+    Give activations of speech, without padding. Raises :class:`PatchError` for fewer rows than directions.
+    """
+    n = min(activations.shape) if n_features is None else n_features
+    if not 0 < n <= min(activations.shape):
+        raise PatchError(f"{activations.shape[0]} rows of {activations.shape[1]} have no {n} principal directions")
+    wide = activations.detach().double()
+    mean = wide.mean(0)
+    centred = wide - mean
+    _, vectors = torch.linalg.eigh(centred.T @ centred)
+    directions = vectors.T.flip(0)[:n]
+    skew = (centred @ directions.T).pow(3).sum(0)
+    directions = directions * torch.where(skew < 0, -1.0, 1.0)[:, None]
+    return LinearBasis(directions.float(), mean.float(), tuple(f"pc {i}" for i in range(n)))
+
+
+def kmeans(activations: Float[Tensor, "row d"], n_features: int, seed: int = 0, iterations: int = 30) -> Centroids:
+    """Centroids of k-means (scipy, k-means++ start); empty clusters are an error of scipy's, named as such.
+
+    Raises:
+        PatchError: fewer rows than centroids, or clusters that stay empty.
+    """
+    if not 0 < n_features <= len(activations):
+        raise PatchError(f"{len(activations)} rows cannot have {n_features} centroids")
+    rows = activations.detach().double().cpu().numpy()
+    try:
+        points, _ = kmeans2(rows, n_features, iter=iterations, minit="++", missing="raise", seed=seed)
+    except Exception as error:  # scipy's ClusterError is not public
+        raise PatchError(f"k-means with {n_features} centroids failed: {error}; ask for fewer") from error
+    return Centroids(torch.from_numpy(points).float(), tuple(f"centroid {i}" for i in range(n_features)))
