@@ -18,10 +18,11 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from hooked_whisper.analysis.alignment import script
-from hooked_whisper.errors import HookedWhisperError, MissingExtraError, closest
+from hooked_whisper.errors import HookedWhisperError, closest
 from hooked_whisper.heatmap import heat_map
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
+from hooked_whisper.interventions.results import table_of
 from hooked_whisper.protocols import Alignment
 
 if TYPE_CHECKING:
@@ -134,11 +135,7 @@ class HeadReport:
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise MissingExtraError("tables need pandas: pip install hooked-whisper[tables]") from error
-        return pandas.DataFrame(self.to_rows())
+        return table_of(self.to_rows())
 
     def draw(self, stack: str = "encoder", measure: str = "distance") -> Figure:
         """Heat map of the means, blocks down, heads across."""

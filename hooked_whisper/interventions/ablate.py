@@ -9,30 +9,31 @@ Sources: zero and mean ablation: Wang et al. 2022 (arXiv 2211.00593), section 2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hooked_whisper.audio import TimeMap
 from hooked_whisper.errors import PatchError, closest
 from hooked_whisper.hooks import HookPoint, Names
+from hooked_whisper.interventions.masks import attention_name
 from hooked_whisper.interventions.metrics import Metric, read_metric
 from hooked_whisper.interventions.patching import Inputs, keep
-from hooked_whisper.interventions.places import Where, filled_positions, places
+from hooked_whisper.interventions.places import Places, Where, filled_positions, places
 from hooked_whisper.interventions.resume import needed, run_from
 from hooked_whisper.interventions.sites import PLACES
 from hooked_whisper.interventions.subspaces import Subspaces, subspaces_of
 from hooked_whisper.model import WhisperCore
+from hooked_whisper.model.masks import Kind
 
 if TYPE_CHECKING:
     from hooked_whisper.hooked import HookedWhisper
 
 FwdHooks = list[tuple[str, Any]]
-AttentionKind = Literal["encoder", "decoder", "cross"]
 CLIPS_AT_ONCE = 8
 
 
@@ -162,17 +163,17 @@ def ablate(
         place = next((i for i, axis in enumerate(point.axes) if axis in PLACES), None)
         if at.spans is not None and place is None:
             raise PatchError(f"{name} {list(point.axes)} has no places to choose from: leave out where=")
-        hooks.append(
-            (name, _Ablation(point, _value(by, point, place, model), keep_mask, at, place, _spaces(directions)))
-        )
+        hooks.append((name, _Ablation(_value(by, point, place, model), keep_mask, at, place, _spaces(directions))))
     return hooks
 
 
+@dataclass(frozen=True, eq=False)
 class _Ablation:
-    def __init__(self, point: HookPoint, value: Any, entries: Tensor | None, at: Any, place: int | None, spaces: Any):
-        self.axes, self.value, self.entries, self.at, self.place, self.spaces = (
-            point.axes, value, entries, at, place, spaces,
-        )  # fmt: skip
+    value: Callable[[Tensor, HookPoint], Tensor]
+    entries: Tensor | None
+    at: Places
+    place: int | None
+    spaces: Subspaces | None
 
     def __call__(self, x: Tensor, hook: HookPoint) -> Tensor:
         new = self.value(x, hook)
@@ -186,12 +187,16 @@ class _Ablation:
             mask = mask & self.entries.to(x.device)
         if self.at.spans is not None:
             assert self.place is not None
-            numbers = first_place(hook) + torch.arange(x.shape[self.place], device=x.device)
-            scale = 2 if self.axes[self.place] == "frame" else 1
-            view = [1] * x.dim()
-            view[self.place] = -1
-            mask = mask & self.at.of(numbers // scale).view(view)
+            mask = mask & place_mask(self.at, x, hook, self.place)
         return torch.where(mask, new, x)
+
+
+def place_mask(at: Places, x: Tensor, hook: HookPoint, place: int) -> Bool[Tensor, "..."]:
+    """Which entries of an activation, along its axis ``place``, lie at these places; size 1 along the other axes."""
+    numbers = first_place(hook) + torch.arange(x.shape[place], device=x.device)
+    view = [1] * x.dim()
+    view[place] = -1
+    return at.of(numbers // (2 if hook.axes[place] == "frame" else 1)).view(view)
 
 
 def first_place(hook: HookPoint) -> int:
@@ -266,29 +271,33 @@ def _clock(model: WhisperCore, point: HookPoint) -> TimeMap | None:
     return None if _of_tokens(point) else TimeMap(n_ctx=model.cfg.encoder.n_ctx)
 
 
-def z_name(stack: AttentionKind, block: int) -> str:
+def z_name(stack: Kind, block: int) -> str:
     """``("cross", 1) -> "decoder.blocks.1.cross_attn.hook_z"``"""
     if stack not in ("encoder", "decoder", "cross"):
         raise PatchError(f"stack is 'encoder', 'decoder' or 'cross', not {stack!r}")
-    return f"decoder.blocks.{block}.cross_attn.hook_z" if stack == "cross" else f"{stack}.blocks.{block}.attn.hook_z"
+    return f"{attention_name(stack, block)}.hook_z"
+
+
+def _by_block(pairs: Sequence[tuple[int, int]]) -> dict[int, list[int]]:
+    of: dict[int, list[int]] = {}
+    for block, entry in pairs:
+        of.setdefault(block, []).append(entry)
+    return of
 
 
 def ablate_heads(
     model: WhisperCore,
     heads: Sequence[tuple[int, int]],
     *,
-    stack: AttentionKind = "encoder",
+    stack: Kind = "encoder",
     by: By = "zero",
     where: Where = None,
     unit: str = "positions",
 ) -> FwdHooks:
     """Hooks that ablate these ``(block, head)`` (their ``hook_z``, before the output projection)."""
-    of: dict[int, list[int]] = {}
-    for block, head in heads:
-        of.setdefault(block, []).append(head)
     return [
         one
-        for b, some in of.items()
+        for b, some in _by_block(heads).items()
         for one in ablate(model, z_name(stack, b), by=by, heads=some, where=where, unit=unit)
     ]
 
@@ -303,12 +312,9 @@ def ablate_neurons(
     unit: str = "positions",
 ) -> FwdHooks:
     """Hooks that ablate these ``(block, neuron)`` of the MLPs (after the GELU)."""
-    of: dict[int, list[int]] = {}
-    for block, neuron in neurons:
-        of.setdefault(block, []).append(neuron)
     return [
         one
-        for b, some in of.items()
+        for b, some in _by_block(neurons).items()
         for one in ablate(model, f"{stack}.blocks.{b}.mlp.hook_post", by=by, units=some, where=where, unit=unit)
     ]
 
@@ -343,7 +349,7 @@ def sweep_heads(
     inputs: Inputs,
     metric: Metric,
     *,
-    stack: AttentionKind = "encoder",
+    stack: Kind = "encoder",
     by: By = "zero",
     where: Where = None,
     unit: str = "positions",

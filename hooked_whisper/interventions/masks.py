@@ -23,9 +23,8 @@ from hooked_whisper.hooks import HookPoint
 from hooked_whisper.interventions.places import Places, Where, places
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.model.attention import Attention
-from hooked_whisper.model.masks import Mask, MaskEntry, Pass, check_mask, combine_masks, resolve_target
+from hooked_whisper.model.masks import Kind, Mask, MaskEntry, Pass, check_mask, combine_masks, resolve_target
 
-AttentionKind = Literal["encoder", "decoder", "cross"]
 AttnMasks = dict[Any, Mask]  # target -> mask, as model.hooks(attn_masks=...) takes it
 Rule = Bool[Tensor, "#clip #head #query #key"]
 FREE = 1 << 30  # a half-width wider than any window
@@ -88,7 +87,7 @@ def window_masks(
     model: WhisperCore,
     k: int | Mapping[tuple[int, int], int],
     *,
-    stack: AttentionKind = "encoder",
+    stack: Kind = "encoder",
     blocks: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
     n_speech: Sequence[int] | None = None,
@@ -120,7 +119,7 @@ def window_masks(
         if width < 0:
             raise MaskError(f"the window of block {block}, head {head} must be at least 0, got {width}")
     of = {b: HeadWindows(tuple(chosen.get((b, h)) for h in range(n_heads)), rows) for b, _ in chosen}
-    return {_name(stack, b): mask for b, mask in of.items()}
+    return {attention_name(stack, b): mask for b, mask in of.items()}
 
 
 def knock_out(
@@ -128,7 +127,7 @@ def knock_out(
     queries: Where = None,
     keys: Where = None,
     *,
-    stack: AttentionKind = "encoder",
+    stack: Kind = "encoder",
     blocks: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
     unit: str = "positions",
@@ -150,14 +149,14 @@ def knock_out(
     except PatchError as error:
         raise MaskError(str(error)) from error
     rule = KnockOut(at_queries, at_keys, _flags(model, stack, heads))
-    return {_name(stack, b): rule for b in _blocks(model, stack, blocks)}
+    return {attention_name(stack, b): rule for b in _blocks(model, stack, blocks)}
 
 
 def cut_padding(
     model: WhisperCore,
     n_speech: Sequence[int],
     *,
-    stack: AttentionKind = "encoder",
+    stack: Kind = "encoder",
     blocks: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
     rows: Literal["all", "speech"] = "all",
@@ -177,7 +176,7 @@ def cut_padding(
     if rows not in ("all", "speech") or (rows == "speech" and stack == "cross"):
         raise MaskError(f"rows is 'all' (or 'speech', in the encoder), not {rows!r} in {stack}")
     rule = NoPadding(ends, rows == "speech", _flags(model, stack, heads))
-    return {_name(stack, b): rule for b in _blocks(model, stack, blocks)}
+    return {attention_name(stack, b): rule for b in _blocks(model, stack, blocks)}
 
 
 def join_masks(model: WhisperCore, *masks: Mapping[Any, Mask]) -> AttnMasks:
@@ -254,11 +253,12 @@ def _entries(
     return found
 
 
-def _name(stack: AttentionKind, block: int) -> str:
+def attention_name(stack: Kind, block: int) -> str:
+    """``("cross", 1) -> "decoder.blocks.1.cross_attn"``"""
     return f"decoder.blocks.{block}.cross_attn" if stack == "cross" else f"{stack}.blocks.{block}.attn"
 
 
-def _sizes(model: WhisperCore, stack: AttentionKind) -> tuple[int, int]:
+def _sizes(model: WhisperCore, stack: Kind) -> tuple[int, int]:
     """Blocks and heads."""
     if stack not in ("encoder", "decoder", "cross"):
         near = closest(str(stack), ("encoder", "decoder", "cross"))
@@ -267,11 +267,11 @@ def _sizes(model: WhisperCore, stack: AttentionKind) -> tuple[int, int]:
     return cfg.n_layers, cfg.n_heads
 
 
-def _blocks(model: WhisperCore, stack: AttentionKind, blocks: Sequence[int] | None) -> list[int]:
+def _blocks(model: WhisperCore, stack: Kind, blocks: Sequence[int] | None) -> list[int]:
     return _checked(blocks, _sizes(model, stack)[0], "block", stack)
 
 
-def _heads(model: WhisperCore, stack: AttentionKind, heads: Sequence[int] | None) -> list[int]:
+def _heads(model: WhisperCore, stack: Kind, heads: Sequence[int] | None) -> list[int]:
     return _checked(heads, _sizes(model, stack)[1], "head", stack)
 
 
@@ -283,7 +283,7 @@ def _checked(chosen: Sequence[int] | None, n: int, what: str, stack: str) -> lis
     return numbers
 
 
-def _flags(model: WhisperCore, stack: AttentionKind, heads: Sequence[int] | None) -> tuple[bool, ...] | None:
+def _flags(model: WhisperCore, stack: Kind, heads: Sequence[int] | None) -> tuple[bool, ...] | None:
     if heads is None:
         return None
     some = set(_heads(model, stack, heads))

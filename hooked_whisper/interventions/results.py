@@ -88,11 +88,7 @@ class PatchResult:
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise MissingExtraError("tables need pandas: pip install hooked-whisper[tables]") from error
-        return pandas.DataFrame(self.to_rows())
+        return table_of(self.to_rows())
 
     def draw(self, title: str = "") -> Figure:
         """Heat map of the mean effect: the last axis across, all others down."""
@@ -117,6 +113,19 @@ class PatchResult:
         where = ", ".join(f"{axis.name} {axis.labels[i]}" for axis, i in zip(self.axes, best, strict=False))
         top = f"; largest mean effect {self.mean[best]:.3g} at {where}" if where else ""
         return f"PatchResult({self.site}, {self.direction}, {len(self.pairs)} pairs, {shape}{top})"
+
+
+def table_of(rows: list[dict[str, Any]]) -> pandas.DataFrame:
+    """Rows as a pandas table.
+
+    Raises:
+        MissingExtraError: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise MissingExtraError("tables need pandas: pip install hooked-whisper[tables]") from error
+    return pandas.DataFrame(rows)
 
 
 def agreement(exact: PatchResult, estimate: PatchResult) -> Float[np.ndarray, "pair"]:

@@ -18,7 +18,7 @@ from hooked_whisper.audio import TimeMap
 from hooked_whisper.errors import PatchError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
-from hooked_whisper.interventions.ablate import CLIPS_AT_ONCE, first_place, means
+from hooked_whisper.interventions.ablate import CLIPS_AT_ONCE, first_place, means, place_mask
 from hooked_whisper.interventions.outcome import Outcomes, outcomes
 from hooked_whisper.interventions.places import Where, places
 from hooked_whisper.interventions.sites import PLACES
@@ -75,15 +75,13 @@ def steer(
     def add(x: Tensor, hook: HookPoint) -> Tensor:
         if vector.shape[-1] != x.shape[-1]:
             raise PatchError(f"{hook.name}: a vector of {vector.shape[-1]} numbers, activations of {x.shape[-1]}")
-        numbers = first_place(hook) + torch.arange(x.shape[place], device=x.device)
-        chosen = at.of(numbers // (2 if axis == "frame" else 1))
-        view = [1] * x.dim()
-        view[place] = -1
+        chosen = place_mask(at, x, hook, place).to(x)
         if not by_place:
-            return x + step.to(x) * chosen.view(view).to(x)
+            return x + step.to(x) * chosen
+        numbers = first_place(hook) + torch.arange(x.shape[place], device=x.device)
         if int(numbers[-1]) >= len(step):
             raise PatchError(f"{hook.name}: vectors for {len(step)} places, but there is one with number {numbers[-1]}")
-        return x + step.to(x)[numbers] * chosen.view(view).to(x)
+        return x + step.to(x)[numbers] * chosen
 
     return [(point.name, add)]
 

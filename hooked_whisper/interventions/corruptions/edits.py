@@ -9,7 +9,7 @@ import numpy as np
 from hooked_whisper.audio import SAMPLE_RATE
 from hooked_whisper.errors import AudioError, closest
 from hooked_whisper.interventions.corruptions.record import Audio, Corruption, as_audio, sample_range, whole_clip
-from hooked_whisper.interventions.corruptions.splice import cross_fade, warp
+from hooked_whisper.interventions.corruptions.splice import cross_fade, rms, warp
 from hooked_whisper.protocols import Alignment, Interval
 
 SAMPLES_PER_POSITION = 320
@@ -72,13 +72,13 @@ def noise(n_samples: int, kind: str = "white", seed: int = 0, voices: Sequence[A
             raise AudioError("babble is other people's speech: give some recordings as voices")
         sound = np.zeros(n_samples)
         for voice in map(as_audio, voices):
-            sound += np.roll(np.resize(voice, n_samples), rng.integers(n_samples)) / max(_rms(voice), 1e-9)
+            sound += np.roll(np.resize(voice, n_samples), rng.integers(n_samples)) / max(rms(voice), 1e-9)
     else:
         sound = rng.standard_normal(n_samples)
         if kind == "pink":
             spectrum = np.fft.rfft(sound) / np.sqrt(np.maximum(np.arange(n_samples // 2 + 1), 1))
             sound = np.fft.irfft(spectrum, n_samples)
-    return (sound / max(_rms(sound), 1e-9)).astype(np.float32)
+    return (sound / max(rms(sound), 1e-9)).astype(np.float32)
 
 
 def add_noise(
@@ -102,7 +102,7 @@ def add_noise(
     clean = as_audio(audio)
     where = whole_clip(len(clean)) if span is None else span
     here = sample_range(where, len(clean))
-    level = _rms(clean[here])
+    level = rms(clean[here])
     if level == 0:
         raise AudioError(f"{where.label!r} is digital silence: no noise has an SNR to it; choose a span with sound")
     noisy = clean[here] + np.float32(level * 10 ** (-snr_db / 20)) * noise(here.stop - here.start, kind, seed, voices)
@@ -132,7 +132,7 @@ def swap_speaker(audio: Audio, alignment: Alignment, other: Audio, other_alignme
     target, source = target[keep], source[keep]
     fitted = warp(donor, source, target)
     corrupt = np.zeros_like(clean)
-    corrupt[target[0] : target[-1]] = fitted * np.float32(_rms(clean) / max(_rms(fitted), 1e-9))
+    corrupt[target[0] : target[-1]] = fitted * np.float32(rms(clean) / max(rms(fitted), 1e-9))
     parameters = {
         "from": alignment.speaker,
         "to": other_alignment.speaker,
@@ -171,7 +171,3 @@ def _boundaries(intervals: Sequence[Interval], n_samples: int) -> np.ndarray:
     """Where each starts and the last ends, in samples."""
     times = [*(i.start for i in intervals), intervals[-1].end]
     return np.minimum(np.rint(np.array(times) * SAMPLE_RATE).astype(int), n_samples)
-
-
-def _rms(audio: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))

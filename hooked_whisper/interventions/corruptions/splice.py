@@ -113,7 +113,7 @@ def splice(
     source = [there.start, *(round(a * SAMPLE_RATE) for a, _ in knots), there.stop]
     target = [here.start, *(round(b * SAMPLE_RATE) for _, b in knots), here.stop]
     fitted = warp(donor, source, target)
-    gain = _level(carrier[here]) / _level(fitted) if match_level and _level(fitted) > 0 else 1.0
+    gain = rms(carrier[here]) / rms(fitted) if match_level and rms(fitted) > 0 else 1.0
     corrupt = carrier.copy()
     corrupt[here] = cross_fade(carrier[here], (gain * fitted).astype(np.float32))
     parameters = {
@@ -159,5 +159,6 @@ def _at_zero_crossings(audio: Audio, span: Interval) -> Interval:
     return Interval(start / SAMPLE_RATE, stop / SAMPLE_RATE, span.label)
 
 
-def _level(audio: Audio) -> float:
+def rms(audio: np.ndarray) -> float:
+    """Root mean square, in double precision."""
     return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))
