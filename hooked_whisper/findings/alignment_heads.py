@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -24,7 +23,7 @@ from hooked_whisper.analysis.alignment_heads import (
     set_counts,
 )
 from hooked_whisper.analysis.boundaries import TOLERANCES_S, boundary_counts, f1_of, r_value_of
-from hooked_whisper.findings.context import ENCODER_BATCH, Context
+from hooked_whisper.findings.context import Context
 from hooked_whisper.findings.drawing import (
     BLUE,
     GREEN,
@@ -162,12 +161,8 @@ def _untrained(
     context: Context, indices: Sequence[int], alignments: Sequence[Alignment], heads: Sequence[Head]
 ) -> Counts:
     some = list(indices[:UNTRAINED_CLIPS])
-    with torch.no_grad():
-        parts = [
-            context.untrained.embed_audio(context.mels(some[at : at + ENCODER_BATCH]))
-            for at in range(0, len(some), ENCODER_BATCH)
-        ]
-    maps = clip_maps(context.untrained, torch.cat(parts), alignments[: len(some)], heads, language=context.language)
+    encoded = context.encode(context.untrained, some)
+    maps = clip_maps(context.untrained, encoded, alignments[: len(some)], heads, language=context.language)
     return set_counts(maps)
 
 

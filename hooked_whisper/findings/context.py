@@ -88,19 +88,23 @@ class Context:
     def mels(self, indices: Iterable[int]) -> Float[Tensor, "clip mel frame"]:
         return self.model.to_mel([self.utterances[i].audio for i in indices])
 
-    def batches(self, size: int = ENCODER_BATCH) -> list[list[int]]:
-        """Indices of the utterances, in batches."""
-        order = list(range(len(self.utterances)))
-        return [order[at : at + size] for at in range(0, len(order), size)]
+    def batches(self, indices: Iterable[int] | None = None) -> list[list[int]]:
+        """Indices of some utterances (default: all), as many together as the encoder takes at once."""
+        order = list(range(len(self.utterances)) if indices is None else indices)
+        return [order[at : at + ENCODER_BATCH] for at in range(0, len(order), ENCODER_BATCH)]
+
+    @torch.no_grad()
+    def encode(
+        self, model: HookedWhisper, indices: Iterable[int] | None = None
+    ) -> Float[Tensor, "clip position d_model"]:
+        """Encoder output of some utterances (default: all) by a model, which need not be this context's."""
+        batches = self.track(self.batches(indices), "encoding")
+        return torch.cat([model.embed_audio(self.mels(some)) for some in batches])
 
     @cached_property
     def encoded(self) -> Float[Tensor, "clip position d_model"]:
         """Encoder output of every utterance, without intervention; computed once."""
-        rows = []
-        with torch.no_grad():
-            for some in self.track(self.batches(), "encoding"):
-                rows.append(self.model.embed_audio(self.mels(some)))
-        return torch.cat(rows)
+        return self.encode(self.model)
 
     @cached_property
     def transcripts(self) -> list[str]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hooked_whisper.analysis import decoder_lens, encoder_layers
 from hooked_whisper.analysis.bigrams import visible
-from hooked_whisper.findings.context import ENCODER_BATCH, Context
+from hooked_whisper.findings.context import Context
 from hooked_whisper.findings.drawing import BLUE, GREEN, GREY, _bar, _figure, _in_words, _legend, draw_controls
 from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.records import Axis, Example, Measurement, Table
@@ -85,8 +85,7 @@ def read(context: Context, model: HookedWhisper, indices: Sequence[int], what: s
     labels: list[str] = []
     layers: tuple[str, ...] = ()
     # texts of like length ride together, so that little is padding; few clips, since every layer is held
-    chunks = [list(indices[at : at + ENCODER_BATCH]) for at in range(0, len(indices), ENCODER_BATCH)]
-    for some in context.track(chunks, what):
+    for some in context.track(context.batches(indices), what):
         tokens, lengths = text_tokens(context, model, some)
         heard = encoder_layers(model, context.mels(some))
         found = decoder_lens(model, tokens[:, :-1], heard, n_prompt, targets=tokens[:, 1:], max_new_tokens=longest)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_whisper.findings.context import ENCODER_BATCH, Context
+from hooked_whisper.findings.context import Context
 from hooked_whisper.findings.drawing import BLUE, GREEN, GREY, ORANGE, _bar, _figure, _in_words, draw_controls
 from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding, format_estimate
 from hooked_whisper.findings.records import Axis, Example, Measurement, Table
@@ -166,8 +166,7 @@ def transcribe(context: Context, sets: Mapping[str, Heads], some: Sequence[int])
     write = context.transcriber()
     texts: dict[str, list[str]] = {name: [] for name in sets}
     masks = {name: window_masks(context.model, {head: K for head in heads}) for name, heads in sets.items()}
-    batches = [list(some[at : at + ENCODER_BATCH]) for at in range(0, len(some), ENCODER_BATCH)]
-    for batch in context.track(batches, "F3 masked heads", len(batches)):
+    for batch in context.track(context.batches(some), "F3 masked heads"):
         mel = context.mels(batch)
         for name, mask in masks.items():
             with torch.no_grad(), context.model.hooks(attn_masks=mask):

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hooked_whisper.findings import published
-from hooked_whisper.findings.context import ENCODER_BATCH, Context
+from hooked_whisper.findings.context import Context
 from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.records import Axis, Example, Measurement
 from hooked_whisper.findings.statistics import bootstrap, spearman
@@ -124,8 +124,7 @@ def _transcribe(
     indices = range(len(context.utterances)) if indices is None else indices
     transcribe = context.transcriber(model)
     texts: dict[int, list[str]] = {k: [] for k in windows}
-    batches = [list(indices[at : at + ENCODER_BATCH]) for at in range(0, len(indices), ENCODER_BATCH)]
-    for some in context.track(batches, what):
+    for some in context.track(context.batches(indices), what):
         mel = context.mels(some)
         rows = [context.n_positions[i] for i in some]
         for k in windows:

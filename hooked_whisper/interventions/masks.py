@@ -23,7 +23,16 @@ from hooked_whisper.hooks import HookPoint
 from hooked_whisper.interventions.places import Places, Where, places
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.model.attention import Attention
-from hooked_whisper.model.masks import Kind, Mask, MaskEntry, Pass, check_mask, combine_masks, resolve_target
+from hooked_whisper.model.masks import (
+    Kind,
+    Mask,
+    MaskEntry,
+    Pass,
+    check_mask,
+    combine_masks,
+    merge_masks,
+    resolve_target,
+)
 
 AttnMasks = dict[Any, Mask]  # target -> mask, as model.hooks(attn_masks=...) takes it
 Rule = Bool[Tensor, "#clip #head #query #key"]
@@ -193,26 +202,16 @@ class _Joined:
     masks: tuple[Mask, ...]
 
     def __call__(self, query: Int[Tensor, "query"], key: Int[Tensor, "key"]) -> Tensor:
-        allowed: Tensor | None = None
+        found = []
         for mask in self.masks:
             if isinstance(mask, Tensor):
                 mask = mask if mask.shape[-1] == 1 else mask[..., : len(key)]
                 if mask.dim() > 1 and mask.shape[-2] != 1:
                     mask = mask[..., int(query[0]) : int(query[0]) + len(query), :]
-                now = mask.to(query.device)
+                found.append(mask.to(query.device))
             else:
-                now = mask(query, key)
-            allowed = now if allowed is None else _both(allowed, now)
-        assert allowed is not None
-        return allowed
-
-
-def _both(a: Tensor, b: Tensor) -> Tensor:
-    if a.dtype == b.dtype == torch.bool:
-        return a & b
-    a, b = (torch.zeros(x.shape, device=x.device).masked_fill(~x, -torch.inf) if x.dtype == torch.bool else x
-            for x in (a, b))  # fmt: skip
-    return a + b
+                found.append(mask(query, key))
+        return merge_masks(found)
 
 
 def mask_hooks(model: WhisperCore, attn_masks: Mapping[Any, Mask]) -> list[tuple[str, Any]]:

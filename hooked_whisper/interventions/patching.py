@@ -62,6 +62,10 @@ class Pair:
         if a != b:
             raise PatchError(f"pair {self.label!r}: {a[1]} clean and {b[1]} corrupt tokens: they must be as many")
 
+    def runs(self, direction: Direction) -> tuple[Inputs, Inputs]:
+        """The run that is patched, and the run that patches come from."""
+        return (self.corrupt, self.clean) if direction == "denoise" else (self.clean, self.corrupt)
+
 
 @dataclass(frozen=True, eq=False)
 class Patched:
@@ -236,8 +240,8 @@ def patch_pairs(
         axes = grid.axes if axes is None else axes
         if grid.shape != tuple(len(a.labels) for a in axes):
             raise PatchError(f"pair {pair.label!r} has a grid of {grid.shape}, the first one of another shape")
-        runs = (pair.corrupt, pair.clean) if direction == "denoise" else (pair.clean, pair.corrupt)
-        done = (sweep or _exact)(model, grid, *runs, pair.metric)
+        base_run, source_run = pair.runs(direction)
+        done = (sweep or _exact)(model, grid, base_run, source_run, pair.metric)
         values.append(done.values.numpy().reshape(grid.shape))
         base.append(done.base)
         source.append(done.source)

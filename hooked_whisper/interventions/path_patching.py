@@ -118,7 +118,7 @@ def path_patch_pairs(
         raise PatchError("path patching needs pairs, senders and receivers")
     values, ends = [], []
     for pair in pairs:
-        runs = (pair.corrupt, pair.clean) if direction == "denoise" else (pair.clean, pair.corrupt)
+        runs = pair.runs(direction)
         done = [path_patch(model, senders, receiver, *runs, pair.metric) for receiver in receivers]
         values.append(np.stack([one.values.numpy() for one in done]))
         ends.append((done[0].base, done[0].source))

@@ -80,15 +80,17 @@ def combine_masks(entries: Sequence[MaskEntry], causal: bool, now: Pass) -> Tens
     if causal and now.n_query > 1:
         query = torch.arange(now.start, now.start + now.n_query, device=now.device)
         masks.append(query[:, None] >= torch.arange(now.n_key, device=now.device)[None, :])
-    if not masks:
-        return None
+    return merge_masks(masks) if masks else None
+
+
+def merge_masks(masks: Sequence[Tensor]) -> Tensor:
+    """What all of them allow: bool if all are bool, else additive float."""
     allowed = [m for m in masks if m.dtype == torch.bool]
     additive = [m for m in masks if m.dtype != torch.bool]
-    both = reduce(torch.logical_and, allowed) if allowed else None
     if not additive:
-        return both
+        return reduce(torch.logical_and, allowed)
     total = reduce(torch.add, additive)
-    return total if both is None else torch.where(both, total, -torch.inf)
+    return torch.where(reduce(torch.logical_and, allowed), total, -torch.inf) if allowed else total
 
 
 def _evaluate(entry: MaskEntry, now: Pass) -> Tensor:

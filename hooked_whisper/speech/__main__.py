@@ -72,8 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--align-on",
         type=int,
-        default=60,
-        help="utterances to choose alignment heads on; 0: none (default: %(default)s)",
+        help="utterances to choose alignment heads on; 0: none (default: 120, as for the packaged model)",
     )
     export.add_argument("--note", default="", help="a line for the weights' metadata")
     export.set_defaults(run=_export)
@@ -126,15 +125,14 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _export(arguments: argparse.Namespace) -> dict[str, Any]:
-    from hooked_whisper.speech.export import export
+    from hooked_whisper.speech.export import UTTERANCES, export
     from hooked_whisper.speech.world import DEMO
 
     path = arguments.folder / "metrics.json"
     metrics = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     folder = arguments.to or DEMO
-    return export(
-        arguments.folder, arguments.world, folder, metrics, arguments.clips, arguments.note, arguments.align_on
-    )
+    align_on = UTTERANCES if arguments.align_on is None else arguments.align_on
+    return export(arguments.folder, arguments.world, folder, metrics, arguments.clips, arguments.note, align_on)
 
 
 def main(argv: list[str] | None = None) -> int:
