@@ -24,6 +24,7 @@ LAYERS = [
     "hooked",
     "interventions",
     "analysis",
+    "corpora",
     "features",
     "speech",
     "findings",

@@ -1,0 +1,52 @@
+"""Activations in cells: sign, octave, fraction of an octave. Scale-free, so that one grid serves every feature, and
+made from the bits of the float, so that it costs a few integer operations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_MANTISSA, _BIAS = 23, 127  # of float32
+
+
+@dataclass(frozen=True)
+class Cells:
+    """``2 m + 1`` cells in the order of the values they hold: m negative ones, one about zero, m positive ones.
+
+    ``bits`` splits every octave into ``2**bits`` cells of equal width: 4 tells values apart that differ by 6 % or more.
+    What is smaller than ``2**lowest`` is about zero; what is beyond ``2**highest`` goes into the outermost cell.
+    A positive cell holds its lower edge, a negative one its upper.
+    """
+
+    bits: int = 4
+    lowest: int = -10
+    highest: int = 10
+
+    @property
+    def per_sign(self) -> int:
+        return (self.highest - self.lowest) << self.bits
+
+    @property
+    def n(self) -> int:
+        return 2 * self.per_sign + 1
+
+    @cached_property
+    def edges(self) -> Float[Tensor, "edge"]:
+        """float64 ``[n + 1]``: cell i holds values from ``edges[i]`` to ``edges[i + 1]``; the ends are infinite."""
+        steps = torch.arange(self.per_sign + 1, dtype=torch.float64)
+        octave, part = steps // (1 << self.bits), steps % (1 << self.bits)
+        positive = torch.exp2(octave + self.lowest) * (1 + part / (1 << self.bits))
+        positive[-1] = torch.inf
+        return torch.cat([-positive.flip(0), positive])
+
+    def of(self, x: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """Index of each value's cell, int32. NaN has no cell: check for it before."""
+        raw = x.to(torch.float32).contiguous().view(torch.int32)
+        sign = raw >> 31  # 0 or -1
+        size = ((raw & 0x7FFFFFFF) >> (_MANTISSA - self.bits)) - (((_BIAS + self.lowest) << self.bits) - 1)
+        size.clamp_(0, self.per_sign)
+        return size.bitwise_xor_(sign).sub_(sign).add_(self.per_sign)
