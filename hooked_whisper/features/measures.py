@@ -1,0 +1,117 @@
+"""Measures of how well values tell labels apart, from histograms: ``hits`` [feature, cell, label] and ``totals``
+[feature, cell], cells in the order of their values. Values in one cell are ties. Vectorised over features and labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.stats import norm
+
+_CELLS_AT_ONCE = 1 << 21  # entries of float64 histograms worked on at once: 16 MB each
+
+Counts = Int[np.ndarray, "feature cell label"]
+Totals = Int[np.ndarray, "feature cell"]
+ByLabel = Float[np.ndarray, "feature label"]
+
+
+def chunks(n_features: int, n_cells: int, n_labels: int) -> Iterator[slice]:
+    """Stretches of features whose histograms fit in the cache or nearly so."""
+    step = max(1, _CELLS_AT_ONCE // max(1, n_cells * n_labels))
+    return (slice(at, min(at + step, n_features)) for at in range(0, n_features, step))
+
+
+def roc_auc(hits: Counts, totals: Totals) -> ByLabel:
+    """Probability that a row with the label has a higher value than one without, ties counting half.
+
+    1 - AUC is that of the negated feature. NaN where all rows or none have the label.
+    """
+    h = hits.astype(np.float64)
+    others = totals[:, :, None] - h
+    below = np.cumsum(others, axis=1)
+    wins = (h * (below - others / 2)).sum(axis=1)
+    pairs = h.sum(axis=1) * below[:, -1]
+    return np.divide(wins, pairs, out=np.full(pairs.shape, np.nan), where=pairs > 0)
+
+
+def average_precision(hits: Counts, totals: Totals) -> ByLabel:
+    """Precision at each threshold, averaged with the recall gained there as weight; chance is the label's prevalence.
+
+    One threshold per cell, high values first; ``hits[:, ::-1], totals[:, ::-1]`` is the negated feature's. NaN for a
+    label without rows. Source: as scikit-learn's ``average_precision_score``.
+    """
+    h = hits[:, ::-1].astype(np.float64)
+    found = np.cumsum(totals[:, ::-1], axis=1, dtype=np.float64)[:, :, None]
+    precision = np.divide(np.cumsum(h, axis=1), found, out=np.zeros(h.shape), where=found > 0)
+    truth = h.sum(axis=1)
+    return np.divide((h * precision).sum(axis=1), truth, out=np.full(truth.shape, np.nan), where=truth > 0)
+
+
+def best_thresholds(hits: Counts, totals: Totals) -> tuple[ByLabel, Int[np.ndarray, "feature label"]]:
+    """The best F1 of "this cell or a higher one means the label", and its cell; the highest such cell among equals."""
+    h = hits[:, ::-1].astype(np.float64)
+    found = np.cumsum(totals[:, ::-1], axis=1, dtype=np.float64)[:, :, None]
+    truth = h.sum(axis=1, keepdims=True)
+    f1 = np.cumsum(2 * h, axis=1) / np.maximum(found + truth, 1)
+    at = f1.argmax(axis=1)
+    best = np.take_along_axis(f1, at[:, None], axis=1)[:, 0]
+    return best, hits.shape[1] - 1 - at
+
+
+def detections(
+    hits: Counts, totals: Totals, cells: Int[np.ndarray, "feature label"]
+) -> tuple[Int[np.ndarray, "feature label"], Int[np.ndarray, "feature label"]]:
+    """Rows at or above a cell: those with the label, and all."""
+    true = np.cumsum(hits[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]
+    found = np.cumsum(totals[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]
+    return np.take_along_axis(true, cells[:, None], axis=1)[:, 0], np.take_along_axis(found, cells, axis=1)
+
+
+def quantile_bins(totals: Totals, n_bins: int = 10) -> Int[np.ndarray, "feature cell"]:
+    """Each cell's quantile, by the mid-rank of its rows; cells with much mass make some quantiles empty."""
+    rows = np.cumsum(totals, axis=1, dtype=np.float64)
+    middle = (rows - totals / 2) / np.maximum(rows[:, -1:], 1)
+    return np.minimum((middle * n_bins).astype(np.int64), n_bins - 1)
+
+
+def rebin(hits: Counts, bins: Int[np.ndarray, "feature cell"], n_bins: int) -> Int[np.ndarray, "feature bin label"]:
+    """Histogram over coarser bins; cells with bin -1 are left out. Bins must not fall with the value, but for -1."""
+    member = (bins[:, None, :] == np.arange(n_bins)[:, None]).astype(np.float64)
+    return (member @ hits.astype(np.float64)).astype(np.int64)  # exact: sums of whole numbers below 2**53
+
+
+def entropy(counts: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Plug-in entropy in nats along an axis; NaN of nothing."""
+    total = counts.sum(axis=axis, keepdims=True)
+    p = np.divide(counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
+    return -(p * np.log(np.where(p > 0, p, 1))).sum(axis=axis)
+
+
+def miller_madow(counts: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Entropy in nats with the first-order correction of its bias, (values seen - 1) / (2 rows).
+
+    Source: Miller 1955, "Note on the bias of information estimates".
+    """
+    n = counts.sum(axis=axis)
+    seen = (counts > 0).sum(axis=axis)
+    return entropy(counts, axis) + np.divide(seen - 1, 2 * n, out=np.full(n.shape, np.nan), where=n > 0)
+
+
+def information(joint: Int[np.ndarray, "feature bin label"]) -> Float[np.ndarray, "feature"]:
+    """I(bin; label) in nats, Miller-Madow corrected; about 0 on average for independent rows, so it may be negative."""
+    flat = joint.reshape(len(joint), -1)
+    return miller_madow(joint.sum(axis=1)) + miller_madow(joint.sum(axis=2)) - miller_madow(flat)
+
+
+def wilson(hits: np.ndarray, n: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson score interval of a proportion, elementwise: low, high; 0 to 1 where there are no rows.
+
+    Source: Wilson 1927. scipy's ``binomtest(...).proportion_ci("wilson")`` gives the same for one proportion.
+    """
+    z = float(norm.ppf(0.5 + confidence / 2))
+    n = np.asarray(n, dtype=float)
+    p = np.divide(hits, n, out=np.zeros(np.broadcast(hits, n).shape), where=n > 0)
+    middle, half = p * n + z**2 / 2, z * np.sqrt(p * (1 - p) * n + z**2 / 4)
+    return np.clip((middle - half) / (n + z**2), 0, 1), np.clip((middle + half) / (n + z**2), 0, 1)

@@ -1,0 +1,149 @@
+"""How phones are made: manner, place and voicing of consonants, height, backness, rounding and glide of vowels.
+
+One table serves IPA (with or without stress, length and r-colour marks) and ARPABET as MFA and TIMIT write it (any
+case, stress digits ignored). Where both use a letter, ARPABET's reading counts: ``y`` is a glide, ``r`` an approximant,
+``q`` a glottal stop.
+
+Source: the IPA chart (2020); ARPABET and TIMIT labels as in the TIMIT documentation (Garofolo et al. 1993). Diphthongs
+are described by where they begin and where they glide to.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from hooked_whisper.errors import AlignmentError
+
+
+@dataclass(frozen=True, slots=True)
+class Articulation:
+    """``consonant``: manner, place, voicing. ``vowel``: height, backness, rounding, what it glides to (or ``none``)."""
+
+    kind: Literal["consonant", "vowel"]
+    features: tuple[str, ...]
+
+
+# Symbols that mean one phone stand together, IPA first.
+_CONSONANTS = {
+    "p": "stop labial voiceless", "b": "stop labial voiced", "t": "stop alveolar voiceless",
+    "d": "stop alveolar voiced", "k": "stop velar voiceless", "ɡ g": "stop velar voiced",
+    "ʔ q": "stop glottal voiceless", "ɾ dx": "flap alveolar voiced", "ɾ̃ nx": "nasal alveolar voiced",
+    "tʃ t͡ʃ ʧ ch": "affricate postalveolar voiceless", "dʒ d͡ʒ ʤ jh": "affricate postalveolar voiced",
+    "f": "fricative labial voiceless", "v": "fricative labial voiced", "θ th": "fricative dental voiceless",
+    "ð dh": "fricative dental voiced", "s": "fricative alveolar voiceless", "z": "fricative alveolar voiced",
+    "ʃ sh": "fricative postalveolar voiceless", "ʒ zh": "fricative postalveolar voiced",
+    "h hh": "fricative glottal voiceless", "ɦ hv": "fricative glottal voiced", "x": "fricative velar voiceless",
+    "m m̩ em": "nasal labial voiced", "n n̩ en": "nasal alveolar voiced", "ŋ ŋ̍ ng eng": "nasal velar voiced",
+    "l ɫ l̩ el": "liquid alveolar voiced", "ɹ r ɻ": "liquid postalveolar voiced", "j y": "glide palatal voiced",
+    "w": "glide labial-velar voiced", "ʍ wh": "glide labial-velar voiceless",
+    "bcl": "closure labial voiced", "pcl": "closure labial voiceless", "dcl": "closure alveolar voiced",
+    "tcl": "closure alveolar voiceless", "gcl": "closure velar voiced", "kcl": "closure velar voiceless",
+}  # fmt: skip
+_VOWELS = {
+    "i iy": "high front unrounded none", "ɪ ih": "high front unrounded none", "ᵻ ɨ ix": "high central unrounded none",
+    "ʉ ux": "high central rounded none", "u uw": "high back rounded none", "ʊ uh": "high back rounded none",
+    "e": "mid front unrounded none", "ɛ eh": "mid front unrounded none", "o": "mid back rounded none",
+    "ə ax ax-h": "mid central unrounded none", "ɜ ɝ ɚ er axr": "mid central unrounded none",
+    "ʌ ah": "mid back unrounded none", "ɔ ao": "mid back rounded none", "æ ae": "low front unrounded none",
+    "a": "low front unrounded none", "ɐ": "low central unrounded none", "ɑ aa": "low back unrounded none",
+    "ɒ": "low back rounded none", "eɪ ey": "mid front unrounded front", "aɪ ay": "low front unrounded front",
+    "ɔɪ oɪ oy": "mid back rounded front", "aʊ aw": "low front unrounded back",
+    "oʊ əʊ ow": "mid back rounded back",
+}  # fmt: skip
+_TABLE = {
+    symbol: Articulation(kind, tuple(features.split()))
+    for kind, rows in (("consonant", _CONSONANTS), ("vowel", _VOWELS))
+    for symbols, features in rows.items()
+    for symbol in symbols.split()
+}
+_MARKS = re.compile("[ˈˌːˑ]")
+_STRESS = re.compile(r"(?<=[a-z])[0-2]$")
+
+_SIBILANT_PLACES = {"alveolar", "postalveolar"}
+_CLASSES: dict[str, Callable[[Articulation], bool]] = {
+    "voiceless stops": lambda a: _is(a, "stop", voicing="voiceless"),
+    "voiced stops": lambda a: _is(a, "stop", voicing="voiced"),
+    "closures": lambda a: _is(a, "closure"),
+    "nasals": lambda a: _is(a, "nasal"),
+    "sibilants": lambda a: _is(a, "fricative", "affricate") and a.features[1] in _SIBILANT_PLACES,
+    "non-sibilant fricatives": lambda a: _is(a, "fricative") and a.features[1] not in _SIBILANT_PLACES,
+    "affricates": lambda a: _is(a, "affricate"),
+    "liquids": lambda a: _is(a, "liquid"),
+    "glides": lambda a: _is(a, "glide"),
+    "labials": lambda a: a.kind == "consonant" and a.features[1].startswith("labial"),
+    "dentals": lambda a: a.kind == "consonant" and a.features[1] == "dental",
+    "postalveolars": lambda a: a.kind == "consonant" and a.features[1] == "postalveolar",
+    "velars": lambda a: a.kind == "consonant" and a.features[1].endswith("velar"),
+    "high front vowels": lambda a: _vowel(a, "high", "front"),
+    "high back vowels": lambda a: _vowel(a, "high", "back"),
+    "mid vowels": lambda a: _vowel(a, "mid"),
+    "low vowels": lambda a: _vowel(a, "low"),
+    "diphthongs": lambda a: a.kind == "vowel" and a.features[3] != "none",
+}
+
+
+def _is(a: Articulation, *manners: str, voicing: str | None = None) -> bool:
+    return a.kind == "consonant" and a.features[0] in manners and voicing in (None, a.features[2])
+
+
+def _vowel(a: Articulation, height: str, backness: str | None = None) -> bool:
+    return (
+        a.kind == "vowel" and a.features[3] == "none" and a.features[0] == height and backness in (None, a.features[1])
+    )
+
+
+def articulation(label: str) -> Articulation | None:
+    """How a phone is made; ``None`` for silence and for labels that the tables do not have.
+
+    ``"ˈiː"``, ``"i"``, ``"iy"`` and ``"IY1"`` are one phone.
+    """
+    bare = _STRESS.sub("", _MARKS.sub("", label.strip()).lower())
+    if bare not in _TABLE and len(bare) > 1:
+        bare = bare.removesuffix("ɹ")  # espeak's r-coloured vowels
+    return _TABLE.get(bare)
+
+
+def articulatory_distance(a: str, b: str) -> float:
+    """Share of features in which two phones differ, 0 to 1: three of consonants, four of vowels; 1 between a vowel and
+    a consonant. Different phones with the same features (``i`` and ``ɪ``: tenseness is not among them) have 0.
+
+    Raises:
+        AlignmentError: a label that the tables do not have, silence among them.
+    """
+    one, two = articulation(a), articulation(b)
+    for label, found in ((a, one), (b, two)):
+        if found is None:
+            raise AlignmentError(f"no articulation is known for {label!r}: give a phone in IPA or ARPABET")
+    assert one is not None and two is not None
+    if one.kind != two.kind:
+        return 1.0
+    return sum(x != y for x, y in zip(one.features, two.features, strict=True)) / len(one.features)
+
+
+def distances(names: Iterable[str]) -> Float[np.ndarray, "label label"]:
+    """:func:`articulatory_distance` of every pair; NaN where one of the two has no articulation."""
+    labels = list(names)
+    known = [articulation(label) is not None for label in labels]
+    rows = [
+        [articulatory_distance(a, b) if ka and kb else float("nan") for b, kb in zip(labels, known, strict=True)]
+        for a, ka in zip(labels, known, strict=True)
+    ]
+    return np.array(rows, dtype=float).reshape(len(labels), len(labels))
+
+
+def classes(names: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Narrow articulatory classes of some labels: at least two phones each, at most a third of the phones given.
+
+    Classes overlap (``m`` is a nasal and a labial). Silence and unknown labels are in none.
+    """
+    known = {label: found for label in names if (found := articulation(label)) is not None}
+    grouped = {
+        name: frozenset(label for label, how in known.items() if belongs(how)) for name, belongs in _CLASSES.items()
+    }
+    return {name: members for name, members in grouped.items() if 2 <= len(members) <= len(known) / 3}

@@ -1,0 +1,264 @@
+"""How selective features are for phones or classes of phones: threshold and phone from some speakers, F1 on others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from hooked_whisper.errors import PatchError
+from hooked_whisper.features.joint import JointCounts, check_alike
+from hooked_whisper.features.measures import (
+    average_precision,
+    best_thresholds,
+    chunks,
+    detections,
+    entropy,
+    information,
+    quantile_bins,
+    rebin,
+    roc_auc,
+)
+from hooked_whisper.protocols import SILENCE
+
+MIN_TOKENS = 50
+ByFeature = Float[np.ndarray, "feature"]
+ByLabel = Float[np.ndarray, "feature label"]
+
+
+@dataclass(frozen=True, eq=False)
+class Selectivity:
+    """What each feature tells apart. "Detects" means: is at or above a threshold (sign 1), or at or below it (-1).
+
+    Attributes:
+        names, tokens: labels, and how many instances of each the evaluation has.
+        searched: labels among which the best was looked for: enough tokens, and not silence.
+        best: the label with the highest F1 on the training rows; -1 if none was searched.
+        sign, threshold: of its detector, from the training rows too.
+        f1, precision, recall: on held-out rows, of a search (label, sign, threshold) that saw the other rows only. With
+            several folds their rows are pooled; each fold's search may have found another label.
+        agreement: share of folds whose search found ``best``.
+        auc: of ``best`` on held-out rows, for the sign: 0.5 is chance.
+        average_precision, prevalence: the same with its chance level.
+        information: bits about the label (all labels, silence among them) in the feature's decile; bias subtracted:
+            that of circularly shifted labels, or Miller-Madow's without them. NaN for overlapping classes.
+        information_share: of the labels' entropy.
+        auc_by_label: of every label, for high values; ``1 - auc`` is for low ones.
+        f1_by_label: held-out F1 of every label with sign and threshold from the training rows.
+    """
+
+    names: tuple[str, ...]
+    tokens: Int[np.ndarray, "label"]
+    searched: Bool[np.ndarray, "label"]
+    best: Int[np.ndarray, "feature"]
+    sign: Int[np.ndarray, "feature"]
+    threshold: ByFeature
+    f1: ByFeature
+    precision: ByFeature
+    recall: ByFeature
+    agreement: ByFeature
+    auc: ByFeature
+    average_precision: ByFeature
+    prevalence: ByFeature
+    information: ByFeature
+    information_share: ByFeature
+    auc_by_label: ByLabel
+    f1_by_label: ByLabel
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Name of each feature's best label; empty if none was searched."""
+        return tuple(self.names[i] if i >= 0 else "" for i in self.best)
+
+    @property
+    def rare(self) -> tuple[str, ...]:
+        """Labels with too few tokens to be searched."""
+        silent = np.array([name == SILENCE for name in self.names], dtype=bool)
+        return tuple(self.names[i] for i in np.flatnonzero(~self.searched & ~silent))
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One dict per feature, for people and tables."""
+        numbers = (
+            "sign", "threshold", "f1", "precision", "recall", "agreement", "auc", "average_precision", "prevalence",
+            "information", "information_share",
+        )  # fmt: skip
+        columns = {name: getattr(self, name).tolist() for name in numbers}
+        return [
+            {"feature": i, "label": label} | {name: values[i] for name, values in columns.items()}
+            for i, label in enumerate(self.labels)
+        ]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How many of the searched labels some feature finds."""
+
+    covered: tuple[str, ...]
+    missed: tuple[str, ...]
+
+    @property
+    def share(self) -> float:
+        n = len(self.covered) + len(self.missed)
+        return len(self.covered) / n if n else float("nan")
+
+
+def coverage(found: Selectivity, auc: float | int = 0.95, f1: float | int = 0.7) -> Coverage:
+    """Labels for which some feature has at least this AUC (either sign) or this held-out F1.
+
+    The feature is picked where it is judged, so compare with shifted labels and random directions.
+    """
+    reach = np.maximum(found.auc_by_label, 1 - found.auc_by_label) >= auc
+    there = (reach | (found.f1_by_label >= f1)).any(axis=0)
+    covered, missed = (tuple(np.array(found.names, dtype=object)[found.searched & mask]) for mask in (there, ~there))
+    return Coverage(covered, missed)
+
+
+def selectivity(
+    train: JointCounts, test: JointCounts, min_tokens: int = MIN_TOKENS, shifted: JointCounts | None = None
+) -> Selectivity:
+    """Labels, signs and thresholds from ``train``, everything else from ``test`` (other speakers).
+
+    Args:
+        min_tokens: labels with fewer tokens in ``test`` are not searched (``rare`` lists them).
+        shifted: counts of the test rows with circularly shifted labels, whose information is subtracted.
+
+    Raises:
+        PatchError: counts that do not fit each other.
+    """
+    return _assess((train, test), [((0,), (1,))], min_tokens, shifted)
+
+
+def cross_selectivity(
+    folds: Sequence[JointCounts], min_tokens: int = MIN_TOKENS, shifted: JointCounts | None = None
+) -> Selectivity:
+    """Each fold (one speaker or a group of them) judged by a search on all the others; detections are pooled.
+
+    ``best``, ``sign`` and ``threshold`` come from all folds together; F1, precision and recall say how well a search
+    like that does on speakers it has not seen. Arguments and errors are those of :func:`selectivity`; fewer than two
+    folds are an error too.
+    """
+    if len(folds) < 2:
+        raise PatchError("cross-fitting needs two folds or more: count the rows of different speakers apart")
+    every = range(len(folds))
+    return _assess(tuple(folds), [(tuple(j for j in every if j != i), (i,)) for i in every], min_tokens, shifted)
+
+
+Split = tuple[tuple[int, ...], tuple[int, ...]]  # which parts to train and which to test on
+
+
+def _assess(
+    parts: tuple[JointCounts, ...], splits: Sequence[Split], min_tokens: int, shifted: JointCounts | None
+) -> Selectivity:
+    first = parts[0]
+    for other in (*parts[1:], *(() if shifted is None else (shifted,))):
+        check_alike(first, other)
+    tested = sorted({i for _, test in splits for i in test})
+    tokens = np.sum([parts[i].tokens for i in tested], axis=0)
+    searched = (tokens >= min_tokens) & np.array([name != SILENCE for name in first.names], dtype=bool)
+    found = [
+        _assess_chunk([p.at(some) for p in parts], splits, searched, None if shifted is None else shifted.at(some))
+        for some in chunks(first.n_features, first.cells.n, len(first.names))
+    ]
+    joined = {key: np.concatenate([one[key] for one in found]) for key in found[0]}
+    return Selectivity(first.names, tokens, searched, **joined)
+
+
+def _assess_chunk(
+    parts: list[JointCounts], splits: Sequence[Split], searched: Bool[np.ndarray, "label"], shifted: JointCounts | None
+) -> dict[str, np.ndarray]:
+    feature = np.arange(parts[0].n_features)
+    train = reduce(add, [parts[i] for i in sorted({i for some, _ in splits for i in some})])
+    test = reduce(add, [parts[i] for i in sorted({i for _, some in splits for i in some})])
+    detectors = _Detectors.fit(train)
+    best = detectors.choose(searched)
+    pooled, chosen, same = 0, 0, np.zeros(len(feature))
+    for training, testing in splits:
+        one = detectors if len(splits) == 1 else _Detectors.fit(reduce(add, [parts[i] for i in training]))
+        found = one.apply(reduce(add, [parts[i] for i in testing]))
+        choice = one.choose(searched)
+        pooled = pooled + found
+        chosen = chosen + found[:, feature, choice]
+        same += (choice == best) / len(splits)
+    hits, detected, truth = np.asarray(chosen, dtype=float)
+    sign, auc = detectors.sign[feature, best], roc_auc(test.counts, test.totals)
+    ap = np.where(
+        detectors.sign > 0,
+        average_precision(test.counts, test.totals),
+        average_precision(test.counts[:, ::-1], test.totals[:, ::-1]),
+    )
+    bits, share = _information(test, shifted)
+    some = bool(searched.any())
+    measured = {
+        "f1": _ratio(2 * hits, detected + truth),
+        "precision": _ratio(hits, detected),
+        "recall": _ratio(hits, truth),
+        "agreement": same,
+        "threshold": detectors.threshold()[feature, best],
+        "auc": np.where(sign > 0, auc[feature, best], 1 - auc[feature, best]),
+        "average_precision": ap[feature, best],
+        "prevalence": _ratio(
+            test.counts.sum(axis=1, dtype=np.int64)[feature, best], test.totals.sum(axis=1, dtype=np.int64)
+        ),
+    }
+    return {
+        "best": best if some else np.full(len(feature), -1),
+        "sign": sign if some else np.zeros(len(feature), dtype=np.int64),
+        **{name: values if some else np.full(len(feature), np.nan) for name, values in measured.items()},
+        "information": bits,
+        "information_share": share,
+        "auc_by_label": auc,
+        "f1_by_label": _ratio(2.0 * pooled[0], pooled[1] + pooled[2]),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class _Detectors:
+    """The best detector of every label with every feature; cells count from the low end (sign 1) or the high end."""
+
+    f1: ByLabel
+    sign: Int[np.ndarray, "feature label"]
+    cell: Int[np.ndarray, "feature label"]
+    counts: JointCounts
+
+    @classmethod
+    def fit(cls, counts: JointCounts) -> _Detectors:
+        high, above = best_thresholds(counts.counts, counts.totals)
+        low, below = best_thresholds(counts.counts[:, ::-1], counts.totals[:, ::-1])
+        positive = high >= low
+        return cls(np.where(positive, high, low), np.where(positive, 1, -1), np.where(positive, above, below), counts)
+
+    def choose(self, searched: Bool[np.ndarray, "label"]) -> Int[np.ndarray, "feature"]:
+        return np.where(searched, self.f1, -1.0).argmax(axis=1)
+
+    def apply(self, test: JointCounts) -> Int[np.ndarray, "three feature label"]:
+        """Rows detected rightly, rows detected, rows with the label."""
+        high = detections(test.counts, test.totals, self.cell)
+        low = detections(test.counts[:, ::-1], test.totals[:, ::-1], self.cell)
+        hits, found = (np.where(self.sign > 0, a, b) for a, b in zip(high, low, strict=True))
+        return np.stack([hits, found, test.counts.sum(axis=1, dtype=np.int64)])
+
+    def threshold(self) -> ByLabel:
+        """The value at or beyond which a detector fires."""
+        edges = self.counts.cells.edges.numpy()
+        return np.where(self.sign > 0, edges[self.cell], edges[len(edges) - 1 - self.cell])
+
+
+def _information(test: JointCounts, shifted: JointCounts | None) -> tuple[ByFeature, ByFeature]:
+    rows = test.counts.sum(axis=2, dtype=np.int64)
+    if not np.array_equal(rows, test.totals):  # classes overlap: a row has no one label
+        return (np.full(test.n_features, np.nan),) * 2
+    bins = quantile_bins(test.totals)
+    joint = rebin(test.counts, bins, 10)
+    nats = information(joint)
+    if shifted is not None:  # the correction of Miller-Madow is nearly the same in both, and cancels
+        nats = nats - information(rebin(shifted.counts, bins, 10))
+    return nats / np.log(2), _ratio(nats, entropy(joint.sum(axis=1)))
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=np.asarray(b) > 0)
