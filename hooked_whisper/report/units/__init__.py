@@ -1,0 +1,33 @@
+"""A browsable site about units (neurons, directions, latents): what they fire on, to be seen and heard."""
+
+from hooked_whisper.report.units.data import (
+    POSITION_S,
+    ActivationRange,
+    Clip,
+    Example,
+    Histogram,
+    LogitEffects,
+    MeanMel,
+    OnsetMeans,
+    PhoneShare,
+    SiteInfo,
+    Unit,
+    UnitStats,
+)
+from hooked_whisper.report.units.site import SiteWriter
+
+__all__ = [
+    "POSITION_S",
+    "ActivationRange",
+    "Clip",
+    "Example",
+    "Histogram",
+    "LogitEffects",
+    "MeanMel",
+    "OnsetMeans",
+    "PhoneShare",
+    "SiteInfo",
+    "SiteWriter",
+    "Unit",
+    "UnitStats",
+]

@@ -1,0 +1,321 @@
+"""What a site about units draws: the contract between the scan of a corpus and the pages.
+
+A unit is anything with one activation per encoder position: a neuron, a direction, a latent of a sparse autoencoder.
+Times are seconds from the start of the excerpt (clips, examples) unless said otherwise. Everything is checked here,
+so that a page is never half drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from hooked_whisper.audio import HOP, SAMPLE_RATE
+from hooked_whisper.errors import AudioError, HookedWhisperError
+from hooked_whisper.protocols import Interval
+
+FRAME_S = HOP / SAMPLE_RATE
+POSITION_S = 2 * FRAME_S  # stride of the encoder's second convolution
+_LONGEST_S = 30.0
+
+Number = float | int
+Group = Literal["top", "random"] | int
+"""Why an example is shown: one of the strongest, drawn from range number ``int`` of the unit, or drawn from all."""
+
+
+@dataclass(frozen=True)
+class SiteInfo:
+    """What the whole site is about.
+
+    Attributes:
+        title: heading of the index.
+        model, hook: whose activations these are.
+        corpus: the recordings, in words.
+        indices: the units that get a page, in the order of "previous" and "next".
+        n_units: how many units there are at the hook point, with or without a page.
+        command: what made the site.
+        facts: further rows to print, ``(name, value)``.
+    """
+
+    title: str
+    model: str
+    hook: str
+    corpus: str
+    indices: tuple[int, ...]
+    n_units: int
+    command: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(set(self.indices)) != len(self.indices):
+            raise HookedWhisperError("a unit is named twice in indices: give each one page")
+        wrong = [i for i in self.indices if not 0 <= i < self.n_units]
+        if wrong:
+            raise HookedWhisperError(f"units are 0 to {self.n_units - 1}, indices has {wrong[:5]}")
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A few seconds of a recording, to be heard and seen; several units may show the same one.
+
+    Attributes:
+        id: unique within the site.
+        samples: 16 kHz, at most 30 s.
+        mel: log-mel of the same stretch as the model gets it, frame ``f`` centred on 0.01 f seconds.
+        start_s: where in the recording the excerpt begins.
+        recording, speaker, text: as in the corpus; ``text`` is what is said in the excerpt.
+        words, phones: with times from the start of the excerpt.
+
+    Raises:
+        AudioError: empty, not finite or too long samples; a mel of another length than the sound.
+        HookedWhisperError: an empty id, or words or phones that begin after the end.
+    """
+
+    id: str
+    samples: Float[np.ndarray, "sample"]
+    mel: Float[np.ndarray, "mel frame"]
+    start_s: Number = 0.0
+    recording: str = ""
+    speaker: str = ""
+    text: str = ""
+    words: tuple[Interval, ...] = ()
+    phones: tuple[Interval, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            raise HookedWhisperError("a clip needs an id: examples name it")
+        if not 0 < self.duration <= _LONGEST_S:
+            raise AudioError(f"clip {self.id!r} lasts {self.duration:g} s: take an excerpt of at most {_LONGEST_S:g} s")
+        if not (np.isfinite(self.samples).all() and np.isfinite(self.mel).all()):
+            raise AudioError(f"clip {self.id!r} holds NaN or infinity: repair it before showing it")
+        frames = self.duration / FRAME_S
+        if self.mel.shape[0] == 0 or abs(self.mel.shape[1] - frames) > 1:
+            raise AudioError(
+                f"clip {self.id!r}: {self.duration:g} s have {frames:g} mel frames, got a mel of {self.mel.shape}; "
+                "cut both at the same places"
+            )
+        late = [i for i in (*self.words, *self.phones) if i.start >= self.duration]
+        if late:
+            raise HookedWhisperError(
+                f"clip {self.id!r} ends at {self.duration:g} s, {late[0].label!r} begins at {late[0].start:g} s: "
+                "give times from the start of the excerpt"
+            )
+
+    @property
+    def duration(self) -> float:
+        return len(self.samples) / SAMPLE_RATE
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A unit's activation over a clip.
+
+    Attributes:
+        clip: id of the clip.
+        trace: activation every 20 ms.
+        start_s: excerpt time of ``trace[0]``.
+        peak: which position the example was chosen for; not always the largest of the trace.
+        group: see :data:`Group`. rank: 0 first, within its group.
+        bin_min, bin_max, bin_contains: Neuronpedia's names: the range of activation the example was drawn from and the
+            share of all positions within it.
+    """
+
+    clip: str
+    trace: Float[np.ndarray, "position"]
+    peak: int
+    group: Group
+    start_s: Number = 0.0
+    rank: int = 0
+    bin_min: Number | None = None
+    bin_max: Number | None = None
+    bin_contains: Number | None = None
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.trace).all():
+            raise HookedWhisperError(f"an example of clip {self.clip!r} has NaN or infinity in its trace")
+        if not 0 <= self.peak < len(self.trace):
+            raise HookedWhisperError(
+                f"an example of clip {self.clip!r} has {len(self.trace)} positions and its peak at {self.peak}: "
+                "count from the trace's first"
+            )
+
+    @property
+    def value(self) -> float:
+        """Activation at the peak."""
+        return float(self.trace[self.peak])
+
+    @property
+    def peak_s(self) -> float:
+        return self.start_s + self.peak * POSITION_S
+
+    @property
+    def active_s(self) -> tuple[float, float]:
+        """The moment round the peak: all neighbouring positions above half way from the trace's lowest to the peak.
+
+        Each position stands for its cell of 20 ms. The least is the peak's own cell.
+        """
+        above = self.trace > (self.value + float(self.trace.min())) / 2
+        above[self.peak] = True
+        below = np.flatnonzero(~above)
+        first = int(below[below < self.peak].max(initial=-1)) + 1
+        last = int(below[below > self.peak].min(initial=len(above))) - 1
+        return self.start_s + (first - 0.5) * POSITION_S, self.start_s + (last + 0.5) * POSITION_S
+
+
+@dataclass(frozen=True)
+class UnitStats:
+    """Over all positions that are not padding. frac_nonzero: share of positions where the unit fires."""
+
+    frac_nonzero: Number
+    mean: Number
+    variance: Number
+    max: Number
+    min: Number
+    dead: bool = False
+
+    def __post_init__(self) -> None:
+        _finite("stats", self.frac_nonzero, self.mean, self.variance, self.max, self.min)
+        if not 0 <= self.frac_nonzero <= 1 or self.min > self.max or self.variance < 0:
+            raise HookedWhisperError(f"no activations have these statistics: {self}")
+
+
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """``counts[i]`` activations lie between ``edges[i]`` and ``edges[i + 1]``."""
+
+    edges: Float[np.ndarray, "edge"]
+    counts: Int[np.ndarray, "bin"]
+
+    def __post_init__(self) -> None:
+        if len(self.edges) != len(self.counts) + 1 or len(self.counts) == 0:
+            raise HookedWhisperError(f"{len(self.counts)} counts need one edge more, got {len(self.edges)}")
+        if not np.isfinite(self.edges).all() or (np.diff(self.edges) <= 0).any() or (self.counts < 0).any():
+            raise HookedWhisperError("edges of a histogram rise and are finite, counts are not negative")
+
+
+@dataclass(frozen=True)
+class PhoneShare:
+    """Share of a range's examples whose phone this is, with its Wilson interval."""
+
+    phone: str
+    share: Number
+    low: Number
+    high: Number
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.share <= self.high <= 1:
+            raise HookedWhisperError(
+                f"share of {self.phone!r}: need 0 <= low <= share <= high <= 1, "
+                f"got {self.low}, {self.share}, {self.high}"
+            )
+
+
+@dataclass(frozen=True)
+class ActivationRange:
+    """Activations from ``low`` to ``high``: how many, and the phones they fall on. entropy: of the phones, in nats."""
+
+    low: Number
+    high: Number
+    count: int
+    phones: tuple[PhoneShare, ...]
+    entropy: Number
+
+    def __post_init__(self) -> None:
+        _finite("a range", self.low, self.high, self.entropy)
+        if self.low > self.high or self.count < 0 or sum(p.share for p in self.phones) > 1.001:
+            raise HookedWhisperError(f"range {self.low} to {self.high}: its edges rise, its shares sum to at most 1")
+
+
+@dataclass(frozen=True, eq=False)
+class OnsetMeans:
+    """Mean activation round the onsets of each phone; ``lags_s`` is negative before the onset."""
+
+    lags_s: Float[np.ndarray, "lag"]
+    means: Mapping[str, Float[np.ndarray, "lag"]]
+
+    def __post_init__(self) -> None:
+        if len(self.lags_s) < 2 or not np.isfinite(self.lags_s).all() or (np.diff(self.lags_s) <= 0).any():
+            raise HookedWhisperError("lags rise and are at least two")
+        for phone, mean in self.means.items():
+            if mean.shape != self.lags_s.shape or not np.isfinite(mean).all():
+                raise HookedWhisperError(
+                    f"means of {phone!r} have shape {mean.shape}: give {len(self.lags_s)} finite numbers"
+                )
+
+
+@dataclass(frozen=True)
+class LogitEffects:
+    """Tokens a unit writes towards and against, strongest first: only where a unit reaches the logits directly."""
+
+    pos_str: tuple[str, ...]
+    pos_values: tuple[Number, ...]
+    neg_str: tuple[str, ...]
+    neg_values: tuple[Number, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.pos_str) != len(self.pos_values) or len(self.neg_str) != len(self.neg_values):
+            raise HookedWhisperError("each token of the logit effects needs one value")
+        _finite("logit effects", *self.pos_values, *self.neg_values)
+
+
+@dataclass(frozen=True, eq=False)
+class MeanMel:
+    """Mean log-mel round the peaks: an acoustic receptive field. ``peak_frame`` is where the peaks are."""
+
+    values: Float[np.ndarray, "mel frame"]
+    peak_frame: int
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.values).all() or not 0 <= self.peak_frame < self.values.shape[1]:
+            raise HookedWhisperError(f"a mean mel is finite and holds its peak, frame {self.peak_frame}")
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """Everything on one page.
+
+    Attributes:
+        label: a name, for instance ``/s/``; evidence: why, in words; score: how well it fits, for sorting.
+        ranges: from low to high; ``Example.group`` counts them from 0.
+        base_rates: share of all positions by phone.
+        nearest: ``(index, cosine)`` of like units. selectivity: further scores by name. notes: sentences.
+    """
+
+    index: int
+    stats: UnitStats
+    label: str = ""
+    evidence: str = ""
+    score: Number | None = None
+    histogram: Histogram | None = None
+    ranges: tuple[ActivationRange, ...] = ()
+    base_rates: Mapping[str, Number] = field(default_factory=dict)
+    onset: OnsetMeans | None = None
+    logits: LogitEffects | None = None
+    mean_mel: MeanMel | None = None
+    nearest: tuple[tuple[int, Number], ...] = ()
+    selectivity: Mapping[str, Number] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    examples: tuple[Example, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.index < 0:
+            raise HookedWhisperError(f"units count from 0, got {self.index}")
+        if self.score is not None:
+            _finite(f"the score of unit {self.index} (None is: not scored)", self.score)
+        _finite(
+            f"unit {self.index}", *self.base_rates.values(), *self.selectivity.values(), *dict(self.nearest).values()
+        )
+        for example in self.examples:
+            if isinstance(example.group, int) and not 0 <= example.group < len(self.ranges):
+                raise HookedWhisperError(
+                    f"unit {self.index} has {len(self.ranges)} ranges, an example is of range {example.group}"
+                )
+
+
+def _finite(what: str, *values: Number) -> None:
+    if not np.isfinite(values).all():
+        raise HookedWhisperError(f"{what}: NaN or infinity cannot be shown; leave it out or give None")

@@ -1,0 +1,176 @@
+"""The site's data as JSON: clips, units under Neuronpedia's names, what a page's program needs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from hooked_whisper.protocols import Interval
+from hooked_whisper.report.units.data import POSITION_S, Clip, Example, Number, SiteInfo, Unit
+
+Record = dict[str, Any]
+_LOOP_S = 0.24  # a shorter loop is a buzz
+_PREFIX, _SUFFIX = "HW.clip(", ");\n"
+
+
+def clip_record(clip: Clip) -> Record:
+    """What is known of a clip besides its sound and its picture."""
+    return {
+        "id": clip.id,
+        "recording": clip.recording,
+        "speaker": clip.speaker,
+        "text": clip.text,
+        "start": short(clip.start_s),
+        "duration": short(clip.duration),
+        "words": _intervals(clip.words, clip.duration),
+        "phones": _intervals(clip.phones, clip.duration),
+    }
+
+
+def clip_script(name: str, record: Record) -> bytes:
+    """A program that registers a clip: pages on a disk may not fetch JSON, but may load programs."""
+    return f"{_PREFIX}{dump(name)}, {dump(record)}{_SUFFIX}".encode("ascii")
+
+
+def read_clip_script(content: bytes) -> Record:
+    """The record of :func:`clip_script`."""
+    arguments = content.decode("ascii").removeprefix(_PREFIX).removesuffix(_SUFFIX)
+    record: Record = json.loads(f"[{arguments}]")[1]
+    return record
+
+
+def unit_record(info: SiteInfo, unit: Unit, clips: Mapping[str, Record]) -> Record:
+    """A unit as Neuronpedia exports it (``activations``, ``freq_hist_data_bar_values`` and so on), and what audio adds.
+
+    ``tokens`` are the phones at each position, or words where nobody aligned phones.
+    """
+    stats, hist, logits, onset = unit.stats, unit.histogram, unit.logits, unit.onset
+    record: Record = {
+        "modelId": info.model,
+        "layer": info.hook,
+        "index": unit.index,
+        "explanations": [{"description": unit.label, "evidence": unit.evidence, "score": unit.score}],
+        "frac_nonzero": short(stats.frac_nonzero),
+        "maxActApprox": short(stats.max),
+        "min": short(stats.min),
+        "mean": short(stats.mean),
+        "variance": short(stats.variance),
+        "dead": stats.dead,
+        "freq_hist_data_bar_values": shorts((hist.edges[:-1] + hist.edges[1:]) / 2) if hist else [],
+        "freq_hist_data_bar_heights": hist.counts.tolist() if hist else [],
+        "freq_hist_edges": shorts(hist.edges) if hist else [],
+        "pos_str": list(logits.pos_str) if logits else [],
+        "pos_values": shorts(logits.pos_values) if logits else [],
+        "neg_str": list(logits.neg_str) if logits else [],
+        "neg_values": shorts(logits.neg_values) if logits else [],
+        "ranges": [
+            {
+                "min": short(r.low),
+                "max": short(r.high),
+                "count": r.count,
+                "entropy": short(r.entropy),
+                "phones": [[p.phone, short(p.share), short(p.low), short(p.high)] for p in r.phones],
+            }
+            for r in unit.ranges
+        ],
+        "base_rates": {k: short(v) for k, v in unit.base_rates.items()},
+        "selectivity": {k: short(v) for k, v in unit.selectivity.items()},
+        "nearest": [[i, short(cosine)] for i, cosine in unit.nearest],
+        "notes": list(unit.notes),
+        "activations": [_activation(e, clips[e.clip]) for e in unit.examples],
+    }
+    if onset is not None:
+        record["onset"] = {"lags": shorts(onset.lags_s), "means": {k: shorts(v) for k, v in onset.means.items()}}
+    return record
+
+
+def page_example(example: Example, record: Record, name: str, moment: str) -> Record:
+    """What the page's program needs of an example: its clip, its trace, and what to loop."""
+    return {
+        "clip": name,
+        "moment": moment,
+        "start": short(example.start_s),
+        "step": POSITION_S,
+        "values": _fine(example.trace),
+        "peak": short(example.peak_s),
+        "loop": [short(t) for t in loop_s(example, record["duration"])],
+    }
+
+
+def loop_s(example: Example, duration: float) -> tuple[float, float]:
+    """The active moment, lengthened about its middle to 0.24 s where it is shorter, within the clip."""
+    start, end = example.active_s
+    more = max(0.0, _LOOP_S - (end - start)) / 2
+    return max(0.0, start - more), min(duration, end + more)
+
+
+def label_at(intervals: Sequence[Sequence[Any]], seconds: float) -> str:
+    """Label of the interval that holds a moment, or ``""``."""
+    return next((str(label) for start, end, label in intervals if start <= seconds < end), "")
+
+
+def index_row(unit: Unit) -> list[Any]:
+    """``[index, label, score, max, frac_nonzero, mean, dead]``, a line of the index."""
+    stats = unit.stats
+    numbers = [
+        None if unit.score is None else short(unit.score),
+        *map(short, (stats.max, stats.frac_nonzero, stats.mean)),
+    ]
+    return [unit.index, unit.label, *numbers, int(stats.dead)]
+
+
+def short(value: Number) -> float:
+    """Five significant digits: what a page can show, and half the bytes."""
+    return float(f"{value:.5g}")
+
+
+def shorts(values: Iterable[Number] | np.ndarray) -> list[float]:
+    return [short(v) for v in values]
+
+
+def _fine(trace: Float[np.ndarray, "position"]) -> list[float]:
+    """Steps of at most a thousandth of the largest: a drawing shows no more, and tails near 0 are short to write."""
+    largest = float(np.abs(trace).max())
+    decimals = 3 - math.floor(math.log10(largest)) if largest > 0 else 0
+    return [float(v) for v in np.round(trace.astype(float), decimals)]
+
+
+def dump(value: Any) -> str:
+    """Compact JSON in ASCII (a line separator would end a line of a program), without NaN."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def _activation(example: Example, clip: Record) -> Record:
+    times = example.start_s + POSITION_S * np.arange(len(example.trace))
+    return {
+        "tokens": _labels(clip["phones"] or clip["words"], times),
+        "values": _fine(example.trace),
+        "qualifying_token_index": example.peak,
+        "bin_min": example.bin_min,
+        "bin_max": example.bin_max,
+        "bin_contains": example.bin_contains,
+        "group": example.group,
+        "rank": example.rank,
+        "dataIndex": example.clip,
+        "recording": clip["recording"],
+        "start_s": short(clip["start"] + example.start_s),
+        "peak_s": short(clip["start"] + example.peak_s),
+    }
+
+
+def _labels(intervals: Sequence[Sequence[Any]], times: np.ndarray) -> list[str]:
+    if not intervals:
+        return [""] * len(times)
+    ordered = sorted(map(tuple, intervals))
+    starts = np.array([i[0] for i in ordered])
+    at = np.searchsorted(starts, times + 1e-9, side="right") - 1
+    return [ordered[i][2] if i >= 0 and t < ordered[i][1] else "" for i, t in zip(at, times, strict=True)]
+
+
+def _intervals(intervals: Iterable[Interval], duration: float) -> list[list[Any]]:
+    return [[round(i.start, 4), round(min(i.end, duration), 4), i.label] for i in intervals]

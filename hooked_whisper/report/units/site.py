@@ -1,0 +1,165 @@
+"""Writes the site: a page per unit, sounds and pictures shared between them, an index.
+
+Files: ``index.html`` and ``units.json``; ``units/<index>.html`` and ``.json`` by unit; ``clips/``: for each clip a
+``.mp3``, a ``.png`` (its spectrogram) and a ``.js`` (words, phones), and an ``.mp3`` by amplified moment; ``assets/``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import soundfile
+
+from hooked_whisper.audio import SAMPLE_RATE, clip_around, to_mp3_bytes
+from hooked_whisper.errors import HookedWhisperError, closest
+from hooked_whisper.report.units.data import Clip, SiteInfo, Unit
+from hooked_whisper.report.units.images import mel_png
+from hooked_whisper.report.units.pages import render_asset, render_index, render_unit
+from hooked_whisper.report.units.records import (
+    Record,
+    clip_record,
+    clip_script,
+    dump,
+    index_row,
+    page_example,
+    read_clip_script,
+    unit_record,
+)
+from hooked_whisper.storage import write_atomic
+
+_MOMENT_S = 1.0
+_ASSETS = {"units.css": "units.css.j2", "units.js": "units.js", "index.js": "index.js"}
+
+
+class SiteWriter:
+    """Add clips and units one by one, then :meth:`finish`. Nothing but names and the index's rows stays in memory.
+
+    Every file is written whole or not at all, so that an interrupted build leaves valid pages; run again with the same
+    data it writes the same bytes, and does not encode a sound twice. Files of other builds in ``out`` are left alone.
+    """
+
+    def __init__(self, out: Path, info: SiteInfo) -> None:
+        self.out = Path(out)
+        self.info = info
+        self._clips: dict[str, str] = {}  # file names by id
+        self._rows: dict[int, list[Any]] = {}
+        for name, template in _ASSETS.items():
+            write_atomic(self.out / "assets" / name, render_asset(template).encode())
+
+    def has_clip(self, id: str) -> bool:
+        """Whether a clip was added: ask before cutting one out of its recording again."""
+        return id in self._clips
+
+    def add_clip(self, clip: Clip) -> None:
+        """Write a clip's sound, spectrogram and captions, unless they are there already.
+
+        Raises:
+            HookedWhisperError: another clip was added under this id.
+        """
+        record = clip_record(clip)
+        name = _file_name(clip, record)
+        if self._clips.setdefault(clip.id, name) != name:
+            raise HookedWhisperError(f"two different clips are called {clip.id!r}: give each its own id")
+        folder = self.out / "clips"
+        if (folder / f"{name}.js").exists():  # written last, so the others are there; the name says what is in them
+            return
+        write_atomic(folder / f"{name}.mp3", to_mp3_bytes(clip.samples))
+        write_atomic(folder / f"{name}.png", mel_png(clip.mel))
+        write_atomic(folder / f"{name}.js", clip_script(name, record))
+
+    def add_unit(self, unit: Unit) -> None:
+        """Write a unit's page and JSON, and the amplified moments of its examples.
+
+        Raises:
+            HookedWhisperError: a unit that is not in ``info.indices``, an example of a clip that was not added, or one
+                that reaches beyond its clip.
+        """
+        if unit.index not in self.info.indices:
+            raise HookedWhisperError(f"unit {unit.index} is not in the site's indices: name it in SiteInfo")
+        names = {e.clip: self._name(e.clip) for e in unit.examples}
+        clips = {id: self._record(name) for id, name in names.items()}
+        for e in unit.examples:
+            if not 0 <= e.peak_s <= clips[e.clip]["duration"]:
+                raise HookedWhisperError(
+                    f"unit {unit.index}: a peak at {e.peak_s:g} s of clip {e.clip!r}, which lasts "
+                    f"{clips[e.clip]['duration']:g} s: give excerpt times"
+                )
+        examples = [
+            page_example(e, clips[e.clip], names[e.clip], self._moment(names[e.clip], e.peak_s)) for e in unit.examples
+        ]
+        page = render_unit(self.info, unit, clips, examples)
+        folder = self.out / "units"
+        write_atomic(folder / f"{unit.index}.json", dump(unit_record(self.info, unit, clips)).encode())
+        write_atomic(folder / f"{unit.index}.html", page.encode())
+        self._rows[unit.index] = index_row(unit)
+
+    def finish(self) -> None:
+        """Write the index.
+
+        Raises:
+            HookedWhisperError: units of ``info.indices`` that were not added: links would lead nowhere.
+        """
+        missing = [i for i in self.info.indices if i not in self._rows]
+        if missing:
+            raise HookedWhisperError(f"{len(missing)} units were not added ({missing[:5]}): add them, dead ones too")
+        rows = [self._rows[i] for i in self.info.indices]
+        write_atomic(self.out / "units.json", dump(_units_json(self.info, rows)).encode())
+        write_atomic(self.out / "index.html", render_index(self.info, rows).encode())
+
+    def _name(self, id: str) -> str:
+        if id not in self._clips:
+            near = closest(id, self._clips)
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise HookedWhisperError(f"no clip {id!r} was added: add_clip comes before add_unit{hint}")
+        return self._clips[id]
+
+    def _record(self, name: str) -> Record:
+        # read back, since words and phones of a whole corpus would fill the memory
+        return read_clip_script((self.out / "clips" / f"{name}.js").read_bytes())
+
+    def _moment(self, name: str, peak_s: float) -> str:
+        """File name of the amplified moment; made from the clip's MP3, whose samples are where they were."""
+        moment = f"{name}-{round(peak_s * 1000)}"
+        path = self.out / "clips" / f"{moment}.mp3"
+        if not path.exists():
+            content = (self.out / "clips" / f"{name}.mp3").read_bytes()
+            samples, _ = soundfile.read(io.BytesIO(content), dtype="float32")
+            centre = min(peak_s, len(samples) / SAMPLE_RATE)
+            write_atomic(path, to_mp3_bytes(clip_around(samples, centre, _MOMENT_S).limited))
+        return moment
+
+
+def _file_name(clip: Clip, record: Record) -> str:
+    """A name from the id, for people, and from everything within, so that other content never meets an old file."""
+    digest = hashlib.sha256(dump(record).encode())
+    for array in (clip.samples, clip.mel):
+        digest.update(str(array.dtype).encode() + array.tobytes())
+    return f"{re.sub(r'[^A-Za-z0-9]+', '_', clip.id)[:40]}-{digest.hexdigest()[:12]}"
+
+
+def _units_json(info: SiteInfo, rows: list[list[Any]]) -> Record:
+    return {
+        "title": info.title,
+        "modelId": info.model,
+        "layer": info.hook,
+        "corpus": info.corpus,
+        "n_units": info.n_units,
+        "command": info.command,
+        "facts": dict(info.facts),
+        "units": [
+            {
+                "index": index,
+                "description": label,
+                "score": score,
+                "maxActApprox": top,
+                "frac_nonzero": fraction,
+                "mean": mean,
+                "dead": bool(dead),
+            }
+            for index, label, score, top, fraction, mean, dead in rows
+        ],
+    }
