@@ -1,5 +1,54 @@
-"""Corpora of recordings: folders, manifests, data sets; with words and phones where somebody aligned them."""
+"""Corpora of recordings: folders, manifests, data sets; with words and phones where somebody aligned them.
 
+A corpus is a ``Sequence[Recording]``:
+
+- recordings from ``audio_folder``, ``librispeech``, ``timit``, ``manifest`` and ``from_dataset``
+- words and phones from ``read_alignment`` (a file) and ``apply_alignments`` (a corpus): TextGrid, CTM, TIMIT, JSON
+- ``Loader`` goes through a corpus and passes over what is broken; ``split_by_speaker`` and ``folds_by_speaker``
+"""
+
+from hooked_whisper.corpora.alignments import apply_alignments, read_alignment
+from hooked_whisper.corpora.ctm import from_ctm, to_ctm
+from hooked_whisper.corpora.folders import audio_folder, librispeech, parent_folder, timit
+from hooked_whisper.corpora.hf_datasets import DatasetCorpus, from_dataset
+from hooked_whisper.corpora.json_alignments import from_dict, from_json, to_dict
+from hooked_whisper.corpora.loading import Failure, Loaded, Loader, Windows, windows_of
+from hooked_whisper.corpora.manifests import manifest
 from hooked_whisper.corpora.records import Recording, fingerprint
+from hooked_whisper.corpora.splits import Split, folds_by_speaker, split_by_speaker
+from hooked_whisper.corpora.textgrid import from_textgrid, to_textgrid
+from hooked_whisper.corpora.tiers import Tiers, without_stress
+from hooked_whisper.corpora.timit import fold_timit, from_timit
 
-__all__ = ["Recording", "fingerprint"]
+__all__ = [
+    "DatasetCorpus",
+    "Failure",
+    "Loaded",
+    "Loader",
+    "Recording",
+    "Split",
+    "Tiers",
+    "Windows",
+    "apply_alignments",
+    "audio_folder",
+    "fingerprint",
+    "fold_timit",
+    "folds_by_speaker",
+    "from_ctm",
+    "from_dataset",
+    "from_dict",
+    "from_json",
+    "from_textgrid",
+    "from_timit",
+    "librispeech",
+    "manifest",
+    "parent_folder",
+    "read_alignment",
+    "split_by_speaker",
+    "timit",
+    "to_ctm",
+    "to_dict",
+    "to_textgrid",
+    "windows_of",
+    "without_stress",
+]

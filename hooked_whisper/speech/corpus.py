@@ -23,9 +23,9 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
+from hooked_whisper.corpora import from_dict, to_dict
 from hooked_whisper.protocols import Alignment
 from hooked_whisper.speech.grammar import Grammar, build_grammar, empirical
-from hooked_whisper.speech.records import from_dict, to_dict
 from hooked_whisper.speech.sounds import pronounce
 from hooked_whisper.speech.voices import BY_ID, SAMPLE_RATE, speak, speakers
 from hooked_whisper.storage import write_atomic

@@ -14,13 +14,13 @@ import numpy as np
 import soundfile
 import torch
 
+from hooked_whisper.corpora import to_dict
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.speech.alignment_heads import UTTERANCES, choose_alignment_heads, with_alignment_heads
 from hooked_whisper.speech.checkpoint import checkpoints, load_checkpoint
 from hooked_whisper.speech.corpus import Corpus
 from hooked_whisper.speech.grammar import Grammar
 from hooked_whisper.speech.recipe import TrainConfig
-from hooked_whisper.speech.records import to_dict
 from hooked_whisper.speech.sounds import Sounds
 from hooked_whisper.speech.voices import SAMPLE_RATE
 from hooked_whisper.speech.world import SpokenWorld

@@ -18,11 +18,11 @@ import numpy as np
 import soundfile
 from jaxtyping import Float
 
+from hooked_whisper.corpora import from_dict
 from hooked_whisper.errors import closest
 from hooked_whisper.protocols import Alignment
 from hooked_whisper.speech import voices
 from hooked_whisper.speech.grammar import Grammar, build_grammar
-from hooked_whisper.speech.records import from_dict
 from hooked_whisper.speech.sounds import MinimalPair, Sounds, minimal_pairs
 
 if TYPE_CHECKING:

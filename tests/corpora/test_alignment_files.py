@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hooked_whisper.corpora import from_dict, from_textgrid, to_dict, to_textgrid
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
-from hooked_whisper.speech.records import from_dict, from_textgrid, to_dict, to_textgrid
 from hooked_whisper.storage import write_atomic
 
 LABELS = st.text(st.characters(blacklist_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=6).filter(

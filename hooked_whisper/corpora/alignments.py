@@ -1,0 +1,188 @@
+"""Words and phones of recordings, from the files of aligners: one file, or a folder of them for a whole corpus."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial, reduce
+from pathlib import Path
+
+from hooked_whisper.corpora.ctm import Tier, ctm_alignment, ctm_lines
+from hooked_whisper.corpora.files import files_under, read_text
+from hooked_whisper.corpora.json_alignments import from_json
+from hooked_whisper.corpora.records import Recording
+from hooked_whisper.corpora.textgrid import from_textgrid
+from hooked_whisper.corpora.tiers import USUAL, Tiers, merged
+from hooked_whisper.corpora.timit import from_timit
+from hooked_whisper.errors import AlignmentError
+from hooked_whisper.protocols import Alignment
+
+log = logging.getLogger(__name__)
+
+# In this order: where several files align one recording, the first that has words, or phones, is believed.
+ALIGNMENT_ENDINGS = (".textgrid", ".ctm", ".phn", ".wrd", ".json")
+_SAMPLES = re.compile(r"\d+\s+\d+\s+\S")
+
+Finder = Callable[[], Alignment]
+
+
+def read_alignment(path: str | os.PathLike[str], utterance: str = "", tiers: Tiers = USUAL) -> Alignment:
+    """Words and phones of one recording, in seconds.
+
+    The ending says which format: ``.TextGrid``, ``.ctm``, ``.phn``, ``.wrd``, ``.json``; other files are looked into.
+    A CTM holds phones if its name says so (``phones.ctm``), else words.
+
+    Args:
+        utterance: its name. Of a CTM with several it picks the one; the last part of a path will do.
+        tiers: which tiers of a TextGrid are read, and how phones are renamed.
+
+    Raises:
+        AlignmentError: no such file, no known format, broken, or with intervals that overlap or are out of order; the
+            message names the file and the line.
+    """
+    path = Path(path)
+    content, source = read_text(path, AlignmentError), repr(str(path))
+    ending = path.suffix.lower()
+    kind = ending if ending in ALIGNMENT_ENDINGS else _looks_like(content)
+    name = utterance or path.stem
+    if kind == ".textgrid":
+        return from_textgrid(content, name, "", tiers, source)
+    if kind in (".phn", ".wrd"):
+        return from_timit(content, "words" if kind == ".wrd" else "phones", name, "", tiers, source)
+    if kind == ".json":
+        return from_json(content, name, "", tiers, source)
+    if kind == ".ctm":
+        return replace(_from_ctm(content, name, _ctm_tier(path), tiers, source), utterance=name)
+    raise AlignmentError(f"{source} is no alignment in a known format: {', '.join(ALIGNMENT_ENDINGS)}")
+
+
+def apply_alignments(
+    corpus: Sequence[Recording],
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    tiers: Tiers = USUAL,
+) -> list[Recording]:
+    """The same recordings with words and phones from a folder (and those below it), from files, or from both.
+
+    A file belongs to the recording whose id is its path in the folder without the ending; or else to the only one
+    whose id ends with the file's name, if no other file has that name. A CTM belongs to the recordings that it names,
+    and to the one of its own name if it holds one utterance. Several files for one recording, such as ``.phn`` and
+    ``.wrd`` or a CTM of words and one of phones, are put together. How many matched is logged; the others stay as they
+    are. Files are read when an alignment is asked for; of CTMs, which may hold whole corpora, the lines are kept.
+
+    Raises:
+        AlignmentError: no such folder or file, or not one of them fits a recording: the message shows both sides.
+    """
+    sources = [source] if isinstance(source, str | os.PathLike) else list(source)
+    table: dict[str, list[Finder]] = {}
+    for one in map(Path, sources):
+        files = files_under(one, ALIGNMENT_ENDINGS, AlignmentError) if one.is_dir() else [one]
+        if not files:
+            raise AlignmentError(f"folder {str(one)!r} has no files in {', '.join(ALIGNMENT_ENDINGS)}")
+        for path in sorted(files, key=_rank):
+            name = path.relative_to(one).with_suffix("").as_posix() if one.is_dir() else path.stem
+            for key, finder in _finders(path, name, tiers):
+                table.setdefault(key, []).append(finder)
+    keys = _matches([r.id for r in corpus], list(table))
+    n = sum(key is not None for key in keys)
+    if not n:
+        example = repr(corpus[0].id) if len(corpus) else "none: the corpus is empty"
+        raise AlignmentError(
+            f"no alignment belongs to a recording: recordings are called {example}, alignments "
+            f"{next(iter(table))!r}: give the folder whose files are named after the recordings"
+        )
+    log.info("%d of %d recordings have an alignment, of %d alignments", n, len(keys), len(table))
+    return [
+        recording if key is None else _aligned(recording, table[key])
+        for recording, key in zip(corpus, keys, strict=True)
+    ]
+
+
+def with_files(recording: Recording, files: Sequence[Path], tiers: Tiers = USUAL) -> Recording:
+    """The recording with words and phones from alignment files, put together; without files, as it is."""
+    finders = [partial(read_alignment, path, recording.id, tiers) for path in sorted(files, key=_rank)]
+    return _aligned(recording, finders) if finders else recording
+
+
+def _rank(path: Path) -> int:
+    ending = path.suffix.lower()
+    return ALIGNMENT_ENDINGS.index(ending) if ending in ALIGNMENT_ENDINGS else len(ALIGNMENT_ENDINGS)
+
+
+def _looks_like(content: str) -> str:
+    start = content.lstrip()[:200]
+    if "TextGrid" in start:
+        return ".textgrid"
+    if start.startswith(("{", "[")):
+        return ".json"
+    if _SAMPLES.match(start):
+        return ".phn"
+    first = next((line for line in content.split("\n") if line.strip() and not line.startswith(";;")), "")
+    return ".ctm" if len(first.split()) >= 5 else ""
+
+
+def _ctm_tier(path: Path) -> Tier:
+    return "phones" if "phon" in path.name.lower() else "words"
+
+
+def _from_ctm(content: str, name: str, tier: Tier, tiers: Tiers, source: str) -> Alignment:
+    lines = ctm_lines(content, source)
+    wanted = next((n for n in (name, name.rpartition("/")[2]) if n in lines), None)
+    if wanted is None:
+        if len(lines) > 1:
+            some = ", ".join(map(repr, list(lines)[:3]))
+            raise AlignmentError(f"{source} has {len(lines)} utterances, {some} ..., but no {name!r}: give one of them")
+        wanted = next(iter(lines))
+    return ctm_alignment(wanted, lines[wanted], tier, tiers, source)
+
+
+def _finders(path: Path, name: str, tiers: Tiers) -> list[tuple[str, Finder]]:
+    """What a file aligns, by name, and how to read it."""
+    if path.suffix.lower() != ".ctm":
+        if not path.is_file():
+            raise AlignmentError(f"there is no file {str(path)!r}: check the path and the working folder")
+        return [(name, partial(read_alignment, path, name, tiers))]
+    source, tier = repr(str(path)), _ctm_tier(path)
+    by_name = ctm_lines(read_text(path, AlignmentError), source)
+    found: list[tuple[str, Finder]] = [
+        (key, partial(ctm_alignment, key, lines, tier, tiers, source)) for key, lines in by_name.items()
+    ]
+    if len(found) == 1 and found[0][0] != name:
+        found.append((name, found[0][1]))
+    return found
+
+
+def _matches(ids: Sequence[str], keys: Sequence[str]) -> list[str | None]:
+    """The key of each id, itself or of the same last part; a last part that several ids or keys share is none."""
+
+    def last(name: str) -> str:
+        return name.rpartition("/")[2]
+
+    known = set(keys)
+    id_times = Counter(map(last, ids))
+    key_times = Counter(map(last, known))
+    by_last = {last(key): key for key in keys}
+
+    def match(name: str) -> str | None:
+        if name in known:
+            return name
+        end = last(name)
+        return by_last[end] if id_times[end] == 1 and key_times[end] == 1 else None
+
+    return [match(name) for name in ids]
+
+
+def _aligned(recording: Recording, finders: Sequence[Finder]) -> Recording:
+    find = partial(_find, recording.id, recording.speaker, recording.text, tuple(finders))
+    return replace(recording, find_alignment=find)
+
+
+def _find(utterance: str, speaker: str, text: str, finders: Sequence[Finder]) -> Alignment:
+    """What the recording says of itself goes before what files say."""
+    found = reduce(merged, (finder() for finder in finders))
+    return replace(
+        found, utterance=utterance or found.utterance, speaker=speaker or found.speaker, text=text or found.text
+    )

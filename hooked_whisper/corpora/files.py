@@ -1,0 +1,78 @@
+"""Files of a corpus: which there are under a folder, and what a text file says."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from hooked_whisper.errors import HookedWhisperError
+
+_LIBSNDFILE = [
+    ".wav",
+    ".flac",
+    ".ogg",
+    ".oga",
+    ".opus",
+    ".mp3",
+    ".aiff",
+    ".aif",
+    ".aifc",
+    ".au",
+    ".caf",
+    ".w64",
+    ".sph",
+]
+_PYAV = [".m4a", ".mp4", ".aac", ".webm", ".mka", ".wma", ".amr"]
+AUDIO_ENDINGS = frozenset(_SNDFILE + _PYAV)
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+def files_under(folder: Path, endings: Collection[str], error: type[HookedWhisperError]) -> list[Path]:
+    """Files of some endings (lower case, with the dot; case in names does not matter) in a folder and all below it,
+    sorted by their paths. What is hidden, by a dot, is left out; links to folders are not followed.
+
+    Raises:
+        ``error``: no such folder, or one that may not be read.
+    """
+    if not folder.is_dir():
+        raise error(f"there is no folder {str(folder)!r}: check the path and the working folder")
+
+    def refuse(problem: OSError) -> None:
+        raise error(f"folder {str(problem.filename)!r} cannot be read: {problem.strerror}") from problem
+
+    found: list[Path] = []
+    for parent, below, names in os.walk(folder, onerror=refuse):
+        below[:] = [name for name in below if not name.startswith(".")]
+        found += [Path(parent, n) for n in names if not n.startswith(".") and Path(n).suffix.lower() in endings]
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def names_of(files: Sequence[Path], folder: Path) -> list[str]:
+    """A name for each file: its path in the folder without the ending; with it where two would have one name."""
+    whole = [path.relative_to(folder).as_posix() for path in files]
+    short = [name.removesuffix(Path(name).suffix) for name in whole]
+    times = Counter(short)
+    names = [s if times[s] == 1 else w for s, w in zip(short, whole, strict=True)]
+    # "a.wav" may be the whole name of one file and the short name of "a.wav.flac"
+    return names if len(set(names)) == len(names) else whole
+
+
+def read_text(path: Path, error: type[HookedWhisperError]) -> str:
+    """The text of a file in UTF-8 (with or without a byte order mark) or in UTF-16 with one, as Praat writes it; line
+    ends are ``\\n``.
+
+    Raises:
+        ``error``: a file that cannot be opened, or another encoding.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as problem:
+        raise error(f"{str(path)!r} cannot be read: {problem.strerror or problem}") from problem
+    try:
+        text = content.decode("utf-16" if content.startswith(_UTF16) else "utf-8-sig")
+    except UnicodeDecodeError as problem:
+        line = content.count(b"\n", 0, problem.start) + 1
+        raise error(f"{str(path)!r}, line {line}: this is not UTF-8: save the file in that encoding") from problem
+    return text.replace("\r\n", "\n").replace("\r", "\n")

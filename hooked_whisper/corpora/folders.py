@@ -1,0 +1,157 @@
+"""Corpora that are folders: any audio, the LibriSpeech layout, TIMIT."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hooked_whisper.corpora.alignments import ALIGNMENT_ENDINGS, apply_alignments, with_files
+from hooked_whisper.corpora.files import AUDIO_ENDINGS, files_under, names_of, read_text
+from hooked_whisper.corpora.records import Recording
+from hooked_whisper.corpora.tiers import USUAL, Tiers
+from hooked_whisper.errors import AudioError, closest
+
+_TRANSCRIPTS = (".txt", ".lab")
+
+
+def parent_folder(path: Path) -> str:
+    """Name of the folder that a file is in: the speaker, in many corpora. Empty for a path without folder."""
+    return path.parent.name
+
+
+def audio_folder(
+    path: str | os.PathLike[str],
+    *,
+    speaker: Callable[[Path], str] | None = None,
+    alignments: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    tiers: Tiers = USUAL,
+) -> list[Recording]:
+    """Every audio file in a folder and below it, sorted by path; hidden files and folders are left out.
+
+    Ids are paths in the folder without the ending (with it where two files would have one id). The transcript is what
+    a ``.txt`` or ``.lab`` file of the same name beside the audio says; the alignment is in a ``.TextGrid``, ``.ctm``,
+    ``.phn`` and ``.wrd``, or ``.json`` there, unless another place is named.
+
+    Args:
+        speaker: from a file's path in the folder to its speaker, such as :func:`parent_folder`; without it nothing is
+            known of speakers.
+        alignments: a folder or files, see :func:`~hooked_whisper.corpora.apply_alignments`.
+        tiers: how alignments are read.
+
+    Raises:
+        AudioError: no such folder, no audio in it, or a transcript that is not UTF-8.
+        AlignmentError: none of the ``alignments`` belongs to a recording.
+    """
+    folder = Path(path)
+    found = files_under(folder, {*AUDIO_ENDINGS, *_TRANSCRIPTS, *ALIGNMENT_ENDINGS}, AudioError)
+    audio = [file for file in found if file.suffix.lower() in AUDIO_ENDINGS]
+    if not audio:
+        raise AudioError(
+            f"folder {str(folder)!r} has no audio files in it or below ({', '.join(sorted(AUDIO_ENDINGS))})"
+        )
+    beside: dict[Path, list[Path]] = {}
+    for file in found:
+        if file.suffix.lower() not in AUDIO_ENDINGS:
+            beside.setdefault(file.with_suffix(""), []).append(file)
+    corpus = []
+    for name, file in zip(names_of(audio, folder), audio, strict=True):
+        others = beside.get(file.with_suffix(""), [])
+        texts = [other for other in others if other.suffix.lower() in _TRANSCRIPTS]
+        recording = Recording(
+            name,
+            file,
+            str(file),
+            "" if speaker is None else speaker(file.relative_to(folder)),
+            " ".join(read_text(texts[0], AudioError).split()) if texts else "",
+        )
+        corpus.append(with_files(recording, [o for o in others if o not in texts] if alignments is None else [], tiers))
+    return corpus if alignments is None else apply_alignments(corpus, alignments, tiers)
+
+
+def librispeech(
+    path: str | os.PathLike[str],
+    subsets: Sequence[str] | None = None,
+    *,
+    alignments: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    tiers: Tiers = USUAL,
+) -> list[Recording]:
+    """LibriSpeech, or a corpus laid out like it: ``<subset>/<speaker>/<chapter>/<speaker>-<chapter>-<number>.flac``
+    with the texts of a chapter in ``<speaker>-<chapter>.trans.txt``.
+
+    Ids are the files' names (``"1272-128104-0000"``); the speaker is the number of one. A file that the transcripts
+    leave out has the text ``""``.
+
+    Args:
+        path: the folder ``LibriSpeech``, or the one above it.
+        subsets: such as ``["dev-clean", "test-clean"]``; without it all there are, by name.
+        alignments: TextGrids in a tree of their own, as the Montreal Forced Aligner's are distributed.
+        tiers: how alignments are read; that aligner's phones have stress digits, see ``without_stress``.
+
+    Raises:
+        AudioError: no such folder or subset, no audio, or a line of a transcript that is not ``id text``.
+        AlignmentError: none of the ``alignments`` belongs to a recording.
+    """
+    folder = Path(path)
+    if (folder / "LibriSpeech").is_dir():
+        folder = folder / "LibriSpeech"
+    if not folder.is_dir():
+        raise AudioError(f"there is no folder {str(folder)!r}: check the path and the working folder")
+    known = sorted(p.name for p in folder.iterdir() if p.is_dir() and next(p.glob("*/*/*.flac"), None) is not None)
+    if not known:
+        raise AudioError(f"folder {str(folder)!r} is not laid out like LibriSpeech: no <subset>/*/*/*.flac in it")
+    corpus: list[Recording] = []
+    for subset in known if subsets is None else subsets:
+        if subset not in known:
+            near = closest(subset, known)
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise AudioError(f"no subset {subset!r} in {str(folder)!r}, there are {', '.join(known)}{hint}")
+        for chapter in sorted((folder / subset).glob("*/*/")):
+            texts = _chapter_texts(chapter)
+            files = sorted(file for file in chapter.glob("*.flac") if not file.name.startswith("."))
+            corpus += [Recording(f.stem, f, str(f), chapter.parent.name, texts.get(f.stem, "")) for f in files]
+    return corpus if alignments is None else apply_alignments(corpus, alignments, tiers)
+
+
+def timit(path: str | os.PathLike[str], tiers: Tiers = USUAL) -> list[Recording]:
+    """TIMIT: ``<region>/<speaker>/<sentence>.wav`` with ``.phn``, ``.wrd`` and ``.txt`` (``0 46797 She had ...``), in
+    lower or upper case, for instance its folders ``TRAIN`` or ``TEST`` or the one above them.
+
+    Ids are paths without the ending. ``Tiers(relabel=fold_timit)`` gives the usual 39 phones.
+
+    Raises:
+        AudioError: as :func:`audio_folder`; a ``.txt`` that does not start with two sample numbers.
+    """
+    folder = Path(path)
+    files = [f for f in files_under(folder, {".wav"}, AudioError) if "." not in f.stem]  # copies are called SA1.WAV.wav
+    if not files:
+        raise AudioError(f"folder {str(folder)!r} has no .wav files in it or below: give TIMIT's own folder")
+    corpus = []
+    for name, file in zip(names_of(files, folder), files, strict=True):
+        beside = {f.suffix.lower(): f for f in file.parent.glob(f"{file.stem}.*")}
+        text = ""
+        if ".txt" in beside:
+            _, last, *words = [*read_text(beside[".txt"], AudioError).split(), "", ""]
+            if not last.isdigit():
+                raise AudioError(f"{str(beside['.txt'])!r} does not start with two sample numbers, as TIMIT's texts do")
+            text = " ".join(words).strip()
+        recording = Recording(name, file, str(file), file.parent.name, text)
+        corpus.append(with_files(recording, [beside[e] for e in (".phn", ".wrd") if e in beside], tiers))
+    return corpus
+
+
+def _chapter_texts(chapter: Path) -> dict[str, str]:
+    """Recording to text, from all transcripts in a chapter's folder."""
+    texts: dict[str, str] = {}
+    for file in sorted(chapter.glob("*.trans.txt")):
+        prefix = file.name.removesuffix(".trans.txt") + "-"
+        for number, line in enumerate(read_text(file, AudioError).split("\n"), 1):
+            if not line.strip():
+                continue
+            name, _, text = line.strip().partition(" ")
+            if not name.startswith(prefix) or not text.strip() or name in texts:
+                raise AudioError(
+                    f"{str(file)!r}, line {number}: expected `{prefix}<number> TEXT`, each once, got {line!r:.80}"
+                )
+            texts[name] = " ".join(text.split())
+    return texts

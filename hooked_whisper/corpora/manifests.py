@@ -1,0 +1,263 @@
+"""Corpora as lists: CSV, TSV and JSON lines that name audio files, texts, speakers, and parts of files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hooked_whisper.corpora.alignments import read_alignment, with_files
+from hooked_whisper.corpora.files import read_text
+from hooked_whisper.corpora.parts import load_part
+from hooked_whisper.corpora.records import Recording
+from hooked_whisper.corpora.tiers import USUAL, Tiers, cut
+from hooked_whisper.errors import AudioError, closest
+from hooked_whisper.protocols import Alignment
+
+# What the columns are called: ours first, then NeMo's, Common Voice's and others'. The first that is there counts.
+_COLUMNS = {
+    "path": ("path", "audio", "audio_filepath", "audio_path", "file", "file_name", "filename", "wav"),
+    "id": ("id", "utterance", "utt_id", "utterance_id"),
+    "text": ("text", "sentence", "transcript", "transcription"),
+    "speaker": ("speaker", "speaker_id", "client_id", "spk"),
+    "alignment": ("alignment", "alignment_path", "textgrid"),
+    "start": ("start", "offset", "start_time"),
+    "end": ("end", "end_time"),
+    "duration": ("duration",),
+}
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_JSON_LINES = (".jsonl", ".json", ".ndjson")
+
+
+def manifest(
+    path: str | os.PathLike[str],
+    *,
+    columns: Mapping[str, str] | None = None,
+    root: str | os.PathLike[str] | None = None,
+    tiers: Tiers = USUAL,
+) -> list[Recording]:
+    """The recordings that a table lists: ``.csv`` with quotes, ``.tsv`` without (as Common Voice has it), both with a
+    header line; ``.jsonl``, an object a line (as NeMo has it).
+
+    Columns, of which only the first must be there, and other names that are understood:
+
+    - ``path`` (``audio``, ``audio_filepath``, ``file`` ...): the audio file
+    - ``id``: without it, the path without its ending, with the times of a part and, if need be, a number
+    - ``text`` (``sentence``, ``transcript`` ...), ``speaker`` (``speaker_id``, ``client_id`` ...)
+    - ``alignment``: a file that :func:`~hooked_whisper.corpora.read_alignment` reads. Its times are those of the audio
+      file; of a part, they are cut to it.
+    - ``start`` (``offset``) and ``end``, or ``duration``, in seconds: only that part of the file, which is all that is
+      read. A ``duration`` without ``start`` or ``offset`` is only information.
+
+    Args:
+        columns: what this table calls them, such as ``{"text": "normalised"}``.
+        root: what paths are relative to: the folder of the table if not given.
+        tiers: how alignments are read.
+
+    Raises:
+        AudioError: no such file, another ending, not UTF-8, no column for the path, a row without path, an id twice,
+            times that are no numbers or backwards; the message names the file, the line and the column.
+    """
+    path = Path(path)
+    columns = {} if columns is None else columns
+    for field in columns:
+        if field not in _COLUMNS:
+            raise AudioError(f"columns names {', '.join(_COLUMNS)}; there is no {field!r}{_hint(field, _COLUMNS)}")
+    base = path.parent if root is None else Path(root)
+    rows = [_read_row(row, columns, base) for row in _rows(path, columns)]
+    if not rows:
+        raise AudioError(f"{str(path)!r} lists no recordings: it has no rows")
+    seen: dict[str, str] = {}
+    for row in rows:
+        if row.id and row.id in seen:
+            raise AudioError(f"{row.where}: the id {row.id!r} stands at {seen[row.id]} already: ids are unique")
+        seen[row.id] = row.where
+    return [_recording(row, name, tiers) for row, name in zip(rows, _names(rows), strict=True)]
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """A row of the table as it was read."""
+
+    values: Mapping[str, Any]
+    where: str
+
+    def get(self, field: str, columns: Mapping[str, str]) -> tuple[str, Any]:
+        """The column that a field has in this row, and what is in it; ``None`` if there is neither."""
+        names = (columns[field],) if field in columns else _COLUMNS[field]
+        found = next((n for n in names if self.values.get(n) not in (None, "")), names[0])
+        return found, self.values.get(found) if self.values.get(found) != "" else None
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What a row says."""
+
+    where: str
+    path: Path
+    listed: str
+    id: str
+    text: str
+    speaker: str
+    alignment: Path | None
+    start: float
+    end: float
+
+    @property
+    def is_part(self) -> bool:
+        return self.start > 0 or self.end < math.inf
+
+
+def _rows(path: Path, columns: Mapping[str, str]) -> Iterator[_Cells]:
+    ending, source = path.suffix.lower(), repr(str(path))
+    if ending not in _SEPARATORS and ending not in _JSON_LINES:
+        raise AudioError(f"{source} is no manifest: the ending is one of {', '.join([*_SEPARATORS, *_JSON_LINES])}")
+    content = read_text(path, AudioError)
+    if ending in _JSON_LINES:
+        yield from _json_rows(content, source, columns)
+        return
+    lines = content.splitlines(keepends=True) if ending == ".csv" else content.split("\n")
+    separator = _SEPARATORS[ending]
+    if ending == ".csv":
+        reader = csv.reader(lines, delimiter=separator, strict=True)
+    else:
+        reader = csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if not any(header):
+            raise AudioError(f"{source} is empty: it needs a header line with a column 'path'")
+        _check_header(header, columns, f"{source}, line 1")
+        for cells in reader:
+            where = f"{source}, line {reader.line_num}"
+            if not any(cells):
+                continue
+            if len(cells) != len(header):
+                raise AudioError(
+                    f"{where} has {len(cells)} columns, the header {len(header)}: quote what has separators"
+                )
+            yield _Cells(dict(zip(header, cells, strict=True)), where)
+    except csv.Error as error:
+        raise AudioError(f"{source}, line {reader.line_num}: {error}: check its quotes") from error
+
+
+def _json_rows(content: str, source: str, columns: Mapping[str, str]) -> list[_Cells]:
+    rows = []
+    for number, line in enumerate(content.split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{source}, line {number}"
+        try:
+            values = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise AudioError(f"{where} is not JSON: {error}; a manifest has an object in every line") from error
+        if not isinstance(values, dict):
+            raise AudioError(f"{where} is no object with a 'path', but {line.strip()!r:.60}")
+        rows.append(_Cells(values, where))
+    if rows:  # objects may leave out what they do not know
+        _check_header(list(dict.fromkeys(name for row in rows for name in row.values)), columns, source)
+    return rows
+
+
+def _check_header(header: list[str], columns: Mapping[str, str], where: str) -> None:
+    twice = [name for name, times in Counter(header).items() if times > 1]
+    if twice:
+        raise AudioError(f"{where}: the column {twice[0]!r} is there twice")
+    for field, name in columns.items():
+        if name not in header:
+            raise AudioError(f"{where}: no column {name!r} for {field}, but {', '.join(header)}{_hint(name, header)}")
+    if "path" not in columns and not set(_COLUMNS["path"]) & set(header):
+        near = [(name, found[0]) for name in header if (found := closest(name, _COLUMNS["path"], 1))]
+        hint = "".join(f"; is {name!r} meant to be {wanted!r}?" for name, wanted in near)
+        raise AudioError(
+            f"{where}: no column for the audio file ({', '.join(_COLUMNS['path'])}) among {', '.join(header)}{hint} "
+            "columns={'path': ...} says which it is"
+        )
+
+
+def _hint(name: str, names: Any) -> str:
+    near = closest(name, names)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def _read_row(row: _Cells, columns: Mapping[str, str], base: Path) -> _Row:
+    def text(field: str) -> str:
+        column, value = row.get(field, columns)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, str | int | float)):
+            raise AudioError(f"{row.where}, column {column!r}: expected text, got {value!r:.60}")
+        return "" if value is None else " ".join(str(value).split()) if field == "text" else str(value).strip()
+
+    def seconds(field: str) -> float | None:
+        column, value = row.get(field, columns)
+        if value is None:
+            return None
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not 0 <= number < math.inf:
+            raise AudioError(f"{row.where}, column {column!r}: expected seconds, a number from 0, got {value!r:.40}")
+        return number
+
+    listed = text("path")
+    if not listed:
+        raise AudioError(f"{row.where}, column {row.get('path', columns)[0]!r}: the row names no audio file")
+    start, end, duration = seconds("start"), seconds("end"), seconds("duration")
+    if end is None:
+        end = math.inf if start is None or duration is None else start + duration
+    start = 0.0 if start is None else start
+    if end <= start:
+        column = row.get("end", columns)[0]
+        raise AudioError(f"{row.where}, column {column!r}: the part ends at {end:g} s, but starts at {start:g} s")
+    aligned = text("alignment")
+    return _Row(
+        row.where,
+        base / listed,
+        listed,
+        text("id"),
+        text("text"),
+        text("speaker"),
+        base / aligned if aligned else None,
+        start,
+        end,
+    )
+
+
+def _names(rows: list[_Row]) -> list[str]:
+    """Ids: those of the table; or else made of path and times, numbered where that is not unique."""
+    taken = {row.id for row in rows if row.id}
+    names = []
+    for row in rows:
+        name = row.id
+        if not name:
+            whole = Path(row.listed).with_suffix("").as_posix()
+            if row.is_part:
+                whole += f"@{row.start:g}-{'' if math.isinf(row.end) else format(row.end, 'g')}"
+            name, k = whole, 1
+            while name in taken:
+                k += 1
+                name = f"{whole}#{k}"
+            taken.add(name)
+        names.append(name)
+    return names
+
+
+def _recording(row: _Row, name: str, tiers: Tiers) -> Recording:
+    recording = Recording(name, row.path, str(row.path), row.speaker, row.text)
+    files = [] if row.alignment is None else [row.alignment]
+    if not row.is_part:
+        return with_files(recording, files, tiers)
+    find = partial(_cut_alignment, files[0], recording, row.start, row.end, tiers) if files else None
+    return replace(recording, source=partial(load_part, row.path, row.start, row.end), find_alignment=find)
+
+
+def _cut_alignment(path: Path, recording: Recording, start: float, end: float, tiers: Tiers) -> Alignment:
+    whole = read_alignment(path, recording.id, tiers)
+    part = cut(whole, start, min(end, max(start, whole.duration)))
+    return replace(part, speaker=recording.speaker or part.speaker, text=recording.text or part.text)

@@ -1,0 +1,147 @@
+"""Praat TextGrid: the long and the short text format."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from hooked_whisper.corpora.tiers import USUAL, Row, Tiers, make_alignment
+from hooked_whisper.errors import AlignmentError
+from hooked_whisper.protocols import SILENCE, Alignment, Interval
+
+# A quoted string (Praat doubles inner quotes), a number, or <exists>; the words around them carry no data.
+_VALUE = re.compile(r'"((?:[^"]|"")*)"|(?<![\w\[])(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?![\w\]])')
+
+
+def to_textgrid(alignment: Alignment) -> str:
+    """Praat's long text format with the tiers ``words`` and ``phones``; silence is the empty label."""
+    lines = [
+        'File type = "ooTextFile"',
+        'Object class = "TextGrid"',
+        "",
+        "xmin = 0",
+        f"xmax = {alignment.duration!r}",
+        "tiers? <exists>",
+        "size = 2",
+        "item []:",
+        *_tier(1, "words", alignment.words, alignment.duration),
+        *_tier(2, "phones", alignment.phones, alignment.duration),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def from_textgrid(
+    content: str, utterance: str = "", speaker: str = "", tiers: Tiers = USUAL, source: str = "TextGrid"
+) -> Alignment:
+    """Read a TextGrid in long or short text format. Point tiers and other interval tiers are skipped.
+
+    ``source`` is the file's name for errors. Raises :class:`AlignmentError` for what is no TextGrid or is broken, for
+    times that are out of order, and where no tier or several have the name asked for.
+    """
+    if "TextGrid" not in content[:200]:
+        raise AlignmentError(f"{source} is not a TextGrid: the header names no such object")
+    values = _Values(content, source)
+    values.label(), values.label()  # the two header strings
+    values.number()
+    duration = values.number()
+    if not math.isfinite(duration):
+        raise AlignmentError(f"{source}: the TextGrid lasts {duration:g} s: correct xmax")
+    found: list[tuple[str, list[Row]]] = []
+    for _ in range(values.count()):
+        kind, name = values.label(), values.label()
+        values.number(), values.number()
+        if kind == "IntervalTier":
+            found.append((name, [values.row() for _ in range(values.count())]))
+        else:
+            for _ in range(values.count()):
+                values.number(), values.label()
+    words, phones = (_chosen(found, wanted, source) for wanted in (tiers.words, tiers.phones))
+    if words is None and phones is None:
+        names = ", ".join(repr(name) for name, _ in found) or "none"
+        raise AlignmentError(
+            f"{source} has no interval tier {tiers.words!r} or {tiers.phones!r}, but {names}: say which are words and "
+            "phones, such as Tiers(words='ORT', phones='MAU')"
+        )
+    return make_alignment(
+        words or [], phones or [], source, utterance=utterance, speaker=speaker, duration=duration, tiers=tiers
+    )
+
+
+class _Values:
+    """The strings and numbers of a TextGrid, one after the other."""
+
+    def __init__(self, content: str, source: str) -> None:
+        self._content, self._source = content, source
+        self._matches = _VALUE.finditer(content)
+        self._at, self._line = 0, 1
+
+    def _next(self) -> re.Match[str]:
+        match = next(self._matches, None)
+        if match is None:
+            raise AlignmentError(f"{self._source}: the TextGrid ends early, after line {self._line}: export it again")
+        self._line += self._content.count("\n", self._at, match.start())
+        self._at = match.start()
+        return match
+
+    def number(self) -> float:
+        match = self._next()
+        if match[2] is None:
+            raise AlignmentError(f"{self._source}, line {self._line}: TextGrid: expected a number, found {match[0]}")
+        return float(match[2])
+
+    def label(self) -> str:
+        match = self._next()
+        if match[1] is None:
+            raise AlignmentError(f"{self._source}, line {self._line}: TextGrid: expected a quoted text, not {match[0]}")
+        return match[1].replace('""', '"')
+
+    def count(self) -> int:
+        value = self.number()
+        if not (math.isfinite(value) and value >= 0 and value == int(value)):
+            raise AlignmentError(f"{self._source}, line {self._line}: TextGrid: {value:g} is no size")
+        return int(value)
+
+    def row(self) -> Row:
+        start, end, label = self.number(), self.number(), self.label()
+        return Row(start, end, label, f"line {self._line}")
+
+
+def _chosen(tiers: list[tuple[str, list[Row]]], wanted: str, source: str) -> list[Row] | None:
+    """The tier of a name: written so, or else in other case, or after a speaker's name and a dash."""
+    exact = [rows for name, rows in tiers if name == wanted]
+    alike = [(name, rows) for name, rows in tiers if name.rpartition(" - ")[2].strip().lower() == wanted.lower()]
+    if len(exact) == 1:
+        return exact[0]
+    if len(alike) > 1:
+        names = ", ".join(repr(name) for name, _ in alike)
+        raise AlignmentError(f"{source} has several tiers of {wanted}, {names}: choose one by its whole name in Tiers")
+    return alike[0][1] if alike else None
+
+
+def _tier(number: int, name: str, intervals: tuple[Interval, ...], duration: float) -> list[str]:
+    filled: list[tuple[float, float, str]] = []
+    at = 0.0
+    for interval in intervals:
+        if interval.start > at:
+            filled.append((at, interval.start, ""))
+        filled.append((interval.start, interval.end, "" if interval.label == SILENCE else interval.label))
+        at = interval.end
+    if at < duration or not filled:
+        filled.append((at, duration, ""))
+    lines = [
+        f"    item [{number}]:",
+        '        class = "IntervalTier"',
+        f'        name = "{name}"',
+        "        xmin = 0",
+        f"        xmax = {duration!r}",
+        f"        intervals: size = {len(filled)}",
+    ]
+    for k, (start, end, label) in enumerate(filled, 1):
+        quoted = label.replace('"', '""')
+        lines += [
+            f"        intervals [{k}]:",
+            f"            xmin = {start!r}",
+            f"            xmax = {end!r}",
+            f'            text = "{quoted}"',
+        ]
+    return lines
