@@ -97,7 +97,7 @@ def purity(
         AlignmentError: a class with a member that is no label.
         PatchError: an id that is no label.
     """
-    if ids.size and not (ABSENT <= ids.min() and ids.max() < len(names)):
+    if ids.size and not (ids.min() >= ABSENT and ids.max() < len(names)):
         raise PatchError(f"ids are {ABSENT} to {len(names) - 1}, got {ids.min()} to {ids.max()}")
     there: Bool[np.ndarray, "feature k"] = ids >= 0
     counts = np.zeros((len(ids), len(names)), dtype=np.int64)

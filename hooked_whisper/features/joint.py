@@ -124,7 +124,7 @@ class JointCounter:
         tokens: Int[np.ndarray, "label"] | None = None,
     ) -> None:
         """:meth:`add` of values that are in cells already."""
-        if len(ids) and not (-1 <= ids.min() and ids.max() < len(self.names)):
+        if len(ids) and not (ids.min() >= -1 and ids.max() < len(self.names)):
             raise PatchError(f"ids are -1 or 0 to {len(self.names) - 1}, got {ids.min()} to {ids.max()}")
         there = ids >= 0
         if self._rows + int(there.sum()) > _MOST:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import norm
 
-_CELLS_AT_ONCE = 1 << 21  # entries of float64 histograms worked on at once: 16 MB each
+_CELLS_AT_ONCE = 1 << 17  # entries of float64 histograms worked on at once: 1 MB each, which caches hold
 
 Counts = Int[np.ndarray, "feature cell label"]
 Totals = Int[np.ndarray, "feature cell"]
