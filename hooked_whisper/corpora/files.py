@@ -9,23 +9,9 @@ from pathlib import Path
 
 from hooked_whisper.errors import HookedWhisperError
 
-_LIBSNDFILE = [
-    ".wav",
-    ".flac",
-    ".ogg",
-    ".oga",
-    ".opus",
-    ".mp3",
-    ".aiff",
-    ".aif",
-    ".aifc",
-    ".au",
-    ".caf",
-    ".w64",
-    ".sph",
-]
-_PYAV = [".m4a", ".mp4", ".aac", ".webm", ".mka", ".wma", ".amr"]
-AUDIO_ENDINGS = frozenset(_SNDFILE + _PYAV)
+_SNDFILE = ".wav .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .au .caf .w64 .sph"
+_PYAV = ".m4a .mp4 .aac .webm .mka .wma .amr"
+AUDIO_ENDINGS = frozenset(f"{_SNDFILE} {_PYAV}".split())
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
