@@ -44,8 +44,11 @@ class Recording:
 
 
 def fingerprint(corpus: Sequence[Recording]) -> str:
-    """SHA-256 of the recordings' names, paths and speakers in order: whether a run goes on with the same corpus."""
+    """SHA-256 of the recordings' names, paths, speakers and texts in order: whether a run goes on with the same corpus.
+
+    The sound is not looked at: a file with other content under the same name is not noticed.
+    """
     digest = hashlib.sha256()
     for one in corpus:
-        digest.update("\0".join((one.id, one.path, one.speaker)).encode() + b"\n")
+        digest.update("\0".join((one.id, one.path, one.speaker, one.text)).encode("utf-8", "surrogatepass") + b"\n")
     return digest.hexdigest()

@@ -17,6 +17,7 @@ from hooked_whisper.findings.transcripts import Transcriber, normalize_words
 from hooked_whisper.findings.truth import Truth, make_truth
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment
+from hooked_whisper.speech.recordings import held_out_sentences
 from hooked_whisper.speech.world import SpokenWorld
 
 LEAD = 0.5  # seconds of silence before a synthetic clip, so that a cut can be moved to before its first word
@@ -55,21 +56,6 @@ def truth_of(world: SpokenWorld, model: HookedWhisper) -> Truth:
         longest=MAX_WORDS,
         sentences=CorpusConfig().train,
     )
-
-
-def held_out_sentences(world: SpokenWorld, count: int, seed: int) -> list[str]:
-    """New sentences of the grammar, three words or more, none of which was in training (training is replayed)."""
-    from hooked_whisper.speech.corpus import CorpusConfig, plan
-
-    shards = plan(CorpusConfig(seed=world.grammar.seed), world.grammar)
-    known = {job.text for name, jobs in shards.items() if name.startswith("train") for job in jobs}
-    found: dict[str, None] = {}
-    for text in world.grammar.sentences(np.random.default_rng([seed, 77])):
-        if len(text.split()) >= 3 and text not in known:
-            found[text] = None
-        if len(found) == count:
-            break
-    return list(found)
 
 
 def synthetic_clips(world: SpokenWorld, count: int, seed: int = 0) -> Clips:

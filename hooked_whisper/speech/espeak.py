@@ -2,15 +2,21 @@
 
 Two things to know. A phone's event marks the start of sounding, so the silent closure of a stop lies before its event;
 :func:`_phones` moves boundaries back over closures. And the engine keeps state between calls: the same text gives a few
-samples more or less the second time, so bytes are reproducible only for a fixed call sequence in a fresh process.
+samples more or less the second time, so bytes are reproducible only for a fixed call sequence in a fresh process, or
+from a library of one's own (:func:`fresh`).
 """
 
 from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -67,10 +73,12 @@ class _Phone:
 
 
 class Espeak:
-    """The process-wide synthesiser (not thread-safe; use :func:`engine`)."""
+    """A synthesiser in a library, espeak-ng's own if none is named. All in one library are one, and not thread-safe:
+    use :func:`engine` or :func:`fresh`."""
 
-    def __init__(self) -> None:
-        library, data = _library()
+    def __init__(self, library: str | None = None) -> None:
+        installed, data = _library()
+        library = library or installed
         try:
             self._lib = ctypes.CDLL(library)
         except OSError as error:
@@ -125,6 +133,11 @@ class Espeak:
         phones, end = _phones(audio, self._events, text, self.rate)
         return _spoken(audio, self.rate, phones, end, text)
 
+    def close(self) -> None:
+        """Unload the library: only for one that nobody else uses."""
+        self._lib.espeak_Terminate()
+        ctypes.CDLL(None).dlclose(ctypes.c_void_p(self._lib._handle))
+
 
 def _library() -> tuple[str, str | None]:
     try:
@@ -139,6 +152,44 @@ def _library() -> tuple[str, str | None]:
 def engine() -> Espeak:
     """The one synthesiser of this process."""
     return Espeak()
+
+
+@contextmanager
+def fresh() -> Iterator[Espeak]:
+    """A synthesiser that has said nothing yet: what it says first is the same to the sample, always.
+
+    espeak-ng keeps its state in variables of the library, and no call of its resets them all; so this loads a copy of
+    the library, which has variables of its own, and lets it go afterwards (about 3 ms).
+    """
+    with tempfile.TemporaryDirectory(prefix="espeak-") as folder:
+        copy = shutil.copy(_file_of(_library()[0]), folder)
+        synthesiser = Espeak(copy)
+    try:
+        yield synthesiser
+    finally:
+        synthesiser.close()
+
+
+class _Place(ctypes.Structure):
+    _fields_ = [
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("symbol", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    ]
+
+
+def _file_of(library: str) -> Path:
+    """The system's linker finds a library by its name alone; then it says which file that is."""
+    if Path(library).is_file():
+        return Path(library)
+    try:
+        function = ctypes.CDLL(library).espeak_Initialize
+    except OSError as error:
+        raise RuntimeError(INSTALL) from error
+    place = _Place()
+    ctypes.CDLL(None).dladdr(ctypes.cast(function, ctypes.c_void_p), ctypes.byref(place))
+    return Path(place.file.decode())
 
 
 def _phones(

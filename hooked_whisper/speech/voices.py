@@ -79,13 +79,19 @@ def speakers(split: str = "train", synthesiser: str | None = None) -> tuple[Spea
 
 
 def speak(
-    text: str, speaker: Speaker, utterance: str = "", tempo: float = 1.0, pitch_shift: float = 0.0
+    text: str,
+    speaker: Speaker,
+    utterance: str = "",
+    tempo: float = 1.0,
+    pitch_shift: float = 0.0,
+    engine: espeak.Espeak | None = None,
 ) -> tuple[Float[np.ndarray, "sample"], Alignment]:
     """Audio at 16 kHz and its alignment. ``tempo`` above one is faster; ``pitch_shift`` is in espeak's pitch units
-    (flite: per cent of its f0)."""
+    (flite: per cent of its f0). ``engine`` is the synthesiser for espeak's voices, the process's own if none is given.
+    """
     if speaker.synthesiser == "espeak":
         pitch = int(np.clip(round(speaker.pitch + pitch_shift), 0, 99))
-        spoken = espeak.engine().say(text, speaker.voice, rate=round(speaker.rate * tempo), pitch=pitch)
+        spoken = (engine or espeak.engine()).say(text, speaker.voice, rate=round(speaker.rate * tempo), pitch=pitch)
     else:
         f0 = speaker.pitch * (1 + pitch_shift / 100) if speaker.pitch else None
         spoken = flite.say(text, speaker.voice, speaker.rate / tempo, f0)

@@ -180,7 +180,7 @@ class SpokenWorld:
 
         if n < 1:
             raise ValueError(f"minimal_pairs gives at least one pair, got n={n}")
-        return speak_pairs(self.grammar, self.sounds, self.word_pairs(contrast), _espeak(speakers), n, seed)
+        return speak_pairs(self.grammar, self.sounds, self.word_pairs(contrast), espeak_voices(speakers), n, seed)
 
     def third_words(self, pair: SpokenPair) -> list[str]:
         """Other words that may stand in the pair's slot, most alike in length first: see ``SpokenPair.with_word``."""
@@ -212,8 +212,8 @@ class SpokenWorld:
         return self.grammar.index[word]
 
 
-def _espeak(wanted: str | Sequence[str]) -> tuple[voices.Speaker, ...]:
-    """Voices of a split, or those of some ids."""
+def espeak_voices(wanted: str | Sequence[str]) -> tuple[voices.Speaker, ...]:
+    """espeak-ng's voices of a split (``held-out`` or ``train``), or those of some ids; ``ValueError`` for others."""
     if isinstance(wanted, str) and wanted in ("held-out", "train"):
         return voices.speakers(wanted, "espeak")
     ids = [wanted] if isinstance(wanted, str) else list(wanted)
