@@ -73,7 +73,8 @@ class Alignment:
 class FeatureBasis(Protocol):
     """Anything that turns activations into features: neurons, directions, a sparse autoencoder."""
 
-    n_features: int
+    @property
+    def n_features(self) -> int: ...
 
     @property
     def labels(self) -> Sequence[str]: ...

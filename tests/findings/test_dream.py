@@ -1,0 +1,91 @@
+"""F16: targets are the best phones, names are those of the right frames, the finding runs, draws and refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hooked_whisper.features.phone_classifier import PhoneClassifier
+from hooked_whisper.findings import dream
+from hooked_whisper.findings.context import Context
+from hooked_whisper.findings.dream import Target, named_phones, phone_aucs, targets
+from hooked_whisper.findings.statistics import auc
+from hooked_whisper.protocols import Interval
+from tests.core.twins import listeners
+from tests.findings.worlds import small_context
+
+
+@pytest.fixture
+def context() -> Context:
+    made = small_context(count=6)
+    labels = ["SIL", "a", "b", "a", "b", "SIL"]
+    clips = []
+    for one in made.utterances:
+        phones = tuple(Interval(0.2 * k, 0.2 * k + 0.2, p) for k, p in enumerate(labels))
+        clips.append(replace(one, alignment=replace(one.alignment, phones=phones)))
+    return replace(made, utterances=tuple(clips))
+
+
+@given(st.integers(0, 1000))
+def test_aucs_are_those_of_the_slow_definition(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 5, size=(30, 3)).astype(float)  # with ties
+    phone = rng.permutation(np.array(["a"] * 8 + ["b"] * 10 + ["c"] * 12))
+    found = phone_aucs(values, phone, ["a", "b"])
+    for u in range(3):
+        for p, name in enumerate(["a", "b"]):
+            here = phone == name
+            assert found[u, p] == pytest.approx(auc(values[here, u], values[~here, u]))
+
+
+def test_a_unit_stands_for_one_phone_and_the_best_come_first() -> None:
+    tables = {
+        "x": np.array([[0.9, 0.95, 0.2], [0.6, 0.5, 0.5]]),
+        "y": np.array([[0.1, 0.1, 0.7], [0.2, 0.3, 0.6]]),
+    }
+    assert targets(tables, ["a", "b", "c"]) == [Target("x", 0, "b", 0.95), Target("y", 0, "c", 0.7)]
+    assert targets(tables, ["a", "b", "c"], count=1) == [Target("x", 0, "b", 0.95)]
+
+
+def test_names_are_of_the_frames_round_the_middle() -> None:
+    weight = torch.zeros(2, 80 * 11)
+    weight[1, 5::11] = 1.0  # the middle frame's level
+    classifier = PhoneClassifier(("low", "high"), torch.zeros(80), torch.ones(80), weight, torch.zeros(2))
+    mel = -torch.ones(2, 80, 40)
+    mel[0, :, 18:23] = 1
+    assert named_phones(classifier, mel, 20) == ("high", "low")
+    assert named_phones(classifier, mel, np.array([30, 20])) == ("low", "low")
+    assert named_phones(classifier, mel, 39) == ("low", "low")
+
+
+def test_it_runs_and_draws(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dream, "FIRST", 4)
+    monkeypatch.setattr(dream, "STEPS", 3)
+    finding = dream.run(context)
+    assert finding.status == "not testable" and "gate" in finding.status_reason  # two phones are not twenty
+    assert {c.name for c in finding.controls} == {"random directions", "other targets", "real speech"}
+    shares = finding.measurement("share of features")
+    real = shares.at(mel="real speech, not optimised", bound="value")
+    assert real[0] == 0 and real[2] == 0  # no moment of speech exceeds the largest moment of speech
+    assert len(dream.draw(finding)) == 2 and len(finding.tables[0].rows) == len(
+        finding.measurement("pre-activation").values
+    )
+    assert not listeners(context.model)
+
+
+def test_phones_of_positions_are_those_at_their_centres(context: Context) -> None:
+    speech = dream.read_speech(context, ["encoder.blocks.1.mlp.hook_pre"])
+    first = speech.utterance == 0
+    assert speech.phone[first][:30].tolist() == ["SIL"] * 10 + ["a"] * 10 + ["b"] * 10
+    assert speech.values["encoder.blocks.1.mlp.hook_pre"].shape == (len(first), 64)
+
+
+def test_without_phones_it_says_so() -> None:
+    finding = dream.run(small_context(count=3))
+    assert finding.status == "not testable" and "no clip has phones" in finding.status_reason
+    assert dream.draw(finding) == []
