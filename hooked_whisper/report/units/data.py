@@ -235,7 +235,7 @@ class OnsetMeans:
     """Mean activation round the onsets of each phone; ``lags_s`` is negative before the onset."""
 
     lags_s: Float[np.ndarray, "lag"]
-    means: Mapping[str, Float[np.ndarray, "lag"]]
+    means: Mapping[str, Float[np.ndarray, "..."]]  # [lag] each; checked below, with words
 
     def __post_init__(self) -> None:
         if len(self.lags_s) < 2 or not np.isfinite(self.lags_s).all() or (np.diff(self.lags_s) <= 0).any():

@@ -69,9 +69,14 @@ def render_index(info: SiteInfo, rows: Sequence[Sequence[Any]]) -> str:
     return str(_environment().get_template("site.html.j2").render(info=info, n=len(rows), rows=embedded(rows)))
 
 
-def render_unit(info: SiteInfo, unit: Unit, clips: Mapping[str, Record], examples: Sequence[Record]) -> str:
-    """HTML of a unit's page. clips: records by id. examples: for the page's program, one for each of the unit's."""
-    at = info.indices.index(unit.index)
+def render_unit(info: SiteInfo, unit: Unit, place: int, clips: Mapping[str, Record], examples: Sequence[Record]) -> str:
+    """HTML of a unit's page.
+
+    Args:
+        place: where in ``info.indices`` the unit stands.
+        clips: records by id.
+        examples: for the page's program, one for each of the unit's.
+    """
     colours = phone_colours(unit)
     low, high = min(0.0, float(unit.stats.min)), float(unit.stats.max)
     scale = (low, high if high > low else low + 1.0)
@@ -81,16 +86,17 @@ def render_unit(info: SiteInfo, unit: Unit, clips: Mapping[str, Record], example
         .render(
             info=info,
             unit=unit,
-            previous=info.indices[at - 1] if at else None,
-            following=info.indices[at + 1] if at + 1 < len(info.indices) else None,
+            previous=info.indices[place - 1] if place else None,
+            following=info.indices[place + 1] if place + 1 < len(info.indices) else None,
             groups=_groups(unit, clips, examples),
             histogram=histogram_figure(unit.histogram, unit) if unit.histogram else None,
             onset=onset_figure(unit.onset, colours) if unit.onset else None,
+            legend=[(phone, colour) for phone, colour in colours.items() if _in_ranges(phone, unit)],
             rows=_share_rows(unit, colours),
             base=_base_row(unit, colours),
             mel=_mel(unit.mean_mel) if unit.mean_mel else None,
             scale=scale,
-            linked=set(info.indices),
+            linked={i for i, _ in unit.nearest if i in info.indices},
             data=embedded({"scale": scale, "examples": list(examples)}),
         )
     )
@@ -146,6 +152,10 @@ def _share_rows(unit: Unit, colours: Mapping[str, int]) -> list[tuple[Any, list[
         }
         rows.append((r, _segments(shares, titles, colours)))
     return rows
+
+
+def _in_ranges(phone: str, unit: Unit) -> bool:
+    return any(p.phone == phone for r in unit.ranges for p in r.phones)
 
 
 def _base_row(unit: Unit, colours: Mapping[str, int]) -> list[Segment]:

@@ -45,6 +45,7 @@ class SiteWriter:
     def __init__(self, out: Path, info: SiteInfo) -> None:
         self.out = Path(out)
         self.info = info
+        self._places = {index: place for place, index in enumerate(info.indices)}
         self._clips: dict[str, str] = {}  # file names by id
         self._rows: dict[int, list[Any]] = {}
         for name, template in _ASSETS.items():
@@ -78,7 +79,7 @@ class SiteWriter:
             HookedWhisperError: a unit that is not in ``info.indices``, an example of a clip that was not added, or one
                 that reaches beyond its clip.
         """
-        if unit.index not in self.info.indices:
+        if unit.index not in self._places:
             raise HookedWhisperError(f"unit {unit.index} is not in the site's indices: name it in SiteInfo")
         names = {e.clip: self._name(e.clip) for e in unit.examples}
         clips = {id: self._record(name) for id, name in names.items()}
@@ -91,7 +92,7 @@ class SiteWriter:
         examples = [
             page_example(e, clips[e.clip], names[e.clip], self._moment(names[e.clip], e.peak_s)) for e in unit.examples
         ]
-        page = render_unit(self.info, unit, clips, examples)
+        page = render_unit(self.info, unit, self._places[unit.index], clips, examples)
         folder = self.out / "units"
         write_atomic(folder / f"{unit.index}.json", dump(unit_record(self.info, unit, clips)).encode())
         write_atomic(folder / f"{unit.index}.html", page.encode())

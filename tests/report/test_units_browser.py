@@ -1,0 +1,264 @@
+"""The site in headless Chromium, from the file system: it plays, seeks, loops, sorts, searches, without errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from hooked_whisper.report.units import SiteWriter, Unit, UnitStats
+from tests.report.units_worlds import HOSTILE, clip, examples, info, unit
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright, and a Chromium")
+PLAYED = "a => new Promise(r => { const t = a.currentTime; setTimeout(() => r(!a.paused && a.currentTime > t), 400); })"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> str:
+    out = tmp_path_factory.mktemp("site")
+    n = 250
+    writer = SiteWriter(out, info(tuple(range(n))))
+    ids = [f"c{i}" for i in range(25)]
+    for i, id in enumerate(ids):
+        writer.add_clip(clip(id, i % 5))
+    for i in range(n):
+        if i < 2:
+            writer.add_unit(unit(i, examples(ids), HOSTILE if i else "/s/", 0.5))
+        else:
+            score = None if i == 9 else (i * 37 % 251) / 251
+            writer.add_unit(Unit(i, UnitStats(0.1, 0, 1, i, 0), f"/{'ptk'[i % 3]}/ {i}", score=score))
+    writer.finish()
+    return out.as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("no browser: install Debian's chromium")
+    with playwright.sync_playwright() as p:
+        chromium = p.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--autoplay-policy=user-gesture-required", "--mute-audio"]
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser) -> Iterator:
+    """A page that fails its test on any error in the console or any request beyond the disk."""
+    one = browser.new_page(viewport={"width": 1200, "height": 900})
+    problems: list[str] = []
+    one.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
+    one.on("pageerror", lambda e: problems.append(str(e)))
+    one.on(
+        "requestfailed", lambda r: problems.append(f"{r.url}: {r.failure}") if "ERR_ABORTED" not in r.failure else None
+    )
+    one.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else problems.append(r.url))
+    one.on("dialog", lambda d: (problems.append("a dialog: " + d.message), d.dismiss()))
+    yield one
+    one.close()
+    assert not problems
+
+
+def card(page, number: int = 0):
+    page.set_default_timeout(10_000)
+    found = page.locator(".card").nth(number)
+    found.scroll_into_view_if_needed()  # far from the window it is not drawn
+    found.locator(".trace").first.wait_for(state="attached")
+    return found
+
+
+def test_play_moves_the_playhead_and_pauses(page, site) -> None:
+    page.goto(f"{site}/units/0.html")
+    one = card(page)
+    play, audio = one.locator(".play"), one.locator(".context")
+    play.click()
+    assert audio.evaluate(PLAYED)
+    assert play.get_attribute("aria-pressed") == "true" and "❚❚" in play.inner_text()
+    assert one.locator(".playhead").evaluate("p => !p.hidden && parseFloat(p.style.left) > 0")
+    assert float(one.locator(".seek").input_value()) > 0
+    play.click()
+    assert audio.evaluate("a => a.paused") and play.get_attribute("aria-pressed") == "false"
+
+
+def test_a_click_on_the_spectrogram_plays_from_there_and_stops_others(page, site) -> None:
+    page.goto(f"{site}/units/0.html")
+    first, second = card(page, 0), card(page, 1)
+    first.locator(".play").click()
+    assert first.locator(".context").evaluate(PLAYED)
+    box = second.locator(".mel").bounding_box()
+    second.locator(".mel").click(position={"x": box["width"] / 2, "y": 40})
+    now = second.locator(".context").evaluate("a => a.currentTime")
+    assert 1.45 <= now <= 1.9
+    assert second.locator(".context").evaluate(PLAYED)
+    assert first.locator(".context").evaluate("a => a.paused")
+
+
+def test_the_amplified_moment_plays(page, site) -> None:
+    page.goto(f"{site}/units/0.html")
+    one = card(page, 2)
+    one.locator(".amplified").click()
+    moment = one.locator(".peak-sound")
+    assert moment.evaluate(PLAYED)
+    assert 0.95 <= moment.evaluate("a => a.duration") <= 1.1
+    page.wait_for_function("a => a.ended", arg=moment.element_handle(), timeout=4000)
+    assert one.locator(".amplified").get_attribute("aria-pressed") == "false"
+
+
+def test_the_loop_stays_on_the_active_moment(page, site) -> None:
+    page.goto(f"{site}/units/0.html")
+    one = card(page, 3)
+    start, end = page.evaluate("JSON.parse(document.getElementById('data').textContent).examples[3].loop")
+    assert 0.24 <= end - start < 0.5
+    one.locator(".loop").click()
+    times = one.locator(".context").evaluate(
+        """a => new Promise(r => { const out = []; const until = performance.now() + 1500;
+        const look = () => { out.push(a.currentTime);
+          performance.now() < until ? requestAnimationFrame(look) : r(out); };
+        setTimeout(look, 200); })"""
+    )
+    assert min(times) >= start - 0.06 and max(times) <= end + 0.1
+    assert sum(b < a for a, b in itertools.pairwise(times)) >= 2  # went back
+    one.locator(".mel").click(position={"x": 5, "y": 40})  # outside: the loop is left
+    assert one.locator(".loop").get_attribute("aria-pressed") == "false"
+
+
+def test_spectrogram_trace_and_captions_share_one_axis(page, site) -> None:
+    page.goto(f"{site}/units/0.html")
+    one = card(page, 5)
+    peak = 0.02 * (20 + 11 * 5)
+    view = one.locator(".view").bounding_box()
+
+    def at(seconds: float) -> float:
+        return view["x"] + seconds / 3 * view["width"]
+
+    dashed = one.locator(".peak").bounding_box()
+    assert dashed["x"] == pytest.approx(at(peak), abs=1.5)
+    spans = one.locator(".phones span")
+    assert spans.count() == 10
+    assert spans.nth(4).bounding_box()["x"] == pytest.approx(at(4 * 0.3), abs=1.5)
+    assert one.locator(".phones .here").inner_text() == "t"
+    assert one.locator(".words .here").inner_text() == "teen" == one.locator("mark").inner_text()
+    image = one.locator(".mel img").bounding_box()
+    assert image["x"] == pytest.approx(at(-0.005), abs=1) and image["width"] == pytest.approx(view["width"], abs=2)
+    trace = one.locator("path.trace").evaluate(
+        """p => { let best = null; const length = p.getTotalLength();
+        for (let i = 0; i <= 2000; i++) { const q = p.getPointAtLength(length * i / 2000);
+        if (!best || q.y < best.y) best = q; } return best.x; }"""
+    )
+    assert trace / 100 * 3 == pytest.approx(peak, abs=0.02)
+    assert "in /t/ of teen" in one.locator(".mel svg").get_attribute("aria-label")
+
+
+def test_every_card_is_drawn_for_printing(page, site) -> None:
+    page.goto(f"{site}/units/0.html")
+    card(page)
+    assert page.locator(".trace").count() < 25
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.wait_for_function("document.querySelectorAll('path.trace').length === 25")
+
+
+def test_keys(page, site) -> None:
+    page.goto(f"{site}/units/0.html")
+    one = card(page)
+    one.locator(".play").focus()
+    page.keyboard.press("Enter")
+    assert one.locator(".context").evaluate(PLAYED)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "loop"
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    one.locator(".seek").focus()
+    before = float(one.locator(".seek").input_value())
+    page.keyboard.press("End")
+    assert float(one.locator(".seek").input_value()) > before and page.url.endswith("/0.html")
+    page.locator("h1").click()
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url("**/units/1.html")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_url("**/units/0.html")
+    page.keyboard.press("/")
+    page.wait_for_url("**/index.html#search")
+    assert page.evaluate("document.activeElement.id") == "search"
+
+
+def column(page, n: int) -> list[str]:
+    return page.locator(f"#rows tr td:nth-child({n})").all_inner_texts()
+
+
+def test_sort(page, site) -> None:
+    page.goto(f"{site}/index.html")
+    assert len(column(page, 1)) == 100 and column(page, 1)[:3] == ["0", "1", "2"]
+    score = page.locator("th", has_text="score")
+    score.locator("button").click()
+    found = [float(x) for x in column(page, 3)]
+    assert found == sorted(found, reverse=True) and score.get_attribute("aria-sort") == "descending"
+    assert found[0] > 0.99
+    score.locator("button").click()
+    found = [float(x) for x in column(page, 3)]
+    assert found == sorted(found) and score.get_attribute("aria-sort") == "ascending" and found[0] < 0.01
+    page.locator("#on").click()
+    page.locator("#on").click()
+    assert column(page, 3)[-1] == "–" and column(page, 1)[-1] == "9"  # without a score: last
+    page.locator("th", has_text="max").locator("button").focus()
+    page.keyboard.press("Enter")
+    assert column(page, 1)[0] == "249" and page.locator("th[aria-sort]").count() == 1
+
+
+def test_search(page, site) -> None:
+    page.goto(f"{site}/index.html")
+    page.keyboard.press("/")
+    page.keyboard.type("/K/")
+    assert set(column(page, 2)) and all(x.startswith("/k/") for x in column(page, 2))
+    assert page.locator("#found").inner_text() == "83 of 250 units"
+    page.locator("#search").fill("nothing like it")
+    assert column(page, 1) == [] and page.locator("#found").inner_text() == "0 of 250 units"
+    page.locator("#search").fill("17")
+    assert column(page, 1)[0] == "17"
+    page.locator("#rows a").first.click()
+    page.wait_for_url("**/units/17.html")
+
+
+def test_hostile_labels_are_text(page, site) -> None:
+    page.goto(f"{site}/index.html")
+    assert "<img src=x" in column(page, 2)[1]
+    page.goto(f"{site}/units/1.html")
+    card(page)
+    assert "<img src=x onerror=alert(1)>" in page.locator("h1").inner_text()
+    assert page.locator("img[onerror]").count() == 0
+
+
+@pytest.mark.parametrize("name", ["index.html", "units/0.html"])
+def test_light_dark_and_a_phone(browser, site, name) -> None:
+    grounds = {}
+    for scheme in ("light", "dark"):
+        one = browser.new_page(viewport={"width": 360, "height": 740}, color_scheme=scheme)
+        one.goto(f"{site}/{name}")
+        if name == "index.html":
+            one.locator("#rows tr").first.wait_for()
+        else:
+            card(one)
+        grounds[scheme] = one.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert one.evaluate("document.documentElement.scrollWidth") <= 360
+        one.close()
+    assert grounds["light"] != grounds["dark"]
+
+
+def test_a_missing_clip_is_said_and_harms_nothing_else(browser, tmp_path) -> None:
+    writer = SiteWriter(tmp_path, dataclasses.replace(info((0,))))
+    for id in ("a", "b"):
+        writer.add_clip(clip(id, ord(id)))
+    writer.add_unit(unit(0, examples(["a", "b"])))
+    writer.finish()
+    next((tmp_path / "clips").glob("a-*.js")).unlink()
+    one = browser.new_page()
+    one.goto(f"{tmp_path.as_uri()}/units/0.html")
+    one.locator(".missing").wait_for()
+    assert "cannot be shown" in one.locator(".missing").inner_text()
+    assert one.locator("path.trace").count() == 1
+    one.close()

@@ -1,0 +1,214 @@
+"""The writer: files whole, shared, the same again, small; everything escaped."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import re
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+import soundfile
+
+from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.report.units import Example, SiteWriter, Unit, UnitStats
+from hooked_whisper.report.units import site as site_module
+from tests.report.test_page import parse
+from tests.report.units_worlds import HOSTILE, clip, examples, info, trace, unit
+
+IDS = [f"speaker/clip {i}" for i in range(25)]
+
+
+def build(out, indices=(0, 1, 2), ids=IDS[:4]):
+    site = SiteWriter(out, info(indices))
+    for i, id in enumerate(ids):
+        site.add_clip(clip(id, i))
+    for i in indices:
+        site.add_unit(unit(i, examples(ids)))
+    site.finish()
+    return site
+
+
+def contents(out) -> dict[str, bytes]:
+    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+
+
+def test_a_second_build_writes_the_same_and_encodes_nothing(tmp_path, monkeypatch) -> None:
+    build(tmp_path)
+    before = contents(tmp_path)
+    assert not any(name.split("/")[-1].startswith(".") for name in before)
+
+    def never(*args, **kwargs):
+        raise AssertionError("encoded again")
+
+    monkeypatch.setattr(site_module, "to_mp3_bytes", never)
+    monkeypatch.setattr(site_module, "mel_png", never)
+    build(tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_an_interrupted_build_goes_on(tmp_path, monkeypatch) -> None:
+    whole = tmp_path / "whole"
+    build(whole)
+    out = tmp_path / "cut"
+    encode, calls = site_module.to_mp3_bytes, []
+
+    def dies(samples):
+        calls.append(1)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return encode(samples)
+
+    monkeypatch.setattr(site_module, "to_mp3_bytes", dies)
+    with pytest.raises(KeyboardInterrupt):
+        build(out)
+    left = contents(out)
+    assert left and all(contents(whole)[name] == data for name, data in left.items())
+    build(out)
+    assert contents(out) == contents(whole)
+
+
+def test_a_clip_whose_writing_stopped_is_written_again(tmp_path, monkeypatch) -> None:
+    def full(mel):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(site_module, "mel_png", full)
+        with pytest.raises(OSError):
+            SiteWriter(tmp_path, info()).add_clip(clip("a"))
+    assert [p.suffix for p in (tmp_path / "clips").iterdir()] == [".mp3"]
+    SiteWriter(tmp_path, info()).add_clip(clip("a"))
+    assert sorted(p.suffix for p in (tmp_path / "clips").iterdir()) == [".js", ".mp3", ".png"]
+
+
+def test_units_share_clips_and_equal_moments(tmp_path) -> None:
+    build(tmp_path)
+    by_suffix: dict[str, int] = {}
+    for p in (tmp_path / "clips").iterdir():
+        by_suffix[p.suffix] = by_suffix.get(p.suffix, 0) + 1
+    assert by_suffix == {".js": 4, ".png": 4, ".mp3": 4 + 4}
+
+
+def test_other_content_never_meets_an_old_file(tmp_path) -> None:
+    SiteWriter(tmp_path, info()).add_clip(clip("a", 0))
+    old = contents(tmp_path)
+    SiteWriter(tmp_path, info()).add_clip(clip("a", 1))
+    new = contents(tmp_path)
+    assert len(new) == len(old) + 3 and all(new[name] == data for name, data in old.items())
+
+
+def test_the_moment_is_the_peak_made_louder(tmp_path) -> None:
+    site = SiteWriter(tmp_path, info((0,)))
+    quiet = clip("a")
+    t = np.arange(48_000) / 16_000
+    quiet = dataclasses.replace(quiet, samples=(0.05 * np.sin(2 * np.pi * 440 * t)).astype(np.float32))
+    site.add_clip(quiet)
+    site.add_unit(unit(0, (Example("a", trace(50), 50, "top"),)))
+    (path,) = (tmp_path / "clips").glob("*-1000.mp3")
+    samples, rate = soundfile.read(io.BytesIO(path.read_bytes()))
+    assert rate == 16_000 and len(samples) == 16_000
+    loud, around = np.abs(samples[7_600:8_400]).max(), np.abs(samples[2_000:6_000]).max()
+    assert loud == pytest.approx(0.5, rel=0.1) and around == pytest.approx(0.05, rel=0.1)
+
+
+def test_names_that_are_wrong_say_what_is_right(tmp_path) -> None:
+    site = SiteWriter(tmp_path, info())
+    site.add_clip(clip("rec-12"))
+    assert site.has_clip("rec-12") and not site.has_clip("rec-13")
+    with pytest.raises(HookedWhisperError, match="did you mean 'rec-12'"):
+        site.add_unit(unit(0, (Example("rec-1", trace(3), 3, "top"),)))
+    with pytest.raises(HookedWhisperError, match="not in the site's indices"):
+        site.add_unit(unit(7))
+    with pytest.raises(HookedWhisperError, match="two different clips"):
+        site.add_clip(clip("rec-12", seed=1))
+    with pytest.raises(HookedWhisperError, match=r"3\.1.* s of clip"):
+        site.add_unit(unit(0, (Example("rec-12", trace(3, 160), 155, "top"),)))
+    with pytest.raises(HookedWhisperError, match="3 units were not added"):
+        site.finish()
+    assert not (tmp_path / "index.html").exists() and not (tmp_path / "units" / "0.html").exists()
+
+
+def test_hostile_text_is_text(tmp_path) -> None:
+    site = SiteWriter(
+        tmp_path,
+        dataclasses.replace(info((0,)), **dict.fromkeys(("title", "model", "hook", "corpus", "command"), HOSTILE)),
+    )
+    site.add_clip(
+        dataclasses.replace(clip("../../" + HOSTILE), text=HOSTILE, speaker=HOSTILE, recording=HOSTILE, words=())
+    )
+    example = Example("../../" + HOSTILE, trace(3), 3, "top")
+    hostile = dataclasses.replace(
+        unit(0, (example,), HOSTILE), evidence=HOSTILE, notes=(HOSTILE,), selectivity={HOSTILE: 1}
+    )
+    site.add_unit(hostile)
+    site.finish()
+    files = contents(tmp_path)
+    assert all(re.fullmatch(r"[A-Za-z0-9_./-]+", name) and ".." not in name for name in files)
+    for name, data in files.items():
+        if name.endswith(".html"):
+            parser = parse(data.decode())
+            assert not parser.problems and not parser.stack, name
+            assert not any("onerror" in a for _, a in parser.elements), name
+            assert all(
+                a.get("src", "").startswith(("../", "data:", "assets/")) for t, a in parser.elements if t == "img"
+            )
+            assert not re.search(r"https?://", data.decode())
+    assert json.loads(files["units.json"])["units"][0]["description"] == HOSTILE
+
+
+def test_tags_nest_and_nothing_optional_is_needed(tmp_path) -> None:
+    site = SiteWriter(tmp_path, info((3, 0)))
+    site.add_clip(clip("a"))
+    bare = Unit(3, UnitStats(0.0, 0, 0, 0, 0, True))
+    site.add_unit(bare)
+    site.add_unit(
+        unit(0, (Example("a", trace(3), 3, "top"), Example("a", trace(0), 0, 2), Example("a", trace(9), 9, "random")))
+    )
+    site.finish()
+    dead, full = ((tmp_path / "units" / f"{i}.html").read_text() for i in (3, 0))
+    assert "never fires" in dead and "No examples" in dead and 'rel="next" href="0.html"' in dead
+    assert 'rel="prev" href="3.html"' in full and 'rel="next"' not in full
+    for page in (dead, full, (tmp_path / "index.html").read_text()):
+        parser = parse(page)
+        assert not parser.problems and not parser.stack
+        ids = [a["id"] for _, a in parser.elements if "id" in a]
+        assert len(ids) == len(set(ids))
+    assert full.index("Strongest") < full.index("From 2 to 3") < full.index("Drawn at random")
+    alts = [a["aria-label"] for t, a in parse(full).elements if t == "svg"]
+    assert any("5 at 0.06 s" in alt for alt in alts)
+    assert all(a.get("type") != "submit" for t, a in parse(full).elements if t == "button")
+
+
+def test_a_unit_of_25_examples_weighs_at_most_800_kb(tmp_path) -> None:
+    site = SiteWriter(tmp_path, info((0,)))
+    for i, id in enumerate(IDS):
+        site.add_clip(clip(id, i))
+    site.add_unit(unit(0, examples(IDS)))
+    site.finish()
+    files = contents(tmp_path)
+    assert sum(p.endswith(".mp3") for p in files) == 50
+    assert sum(map(len, files.values())) <= 800_000
+    assert max(len(d) for n, d in files.items() if n.startswith("clips/")) <= 30_000
+
+
+def test_1536_units_in_bounded_time_and_memory(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(site_module, "write_atomic", lambda path, data: sizes.append(len(data)))
+    sizes: list[int] = []
+    n = 1536
+    site = SiteWriter(tmp_path, info(tuple(range(n))))
+    started = time.process_time()
+    for i in range(n):
+        if i == 100:  # tracing is slow: a stretch of units shows whether anything of them stays
+            tracemalloc.start()
+            early, _ = tracemalloc.get_traced_memory()
+        if i == 300:
+            late, _ = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        site.add_unit(unit(i) if i % 50 == 0 else Unit(i, UnitStats(0.1, 0, 1, 2, 0), f"/{i}/", score=i / n))
+    site.finish()
+    assert time.process_time() - started < 15
+    assert late - early < 200 * 1_500  # a row of the index each
+    assert sizes[-1] < 200_000  # the index
