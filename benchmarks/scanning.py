@@ -1,0 +1,136 @@
+"""What a scan costs beside the encoder, and beside the loop of heaps that people write.
+
+    python -m benchmarks.scanning [--clips 40] [--threads 1] [--size tiny] [--json FILE]
+
+For each clip in turn: the bare encoder on its 30 s window; the scan's part (everything: largest examples, samples of
+ranges, moments, histogram) on the activations of one block's MLP neurons; the core of that work, the k largest per
+neuron and clip, as a Python loop over neurons with a heap for each (as in the published code), and over all positions
+too (a few neurons only, scaled up). Random weights, random sound, one process; totals over all clips, the first ones
+included, when everything is new and kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import platform
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from hooked_whisper.config import RELEASED
+from hooked_whisper.features.scan import ScanOptions, Site
+from hooked_whisper.features.scan.priority import priorities
+from hooked_whisper.features.scan.reader import SiteReader
+from hooked_whisper.hooked import HookedWhisper
+
+FEW = 48  # neurons of the slowest loop
+
+
+@dataclass
+class Heaps:
+    """The published way: a Python heap for each neuron, a Python loop over neurons."""
+
+    k: int
+    heaps: dict[int, list[tuple[float, int, int]]] = field(default_factory=dict)
+
+    def add_largest(self, x: torch.Tensor, recording: int) -> None:
+        values, rows = x.max(0)
+        for feature, (value, row) in enumerate(zip(values.tolist(), rows.tolist(), strict=True)):
+            self._push(feature, (value, -recording, -row))
+
+    def add_all(self, x: torch.Tensor, recording: int) -> None:
+        for feature, column in enumerate(x.T.tolist()):
+            for row, value in enumerate(column):
+                self._push(feature, (value, -recording, -row))
+
+    def _push(self, feature: int, item: tuple[float, int, int]) -> None:
+        heap = self.heaps.setdefault(feature, [])
+        if len(heap) < self.k:
+            heapq.heappush(heap, item)
+        elif item > heap[0]:
+            heapq.heapreplace(heap, item)
+
+    def values(self) -> list[list[float]]:
+        return [[v for v, _, _ in sorted(self.heaps[f], reverse=True)] for f in sorted(self.heaps)]
+
+
+def measure(size: str, clips: int, seconds: float, seed: int = 0) -> dict[str, float]:
+    """Seconds in all, by part; ``share`` is the scan's time over the encoder's."""
+    torch.manual_seed(seed)
+    config = RELEASED[size]
+    model = HookedWhisper(config)
+    hook = f"encoder.blocks.{config.encoder.n_layers - 1}.mlp.hook_post"
+    reader = SiteReader(model, Site(hook), ScanOptions(k=20))
+    top_only = SiteReader(model, Site(hook), ScanOptions(k=20)).top
+    per_clip, per_position = Heaps(20), Heaps(20)
+    rng = np.random.default_rng(seed)
+    spent = dict.fromkeys(("encoder", "to the hook", "scan", "largest only", "heaps", "heaps, every position"), 0.0)
+    n = model.time.n_positions(seconds)
+
+    def clock(name: str, began: float, scale: float = 1.0) -> None:
+        spent[name] += scale * (time.perf_counter() - began)
+
+    with torch.no_grad():
+        model.encoder(model.to_mel(np.zeros(16000, np.float32)))
+        for clip in tqdm(range(clips), desc=f"{size}, {seconds:g} s"):
+            loud = np.repeat(rng.random(-(-int(seconds * 16000) // 1600)), 1600)[: int(seconds * 16000)]
+            mel = model.to_mel((0.3 * loud * rng.standard_normal(len(loud))).astype(np.float32))
+            began = time.perf_counter()
+            model.encoder(mel)
+            clock("encoder", began)
+            began = time.perf_counter()
+            _, cache = model.run_with_cache(mel, names=hook, return_type=None)
+            clock("to the hook", began)
+            x = cache[hook][0, :n]
+            began = time.perf_counter()
+            reader.add(x, clip, f"{clip}", 0, priorities(f"{clip}", range(n), 0))
+            clock("scan", began)
+            stretch = _stretch(x, clip)
+            began = time.perf_counter()
+            top_only.add(stretch, x.amax(0))
+            clock("largest only", began)
+            began = time.perf_counter()
+            per_clip.add_largest(x, clip)
+            clock("heaps", began)
+            began = time.perf_counter()
+            per_position.add_all(x[:, :FEW], clip)
+            clock("heaps, every position", began, x.shape[1] / FEW)
+    assert np.allclose(np.array(per_clip.values()), top_only.values[:, : min(20, clips)].numpy())
+    return spent | {"share": spent["scan"] / spent["encoder"], "clips": clips, "seconds": seconds}
+
+
+def _stretch(x: torch.Tensor, clip: int):
+    from hooked_whisper.features.scan.state import Stretch
+
+    return Stretch(x, clip, 0, torch.zeros(len(x), dtype=torch.int64))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=40)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--size", default="tiny")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    rows = [measure(options.size, options.clips, seconds) for seconds in (30.0, 10.0, 3.0)]
+    print(f"{platform.machine()}, {options.threads} thread(s), {options.size}, torch {torch.__version__}")
+    names = ("to the hook", "scan", "largest only", "heaps", "heaps, every position")
+    print("| sound in each clip | " + " | ".join(f"{name} / encoder" for name in names) + " | heaps / largest only |")
+    print("|---" * (len(names) + 2) + "|")
+    for row in rows:
+        ratios = [row[name] / row["encoder"] for name in names]
+        cells = " | ".join(f"{ratio:.3f}" if ratio < 10 else f"{ratio:.0f}" for ratio in ratios)
+        print(f"| {row['seconds']:g} s | {cells} | {row['heaps'] / row['largest only']:.1f} |")
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

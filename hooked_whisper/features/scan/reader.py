@@ -1,0 +1,149 @@
+"""One site's part in a scan: everything that is counted, kept or sampled about its features."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.features.scan.moments import Moments
+from hooked_whisper.features.scan.ranges import RANGE_KINDS, make_ranges
+from hooked_whisper.features.scan.records import (
+    HISTOGRAM_CELLS,
+    TAIL_CELLS,
+    Examples,
+    RangeExamples,
+    ScanOptions,
+    Site,
+    SiteScan,
+)
+from hooked_whisper.features.scan.sampling import RowSample, TailSample, draw
+from hooked_whisper.features.scan.state import Accumulator, Stretch
+from hooked_whisper.features.scan.topk import TopK
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.hooks.caching import axis_sizes
+
+
+class SiteReader:
+    """Takes in the activations of one hook point, window after window."""
+
+    def __init__(self, model: HookedWhisper, site: Site, options: ScanOptions) -> None:
+        self.hook = _encoder_point(model, site.hook)
+        self.name = site.name or self.hook
+        self.basis, self.options = site.basis, options
+        self.labels = axis_labels(model, self.hook) if site.basis is None else tuple(site.basis.labels)
+        n, device = len(self.labels), model.device
+        per_second = 1 / model.time.seconds_per_position
+        self.top = TopK(
+            n,
+            options.k,
+            round(options.context_s * per_second),
+            options.one_per_recording,
+            round(options.separation_s * per_second),
+            device,
+        )
+        self.moments = Moments(n, HISTOGRAM_CELLS, device)
+        self.rows = RowSample(n, options.rows, device)
+        self.tail = TailSample(n, options.per_cell, TAIL_CELLS, device)
+
+    @property
+    def parts(self) -> dict[str, Accumulator]:
+        return {"top": self.top, "moments": self.moments, "rows": self.rows, "tail": self.tail}
+
+    def state(self) -> dict[str, Tensor]:
+        return {f"{part}.{name}": tensor for part, one in self.parts.items() for name, tensor in one.state().items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        for part, one in self.parts.items():
+            prefix = f"{part}."
+            one.load({name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)})
+
+    def add(self, activations: Tensor, recording: int, name: str, first: int, priority: Tensor) -> None:
+        """``activations [position, ...]`` of one window, padding left out.
+
+        Raises:
+            HookedWhisperError: an activation that is not finite, or a basis of another width.
+        """
+        x = activations.flatten(1).float()
+        if self.basis is not None:
+            x = self.basis.encode(x)
+        if x.shape[1] != len(self.labels):
+            raise HookedWhisperError(
+                f"{self.name}: the basis gives {x.shape[1]} features, but has {len(self.labels)} labels"
+            )
+        stretch = Stretch(x, recording, first, priority)
+        largest = x.amax(0)
+        if not torch.isfinite(largest).all() or not torch.isfinite(x.sum()):
+            raise HookedWhisperError(
+                f"{self.name}: an activation of recording {name!r} is not finite (after position {first}): check the "
+                "weights and the audio; full precision avoids overflow"
+            )
+        self.top.add(stretch, largest)
+        self.moments.add(stretch, largest)
+        self.rows.add(stretch)
+        self.tail.add(stretch, self.rows.reach)
+
+    def result(self) -> SiteScan:
+        """What was found so far."""
+        histogram = self.moments.histogram
+        count = int(self.moments.count)
+        fires = histogram[:, HISTOGRAM_CELLS.per_sign + 1 :].sum(1)
+        filled = self.top.recordings >= 0
+        options = self.options
+        ranges: dict[str, RangeExamples] = {}
+        for kind in RANGE_KINDS:
+            edges, counts = make_ranges(histogram, HISTOGRAM_CELLS, kind, options.ranges)
+            drawn = [
+                draw(self.rows, self.tail, low, high, options.per_range, options.one_per_recording)
+                for low, high in zip(edges.T[:-1], edges.T[1:], strict=True)
+            ]
+            values, recordings, positions = (torch.stack(part, 1) for part in zip(*drawn, strict=True))
+            examples = Examples(_array(values), _array(recordings), _array(positions))
+            ranges[kind] = RangeExamples(_array(edges), _array(counts), examples)
+        return SiteScan(
+            name=self.name,
+            hook=self.hook,
+            labels=self.labels,
+            positions=count,
+            mean=_array(self.moments.mean),
+            variance=_array(self.moments.variance),
+            minimum=_array(self.moments.smallest),
+            maximum=_array(self.moments.largest),
+            firing_rate=_array(fires / max(count, 1)),
+            histogram=_array(histogram),
+            top=Examples(
+                _array(self.top.values.masked_fill(~filled, torch.nan)),
+                _array(self.top.recordings),
+                _array(self.top.positions),
+                _array(self.top.traces),
+            ),
+            ranges=ranges,
+        )
+
+
+def _encoder_point(model: HookedWhisper, name: str) -> str:
+    found = model.hook_names(name)
+    if len(found) != 1:
+        raise HookedWhisperError(f"{name!r} means {len(found)} hook points: give one site for each")
+    axes = model.hook_dict[found[0]].axes
+    if not found[0].startswith("encoder.") or axes[:2] != ("batch", "position"):
+        raise HookedWhisperError(
+            f"{found[0]} has axes [{', '.join(axes)}]: a scan reads encoder points with [batch, position, ...], "
+            "such as encoder.blocks.2.mlp.hook_post"
+        )
+    return found[0]
+
+
+def axis_labels(model: HookedWhisper, hook: str) -> tuple[str, ...]:
+    """``"0", "1", ...``, or ``"head.dimension"`` where a point has more than one axis beside batch and position."""
+    sizes = {"batch": 1, "position": 1, "d_model": model.cfg.encoder.d_model, "one": 1}
+    lengths = axis_sizes(model.hook_dict[hook], model.cfg, sizes)[2:]
+    return tuple(".".join(map(str, index)) for index in itertools.product(*map(range, lengths)))
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x.detach().cpu().numpy()
