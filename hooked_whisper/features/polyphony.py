@@ -1,0 +1,276 @@
+"""Which phones a feature answers to over the range of its activation: one at the top, more of them lower down?
+
+Proportions, not counts: low ranges have more examples whatever the feature does. Entropies are compared at an equal
+number of examples, because the entropy of few is biased low. Positions of one phone are not independent, and no formula
+corrects that: take examples one per utterance (:func:`ranges_of_examples`), or compare with the same of shifted labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.special import gammaln
+from scipy.stats import rankdata
+
+from hooked_whisper.errors import PatchError
+from hooked_whisper.features.joint import JointCounts
+from hooked_whisper.features.measures import chunks, miller_madow, quantile_bins, rebin, wilson
+from hooked_whisper.features.phones import distances
+
+EQUAL_N = 20  # examples at which entropies of ranges are compared
+_DRAWN_AT_ONCE = 1 << 21  # terms of the hypergeometric sum, or entries of permuted tables, at once
+
+Ranges = Float[np.ndarray, "feature bin"]
+
+
+@dataclass(frozen=True, eq=False)
+class PhoneRanges:
+    """Labels per range of activation, lowest range first.
+
+    Attributes:
+        names: labels.
+        counts: examples by feature, range, label.
+        base: share of each label among all rows, for comparison.
+        edges: lower bounds of the ranges and the upper bound of the last, in units of the feature, to the resolution of
+            the cells; NaN where unknown or empty.
+    """
+
+    names: tuple[str, ...]
+    counts: Int[np.ndarray, "feature bin label"]
+    base: Float[np.ndarray, "label"]
+    edges: Float[np.ndarray, "feature edge"]
+
+    @property
+    def n(self) -> Int[np.ndarray, "feature bin"]:
+        return self.counts.sum(axis=2)
+
+    @property
+    def proportions(self) -> Float[np.ndarray, "feature bin label"]:
+        """NaN in empty ranges."""
+        n = self.n[:, :, None]
+        return np.divide(self.counts, n, out=np.full(self.counts.shape, np.nan), where=n > 0)
+
+    @property
+    def interval(self) -> tuple[Float[np.ndarray, "feature bin label"], Float[np.ndarray, "feature bin label"]]:
+        """95 % Wilson intervals of the proportions; too narrow if the examples are neighbouring positions."""
+        return wilson(self.counts, self.n[:, :, None])
+
+    @property
+    def purity(self) -> Ranges:
+        """Share of the commonest label; NaN in empty ranges, biased high in small ones."""
+        top, n = self.counts.max(axis=2), self.n
+        return np.divide(top, n, out=np.full(n.shape, np.nan), where=n > 0)
+
+    @property
+    def majority(self) -> Int[np.ndarray, "feature"]:
+        """The commonest label in the highest range that has examples; -1 if none has."""
+        there = self.n > 0
+        last = there.shape[1] - 1 - there[:, ::-1].argmax(axis=1)
+        return np.where(there.any(axis=1), self.counts[np.arange(len(last)), last].argmax(axis=1), -1)
+
+    @property
+    def entropy(self) -> Ranges:
+        """H(label | range) in nats, Miller-Madow corrected, from all examples of the range; NaN in empty ranges."""
+        return miller_madow(self.counts)
+
+    @property
+    def effective(self) -> Ranges:
+        """exp(H): as many equally frequent labels would have this entropy."""
+        return np.exp(self.entropy)
+
+    def equal_entropy(self, n: int = EQUAL_N) -> Ranges:
+        """Mean plug-in entropy (nats) of n examples drawn without replacement from each range: the same bias for all.
+
+        Exact (hypergeometric), no sampling. NaN where a range has fewer than n examples. Source: rarefaction as in
+        Hurlbert 1971, "The nonconcept of species diversity", applied to entropy.
+        """
+        if n < 2:
+            raise PatchError(f"entropies are compared at 2 examples or more, not {n}")
+        k = np.arange(1, n + 1)
+        terms = -(k / n) * np.log(k / n)
+        found = np.full(self.counts.shape[:2], np.nan)
+        enough = self.n >= n
+        counts, totals = self.counts[enough].astype(float), self.n[enough].astype(float)
+        step = max(1, _DRAWN_AT_ONCE // (n * max(1, len(self.names))))
+        parts = [
+            (
+                np.exp(_log_hypergeometric(k, counts[at : at + step, :, None], totals[at : at + step, None, None], n))
+                @ terms
+            ).sum(1)
+            for at in range(0, len(counts), step)
+        ]
+        found[enough] = np.concatenate(parts) if parts else []
+        return found
+
+    def trend(self, n: int = EQUAL_N) -> Float[np.ndarray, "feature"]:
+        """Spearman correlation of :meth:`equal_entropy` with the order of the ranges: negative if the label is surer
+        the stronger the activation. NaN with fewer than three ranges of n examples, or equal entropies."""
+        return _spearman_with_order(self.equal_entropy(n))
+
+    def published_counts(
+        self, most: int = 5
+    ) -> tuple[Int[np.ndarray, "feature label"], Int[np.ndarray, "feature bin label"]]:
+        """The published plot: the commonest labels of each feature, most frequent first, and their counts per range."""
+        order = np.argsort(-self.counts.sum(axis=1), axis=1, kind="stable")[:, :most]
+        return order, np.take_along_axis(self.counts, order[:, None, :], axis=2)
+
+
+def active_ranges(joint: JointCounts, kind: Literal["deciles", "width"], n_bins: int | None = None) -> PhoneRanges:
+    """Ranges of the active values (above the cell about zero) of all rows counted.
+
+    Args:
+        kind: ``"deciles"``: ranges with equally many rows (10 unless said; ties, that is cells, are not cut);
+            ``"width"``: of equal width from zero to the largest value (5 unless said: cells resolve an eighth of an
+            octave, so more ranges would be narrower than the highest cells).
+    """
+    if kind not in ("deciles", "width"):
+        raise PatchError(f"ranges are of 'deciles' or of equal 'width', not {kind!r}")
+    n = (10 if kind == "deciles" else 5) if n_bins is None else n_bins
+    if n < 1:
+        raise PatchError(f"there must be a range at least, not {n}")
+    zero = joint.cells.per_sign
+    active = joint.totals.copy()
+    active[:, : zero + 1] = 0
+    bins = quantile_bins(active, n) if kind == "deciles" else _width_bins(joint, active, n)
+    return _ranges(joint, np.where(active > 0, bins, -1), n)
+
+
+def signed_ranges(joint: JointCounts, n_bins: int = 10) -> PhoneRanges:
+    """Ranges with equally many rows of all values, negative ones and zero too (they are one range if most rows)."""
+    return _ranges(joint, np.where(joint.totals > 0, quantile_bins(joint.totals, n_bins), -1), n_bins)
+
+
+def ranges_of_examples(
+    ids: Int[np.ndarray, "feature bin example"],
+    names: tuple[str, ...],
+    base: Float[np.ndarray, "label"],
+    edges: Float[np.ndarray, "feature edge"] | None = None,
+) -> PhoneRanges:
+    """From labels of sampled examples, say 50 of each range, one per utterance; negative ids are left out.
+
+    Raises:
+        PatchError: an id beyond the names.
+    """
+    if ids.size and ids.max() >= len(names):
+        raise PatchError(f"ids are below {len(names)}, got {ids.max()}")
+    n_features, n_bins, _ = ids.shape
+    there = ids >= 0
+    cell = np.arange(n_features * n_bins).reshape(n_features, n_bins, 1) * len(names) + ids
+    counts = np.bincount(cell[there], minlength=n_features * n_bins * len(names))
+    bounds = np.full((n_features, n_bins + 1), np.nan) if edges is None else edges
+    return PhoneRanges(tuple(names), counts.reshape(n_features, n_bins, len(names)), base, bounds)
+
+
+@dataclass(frozen=True, eq=False)
+class ConfusionTest:
+    """Whether what a feature confuses with its phone is articulatorily nearer to it than chance.
+
+    distance: mean articulatory distance of the other labels' examples to the majority label's, per feature.
+    expected: the same on average over permutations; p_value: share of permutations (the data counted in) at or below.
+    pooled_p: of the mean over features, with the same permutations for all of them.
+    """
+
+    majority: Int[np.ndarray, "feature"]
+    distance: Float[np.ndarray, "feature"]
+    expected: Float[np.ndarray, "feature"]
+    p_value: Float[np.ndarray, "feature"]
+    pooled_p: float
+
+
+def confusions(ranges: PhoneRanges, rng: np.random.Generator, permutations: int = 1000) -> ConfusionTest:
+    """Distance of the confusions in all ranges together to the label that rules the highest one.
+
+    The null hypothesis deals out, among the labels that are not the majority's, how far each is over- or
+    under-represented (its count over its base rate), and leaves the base rates where they are. So a label that is
+    near and merely common is no evidence. Labels without articulation (silence) take no part; a feature whose majority
+    is one of them, or that confuses nothing, has NaN.
+    """
+    table = distances(ranges.names)
+    usable = np.isfinite(np.diagonal(table)) & (ranges.base > 0)
+    majority = ranges.majority
+    judged = np.flatnonzero((majority >= 0) & usable[majority])
+    kept = np.flatnonzero(usable)
+    counts = ranges.counts.sum(axis=1)[np.ix_(judged, kept)].astype(float)
+    own = np.searchsorted(kept, majority[judged])
+    row = np.arange(len(judged))
+    counts[row, own] = 0
+    some = counts.sum(axis=1) > 0
+    judged, counts, own = judged[some], counts[some], own[some]
+    row = np.arange(len(judged))
+    base = np.tile(ranges.base[kept], (len(judged), 1))
+    base[row, own] = 0  # the majority is no confusion of itself
+    excess = np.divide(counts, base, out=np.zeros(counts.shape), where=base > 0)
+    weighted = base * table[np.ix_(kept, kept)][own]
+    true = (excess * weighted).sum(axis=1) / (excess * base).sum(axis=1)
+
+    below, total, pooled = np.ones(len(judged)), np.zeros(len(judged)), 1
+    for _ in range(permutations):  # one permutation of the inventory for all features keeps their dependence
+        dealt = _deal(excess, own, rng.permutation(len(kept)))
+        value = (dealt * weighted).sum(axis=1) / (dealt * base).sum(axis=1)
+        below += value <= true + 1e-12
+        total += value
+        pooled += bool(len(true)) and value.mean() <= true.mean() + 1e-12
+    found = np.full((3, len(majority)), np.nan)
+    found[:, judged] = true, total / permutations, below / (permutations + 1)
+    return ConfusionTest(majority, *found, pooled / (permutations + 1) if len(true) else float("nan"))
+
+
+def _deal(
+    excess: Float[np.ndarray, "feature label"], own: Int[np.ndarray, "feature"], order: Int[np.ndarray, "label"]
+) -> Float[np.ndarray, "feature label"]:
+    """``excess`` in another order, but that each feature's own label keeps its place: who drew it gets what it drew."""
+    drawn = np.tile(order, (len(excess), 1))
+    row = np.arange(len(excess))
+    drawn[row, np.argsort(order)[own]] = order[own]
+    drawn[row, own] = own
+    return np.take_along_axis(excess, drawn, axis=1)
+
+
+def _width_bins(joint: JointCounts, active: Int[np.ndarray, "feature cell"], n: int) -> Int[np.ndarray, "feature cell"]:
+    """A cell is in the range that its middle is in; the outermost, which has no end, counts from its edge."""
+    edges = joint.cells.edges.numpy()
+    upper = np.where(np.isfinite(edges[1:]), edges[1:], edges[:-1])
+    middle = (np.maximum(edges[:-1], -upper.max()) + upper) / 2
+    there = active > 0
+    top = np.where(there, upper, 0).max(axis=1, keepdims=True)
+    return np.clip((middle / np.where(top > 0, top, 1) * n).astype(np.int64), 0, n - 1)
+
+
+def _ranges(joint: JointCounts, bins: Int[np.ndarray, "feature cell"], n: int) -> PhoneRanges:
+    parts = chunks(joint.n_features, joint.cells.n, len(joint.names))
+    counts = [rebin(joint.counts[some], bins[some], n) for some in parts]
+    edges = joint.cells.edges.numpy()
+    lower = [np.where((bins == b) & (joint.totals > 0), edges[:-1], np.inf).min(axis=1) for b in range(n)]
+    upper = np.where((bins >= 0) & (joint.totals > 0), edges[1:], -np.inf).max(axis=1)
+    bounds = np.stack([*lower, upper], axis=1)
+    bounds[np.isposinf(bounds) & (np.arange(n + 1) < n)] = np.nan
+    labels = joint.counts[0].sum(axis=0, dtype=np.int64)
+    return PhoneRanges(joint.names, np.concatenate(counts), labels / max(1, labels.sum()), bounds)
+
+
+def _log_hypergeometric(
+    k: Int[np.ndarray, "k"], marked: np.ndarray, total: np.ndarray, n: int
+) -> Float[np.ndarray, "range label k"]:
+    """log P(k of n draws without replacement are marked); minus infinity where impossible."""
+    possible = (k <= marked) & (n - k <= total - marked)
+    a, b = np.where(possible, marked, k), np.where(possible, total - marked, n - k)
+    log_p = _log_choose(a, k) + _log_choose(b, n - k) - _log_choose(total, n)
+    return np.where(possible, log_p, -np.inf)
+
+
+def _log_choose(n: np.ndarray, k: np.ndarray | int) -> np.ndarray:
+    return gammaln(n + 1) - gammaln(np.asarray(k) + 1) - gammaln(n - k + 1)
+
+
+def _spearman_with_order(values: Ranges) -> Float[np.ndarray, "feature"]:
+    there = np.isfinite(values)
+    order = np.where(there, np.cumsum(there, axis=1), np.nan)
+    ranks = rankdata(values, axis=1, nan_policy="omit")
+    n = there.sum(axis=1)
+    middle = (n[:, None] + 1) / 2
+    a, b = (np.where(there, x - middle, 0.0) for x in (order, ranks))
+    scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    return np.divide((a * b).sum(axis=1), scale, out=np.full(len(values), np.nan), where=(scale > 1e-9) & (n >= 3))

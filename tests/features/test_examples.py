@@ -1,0 +1,56 @@
+"""Top examples one per utterance, and their purity."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hooked_whisper.errors import PatchError
+from hooked_whisper.features.examples import ABSENT, TopExamples, purity
+
+NAMES = ("SIL", "s", "z", "m")
+
+
+@given(st.integers(0, 12), st.integers(1, 6), st.integers(0, 999))
+def test_the_best_of_every_utterance_in_order(utterances: int, k: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    top, best = TopExamples(3, k, labellings=2), []
+    for _ in range(utterances):
+        n = int(rng.integers(0, 6))
+        x = torch.from_numpy(rng.integers(4, size=(n, 3))).float()
+        ids, other = rng.integers(-1, 4, size=(2, n))
+        top.add(x, ids, other)
+        if n:
+            at = x.argmax(0).numpy()
+            best.append((x.max(0).values.numpy(), ids[at], other[at]))
+    for f in range(3):
+        order = sorted(range(len(best)), key=lambda u: (-best[u][0][f], u))[:k]
+        missing = k - len(order)
+        assert top.values[f].tolist() == [best[u][0][f] for u in order] + [-np.inf] * missing
+        assert top.ids(0)[f].tolist() == [best[u][1][f] for u in order] + [ABSENT] * missing
+        assert top.ids(1)[f].tolist() == [best[u][2][f] for u in order] + [ABSENT] * missing
+
+
+def test_purity() -> None:
+    ids = np.array([[1, 1, 1, 2, -1], [2, 1, 2, 1, ABSENT], [0, 0, 0, 3, 3], [ABSENT] * 5])
+    found = purity(ids, NAMES)
+    assert found.labels == ("s", "s", "SIL", "") and found.hits.tolist() == [3, 2, 3, 0]
+    assert found.n.tolist() == [5, 4, 5, 0]
+    np.testing.assert_allclose(found.purity, [0.6, 0.5, 0.6, np.nan])
+    low, high = found.interval
+    assert (low[:3] < found.purity[:3]).all() and (found.purity[:3] < high[:3]).all()
+    speech = purity(ids, NAMES, without=frozenset(["SIL"]))
+    assert speech.labels == ("s", "s", "m", "") and speech.purity[2] == pytest.approx(0.4)
+    grouped = purity(ids, NAMES, {"sibilants": {"s", "z"}, "nasals": {"m"}})
+    assert grouped.labels == ("sibilants", "sibilants", "nasals", "") and grouped.purity[0] == pytest.approx(0.8)
+    assert purity(ids, NAMES, {}).labels == ("",) * 4
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(PatchError, match="k of 1"):
+        TopExamples(3, 0)
+    with pytest.raises(PatchError, match="ids are"):
+        purity(np.array([[4]]), NAMES)

@@ -1,0 +1,69 @@
+"""Averages round onsets: as a slow sum, additive, and peaks where they were put."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hooked_whisper.errors import PatchError
+from hooked_whisper.features.labels import PositionLabels
+from hooked_whisper.features.onsets import OnsetAverages, latency
+
+NAMES = ("a", "b")
+
+
+def labelled(ids: np.ndarray) -> PositionLabels:
+    onset = np.append(True, ids[1:] != ids[:-1]) & (ids >= 0)
+    return PositionLabels(NAMES, ids, np.where(ids >= 0, np.cumsum(onset), -1), np.zeros(len(ids), bool), onset)
+
+
+def clip(seed: int, n: int = 90) -> tuple[torch.Tensor, PositionLabels]:
+    rng = np.random.default_rng(seed)
+    ids = np.repeat(rng.integers(-1, 2, size=n), rng.integers(2, 7, size=n))[:n]
+    return torch.from_numpy(rng.normal(size=(n, 3))), labelled(ids)
+
+
+def test_as_a_slow_sum_and_additive() -> None:
+    whole, one, two = (OnsetAverages(3, NAMES, 4, 6) for _ in range(3))
+    found: dict[tuple[int, int], list[np.ndarray]] = {}
+    for seed in range(4):
+        x, labels = clip(seed)
+        whole.add(x, labels)
+        (one if seed < 2 else two).add(x, labels)
+        for at in np.flatnonzero(labels.onset):
+            for lag in range(-4, 7):
+                if 0 <= at + lag < len(x):
+                    found.setdefault((labels.ids[at], lag), []).append(x[at + lag].numpy())
+    for (label, lag), rows in found.items():
+        np.testing.assert_allclose(whole.mean[:, label, lag + 4], np.mean(rows, axis=0))
+        assert whole.counts[label, lag + 4] == len(rows)
+    np.testing.assert_allclose((one + two).mean, whole.mean)
+
+
+def test_latency_is_where_the_peak_was_put() -> None:
+    averages = OnsetAverages(4, NAMES)
+    for seed in range(20):
+        _, labels = clip(seed, 200)
+        x = torch.from_numpy(np.random.default_rng(seed).normal(size=(200, 4)) * 0.1)
+        for feature, (label, lag, size) in enumerate([(0, 3, 5.0), (1, -2, 5.0), (0, 4, -5.0)]):
+            at = np.flatnonzero(labels.onset & (labels.ids == label)) + lag
+            x[at[(at >= 0) & (at < 200)], feature] += size
+        x[:, 3] = 1
+        averages.add(x, labels)
+    found = latency(averages, np.array([0, 1, 0, 0]), np.array([1, 1, -1, 1]))
+    np.testing.assert_array_equal(found, [3, -2, 4, np.nan])
+    assert np.isnan(latency(averages, np.full(4, -1), np.ones(4, dtype=int))).all()
+    assert np.isnan(latency(OnsetAverages(4, NAMES), np.zeros(4, dtype=int), np.ones(4, dtype=int))).all()
+
+
+def test_what_is_refused() -> None:
+    x, labels = clip(0)
+    with pytest.raises(PatchError, match="names"):
+        OnsetAverages(3, ("a",)).add(x, labels)
+    with pytest.raises(PatchError, match="NaN"):
+        OnsetAverages(3, NAMES).add(x * torch.nan, labels)
+    with pytest.raises(PatchError, match="lags"):
+        OnsetAverages(3, NAMES, -1)
+    with pytest.raises(PatchError, match="add up"):
+        OnsetAverages(3, NAMES) + OnsetAverages(2, NAMES)

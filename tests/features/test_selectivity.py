@@ -1,0 +1,108 @@
+"""Selectivity: planted features are found with their phone, others are at chance, and no row judges itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hooked_whisper.errors import PatchError
+from hooked_whisper.features.joint import JointCounts, count
+from hooked_whisper.features.selectivity import coverage, cross_selectivity, selectivity
+from hooked_whisper.protocols import SILENCE
+
+NAMES = (SILENCE, "s", "t", "m", "n", "ʒ")
+
+
+def speaker(seed: int, n: int = 3000, chance: bool = False) -> JointCounts:
+    """Features: 0 fires for s, 1 falls for t, 2 for m and n, 3 in silence, 4 and 5 for nothing; ʒ is rare."""
+    ids = np.random.default_rng(seed).choice(6, size=n, p=[0.3, 0.2, 0.2, 0.15, 0.149, 0.001])
+    x = torch.randn(n, 6, generator=torch.Generator().manual_seed(seed))
+    if not chance:
+        for feature, labels, size in ((0, [1], 6), (1, [2], -6), (2, [3, 4], 6), (3, [0], 6)):
+            x[:, feature] += size * torch.from_numpy(np.isin(ids, labels).astype(np.float32))
+    return count(x, ids, NAMES)
+
+
+def test_planted_features_are_found() -> None:
+    found = cross_selectivity([speaker(i) for i in range(3)])
+    assert found.labels[:2] == ("s", "t") and found.sign[:2].tolist() == [1, -1]
+    assert (found.f1[:2] > 0.95).all() and (found.auc[:2] > 0.99).all() and (found.average_precision[:2] > 0.98).all()
+    assert 2 < found.threshold[0] < 4 and -4 < found.threshold[1] < -2 and (found.agreement[:2] == 1).all()
+    np.testing.assert_allclose(found.prevalence[0], 0.2, atol=0.02)
+    assert found.rare == ("ʒ",) and not found.searched[0] and "ʒ" not in found.labels and SILENCE not in found.labels
+    assert found.f1_by_label[3, 0] > 0.95 and found.auc_by_label[3, 0] > 0.99
+    assert coverage(found).covered == ("s", "t") and coverage(found).share == pytest.approx(0.5)
+    assert (found.information[:4] > 0.3).all() and np.abs(found.information[4:]).max() < 0.01
+    rows = found.to_rows()
+    assert rows[0]["label"] == "s" and rows[0]["f1"] == found.f1[0] and len(rows) == 6
+
+
+def test_classes_find_what_answers_to_several_phones() -> None:
+    groups = {"nasals": {"m", "n"}, "stops": {"t"}}
+    found = cross_selectivity([speaker(i).grouped(groups) for i in range(3)])
+    assert found.labels[2] == "nasals" and found.f1[2] > 0.95 and found.labels[1] == "stops"
+    single = cross_selectivity([speaker(i) for i in range(3)])
+    assert single.labels[2] in ("m", "n") and single.f1[2] < 0.75
+
+
+def test_nothing_to_find_is_chance() -> None:
+    found = cross_selectivity([speaker(i, chance=True) for i in range(4)])
+    np.testing.assert_allclose(found.auc_by_label[:, :5], 0.5, atol=0.03)
+    chance = 2 * found.prevalence / (1 + found.prevalence)  # of saying yes always
+    assert (found.f1 <= chance + 0.02).all() and coverage(found).covered == ()
+    assert np.abs(found.information).max() < 0.003
+
+
+def test_a_speaker_is_judged_by_the_others_threshold() -> None:
+    """Each speaker's scale differs: a threshold of its own would be perfect, one from the other is not."""
+    ids = np.tile(np.repeat([1, 2], 100), 2)
+    x = torch.from_numpy((ids == 1).astype(np.float32) + 1)[:, None]
+    quiet, loud = count(x, ids, NAMES), count(x * 8, ids, NAMES)
+    assert selectivity(quiet, quiet, min_tokens=1).f1[0] == 1
+    crossed = cross_selectivity([quiet, loud], min_tokens=1)
+    assert crossed.f1[0] < 0.7
+    np.testing.assert_allclose(
+        selectivity(quiet, loud, min_tokens=1).f1[0], 2 * 200 / (400 + 200)
+    )  # all of the loud one's rows are above the quiet one's threshold
+
+
+@settings(max_examples=10)
+@given(st.permutations(range(3)))
+def test_the_order_of_folds_does_not_matter(order: list[int]) -> None:
+    folds = [speaker(i, 400) for i in range(3)]
+    one, two = (cross_selectivity(some, min_tokens=10) for some in (folds, [folds[i] for i in order]))
+    for name in ("best", "f1", "threshold", "auc", "information", "f1_by_label"):
+        np.testing.assert_allclose(getattr(one, name), getattr(two, name), err_msg=name)
+
+
+def test_pooled_f1_by_hand() -> None:
+    folds = [speaker(i, 500) for i in range(2)]
+    found = cross_selectivity(folds, min_tokens=10)
+    halves = [selectivity(folds[1 - i], folds[i], min_tokens=1) for i in range(2)]
+    p, r = np.stack([h.precision for h in halves]), np.stack([h.recall for h in halves])
+    truth = np.stack([[folds[i].counts[0].sum(0)[b] for b in halves[i].best] for i in range(2)])
+    hits = r * truth
+    np.testing.assert_allclose(found.f1, 2 * hits.sum(0) / (truth + hits / p).sum(0))
+
+
+def test_shifted_labels_are_subtracted() -> None:
+    folds = [speaker(i) for i in range(2)]
+    found = cross_selectivity(folds, shifted=folds[0] + folds[1])
+    np.testing.assert_allclose(found.information, 0, atol=1e-12)
+
+
+def test_without_labels_to_search() -> None:
+    found = cross_selectivity([speaker(i, 40) for i in range(2)], min_tokens=1000)
+    assert (found.best == -1).all() and np.isnan(found.f1).all() and set(found.labels) == {""}
+    assert np.isnan(coverage(found).share)
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(PatchError, match="two folds"):
+        cross_selectivity([speaker(0, 40)])
+    other = count(torch.zeros(3, 6), np.zeros(3, dtype=int), ("x",))
+    with pytest.raises(PatchError, match="do not fit"):
+        selectivity(speaker(0, 40), other)
