@@ -66,6 +66,7 @@ def test_clips_that_cannot_be_shown(change, error, says) -> None:
         (lambda: Example("a", np.array([1.0, NAN]), 0, "top"), "NaN"),
         (lambda: Example("a", trace(3), 150, "top"), "peak at 150"),
         (lambda: Example("a", trace(3), -1, "top"), "peak at -1"),
+        (lambda: Example("a", trace(3), 3, "top", -0.1), "cut its trace"),
         (lambda: UnitStats(1.2, 0.0, 1.0, 1.0, 0.0), "statistics"),
         (lambda: UnitStats(0.2, NAN, 1.0, 1.0, 0.0), "NaN"),
         (lambda: UnitStats(0.2, 0.0, 1.0, -1.0, 0.0), "statistics"),

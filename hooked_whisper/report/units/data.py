@@ -137,6 +137,8 @@ class Example:
     def __post_init__(self) -> None:
         if not np.isfinite(self.trace).all():
             raise HookedWhisperError(f"an example of clip {self.clip!r} has NaN or infinity in its trace")
+        if self.start_s < 0:
+            raise HookedWhisperError(f"an example of clip {self.clip!r} starts at {self.start_s:g} s: cut its trace")
         if not 0 <= self.peak < len(self.trace):
             raise HookedWhisperError(
                 f"an example of clip {self.clip!r} has {len(self.trace)} positions and its peak at {self.peak}: "

@@ -16,7 +16,7 @@ import soundfile
 
 from hooked_whisper.audio import SAMPLE_RATE, clip_around, to_mp3_bytes
 from hooked_whisper.errors import HookedWhisperError, closest
-from hooked_whisper.report.units.data import Clip, SiteInfo, Unit
+from hooked_whisper.report.units.data import POSITION_S, Clip, SiteInfo, Unit
 from hooked_whisper.report.units.images import mel_png
 from hooked_whisper.report.units.pages import render_asset, render_index, render_unit
 from hooked_whisper.report.units.records import (
@@ -63,14 +63,14 @@ class SiteWriter:
         """
         record = clip_record(clip)
         name = _file_name(clip, record)
-        if self._clips.setdefault(clip.id, name) != name:
+        if self._clips.get(clip.id, name) != name:
             raise HookedWhisperError(f"two different clips are called {clip.id!r}: give each its own id")
         folder = self.out / "clips"
-        if (folder / f"{name}.js").exists():  # written last, so the others are there; the name says what is in them
-            return
-        write_atomic(folder / f"{name}.mp3", to_mp3_bytes(clip.samples))
-        write_atomic(folder / f"{name}.png", mel_png(clip.mel))
-        write_atomic(folder / f"{name}.js", clip_script(name, record))
+        if not (folder / f"{name}.js").exists():  # written last: the others are there; the name says what is in them
+            write_atomic(folder / f"{name}.mp3", to_mp3_bytes(clip.samples))
+            write_atomic(folder / f"{name}.png", mel_png(clip.mel))
+            write_atomic(folder / f"{name}.js", clip_script(name, record))
+        self._clips[clip.id] = name
 
     def add_unit(self, unit: Unit) -> None:
         """Write a unit's page and JSON, and the amplified moments of its examples.
@@ -84,10 +84,11 @@ class SiteWriter:
         names = {e.clip: self._name(e.clip) for e in unit.examples}
         clips = {id: self._record(name) for id, name in names.items()}
         for e in unit.examples:
-            if not 0 <= e.peak_s <= clips[e.clip]["duration"]:
+            duration, end = clips[e.clip]["duration"], e.start_s + (len(e.trace) - 1) * POSITION_S
+            if end > duration + POSITION_S or e.peak_s > duration:
                 raise HookedWhisperError(
-                    f"unit {unit.index}: a peak at {e.peak_s:g} s of clip {e.clip!r}, which lasts "
-                    f"{clips[e.clip]['duration']:g} s: give excerpt times"
+                    f"unit {unit.index}: a trace until {end:g} s, with its peak at {e.peak_s:g} s, in clip {e.clip!r}, "
+                    f"which lasts {duration:g} s: cut the trace, and count from the start of the excerpt"
                 )
         examples = [
             page_example(e, clips[e.clip], names[e.clip], self._moment(names[e.clip], e.peak_s)) for e in unit.examples

@@ -218,7 +218,8 @@ const HW = (() => {
   // --- keys: to the units beside this one ---
 
   addEventListener("keydown", event => {
-    if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey || event.target.matches("input")) return;
+    if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    if (event.target.closest("input, .scroll")) return; // they use arrow keys themselves
     const link = { ArrowLeft: "previous", ArrowRight: "next" }[event.key];
     if (link) document.getElementById(link)?.click();
     if (event.key === "/") { event.preventDefault(); location.href = "../index.html#search"; }
