@@ -19,7 +19,7 @@ class Split(NamedTuple):
     test: Int[np.ndarray, "test"]
 
 
-def split_by_speaker(corpus: Sequence[Recording], share: float = 0.5, seed: int = 0) -> Split:
+def split_by_speaker(corpus: Sequence[Recording], share: float | int = 0.5, seed: int = 0) -> Split:
     """Two parts without a common speaker; recordings whose speaker is unknown are each a speaker of their own.
 
     Speakers are shuffled and the line is drawn where the first part comes nearest to ``share`` of the recordings, with

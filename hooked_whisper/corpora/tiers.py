@@ -78,6 +78,9 @@ def make_alignment(
     """
     word_tier = tuple(i for i in _ordered(words, source, shared_s) if i.label not in _SILENT_WORDS)
     phone_tier = _ordered(phones, source, shared_s)
+    named = [_renamed(phone, tiers.relabel) for phone in phone_tier]
+    if word_tier and all(phone.label == SILENCE for phone in named):
+        named = []  # an empty tier: words are said, so their phones are unknown, not silent
     duration = max([duration, *(tier[-1].end for tier in (word_tier, phone_tier) if tier)])
     return Alignment(
         utterance,
@@ -85,7 +88,7 @@ def make_alignment(
         text or " ".join(word.label for word in word_tier),
         float(duration),
         word_tier,
-        _with_silence([_renamed(phone, tiers.relabel) for phone in phone_tier], duration),
+        _with_silence(named, duration),
     )
 
 

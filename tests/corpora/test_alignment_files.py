@@ -1,8 +1,9 @@
-"""Alignments on disk."""
+"""Alignments on disk: round trips, formats as their programs write them, and files that are broken."""
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,12 +11,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hooked_whisper.corpora import from_dict, from_textgrid, to_dict, to_textgrid
+from hooked_whisper.corpora import (
+    Tiers,
+    fold_timit,
+    from_ctm,
+    from_dict,
+    from_json,
+    from_textgrid,
+    from_timit,
+    read_alignment,
+    to_ctm,
+    to_dict,
+    to_textgrid,
+    without_stress,
+)
+from hooked_whisper.corpora.tiers import cut
+from hooked_whisper.errors import AlignmentError
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
 from hooked_whisper.storage import write_atomic
 
 LABELS = st.text(st.characters(blacklist_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=6).filter(
-    lambda s: s.strip() == s and s != SILENCE
+    lambda s: s.strip() == s and s.lower() not in ("sil", "sp", "pau", "epi", "h#", "<eps>", "<sil>")
 )
 
 
@@ -59,6 +75,238 @@ def test_reads_short_format_and_skips_point_tiers():
 def test_broken_textgrid_is_a_clear_error(content: str):
     with pytest.raises(ValueError, match="TextGrid"):
         from_textgrid(content)
+
+
+@settings(max_examples=40, deadline=None)
+@given(alignments())
+def test_json_of_ours_is_read_like_any_other(alignment: Alignment):
+    assert from_json(json.dumps(to_dict(alignment))) == alignment
+
+
+WORDS = st.from_regex(r"\A[a-z]{3,6}\Z").filter(lambda s: s not in ("sil", "pau", "epi"))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(alignments(), min_size=1, max_size=3), st.data())
+def test_ctm_round_trip(several: list[Alignment], data: st.DataObject):
+    named = []
+    for k, one in enumerate(several):
+        phones = tuple(
+            Interval(p.start, p.end, p.label if p.label == SILENCE else data.draw(WORDS)) for p in one.phones
+        )
+        words = tuple(Interval(p.start, p.end, p.label) for p in phones if p.label != SILENCE)
+        named.append(Alignment(f"u-{k}", "", "", one.duration, words, phones))
+    phones_read = from_ctm(to_ctm(named, "phones"), "phones")
+    assert list(phones_read) == [one.utterance for one in named]
+    for one in named:
+        assert len(phones_read[one.utterance].phones) == len(one.phones)
+        for a, b in zip(phones_read[one.utterance].phones, one.phones, strict=True):
+            assert a.label == b.label and (a.start, a.end) == pytest.approx((b.start, b.end), abs=2e-6)
+    with_words = [one for one in named if one.words]
+    if with_words:
+        words_read = from_ctm(to_ctm(with_words, "words"), "words")
+        assert [words_read[one.utterance].text for one in with_words] == [
+            " ".join(word.label for word in one.words) for one in with_words
+        ]
+
+
+def test_ctm_as_kaldi_writes_it():
+    content = ";; comment\nu1 1 0.00 0.30 hello 0.98\nu2 A 0.5 0.25 you\n\nu1 1 0.45 0.10 <eps>\nu1 1 0.55 0.20 world\n"
+    found = from_ctm(content, "words")
+    assert found["u1"].words == (Interval(0.0, 0.3, "hello"), Interval(0.55, 0.75, "world"))
+    assert found["u1"].text == "hello world" and found["u2"].words[0].start == 0.5
+    phones = from_ctm("u 1 0.1 0.2 hh\nu 1 0.3 0.2 sil\nu 1 0.8 0.2 AH0\n", "phones", Tiers(relabel=without_stress))
+    assert [(p.start, p.label) for p in phones["u"].phones] == [
+        (0.0, SILENCE), (0.1, "hh"), (pytest.approx(0.3), SILENCE), (0.5, SILENCE), (0.8, "AH")
+    ]  # fmt: skip
+
+
+def test_ctm_rounding_is_no_overlap_but_more_is():
+    (one,) = from_ctm("u 1 0.10 0.11 a\nu 1 0.20 0.10 b\n", "words").values()
+    assert one.words[0] == Interval(0.1, 0.2, "a") and one.words[1].start == 0.2
+    with pytest.raises(AlignmentError, match=r"line 2.*overlap"):
+        from_ctm("u 1 0.10 0.13 a\nu 1 0.20 0.10 b\n", "words")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("u 1 nan 0.1 a", "line 2.*numbers"),
+        ("u 1 0.9 inf a", "line 2.*numbers"),
+        ("u 1 -1 0.1 a", "line 2.*negative"),
+        ("u 1 0.9 -0.1 a", "line 2.*before its|line 2.*the end not before"),
+        ("u 1 0.1 0.1 a", "line 2.*sort"),
+        ("u 1 0.9 a", "line 2: expected"),
+        ("u 1 x 0.1 a", "line 2: expected"),
+    ],
+)
+def test_broken_ctm_names_the_line(line: str, message: str):
+    with pytest.raises(AlignmentError, match=f"there.ctm.*{message}"):
+        from_ctm(f"u 1 0.5 0.1 first\n{line}\n", "words", source="there.ctm")
+
+
+def test_what_ctm_cannot_hold():
+    for alignment in (
+        Alignment("a b", "", "", 1.0, (Interval(0.0, 1.0, "x"),)),
+        Alignment("a", "", "", 1.0, (Interval(0.0, 1.0, "x y"),)),
+        Alignment("", "", "", 1.0, (Interval(0.0, 1.0, "x"),)),
+    ):
+        with pytest.raises(AlignmentError, match="without spaces"):
+            to_ctm([alignment], "words")
+
+
+def test_timit_labels():
+    content = "0 1600 h#\n1600 2400 bcl\n2400 3200 b\n3200 4800 ix\n4800 5600 q\n5600 8000 zh\n"
+    raw = from_timit(content, "phones")
+    assert [p.label for p in raw.phones] == [SILENCE, "bcl", "b", "ix", "q", "zh"]
+    assert raw.phones[1] == Interval(0.1, 0.15, "bcl") and raw.duration == 0.5
+    folded = from_timit(content, "phones", tiers=Tiers(relabel=fold_timit))
+    assert [p.label for p in folded.phones] == [SILENCE, SILENCE, "b", "ih", SILENCE, "sh"]
+    with pytest.raises(AlignmentError, match="line 2"):
+        from_timit("0 1600 h#\n1600 b\n", "phones")
+
+
+def test_timit_folds_61_phones_to_39():
+    names = """aa ae ah ao aw ax ax-h axr ay b bcl ch d dcl dh dx eh el em en eng epi er ey f g gcl h# hh hv ih ix iy
+        jh k kcl l m n ng nx ow oy p pau pcl q r s sh t tcl th uh uw ux v w y z zh"""
+    phones = names.split()
+    assert len(phones) == 61 and len({fold_timit(p) for p in phones}) == 39
+    assert {fold_timit(fold_timit(p)) for p in phones} == {fold_timit(p) for p in phones}
+
+
+def test_words_of_timit_that_share_a_phone_are_parted():
+    (had, your) = from_timit("11362 16000 had\n15420 17503 your\n", "words").words
+    assert had.end == your.start == 15420 / 16000
+
+
+def test_json_as_whisperx_writes_it():
+    data = {
+        "segments": [
+            {"text": " In 1990 he", "words": [
+                {"word": "In", "start": 0.1, "end": 0.2, "score": 0.9}, {"word": "1990"},
+                {"word": " he", "start": 0.5, "end": 0.7},
+            ]},
+            {"text": " left.", "words": [{"word": "left.", "start": 0.75, "end": 1.0}]},
+        ]
+    }  # fmt: skip
+    found = from_json(json.dumps(data), "u")
+    assert [w.label for w in found.words] == ["In", "he", "left."] and found.text == "In 1990 he left."
+    assert found.duration == 1.0 and found.utterance == "u" and found.phones == ()
+    with pytest.raises(AlignmentError, match="no words with times"):
+        from_json('{"segments": [{"text": "hello", "start": 0, "end": 1}]}')
+
+
+def test_json_lists_of_labelled_times():
+    rows = [
+        {"label": "hi", "start": 0.1, "end": 0.4, "tier": "words"},
+        {"label": "h", "start": 0.1, "end": 0.2, "tier": "phones"},
+        {"phone": "aɪ", "start": 0.2, "end": 0.4},
+    ]
+    found = from_json(json.dumps(rows))
+    assert [w.label for w in found.words] == ["hi"] and [p.label for p in found.phones] == [SILENCE, "h", "aɪ"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ('"hello"', "known forms"),
+        ('{"a": 1}', "known forms"),
+        ('[{"word": "a", "start": 0.5, "end": 0.1}]', r"\[0\].*before"),
+        ('[{"word": "a", "start": NaN, "end": 0.1}]', r"\[0\].*seconds"),
+        ('[{"word": "a", "start": "0", "end": 0.1}]', r"\[0\].*seconds"),
+        ('[{"word": "a", "start": 1' + "0" * 400 + ', "end": 2}]', r"\[0\].*seconds"),
+        ('[{"start": 0, "end": 0.1}]', r"\[0\].*no label"),
+        ("[3]", r"\[0\].*expected"),
+        ('{"words": [[0, 1, "a"], [0.5, 2, "b"]]}', r"words\[1\].*overlap"),
+        ('{"words": [[0, 1, "a"]], "duration": "long"}', "duration"),
+    ],
+)
+def test_broken_json_names_the_entry(content: str, message: str):
+    with pytest.raises(AlignmentError, match=f"there.json.*{message}"):
+        from_json(content, source="there.json")
+
+
+def test_textgrid_tiers_are_found_as_aligners_name_them():
+    grid = to_textgrid(Alignment("u", "", "hi", 1.0, (Interval(0.0, 1.0, "hi"),), (Interval(0.0, 1.0, "AY1"),)))
+    upper = grid.replace('"words"', '"Ann - Words"').replace('"phones"', '"Ann - phones"')
+    found = from_textgrid(upper, tiers=Tiers(relabel=without_stress))
+    assert found.text == "hi" and found.phones[0].label == "AY"
+    munich = grid.replace('"words"', '"ORT"').replace('"phones"', '"MAU"')
+    assert from_textgrid(munich, tiers=Tiers("ORT", "MAU")).phones[0].label == "AY1"
+    with pytest.raises(AlignmentError, match="'ORT', 'MAU'"):
+        from_textgrid(munich)
+    with pytest.raises(AlignmentError, match="several tiers of words"):
+        from_textgrid(grid.replace('"words"', '"Ann - words"').replace('"phones"', '"Bob - words"'))
+
+
+def test_a_textgrid_out_of_order_names_file_and_line(tmp_path: Path):
+    grid = to_textgrid(Alignment("u", "", "", 1.0, (Interval(0.0, 0.5, "a"), Interval(0.5, 1.0, "b"))))
+    path = tmp_path / "x.TextGrid"
+    path.write_text(grid.replace("xmin = 0.5", "xmin = 0.3"), encoding="utf-8")
+    with pytest.raises(
+        AlignmentError, match=r"x\.TextGrid', line 2\d: 'b' starts at 0\.3 s, where 'a' lasts until 0\.5"
+    ):
+        read_alignment(path)
+    broken = grid.replace("intervals: size = 2", "intervals: size = -2")
+    with pytest.raises(AlignmentError, match=r"line 14.*no size"):
+        from_textgrid(broken)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=80) | st.binary(max_size=80).map(lambda b: b.decode("latin-1")), st.integers(0, 400))
+def test_any_damage_to_a_textgrid_is_an_alignment_error_or_read(junk: str, at: int):
+    grid = to_textgrid(Alignment("u", "", "", 1.0, (Interval(0.0, 0.5, "a"),), (Interval(0.0, 0.5, "b"),)))
+    with suppress(AlignmentError):
+        assert isinstance(from_textgrid(grid[:at] + junk + grid[at + len(junk) :]), Alignment)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_encodings_and_line_ends(tmp_path: Path, encoding: str, newline: str):
+    alignment = Alignment("x", "", "ſtraße", 1.0, (Interval(0.25, 1.0, "ſtraße"),), (Interval(0.0, 1.0, "ʃ"),))
+    path = tmp_path / "x.textgrid"
+    path.write_bytes(to_textgrid(alignment).replace("\n", newline).encode(encoding))
+    assert read_alignment(path) == alignment
+
+
+def test_read_alignment_goes_by_ending_and_content(tmp_path: Path):
+    contents = {
+        "a.wrd": ("0 16000 hi\n", ["hi"], 0),
+        "a.phn": ("0 16000 ay\n", [], 1),
+        "a.ctm": ("u 1 0 1 hi\n", ["hi"], 0),
+        "phones.ctm": ("u 1 0 1 ay\n", [], 1),
+        "a.json": ('[{"word": "hi", "start": 0, "end": 1}]', ["hi"], 0),
+        "b.lab": ("0 16000 ay\n", [], 1),
+        "b.out": ("u 1 0 1 hi\n", ["hi"], 0),
+        "b.grid": (to_textgrid(Alignment("", "", "", 1.0, (Interval(0.0, 1.0, "hi"),))), ["hi"], 0),
+    }
+    for name, (content, words, phones) in contents.items():
+        (tmp_path / name).write_text(content)
+        found = read_alignment(tmp_path / name)
+        assert [w.label for w in found.words] == words and len(found.phones) == phones and found.duration == 1
+        assert found.utterance == Path(name).stem
+    (tmp_path / "many.ctm").write_text("u 1 0 1 a\nv 1 0 1 b\n")
+    assert read_alignment(tmp_path / "many.ctm", "deep/v").text == "b"
+    with pytest.raises(AlignmentError, match="2 utterances, 'u', 'v'"):
+        read_alignment(tmp_path / "many.ctm")
+    (tmp_path / "none.txt").write_text("hello there\n")
+    (tmp_path / "latin.phn").write_bytes(b"0 1 a\n1 2 \xe9\n")
+    for name, message in [("none.txt", "known format"), ("gone.phn", "cannot be read"), ("latin.phn", "line 2.*UTF-8")]:
+        with pytest.raises(AlignmentError, match=message):
+            read_alignment(tmp_path / name)
+
+
+def test_cut_keeps_what_is_said_in_it():
+    alignment = Alignment(
+        "u", "s", "a b c", 3.0,
+        (Interval(0.0, 1.0, "a"), Interval(1.0, 2.0, "b"), Interval(2.0, 3.0, "c")),
+        (Interval(0.0, 1.5, "x"), Interval(1.5, 3.0, SILENCE)),
+    )  # fmt: skip
+    part = cut(alignment, 0.75, 2.25)
+    assert part.words == (Interval(0.25, 1.25, "b"),) and part.text == "b" and part.duration == 1.5
+    assert part.phones == (Interval(0.0, 0.75, "x"), Interval(0.75, 1.5, SILENCE))
 
 
 def test_atomic_write_leaves_the_old_file_on_failure(tmp_path: Path):

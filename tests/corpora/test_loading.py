@@ -1,0 +1,139 @@
+"""The loader: order, failures, bounded reading ahead, resuming, and threads that end; windows."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hooked_whisper.corpora import Failure, Loaded, Loader, Recording, audio_folder, windows_of
+from hooked_whisper.errors import AudioError, MissingExtraError
+from tests.corpora.sounds import write_noise
+
+
+def loaders() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+
+
+def sound(k: int, delay: float = 0.0, error: BaseException | None = None) -> Recording:
+    def source() -> np.ndarray:
+        time.sleep(delay)
+        if error is not None:
+            raise error
+        return np.full(400, k / 1000, np.float32)
+
+    return Recording(str(k), source, path=f"{k}.wav")
+
+
+ERRORS = [None, AudioError("broken"), OSError("disk"), MissingExtraError("pip")]
+
+
+@settings(max_examples=20)
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 0.001, 0.004]), st.sampled_from(ERRORS)), max_size=15),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.data(),
+)
+def test_order_is_the_corpus_order(
+    plan: list[tuple[float, Exception | None]], ahead: int, threads: int, data: st.DataObject
+) -> None:
+    corpus = [sound(k, delay, error) for k, (delay, error) in enumerate(plan)]
+    start = data.draw(st.integers(0, len(corpus)))
+    loader = Loader(corpus, start, ahead, threads)
+    found = list(loader)
+    assert [one.index for one in found] == list(range(start, len(corpus))) and len(found) == len(loader)
+    for one in found:
+        error = plan[one.index][1]
+        if error is None:
+            assert isinstance(one, Loaded) and one.recording is corpus[one.index]
+            assert torch.equal(one.samples, torch.full((400,), one.index / 1000))
+        else:
+            assert one == Failure(one.index, str(one.index), f"{one.index}.wav", str(error))
+    assert not loaders()
+
+
+def test_no_more_are_decoded_than_may_wait() -> None:
+    decoded: list[int] = []
+
+    def source(k: int) -> np.ndarray:
+        decoded.append(k)
+        return np.zeros(400, np.float32)
+
+    corpus = [Recording(str(k), lambda k=k: source(k)) for k in range(30)]
+    for used, _ in enumerate(Loader(corpus, ahead=3, threads=2), 1):
+        time.sleep(0.005)
+        assert len(decoded) <= used + 3
+    assert sorted(decoded) == list(range(30))
+
+
+def test_decoding_goes_on_while_the_caller_computes() -> None:
+    decoded = [threading.Event() for _ in range(8)]
+
+    def source(k: int) -> np.ndarray:
+        decoded[k].set()
+        return np.zeros(400, np.float32)
+
+    corpus = [Recording(str(k), lambda k=k: source(k)) for k in range(8)]
+    for one in Loader(corpus, ahead=2, threads=1):
+        assert all(event.wait(10) for event in decoded[one.index + 1 : one.index + 3])
+
+
+def test_an_early_end_leaves_no_thread() -> None:
+    corpus = [sound(k, delay=0.005) for k in range(50)]
+    for one in Loader(corpus, ahead=8, threads=4):
+        if one.index == 3:
+            break
+    del one
+    assert not loaders()
+    with pytest.raises(RuntimeError, match="mine"):
+        for _ in Loader(corpus):
+            raise RuntimeError("mine")
+    assert not loaders()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ZeroDivisionError("a bug"), MemoryError()])
+def test_interrupts_and_bugs_are_not_swallowed(error: BaseException) -> None:
+    corpus = [sound(0), sound(1, error=error), sound(2)]
+    seen = []
+    with pytest.raises(type(error)):
+        for one in Loader(corpus):
+            seen.append(one.index)
+    assert seen == [0] and not loaders()
+
+
+def test_broken_files_are_told_and_passed_over(tmp_path: Path) -> None:
+    for k in range(5):
+        write_noise(tmp_path / f"{k}.flac", seed=k)
+    (tmp_path / "1.flac").write_bytes((tmp_path / "1.flac").read_bytes()[:900])
+    (tmp_path / "2.flac").write_bytes(b"")
+    (tmp_path / "3.flac").write_text("this is no audio")
+    (tmp_path / "5.m4a").write_bytes(b"\0\0\0\x18ftypM4A ")
+    corpus = audio_folder(tmp_path)
+    (tmp_path / "4.flac").unlink()
+    found = list(Loader(corpus))
+    assert isinstance(found[0], Loaded) and all(isinstance(one, Failure) for one in found[1:])
+    for one, word in zip(found[1:], ["truncated", "empty", "known format", "not exist", "m4a"], strict=True):
+        assert isinstance(one, Failure) and word in one.reason and one.path == str(corpus[one.index].path)
+
+
+def test_what_is_refused() -> None:
+    for settings_ in ({"start": 3}, {"start": -1}, {"ahead": 0}, {"threads": 0}):
+        with pytest.raises(AudioError):
+            Loader([sound(0), sound(1)], **settings_)
+    assert list(Loader([])) == [] == list(Loader([sound(0)], start=1))
+
+
+@given(st.integers(400, 5000), st.integers(400, 1500))
+def test_windows_hold_all_of_the_sound_and_zeros(n: int, size: int) -> None:
+    samples = torch.linspace(0.1, 1, n)
+    windows, lengths = windows_of(samples, size)
+    assert windows.shape == (-(-n // size), size) and lengths.sum() == n
+    assert lengths.min() >= 1 and (lengths[:-1] == size).all()
+    assert torch.equal(windows.flatten()[:n], samples) and not windows.flatten()[n:].any()
