@@ -55,6 +55,7 @@ def truth_of(world: SpokenWorld, model: HookedWhisper) -> Truth:
         shortest=MIN_WORDS,
         longest=MAX_WORDS,
         sentences=CorpusConfig().train,
+        class_of=world.grammar.class_of,
     )
 
 

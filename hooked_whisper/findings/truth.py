@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -24,6 +24,7 @@ class Truth:
     unigram: how often each outcome occurs anywhere.
     seen: (expected) occurrences of each word in training.
     first: probability of each word to begin a sentence of the grammar.
+    class_of: semantic class of each word; empty if nobody knows.
     """
 
     words: tuple[str, ...]
@@ -36,6 +37,7 @@ class Truth:
     first: Float[np.ndarray, "word"]
     phones: Mapping[str, tuple[str, ...]]
     rhyme_of: Mapping[str, str]
+    class_of: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def outcome_ids(self) -> Int[np.ndarray, "outcome"]:
@@ -114,6 +116,7 @@ def make_truth(
     shortest: int,
     longest: int,
     sentences: int,
+    class_of: Mapping[str, str] | None = None,
 ) -> Truth:
     """Truth from the grammar's training matrix (START, words, END) and the number of training sentences."""
     follows, visits = length_limited(matrix, shortest, longest)
@@ -129,4 +132,5 @@ def make_truth(
         first=matrix[0, 1:-1],
         phones=phones,
         rhyme_of=rhyme_of,
+        class_of=class_of or {},
     )

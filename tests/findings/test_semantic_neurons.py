@@ -1,0 +1,113 @@
+"""F11: thresholds are the best there are, classes are dealt fairly, planted neurons are found, the finding runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hooked_whisper.findings import semantic_neurons
+from hooked_whisper.findings.context import Context
+from hooked_whisper.findings.semantic_neurons import (
+    COUNT,
+    Words,
+    best_thresholds,
+    dealt,
+    evaluate,
+    f1_of,
+    membership,
+    read_words,
+    unseen_f1,
+    usable_classes,
+)
+from tests.core.twins import listeners
+from tests.findings.worlds import WORDS, small_context, utterance
+
+CLASS_OF = {w: ("thing", "animal", "drink", "verb")[k % 4] for k, w in enumerate(WORDS)}
+
+
+def context_of(count: int) -> Context:
+    rng = np.random.default_rng(0)
+    made = small_context(count=1)
+    clips = tuple(utterance(f"u{k}", " ".join(rng.permutation(WORDS)[:6]), seed=k) for k in range(count))
+    truth = replace(made.truth, class_of=CLASS_OF)
+    return replace(made, utterances=clips, truth=truth)
+
+
+@given(st.integers(0, 10_000))
+def test_thresholds_are_the_best_of_all(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 4, size=(12, 3)).astype(float)  # with ties
+    member = rng.random((12, 2)) < 0.4
+    scores, thresholds = best_thresholds(values, member)
+    for n in range(3):
+        for c in range(2):
+            tried = {
+                t: 2 * (member[:, c] & (values[:, n] >= t)).sum() / ((values[:, n] >= t).sum() + member[:, c].sum())
+                for t in np.unique(values[:, n])
+            }
+            assert scores[n, c] == pytest.approx(max(tried.values()), abs=1e-6)
+            assert tried[thresholds[n, c]] == pytest.approx(scores[n, c], abs=1e-6)
+
+
+def planted() -> Words:
+    rng = np.random.default_rng(1)
+    word = rng.choice(WORDS, 400)
+    values = rng.random((400, 5))
+    values[:, 2] += 2 * np.array([CLASS_OF[w] == "drink" for w in word])
+    return Words(values, word, np.repeat(np.arange(80), 5))
+
+
+def test_a_planted_neuron_is_found_and_no_other() -> None:
+    words = planted()
+    train = words.utterance % 2 == 0
+    classes = usable_classes(CLASS_OF, words, train)
+    assert classes == ["animal", "drink", "thing", "verb"]
+    member = membership(words, CLASS_OF, classes)
+    found = evaluate(words.values, member, train)
+    assert found.f1[2] > 0.95 and classes[found.label[2]] == "drink" and (np.delete(found.f1, 2) < 0.7).all()
+    assert unseen_f1(words, found, member, np.random.default_rng(0))[2] > 0.95
+    other = dealt(CLASS_OF, np.random.default_rng(3))
+    assert sorted(other.values()) == sorted(CLASS_OF.values()) and set(other) == set(CLASS_OF)
+    shuffled = evaluate(words.values, membership(words, other, classes), train)
+    assert (shuffled.f1 < 0.7).all()
+
+
+def test_f1_of_nothing_is_nothing() -> None:
+    never = np.zeros((4, 2), dtype=bool)
+    assert f1_of(never, never).tolist() == [0, 0]
+
+
+def test_classes_with_few_words_are_left_out() -> None:
+    words = Words(np.zeros((40, 1)), np.array(["rug", "mug", "jug", "hat"] * 10), np.arange(40) // 4)
+    train = words.utterance % 2 == 0
+    assert usable_classes({"rug": "a", "mug": "a", "jug": "b", "hat": "a"}, words, train) == ["a"]
+
+
+def test_activations_are_those_of_each_utterance_alone() -> None:
+    context = context_of(3)
+    object.__setattr__(context.utterances[1].alignment, "text", "red dog")
+    vars(context).pop("references", None)
+    both = read_words(context, context.model, [0, 1, 2], context.encoded)
+    alone = read_words(context, context.model, [1], context.encoded[[1]])
+    assert alone.word.tolist() == ["red", "dog"]
+    np.testing.assert_allclose(both.values[both.utterance == 1], alone.values, atol=1e-5)
+    assert not listeners(context.model)
+
+
+def test_it_runs_and_draws() -> None:
+    finding = semantic_neurons.run(context_of(24))
+    assert finding.status == "not testable" and "gate" in finding.status_reason  # 24 clips are not 40
+    assert {c.name for c in finding.controls} == {"shuffled classes", "untrained model"}
+    assert all(COUNT in c.values for c in finding.controls)
+    assert len(semantic_neurons.draw(finding)) == 2 and len(finding.tables[0].rows) == 12
+
+
+def test_without_classes_it_says_so() -> None:
+    for context in (small_context(count=2), small_context(count=2, truth=False)):
+        finding = semantic_neurons.run(context)
+        assert finding.status == "not testable" and "classes" in finding.status_reason
+        assert semantic_neurons.draw(finding) == []
