@@ -178,7 +178,8 @@ def evaluate_sites(
         raise PatchError(f"positions are 'all' or 'inner', not {positions!r}")
     fold = speaker_folds([clip.speaker for clip in clips], folds)
     labels = label_names(clip.alignment for clip in clips) if names is None else names
-    n_folds, made = int(fold.max()) + 1, {}
+    n_folds = int(fold.max()) + 1
+    made: dict[str, _Site] = {}
     for index, found in _encode(model, clips, sites, track):
         true = label_positions(
             clips[index].alignment, len(next(iter(found.values()))), labels, model.time, clips[index].offset

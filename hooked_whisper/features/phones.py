@@ -56,12 +56,17 @@ _VOWELS = {
     "ɔɪ oɪ oy": "mid back rounded front", "aʊ aw": "low front unrounded back",
     "oʊ əʊ ow": "mid back rounded back",
 }  # fmt: skip
-_TABLE = {
-    symbol: Articulation(kind, tuple(features.split()))
-    for kind, rows in (("consonant", _CONSONANTS), ("vowel", _VOWELS))
-    for symbols, features in rows.items()
-    for symbol in symbols.split()
-}
+
+
+def _table(kind: Literal["consonant", "vowel"], rows: dict[str, str]) -> dict[str, Articulation]:
+    return {
+        symbol: Articulation(kind, tuple(features.split()))
+        for symbols, features in rows.items()
+        for symbol in symbols.split()
+    }
+
+
+_TABLE = _table("consonant", _CONSONANTS) | _table("vowel", _VOWELS)
 _MARKS = re.compile("[ˈˌːˑ]")
 _STRESS = re.compile(r"(?<=[a-z])[0-2]$")
 

@@ -160,12 +160,32 @@ def _assess(
     tested = sorted({i for _, test in splits for i in test})
     tokens = np.sum([parts[i].tokens for i in tested], axis=0)
     searched = (tokens >= min_tokens) & np.array([name != SILENCE for name in first.names], dtype=bool)
+    if not first.names:  # too few phones for any class
+        return _of_no_labels(first.n_features)
     found = [
         _assess_chunk([p.at(some) for p in parts], splits, searched, None if shifted is None else shifted.at(some))
         for some in chunks(first.n_features, first.cells.n, len(first.names))
     ]
     joined = {key: np.concatenate([one[key] for one in found]) for key in found[0]}
     return Selectivity(first.names, tokens, searched, **joined)
+
+
+def _of_no_labels(n: int) -> Selectivity:
+    whole, table = np.zeros(n, dtype=np.int64), np.zeros((n, 0))
+    measured = (
+        "threshold", "f1", "precision", "recall", "agreement", "auc", "average_precision", "prevalence", "information",
+        "information_share",
+    )  # fmt: skip
+    return Selectivity(
+        names=(),
+        tokens=np.zeros(0, dtype=np.int64),
+        searched=np.zeros(0, dtype=bool),
+        best=whole - 1,
+        sign=whole,
+        auc_by_label=table,
+        f1_by_label=table,
+        **{name: np.full(n, np.nan) for name in measured},
+    )
 
 
 def _assess_chunk(
@@ -179,7 +199,8 @@ def _assess_chunk(
     detectors = _Detectors.fit(train)
     edges = train.cells.edges.numpy()[used.start : used.stop + 1]
     best = detectors.choose(searched)
-    pooled, chosen, same = 0, 0, np.zeros(len(feature))
+    pooled = np.zeros((3, len(feature), len(searched)), dtype=np.int64)
+    chosen, same = pooled[:, :, 0].copy(), np.zeros(len(feature))
     for training, testing in splits:
         one = detectors if len(splits) == 1 else _Detectors.fit(reduce(add, [parts[i] for i in training]))
         found = one.apply(reduce(add, [parts[i] for i in testing]))

@@ -1,0 +1,139 @@
+"""Clips through a model once: the counts are those of the activations, padding is no row, controls are at chance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hooked_whisper import HookedWhisper
+from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
+from hooked_whisper.errors import AlignmentError, AudioError, CacheSizeError, HookedWhisperError, PatchError
+from hooked_whisper.features import random_orthonormal
+from hooked_whisper.features.baselines import mel_bands
+from hooked_whisper.features.joint import JointCounts, count
+from hooked_whisper.features.labelled import LabelledClip, Site, activations, evaluate_sites, speaker_folds
+from hooked_whisper.features.labels import label_names, label_positions
+from hooked_whisper.protocols import SILENCE, Alignment, Interval
+
+HOOK = "encoder.blocks.1.mlp.hook_post"
+TONES = {SILENCE: 0.0, "s": 5000.0, "m": 300.0, "i": 2200.0, "k": 1200.0}
+
+
+@pytest.fixture(scope="module")
+def model() -> HookedWhisper:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        shape = {"d_model": 16, "n_heads": 2, "n_layers": 2, "d_mlp": 32}
+        return HookedWhisper(
+            WhisperConfig(EncoderConfig(n_mels=80, n_ctx=60, **shape), DecoderConfig(n_vocab=60, n_ctx=12, **shape))
+        )
+
+
+def tone_clip(seed: int, speaker: str) -> LabelledClip:
+    """Each label is a tone of its own, which mel bands must find."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(list(TONES), size=int(rng.integers(5, 9)))
+    spans = tuple(Interval(0.12 * k, 0.12 * (k + 1), str(label)) for k, label in enumerate(labels))
+    samples = np.concatenate([np.sin(2 * np.pi * TONES[x] * np.arange(1920) / 16_000) for x in labels])
+    noise = rng.normal(size=len(samples)) * 0.01
+    audio = (0.3 * samples + noise).astype(np.float32)
+    return LabelledClip(audio, Alignment(f"u{seed}", speaker, "", len(audio) / 16_000, (), spans), speaker)
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[LabelledClip]:
+    return [tone_clip(i, f"speaker{i % 3}") for i in range(60)]
+
+
+def test_counts_are_those_of_the_activations(model: HookedWhisper, clips: list[LabelledClip]) -> None:
+    some, basis = clips[:11], random_orthonormal(32)
+    seen: list[list[int]] = []
+
+    def track(batches):
+        for batch in batches:
+            seen.append(batch)
+            yield batch
+
+    found = evaluate_sites(model, some, {"n": Site(HOOK), "r": Site(HOOK, basis)}, track=track, k=3, folds=2)
+    assert [i for batch in seen for i in batch] == list(range(11))
+    names = label_names(c.alignment for c in some)
+    fold = speaker_folds([c.speaker for c in some], 2)
+    parts: list[JointCounts] = []
+    for f in range(2):
+        rows, ids, tokens = [], [], 0
+        for i in np.flatnonzero(fold == f):
+            n = model.time.n_positions(len(some[i].audio) / 16_000)
+            with torch.no_grad():
+                _, cache = model.run_with_cache(model.to_mel(some[i].audio), names=[HOOK], return_type=None)
+            labels = label_positions(some[i].alignment, n, names, model.time)
+            rows.append(cache[HOOK][0, :n])
+            ids.append(labels.ids)
+            tokens = tokens + labels.tokens()
+        parts.append(count(torch.cat(rows), np.concatenate(ids), names))
+        got = found["n"].folds[f]
+        assert got.rows == parts[-1].rows == sum(len(x) for x in ids)
+        assert np.abs(got.counts - parts[-1].counts).sum() <= 4  # batches round differently at a cell's edge
+        np.testing.assert_array_equal(got.tokens, tokens)
+        np.testing.assert_array_equal(found["n"].shifted[f].counts.sum((0, 1)), got.counts.sum((0, 1)))
+    assert found["r"].counts.rows == found["n"].counts.rows
+    assert (found["n"].top.values[:, 0] >= found["n"].top.values[:, 2]).all()
+
+
+def test_tones_are_found_and_shifted_labels_are_not(model: HookedWhisper, clips: list[LabelledClip]) -> None:
+    found = evaluate_sites(model, clips, {"mel": Site("encoder.hook_mel", mel_bands(model))}, k=10, min_tokens=30)[
+        "mel"
+    ]
+    best = found.phones.f1_by_label.max(0)
+    assert (best[[found.names.index(x) for x in ("s", "m", "i", "k")]] > 0.8).all()
+    assert found.shifted_phones.f1.max() < 0.55 and found.phones.f1.max() > 0.8
+    top = found.phones.f1.argmax()
+    assert found.purity().purity[top] == 1 and found.purity(1).purity.mean() < 0.6
+    assert found.purity().labels[top] == found.phones.labels[top]
+    assert 0 <= found.latency[top] <= 5  # a tone lasts six positions
+    assert found.phones.information[top] > 0.5 > abs(found.shifted_phones.information[top])
+    assert found.classes.names == () or found.class_purity().n.max() == 10
+
+
+def test_inner_positions_only(model: HookedWhisper, clips: list[LabelledClip]) -> None:
+    sites = {"n": Site(HOOK)}
+    every, inner = (evaluate_sites(model, clips[:6], sites, positions=p)["n"].counts for p in ("all", "inner"))
+    assert 0 < inner.rows < every.rows and (inner.counts <= every.counts).all()
+
+
+def test_the_same_again(model: HookedWhisper, clips: list[LabelledClip]) -> None:
+    one, two = (evaluate_sites(model, clips[:6], {"n": Site(HOOK)}, seed=3)["n"] for _ in range(2))
+    for a, b in zip(one.shifted, two.shifted, strict=True):
+        np.testing.assert_array_equal(a.counts, b.counts)
+
+
+def test_folds_keep_speakers_together_and_are_even() -> None:
+    speakers = ["a"] * 5 + ["b"] * 3 + ["c"] * 2 + ["d"] * 2
+    folds = speaker_folds(speakers, 2)
+    assert all(len(set(folds[[s == name for s in speakers]])) == 1 for name in "abcd")
+    assert sorted(np.bincount(folds).tolist()) == [5, 7]
+    assert len(set(speaker_folds(["", "", ""], 8))) == 3
+    for speakers, n in ((["a", "a"], 4), (["a", "b"], 1)):
+        with pytest.raises(AlignmentError, match="two or more"):
+            speaker_folds(speakers, n)
+
+
+def test_activations_for_fitting(model: HookedWhisper, clips: list[LabelledClip]) -> None:
+    every, few = activations(model, clips[:5], HOOK), activations(model, clips[:5], HOOK, most=20)
+    assert len(every) == sum(model.time.n_positions(len(c.audio) / 16_000) for c in clips[:5])
+    assert few.shape == (20, 32) and all((every == row).all(1).any() for row in few)
+
+
+def test_what_is_refused(model: HookedWhisper, clips: list[LabelledClip], unchecked: None) -> None:
+    sites = {"n": Site(HOOK)}
+    with pytest.raises(CacheSizeError, match="fewer sites"):
+        evaluate_sites(model, clips[:6], sites, max_bytes=1000)
+    long = LabelledClip(np.zeros(40_000, np.float32), clips[0].alignment, "x")
+    with pytest.raises(AudioError, match="cut it into windows"):
+        evaluate_sites(model, [clips[1], long], sites)
+    with pytest.raises(PatchError, match="vector at every position"):
+        evaluate_sites(model, clips[:3], {"z": Site("encoder.blocks.0.attn.hook_z")})
+    with pytest.raises(PatchError, match="'all' or 'inner'"):
+        evaluate_sites(model, clips[:3], sites, positions="edges")  # type: ignore[arg-type]
+    with pytest.raises(HookedWhisperError):
+        evaluate_sites(model, clips[:3], {"z": Site("encoder.blocks.0.nothing")})
