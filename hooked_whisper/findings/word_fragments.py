@@ -29,10 +29,10 @@ CLAIM = "Of all fragments of half a second, those that raise a word's logit most
 PROTOCOL = (
     "Utterances are cut into fragments of 0.5 s, one after the other; each is padded with silence to a full window, "
     "encoded and decoded greedily for 5 tokens (prompt without timestamps). A word's score in a fragment is its "
-    "largest logit at these 5 tokens. A fragment contains a word if at least half of the word's time lies in it. Words that "
-    "at least 3 fragments contain are ranked; precision is the share that contain it of its top k fragments, with k = 10 "
-    "or as many as contain it, if they are fewer; mean over words. Intervals: 95 %, bootstrap over words. Controls: "
-    "fragments' labels shuffled; a model with random weights, on every fourth fragment."
+    "largest logit at these 5 tokens. A fragment contains a word if at least half of the word's time lies in it. "
+    "Words that at least 3 fragments contain are ranked; precision is the share that contain it of its top k "
+    "fragments, with k = 10 or as many as contain it, if they are fewer; mean over words. Intervals: 95 %, bootstrap "
+    "over words. Controls: fragments' labels shuffled; a model with random weights, on every fourth fragment."
 )
 SECONDS, TOKENS, TOP = 0.5, 5, 10
 MOST, LEAST = 240, 3

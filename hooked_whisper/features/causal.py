@@ -1,0 +1,282 @@
+"""Causal check of features: take a feature out, or hold it high, and see which words become less or more probable.
+
+A feature that only goes along with a phone does nothing when it is changed. One that the model uses changes the words
+that contain the phone more than others, and more than a random change of the same size does.
+
+Source: findings on phone features steer a feature and read transcripts; here log-probabilities are compared, with a
+matched-norm random direction as in :func:`hooked_whisper.interventions.steer.random_control`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hooked_whisper.errors import AlignmentError, PatchError
+from hooked_whisper.interventions.forced_text import words_of_tokens
+from hooked_whisper.interventions.patching import Inputs, keep
+from hooked_whisper.interventions.resume import begins, needed, run_from
+from hooked_whisper.interventions.steer import random_control
+from hooked_whisper.protocols import Alignment, FeatureBasis
+
+if TYPE_CHECKING:
+    from hooked_whisper.hooked import HookedWhisper
+
+Number = float | int
+Where = Literal["everywhere", "phone"]
+ROWS = 4  # changed runs at once: each is a full window
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Interval95:
+    """A mean and its 95 % bootstrap interval; NaN where there is nothing to average."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class WordEffect:
+    """What changing one feature does to one word: log-probabilities in nats, the true text forced."""
+
+    unit: int
+    utterance: str
+    word: str
+    has_phone: bool
+    before: float
+    after: float
+    control: float
+
+    @property
+    def change(self) -> float:
+        return self.after - self.before
+
+    @property
+    def control_change(self) -> float:
+        return self.control - self.before
+
+
+@dataclass(frozen=True, eq=False)
+class CausalEffect:
+    """One feature: mean change of words with its phone, of words without, their difference; the same of the control.
+
+    ``norm``: mean size of the change to the activation, over the positions changed; the control's is the same.
+    """
+
+    unit: int
+    label: str
+    phone: str
+    with_phone: Interval95
+    without_phone: Interval95
+    difference: Interval95
+    control_difference: Interval95
+    beyond_control: Interval95
+    norm: float
+    words: tuple[WordEffect, ...]
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One dict per word: unit, utterance, word, has_phone, before, change, control_change."""
+        return [
+            {
+                "unit": w.unit,
+                "utterance": w.utterance,
+                "word": w.word,
+                "has_phone": w.has_phone,
+                "before": w.before,
+                "change": w.change,
+                "control_change": w.control_change,
+            }
+            for w in self.words
+        ]
+
+
+@torch.no_grad()
+def causal_effects(
+    model: HookedWhisper,
+    mels: Float[Tensor, "clip mel frame"],
+    alignments: Sequence[Alignment],
+    name: str,
+    basis: FeatureBasis,
+    phone_of: Mapping[int, str],
+    *,
+    to: Number | Mapping[int, Number] = 0.0,
+    where: Where = "everywhere",
+    language: str = "en",
+    seed: int = 0,
+) -> tuple[CausalEffect, ...]:
+    """Set each feature to a value, and compare words that contain its phone with words that do not.
+
+    The encoder is taken up behind the changed point, once per clip for several features and their controls together.
+
+    Args:
+        mels: full windows; a clip's text is its alignment's, forced on the decoder.
+        name: encoder point with one vector per position, such as ``encoder.blocks.2.mlp.hook_post``.
+        basis: orthonormal directions (:func:`hooked_whisper.features.axes`, ``random_orthonormal``, ``pca``): what has
+            ``directions``. The change is along the feature's direction, so that no other feature moves.
+        phone_of: feature number to its phone.
+        to: the value: 0 takes the feature out, its mean over speech does so more gently, a large one clamps it high.
+            One for all features, or one for each.
+        where: at all positions that the clip's alignment covers, or only where the feature's phone is spoken.
+        seed: of the random directions, one for each feature; at each position the change along it is as large as that
+            along the feature's own, and has its sign.
+
+    Raises:
+        PatchError: a point that is not the encoder's, or does not fit the basis; features that do not exist; a basis
+            without directions.
+        AlignmentError: clips without words or phones, or not as many alignments as clips.
+
+    Returns:
+        one effect per feature, in the order of ``phone_of``; a word counts as having the phone if one of its phones,
+        by the times of the alignment, is that one. Intervals are from a bootstrap over clips.
+    """
+    directions = _directions(model, name, basis, phone_of)
+    name = model.hook_names(name)[0]
+    if len(mels) != len(alignments):
+        raise AlignmentError(f"{len(mels)} clips but {len(alignments)} alignments: give one for each")
+    if not any(a.words and a.phones for a in alignments):
+        raise AlignmentError("no clip has words and phones with their times: align the clips first")
+    units = list(phone_of)
+    values = torch.tensor([float(to[u]) if isinstance(to, Mapping) else float(to) for u in units])
+    others = torch.stack([random_control(d, seed + k) for k, d in enumerate(directions)])
+    prompt = model.to_tokens("", language=language)
+    found: dict[int, list[WordEffect]] = {u: [] for u in units}
+    clips: dict[int, list[int]] = {u: [] for u in units}
+    sizes: dict[int, list[float]] = {u: [] for u in units}
+    for number, (mel, alignment) in enumerate(zip(mels, alignments, strict=True)):
+        if not alignment.words or not alignment.phones:
+            continue
+        text = " ".join(w.label for w in alignment.words)
+        ids = model.tokenizer.encode(f" {text}")
+        tokens = torch.cat([prompt, torch.tensor([ids], device=prompt.device)], dim=1)
+        base = keep(model, Inputs(tokens, mel=mel[None]), [name, *needed(model, name)])
+        x = base[name]
+        feature = basis.encode(x)[0][:, units].T  # [unit, position]
+        places = torch.stack([_places(model, alignment, phone_of[u], where) for u in units]).to(x.device)
+        step = torch.where(places, values.to(x)[:, None] - feature, 0.0)
+        of_word, start = words_of_tokens(model, ids), prompt.shape[1] - 1
+        plain = _word_logprobs(model, base["unembed.hook_in"], ids, of_word, start)[0]
+        changed = []
+        for rows in (directions, others):
+            new = x + step[..., None] * rows.to(x)[:, None]
+            for at in range(0, len(units), ROWS):
+                hidden = run_from(model, base, {name: new[at : at + ROWS]}, tokens, mel[None], base["encoder.hook_out"])
+                changed.append(_word_logprobs(model, hidden, ids, of_word, start))
+        both = np.concatenate(changed)
+        after, control = both[: len(units)], both[len(units) :]
+        for k, unit in enumerate(units):
+            sizes[unit] += step[k][places[k]].abs().tolist()
+            for w, word in enumerate(alignment.words):
+                has = phone_of[unit] in _phones_of(alignment, w)
+                row = (float(plain[w]), float(after[k, w]), float(control[k, w]))
+                found[unit].append(WordEffect(unit, alignment.utterance, word.label, has, *row))
+                clips[unit].append(number)
+    return tuple(
+        _summary(u, str(basis.labels[u]), phone_of[u], found[u], np.array(clips[u]), sizes[u], seed) for u in units
+    )
+
+
+def _directions(
+    model: HookedWhisper, name: str, basis: FeatureBasis, phone_of: Mapping[int, str]
+) -> Float[Tensor, "unit d"]:
+    names = model.hook_names(name)
+    if len(names) != 1 or begins(model, names[0])[0] != "encoder":
+        raise PatchError(f"{name!r} is not one point of the encoder: give one such as encoder.blocks.2.mlp.hook_post")
+    given = getattr(basis, "directions", None)
+    if given is None:
+        raise PatchError(
+            "this basis has no directions to change activations along: take axes, pca or random_orthonormal"
+        )
+    units = list(phone_of)
+    if not units or min(units) < 0 or max(units) >= basis.n_features:
+        raise PatchError(f"features are 0 to {basis.n_features - 1}, got {units}")
+    return given[units]  # type: ignore[no-any-return]
+
+
+def _places(model: HookedWhisper, alignment: Alignment, phone: str, where: Where) -> Bool[Tensor, "position"]:
+    """Positions of the clip, or those of a phone (whatever part of their cell it has)."""
+    time = model.time
+    found = torch.zeros(time.n_ctx, dtype=torch.bool)
+    if where == "everywhere":
+        found[: time.n_positions(min(alignment.duration, time.duration))] = True
+        return found
+    if where != "phone":
+        raise PatchError(f"where is 'everywhere' or 'phone', not {where!r}")
+    for one in alignment.phones:
+        if one.label == phone and one.start < time.duration:
+            found[time.span(one.start, min(one.end, time.duration), rounding="outer")] = True
+    return found
+
+
+def _phones_of(alignment: Alignment, word: int) -> set[str]:
+    """Phones whose middle lies in a word."""
+    span = alignment.words[word]
+    return {p.label for p in alignment.phones if span.start <= (p.start + p.end) / 2 < span.end}
+
+
+def _word_logprobs(
+    model: HookedWhisper,
+    hidden: Float[Tensor, "row token d_model"],
+    ids: Sequence[int],
+    of_word: Sequence[int],
+    start: int,
+) -> Float[np.ndarray, "row word"]:
+    """Log-probability of each word of a forced text, its tokens summed."""
+    read = hidden[:, start : start + len(ids)]
+    chosen = torch.tensor(list(ids), device=hidden.device)[None, :, None].expand(len(read), -1, 1)
+    logprobs = model.decoder.to_logits(read).log_softmax(-1).gather(-1, chosen)[..., 0].double().cpu()
+    words: Int[Tensor, "token"] = torch.tensor(list(of_word))
+    sums = torch.zeros(len(read), int(words.max()) + 1, dtype=logprobs.dtype)
+    return sums.index_add(1, words, logprobs).numpy()
+
+
+def _summary(
+    unit: int,
+    label: str,
+    phone: str,
+    words: Sequence[WordEffect],
+    clips: Int[np.ndarray, "word"],
+    sizes: Sequence[float],
+    seed: int,
+) -> CausalEffect:
+    has = np.array([w.has_phone for w in words])
+    change = np.array([w.change for w in words])
+    control = np.array([w.control_change for w in words])
+    groups, index = np.unique(clips, return_inverse=True)
+    drawn = np.random.default_rng(seed).multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=RESAMPLES)
+    weights = np.concatenate([np.ones((1, len(words))), drawn[:, index]])  # the data first
+
+    def mean(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        w = weights[:, rows]
+        total = w.sum(1)
+        return np.divide(w @ values[rows], total, out=np.full(len(w), np.nan), where=total > 0)
+
+    with_phone, without = mean(change, has), mean(change, ~has)
+    random = mean(control, has) - mean(control, ~has)
+    difference = with_phone - without
+    return CausalEffect(
+        unit,
+        label,
+        phone,
+        _interval(with_phone),
+        _interval(without),
+        _interval(difference),
+        _interval(random),
+        _interval(difference - random),
+        float(np.mean(sizes)) if sizes else 0.0,
+        tuple(words),
+    )
+
+
+def _interval(samples: Float[np.ndarray, "draw"]) -> Interval95:
+    """The first is the data's value, the others are resamples."""
+    known = samples[1:][np.isfinite(samples[1:])]
+    low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
+    return Interval95(float(samples[0]), float(low), float(high))
