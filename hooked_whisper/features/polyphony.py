@@ -127,8 +127,8 @@ def active_ranges(joint: JointCounts, kind: Literal["deciles", "width"], n_bins:
 
     Args:
         kind: ``"deciles"``: ranges with equally many rows (10 unless said; ties, that is cells, are not cut);
-            ``"width"``: of equal width from zero to the end of the largest value's cell (5 unless said: cells resolve an eighth of an
-            octave, so more ranges would be narrower than the highest cells).
+            ``"width"``: of equal width from zero to the end of the largest value's cell (5 unless said: cells resolve
+            an eighth of an octave, so more ranges would be narrower than the highest cells).
     """
     if kind not in ("deciles", "width"):
         raise PatchError(f"ranges are of 'deciles' or of equal 'width', not {kind!r}")

@@ -12,10 +12,12 @@ from hooked_whisper.features.phones import articulation, articulatory_distance, 
 from hooked_whisper.protocols import SILENCE
 from hooked_whisper.speech.phones import ARPABET, PHONES, VOWELS
 
-TIMIT = """
-    iy ih eh ey ae aa aw ay ah ao oy ow uh uw ux er ax ix axr ax-h jh ch b d g p t k dx s sh z zh f th v dh m n ng em
-    en eng nx l r w y hh hv el bcl dcl gcl pcl tcl kcl q
-""".split()
+TIMIT = (
+    *("iy", "ih", "eh", "ey", "ae", "aa", "aw", "ay", "ah", "ao", "oy", "ow", "uh", "uw", "ux", "er", "ax", "ix"),
+    *("axr", "ax-h", "jh", "ch", "b", "d", "g", "p", "t", "k", "dx", "s", "sh", "z", "zh", "f", "th", "v", "dh", "m"),
+    *("n", "ng", "em", "en", "eng", "nx", "l", "r", "w", "y", "hh", "hv", "el", "bcl", "dcl", "gcl", "pcl", "tcl"),
+    *("kcl", "q"),
+)
 phones = st.sampled_from([*PHONES, *TIMIT])
 
 
