@@ -50,3 +50,10 @@ class Cells:
         size = ((raw & 0x7FFFFFFF) >> (_MANTISSA - self.bits)) - (((_BIAS + self.lowest) << self.bits) - 1)
         size.clamp_(0, self.per_sign)
         return size.bitwise_xor_(sign).sub_(sign).add_(self.per_sign)
+
+    def positive(self, x: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """int32: 0 for what is negative or about zero, 1 to ``per_sign`` for the positive cells. Half the work."""
+        below = torch.nextafter(torch.tensor(2.0**self.lowest), torch.tensor(0.0)).item()
+        raw = x.to(torch.float32).clamp(below, 2.0 ** (self.highest + 1)).view(torch.int32)
+        first = (_BIAS + self.lowest) << self.bits
+        return raw.bitwise_right_shift_(_MANTISSA - self.bits).sub_(first - 1).clamp_max_(self.per_sign)

@@ -30,6 +30,12 @@ def test_cells_keep_the_order(values: list[float]) -> None:
     assert (Cells().of(x).diff() >= 0).all()
 
 
+@given(st.lists(numbers, min_size=1, max_size=50), st.integers(0, 6))
+def test_positive_cells_are_the_upper_half(values: list[float], bits: int) -> None:
+    cells, x = Cells(bits, -6, 5), torch.tensor(values)
+    assert torch.equal(cells.positive(x), (cells.of(x) - cells.per_sign).clamp_min(0))
+
+
 def test_the_ends() -> None:
     cells = Cells()
     x = torch.tensor([-torch.inf, -1e30, -0.0, 0.0, 2.0**-10, 1e30, torch.inf])

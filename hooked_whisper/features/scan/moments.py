@@ -1,4 +1,4 @@
-"""Mean, variance, extremes and a histogram of every feature, in one pass."""
+"""Mean, variance, extremes, and a histogram of the positive values of every feature, in one pass."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ _FLUSH = 2**30  # positions after which 32-bit counts are added to the 64-bit on
 
 
 class Moments(Accumulator):
-    """Sums are float64 over positions, each stretch summed in float32 about a first mean, so that nothing cancels."""
+    """Sums are float64 over positions, each stretch summed in float32 about a first mean, so that nothing cancels.
+
+    ``histogram [feature, 1 + per_sign]``: positions that are negative or about zero, then those in each positive cell.
+    """
 
     saved = ("count", "reference", "total", "squares", "largest", "smallest", "_recent", "_counted", "_unflushed")
 
     def __init__(self, n_features: int, cells: Cells, device: torch.device | str = "cpu") -> None:
-        self.cells = cells
+        self.cells, self._width = cells, 1 + cells.per_sign
         wide = {"dtype": torch.float64, "device": device}
         self.count = torch.zeros((), dtype=torch.int64)
         self.reference = torch.zeros(n_features, device=device)
@@ -26,10 +29,10 @@ class Moments(Accumulator):
         self.squares = torch.zeros(n_features, **wide)  # type: ignore[call-overload]
         self.largest = torch.full((n_features,), -torch.inf, device=device)
         self.smallest = torch.full((n_features,), torch.inf, device=device)
-        self._recent = torch.zeros(n_features * cells.n, dtype=torch.int32, device=device)
-        self._counted = torch.zeros(n_features * cells.n, dtype=torch.int64, device=device)
+        self._recent = torch.zeros(n_features * self._width, dtype=torch.int32, device=device)
+        self._counted = torch.zeros(n_features * self._width, dtype=torch.int64, device=device)
         self._unflushed = torch.zeros((), dtype=torch.int64)
-        self._offsets = torch.arange(n_features, device=device) * cells.n
+        self._offsets = torch.arange(n_features, device=device) * self._width
         self._one = torch.ones((), dtype=torch.int32, device=device)
 
     def add(self, stretch: Stretch, largest: Float[Tensor, "feature"]) -> None:
@@ -42,7 +45,7 @@ class Moments(Accumulator):
         self.count += len(x)
         torch.maximum(self.largest, largest, out=self.largest)
         torch.minimum(self.smallest, x.amin(0), out=self.smallest)
-        index = (self.cells.of(x) + self._offsets).view(-1)
+        index = (self.cells.positive(x) + self._offsets).view(-1)
         self._recent.scatter_add_(0, index, self._one.expand(len(index)))
         self._unflushed += len(x)
         if self._unflushed > _FLUSH:
@@ -62,4 +65,4 @@ class Moments(Accumulator):
 
     @property
     def histogram(self) -> Int[Tensor, "feature cell"]:
-        return (self._counted + self._recent).view(len(self.total), self.cells.n)
+        return (self._counted + self._recent).view(len(self.total), self._width)

@@ -28,7 +28,7 @@ def make_ranges(histogram: Int[Tensor, "feature cell"], cells: Cells, kind: Rang
     ``"equal width"`` divides that stretch evenly, as published count plots do, ``"equal count"`` the positions in it
     (deciles, if ``n`` is 10). Both as nearly as cells of a sixteenth of an octave allow; ranges may be empty.
     """
-    positive = histogram[:, cells.per_sign + 1 :]
+    positive = histogram[:, 1:]
     edges = cells.edges[cells.per_sign + 1 :].to(histogram.device)  # [cell + 1], the last infinite
     below = torch.nn.functional.pad(positive.cumsum(1), (1, 0))  # [feature, edge]: positions below each edge
     fires = below[:, -1] > 0

@@ -21,7 +21,7 @@ from hooked_whisper.features.scan.records import (
     Site,
     SiteScan,
 )
-from hooked_whisper.features.scan.sampling import RowSample, TailSample, draw
+from hooked_whisper.features.scan.sampling import Sampler
 from hooked_whisper.features.scan.state import Accumulator, Stretch
 from hooked_whisper.features.scan.topk import TopK
 from hooked_whisper.hooked import HookedWhisper
@@ -47,12 +47,11 @@ class SiteReader:
             device,
         )
         self.moments = Moments(n, HISTOGRAM_CELLS, device)
-        self.rows = RowSample(n, options.rows, device)
-        self.tail = TailSample(n, options.per_cell, TAIL_CELLS, device)
+        self.sampler = Sampler(n, options.rows, options.per_cell, TAIL_CELLS, device)
 
     @property
     def parts(self) -> dict[str, Accumulator]:
-        return {"top": self.top, "moments": self.moments, "rows": self.rows, "tail": self.tail}
+        return {"top": self.top, "moments": self.moments, "sampler": self.sampler}
 
     def state(self) -> dict[str, Tensor]:
         return {f"{part}.{name}": tensor for part, one in self.parts.items() for name, tensor in one.state().items()}
@@ -84,21 +83,20 @@ class SiteReader:
             )
         self.top.add(stretch, largest)
         self.moments.add(stretch, largest)
-        self.rows.add(stretch)
-        self.tail.add(stretch, self.rows.reach)
+        self.sampler.add(stretch)
 
     def result(self) -> SiteScan:
         """What was found so far."""
         histogram = self.moments.histogram
         count = int(self.moments.count)
-        fires = histogram[:, HISTOGRAM_CELLS.per_sign + 1 :].sum(1)
-        filled = self.top.recordings >= 0
+        fires = histogram[:, 1:].sum(1)
+        top = self.top.ranked()
         options = self.options
         ranges: dict[str, RangeExamples] = {}
         for kind in RANGE_KINDS:
             edges, counts = make_ranges(histogram, HISTOGRAM_CELLS, kind, options.ranges)
             drawn = [
-                draw(self.rows, self.tail, low, high, options.per_range, options.one_per_recording)
+                self.sampler.draw(low, high, options.per_range, options.one_per_recording)
                 for low, high in zip(edges.T[:-1], edges.T[1:], strict=True)
             ]
             values, recordings, positions = (torch.stack(part, 1) for part in zip(*drawn, strict=True))
@@ -115,12 +113,7 @@ class SiteReader:
             maximum=_array(self.moments.largest),
             firing_rate=_array(fires / max(count, 1)),
             histogram=_array(histogram),
-            top=Examples(
-                _array(self.top.values.masked_fill(~filled, torch.nan)),
-                _array(self.top.recordings),
-                _array(self.top.positions),
-                _array(self.top.traces),
-            ),
+            top=Examples(*map(_array, top)),
             ranges=ranges,
         )
 

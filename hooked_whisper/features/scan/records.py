@@ -92,7 +92,11 @@ class RangeExamples:
 
 @dataclass(frozen=True, eq=False)
 class SiteScan:
-    """Everything a scan knows about the features of one site. Arrays are ``[feature]`` unless they say otherwise."""
+    """Everything a scan knows about the features of one site. Arrays are ``[feature]`` unless they say otherwise.
+
+    ``histogram [feature, cell]`` counts positions: first those that are negative or about zero, then the positive cells
+    of :data:`HISTOGRAM_CELLS`.
+    """
 
     name: str
     hook: str

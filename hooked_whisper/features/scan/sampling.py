@@ -1,17 +1,18 @@
 """Uniform samples from every range of every feature's activations, before anybody knows the ranges.
 
 Two sources. :class:`RowSample` keeps whole positions, the same for all features: it covers ranges that are common.
-:class:`TailSample` keeps, for every feature and every quarter of an octave of positive values, the positions with the
-smallest priorities, for as long as the rows do not cover that cell: it covers the rare, large values. Both take the
-positions with the smallest priorities, so that what falls into a range, up to a known priority, is a uniform sample.
+:class:`TailSample` keeps positions of every feature in every quarter of an octave of positive values, as long as the
+rows do not cover that cell: it covers the rare, large values. Both take the positions with the smallest priorities, so
+that what falls into a range, up to a known priority, is a uniform sample.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hooked_whisper.features.cells import Cells
@@ -53,8 +54,8 @@ class RowSample(Accumulator):
 class TailSample(Accumulator):
     """``[feature, cell, kept]``: the positions with the smallest priorities in each cell above ``closed``.
 
-    A cell is closed for good, with all below it, once its last priority is within the rows' reach: the rows then hold
-    at least as many of its positions. Negative values have no cells: give both signs as features where they matter.
+    A cell is closed for good, with all below it, where the rows hold as many of its positions. Negative values have no
+    cells: give both signs as features where they matter.
     """
 
     saved = ("closed", "threshold", "priority", "recordings", "positions", "values")
@@ -68,54 +69,118 @@ class TailSample(Accumulator):
         self.recordings = torch.full(shape, -1, dtype=torch.int32, device=device)
         self.positions = torch.full(shape, -1, dtype=torch.int32, device=device)
         self.values = torch.zeros(shape, device=device)
-        # lower edge of each positive cell, as a float32 that rounds to itself: powers of two and quarters between
+        # edges of the positive cells: powers of two and quarters between, the same in float32
         self._edges = cells.edges[cells.per_sign + 1 :].float().to(device)  # [cell + 1]
 
-    def add(self, stretch: Stretch, reach: Tensor) -> None:
-        """``reach`` of the rows after they have taken in the same stretch."""
+    def close(self, crowded: Bool[Tensor, "feature cell"]) -> None:
+        """From now on leave these cells, and all below them, to the rows."""
+        n_cells = crowded.shape[1]
+        last = n_cells - 1 - crowded.flip(1).to(torch.int8).argmax(1)  # argmax is the first of equals
+        self.closed = torch.maximum(self.closed, torch.where(crowded.any(1), last, -1))
+
+    def add(
+        self,
+        x: Float[Tensor, "position feature"],
+        priority: Int[Tensor, "position"],
+        recordings: Int[Tensor, "position"],
+        positions: Int[Tensor, "position"],
+    ) -> None:
         cut = self._edges[self.closed + 1]
-        rows, columns = (stretch.x >= cut).nonzero(as_tuple=True)
-        values = stretch.x[rows, columns]
-        slots = columns * self.cells.per_sign + self.cells.of(values) - (self.cells.per_sign + 1)
-        taken = stretch.priority[rows] < self.threshold[slots]
-        self._insert(slots[taken], rows[taken], values[taken], stretch)
-        self._close(reach)
+        rows, columns = (x >= cut).nonzero(as_tuple=True)
+        values = x[rows, columns]
+        slots = columns * self.cells.per_sign + self.cells.positive(values) - 1
+        taken = priority[rows] < self.threshold[slots]
+        rows = rows[taken]
+        self._insert(slots[taken], priority[rows], recordings[rows], positions[rows], values[taken])
 
     def _insert(
-        self, slots: Int[Tensor, "n"], rows: Int[Tensor, "n"], values: Float[Tensor, "n"], stretch: Stretch
+        self,
+        slots: Int[Tensor, "n"],
+        priority: Int[Tensor, "n"],
+        recordings: Int[Tensor, "n"],
+        positions: Int[Tensor, "n"],
+        values: Float[Tensor, "n"],
     ) -> None:
         if not len(slots):
             return
         kept = self.priority.shape[1]
-        order = stretch.priority[rows].argsort(stable=True)
+        order = priority.argsort(stable=True)
         order = order[slots[order].argsort(stable=True)]  # by slot, then by priority
-        slots, rows, values = slots[order], rows[order], values[order]
-        groups, sizes = slots.unique_consecutive(return_counts=True)
+        groups, sizes = slots[order].unique_consecutive(return_counts=True)
         rank = torch.arange(len(slots), device=slots.device) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
         group = torch.arange(len(groups), device=slots.device).repeat_interleave(sizes)
         first = rank < kept
-        at, rows, values = (group[first], rank[first]), rows[first], values[first]
+        at, order = (group[first], rank[first]), order[first]
 
-        def spread(new: Tensor, old: Tensor, empty: float | int) -> Tensor:
+        def joined(old: Tensor, new: Tensor, empty: float | int) -> Tensor:
             table = torch.full((len(groups), kept), empty, dtype=old.dtype, device=old.device)
-            table[at] = new.to(old.dtype)
+            table[at] = new[order].to(old.dtype)
             return torch.cat([old[groups], table], dim=1)
 
-        priority = spread(stretch.priority[rows], self.priority, NEVER)
-        order = priority.sort(dim=1, stable=True).indices[:, :kept]
-        self.recordings[groups] = spread(torch.full_like(rows, stretch.recording), self.recordings, -1).gather(1, order)
-        self.positions[groups] = spread(rows + stretch.first, self.positions, -1).gather(1, order)
-        self.values[groups] = spread(values, self.values, 0.0).gather(1, order)
-        self.priority[groups] = priority.gather(1, order)
+        by_priority = joined(self.priority, priority, NEVER)
+        best = by_priority.sort(dim=1, stable=True).indices[:, :kept]
+        self.recordings[groups] = joined(self.recordings, recordings, -1).gather(1, best)
+        self.positions[groups] = joined(self.positions, positions, -1).gather(1, best)
+        self.values[groups] = joined(self.values, values, 0.0).gather(1, best)
+        self.priority[groups] = by_priority.gather(1, best)
         self.threshold[groups] = self.priority[groups, -1]
 
-    def _close(self, reach: Tensor) -> None:
-        if reach == NEVER:
+
+class Sampler(Accumulator):
+    """Both sources, kept in step."""
+
+    def __init__(
+        self, n_features: int, rows: int, per_cell: int, cells: Cells, device: torch.device | str = "cpu"
+    ) -> None:
+        self.rows = RowSample(n_features, rows, device)
+        self.tail = TailSample(n_features, per_cell, cells, device)
+
+    def state(self) -> dict[str, Tensor]:
+        return {f"{part}.{key}": t for part in ("rows", "tail") for key, t in getattr(self, part).state().items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        for part in ("rows", "tail"):
+            own = {key.removeprefix(f"{part}."): t for key, t in state.items() if key.startswith(f"{part}.")}
+            getattr(self, part).load(own)
+
+    def add(self, stretch: Stretch) -> None:
+        rows, tail = self.rows, self.tail
+        if rows.reach == NEVER:
+            self._fill(stretch)
             return
-        covered = (self.threshold <= reach).view(self.n_features, -1)
-        n_cells = covered.shape[1]
-        last = n_cells - 1 - covered.flip(1).to(torch.int8).argmax(1)  # of no cell: n_cells - 1, corrected below
-        self.closed = torch.maximum(self.closed, torch.where(covered.any(1), last, -1))
+        rows.add(stretch)
+        at = torch.arange(len(stretch.x), device=stretch.x.device, dtype=torch.int32)
+        tail.add(stretch.x, stretch.priority, torch.full_like(at, stretch.recording), at + stretch.first)
+        tail.close((tail.threshold <= rows.reach).view(tail.n_features, -1))
+
+    def _fill(self, stretch: Stretch) -> None:
+        """As long as the rows hold every position there is nothing for the tail to do. When they overflow, what they
+        held and what came is sorted into the cells that they do not cover."""
+        rows, tail = self.rows, self.tail
+        held = rows.priority != NEVER
+        n_held = int(held.sum())
+        if n_held + len(stretch.x) <= len(rows.priority):
+            rows.add(stretch)
+            return
+        before = [part[held] for part in (rows.values, rows.priority, rows.recordings, rows.positions)]
+        rows.add(stretch)
+        count = torch.zeros(tail.n_features, tail.cells.per_sign + 1, dtype=torch.int32, device=rows.values.device)
+        index = tail.cells.positive(rows.values).T.long()
+        count.scatter_add_(1, index, torch.ones((), dtype=torch.int32, device=index.device).expand_as(index))
+        tail.close(count[:, 1:] >= tail.priority.shape[1])
+        tail.add(*before)
+        at = torch.arange(len(stretch.x), device=stretch.x.device, dtype=torch.int32)
+        tail.add(stretch.x, stretch.priority, torch.full_like(at, stretch.recording), at + stretch.first)
+
+    def draw(
+        self,
+        low: Float[Tensor, "feature"],
+        high: Float[Tensor, "feature"],
+        n: int,
+        one_per_recording: bool = True,
+    ) -> Drawn:
+        """See :func:`draw`."""
+        return draw(self.rows, self.tail, low, high, n, one_per_recording)
 
 
 class Drawn(NamedTuple):

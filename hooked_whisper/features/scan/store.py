@@ -41,7 +41,7 @@ def save_scan(
         "format": 1,
         "tables": [FEATURES, RANGES, EXAMPLES],
         "seconds_per_position": seconds,
-        "histogram_edges": [float(x) if np.isfinite(x) else None for x in HISTOGRAM_CELLS.edges.tolist()],
+        "histogram_edges": [None, *HISTOGRAM_CELLS.edges[HISTOGRAM_CELLS.per_sign + 1 : -1].tolist(), None],
         "sites": [
             {
                 "name": site.name,
@@ -173,7 +173,7 @@ def _site(header: dict[str, Any], features: pa.Table, ranges: pa.Table, examples
     mine = _where(features, site=name)
     if len(mine) != n:
         raise ValueError(f"{len(mine)} of {n} features of {name}")
-    histogram = np.zeros((n, HISTOGRAM_CELLS.n), np.int64)
+    histogram = np.zeros((n, 1 + HISTOGRAM_CELLS.per_sign), np.int64)
     lengths = np.diff(mine["cells"].combine_chunks().offsets.to_numpy())
     cells = mine["cells"].combine_chunks().flatten().to_numpy()
     histogram[np.repeat(np.arange(n), lengths), cells] = mine["counts"].combine_chunks().flatten().to_numpy()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -12,8 +14,18 @@ from hooked_whisper.features.scan.state import Accumulator, Stretch
 _LOW = -torch.inf
 
 
+class Ranked(NamedTuple):
+    """``[feature, k]``, largest first, of equal values the one earlier in the corpus first; traces around each.
+    Unfilled places have value NaN and recording -1."""
+
+    values: Float[Tensor, "feature k"]
+    recordings: Int[Tensor, "feature k"]
+    positions: Int[Tensor, "feature k"]
+    traces: Float[Tensor, "feature k around"]
+
+
 class TopK(Accumulator):
-    """``[feature, k]``, largest first; of equal values the one earlier in the corpus first. Unfilled places: -inf, -1.
+    """The ``k`` largest activations of each feature, in any order; :meth:`ranked` puts them in order.
 
     Args:
         context: positions kept on either side of each example.
@@ -41,29 +53,52 @@ class TopK(Accumulator):
     def add(self, stretch: Stretch, largest: Float[Tensor, "feature"]) -> None:
         """``largest`` is the maximum of each feature over the stretch."""
         # what comes later must be larger than the smallest example kept: most features of most stretches end here
-        columns = (largest > self.values[:, -1]).nonzero()[:, 0]
+        columns = (largest > self.values.amin(1)).nonzero()[:, 0]
         if not len(columns):
             return
-        k = self.values.shape[1]
-        values, rows = self._candidates(stretch.x[:, columns])
-        kept = self.values[columns]
+        new, rows = self._candidates(stretch.x[:, columns])
+        old = self.values[columns]
         if self.one_per_recording:
-            kept, values = _one_of_both(kept, values, self.recordings[columns] == stretch.recording)
-        found = torch.isfinite(values)
-        joined = torch.cat([kept, values], dim=1)
-        order = joined.sort(dim=1, descending=True, stable=True).indices[:, :k]
+            old, new = _one_of_both(old, new, self.recordings[columns] == stretch.recording)
+        k = old.shape[1]
+        joined = torch.cat([old, new], dim=1)
+        best = self._order(joined, columns)[:, :k]
+        stays = torch.zeros_like(joined, dtype=torch.bool).scatter_(1, best, True) & torch.isfinite(joined)
+        # only what changes is written: each new example into a place that an old one leaves, or that was empty
+        taken = stays[:, k:].nonzero(as_tuple=True)
+        free = ~stays[:, :k]
+        free &= free.cumsum(1) <= stays[:, k:].sum(1, keepdim=True)
+        into, place = free.nonzero(as_tuple=True)
+        self.values[columns] = old  # a place that its recording's larger value has left is empty
+        into = columns[into]
+        self.values[into, place] = new[taken]
+        self.recordings[into, place] = stretch.recording
+        self.positions[into, place] = (rows[taken] + stretch.first).int()
+        self.traces[into, place] = self._around(stretch.x, rows[taken], into)
 
-        def keep(old: Tensor, new: Tensor) -> None:
-            at = order if old.dim() == 2 else order[..., None].expand(-1, -1, old.shape[2])
-            old[columns] = torch.cat([old[columns], new], dim=1).gather(1, at)
+    def _order(self, joined: Float[Tensor, "c n"], columns: Int[Tensor, "c"]) -> Int[Tensor, "c n"]:
+        """Largest first, of equals the one earlier in the corpus; the new ones, behind the k old, come later."""
+        old = self._corpus_order(columns)
+        later = torch.arange(old.shape[1], joined.shape[1], device=old.device).expand(len(old), -1)
+        by_corpus = torch.cat([old, later], dim=1)
+        return by_corpus.gather(1, joined.gather(1, by_corpus).sort(dim=1, descending=True, stable=True).indices)
 
-        keep(self.recordings, torch.where(found, stretch.recording, -1).int())
-        keep(self.positions, torch.where(found, rows + stretch.first, -1).int())
-        keep(self.traces, self._around(stretch.x, rows, columns))
-        self.values[columns] = joined.gather(1, order)
-        empty = self.values[columns] == _LOW  # a place that its recording's larger value has left
-        self.recordings[columns] = self.recordings[columns].masked_fill(empty, -1)
-        self.positions[columns] = self.positions[columns].masked_fill(empty, -1)
+    def _corpus_order(self, columns: Int[Tensor, "c"]) -> Int[Tensor, "c k"]:
+        when = (self.recordings[columns].long() << 32) + self.positions[columns]
+        return when.argsort(dim=1, stable=True)
+
+    def ranked(self) -> Ranked:
+        """What was found so far."""
+        everything = torch.arange(len(self.values), device=self.values.device)
+        order = self._order(self.values, everything)
+        values, recordings, positions = (x.gather(1, order) for x in (self.values, self.recordings, self.positions))
+        empty = ~torch.isfinite(values)
+        return Ranked(
+            values.masked_fill(empty, torch.nan),
+            recordings.masked_fill(empty, -1),
+            positions.masked_fill(empty, -1),
+            self.traces[everything[:, None], order].masked_fill(empty[..., None], torch.nan),
+        )
 
     def _candidates(self, x: Float[Tensor, "n c"]) -> tuple[Float[Tensor, "c m"], Int[Tensor, "c m"]]:
         """The largest values of each column in the order of their rows, at most k, and their rows."""
@@ -81,11 +116,10 @@ class TopK(Accumulator):
         rows = chosen.T.nonzero()[:, 1].view(-1, m)
         return x.T.gather(1, rows), rows
 
-    def _around(self, x: Tensor, rows: Int[Tensor, "c m"], columns: Int[Tensor, "c"]) -> Float[Tensor, "c m around"]:
-        at = rows[..., None] + torch.arange(-self.context, self.context + 1, device=x.device)
+    def _around(self, x: Tensor, rows: Int[Tensor, "n"], features: Int[Tensor, "n"]) -> Float[Tensor, "n around"]:
+        at = rows[:, None] + torch.arange(-self.context, self.context + 1, device=x.device)
         inside = (at >= 0) & (at < len(x))
-        trace = x[at.clamp(0, len(x) - 1), columns[:, None, None]]
-        return trace.masked_fill(~inside, torch.nan)
+        return x[at.clamp(0, len(x) - 1), features[:, None]].masked_fill(~inside, torch.nan)
 
 
 def peaks(x: Float[Tensor, "n c"], separation: int) -> Bool[Tensor, "n c"]:

@@ -14,6 +14,8 @@ from hooked_whisper.features.scan.ranges import make_ranges
 from hooked_whisper.features.scan.state import Stretch
 from tests.features.scan.streams import largest, stream
 
+N_CELLS = 1 + HISTOGRAM_CELLS.per_sign
+
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(0, 99), st.sampled_from([0.0, 300.0]))
 def test_moments_are_those_of_everything(sizes: list[int], seed: int, far: float) -> None:
@@ -28,8 +30,8 @@ def test_moments_are_those_of_everything(sizes: list[int], seed: int, far: float
     np.testing.assert_array_equal(found.smallest, x.min(0).astype(np.float32))
     assert found.histogram.sum(1).tolist() == [len(x)] * 3
     for feature in range(3):
-        cells = HISTOGRAM_CELLS.of(torch.from_numpy(x[:, feature])).numpy()
-        np.testing.assert_array_equal(found.histogram[feature], np.bincount(cells, minlength=HISTOGRAM_CELLS.n))
+        cells = HISTOGRAM_CELLS.positive(torch.from_numpy(x[:, feature])).numpy()
+        np.testing.assert_array_equal(found.histogram[feature], np.bincount(cells, minlength=N_CELLS))
 
 
 def test_counts_beyond_32_bits_are_kept() -> None:
@@ -46,7 +48,7 @@ def test_counts_beyond_32_bits_are_kept() -> None:
 def test_ranges_share_out_what_is_active(seed: int, n: int, kind: str) -> None:
     x = stream([400], 4, seed)[0].x
     x[:, 3] = -1.0  # never active
-    histogram = torch.stack([torch.bincount(HISTOGRAM_CELLS.of(c).long(), minlength=HISTOGRAM_CELLS.n) for c in x.T])
+    histogram = torch.stack([torch.bincount(HISTOGRAM_CELLS.positive(c), minlength=N_CELLS) for c in x.T])
     edges, counts = make_ranges(histogram, HISTOGRAM_CELLS, kind, n)  # type: ignore[arg-type]
     assert torch.isnan(edges[3]).all() and counts[3].sum() == 0
     for feature in range(3):
@@ -59,5 +61,5 @@ def test_ranges_share_out_what_is_active(seed: int, n: int, kind: str) -> None:
             even = torch.linspace(0, 1, n + 1, dtype=torch.float64)[1:-1] * high[-1]
             torch.testing.assert_close(edges[feature, 1:-1], even, rtol=1 / 16, atol=0.0)
         else:
-            crowd = histogram[feature, HISTOGRAM_CELLS.per_sign + 1 :].max()
+            crowd = histogram[feature, 1:].max()
             assert (counts[feature] - len(active) / n).abs().max() <= crowd

@@ -11,26 +11,24 @@ from scipy.stats import chisquare
 
 from hooked_whisper.features.cells import Cells
 from hooked_whisper.features.scan.priority import NEVER, priorities
-from hooked_whisper.features.scan.sampling import RowSample, TailSample, draw
+from hooked_whisper.features.scan.sampling import Sampler
 from hooked_whisper.features.scan.state import Stretch
 from tests.features.scan.streams import items, stream
 
 CELLS = Cells(2, -14, 10)
 
 
-def run(stretches: list[Stretch], rows: int, kept: int) -> tuple[RowSample, TailSample]:
-    n = stretches[0].x.shape[1]
-    common, rare = RowSample(n, rows), TailSample(n, kept, CELLS)
+def run(stretches: list[Stretch], rows: int, kept: int) -> Sampler:
+    sampler = Sampler(stretches[0].x.shape[1], rows, kept, CELLS)
     for one in stretches:
-        common.add(one)
-        rare.add(one, common.reach)
-    return common, rare
+        sampler.add(one)
+    return sampler
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=20), st.integers(1, 30), st.integers(0, 99))
 def test_rows_are_those_with_the_smallest_priorities(sizes: list[int], n: int, seed: int) -> None:
     stretches = stream(sizes, 2, seed)
-    rows, _ = run(stretches, n, 2)
+    rows = run(stretches, n, 2).rows
     everything = sorted(items(stretches, 0), key=lambda i: i.priority)[:n]
     order = rows.priority.argsort()[: len(everything)]
     assert rows.priority[order].tolist() == [i.priority for i in everything]
@@ -52,12 +50,12 @@ def test_a_sample_is_the_beginning_of_its_range_by_priority(
     sizes: list[int], n_rows: int, kept: int, seed: int, single: bool
 ) -> None:
     stretches = stream(sizes, 2, seed)
-    rows, tail = run(stretches, n_rows, kept)
+    sampler = run(stretches, n_rows, kept)
     fine = Cells(4, -14, 10).edges[Cells(4, -14, 10).per_sign + 1 :]
     generator = np.random.default_rng(seed)
     ends = np.sort(generator.integers(180, 290, size=(2, 2)), axis=0)
     low, high = fine[ends[0]], fine[ends[1]]
-    drawn = draw(rows, tail, low, high, 5, one_per_recording=single)
+    drawn = sampler.draw(low, high, 5, one_per_recording=single)
     for feature in range(2):
         inside = [i for i in items(stretches, feature) if low[feature] <= i.value < high[feature]]
         inside.sort(key=lambda i: i.priority)
@@ -71,18 +69,18 @@ def test_a_sample_is_the_beginning_of_its_range_by_priority(
         assert drawn.positions[feature, :n].tolist() == [i.position for i in inside[:n]]
         assert drawn.values[feature, :n].tolist() == [i.value for i in inside[:n]]
         # all of a rare range is there: the cells it lies in never filled up
-        if not single and len(inside) <= 5 and rows.reach == NEVER:
+        if not single and len(inside) <= 5 and sampler.rows.reach == NEVER:
             assert n == len(inside)
 
 
 def test_rare_large_values_are_all_there_and_common_ones_enough() -> None:
     stretches = stream([500] * 20, 1, 5)
-    rows, tail = run(stretches, 200, 8)
+    sampler = run(stretches, 200, 8)
     x = torch.cat([s.x for s in stretches])[:, 0]
-    assert int(tail.closed[0]) > 40  # the bulk is left to the rows
+    assert int(sampler.tail.closed[0]) > 40  # the bulk is left to the rows
     for low, least in ((0.5, 20), (4.0, 8), (float(x.sort().values[-5]), 5)):
         low_edge = torch.tensor([low], dtype=torch.float64)
-        found = draw(rows, tail, low_edge, torch.tensor([1000.0]).double(), 20, one_per_recording=False)
+        found = sampler.draw(low_edge, torch.tensor([1000.0]).double(), 20, one_per_recording=False)
         assert (found.recordings >= 0).sum() >= least
 
 
@@ -94,7 +92,7 @@ def test_every_position_is_equally_likely(low: float) -> None:
     edges = torch.tensor([low]).double(), torch.tensor([1e6]).double()
     for seed in range(400):
         drawn = [Stretch(s.x, s.recording, 0, priorities(f"r{s.recording}", range(40), seed)) for s in x]
-        found = draw(*run(drawn, 50, 4), *edges, 3, one_per_recording=False)
+        found = run(drawn, 50, 4).draw(*edges, 3, one_per_recording=False)
         there = found.recordings[0] >= 0
         for at in zip(found.recordings[0][there].tolist(), found.positions[0][there].tolist(), strict=True):
             hits[at] += 1
