@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,10 @@ from tests.report.units_worlds import HOSTILE, clip, examples, info, unit
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright, and a Chromium")
-PLAYED = "a => new Promise(r => { const t = a.currentTime; setTimeout(() => r(!a.paused && a.currentTime > t), 400); })"
+PLAYED = """a => new Promise(done => { const from = a.currentTime, until = performance.now() + 5000;
+  const look = () => !a.paused && a.currentTime > from + 0.05 ? done(true)
+    : performance.now() > until ? done(false) : setTimeout(look, 30);
+  look(); })"""
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +41,11 @@ def site(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip("no browser: install Debian's chromium")
     with playwright.sync_playwright() as p:
+        own = p.chromium.executable_path
+        path = own if Path(own).exists() else next(filter(None, map(shutil.which, BROWSERS)), None)
+        if path is None:
+            pytest.skip("no browser: playwright install chromium, or install Debian's chromium")
         chromium = p.chromium.launch(
             executable_path=path, args=["--no-sandbox", "--autoplay-policy=user-gesture-required", "--mute-audio"]
         )
@@ -94,7 +99,7 @@ def test_a_click_on_the_spectrogram_plays_from_there_and_stops_others(page, site
     box = second.locator(".mel").bounding_box()
     second.locator(".mel").click(position={"x": box["width"] / 2, "y": 40})
     now = second.locator(".context").evaluate("a => a.currentTime")
-    assert 1.45 <= now <= 1.9
+    assert 1.45 <= now <= 2.5
     assert second.locator(".context").evaluate(PLAYED)
     assert first.locator(".context").evaluate("a => a.paused")
 
@@ -122,7 +127,7 @@ def test_the_loop_stays_on_the_active_moment(page, site) -> None:
           performance.now() < until ? requestAnimationFrame(look) : r(out); };
         setTimeout(look, 200); })"""
     )
-    assert min(times) >= start - 0.06 and max(times) <= end + 0.1
+    assert min(times) >= start - 0.06 and max(times) <= end + 0.25
     assert sum(b < a for a, b in itertools.pairwise(times)) >= 2  # went back
     one.locator(".mel").click(position={"x": 5, "y": 40})  # outside: the loop is left
     assert one.locator(".loop").get_attribute("aria-pressed") == "false"
@@ -153,6 +158,16 @@ def test_spectrogram_trace_and_captions_share_one_axis(page, site) -> None:
     )
     assert trace / 100 * 3 == pytest.approx(peak, abs=0.02)
     assert "in /t/ of teen" in one.locator(".mel svg").get_attribute("aria-label")
+
+
+def test_pointing_tells_the_value(page, site) -> None:
+    page.goto(f"{site}/units/0.html")
+    one = card(page, 0)
+    box = one.locator(".mel").bounding_box()
+    one.locator(".mel").hover(position={"x": box["width"] * 0.4 / 3, "y": 40})
+    assert one.locator(".clock").inner_text() == "0.40 s: 5.2"
+    page.locator("h1").hover()
+    assert one.locator(".clock").inner_text() == "0.00 / 3.00 s"
 
 
 def test_every_card_is_drawn_for_printing(page, site) -> None:

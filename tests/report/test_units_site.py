@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import io
 import json
 import re
 import time
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
+from scipy.signal import correlate
 
+import hooked_whisper
+from hooked_whisper.audio import load_audio, log_mel_spectrogram
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.report.units import Example, SiteWriter, Unit, UnitStats
 from hooked_whisper.report.units import site as site_module
+from hooked_whisper.report.units.sound import small_mp3
 from tests.report.test_page import parse
 from tests.report.units_worlds import HOSTILE, clip, examples, info, trace, unit
 
+DEMO_CLIPS = Path(hooked_whisper.__file__).parent / "demo" / "clips"
 IDS = [f"speaker/clip {i}" for i in range(25)]
 
 
@@ -44,7 +52,8 @@ def test_a_second_build_writes_the_same_and_encodes_nothing(tmp_path, monkeypatc
     def never(*args, **kwargs):
         raise AssertionError("encoded again")
 
-    monkeypatch.setattr(site_module, "to_mp3_bytes", never)
+    monkeypatch.setattr(site_module, "small_mp3", never)
+    monkeypatch.setattr(site_module, "moment_mp3", never)
     monkeypatch.setattr(site_module, "mel_png", never)
     build(tmp_path)
     assert contents(tmp_path) == before
@@ -54,15 +63,15 @@ def test_an_interrupted_build_goes_on(tmp_path, monkeypatch) -> None:
     whole = tmp_path / "whole"
     build(whole)
     out = tmp_path / "cut"
-    encode, calls = site_module.to_mp3_bytes, []
+    encode, calls = site_module.small_mp3, []
 
     def dies(samples):
         calls.append(1)
-        if len(calls) == 7:
+        if len(calls) == 3:
             raise KeyboardInterrupt
         return encode(samples)
 
-    monkeypatch.setattr(site_module, "to_mp3_bytes", dies)
+    monkeypatch.setattr(site_module, "small_mp3", dies)
     with pytest.raises(KeyboardInterrupt):
         build(out)
     left = contents(out)
@@ -111,8 +120,27 @@ def test_the_moment_is_the_peak_made_louder(tmp_path) -> None:
     (path,) = (tmp_path / "clips").glob("*-1000.mp3")
     samples, rate = soundfile.read(io.BytesIO(path.read_bytes()))
     assert rate == 16_000 and len(samples) == 16_000
-    loud, around = np.abs(samples[7_600:8_400]).max(), np.abs(samples[2_000:6_000]).max()
+    loud, around = (np.sqrt(2 * np.mean(x**2)) for x in (samples[7_600:8_400], samples[2_000:6_000]))
     assert loud == pytest.approx(0.5, rel=0.1) and around == pytest.approx(0.05, rel=0.1)
+
+
+def test_an_mp3_keeps_samples_where_they_are_and_never_clips() -> None:
+    samples = np.zeros(48_000, np.float32)
+    samples[16_000:17_600] = 3 * np.sin(np.arange(1_600) * 0.6)
+    decoded, rate = soundfile.read(io.BytesIO(small_mp3(samples)))
+    assert rate == 16_000 and decoded.shape == samples.shape
+    assert np.argmax(correlate(decoded, samples, "full")) == len(samples) - 1
+    assert 0.7 < np.abs(decoded).max() <= 1
+    assert len(small_mp3(np.zeros(160, np.float32))) > 0
+
+
+def test_no_mp3_is_beyond_full_scale() -> None:
+    rng, t = np.random.default_rng(0), np.arange(48_000)
+    tones = [np.sin(t * f) for f in rng.uniform(0.05, 3, 5)]
+    hostile = [rng.uniform(-1, 1, 48_000), 40 * rng.normal(size=48_000), *tones, *(np.sign(x) for x in tones)]
+    for samples in hostile:
+        decoded, _ = soundfile.read(io.BytesIO(small_mp3(samples.astype(np.float32))))
+        assert 0.3 < np.abs(decoded).max() <= 1
 
 
 def test_names_that_are_wrong_say_what_is_right(tmp_path) -> None:
@@ -186,9 +214,14 @@ def test_tags_nest_and_nothing_optional_is_needed(tmp_path) -> None:
 
 
 def test_a_unit_of_25_examples_weighs_at_most_800_kb(tmp_path) -> None:
+    """With the spoken clips of the demo without their pauses, 3 s each, none shared."""
+    spoken = torch.cat([load_audio(path) for path in sorted(DEMO_CLIPS.glob("*.flac"))])
+    starts = np.linspace(0, len(spoken) - 48_000, len(IDS)).astype(int).tolist()
     site = SiteWriter(tmp_path, info((0,)))
-    for i, id in enumerate(IDS):
-        site.add_clip(clip(id, i))
+    for id, start in zip(IDS, starts, strict=True):
+        part = spoken[start : start + 48_000]
+        mel = log_mel_spectrogram(part)[:, :300]
+        site.add_clip(dataclasses.replace(clip(id), samples=part.numpy(), mel=mel.numpy()))
     site.add_unit(unit(0, examples(IDS)))
     site.finish()
     files = contents(tmp_path)
@@ -205,9 +238,11 @@ def test_1536_units_in_bounded_time_and_memory(tmp_path, monkeypatch) -> None:
     started = time.process_time()
     for i in range(n):
         if i == 100:  # tracing is slow: a stretch of units shows whether anything of them stays
+            gc.collect()
             tracemalloc.start()
             early, _ = tracemalloc.get_traced_memory()
         if i == 300:
+            gc.collect()
             late, _ = tracemalloc.get_traced_memory()
             tracemalloc.stop()
         site.add_unit(unit(i) if i % 50 == 0 else Unit(i, UnitStats(0.1, 0, 1, 2, 0), f"/{i}/", score=i / n))

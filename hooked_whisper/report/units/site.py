@@ -7,14 +7,10 @@ Files: ``index.html`` and ``units.json``; ``units/<index>.html`` and ``.json`` b
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from pathlib import Path
 from typing import Any
 
-import soundfile
-
-from hooked_whisper.audio import SAMPLE_RATE, clip_around, to_mp3_bytes
 from hooked_whisper.errors import HookedWhisperError, closest
 from hooked_whisper.report.units.data import POSITION_S, Clip, SiteInfo, Unit
 from hooked_whisper.report.units.images import mel_png
@@ -29,9 +25,9 @@ from hooked_whisper.report.units.records import (
     read_clip_script,
     unit_record,
 )
+from hooked_whisper.report.units.sound import moment_mp3, small_mp3
 from hooked_whisper.storage import write_atomic
 
-_MOMENT_S = 1.0
 _ASSETS = {"units.css": "units.css.j2", "units.js": "units.js", "index.js": "index.js"}
 
 
@@ -67,7 +63,7 @@ class SiteWriter:
             raise HookedWhisperError(f"two different clips are called {clip.id!r}: give each its own id")
         folder = self.out / "clips"
         if not (folder / f"{name}.js").exists():  # written last: the others are there; the name says what is in them
-            write_atomic(folder / f"{name}.mp3", to_mp3_bytes(clip.samples))
+            write_atomic(folder / f"{name}.mp3", small_mp3(clip.samples))
             write_atomic(folder / f"{name}.png", mel_png(clip.mel))
             write_atomic(folder / f"{name}.js", clip_script(name, record))
         self._clips[clip.id] = name
@@ -128,10 +124,7 @@ class SiteWriter:
         moment = f"{name}-{round(peak_s * 1000)}"
         path = self.out / "clips" / f"{moment}.mp3"
         if not path.exists():
-            content = (self.out / "clips" / f"{name}.mp3").read_bytes()
-            samples, _ = soundfile.read(io.BytesIO(content), dtype="float32")
-            centre = min(peak_s, len(samples) / SAMPLE_RATE)
-            write_atomic(path, to_mp3_bytes(clip_around(samples, centre, _MOMENT_S).limited))
+            write_atomic(path, moment_mp3((self.out / "clips" / f"{name}.mp3").read_bytes(), peak_s))
         return moment
 
 

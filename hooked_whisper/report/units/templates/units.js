@@ -116,7 +116,7 @@ const HW = (() => {
 
     function show(seconds) {
       const shown = Math.min(Math.max(seconds, 0), duration);
-      playhead.hidden = false;
+      playhead.hidden = shown === 0;
       playhead.style.left = percent(shown, duration);
       seek.value = shown;
       clock.textContent = `${shown.toFixed(2)} / ${duration.toFixed(2)} s`;
@@ -171,11 +171,20 @@ const HW = (() => {
       go(first);
       start(audio);
     });
-    view.addEventListener("click", event => {
+    const under = event => {
       const box = view.getBoundingClientRect();
-      go(Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1) * duration);
+      return Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1) * duration;
+    };
+    view.addEventListener("click", event => {
+      go(under(event));
       start(audio);
     });
+    view.addEventListener("pointermove", event => {
+      if (!audio.paused || !moment.paused) return; // the clock is the player's
+      const value = example.values[Math.round((under(event) - example.start) / example.step)];
+      clock.textContent = `${under(event).toFixed(2)} s: ${value === undefined ? "–" : +value.toPrecision(3)}`;
+    });
+    view.addEventListener("pointerleave", () => show(Number(seek.value)));
     seek.addEventListener("input", () => go(Number(seek.value)));
   }
 
