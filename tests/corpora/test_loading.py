@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from pathlib import Path
@@ -106,6 +107,32 @@ def test_interrupts_and_bugs_are_not_swallowed(error: BaseException) -> None:
         for one in Loader(corpus):
             seen.append(one.index)
     assert seen == [0] and not loaders()
+
+
+def test_ctrl_c_while_waiting_ends_at_once_and_cleanly() -> None:
+    waiting, go_on = threading.Event(), threading.Event()
+
+    def source() -> np.ndarray:
+        waiting.set()
+        go_on.wait(10)
+        return np.zeros(400, np.float32)
+
+    def press() -> None:
+        waiting.wait(10)
+        time.sleep(0.2)  # until the main thread waits for the first recording
+        signal.pthread_kill(main, signal.SIGINT)
+        go_on.set()
+
+    main = threading.main_thread().ident
+    assert main is not None and threading.current_thread() is threading.main_thread()
+    presser = threading.Thread(target=press)
+    presser.start()
+    decoded = []
+    with pytest.raises(KeyboardInterrupt):
+        for one in Loader([Recording("a", source)] * 20, ahead=20, threads=1):
+            decoded.append(one)
+    presser.join()
+    assert len(decoded) < 20 and not loaders()
 
 
 def test_broken_files_are_told_and_passed_over(tmp_path: Path) -> None:
