@@ -24,9 +24,9 @@ import torch
 from tqdm.auto import tqdm
 
 from hooked_whisper.config import RELEASED
-from hooked_whisper.features.scan import ScanOptions, Site
-from hooked_whisper.features.scan.priority import priorities
-from hooked_whisper.features.scan.reader import SiteReader
+from hooked_whisper.features.scanning import ScanOptions, Site
+from hooked_whisper.features.scanning.priority import priorities
+from hooked_whisper.features.scanning.reader import SiteReader
 from hooked_whisper.hooked import HookedWhisper
 
 FEW = 48  # neurons of the slowest loop
@@ -106,7 +106,7 @@ def measure(size: str, clips: int, seconds: float, seed: int = 0) -> dict[str, f
 
 
 def _stretch(x: torch.Tensor, clip: int):
-    from hooked_whisper.features.scan.state import Stretch
+    from hooked_whisper.features.scanning.state import Stretch
 
     return Stretch(x, clip, 0, torch.zeros(len(x), dtype=torch.int64))
 

@@ -1,5 +1,6 @@
 """Audio in and out: loading, the differentiable log-mel, the time axis, clips to listen to."""
 
+from hooked_whisper.audio.griffin_lim import griffin_lim, mel_to_power
 from hooked_whisper.audio.listen import ListeningClip, clip_around, save_audio, to_data_uri, to_mp3_bytes
 from hooked_whisper.audio.load import AudioSource, load_audio, prepare_mel, to_windows
 from hooked_whisper.audio.mel import HOP, N_FFT, SAMPLE_RATE, log_mel_max, log_mel_spectrogram, mel_filters
@@ -14,10 +15,12 @@ __all__ = [
     "Rounding",
     "TimeMap",
     "clip_around",
+    "griffin_lim",
     "load_audio",
     "log_mel_max",
     "log_mel_spectrogram",
     "mel_filters",
+    "mel_to_power",
     "prepare_mel",
     "save_audio",
     "to_data_uri",

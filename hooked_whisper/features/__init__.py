@@ -1,5 +1,87 @@
-"""What activations are read in: bases of features."""
+"""Features of activations: bases, scans of a corpus, selectivity for phones, dreams, causal checks.
 
+- bases: ``axes``, ``random_orthonormal``, ``pca``, ``kmeans``, ``BothSigns``
+- ``scan`` a corpus: largest examples, samples of every range, statistics (:mod:`hooked_whisper.features.scanning`)
+- phones: ``evaluate_sites`` counts labelled clips once; ``Selectivity``, ``Purity``, ``PhoneRanges`` follow from that;
+  ``autolabels`` names features with the evidence
+- ``dream_of`` optimises an input, ``causal_effects`` takes a feature away and listens to the words
+"""
+
+from hooked_whisper.features.autolabel import AutoLabel, autolabels
+from hooked_whisper.features.baselines import MelBands, mel_bands, shifted_labels
 from hooked_whisper.features.bases import BothSigns, Centroids, LinearBasis, axes, kmeans, pca, random_orthonormal
+from hooked_whisper.features.causal import CausalEffect, causal_effects
+from hooked_whisper.features.cells import Cells
+from hooked_whisper.features.dreams import Dream, dream_of, in_full_window, start_mel
+from hooked_whisper.features.examples import Purity, TopExamples, purity
+from hooked_whisper.features.joint import JointCounter, JointCounts
+from hooked_whisper.features.labelled import LabelledClip, SiteCounts, activations, evaluate_sites
+from hooked_whisper.features.labels import PositionLabels, label_names, label_positions
+from hooked_whisper.features.onsets import OnsetAverages, latency
+from hooked_whisper.features.phone_classifier import PhoneClassifier
+from hooked_whisper.features.phones import articulation, articulatory_distance, classes
+from hooked_whisper.features.polyphony import (
+    ConfusionTest,
+    PhoneRanges,
+    active_ranges,
+    confusions,
+    ranges_of_examples,
+    signed_ranges,
+)
+from hooked_whisper.features.scanning import Scan, ScanOptions, Site, SiteScan, load_scan, scan
+from hooked_whisper.features.selectivity import Selectivity, coverage, cross_selectivity
 
-__all__ = ["BothSigns", "Centroids", "LinearBasis", "axes", "kmeans", "pca", "random_orthonormal"]
+__all__ = [
+    "AutoLabel",
+    "BothSigns",
+    "CausalEffect",
+    "Cells",
+    "Centroids",
+    "ConfusionTest",
+    "Dream",
+    "JointCounter",
+    "JointCounts",
+    "LabelledClip",
+    "LinearBasis",
+    "MelBands",
+    "OnsetAverages",
+    "PhoneClassifier",
+    "PhoneRanges",
+    "PositionLabels",
+    "Purity",
+    "Scan",
+    "ScanOptions",
+    "Selectivity",
+    "Site",
+    "SiteCounts",
+    "SiteScan",
+    "TopExamples",
+    "activations",
+    "active_ranges",
+    "articulation",
+    "articulatory_distance",
+    "autolabels",
+    "axes",
+    "causal_effects",
+    "classes",
+    "confusions",
+    "coverage",
+    "cross_selectivity",
+    "dream_of",
+    "evaluate_sites",
+    "in_full_window",
+    "kmeans",
+    "label_names",
+    "label_positions",
+    "latency",
+    "load_scan",
+    "mel_bands",
+    "pca",
+    "purity",
+    "random_orthonormal",
+    "ranges_of_examples",
+    "scan",
+    "shifted_labels",
+    "signed_ranges",
+    "start_mel",
+]

@@ -16,7 +16,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from hooked_whisper.features import LinearBasis, axes, random_orthonormal
-from hooked_whisper.features.dream import dream, in_full_window, start_mel
+from hooked_whisper.features.dreams import dream_of, in_full_window, start_mel
 from hooked_whisper.features.phone_classifier import PhoneClassifier, frame_labels, phone_classifier
 from hooked_whisper.findings.context import Context
 from hooked_whisper.findings.drawing import BLUE, GREY, _figure, _in_words, _legend, draw_controls
@@ -232,7 +232,7 @@ def judge(
     for hook in dict.fromkeys(t.hook for t in chosen):
         some = [k for k, t in enumerate(chosen) if t.hook == hook]
         units = [chosen[k].unit for k in some]
-        found = dream(model, hook, bases[hook], units, start, first_position=FIRST, steps=STEPS, seed=context.seed)
+        found = dream_of(model, hook, bases[hook], units, start, first_position=FIRST, steps=STEPS, seed=context.seed)
         activation[some] = in_full_window(model, hook, bases[hook], units, found.mel, FIRST, found.at).cpu().numpy()
         largest[some] = speech.values[hook][:, units].max(0)
         for k, name in zip(some, named_phones(classifier, found.mel, 2 * (found.at.start - FIRST)), strict=True):

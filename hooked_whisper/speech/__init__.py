@@ -1,13 +1,15 @@
 """The spoken world: a known grammar, two synthesisers with exact timings, and the demo model trained on them.
 
 - words and sentences: ``lexicon``, ``grammar``, ``grammar_rules``, ``sounds`` (rhymes, minimal pairs)
-- speech: ``espeak``, ``flite``, ``phones`` (one label set), ``voices``, ``records`` (alignments on disk), ``corpus``
+- speech: ``espeak``, ``flite``, ``phones`` (one label set), ``voices``, ``corpus``, ``recordings`` (the world
+  as a corpus, spoken when asked)
 - training: ``augment``, ``data``, ``recipe``, ``train``, ``checkpoint``, ``evaluate``, ``export``
 
 ``python -m hooked_whisper.speech --help`` rebuilds everything; :class:`SpokenWorld` is what a user calls.
 """
 
 from hooked_whisper.speech.pairs import SpokenPair
+from hooked_whisper.speech.recordings import world_recordings
 from hooked_whisper.speech.world import Clip, SpokenWorld
 
-__all__ = ["Clip", "SpokenPair", "SpokenWorld"]
+__all__ = ["Clip", "SpokenPair", "SpokenWorld", "world_recordings"]
