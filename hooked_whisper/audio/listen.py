@@ -17,6 +17,8 @@ from torch import Tensor
 from hooked_whisper.audio.mel import SAMPLE_RATE, Number
 from hooked_whisper.errors import AudioError
 
+_COMPRESSION = 0.7  # of libsndfile's 0 to 1 for MP3: two thirds of its default's size
+_SAFE = 0.9  # of full scale, where the codec is known to overshoot
 PEAK = 0.99  # full scale with a margin, since lossy codecs overshoot
 _FORMATS = {".wav": ("WAV", "FLOAT"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS"), ".mp3": ("MP3", None)}
 
@@ -78,8 +80,14 @@ def clip_around(
 
 
 def to_mp3_bytes(audio: Samples, sample_rate: int = SAMPLE_RATE) -> bytes:
-    """An MP3 file for listening. What is louder than full scale is scaled down as a whole, so that it never clips."""
-    return _encode(_limited(_checked(audio)).numpy(), sample_rate, "MP3", None)
+    """An MP3 file for listening, 4 kB a second of speech. What would be louder than full scale, before or after the
+    codec, is scaled down as a whole, so that it never clips: an MP3 overshoots, by 6 % in speech, by more in tones."""
+    samples = _limited(_checked(audio)).numpy()
+    content = _encode(samples, sample_rate, "MP3", None)
+    while (heard := float(np.abs(soundfile.read(io.BytesIO(content))[0]).max())) > 1:
+        samples = samples * np.float32(_SAFE / heard)  # at another level it overshoots by another factor
+        content = _encode(samples, sample_rate, "MP3", None)
+    return content
 
 
 def to_data_uri(audio: Samples, sample_rate: int = SAMPLE_RATE) -> str:
@@ -132,8 +140,9 @@ def _limited(samples: Float[Tensor, "sample"]) -> Float[Tensor, "sample"]:
 
 def _encode(samples: np.ndarray, sample_rate: int, file_format: str, subtype: str | None) -> bytes:
     buffer = io.BytesIO()
+    small = {"bitrate_mode": "VARIABLE", "compression_level": _COMPRESSION} if file_format == "MP3" else {}
     try:
-        soundfile.write(buffer, samples, sample_rate, format=file_format, subtype=subtype)
+        soundfile.write(buffer, samples, sample_rate, format=file_format, subtype=subtype, **small)
     except soundfile.LibsndfileError as error:
         raise AudioError(f"cannot write {file_format} at {sample_rate} Hz: resample to 16000 Hz first") from error
     return buffer.getvalue()

@@ -82,7 +82,7 @@ def start_mel(
     if kind not in get_args(Start):
         near = closest(str(kind), get_args(Start))
         hint = f", perhaps {near[0]!r}" if near else ""
-        raise PatchError(f"a start is one of {', '.join(get_args(Start))}{hint}; or give dream() a mel of your own")
+        raise PatchError(f"a start is one of {', '.join(get_args(Start))}{hint}; or give dream_of() a mel of your own")
     if not real:
         raise PatchError("there are no clips to take the loudness from: give at least one log-mel")
     frames = torch.cat(list(real), dim=1)
@@ -95,7 +95,7 @@ def start_mel(
     return frames.gather(1, drawn.to(frames.device))
 
 
-def dream(
+def dream_of(
     model: HookedWhisper,
     name: str,
     basis: FeatureBasis,

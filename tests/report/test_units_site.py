@@ -18,11 +18,10 @@ import torch
 from scipy.signal import correlate
 
 import hooked_whisper
-from hooked_whisper.audio import load_audio, log_mel_spectrogram
+from hooked_whisper.audio import load_audio, log_mel_spectrogram, to_mp3_bytes
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.report.units import Example, SiteWriter, Unit, UnitStats
 from hooked_whisper.report.units import site as site_module
-from hooked_whisper.report.units.sound import small_mp3
 from tests.report.test_page import parse
 from tests.report.units_worlds import HOSTILE, clip, examples, info, trace, unit
 
@@ -52,7 +51,7 @@ def test_a_second_build_writes_the_same_and_encodes_nothing(tmp_path, monkeypatc
     def never(*args, **kwargs):
         raise AssertionError("encoded again")
 
-    monkeypatch.setattr(site_module, "small_mp3", never)
+    monkeypatch.setattr(site_module, "to_mp3_bytes", never)
     monkeypatch.setattr(site_module, "moment_mp3", never)
     monkeypatch.setattr(site_module, "mel_png", never)
     build(tmp_path)
@@ -63,7 +62,7 @@ def test_an_interrupted_build_goes_on(tmp_path, monkeypatch) -> None:
     whole = tmp_path / "whole"
     build(whole)
     out = tmp_path / "cut"
-    encode, calls = site_module.small_mp3, []
+    encode, calls = site_module.to_mp3_bytes, []
 
     def dies(samples):
         calls.append(1)
@@ -71,7 +70,7 @@ def test_an_interrupted_build_goes_on(tmp_path, monkeypatch) -> None:
             raise KeyboardInterrupt
         return encode(samples)
 
-    monkeypatch.setattr(site_module, "small_mp3", dies)
+    monkeypatch.setattr(site_module, "to_mp3_bytes", dies)
     with pytest.raises(KeyboardInterrupt):
         build(out)
     left = contents(out)
@@ -127,11 +126,11 @@ def test_the_moment_is_the_peak_made_louder(tmp_path) -> None:
 def test_an_mp3_keeps_samples_where_they_are_and_never_clips() -> None:
     samples = np.zeros(48_000, np.float32)
     samples[16_000:17_600] = 3 * np.sin(np.arange(1_600) * 0.6)
-    decoded, rate = soundfile.read(io.BytesIO(small_mp3(samples)))
+    decoded, rate = soundfile.read(io.BytesIO(to_mp3_bytes(samples)))
     assert rate == 16_000 and decoded.shape == samples.shape
     assert np.argmax(correlate(decoded, samples, "full")) == len(samples) - 1
     assert 0.7 < np.abs(decoded).max() <= 1
-    assert len(small_mp3(np.zeros(160, np.float32))) > 0
+    assert len(to_mp3_bytes(np.zeros(160, np.float32))) > 0
 
 
 def test_no_mp3_is_beyond_full_scale() -> None:
@@ -139,7 +138,7 @@ def test_no_mp3_is_beyond_full_scale() -> None:
     tones = [np.sin(t * f) for f in rng.uniform(0.05, 3, 5)]
     hostile = [rng.uniform(-1, 1, 48_000), 40 * rng.normal(size=48_000), *tones, *(np.sign(x) for x in tones)]
     for samples in hostile:
-        decoded, _ = soundfile.read(io.BytesIO(small_mp3(samples.astype(np.float32))))
+        decoded, _ = soundfile.read(io.BytesIO(to_mp3_bytes(samples.astype(np.float32))))
         assert 0.3 < np.abs(decoded).max() <= 1
 
 

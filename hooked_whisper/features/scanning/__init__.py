@@ -1,6 +1,6 @@
 """Scanning a corpus: what every feature responds to most, over its whole range, and how often."""
 
-from hooked_whisper.features.scan.records import (
+from hooked_whisper.features.scanning.records import (
     FIRES,
     HISTOGRAM_CELLS,
     Examples,
@@ -10,8 +10,8 @@ from hooked_whisper.features.scan.records import (
     Site,
     SiteScan,
 )
-from hooked_whisper.features.scan.scanner import scan
-from hooked_whisper.features.scan.store import load_scan
+from hooked_whisper.features.scanning.scanner import scan
+from hooked_whisper.features.scanning.store import load_scan
 
 __all__ = [
     "FIRES",

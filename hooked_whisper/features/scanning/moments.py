@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper.features.cells import Cells
-from hooked_whisper.features.scan.state import Accumulator, Stretch
+from hooked_whisper.features.scanning.state import Accumulator, Stretch
 
 _FLUSH = 2**30  # positions after which 32-bit counts are added to the 64-bit ones (which cost twice the time)
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from hooked_whisper.errors import HookedWhisperError
-from hooked_whisper.features.scan.moments import Moments
-from hooked_whisper.features.scan.ranges import RANGE_KINDS, make_ranges
-from hooked_whisper.features.scan.records import (
+from hooked_whisper.features.scanning.moments import Moments
+from hooked_whisper.features.scanning.ranges import RANGE_KINDS, make_ranges
+from hooked_whisper.features.scanning.records import (
     HISTOGRAM_CELLS,
     TAIL_CELLS,
     Examples,
@@ -21,9 +21,9 @@ from hooked_whisper.features.scan.records import (
     Site,
     SiteScan,
 )
-from hooked_whisper.features.scan.sampling import Sampler
-from hooked_whisper.features.scan.state import Accumulator, Stretch
-from hooked_whisper.features.scan.topk import TopK
+from hooked_whisper.features.scanning.sampling import Sampler
+from hooked_whisper.features.scanning.state import Accumulator, Stretch
+from hooked_whisper.features.scanning.topk import TopK
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks.caching import axis_sizes
 

@@ -44,7 +44,7 @@ class ScanOptions:
         ranges: how many activation ranges, of equal width and of equal counts.
         per_range: examples to sample from each.
         batch: windows that are encoded together.
-        rows, per_cell: size of the samples behind the ranges, see :mod:`hooked_whisper.features.scan.sampling`.
+        rows, per_cell: size of the samples behind the ranges, see :mod:`hooked_whisper.features.scanning.sampling`.
     """
 
     k: int = 20

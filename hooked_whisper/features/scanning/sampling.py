@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hooked_whisper.features.cells import Cells
-from hooked_whisper.features.scan.priority import NEVER
-from hooked_whisper.features.scan.state import Accumulator, Stretch
+from hooked_whisper.features.scanning.priority import NEVER
+from hooked_whisper.features.scanning.state import Accumulator, Stretch
 
 
 class RowSample(Accumulator):

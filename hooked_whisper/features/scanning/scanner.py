@@ -26,10 +26,10 @@ from tqdm import tqdm
 
 from hooked_whisper.corpora import Failure, Loader, Recording, fingerprint, windows_of
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
-from hooked_whisper.features.scan.priority import priorities
-from hooked_whisper.features.scan.reader import SiteReader
-from hooked_whisper.features.scan.records import Scan, ScanOptions, Site
-from hooked_whisper.features.scan.store import HEADER, load_scan, save_scan
+from hooked_whisper.features.scanning.priority import priorities
+from hooked_whisper.features.scanning.reader import SiteReader
+from hooked_whisper.features.scanning.records import Scan, ScanOptions, Site
+from hooked_whisper.features.scanning.store import HEADER, load_scan, save_scan
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import FeatureBasis
 from hooked_whisper.storage import write_atomic

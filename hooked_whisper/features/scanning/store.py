@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import HookedWhisperError
-from hooked_whisper.features.scan.records import HISTOGRAM_CELLS, Examples, RangeExamples, Scan, SiteScan
+from hooked_whisper.features.scanning.records import HISTOGRAM_CELLS, Examples, RangeExamples, Scan, SiteScan
 from hooked_whisper.storage import write_atomic
 
 HEADER, FEATURES, RANGES, EXAMPLES = "scan.json", "features.parquet", "ranges.parquet", "examples.parquet"

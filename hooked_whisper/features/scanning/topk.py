@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hooked_whisper.features.scan.state import Accumulator, Stretch
+from hooked_whisper.features.scanning.state import Accumulator, Stretch
 
 _LOW = -torch.inf
 

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from hooked_whisper.audio import to_mp3_bytes
 from hooked_whisper.errors import HookedWhisperError, closest
 from hooked_whisper.report.units.data import POSITION_S, Clip, SiteInfo, Unit
 from hooked_whisper.report.units.images import mel_png
@@ -25,7 +26,7 @@ from hooked_whisper.report.units.records import (
     read_clip_script,
     unit_record,
 )
-from hooked_whisper.report.units.sound import moment_mp3, small_mp3
+from hooked_whisper.report.units.sound import moment_mp3
 from hooked_whisper.storage import write_atomic
 
 _ASSETS = {"units.css": "units.css.j2", "units.js": "units.js", "index.js": "index.js"}
@@ -63,7 +64,7 @@ class SiteWriter:
             raise HookedWhisperError(f"two different clips are called {clip.id!r}: give each its own id")
         folder = self.out / "clips"
         if not (folder / f"{name}.js").exists():  # written last: the others are there; the name says what is in them
-            write_atomic(folder / f"{name}.mp3", small_mp3(clip.samples))
+            write_atomic(folder / f"{name}.mp3", to_mp3_bytes(clip.samples))
             write_atomic(folder / f"{name}.png", mel_png(clip.mel))
             write_atomic(folder / f"{name}.js", clip_script(name, record))
         self._clips[clip.id] = name

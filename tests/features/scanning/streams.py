@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hooked_whisper.features.scan.priority import priorities
-from hooked_whisper.features.scan.state import Stretch
+from hooked_whisper.features.scanning.priority import priorities
+from hooked_whisper.features.scanning.state import Stretch
 
 
 @dataclass(frozen=True)

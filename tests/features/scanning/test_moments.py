@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooked_whisper.features.cells import Cells
-from hooked_whisper.features.scan import HISTOGRAM_CELLS
-from hooked_whisper.features.scan.moments import Moments
-from hooked_whisper.features.scan.ranges import make_ranges
-from hooked_whisper.features.scan.state import Stretch
-from tests.features.scan.streams import largest, stream
+from hooked_whisper.features.scanning import HISTOGRAM_CELLS
+from hooked_whisper.features.scanning.moments import Moments
+from hooked_whisper.features.scanning.ranges import make_ranges
+from hooked_whisper.features.scanning.state import Stretch
+from tests.features.scanning.streams import largest, stream
 
 N_CELLS = 1 + HISTOGRAM_CELLS.per_sign
 

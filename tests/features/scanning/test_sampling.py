@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from hooked_whisper.features.cells import Cells
-from hooked_whisper.features.scan.priority import NEVER, priorities
-from hooked_whisper.features.scan.sampling import Sampler
-from hooked_whisper.features.scan.state import Stretch
-from tests.features.scan.streams import items, stream
+from hooked_whisper.features.scanning.priority import NEVER, priorities
+from hooked_whisper.features.scanning.sampling import Sampler
+from hooked_whisper.features.scanning.state import Stretch
+from tests.features.scanning.streams import items, stream
 
 CELLS = Cells(2, -14, 10)
 

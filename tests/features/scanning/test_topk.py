@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooked_whisper.features.scan.state import Stretch
-from hooked_whisper.features.scan.topk import Ranked, TopK, peaks
-from tests.features.scan.streams import Item, items, largest, stream
+from hooked_whisper.features.scanning.state import Stretch
+from hooked_whisper.features.scanning.topk import Ranked, TopK, peaks
+from tests.features.scanning.streams import Item, items, largest, stream
 
 lengths = st.lists(st.integers(1, 30), min_size=1, max_size=12)
 
