@@ -1,4 +1,4 @@
-"""``hooked-whisper``: reproduce findings, transcribe, list hook points.
+"""``hooked-whisper``: reproduce findings, write pages about units, transcribe, list hook points.
 
 Exit codes: 0 done; 1 some finding broke (the others are there); 2 a wrong argument or file; 130 interrupted.
 """
@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from hooked_whisper.cli_features import add_features, run_features
 
 if TYPE_CHECKING:  # torch takes a second to import: --help and wrong arguments do not wait for it
     from hooked_whisper.findings import Context, Finding
@@ -59,13 +61,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="hooked-whisper",
         description="Whisper with a named, causal hook point on every activation: published findings run again, "
-        "transcripts, the list of hook points.",
+        "pages about neurons with sound, transcripts, the list of hook points.",
         epilog="Examples: `hooked-whisper reproduce --out out/demo` (a page of findings on the packaged model); "
         "`hooked-whisper reproduce --model tiny --audio *.wav`; `hooked-whisper transcribe speech.wav`.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="reproduce|transcribe|hooks")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="reproduce|features|transcribe|hooks")
     _add_reproduce(commands)
+    _add_features(commands)
     _add_transcribe(commands)
     _add_hooks(commands)
     return parser
@@ -99,6 +102,20 @@ def _add_reproduce(commands: Any) -> None:
     parser.add_argument("--language", default="en", metavar="L", help="language of the recordings (default: en)")
     parser.add_argument("--seed", type=_not_negative, default=0, metavar="S", help="seed of everything (default: 0)")
     parser.set_defaults(run=_reproduce)
+
+
+def _add_features(commands: Any) -> None:
+    parser = commands.add_parser(
+        "features",
+        help="write a browsable site about neurons or other units: what they fire on, to be seen and heard",
+        description="Scan a corpus and write a site that opens from the disk: an index of all units, and for each its "
+        "strongest examples and some from every activation range, with spectrogram, activation, words, phones and "
+        "sound; its phones over the range, and a label with its evidence where the corpus is aligned. A scan that was "
+        "killed goes on.",
+    )
+    _add_common(parser)
+    add_features(parser)
+    parser.set_defaults(run=_features)
 
 
 def _add_transcribe(commands: Any) -> None:
@@ -208,6 +225,13 @@ def _load(parsed: argparse.Namespace) -> tuple[HookedWhisper, dict[str, str]]:
     model = HookedWhisper(checkpoint.config)
     load_into(model, checkpoint)
     return model.to(device).eval(), dict(checkpoint.metadata)
+
+
+# --- features --------------------------------------------------------------------------------------------------------
+
+
+def _features(parsed: argparse.Namespace, arguments: list[str]) -> int:
+    return run_features(parsed, arguments, _load(parsed)[0])
 
 
 # --- transcribe ------------------------------------------------------------------------------------------------------

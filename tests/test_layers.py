@@ -29,6 +29,7 @@ LAYERS = [
     "speech",
     "findings",
     "report",
+    "cli_features",
     "cli",
     "__main__",
 ]

@@ -2,7 +2,8 @@
 
 A corpus is a ``Sequence[Recording]``:
 
-- recordings from ``audio_folder``, ``librispeech``, ``timit``, ``manifest`` and ``from_dataset``
+- recordings from ``open_corpus`` (anything on disk): ``audio_folder``, ``librispeech``, ``timit``, ``manifest``; and from
+  ``from_dataset``
 - words and phones from ``read_alignment`` (a file) and ``apply_alignments`` (a corpus): TextGrid, CTM, TIMIT, JSON
 - ``Loader`` goes through a corpus and passes over what is broken; ``split_by_speaker`` and ``folds_by_speaker``
 """
@@ -14,6 +15,7 @@ from hooked_whisper.corpora.hf_datasets import DatasetCorpus, from_dataset
 from hooked_whisper.corpora.json_alignments import from_dict, from_json, to_dict
 from hooked_whisper.corpora.loading import Failure, Loaded, Loader, Windows, windows_of
 from hooked_whisper.corpora.manifests import manifest
+from hooked_whisper.corpora.opening import open_corpus
 from hooked_whisper.corpora.records import Recording, fingerprint
 from hooked_whisper.corpora.splits import Split, folds_by_speaker, split_by_speaker
 from hooked_whisper.corpora.textgrid import from_textgrid, to_textgrid
@@ -42,6 +44,7 @@ __all__ = [
     "from_timit",
     "librispeech",
     "manifest",
+    "open_corpus",
     "parent_folder",
     "read_alignment",
     "split_by_speaker",

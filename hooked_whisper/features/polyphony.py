@@ -279,3 +279,20 @@ def _spearman_with_order(values: Ranges) -> Float[np.ndarray, "feature"]:
     a, b = (np.where(there, x - middle, 0.0) for x in (order, ranks))
     scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
     return np.divide((a * b).sum(axis=1), scale, out=np.full(len(values), np.nan), where=(scale > 1e-9) & (n >= 3))
+
+
+def ranges_between(joint: JointCounts, edges: Float[np.ndarray, "feature edge"]) -> PhoneRanges:
+    """Labels in ranges that somebody else drew, such as a scan's: a cell is in the range that its middle is in.
+
+    edges: rising, ``[feature, range + 1]``; a feature with NaN has no rows in any range.
+    """
+    bounds = joint.cells.edges.numpy()
+    middle = (bounds[:-1] + bounds[1:]) / 2  # infinite at both ends: beyond every range
+    n = edges.shape[1] - 1
+    at = (middle[None, None, :] >= edges[:, :, None]).sum(axis=1) - 1  # -1 below the first edge, or without edges
+    counts = [
+        rebin(joint.counts[some], np.where(at[some] < n, at[some], -1), n)
+        for some in chunks(joint.n_features, joint.cells.n, len(joint.names))
+    ]
+    labels = joint.counts[0].sum(axis=0, dtype=np.int64)
+    return PhoneRanges(joint.names, np.concatenate(counts), labels / max(1, labels.sum()), edges)

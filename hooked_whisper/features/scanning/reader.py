@@ -32,7 +32,7 @@ class SiteReader:
     """Takes in the activations of one hook point, window after window."""
 
     def __init__(self, model: HookedWhisper, site: Site, options: ScanOptions) -> None:
-        self.hook = _encoder_point(model, site.hook)
+        self.hook = encoder_point(model, site.hook)
         self.name = site.name or self.hook
         self.basis, self.options = site.basis, options
         self.labels = axis_labels(model, self.hook) if site.basis is None else tuple(site.basis.labels)
@@ -118,7 +118,8 @@ class SiteReader:
         )
 
 
-def _encoder_point(model: HookedWhisper, name: str) -> str:
+def encoder_point(model: HookedWhisper, name: str) -> str:
+    """The point's own name; an error for what a scan cannot read."""
     found = model.hook_names(name)
     if len(found) != 1:
         raise HookedWhisperError(f"{name!r} means {len(found)} hook points: give one site for each")

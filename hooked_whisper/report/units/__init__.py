@@ -1,5 +1,6 @@
 """A browsable site about units (neurons, directions, latents): what they fire on, to be seen and heard."""
 
+from hooked_whisper.report.units.build import PageOptions, build_site
 from hooked_whisper.report.units.data import (
     POSITION_S,
     ActivationRange,
@@ -25,9 +26,11 @@ __all__ = [
     "LogitEffects",
     "MeanMel",
     "OnsetMeans",
+    "PageOptions",
     "PhoneShare",
     "SiteInfo",
     "SiteWriter",
     "Unit",
     "UnitStats",
+    "build_site",
 ]

@@ -1,0 +1,132 @@
+"""``hooked-whisper features``: a browsable site about the units of a hook point."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hooked_whisper.corpora import Recording
+    from hooked_whisper.hooked import HookedWhisper
+    from hooked_whisper.protocols import FeatureBasis
+
+SPOKEN = 300
+BASES = ("neurons", "both-signs", "random")
+
+
+def add_features(parser: argparse.ArgumentParser) -> None:
+    """Arguments beside the common ones."""
+    parser.add_argument(
+        "--hook",
+        default="encoder.blocks.2.mlp.1",
+        metavar="NAME",
+        help="hook point of the encoder (default: encoder.blocks.2.mlp.1, the neurons of block 2)",
+    )
+    parser.add_argument(
+        "--basis",
+        choices=BASES,
+        default="neurons",
+        help="what to read there: the activations themselves (default), those and their negatives, or random "
+        "orthonormal directions",
+    )
+    parser.add_argument(
+        "--units", type=units, metavar="A:B", help="which get a page, such as 0:50 or 3,17,40 (default: all)"
+    )
+    parser.add_argument(
+        "--audio",
+        metavar="PLACE",
+        help="a folder of audio, LibriSpeech, TIMIT, or a table (.csv, .tsv, .jsonl). Without it the demo model hears "
+        f"{SPOKEN} new sentences spoken by espeak-ng",
+    )
+    parser.add_argument("--layout", default="auto", metavar="L", help="auto, folder, librispeech, timit or manifest")
+    parser.add_argument(
+        "--alignments", metavar="PLACE", help="TextGrid, CTM, TIMIT or JSON files (default: those beside the audio)"
+    )
+    parser.add_argument(
+        "--speaker-folders", action="store_true", help="in a plain folder: files in one folder have one speaker"
+    )
+    parser.add_argument("--out", type=Path, default=Path("features"), metavar="DIR", help="folder (default: features)")
+    parser.add_argument("--top", type=_count, default=8, metavar="N", help="strongest examples of each unit (8)")
+    parser.add_argument("--ranges", type=_count, default=5, metavar="N", help="activation ranges of equal width (5)")
+    parser.add_argument("--per-range", type=_count, default=2, metavar="N", help="examples from each range (2)")
+    parser.add_argument(
+        "--labelled", type=_count, default=300, metavar="N", help="most aligned windows to count phones on (300)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of every sample (default: 0)")
+
+
+def run_features(parsed: argparse.Namespace, arguments: Sequence[str], model: HookedWhisper) -> int:
+    """Scan, write, say where."""
+    from hooked_whisper.report.units import PageOptions, build_site
+
+    corpus, described = _corpus(parsed)
+    options = PageOptions(parsed.top, parsed.per_range, parsed.ranges, parsed.labelled, parsed.seed)
+    index = build_site(
+        model,
+        corpus,
+        parsed.hook,
+        parsed.out,
+        units=parsed.units,
+        basis=_basis(parsed, model),
+        options=options,
+        described=described,
+        command=shlex.join(["hooked-whisper", *arguments]),
+        progress=sys.stderr.isatty(),
+    )
+    print(f"open {index}")
+    return 0
+
+
+def _corpus(parsed: argparse.Namespace) -> tuple[list[Recording], str]:
+    from hooked_whisper.errors import HookedWhisperError
+
+    if parsed.audio:
+        from hooked_whisper.corpora import open_corpus
+
+        corpus = open_corpus(
+            parsed.audio, parsed.layout, alignments=parsed.alignments, speaker_folders=parsed.speaker_folders
+        )
+        return corpus, f"{len(corpus)} recordings of {Path(parsed.audio).name}"
+    from hooked_whisper.findings.sources import world_of
+    from hooked_whisper.speech import world_recordings
+
+    world = world_of(parsed.model)
+    if world is None:
+        raise HookedWhisperError(f"{parsed.model} has no spoken world of its own: say with --audio what it should hear")
+    corpus = world_recordings(world, SPOKEN, parsed.seed)
+    speakers = ", ".join(sorted({one.speaker for one in corpus}))
+    return corpus, f"{len(corpus)} new sentences of the spoken world, by held-out speakers {speakers}"
+
+
+def _basis(parsed: argparse.Namespace, model: HookedWhisper) -> FeatureBasis | None:
+    from hooked_whisper.features import BothSigns, axes, random_orthonormal
+    from hooked_whisper.features.scanning.reader import axis_labels, encoder_point
+
+    if parsed.basis == "neurons":
+        return None
+    width = len(axis_labels(model, encoder_point(model, parsed.hook)))
+    return BothSigns(axes(width)) if parsed.basis == "both-signs" else random_orthonormal(width, seed=parsed.seed)
+
+
+def units(text: str) -> list[int]:
+    """``"0:50"``, ``"0:50:5"`` or ``"3,17,40"``."""
+    try:
+        if ":" in text:
+            numbers = list(range(*(int(part) for part in text.split(":"))))
+        else:
+            numbers = [int(part) for part in text.split(",")]
+    except (ValueError, TypeError):
+        numbers = []
+    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise argparse.ArgumentTypeError(f"needs units such as 0:50 or 3,17,40, got {text!r}")
+    return numbers
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"needs a whole number of at least 0, got {text!r}")
+    return int(text)

@@ -1,0 +1,63 @@
+"""One call for any corpus on disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, get_args
+
+from hooked_whisper.corpora.alignments import apply_alignments
+from hooked_whisper.corpora.folders import audio_folder, librispeech, parent_folder, timit
+from hooked_whisper.corpora.manifests import manifest
+from hooked_whisper.corpora.records import Recording
+from hooked_whisper.corpora.tiers import USUAL, Tiers
+from hooked_whisper.errors import AudioError, closest
+
+Layout = Literal["auto", "folder", "librispeech", "timit", "manifest"]
+
+
+def open_corpus(
+    path: str | os.PathLike[str],
+    layout: str = "auto",
+    *,
+    alignments: str | os.PathLike[str] | None = None,
+    speaker_folders: bool = False,
+    tiers: Tiers = USUAL,
+) -> list[Recording]:
+    """Recordings of a folder, LibriSpeech, TIMIT, or a table.
+
+    Args:
+        layout: ``"auto"`` takes a file for a manifest, a folder with ``*.trans.txt`` three levels down for LibriSpeech,
+            one with ``.phn`` files three levels down for TIMIT, and any other for a folder of audio.
+        alignments: a folder or file of alignments; without it those beside the audio are taken.
+        speaker_folders: in a plain folder, files in one folder have one speaker.
+
+    Raises:
+        AudioError: no such place, another layout, nothing in it.
+        AlignmentError: none of the ``alignments`` belongs to a recording.
+    """
+    place = Path(path)
+    if layout not in get_args(Layout):
+        near = closest(layout, get_args(Layout))
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise AudioError(f"a corpus has the layout {', '.join(get_args(Layout))}, not {layout!r}{hint}")
+    if not place.exists():
+        raise AudioError(f"there is no file or folder {str(place)!r}: check the path and the working folder")
+    kind = _layout_of(place) if layout == "auto" else layout
+    if kind == "librispeech":
+        return librispeech(place, alignments=alignments, tiers=tiers)
+    if kind == "folder":
+        speaker = parent_folder if speaker_folders else None
+        return audio_folder(place, speaker=speaker, alignments=alignments, tiers=tiers)
+    corpus = timit(place, tiers) if kind == "timit" else manifest(place, tiers=tiers)
+    return corpus if alignments is None else list(apply_alignments(corpus, alignments, tiers))
+
+
+def _layout_of(place: Path) -> str:
+    if place.is_file():
+        return "manifest"
+    inner = place / "LibriSpeech" if (place / "LibriSpeech").is_dir() else place
+    if next(inner.glob("*/*/*/*.trans.txt"), None) is not None:
+        return "librispeech"
+    phones = (next(place.glob(f"*/*/*.{ending}"), None) for ending in ("phn", "PHN"))
+    return "timit" if any(phones) else "folder"

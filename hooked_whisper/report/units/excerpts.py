@@ -1,0 +1,63 @@
+"""Which few seconds of a recording show an example: on a grid, so that many examples share them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hooked_whisper.audio import TimeMap
+from hooked_whisper.protocols import Alignment, Interval
+
+LENGTH_S, STEP_S = 3.0, 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """Encoder positions ``[first, stop)`` of a recording, within one of the model's windows."""
+
+    recording: int
+    first: int
+    stop: int
+
+
+def excerpt_round(recording: int, position: int, n_positions: int, clock: TimeMap) -> Excerpt:
+    """Three seconds that begin at a whole second and have the position near their middle; less where the recording, or
+    the window that the position is in, is shorter.
+
+    n_positions: of the whole recording.
+    """
+    length, step = round(LENGTH_S / clock.seconds_per_position), round(STEP_S / clock.seconds_per_position)
+    window = position // clock.n_ctx * clock.n_ctx
+    end = min(n_positions, window + clock.n_ctx)
+    first = window + round((position - window - length / 2) / step) * step
+    first = max(window, min(first, end - length))
+    return Excerpt(recording, first, min(end, first + length))
+
+
+def captions(alignment: Alignment, start_s: float, end_s: float) -> tuple[tuple[Interval, ...], tuple[Interval, ...]]:
+    """Words and phones within a stretch, with times from its start; what reaches over its edges is cut."""
+
+    def within(intervals: tuple[Interval, ...]) -> tuple[Interval, ...]:
+        cut = ((max(i.start, start_s), min(i.end, end_s), i.label) for i in intervals)
+        return tuple(Interval(a - start_s, b - start_s, label) for a, b, label in cut if b > a)
+
+    return within(alignment.words), within(alignment.phones)
+
+
+def linear_histogram(
+    counts: np.ndarray, edges: np.ndarray, largest: float, n_bins: int = 30
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positive activations in bins of equal width, from a histogram on a scan's cells: a cell goes where its middle is.
+
+    Args:
+        counts: ``[cell]`` of one feature, the first for what is not positive. edges: of the positive cells.
+        largest: the feature's largest activation.
+
+    Returns:
+        edges ``[n_bins + 1]`` and counts ``[n_bins]``.
+    """
+    upper = np.where(np.isfinite(edges[1:]), edges[1:], 2 * edges[:-1])
+    middle = np.minimum((edges[:-1] + upper) / 2, largest)
+    bounds = np.linspace(0, largest, n_bins + 1)
+    return bounds, np.histogram(middle, bounds, weights=counts[1:])[0].astype(np.int64)
