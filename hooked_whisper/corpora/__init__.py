@@ -2,8 +2,8 @@
 
 A corpus is a ``Sequence[Recording]``:
 
-- recordings from ``open_corpus`` (anything on disk): ``audio_folder``, ``librispeech``, ``timit``, ``manifest``; and from
-  ``from_dataset``
+- recordings from ``open_corpus`` (anything on disk): ``audio_folder``, ``librispeech``, ``timit``, ``manifest``;
+  and from ``from_dataset``
 - words and phones from ``read_alignment`` (a file) and ``apply_alignments`` (a corpus): TextGrid, CTM, TIMIT, JSON
 - ``Loader`` goes through a corpus and passes over what is broken; ``split_by_speaker`` and ``folds_by_speaker``
 """

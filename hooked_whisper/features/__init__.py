@@ -7,7 +7,7 @@
 - ``dream_of`` optimises an input, ``causal_effects`` takes a feature away and listens to the words
 """
 
-from hooked_whisper.features.autolabel import AutoLabel, autolabels
+from hooked_whisper.features.autolabel import AutoLabel, Evidence, autolabels
 from hooked_whisper.features.baselines import MelBands, mel_bands, shifted_labels
 from hooked_whisper.features.bases import BothSigns, Centroids, LinearBasis, axes, kmeans, pca, random_orthonormal
 from hooked_whisper.features.causal import CausalEffect, causal_effects
@@ -39,6 +39,7 @@ __all__ = [
     "Centroids",
     "ConfusionTest",
     "Dream",
+    "Evidence",
     "JointCounter",
     "JointCounts",
     "LabelledClip",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from hooked_whisper.protocols import SILENCE
 Kind = Literal["phone", "class", "silence", "none"]
 LEAST_F1, LEAST_PURITY = 0.5, 0.6  # a detector that is right more often than not; the purity asked of a phonetic neuron
 NOTHING = "—"
+_FEWEST = 10  # top examples, fewer are no evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,45 +40,56 @@ class _Candidate:
     kind: Kind
     label: str
     score: float
+    chance: float
     evidence: str
     enough: bool
 
+    @property
+    def lift(self) -> float:
+        """0 at chance, 1 for a perfect detector."""
+        return (self.score - self.chance) / (1 - self.chance)
 
-def autolabels(
-    phones: Selectivity,
-    top: Purity,
-    classes: Selectivity,
-    class_top: Purity,
-    control: Selectivity,
-    class_control: Selectivity,
-) -> list[AutoLabel]:
+
+class Evidence(NamedTuple):
+    """What is known of every feature: its best phone and class on held-out speakers, and its top examples'."""
+
+    phones: Selectivity
+    top: Purity
+    classes: Selectivity
+    class_top: Purity
+
+
+def autolabels(found: Evidence, control: Evidence) -> list[AutoLabel]:
     """A label for each feature.
 
-    A phone or class is evident if its held-out F1 is above the largest that any feature reaches with shifted labels
-    (the same search over labels and features), and besides either that F1 is at least 0.5 or the top examples are of
-    that phone or class in at least 60 %, for the detector of high values. Silence needs the F1 of 0.5 alone.
-    Of several evident ones the highest F1 names the feature, a phone before a class before silence among equals.
+    A phone or class is evident if its detector is: a held-out F1 above the largest that any feature reaches with
+    shifted labels (the same search over labels and features), and besides either that F1 is at least 0.5 or the top
+    examples are of that phone or class in at least 60 %, for the detector of high values. Or if its top examples are:
+    at least 60 % of them, and more than of any feature with shifted labels. Silence needs an F1 of 0.5 by high values.
+    Of several evident ones that names the feature whose F1 is farthest above its chance: that of firing always,
+    2 p / (1 + p) for a share p of the positions, which is high for large classes and for silence.
 
     Args:
-        phones, classes: cross-fitted selectivity; ``control``, ``class_control``: of shifted labels.
-        top, class_top: purity of the top examples for the same labels.
+        control: the same search with shifted labels.
 
     Raises:
         PatchError: numbers of features that differ.
     """
-    n = {len(phones.best), len(classes.best), len(top.n), len(class_top.n)}
+    n = {len(found.phones.best), len(found.classes.best), len(found.top.n), len(found.class_top.n)}
     if len(n) != 1:
         raise PatchError(f"selectivity and purity are of different numbers of features: {sorted(n)}")
-    floor, class_floor = _largest(control), _largest(class_control)
-    found = []
+    floor, class_floor = _largest(control.phones), _largest(control.classes)
+    labels = []
     for i in range(n.pop()):
         candidates = [
-            _named("phone", i, phones, top, floor),
-            _named("class", i, classes, class_top, class_floor),
-            _silence(i, phones, control),
+            _named("phone", i, found.phones, found.top, floor),
+            _heard("phone", i, found.phones, found.top, control.top),
+            _named("class", i, found.classes, found.class_top, class_floor),
+            _heard("class", i, found.classes, found.class_top, control.class_top),
+            _silence(i, found.phones, control.phones),
         ]
-        found.append(_pick([c for c in candidates if c is not None]))
-    return found
+        labels.append(_pick([c for c in candidates if c is not None]))
+    return labels
 
 
 def _pick(candidates: list[_Candidate]) -> AutoLabel:
@@ -85,7 +97,7 @@ def _pick(candidates: list[_Candidate]) -> AutoLabel:
     if not evident:
         tried = "; ".join(f"{c.label}: {c.evidence}" for c in candidates if c.kind != "silence")
         return AutoLabel(NOTHING, "none", "", float("nan"), f"not selective ({tried})" if tried else "nothing to judge")
-    best = max(evident, key=lambda c: c.score)  # the first among equals
+    best = max(evident, key=lambda c: c.lift)  # the first among equals
     shown = f"/{best.label}/" if best.kind == "phone" else best.label
     return AutoLabel(f"{shown} {best.score:.2f}", best.kind, best.label, best.score, best.evidence)
 
@@ -102,7 +114,22 @@ def _named(kind: Kind, i: int, found: Selectivity, top: Purity, floor: float) ->
         f"held-out speakers, {floor:.2f} at most with shifted labels; {_of_top(top, i, label)}; AUC {found.auc[i]:.2f}"
     )
     enough = score > floor and found.agreement[i] > 0.5 and (score >= LEAST_F1 or bool(pure))
-    return _Candidate(kind, label, score, evidence, bool(enough))
+    return _Candidate(kind, label, score, _chance(found, label), evidence, bool(enough))
+
+
+def _heard(kind: Kind, i: int, found: Selectivity, top: Purity, control: Purity) -> _Candidate | None:
+    """By its top examples, as published labels are: for phones too rare to be searched, or fired at only in part."""
+    label = top.labels[i]
+    if not label or top.n[i] < _FEWEST:
+        return None
+    score = float(found.f1_by_label[i, found.names.index(label)])
+    chance = float(np.nanmax(control.purity)) if np.isfinite(control.purity).any() else 0.0
+    evidence = (
+        f"{top.hits[i]} of the top {top.n[i]} examples, {chance:.0%} at most with shifted labels; "
+        f"F1 {score:.2f} on held-out speakers"
+    )
+    enough = bool(top.purity[i] >= LEAST_PURITY and top.purity[i] > chance)
+    return _Candidate(kind, label, score, _chance(found, label), evidence, enough)
 
 
 def _of_top(top: Purity, i: int, label: str) -> str:
@@ -116,9 +143,16 @@ def _silence(i: int, found: Selectivity, control: Selectivity) -> _Candidate | N
         return None
     at = found.names.index(SILENCE)
     score, shifted = float(found.f1_by_label[i, at]), control.f1_by_label[:, at]
+    fires = found.auc_by_label[i, at] > 0.5  # a feature that is low in silence answers to speech
     floor = float(np.nanmax(shifted)) if np.isfinite(shifted).any() else 0.0
     evidence = f"F1 {score:.2f} for silence on held-out speakers, {floor:.2f} at most with shifted labels"
-    return _Candidate("silence", "silence", score, evidence, score > floor and score >= LEAST_F1)
+    enough = bool(fires) and score > floor and score >= LEAST_F1
+    return _Candidate("silence", "silence", score, _chance(found, SILENCE), evidence, enough)
+
+
+def _chance(found: Selectivity, label: str) -> float:
+    share = float(found.shares[found.names.index(label)])
+    return 2 * share / (1 + share)
 
 
 def _largest(control: Selectivity) -> float:

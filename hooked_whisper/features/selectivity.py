@@ -50,6 +50,7 @@ class Selectivity:
         information_share: of the labels' entropy.
         auc_by_label: of every label, for high values; ``1 - auc`` is for low ones.
         f1_by_label: held-out F1 of every label with sign and threshold from the training rows.
+        shares: of the held-out rows that have each label.
     """
 
     names: tuple[str, ...]
@@ -69,6 +70,7 @@ class Selectivity:
     information_share: ByFeature
     auc_by_label: ByLabel
     f1_by_label: ByLabel
+    shares: Float[np.ndarray, "label"]
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -167,7 +169,9 @@ def _assess(
         for some in chunks(first.n_features, first.cells.n, len(first.names))
     ]
     joined = {key: np.concatenate([one[key] for one in found]) for key in found[0]}
-    return Selectivity(first.names, tokens, searched, **joined)
+    rows = sum(parts[i].rows for i in tested)
+    shares = sum(parts[i].counts[0].sum(axis=0) for i in tested) / max(rows, 1)
+    return Selectivity(first.names, tokens, searched, shares=shares, **joined)
 
 
 def _of_no_labels(n: int) -> Selectivity:
@@ -184,6 +188,7 @@ def _of_no_labels(n: int) -> Selectivity:
         sign=whole,
         auc_by_label=table,
         f1_by_label=table,
+        shares=np.zeros(0),
         **{name: np.full(n, np.nan) for name in measured},
     )
 

@@ -7,14 +7,25 @@ import pytest
 import torch
 
 from hooked_whisper.errors import PatchError
-from hooked_whisper.features.autolabel import AutoLabel, autolabels
-from hooked_whisper.features.examples import Purity, purity
+from hooked_whisper.features.autolabel import AutoLabel, Evidence, autolabels
+from hooked_whisper.features.examples import purity
 from hooked_whisper.features.joint import JointCounts, count
-from hooked_whisper.features.selectivity import Selectivity, cross_selectivity
+from hooked_whisper.features.selectivity import cross_selectivity
 from hooked_whisper.protocols import SILENCE
 
 NAMES = (SILENCE, "s", "t", "m", "n", "ɑ", "i", "u")
 GROUPS = {"nasals": {"m", "n"}, "high vowels": {"i", "u"}}
+
+
+def _ids(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(8, size=2500)
+
+
+def _values(seed: int) -> np.ndarray:
+    """Only feature 2 has anything to say: silence."""
+    x = np.random.default_rng(100 + seed).normal(size=(2500, 6)).astype(np.float32)
+    x[:, 2] += 8.0 * (_ids(seed) == 0)
+    return x
 
 
 def folds(planted: bool) -> list[JointCounts]:
@@ -35,22 +46,25 @@ def folds(planted: bool) -> list[JointCounts]:
 TOP = np.array([[1] * 19 + [2], [3, 4] * 10, [0] * 20, [1, 2, 3, 4, 5] * 4, [5] * 20, [6] * 18 + [1, 2]])
 
 
-def evidence(planted: bool) -> tuple[Selectivity, Purity, Selectivity, Purity]:
+CHANCE = np.tile([1, 2, 3, 4, 5], (6, 4))
+
+
+def evidence(planted: bool) -> Evidence:
     parts = folds(planted)
     by_class = [p.grouped(GROUPS) for p in parts]
     silent = frozenset([SILENCE])
-    return (
+    top = TOP if planted else CHANCE
+    return Evidence(
         cross_selectivity(parts),
-        purity(TOP, NAMES, without=silent),
+        purity(top, NAMES, without=silent),
         cross_selectivity(by_class),
-        purity(TOP, NAMES, GROUPS),
+        purity(top, NAMES, GROUPS),
     )
 
 
 @pytest.fixture(scope="module")
 def labels() -> list[AutoLabel]:
-    control, _, class_control, _ = evidence(False)
-    return autolabels(*evidence(True), control, class_control)
+    return autolabels(evidence(True), evidence(False))
 
 
 def test_what_fires_for_something_is_called_that(labels: list[AutoLabel]) -> None:
@@ -76,18 +90,31 @@ def test_the_evidence_is_said(labels: list[AutoLabel]) -> None:
 
 
 def test_chance_gets_no_name() -> None:
-    control, _, class_control, _ = evidence(False)
-    found = autolabels(*evidence(False), control, class_control)
+    found = autolabels(evidence(False), evidence(False))
     assert {x.kind for x in found} == {"none"} and {x.text for x in found} == {"—"}
 
 
 def test_nothing_beats_a_control_that_does_as_well() -> None:
-    phones, top, classes, class_top = evidence(True)
-    found = autolabels(phones, top, classes, class_top, phones, classes)
+    found = autolabels(evidence(True), evidence(True))
     assert {x.kind for x in found} == {"none"}
 
 
 def test_numbers_of_features_must_agree() -> None:
-    phones, top, classes, _ = evidence(True)
+    found = evidence(True)
     with pytest.raises(PatchError, match="different numbers"):
-        autolabels(phones, top, classes, purity(TOP[:2], NAMES, GROUPS), phones, classes)
+        autolabels(found._replace(class_top=purity(TOP[:2], NAMES, GROUPS)), found)
+
+
+def test_a_phone_too_rare_to_be_searched_is_named_by_what_is_heard_most() -> None:
+    found, control = evidence(True), evidence(False)
+    nothing = cross_selectivity(folds(True), min_tokens=10**6)
+    label = autolabels(found._replace(phones=nothing), control)[5]
+    assert (label.kind, label.label) == ("phone", "i") and "18 of the top 20 examples" in label.evidence
+    few = found._replace(phones=nothing, top=purity(TOP[:, :5], NAMES))
+    assert autolabels(few, control)[5].kind != "phone"
+
+
+def test_what_falls_in_silence_is_not_called_silence() -> None:
+    found, control = evidence(True), evidence(False)
+    turned = cross_selectivity([count(-torch.from_numpy(_values(seed)), _ids(seed), NAMES) for seed in range(3)])
+    assert autolabels(found._replace(phones=turned), control)[2].kind == "none"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hooked_whisper.corpora import Recording, windows_of
 from hooked_whisper.errors import AlignmentError, AudioError
-from hooked_whisper.features.autolabel import AutoLabel, autolabels
+from hooked_whisper.features.autolabel import AutoLabel, Evidence, autolabels
 from hooked_whisper.features.labelled import LabelledClip, SiteCounts, evaluate_sites
 from hooked_whisper.features.labelled import Site as LabelledSite
 from hooked_whisper.features.polyphony import PhoneRanges, ranges_between
@@ -135,12 +135,8 @@ def label_units(
     with torch.no_grad():
         counts = evaluate_sites(model, clips, {"units": site}, track=track, seed=seed)["units"]
     names = autolabels(
-        counts.phones,
-        counts.purity(),
-        counts.classes,
-        counts.class_purity(),
-        counts.shifted_phones,
-        counts.shifted_classes,
+        Evidence(counts.phones, counts.purity(), counts.classes, counts.class_purity()),
+        Evidence(counts.shifted_phones, counts.purity(1), counts.shifted_classes, counts.class_purity(1)),
     )
     ranges = ranges_between(counts.counts, scanned.ranges["equal width"].edges[list(chosen)])
     fact = f"from {len(clips)} aligned windows of {len(speakers)} speakers; thresholds from other speakers than scores"
