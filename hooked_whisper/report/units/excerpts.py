@@ -48,16 +48,17 @@ def captions(alignment: Alignment, start_s: float, end_s: float) -> tuple[tuple[
 def linear_histogram(
     counts: np.ndarray, edges: np.ndarray, largest: float, n_bins: int = 30
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positive activations in bins of equal width, from a histogram on a scan's cells: a cell goes where its middle is.
+    """Positive activations in bins of equal width, from a histogram on a scan's cells, within which they are spread
+    evenly.
 
     Args:
         counts: ``[cell]`` of one feature, the first for what is not positive. edges: of the positive cells.
         largest: the feature's largest activation.
 
     Returns:
-        edges ``[n_bins + 1]`` and counts ``[n_bins]``.
+        edges ``[n_bins + 1]`` and counts ``[n_bins]``, which sum to the positive ones.
     """
-    upper = np.where(np.isfinite(edges[1:]), edges[1:], 2 * edges[:-1])
-    middle = np.minimum((edges[:-1] + upper) / 2, largest)
     bounds = np.linspace(0, largest, n_bins + 1)
-    return bounds, np.histogram(middle, bounds, weights=counts[1:])[0].astype(np.int64)
+    below = np.concatenate([[0.0], np.cumsum(counts[1:], dtype=float)])
+    reached = np.minimum(edges, largest)
+    return bounds, np.diff(np.rint(np.interp(bounds, reached, below)), prepend=0)[1:].astype(np.int64)

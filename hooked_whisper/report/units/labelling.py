@@ -24,6 +24,7 @@ from hooked_whisper.report.units.data import POSITION_S, OnsetMeans, PhoneShare,
 log = logging.getLogger(__name__)
 _PHONES_SHOWN = 6
 _LEAST_S = 0.1
+_LEAST_ONSETS = 20  # a mean of fewer is mostly what the neighbours are
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +86,8 @@ class Labelling:
     def _onsets(self, place: int) -> OnsetMeans | None:
         assert self.counts is not None
         means = self.counts.onsets.mean[place]  # [label, lag]
-        whole = np.isfinite(means).all(axis=1)
+        often = self.counts.onsets.counts.min(axis=1) >= _LEAST_ONSETS
+        whole = np.isfinite(means).all(axis=1) & often
         peaks = np.where(whole, np.nan_to_num(means).max(axis=1), -np.inf)
         best = [i for i in np.argsort(-peaks, kind="stable")[:4] if whole[i]]
         if not best:
