@@ -28,26 +28,44 @@ class TopExamples:
             raise PatchError(f"top examples need k of 1 or more, not {k}")
         self.k = k
         self._values = torch.full((n_features, k), -torch.inf)
-        self._ids = torch.full((labellings, n_features, k), ABSENT)
+        self._ids = torch.full((labellings + 1, n_features, k), ABSENT)  # the last one: which utterance
+        self._seen = 0
+        self._new: list[tuple[Tensor, Tensor]] = []  # sorted in together: once every k utterances
 
     def add(self, features: Float[Tensor, "position feature"], *ids: Int[np.ndarray, "position"]) -> None:
         """One utterance: its positions' values and labels (-1 = unlabelled). Without positions it adds nothing."""
-        if not len(features):
-            return
-        largest, at = features.detach().cpu().float().max(dim=0)
-        labels = torch.stack([torch.from_numpy(one.astype(np.int64))[at] for one in ids])
-        values = torch.cat([self._values, largest[:, None]], dim=1)
-        self._values, order = (x[:, : self.k] for x in values.sort(dim=1, descending=True, stable=True))
-        both = torch.cat([self._ids, labels[:, :, None]], dim=2)
-        self._ids = both.gather(2, order.expand(len(both), -1, -1))
+        if len(features):
+            largest, at = features.detach().cpu().float().max(dim=0)
+            labels = [torch.from_numpy(one.astype(np.int64))[at] for one in ids]
+            self._new.append((largest, torch.stack([*labels, torch.full_like(at, self._seen)])))
+        self._seen += 1
+        if len(self._new) >= max(8, self.k):
+            self._merge()
 
     @property
     def values(self) -> Float[np.ndarray, "feature k"]:
         """Largest first; minus infinity where there are fewer than k utterances."""
+        self._merge()
         return self._values.numpy()
 
     def ids(self, labelling: int = 0) -> Int[np.ndarray, "feature k"]:
-        return self._ids[labelling].numpy()
+        self._merge()
+        return self._ids[:-1][labelling].numpy()
+
+    @property
+    def utterances(self) -> Int[np.ndarray, "feature k"]:
+        """Which of the utterances, in the order in which they were added; :data:`ABSENT` where there are fewer."""
+        self._merge()
+        return self._ids[-1].numpy()
+
+    def _merge(self) -> None:
+        if not self._new:
+            return
+        values = torch.cat([self._values, torch.stack([v for v, _ in self._new], dim=1)], dim=1)
+        self._values, order = (x[:, : self.k] for x in values.sort(dim=1, descending=True, stable=True))
+        both = torch.cat([self._ids, torch.stack([ids for _, ids in self._new], dim=2)], dim=2)
+        self._ids = both.gather(2, order.expand(len(both), -1, -1))
+        self._new = []
 
 
 @dataclass(frozen=True, eq=False)

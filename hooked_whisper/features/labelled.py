@@ -202,10 +202,26 @@ def activations(
     model: HookedWhisper, clips: Sequence[LabelledClip], hook: str, most: int = 20_000, seed: int = 0
 ) -> Float[Tensor, "row d"]:
     """Activations of clips without padding, at most so many rows, drawn evenly: what :func:`pca` is fitted on."""
-    rows = torch.cat([found[hook] for _, found in _encode(model, clips, {hook: Site(hook)}, None)])
+    rows = site_activations(model, clips, {"rows": Site(hook)})["rows"]
     if len(rows) <= most:
         return rows
     return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:most].sort().values]
+
+
+def site_activations(
+    model: HookedWhisper, clips: Sequence[LabelledClip], sites: Mapping[str, Site]
+) -> dict[str, Float[Tensor, "row feature"]]:
+    """Features of some sites at every position of the clips, one clip after another, without padding: all in memory.
+
+    Raises:
+        AudioError: a clip longer than the window.
+        PatchError: a site that has no features of its own at every position.
+    """
+    parts: dict[str, list[Tensor]] = {name: [] for name in sites}
+    for _, found in _encode(model, clips, sites, None):
+        for name, x in found.items():
+            parts[name].append(x.cpu())
+    return {name: torch.cat(some) for name, some in parts.items()}
 
 
 class _Site:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
@@ -50,6 +50,7 @@ class Context:
             wrote without intervention (real recordings, whose truth nobody gave).
         truth: the world behind the model, or ``None``.
         facts: what the weights' metadata say, and where the clips are from, for the record.
+        more_speech: makes further clips, for findings to which these are few (phones); called when one asks.
     """
 
     model: HookedWhisper
@@ -61,6 +62,20 @@ class Context:
     seed: int = 0
     progress: bool = False
     facts: dict[str, Any] | None = None
+    more_speech: Callable[[], tuple[Utterance, ...]] | None = None
+    _kept: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def labelled(self) -> tuple[Utterance, ...]:
+        """The utterances and the further ones, spoken now if they are not yet."""
+        return self.utterances + (() if self.more_speech is None else self.more_speech())
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What ``make`` gives, made by the first finding that asks for this name and kept for the others."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        kept: T = self._kept[name]
+        return kept
 
     def rng(self, name: str) -> np.random.Generator:
         """A generator of its own for each use, so that one finding's draws do not move another's."""

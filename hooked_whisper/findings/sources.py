@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from hooked_whisper.speech.world import SpokenWorld
 
 LEAD = 0.5  # seconds of silence before a synthetic clip, so that a cut can be moved to before its first word
 DEMO = "demo"
+FURTHER = 200  # clips for findings on phones: with the first 100 most phones are said 50 times or more
 
 
 @dataclass(frozen=True)
@@ -63,24 +66,49 @@ def synthetic_clips(world: SpokenWorld, count: int, seed: int = 0) -> Clips:
     """Held-out sentences spoken by the held-out speakers of espeak-ng in turn; the packaged clips without it."""
     speakers = [s.id for s in world.speakers if s.split == "held-out" and s.synthesiser == "espeak"]
     texts = held_out_sentences(world, 2 * count, seed)  # some sentences have words the synthesiser runs together
-    utterances: list[Utterance] = []
     try:
-        for text in texts:
-            if len(utterances) == count:
-                break
-            speaker = speakers[len(utterances) % len(speakers)]
-            try:
-                audio, alignment = world.say(text, speaker)
-            except ValueError:
-                continue
-            alignment = replace(alignment, utterance=f"{speaker}-{len(utterances):03d}")
-            utterances.append(_with_lead(audio, alignment))
+        utterances = _spoken(world, texts, speakers, count)
     except (RuntimeError, OSError, ImportError) as error:
         return packaged_clips(world, count, f"no synthesiser ({error})")
     return Clips(
-        tuple(utterances),
+        utterances,
         f"{len(utterances)} held-out sentences spoken by held-out speakers {', '.join(speakers)} (espeak-ng)",
     )
+
+
+def further_clips(
+    world: SpokenWorld, taken: Sequence[Utterance], count: int = FURTHER, seed: int = 0
+) -> tuple[Utterance, ...]:
+    """Other held-out sentences than those taken, by all held-out speakers in turn: flite's too if flite is there.
+
+    Without espeak-ng: the packaged clips that are not among those taken.
+    """
+    known = {u.text for u in taken}
+    voices = [s for s in world.speakers if s.split == "held-out"]
+    speakers = [s.id for s in voices if s.synthesiser == "espeak" or shutil.which(s.synthesiser)]
+    texts = [t for t in held_out_sentences(world, 2 * (count + len(taken)), seed) if t not in known]
+    try:
+        return _spoken(world, texts, speakers, count, "more-")
+    except (RuntimeError, OSError, ImportError):
+        names = {u.id for u in taken}
+        return tuple(u for u in packaged_clips(world, len(taken) + count, "").utterances if u.id not in names)
+
+
+def _spoken(
+    world: SpokenWorld, texts: Sequence[str], speakers: Sequence[str], count: int, prefix: str = ""
+) -> tuple[Utterance, ...]:
+    """As many of the texts as are wanted, by the speakers in turn; texts that cannot be said are passed over."""
+    utterances: list[Utterance] = []
+    for text in texts:
+        if len(utterances) == count:
+            break
+        speaker = speakers[len(utterances) % len(speakers)]
+        try:
+            audio, alignment = world.say(text, speaker)
+        except ValueError:
+            continue
+        utterances.append(_with_lead(audio, replace(alignment, utterance=f"{prefix}{speaker}-{len(utterances):03d}")))
+    return tuple(utterances)
 
 
 def packaged_clips(world: SpokenWorld, count: int, why: str) -> Clips:
@@ -173,6 +201,9 @@ def make_context(
         clips = recordings(model, audio, language)
     elif world is not None:
         clips = synthetic_clips(world, utterances, seed)
+    further = None
+    if speech and not audio and world is not None:
+        further = partial(further_clips, world, clips.utterances, seed=seed)
     return Context(
         model,
         untrained_twin(model, seed),
@@ -183,4 +214,5 @@ def make_context(
         seed=seed,
         progress=progress,
         facts={"origin": clips.origin},
+        more_speech=further,
     )

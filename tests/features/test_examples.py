@@ -18,19 +18,20 @@ NAMES = ("SIL", "s", "z", "m")
 def test_the_best_of_every_utterance_in_order(utterances: int, k: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     top, best = TopExamples(3, k, labellings=2), []
-    for _ in range(utterances):
+    for u in range(utterances):
         n = int(rng.integers(0, 6))
         x = torch.from_numpy(rng.integers(4, size=(n, 3))).float()
         ids, other = rng.integers(-1, 4, size=(2, n))
         top.add(x, ids, other)
         if n:
             at = x.argmax(0).numpy()
-            best.append((x.max(0).values.numpy(), ids[at], other[at]))
+            best.append((x.max(0).values.numpy(), ids[at], other[at], u))
     for f in range(3):
         order = sorted(range(len(best)), key=lambda u: (-best[u][0][f], u))[:k]
         missing = k - len(order)
         assert top.values[f].tolist() == [best[u][0][f] for u in order] + [-np.inf] * missing
         assert top.ids(0)[f].tolist() == [best[u][1][f] for u in order] + [ABSENT] * missing
+        assert top.utterances[f].tolist() == [best[u][3] for u in order] + [ABSENT] * missing
         assert top.ids(1)[f].tolist() == [best[u][2][f] for u in order] + [ABSENT] * missing
 
 

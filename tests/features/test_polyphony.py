@@ -92,10 +92,10 @@ def test_a_trend_where_the_label_gets_surer() -> None:
 
 @given(st.lists(st.lists(st.integers(0, 3) | st.none(), min_size=5, max_size=5), min_size=1, max_size=8))
 def test_trend_as_in_scipy(rows: list[list[int | None]]) -> None:
-    from hooked_whisper.features.polyphony import _spearman_with_order
+    from hooked_whisper.features.polyphony import spearman_with_order
 
     values = np.array([[np.nan if x is None else float(x) for x in row] for row in rows])
-    found = _spearman_with_order(values)
+    found = spearman_with_order(values)
     for row, one in zip(values, found, strict=True):
         there = np.isfinite(row)
         if there.sum() < 3 or np.ptp(row[there]) == 0:

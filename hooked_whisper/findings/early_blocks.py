@@ -1,0 +1,236 @@
+"""F8: neurons of the first encoder blocks are about bands of the spectrum, those of the last about phones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from hooked_whisper.findings.context import Context
+from hooked_whisper.findings.drawing import BLUE, GREY, ORANGE, PURPLE, _figure, _in_words, _legend
+from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding, format_estimate
+from hooked_whisper.findings.phone_sites import (
+    DRAWS,
+    FITTED,
+    SAMPLE,
+    PhoneEvaluation,
+    phone_evaluation,
+    resampled_means,
+    short,
+)
+from hooked_whisper.findings.records import Axis, Measurement, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ByBlock = Sequence[Float[np.ndarray, "_"]]  # dead features may be left out
+
+LEAST_ERRORS = 1.96  # so many standard errors above nothing: the 95 % interval excludes it
+
+ID, TITLE = "F8", "Phones come in the later blocks"
+CLAIM = "The first encoder blocks have no neurons for phones that one could hear; the last ones do."
+PROTOCOL = (
+    f"{SAMPLE} F1 of each neuron's best phone: phone, sign and threshold are chosen on the other speakers, and F1 is "
+    "pooled over all. Rise: mean over the later half of the blocks minus mean over the earlier half (the middle one of "
+    "an odd number is in neither). It must exceed the rise of random orthonormal directions of the same activations by "
+    f"{LEAST_ERRORS} standard errors; the controls' rises are held against the same bar. Spectral selectivity: the "
+    f"largest absolute correlation of a neuron with a mel band, over positions within phones of {FITTED} clips; it "
+    "must fall. Intervals and standard errors: bootstrap over the neurons of each block (speakers are too few for it)."
+)
+RISE = "rise of best-phone F1, later minus earlier blocks"
+BEYOND = "rise beyond that of random directions, in standard errors"
+FALL = "fall of spectral selectivity, earlier minus later blocks"
+
+PUBLISHED_IN_SHORT = "tiny: no features that one could hear were found in blocks 0 and 1; no numbers"
+PUBLISHED = Table(
+    "Features by listening, tiny",
+    "comments under the LessWrong version of the blog post, 2023; block 2: the post",
+    ("encoder block", "what was found"),
+    (("0 and 1", "no listenable features"), ("2", "37 of 50 neurons phonetic")),
+)
+
+
+def run(context: Context) -> Finding:
+    """One evaluation, shared with F5 and F7."""
+    found = phone_evaluation(context)
+    if isinstance(found, str):
+        return Finding(**_common(context), reason_untestable=found)
+    if found.n_blocks < 2:
+        return Finding(**_common(context), reason_untestable="one encoder block has no earlier and later ones")
+    return judge(context, found)
+
+
+def judge(context: Context, found: PhoneEvaluation) -> Finding:
+    """What the counts amount to."""
+    f1 = {
+        "neurons": [site.phones.f1 for site in found.neurons],
+        "random directions": [site.phones.f1 for site in found.random],
+        "shifted labels": [site.shifted.f1 for site in found.neurons],
+        "untrained model": [site.phones.f1 for site in found.untrained],
+    }
+    bands = {
+        "neurons": found.bands["neurons"],
+        "random directions": found.bands["random"],
+        "untrained model": found.bands["untrained"],
+    }
+    rises = {name: _contrast(values, context.rng(f"F8 {name}")) for name, values in f1.items()}
+    falls = {name: _contrast(values, context.rng(f"F8 bands {name}")) for name, values in bands.items()}
+    rise, other = rises["neurons"], rises["random directions"]
+    beyond = {
+        name: Estimate(0 if name == "random directions" else _in_errors(value - other[0], drawn - other[1]))
+        for name, (value, drawn) in rises.items()
+    }
+    excess = Estimate.of(rise[0] - other[0], rise[1] - other[1])
+    return Finding(
+        **_common(context, found),
+        criteria=(
+            Criterion(RISE, Estimate.of(*rise), 0, "at least"),
+            Criterion(BEYOND, beyond["neurons"], LEAST_ERRORS, "at least"),
+            Criterion(FALL, _negative(falls["neurons"]), 0, "at least"),
+            *found.gates(),
+        ),
+        controls=(
+            Control(
+                "random directions",
+                "orthonormal directions of the same activations; beyond themselves they rise by nothing",
+                {
+                    RISE: Estimate.of(*other),
+                    BEYOND: beyond["random directions"],
+                    FALL: _negative(falls["random directions"]),
+                },
+            ),
+            Control(
+                "shifted labels",
+                "the neurons, with each utterance's labels turned in a circle",
+                {RISE: Estimate.of(*rises["shifted labels"]), BEYOND: beyond["shifted labels"]},
+            ),
+            Control(
+                "untrained model",
+                "random weights, half of the utterances",
+                {
+                    RISE: Estimate.of(*rises["untrained model"]),
+                    BEYOND: beyond["untrained model"],
+                    FALL: _negative(falls["untrained model"]),
+                },
+            ),
+        ),
+        measurements=(
+            _by_block("best-phone F1 by block", f1, context),
+            _by_block("largest correlation with a mel band by block", bands, context),
+        ),
+        tables=(
+            _table("Mean best-phone F1 by block", f1, rises),
+            _table("Mean of the largest |correlation| with a mel band, by block", bands, falls),
+        ),
+        published=(PUBLISHED,),
+        notes=(
+            f"Mel bands themselves, before any block, have a mean best-phone F1 of {_mean(found.mel.phones.f1):.3f}.",
+            f"The neurons' rise is {format_estimate(excess)} larger than that of random directions.",
+            f"Random directions rise by {other[0]:.3f}: the activations as a whole become more phonetic with depth; "
+            "only what neurons have beyond that is theirs.",
+        ),
+    )
+
+
+def halves(n_blocks: int) -> tuple[list[int], list[int]]:
+    """The earlier and the later blocks; the middle one of an odd number is in neither."""
+    half = n_blocks // 2
+    return list(range(half)), list(range(n_blocks - half, n_blocks))
+
+
+def _contrast(by_block: ByBlock, rng: np.random.Generator) -> tuple[float, Float[np.ndarray, "draw"]]:
+    """Mean over the later blocks' means minus that over the earlier ones', and of bootstrap samples."""
+    known = [values[np.isfinite(values)] for values in by_block]
+    drawn = np.stack([resampled_means(values, rng, DRAWS) for values in known])
+    means = np.array([_mean(values) for values in known])
+    early, late = halves(len(known))
+    return float(means[late].mean() - means[early].mean()), drawn[late].mean(axis=0) - drawn[early].mean(axis=0)
+
+
+def _in_errors(value: float, drawn: Float[np.ndarray, "draw"]) -> float:
+    """In standard errors by the bootstrap: a rise of nothing is above 0 half of the time, above 1.96 hardly ever."""
+    error = float(drawn.std())
+    return value / error if error > 0 else float("nan")
+
+
+def _negative(contrast: tuple[float, Float[np.ndarray, "draw"]]) -> Estimate:
+    return Estimate.of(-contrast[0], -contrast[1])
+
+
+def _mean(values: Float[np.ndarray, "feature"]) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _common(context: Context, found: PhoneEvaluation | None = None) -> dict[str, Any]:
+    common = context.common(ID, TITLE, CLAIM, PROTOCOL)
+    return {
+        **common,
+        "inputs": common["inputs"] | (found.inputs() if found is not None else {}),
+        "parameters": {"draws": DRAWS, "clips_for_bands": FITTED},
+        "published_summary": PUBLISHED_IN_SHORT,
+    }
+
+
+def _by_block(name: str, groups: dict[str, Any], context: Context) -> Measurement:
+    rng = context.rng(f"F8 {name}")
+    rows = [[_row(values[np.isfinite(values)], rng) for values in by_block] for by_block in groups.values()]
+    return Measurement(
+        name,
+        (
+            Axis("features", tuple(groups)),
+            Axis("block", tuple(range(len(rows[0])))),
+            Axis("bound", ("value", "low", "high")),
+        ),
+        np.array(rows),
+    )
+
+
+def _row(values: Float[np.ndarray, "feature"], rng: np.random.Generator) -> list[float]:
+    return Estimate.of(_mean(values), resampled_means(values, rng, 400)).row
+
+
+def _table(title: str, groups: dict[str, Any], contrasts: dict[str, Any]) -> Table:
+    rows = tuple(
+        (name, *(f"{_mean(values):.3f}" for values in by_block), f"{contrasts[name][0]:+.3f}")
+        for name, by_block in groups.items()
+    )
+    n = len(rows[0]) - 2
+    return Table(title, "this run", ("features", *(f"block {b}" for b in range(n)), "later minus earlier"), rows)
+
+
+def draw(finding: Finding) -> list[Figure]:
+    """Best-phone F1 and spectral selectivity by block."""
+    if not finding.measurements:
+        return []
+    return [
+        _lines(finding, "best-phone F1 by block", "Best-phone F1 by block", "mean F1"),
+        _lines(
+            finding, "largest correlation with a mel band by block", "Spectral selectivity by block", "mean largest |r|"
+        ),
+    ]
+
+
+def _lines(finding: Finding, name: str, title: str, label: str) -> Figure:
+    table = finding.measurement(name)
+    blocks = np.array(table.axis("block").entries)
+    figure, axes = _figure(title, "encoder block", label)
+    looks = {
+        "neurons": (BLUE, "o", "-"),
+        "random directions": (ORANGE, "^", "-"),
+        "shifted labels": (GREY, "x", ":"),
+        "untrained model": (PURPLE, "s", "--"),
+    }
+    for kind in table.axis("features").entries:
+        colour, marker, line = looks[kind]
+        values = table.at(features=kind)
+        axes.plot(blocks, values[:, 0], color=colour, marker=marker, linestyle=line, label=short(kind))
+        axes.fill_between(blocks, values[:, 1], values[:, 2], color=colour, alpha=0.2, linewidth=0)
+    axes.set_xticks(blocks)
+    axes.set_ylim(bottom=0)
+    _legend(axes, below=True)
+    own = table.at(features="neurons", bound="value")
+    figure.set_label(_in_words(f"{title}, neurons", own, [f"block {b}" for b in blocks], "", 1.0))
+    return figure

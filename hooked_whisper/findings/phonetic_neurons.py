@@ -1,0 +1,230 @@
+"""F5: neurons of the encoder's MLPs whose strongest examples are one phone, or one class of phones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from hooked_whisper.findings.context import Context
+from hooked_whisper.findings.drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    _figure,
+    _in_words,
+    _legend,
+    draw_controls,
+)
+from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
+from hooked_whisper.findings.phone_sites import SAMPLE, TOP, PhoneEvaluation, PhoneSite, phone_evaluation, share, short
+from hooked_whisper.findings.published import BLOG
+from hooked_whisper.findings.records import Axis, Measurement, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PURE, ENOUGH, MOST_OF_CONTROLS = 0.6, 0.6, 0.15
+N_SHOWN = 15
+
+ID, TITLE = "F5", "Neurons for phones"
+CLAIM = "Most neurons of an encoder block's MLP respond to one phone, or to phones that are made alike."
+PROTOCOL = (
+    f"{SAMPLE} Of each neuron the {TOP} strongest examples, one per utterance; phonetic: {PURE:.0%} of them or "
+    "more are one phone (not silence) or one narrow articulatory class. Only neurons that are positive in "
+    f"{TOP} utterances or more count (alive). Every second utterance of each speaker chooses the block of the largest "
+    "share; the others give the share. Intervals: 95 %, bootstrap over neurons; utterances are not resampled, because "
+    "an utterance drawn twice would be two equal examples. Each control is taken in the block where its share is "
+    "largest in the half that judges, which favours it. Principal directions and mel bands are shown beside it."
+)
+SHARE = "share of neurons with a pure top 20"
+LARGEST = "largest share of a control"
+
+_SOUNDS = (
+    "m|j, ch, sh|e, a|c, q|is|i|noise|w|l|the|I|N/A|noise|vowels|r|st|I|N/A|ch|p|I|l|th|g|b, d|N/A|N/A|N/A|u, A|N/A|"
+    "N/A|N/A|d|p|n|q|a|A, E, I|microphone turning on|i|s|N/A|air|or, all|e, i|th|N/A|w|eer|w"
+)
+PUBLISHED = Table(
+    "Sounds of neurons 0 to 49, tiny, block 2",
+    f"{BLOG}, by listening: 37 phonetic, 3 noises, 10 N/A",
+    ("neuron", "sound"),
+    tuple((str(i), sound) for i, sound in enumerate(_SOUNDS.split("|"))),
+)
+PUBLISHED_IN_SHORT = (
+    "tiny, block 2: 37 of 50 neurons phonetic, 3 noises, 10 N/A, by listening; no controls or intervals"
+)
+
+
+def pure(
+    site: PhoneSite, chosen: Bool[np.ndarray, "utterance"], labelling: int = 0
+) -> tuple[Bool[np.ndarray, "alive"], Float[np.ndarray, "alive"]]:
+    """Of the features that are alive among some utterances: which are phonetic, and their purity (the larger of that
+    for phones and that for classes)."""
+    phones, narrow = site.purity(chosen, labelling)
+    both = np.fmax(phones.purity, narrow.purity)[site.alive(chosen)]
+    return both >= PURE, both
+
+
+def run(context: Context) -> Finding:
+    """One evaluation, shared with F7 and F8."""
+    found = phone_evaluation(context)
+    if isinstance(found, str):
+        return Finding(**_common(context), reason_untestable=found)
+    return judge(context, found)
+
+
+def judge(context: Context, found: PhoneEvaluation) -> Finding:
+    """What the counts amount to."""
+    rng = context.rng("F5")
+    judges, blocks = found.judges, range(found.n_blocks)
+    picking = [_mean(pure(site, found.chooses)[0]) for site in found.neurons]
+    best = int(np.nanargmax(picking)) if np.isfinite(picking).any() else 0
+
+    def shares(sites: Sequence[PhoneSite], chosen: np.ndarray, labelling: int = 0) -> list[Estimate]:
+        return [share(pure(site, chosen, labelling)[0], rng) for site in sites]
+
+    rows = {
+        "neurons": shares(found.neurons, judges),
+        "random directions": shares(found.random, judges),
+        "shifted labels": shares(found.neurons, judges, 1),
+        "untrained model": shares(found.untrained, found.own),
+        "principal directions": shares(found.principal, judges),
+    }
+    controls = tuple(
+        Control(name, text, {SHARE: _largest(rows[name])})
+        for name, text in (
+            ("random directions", "orthonormal directions of the same activations"),
+            ("shifted labels", "the neurons' examples, with each utterance's labels turned in a circle"),
+            ("untrained model", "random weights, the same utterances"),
+        )
+    )
+    alive = int(found.neurons[best].alive(judges).sum())
+    labels = found.labels(best)
+    kinds = Counter(one.kind for one in labels)
+    (mel,) = shares([found.mel], judges)
+    edges = np.linspace(0, 1, 11)
+    shown = {"neurons": found.neurons[best], "random directions": found.random[best]}
+    return Finding(
+        **_common(context, found),
+        criteria=(
+            Criterion(SHARE, rows["neurons"][best], ENOUGH, "at least"),
+            Criterion(LARGEST, _largest([control.values[SHARE] for control in controls]), MOST_OF_CONTROLS, "at most"),
+            *found.gates(),
+            Criterion("neurons alive in the chosen block", Estimate(alive), 20, "at least", role="gate"),
+        ),
+        controls=controls,
+        measurements=(
+            Measurement(
+                "share by block",
+                (
+                    Axis("features", tuple(rows)),
+                    Axis("block", tuple(blocks)),
+                    Axis("bound", ("value", "low", "high")),
+                ),
+                np.array([[one.row for one in by_block] for by_block in rows.values()]),
+            ),
+            Measurement(
+                "features by purity",
+                (Axis("features", tuple(shown)), Axis("purity from", tuple(edges[:-1].round(2).tolist()))),
+                np.array([np.histogram(pure(site, judges)[1], edges - 1e-9)[0] for site in shown.values()]),
+                "features",
+            ),
+        ),
+        tables=(_by_block(found, rows, mel), _examples(found, best)),
+        published=(PUBLISHED,),
+        notes=(
+            f"Block {best} was chosen: its share in the half that chooses is {picking[best]:.2f}; in the other half "
+            f"{alive} of its {len(labels)} neurons are alive.",
+            f"Automatic labels of block {best}, all utterances: {kinds['phone']} phones, {kinds['class']} classes, "
+            f"{kinds['silence']} silence, {kinds['none']} without; labels need more evidence than pure examples: a "
+            "detector, or examples purer than any with shifted labels.",
+            f"Mel bands, before any block, have a share of {_cell(mel)} themselves.",
+            "Random directions of a layer whose activations are phonetic are phonetic too: where they reach the share, "
+            "it says that the layer knows phones, not that its neurons are their axes.",
+        ),
+    )
+
+
+def _common(context: Context, found: PhoneEvaluation | None = None) -> dict[str, Any]:
+    common = context.common(ID, TITLE, CLAIM, PROTOCOL)
+    return {
+        **common,
+        "inputs": common["inputs"] | (found.inputs() if found is not None else {}),
+        "parameters": {"top": TOP, "purity": PURE, "share": ENOUGH, "most_of_controls": MOST_OF_CONTROLS},
+        "published_summary": PUBLISHED_IN_SHORT,
+    }
+
+
+def _mean(true: Bool[np.ndarray, "n"]) -> float:
+    return float(true.mean()) if len(true) else float("nan")
+
+
+def _largest(estimates: Sequence[Estimate]) -> Estimate:
+    known = [one for one in estimates if one.value is not None]
+    return max(known, key=lambda one: float(one.value or 0)) if known else Estimate(None)
+
+
+def _by_block(found: PhoneEvaluation, rows: dict[str, list[Estimate]], mel: Estimate) -> Table:
+    columns = ("features", *(f"block {b}" for b in range(found.n_blocks)))
+    cells = [(name, *(_cell(one) for one in by_block)) for name, by_block in rows.items()]
+    cells.append((f"mel bands ({len(found.mel.phones.best)}, before any block)", *[_cell(mel)] * found.n_blocks))
+    return Table("Share of features with a pure top 20, by block", "this run", columns, tuple(cells))
+
+
+def _cell(one: Estimate) -> str:
+    if one.value is None:
+        return "none alive"
+    value, low, high = one.row
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _examples(found: PhoneEvaluation, block: int) -> Table:
+    """The neurons with the best labels, one or two of each label so that not all are of one phone."""
+    labels = found.labels(block)
+    named = [i for i, one in enumerate(labels) if one.kind in ("phone", "class")]
+    seen: Counter[str] = Counter()
+    rows = []
+    for i in sorted(named, key=lambda i: -labels[i].score):
+        seen[labels[i].label] += 1
+        if seen[labels[i].label] <= 2:
+            rows.append((f"{block}.{i}", labels[i].text, labels[i].evidence))
+    return Table("Neurons and their labels", "this run", ("neuron", "label", "evidence"), tuple(rows[:N_SHOWN]))
+
+
+def draw(finding: Finding) -> list[Figure]:
+    """The share beside its controls; by block; how pure the examples are."""
+    if not finding.measurements:
+        return []
+    table = finding.measurement("share by block")
+    blocks = np.array(table.axis("block").entries)
+    figure, axes = _figure("Phonetic features by block", "encoder block", "share (%)")
+    looks = ((BLUE, "o", "-"), (ORANGE, "^", "-"), (GREY, "x", ":"), (PURPLE, "s", "--"), (GREEN, "v", "-."))
+    for name, (colour, marker, line) in zip(table.axis("features").entries, looks, strict=True):
+        values = 100 * table.at(features=name)
+        axes.plot(blocks, values[:, 0], color=colour, marker=marker, linestyle=line, label=short(name))
+        axes.fill_between(blocks, values[:, 1], values[:, 2], color=colour, alpha=0.15, linewidth=0)
+    axes.axhline(100 * ENOUGH, color=GREY, linewidth=1)
+    axes.set_xticks(blocks)
+    axes.set_ylim(0, 103)
+    _legend(axes, below=True)
+    neurons = table.at(features="neurons", bound="value")
+    figure.set_label(_in_words("Phonetic neurons by block", neurons, [f"block {b}" for b in blocks]))
+
+    spread = finding.measurement("features by purity")
+    third, axes = _figure(
+        "How pure the top examples are", f"largest share of one label in the top {TOP}", "features (%)"
+    )
+    x = np.array(spread.axis("purity from").entries, dtype=float)
+    for name, colour, shift in zip(spread.axis("features").entries, (BLUE, ORANGE), (0.027, 0.073), strict=True):
+        counts = spread.at(features=name)
+        axes.bar(x + shift, 100 * counts / max(1, counts.sum()), width=0.044, color=colour, label=name)
+    axes.axvline(PURE, color=GREY, linewidth=1)
+    _legend(axes)
+    own = spread.at(features="neurons")
+    third.set_label(_in_words("Neurons by purity", own / max(1, own.sum()), [f"from {v:.1f}" for v in x]))
+    return [draw_controls(finding, 0, "share of features"), figure, third]

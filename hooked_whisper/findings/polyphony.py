@@ -1,0 +1,361 @@
+"""F7: one phone at the top of a neuron's range, several lower down; and whether those sound alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from hooked_whisper.features.measures import wilson
+from hooked_whisper.features.polyphony import EQUAL_N, ConfusionTest, PhoneRanges, confusions, spearman_with_order
+from hooked_whisper.findings.context import Context
+from hooked_whisper.findings.drawing import (
+    _STYLE,
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PURPLE,
+    _figure,
+    _in_words,
+    _legend,
+)
+from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
+from hooked_whisper.findings.phone_sites import SAMPLE, PhoneEvaluation, phone_evaluation, resampled_means, share, short
+from hooked_whisper.findings.published import BLOG
+from hooked_whisper.findings.records import Axis, Measurement, Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FALLS, ENOUGH, LARGEST_P = -0.5, 0.5, 0.01
+PERMUTATIONS = 1000
+N_SHOWN, MOST_LABELS = 3, 5
+
+ID, TITLE = "F7", "One phone at the top, several below"
+CLAIM = (
+    "The stronger a neuron of the encoder's MLPs is active, the surer is the phone; lower down it mixes like sounds."
+)
+PROTOCOL = (
+    f"{SAMPLE} The active values (above 1/128) of each neuron in deciles; entropy of the label (phone or silence) "
+    f"within each decile, as the mean entropy of {EQUAL_N} examples drawn from it (the same number everywhere, so the "
+    "same bias); Spearman correlation of the ten entropies with the order of the deciles; a neuron falls if it is "
+    f"{FALLS} or less. Neurons of all blocks together; those with {EQUAL_N} examples in three deciles or more count. "
+    "Confusions: mean articulatory distance (share of features of place, manner and so on that differ) of the other "
+    f"phones to the one that rules the top decile, over all neurons, against {PERMUTATIONS} permutations of the "
+    "inventory that keep base rates. Every position is an example: neighbouring ones are not independent, but shifted "
+    "labels have the same runs. Interval: 95 %, bootstrap over neurons. Counts in ranges of equal width are shown as "
+    "published."
+)
+SHARE = "share of neurons whose entropy falls"
+P_VALUE = "p of confusions as near as these"
+
+PUBLISHED = (
+    Table(
+        "Neuron 1, tiny, block 2: sounds by range of activation",
+        f"{BLOG}, counts read off a figure",
+        ("activation", "j", "ch", "sh", "tr"),
+        (
+            ("3.70-3.92", "0", "0", "1", "0"),
+            ("3.47-3.70", "1", "1", "0", "0"),
+            ("3.25-3.47", "0", "1", "2", "0"),
+            ("3.02-3.25", "7", "1", "5", "0"),
+            ("2.79-3.02", "4", "7", "4", "4"),
+            ("2.57-2.79", "10", "6", "15", "1"),
+            ("2.33-2.57", "10", "11", "20", "4"),
+        ),
+    ),
+    Table(
+        "Neuron 3, tiny, block 2: sounds by range of activation",
+        f"{BLOG}, counts read off a figure; the last range has twice the width",
+        ("activation", "c", "g", "unknown", "sh"),
+        (
+            ("3.75-4.21", "1", "0", "0", "0"),
+            ("3.29-3.74", "5", "0", "0", "0"),
+            ("2.82-3.28", "5", "0", "0", "0"),
+            ("2.36-2.82", "13", "4", "0", "0"),
+            ("1.90-2.36", "28", "7", "1", "0"),
+            ("0.97-1.90", "87", "28", "5", "3"),
+        ),
+    ),
+)
+PUBLISHED_IN_SHORT = "tiny, two neurons: counts by range, which rise at the bottom whatever a neuron does; no controls"
+
+
+def run(context: Context) -> Finding:
+    """One evaluation, shared with F5 and F8."""
+    found = phone_evaluation(context)
+    if isinstance(found, str):
+        return Finding(**_common(context), reason_untestable=found)
+    return judge(context, found)
+
+
+def judge(context: Context, found: PhoneEvaluation) -> Finding:
+    """What the counts amount to."""
+    groups = {
+        "neurons": together([site.deciles for site in found.neurons]),
+        "random directions": together([site.deciles for site in found.random]),
+        "shifted labels": together([site.shifted_deciles for site in found.neurons]),
+        "untrained model": together([site.deciles for site in found.untrained]),
+    }
+    entropies = {name: one.equal_entropy() for name, one in groups.items()}
+    trends = {name: spearman_with_order(one) for name, one in entropies.items()}
+    shares = {name: share(fall(trend), context.rng(f"F7 {name}")) for name, trend in trends.items()}
+    near = {
+        name: confusions(one, context.rng("F7 confusions"), PERMUTATIONS)
+        for name, one in context.track(groups.items(), "F7 confusions")
+    }
+    p = {name: Estimate(test.pooled_p) for name, test in near.items()}
+    descriptions = {
+        "random directions": "orthonormal directions of the same activations",
+        "shifted labels": "the neurons, with each utterance's labels turned in a circle",
+        "untrained model": "random weights, half of the utterances",
+    }
+    return Finding(
+        **_common(context, found),
+        criteria=(
+            Criterion(SHARE, shares["neurons"], ENOUGH, "at least"),
+            Criterion(P_VALUE, p["neurons"], LARGEST_P, "at most"),
+            *found.gates(),
+            Criterion(
+                "neurons with three ranges or more",
+                Estimate(int(np.isfinite(trends["neurons"]).sum())),
+                20,
+                "at least",
+                role="gate",
+            ),
+        ),
+        controls=tuple(
+            Control(name, text, {SHARE: shares[name], P_VALUE: p[name]}) for name, text in descriptions.items()
+        ),
+        measurements=(_entropies(context, entropies), *_selective(found)),
+        tables=(_summary(groups, trends, shares, near), _blocks(trends, found.n_blocks)),
+        published=PUBLISHED,
+        notes=(
+            f"With ranges of equal width (five from zero to the maximum) {_share_by_width(found)} of neurons fall; "
+            "their top ranges have few examples, so fewer neurons have three ranges to compare.",
+            "Deciles are those of every position; the protocol's alternative, one example per utterance and range, was "
+            "not run.",
+            "That a random direction falls too says that any direction of these activations is surer at its end; only "
+            "what neurons have beyond it is theirs.",
+        ),
+    )
+
+
+def fall(trend: Float[np.ndarray, "feature"]) -> np.ndarray:
+    """Of the features that have a trend: whether it falls."""
+    return trend[np.isfinite(trend)] <= FALLS
+
+
+def together(ranges: Sequence[PhoneRanges]) -> PhoneRanges:
+    """Features of several blocks as if they were one's; labels and base rates are the same in all."""
+    counts, edges = (np.concatenate([getattr(one, name) for one in ranges]) for name in ("counts", "edges"))
+    return replace(ranges[0], counts=counts, edges=edges)
+
+
+def _common(context: Context, found: PhoneEvaluation | None = None) -> dict[str, Any]:
+    common = context.common(ID, TITLE, CLAIM, PROTOCOL)
+    return {
+        **common,
+        "inputs": common["inputs"] | (found.inputs() if found is not None else {}),
+        "parameters": {
+            "examples": EQUAL_N,
+            "spearman": FALLS,
+            "share": ENOUGH,
+            "largest_p": LARGEST_P,
+            "permutations": PERMUTATIONS,
+        },
+        "published_summary": PUBLISHED_IN_SHORT,
+    }
+
+
+def _entropies(context: Context, entropies: dict[str, np.ndarray]) -> Measurement:
+    """Mean over features, of the effective number of phones: exp of the entropy."""
+    rows = []
+    for name, entropy in entropies.items():
+        whole = np.exp(entropy[np.isfinite(entropy).all(axis=1)])
+        samples = resampled_means(whole, context.rng(f"F7 entropy {name}"), 400)
+        mean = whole.mean(axis=0) if len(whole) else np.full(entropy.shape[1], np.nan)
+        rows.append(np.stack([mean, *np.percentile(samples.reshape(400, -1), [2.5, 97.5], axis=0)], axis=1))
+    n = rows[0].shape[0]
+    return Measurement(
+        "effective number of phones by decile",
+        (
+            Axis("features", tuple(entropies)),
+            Axis("decile", tuple(range(1, n + 1))),
+            Axis("bound", ("value", "low", "high")),
+        ),
+        np.array(rows),
+        "phones",
+    )
+
+
+def _selective(found: PhoneEvaluation) -> tuple[Measurement, ...]:
+    """Counts by range of the neurons with the highest F1, of three different phones; and the base rates."""
+    ranked = sorted(
+        (-f1, b, i) for b, site in enumerate(found.neurons) for i, f1 in enumerate(site.phones.f1) if np.isfinite(f1)
+    )
+    shown: dict[str, tuple[int, int]] = {}
+    for _, b, i in ranked:
+        phones = found.neurons[b].phones
+        if phones.sign[i] > 0:
+            shown.setdefault(phones.labels[i], (b, i))
+        if len(shown) == N_SHOWN:
+            break
+    if not shown:
+        return ()
+    neurons = Axis("neuron", tuple(f"{b}.{i} /{phone}/" for phone, (b, i) in shown.items()))
+    names = Axis("phone", found.neurons[0].names)
+    deciles, widths = (
+        np.stack([getattr(found.neurons[b], kind).counts[i] for b, i in shown.values()])
+        for kind in ("deciles", "widths")
+    )
+    tens, fives = (Axis("range", tuple(range(1, x.shape[1] + 1))) for x in (deciles, widths))
+    return (
+        Measurement("phones by decile", (neurons, tens, names), deciles, "positions"),
+        Measurement("phones by range of equal width", (neurons, fives, names), widths, "positions"),
+        Measurement("base rates", (names,), found.neurons[0].deciles.base),
+    )
+
+
+def _summary(
+    groups: dict[str, PhoneRanges],
+    trends: dict[str, np.ndarray],
+    shares: dict[str, Estimate],
+    near: dict[str, ConfusionTest],
+) -> Table:
+    rows = []
+    for name, one in groups.items():
+        known, test = trends[name][np.isfinite(trends[name])], near[name]
+        distance, expected = (
+            float(np.nanmean(x)) if np.isfinite(x).any() else np.nan for x in (test.distance, test.expected)
+        )
+        value = shares[name].row[0]
+        median = float(np.median(known)) if len(known) else np.nan
+        rows.append(
+            (
+                name,
+                f"{len(known)} of {len(one.counts)}",
+                f"{value:.2f}",
+                f"{median:.2f}",
+                f"{distance:.3f}",
+                f"{expected:.3f}",
+                f"{test.pooled_p:.3f}",
+            )
+        )
+    columns = ("features", "with a trend", "share that falls", "median Spearman", "distance", "by permutation", "p")
+    return Table("Entropy by decile, and confusions", "this run", columns, tuple(rows))
+
+
+def _blocks(trends: dict[str, np.ndarray], n_blocks: int) -> Table:
+    """Blocks have as many features each, one after another."""
+    rows = tuple(
+        (name, *(_mean_text(fall(one)) for one in np.split(trend, n_blocks))) for name, trend in trends.items()
+    )
+    columns = ("features", *(f"block {b}" for b in range(n_blocks)))
+    return Table("Share whose entropy falls, by block", "this run", columns, rows)
+
+
+def _share_by_width(found: PhoneEvaluation) -> str:
+    trend = together([site.widths for site in found.neurons]).trend()
+    known = fall(trend)
+    return f"{_mean_text(known)} ({len(known)} of {len(trend)} neurons)"
+
+
+def _mean_text(true: np.ndarray) -> str:
+    return f"{true.mean():.2f}" if len(true) else "none"
+
+
+def draw(finding: Finding) -> list[Figure]:
+    """Effective number of phones over the range; proportions and counts of the most selective neurons."""
+    if not finding.measurements:
+        return []
+    table = finding.measurement("effective number of phones by decile")
+    x = np.array(table.axis("decile").entries)
+    figure, axes = _figure("Phones by activation", "decile of the active values (10: strongest)", "effective phones")
+    looks = ((BLUE, "o", "-"), (ORANGE, "^", "-"), (GREY, "x", ":"), (PURPLE, "s", "--"))
+    for name, (colour, marker, line) in zip(table.axis("features").entries, looks, strict=True):
+        values = table.at(features=name)
+        axes.plot(x, values[:, 0], color=colour, marker=marker, linestyle=line, label=short(name))
+        axes.fill_between(x, values[:, 1], values[:, 2], color=colour, alpha=0.2, linewidth=0)
+    axes.set_ylim(bottom=0)
+    _legend(axes, below=True)
+    own = table.at(features="neurons", bound="value")
+    figure.set_label(_in_words("Effective number of phones, neurons", own, [f"decile {k}" for k in x], "", 1.0))
+    if all(one.name != "phones by decile" for one in finding.measurements):
+        return [figure]
+    return [figure, _draw_ranges(finding, "phones by decile"), _draw_ranges(finding, "phones by range of equal width")]
+
+
+def _draw_ranges(finding: Finding, name: str) -> Figure:
+    """A panel for each neuron: proportions by decile beside the base rate, or counts by range as published."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    table = finding.measurement(name)
+    neurons, phones = table.axis("neuron").entries, table.axis("phone").entries
+    proportions = name == "phones by decile"
+    base = finding.measurement("base rates").values
+    words = []
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(4.9, 2.4 * len(neurons)), layout="constrained")
+        panels = np.ravel(figure.subplots(len(neurons), 1, sharex=True))
+        for axes, neuron, counts in zip(panels, neurons, table.values, strict=True):
+            axes.set_title(f"Neuron {neuron}", loc="left")
+            axes.set_axisbelow(True)
+            shown = np.argsort(-counts.sum(0), kind="stable")[:MOST_LABELS]
+            if proportions:
+                _stack(axes, counts, shown, phones, base)
+            else:
+                _counts(axes, counts, shown, phones)
+            axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5)
+            top = counts[-1].sum()
+            words.append(f"{neuron}: {100 * counts[-1].max() / max(1, top):.0f} % one phone in the highest range")
+        panels[-1].set_xlabel("decile of the active values (10: strongest)" if proportions else "range (highest last)")
+    title = "Proportions of phones by decile" if proportions else "Counts of phones in ranges of equal width"
+    figure.set_label(f"{title}. {', '.join(words)}")
+    return figure
+
+
+_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, "#c9b23c")
+
+
+def _stack(axes: Axes, counts: np.ndarray, shown: np.ndarray, phones: Sequence[str], base: np.ndarray) -> None:
+    """Proportions, with the 95 % interval of the lowest part of each stack; the last bar is the base rate."""
+    n = counts.sum(1)
+    parts = np.concatenate([counts / np.maximum(n, 1)[:, None], base[None]])[:, shown]
+    x = np.append(np.arange(1, len(counts) + 1), len(counts) + 2)
+    bottom = np.zeros(len(x))
+    for part, k, colour in zip(parts.T, shown, _COLOURS, strict=False):
+        axes.bar(x, part, bottom=bottom, color=colour, label=phones[k])
+        bottom += part
+    axes.bar(x, 1 - bottom, bottom=bottom, color=GREY, alpha=0.35, label="other")
+    low, high = wilson(counts[:, shown[0]], n)
+    value = parts[:-1, 0]
+    axes.errorbar(
+        x[:-1],
+        value,
+        yerr=[np.maximum(value - low, 0), np.maximum(high - value, 0)],
+        color=INK,
+        linestyle="",
+        capsize=2,
+        linewidth=1,
+    )
+    axes.set_xticks(x, [*(str(k) for k in x[:-1]), "all"])
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("share")
+
+
+def _counts(axes: Axes, counts: np.ndarray, shown: np.ndarray, phones: Sequence[str]) -> None:
+    """Bars side by side, as published."""
+    x, width = np.arange(1, len(counts) + 1), 0.8 / len(shown)
+    for j, k in enumerate(shown):
+        axes.bar(x + (j - (len(shown) - 1) / 2) * width, counts[:, k], width, color=_COLOURS[j], label=phones[k])
+    axes.set_xticks(x)
+    axes.set_yscale("symlog")
+    axes.set_ylabel("positions")

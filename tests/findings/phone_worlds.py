@@ -1,0 +1,80 @@
+"""Evaluations whose truth is planted: each phone is a tone, so that bands of the log-mel are detectors of phones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+
+from hooked_whisper.features import mel_bands
+from hooked_whisper.features.labelled import Site, evaluate_sites
+from hooked_whisper.findings import Context, Utterance
+from hooked_whisper.findings.phone_sites import NeuronSite, PhoneEvaluation, PhoneSite, clip_of, first_half
+from hooked_whisper.protocols import SILENCE, Alignment, Interval
+from tests.findings.worlds import small_context, small_model
+
+PHONES = ("p", "b", "t", "d", "k", "ɡ", "m", "n", "s", "z", "ʃ", "f", "v", "l")
+HERTZ = np.geomspace(200, 7000, len(PHONES))
+TONE, SPEAKERS = 0.06, ("a", "b", "c")  # seconds
+
+
+def spoken(count: int, seed: int = 0, shuffled: bool = False) -> tuple[Utterance, ...]:
+    """1.2 s of tones each, 60 ms long, with silence about them. ``shuffled``: the labels are in another order."""
+    rng = np.random.default_rng(seed)
+    return tuple(_utterance(k, rng, shuffled) for k in range(count))
+
+
+def _utterance(k: int, rng: np.random.Generator, shuffled: bool) -> Utterance:
+    said = [PHONES[i] for i in rng.permutation(len(PHONES))]
+    time = np.arange(round(TONE * 16_000)) / 16_000
+    tones = [np.sin(2 * np.pi * HERTZ[PHONES.index(p)] * time) * rng.uniform(0.1, 0.5) for p in said]
+    quiet = np.zeros(2880)
+    audio = np.concatenate([quiet, *tones, quiet]) + 1e-3 * rng.standard_normal(5760 + len(said) * len(time))
+    at = 0.18 + TONE * np.arange(len(said) + 1)
+    labels = [said[i] for i in rng.permutation(len(said))] if shuffled else said
+    phones = [Interval(float(a), float(b), p) for a, b, p in zip(at[:-1], at[1:], labels, strict=True)]
+    end = len(audio) / 16_000
+    phones = [Interval(0.0, 0.18, SILENCE), *phones, Interval(float(at[-1]), end, SILENCE)]
+    speaker = SPEAKERS[k % len(SPEAKERS)]
+    words = (Interval(0.18, float(at[-1]), "tones"),)
+    return Utterance(audio.astype(np.float32), Alignment(f"u{k}", speaker, "tones", end, words, tuple(phones)))
+
+
+def context_with_phones(count: int = 0, **more) -> Context:
+    """Of a random model; the clips are the tones."""
+    return replace(small_context(0), utterances=spoken(count), **more)
+
+
+@cache
+def planted(phonetic: bool) -> PhoneEvaluation:
+    """Two blocks: the "neurons" of the first are blind (labels have nothing to do with tones), those of the second are
+    mel bands, that is phones if ``phonetic``; controls are blind everywhere."""
+    model = small_model(0)
+    clips = spoken(120)
+    blind = spoken(120, shuffled=True)
+    site = {"x": Site("encoder.hook_mel", mel_bands(model))}
+    seen, unseen = (
+        evaluate_sites(model, [clip_of(u) for u in some], site, k=len(clips))["x"] for some in (clips, blind)
+    )
+    first = first_half([u.alignment.speaker for u in clips])
+    noise = PhoneSite.of(unseen)
+    half = evaluate_sites(model, [clip_of(u) for u, a in zip(blind, first, strict=True) if not a], site, k=60)["x"]
+    rng = np.random.default_rng(0)
+    high, low = (rng.uniform(0.6, 0.9, 80), rng.uniform(0.1, 0.3, 80))
+    return PhoneEvaluation(
+        (NeuronSite.of(unseen), NeuronSite.of(seen if phonetic else unseen)),
+        (noise, noise),
+        (noise, noise),
+        (PhoneSite.of(half),) * 2,
+        noise,
+        first,
+        ~first,
+        {
+            "neurons": (high, low if phonetic else high),
+            "random": (low, low),
+            "untrained": (low, low),
+        },
+        SPEAKERS,
+        120.0,
+    )

@@ -1,0 +1,50 @@
+"""F8: a planted rise is found, a flat or general one is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hooked_whisper.findings.early_blocks import BEYOND, FALL, RISE, _contrast, draw, halves, judge, run
+from tests.findings.phone_worlds import context_with_phones, planted
+from tests.findings.worlds import small_context
+
+
+def test_a_planted_rise_is_found() -> None:
+    finding = judge(small_context(), planted(True))
+    assert finding.status == "reproduced", finding.status_reason
+    values = {c.name: c.estimate.value or 0 for c in finding.claims}
+    assert values[RISE] > 0.2 and values[BEYOND] > 5 and values[FALL] > 0.4
+    figures = draw(finding)
+    assert len(figures) == 2 and all("block 1" in figure.get_label() for figure in figures)
+
+
+def test_a_rise_of_random_directions_too_is_no_rise_of_neurons() -> None:
+    found = planted(True)
+    finding = judge(small_context(), replace(found, random=(found.neurons[0], found.neurons[1])))
+    beyond = {c.name: c for c in finding.claims}[BEYOND]
+    assert not beyond.passed and finding.status != "reproduced"
+
+
+def test_no_rise_is_not_reproduced() -> None:
+    found = planted(True)
+    falling = replace(found, neurons=found.neurons[::-1], bands=found.bands | {"neurons": found.bands["neurons"][::-1]})
+    assert judge(small_context(), falling).status == "not reproduced"
+
+
+def test_halves_leave_the_middle_block_out() -> None:
+    assert halves(4) == ([0, 1], [2, 3]) and halves(5) == ([0, 1], [3, 4]) and halves(2) == ([0], [1])
+
+
+def test_contrast_leaves_undefined_features_out() -> None:
+    value, drawn = _contrast([np.array([1.0, np.nan, 3.0]), np.array([5.0, 5.0])], np.random.default_rng(0))
+    assert value == 3 and abs(drawn.mean() - 3) < 0.1 and np.isfinite(drawn).all()
+
+
+@pytest.mark.parametrize("count", [0, 24])
+def test_runs_on_a_random_model(count: int) -> None:
+    finding = run(context_with_phones(count))
+    assert finding.id == "F8" and finding.status == "not testable"
+    assert bool(draw(finding)) == (count > 0)

@@ -1,0 +1,116 @@
+"""The evaluation that the findings on phones share: halves, tops among some utterances, correlations, one run only."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hooked_whisper.features import TopExamples
+from hooked_whisper.features.examples import ABSENT
+from hooked_whisper.features.labelled import Site
+from hooked_whisper.findings import Utterance, phone_sites
+from hooked_whisper.findings.phone_sites import (
+    PhoneEvaluation,
+    Tops,
+    clip_of,
+    first_half,
+    mel_correlations,
+    phone_evaluation,
+    resampled_means,
+    share,
+)
+from tests.findings.phone_worlds import context_with_phones, planted, spoken
+from tests.findings.worlds import small_context, small_model
+
+
+@given(st.integers(1, 15), st.integers(1, 6), st.integers(0, 999))
+def test_tops_among_some_utterances_are_those_of_a_run_on_them_alone(count: int, k: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    chosen = rng.random(count) < 0.5
+    every, some = TopExamples(3, count, labellings=2), TopExamples(3, k, labellings=2)
+    for u in range(count):
+        x = torch.from_numpy(rng.integers(5, size=(int(rng.integers(0, 4)), 3))).float()
+        ids = rng.integers(-1, 4, size=(2, len(x)))
+        every.add(x, *ids)
+        if chosen[u]:
+            some.add(x, *ids)
+    found = Tops.of(every).among(chosen, k)
+    n = min(k, count)  # no more than there are utterances at all
+    np.testing.assert_array_equal(found.values, some.values[:, :n])
+    np.testing.assert_array_equal(found.ids, np.stack([some.ids(0), some.ids(1)])[:, :, :n])
+    numbers = np.append(np.flatnonzero(chosen), ABSENT)
+    np.testing.assert_array_equal(found.utterance, numbers[np.where(some.utterances >= 0, some.utterances, -1)][:, :n])
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=30))
+def test_halves_have_the_same_speakers(speakers: list[str]) -> None:
+    first = first_half(speakers)
+    for one in set(speakers):
+        mine = np.array([s == one for s in speakers])
+        assert 0 <= (first & mine).sum() - (~first & mine).sum() <= 1
+
+
+def test_mel_correlations_find_the_band_that_is_the_feature() -> None:
+    model = small_model(0)
+    clips = [clip_of(u) for u in spoken(6)]
+    hook = "encoder.blocks.0.mlp.hook_post"
+    found, rows = mel_correlations(model, clips, {"n": Site(hook)})
+    assert found["n"].shape == (64,) and (found["n"] <= 1 + 1e-5).all() and (found["n"] >= 0).all()
+    from hooked_whisper.features import mel_bands
+
+    own, _ = mel_correlations(model, clips, {"mel": Site("encoder.hook_mel", mel_bands(model))})
+    np.testing.assert_allclose(own["mel"], 1, atol=1e-4)
+    assert len(rows["n"]) == sum(model.time.n_positions(len(c.audio) / 16_000) for c in clips)
+
+
+def test_it_is_evaluated_once_with_the_further_clips() -> None:
+    asked = []
+
+    def more() -> tuple[Utterance, ...]:
+        asked.append(1)
+        return spoken(6, seed=1)
+
+    context = replace(context_with_phones(18), more_speech=more)
+    assert not asked
+    found = phone_evaluation(context)
+    assert isinstance(found, PhoneEvaluation) and found is phone_evaluation(context) and asked == [1]
+    assert found.n_blocks == len(found.random) == len(found.principal) == len(found.untrained) == 2
+    assert len(found.judges) == 24 and found.chooses.sum() == found.judges.sum() == 12
+    assert found.untrained[0].tops.values.shape == (64, 12)
+    assert found.inputs()["utterances"] == 24 and found.inputs()["phones judged"] == 0  # 24 of each: below 50
+    assert not any(gate.passed for gate in found.gates())
+    assert len(found.labels(0)) == 64
+
+
+@pytest.mark.parametrize("kind", ["no clips", "no phones", "one speaker", "own texts"])
+def test_what_cannot_be_evaluated_has_a_reason(kind: str) -> None:
+    alone = tuple(replace(u, alignment=replace(u.alignment, speaker="a")) for u in spoken(4))
+    context, reason = {
+        "no clips": (small_context(0), "spoken world"),
+        "no phones": (small_context(3), "no phones"),
+        "one speaker": (replace(small_context(0), utterances=alone), "1 speaker"),
+        "own texts": (replace(context_with_phones(4), reference="model"), "nobody knows the phones"),
+    }[kind]
+    found = phone_evaluation(context)
+    assert isinstance(found, str) and reason in found
+
+
+def test_bootstraps() -> None:
+    rng = np.random.default_rng(0)
+    found = share(np.arange(400) < 240, rng)
+    assert found.value == 0.6 and 0.54 < (found.low or 0) < 0.57 and 0.63 < (found.high or 0) < 0.66
+    assert share(np.zeros(0, dtype=bool), rng).value is None
+    means = resampled_means(np.arange(100.0), rng)
+    assert abs(means.mean() - 49.5) < 0.3 and abs(means.std() - np.arange(100).std() / 10) < 0.15
+    assert np.isnan(resampled_means(np.zeros(0), rng)).all()
+
+
+def test_planted_sites_are_what_they_are_said_to_be() -> None:
+    found = planted(True)
+    assert np.nanmean(found.neurons[1].phones.f1) > np.nanmean(found.neurons[0].phones.f1) + 0.2
+    assert found.neurons[1].alive(found.judges).any() and phone_sites.short("random directions") == "random"
