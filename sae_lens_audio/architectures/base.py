@@ -1,0 +1,171 @@
+"""What all dictionaries share: sizes, weights, centring, the shape checks, the terms of a loss.
+
+Names of weights are those of SAELens: ``W_enc [d_in, d_sae]``, ``b_enc [d_sae]``, ``W_dec [d_sae, d_in]``,
+``b_dec [d_in]``; rows of ``W_dec`` are the features' directions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from hooked_whisper.errors import PatchError
+from sae_lens_audio.architectures.decoder import normalise_rows_, remove_parallel_gradient_
+
+
+@dataclass(frozen=True, eq=False)
+class Losses:
+    """Terms of a training loss, coefficients included: scalars, means over the rows of a batch.
+
+    reconstruction: squared error, summed over the width of an activation.
+    sparsity: what keeps features rare; 0 where the activation function does (TopK).
+    auxiliary: what revives dead features or trains a gate; 0 where there is none.
+    """
+
+    reconstruction: Float[Tensor, ""]
+    sparsity: Float[Tensor, ""]
+    auxiliary: Float[Tensor, ""]
+
+    @property
+    def total(self) -> Float[Tensor, ""]:
+        return self.reconstruction + self.sparsity + self.auxiliary
+
+
+@runtime_checkable
+class SparseDictionary(Protocol):
+    """What scans, pages, splicing and training ask of a dictionary; a :class:`~hooked_whisper.protocols.FeatureBasis`.
+
+    ``loss`` takes rows of activations; a transcoder's takes the rows to be predicted too.
+    """
+
+    @property
+    def d_in(self) -> int: ...
+
+    @property
+    def n_features(self) -> int: ...
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+    def encode(self, activations: Tensor) -> Tensor: ...
+
+    def decode(self, features: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class DictionaryConfig:
+    """Sizes every architecture has.
+
+    d_in: width of the activations; d_sae: number of features.
+    apply_b_dec_to_input: the encoder sees ``x - b_dec`` (centring), as most papers have it.
+    """
+
+    d_in: int
+    d_sae: int
+    apply_b_dec_to_input: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("d_in", "d_sae"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise PatchError(f"{type(self).__name__}: {name} must be a positive integer, got {value!r}")
+
+
+class Dictionary(nn.Module):
+    """Base of the architectures: ``encode = activate((x - b_dec) @ W_enc + b_enc)``, ``decode = f @ W_dec + b_dec``.
+
+    Fresh weights: rows of ``W_dec`` are random unit vectors, ``W_enc`` is its transpose, biases are zero.
+    ``seed`` settles them.
+    """
+
+    architecture: ClassVar[str]
+    config_class: ClassVar[type[DictionaryConfig]] = DictionaryConfig
+    unit_norm_decoder: ClassVar[bool] = False
+    """Whether the paper keeps the rows of ``W_dec`` at norm 1 during training."""
+
+    W_enc: nn.Parameter
+    b_enc: nn.Parameter
+    W_dec: nn.Parameter
+    b_dec: nn.Parameter
+
+    def __init__(self, config: DictionaryConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        drawn = torch.randn(config.d_sae, config.d_in, generator=torch.Generator().manual_seed(seed))
+        rows = drawn / drawn.norm(dim=1, keepdim=True)
+        self.W_enc = nn.Parameter(rows.T.contiguous())
+        self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
+        self.W_dec = nn.Parameter(rows)
+        self.b_dec = nn.Parameter(torch.zeros(config.d_in))
+
+    @property
+    def d_in(self) -> int:
+        return self.config.d_in
+
+    @property
+    def n_features(self) -> int:
+        return self.config.d_sae
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(map(str, range(self.n_features)))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.b_dec.dtype
+
+    def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
+        """What the activation function gets.
+
+        Raises:
+            PatchError: activations of another width than ``d_in``.
+        """
+        return self.centred(x) @ self.W_enc + self.b_enc
+
+    def centred(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        if x.shape[-1] != self.d_in:
+            raise PatchError(
+                f"activations are {x.shape[-1]} wide, this {self.architecture} dictionary takes d_in = {self.d_in}: "
+                "give those of the hook point it was trained on"
+            )
+        x = x.to(self.dtype)
+        return x - self.b_dec if self.config.apply_b_dec_to_input else x
+
+    def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+        """The activation function alone; ReLU unless the architecture has its own."""
+        return pre.relu()
+
+    def encode(self, activations: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
+        """Features, one row per activation, never dependent on the other rows."""
+        return self.activate(self.pre_activations(activations))
+
+    def decode(self, features: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
+        return features @ self.W_dec + self.b_dec
+
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        return self.decode(self.encode(x))
+
+    def loss(self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None) -> Losses:
+        """The paper's training loss; ``dead`` marks the features that an auxiliary term shall revive."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def project_gradient_(self) -> None:
+        """Before the optimiser's step: drop what would only change the norms of unit rows (Bricken et al. 2023)."""
+        if self.unit_norm_decoder and self.W_dec.grad is not None:
+            remove_parallel_gradient_(self.W_dec.grad, self.W_dec)
+
+    @torch.no_grad()
+    def project_weights_(self) -> None:
+        """After the optimiser's step: back to the weights that the method allows."""
+        if self.unit_norm_decoder:
+            normalise_rows_(self.W_dec)
+
+
+def squared_error(predicted: Float[Tensor, "row *d"], target: Float[Tensor, "row *d"]) -> Float[Tensor, ""]:
+    """Squared distance of each row, averaged over rows."""
+    return (predicted - target).square().flatten(1).sum(1).mean()

@@ -1,0 +1,83 @@
+"""Crosscoders: one set of features for several blocks at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from hooked_whisper.errors import PatchError
+from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, squared_error
+
+
+@dataclass(frozen=True)
+class CrosscoderConfig(DictionaryConfig):
+    """d_in: width of each block's activation; n_blocks: how many blocks; l1_coefficient: weight of the penalty.
+
+    Nothing is subtracted from the input.
+    """
+
+    apply_b_dec_to_input: bool = False
+    n_blocks: int = 0
+    l1_coefficient: float | int = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.n_blocks, bool) or not isinstance(self.n_blocks, int) or self.n_blocks < 1:
+            raise PatchError(f"n_blocks must be a positive integer, got {self.n_blocks!r}")
+        if self.apply_b_dec_to_input:
+            raise PatchError("a crosscoder subtracts nothing from its input: leave apply_b_dec_to_input False")
+
+
+class Crosscoder(Dictionary):
+    """``f = relu(sum_l a^l W_enc^l + b_enc)``, ``a_hat^l = f W_dec^l + b_dec^l``;
+    ``sum_l |a^l - a_hat^l|^2 + l1 sum_i f_i sum_l |W_dec,i^l|``.
+
+    Activations are ``[..., n_blocks, d_in]``; ``W_enc [n_blocks, d_in, d_sae]``, ``W_dec [d_sae, n_blocks, d_in]``,
+    ``b_dec [n_blocks, d_in]``.
+
+    Source: Lindsey et al. 2024, "Sparse Crosscoders for Cross-Layer Features and Model Diffing".
+    """
+
+    architecture: ClassVar[str] = "crosscoder"
+    config_class = CrosscoderConfig
+    config: CrosscoderConfig
+
+    def __init__(self, config: CrosscoderConfig, seed: int = 0) -> None:
+        nn.Module.__init__(self)
+        self.config = config
+        rows = torch.randn(config.d_sae, config.n_blocks, config.d_in, generator=torch.Generator().manual_seed(seed))
+        rows = rows / rows.norm(dim=2, keepdim=True)
+        self.W_enc = nn.Parameter(rows.permute(1, 2, 0).contiguous() / config.n_blocks)
+        self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
+        self.W_dec = nn.Parameter(rows)
+        self.b_dec = nn.Parameter(torch.zeros(config.n_blocks, config.d_in))
+
+    def pre_activations(self, x: Float[Tensor, "*batch n_blocks d_in"]) -> Float[Tensor, "*batch d_sae"]:
+        """Raises :class:`PatchError` for another number of blocks or another width."""
+        if x.shape[-2:] != self.b_dec.shape:
+            raise PatchError(
+                f"activations end in {tuple(x.shape[-2:])}, this crosscoder takes [..., {self.config.n_blocks} blocks, "
+                f"{self.d_in}]: stack the blocks' activations along the axis before the last"
+            )
+        return x.to(self.dtype).flatten(-2) @ self.W_enc.flatten(0, 1) + self.b_enc
+
+    def encode(self, activations: Float[Tensor, "*batch n_blocks d_in"]) -> Float[Tensor, "*batch d_sae"]:
+        return self.activate(self.pre_activations(activations))
+
+    def decode(self, features: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch n_blocks d_in"]:
+        return (features @ self.W_dec.flatten(1)).unflatten(-1, self.b_dec.shape) + self.b_dec
+
+    def forward(self, x: Float[Tensor, "*batch n_blocks d_in"]) -> Float[Tensor, "*batch n_blocks d_in"]:
+        return self.decode(self.encode(x))
+
+    def loss(self, x: Float[Tensor, "row n_blocks d_in"], dead: Bool[Tensor, "d_sae"] | None = None) -> Losses:
+        """No term depends on ``dead``."""
+        features = self.encode(x)
+        penalty = (features @ self.W_dec.norm(dim=2).sum(1)).mean()
+        return Losses(
+            squared_error(self.decode(features), x), self.config.l1_coefficient * penalty, penalty.new_zeros(())
+        )

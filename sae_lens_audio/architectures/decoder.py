@@ -1,0 +1,40 @@
+"""Decoder norms: the unit-norm constraint, its gradient projection, and folding norms into the encoder."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hooked_whisper.errors import PatchError
+
+
+@torch.no_grad()
+def normalise_rows_(rows: Float[Tensor, "d_sae d"]) -> None:
+    """Scale every row to norm 1, in place; a row of zeros stays."""
+    norms = rows.norm(dim=1, keepdim=True)
+    rows.div_(torch.where(norms > 0, norms, 1))
+
+
+@torch.no_grad()
+def remove_parallel_gradient_(gradient: Float[Tensor, "d_sae d"], rows: Float[Tensor, "d_sae d"]) -> None:
+    """Take the part of each row's gradient along the row away, in place: ``g - (g . w) w / |w|^2``.
+
+    Source: Bricken et al. 2023, "Towards Monosemanticity", appendix on the autoencoder's training.
+    """
+    squared = rows.square().sum(1, keepdim=True)
+    along = (gradient * rows).sum(1, keepdim=True) / torch.where(squared > 0, squared, 1)
+    gradient.sub_(along * rows)
+
+
+def decoder_norms(rows: Float[Tensor, "d_sae d"], source: str) -> Float[Tensor, "d_sae"]:
+    """Norms of the rows, none of them 0.
+
+    Raises:
+        PatchError: a row of zeros, which cannot be scaled to 1.
+    """
+    norms = rows.norm(dim=1)
+    if not (norms > 0).all():
+        empty = int((norms == 0).nonzero()[0])
+        raise PatchError(f"{source}: decoder row {empty} is zero, its norm cannot be folded: drop that feature first")
+    return norms

@@ -1,0 +1,64 @@
+"""Gated: one path decides whether a feature is on, another how strong it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, squared_error
+
+
+@dataclass(frozen=True)
+class GatedConfig(DictionaryConfig):
+    """l1_coefficient: weight of the L1 norm of the gate's positive pre-activations."""
+
+    l1_coefficient: float | int = 1.0
+
+
+class Gated(Dictionary):
+    """``f = 1[gate > 0] relu(mag)`` with ``gate = (x - b_dec) W_enc + b_gate`` and
+    ``mag = (x - b_dec) (W_enc exp(r_mag)) + b_mag``.
+
+    ``|x - x_hat(f)|^2 + l1 |relu(gate)|_1 + |x - x_hat_frozen(relu(gate))|^2``: the last trains the gate through a copy
+    of the decoder that gets no gradient. Decoder rows of norm 1. There is no ``b_enc``.
+
+    Source: Rajamanoharan et al. 2024, "Improving Dictionary Learning with Gated Sparse Autoencoders", equations 6 to 8.
+    """
+
+    architecture: ClassVar[str] = "gated"
+    config_class = GatedConfig
+    unit_norm_decoder: ClassVar[bool] = True
+    config: GatedConfig
+    b_gate: nn.Parameter
+    b_mag: nn.Parameter
+    r_mag: nn.Parameter
+
+    def __init__(self, config: GatedConfig, seed: int = 0) -> None:
+        super().__init__(config, seed)
+        del self.b_enc
+        for name in ("b_gate", "b_mag", "r_mag"):
+            self.register_parameter(name, nn.Parameter(torch.zeros(config.d_sae)))
+
+    def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
+        """Those of the gate."""
+        return self.centred(x) @ self.W_enc + self.b_gate
+
+    def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+        # both paths share the matrix: (x W) exp(r) is taken from the gate's product instead of a second one
+        magnitude = (pre - self.b_gate) * self.r_mag.exp() + self.b_mag
+        return (pre > 0) * magnitude.relu()
+
+    def loss(self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None) -> Losses:
+        """No term depends on ``dead``."""
+        pre = self.pre_activations(x)
+        gate = pre.relu()
+        by_gate = gate @ self.W_dec.detach() + self.b_dec.detach()
+        return Losses(
+            squared_error(self.decode(self.activate(pre)), x),
+            self.config.l1_coefficient * gate.sum(-1).mean(),
+            squared_error(by_gate, x),
+        )

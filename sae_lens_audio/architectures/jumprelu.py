@@ -1,0 +1,116 @@
+"""JumpReLU: a learnt threshold per feature, an L0 penalty, straight-through gradients for both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from hooked_whisper.errors import PatchError
+from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, squared_error
+
+
+@dataclass(frozen=True)
+class JumpReLUConfig(DictionaryConfig):
+    """l0_coefficient: weight of the mean number of active features; bandwidth: width of the window round the threshold
+    whose pre-activations give the threshold its gradient; initial_threshold: where all thresholds start.
+    """
+
+    l0_coefficient: float | int = 1.0
+    bandwidth: float | int = 0.001
+    initial_threshold: float | int = 0.001
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.bandwidth > 0 or not self.initial_threshold >= 0:
+            raise PatchError(
+                f"bandwidth must be above 0 and initial_threshold not below, got {self.bandwidth} and "
+                f"{self.initial_threshold}"
+            )
+
+
+def _window(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    """The rectangle kernel ``K((pre - threshold) / bandwidth)``."""
+    return ((pre - threshold).abs() < bandwidth / 2).to(pre.dtype)
+
+
+class _JumpReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth = bandwidth
+        return pre * (pre > threshold)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        pre, threshold = ctx.saved_tensors
+        to_threshold = -(threshold / ctx.bandwidth) * _window(pre, threshold, ctx.bandwidth) * gradient
+        return gradient * (pre > threshold), to_threshold.flatten(0, -2).sum(0), None
+
+
+class _Step(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth = bandwidth
+        return (pre > threshold).to(pre.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:  # type: ignore[override]
+        pre, threshold = ctx.saved_tensors
+        to_threshold = -(1 / ctx.bandwidth) * _window(pre, threshold, ctx.bandwidth) * gradient
+        return None, to_threshold.flatten(0, -2).sum(0), None
+
+
+def jumprelu(
+    pre: Float[Tensor, "*batch d_sae"], threshold: Float[Tensor, "d_sae"], bandwidth: float | int
+) -> Float[Tensor, "*batch d_sae"]:
+    """``pre`` where above ``threshold``, else 0; the threshold's gradient is the paper's equation 11."""
+    return _JumpReLU.apply(pre, threshold, bandwidth)
+
+
+def step(
+    pre: Float[Tensor, "*batch d_sae"], threshold: Float[Tensor, "d_sae"], bandwidth: float | int
+) -> Float[Tensor, "*batch d_sae"]:
+    """1 where ``pre`` is above ``threshold``, else 0; gradient to the threshold only, the paper's equation 12."""
+    return _Step.apply(pre, threshold, bandwidth)
+
+
+class JumpReLU(Dictionary):
+    """``f = pre H(pre - threshold)``; ``|x - x_hat|^2 + lambda |f|_0``, decoder rows of norm 1.
+
+    Source: Rajamanoharan et al. 2024, "Jumping Ahead: Improving Reconstruction Fidelity with JumpReLU Sparse
+    Autoencoders", equations 8 to 12. The threshold itself is the parameter, not its logarithm: thresholds of 0, which
+    files have, stay exact; :meth:`project_weights_` keeps it from going below 0.
+    """
+
+    architecture: ClassVar[str] = "jumprelu"
+    config_class = JumpReLUConfig
+    unit_norm_decoder: ClassVar[bool] = True
+    config: JumpReLUConfig
+    threshold: nn.Parameter
+
+    def __init__(self, config: JumpReLUConfig, seed: int = 0) -> None:
+        super().__init__(config, seed)
+        self.threshold = nn.Parameter(torch.full((config.d_sae,), float(config.initial_threshold)))
+
+    def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+        # relu first, as in the paper's code: a negative threshold of a foreign file lets nothing negative through
+        return jumprelu(pre.relu(), self.threshold, self.config.bandwidth)
+
+    def loss(self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None) -> Losses:
+        """No term depends on ``dead``."""
+        pre = self.pre_activations(x).relu()
+        features = jumprelu(pre, self.threshold, self.config.bandwidth)
+        active = step(pre, self.threshold, self.config.bandwidth).sum(-1).mean()
+        return Losses(
+            squared_error(self.decode(features), x), self.config.l0_coefficient * active, active.new_zeros(())
+        )
+
+    @torch.no_grad()
+    def project_weights_(self) -> None:
+        super().project_weights_()
+        self.threshold.clamp_(min=0)

@@ -1,0 +1,50 @@
+"""Matryoshka BatchTopK: every prefix of the features must reconstruct by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hooked_whisper.errors import PatchError
+from sae_lens_audio.architectures.base import squared_error
+from sae_lens_audio.architectures.batch_topk import BatchTopK, BatchTopKConfig
+
+
+@dataclass(frozen=True)
+class MatryoshkaConfig(BatchTopKConfig):
+    """widths: how many features each level has, rising, the last being ``d_sae``."""
+
+    widths: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        bounds = (0, *self.widths)
+        if not self.widths or self.widths[-1] != self.d_sae or any(b <= a for a, b in pairwise(bounds)):
+            raise PatchError(f"widths must rise from above 0 to d_sae = {self.d_sae}, got {self.widths}")
+
+
+class Matryoshka(BatchTopK):
+    """``sum_m |x - (f_{:m} W_dec[:m] + b_dec)|^2 + alpha L_aux`` over the widths ``m``; BatchTopK features.
+
+    Source: Bussmann, Nabeshima, Karvonen and Nanda 2025, "Learning Multi-Level Features with Matryoshka Sparse
+    Autoencoders", the objective of section 3.
+    """
+
+    architecture: ClassVar[str] = "matryoshka_batchtopk"
+    config_class = MatryoshkaConfig
+    config: MatryoshkaConfig
+
+    def decode_prefixes(self, features: Float[Tensor, "row d_sae"]) -> Float[Tensor, "level row d_in"]:
+        """What the first ``m`` features decode to, for every width ``m``."""
+        sizes = [b - a for a, b in pairwise((0, *self.config.widths))]
+        parts = [f @ w for f, w in zip(features.split(sizes, 1), self.W_dec.split(sizes), strict=True)]
+        return torch.stack(parts).cumsum(0) + self.b_dec
+
+    def reconstruction(self, features: Float[Tensor, "row d_sae"], x: Float[Tensor, "row d_in"]) -> Float[Tensor, ""]:
+        levels = self.decode_prefixes(features)
+        return squared_error(levels.transpose(0, 1), x[:, None].expand(-1, len(levels), -1))

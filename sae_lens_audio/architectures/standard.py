@@ -1,0 +1,39 @@
+"""The standard sparse autoencoder: ReLU features, an L1 penalty."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, squared_error
+
+
+@dataclass(frozen=True)
+class StandardConfig(DictionaryConfig):
+    """l1_coefficient: weight of the penalty, in squared units of the activations per unit of feature."""
+
+    l1_coefficient: float | int = 1.0
+
+
+class Standard(Dictionary):
+    """``f = relu((x - b_dec) W_enc + b_enc)``; ``|x - x_hat|^2 + l1 sum_i f_i |W_dec,i|``.
+
+    Source: Bricken et al. 2023, "Towards Monosemanticity" (architecture), and the Circuits Updates of April 2024,
+    whose penalty weighs each feature by the norm of its decoder row so that no constraint is needed; with rows of
+    norm 1 it is the plain L1 penalty of 2023.
+    """
+
+    architecture: ClassVar[str] = "standard"
+    config_class = StandardConfig
+    config: StandardConfig
+
+    def loss(self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None) -> Losses:
+        """No term depends on ``dead``."""
+        features = self.encode(x)
+        penalty = (features @ self.W_dec.norm(dim=1)).mean()
+        return Losses(
+            squared_error(self.decode(features), x), self.config.l1_coefficient * penalty, penalty.new_zeros(())
+        )

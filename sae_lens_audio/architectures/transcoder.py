@@ -1,0 +1,168 @@
+"""Transcoders: features of one activation that predict another (an MLP's output from its input), maybe with a skip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from hooked_whisper.errors import PatchError
+from sae_lens_audio.architectures.auxiliary import aux_k_loss
+from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, squared_error
+from sae_lens_audio.architectures.jumprelu import jumprelu, step
+from sae_lens_audio.architectures.topk import check_k, keep_top
+
+
+@dataclass(frozen=True)
+class TranscoderConfig(DictionaryConfig):
+    """d_out: width of what is predicted; skip: whether there is a linear path ``x W_skip^T`` past the features;
+    l1_coefficient: weight of the penalty. ``b_dec`` belongs to the output and is never subtracted from the input.
+    """
+
+    apply_b_dec_to_input: bool = False
+    d_out: int = 0
+    skip: bool = False
+    l1_coefficient: float | int = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.d_out, bool) or not isinstance(self.d_out, int) or self.d_out < 1:
+            raise PatchError(f"{type(self).__name__}: d_out must be a positive integer, got {self.d_out!r}")
+        if self.apply_b_dec_to_input:
+            raise PatchError("a transcoder's b_dec belongs to its output: leave apply_b_dec_to_input False")
+
+
+class Transcoder(Dictionary):
+    """``y_hat = relu(x W_enc + b_enc) W_dec + b_dec [+ x W_skip^T]``; ``|y - y_hat|^2 + l1 |f|_1``.
+
+    ``decode`` gives the features' part and the bias; the skip path needs ``x``, so only ``forward`` adds it.
+
+    Sources: Dunefsky, Chlenski and Nanda 2024, "Transcoders Find Interpretable LLM Feature Circuits", equations 1 to 3;
+    Paulo, Shabalin and Belrose 2025, "Transcoders Beat Sparse Autoencoders for Interpretability", for the skip.
+    """
+
+    architecture: ClassVar[str] = "transcoder"
+    config_class = TranscoderConfig
+    config: TranscoderConfig
+    W_skip: nn.Parameter
+
+    def __init__(self, config: TranscoderConfig, seed: int = 0) -> None:
+        super().__init__(config, seed)
+        generator = torch.Generator().manual_seed(seed + 1)
+        rows = torch.randn(config.d_sae, config.d_out, generator=generator)
+        self.W_dec = nn.Parameter(rows / rows.norm(dim=1, keepdim=True))
+        self.b_dec = nn.Parameter(torch.zeros(config.d_out))
+        if config.skip:
+            self.W_skip = nn.Parameter(torch.zeros(config.d_out, config.d_in))
+
+    def decode(self, features: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
+        return features @ self.W_dec + self.b_dec
+
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        return self._with_skip(self.decode(self.encode(x)), x)
+
+    def _with_skip(
+        self, decoded: Float[Tensor, "*batch d_out"], x: Float[Tensor, "*batch d_in"]
+    ) -> Float[Tensor, "*batch d_out"]:
+        return decoded + x.to(self.dtype) @ self.W_skip.T if self.config.skip else decoded
+
+    def loss(  # type: ignore[override]
+        self,
+        x: Float[Tensor, "row d_in"],
+        target: Float[Tensor, "row d_out"],
+        dead: Bool[Tensor, "d_sae"] | None = None,
+    ) -> Losses:
+        """``target`` is what the model has where ``forward`` goes. No term depends on ``dead``."""
+        features = self.encode(x)
+        penalty = features.sum(-1).mean()
+        predicted = self._with_skip(self.decode(features), x)
+        return Losses(squared_error(predicted, target), self.config.l1_coefficient * penalty, penalty.new_zeros(()))
+
+
+@dataclass(frozen=True)
+class TopKTranscoderConfig(TranscoderConfig):
+    """k, aux_coefficient and aux_k as in :class:`~sae_lens_audio.architectures.topk.TopKConfig`."""
+
+    k: int = 32
+    aux_coefficient: float | int = 1 / 32
+    aux_k: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_k(self.k, self.d_sae, whole=True)
+
+
+class TopKTranscoder(Transcoder):
+    """A transcoder whose features are the ``k`` largest: ``|y - y_hat|^2 + alpha L_aux``, no penalty.
+
+    Source: Paulo, Shabalin and Belrose 2025; the auxiliary loss is that of Gao et al. 2024.
+    """
+
+    architecture: ClassVar[str] = "topk_transcoder"
+    config_class = TopKTranscoderConfig
+    unit_norm_decoder: ClassVar[bool] = False
+    config: TopKTranscoderConfig
+
+    def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+        return keep_top(pre, self.config.k)
+
+    def loss(  # type: ignore[override]
+        self,
+        x: Float[Tensor, "row d_in"],
+        target: Float[Tensor, "row d_out"],
+        dead: Bool[Tensor, "d_sae"] | None = None,
+    ) -> Losses:
+        pre = self.pre_activations(x)
+        predicted = self._with_skip(self.decode(self.activate(pre)), x)
+        per_row = self.config.aux_k if self.config.aux_k is not None else max(1, self.config.d_out // 2)
+        revived = aux_k_loss(pre, target - predicted, self.W_dec, dead, per_row)
+        return Losses(squared_error(predicted, target), revived.new_zeros(()), self.config.aux_coefficient * revived)
+
+
+@dataclass(frozen=True)
+class JumpReLUTranscoderConfig(TranscoderConfig):
+    """l0_coefficient, bandwidth and initial_threshold as in
+    :class:`~sae_lens_audio.architectures.jumprelu.JumpReLUConfig`.
+    """
+
+    l0_coefficient: float | int = 1.0
+    bandwidth: float | int = 0.001
+    initial_threshold: float | int = 0.001
+
+
+class JumpReLUTranscoder(Transcoder):
+    """A transcoder with a threshold per feature: ``|y - y_hat|^2 + lambda |f|_0``.
+
+    Source: the transcoders of Gemma Scope (Lieberum et al. 2024), with the JumpReLU of Rajamanoharan et al. 2024.
+    """
+
+    architecture: ClassVar[str] = "jumprelu_transcoder"
+    config_class = JumpReLUTranscoderConfig
+    config: JumpReLUTranscoderConfig
+    threshold: nn.Parameter
+
+    def __init__(self, config: JumpReLUTranscoderConfig, seed: int = 0) -> None:
+        super().__init__(config, seed)
+        self.threshold = nn.Parameter(torch.full((config.d_sae,), float(config.initial_threshold)))
+
+    def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+        return jumprelu(pre.relu(), self.threshold, self.config.bandwidth)
+
+    def loss(  # type: ignore[override]
+        self,
+        x: Float[Tensor, "row d_in"],
+        target: Float[Tensor, "row d_out"],
+        dead: Bool[Tensor, "d_sae"] | None = None,
+    ) -> Losses:
+        """No term depends on ``dead``."""
+        pre = self.pre_activations(x).relu()
+        predicted = self._with_skip(self.decode(jumprelu(pre, self.threshold, self.config.bandwidth)), x)
+        active = step(pre, self.threshold, self.config.bandwidth).sum(-1).mean()
+        return Losses(squared_error(predicted, target), self.config.l0_coefficient * active, active.new_zeros(()))
+
+    @torch.no_grad()
+    def project_weights_(self) -> None:
+        self.threshold.clamp_(min=0)
