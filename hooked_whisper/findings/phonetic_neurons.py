@@ -210,7 +210,7 @@ def draw(finding: Finding) -> list[Figure]:
         axes.fill_between(blocks, values[:, 1], values[:, 2], color=colour, alpha=0.15, linewidth=0)
     axes.axhline(100 * ENOUGH, color=GREY, linewidth=1)
     axes.set_xticks(blocks)
-    axes.set_ylim(0, 103)
+    axes.set_ylim(-2, 103)
     _legend(axes, below=True)
     neurons = table.at(features="neurons", bound="value")
     figure.set_label(_in_words("Phonetic neurons by block", neurons, [f"block {b}" for b in blocks]))

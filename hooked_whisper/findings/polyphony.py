@@ -358,4 +358,4 @@ def _counts(axes: Axes, counts: np.ndarray, shown: np.ndarray, phones: Sequence[
         axes.bar(x + (j - (len(shown) - 1) / 2) * width, counts[:, k], width, color=_COLOURS[j], label=phones[k])
     axes.set_xticks(x)
     axes.set_yscale("symlog")
-    axes.set_ylabel("positions")
+    axes.set_ylabel("positions (log)")

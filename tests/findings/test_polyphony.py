@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,18 +14,30 @@ from tests.findings.worlds import small_context
 
 
 def test_planted_phones_get_surer() -> None:
-    finding = judge(small_context(), planted(True))
-    values = {c.name: c.estimate.value for c in finding.claims}
-    blind = judge(small_context(), planted(False))
-    other = {c.name: c.estimate.value for c in blind.claims}
-    assert (values[SHARE] or 0) > (other[SHARE] or 0) + 0.2 and P_VALUE in values
-    assert blind.status == "not reproduced"
+    """The tones of neighbours in the list are near, and so are their articulations: confusions are near too."""
+    found = planted(True)
+    finding = judge(small_context(), replace(found, neurons=(found.neurons[1],) * 2))
+    assert finding.status == "reproduced", finding.status_reason
+    values = {c.name: c.estimate.value or 0 for c in finding.claims}
+    assert values[SHARE] > 0.6 and values[P_VALUE] < 0.01
     falls = finding.measurement("effective number of phones by decile").at(features="neurons", bound="value")
     assert falls[-1] < falls[0]
     figures = draw(finding)
     assert len(figures) == 3 and all(figure.get_label() for figure in figures)
     assert finding.measurement("phones by decile").values.sum() > 0
     assert [len(table.rows) for table in finding.tables] == [4, 4]
+
+
+def test_blind_features_do_not() -> None:
+    finding = judge(small_context(), planted(False))
+    assert finding.status == "not reproduced" and not any(claim.passed for claim in finding.claims)
+
+
+def test_a_control_that_does_too_decides() -> None:
+    found = planted(True)
+    both = (found.neurons[1],) * 2
+    finding = judge(small_context(), replace(found, neurons=both, random=both))
+    assert finding.status == "not reproduced" and "random directions" in finding.status_reason
 
 
 def test_features_of_blocks_together() -> None:
