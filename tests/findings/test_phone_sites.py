@@ -24,6 +24,8 @@ from hooked_whisper.findings.phone_sites import (
     resampled_means,
     share,
 )
+from hooked_whisper.findings.sources import further_clips, packaged_clips
+from hooked_whisper.speech.world import SpokenWorld
 from tests.findings.phone_worlds import context_with_phones, planted, spoken
 from tests.findings.worlds import small_context, small_model
 
@@ -114,3 +116,24 @@ def test_planted_sites_are_what_they_are_said_to_be() -> None:
     found = planted(True)
     assert np.nanmean(found.neurons[1].phones.f1) > np.nanmean(found.neurons[0].phones.f1) + 0.2
     assert found.neurons[1].alive(found.judges).any() and phone_sites.short("random directions") == "random"
+
+
+def test_further_clips_are_other_sentences_by_held_out_speakers() -> None:
+    world = SpokenWorld.default()
+    taken = packaged_clips(world, 3, "").utterances
+    more = further_clips(world, taken, 6)
+    assert len(more) == 6 and not {u.text for u in more} & {u.text for u in taken}
+    held_out = {s.id for s in world.speakers if s.split == "held-out"}
+    assert {u.alignment.speaker for u in more} <= held_out
+    assert all(u.alignment.phones for u in more) and len({u.id for u in more}) == 6
+
+
+def test_without_a_synthesiser_the_packaged_clips_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mute(*_: object) -> None:
+        raise RuntimeError("no voice")
+
+    monkeypatch.setattr(SpokenWorld, "say", mute)
+    world = SpokenWorld.default()
+    taken = packaged_clips(world, 3, "").utterances
+    more = further_clips(world, taken, 4)
+    assert 0 < len(more) <= 4 and not {u.id for u in more} & {u.id for u in taken}
