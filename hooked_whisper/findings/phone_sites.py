@@ -119,6 +119,7 @@ class PhoneEvaluation:
     """Everything counted once. Tuples have a site per block; ``mel`` has no blocks.
 
     chooses, judges: halves of the utterances, with the same speakers. ``untrained`` saw the second half only.
+    seconds, further: how long each utterance is, and how many are not among the context's own.
     bands: for ``neurons``, ``random`` and ``untrained`` the largest \\|correlation\\| of each feature with a mel band.
     """
 
@@ -131,7 +132,8 @@ class PhoneEvaluation:
     judges: Bool[np.ndarray, "utterance"]
     bands: dict[str, tuple[Float[np.ndarray, "feature"], ...]]
     speakers: tuple[str, ...]
-    seconds: float = 0.0
+    seconds: Float[np.ndarray, "utterance"]
+    further: int = 0
 
     @property
     def n_blocks(self) -> int:
@@ -152,10 +154,12 @@ class PhoneEvaluation:
         )
 
     def inputs(self) -> dict[str, Any]:
-        """For the record: these are other clips than the context's."""
+        """For the record: the context's clips, and further held-out sentences, by other speakers too."""
         return {
             "utterances": len(self.judges),
-            "seconds": round(self.seconds, 2),
+            "seconds": round(float(self.seconds.sum()), 2),
+            "median_seconds": round(float(np.median(self.seconds)), 2),
+            "further clips": self.further,
             "speakers": list(self.speakers),
             "phones judged": int(self.neurons[0].phones.searched.sum()),
         }
@@ -217,7 +221,8 @@ def _evaluate(context: Context) -> PhoneEvaluation | str:
             "untrained": tuple(blank[f"neurons {b}"] for b in blocks),
         },
         speakers,
-        float(sum(len(c.audio) for c in clips)) / model.time.sample_rate,
+        np.array([len(c.audio) for c in clips]) / model.time.sample_rate,
+        len(context.labelled) - len(context.utterances),
     )
     twin = _counted(context, context.untrained, second, neurons)
     return replace(evaluation, untrained=tuple(PhoneSite.of(twin.pop(f"neurons {b}")) for b in blocks))

@@ -84,7 +84,11 @@ def test_it_is_evaluated_once_with_the_further_clips() -> None:
     assert found.n_blocks == len(found.random) == len(found.principal) == len(found.untrained) == 2
     assert len(found.judges) == 24 and found.chooses.sum() == found.judges.sum() == 12
     assert found.untrained[0].tops.values.shape == (64, 12)
-    assert found.inputs()["utterances"] == 24 and found.inputs()["phones judged"] == 0  # 24 of each: below 50
+    assert (
+        found.inputs()["further clips"] == 6
+        and found.inputs()["utterances"] == 24
+        and found.inputs()["phones judged"] == 0
+    )  # 24 of each: below 50
     assert not any(gate.passed for gate in found.gates())
     assert len(found.labels(0)) == 64
 
