@@ -97,7 +97,7 @@ class Dictionary(nn.Module):
         self.config = config
         drawn = torch.randn(config.d_sae, config.d_in, generator=torch.Generator().manual_seed(seed))
         rows = drawn / drawn.norm(dim=1, keepdim=True)
-        self.W_enc = nn.Parameter(rows.T.contiguous())
+        self.W_enc = nn.Parameter(rows.T.clone(memory_format=torch.contiguous_format))  # a copy even for d_in = 1
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
         self.W_dec = nn.Parameter(rows)
         self.b_dec = nn.Parameter(torch.zeros(config.d_in))

@@ -347,7 +347,9 @@ def test_gated() -> None:
     for row, found in zip(rows_of(x), sae.encode(x), strict=True):
         gate = pre_of(sae, row, sae.b_gate)
         product = pre_of(sae, row, torch.zeros(F))
-        magnitude = [math.exp(r) * p + b for r, p, b in zip(sae.r_mag, product, sae.b_mag, strict=True)]
+        magnitude = [
+            math.exp(r) * p + b for r, p, b in zip(sae.r_mag.tolist(), product, sae.b_mag.tolist(), strict=True)
+        ]
         features = [max(0.0, float(m)) if g > 0 else 0.0 for g, m in zip(gate, magnitude, strict=True)]
         assert found.tolist() == pytest.approx(features)
         error += distance(decoded(sae, features), row) / N

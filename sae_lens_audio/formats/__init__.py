@@ -1,0 +1,9 @@
+"""Formats: SAELens folders both ways, sparsify and dictionary_learning folders to read, the hub."""
+
+from sae_lens_audio.formats.files import Loaded
+from sae_lens_audio.formats.hub import from_pretrained, push_to_hub
+from sae_lens_audio.formats.load import load_sae
+from sae_lens_audio.formats.metadata import Metadata
+from sae_lens_audio.formats.saelens import save_sae
+
+__all__ = ["Loaded", "Metadata", "from_pretrained", "load_sae", "push_to_hub", "save_sae"]

@@ -1,0 +1,68 @@
+"""The Hugging Face hub: the same folders, fetched and sent."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+from jaxtyping import Float
+from torch import Tensor
+
+from hooked_whisper.errors import CheckpointError
+from hooked_whisper.weights.files import reason
+from sae_lens_audio.architectures import Dictionary, Normalised
+from sae_lens_audio.formats.files import Loaded
+from sae_lens_audio.formats.load import load_sae
+from sae_lens_audio.formats.metadata import Metadata
+from sae_lens_audio.formats.saelens import save_sae
+
+_FILES = ("cfg.json", "config.json", "*.safetensors", "ae.pt", "activation_scaler.json")
+
+
+def from_pretrained(
+    repo_id: str,
+    folder: str = "",
+    revision: str | None = None,
+    scaling_factor: float | int | None = None,
+) -> Loaded:
+    """The dictionary in ``folder`` of a repository, through the hub's cache; other folders are not fetched.
+
+    Raises:
+        CheckpointError: the hub does not give it, or the folder cannot be read.
+    """
+    prefix = folder.strip("/") + "/" if folder.strip("/") else ""
+    try:
+        root = snapshot_download(repo_id, revision=revision, allow_patterns=[prefix + name for name in _FILES])
+    except Exception as error:  # the client raises its own, the HTTP library's and the system's errors
+        raise CheckpointError(
+            f"{repo_id!r} cannot be fetched from the hub ({reason(error)}): check its name, or give a local folder to "
+            "load_sae"
+        ) from None
+    return load_sae(Path(root) / prefix, scaling_factor)
+
+
+def push_to_hub(
+    sae: Dictionary | Normalised,
+    repo_id: str,
+    folder: str = "",
+    metadata: Metadata | None = None,
+    log_sparsity: Float[Tensor, "d_sae"] | None = None,
+    private: bool = True,
+) -> str:
+    """Send a dictionary to ``folder`` of a repository, which is made if it is not there. Returns the commit's address.
+
+    Raises:
+        CheckpointError: weights that cannot be saved; or the hub refuses, with its reason.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        save_sae(sae, temporary, metadata, log_sparsity)
+        try:
+            api = HfApi()
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            commit = api.upload_folder(repo_id=repo_id, folder_path=temporary, path_in_repo=folder.strip("/") or ".")
+        except Exception as error:  # see from_pretrained
+            raise CheckpointError(
+                f"{repo_id!r} could not be sent to the hub ({reason(error)}): log in, and check the name"
+            ) from None
+    return str(commit.commit_url)
