@@ -45,8 +45,9 @@ class Moments(Accumulator):
         self.count += len(x)
         torch.maximum(self.largest, largest, out=self.largest)
         torch.minimum(self.smallest, x.amin(0), out=self.smallest)
-        index = (self.cells.positive(x) + self._offsets).view(-1)
-        self._recent.scatter_add_(0, index, self._one.expand(len(index)))
+        index = self.cells.positive(x).long()
+        index += self._offsets
+        self._recent.scatter_add_(0, index.view(-1), self._one.expand(index.numel()))
         self._unflushed += len(x)
         if self._unflushed > _FLUSH:
             self._counted += self._recent

@@ -12,6 +12,7 @@ from torch import Tensor
 from hooked_whisper.features.scanning.state import Accumulator, Stretch
 
 _LOW = -torch.inf
+_BLOCK = 32
 
 
 class Ranked(NamedTuple):
@@ -56,7 +57,10 @@ class TopK(Accumulator):
         columns = (largest > self.values.amin(1)).nonzero()[:, 0]
         if not len(columns):
             return
-        new, rows = self._candidates(stretch.x[:, columns])
+        if self.one_per_recording:
+            new, rows = (one[columns, None] for one in first_largest(stretch.x))
+        else:
+            new, rows = self._candidates(stretch.x[:, columns])
         old = self.values[columns]
         if self.one_per_recording:
             old, new = _one_of_both(old, new, self.recordings[columns] == stretch.recording)
@@ -102,9 +106,6 @@ class TopK(Accumulator):
 
     def _candidates(self, x: Float[Tensor, "n c"]) -> tuple[Float[Tensor, "c m"], Int[Tensor, "c m"]]:
         """The largest values of each column in the order of their rows, at most k, and their rows."""
-        if self.one_per_recording:
-            values, rows = x.max(dim=0)  # the first of equals
-            return values[:, None], rows[:, None]
         if self.separation:
             x = x.masked_fill(~peaks(x, self.separation), _LOW)
         m = min(self.values.shape[1], len(x))
@@ -120,6 +121,22 @@ class TopK(Accumulator):
         at = rows[:, None] + torch.arange(-self.context, self.context + 1, device=x.device)
         inside = (at >= 0) & (at < len(x))
         return x[at.clamp(0, len(x) - 1), features[:, None]].masked_fill(~inside, torch.nan)
+
+
+def first_largest(x: Float[Tensor, "n c"]) -> tuple[Float[Tensor, "c"], Int[Tensor, "c"]]:
+    """Largest value of each column and its row, the first of equals: ``x.max(0)`` in a tenth of the time.
+
+    Maxima without indices are fast; the index is looked for in the first block of rows that has the maximum.
+    """
+    n, columns = x.shape
+    whole = n // _BLOCK * _BLOCK
+    parts = [x[:whole].view(-1, _BLOCK, columns).amax(1)]
+    if whole < n:
+        parts.append(x[whole:].amax(0, keepdim=True))
+    block = torch.cat(parts).max(0).indices
+    rows = (block * _BLOCK + torch.arange(_BLOCK, device=x.device)[:, None]).clamp_max(n - 1)  # [row of block, column]
+    values, within = x.gather(0, rows).max(0)
+    return values, rows.gather(0, within[None])[0]
 
 
 def peaks(x: Float[Tensor, "n c"], separation: int) -> Bool[Tensor, "n c"]:

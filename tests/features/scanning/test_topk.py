@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooked_whisper.features.scanning.state import Stretch
-from hooked_whisper.features.scanning.topk import Ranked, TopK, peaks
+from hooked_whisper.features.scanning.topk import Ranked, TopK, first_largest, peaks
 from tests.features.scanning.streams import Item, items, largest, stream
 
 lengths = st.lists(st.integers(1, 30), min_size=1, max_size=12)
@@ -97,3 +97,12 @@ def test_traces_are_what_happened_around() -> None:
             expected = [row[i] if 0 <= i < len(row) else None for i in range(position - 2, position + 3)]
             seen = [None if x != x else x for x in found.traces[feature, rank].tolist()]
             assert seen == expected and seen[2] == found.values[feature, rank].item()
+
+
+@given(st.integers(1, 150), st.integers(1, 4), st.sampled_from([0, 2]), st.integers(0, 99))
+def test_the_largest_is_the_first_of_equals(n: int, columns: int, levels: int, seed: int) -> None:
+    x = stream([n], columns, seed, levels)[0].x
+    values, rows = first_largest(x)
+    for column in range(columns):
+        inside = x[:, column].tolist()
+        assert values[column] == max(inside) and rows[column] == inside.index(max(inside))
