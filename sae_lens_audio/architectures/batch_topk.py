@@ -100,9 +100,11 @@ class BatchTopK(Dictionary):
         features = self.activate_batch(pre)
         if self.training:
             self.update_threshold_(features)
-        predicted = self.decode(features)
-        revived = aux_k_loss(pre, x - predicted, self.W_dec, dead, self.config.dead_per_row)
-        return Losses(self.reconstruction(features, x), revived.new_zeros(()), self.config.aux_coefficient * revived)
+        levels = self.decode_levels(features)
+        revived = aux_k_loss(pre, x - levels[-1], self.W_dec, dead, self.config.dead_per_row)
+        error = squared_error(levels.transpose(0, 1), x[:, None].expand(-1, len(levels), -1))
+        return Losses(error, revived.new_zeros(()), self.config.aux_coefficient * revived)
 
-    def reconstruction(self, features: Float[Tensor, "row d_sae"], x: Float[Tensor, "row d_in"]) -> Float[Tensor, ""]:
-        return squared_error(self.decode(features), x)
+    def decode_levels(self, features: Float[Tensor, "row d_sae"]) -> Float[Tensor, "level row d_in"]:
+        """The reconstructions that the loss compares with the input, the whole one last; here the only one."""
+        return self.decode(features)[None]

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked_whisper.errors import PatchError
-from sae_lens_audio.architectures.base import squared_error
 from sae_lens_audio.architectures.batch_topk import BatchTopK, BatchTopKConfig
 
 
@@ -39,12 +38,8 @@ class Matryoshka(BatchTopK):
     config_class = MatryoshkaConfig
     config: MatryoshkaConfig
 
-    def decode_prefixes(self, features: Float[Tensor, "row d_sae"]) -> Float[Tensor, "level row d_in"]:
+    def decode_levels(self, features: Float[Tensor, "row d_sae"]) -> Float[Tensor, "level row d_in"]:
         """What the first ``m`` features decode to, for every width ``m``."""
         sizes = [b - a for a, b in pairwise((0, *self.config.widths))]
         parts = [f @ w for f, w in zip(features.split(sizes, 1), self.W_dec.split(sizes), strict=True)]
         return torch.stack(parts).cumsum(0) + self.b_dec
-
-    def reconstruction(self, features: Float[Tensor, "row d_sae"], x: Float[Tensor, "row d_in"]) -> Float[Tensor, ""]:
-        levels = self.decode_prefixes(features)
-        return squared_error(levels.transpose(0, 1), x[:, None].expand(-1, len(levels), -1))

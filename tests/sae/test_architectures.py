@@ -398,7 +398,7 @@ def test_crosscoder() -> None:
     x = inputs(sae)
     error = penalty = 0.0
     for row, found in zip(x, sae.encode(x), strict=True):
-        pre = [float(sum(row[b] @ sae.W_enc[b, :, i] for b in range(2)) + sae.b_enc[i]) for i in range(F)]
+        pre = [(sum(row[b] @ sae.W_enc[b, :, i] for b in range(2)) + sae.b_enc[i]).item() for i in range(F)]
         features = torch.tensor([max(0.0, p) for p in pre], dtype=torch.float64)
         torch.testing.assert_close(found, features)
         for b in range(2):
