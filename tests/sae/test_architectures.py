@@ -295,7 +295,7 @@ def test_matryoshka() -> None:
             error += distance(decoded(sae, [f if i < width else 0.0 for i, f in enumerate(found)]), row) / N
     check(sae.loss(x), error, 0.0)
     encoded = sae.encode(x)
-    prefixes = sae.decode_prefixes(encoded)
+    prefixes = sae.decode_levels(encoded)
     torch.testing.assert_close(prefixes[-1], sae.decode(encoded))
     torch.testing.assert_close(prefixes[1], sae.decode(encoded * (torch.arange(F) < 5)))
     for wrong in ((), (2, 5), (5, 2, F), (0, F)):
@@ -402,8 +402,8 @@ def test_crosscoder() -> None:
         features = torch.tensor([max(0.0, p) for p in pre], dtype=torch.float64)
         torch.testing.assert_close(found, features)
         for b in range(2):
-            error += float((row[b] - features @ sae.W_dec[:, b] - sae.b_dec[b]).square().sum()) / N
-            penalty += 0.3 * float(sum(features[i] * sae.W_dec[i, b].norm() for i in range(F))) / N
+            error += (row[b] - features @ sae.W_dec[:, b] - sae.b_dec[b]).square().sum().item() / N
+            penalty += 0.3 * sum(features[i] * sae.W_dec[i, b].norm() for i in range(F)).item() / N
     check(sae.loss(x), error, penalty)
     assert sae(x).shape == x.shape
 
