@@ -103,7 +103,7 @@ def build(
     check_tensors(tensors, {name: tuple(tensor.shape) for name, tensor in state.items()}, source)
     for name, target in state.items():
         target.copy_(tensors[name])
-    return sae
+    return sae.eval()  # so that a loss does not move a BatchTopK threshold unless asked: sae.train()
 
 
 def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
