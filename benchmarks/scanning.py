@@ -24,10 +24,11 @@ import torch
 from tqdm.auto import tqdm
 
 from hooked_whisper.config import RELEASED
-from hooked_whisper.features.scanning import ScanOptions, Site
+from hooked_whisper.features.scanning import ScanOptions
 from hooked_whisper.features.scanning.priority import priorities
 from hooked_whisper.features.scanning.reader import SiteReader
 from hooked_whisper.features.scanning.state import Stretch
+from hooked_whisper.features.sites import Site
 from hooked_whisper.hooked import HookedWhisper
 
 FEW = 16  # neurons of the slowest loop

@@ -28,8 +28,9 @@ from hooked_whisper.features.polyphony import (
     ranges_of_examples,
     signed_ranges,
 )
-from hooked_whisper.features.scanning import Scan, ScanOptions, Site, SiteScan, load_scan, scan
+from hooked_whisper.features.scanning import Scan, ScanOptions, SiteScan, load_scan, scan
 from hooked_whisper.features.selectivity import Selectivity, coverage, cross_selectivity
+from hooked_whisper.features.sites import Site
 
 __all__ = [
     "AutoLabel",

@@ -25,8 +25,9 @@ from hooked_whisper.features.labels import UNLABELLED, PositionLabels, label_nam
 from hooked_whisper.features.onsets import OnsetAverages, latency
 from hooked_whisper.features.phones import classes
 from hooked_whisper.features.selectivity import MIN_TOKENS, Selectivity, cross_selectivity
+from hooked_whisper.features.sites import Site
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.protocols import SILENCE, Alignment, FeatureBasis
+from hooked_whisper.protocols import SILENCE, Alignment
 
 BATCH = 8  # clips encoded together
 Track = Callable[[Sequence[list[int]]], Iterable[list[int]]]
@@ -45,14 +46,6 @@ class LabelledClip:
     alignment: Alignment
     speaker: str
     offset: float | int = 0.0
-
-
-@dataclass(frozen=True, eq=False)
-class Site:
-    """A hook point, and what its activations are read in: ``None`` for its own axes (neurons)."""
-
-    hook: str
-    basis: FeatureBasis | MelBands | None = None
 
 
 @dataclass(frozen=True, eq=False)

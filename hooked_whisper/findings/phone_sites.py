@@ -15,11 +15,12 @@ from hooked_whisper.features.autolabel import AutoLabel, Evidence, autolabels
 from hooked_whisper.features.baselines import mel_bands
 from hooked_whisper.features.bases import pca, random_orthonormal
 from hooked_whisper.features.examples import ABSENT, Purity, TopExamples, purity
-from hooked_whisper.features.labelled import LabelledClip, Site, SiteCounts, evaluate_sites, site_activations
+from hooked_whisper.features.labelled import LabelledClip, SiteCounts, evaluate_sites, site_activations
 from hooked_whisper.features.labels import label_positions
 from hooked_whisper.features.phones import classes
 from hooked_whisper.features.polyphony import PhoneRanges, active_ranges
 from hooked_whisper.features.selectivity import Selectivity
+from hooked_whisper.features.sites import Site
 from hooked_whisper.findings.context import Context, Utterance
 from hooked_whisper.findings.finding import Criterion, Estimate
 from hooked_whisper.hooked import HookedWhisper

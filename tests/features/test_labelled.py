@@ -12,8 +12,9 @@ from hooked_whisper.errors import AlignmentError, AudioError, CacheSizeError, Ho
 from hooked_whisper.features import random_orthonormal
 from hooked_whisper.features.baselines import mel_bands
 from hooked_whisper.features.joint import JointCounts, count
-from hooked_whisper.features.labelled import LabelledClip, Site, activations, evaluate_sites, speaker_folds
+from hooked_whisper.features.labelled import LabelledClip, activations, evaluate_sites, speaker_folds
 from hooked_whisper.features.labels import label_names, label_positions
+from hooked_whisper.features.sites import Site
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
 
 HOOK = "encoder.blocks.1.mlp.hook_post"

@@ -8,7 +8,8 @@ from functools import cache
 import numpy as np
 
 from hooked_whisper.features import mel_bands
-from hooked_whisper.features.labelled import Site, evaluate_sites
+from hooked_whisper.features.labelled import evaluate_sites
+from hooked_whisper.features.sites import Site
 from hooked_whisper.findings import Context, Utterance
 from hooked_whisper.findings.phone_sites import NeuronSite, PhoneEvaluation, PhoneSite, clip_of, first_half
 from hooked_whisper.protocols import SILENCE, Alignment, Interval

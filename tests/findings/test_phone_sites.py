@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hooked_whisper.features import TopExamples
 from hooked_whisper.features.examples import ABSENT
-from hooked_whisper.features.labelled import Site
+from hooked_whisper.features.sites import Site
 from hooked_whisper.findings import Utterance, phone_sites
 from hooked_whisper.findings.phone_sites import (
     PhoneEvaluation,

@@ -7,7 +7,6 @@ from hooked_whisper.features.scanning.records import (
     RangeExamples,
     Scan,
     ScanOptions,
-    Site,
     SiteScan,
 )
 from hooked_whisper.features.scanning.scanner import scan
@@ -20,7 +19,6 @@ __all__ = [
     "RangeExamples",
     "Scan",
     "ScanOptions",
-    "Site",
     "SiteScan",
     "load_scan",
     "scan",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.features.baselines import MelBands
 from hooked_whisper.features.scanning.moments import Moments
 from hooked_whisper.features.scanning.ranges import RANGE_KINDS, make_ranges
 from hooked_whisper.features.scanning.records import (
@@ -18,12 +19,12 @@ from hooked_whisper.features.scanning.records import (
     Examples,
     RangeExamples,
     ScanOptions,
-    Site,
     SiteScan,
 )
 from hooked_whisper.features.scanning.sampling import Sampler
 from hooked_whisper.features.scanning.state import Accumulator, Stretch
 from hooked_whisper.features.scanning.topk import TopK
+from hooked_whisper.features.sites import Site
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks.caching import axis_sizes
 
@@ -34,6 +35,8 @@ class SiteReader:
     def __init__(self, model: HookedWhisper, site: Site, options: ScanOptions) -> None:
         self.hook = encoder_point(model, site.hook)
         self.name = site.name or self.hook
+        if isinstance(site.basis, MelBands):
+            raise HookedWhisperError("mel bands are read off the mel, which a scan does not: see evaluate_sites")
         self.basis, self.options = site.basis, options
         self.labels = axis_labels(model, self.hook) if site.basis is None else tuple(site.basis.labels)
         n, device = len(self.labels), model.device

@@ -10,26 +10,11 @@ from jaxtyping import Float, Int
 
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.features.cells import Cells
-from hooked_whisper.protocols import FeatureBasis
 
 HISTOGRAM_CELLS = Cells(bits=4, lowest=-14, highest=10)
 TAIL_CELLS = Cells(bits=2, lowest=-14, highest=10)
 FIRES = 2.0**HISTOGRAM_CELLS.lowest
 """What an activation must reach to count as active: 0.00006."""
-
-
-@dataclass(frozen=True, eq=False)
-class Site:
-    """A hook point of the encoder and what to read there.
-
-    basis: ``None`` reads the activations as they are (neurons of ``mlp.hook_post``, dimensions of a residual; heads of
-        ``hook_z`` one after the other).
-    name: how results call it; the hook point's name if empty.
-    """
-
-    hook: str
-    basis: FeatureBasis | None = None
-    name: str = ""
 
 
 @dataclass(frozen=True)

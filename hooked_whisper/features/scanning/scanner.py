@@ -28,10 +28,10 @@ from hooked_whisper.corpora import Failure, Loader, Recording, fingerprint, wind
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
 from hooked_whisper.features.scanning.priority import priorities
 from hooked_whisper.features.scanning.reader import SiteReader
-from hooked_whisper.features.scanning.records import Scan, ScanOptions, Site
+from hooked_whisper.features.scanning.records import Scan, ScanOptions
 from hooked_whisper.features.scanning.store import HEADER, load_scan, save_scan
+from hooked_whisper.features.sites import Site
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.protocols import FeatureBasis
 from hooked_whisper.storage import write_atomic
 
 STATE = "state.safetensors"
@@ -230,7 +230,7 @@ def _header(
     }
 
 
-def _basis_digest(basis: FeatureBasis | None) -> str:
+def _basis_digest(basis: Any) -> str:
     """Kind, labels and tensors of a basis, so that a scan does not go on with another one."""
     if basis is None:
         return "axes"

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import HookedWhisperError
-from hooked_whisper.features.scanning import FIRES, HISTOGRAM_CELLS, ScanOptions, Site, SiteScan, scan
+from hooked_whisper.features.scanning import FIRES, HISTOGRAM_CELLS, ScanOptions, SiteScan, scan
+from hooked_whisper.features.sites import Site
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import FeatureBasis
 from hooked_whisper.report.units.data import (

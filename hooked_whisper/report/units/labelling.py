@@ -14,9 +14,9 @@ from hooked_whisper.corpora import Recording, windows_of
 from hooked_whisper.errors import AlignmentError, AudioError
 from hooked_whisper.features.autolabel import AutoLabel, Evidence, autolabels
 from hooked_whisper.features.labelled import LabelledClip, SiteCounts, evaluate_sites
-from hooked_whisper.features.labelled import Site as LabelledSite
 from hooked_whisper.features.polyphony import PhoneRanges, ranges_between
 from hooked_whisper.features.scanning import SiteScan
+from hooked_whisper.features.sites import Site
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import FeatureBasis
 from hooked_whisper.report.units.data import POSITION_S, OnsetMeans, PhoneShare, Unit
@@ -133,7 +133,7 @@ def label_units(
     if len(speakers) < 2:
         why = "none: no recording has phones" if not clips else "none: labels need two speakers or more"
         return Labelling(facts=(("phone labels", why),))
-    site = LabelledSite(scanned.hook, _Some(basis, tuple(chosen)))
+    site = Site(scanned.hook, _Some(basis, tuple(chosen)))
     with torch.no_grad():
         counts = evaluate_sites(model, clips, {"units": site}, track=track, seed=seed)["units"]
     names = autolabels(

@@ -14,7 +14,8 @@ from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
 from hooked_whisper.features import BothSigns, random_orthonormal
-from hooked_whisper.features.scanning import FIRES, ScanOptions, Site, load_scan, scan, scanner
+from hooked_whisper.features.scanning import FIRES, ScanOptions, load_scan, scan, scanner
+from hooked_whisper.features.sites import Site
 from tests.findings.worlds import small_model
 
 NEURONS = "encoder.blocks.1.mlp.hook_post"
