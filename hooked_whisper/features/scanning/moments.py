@@ -9,6 +9,7 @@ from torch import Tensor
 from hooked_whisper.features.cells import Cells
 from hooked_whisper.features.scanning.state import Accumulator, Stretch
 
+_ROWS, _COLUMNS = 128, 128  # worked on together: what stays in the cache takes half of the time
 _FLUSH = 2**30  # positions after which 32-bit counts are added to the 64-bit ones (which cost twice the time)
 
 
@@ -35,19 +36,23 @@ class Moments(Accumulator):
         self._offsets = torch.arange(n_features, device=device) * self._width
         self._one = torch.ones((), dtype=torch.int32, device=device)
 
-    def add(self, stretch: Stretch, largest: Float[Tensor, "feature"]) -> None:
+    def add(self, stretch: Stretch, largest: Float[Tensor, "feature"], smallest: Float[Tensor, "feature"]) -> None:
         x = stretch.x
         if not self.count:
             self.reference = x.mean(0)
-        centred = x - self.reference
-        self.total += centred.sum(0)
-        self.squares += centred.square_().sum(0)
+        for rows in x.split(_ROWS):
+            centred = rows - self.reference
+            self.total += centred.sum(0)
+            self.squares += centred.square_().sum(0)
         self.count += len(x)
         torch.maximum(self.largest, largest, out=self.largest)
-        torch.minimum(self.smallest, x.amin(0), out=self.smallest)
-        index = self.cells.positive(x).long()
-        index += self._offsets
-        self._recent.scatter_add_(0, index.view(-1), self._one.expand(index.numel()))
+        torch.minimum(self.smallest, smallest, out=self.smallest)
+        for first in range(0, x.shape[1], _COLUMNS):
+            some = slice(first, first + _COLUMNS)
+            index = self.cells.positive(x[:, some]).long()
+            index += self._offsets[: index.shape[1]]
+            table = self._recent[first * self._width : (first + _COLUMNS) * self._width]
+            table.scatter_add_(0, index.view(-1), self._one.expand(index.numel()))
         self._unflushed += len(x)
         if self._unflushed > _FLUSH:
             self._counted += self._recent

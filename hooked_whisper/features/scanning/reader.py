@@ -78,14 +78,14 @@ class SiteReader:
                 f"{self.name}: the basis gives {x.shape[1]} features, but has {len(self.labels)} labels"
             )
         stretch = Stretch(x, recording, first, priority)
-        largest = x.amax(0)
-        if not torch.isfinite(largest).all() or not torch.isfinite(x.sum()):
+        largest, smallest = x.amax(0), x.amin(0)
+        if not (torch.isfinite(largest) & torch.isfinite(smallest)).all():
             raise HookedWhisperError(
                 f"{self.name}: an activation of recording {name!r} is not finite (after position {first}): check the "
                 "weights and the audio; full precision avoids overflow"
             )
         self.top.add(stretch, largest)
-        self.moments.add(stretch, largest)
+        self.moments.add(stretch, largest, smallest)
         self.sampler.add(stretch)
 
     def result(self) -> SiteScan:

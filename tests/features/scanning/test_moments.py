@@ -12,7 +12,7 @@ from hooked_whisper.features.scanning import HISTOGRAM_CELLS
 from hooked_whisper.features.scanning.moments import Moments
 from hooked_whisper.features.scanning.ranges import make_ranges
 from hooked_whisper.features.scanning.state import Stretch
-from tests.features.scanning.streams import largest, stream
+from tests.features.scanning.streams import stream
 
 N_CELLS = 1 + HISTOGRAM_CELLS.per_sign
 
@@ -22,7 +22,7 @@ def test_moments_are_those_of_everything(sizes: list[int], seed: int, far: float
     found = Moments(3, HISTOGRAM_CELLS)
     stretches = [Stretch(s.x + far, s.recording, 0, s.priority) for s in stream(sizes, 3, seed)]
     for one in stretches:
-        found.add(one, largest(one))
+        found.add(one, one.x.amax(0), one.x.amin(0))
     x = torch.cat([s.x for s in stretches]).double().numpy()
     np.testing.assert_allclose(found.mean, x.mean(0), rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(found.variance, x.var(0), rtol=1e-5, atol=1e-7)
@@ -40,7 +40,7 @@ def test_counts_beyond_32_bits_are_kept() -> None:
     found._unflushed += 2**30
     stretch = stream([5], 1)[0]
     for _ in range(3):
-        found.add(stretch, largest(stretch))
+        found.add(stretch, stretch.x.amax(0), stretch.x.amin(0))
     assert found.histogram.sum() == 2**30 + 15 and found._recent.sum() < 15
 
 
