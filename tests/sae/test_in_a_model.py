@@ -1,6 +1,9 @@
-"""Dictionaries where hooked_whisper takes a basis: their features can be patched one by one."""
+"""Dictionaries where hooked_whisper takes a basis: features are patched one by one, scanned, and get pages."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +11,25 @@ import torch
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
+from hooked_whisper.corpora import Recording
+from hooked_whisper.features import ScanOptions, Site, scan
 from hooked_whisper.interventions import Inputs, LogitDifference, make_grid, run_patches, subspaces_of
-from sae_lens_audio import BatchTopK, BatchTopKConfig, Dictionary, Standard, StandardConfig, Tied, TiedConfig
+from hooked_whisper.report.units import PageOptions, build_site
+from sae_lens_audio import (
+    BatchTopK,
+    BatchTopKConfig,
+    Dictionary,
+    Metadata,
+    Standard,
+    StandardConfig,
+    Tied,
+    TiedConfig,
+    TopK,
+    TopKConfig,
+    load_sae,
+    save_sae,
+)
+from tests.findings.worlds import small_model
 
 
 @pytest.mark.parametrize(
@@ -35,3 +55,22 @@ def test_features_of_a_dictionary_are_patched(sae: Dictionary) -> None:
     found = run_patches(model, grid.patches, base, source, LogitDifference(3, 4, 4))
     changed = np.abs(found.values.detach().numpy() - found.base)
     assert np.isfinite(changed).all() and changed.max() > 1e-4
+
+
+def test_a_saved_dictionary_is_scanned_and_gets_pages(tmp_path: Path) -> None:
+    model, hook = small_model(0), "encoder.blocks.1.hook_resid_post"
+    save_sae(TopK(TopKConfig(32, 48, k=4)), tmp_path / "sae", Metadata(hook_name=hook))
+    sae = load_sae(tmp_path / "sae").sae
+    rng = np.random.default_rng(0)
+    corpus = [Recording(f"r{k}", (0.2 * rng.standard_normal(16000)).astype(np.float32)) for k in range(3)]
+    found = scan(model, corpus, [Site(hook, sae, "sae")], tmp_path / "scan", ScanOptions(k=3), progress=False)["sae"]
+    acts = [model.run_with_cache(model.to_mel(one.audio()), names=hook)[1][hook][0, :50] for one in corpus]
+    best = torch.stack([sae.encode(a).amax(0) for a in acts], 1).sort(dim=1, descending=True).values
+    np.testing.assert_allclose(found.top.values, best.detach(), atol=1e-5)
+    with pytest.raises(Exception, match="choose another folder"):
+        other = TopK(TopKConfig(32, 48, k=4), seed=5)
+        scan(model, corpus, [Site(hook, other, "sae")], tmp_path / "scan", ScanOptions(k=3), progress=False)
+    options = PageOptions(top=2, per_range=1, ranges=2)
+    build_site(model, corpus, hook, tmp_path / "site", basis=sae, units=[0, 40], options=options, progress=False)
+    units = json.loads((tmp_path / "site" / "units.json").read_text())
+    assert [unit["index"] for unit in units["units"]] == [0, 40] and units["n_units"] == 48

@@ -135,18 +135,21 @@ class Sampler(Accumulator):
     ) -> None:
         self.rows = RowSample(n_features, rows, device)
         self.tail = TailSample(n_features, per_cell, cells, device)
+        self.overflowed = torch.tensor(False)
 
     def state(self) -> dict[str, Tensor]:
-        return {f"{part}.{key}": t for part in ("rows", "tail") for key, t in getattr(self, part).state().items()}
+        parts = {f"{part}.{key}": t for part in ("rows", "tail") for key, t in getattr(self, part).state().items()}
+        return parts | {"overflowed": self.overflowed}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         for part in ("rows", "tail"):
             own = {key.removeprefix(f"{part}."): t for key, t in state.items() if key.startswith(f"{part}.")}
             getattr(self, part).load(own)
+        self.overflowed = state["overflowed"].clone()
 
     def add(self, stretch: Stretch) -> None:
         rows, tail = self.rows, self.tail
-        if rows.reach == NEVER:
+        if not self.overflowed:
             self._fill(stretch)
             return
         rows.add(stretch)
@@ -163,6 +166,7 @@ class Sampler(Accumulator):
         if n_held + len(stretch.x) <= len(rows.priority):
             rows.add(stretch)
             return
+        self.overflowed = torch.tensor(True)
         before = [part[held] for part in (rows.values, rows.priority, rows.recordings, rows.positions)]
         rows.add(stretch)
         count = torch.zeros(tail.n_features, tail.cells.per_sign + 1, dtype=torch.int32, device=rows.values.device)
