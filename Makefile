@@ -22,7 +22,7 @@ demo: $(VENV)/.installed-demo
 	@echo "open $(OUT)/index.html"
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
