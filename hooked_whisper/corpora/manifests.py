@@ -206,7 +206,7 @@ def _read_row(row: _Cells, columns: Mapping[str, str], base: Path) -> _Row:
         return number
 
     listed = text("path")
-    if not listed:
+    if not Path(listed).name:  # nothing, or a folder such as "." or "/"
         raise AudioError(f"{row.where}, column {row.get('path', columns)[0]!r}: the row names no audio file")
     start, end, duration = seconds("start"), seconds("end"), seconds("duration")
     if end is None:

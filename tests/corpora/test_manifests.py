@@ -169,3 +169,11 @@ def test_any_bytes_are_an_audio_error_or_a_corpus(tmp_path: Path, junk: bytes) -
             assert len(manifest(tmp_path / name))
         except AudioError as error:
             assert name in str(error)
+
+
+@pytest.mark.parametrize("place", [".", "/", "./"])
+def test_a_folder_is_no_audio_file(tmp_path: Path, place: str) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text(f"path\n{place}\n")
+    with pytest.raises(AudioError, match="names no audio file"):
+        manifest(table)

@@ -32,7 +32,7 @@ from sae_lens_audio import (
 )
 from sae_lens_audio import from_pretrained as from_hub
 from sae_lens_audio.formats import hub
-from tests.sae.test_architectures import all_of_them, filled, inputs
+from tests.sae.dictionaries import all_of_them, filled, inputs
 
 DATA = Path(__file__).parent / "data"
 CFG, WEIGHTS = "cfg.json", "sae_weights.safetensors"

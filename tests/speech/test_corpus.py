@@ -15,7 +15,11 @@ from tests.speech.conftest import TINY
 
 
 def shards(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name[0] != "." and p.suffix != ".json"}
+    return {
+        p.name: p.read_bytes()
+        for p in sorted(folder.iterdir())
+        if p.is_file() and p.name[0] != "." and p.suffix != ".json"
+    }
 
 
 def test_killed_and_resumed_gives_the_same_bytes(world: Path, tmp_path: Path):
