@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_whisper.audio import TimeMap
 from hooked_whisper.corpora import Failure, Loader, Recording, windows_of
 from hooked_whisper.errors import AlignmentError
 from hooked_whisper.hooked import HookedWhisper
@@ -120,7 +121,7 @@ def _excerpts(
             sound = samples[begin:end].float().cpu().numpy()
             frames = -(-len(sound) // clock.hop)
             part = spectrum[:, clock.stride * at.start : clock.stride * at.start + frames]
-            yield excerpt, _clip(recording, alignment, excerpt, sound, part, clock.sample_rate), acts[at], part, some
+            yield excerpt, _clip(recording, alignment, excerpt, sound, part, clock), acts[at], part, some
 
 
 def _clip(
@@ -129,10 +130,10 @@ def _clip(
     excerpt: Excerpt,
     sound: Float[np.ndarray, "sample"],
     mel: Float[np.ndarray, "mel frame"],
-    rate: int,
+    clock: TimeMap,
 ) -> Clip:
-    start = excerpt.first * 0.02
-    end = start + len(sound) / rate
+    start = excerpt.first * clock.samples_per_position / clock.sample_rate
+    end = start + len(sound) / clock.sample_rate
     words, phones = ((), ()) if alignment is None else captions(alignment, start, end)
     said = " ".join(word.label for word in words) or recording.text
     return Clip(f"{recording.id}@{start:g}", sound, mel, start, recording.id, recording.speaker, said, words, phones)

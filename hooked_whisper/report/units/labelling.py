@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from hooked_whisper.corpora import Recording, windows_of
@@ -36,19 +38,36 @@ class Labelling:
     ranges: PhoneRanges | None = None
     facts: tuple[tuple[str, str], ...] = ()
 
+    # of all units at once: computed for the first, looked up for the others
+
+    @cached_property
+    def _purity(self) -> Float[np.ndarray, "unit"]:
+        assert self.counts is not None
+        return self.counts.purity().purity
+
+    @cached_property
+    def _onset_means(self) -> Float[np.ndarray, "unit label lag"]:
+        assert self.counts is not None
+        return self.counts.onsets.mean
+
+    @cached_property
+    def _by_range(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Shares of phones, their intervals' ends ``[unit, range, phone]``, entropies ``[unit, range]``."""
+        assert self.ranges is not None
+        return (self.ranges.proportions, *self.ranges.interval, self.ranges.entropy)
+
     def add_to(self, unit: Unit, place: int) -> Unit:
         """The unit with its name, phones by range, onset means and scores."""
         if self.counts is None or self.ranges is None:
             return unit
         name, phones = self.names[place], self.counts.phones
-        top = self.counts.purity()
         scores = {
             "best-phone F1 (held-out speakers)": phones.f1[place],
             "AUC": phones.auc[place],
             "average precision": phones.average_precision[place],
             "its chance level": phones.prevalence[place],
             "information about the phone (share)": phones.information_share[place],
-            "top-20 purity": top.purity[place],
+            "top-20 purity": self._purity[place],
             "latency (ms)": 1000 * POSITION_S * self.counts.latency[place],
         }
         counts = self.ranges.counts[place]
@@ -67,8 +86,8 @@ class Labelling:
 
     def _range(self, unit: Unit, place: int, part: int):
         assert self.ranges is not None
-        share, (low, high) = self.ranges.proportions[place, part], self.ranges.interval
-        entropy = float(self.ranges.entropy[place, part])
+        shares, low, high, entropies = self._by_range
+        share, entropy = shares[place, part], float(entropies[place, part])
         if not np.isfinite(share).all():
             return unit.ranges[part]
         order = [i for i in np.argsort(-share, kind="stable")[:_PHONES_SHOWN] if share[i] > 0]
@@ -85,7 +104,7 @@ class Labelling:
 
     def _onsets(self, place: int) -> OnsetMeans | None:
         assert self.counts is not None
-        means = self.counts.onsets.mean[place]  # [label, lag]
+        means = self._onset_means[place]  # [label, lag]
         often = self.counts.onsets.counts.min(axis=1) >= _LEAST_ONSETS
         whole = np.isfinite(means).all(axis=1) & often
         peaks = np.where(whole, np.nan_to_num(means).max(axis=1), -np.inf)
