@@ -146,8 +146,14 @@ class Dictionary(nn.Module):
     def decode(self, features: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
         return features @ self.W_dec + self.b_dec
 
+    def decode_like(
+        self, features: Float[Tensor, "*batch d_sae"], activations: Float[Tensor, "*batch d_in"]
+    ) -> Float[Tensor, "*batch d_out"]:
+        """Features as the reconstruction of ``activations``: what ``forward`` makes of them, a skip path included."""
+        return self.decode(features)
+
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
-        return self.decode(self.encode(x))
+        return self.decode_like(self.encode(x), x)
 
     def loss(self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None) -> Losses:
         """The paper's training loss; ``dead`` marks the features that an auxiliary term shall revive."""

@@ -71,6 +71,11 @@ class Crosscoder(Dictionary):
     def decode(self, features: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch n_blocks d_in"]:
         return (features @ self.W_dec.flatten(1)).unflatten(-1, self.b_dec.shape) + self.b_dec
 
+    def decode_like(
+        self, features: Float[Tensor, "*batch d_sae"], activations: Float[Tensor, "*batch n_blocks d_in"]
+    ) -> Float[Tensor, "*batch n_blocks d_in"]:
+        return self.decode(features)
+
     def forward(self, x: Float[Tensor, "*batch n_blocks d_in"]) -> Float[Tensor, "*batch n_blocks d_in"]:
         return self.decode(self.encode(x))
 

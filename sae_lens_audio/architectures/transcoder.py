@@ -61,13 +61,11 @@ class Transcoder(Dictionary):
     def decode(self, features: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
         return features @ self.W_dec + self.b_dec
 
-    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
-        return self._with_skip(self.decode(self.encode(x)), x)
-
-    def _with_skip(
-        self, decoded: Float[Tensor, "*batch d_out"], x: Float[Tensor, "*batch d_in"]
+    def decode_like(
+        self, features: Float[Tensor, "*batch d_sae"], activations: Float[Tensor, "*batch d_in"]
     ) -> Float[Tensor, "*batch d_out"]:
-        return decoded + x.to(self.dtype) @ self.W_skip.T if self.config.skip else decoded
+        decoded = self.decode(features)
+        return decoded + activations.to(self.dtype) @ self.W_skip.T if self.config.skip else decoded
 
     def loss(  # type: ignore[override]
         self,
@@ -78,7 +76,7 @@ class Transcoder(Dictionary):
         """``target`` is what the model has where ``forward`` goes. No term depends on ``dead``."""
         features = self.encode(x)
         penalty = features.sum(-1).mean()
-        predicted = self._with_skip(self.decode(features), x)
+        predicted = self.decode_like(features, x)
         return Losses(squared_error(predicted, target), self.config.l1_coefficient * penalty, penalty.new_zeros(()))
 
 
@@ -116,7 +114,7 @@ class TopKTranscoder(Transcoder):
         dead: Bool[Tensor, "d_sae"] | None = None,
     ) -> Losses:
         pre = self.pre_activations(x)
-        predicted = self._with_skip(self.decode(self.activate(pre)), x)
+        predicted = self.decode_like(self.activate(pre), x)
         per_row = self.config.aux_k if self.config.aux_k is not None else max(1, self.config.d_out // 2)
         revived = aux_k_loss(pre, target - predicted, self.W_dec, dead, per_row)
         return Losses(squared_error(predicted, target), revived.new_zeros(()), self.config.aux_coefficient * revived)
@@ -159,7 +157,7 @@ class JumpReLUTranscoder(Transcoder):
     ) -> Losses:
         """No term depends on ``dead``."""
         pre = self.pre_activations(x).relu()
-        predicted = self._with_skip(self.decode(jumprelu(pre, self.threshold, self.config.bandwidth)), x)
+        predicted = self.decode_like(jumprelu(pre, self.threshold, self.config.bandwidth), x)
         active = step(pre, self.threshold, self.config.bandwidth).sum(-1).mean()
         return Losses(squared_error(predicted, target), self.config.l0_coefficient * active, active.new_zeros(()))
 
