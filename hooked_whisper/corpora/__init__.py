@@ -5,7 +5,8 @@ A corpus is a ``Sequence[Recording]``:
 - recordings from ``open_corpus`` (anything on disk): ``audio_folder``, ``librispeech``, ``timit``, ``manifest``;
   and from ``from_dataset``
 - words and phones from ``read_alignment`` (a file) and ``apply_alignments`` (a corpus): TextGrid, CTM, TIMIT, JSON
-- ``Loader`` goes through a corpus and passes over what is broken; ``split_by_speaker`` and ``folds_by_speaker``
+- ``Loader`` goes through a corpus and passes over what is broken, ``windows_from`` does so window by window;
+  ``split_by_speaker`` and ``folds_by_speaker``
 """
 
 from hooked_whisper.corpora.alignments import apply_alignments, read_alignment
@@ -21,8 +22,10 @@ from hooked_whisper.corpora.splits import Split, folds_by_speaker, split_by_spea
 from hooked_whisper.corpora.textgrid import from_textgrid, to_textgrid
 from hooked_whisper.corpora.tiers import Tiers, without_stress
 from hooked_whisper.corpora.timit import fold_timit, from_timit
+from hooked_whisper.corpora.windows import Cursor, Window, batched, windows_from
 
 __all__ = [
+    "Cursor",
     "DatasetCorpus",
     "Failure",
     "Loaded",
@@ -30,9 +33,11 @@ __all__ = [
     "Recording",
     "Split",
     "Tiers",
+    "Window",
     "Windows",
     "apply_alignments",
     "audio_folder",
+    "batched",
     "fingerprint",
     "fold_timit",
     "folds_by_speaker",
@@ -52,6 +57,7 @@ __all__ = [
     "to_ctm",
     "to_dict",
     "to_textgrid",
+    "windows_from",
     "windows_of",
     "without_stress",
 ]

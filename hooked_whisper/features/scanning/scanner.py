@@ -8,23 +8,21 @@ on the corpus.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
-from hooked_whisper.corpora import Failure, Loader, Recording, fingerprint, windows_of
+from hooked_whisper.corpora import Failure, Recording, Window, batched, fingerprint, windows_from
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
 from hooked_whisper.features.scanning.priority import priorities
 from hooked_whisper.features.scanning.reader import SiteReader
@@ -35,17 +33,6 @@ from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.storage import write_atomic
 
 STATE = "state.safetensors"
-
-
-@dataclass(frozen=True, eq=False)
-class _Window:
-    """A stretch of one recording as long as the model's window, of which ``length`` samples are sound."""
-
-    recording: int
-    number: int
-    last: bool
-    samples: Float[Tensor, "sample"]
-    length: int
 
 
 def scan(
@@ -116,7 +103,8 @@ class _Run:
         saved = time.monotonic()
         bar = tqdm(total=len(self.corpus), initial=self.cursor[0], unit="file", desc="scan", disable=not progress)
         with bar, torch.no_grad():
-            for batch in _batched(self._windows(), self.options.batch):
+            windows = windows_from(self.corpus, self.model.time.n_samples, self.cursor, failed=self._failed)
+            for batch in batched(windows, self.options.batch):
                 self._take(batch)
                 bar.update(self.cursor[0] - bar.n)
                 if time.monotonic() - saved > checkpoint_s:
@@ -137,20 +125,10 @@ class _Run:
         save_scan(self.folder, results, self.corpus, self.header | found, self.model.time.seconds_per_position)
         (self.folder / STATE).unlink(missing_ok=True)
 
-    def _windows(self) -> Iterator[_Window]:
-        size = self.model.time.n_samples
-        start, skip = self.cursor
-        for item in Loader(self.corpus, start=start):
-            if isinstance(item, Failure):
-                failed = {"index": item.index, "id": item.id, "path": item.path, "reason": item.reason}
-                self.failures[item.index] = failed
-                continue
-            cut = windows_of(item.samples, size)
-            for number in range(skip if item.index == start else 0, len(cut.samples)):
-                last = number + 1 == len(cut.samples)
-                yield _Window(item.index, number, last, cut.samples[number], int(cut.lengths[number]))
+    def _failed(self, failure: Failure) -> None:
+        self.failures[failure.index] = asdict(failure)
 
-    def _take(self, batch: Sequence[_Window]) -> None:
+    def _take(self, batch: Sequence[Window]) -> None:
         clock = self.model.time
         hooks = sorted({reader.hook for reader in self.readers})
         mel = self.model.to_mel([window.samples for window in batch])
@@ -164,8 +142,7 @@ class _Run:
                 reader.add(cache[reader.hook][row, :filled], window.recording, name, first, priority)
             self.seconds += seconds
             self.recordings += window.last
-        end = batch[-1]
-        self.cursor = (end.recording + 1, 0) if end.last else (end.recording, end.number + 1)
+        self.cursor = batch[-1].after
 
     # Checkpoints ----------------------------------------------------------------------------------------------------
 
@@ -200,12 +177,6 @@ class _Run:
         self.cursor = (progress["cursor"][0], progress["cursor"][1])
         self.seconds, self.recordings = progress["seconds"], progress["recordings"]
         self.failures = {one["index"]: one for one in progress["failures"]}
-
-
-def _batched(windows: Iterable[_Window], n: int) -> Iterator[list[_Window]]:
-    stream = iter(windows)
-    while batch := list(itertools.islice(stream, n)):
-        yield batch
 
 
 def _header(
