@@ -5,26 +5,27 @@ from __future__ import annotations
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_lens_audio.architectures.base import squared_error
+from sae_lens_audio.architectures.base import Dictionary, squared_error
+from sae_lens_audio.sparse import encode_topk
 
 
 def aux_k_loss(
-    pre: Float[Tensor, "row d_sae"],
-    error: Float[Tensor, "row d"],
-    directions: Float[Tensor, "d_sae d"],
+    sae: Dictionary,
+    x: Float[Tensor, "row d_in"],
+    error: Float[Tensor, "row d_out"],
     dead: Bool[Tensor, "d_sae"] | None,
     k: int,
 ) -> Float[Tensor, ""]:
     """``|e - e_hat|^2``, where ``e_hat`` decodes the ``k`` largest dead features of each row; 0 if none is dead.
 
-    The error is a target, no gradient goes through it; ``e_hat`` has no bias, the error has it already.
+    The error is a target, no gradient goes through it; ``e_hat`` has no bias, the error has it already. Give ``None``
+    where no feature is dead: finding that out would wait for the device.
 
     Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders", appendix A.2.
     """
-    if dead is None or not dead.any():
-        return pre.new_zeros(())
-    numbers = dead.nonzero().flatten()
-    candidates = pre[:, numbers].relu()  # a few columns: the living ones are neither sorted nor decoded
-    values, chosen = candidates.topk(min(k, len(numbers)), dim=1, sorted=False)
-    kept = candidates.new_zeros(candidates.shape).scatter(1, chosen, values)
-    return squared_error(kept @ directions[numbers], error.detach())
+    numbers = None if dead is None else dead.nonzero().flatten()
+    if numbers is None or not len(numbers):
+        return error.new_zeros(())
+    # only their columns are encoded, sorted and decoded
+    codes = encode_topk(x, sae.W_enc[:, numbers], sae.b_enc[numbers], sae.centre, k)
+    return squared_error(codes.decode(sae.W_dec[numbers]), error.detach())

@@ -10,25 +10,31 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hooked_whisper.errors import PatchError
 from sae_lens_audio.architectures.decoder import normalise_rows_, remove_parallel_gradient_
+from sae_lens_audio.architectures.linear import centred_linear
+from sae_lens_audio.sparse import Ranks
 
 
 @dataclass(frozen=True, eq=False)
 class Losses:
-    """Terms of a training loss, coefficients included: scalars, means over the rows of a batch.
+    """Terms of a training loss, coefficients included: scalars, means over the rows of a batch; and what it saw.
 
     reconstruction: squared error, summed over the width of an activation.
     sparsity: what keeps features rare; 0 where the activation function does (TopK).
     auxiliary: what revives dead features or trains a gate; 0 where there is none.
+    error: the squared error of the whole reconstruction, whatever the architecture makes of it; no gradient.
+    active: in how many of the rows each feature is not 0.
     """
 
     reconstruction: Float[Tensor, ""]
     sparsity: Float[Tensor, ""]
     auxiliary: Float[Tensor, ""]
+    error: Float[Tensor, ""]
+    active: Int[Tensor, "d_sae"]
 
     @property
     def total(self) -> Float[Tensor, ""]:
@@ -127,13 +133,25 @@ class Dictionary(nn.Module):
         return self.centred(x) @ self.W_enc + self.b_enc
 
     def centred(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        x = self.checked(x)
+        return x - self.b_dec if self.config.apply_b_dec_to_input else x
+
+    def checked(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         if x.shape[-1] != self.d_in:
             raise PatchError(
                 f"activations are {x.shape[-1]} wide, this {self.architecture} dictionary takes d_in = {self.d_in}: "
                 "give those of the hook point it was trained on"
             )
-        x = x.to(self.dtype)
-        return x - self.b_dec if self.config.apply_b_dec_to_input else x
+        return x.to(self.dtype)
+
+    @property
+    def centre(self) -> Float[Tensor, "d_in"] | None:
+        """What is subtracted from the input."""
+        return self.b_dec if self.config.apply_b_dec_to_input else None
+
+    def pre_of_batch(self, x: Float[Tensor, "row d_in"], bias: Float[Tensor, "d_sae"]) -> Float[Tensor, "row d_sae"]:
+        """Pre-activations for a loss: the same numbers, but ``x`` gets no gradient, which spares a product."""
+        return centred_linear(self.checked(x), self.W_enc, bias, self.centre)
 
     def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
         """The activation function alone; ReLU unless the architecture has its own."""
@@ -155,8 +173,14 @@ class Dictionary(nn.Module):
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         return self.decode_like(self.encode(x), x)
 
-    def loss(self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None) -> Losses:
-        """The paper's training loss; ``dead`` marks the features that an auxiliary term shall revive."""
+    def loss(
+        self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None, ranks: Ranks | None = None
+    ) -> Losses:
+        """The paper's training loss. Gradients flow to the weights, not to ``x``.
+
+        dead: features that an auxiliary term shall revive.
+        ranks: processes that hold other rows of the same batch; only what is chosen among all rows asks them.
+        """
         raise NotImplementedError
 
     @torch.no_grad()
@@ -170,6 +194,11 @@ class Dictionary(nn.Module):
         """After the optimiser's step: back to the weights that the method allows."""
         if self.unit_norm_decoder:
             normalise_rows_(self.W_dec)
+
+
+def rows_with(features: Float[Tensor, "row d_sae"]) -> Int[Tensor, "d_sae"]:
+    """In how many rows each feature is above 0."""
+    return (features.detach() > 0).sum(0)
 
 
 def squared_error(predicted: Float[Tensor, "row *d"], target: Float[Tensor, "row *d"]) -> Float[Tensor, ""]:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from hooked_whisper.errors import PatchError
 from sae_lens_audio.architectures.auxiliary import aux_k_loss
-from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, squared_error
+from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses
 from sae_lens_audio.architectures.topk import check_k
+from sae_lens_audio.sparse import Ranks, SparseCodes, encode_batch_topk
 
 
 @dataclass(frozen=True)
@@ -64,47 +65,51 @@ class BatchTopK(Dictionary):
             )
         return pre.relu() * (pre > self.topk_threshold.to(pre.dtype))
 
-    def activate_batch(self, pre: Float[Tensor, "row d_sae"]) -> Float[Tensor, "row d_sae"]:
-        """The ``n k`` largest positive pre-activations of the ``n`` rows together; all else 0."""
-        positive = pre.relu().flatten()
-        values, chosen = positive.topk(int(self.config.k * len(pre)), sorted=False)
-        return torch.zeros_like(positive).scatter(0, chosen, values).view(pre.shape)
+    def sparse_codes(self, x: Float[Tensor, "row d_in"], ranks: Ranks | None = None) -> SparseCodes:
+        """The ``n k`` largest positive features of the ``n`` rows together (of all ``ranks``, if there are others)."""
+        n = len(x) if ranks is None else int(ranks.sum(torch.tensor(len(x), device=x.device)))
+        return encode_batch_topk(self.checked(x), self.W_enc, self.b_enc, self.centre, int(self.config.k * n), ranks)
 
     @torch.no_grad()
-    def update_threshold_(self, features: Float[Tensor, "row d_sae"]) -> None:
-        """One step of the running mean; a batch without features changes nothing."""
-        kept = features[features > 0]
-        if not len(kept):
-            return
-        smallest = kept.min().to(self.topk_threshold)
-        if self.topk_threshold.isnan():  # starting from 0 would be wrong for hundreds of steps
-            self.topk_threshold.copy_(smallest)
-        else:
-            self.topk_threshold.lerp_(smallest, self.config.threshold_rate)
+    def update_threshold_(self, codes: SparseCodes, ranks: Ranks | None = None) -> None:
+        """One step of the running mean of the smallest feature kept; a batch without features changes nothing."""
+        kept = codes.values.detach().double()
+        smallest = kept.min() if len(kept) else kept.new_tensor(torch.inf)
+        if ranks is not None:
+            smallest = ranks.minimum(smallest)
+        # NaN at first: starting from 0 would be wrong for hundreds of steps
+        moved = torch.where(
+            self.topk_threshold.isnan(), smallest, self.topk_threshold.lerp(smallest, self.config.threshold_rate)
+        )
+        self.topk_threshold.copy_(torch.where(smallest.isfinite(), moved, self.topk_threshold))
 
     @torch.no_grad()
     def calibrate_(self, batches: Iterable[Float[Tensor, "row d_in"]]) -> None:
         """Set the threshold to the mean, over batches, of the smallest feature kept (the paper's equation 6)."""
         smallest = []
         for rows in batches:
-            features = self.activate_batch(self.pre_activations(rows))
-            if (features > 0).any():
-                smallest.append(features[features > 0].min().double())
+            kept = self.sparse_codes(rows).values
+            if len(kept):
+                smallest.append(kept.min().double())
         if not smallest:
             raise PatchError("no activation has a positive feature: give activations of speech to calibrate_")
         self.topk_threshold.copy_(torch.stack(smallest).mean())
 
-    def loss(self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None) -> Losses:
+    def loss(
+        self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None, ranks: Ranks | None = None
+    ) -> Losses:
         """In training mode this moves the threshold too, as batch normalisation moves its running mean."""
-        pre = self.pre_activations(x)
-        features = self.activate_batch(pre)
+        x = self.checked(x)
+        codes = self.sparse_codes(x, ranks)
         if self.training:
-            self.update_threshold_(features)
-        levels = self.decode_levels(features)
-        revived = aux_k_loss(pre, x - levels[-1], self.W_dec, dead, self.config.dead_per_row)
-        error = squared_error(levels.transpose(0, 1), x[:, None].expand(-1, len(levels), -1))
-        return Losses(error, revived.new_zeros(()), self.config.aux_coefficient * revived)
+            self.update_threshold_(codes, ranks)
+        levels = self.decode_levels(codes, len(x))
+        revived = aux_k_loss(self, x, x - levels[-1], dead, self.config.dead_per_row)
+        errors = (levels - x).square().sum(2).mean(1)
+        zero = revived.new_zeros(())
+        auxiliary = self.config.aux_coefficient * revived
+        return Losses(errors.sum(), zero, auxiliary, errors[-1].detach(), codes.active)
 
-    def decode_levels(self, features: Float[Tensor, "row d_sae"]) -> Float[Tensor, "level row d_in"]:
+    def decode_levels(self, codes: SparseCodes, n_rows: int) -> Float[Tensor, "level row d_in"]:
         """The reconstructions that the loss compares with the input, the whole one last; here the only one."""
-        return self.decode(features)[None]
+        return codes.decode(self.W_dec)[None] + self.b_dec

@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hooked_whisper.errors import PatchError
-from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, squared_error
+from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, rows_with, squared_error
+from sae_lens_audio.sparse import Ranks
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,15 @@ class Crosscoder(Dictionary):
     def forward(self, x: Float[Tensor, "*batch n_blocks d_in"]) -> Float[Tensor, "*batch n_blocks d_in"]:
         return self.decode(self.encode(x))
 
-    def loss(self, x: Float[Tensor, "row n_blocks d_in"], dead: Bool[Tensor, "d_sae"] | None = None) -> Losses:
+    def loss(
+        self,
+        x: Float[Tensor, "row n_blocks d_in"],
+        dead: Bool[Tensor, "d_sae"] | None = None,
+        ranks: Ranks | None = None,
+    ) -> Losses:
         """No term depends on ``dead``."""
         features = self.encode(x)
         penalty = (features @ self.W_dec.norm(dim=2).sum(1)).mean()
-        return Losses(
-            squared_error(self.decode(features), x), self.config.l1_coefficient * penalty, penalty.new_zeros(())
-        )
+        error = squared_error(self.decode(features), x)
+        sparsity = self.config.l1_coefficient * penalty
+        return Losses(error, sparsity, penalty.new_zeros(()), error.detach(), rows_with(features))

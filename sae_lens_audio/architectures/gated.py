@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, squared_error
+from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, rows_with, squared_error
+from sae_lens_audio.sparse import Ranks
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,14 @@ class Gated(Dictionary):
         magnitude = (pre - self.b_gate) * self.r_mag.exp() + self.b_mag
         return (pre > 0) * magnitude.relu()
 
-    def loss(self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None) -> Losses:
+    def loss(
+        self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None, ranks: Ranks | None = None
+    ) -> Losses:
         """No term depends on ``dead``."""
-        pre = self.pre_activations(x)
-        gate = pre.relu()
-        by_gate = gate @ self.W_dec.detach() + self.b_dec.detach()
-        return Losses(
-            squared_error(self.decode(self.activate(pre)), x),
-            self.config.l1_coefficient * gate.sum(-1).mean(),
-            squared_error(by_gate, x),
-        )
+        x = self.checked(x)
+        pre = self.pre_of_batch(x, self.b_gate)
+        gate, features = pre.relu(), self.activate(pre)
+        error = squared_error(self.decode(features), x)
+        by_gate = squared_error(gate @ self.W_dec.detach() + self.b_dec.detach(), x)
+        sparsity = self.config.l1_coefficient * gate.sum(-1).mean()
+        return Losses(error, sparsity, by_gate, error.detach(), rows_with(features))

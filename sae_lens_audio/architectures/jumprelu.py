@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hooked_whisper.errors import PatchError
-from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, squared_error
+from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, rows_with, squared_error
+from sae_lens_audio.sparse import Ranks
 
 
 @dataclass(frozen=True)
@@ -101,14 +102,17 @@ class JumpReLU(Dictionary):
         # relu first, as in the paper's code: a negative threshold of a foreign file lets nothing negative through
         return jumprelu(pre.relu(), self.threshold, self.config.bandwidth)
 
-    def loss(self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None) -> Losses:
+    def loss(
+        self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None, ranks: Ranks | None = None
+    ) -> Losses:
         """No term depends on ``dead``."""
-        pre = self.pre_activations(x).relu()
+        x = self.checked(x)
+        pre = self.pre_of_batch(x, self.b_enc).relu()
         features = jumprelu(pre, self.threshold, self.config.bandwidth)
         active = step(pre, self.threshold, self.config.bandwidth).sum(-1).mean()
-        return Losses(
-            squared_error(self.decode(features), x), self.config.l0_coefficient * active, active.new_zeros(())
-        )
+        error = squared_error(self.decode(features), x)
+        sparsity = self.config.l0_coefficient * active
+        return Losses(error, sparsity, active.new_zeros(()), error.detach(), rows_with(features))
 
     @torch.no_grad()
     def project_weights_(self) -> None:

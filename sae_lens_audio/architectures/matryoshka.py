@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -38,8 +37,7 @@ class Matryoshka(BatchTopK):
     config_class = MatryoshkaConfig
     config: MatryoshkaConfig
 
-    def decode_levels(self, features: Float[Tensor, "row d_sae"]) -> Float[Tensor, "level row d_in"]:
+    def decode_levels(self, codes: SparseCodes, n_rows: int) -> Float[Tensor, "level row d_in"]:
         """What the first ``m`` features decode to, for every width ``m``."""
-        sizes = [b - a for a, b in pairwise((0, *self.config.widths))]
-        parts = [f @ w for f, w in zip(features.split(sizes, 1), self.W_dec.split(sizes), strict=True)]
-        return torch.stack(parts).cumsum(0) + self.b_dec
+        parts = codes.in_levels(n_rows, (0, *self.config.widths)).decode(self.W_dec)
+        return parts.view(len(self.config.widths), n_rows, self.d_in).cumsum(0) + self.b_dec

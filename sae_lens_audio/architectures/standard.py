@@ -8,7 +8,8 @@ from typing import ClassVar
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, squared_error
+from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, rows_with, squared_error
+from sae_lens_audio.sparse import Ranks
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,13 @@ class Standard(Dictionary):
     config_class = StandardConfig
     config: StandardConfig
 
-    def loss(self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None) -> Losses:
+    def loss(
+        self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None, ranks: Ranks | None = None
+    ) -> Losses:
         """No term depends on ``dead``."""
-        features = self.encode(x)
+        x = self.checked(x)
+        features = self.pre_of_batch(x, self.b_enc).relu()
         penalty = (features @ self.W_dec.norm(dim=1)).mean()
-        return Losses(
-            squared_error(self.decode(features), x), self.config.l1_coefficient * penalty, penalty.new_zeros(())
-        )
+        error = squared_error(self.decode(features), x)
+        sparsity = self.config.l1_coefficient * penalty
+        return Losses(error, sparsity, penalty.new_zeros(()), error.detach(), rows_with(features))

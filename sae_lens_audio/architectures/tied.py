@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hooked_whisper.errors import PatchError
-from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses
+from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, rows_with
 from sae_lens_audio.architectures.decoder import normalise_rows_
+from sae_lens_audio.sparse import Ranks
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,16 @@ class Tied(Dictionary):
     def decode(self, features: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_in"]:
         return features @ self.W_enc.T
 
-    def loss(self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None) -> Losses:
+    def loss(
+        self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None, ranks: Ranks | None = None
+    ) -> Losses:
         """No term depends on ``dead``. Give rows of speech only: their own code let padding pay the penalty."""
+        x = self.checked(x)
         features = self.encode(x)
         error = (self.decode(features) - x).square().mean()
-        return Losses(self.config.reconstruction_alpha * error, features.sum(-1).mean(), error.new_zeros(()))
+        reconstruction, sparsity = self.config.reconstruction_alpha * error, features.sum(-1).mean()
+        whole = error.detach() * self.d_in  # theirs is a mean over the width too
+        return Losses(reconstruction, sparsity, error.new_zeros(()), whole, rows_with(features))
 
     @torch.no_grad()
     def project_gradient_(self) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from hooked_whisper.errors import PatchError
 from sae_lens_audio.architectures.auxiliary import aux_k_loss
 from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, squared_error
+from sae_lens_audio.sparse import Ranks, SparseCodes, encode_topk, largest_of_rows
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ def check_k(k: float | int, d_sae: int, whole: bool) -> None:
 
 def keep_top(pre: Float[Tensor, "*batch d_sae"], k: int) -> Float[Tensor, "*batch d_sae"]:
     """The ``k`` largest of each row, those below 0 set to 0; all else 0."""
-    values, chosen = pre.topk(k, dim=-1, sorted=False)
-    return pre.new_zeros(pre.shape).scatter(-1, chosen, values.relu())
+    values, chosen = largest_of_rows(pre.reshape(-1, pre.shape[-1]), k)
+    return pre.new_zeros(values.shape[0], pre.shape[-1]).scatter(1, chosen, values.relu()).view(pre.shape)
 
 
 class TopK(Dictionary):
@@ -57,11 +58,20 @@ class TopK(Dictionary):
     def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
         return keep_top(pre, self.config.k)
 
-    def loss(self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None) -> Losses:
-        pre = self.pre_activations(x)
-        predicted = self.decode(self.activate(pre))
-        revived = aux_k_loss(pre, x - predicted, self.W_dec, dead, self.config.dead_per_row)
-        return Losses(squared_error(predicted, x), revived.new_zeros(()), self.config.aux_coefficient * revived)
+    def sparse_codes(self, x: Float[Tensor, "row d_in"]) -> SparseCodes:
+        """As :meth:`encode`, without the zeros."""
+        return encode_topk(self.checked(x), self.W_enc, self.b_enc, self.centre, self.config.k)
+
+    def loss(
+        self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None, ranks: Ranks | None = None
+    ) -> Losses:
+        x = self.checked(x)
+        codes = self.sparse_codes(x)
+        predicted = codes.decode(self.W_dec) + self.b_dec
+        error = squared_error(predicted, x)
+        revived = aux_k_loss(self, x, x - predicted, dead, self.config.dead_per_row)
+        zero = revived.new_zeros(())
+        return Losses(error, zero, self.config.aux_coefficient * revived, error.detach(), codes.active)
 
 
 class AbsTopK(TopK):
@@ -75,3 +85,6 @@ class AbsTopK(TopK):
     def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
         chosen = pre.abs().topk(self.config.k, dim=-1, sorted=False).indices
         return pre.new_zeros(pre.shape).scatter(-1, chosen, pre.gather(-1, chosen))
+
+    def sparse_codes(self, x: Float[Tensor, "row d_in"]) -> SparseCodes:
+        return encode_topk(self.checked(x), self.W_enc, self.b_enc, self.centre, self.config.k, signed=True)

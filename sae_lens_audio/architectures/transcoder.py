@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from hooked_whisper.errors import PatchError
 from sae_lens_audio.architectures.auxiliary import aux_k_loss
-from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, squared_error
+from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, rows_with, squared_error
 from sae_lens_audio.architectures.jumprelu import jumprelu, step
 from sae_lens_audio.architectures.topk import check_k, keep_top
+from sae_lens_audio.sparse import Ranks, encode_topk
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,14 @@ class Transcoder(Dictionary):
         x: Float[Tensor, "row d_in"],
         target: Float[Tensor, "row d_out"],
         dead: Bool[Tensor, "d_sae"] | None = None,
+        ranks: Ranks | None = None,
     ) -> Losses:
         """``target`` is what the model has where ``forward`` goes. No term depends on ``dead``."""
         features = self.encode(x)
         penalty = features.sum(-1).mean()
-        predicted = self.decode_like(features, x)
-        return Losses(squared_error(predicted, target), self.config.l1_coefficient * penalty, penalty.new_zeros(()))
+        error = squared_error(self.decode_like(features, x), target.to(self.dtype))
+        sparsity = self.config.l1_coefficient * penalty
+        return Losses(error, sparsity, penalty.new_zeros(()), error.detach(), rows_with(features))
 
 
 @dataclass(frozen=True)
@@ -112,12 +115,18 @@ class TopKTranscoder(Transcoder):
         x: Float[Tensor, "row d_in"],
         target: Float[Tensor, "row d_out"],
         dead: Bool[Tensor, "d_sae"] | None = None,
+        ranks: Ranks | None = None,
     ) -> Losses:
-        pre = self.pre_activations(x)
-        predicted = self.decode_like(self.activate(pre), x)
+        x, target = self.checked(x), target.to(self.dtype)
+        codes = encode_topk(x, self.W_enc, self.b_enc, None, self.config.k)
+        predicted = codes.decode(self.W_dec) + self.b_dec
+        if self.config.skip:
+            predicted = predicted + x @ self.W_skip.T
+        error = squared_error(predicted, target)
         per_row = self.config.aux_k if self.config.aux_k is not None else max(1, self.config.d_out // 2)
-        revived = aux_k_loss(pre, target - predicted, self.W_dec, dead, per_row)
-        return Losses(squared_error(predicted, target), revived.new_zeros(()), self.config.aux_coefficient * revived)
+        revived = aux_k_loss(self, x, target - predicted, dead, per_row)
+        zero = revived.new_zeros(())
+        return Losses(error, zero, self.config.aux_coefficient * revived, error.detach(), codes.active)
 
 
 @dataclass(frozen=True)
@@ -154,12 +163,15 @@ class JumpReLUTranscoder(Transcoder):
         x: Float[Tensor, "row d_in"],
         target: Float[Tensor, "row d_out"],
         dead: Bool[Tensor, "d_sae"] | None = None,
+        ranks: Ranks | None = None,
     ) -> Losses:
         """No term depends on ``dead``."""
         pre = self.pre_activations(x).relu()
-        predicted = self.decode_like(jumprelu(pre, self.threshold, self.config.bandwidth), x)
+        features = jumprelu(pre, self.threshold, self.config.bandwidth)
         active = step(pre, self.threshold, self.config.bandwidth).sum(-1).mean()
-        return Losses(squared_error(predicted, target), self.config.l0_coefficient * active, active.new_zeros(()))
+        error = squared_error(self.decode_like(features, x), target.to(self.dtype))
+        sparsity = self.config.l0_coefficient * active
+        return Losses(error, sparsity, active.new_zeros(()), error.detach(), rows_with(features))
 
     @torch.no_grad()
     def project_weights_(self) -> None:

@@ -118,8 +118,9 @@ def test_batch_topk_has_k_on_average(quarters: int, rows: int, seed: int) -> Non
     k = quarters / 4
     sae = filled(BatchTopK(BatchTopKConfig(D, F, k=k)), seed)
     pre = sae.pre_activations(inputs(sae, rows, seed))
-    kept = int((sae.activate_batch(pre) > 0).sum())
-    assert kept == min(int(k * rows), int((pre > 0).sum()))
+    codes = sae.sparse_codes(inputs(sae, rows, seed))
+    kept = int((codes.values > 0).sum())
+    assert kept == int(codes.active.sum()) == min(int(k * rows), int((pre > 0).sum()))
 
 
 @given(st.integers(0, 50))
