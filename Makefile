@@ -7,7 +7,7 @@ OUT ?= out/demo
 # test processes and torch threads: one thread each keeps two cores busy without fighting over them
 WORKERS ?= 2
 
-.PHONY: demo test test-slow lint format bench clean
+.PHONY: demo test test-slow test-peers lint format bench bench-sae clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +39,34 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.forward
 	$(BIN)/python -m benchmarks.scanning
+
+# the libraries that we are measured against and whose files we read, each in an environment of its own, torch as ours
+PEERS := .venv-peers
+PEER_PIP = $(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c benchmarks/peers/constraints.txt
+
+$(PEERS)/sae-lens/.installed: pyproject.toml constraints.txt benchmarks/peers/constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(PEER_PIP) -e . sae-lens pytest hypothesis beartype
+	@touch $@
+
+$(PEERS)/sparsify/.installed: constraints.txt benchmarks/peers/constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(PEER_PIP) torch eai-sparsify
+	@touch $@
+
+# it never uses torchvision, but fails where its wheel was built for another torch
+$(PEERS)/dictionary_learning/.installed: constraints.txt benchmarks/peers/constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(PEER_PIP) torch dictionary-learning
+	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision
+	@touch $@
+
+# round trips of dictionaries, and losses, with the real sae-lens
+test-peers: $(PEERS)/sae-lens/.installed
+	$(PEERS)/sae-lens/bin/python -m pytest tests/sae/test_with_sae_lens.py
+
+bench-sae: $(VENV)/.installed-test $(PEERS)/sae-lens/.installed $(PEERS)/sparsify/.installed $(PEERS)/dictionary_learning/.installed
+	$(BIN)/python -m benchmarks.sae_training
 
 clean:
 	rm -rf $(VENV) out build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
