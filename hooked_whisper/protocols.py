@@ -82,3 +82,37 @@ class FeatureBasis(Protocol):
     def encode(self, activations: Tensor) -> Tensor:
         """``[..., d_in] -> [..., n_features]``"""
         ...
+
+
+@runtime_checkable
+class Decodes(Protocol):
+    """Features of an activation, and the way back from them."""
+
+    def encode(self, activations: Tensor) -> Tensor:
+        """``[..., d_in] -> [..., n_features]``"""
+        ...
+
+    def decode(self, features: Tensor) -> Tensor:
+        """``[..., n_features] -> [..., d_out]``"""
+        ...
+
+
+@runtime_checkable
+class DecodesLike(Protocol):
+    """The same where the way back needs the activation too: a skip path, a scale of each activation."""
+
+    def encode(self, activations: Tensor) -> Tensor:
+        """``[..., d_in] -> [..., n_features]``"""
+        ...
+
+    def decode_like(self, features: Tensor, activations: Tensor) -> Tensor:
+        """``[..., n_features], [..., d_in] -> [..., d_out]``: the reconstruction that belongs to ``activations``."""
+        ...
+
+
+Spliceable = Decodes | DecodesLike
+"""What :meth:`~hooked_whisper.model.WhisperCore.splice` takes. ``decode_like`` is preferred where there are both.
+
+``d_in``, ``d_out`` and ``n_features``, as attributes or in a ``config``, say what it takes and gives; where they are
+missing it is tried on one vector.
+"""

@@ -15,7 +15,7 @@ from hooked_whisper.errors import CacheSizeError, HookedWhisperError
 from hooked_whisper.hooks.cache import ActivationCache
 from hooked_whisper.hooks.module import HookedModule, Hooks
 from hooked_whisper.hooks.names import Names, listed
-from hooked_whisper.hooks.point import HookPoint
+from hooked_whisper.hooks.point import HookPoint, of_cross_keys
 
 Cut = slice | int | Sequence[int] | None
 
@@ -134,6 +134,8 @@ class CachingMixin(HookedModule):
                     kept[f"{name}_grad"] = _stored(grad, self._hook_dict[name], cuts, device, dtype, True)
         if missing:
             raise HookedWhisperError(f"these points did not fire in this pass: {sorted(missing)}")
+        # a point where a dictionary is spliced in is read after the points of the splice, though listed before them
+        kept = {name: kept.pop(name) for name in wanted} | kept
         return (out if return_type else None), ActivationCache(kept, self)
 
     def _cache_names(self, names: Names | None, has_mel: bool, has_tokens: bool) -> list[str]:
@@ -187,7 +189,7 @@ def _stored(
     same_memory = x.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
     # a view of a slice would keep the whole tensor alive; a shared tensor may be edited by its other holder
     # (but a copy of it would be off the path to the output, so not where the graph is wanted)
-    return x.clone() if same_memory and (x is not whole or (detach and point.name in _SHARED)) else x
+    return x.clone() if same_memory and (x is not whole or (detach and point.site in _SHARED)) else x
 
 
 def _cut_axes(point: HookPoint) -> tuple[str, ...]:
@@ -231,15 +233,15 @@ def axis_sizes(point: HookPoint, cfg: WhisperConfig, sizes: Mapping[str, int]) -
     ``clip`` is the number of clips, where one serves many rows of tokens (default: ``batch``).
     """
     stack = cfg.encoder if point.stack == "encoder" else cfg.decoder
-    cross = ".cross_attn." in point.name
-    of_clips = point.stack == "encoder" or (cross and point.name.endswith(("hook_k", "hook_v")))
+    of_clips = point.stack == "encoder" or of_cross_keys(point.site)
     local = {
         "batch": sizes.get("clip", sizes["batch"]) if of_clips else sizes["batch"],
         "head": stack.n_heads,
         "d_head": stack.d_head,
         "d_mlp": stack.d_mlp,
         "query": sizes["position" if point.stack == "encoder" else "token"],
-        "key": sizes["position" if point.stack == "encoder" or cross else "token"],
+        "key": sizes["position" if point.stack == "encoder" or ".cross_attn." in point.name else "token"],
+        **point.sizes,
     }
     return tuple(local.get(axis, sizes.get(axis, 1)) for axis in point.axes)
 

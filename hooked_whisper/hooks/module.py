@@ -29,10 +29,29 @@ class HookedModule(nn.Module):
                 found[module.name] = module
         self.__dict__["_hook_dict"] = found  # not a submodule: the points already have their parents
 
+    def __getstate__(self) -> dict[str, Any]:
+        # the points of an open splice belong to the run, as hooks do
+        own = {name: point for name, point in self._hook_dict.items() if point.site == name}
+        return {**super().__getstate__(), "_hook_dict": own}
+
     @property
     def hook_dict(self) -> dict[str, HookPoint]:
         """Name -> point, in the order in which a forward pass meets them."""
         return dict(self._hook_dict)
+
+    def place_points(self, points: Sequence[HookPoint], after: str) -> None:
+        """Give points of a splice their place in the order, behind the point ``after``."""
+        found: dict[str, HookPoint] = {}
+        for name, point in self._hook_dict.items():
+            found[name] = point
+            if name == after:
+                found |= {new.name: new for new in points}
+        self.__dict__["_hook_dict"] = found
+
+    def drop_points(self, points: Sequence[HookPoint]) -> None:
+        """Take such points out again."""
+        gone = {id(point) for point in points}
+        self.__dict__["_hook_dict"] = {n: p for n, p in self._hook_dict.items() if id(p) not in gone}
 
     def hook_names(self, names: Names | None = None) -> list[str]:
         """All hook names in execution order, or those that ``names`` (string, glob, regex, predicate, list) selects."""

@@ -11,6 +11,9 @@ from hooked_whisper.errors import UnknownHookError, closest
 Name = str | re.Pattern[str] | Callable[[str], bool]
 Names = Name | Iterable[Name]
 
+# What the names of a splice's points have behind the name of the point where it stands.
+SPLICED = ".hook_sae_"
+
 # Names that published work and openai-whisper's module tree use for the same tensors.
 _ALIASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), target)
@@ -33,16 +36,19 @@ _ALIASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 def canonical_name(name: str) -> str:
     """The hook point a published name stands for; other names come back as they are."""
+    site, dot, part = name.partition(SPLICED)
     for pattern, target in _ALIASES:
-        match = pattern.fullmatch(name)
+        match = pattern.fullmatch(site)
         if match:
-            return match.expand(target)
+            return match.expand(target) + dot + part
     return name
 
 
 def unknown_name(name: str, known: Iterable[str]) -> UnknownHookError:
     near = closest(name, list(known))
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    if SPLICED in name and not any(SPLICED in k for k in known):
+        hint += f"; points *{SPLICED}* are there inside `with model.splice(...)` only"
     return UnknownHookError(f"no hook point is named {name!r}{hint} (model.hook_names() lists them all)")
 
 

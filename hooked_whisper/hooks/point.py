@@ -65,22 +65,34 @@ class HookPoint(nn.Module):
         super().__init__()
         self.axes = axes
         self.optional = optional
+        self.sizes: dict[str, int] = {}  # of axes that no config knows (``d_sae``)
         self.name = ""
         self.ctx: dict[str, Any] = {}
         self.clock = StackClock()
         self._fwd: list[_Hook] = []
         self._bwd: list[_Hook] = []
         self._readers: list[Callable[[Tensor, HookPoint], None]] = []
+        self._splice: Callable[[Tensor], Tensor] | None = None  # what stands in for the tensor before any hook sees it
 
     @property
     def active(self) -> bool:
         """Whether anyone listens here."""
-        return bool(self._fwd or self._bwd or self._readers)
+        return bool(self._fwd or self._bwd or self._readers or self._splice)
 
     @property
     def offset(self) -> int:
         """Absolute index of the first token (decoder) or position (encoder) in the tensor a hook sees."""
         return self.clock.offset
+
+    @property
+    def site(self) -> str:
+        """The point of the model this is about: itself, or where the splice that it belongs to stands."""
+        return self.name
+
+    @property
+    def first_place(self) -> int:
+        """Absolute number of the first position, token or frame a hook sees; cross-attention's keys begin at 0."""
+        return 0 if of_cross_keys(self.site) else (2 if "frame" in self.axes else 1) * self.offset
 
     @property
     def stack(self) -> str:
@@ -120,8 +132,10 @@ class HookPoint(nn.Module):
             self._bwd.clear()
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self._fwd or self._bwd or self._readers):
+        if not (self._fwd or self._bwd or self._readers or self._splice):
             return x
+        if self._splice is not None:
+            x = self._splice(x)
         for hook in tuple(self._fwd):
             x = self._run(hook, x)
         if x.requires_grad:
@@ -173,10 +187,15 @@ class HookPoint(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # copies and pickles of a model carry no hooks: they belong to the run, not to the weights
-        return {**super().__getstate__(), "_fwd": [], "_bwd": [], "_readers": [], "ctx": {}}
+        return {**super().__getstate__(), "_fwd": [], "_bwd": [], "_readers": [], "_splice": None, "ctx": {}}
 
     def extra_repr(self) -> str:
         return ", ".join(self.axes)
+
+
+def of_cross_keys(name: str) -> bool:
+    """Whether a point's rows and places are the clips' and not the tokens', though it lies in the decoder."""
+    return ".cross_attn." in name and name.endswith(("hook_k", "hook_v"))
 
 
 def _takes_point(fn: HookFn) -> Literal["", "positional", "keyword"]:

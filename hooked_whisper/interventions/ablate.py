@@ -20,6 +20,7 @@ from torch import Tensor
 from hooked_whisper.audio import TimeMap
 from hooked_whisper.errors import PatchError, closest
 from hooked_whisper.hooks import HookPoint, Names
+from hooked_whisper.hooks.point import of_cross_keys
 from hooked_whisper.interventions.masks import attention_name
 from hooked_whisper.interventions.metrics import Metric, read_metric
 from hooked_whisper.interventions.patching import Inputs, keep
@@ -193,16 +194,10 @@ class _Ablation:
 
 def place_mask(at: Places, x: Tensor, hook: HookPoint, place: int) -> Bool[Tensor, "..."]:
     """Which entries of an activation, along its axis ``place``, lie at these places; size 1 along the other axes."""
-    numbers = first_place(hook) + torch.arange(x.shape[place], device=x.device)
+    numbers = hook.first_place + torch.arange(x.shape[place], device=x.device)
     view = [1] * x.dim()
     view[place] = -1
     return at.of(numbers // (2 if hook.axes[place] == "frame" else 1)).view(view)
-
-
-def first_place(hook: HookPoint) -> int:
-    """Absolute number of the first position or token that a hook sees; cross-attention's keys always begin at 0."""
-    keys = ".cross_attn." in hook.name and hook.name.endswith(("hook_k", "hook_v"))
-    return 0 if keys else (2 if "frame" in hook.axes else 1) * hook.offset
 
 
 def _value(by: By, point: HookPoint, place: int | None, model: WhisperCore) -> Any:
@@ -223,7 +218,7 @@ def _value(by: By, point: HookPoint, place: int | None, model: WhisperCore) -> A
     drawn = torch.randint(len(given), (longest,), generator=torch.Generator().manual_seed(by.seed))
 
     def resampled(x: Tensor, hook: HookPoint) -> Tensor:
-        start = first_place(hook)
+        start = hook.first_place
         chosen = given[drawn[start : start + x.shape[place]].to(given.device)]
         return chosen.to(x).movedim(0, place - 1)[None]
 
@@ -235,7 +230,7 @@ def _entries_mask(
 ) -> Tensor | None:
     mask: Tensor | None = None
     cfg = model.cfg.encoder if point.stack == "encoder" else model.cfg.decoder
-    last = {"head": cfg.n_heads, "d_head": cfg.d_head, "d_mlp": cfg.d_mlp, "d_model": cfg.d_model}
+    last = {"head": cfg.n_heads, "d_head": cfg.d_head, "d_mlp": cfg.d_mlp, "d_model": cfg.d_model, **point.sizes}
     for what, chosen, axis in (("head", heads, "head"), ("unit", units, point.axes[-1])):
         if chosen is None:
             continue
@@ -259,8 +254,7 @@ def _spaces(directions: Tensor | Subspaces | None) -> Subspaces | None:
 
 
 def _of_tokens(point: HookPoint) -> bool:
-    keys = ".cross_attn." in point.name and point.name.endswith(("hook_k", "hook_v"))
-    return point.stack != "encoder" and not keys
+    return point.stack != "encoder" and not of_cross_keys(point.site)
 
 
 def _n_places(model: WhisperCore, point: HookPoint) -> int:

@@ -18,7 +18,7 @@ from hooked_whisper.audio import TimeMap
 from hooked_whisper.errors import PatchError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
-from hooked_whisper.interventions.ablate import CLIPS_AT_ONCE, first_place, means, place_mask
+from hooked_whisper.interventions.ablate import CLIPS_AT_ONCE, means, place_mask
 from hooked_whisper.interventions.outcome import Outcomes, outcomes
 from hooked_whisper.interventions.places import Where, places
 from hooked_whisper.interventions.sites import PLACES
@@ -78,7 +78,7 @@ def steer(
         chosen = place_mask(at, x, hook, place).to(x)
         if not by_place:
             return x + step.to(x) * chosen
-        numbers = first_place(hook) + torch.arange(x.shape[place], device=x.device)
+        numbers = hook.first_place + torch.arange(x.shape[place], device=x.device)
         if int(numbers[-1]) >= len(step):
             raise PatchError(f"{hook.name}: vectors for {len(step)} places, but there is one with number {numbers[-1]}")
         return x + step.to(x)[numbers] * chosen

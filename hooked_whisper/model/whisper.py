@@ -13,13 +13,14 @@ from whisper.model import ModelDimensions
 from hooked_whisper.config import WhisperConfig
 from hooked_whisper.hooks import HookedModule, HookHandle, StackClock
 from hooked_whisper.hooks.caching import CachingMixin
+from hooked_whisper.hooks.splicing import SplicingMixin
 from hooked_whisper.model.attention import Attention, KVCache
 from hooked_whisper.model.decoder import Decoder
 from hooked_whisper.model.encoder import Encoder
 from hooked_whisper.model.masks import MaskEntry, check_mask, resolve_target
 
 
-class WhisperCore(CachingMixin, HookedModule):
+class WhisperCore(CachingMixin, SplicingMixin, HookedModule):
     """Encoder and decoder with named hook points; weights, audio and text come in :class:`HookedWhisper`."""
 
     def __init__(self, cfg: WhisperConfig) -> None:
