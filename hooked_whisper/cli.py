@@ -18,15 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hooked_whisper.cli_features import add_features, run_features
+from hooked_whisper.cli_model import add_model, load_model, not_negative, positive
 
 if TYPE_CHECKING:  # torch takes a second to import: --help and wrong arguments do not wait for it
     from hooked_whisper.findings import Context, Finding
     from hooked_whisper.hooked import HookedWhisper
-
-_MODEL_HELP = (
-    "demo (default: packaged, no network), a released name (tiny ... large-v3, turbo), a Hugging Face id, a .pt file, "
-    "or a folder"
-)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,14 +70,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_common(parser: argparse.ArgumentParser, device: bool = True) -> None:
-    parser.add_argument("--model", default="demo", metavar="M", help=_MODEL_HELP)
-    parser.add_argument("--verbose", "-v", action="store_true", help="tracebacks and details on stderr")
-    if device:
-        parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-        parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: PyTorch's)")
-
-
 def _add_reproduce(commands: Any) -> None:
     parser = commands.add_parser(
         "reproduce",
@@ -90,17 +78,17 @@ def _add_reproduce(commands: Any) -> None:
         "and write findings.json and index.html (figures, transcripts and sound inside). Without --audio, the demo "
         "model hears new sentences spoken by espeak-ng.",
     )
-    _add_common(parser)
+    add_model(parser)
     parser.add_argument(
         "--audio", nargs="+", default=[], metavar="FILE", help="your own recordings (wav, flac, mp3, ogg, ...)"
     )
     parser.add_argument("--out", type=Path, default=Path("findings"), metavar="DIR", help="folder (default: findings)")
     parser.add_argument("--only", metavar="IDS", help="some findings only, such as F2,F9 (default: all)")
     parser.add_argument(
-        "--utterances", type=_positive, default=100, metavar="N", help="sentences to speak (default: 100)"
+        "--utterances", type=positive, default=100, metavar="N", help="sentences to speak (default: 100)"
     )
     parser.add_argument("--language", default="en", metavar="L", help="language of the recordings (default: en)")
-    parser.add_argument("--seed", type=_not_negative, default=0, metavar="S", help="seed of everything (default: 0)")
+    parser.add_argument("--seed", type=not_negative, default=0, metavar="S", help="seed of everything (default: 0)")
     parser.set_defaults(run=_reproduce)
 
 
@@ -113,7 +101,7 @@ def _add_features(commands: Any) -> None:
         "sound; its phones over the range, and a label with its evidence where the corpus is aligned. A scan that was "
         "killed goes on.",
     )
-    _add_common(parser)
+    add_model(parser)
     add_features(parser)
     parser.set_defaults(run=_features)
 
@@ -123,7 +111,7 @@ def _add_transcribe(commands: Any) -> None:
         "transcribe", help="audio files to text", description="Transcribe audio files of any length, without ffmpeg."
     )
     parser.add_argument("audio", nargs="+", metavar="FILE", help="wav, flac, mp3, ogg, opus, ...")
-    _add_common(parser)
+    add_model(parser)
     parser.add_argument("--language", metavar="L", help="such as en or german (default: detected)")
     parser.add_argument("--word-timestamps", action="store_true", help="when each word was said")
     parser.add_argument("--json", action="store_true", help="one JSON array on stdout instead of text")
@@ -137,7 +125,7 @@ def _add_hooks(commands: Any) -> None:
         description="List hook points in the order of the forward pass, with axes and their lengths for this model. "
         "Released sizes need no weights.",
     )
-    _add_common(parser, device=False)
+    add_model(parser, device=False)
     parser.add_argument("--names", metavar="GLOB", help="only these, such as 'decoder.*.cross_attn.hook_pattern'")
     parser.add_argument("--json", action="store_true", help="one JSON array on stdout instead of a table")
     parser.set_defaults(run=_hooks)
@@ -156,7 +144,7 @@ def _reproduce(parsed: argparse.Namespace, arguments: list[str]) -> int:
     entries = chosen(parsed.only)
     _check_files(parsed.audio)
     parsed.out.mkdir(parents=True, exist_ok=True)
-    model, facts = _load(parsed)
+    model, facts = load_model(parsed)
     context = make_context(
         model,
         parsed.model,
@@ -204,34 +192,11 @@ def _check_files(files: Sequence[str]) -> None:
             raise FileNotFoundError(f"audio file {file} does not exist")
 
 
-def _load(parsed: argparse.Namespace) -> tuple[HookedWhisper, dict[str, str]]:
-    """The model, and what its weights' metadata say."""
-    import torch
-
-    from hooked_whisper.errors import HookedWhisperError
-    from hooked_whisper.hooked import HookedWhisper
-    from hooked_whisper.weights import load_into, resolve
-
-    if parsed.threads is not None:
-        torch.set_num_threads(parsed.threads)
-    name = parsed.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise HookedWhisperError(f"device {name!r} is not there ({reason}): try --device cpu") from error
-    checkpoint = resolve(parsed.model)
-    model = HookedWhisper(checkpoint.config)
-    load_into(model, checkpoint)
-    return model.to(device).eval(), dict(checkpoint.metadata)
-
-
 # --- features --------------------------------------------------------------------------------------------------------
 
 
 def _features(parsed: argparse.Namespace, arguments: list[str]) -> int:
-    return run_features(parsed, arguments, _load(parsed)[0])
+    return run_features(parsed, arguments, load_model(parsed)[0])
 
 
 # --- transcribe ------------------------------------------------------------------------------------------------------
@@ -239,7 +204,7 @@ def _features(parsed: argparse.Namespace, arguments: list[str]) -> int:
 
 def _transcribe(parsed: argparse.Namespace, arguments: list[str]) -> int:
     _check_files(parsed.audio)
-    model, _ = _load(parsed)
+    model, _ = load_model(parsed)
     results = []
     for file in parsed.audio:
         options = {"language": parsed.language} if parsed.language else {}
@@ -316,24 +281,6 @@ def _version() -> str:
         return metadata.version("hooked-whisper")
     except metadata.PackageNotFoundError:
         return "0 (not installed)"
-
-
-def _positive(text: str) -> int:
-    return _at_least(text, 1)
-
-
-def _not_negative(text: str) -> int:
-    return _at_least(text, 0)
-
-
-def _at_least(text: str, least: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"needs a whole number of at least {least}, got {text!r}")
-    return value
 
 
 if __name__ == "__main__":

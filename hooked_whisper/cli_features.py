@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hooked_whisper.cli_corpus import add_corpus, corpus_of
+
 if TYPE_CHECKING:
-    from hooked_whisper.corpora import Recording
     from hooked_whisper.hooked import HookedWhisper
     from hooked_whisper.protocols import FeatureBasis
 
@@ -36,19 +37,7 @@ def add_features(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--units", type=units, metavar="A:B", help="which get a page, such as 0:50 or 3,17,40 (default: all)"
     )
-    parser.add_argument(
-        "--audio",
-        metavar="PLACE",
-        help="a folder of audio, LibriSpeech, TIMIT, or a table (.csv, .tsv, .jsonl). Without it the demo model hears "
-        f"{SPOKEN} new sentences spoken by espeak-ng",
-    )
-    parser.add_argument("--layout", default="auto", metavar="L", help="auto, folder, librispeech, timit or manifest")
-    parser.add_argument(
-        "--alignments", metavar="PLACE", help="TextGrid, CTM, TIMIT or JSON files (default: those beside the audio)"
-    )
-    parser.add_argument(
-        "--speaker-folders", action="store_true", help="in a plain folder: files in one folder have one speaker"
-    )
+    add_corpus(parser, sentences=SPOKEN, speakers="held-out")
     parser.add_argument("--out", type=Path, default=Path("features"), metavar="DIR", help="folder (default: features)")
     parser.add_argument("--top", type=_count, default=8, metavar="N", help="strongest examples of each unit (8)")
     parser.add_argument("--ranges", type=_count, default=5, metavar="N", help="activation ranges of equal width (5)")
@@ -63,7 +52,7 @@ def run_features(parsed: argparse.Namespace, arguments: Sequence[str], model: Ho
     """Scan, write, say where."""
     from hooked_whisper.report.units import PageOptions, build_site
 
-    corpus, described = _corpus(parsed)
+    corpus, described = corpus_of(parsed)
     options = PageOptions(parsed.top, parsed.per_range, parsed.ranges, parsed.labelled, parsed.seed)
     index = build_site(
         model,
@@ -79,27 +68,6 @@ def run_features(parsed: argparse.Namespace, arguments: Sequence[str], model: Ho
     )
     print(f"open {index}")
     return 0
-
-
-def _corpus(parsed: argparse.Namespace) -> tuple[list[Recording], str]:
-    from hooked_whisper.errors import HookedWhisperError
-
-    if parsed.audio:
-        from hooked_whisper.corpora import open_corpus
-
-        corpus = open_corpus(
-            parsed.audio, parsed.layout, alignments=parsed.alignments, speaker_folders=parsed.speaker_folders
-        )
-        return corpus, f"{len(corpus)} recordings of {Path(parsed.audio).name}"
-    from hooked_whisper.findings.sources import world_of
-    from hooked_whisper.speech import world_recordings
-
-    world = world_of(parsed.model)
-    if world is None:
-        raise HookedWhisperError(f"{parsed.model} has no spoken world of its own: say with --audio what it should hear")
-    corpus = world_recordings(world, SPOKEN, parsed.seed)
-    speakers = ", ".join(sorted({one.speaker for one in corpus}))
-    return corpus, f"{len(corpus)} new sentences of the spoken world, by held-out speakers {speakers}"
 
 
 def _basis(parsed: argparse.Namespace, model: HookedWhisper) -> FeatureBasis | None:

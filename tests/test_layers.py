@@ -29,6 +29,8 @@ LAYERS = [
     "speech",
     "findings",
     "report",
+    "cli_model",
+    "cli_corpus",
     "cli_features",
     "cli",
     "__main__",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -41,7 +41,7 @@ def windows_from(
     *,
     failed: Callable[[Failure], None],
     refuse: Callable[[Loaded], str] | None = None,
-) -> Iterator[Window]:
+) -> Generator[Window, None, None]:
     """All windows of ``n_samples`` from a cursor on, in the order of the corpus; recordings are decoded ahead.
 
     Args:

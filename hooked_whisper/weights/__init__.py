@@ -9,7 +9,7 @@ from hooked_whisper.weights.huggingface import (
     load_huggingface_folder,
 )
 from hooked_whisper.weights.openai import from_openai_model, load_openai_file, load_released, openai_name
-from hooked_whisper.weights.own import load_own_file, load_own_folder, save_pretrained
+from hooked_whisper.weights.own import load_own_file, load_own_folder, save_pretrained, weights_sha256
 from hooked_whisper.weights.processing import (
     center_unembed,
     center_writing_weights,
@@ -42,4 +42,5 @@ __all__ = [
     "process_weights",
     "resolve",
     "save_pretrained",
+    "weights_sha256",
 ]

@@ -63,6 +63,14 @@ def save_pretrained(
         new_config.unlink(missing_ok=True)
 
 
+def weights_sha256(model: WhisperCore) -> str:
+    """SHA-256 of all weights with their names, dtypes and shapes: whether two runs had the same model.
+
+    What :func:`save_pretrained` notes, if it stores them in the dtype that they have.
+    """
+    return _digest({name: _stored(name, tensor, None) for name, tensor in model.state_dict().items()})
+
+
 def load_own_folder(folder: str | Path) -> Checkpoint:
     """A folder that :func:`save_pretrained` wrote."""
     return load_own_file(Path(folder) / WEIGHTS)

@@ -1,0 +1,77 @@
+"""Command line arguments that say which recordings: a user's own, or new sentences of the model's spoken world."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hooked_whisper.cli_model import positive
+
+if TYPE_CHECKING:
+    from hooked_whisper.corpora import Recording
+
+_NAMED = 8  # more speakers are counted
+
+
+def add_corpus(parser: argparse.ArgumentParser, sentences: int, speakers: str, alignments: bool = True) -> None:
+    """``--audio`` and what belongs to it; ``sentences`` and ``speakers`` of the spoken world are the defaults."""
+    parser.add_argument(
+        "--audio",
+        metavar="PLACE",
+        help="a folder of audio, LibriSpeech, TIMIT, or a table (.csv, .tsv, .jsonl). Without it the demo model hears "
+        f"new sentences spoken by espeak-ng ({sentences} unless --sentences says otherwise)",
+    )
+    parser.add_argument("--layout", default="auto", metavar="L", help="auto, folder, librispeech, timit or manifest")
+    if alignments:
+        parser.add_argument(
+            "--alignments", metavar="PLACE", help="TextGrid, CTM, TIMIT or JSON files (default: those beside the audio)"
+        )
+    parser.add_argument(
+        "--speaker-folders", action="store_true", help="in a plain folder: files in one folder have one speaker"
+    )
+    parser.add_argument(
+        "--sentences",
+        type=positive,
+        default=sentences,
+        metavar="N",
+        help=f"without --audio: how many sentences are spoken (default: {sentences})",
+    )
+    parser.add_argument(
+        "--speakers",
+        choices=("train", "held-out"),
+        default=speakers,
+        help=f"without --audio: who speaks, voices of the model's training or others (default: {speakers})",
+    )
+
+
+def corpus_of(parsed: argparse.Namespace) -> tuple[list[Recording], str]:
+    """The recordings, and a phrase that says what they are. ``parsed`` has ``model`` and ``seed`` too.
+
+    Raises:
+        HookedWhisperError: no ``--audio`` and no spoken world, or no synthesiser.
+        AudioError, AlignmentError: as :func:`hooked_whisper.corpora.open_corpus`.
+    """
+    from hooked_whisper.errors import HookedWhisperError
+
+    if parsed.audio:
+        from hooked_whisper.corpora import open_corpus
+
+        corpus = open_corpus(
+            parsed.audio,
+            parsed.layout,
+            alignments=getattr(parsed, "alignments", None),
+            speaker_folders=parsed.speaker_folders,
+        )
+        return corpus, f"{len(corpus)} recordings of {Path(parsed.audio).name}"
+    from hooked_whisper.findings.sources import world_of
+    from hooked_whisper.speech import world_recordings
+
+    world = world_of(parsed.model)
+    if world is None:
+        raise HookedWhisperError(f"{parsed.model} has no spoken world of its own: say with --audio what it should hear")
+    corpus = world_recordings(world, parsed.sentences, parsed.seed, parsed.speakers)
+    names = sorted({one.speaker for one in corpus})
+    who = "held-out" if parsed.speakers == "held-out" else "training"
+    by = f"{who} speakers {', '.join(names)}" if len(names) <= _NAMED else f"{len(names)} {who} speakers"
+    return corpus, f"{len(corpus)} new sentences of the spoken world, by {by}"

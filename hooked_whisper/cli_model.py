@@ -1,0 +1,64 @@
+"""Command line arguments that say which model and where it runs, and the numbers that many commands take."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hooked_whisper.hooked import HookedWhisper
+
+_MODEL_HELP = (
+    "demo (default: packaged, no network), a released name (tiny ... large-v3, turbo), a Hugging Face id, a .pt file, "
+    "or a folder"
+)
+
+
+def add_model(parser: argparse.ArgumentParser, device: bool = True) -> None:
+    """``--model`` and ``--verbose``; with ``device`` also ``--device`` and ``--threads``."""
+    parser.add_argument("--model", default="demo", metavar="M", help=_MODEL_HELP)
+    parser.add_argument("--verbose", "-v", action="store_true", help="tracebacks and details on stderr")
+    if device:
+        parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+        parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: PyTorch's)")
+
+
+def load_model(parsed: argparse.Namespace) -> tuple[HookedWhisper, dict[str, str]]:
+    """The model, and what its weights' metadata say."""
+    import torch
+
+    from hooked_whisper.errors import HookedWhisperError
+    from hooked_whisper.hooked import HookedWhisper
+    from hooked_whisper.weights import load_into, resolve
+
+    if parsed.threads is not None:
+        torch.set_num_threads(parsed.threads)
+    name = parsed.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise HookedWhisperError(f"device {name!r} is not there ({reason}): try --device cpu") from error
+    checkpoint = resolve(parsed.model)
+    model = HookedWhisper(checkpoint.config)
+    load_into(model, checkpoint)
+    return model.to(device).eval(), dict(checkpoint.metadata)
+
+
+def positive(text: str) -> int:
+    return _at_least(text, 1)
+
+
+def not_negative(text: str) -> int:
+    return _at_least(text, 0)
+
+
+def _at_least(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"needs a whole number of at least {least}, got {text!r}")
+    return value

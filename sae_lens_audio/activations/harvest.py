@@ -1,0 +1,225 @@
+"""Activations of a corpus to the disk, once, for any number of trainings."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from hooked_whisper.corpora import Cursor, Failure, Recording, batched, windows_from
+from hooked_whisper.errors import CheckpointError, HookedWhisperError
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.hooks import Names
+from hooked_whisper.storage import write_atomic
+from sae_lens_audio.activations.manifest import (
+    MANIFEST,
+    Manifest,
+    RecordingEntry,
+    ShardEntry,
+    check_same,
+    damage,
+    header_of,
+    read_manifest,
+    versions,
+)
+from sae_lens_audio.activations.options import HarvestOptions
+from sae_lens_audio.activations.reading import RowReader
+from sae_lens_audio.activations.shards import RECORDING, Part, shard_name
+from sae_lens_audio.activations.store import Store, open_store, shard_of
+
+_log = logging.getLogger(__name__)
+
+
+def harvest(
+    model: HookedWhisper,
+    corpus: Sequence[Recording],
+    hooks: Names,
+    folder: str | Path,
+    options: HarvestOptions | None = None,
+    *,
+    progress: bool = True,
+) -> Store:
+    """Write the activations of some hook points on a corpus to a folder, and open it.
+
+    Args:
+        corpus: see :mod:`hooked_whisper.corpora`. What cannot be read is passed over and listed in the manifest.
+        hooks: points with a vector for each encoder position, or decoder points with one for each token of the text,
+            see :class:`~sae_lens_audio.activations.reading.RowReader`. The model runs once for all of them, and no
+            further than the last.
+        folder: gets ``shard-00000.safetensors``, ... and ``manifest.json``.
+
+    Recordings longer than the model's window are cut into windows; positions go on counting. Files are written whole
+    or not at all. The same call goes on where an earlier one was killed and makes missing or damaged shards anew;
+    after a kill the folder has the same bytes as without one (same machine and number of threads). Of a finished
+    harvest only the digests are checked.
+
+    Raises:
+        HookedWhisperError: nothing to harvest, a folder with another harvest or one that another process is writing,
+            activations that are not finite or too large for the dtype, a file that cannot be written. What was
+            written before stays and counts.
+        CheckpointError: a manifest that cannot be read, or audio that is not what it was when a shard was written.
+    """
+    options = HarvestOptions() if options is None else options
+    folder = Path(folder)
+    reader = RowReader(model, hooks, options)
+    if not len(corpus):
+        raise HookedWhisperError("the corpus has no recordings: there is nothing to harvest")
+    header = header_of(corpus, reader)
+    with _alone(folder):
+        manifest = read_manifest(folder) if (folder / MANIFEST).exists() else Manifest(header, versions())
+        check_same(header, manifest, folder)
+        run = _Run(reader, corpus, folder, manifest)
+        run.repair()
+        if not manifest.complete:
+            run.go_on(progress)
+    return open_store(folder, verify=False)  # every shard was just written or checked
+
+
+class _Run:
+    def __init__(self, reader: RowReader, corpus: Sequence[Recording], folder: Path, manifest: Manifest) -> None:
+        self.reader, self.corpus, self.folder, self.manifest = reader, corpus, folder, manifest
+        self.failures = {one["index"]: one for one in manifest.failures}
+
+    def go_on(self, progress: bool) -> None:
+        """From the last shard to the end of the corpus. A shard is written while the next one is computed."""
+        start = self.manifest.cursor
+        bar = tqdm(total=len(self.corpus), initial=start[0], unit="file", desc="harvest", disable=not progress)
+        with ExitStack() as stack:
+            stack.enter_context(bar)
+            parts = stack.enter_context(closing(self._parts(start, bar)))
+            pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="shards"))
+            writing: Future[None] | None = None
+            for part in parts:
+                if writing is not None:
+                    writing.result()
+                writing = pool.submit(self._append, part)
+            if writing is not None:
+                writing.result()
+            bar.update(len(self.corpus) - bar.n)
+        self._finish()
+
+    def repair(self) -> None:
+        """Make shards anew whose files are missing or damaged."""
+        for number, entry in enumerate(self.manifest.shards):
+            if not (found := damage(self.folder, entry)):
+                continue
+            _log.warning("%s; doing that now", found.split(":", 1)[0])
+            with closing(self._parts(entry.start)) as parts:
+                part = next(parts, None)
+            if part is None or (part.rows, part.end) != (entry.rows, entry.end):
+                raise CheckpointError(
+                    f"{self.folder / entry.file} cannot be made again: the recordings have other lengths than when it "
+                    f"was written; harvest into another folder"
+                )
+            again = self._write(part, number)
+            if again != entry:
+                _log.warning("%s has other bytes than before: another machine, or other sound", entry.file)
+                self.manifest.shards[number] = again
+                self._save()
+
+    def _parts(self, start: Cursor, bar: tqdm | None = None) -> Generator[Part, None, None]:
+        """Shards to be, which end with a batch: so whoever begins at the end of one meets the same batches."""
+        reader = self.reader
+        windows = windows_from(
+            self.corpus, reader.model.time.n_samples, start, failed=self._failed, refuse=reader.refuse
+        )
+        part = Part(start)
+        with closing(windows):
+            for batch in batched(windows, reader.options.batch):
+                part.add(*reader.read(self.corpus, batch), batch)
+                if bar is not None:
+                    bar.update(part.end[0] - bar.n)
+                if part.rows >= reader.options.shard_rows:
+                    yield part
+                    part = Part(part.end)
+        if part.rows:
+            yield part
+
+    def _failed(self, failure: Failure) -> None:
+        self.failures[failure.index] = asdict(failure)
+
+    def _append(self, part: Part) -> None:
+        self.manifest.shards.append(self._write(part, len(self.manifest.shards)))
+        self._save()
+
+    def _write(self, part: Part, number: int) -> ShardEntry:
+        rows = part.rows
+        data = part.packed(self.reader.hooks, self.reader.options.seed, number)
+        entry = ShardEntry(shard_name(number), rows, len(data), hashlib.sha256(data).hexdigest(), part.start, part.end)
+        self._put(self.folder / entry.file, data)
+        return entry
+
+    def _save(self) -> None:
+        """The manifest. It lists the failures before its cursor: those behind it will be met again."""
+        last = len(self.corpus) if self.manifest.complete else self.manifest.cursor[0]
+        self.manifest.failures = [one for index, one in sorted(self.failures.items()) if index < last]
+        self._put(self.folder / MANIFEST, self.manifest.encoded())
+
+    def _put(self, path: Path, data: bytes) -> None:
+        try:
+            write_atomic(path, data)
+        except OSError as error:
+            raise HookedWhisperError(
+                f"{path} ({len(data) / 2**20:.0f} MiB) cannot be written: {error.strerror or error}. Make room or "
+                "choose another place; what was written before stays, and the same harvest goes on from there"
+            ) from error
+
+    def _finish(self) -> None:
+        manifest = self.manifest
+        if not manifest.shards:
+            first = next(iter(self.failures.values()), {"reason": "a margin that leaves nothing"})
+            raise HookedWhisperError(
+                f"none of {len(self.corpus)} recordings has rows; the first failed: {first['reason']}"
+            )
+        rows = np.zeros(len(self.corpus), np.int64)
+        samples = np.zeros(len(self.corpus), np.int64)
+        for number in range(len(manifest.shards)):
+            shard = shard_of(self.folder, manifest, number)
+            rows += np.bincount(shard.tensor(RECORDING).numpy(), minlength=len(rows))
+            recording, sound = (column.numpy() for column in shard.windows())
+            np.add.at(samples, recording, sound)
+        rate = self.reader.model.time.sample_rate
+        manifest.recordings = [
+            RecordingEntry(one.id, one.speaker, int(n), round(float(s) / rate, 4))
+            for one, n, s in zip(self.corpus, rows, samples, strict=True)
+        ]
+        manifest.complete = True
+        self._save()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """The folder for this process only, without what a killed one left half written.
+
+    Raises:
+        HookedWhisperError: another process is harvesting into it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            fcntl = None  # type: ignore[assignment]
+        if fcntl is not None:
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise HookedWhisperError(
+                    f"another process is harvesting into {folder}: wait for it, or choose another folder"
+                ) from error
+            except OSError:  # a file system without locks
+                _log.debug("%s cannot be locked", folder)
+        for pattern in (".shard-*.safetensors.*", f".{MANIFEST}.*"):
+            for left in folder.glob(pattern):
+                left.unlink(missing_ok=True)
+        yield

@@ -1,0 +1,57 @@
+"""What settles the rows of a harvest, and how they lie on the disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from hooked_whisper.errors import HookedWhisperError
+
+Dtype = Literal["float16", "bfloat16", "float32"]
+Padding = Literal["drop", "keep"]
+
+
+@dataclass(frozen=True)
+class HarvestOptions:
+    """Everything that changes the files of a harvest beside model, corpus and hooks, and nothing else.
+
+    Attributes:
+        dtype: how activations are stored.
+        shard_rows: a shard is closed by the batch that fills it. It is held in memory a few times while it is written.
+        batch: windows that are encoded together.
+        padding: ``"drop"`` leaves out encoder positions behind the end of the sound, ``"keep"`` takes whole windows.
+        margin: positions left out before the padding too. 2 leaves out all that hear it through the convolutions.
+        language: of the texts, for decoder points.
+        seed: of the order of the rows within each shard.
+    """
+
+    dtype: Dtype = "float16"
+    shard_rows: int = 2**17
+    batch: int = 8
+    padding: Padding = "drop"
+    margin: int = 0
+    language: str = "en"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in (("dtype", get_args(Dtype)), ("padding", get_args(Padding))):
+            if getattr(self, name) not in choices:
+                raise HookedWhisperError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
+        for name, least in (("shard_rows", 1), ("batch", 1), ("margin", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise HookedWhisperError(f"a harvest needs {name} of at least {least}, got {getattr(self, name)}")
+        if self.padding == "keep" and self.margin:
+            raise HookedWhisperError("a margin is left out before padding that is dropped: with padding='keep' it is 0")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}[self.dtype]
+
+    @property
+    def padding_rule(self) -> str:
+        """In the words of a dictionary's metadata: ``"dropped"``, ``"dropped, margin 2"`` or ``"kept"``."""
+        if self.padding == "keep":
+            return "kept"
+        return f"dropped, margin {self.margin}" if self.margin else "dropped"

@@ -1,0 +1,71 @@
+"""Moments of activations, in parts that can be put together: the same whether a harvest ran through or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+_ROWS = 4096  # in float64 at once
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Of rows ``[row, d]``, in float64.
+
+    m2: sums of squared differences from the mean. norm, square_norm: sums over rows of the row's length and of its
+    square.
+
+    Source of the merging: Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample
+    variances".
+    """
+
+    count: int
+    mean: Float[Tensor, "d"]
+    m2: Float[Tensor, "d"]
+    norm: float
+    square_norm: float
+
+    @property
+    def variance(self) -> Float[Tensor, "d"]:
+        """Population variance of each dimension."""
+        return self.m2 / self.count
+
+    @property
+    def mean_norm(self) -> float:
+        """Mean length of a row."""
+        return self.norm / self.count
+
+    @property
+    def mean_square_norm(self) -> float:
+        """Mean squared length of a row."""
+        return self.square_norm / self.count
+
+
+def statistics_of(rows: Float[Tensor, "row d"]) -> Statistics:
+    """Of at least one row."""
+    return merged([_of_part(part.double()) for part in rows.split(_ROWS)])
+
+
+def _of_part(x: Float[Tensor, "row d"]) -> Statistics:
+    squares = x.square().sum(1)
+    mean = x.mean(0)
+    return Statistics(len(x), mean, (x - mean).square_().sum(0), float(squares.sqrt().sum()), float(squares.sum()))
+
+
+def merged(parts: Sequence[Statistics]) -> Statistics:
+    """Of the rows of all parts, which are at least one."""
+    whole = parts[0]
+    for part in parts[1:]:
+        count = whole.count + part.count
+        step = part.mean - whole.mean
+        whole = Statistics(
+            count,
+            whole.mean + step * (part.count / count),
+            whole.m2 + part.m2 + step.square() * (whole.count * part.count / count),
+            whole.norm + part.norm,
+            whole.square_norm + part.square_norm,
+        )
+    return whole

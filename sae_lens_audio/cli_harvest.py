@@ -1,0 +1,81 @@
+"""``sae-lens-audio harvest``: activations of a corpus to a folder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from hooked_whisper.cli_corpus import add_corpus, corpus_of
+from hooked_whisper.cli_model import add_model, load_model, not_negative, positive
+
+SPOKEN = 2000
+_DTYPES = ("float16", "bfloat16", "float32")
+_PADDINGS = ("drop", "keep")
+_FAILURES = 3  # named on the screen; the manifest has them all
+
+
+def add_harvest(parser: argparse.ArgumentParser) -> None:
+    """All arguments of the command."""
+    add_model(parser)
+    parser.add_argument(
+        "--hook",
+        action="append",
+        required=True,
+        dest="hooks",
+        metavar="NAME",
+        help="hook point, such as encoder.blocks.2, encoder.blocks.2.mlp.1 or decoder.blocks.3 (which is given the "
+        "text); may be repeated, for one pass",
+    )
+    add_corpus(parser, sentences=SPOKEN, speakers="train", alignments=False)
+    parser.add_argument(
+        "--out", type=Path, default=Path("activations"), metavar="DIR", help="folder (default: activations)"
+    )
+    parser.add_argument("--dtype", choices=_DTYPES, default="float16", help="of what is stored (default: float16)")
+    parser.add_argument(
+        "--shard-rows", type=positive, default=2**17, metavar="N", help=f"rows of a file, about (default: {2**17})"
+    )
+    parser.add_argument(
+        "--padding",
+        choices=_PADDINGS,
+        default="drop",
+        help="positions behind the end of the sound: drop (default) or keep",
+    )
+    parser.add_argument(
+        "--margin", type=not_negative, default=0, metavar="N", help="positions dropped before the padding too (0)"
+    )
+    parser.add_argument("--batch", type=positive, default=8, metavar="N", help="windows encoded together (default: 8)")
+    parser.add_argument("--language", default="en", metavar="L", help="of the texts, for decoder points (default: en)")
+    parser.add_argument("--seed", type=not_negative, default=0, metavar="S", help="of sentences and shuffling (0)")
+
+
+def run_harvest(parsed: argparse.Namespace) -> int:
+    """Harvest, and say what is there."""
+    from sae_lens_audio.activations import HarvestOptions, harvest
+
+    options = HarvestOptions(
+        dtype=parsed.dtype,
+        shard_rows=parsed.shard_rows,
+        batch=parsed.batch,
+        padding=parsed.padding,
+        margin=parsed.margin,
+        language=parsed.language,
+        seed=parsed.seed,
+    )
+    corpus, described = corpus_of(parsed)
+    model, _ = load_model(parsed)
+    print(f"harvesting {described}", file=sys.stderr)
+    store = harvest(model, corpus, parsed.hooks, parsed.out, options, progress=sys.stderr.isatty())
+    for hook, width in zip(store.hooks, store.widths, strict=True):
+        print(f"{hook}: {store.rows} rows of {width}, {parsed.dtype}")
+    speakers = len({one.speaker for one in store.recordings if one.rows and one.speaker})
+    print(
+        f"{store.seconds / 60:.1f} minutes of sound by {speakers or 'unknown'} speakers, {store.bytes / 2**20:.1f} MiB "
+        f"in {store.n_shards} shard{'s' if store.n_shards != 1 else ''}"
+    )
+    if store.failures:
+        print(f"{len(store.failures)} of {len(corpus)} recordings have no rows, {parsed.out}/manifest.json says why:")
+        for one in store.failures[:_FAILURES]:
+            print(f"  {one['id']}: {one['reason']}")
+    print(f"open with sae_lens_audio.activations.open_store({str(parsed.out)!r})")
+    return 0
