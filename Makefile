@@ -63,7 +63,7 @@ $(PEERS)/dictionary_learning/.installed: constraints.txt benchmarks/peers/constr
 
 # round trips of dictionaries, and losses, with the real sae-lens
 test-peers: $(PEERS)/sae-lens/.installed
-	$(PEERS)/sae-lens/bin/python -m pytest tests/sae/test_with_sae_lens.py
+	$(PEERS)/sae-lens/bin/python -m pytest tests/sae/test_with_sae_lens.py tests/sae/test_losses_with_sae_lens.py --parity-table
 
 bench-sae: $(VENV)/.installed-test $(PEERS)/sae-lens/.installed $(PEERS)/sparsify/.installed $(PEERS)/dictionary_learning/.installed
 	$(BIN)/python -m benchmarks.sae_training

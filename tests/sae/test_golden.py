@@ -1,4 +1,7 @@
-"""Equality with the libraries that own the formats: files they wrote, inputs, what they computed (make_golden.py)."""
+"""Equality with the libraries that own the formats: files they wrote, inputs, what they computed (make_golden.py).
+
+With sae-lens itself: test_with_sae_lens.py, in an environment of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from hooked_whisper.protocols import FeatureBasis
-from sae_lens_audio import BatchTopK, Loaded, Matryoshka, Normalised, Tied, Transcoder, load_sae, save_sae
+from sae_lens_audio import BatchTopK, Loaded, Matryoshka, Normalised, Transcoder, load_sae, save_sae
 
 DATA = Path(__file__).parent / "data"
 FOLDERS = sorted(path.parent for path in DATA.rglob("golden.safetensors"))
@@ -61,28 +64,3 @@ def test_kinds() -> None:
     assert isinstance(load_sae(DATA / "saelens/standard_layer_norm").sae, Normalised)
     skip = load_sae(DATA / "sparsify/skip").sae
     assert isinstance(skip, Transcoder) and skip.config.skip
-
-
-def test_sae_lens_loads_what_we_write(tmp_path: Path) -> None:
-    """With the package itself, where it is installed."""
-    sae_lens = pytest.importorskip("sae_lens")
-    from tests.sae.test_formats import every
-
-    worst = 0.0
-    for name, sae in every().items():
-        if name in ("crosscoder", "topk_transcoder"):
-            continue
-        save_sae(sae, tmp_path / name)
-        theirs = sae_lens.SAE.load_from_disk(tmp_path / name)
-        x = torch.randn(8, sae.d_in, generator=torch.Generator().manual_seed(3))
-        with torch.no_grad():
-            assert torch.equal(theirs.encode(x) != 0, sae.encode(x) != 0), name
-            worst = max(worst, (theirs.encode(x) - sae.encode(x)).abs().max().item())
-            worst = max(worst, (theirs(x) - sae(x)).abs().max().item())
-        assert worst < 1e-5, name
-        assert theirs.cfg.metadata.hook_name is None and theirs.cfg.metadata.sae_lens_audio["version"] == 1
-        # and what it writes from ours is read by its own keys: the digest of our weights is gone
-        theirs.save_model(tmp_path / f"{name}_again")
-        again = load_sae(tmp_path / f"{name}_again").sae
-        torch.testing.assert_close(again(x), sae(x), atol=1e-5, rtol=1e-5)
-    assert isinstance(load_sae(tmp_path / "tied").sae, Tied)

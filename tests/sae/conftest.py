@@ -1,0 +1,7 @@
+"""Tests with the real sae-lens are those of its environment (``make test-peers``): elsewhere there are none."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+collect_ignore_glob = [] if find_spec("sae_lens") else ["*_with_sae_lens.py"]
