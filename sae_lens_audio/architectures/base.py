@@ -184,6 +184,24 @@ class Dictionary(nn.Module):
         raise NotImplementedError
 
     @torch.no_grad()
+    def restart_(
+        self, numbers: Int[Tensor, "n"], directions: Float[Tensor, "n d_in"], scale: Float[Tensor, ""]
+    ) -> None:
+        """Some features begin anew: decoder rows of these unit directions, encoder columns ``scale`` times them."""
+        self.W_dec[numbers] = directions
+        self.W_enc[:, numbers] = scale * directions.T
+        self._clear_biases_(numbers)
+
+    def _clear_biases_(self, numbers: Int[Tensor, "n"]) -> None:
+        self.b_enc[numbers] = 0
+
+    def feature_axis(self, name: str) -> int | None:
+        """Which axis of a parameter counts features; ``None``: none does."""
+        if name == "W_enc":
+            return -1
+        return None if name in ("b_dec", "W_skip") else 0
+
+    @torch.no_grad()
     def project_gradient_(self) -> None:
         """Before the optimiser's step: drop what would only change the norms of unit rows (Bricken et al. 2023)."""
         if self.unit_norm_decoder and self.W_dec.grad is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hooked_whisper.errors import PatchError
@@ -79,6 +79,12 @@ class Crosscoder(Dictionary):
 
     def forward(self, x: Float[Tensor, "*batch n_blocks d_in"]) -> Float[Tensor, "*batch n_blocks d_in"]:
         return self.decode(self.encode(x))
+
+    def restart_(
+        self, numbers: Int[Tensor, "n"], directions: Float[Tensor, "n d_in"], scale: Float[Tensor, ""]
+    ) -> None:
+        """Raises :class:`PatchError`: one direction does not say what several blocks' are."""
+        raise PatchError("features of a crosscoder cannot be resampled: set resample_every to 0")
 
     def loss(
         self,

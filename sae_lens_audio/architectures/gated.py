@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, rows_with, squared_error
@@ -52,6 +52,10 @@ class Gated(Dictionary):
         # both paths share the matrix: (x W) exp(r) is taken from the gate's product instead of a second one
         magnitude = (pre - self.b_gate) * self.r_mag.exp() + self.b_mag
         return (pre > 0) * magnitude.relu()
+
+    def _clear_biases_(self, numbers: Int[Tensor, "n"]) -> None:
+        for bias in (self.b_gate, self.b_mag, self.r_mag):
+            bias[numbers] = 0
 
     def loss(
         self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None, ranks: Ranks | None = None

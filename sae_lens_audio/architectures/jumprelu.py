@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hooked_whisper.errors import PatchError
@@ -113,6 +113,10 @@ class JumpReLU(Dictionary):
         error = squared_error(self.decode(features), x)
         sparsity = self.config.l0_coefficient * active
         return Losses(error, sparsity, active.new_zeros(()), error.detach(), rows_with(features))
+
+    def _clear_biases_(self, numbers: Int[Tensor, "n"]) -> None:
+        super()._clear_biases_(numbers)
+        self.threshold[numbers] = float(self.config.initial_threshold)
 
     @torch.no_grad()
     def project_weights_(self) -> None:

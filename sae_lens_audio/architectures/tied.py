@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hooked_whisper.errors import PatchError
@@ -80,6 +80,14 @@ class Tied(Dictionary):
         reconstruction, sparsity = self.config.reconstruction_alpha * error, features.sum(-1).mean()
         whole = error.detach() * self.d_in  # theirs is a mean over the width too
         return Losses(reconstruction, sparsity, error.new_zeros(()), whole, rows_with(features))
+
+    @torch.no_grad()
+    def restart_(
+        self, numbers: Int[Tensor, "n"], directions: Float[Tensor, "n d_in"], scale: Float[Tensor, ""]
+    ) -> None:
+        """Columns have norm 1 here, so that there is nothing to scale."""
+        self.W_enc[:, numbers] = directions.T
+        self._clear_biases_(numbers)
 
     @torch.no_grad()
     def project_gradient_(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hooked_whisper.errors import PatchError
@@ -67,6 +67,12 @@ class Transcoder(Dictionary):
     ) -> Float[Tensor, "*batch d_out"]:
         decoded = self.decode(features)
         return decoded + activations.to(self.dtype) @ self.W_skip.T if self.config.skip else decoded
+
+    def restart_(
+        self, numbers: Int[Tensor, "n"], directions: Float[Tensor, "n d_in"], scale: Float[Tensor, ""]
+    ) -> None:
+        """Raises :class:`PatchError`: directions of the input say nothing about the output's."""
+        raise PatchError("features of a transcoder cannot be resampled: the TopK form has an auxiliary loss")
 
     def loss(  # type: ignore[override]
         self,
