@@ -57,7 +57,7 @@ def fitting(point: HookPoint, cfg: WhisperConfig, fits: Callable[[Layout], bool]
     """
     found = layouts(point, cfg)
     if not found:
-        raise PatchError(f"{point.described()} has no vectors to encode: splice at a point that ends in {_WIDE}")
+        raise PatchError(f"{point.described()} has no vectors to encode: splice at one that ends in {', '.join(_WIDE)}")
     chosen = next((one for one in found if fits(one)), None)
     if chosen is None:
         wide = " or ".join(f"{one.width} wide{' (all heads)' if one.heads else ''}" for one in reversed(found))
@@ -110,6 +110,8 @@ def chosen_places(positions: Any, point: HookPoint, cfg: WhisperConfig) -> Chose
     """
     if positions is None:
         return None
+    if point.stack == "unembed":  # only the tokens whose logits are wanted come there, and nobody says which
+        raise PatchError(f"{point.name} is not given all tokens: take decoder.ln_final.hook_normalized with positions=")
     axis = next((axis for axis in point.axes if axis in PLACES), None)
     if axis is None:
         raise PatchError(f"{point.described()} has no positions or tokens to choose from: leave out positions=")
