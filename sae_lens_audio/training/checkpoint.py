@@ -53,6 +53,12 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, facts
 
 
+def remove_halves(path: Path) -> None:
+    """Delete what killed runs began to write under temporary names."""
+    for half in path.parent.glob(f".{path.name}.*"):
+        half.unlink(missing_ok=True)
+
+
 def optimiser_state(sae: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Moments and step counts, by the parameter's name."""
     found = {}

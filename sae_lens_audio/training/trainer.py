@@ -23,6 +23,7 @@ from sae_lens_audio.training.checkpoint import (
     load_optimiser_state,
     optimiser_state,
     read_checkpoint,
+    remove_halves,
     write_checkpoint,
 )
 from sae_lens_audio.training.config import TrainingConfig
@@ -248,7 +249,8 @@ class Trainer:
 
     @torch.no_grad()
     def _values(self, step: Step) -> dict[str, float]:
-        outputs = [one.to(self.device) * scale for one, scale in zip(step.batch.rows, self.scales, strict=True)]
+        whole = step.batch.of_all_processes()
+        outputs = [one.to(self.device) * scale for one, scale in zip(whole, self.scales, strict=True)]
         if isinstance(self.sae, Transcoder):
             outputs = outputs[1:]
         variance = sum((one - one.mean(0)).square().sum(1).mean().item() for one in outputs)
@@ -283,6 +285,8 @@ class Trainer:
         path = self.folder / CHECKPOINT if self.folder is not None else None
         if path is None or not path.exists():
             return
+        if self._first_rank:
+            remove_halves(path)
         tensors, facts = read_checkpoint(path)
         check_identity(self._identity, facts.get("identity"), path)
         parts: dict[str, dict[str, Any]] = {"sae": {}, "optimiser": {}, "dead": {}}

@@ -1,0 +1,33 @@
+"""Rows with something to find in them, and small runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sae_lens_audio import TopK, TopKConfig
+from sae_lens_audio.activations import TensorBlocks
+from sae_lens_audio.architectures import Dictionary
+from sae_lens_audio.training import Trainer, TrainingConfig
+
+D, F = 12, 40
+
+
+def mixtures(n: int = 1200, d: int = D, seed: int = 0, n_true: int = 24, active: int = 3) -> Tensor:
+    """Sparse sums of unit directions about a mean: what a dictionary can explain."""
+    generator = torch.Generator().manual_seed(seed)
+    true = torch.randn(n_true, d, generator=torch.Generator().manual_seed(99))
+    true = 5 * true / true.norm(dim=1, keepdim=True)
+    chosen = torch.rand(n, n_true, generator=generator).topk(active).indices
+    amounts = torch.zeros(n, n_true).scatter(1, chosen, 0.5 + torch.rand(n, active, generator=generator))
+    return amounts @ true + 3 + 0.05 * torch.randn(n, d, generator=generator)
+
+
+def config(**changes) -> TrainingConfig:
+    return TrainingConfig(**({"steps": 30, "batch": 64, "lr": 1e-2, "dead_after": 1000} | changes))
+
+
+def trainer(folder: Path | None = None, sae: Dictionary | None = None, **changes) -> Trainer:
+    return Trainer(sae or TopK(TopKConfig(D, F, k=3)), TensorBlocks(mixtures()), config(**changes), folder, log_every=5)

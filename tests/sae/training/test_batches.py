@@ -1,0 +1,118 @@
+"""Batches: every row once an epoch, settled by the place alone, shared among processes, errors where they belong."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sae_lens_audio.activations import Block, TensorBlocks
+from sae_lens_audio.errors import TrainingError
+from sae_lens_audio.training.batches import Batches, Place
+
+
+class Parts:
+    """Numbered rows in blocks of given sizes."""
+
+    hooks, widths, ids = ("rows",), (1,), ("r",)
+
+    def __init__(self, sizes: list[int]) -> None:
+        self.sizes, self.loaded = sizes, 0
+
+    def describe(self) -> dict:
+        return {"sizes": self.sizes}
+
+    def n_blocks(self, epoch: int) -> int:
+        return len(self.sizes)
+
+    def block(self, epoch: int, index: int) -> Block:
+        self.loaded += 1
+        first, n = sum(self.sizes[:index]), self.sizes[index]
+        numbers = torch.arange(first, first + n)
+        return Block((numbers[:, None].half(),), torch.zeros(n, dtype=torch.int32), numbers.int())
+
+
+def take(batches: Batches, n: int, place: Place = Place()) -> list:  # noqa: B008 - frozen
+    feed = batches.start(place)
+    try:
+        return list(islice(feed, n))
+    finally:
+        feed.close()
+
+
+def values(batch) -> list[float]:
+    return batch.rows[0].flatten().tolist()
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(1, 7), st.integers(0, 9))
+def test_an_epoch_has_every_row_at_most_once_and_all_that_fill_batches(sizes: list[int], size: int, seed: int) -> None:
+    full = sum(n // size for n in sizes)
+    if not full:
+        return
+    found = take(Batches(Parts(sizes), size, seed), full + 1)
+    rows = [v for batch in found[:full] for v in values(batch)]
+    assert len(set(rows)) == len(rows) == full * size
+    assert {batch.at.epoch for batch in found[:full]} == {0} and found[full].at.epoch == 1
+    for batch in found:
+        assert batch.rows[0].dtype == torch.float32
+        torch.testing.assert_close(batch.block.position[batch.chosen].float(), batch.rows[0].flatten())
+
+
+@given(st.integers(0, 12), st.integers(0, 5))
+def test_batches_from_a_place_are_those_that_would_have_come(skip: int, seed: int) -> None:
+    batches = Batches(Parts([20, 9, 14]), 4, seed)
+    whole = take(batches, skip + 4)
+    later = take(batches, 4, whole[skip - 1].after if skip else Place())
+    assert [values(b) for b in later] == [values(b) for b in whole[skip:]]
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    first, second = take(Batches(Parts([40]), 40), 2)
+    assert sorted(values(first)) == sorted(values(second)) and values(first) != values(second)
+    assert values(take(Batches(Parts([40]), 40, seed=1), 1)[0]) != values(first)
+
+
+def test_processes_share_each_batch() -> None:
+    whole = take(Batches(Parts([40]), 8), 5)
+    parts = [take(Batches(Parts([40]), 8, 0, rank, 4), 5) for rank in range(4)]
+    for i, batch in enumerate(whole):
+        assert [v for part in parts for v in values(part[i])] == values(batch)
+        assert parts[2][i].of_all_processes()[0].flatten().tolist() == values(batch)
+    with pytest.raises(TrainingError, match="3 processes cannot share batches of 8"):
+        Batches(Parts([40]), 8, 0, 0, 3)
+
+
+def test_too_few_rows_for_a_batch_is_an_error_and_the_thread_is_gone() -> None:
+    import threading
+
+    feed = Batches(Parts([3, 2]), 4).start(Place())
+    with pytest.raises(TrainingError, match="no block of the activations has the 4 rows"):
+        next(feed)
+    assert not [t for t in threading.enumerate() if t.name == "batches"]
+
+
+def test_an_error_of_the_source_comes_out_where_its_batch_would_have() -> None:
+    class Broken(Parts):
+        def block(self, epoch: int, index: int) -> Block:
+            if index:
+                raise OSError("shard-00001.safetensors is truncated")
+            return super().block(epoch, index)
+
+    feed = Batches(Broken([8, 8]), 4).start(Place())
+    assert len(list(islice(feed, 2))) == 2
+    with pytest.raises(OSError, match="truncated"):
+        next(feed)
+
+
+def test_blocks_are_read_as_they_are_needed() -> None:
+    parts = Parts([4] * 50)
+    take(Batches(parts, 4), 3)
+    assert parts.loaded <= 8
+
+
+def test_tensors_are_a_source() -> None:
+    batch = take(Batches(TensorBlocks({"a": torch.randn(6, 2), "b": torch.randn(6, 3)}), 6), 1)[0]
+    assert [tuple(x.shape) for x in batch.rows] == [(6, 2), (6, 3)]

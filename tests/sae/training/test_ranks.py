@@ -1,0 +1,38 @@
+"""Several processes train what one would have."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from sae_lens_audio import load_sae
+from sae_lens_audio.training import read_metrics
+from tests.sae.training.rank_worker import dictionaries, train_all
+from tests.sae.training.sources import mixtures
+
+
+def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
+    """Real ones, started by torchrun, with gloo between them."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    worker = ["-m", "tests.sae.training.rank_worker", str(tmp_path / "two")]
+    done = subprocess.run([*launch, *worker], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    train_all(tmp_path / "one", None)
+    for sae in dictionaries():
+        one, two = (load_sae(tmp_path / n / sae.architecture / "sae").sae for n in ("one", "two"))
+        for (name, a), b in zip(one.state_dict().items(), two.state_dict().values(), strict=True):
+            torch.testing.assert_close(a, b, atol=2e-4, rtol=2e-4, msg=lambda m, name=name: f"{name}: {m}")
+        x = mixtures(100, seed=3)
+        torch.testing.assert_close(one(x), two(x), atol=2e-3, rtol=1e-3)
+        ones, twos = (read_metrics(tmp_path / n / sae.architecture) for n in ("one", "two"))
+        assert [line["step"] for line in ones] == [line["step"] for line in twos]
+        for key in ("reconstruction", "l0", "explained_variance", "gradient_norm"):
+            torch.testing.assert_close(
+                torch.tensor([line[key] for line in ones]),
+                torch.tensor([line[key] for line in twos]),
+                rtol=1e-3,
+                atol=1e-3,
+            )
