@@ -1,0 +1,1 @@
+"""Evaluation of dictionaries, every score beside neurons, principal and random directions."""

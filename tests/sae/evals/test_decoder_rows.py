@@ -1,0 +1,108 @@
+"""Copies among decoder rows, and features found again by another seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hooked_whisper.errors import PatchError
+from sae_lens_audio.architectures import TopK, TopKConfig
+from sae_lens_audio.evals import decoder_rows
+from sae_lens_audio.evals.decoder_rows import duplicates, nearest
+from sae_lens_audio.evals.stability import match, stability
+
+
+def drawn(n: int, d: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def by_loop(a: torch.Tensor, b: torch.Tensor, skip_own: bool) -> list[float]:
+    found = []
+    for i, x in enumerate(a.double()):
+        cosines = [float(x @ y / (x.norm() * y.norm())) for j, y in enumerate(b.double()) if not (skip_own and i == j)]
+        found.append(max(cosines))
+    return found
+
+
+@pytest.mark.parametrize("at_once", [1, 30, 1 << 22])
+def test_nearest_ones_are_those_of_a_loop(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(decoder_rows, "_AT_ONCE", at_once)
+    a, b = drawn(17, 4), drawn(9, 4, seed=1)
+    np.testing.assert_allclose(duplicates(a).nearest, by_loop(a, a, True), atol=1e-12)
+    forth, back = nearest(a, b)
+    np.testing.assert_allclose(forth, by_loop(a, b, False), atol=1e-12)
+    np.testing.assert_allclose(back, by_loop(b, a, False), atol=1e-12)
+
+
+def test_copies_are_counted() -> None:
+    rows = torch.cat([torch.eye(6), 3 * torch.eye(6)[:2], -torch.eye(6)[2:3], torch.zeros(1, 6)])
+    found = duplicates(rows)
+    assert found.share == pytest.approx(4 / 10)  # two rows twice; an opposite is no copy, nor is nothing
+    assert found.nearest[-1] == 0 and found.nearest.max() == 1 and found.median == 0
+
+
+def test_a_seed_that_finds_the_same_and_one_that_does_not() -> None:
+    base = drawn(40, 24)
+    noisy = (base + 0.05 * drawn(40, 24, seed=1))[torch.randperm(40, generator=torch.Generator().manual_seed(2))]
+    half = torch.cat([base[:20], drawn(20, 24, seed=3)])
+    found = stability({"a": _with(base), "b": _with(noisy), "c": _with(half)})
+    ab, ac, bc = found.pairs
+    assert (ab.names, ac.names, bc.names) == (("a", "b"), ("a", "c"), ("b", "c"))
+    assert ab.found_again == ab.assigned_again == 1 and ab.mean_max_cosine > 0.98
+    assert 0.5 <= ac.assigned_again < 0.6 and 0.5 <= ac.found_again < 0.65
+    assert found.itself.mean_max_cosine == pytest.approx(1) and found.itself.mean_assigned == pytest.approx(1)
+    assert len(found.random) == 3 and found.mean("found_again", "random") < 0.2
+    assert found.mean("mean_assigned") > found.mean("mean_assigned", "random")
+
+
+def test_features_that_never_fire_are_left_out() -> None:
+    base = drawn(30, 24)
+    other = torch.cat([base[:10], drawn(20, 24, seed=9)])
+    alive = np.arange(30) < 10
+    found = stability({"a": _with(base), "b": _with(other)}, {"a": alive, "b": alive})
+    assert found.pairs[0].found_again == 1 and len(found.pairs[0].assigned) == 10
+
+
+def test_one_to_one_is_the_best_there_is() -> None:
+    a, b = drawn(4, 3), drawn(4, 3, seed=1)
+    from itertools import permutations
+
+    unit = [x / x.norm(dim=1, keepdim=True) for x in (a, b)]
+    cosines = (unit[0] @ unit[1].T).numpy()
+    best = max(sum(cosines[i, p[i]] for i in range(4)) for p in permutations(range(4)))
+    assert match(("a", "b"), a, b).assigned.sum() == pytest.approx(best, abs=1e-5)
+
+
+def test_sizes_may_differ_and_large_ones_are_not_assigned(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = match(("a", "b"), drawn(12, 5), drawn(7, 5, seed=1))
+    assert len(found.nearest) == 19 and len(found.assigned) == 7
+    monkeypatch.setattr("sae_lens_audio.evals.stability.LARGEST_ASSIGNMENT", 10)
+    large = match(("a", "b"), drawn(12, 5), drawn(7, 5, seed=1))
+    assert len(large.assigned) == 0 and np.isnan(large.mean_assigned) and np.isnan(large.assigned_again)
+    np.testing.assert_array_equal(large.nearest, found.nearest)
+
+
+def test_what_cannot_be_compared() -> None:
+    a = _with(drawn(6, 4))
+    with pytest.raises(PatchError, match="two dictionaries"):
+        stability({"a": a})
+    with pytest.raises(PatchError, match="cannot be compared"):
+        stability({"a": a, "b": _with(drawn(6, 5))})
+    with pytest.raises(PatchError, match="alive"):
+        stability({"a": a, "b": a}, {"a": np.ones(5, dtype=bool)})
+    with pytest.raises(PatchError, match="no feature of b fires"):
+        stability({"a": a, "b": a}, {"b": np.zeros(6, dtype=bool)})
+    with pytest.raises(PatchError, match="feature 3 is NaN"):
+        rows = drawn(6, 4)
+        rows[3] = torch.nan
+        duplicates(rows)
+    with pytest.raises(PatchError, match="no other"):
+        duplicates(drawn(1, 4))
+
+
+def _with(rows: torch.Tensor) -> TopK:
+    sae = TopK(TopKConfig(rows.shape[1], len(rows), k=2))
+    with torch.no_grad():
+        sae.W_dec.copy_(rows)
+    return sae

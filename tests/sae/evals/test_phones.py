@@ -1,0 +1,110 @@
+"""Best phones of features: planted detectors are found, controls are at chance, dead features are in no mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hooked_whisper import HookedWhisper
+from hooked_whisper.errors import AlignmentError, PatchError
+from hooked_whisper.features.baselines import mel_bands
+from hooked_whisper.features.bases import axes
+from hooked_whisper.features.labelled import evaluate_sites, site_activations
+from hooked_whisper.features.selectivity import coverage
+from hooked_whisper.features.sites import Site
+from sae_lens_audio.architectures import TopK, TopKConfig
+from sae_lens_audio.evals.baselines import linear_bases
+from sae_lens_audio.evals.phones import PhoneOptions, PhoneScores, bootstrapped_mean, phone_scores
+from tests.findings.phone_worlds import PHONES
+from tests.findings.worlds import small_model
+from tests.sae.evals.worlds import HOOK, tones
+
+OPTIONS = PhoneOptions(min_tokens=20)
+
+
+class Half:
+    """A dictionary of which the second half never fires."""
+
+    n_features, labels = 12, tuple(map(str, range(12)))
+
+    def encode(self, activations: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch n"]:
+        return torch.cat([activations[..., :6].relu(), torch.zeros_like(activations[..., :6])], dim=-1)
+
+
+@pytest.fixture(scope="module")
+def model() -> HookedWhisper:
+    return small_model(0)
+
+
+@pytest.fixture(scope="module")
+def scores(model: HookedWhisper) -> dict[str, PhoneScores]:
+    clips = tones(30)
+    rows = site_activations(model, clips[:10], {"rows": Site(HOOK)})["rows"]
+    dictionaries = {"sae": TopK(TopKConfig(32, 40, k=4)), "half": Half()}
+    return phone_scores(model, clips, HOOK, dictionaries, linear_bases(rows), OPTIONS)
+
+
+def test_everything_is_scored_in_one_pass(scores: dict[str, PhoneScores]) -> None:
+    assert list(scores) == ["sae", "half", "neurons", "pca", "random", "random x40", "mel bands"]
+    assert [s.n_features for s in scores.values()] == [40, 12, 32, 32, 32, 40, 80]
+    for name, one in scores.items():
+        assert set(one.phones) == set(PHONES), name
+        assert len(one.best_f1) == len(one.best_auc) == len(one.table()) == len(PHONES)
+        for estimate in (one.mean_f1, one.found_share, one.phone_f1, one.covered, one.covered_by_auc):
+            assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1, name
+
+
+def test_tones_are_in_the_mel_bands_and_shifted_labels_are_not(scores: dict[str, PhoneScores]) -> None:
+    mel = scores["mel bands"]
+    assert mel.phone_f1.value > 0.7 and mel.covered.value > 0.8 and mel.phone_f1.low > mel.shifted_phone_f1
+    assert mel.shifted_phone_f1 < 0.4 and mel.shifted_coverage == 0 and mel.shifted_mean_f1 < mel.mean_f1.value
+    best = {row["phone"]: row["feature"] for row in mel.table()}
+    assert best["p"] < best["m"] < best["l"]  # the tones rise in this order
+
+
+def test_dead_features_are_in_no_mean(scores: dict[str, PhoneScores]) -> None:
+    half = scores["half"]
+    assert half.alive.sum() <= 6 and not half.alive[6:].any()
+    assert half.mean_f1.value == pytest.approx(half.f1[half.alive].mean())
+    assert half.best_feature.max() < 6
+    dead = PhoneScores(
+        half.phones, half.label, half.f1, np.zeros(12, dtype=bool), half.best_f1, half.best_feature, half.best_auc,
+        half.shifted_f1, half.shifted_best_f1, 0.0,
+    )  # fmt: skip
+    assert dead.mean_f1.value is None and dead.found_share.value is None and np.isnan(dead.shifted_mean_f1)
+
+
+def test_it_is_the_scanner_s_selectivity(model: HookedWhisper, scores: dict[str, PhoneScores]) -> None:
+    clips = tones(30)
+    site = evaluate_sites(
+        model, clips, {"m": Site("encoder.hook_mel", mel_bands(model))}, k=1, min_tokens=OPTIONS.min_tokens
+    )["m"]
+    found, mel = site.phones, scores["mel bands"]
+    np.testing.assert_array_equal(mel.f1, found.f1)
+    np.testing.assert_array_equal(mel.best_f1, found.f1_by_label.max(0)[found.searched])
+    assert mel.covered.value == pytest.approx(coverage(found).share)
+    assert mel.shifted_coverage == coverage(site.shifted_phones).share
+    assert [mel.phones[i] for i in mel.label] == list(found.labels)
+
+
+def test_bootstrap() -> None:
+    values = np.random.default_rng(0).uniform(size=400)
+    found = bootstrapped_mean(values)
+    half = 1.96 * values.std() / 20
+    assert found.value == pytest.approx(values.mean())
+    assert found.low == pytest.approx(values.mean() - half, abs=0.003)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.003)
+    assert bootstrapped_mean(values) == found and bootstrapped_mean(np.zeros(0)).value is None
+
+
+def test_what_cannot_be_judged(model: HookedWhisper) -> None:
+    clips = tones(3)
+    with pytest.raises(PatchError, match="often enough"):
+        phone_scores(model, clips, HOOK, {}, {})
+    with pytest.raises(AlignmentError, match="two or more"):
+        phone_scores(model, clips[:1], HOOK, {}, {}, PhoneOptions(min_tokens=1))
+    with pytest.raises(PatchError, match="cannot be called 'pca'"):
+        phone_scores(model, clips, HOOK, {"pca": Half()}, {"pca": axes(32)}, OPTIONS)

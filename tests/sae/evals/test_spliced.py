@@ -1,0 +1,234 @@
+"""Dictionaries in the pass: equal to a pass made by hand, exact where nothing is changed, paired intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hooked_whisper import HookedWhisper
+from hooked_whisper.errors import AlignmentError, PatchError, UnknownHookError
+from hooked_whisper.features.bases import axes
+from hooked_whisper.features.labelled import LabelledClip
+from hooked_whisper.text import word_error
+from sae_lens_audio.architectures import (
+    Crosscoder,
+    CrosscoderConfig,
+    TopK,
+    TopKConfig,
+    TopKTranscoder,
+    TopKTranscoderConfig,
+)
+from sae_lens_audio.evals import splicing_runs
+from sae_lens_audio.evals.spliced import CLEAN, MEAN, ZERO, ConditionCounts, SplicedScores
+from sae_lens_audio.evals.splicing_runs import spliced_scores
+from tests.findings.worlds import small_model
+from tests.sae.evals.worlds import HOOK, sentences
+
+D = 32
+
+
+@pytest.fixture(scope="module")
+def model() -> HookedWhisper:
+    return small_model(0)
+
+
+def sae() -> TopK:
+    return TopK(TopKConfig(D, 48, k=4), seed=3)
+
+
+def n_sound(clip: LabelledClip) -> int:
+    return -(-len(clip.audio) // 320)
+
+
+@torch.no_grad()
+def forced_by_hand(model: HookedWhisper, clip: LabelledClip, change=None, hook: str = HOOK) -> Tensor:
+    """Log-probabilities of the next token, of one clip in one pass from the sound on."""
+    ids = [*model.tokenizer.encode(f" {clip.alignment.text}"), model.tokenizer.eot]
+    prompt = model.to_tokens("")
+    tokens = torch.cat([prompt, torch.tensor([ids])], dim=1)[:, :-1]
+    hooks = [] if change is None else [(hook, change)]
+    logits = model.run_with_hooks(model.to_mel(clip.audio), tokens, fwd_hooks=hooks)
+    rows = logits[0, prompt.shape[1] - 1 :].double().log_softmax(-1)
+    return torch.cat([rows, torch.tensor(ids)[:, None].double()], dim=1)  # the targets go with them
+
+
+def nats(rows: Tensor) -> float:
+    return -float(rows[:, :-1].gather(1, rows[:, -1:].long()).sum())
+
+
+def divergence(clean: Tensor, other: Tensor) -> float:
+    p, q = clean[:, :-1], other[:, :-1]
+    return float((p.exp() * (p - q)).sum())
+
+
+HOOKS = [
+    HOOK,
+    "encoder.blocks.0.hook_resid_post",
+    "encoder.hook_out",
+    "encoder.blocks.1.hook_mlp_out",
+    "encoder.ln_post.hook_normalized",
+    "encoder.hook_embed",
+]
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_condition_is_what_a_pass_of_its_own_gives(model: HookedWhisper, hook: str) -> None:
+    clips, one, mean = sentences(3), sae(), torch.linspace(-1, 1, D)
+    found = spliced_scores(model, clips, hook, {"sae": one}, mean, padding_too=["sae"])
+    assert list(found.conditions) == [CLEAN, "sae", MEAN, ZERO, "sae, padding too"]
+    assert found.hook == found.hook_out == hook and found.where == "sound"
+    for k, clip in enumerate(clips):
+        n = n_sound(clip)
+
+        def at(value, everywhere: bool = False, n: int = n):
+            def change(x: Tensor) -> Tensor:
+                new = value(x)
+                if not everywhere:
+                    new[:, n:] = x[:, n:]
+                return new
+
+            return change
+
+        clean = forced_by_hand(model, clip)
+        passes = {
+            CLEAN: clean,
+            "sae": forced_by_hand(model, clip, at(one), hook),
+            MEAN: forced_by_hand(model, clip, at(lambda x: mean.expand_as(x).clone()), hook),
+            ZERO: forced_by_hand(model, clip, at(torch.zeros_like), hook),
+            "sae, padding too": forced_by_hand(model, clip, at(one, True), hook),
+        }
+        for name, rows in passes.items():
+            got = found.conditions[name]
+            assert got.nats[k] == pytest.approx(nats(rows), rel=1e-5), (name, k)
+            assert got.kl[k] == pytest.approx(divergence(clean, rows), rel=1e-3, abs=5e-6), (name, k)
+            assert got.errors[k] == word_error(found.references[k], got.texts[k], None).errors
+    assert found.tokens.tolist() == [len(model.tokenizer.encode(f" {c.alignment.text}")) + 1 for c in clips]
+    assert found.words.tolist() == [4, 3, 2]
+
+
+def test_a_perfect_dictionary_recovers_everything(model: HookedWhisper) -> None:
+    found = spliced_scores(model, sentences(3), HOOK, {"all of it": axes(D)}, torch.zeros(D))
+    np.testing.assert_allclose(found.conditions["all of it"].nats, found.conditions[CLEAN].nats, rtol=1e-6)
+    assert found.conditions["all of it"].texts == found.conditions[CLEAN].texts
+    for ablation in (ZERO, MEAN):
+        back = found.recovered("kl", "all of it", ablation)
+        assert back.value == pytest.approx(1, abs=1e-4) and back.low == pytest.approx(1, abs=1e-3)
+        assert found.recovered("kl", ablation, ablation).value == 0
+    assert found.change("cross_entropy", "all of it").value == pytest.approx(0, abs=1e-5)
+    assert found.kl(CLEAN).value == 0 and found.kl(ZERO).value > 0
+
+
+def test_mean_of_zero_is_zero_ablation(model: HookedWhisper) -> None:
+    found = spliced_scores(model, sentences(2), HOOK, {}, torch.zeros(D))
+    np.testing.assert_array_equal(found.conditions[MEAN].nats, found.conditions[ZERO].nats)
+
+
+def test_batches_do_not_matter(model: HookedWhisper, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips, one = sentences(4), sae()
+    whole = spliced_scores(model, clips, HOOK, {"sae": one}, torch.zeros(D))
+    monkeypatch.setattr(splicing_runs, "_LOGITS", 1)
+    seen: list[list[int]] = []
+
+    def track(batches):
+        for batch in batches:
+            seen.append(batch)
+            yield batch
+
+    alone = spliced_scores(model, clips, HOOK, {"sae": one}, torch.zeros(D), track=track)
+    assert seen == [[0], [1], [2], [3]]
+    for name, got in whole.conditions.items():
+        np.testing.assert_allclose(got.nats, alone.conditions[name].nats, rtol=1e-5)
+        np.testing.assert_allclose(got.kl, alone.conditions[name].kl, rtol=1e-3, atol=1e-6)
+
+
+def test_transcoders_replace_another_point(model: HookedWhisper) -> None:
+    one = TopKTranscoder(TopKTranscoderConfig(D, 40, d_out=D, k=3, skip=True))
+    with torch.no_grad():
+        one.W_skip.normal_(generator=torch.Generator().manual_seed(0))
+    reads, writes = "encoder.blocks.1.hook_mlp_in", "encoder.blocks.1.hook_mlp_out"
+    clips = sentences(2)
+    found = spliced_scores(model, clips, reads, {"t": one}, torch.zeros(D), hook_out=writes, where="all")
+    assert (found.hook, found.hook_out) == (reads, writes)
+    for k, clip in enumerate(clips):
+        with torch.no_grad():
+            _, cache = model.run_with_cache(model.to_mel(clip.audio), names=[reads])
+            predicted = one(cache[reads])
+        rows = forced_by_hand(model, clip, lambda x, new=predicted: new, writes)
+        assert found.conditions["t"].nats[k] == pytest.approx(nats(rows), rel=1e-5)
+
+
+def test_points_of_the_decoder_are_replaced_at_all_tokens(model: HookedWhisper) -> None:
+    hook, clips = "decoder.blocks.0.hook_resid_post", sentences(2)
+    found = spliced_scores(model, clips, hook, {"sae": sae()}, torch.zeros(D), padding_too=["sae"])
+    assert found.where == "all" and list(found.conditions) == [CLEAN, "sae", MEAN, ZERO]
+    for k, clip in enumerate(clips):
+        assert found.conditions["sae"].nats[k] == pytest.approx(
+            nats(forced_by_hand(model, clip, sae(), hook)), rel=1e-5
+        )
+
+
+def test_parts_of_recordings_and_clips_without_text_are_left_out(model: HookedWhisper) -> None:
+    from dataclasses import replace
+
+    clips = sentences(2)
+    whole = clips[0].alignment
+    silent = replace(clips[0], alignment=replace(whole, text=" "))
+    parts = [replace(clips[0], offset=0.2), replace(clips[0], alignment=replace(whole, duration=9.0))]
+    found = spliced_scores(model, [silent, *parts, clips[1]], HOOK, {}, torch.zeros(D))
+    assert found.clips == ("u1",)
+    with pytest.raises(PatchError, match="none of 3 clips is a whole recording with its text"):
+        spliced_scores(model, [silent, *parts], HOOK, {}, torch.zeros(D))
+    long = replace(clips[0], alignment=replace(clips[0].alignment, text="very " * 80))
+    with pytest.raises(AlignmentError, match="do not fit in the decoder"):
+        spliced_scores(model, [long], HOOK, {}, torch.zeros(D))
+
+
+def test_what_does_not_fit(model: HookedWhisper) -> None:
+    clips, mean = sentences(1), torch.zeros(D)
+    with pytest.raises(UnknownHookError):
+        spliced_scores(model, clips, "encoder.blocks.9.hook_resid_post", {}, mean)
+    with pytest.raises(PatchError, match="names 2 points"):
+        spliced_scores(model, clips, "encoder.blocks.*.hook_resid_post", {}, mean)
+    with pytest.raises(PatchError, match="d_in = 16"):
+        spliced_scores(model, clips, HOOK, {"sae": TopK(TopKConfig(16, 20, k=2))}, mean)
+    with pytest.raises(PatchError, match="crosscoder"):
+        spliced_scores(model, clips, HOOK, {"sae": Crosscoder(CrosscoderConfig(D, 20, n_blocks=2))}, mean)
+    with pytest.raises(PatchError, match="hook_out"):
+        spliced_scores(model, clips, HOOK, {"t": TopKTranscoder(TopKTranscoderConfig(D, 40, d_out=D, k=3))}, mean)
+    with pytest.raises(PatchError, match="cannot be called 'clean'"):
+        spliced_scores(model, clips, HOOK, {"clean": sae()}, mean)
+    with pytest.raises(PatchError, match="padding_too"):
+        spliced_scores(model, clips, HOOK, {"sae": sae()}, mean, padding_too=["other"])
+    assert not model.list_hooks() and "hook_sae" not in " ".join(model.hook_names())
+
+
+def counts(errors: list[int], scale: float = 1.0) -> ConditionCounts:
+    values = np.array(errors, dtype=float)
+    return ConditionCounts(("",) * len(errors), np.array(errors), values * scale, values)
+
+
+def test_intervals_are_paired() -> None:
+    rng = np.random.default_rng(0)
+    clean = rng.integers(0, 9, 40)
+    found = SplicedScores(
+        HOOK, HOOK, "sound", tuple(map(str, range(40))), ("",) * 40, np.full(40, 10), np.full(40, 5),
+        {CLEAN: counts(clean.tolist()), "sae": counts((clean + 1).tolist()), ZERO: counts((clean + 4).tolist())},
+    )  # fmt: skip
+    clear = found.change("wer", "sae")
+    assert clear.value == pytest.approx(0.1) and clear.low == pytest.approx(0.1) and clear.high == pytest.approx(0.1)
+    assert found.wer("sae").high - found.wer("sae").low > 0.05
+    back = found.recovered("wer", "sae")
+    assert back.value == pytest.approx(0.75) and back.low == pytest.approx(0.75)
+    assert found.cross_entropy("sae").value == pytest.approx((clean + 1).sum() / 200)
+    assert found.recovered("wer", "sae", CLEAN).value is None
+    with pytest.raises(PatchError, match="no condition 'zero'"):
+        found.wer("zero")
+
+
+def test_an_unknown_measure(unchecked: None) -> None:
+    one = {CLEAN: counts([1])}
+    found = SplicedScores(HOOK, HOOK, "sound", ("a",), ("x",), np.array([1]), np.array([1]), one)
+    with pytest.raises(PatchError, match="no measure 'loss'"):
+        found.value("loss", CLEAN)  # type: ignore[arg-type]
