@@ -68,7 +68,7 @@ def weights_sha256(model: WhisperCore) -> str:
 
     What :func:`save_pretrained` notes, if it stores them in the dtype that they have.
     """
-    return _digest({name: _stored(name, tensor, None) for name, tensor in model.state_dict().items()})
+    return _digest({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
 
 
 def load_own_folder(folder: str | Path) -> Checkpoint:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from hooked_whisper.corpora import Cursor, Failure, Recording, batched, windows_from
+from hooked_whisper.corpora import Cursor, Failure, Recording
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import Names
@@ -127,17 +127,13 @@ class _Run:
 
     def _parts(self, start: Cursor, bar: tqdm | None = None) -> Generator[Part, None, None]:
         """Shards to be, which end with a batch: so whoever begins at the end of one meets the same batches."""
-        reader = self.reader
-        windows = windows_from(
-            self.corpus, reader.model.time.n_samples, start, failed=self._failed, refuse=reader.refuse
-        )
         part = Part(start)
-        with closing(windows):
-            for batch in batched(windows, reader.options.batch):
-                part.add(*reader.read(self.corpus, batch), batch)
+        with closing(self.reader.batches(self.corpus, start, failed=self._failed)) as batches:
+            for batch in batches:
+                part.add(batch)
                 if bar is not None:
                     bar.update(part.end[0] - bar.n)
-                if part.rows >= reader.options.shard_rows:
+                if part.rows >= self.reader.options.shard_rows:
                     yield part
                     part = Part(part.end)
         if part.rows:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked_whisper.corpora import Loaded, Recording, Window
+from hooked_whisper.corpora import Cursor, Failure, Loaded, Recording, Window, batched, windows_from
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import ActivationCache
@@ -20,6 +22,14 @@ from sae_lens_audio.activations.options import HarvestOptions
 
 Unit = Literal["position", "token"]
 VECTORS = ("d_model", "d_mlp", "d_head")  # axes that may be a row; heads are put one after the other
+
+
+class Batch(NamedTuple):
+    """Rows of some windows on the CPU, in the dtype of the options, window after window; how many each window has."""
+
+    block: Block
+    sizes: Sequence[int]
+    windows: Sequence[Window]
 
 
 class RowReader:
@@ -69,14 +79,35 @@ class RowReader:
             return f"prompt and text are {tokens} tokens, the decoder has {most}"
         return ""
 
-    @torch.no_grad()
-    def read(self, corpus: Sequence[Recording], batch: Sequence[Window]) -> tuple[Block, list[int]]:
-        """Rows of a batch on the CPU, in the dtype of the options, window after window; how many each window has.
+    def batches(
+        self, corpus: Sequence[Recording], start: Cursor = (0, 0), *, failed: Callable[[Failure], None]
+    ) -> Generator[Batch, None, None]:
+        """Rows from a cursor to the end of the corpus, a batch of windows at a time.
+
+        Sound is decoded, and log-mels are made, by other threads while the model runs. ``failed`` is told of
+        recordings that are passed over, somewhat ahead of the batch that is given.
 
         Raises:
             HookedWhisperError: an activation that is not finite, or too large for the dtype.
         """
-        mel = self.model.to_mel([window.samples for window in batch])
+        windows = windows_from(corpus, self.model.time.n_samples, start, failed=failed, refuse=self.refuse)
+        with closing(windows), ThreadPoolExecutor(1, thread_name_prefix="mels") as pool:
+            waiting: tuple[Sequence[Window], Future[Tensor]] | None = None
+            for batch in batched(windows, self.options.batch):
+                ready = pool.submit(self._mel, batch)
+                if waiting is not None:
+                    yield self._read(corpus, waiting[0], waiting[1].result())
+                waiting = (batch, ready)
+            if waiting is not None:
+                yield self._read(corpus, waiting[0], waiting[1].result())
+
+    def _mel(self, batch: Sequence[Window]) -> Float[Tensor, "window mel frame"]:
+        return self.model.to_mel([window.samples for window in batch])
+
+    @torch.no_grad()
+    def _read(
+        self, corpus: Sequence[Recording], batch: Sequence[Window], mel: Float[Tensor, "window mel frame"]
+    ) -> Batch:
         texts = [self._ids(corpus[window.recording]) for window in batch] if self.unit == "token" else []
         tokens = self._tokens(texts, len(batch)) if self._decodes else None
         _, cache = self.model.run_with_cache(mel, tokens, names=list(self.hooks), return_type=None)
@@ -92,7 +123,7 @@ class RowReader:
         recording = recordings.repeat_interleave(torch.tensor(sizes))
         position = torch.cat(at)
         rows = tuple(self._rows(cache, hook, spans, corpus, recording, position) for hook in self.hooks)
-        return Block(rows, recording, position), sizes
+        return Batch(Block(rows, recording, position), sizes, batch)
 
     def _kept(self, window: Window) -> int:
         """Positions of a window that are not left out."""

@@ -18,9 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hooked_whisper.corpora import Cursor, Window
+from hooked_whisper.corpora import Cursor
 from hooked_whisper.errors import CheckpointError
 from sae_lens_audio.activations.blocks import Block
+from sae_lens_audio.activations.reading import Batch
 from sae_lens_audio.activations.statistics import Statistics, statistics_of
 
 FORMAT = "sae_lens_audio activations"
@@ -40,12 +41,12 @@ class Part:
         self._blocks: list[Block] = []
         self._windows: list[tuple[int, int]] = []
 
-    def add(self, block: Block, sizes: Sequence[int], batch: Sequence[Window]) -> None:
-        """Rows of a batch; ``sizes``: how many of each window."""
-        self._blocks.append(block)
-        self._windows += [(w.recording, w.length) for w, size in zip(batch, sizes, strict=True) if size]
-        self.rows += len(block)
-        self.end = batch[-1].after
+    def add(self, batch: Batch) -> None:
+        self._blocks.append(batch.block)
+        sizes = zip(batch.windows, batch.sizes, strict=True)
+        self._windows += [(window.recording, window.length) for window, size in sizes if size]
+        self.rows += len(batch.block)
+        self.end = batch.windows[-1].after
 
     def packed(self, hooks: Sequence[str], seed: int, number: int) -> bytes:
         """The shard's file; the part has none of its rows afterwards."""

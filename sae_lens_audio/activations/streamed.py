@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int
 
-from hooked_whisper.corpora import Failure, Recording, batched, windows_from
+from hooked_whisper.corpora import Failure, Recording
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import Names
@@ -25,7 +26,8 @@ _log = logging.getLogger(__name__)
 class StreamedBlocks:
     """Rows of a corpus, harvested again in every epoch. A block is some recordings, drawn anew in every epoch.
 
-    What cannot be read is passed over, kept in ``failures`` by its place in the corpus, and logged once.
+    What cannot be read is passed over, kept in ``failures`` by its place in the corpus, and logged once. Blocks may be
+    asked for by any thread, but while one is made nobody else may run the model: hooks and splices would be seen in it.
 
     Args:
         hooks, options: as for :func:`~sae_lens_audio.activations.harvest`; ``shard_rows`` does not matter.
@@ -61,6 +63,7 @@ class StreamedBlocks:
         everything = np.arange(len(corpus))
         self._chosen = everything if recordings is None else chosen_recordings(recordings, len(corpus))
         self.failures: dict[int, Failure] = {}
+        self._lock = Lock()
 
     def describe(self) -> dict[str, Any]:
         """What settles the rows. The weights of the model are looked at when this is called."""
@@ -83,7 +86,6 @@ class StreamedBlocks:
         order = np.random.default_rng([self.seed, epoch]).permutation(self._chosen)
         places = order[index * self.recordings_per_block :][: self.recordings_per_block]
         some = [self.corpus[int(place)] for place in places]
-        reader = self.reader
 
         def failed(failure: Failure) -> None:
             place = int(places[failure.index])
@@ -91,11 +93,11 @@ class StreamedBlocks:
                 self.failures[place] = Failure(place, failure.id, failure.path, failure.reason)
                 _log.warning("recording %r is passed over: %s", failure.id, failure.reason)
 
-        windows = windows_from(some, reader.model.time.n_samples, failed=failed, refuse=reader.refuse)
-        blocks = [reader.read(some, batch)[0] for batch in batched(windows, reader.options.batch)]
+        with self._lock:  # two passes at a time would hear each other's hooks
+            blocks = [batch.block for batch in self.reader.batches(some, failed=failed)]
         empty = torch.empty(0, dtype=torch.int32)
         of_block = torch.cat([block.recording for block in blocks] or [empty])
-        dtype = reader.options.torch_dtype
+        dtype = self.reader.options.torch_dtype
         rows = tuple(
             torch.cat([block.rows[k] for block in blocks] or [torch.empty(0, width, dtype=dtype)])
             for k, width in enumerate(self.widths)
