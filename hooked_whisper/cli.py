@@ -7,61 +7,36 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import os
 import shlex
 import sys
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from hooked_whisper.cli_features import add_features, run_features
 from hooked_whisper.cli_model import add_model, load_model, not_negative, positive
+from hooked_whisper.cli_run import Parser, run, version
 
 if TYPE_CHECKING:  # torch takes a second to import: --help and wrong arguments do not wait for it
     from hooked_whisper.findings import Context, Finding
     from hooked_whisper.hooked import HookedWhisper
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, not the usage."""
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    parsed = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="hooked-whisper: %(message)s", stream=sys.stderr)
-    logging.getLogger("hooked_whisper").setLevel(logging.DEBUG if parsed.verbose else logging.WARNING)
-    from hooked_whisper.errors import HookedWhisperError
-
-    try:
-        return parsed.run(parsed, arguments)
-    except KeyboardInterrupt:
-        print("hooked-whisper: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # `| head` has seen enough; keep the interpreter from complaining at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (HookedWhisperError, OSError) as error:
-        logging.getLogger(__name__).debug("error", exc_info=True)
-        print(f"hooked-whisper: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    return run(_parser(), list(sys.argv[1:] if argv is None else argv))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="hooked-whisper",
         description="Whisper with a named, causal hook point on every activation: published findings run again, "
         "pages about neurons with sound, transcripts, the list of hook points.",
         epilog="Examples: `hooked-whisper reproduce --out out/demo` (a page of findings on the packaged model); "
         "`hooked-whisper reproduce --model tiny --audio *.wav`; `hooked-whisper transcribe speech.wav`.",
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="reproduce|features|transcribe|hooks")
     _add_reproduce(commands)
     _add_features(commands)
@@ -156,7 +131,7 @@ def _reproduce(parsed: argparse.Namespace, arguments: list[str]) -> int:
         progress=sys.stderr.isatty(),
     )
     about = {
-        "version": _version(),
+        "version": version(),
         "command": shlex.join(["hooked-whisper", *arguments]),
         "origin": (context.facts or {}).get("origin", ""),
         "date": time.strftime("%Y-%m-%d"),
@@ -271,16 +246,6 @@ def _hook_row(model: HookedWhisper, name: str) -> dict[str, Any]:
     point = model.hook_dict[name]
     shape = [None if size < 0 else size for size in axis_sizes(point, model.cfg, sizes)]
     return {"name": name, "axes": list(point.axes), "shape": shape, "optional": point.optional}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _version() -> str:
-    try:
-        return metadata.version("hooked-whisper")
-    except metadata.PackageNotFoundError:
-        return "0 (not installed)"
 
 
 if __name__ == "__main__":

@@ -34,6 +34,11 @@ def add_features(parser: argparse.ArgumentParser) -> None:
         help="what to read there: the activations themselves (default), those and their negatives, or random "
         "orthonormal directions",
     )
+    add_site(parser)
+
+
+def add_site(parser: argparse.ArgumentParser) -> None:
+    """What a site is made of, whatever its units are."""
     parser.add_argument(
         "--units", type=units, metavar="A:B", help="which get a page, such as 0:50 or 3,17,40 (default: all)"
     )
@@ -50,6 +55,13 @@ def add_features(parser: argparse.ArgumentParser) -> None:
 
 def run_features(parsed: argparse.Namespace, arguments: Sequence[str], model: HookedWhisper) -> int:
     """Scan, write, say where."""
+    return write_site(parsed, shlex.join(["hooked-whisper", *arguments]), model, parsed.hook, _basis(parsed, model))
+
+
+def write_site(
+    parsed: argparse.Namespace, command: str, model: HookedWhisper, hook: str, basis: FeatureBasis | None
+) -> int:
+    """For the arguments of :func:`add_site`."""
     from hooked_whisper.report.units import PageOptions, build_site
 
     corpus, described = corpus_of(parsed)
@@ -57,13 +69,13 @@ def run_features(parsed: argparse.Namespace, arguments: Sequence[str], model: Ho
     index = build_site(
         model,
         corpus,
-        parsed.hook,
+        hook,
         parsed.out,
         units=parsed.units,
-        basis=_basis(parsed, model),
+        basis=basis,
         options=options,
         described=described,
-        command=shlex.join(["hooked-whisper", *arguments]),
+        command=command,
         progress=sys.stderr.isatty(),
     )
     print(f"open {index}")

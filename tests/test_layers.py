@@ -30,6 +30,7 @@ LAYERS = [
     "findings",
     "report",
     "cli_model",
+    "cli_run",
     "cli_corpus",
     "cli_features",
     "cli",

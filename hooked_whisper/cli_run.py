@@ -1,0 +1,50 @@
+"""What every command line of ours does alike: one line for an error, exit codes, interruptions."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, not the usage."""
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+    """Parse, and call ``parsed.run(parsed, arguments)``.
+
+    Returns its exit code; 2 for an error of ours or of the system, told in a line; 130 if interrupted.
+    """
+    prog = parser.prog
+    parsed = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format=f"{prog}: %(message)s", stream=sys.stderr)
+    for package in ("hooked_whisper", "sae_lens_audio"):
+        logging.getLogger(package).setLevel(logging.DEBUG if parsed.verbose else logging.WARNING)
+    from hooked_whisper.errors import HookedWhisperError
+
+    try:
+        return int(parsed.run(parsed, list(arguments)))
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `| head` has seen enough; keep the interpreter from complaining at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (HookedWhisperError, OSError) as error:
+        logging.getLogger(__name__).debug("error", exc_info=True)
+        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def version() -> str:
+    try:
+        return metadata.version("hooked-whisper")
+    except metadata.PackageNotFoundError:
+        return "0 (not installed)"
