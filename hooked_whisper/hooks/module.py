@@ -39,7 +39,7 @@ class HookedModule(nn.Module):
         """Name -> point, in the order in which a forward pass meets them."""
         return dict(self._hook_dict)
 
-    def place_points(self, points: Sequence[HookPoint], after: str) -> None:
+    def _place_points(self, points: Sequence[HookPoint], after: str) -> None:
         """Give points of a splice their place in the order, behind the point ``after``."""
         found: dict[str, HookPoint] = {}
         for name, point in self._hook_dict.items():
@@ -48,7 +48,7 @@ class HookedModule(nn.Module):
                 found |= {new.name: new for new in points}
         self.__dict__["_hook_dict"] = found
 
-    def drop_points(self, points: Sequence[HookPoint]) -> None:
+    def _drop_points(self, points: Sequence[HookPoint]) -> None:
         """Take such points out again."""
         gone = {id(point) for point in points}
         self.__dict__["_hook_dict"] = {n: p for n, p in self._hook_dict.items() if id(p) not in gone}

@@ -77,8 +77,9 @@ class SplicingMixin(HookedModule):
                 together. The reconstruction is cast to the activation's dtype.
             hook: one hook point, by name or published name.
             error_term: add what the reconstruction leaves out, as a constant: the output is then the activation, bit
-                for bit, until a hook edits a point of the splice, and an edit of the latents adds
-                ``decode(edited) - decode(latents)``. Gradients pass through the dictionary, not past it.
+                for bit, until a hook edits a point of the splice. An edit of the latents adds
+                ``decode(edited) - decode(latents)``, one of the input ``decode(encode(edited)) - decode(encode(x))``.
+                Gradients pass through the dictionary, not past it.
             hook_out: for transcoders, the later point of the same stack whose activation is replaced.
             positions: only there; elsewhere the activation passes as it is, and latents and error read 0. A slice of
                 absolute encoder positions (decoder: tokens), or a bool mask ``[row, place]``: a row per clip, or one
@@ -95,10 +96,10 @@ class SplicingMixin(HookedModule):
         with ExitStack() as stack:
             stack.callback(splice.close)
             points = splice.points
-            stack.callback(self.drop_points, points)
+            stack.callback(self._drop_points, points)
             behind = [p.name for p in self._hook_dict.values() if p.site == reads.name and p.site != writes.name]
-            self.place_points(points[:2], after=behind[-1] if behind else reads.name)
-            self.place_points(points[2:], after=points[1].name if writes is reads else writes.name)
+            self._place_points(points[:2], after=behind[-1] if behind else reads.name)
+            self._place_points(points[2:], after=points[1].name if writes is reads else writes.name)
             if writes is not reads:
                 stack.callback(reads.add_reader(splice.take).remove)
             writes._splice = splice.replace if writes is reads else splice.replace_later
@@ -313,8 +314,8 @@ def _plan(
 
 
 def _declared(sae: Spliceable, what: str) -> int | None:
-    """A size that a dictionary or its config names."""
-    for place in (sae, getattr(sae, "config", None)):
+    """A size that a dictionary or its config (``cfg``, in SAELens) names."""
+    for place in (sae, getattr(sae, "config", None), getattr(sae, "cfg", None)):
         value = getattr(place, what, None)
         if isinstance(value, int):
             return value
