@@ -76,6 +76,7 @@ def harvest(
     with _alone(folder):
         manifest = read_manifest(folder) if (folder / MANIFEST).exists() else Manifest(header, versions())
         check_same(header, manifest, folder)
+        _check_no_others(folder, manifest)
         run = _Run(reader, corpus, folder, manifest)
         run.repair()
         if not manifest.complete:
@@ -189,6 +190,16 @@ class _Run:
         ]
         manifest.complete = True
         self._save()
+
+
+def _check_no_others(folder: Path, manifest: Manifest) -> None:
+    """Raises ``HookedWhisperError`` for shards that the manifest does not know (but the one that a kill may leave)."""
+    ours = {shard_name(number) for number in range(len(manifest.shards) + 1)}
+    others = sorted(path.name for path in folder.glob("shard-*.safetensors") if path.name not in ours)
+    if others:
+        raise HookedWhisperError(
+            f"{folder} holds shards of another harvest ({others[0]}, ...): choose another folder, or delete that one"
+        )
 
 
 @contextmanager

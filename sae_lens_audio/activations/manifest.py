@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import numpy
 import safetensors
@@ -19,11 +19,13 @@ import torch
 from hooked_whisper.corpora import Cursor, Recording, fingerprint
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
 from hooked_whisper.weights import weights_sha256
-from sae_lens_audio.activations.reading import RowReader
+from sae_lens_audio.activations.options import HarvestOptions
+from sae_lens_audio.activations.reading import RowReader, Unit
 from sae_lens_audio.activations.shards import FORMAT, REMEDY, shard_name
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         return _parsed(content)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, HookedWhisperError) as error:
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}): {_LOST}") from error
 
 
@@ -118,29 +120,58 @@ _LOST = "without it the shards cannot be trusted; harvest into another folder"
 
 
 def _parsed(content: dict[str, Any]) -> Manifest:
-    header, versions = content["header"], content["versions"]
-    for hook in header["hooks"]:
-        if not isinstance(hook["name"], str) or not isinstance(hook["width"], int) or hook["width"] < 1:
-            raise ValueError(f"a hook {hook}")
-    shards = []
-    for number, one in enumerate(content["shards"]):
-        entry = ShardEntry(**one | {"start": tuple(one["start"]), "end": tuple(one["end"])})
-        numbers = (entry.rows, entry.bytes, *entry.start, *entry.end)
-        if (
-            entry.file != shard_name(number)  # so that no path leads out of the folder
-            or not all(isinstance(n, int) and n >= 0 for n in numbers)
-            or not re.fullmatch("[0-9a-f]{64}", entry.sha256)
-        ):
-            raise ValueError(f"shard {number} is {one}")
-        shards.append(entry)
-    recordings = [RecordingEntry(**one) for one in content["recordings"]]
+    header = content["header"]
+    _check_header(header)
+    recordings = [_built(RecordingEntry, one) for one in content["recordings"]]
     complete = content["complete"] is True
     if complete and len(recordings) != header["corpus_recordings"]:
         raise ValueError(f"{len(recordings)} recordings instead of {header['corpus_recordings']}")
+    if any(one.rows < 0 for one in recordings):
+        raise ValueError("recordings with fewer rows than none")
     failures = content["failures"]
     if not all(isinstance(one["index"], int) for one in failures):
-        raise ValueError("failures without index")
-    return Manifest(header, versions, shards, failures, recordings, complete)
+        raise ValueError("failures without a number")
+    shards = [_shard_entry(number, one) for number, one in enumerate(content["shards"])]
+    if complete and not shards:
+        raise ValueError("no shards")
+    return Manifest(header, dict(content["versions"]), shards, list(failures), recordings, complete)
+
+
+def _check_header(header: dict[str, Any]) -> None:
+    """What is read from a header later on."""
+    HarvestOptions(**header["options"])
+    names = [hook["name"] for hook in header["hooks"]]
+    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise ValueError(f"hooks named {names}")
+    if not all(isinstance(hook["width"], int) and hook["width"] > 0 for hook in header["hooks"]):
+        raise ValueError("hooks without a width")
+    if header["unit"] not in get_args(Unit):
+        raise ValueError(f"rows of {header['unit']!r}")
+    if not isinstance(header["corpus_recordings"], int):
+        raise ValueError("a corpus of unknown size")
+
+
+def _shard_entry(number: int, values: dict[str, Any]) -> ShardEntry:
+    entry = _built(ShardEntry, values | {"start": tuple(values["start"]), "end": tuple(values["end"])})
+    cursors = (*entry.start, *entry.end)
+    if (
+        entry.file != shard_name(number)  # so that no path leads out of the folder
+        or len(cursors) != 4
+        or not all(isinstance(n, int) for n in cursors)
+        or min(entry.rows, entry.bytes, *cursors) < 0
+        or not re.fullmatch("[0-9a-f]{64}", entry.sha256)
+    ):
+        raise ValueError(f"shard {number} is {values}")
+    return entry
+
+
+def _built(cls: type[T], values: dict[str, Any]) -> T:
+    """An entry with values of the types it wants."""
+    wanted: dict[str, Any] = {"str": str, "int": int, "float": (float, int), "Cursor": tuple}
+    for one in fields(cls):  # type: ignore[arg-type]
+        if not isinstance(values[one.name], wanted[str(one.type)]) or isinstance(values[one.name], bool):
+            raise ValueError(f"{one.name} is {values[one.name]!r}")
+    return cls(**values)
 
 
 def header_of(corpus: Sequence[Recording], reader: RowReader) -> dict[str, Any]:

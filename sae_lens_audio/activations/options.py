@@ -40,8 +40,9 @@ class HarvestOptions:
             if getattr(self, name) not in choices:
                 raise HookedWhisperError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
         for name, least in (("shard_rows", 1), ("batch", 1), ("margin", 0), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise HookedWhisperError(f"a harvest needs {name} of at least {least}, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise HookedWhisperError(f"{name} of a harvest is a whole number of at least {least}, not {value!r}")
         if self.padding == "keep" and self.margin:
             raise HookedWhisperError("a margin is left out before padding that is dropped: with padding='keep' it is 0")
 

@@ -122,8 +122,10 @@ class RowReader:
         recordings = torch.tensor([window.recording for window in batch], dtype=torch.int32)
         recording = recordings.repeat_interleave(torch.tensor(sizes))
         position = torch.cat(at)
-        rows = tuple(self._rows(cache, hook, spans, corpus, recording, position) for hook in self.hooks)
-        return Batch(Block(rows, recording, position), sizes, batch)
+        # in the order of the forward pass: what is not finite is so from the first point on
+        order = [hook for hook in cache if hook in self.hooks]
+        rows = {hook: self._rows(cache, hook, spans, corpus, recording, position) for hook in order}
+        return Batch(Block(tuple(rows[hook] for hook in self.hooks), recording, position), sizes, batch)
 
     def _kept(self, window: Window) -> int:
         """Positions of a window that are not left out."""

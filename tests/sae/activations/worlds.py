@@ -1,0 +1,64 @@
+"""Small corpora for a small model with a window of 60 positions (1.2 s), and what it computes on them, clip by clip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hooked_whisper import HookedWhisper
+from hooked_whisper.corpora import Recording
+from sae_lens_audio.activations import Block
+
+RESID = "encoder.blocks.0.hook_resid_post"
+NEURONS = "encoder.blocks.1.mlp.hook_post"
+WORDS = ("the", "red", "cat", "sat", "very", "tea", "rug", "dog")
+
+
+def corpus(n: int = 14, seed: int = 0, longest: float = 3.0) -> list[Recording]:
+    """0.2 s to ``longest`` of noise by three speakers, with texts of one to five words."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for i in range(n):
+        sound = 0.2 * rng.standard_normal(int(rng.integers(3200, int(16000 * longest))))
+        text = " ".join(rng.choice(WORDS, int(rng.integers(1, 6))))
+        found.append(Recording(f"clip-{i:02d}", sound.astype(np.float32), speaker=f"s{i % 3}", text=text))
+    return found
+
+
+def alone(model: HookedWhisper, recording: Recording, hook: str, keep: bool = False) -> Tensor:
+    """All positions of a recording, window by window, each run by itself: ``[position, d]``."""
+    size, found = model.time.n_samples, []
+    samples = recording.audio()
+    tokens = None if hook.startswith("encoder") else model.to_tokens("")
+    for start in range(0, len(samples), size):
+        part = samples[start : start + size]
+        mel = model.to_mel(torch.nn.functional.pad(part, (0, size - len(part))))
+        _, cache = model.run_with_cache(mel, tokens, names=hook, return_type=None)
+        n = model.time.n_ctx if keep else model.time.n_positions(len(part) / 16000)
+        found.append(cache[hook][0, :n].flatten(1))
+    return torch.cat(found)
+
+
+def taught(model: HookedWhisper, recording: Recording, hook: str) -> Tensor:
+    """All text tokens of a recording, the text and the end being given: ``[token, d]``."""
+    tokens = model.to_tokens(f" {recording.text}<|endoftext|>")
+    prompt = model.to_tokens("").shape[1]
+    _, cache = model.run_with_cache(model.to_mel(recording.audio()), tokens, names=hook, return_type=None)
+    return cache[hook][0, prompt:-1].flatten(1)
+
+
+def in_order(block: Block) -> Block:
+    """By recording and position."""
+    return block.taken(np.lexsort((block.position.numpy(), block.recording.numpy())))
+
+
+def joined(blocks: list[Block]) -> Block:
+    rows = tuple(torch.cat(parts) for parts in zip(*(block.rows for block in blocks), strict=True))
+    return Block(rows, torch.cat([b.recording for b in blocks]), torch.cat([b.position for b in blocks]))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
