@@ -27,6 +27,13 @@ COVERS_AUC, COVERS_F1 = 0.95, 0.7
 DRAWS = 2000
 
 
+class RarePhonesError(PatchError):
+    """No phone was said often enough to be judged.
+
+    Cause: few clips. Fix: more of them, or a smaller ``min_tokens``.
+    """
+
+
 @dataclass(frozen=True, eq=False)
 class PhoneScores:
     """What one basis tells of phones. F1 is on held-out speakers: phone, sign and threshold come from the others.
@@ -58,10 +65,10 @@ class PhoneScores:
         """Of what was counted with the true and with the shifted labels.
 
         Raises:
-            PatchError: no phone was said often enough.
+            RarePhonesError: no phone was said often enough.
         """
         if not found.searched.any():
-            raise PatchError(
+            raise RarePhonesError(
                 f"none of the {len(found.names)} labels was said often enough to be judged: give more clips, or a "
                 "smaller min_tokens"
             )
@@ -175,7 +182,8 @@ def phone_scores(
         scores by name, dictionaries first.
 
     Raises:
-        PatchError: a hook point without a vector at every position; NaN; no phone said often enough.
+        PatchError: a hook point without a vector at every position; NaN; no phone said often enough
+            (:class:`RarePhonesError`).
         AlignmentError: fewer than two speakers.
         CacheSizeError: too many features for ``options.max_bytes``.
     """

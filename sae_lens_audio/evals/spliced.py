@@ -43,7 +43,7 @@ class SplicedScores:
 
     Attributes:
         hook, hook_out: the point that is read, and the one that is replaced (the same, unless for transcoders).
-        where: which positions are replaced: those of ``"sound"``, or ``"all"``, padding too.
+        where: which positions are replaced: those of ``"sound"``, tokens of the ``"text"``, or ``"all"``.
         clips, references: ids, and what was said, as words are compared.
         words, tokens: how many each clip has; the end of the text counts as a token.
         conditions: ``"clean"``, dictionaries and baselines by name, ``"mean ablation"``, ``"zero ablation"``, and

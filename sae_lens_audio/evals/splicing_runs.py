@@ -27,9 +27,17 @@ from hooked_whisper.text import word_errors
 from sae_lens_audio.evals.spliced import CLEAN, MEAN, PADDING_TOO, ZERO, ConditionCounts, SplicedScores
 
 Where = Literal["sound", "all"]
-Mask = Bool[Tensor, "clip position"] | None
+Chosen = Bool[Tensor, "clip position"] | slice | None  # positions of each clip, tokens of all, or everywhere
 CLIPS = 8  # at once
 _LOGITS = 1 << 26  # of the reference's tokens, held at once: 256 MiB
+
+
+class NoTextError(PatchError):
+    """No clip is a whole recording with its text.
+
+    Cause: nobody transcribed the corpus, or its recordings are longer than the model's window.
+    Fix: give texts; cut long recordings.
+    """
 
 
 @torch.no_grad()
@@ -57,36 +65,37 @@ def spliced_scores(
         mean: mean activation at ``hook_out`` (or ``hook``), of training rows.
         hook_out: where a transcoder's prediction goes.
         where: ``"sound"`` replaces at the positions that a clip fills and lets padding pass, as a dictionary needs that
-            was trained without padding; ``"all"`` replaces everywhere. Ablations do the same. Points of the decoder are
-            replaced at all tokens.
+            was trained without padding (at points with tokens: at those of the text, and lets the prompt pass);
+            ``"all"`` replaces everywhere. Ablations do the same.
         padding_too: dictionaries that are run once more with ``"all"``.
         seed: of the bootstrap.
         track: wraps the batches, say in a progress bar.
 
     Raises:
-        PatchError: a dictionary that does not fit the point; no whole recording with a text.
+        PatchError: a dictionary that does not fit the point.
+        NoTextError: no whole recording with a text.
         AlignmentError: a text longer than the decoder.
         AudioError: a clip longer than the window.
     """
     reads = _name(model, hook)
     writes = reads if hook_out is None else _name(model, hook_out)
-    of_tokens = begins(model, writes)[0] == "decoder"
-    chosen = _with_text(model, clips)
+    chosen = whole_clips(model, clips)
     if unknown := sorted(set(padding_too) - set(dictionaries)):
         raise PatchError(f"padding_too names {unknown[0]!r}, which is not among the dictionaries")
     if taken := sorted(set(dictionaries) & {CLEAN, ZERO, MEAN}):
         raise PatchError(f"a dictionary cannot be called {taken[0]!r}: that is a condition of every run")
-    conditions = _conditions(model, reads, writes, dictionaries, mean, "all" if of_tokens else where)
+    of_tokens = "token" in model.hook_dict[writes].axes
+    conditions = _conditions(model, reads, writes, dictionaries, mean, where)
     if where == "sound" and not of_tokens:
         more = _conditions(model, reads, writes, {name: dictionaries[name] for name in padding_too}, mean, "all")
         conditions += [_Condition(f"{c.name}{PADDING_TOO}", "all", c.live) for c in more[: len(padding_too)]]
-    runner = _Runner(model, chosen, _resume(model, reads, writes), conditions, language)
+    runner = _Runner(model, chosen, _resume(model, reads, writes), conditions, of_tokens, language)
     for batch in runner.batches if track is None else track(runner.batches):
         runner.run(batch)
+    said = "text" if of_tokens and where == "sound" else where
     return SplicedScores(
-        reads, writes, "all" if of_tokens else where, runner.ids, tuple(runner.references), runner.words, runner.tokens,
-        runner.counts(), seed,
-    )  # fmt: skip
+        reads, writes, said, runner.ids, tuple(runner.references), runner.words, runner.tokens, runner.counts(), seed
+    )
 
 
 def _name(model: HookedWhisper, hook: str) -> str:
@@ -96,8 +105,12 @@ def _name(model: HookedWhisper, hook: str) -> str:
     return found[0]
 
 
-def _with_text(model: HookedWhisper, clips: Sequence[LabelledClip]) -> list[LabelledClip]:
-    """Clips whose whole text is known and heard."""
+def whole_clips(model: HookedWhisper, clips: Sequence[LabelledClip]) -> list[LabelledClip]:
+    """Clips whose whole text is known and heard.
+
+    Raises:
+        NoTextError: there is none.
+    """
     rate, position = model.time.sample_rate, model.time.seconds_per_position
     found = [
         clip
@@ -107,7 +120,7 @@ def _with_text(model: HookedWhisper, clips: Sequence[LabelledClip]) -> list[Labe
         and clip.alignment.duration <= len(clip.audio) / rate + position
     ]
     if not found:
-        raise PatchError(
+        raise NoTextError(
             f"none of {len(clips)} clips is a whole recording with its text, so that neither word errors nor "
             f"cross-entropy can be known: give texts, and recordings of {model.time.duration:g} s or less"
         )
@@ -118,7 +131,7 @@ def _with_text(model: HookedWhisper, clips: Sequence[LabelledClip]) -> list[Labe
 class _Condition:
     name: str
     where: Where
-    live: Callable[[Mask], AbstractContextManager[Any]]
+    live: Callable[[Chosen], AbstractContextManager[Any]]  # given where it acts
 
 
 def _conditions(
@@ -131,23 +144,34 @@ def _conditions(
 ) -> list[_Condition]:
     out = None if reads == writes else writes
 
-    def spliced(one: Spliceable) -> Callable[[Mask], AbstractContextManager[Any]]:
-        return lambda mask: model.splice(one, reads, hook_out=out, positions=mask)
+    def spliced(one: Spliceable) -> Callable[[Chosen], AbstractContextManager[Any]]:
+        return lambda chosen: model.splice(one, reads, hook_out=out, positions=chosen)
 
-    def ablated(by: By) -> Callable[[Mask], AbstractContextManager[Any]]:
-        [(name, change)] = ablate(model, writes, by=by)
-        return lambda mask: model.hooks(fwd_hooks=[(name, _only_at(mask, change))])
+    def ablated(by: By) -> Callable[[Chosen], AbstractContextManager[Any]]:
+        def live(chosen: Chosen) -> AbstractContextManager[Any]:
+            tokens = chosen if isinstance(chosen, slice) else None
+            [(name, change)] = ablate(model, writes, by=by, where=tokens)
+            if isinstance(chosen, Tensor):
+                change = _only_at(chosen, change)
+            return model.hooks(fwd_hooks=[(name, change)])
+
+        return live
 
     found = [_Condition(name, where, spliced(one)) for name, one in dictionaries.items()]
-    by_mean = Means({writes: mean.to(model.device, model.dtype)}, {writes: 1})
+    by_mean = Means({writes: _at_point(model, writes, mean)}, {writes: 1})
     return [*found, _Condition(MEAN, where, ablated(by_mean)), _Condition(ZERO, where, ablated("zero"))]
 
 
-def _only_at(mask: Mask, change: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _at_point(model: HookedWhisper, name: str, mean: Float[Tensor, "d"]) -> Tensor:
+    """A mean row in the shape of the point's vectors: heads, which rows have one after the other, apart."""
+    cfg = model.cfg.encoder if name.startswith("encoder.") else model.cfg.decoder
+    heads = "head" in model.hook_dict[name].axes
+    value = mean.to(model.device, model.dtype)
+    return value.unflatten(0, (cfg.n_heads, -1)) if heads else value
+
+
+def _only_at(chosen: Bool[Tensor, "clip position"], change: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The same change, at these positions alone."""
-    if mask is None:
-        return change
-    chosen = mask
 
     def changed(x: Tensor, hook: Any) -> Tensor:
         return torch.where(chosen.view(*chosen.shape, *[1] * (x.dim() - 2)), change(x, hook), x)
@@ -191,10 +215,11 @@ class _Runner:
         clips: Sequence[LabelledClip],
         resume: _Resume,
         conditions: Sequence[_Condition],
+        of_tokens: bool,
         language: str,
     ) -> None:
-        self.model, self.clips, self.resume = model, clips, resume
-        self.conditions = [_Condition(CLEAN, "all", lambda mask: nullcontext()), *conditions]
+        self.model, self.clips, self.resume, self.of_tokens = model, clips, resume, of_tokens
+        self.conditions = [_Condition(CLEAN, "all", lambda chosen: nullcontext()), *conditions]
         tokenizer = model.tokenizer
         self.forced = [[*tokenizer.encode(f" {c.alignment.text.strip()}"), tokenizer.eot] for c in clips]
         longest = max(map(len, self.forced))
@@ -231,7 +256,10 @@ class _Runner:
             clean = logprobs if clean is None else clean
             self._add(one.name, batch, texts, targets, logprobs, clean)
 
-    def _sound(self, batch: list[int]) -> Bool[Tensor, "clip position"]:
+    def _sound(self, batch: list[int]) -> Chosen:
+        """Positions without padding, tokens without the prompt."""
+        if self.of_tokens:
+            return slice(self.prompt.shape[1], self.model.cfg.decoder.n_ctx)
         time = self.model.time
         ends = [time.n_positions(len(self.clips[i].audio) / time.sample_rate) for i in batch]
         at = torch.arange(self.model.cfg.encoder.n_ctx, device=self.model.device)

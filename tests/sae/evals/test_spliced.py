@@ -126,7 +126,7 @@ def test_mean_of_zero_is_zero_ablation(model: HookedWhisper) -> None:
 
 
 def test_batches_do_not_matter(model: HookedWhisper, monkeypatch: pytest.MonkeyPatch) -> None:
-    clips, one = sentences(4), sae()
+    clips, one = sentences(3), sae()
     whole = spliced_scores(model, clips, HOOK, {"sae": one}, torch.zeros(D))
     monkeypatch.setattr(splicing_runs, "_LOGITS", 1)
     seen: list[list[int]] = []
@@ -137,7 +137,7 @@ def test_batches_do_not_matter(model: HookedWhisper, monkeypatch: pytest.MonkeyP
             yield batch
 
     alone = spliced_scores(model, clips, HOOK, {"sae": one}, torch.zeros(D), track=track)
-    assert seen == [[0], [1], [2], [3]]
+    assert seen == [[0], [1], [2]]
     for name, got in whole.conditions.items():
         np.testing.assert_allclose(got.nats, alone.conditions[name].nats, rtol=1e-5)
         np.testing.assert_allclose(got.kl, alone.conditions[name].kl, rtol=1e-3, atol=1e-6)
@@ -159,14 +159,42 @@ def test_transcoders_replace_another_point(model: HookedWhisper) -> None:
         assert found.conditions["t"].nats[k] == pytest.approx(nats(rows), rel=1e-5)
 
 
-def test_points_of_the_decoder_are_replaced_at_all_tokens(model: HookedWhisper) -> None:
-    hook, clips = "decoder.blocks.0.hook_resid_post", sentences(2)
-    found = spliced_scores(model, clips, hook, {"sae": sae()}, torch.zeros(D), padding_too=["sae"])
-    assert found.where == "all" and list(found.conditions) == [CLEAN, "sae", MEAN, ZERO]
+def test_points_of_the_decoder_are_replaced_at_the_text(model: HookedWhisper) -> None:
+    hook, clips, one, mean = "decoder.blocks.0.hook_resid_post", sentences(2), sae(), torch.linspace(-1, 1, D)
+    found = spliced_scores(model, clips, hook, {"sae": one}, mean, padding_too=["sae"])
+    assert found.where == "text" and list(found.conditions) == [CLEAN, "sae", MEAN, ZERO]
+    everywhere = spliced_scores(model, clips, hook, {"sae": one}, mean, where="all")
+
+    def text_only(x: Tensor, value) -> Tensor:
+        return torch.cat([x[:, :4], value(x)[:, 4:]], dim=1)  # behind the four tokens of the prompt
+
     for k, clip in enumerate(clips):
-        assert found.conditions["sae"].nats[k] == pytest.approx(
-            nats(forced_by_hand(model, clip, sae(), hook)), rel=1e-5
-        )
+        for name, value in (("sae", one), (MEAN, lambda x: mean.expand_as(x)), (ZERO, torch.zeros_like)):
+            text = forced_by_hand(model, clip, lambda x, value=value: text_only(x, value), hook)
+            assert found.conditions[name].nats[k] == pytest.approx(nats(text), rel=1e-5)
+            whole = forced_by_hand(model, clip, lambda x, value=value: value(x).clone(), hook)
+            assert everywhere.conditions[name].nats[k] == pytest.approx(nats(whole), rel=1e-5)
+
+
+@pytest.mark.parametrize("hook", ["encoder.blocks.1.attn.hook_z", "decoder.blocks.0.cross_attn.hook_v"])
+def test_heads_stand_side_by_side(model: HookedWhisper, hook: str) -> None:
+    clips, one, mean = sentences(2), sae(), torch.linspace(-1, 1, D)
+    found = spliced_scores(model, clips, hook, {"sae": one}, mean)
+    assert found.where == "sound"
+    for k, clip in enumerate(clips):
+        n = n_sound(clip)
+
+        def change(x: Tensor, n: int = n) -> Tensor:
+            return torch.cat([mean.view(2, 16).expand_as(x)[:, :n], x[:, n:]], dim=1)
+
+        rows = forced_by_hand(model, clip, change, hook)
+        assert found.conditions[MEAN].nats[k] == pytest.approx(nats(rows), rel=1e-5)
+
+        def spliced(x: Tensor, n: int = n) -> Tensor:
+            return torch.cat([one(x.flatten(2)).unflatten(2, (2, 16))[:, :n], x[:, n:]], dim=1)
+
+        rows = forced_by_hand(model, clip, spliced, hook)
+        assert found.conditions["sae"].nats[k] == pytest.approx(nats(rows), rel=1e-5)
 
 
 def test_parts_of_recordings_and_clips_without_text_are_left_out(model: HookedWhisper) -> None:
