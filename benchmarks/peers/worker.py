@@ -1,0 +1,147 @@
+"""One implementation in a process of its own: it trains when it is told to, and says how long each step took.
+
+    python -m benchmarks.peers.worker '{"implementation": "ours", ...}'     (a Case as JSON; the driver does this)
+
+Commands come as JSON lines, answers go back the same way. Each library runs its own loop; where the loop asks for the
+next batch, the :class:`Feed` ends the time of the step before, waits for the driver, and starts the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.peers.case import Case
+
+PACKAGES = {
+    "ours": "hooked-whisper",
+    "sae-lens": "sae-lens",
+    "sparsify": "eai-sparsify",
+    "dictionary_learning": "dictionary-learning",
+}
+Score = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class Finished(BaseException):
+    """The driver needs no more steps. Not an Exception: no library shall swallow it."""
+
+
+class Feed:
+    """Batches, always in the same order. An adapter sets ``score`` and, if it needs it, ``before_step``.
+
+    score: rows to their reconstruction and the number of them in which each feature is active, as in training.
+    before_step: called outside of the time of a step.
+    """
+
+    def __init__(self, case: Case, rows: Tensor, commands: TextIO, answers: TextIO) -> None:
+        self.case, self._commands, self._answers = case, commands, answers
+        n = (len(rows) - case.held_out) // case.batch
+        self.rows = rows[: n * case.batch].to(case.device)
+        self._held_out = rows[len(rows) - case.held_out :].to(case.device)
+        self._batches = self.rows.split(case.batch)
+        self._number, self._left, self._began = 0, 0, 0.0
+        self._seconds: list[float] = []
+        self.score: Score | None = None
+        self.before_step: Callable[[], None] = lambda: None
+        self._rss = _peak_mb(reset=True)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self
+
+    def __next__(self) -> Tensor:
+        if self._began:
+            self._seconds.append(self._clock() - self._began)
+            self._began = 0.0
+        while not self._left:
+            self._serve()
+        self._left -= 1
+        batch = self._batches[self._number % len(self._batches)]
+        self._number += 1
+        self.before_step()
+        self._began = self._clock()
+        return batch
+
+    def _clock(self) -> float:
+        if self.case.device.startswith("cuda"):
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def _serve(self) -> None:
+        """Report what was done, and take the next command."""
+        if self._seconds:
+            cpu = time.process_time()
+            self._answer({"seconds": self._seconds, "cpu": cpu, "peak_mb": _peak_mb() - self._rss})
+            self._seconds = []
+        elif not self._number:
+            versions = {"torch": torch.__version__, "version": version(PACKAGES[self.case.implementation])}
+            self._answer(versions | {"cpu": time.process_time()})
+        command = json.loads(self._commands.readline() or '"stop"')
+        if command == "stop":
+            raise Finished
+        if command == "score":
+            self._answer(self._scores())
+        else:
+            self._left = command["steps"]
+
+    def _answer(self, values: dict[str, Any]) -> None:
+        self._answers.write(json.dumps(values) + "\n")
+        self._answers.flush()
+
+    @torch.no_grad()
+    def _scores(self) -> dict[str, float]:
+        """On rows that are not trained on: explained variance, active features, share that is never active."""
+        assert self.score is not None, "the adapter has no score"
+        x = self._held_out
+        error, active = 0.0, torch.zeros(self.case.d_sae, dtype=torch.int64, device=x.device)
+        for some in x.split(self.case.batch):
+            predicted, counts = self.score(some)
+            error += (predicted - some).double().square().sum().item()
+            active += counts
+        spread = (x - x.mean(0)).double().square().sum().item()
+        return {
+            "explained_variance": 1 - error / spread,
+            "l0": active.sum().item() / len(x),
+            "dead": (active == 0).double().mean().item(),
+        }
+
+
+def _peak_mb(reset: bool = False) -> float:
+    """Most memory held so far; from where it is now if ``reset`` (on Linux)."""
+    try:
+        if reset:
+            with open("/proc/self/clear_refs", "w") as file:
+                file.write("5")
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM"))
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    # libraries print; the driver wants answers only
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    case = Case(**json.loads(sys.argv[1]))
+    torch.set_num_threads(case.threads)
+    adapter = import_module(f"benchmarks.peers.with_{case.implementation.replace('-', '_')}")
+    rows = torch.from_numpy(np.load(case.data))
+    torch.manual_seed(case.seed)
+    with contextlib.suppress(Finished):
+        adapter.train(case, Feed(case, rows, sys.stdin, answers))
+
+
+if __name__ == "__main__":
+    main()

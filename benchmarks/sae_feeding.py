@@ -1,0 +1,134 @@
+"""How long training waits for its rows: from memory, from a harvest on the disk, from one that no cache holds.
+
+    python -m benchmarks.sae_feeding [--clips 350] [--steps 96] [--threads 2] [--json FILE]
+
+A TopK dictionary of 8 times the width is trained on shuffled rows of a harvest in its default form (float16 shards of
+131,072 rows), some shards to a block, so that blocks end during the measurement. The three take turns, in runs of some
+steps each. Counted is the time in which the trainer had no batch to work on; batches are made by a thread that shares
+the cores with training, so steps themselves may get longer too: their ratio is the other column. "No cache": the
+operating system is told to forget the shards before each block is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from hooked_whisper.config import RELEASED
+from hooked_whisper.corpora import Recording
+from hooked_whisper.hooked import HookedWhisper
+from sae_lens_audio.activations import Block, Blocks, HarvestOptions, Store, StoredBlocks, TensorBlocks, harvest
+from sae_lens_audio.architectures import TopK, TopKConfig
+from sae_lens_audio.training import Batch, Batches, Trainer, TrainingConfig
+from sae_lens_audio.training.batches import Feed, Place
+
+
+class Waiting:
+    """A feed and the seconds that its user spent in it."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed, self.seconds = feed, 0.0
+
+    def __next__(self) -> Batch:
+        began = time.perf_counter()
+        batch = next(self.feed)
+        self.seconds += time.perf_counter() - began
+        return batch
+
+    def close(self) -> None:
+        self.feed.close()
+
+
+class WatchedBatches(Batches):
+    def start(self, place: Place) -> Any:
+        return Waiting(super().start(place))
+
+
+class Forgotten(StoredBlocks):
+    """Shards come from the disk itself each time."""
+
+    def block(self, epoch: int, index: int) -> Block:
+        for path in self.store.folder.glob("shard-*.safetensors"):
+            handle = os.open(path, os.O_RDONLY)
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(handle)
+        return super().block(epoch, index)
+
+
+def stored(folder: Path, clips: int, size: str) -> Store:
+    """Activations of random weights on random sound, of the stem alone, which is quick."""
+    torch.manual_seed(0)
+    model = HookedWhisper(RELEASED[size])
+    sounds = [np.random.default_rng(k).uniform(-0.3, 0.3, 480_000).astype(np.float32) for k in range(8)]
+    corpus = [Recording(f"{k:04d}", sounds[k % 8]) for k in range(clips)]
+    return harvest(model, corpus, "encoder.blocks.0.hook_resid_pre", folder, HarvestOptions())
+
+
+def run(blocks: Blocks, steps: int, batch: int, k: int) -> tuple[list[float], float]:
+    """Seconds of every step but the first, and seconds of waiting in them."""
+    d = blocks.widths[0]
+    trainer = Trainer(TopK(TopKConfig(d, 8 * d, k=k)), blocks, TrainingConfig(steps=steps + 1, batch=batch))
+    trainer.batches = WatchedBatches(blocks, batch, 0)
+    with trainer:
+        trainer.step()  # waits for the first block, as every start does
+        feed: Any = trainer._feed
+        feed.seconds = 0.0
+        times = []
+        for _ in range(steps):
+            began = time.perf_counter()
+            trainer.step()
+            times.append(time.perf_counter() - began)
+        return times, feed.seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=350, help="of 30 s: 1,500 rows each")
+    parser.add_argument("--steps", type=int, default=96, help="of each run")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--shards-together", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=4096)
+    parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--size", default="tiny", choices=sorted(RELEASED))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        store = stored(Path(folder), options.clips, options.size)
+        hook, together = store.hooks[0], options.shards_together
+        sources: dict[str, Blocks] = {
+            "memory": TensorBlocks(store.read(hook).rows[0]),
+            "harvest": StoredBlocks(store, hook, shards_together=together),
+            "harvest, no cache": Forgotten(store, hook, shards_together=together),
+        }
+        found: dict[str, list[tuple[list[float], float]]] = {name: [] for name in sources}
+        for _ in tqdm(range(options.runs), desc="runs"):
+            for name, blocks in sources.items():
+                found[name].append(run(blocks, options.steps, options.batch, options.k))
+        shape = f"{store.rows:,} rows x {store.widths[0]} in {store.n_shards} shards, {store.bytes / 2**20:.0f} MiB"
+    print(f"{shape}; {platform.machine()}, {options.threads} threads, torch {torch.__version__}\n")
+    print("| rows from | ms a step (median) | times as long as from memory | waiting, share of all time |")
+    print("|---|---|---|---|")
+    base = statistics.median(second for times, _ in found["memory"] for second in times)
+    for name, runs in found.items():
+        step = statistics.median(second for times, _ in runs for second in times)
+        waiting = sum(waited for _, waited in runs) / sum(sum(times) for times, _ in runs)
+        print(f"| {name} | {1e3 * step:.0f} | {step / base:.3f} | {waiting:.4f} |")
+    if options.json:
+        options.json.write_text(json.dumps({"store": shape, "seconds": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

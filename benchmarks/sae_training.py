@@ -1,0 +1,183 @@
+"""Training of dictionaries side by side: ours, EleutherAI sparsify, sae-lens, dictionary_learning.
+
+    make bench-sae                                          (all; makes the peers' environments first)
+    python -m benchmarks.sae_training --architectures topk --score-at 100 300 [--json FILE]
+    python -m benchmarks.sae_training --activations FOLDER --key encoder.blocks.2.hook_resid_post
+
+Each library runs its own training loop in its own environment and process, on rows in memory. They take turns of a few
+steps and only one works at a time, so that whatever else the machine does falls on all of them. What counts is the
+ratio, turn by turn, and the variance explained of rows that nobody trained on, after equally many steps.
+
+The same for all: rows, their order (ours shuffles by itself) and scale (a row's mean squared distance from the mean is
+its width), sizes, k, float32, threads, Adam's rate (that of Gao et al. 2024, which two of the peers take by default),
+constant from the first step, and the L1 coefficient. Left as each has it: how weights and biases start, clipping and
+projection of gradients, auxiliary losses, statistics, thresholds of JumpReLU, sparsify's default optimiser (signum at
+its own rate; "adam" is the other one it has). BatchTopK is scored as it trains, on the largest features of a batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.peers.case import Case
+from benchmarks.peers.drive import take_turns
+from benchmarks.peers.rows import from_file, scaled, synthetic
+from hooked_whisper.errors import HookedWhisperError
+
+DENSE = (("ours", ""), ("sae-lens", ""), ("dictionary_learning", ""))
+SPARSE = (("ours", ""), ("sparsify", ""), ("sae-lens", ""), ("dictionary_learning", ""))
+
+
+@dataclass(frozen=True)
+class Work:
+    """score_at: numbers of steps; dead: share of features that are held to be dead."""
+
+    architecture: str
+    implementations: tuple[tuple[str, str], ...]
+    score_at: tuple[int, ...] = (100,)
+    dead: float = 0.0
+
+
+WORK = {
+    "topk": Work("topk", (*SPARSE, ("sparsify", "adam"), ("sae-lens", "sparse")), (100, 300)),
+    "topk-dead": Work("topk", SPARSE, dead=0.25),
+    "batchtopk": Work("batchtopk", DENSE),
+    "matryoshka": Work("matryoshka", DENSE),
+    "standard": Work("standard", DENSE),
+    "jumprelu": Work("jumprelu", DENSE),
+    "gated": Work("gated", DENSE),
+}
+
+
+def machine(threads: int, device: str) -> dict[str, Any]:
+    model = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo") as file:
+            model = next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": threads,
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "load": list(os.getloadavg()),
+    }
+
+
+def table(name: str, found: dict[str, Any], score_at: tuple[int, ...]) -> str:
+    heads = ["steps/s", "activations/s", "times as long as ours", "quartiles", "memory MB"]
+    heads += [f"explained at {at}" for at in score_at] + ["L0", "dead"]
+    others = found["others_used_cores"]
+    lines = [
+        f"**{name}**" + (f" (others used {others:.2f} cores)" if others is not None else ""),
+        "",
+        f"| {name} | " + " | ".join(heads) + " |",
+        "|---" * (len(heads) + 1) + "|",
+    ]
+    for row in found["implementations"]:
+        ratio, last = row["times_as_long"], row["scores"][score_at[-1]]
+        cells = [
+            f"{row['name']} {row['version']}",
+            f"{row['steps_per_s']:.2f}",
+            f"{row['activations_per_s']:,.0f}",
+            f"{ratio['median']:.2f}",
+            "{:.2f} to {:.2f}".format(*ratio["quartiles"]),
+            f"{row['peak_mb']:.0f}",
+            *(f"{row['scores'][at]['explained_variance']:.3f}" for at in score_at),
+            f"{last['l0']:.1f}",
+            f"{last['dead']:.3f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--architectures", nargs="+", default=list(WORK), choices=list(WORK), metavar="NAME")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="implementations besides ours")
+    parser.add_argument("--activations", type=Path, help="a harvest, or a .npy or .safetensors of rows [row, d]")
+    parser.add_argument("--key", help="hook point of the harvest, or tensor of the file")
+    parser.add_argument("--rows", type=int, default=262_144, help="to train on; every pass has the same order")
+    parser.add_argument("--held-out", type=int, default=16_384, help="rows for scores")
+    parser.add_argument("--d-in", type=int, default=384, help="of made-up activations")
+    parser.add_argument("--d-sae", type=int, help="default: 8 times the width of the activations")
+    parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=4096)
+    parser.add_argument("--score-at", type=int, nargs="+", help="numbers of steps")
+    parser.add_argument("--per-turn", type=int, default=5, help="steps")
+    parser.add_argument("--warm-up", type=int, default=2, help="turns that are not timed")
+    parser.add_argument("--lr", type=float, help="of Adam; default: 2e-4 / sqrt(d_sae / 2^14)")
+    parser.add_argument("--l1", type=float, default=1.0)
+    parser.add_argument("--l0", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if min(options.score_at or [100]) < (options.warm_up + 2) * options.per_turn:
+        parser.error(
+            "two turns at least must come after the warm-up: more steps to the first score, or fewer a turn"
+        )
+    return options
+
+
+def main() -> None:
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    n = options.rows + options.held_out
+    if options.activations:
+        rows = from_file(options.activations, options.key, n, options.seed)
+    else:
+        rows = synthetic(n, options.d_in, options.seed)
+    if len(rows) < options.held_out + options.batch:
+        raise HookedWhisperError(f"{len(rows)} rows are too few for scores and a batch: change --held-out or --batch")
+    d_sae = options.d_sae or 8 * rows.shape[1]
+    lr = options.lr or 2e-4 / (d_sae / 2**14) ** 0.5
+    here = machine(options.threads, options.device)
+    data = options.activations.name if options.activations else "made-up activations"
+    print(
+        f"{data} [{len(rows)}, {rows.shape[1]}], d_sae {d_sae}, k {options.k}, batch {options.batch}, float32, "
+        f"lr {lr:.2g}; {here['processor']} ({here['instructions']}), {here['cores']} cores, {here['threads']} threads, "
+        f"device {here['device']}, torch {here['torch']}\n"
+    )
+    done: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.npy"
+        np.save(path, scaled(rows).numpy())
+        shape = {"d_in": rows.shape[1], "d_sae": d_sae, "k": options.k}
+        shared = shape | {"data": str(path), "lr": lr, "l1": options.l1, "l0": options.l0, "seed": options.seed}
+        shared |= {"batch": options.batch, "held_out": options.held_out}
+        shared |= {"threads": options.threads, "device": options.device}
+        for name in options.architectures:
+            work = WORK[name]
+            score_at = tuple(sorted(options.score_at or work.score_at))
+            cases = [
+                Case(who, variant, work.architecture, dead=int(work.dead * d_sae), **shared)
+                for who, variant in work.implementations
+                if who == "ours" or options.only is None or who in options.only
+            ]
+            found = take_turns(cases, score_at, options.per_turn, options.warm_up)
+            print(table(name, found, score_at), flush=True)
+            done.append({"name": name, **found})
+            if options.json:
+                settings = {key: str(v) if isinstance(v, Path) else v for key, v in vars(options).items()}
+                facts = {"machine": here, "settings": settings, "lr": lr, "d_sae": d_sae, "results": done}
+                options.json.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
