@@ -101,7 +101,7 @@ def read_manifest(folder: Path) -> Manifest:
         content = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} has no {MANIFEST}, so no activations: give the folder of a harvest") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}): {_LOST}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} was not written by a harvest of activations: give another folder")
@@ -132,8 +132,8 @@ def _parsed(content: dict[str, Any]) -> Manifest:
     if not all(isinstance(one["index"], int) for one in failures):
         raise ValueError("failures without a number")
     shards = [_shard_entry(number, one) for number, one in enumerate(content["shards"])]
-    if complete and not shards:
-        raise ValueError("no shards")
+    if complete and (not shards or sum(one.rows for one in shards) != sum(one.rows for one in recordings)):
+        raise ValueError("rows of the shards are not those of the recordings")
     return Manifest(header, dict(content["versions"]), shards, list(failures), recordings, complete)
 
 
@@ -158,7 +158,8 @@ def _shard_entry(number: int, values: dict[str, Any]) -> ShardEntry:
         entry.file != shard_name(number)  # so that no path leads out of the folder
         or len(cursors) != 4
         or not all(isinstance(n, int) for n in cursors)
-        or min(entry.rows, entry.bytes, *cursors) < 0
+        or min(entry.rows, *cursors) < 0
+        or 8 * entry.rows > entry.bytes  # recording and position alone
         or not re.fullmatch("[0-9a-f]{64}", entry.sha256)
     ):
         raise ValueError(f"shard {number} is {values}")

@@ -90,7 +90,7 @@ def test_stopped_at_any_file(model, tmp_path, monkeypatch, whole, after, when):
         run(model, tmp_path)
     monkeypatch.setattr(MODULE, "write_atomic", real)
     if (after, when) != (12, "after"):
-        with pytest.raises(CheckpointError, match="is not complete|has no manifest"):
+        with pytest.raises(CheckpointError, match=r"is not complete|has no manifest"):
             open_store(tmp_path)
     (tmp_path / ".shard-00003.safetensors.half").write_bytes(b"what a kill leaves")
     run(model, tmp_path)
@@ -292,7 +292,7 @@ def test_two_at_once_are_refused(model, tmp_path):
 def test_nothing_to_harvest(model, tmp_path):
     with pytest.raises(HookedWhisperError, match="no recordings"):
         run(model, tmp_path, corpus=[])
-    with pytest.raises(HookedWhisperError, match="none of 2 recordings has rows; the first failed: .* not audio"):
+    with pytest.raises(HookedWhisperError, match=r"none of 2 recordings has rows; the first failed: .* not audio"):
         run(model, tmp_path, corpus=[Recording("a", b"no"), Recording("b", b"no")])
     with pytest.raises(HookedWhisperError, match="a margin that leaves nothing"):
         run(model, tmp_path, corpus=corpus(2, longest=1.1), options=HarvestOptions(margin=60))

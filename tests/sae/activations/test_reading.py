@@ -112,7 +112,7 @@ def test_what_is_refused_names_the_axes(model, tmp_path, hooks, match):
 
 
 def test_unknown_points_suggest_near_ones(model, tmp_path):
-    with pytest.raises(UnknownHookError, match="did you mean encoder.blocks.1.hook_mlp_out"):
+    with pytest.raises(UnknownHookError, match=r"did you mean encoder.blocks.1.hook_mlp_out"):
         harvest(model, corpus(2), "encoder.blocks.1.hook_mpl_out", tmp_path / "out", progress=False)
 
 
@@ -181,7 +181,7 @@ def test_what_overflows_names_hook_and_remedy(tmp_path):
     recordings = corpus(3)
     with pytest.raises(HookedWhisperError, match=r"mlp.hook_post: an activation of recording 'clip-00', position 0 .*"):
         harvest(loud, recordings, NEURONS, tmp_path / "half", progress=False)
-    with pytest.raises(HookedWhisperError, match="float16 ends at 6.55e.04: harvest with dtype='bfloat16' or"):
+    with pytest.raises(HookedWhisperError, match=r"float16 ends at 6.55e.04: harvest with dtype='bfloat16' or"):
         harvest(loud, recordings, NEURONS, tmp_path / "half", progress=False)
     for dtype in ("bfloat16", "float32"):
         options = HarvestOptions(dtype=dtype)
