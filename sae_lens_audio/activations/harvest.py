@@ -157,7 +157,7 @@ class _Run:
     def _save(self) -> None:
         """The manifest. It lists the failures before its cursor: those behind it will be met again."""
         last = len(self.corpus) if self.manifest.complete else self.manifest.cursor[0]
-        self.manifest.failures = [one for index, one in sorted(self.failures.items()) if index < last]
+        self.manifest.failures = [one for index, one in sorted(self.failures.copy().items()) if index < last]
         self._put(self.folder / MANIFEST, self.manifest.encoded())
 
     def _put(self, path: Path, data: bytes) -> None:
