@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from sae_lens_audio.evals.spliced import SplicedScores
 from sae_lens_audio.evals.splicing_runs import NoTextError, Where, spliced_scores, whole_clips
 from sae_lens_audio.evals.stability import stability
 
-Rows = Float[Tensor, "row d"]
+Rows = Float[Tensor, "_ _"]  # [row, d], of other numbers and widths at each point
 _BATCH = 4096  # rows encoded together
 
 
@@ -69,11 +70,13 @@ def evaluate(
     hook_out: str | None = None,
     seeds: Sequence[str] = (),
     progress: bool = False,
+    about: Mapping[str, Any] = MappingProxyType({}),
 ) -> Evaluation:
     """Score dictionaries of one hook point on clips that neither they nor the baselines were fitted on.
 
     Args:
-        dictionaries: by name. What has ``encode`` and ``decode`` (or ``decode_like``) and fits the point.
+        dictionaries: by name. What has ``encode`` and ``decode`` (or ``decode_like``) and fits the point; on the
+            model's device.
         hook: the point they read; a published name will do.
         clips: of speakers that training did not hear. Their texts are needed for splicing; phones, of two or more
             speakers, for phone scores. What cannot be done is left out and noted.
@@ -82,6 +85,7 @@ def evaluate(
         hook_out: for transcoders, the point they predict; sparse baselines are then codes of its own activations.
         seeds: names of two or more dictionaries that differ by their seed alone: how many features are found again.
         progress: bars on stderr.
+        about: what else the record shall say, JSON values.
 
     Raises:
         PatchError: a dictionary that does not fit the point; a crosscoder (:class:`ReconstructionScores` takes its
@@ -96,13 +100,13 @@ def evaluate(
 
     dense = linear_bases(fitted_in, chosen.seed)
     phones, rows = _phones_and_rows(model, clips, dictionaries, dense, (reads, writes), chosen, track, notes)
-    pairs = list(zip(rows[reads].split(_BATCH), rows[writes].split(_BATCH), strict=True))
+    given, targets = ([part.to(model.device) for part in rows[hook].split(_BATCH)] for hook in (reads, writes))
+    pairs = list(zip(given, targets, strict=True))
     scores = {name: ReconstructionScores.of(one, pairs, hook=reads) for name, one in dictionaries.items()}
 
     bases = dense if reads == writes else linear_bases(fitted_out, chosen.seed)
     of_equal_l0 = [(basis, one) for s in scores.values() for basis, one in sparse_baselines(bases, s.l0).items()]
     sparse = {f"{basis} k={one.k}": one for basis, one in of_equal_l0}
-    targets = list(rows[writes].split(_BATCH))
     scores |= {name: ReconstructionScores.of(one, targets, hook=writes) for name, one in sparse.items()}
 
     spliced = None
@@ -132,7 +136,7 @@ def evaluate(
         hook_out=writes,
         dictionaries={name: described(one) for name, one in dictionaries.items()},
         baselines={f"{basis} k={one.k}": basis for basis, one in of_equal_l0},
-        inputs=_inputs(model, clips, rows[reads], fitted_in, spliced, chosen),
+        inputs={**_inputs(model, clips, rows[reads], fitted_in, spliced, chosen), **about},
         reconstruction=scores,
         duplicates={name: duplicates(directions(one)) for name, one in dictionaries.items()},
         spliced=spliced,

@@ -14,7 +14,7 @@ from hooked_whisper.storage import write_atomic
 from sae_lens_audio.evals.decoder_rows import Duplicates
 from sae_lens_audio.evals.phones import PhoneScores
 from sae_lens_audio.evals.reconstruction import ReconstructionScores
-from sae_lens_audio.evals.serialise import plain, restored
+from sae_lens_audio.evals.serialise import plain, restored, to_text
 from sae_lens_audio.evals.spliced import CLEAN, MEAN, MEASURES, ZERO, ConditionCounts, SplicedScores
 from sae_lens_audio.evals.stability import Match, Stability
 
@@ -139,7 +139,7 @@ class Evaluation:
         from sae_lens_audio.evals.sheet import draw_sheet, to_png
 
         picture = to_png(draw_sheet(self))
-        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+        text = to_text(self.to_json())
         write_atomic(Path(folder) / SHEET, picture)
         write_atomic(Path(folder) / SCORES, text.encode())
 

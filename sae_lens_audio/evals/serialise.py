@@ -1,7 +1,8 @@
-"""Scores to JSON and back. What is not finite is ``null``; numbers have seven significant digits."""
+"""Scores to JSON and back, exactly. What is not finite is ``null``."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
@@ -12,7 +13,6 @@ from hooked_whisper.errors import CheckpointError
 from hooked_whisper.findings.finding import Estimate
 
 T = TypeVar("T")
-_DIGITS = 7
 
 
 def plain(value: Any) -> Any:
@@ -30,8 +30,27 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}") if np.isfinite(value) else None
+        return value if np.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def to_text(data: Mapping[str, Any]) -> str:
+    """JSON of a :func:`plain` mapping, with a line for each entry of each part: long arrays take one line, not many."""
+
+    def dumped(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+    lines = []
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            inside = ",\n".join(f"  {dumped(k)}: {dumped(v)}" for k, v in value.items())
+            lines.append(f" {dumped(key)}: {{\n{inside}\n }}")
+        elif isinstance(value, list) and value:
+            inside = ",\n".join(f"  {dumped(v)}" for v in value)
+            lines.append(f" {dumped(key)}: [\n{inside}\n ]")
+        else:
+            lines.append(f" {dumped(key)}: {dumped(value)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def restored(cls: type[T], data: Any, source: object, **given: Any) -> T:

@@ -196,7 +196,11 @@ def _scaled(value: Estimate, scale: int) -> Estimate:
 
 
 def _bars(
-    axes: Axes, values: Mapping[str, Estimate], found: Evaluation, end: float, notes: Mapping[str, str] | None = None
+    axes: Axes,
+    values: Mapping[str, Estimate],
+    found: Evaluation,
+    end: float | int,
+    notes: Mapping[str, str] | None = None,
 ) -> None:
     """Horizontal bars with whiskers, the value behind each; ``end`` of the scale."""
     y = np.arange(len(values))[::-1]

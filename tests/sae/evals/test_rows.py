@@ -1,0 +1,84 @@
+"""Recordings to labelled clips, clips to rows: without padding, drawn evenly, broken ones told of."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hooked_whisper import HookedWhisper
+from hooked_whisper.corpora import Recording
+from hooked_whisper.errors import AlignmentError, HookedWhisperError, PatchError
+from hooked_whisper.features.labelled import site_activations
+from hooked_whisper.features.sites import Site
+from sae_lens_audio.evals.rows import Recorder, gather_rows, labelled_clips, row_share
+from tests.findings.worlds import small_model
+from tests.sae.evals.worlds import HOOK, sentences, tones
+
+
+@pytest.fixture(scope="module")
+def model() -> HookedWhisper:
+    return small_model(0)
+
+
+def recording(clip, **more) -> Recording:
+    given = {"speaker": clip.speaker, "text": clip.alignment.text, "find_alignment": lambda: clip.alignment}
+    return Recording(clip.alignment.utterance, clip.audio, **given | more)
+
+
+def test_clips_of_a_corpus(model: HookedWhisper) -> None:
+    def broken() -> None:
+        raise AlignmentError("line 3 is no interval")
+
+    tone = tones(2)
+    long = np.zeros(2 * model.time.n_samples + 1000, dtype=np.float32)  # the last window is too short to count
+    corpus = [
+        recording(tone[0]),
+        Recording("missing", "/nowhere/at/all.wav"),
+        recording(tone[1], find_alignment=broken, speaker=""),
+        Recording("long", long, text="very long", speaker="x"),
+        Recording("plain", tone[1].audio, text="said"),
+    ]
+    clips, failures = labelled_clips(model, corpus, 10)
+    assert [(c.alignment.utterance, c.offset, c.speaker) for c in clips] == [
+        ("u0", 0, "a"), ("long", 0, "x"), ("long", pytest.approx(1.2), "x"), ("plain", 0, "plain"),
+    ]  # fmt: skip
+    assert clips[0].alignment.phones and clips[3].alignment.text == "said" and not clips[3].alignment.phones
+    assert clips[1].alignment.duration > 1.2 and clips[3].alignment.duration == pytest.approx(len(tone[1].audio) / 16e3)
+    assert [name for name, _ in failures] == ["missing", "u1"] and "line 3" in failures[1][1]
+    assert len(labelled_clips(model, corpus, 2).clips) == 2
+
+
+def test_rows_are_the_clips_activations(model: HookedWhisper) -> None:
+    clips = sentences(3)
+    other = "encoder.blocks.0.mlp.hook_post"
+    found = gather_rows(model, clips, [HOOK, other])
+    expected = site_activations(model, clips, {HOOK: Site(HOOK), other: Site(other)})
+    for hook in (HOOK, other):
+        torch.testing.assert_close(found[hook], expected[hook], atol=1e-5, rtol=1e-5)
+    some = gather_rows(model, clips, [HOOK, other], most=40)
+    places = (some[HOOK][:, None] == found[HOOK]).all(-1).nonzero()[:, 1]
+    assert 20 < len(places) < 60 and torch.equal(some[other], found[other][places])
+    assert torch.equal(gather_rows(model, clips, [HOOK], most=40)[HOOK], some[HOOK])
+
+
+def test_a_recorder_rides_along(model: HookedWhisper) -> None:
+    clips = sentences(3)
+    share = row_share(model, clips, 40)
+    assert (
+        share == pytest.approx(40 / sum(-(-len(c.audio) // 320) for c in clips)) and row_share(model, clips, 999) == 1
+    )
+    kept = Recorder(1.0), Recorder(share, seed=1), Recorder(share, seed=1)
+    site_activations(model, clips, {str(k): Site(HOOK, one) for k, one in enumerate(kept)})
+    whole = site_activations(model, clips, {"x": Site(HOOK)})["x"]
+    assert torch.equal(kept[0].rows, whole) and torch.equal(kept[1].rows, kept[2].rows)
+    assert kept[0].encode(whole).shape == (len(whole), 1)
+
+
+def test_without_rows(model: HookedWhisper) -> None:
+    silent = [Recording("a", np.zeros(8000, dtype=np.float32))]
+    clips = labelled_clips(model, silent, 5).clips
+    with pytest.raises(PatchError, match="no row at decoder"):
+        gather_rows(model, clips, ["decoder.blocks.0.hook_resid_post"])
+    with pytest.raises(HookedWhisperError, match="axes"):
+        gather_rows(model, clips, ["encoder.blocks.0.attn.hook_pattern"])
