@@ -46,7 +46,7 @@ def run_train(parsed: argparse.Namespace) -> int:
     folder = Path(parsed.out or settings.run.folder)
     with torchrun_ranks(device) as ranks, _stopped_by_sigterm():
         blocks, store, test = _source(settings.activations, device)
-        metadata = _metadata(settings, blocks, store)
+        metadata = describe(settings, blocks, store)
         trainer = Trainer(
             settings.make_dictionary(blocks.widths),
             blocks,
@@ -158,7 +158,7 @@ def _source(settings: ActivationSettings, device: Any) -> tuple[Blocks, Store | 
     return streamed, None, None
 
 
-def _metadata(settings: Settings, blocks: Blocks, store: Store | None) -> Metadata:
+def describe(settings: Settings, blocks: Blocks, store: Store | None) -> Metadata:
     """Where the dictionary belongs, and what it is trained on."""
     from sae_lens_audio.architectures import ARCHITECTURES, Transcoder
     from sae_lens_audio.formats import Metadata

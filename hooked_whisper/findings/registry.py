@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from hooked_whisper.errors import HookedWhisperError, closest
@@ -57,9 +58,28 @@ def _entry(module: object, draw: Callable[[Finding], list[Figure]], needs_speech
     return Entry(m.ID, m.TITLE, m.CLAIM, m.PROTOCOL, m.run, draw, needs_speech)  # type: ignore[attr-defined]
 
 
-REGISTRY: dict[str, Entry] = {
-    entry.id: entry
-    for entry in (
+GROUP = "hooked_whisper.findings"
+"""Entry points of other packages under this name are modules like those of :mod:`hooked_whisper.findings`, with ``ID``,
+``TITLE``, ``CLAIM``, ``PROTOCOL``, ``run``, ``draw``, ``NEEDS_SPEECH``, and ``AFTER``: which finding they stand behind.
+"""
+
+
+def _with_those_of_others(own: tuple[Entry, ...]) -> dict[str, Entry]:
+    found = list(own)
+    for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
+        try:
+            module = point.load()
+            entry = _entry(module, module.draw, module.NEEDS_SPEECH)
+        except Exception as error:  # another package's mistake must not hide our findings
+            log.warning("findings of %s cannot be loaded: %s: %s", point.value, type(error).__name__, error)
+            continue
+        behind = [i for i, one in enumerate(found) if one.id == getattr(module, "AFTER", "")]
+        found.insert(behind[0] + 1 if behind else len(found), entry)
+    return {entry.id: entry for entry in found}
+
+
+REGISTRY: dict[str, Entry] = _with_those_of_others(
+    (
         _entry(bigrams, draw_bigrams, False),
         _entry(neighbours, draw_neighbours, False),
         _entry(relevance, relevance.draw, True),
@@ -80,7 +100,7 @@ REGISTRY: dict[str, Entry] = {
         _entry(alignment_heads, alignment_heads.draw, True),
         _entry(conflict, conflict.draw, True),
     )
-}
+)
 
 
 def chosen(ids: str | None) -> list[Entry]:

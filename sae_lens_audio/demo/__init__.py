@@ -1,0 +1,35 @@
+"""Small dictionaries of the demo model, trained on its spoken world: tutorials and findings start at once.
+
+Each folder is a SAELens folder in half precision; its metadata and the recipe beside it say how it was made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from hooked_whisper.errors import CheckpointError, closest
+from sae_lens_audio.formats import Loaded, load_sae
+
+FOLDER = Path(__file__).parent
+RECIPES = FOLDER / "recipes"
+
+
+def demo_names() -> list[str]:
+    """``"topk-2"``: architecture and encoder block."""
+    return sorted(one.parent.name for one in FOLDER.glob("*/cfg.json"))
+
+
+def load_demo(name: str) -> Loaded:
+    """A packaged dictionary of the demo model, in float32.
+
+    Raises:
+        CheckpointError: no such dictionary, with the near names.
+    """
+    names = demo_names()
+    if name not in names:
+        near = closest(name, names)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise CheckpointError(f"no packaged dictionary {name!r}: there are {', '.join(names) or 'none'}{hint}")
+    loaded = load_sae(FOLDER / name)
+    return replace(loaded, sae=loaded.sae.float())
