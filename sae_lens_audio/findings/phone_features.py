@@ -39,9 +39,9 @@ PROTOCOL = (
     "every dimension (k 32), and the published form, tied and without decoder bias, 200 features, L1. Residual stream "
     "after blocks 2 and 3, at the positions of each clip in its 30 s window. A feature's best phone, sign and "
     "threshold come from other speakers than those its F1 is of. Each criterion is judged in the block where the TopK "
-    "dictionary does worse on it. Splice: its reconstruction in place of the residual at the positions of the sound, greedy "
-    "decoding. Controls: as many random directions through a ReLU, the same dictionary untrained, labels turned in a "
-    "circle within each utterance. Intervals: 95 %, bootstrap over phones, and over clips for word errors; explained "
+    "dictionary does worse on it. Splice: its reconstruction in place of the residual at the positions of the sound, "
+    "greedy decoding. Controls: as many random directions through a ReLU, the same dictionary untrained, labels turned "
+    "in a circle within each utterance. Intervals: 95 %, bootstrap over phones, and over clips for word errors; explained "
     "variance and dead features have none. The best feature of a phone is picked where it is judged: the random "
     "directions show what that alone gives."
 )

@@ -1,0 +1,135 @@
+"""``sae-lens-audio train``: a settings file in, a scored dictionary out; mistakes in the file are named."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from sae_lens_audio import load_sae
+from sae_lens_audio.activations import HarvestOptions, Store, harvest
+from sae_lens_audio.cli import main
+from sae_lens_audio.errors import TrainingError
+from sae_lens_audio.settings import parse_settings, read_settings
+from tests.findings.worlds import small_model
+from tests.sae.activations.worlds import NEURONS, RESID, corpus
+
+TOML = """
+[activations]
+store = "{store}"
+hook = "encoder.blocks.0"
+held_out = 0.3
+
+[dictionary]
+architecture = "batchtopk"
+d_sae = 64
+k = 4
+
+[training]
+steps = 20
+batch = 64
+lr = 1e-2
+
+[run]
+folder = "{out}"
+log_every = 5
+"""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    folder = tmp_path_factory.mktemp("store") / "activations"
+    return harvest(small_model(0), corpus(), [RESID, NEURONS], folder, HarvestOptions(shard_rows=300), progress=False)
+
+
+def written(folder: Path, store: Store, *swaps: tuple[str, str]) -> Path:
+    text = TOML.format(store=store.folder, out=folder / "run")
+    for old, new in swaps:
+        assert old in text
+        text = text.replace(old, new)
+    path = folder / "settings.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_dictionary_is_trained_scored_and_goes_on(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, store)
+    assert main(["train", str(path), "--threads", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "held-out speakers: explained variance" in said and "load_sae" in said
+    loaded = load_sae(tmp_path / "run" / "sae")
+    about = loaded.metadata
+    assert about.hook_name == RESID and about.padding == "dropped" and about.sample_rate == 16000
+    assert (
+        about.checkpoint_sha256 == store.header["checkpoint_sha256"] and about.corpus == "14 recordings of activations"
+    )
+    assert about.corpus_sha256 == store.header["corpus_sha256"] and about.extra["training"]["steps"] == 20
+    # the scores are those of speakers that were left out
+    test = store.split_by_speaker(0.7).test
+    x = store.read(RESID, test).rows[0]
+    with torch.no_grad():
+        error = (loaded.sae(x) - x).square().sum() / (x - x.mean(0)).square().sum()
+    assert about.extra["held_out"]["explained_variance"] == pytest.approx(1 - error.item(), abs=1e-4)
+    assert about.extra["held_out"]["rows"] == len(x)
+    assert main(["train", str(path)]) == 0, "done already: it is scored again"
+    assert "going on after step 20" in capsys.readouterr().err
+    assert main(["train", str(path), "--out", str(tmp_path / "other"), "--device", "nonsense"]) == 2
+    assert "device 'nonsense' is not there" in capsys.readouterr().err
+
+
+def test_several_hook_points(tmp_path: Path, store: Store) -> None:
+    both = 'hook = "encoder.blocks.0"\nhook_out = "encoder.blocks.1.mlp.1"'
+    kind = 'topk_transcoder"\nskip = true'
+    path = written(tmp_path, store, ('hook = "encoder.blocks.0"', both), ('batchtopk"', kind))
+    assert main(["train", str(path)]) == 0
+    loaded = load_sae(tmp_path / "run" / "sae")
+    assert (loaded.metadata.hook_name, loaded.metadata.hook_name_out) == (RESID, NEURONS)
+    assert loaded.sae(torch.randn(3, 32)).shape == (3, store.width(NEURONS))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("steps = 20", "stepz = 20", r"settings.toml: \[training\] has no 'stepz': did you mean steps"),
+        ("steps = 20", "", r"\[training\] needs steps"),
+        ("lr = 1e-2", 'lr = "fast"', r"\[training\] lr must be float"),
+        ("lr = 1e-2", "lr = -1.0", "lr must be above 0"),
+        ("batchtopk", "batchtop", "did you mean 'batchtopk'"),
+        ("d_sae = 64", "", r"\[dictionary\] needs d_sae"),
+        ("k = 4", "k = 400", r"\[dictionary\] k must be"),
+        ("k = 4", "kk = 4", r"\[dictionary\] has no 'kk'"),
+        ("encoder.blocks.0", "encoder.blocks.1", "has activations of"),
+        ('hook = "encoder.blocks.0"', "", "of a batchtopk dictionary has hook"),
+        ("[run]", "[ruin]", "there is no 'ruin': did you mean run"),
+        ("log_every = 5", 'log = ["paper"]', "log has tensorboard, wandb, not 'paper'"),
+        ("[training]", "[training", "is not readable TOML"),
+        ("batch = 64", "batch = 64000", "no block of the activations has the 64000 rows"),
+    ],
+)
+def test_mistakes_are_named(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], old: str, new: str, what: str
+) -> None:
+    assert main(["train", str(written(tmp_path, store, (old, new)))]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("sae-lens-audio: error: ") and re.search(what, said), said
+
+
+def test_a_file_that_is_not_there_and_sources_that_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="there is no settings file"):
+        read_settings(tmp_path / "none.toml")
+    data = {"dictionary": {"architecture": "topk", "d_sae": 9}, "training": {"steps": 3}}
+    for activations in ({"hook": "a"}, {"hook": "a", "store": "x", "model": "demo"}):
+        with pytest.raises(TrainingError, match="needs store"):
+            parse_settings({**data, "activations": activations})
+
+
+def test_the_recipes_are_readable() -> None:
+    from sae_lens_audio.demo import RECIPES
+
+    for name in ("topk", "tied"):
+        made = read_settings(RECIPES / f"{name}.toml").make_dictionary((128,))
+        assert made.architecture == name and made.d_in == 128
