@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
@@ -77,7 +79,7 @@ def test_one_to_one_is_the_best_there_is() -> None:
 def test_sizes_may_differ_and_large_ones_are_not_assigned(monkeypatch: pytest.MonkeyPatch) -> None:
     found = match(("a", "b"), drawn(12, 5), drawn(7, 5, seed=1))
     assert len(found.nearest) == 19 and len(found.assigned) == 7
-    monkeypatch.setattr("sae_lens_audio.evals.stability.LARGEST_ASSIGNMENT", 10)
+    monkeypatch.setattr(import_module("sae_lens_audio.evals.stability"), "LARGEST_ASSIGNMENT", 10)
     large = match(("a", "b"), drawn(12, 5), drawn(7, 5, seed=1))
     assert len(large.assigned) == 0 and np.isnan(large.mean_assigned) and np.isnan(large.assigned_again)
     np.testing.assert_array_equal(large.nearest, found.nearest)
