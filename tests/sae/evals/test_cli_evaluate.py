@@ -1,0 +1,107 @@
+"""``sae-lens-audio evaluate``: a user's aligned recordings, hook and model from the folder, errors in a line."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from hooked_whisper.corpora import to_textgrid
+from sae_lens_audio import Metadata, TopK, TopKConfig, save_sae
+from sae_lens_audio.cli import main
+from sae_lens_audio.evals.evaluation import load_evaluation
+from tests.findings.worlds import small_model
+from tests.sae.evals.worlds import HOOK, tones
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, two dictionaries, and recordings of three speakers with TextGrids beside them."""
+    folder = tmp_path_factory.mktemp("place")
+    small_model(0).save_pretrained(folder / "model")
+    for seed in (0, 1):
+        noted = Metadata(hook_name="encoder.blocks.1", checkpoint="small", padding="dropped")
+        save_sae(TopK(TopKConfig(32, 40, k=3), seed=seed), folder / f"sae{seed}", noted)
+    for clip in tones(9):
+        speaker = folder / "audio" / clip.speaker
+        speaker.mkdir(parents=True, exist_ok=True)
+        name = clip.alignment.utterance
+        soundfile.write(speaker / f"{name}.wav", clip.audio, 16_000)
+        (speaker / f"{name}.TextGrid").write_text(to_textgrid(clip.alignment), encoding="utf-8")
+    (folder / "audio" / "b" / "broken.wav").write_bytes(b"RIFF")
+    return folder
+
+
+def run(place: Path, *arguments: str) -> int:
+    saes = [str(place / a) if a.startswith("sae") else a for a in arguments]
+    try:
+        return main(["evaluate", "--model", str(place / "model"), "--threads", "1", *saes])
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+
+
+def test_two_seeds_on_recordings(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    audio = ["--audio", str(place / "audio"), "--speaker-folders", "--min-tokens", "4", "--spliced", "2"]
+    assert run(place, "sae0", "sae1", "--seeds", *audio, "--out", str(tmp_path)) == 0
+    shown = capsys.readouterr()
+    found = load_evaluation(tmp_path)
+    assert str(found) in shown.out and str(tmp_path / "scores.png") in shown.out
+    assert found.hook == HOOK and list(found.dictionaries) == ["sae0", "sae1"] and found.stability is not None
+    assert found.inputs["speakers"] == 2 and found.inputs["clips"] == 6  # the third speaker was fitted on
+    assert found.spliced is not None and set(found.spliced.references) == {"tones"} and "pca" in found.phones
+    told = [name for name, _ in found.inputs["failures"]]
+    assert told == (["b/broken"] if "b/broken is left out" in shown.err else [])
+    assert found.inputs["corpus"] == f"10 recordings of audio, {6 + len(told)} of them scored"
+
+
+def test_other_recordings_to_fit_on(place: Path, tmp_path: Path) -> None:
+    audio = str(place / "audio")
+    fitted = ["--audio", audio, "--fit-audio", f"{audio}/b", "--spliced", "0", "--no-phones", "--clips", "4"]
+    assert run(place, "sae0", *fitted, "--out", str(tmp_path)) == 0
+    found = load_evaluation(tmp_path)
+    assert found.inputs["clips"] == 4 and found.spliced is None and found.phones == {}
+
+
+def test_a_foreign_dictionary_is_told_of(place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    audio = ["--audio", str(place / "audio"), "--fit-audio", str(place / "audio"), "--spliced", "0", "--no-phones"]
+    for name, noted in {
+        "sae-name": Metadata(hook_name="encoder.blocks.0", checkpoint="openai/whisper-tiny"),
+        "sae-digest": Metadata(hook_name="encoder.blocks.0", checkpoint="small", checkpoint_sha256="0" * 64),
+    }.items():
+        save_sae(TopK(TopKConfig(32, 40, k=3)), place / name, noted)
+        with caplog.at_level(logging.WARNING):
+            assert run(place, name, *audio, "--hook", "encoder.blocks.1", "--out", str(tmp_path)) == 0
+        assert f"{name} was trained at encoder.blocks.0" in caplog.text
+        assert f"{name} was trained on {noted.checkpoint}, whose weights are not those of small" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sae0", "sae0"], "named twice"),
+        (["sae-missing"], "not a folder"),
+        (["sae-silent"], "name it with --hook"),
+        (["sae0", "sae-other"], "different hook points"),
+        (["sae-wide"], "sae-wide is for vectors of 16"),
+        (["sae0", "--hook", "encoder.blocks.9"], "encoder.blocks.9"),
+        (["sae0", "--audio", "/nowhere"], "nowhere"),
+        (["sae0", "--clips", "0"], "at least 1"),
+        (["sae0"], "no spoken world of its own"),
+    ],
+)
+def test_errors_in_a_line(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    save_sae(TopK(TopKConfig(32, 40, k=3)), place / "sae-silent")
+    save_sae(TopK(TopKConfig(32, 40, k=3)), place / "sae-other", Metadata(hook_name="encoder.blocks.0"))
+    save_sae(TopK(TopKConfig(16, 40, k=3)), place / "sae-wide", Metadata(hook_name="encoder.blocks.0"))
+    audio = (
+        []
+        if "spoken world" in message or "--audio" in arguments
+        else ["--audio", str(place / "audio"), "--speaker-folders"]
+    )
+    assert run(place, *arguments, *audio, "--out", str(tmp_path / "out")) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error.splitlines()[-1] and not (tmp_path / "out").exists()
