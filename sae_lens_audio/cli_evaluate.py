@@ -59,6 +59,9 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-tokens", type=positive, default=50, metavar="N", help="phones said less often are not judged (50)"
     )
+    parser.add_argument(
+        "--memory", type=positive, default=4, metavar="GIB", help="most memory for counts of phones (default: 4 GiB)"
+    )
     parser.add_argument("--language", default="en", metavar="L", help="of the texts (default: en)")
     parser.add_argument(
         "--out", type=Path, default=Path("evaluation"), metavar="DIR", help="folder (default: evaluation)"
@@ -97,7 +100,9 @@ def run_evaluate(parsed: argparse.Namespace) -> int:
         EvaluationOptions(
             spliced_clips=parsed.spliced,
             where="all" if any(one.metadata.padding == "kept" for one in loaded.values()) else "sound",
-            phones=None if parsed.no_phones else PhoneOptions(min_tokens=parsed.min_tokens, seed=parsed.seed),
+            phones=None
+            if parsed.no_phones
+            else PhoneOptions(min_tokens=parsed.min_tokens, max_bytes=parsed.memory << 30, seed=parsed.seed),
             language=parsed.language,
             seed=parsed.seed,
         ),

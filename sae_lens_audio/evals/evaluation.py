@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hooked_whisper.errors import CheckpointError
 from hooked_whisper.findings.finding import Estimate, format_number
 from hooked_whisper.storage import write_atomic
@@ -122,12 +124,7 @@ class Evaluation:
         for columns, of in zip(_TABLES, (rows, rows, phones), strict=True):
             lines += _table(of, columns)
         if self.stability is not None:
-            s = self.stability
-            lines.append("")
-            lines.append(
-                f"seeds: {s.mean('found_again'):.1%} of the features found again (cosine above 0.7), "
-                f"{s.mean('assigned_again'):.1%} one to one; random directions {s.mean('found_again', 'random'):.1%}"
-            )
+            lines += ["", in_words(self.stability)]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def to_json(self) -> dict[str, Any]:
@@ -142,6 +139,16 @@ class Evaluation:
         text = to_text(self.to_json())
         write_atomic(Path(folder) / SHEET, picture)
         write_atomic(Path(folder) / SCORES, text.encode())
+
+
+def in_words(found: Stability) -> str:
+    """How many features other seeds find again."""
+    again, one_to_one = found.mean("found_again"), found.mean("assigned_again")
+    paired = "" if np.isnan(one_to_one) else f", {one_to_one:.1%} one to one"
+    return (
+        f"seeds: {again:.1%} of the features found again (a cosine above 0.7){paired}; "
+        f"by random directions {found.mean('found_again', 'random'):.1%}"
+    )
 
 
 def load_evaluation(path: str | Path) -> Evaluation:

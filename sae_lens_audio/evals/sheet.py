@@ -10,7 +10,7 @@ import numpy as np
 
 from hooked_whisper.findings.drawing import BLUE, GREEN, GREY, GRID, INK, ORANGE, PURPLE
 from hooked_whisper.findings.finding import Estimate
-from sae_lens_audio.evals.evaluation import Evaluation
+from sae_lens_audio.evals.evaluation import Evaluation, in_words
 from sae_lens_audio.evals.phones import COVERS_AUC, COVERS_F1
 from sae_lens_audio.evals.reconstruction import density_edges
 from sae_lens_audio.evals.spliced import CLEAN, MEAN, PADDING_TOO, ZERO
@@ -70,14 +70,17 @@ def draw_sheet(found: Evaluation) -> Figure:
         if wide:
             _by_phone(figure.add_subplot(grid[n_rows, :]), found)
         where = found.hook if found.hook == found.hook_out else f"{found.hook} → {found.hook_out}"
-        figure.suptitle(f"{found.model}, {where}", x=0.01, ha="left", fontsize=13, fontweight="bold")
+        head = f"{found.model}, {where}: {found.inputs.get('clips', '?')} clips (whiskers: 95 % intervals)"
+        figure.suptitle(head, x=0.01, ha="left", fontsize=13, fontweight="bold")
+        if found.stability is not None:
+            figure.text(0.01, 0.0, in_words(found.stability), fontsize=10, va="top")
     figure.set_label(f"Evaluation of {', '.join(found.dictionaries)} at {where}")
     return figure
 
 
 def to_png(figure: Figure) -> bytes:
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=120, facecolor="white", metadata={"Software": None})
+    figure.savefig(stream, format="png", dpi=120, facecolor="white", bbox_inches="tight", metadata={"Software": None})
     return stream.getvalue()
 
 
