@@ -1,7 +1,15 @@
 """sae_lens_audio: sparse dictionaries for speech activations, in SAELens' formats and vocabulary.
 
-So far architectures with their losses, and formats; training, evaluation and splicing are to come.
+- architectures with their papers' losses; ``load_sae``, ``save_sae`` and the hub; ``load_demo``: packaged dictionaries
+- :mod:`sae_lens_audio.activations`: ``harvest``, ``open_store``, rows for training
+- :mod:`sae_lens_audio.training`: ``Trainer``; or ``sae-lens-audio train settings.toml``
+- :mod:`sae_lens_audio.evals`: ``evaluate``, every score beside neurons, principal and random directions
+- in a model: ``with model.splice(sae, hook)``; ``ablate_latents``, ``clamp_latents``, ``steer_latents``,
+  ``latent_attribution``
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from sae_lens_audio.architectures import (
     ARCHITECTURES,
@@ -34,7 +42,21 @@ from sae_lens_audio.architectures import (
     Transcoder,
     TranscoderConfig,
 )
+from sae_lens_audio.errors import TrainingError
 from sae_lens_audio.formats import Loaded, Metadata, from_pretrained, load_sae, push_to_hub, save_sae
+
+if TYPE_CHECKING:
+    from sae_lens_audio.activations import harvest, open_store
+    from sae_lens_audio.demo import demo_names, load_demo
+    from sae_lens_audio.evals import Evaluation, evaluate, load_evaluation
+    from sae_lens_audio.splice import (
+        LatentAttribution,
+        ablate_latents,
+        clamp_latents,
+        latent_attribution,
+        steer_latents,
+    )
+    from sae_lens_audio.training import Trainer, TrainingConfig
 
 __all__ = [
     "ARCHITECTURES",
@@ -45,12 +67,14 @@ __all__ = [
     "CrosscoderConfig",
     "Dictionary",
     "DictionaryConfig",
+    "Evaluation",
     "Gated",
     "GatedConfig",
     "JumpReLU",
     "JumpReLUConfig",
     "JumpReLUTranscoder",
     "JumpReLUTranscoderConfig",
+    "LatentAttribution",
     "Loaded",
     "Losses",
     "Matryoshka",
@@ -66,10 +90,47 @@ __all__ = [
     "TopKConfig",
     "TopKTranscoder",
     "TopKTranscoderConfig",
+    "Trainer",
+    "TrainingConfig",
+    "TrainingError",
     "Transcoder",
     "TranscoderConfig",
+    "ablate_latents",
+    "clamp_latents",
+    "demo_names",
+    "evaluate",
     "from_pretrained",
+    "harvest",
+    "latent_attribution",
+    "load_demo",
+    "load_evaluation",
     "load_sae",
+    "open_store",
     "push_to_hub",
     "save_sae",
+    "steer_latents",
 ]
+
+_MODULES = {
+    "Evaluation": "evals",
+    "LatentAttribution": "splice",
+    "Trainer": "training",
+    "TrainingConfig": "training",
+    "ablate_latents": "splice",
+    "clamp_latents": "splice",
+    "demo_names": "demo",
+    "evaluate": "evals",
+    "harvest": "activations",
+    "latent_attribution": "splice",
+    "load_demo": "demo",
+    "load_evaluation": "evals",
+    "open_store": "activations",
+    "steer_latents": "splice",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imported when first asked for: what only trains or loads dictionaries needs no Whisper."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

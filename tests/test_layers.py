@@ -13,6 +13,7 @@ LAYERS = [
     "errors",
     "protocols",
     "storage",
+    "files",
     "heatmap",
     "config",
     "hooks",

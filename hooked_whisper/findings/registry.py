@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,26 @@ GROUP = "hooked_whisper.findings"
 """
 
 
+class _Registry(Mapping[str, Entry]):
+    """Ours and those of others, which are looked for when somebody first asks: their packages import ours."""
+
+    def __init__(self, own: tuple[Entry, ...]) -> None:
+        self._own = own
+
+    @cached_property
+    def _entries(self) -> dict[str, Entry]:
+        return _with_those_of_others(self._own)
+
+    def __getitem__(self, id: str) -> Entry:
+        return self._entries[id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
 def _with_those_of_others(own: tuple[Entry, ...]) -> dict[str, Entry]:
     found = list(own)
     for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
@@ -78,7 +99,7 @@ def _with_those_of_others(own: tuple[Entry, ...]) -> dict[str, Entry]:
     return {entry.id: entry for entry in found}
 
 
-REGISTRY: dict[str, Entry] = _with_those_of_others(
+REGISTRY: Mapping[str, Entry] = _Registry(
     (
         _entry(bigrams, draw_bigrams, False),
         _entry(neighbours, draw_neighbours, False),

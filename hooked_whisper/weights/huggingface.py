@@ -21,8 +21,8 @@ from torch import Tensor
 
 from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
 from hooked_whisper.errors import CheckpointError, UnknownModelError
+from hooked_whisper.files import LOCAL_HINT, as_tensors, read_json, read_pickle, read_safetensors, reason
 from hooked_whisper.weights.checkpoint import UNEMBED_BIAS, UNEMBED_WEIGHT, Checkpoint, make_checkpoint
-from hooked_whisper.weights.files import LOCAL_HINT, as_tensors, read_json, read_pickle, read_safetensors, reason
 
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 _TIMEOUT = 10.0  # seconds

@@ -17,8 +17,8 @@ from whisper.model import ModelDimensions, Whisper
 
 from hooked_whisper.config import ALIASES, WhisperConfig
 from hooked_whisper.errors import CheckpointError
+from hooked_whisper.files import LOCAL_HINT, as_tensors, read_pickle, reason
 from hooked_whisper.weights.checkpoint import Checkpoint, make_checkpoint
-from hooked_whisper.weights.files import LOCAL_HINT, as_tensors, read_pickle, reason
 
 # our words -> theirs; None leaves the word out
 _WORDS: dict[str, str | None] = {

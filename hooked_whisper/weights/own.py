@@ -16,9 +16,9 @@ from torch import Tensor
 
 from hooked_whisper.config import WhisperConfig
 from hooked_whisper.errors import CheckpointError
+from hooked_whisper.files import read_json, read_safetensors, reason
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.weights.checkpoint import Checkpoint, make_checkpoint
-from hooked_whisper.weights.files import read_json, read_safetensors, reason
 
 FORMAT, FORMAT_VERSION = "hooked_whisper", 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

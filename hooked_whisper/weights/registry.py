@@ -13,9 +13,9 @@ from whisper.model import Whisper
 
 from hooked_whisper.config import ALIASES, RELEASED
 from hooked_whisper.errors import CheckpointError, UnknownModelError, closest
+from hooked_whisper.files import LOCAL_HINT, read_json
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.weights.checkpoint import Checkpoint, from_core
-from hooked_whisper.weights.files import LOCAL_HINT, read_json
 from hooked_whisper.weights.huggingface import (
     from_huggingface_model,
     load_from_hub,

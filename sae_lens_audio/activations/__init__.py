@@ -5,13 +5,18 @@
 - ``StoredBlocks``, ``StreamedBlocks`` and ``TensorBlocks`` give training its rows, all as ``Blocks``
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from sae_lens_audio.activations.blocks import Block, Blocks, TensorBlocks
-from sae_lens_audio.activations.harvest import harvest
-from sae_lens_audio.activations.options import HarvestOptions
-from sae_lens_audio.activations.statistics import Statistics
-from sae_lens_audio.activations.store import Store, open_store
-from sae_lens_audio.activations.stored import StoredBlocks
-from sae_lens_audio.activations.streamed import StreamedBlocks
+
+if TYPE_CHECKING:
+    from sae_lens_audio.activations.harvesting import harvest
+    from sae_lens_audio.activations.options import HarvestOptions
+    from sae_lens_audio.activations.statistics import Statistics
+    from sae_lens_audio.activations.store import Store, open_store
+    from sae_lens_audio.activations.stored import StoredBlocks
+    from sae_lens_audio.activations.streamed import StreamedBlocks
 
 __all__ = [
     "Block",
@@ -25,3 +30,20 @@ __all__ = [
     "harvest",
     "open_store",
 ]
+
+_MODULES = {
+    "HarvestOptions": "options",
+    "Statistics": "statistics",
+    "Store": "store",
+    "StoredBlocks": "stored",
+    "StreamedBlocks": "streamed",
+    "harvest": "harvesting",
+    "open_store": "store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imported when first asked for: training on tensors needs neither Whisper nor audio."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -7,8 +7,6 @@
 - clips and rows for it: ``labelled_clips``, ``gather_rows``
 """
 
-# First: its registry loads the findings of other packages, ours among them, which need what is imported below.
-import hooked_whisper.findings  # noqa: F401
 from sae_lens_audio.evals.baselines import KLargest, RandomFeatures, linear_bases, sparse_baselines
 from sae_lens_audio.evals.codes import Codes, directions
 from sae_lens_audio.evals.decoder_rows import Duplicates, duplicates

@@ -5,12 +5,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
 from jaxtyping import Float
 from torch import Tensor
 
 from hooked_whisper.errors import CheckpointError
-from hooked_whisper.weights.files import reason
+from hooked_whisper.files import reason
 from sae_lens_audio.architectures import Dictionary, Normalised
 from sae_lens_audio.formats.files import Loaded
 from sae_lens_audio.formats.load import load_sae
@@ -31,9 +30,12 @@ def from_pretrained(
     Raises:
         CheckpointError: the hub does not give it, or the folder cannot be read.
     """
+    import huggingface_hub  # needed for this alone
+
     prefix = folder.strip("/") + "/" if folder.strip("/") else ""
     try:
-        root = snapshot_download(repo_id, revision=revision, allow_patterns=[prefix + name for name in _FILES])
+        patterns = [prefix + name for name in _FILES]
+        root = huggingface_hub.snapshot_download(repo_id, revision=revision, allow_patterns=patterns)
     except Exception as error:  # the client raises its own, the HTTP library's and the system's errors
         raise CheckpointError(
             f"{repo_id!r} cannot be fetched from the hub ({reason(error)}): check its name, or give a local folder to "
@@ -55,10 +57,12 @@ def push_to_hub(
     Raises:
         CheckpointError: weights that cannot be saved; or the hub refuses, with its reason.
     """
+    import huggingface_hub
+
     with tempfile.TemporaryDirectory() as temporary:
         save_sae(sae, temporary, metadata, log_sparsity)
         try:
-            api = HfApi()
+            api = huggingface_hub.HfApi()
             api.create_repo(repo_id, private=private, exist_ok=True)
             commit = api.upload_folder(repo_id=repo_id, folder_path=temporary, path_in_repo=folder.strip("/") or ".")
         except Exception as error:  # see from_pretrained

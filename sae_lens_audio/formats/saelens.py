@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hooked_whisper.errors import CheckpointError
-from hooked_whisper.weights.files import read_json, read_safetensors
+from hooked_whisper.files import read_json, read_safetensors
 from sae_lens_audio.architectures import (
     ARCHITECTURES,
     BatchTopK,

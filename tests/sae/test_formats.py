@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from hypothesis import given
@@ -31,7 +32,6 @@ from sae_lens_audio import (
     save_sae,
 )
 from sae_lens_audio import from_pretrained as from_hub
-from sae_lens_audio.formats import hub
 from tests.sae.dictionaries import all_of_them, filled, inputs
 
 DATA = Path(__file__).parent / "data"
@@ -362,8 +362,8 @@ def test_hub(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert all(pattern.startswith(folder) for pattern in allow_patterns)
         return str(tmp_path / repo_id)
 
-    monkeypatch.setattr(hub, "HfApi", lambda: FakeHub(tmp_path))
-    monkeypatch.setattr(hub, "snapshot_download", fetch)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: FakeHub(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     sae = every()["gated"]
     assert push_to_hub(sae, "some/body", folder, Metadata(hook_name="here")) == "some/body@1"
     loaded = from_hub("some/body", folder)
