@@ -244,7 +244,9 @@ def _by_phone(blocks: list[_Block]) -> Measurement:
     last = blocks[-1]
     shown = ("TopK", last.random, "neurons")
     axes = (Axis("features", ("TopK", "random, as many", "residual axes")), Axis("phone", last.phones["TopK"].phones))
-    return Measurement("best feature's F1 by phone, block 3", axes, np.array([last.phones[n].best_f1 for n in shown]))
+    return Measurement(
+        "best feature's F1 by phone, last block", axes, np.array([last.phones[n].best_f1 for n in shown])
+    )
 
 
 def _scores_table(blocks: list[_Block]) -> Table:
@@ -322,12 +324,11 @@ def draw(finding: Finding) -> list[Figure]:
         )
     axes.set_yticks(places, names)
     _legend(axes, below=True)
-    second.set_label(
-        _in_words("F1 of a phone's best feature, block 3", by_basis.at(block=3, bound="value"), names, "", 1)
-    )
-    by_phone = finding.measurement("best feature's F1 by phone, block 3")
+    last = by_basis.at(block=blocks[-1], bound="value")
+    second.set_label(_in_words(f"F1 of a phone's best feature, block {blocks[-1]}", last, names, "", 1.0))
+    by_phone = finding.measurement("best feature's F1 by phone, last block")
     order = np.argsort(-by_phone.at(features="TopK"))
-    third, axes = _figure("Phone by phone, block 3", "phone", "F1 of its best feature")
+    third, axes = _figure(f"Phone by phone, block {blocks[-1]}", "phone", "F1 of its best feature")
     looks = {"TopK": (BLUE, "o"), "random, as many": (ORANGE, "^"), "residual axes": (GREY, "x")}
     for name, (colour, marker) in looks.items():
         axes.plot(by_phone.at(features=name)[order], color=colour, marker=marker, linestyle="", label=name)
@@ -336,6 +337,6 @@ def draw(finding: Finding) -> list[Figure]:
     axes.set_ylim(0, 1)
     _legend(axes, below=True)
     third.set_label(
-        _in_words("F1 of each phone's best TopK feature", by_phone.at(features="TopK")[order], phones, "", 1)
+        _in_words("F1 of each phone's best TopK feature", by_phone.at(features="TopK")[order], phones, "", 1.0)
     )
     return [draw_controls(finding, 0, "share of phones"), second, third]
