@@ -22,7 +22,7 @@ import json
 import os
 import platform
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +78,14 @@ def machine(threads: int, device: str) -> dict[str, Any]:
     }
 
 
-def table(name: str, found: dict[str, Any], score_at: tuple[int, ...]) -> str:
+def table(name: str, cases: list[Case], found: dict[str, Any], score_at: tuple[int, ...]) -> str:
     heads = ["steps/s", "activations/s", "times as long as ours", "quartiles", "memory MB"]
     heads += [f"explained at {at}" for at in score_at] + ["L0", "dead"]
     others = found["others_used_cores"]
+    ours, rates = cases[0], " and ".join(f"{rate:.2g}" for rate in sorted({case.lr for case in cases}))
     lines = [
-        f"**{name}**" + (f" (others used {others:.2f} cores)" if others is not None else ""),
+        f"{name}: d_sae {ours.d_sae}, k {ours.k}, batch {ours.batch}, Adam's rate {rates}"
+        + (f"; others used {others:.2f} cores" if others is not None else ""),
         "",
         f"| {name} | " + " | ".join(heads) + " |",
         "|---" * (len(heads) + 1) + "|",
@@ -121,6 +123,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--per-turn", type=int, default=5, help="steps")
     parser.add_argument("--warm-up", type=int, default=2, help="turns that are not timed")
     parser.add_argument("--lr", type=float, help="of Adam; default: 2e-4 / sqrt(d_sae / 2^14)")
+    parser.add_argument("--lr-ours", type=float, help="another rate for ours")
     parser.add_argument("--l1", type=float, default=1.0)
     parser.add_argument("--l0", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
@@ -129,15 +132,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if min(options.score_at or [100]) < (options.warm_up + 2) * options.per_turn:
-        parser.error(
-            "two turns at least must come after the warm-up: more steps to the first score, or fewer a turn"
-        )
+        parser.error("two turns at least must come after the warm-up: more steps to the first score, or fewer a turn")
     return options
 
 
-def main() -> None:
-    options = arguments()
-    torch.set_num_threads(options.threads)
+def rows_of(options: argparse.Namespace) -> torch.Tensor:
     n = options.rows + options.held_out
     if options.activations:
         rows = from_file(options.activations, options.key, n, options.seed)
@@ -145,37 +144,45 @@ def main() -> None:
         rows = synthetic(n, options.d_in, options.seed)
     if len(rows) < options.held_out + options.batch:
         raise HookedWhisperError(f"{len(rows)} rows are too few for scores and a batch: change --held-out or --batch")
-    d_sae = options.d_sae or 8 * rows.shape[1]
+    return scaled(rows)
+
+
+def cases_of(work: Work, options: argparse.Namespace, d_in: int, data: Path) -> list[Case]:
+    d_sae = options.d_sae or 8 * d_in
     lr = options.lr or 2e-4 / (d_sae / 2**14) ** 0.5
+    rates = {"ours": options.lr_ours or lr}
+    shared = ("k", "batch", "held_out", "l1", "l0", "seed", "threads", "device")
+    return [
+        Case(
+            who, variant, work.architecture, d_in, d_sae,
+            data=str(data), dead=int(work.dead * d_sae), lr=rates.get(who, lr),
+            **{name: getattr(options, name) for name in shared},
+        )
+        for who, variant in work.implementations
+        if who == "ours" or options.only is None or who in options.only
+    ]  # fmt: skip
+
+
+def main() -> None:
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    rows = rows_of(options)
     here = machine(options.threads, options.device)
-    data = options.activations.name if options.activations else "made-up activations"
-    print(
-        f"{data} [{len(rows)}, {rows.shape[1]}], d_sae {d_sae}, k {options.k}, batch {options.batch}, float32, "
-        f"lr {lr:.2g}; {here['processor']} ({here['instructions']}), {here['cores']} cores, {here['threads']} threads, "
-        f"device {here['device']}, torch {here['torch']}\n"
-    )
-    done: list[dict[str, Any]] = []
+    print(f"{options.activations.name if options.activations else 'made-up activations'} {list(rows.shape)}, float32")
+    print(", ".join(f"{name} {value}" for name, value in here.items() if name != "load") + "\n")
+    settings = {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()}
+    facts: dict[str, Any] = {"machine": here, "settings": settings, "results": []}
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.npy"
-        np.save(path, scaled(rows).numpy())
-        shape = {"d_in": rows.shape[1], "d_sae": d_sae, "k": options.k}
-        shared = shape | {"data": str(path), "lr": lr, "l1": options.l1, "l0": options.l0, "seed": options.seed}
-        shared |= {"batch": options.batch, "held_out": options.held_out}
-        shared |= {"threads": options.threads, "device": options.device}
+        data = Path(folder) / "rows.npy"
+        np.save(data, rows.numpy())
         for name in options.architectures:
             work = WORK[name]
             score_at = tuple(sorted(options.score_at or work.score_at))
-            cases = [
-                Case(who, variant, work.architecture, dead=int(work.dead * d_sae), **shared)
-                for who, variant in work.implementations
-                if who == "ours" or options.only is None or who in options.only
-            ]
+            cases = cases_of(work, options, rows.shape[1], data)
             found = take_turns(cases, score_at, options.per_turn, options.warm_up)
-            print(table(name, found, score_at), flush=True)
-            done.append({"name": name, **found})
+            print(table(name, cases, found, score_at), flush=True)
+            facts["results"].append({"name": name, "case": asdict(cases[0]), **found})
             if options.json:
-                settings = {key: str(v) if isinstance(v, Path) else v for key, v in vars(options).items()}
-                facts = {"machine": here, "settings": settings, "lr": lr, "d_sae": d_sae, "results": done}
                 options.json.write_text(json.dumps(facts, indent=1) + "\n")
 
 
