@@ -36,8 +36,12 @@ class OnsetAverages:
         at = onsets[:, None] + self.lags
         there = (at >= 0) & (at < len(features))
         bins = labels.ids[onsets][:, None] * len(self.lags) + np.arange(len(self.lags))
-        rows = features.detach().cpu()[torch.from_numpy(at[there])].double()
-        self._sums.index_add_(0, torch.from_numpy(bins[there]), rows)
+        # a position counts at many lags: one product with how often it does, instead of a copy of its row for each
+        used, place = np.unique(bins[there], return_inverse=True)
+        times = torch.zeros(len(used), len(features), dtype=torch.float64)
+        index = (torch.from_numpy(place), torch.from_numpy(at[there]))
+        times.index_put_(index, torch.ones((), dtype=torch.float64), accumulate=True)
+        self._sums[torch.from_numpy(used)] += times @ features.detach().cpu().double()
         self._counts += np.bincount(bins[there], minlength=self._counts.size).reshape(self._counts.shape)
 
     @property

@@ -101,10 +101,11 @@ def _unfit(context: Context) -> str:
 def _evaluate(context: Context, number: int) -> _Block:
     topk, tied = load_demo(f"topk-{number}"), load_demo(f"tied-{number}")
     hook = str(topk.metadata.hook_name)
+    known = _trained_on(topk)
     clips = [
         clip_of(u)
         for u in context.labelled
-        if u.text not in _trained_on(topk) and any(i.label != SILENCE for i in u.alignment.phones)
+        if u.text not in known and any(i.label != SILENCE for i in u.alignment.phones)
     ]
     device = context.model.device
     dictionaries = {
