@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+NEVER = -10.0
+
 
 @dataclass(frozen=True)
 class Case:
@@ -11,7 +13,8 @@ class Case:
 
     implementation, variant: whose, and which of its ways where it has several.
     data, batch, held_out: a ``.npy`` file of rows, rows of a batch, and how many at its end are for scores.
-    dead: how many features are said to be dead before every step, so that the loss that revives them is paid.
+    dead: how many features are held dead before every step, so that the loss that revives them is paid: their bias is
+        NEVER, and the trainer's counts say that they have not been active for long.
     lr: of Adam, constant; l1, l0: coefficients of penalties where the definitions agree.
     """
 

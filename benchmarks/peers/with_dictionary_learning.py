@@ -17,7 +17,7 @@ from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchT
 from dictionary_learning.trainers.standard import StandardTrainerAprilUpdate
 from dictionary_learning.trainers.top_k import TopKTrainer
 
-from benchmarks.peers.case import Case
+from benchmarks.peers.case import NEVER, Case
 from benchmarks.peers.worker import Feed
 
 
@@ -44,6 +44,7 @@ def train(case: Case, feed: Feed) -> None:
         return trainer.ae.decode(features), (features != 0).sum(0)
 
     def hold_dead() -> None:
+        trainer.ae.encoder.bias.data[-case.dead :] = NEVER
         trainer.num_tokens_since_fired[-case.dead :] = 10**9
 
     feed.score = score

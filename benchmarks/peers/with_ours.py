@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.peers.case import Case
+from benchmarks.peers.case import NEVER, Case
 from benchmarks.peers.worker import Feed
 from sae_lens_audio.activations import TensorBlocks
 from sae_lens_audio.architectures import (
@@ -50,6 +50,7 @@ def train(case: Case, feed: Feed) -> None:
         return sae.decode(features), (features != 0).sum(0)
 
     def hold_dead() -> None:
+        trainer.sae.b_enc.data[-case.dead :] = NEVER
         state = trainer.dead.state()
         state["mask"][-case.dead :] = True
         trainer.dead.load(state)

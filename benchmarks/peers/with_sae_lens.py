@@ -10,7 +10,7 @@ import torch
 from sae_lens import SAETrainer, TrainingSAE
 from sae_lens.config import SAETrainerConfig
 
-from benchmarks.peers.case import Case
+from benchmarks.peers.case import NEVER, Case
 from benchmarks.peers.worker import Feed
 
 
@@ -42,6 +42,7 @@ def train(case: Case, feed: Feed) -> None:
         return sae.decode(features), (features.to_dense() != 0).sum(0)
 
     def hold_dead() -> None:
+        sae.b_enc.data[-case.dead :] = NEVER
         trainer.n_forward_passes_since_fired[-case.dead :] = 1e9
 
     feed.score = score

@@ -10,7 +10,7 @@ import torch
 from sparsify import SparseCoderConfig, TrainConfig, Trainer
 from torch import Tensor, nn
 
-from benchmarks.peers.case import Case
+from benchmarks.peers.case import NEVER, Case
 from benchmarks.peers.worker import Feed
 
 
@@ -77,6 +77,7 @@ def train(case: Case, feed: Feed) -> None:
         return out.sae_out, active
 
     def hold_dead() -> None:
+        sae.encoder.bias.data[-case.dead :] = NEVER
         trainer.num_tokens_since_fired["point"][-case.dead :] = 10**9
 
     feed.score = score
