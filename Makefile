@@ -69,4 +69,4 @@ bench-sae: $(VENV)/.installed-test $(PEERS)/sae-lens/.installed $(PEERS)/sparsif
 	$(BIN)/python -m benchmarks.sae_training
 
 clean:
-	rm -rf $(VENV) out build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) out build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -44,7 +42,7 @@ def run_train(parsed: argparse.Namespace) -> int:
         torch.set_num_threads(threads)
     device = _device(parsed.device or settings.run.device)
     folder = Path(parsed.out or settings.run.folder)
-    with torchrun_ranks(device) as ranks, _stopped_by_sigterm():
+    with torchrun_ranks(device) as ranks:
         blocks, store, test = _source(settings.activations, device)
         metadata = describe(settings, blocks, store)
         trainer = Trainer(
@@ -186,17 +184,3 @@ def _writers(settings: Settings) -> list[Callable[[Path, int], Any]]:
     config = {"dictionary": dict(settings.dictionary), "training": asdict(settings.training)}
     made: dict[str, Callable[[Path, int], Any]] = {"tensorboard": TensorBoard, "wandb": partial(Wandb, config=config)}
     return [made[name] for name in settings.run.log]
-
-
-@contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """A scheduler's request to stop is an interruption: a checkpoint is written first."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

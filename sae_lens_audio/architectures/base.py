@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -221,4 +222,4 @@ def rows_with(features: Float[Tensor, "row d_sae"]) -> Int[Tensor, "d_sae"]:
 
 def squared_error(predicted: Float[Tensor, "row *d"], target: Float[Tensor, "row *d"]) -> Float[Tensor, ""]:
     """Squared distance of each row, averaged over rows."""
-    return (predicted - target).square().flatten(1).sum(1).mean()
+    return F.mse_loss(predicted, target, reduction="sum") / len(target)

@@ -104,11 +104,11 @@ class BatchTopK(Dictionary):
         if self.training:
             self.update_threshold_(codes, ranks)
         levels = self.decode_levels(codes, len(x))
-        revived = aux_k_loss(self, x, x - levels[-1], dead, self.config.dead_per_row)
-        errors = (levels - x).square().sum(2).mean(1)
+        revived = aux_k_loss(self, x, x, levels[-1], dead, self.config.dead_per_row)
+        errors = [squared_error(level, x) for level in levels]  # a few levels, each as large as the batch
         zero = revived.new_zeros(())
         auxiliary = self.config.aux_coefficient * revived
-        return Losses(errors.sum(), zero, auxiliary, errors[-1].detach(), codes.active)
+        return Losses(torch.stack(errors).sum(), zero, auxiliary, errors[-1].detach(), codes.active)
 
     def decode_levels(self, codes: SparseCodes, n_rows: int) -> Float[Tensor, "level row d_in"]:
         """The reconstructions that the loss compares with the input, the whole one last; here the only one."""

@@ -22,9 +22,9 @@ def remove_parallel_gradient_(gradient: Float[Tensor, "d_sae d"], rows: Float[Te
 
     Source: Bricken et al. 2023, "Towards Monosemanticity", appendix on the autoencoder's training.
     """
-    squared = rows.square().sum(1, keepdim=True)
-    along = (gradient * rows).sum(1, keepdim=True) / torch.where(squared > 0, squared, 1)
-    gradient.sub_(along * rows)
+    squared = torch.linalg.vecdot(rows, rows)
+    along = torch.linalg.vecdot(gradient, rows) / torch.where(squared > 0, squared, 1)
+    gradient.addcmul_(rows, along[:, None], value=-1)
 
 
 def decoder_norms(rows: Float[Tensor, "d_sae d"], source: str) -> Float[Tensor, "d_sae"]:

@@ -69,7 +69,7 @@ class TopK(Dictionary):
         codes = self.sparse_codes(x)
         predicted = codes.decode(self.W_dec) + self.b_dec
         error = squared_error(predicted, x)
-        revived = aux_k_loss(self, x, x - predicted, dead, self.config.dead_per_row)
+        revived = aux_k_loss(self, x, x, predicted, dead, self.config.dead_per_row)
         zero = revived.new_zeros(())
         return Losses(error, zero, self.config.aux_coefficient * revived, error.detach(), codes.active)
 

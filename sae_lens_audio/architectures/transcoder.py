@@ -130,7 +130,7 @@ class TopKTranscoder(Transcoder):
             predicted = predicted + x @ self.W_skip.T
         error = squared_error(predicted, target)
         per_row = self.config.aux_k if self.config.aux_k is not None else max(1, self.config.d_out // 2)
-        revived = aux_k_loss(self, x, target - predicted, dead, per_row)
+        revived = aux_k_loss(self, x, target, predicted, dead, per_row)
         zero = revived.new_zeros(())
         return Losses(error, zero, self.config.aux_coefficient * revived, error.detach(), codes.active)
 

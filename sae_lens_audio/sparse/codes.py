@@ -26,17 +26,16 @@ class Entries:
     n_latents: int
 
     @cached_property
-    def by_latent(self) -> tuple[Int[Tensor, "entry"], Int[Tensor, "d_sae"]]:
+    def by_latent(self) -> tuple[Int[Tensor, "entry"], Int[Tensor, "d_sae"], Int[Tensor, "entry"]]:
+        """The order, where each feature's entries begin in it, and the entries' bags in it."""
         order = self.latents.argsort(stable=True)  # stable: gradients are the same in every run
         counts = torch.bincount(self.latents, minlength=self.n_latents)
-        return order, counts.cumsum(0) - counts
+        return order, counts.cumsum(0) - counts, self.bags[order]
 
-    def sum_rows(
-        self, values: Float[Tensor, "entry"], rows: Float[Tensor, "row d"], row_of: Int[Tensor, "entry"]
-    ) -> Float[Tensor, "d_sae d"]:
-        """For every feature the sum of ``value * rows[row_of]`` over its entries: a gradient of weights."""
-        order, offsets = self.by_latent
-        return weighted_sums(row_of[order], rows, offsets, values[order])
+    def sum_rows(self, values: Float[Tensor, "entry"], rows: Float[Tensor, "bag d"]) -> Float[Tensor, "d_sae d"]:
+        """For every feature the sum of ``value * rows[bag]`` over its entries: a gradient of weights."""
+        order, offsets, bags = self.by_latent
+        return weighted_sums(bags, rows, offsets, values[order])
 
     def sum_values(self, values: Float[Tensor, "entry"]) -> Float[Tensor, "d_sae"]:
         return values.new_zeros(self.n_latents).index_add_(0, self.latents, values)
@@ -70,7 +69,7 @@ class _Decode(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             to_values = _products(gradient, directions, entries) if len(values) else torch.zeros_like(values)
         if ctx.needs_input_grad[1]:
-            to_directions = entries.sum_rows(values, gradient, entries.bags)
+            to_directions = entries.sum_rows(values, gradient)
         return to_values, to_directions, None
 
 

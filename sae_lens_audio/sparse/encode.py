@@ -42,13 +42,14 @@ def encode_topk(
     """
     n, k = len(x), min(k, weight.shape[1])
     select: Select = _of_any_sign if signed else _positive
+    centred = _centred(x, centre)
     with torch.no_grad():
-        tiles = [select(pre, k) for pre in _tiles(x, weight, bias, centre)]
+        tiles = [select(pre, k) for pre in _tiles(centred, weight, bias)]
         latents = torch.cat([some for _, some in tiles]).flatten()
         values = torch.cat([some for some, _ in tiles]).flatten().to(weight.dtype)
     rows = torch.arange(n, device=x.device).repeat_interleave(k)
     entries = Entries(latents, rows, torch.arange(0, n * k, k, device=x.device), weight.shape[1])
-    return SparseCodes(_Encode.apply(x, weight, bias, centre, values, entries), entries)
+    return SparseCodes(_Encode.apply(centred, weight, bias, centre, values, entries), entries)
 
 
 def encode_batch_topk(
@@ -63,8 +64,9 @@ def encode_batch_topk(
 
     ``ranks`` hold other rows of the same batch: then ``count`` is of the whole batch.
     """
+    centred = _centred(x, centre)
     with torch.no_grad():
-        values, flat = _candidates(x, weight, bias, centre, count, ranks)
+        values, flat = _candidates(centred, weight, bias, count, ranks)
         chosen = largest_of_all(values, count, ranks)
         flat, order = flat[chosen].sort()
         values = values[chosen][order].to(weight.dtype)
@@ -72,14 +74,19 @@ def encode_batch_topk(
     rows = flat.div(n_latents, rounding_mode="floor")
     counts = torch.bincount(rows, minlength=len(x))
     entries = Entries(flat % n_latents, rows, counts.cumsum(0) - counts, n_latents)
-    return SparseCodes(_Encode.apply(x, weight, bias, centre, values, entries), entries)
+    return SparseCodes(_Encode.apply(centred, weight, bias, centre, values, entries), entries)
+
+
+@torch.no_grad()
+def _centred(x: Tensor, centre: Tensor | None) -> Tensor:
+    """Once, for the product and for its gradient."""
+    return x if centre is None else x - centre
 
 
 def _candidates(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
-    centre: Tensor | None,
     count: int,
     ranks: Ranks | None,
 ) -> tuple[Tensor, Tensor]:
@@ -100,7 +107,7 @@ def _candidates(
         bound, at = None, 0
         values.clear()
         places.clear()
-        for pre in _tiles(x, weight, bias, centre):
+        for pre in _tiles(x, weight, bias):
             flat = pre.view(-1)
             if bound is None:
                 bound = whole(_bound(flat, slack * count / cells)) / (1 if ranks is None else ranks.n)
@@ -121,7 +128,7 @@ def _bound(flat: Tensor, share: float) -> float:
     return max(0.0, some.topk(int(share * len(some)) + 1, sorted=False).values.min().item())
 
 
-def _tiles(x: Tensor, weight: Tensor, bias: Tensor, centre: Tensor | None) -> Iterator[Tensor]:
+def _tiles(x: Tensor, weight: Tensor, bias: Tensor) -> Iterator[Tensor]:
     """Pre-activations of some rows after the other, in one buffer: each is overwritten by the next.
 
     Under autocast the product is taken in its dtype.
@@ -133,8 +140,7 @@ def _tiles(x: Tensor, weight: Tensor, bias: Tensor, centre: Tensor | None) -> It
     weight, bias = weight.detach().to(dtype), bias.detach().to(dtype)
     buffer = torch.empty(min(size, len(x)), n_latents, dtype=dtype, device=x.device)
     for rows in x.split(size):
-        some = rows if centre is None else rows - centre.detach()
-        yield torch.addmm(bias, some.to(dtype), weight, out=buffer[: len(rows)])
+        yield torch.addmm(bias, rows.to(dtype), weight, out=buffer[: len(rows)])
 
 
 class _Encode(torch.autograd.Function):
@@ -142,20 +148,19 @@ class _Encode(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, centre: Tensor | None, values: Tensor, entries: Entries
+        ctx: Any, centred: Tensor, weight: Tensor, bias: Tensor, centre: Tensor | None, values: Tensor, entries: Entries
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, values, *(() if centre is None else (centre,)))
-        ctx.entries = entries
+        ctx.save_for_backward(centred, weight, values)
+        ctx.entries, ctx.has_centre = entries, centre is not None
         return values.clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, weight, values, *centre = ctx.saved_tensors
+        centred, weight, values = ctx.saved_tensors
         entries: Entries = ctx.entries
         through = gradient * (values != 0)  # a value of 0 is the flat part of the activation function
-        rows = (x - centre[0] if centre else x).to(weight.dtype)
-        to_weight = entries.sum_rows(through, rows, entries.bags).T.contiguous()
+        to_weight = entries.sum_rows(through, centred.to(weight.dtype)).T.contiguous()
         to_bias = entries.sum_values(through)
         # of the centre: summed over rows before the product with the weights, which so is one of a vector
-        to_centre = -(weight @ to_bias) if centre else None
+        to_centre = -(weight @ to_bias) if ctx.has_centre else None
         return None, to_weight, to_bias, to_centre, None, None

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -105,6 +106,9 @@ class Batches:
 
 
 def _gather(rows: Tensor, chosen: Int[Tensor, "row"]) -> Tensor:
+    if rows.device.type == "cpu" and rows.dtype in (torch.float16, torch.float32):
+        # numpy takes one core: torch's threads of this thread would spin on the cores that training needs
+        return torch.from_numpy(np.take(rows.numpy(), chosen.numpy(), axis=0).astype(np.float32, copy=False))
     return rows.index_select(0, chosen.to(rows.device)).float()
 
 

@@ -28,6 +28,9 @@ class TrainingConfig:
     scale: ``"unit"`` multiplies activations so that a row's mean squared distance from the mean is its width, which
         makes rates and coefficients mean the same at every hook point; the finished dictionary takes raw activations.
     centre: ``b_dec`` starts at the mean of the first batch (dead features are far fewer than from 0).
+    fit_encoder: ``W_enc`` starts times the number that makes reconstructions of the first batch as good as it can:
+        eight features a dimension through a ReLU begin by reconstructing four times too much. Not of tied weights,
+        whose norm is 1, and not of transcoders, which know nothing of their output at first.
     dead_after: rows after which a feature that was never active counts as dead.
     resample_every: steps after which dead features get new directions, 0 never; resample_until: and up to which step
         (0: half of them).
@@ -50,6 +53,7 @@ class TrainingConfig:
     precision: Precision = "float32"
     scale: Scale = "unit"
     centre: bool = True
+    fit_encoder: bool = True
     dead_after: int = 1_000_000
     resample_every: int = 0
     resample_until: int = 0

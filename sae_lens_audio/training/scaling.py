@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_lens_audio.architectures import BatchTopK, Crosscoder, Dictionary, Transcoder
+from sae_lens_audio.architectures import BatchTopK, Crosscoder, Dictionary, Tied, Transcoder
 from sae_lens_audio.errors import TrainingError
 
 _BIASES = ("b_enc", "b_gate", "b_mag", "threshold", "topk_threshold")  # in units of features
@@ -25,6 +25,19 @@ def unit_scale(rows: Float[Tensor, "row d"]) -> float:
     if not 0 < spread < float("inf"):
         raise TrainingError(f"activations of the first batch have a mean squared spread of {spread}: nothing to learn")
     return float((rows.shape[1] / spread) ** 0.5)
+
+
+@torch.no_grad()
+def fit_encoder_(sae: Dictionary, rows: Sequence[Float[Tensor, "row _"]]) -> None:
+    """``W_enc`` times the factor by which reconstructions, without ``b_dec``, come nearest to the rows."""
+    if isinstance(sae, (Tied, Transcoder)):
+        return
+    x = torch.stack(list(rows), 1) if isinstance(sae, Crosscoder) else rows[0]
+    features = sae.sparse_codes(x).dense(len(x)) if isinstance(sae, BatchTopK) else sae.encode(x)
+    made, wanted = sae.decode(features) - sae.b_dec, x - sae.b_dec
+    factor = (made * wanted).sum() / made.square().sum()
+    if factor > 0 and factor.isfinite():
+        sae.W_enc.mul_(factor)
 
 
 @torch.no_grad()

@@ -31,8 +31,9 @@ from sae_lens_audio.training.dead import DeadFeatures, resample_
 from sae_lens_audio.training.identity import check_identity, name_the_batch, weights_digest
 from sae_lens_audio.training.log import JsonLines, Writer
 from sae_lens_audio.training.ranks import TorchRanks
-from sae_lens_audio.training.scaling import has_threshold, unit_scale, unscaled
+from sae_lens_audio.training.scaling import fit_encoder_, has_threshold, unit_scale, unscaled
 from sae_lens_audio.training.schedule import lr_factor, sparsity_factor
+from sae_lens_audio.training.stopping import between_steps
 
 _RATES_FROM = 0.9  # firing rates are those of the last tenth of the steps
 
@@ -105,6 +106,7 @@ class Trainer:
         self._feed: Feed | None = None
         self._writers: list[Writer] = []
         self._make_writers = writers
+        self._whole = True  # False in the middle of a step, which no checkpoint may hold
         self._resume()
 
     # One step ---------------------------------------------------------------------------------------------------------
@@ -135,6 +137,7 @@ class Trainer:
         if not bool((losses.total + norm).isfinite()):
             self.optimiser.zero_grad()
             raise TrainingError(name_the_batch(batch, self.batches.blocks, self.number, losses, norm))
+        self._whole = False
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.sae.project_weights_()
@@ -143,6 +146,7 @@ class Trainer:
         if self.number == int(_RATES_FROM * config.steps):
             self.dead.forget_rates()
         self._resample(batch)
+        self._whole = True
         return Step(self.number, losses, norm, batch)
 
     def _parts(self, batch: Batch) -> list[tuple[Tensor, ...]]:
@@ -159,13 +163,15 @@ class Trainer:
 
     @torch.no_grad()
     def _first(self, batch: Batch) -> None:
-        """Scale and centre, from the first batch of all processes."""
+        """Scale, centre and size of the first reconstructions, from the first batch of all processes."""
         whole = [one.to(self.device) for one in batch.of_all_processes()]
         if self.config.scale == "unit":
             self.scales = tuple(unit_scale(one) for one in whole)
         if self.config.centre and "b_dec" in self._named:
             means = [one.mean(0) * scale for one, scale in zip(whole, self.scales, strict=True)]
             self.sae.b_dec.copy_(torch.stack(means) if isinstance(self.sae, Crosscoder) else means[-1])
+        if self.config.fit_encoder:
+            fit_encoder_(self.sae, tuple(one * scale for one, scale in zip(whole, self.scales, strict=True)))
 
     def _resample(self, batch: Batch) -> None:
         config = self.config
@@ -181,7 +187,8 @@ class Trainer:
     def fit(self, progress: bool = True, checkpoint_s: float | int = 120.0) -> Dictionary:
         """All steps that are left; then :meth:`finished`, which is written too where there is a folder.
 
-        Interrupted, it writes a checkpoint first. ``checkpoint_s``: seconds between checkpoints, which change nothing.
+        Interrupted (Ctrl-C, SIGTERM), it ends its step and writes a checkpoint first. ``checkpoint_s``: seconds between
+        checkpoints, which change nothing.
         """
         saved = started = time.monotonic()
         began, self._writers = self.number, self._open_writers()
@@ -190,8 +197,9 @@ class Trainer:
             disable=not progress or not self._first_rank,
         )  # fmt: skip
         try:
-            with bar:
+            with bar, between_steps() as stop:
                 while self.number < self.config.steps:
+                    stop.check()
                     step = self.step()
                     bar.update()
                     if step.number % self.log_every == 0 or step.number == self.config.steps:
@@ -206,7 +214,8 @@ class Trainer:
         finally:
             # a stop of any kind loses nothing; a batch that broke the loss has not touched the weights
             self.close()
-            self.save()
+            if self._whole:
+                self.save()
         finished = self.finished()
         if self.folder is not None and self._first_rank:
             save_sae(finished, self.folder / "sae", self.metadata, (self.dead.rates + 1e-10).log10().float().cpu())

@@ -31,3 +31,20 @@ def config(**changes) -> TrainingConfig:
 
 def trainer(folder: Path | None = None, sae: Dictionary | None = None, **changes) -> Trainer:
     return Trainer(sae or TopK(TopKConfig(D, F, k=3)), TensorBlocks(mixtures()), config(**changes), folder, log_every=5)
+
+
+def fit_until_interrupted(run: Trainer, steps: int) -> None:
+    """``fit``, stopped as by Ctrl-C after some steps."""
+    step, left = run.step, iter(range(steps))
+
+    def one():
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return step()
+
+    run.step = one  # type: ignore[method-assign]
+    try:
+        run.fit(progress=False)
+    except KeyboardInterrupt:
+        return
+    raise AssertionError("it was done before")

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 
 from sae_lens_audio import load_sae
@@ -89,6 +90,20 @@ def test_several_hook_points(tmp_path: Path, store: Store) -> None:
     loaded = load_sae(tmp_path / "run" / "sae")
     assert (loaded.metadata.hook_name, loaded.metadata.hook_name_out) == (RESID, NEURONS)
     assert loaded.sae(torch.randn(3, 32)).shape == (3, store.width(NEURONS))
+
+
+def test_harvesting_while_training(tmp_path: Path, store: Store) -> None:
+    """Nothing is written but the run: a model and recordings in place of a store."""
+    small_model(0).save_pretrained(tmp_path / "model")
+    (tmp_path / "audio").mkdir()
+    for one in corpus(8, longest=1.0):
+        soundfile.write(tmp_path / "audio" / f"{one.id}.wav", one.audio().numpy(), 16000)
+    source = f'model = "{tmp_path / "model"}"\naudio = "{tmp_path / "audio"}"\nrecordings_per_block = 4'
+    path = written(tmp_path, store, (f'store = "{store.folder}"', source), ("batch = 64", "batch = 32"))
+    assert main(["train", str(path), "--threads", "1"]) == 0
+    about = load_sae(tmp_path / "run" / "sae").metadata
+    assert about.hook_name == RESID and about.corpus == "8 recordings of audio" and about.padding == "dropped"
+    assert about.checkpoint_sha256 == store.header["checkpoint_sha256"]
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ from sae_lens_audio.activations import TensorBlocks
 from sae_lens_audio.errors import TrainingError
 from sae_lens_audio.training import Trainer, read_metrics
 from sae_lens_audio.training.checkpoint import CHECKPOINT
-from tests.sae.training.sources import D, F, config, mixtures, trainer
+from tests.sae.training.sources import D, F, config, fit_until_interrupted, mixtures, trainer
 
 EVERY = {
     "topk": lambda: TopK(TopKConfig(D, F, k=3)),
@@ -71,6 +71,20 @@ def test_every_architecture_learns_from_raw_activations(name: str) -> None:
     assert after > max(0.75, before + 0.02), (before, after)
     if sae.unit_norm_decoder:
         torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(F), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", sorted(set(EVERY) - {"tied"}))
+def test_the_first_reconstructions_are_of_the_right_size(name: str) -> None:
+    """Eight features a dimension: without the fit a ReLU's reconstruction is four times what it should be."""
+
+    def first(**changes) -> float:
+        wide = type(EVERY[name]())(dataclasses.replace(EVERY[name]().config, d_sae=8 * D, **widths))
+        with trainer(sae=wide, **changes) as run:
+            return run._values(run.step())["explained_variance"]
+
+    widths = {"widths": (10, 8 * D)} if name == "matryoshka" else {}
+    fitted = first()
+    assert fitted > 0 and fitted >= first(fit_encoder=False) - 1e-6
 
 
 def test_transcoders_and_crosscoders_learn_from_several_points() -> None:
@@ -161,19 +175,45 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
     torch.testing.assert_close(again.fit(progress=False).W_enc, made.W_enc, rtol=0, atol=0)
 
 
-def test_interrupted_it_writes_a_checkpoint_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = trainer(tmp_path)
-    step, calls = run.step, iter(range(100))
+def test_interrupted_it_writes_a_checkpoint_first(tmp_path: Path) -> None:
+    fit_until_interrupted(trainer(tmp_path), 7)
+    assert trainer(tmp_path).number == 7
 
-    def interrupted():
-        if next(calls) == 7:
-            raise KeyboardInterrupt
-        return step()
 
-    monkeypatch.setattr(run, "step", interrupted)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_a_step_waits_for_its_end(number: signal.Signals, tmp_path: Path) -> None:
+    whole = trainer().fit(progress=False)
+    run, handlers = trainer(tmp_path), [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    project = run.sae.project_weights_
+
+    def signalled() -> None:  # the weights have moved, nothing is counted yet
+        if run.number == 6:
+            os.kill(os.getpid(), number)
+        project()
+
+    run.sae.project_weights_ = signalled  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         run.fit(progress=False)
-    assert trainer(tmp_path).number == 7
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    again = trainer(tmp_path)
+    assert again.number == 7
+    for a, b in zip(again.fit(progress=False).parameters(), whole.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_an_error_in_the_middle_of_a_step_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    run.step()
+    run.save()
+    kept = (tmp_path / CHECKPOINT).read_bytes()
+
+    def broken() -> None:
+        raise MemoryError
+
+    run.sae.project_weights_ = broken  # type: ignore[method-assign]
+    with pytest.raises(MemoryError):
+        run.fit(progress=False)
+    assert (tmp_path / CHECKPOINT).read_bytes() == kept
 
 
 def test_another_run_in_the_folder_is_an_error_that_says_what_differs(tmp_path: Path) -> None:

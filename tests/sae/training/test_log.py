@@ -1,0 +1,72 @@
+"""Writers beside ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from hooked_whisper.errors import MissingExtraError
+from sae_lens_audio.training import Trainer, read_metrics
+from sae_lens_audio.training.log import METRICS, JsonLines, TensorBoard, Wandb
+from tests.sae.training.sources import fit_until_interrupted, trainer
+
+
+def test_tensorboard_has_the_values_of_the_lines_and_none_twice(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def run() -> Trainer:
+        made = trainer(tmp_path)
+        made._make_writers = (TensorBoard,)
+        return made
+
+    fit_until_interrupted(run(), 12)
+    run().fit(progress=False)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    found = {e.step: e.value for e in events.Scalars("explained_variance")}
+    lines = {line["step"]: line["explained_variance"] for line in read_metrics(tmp_path)}
+    assert found.keys() == lines.keys() and all(found[s] == pytest.approx(lines[s], rel=1e-5) for s in found)
+
+
+def test_wandb_gets_one_run_per_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple] = []
+    run = SimpleNamespace(
+        log=lambda values, step: calls.append((step, values)), finish=lambda: calls.append(("finished",))
+    )
+
+    def init(**settings):
+        calls.append((settings["id"], settings["resume"], settings["config"]))
+        return run
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    writer = Wandb(tmp_path, 0, {"lr": 1})
+    writer.write(3, {"l0": 2.0})
+    writer.close()
+    assert calls == [(tmp_path.name, "allow", {"lr": 1}), (3, {"l0": 2.0}), ("finished",)]
+
+
+@pytest.mark.parametrize(
+    ("module", "make", "extra"),
+    [
+        ("wandb", lambda folder: Wandb(folder, 0, {}), "wandb"),
+        ("torch.utils.tensorboard", lambda folder: TensorBoard(folder, 0), "tensorboard"),
+    ],
+)
+def test_what_is_not_installed_is_named(module: str, make, extra: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=rf"hooked-whisper\[{extra}\]"):
+        make(tmp_path)
+
+
+def test_lines_of_steps_that_are_done_again_are_dropped(tmp_path: Path) -> None:
+    writer = JsonLines(tmp_path, 0)
+    for step in (5, 10, 15):
+        writer.write(step, {"l0": float(step), "dead": float("nan")})
+    writer.close()
+    with (tmp_path / METRICS).open("a") as file:
+        file.write('{"step": 20, "l')  # the power went
+    JsonLines(tmp_path, 10).close()
+    assert read_metrics(tmp_path) == [{"step": 5, "l0": 5.0, "dead": None}, {"step": 10, "l0": 10.0, "dead": None}]
