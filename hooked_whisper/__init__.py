@@ -1,7 +1,8 @@
 """hooked_whisper: Whisper with a named, causal hook point on every activation and attention score."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hooked_whisper.lazy import lazily
 
 if TYPE_CHECKING:
     from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
@@ -24,24 +25,21 @@ __all__ = [
     "local_window",
 ]
 
-_MODULES = {
-    "ActivationCache": "hooks",
-    "DecoderConfig": "config",
-    "EncoderConfig": "config",
-    "FactoredMatrix": "model",
-    "HookPoint": "hooks",
-    "HookedWhisper": "hooked",
-    "HookedWhisperError": "errors",
-    "WhisperConfig": "config",
-    "local_window": "model",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imported when first asked for: sae_lens_audio trains with ``hooked_whisper.errors`` alone, without Whisper."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+# sae_lens_audio trains with hooked_whisper.errors alone, without Whisper
+__getattr__ = lazily(
+    __name__,
+    {
+        "ActivationCache": "hooks",
+        "DecoderConfig": "config",
+        "EncoderConfig": "config",
+        "FactoredMatrix": "model",
+        "HookPoint": "hooks",
+        "HookedWhisper": "hooked",
+        "HookedWhisperError": "errors",
+        "WhisperConfig": "config",
+        "local_window": "model",
+    },
+)
 
 
 def __dir__() -> list[str]:

@@ -6,6 +6,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
+
     from hooked_whisper.hooked import HookedWhisper
 
 _MODEL_HELP = (
@@ -27,23 +29,31 @@ def load_model(parsed: argparse.Namespace) -> tuple[HookedWhisper, dict[str, str
     """The model, and what its weights' metadata say."""
     import torch
 
-    from hooked_whisper.errors import HookedWhisperError
     from hooked_whisper.hooked import HookedWhisper
     from hooked_whisper.weights import load_into, resolve
 
     if parsed.threads is not None:
         torch.set_num_threads(parsed.threads)
-    name = parsed.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise HookedWhisperError(f"device {name!r} is not there ({reason}): try --device cpu") from error
+    device = device_of(parsed.device)
     checkpoint = resolve(parsed.model)
     model = HookedWhisper(checkpoint.config)
     load_into(model, checkpoint)
     return model.to(device).eval(), dict(checkpoint.metadata)
+
+
+def device_of(name: str | None) -> torch.device:
+    """CUDA if there is one and nothing is named. Raises ``HookedWhisperError`` for a device that is not there."""
+    import torch
+
+    from hooked_whisper.errors import HookedWhisperError
+
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise HookedWhisperError(f"device {name!r} is not there ({reason}): try --device cpu") from error
+    return torch.device(name)
 
 
 def positive(text: str) -> int:

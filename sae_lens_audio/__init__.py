@@ -8,9 +8,9 @@
   ``latent_attribution``
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hooked_whisper.lazy import lazily
 from sae_lens_audio.architectures import (
     ARCHITECTURES,
     AbsTopK,
@@ -111,26 +111,23 @@ __all__ = [
     "steer_latents",
 ]
 
-_MODULES = {
-    "Evaluation": "evals",
-    "LatentAttribution": "splice",
-    "Trainer": "training",
-    "TrainingConfig": "training",
-    "ablate_latents": "splice",
-    "clamp_latents": "splice",
-    "demo_names": "demo",
-    "evaluate": "evals",
-    "harvest": "activations",
-    "latent_attribution": "splice",
-    "load_demo": "demo",
-    "load_evaluation": "evals",
-    "open_store": "activations",
-    "steer_latents": "splice",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imported when first asked for: what only trains or loads dictionaries needs no Whisper."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+# what only trains or loads dictionaries needs no Whisper
+__getattr__ = lazily(
+    __name__,
+    {
+        "Evaluation": "evals",
+        "LatentAttribution": "splice",
+        "Trainer": "training",
+        "TrainingConfig": "training",
+        "ablate_latents": "splice",
+        "clamp_latents": "splice",
+        "demo_names": "demo",
+        "evaluate": "evals",
+        "harvest": "activations",
+        "latent_attribution": "splice",
+        "load_demo": "demo",
+        "load_evaluation": "evals",
+        "open_store": "activations",
+        "steer_latents": "splice",
+    },
+)

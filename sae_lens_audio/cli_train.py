@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hooked_whisper.cli_model import positive
+from hooked_whisper.cli_model import device_of, positive
 
 if TYPE_CHECKING:
     from sae_lens_audio.activations import Blocks, Store
@@ -40,7 +40,7 @@ def run_train(parsed: argparse.Namespace) -> int:
     threads = parsed.threads or settings.run.threads
     if threads:
         torch.set_num_threads(threads)
-    device = _device(parsed.device or settings.run.device)
+    device = device_of(parsed.device or settings.run.device)
     folder = Path(parsed.out or settings.run.folder)
     with torchrun_ranks(device) as ranks:
         blocks, store, test = _source(settings.activations, device)
@@ -103,20 +103,6 @@ def held_out_scores(sae: Dictionary, store: Store, hooks: tuple[str, ...], recor
         "l0": round(scores.l0, 3),
         "dead": round(scores.dead_fraction, 5),
     }
-
-
-def _device(name: str) -> Any:
-    import torch
-
-    from hooked_whisper.errors import HookedWhisperError
-
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise HookedWhisperError(f"device {name!r} is not there ({reason}): try --device cpu") from error
-    return torch.device(name)
 
 
 def _source(settings: ActivationSettings, device: Any) -> tuple[Blocks, Store | None, Any]:

@@ -10,6 +10,7 @@ import pytest
 import hooked_whisper
 
 LAYERS = [
+    "lazy",
     "errors",
     "protocols",
     "storage",

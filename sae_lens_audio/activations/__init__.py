@@ -5,9 +5,9 @@
 - ``StoredBlocks``, ``StreamedBlocks`` and ``TensorBlocks`` give training its rows, all as ``Blocks``
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hooked_whisper.lazy import lazily
 from sae_lens_audio.activations.blocks import Block, Blocks, TensorBlocks
 
 if TYPE_CHECKING:
@@ -31,19 +31,16 @@ __all__ = [
     "open_store",
 ]
 
-_MODULES = {
-    "HarvestOptions": "options",
-    "Statistics": "statistics",
-    "Store": "store",
-    "StoredBlocks": "stored",
-    "StreamedBlocks": "streamed",
-    "harvest": "harvesting",
-    "open_store": "store",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imported when first asked for: training on tensors needs neither Whisper nor audio."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+# training on tensors needs neither Whisper nor audio
+__getattr__ = lazily(
+    __name__,
+    {
+        "HarvestOptions": "options",
+        "Statistics": "statistics",
+        "Store": "store",
+        "StoredBlocks": "stored",
+        "StreamedBlocks": "streamed",
+        "harvest": "harvesting",
+        "open_store": "store",
+    },
+)
