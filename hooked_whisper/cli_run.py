@@ -24,12 +24,14 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     """
     prog = parser.prog
     parsed = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format=f"{prog}: %(message)s", stream=sys.stderr)
-    for package in ("hooked_whisper", "sae_lens_audio"):
-        logging.getLogger(package).setLevel(logging.DEBUG if parsed.verbose else logging.WARNING)
     from hooked_whisper.errors import HookedWhisperError
 
+    logging.basicConfig(level=logging.WARNING, format=f"{prog}: %(message)s", stream=sys.stderr)
+    loggers = [logging.getLogger(package) for package in ("hooked_whisper", "sae_lens_audio")]
+    levels = [logger.level for logger in loggers]
     try:
+        for logger in loggers:
+            logger.setLevel(logging.DEBUG if parsed.verbose else logging.WARNING)
         return int(parsed.run(parsed, list(arguments)))
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
@@ -41,6 +43,9 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
         logging.getLogger(__name__).debug("error", exc_info=True)
         print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    finally:  # who calls this in a program of their own keeps their settings
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def version() -> str:

@@ -314,7 +314,7 @@ def test_dead_features_of_topk_come_back_by_the_auxiliary_loss() -> None:
         sae = TopK(TopKConfig(D, F, k=3, aux_coefficient=coefficient))
         with torch.no_grad():
             sae.b_enc[:20] = -3.0
-        with trainer(sae=sae, steps=200, dead_after=300) as run:
+        with trainer(sae=sae, steps=200, dead_after=300, fit_encoder=False) as run:
             for _ in range(200):
                 run.step()
             return int((run.dead.since[:20] < 300).sum())
