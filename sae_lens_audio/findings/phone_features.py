@@ -315,7 +315,7 @@ def draw(finding: Finding) -> list[Figure]:
         return []
     by_basis = finding.measurement("best feature's F1, mean over phones")
     names, blocks = by_basis.axis("features").entries, by_basis.axis("block").entries
-    second, axes = _figure("How well phones are found", "F1 of a phone's best feature, mean over phones", "")
+    second, axes = _figure("How well phones are found", "F1 of the best feature, mean over phones", "")
     places = np.arange(len(names))[::-1]
     for i, (block, colour) in enumerate(zip(blocks, (BLUE, GREEN), strict=True)):
         values = by_basis.at(block=block)
