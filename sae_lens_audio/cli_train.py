@@ -78,7 +78,7 @@ def _finish(
     if store is not None and test is not None:
         scores = held_out_scores(sae, store, hooks, test)
         metadata = replace(metadata, extra={**metadata.extra, "held_out": scores})
-        save_sae(sae, folder, metadata, (trainer.dead.rates + 1e-10).log10().float().cpu())
+        save_sae(sae, folder, metadata, trainer.dead.log_rates.float())
         print(
             f"held-out speakers: explained variance {scores['explained_variance']:.3f}, L0 {scores['l0']:.1f} of "
             f"{sae.n_features}, dead {scores['dead']:.1%} ({scores['rows']} rows)"

@@ -65,8 +65,7 @@ def train(store: Store, recipe: str, block: int, parsed: argparse.Namespace) -> 
     metadata = replace(
         metadata, corpus=f"{parsed.sentences} sentences of the spoken world", extra={**metadata.extra, **made}
     )
-    rates = (trainer.dead.rates + 1e-10).log10().half().cpu()
-    save_sae(finished.half(), parsed.to / name, metadata, rates)
+    save_sae(finished.half(), parsed.to / name, metadata, trainer.dead.log_rates.half())
     print(f"{name}: {scores}")  # noqa: T201
 
 

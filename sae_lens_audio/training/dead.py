@@ -45,6 +45,11 @@ class DeadFeatures:
     def rates(self) -> Float[Tensor, "d_sae"]:
         return self.fired.double() / self.counted.clamp_min(1)
 
+    @property
+    def log_rates(self) -> Float[Tensor, "d_sae"]:
+        """``log10(rate + 1e-10)``, float64: what SAELens' folders hold as sparsity."""
+        return (self.rates + 1e-10).log10().cpu()
+
     def state(self) -> dict[str, Tensor]:
         return {"since": self.since, "mask": self.mask, "fired": self.fired, "counted": self.counted}
 

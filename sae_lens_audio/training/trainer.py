@@ -218,7 +218,7 @@ class Trainer:
                 self.save()
         finished = self.finished()
         if self.folder is not None and self._first_rank:
-            save_sae(finished, self.folder / "sae", self.metadata, (self.dead.rates + 1e-10).log10().float().cpu())
+            save_sae(finished, self.folder / "sae", self.metadata, self.dead.log_rates.float())
         return finished
 
     def finished(self) -> Dictionary:
