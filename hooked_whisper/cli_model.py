@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,12 +43,17 @@ def load_model(parsed: argparse.Namespace) -> tuple[HookedWhisper, dict[str, str
 
 
 def device_of(name: str | None) -> torch.device:
-    """CUDA if there is one and nothing is named. Raises ``HookedWhisperError`` for a device that is not there."""
+    """CUDA if there is one and nothing is named; under ``torchrun`` each process of a machine takes its own.
+
+    Raises:
+        HookedWhisperError: a device that is not there.
+    """
     import torch
 
     from hooked_whisper.errors import HookedWhisperError
 
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if not name:
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:

@@ -1,14 +1,62 @@
-"""Files that are whole or absent."""
+"""Where results lie: files that are whole or absent, on this machine or behind an URL.
+
+A *place* is a path, or an URL of a file system that fsspec knows (``s3://bucket/harvest``, ``gs://...``, ``sftp://...``;
+each needs its own package, such as s3fs). Remote places have the methods of :class:`pathlib.Path`.
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
+import uuid
 from pathlib import Path
 
+import fsspec
+from typing_extensions import TypeIs
+from upath import UPath
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new one, never a part."""
+from hooked_whisper.errors import HookedWhisperError, MissingExtraError
+
+AnyPath = Path | UPath
+Place = str | os.PathLike[str] | UPath
+
+
+def as_path(place: Place) -> AnyPath:
+    """A local :class:`Path`, or for an URL a ``UPath``, which has the same methods.
+
+    Raises:
+        MissingExtraError: a kind of URL whose package is not installed.
+        HookedWhisperError: a kind of URL that nobody knows.
+    """
+    if isinstance(place, Path):
+        return place
+    if isinstance(place, UPath):
+        path = place
+    elif "://" not in (text := os.fspath(place)):
+        return Path(text)
+    else:
+        try:
+            path = UPath(text)
+            _ = path.fs
+        except ImportError as error:
+            raise MissingExtraError(f"{place} cannot be reached: {error}") from error
+        except ValueError as error:
+            raise HookedWhisperError(f"{place} cannot be reached: {error}") from error
+    return Path(path.path) if path.protocol in ("", "file", "local") else path
+
+
+def is_local(path: AnyPath) -> TypeIs[Path]:
+    return isinstance(path, Path)
+
+
+def write_atomic(path: AnyPath, data: bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new one, never a part.
+
+    Remote files are uploaded under another name and moved; object stores show an upload only once it is whole.
+    """
+    if not is_local(path):
+        _upload(path, data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -21,3 +69,28 @@ def write_atomic(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _upload(path: UPath, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}"
+    try:
+        path.fs.pipe_file(temporary.path, data)
+        path.fs.mv(temporary.path, path.path)
+    except BaseException:
+        if path.fs.exists(temporary.path):
+            path.fs.rm_file(temporary.path)
+        raise
+
+
+def local_copy(path: AnyPath, cache: str | os.PathLike[str] | None = None) -> Path:
+    """The file itself if it is local; else a copy of it, fetched anew where the remote one has changed.
+
+    cache: folder of the copies; by default one below the system's temporary folder that all runs share.
+    """
+    if is_local(path):
+        return path
+    folder = Path(tempfile.gettempdir(), "hooked_whisper") if cache is None else Path(cache)
+    files = fsspec.filesystem("filecache", fs=path.fs, cache_storage=str(folder), check_files=True, same_names=False)
+    with files.open(path.path, "rb") as file:
+        return Path(file.name)

@@ -30,7 +30,7 @@ from sae_lens_audio.training.config import TrainingConfig
 from sae_lens_audio.training.dead import DeadFeatures, resample_
 from sae_lens_audio.training.identity import check_identity, name_the_batch, weights_digest
 from sae_lens_audio.training.log import JsonLines, Writer
-from sae_lens_audio.training.ranks import TorchRanks
+from hooked_whisper.ranks import TorchRanks
 from sae_lens_audio.training.scaling import fit_encoder_, has_threshold, unit_scale, unscaled
 from sae_lens_audio.training.schedule import lr_factor, sparsity_factor
 from sae_lens_audio.training.stopping import between_steps
@@ -64,7 +64,7 @@ class Trainer:
         dictionary: trained in place; activations are scaled while it trains (:attr:`TrainingConfig.scale`), so take
             :meth:`finished`, which takes raw ones.
         blocks: of one hook point; two for a transcoder (what it reads, what it predicts), several for a crosscoder.
-        ranks: the other processes, see :func:`~sae_lens_audio.training.ranks.torchrun_ranks`. Weights, batches and
+        ranks: the other processes, see :func:`~hooked_whisper.ranks.torchrun_ranks`. Weights, batches and
             results are those of one process with the same batch, within rounding.
         writers: beside ``metrics.jsonl``.
 

@@ -1,4 +1,4 @@
-"""Processes started by ``torchrun`` that train one dictionary together."""
+"""Processes started by ``torchrun`` that do one job together."""
 
 from __future__ import annotations
 
@@ -6,25 +6,30 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+WAIT = timedelta(days=7)  # for the slowest rank; one that died is noticed by torchrun, which ends the others
+
 
 @dataclass(frozen=True)
 class TorchRanks:
-    """The default group of ``torch.distributed``; fits :class:`~sae_lens_audio.sparse.Ranks`."""
+    """The default group of ``torch.distributed``: process ``rank`` of ``n``."""
 
     rank: int
     n: int
 
     def sum(self, x: Tensor) -> Tensor:
+        """The sum over all processes, element by element, the same on each."""
         x = x.clone()
         dist.all_reduce(x)
         return x
 
     def minimum(self, x: Tensor) -> Tensor:
+        """The smallest of all processes, element by element."""
         x = x.clone()
         dist.all_reduce(x, dist.ReduceOp.MIN)
         return x
@@ -38,21 +43,27 @@ class TorchRanks:
             p.grad = g.view(p.shape)
 
     def wait(self) -> None:
+        """Until all processes have come here."""
         dist.barrier()
+
+
+def started_by_torchrun() -> bool:
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 @contextmanager
 def torchrun_ranks(device: torch.device) -> Iterator[TorchRanks | None]:
     """The group that ``torchrun`` says this process is one of; ``None`` where it was started alone.
 
-    Messages go by nccl between GPUs, by gloo otherwise.
+    Messages go by nccl between GPUs, by gloo otherwise. Passes over a corpus only wait for each other: they take the
+    CPU's group whatever the model runs on.
     """
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+    if not started_by_torchrun():
         yield None
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
     try:
         yield TorchRanks(dist.get_rank(), dist.get_world_size())
     finally:
