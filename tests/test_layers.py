@@ -14,6 +14,7 @@ LAYERS = [
     "errors",
     "protocols",
     "storage",
+    "ranks",
     "files",
     "heatmap",
     "config",
@@ -35,6 +36,7 @@ LAYERS = [
     "cli_run",
     "cli_corpus",
     "cli_features",
+    "cli_scan",
     "cli",
     "__main__",
 ]
