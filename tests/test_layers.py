@@ -15,6 +15,7 @@ LAYERS = [
     "protocols",
     "storage",
     "ranks",
+    "products",
     "files",
     "heatmap",
     "config",

@@ -3,7 +3,7 @@
 from hooked_whisper.hooks.cache import ActivationCache
 from hooked_whisper.hooks.module import HookedModule, Hooks
 from hooked_whisper.hooks.names import Names, canonical_name, resolve_names
-from hooked_whisper.hooks.point import HookHandle, HookPoint, StackClock
+from hooked_whisper.hooks.point import HookHandle, HookPoint, StackClock, watched
 
 __all__ = [
     "ActivationCache",
@@ -15,4 +15,5 @@ __all__ = [
     "StackClock",
     "canonical_name",
     "resolve_names",
+    "watched",
 ]

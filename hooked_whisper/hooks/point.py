@@ -193,6 +193,13 @@ class HookPoint(nn.Module):
         return ", ".join(self.axes)
 
 
+def watched(*modules: nn.Module) -> bool:
+    """Whether anyone sees what these modules give: by our hooks, or by those that torch knows."""
+    if nn.modules.module._global_forward_hooks:
+        return True
+    return any(m._forward_hooks or (isinstance(m, HookPoint) and m.active) for m in modules)
+
+
 def of_cross_keys(name: str) -> bool:
     """Whether a point's rows and places are the clips' and not the tokens', though it lies in the decoder."""
     return ".cross_attn." in name and name.endswith(("hook_k", "hook_v"))

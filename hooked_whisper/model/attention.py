@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hooked_whisper.hooks import HookPoint, StackClock
+from hooked_whisper.model.banded import attend_within_windows, windows_of_heads
 from hooked_whisper.model.masks import Kind, MaskEntry, Pass, combine_masks
 from hooked_whisper.model.parts import Linear
 
@@ -97,7 +98,10 @@ class Attention(nn.Module):
         k = self.hook_k(self._project(self.key, source, deltas.get("k")))  # [batch, key, head, d_head]
         v = self.hook_v(self._project(self.value, source, deltas.get("v")))
         if kv_cache is not None:
-            if self.key in kv_cache:
+            if self.kind == "cross":
+                # the fused kernel reads a head's keys one after the other, token after token
+                k, v = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in (k, v))
+            elif self.key in kv_cache:
                 k = torch.cat([kv_cache[self.key], k], dim=1)
                 v = torch.cat([kv_cache[self.value], v], dim=1)
             kv_cache[self.key], kv_cache[self.value] = k, v
@@ -124,7 +128,10 @@ class Attention(nn.Module):
         if explicit:
             return self._attend_explicitly(q, k, v, combine_masks(self.masks, causal, now))
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        if causal and not self.masks and start == 0:
+        windows = windows_of_heads(self.masks, self.n_heads) if self.masks and self.kind == "encoder" else None
+        if windows is not None:
+            z = attend_within_windows(q, k, v, windows)
+        elif causal and not self.masks and start == 0:
             z = F.scaled_dot_product_attention(q, k, v, is_causal=now.n_query > 1)
         else:
             mask = combine_masks(self.masks, causal, now)

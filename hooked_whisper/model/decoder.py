@@ -13,6 +13,7 @@ from hooked_whisper.model.attention import KVCache
 from hooked_whisper.model.block import Block
 from hooked_whisper.model.parts import LayerNorm
 from hooked_whisper.model.weights_view import CrossWeights, StackWeights
+from hooked_whisper.products import linear
 
 
 class Unembed(nn.Module):
@@ -33,7 +34,7 @@ class Unembed(nn.Module):
         x = self.hook_in(x)  # [batch, token, d_model]
         weight = tied if self.weight is None else self.weight
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        logits = F.linear(x, weight.to(x.dtype), bias)
+        logits = linear(x, weight.to(x.dtype), bias)
         return self.hook_out(logits if logits.dtype == torch.float64 else logits.float())  # [batch, token, vocab]
 
 
