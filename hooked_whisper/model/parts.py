@@ -49,11 +49,14 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         wide = x if x.dtype == torch.float64 else x.float()
-        normalized = self.normalize(wide)
+        normalized, _, inverse = torch.native_layer_norm(wide, wide.shape[-1:], None, None, self.eps)
         if self.hook_scale.active:
-            # the ratio is exactly 1 where the hook changed nothing, so looking leaves every bit as it was
-            scale = self.scale(wide)
-            normalized = normalized * (scale / self.hook_scale(scale))
+            # the statistics that come with the norm cost nothing, but have no gradient
+            scale = inverse.reciprocal() if overwritable() else self.scale(wide)
+            after = self.hook_scale(scale)
+            if after is not scale:
+                # the ratio is exactly 1 where the hook changed nothing, so looking leaves every bit as it was
+                normalized = normalized * (scale / after)
         normalized = self.hook_normalized(normalized)
         return self.affine(normalized, x.dtype, keep=watched(self.hook_normalized))
 
