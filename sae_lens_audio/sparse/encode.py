@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_whisper.products import recurring_linear
 from sae_lens_audio.sparse.codes import Entries, SparseCodes
 from sae_lens_audio.sparse.ranks import Ranks
 from sae_lens_audio.sparse.select import largest_of_all, largest_of_rows
@@ -140,7 +141,10 @@ def _tiles(x: Tensor, weight: Tensor, bias: Tensor) -> Iterator[Tensor]:
     weight, bias = weight.detach().to(dtype), bias.detach().to(dtype)
     buffer = torch.empty(min(size, len(x)), n_latents, dtype=dtype, device=x.device)
     for rows in x.split(size):
-        yield torch.addmm(bias, rows.to(dtype), weight, out=buffer[: len(rows)])
+        if kind == "cpu" and len(rows) == size:
+            yield recurring_linear(rows.to(dtype), weight.T, bias)
+        else:
+            yield torch.addmm(bias, rows.to(dtype), weight, out=buffer[: len(rows)])
 
 
 class _Encode(torch.autograd.Function):
