@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,6 +14,8 @@ from torch import Tensor
 from hooked_whisper.corpora.loading import Failure, Loaded, Loader, windows_of
 from hooked_whisper.corpora.records import Recording
 
+T = TypeVar("T")
+U = TypeVar("U")
 Cursor = tuple[int, int]  # the recording and the window of it to read next
 
 
@@ -67,3 +71,30 @@ def batched(windows: Iterable[Window], n: int) -> Iterator[list[Window]]:
     stream = iter(windows)
     while batch := list(itertools.islice(stream, n)):
         yield batch
+
+
+def prepared(batches: Iterable[T], work: Callable[[T], U]) -> Generator[tuple[T, U], None, None]:
+    """Each batch with what ``work`` makes of it, which a thread does while the caller is busy with the batch before."""
+    with ThreadPoolExecutor(1, thread_name_prefix="prepared") as pool:
+        waiting: tuple[T, Future[U]] | None = None
+        for batch in batches:
+            ready = pool.submit(work, batch)
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = (batch, ready)
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
+
+
+@dataclass(frozen=True)
+class Part(Sequence[Recording]):
+    """Some recordings of a corpus, by their places in it; nothing is copied."""
+
+    corpus: Sequence[Recording]
+    places: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, at: int) -> Recording:  # type: ignore[override]
+        return self.corpus[self.places[at]]

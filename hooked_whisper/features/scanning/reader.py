@@ -28,6 +28,8 @@ from hooked_whisper.features.sites import Site
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks.caching import axis_sizes
 
+_LOOK = 30_000  # positions between looks at what has become common: a look costs as much as a window
+
 
 class SiteReader:
     """Takes in the activations of one hook point, window after window."""
@@ -51,6 +53,7 @@ class SiteReader:
         )
         self.moments = Moments(n, HISTOGRAM_CELLS, device)
         self.sampler = Sampler(n, options.rows, options.per_cell, TAIL_CELLS, device)
+        self._looked = 0
 
     @property
     def parts(self) -> dict[str, Accumulator]:
@@ -87,6 +90,18 @@ class SiteReader:
         self.top.add(stretch, largest)
         self.moments.add(stretch, largest, smallest)
         self.sampler.add(stretch)
+        if self.moments.count >= 2 * self._looked or self.moments.count >= self._looked + _LOOK:
+            self._looked = int(self.moments.count)
+            self.sampler.look(self._tail_counts())
+
+    def merge(self, other: SiteReader) -> None:
+        """Take in what another reader of the same site has seen of other recordings; it is of no use afterwards."""
+        for name, part in self.parts.items():
+            part.merge(other.parts[name])
+
+    def _tail_counts(self) -> Tensor:
+        """Positions in each of the tail's cells, which are whole numbers of the histogram's."""
+        return self.moments.histogram[:, 1:].unflatten(1, (TAIL_CELLS.per_sign, -1)).sum(2)
 
     def result(self) -> SiteScan:
         """What was found so far."""
@@ -94,12 +109,12 @@ class SiteReader:
         count = int(self.moments.count)
         fires = histogram[:, 1:].sum(1)
         top = self.top.ranked()
-        options = self.options
+        options, counted = self.options, self._tail_counts()
         ranges: dict[str, RangeExamples] = {}
         for kind in RANGE_KINDS:
             edges, counts = make_ranges(histogram, HISTOGRAM_CELLS, kind, options.ranges)
             drawn = [
-                self.sampler.draw(low, high, options.per_range, options.one_per_recording)
+                self.sampler.draw(counted, low, high, options.per_range, options.one_per_recording)
                 for low, high in zip(edges.T[:-1], edges.T[1:], strict=True)
             ]
             values, recordings, positions = (torch.stack(part, 1) for part in zip(*drawn, strict=True))

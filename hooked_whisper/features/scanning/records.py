@@ -29,6 +29,7 @@ class ScanOptions:
         ranges: how many activation ranges, of equal width and of equal counts.
         per_range: examples to sample from each.
         batch: windows that are encoded together.
+        chunk: recordings that one process takes at a time; no batch has windows of two chunks.
         rows, per_cell: size of the samples behind the ranges, see :mod:`hooked_whisper.features.scanning.sampling`.
     """
 
@@ -39,12 +40,13 @@ class ScanOptions:
     ranges: int = 10
     per_range: int = 5
     batch: int = 4
+    chunk: int = 32
     rows: int = 2048
     per_cell: int = 16
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("k", "ranges", "per_range", "batch", "rows", "per_cell"):
+        for name in ("k", "ranges", "per_range", "batch", "chunk", "rows", "per_cell"):
             if getattr(self, name) < 1:
                 raise HookedWhisperError(f"a scan needs {name} of at least 1, got {getattr(self, name)}")
         if self.separation_s < 0 or self.context_s < 0:

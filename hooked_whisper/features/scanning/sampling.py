@@ -1,9 +1,12 @@
 """Uniform samples from every range of every feature's activations, before anybody knows the ranges.
 
 Two sources. :class:`RowSample` keeps whole positions, the same for all features: it covers ranges that are common.
-:class:`TailSample` keeps positions of every feature in every quarter of an octave of positive values, as long as the
-rows do not cover that cell: it covers the rare, large values. Both take the positions with the smallest priorities, so
-that what falls into a range, up to a known priority, is a uniform sample.
+:class:`TailSample` keeps positions of every feature in every quarter of an octave of positive values: it covers the
+rare, large values. Both take the positions with the smallest priorities, so that what falls into a range, up to a known
+priority, is a uniform sample.
+
+Looking at every value would cost more than the encoder, so the tail leaves most positions out where a feature's values
+are common. What it has in the end must not depend on when it began to: see :class:`TailSample`.
 """
 
 from __future__ import annotations
@@ -18,7 +21,10 @@ from torch import Tensor
 
 from hooked_whisper.features.cells import Cells
 from hooked_whisper.features.scanning.priority import NEVER
-from hooked_whisper.features.scanning.state import Accumulator, Stretch
+from hooked_whisper.features.scanning.state import Accumulator, Stretch, smallest
+
+CROWDED = 256  # positions of a feature in a cell from which on the tail leaves most of them out
+EARLY = 1 << 59  # priorities below this one, a sixteenth of all, are never left out: of a crowded cell 16 or more
 
 
 class RowSample(Accumulator):
@@ -51,20 +57,32 @@ class RowSample(Accumulator):
         self.positions[slots] = (taken + stretch.first).int()
         self.values[slots] = stretch.x[taken]
 
+    def merge(self, other: RowSample) -> None:
+        best = smallest(self.priority, other.priority, len(self.priority))
+        for name in self.saved:
+            setattr(self, name, torch.cat([getattr(self, name), getattr(other, name)])[best])
+
 
 class TailSample(Accumulator):
-    """``[feature, cell, kept]``: the positions with the smallest priorities in each cell above ``closed``.
+    """``[feature, cell, kept]``: the positions with the smallest priorities in each cell.
 
-    A cell is closed for good, with all below it, where the rows hold as many of its positions. Negative values have no
-    cells: give both signs as features where they matter.
+    A feature's *level* is its highest crowded cell: one with ``crowded`` positions or more. In cells up to the level
+    the tail is complete for priorities below :data:`EARLY` only, above it for all. While a scan runs, positions that
+    are not early are left out up to the level so far. Counts only grow, and those of a part are never more than those
+    of the whole, so that what was ever left out, in any order and by any process, lies up to the level of the end: who
+    reads no more than is complete then (:func:`draw`) gets the same from all of them.
+
+    Negative values have no cells: give both signs as features where they matter.
     """
 
-    saved = ("closed", "threshold", "priority", "recordings", "positions", "values")
+    saved = ("threshold", "priority", "recordings", "positions", "values")
 
-    def __init__(self, n_features: int, kept: int, cells: Cells, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, n_features: int, kept: int, cells: Cells, device: torch.device | str = "cpu", crowded: int = CROWDED
+    ) -> None:
         shape = (n_features * cells.per_sign, kept)
-        self.cells, self.n_features = cells, n_features
-        self.closed = torch.full((n_features,), -1, dtype=torch.int64, device=device)
+        self.cells, self.n_features, self.crowded = cells, n_features, crowded
+        self.level = torch.full((n_features,), -1, dtype=torch.int64, device=device)  # so far; settles nothing
         self.threshold = torch.full((shape[0],), NEVER, dtype=torch.int64, device=device)
         self.priority = torch.full(shape, NEVER, dtype=torch.int64, device=device)
         self.recordings = torch.full(shape, -1, dtype=torch.int32, device=device)
@@ -73,11 +91,17 @@ class TailSample(Accumulator):
         # edges of the positive cells: powers of two and quarters between, the same in float32
         self._edges = cells.edges[cells.per_sign + 1 :].float().to(device)  # [cell + 1]
 
-    def close(self, crowded: Bool[Tensor, "feature cell"]) -> None:
-        """From now on leave these cells, and all below them, to the rows."""
-        n_cells = crowded.shape[1]
-        last = n_cells - 1 - crowded.flip(1).to(torch.int8).argmax(1)  # argmax is the first of equals
-        self.closed = torch.maximum(self.closed, torch.where(crowded.any(1), last, -1))
+    def level_of(self, counts: Int[Tensor, "feature cell"]) -> Int[Tensor, "feature"]:
+        """The highest crowded cell of each feature, -1 if none is."""
+        crowded = counts >= self.crowded
+        last = counts.shape[1] - 1 - crowded.flip(1).to(torch.int8).argmax(1)  # argmax is the first of equals
+        return torch.where(crowded.any(1), last, -1)
+
+    def merge(self, other: TailSample) -> None:
+        best = smallest(self.priority, other.priority, self.priority.shape[1])
+        for name in ("priority", "recordings", "positions", "values"):
+            setattr(self, name, torch.cat([getattr(self, name), getattr(other, name)], dim=1).gather(1, best))
+        self.threshold = self.priority[:, -1].clone()
 
     def add(
         self,
@@ -86,7 +110,10 @@ class TailSample(Accumulator):
         recordings: Int[Tensor, "position"],
         positions: Int[Tensor, "position"],
     ) -> None:
-        at = _where(x >= self._edges[self.closed + 1])
+        wanted = x >= self._edges[self.level + 1]
+        early = (priority < EARLY).nonzero()[:, 0]
+        wanted[early] = x[early] >= self._edges[0]
+        at = _where(wanted)
         rows, columns = at // x.shape[1], at % x.shape[1]
         values = x.reshape(-1)[at]
         slots = columns * self.cells.per_sign + self.cells.positive(values) - 1
@@ -131,10 +158,16 @@ class Sampler(Accumulator):
     """Both sources, kept in step."""
 
     def __init__(
-        self, n_features: int, rows: int, per_cell: int, cells: Cells, device: torch.device | str = "cpu"
+        self,
+        n_features: int,
+        rows: int,
+        per_cell: int,
+        cells: Cells,
+        device: torch.device | str = "cpu",
+        crowded: int = CROWDED,
     ) -> None:
         self.rows = RowSample(n_features, rows, device)
-        self.tail = TailSample(n_features, per_cell, cells, device)
+        self.tail = TailSample(n_features, per_cell, cells, device, crowded)
         self.overflowed = torch.tensor(False)
 
     def state(self) -> dict[str, Tensor]:
@@ -148,44 +181,48 @@ class Sampler(Accumulator):
         self.overflowed = state["overflowed"].clone()
 
     def add(self, stretch: Stretch) -> None:
-        rows, tail = self.rows, self.tail
-        if not self.overflowed:
-            self._fill(stretch)
-            return
-        rows.add(stretch)
-        at = torch.arange(len(stretch.x), device=stretch.x.device, dtype=torch.int32)
-        tail.add(stretch.x, stretch.priority, torch.full_like(at, stretch.recording), at + stretch.first)
-        tail.close((tail.threshold <= rows.reach).view(tail.n_features, -1))
+        """As long as the rows hold every position there is nothing for the tail to do."""
+        if not self.overflowed and self._held + len(stretch.x) > len(self.rows.priority):
+            self._overflow()
+        self.rows.add(stretch)
+        if self.overflowed:
+            at = torch.arange(len(stretch.x), device=stretch.x.device, dtype=torch.int32)
+            self.tail.add(stretch.x, stretch.priority, torch.full_like(at, stretch.recording), at + stretch.first)
 
-    def _fill(self, stretch: Stretch) -> None:
-        """As long as the rows hold every position there is nothing for the tail to do. When they overflow, what they
-        held and what came is sorted into the cells that they do not cover."""
-        rows, tail = self.rows, self.tail
+    def merge(self, other: Sampler) -> None:
+        """``other`` is of no use afterwards."""
+        if self.overflowed or other.overflowed or self._held + other._held > len(self.rows.priority):
+            for one in (self, other):
+                if not one.overflowed:
+                    one._overflow()
+            self.tail.merge(other.tail)
+        self.rows.merge(other.rows)
+
+    @property
+    def _held(self) -> int:
+        return int((self.rows.priority != NEVER).sum())
+
+    def _overflow(self) -> None:
+        """What the rows held, which is every position so far, goes into the tail too."""
+        rows = self.rows
         held = rows.priority != NEVER
-        n_held = int(held.sum())
-        if n_held + len(stretch.x) <= len(rows.priority):
-            rows.add(stretch)
-            return
+        self.tail.add(rows.values[held], rows.priority[held], rows.recordings[held], rows.positions[held])
         self.overflowed = torch.tensor(True)
-        before = [part[held] for part in (rows.values, rows.priority, rows.recordings, rows.positions)]
-        rows.add(stretch)
-        count = torch.zeros(tail.n_features, tail.cells.per_sign + 1, dtype=torch.int32, device=rows.values.device)
-        index = tail.cells.positive(rows.values).T.long()
-        count.scatter_add_(1, index, torch.ones((), dtype=torch.int32, device=index.device).expand_as(index))
-        tail.close(count[:, 1:] >= tail.priority.shape[1])
-        tail.add(*before)
-        at = torch.arange(len(stretch.x), device=stretch.x.device, dtype=torch.int32)
-        tail.add(stretch.x, stretch.priority, torch.full_like(at, stretch.recording), at + stretch.first)
+
+    def look(self, counts: Int[Tensor, "feature cell"]) -> None:
+        """Of what has been seen so far; saves work from now on."""
+        self.tail.level = self.tail.level_of(counts)
 
     def draw(
         self,
+        counts: Int[Tensor, "feature cell"],
         low: Float[Tensor, "feature"],
         high: Float[Tensor, "feature"],
         n: int,
         one_per_recording: bool = True,
     ) -> Drawn:
-        """See :func:`draw`."""
-        return draw(self.rows, self.tail, low, high, n, one_per_recording)
+        """See :func:`draw`; ``counts`` of all positions in each of the tail's cells."""
+        return draw(self.rows, self.tail, self.tail.level_of(counts), low, high, n, one_per_recording)
 
 
 class Drawn(NamedTuple):
@@ -199,6 +236,7 @@ class Drawn(NamedTuple):
 def draw(
     rows: RowSample,
     tail: TailSample,
+    level: Int[Tensor, "feature"],
     low: Float[Tensor, "feature"],
     high: Float[Tensor, "feature"],
     n: int,
@@ -206,6 +244,7 @@ def draw(
 ) -> Drawn:
     """At most ``n`` positions for each feature whose activation is in ``[low, high)``: a uniform sample.
 
+    level: of each feature in the whole corpus, see :class:`TailSample`.
     low, high: float64, edges of the tail's cells or of finer ones; positive. ``one_per_recording`` takes a recording's
     position with the smallest priority only. Fewer come out where the range has fewer, or where it is rare, but not
     rare enough to have been kept whole.
@@ -218,14 +257,14 @@ def draw(
     from_rows = _first(inside.T, wide)  # [feature, wide] index into order, or -1
     at = order[from_rows.clamp_min(0)]
     shape = (n_features, -1)
-    opened = torch.arange(n_cells, device=low.device) > tail.closed[:, None]  # [feature, cell]
     in_tail = (tail.values.view(shape) >= low[:, None]) & (tail.values.view(shape) < high[:, None])
-    in_tail &= opened.repeat_interleave(tail.priority.shape[1], dim=1)
 
-    # up to which priority everything in the range is here: rows up to their reach, open cells further
+    # up to which priority everything in the range is here: rows up to their reach, the tail as far as it is complete
     edges = tail._edges.to(low)
     touched = (edges[1:] > low[:, None]) & (edges[:-1] < high[:, None])
-    complete = torch.maximum(tail.threshold.view(shape).masked_fill(~opened, 0), reach)
+    above = torch.arange(n_cells, device=low.device) > level[:, None]  # [feature, cell]
+    threshold = tail.threshold.view(shape)
+    complete = torch.maximum(torch.where(above, threshold, threshold.clamp_max(EARLY)), reach)
     limit = complete.masked_fill(~touched, NEVER).amin(1, keepdim=True)
 
     priority = torch.cat(

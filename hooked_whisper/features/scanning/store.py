@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,14 +19,14 @@ import pyarrow.parquet as pq
 from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.features.scanning.records import HISTOGRAM_CELLS, Examples, RangeExamples, Scan, SiteScan
-from hooked_whisper.storage import write_atomic
+from hooked_whisper.storage import AnyPath, Place, as_path, local_copy, write_atomic
 
 HEADER, FEATURES, RANGES, EXAMPLES = "scan.json", "features.parquet", "ranges.parquet", "examples.parquet"
 _STATISTICS = ("mean", "variance", "minimum", "maximum", "firing_rate")
 
 
 def save_scan(
-    folder: Path, sites: Sequence[SiteScan], corpus: Sequence[Recording], header: dict[str, Any], seconds: float
+    folder: AnyPath, sites: Sequence[SiteScan], corpus: Sequence[Recording], header: dict[str, Any], seconds: float
 ) -> None:
     """Tables first, header last: a folder with a header is whole. ``seconds`` is the length of one position."""
     _write(folder / FEATURES, pa.concat_tables([_features(site) for site in sites]))
@@ -58,16 +57,16 @@ def save_scan(
     write_atomic(folder / HEADER, (json.dumps(header, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def load_scan(folder: str | Path) -> Scan:
+def load_scan(folder: Place) -> Scan:
     """Read what :func:`save_scan` wrote.
 
     Raises:
         HookedWhisperError: no scan there, or a table that is broken or belongs to another scan.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     try:
         header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
-        features, ranges, examples = (pq.read_table(folder / name) for name in (FEATURES, RANGES, EXAMPLES))
+        features, ranges, examples = (pq.read_table(local_copy(folder / name)) for name in (FEATURES, RANGES, EXAMPLES))
     except FileNotFoundError as error:
         raise HookedWhisperError(f"no finished scan in {folder}: {error.filename} is missing") from None
     except (ValueError, OSError, pa.ArrowException) as error:
@@ -89,7 +88,7 @@ def _traces(site: SiteScan) -> np.ndarray:
     return site.top.traces
 
 
-def _write(path: Path, table: pa.Table) -> None:
+def _write(path: AnyPath, table: pa.Table) -> None:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     write_atomic(path, buffer.getvalue())

@@ -91,6 +91,18 @@ class TopK(Accumulator):
         when = (self.recordings[columns].long() << 32) + self.positions[columns]
         return when.argsort(dim=1, stable=True)
 
+    def merge(self, other: TopK) -> None:
+        """``other`` has seen other recordings. Ties go to the earlier in the corpus, as long as each was given its
+        recordings in the order of the corpus."""
+        k = self.values.shape[1]
+        joined = {name: torch.cat([getattr(self, name), getattr(other, name)], dim=1) for name in self.saved}
+        when = (joined["recordings"].long() << 32) + joined["positions"]
+        by_corpus = when.argsort(dim=1, stable=True)
+        order = joined["values"].gather(1, by_corpus).sort(dim=1, descending=True, stable=True).indices
+        best = by_corpus.gather(1, order)[:, :k]
+        every = torch.arange(len(best), device=best.device)[:, None]
+        self.values, self.recordings, self.positions, self.traces = (joined[name][every, best] for name in self.saved)
+
     def ranked(self) -> Ranked:
         """What was found so far."""
         everything = torch.arange(len(self.values), device=self.values.device)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.features.cells import Cells
 from hooked_whisper.features.scanning import HISTOGRAM_CELLS
-from hooked_whisper.features.scanning.moments import Moments
+from hooked_whisper.features.scanning.moments import Moments, add_exactly
 from hooked_whisper.features.scanning.ranges import make_ranges
 from hooked_whisper.features.scanning.state import Stretch
 from tests.features.scanning.streams import stream
@@ -32,6 +37,35 @@ def test_moments_are_those_of_everything(sizes: list[int], seed: int, far: float
     for feature in range(3):
         cells = HISTOGRAM_CELLS.positive(torch.from_numpy(x[:, feature])).numpy()
         np.testing.assert_array_equal(found.histogram[feature], np.bincount(cells, minlength=N_CELLS))
+
+
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=8), st.integers(0, 99), st.integers(0, 8), st.data())
+def test_moments_do_not_depend_on_order_or_parts(sizes: list[int], seed: int, cut: int, data: st.DataObject) -> None:
+    stretches = stream(sizes, 3, seed)
+    shuffled = data.draw(st.permutations(stretches))
+    whole, left, right = (Moments(3, HISTOGRAM_CELLS) for _ in range(3))
+    for found, some in ((whole, stretches), (left, shuffled[:cut]), (right, shuffled[cut:])):
+        for one in some:
+            found.add(one, one.x.amax(0), one.x.amin(0))
+    left.merge(right)
+    for name in ("mean", "variance", "largest", "smallest", "histogram"):
+        assert torch.equal(getattr(left, name), getattr(whole, name)), name
+
+
+@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=20))
+def test_sums_in_integers_are_exact(values: list[float]) -> None:
+    number = torch.zeros(2, 1, dtype=torch.int64)
+    for value in values:
+        add_exactly(number, torch.tensor([value], dtype=torch.float64))
+    units = sum(Fraction(math.floor(v)) * 2**52 + math.floor((Fraction(v) - math.floor(v)) * 2**52) for v in values)
+    found = (int(number[0]) << 52) + int(number[1])
+    assert abs(found - units) <= len(values)  # v - floor(v) is rounded once where v is negative and tiny
+
+
+def test_what_cannot_be_added_up_is_said() -> None:
+    huge = Stretch(torch.full((4, 2), 3e10), 0, 0, torch.arange(4))
+    with pytest.raises(HookedWhisperError, match="too large"):
+        Moments(2, HISTOGRAM_CELLS).add(huge, huge.x.amax(0), huge.x.amin(0))
 
 
 def test_counts_beyond_32_bits_are_kept() -> None:

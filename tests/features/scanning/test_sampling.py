@@ -18,11 +18,20 @@ from tests.features.scanning.streams import items, stream
 CELLS = Cells(2, -14, 10)
 
 
-def run(stretches: list[Stretch], rows: int, kept: int) -> Sampler:
-    sampler = Sampler(stretches[0].x.shape[1], rows, kept, CELLS)
-    for one in stretches:
+def run(stretches: list[Stretch], rows: int, kept: int, crowded: int = 12, look_every: int = 1) -> Sampler:
+    """As a scan does it: now and then it looks at what has become common."""
+    sampler = Sampler(stretches[0].x.shape[1], rows, kept, CELLS, crowded=crowded)
+    for number, one in enumerate(stretches):
         sampler.add(one)
+        if number % look_every == 0:
+            sampler.look(counts(stretches[: number + 1]))
     return sampler
+
+
+def counts(stretches: list[Stretch]) -> torch.Tensor:
+    """Positions in each positive cell, ``[feature, cell]``."""
+    x = torch.cat([one.x for one in stretches])
+    return torch.stack([torch.bincount(CELLS.positive(c), minlength=CELLS.per_sign + 1)[1:] for c in x.T])
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=20), st.integers(1, 30), st.integers(0, 99))
@@ -57,7 +66,7 @@ def test_a_sample_is_the_beginning_of_its_range_by_priority(
     generator = np.random.default_rng(seed)
     ends = np.sort(generator.integers(180, 290, size=(2, 2)), axis=0)
     low, high = fine[ends[0]], fine[ends[1]]
-    drawn = sampler.draw(low, high, 5, one_per_recording=single)
+    drawn = sampler.draw(counts(stretches), low, high, 5, one_per_recording=single)
     for feature in range(2):
         inside = [i for i in items(stretches, feature) if low[feature] <= i.value < high[feature]]
         inside.sort(key=lambda i: i.priority)
@@ -79,10 +88,10 @@ def test_rare_large_values_are_all_there_and_common_ones_enough() -> None:
     stretches = stream([500] * 20, 1, 5)
     sampler = run(stretches, 200, 8)
     x = torch.cat([s.x for s in stretches])[:, 0]
-    assert int(sampler.tail.closed[0]) > 40  # the bulk is left to the rows
+    assert int(sampler.tail.level[0]) > 40  # the bulk is left to the rows
     for low, least in ((0.5, 20), (4.0, 8), (float(x.sort().values[-5]), 5)):
         low_edge = torch.tensor([low], dtype=torch.float64)
-        found = sampler.draw(low_edge, torch.tensor([1000.0]).double(), 20, one_per_recording=False)
+        found = sampler.draw(counts(stretches), low_edge, torch.tensor([1000.0]).double(), 20, one_per_recording=False)
         assert (found.recordings >= 0).sum() >= least
 
 
@@ -94,7 +103,7 @@ def test_every_position_is_equally_likely(low: float) -> None:
     edges = torch.tensor([low]).double(), torch.tensor([1e6]).double()
     for seed in range(120):
         drawn = [Stretch(s.x, s.recording, 0, priorities(f"r{s.recording}", range(60), seed)) for s in x]
-        found = run(drawn, 50, 4).draw(*edges, 3, one_per_recording=False)
+        found = run(drawn, 50, 4).draw(counts(drawn), *edges, 3, one_per_recording=False)
         there = found.recordings[0] >= 0
         for at in zip(found.recordings[0][there].tolist(), found.positions[0][there].tolist(), strict=True):
             hits[at] += 1
@@ -110,3 +119,36 @@ def test_priorities_are_the_same_everywhere_and_look_random() -> None:
     assert len(many.unique()) == len(many) and many.min() >= 0
     assert chisquare(torch.histc(many.double() / 2**63, 20, 0, 1).numpy()).pvalue > 1e-3
     assert abs(np.corrcoef(many[:-1], many[1:])[0, 1]) < 0.03
+
+
+@given(
+    st.lists(st.integers(1, 60), min_size=2, max_size=25),
+    st.integers(1, 60),
+    st.integers(1, 6),
+    st.integers(0, 999),
+    st.integers(1, 5),
+    st.data(),
+)
+def test_parts_in_any_order_give_what_one_pass_gives(
+    sizes: list[int], n_rows: int, kept: int, seed: int, n_parts: int, data: st.DataObject
+) -> None:
+    """Bit for bit, whoever had which recordings, in which order, and however often each looked."""
+    stretches = stream(sizes, 2, seed)
+    whole = run(stretches, n_rows, kept)
+    owner = data.draw(st.lists(st.integers(0, n_parts - 1), min_size=len(sizes), max_size=len(sizes)))
+    parts = []
+    for number in sorted(set(owner)):
+        mine = [one for one, who in zip(stretches, owner, strict=True) if who == number]
+        mine = data.draw(st.permutations(mine))
+        parts.append(run(mine, n_rows, kept, look_every=data.draw(st.integers(1, 4))))
+    merged = parts[0]
+    for one in data.draw(st.permutations(parts[1:])):
+        merged.merge(one)
+    every = counts(stretches)
+    fine = Cells(4, -14, 10).edges[Cells(4, -14, 10).per_sign + 1 :]
+    for first, last in ((0, 384), (150, 200), (200, 230), (230, 300)):
+        low, high = fine[[first, first]], fine[[last, last]]
+        for single in (False, True):
+            one, other = (s.draw(every, low, high, 7, single) for s in (whole, merged))
+            for a, b in zip(one, other, strict=True):
+                assert torch.equal(a.nan_to_num(), b.nan_to_num())

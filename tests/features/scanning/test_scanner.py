@@ -14,12 +14,14 @@ from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
 from hooked_whisper.features import BothSigns, random_orthonormal
-from hooked_whisper.features.scanning import FIRES, ScanOptions, load_scan, scan, scanner
+from hooked_whisper.features.scanning import FIRES, ScanOptions, load_scan, scan
+from hooked_whisper.features.scanning.chunks import ChunkScan
 from hooked_whisper.features.sites import Site
+from hooked_whisper.storage import as_path
 from tests.findings.worlds import small_model
 
 NEURONS = "encoder.blocks.1.mlp.hook_post"
-OPTIONS = ScanOptions(k=6, context_s=0.1, ranges=4, per_range=3, batch=3, rows=64, per_cell=4)
+OPTIONS = ScanOptions(k=6, context_s=0.1, ranges=4, per_range=3, batch=3, chunk=3, rows=64, per_cell=4)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +109,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("after", [1, 2, 5])
+@pytest.mark.parametrize("after", [3, 5, 8])
 def test_killed_and_resumed_gives_the_same_bytes(
     model: HookedWhisper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
@@ -115,20 +117,20 @@ def test_killed_and_resumed_gives_the_same_bytes(
     recordings[4] = Recording("broken", b"no audio")
     scan(model, recordings, [NEURONS], tmp_path / "whole", OPTIONS, progress=False)
     taken = 0
-    real = scanner._Run._take
+    real = ChunkScan._take
 
-    def dies(self: scanner._Run, batch: list) -> None:
+    def dies(self: ChunkScan, *batch: object) -> None:
         nonlocal taken
         taken += 1
         if taken > after:
             raise KeyboardInterrupt
-        real(self, batch)
+        real(self, *batch)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(scanner._Run, "_take", dies)
+    monkeypatch.setattr(ChunkScan, "_take", dies)
     with pytest.raises(KeyboardInterrupt):
         scan(model, recordings, [NEURONS], tmp_path / "parts", OPTIONS, progress=False, checkpoint_s=0)
-    assert [p.name for p in (tmp_path / "parts").iterdir()] == [scanner.STATE]
-    monkeypatch.setattr(scanner._Run, "_take", real)
+    assert len(list((tmp_path / "parts").glob("state-*.safetensors"))) == 1
+    monkeypatch.setattr(ChunkScan, "_take", real)
     scan(model, recordings, [NEURONS], tmp_path / "parts", OPTIONS, progress=False)
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
 
@@ -202,6 +204,14 @@ def test_broken_tables_and_checkpoints_say_which_file(model: HookedWhisper, tmp_
         load_scan(tmp_path)
     other = tmp_path / "other"
     other.mkdir()
-    (other / scanner.STATE).write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match="delete it to start again"):
+    (other / "state-0.safetensors").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match=r"state-0.safetensors cannot be read .*: delete it"):
         scan(model, corpus(2), [NEURONS], other, OPTIONS, progress=False)
+
+
+def test_results_may_lie_behind_an_url(model: HookedWhisper, tmp_path: Path) -> None:
+    place = as_path("memory://test_scanner/scan")
+    far = scan(model, corpus(4), [NEURONS], place, OPTIONS, progress=False)
+    scan(model, corpus(4), [NEURONS], tmp_path, OPTIONS, progress=False)
+    assert content(place) == content(tmp_path)
+    np.testing.assert_array_equal(load_scan(str(place))[NEURONS].mean, far[NEURONS].mean)

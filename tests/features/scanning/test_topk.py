@@ -106,3 +106,29 @@ def test_the_largest_is_the_first_of_equals(n: int, columns: int, levels: int, s
     for column in range(columns):
         inside = x[:, column].tolist()
         assert values[column] == max(inside) and rows[column] == inside.index(max(inside))
+
+
+@given(
+    st.lists(st.integers(1, 30), min_size=2, max_size=10),
+    st.integers(1, 6),
+    st.integers(0, 99),
+    st.booleans(),
+    st.integers(1, 3),
+    st.data(),
+)
+def test_parts_give_what_one_pass_gives(
+    sizes: list[int], k: int, seed: int, single: bool, n_parts: int, data: st.DataObject
+) -> None:
+    """Ties too, as long as each part is in the order of the corpus."""
+    stretches = stream(sizes, 3, seed, levels=5)
+    whole = TopK(3, k, 1, single)
+    for one in stretches:
+        whole.add(one, largest(one))
+    parts = [TopK(3, k, 1, single) for _ in range(n_parts)]
+    for one in stretches:
+        data.draw(st.sampled_from(parts)).add(one, largest(one))
+    order = data.draw(st.permutations(parts))
+    for other in order[1:]:
+        order[0].merge(other)
+    for a, b in zip(whole.ranked(), order[0].ranked(), strict=True):
+        assert torch.equal(a.nan_to_num(), b.nan_to_num())
