@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hooked_whisper.cli_features import add_features, run_features
 from hooked_whisper.cli_model import add_model, load_model, not_negative, positive
 from hooked_whisper.cli_run import Parser, run, version
+from hooked_whisper.cli_scan import add_scan, run_scan
 
 if TYPE_CHECKING:  # torch takes a second to import: --help and wrong arguments do not wait for it
     from hooked_whisper.findings import Context, Finding
@@ -37,9 +38,10 @@ def _parser() -> argparse.ArgumentParser:
         "`hooked-whisper reproduce --model tiny --audio *.wav`; `hooked-whisper transcribe speech.wav`.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="reproduce|features|transcribe|hooks")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="reproduce|features|scan|transcribe|hooks")
     _add_reproduce(commands)
     _add_features(commands)
+    _add_scan(commands)
     _add_transcribe(commands)
     _add_hooks(commands)
     return parser
@@ -79,6 +81,18 @@ def _add_features(commands: Any) -> None:
     add_model(parser)
     add_features(parser)
     parser.set_defaults(run=_features)
+
+
+def _add_scan(commands: Any) -> None:
+    parser = commands.add_parser(
+        "scan",
+        help="what neurons or other units respond to, as tables",
+        description="Scan a corpus and write parquet tables: largest activations of every unit, samples of their whole "
+        "range, moments, histograms. A scan that was killed goes on. Several processes, also on several machines that "
+        "see one folder: `torchrun --nproc-per-node N -m hooked_whisper scan ...` writes the same bytes.",
+    )
+    add_scan(parser)
+    parser.set_defaults(run=run_scan)
 
 
 def _add_transcribe(commands: Any) -> None:

@@ -62,23 +62,29 @@ def write_site(
     parsed: argparse.Namespace, command: str, model: HookedWhisper, hook: str, basis: FeatureBasis | None
 ) -> int:
     """For the arguments of :func:`add_site`."""
+    import torch
+
+    from hooked_whisper.ranks import torchrun_ranks
     from hooked_whisper.report.units import PageOptions, build_site
 
     corpus, described = corpus_of(parsed)
     options = PageOptions(parsed.top, parsed.per_range, parsed.ranges, parsed.labelled, parsed.seed)
-    index = build_site(
-        model,
-        corpus,
-        hook,
-        parsed.out,
-        units=parsed.units,
-        basis=basis,
-        options=options,
-        described=described,
-        command=command,
-        progress=sys.stderr.isatty(),
-    )
-    print(f"open {index}")
+    with torchrun_ranks(torch.device("cpu")) as ranks:  # they share the scan
+        index = build_site(
+            model,
+            corpus,
+            hook,
+            parsed.out,
+            units=parsed.units,
+            basis=basis,
+            options=options,
+            described=described,
+            command=command,
+            progress=sys.stderr.isatty(),
+            ranks=ranks,
+        )
+    if ranks is None or not ranks.rank:
+        print(f"open {index}")
     return 0
 
 

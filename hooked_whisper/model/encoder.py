@@ -65,7 +65,8 @@ class Encoder(StackWeights):
         x = self.conv1(self.hook_mel(mel))  # [batch, frame, d_model]
         x = self.hook_embed(self.conv2(x.transpose(1, 2)))  # [batch, position, d_model]
         pos = self.hook_pos_embed(self.positional_embedding[start : start + n].to(x.dtype))  # [position, d_model]
-        return self.from_resid(x + pos, 0, start)
+        # convolutions leave positions last in memory, and every sum and norm after them would have to go across
+        return self.from_resid((x + pos).contiguous(), 0, start)
 
     def from_resid(
         self, resid: Float[Tensor, "batch position d_model"], block: int, start: int = 0

@@ -73,7 +73,7 @@ class SiteReader:
         Raises:
             HookedWhisperError: an activation that is not finite, or a basis of another width.
         """
-        x = activations.flatten(1).float()
+        x = activations.flatten(1).float().contiguous()
         if self.basis is not None:
             x = self.basis.encode(x)
         if x.shape[1] != len(self.labels):

@@ -18,6 +18,7 @@ from hooked_whisper.features.scanning import FIRES, HISTOGRAM_CELLS, ScanOptions
 from hooked_whisper.features.sites import Site
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import FeatureBasis
+from hooked_whisper.ranks import TorchRanks
 from hooked_whisper.report.units.data import (
     ActivationRange,
     Example,
@@ -68,6 +69,7 @@ def build_site(
     described: str = "",
     command: str = "",
     progress: bool = True,
+    ranks: TorchRanks | None = None,
 ) -> Path:
     """Write a site about the units of a hook point: an index, and a page for each, which open from the disk.
 
@@ -78,6 +80,7 @@ def build_site(
     Args:
         units: which get a page (default: all).
         basis: reads the activations, see :class:`~hooked_whisper.features.scanning.Site`.
+        ranks: processes that share the scan; the first of them writes the site.
         described: the corpus, in words. command: what made the site, for its footer.
 
     Returns:
@@ -88,7 +91,10 @@ def build_site(
     """
     options = PageOptions() if options is None else options
     out = Path(out)
-    found = scan(model, corpus, [Site(hook, basis, "units")], out / "scan", options.scan, progress=progress)
+    sites = [Site(hook, basis, "units")]
+    found = scan(model, corpus, sites, out / "scan", options.scan, progress=progress, ranks=ranks)
+    if ranks is not None and ranks.rank:
+        return out / "index.html"
     scanned = found["units"]
     chosen = list(range(scanned.n_features)) if units is None else list(units)
     wrong = [i for i in chosen if not 0 <= i < scanned.n_features]

@@ -1,0 +1,71 @@
+"""``hooked-whisper scan``: what the units of some hook points respond to, as tables."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from hooked_whisper.cli_corpus import add_corpus, corpus_of
+from hooked_whisper.cli_model import add_model, load_model, not_negative, positive
+
+SPOKEN = 300
+_FAILURES = 3  # named on the screen; the header has them all
+
+
+def add_scan(parser: argparse.ArgumentParser) -> None:
+    """All arguments of the command."""
+    add_model(parser)
+    parser.add_argument(
+        "--hook",
+        action="append",
+        dest="hooks",
+        required=True,
+        metavar="NAME",
+        help="hook point of the encoder, such as encoder.blocks.2.mlp.1; may be repeated, for one pass",
+    )
+    add_corpus(parser, sentences=SPOKEN, speakers="held-out", alignments=False)
+    parser.add_argument("--out", default="scan", metavar="PLACE", help="folder or URL (default: scan)")
+    parser.add_argument("--top", type=positive, default=20, metavar="K", help="largest examples of each unit (20)")
+    parser.add_argument("--context", type=float, default=1.0, metavar="S", help="seconds kept around each (1)")
+    parser.add_argument("--ranges", type=positive, default=10, metavar="N", help="activation ranges (10)")
+    parser.add_argument("--per-range", type=positive, default=5, metavar="N", help="examples from each range (5)")
+    parser.add_argument("--batch", type=positive, default=4, metavar="N", help="windows encoded together (4)")
+    parser.add_argument(
+        "--chunk", type=positive, default=32, metavar="N", help="recordings that a process takes at a time (32)"
+    )
+    parser.add_argument("--seed", type=not_negative, default=0, metavar="S", help="of sentences and samples (0)")
+
+
+def run_scan(parsed: argparse.Namespace, arguments: list[str]) -> int:
+    """Scan, by as many processes as ``torchrun`` started, and say what is there."""
+    import torch
+
+    from hooked_whisper.features.scanning import ScanOptions, scan
+    from hooked_whisper.ranks import torchrun_ranks
+
+    options = ScanOptions(
+        k=parsed.top,
+        context_s=parsed.context,
+        ranges=parsed.ranges,
+        per_range=parsed.per_range,
+        batch=parsed.batch,
+        chunk=parsed.chunk,
+        seed=parsed.seed,
+    )
+    corpus, described = corpus_of(parsed)
+    model, _ = load_model(parsed)
+    with torchrun_ranks(torch.device("cpu")) as ranks:  # they only wait for each other
+        first = ranks is None or ranks.rank == 0
+        if first:
+            print(f"scanning {described}", file=sys.stderr)
+        found = scan(model, corpus, parsed.hooks, parsed.out, options, progress=sys.stderr.isatty(), ranks=ranks)
+    if not first:
+        return 0
+    for name, site in found.sites.items():
+        print(f"{name}: {site.n_features} units, {site.positions} positions")
+    if found.failures:
+        print(f"{len(found.failures)} of {len(corpus)} recordings could not be read, scan.json says why:")
+        for one in found.failures[:_FAILURES]:
+            print(f"  {one['id']}: {one['reason']}")
+    print(f"open with hooked_whisper.features.load_scan({str(parsed.out)!r})")
+    return 0

@@ -1,0 +1,71 @@
+"""``hooked-whisper scan``, by itself and under torchrun."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from hooked_whisper.cli import main
+from hooked_whisper.features import load_scan
+
+
+@pytest.fixture
+def audio(tmp_path: Path) -> Path:
+    """Five clips of noise, and one file that is none."""
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(5):
+        soundfile.write(folder / f"{k}.wav", 0.1 * rng.standard_normal(8000 * (k + 1)), 16000)
+    (folder / "broken.wav").write_bytes(b"no sound")
+    return folder
+
+
+def test_a_scan_from_the_command_line(audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hooks = ["--hook", "encoder.blocks.1.mlp.1", "--hook", "encoder.blocks.0"]
+    arguments = ["scan", *hooks, "--audio", str(audio), "--out", str(tmp_path / "scan"), "--top", "3", "--threads", "1"]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "encoder.blocks.1.mlp.hook_post: 512 units" in said and "1 of 6 recordings could not be read" in said
+    found = load_scan(tmp_path / "scan")
+    assert list(found.sites) == ["encoder.blocks.1.mlp.hook_post", "encoder.blocks.0.hook_resid_post"]
+    assert found.header["options"]["k"] == 3 and [one["id"] for one in found.failures] == ["broken"]
+
+
+@pytest.mark.slow
+def test_torchrun_writes_the_same(audio: Path, tmp_path: Path) -> None:
+    tail = ["--hook", "encoder.blocks.1.mlp.1", "--audio", str(audio), "--chunk", "1", "--threads", "1", "--out"]
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for start, out in (([sys.executable], "one"), (run, "two")):
+        command = [*start, "-m", "hooked_whisper", "scan", *tail, str(tmp_path / out)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count("open with") == 1
+    assert json.loads((tmp_path / "one" / "scan.json").read_text())["recordings"] == 5
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.slow
+def test_torchrun_writes_one_site(audio: Path, tmp_path: Path) -> None:
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [
+        "-m",
+        "hooked_whisper",
+        "features",
+        "--audio",
+        str(audio),
+        "--units",
+        "0:3",
+        "--out",
+        str(tmp_path / "s"),
+    ]
+    done = subprocess.run([*run, *command, "--threads", "1"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "s" / "index.html").is_file() and done.stdout.count("open ") == 1
