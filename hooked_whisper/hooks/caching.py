@@ -71,6 +71,7 @@ class CachingMixin(HookedModule):
         dtype: torch.dtype | None = None,
         positions: Cut = None,
         tokens_slice: Cut = None,
+        at: slice | None = None,
         detach: bool = True,
         max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> tuple[Tensor | None, ActivationCache]:
@@ -89,6 +90,7 @@ class CachingMixin(HookedModule):
         device, dtype: where and how to store.
         positions, tokens_slice: which encoder positions and decoder tokens to keep (slice, index or list). They cut
             the ``position``, ``token`` and ``query`` axes; keys are kept whole.
+        at: on which of the encoder's positions a mel stands that is shorter than the window, see ``encoder.forward``.
         detach: ``False`` keeps the graph, so that gradients flow from what is computed on the cache.
         max_bytes: refuse requests estimated to be larger (:class:`CacheSizeError` says how to shrink them).
         """
@@ -123,7 +125,7 @@ class CachingMixin(HookedModule):
             for name in wanted:
                 stack.callback(self._hook_dict[name].add_reader(keep).remove)
             try:
-                out = self.encoder(mel) if mel is not None else encoder_out
+                out = self.encoder(mel, at) if mel is not None else encoder_out
                 if tokens is not None:
                     out = self.decoder(tokens, out)
             except _Stop:

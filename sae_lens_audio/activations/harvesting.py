@@ -8,17 +8,20 @@ import os
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from hooked_whisper.corpora import Cursor, Failure, Recording
+from hooked_whisper.corpora.windows import Part
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import Names
-from hooked_whisper.storage import write_atomic
+from hooked_whisper.ranks import TorchRanks
+from hooked_whisper.storage import AnyPath, Place, as_path, is_local, write_atomic
+from sae_lens_audio.activations.deviation import measure_deviation
 from sae_lens_audio.activations.manifest import (
     MANIFEST,
     Manifest,
@@ -32,7 +35,7 @@ from sae_lens_audio.activations.manifest import (
 )
 from sae_lens_audio.activations.options import HarvestOptions
 from sae_lens_audio.activations.reading import RowReader
-from sae_lens_audio.activations.shards import RECORDING, Part, shard_name
+from sae_lens_audio.activations.shards import RECORDING, OpenShard, part_name, shard_name
 from sae_lens_audio.activations.store import Store, open_store, shard_of
 
 _log = logging.getLogger(__name__)
@@ -42,10 +45,11 @@ def harvest(
     model: HookedWhisper,
     corpus: Sequence[Recording],
     hooks: Names,
-    folder: str | Path,
+    folder: Place,
     options: HarvestOptions | None = None,
     *,
     progress: bool = True,
+    ranks: TorchRanks | None = None,
 ) -> Store:
     """Write the activations of some hook points on a corpus to a folder, and open it.
 
@@ -54,12 +58,15 @@ def harvest(
         hooks: points with a vector for each encoder position, or decoder points with one for each token of the text,
             see :class:`~sae_lens_audio.activations.reading.RowReader`. The model runs once for all of them, and no
             further than the last.
-        folder: gets ``shard-00000.safetensors``, ... and ``manifest.json``.
+        folder: path or URL; gets ``shard-00000.safetensors``, ... and ``manifest.json``. A corpus of more than
+            ``options.part`` recordings is harvested in parts, each with a folder and a manifest of its own below.
+        ranks: the other processes, see :func:`~hooked_whisper.ranks.torchrun_ranks` (the CPU's group: they only wait
+            for each other), which share the parts. All must see the same folder.
 
     Recordings longer than the model's window are cut into windows; positions go on counting. Files are written whole
-    or not at all. The same call goes on where an earlier one was killed and makes missing or damaged shards anew;
-    after a kill the folder has the same bytes as without one (same machine and number of threads). Of a finished
-    harvest only the digests are checked.
+    or not at all. The same call goes on where an earlier one was killed and makes missing or damaged shards anew, also
+    with more or fewer processes; the folder has the same bytes whoever wrote it and however often they were killed
+    (same machines and number of threads). Of a finished harvest only the digests are checked.
 
     Raises:
         HookedWhisperError: nothing to harvest, a folder with another harvest or one that another process is writing,
@@ -68,33 +75,103 @@ def harvest(
         CheckpointError: a manifest that cannot be read, or audio that is not what it was when a shard was written.
     """
     options = HarvestOptions() if options is None else options
-    folder = Path(folder)
+    folder = as_path(folder)
     reader = RowReader(model, hooks, options)
     if not len(corpus):
         raise HookedWhisperError("the corpus has no recordings: there is nothing to harvest")
     header = header_of(corpus, reader)
+    rank, n_ranks = (0, 1) if ranks is None else (ranks.rank, ranks.n)
+    n_parts = -(-len(corpus) // options.part)
+    mine = range(rank, n_parts, n_ranks)
+    total = sum(min(len(corpus), (k + 1) * options.part) - k * options.part for k in mine)
+    with tqdm(total=total, unit="file", desc="harvest", disable=not progress or bool(rank)) as bar:
+        if n_parts == 1 and not rank:
+            _harvest_one(reader, corpus, folder, header, (), bar)
+        if n_parts > 1:
+            _check_joined(folder, header)
+            for k in mine:
+                span = (k * options.part, min(len(corpus), (k + 1) * options.part))
+                _harvest_one(reader, corpus, folder / part_name(k), header | {"part": list(span)}, (k,), bar)
+    if ranks is not None:
+        ranks.wait()
+    if n_parts > 1 and not rank:
+        join_parts(reader, corpus, folder, header, n_parts)
+    if ranks is not None:
+        ranks.wait()
+    return open_store(folder, verify=False)  # every shard was just written or checked
+
+
+def _harvest_one(
+    reader: RowReader,
+    corpus: Sequence[Recording],
+    folder: AnyPath,
+    header: dict[str, Any],
+    number: tuple[int, ...],
+    bar: tqdm[Any],
+) -> None:
+    """The whole corpus, or the part of it that the header names."""
     with _alone(folder):
         manifest = read_manifest(folder) if (folder / MANIFEST).exists() else Manifest(header, versions())
         check_same(header, manifest, folder)
         _check_no_others(folder, manifest)
-        run = _Run(reader, corpus, folder, manifest)
+        run = _Run(reader, Part(corpus, range(manifest.span[1])), folder, manifest, number)
         run.repair()
-        if not manifest.complete:
-            run.go_on(progress)
-    return open_store(folder, verify=False)  # every shard was just written or checked
+        if manifest.complete:
+            bar.update(manifest.span[1] - manifest.span[0])
+        else:
+            run.go_on(bar)
+
+
+def _check_joined(folder: AnyPath, header: dict[str, Any]) -> None:
+    if (folder / MANIFEST).exists():
+        check_same(header, read_manifest(folder), folder)
+
+
+def join_parts(
+    reader: RowReader, corpus: Sequence[Recording], folder: AnyPath, header: dict[str, Any], n_parts: int
+) -> None:
+    """One manifest for all parts, which are complete."""
+    whole = Manifest(header, versions(), complete=True)
+    for number in range(n_parts):
+        name = part_name(number)
+        part = read_manifest(folder / name)
+        whole.shards += [replace(one, file=f"{name}/{one.file}") for one in part.shards]
+        whole.failures += part.failures
+        whole.recordings += part.recordings
+    if not whole.shards:
+        raise _nothing(whole.failures, len(corpus))
+    if reader.options.window == "sound":
+        before = read_manifest(folder).deviation if (folder / MANIFEST).exists() else None
+        whole.deviation = before or measure_deviation(reader, corpus)
+    put(folder / MANIFEST, whole.encoded())
+
+
+def _nothing(failures: Sequence[dict[str, Any]], n: int) -> HookedWhisperError:
+    first = next(iter(failures), {"reason": "a margin that leaves nothing"})
+    return HookedWhisperError(f"none of {n} recordings has rows; the first failed: {first['reason']}")
 
 
 class _Run:
-    def __init__(self, reader: RowReader, corpus: Sequence[Recording], folder: Path, manifest: Manifest) -> None:
+    """``corpus`` ends with the part's last recording; the part begins where its manifest says."""
+
+    def __init__(
+        self,
+        reader: RowReader,
+        corpus: Sequence[Recording],
+        folder: AnyPath,
+        manifest: Manifest,
+        number: tuple[int, ...] = (),
+    ) -> None:
         self.reader, self.corpus, self.folder, self.manifest = reader, corpus, folder, manifest
+        self.number = number  # of the part, where there are several
         self.failures = {one["index"]: one for one in manifest.failures}
 
-    def go_on(self, progress: bool) -> None:
-        """From the last shard to the end of the corpus. A shard is written while the next one is computed."""
-        start = self.manifest.cursor
-        bar = tqdm(total=len(self.corpus), initial=start[0], unit="file", desc="harvest", disable=not progress)
+    def go_on(self, bar: tqdm[Any]) -> None:
+        """From the last shard to the end. A shard is written while the next one is computed."""
+        start, (first, end) = self.manifest.cursor, self.manifest.span
+        before = bar.n
+        bar.update(start[0] - first)
         with ExitStack() as stack:
-            stack.enter_context(bar)
             parts = stack.enter_context(closing(self._parts(start, bar)))
             pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="shards"))
             writing: Future[None] | None = None
@@ -104,7 +181,7 @@ class _Run:
                 writing = pool.submit(self._append, part)
             if writing is not None:
                 writing.result()
-            bar.update(len(self.corpus) - bar.n)
+        bar.update(before + end - first - bar.n)
         self._finish()
 
     def repair(self) -> None:
@@ -126,73 +203,73 @@ class _Run:
                 self.manifest.shards[number] = again
                 self._save()
 
-    def _parts(self, start: Cursor, bar: tqdm | None = None) -> Generator[Part, None, None]:
+    def _parts(self, start: Cursor, bar: tqdm | None = None) -> Generator[OpenShard, None, None]:
         """Shards to be, which end with a batch: so whoever begins at the end of one meets the same batches."""
-        part = Part(start)
+        part, base = OpenShard(start), 0 if bar is None else bar.n - start[0]
         with closing(self.reader.batches(self.corpus, start, failed=self._failed)) as batches:
             for batch in batches:
                 part.add(batch)
                 if bar is not None:
-                    bar.update(part.end[0] - bar.n)
+                    bar.update(base + part.end[0] - bar.n)
                 if part.rows >= self.reader.options.shard_rows:
                     yield part
-                    part = Part(part.end)
+                    part = OpenShard(part.end)
         if part.rows:
             yield part
 
     def _failed(self, failure: Failure) -> None:
         self.failures[failure.index] = asdict(failure)
 
-    def _append(self, part: Part) -> None:
+    def _append(self, part: OpenShard) -> None:
         self.manifest.shards.append(self._write(part, len(self.manifest.shards)))
         self._save()
 
-    def _write(self, part: Part, number: int) -> ShardEntry:
+    def _write(self, part: OpenShard, number: int) -> ShardEntry:
         rows = part.rows
-        data = part.packed(self.reader.hooks, self.reader.options.seed, number)
+        data = part.packed(self.reader.hooks, [self.reader.options.seed, *self.number, number])
         entry = ShardEntry(shard_name(number), rows, len(data), hashlib.sha256(data).hexdigest(), part.start, part.end)
-        self._put(self.folder / entry.file, data)
+        put(self.folder / entry.file, data)
         return entry
 
     def _save(self) -> None:
         """The manifest. It lists the failures before its cursor: those behind it will be met again."""
-        last = len(self.corpus) if self.manifest.complete else self.manifest.cursor[0]
+        last = self.manifest.span[1] if self.manifest.complete else self.manifest.cursor[0]
         self.manifest.failures = [one for index, one in sorted(self.failures.copy().items()) if index < last]
-        self._put(self.folder / MANIFEST, self.manifest.encoded())
-
-    def _put(self, path: Path, data: bytes) -> None:
-        try:
-            write_atomic(path, data)
-        except OSError as error:
-            raise HookedWhisperError(
-                f"{path} ({len(data) / 2**20:.0f} MiB) cannot be written: {error.strerror or error}. Make room or "
-                "choose another place; what was written before stays, and the same harvest goes on from there"
-            ) from error
+        put(self.folder / MANIFEST, self.manifest.encoded())
 
     def _finish(self) -> None:
-        manifest = self.manifest
-        if not manifest.shards:
-            first = next(iter(self.failures.values()), {"reason": "a margin that leaves nothing"})
-            raise HookedWhisperError(
-                f"none of {len(self.corpus)} recordings has rows; the first failed: {first['reason']}"
-            )
-        rows = np.zeros(len(self.corpus), np.int64)
-        samples = np.zeros(len(self.corpus), np.int64)
+        manifest, (first, end) = self.manifest, self.manifest.span
+        if not manifest.shards and not self.number:
+            raise _nothing(list(self.failures.values()), len(self.corpus))
+        rows = np.zeros(end, np.int64)
+        samples = np.zeros(end, np.int64)
         for number in range(len(manifest.shards)):
             shard = shard_of(self.folder, manifest, number)
             rows += np.bincount(shard.tensor(RECORDING).numpy(), minlength=len(rows))
             recording, sound = (column.numpy() for column in shard.windows())
             np.add.at(samples, recording, sound)
         rate = self.reader.model.time.sample_rate
-        manifest.recordings = [
-            RecordingEntry(one.id, one.speaker, int(n), round(float(s) / rate, 4))
-            for one, n, s in zip(self.corpus, rows, samples, strict=True)
-        ]
+        for k in range(first, end):
+            one, seconds = self.corpus[k], round(float(samples[k]) / rate, 4)
+            manifest.recordings.append(RecordingEntry(one.id, one.speaker, int(rows[k]), seconds))
+        if self.reader.options.window == "sound" and not self.number:
+            manifest.deviation = measure_deviation(self.reader, self.corpus)
         manifest.complete = True
         self._save()
 
 
-def _check_no_others(folder: Path, manifest: Manifest) -> None:
+def put(path: AnyPath, data: bytes) -> None:
+    """``write_atomic``, with an error that says what to do."""
+    try:
+        write_atomic(path, data)
+    except OSError as error:
+        raise HookedWhisperError(
+            f"{path} ({len(data) / 2**20:.0f} MiB) cannot be written: {error.strerror or error}. Make room or "
+            "choose another place; what was written before stays, and the same harvest goes on from there"
+        ) from error
+
+
+def _check_no_others(folder: AnyPath, manifest: Manifest) -> None:
     """Raises ``HookedWhisperError`` for shards that the manifest does not know (but the one that a kill may leave)."""
     ours = {shard_name(number) for number in range(len(manifest.shards) + 1)}
     others = sorted(path.name for path in folder.glob("shard-*.safetensors") if path.name not in ours)
@@ -203,7 +280,7 @@ def _check_no_others(folder: Path, manifest: Manifest) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: AnyPath) -> Iterator[None]:
     """The folder for this process only, without what a killed one left half written.
 
     Raises:
@@ -215,7 +292,7 @@ def _alone(folder: Path) -> Iterator[None]:
             import fcntl
         except ImportError:  # Windows
             fcntl = None  # type: ignore[assignment]
-        if fcntl is not None:
+        if fcntl is not None and is_local(folder):
             handle = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, handle)
             try:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
-from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import numpy
@@ -18,10 +17,11 @@ import torch
 
 from hooked_whisper.corpora import Cursor, Recording, fingerprint
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
+from hooked_whisper.storage import AnyPath, local_copy
 from hooked_whisper.weights import weights_sha256
 from sae_lens_audio.activations.options import HarvestOptions
 from sae_lens_audio.activations.reading import RowReader, Unit
-from sae_lens_audio.activations.shards import FORMAT, REMEDY, shard_name
+from sae_lens_audio.activations.shards import FORMAT, REMEDY, part_name, shard_name
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -55,9 +55,11 @@ class Manifest:
     """The file's content.
 
     Attributes:
-        header: what makes two harvests the same: model, weights, corpus, hooks, options.
+        header: what makes two harvests the same: model, weights, corpus, hooks, options. Of a part of the corpus, which
+            has a manifest of its own, also ``part``: the first recording, and the first that is not in it.
         failures: recordings without rows, each with ``index``, ``id``, ``path`` and ``reason``.
-        recordings: all of the corpus, in its order; empty before the harvest is complete.
+        recordings: all of the corpus, or of the part, in its order; empty before the harvest is complete.
+        deviation: with ``window="sound"``, how far rows are from those of whole windows.
     """
 
     header: dict[str, Any]
@@ -66,11 +68,18 @@ class Manifest:
     failures: list[dict[str, Any]] = field(default_factory=list)
     recordings: list[RecordingEntry] = field(default_factory=list)
     complete: bool = False
+    deviation: dict[str, Any] | None = None
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First recording, and the first that is not in it."""
+        first, end = self.header.get("part", (0, self.header["corpus_recordings"]))
+        return first, end
 
     @property
     def cursor(self) -> Cursor:
         """Where the harvest goes on."""
-        return self.shards[-1].end if self.shards else (0, 0)
+        return self.shards[-1].end if self.shards else (self.span[0], 0)
 
     @property
     def digest(self) -> str:
@@ -91,15 +100,22 @@ class Manifest:
             "failures": self.failures,
             "recordings": [asdict(one) for one in self.recordings],
         }
+        if self.deviation is not None:
+            content["deviation"] = self.deviation
         return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: AnyPath) -> Manifest:
     """Raises ``CheckpointError`` for a file that is missing, damaged, or not ours."""
     path = folder / MANIFEST
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError as error:
+        if (folder / part_name(0)).exists() or next(iter(folder.glob("part-*")), None) is not None:
+            raise CheckpointError(
+                f"{folder} is not complete: some parts of the corpus have not been harvested; harvest into it again "
+                "with the same model, corpus and options, and it goes on from there"
+            ) from error
         raise CheckpointError(f"{folder} has no {MANIFEST}, so no activations: give the folder of a harvest") from error
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}): {_LOST}") from error
@@ -124,17 +140,22 @@ def _parsed(content: dict[str, Any]) -> Manifest:
     _check_header(header)
     recordings = [_built(RecordingEntry, one) for one in content["recordings"]]
     complete = content["complete"] is True
-    if complete and len(recordings) != header["corpus_recordings"]:
-        raise ValueError(f"{len(recordings)} recordings instead of {header['corpus_recordings']}")
+    first, end = header.get("part", (0, header["corpus_recordings"]))
+    if complete and len(recordings) != end - first:
+        raise ValueError(f"{len(recordings)} recordings instead of {end - first}")
     if any(one.rows < 0 for one in recordings):
         raise ValueError("recordings with fewer rows than none")
     failures = content["failures"]
     if not all(isinstance(one["index"], int) for one in failures):
         raise ValueError("failures without a number")
     shards = [_shard_entry(number, one) for number, one in enumerate(content["shards"])]
-    if complete and (not shards or sum(one.rows for one in shards) != sum(one.rows for one in recordings)):
+    empty = not shards and "part" not in header
+    if complete and (empty or sum(one.rows for one in shards) != sum(one.rows for one in recordings)):
         raise ValueError("rows of the shards are not those of the recordings")
-    return Manifest(header, dict(content["versions"]), shards, list(failures), recordings, complete)
+    deviation = content.get("deviation")
+    if deviation is not None and not isinstance(deviation, dict):
+        raise ValueError(f"a deviation that is {deviation!r}")
+    return Manifest(header, dict(content["versions"]), shards, list(failures), recordings, complete, deviation)
 
 
 def _check_header(header: dict[str, Any]) -> None:
@@ -149,13 +170,17 @@ def _check_header(header: dict[str, Any]) -> None:
         raise ValueError(f"rows of {header['unit']!r}")
     if not isinstance(header["corpus_recordings"], int):
         raise ValueError("a corpus of unknown size")
+    part = header.get("part", [0, header["corpus_recordings"]])
+    if len(part) != 2 or not all(isinstance(n, int) for n in part) or not 0 <= part[0] <= part[1]:
+        raise ValueError(f"a part from {part}")
 
 
 def _shard_entry(number: int, values: dict[str, Any]) -> ShardEntry:
     entry = _built(ShardEntry, values | {"start": tuple(values["start"]), "end": tuple(values["end"])})
     cursors = (*entry.start, *entry.end)
     if (
-        entry.file != shard_name(number)  # so that no path leads out of the folder
+        # so that no path leads out of the folder
+        not (entry.file == shard_name(number) or re.fullmatch(r"part-\d{5}/shard-\d{5}\.safetensors", entry.file))
         or len(cursors) != 4
         or not all(isinstance(n, int) for n in cursors)
         or min(entry.rows, *cursors) < 0
@@ -193,7 +218,7 @@ def header_of(corpus: Sequence[Recording], reader: RowReader) -> dict[str, Any]:
     }
 
 
-def check_same(header: dict[str, Any], found: Manifest, folder: Path) -> None:
+def check_same(header: dict[str, Any], found: Manifest, folder: AnyPath) -> None:
     """Raises ``HookedWhisperError`` for a folder with another harvest."""
     for key, value in header.items():
         if found.header.get(key) != value:
@@ -217,7 +242,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def damage(folder: Path, entry: ShardEntry, verify: bool = True) -> str:
+def damage(folder: AnyPath, entry: ShardEntry, verify: bool = True) -> str:
     """What is wrong with a shard's file, in a sentence with its remedy; empty if nothing is."""
     path = folder / entry.file
     try:
@@ -226,7 +251,7 @@ def damage(folder: Path, entry: ShardEntry, verify: bool = True) -> str:
             word = "truncated" if size < entry.bytes else "too long"
             return f"{path} is {word} ({size} bytes instead of {entry.bytes}): {REMEDY}"
         if verify:
-            with path.open("rb") as file:
+            with local_copy(path).open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
                     return f"{path} is damaged (its SHA-256 is not the manifest's): {REMEDY}"
     except FileNotFoundError:

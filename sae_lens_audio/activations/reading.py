@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from typing import Literal, NamedTuple
 
@@ -12,15 +11,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper.corpora import Cursor, Failure, Loaded, Recording, Window, batched, windows_from
+from hooked_whisper.corpora.windows import prepared
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.hooks import ActivationCache
 from hooked_whisper.hooks.caching import axis_sizes
 from hooked_whisper.hooks.names import Names, listed
 from sae_lens_audio.activations.blocks import Block
 from sae_lens_audio.activations.options import HarvestOptions
 
 Unit = Literal["position", "token"]
+_ROUNDED = 50  # positions of a window that is shorter than the model's: a multiple of these
 VECTORS = ("d_model", "d_mlp", "d_head")  # axes that may be a row; heads are put one after the other
 
 
@@ -62,6 +62,11 @@ class RowReader:
         self.unit: Unit = "token" if "token" in units.values() else "position"
         self.widths = tuple(_width(model, hook) for hook in self.hooks)
         self._decodes = not all(hook.startswith("encoder.") for hook in self.hooks)
+        if self._decodes and options.window == "sound":
+            raise HookedWhisperError(
+                "with window='sound' the decoder would see less of the encoder's output than it was trained on: "
+                "harvest decoder points with window='full'"
+            )
         self._prompt = model.prompter.prompt_ids(language=_language(model, options)) if self._decodes else []
 
     def refuse(self, item: Loaded) -> str:
@@ -91,17 +96,12 @@ class RowReader:
             HookedWhisperError: an activation that is not finite, or too large for the dtype.
         """
         windows = windows_from(corpus, self.model.time.n_samples, start, failed=failed, refuse=self.refuse)
-        with closing(windows), ThreadPoolExecutor(1, thread_name_prefix="mels") as pool:
-            waiting: tuple[Sequence[Window], Future[Tensor]] | None = None
-            for batch in batched(windows, self.options.batch):
-                ready = pool.submit(self._mel, batch)
-                if waiting is not None:
-                    yield self._read(corpus, waiting[0], waiting[1].result())
-                waiting = (batch, ready)
-            if waiting is not None:
-                yield self._read(corpus, waiting[0], waiting[1].result())
+        batches = prepared(batched(windows, self.options.batch), self.mel)
+        with closing(windows), closing(batches):
+            for batch, mel in batches:
+                yield self._read(corpus, batch, mel)
 
-    def _mel(self, batch: Sequence[Window]) -> Float[Tensor, "window mel frame"]:
+    def mel(self, batch: Sequence[Window]) -> Float[Tensor, "window mel frame"]:
         return self.model.to_mel([window.samples for window in batch])
 
     @torch.no_grad()
@@ -110,7 +110,7 @@ class RowReader:
     ) -> Batch:
         texts = [self._ids(corpus[window.recording]) for window in batch] if self.unit == "token" else []
         tokens = self._tokens(texts, len(batch)) if self._decodes else None
-        _, cache = self.model.run_with_cache(mel, tokens, names=list(self.hooks), return_type=None)
+        seen = self.activations(mel, [self.encoded(window) for window in batch], tokens)
         if self.unit == "token":
             start = len(self._prompt)
             spans, firsts = [(start, start + len(ids)) for ids in texts], [-start] * len(batch)
@@ -123,9 +123,36 @@ class RowReader:
         recording = recordings.repeat_interleave(torch.tensor(sizes))
         position = torch.cat(at)
         # in the order of the forward pass: what is not finite is so from the first point on
-        order = [hook for hook in cache if hook in self.hooks]
-        rows = {hook: self._rows(cache, hook, spans, corpus, recording, position) for hook in order}
+        order = [hook for hook in seen[0] if hook in self.hooks]
+        rows = {hook: self._rows(seen, hook, spans, corpus, recording, position) for hook in order}
         return Batch(Block(tuple(rows[hook] for hook in self.hooks), recording, position), sizes, batch)
+
+    def encoded(self, window: Window) -> int:
+        """Positions that the encoder computes of a window."""
+        clock = self.model.time
+        if self.options.window == "full":
+            return clock.n_ctx
+        wanted = clock.n_positions(window.length / clock.sample_rate) + self.options.beyond
+        return min(clock.n_ctx, -(-wanted // _ROUNDED) * _ROUNDED)
+
+    def activations(
+        self,
+        mel: Float[Tensor, "window mel frame"],
+        lengths: Sequence[int],
+        tokens: Int[Tensor, "window token"] | None = None,
+    ) -> list[dict[str, Float[Tensor, "_ ..."]]]:
+        """Of each window, by hook, from as many positions as ``lengths`` says. Those of one length run together."""
+        found: list[dict[str, Tensor]] = [{} for _ in lengths]
+        for length in sorted(set(lengths)):
+            rows = [row for row, n in enumerate(lengths) if n == length]
+            shorter = length < self.model.time.n_ctx
+            part = mel[rows, :, : 2 * length] if shorter else mel[rows] if len(rows) < len(mel) else mel
+            _, cache = self.model.run_with_cache(
+                part, tokens, names=list(self.hooks), return_type=None, at=slice(0, length) if shorter else None
+            )
+            for k, row in enumerate(rows):
+                found[row] = {hook: x[k] for hook, x in cache.items()}
+        return found
 
     def _kept(self, window: Window) -> int:
         """Positions of a window that are not left out."""
@@ -148,17 +175,16 @@ class RowReader:
 
     def _rows(
         self,
-        cache: ActivationCache,
+        seen: Sequence[Mapping[str, Tensor]],
         hook: str,
         spans: Sequence[tuple[int, int]],
         corpus: Sequence[Recording],
         recording: Int[Tensor, "row"],
         position: Int[Tensor, "row"],
     ) -> Float[Tensor, "row d"]:
-        x = cache[hook]
-        pieces = [x[k, start:stop].flatten(1) for k, (start, stop) in enumerate(spans)]
+        pieces = [one[hook][start:stop].flatten(1) for one, (start, stop) in zip(seen, spans, strict=True)]
         dtype = self.options.torch_dtype
-        stored = torch.empty(len(recording), pieces[0].shape[1], dtype=dtype, device=x.device)
+        stored = torch.empty(len(recording), pieces[0].shape[1], dtype=dtype, device=pieces[0].device)
         for target, piece in zip(stored.split([len(piece) for piece in pieces]), pieces, strict=True):
             target.copy_(piece)
         extremes = [torch.stack(piece.aminmax()) for piece in pieces if len(piece)]  # NaN if there is one

@@ -9,7 +9,6 @@ what the manifest of a finished harvest is made from, so that it need not be kep
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from hooked_whisper.corpora import Cursor
 from hooked_whisper.errors import CheckpointError
+from hooked_whisper.storage import AnyPath, local_copy
 from sae_lens_audio.activations.blocks import Block
 from sae_lens_audio.activations.reading import Batch
 from sae_lens_audio.activations.statistics import Statistics, statistics_of
@@ -32,7 +32,12 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
 
 
-class Part:
+def part_name(number: int) -> str:
+    """Of the folder of a part of the corpus."""
+    return f"part-{number:05d}"
+
+
+class OpenShard:
     """Rows of a shard that is being filled, batch after batch, from the cursor ``start`` to the cursor ``end``."""
 
     def __init__(self, start: Cursor) -> None:
@@ -48,9 +53,9 @@ class Part:
         self.rows += len(batch.block)
         self.end = batch.windows[-1].after
 
-    def packed(self, hooks: Sequence[str], seed: int, number: int) -> bytes:
-        """The shard's file; the part has none of its rows afterwards."""
-        order = torch.from_numpy(np.random.default_rng([seed, number]).permutation(self.rows))
+    def packed(self, hooks: Sequence[str], seed: Sequence[int]) -> bytes:
+        """The shard's file; it is empty afterwards."""
+        order = torch.from_numpy(np.random.default_rng(seed).permutation(self.rows))
         windows = torch.tensor(self._windows, dtype=torch.int32)
         tensors = {
             RECORDING: torch.cat([block.recording for block in self._blocks])[order],
@@ -78,7 +83,7 @@ class Shard:
         CheckpointError: a file that is missing, damaged, or does not hold what the manifest says.
     """
 
-    def __init__(self, path: Path, rows: int, widths: dict[str, int], dtype: torch.dtype) -> None:
+    def __init__(self, path: AnyPath, rows: int, widths: dict[str, int], dtype: torch.dtype) -> None:
         self.path, self.rows, self.widths, self.dtype = path, rows, widths, dtype
 
     def tensor(self, name: str) -> Tensor:
@@ -100,7 +105,7 @@ class Shard:
 
     def _tensors(self, names: Sequence[str]) -> dict[str, Tensor]:
         try:
-            with safe_open(self.path, "pt") as file:
+            with safe_open(local_copy(self.path), "pt") as file:
                 found = {name: file.get_tensor(name) for name in names}
         except FileNotFoundError as error:
             raise CheckpointError(f"{self.path} is missing: {REMEDY}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from jaxtyping import Int
 from hooked_whisper.corpora import Recording, Split, split_by_speaker
 from hooked_whisper.errors import CheckpointError, HookedWhisperError, UnknownHookError, closest
 from hooked_whisper.hooks import canonical_name
+from hooked_whisper.storage import AnyPath, Place, as_path
 from sae_lens_audio.activations.blocks import Block, chosen_recordings
 from sae_lens_audio.activations.manifest import Manifest, RecordingEntry, damage, read_manifest
 from sae_lens_audio.activations.options import HarvestOptions
@@ -21,8 +21,8 @@ from sae_lens_audio.activations.shards import RECORDING, Shard
 from sae_lens_audio.activations.statistics import Statistics, merged
 
 
-def open_store(folder: str | Path, verify: bool = True) -> Store:
-    """A finished harvest.
+def open_store(folder: Place, verify: bool = True) -> Store:
+    """A finished harvest, in a folder or behind an URL (shards are then copied here when they are first read).
 
     Args:
         verify: read every shard once and compare its SHA-256 with the manifest's. ``False`` compares sizes only.
@@ -31,7 +31,7 @@ def open_store(folder: str | Path, verify: bool = True) -> Store:
         CheckpointError: no harvest, one that is not complete, or shards that are missing, truncated or damaged. The
             message names the file and what to do.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     manifest = read_manifest(folder)
     if not manifest.complete:
         raise CheckpointError(
@@ -55,10 +55,12 @@ class Store:
         unit: ``"position"`` or ``"token"``: what a row stands for.
         recordings: all of the corpus in its order, also those without rows.
         failures: recordings that were passed over, with the reason.
+        deviation: with ``window="sound"``, how far rows are from those of whole windows, see
+            :func:`~sae_lens_audio.activations.deviation.measure_deviation`; else ``None``.
         header: model, weights, corpus and options that it was made from.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: AnyPath, manifest: Manifest) -> None:
         self.folder, self._manifest = folder, manifest
         self.header: Mapping[str, Any] = manifest.header
         self.hooks: tuple[str, ...] = tuple(one["name"] for one in manifest.header["hooks"])
@@ -66,6 +68,7 @@ class Store:
         self.unit: str = manifest.header["unit"]
         self.recordings: Sequence[RecordingEntry] = tuple(manifest.recordings)
         self.failures: Sequence[Mapping[str, Any]] = tuple(manifest.failures)
+        self.deviation: Mapping[str, Any] | None = manifest.deviation
         self.rows = sum(entry.rows for entry in manifest.shards)
 
     @property
@@ -194,7 +197,7 @@ class Store:
         return f"Store({str(self.folder)!r}, {self.rows} rows of {', '.join(self.hooks)})"
 
 
-def shard_of(folder: Path, manifest: Manifest, number: int) -> Shard:
+def shard_of(folder: AnyPath, manifest: Manifest, number: int) -> Shard:
     entry, header = manifest.shards[number], manifest.header
     widths = {one["name"]: one["width"] for one in header["hooks"]}
     dtype: torch.dtype = HarvestOptions(**header["options"]).torch_dtype

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
+from hooked_whisper.ranks import TorchRanks
 from sae_lens_audio.activations import Blocks
 from sae_lens_audio.architectures import Crosscoder, Dictionary, Losses, Transcoder
 from sae_lens_audio.errors import TrainingError
@@ -30,7 +31,6 @@ from sae_lens_audio.training.config import TrainingConfig
 from sae_lens_audio.training.dead import DeadFeatures, resample_
 from sae_lens_audio.training.identity import check_identity, name_the_batch, weights_digest
 from sae_lens_audio.training.log import JsonLines, Writer
-from hooked_whisper.ranks import TorchRanks
 from sae_lens_audio.training.scaling import fit_encoder_, has_threshold, unit_scale, unscaled
 from sae_lens_audio.training.schedule import lr_factor, sparsity_factor
 from sae_lens_audio.training.stopping import between_steps

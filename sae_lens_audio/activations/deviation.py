@@ -1,0 +1,75 @@
+"""How far activations of a window as long as the sound are from those of the whole window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hooked_whisper.corpora import Failure, Recording, windows_from
+from hooked_whisper.corpora.windows import Part
+from sae_lens_audio.activations.reading import RowReader
+
+SAMPLED = 32  # recordings
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Of one hook point, over all positions that have rows.
+
+    relative_rms: size of the differences, relative to that of the full ones about their mean; worst_5_percent: the same
+    of a single position, which 5 % exceed. cosine: mean over positions, about the mean of the full ones.
+    """
+
+    relative_rms: float
+    worst_5_percent: float
+    cosine: float
+
+
+@torch.no_grad()
+def measure_deviation(reader: RowReader, corpus: Sequence[Recording], most: int = SAMPLED) -> dict[str, Any]:
+    """The first windows of recordings from all over the corpus, run both ways.
+
+    Returns JSON: ``windows`` compared, ``encoded`` (share of the whole window's positions that are computed), and
+    ``hooks`` with a :class:`Deviation` each; empty where nothing could be read.
+    """
+    step = -(-len(corpus) // most)
+    some = Part(corpus, range(step // 2, len(corpus), step))
+    full: dict[str, list[Tensor]] = {hook: [] for hook in reader.hooks}
+    short: dict[str, list[Tensor]] = {hook: [] for hook in reader.hooks}
+    clock, encoded = reader.model.time, []
+
+    def ignored(failure: Failure) -> None:
+        """It is told of elsewhere."""
+
+    for window in windows_from(some, clock.n_samples, failed=ignored):
+        if window.number:
+            continue
+        mel, n = reader.mel([window]), clock.n_positions(window.length / clock.sample_rate)
+        encoded.append(reader.encoded(window))
+        for found, length in ((full, clock.n_ctx), (short, encoded[-1])):
+            activations = reader.activations(mel, [length])[0]
+            for hook in reader.hooks:
+                found[hook].append(activations[hook][:n].flatten(1).cpu())
+    if not encoded:
+        return {}
+    return {
+        "windows": len(encoded),
+        "encoded": round(sum(encoded) / (len(encoded) * clock.n_ctx), 4),
+        "hooks": {hook: asdict(_compared(torch.cat(full[hook]), torch.cat(short[hook]))) for hook in reader.hooks},
+    }
+
+
+def _compared(full: Float[Tensor, "row d"], short: Float[Tensor, "row d"]) -> Deviation:
+    full, short = full.double(), short.double()
+    mean = full.mean(0)
+    size = (full - mean).square().sum(1).mean().sqrt()
+    each = (short - full).square().sum(1).sqrt() / size
+    cosine = torch.nn.functional.cosine_similarity(full - mean, short - mean, dim=1).mean()
+    return Deviation(
+        round(float(each.square().mean().sqrt()), 6), round(float(each.quantile(0.95)), 6), round(float(cosine), 6)
+    )
