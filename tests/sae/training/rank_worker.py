@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
+from hooked_whisper.ranks import TorchRanks
 from sae_lens_audio import BatchTopK, BatchTopKConfig, Matryoshka, MatryoshkaConfig, TopK, TopKConfig
 from sae_lens_audio.activations import TensorBlocks
 from sae_lens_audio.architectures import Dictionary
 from sae_lens_audio.training import Trainer, TrainingConfig, torchrun_ranks
-from hooked_whisper.ranks import TorchRanks
 from tests.sae.training.sources import D, F, mixtures
 
 CONFIG = TrainingConfig(steps=25, batch=60, lr=1e-2, dead_after=300, resample_every=0)

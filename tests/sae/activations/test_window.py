@@ -1,0 +1,93 @@
+"""Windows of the sound: fewer positions, other activations, and how other they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hooked_whisper import HookedWhisper
+from hooked_whisper.corpora import Recording
+from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.speech import world_recordings
+from hooked_whisper.storage import as_path
+from sae_lens_audio.activations import HarvestOptions, StoredBlocks, harvest, open_store
+from tests.sae.activations.worlds import RESID, corpus
+
+LAST = "encoder.blocks.3"
+
+
+@pytest.fixture(scope="module")
+def demo() -> HookedWhisper:
+    return HookedWhisper.from_pretrained("demo")
+
+
+@pytest.fixture(scope="module")
+def spoken(demo: HookedWhisper) -> list[Recording]:
+    from hooked_whisper.findings.sources import world_of
+
+    world = world_of("demo")
+    assert world is not None
+    return world_recordings(world, 6, 0, "held-out")
+
+
+def options(**change: object) -> HarvestOptions:
+    return HarvestOptions(**{"dtype": "float32", "batch": 3, "window": "sound", "beyond": 25} | change)  # type: ignore[arg-type]
+
+
+def rows(demo: HookedWhisper, some: list[Recording], folder: Path, **change: object) -> torch.Tensor:
+    return harvest(demo, some, LAST, folder, options(**change), progress=False).read(LAST).rows[0]
+
+
+def test_deviation_is_measured_and_kept(demo: HookedWhisper, spoken: list[Recording], tmp_path: Path) -> None:
+    found = {}
+    for beyond in (0, 250, 1500):
+        store = harvest(demo, spoken, [RESID, LAST], tmp_path / f"{beyond}", options(beyond=beyond), progress=False)
+        found[beyond] = open_store(tmp_path / f"{beyond}").deviation
+        assert f"window of the sound and {beyond} positions" in store.header["padding"]
+    full = harvest(demo, spoken, [RESID, LAST], tmp_path / "full", options(window="full"), progress=False)
+    assert full.deviation is None
+    early, late = (found[0]["hooks"][hook]["relative_rms"] for hook in full.hooks)
+    assert 0 < early < late < 1 and found[0]["encoded"] < found[250]["encoded"] < 0.7
+    assert found[1500]["encoded"] == 1 and found[1500]["hooks"][full.hooks[1]]["relative_rms"] == 0
+    # what the manifest says is what the rows are
+    theirs, ours = (open_store(tmp_path / one).read(LAST).rows[0].double() for one in ("full", "0"))
+    size = (theirs - theirs.mean(0)).square().sum(1).mean().sqrt()
+    relative = float((ours - theirs).square().sum(1).mean().sqrt() / size)
+    assert relative == pytest.approx(late, rel=0.05)
+
+
+def test_rows_do_not_depend_on_neighbours(demo: HookedWhisper, spoken: list[Recording], tmp_path: Path) -> None:
+    alone, together = (rows(demo, spoken, tmp_path / f"{batch}", batch=batch) for batch in (1, 6))
+    torch.testing.assert_close(alone, together, atol=2e-4, rtol=1e-3)
+
+
+def test_whole_windows_are_whole(demo: HookedWhisper, tmp_path: Path) -> None:
+    noise = (0.1 * np.random.default_rng(0).standard_normal(480000)).astype(np.float32)
+    some = [Recording("long", noise)]
+    assert torch.equal(rows(demo, some, tmp_path / "a"), rows(demo, some, tmp_path / "b", window="full"))
+
+
+def test_what_does_not_go_together(demo: HookedWhisper, spoken: list[Recording], tmp_path: Path) -> None:
+    with pytest.raises(HookedWhisperError, match="decoder points with window='full'"):
+        harvest(demo, spoken, "decoder.blocks.1", tmp_path, options(), progress=False)
+    with pytest.raises(HookedWhisperError, match="no padding to keep"):
+        options(padding="keep")
+
+
+def test_a_store_behind_an_url(tmp_path: Path) -> None:
+    from tests.findings.worlds import small_model
+
+    model, some = small_model(0), corpus(5)
+    for part in (512, 2):
+        change = HarvestOptions(shard_rows=60, batch=2, part=part)
+        place = as_path(f"memory://test_window/store-{part}")
+        far = harvest(model, some, RESID, place, change, progress=False)
+        near = harvest(model, some, RESID, tmp_path / f"{part}", change, progress=False)
+        assert far.digest == near.digest and far.n_shards > 1
+        again = open_store(str(place))
+        assert torch.equal(again.read(RESID).rows[0], near.read(RESID).rows[0])
+        blocks = [StoredBlocks(store, RESID, shards_together=2).block(0, 0) for store in (again, near)]
+        assert torch.equal(blocks[0].rows[0], blocks[1].rows[0])
