@@ -174,10 +174,12 @@ def _save(folder: Path, findings: list[Finding], context: Context, about: dict[s
 
 def _check_files(files: Sequence[str]) -> None:
     """A missing file is found before anything long starts."""
+    from hooked_whisper.storage import as_path
+
     for file in files:
-        if Path(file).is_dir():
+        if as_path(file).is_dir():
             raise IsADirectoryError(f"{file} is a folder: give the audio files in it")
-        if not Path(file).is_file():
+        if not as_path(file).is_file():
             raise FileNotFoundError(f"audio file {file} does not exist")
 
 

@@ -10,7 +10,6 @@ import os
 import warnings
 from collections.abc import Mapping
 from numbers import Real
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,10 +18,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from upath import UPath
 
 from hooked_whisper.audio.files import read_audio
 from hooked_whisper.audio.mel import HOP, MIN_SAMPLES, SAMPLE_RATE, Number, log_mel_spectrogram
 from hooked_whisper.errors import AudioError
+from hooked_whisper.storage import as_path, is_local
 
 
 @runtime_checkable
@@ -33,7 +34,16 @@ class Readable(Protocol):
 
 
 AudioSource = (
-    str | os.PathLike[str] | bytes | bytearray | Readable | np.ndarray | Tensor | tuple[Any, Any] | Mapping[str, Any]
+    str
+    | os.PathLike[str]
+    | UPath
+    | bytes
+    | bytearray
+    | Readable
+    | np.ndarray
+    | Tensor
+    | tuple[Any, Any]
+    | Mapping[str, Any]
 )
 """One clip: what :func:`load_audio` takes. A list of these is a batch."""
 
@@ -47,7 +57,7 @@ def load_audio(source: AudioSource, sample_rate: Number | None = None) -> Float[
     Args:
         source: one of
 
-            - a path, the bytes of an audio file, or a file object opened in binary mode;
+            - a path or URL (``s3://...``), the bytes of an audio file, or a file object opened in binary mode;
             - an array or tensor of samples. Floats are taken as they are (with a warning above 1.5); ``int16``,
               ``int32``, ``int8`` and ``uint8`` are scaled to [-1, 1]. With two axes the shorter one is channels,
               whichever comes first (soundfile has ``[sample, channel]``, torchaudio ``[channel, sample]``): 1 or 2;
@@ -206,12 +216,14 @@ def _decode_array(array: Any, rate: Any, sample_rate: Number | None) -> tuple[Te
 
 
 def _decode_file(source: Any) -> tuple[np.ndarray, Number, str]:
-    if isinstance(source, str | os.PathLike):
-        path = Path(source)
+    if isinstance(source, str | os.PathLike | UPath):
+        path = as_path(source)
         name = f"file {str(path)!r}"
         try:
             with path.open("rb") as stream:
-                return *read_audio(stream, name), name
+                # what lies behind an URL is fetched at once: decoders jump about in a file
+                local: Any = stream if is_local(path) else io.BytesIO(stream.read())
+                return *read_audio(local, name), name
         except FileNotFoundError:
             raise AudioError(f"{name} does not exist: check the path and the working folder") from None
         except IsADirectoryError:

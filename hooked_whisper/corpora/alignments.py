@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial, reduce
-from pathlib import Path
+
+from upath import UPath
 
 from hooked_whisper.corpora.ctm import Tier, ctm_alignment, ctm_lines
-from hooked_whisper.corpora.files import files_under, read_text
+from hooked_whisper.corpora.files import files_under, inside, read_text
 from hooked_whisper.corpora.json_alignments import from_json
 from hooked_whisper.corpora.records import Recording
 from hooked_whisper.corpora.textgrid import from_textgrid
@@ -20,6 +21,7 @@ from hooked_whisper.corpora.tiers import USUAL, Tiers, merged
 from hooked_whisper.corpora.timit import from_timit
 from hooked_whisper.errors import AlignmentError
 from hooked_whisper.protocols import Alignment
+from hooked_whisper.storage import AnyPath, Place, as_path
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ _SAMPLES = re.compile(r"\d+\s+\d+\s+\S")
 Finder = Callable[[], Alignment]
 
 
-def read_alignment(path: str | os.PathLike[str], utterance: str = "", tiers: Tiers = USUAL) -> Alignment:
+def read_alignment(path: Place, utterance: str = "", tiers: Tiers = USUAL) -> Alignment:
     """Words and phones of one recording, in seconds.
 
     The ending says which format: ``.TextGrid``, ``.ctm``, ``.phn``, ``.wrd``, ``.json``; other files are looked into.
@@ -44,7 +46,7 @@ def read_alignment(path: str | os.PathLike[str], utterance: str = "", tiers: Tie
         AlignmentError: no such file, no known format, broken, or with intervals that overlap or are out of order; the
             message names the file and the line.
     """
-    path = Path(path)
+    path = as_path(path)
     content, source = read_text(path, AlignmentError), repr(str(path))
     ending = path.suffix.lower()
     kind = ending if ending in ALIGNMENT_ENDINGS else _looks_like(content)
@@ -62,7 +64,7 @@ def read_alignment(path: str | os.PathLike[str], utterance: str = "", tiers: Tie
 
 def apply_alignments(
     corpus: Sequence[Recording],
-    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    source: Place | Sequence[Place],
     tiers: Tiers = USUAL,
 ) -> list[Recording]:
     """The same recordings with words and phones from a folder (and those below it), from files, or from both.
@@ -76,14 +78,14 @@ def apply_alignments(
     Raises:
         AlignmentError: no such folder or file, or not one of them fits a recording: the message shows both sides.
     """
-    sources = [source] if isinstance(source, str | os.PathLike) else list(source)
+    sources = [source] if isinstance(source, str | os.PathLike | UPath) else list(source)
     table: dict[str, list[Finder]] = {}
-    for one in map(Path, sources):
+    for one in map(as_path, sources):
         files = files_under(one, ALIGNMENT_ENDINGS, AlignmentError) if one.is_dir() else [one]
         if not files:
             raise AlignmentError(f"folder {str(one)!r} has no files in {', '.join(ALIGNMENT_ENDINGS)}")
         for path in sorted(files, key=_rank):
-            name = path.relative_to(one).with_suffix("").as_posix() if one.is_dir() else path.stem
+            name = inside(path, one).with_suffix("").as_posix() if one.is_dir() else path.stem
             for key, finder in _finders(path, name, tiers):
                 table.setdefault(key, []).append(finder)
     keys = _matches([r.id for r in corpus], list(table))
@@ -101,13 +103,13 @@ def apply_alignments(
     ]
 
 
-def with_files(recording: Recording, files: Sequence[Path], tiers: Tiers = USUAL) -> Recording:
+def with_files(recording: Recording, files: Sequence[AnyPath], tiers: Tiers = USUAL) -> Recording:
     """The recording with words and phones from alignment files, put together; without files, as it is."""
     finders = [partial(read_alignment, path, recording.id, tiers) for path in sorted(files, key=_rank)]
     return _aligned(recording, finders) if finders else recording
 
 
-def _rank(path: Path) -> int:
+def _rank(path: AnyPath) -> int:
     ending = path.suffix.lower()
     return ALIGNMENT_ENDINGS.index(ending) if ending in ALIGNMENT_ENDINGS else len(ALIGNMENT_ENDINGS)
 
@@ -124,7 +126,7 @@ def _looks_like(content: str) -> str:
     return ".ctm" if len(first.split()) >= 5 else ""
 
 
-def _ctm_tier(path: Path) -> Tier:
+def _ctm_tier(path: AnyPath) -> Tier:
     return "phones" if "phon" in path.name.lower() else "words"
 
 
@@ -139,7 +141,7 @@ def _from_ctm(content: str, name: str, tier: Tier, tiers: Tiers, source: str) ->
     return ctm_alignment(wanted, lines[wanted], tier, tiers, source)
 
 
-def _finders(path: Path, name: str, tiers: Tiers) -> list[tuple[str, Finder]]:
+def _finders(path: AnyPath, name: str, tiers: Tiers) -> list[tuple[str, Finder]]:
     """What a file aligns, by name, and how to read it."""
     if path.suffix.lower() != ".ctm":
         if not path.is_file():

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
+
+from upath import UPath
 
 from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.storage import AnyPath, is_local
 
 _SNDFILE = ".wav .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .au .caf .w64 .sph"
 _PYAV = ".m4a .mp4 .aac .webm .mka .wma .amr"
@@ -15,29 +18,52 @@ AUDIO_ENDINGS = frozenset(f"{_SNDFILE} {_PYAV}".split())
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-def files_under(folder: Path, endings: Collection[str], error: type[HookedWhisperError]) -> list[Path]:
+def files_under(folder: AnyPath, endings: Collection[str], error: type[HookedWhisperError]) -> list[AnyPath]:
     """Files of some endings (lower case, with the dot; case in names does not matter) in a folder and all below it,
     sorted by their paths. What is hidden, by a dot, is left out; links to folders are not followed.
 
     Raises:
         ``error``: no such folder, or one that may not be read.
     """
+    if not is_local(folder):
+        return _remote(folder, endings, error)
     if not folder.is_dir():
         raise error(f"there is no folder {str(folder)!r}: check the path and the working folder")
 
     def refuse(problem: OSError) -> None:
         raise error(f"folder {str(problem.filename)!r} cannot be read: {problem.strerror}") from problem
 
-    found: list[Path] = []
+    found: list[AnyPath] = []
     for parent, below, names in os.walk(folder, onerror=refuse):
         below[:] = [name for name in below if not name.startswith(".")]
         found += [Path(parent, n) for n in names if not n.startswith(".") and Path(n).suffix.lower() in endings]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    return sorted(found, key=lambda path: inside(path, folder).as_posix())
 
 
-def names_of(files: Sequence[Path], folder: Path) -> list[str]:
+def _remote(folder: UPath, endings: Collection[str], error: type[HookedWhisperError]) -> list[AnyPath]:
+    """One listing of the whole tree: object stores have no folders to walk through."""
+    try:
+        names = folder.fs.find(folder.path)
+    except OSError as problem:
+        raise error(f"folder {str(folder)!r} cannot be read: {problem.strerror or problem}") from problem
+    if not names and not folder.exists():
+        raise error(f"there is no folder {str(folder)!r}: check the URL")
+    top = folder.path.rstrip("/")
+    parts = [PurePosixPath(name.removeprefix(top).lstrip("/")) for name in names]
+    shown = [part for part in parts if not any(one.startswith(".") for one in part.parts)]
+    return [folder / str(part) for part in sorted(shown, key=str) if part.suffix.lower() in endings]
+
+
+def inside(file: AnyPath, folder: AnyPath) -> PurePath:
+    """The path of a file in a folder."""
+    if isinstance(file, Path) and isinstance(folder, Path):
+        return file.relative_to(folder)
+    return PurePosixPath(str(file).removeprefix(str(folder)).lstrip("/"))
+
+
+def names_of(files: Sequence[AnyPath], folder: AnyPath) -> list[str]:
     """A name for each file: its path in the folder without the ending; with it where two would have one name."""
-    whole = [path.relative_to(folder).as_posix() for path in files]
+    whole = [inside(path, folder).as_posix() for path in files]
     short = [name.removesuffix(Path(name).suffix) for name in whole]
     times = Counter(short)
     names = [s if times[s] == 1 else w for s, w in zip(short, whole, strict=True)]
@@ -45,7 +71,7 @@ def names_of(files: Sequence[Path], folder: Path) -> list[str]:
     return names if len(set(names)) == len(names) else whole
 
 
-def read_text(path: Path, error: type[HookedWhisperError]) -> str:
+def read_text(path: AnyPath, error: type[HookedWhisperError]) -> str:
     """The text of a file in UTF-8 (with or without a byte order mark) or in UTF-16 with one, as Praat writes it; line
     ends are ``\\n``.
 

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import PurePath
 
 from hooked_whisper.corpora.alignments import ALIGNMENT_ENDINGS, apply_alignments, with_files
-from hooked_whisper.corpora.files import AUDIO_ENDINGS, files_under, names_of, read_text
+from hooked_whisper.corpora.files import AUDIO_ENDINGS, files_under, inside, names_of, read_text
 from hooked_whisper.corpora.records import Recording
 from hooked_whisper.corpora.tiers import USUAL, Tiers
 from hooked_whisper.errors import AudioError, closest
+from hooked_whisper.storage import AnyPath, Place, as_path
 
 _TRANSCRIPTS = (".txt", ".lab")
 
 
-def parent_folder(path: Path) -> str:
+def parent_folder(path: PurePath) -> str:
     """Name of the folder that a file is in: the speaker, in many corpora. Empty for a path without folder."""
     return path.parent.name
 
 
 def audio_folder(
-    path: str | os.PathLike[str],
+    path: Place,
     *,
-    speaker: Callable[[Path], str] | None = None,
-    alignments: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    speaker: Callable[[PurePath], str] | None = None,
+    alignments: Place | Sequence[Place] | None = None,
     tiers: Tiers = USUAL,
 ) -> list[Recording]:
     """Every audio file in a folder and below it, sorted by path; hidden files and folders are left out.
@@ -43,14 +43,14 @@ def audio_folder(
         AudioError: no such folder, no audio in it, or a transcript that is not UTF-8.
         AlignmentError: none of the ``alignments`` belongs to a recording.
     """
-    folder = Path(path)
+    folder = as_path(path)
     found = files_under(folder, {*AUDIO_ENDINGS, *_TRANSCRIPTS, *ALIGNMENT_ENDINGS}, AudioError)
     audio = [file for file in found if file.suffix.lower() in AUDIO_ENDINGS]
     if not audio:
         raise AudioError(
             f"folder {str(folder)!r} has no audio files in it or below ({', '.join(sorted(AUDIO_ENDINGS))})"
         )
-    beside: dict[Path, list[Path]] = {}
+    beside: dict[AnyPath, list[AnyPath]] = {}
     for file in found:
         if file.suffix.lower() not in AUDIO_ENDINGS:
             beside.setdefault(file.with_suffix(""), []).append(file)
@@ -62,7 +62,7 @@ def audio_folder(
             name,
             file,
             str(file),
-            "" if speaker is None else speaker(file.relative_to(folder)),
+            "" if speaker is None else speaker(inside(file, folder)),
             " ".join(read_text(texts[0], AudioError).split()) if texts else "",
         )
         corpus.append(with_files(recording, [o for o in others if o not in texts] if alignments is None else [], tiers))
@@ -70,10 +70,10 @@ def audio_folder(
 
 
 def librispeech(
-    path: str | os.PathLike[str],
+    path: Place,
     subsets: Sequence[str] | None = None,
     *,
-    alignments: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    alignments: Place | Sequence[Place] | None = None,
     tiers: Tiers = USUAL,
 ) -> list[Recording]:
     """LibriSpeech, or a corpus laid out like it: ``<subset>/<speaker>/<chapter>/<speaker>-<chapter>-<number>.flac``
@@ -92,12 +92,16 @@ def librispeech(
         AudioError: no such folder or subset, no audio, or a line of a transcript that is not ``id text``.
         AlignmentError: none of the ``alignments`` belongs to a recording.
     """
-    folder = Path(path)
+    folder = as_path(path)
     if (folder / "LibriSpeech").is_dir():
         folder = folder / "LibriSpeech"
-    if not folder.is_dir():
-        raise AudioError(f"there is no folder {str(folder)!r}: check the path and the working folder")
-    known = sorted(p.name for p in folder.iterdir() if p.is_dir() and next(p.glob("*/*/*.flac"), None) is not None)
+    found = files_under(folder, {".flac", ".txt"}, AudioError)
+    chapters: dict[tuple[str, ...], list[AnyPath]] = {}
+    for file in found:
+        *where, _ = inside(file, folder).parts
+        if len(where) == 3:
+            chapters.setdefault(tuple(where), []).append(file)
+    known = sorted({where[0] for where, files in chapters.items() if any(f.suffix == ".flac" for f in files)})
     if not known:
         raise AudioError(f"folder {str(folder)!r} is not laid out like LibriSpeech: no <subset>/*/*/*.flac in it")
     corpus: list[Recording] = []
@@ -106,14 +110,14 @@ def librispeech(
             near = closest(subset, known)
             hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
             raise AudioError(f"no subset {subset!r} in {str(folder)!r}, there are {', '.join(known)}{hint}")
-        for chapter in sorted((folder / subset).glob("*/*/")):
-            texts = _chapter_texts(chapter)
-            files = sorted(file for file in chapter.glob("*.flac") if not file.name.startswith("."))
-            corpus += [Recording(f.stem, f, str(f), chapter.parent.name, texts.get(f.stem, "")) for f in files]
+        for (_, speaker, _), files in sorted(item for item in chapters.items() if item[0][0] == subset):
+            texts = _chapter_texts([file for file in files if file.name.endswith(".trans.txt")])
+            audio = [file for file in files if file.suffix == ".flac"]
+            corpus += [Recording(f.stem, f, str(f), speaker, texts.get(f.stem, "")) for f in audio]
     return corpus if alignments is None else apply_alignments(corpus, alignments, tiers)
 
 
-def timit(path: str | os.PathLike[str], tiers: Tiers = USUAL) -> list[Recording]:
+def timit(path: Place, tiers: Tiers = USUAL) -> list[Recording]:
     """TIMIT: ``<region>/<speaker>/<sentence>.wav`` with ``.phn``, ``.wrd`` and ``.txt`` (``0 46797 She had ...``), in
     lower or upper case, for instance its folders ``TRAIN`` or ``TEST`` or the one above them.
 
@@ -122,13 +126,17 @@ def timit(path: str | os.PathLike[str], tiers: Tiers = USUAL) -> list[Recording]
     Raises:
         AudioError: as :func:`audio_folder`; a ``.txt`` that does not start with two sample numbers.
     """
-    folder = Path(path)
-    files = [f for f in files_under(folder, {".wav"}, AudioError) if "." not in f.stem]  # copies are called SA1.WAV.wav
+    folder = as_path(path)
+    found = files_under(folder, {".wav", ".txt", ".phn", ".wrd"}, AudioError)
+    files = [f for f in found if f.suffix.lower() == ".wav" and "." not in f.stem]  # copies are called SA1.WAV.wav
+    beside_of: dict[AnyPath, dict[str, AnyPath]] = {}
+    for file in found:
+        beside_of.setdefault(file.with_suffix(""), {})[file.suffix.lower()] = file
     if not files:
         raise AudioError(f"folder {str(folder)!r} has no .wav files in it or below: give TIMIT's own folder")
     corpus = []
     for name, file in zip(names_of(files, folder), files, strict=True):
-        beside = {f.suffix.lower(): f for f in file.parent.glob(f"{file.stem}.*")}
+        beside = beside_of[file.with_suffix("")]
         text = ""
         if ".txt" in beside:
             _, last, *words = [*read_text(beside[".txt"], AudioError).split(), "", ""]
@@ -140,10 +148,10 @@ def timit(path: str | os.PathLike[str], tiers: Tiers = USUAL) -> list[Recording]
     return corpus
 
 
-def _chapter_texts(chapter: Path) -> dict[str, str]:
-    """Recording to text, from all transcripts in a chapter's folder."""
+def _chapter_texts(files: Sequence[AnyPath]) -> dict[str, str]:
+    """Recording to text, from all transcripts of a chapter."""
     texts: dict[str, str] = {}
-    for file in sorted(chapter.glob("*.trans.txt")):
+    for file in files:
         prefix = file.name.removesuffix(".trans.txt") + "-"
         for number, line in enumerate(read_text(file, AudioError).split("\n"), 1):
             if not line.strip():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from hooked_whisper.corpora.records import Recording
 from hooked_whisper.corpora.tiers import USUAL, Tiers, cut
 from hooked_whisper.errors import AudioError, closest
 from hooked_whisper.protocols import Alignment
+from hooked_whisper.storage import AnyPath, Place, as_path
 
 # What the columns are called: ours first, then NeMo's, Common Voice's and others'. The first that is there counts.
 _COLUMNS = {
@@ -37,10 +37,10 @@ _JSON_LINES = (".jsonl", ".json", ".ndjson")
 
 
 def manifest(
-    path: str | os.PathLike[str],
+    path: Place,
     *,
     columns: Mapping[str, str] | None = None,
-    root: str | os.PathLike[str] | None = None,
+    root: Place | None = None,
     tiers: Tiers = USUAL,
 ) -> list[Recording]:
     """The recordings that a table lists: ``.csv`` with quotes, ``.tsv`` without (as Common Voice has it), both with a
@@ -65,12 +65,12 @@ def manifest(
         AudioError: no such file, another ending, not UTF-8, no column for the path, a row without path, an id twice,
             times that are no numbers or backwards; the message names the file, the line and the column.
     """
-    path = Path(path)
+    path = as_path(path)
     columns = {} if columns is None else columns
     for field in columns:
         if field not in _COLUMNS:
             raise AudioError(f"columns names {', '.join(_COLUMNS)}; there is no {field!r}{_hint(field, _COLUMNS)}")
-    base = path.parent if root is None else Path(root)
+    base = path.parent if root is None else as_path(root)
     rows = [_read_row(row, columns, base) for row in _rows(path, columns)]
     if not rows:
         raise AudioError(f"{str(path)!r} lists no recordings: it has no rows")
@@ -101,12 +101,12 @@ class _Row:
     """What a row says."""
 
     where: str
-    path: Path
+    path: AnyPath
     listed: str
     id: str
     text: str
     speaker: str
-    alignment: Path | None
+    alignment: AnyPath | None
     start: float
     end: float
 
@@ -115,7 +115,7 @@ class _Row:
         return self.start > 0 or self.end < math.inf
 
 
-def _rows(path: Path, columns: Mapping[str, str]) -> Iterator[_Cells]:
+def _rows(path: AnyPath, columns: Mapping[str, str]) -> Iterator[_Cells]:
     ending, source = path.suffix.lower(), repr(str(path))
     if ending not in _SEPARATORS and ending not in _JSON_LINES:
         raise AudioError(f"{source} is no manifest: the ending is one of {', '.join([*_SEPARATORS, *_JSON_LINES])}")
@@ -186,7 +186,7 @@ def _hint(name: str, names: Any) -> str:
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
-def _read_row(row: _Cells, columns: Mapping[str, str], base: Path) -> _Row:
+def _read_row(row: _Cells, columns: Mapping[str, str], base: AnyPath) -> _Row:
     def text(field: str) -> str:
         column, value = row.get(field, columns)
         if value is not None and (isinstance(value, bool) or not isinstance(value, str | int | float)):
@@ -218,15 +218,20 @@ def _read_row(row: _Cells, columns: Mapping[str, str], base: Path) -> _Row:
     aligned = text("alignment")
     return _Row(
         row.where,
-        base / listed,
+        _joined(base, listed),
         listed,
         text("id"),
         text("text"),
         text("speaker"),
-        base / aligned if aligned else None,
+        _joined(base, aligned) if aligned else None,
         start,
         end,
     )
+
+
+def _joined(base: AnyPath, name: str) -> AnyPath:
+    """A table may name URLs wherever it lies itself."""
+    return as_path(name) if "://" in name else base / name
 
 
 def _names(rows: list[_Row]) -> list[str]:
@@ -257,7 +262,7 @@ def _recording(row: _Row, name: str, tiers: Tiers) -> Recording:
     return replace(recording, source=partial(load_part, row.path, row.start, row.end), find_alignment=find)
 
 
-def _cut_alignment(path: Path, recording: Recording, start: float, end: float, tiers: Tiers) -> Alignment:
+def _cut_alignment(path: AnyPath, recording: Recording, start: float, end: float, tiers: Tiers) -> Alignment:
     whole = read_alignment(path, recording.id, tiers)
     part = cut(whole, start, min(end, max(start, whole.duration)))
     return replace(part, speaker=recording.speaker or part.speaker, text=recording.text or part.text)

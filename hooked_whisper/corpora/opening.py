@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Literal, get_args
 
 from hooked_whisper.corpora.alignments import apply_alignments
@@ -12,15 +10,16 @@ from hooked_whisper.corpora.manifests import manifest
 from hooked_whisper.corpora.records import Recording
 from hooked_whisper.corpora.tiers import USUAL, Tiers
 from hooked_whisper.errors import AudioError, closest
+from hooked_whisper.storage import AnyPath, Place, as_path
 
 Layout = Literal["auto", "folder", "librispeech", "timit", "manifest"]
 
 
 def open_corpus(
-    path: str | os.PathLike[str],
+    path: Place,
     layout: str = "auto",
     *,
-    alignments: str | os.PathLike[str] | None = None,
+    alignments: Place | None = None,
     speaker_folders: bool = False,
     tiers: Tiers = USUAL,
 ) -> list[Recording]:
@@ -36,7 +35,7 @@ def open_corpus(
         AudioError: no such place, another layout, nothing in it.
         AlignmentError: none of the ``alignments`` belongs to a recording.
     """
-    place = Path(path)
+    place = as_path(path)
     if layout not in get_args(Layout):
         near = closest(layout, get_args(Layout))
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -53,7 +52,7 @@ def open_corpus(
     return corpus if alignments is None else list(apply_alignments(corpus, alignments, tiers))
 
 
-def _layout_of(place: Path) -> str:
+def _layout_of(place: AnyPath) -> str:
     if place.is_file():
         return "manifest"
     inner = place / "LibriSpeech" if (place / "LibriSpeech").is_dir() else place

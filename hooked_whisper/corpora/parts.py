@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import soundfile
 from jaxtyping import Float
@@ -12,9 +11,10 @@ from torch import Tensor
 from hooked_whisper.audio import SAMPLE_RATE, load_audio
 from hooked_whisper.corpora.tiers import ROUNDING_S
 from hooked_whisper.errors import AudioError
+from hooked_whisper.storage import AnyPath
 
 
-def load_part(path: Path, start: float | int, end: float | int) -> Float[Tensor, "sample"]:
+def load_part(path: AnyPath, start: float | int, end: float | int) -> Float[Tensor, "sample"]:
     """16 kHz mono samples of a file from ``start`` to ``end`` seconds; an infinite end is that of the file.
 
     An end up to 10 ms after the file's is taken for rounding. Other rates are resampled after cutting. Formats that
@@ -24,7 +24,7 @@ def load_part(path: Path, start: float | int, end: float | int) -> Float[Tensor,
         AudioError: as :func:`~hooked_whisper.audio.load_audio`; a part that is not in the file.
     """
     try:
-        with soundfile.SoundFile(path) as sound:
+        with path.open("rb") as stream, soundfile.SoundFile(stream) as sound:
             first, last = _frames(path, start, end, sound.samplerate, sound.frames)
             sound.seek(first)
             samples = sound.read(last - first, dtype="float32", always_2d=True)
@@ -32,13 +32,13 @@ def load_part(path: Path, start: float | int, end: float | int) -> Float[Tensor,
                 at = (first + len(samples)) / sound.samplerate
                 raise AudioError(f"file {str(path)!r} is truncated, it ends after {at:.2f} s: fetch it again")
             return load_audio((samples.mean(axis=1), sound.samplerate))
-    except soundfile.LibsndfileError:
+    except (soundfile.LibsndfileError, FileNotFoundError, IsADirectoryError):
         samples_of_all = load_audio(path)  # what libsndfile cannot read, PyAV may; or this says what is wrong
         first, last = _frames(path, start, end, SAMPLE_RATE, len(samples_of_all))
         return load_audio(samples_of_all[first:last])
 
 
-def _frames(path: Path, start: float | int, end: float | int, rate: int, frames: int) -> tuple[int, int]:
+def _frames(path: AnyPath, start: float | int, end: float | int, rate: int, frames: int) -> tuple[int, int]:
     duration = frames / rate
     beyond = math.isfinite(end) and end > duration + ROUNDING_S
     if not 0 <= start < end or beyond or start >= duration:

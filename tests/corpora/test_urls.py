@@ -1,0 +1,118 @@
+"""The same corpora behind URLs: listed, read, named as they are on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from hooked_whisper.audio import load_audio
+from hooked_whisper.corpora import Failure, Loader, Recording, open_corpus
+from hooked_whisper.errors import AudioError
+from hooked_whisper.storage import AnyPath, as_path
+
+GRID = """File type = "ooTextFile"
+Object class = "TextGrid"
+
+xmin = 0
+xmax = 0.5
+tiers? <exists>
+size = 1
+item []:
+    item [1]:
+        class = "IntervalTier"
+        name = "words"
+        xmin = 0
+        xmax = 0.5
+        intervals: size = 1
+        intervals [1]:
+            xmin = 0
+            xmax = 0.5
+            text = "tea"
+"""
+
+
+def sound(path: Path, seed: int, seconds: float = 0.5) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = 0.1 * np.random.default_rng(seed).standard_normal(int(16000 * seconds))
+    soundfile.write(path, noise, 16000, format="WAV" if path.suffix.lower() == ".wav" else None)
+
+
+def folder(place: Path) -> None:
+    for k, name in enumerate(("anna/one.wav", "anna/two.flac", "ben/one.wav", ".hidden/no.wav")):
+        sound(place / name, k)
+    (place / "anna/one.txt").write_text("some tea")
+    (place / "anna/one.TextGrid").write_text(GRID)
+    (place / "ben/.two.wav").write_bytes(b"hidden")
+
+
+def librispeech(place: Path) -> None:
+    for k in range(3):
+        sound(place / f"LibriSpeech/dev-clean/12/{k % 2}/12-{k % 2}-000{k}.flac", k)
+    (place / "LibriSpeech/dev-clean/12/0/12-0.trans.txt").write_text("12-0-0000 TEA\n12-0-0002 RUG\n")
+    (place / "LibriSpeech/dev-clean/12/1/12-1.trans.txt").write_text("12-1-0001 CAT\n")
+
+
+def timit(place: Path) -> None:
+    sound(place / "TRAIN/DR1/FABC0/SA1.WAV", 1)
+    (place / "TRAIN/DR1/FABC0/SA1.TXT").write_text("0 8000 Some tea.")
+    (place / "TRAIN/DR1/FABC0/SA1.PHN").write_text("0 8000 iy\n")
+
+
+def table(place: Path) -> None:
+    sound(place / "audio/long.wav", 1, 2.0)
+    (place / "list.csv").write_text("path,start,end,text\naudio/long.wav,0.5,1,tea\naudio/long.wav,,,all\n")
+
+
+LAYOUTS: dict[str, Callable[[Path], None]] = {
+    "folder": folder, "librispeech": librispeech, "timit": timit, "manifest": table
+}  # fmt: skip
+
+
+def uploaded(source: Path, place: AnyPath) -> AnyPath:
+    for path in source.rglob("*"):
+        if path.is_file():
+            target = place / path.relative_to(source).as_posix()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    return place
+
+
+def facts(one: Recording) -> tuple[object, ...]:
+    alignment = one.alignment()
+    return one.id, one.speaker, one.text, alignment and (alignment.words, alignment.phones)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_corpus_behind_an_url_is_the_same(layout: str, tmp_path: Path) -> None:
+    LAYOUTS[layout](tmp_path)
+    place = uploaded(tmp_path, as_path(f"memory://test_urls/{layout}"))
+    inner = "list.csv" if layout == "manifest" else ""
+    near = open_corpus(tmp_path / inner, speaker_folders=True)
+    far = open_corpus(str(place / inner) if inner else str(place), speaker_folders=True)
+    assert len(near) and [facts(one) for one in far] == [facts(one) for one in near]
+    for a, b in zip(near, far, strict=True):
+        assert torch.equal(a.audio(), b.audio())
+        assert b.path.startswith("memory://") and Path(a.path).name == b.path.rsplit("/", 1)[1]
+
+
+def test_a_table_may_name_urls(tmp_path: Path) -> None:
+    sound(tmp_path / "a.wav", 0)
+    uploaded(tmp_path, as_path("memory://test_urls/named"))
+    (tmp_path / "list.jsonl").write_text('{"path": "memory://test_urls/named/a.wav", "id": "far"}\n{"path": "a.wav"}\n')
+    far, near = open_corpus(tmp_path / "list.jsonl")
+    assert torch.equal(far.audio(), near.audio()) and far.id == "far"
+
+
+def test_what_is_not_there_is_said() -> None:
+    with pytest.raises(AudioError, match=r"memory://test_urls/nowhere"):
+        open_corpus("memory://test_urls/nowhere")
+    with pytest.raises(AudioError, match=r"memory://test_urls/gone.wav.* does not exist"):
+        load_audio("memory://test_urls/gone.wav")
+    as_path("memory://test_urls/broken.wav").write_bytes(b"no sound")
+    (only,) = Loader([Recording("x", as_path("memory://test_urls/broken.wav"))])
+    assert isinstance(only, Failure) and "known format" in only.reason
