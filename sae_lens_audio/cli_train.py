@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hooked_whisper.cli_model import device_of, positive
 
 if TYPE_CHECKING:
+    from hooked_whisper.storage import AnyPath
     from sae_lens_audio.activations import Blocks, Store
     from sae_lens_audio.architectures import Dictionary
     from sae_lens_audio.formats import Metadata
@@ -33,6 +34,7 @@ def run_train(parsed: argparse.Namespace) -> int:
     """Train, or go on; the dictionary is in ``sae/`` of the folder, its held-out scores in its metadata."""
     import torch
 
+    from hooked_whisper.storage import as_path
     from sae_lens_audio.settings import read_settings
     from sae_lens_audio.training import Trainer, torchrun_ranks
 
@@ -41,7 +43,7 @@ def run_train(parsed: argparse.Namespace) -> int:
     if threads:
         torch.set_num_threads(threads)
     device = device_of(parsed.device or settings.run.device)
-    folder = Path(parsed.out or settings.run.folder)
+    folder = as_path(parsed.out or settings.run.folder)
     with torchrun_ranks(device) as ranks:
         blocks, store, test = _source(settings.activations, device)
         metadata = describe(settings, blocks, store)
@@ -164,9 +166,12 @@ def describe(settings: Settings, blocks: Blocks, store: Store | None) -> Metadat
     )
 
 
-def _writers(settings: Settings) -> list[Callable[[Path, int], Any]]:
+def _writers(settings: Settings) -> list[Callable[[AnyPath, int], Any]]:
     from sae_lens_audio.training.log import TensorBoard, Wandb
 
     config = {"dictionary": dict(settings.dictionary), "training": asdict(settings.training)}
-    made: dict[str, Callable[[Path, int], Any]] = {"tensorboard": TensorBoard, "wandb": partial(Wandb, config=config)}
+    made: dict[str, Callable[[AnyPath, int], Any]] = {
+        "tensorboard": TensorBoard,
+        "wandb": partial(Wandb, config=config),
+    }
     return [made[name] for name in settings.run.log]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
-from hooked_whisper.storage import write_atomic
+from hooked_whisper.storage import AnyPath, is_local, write_atomic
 from sae_lens_audio.architectures import BatchTopK, Dictionary, Normalised
 from sae_lens_audio.formats.metadata import Metadata
 
@@ -27,7 +26,7 @@ class Loaded:
 
     sae: Dictionary | Normalised
     metadata: Metadata
-    source: Path
+    source: AnyPath
     log_sparsity: Tensor | None = None
 
 
@@ -106,11 +105,15 @@ def build(
     return sae.eval()  # so that a loss does not move a BatchTopK threshold unless asked: sae.train()
 
 
-def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
+def write_together(folder: AnyPath, files: Mapping[str, bytes]) -> None:
     """Write all, or none if the disk is full: they take their names only once every one is on the disk.
 
     A power cut between two renames leaves some old and some new: readers compare digests.
     """
+    if not is_local(folder):
+        for name, data in files.items():  # an upload is whole or absent by itself
+            write_atomic(folder / name, data)
+        return
     temporary = {name: folder / f".{name}.new" for name in files}
     try:
         for name, data in files.items():

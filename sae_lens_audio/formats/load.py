@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import tempfile
+from dataclasses import replace
 
 from hooked_whisper.errors import CheckpointError
+from hooked_whisper.storage import Place, as_path, is_local
 from sae_lens_audio.formats import dictionary_learning, saelens, sparsify
 from sae_lens_audio.formats.files import Loaded
 
 
-def load_sae(path: str | Path, scaling_factor: float | int | None = None) -> Loaded:
-    """A dictionary from a folder of ours, SAELens, sparsify or dictionary_learning, told apart by their files.
+def load_sae(path: Place, scaling_factor: float | int | None = None) -> Loaded:
+    """A dictionary from a folder or URL of ours, SAELens, sparsify or dictionary_learning, told apart by their files.
 
     ``scaling_factor``: what activations were multiplied by, for SAELens files that say so without saying by what.
 
     Raises:
         CheckpointError: no such folder, or one that cannot be read; the message names file and remedy.
     """
-    folder = Path(path)
+    folder = as_path(path)
+    if not is_local(folder):
+        with tempfile.TemporaryDirectory() as copy:
+            if folder.exists():
+                folder.fs.get(folder.path.rstrip("/") + "/", copy, recursive=True)
+            try:
+                found = load_sae(copy, scaling_factor)
+            except CheckpointError as error:
+                raise CheckpointError(str(error).replace(copy, str(folder))) from None
+            return replace(found, source=folder / found.source.name)
     if folder.is_file() and folder.suffix == ".pt":
         return dictionary_learning.read_dictionary_learning(folder)
     if not folder.is_dir():

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from hooked_whisper.errors import CheckpointError
 from hooked_whisper.files import read_json, read_safetensors
+from hooked_whisper.storage import Place, as_path
 from sae_lens_audio.architectures import (
     ARCHITECTURES,
     BatchTopK,
@@ -41,7 +42,7 @@ _BLOCK_VERSION = 1
 
 def save_sae(
     sae: Dictionary | Normalised,
-    path: str | Path,
+    path: Place,
     metadata: Metadata | None = None,
     log_sparsity: Float[Tensor, "d_sae"] | None = None,
 ) -> None:
@@ -54,7 +55,7 @@ def save_sae(
     Raises:
         CheckpointError: weights that are not finite (a BatchTopK without a threshold too); nothing is written then.
     """
-    folder = Path(path)
+    folder = as_path(path)
     inner = sae.inner if isinstance(sae, Normalised) else sae
     form = _their_form(inner)
     check_tensors(form.tensors, {name: tuple(tensor.shape) for name, tensor in form.tensors.items()}, "this dictionary")

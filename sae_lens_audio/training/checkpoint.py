@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,13 +12,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from hooked_whisper.errors import CheckpointError
-from hooked_whisper.storage import write_atomic
+from hooked_whisper.storage import AnyPath, local_copy, write_atomic
 from sae_lens_audio.errors import TrainingError
 
 CHECKPOINT = "checkpoint.safetensors"
 
 
-def write_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+def write_checkpoint(path: AnyPath, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Replace the file, or leave the old one whole.
 
     Raises:
@@ -38,10 +37,10 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict[str, An
         ) from error
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_checkpoint(path: AnyPath) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Raises :class:`CheckpointError` for a file that is broken or of something else."""
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(local_copy(path), "pt") as file:
             facts = json.loads((file.metadata() or {})["facts"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError, OSError) as error:
@@ -53,7 +52,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, facts
 
 
-def remove_halves(path: Path) -> None:
+def remove_halves(path: AnyPath) -> None:
     """Delete what killed runs began to write under temporary names."""
     for half in path.parent.glob(f".{path.name}.*"):
         half.unlink(missing_ok=True)

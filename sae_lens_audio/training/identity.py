@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hooked_whisper.storage import AnyPath
 from sae_lens_audio.activations import Blocks
 from sae_lens_audio.architectures import Losses
 from sae_lens_audio.errors import TrainingError
@@ -27,7 +27,7 @@ def weights_digest(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def check_identity(ours: Mapping[str, Any], theirs: object, path: Path) -> None:
+def check_identity(ours: Mapping[str, Any], theirs: object, path: AnyPath) -> None:
     """Raises :class:`TrainingError` that lists what differs."""
     ours = json.loads(json.dumps(ours))
     found = sorted(_differences(ours, theirs if isinstance(theirs, Mapping) else {}, ""))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from hooked_whisper.errors import MissingExtraError
-from hooked_whisper.storage import write_atomic
+from hooked_whisper.storage import AnyPath, Place, as_path, is_local, write_atomic
+from sae_lens_audio.errors import TrainingError
 
 METRICS = "metrics.jsonl"
 
@@ -21,25 +21,38 @@ class Writer(Protocol):
 
 
 class JsonLines:
-    """``metrics.jsonl``: one object a line. A run that goes on first drops the lines of steps it will do again."""
+    """``metrics.jsonl``: one object a line. A run that goes on first drops the lines of steps it will do again.
 
-    def __init__(self, folder: Path, step: int) -> None:
+    Nothing can be appended to a file of an object store: behind an URL it is written anew for each line.
+    """
+
+    def __init__(self, folder: AnyPath, step: int) -> None:
         self.path = folder / METRICS
-        kept = [line for line in read_metrics(folder) if line["step"] <= step]
-        write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - open for the whole run
+        self._lines = [json.dumps(line) + "\n" for line in read_metrics(folder) if line["step"] <= step]
+        self._upload()
+        self._file = self.path.open("a", encoding="utf-8") if is_local(self.path) else None
 
     def write(self, step: int, values: dict[str, float]) -> None:
         finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
-        self._file.write(json.dumps({"step": step} | finite) + "\n")
-        self._file.flush()
+        line = json.dumps({"step": step} | finite) + "\n"
+        if self._file is None:
+            self._lines.append(line)
+            self._upload()
+        else:
+            self._file.write(line)
+            self._file.flush()
+
+    def _upload(self) -> None:
+        write_atomic(self.path, "".join(self._lines).encode())
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 class TensorBoard:
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: AnyPath, step: int) -> None:
+        _check_local(folder, "TensorBoard")
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
@@ -58,7 +71,8 @@ class TensorBoard:
 
 
 class Wandb:
-    def __init__(self, folder: Path, step: int, config: dict[str, Any]) -> None:
+    def __init__(self, folder: AnyPath, step: int, config: dict[str, Any]) -> None:
+        _check_local(folder, "wandb")
         try:
             import wandb
         except ImportError as error:
@@ -80,9 +94,14 @@ class Wandb:
 WRITERS = ("tensorboard", "wandb")
 
 
-def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
+def _check_local(folder: AnyPath, what: str) -> None:
+    if not is_local(folder):
+        raise TrainingError(f"{what} writes to local folders, not to {folder}: leave it out of log, or train into one")
+
+
+def read_metrics(folder: Place) -> list[dict[str, Any]]:
     """The lines of a run's ``metrics.jsonl``; a last one that was cut off is left out."""
-    path = Path(folder) / METRICS
+    path = as_path(folder) / METRICS
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hooked_whisper.ranks import TorchRanks
+from hooked_whisper.storage import AnyPath, as_path
+from hooked_whisper.storage import Place as Folder
 from sae_lens_audio.activations import Blocks
 from sae_lens_audio.architectures import Crosscoder, Dictionary, Losses, Transcoder
 from sae_lens_audio.errors import TrainingError
@@ -77,16 +78,17 @@ class Trainer:
         dictionary: Dictionary,
         blocks: Blocks,
         config: TrainingConfig,
-        folder: str | Path | None = None,
+        folder: Folder | None = None,
         *,
         metadata: Metadata | None = None,
         device: torch.device | str = "cpu",
         ranks: TorchRanks | None = None,
-        writers: Sequence[Callable[[Path, int], Writer]] = (),
+        writers: Sequence[Callable[[AnyPath, int], Writer]] = (),
         log_every: int = 50,
     ) -> None:
         _check_widths(dictionary, blocks)
-        self.config, self.folder, self.metadata, self.ranks = config, Path(folder) if folder else None, metadata, ranks
+        self.config, self.metadata, self.ranks = config, metadata, ranks
+        self.folder = as_path(folder) if folder else None
         self.device, self.log_every = torch.device(device), log_every
         self._identity = {
             "dictionary": {"architecture": dictionary.architecture, **asdict(dictionary.config)},
