@@ -1,0 +1,21 @@
+"""The model, and a look at it after every test."""
+
+from __future__ import annotations
+
+import pytest
+
+from hooked_whisper.model import WhisperCore
+from tests.core.twins import Twins, make_twins
+
+
+@pytest.fixture
+def core(one: Twins) -> WhisperCore:
+    return one.core
+
+
+@pytest.fixture(autouse=True)
+def no_splice_left() -> object:
+    yield
+    for size in ("one", "odd"):
+        core = make_twins(size).core
+        assert all(point._splice is None and point.site == name for name, point in core.hook_dict.items())

@@ -1,0 +1,146 @@
+"""Leaving a splice takes back exactly what it added."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import io
+import itertools
+import weakref
+from contextlib import ExitStack
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.model import WhisperCore
+from tests.core.splicing.toys import (
+    MLP,
+    RESID,
+    TOKENS,
+    Sized,
+    Toy,
+    same,
+    spliced,
+)
+from tests.core.twins import Twins, listeners
+
+# --- nothing stays ----------------------------------------------------------------------------------------------------
+
+
+class Planned(Exception):
+    pass
+
+
+def _raise(x: Tensor) -> None:
+    raise Planned
+
+
+SPLICES = st.sampled_from([RESID, MLP[0], TOKENS, "encoder.hook_out", "encoder.blocks.0.attn.hook_z", "bad", "wide"])
+ACTIONS = st.recursive(
+    st.sampled_from(["raise", "run", "failing run", "stopped run", "hook", "reset"]),
+    lambda inner: st.tuples(SPLICES, st.booleans(), st.lists(inner, max_size=3)),
+    max_leaves=8,
+)
+
+
+@torch.no_grad()
+@given(plan=st.lists(ACTIONS, min_size=1, max_size=3))
+def test_leaving_takes_back_exactly_what_was_added(one: Twins, plan: list) -> None:
+    core, mel, tokens = one.core, one.mel(), one.tokens(2)
+    plain = core(mel, tokens)
+
+    def perform(action: object) -> None:
+        if action == "raise":
+            raise Planned
+        if action == "run":
+            core(mel, tokens)
+        elif action == "failing run":
+            core.run_with_hooks(mel, tokens, fwd_hooks=[(core.hook_names()[-3], _raise)])
+        elif action == "stopped run":
+            core.run_with_cache(mel, tokens, names=core.hook_names()[7], return_type=None)
+        elif action == "hook":
+            core.run_with_hooks(mel, tokens, fwd_hooks=[("*", same)])
+        elif action == "reset":
+            core.reset_hooks()
+        else:
+            splice(*action)
+
+    def splice(hook: str, error_term: bool, inner: list) -> None:
+        before = spliced(core)
+        sae = Sized(33 if hook == "wide" else 32, d_out=32 if hook == MLP[0] else None)
+        out = MLP[1] if hook == MLP[0] else None
+        try:
+            with core.splice(sae, RESID if hook == "wide" else hook, error_term=error_term, hook_out=out):
+                for action in inner:
+                    perform(action)
+        finally:
+            assert spliced(core) == before
+
+    before = spliced(core)
+    try:
+        for action in plan:
+            perform(action)
+    except (Planned, HookedWhisperError):
+        pass
+    assert spliced(core) == before and torch.equal(core(mel, tokens), plain)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+def test_splices_are_left_in_any_order(one: Twins, core: WhisperCore, order: tuple[int, ...]) -> None:
+    mel, tokens, before = one.mel(), one.tokens(3), spliced(core)
+    given = [
+        (Toy(32), {"hook": RESID}),
+        (Toy(32), {"hook": TOKENS}),
+        (Sized(32, d_out=32), dict(zip(("hook", "hook_out"), MLP, strict=True))),
+    ]
+    made = [core.splice(sae, **kwargs) for sae, kwargs in given]
+    for one_splice in made:
+        one_splice.__enter__()
+    for position, k in enumerate(order):
+        made[k].__exit__(None, None, None)
+        with ExitStack() as stack:  # the same, nested anew on a copy
+            fresh = copy.deepcopy(core)
+            for left in order[position + 1 :]:
+                stack.enter_context(fresh.splice(given[left][0], **given[left][1]))
+            assert torch.equal(core(mel, tokens), fresh(mel, tokens))
+            assert core.hook_names() == fresh.hook_names()
+    assert spliced(core) == before
+
+
+def test_copies_pickles_and_weights_know_nothing_of_it(one: Twins, core: WhisperCore) -> None:
+    names, keys, plain = core.hook_names(), list(core.state_dict()), core(one.mel(), one.tokens(3))
+    modules = [path for path, _ in core.named_modules()]
+    with core.splice(Toy(32), RESID), core.splice(Sized(32, d_out=32), MLP[0], hook_out=MLP[1]):
+        assert list(core.state_dict()) == keys and [path for path, _ in core.named_modules()] == modules
+        copied, buffer = copy.deepcopy(core), io.BytesIO()
+        torch.save(core, buffer)
+        inside = core(one.mel(), one.tokens(3))
+    buffer.seek(0)
+    for model in (copied, torch.load(buffer, weights_only=False)):
+        assert model.hook_names() == names and not listeners(model)
+        assert torch.equal(model(one.mel(), one.tokens(3)), plain)
+        with model.splice(Toy(32), RESID), model.splice(Sized(32, d_out=32), MLP[0], hook_out=MLP[1]):
+            assert torch.equal(model(one.mel(), one.tokens(3)), inside)
+
+
+def test_a_dropped_model_and_dictionary_die_at_once(one: Twins) -> None:
+    model, mel, tokens, sae = copy.deepcopy(one.core), one.mel(), one.tokens(3), Toy(32)
+    transcoder = Sized(32, d_out=32)
+    with model.splice(sae, RESID, error_term=True), model.splice(transcoder, MLP[0], hook_out=MLP[1]):
+        _, cache = model.run_with_cache(mel, tokens, incl_bwd=True, loss_fn=lambda logits: logits.sum())
+        model.run_with_cache(mel, tokens, names=f"{MLP[0]}.hook_sae_acts_post", return_type=None)
+    with pytest.raises(Planned), model.splice(sae, RESID):
+        model.run_with_hooks(mel, tokens, fwd_hooks=[(f"{RESID}.hook_sae_recons", _raise)])
+    gc.collect()
+    gc.disable()
+    try:
+        dead = [weakref.ref(thing) for thing in (model, sae, transcoder, cache[f"{RESID}.hook_sae_acts_post"])]
+        del model, sae, transcoder, cache
+        assert [ref() for ref in dead] == [None] * 4
+    finally:
+        gc.enable()

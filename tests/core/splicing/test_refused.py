@@ -1,0 +1,97 @@
+"""What does not fit is refused, with a sentence that says what does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from hooked_whisper.errors import PatchError, UnknownHookError
+from hooked_whisper.features.bases import axes as neurons
+from hooked_whisper.model import WhisperCore
+from tests.core.splicing.toys import (
+    MLP,
+    RESID,
+    Sized,
+    Toy,
+    spliced,
+)
+from tests.core.twins import Twins
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sae", "kwargs", "error", "words"),
+    [
+        (Sized(31), {"hook": RESID}, PatchError, rf"{RESID} \[batch, position, d_model\] .* 32 wide.* d_in = 31"),
+        (Toy(31), {"hook": RESID}, PatchError, r"32 wide.*mat1 and mat2"),
+        (neurons(31), {"hook": RESID}, PatchError, "32 wide"),
+        (Sized(8), {"hook": "encoder.blocks.0.attn.hook_z"}, PatchError, r"16 wide or 32 wide \(all heads\)"),
+        (Toy(32), {"hook": "encoder.blocks.0.hook_resid_pots"}, UnknownHookError, "did you mean .*hook_resid_post"),
+        (Toy(32), {"hook": "encoder.blocks.0.hook_*"}, PatchError, "names .* points"),
+        (object(), {"hook": RESID}, PatchError, "needs encode"),
+        (Sized(32, d_out=32), {"hook": RESID}, PatchError, "hook_out="),
+        (Sized(32, d_out=30), {"hook": MLP[0], "hook_out": MLP[1]}, PatchError, "gives 30"),
+        (Sized(32, d_out=32), {"hook": MLP[1], "hook_out": MLP[0]}, PatchError, "must come after"),
+        (Sized(32, d_out=32), {"hook": RESID, "hook_out": MLP[1]}, PatchError, "gives 32 for each of"),
+        (
+            Sized(32, d_out=32),
+            {"hook": RESID, "hook_out": "decoder.blocks.0.cross_attn.hook_k"},
+            PatchError,
+            "same stack",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    core: WhisperCore, unchecked: None, sae: object, kwargs: dict, error: type, words: str
+) -> None:
+    before = spliced(core)
+    with pytest.raises(error, match=words), core.splice(sae, **kwargs):
+        pass
+    assert spliced(core) == before
+
+
+def test_one_splice_at_a_point(core: WhisperCore) -> None:
+    with core.splice(Toy(32), RESID):
+        inside = spliced(core)
+        for hook in ("encoder.blocks.0", f"{RESID}.hook_sae_recons"):
+            with pytest.raises(PatchError, match=r"already|belongs to a splice"), core.splice(Toy(32), hook):
+                pass
+        with pytest.raises(PatchError, match=r"already"), core.splice(Sized(32, d_out=32), RESID, hook_out="encoder"):
+            pass
+        assert spliced(core) == inside
+
+
+@pytest.mark.parametrize(
+    ("encode", "words"),
+    [
+        (lambda x: x[..., :5], r"encode of the dictionary spliced in at .* gave \[1, 20, 5\], but \[1, 20, 12\]"),
+        (lambda x: [x], "gave list"),
+    ],
+)
+def test_a_dictionary_that_gives_something_else(one: Twins, core: WhisperCore, encode: Callable, words: str) -> None:
+    sae = Sized(32)
+    sae.encode = encode  # type: ignore[method-assign]
+    with pytest.raises(PatchError, match=words), core.splice(sae, RESID):
+        core(one.mel(), one.tokens(2))
+
+
+def test_a_dictionary_that_fails_says_where(one: Twins, core: WhisperCore) -> None:
+    sae = Sized(32)
+    sae.dec = torch.zeros(3, 3)
+    with pytest.raises(RuntimeError) as raised, core.splice(sae, RESID):
+        core(one.mel(), one.tokens(2))
+    assert raised.value.__notes__ == [
+        f"raised in decode of the dictionary spliced in at {RESID} [batch, position, d_model]"
+    ]
+
+
+@torch.no_grad()
+def test_a_point_of_its_own_may_be_named_as_its_output(one: Twins, core: WhisperCore) -> None:
+    sae, mel = Sized(32, d_out=32), one.mel()  # says d_out, as transcoders do
+    with core.splice(sae, RESID, hook_out="encoder.blocks.0"):
+        found = core.embed_audio(mel)
+    with core.hooks([(RESID, sae)]):
+        assert torch.equal(core.embed_audio(mel), found)

@@ -1,0 +1,89 @@
+"""Every dictionary and transcoder is spliced into a model, and trained through it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hooked_whisper.errors import PatchError
+from sae_lens_audio.architectures import (
+    BatchTopK,
+    BatchTopKConfig,
+    Crosscoder,
+    CrosscoderConfig,
+    Standard,
+    StandardConfig,
+    Transcoder,
+)
+from sae_lens_audio.splice import ablate_latents
+from tests.sae.splice.spliced import (
+    ACTS,
+    HOOK,
+    MLP_IN,
+    MLP_OUT,
+    SAES,
+    TRANSCODERS,
+    D,
+    F,
+    mels,
+    model,
+    reconstructed,
+    tokens,
+)
+
+# --- every architecture ---------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sae", SAES.values(), ids=SAES)
+@pytest.mark.parametrize("error_term", [False, True])
+def test_every_dictionary_is_spliced(sae: object, error_term: bool) -> None:
+    clean, _ = model().run_with_cache(mels(), tokens(), names=HOOK)
+    with model().splice(sae, "encoder.blocks.0", error_term=error_term):
+        out, cached = model().run_with_cache(mels(), tokens(), names=f"{HOOK}*")
+        x = cached[f"{HOOK}.hook_sae_input"]
+        assert torch.equal(cached[ACTS], sae.encode(x))  # type: ignore[attr-defined]
+        torch.testing.assert_close(cached[f"{HOOK}.hook_sae_recons"], reconstructed(sae, x))
+        assert torch.equal(cached[HOOK], x if error_term else reconstructed(sae, x))
+        assert torch.equal(out, clean) is error_term
+        assert torch.equal(model().run_with_hooks(mels(), tokens(), fwd_hooks=[("*.hook_sae_*", lambda x: None)]), out)
+    assert torch.equal(model()(mels(), tokens()), clean)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sae", TRANSCODERS, ids=lambda sae: sae.architecture)
+def test_every_transcoder_is_spliced(sae: Transcoder) -> None:
+    clean, cached = model().run_with_cache(mels(), tokens(), names=MLP_IN)
+    predicted = sae(cached[MLP_IN])
+    with model().splice(sae, MLP_IN, hook_out=MLP_OUT):
+        out, found = model().run_with_cache(mels(), tokens(), names=[f"{MLP_IN}.*", MLP_OUT])
+    assert torch.equal(found[f"{MLP_IN}.hook_sae_acts_post"], sae.encode(cached[MLP_IN]))
+    assert torch.equal(found[MLP_OUT], predicted) and torch.equal(found[f"{MLP_IN}.hook_sae_recons"], predicted)
+    assert torch.equal(out, model().run_with_hooks(mels(), tokens(), fwd_hooks=[(MLP_OUT, lambda x: predicted)]))
+    with model().splice(sae, MLP_IN, hook_out=MLP_OUT, error_term=True):
+        assert torch.equal(model()(mels(), tokens()), clean)
+        edit = ablate_latents(MLP_IN, range(F))
+        ablated, _ = model().run_with_cache(mels(), tokens(), names=MLP_OUT, fwd_hooks=edit)
+        assert not torch.equal(ablated, clean)
+    with pytest.raises(PatchError, match="hook_out="), model().splice(sae, MLP_IN):
+        pass
+
+
+def test_crosscoders_and_dictionaries_without_a_threshold(unchecked: None) -> None:
+    crosscoder = Crosscoder(CrosscoderConfig(D, F, n_blocks=2))
+    with pytest.raises(PatchError, match="takes 2 blocks in one input"), model().splice(crosscoder, HOOK):
+        pass
+    with pytest.raises(PatchError, match="d_in = 31"), model().splice(Standard(StandardConfig(31, F)), HOOK):
+        pass
+    with pytest.raises(PatchError, match="no threshold yet"), model().splice(BatchTopK(BatchTopKConfig(D, F)), HOOK):
+        model()(mels(), tokens())
+    assert model().hook_names("*hook_resid_post") and not model().list_hooks()
+
+
+def test_a_dictionary_is_trained_through_the_model() -> None:
+    sae = Standard(StandardConfig(D, F))
+    with model().splice(sae, HOOK):
+        model()(mels(), tokens()).square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in sae.parameters())
+    assert HOOK not in dict(sae.named_modules()) and not any("sae" in key for key in model().state_dict())
+    model().zero_grad()
