@@ -1,0 +1,59 @@
+"""kill -9 at random moments, and the same command again: the same bytes as without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.endurance.commands import command, content, make_input, run, run_with_kills
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kills")
+    make_input(folder)
+    run(command("harvest", folder, folder / "store"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> dict[str, tuple[float, dict[str, bytes]]]:
+    """By command: how long it takes undisturbed, and what it writes."""
+    found = {}
+    for what in ("harvest", "scan", "train"):
+        seconds = run(command(what, folder, folder / f"whole-{what}"))
+        found[what] = seconds, content(folder / f"whole-{what}")
+    return found
+
+
+@pytest.mark.parametrize("what", ["harvest", "scan", "train"])
+def test_killed_once(what: str, folder: Path, whole: dict, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    _check(what, folder, whole, tmp_path, kills=1, seed=len(request.node.name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("what", ["harvest", "scan", "train"])
+def test_killed_again_and_again(what: str, folder: Path, whole: dict, tmp_path: Path, seed: int) -> None:
+    _check(what, folder, whole, tmp_path, kills=6, seed=seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["harvest", "scan"])
+def test_killed_with_two_processes_and_finished_by_one(what: str, folder: Path, whole: dict, tmp_path: Path) -> None:
+    seconds, expected = whole[what]
+    for seed in range(3):
+        out = tmp_path / f"{seed}"
+        run_with_kills(command(what, folder, out, ranks=2), 1.5 * seconds, 2, seed)
+        assert content(out) == expected, f"seed {seed}"
+        run(command(what, folder, out))
+        assert content(out) == expected, f"seed {seed}"
+
+
+def _check(what: str, folder: Path, whole: dict, out: Path, kills: int, seed: int) -> None:
+    seconds, expected = whole[what]
+    run_with_kills(command(what, folder, out / "out"), seconds, kills, seed)
+    found = content(out / "out")
+    assert sorted(found) == sorted(expected), f"seed {seed}"
+    assert [name for name in found if found[name] != expected[name]] == [], f"seed {seed}"
