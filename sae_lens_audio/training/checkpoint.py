@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -40,7 +41,8 @@ def write_checkpoint(path: AnyPath, tensors: dict[str, Tensor], facts: dict[str,
 def read_checkpoint(path: AnyPath) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Raises :class:`CheckpointError` for a file that is broken or of something else."""
     try:
-        with safe_open(local_copy(path), "pt") as file:
+        # ranks on one machine read at the same time: a copy of one's own
+        with TemporaryDirectory() as cache, safe_open(local_copy(path, cache), "pt") as file:
             facts = json.loads((file.metadata() or {})["facts"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError, OSError) as error:

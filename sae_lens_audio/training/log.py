@@ -17,13 +17,17 @@ METRICS = "metrics.jsonl"
 class Writer(Protocol):
     def write(self, step: int, values: dict[str, float]) -> None: ...
 
+    def flush(self) -> None:
+        """Before a checkpoint: what was written until now must be there if the process dies."""
+
     def close(self) -> None: ...
 
 
 class JsonLines:
     """``metrics.jsonl``: one object a line. A run that goes on first drops the lines of steps it will do again.
 
-    Nothing can be appended to a file of an object store: behind an URL it is written anew for each line.
+    Nothing can be appended to a file of an object store: behind an URL the lines are kept, and the file is written
+    whole before each checkpoint. A kill loses the lines of steps that no checkpoint covers, which are done again.
     """
 
     def __init__(self, folder: AnyPath, step: int) -> None:
@@ -37,15 +41,19 @@ class JsonLines:
         line = json.dumps({"step": step} | finite) + "\n"
         if self._file is None:
             self._lines.append(line)
-            self._upload()
         else:
             self._file.write(line)
             self._file.flush()
+
+    def flush(self) -> None:
+        if self._file is None:
+            self._upload()
 
     def _upload(self) -> None:
         write_atomic(self.path, "".join(self._lines).encode())
 
     def close(self) -> None:
+        self.flush()
         if self._file is not None:
             self._file.close()
 
@@ -65,6 +73,9 @@ class TensorBoard:
     def write(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()
@@ -86,6 +97,9 @@ class Wandb:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self._run.log(values, step=step)
+
+    def flush(self) -> None:
+        pass  # it sends by itself
 
     def close(self) -> None:
         self._run.finish()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -16,6 +17,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked = False
+        self.since = 0.0
 
     def check(self) -> None:
         """Raises ``KeyboardInterrupt`` if so: call it where stopping does no harm."""
@@ -24,14 +26,18 @@ class Stop:
 
 
 @contextmanager
-def between_steps() -> Iterator[Stop]:
-    """SIGINT and SIGTERM are noted instead of raised; a second one is raised at once. Threads get no signals."""
+def between_steps(grace_s: float | int = 0.0) -> Iterator[Stop]:
+    """SIGINT and SIGTERM are noted instead of raised; one more after ``grace_s`` seconds is raised at once. Threads get
+    no signals.
+    """
     stop = Stop()
 
     def note(number: int, frame: FrameType | None) -> None:
-        if stop.asked:
+        now = time.monotonic()
+        if stop.asked and now - stop.since >= grace_s:
             raise KeyboardInterrupt
-        stop.asked = True
+        if not stop.asked:
+            stop.asked, stop.since = True, now
 
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -34,9 +34,10 @@ from sae_lens_audio.training.identity import check_identity, name_the_batch, wei
 from sae_lens_audio.training.log import JsonLines, Writer
 from sae_lens_audio.training.scaling import fit_encoder_, has_threshold, unit_scale, unscaled
 from sae_lens_audio.training.schedule import lr_factor, sparsity_factor
-from sae_lens_audio.training.stopping import between_steps
+from sae_lens_audio.training.stopping import Stop, between_steps
 
 _RATES_FROM = 0.9  # firing rates are those of the last tenth of the steps
+_PASSED_ON_S = 2.0  # Ctrl-C reaches a process from the terminal, and again from torchrun
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +45,14 @@ class Step:
     """What one step saw.
 
     number: steps done so far. losses: of the whole batch, over all processes. norm: of the gradient before clipping.
-    batch: the rows of this process.
+    batch: the rows of this process. stop: one of several processes was asked to stop; all hear of it in the same step.
     """
 
     number: int
     losses: Losses
     norm: Float[Tensor, ""]
     batch: Batch
+    stop: bool = False
 
 
 class Trainer:
@@ -65,6 +67,7 @@ class Trainer:
         dictionary: trained in place; activations are scaled while it trains (:attr:`TrainingConfig.scale`), so take
             :meth:`finished`, which takes raw ones.
         blocks: of one hook point; two for a transcoder (what it reads, what it predicts), several for a crosscoder.
+        metadata: what the dictionary's folder says of it; a function where that is known at the end, such as scores.
         ranks: the other processes, see :func:`~hooked_whisper.ranks.torchrun_ranks`. Weights, batches and
             results are those of one process with the same batch, within rounding.
         writers: beside ``metrics.jsonl``.
@@ -80,7 +83,7 @@ class Trainer:
         config: TrainingConfig,
         folder: Folder | None = None,
         *,
-        metadata: Metadata | None = None,
+        metadata: Metadata | Callable[[Dictionary], Metadata] | None = None,
         device: torch.device | str = "cpu",
         ranks: TorchRanks | None = None,
         writers: Sequence[Callable[[AnyPath, int], Writer]] = (),
@@ -109,7 +112,9 @@ class Trainer:
         self._writers: list[Writer] = []
         self._make_writers = writers
         self._whole = True  # False in the middle of a step, which no checkpoint may hold
+        self._stop = Stop()
         self._resume()
+        self._agree()
 
     # One step ---------------------------------------------------------------------------------------------------------
 
@@ -122,34 +127,44 @@ class Trainer:
         if self._feed is None:
             self._feed = self.batches.start(self.place)
         batch = next(self._feed)
-        if not self.number:
-            self._first(batch)
-        config, n = self.config, len(batch.chosen)
-        factor = lr_factor(config, self.number)
-        for group in self.optimiser.param_groups:
-            group["lr"] = config.lr * factor
-        penalty = sparsity_factor(config, self.number)
-        parts = [self._backward(rows, n, penalty) for rows in self._parts(batch)]
-        parameters = list(self._named.values())
-        if self.ranks is not None:
-            self.ranks.sum_gradients_(parameters)
-        losses = _joined(parts, self.ranks)
-        self.sae.project_gradient_()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm or float("inf"))
-        if not bool((losses.total + norm).isfinite()):
+        # a process that died is noticed by the others in the middle of their step: what they save is from before it
+        before = {name: buffer.clone() for name, buffer in self.sae.named_buffers()}
+        self._whole = self.number > 0
+        try:
+            step = self._gradients(batch)
+            if not bool((step.losses.total + step.norm).isfinite()):
+                raise TrainingError(name_the_batch(batch, self.batches.blocks, self.number, step.losses, step.norm))
+        except BaseException:
             self.optimiser.zero_grad()
-            raise TrainingError(name_the_batch(batch, self.batches.blocks, self.number, losses, norm))
-        self._whole = False
+            for name, buffer in self.sae.named_buffers():
+                buffer.copy_(before[name])
+            raise
+        config, self._whole = self.config, False
+        for group in self.optimiser.param_groups:
+            group["lr"] = config.lr * lr_factor(config, self.number)
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.sae.project_weights_()
         self.number, self.place = self.number + 1, batch.after
-        self.dead.update(losses.active, config.batch, self.number)
+        self.dead.update(step.losses.active, config.batch, self.number)
         if self.number == int(_RATES_FROM * config.steps):
             self.dead.forget_rates()
         self._resample(batch)
         self._whole = True
-        return Step(self.number, losses, norm, batch)
+        return step
+
+    def _gradients(self, batch: Batch) -> Step:
+        """Of the whole batch, clipped. In the first step, weights and scales are made to fit it before."""
+        if not self.number:
+            self._first(batch)
+        penalty, parameters = sparsity_factor(self.config, self.number), list(self._named.values())
+        parts = [self._backward(rows, len(batch.chosen), penalty) for rows in self._parts(batch)]
+        if self.ranks is not None:
+            self.ranks.sum_gradients_(parameters)
+        losses, stop = _joined(parts, self.ranks, self._stop.asked)
+        self.sae.project_gradient_()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm or float("inf"))
+        return Step(self.number + 1, losses, norm, batch, stop)
 
     def _parts(self, batch: Batch) -> list[tuple[Tensor, ...]]:
         size = len(batch.chosen) // self.config.accumulate
@@ -189,8 +204,8 @@ class Trainer:
     def fit(self, progress: bool = True, checkpoint_s: float | int = 120.0) -> Dictionary:
         """All steps that are left; then :meth:`finished`, which is written too where there is a folder.
 
-        Interrupted (Ctrl-C, SIGTERM), it ends its step and writes a checkpoint first. ``checkpoint_s``: seconds between
-        checkpoints, which change nothing.
+        Interrupted (Ctrl-C, SIGTERM), it ends its step and writes a checkpoint first; several processes stop after the
+        same step, whichever of them is asked. ``checkpoint_s``: seconds between checkpoints, which change nothing.
         """
         saved = started = time.monotonic()
         began, self._writers = self.number, self._open_writers()
@@ -199,9 +214,10 @@ class Trainer:
             disable=not progress or not self._first_rank,
         )  # fmt: skip
         try:
-            with bar, between_steps() as stop:
+            with bar, between_steps(0.0 if self.ranks is None else _PASSED_ON_S) as self._stop:
                 while self.number < self.config.steps:
-                    stop.check()
+                    if self.ranks is None:  # others would wait for the step that this one leaves out
+                        self._stop.check()
                     step = self.step()
                     bar.update()
                     if step.number % self.log_every == 0 or step.number == self.config.steps:
@@ -213,6 +229,8 @@ class Trainer:
                     if time.monotonic() - saved > checkpoint_s:
                         self.save()
                         saved = time.monotonic()
+                    if step.stop and self.number < self.config.steps:
+                        raise KeyboardInterrupt
         finally:
             # a stop of any kind loses nothing; a batch that broke the loss has not touched the weights
             self.close()
@@ -220,7 +238,8 @@ class Trainer:
                 self.save()
         finished = self.finished()
         if self.folder is not None and self._first_rank:
-            save_sae(finished, self.folder / "sae", self.metadata, self.dead.log_rates.float())
+            metadata = self.metadata(finished) if callable(self.metadata) else self.metadata
+            save_sae(finished, self.folder / "sae", metadata, self.dead.log_rates.float())
         return finished
 
     def finished(self) -> Dictionary:
@@ -290,6 +309,8 @@ class Trainer:
         }
         tensors = {f"{group}.{name}": t for group, some in groups.items() for name, t in some.items()}
         facts = {"identity": self._identity, "step": self.number, "place": asdict(self.place), "scales": self.scales}
+        for writer in self._writers:
+            writer.flush()
         write_checkpoint(self.folder / CHECKPOINT, tensors, facts)
 
     def _resume(self) -> None:
@@ -309,6 +330,16 @@ class Trainer:
         self.dead.load(parts["dead"])
         self.number, self.place, self.scales = facts["step"], Place(**facts["place"]), tuple(facts["scales"])
 
+    def _agree(self) -> None:
+        if self.ranks is None:
+            return
+        low, high = self.ranks.minimum(torch.tensor([self.number, -self.number], device=self.device)).tolist()
+        if low != -high:
+            raise TrainingError(
+                f"some processes would go on after step {low}, others after step {-high}: give all of them one folder "
+                "that every machine sees, or an URL"
+            )
+
 
 def _loss(
     sae: Dictionary, rows: tuple[Tensor, ...], dead: Bool[Tensor, "d_sae"] | None, ranks: TorchRanks | None
@@ -318,15 +349,17 @@ def _loss(
     return sae.loss(torch.stack(rows, 1) if isinstance(sae, Crosscoder) else rows[0], dead, ranks)
 
 
-def _joined(parts: Sequence[Losses], ranks: TorchRanks | None) -> Losses:
-    """Of equal parts of a batch, over all processes."""
+def _joined(parts: Sequence[Losses], ranks: TorchRanks | None, stop: bool) -> tuple[Losses, bool]:
+    """Of equal parts of a batch, over all processes; and whether one of several wants to stop."""
     names = ("reconstruction", "sparsity", "auxiliary", "error")
     means = torch.stack([torch.stack([getattr(p, name).detach() for name in names]) for p in parts]).mean(0)
     active = torch.stack([p.active for p in parts]).sum(0)
+    asked = means.new_tensor([0.0])
     if ranks is not None:
-        means, active = ranks.sum(means / ranks.n), ranks.sum(active)
+        means, asked = ranks.sum(torch.cat([means / ranks.n, asked + stop])).split([len(names), 1])
+        active = ranks.sum(active)
     reconstruction, sparsity, auxiliary, error = means.unbind()
-    return Losses(reconstruction, sparsity, auxiliary, error, active)
+    return Losses(reconstruction, sparsity, auxiliary, error, active), bool(asked)
 
 
 def _check_widths(sae: Dictionary, blocks: Blocks) -> None:
