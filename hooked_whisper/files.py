@@ -5,6 +5,7 @@ A bad one gives one clear error. Nothing in a file is ever executed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -77,6 +78,15 @@ def as_tensors(data: Any, source: object) -> dict[str, Tensor]:
             # strides of 0 claim any size for a few bytes; copying would allocate all of it
             raise CheckpointError(f"{source}: {name} claims shape {tuple(tensor.shape)}, more than the file holds")
     return {name: tensor.detach() for name, tensor in data.items()}
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors on any device with their names, dtypes and shapes, whatever order they come in."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def reason(error: BaseException) -> str:

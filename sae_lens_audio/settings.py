@@ -5,10 +5,10 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from hooked_whisper.errors import HookedWhisperError, closest
+from hooked_whisper.storage import Place, as_path
 from sae_lens_audio.architectures import ARCHITECTURES, Crosscoder, Dictionary, Transcoder
 from sae_lens_audio.errors import TrainingError
 from sae_lens_audio.training.config import TrainingConfig
@@ -20,7 +20,7 @@ class ActivationSettings:
     """``[activations]``: a harvested store, or a model and recordings to harvest from while training.
 
     hook: what the dictionary reads; hook_out: what a transcoder predicts; hooks: those of a crosscoder.
-    store: folder of ``sae-lens-audio harvest``.
+    store: folder or URL of ``sae-lens-audio harvest``.
     held_out: share of the recordings, by speaker, that scores are taken on.
     shards_together: shards mixed in memory.
     model, audio, layout, speaker_folders, sentences, speakers, corpus_seed: without a store; as the command has them.
@@ -98,9 +98,9 @@ class Settings:
             raise TrainingError(f"[dictionary] {error}") from error
 
 
-def read_settings(path: str | Path) -> Settings:
+def read_settings(path: Place) -> Settings:
     """Raises :class:`TrainingError` that names the file, the section and the key."""
-    path = Path(path)
+    path = as_path(path)
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from hooked_whisper.config import WhisperConfig
 from hooked_whisper.errors import CheckpointError
-from hooked_whisper.files import read_json, read_safetensors, reason
+from hooked_whisper.files import read_json, read_safetensors, reason, tensors_sha256
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.weights.checkpoint import Checkpoint, make_checkpoint
 
@@ -41,7 +40,7 @@ def save_pretrained(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: _stored(name, tensor, dtype) for name, tensor in model.state_dict().items()}
-    digest = _digest(tensors)
+    digest = tensors_sha256(tensors)
     config = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -68,7 +67,7 @@ def weights_sha256(model: WhisperCore) -> str:
 
     What :func:`save_pretrained` notes, if it stores them in the dtype that they have.
     """
-    return _digest({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
+    return tensors_sha256(model.state_dict())
 
 
 def load_own_folder(folder: str | Path) -> Checkpoint:
@@ -140,11 +139,3 @@ def _stored(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     if not torch.equal(stored.isfinite(), tensor.isfinite().cpu()):
         raise ValueError(f"{name} has values up to {tensor.abs().max():.3g}, too large for {dtype}")
     return stored
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.view(torch.uint8).numpy().data)
-    return digest.hexdigest()

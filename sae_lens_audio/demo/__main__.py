@@ -16,12 +16,11 @@ import torch
 from hooked_whisper.cli_model import not_negative, positive
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.speech import SpokenWorld, world_recordings
-from sae_lens_audio.activations import HarvestOptions, Store, StoredBlocks, harvest
-from sae_lens_audio.cli_train import describe, held_out_scores
+from sae_lens_audio.activations import HarvestOptions, Store, harvest
 from sae_lens_audio.demo import FOLDER, RECIPES
-from sae_lens_audio.formats import save_sae
+from sae_lens_audio.formats import load_sae, save_sae
+from sae_lens_audio.runs import source_of, trainer_of
 from sae_lens_audio.settings import read_settings
-from sae_lens_audio.training import Trainer
 
 BLOCKS = (2, 3)
 SENTENCES, SEED = 8000, 1  # not the seed of the sentences that findings are tested on
@@ -50,15 +49,11 @@ def train(store: Store, recipe: str, block: int, parsed: argparse.Namespace) -> 
     """One dictionary, from its recipe to its folder."""
     settings = read_settings(RECIPES / f"{recipe}.toml")
     settings = replace(settings, activations=replace(settings.activations, hook=f"encoder.blocks.{block}"))
-    split = store.split_by_speaker(1 - settings.activations.held_out)
-    blocks = StoredBlocks(store, settings.activations.names, split.train, settings.activations.shards_together)
     name = f"{recipe}-{block}"
-    trainer = Trainer(settings.make_dictionary(blocks.widths), blocks, settings.training, parsed.runs / name)
+    trainer = trainer_of(settings, source_of(settings.activations, store=store), parsed.runs / name)
     finished = trainer.fit(progress=sys.stderr.isatty())
-    metadata = describe(settings, blocks, store)
-    scores = held_out_scores(finished, store, settings.activations.names, split.test)
+    metadata = load_sae(parsed.runs / name / "sae").metadata
     made = {
-        "held_out": scores,
         "sentences": {"count": parsed.sentences, "seed": parsed.seed},
         "command": f"python -m sae_lens_audio.demo --sentences {parsed.sentences} --seed {parsed.seed}",
     }
@@ -66,7 +61,7 @@ def train(store: Store, recipe: str, block: int, parsed: argparse.Namespace) -> 
         metadata, corpus=f"{parsed.sentences} sentences of the spoken world", extra={**metadata.extra, **made}
     )
     save_sae(finished.half(), parsed.to / name, metadata, trainer.dead.log_rates.half())
-    print(f"{name}: {scores}")  # noqa: T201
+    print(f"{name}: {metadata.extra['held_out']}")  # noqa: T201
 
 
 if __name__ == "__main__":

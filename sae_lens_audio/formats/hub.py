@@ -12,11 +12,9 @@ from hooked_whisper.errors import CheckpointError
 from hooked_whisper.files import reason
 from sae_lens_audio.architectures import Dictionary, Normalised
 from sae_lens_audio.formats.files import Loaded
-from sae_lens_audio.formats.load import load_sae
+from sae_lens_audio.formats.load import FILES, load_sae
 from sae_lens_audio.formats.metadata import Metadata
 from sae_lens_audio.formats.saelens import save_sae
-
-_FILES = ("cfg.json", "config.json", "*.safetensors", "ae.pt", "activation_scaler.json")
 
 
 def from_pretrained(
@@ -34,7 +32,7 @@ def from_pretrained(
 
     prefix = folder.strip("/") + "/" if folder.strip("/") else ""
     try:
-        patterns = [prefix + name for name in _FILES]
+        patterns = [prefix + name for name in FILES]
         root = huggingface_hub.snapshot_download(repo_id, revision=revision, allow_patterns=patterns)
     except Exception as error:  # the client raises its own, the HTTP library's and the system's errors
         raise CheckpointError(

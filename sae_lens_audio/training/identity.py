@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from hooked_whisper.storage import AnyPath
 from sae_lens_audio.activations import Blocks
 from sae_lens_audio.architectures import Losses
 from sae_lens_audio.errors import TrainingError
 from sae_lens_audio.training.batches import Batch
-
-
-def weights_digest(module: nn.Module) -> str:
-    """SHA-256 of all weights, so that a run does not go on from another start."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def check_identity(ours: Mapping[str, Any], theirs: object, path: AnyPath) -> None:

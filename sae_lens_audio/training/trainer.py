@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
+from hooked_whisper.files import tensors_sha256
 from hooked_whisper.ranks import TorchRanks
 from hooked_whisper.storage import AnyPath, as_path
 from hooked_whisper.storage import Place as Folder
@@ -30,7 +31,7 @@ from sae_lens_audio.training.checkpoint import (
 )
 from sae_lens_audio.training.config import TrainingConfig
 from sae_lens_audio.training.dead import DeadFeatures, resample_
-from sae_lens_audio.training.identity import check_identity, name_the_batch, weights_digest
+from sae_lens_audio.training.identity import check_identity, name_the_batch
 from sae_lens_audio.training.log import JsonLines, Writer
 from sae_lens_audio.training.scaling import fit_encoder_, has_threshold, unit_scale, unscaled
 from sae_lens_audio.training.schedule import lr_factor, sparsity_factor
@@ -61,7 +62,7 @@ class Trainer:
     ``Trainer(dictionary, blocks, config).fit()`` trains in memory; with a ``folder`` it writes checkpoints,
     ``metrics.jsonl`` and at the end the dictionary (``sae/``, a SAELens folder), and goes on where an earlier run in
     the same folder stopped: on one CPU thread bit for bit as if it had not. :meth:`step` is one step, for loops of your
-    own. Use as a context manager, or :meth:`close` it: batches are made by a thread.
+    own. The folder may be an URL. Use as a context manager, or :meth:`close` it: batches are made by a thread.
 
     Args:
         dictionary: trained in place; activations are scaled while it trains (:attr:`TrainingConfig.scale`), so take
@@ -95,7 +96,7 @@ class Trainer:
         self.device, self.log_every = torch.device(device), log_every
         self._identity = {
             "dictionary": {"architecture": dictionary.architecture, **asdict(dictionary.config)},
-            "start": weights_digest(dictionary),
+            "start": tensors_sha256(dictionary.state_dict()),
             "training": asdict(config),
             "activations": blocks.describe(),
         }

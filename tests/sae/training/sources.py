@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
+from hooked_whisper.storage import Place
 from sae_lens_audio import TopK, TopKConfig
 from sae_lens_audio.activations import TensorBlocks
 from sae_lens_audio.architectures import Dictionary
@@ -29,7 +28,7 @@ def config(**changes) -> TrainingConfig:
     return TrainingConfig(**({"steps": 30, "batch": 64, "lr": 1e-2, "dead_after": 1000} | changes))
 
 
-def trainer(folder: Path | None = None, sae: Dictionary | None = None, **changes) -> Trainer:
+def trainer(folder: Place | None = None, sae: Dictionary | None = None, **changes) -> Trainer:
     return Trainer(sae or TopK(TopKConfig(D, F, k=3)), TensorBlocks(mixtures()), config(**changes), folder, log_every=5)
 
 

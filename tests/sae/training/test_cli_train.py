@@ -13,6 +13,8 @@ from sae_lens_audio import load_sae
 from sae_lens_audio.activations import HarvestOptions, Store, harvest
 from sae_lens_audio.cli import main
 from sae_lens_audio.errors import TrainingError
+from sae_lens_audio.formats import saelens
+from sae_lens_audio.formats.files import write_together
 from sae_lens_audio.settings import parse_settings, read_settings
 from tests.findings.worlds import small_model
 from tests.sae.activations.worlds import NEURONS, RESID, corpus
@@ -56,10 +58,13 @@ def written(folder: Path, store: Store, *swaps: tuple[str, str]) -> Path:
 
 
 def test_a_dictionary_is_trained_scored_and_goes_on(
-    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path, store)
+    saves: list[Path] = []
+    monkeypatch.setattr(saelens, "write_together", lambda to, files: (saves.append(to), write_together(to, files)))
     assert main(["train", str(path), "--threads", "1"]) == 0
+    assert saves == [tmp_path / "run" / "sae"], "once, with its scores"
     said = capsys.readouterr().out
     assert "held-out speakers: explained variance" in said and "load_sae" in said
     loaded = load_sae(tmp_path / "run" / "sae")

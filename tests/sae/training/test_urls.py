@@ -12,12 +12,15 @@ from hooked_whisper.storage import as_path
 from sae_lens_audio import TopK, TopKConfig, load_sae, save_sae
 from sae_lens_audio.activations import StoredBlocks, harvest
 from sae_lens_audio.activations.options import HarvestOptions
+from sae_lens_audio.cli import main
 from sae_lens_audio.errors import TrainingError
 from sae_lens_audio.training import Trainer, TrainingConfig, read_metrics
 from sae_lens_audio.training.log import TensorBoard
 from tests.findings.worlds import small_model
 from tests.sae.activations.worlds import RESID, corpus
+from tests.sae.training.sources import trainer
 
+DATA = Path(__file__).parents[1] / "data"
 CONFIG = TrainingConfig(steps=12, batch=32, lr=1e-2)
 
 
@@ -57,3 +60,90 @@ def test_errors_name_the_url() -> None:
         load_sae(place)
     with pytest.raises(TrainingError, match="TensorBoard writes to local folders"):
         TensorBoard(place, 0)
+
+
+def test_lines_behind_an_url_are_there_before_the_checkpoint() -> None:
+    """A killed run loses the lines of steps that it does again."""
+    place = as_path("memory://test_train/killed")
+    with trainer(place) as run:
+        run._writers = run._open_writers()
+        for number in range(1, 8):
+            step = run.step()
+            for writer in run._writers:
+                writer.write(step.number, {"l0": 1.0})
+            if number == 5:
+                run.save()
+                assert [line["step"] for line in read_metrics(place)] == [1, 2, 3, 4, 5]
+        run._writers = []  # killed: nothing is closed
+    assert [line["step"] for line in read_metrics(place)] == [1, 2, 3, 4, 5]
+    with trainer(place) as again:
+        assert again.number == 5
+        again.fit(progress=False)
+    steps = [line["step"] for line in read_metrics(place)]
+    assert steps == [1, 2, 3, 4, 5, *range(10, 31, 5)]
+
+
+def test_the_command_takes_urls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Settings, store and folder, each an URL."""
+    place = as_path("memory://test_train/command")
+    options = HarvestOptions(shard_rows=90, batch=2)
+    harvest(small_model(0), corpus(8), RESID, str(place / "store"), options, progress=False)
+    (place / "run.toml").write_text(
+        f"""
+[activations]
+store = "{place / "store"}"
+hook = "encoder.blocks.0"
+held_out = 0.3
+[dictionary]
+architecture = "topk"
+d_sae = 40
+k = 4
+[training]
+steps = 12
+batch = 32
+"""
+    )
+    assert main(["train", str(place / "run.toml"), "--out", str(place / "run"), "--threads", "1"]) == 0
+    assert f"load_sae('{place / 'run' / 'sae'}')" in capsys.readouterr().out
+    about = load_sae(place / "run" / "sae").metadata
+    assert about.corpus == "8 recordings of store" and about.extra["held_out"]["rows"] > 0
+
+
+def test_only_files_of_a_dictionary_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = as_path("memory://test_train/among")
+    save_sae(TopK(TopKConfig(4, 8, k=2)), place)
+    for name in ("recording.wav", "other/ae.pt", "readme.md"):
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_bytes(b"not needed")
+    fetched, get = [], type(place.fs).get_file  # type: ignore[attr-defined]
+
+    def noted(self: object, path: str, *rest: object, **more: object) -> object:
+        fetched.append(path.rsplit("/", 1)[1])
+        return get(self, path, *rest, **more)
+
+    monkeypatch.setattr(type(place.fs), "get_file", noted)  # type: ignore[attr-defined]
+    load_sae(place)
+    assert sorted(fetched) == ["cfg.json", "sae_weights.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["sparsify/plain", "dictionary_learning/BatchTopKSAE"])
+def test_foreign_folders_behind_urls(name: str) -> None:
+    near, far = DATA / name, as_path(f"memory://test_train/{name}")
+    far.mkdir(parents=True)
+    for file in near.iterdir():
+        (far / file.name).write_bytes(file.read_bytes())
+    one, two = load_sae(near), load_sae(far)
+    assert one.metadata == two.metadata and str(two.source) == f"{far}/{one.source.name}"
+    for key, tensor in one.sae.state_dict().items():
+        assert torch.equal(tensor, two.sae.state_dict()[key])
+
+
+def test_a_file_of_weights_behind_an_url_finds_its_configuration() -> None:
+    near, far = DATA / "dictionary_learning/BatchTopKSAE", as_path("memory://test_train/steps")
+    (far / "checkpoints").mkdir(parents=True)
+    (far / "checkpoints/ae_100.pt").write_bytes((near / "ae.pt").read_bytes())
+    with pytest.raises(CheckpointError, match=r"memory://test_train/steps/checkpoints/config.json does not exist"):
+        load_sae(far / "checkpoints/ae_100.pt")
+    (far / "config.json").write_bytes((near / "config.json").read_bytes())
+    found = load_sae(str(far / "checkpoints/ae_100.pt"))
+    assert torch.equal(found.sae.W_enc, load_sae(near).sae.W_enc)
