@@ -7,7 +7,7 @@ OUT ?= out/demo
 # test processes and torch threads: one thread each keeps two cores busy without fighting over them
 WORKERS ?= 2
 
-.PHONY: demo test test-slow test-peers lint format bench bench-sae clean
+.PHONY: demo test test-slow test-peers lint format bench bench-sae bench-growth clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -36,10 +36,6 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed-test
-	$(BIN)/python -m benchmarks.forward
-	$(BIN)/python -m benchmarks.scanning
-
 # the libraries that we are measured against and whose files we read, each in an environment of its own, torch as ours
 PEERS := .venv-peers
 PEER_PIP = $(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c benchmarks/peers/constraints.txt
@@ -60,6 +56,20 @@ $(PEERS)/dictionary_learning/.installed: constraints.txt benchmarks/peers/constr
 	$(PEER_PIP) torch dictionary-learning
 	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision
 	@touch $@
+
+# nnsight, and everything else that the passes are measured beside: one process takes turns
+$(PEERS)/passes/.installed: pyproject.toml constraints.txt benchmarks/peers/passes.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c benchmarks/peers/passes.txt -e '.[hf]' nnsight
+	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision
+	@touch $@
+
+# everything side by side, one table; dictionaries (`make bench-sae`) and growth (`make bench-growth`) by themselves
+bench: $(PEERS)/passes/.installed
+	$(PEERS)/passes/bin/python -m benchmarks.bench
+
+bench-growth: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks.growth
 
 # round trips of dictionaries, and losses, with the real sae-lens
 test-peers: $(PEERS)/sae-lens/.installed

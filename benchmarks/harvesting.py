@@ -1,11 +1,11 @@
 """What a harvest costs beside the bare encoder to the same block.
 
-    python -m benchmarks.harvesting [--clips 32] [--threads 1] [--size tiny] [--seconds 30 10] [--json FILE]
+    python -m benchmarks.harvesting [--clips 200] [--threads 2] [--size tiny] [--seconds 30 10] [--json FILE]
 
 In turn, several times: the encoder alone, block by block up to the hook, on log-mels that are there already; and a
 whole harvest of the same clips (decoding, log-mel, encoder to the hook, checks, shuffling, statistics, SHA-256, files
-synced to the disk). Random weights, random sound in WAV files, one process; the shortest time of each counts, since
-what else the machine does only adds. By CPU time, the threads that decode, make log-mels and write are counted too.
+synced to the disk). Random weights, random sound in WAV files, one process. Rates are ratios of neighbours in time. By
+CPU time, the threads that decode, make log-mels and write are counted too.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 import torch
 
 from hooked_whisper.config import RELEASED
-from hooked_whisper.corpora import audio_folder
+from hooked_whisper.corpora import Recording, audio_folder
 from hooked_whisper.hooked import HookedWhisper
 from sae_lens_audio.activations import HarvestOptions, harvest
 
@@ -36,58 +39,76 @@ def bare(model: HookedWhisper, mel: torch.Tensor, block: int) -> None:
         x = layer(x)
 
 
-def measure(size: str, clips: int, seconds: float, batch: int, rounds: int, folder: Path) -> dict[str, float]:
+def write_clips(folder: Path, clips: int, seconds: float) -> list[Recording]:
+    """Noise of changing loudness in WAV files."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for k in range(clips):
+        loud = np.repeat(rng.random(-(-int(seconds * 16000) // 1600)), 1600)[: int(seconds * 16000)]
+        soundfile.write(folder / f"{k:03d}.wav", 0.3 * loud * rng.uniform(-1, 1, len(loud)), 16000)
+    return audio_folder(folder)
+
+
+class Clock:
+    """Wall and CPU seconds of each piece of work, round after round."""
+
+    def __init__(self) -> None:
+        self.wall: dict[str, list[float]] = {}
+        self.cpu: dict[str, list[float]] = {}
+
+    def time(self, name: str, work: Callable[[], object]) -> None:
+        wall, cpu = time.perf_counter(), time.process_time()
+        work()
+        self.wall.setdefault(name, []).append(time.perf_counter() - wall)
+        self.cpu.setdefault(name, []).append(time.process_time() - cpu)
+
+    def ratios(self, one: str, other: str) -> tuple[list[float], list[float]]:
+        """Of wall and of CPU seconds, round by round."""
+        wall, cpu = ([a / b for a, b in zip(t[one], t[other], strict=True)] for t in (self.wall, self.cpu))
+        return wall, cpu
+
+
+@torch.no_grad()
+def measure(size: str, clips: int, seconds: float, batch: int, rounds: int) -> dict[str, Any]:
+    """Rates of harvests as shares of the bare encoder's, of each round."""
     torch.manual_seed(0)
     model = HookedWhisper(RELEASED[size])
     block = model.cfg.encoder.n_layers // 2
-    rng = np.random.default_rng(0)
-    (folder / "audio").mkdir()
-    for k in range(clips):
-        loud = np.repeat(rng.random(-(-int(seconds * 16000) // 1600)), 1600)[: int(seconds * 16000)]
-        soundfile.write(folder / "audio" / f"{k:03d}.wav", 0.3 * loud * rng.uniform(-1, 1, len(loud)), 16000)
-    corpus = audio_folder(folder / "audio")
-    options = HarvestOptions(batch=batch)
-    spent: dict[str, list[float]] = {name: [] for name in ("bare", "harvest", "bare cpu", "harvest cpu")}
-
-    def clock(name: str, work: Callable[[], object]) -> None:
-        wall, cpu = time.perf_counter(), time.process_time()
-        work()
-        spent[name].append(time.perf_counter() - wall)
-        spent[f"{name} cpu"].append(time.process_time() - cpu)
-
-    with torch.no_grad():
-        mels = [model.to_mel([one.audio() for one in corpus[k : k + batch]]) for k in range(0, clips, batch)]
+    hook, options, clock = f"encoder.blocks.{block}", HarvestOptions(batch=batch), Clock()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        corpus = write_clips(folder / "audio", clips, seconds)
+        # the bare encoder gets as many batches, of the same few log-mels, which are there already
+        mels = [model.to_mel([one.audio() for one in corpus[k : k + batch]]) for k in range(0, min(clips, 32), batch)]
+        todo = [mels[k % len(mels)] for k in range(-(-clips // batch))]
         bare(model, mels[0], block)
         for number in range(rounds):
-            out, hook = folder / f"h{number}", f"encoder.blocks.{block}"
-            clock("bare", lambda: [bare(model, mel, block) for mel in mels])
-            clock("harvest", lambda out=out, hook=hook: harvest(model, corpus, hook, out, options, progress=False))
-    result = {name: min(times) for name, times in spent.items()}
-    rates = {f"rate{what}": result[f"bare{what}"] / result[f"harvest{what}"] for what in ("", " cpu")}
-    return result | rates | {"clips": clips, "seconds": seconds}
+            clock.time("bare", lambda: [bare(model, mel, block) for mel in todo])
+            out = folder / f"h{number}"
+            clock.time("harvest", lambda out=out: harvest(model, corpus, hook, out, options, progress=False))
+            shutil.rmtree(out)
+    rate, cpu_rate = clock.ratios("bare", "harvest")
+    return {"clips": clips, "seconds": seconds, "rate": rate, "cpu_rate": cpu_rate, "wall": clock.wall}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--clips", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", default="tiny")
-    parser.add_argument("--seconds", type=float, nargs="+", default=[30.0, 10.0])
+    parser.add_argument("--seconds", type=float, nargs="+", default=[30.0])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows = []
-    for seconds in options.seconds:
-        with tempfile.TemporaryDirectory() as folder:
-            rows.append(measure(options.size, options.clips, seconds, options.batch, options.rounds, Path(folder)))
+    rows = [measure(options.size, options.clips, s, options.batch, options.rounds) for s in options.seconds]
     print(f"{platform.machine()}, {options.threads} thread(s), {options.size}, torch {torch.__version__}")
-    print("| sound in each clip | bare encoder to the block | harvest | its rate / the bare encoder's | by CPU time |")
-    print("|---|---|---|---|---|")
+    print("| sound in each clip | harvest's rate / the bare encoder's | all rounds | by CPU time |\n|---|---|---|---|")
     for row in rows:
-        times = f"{row['bare']:.2f} s | {row['harvest']:.2f} s"
-        print(f"| {row['seconds']:g} s | {times} | {row['rate']:.3f} | {row['rate cpu']:.3f} |")
+        rounds = ", ".join(f"{one:.3f}" for one in row["rate"])
+        middle = (statistics.median(row[name]) for name in ("rate", "cpu_rate"))
+        print("| {:g} s | {:.3f} | {} | {:.3f} |".format(row["seconds"], next(middle), rounds, next(middle)))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 

@@ -15,22 +15,28 @@ import argparse
 import heapq
 import json
 import platform
+import shutil
 import statistics
+import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from benchmarks.harvesting import Clock, write_clips
 from hooked_whisper.config import RELEASED
-from hooked_whisper.features.scanning import ScanOptions
+from hooked_whisper.features.scanning import ScanOptions, scan
 from hooked_whisper.features.scanning.priority import priorities
 from hooked_whisper.features.scanning.reader import SiteReader
 from hooked_whisper.features.scanning.state import Stretch
 from hooked_whisper.features.sites import Site
 from hooked_whisper.hooked import HookedWhisper
+from sae_lens_audio.activations import HarvestOptions, harvest
 
 FEW = 16  # neurons of the slowest loop
 
@@ -113,6 +119,26 @@ def measure(size: str, clips: int, seconds: float, seed: int = 0) -> dict[str, f
     return spent | {"scan of the later half": late * spent["encoder"], "clips": clips, "seconds": seconds}
 
 
+@torch.no_grad()
+def compare(size: str, clips: int, seconds: float, rounds: int) -> dict[str, Any]:
+    """A whole scan of the neurons of the middle block beside a whole harvest of them, in turn."""
+    torch.manual_seed(0)
+    model = HookedWhisper(RELEASED[size])
+    hook = f"encoder.blocks.{model.cfg.encoder.n_layers // 2}.mlp.hook_post"
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        corpus = write_clips(folder / "audio", clips, seconds)
+        for number in range(rounds):
+            for what in ("harvest", "scan"):
+                out = folder / f"{what}-{number}"
+                work = partial(harvest, options=HarvestOptions(batch=4)) if what == "harvest" else scan
+                clock.time(what, lambda work=work, out=out: work(model, corpus, [hook], out, progress=False))
+                shutil.rmtree(out)
+    ratio, cpu_ratio = clock.ratios("scan", "harvest")
+    return {"clips": clips, "seconds": seconds, "ratio": ratio, "cpu_ratio": cpu_ratio, "wall": clock.wall}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=40)
@@ -120,8 +146,13 @@ def main() -> None:
     parser.add_argument("--size", default="tiny")
     parser.add_argument("--seconds", type=float, nargs="+", default=[30.0, 10.0, 3.0])
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--beside-harvest", action="store_true", help="a whole scan beside a whole harvest, instead")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.beside_harvest:
+        found = compare(options.size, options.clips, options.seconds[0], 5)
+        print(f"scan / harvest: {found['ratio']}, by CPU time {found['cpu_ratio']}")
+        return
     rows = [measure(options.size, options.clips, seconds) for seconds in options.seconds]
     print(f"{platform.machine()}, {options.threads} thread(s), {options.size}, torch {torch.__version__}")
     names = ("to the hook", "scan", "scan of the later half", "largest only", "heaps", "heaps, every position")

@@ -12,7 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-WAIT = timedelta(days=7)  # for the slowest rank; one that died is noticed by torchrun, which ends the others
+# How long one process waits for the others; one that dies is noticed at once, a host that vanishes is not.
+OF_STEPS = timedelta(minutes=10)  # training: all come at nearly the same time
+OF_PASSES = timedelta(days=1)  # passes over a corpus: the first waits until the last has done its share
 
 
 @dataclass(frozen=True)
@@ -52,18 +54,18 @@ def started_by_torchrun() -> bool:
 
 
 @contextmanager
-def torchrun_ranks(device: torch.device) -> Iterator[TorchRanks | None]:
+def torchrun_ranks(device: torch.device, patience: timedelta = OF_PASSES) -> Iterator[TorchRanks | None]:
     """The group that ``torchrun`` says this process is one of; ``None`` where it was started alone.
 
     Messages go by nccl between GPUs, by gloo otherwise. Passes over a corpus only wait for each other: they take the
-    CPU's group whatever the model runs on.
+    CPU's group whatever the model runs on. ``patience``: after so long without the others, waiting is an error.
     """
     if not started_by_torchrun():
         yield None
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
     try:
         yield TorchRanks(dist.get_rank(), dist.get_world_size())
     finally:

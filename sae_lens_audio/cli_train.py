@@ -20,11 +20,12 @@ def run_train(parsed: argparse.Namespace) -> int:
     """Train, or go on; the dictionary is in ``sae/`` of the folder, its held-out scores in its metadata."""
     import torch
 
+    from hooked_whisper.ranks import OF_STEPS, torchrun_ranks
     from hooked_whisper.storage import as_path
     from sae_lens_audio.formats import load_sae
     from sae_lens_audio.runs import source_of, trainer_of
     from sae_lens_audio.settings import read_settings
-    from sae_lens_audio.training import torchrun_ranks
+    from sae_lens_audio.training import Trainer
 
     settings = read_settings(parsed.settings)
     threads = parsed.threads or settings.run.threads
@@ -32,7 +33,7 @@ def run_train(parsed: argparse.Namespace) -> int:
         torch.set_num_threads(threads)
     device = device_of(parsed.device or settings.run.device)
     folder = as_path(parsed.out or settings.run.folder)
-    with torchrun_ranks(device) as ranks:
+    with torchrun_ranks(device, OF_STEPS) as ranks:
         trainer = trainer_of(settings, source_of(settings.activations, device), folder, device=device, ranks=ranks)
         first = ranks is None or ranks.rank == 0
         if trainer.number and first:

@@ -1,0 +1,283 @@
+"""What is timed: one piece of work each, done by us and by the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from whisper.model import MultiHeadAttention
+
+from benchmarks.bench.models import Models
+from hooked_whisper.model import KVCache, local_window
+
+OURS = "ours"
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """work: by who does it; each returns what it keeps. against: whom ours is compared with, the fastest counts.
+    target: ratio of times that ours should not exceed.
+    """
+
+    name: str
+    work: Mapping[str, Work]
+    against: tuple[str, ...]
+    target: float | None = None
+    notes: str = ""
+
+
+def cases(m: Models) -> list[Case]:
+    return [*forward(m), *caching(m), *windows(m), *precision(m)]
+
+
+def forward(m: Models) -> list[Case]:
+    decoder = m.hf.model.decoder
+    peers = ("openai-whisper", "transformers")
+    n = m.tokens.shape[1]
+    return [
+        Case(
+            "encoder, 30 s",
+            {
+                OURS: lambda: m.ours.encoder(m.mel),
+                "openai-whisper": lambda: m.openai.encoder(m.mel),
+                "transformers": lambda: m.hf.model.encoder(m.mel).last_hidden_state,
+            },
+            peers,
+            1.0,
+        ),
+        Case(
+            f"decoder, {n} tokens",
+            {
+                OURS: lambda: m.ours.decoder(m.tokens, m.encoded),
+                "openai-whisper": lambda: m.openai.decoder(m.tokens, m.encoded),
+                "transformers": lambda: m.hf.proj_out(
+                    decoder(m.tokens, encoder_hidden_states=m.encoded, use_cache=False).last_hidden_state
+                ),
+            },
+            peers,
+            1.0,
+        ),
+        Case(
+            f"greedy decode, {n} tokens",
+            {
+                OURS: lambda: greedy_ours(m, n),
+                "openai-whisper": lambda: greedy_openai(m, n),
+                "transformers": lambda: greedy_transformers(m, n),
+            },
+            peers,
+            1.0,
+        ),
+    ]
+
+
+def greedy_ours(m: Models, n: int) -> None:
+    cache, new = KVCache(), m.tokens[:, :4]
+    for _ in range(n):
+        new = m.ours.decoder(new, m.encoded, cache)[:, -1:].argmax(-1)
+
+
+def greedy_openai(m: Models, n: int) -> None:
+    cache, hooks = m.openai.install_kv_cache_hooks()
+    new = m.tokens[:, :4]
+    for _ in range(n):
+        new = m.openai.decoder(new, m.encoded, kv_cache=cache)[:, -1:].argmax(-1)
+    for hook in hooks:
+        hook.remove()
+
+
+def greedy_transformers(m: Models, n: int) -> None:
+    past, new = None, m.tokens[:, :4]
+    for _ in range(n):
+        out = m.hf.model.decoder(new, encoder_hidden_states=m.encoded, past_key_values=past, use_cache=True)
+        past = out.past_key_values
+        new = m.hf.proj_out(out.last_hidden_state)[:, -1:].argmax(-1)
+
+
+# --- keeping activations ---------------------------------------------------------------------------------------------
+
+
+def caching(m: Models) -> list[Case]:
+    openai, hf = m.openai.encoder, m.hf.model.encoder
+    middle = m.ours.cfg.encoder.n_layers // 2 - 1
+    resid, pattern = f"encoder.blocks.{middle}.hook_resid_post", f"encoder.blocks.{middle}.attn.hook_pattern"
+    residuals = "encoder.blocks.*.hook_resid_post"
+    return [
+        Case(
+            "one residual of the middle, no logits",
+            {
+                OURS: lambda: m.ours.run_with_cache(m.mel, names=resid, return_type=None)[1],
+                "ours, bare encoder": lambda: m.ours.encoder(m.mel),
+                "torch hook on openai-whisper": lambda: hooked(
+                    m.openai.encoder, [m.openai.encoder.blocks[middle]], m.mel
+                ),
+                "torch hook on transformers": lambda: hooked(
+                    m.hf.model.encoder, [m.hf.model.encoder.layers[middle]], m.mel
+                ),
+                **nnsight_work(m, "residual", middle),
+            },
+            ("ours, bare encoder",),
+            0.6,
+        ),
+        Case(
+            "every residual of the encoder",
+            {
+                OURS: lambda: m.ours.run_with_cache(m.mel, names=residuals)[1],
+                "torch hook on openai-whisper": lambda: hooked(openai, list(openai.blocks), m.mel),
+                "torch hook on transformers": lambda: hooked(
+                    m.hf.model.encoder, list(m.hf.model.encoder.layers), m.mel
+                ),
+                "transformers, output_hidden_states": lambda: hf(m.mel, output_hidden_states=True),
+                **nnsight_work(m, "residuals", middle),
+            },
+            ("torch hook on openai-whisper", "torch hook on transformers"),
+        ),
+        Case(
+            "every point but scores and patterns, both stacks",
+            {
+                OURS: lambda: m.ours.run_with_cache(m.mel, m.tokens, names=everything(m))[1],
+                "ours, bare forward": lambda: m.ours(m.mel, m.tokens),
+                "torch hooks on every module of openai-whisper": lambda: hooked_all(m),
+            },
+            ("ours, bare forward",),
+            1.15,
+            "what is kept takes new memory: page faults are part of it",
+        ),
+        Case(
+            "one attention pattern of the middle, no logits",
+            {
+                OURS: lambda: m.ours.run_with_cache(m.mel, names=pattern, return_type=None)[1],
+                "transformers eager, output_attentions": lambda: (
+                    m.eager.model.encoder(m.mel, output_attentions=True).attentions
+                ),
+                "openai-whisper without sdpa, its scores": lambda: openai_scores(m, middle),
+                **nnsight_work(m, "pattern", middle),
+            },
+            ("transformers eager, output_attentions",),
+            0.5,
+        ),
+    ]
+
+
+def everything(m: Models) -> list[str]:
+    return [name for name in m.ours.default_cache_names() if not name.endswith(("hook_attn_scores", "hook_pattern"))]
+
+
+def hooked(model: nn.Module, modules: list[nn.Module], *inputs: Tensor) -> list[Any]:
+    """What people write with torch's own hooks."""
+    kept: list[Any] = []
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_hook(lambda _m, _i, out: kept.append(out)).remove)
+        model(*inputs)
+    return kept
+
+
+def hooked_all(m: Models) -> list[Any]:
+    modules = [one for one in m.openai.modules() if one is not m.openai]
+    return hooked(m.openai, modules, m.mel, m.tokens)
+
+
+def openai_scores(m: Models, block: int) -> list[Any]:
+    before, MultiHeadAttention.use_sdpa = MultiHeadAttention.use_sdpa, False
+    try:
+        kept = hooked(m.openai.encoder, [m.openai.encoder.blocks[block].attn], m.mel)
+    finally:
+        MultiHeadAttention.use_sdpa = before
+    return [scores.softmax(-1) for _, scores in kept]
+
+
+def nnsight_work(m: Models, what: str, block: int) -> dict[str, Work]:
+    """With nnsight around transformers; nothing where it is not installed."""
+    try:
+        from nnsight import NNsight
+    except ImportError:
+        return {}
+    model = NNsight(m.eager.model.encoder if what == "pattern" else m.hf.model.encoder)
+
+    def residual() -> Tensor:
+        with model.trace(m.mel) as tracer:
+            kept = model.layers[block].output.save()
+            tracer.stop()
+        return kept
+
+    def residuals() -> list[Tensor]:
+        with model.trace(m.mel):
+            kept = [layer.output.save() for layer in model.layers]
+        return kept
+
+    def pattern() -> Tensor:
+        with model.trace(m.mel) as tracer:
+            kept = model.layers[block].self_attn.output[1].save()
+            tracer.stop()
+        return kept
+
+    name = "nnsight on transformers eager" if what == "pattern" else "nnsight on transformers"
+    return {name: {"residual": residual, "residuals": residuals, "pattern": pattern}[what]}
+
+
+# --- windows, precision, compilation ---------------------------------------------------------------------------------
+
+
+def windows(m: Models) -> list[Case]:
+    def within(k: int) -> Work:
+        def work() -> object:
+            with m.ours.hooks(attn_masks={"encoder": local_window(k)}):
+                return m.ours.encoder(m.mel)
+
+        return work
+
+    work = {OURS: within(50), "ours, full encoder": lambda: m.ours.encoder(m.mel)}
+    work |= {f"ours, k={k}": within(k) for k in (25, 100, 200)}
+    return [Case("local window, k=50, every encoder block", work, ("ours, full encoder",), 0.7)]
+
+
+def precision(m: Models) -> list[Case]:
+    low = m.ours.encoder
+    half = type(m.ours)(m.ours.cfg).to(torch.bfloat16)
+    compiled = torch.compile(m.ours.encoder, fullgraph=True)
+    mel = m.mel.to(torch.bfloat16)
+    found = [
+        Case(
+            "encoder, bfloat16",
+            {OURS: lambda: half.encoder(mel), "ours, float32": lambda: low(m.mel)},
+            ("ours, float32",),
+        ),
+        Case(
+            "encoder, torch.compile",
+            {OURS: lambda: compiled(m.mel), "ours, not compiled": lambda: low(m.mel)},
+            ("ours, not compiled",),
+        ),
+    ]
+    return found + (on_cuda(m) if torch.cuda.is_available() else [])
+
+
+def on_cuda(m: Models) -> list[Case]:
+    """Half precision beside transformers (its fused attention takes flash kernels), compiled and not."""
+    return [_on_cuda(m, torch.float16, "float16"), _on_cuda(m, torch.bfloat16, "bfloat16")]
+
+
+def _on_cuda(m: Models, dtype: torch.dtype, name: str) -> Case:
+    ours = type(m.ours)(m.ours.cfg).to("cuda", dtype).eval()
+    hf = type(m.hf)(m.hf.config).to("cuda", dtype).eval()
+    mel, tokens = m.mel.to("cuda", dtype), m.tokens.to("cuda")
+    compiled = torch.compile(ours.encoder, fullgraph=True)
+
+    def timed(work: Work) -> Work:
+        def synchronised() -> object:
+            out = work()
+            torch.cuda.synchronize()
+            return out
+
+        return synchronised
+
+    work = {
+        OURS: timed(lambda: ours(mel, tokens)),
+        "transformers": timed(lambda: hf(mel, decoder_input_ids=tokens).logits),
+        "ours, encoder compiled": timed(lambda: ours.decoder(tokens, compiled(mel))),
+    }
+    return Case(f"forward on CUDA, {name}", work, ("transformers",), 1.0)

@@ -1,0 +1,88 @@
+"""What was measured on, and who else was using it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PRODUCTS = ((1500, 384, 1536), (2048, 2048, 2048))
+_PRODUCTS = ((1500, 384, 1536), (2048, 2048, 2048))
+_PACKAGES = ("torch", "openai-whisper", "transformers", "nnsight", "numpy")
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Processor, threads, versions, and how fast it multiplies matrices."""
+    cpu = {}
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        name, _, value = line.partition(":")
+        cpu.setdefault(name.strip(), value.strip())
+    flags = set(cpu.get("flags", "").split())
+    return {
+        "cpu": cpu.get("model name", platform.processor()),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "vector": next((f for f in ("amx_tile", "avx512f", "avx2") if f in flags), platform.machine()),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "commit": _commit(),
+        "date": time.strftime("%Y-%m-%d"),
+        "gflops_of_products": {
+            "1500x384x1536": product_rate(1500, 384, 1536),
+            "2048^3": product_rate(2048, 2048, 2048),
+        },
+    }
+
+
+def product_rate(n: int, k: int, m: int) -> float:
+    """GFLOP/s of torch's own float32 product, the best of several."""
+    a, b = torch.randn(n, k), torch.randn(k, m)
+    best = min(_seconds(lambda: a @ b) for _ in range(8))
+    return round(2 * n * k * m / best / 1e9, 1)
+
+
+def _seconds(work: Any) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return done.stdout.strip() or None
+
+
+@dataclass
+class Others:
+    """Cores that other processes use, on average since it was made."""
+
+    began: float = field(default_factory=time.monotonic)
+    busy: float = field(default_factory=lambda: _busy())
+
+    def cores(self) -> float:
+        return round(max(0.0, (_busy() - self.busy) / (time.monotonic() - self.began)), 2)
+
+
+def _busy() -> float:
+    """CPU seconds of all processes but this one and its children."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    values = [int(v) for v in stat.read_text().split("\n", 1)[0].split()[1:]]
+    mine = os.times()
+    whole = (sum(values) - values[3] - values[4]) / os.sysconf("SC_CLK_TCK")
+    return whole - (mine.user + mine.system + mine.children_user + mine.children_system)

@@ -1,0 +1,54 @@
+"""The most memory that a piece of work takes beyond what was there before, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.bench.cases import Case
+
+
+def peak_of(size: str, case: str, who: str) -> dict[str, float] | None:
+    """MiB of the peak, and of the tensors that are kept; ``None`` where the system does not say."""
+    if not sys.platform.startswith("linux"):
+        return None
+    command = [sys.executable, "-m", "benchmarks.bench", "--size", size, "--memory-of", case, who]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+@torch.no_grad()
+def measure_here(case: Case, who: str) -> dict[str, float]:
+    """In this process, which has done nothing else. The work is done once before: kernels are compiled, pools made."""
+    case.work[who]()
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    kept = case.work[who]()
+    peak = _status("VmHWM") - before
+    return {"peak_mib": round(peak, 1), "kept_mib": round(_bytes(kept, set()) / 2**20, 1)}
+
+
+def _status(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def _bytes(x: Any, seen: set[int]) -> int:
+    """Of the memory behind tensors, each once."""
+    if isinstance(x, torch.Tensor):
+        storage = x.untyped_storage()
+        if storage.data_ptr() in seen:
+            return 0
+        seen.add(storage.data_ptr())
+        return storage.nbytes()
+    if hasattr(x, "values"):
+        return sum(_bytes(one, seen) for one in x.values())
+    return sum(_bytes(one, seen) for one in x) if isinstance(x, list | tuple) else 0

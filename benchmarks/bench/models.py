@@ -1,0 +1,91 @@
+"""The same random weights in ours, openai-whisper's and transformers' model; nothing is timed unless they agree."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+import whisper
+from torch import Tensor
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+from hooked_whisper.config import RELEASED
+from hooked_whisper.hooked import HookedWhisper
+
+# our names to openai-whisper's
+_RENAMED = (
+    (r"\.ln1\.", ".attn_ln."),
+    (r"\.ln2\.", ".mlp_ln."),
+    (r"\.ln_cross\.", ".cross_attn_ln."),
+    (r"\.mlp\.up\.", ".mlp.0."),
+    (r"\.mlp\.down\.", ".mlp.2."),
+    (r"^decoder\.ln_final\.", "decoder.ln."),
+    (r"(conv[12])\.conv\.", r"\1."),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Models:
+    """``hf``: transformers with fused attention, ``eager``: the same weights with scores and patterns made.
+
+    mel ``[1, mel, frame]``, tokens ``[1, token]``, encoded ``[1, position, d_model]``: what they are run on.
+    """
+
+    ours: HookedWhisper
+    openai: whisper.Whisper
+    hf: WhisperForConditionalGeneration
+    eager: WhisperForConditionalGeneration
+    mel: Tensor
+    tokens: Tensor
+    encoded: Tensor
+
+
+@torch.no_grad()
+def make_models(size: str, n_tokens: int = 32) -> Models:
+    """Raises ``AssertionError`` where one of them computes something else."""
+    torch.manual_seed(0)
+    cfg = RELEASED[size]
+    hf = _transformers(cfg, "sdpa")
+    eager = _transformers(cfg, "eager")
+    eager.load_state_dict(hf.state_dict())
+    ours = HookedWhisper.from_pretrained(hf, device="cpu")
+    openai = whisper.Whisper(ours.dims).eval()
+    state = {_openai_name(name): tensor for name, tensor in ours.state_dict().items()}
+    openai.load_state_dict(state, strict=False)
+    mel = torch.randn(1, cfg.encoder.n_mels, cfg.encoder.n_frames)
+    tokens = torch.randint(0, 50000, (1, n_tokens))
+    encoded = ours.encoder(mel)
+    for other in (openai.encoder(mel), hf.model.encoder(mel)[0], eager.model.encoder(mel)[0]):
+        torch.testing.assert_close(other, encoded, atol=1e-4, rtol=1e-4)
+    logits = ours.decoder(tokens, encoded)
+    for other in (openai.decoder(tokens, encoded), _hf_logits(hf, tokens, encoded)):
+        torch.testing.assert_close(other, logits, atol=1e-3, rtol=1e-4)
+    return Models(ours, openai, hf, eager, mel, tokens, encoded)
+
+
+def _hf_logits(hf: WhisperForConditionalGeneration, tokens: Tensor, encoded: Tensor) -> Tensor:
+    return hf.proj_out(hf.model.decoder(tokens, encoder_hidden_states=encoded, use_cache=False).last_hidden_state)
+
+
+def _openai_name(name: str) -> str:
+    for pattern, other in _RENAMED:
+        name = re.sub(pattern, other, name)
+    return name
+
+
+def _transformers(cfg, attention: str) -> WhisperForConditionalGeneration:  # type: ignore[no-untyped-def]
+    enc, dec = cfg.encoder, cfg.decoder
+    config = WhisperConfig(
+        vocab_size=dec.n_vocab,
+        num_mel_bins=enc.n_mels,
+        d_model=enc.d_model,
+        encoder_layers=enc.n_layers,
+        decoder_layers=dec.n_layers,
+        encoder_attention_heads=enc.n_heads,
+        decoder_attention_heads=dec.n_heads,
+        encoder_ffn_dim=enc.d_mlp,
+        decoder_ffn_dim=dec.d_mlp,
+        attn_implementation=attention,
+    )
+    return WhisperForConditionalGeneration(config).eval()

@@ -1,0 +1,44 @@
+"""Harvests and scans, which read files and write them, beside the bare encoder; sweeps of patches beside the loop."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from typing import Any
+
+from benchmarks import harvesting, patching, scanning
+from benchmarks.bench.table import markdown
+
+
+def sections(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, Any]]:
+    """Text for the table, and the numbers."""
+    found = harvesting.measure("tiny", args.clips, 30.0, 8, max(3, args.rounds // 3))
+    scanned = scanning.compare("tiny", args.clips // 2, 30.0, max(3, args.rounds // 3))
+    swept = patching.measure_all("tiny", max(2, args.rounds // 4), n_naive=3)
+    texts = {
+        "Harvest of one block, 30 s of sound in each clip": markdown(
+            ("clips", "rate / the bare encoder's to that block, at least 0.95", "quartiles", "by CPU time"),
+            [(args.clips, _cell(found["rate"]), _span(found["rate"]), _cell(found["cpu_rate"]))],
+        ),
+        "Top-k scan of 1,536 neurons": markdown(
+            ("clips", "time / that of a harvest, at most 1.10", "quartiles", "by CPU time"),
+            [(scanned["clips"], _cell(scanned["ratio"]), _span(scanned["ratio"]), _cell(scanned["cpu_ratio"]))],
+        ),
+        "Sweeps of patches": markdown(
+            ("sweep", "patches", "times the naive loop", "range", "at least"),
+            [
+                (r["sweep"], r["patches"], f"{r['ratio']:.1f}", "{:.1f} to {:.1f}".format(*r["range"]), r["target"])
+                for r in swept
+            ],
+        ),
+    }
+    return texts, {"harvest": found, "scan": scanned, "patches": swept}
+
+
+def _cell(values: list[float]) -> str:
+    return f"{statistics.median(values):.3f}"
+
+
+def _span(values: list[float]) -> str:
+    low, _, high = statistics.quantiles(values, n=4)
+    return f"{low:.3f} to {high:.3f}"

@@ -1,0 +1,71 @@
+"""Turns: everybody does the work once a round, in changing order, so that whatever else goes on falls on all."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from benchmarks.bench.cases import OURS, Case
+
+
+@dataclass(frozen=True)
+class Row:
+    """Ours against one other. ratio: median of the rounds' ratios of times; low, high: their quartiles."""
+
+    case: str
+    other: str
+    ratio: float
+    low: float
+    high: float
+    ours_ms: float
+    other_ms: float
+    target: float | None
+    notes: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        return None if self.target is None else self.ratio <= self.target
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"met": self.met}
+
+
+@torch.no_grad()
+def take_turns(case: Case, rounds: int) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {name: [] for name in case.work}
+    for work in case.work.values():
+        work()
+    order = list(case.work)
+    for turn in tqdm(range(rounds), desc=case.name, leave=False):
+        at = turn % len(order)
+        for name in order[at:] + order[:at]:
+            start = time.perf_counter()
+            kept = case.work[name]()
+            seconds[name].append(time.perf_counter() - start)
+            del kept
+    return seconds
+
+
+def compared(mine: list[float], theirs: list[float]) -> tuple[float, float, float]:
+    """Median of the per-round ratios, with their quartiles."""
+    low, middle, high = statistics.quantiles([a / b for a, b in zip(mine, theirs, strict=True)], n=4)
+    return middle, low, high
+
+
+def rows_of(case: Case, seconds: Mapping[str, list[float]]) -> list[Row]:
+    """A row for each other. The target belongs to the fastest of those that do the same work."""
+    named = [name for name in case.against if name in seconds]
+    best = min(named, key=lambda name: statistics.median(seconds[name]))
+    found = []
+    for other, theirs in seconds.items():
+        if other != OURS:
+            ratio = compared(seconds[OURS], theirs)
+            ms = (1e3 * statistics.median(s) for s in (seconds[OURS], theirs))
+            found.append(Row(case.name, other, *ratio, *ms, case.target if other == best else None, case.notes))
+    return found
