@@ -25,7 +25,6 @@ def run_train(parsed: argparse.Namespace) -> int:
     from sae_lens_audio.formats import load_sae
     from sae_lens_audio.runs import source_of, trainer_of
     from sae_lens_audio.settings import read_settings
-    from sae_lens_audio.training import Trainer
 
     settings = read_settings(parsed.settings)
     threads = parsed.threads or settings.run.threads

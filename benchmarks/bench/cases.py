@@ -206,8 +206,10 @@ def nnsight_work(m: Models, what: str, block: int) -> dict[str, Work]:
         return kept
 
     def residuals() -> list[Tensor]:
+        kept: list[Tensor] = []
         with model.trace(m.mel):
-            kept = [layer.output.save() for layer in model.layers]
+            for layer in model.layers:
+                kept.append(layer.output.save())
         return kept
 
     def pattern() -> Tensor:
