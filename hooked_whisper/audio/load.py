@@ -215,15 +215,27 @@ def _decode_array(array: Any, rate: Any, sample_rate: Number | None) -> tuple[Te
     return _mono_float(array if isinstance(array, Tensor) else np.asarray(array), "audio array"), rate, "audio array"
 
 
+def _fetched(path: UPath, name: str) -> bytes:
+    """All of a remote file at once: decoders jump about in it."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise AudioError(f"{name} does not exist: check the URL") from None
+    except IsADirectoryError:
+        raise AudioError(f"{name} is a folder: give one audio file, or a list of them") from None
+    except Exception as error:  # clients of object stores have errors of their own
+        raise AudioError(f"{name} cannot be fetched: {str(error) or type(error).__name__}") from error
+
+
 def _decode_file(source: Any) -> tuple[np.ndarray, Number, str]:
     if isinstance(source, str | os.PathLike | UPath):
         path = as_path(source)
         name = f"file {str(path)!r}"
+        if not is_local(path):
+            return *read_audio(io.BytesIO(_fetched(path, name)), name), name
         try:
             with path.open("rb") as stream:
-                # what lies behind an URL is fetched at once: decoders jump about in a file
-                local: Any = stream if is_local(path) else io.BytesIO(stream.read())
-                return *read_audio(local, name), name
+                return *read_audio(stream, name), name
         except FileNotFoundError:
             raise AudioError(f"{name} does not exist: check the path and the working folder") from None
         except IsADirectoryError:

@@ -21,7 +21,7 @@ from hooked_whisper.corpora.tiers import USUAL, Tiers, merged
 from hooked_whisper.corpora.timit import from_timit
 from hooked_whisper.errors import AlignmentError
 from hooked_whisper.protocols import Alignment
-from hooked_whisper.storage import AnyPath, Place, as_path
+from hooked_whisper.storage import AnyPath, Place, as_path, is_local
 
 log = logging.getLogger(__name__)
 
@@ -81,12 +81,13 @@ def apply_alignments(
     sources = [source] if isinstance(source, str | os.PathLike | UPath) else list(source)
     table: dict[str, list[Finder]] = {}
     for one in map(as_path, sources):
-        files = files_under(one, ALIGNMENT_ENDINGS, AlignmentError) if one.is_dir() else [one]
+        is_folder = one.is_dir()
+        files = files_under(one, ALIGNMENT_ENDINGS, AlignmentError) if is_folder else [one]
         if not files:
             raise AlignmentError(f"folder {str(one)!r} has no files in {', '.join(ALIGNMENT_ENDINGS)}")
         for path in sorted(files, key=_rank):
-            name = inside(path, one).with_suffix("").as_posix() if one.is_dir() else path.stem
-            for key, finder in _finders(path, name, tiers):
+            name = inside(path, one).with_suffix("").as_posix() if is_folder else path.stem
+            for key, finder in _finders(path, name, tiers, sure=is_folder and not is_local(one)):
                 table.setdefault(key, []).append(finder)
     keys = _matches([r.id for r in corpus], list(table))
     n = sum(key is not None for key in keys)
@@ -141,10 +142,10 @@ def _from_ctm(content: str, name: str, tier: Tier, tiers: Tiers, source: str) ->
     return ctm_alignment(wanted, lines[wanted], tier, tiers, source)
 
 
-def _finders(path: AnyPath, name: str, tiers: Tiers) -> list[tuple[str, Finder]]:
-    """What a file aligns, by name, and how to read it."""
+def _finders(path: AnyPath, name: str, tiers: Tiers, sure: bool) -> list[tuple[str, Finder]]:
+    """What a file aligns, by name, and how to read it. ``sure``: a listing just had it, and asking costs a request."""
     if path.suffix.lower() != ".ctm":
-        if not path.is_file():
+        if not sure and not path.is_file():
             raise AlignmentError(f"there is no file {str(path)!r}: check the path and the working folder")
         return [(name, partial(read_alignment, path, name, tiers))]
     source, tier = repr(str(path)), _ctm_tier(path)

@@ -44,8 +44,8 @@ def _remote(folder: UPath, endings: Collection[str], error: type[HookedWhisperEr
     """One listing of the whole tree: object stores have no folders to walk through."""
     try:
         names = folder.fs.find(folder.path)
-    except OSError as problem:
-        raise error(f"folder {str(folder)!r} cannot be read: {problem.strerror or problem}") from problem
+    except Exception as problem:  # clients of object stores have errors of their own
+        raise error(f"folder {str(folder)!r} cannot be read: {str(problem) or type(problem).__name__}") from problem
     if not names and not folder.exists():
         raise error(f"there is no folder {str(folder)!r}: check the URL")
     top = folder.path.rstrip("/")
@@ -80,8 +80,11 @@ def read_text(path: AnyPath, error: type[HookedWhisperError]) -> str:
     """
     try:
         content = path.read_bytes()
-    except OSError as problem:
-        raise error(f"{str(path)!r} cannot be read: {problem.strerror or problem}") from problem
+    except Exception as problem:
+        if is_local(path) and not isinstance(problem, OSError):
+            raise
+        why = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
+        raise error(f"{str(path)!r} cannot be read: {why}") from problem
     try:
         text = content.decode("utf-16" if content.startswith(_UTF16) else "utf-8-sig")
     except UnicodeDecodeError as problem:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import PurePath
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePath
+
+from upath import UPath
 
 from hooked_whisper.corpora.alignments import ALIGNMENT_ENDINGS, apply_alignments, with_files
 from hooked_whisper.corpora.files import AUDIO_ENDINGS, files_under, inside, names_of, read_text
 from hooked_whisper.corpora.records import Recording
 from hooked_whisper.corpora.tiers import USUAL, Tiers
 from hooked_whisper.errors import AudioError, closest
-from hooked_whisper.storage import AnyPath, Place, as_path
+from hooked_whisper.storage import AnyPath, Place, as_path, is_local
 
 _TRANSCRIPTS = (".txt", ".lab")
 
@@ -95,13 +97,8 @@ def librispeech(
     folder = as_path(path)
     if (folder / "LibriSpeech").is_dir():
         folder = folder / "LibriSpeech"
-    found = files_under(folder, {".flac", ".txt"}, AudioError)
-    chapters: dict[tuple[str, ...], list[AnyPath]] = {}
-    for file in found:
-        *where, _ = inside(file, folder).parts
-        if len(where) == 3:
-            chapters.setdefault(tuple(where), []).append(file)
-    known = sorted({where[0] for where, files in chapters.items() if any(f.suffix == ".flac" for f in files)})
+    remote = {} if is_local(folder) else _by_subset(folder)
+    known = _local_subsets(folder) if is_local(folder) else sorted(remote)
     if not known:
         raise AudioError(f"folder {str(folder)!r} is not laid out like LibriSpeech: no <subset>/*/*/*.flac in it")
     corpus: list[Recording] = []
@@ -110,11 +107,35 @@ def librispeech(
             near = closest(subset, known)
             hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
             raise AudioError(f"no subset {subset!r} in {str(folder)!r}, there are {', '.join(known)}{hint}")
-        for (_, speaker, _), files in sorted(item for item in chapters.items() if item[0][0] == subset):
-            texts = _chapter_texts([file for file in files if file.name.endswith(".trans.txt")])
-            audio = [file for file in files if file.suffix == ".flac"]
-            corpus += [Recording(f.stem, f, str(f), speaker, texts.get(f.stem, "")) for f in audio]
+        for chapter in _local_chapters(folder / subset) if is_local(folder) else remote[subset]:
+            texts = _chapter_texts([file for file in chapter if file.name.endswith(".trans.txt")])
+            audio = [file for file in chapter if file.suffix == ".flac"]
+            corpus += [Recording(f.stem, f, str(f), f.parent.parent.name, texts.get(f.stem, "")) for f in audio]
     return corpus if alignments is None else apply_alignments(corpus, alignments, tiers)
+
+
+def _local_subsets(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise AudioError(f"there is no folder {str(folder)!r}: check the path and the working folder")
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and next(p.glob("*/*/*.flac"), None) is not None)
+
+
+def _local_chapters(subset: Path) -> Iterator[list[AnyPath]]:
+    for chapter in sorted(subset.glob("*/*/")):  # follows links to subsets on other disks
+        yield [file for file in sorted(chapter.iterdir()) if not file.name.startswith(".")]
+
+
+def _by_subset(folder: UPath) -> dict[str, list[list[AnyPath]]]:
+    """Subset to files of its chapters, from one listing; subsets without audio are left out."""
+    chapters: dict[tuple[str, ...], list[AnyPath]] = {}
+    for file in files_under(folder, {".flac", ".txt"}, AudioError):
+        *where, _ = inside(file, folder).parts
+        if len(where) == 3:
+            chapters.setdefault(tuple(where), []).append(file)
+    found: dict[str, list[list[AnyPath]]] = {}
+    for place in sorted(chapters):
+        found.setdefault(place[0], []).append(chapters[place])
+    return {k: all_ for k, all_ in found.items() if any(f.suffix == ".flac" for one in all_ for f in one)}
 
 
 def timit(path: Place, tiers: Tiers = USUAL) -> list[Recording]:

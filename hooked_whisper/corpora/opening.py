@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+from upath import UPath
+
 from hooked_whisper.corpora.alignments import apply_alignments
+from hooked_whisper.corpora.files import files_under, inside
 from hooked_whisper.corpora.folders import audio_folder, librispeech, parent_folder, timit
 from hooked_whisper.corpora.manifests import manifest
 from hooked_whisper.corpora.records import Recording
 from hooked_whisper.corpora.tiers import USUAL, Tiers
 from hooked_whisper.errors import AudioError, closest
-from hooked_whisper.storage import AnyPath, Place, as_path
+from hooked_whisper.storage import AnyPath, Place, as_path, is_local
 
 Layout = Literal["auto", "folder", "librispeech", "timit", "manifest"]
 
@@ -55,8 +58,18 @@ def open_corpus(
 def _layout_of(place: AnyPath) -> str:
     if place.is_file():
         return "manifest"
+    if not is_local(place):
+        return _remote_layout(place)
     inner = place / "LibriSpeech" if (place / "LibriSpeech").is_dir() else place
     if next(inner.glob("*/*/*/*.trans.txt"), None) is not None:
         return "librispeech"
     phones = (next(place.glob(f"*/*/*.{ending}"), None) for ending in ("phn", "PHN"))
     return "timit" if any(phones) else "folder"
+
+
+def _remote_layout(place: UPath) -> str:
+    """The same from one listing of the whole tree: patterns would be looked for folder by folder."""
+    parts = [inside(file, place).parts for file in files_under(place, {".txt", ".phn"}, AudioError)]
+    if any(len(one) - (one[0] == "LibriSpeech") == 4 and one[-1].endswith(".trans.txt") for one in parts):
+        return "librispeech"
+    return "timit" if any(len(one) == 3 and one[-1].lower().endswith(".phn") for one in parts) else "folder"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
+from typing import Any
 
 import soundfile
 from jaxtyping import Float
@@ -11,7 +13,7 @@ from torch import Tensor
 from hooked_whisper.audio import SAMPLE_RATE, load_audio
 from hooked_whisper.corpora.tiers import ROUNDING_S
 from hooked_whisper.errors import AudioError
-from hooked_whisper.storage import AnyPath
+from hooked_whisper.storage import AnyPath, is_local
 
 
 def load_part(path: AnyPath, start: float | int, end: float | int) -> Float[Tensor, "sample"]:
@@ -24,7 +26,10 @@ def load_part(path: AnyPath, start: float | int, end: float | int) -> Float[Tens
         AudioError: as :func:`~hooked_whisper.audio.load_audio`; a part that is not in the file.
     """
     try:
-        with path.open("rb") as stream, soundfile.SoundFile(stream) as sound:
+        with ExitStack() as stack:
+            # of a remote file, only what is asked for is fetched
+            source: Any = path if is_local(path) else stack.enter_context(path.open("rb"))
+            sound = stack.enter_context(soundfile.SoundFile(source))
             first, last = _frames(path, start, end, sound.samplerate, sound.frames)
             sound.seek(first)
             samples = sound.read(last - first, dtype="float32", always_2d=True)
@@ -32,7 +37,11 @@ def load_part(path: AnyPath, start: float | int, end: float | int) -> Float[Tens
                 at = (first + len(samples)) / sound.samplerate
                 raise AudioError(f"file {str(path)!r} is truncated, it ends after {at:.2f} s: fetch it again")
             return load_audio((samples.mean(axis=1), sound.samplerate))
-    except (soundfile.LibsndfileError, FileNotFoundError, IsADirectoryError):
+    except AudioError:
+        raise
+    except Exception as error:
+        if is_local(path) and not isinstance(error, soundfile.LibsndfileError):
+            raise  # behind an URL anything may go wrong; fetching the whole file says what
         samples_of_all = load_audio(path)  # what libsndfile cannot read, PyAV may; or this says what is wrong
         first, last = _frames(path, start, end, SAMPLE_RATE, len(samples_of_all))
         return load_audio(samples_of_all[first:last])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 
 from hooked_whisper.audio import load_audio
 from hooked_whisper.corpora import Failure, Loader, Recording, open_corpus
@@ -116,3 +120,92 @@ def test_what_is_not_there_is_said() -> None:
     as_path("memory://test_urls/broken.wav").write_bytes(b"no sound")
     (only,) = Loader([Recording("x", as_path("memory://test_urls/broken.wav"))])
     assert isinstance(only, Failure) and "known format" in only.reason
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that fails for some files, as clients of object stores say it: not by an OSError."""
+    whole = {name: getattr(MemoryFileSystem, name) for name in ("_open", "cat_file")}
+
+    def failing(name: str) -> Callable[..., Any]:
+        def call(self: MemoryFileSystem, path: str, mode: Any = "rb", *rest: Any, **more: Any) -> Any:
+            if "broken" in path and mode != "wb":
+                raise RuntimeError("EndpointConnectionError: no route to the store")
+            return whole[name](self, path, mode if name == "_open" else None, *rest, **more)
+
+        return call
+
+    for name in whole:
+        monkeypatch.setattr(MemoryFileSystem, name, failing(name))
+
+
+def test_what_cannot_be_fetched_is_a_failure_with_its_reason(tmp_path: Path, broken: None) -> None:
+    table(tmp_path)
+    sound(tmp_path / "audio/broken.wav", 2)
+    (tmp_path / "list.csv").write_text(
+        "path,start,end\naudio/long.wav,,\naudio/broken.wav,,\naudio/broken.wav,0.1,0.3\n"
+    )
+    uploaded(tmp_path, as_path("memory://test_urls/place"))
+    good, *bad = Loader(open_corpus("memory://test_urls/place/list.csv"))
+    assert not isinstance(good, Failure)
+    for one in bad:
+        assert isinstance(one, Failure) and one.path == "memory://test_urls/place/audio/broken.wav"
+        assert re.search(
+            r"memory://test_urls/place/audio/broken.wav.* cannot be fetched: EndpointConnectionError", one.reason
+        )
+    as_path("memory://test_urls/place/broken.csv").write_bytes(b"path\n")
+    with pytest.raises(AudioError, match=r"place/broken.csv.* cannot be read: EndpointConnectionError"):
+        open_corpus("memory://test_urls/place/broken.csv")
+
+
+@pytest.mark.parametrize("layout", ["folder", "librispeech", "timit"])
+def test_a_tree_is_listed_as_a_whole(layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many folders there are: an object store answers with a thousand names at a time."""
+    asked, listed, find = [], [0], MemoryFileSystem.find
+
+    def counted(self: MemoryFileSystem, *rest: Any, **more: Any) -> Any:
+        listed[0] += 1
+        return find(self, *rest, **more)
+
+    monkeypatch.setattr(MemoryFileSystem, "find", counted)
+    for copies in (1, 4):
+        for copy in range(copies):
+            LAYOUTS[layout](tmp_path / f"{copies}" / ("" if layout != "folder" else f"{copy}"))
+        if layout == "librispeech" and copies == 4:
+            for speaker in range(20, 40):
+                sound(tmp_path / f"4/LibriSpeech/dev-clean/{speaker}/0/{speaker}-0-0000.flac", speaker)
+        if layout == "timit" and copies == 4:
+            for speaker in range(20):
+                sound(tmp_path / f"4/TRAIN/DR2/F{speaker}/SA1.WAV", speaker)
+        place = uploaded(tmp_path / f"{copies}", as_path(f"memory://test_urls/tree/{layout}{copies}"))
+        listed[0] = 0
+        open_corpus(str(place))
+        asked.append(listed[0])
+    assert asked[0] == asked[1] <= 3
+
+
+def test_links_to_subsets_on_another_disk_are_followed(tmp_path: Path) -> None:
+    librispeech(tmp_path / "disk")
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus/dev-clean").symlink_to(tmp_path / "disk/LibriSpeech/dev-clean")
+    assert [one.id for one in open_corpus(tmp_path / "corpus", "librispeech")] == [
+        "12-0-0000",
+        "12-0-0002",
+        "12-1-0001",
+    ]
+
+
+def test_recordings_behind_urls_are_cheap_and_travel(tmp_path: Path) -> None:
+    table(tmp_path)
+    place = uploaded(tmp_path, as_path("memory://test_urls/travel"))
+    for one in open_corpus(str(place / "list.csv")):
+        again = pickle.loads(pickle.dumps(one))
+        assert again.path == one.path and torch.equal(again.audio(), one.audio()) and len(pickle.dumps(one)) < 2000
+
+
+def test_file_urls_are_paths(tmp_path: Path) -> None:
+    folder(tmp_path)
+    near, far = open_corpus(tmp_path), open_corpus(f"file://{tmp_path}")
+    assert [facts(one) for one in near] == [facts(one) for one in far] and [r.path for r in near] == [
+        r.path for r in far
+    ]
