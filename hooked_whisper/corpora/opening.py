@@ -56,7 +56,7 @@ def open_corpus(
 
 
 def _layout_of(place: AnyPath) -> str:
-    if place.is_file():
+    if place.is_file() and (is_local(place) or place.suffix):  # a web server shows its folders as files
         return "manifest"
     if not is_local(place):
         return _remote_layout(place)
