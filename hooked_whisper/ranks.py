@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +13,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from hooked_whisper.errors import HookedWhisperError
 
 # How long one process waits for the others; one that dies is noticed at once, a host that vanishes is not.
 OF_STEPS = timedelta(minutes=10)  # training: all come at nearly the same time
@@ -65,8 +69,41 @@ def torchrun_ranks(device: torch.device, patience: timedelta = OF_PASSES) -> Ite
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
+    store, rank, n = next(dist.rendezvous("env://", timeout=patience))
+    # a restart by torchrun finds the addresses of the processes before it in the store, and may take them for its own
+    store = dist.PrefixStore(agreed_name(store, rank, n, patience), store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=n, timeout=patience)
     try:
         yield TorchRanks(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
+
+
+def agreed_name(store: dist.Store, rank: int, n: int, patience: timedelta) -> str:
+    """A word that the ``n`` processes of this start have in common, and no earlier ones with the same store had.
+
+    Whatever was left in the store: everybody says a word of its own, and listens only for the answer to that.
+
+    Raises:
+        HookedWhisperError: not all have come in time.
+    """
+    own = uuid.uuid4().hex
+    if rank:
+        store.set(f"here/{rank}", own)
+        name = store.get(f"name/{own}").decode()
+        store.set(f"heard/{name}/{rank}", "")
+        return name
+    until, missing = time.monotonic() + patience.total_seconds(), set(range(1, n))
+    while missing:
+        for one in [*missing]:
+            if store.check([f"heard/{own}/{one}"]):
+                missing.remove(one)
+            elif store.check([f"here/{one}"]):  # perhaps of a dead one: then nobody listens to the answer
+                store.set(f"name/{store.get(f'here/{one}').decode()}", own)
+        if time.monotonic() > until:
+            raise HookedWhisperError(
+                f"ranks {sorted(missing)} of {n} have not come: look at what they say, start again"
+            )
+        time.sleep(0.01)
+    return own

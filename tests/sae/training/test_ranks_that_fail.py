@@ -31,15 +31,15 @@ architecture = "batchtopk"
 d_sae = 64
 k = 4
 [training]
-steps = 1500
+steps = 500
 batch = 64
 lr = 1e-3
 [run]
 folder = "unused"
-checkpoint_s = 0.05
+checkpoint_s = 0.1
 log_every = 10
 """
-STEPS = 1500
+STEPS = 500
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def assert_same(out: Path, expected: dict[str, torch.Tensor]) -> None:
 def test_a_killed_rank_is_started_again(
     rank: int, seed: int, settings: Path, undisturbed: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
-    step = random.Random(10 * rank + seed).randrange(50, STEPS - 300)
+    step = random.Random(10 * rank + seed).randrange(50, STEPS - 150)
     process = started(settings, tmp_path, restarts=1)
     wait_for_step(process, tmp_path, step)
     victim = rank_of(process, rank)
@@ -116,7 +116,7 @@ def test_a_stopped_run_goes_on(
 ) -> None:
     """By a scheduler's SIGTERM, or Ctrl-C: torchrun passes it on, and the processes get it at different steps."""
     process = started(settings, tmp_path)
-    wait_for_step(process, tmp_path, random.Random(int(number)).randrange(50, STEPS - 300))
+    wait_for_step(process, tmp_path, random.Random(int(number)).randrange(50, STEPS - 150))
     process.send_signal(number)
     began = time.monotonic()
     said = process.communicate(timeout=60)[0]
