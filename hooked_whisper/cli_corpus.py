@@ -19,8 +19,8 @@ def add_corpus(parser: argparse.ArgumentParser, sentences: int, speakers: str, a
     parser.add_argument(
         "--audio",
         metavar="PLACE",
-        help="a folder of audio, LibriSpeech, TIMIT, or a table (.csv, .tsv, .jsonl). Without it the demo model hears "
-        f"new sentences spoken by espeak-ng ({sentences} unless --sentences says otherwise)",
+        help="a folder of audio, LibriSpeech, TIMIT, or a table (.csv, .tsv, .jsonl), by path or URL. Without it the "
+        f"demo model hears new sentences spoken by espeak-ng ({sentences} unless --sentences says otherwise)",
     )
     parser.add_argument("--layout", default="auto", metavar="L", help="auto, folder, librispeech, timit or manifest")
     if alignments:

@@ -48,7 +48,7 @@ def manifest(
 
     Columns, of which only the first must be there, and other names that are understood:
 
-    - ``path`` (``audio``, ``audio_filepath``, ``file`` ...): the audio file
+    - ``path`` (``audio``, ``audio_filepath``, ``file`` ...): the audio file; a path or an URL
     - ``id``: without it, the path without its ending, with the times of a part and, if need be, a number
     - ``text`` (``sentence``, ``transcript`` ...), ``speaker`` (``speaker_id``, ``client_id`` ...)
     - ``alignment``: a file that :func:`~hooked_whisper.corpora.read_alignment` reads. Its times are those of the audio
@@ -58,7 +58,7 @@ def manifest(
 
     Args:
         columns: what this table calls them, such as ``{"text": "normalised"}``.
-        root: what paths are relative to: the folder of the table if not given.
+        root: what relative paths start from: the folder of the table, which may be an URL, if not given.
         tiers: how alignments are read.
 
     Raises:
@@ -230,8 +230,8 @@ def _read_row(row: _Cells, columns: Mapping[str, str], base: AnyPath) -> _Row:
 
 
 def _joined(base: AnyPath, name: str) -> AnyPath:
-    """A table may name URLs wherever it lies itself."""
-    return as_path(name) if "://" in name else base / name
+    """A table may name URLs wherever it lies itself; behind an URL, an absolute path is still one of this machine."""
+    return as_path(name) if "://" in name or Path(name).is_absolute() else base / name
 
 
 def _names(rows: list[_Row]) -> list[str]:

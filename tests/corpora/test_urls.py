@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import re
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
 from hooked_whisper.audio import load_audio
+from hooked_whisper.cli_corpus import add_corpus, corpus_of
 from hooked_whisper.corpora import Failure, Loader, Recording, open_corpus
 from hooked_whisper.errors import AudioError
 from hooked_whisper.storage import AnyPath, as_path
@@ -209,3 +211,22 @@ def test_file_urls_are_paths(tmp_path: Path) -> None:
     assert [facts(one) for one in near] == [facts(one) for one in far] and [r.path for r in near] == [
         r.path for r in far
     ]
+
+
+def test_a_remote_table_names_its_own_folder_and_this_machine(tmp_path: Path) -> None:
+    sound(tmp_path / "near.wav", 0)
+    sound(tmp_path / "up/far.wav", 1)
+    place = uploaded(tmp_path / "up", as_path("memory://test_urls/mixed"))
+    (place / "list.csv").write_text(f"path,id\nfar.wav,far\n{tmp_path / 'near.wav'},near\n")
+    far, near = open_corpus(str(place / "list.csv"))
+    assert (far.path, near.path) == ("memory://test_urls/mixed/far.wav", str(tmp_path / "near.wav"))
+    assert len(far.audio()) == len(near.audio()) == 8000
+
+
+def test_the_option_takes_an_url(tmp_path: Path) -> None:
+    folder(tmp_path)
+    uploaded(tmp_path, as_path("memory://test_urls/option"))
+    parser = argparse.ArgumentParser()
+    add_corpus(parser, 10, "train")
+    corpus, what = corpus_of(parser.parse_args(["--audio", "memory://test_urls/option", "--speaker-folders"]))
+    assert what == "3 recordings of option" and [one.speaker for one in corpus] == ["anna", "anna", "ben"]
