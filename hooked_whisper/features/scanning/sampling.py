@@ -24,6 +24,7 @@ from hooked_whisper.features.scanning.priority import NEVER
 from hooked_whisper.features.scanning.state import Accumulator, Stretch, smallest
 
 CROWDED = 256  # positions of a feature in a cell from which on the tail leaves most of them out
+_WAITING = 200_000  # positions that wait to be put into the tail
 EARLY = 1 << 59  # priorities below this one, a sixteenth of all, are never left out: of a crowded cell 16 or more
 
 
@@ -57,6 +58,13 @@ class RowSample(Accumulator):
         self.positions[slots] = (taken + stretch.first).int()
         self.values[slots] = stretch.x[taken]
 
+    def arrange(self) -> None:
+        """By priority."""
+        if (self.priority[1:] < self.priority[:-1]).any():
+            order = self.priority.argsort(stable=True)
+            for name in self.saved:
+                setattr(self, name, getattr(self, name)[order])
+
     def merge(self, other: RowSample) -> None:
         best = smallest(self.priority, other.priority, len(self.priority))
         for name in self.saved:
@@ -83,6 +91,7 @@ class TailSample(Accumulator):
         shape = (n_features * cells.per_sign, kept)
         self.cells, self.n_features, self.crowded = cells, n_features, crowded
         self.level = torch.full((n_features,), -1, dtype=torch.int64, device=device)  # so far; settles nothing
+        self._waiting: list[tuple[Tensor, ...]] = []
         self.threshold = torch.full((shape[0],), NEVER, dtype=torch.int64, device=device)
         self.priority = torch.full(shape, NEVER, dtype=torch.int64, device=device)
         self.recordings = torch.full(shape, -1, dtype=torch.int32, device=device)
@@ -98,6 +107,8 @@ class TailSample(Accumulator):
         return torch.where(crowded.any(1), last, -1)
 
     def merge(self, other: TailSample) -> None:
+        self.settle()
+        other.settle()
         best = smallest(self.priority, other.priority, self.priority.shape[1])
         for name in ("priority", "recordings", "positions", "values"):
             setattr(self, name, torch.cat([getattr(self, name), getattr(other, name)], dim=1).gather(1, best))
@@ -119,7 +130,21 @@ class TailSample(Accumulator):
         slots = columns * self.cells.per_sign + self.cells.positive(values) - 1
         taken = priority[rows] < self.threshold[slots]
         rows = rows[taken]
-        self._insert(slots[taken], priority[rows], recordings[rows], positions[rows], values[taken])
+        self._waiting.append((slots[taken], priority[rows], recordings[rows], positions[rows], values[taken]))
+        if sum(len(one[0]) for one in self._waiting) > _WAITING:
+            self.settle()
+
+    def state(self) -> dict[str, Tensor]:
+        self.settle()
+        return super().state()
+
+    def settle(self) -> None:
+        """Put in what was found since the last time: many together cost little more than a few."""
+        if self._waiting:
+            slots, priority, recordings, positions, values = (torch.cat(p) for p in zip(*self._waiting, strict=True))
+            self._waiting.clear()
+            if len(slots):
+                self._insert(slots, priority, recordings, positions, values)
 
     def _insert(
         self,
@@ -129,8 +154,6 @@ class TailSample(Accumulator):
         positions: Int[Tensor, "n"],
         values: Float[Tensor, "n"],
     ) -> None:
-        if not len(slots):
-            return
         kept = self.priority.shape[1]
         order = priority.argsort(stable=True)
         order = order[slots[order].argsort(stable=True)]  # by slot, then by priority
@@ -249,15 +272,16 @@ def draw(
     position with the smallest priority only. Fewer come out where the range has fewer, or where it is rare, but not
     rare enough to have been kept whole.
     """
+    tail.settle()
     n_features, n_cells, reach = tail.n_features, tail.cells.per_sign, rows.reach
     wide = n if not one_per_recording else 4 * n  # some fall away again
-    order = rows.priority.argsort(stable=True)
-    values = rows.values[order]
-    inside = (values >= low) & (values < high) & (rows.priority[order] != NEVER)[:, None]
-    from_rows = _first(inside.T, wide)  # [feature, wide] index into order, or -1
-    at = order[from_rows.clamp_min(0)]
+    rows.arrange()
+    least, beyond = low.float(), high.float()  # edges of cells are float32 numbers
+    inside = (rows.values >= least) & (rows.values < beyond) & (rows.priority != NEVER)[:, None]
+    from_rows = _first(inside.T, wide)  # [feature, wide] of the rows, or -1
+    at = from_rows.clamp_min(0)
     shape = (n_features, -1)
-    in_tail = (tail.values.view(shape) >= low[:, None]) & (tail.values.view(shape) < high[:, None])
+    in_tail = (tail.values.view(shape) >= least[:, None]) & (tail.values.view(shape) < beyond[:, None])
 
     # up to which priority everything in the range is here: rows up to their reach, the tail as far as it is complete
     edges = tail._edges.to(low)
@@ -270,8 +294,8 @@ def draw(
     priority = torch.cat(
         [rows.priority[at].masked_fill(from_rows < 0, NEVER), tail.priority.view(shape).masked_fill(~in_tail, NEVER)], 1
     )
-    priority, best = priority.masked_fill(priority > limit, NEVER).sort(dim=1, stable=True)
-    priority, best = priority[:, : 2 * wide], best[:, : 2 * wide]  # a position may be in both
+    priority = priority.masked_fill(priority > limit, NEVER)
+    priority, best = priority.topk(min(2 * wide, priority.shape[1]), largest=False)  # a position may be in both
 
     def joined(of_rows: Tensor, of_tail: Tensor) -> Tensor:
         return torch.cat([of_rows, of_tail.view(shape)], 1).gather(1, best)
@@ -302,8 +326,8 @@ def _where(mask: Bool[Tensor, "row column"]) -> Int[Tensor, "n"]:
 
 def _first(mask: Tensor, n: int) -> Int[Tensor, "feature n"]:
     """Columns of the first ``n`` true entries of each row, then -1."""
-    rank = mask.cumsum(1) - 1
+    rank = mask.cumsum(1, dtype=torch.int32) - 1
     rows, columns = (mask & (rank < n)).nonzero(as_tuple=True)
     found = torch.full((len(mask), n), -1, dtype=torch.int64, device=mask.device)
-    found[rows, rank[rows, columns]] = columns
+    found[rows, rank[rows, columns].long()] = columns
     return found
