@@ -81,7 +81,7 @@ class Batches:
         mine = slice(self.rank * share, (self.rank + 1) * share)
         epoch, index, row = place.epoch, place.block, place.row
         while True:
-            served = False
+            served = index > 0 or row > 0  # before a stop: what is left of an epoch may be too little for a batch
             for number in range(index, self.blocks.n_blocks(epoch)):
                 block = self.blocks.block(epoch, number)
                 n = len(block.recording)
@@ -94,12 +94,12 @@ class Batches:
                         rows, chosen, whole, block, Place(epoch, number, first), Place(epoch, number, first + self.size)
                     )
                 row = 0
-            if not served and not index:
+            if not served:
                 raise TrainingError(
                     f"no block of the activations has the {self.size} rows of a batch: make batches smaller, or give "
                     "more activations (or more shards or recordings to a block)"
                 )
-            epoch, index = epoch + 1, 0
+            epoch, index, row = epoch + 1, 0, 0
 
     def _seed_of(self, epoch: int, block: int) -> int:
         return (self.seed * 1_000_003 + epoch) * 1_000_003 + block & (2**63 - 1)

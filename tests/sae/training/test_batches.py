@@ -116,3 +116,13 @@ def test_blocks_are_read_as_they_are_needed() -> None:
 def test_tensors_are_a_source() -> None:
     batch = take(Batches(TensorBlocks({"a": torch.randn(6, 2), "b": torch.randn(6, 3)}), 6), 1)[0]
     assert [tuple(x.shape) for x in batch.rows] == [(6, 2), (6, 3)]
+
+
+@pytest.mark.parametrize("sizes", [[20], [20, 3], [3, 20]])
+def test_a_stop_after_the_last_batch_of_an_epoch_is_a_place_as_well(sizes: list[int]) -> None:
+    """What is left of the epoch then fills no batch, which is no error."""
+    batches = Batches(Parts(sizes), 8)
+    whole = take(batches, 6)
+    for k, batch in enumerate(whole[:-1]):
+        (after,) = take(batches, 1, batch.after)
+        assert torch.equal(after.rows[0], whole[k + 1].rows[0]), f"after {batch.after}"
