@@ -1,0 +1,216 @@
+"""How time and memory grow with clips, positions, windows, features, patches and processes.
+
+    python -m benchmarks.growth [--repeats 3] [--threads 1]
+
+Each quantity is doubled a few times; the slope of the logarithm of time (or of memory) against the logarithm of the
+quantity is 1 where the cost is proportional and 0 where it does not grow. Slopes come with the standard error of the
+fit. Writes ``benchmarks/growth.json`` and ``benchmarks/figures/growth.svg``. Random weights (``tiny``, or a small model
+where a corpus is read), random sound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from scipy.stats import linregress
+from tqdm.auto import tqdm
+
+from benchmarks.harvesting import write_clips
+from benchmarks.patching import N_SPEECH
+from hooked_whisper.config import RELEASED, DecoderConfig, EncoderConfig, WhisperConfig
+from hooked_whisper.features.scanning import ScanOptions, scan
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.interventions import Inputs, LogitDifference, make_grid, run_patches, window_spans
+from hooked_whisper.model import local_window
+from sae_lens_audio import TopK, TopKConfig
+from sae_lens_audio.activations import HarvestOptions, harvest
+from sae_lens_audio.sparse.encode import encode_topk
+
+matplotlib.use("Agg")
+HERE = Path(__file__).parent
+SMALL = WhisperConfig(EncoderConfig(80, 300, 64, 4, 2, 256), DecoderConfig(51865, 64, 64, 4, 2, 256), "small random")
+
+
+@dataclass(frozen=True)
+class Growth:
+    """slope, error: of the logarithms. unit: of ``cost``."""
+
+    what: str
+    of: str
+    amounts: list[float]
+    cost: list[float]
+    unit: str
+    slope: float
+    error: float
+
+
+def grown(what: str, of: str, amounts: Sequence[float], cost: Sequence[float], unit: str = "s") -> Growth:
+    fit = linregress(np.log(amounts), np.log(cost))
+    return Growth(what, of, list(amounts), list(cost), unit, round(fit.slope, 3), round(fit.stderr, 3))
+
+
+def fastest(work: Callable[[], object], repeats: int) -> float:
+    """Seconds; what else the machine does only adds."""
+    work()
+    found = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
+@torch.no_grad()
+def positions(repeats: int) -> list[Growth]:
+    model = HookedWhisper(RELEASED["tiny"])
+    mel = torch.randn(1, 80, 3000)
+    lengths, widths = [200, 400, 800, 1500], [25, 50, 100, 200, 400]
+    encoder = [fastest(lambda n=n: model.encoder(mel[..., : 2 * n], slice(0, n)), repeats) for n in lengths]
+    pattern = "encoder.blocks.1.attn.hook_pattern"
+    kept = [model.run_with_cache(mel[..., : 2 * n], at=slice(0, n), names=pattern)[1][pattern].nbytes for n in lengths]
+    within = []
+    for k in widths:
+        with model.hooks(attn_masks={"encoder": local_window(k)}):
+            within.append(fastest(lambda: model.encoder(mel), repeats))
+    rest = 2 * within[0] - within[1]  # a window of nothing, were the cost a line: its slope is that of what is beyond
+    beyond = [max(t - rest, 1e-6) for t in within]
+    return [
+        grown("encoder, tiny", "positions", lengths, encoder),
+        grown("memory of one pattern", "positions", lengths, kept, "bytes"),
+        grown("what windows add to the encoder", "positions to either side", widths, beyond),
+    ]
+
+
+def clips(repeats: int) -> list[Growth]:
+    model, counts = HookedWhisper(SMALL), [16, 32, 64, 128]
+    hook = "encoder.blocks.1.mlp.hook_post"
+    harvests, scans, peaks = [], [], []
+    with tempfile.TemporaryDirectory() as name:
+        corpus = write_clips(Path(name, "audio"), counts[-1], 6.0)
+        for n in counts:
+
+            def read(what: str, n: int = n) -> float:
+                with tempfile.TemporaryDirectory(dir=name) as out:
+                    start = time.perf_counter()
+                    if what == "harvest":
+                        harvest(model, corpus[:n], hook, out, HarvestOptions(), progress=False)
+                    else:
+                        scan(model, corpus[:n], [hook], out, ScanOptions(), progress=False)
+                    return time.perf_counter() - start
+
+            harvests.append(min(read("harvest") for _ in range(repeats)))
+            scans.append(min(read("scan") for _ in range(repeats)))
+            peaks.append(peak(n))
+    return [
+        grown("harvest", "clips", counts, harvests),
+        grown("scan of 256 neurons", "clips", counts, scans),
+        grown("memory of a process that scans", "clips", counts, peaks, "MiB"),
+    ]
+
+
+def peak(n: int) -> float:
+    """MiB at most of a process that scans so many clips."""
+    worker = [sys.executable, "-m", "benchmarks.growth", "--scan-and-say", str(n)]
+    done = subprocess.run(worker, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def scan_and_say(n: int) -> None:
+    import resource
+
+    with tempfile.TemporaryDirectory() as name:
+        corpus = write_clips(Path(name, "audio"), n, 6.0)
+        scan(HookedWhisper(SMALL), corpus, ["encoder.blocks.1.mlp.hook_post"], Path(name, "scan"), progress=False)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+@torch.no_grad()
+def features(repeats: int) -> list[Growth]:
+    widths, x = [768, 1536, 3072, 6144, 12288], torch.randn(2048, 384)
+    encode = []
+    for width in widths:
+        sae = TopK(TopKConfig(384, width, k=32))
+        encode.append(fastest(lambda sae=sae: encode_topk(x, sae.W_enc, sae.b_enc, None, 32), repeats))
+    return [grown("TopK: 2,048 rows to codes", "features", widths, encode)]
+
+
+@torch.no_grad()
+def patches(repeats: int) -> list[Growth]:
+    model, tokens = HookedWhisper(RELEASED["tiny"]), torch.randint(0, 50000, (2, 1, 12))
+    encoded = model.encoder(torch.randn(2, 80, 3000))
+    inputs = [Inputs(tokens[k], encoder_out=encoded[k : k + 1]) for k in range(2)]
+    grid = make_grid(model, "encoder.hook_out", "encoder", spans=window_spans(N_SPEECH, 1))
+    counts = [30, 60, 120, 240]
+    cost = [
+        fastest(lambda n=n: run_patches(model, grid.patches[:n], *inputs, LogitDifference(7, 9, 11)), repeats)
+        for n in counts
+    ]
+    return [grown("patches of the encoder's output", "patches", counts, cost)]
+
+
+def processes(_: int) -> list[Growth]:
+    """Two at most, one core each: all that this machine can show."""
+    took = []
+    with tempfile.TemporaryDirectory() as name:
+        write_clips(Path(name, "audio"), 96, 20.0)
+        HookedWhisper(RELEASED["tiny"]).save_pretrained(Path(name, "model"))
+        for n in (1, 2):
+            start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
+            what = ["-m", "sae_lens_audio", "harvest", "--hook", "encoder.blocks.2", "--part", "8", "--threads", "1"]
+            where = ["--model", f"{name}/model", "--audio", f"{name}/audio", "--out", f"{name}/out-{n}"]
+            began = time.perf_counter()
+            subprocess.run([*start, *what, *where], check=True, capture_output=True)
+            took.append(time.perf_counter() - began)
+    return [grown("harvest of 96 clips, start included", "processes", [1, 2], took)]
+
+
+def draw(found: Sequence[Growth], path: Path) -> None:
+    from matplotlib import pyplot
+
+    columns = 3
+    rows = -(-len(found) // columns)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(11, 2.7 * rows), constrained_layout=True, squeeze=False)
+    for axis, one in zip(axes.flat, found, strict=False):
+        axis.loglog(one.amounts, one.cost, "o-", color="#2a6f97")
+        axis.set(xlabel=one.of, ylabel=one.unit, xticks=one.amounts, xticklabels=[f"{a:g}" for a in one.amounts])
+        axis.minorticks_off()
+        axis.set_title(f"{one.what}\nslope {one.slope:.2f} ± {one.error:.2f}", fontsize=9)
+    for axis in axes.flat[len(found) :]:
+        axis.axis("off")
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--scan-and-say", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    if args.scan_and_say:
+        scan_and_say(args.scan_and_say)
+        return
+    found = []
+    for measure in tqdm((positions, clips, features, patches, processes), desc="growth"):
+        found += measure(args.repeats)
+    for one in found:
+        print(f"{one.what} / {one.of}: slope {one.slope} ± {one.error}  {[round(c, 4) for c in one.cost]} {one.unit}")
+    (HERE / "growth.json").write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n")
+    draw(found, HERE / "figures" / "growth.svg")
+
+
+if __name__ == "__main__":
+    main()
