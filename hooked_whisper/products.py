@@ -14,6 +14,8 @@ from torch import Tensor
 
 FEW_ROWS = 8  # as many as decoding has at a time: one for each beam
 WINDOW = 1500  # positions of every released encoder's window
+_VOCABULARY = 8192  # rows of a weight from which on it is an unembedding
+_MOST_TOKENS, _FILLED = 1024, 32
 
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
@@ -21,19 +23,28 @@ _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, 
 def linear(
     x: Float[Tensor, "*batch d_in"], weight: Float[Tensor, "d_out d_in"], bias: Float[Tensor, "d_out"] | None = None
 ) -> Float[Tensor, "*batch d_out"]:
-    """``F.linear``, faster for whole windows and for a few rows."""
+    """``F.linear``, faster for whole windows, for a few rows, and for the unembedding of a text."""
     rows = x.numel() // max(1, x.shape[-1])
-    recurs = 0 < rows <= FEW_ROWS or (rows > 0 and rows % WINDOW == 0)
-    return recurring_linear(x, weight, bias) if recurs else F.linear(x, weight, bias)
+    if 0 < rows <= FEW_ROWS or (rows > 0 and rows % WINDOW == 0):
+        return recurring_linear(x, weight, bias)
+    if FEW_ROWS < rows <= _MOST_TOKENS and len(weight) >= _VOCABULARY and _usable(x, weight, bias):
+        # filled up, so that there are few shapes: less than what it saves
+        filled = F.pad(x.reshape(rows, -1), (0, 0, 0, -rows % _FILLED))
+        return recurring_linear(filled, weight, bias)[:rows].view(*x.shape[:-1], len(weight))
+    return F.linear(x, weight, bias)
 
 
 def recurring_linear(
     x: Float[Tensor, "*batch d_in"], weight: Float[Tensor, "d_out d_in"], bias: Float[Tensor, "d_out"] | None = None
 ) -> Float[Tensor, "*batch d_out"]:
     """``F.linear``, faster; for shapes of which a program has few."""
-    if _AVAILABLE and x.dim() > 1 and _plain(x, weight, bias):
+    if _usable(x, weight, bias):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
+
+
+def _usable(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    return _AVAILABLE and x.dim() > 1 and _plain(x, weight, bias)
 
 
 def _plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

@@ -28,6 +28,16 @@ def test_equals_torch(shape: tuple[int, ...], dtype: torch.dtype) -> None:
         torch.testing.assert_close(linear(x, weight, b), F.linear(x, weight, b), **tolerance)
 
 
+@pytest.mark.parametrize("n", [1, 8, 9, 31, 32, 33, 448, 1025])
+def test_unembeddings_of_any_length(n: int) -> None:
+    generator = torch.Generator().manual_seed(n)
+    weight, x = (torch.randn(*shape, generator=generator) for shape in ((9000, D_IN), (1, n, D_IN)))
+    for bias in (None, torch.randn(9000, generator=generator)):
+        found = linear(x, weight, bias)
+        assert found.shape == (1, n, 9000) and found.is_contiguous()
+        torch.testing.assert_close(found, F.linear(x, weight, bias), atol=1e-4, rtol=1e-4)
+
+
 def test_takes_any_memory_layout() -> None:
     weight, bias = weights()
     wide = torch.randn(D_OUT, 2 * D_IN)
