@@ -6,12 +6,12 @@ each needs its own package, such as s3fs). Remote places have the methods of :cl
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 import uuid
 from pathlib import Path
 
-import fsspec
 from typing_extensions import TypeIs
 from upath import UPath
 
@@ -86,11 +86,21 @@ def _upload(path: UPath, data: bytes) -> None:
 def local_copy(path: AnyPath, cache: str | os.PathLike[str] | None = None) -> Path:
     """The file itself if it is local; else a copy of it, fetched anew where the remote one has changed.
 
+    Processes may ask for the same file at the same time: a copy takes its name once it is whole.
+
     cache: folder of the copies; by default one below the system's temporary folder that all runs share.
     """
     if is_local(path):
         return path
     folder = Path(tempfile.gettempdir(), "hooked_whisper") if cache is None else Path(cache)
-    files = fsspec.filesystem("filecache", fs=path.fs, cache_storage=str(folder), check_files=True, same_names=False)
-    with files.open(path.path, "rb") as file:
-        return Path(file.name)
+    state = f"{path} {path.fs.ukey(path.path)}"  # changes with the file, where the file system can tell
+    copy = folder / (hashlib.sha256(state.encode()).hexdigest()[:32] + path.suffix)
+    if not copy.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        half = folder / f".{copy.name}.{uuid.uuid4().hex[:8]}"
+        try:
+            path.fs.get_file(path.path, str(half))
+            os.replace(half, copy)
+        finally:
+            half.unlink(missing_ok=True)
+    return copy
