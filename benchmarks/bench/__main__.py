@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--size", nargs="+", default=["tiny", "base"])
     found.add_argument("--rounds", type=int, default=15)
     found.add_argument("--threads", type=int, default=2)
-    found.add_argument("--clips", type=int, default=200, help="of 30 s, for harvests; half of them for scans")
+    found.add_argument("--clips", type=int, default=200, help="of 30 s, for harvests and scans")
     found.add_argument("--only", default="*", metavar="GLOB", help="cases; no harvests, scans and sweeps then")
     found.add_argument("--quick", action="store_true", help="few rounds, no memory, nothing written: does it run?")
     found.add_argument("--memory-of", nargs=2, metavar=("CASE", "WHO"), help=argparse.SUPPRESS)

@@ -13,7 +13,7 @@ from benchmarks.bench.table import markdown
 def sections(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, Any]]:
     """Text for the table, and the numbers."""
     found = harvesting.measure("tiny", args.clips, 30.0, 8, max(3, args.rounds // 3))
-    scanned = scanning.compare("tiny", args.clips // 2, 30.0, max(3, args.rounds // 3))
+    scanned = scanning.compare("tiny", args.clips, 30.0, max(3, args.rounds // 3))
     swept = patching.measure_all("tiny", max(2, args.rounds // 4), n_naive=3)
     texts = {
         "Harvest of one block, 30 s of sound in each clip": markdown(
