@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             found = [row.as_json() for row in rows_of(case, take_turns(case, rounds))]
             rows += found
             print(f"{size}, {case.name}:", ", ".join(f"{row['ratio']:.2f} {row['other']}" for row in found), flush=True)
-        if not args.quick:
+        if not args.quick and size == args.size[0]:
             results["memory"][size] = memory(size, chosen)
     if args.only == "*" and not args.quick:
         results["sections"], results["passes"] = sections(args)
