@@ -76,7 +76,8 @@ test-peers: $(PEERS)/sae-lens/.installed
 	$(PEERS)/sae-lens/bin/python -m pytest tests/sae/test_with_sae_lens.py tests/sae/test_losses_with_sae_lens.py --parity-table
 
 bench-sae: $(VENV)/.installed-test $(PEERS)/sae-lens/.installed $(PEERS)/sparsify/.installed $(PEERS)/dictionary_learning/.installed
-	$(BIN)/python -m benchmarks.sae_training
+	$(BIN)/python -m benchmarks.sae_training --json benchmarks/sae_training.json
+	$(BIN)/python -m benchmarks.bench.table
 
 clean:
 	rm -rf $(VENV) $(PEERS) out build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

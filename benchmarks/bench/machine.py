@@ -6,15 +6,20 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-_PRODUCTS = ((1500, 384, 1536), (2048, 2048, 2048))
-_PRODUCTS = ((1500, 384, 1536), (2048, 2048, 2048))
+from hooked_whisper.products import recurring_linear
+
+# a window through the MLP of ``tiny``, and a product large enough for the machine's best
+_PRODUCTS = {"1500x384x1536": (1500, 384, 1536), "2048^3": (2048, 2048, 2048)}
 _PACKAGES = ("torch", "openai-whisper", "transformers", "nnsight", "numpy")
 
 
@@ -34,17 +39,21 @@ def machine(threads: int) -> dict[str, Any]:
         "versions": {name: _version(name) for name in _PACKAGES},
         "commit": _commit(),
         "date": time.strftime("%Y-%m-%d"),
-        "gflops_of_products": {
-            "1500x384x1536": product_rate(1500, 384, 1536),
-            "2048^3": product_rate(2048, 2048, 2048),
-        },
+        "python": platform.python_version(),
+        "gflops_of_products": {name: product_rate(*shape) for name, shape in _PRODUCTS.items()}
+        | {f"{name} by oneDNN": product_rate(*shape, by=onednn) for name, shape in _PRODUCTS.items()},
     }
 
 
-def product_rate(n: int, k: int, m: int) -> float:
-    """GFLOP/s of torch's own float32 product, the best of several."""
-    a, b = torch.randn(n, k), torch.randn(k, m)
-    best = min(_seconds(lambda: a @ b) for _ in range(8))
+def onednn(x: Tensor, weight: Tensor) -> Tensor:
+    return recurring_linear(x, weight)
+
+
+@torch.no_grad()
+def product_rate(n: int, k: int, m: int, by: Callable[[Tensor, Tensor], Tensor] = F.linear) -> float:
+    """GFLOP/s of a float32 product ``[n, k] x [m, k]``, the best of several."""
+    x, weight = torch.randn(n, k), torch.randn(m, k)
+    best = min(_seconds(lambda: by(x, weight)) for _ in range(max(4, int(3e10 / (2 * n * k * m)))))
     return round(2 * n * k * m / best / 1e9, 1)
 
 
@@ -82,7 +91,7 @@ def _busy() -> float:
     stat = Path("/proc/stat")
     if not stat.exists():
         return 0.0
-    values = [int(v) for v in stat.read_text().split("\n", 1)[0].split()[1:]]
+    values = [int(v) for v in stat.read_text().split("\n", 1)[0].split()[1:9]]  # guests are in the first already
     mine = os.times()
     whole = (sum(values) - values[3] - values[4]) / os.sysconf("SC_CLK_TCK")
     return whole - (mine.user + mine.system + mine.children_user + mine.children_system)

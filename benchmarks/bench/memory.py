@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +15,17 @@ import torch
 
 from benchmarks.bench.cases import Case
 
+# glibc keeps what was freed, for the next one, and raises by itself the size from which it does not: work that was done
+# once would find its memory there and seem to take none. So everything of 128 KiB or more is given back at once.
+_GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+
 
 def peak_of(size: str, case: str, who: str) -> dict[str, float] | None:
     """MiB of the peak, and of the tensors that are kept; ``None`` where the system does not say."""
     if not sys.platform.startswith("linux"):
         return None
     command = [sys.executable, "-m", "benchmarks.bench", "--size", size, "--memory-of", case, who]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | _GIVEN_BACK)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -27,13 +34,26 @@ def peak_of(size: str, case: str, who: str) -> dict[str, float] | None:
 
 @torch.no_grad()
 def measure_here(case: Case, who: str) -> dict[str, float]:
-    """In this process, which has done nothing else. The work is done once before: kernels are compiled, pools made."""
+    """In this process, which has done nothing else. The work is done once before: kernels are compiled, code is loaded.
+
+    Raises ``RuntimeError`` where less was taken than is kept: then freed memory was used again, and the peak is wrong.
+    """
     case.work[who]()
+    gc.collect()
+    _give_back()
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     kept = case.work[who]()
-    peak = _status("VmHWM") - before
-    return {"peak_mib": round(peak, 1), "kept_mib": round(_bytes(kept, set()) / 2**20, 1)}
+    peak, new = _status("VmHWM") - before, _bytes(kept, set()) / 2**20
+    if peak < 0.9 * new - 4:
+        raise RuntimeError(f"{case.name}, {who}: {new:.0f} MiB are kept, but only {peak:.0f} MiB were taken")
+    return {"peak_mib": round(peak, 1), "kept_mib": round(new, 1)}
+
+
+def _give_back() -> None:
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def _status(field: str) -> float:

@@ -7,7 +7,7 @@ import statistics
 from typing import Any
 
 from benchmarks import harvesting, patching, scanning
-from benchmarks.bench.table import markdown
+from benchmarks.bench.markdown import table
 
 
 def sections(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, Any]]:
@@ -16,15 +16,15 @@ def sections(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, Any]]:
     scanned = scanning.compare("tiny", args.clips, 30.0, max(3, args.rounds // 3))
     swept = patching.measure_all("tiny", max(2, args.rounds // 4), n_naive=3)
     texts = {
-        "Harvest of one block, 30 s of sound in each clip": markdown(
+        "Harvest of one block, 30 s of sound in each clip": table(
             ("clips", "rate / the bare encoder's to that block, at least 0.95", "quartiles", "by CPU time"),
             [(args.clips, _cell(found["rate"]), _span(found["rate"]), _cell(found["cpu_rate"]))],
         ),
-        "Top-k scan of 1,536 neurons": markdown(
+        "Top-k scan of 1,536 neurons": table(
             ("clips", "time / that of a harvest, at most 1.10", "quartiles", "by CPU time"),
             [(scanned["clips"], _cell(scanned["ratio"]), _span(scanned["ratio"]), _cell(scanned["cpu_ratio"]))],
         ),
-        "Sweeps of patches": markdown(
+        "Sweeps of patches": table(
             ("sweep", "patches", "times the naive loop", "range", "at least"),
             [
                 (r["sweep"], r["patches"], f"{r['ratio']:.1f}", "{:.1f} to {:.1f}".format(*r["range"]), r["target"])

@@ -1,59 +1,86 @@
-"""The table in ``benchmarks/README.md``, between its two marks; what people wrote around it stays."""
+"""The table in ``benchmarks/README.md``.
+
+python -m benchmarks.bench.table      (makes it again from results.json and from what `make bench-sae` has left)
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+from benchmarks.bench import dictionaries
+from benchmarks.bench.linear import line_of
+from benchmarks.bench.markdown import table, write_into
+
+HERE = Path(__file__).parents[1]
+README, RESULTS = HERE / "README.md", HERE / "results.json"
+_HEAD = ("work", "against", "ours / theirs", "quartiles", "at most", "ours, ms", "theirs, ms", "GFLOP", "GFLOP/s")
+_MEMORY = ("work", "who", "MiB at most, beyond what was there", "MiB kept")
+MORE_THAN_KEPT = 1.10  # of memory: what every point may take beyond the bare pass, relative to what is kept
 
 
 def rendered(results: Mapping[str, Any]) -> str:
+    parts = [_head(results)]
+    for size, rows in results["sizes"].items():
+        parts += [f"**{size}**", table(_HEAD, [_row(row) for row in rows])]
+        if line := line_of(rows):
+            parts.append(str(line))
+        if memory := results["memory"].get(size):
+            found = [(one["case"], one["who"], one["peak_mib"], one["kept_mib"]) for one in memory]
+            parts += [table(_MEMORY, found), *_more_than_kept(memory)]
+    sections = dict(results.get("sections", {}))
+    if trained := dictionaries.section():
+        sections["Training of dictionaries (`make bench-sae`)"] = trained
+    for title, text in sections.items():
+        parts += [f"**{title}**", text]
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(results: Mapping[str, Any]) -> str:
     m = results["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items() if version)
     rates = ", ".join(f"{shape}: {rate}" for shape, rate in m["gflops_of_products"].items())
-    lines = [
+    best = max(m["gflops_of_products"].values())
+    return (
         f"Measured {m['date']} at {m['commit']} on {m['cpu']} ({m['vector']}), {m['cores']} cores, {m['threads']} "
         f"threads, float32; {versions}. Products in GFLOP/s: {rates}. Others used {results['others_cores']} cores "
-        f"meanwhile. {results['rounds']} rounds.",
-    ]
-    for size, rows in results["sizes"].items():
-        lines += ["", f"**{size}**", "", _HEAD, "|---|---|---|---|---|---|"]
-        lines += [_row(row) for row in rows]
-        if memory := results["memory"].get(size):
-            lines += ["", "| work | who | MiB at most, beyond what was there | MiB kept |", "|---|---|---|---|"]
-            lines += [f"| {one['case']} | {one['who']} | {one['peak_mib']} | {one['kept_mib']} |" for one in memory]
-    for title, text in results.get("sections", {}).items():
-        lines += ["", f"**{title}**", "", text]
-    return "\n".join(lines) + "\n"
+        f"meanwhile. {results['rounds']} rounds. GFLOP and GFLOP/s are ours; divided by {best:g} they are the time "
+        "that the products alone take at this machine's best."
+    )
 
 
-_HEAD = "| work | against | ours / theirs | quartiles | at most | ours, ms |"
-
-
-def _row(row: Mapping[str, Any]) -> str:
-    target = "" if row["target"] is None else f"{row['target']:g} {'✓' if row['met'] else '✗'}"
-    cells = (
+def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
+    counted = row.get("ours_gflop")
+    return (
         row["case"],
         row["other"],
         f"{row['ratio']:.2f}",
         f"{row['low']:.2f} to {row['high']:.2f}",
-        target,
+        "" if row["target"] is None else f"{row['target']:g} {'✓' if row['met'] else '✗'}",
         f"{row['ours_ms']:.0f}",
+        f"{row['other_ms']:.0f}",
+        f"{counted:.3g}" if counted else "",
+        f"{1e3 * counted / row['ours_ms']:.0f}" if counted else "",
     )
-    return f"| {' | '.join(cells)} |"
 
 
-def markdown(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    return "\n".join(lines + [f"| {' | '.join(map(str, row))} |" for row in rows])
+def _more_than_kept(memory: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where a bare pass of ours is beside it: what keeping takes, and how much of that is kept."""
+    peaks = {(one["case"], one["who"]): one["peak_mib"] for one in memory}
+    found = []
+    for one in memory:
+        bare = peaks.get((one["case"], "ours, bare forward"))
+        if one["who"] == "ours" and bare is not None:
+            extra, kept = one["peak_mib"] - bare, one["kept_mib"]
+            met = "✓" if extra <= MORE_THAN_KEPT * kept else "✗"
+            found.append(
+                f"Keeping {one['case']} takes {extra:.0f} MiB beyond the bare pass, {kept:.0f} MiB are kept: "
+                f"{extra / kept:.2f}, at most {MORE_THAN_KEPT:g} {met}"
+            )
+    return found
 
 
-def write_into(readme: Path, text: str) -> None:
-    """Raises ``ValueError`` for a file without the two marks."""
-    before, begin, rest = readme.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{readme} has no {BEGIN} ... {END}")
-    readme.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
+if __name__ == "__main__":
+    write_into(README, rendered(json.loads(RESULTS.read_text())))

@@ -16,7 +16,10 @@ from benchmarks.bench.cases import OURS, Case
 
 @dataclass(frozen=True)
 class Row:
-    """Ours against one other. ratio: median of the rounds' ratios of times; low, high: their quartiles."""
+    """Ours against one other. ratio: median of the rounds' ratios of times; low, high: their quartiles.
+
+    ours_gflop: our arithmetic, where it could be counted.
+    """
 
     case: str
     other: str
@@ -27,6 +30,7 @@ class Row:
     other_ms: float
     target: float | None
     notes: str = ""
+    ours_gflop: float | None = None
 
     @property
     def met(self) -> bool | None:
@@ -58,8 +62,11 @@ def compared(mine: list[float], theirs: list[float]) -> tuple[float, float, floa
     return middle, low, high
 
 
-def rows_of(case: Case, seconds: Mapping[str, list[float]]) -> list[Row]:
-    """A row for each other. The target belongs to the fastest of those that do the same work."""
+def rows_of(
+    case: Case, seconds: Mapping[str, list[float]], counted: Mapping[str, float | None] | None = None
+) -> list[Row]:
+    """A row for each other. The target belongs to the fastest of those that do the same work. counted: GFLOP by who."""
+    counted = counted or {}
     named = [name for name in case.against if name in seconds]
     best = min(named, key=lambda name: statistics.median(seconds[name]))
     found = []
@@ -67,5 +74,6 @@ def rows_of(case: Case, seconds: Mapping[str, list[float]]) -> list[Row]:
         if other != OURS:
             ratio = compared(seconds[OURS], theirs)
             ms = (1e3 * statistics.median(s) for s in (seconds[OURS], theirs))
-            found.append(Row(case.name, other, *ratio, *ms, case.target if other == best else None, case.notes))
+            target = case.target if other == best else None
+            found.append(Row(case.name, other, *ratio, *ms, target, case.notes, counted.get(OURS)))
     return found

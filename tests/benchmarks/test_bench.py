@@ -8,21 +8,31 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 
+from benchmarks.bench.agreement import check
 from benchmarks.bench.cases import OURS, Case
-from benchmarks.bench.table import BEGIN, END, rendered, write_into
+from benchmarks.bench.dictionaries import section
+from benchmarks.bench.flops import gflop
+from benchmarks.bench.linear import line_of
+from benchmarks.bench.markdown import BEGIN, END, write_into
+from benchmarks.bench.table import rendered
 from benchmarks.bench.timing import rows_of, take_turns
 
 
 def results() -> dict[str, object]:
     case = Case("work", {OURS: list, "slow": list, "fast": list}, ("slow", "fast"), 1.0)
     seconds = {OURS: [1.0, 1.1, 0.9], "slow": [2.0, 2.2, 1.8], "fast": [0.5, 0.5, 0.5]}
-    rows = [row.as_json() for row in rows_of(case, seconds)]
+    rows = [row.as_json() for row in rows_of(case, seconds, {OURS: 2.0})]
     machine = {
         "date": "today", "commit": "abc", "cpu": "some", "vector": "avx2", "cores": 2, "threads": 1,
         "versions": {"torch": "2"}, "gflops_of_products": {"1x1x1": 3.0},
     }  # fmt: skip
-    memory = [{"case": "work", "who": OURS, "peak_mib": 2.0, "kept_mib": 1.0}]
+    memory = [
+        {"case": "work", "who": "ours, bare forward", "peak_mib": 1.0, "kept_mib": 0.0},
+        {"case": "work", "who": OURS, "peak_mib": 2.0, "kept_mib": 1.0},
+    ]
     return {"machine": machine, "rounds": 3, "sizes": {"tiny": rows}, "memory": {"tiny": memory}, "others_cores": 0.1}
 
 
@@ -32,6 +42,8 @@ def test_the_goal_is_on_the_row_of_the_fastest() -> None:
     assert fast["ratio"] == pytest.approx(2.0) and fast["target"] == 1.0 and fast["met"] is False
     text = rendered(results())
     assert "| work | fast | 2.00 |" in text and "1 ✗" in text and "| work | ours | 2.0 | 1.0 |" in text
+    assert "1 MiB beyond the bare pass, 1 MiB are kept: 1.00, at most 1.1 ✓" in text
+    assert "| 1000 | 500 | 2 | 2 |" in text, "ours, theirs, GFLOP, GFLOP/s"
     json.dumps(results())
 
 
@@ -55,13 +67,70 @@ def test_what_people_wrote_stays(tmp_path: Path) -> None:
         write_into(path, "new")
 
 
-@pytest.mark.slow
-def test_it_runs() -> None:
+def run(*arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.bench", "--quick", "--size", "tiny", "--only", "one *"],
+        [sys.executable, "-m", "benchmarks.bench", "--threads", "1", *arguments],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "one attention pattern of the middle" in done.stdout
+    return done.stdout
+
+
+def test_it_runs_at_toy_size() -> None:
+    out = run("--quick", "--only", "one attention*", "decoder*")
+    assert "one attention pattern of the middle" in out and "| decoder, 32 tokens | transformers |" in out
+
+
+@pytest.mark.slow
+def test_every_case_runs_and_agrees() -> None:
+    assert "encoder, torch.compile" in run("--quick")
+
+
+@pytest.mark.slow
+def test_memory_is_asked_of_a_process_of_its_own() -> None:
+    out = run("--size", "toy", "--rounds", "3", "--only", "every point*")
+    assert "MiB beyond the bare pass" in out
+
+
+def test_whoever_keeps_other_numbers_is_not_timed() -> None:
+    x = torch.ones(2)
+    check(Case("w", {OURS: lambda: [x], "a": lambda: (x,)}, ("a",), same=("a", "not installed")))
+    with pytest.raises(AssertionError, match="w, a: "):
+        check(Case("w", {OURS: lambda: [x], "a": lambda: [x + 1e-3]}, ("a",), same=("a",)))
+    with pytest.raises(AssertionError, match="a keeps 2"):
+        check(Case("w", {OURS: lambda: [x], "a": lambda: [x, x]}, ("a",), same=("a",)))
+
+
+def test_arithmetic_is_counted_also_of_fused_attention() -> None:
+    q = torch.randn(1, 2, 8, 4)
+    assert gflop(lambda: torch.randn(100, 200) @ torch.randn(200, 300)) == pytest.approx(0.012)
+    big = q.expand(100, 2, 8, 4).repeat(1, 1, 10, 1)
+    counted = gflop(lambda: F.scaled_dot_product_attention(big, big, big))
+    assert counted == pytest.approx(4 * 100 * 2 * 80 * 80 * 4 / 1e9, abs=1e-3)
+    assert gflop(lambda: None) is None
+
+
+def test_windows_on_a_line() -> None:
+    def row(k: int, ms: float) -> dict[str, object]:
+        return {"case": "local window, k=50", "other": f"ours, k={k}", "ours_ms": 30.0, "other_ms": ms}
+
+    line = line_of([row(25, 25.0), row(100, 40.0), row(200, 60.0)])
+    assert line is not None and line.widths == (25, 50, 100, 200)
+    assert (line.start, line.slope, line.r2) == pytest.approx((20.0, 0.2, 1.0))
+    assert line_of([row(25, 25.0)]) is None
+
+
+def test_dictionaries_that_another_run_has_left(tmp_path: Path) -> None:
+    one = {
+        "name": "ours", "version": "1", "activations_per_s": 31386.2, "peak_mb": 700.4,
+        "times_as_long": {"median": 1.0, "quartiles": [1.0, 1.0]},
+    }  # fmt: skip
+    facts = {
+        "machine": {"processor": "some", "threads": 2, "torch": "2.13"},
+        "results": [{"name": "topk", "implementations": [one]}],
+    }
+    assert section(tmp_path / "none.json") is None
+    (tmp_path / "left.json").write_text(json.dumps(facts))
+    assert "| ours 1 | 31,386 | 1.00 | 1.00 to 1.00 | 700 |" in (section(tmp_path / "left.json") or "")

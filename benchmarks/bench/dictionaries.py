@@ -1,0 +1,35 @@
+"""What ``make bench-sae`` has left: training of dictionaries side by side, too long to be done again here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bench.markdown import table
+
+LEFT = Path(__file__).parents[1] / "sae_training.json"
+
+
+def section(path: Path = LEFT) -> str | None:
+    """A table for each architecture; ``None`` where nothing was left."""
+    if not path.exists():
+        return None
+    facts = json.loads(path.read_text())
+    here = facts["machine"]
+    lines = [f"{here['processor']}, {here['threads']} threads, torch {here['torch']}."]
+    for result in facts["results"]:
+        head = (result["name"], "activations/s", "times as long as ours", "quartiles", "MB at most")
+        lines += ["", table(head, [_row(one) for one in result["implementations"]])]
+    return "\n".join(lines)
+
+
+def _row(one: dict[str, Any]) -> tuple[object, ...]:
+    ratio = one["times_as_long"]
+    return (
+        f"{one['name']} {one['version']}",
+        f"{one['activations_per_s']:,.0f}",
+        f"{ratio['median']:.2f}",
+        "{:.2f} to {:.2f}".format(*ratio["quartiles"]),
+        f"{one['peak_mb']:.0f}",
+    )
