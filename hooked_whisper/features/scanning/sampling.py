@@ -23,9 +23,9 @@ from hooked_whisper.features.cells import Cells
 from hooked_whisper.features.scanning.priority import NEVER
 from hooked_whisper.features.scanning.state import Accumulator, Stretch, smallest
 
-CROWDED = 256  # positions of a feature in a cell from which on the tail leaves most of them out
+CROWDED = 512  # positions of a feature in a cell from which on the tail leaves most of them out
 _WAITING = 200_000  # positions that wait to be put into the tail
-EARLY = 1 << 59  # priorities below this one, a sixteenth of all, are never left out: of a crowded cell 16 or more
+EARLY = 1 << 58  # priorities below this one, one in 32, are never left out: of a crowded cell 16 or more
 
 
 class RowSample(Accumulator):
@@ -125,12 +125,15 @@ class TailSample(Accumulator):
         early = (priority < EARLY).nonzero()[:, 0]
         wanted[early] = x[early] >= self._edges[0]
         at = _where(wanted)
-        rows, columns = at // x.shape[1], at % x.shape[1]
-        values = x.reshape(-1)[at]
-        slots = columns * self.cells.per_sign + self.cells.positive(values) - 1
-        taken = priority[rows] < self.threshold[slots]
-        rows = rows[taken]
-        self._waiting.append((slots[taken], priority[rows], recordings[rows], positions[rows], values[taken]))
+        rows = at // x.shape[1]
+        values = x.reshape(-1).index_select(0, at)
+        slots = (at - rows * x.shape[1]) * self.cells.per_sign + self.cells.positive(values) - 1
+        when = priority.index_select(0, rows)
+        taken = _where(when < self.threshold.index_select(0, slots))
+        rows = rows.index_select(0, taken)
+        of_values = (one.index_select(0, taken) for one in (slots, when, values))
+        of_rows = (one.index_select(0, rows) for one in (recordings, positions))
+        self._waiting.append((*of_values, *of_rows))
         if sum(len(one[0]) for one in self._waiting) > _WAITING:
             self.settle()
 
@@ -141,40 +144,47 @@ class TailSample(Accumulator):
     def settle(self) -> None:
         """Put in what was found since the last time: many together cost little more than a few."""
         if self._waiting:
-            slots, priority, recordings, positions, values = (torch.cat(p) for p in zip(*self._waiting, strict=True))
+            slots, priority, values, recordings, positions = (torch.cat(p) for p in zip(*self._waiting, strict=True))
             self._waiting.clear()
             if len(slots):
-                self._insert(slots, priority, recordings, positions, values)
+                self._insert(slots, priority, values, recordings, positions)
 
     def _insert(
         self,
         slots: Int[Tensor, "n"],
         priority: Int[Tensor, "n"],
+        values: Float[Tensor, "n"],
         recordings: Int[Tensor, "n"],
         positions: Int[Tensor, "n"],
-        values: Float[Tensor, "n"],
     ) -> None:
         kept = self.priority.shape[1]
         order = priority.argsort(stable=True)
-        order = order[slots[order].argsort(stable=True)]  # by slot, then by priority
-        groups, sizes = slots[order].unique_consecutive(return_counts=True)
-        rank = torch.arange(len(slots), device=slots.device) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+        order = order.index_select(0, slots.index_select(0, order).argsort(stable=True))  # by slot, then by priority
+        groups, sizes = slots.index_select(0, order).unique_consecutive(return_counts=True)
         group = torch.arange(len(groups), device=slots.device).repeat_interleave(sizes)
-        first = rank < kept
-        at, order = (group[first], rank[first]), order[first]
+        rank = torch.arange(len(slots), device=slots.device) - (sizes.cumsum(0) - sizes).index_select(0, group)
+        candidate = _where(rank < kept)
+        order, group, rank = (one.index_select(0, candidate) for one in (order, group, rank))
 
-        def joined(old: Tensor, new: Tensor, empty: float | int) -> Tensor:
-            table = torch.full((len(groups), kept), empty, dtype=old.dtype, device=old.device)
-            table[at] = new[order].to(old.dtype)
-            return torch.cat([old[groups], table], dim=1)
-
-        by_priority = joined(self.priority, priority, NEVER)
-        best = by_priority.sort(dim=1, stable=True).indices[:, :kept]
-        self.recordings[groups] = joined(self.recordings, recordings, -1).gather(1, best)
-        self.positions[groups] = joined(self.positions, positions, -1).gather(1, best)
-        self.values[groups] = joined(self.values, values, 0.0).gather(1, best)
-        self.priority[groups] = by_priority.gather(1, best)
-        self.threshold[groups] = self.priority[groups, -1]
+        old = self.priority.index_select(0, groups)
+        new = torch.full_like(old, NEVER)
+        when = priority.index_select(0, order)
+        new.view(-1)[group * kept + rank] = when
+        last = _kth_smallest(torch.cat([old, new], dim=1), kept)
+        stays = _where(when <= last.index_select(0, group))
+        order, group = order.index_select(0, stays), group.index_select(0, stays)
+        # each new one into a place that an old one leaves, or that was empty; both are in the order of the groups
+        free = (old > last[:, None]) | (old == NEVER)
+        free &= free.cumsum(1, dtype=torch.int32) <= group.bincount(minlength=len(groups))[:, None]
+        at = groups.index_select(0, group) * kept + _where(free) % kept
+        for table, found in (
+            (self.priority, priority),
+            (self.values, values),
+            (self.recordings, recordings),
+            (self.positions, positions),
+        ):
+            table.view(-1)[at] = found.index_select(0, order)
+        self.threshold[groups] = last
 
 
 class Sampler(Accumulator):
@@ -317,11 +327,18 @@ def draw(
     )
 
 
-def _where(mask: Bool[Tensor, "row column"]) -> Int[Tensor, "n"]:
+def _where(mask: Bool[Tensor, "*shape"]) -> Int[Tensor, "n"]:
     """Flat indices of the true entries. numpy finds few among many in half of torch's time."""
     if mask.device.type == "cpu":
         return torch.from_numpy(np.flatnonzero(mask.numpy()))
     return mask.view(-1).nonzero()[:, 0]
+
+
+def _kth_smallest(x: Int[Tensor, "group n"], k: int) -> Int[Tensor, "group"]:
+    """Of each row; numpy takes half of torch's time here too."""
+    if x.device.type == "cpu":
+        return torch.from_numpy(np.partition(x.numpy(), k - 1, axis=1)[:, k - 1].copy())
+    return x.kthvalue(k, dim=1).values
 
 
 def _first(mask: Tensor, n: int) -> Int[Tensor, "feature n"]:
