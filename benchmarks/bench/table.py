@@ -22,7 +22,7 @@ MORE_THAN_KEPT = 1.10  # of memory: what every point may take beyond the bare pa
 
 
 def rendered(results: Mapping[str, Any]) -> str:
-    parts = [_head(results)]
+    parts = [_head(results), *results.get("notes", ())]
     for size, rows in results["sizes"].items():
         parts += [f"**{size}**", table(_HEAD, [_row(row) for row in rows])]
         if line := line_of(rows):

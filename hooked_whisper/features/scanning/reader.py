@@ -113,12 +113,8 @@ class SiteReader:
         ranges: dict[str, RangeExamples] = {}
         for kind in RANGE_KINDS:
             edges, counts = make_ranges(histogram, HISTOGRAM_CELLS, kind, options.ranges)
-            drawn = [
-                self.sampler.draw(counted, low, high, options.per_range, options.one_per_recording)
-                for low, high in zip(edges.T[:-1], edges.T[1:], strict=True)
-            ]
-            values, recordings, positions = (torch.stack(part, 1) for part in zip(*drawn, strict=True))
-            examples = Examples(_array(values), _array(recordings), _array(positions))
+            drawn = self.sampler.draw(counted, edges, options.per_range, options.one_per_recording)
+            examples = Examples(*map(_array, drawn))
             ranges[kind] = RangeExamples(_array(edges), _array(counts), examples)
         return SiteScan(
             name=self.name,

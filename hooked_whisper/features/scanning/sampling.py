@@ -249,81 +249,117 @@ class Sampler(Accumulator):
     def draw(
         self,
         counts: Int[Tensor, "feature cell"],
-        low: Float[Tensor, "feature"],
-        high: Float[Tensor, "feature"],
+        edges: Float[Tensor, "feature edge"],
         n: int,
         one_per_recording: bool = True,
     ) -> Drawn:
         """See :func:`draw`; ``counts`` of all positions in each of the tail's cells."""
-        return draw(self.rows, self.tail, self.tail.level_of(counts), low, high, n, one_per_recording)
+        return draw(self.rows, self.tail, self.tail.level_of(counts), edges, n, one_per_recording)
 
 
 class Drawn(NamedTuple):
-    """A sample of positions for every feature, ``[feature, n]``; unfilled places have recording -1."""
+    """A sample of positions for every range of every feature; unfilled places have recording -1."""
 
-    values: Float[Tensor, "feature n"]
-    recordings: Int[Tensor, "feature n"]
-    positions: Int[Tensor, "feature n"]
+    values: Float[Tensor, "feature range n"]
+    recordings: Int[Tensor, "feature range n"]
+    positions: Int[Tensor, "feature range n"]
 
 
 def draw(
     rows: RowSample,
     tail: TailSample,
     level: Int[Tensor, "feature"],
-    low: Float[Tensor, "feature"],
-    high: Float[Tensor, "feature"],
+    edges: Float[Tensor, "feature edge"],
     n: int,
     one_per_recording: bool = True,
 ) -> Drawn:
-    """At most ``n`` positions for each feature whose activation is in ``[low, high)``: a uniform sample.
+    """At most ``n`` positions from each range of each feature, whose edges these are: uniform samples.
 
     level: of each feature in the whole corpus, see :class:`TailSample`.
-    low, high: float64, edges of the tail's cells or of finer ones; positive. ``one_per_recording`` takes a recording's
-    position with the smallest priority only. Fewer come out where the range has fewer, or where it is rare, but not
-    rare enough to have been kept whole.
+    edges: float64, ascending, edges of the tail's cells or of finer ones; positive, or NaN for a feature without
+    ranges. ``one_per_recording`` takes a recording's position with the smallest priority only. Fewer come out where the
+    range has fewer, or where it is rare, but not rare enough to have been kept whole.
     """
     tail.settle()
-    n_features, n_cells, reach = tail.n_features, tail.cells.per_sign, rows.reach
-    wide = n if not one_per_recording else 4 * n  # some fall away again
     rows.arrange()
-    least, beyond = low.float(), high.float()  # edges of cells are float32 numbers
-    inside = (rows.values >= least) & (rows.values < beyond) & (rows.priority != NEVER)[:, None]
-    from_rows = _first(inside.T, wide)  # [feature, wide] of the rows, or -1
-    at = from_rows.clamp_min(0)
-    shape = (n_features, -1)
-    in_tail = (tail.values.view(shape) >= least[:, None]) & (tail.values.view(shape) < beyond[:, None])
+    edges = edges.masked_fill(edges.isnan(), torch.inf)
+    wide = n if not one_per_recording else 4 * n  # some fall away again
+    from_rows = _rows_of_each(rows, edges.float(), wide)  # edges of cells are float32 numbers
+    drawn = [
+        _draw_one(rows, tail, level, edges[:, i], edges[:, i + 1], from_rows[:, i], n, one_per_recording)
+        for i in range(edges.shape[1] - 1)
+    ]
+    return Drawn(*(torch.stack(part, 1) for part in zip(*drawn, strict=True)))
 
-    # up to which priority everything in the range is here: rows up to their reach, the tail as far as it is complete
+
+def _rows_of_each(rows: RowSample, edges: Float[Tensor, "feature edge"], n: int) -> Int[Tensor, "feature range {n}"]:
+    """Which rows are the first ``n`` in each range; -1 where there are fewer."""
+    held = int((rows.priority != NEVER).sum())
+    if not held:
+        return torch.full((len(edges), edges.shape[1] - 1, n), -1, device=edges.device)
+    part = torch.searchsorted(edges, rows.values[:held].T.contiguous(), right=True).short()  # 0 is below all ranges
+    order = _stable_order(part)
+    whose = torch.arange(1, edges.shape[1] + 1, dtype=part.dtype, device=edges.device).expand(len(edges), -1)
+    starts = torch.searchsorted(part.gather(1, order), whose.contiguous())[:, :, None]
+    at = starts[:, :-1] + torch.arange(n, device=edges.device)
+    found = order.gather(1, at.clamp_max(held - 1).flatten(1)).view(at.shape)
+    return found.masked_fill(at >= starts[:, 1:], -1)
+
+
+def _draw_one(
+    rows: RowSample,
+    tail: TailSample,
+    level: Int[Tensor, "feature"],
+    low: Float[Tensor, "feature"],
+    high: Float[Tensor, "feature"],
+    from_rows: Int[Tensor, "feature wide"],
+    n: int,
+    one_per_recording: bool,
+) -> tuple[Float[Tensor, "feature n"], Int[Tensor, "feature n"], Int[Tensor, "feature n"]]:
+    """Values, recordings and positions from ``[low, high)``."""
+    n_features, n_cells, kept = tail.n_features, tail.cells.per_sign, tail.priority.shape[1]
+    features = torch.arange(n_features, device=low.device)[:, None]
     edges = tail._edges.to(low)
     touched = (edges[1:] > low[:, None]) & (edges[:-1] < high[:, None])
+
+    # up to which priority everything in the range is here: rows up to their reach, the tail as far as it is complete
     above = torch.arange(n_cells, device=low.device) > level[:, None]  # [feature, cell]
-    threshold = tail.threshold.view(shape)
-    complete = torch.maximum(torch.where(above, threshold, threshold.clamp_max(EARLY)), reach)
+    threshold = tail.threshold.view(n_features, n_cells)
+    complete = torch.maximum(torch.where(above, threshold, threshold.clamp_max(EARLY)), rows.reach)
     limit = complete.masked_fill(~touched, NEVER).amin(1, keepdim=True)
 
+    # only the cells that are touched, which lie side by side
+    first, width = touched.to(torch.int8).argmax(1, keepdim=True), max(1, int(touched.sum(1).max()))
+    cells = first + torch.arange(width, device=low.device)
+    there = (cells < n_cells).repeat_interleave(kept, dim=1)
+    slots = (features * n_cells + cells.clamp_max(n_cells - 1)).view(-1)
+
+    def of_tail(table: Tensor) -> Float[Tensor, "feature m"] | Int[Tensor, "feature m"]:
+        return table.index_select(0, slots).view(n_features, width * kept)
+
+    values = of_tail(tail.values)
+    there &= (values >= low.float()[:, None]) & (values < high.float()[:, None])
+    at = from_rows.clamp_min(0)
     priority = torch.cat(
-        [rows.priority[at].masked_fill(from_rows < 0, NEVER), tail.priority.view(shape).masked_fill(~in_tail, NEVER)], 1
+        [rows.priority[at].masked_fill(from_rows < 0, NEVER), of_tail(tail.priority).masked_fill(~there, NEVER)], 1
     )
     priority = priority.masked_fill(priority > limit, NEVER)
-    priority, best = priority.topk(min(2 * wide, priority.shape[1]), largest=False)  # a position may be in both
-
-    def joined(of_rows: Tensor, of_tail: Tensor) -> Tensor:
-        return torch.cat([of_rows, of_tail.view(shape)], 1).gather(1, best)
-
+    wide = min(2 * at.shape[1], priority.shape[1])  # a position may be in both
+    priority, best = priority.topk(wide, largest=False)
     keep = priority != NEVER
     keep[:, 1:] &= priority[:, 1:] != priority[:, :-1]
-    recordings = joined(rows.recordings[at], tail.recordings)
+    recordings = torch.cat([rows.recordings[at], of_tail(tail.recordings)], 1).gather(1, best)
     if one_per_recording:
         same = recordings[:, :, None] == recordings[:, None, :]
         earlier = torch.tril(same, diagonal=-1) & keep[:, None, :]
         keep &= ~earlier.any(2)
     chosen = _first(keep, n)
     gone, chosen = chosen < 0, chosen.clamp_min(0)
-    features = torch.arange(n_features, device=low.device)[:, None]
-    return Drawn(
-        joined(rows.values[at, features], tail.values).gather(1, chosen).masked_fill(gone, torch.nan),
+    best = best.gather(1, chosen)
+    return (
+        torch.cat([rows.values[at, features], values], 1).gather(1, best).masked_fill(gone, torch.nan),
         recordings.gather(1, chosen).masked_fill(gone, -1),
-        joined(rows.positions[at], tail.positions).gather(1, chosen).masked_fill(gone, -1),
+        torch.cat([rows.positions[at], of_tail(tail.positions)], 1).gather(1, best).masked_fill(gone, -1),
     )
 
 
@@ -339,6 +375,13 @@ def _kth_smallest(x: Int[Tensor, "group n"], k: int) -> Int[Tensor, "group"]:
     if x.device.type == "cpu":
         return torch.from_numpy(np.partition(x.numpy(), k - 1, axis=1)[:, k - 1].copy())
     return x.kthvalue(k, dim=1).values
+
+
+def _stable_order(x: Int[Tensor, "row n"]) -> Int[Tensor, "row n"]:
+    """Of each row; numpy takes a quarter of torch's time for numbers of 16 bits."""
+    if x.device.type == "cpu":
+        return torch.from_numpy(x.numpy().argsort(axis=1, kind="stable"))
+    return x.argsort(dim=1, stable=True)
 
 
 def _first(mask: Tensor, n: int) -> Int[Tensor, "feature n"]:

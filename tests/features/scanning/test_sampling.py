@@ -11,7 +11,7 @@ from scipy.stats import chisquare
 
 from hooked_whisper.features.cells import Cells
 from hooked_whisper.features.scanning.priority import NEVER, priorities
-from hooked_whisper.features.scanning.sampling import Sampler
+from hooked_whisper.features.scanning.sampling import Drawn, Sampler
 from hooked_whisper.features.scanning.state import Stretch
 from tests.features.scanning.streams import items, stream
 
@@ -32,6 +32,10 @@ def counts(stretches: list[Stretch]) -> torch.Tensor:
     """Positions in each positive cell, ``[feature, cell]``."""
     x = torch.cat([one.x for one in stretches])
     return torch.stack([torch.bincount(CELLS.positive(c), minlength=CELLS.per_sign + 1)[1:] for c in x.T])
+
+
+def of_one_range(drawn: Drawn) -> Drawn:
+    return Drawn(*(one[:, 0] for one in drawn))
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=20), st.integers(1, 30), st.integers(0, 99))
@@ -66,7 +70,7 @@ def test_a_sample_is_the_beginning_of_its_range_by_priority(
     generator = np.random.default_rng(seed)
     ends = np.sort(generator.integers(180, 290, size=(2, 2)), axis=0)
     low, high = fine[ends[0]], fine[ends[1]]
-    drawn = sampler.draw(counts(stretches), low, high, 5, one_per_recording=single)
+    drawn = of_one_range(sampler.draw(counts(stretches), torch.stack([low, high], 1), 5, one_per_recording=single))
     for feature in range(2):
         inside = [i for i in items(stretches, feature) if low[feature] <= i.value < high[feature]]
         inside.sort(key=lambda i: i.priority)
@@ -90,8 +94,8 @@ def test_rare_large_values_are_all_there_and_common_ones_enough() -> None:
     x = torch.cat([s.x for s in stretches])[:, 0]
     assert int(sampler.tail.level[0]) > 40  # the bulk is left to the rows
     for low, least in ((0.5, 20), (4.0, 8), (float(x.sort().values[-5]), 5)):
-        low_edge = torch.tensor([low], dtype=torch.float64)
-        found = sampler.draw(counts(stretches), low_edge, torch.tensor([1000.0]).double(), 20, one_per_recording=False)
+        edges = torch.tensor([[low, 1000.0]], dtype=torch.float64)
+        found = sampler.draw(counts(stretches), edges, 20, one_per_recording=False)
         assert (found.recordings >= 0).sum() >= least
 
 
@@ -100,10 +104,10 @@ def test_every_position_is_equally_likely(low: float) -> None:
     x = stream([60] * 5, 1, 3)
     inside = [(i.recording, i.position) for i in items(x, 0) if i.value >= low]
     hits = dict.fromkeys(inside, 0)
-    edges = torch.tensor([low]).double(), torch.tensor([1e6]).double()
+    edges = torch.tensor([[low, 1e6]], dtype=torch.float64)
     for seed in range(120):
         drawn = [Stretch(s.x, s.recording, 0, priorities(f"r{s.recording}", range(60), seed)) for s in x]
-        found = run(drawn, 50, 4).draw(counts(drawn), *edges, 3, one_per_recording=False)
+        found = of_one_range(run(drawn, 50, 4).draw(counts(drawn), edges, 3, one_per_recording=False))
         there = found.recordings[0] >= 0
         for at in zip(found.recordings[0][there].tolist(), found.positions[0][there].tolist(), strict=True):
             hits[at] += 1
@@ -146,9 +150,8 @@ def test_parts_in_any_order_give_what_one_pass_gives(
         merged.merge(one)
     every = counts(stretches)
     fine = Cells(4, -14, 10).edges[Cells(4, -14, 10).per_sign + 1 :]
-    for first, last in ((0, 384), (150, 200), (200, 230), (230, 300)):
-        low, high = fine[[first, first]], fine[[last, last]]
-        for single in (False, True):
-            one, other = (s.draw(every, low, high, 7, single) for s in (whole, merged))
-            for a, b in zip(one, other, strict=True):
-                assert torch.equal(a.nan_to_num(), b.nan_to_num())
+    edges = fine[[0, 150, 200, 200, 230, 300, 384]].expand(2, -1)
+    for single in (False, True):
+        one, other = (s.draw(every, edges, 7, single) for s in (whole, merged))
+        for a, b in zip(one, other, strict=True):
+            assert torch.equal(a.nan_to_num(), b.nan_to_num())
