@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hooked_whisper.cli_explore import add_explore, run_explore
 from hooked_whisper.cli_features import add_features, run_features
 from hooked_whisper.cli_model import add_model, load_model, not_negative, positive
 from hooked_whisper.cli_run import Parser, run, version
@@ -38,8 +39,11 @@ def _parser() -> argparse.ArgumentParser:
         "`hooked-whisper reproduce --model tiny --audio *.wav`; `hooked-whisper transcribe speech.wav`.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="reproduce|features|scan|transcribe|hooks")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="reproduce|explore|features|scan|transcribe|hooks"
+    )
     _add_reproduce(commands)
+    _add_explore(commands)
     _add_features(commands)
     _add_scan(commands)
     _add_transcribe(commands)
@@ -67,6 +71,18 @@ def _add_reproduce(commands: Any) -> None:
     parser.add_argument("--language", default="en", metavar="L", help="language of the recordings (default: en)")
     parser.add_argument("--seed", type=not_negative, default=0, metavar="S", help="seed of everything (default: 0)")
     parser.set_defaults(run=_reproduce)
+
+
+def _add_explore(commands: Any) -> None:
+    parser = commands.add_parser(
+        "explore",
+        help="a local page to listen, cut and swap words, narrow attention, switch heads and neurons off",
+        description="Serve a page on this machine only (127.0.0.1, a token in its address): spectrogram, words and "
+        "phones of a clip; what is changed in the model changes the transcript in place, and the page shows the Python "
+        "that does the same. Ctrl-C or the page's button stops it.",
+    )
+    add_explore(parser)
+    parser.set_defaults(run=run_explore)
 
 
 def _add_features(commands: Any) -> None:

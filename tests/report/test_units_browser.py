@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from hooked_whisper.report.units import SiteWriter, Unit, UnitStats
+from tests.browsing import chromium, problems_of
 from tests.report.units_worlds import HOSTILE, clip, examples, info, unit
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright, and a Chromium")
 PLAYED = """a => new Promise(done => { const from = a.currentTime, until = performance.now() + 5000;
   const look = () => !a.paused && a.currentTime > from + 0.05 ? done(true)
     : performance.now() > until ? done(false) : setTimeout(look, 30);
@@ -41,30 +38,15 @@ def site(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    with playwright.sync_playwright() as p:
-        own = p.chromium.executable_path
-        path = own if Path(own).exists() else next(filter(None, map(shutil.which, BROWSERS)), None)
-        if path is None:
-            pytest.skip("no browser: playwright install chromium, or install Debian's chromium")
-        chromium = p.chromium.launch(
-            executable_path=path, args=["--no-sandbox", "--autoplay-policy=user-gesture-required", "--mute-audio"]
-        )
-        yield chromium
-        chromium.close()
+    with chromium("--autoplay-policy=user-gesture-required") as one:
+        yield one
 
 
 @pytest.fixture
 def page(browser) -> Iterator:
     """A page that fails its test on any error in the console or any request beyond the disk."""
     one = browser.new_page(viewport={"width": 1200, "height": 900})
-    problems: list[str] = []
-    one.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
-    one.on("pageerror", lambda e: problems.append(str(e)))
-    one.on(
-        "requestfailed", lambda r: problems.append(f"{r.url}: {r.failure}") if "ERR_ABORTED" not in r.failure else None
-    )
-    one.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else problems.append(r.url))
-    one.on("dialog", lambda d: (problems.append("a dialog: " + d.message), d.dismiss()))
+    problems = problems_of(one, "file:", "data:", "blob:")
     yield one
     one.close()
     assert not problems

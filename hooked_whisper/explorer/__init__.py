@@ -1,0 +1,6 @@
+"""A local page to listen, look and intervene: cut words, swap them, narrow attention, switch heads and neurons off."""
+
+from hooked_whisper.explorer.clips import HeardClip, Shelf
+from hooked_whisper.explorer.edits import Edits, Swap
+
+__all__ = ["Edits", "HeardClip", "Shelf", "Swap"]

@@ -1,0 +1,302 @@
+"""The page's server: routes, limits, and who may ask.
+
+It is for the one person in front of this machine. Every answer needs the token of the page's address (compared in
+constant time), requests for another host name are refused (a foreign page cannot reach it by DNS rebinding), nothing is
+allowed across origins, and the page may load nothing from elsewhere (Content-Security-Policy).
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import secrets
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hooked_whisper.errors import AudioError, HookedWhisperError, MissingExtraError
+from hooked_whisper.explorer.clips import MOST_BYTES, MOST_SECONDS, Shelf
+from hooked_whisper.explorer.edits import Edits
+from hooked_whisper.explorer.views import (
+    clip_facts,
+    head_pattern,
+    liking_units,
+    model_facts,
+    outcome_facts,
+    pattern_png,
+    spectrogram_png,
+)
+from hooked_whisper.hooked import HookedWhisper
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+HOSTS = ["127.0.0.1", "localhost"]
+_MOST_JSON = 100_000
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+@dataclass(eq=False)
+class Explorer:
+    """What the routes share. One request at a time is at the model.
+
+    source: what ``from_pretrained`` takes. stop: ends the server.
+    """
+
+    model: HookedWhisper
+    source: str
+    shelf: Shelf
+    language: str = "en"
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    stop: Callable[[], None] = lambda: None
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    async def work(self, job: Callable[[], Any]) -> Any:
+        """Run away from the event loop, after those who came before."""
+        from starlette.concurrency import run_in_threadpool
+
+        def alone() -> Any:
+            with self._lock:
+                return job()
+
+        return await run_in_threadpool(alone)
+
+
+Route = Callable[[Explorer, "Request"], Awaitable["Response"]]
+
+
+def make_app(explorer: Explorer) -> Starlette:
+    """The ASGI application. Raises ``MissingExtraError`` without starlette."""
+    try:
+        from starlette.applications import Starlette
+        from starlette.middleware import Middleware
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
+        from starlette.routing import Route as Path
+    except ImportError as error:
+        raise MissingExtraError("the explorer needs starlette: pip install 'hooked-whisper[explore]'") from error
+
+    def path(address: str, route: Route, *methods: str) -> Path:
+        return Path(address, _guarded(explorer, route), methods=list(methods) or ["GET"])
+
+    return Starlette(
+        routes=[
+            path("/", _page),
+            path("/api/clips", _clips),
+            path("/api/clips", _upload, "POST"),
+            path("/api/clips/{clip}", _clip),
+            path("/api/clips/{clip}/alignment", _align, "POST"),
+            path("/api/clips/{clip}/audio.wav", _audio),
+            path("/api/clips/{clip}/mel.png", _mel),
+            path("/api/clips/{clip}/act", _act, "POST"),
+            path("/api/clips/{clip}/pattern.png", _pattern),
+            path("/api/clips/{clip}/units", _units),
+            path("/api/stop", _stop, "POST"),
+        ],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)],
+    )
+
+
+def _guarded(explorer: Explorer, route: Route) -> Callable[[Request], Awaitable[Response]]:
+    from starlette.responses import JSONResponse, PlainTextResponse
+
+    @functools.wraps(route)
+    async def answer(request: Request) -> Response:
+        given = request.headers.get("x-token") or request.query_params.get("token") or ""
+        if not secrets.compare_digest(given.encode(), explorer.token.encode()):
+            text = "This page opens by the address that hooked-whisper explore printed, with its token.\n"
+            return PlainTextResponse(text, 403, headers=_HEADERS)
+        try:
+            response = await route(explorer, request)
+        except HookedWhisperError as error:
+            response = JSONResponse({"error": str(error)}, 400)
+        response.headers.update({k: v for k, v in _HEADERS.items() if k not in response.headers})
+        return response
+
+    return answer
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+async def _page(explorer: Explorer, request: Request) -> Response:
+    from starlette.responses import HTMLResponse
+
+    nonce = secrets.token_urlsafe(16)
+    facts = {
+        "token": explorer.token,
+        "model": model_facts(explorer.model),
+        "most_bytes": MOST_BYTES,
+        "most_seconds": MOST_SECONDS,
+    }
+    html = _template().render(facts=facts, nonce=nonce, model=explorer.model, source=explorer.source)
+    policy = (
+        f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src 'self' data:; "
+        "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return HTMLResponse(html, headers={"Content-Security-Policy": policy})
+
+
+@functools.cache
+def _template() -> Any:
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+    loader = ChoiceLoader([PackageLoader("hooked_whisper.explorer"), PackageLoader("hooked_whisper.report")])
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    return environment.get_template("explorer.html.j2")
+
+
+# --- clips -----------------------------------------------------------------------------------------------------------
+
+
+async def _clips(explorer: Explorer, request: Request) -> Response:
+    first = await explorer.work(explorer.shelf.first)
+    return _json({"clips": [{"id": key, "name": name} for key, name in explorer.shelf.names().items()], "first": first})
+
+
+async def _upload(explorer: Explorer, request: Request) -> Response:
+    content = await _body(request, MOST_BYTES, "audio")
+    name = request.query_params.get("name", "upload")
+    key = await explorer.work(lambda: explorer.shelf.add(content, name))
+    return _json({"id": key})
+
+
+async def _clip(explorer: Explorer, request: Request) -> Response:
+    key = request.path_params["clip"]
+    clip = await explorer.work(lambda: explorer.shelf[key])
+    return _json({"id": key, **clip_facts(clip)})
+
+
+async def _align(explorer: Explorer, request: Request) -> Response:
+    key, content = request.path_params["clip"], await _body(request, MOST_BYTES, "alignment")
+    name = request.query_params.get("name", "alignment")
+    await explorer.work(lambda: explorer.shelf.align(key, content, name))
+    return await _clip(explorer, request)
+
+
+async def _audio(explorer: Explorer, request: Request) -> Response:
+    from starlette.responses import Response
+
+    clip = await explorer.work(lambda: explorer.shelf[request.path_params["clip"]])
+    return Response(_wav(clip.audio), media_type="audio/wav")
+
+
+async def _mel(explorer: Explorer, request: Request) -> Response:
+    key = request.path_params["clip"]
+    return _png(await explorer.work(lambda: spectrogram_png(explorer.model, explorer.shelf[key])))
+
+
+# --- what one does with them -----------------------------------------------------------------------------------------
+
+
+async def _act(explorer: Explorer, request: Request) -> Response:
+    key, content = request.path_params["clip"], await _body(request, _MOST_JSON, "edits")
+    try:
+        edits = Edits.from_json(json.loads(content))
+    except ValueError as error:
+        raise HookedWhisperError(f"edits are no JSON: {error}") from error
+
+    def act() -> dict[str, Any]:
+        shelf, language = explorer.shelf, explorer.language
+        clip = shelf[key]
+        found = edits.apply(explorer.model, clip, shelf.__getitem__, language)
+        code = edits.python(explorer.source, clip, shelf.__getitem__, language)
+        return {**outcome_facts(found), "python": code}
+
+    return _json(await explorer.work(act))
+
+
+async def _pattern(explorer: Explorer, request: Request) -> Response:
+    key, stack = request.path_params["clip"], request.query_params.get("stack", "")
+    block, head = _number(request, "block"), _number(request, "head")
+    return _png(
+        await explorer.work(
+            lambda: pattern_png(
+                head_pattern(explorer.model, explorer.shelf[key], stack, block, head, explorer.language)[0]
+            )
+        )
+    )
+
+
+async def _units(explorer: Explorer, request: Request) -> Response:
+    key, block = request.path_params["clip"], _number(request, "block")
+    also = tuple(_int(x, "also") for x in request.query_params.getlist("also")[:50])
+
+    def find() -> list[dict[str, Any]]:
+        clip = explorer.shelf[key]
+        start = _float(request.query_params.get("start", "0"), "start")
+        end = _float(request.query_params.get("end", str(clip.seconds)), "end")
+        return liking_units(explorer.model, clip, block, start, end, also)
+
+    return _json(await explorer.work(find))
+
+
+async def _stop(explorer: Explorer, request: Request) -> Response:
+    explorer.stop()
+    return _json({"stopped": True})
+
+
+# --- small things ----------------------------------------------------------------------------------------------------
+
+
+async def _body(request: Request, most: int, what: str) -> bytes:
+    """The whole body, but never more than ``most`` bytes of it in memory."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            raise AudioError(f"the {what} has more than {most / 1e6:g} MB: give less")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _number(request: Request, name: str) -> int:
+    return _int(request.query_params.get(name, ""), name)
+
+
+def _int(text: str, name: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise HookedWhisperError(f"{name} needs a whole number, not {text!r}") from error
+
+
+def _float(text: str, name: str) -> float:
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise HookedWhisperError(f"{name} needs seconds, not {text!r}") from error
+    if not 0 <= value <= MOST_SECONDS:
+        raise HookedWhisperError(f"{name} needs seconds from 0 to {MOST_SECONDS:.0f}, not {text!r}")
+    return value
+
+
+def _wav(audio: Any) -> bytes:
+    import soundfile
+
+    from hooked_whisper.audio import SAMPLE_RATE
+
+    stream = io.BytesIO()
+    soundfile.write(stream, audio.numpy(), SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    return stream.getvalue()
+
+
+def _json(data: Any) -> Response:
+    from starlette.responses import JSONResponse
+
+    return JSONResponse(data)
+
+
+def _png(data: bytes) -> Response:
+    from starlette.responses import Response
+
+    return Response(data, media_type="image/png")

@@ -1,0 +1,164 @@
+"""The clips that a page works on: heard once, encoded once."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+
+import soundfile
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hooked_whisper.analysis import align
+from hooked_whisper.audio import SAMPLE_RATE, AudioSource, load_audio
+from hooked_whisper.corpora import read_alignment
+from hooked_whisper.errors import AlignmentError, AudioError, HookedWhisperError
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.interventions.transcriber import Transcriber
+from hooked_whisper.protocols import Alignment, Interval
+from hooked_whisper.speech import SpokenWorld
+from hooked_whisper.text import word_error
+
+MOST_BYTES = 25_000_000
+MOST_SECONDS = 30.0  # one window of Whisper
+MOST_UPLOADS = 16  # the oldest makes room
+_TRIED = 6
+
+
+@dataclass(frozen=True, eq=False)
+class HeardClip:
+    """A clip with what the model makes of it.
+
+    source: Python that gives the sound again (a file name in quotes, or a packaged clip).
+    words: in seconds; as somebody aligned them (``aligned``), else by cross-attention from the model's own transcript.
+    """
+
+    name: str
+    source: str
+    audio: Float[Tensor, "sample"]
+    mel: Float[Tensor, "1 mel frame"]
+    encoded: Float[Tensor, "1 position d_model"]
+    text: str
+    words: tuple[Interval, ...]
+    phones: tuple[Interval, ...] = ()
+    aligned: bool = False
+
+    @property
+    def seconds(self) -> float:
+        return len(self.audio) / SAMPLE_RATE
+
+    def with_alignment(self, alignment: Alignment) -> HeardClip:
+        """The same with words and phones of somebody else's, as far as the clip reaches."""
+        words, phones = (
+            tuple(one for one in tier if one.start < self.seconds) for tier in (alignment.words, alignment.phones)
+        )
+        if not words and not phones:
+            raise AlignmentError(f"the alignment has no words or phones within the {self.seconds:.1f} s of {self.name}")
+        return replace(self, words=words or self.words, phones=phones, aligned=bool(words) or self.aligned)
+
+
+class Shelf:
+    """Clips by id: packaged ones are heard when somebody first asks, uploads at once."""
+
+    def __init__(self, model: HookedWhisper, language: str = "en", packaged: bool = True) -> None:
+        self.model, self.language = model, language
+        self._packaged = SpokenWorld.default().clips() if packaged else []
+        self._heard: dict[str, HeardClip] = {}
+        self._uploads = 0
+
+    def names(self) -> dict[str, str]:
+        """Id to what people call it, packaged clips first."""
+        packaged = {
+            f"demo-{i}": f"{i + 1}. “{clip.text}” ({clip.alignment.speaker})" for i, clip in enumerate(self._packaged)
+        }
+        return packaged | {key: clip.name for key, clip in self._heard.items() if key not in packaged}
+
+    def first(self) -> str | None:
+        """The one to begin with: the newest upload, or the first packaged clip that the model gets right."""
+        names = list(self.names())
+        uploads = [key for key in names if key.startswith("upload-")]
+        if uploads or not names:
+            return uploads[-1] if uploads else None
+        tried = names[:_TRIED]
+        right = (
+            key for key in tried if word_error(" ".join(w.label for w in self[key].words), self[key].text).wer == 0
+        )
+        return next(right, names[0])
+
+    def __getitem__(self, key: str) -> HeardClip:
+        if key not in self._heard:
+            names = list(self.names())
+            if key not in names:
+                raise HookedWhisperError(f"there is no clip {key!r} here (any more): choose one from the list")
+            i = names.index(key)
+            clip = self._packaged[i]
+            heard = self._hear(f"packaged clip {i + 1}", f"SpokenWorld.default().clips()[{i}].audio", clip.audio)
+            self._heard[key] = heard.with_alignment(clip.alignment)
+        return self._heard[key]
+
+    def add(self, content: bytes, name: str) -> str:
+        """Take an upload; returns its id.
+
+        Raises:
+            AudioError: too large, too long, or no sound.
+        """
+        name = PurePath(name.replace("\\", "/")).name or "upload"
+        if len(content) > MOST_BYTES:
+            raise AudioError(f"{name} has more than {MOST_BYTES // 1_000_000} MB: give a shorter clip")
+        _refuse_long(_promised_seconds(content), name)
+        try:
+            audio = load_audio(content)
+        except AudioError as error:
+            raise AudioError(f"{name}: {error}") from error
+        _refuse_long(len(audio) / SAMPLE_RATE, name)
+        heard = self._hear(name, repr(name), audio)
+        self._uploads += 1
+        key = f"upload-{self._uploads}"
+        uploads = [one for one in self._heard if one.startswith("upload-")]
+        for one in uploads[: max(0, len(uploads) - MOST_UPLOADS + 1)]:
+            del self._heard[one]
+        self._heard[key] = heard
+        return key
+
+    def align(self, key: str, content: bytes, name: str) -> None:
+        """Words and phones of a clip from a TextGrid, CTM, TIMIT or JSON file. Raises ``AlignmentError``."""
+        if len(content) > MOST_BYTES:
+            raise AlignmentError(f"{name} has more than {MOST_BYTES // 1_000_000} MB")
+        clip = self[key]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"alignment{PurePath(name).suffix}"
+            path.write_bytes(content)
+            self._heard[key] = clip.with_alignment(read_alignment(path))
+
+    @torch.no_grad()
+    def _hear(self, name: str, source: str, audio: AudioSource) -> HeardClip:
+        model = self.model
+        samples = load_audio(audio)
+        mel = model.to_mel(samples)
+        encoded = model.embed_audio(mel)
+        text = Transcriber(model, self.language).raw(encoded)[0]
+        words: Sequence[Interval] = ()
+        if text.strip():
+            try:
+                words = align(model, encoded, text, duration=len(samples) / SAMPLE_RATE, language=self.language).words
+            except AlignmentError:  # a text of signs alone: the page goes without
+                words = ()
+        return HeardClip(name, source, samples.cpu(), mel, encoded, text, tuple(words))
+
+
+def _promised_seconds(content: bytes) -> float:
+    """What the file's head says, before anything is unpacked; 0 where soundfile cannot tell."""
+    try:
+        info = soundfile.info(io.BytesIO(content))
+    except (soundfile.LibsndfileError, ValueError, RuntimeError):
+        return 0.0
+    return float(info.frames) / max(info.samplerate, 1)
+
+
+def _refuse_long(seconds: float, name: str) -> None:
+    if seconds > MOST_SECONDS + 1e-6:
+        raise AudioError(f"{name} lasts {seconds:.1f} s, the page takes clips of up to {MOST_SECONDS:.0f} s: cut it")

@@ -1,0 +1,213 @@
+"""What somebody did to a clip on the page: as interventions, and as the Python that does the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.explorer.clips import MOST_SECONDS, HeardClip
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.interventions import Outcome, ablate_heads, ablate_neurons, outcome, replace_encoder, window_masks
+
+STACKS = ("encoder", "decoder", "cross")
+MOST_EDITS = 200
+Head = tuple[str, int, int]
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Encoder outputs in ``[start, end)`` seconds come from clip ``clip``, from its second ``begin`` on."""
+
+    start: float
+    end: float
+    clip: str
+    begin: float
+
+
+@dataclass(frozen=True)
+class Edits:
+    """cuts, swaps: seconds, of the encoder's output. window: half-width in positions, every encoder block.
+
+    heads: (stack, block, head); units: (block, neuron) of the encoder's MLPs. Both are set to zero.
+    """
+
+    cuts: tuple[tuple[float, float], ...] = ()
+    swaps: tuple[Swap, ...] = ()
+    window: int | None = None
+    heads: tuple[Head, ...] = ()
+    units: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def from_json(cls, data: Any) -> Edits:
+        """From what the page sends. Raises ``HookedWhisperError`` for anything else."""
+        if not isinstance(data, Mapping):
+            raise HookedWhisperError(f"edits are an object, not {type(data).__name__}")
+        unknown = set(data) - {"cuts", "swaps", "window", "heads", "units"}
+        if unknown:
+            raise HookedWhisperError(f"there is no edit {sorted(unknown)[0]!r}: cuts, swaps, window, heads, units")
+        window = data.get("window")
+        return cls(
+            cuts=tuple(_span(row, "a cut") for row in _rows(data, "cuts")),
+            swaps=tuple(_swap(row) for row in _rows(data, "swaps")),
+            window=None if window is None else _whole(window, "window"),
+            heads=tuple(dict.fromkeys(_head(row) for row in _rows(data, "heads"))),
+            units=tuple(dict.fromkeys(_unit(row) for row in _rows(data, "units"))),
+        )
+
+    @property
+    def inside(self) -> bool:
+        """Whether the encoder has to run again."""
+        return bool(self.window is not None or self.units or any(stack == "encoder" for stack, _, _ in self.heads))
+
+    def apply(
+        self, model: HookedWhisper, clip: HeardClip, clips: Callable[[str], HeardClip], language: str = "en"
+    ) -> Outcome:
+        """What the model writes now. Raises ``HookedWhisperError`` for places, heads or neurons that do not exist."""
+        edits = [self._swapped(model, swap, clips(swap.clip)) for swap in self.swaps]
+        if self.cuts:
+            edits.append(replace_encoder(model, list(self.cuts), "padding", unit="seconds"))
+
+        def edit(x: Tensor) -> Tensor:
+            for one in edits:
+                x = one(x)
+            return x
+
+        hooks = [h for stack, heads in self._by_stack().items() for h in ablate_heads(model, heads, stack=stack)]  # type: ignore[arg-type]
+        if self.units:
+            hooks += ablate_neurons(model, list(self.units))
+        masks = {} if self.window is None else window_masks(model, self.window)
+        with torch.no_grad():
+            return outcome(
+                model,
+                clip.mel if self.inside else clip.encoded,
+                fwd_hooks=hooks,
+                attn_masks=masks,
+                encoder_edit=edit if edits else None,
+                language=language,
+                alignment=None,
+            )
+
+    def python(self, source: str, clip: HeardClip, clips: Callable[[str], HeardClip], language: str = "en") -> str:
+        """A script that does the same; ``source`` is what ``from_pretrained`` takes."""
+        names = ["outcome"]
+        steps: list[str] = []
+        arguments: list[str] = []
+        edits: list[str] = []
+        sources = [clip.source]
+        for i, swap in enumerate(self.swaps, 1):
+            other = clips(swap.clip)
+            sources.append(other.source)
+            steps += [
+                f"other_{i} = model.embed_audio(model.to_mel({other.source}))",
+                f"shift = model.time.position({swap.start:g}) - model.time.position({swap.begin:g})",
+                f"swap_{i} = replace_encoder(model, ({swap.start:g}, {swap.end:g}), other_{i}.roll(shift, 1), "
+                'unit="seconds")',
+            ]
+            edits.append(f"swap_{i}")
+        if self.cuts:
+            spans = ", ".join(f"({a:g}, {b:g})" for a, b in self.cuts)
+            steps.append(f'cut = replace_encoder(model, [{spans}], "padding", unit="seconds")')
+            edits.append("cut")
+        if edits:
+            names.append("replace_encoder")
+            nested = "x"
+            for name in edits:
+                nested = f"{name}({nested})"
+            arguments.append(f"encoder_edit={edits[0] if len(edits) == 1 else f'lambda x: {nested}'}")
+        hooks = [f'ablate_heads(model, {heads}, stack="{stack}")' for stack, heads in self._by_stack().items()]
+        names += ["ablate_heads"] if hooks else []
+        if self.units:
+            names.append("ablate_neurons")
+            hooks.append(f"ablate_neurons(model, {list(self.units)})")
+        if hooks:
+            steps.append(f"hooks = {' + '.join(hooks)}")
+            arguments.append("fwd_hooks=hooks")
+        if self.window is not None:
+            names.append("window_masks")
+            arguments.append(f"attn_masks=window_masks(model, {self.window})")
+        if language != "en":
+            arguments.append(f"language={language!r}")
+        world = any("SpokenWorld" in one for one in sources)
+        return "\n".join(
+            [
+                "from hooked_whisper import HookedWhisper",
+                f"from hooked_whisper.interventions import {', '.join(sorted(names))}",
+                *(["from hooked_whisper.speech import SpokenWorld"] if world else []),
+                "",
+                f"model = HookedWhisper.from_pretrained({source!r})",
+                f"mel = model.to_mel({clip.source})",
+                *steps,
+                f"print(outcome({', '.join(['model', 'mel', *arguments])}))",
+                "",
+            ]
+        )
+
+    def _by_stack(self) -> dict[str, list[tuple[int, int]]]:
+        return {
+            stack: found
+            for stack in STACKS
+            if (found := [(block, head) for kind, block, head in self.heads if kind == stack])
+        }
+
+    @staticmethod
+    def _swapped(model: HookedWhisper, swap: Swap, other: HeardClip) -> Callable[[Tensor], Tensor]:
+        shift = model.time.position(swap.start) - model.time.position(swap.begin)
+        return replace_encoder(model, (swap.start, swap.end), other.encoded.roll(shift, 1), unit="seconds")
+
+
+def _rows(data: Mapping[str, Any], key: str) -> Sequence[Any]:
+    rows = data.get(key) or []
+    if not isinstance(rows, list):
+        raise HookedWhisperError(f"{key} are a list, not {rows!r}")
+    if len(rows) > MOST_EDITS:
+        raise HookedWhisperError(f"{len(rows)} {key} are more than the page takes ({MOST_EDITS})")
+    return rows
+
+
+def _seconds(x: Any, what: str) -> float:
+    if isinstance(x, bool) or not isinstance(x, int | float) or not math.isfinite(x) or not 0 <= x <= MOST_SECONDS:
+        raise HookedWhisperError(f"{what} needs seconds from 0 to {MOST_SECONDS:.0f}, not {x!r}")
+    return round(float(x), 3)
+
+
+def _span(row: Any, what: str) -> tuple[float, float]:
+    if not isinstance(row, list) or len(row) != 2:
+        raise HookedWhisperError(f"{what} is [start, end] in seconds, not {row!r}")
+    start, end = (_seconds(x, what) for x in row)
+    if not start < end:
+        raise HookedWhisperError(f"{what} ends after it starts, not [{start}, {end}]")
+    return start, end
+
+
+def _swap(row: Any) -> Swap:
+    if not isinstance(row, Mapping) or set(row) != {"start", "end", "clip", "begin"}:
+        raise HookedWhisperError(f"a swap has start, end, clip and begin, not {row!r}")
+    start, end = _span([row["start"], row["end"]], "a swap")
+    begin = _seconds(row["begin"], "a swap's begin")
+    if begin + end - start > MOST_SECONDS:
+        raise HookedWhisperError(f"from second {begin} on, the other clip's window has no {end - start:.2f} s left")
+    return Swap(start, end, str(row["clip"]), begin)
+
+
+def _whole(x: Any, what: str) -> int:
+    if isinstance(x, bool) or not isinstance(x, int) or x < 0:
+        raise HookedWhisperError(f"{what} needs a whole number of at least 0, not {x!r}")
+    return x
+
+
+def _head(row: Any) -> Head:
+    if not isinstance(row, list) or len(row) != 3 or row[0] not in STACKS:
+        raise HookedWhisperError(f"a head is [stack, block, head], stack one of {', '.join(STACKS)}, not {row!r}")
+    return row[0], _whole(row[1], "a block"), _whole(row[2], "a head")
+
+
+def _unit(row: Any) -> tuple[int, int]:
+    if not isinstance(row, list) or len(row) != 2:
+        raise HookedWhisperError(f"a neuron is [block, number], not {row!r}")
+    return _whole(row[0], "a block"), _whole(row[1], "a neuron")

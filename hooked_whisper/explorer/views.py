@@ -1,0 +1,161 @@
+"""What the page draws: facts of a clip, attention patterns of one head, neurons that like a stretch, word diffs."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.explorer.clips import HeardClip
+from hooked_whisper.explorer.edits import STACKS
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.interventions import Outcome
+from hooked_whisper.protocols import Interval
+from hooked_whisper.report.units.images import mel_png
+
+UNITS_SHOWN = 12
+_MOST_PIXELS = 480  # of a pattern's side
+
+
+def clip_facts(clip: HeardClip) -> dict[str, Any]:
+    return {
+        "name": clip.name,
+        "seconds": clip.seconds,
+        "text": clip.text,
+        "aligned": clip.aligned,
+        "words": _intervals(clip.words),
+        "phones": _intervals(clip.phones),
+    }
+
+
+def _intervals(found: tuple[Interval, ...]) -> list[list[Any]]:
+    return [[round(one.start, 3), round(one.end, 3), one.label] for one in found]
+
+
+def spectrogram_png(model: HookedWhisper, clip: HeardClip) -> bytes:
+    """The clip's log-mel, a pixel a frame (10 ms) and mel bin."""
+    frames = max(1, min(model.time.n_frames, round(clip.seconds * model.time.n_frames / float(model.time.duration))))
+    return mel_png(clip.mel[0, :, :frames].float().cpu().numpy())
+
+
+def model_facts(model: HookedWhisper) -> dict[str, Any]:
+    enc, dec = model.cfg.encoder, model.cfg.decoder
+    return {
+        "name": model.cfg.name,
+        "n_ctx": enc.n_ctx,
+        "d_mlp": enc.d_mlp,
+        "stacks": {
+            "encoder": [enc.n_layers, enc.n_heads],
+            "decoder": [dec.n_layers, dec.n_heads],
+            "cross": [dec.n_layers, dec.n_heads],
+        },
+    }
+
+
+@torch.no_grad()
+def head_pattern(
+    model: HookedWhisper, clip: HeardClip, stack: str, block: int, head: int, language: str = "en"
+) -> tuple[Float[np.ndarray, "query key"], list[str]]:
+    """Attention of one head over the clip (padding left out), and the tokens that are its rows, if they are tokens.
+
+    Raises:
+        HookedWhisperError: a stack, block or head that does not exist.
+    """
+    layers, heads = model_facts(model)["stacks"].get(stack, (0, 0))
+    if not (0 <= block < layers and 0 <= head < heads):
+        raise HookedWhisperError(f"there is no head {head} in block {block} of {stack!r}: stacks are {STACKS}")
+    speech = max(1, model.time.n_positions(clip.seconds))
+    if stack == "encoder":
+        name = f"encoder.blocks.{block}.attn.hook_pattern"
+        _, cache = model.run_with_cache(clip.mel, names=[name], return_type=None)
+        pattern, labels = cache[name][0, head, :speech, :speech], []
+    else:
+        part = "attn" if stack == "decoder" else "cross_attn"
+        name = f"decoder.blocks.{block}.{part}.hook_pattern"
+        tokens = model.to_tokens(f" {clip.text}" if clip.text else "", language=language)
+        _, cache = model.run_with_cache(tokens=tokens, encoder_out=clip.encoded, names=[name], return_type=None)
+        pattern = cache[name][0, head]
+        pattern = pattern if stack == "decoder" else pattern[:, :speech]
+        labels = model.to_str_tokens(tokens[0])
+    return pattern.float().cpu().numpy(), labels
+
+
+def pattern_png(pattern: Float[np.ndarray, "query key"]) -> bytes:
+    """As an image, first query on top; the square root shows faint attention too."""
+    from matplotlib import colormaps
+    from PIL import Image
+
+    image = np.sqrt(np.clip(pattern, 0, None))
+    levels = np.uint8(255 * image / max(float(image.max()), 1e-9))
+    pixels = Image.fromarray(np.asarray(colormaps["magma"](levels, bytes=True))[..., :3])
+    rows, columns = pattern.shape
+    if max(rows, columns) > _MOST_PIXELS:
+        pixels = pixels.resize((min(columns, _MOST_PIXELS), min(rows, _MOST_PIXELS)), Image.Resampling.BOX)
+    stream = io.BytesIO()
+    pixels.save(stream, format="PNG", optimize=True)
+    return stream.getvalue()
+
+
+@torch.no_grad()
+def liking_units(
+    model: HookedWhisper, clip: HeardClip, block: int, start: float, end: float, also: tuple[int, ...] = ()
+) -> list[dict[str, Any]]:
+    """Neurons of an encoder block that are more active within ``[start, end)`` seconds than in the rest of the clip.
+
+    Ranked by the difference of means over the standard deviation in the clip. ``also``: neurons listed in any case.
+
+    Raises:
+        HookedWhisperError: a block or neuron that does not exist, a stretch outside the clip.
+    """
+    enc = model.cfg.encoder
+    if not 0 <= block < enc.n_layers:
+        raise HookedWhisperError(f"the encoder has blocks 0 to {enc.n_layers - 1}, not {block}")
+    if also and not 0 <= min(also) <= max(also) < enc.d_mlp:
+        raise HookedWhisperError(f"block {block} has neurons 0 to {enc.d_mlp - 1}, not {[*also]}")
+    n = max(1, model.time.n_positions(clip.seconds))
+    inside = model.time.span(start, end, rounding="outer")
+    if inside.start >= n or inside.stop <= inside.start:
+        raise HookedWhisperError(f"[{start}, {end}) s is not within the {clip.seconds:.2f} s of this clip")
+    name = f"encoder.blocks.{block}.mlp.hook_post"
+    _, cache = model.run_with_cache(clip.mel, names=[name], return_type=None)
+    acts = cache[name][0, :n].float()  # [position, neuron]
+    z = _contrast(acts, slice(inside.start, min(inside.stop, n)))
+    best = z.topk(min(UNITS_SHOWN, len(z))).indices.tolist()
+    shown = list(dict.fromkeys([*also, *best]))
+    return [
+        {"block": block, "unit": u, "z": round(float(z[u]), 2), "trace": [round(x, 4) for x in acts[:, u].tolist()]}
+        for u in shown
+    ]
+
+
+def _contrast(acts: Float[Tensor, "position neuron"], inside: slice) -> Float[Tensor, "neuron"]:
+    chosen = torch.zeros(len(acts), dtype=torch.bool, device=acts.device)
+    chosen[inside] = True
+    if bool(chosen.all()):  # the whole clip: what is active at all
+        return acts.mean(0) / acts.std(0, correction=0).clamp_min(1e-6)
+    return (acts[chosen].mean(0) - acts[~chosen].mean(0)) / acts.std(0, correction=0).clamp_min(1e-6)
+
+
+def outcome_facts(found: Outcome) -> dict[str, Any]:
+    """The two texts, the changes word by word, and word errors against the unedited text."""
+    e = found.error
+    return {
+        "before": found.before,
+        "after": found.after,
+        "wer": e.wer if found.before.strip() else None,
+        "counts": {"substituted": e.substitutions, "deleted": e.deletions, "inserted": e.insertions},
+        "words": [
+            {
+                "fate": w.fate,
+                "before": w.before,
+                "after": w.after,
+                "logprob_change": None if w.logprob_change is None else round(w.logprob_change, 3),
+            }
+            for w in found.words
+        ],
+    }

@@ -1,0 +1,167 @@
+"""The page in headless Chromium: listen, select, cut, swap, narrow, switch off, record, drop, undo."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from hooked_whisper.speech import SpokenWorld
+from tests.browsing import chromium, problems_of
+from tests.explorer.conftest import Served
+
+ANY = re.compile(r"\w{2}")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator:
+    said = tmp_path_factory.mktemp("microphone") / "said.wav"
+    audio = SpokenWorld.default().clips()[1].audio
+    soundfile.write(said, np.concatenate([audio, np.zeros(16000, np.float32)]), 16000)
+    with chromium(
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+        f"--use-file-for-fake-audio-capture={said}",
+        "--autoplay-policy=no-user-gesture-required",
+    ) as one:
+        yield one
+
+
+@pytest.fixture
+def problems() -> list[str]:
+    """What the page complained about; must be empty in the end."""
+    return []
+
+
+@pytest.fixture
+def page(browser, served: Served, problems: list[str]) -> Iterator:
+    """The page, ready; a test fails on any error in the console and on any request beyond the server."""
+    one = browser.new_page(viewport={"width": 1200, "height": 1400})
+    one.set_default_timeout(20_000)
+    problems_of(one, served.base, "data:", "blob:", into=problems)
+    one.goto(served.address)
+    one.wait_for_selector("#words button")
+    expect(one.locator("#after")).to_have_text(ANY)
+    expect(one.locator("#donors button").first).to_be_visible()
+    yield one
+    one.close()
+    assert not problems
+
+
+def expect(locator):
+    from playwright.sync_api import expect as wait_for
+
+    wait_for.set_options(timeout=20_000)
+    return wait_for(locator)
+
+
+def text(page) -> str:
+    expect(page.locator("body")).not_to_have_class("busy")
+    return " ".join(page.inner_text("#after").split())
+
+
+def kept(page) -> str:
+    """The text after, without what is struck through."""
+    return page.eval_on_selector_all("#after span, #after ins", "all => all.map(one => one.textContent).join(' ')")
+
+
+def test_a_cut_word_is_struck_through_and_comes_back(page) -> None:
+    before = text(page)
+    assert page.locator("#words button").count() == len(before.split())
+    page.locator("#words button").first.click()
+    page.locator("#words button").nth(2).click(modifiers=["Shift"])
+    page.click("#cut")
+    expect(page.locator("#done")).to_contain_text("cut")
+    assert page.locator("#after del").count() >= 1 and page.locator("#edits .cut").count() == 1
+    assert "replace_encoder" in page.inner_text("#python") and "words changed" in page.inner_text("#score")
+    page.click("#undo")
+    expect(page.locator("#after del")).to_have_count(0)
+    assert text(page) == before and page.locator("#undo").is_disabled()
+
+
+def test_dragging_selects_and_swapping_puts_another_word_there(page) -> None:
+    box = page.locator("#view").bounding_box()
+    word = page.locator("#words button").nth(2).bounding_box()
+    page.mouse.move(word["x"], box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(word["x"] + word["width"], box["y"] + 40, steps=4)
+    page.mouse.up()
+    expect(page.locator("#selected")).to_contain_text("s: “")
+    donor = page.locator("#donors button").first
+    label = donor.inner_text()
+    donor.click()
+    expect(page.locator("#done")).to_contain_text(label)
+    assert ".roll(shift, 1)" in page.inner_text("#python") and page.locator("#edits .swap").count() == 1
+    page.click("#clear")
+    expect(page.locator("#done li")).to_have_count(0)
+    expect(page.locator("#edits rect")).to_have_count(0)
+
+
+def test_the_window_slider_narrows_what_the_encoder_sees(page) -> None:
+    before = text(page)
+    page.locator("#window").fill("0")
+    expect(page.locator("#python")).to_contain_text("window_masks(model, 0)")
+    assert page.locator("#after del, #after ins").count() > 0
+    page.click("#undo")
+    expect(page.locator("#after del")).to_have_count(0)
+    assert text(page) == before
+
+
+def test_heads_and_neurons_are_shown_and_switched_off(page) -> None:
+    page.locator("#words button").first.click()
+    page.get_by_role("button", name="cross block 2 head 1").click()
+    expect(page.locator("#pattern")).to_be_visible()
+    page.wait_for_selector("#pattern-image")
+    assert page.locator("#pattern-image").evaluate("i => i.decode().then(() => i.naturalWidth)") > 10
+    page.click("#toggle-head")
+    expect(page.locator("#done")).to_contain_text("cross head 2.1 off")
+    expect(page.locator("#toggle-head")).to_have_text("Switch cross head 2.1 on again")
+    unit = page.locator("#units button").first
+    unit.click()
+    assert len(page.get_attribute("#trace", "points").split()) > 20
+    page.click("#toggle-unit")
+    expect(page.locator("#python")).to_contain_text("ablate_neurons(model, [(")
+    page.click("#toggle-head")
+    expect(page.locator("#done")).not_to_contain_text("cross head")
+
+
+def test_recording_is_heard(page) -> None:
+    clips = page.locator("#clips option").count()
+    page.click("#record")
+    expect(page.locator("#record")).to_have_text("Stop recording")
+    page.wait_for_timeout(1500)
+    page.click("#record")
+    expect(page.locator("#clips option")).to_have_count(clips + 1)
+    expect(page.locator("#python")).to_contain_text("to_mel('recording.wav')")
+    assert page.locator("#wav").is_visible()
+
+
+def test_files_are_taken_and_wrong_ones_are_refused_in_words(page, problems: list[str], tmp_path: Path) -> None:
+    from hooked_whisper.corpora import to_textgrid
+
+    clip = SpokenWorld.default().clips()[4]
+    hostile = "<img src=x onerror=alert(1)>"
+    soundfile.write(tmp_path / f"{hostile}.wav", clip.audio, 16000)
+    (tmp_path / "it.TextGrid").write_text(to_textgrid(clip.alignment))
+    page.set_input_files("#file", [tmp_path / f"{hostile}.wav", tmp_path / "it.TextGrid"])
+    expect(page.locator("#phones button")).to_have_count(len(clip.alignment.phones))
+    assert hostile in page.inner_text("#python") and page.locator("main img[src=x]").count() == 0
+    (tmp_path / "text.wav").write_text("no sound")
+    page.set_input_files("#file", [tmp_path / "text.wav"])
+    expect(page.locator("#message.bad")).to_contain_text("text.wav")
+    assert len(problems) == 1 and "400" in problems.pop()  # Chromium tells of it in the console too
+
+
+def test_it_fits_a_phone_and_has_names_for_everything(page) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    unnamed = page.eval_on_selector_all(
+        "button, select, input, audio, svg[role], img",
+        "all => all.filter(e => e.offsetParent && !(e.ariaLabel || e.textContent.trim() || e.alt || e.labels?.length"
+        " || e.getAttribute('aria-labelledby'))).map(e => e.outerHTML)",
+    )
+    assert unnamed == []

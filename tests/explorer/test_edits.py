@@ -1,0 +1,141 @@
+"""Edits: what the page sends becomes an intervention, and the Python beside it does exactly the same."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.explorer import Edits, Shelf, Swap
+
+seconds = st.floats(0, 30, allow_nan=False)
+WORD = 1  # of the packaged clip that the tests cut
+
+
+def word(shelf: Shelf, clip: str = "demo-1", n: int = WORD) -> tuple[float, float]:
+    one = shelf[clip].words[n]
+    return round(one.start, 3), round(one.end, 3)
+
+
+def every_kind(shelf: Shelf) -> dict[str, Edits]:
+    span = word(shelf)
+    swap = Swap(*span, "demo-2", round(shelf["demo-2"].words[0].start, 3))
+    return {
+        "nothing": Edits(),
+        "cut": Edits(cuts=(span,)),
+        "swap": Edits(swaps=(swap,)),
+        "cut and swap": Edits(cuts=(word(shelf, n=0),), swaps=(swap,)),
+        "window": Edits(window=3),
+        "heads": Edits(heads=(("encoder", 1, 2), ("cross", 2, 0), ("decoder", 0, 1))),
+        "neurons": Edits(units=((2, 5), (3, 100))),
+        "all": Edits((word(shelf, n=0),), (swap,), 40, (("cross", 1, 1),), ((1, 7),)),
+    }
+
+
+@pytest.mark.parametrize("kind", ["nothing", "cut", "swap", "cut and swap", "window", "heads", "neurons", "all"])
+def test_the_python_beside_it_says_the_same(kind: str, shelf: Shelf, demo, monkeypatch) -> None:
+    edits = every_kind(shelf)[kind]
+    found = edits.apply(demo, shelf["demo-1"], shelf.__getitem__)
+    code = edits.python("demo", shelf["demo-1"], shelf.__getitem__)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "the page's Python", "exec"), {})
+    assert printed.getvalue().strip() == repr(found)
+    assert max(map(len, code.splitlines())) < 200
+
+
+def test_a_cut_word_changes_the_text_and_nothing_changes_nothing(shelf: Shelf, demo) -> None:
+    kinds = every_kind(shelf)
+    nothing = kinds["nothing"].apply(demo, shelf["demo-1"], shelf.__getitem__)
+    assert nothing.before == nothing.after == shelf["demo-1"].text
+    assert kinds["cut"].apply(demo, shelf["demo-1"], shelf.__getitem__).wer > 0
+    narrow = Edits(window=0).apply(demo, shelf["demo-1"], shelf.__getitem__)
+    wide = Edits(window=1499).apply(demo, shelf["demo-1"], shelf.__getitem__)
+    assert narrow.wer > 0 and wide.wer == 0
+
+
+def test_the_encoder_runs_again_only_if_something_inside_it_changed(shelf: Shelf, demo, monkeypatch) -> None:
+    clip = shelf["demo-1"]
+    shelf["demo-2"]
+    runs = []
+    monkeypatch.setattr(demo, "embed_audio", lambda mel: runs.append(1) or type(demo).embed_audio(demo, mel))
+    kinds = every_kind(shelf)
+    for kind in ("nothing", "cut", "swap"):
+        kinds[kind].apply(demo, clip, shelf.__getitem__)
+    Edits(heads=(("cross", 0, 0),)).apply(demo, clip, shelf.__getitem__)
+    # the silence that is cut in is encoded once and then remembered, or not at all
+    assert len(runs) <= 1
+    before = len(runs)
+    kinds["window"].apply(demo, clip, shelf.__getitem__)
+    assert len(runs) > before
+
+
+spans = st.tuples(seconds, seconds).map(sorted).map(list).filter(lambda s: round(s[0], 3) < round(s[1], 3))
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "cuts": st.lists(spans, max_size=4),
+            "window": st.none() | st.integers(0, 2000),
+            "heads": st.lists(
+                st.tuples(st.sampled_from(["encoder", "decoder", "cross"]), st.integers(0, 40), st.integers(0, 40)).map(
+                    list
+                ),
+                max_size=4,
+            ),
+            "units": st.lists(st.tuples(st.integers(0, 40), st.integers(0, 6000)).map(list), max_size=4),
+        },
+    )
+)
+def test_what_is_well_formed_is_read(data) -> None:
+    edits = Edits.from_json(data)
+    assert len(edits.cuts) == len(data.get("cuts", ()))
+    assert edits.window == data.get("window")
+    assert {tuple(h) for h in data.get("heads", ())} == set(edits.heads)
+
+
+json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60)
+@given(st.dictionaries(st.sampled_from(["cuts", "swaps", "window", "heads", "units", "eval"]), json, max_size=3) | json)
+def test_nothing_else_does_more_than_raise_an_error_of_ours(data) -> None:
+    with contextlib.suppress(HookedWhisperError):
+        Edits.from_json(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"cuts": [[1, 0.5]]}, "ends after it starts"),
+        ({"cuts": [[0, 31]]}, "seconds from 0 to 30"),
+        ({"cuts": [[0, float("nan")]]}, "seconds from 0 to 30"),
+        ({"window": -1}, "window needs a whole number"),
+        ({"heads": [["middle", 0, 0]]}, "stack one of"),
+        ({"units": [[0]]}, "a neuron is"),
+        ({"swaps": [{"start": 0, "end": 5, "clip": "x", "begin": 28}]}, "has no 5.00 s left"),
+        ({"burn": 1}, "no edit 'burn'"),
+        ({"cuts": [[0, 1]] * 1000}, "more than the page takes"),
+    ],
+)
+def test_what_is_wrong_is_named(data, says: str) -> None:
+    with pytest.raises(HookedWhisperError, match=says):
+        Edits.from_json(data)
+
+
+def test_places_that_the_model_does_not_have_are_named(shelf: Shelf, demo) -> None:
+    for edits in (Edits(heads=(("encoder", 9, 0),)), Edits(units=((0, 9999),)), Edits(heads=(("cross", 0, 99),))):
+        with pytest.raises(HookedWhisperError):
+            edits.apply(demo, shelf["demo-1"], shelf.__getitem__)
+    with pytest.raises(HookedWhisperError, match="no clip 'gone'"):
+        Edits(swaps=(Swap(0, 1, "gone", 0),)).apply(demo, shelf["demo-1"], shelf.__getitem__)
