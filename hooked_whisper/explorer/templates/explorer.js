@@ -221,7 +221,7 @@ function drawHeads() {
   const tables = ["encoder", "decoder", "cross"].map(stack => {
     const [layers, heads] = facts.model.stacks[stack];
     const table = document.createElement("table");
-    table.append(Object.assign(document.createElement("caption"), { textContent: stack === "cross" ? "decoder, cross-attention" : stack }));
+    table.append(Object.assign(document.createElement("caption"), { textContent: stack === "cross" ? "cross-attention" : stack }));
     for (let block = 0; block < layers; block++) {
       const row = table.insertRow();
       row.append(Object.assign(document.createElement("th"), { textContent: `block ${block}`, scope: "row" }));
