@@ -51,6 +51,11 @@ class HeardClip:
     def seconds(self) -> float:
         return len(self.audio) / SAMPLE_RATE
 
+    @property
+    def alignment(self) -> Alignment:
+        """What is known of it, so that nobody looks for the words again at every change."""
+        return Alignment(self.name, "", self.seconds, self.words, self.phones)
+
     def with_alignment(self, alignment: Alignment) -> HeardClip:
         """The same with words and phones of somebody else's, as far as the clip reaches."""
         words, phones = (

@@ -90,7 +90,7 @@ class Edits:
                 attn_masks=masks,
                 encoder_edit=edit if edits else None,
                 language=language,
-                alignment=None,
+                alignment=clip.alignment,
             )
 
     def python(self, source: str, clip: HeardClip, clips: Callable[[str], HeardClip], language: str = "en") -> str:

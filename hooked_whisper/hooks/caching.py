@@ -270,7 +270,7 @@ def _check_size(
     if total > max_bytes:
         largest = max(bytes_of, key=lambda n: bytes_of[n])
         raise CacheSizeError(
-            f"caching {len(names)} points would take about {total / 2**30:.1f} GiB (limit {max_bytes / 2**30:.1f} GiB; "
+            f"caching {len(names)} points would take about {total / 2**30:.1f} GiB (limit {max_bytes / 2**30:.2g} GiB; "
             f"the largest is {largest} with {bytes_of[largest] / 2**30:.2f} GiB). Ask for fewer names=, "
             "cut with positions= or tokens_slice=, store dtype=torch.float16, run fewer clips, or raise max_bytes="
         )

@@ -1,0 +1,242 @@
+"""Pages that nobody writes: one per finding (from the registry and a run on the demo model), error class, module."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from html import escape
+from pathlib import Path
+
+from docs.tools.hook_map import hook_map
+from hooked_whisper import HookedWhisper, errors
+from hooked_whisper.findings import Table
+from hooked_whisper.findings.finding import Criterion, Finding, format_estimate, format_number
+from hooked_whisper.findings.registry import REGISTRY
+from hooked_whisper.findings.serialise import from_dict
+from hooked_whisper.report.figures import picture
+from hooked_whisper.report.page import SYMBOLS
+from sae_lens_audio import errors as sae_errors
+
+MODULES = (
+    "hooked_whisper",
+    "hooked_whisper.hooks",
+    "hooked_whisper.interventions",
+    "hooked_whisper.analysis",
+    "hooked_whisper.features",
+    "hooked_whisper.audio",
+    "hooked_whisper.text",
+    "hooked_whisper.corpora",
+    "hooked_whisper.weights",
+    "hooked_whisper.findings",
+    "hooked_whisper.report",
+    "hooked_whisper.report.units",
+    "hooked_whisper.explorer",
+    "hooked_whisper.speech",
+    "hooked_whisper.errors",
+    "sae_lens_audio",
+    "sae_lens_audio.activations",
+    "sae_lens_audio.architectures",
+    "sae_lens_audio.evals",
+    "sae_lens_audio.formats",
+    "sae_lens_audio.training",
+)
+
+
+def write_pages(source: Path, example_folder: Path, results: Path) -> None:
+    """Everything generated, below ``source``. ``example_folder``: written error examples, one file per class."""
+    write(source / "concepts" / "map.md", _html(hook_map(HookedWhisper.from_pretrained("demo")), "hook-map"))
+    findings = {f["id"]: from_dict(f) for f in json.loads(results.read_text(encoding="utf-8"))["findings"]}
+    for id in REGISTRY:
+        write(source / "findings" / f"{id}.md", finding_page(id, findings.get(id)))
+    write(source / "findings" / "index.md", findings_index(findings))
+    names = [cls.__name__ for cls in error_classes()]
+    for cls in error_classes():
+        write(source / "errors" / f"{cls.__name__}.md", error_page(cls, example_folder / f"{cls.__name__}.md"))
+    write(source / "errors" / "index.md", errors_index(names))
+    for module in MODULES:
+        write(source / "api" / f"{module}.md", api_page(module))
+    write(source / "api" / "index.md", _toc("API", "Everything public, module by module.", MODULES))
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+# --- findings --------------------------------------------------------------------------------------------------------
+
+
+def finding_page(id: str, finding: Finding | None) -> str:
+    """Claim, protocol, how to run it, and what came out on the demo model."""
+    entry = REGISTRY[id]
+    files = "recordings/*.wav"
+    parts = [
+        f"# {id} {entry.title}",
+        f"*{_plain(entry.claim)}*",
+        f"## What is done\n\n{_plain(entry.protocol)}",
+        "## Run it\n\n```bash\n"
+        f"hooked-whisper reproduce --only {id} --out out/{id}\n"
+        f"hooked-whisper reproduce --model tiny --audio {files} --only {id} --out out/{id}-tiny\n```\n\n"
+        "The first line takes the demo model and its spoken world, the second real Whisper and your recordings. "
+        f"In Python the experiment is the module {{py:mod}}`{inspect.getmodule(entry.run).__name__}`.",
+    ]
+    if finding is not None:
+        parts += [*_result(finding)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _result(f: Finding) -> Iterator[str]:
+    status = f.status.replace(" ", "-")
+    yield f'## On the demo model\n\n<span class="status {status}">{SYMBOLS[f.status]} {f.status}</span>'
+    yield f"{_plain(_sentence(f.status_reason))}"
+    if f.criteria:
+        rows = [
+            (c.name, _with_unit(c), f"{c.direction} {format_number(c.threshold)}", _controls(f, c)) for c in f.criteria
+        ]
+        yield _table(("criterion", "ours, 95 % interval", "needs", "controls"), rows)
+        yield "Controls: " + "; ".join(f"*{_plain(c.name)}*: {_plain(c.description)}" for c in f.controls) + "."
+    if f.notes:
+        yield "\n".join(f"- {_plain(note)}" for note in f.notes)
+    figures = [picture(figure, f"{f.id}-{i}").markup for i, figure in enumerate(f.draw())]
+    if figures:
+        yield _html("".join(f"<figure>{one}</figure>" for one in figures), "figure-row")
+    for table in f.tables:
+        yield _own_table(table)
+    if f.published:
+        yield "## What was published"
+        yield _plain(f.published_summary)
+        for table in f.published:
+            yield _own_table(table)
+
+
+def _controls(f: Finding, c: Criterion) -> str:
+    return "; ".join(f"{k.name} {format_estimate(k.values[c.name])}" for k in f.controls if c.name in k.values)
+
+
+def _with_unit(c: Criterion) -> str:
+    return f"{format_estimate(c.estimate)} {c.unit}".strip()
+
+
+def _own_table(table: Table) -> str:
+    return f"**{_plain(table.title)}** {_plain(table.source)}\n\n" + _table(table.columns, table.rows)
+
+
+def findings_index(findings: dict[str, Finding]) -> str:
+    rows = []
+    for id, entry in REGISTRY.items():
+        f = findings.get(id)
+        number = format_estimate(f.statistic.estimate) if f and f.statistic else "–"
+        what = f"{f.statistic.name}: {number}" if f and f.statistic else "–"
+        rows.append((f"[{id} {entry.title}]({id}.md)", f.status if f else "not run", what))
+    text = (
+        "Every experiment, with its controls, its published numbers, and what came out on the packaged demo model "
+        "(`hooked-whisper reproduce --model demo`, held-out speakers). These are results about a small model organism; "
+        "the same commands run them on real Whisper. A status follows from criteria that were fixed beforehand."
+    )
+    table = _table(("finding", "demo model", "headline, 95 % interval"), rows, links=True)
+    return _toc("Findings", f"{text}\n\n{table}", list(REGISTRY))
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def error_classes() -> list[type[Exception]]:
+    """Of both packages, the base class first."""
+    found = [*vars(errors).values(), *vars(sae_errors).values()]
+    classes = [c for c in found if inspect.isclass(c) and issubclass(c, errors.HookedWhisperError)]
+    return list(dict.fromkeys(classes))
+
+
+def error_page(cls: type[Exception], example: Path) -> str:
+    """From the class's docstring (what, cause, fix), and an example that the tests run."""
+    text = inspect.getdoc(cls) or ""
+    what, cause, fix = _what_cause_fix(text)
+    bases = ", ".join(f"`{b.__name__}`" for b in cls.__mro__[1:] if b.__module__ == "builtins" and b is not object)
+    lines = [f"# {cls.__name__}", what, f"`{cls.__module__}.{cls.__name__}` is also a {bases}."]
+    lines += [f"**Cause.** {cause}"] if cause else []
+    lines += [f"**Fix.** {fix}"] if fix else []
+    lines += [example.read_text(encoding="utf-8").strip()] if example.exists() else []
+    return "\n\n".join(lines) + "\n"
+
+
+def _what_cause_fix(text: str) -> tuple[str, str, str]:
+    joined = " ".join(text.replace("``", "`").split())
+    what, _, rest = joined.partition("Cause:")
+    cause, _, fix = rest.partition("Fix:")
+    return what.strip(), _sentence(cause.strip()), _sentence(fix.strip())
+
+
+def errors_index(names: list[str]) -> str:
+    text = (
+        "Every exception of ours says what went wrong and what to do next, and inherits the builtin that fits, so that "
+        "`except ValueError` goes on working. Each has a page with its cause, its fix and an example."
+    )
+    return _toc("Errors", text, names)
+
+
+# --- API -------------------------------------------------------------------------------------------------------------
+
+
+def api_page(module: str) -> str:
+    """Members by autodoc, whose docstrings ``docs.tools.docstrings`` translates; each at one place only."""
+    owners = {name: _owner(module, name) for name in _public(module)}
+    own = ", ".join(name for name, owner in owners.items() if owner == module)
+    parts = [
+        f"# {module}",
+        f"```{{eval-rst}}\n.. automodule:: {module}\n   :members: {own}\n   :show-inheritance:\n```",
+    ]
+    elsewhere = [f"{{py:obj}}`{n} <{o}.{n}>`" for n, o in owners.items() if o != module]
+    if elsewhere:
+        parts.append("Also importable from here: " + ", ".join(elsewhere) + ".")
+    return "\n\n".join(parts) + "\n"
+
+
+def _public(module: str) -> list[str]:
+    found = importlib.import_module(module)
+    own = [n for n, x in vars(found).items() if getattr(x, "__module__", "") == module and not n.startswith("_")]
+    return list(getattr(found, "__all__", own))
+
+
+@cache
+def _owner(module: str, name: str) -> str:
+    """The most special of our modules that has the same thing under the same name."""
+    thing = getattr(importlib.import_module(module), name)
+    having = [m for m in MODULES if name in _public(m) and getattr(importlib.import_module(m), name) is thing]
+    return max(having, key=lambda m: (m.count("."), m == module))
+
+
+# --- markdown --------------------------------------------------------------------------------------------------------
+
+
+def _toc(title: str, text: str, pages: list[str] | tuple[str, ...]) -> str:
+    listed, hidden = "\n".join(pages), "\n:hidden:" if "|" in text else ""  # a table has the links already
+    return f"# {title}\n\n{text}\n\n```{{toctree}}\n:maxdepth: 1{hidden}\n\n{listed}\n```\n"
+
+
+def _html(markup: str, css: str) -> str:
+    return f'```{{raw}} html\n<div class="{css}">{markup}</div>\n```\n'
+
+
+def _table(header: tuple[str, ...], rows: object, links: bool = False) -> str:
+    def line(cells: object) -> str:
+        return "| " + " | ".join(str(c) if links else _plain(str(c)) for c in cells) + " |"  # type: ignore[attr-defined]
+
+    return "\n".join([line(header), "|" + "---|" * len(header), *(line(row) for row in rows)])  # type: ignore[attr-defined]
+
+
+def _plain(text: str) -> str:
+    """Nothing in it is markup, but for code between backticks."""
+    parts = re.split(r"(`[^`]+`)", text.replace("``", "`").replace("\n", " "))
+    return "".join(
+        part.replace("|", "\\|") if i % 2 else re.sub(r"([*_\[\]|$#])", r"\\\1", escape(part, quote=False))
+        for i, part in enumerate(parts)
+    )
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if not text or text.endswith(".") else ".")
