@@ -79,6 +79,8 @@ def apply_alignments(
         AlignmentError: no such folder or file, or not one of them fits a recording: the message shows both sides.
     """
     sources = [source] if isinstance(source, str | os.PathLike | UPath) else list(source)
+    if not sources:
+        raise AlignmentError("no alignments were given: give a folder, or files")
     table: dict[str, list[Finder]] = {}
     for one in map(as_path, sources):
         is_folder = one.is_dir()

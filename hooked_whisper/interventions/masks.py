@@ -9,7 +9,7 @@ on its LessWrong post; knock-out of attention edges: Geva et al. 2023 (arXiv 230
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,11 +25,13 @@ from hooked_whisper.model import WhisperCore
 from hooked_whisper.model.attention import Attention
 from hooked_whisper.model.masks import (
     Kind,
+    LocalWindow,
     Mask,
     MaskEntry,
     Pass,
     check_mask,
     combine_masks,
+    local_window,
     merge_masks,
     resolve_target,
 )
@@ -127,8 +129,18 @@ def window_masks(
         _blocks(model, stack, [block]), _heads(model, stack, [head])
         if width < 0:
             raise MaskError(f"the window of block {block}, head {head} must be at least 0, got {width}")
-    of = {b: HeadWindows(tuple(chosen.get((b, h)) for h in range(n_heads)), rows) for b, _ in chosen}
-    return {attention_name(stack, b): mask for b, mask in of.items()}
+    by_block = {b: tuple(chosen.get((b, h)) for h in range(n_heads)) for b, _ in chosen}
+    if rows is None or len(set(rows)) == 1:  # plain windows, which attention computes without what they hide
+        end = None if rows is None else rows[0]
+        return {key: mask for b, ks in by_block.items() for key, mask in _plain(attention_name(stack, b), ks, end)}
+    return {attention_name(stack, b): HeadWindows(ks, rows) for b, ks in by_block.items()}
+
+
+def _plain(name: str, ks: Sequence[int | None], end: int | None) -> Iterator[tuple[Any, LocalWindow]]:
+    """One window for the whole attention if its heads agree, else one for the heads of each width."""
+    for k in dict.fromkeys(k for k in ks if k is not None):
+        heads = tuple(h for h, own in enumerate(ks) if own == k)
+        yield (name if len(heads) == len(ks) else (name, heads)), local_window(k, end)
 
 
 def knock_out(

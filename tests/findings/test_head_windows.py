@@ -134,8 +134,11 @@ def test_masks_reach_the_heads_and_leave_nothing_behind() -> None:
     def spy(q, k, v):
         if module.masks:
             at = torch.arange(60)
-            mask = module.masks[0].mask(at, at)
-            seen.append(tuple(mask[0, :, 30].sum(-1).tolist()))
+            seen_by_head = [60, 60]
+            for entry in module.masks:
+                for head in range(2) if entry.heads is None else entry.heads:
+                    seen_by_head[head] = int(entry.mask(at, at)[30].sum())
+            seen.append(tuple(seen_by_head))
         return original(q, k, v)
 
     module._attend = spy
