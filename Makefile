@@ -1,5 +1,6 @@
-# make demo   the page of first findings, on the packaged demo model
-# make test   every fast test
+# make demo   the page of findings, on the packaged demo model
+# make test   every fast test, and every tutorial
+# make docs   the documentation: out/docs/html/index.html
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +8,7 @@ OUT ?= out/demo
 # test processes and torch threads: one thread each keeps two cores busy without fighting over them
 WORKERS ?= 2
 
-.PHONY: demo test test-slow test-peers lint format bench bench-sae bench-growth clean
+.PHONY: demo explore test test-slow test-peers lint format docs tutorials release bench bench-sae bench-growth clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -21,8 +22,11 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/hooked-whisper reproduce --model demo --out $(OUT)
 	@echo "open $(OUT)/index.html"
 
+explore: $(VENV)/.installed-demo
+	$(BIN)/hooked-whisper explore --model demo
+
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --nbmake --nbmake-timeout=600 tutorials tests
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
@@ -35,6 +39,22 @@ lint: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m docs.tools.build
+
+# runs the tutorials and writes the notebooks beside them
+tutorials: $(VENV)/.installed-dev
+	$(BIN)/python -m docs.tools.notebooks
+
+# wheel and sdist, and whether the wheel works in an environment with nothing else
+release: $(VENV)/.installed-dev
+	rm -rf dist out/release
+	$(BIN)/python -m build --outdir dist .
+	$(PYTHON) -m venv out/release
+	out/release/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	out/release/bin/python -m pip check
+	cd out && release/bin/python ../tests/release.py
 
 # the libraries that we are measured against and whose files we read, each in an environment of its own, torch as ours
 PEERS := .venv-peers

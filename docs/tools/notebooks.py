@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def executed(path: Path, timeout: int = 600) -> nbformat.NotebookNode:
-    """The notebook with its outputs. Without times and ids that differ from run to run, so that a diff shows changes."""
+    """The notebook with its outputs, without times and ids that differ from run to run."""
     notebook = jupytext.read(path)
     for i, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{i}"

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper.decoding import threads_kept
 from hooked_whisper.errors import AlignmentError, closest
 from hooked_whisper.heatmap import heat_map
 from hooked_whisper.hooked import HookedWhisper
@@ -223,7 +224,8 @@ def path_starts(matrix: Float[Tensor, "row position"]) -> Int[np.ndarray, "row"]
     """Position at which the path of the largest sum enters each row (dynamic time warping, ``whisper.timing.dtw``)."""
     from whisper.timing import dtw
 
-    rows, positions = dtw(-matrix)
+    with threads_kept():
+        rows, positions = dtw(-matrix)
     return positions[np.append(True, np.diff(rows) > 0)]
 
 

@@ -1,6 +1,7 @@
 """From encoder output to text, hooks live."""
 
 from hooked_whisper.decoding.generate import generate
+from hooked_whisper.decoding.threads import threads_kept
 from hooked_whisper.decoding.transcribe import Transcription, decode, texts, transcribe
 
-__all__ = ["Transcription", "decode", "generate", "texts", "transcribe"]
+__all__ = ["Transcription", "decode", "generate", "texts", "threads_kept", "transcribe"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from whisper.audio import N_FRAMES
 from whisper.decoding import DecodingOptions, DecodingResult
 
 from hooked_whisper.audio import load_audio
+from hooked_whisper.decoding.threads import threads_kept
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.model import WhisperCore
 
@@ -79,7 +81,8 @@ def transcribe(model: WhisperCore, audio: Any, *, sample_rate: int | None = None
         )
     options.setdefault("fp16", model.dtype == torch.float16)
     samples = load_audio(audio, sample_rate)
-    return Transcription(whisper.transcribe(model, samples.detach().cpu().float(), **options))  # type: ignore[arg-type]
+    with threads_kept() if options.get("word_timestamps") else nullcontext():
+        return Transcription(whisper.transcribe(model, samples.detach().cpu().float(), **options))  # type: ignore[arg-type]
 
 
 def texts(results: DecodingResult | Sequence[DecodingResult]) -> list[str]:

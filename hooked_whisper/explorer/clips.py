@@ -54,7 +54,7 @@ class HeardClip:
     @property
     def alignment(self) -> Alignment:
         """What is known of it, so that nobody looks for the words again at every change."""
-        return Alignment(self.name, "", self.seconds, self.words, self.phones)
+        return Alignment(self.name, "", " ".join(w.label for w in self.words), self.seconds, self.words, self.phones)
 
     def with_alignment(self, alignment: Alignment) -> HeardClip:
         """The same with words and phones of somebody else's, as far as the clip reaches."""

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper.decoding import threads_kept
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment
 from hooked_whisper.text import tokenizer_for, word_diff
@@ -103,7 +104,9 @@ def attention_times(
     source = _Encoded(model, encoded[None])
     frames = 2 * (filled or len(encoded))
     at = 0
-    for word in find_alignment(source, tokenizer, list(ids), torch.empty(0), frames):  # type: ignore[arg-type]
+    with threads_kept():
+        found = find_alignment(source, tokenizer, list(ids), torch.empty(0), frames)  # type: ignore[arg-type]
+    for word in found:
         for k in of_word[at : at + len(word.tokens)]:
             old = times[k]
             low, high = float(word.start), float(word.end)
