@@ -131,3 +131,7 @@ __getattr__ = lazily(
         "steer_latents": "splice",
     },
 )
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -161,6 +161,11 @@ class ResidualMixin:
         path = "ln_post" if stack == "encoder" else "ln_final"
         norm = getattr(getattr(self.model, stack), path)
         scale = _cut(self[f"{stack}.{path}.hook_scale"], pos)
+        if components.shape[-2] != scale.shape[-2]:  # a scale of one place would spread over all of them in silence
+            raise HookedWhisperError(
+                f"the parts have {components.shape[-2]} places and the norm's scale {scale.shape[-2]}: give "
+                "the same pos here as where the parts came from"
+            )
         centred = components - components.mean(-1, keepdim=True)
         return centred / scale * norm.weight.detach().to(device=centred.device, dtype=centred.dtype)
 

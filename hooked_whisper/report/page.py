@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -9,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from hooked_whisper.findings.context import Utterance
-from hooked_whisper.findings.finding import RULE, Finding, format_estimate, format_number
+from hooked_whisper.findings.finding import RULE, STATUSES, Finding, format_estimate, format_number
 from hooked_whisper.findings.records import Example, Measurement
+from hooked_whisper.findings.registry import REGISTRY
 from hooked_whisper.report.card import ModelCard
 from hooked_whisper.report.figures import Picture, picture
 from hooked_whisper.report.sound import Player, Waveform, damped, player, waveform
 from hooked_whisper.storage import write_atomic
 from hooked_whisper.text import DiffOp, word_diff
 
+REAL_WHISPER = "hooked-whisper reproduce --model tiny --audio recordings/*.wav --out out/tiny"
 _MOST_CELLS = 160
 SYMBOLS = {"reproduced": "✓", "partly": "◐", "not reproduced": "✗", "not testable": "–", "error": "!"}
 
@@ -75,8 +78,16 @@ def render_page(
     by_id = {u.id: u for u in utterances}
     sections = [_section(f, by_id) for f in findings]
     template = _environment().get_template("index.html.j2")
+    counts = Counter(f.status for f in findings)
     return template.render(
-        sections=sections, card=card, about=dict(about or {}), rule=RULE, symbols=SYMBOLS, has_sound=bool(utterances)
+        sections=sections,
+        card=card,
+        about=dict(about or {}),
+        rule=RULE,
+        symbols=SYMBOLS,
+        tally=[(status, counts[status]) for status in STATUSES if counts[status]],
+        command=REAL_WHISPER,
+        only="" if {f.id for f in findings} >= set(REGISTRY) else ",".join(f.id for f in findings),
     )
 
 

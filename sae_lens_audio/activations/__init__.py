@@ -44,3 +44,7 @@ __getattr__ = lazily(
         "open_store": "store",
     },
 )
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

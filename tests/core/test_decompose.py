@@ -166,3 +166,14 @@ def test_what_cannot_be_decomposed(odd: Twins, cache: ActivationCache, unchecked
     _, few = odd.core.run_with_cache(odd.mel(), names="encoder.hook_embed")
     with pytest.raises(HookedWhisperError, match="hook_pos_embed was not cached"):
         few.decompose_resid("encoder")
+
+
+def test_parts_and_scale_are_of_the_same_places(one: Twins) -> None:
+    model = one.core
+    mel = torch.randn(1, model.cfg.encoder.n_mels, model.cfg.encoder.n_frames)
+    _, cache = model.run_with_cache(mel, torch.tensor([[1, 2, 3, 4]]))
+    parts, _ = cache.decompose_resid("decoder")
+    with pytest.raises(HookedWhisperError, match="4 places and the norm's scale 1"):
+        cache.logit_attrs(parts, 5, pos=-1)
+    cut, _ = cache.decompose_resid("decoder", pos=-1)
+    assert torch.allclose(cache.logit_attrs(cut, 5, pos=-1)[..., 0], cache.logit_attrs(parts, 5)[..., -1], atol=1e-5)
