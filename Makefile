@@ -26,7 +26,7 @@ explore: $(VENV)/.installed-demo
 	$(BIN)/hooked-whisper explore --model demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --nbmake --nbmake-timeout=600 tutorials tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --nbmake --nbmake-timeout=600 tutorials tests
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow

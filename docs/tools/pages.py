@@ -187,7 +187,7 @@ def api_page(module: str) -> str:
     own = ", ".join(name for name, owner in owners.items() if owner == module)
     parts = [
         f"# {module}",
-        f"```{{eval-rst}}\n.. automodule:: {module}\n   :members: {own}\n   :show-inheritance:\n```",
+        f"```{{eval-rst}}\n.. automodule:: {module}\n   :members: {own}\n```",
     ]
     elsewhere = [f"{{py:obj}}`{n} <{o}.{n}>`" for n, o in owners.items() if o != module]
     if elsewhere:
