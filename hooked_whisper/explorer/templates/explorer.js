@@ -33,7 +33,7 @@ const act = attempt(async () => {
   document.body.classList.add("busy");
   try {
     const found = await ask(clipPath("/act"), { method: "POST", body: JSON.stringify(asSent(state.edits)) });
-    if (mine === asked) { state.shown = found; showOutcome(found); say(""); }
+    if (mine === asked) { showOutcome(found); say(""); }
   } finally {
     if (mine === asked) document.body.classList.remove("busy");
   }
@@ -51,9 +51,13 @@ const listClips = async chosen => {
   return { clips, first };
 };
 
+let opened = 0; // only the clip that was asked for last is shown
 const openClip = attempt(async id => {
+  const mine = ++opened;
   say("The model listens …");
-  state.clip = await ask(`/api/clips/${encodeURIComponent(id)}`);
+  const heard = await ask(`/api/clips/${encodeURIComponent(id)}`);
+  if (mine !== opened) return;
+  state.clip = heard;
   Object.assign(state, { span: null, edits: nothing(), past: [], head: null, unit: null });
   const clip = state.clip;
   $("view").setAttribute("viewBox", `0 0 ${clip.seconds} 1`);
@@ -257,7 +261,9 @@ const listUnits = attempt(async () => {
   const [start, end] = state.span || [0, state.clip.seconds];
   const query = new URLSearchParams({ block: $("block").value, start, end });
   state.edits.units.filter(u => u[0] === Number($("block").value)).forEach(u => query.append("also", u[1]));
-  state.found = await ask(clipPath(`/units?${query}`));
+  const clip = state.clip, found = await ask(clipPath(`/units?${query}`));
+  if (clip !== state.clip) return;
+  state.found = found;
   drawUnits();
 });
 
