@@ -159,8 +159,11 @@ def _template() -> Any:
 
 
 async def _clips(explorer: Explorer, request: Request) -> Response:
-    first = await explorer.work(explorer.shelf.first)
-    return _json({"clips": [{"id": key, "name": name} for key, name in explorer.shelf.names().items()], "first": first})
+    def listed() -> dict[str, Any]:  # not while an upload changes the shelf
+        first = explorer.shelf.first()
+        return {"clips": [{"id": k, "name": name} for k, name in explorer.shelf.names().items()], "first": first}
+
+    return _json(await explorer.work(listed))
 
 
 async def _upload(explorer: Explorer, request: Request) -> Response:
@@ -202,7 +205,7 @@ async def _act(explorer: Explorer, request: Request) -> Response:
     key, content = request.path_params["clip"], await _body(request, _MOST_JSON, "edits")
     try:
         edits = Edits.from_json(json.loads(content))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HookedWhisperError(f"edits are no JSON: {error}") from error
 
     def act() -> dict[str, Any]:

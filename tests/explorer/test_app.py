@@ -182,6 +182,7 @@ def test_patterns_and_neurons(served: Served) -> None:
         ("/api/clips/demo-1/units?block=0&start=nan", None),
         ("/api/clips/demo-1/units?block=0&also=100000", None),
         ("/api/clips/demo-1/act", b"{"),
+        ("/api/clips/demo-1/act", b"[" * 90_000),
         ("/api/clips/demo-1/act", b"[]"),
         ("/api/clips/demo-1/act", b'{"heads": [["encoder", 99, 0]]}'),
     ],

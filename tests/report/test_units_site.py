@@ -249,3 +249,14 @@ def test_1536_units_in_bounded_time_and_memory(tmp_path, monkeypatch) -> None:
     assert time.process_time() - started < 15
     assert kept < 200 * 1_500  # a row of the index each
     assert sizes[-1] < 200_000  # the index
+
+
+def test_without_phones_there_is_no_chart_of_phones(tmp_path) -> None:
+    site = SiteWriter(tmp_path, info((0, 1)))
+    known = unit(0)
+    unknown = tuple(dataclasses.replace(one, phones=(), entropy=0.0) for one in known.ranges)
+    site.add_unit(known)
+    site.add_unit(dataclasses.replace(known, index=1, ranges=unknown, base_rates={}))
+    site.finish()
+    shown = [(tmp_path / "units" / f"{i}.html").read_text() for i in (0, 1)]
+    assert ["Phones by range" in page for page in shown] == [True, False]
