@@ -26,7 +26,7 @@ def run_explore(parsed: argparse.Namespace, arguments: list[str]) -> int:
     model, _ = load_model(parsed)
     shelf = Shelf(model, parsed.language)
     for file in parsed.audio:
-        shelf.add(as_path(file).read_bytes(), file)
+        shelf.add(as_path(file).read_bytes(), file, source=file)
     explorer = Explorer(model, parsed.model, shelf, parsed.language)
     serve(
         explorer,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import re
 import secrets
 import threading
 from collections.abc import Awaitable, Callable
@@ -190,7 +191,14 @@ async def _audio(explorer: Explorer, request: Request) -> Response:
     from starlette.responses import Response
 
     clip = await explorer.work(lambda: explorer.shelf[request.path_params["clip"]])
-    return Response(_wav(clip.audio), media_type="audio/wav")
+    content = _wav(clip.audio)
+    size, headers = len(content), {"Accept-Ranges": "bytes"}  # without them a browser cannot seek
+    found = re.fullmatch(r"bytes=(\d{1,12})-(\d{0,12})", request.headers.get("range", ""))
+    start, end = (int(found[1]), min(int(found[2] or size), size - 1)) if found else (0, -1)
+    if start <= end:
+        headers["Content-Range"] = f"bytes {start}-{end}/{size}"
+        return Response(content[start : end + 1], 206, headers, media_type="audio/wav")
+    return Response(content, headers=headers, media_type="audio/wav")
 
 
 async def _mel(explorer: Explorer, request: Request) -> Response:

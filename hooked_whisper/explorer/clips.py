@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -63,7 +64,9 @@ class HeardClip:
         )
         if not words and not phones:
             raise AlignmentError(f"the alignment has no words or phones within the {self.seconds:.1f} s of {self.name}")
-        return replace(self, words=words or self.words, phones=phones, aligned=bool(words) or self.aligned)
+        return replace(
+            self, words=words or self.words, phones=phones or self.phones, aligned=bool(words) or self.aligned
+        )
 
 
 class Shelf:
@@ -105,13 +108,16 @@ class Shelf:
             self._heard[key] = heard.with_alignment(clip.alignment)
         return self._heard[key]
 
-    def add(self, content: bytes, name: str) -> str:
-        """Take an upload; returns its id.
+    def add(self, content: bytes, name: str, source: str | None = None) -> str:
+        """Take an upload; returns its id. ``source``: where the file is, for the Python that is shown.
 
         Raises:
             AudioError: too large, too long, or no sound.
         """
         name = PurePath(name.replace("\\", "/")).name or "upload"
+        path, n, taken = PurePath(name), 2, set(self.names().values())
+        while name in taken:  # a second recording is another one
+            name, n = f"{path.stem}-{n}{path.suffix}", n + 1
         if len(content) > MOST_BYTES:
             raise AudioError(f"{name} has more than {MOST_BYTES // 1_000_000} MB: give a shorter clip")
         _refuse_long(_promised_seconds(content), name)
@@ -120,7 +126,7 @@ class Shelf:
         except AudioError as error:
             raise AudioError(f"{name}: {error}") from error
         _refuse_long(len(audio) / SAMPLE_RATE, name)
-        heard = self._hear(name, repr(name), audio)
+        heard = self._hear(name, repr(source or name), audio)
         self._uploads += 1
         key = f"upload-{self._uploads}"
         uploads = [one for one in self._heard if one.startswith("upload-")]
@@ -135,9 +141,10 @@ class Shelf:
             raise AlignmentError(f"{name} has more than {MOST_BYTES // 1_000_000} MB")
         clip = self[key]
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"alignment{PurePath(name).suffix}"
+            safe = re.sub(r"[^\w.-]", "_", PurePath(name.replace("\\", "/")).name, flags=re.ASCII)[-100:]
+            path = Path(folder) / (safe or "alignment")  # its name says what a CTM holds
             path.write_bytes(content)
-            self._heard[key] = clip.with_alignment(read_alignment(path))
+            self._heard[key] = clip.with_alignment(read_alignment(path, PurePath(clip.name).stem))
 
     @torch.no_grad()
     def _hear(self, name: str, source: str, audio: AudioSource) -> HeardClip:
@@ -160,8 +167,26 @@ def _promised_seconds(content: bytes) -> float:
     try:
         info = soundfile.info(io.BytesIO(content))
     except (soundfile.LibsndfileError, ValueError, RuntimeError):
-        return 0.0
+        return _decoded_seconds(content)
     return float(info.frames) / max(info.samplerate, 1)
+
+
+def _decoded_seconds(content: bytes) -> float:
+    """By decoding in constant memory, no further than the page takes; 0 where PyAV cannot tell or is not there."""
+    try:
+        import av
+    except ImportError:
+        return 0.0
+    seconds = 0.0
+    try:
+        with av.open(io.BytesIO(content)) as container:
+            for frame in container.decode(audio=0) if container.streams.audio else ():
+                seconds += frame.samples / frame.sample_rate
+                if seconds > MOST_SECONDS + 1:
+                    break
+    except av.error.FFmpegError:
+        return seconds
+    return seconds
 
 
 def _refuse_long(seconds: float, name: str) -> None:

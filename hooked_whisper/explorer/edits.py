@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -171,7 +170,7 @@ def _rows(data: Mapping[str, Any], key: str) -> Sequence[Any]:
 
 
 def _seconds(x: Any, what: str) -> float:
-    if isinstance(x, bool) or not isinstance(x, int | float) or not math.isfinite(x) or not 0 <= x <= MOST_SECONDS:
+    if isinstance(x, bool) or not isinstance(x, int | float) or not 0 <= x <= MOST_SECONDS:
         raise HookedWhisperError(f"{what} needs seconds from 0 to {MOST_SECONDS:.0f}, not {x!r}")
     return round(float(x), 3)
 

@@ -151,6 +151,21 @@ def test_uploads_make_room_for_later_ones(demo, monkeypatch) -> None:
         shelf.add(sound, "a.wav")
 
 
+def test_sound_can_be_asked_for_in_parts(served: Served) -> None:
+    whole = ask(served, "/api/clips/demo-1/audio.wav")[2]
+    status, headers, part = ask(served, "/api/clips/demo-1/audio.wav", Range="bytes=100-199")
+    assert (status, part, headers["Content-Range"]) == (206, whole[100:200], f"bytes 100-199/{len(whole)}")
+    assert ask(served, "/api/clips/demo-1/audio.wav", Range="bytes=44-")[2] == whole[44:]
+    assert ask(served, "/api/clips/demo-1/audio.wav", Range="bytes=9-3")[0] == 200
+
+
+def test_equal_names_are_told_apart_and_paths_kept(demo) -> None:
+    shelf, sound = Shelf(demo, packaged=False), wav(SpokenWorld.default().clips()[1].audio)
+    keys = [shelf.add(sound, "recording.wav") for _ in range(2)] + [shelf.add(sound, "a/x.wav", source="a/x.wav")]
+    assert list(shelf.names().values()) == ["recording.wav", "recording-2.wav", "x.wav"]
+    assert [shelf[key].source for key in keys] == ["'recording.wav'", "'recording-2.wav'", "'a/x.wav'"]
+
+
 def test_patterns_and_neurons(served: Served) -> None:
     clip = get(served, "/api/clips/demo-1")
     positions = round(clip["seconds"] * 50)

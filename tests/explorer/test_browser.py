@@ -147,7 +147,7 @@ def test_files_are_taken_and_wrong_ones_are_refused_in_words(page, problems: lis
     hostile = "<img src=x onerror=alert(1)>"
     soundfile.write(tmp_path / f"{hostile}.wav", clip.audio, 16000)
     (tmp_path / "it.TextGrid").write_text(to_textgrid(clip.alignment))
-    page.set_input_files("#file", [tmp_path / f"{hostile}.wav", tmp_path / "it.TextGrid"])
+    page.set_input_files("#file", [tmp_path / "it.TextGrid", tmp_path / f"{hostile}.wav"])
     expect(page.locator("#phones button")).to_have_count(len(clip.alignment.phones))
     assert hostile in page.inner_text("#python") and page.locator("main img[src=x]").count() == 0
     (tmp_path / "text.wav").write_text("no sound")
@@ -165,3 +165,32 @@ def test_it_fits_a_phone_and_has_names_for_everything(page) -> None:
         " || e.getAttribute('aria-labelledby'))).map(e => e.outerHTML)",
     )
     assert unnamed == []
+
+
+def test_another_clip_begins_without_edits(page) -> None:
+    page.locator("#words button").first.click()
+    page.click("#cut")
+    expect(page.locator("#edits .cut")).to_have_count(1)
+    page.select_option("#clips", "demo-2")
+    expect(page.locator("#python")).to_contain_text("clips()[2]")
+    expect(page.locator("#edits rect")).to_have_count(0)
+    expect(page.locator("#undo")).to_be_disabled()
+    assert "off" in page.inner_text("#width")
+
+
+def test_a_selection_is_heard_from_its_beginning_to_its_end(page) -> None:
+    page.locator("#words button").nth(1).click()
+    start, end = (float(page.locator("#words button").nth(1).get_attribute(f"data-{k}")) for k in ("start", "end"))
+    page.click("#hear")
+    page.wait_for_timeout(1500)
+    at = page.locator("#player").evaluate("player => [player.currentTime, player.paused]")
+    assert start < at[0] < end + 0.3 and at[1]
+
+
+def test_a_word_swapped_into_a_cut_is_heard(page) -> None:
+    page.locator("#words button").nth(1).click()
+    page.click("#cut")
+    expect(page.locator("#edits .cut")).to_have_count(1)
+    page.locator("#donors button").first.click()
+    expect(page.locator("#edits .swap")).to_have_count(1)
+    expect(page.locator("#edits .cut")).to_have_count(0)

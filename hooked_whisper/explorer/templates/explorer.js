@@ -27,13 +27,19 @@ const attempt = job => async (...given) => {
 const asSent = edits => ({ ...edits, swaps: edits.swaps.map(({ label, ...swap }) => swap) });
 
 // one answer at a time, and only the newest question counts
-let asked = 0;
+let asked = 0, running = Promise.resolve();
 const act = attempt(async () => {
   const mine = ++asked;
   document.body.classList.add("busy");
+  await running;
+  if (mine !== asked) return;
+  const job = ask(clipPath("/act"), { method: "POST", body: JSON.stringify(asSent(state.edits)) });
+  running = job.catch(() => {});
   try {
-    const found = await ask(clipPath("/act"), { method: "POST", body: JSON.stringify(asSent(state.edits)) });
+    const found = await job;
     if (mine === asked) { showOutcome(found); say(""); }
+  } catch (error) {
+    if (mine === asked) throw error;
   } finally {
     if (mine === asked) document.body.classList.remove("busy");
   }
@@ -64,12 +70,13 @@ const openClip = attempt(async id => {
   for (const [name, value] of Object.entries({ width: clip.seconds, height: 1, href: withToken(clipPath("/mel.png")) })) $("mel").setAttribute(name, value);
   $("duration").textContent = `${clip.seconds.toFixed(2)} s`;
   $("player").src = $("wav").href = withToken(clipPath("/audio.wav"));
+  $("wav").download = clip.name.replace(/\.\w+$/, "") + ".wav";
   $("wav").hidden = !id.startsWith("upload");
   $("pattern").hidden = $("toggle-head").hidden = $("toggle-unit").hidden = true;
   $("trace").setAttribute("points", "");
   drawTier("words", clip.words);
   drawTier("phones", clip.phones);
-  drawHeads();
+  drawEdits();
   select(null);
   await Promise.all([act(), listUnits()]);
 });
@@ -92,16 +99,18 @@ function drawTier(id, intervals) {
   }));
 }
 
+const isAlignment = file => /\.(textgrid|ctm|phn|wrd|json)$/i.test(file.name);
 const add = attempt(async files => {
-  for (const file of files) {
-    const alignment = /\.(textgrid|ctm|phn|wrd|json)$/i.test(file.name);
+  for (const file of [...files].sort((a, b) => isAlignment(a) - isAlignment(b))) { // the sound comes first
+    const alignment = isAlignment(file);
+    if (alignment && !state.clip) throw new Error(`${file.name}: add its audio first`);
     if (file.size > facts.most_bytes) throw new Error(`${file.name} is larger than ${facts.most_bytes / 1e6} MB`);
     say(`${file.name} …`);
     const address = alignment ? clipPath("/alignment") : "/api/clips";
     const answer = await ask(`${address}?${new URLSearchParams({ name: file.name })}`, { method: "POST", body: file });
     await listClips(answer.id);
     await openClip(answer.id);
-    if (!state.other) await openOther(answer.id);
+    if ($("others").value !== state.other?.id) await openOther($("others").value); // the one on show may be forgotten
   }
 });
 
@@ -194,8 +203,11 @@ function showOutcome(found) {
 }
 
 // --- swapping -----------------------------------------------------------------------------------------------------
+let othersAsked = 0;
 const openOther = attempt(async id => {
-  state.other = await ask(`/api/clips/${encodeURIComponent(id)}`);
+  const mine = ++othersAsked, heard = await ask(`/api/clips/${encodeURIComponent(id)}`);
+  if (mine !== othersAsked) return;
+  state.other = heard;
   $("donors").replaceChildren(...state.other.words.map(([start, end, label]) => {
     const button = document.createElement("button");
     button.textContent = label;
@@ -203,7 +215,10 @@ const openOther = attempt(async id => {
     button.disabled = !state.span;
     button.onclick = () => {
       const [from, to] = state.span;
-      change(e => e.swaps.push({ start: from, end: to, clip: state.other.id, begin: start, label }));
+      change(e => {
+        e.cuts = e.cuts.filter(c => c[0] < from || c[1] > to); // cuts come last: they would silence it again
+        e.swaps.push({ start: from, end: to, clip: state.other.id, begin: start, label });
+      });
     };
     return button;
   }));
@@ -221,6 +236,12 @@ const showWidth = () => {
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 const isOff = (list, one) => list.some(other => same(other, one));
 
+function redraw(id, nodes) { // whoever uses the keyboard stays where they are
+  const at = [...$(id).querySelectorAll("button")].indexOf(document.activeElement);
+  $(id).replaceChildren(...nodes);
+  if (at >= 0) $(id).querySelectorAll("button")[at]?.focus();
+}
+
 function drawHeads() {
   const tables = ["encoder", "decoder", "cross"].map(stack => {
     const [layers, heads] = facts.model.stacks[stack];
@@ -233,7 +254,7 @@ function drawHeads() {
       for (let head = 0; head < heads; head++) {
         const key = [stack, block, head], button = document.createElement("button");
         button.textContent = head;
-        button.ariaLabel = `${stack} block ${block} head ${head}`;
+        button.ariaLabel = `${stack} block ${block} head ${head}${isOff(state.edits.heads, key) ? ", off" : ""}`;
         button.ariaPressed = same(state.head, key);
         button.className = isOff(state.edits.heads, key) ? "off" : "";
         button.onclick = () => showHead(key);
@@ -242,7 +263,7 @@ function drawHeads() {
     }
     return table;
   });
-  $("heads").replaceChildren(...tables);
+  redraw("heads", tables);
 }
 
 function showHead(key) {
@@ -257,18 +278,20 @@ function showHead(key) {
   drawToggles();
 }
 
+let unitsAsked = 0;
 const listUnits = attempt(async () => {
+  const mine = ++unitsAsked;
   const [start, end] = state.span || [0, state.clip.seconds];
   const query = new URLSearchParams({ block: $("block").value, start, end });
   state.edits.units.filter(u => u[0] === Number($("block").value)).forEach(u => query.append("also", u[1]));
   const clip = state.clip, found = await ask(clipPath(`/units?${query}`));
-  if (clip !== state.clip) return;
+  if (mine !== unitsAsked || clip !== state.clip) return;
   state.found = found;
   drawUnits();
 });
 
 function drawUnits() {
-  $("units").replaceChildren(...state.found.map(one => {
+  redraw("units", state.found.map(one => {
     const key = [one.block, one.unit], item = document.createElement("li"), button = document.createElement("button");
     button.textContent = `${one.block}.${one.unit} (${one.z.toFixed(1)})`;
     button.title = `neuron ${one.unit} of block ${one.block}: ${one.z} standard deviations`;
@@ -296,23 +319,30 @@ function drawToggles() {
 const toggle = (kind, key) => change(e => { e[kind] = isOff(e[kind], key) ? e[kind].filter(other => !same(other, key)) : [...e[kind], key]; });
 
 // --- recording: what the browser encodes is decoded by it again, so that the server gets a plain WAV file ----------
-let recorder = null;
+let recorder = null, asking = false;
 const record = attempt(async () => {
   if (recorder) { recorder.stop(); return; }
-  const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
-  const parts = [];
-  recorder = new MediaRecorder(stream);
-  recorder.ondataavailable = event => parts.push(event.data);
-  recorder.onstop = attempt(async () => {
+  if (asking) return;
+  asking = true;
+  let stream;
+  try { stream = await navigator.mediaDevices.getUserMedia({ audio: true }); } finally { asking = false; }
+  const parts = [], mine = new MediaRecorder(stream);
+  const timer = setTimeout(() => mine.state !== "inactive" && mine.stop(), 1000 * facts.most_seconds - 500);
+  const release = () => {
+    clearTimeout(timer);
     recorder = null;
     stream.getTracks().forEach(track => track.stop());
     $("record").textContent = "Record";
     $("record").ariaPressed = false;
+  };
+  mine.ondataavailable = event => parts.push(event.data);
+  mine.onstop = attempt(async () => {
+    release();
     const sound = await new OfflineAudioContext(1, 1, 16000).decodeAudioData(await new Blob(parts).arrayBuffer());
     await add([new File([wav(sound)], "recording.wav")]);
   });
-  recorder.start();
-  setTimeout(() => recorder && recorder.stop(), 1000 * facts.most_seconds - 500);
+  recorder = mine;
+  try { mine.start(); } catch (error) { release(); throw error; }
   $("record").textContent = "Stop recording";
   $("record").ariaPressed = true;
   say("Recording …");
@@ -339,7 +369,7 @@ $("others").onchange = event => openOther(event.target.value);
 $("file").onchange = event => { add([...event.target.files]); event.target.value = ""; };
 $("record").onclick = record;
 $("cut").onclick = () => change(e => e.cuts.push(state.span));
-$("undo").onclick = () => { state.edits = state.past.pop(); change(() => {}, false); };
+$("undo").onclick = () => { if (!state.past.length) return; state.edits = state.past.pop(); change(() => {}, false); };
 $("clear").onclick = () => change(e => Object.assign(e, nothing()));
 $("toggle-head").onclick = () => toggle("heads", state.head);
 $("toggle-unit").onclick = () => toggle("units", state.unit);
@@ -354,13 +384,18 @@ $("words").addEventListener("click", listUnits);
 $("phones").addEventListener("click", listUnits);
 $("copy").onclick = attempt(async () => { await navigator.clipboard.writeText($("python").textContent); say("Copied."); });
 $("stop").onclick = attempt(async () => { await ask("/api/stop", { method: "POST" }); say("The server has stopped. This page can be closed."); });
-$("hear").onclick = () => {
-  const player = $("player"), [start, end] = state.span;
+let hearing = 0;
+$("hear").onclick = attempt(async () => {
+  const player = $("player"), [start, end] = state.span, mine = ++hearing;
   player.currentTime = start;
-  player.play();
-  const watch = () => { if (player.currentTime >= end) player.pause(); else if (!player.paused) requestAnimationFrame(watch); };
-  player.onplaying = () => { player.onplaying = null; watch(); };
-};
+  await player.play();
+  const watch = () => {
+    if (mine !== hearing || player.paused) return;
+    if (player.currentTime >= end) player.pause();
+    else requestAnimationFrame(watch);
+  };
+  watch();
+});
 const head = () => {
   const player = $("player");
   for (const x of ["x1", "x2"]) $("playhead").setAttribute(x, player.paused ? -1 : player.currentTime);
