@@ -194,3 +194,12 @@ def test_a_word_swapped_into_a_cut_is_heard(page) -> None:
     page.locator("#donors button").first.click()
     expect(page.locator("#edits .swap")).to_have_count(1)
     expect(page.locator("#edits .cut")).to_have_count(0)
+
+
+def test_a_stretch_can_be_selected_from_the_keyboard(page) -> None:
+    page.focus("#view")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#selected")).to_contain_text("0.05 to 0.25 s")
+    page.keyboard.press("Shift+ArrowRight")
+    expect(page.locator("#selected")).to_contain_text("0.05 to 0.30 s")
+    assert page.locator("#cut").is_enabled()

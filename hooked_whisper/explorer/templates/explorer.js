@@ -142,6 +142,15 @@ function drag() {
     listUnits();
   };
   view.onpointercancel = () => { from = null; };
+  view.onkeydown = event => { // the stretch moves; with Shift, its end does
+    const step = { ArrowLeft: -0.05, ArrowRight: 0.05 }[event.key];
+    if (!step || !state.clip) return;
+    event.preventDefault();
+    const [a, b] = state.span || [0, Math.min(0.2, state.clip.seconds)];
+    const by = Math.max(-a, Math.min(state.clip.seconds - b, step));
+    select(event.shiftKey ? [a, Math.max(a + 0.02, b + step)] : [a + by, b + by]);
+  };
+  view.onkeyup = event => { if (event.key.startsWith("Arrow")) listUnits(); };
 }
 
 // --- edits --------------------------------------------------------------------------------------------------------
