@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 # sae_lens_audio trains with hooked_whisper.errors alone, without Whisper
-__getattr__ = lazily(
+__getattr__, __dir__ = lazily(
     __name__,
     {
         "ActivationCache": "hooks",
@@ -40,7 +40,3 @@ __getattr__ = lazily(
         "local_window": "model",
     },
 )
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

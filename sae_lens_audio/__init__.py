@@ -112,7 +112,7 @@ __all__ = [
 ]
 
 # what only trains or loads dictionaries needs no Whisper
-__getattr__ = lazily(
+__getattr__, __dir__ = lazily(
     __name__,
     {
         "Evaluation": "evals",
@@ -131,7 +131,3 @@ __getattr__ = lazily(
         "steer_latents": "splice",
     },
 )
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

@@ -6,11 +6,12 @@ import importlib
 import inspect
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from html import escape
 from pathlib import Path
 
+from benchmarks.bench.markdown import table
 from docs.tools.hook_map import hook_map
 from hooked_whisper import HookedWhisper, errors
 from hooked_whisper.findings import Table
@@ -104,13 +105,13 @@ def _result(f: Finding) -> Iterator[str]:
     figures = [picture(figure, f"{f.id}-{i}").markup for i, figure in enumerate(f.draw())]
     if figures:
         yield _html("".join(f"<figure>{one}</figure>" for one in figures), "figure-row")
-    for table in f.tables:
-        yield _own_table(table)
+    for one in f.tables:
+        yield _own_table(one)
     if f.published:
         yield "## What was published"
         yield _plain(f.published_summary)
-        for table in f.published:
-            yield _own_table(table)
+        for one in f.published:
+            yield _own_table(one)
 
 
 def _controls(f: Finding, c: Criterion) -> str:
@@ -121,8 +122,8 @@ def _with_unit(c: Criterion) -> str:
     return f"{format_estimate(c.estimate)} {c.unit}".strip()
 
 
-def _own_table(table: Table) -> str:
-    return f"**{_plain(table.title)}** {_plain(table.source)}\n\n" + _table(table.columns, table.rows)
+def _own_table(one: Table) -> str:
+    return f"**{_plain(one.title)}** {_plain(one.source)}\n\n" + _table(one.columns, one.rows)
 
 
 def findings_index(findings: dict[str, Finding]) -> str:
@@ -137,8 +138,8 @@ def findings_index(findings: dict[str, Finding]) -> str:
         "(`hooked-whisper reproduce --model demo`, held-out speakers). These are results about a small model organism; "
         "the same commands run them on real Whisper. A status follows from criteria that were fixed beforehand."
     )
-    table = _table(("finding", "demo model", "headline, 95 % interval"), rows, links=True)
-    return _toc("Findings", f"{text}\n\n{table}", list(REGISTRY))
+    listed = table(("finding", "demo model", "headline, 95 % interval"), rows)
+    return _toc("Findings", f"{text}\n\n{listed}", list(REGISTRY))
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
@@ -221,11 +222,9 @@ def _html(markup: str, css: str) -> str:
     return f'```{{raw}} html\n<div class="{css}">{markup}</div>\n```\n'
 
 
-def _table(header: tuple[str, ...], rows: object, links: bool = False) -> str:
-    def line(cells: object) -> str:
-        return "| " + " | ".join(str(c) if links else _plain(str(c)) for c in cells) + " |"  # type: ignore[attr-defined]
-
-    return "\n".join([line(header), "|" + "---|" * len(header), *(line(row) for row in rows)])  # type: ignore[attr-defined]
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Of plain text: nothing in its cells is markup."""
+    return table([_plain(cell) for cell in header], [[_plain(str(cell)) for cell in row] for row in rows])
 
 
 def _plain(text: str) -> str:

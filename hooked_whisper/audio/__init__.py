@@ -1,7 +1,7 @@
 """Audio in and out: loading, the differentiable log-mel, the time axis, clips to listen to."""
 
 from hooked_whisper.audio.griffin_lim import griffin_lim, mel_to_power
-from hooked_whisper.audio.listen import ListeningClip, clip_around, save_audio, to_data_uri, to_mp3_bytes
+from hooked_whisper.audio.listen import ListeningClip, clip_around, save_audio, to_data_uri, to_mp3_bytes, to_wav_bytes
 from hooked_whisper.audio.load import AudioSource, load_audio, prepare_mel, to_windows
 from hooked_whisper.audio.mel import HOP, N_FFT, SAMPLE_RATE, log_mel_max, log_mel_spectrogram, mel_filters
 from hooked_whisper.audio.timemap import Rounding, TimeMap
@@ -25,5 +25,6 @@ __all__ = [
     "save_audio",
     "to_data_uri",
     "to_mp3_bytes",
+    "to_wav_bytes",
     "to_windows",
 ]

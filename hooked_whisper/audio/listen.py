@@ -90,6 +90,11 @@ def to_mp3_bytes(audio: Samples, sample_rate: int = SAMPLE_RATE) -> bytes:
     return content
 
 
+def to_wav_bytes(audio: Samples, sample_rate: int = SAMPLE_RATE) -> bytes:
+    """A WAV file of 16 bit, as browsers play it everywhere; what is beyond full scale is clipped."""
+    return _encode(_checked(audio).numpy(), sample_rate, "WAV", "PCM_16")
+
+
 def to_data_uri(audio: Samples, sample_rate: int = SAMPLE_RATE) -> str:
     """``data:audio/mpeg;base64,...`` for the ``src`` of an ``<audio>`` element: the MP3 within the page."""
     return "data:audio/mpeg;base64," + base64.b64encode(to_mp3_bytes(audio, sample_rate)).decode("ascii")

@@ -8,7 +8,6 @@ allowed across origins, and the page may load nothing from elsewhere (Content-Se
 from __future__ import annotations
 
 import functools
-import io
 import json
 import re
 import secrets
@@ -17,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hooked_whisper.audio import to_wav_bytes
 from hooked_whisper.errors import AudioError, HookedWhisperError, MissingExtraError
 from hooked_whisper.explorer.clips import MOST_BYTES, MOST_SECONDS, Shelf
 from hooked_whisper.explorer.edits import Edits
@@ -191,7 +191,7 @@ async def _audio(explorer: Explorer, request: Request) -> Response:
     from starlette.responses import Response
 
     clip = await explorer.work(lambda: explorer.shelf[request.path_params["clip"]])
-    content = _wav(clip.audio)
+    content = to_wav_bytes(clip.audio)
     size, headers = len(content), {"Accept-Ranges": "bytes"}  # without them a browser cannot seek
     found = re.fullmatch(r"bytes=(\d{1,12})-(\d{0,12})", request.headers.get("range", ""))
     start, end = (int(found[1]), min(int(found[2] or size), size - 1)) if found else (0, -1)
@@ -232,7 +232,7 @@ async def _pattern(explorer: Explorer, request: Request) -> Response:
     return _png(
         await explorer.work(
             lambda: pattern_png(
-                head_pattern(explorer.model, explorer.shelf[key], stack, block, head, explorer.language)[0]
+                head_pattern(explorer.model, explorer.shelf[key], stack, block, head, explorer.language)
             )
         )
     )
@@ -289,16 +289,6 @@ def _float(text: str, name: str) -> float:
     if not 0 <= value <= MOST_SECONDS:
         raise HookedWhisperError(f"{name} needs seconds from 0 to {MOST_SECONDS:.0f}, not {text!r}")
     return value
-
-
-def _wav(audio: Any) -> bytes:
-    import soundfile
-
-    from hooked_whisper.audio import SAMPLE_RATE
-
-    stream = io.BytesIO()
-    soundfile.write(stream, audio.numpy(), SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    return stream.getvalue()
 
 
 def _json(data: Any) -> Response:

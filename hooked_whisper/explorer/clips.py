@@ -163,7 +163,7 @@ class Shelf:
 
 
 def _promised_seconds(content: bytes) -> float:
-    """What the file's head says, before anything is unpacked; 0 where soundfile cannot tell."""
+    """What the file's head says, before anything is unpacked; where soundfile cannot tell, by decoding."""
     try:
         info = soundfile.info(io.BytesIO(content))
     except (soundfile.LibsndfileError, ValueError, RuntimeError):

@@ -60,8 +60,8 @@ def model_facts(model: HookedWhisper) -> dict[str, Any]:
 @torch.no_grad()
 def head_pattern(
     model: HookedWhisper, clip: HeardClip, stack: str, block: int, head: int, language: str = "en"
-) -> tuple[Float[np.ndarray, "query key"], list[str]]:
-    """Attention of one head over the clip (padding left out), and the tokens that are its rows, if they are tokens.
+) -> Float[np.ndarray, "query key"]:
+    """Attention of one head over the clip, padding left out.
 
     Raises:
         HookedWhisperError: a stack, block or head that does not exist.
@@ -73,7 +73,7 @@ def head_pattern(
     if stack == "encoder":
         name = f"encoder.blocks.{block}.attn.hook_pattern"
         _, cache = model.run_with_cache(clip.mel, names=[name], return_type=None)
-        pattern, labels = cache[name][0, head, :speech, :speech], []
+        pattern = cache[name][0, head, :speech, :speech]
     else:
         part = "attn" if stack == "decoder" else "cross_attn"
         name = f"decoder.blocks.{block}.{part}.hook_pattern"
@@ -81,8 +81,7 @@ def head_pattern(
         _, cache = model.run_with_cache(tokens=tokens, encoder_out=clip.encoded, names=[name], return_type=None)
         pattern = cache[name][0, head]
         pattern = pattern if stack == "decoder" else pattern[:, :speech]
-        labels = model.to_str_tokens(tokens[0])
-    return pattern.float().cpu().numpy(), labels
+    return pattern.float().cpu().numpy()
 
 
 def pattern_png(pattern: Float[np.ndarray, "query key"]) -> bytes:
@@ -143,12 +142,10 @@ def _contrast(acts: Float[Tensor, "position neuron"], inside: slice) -> Float[Te
 
 def outcome_facts(found: Outcome) -> dict[str, Any]:
     """The two texts, the changes word by word, and word errors against the unedited text."""
-    e = found.error
     return {
         "before": found.before,
         "after": found.after,
-        "wer": e.wer if found.before.strip() else None,
-        "counts": {"substituted": e.substitutions, "deleted": e.deletions, "inserted": e.insertions},
+        "wer": found.wer if found.before.strip() else None,
         "words": [
             {
                 "fate": w.fate,

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 # training on tensors needs neither Whisper nor audio
-__getattr__ = lazily(
+__getattr__, __dir__ = lazily(
     __name__,
     {
         "HarvestOptions": "options",
@@ -44,7 +44,3 @@ __getattr__ = lazily(
         "open_store": "store",
     },
 )
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

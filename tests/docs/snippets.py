@@ -6,6 +6,7 @@ import ast
 import contextlib
 import io
 import re
+import shlex
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -89,8 +90,6 @@ def only_parsed(path: Path) -> Iterator[str]:
 
 def commands(path: Path) -> Iterator[tuple[str, list[str]]]:
     """Our command lines in ``bash`` and unmarked blocks, as (program, arguments)."""
-    import shlex
-
     for block in blocks(path.read_text(encoding="utf-8")):
         if block.language not in ("bash", "sh", "console", ""):
             continue
