@@ -32,6 +32,7 @@ LAYERS = [
     "features",
     "speech",
     "findings",
+    "neural",
     "report",
     "explorer",
     "cli_model",

@@ -1,0 +1,180 @@
+"""Synthesis of the planned recordings: one file of samples and one of durations each, resumable, in several processes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from jaxtyping import Float
+from tqdm import tqdm
+
+from hooked_whisper.errors import AudioError
+from hooked_whisper.neural.kokoro import FRAME_S, RATE, Kokoro
+from hooked_whisper.neural.phonemes import Phone, Phonemes, Word, phonemize
+from hooked_whisper.neural.plan import Planned
+from hooked_whisper.storage import write_atomic
+
+log = logging.getLogger(__name__)
+
+SPEED = 1.0
+PAUSES_S = (0.05, 0.15, 0.1, 0.2)  # between the sentences of a window, in turn; Kokoro's own silences come on top
+SHORTEST_S, LONGEST_S = 25.0, 29.0  # of a window
+PEAK = 0.99
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One call of the synthesizer within a recording.
+
+    Attributes:
+        start: its first sample at 24 kHz.
+        durations: frames of 25 ms for the start, each symbol, and the end.
+    """
+
+    phonemes: Phonemes
+    start: int
+    durations: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A recording as it was synthesized: what the plan said, and each sentence with its durations."""
+
+    planned: Planned
+    sentences: tuple[Sentence, ...]
+    samples: int
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.planned.texts[: len(self.sentences)])
+
+
+def build(plan: Sequence[Planned], folder: Path, voices: Path, processes: int = 1) -> int:
+    """Synthesize what ``folder`` does not hold yet, and return how many that were.
+
+    A recording counts as done if its ``.json`` names the same voice and the same symbols. An interrupted build
+    continues with the next recording.
+
+    Raises:
+        MissingExtraError, CheckpointError: as :class:`~hooked_whisper.neural.kokoro.Kokoro`.
+        AlignmentError: espeak-ng writes a phone that ``phones.tsv`` does not list.
+    """
+    waiting = [planned for planned in plan if not is_done(planned, folder)]
+    if waiting:
+        with ProcessPoolExecutor(processes, get_context("spawn"), _start, (str(voices),)) as pool:
+            jobs = pool.map(_make, waiting, [str(folder)] * len(waiting))
+            for planned, seconds in zip(waiting, tqdm(jobs, "synthesis", len(waiting), unit="recording"), strict=True):
+                log.debug("%s, %s: %.2f s", planned.id, planned.voice, seconds)
+    return len(waiting)
+
+
+def is_done(planned: Planned, folder: Path) -> bool:
+    """Whether ``folder`` holds this recording, with this voice and text."""
+    path = folder / f"{planned.id}.json"
+    return path.is_file() and json.loads(path.read_text("utf-8"))["key"] == key_of(planned)
+
+
+def key_of(planned: Planned) -> str:
+    """SHA-256 of everything that the samples depend on, but for the phonemizer's version."""
+    parts = (planned.voice, planned.language, str(SPEED), *planned.texts)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def synthesize(planned: Planned, kokoro: Kokoro) -> tuple[Made, Float[np.ndarray, "sample"]]:
+    """A recording and its samples at 24 kHz.
+
+    Raises:
+        AudioError: the sentences of a window do not fill 25 s.
+    """
+    chunks: list[np.ndarray] = []
+    sentences: list[Sentence] = []
+    total = 0
+    for number, text in enumerate(planned.texts):
+        phonemes = phonemize(text, planned.language)
+        speech = kokoro.speak(phonemes.symbols, planned.voice, SPEED)
+        pause = round(PAUSES_S[number % len(PAUSES_S)] * RATE) if number else 0
+        if planned.kind == "window" and total + pause + len(speech.audio) > LONGEST_S * RATE:
+            break
+        chunks += [np.zeros(pause, np.float32), speech.audio]
+        sentences.append(Sentence(phonemes, total + pause, tuple(map(int, speech.durations))))
+        total += pause + len(speech.audio)
+    if planned.kind == "window" and total < SHORTEST_S * RATE:
+        raise AudioError(
+            f"window {planned.id!r} lasts {total / RATE:.1f} s, it needs {SHORTEST_S}: give more sentences"
+        )
+    return Made(planned, tuple(sentences), total), np.concatenate(chunks)
+
+
+def save(made: Made, audio: Float[np.ndarray, "sample"], folder: Path) -> None:
+    """Write samples, then durations: a ``.json`` says that its ``.flac`` is whole."""
+    peak = float(np.abs(audio).max())
+    buffer = io.BytesIO()
+    soundfile.write(buffer, audio * min(1.0, PEAK / peak), RATE, "PCM_16", format="FLAC")
+    write_atomic(folder / f"{made.planned.id}.flac", buffer.getvalue())
+    content = {
+        "key": key_of(made.planned),
+        "samples": made.samples,
+        "sentences": [
+            {
+                "start": sentence.start,
+                "durations": sentence.durations,
+                "joined": sentence.phonemes.joined,
+                "words": [
+                    [word.text, word.mark, [[phone.symbols, phone.label] for phone in word.phones]]
+                    for word in sentence.phonemes.words
+                ],
+            }
+            for sentence in made.sentences
+        ],
+    }
+    write_atomic(folder / f"{made.planned.id}.json", json.dumps(content, ensure_ascii=False).encode())
+
+
+def load(planned: Planned, folder: Path) -> tuple[Made, Float[np.ndarray, "sample"]]:
+    """Inverse of :func:`save`.
+
+    Raises:
+        AudioError: the recording has not been made yet, or with another voice or text.
+    """
+    if not is_done(planned, folder):
+        raise AudioError(f"{str(folder)!r} has no recording {planned.id!r} by {planned.voice}: build it first")
+    content: dict[str, Any] = json.loads((folder / f"{planned.id}.json").read_text("utf-8"))
+    sentences = tuple(
+        Sentence(
+            Phonemes(tuple(_word(*word) for word in sentence["words"]), sentence["joined"]),
+            sentence["start"],
+            tuple(sentence["durations"]),
+        )
+        for sentence in content["sentences"]
+    )
+    audio, _ = soundfile.read(folder / f"{planned.id}.flac", dtype="float32")
+    return Made(planned, sentences, content["samples"]), audio
+
+
+def _word(text: str, mark: str, phones: list[list[str]]) -> Word:
+    return Word(text, tuple(Phone(symbols, label) for symbols, label in phones), mark)
+
+
+_kokoro: Kokoro | None = None  # of a worker process
+
+
+def _start(voices: str) -> None:
+    global _kokoro
+    _kokoro = Kokoro(Path(voices))
+
+
+def _make(planned: Planned, folder: str) -> float:
+    assert _kokoro is not None
+    made, audio = synthesize(planned, _kokoro)
+    save(made, audio, Path(folder))
+    return len(audio) / RATE

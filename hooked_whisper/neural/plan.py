@@ -1,0 +1,146 @@
+"""Who says what: the sentence lists of ``texts/``, each sentence with a voice.
+
+The rules are simple on purpose, so that a row that is added or taken away changes little else: voices take turns by the
+number of the row. ``choices.tsv`` holds the exceptions that :mod:`hooked_whisper.neural.check` made: another voice
+for a sentence that Whisper misheard, or no recording at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from hooked_whisper.errors import AudioError
+from hooked_whisper.neural.tables import FOLDER, TEXTS, Voice, read_table, voice_table
+
+CLEAREST = ("af_heart", "am_michael", "af_bella", "am_fenrir")  # for pairs of words
+FOREIGN = ("es", "fr", "it", "pt")
+CHOICES = FOLDER / "choices.tsv"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One recording to be made.
+
+    Attributes:
+        texts: its sentences; one, but for windows.
+        split: ``"train"`` or ``"held-out"``, that of the voice.
+        about: what its list says besides the text: the words of a pair, the class of a word.
+    """
+
+    id: str
+    kind: str
+    language: str
+    voice: str
+    split: str
+    texts: tuple[str, ...]
+    about: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.texts)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An exception: ``voice`` says this recording, or nobody does if it is empty; ``reason`` is for people."""
+
+    id: str
+    voice: str
+    reason: str
+
+
+def read_choices() -> dict[str, Choice]:
+    """The exceptions of ``choices.tsv`` by recording; none if there is no such file."""
+    if not CHOICES.is_file():
+        return {}
+    return {row["id"]: Choice(row["id"], row["voice"], row["reason"]) for row in read_table(CHOICES)}
+
+
+def make_plan(choices: Mapping[str, Choice] | None = None) -> list[Planned]:
+    """All recordings, prose first. ``choices``: those of ``choices.tsv`` if not given; empty for the plan without any.
+
+    Raises:
+        CheckpointError: a table is missing or broken.
+        AudioError: two recordings have one id, or a choice names an unknown voice.
+    """
+    choices = read_choices() if choices is None else choices
+    plan = [
+        planned
+        for planned in (*_prose(), *_pairs(), *_conflicts(), *_semantic(), *_fragments(), *_foreign(), *_windows())
+    ]
+    ids = [planned.id for planned in plan]
+    if len(ids) != len(set(ids)):
+        twice = next(name for name in ids if ids.count(name) > 1)
+        raise AudioError(f"two recordings are called {twice!r}: ids of the sentence lists are unique")
+    return [
+        _chosen(planned, choices[planned.id]) if planned.id in choices else planned
+        for planned in plan
+        if planned.id not in choices or choices[planned.id].voice
+    ]
+
+
+def voices_for(kind: str, language: str, split: str | None = None) -> list[Voice]:
+    """Voices that take turns at recordings of this kind: the clearest for pairs, else all of the language and split."""
+    voices = [voice for voice in voice_table() if voice.language == language and split in (None, voice.split)]
+    return [voice for voice in voices if voice.name in CLEAREST] if kind in ("pair", "conflict") else voices
+
+
+def _chosen(planned: Planned, choice: Choice) -> Planned:
+    voice = next((voice for voice in voice_table() if voice.name == choice.voice), None)
+    if voice is None:
+        raise AudioError(f"choices.tsv gives {planned.id!r} the voice {choice.voice!r}, which voices.tsv does not list")
+    return replace(planned, voice=voice.name, split=voice.split)
+
+
+def _turn(number: int, kind: str, language: str = "en", split: str | None = None) -> partial[Planned]:
+    voices = voices_for(kind, language, split)
+    voice = voices[number % len(voices)]
+    return partial(Planned, kind=kind, language=language, voice=voice.name, split=voice.split)
+
+
+def _prose() -> Iterator[Planned]:
+    numbers = {"train": 0, "held-out": 0}
+    for row in read_table(TEXTS / "prose.tsv"):
+        number, numbers[row["split"]] = numbers[row["split"]], numbers[row["split"]] + 1
+        yield _turn(number, "prose", split=row["split"])(row["id"], texts=(row["text"],))
+
+
+def _pairs() -> Iterator[Planned]:
+    for number, row in enumerate(read_table(TEXTS / "pairs.tsv")):
+        for side in "ab":
+            word = row[f"word_{side}"]
+            about = {"pair": row["id"], "side": side, "position": row["position"], "word": word}
+            about["phone"] = row[f"phone_{side}"]
+            yield _turn(number, "pair")(f"{row['id']}-{side}", texts=(row["frame"].replace("_", word),), about=about)
+
+
+def _conflicts() -> Iterator[Planned]:
+    for number, row in enumerate(read_table(TEXTS / "conflict.tsv")):
+        for side in ("expected", "other"):
+            about = {"pair": row["id"], "side": side, "word": row[side]}
+            text = f"{row['context']} {row[side]}."
+            yield _turn(number, "conflict")(f"{row['id']}-{side}", texts=(text,), about=about)
+
+
+def _semantic() -> Iterator[Planned]:
+    for number, row in enumerate(read_table(TEXTS / "semantic.tsv")):
+        about = {"class": row["class"], "word": row["word"]}
+        yield _turn(number, "semantic")(row["id"], texts=(row["text"],), about=about)
+
+
+def _fragments() -> Iterator[Planned]:
+    for number, row in enumerate(read_table(TEXTS / "fragments.tsv")):
+        yield _turn(number, "fragment")(row["id"], texts=(row["text"],))
+
+
+def _foreign() -> Iterator[Planned]:
+    for language in FOREIGN:
+        for number, row in enumerate(read_table(TEXTS / f"{language}.tsv")):
+            yield _turn(number, "foreign", language)(row["id"], texts=(row["text"],))
+
+
+def _windows() -> Iterator[Planned]:
+    for number, row in enumerate(read_table(TEXTS / "windows.tsv")):
+        yield _turn(number, "window")(row["id"], texts=tuple(row["text"].split(" | ")))
