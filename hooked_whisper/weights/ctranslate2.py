@@ -171,7 +171,7 @@ def _read(cursor: BinaryCursor) -> _Model:
         if name in variables:
             raise cursor.error(f"variable {name!r} is there twice")
         variables[name] = _variable(cursor, name)
-    quantized = {name: variables.pop(name) for name, tensor in list(variables.items()) if _is_quantized(tensor)}
+    quantized = {name: variables.pop(name) for name, tensor in list(variables.items()) if _is_quantized(name, tensor)}
     for name, tensor in quantized.items():
         variables[name] = _dequantized(name, tensor, variables.pop(f"{name}_scale", None), cursor)
 
@@ -216,8 +216,8 @@ def _variable(cursor: BinaryCursor, name: str) -> Tensor:
     return cursor.tensor(dtype, shape, name)
 
 
-def _is_quantized(tensor: Tensor) -> bool:
-    return tensor.ndim > 0 and not tensor.is_floating_point()
+def _is_quantized(name: str, tensor: Tensor) -> bool:
+    return tensor.ndim > 0 and not tensor.is_floating_point() and not name.endswith("_scale")
 
 
 def _dequantized(name: str, tensor: Tensor, scale: Tensor | None, cursor: BinaryCursor) -> Tensor:
