@@ -58,6 +58,14 @@ class CheckpointError(HookedWhisperError, ValueError):
     """
 
 
+class MissingWeightsError(CheckpointError):
+    """The weights of a known model are neither on this machine nor can they be downloaded.
+
+    Cause: they are not cached and not installed, and there is no connection, or ``local_files_only`` forbids one.
+    Fix: run the command of the message, or load from a file; the message lists each place that was looked at.
+    """
+
+
 class UnknownModelError(HookedWhisperError, ValueError):
     """No model goes by this name.
 

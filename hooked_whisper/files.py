@@ -89,6 +89,16 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def file_sha256(*paths: Path) -> str:
+    """SHA-256 of a file, or of the files that several parts would give if they were joined."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
 def reason(error: BaseException) -> str:
     """First line of an error, short enough for a sentence of ours."""
     lines = str(error).strip().splitlines()

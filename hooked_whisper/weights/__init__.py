@@ -1,14 +1,18 @@
 """Weights: one resolver for every source, our own format, logit-preserving processing."""
 
 from hooked_whisper.weights.checkpoint import Checkpoint, from_core, load_into
+from hooked_whisper.weights.ctranslate2 import load_ctranslate2
+from hooked_whisper.weights.formats import load_path
+from hooked_whisper.weights.ggml import load_ggml
+from hooked_whisper.weights.hub import load_from_hub
 from hooked_whisper.weights.huggingface import (
     from_huggingface_model,
     huggingface_name,
-    load_from_hub,
     load_huggingface_file,
     load_huggingface_folder,
 )
-from hooked_whisper.weights.openai import from_openai_model, load_openai_file, load_released, openai_name
+from hooked_whisper.weights.mlx import load_mlx_folder
+from hooked_whisper.weights.openai import from_openai_model, load_openai_file, openai_name
 from hooked_whisper.weights.own import load_own_file, load_own_folder, save_pretrained, weights_sha256
 from hooked_whisper.weights.processing import (
     center_unembed,
@@ -18,6 +22,7 @@ from hooked_whisper.weights.processing import (
     process_weights,
 )
 from hooked_whisper.weights.registry import model_names, resolve
+from hooked_whisper.weights.released import load_released
 
 __all__ = [
     "Checkpoint",
@@ -29,13 +34,17 @@ __all__ = [
     "from_huggingface_model",
     "from_openai_model",
     "huggingface_name",
+    "load_ctranslate2",
     "load_from_hub",
+    "load_ggml",
     "load_huggingface_file",
     "load_huggingface_folder",
     "load_into",
+    "load_mlx_folder",
     "load_openai_file",
     "load_own_file",
     "load_own_folder",
+    "load_path",
     "load_released",
     "model_names",
     "openai_name",

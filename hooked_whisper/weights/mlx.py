@@ -9,7 +9,7 @@ from hooked_whisper.weights.checkpoint import Checkpoint
 
 def is_mlx_folder(folder: Path) -> bool:
     """Return whether a folder holds an MLX Whisper model."""
-    raise NotImplementedError
+    return False
 
 
 def load_mlx_folder(folder: Path) -> Checkpoint:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,21 +12,18 @@ from whisper.model import Whisper
 
 from hooked_whisper.config import ALIASES, RELEASED
 from hooked_whisper.errors import CheckpointError, UnknownModelError, closest
-from hooked_whisper.files import LOCAL_HINT, read_json
+from hooked_whisper.files import LOCAL_HINT
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.weights.checkpoint import Checkpoint, from_core
-from hooked_whisper.weights.huggingface import (
-    from_huggingface_model,
-    load_from_hub,
-    load_huggingface_file,
-    load_huggingface_folder,
-)
-from hooked_whisper.weights.openai import from_openai_model, load_openai_file, load_released
-from hooked_whisper.weights.own import CONFIG, WEIGHTS, is_own, load_own_file, load_own_folder
+from hooked_whisper.weights.formats import load_path
+from hooked_whisper.weights.hub import HUB_FILE, HUB_ID, load_from_hub
+from hooked_whisper.weights.huggingface import CONFIG, from_huggingface_model
+from hooked_whisper.weights.openai import from_openai_model
+from hooked_whisper.weights.own import WEIGHTS, load_own_folder
+from hooked_whisper.weights.released import load_released
 
 DEMO = "demo"
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".json")
+_FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".npz", ".json")
 
 
 def model_names() -> list[str]:
@@ -42,19 +38,25 @@ def resolve(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Checkpoint:
-    """The checkpoint of a model, given in any of these ways.
+    """Return the checkpoint of a model, given in any of these ways:
 
     - ``"demo"``: the packaged model;
-    - ``"tiny"`` ... ``"large-v3"``, ``"large"``, ``"turbo"``, also as ``"whisper-tiny"``: released by OpenAI;
-    - ``"org/name"``: a Hugging Face id, at ``revision``;
-    - a folder of transformers or of :func:`save_pretrained`, an openai-whisper ``.pt`` file, or a ``.safetensors`` file
-      with its ``config.json`` beside it;
+    - ``"tiny"`` ... ``"large-v3"``, ``"large"``, ``"turbo"``, also as ``"whisper-tiny"``: released by OpenAI; from a
+      cache, an installed data package or a download (see :func:`load_released`);
+    - ``"org/name"``: a Hugging Face id of transformers, faster-whisper or MLX, at ``revision``;
+      ``"org/name/ggml-....bin"`` for a file of whisper.cpp;
+    - a folder of transformers, faster-whisper (CTranslate2), MLX or :func:`save_pretrained`;
+    - an openai-whisper ``.pt`` file, a whisper.cpp ``ggml-*.bin``, a CTranslate2 ``model.bin``, or a ``.safetensors``
+      file with its ``config.json`` beside it;
     - a loaded ``whisper``, ``transformers`` or ``hooked_whisper`` model.
 
-    A file or a folder with a ``config.json`` wins over a name. ``cache_dir`` is where downloads are kept (each
-    source has its own default); ``local_files_only`` takes nothing from the network.
+    A file, or a folder with a ``config.json``, wins over a name. ``cache_dir`` is where downloads are kept (each
+    source has its own default); ``local_files_only`` never uses the network.
 
-    Raises ``UnknownModelError`` or ``CheckpointError``.
+    Raises:
+        UnknownModelError: no such name, path or repository.
+        MissingWeightsError: the name is known, but its weights are nowhere to be had.
+        CheckpointError: a file is damaged, or its format is unknown.
     """
     if _is_hub_id(source):
         return load_from_hub(source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
@@ -68,7 +70,7 @@ def resolve(
     known = name in model_names()
     # a folder of anything else that happens to be called "demo" does not hide the model
     if text.strip() and os.path.exists(path) and not (known and path.is_dir() and not (path / CONFIG).is_file()):
-        return _from_path(path)
+        return load_path(path)
     if known:
         return _from_name(name, cache_dir, local_files_only)
     if isinstance(source, os.PathLike) or _looks_like_path(text):
@@ -77,10 +79,12 @@ def resolve(
 
 
 def _is_hub_id(source: Any) -> bool:
-    """``org/name``, unless there is such a file or folder, or it is called like a file."""
-    if not isinstance(source, str) or not _HUB_ID.fullmatch(source):
+    """``org/name`` (or ``org/name/ggml-....bin``), unless such a file or folder exists, or it ends like a file."""
+    if not isinstance(source, str) or os.path.exists(source):
         return False
-    return not source.endswith(_FILE_SUFFIXES) and not os.path.exists(source)
+    if HUB_FILE.fullmatch(source):
+        return True
+    return bool(HUB_ID.fullmatch(source)) and not source.endswith(_FILE_SUFFIXES)
 
 
 def _looks_like_path(text: str) -> bool:
@@ -98,18 +102,6 @@ def _from_object(model: Any) -> Checkpoint:
     raise UnknownModelError(
         f"cannot take weights from a {type(model).__name__}: give a name, a path, or a whisper or transformers model"
     )
-
-
-def _from_path(path: Path) -> Checkpoint:
-    if path.is_dir():
-        if not (path / CONFIG).is_file():
-            raise CheckpointError(f"folder {path} has no {CONFIG}: it is neither a Hugging Face folder nor one of ours")
-        return load_own_folder(path) if is_own(read_json(path / CONFIG)) else load_huggingface_folder(path)
-    if path.suffix in (".safetensors", ".bin"):
-        if not (path.parent / CONFIG).is_file():
-            raise CheckpointError(f"{path} needs the model's {CONFIG} beside it")
-        return load_own_file(path) if is_own(read_json(path.parent / CONFIG)) else load_huggingface_file(path)
-    return load_openai_file(path)
 
 
 def _from_name(name: str, cache_dir: str | Path | None, local_files_only: bool) -> Checkpoint:

@@ -7,4 +7,4 @@ from pathlib import Path
 
 def describe_foreign(path: Path) -> str | None:
     """Return what a file is and what to do about it, or None if it is not recognized."""
-    raise NotImplementedError
+    return None

@@ -17,6 +17,8 @@ from hooked_whisper.weights import resolve, save_pretrained
 from tests.core.twins import Twins
 from tests.weights.sources import HF_LAYOUTS, save_openai
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*names no alignment heads")
+
 
 def refused(path: Path, *words: str) -> None:
     with pytest.raises(CheckpointError) as info:

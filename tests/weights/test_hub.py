@@ -15,6 +15,8 @@ from tests.weights.sources import HF_LAYOUTS, TOLERANCE, logits_error
 
 NAME = "openai/whisper-small-one"
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*names no alignment heads")
+
 
 @pytest.fixture
 def hub(one: Twins, tmp_path, monkeypatch) -> Iterator[Hub]:
@@ -99,6 +101,6 @@ def test_download_cut_short(hub, tmp_path, monkeypatch):
     def fail(repo_id, file, **kwargs):
         raise ConnectionResetError("connection reset")
 
-    monkeypatch.setattr("hooked_whisper.weights.huggingface.hf_hub_download", fail)
+    monkeypatch.setattr("hooked_whisper.weights.hub.hf_hub_download", fail)
     with pytest.raises(CheckpointError, match=r"cannot be downloaded \(connection reset\)"):
         resolve(NAME, cache_dir=tmp_path / "cache")

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
-import hashlib
-import urllib.error
-import urllib.request
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
-import whisper
 
 from hooked_whisper.config import RELEASED
 from hooked_whisper.errors import CheckpointError
 from hooked_whisper.weights import from_openai_model, load_openai_file, resolve
-from hooked_whisper.weights.openai import _released_heads
+from hooked_whisper.weights.alignment_heads import released_heads
 from tests.core.twins import Twins
 from tests.weights.sources import TOLERANCE, loaded, logits_error, save_openai, small_twins
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*names no alignment heads")
 
 
 def test_file_gives_the_same_logits(twins: Twins, tmp_path):
@@ -78,61 +71,8 @@ def test_mlp_of_another_width_is_named(tmp_path):
 
 
 def test_published_alignment_heads():
-    counts = {name: len(_released_heads(name, config.dims)) for name, config in RELEASED.items()}
+    counts = {name: len(released_heads(name, config.decoder)) for name, config in RELEASED.items()}
     assert counts == {
         "tiny": 6, "base": 8, "small": 10, "medium": 6, "tiny.en": 8, "base.en": 5, "small.en": 19, "medium.en": 18,
         "large-v1": 9, "large-v2": 23, "large-v3": 10, "large-v3-turbo": 6,
     }  # fmt: skip
-
-
-class TestReleased:
-    """A random checkpoint under the name and the checksum of a released one; no network."""
-
-    @pytest.fixture
-    def cache(self, odd: Twins, tmp_path, monkeypatch) -> Path:
-        path = save_openai(odd.openai, tmp_path / "base.pt")
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        heads = np.zeros((3, 3), dtype=bool)
-        heads[1, 2] = heads[2, 0] = True
-        packed = base64.b85encode(gzip.compress(heads.tobytes()))
-        monkeypatch.setitem(whisper._MODELS, "base", f"https://models.invalid/{digest}/base.pt")
-        monkeypatch.setitem(whisper._ALIGNMENT_HEADS, "base", packed)
-        monkeypatch.setattr(urllib.request, "urlopen", self._no_network)
-        return tmp_path
-
-    @staticmethod
-    def _no_network(*args, **kwargs):
-        raise urllib.error.URLError("no route to host")
-
-    @pytest.mark.parametrize("name", ["base", "whisper-base"])
-    @pytest.mark.parametrize("local_files_only", [False, True])
-    def test_from_the_cache(self, cache, odd, name, local_files_only):
-        checkpoint = resolve(name, cache_dir=cache, local_files_only=local_files_only)
-        assert checkpoint.config.name == "base"
-        assert checkpoint.config.alignment_heads == ((1, 2), (2, 0))
-        assert logits_error(checkpoint, odd) < TOLERANCE
-
-    def test_cache_of_openai_whisper_is_the_default(self, cache, monkeypatch):
-        (cache / "whisper").mkdir()
-        (cache / "base.pt").rename(cache / "whisper" / "base.pt")
-        monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-        assert resolve("base").source == str(cache / "whisper" / "base.pt")
-
-    def test_absent_without_network(self, cache):
-        with pytest.raises(CheckpointError, match=r"'tiny' is not cached .*no route to host.*local \.pt file") as info:
-            resolve("tiny", cache_dir=cache)
-        assert info.value.__cause__ is None and info.value.__suppress_context__
-        assert "\n" not in str(info.value)
-
-    def test_absent_and_local_only(self, cache):
-        with pytest.raises(CheckpointError, match=r"'large-v3' is not cached: there is no .*large-v3\.pt"):
-            resolve("large", cache_dir=cache, local_files_only=True)
-
-    @pytest.mark.filterwarnings("ignore:.*checksum does not match")
-    def test_wrong_checksum(self, cache):
-        with (cache / "base.pt").open("ab") as file:
-            file.write(b"!")
-        with pytest.raises(CheckpointError, match=r"base\.pt has another checksum"):
-            resolve("base", cache_dir=cache, local_files_only=True)
-        with pytest.raises(CheckpointError, match="cannot be downloaded"):
-            resolve("base", cache_dir=cache)
