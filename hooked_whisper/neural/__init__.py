@@ -5,6 +5,6 @@
 - ``times``: the model's durations to word and phone intervals; ``check``: what Whisper hears, what an aligner finds
 - ``pack``: the files of :mod:`hooked_whisper.packaged_speech`
 
-``python -m hooked_whisper.neural --help`` rebuilds everything; it needs the extra ``neural``. To use the corpus no extra
-is needed: :func:`hooked_whisper.corpora.packaged_speech`.
+``python -m hooked_whisper.neural --help`` rebuilds everything; it needs the extra ``neural``. Using the corpus needs no
+extra: :func:`hooked_whisper.corpora.packaged_speech`.
 """

@@ -1,4 +1,4 @@
-"""Synthesis of the planned recordings: one file of samples and one of durations each, resumable, in several processes."""
+"""Synthesis of the planned recordings: a file of samples and one of durations each, resumable, in several processes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from tqdm import tqdm
 
 from hooked_whisper.errors import AudioError
-from hooked_whisper.neural.kokoro import FRAME_S, RATE, Kokoro
+from hooked_whisper.neural.kokoro import RATE, Kokoro
 from hooked_whisper.neural.phonemes import Phone, Phonemes, Word, phonemize
 from hooked_whisper.neural.plan import Planned
 from hooked_whisper.storage import write_atomic
@@ -27,9 +27,12 @@ from hooked_whisper.storage import write_atomic
 log = logging.getLogger(__name__)
 
 SPEED = 1.0
-PAUSES_S = (0.05, 0.15, 0.1, 0.2)  # between the sentences of a window, in turn; Kokoro's own silences come on top
+PAUSES_S = (0.15, 0.3, 0.2, 0.4)  # between the sentences of a window, in turn, on top of twice the margin
+MARGIN_S = 0.1  # of silence left around a sentence of a window
 SHORTEST_S, LONGEST_S = 25.0, 29.0  # of a window
 PEAK = 0.99
+QUIET_DB = -40.0  # silence, relative to the loudest 10 ms of a recording
+HOP = RATE // 200  # 5 ms
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Sentence:
     """One call of the synthesizer within a recording.
 
     Attributes:
-        start: its first sample at 24 kHz.
+        start: where its first sample lies in the recording, at 24 kHz; negative if silence was cut off before it.
         durations: frames of 25 ms for the start, each symbol, and the end.
     """
 
@@ -102,17 +105,33 @@ def synthesize(planned: Planned, kokoro: Kokoro) -> tuple[Made, Float[np.ndarray
     for number, text in enumerate(planned.texts):
         phonemes = phonemize(text, planned.language)
         speech = kokoro.speak(phonemes.symbols, planned.voice, SPEED)
+        first, last = sounding_span(speech.audio, MARGIN_S) if planned.kind == "window" else (0, len(speech.audio))
         pause = round(PAUSES_S[number % len(PAUSES_S)] * RATE) if number else 0
-        if planned.kind == "window" and total + pause + len(speech.audio) > LONGEST_S * RATE:
+        if planned.kind == "window" and total + pause + last - first > LONGEST_S * RATE:
             break
-        chunks += [np.zeros(pause, np.float32), speech.audio]
-        sentences.append(Sentence(phonemes, total + pause, tuple(map(int, speech.durations))))
-        total += pause + len(speech.audio)
+        chunks += [np.zeros(pause, np.float32), speech.audio[first:last]]
+        sentences.append(Sentence(phonemes, total + pause - first, tuple(map(int, speech.durations))))
+        total += pause + last - first
     if planned.kind == "window" and total < SHORTEST_S * RATE:
         raise AudioError(
             f"window {planned.id!r} lasts {total / RATE:.1f} s, it needs {SHORTEST_S}: give more sentences"
         )
     return Made(planned, tuple(sentences), total), np.concatenate(chunks)
+
+
+def quiet_hops(audio: Float[np.ndarray, "sample"]) -> Bool[np.ndarray, "hop"]:
+    """Whether the 10 ms from each multiple of 5 ms on are silent: :data:`QUIET_DB` below the loudest."""
+    power = np.zeros(-(-len(audio) // HOP) + 1)
+    np.add.at(power, np.arange(len(audio)) // HOP, audio.astype(np.float64) ** 2)
+    power = power[:-1] + power[1:]
+    return power < power.max() * 10 ** (QUIET_DB / 10)
+
+
+def sounding_span(audio: Float[np.ndarray, "sample"], margin: float) -> tuple[int, int]:
+    """First sample and end of what is not silent, with a margin in seconds, within the audio."""
+    hops = np.flatnonzero(~quiet_hops(audio))
+    around = round(margin * RATE)
+    return max(0, int(hops[0]) * HOP - around), min(len(audio), (int(hops[-1]) + 1) * HOP + around)
 
 
 def save(made: Made, audio: Float[np.ndarray, "sample"], folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Text to phones and to Kokoro's symbols, word by word, by espeak-ng (GPL, of the extra ``neural``; nothing of it ships).
+"""Text to phones and Kokoro's symbols, word by word, by espeak-ng (GPL; in the extra ``neural``, none of it ships).
 
 espeak-ng reads a clause as a whole, so that "the" before a vowel and the t of "better" come out as in speech. It writes
 some words as one ("of the") and some as two ("twenty-one"); :func:`share_units` gives each word of the text its part.
@@ -7,6 +7,7 @@ some words as one ("of the") and some as two ("twenty-one"); :func:`share_units`
 from __future__ import annotations
 
 import ctypes
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from hooked_whisper.errors import AlignmentError
 from hooked_whisper.neural.tables import phone_table
 from hooked_whisper.speech.espeak import INSTALL, engine
 
-VOICES = {"en": "en-us", "en-gb": "en-gb", "es": "es", "fr": "fr", "it": "it", "pt": "pt-br"}
+VOICES = {"en": "en-us", "es": "es", "fr": "fr", "it": "it", "pt": "pt-br"}
 _IPA, _UTF8 = 0x02, 1
 _SEPARATOR = "_"
 _PUNCTUATION = ",.;:?!—…"
@@ -76,9 +77,8 @@ def phonemize(text: str, language: str = "en") -> Phonemes:
             units += spoken
             joined += merged
             first = index + 1
-    table = phone_table(language)
     phonemes = tuple(
-        Word(word, tuple(phone for unit in own for phone in to_phones(unit, table)), mark)
+        Word(word, tuple(phone for unit in own for phone in to_phones(unit, language)), mark)
         for word, own, mark in zip(words, units, marks, strict=True)
     )
     return Phonemes(phonemes, joined)
@@ -104,13 +104,21 @@ def split_words(text: str) -> tuple[list[str], list[str]]:
     return words, marks
 
 
-def to_phones(unit: str, table: dict[str, tuple[tuple[str, str], ...]]) -> list[Phone]:
-    """``"ˈɑːɹ" -> [Phone("ˈɑ", "AA"), Phone("ɹ", "R")]``: stress belongs to the first."""
+def to_phones(unit: str, language: str = "en") -> list[Phone]:
+    """``"ˈɑːɹ" -> [Phone("ˈɑ", "AA"), Phone("ɹ", "R")]``: stress belongs to the first.
+
+    Outside English a phone that ``phones.tsv`` does not list is its own symbol, and its own label but for length.
+
+    Raises:
+        AlignmentError: an English phone that ``phones.tsv`` does not list.
+    """
     stress = "".join(character for character in unit if character in _STRESS)[:1]
     bare = unit.translate({ord(character): None for character in _STRESS})
-    if bare not in table:
+    table = phone_table(language)
+    if bare not in table and language == "en":
         raise AlignmentError(f"espeak-ng phone {unit!r} is not in phones.tsv: add a line for it")
-    return [Phone((stress if k == 0 else "") + symbols, label) for k, (symbols, label) in enumerate(table[bare])]
+    pieces = table.get(bare, ((bare, bare.replace("ː", "")),))
+    return [Phone((stress if k == 0 else "") + symbols, label) for k, (symbols, label) in enumerate(pieces)]
 
 
 def share_units(spoken: Sequence[Sequence[str]], alone: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
@@ -147,7 +155,7 @@ def share_units(spoken: Sequence[Sequence[str]], alone: Sequence[Sequence[str]])
                     step[end] = (total, (*cuts, end))
         best = step
     cuts = best[len(units)][1]
-    return [tuple(units[start:end]) for start, end in zip(cuts, cuts[1:], strict=False)]
+    return [tuple(units[start:end]) for start, end in itertools.pairwise(cuts)]
 
 
 def _distance(a: Sequence[str], b: Sequence[str]) -> float:
@@ -188,9 +196,10 @@ def _espeak_units(text: str, voice: str) -> tuple[tuple[str, ...], ...]:
     pointer, parts = ctypes.c_char_p(text.encode()), []
     while pointer.value is not None:  # a clause a call
         parts.append(library.espeak_TextToPhonemes(ctypes.byref(pointer), _UTF8, _IPA | ord(_SEPARATOR) << 8).decode())
-    groups = (re.sub(r"\(.*?\)", "", part).split() for part in parts)  # "(en)": a switch of language, dropped
+    # "(en)" is a switch of language, a hyphen a French word that leans on the next
+    groups = (re.sub(r"\(.*?\)|-", "", part).split() for part in parts)
     units = (
-        tuple(unit for unit in group.split(_SEPARATOR) if unit.strip(_STRESS + "-")) for p in groups for group in p
+        tuple(unit for unit in word.split(_SEPARATOR) if unit.strip(_STRESS)) for group in groups for word in group
     )
     return tuple(_without_linking_r(group) for group in units if group)
 

@@ -1,4 +1,4 @@
-"""The data files of the corpus: texts, voices, and phones. All are tables of tab-separated columns with a header line."""
+"""The data files of the corpus: texts, voices, phones. All are tables of tab-separated columns with a header line."""
 
 from __future__ import annotations
 

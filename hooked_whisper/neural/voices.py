@@ -25,12 +25,14 @@ def fetch_voices(folder: Path) -> Path:
     """
     missing = [voice for voice in voice_table() if not (folder / f"{voice.name}.bin").is_file()]
     if missing:
-        with tempfile.TemporaryDirectory(prefix="voices-") as temporary:
-            with tarfile.open(_pack(Path(temporary))) as archive:
-                for voice in missing:
-                    member = archive.extractfile(f"package/voices/{voice.name}.bin")
-                    content = b"" if member is None else member.read()
-                    write_atomic(folder / f"{voice.name}.bin", _checked(content, voice, f"{PACKAGE}, {voice.name}"))
+        with (
+            tempfile.TemporaryDirectory(prefix="voices-") as temporary,
+            tarfile.open(_pack(Path(temporary))) as archive,
+        ):
+            for voice in missing:
+                member = archive.extractfile(f"package/voices/{voice.name}.bin")
+                content = b"" if member is None else member.read()
+                write_atomic(folder / f"{voice.name}.bin", _checked(content, voice, f"{PACKAGE}, {voice.name}"))
     for voice in voice_table():
         read_voice(folder, voice.name)
     return folder
@@ -40,7 +42,7 @@ def read_voice(folder: Path, name: str) -> bytes:
     """Content of one voice file.
 
     Raises:
-        CheckpointError: a voice that ``voices.tsv`` does not list, no such file, or another SHA-256 than the pinned one.
+        CheckpointError: a voice that ``voices.tsv`` does not list, no such file, or not the pinned SHA-256.
     """
     voices = {voice.name: voice for voice in voice_table()}
     if name not in voices:
