@@ -4,6 +4,8 @@ A corpus is a ``Sequence[Recording]``:
 
 - recordings from ``open_corpus`` (anything on disk): ``audio_folder``, ``librispeech``, ``timit``, ``manifest``;
   and from ``from_dataset``
+- ``packaged_speech`` ships with the library; ``minimal_pairs``, ``conflict_pairs``, ``semantic_words``, its
+  ``speech_metadata``
 - words and phones from ``read_alignment`` (a file) and ``apply_alignments`` (a corpus): TextGrid, CTM, TIMIT, JSON
 - ``Loader`` goes through a corpus and passes over what is broken, ``windows_from`` does so window by window;
   ``split_by_speaker`` and ``folds_by_speaker``
@@ -17,6 +19,16 @@ from hooked_whisper.corpora.json_alignments import from_dict, from_json, to_dict
 from hooked_whisper.corpora.loading import Failure, Loaded, Loader, Windows, windows_of
 from hooked_whisper.corpora.manifests import manifest
 from hooked_whisper.corpora.opening import open_corpus
+from hooked_whisper.corpora.packaged import (
+    ConflictPair,
+    MinimalPair,
+    SemanticWord,
+    conflict_pairs,
+    minimal_pairs,
+    packaged_speech,
+    semantic_words,
+    speech_metadata,
+)
 from hooked_whisper.corpora.records import Recording, fingerprint
 from hooked_whisper.corpora.splits import Split, folds_by_speaker, split_by_speaker
 from hooked_whisper.corpora.textgrid import from_textgrid, to_textgrid
@@ -25,12 +37,15 @@ from hooked_whisper.corpora.timit import fold_timit, from_timit
 from hooked_whisper.corpora.windows import Cursor, Window, batched, windows_from
 
 __all__ = [
+    "ConflictPair",
     "Cursor",
     "DatasetCorpus",
     "Failure",
     "Loaded",
     "Loader",
+    "MinimalPair",
     "Recording",
+    "SemanticWord",
     "Split",
     "Tiers",
     "Window",
@@ -38,6 +53,7 @@ __all__ = [
     "apply_alignments",
     "audio_folder",
     "batched",
+    "conflict_pairs",
     "fingerprint",
     "fold_timit",
     "folds_by_speaker",
@@ -49,9 +65,13 @@ __all__ = [
     "from_timit",
     "librispeech",
     "manifest",
+    "minimal_pairs",
     "open_corpus",
+    "packaged_speech",
     "parent_folder",
     "read_alignment",
+    "semantic_words",
+    "speech_metadata",
     "split_by_speaker",
     "timit",
     "to_ctm",

@@ -10,12 +10,13 @@ from hooked_whisper.corpora.alignments import apply_alignments
 from hooked_whisper.corpora.files import files_under, inside
 from hooked_whisper.corpora.folders import audio_folder, librispeech, parent_folder, timit
 from hooked_whisper.corpora.manifests import manifest
+from hooked_whisper.corpora.packaged import LIST, from_name, is_reserved, read_packaged
 from hooked_whisper.corpora.records import Recording
 from hooked_whisper.corpora.tiers import USUAL, Tiers
 from hooked_whisper.errors import AudioError, closest
 from hooked_whisper.storage import AnyPath, Place, as_path, is_local
 
-Layout = Literal["auto", "folder", "librispeech", "timit", "manifest"]
+Layout = Literal["auto", "folder", "librispeech", "timit", "manifest", "packaged"]
 
 
 def open_corpus(
@@ -29,8 +30,11 @@ def open_corpus(
     """Recordings of a folder, LibriSpeech, TIMIT, or a table.
 
     Args:
+        path: also ``"packaged"`` for the packaged speech, or ``"packaged:prose,window"`` for kinds of it (see
+            :func:`~hooked_whisper.corpora.packaged_speech`), if there is no such file.
         layout: ``"auto"`` takes a file for a manifest, a folder with ``*.trans.txt`` three levels down for LibriSpeech,
-            one with ``.phn`` files three levels down for TIMIT, and any other for a folder of audio.
+            one with ``.phn`` files three levels down for TIMIT, one with ``utterances.jsonl`` for packaged speech, and
+            any other for a folder of audio.
         alignments: a folder or file of alignments; without it those beside the audio are taken.
         speaker_folders: in a plain folder, files in one folder have one speaker.
 
@@ -43,6 +47,9 @@ def open_corpus(
         near = closest(layout, get_args(Layout))
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise AudioError(f"a corpus has the layout {', '.join(get_args(Layout))}, not {layout!r}{hint}")
+    if isinstance(path, str) and is_reserved(path) and layout in ("auto", "packaged") and not place.exists():
+        corpus = from_name(path)
+        return corpus if alignments is None else list(apply_alignments(corpus, alignments, tiers))
     if not place.exists():
         raise AudioError(f"there is no file or folder {str(place)!r}: check the path and the working folder")
     kind = _layout_of(place) if layout == "auto" else layout
@@ -51,7 +58,10 @@ def open_corpus(
     if kind == "folder":
         speaker = parent_folder if speaker_folders else None
         return audio_folder(place, speaker=speaker, alignments=alignments, tiers=tiers)
-    corpus = timit(place, tiers) if kind == "timit" else manifest(place, tiers=tiers)
+    if kind == "packaged":
+        corpus = read_packaged(place)
+    else:
+        corpus = timit(place, tiers) if kind == "timit" else manifest(place, tiers=tiers)
     return corpus if alignments is None else list(apply_alignments(corpus, alignments, tiers))
 
 
@@ -60,6 +70,8 @@ def _layout_of(place: AnyPath) -> str:
         return "manifest"
     if not is_local(place):
         return _remote_layout(place)
+    if (place / LIST).is_file():
+        return "packaged"
     inner = place / "LibriSpeech" if (place / "LibriSpeech").is_dir() else place
     if next(inner.glob("*/*/*/*.trans.txt"), None) is not None:
         return "librispeech"

@@ -25,6 +25,8 @@ class Recording:
         speaker: empty if unknown. Splits by speaker put such recordings each in a group of its own.
         text: what is said; empty if unknown.
         find_alignment: reads words and phones with their times, or ``None`` if nobody aligned this recording.
+        text_source: the model whose own transcript ``text`` is; empty for a given text.
+        language: code such as ``"en"``; empty if unknown.
     """
 
     id: str
@@ -33,6 +35,8 @@ class Recording:
     speaker: str = ""
     text: str = ""
     find_alignment: Callable[[], Alignment] | None = None
+    text_source: str = ""
+    language: str = ""
 
     def audio(self) -> Float[Tensor, "sample"]:
         """16 kHz mono samples. Raises ``AudioError`` for a broken file."""
@@ -50,5 +54,6 @@ def fingerprint(corpus: Sequence[Recording]) -> str:
     """
     digest = hashlib.sha256()
     for one in corpus:
-        digest.update("\0".join((one.id, one.path, one.speaker, one.text)).encode("utf-8", "surrogatepass") + b"\n")
+        facts = (one.id, one.path, one.speaker, one.text, *([one.text_source] if one.text_source else []))
+        digest.update("\0".join(facts).encode("utf-8", "surrogatepass") + b"\n")
     return digest.hexdigest()
