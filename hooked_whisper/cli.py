@@ -21,6 +21,7 @@ from hooked_whisper.cli_run import Parser, run, version
 from hooked_whisper.cli_scan import add_scan, run_scan
 
 if TYPE_CHECKING:  # torch takes a second to import: --help and wrong arguments do not wait for it
+    from hooked_whisper.corpora import Recording
     from hooked_whisper.findings import Context, Finding
     from hooked_whisper.hooked import HookedWhisper
 
@@ -56,17 +57,28 @@ def _add_reproduce(commands: Any) -> None:
         "reproduce",
         help="run published findings and write a self-contained page",
         description="Run published findings about Whisper on a model, with controls and confidence intervals, "
-        "and write findings.json and index.html (figures, transcripts and sound inside). Without --audio, the demo "
-        "model hears new sentences spoken by espeak-ng.",
+        "and write findings.json and index.html (figures, transcripts and sound inside). Without --corpus and --audio, "
+        "the packaged neural speech is used; the demo model hears new sentences spoken by espeak-ng.",
     )
     add_model(parser)
     parser.add_argument(
+        "--or-demo", action="store_true", help="if the model is nowhere to be had, say so and use the packaged demo model"
+    )
+    speech = parser.add_mutually_exclusive_group()
+    speech.add_argument(
         "--audio", nargs="+", default=[], metavar="FILE", help="your own recordings (wav, flac, mp3, ogg, ...)"
+    )
+    speech.add_argument(
+        "--corpus", metavar="PLACE", help="a corpus: folder, LibriSpeech, TIMIT, table, ... by path or URL"
+    )
+    parser.add_argument("--layout", default="auto", metavar="L", help="layout of the corpus (default: auto)")
+    parser.add_argument(
+        "--alignments", metavar="PLACE", help="TextGrid, CTM, TIMIT or JSON files (default: those beside the audio)"
     )
     parser.add_argument("--out", type=Path, default=Path("findings"), metavar="DIR", help="folder (default: findings)")
     parser.add_argument("--only", metavar="IDS", help="some findings only, such as F2,F9 (default: all)")
     parser.add_argument(
-        "--utterances", type=positive, default=100, metavar="N", help="sentences to speak (default: 100)"
+        "--utterances", type=positive, default=100, metavar="N", help="clips to use (default: 100); F5 to F8 use all"
     )
     parser.add_argument("--language", default="en", metavar="L", help="language of the recordings (default: en)")
     parser.add_argument("--seed", type=not_negative, default=0, metavar="S", help="seed of everything (default: 0)")
@@ -147,19 +159,22 @@ def _reproduce(parsed: argparse.Namespace, arguments: list[str]) -> int:
 
     began = time.monotonic()
     entries = chosen(parsed.only)
-    _check_files(parsed.audio)
+    corpus = _reproduce_corpus(parsed)
     parsed.out.mkdir(parents=True, exist_ok=True)
-    model, facts = load_model(parsed)
+    model, facts = _model_or_demo(parsed)
     context = make_context(
         model,
         parsed.model,
-        audio=parsed.audio,
+        corpus=corpus,
+        corpus_name=Path(parsed.corpus).name if parsed.corpus else "your recordings",
         utterances=parsed.utterances,
         language=parsed.language,
         seed=parsed.seed,
         speech=any(entry.needs_speech for entry in entries),
         progress=sys.stderr.isatty(),
     )
+    for failure in context.failures:
+        print(f"skipped {failure.id}: {failure.reason}", file=sys.stderr)
     about = {
         "version": version(),
         "command": shlex.join(["hooked-whisper", *arguments]),
@@ -179,7 +194,34 @@ def _reproduce(parsed: argparse.Namespace, arguments: list[str]) -> int:
     about["seconds"] = f"{time.monotonic() - began:.0f}"
     write_page(parsed.out / "index.html", findings, context.utterances, model_card(model, facts), about)
     print(f"open {parsed.out / 'index.html'}")
-    return 1 if any(f.status == "error" for f in findings) else 0
+    return 1 if context.failures or any(f.status == "error" for f in findings) else 0
+
+
+def _reproduce_corpus(parsed: argparse.Namespace) -> list[Recording] | None:
+    """The recordings that the arguments name, ``None`` if they name none. Checked before anything long starts."""
+    from hooked_whisper.corpora import Recording, open_corpus
+
+    if parsed.corpus:
+        return open_corpus(parsed.corpus, parsed.layout, alignments=parsed.alignments)
+    _check_files(parsed.audio)
+    names = [Path(file).name for file in parsed.audio]
+    ids = [name if names.count(name) == 1 else file for name, file in zip(names, parsed.audio, strict=True)]
+    return [Recording(id, file, file) for id, file in zip(ids, parsed.audio, strict=True)] or None
+
+
+def _model_or_demo(parsed: argparse.Namespace) -> tuple[HookedWhisper, dict[str, str]]:
+    """The model; with ``--or-demo`` the packaged one where no source has it."""
+    from hooked_whisper.errors import CheckpointError
+
+    try:
+        return load_model(parsed)
+    except CheckpointError as error:
+        if not parsed.or_demo:
+            raise
+        reason = " ".join(str(error).split())
+        print(f"{parsed.model} is not to be had, running on the packaged demo model instead ({reason})", file=sys.stderr)
+        parsed.model = "demo"
+        return load_model(parsed)
 
 
 def _save(folder: Path, findings: list[Finding], context: Context, about: dict[str, str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from hooked_whisper.corpora import Failure
 from hooked_whisper.findings.transcripts import Transcriber, normalize_words
 from hooked_whisper.findings.truth import Truth
 from hooked_whisper.hooked import HookedWhisper
@@ -51,6 +52,7 @@ class Context:
         truth: the world behind the model, or ``None``.
         facts: what the weights' metadata say, and where the clips are from, for the record.
         more_speech: makes further clips, for findings to which these are few (phones); called when one asks.
+        failures: recordings that could not be read or used.
     """
 
     model: HookedWhisper
@@ -63,12 +65,22 @@ class Context:
     progress: bool = False
     facts: dict[str, Any] | None = None
     more_speech: Callable[[], tuple[Utterance, ...]] | None = None
+    failures: tuple[Failure, ...] = ()
     _kept: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_organism(self) -> bool:
+        """Whether the model is the ground-truth organism (it has a world of its own) and not a real Whisper."""
+        return self.truth is not None
 
     @cached_property
     def labelled(self) -> tuple[Utterance, ...]:
         """The utterances and the further ones, spoken now if they are not yet."""
         return self.utterances + (() if self.more_speech is None else self.more_speech())
+
+    def with_utterances(self, utterances: tuple[Utterance, ...]) -> Context:
+        """The same models and facts on other clips; nothing that was computed is shared."""
+        return replace(self, utterances=utterances, more_speech=None, _kept={})
 
     def once(self, name: str, make: Callable[[], T]) -> T:
         """What ``make`` gives, made by the first finding that asks for this name and kept for the others."""

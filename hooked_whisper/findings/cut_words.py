@@ -153,7 +153,7 @@ def cut(
 def run(context: Context) -> Finding:
     """Decodes about 900 cuts and, for the profile over offsets, up to 1,360 more."""
     if not context.utterances:
-        return _finding(context, reason="no speech: give --audio files")
+        return _finding(context, reason="no speech: pass --audio or --corpus")
     found = targets_of(context)
     share = np.mean([a == b for a, b in zip(context.transcripts, context.references, strict=True)])
     if not found:
@@ -256,7 +256,7 @@ def _finding(
     replaced = cluster_rate(
         runs["word"].fates(lambda f: f == "replaced"), np.ones(len(runs["word"].targets)), runs["word"].groups, rng
     )
-    least, most = (0.9, 0.05) if context.reference == "truth" else (0.8, 0.1)
+    least, most = (0.9, 0.05) if context.is_organism else (0.8, 0.1)
     signed = peak(profile, context.seconds_per_position, rng)
     blank = _untrained_share(context)
     criteria = (
@@ -307,7 +307,7 @@ def _finding(
         f"Most effective offset of the cut: {_number(signed.value)} ms "
         f"[{_number(signed.low)}, {_number(signed.high)}] ({len(profile)} words).",
     ]
-    if context.truth is not None:
+    if context.is_organism:
         notes.append(
             "This model was trained on clips in which 8 % of the words are masked: those cut to silence leave the "
             "transcript, those covered by noise stay in it."

@@ -131,7 +131,7 @@ def run(context: Context) -> Finding:
     """Forty encoder passes; each clip is decoded once per block."""
     usable = [i for i in range(len(context.utterances)) if context.references[i]][:CLIPS]
     if not usable:
-        return _finding(context, reason="no speech: give --audio files")
+        return _finding(context, reason="no speech: pass --audio or --corpus")
     lens = read(context, context.model, usable, "L2 blocks")
     blank = read(context, context.untrained, usable[:UNTRAINED_CLIPS], "L2 untrained")
     return _finding(context, lens, blank, usable)

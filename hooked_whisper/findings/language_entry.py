@@ -194,7 +194,7 @@ def run(context: Context) -> Finding:
     """Nothing is encoded but the untrained model's clips; the ablations are one decoder pass per clip, of one token."""
     model = context.model
     if not context.utterances:
-        return _finding(context, reason="no speech: give --audio files of two languages or more")
+        return _finding(context, reason="no speech: pass --audio or --corpus of two languages or more")
     if not model.is_multilingual:
         return _finding(context, reason="this model knows English only: it has no language to detect")
     languages = languages_of(context)

@@ -70,7 +70,7 @@ def run(context: Context) -> Finding:
     """Each clip of the second half is encoded once per coefficient, for the direction and for its control."""
     model = context.model
     if not context.utterances:
-        return _finding(context, reason="no speech: give --audio files")
+        return _finding(context, reason="no speech: pass --audio or --corpus")
     if not model.is_multilingual:
         return _finding(context, reason="an English-only model has no language tokens")
     languages = languages_of(context)

@@ -155,7 +155,7 @@ def _click(plain: Float[np.ndarray, "sample"], loud: Float[np.ndarray, "sample"]
 def run(context: Context) -> Finding:
     """One encoder pass over the utterances; the rest is arithmetic on samples."""
     if not context.utterances:
-        return _finding(context, reason="no speech: give --audio files")
+        return _finding(context, reason="no speech: pass --audio or --corpus")
     some = moments(context)
     return _finding(context, some, measure(context, some), measure(context, some, gain=1.0))
 

@@ -11,11 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hooked_whisper.analysis.alignment import align
-from hooked_whisper.audio import load_audio
-from hooked_whisper.errors import AlignmentError, AudioError
+from hooked_whisper.corpora import Failure, Recording
 from hooked_whisper.findings.context import Context, Utterance
-from hooked_whisper.findings.transcripts import Transcriber, normalize_words
+from hooked_whisper.findings.corpus_clips import CorpusClips, Further, balanced, clips_of, origin_of
 from hooked_whisper.findings.truth import Truth, make_truth
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment
@@ -123,49 +121,33 @@ def _with_lead(audio: np.ndarray, alignment: Alignment) -> Utterance:
     return Utterance(np.concatenate([lead, audio.astype(np.float32)]), alignment.shifted(LEAD))
 
 
-def recordings(model: HookedWhisper, files: Sequence[str], language: str) -> Clips:
-    """A user's files in windows of the model's length; text and word times are the model's own, without intervention.
+def packaged_speech_clips(model: HookedWhisper, count: int, seed: int = 0) -> tuple[CorpusClips, Further]:
+    """``count`` sentences of the packaged neural speech, held-out voices first, and a function that gives the others.
 
     Raises:
-        AudioError: a file that is missing or is not audio.
+        AudioError: this installation has no packaged speech.
     """
-    utterances: list[Utterance] = []
-    window = model.time.n_samples
-    for file in files:
-        samples = load_audio(file).detach().cpu().float()
-        for number, start in enumerate(range(0, len(samples), window)):
-            part = samples[start : start + window]
-            if len(part) < 1600:
-                continue
-            name = Path(file).name if len(samples) <= window else f"{Path(file).name} #{number + 1}"
-            utterances.append(_recorded(model, part, name, language))
-    if not utterances:
-        raise AudioError("the audio files have less than 0.1 s of sound in them: give longer ones")
-    files_word = "file" if len(files) == 1 else "files"
-    return Clips(
-        tuple(utterances), f"{len(utterances)} windows of {len(files)} {files_word}; text and times by the model"
+    from hooked_whisper.corpora.packaged import packaged_speech
+
+    held_out, others = (balanced(packaged_speech("prose", split=split)) for split in ("held-out", "train"))
+    corpus = [*held_out, *others]
+    return (
+        clips_of(model, corpus[:count], own_times=False),
+        lambda: clips_of(model, corpus[count:], own_times=False).utterances if corpus[count:] else (),
     )
 
 
-@torch.no_grad()
-def _recorded(model: HookedWhisper, samples: torch.Tensor, name: str, language: str) -> Utterance:
-    """The text is what the model writes in one greedy pass, as the findings read it; the times are by alignment."""
-    duration = len(samples) / model.time.sample_rate
-    encoded = model.embed_audio(model.to_mel(samples))
-    text = _readable(model, Transcriber(model, language)(encoded)[0])
-    try:
-        found = align(model, encoded, text, duration=duration, language=language).words
-    except AlignmentError:  # nothing written, or more than the decoder can read again: no word has a time
-        found = ()
-    words = (replace(w, start=min(w.start, duration), end=min(w.end, duration)) for w in found)
-    return Utterance(samples.numpy(), Alignment(name, name, text, duration, tuple(words)))
-
-
-def _readable(model: HookedWhisper, text: str) -> str:
-    """As much of a text as the decoder can read again; a model that raves writes more."""
-    ids = model.to_tokens(f" {text}", prompt=False)[0]
-    most = model.cfg.decoder.n_ctx // 2
-    return text if len(ids) <= most else normalize_words(model.tokenizer.decode(ids[:most].tolist()))
+def corpus_clips(
+    model: HookedWhisper, corpus: Sequence[Recording], name: str, count: int, language: str
+) -> tuple[CorpusClips, Further]:
+    """The same of any corpus: ``count`` recordings with the speakers taking turns, and the others when asked for."""
+    ordered = balanced(corpus)
+    return (
+        clips_of(model, ordered[:count], language=language),
+        lambda: clips_of(model, ordered[count:], language=language, own_times=False).utterances
+        if ordered[count:]
+        else (),
+    )
 
 
 def untrained_twin(model: HookedWhisper, seed: int) -> HookedWhisper:
@@ -180,7 +162,8 @@ def make_context(
     model: HookedWhisper,
     name: str,
     *,
-    audio: Sequence[str] = (),
+    corpus: Sequence[Recording] | None = None,
+    corpus_name: str = "",
     utterances: int = 100,
     language: str = "en",
     seed: int = 0,
@@ -189,30 +172,36 @@ def make_context(
 ) -> Context:
     """Model, untrained twin, truth (if the model called ``name`` has a world), and clips.
 
-    ``audio`` files win over the world's sentences; with neither there are no clips, and what needs them is not
-    testable.
-    ``speech=False`` makes none.
+    A ``corpus`` of recordings goes before everything else. Without it, a model with a world hears new sentences of this
+    world, any other model the packaged speech. ``speech=False`` loads no clips.
+
+    Raises:
+        AudioError: none of the recordings can be used.
     """
     world = world_of(name)
-    clips = Clips((), "none: this model has no spoken world of its own, and no --audio was given")
-    if not speech:
-        clips = Clips((), "none was needed")
-    elif audio:
-        clips = recordings(model, audio, language)
-    elif world is not None:
+    clips, further, own_texts = Clips((), "none was needed"), None, False
+    failures: tuple[Failure, ...] = ()
+    if speech and world is not None and corpus is None:
         clips = synthetic_clips(world, utterances, seed)
-    further = None
-    if speech and not audio and world is not None:
         further = partial(further_clips, world, clips.utterances, seed=seed)
+    elif speech:
+        if corpus is None:
+            corpus_name = "packaged speech"
+            loaded, further = packaged_speech_clips(model, utterances, seed)
+        else:
+            loaded, further = corpus_clips(model, corpus, corpus_name, utterances, language)
+        clips, own_texts = Clips(loaded.utterances, origin_of(corpus_name, loaded)), loaded.own_texts > 0
+        failures = loaded.failures
     return Context(
         model,
         untrained_twin(model, seed),
         clips.utterances,
         None if world is None else truth_of(world, model),
-        reference="model" if audio else "truth",
+        reference="model" if own_texts else "truth",
         language=language,
         seed=seed,
         progress=progress,
         facts={"origin": clips.origin},
+        failures=failures,
         more_speech=further,
     )
