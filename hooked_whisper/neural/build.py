@@ -83,8 +83,13 @@ def build(plan: Sequence[Planned], folder: Path, voices: Path, processes: int = 
 
 def is_done(planned: Planned, folder: Path) -> bool:
     """Whether ``folder`` holds this recording, with this voice and text."""
-    path = folder / f"{planned.id}.json"
+    path = folder / f"{stem(planned)}.json"
     return path.is_file() and json.loads(path.read_text("utf-8"))["key"] == key_of(planned)
+
+
+def stem(planned: Planned) -> str:
+    """Name of the files of a recording, without ending: one recording may be made by several voices, to choose from."""
+    return f"{planned.id}.{planned.voice}"
 
 
 def key_of(planned: Planned) -> str:
@@ -139,7 +144,7 @@ def save(made: Made, audio: Float[np.ndarray, "sample"], folder: Path) -> None:
     peak = float(np.abs(audio).max())
     buffer = io.BytesIO()
     soundfile.write(buffer, audio * min(1.0, PEAK / peak), RATE, "PCM_16", format="FLAC")
-    write_atomic(folder / f"{made.planned.id}.flac", buffer.getvalue())
+    write_atomic(folder / f"{stem(made.planned)}.flac", buffer.getvalue())
     content = {
         "key": key_of(made.planned),
         "samples": made.samples,
@@ -156,7 +161,7 @@ def save(made: Made, audio: Float[np.ndarray, "sample"], folder: Path) -> None:
             for sentence in made.sentences
         ],
     }
-    write_atomic(folder / f"{made.planned.id}.json", json.dumps(content, ensure_ascii=False).encode())
+    write_atomic(folder / f"{stem(made.planned)}.json", json.dumps(content, ensure_ascii=False).encode())
 
 
 def load(planned: Planned, folder: Path) -> tuple[Made, Float[np.ndarray, "sample"]]:
@@ -167,7 +172,7 @@ def load(planned: Planned, folder: Path) -> tuple[Made, Float[np.ndarray, "sampl
     """
     if not is_done(planned, folder):
         raise AudioError(f"{str(folder)!r} has no recording {planned.id!r} by {planned.voice}: build it first")
-    content: dict[str, Any] = json.loads((folder / f"{planned.id}.json").read_text("utf-8"))
+    content: dict[str, Any] = json.loads((folder / f"{stem(planned)}.json").read_text("utf-8"))
     sentences = tuple(
         Sentence(
             Phonemes(tuple(_word(*word) for word in sentence["words"]), sentence["joined"]),
@@ -176,7 +181,7 @@ def load(planned: Planned, folder: Path) -> tuple[Made, Float[np.ndarray, "sampl
         )
         for sentence in content["sentences"]
     )
-    audio, _ = soundfile.read(folder / f"{planned.id}.flac", dtype="float32")
+    audio, _ = soundfile.read(folder / f"{stem(planned)}.flac", dtype="float32")
     return Made(planned, sentences, content["samples"]), audio
 
 

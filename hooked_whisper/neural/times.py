@@ -21,7 +21,7 @@ from hooked_whisper.neural.build import HOP, Made, Sentence, quiet_hops
 from hooked_whisper.neural.kokoro import FRAME_S, RATE
 from hooked_whisper.protocols import SILENCE, Interval
 
-WORD_LEAD_S, PHONE_LEAD_S = 0.040, 0.060
+WORD_LEAD_S, PHONE_LEAD_S = 0.030, 0.045
 PAUSE_S, PAUSE_AT_MARK_S = 0.100, 0.050  # shorter silences are no pause, but the closure of a stop
 CLOSURE_S = 0.040
 SHORTEST_S = 0.010  # of a phone, where its word has the room
@@ -37,14 +37,18 @@ class Times:
 
 
 @dataclass(frozen=True)
-class _Spoken:
-    """A word as the durations have it: where each phone starts by them, corrected, and whether a mark follows."""
+class SpokenWord:
+    """A word as the durations have it, corrected: starts of its phones, and whether a mark follows.
+
+    ``after_space`` is its start if the space before it belonged to the word before it.
+    """
 
     text: str
     labels: tuple[str, ...]
     starts: tuple[float, ...]
     end: float
     mark: bool
+    after_space: float
 
 
 def find_times(made: Made, audio: Float[np.ndarray, "sample"]) -> Times:
@@ -72,7 +76,7 @@ def find_times(made: Made, audio: Float[np.ndarray, "sample"]) -> Times:
     return Times(tuple(words), tuple(phones))
 
 
-def corrected(sentence: Sentence, word_lead: float = WORD_LEAD_S, phone_lead: float = PHONE_LEAD_S) -> list[_Spoken]:
+def corrected(sentence: Sentence, word_lead: float = WORD_LEAD_S, phone_lead: float = PHONE_LEAD_S) -> list[SpokenWord]:
     """Words of a sentence by its durations, spaces and stress marks given away and the leads taken off."""
     offset, position = sentence.start / RATE, 1
     frames = sentence.durations[0]
@@ -82,19 +86,20 @@ def corrected(sentence: Sentence, word_lead: float = WORD_LEAD_S, phone_lead: fl
         if number:
             frames += sentence.durations[position]
             position += 1
-        starts = []
+        starts, after_space = [], offset + frames * FRAME_S - word_lead
         for phone in word.phones:
             starts.append(offset + (frames * FRAME_S - phone_lead if starts else first * FRAME_S - word_lead))
             frames += sum(sentence.durations[position : position + len(phone.symbols)])
             position += len(phone.symbols)
         labels = tuple(phone.label for phone in word.phones)
-        words.append(_Spoken(word.text, labels, tuple(starts), offset + frames * FRAME_S - word_lead, bool(word.mark)))
+        end = offset + frames * FRAME_S - word_lead
+        words.append(SpokenWord(word.text, labels, tuple(starts), end, bool(word.mark), after_space))
         frames += sum(sentence.durations[position : position + len(word.mark)])
         position += len(word.mark)
     return words
 
 
-def _boundary(word: _Spoken, following: _Spoken, quiet: Bool[np.ndarray, "hop"]) -> tuple[float, float]:
+def _boundary(word: SpokenWord, following: SpokenWord, quiet: Bool[np.ndarray, "hop"]) -> tuple[float, float]:
     """End of a word and start of the next: the same, or around a silence."""
     inner = following.starts[1] if len(following.starts) > 1 else following.end
     low, high = word.starts[-1] + SHORTEST_S, max(inner, following.starts[0] + SHORTEST_S)
@@ -105,7 +110,7 @@ def _boundary(word: _Spoken, following: _Spoken, quiet: Bool[np.ndarray, "hop"])
     return first, max(first, last - closure)
 
 
-def _last_end(word: _Spoken, quiet: Bool[np.ndarray, "hop"], duration: float) -> float:
+def _last_end(word: SpokenWord, quiet: Bool[np.ndarray, "hop"], duration: float) -> float:
     """Where the silence at the end of a recording begins."""
     sounding = np.flatnonzero(~quiet)
     end = (int(sounding[-1]) + 1) * HOP / RATE if len(sounding) else word.end
@@ -126,7 +131,7 @@ def _longest_run(quiet: Bool[np.ndarray, "hop"], low: float, high: float) -> tup
     return best[1] * HOP / RATE, (best[1] + best[0]) * HOP / RATE
 
 
-def _inside(word: _Spoken, start: float, end: float) -> list[Interval]:
+def _inside(word: SpokenWord, start: float, end: float) -> list[Interval]:
     """Phones of a word between its ends, none shorter than 10 ms if there is room for that."""
     count = len(word.labels)
     least = min(SHORTEST_S, (end - start) / count)

@@ -1,0 +1,100 @@
+"""Which recordings ship: those that Whisper can follow. The rules are applied by one command and stated in the metadata.
+
+- A minimal pair ships if every model hears both of its words right, in the first of the clear voices in which that is so.
+- Any other recording ships unless a model gets more than half of its words wrong; then the next voice of its split says
+  it. Both sides of a conflict pair change voice together.
+- What no voice gets right within :data:`ATTEMPTS` does not ship.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from hooked_whisper.neural.build import build
+from hooked_whisper.neural.hear import MODELS, Heard, hear
+from hooked_whisper.neural.plan import CHOICES, Choice, Planned, make_plan, voices_for
+from hooked_whisper.storage import write_atomic
+from hooked_whisper.text import normalizer_for, word_diff
+
+ATTEMPTS = 3  # voices, the planned one included
+MOST_WER = 0.5
+RULES = (
+    "A minimal pair ships if tiny.en and base hear both of its words right (greedy, no timestamps, Whisper's normalizer). "
+    "Any other recording ships unless one of them gets more than half of its words wrong (base alone outside English). "
+    f"Failing ones are said again by the next voice, {ATTEMPTS} voices in all, then dropped."
+)
+
+Group = tuple[Planned, ...]
+
+
+def choose(folder: Path, voices: Path, models: Sequence[str] = MODELS, processes: int = 1) -> dict[str, Choice]:
+    """Build and hear the planned recordings, and those of further voices for what fails; return the exceptions.
+
+    What ``folder`` holds already is used again.
+    """
+    choices: dict[str, Choice] = {}
+    waiting = groups(make_plan({}))
+    for attempt in range(ATTEMPTS):
+        tried = [said_by(group, attempt) for group in waiting]
+        plan = [planned for group in tried for planned in group]
+        build(plan, folder, voices, processes)
+        heard = [{one.planned.id: one for one in hear(plan, folder, model)} for model in models]
+        failed = []
+        for group, version in zip(waiting, tried, strict=True):
+            reason = fault(version, heard)
+            if reason:
+                failed.append(group)
+            for planned in group if reason or attempt else ():
+                voice = "" if reason else version[0].voice
+                choices[planned.id] = Choice(planned.id, voice, reason or choices[planned.id].reason)
+        waiting = [
+            group for group in failed if len(voices_for(group[0].kind, group[0].language, group[0].split)) > attempt + 1
+        ]
+    return choices
+
+
+def write_choices(choices: dict[str, Choice], path: Path = CHOICES) -> None:
+    """``choices.tsv``, in the order of the ids."""
+    rows = (f"{choice.id}\t{choice.voice}\t{choice.reason}\n" for _, choice in sorted(choices.items()))
+    write_atomic(path, ("id\tvoice\treason\n" + "".join(rows)).encode())
+
+
+def groups(plan: Sequence[Planned]) -> list[Group]:
+    """Recordings that have one voice together: the sides of a pair; all others alone."""
+    by_name: dict[str, list[Planned]] = {}
+    for planned in plan:
+        by_name.setdefault(planned.about.get("pair", planned.id), []).append(planned)
+    return [tuple(group) for group in by_name.values()]
+
+
+def said_by(group: Group, attempt: int) -> Group:
+    """The group in the voice of an attempt: the planned one, then those after it in turn, of the same split."""
+    candidates = voices_for(group[0].kind, group[0].language, group[0].split)
+    first = next(k for k, voice in enumerate(candidates) if voice.name == group[0].voice)
+    voice = candidates[(first + attempt) % len(candidates)]
+    return tuple(replace(planned, voice=voice.name, split=voice.split) for planned in group)
+
+
+def fault(group: Group, heard: Sequence[dict[str, Heard]]) -> str:
+    """What is wrong with a group, in a few words that name model and transcript; empty if it may ship."""
+    for model, transcripts in zip(MODELS, heard, strict=False):
+        for planned in group:
+            if planned.id not in transcripts:  # an English-only model and another language
+                continue
+            one = transcripts[planned.id]
+            wrong = planned.kind == "pair" and not hears_word(one, planned.about["word"])
+            if wrong or (planned.kind != "pair" and one.errors.wer > MOST_WER):
+                return f"{model} by {planned.voice}: {' '.join(one.transcript.split())}"
+    return ""
+
+
+def hears_word(heard: Heard, word: str) -> bool:
+    """Whether a word of the text is in the transcript at its place."""
+    normalize = normalizer_for(heard.planned.language)
+    reference, wanted = normalize(heard.text), normalize(word)
+    return any(
+        wanted in operation.reference and operation.kind == "equal"
+        for operation in word_diff(reference, normalize(heard.transcript))
+    )

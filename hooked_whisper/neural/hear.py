@@ -1,0 +1,108 @@
+"""What Whisper hears in the recordings: greedy transcripts of the encoded audio, kept in the folder of the build."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from hooked_whisper.errors import AudioError
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.interventions.transcriber import Transcriber
+from hooked_whisper.neural.build import key_of, load
+from hooked_whisper.neural.encode import KBPS, decode, encode, finish
+from hooked_whisper.neural.plan import Planned
+from hooked_whisper.text import WordError, normalizer_for, word_errors
+
+MODELS = ("tiny.en", "base")
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One recording and what a model wrote for it."""
+
+    planned: Planned
+    text: str
+    transcript: str
+
+    @property
+    def errors(self) -> WordError:
+        """Word errors after Whisper's normalizer."""
+        return word_errors([self.text], [self.transcript], normalizer_for(self.planned.language))[0]
+
+
+def hear(
+    plan: Sequence[Planned], folder: Path, model: str, kbps: float | None = KBPS, progress: bool = True
+) -> list[Heard]:
+    """Transcripts of the recordings of a build, as they ship, by ``"tiny.en"`` or ``"base"``.
+
+    Transcripts that are in ``folder`` already, of the same voice and text, are taken from there. The language is given,
+    not detected. An English-only model hears the English recordings only.
+
+    Args:
+        kbps: of the codec; ``None`` for the audio without it.
+
+    Raises:
+        AudioError: a recording has not been built.
+        UnknownModelError, MissingWeightsError: as ``from_pretrained``.
+    """
+    plan = [planned for planned in plan if planned.language == "en" or not model.endswith(".en")]
+    path = folder / f"heard.{model}.{'uncoded' if kbps is None else f'{kbps:g}'}.jsonl"
+    known = _read(path)
+    waiting = [planned for planned in plan if (planned.id, key_of(planned)) not in known]
+    if waiting:
+        whisper = HookedWhisper.from_pretrained(model)
+        waiting.sort(key=lambda planned: planned.language)
+        batches = _batches(waiting)
+        with path.open("a", encoding="utf-8") as file:
+            for batch in tqdm(batches, f"{model} listens", unit="batch", disable=not progress):
+                for planned, text in zip(batch, _transcripts(batch, folder, whisper, kbps), strict=True):
+                    known[planned.id, key_of(planned)] = text
+                    row = {"id": planned.id, "key": key_of(planned), "transcript": text}
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.flush()
+    return [Heard(planned, load_text(planned, folder), known[planned.id, key_of(planned)]) for planned in plan]
+
+
+def load_text(planned: Planned, folder: Path) -> str:
+    """What is said in a recording: of a window, the sentences that fitted in."""
+    return load(planned, folder)[0].text if planned.kind == "window" else planned.text
+
+
+def _read(path: Path) -> dict[tuple[str, str], str]:
+    """Transcripts by recording and key. A last line that a crash cut short is ignored."""
+    known = {}
+    for line in path.read_text("utf-8").split("\n") if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        known[row["id"], row["key"]] = row["transcript"]
+    return known
+
+
+def _batches(plan: Sequence[Planned]) -> list[list[Planned]]:
+    """Up to 8 recordings of one language each."""
+    batches: list[list[Planned]] = []
+    for planned in plan:
+        if not batches or len(batches[-1]) == BATCH or batches[-1][0].language != planned.language:
+            batches.append([])
+        batches[-1].append(planned)
+    return batches
+
+
+@torch.no_grad()
+def _transcripts(batch: Sequence[Planned], folder: Path, whisper: HookedWhisper, kbps: float | None) -> list[str]:
+    samples = []
+    for planned in batch:
+        finished = finish(*load(planned, folder))
+        coded = finished.audio if kbps is None else decode(encode(finished.audio, kbps))
+        if len(coded) != len(finished.audio):
+            raise AudioError(f"{planned.id!r} is {len(coded)} samples after the codec, it was {len(finished.audio)}")
+        samples.append(torch.from_numpy(coded))
+    return Transcriber(whisper, batch[0].language).raw(whisper.encoder(whisper.to_mel(samples)))
