@@ -7,18 +7,23 @@ A corpus is a ``Sequence[Recording]``:
 - ``packaged_speech`` ships with the library; ``minimal_pairs``, ``conflict_pairs``, ``semantic_words``, its
   ``speech_metadata``
 - words and phones from ``read_alignment`` (a file) and ``apply_alignments`` (a corpus): TextGrid, CTM, TIMIT, JSON
+- words and phones of recordings with a text from ``align_recording`` and ``align_corpus`` (forced alignment), texts of
+  recordings without one from ``with_own_texts`` (the model's transcript)
 - ``Loader`` goes through a corpus and passes over what is broken, ``windows_from`` does so window by window;
   ``split_by_speaker`` and ``folds_by_speaker``
 """
 
+from hooked_whisper.corpora.aligning import CorpusAlignments, align_corpus
 from hooked_whisper.corpora.alignments import apply_alignments, read_alignment
 from hooked_whisper.corpora.ctm import from_ctm, to_ctm
 from hooked_whisper.corpora.folders import audio_folder, librispeech, parent_folder, timit
+from hooked_whisper.corpora.forced_alignment import align_recording
 from hooked_whisper.corpora.hf_datasets import DatasetCorpus, from_dataset
-from hooked_whisper.corpora.json_alignments import from_dict, from_json, to_dict
+from hooked_whisper.corpora.json_alignments import from_dict, from_json, to_dict, to_json
 from hooked_whisper.corpora.loading import Failure, Loaded, Loader, Windows, windows_of
 from hooked_whisper.corpora.manifests import manifest
 from hooked_whisper.corpora.opening import open_corpus
+from hooked_whisper.corpora.own_texts import own_text_fact, with_own_texts
 from hooked_whisper.corpora.packaged import (
     ConflictPair,
     MinimalPair,
@@ -29,6 +34,7 @@ from hooked_whisper.corpora.packaged import (
     semantic_words,
     speech_metadata,
 )
+from hooked_whisper.corpora.pronunciations import PHONES, pronunciations
 from hooked_whisper.corpora.records import Recording, fingerprint
 from hooked_whisper.corpora.splits import Split, folds_by_speaker, split_by_speaker
 from hooked_whisper.corpora.textgrid import from_textgrid, to_textgrid
@@ -37,7 +43,9 @@ from hooked_whisper.corpora.timit import fold_timit, from_timit
 from hooked_whisper.corpora.windows import Cursor, Window, batched, windows_from
 
 __all__ = [
+    "PHONES",
     "ConflictPair",
+    "CorpusAlignments",
     "Cursor",
     "DatasetCorpus",
     "Failure",
@@ -50,6 +58,8 @@ __all__ = [
     "Tiers",
     "Window",
     "Windows",
+    "align_corpus",
+    "align_recording",
     "apply_alignments",
     "audio_folder",
     "batched",
@@ -67,8 +77,10 @@ __all__ = [
     "manifest",
     "minimal_pairs",
     "open_corpus",
+    "own_text_fact",
     "packaged_speech",
     "parent_folder",
+    "pronunciations",
     "read_alignment",
     "semantic_words",
     "speech_metadata",
@@ -76,8 +88,10 @@ __all__ = [
     "timit",
     "to_ctm",
     "to_dict",
+    "to_json",
     "to_textgrid",
     "windows_from",
     "windows_of",
+    "with_own_texts",
     "without_stress",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from hooked_whisper.corpora.tiers import USUAL, Row, Tiers, make_alignment
@@ -34,6 +35,11 @@ def to_dict(alignment: Alignment) -> dict[str, Any]:
     }
 
 
+def to_json(alignment: Alignment) -> str:
+    """A JSON file of :func:`to_dict`, which :func:`from_json` reads back."""
+    return json.dumps(to_dict(alignment), ensure_ascii=False) + "\n"
+
+
 def from_dict(data: dict[str, Any]) -> Alignment:
     """Inverse of :func:`to_dict`."""
     return Alignment(
@@ -60,7 +66,7 @@ def from_json(
         data = json.loads(content)
     except (json.JSONDecodeError, RecursionError) as error:
         raise AlignmentError(f"{source} is not JSON: {error}") from error
-    text, duration = "", 0.0
+    text, duration, extra = "", 0.0, {}
     if isinstance(data, list):
         entries = list(enumerate(data))
         words = _rows([(f"[{k}]", one) for k, one in entries if _tier_of(one) == "words"], "words", source)
@@ -85,11 +91,14 @@ def from_json(
         )
         text, duration = str(data.get("text") or ""), _number(data.get("duration", 0.0), source, "duration")
         utterance, speaker = (str(data.get("utterance") or utterance), str(data.get("speaker") or speaker))
+        notes = data.get("extra")
+        extra = {str(key): str(note) for key, note in notes.items()} if isinstance(notes, Mapping) else {}
     else:
         raise AlignmentError(f"{source} has none of the known forms: {_FORMS}")
-    return make_alignment(
+    alignment = make_alignment(
         words, phones, source, utterance=utterance, speaker=speaker, text=text, duration=duration, tiers=tiers
     )
+    return replace(alignment, extra=extra) if extra else alignment
 
 
 def _tier_of(entry: Any) -> str:

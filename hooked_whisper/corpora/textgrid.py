@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
-from hooked_whisper.corpora.tiers import USUAL, Row, Tiers, make_alignment
+from hooked_whisper.corpora.tiers import TEXT_SOURCE, USUAL, Row, Tiers, make_alignment
 from hooked_whisper.errors import AlignmentError
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
 
 # A quoted string (Praat doubles inner quotes), a number, or <exists>; the words around them carry no data.
 _VALUE = re.compile(r'"((?:[^"]|"")*)"|(?<![\w\[])(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?![\w\]])')
 
+_SOURCE_TIER = "text source"
+
 
 def to_textgrid(alignment: Alignment) -> str:
-    """Praat's long text format with the tiers ``words`` and ``phones``; silence is the empty label."""
+    """Praat's long text format with the tiers ``words`` and ``phones``; silence is the empty label.
+
+    If the text is a model's own transcript (``extra["text_source"]``), a third tier, ``text source``, names the model.
+    """
+    source = alignment.extra.get(TEXT_SOURCE, "")
+    about = (Interval(0.0, alignment.duration, source),) if source else ()
     lines = [
         'File type = "ooTextFile"',
         'Object class = "TextGrid"',
@@ -22,10 +30,11 @@ def to_textgrid(alignment: Alignment) -> str:
         "xmin = 0",
         f"xmax = {alignment.duration!r}",
         "tiers? <exists>",
-        "size = 2",
+        f"size = {3 if about else 2}",
         "item []:",
         *_tier(1, "words", alignment.words, alignment.duration),
         *_tier(2, "phones", alignment.phones, alignment.duration),
+        *(_tier(3, _SOURCE_TIER, about, alignment.duration) if about else ()),
     ]
     return "\n".join(lines) + "\n"
 
@@ -62,9 +71,11 @@ def from_textgrid(
             f"{source} has no interval tier {tiers.words!r} or {tiers.phones!r}, but {names}: say which are words and "
             "phones, such as Tiers(words='ORT', phones='MAU')"
         )
-    return make_alignment(
+    alignment = make_alignment(
         words or [], phones or [], source, utterance=utterance, speaker=speaker, duration=duration, tiers=tiers
     )
+    origin = next((rows[0].label for name, rows in found if name == _SOURCE_TIER and rows), "")
+    return replace(alignment, extra={TEXT_SOURCE: origin}) if origin else alignment
 
 
 class _Values:

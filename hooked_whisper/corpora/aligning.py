@@ -1,0 +1,351 @@
+"""Forced alignment of a whole corpus into a folder of files: resumable, by several processes.
+
+The folder gets ``<id>.TextGrid`` and ``<id>.json``, and ``alignments.jsonl``, which says of each recording what it was
+made from. A file whose text, sound and settings are still the same is left alone, also if somebody has corrected it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
+
+from hooked_whisper.corpora.forced_alignment import (
+    AlignmentJob,
+    Labelled,
+    aligner_name,
+    alignment_job,
+    as_alignment,
+    check_oov,
+    find_times,
+)
+from hooked_whisper.corpora.json_alignments import to_json
+from hooked_whisper.corpora.loading import Failure, Loaded, Loader
+from hooked_whisper.corpora.records import Recording
+from hooked_whisper.corpora.textgrid import to_textgrid
+from hooked_whisper.corpora.tiers import TEXT_SOURCE
+from hooked_whisper.corpora.windows import Part
+from hooked_whisper.errors import AlignmentError, HookedWhisperError, closest
+from hooked_whisper.storage import write_atomic
+
+MANIFEST = "alignments.jsonl"
+FORMATS: Mapping[str, tuple[str, ...]] = {
+    "textgrid": (".TextGrid",), "json": (".json",), "both": (".TextGrid", ".json"),
+}  # fmt: skip
+_WRITERS = {".TextGrid": to_textgrid, ".json": to_json}
+_VERSION = 1  # of what is aligned and how: a new one makes every file anew
+NO_TEXT = "it has no text: give one (a .txt file of its name, or a table), or take the model's own with --texts own"
+
+Times = tuple[list[Labelled], list[Labelled]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the manifest: one recording.
+
+    Attributes:
+        key: SHA-256 of its text, its sound, and the settings.
+        text_source: the model whose transcript the text is; empty for a given text.
+        guessed: spoken words outside the dictionary, with the phones they were given.
+        problem: why there is no file; empty if there is one.
+    """
+
+    id: str
+    key: str = ""
+    text: str = ""
+    text_source: str = ""
+    seconds: float = 0.0
+    guessed: dict[str, str] = field(default_factory=dict)
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class CorpusAlignments:
+    """What :func:`align_corpus` did.
+
+    Attributes:
+        aligned, kept: ids of new files, and of files that were there already.
+        skipped: recordings that were left out for want of a text, or for words outside the dictionary, with the reason.
+        failures: recordings that could not be aligned, with the reason.
+        guessed: spoken words outside the dictionary, with their phones.
+        seconds: of sound in new files.
+    """
+
+    folder: Path
+    aligned: tuple[str, ...]
+    kept: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+    failures: tuple[tuple[str, str], ...]
+    guessed: Mapping[str, str]
+    seconds: float
+
+
+def align_corpus(
+    corpus: Sequence[Recording],
+    folder: str | os.PathLike[str],
+    *,
+    formats: str = "both",
+    oov: str = "guess",
+    jobs: int = 1,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> CorpusAlignments:
+    """Align every recording that has a text; :func:`~hooked_whisper.corpora.apply_alignments` takes the folder.
+
+    What fails is listed, and the rest is done. However the call ends, files are whole, and the next one continues.
+
+    Args:
+        corpus: recordings with texts; for those without, see :func:`~hooked_whisper.corpora.with_own_texts`.
+        formats: ``"textgrid"``, ``"json"`` or ``"both"``.
+        oov: see :func:`~hooked_whisper.corpora.align_recording`; with ``"skip"`` such recordings are skipped.
+        jobs: processes. They give the same files as one.
+        overwrite: also files that this function did not make.
+
+    Raises:
+        MissingExtraError: pocketsphinx is not installed.
+        AlignmentError: unknown ``formats`` or ``oov``, no recording with a text, or an id that leads out of the folder.
+        HookedWhisperError: a process was killed.
+    """
+    endings = _endings(formats)
+    check_oov(oov)
+    if jobs < 1:
+        raise AlignmentError(f"jobs is the number of processes, 1 or more, got {jobs}")
+    settings = f"{aligner_name()} {_VERSION}"
+    if not len(corpus):
+        raise AlignmentError("the corpus has no recordings: there is nothing to align")
+    texts = [i for i, recording in enumerate(corpus) if recording.text.strip()]
+    if not texts:
+        raise AlignmentError(f"none of {len(corpus)} recordings has a text; {corpus[0].id}: {NO_TEXT}")
+    place = Path(folder)
+    _check_ids(corpus)
+    place.mkdir(parents=True, exist_ok=True)
+    run = _Run(corpus, place, endings, oov, settings, overwrite, _read_manifest(place / MANIFEST))
+    skipped = [Entry(recording.id, problem=NO_TEXT) for recording in corpus if not recording.text.strip()]
+    with ExitStack() as stack:
+        stack.callback(run.finish)
+        run.open(stack)
+        bar = stack.enter_context(tqdm(total=len(texts), unit="clip", desc="align", disable=not progress))
+        for _ in _in_order(run.jobs(texts), jobs, run.write):
+            bar.update()
+    return run.result(skipped)
+
+
+def _endings(formats: str) -> tuple[str, ...]:
+    if formats not in FORMATS:
+        near = closest(str(formats), FORMATS)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise AlignmentError(f"formats is {', '.join(map(repr, FORMATS))}, not {formats!r}{hint}")
+    return FORMATS[formats]
+
+
+def _check_ids(corpus: Sequence[Recording]) -> None:
+    for recording in corpus:
+        path = PurePosixPath(recording.id)
+        if not recording.id or path.is_absolute() or ".." in path.parts or "\\" in recording.id or "\0" in recording.id:
+            raise AlignmentError(
+                f"a file cannot be named after the recording {recording.id!r}: give it an id without '..' that does "
+                "not start with '/'"
+            )
+
+
+# --- one run ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """A recording, its line in the manifest, and what to align; no job where nothing is to be done."""
+
+    recording: Recording
+    entry: Entry
+    job: AlignmentJob | None = None
+
+
+class _Run:
+    """The state of one call: what is known of the folder, and what was done."""
+
+    def __init__(
+        self,
+        corpus: Sequence[Recording],
+        folder: Path,
+        endings: tuple[str, ...],
+        oov: str,
+        settings: str,
+        overwrite: bool,
+        known: dict[str, Entry],
+    ) -> None:
+        self.corpus, self.folder, self.endings = corpus, folder, endings
+        self.oov, self.settings, self.overwrite = oov, settings, overwrite
+        self.known = known
+        self.aligned: list[Entry] = []
+        self.kept: list[Entry] = []
+        self.skipped: list[Entry] = []
+        self.failed: list[Entry] = []
+
+    def open(self, stack: ExitStack) -> None:
+        self._log = stack.enter_context((self.folder / MANIFEST).open("a", encoding="utf-8"))
+
+    def jobs(self, indices: Sequence[int]) -> Iterator[_Task]:
+        """The recordings as they are loaded, each with a job, or without one where nothing is to be done."""
+        for item in Loader(Part(self.corpus, indices)):
+            if isinstance(item, Failure):
+                self.failed.append(self._noted(Entry(item.id, problem=item.reason)))
+                yield _Task(self.corpus[indices[item.index]], self.failed[-1])
+            else:
+                yield _Task(item.recording, *self._job(item))
+
+    def _job(self, item: Loaded) -> tuple[Entry, AlignmentJob | None]:
+        recording = item.recording
+        key = _key(recording, item, self.settings)
+        before = self.known.get(recording.id)
+        paths = [self._path(recording.id, ending) for ending in self.endings]
+        if before is not None and before.key == key and not before.problem and all(p.exists() for p in paths):
+            self.kept.append(before)
+            return before, None
+        foreign = [path for path in paths if path.exists()] if before is None and not self.overwrite else []
+        if foreign:
+            problem = f"{foreign[0]} is there and was not made by align: choose another folder, or overwrite it"
+            self.failed.append(Entry(recording.id, problem=problem))  # not noted: it would count as ours next time
+            return self.failed[-1], None
+        try:
+            job = alignment_job(item.samples, recording.text, "guess")
+        except AlignmentError as error:
+            self.failed.append(self._noted(Entry(recording.id, problem=str(error))))
+            return self.failed[-1], None
+        if job.guessed and self.oov == "skip":
+            problem = f"not in the dictionary: {', '.join(job.guessed)}"
+            self.skipped.append(self._noted(Entry(recording.id, problem=problem)))
+            return self.skipped[-1], None
+        guessed = {word: " ".join(phones) for word, phones in job.guessed.items()}
+        text = " ".join(recording.text.split())
+        return Entry(recording.id, key, text, recording.text_source, round(job.duration, 6), guessed), job
+
+    def write(self, task: _Task, times: Times | str) -> None:
+        """Note it, then write its files: a file that is not noted is somebody else's."""
+        recording, entry = task.recording, task.entry
+        if isinstance(times, str):
+            self.failed.append(self._noted(Entry(entry.id, problem=times)))
+            return
+        assert task.job is not None
+        alignment = as_alignment(task.job, *times, recording.text, recording.id, recording.speaker)
+        if recording.text_source:
+            alignment.extra[TEXT_SOURCE] = recording.text_source
+        self._noted(entry)
+        for ending in self.endings:
+            write_atomic(self._path(entry.id, ending), _WRITERS[ending](alignment).encode())
+        self.aligned.append(entry)
+
+    def finish(self) -> None:
+        """One line for each recording, in the order of the corpus; then others that the folder has."""
+        order = {recording.id: i for i, recording in enumerate(self.corpus)}
+        ids = sorted(self.known, key=lambda id: (order.get(id, len(order)), id))
+        lines = [json.dumps(asdict(self.known[id]), ensure_ascii=False) for id in ids]
+        write_atomic(self.folder / MANIFEST, "".join(f"{line}\n" for line in lines).encode())
+
+    def result(self, without_text: Sequence[Entry]) -> CorpusAlignments:
+        guessed = {word: phones for entry in (*self.aligned, *self.kept) for word, phones in entry.guessed.items()}
+        return CorpusAlignments(
+            self.folder,
+            tuple(entry.id for entry in self.aligned),
+            tuple(entry.id for entry in self.kept),
+            tuple((entry.id, entry.problem) for entry in (*without_text, *self.skipped)),
+            tuple((entry.id, entry.problem) for entry in self.failed),
+            dict(sorted(guessed.items())),
+            sum(entry.seconds for entry in self.aligned),
+        )
+
+    def _path(self, name: str, ending: str) -> Path:
+        return self.folder / f"{name}{ending}"
+
+    def _noted(self, entry: Entry) -> Entry:
+        self.known[entry.id] = entry
+        self._log.write(json.dumps(asdict(entry), ensure_ascii=False) + "\n")
+        self._log.flush()
+        return entry
+
+
+def _key(recording: Recording, item: Loaded, settings: str) -> str:
+    digest = hashlib.sha256(json.dumps([recording.text, recording.text_source, settings]).encode())
+    digest.update(item.samples.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read_manifest(path: Path) -> dict[str, Entry]:
+    """Entries by id, the last of each. A last line that a kill cut short is dropped."""
+    if not path.exists():
+        return {}
+    entries = {}
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entry = Entry(**json.loads(line))
+            if not isinstance(entry.id, str) or not isinstance(entry.guessed, dict):
+                raise TypeError("an entry has an id and guessed words")
+        except (ValueError, TypeError, RecursionError) as error:
+            if number == len(lines):
+                break
+            raise AlignmentError(f"{path}, line {number} was not written by align: choose another folder") from error
+        entries[entry.id] = entry
+    return entries
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+
+def _in_order(tasks: Iterator[_Task], jobs: int, write: Callable[[_Task, Times | str], None]) -> Iterator[None]:
+    """Align by one process or several, and write in the order of the corpus."""
+    if jobs == 1:
+        for task in tasks:
+            if task.job is not None:
+                write(task, _times(task.job))
+            yield None
+        return
+    # spawned, not forked: torch's threads do not survive a fork
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin_worker)
+    waiting: deque[tuple[_Task, Future[Times | str] | None]] = deque()
+
+    def write_first() -> None:
+        task, future = waiting.popleft()
+        if future is not None:
+            write(task, future.result())
+
+    try:
+        for task in tasks:
+            waiting.append((task, None if task.job is None else pool.submit(_times, task.job)))
+            if len(waiting) > 2 * jobs:
+                write_first()
+                yield None
+        while waiting:
+            write_first()
+            yield None
+    except BrokenProcessPool as error:
+        raise HookedWhisperError(
+            "a process of the alignment was killed, perhaps for want of memory: run the command again with fewer "
+            "--jobs; what is done is kept"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's business
+
+
+def _times(job: AlignmentJob) -> Times | str:
+    """Words and phones, or why there are none."""
+    try:
+        return find_times(job)
+    except AlignmentError as error:
+        return str(error)

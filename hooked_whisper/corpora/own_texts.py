@@ -1,0 +1,266 @@
+"""Texts for recordings that have none: the model's own transcript, with word times from its cross-attention.
+
+Texts and word times are found together, in batches, so that no clip is encoded twice for them; a file keeps them for
+the next call. Such recordings name the model in ``text_source``, their alignments in ``extra["text_source"]``.
+For phones of such texts, align them: ``hooked-whisper align --texts own``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from tqdm import tqdm
+
+from hooked_whisper.analysis.alignment import align
+from hooked_whisper.corpora.loading import Failure
+from hooked_whisper.corpora.records import Recording
+from hooked_whisper.corpora.tiers import TEXT_SOURCE
+from hooked_whisper.corpora.windows import Part, Window, batched, windows_from
+from hooked_whisper.errors import AlignmentError, AudioError, HookedWhisperError, closest
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.interventions.transcriber import Transcriber
+from hooked_whisper.protocols import Alignment, Interval
+from hooked_whisper.ranks import TorchRanks
+from hooked_whisper.storage import AnyPath, Place, as_path, write_atomic
+from hooked_whisper.weights import weights_sha256
+
+log = logging.getLogger(__name__)
+
+Texts = Literal["given", "own"]
+BATCH = 8  # windows encoded together
+_SAVED_EVERY = 200  # recordings
+_LEAST_S = 0.1
+
+
+@dataclass(frozen=True)
+class OwnText:
+    """A model's transcript of one recording. words: start and end (s) and label of each."""
+
+    id: str
+    text: str
+    seconds: float
+    words: tuple[tuple[float, float, str], ...]
+
+
+def check_texts(texts: str) -> None:
+    """Raises ``HookedWhisperError`` unless it is ``"given"`` or ``"own"``."""
+    if texts not in get_args(Texts):
+        near = closest(str(texts), get_args(Texts))
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise HookedWhisperError(
+            f"texts is 'given' or 'own' (the model's transcript where none is given), not {texts!r}{hint}"
+        )
+
+
+def with_own_texts(
+    model: HookedWhisper,
+    corpus: Sequence[Recording],
+    *,
+    language: str = "en",
+    cache: Place | None = None,
+    batch: int = BATCH,
+    progress: bool = True,
+    ranks: TorchRanks | None = None,
+) -> list[Recording]:
+    """The same recordings; those with neither text nor alignment get the model's transcript and its word times.
+
+    Recordings longer than the model's window are transcribed window by window (greedy, without timestamps); a word that
+    is cut by the edge of a window may be lost or heard twice. A recording that cannot be read stays as it is: whoever
+    reads it next reports it.
+
+    Args:
+        language: of the recordings, for multilingual models.
+        cache: a folder or URL that keeps the transcripts (``own_texts.jsonl``); only those of this model, language and
+            corpus are used. Without it they are in memory only.
+        ranks: processes that share the work, see :func:`~hooked_whisper.ranks.torchrun_ranks`; needs a ``cache`` that
+            all of them see.
+
+    Raises:
+        HookedWhisperError: a cache that cannot be read, or ``ranks`` without one.
+    """
+    wanted = [
+        i for i, recording in enumerate(corpus) if not recording.text.strip() and recording.find_alignment is None
+    ]
+    if not wanted:
+        return list(corpus)
+    n_ranks, rank = (1, 0) if ranks is None else (ranks.n, ranks.rank)
+    if n_ranks > 1 and cache is None:
+        raise HookedWhisperError(
+            "several processes need a cache for the transcripts: give a folder that all of them see"
+        )
+    keeper = _Cache(None if cache is None else as_path(cache), _identity(model, language))
+    texts = keeper.read(n_ranks)
+    mine = [i for i in wanted[rank::n_ranks] if _key(corpus[i]) not in texts]
+    texts |= _transcribed(model, corpus, mine, language, batch, keeper, rank, texts, progress and not rank)
+    if ranks is not None:
+        ranks.wait()
+        texts = keeper.read(n_ranks)
+    filled = list(corpus)
+    for i in wanted:
+        if (found := texts.get(_key(corpus[i]))) is not None:
+            filled[i] = _with_text(corpus[i], found, model.cfg.name)
+    return filled
+
+
+def own_text_fact(corpus: Iterable[Recording]) -> str:
+    """``"12 of 40 recordings: the transcript of tiny.en"``; empty if every text was given."""
+    recordings = list(corpus)
+    sources = [recording.text_source for recording in recordings if recording.text_source]
+    if not sources:
+        return ""
+    models = " and ".join(sorted(set(sources)))
+    return f"{len(sources)} of {len(recordings)} recordings: the transcript of {models}, not a given text"
+
+
+def own_alignments_fact(alignments: Iterable[Alignment | None]) -> str:
+    """The same of alignments that were read."""
+    found = [alignment.extra.get(TEXT_SOURCE, "") for alignment in alignments if alignment is not None]
+    if not any(found):
+        return ""
+    models = " and ".join(sorted({source for source in found if source}))
+    return f"{sum(map(bool, found))} of {len(found)} windows: the transcript of {models}, not a given text"
+
+
+# --- transcripts -----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _transcribed(
+    model: HookedWhisper,
+    corpus: Sequence[Recording],
+    indices: Sequence[int],
+    language: str,
+    batch: int,
+    keeper: _Cache,
+    rank: int,
+    known: dict[str, OwnText],
+    progress: bool,
+) -> dict[str, OwnText]:
+    """Texts by key. Windows of several recordings are encoded together."""
+    if not indices:
+        return {}
+    transcriber, part = Transcriber(model, language), Part(corpus, indices)
+    parts: dict[int, list[tuple[str, tuple[Interval, ...]]]] = {}
+    texts: dict[str, OwnText] = {}
+
+    def failed(failure: Failure) -> None:
+        log.warning("%s: no text, %s", failure.id, failure.reason)
+
+    with tqdm(total=len(indices), unit="clip", desc="own texts", disable=not progress) as bar:
+        for windows in batched(windows_from(part, model.time.n_samples, failed=failed), batch):
+            encoded = model.embed_audio(model.to_mel([window.samples for window in windows]))
+            for window, row, text in zip(windows, encoded, transcriber.raw(encoded), strict=True):
+                words = _word_times(model, window, row[None], text, language)
+                parts.setdefault(window.recording, []).append((text, words))
+                if window.last:
+                    found = _joined(part[window.recording], window, parts.pop(window.recording), model)
+                    texts[_key(part[window.recording])] = found
+                    if len(texts) % _SAVED_EVERY == 0:
+                        keeper.write(known | texts, rank)
+                bar.update(window.recording - bar.n)
+        bar.update(len(indices) - bar.n)
+    keeper.write(known | texts, rank)
+    return texts
+
+
+def _word_times(
+    model: HookedWhisper, window: Window, encoded: torch.Tensor, text: str, language: str
+) -> tuple[Interval, ...]:
+    """Seconds from the start of the recording; none for a text without words, or with too many for the decoder."""
+    duration = window.length / model.time.sample_rate
+    if not text or duration < _LEAST_S:
+        return ()
+    try:
+        words = align(model, encoded, text, duration=duration, language=language).words
+    except (AlignmentError, AudioError):
+        return ()
+    offset = window.number * model.time.duration
+    return tuple(word.shifted(offset) for word in words)
+
+
+def _joined(
+    recording: Recording, last: Window, parts: Sequence[tuple[str, tuple[Interval, ...]]], model: HookedWhisper
+) -> OwnText:
+    seconds = last.number * model.time.duration + last.length / model.time.sample_rate
+    words = tuple(
+        (round(min(word.start, seconds), 6), round(min(word.end, seconds), 6), word.label)
+        for _, found in parts
+        for word in found
+    )
+    return OwnText(recording.id, " ".join(text for text, _ in parts if text), round(float(seconds), 6), words)
+
+
+def _with_text(recording: Recording, found: OwnText, source: str) -> Recording:
+    find = partial(_alignment, recording.speaker, found, source) if found.words else None
+    if not found.text:  # the model heard nothing
+        return recording
+    return replace(recording, text=found.text, text_source=source, find_alignment=find)
+
+
+def _alignment(speaker: str, found: OwnText, source: str) -> Alignment:
+    words = tuple(Interval(start, end, label) for start, end, label in found.words)
+    return Alignment(found.id, speaker, found.text, found.seconds, words, extra={TEXT_SOURCE: source})
+
+
+# --- the cache -------------------------------------------------------------------------------------------------------
+
+
+def _key(recording: Recording) -> str:
+    return f"{recording.id}\0{recording.path}"
+
+
+def _identity(model: HookedWhisper, language: str) -> dict[str, str]:
+    """What a transcript depends on, beside the sound."""
+    return {
+        "format": "own_texts 1",
+        "model": model.cfg.name,
+        "weights": weights_sha256(model),
+        "language": language if model.is_multilingual else "en",
+    }
+
+
+class _Cache:
+    """``own_texts.jsonl``, and ``own_texts-1.jsonl`` ... of further processes: the model, then a line for each text."""
+
+    def __init__(self, folder: AnyPath | None, identity: dict[str, str]) -> None:
+        self._folder, self._identity = folder, identity
+
+    def read(self, n_ranks: int) -> dict[str, OwnText]:
+        """Texts by key; none of another model."""
+        texts: dict[str, OwnText] = {}
+        for rank in range(n_ranks) if self._folder is not None else ():
+            path = self._path(rank)
+            if path.exists():
+                texts |= self._read(path)
+        return texts
+
+    def write(self, texts: dict[str, OwnText], rank: int) -> None:
+        if self._folder is None:
+            return
+        rows: list[Any] = [self._identity, *({"key": key, **asdict(text)} for key, text in texts.items())]
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_atomic(self._path(rank), lines.encode("utf-8", "surrogatepass"))
+
+    def _path(self, rank: int) -> AnyPath:
+        assert self._folder is not None
+        return self._folder / (f"own_texts-{rank}.jsonl" if rank else "own_texts.jsonl")
+
+    def _read(self, path: AnyPath) -> dict[str, OwnText]:
+        try:
+            head, *rows = [json.loads(line) for line in path.read_bytes().split(b"\n") if line.strip()]
+            if head != self._identity:
+                return {}
+            return {row["key"]: _own_text(row) for row in rows}
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise HookedWhisperError(f"{path} is damaged ({error}): delete it, and it is made again") from error
+
+
+def _own_text(row: dict[str, Any]) -> OwnText:
+    words = tuple((float(start), float(end), str(label)) for start, end, label in row["words"])
+    return OwnText(str(row["id"]), str(row["text"]), float(row["seconds"]), words)
