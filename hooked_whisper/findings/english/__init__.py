@@ -1,0 +1,19 @@
+"""English as lists: 6,000 words that are one token for every Whisper, their frequency, sound, and bigrams."""
+
+from hooked_whisper.findings.english.lexicon import English, load_english, parse
+from hooked_whisper.findings.english.sounds import (
+    differ_only_at_the_end,
+    edit_distances,
+    one_syllable_rime,
+    spelled_rime,
+)
+
+__all__ = [
+    "English",
+    "differ_only_at_the_end",
+    "edit_distances",
+    "load_english",
+    "one_syllable_rime",
+    "parse",
+    "spelled_rime",
+]

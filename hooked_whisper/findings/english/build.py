@@ -1,0 +1,162 @@
+"""Write the packaged English lists from their sources: ``python -m hooked_whisper.findings.english.build``.
+
+A word is kept if it is lower-case letters alone, has a pronunciation, is one token with a leading space in both of
+Whisper's vocabularies (English-only and multilingual), and is not written with a capital more often (its capitalized
+form has no earlier token: tokens are numbered by the frequency of what they merge); of these the most frequent ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import lzma
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from whisper.tokenizer import get_tokenizer
+
+from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.findings.english.lexicon import BIGRAMS_FILE, WORDS_FILE
+from hooked_whisper.storage import write_atomic
+
+N_WORDS = 6000
+Vocabulary = Callable[[str], int | None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of a package on the Python package index, pinned."""
+
+    package: str
+    file: str
+    sha256: str
+
+    def read(self, folder: Path) -> str:
+        """Its text, from the folder into which the package was installed.
+
+        Raises:
+            HookedWhisperError: another version of the file.
+        """
+        content = (folder / self.file).read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != self.sha256:
+            raise HookedWhisperError(
+                f"{folder / self.file}: SHA-256 {digest}, expected {self.sha256}: install {self.package}"
+            )
+        return content.decode("utf-8-sig")
+
+
+UNIGRAMS = Source(
+    "symspellpy==6.10.1",
+    "symspellpy/frequency_dictionary_en_82_765.txt",
+    "68e9dc81c7e73bd7310b57e516ecaea0d8b6387ff71344a57c04174650a407a7",
+)
+BIGRAMS = Source(
+    "symspellpy==6.10.1",
+    "symspellpy/frequency_bigramdictionary_en_243_342.txt",
+    "fd892a160184101dd7ae807ac5a302d01fcea1c47304181a8ed7ed9c94545bcd",
+)
+PRONUNCIATIONS = Source(
+    "pocketsphinx==5.1.1",
+    "pocketsphinx/model/en-us/cmudict-en-us.dict",
+    "20b5c293e1f311fb375fe067e500ec5636f4fc7af5594967263696def9b23bfe",
+)
+
+
+def whisper_vocabularies() -> tuple[Vocabulary, Vocabulary]:
+    """Token of a text in the English-only and in the multilingual vocabulary; ``None`` if it is not one token."""
+
+    def vocabulary(multilingual: bool) -> Vocabulary:
+        encoding = get_tokenizer(multilingual).encoding
+
+        def token(text: str) -> int | None:
+            try:
+                return encoding.encode_single_token(text)
+            except KeyError:
+                return None
+
+        return token
+
+    return vocabulary(False), vocabulary(True)
+
+
+def is_lower_case_token(word: str, vocabulary: Vocabulary) -> bool:
+    """Whether the word is one token with a leading space, and its capitalized form is not a more frequent one."""
+    own, capitalized = vocabulary(f" {word}"), vocabulary(f" {word.capitalize()}")
+    return own is not None and (capitalized is None or own < capitalized)
+
+
+def read_pronunciations(text: str) -> dict[str, tuple[str, ...]]:
+    """First pronunciation of each word of a CMU dictionary: ``word PH ON ES``; ``word(2)`` are further ones."""
+    entries = (line.split() for line in text.splitlines() if line.strip())
+    return {word: tuple(phones) for word, *phones in entries if "(" not in word}
+
+
+def chosen_words(
+    counts: Mapping[str, int],
+    pronunciations: Mapping[str, Sequence[str]],
+    vocabularies: Iterable[Vocabulary],
+    n_words: int = N_WORDS,
+) -> list[str]:
+    """The words that the lists keep (see the module), sorted."""
+    lists = tuple(vocabularies)
+    words = [
+        word
+        for word in counts
+        if re.fullmatch("[a-z]+", word)
+        and word in pronunciations
+        and all(is_lower_case_token(word, vocabulary) for vocabulary in lists)
+    ]
+    return sorted(sorted(words, key=lambda word: (-counts[word], word))[:n_words])
+
+
+def in_millions(count: int) -> str:
+    """Two significant digits: ``893_885_632 -> "890"``, ``6_400_000 -> "6.4"``."""
+    return f"{float(f'{count / 1e6:.1e}'):.6f}".rstrip("0").rstrip(".")
+
+
+def build(
+    unigrams: str,
+    bigrams: str,
+    pronunciations: str,
+    vocabularies: Iterable[Vocabulary],
+    n_words: int = N_WORDS,
+) -> tuple[str, str]:
+    """Texts of the two files from the texts of the three sources."""
+    counts = {word: int(count) for word, count in (line.split() for line in unigrams.splitlines() if line.strip())}
+    phones = read_pronunciations(pronunciations)
+    words = chosen_words(counts, phones, vocabularies, n_words)
+    known = set(words)
+    followers: dict[str, list[tuple[str, str]]] = {}
+    for line in bigrams.splitlines():
+        parts = line.split()
+        if len(parts) == 3 and parts[0] in known and parts[1] in known:
+            followers.setdefault(parts[0], []).append((parts[1], in_millions(int(parts[2]))))
+    word_lines = [f"{word}\t{counts[word]}\t{' '.join(phones[word])}\n" for word in words]
+    bigram_lines = [
+        f"{first}\t{' '.join(f'{word} {count}' for word, count in sorted(followers[first]))}\n"
+        for first in sorted(followers)
+    ]
+    return "".join(word_lines), "".join(bigram_lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--symspellpy", type=Path, required=True, help=f"folder with {UNIGRAMS.package} installed in it")
+    parser.add_argument("--pocketsphinx", type=Path, required=True, help=f"folder with {PRONUNCIATIONS.package}")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder (default: beside this file)")
+    options = parser.parse_args(arguments)
+    texts = build(
+        UNIGRAMS.read(options.symspellpy),
+        BIGRAMS.read(options.symspellpy),
+        PRONUNCIATIONS.read(options.pocketsphinx),
+        whisper_vocabularies(),
+    )
+    for name, text in zip((WORDS_FILE, BIGRAMS_FILE), texts, strict=True):
+        write_atomic(options.out / name, lzma.compress(text.encode("utf-8"), preset=9 | lzma.PRESET_EXTREME))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""The packaged lists of English words and bigrams, read from two compressed text files beside this one.
+
+``words.tsv.xz``: one word a line, sorted: word, occurrences, phones (39 of the CMU dictionary, without stress).
+``bigrams.tsv.xz``: one first word a line, sorted: word, then its followers (sorted), each with its occurrences in
+millions, two significant digits. ``xzcat words.tsv.xz | head`` shows either. :mod:`.build` writes both; ``NOTICE.md``
+names their sources and licenses.
+"""
+
+from __future__ import annotations
+
+import lzma
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from importlib.resources import files
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.sparse import csr_array
+
+from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.hooked import HookedWhisper
+
+WORDS_FILE, BIGRAMS_FILE = "words.tsv.xz", "bigrams.tsv.xz"
+SMOOTHING = 0.75  # of the contexts' frequencies, in the mutual information (Levy, Goldberg and Dagan 2015)
+
+
+@dataclass(frozen=True, eq=False)
+class English:
+    """Words in alphabetical order with what is known of them.
+
+    Attributes:
+        counts: occurrences of each word in the source's text, whatever its case.
+        phones: pronunciation of each word.
+        bigrams: ``[word, follower]``: occurrences of the bigram in millions; 0 where it is too rare for the list.
+    """
+
+    words: tuple[str, ...]
+    counts: Float[np.ndarray, "word"]
+    phones: tuple[tuple[str, ...], ...]
+    bigrams: csr_array
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        return {word: i for i, word in enumerate(self.words)}
+
+    @cached_property
+    def n_followers(self) -> Int[np.ndarray, "word"]:
+        return np.diff(self.bigrams.indptr).astype(np.int64)
+
+    @cached_property
+    def n_predecessors(self) -> Int[np.ndarray, "word"]:
+        return np.bincount(self.bigrams.indices, minlength=len(self.words)).astype(np.int64)
+
+    def token_ids(self, model: HookedWhisper) -> Int[np.ndarray, "word"]:
+        """Token of each word with its leading space in this model's vocabulary.
+
+        Raises:
+            HookedWhisperError: a word is not one token.
+        """
+        encoding = model.tokenizer.encoding
+        ids = [encoding.encode(f" {word}") for word in self.words]
+        for word, tokens in zip(self.words, ids, strict=True):
+            if len(tokens) != 1:
+                raise HookedWhisperError(
+                    f"{word!r} is {len(tokens)} tokens in the vocabulary of {model.cfg.name}, expected one: the packaged "
+                    "English words are for Whisper's own two vocabularies"
+                )
+        return np.array(ids, dtype=np.int64)[:, 0]
+
+    def context_similarity(self, rows: Int[np.ndarray, "row"]) -> Float[np.ndarray, "row row"]:
+        """Similarity in use of some words: mean of the cosines of their followers and of their predecessors.
+
+        Each word's followers (predecessors) are a vector of positive pointwise mutual information with all words; 1
+        means the same neighbors in the same proportions, 0 none in common.
+        """
+        total = np.zeros((len(rows), len(rows)))
+        for table in (self.bigrams, self.bigrams.T.tocsr()):
+            vectors = _unit_rows(positive_mutual_information(table)[rows])
+            total += (vectors @ vectors.T).toarray()
+        return total / 2
+
+
+def positive_mutual_information(counts: csr_array) -> csr_array:
+    """``max(0, log p(context | word) / p(context))`` of each nonzero count, contexts' frequencies smoothed.
+
+    Source: Levy, Goldberg and Dagan 2015, section 3.
+    """
+    by_row = np.asarray(counts.sum(axis=1)).ravel()
+    by_column = np.asarray(counts.sum(axis=0)).ravel() ** SMOOTHING
+    entries = counts.tocoo()
+    rows, columns = entries.coords
+    information = np.log(entries.data * by_column.sum() / (by_row[rows] * by_column[columns]))
+    return csr_array((np.maximum(information, 0.0), (rows, columns)), shape=counts.shape)
+
+
+def _unit_rows(vectors: csr_array) -> csr_array:
+    norms = np.sqrt(np.asarray(vectors.multiply(vectors).sum(axis=1)).ravel())
+    scale = 1 / np.where(norms > 0, norms, 1.0)
+    return csr_array(vectors.multiply(scale[:, None]))
+
+
+def parse(words_text: str, bigrams_text: str) -> English:
+    """Read the two lists.
+
+    Raises:
+        HookedWhisperError: lines that are not sorted, words that occur twice or are not in the list of words.
+    """
+    lines = [line.split("\t") for line in words_text.splitlines()]
+    words = tuple(word for word, _, _ in lines)
+    _check_sorted(words, WORDS_FILE)
+    index = {word: i for i, word in enumerate(words)}
+    rows, columns, values = [], [], []
+    first_words = []
+    for line in bigrams_text.splitlines():
+        first, listed = line.split("\t")
+        first_words.append(first)
+        followers, numbers = listed.split(" ")[::2], listed.split(" ")[1::2]
+        _check_sorted(followers, f"{BIGRAMS_FILE}, line {first!r}")
+        unknown = [word for word in (first, *followers) if word not in index]
+        if unknown:
+            raise HookedWhisperError(f"{BIGRAMS_FILE}: {unknown[0]!r} is not in {WORDS_FILE}: build both files together")
+        rows += [index[first]] * len(followers)
+        columns += [index[word] for word in followers]
+        values += [float(number) for number in numbers]
+    _check_sorted(first_words, BIGRAMS_FILE)
+    shape = (len(words), len(words))
+    return English(
+        words,
+        np.array([float(count) for _, count, _ in lines]),
+        tuple(tuple(phones.split(" ")) for _, _, phones in lines),
+        csr_array((np.array(values), (np.array(rows, dtype=int), np.array(columns, dtype=int))), shape=shape),
+    )
+
+
+def _check_sorted(words: tuple[str, ...] | list[str], where: str) -> None:
+    for before, after in zip(words[:-1], words[1:], strict=True):
+        if before >= after:
+            raise HookedWhisperError(f"{where}: {after!r} stands after {before!r}, expected each word once and sorted")
+
+
+@lru_cache(maxsize=1)
+def load_english() -> English:
+    """The packaged lists; read once."""
+    folder = files("hooked_whisper.findings.english")
+    words, bigrams = (
+        lzma.decompress((folder / name).read_bytes()).decode("utf-8") for name in (WORDS_FILE, BIGRAMS_FILE)
+    )
+    return parse(words, bigrams)
