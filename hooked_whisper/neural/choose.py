@@ -1,6 +1,6 @@
-"""Which recordings ship: those that Whisper can follow. The rules are applied by one command and stated in the metadata.
+"""Which recordings ship: those that Whisper can follow. One command applies the rules; the metadata state them.
 
-- A minimal pair ships if every model hears both of its words right, in the first of the clear voices in which that is so.
+- A minimal pair ships if every model hears both of its words right, in the first of the clear voices with that result.
 - Any other recording ships unless a model gets more than half of its words wrong; then the next voice of its split says
   it. Both sides of a conflict pair change voice together.
 - What no voice gets right within :data:`ATTEMPTS` does not ship.
@@ -21,7 +21,7 @@ from hooked_whisper.text import normalizer_for, word_diff
 ATTEMPTS = 3  # voices, the planned one included
 MOST_WER = 0.5
 RULES = (
-    "A minimal pair ships if tiny.en and base hear both of its words right (greedy, no timestamps, Whisper's normalizer). "
+    "A minimal pair ships if tiny.en and base hear both its words right (greedy, no timestamps, Whisper's normalizer). "
     "Any other recording ships unless one of them gets more than half of its words wrong (base alone outside English). "
     f"Failing ones are said again by the next voice, {ATTEMPTS} voices in all, then dropped."
 )

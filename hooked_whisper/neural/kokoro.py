@@ -119,6 +119,11 @@ class Kokoro:
         return Utterance(samples, frames)
 
 
+def checksums() -> dict[str, str]:
+    """SHA-256 of each part of the model and of the vocabulary, by package."""
+    return dict((*_PARTS, _VOCABULARY))
+
+
 def read_vocabulary() -> dict[str, int]:
     """Kokoro's symbols and their ids. Raises as :class:`Kokoro`."""
     return json.loads(_checked(*_VOCABULARY, "data/vocab.json"))["vocab"]

