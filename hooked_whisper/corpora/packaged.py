@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -194,9 +194,7 @@ def _rows(folder: AnyPath) -> tuple[_Row, ...]:
             continue
         try:
             row = json.loads(line)
-            missing = [
-                field for field in ("id", "path", "text", "voice", "kind", "language", "split") if field not in row
-            ]
+            missing = [field for field in _FIELDS if field not in row]
         except (json.JSONDecodeError, TypeError, RecursionError) as error:
             raise AudioError(f"{str(path)!r}, line {number}, is not JSON: {error}") from error
         if missing:
@@ -206,6 +204,11 @@ def _rows(folder: AnyPath) -> tuple[_Row, ...]:
             )
         rows.append(row)
     return tuple(rows)
+
+
+@cache
+def _rows_by_id(folder: AnyPath) -> dict[str, _Row]:
+    return {row["id"]: row for row in _rows(folder)}
 
 
 def _selected(
@@ -250,11 +253,12 @@ def _check(what: str, name: str | None, names: Sequence[str]) -> None:
 
 def _recording(row: _Row, folder: AnyPath) -> Recording:
     path = folder / row["path"]
-    find: Callable[[], Alignment] | None = partial(_alignment, row) if "phones" in row else None
+    find = partial(_alignment, folder, row["id"]) if "phones" in row else None
     return Recording(row["id"], path, str(path), row["speaker"], row["text"], find, language=row["language"])
 
 
-def _alignment(row: _Row) -> Alignment:
+def _alignment(folder: AnyPath, name: str) -> Alignment:
+    row = _rows_by_id(folder)[name]
     words, phones = (tuple(Interval(*interval) for interval in row[tier]) for tier in ("words", "phones"))
     extra = {name: row[name] for name in ("kind", "language", "split")}
     return Alignment(row["id"], row["speaker"], row["text"], row["duration"], words, phones, extra)
