@@ -1,4 +1,4 @@
-"""``python -m hooked_whisper.neural build|choose|check|pack``: make the packaged speech again, step by step."""
+"""``python -m hooked_whisper.neural build|choose|check|pack|compare``: make the packaged speech again, step by step."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ DESCRIPTION = """Make the packaged speech again. The steps, in order; each may b
   choose  judge by tiny.en and base what ships, and write choices.tsv; not needed to rebuild what ships
   check   word error rates, times against forced alignment, codec: check.json in the folder of the build
   pack    encode everything into the folder that ships, with metadata
+  compare say whether a build gives what ships, within the stated tolerance
 """
 
 
@@ -31,11 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("step", choices=("build", "choose", "check", "pack"))
+    parser.add_argument("step", choices=("build", "choose", "check", "pack", "compare"))
     parser.add_argument("folder", type=Path, help="folder of the build")
     parser.add_argument("--voices", type=Path, help="folder of Kokoro's voices (default: FOLDER/voices, by npm)")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="of the synthesis (default: 1)")
-    parser.add_argument("--out", type=Path, default=FOLDER, help="of pack (default: the installed package's folder)")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="of pack and compare (default: the folder that ships)")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         _run(parser.parse_args(arguments))
@@ -73,6 +74,11 @@ def _run(parsed: argparse.Namespace) -> None:
         for model, tables in measured["wer"].items():
             english = tables["english"]
             log.info("%s: WER %s %% of %d English words", model, english["wer"], english["words"])
+    elif parsed.step == "compare":
+        from hooked_whisper.neural.compare import compare
+
+        comparison = compare(folder, parsed.out)
+        log.info("%s: %s", "within the tolerance" if comparison.passes else "NOT within the tolerance", comparison)
     else:
         from hooked_whisper.neural.pack import pack
 

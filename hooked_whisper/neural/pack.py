@@ -15,6 +15,7 @@ from hooked_whisper.errors import AudioError
 from hooked_whisper.neural import kokoro, voices
 from hooked_whisper.neural.build import SPEED, load
 from hooked_whisper.neural.choose import Choice
+from hooked_whisper.neural.compare import tolerance
 from hooked_whisper.neural.encode import KBPS, LEVEL_DB, MARGIN_S, PEAK, Finished, encode, finish
 from hooked_whisper.neural.plan import Planned, make_plan
 from hooked_whisper.neural.tables import voice_table
@@ -25,11 +26,6 @@ from hooked_whisper.storage import write_atomic
 
 AUDIO = "audio"
 CHECK = "check.json"  # in the folder of the build: what was measured on it
-REPRODUCTION = (
-    "The build has no random numbers. With the versions above, one machine gives the same samples each time; see "
-    "`tolerance` for other numbers of threads and other kernels. On other processors, whose int8 kernels may round "
-    "otherwise, expect the same durations for 99 % of the symbols, and the others within one frame (25 ms)."
-)
 
 
 def pack(build: Path, folder: Path, choices: dict[str, Choice]) -> dict[str, Any]:
@@ -108,7 +104,7 @@ def describe() -> dict[str, Any]:
             "rule": "A space belongs to the word after it, a stress mark to the phone after it; the leads are taken "
             "off; silence in the samples at a word boundary becomes SIL, but for the closure of a stop.",
         },
-        "reproduction": REPRODUCTION,
+        "tolerance": tolerance(),
     }
 
 

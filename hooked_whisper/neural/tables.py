@@ -47,7 +47,8 @@ def read_table(path: Path) -> list[dict[str, str]]:
 @cache
 def voice_table() -> tuple[Voice, ...]:
     """The voices of ``texts/voices.tsv`` with the checksums of ``voices.sha256``."""
-    digests = dict(reversed(line.split()) for line in (FOLDER / "voices.sha256").read_text().splitlines() if line)
+    lines = (FOLDER / "voices.sha256").read_text("utf-8").splitlines()
+    digests = {name: digest for digest, name in map(str.split, lines)}
     return tuple(
         Voice(row["voice"], row["language"], row["sex"], row["split"], digests[row["voice"] + ".bin"])
         for row in read_table(TEXTS / "voices.tsv")

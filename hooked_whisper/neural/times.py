@@ -86,7 +86,8 @@ def corrected(sentence: Sentence, word_lead: float = WORD_LEAD_S, phone_lead: fl
         if number:
             frames += sentence.durations[position]
             position += 1
-        starts, after_space = [], offset + frames * FRAME_S - word_lead
+        starts: list[float] = []
+        after_space = offset + frames * FRAME_S - word_lead
         for phone in word.phones:
             starts.append(offset + (frames * FRAME_S - phone_lead if starts else first * FRAME_S - word_lead))
             frames += sum(sentence.durations[position : position + len(phone.symbols)])

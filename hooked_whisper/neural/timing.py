@@ -117,9 +117,10 @@ def _errors(made: Made, times: Times, reference: Alignment) -> Errors:
         if [phone.label for phone in my_phones] == [phone.label for phone in their_phones]:
             errors.phones_raw += [a - b.start for a, b in zip(word.starts[1:], their_phones[1:], strict=True)]
             errors.phones += [a.start - b.start for a, b in zip(my_phones[1:], their_phones[1:], strict=True)]
-    mine, theirs = (_labels(phones, reference.duration) for phones in (times.phones, reference.phones))
-    spoken = theirs != SILENCE
-    errors.frames, errors.agreeing = int(spoken.sum()), int((mine == theirs)[spoken].sum())
+    labels, reference_labels = (_labels(phones, reference.duration) for phones in (times.phones, reference.phones))
+    spoken = np.not_equal(reference_labels, SILENCE)
+    errors.frames = int(spoken.sum())
+    errors.agreeing = int(np.equal(labels, reference_labels)[spoken].sum())
     return errors
 
 
