@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hooked_whisper.cli_align import add_align, run_align
 from hooked_whisper.cli_explore import add_explore, run_explore
 from hooked_whisper.cli_features import add_features, run_features
 from hooked_whisper.cli_model import add_model, load_model, not_negative, positive
@@ -41,12 +42,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="reproduce|explore|features|scan|transcribe|hooks"
+        dest="command", required=True, metavar="reproduce|explore|features|scan|align|transcribe|hooks"
     )
     _add_reproduce(commands)
     _add_explore(commands)
     _add_features(commands)
     _add_scan(commands)
+    _add_align(commands)
     _add_transcribe(commands)
     _add_hooks(commands)
     return parser
@@ -62,7 +64,9 @@ def _add_reproduce(commands: Any) -> None:
     )
     add_model(parser)
     parser.add_argument(
-        "--or-demo", action="store_true", help="if the model is nowhere to be had, say so and use the packaged demo model"
+        "--or-demo",
+        action="store_true",
+        help="if the model is nowhere to be had, say so and use the packaged demo model",
     )
     speech = parser.add_mutually_exclusive_group()
     speech.add_argument(
@@ -121,6 +125,18 @@ def _add_scan(commands: Any) -> None:
     )
     add_scan(parser)
     parser.set_defaults(run=run_scan)
+
+
+def _add_align(commands: Any) -> None:
+    parser = commands.add_parser(
+        "align",
+        help="words and phones of recordings by forced alignment, as TextGrid and JSON",
+        description="Align English recordings whose text is known, or their transcripts, with pocketsphinx (extra "
+        "`align`), and write files that every command takes with --alignments. Phones are the 39 of the CMU dictionary "
+        "and SIL. What is done is not done again; recordings that fail are listed, and the exit code is 1.",
+    )
+    add_align(parser)
+    parser.set_defaults(run=run_align)
 
 
 def _add_transcribe(commands: Any) -> None:
@@ -219,7 +235,9 @@ def _model_or_demo(parsed: argparse.Namespace) -> tuple[HookedWhisper, dict[str,
         if not parsed.or_demo:
             raise
         reason = " ".join(str(error).split())
-        print(f"{parsed.model} is not to be had, running on the packaged demo model instead ({reason})", file=sys.stderr)
+        print(
+            f"{parsed.model} is not to be had, running on the packaged demo model instead ({reason})", file=sys.stderr
+        )
         parsed.model = "demo"
         return load_model(parsed)
 

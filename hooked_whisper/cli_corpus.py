@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from hooked_whisper.cli_model import positive
 
 if TYPE_CHECKING:
     from hooked_whisper.corpora import Recording
+    from hooked_whisper.hooked import HookedWhisper
+    from hooked_whisper.ranks import TorchRanks
 
 _NAMED = 8  # more speakers are counted
 
@@ -27,6 +30,7 @@ def add_corpus(parser: argparse.ArgumentParser, sentences: int, speakers: str, a
         parser.add_argument(
             "--alignments", metavar="PLACE", help="TextGrid, CTM, TIMIT or JSON files (default: those beside the audio)"
         )
+    add_texts(parser)
     parser.add_argument(
         "--speaker-folders", action="store_true", help="in a plain folder: files in one folder have one speaker"
     )
@@ -43,6 +47,29 @@ def add_corpus(parser: argparse.ArgumentParser, sentences: int, speakers: str, a
         default=speakers,
         help=f"without --audio: who speaks, voices of the model's training or others (default: {speakers})",
     )
+
+
+def add_texts(parser: argparse.ArgumentParser, default: str = "given") -> None:
+    """``--texts``."""
+    parser.add_argument(
+        "--texts",
+        choices=("given", "own"),
+        default=default,
+        help="where no text is given: none (given), or the model's own transcript with word times from its "
+        f"cross-attention (own). What is computed with it says so (default: {default})",
+    )
+
+
+def texts_of(
+    parsed: argparse.Namespace, model: HookedWhisper, corpus: list[Recording], ranks: TorchRanks | None = None
+) -> list[Recording]:
+    """The recordings with the texts that ``--texts`` says; transcripts are kept in ``--out``."""
+    if getattr(parsed, "texts", "given") != "own":
+        return corpus
+    from hooked_whisper.corpora import with_own_texts
+
+    language = getattr(parsed, "language", "en")
+    return with_own_texts(model, corpus, language=language, cache=parsed.out, progress=sys.stderr.isatty(), ranks=ranks)
 
 
 def corpus_of(parsed: argparse.Namespace) -> tuple[list[Recording], str]:

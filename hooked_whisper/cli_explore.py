@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from hooked_whisper.cli_corpus import add_texts
 from hooked_whisper.cli_model import add_model, load_model, not_negative
 
 
@@ -12,6 +13,7 @@ def add_explore(parser: argparse.ArgumentParser) -> None:
         "audio", nargs="*", metavar="FILE", help="recordings to begin with (more can be dropped on the page)"
     )
     add_model(parser)
+    add_texts(parser, default="own")
     parser.add_argument("--language", default="en", metavar="L", help="language of the recordings (default: en)")
     parser.add_argument("--port", type=not_negative, default=0, metavar="P", help="default: any free one")
     parser.add_argument("--no-browser", action="store_true", help="print the address only")
@@ -24,7 +26,7 @@ def run_explore(parsed: argparse.Namespace, arguments: list[str]) -> int:
     from hooked_whisper.storage import as_path
 
     model, _ = load_model(parsed)
-    shelf = Shelf(model, parsed.language)
+    shelf = Shelf(model, parsed.language, texts=parsed.texts)
     for file in parsed.audio:
         shelf.add(as_path(file).read_bytes(), file, source=file)
     explorer = Explorer(model, parsed.model, shelf, parsed.language)

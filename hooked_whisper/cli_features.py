@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hooked_whisper.cli_corpus import add_corpus, corpus_of
+from hooked_whisper.cli_corpus import add_corpus, corpus_of, texts_of
 
 if TYPE_CHECKING:
     from hooked_whisper.hooked import HookedWhisper
@@ -43,6 +43,9 @@ def add_site(parser: argparse.ArgumentParser) -> None:
         "--units", type=units, metavar="A:B", help="which get a page, such as 0:50 or 3,17,40 (default: all)"
     )
     add_corpus(parser, sentences=SPOKEN, speakers="held-out")
+    parser.add_argument(
+        "--language", default="en", metavar="L", help="of the recordings, for --texts own (default: en)"
+    )
     parser.add_argument("--out", type=Path, default=Path("features"), metavar="DIR", help="folder (default: features)")
     parser.add_argument("--top", type=_count, default=8, metavar="N", help="strongest examples of each unit (8)")
     parser.add_argument("--ranges", type=_count, default=5, metavar="N", help="activation ranges of equal width (5)")
@@ -72,7 +75,7 @@ def write_site(
     with torchrun_ranks(torch.device("cpu")) as ranks:  # they share the scan
         index = build_site(
             model,
-            corpus,
+            texts_of(parsed, model, corpus, ranks),
             hook,
             parsed.out,
             units=parsed.units,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from hooked_whisper.cli_corpus import add_corpus, corpus_of
+from hooked_whisper.cli_corpus import add_corpus, corpus_of, texts_of
 from hooked_whisper.cli_model import add_model, load_model, not_negative, positive
 
 SPOKEN = 300
@@ -24,6 +24,9 @@ def add_scan(parser: argparse.ArgumentParser) -> None:
         help="hook point of the encoder, such as encoder.blocks.2.mlp.1; may be repeated, for one pass",
     )
     add_corpus(parser, sentences=SPOKEN, speakers="held-out", alignments=False)
+    parser.add_argument(
+        "--language", default="en", metavar="L", help="of the recordings, for --texts own (default: en)"
+    )
     parser.add_argument("--out", default="scan", metavar="PLACE", help="folder or URL (default: scan)")
     parser.add_argument("--top", type=positive, default=20, metavar="K", help="largest examples of each unit (20)")
     parser.add_argument("--context", type=float, default=1.0, metavar="S", help="seconds kept around each (1)")
@@ -58,11 +61,14 @@ def run_scan(parsed: argparse.Namespace, arguments: list[str]) -> int:
         first = ranks is None or ranks.rank == 0
         if first:
             print(f"scanning {described}", file=sys.stderr)
+        corpus = texts_of(parsed, model, corpus, ranks)
         found = scan(model, corpus, parsed.hooks, parsed.out, options, progress=sys.stderr.isatty(), ranks=ranks)
     if not first:
         return 0
     for name, site in found.sites.items():
         print(f"{name}: {site.n_features} units, {site.positions} positions")
+    if "texts" in found.header:
+        print(f"texts: {found.header['texts']}")
     if found.failures:
         print(f"{len(found.failures)} of {len(corpus)} recordings could not be read, scan.json says why:")
         for one in found.failures[:_FAILURES]:

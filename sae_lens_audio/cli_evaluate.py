@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hooked_whisper.cli_corpus import add_corpus, corpus_of
+from hooked_whisper.cli_corpus import add_corpus, corpus_of, texts_of
 from hooked_whisper.cli_model import add_model, load_model, not_negative, positive
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def run_evaluate(parsed: argparse.Namespace) -> int:
     """Score, print a table, write ``scores.json`` and ``scores.png``."""
+    from hooked_whisper.corpora.own_texts import own_alignments_fact, own_text_fact
     from sae_lens_audio.evals.evaluate import EvaluationOptions, evaluate
     from sae_lens_audio.evals.evaluation import SCORES, SHEET
     from sae_lens_audio.evals.phones import PhoneOptions
@@ -84,7 +85,9 @@ def run_evaluate(parsed: argparse.Namespace) -> int:
     _check_model(model, loaded)
     reads, writes = (model.hook_names(one)[0] for one in (hook, hook_out or hook))
     corpus, fitted, described = _corpora(parsed)
+    corpus, fitted = (texts_of(parsed, model, list(part)) for part in (corpus, fitted))
     clips = labelled_clips(model, corpus, parsed.clips)
+    texts = own_text_fact(corpus) or own_alignments_fact(clip.alignment for clip in clips.clips)
     for name, reason in clips.failures[:_FAILURES]:
         print(f"{name} is left out: {reason}", file=sys.stderr)
     rows = gather_rows(
@@ -111,12 +114,15 @@ def run_evaluate(parsed: argparse.Namespace) -> int:
         progress=sys.stderr.isatty(),
         about={
             "corpus": described,
+            **({"texts": texts} if texts else {}),
             "failures": [list(one) for one in clips.failures],
             "folders": {name: str(one.source) for name, one in loaded.items()},
         },
     )
     found.save(parsed.out)
     print(found)
+    if texts:
+        print(f"texts: {texts}")
     print(f"\n{parsed.out / SCORES} and {parsed.out / SHEET} have it all")
     return 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from hooked_whisper.cli_corpus import add_corpus, corpus_of
+from hooked_whisper.cli_corpus import add_corpus, corpus_of, texts_of
 from hooked_whisper.cli_model import add_model, load_model, not_negative, positive
 
 SPOKEN = 2000
@@ -85,6 +85,7 @@ def run_harvest(parsed: argparse.Namespace) -> int:
         first = ranks is None or ranks.rank == 0
         if first:
             print(f"harvesting {described}", file=sys.stderr)
+        corpus = texts_of(parsed, model, corpus, ranks)
         store = harvest(model, corpus, parsed.hooks, parsed.out, options, progress=sys.stderr.isatty(), ranks=ranks)
     if not first:
         return 0

@@ -38,6 +38,7 @@ LAYERS = [
     "cli_model",
     "cli_run",
     "cli_corpus",
+    "cli_align",
     "cli_explore",
     "cli_features",
     "cli_scan",

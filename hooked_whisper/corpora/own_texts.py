@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
@@ -67,6 +67,7 @@ def with_own_texts(
     batch: int = BATCH,
     progress: bool = True,
     ranks: TorchRanks | None = None,
+    failed: Callable[[Failure], None] | None = None,
 ) -> list[Recording]:
     """The same recordings; those with neither text nor alignment get the model's transcript and its word times.
 
@@ -80,6 +81,7 @@ def with_own_texts(
             corpus are used. Without it they are in memory only.
         ranks: processes that share the work, see :func:`~hooked_whisper.ranks.torchrun_ranks`; needs a ``cache`` that
             all of them see.
+        failed: told of each recording that cannot be read. Default: a warning in the log.
 
     Raises:
         HookedWhisperError: a cache that cannot be read, or ``ranks`` without one.
@@ -97,7 +99,9 @@ def with_own_texts(
     keeper = _Cache(None if cache is None else as_path(cache), _identity(model, language))
     texts = keeper.read(n_ranks)
     mine = [i for i in wanted[rank::n_ranks] if _key(corpus[i]) not in texts]
-    texts |= _transcribed(model, corpus, mine, language, batch, keeper, rank, texts, progress and not rank)
+    texts |= _transcribed(
+        model, corpus, mine, language, batch, keeper, rank, texts, progress and not rank, failed or _warn
+    )
     if ranks is not None:
         ranks.wait()
         texts = keeper.read(n_ranks)
@@ -141,6 +145,7 @@ def _transcribed(
     rank: int,
     known: dict[str, OwnText],
     progress: bool,
+    failed: Callable[[Failure], None],
 ) -> dict[str, OwnText]:
     """Texts by key. Windows of several recordings are encoded together."""
     if not indices:
@@ -148,9 +153,6 @@ def _transcribed(
     transcriber, part = Transcriber(model, language), Part(corpus, indices)
     parts: dict[int, list[tuple[str, tuple[Interval, ...]]]] = {}
     texts: dict[str, OwnText] = {}
-
-    def failed(failure: Failure) -> None:
-        log.warning("%s: no text, %s", failure.id, failure.reason)
 
     with tqdm(total=len(indices), unit="clip", desc="own texts", disable=not progress) as bar:
         for windows in batched(windows_from(part, model.time.n_samples, failed=failed), batch):
@@ -167,6 +169,10 @@ def _transcribed(
         bar.update(len(indices) - bar.n)
     keeper.write(known | texts, rank)
     return texts
+
+
+def _warn(failure: Failure) -> None:
+    log.warning("%s: no text, %s", failure.id, failure.reason)
 
 
 def _word_times(

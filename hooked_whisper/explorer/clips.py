@@ -17,6 +17,7 @@ from torch import Tensor
 from hooked_whisper.analysis import align
 from hooked_whisper.audio import SAMPLE_RATE, AudioSource, load_audio
 from hooked_whisper.corpora import read_alignment
+from hooked_whisper.corpora.own_texts import check_texts
 from hooked_whisper.errors import AlignmentError, AudioError, HookedWhisperError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions.transcriber import Transcriber
@@ -49,6 +50,15 @@ class HeardClip:
     aligned: bool = False
 
     @property
+    def words_source(self) -> str:
+        """Where the words on the page are from, in words."""
+        if self.aligned:
+            return "Words as they were aligned."
+        if not self.words:
+            return "No alignment is given: there are no words to choose."
+        return "Words: the model's own transcript, timed by its cross-attention; no text was given."
+
+    @property
     def seconds(self) -> float:
         return len(self.audio) / SAMPLE_RATE
 
@@ -72,8 +82,10 @@ class HeardClip:
 class Shelf:
     """Clips by id: packaged ones are heard when somebody first asks, uploads at once."""
 
-    def __init__(self, model: HookedWhisper, language: str = "en", packaged: bool = True) -> None:
-        self.model, self.language = model, language
+    def __init__(self, model: HookedWhisper, language: str = "en", packaged: bool = True, texts: str = "own") -> None:
+        """``texts``: ``"given"`` leaves a clip without alignment without words."""
+        check_texts(texts)
+        self.model, self.language, self.texts = model, language, texts
         self._packaged = SpokenWorld.default().clips() if packaged else []
         self._heard: dict[str, HeardClip] = {}
         self._uploads = 0
@@ -154,7 +166,7 @@ class Shelf:
         encoded = model.embed_audio(mel)
         text = Transcriber(model, self.language).raw(encoded)[0]
         words: Sequence[Interval] = ()
-        if text.strip():
+        if text.strip() and self.texts == "own":
             try:
                 words = align(model, encoded, text, duration=len(samples) / SAMPLE_RATE, language=self.language).words
             except AlignmentError:  # a text of signs alone: the page goes without

@@ -28,6 +28,7 @@ def clip_facts(clip: HeardClip) -> dict[str, Any]:
         "seconds": clip.seconds,
         "text": clip.text,
         "aligned": clip.aligned,
+        "words_source": clip.words_source,
         "words": _intervals(clip.words),
         "phones": _intervals(clip.phones),
     }

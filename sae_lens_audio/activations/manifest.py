@@ -15,7 +15,7 @@ import numpy
 import safetensors
 import torch
 
-from hooked_whisper.corpora import Cursor, Recording, fingerprint
+from hooked_whisper.corpora import Cursor, Recording, fingerprint, own_text_fact
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
 from hooked_whisper.storage import AnyPath, local_copy
 from hooked_whisper.weights import weights_sha256
@@ -215,6 +215,7 @@ def header_of(corpus: Sequence[Recording], reader: RowReader) -> dict[str, Any]:
         "options": {one.name: getattr(options, one.name) for one in fields(options)},
         "corpus_sha256": fingerprint(corpus),
         "corpus_recordings": len(corpus),
+        **({"texts": texts} if (texts := own_text_fact(corpus)) else {}),
     }
 
 

@@ -71,6 +71,8 @@ def draw_sheet(found: Evaluation) -> Figure:
             _by_phone(figure.add_subplot(grid[n_rows, :]), found)
         where = found.hook if found.hook == found.hook_out else f"{found.hook} → {found.hook_out}"
         head = f"{found.model}, {where}: {found.inputs.get('clips', '?')} clips (whiskers: 95 % intervals)"
+        if found.inputs.get("texts"):
+            head += f"\ntexts: {found.inputs['texts']}"
         figure.suptitle(head, x=0.01, ha="left", fontsize=13, fontweight="bold")
         if found.stability is not None:
             figure.text(0.01, 0.0, in_words(found.stability), fontsize=10, va="top")

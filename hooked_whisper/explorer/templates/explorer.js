@@ -76,6 +76,7 @@ const openClip = attempt(async id => {
   $("trace").setAttribute("points", "");
   drawTier("words", clip.words);
   drawTier("phones", clip.phones);
+  $("words-source").textContent = clip.words_source;
   drawEdits();
   select(null);
   await Promise.all([act(), listUnits()]);

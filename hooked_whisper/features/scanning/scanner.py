@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hooked_whisper.corpora import Recording, fingerprint
+from hooked_whisper.corpora import Recording, fingerprint, own_text_fact
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.features.scanning.chunks import ChunkScan
 from hooked_whisper.features.scanning.reader import SiteReader
@@ -113,6 +113,7 @@ def _header(
         "weights": _digest(model.parameters()),
         "corpus": fingerprint(corpus),
         "corpus_recordings": len(corpus),
+        **({"texts": texts} if (texts := own_text_fact(corpus)) else {}),
         "scanned": described,
         "options": asdict(options),
     }

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hooked_whisper.corpora import Recording
+from hooked_whisper.corpora import Recording, own_text_fact
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.features.scanning import FIRES, HISTOGRAM_CELLS, ScanOptions, SiteScan, scan
 from hooked_whisper.features.sites import Site
@@ -112,10 +112,12 @@ def build_site(
         model, corpus, scanned, basis, chosen, options.labelled, options.seed, lambda x: track(x, "phones")
     )
     skipped = found.header["failures"]
+    texts = own_text_fact(corpus)
     facts = [
         ("recordings", str(found.header["recordings"])),
         ("hours of sound", f"{found.header['seconds'] / 3600:.2f}"),
         ("encoder positions", f"{scanned.positions:,}"),
+        *([("texts", texts)] if texts else []),
         *([("recordings that could not be read", f"{len(skipped)}: {skipped[0]['reason']}")] if skipped else []),
         *labelling.facts,
     ]
@@ -123,7 +125,7 @@ def build_site(
         title or f"{scanned.hook} of {model.cfg.name}",
         model.cfg.name,
         scanned.hook,
-        described or f"{found.header['recordings']} recordings",
+        (described or f"{found.header['recordings']} recordings") + (f" (texts: {texts})" if texts else ""),
         tuple(chosen),
         scanned.n_features,
         command,

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked_whisper.corpora import Recording, windows_of
+from hooked_whisper.corpora.own_texts import own_alignments_fact
 from hooked_whisper.errors import AlignmentError, AudioError
 from hooked_whisper.features.autolabel import AutoLabel, Evidence, autolabels
 from hooked_whisper.features.labelled import LabelledClip, SiteCounts, evaluate_sites
@@ -161,7 +162,9 @@ def label_units(
     )
     ranges = ranges_between(counts.counts, scanned.ranges["equal width"].edges[list(chosen)])
     fact = f"from {len(clips)} aligned windows of {len(speakers)} speakers; thresholds from other speakers than scores"
-    return Labelling(counts, tuple(names), ranges, (("phone labels", fact),))
+    texts = own_alignments_fact(clip.alignment for clip in clips)
+    facts = (("phone labels", fact), *([("texts of the labels", texts)] if texts else []))
+    return Labelling(counts, tuple(names), ranges, facts)
 
 
 def _clips(model: HookedWhisper, corpus: Sequence[Recording], most: int, seed: int) -> list[LabelledClip]:
