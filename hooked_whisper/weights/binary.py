@@ -122,6 +122,21 @@ class BinaryCursor:
         data = self.take(math.prod(shape) * dtype.itemsize, content)
         return torch.frombuffer(data, dtype=dtype).reshape(tuple(shape))
 
+    def skip_entries(self, n: int, content: str) -> None:
+        """Skip ``n`` byte strings, each after its length as a 32-bit number."""
+        start, position = self.position, 0
+        rest, self.position = self.take(self.remaining, content), start
+        for _ in range(n):  # a vocabulary has 50,000: no call in this loop
+            stop = position + 4
+            length = int.from_bytes(rest[position:stop], "little")
+            if stop + length > len(rest):
+                raise self.error(
+                    f"truncated: {content} at byte {start + position} needs {4 + length} bytes, "
+                    f"{len(rest) - position} are left; {_REFETCH}"
+                )
+            position = stop + length
+        self.position = start + position
+
     def finish(self) -> None:
         """Check that nothing is left to read."""
         if self.remaining:

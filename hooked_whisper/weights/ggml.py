@@ -74,8 +74,7 @@ def load_ggml(path: Path) -> Checkpoint:
     except ValueError as error:
         raise cursor.error(reason(error)) from None
     _check_filters(cursor, sizes["n_mels"])
-    for _ in range(cursor.count("i", "the number of vocabulary entries", sizes["n_vocab"])):
-        cursor.take(cursor.number("I", "the length of a vocabulary entry"), "a vocabulary entry")
+    cursor.skip_entries(cursor.count("i", "the number of vocabulary entries", sizes["n_vocab"]), "a vocabulary entry")
 
     tensors: dict[str, Tensor] = {}
     quantized: set[str] = set()

@@ -1,7 +1,7 @@
 """Dequantize ggml's blocks of 32 weights: q4_0, q4_1, q5_0, q5_1 and q8_0.
 
-Layout (little-endian), as ``ggml-common.h`` declares it: a float16 scale ``d``; for ``_1`` types a float16 minimum ``m``;
-for five-bit types 32 high bits; then 16 bytes, of which byte ``j`` holds the low four bits of weight ``j`` and, in its
+Layout (little-endian), as ``ggml-common.h`` declares it: a float16 scale ``d``; a float16 minimum ``m`` in the ``_1``
+types; 32 high bits in the five-bit types; then 16 bytes: byte ``j`` holds the low four bits of weight ``j`` and, in its
 upper half, of weight ``j + 16``; q8_0 holds 32 signed bytes. A weight is ``d * (q - offset)``, or ``d * q + m``.
 """
 
