@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from tqdm import tqdm
 
 from hooked_whisper.errors import AudioError
-from hooked_whisper.neural.kokoro import RATE, Kokoro
+from hooked_whisper.neural.kokoro import RATE, Kokoro, Speaks
 from hooked_whisper.neural.phonemes import Phone, Phonemes, Word, phonemize
 from hooked_whisper.neural.plan import Planned
 from hooked_whisper.storage import write_atomic
@@ -98,7 +98,7 @@ def key_of(planned: Planned) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def synthesize(planned: Planned, kokoro: Kokoro) -> tuple[Made, Float[np.ndarray, "sample"]]:
+def synthesize(planned: Planned, kokoro: Speaks) -> tuple[Made, Float[np.ndarray, "sample"]]:
     """A recording and its samples at 24 kHz.
 
     Raises:

@@ -50,7 +50,7 @@ def finish(made: Made, audio: Float[np.ndarray, "sample"]) -> Finished:
     return Finished(samples, Times(words, phones))
 
 
-def encode(audio: Float[np.ndarray, "sample"], kbps: float = KBPS) -> bytes:
+def encode(audio: Float[np.ndarray, "sample"], kbps: int = KBPS) -> bytes:
     """16 kHz samples as Ogg Opus of about this rate. Decoded, they are as many samples, and at the same places.
 
     Raises:

@@ -37,7 +37,7 @@ class Heard:
 
 
 def hear(
-    plan: Sequence[Planned], folder: Path, model: str, kbps: float | None = KBPS, progress: bool = True
+    plan: Sequence[Planned], folder: Path, model: str, kbps: int | None = KBPS, progress: bool = True
 ) -> list[Heard]:
     """Transcripts of the recordings of a build, as they ship, by ``"tiny.en"`` or ``"base"``.
 
@@ -52,7 +52,7 @@ def hear(
         UnknownModelError, MissingWeightsError: as ``from_pretrained``.
     """
     plan = [planned for planned in plan if planned.language == "en" or not model.endswith(".en")]
-    path = folder / f"heard.{model}.{'uncoded' if kbps is None else f'{kbps:g}'}.jsonl"
+    path = folder / f"heard.{model}.{'uncoded' if kbps is None else f'{kbps}'}.jsonl"
     known = _read(path)
     waiting = [planned for planned in plan if (planned.id, key_of(planned)) not in known]
     if waiting:
@@ -97,7 +97,7 @@ def _batches(plan: Sequence[Planned]) -> list[list[Planned]]:
 
 
 @torch.no_grad()
-def _transcripts(batch: Sequence[Planned], folder: Path, whisper: HookedWhisper, kbps: float | None) -> list[str]:
+def _transcripts(batch: Sequence[Planned], folder: Path, whisper: HookedWhisper, kbps: int | None) -> list[str]:
     samples = []
     for planned in batch:
         finished = finish(*load(planned, folder))

@@ -13,7 +13,7 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -47,6 +47,15 @@ class Utterance:
 
     audio: Float[np.ndarray, "sample"]
     durations: Int[np.ndarray, "symbol_and_two"]
+
+
+@runtime_checkable
+class Speaks(Protocol):
+    """What a synthesizer is: :class:`Kokoro`, or something in its place."""
+
+    def speak(self, symbols: str, voice: str, speed: float = 1.0) -> Utterance:
+        """Synthesize IPA."""
+        ...
 
 
 class Kokoro:

@@ -97,7 +97,7 @@ def joined(plan: Sequence[Planned]) -> dict[str, dict[str, int]]:
     return {language: dict(count) for language, count in counts.items()}
 
 
-def _codec_facts(plan: Sequence[Planned], folder: Path, kbps: float) -> dict[str, Any]:
+def _codec_facts(plan: Sequence[Planned], folder: Path, kbps: int) -> dict[str, Any]:
     size, seconds, lags, ratios = 0, 0.0, [], []
     for planned in plan:
         finished = finish(*load(planned, folder))
