@@ -12,6 +12,7 @@ BUILTINS = {
     "CacheSizeError": MemoryError,
     "MaskError": ValueError,
     "CheckpointError": ValueError,
+    "MissingWeightsError": ValueError,
     "UnknownModelError": ValueError,
     "AudioError": ValueError,
     "MissingExtraError": ImportError,
