@@ -2,7 +2,7 @@
 
 from hooked_whisper.analysis.alignment import WordAlignment, align
 from hooked_whisper.analysis.alignment_heads import HeadScores, choose_heads, score_alignment_heads, set_counts
-from hooked_whisper.analysis.bigrams import next_token_logits, top_tokens
+from hooked_whisper.analysis.bigrams import next_token_logits, text_tokens, top_tokens
 from hooked_whisper.analysis.boundaries import (
     BoundaryScore,
     boundaries,
@@ -77,6 +77,7 @@ __all__ = [
     "r_value_of",
     "score_alignment_heads",
     "set_counts",
+    "text_tokens",
     "token_log_probs",
     "top_tokens",
 ]

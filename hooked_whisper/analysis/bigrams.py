@@ -50,9 +50,20 @@ def visible(text: str) -> str:
     return "␣" * left + body + "␣" * right
 
 
-def top_tokens(model: HookedWhisper, values: Float[Tensor, "vocab"], n: int = 20) -> list[RankedToken]:
-    """The ``n`` largest entries, keyed by id. Special tokens count too."""
-    top = values.topk(min(n, len(values)))
+def text_tokens(model: HookedWhisper) -> Int[Tensor, "text"]:
+    """Ids of the tokens that spell text: neither special tokens nor timestamps."""
+    return torch.arange(model.tokenizer.eot)
+
+
+def top_tokens(
+    model: HookedWhisper, values: Float[Tensor, "vocab"], n: int = 20, text_only: bool = True
+) -> list[RankedToken]:
+    """The ``n`` largest entries, keyed by id; ``text_only=False`` ranks special tokens and timestamps as well.
+
+    After a prefix without ``<|notimestamps|>`` the likeliest tokens of real Whisper are nearly all timestamps.
+    """
+    candidates = values[: model.tokenizer.eot] if text_only else values
+    top = candidates.topk(min(n, len(candidates)))
     names = model.to_str_tokens(top.indices.tolist())
     return [
         RankedToken(int(i), visible(name), float(v)) for i, name, v in zip(top.indices, names, top.values, strict=True)

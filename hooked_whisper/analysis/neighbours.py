@@ -2,8 +2,8 @@
 
 Source: "Token embeddings" in github.com/er537/whisper_interpretability and its blog post, section 3.2: cosine
 similarity
-of the rows of the decoder's token embedding. Frequent tokens share a common direction, so a mean-centred form is there
-too. The raw embedding is read, not the unembedding, which weight processing may change.
+of the rows of the decoder's token embedding. All rows share a common direction, so a mean-centered form is offered as
+well. The raw embedding is read, not the unembedding, which weight processing may change.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked_whisper.analysis.bigrams import RankedToken, visible
+from hooked_whisper.analysis.bigrams import RankedToken, text_tokens, visible
 from hooked_whisper.hooked import HookedWhisper
 
 
@@ -33,10 +33,17 @@ def nearest_tokens(
     n: int = 24,
     among: Int[Tensor, "candidate"] | None = None,
     centred: bool = False,
+    text_only: bool = True,
 ) -> list[RankedToken]:
-    """The ``n`` tokens (of the whole vocabulary, or of ``among``) nearest to ``token`` by cosine, itself left out."""
+    """The ``n`` tokens nearest to ``token`` by cosine, itself left out.
+
+    Candidates are the tokens that spell text, all tokens for ``text_only=False``, or those of ``among``; ``centred``
+    subtracts the candidates' mean first.
+    """
     rows = model.W_E.detach().float()
-    ids = torch.arange(len(rows), device=rows.device) if among is None else among.to(rows.device)
+    if among is None:
+        among = text_tokens(model) if text_only else torch.arange(len(rows))
+    ids = among.to(rows.device)
     candidates, own = rows[ids], rows[token]
     if centred:
         mean = candidates.mean(dim=0)

@@ -1,5 +1,7 @@
 """F9: with nothing to hear, the decoder knows which word follows which.
 
+Here on the synthetic corpus, whose grammar is known; :mod:`.english_bigrams` judges real Whisper.
+
 Source: github.com/er537/whisper_interpretability, ``docs/index.md``, and its blog post, section 3.1.
 """
 
@@ -13,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from hooked_whisper.analysis import next_token_logits
-from hooked_whisper.findings import published, published_bigrams
+from hooked_whisper.findings import english_bigrams, published, published_bigrams
 from hooked_whisper.findings.context import Context
 from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.records import Axis, Measurement
@@ -26,7 +28,8 @@ ID, TITLE = "F9", "Bigrams in the decoder"
 CLAIM = (
     "With an empty input, the decoder alone is a weak language model: after a word it expects that word's followers."
 )
-PROTOCOL = (
+PROTOCOL = english_bigrams.PROTOCOL
+WORLD_PROTOCOL = (
     "Encoder output of 30 s of zero samples; decoder input is exactly <|startoftranscript|><|en|><|transcribe|> and "
     "one "
     "word: no <|notimestamps|>, no timestamp. Raw logits of the next token, softmax over the world's words, against "
@@ -135,7 +138,7 @@ def prefixes(model: HookedWhisper, language: str) -> dict[str, list[int]]:
 def run(context: Context) -> Finding:
     """A few encoder passes; every prompt is one row of a decoder batch."""
     if context.truth is None:
-        return published_bigrams.run(context, ID, TITLE, CLAIM, PROTOCOL)
+        return english_bigrams.run(context, {"id": ID, "title": TITLE, "claim": CLAIM})
     truth, model = context.truth, context.model
     kinds = [
         k for k in ("zero audio", "mel floor", "white noise", "mean encoding") if k[:4] != "mean" or context.utterances
@@ -277,7 +280,7 @@ def _finding(
 
 def _common(context: Context, ids: dict[str, list[int]]) -> dict[str, Any]:
     return {
-        **context.common(ID, TITLE, CLAIM, PROTOCOL),
+        **context.common(ID, TITLE, CLAIM, WORLD_PROTOCOL),
         "parameters": {
             "prefix_ids": ids,
             "prefixes": {name: context.model.to_str_tokens(p) for name, p in ids.items()},

@@ -1,5 +1,7 @@
 """F10: which words have embeddings that point the same way, and is it because they mean or because they sound alike?
 
+Here on the synthetic corpus, whose grammar is known; :mod:`.english_neighbours` judges real Whisper.
+
 Source: github.com/er537/whisper_interpretability, ``docs/index.md``, and its blog post, section 3.2.
 """
 
@@ -13,9 +15,8 @@ import torch
 from jaxtyping import Float, Int
 
 from hooked_whisper.analysis import cosine_matrix, nearest_tokens
-from hooked_whisper.analysis.bigrams import visible
-from hooked_whisper.findings import published
-from hooked_whisper.findings.context import Context, released_name
+from hooked_whisper.findings import english_neighbours, published
+from hooked_whisper.findings.context import Context
 from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.records import Axis, Measurement, Table
 from hooked_whisper.findings.statistics import auc, bootstrap, matrix_regression, regression_coefficients
@@ -24,7 +25,8 @@ from hooked_whisper.hooked import HookedWhisper
 
 ID, TITLE = "F10", "Neighbours in embedding space"
 CLAIM = "Token embeddings cluster by meaning and also by sound: a decoder that only reads text has learned rhymes."
-PROTOCOL = (
+PROTOCOL = english_neighbours.PROTOCOL
+WORLD_PROTOCOL = (
     "Cosine similarity of rows of the decoder's token embedding, for the words of the world. Do pairs that sound "
     "alike (one "
     "phone apart, or rhyming) have a higher cosine than random pairs of words as frequent? And, over all pairs: "
@@ -40,7 +42,6 @@ SHUFFLES = 20
 AUC = "AUC of the cosine, sound-alike pairs against random ones"
 P_SOUND, P_CONTEXT = "p-value of similar sound", "p-value of similar neighbours in sentences"
 PREDICTORS = ("similar sound", "similar neighbours in sentences", "log frequency")
-WHOLE_LIST, GAP = "published neighbours among our 24 nearest (share)", "largest difference of their cosines"
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +82,7 @@ def predictors(truth: Truth) -> dict[str, Float[np.ndarray, "word word"]]:
 def run(context: Context) -> Finding:
     """Reads the embedding alone: no forward pass."""
     if context.truth is None:
-        return _against_published(context)
+        return english_neighbours.run(context, {"id": ID, "title": TITLE, "claim": CLAIM})
     truth = context.truth
     rng = context.rng("matched pairs")
     pairs = draw_pairs(truth, rng)
@@ -204,68 +205,7 @@ def _tables(context: Context, truth: Truth, n: int = 10) -> tuple[Table, ...]:
 
 def _common(context: Context) -> dict[str, Any]:
     return {
-        **context.common(ID, TITLE, CLAIM, PROTOCOL),
+        **context.common(ID, TITLE, CLAIM, WORLD_PROTOCOL),
         "inputs": {"seed": context.seed},  # no clips
         "parameters": {"matches": MATCHES, "near_in_frequency": NEAR_IN_FREQUENCY, "permutations": PERMUTATIONS},
     }
-
-
-def _against_published(context: Context) -> Finding:
-    """On a model whose world is not known: the published lists, judged if it is ``tiny``."""
-    model = context.model
-    tables, shares, gaps = _compare(model)
-    reason = (
-        "the cosines were published for one size (it does not say which; tiny is likely), and rhymes are not known here"
-    )
-    criteria: tuple[Criterion, ...] = ()
-    controls: tuple[Control, ...] = ()
-    if released_name(model.cfg.name) == "tiny":
-        reason = ""
-        criteria = (
-            Criterion(WHOLE_LIST, Estimate(float(np.mean(shares))), 0.95, "at least"),
-            Criterion(GAP, Estimate(max(gaps, default=None)), 0.001, "at most"),
-        )
-        _, blank_shares, blank_gaps = _compare(context.untrained)
-        blank = {WHOLE_LIST: Estimate(float(np.mean(blank_shares))), GAP: Estimate(max(blank_gaps, default=None))}
-        controls = (Control("untrained model", "random embeddings", blank),)
-    return Finding(
-        **_common(context),
-        criteria=criteria,
-        controls=controls,
-        tables=tables,
-        published=tuple(published.neighbour_table(word) for word in published.NEIGHBOURS),
-        published_summary=published.NEIGHBOURS_IN_SHORT,
-        notes=(
-            "Each word was looked up with and without its leading space; the spelling nearer to the published list "
-            "is shown.",
-        ),
-        reason_untestable=reason,
-    )
-
-
-def _compare(model: HookedWhisper) -> tuple[tuple[Table, ...], list[float], list[float]]:
-    """Our 24 nearest to each published word, the share of its list among them, the largest difference of cosines."""
-    tables, shares, gaps = [], [], []
-    for word, theirs in published.NEIGHBOURS.items():
-        best: tuple[float, list[float], Table] | None = None
-        for spelled in (word, f" {word}"):
-            ids = model.to_tokens(spelled, prompt=False)[0]
-            if len(ids) != 1:
-                continue
-            near = nearest_tokens(model, int(ids[0]), 24)
-            by_text: dict[str, list[float]] = {}
-            for t in near:
-                by_text.setdefault(t.text.strip("␣"), []).append(t.value)
-            found = [(by_text[text], value) for text, value in theirs if text in by_text]
-            off = [min(abs(v - value) for v in values) for values, value in found]
-            rows = tuple((t.text, str(t.id), f"{t.value:.3f}") for t in near)
-            table = Table(
-                f"Nearest to {visible(spelled)!r}", f"ours: {model.cfg.name}", ("token", "id", "cosine"), rows
-            )
-            if best is None or len(found) / len(theirs) > best[0]:
-                best = (len(found) / len(theirs), off, table)
-        if best is not None:
-            shares.append(best[0])
-            gaps += best[1]
-            tables.append(best[2])
-    return tuple(tables), shares, gaps

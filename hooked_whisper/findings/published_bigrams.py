@@ -3,14 +3,17 @@ model."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from hooked_whisper.analysis import next_token_logits, top_tokens
 from hooked_whisper.analysis.bigrams import RankedToken
 from hooked_whisper.findings import published
 from hooked_whisper.findings.context import Context, released_name
-from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
+from hooked_whisper.findings.finding import Control, Criterion, Estimate
 from hooked_whisper.findings.records import Table
 from hooked_whisper.findings.truth import Truth
 from hooked_whisper.hooked import HookedWhisper
@@ -18,6 +21,7 @@ from hooked_whisper.interventions import null_encoding
 
 PUBLISHED = tuple(published.list_table(one) for one in published.TOP_LISTS)
 PROMPTS = ("very", "traffic", "good")
+SPELLED = (" very", " traffic", "traffic", " good", " Good", "Good")
 
 ORDER = "first five after ␣very in the published place"
 LOGITS = "largest difference of their logits"
@@ -45,16 +49,17 @@ def our_tables(context: Context, truth: Truth, kept: dict[str, np.ndarray], n: i
     return tuple(tables)
 
 
-def _lists(model: HookedWhisper, context: Context) -> dict[str, list[RankedToken]]:
-    """First 20 tokens after each published prompt, spelled with and without its leading space."""
-    prefix = model.prompter.prompt_ids(language=context.language, timestamps=True)
+@torch.no_grad()
+def _logits(model: HookedWhisper, language: str) -> dict[str, Float[torch.Tensor, "vocab"]]:
+    """Logits after each published prompt, spelled with and without its leading space: the pages do not say which."""
+    prefix = model.prompter.prompt_ids(language=language, timestamps=True)
     empty = null_encoding(model, "zero audio")
-    found = {}
-    for spelled in (" very", " traffic", "traffic", " Good", "Good"):
+    rows = {}
+    for spelled in SPELLED:
         ids = model.to_tokens(spelled, prompt=False)[0]
         if len(ids) == 1:
-            found[spelled] = top_tokens(model, next_token_logits(model, prefix, ids, empty)[0])
-    return found
+            rows[spelled] = next_token_logits(model, prefix, ids, empty)[0]
+    return rows
 
 
 def _shared(model: HookedWhisper, ours: list[RankedToken], theirs: published.TopList) -> int:
@@ -86,48 +91,43 @@ def _statistics(model: HookedWhisper, lists: dict[str, list[RankedToken]]) -> di
     }
 
 
-def run(context: Context, id: str, title: str, claim: str, protocol: str) -> Finding:
-    """On a model whose world is not known: its top lists, judged against the published ones if it is ``tiny``."""
-    model = context.model
-    lists = _lists(model, context)
-    prefix = model.prompter.prompt_ids(language=context.language, timestamps=True)
-    tables = tuple(
-        Table(
-            f"After {spelled.replace(' ', '␣')!r}",
-            f"ours: {model.cfg.name}",
-            ("token", "id", "logit"),
-            tuple((t.text, str(t.id), f"{t.value:.2f}") for t in tokens),
-        )
-        for spelled, tokens in lists.items()
-    )
+@dataclass(frozen=True)
+class Beside:
+    """Our lists in the published form; criteria and controls if the published ones are of this very model."""
+
+    tables: tuple[Table, ...]
     criteria: tuple[Criterion, ...] = ()
     controls: tuple[Control, ...] = ()
-    reason = "the lists were published for tiny, and the true bigrams of its training text are not known"
-    if released_name(model.cfg.name) == "tiny":
-        reason = ""
-        found = _statistics(model, lists)
-        criteria = (
-            Criterion(ORDER, found[ORDER], 5, "at least"),
-            Criterion(LOGITS, found[LOGITS], 0.15, "at most"),
-            Criterion(GOOD, found[GOOD], 15, "at least"),
-            Criterion(TRAFFIC, found[TRAFFIC], 15, "at least"),
-        )
-        with torch.no_grad():
-            blank = _statistics(context.untrained, _lists(context.untrained, context))
-        controls = (Control("untrained model", "random weights", blank),)
-    return Finding(
-        id=id,
-        title=title,
-        claim=claim,
-        protocol=protocol,
-        model=model.cfg.name,
-        inputs={"seed": context.seed},
-        parameters={"prefix_ids": prefix, "prefix": model.to_str_tokens(prefix), "null_input": "zero audio"},
-        criteria=criteria,
-        controls=controls,
-        tables=tables,
-        published=PUBLISHED,
-        published_summary=published.BIGRAMS_IN_SHORT,
-        notes=("Each prompt was tried with and without its leading space; the published pages do not say which.",),
-        reason_untestable=reason,
+
+
+def compare(context: Context, language: str, mean: Float[torch.Tensor, "text"]) -> Beside:
+    """Top lists of a real Whisper after the published prompts, as they are and minus the ``mean`` over many prompts."""
+    model = context.model
+    rows = _logits(model, language)
+    lists = {spelled: top_tokens(model, logits) for spelled, logits in rows.items()}
+    centered = {spelled: top_tokens(model, logits[: len(mean)] - mean) for spelled, logits in rows.items()}
+    tables = tuple(
+        _table(model, spelled, tokens, what)
+        for spelled in lists
+        for tokens, what in ((lists[spelled], "logit"), (centered[spelled], "logit minus mean over prompts"))
     )
+    if released_name(model.cfg.name) != "tiny":
+        return Beside(tables)
+    values = _statistics(model, lists)
+    criteria = (
+        Criterion(ORDER, values[ORDER], 5, "at least"),
+        Criterion(LOGITS, values[LOGITS], 0.15, "at most"),
+        Criterion(GOOD, values[GOOD], 15, "at least"),
+        Criterion(TRAFFIC, values[TRAFFIC], 15, "at least"),
+    )
+    blank = {
+        spelled: top_tokens(context.untrained, row) for spelled, row in _logits(context.untrained, language).items()
+    }
+    control = Control("untrained model, published lists", "random weights", _statistics(context.untrained, blank))
+    return Beside(tables, criteria, (control,))
+
+
+def _table(model: HookedWhisper, spelled: str, tokens: list[RankedToken], what: str) -> Table:
+    rows = tuple((token.text, str(token.id), f"{token.value:.2f}") for token in tokens)
+    title = f"After {spelled.replace(' ', '␣')!r}" + ("" if what == "logit" else f": {what}")
+    return Table(title, f"ours: {model.cfg.name}", ("token", "id", "logit"), rows)

@@ -144,7 +144,9 @@ def build(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--symspellpy", type=Path, required=True, help=f"folder with {UNIGRAMS.package} installed in it")
+    parser.add_argument(
+        "--symspellpy", type=Path, required=True, help=f"folder with {UNIGRAMS.package} installed in it"
+    )
     parser.add_argument("--pocketsphinx", type=Path, required=True, help=f"folder with {PRONUNCIATIONS.package}")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder (default: beside this file)")
     options = parser.parse_args(arguments)

@@ -12,6 +12,7 @@ import lzma
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.resources import files
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -62,8 +63,8 @@ class English:
         for word, tokens in zip(self.words, ids, strict=True):
             if len(tokens) != 1:
                 raise HookedWhisperError(
-                    f"{word!r} is {len(tokens)} tokens in the vocabulary of {model.cfg.name}, expected one: the packaged "
-                    "English words are for Whisper's own two vocabularies"
+                    f"{word!r} is {len(tokens)} tokens in the vocabulary of {model.cfg.name}, expected one: the "
+                    "packaged English words are for Whisper's own two vocabularies"
                 )
         return np.array(ids, dtype=np.int64)[:, 0]
 
@@ -118,7 +119,7 @@ def parse(words_text: str, bigrams_text: str) -> English:
         _check_sorted(followers, f"{BIGRAMS_FILE}, line {first!r}")
         unknown = [word for word in (first, *followers) if word not in index]
         if unknown:
-            raise HookedWhisperError(f"{BIGRAMS_FILE}: {unknown[0]!r} is not in {WORDS_FILE}: build both files together")
+            raise HookedWhisperError(f"{BIGRAMS_FILE}: {unknown[0]!r} is not in {WORDS_FILE}: build both together")
         rows += [index[first]] * len(followers)
         columns += [index[word] for word in followers]
         values += [float(number) for number in numbers]
@@ -133,7 +134,7 @@ def parse(words_text: str, bigrams_text: str) -> English:
 
 
 def _check_sorted(words: tuple[str, ...] | list[str], where: str) -> None:
-    for before, after in zip(words[:-1], words[1:], strict=True):
+    for before, after in pairwise(words):
         if before >= after:
             raise HookedWhisperError(f"{where}: {after!r} stands after {before!r}, expected each word once and sorted")
 
