@@ -196,10 +196,19 @@ def draw_cut_words(finding: Finding) -> list[Figure]:
     return [first, second]
 
 
+def english_drawing() -> Any:
+    """Figures of the same findings on real Whisper, which are drawn with the helpers of this module."""
+    from hooked_whisper.findings import english_drawing
+
+    return english_drawing
+
+
 def draw_bigrams(finding: Finding) -> list[Figure]:
     """Controls; true against given probabilities; empty inputs."""
     if not finding.claims:
         return []
+    if "statistics by prompt" in [m.name for m in finding.measurements]:
+        return english_drawing().draw_english_bigrams(finding)
     pairs = finding.measurement("probability of true followers")
     scatter, axes = _figure("Followers of a word", "probability in the grammar", "probability by the model")
     p, q = pairs.at(whose="grammar"), np.maximum(pairs.at(whose="model"), 1e-6)
@@ -233,6 +242,8 @@ def draw_neighbours(finding: Finding) -> list[Figure]:
     """Distribution of cosines; coefficients; AUC beside its controls."""
     if not finding.claims or not finding.measurements:
         return []
+    if "AUC by kind of pair" in [m.name for m in finding.measurements]:
+        return english_drawing().draw_english_neighbours(finding)
     cosines = finding.measurement("cosines")
     first, axes = _figure("Cosine of pairs of words", "cosine similarity of embeddings", "share of pairs (%)")
     x = np.array(cosines.axis("cosine").entries, dtype=float)
