@@ -2,7 +2,7 @@
 
 Layout, as ``mlx-examples/whisper/convert.py`` writes it: openai-whisper's sizes and names, but ``mlp1`` and ``mlp2``;
 convolutions [out, kernel, in]; no encoder positions, which are sinusoids; ``alignment_heads`` [head, block and head]. A
-quantized layer has packed ``weight``, ``scales`` and ``biases``. MLX itself is not needed.
+quantized layer has packed ``weight``, ``scales`` and ``biases``, as ``mlx.core.quantize`` packs them. MLX is not needed.
 """
 
 from __future__ import annotations
@@ -173,8 +173,8 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, source: str) 
         if dtype.str not in ("<f2", "<f4", "<u4", "<i4", "<i8") or fortran_order or len(shape) > MAX_RANK:
             order = ", in Fortran order" * fortran_order
             raise CheckpointError(
-                f"{source} is {dtype} of shape {shape}{order}, expected float16, float32 or integers of rank {MAX_RANK} "
-                "at most"
+                f"{source} is {dtype} of shape {shape}{order}, expected float16, float32 or integers of rank "
+                f"{MAX_RANK} at most"
             )
         n_bytes = math.prod(shape) * dtype.itemsize
         if min(shape, default=1) < 1 or n_bytes != member.file_size - file.tell():

@@ -131,7 +131,7 @@ class TestRefused:
         ("change", "match"),
         [
             ({"n_audio_head": 5}, "n_heads 5"),
-            ({"n_mels": "80"}, "n_mels must be a positive integer"),
+            ({"n_mels": "80"}, "does not describe a Whisper model"),
             ({"n_text_layer": 10**9}, "blocks"),
             ({"n_vocab": 68}, r"token_embedding.weight has shape \(67, 64\)"),
         ],
