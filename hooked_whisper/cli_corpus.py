@@ -22,10 +22,13 @@ def add_corpus(parser: argparse.ArgumentParser, sentences: int, speakers: str, a
     parser.add_argument(
         "--audio",
         metavar="PLACE",
-        help="a folder of audio, LibriSpeech, TIMIT, or a table (.csv, .tsv, .jsonl), by path or URL. Without it the "
+        help="a folder of audio, LibriSpeech, TIMIT, or a table (.csv, .tsv, .jsonl), by path or URL; or packaged, "
+        "packaged:prose, packaged:prose,window ..., the speech that is in the package. Without it the "
         f"demo model hears new sentences spoken by espeak-ng ({sentences} unless --sentences says otherwise)",
     )
-    parser.add_argument("--layout", default="auto", metavar="L", help="auto, folder, librispeech, timit or manifest")
+    parser.add_argument(
+        "--layout", default="auto", metavar="L", help="auto, folder, librispeech, timit, manifest or packaged"
+    )
     if alignments:
         parser.add_argument(
             "--alignments", metavar="PLACE", help="TextGrid, CTM, TIMIT or JSON files (default: those beside the audio)"
