@@ -2,93 +2,142 @@
 
 from __future__ import annotations
 
-import os
+import math
 import re
-from io import BufferedIOBase
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
+import soxr
 from jaxtyping import Float32
 
+from hooked_whisper.audio.containers import needs_av, pieces_of
+from hooked_whisper.audio.mel import SAMPLE_RATE
+from hooked_whisper.audio.pieces import Piece, Seekable, truncated
 from hooked_whisper.errors import AudioError, MissingExtraError
 
-_BLOCK = 1 << 20  # frames a read: a header that lies about its length cannot make us allocate it
+_BLOCK = 1 << 20  # samples a read: a header that lies about its length cannot make us allocate it
 _UNRECOGNISED = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
-_STREAM_SIZE = 0x7FFF0000  # wav writers that cannot seek back leave a data size near 2 or 4 GiB
-# First bytes of containers that libsndfile cannot read, at their offset.
-_AV_MAGIC = ((4, b"ftyp"), (0, b"\x1aE\xdf\xa3"), (0, b"\xff\xf1"), (0, b"\xff\xf9"), (0, b"0&\xb2u"), (0, b"#!AMR"))
 
 
-def read_audio(stream: BufferedIOBase, name: str) -> tuple[Float32[np.ndarray, "sample"], int]:
+class Decoded(NamedTuple):
+    """Mono samples, their rate in Hz, and whether the coding can hold floats of any size (full scale is 1)."""
+
+    samples: Float32[np.ndarray, "sample"]
+    rate: int
+    unscaled: bool = False
+
+
+def read_audio(stream: Seekable, name: str) -> Decoded:
     """All samples of an audio file, channels averaged, and its rate in Hz.
+
+    Every sample that a decoder can give is read, whatever the header counts; of joined files, all. Where these have
+    different rates, each is resampled to 16 kHz.
 
     Args:
         stream: seekable, at the start of the file.
         name: what to call it in an error.
 
     Raises:
-        AudioError: empty, not audio, broken or truncated.
+        AudioError: empty, not audio, broken, or truncated: the message says how much is missing.
         MissingExtraError: the format needs PyAV, which is not installed.
     """
-    head = stream.read(12)
+    head = checked_head(stream, name)
+    if needs_av(head):
+        return _read_with_av(stream, name)
+    parts: list[Decoded] = []
+    for piece in pieces_of(stream, name):
+        parts.append(_decode(piece, name, sum((len(part.samples) / part.rate for part in parts), 0.0)))
+    if not any(len(part.samples) for part in parts):
+        raise AudioError(f"{name} holds no samples: fetch or record it again")
+    if len({part.rate for part in parts}) > 1:
+        parts = [
+            Decoded(soxr.resample(part.samples, part.rate, SAMPLE_RATE, quality="HQ"), SAMPLE_RATE, part.unscaled)
+            for part in parts
+        ]
+    unscaled = any(part.unscaled for part in parts)
+    return Decoded(np.concatenate([part.samples for part in parts]), parts[0].rate, unscaled)
+
+
+def checked_head(stream: Seekable, name: str) -> bytes:
+    """The first 16 bytes; leaves the stream at its start.
+
+    Raises:
+        AudioError: an empty file, or samples without a header.
+    """
+    head = stream.read(16)
     if not head:
         raise AudioError(f"{name} is empty (0 bytes): fetch or record it again")
     stream.seek(0)
     if str(getattr(stream, "name", "")).lower().endswith(".raw"):  # soundfile goes by this one ending, and wants a rate
         raise AudioError(f"{name} has raw samples without a header: give them as (array, rate)")
+    return head
+
+
+def open_piece(piece: Piece, name: str) -> soundfile.SoundFile:
+    """The piece, ready to be read.
+
+    Raises:
+        AudioError: libsndfile does not know its format, or finds it broken.
+    """
+    piece.stream.seek(0)
     try:
-        with soundfile.SoundFile(stream) as sound:
-            samples, rate, promised = _read_blocks(sound), sound.samplerate, _promised_frames(sound)
+        return soundfile.SoundFile(piece.stream)
     except soundfile.LibsndfileError as error:
-        if any(head[at : at + len(magic)] == magic for at, magic in _AV_MAGIC):
-            stream.seek(0)
-            return _read_with_av(stream, name)
-        if error.code == _UNRECOGNISED:
-            raise AudioError(
-                f"{name} is not audio in a known format (wav, flac, ogg, opus, mp3, aiff): convert it or check it"
-            ) from None
-        raise AudioError(f"{name} is broken or truncated: fetch or convert it again") from error
-    if not len(samples) and not promised:
-        raise AudioError(f"{name} holds no samples: fetch or record it again")
-    if len(samples) < promised or _ends_inside_an_ogg_page(stream):
-        raise AudioError(
-            f"{name} is truncated, it ends after {len(samples) / rate:.2f} s: fetch it again, or give what "
-            "soundfile.read gets from it as (array, rate)"
+        raise unreadable(error, name) from error
+
+
+def unreadable(error: soundfile.LibsndfileError, name: str) -> AudioError:
+    if error.code == _UNRECOGNISED:
+        return AudioError(
+            f"{name} is not audio in a known format (wav, flac, ogg, opus, mp3, aiff): convert it or check it"
         )
-    return samples, rate
+    return AudioError(f"{name} is broken or truncated: fetch or convert it again")
+
+
+def _decode(piece: Piece, name: str, before: float) -> Decoded:
+    """All samples of a piece. ``before``: seconds of the file that other pieces hold, for the error."""
+    with open_piece(piece, name) as sound:
+        rate = sound.samplerate
+        wanted = sound.frames if piece.n_frames is None else piece.n_frames
+        try:
+            samples = _read_blocks(sound)
+        except soundfile.LibsndfileError as error:
+            raise unreadable(error, name) from error
+        logged, unscaled = _logged_frames(sound), sound.subtype in ("FLOAT", "DOUBLE")
+    if len(samples) + piece.slack < max(wanted, logged):
+        missing = None if logged == math.inf else (max(wanted, logged) - len(samples)) / rate
+        raise truncated(name, before + len(samples) / rate, missing)
+    return Decoded(samples, rate, unscaled)
 
 
 def _read_blocks(sound: soundfile.SoundFile) -> Float32[np.ndarray, "sample"]:
+    size = max(1, _BLOCK // sound.channels)
     blocks = [np.zeros(0, np.float32)]
-    while len(block := sound.read(_BLOCK, dtype="float32", always_2d=True)):
+    while len(block := sound.read(size, dtype="float32", always_2d=True)):
         blocks.append(block.mean(axis=1))
     return np.concatenate(blocks)
 
 
-def _promised_frames(sound: soundfile.SoundFile) -> int:
-    """Frames by the header. libsndfile corrects those of a wav or aiff to the file's length, but logs what it found."""
-    found = re.search(r"^\s*(?:data|SSND)\s*:\s*(\d+) \(should be (\d+)\)", sound.extra_info, re.MULTILINE)
-    if found and int(found[2]) < int(found[1]) < _STREAM_SIZE:
-        return sound.frames + 1
-    return sound.frames
+def _logged_frames(sound: soundfile.SoundFile) -> float:
+    """Frames by the header of a rarer format (AVR, MPC, MAT, WVE, VOC), which libsndfile corrects to what is there, but
+    logs. 0 if it found nothing wrong, infinite if it only says that some are missing."""
+    if sound.format in _COUNTED_ELSEWHERE:
+        return 0.0
+    log = sound.extra_info
+    counted = re.findall(r"\b(?:Frames|Cols)\s*:\s*(\d+)", log)
+    if counted:
+        return float(counted[-1])
+    shorter = re.search(r"Data length\s*:?\s*(\d+) should be (\d+)", log)
+    if shorter and int(shorter[1]) > int(shorter[2]) > 0:
+        return sound.frames * int(shorter[1]) / int(shorter[2])
+    return math.inf if re.search(r"seems to be (a )?truncated", log, re.IGNORECASE) else 0.0
 
 
-def _ends_inside_an_ogg_page(stream: BufferedIOBase) -> bool:
-    """libsndfile takes a cut-off Opus file without a word; its last page says how long it should have been."""
-    size = stream.seek(0, os.SEEK_END)
-    stream.seek(0)
-    if stream.read(4) != b"OggS":
-        return False
-    stream.seek(max(0, size - (1 << 16)))  # a page has at most 65,307 bytes
-    tail = stream.read()
-    page = tail[tail.rfind(b"OggS") :]
-    if len(page) < 27:
-        return True
-    n_segments = page[26]
-    return len(page) < 27 + n_segments + sum(page[27 : 27 + n_segments])
+_COUNTED_ELSEWHERE = frozenset(["WAV", "WAVEX", "RF64", "W64", "AIFF", "CAF", "AU", "NIST", "FLAC", "OGG", "MP3"])
 
 
-def _read_with_av(stream: BufferedIOBase, name: str) -> tuple[Float32[np.ndarray, "sample"], int]:
+def _read_with_av(stream: Seekable, name: str) -> Decoded:
     try:
         import av
     except ImportError:
@@ -108,4 +157,4 @@ def _read_with_av(stream: BufferedIOBase, name: str) -> tuple[Float32[np.ndarray
             ]
     except av.error.FFmpegError as error:
         raise AudioError(f"{name} is broken or truncated: fetch or convert it again") from error
-    return np.concatenate(planes) if planes else np.zeros(0, np.float32), rate
+    return Decoded(np.concatenate(planes) if planes else np.zeros(0, np.float32), rate)

@@ -1,6 +1,7 @@
 """From any source of sound to mono float32 at 16 kHz, and on to the model's mel input.
 
-No ffmpeg: libsndfile reads wav, flac, ogg, opus, mp3 and aiff; PyAV, if installed, reads what it cannot (m4a, webm).
+No ffmpeg: libsndfile reads wav, flac, ogg, opus, mp3 and aiff. If installed, PyAV reads what it cannot (m4a, webm), and
+the package G722 telephone prompts (g722).
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from torch import Tensor
 from upath import UPath
 
 from hooked_whisper.audio.files import read_audio
+from hooked_whisper.audio.g722 import ENDING, decode_g722
 from hooked_whisper.audio.mel import HOP, MIN_SAMPLES, SAMPLE_RATE, Number, log_mel_spectrogram
+from hooked_whisper.audio.pieces import Seekable
 from hooked_whisper.errors import AudioError
-from hooked_whisper.storage import as_path, is_local
+from hooked_whisper.storage import AnyPath, as_path, is_local
 
 
 @runtime_checkable
@@ -48,7 +51,7 @@ AudioSource = (
 """One clip: what :func:`load_audio` takes. A list of these is a batch."""
 
 _INTEGER_SCALES = {"uint8": (128, 128), "int8": (0, 128), "int16": (0, 2**15), "int32": (0, 2**31)}  # offset, divisor
-_LOUD = 1.5  # a bare float array above this is most likely unscaled integers
+_LOUD = 1.5  # float samples above this are most likely unscaled integers
 
 
 def load_audio(source: AudioSource, sample_rate: Number | None = None) -> Float[Tensor, "sample"]:
@@ -57,7 +60,8 @@ def load_audio(source: AudioSource, sample_rate: Number | None = None) -> Float[
     Args:
         source: one of
 
-            - a path or URL (``s3://...``), the bytes of an audio file, or a file object opened in binary mode;
+            - a path or URL (``s3://...``), the bytes of an audio file, or a file object opened in binary mode. All of
+              its sound is read, whatever its header counts; of joined files (mp3, ogg, opus, flac, wav), all;
             - an array or tensor of samples. Floats are taken as they are (with a warning above 1.5); ``int16``,
               ``int32``, ``int8`` and ``uint8`` are scaled to [-1, 1]. With two axes the shorter one is channels,
               whichever comes first (soundfile has ``[sample, channel]``, torchaudio ``[channel, sample]``): 1 or 2;
@@ -69,7 +73,8 @@ def load_audio(source: AudioSource, sample_rate: Number | None = None) -> Float[
     requires grad passes through with its gradient and its dtype, and must be at 16 kHz.
 
     Raises:
-        AudioError: no such file, empty, shorter than 25 ms, NaN or infinite, truncated, or not audio.
+        AudioError: no such file, empty, shorter than 25 ms, NaN or infinite, truncated (the message says how much is
+            missing), or not audio.
         MissingExtraError: the format needs ``pip install hooked-whisper[av]``.
     """
     samples, rate, name = _decode(source, sample_rate)
@@ -232,10 +237,10 @@ def _decode_file(source: Any) -> tuple[np.ndarray, Number, str]:
         path = as_path(source)
         name = f"file {str(path)!r}"
         if not is_local(path):
-            return *read_audio(io.BytesIO(_fetched(path, name)), name), name
+            return _read(io.BytesIO(_fetched(path, name)), path, name)
         try:
             with path.open("rb") as stream:
-                return *read_audio(stream, name), name
+                return _read(stream, path, name)
         except FileNotFoundError:
             raise AudioError(f"{name} does not exist: check the path and the working folder") from None
         except IsADirectoryError:
@@ -243,7 +248,7 @@ def _decode_file(source: Any) -> tuple[np.ndarray, Number, str]:
         except OSError as error:
             raise AudioError(f"{name} cannot be opened: {error.strerror or error}") from error
     if isinstance(source, bytes | bytearray):
-        return *read_audio(io.BytesIO(source), "byte string"), "byte string"
+        return _read(io.BytesIO(source), None, "byte string")
     if hasattr(source, "read"):
         name = f"file object {getattr(source, 'name', type(source).__name__)!r}"
         content = source.read()
@@ -251,11 +256,30 @@ def _decode_file(source: Any) -> tuple[np.ndarray, Number, str]:
             raise AudioError(f"{name} gives text: open it in binary mode ('rb')")
         if not content:
             raise AudioError(f"{name} is empty, or was read to its end before: rewind it with seek(0)")
-        return *read_audio(io.BytesIO(content), name), name
+        return _read(io.BytesIO(content), None, name)
     raise AudioError(
         f"cannot load audio from {type(source).__name__}: give a path, bytes, a binary file object, an array or "
         "tensor, (array, rate) or {'array': ..., 'sampling_rate': ...}"
     )
+
+
+def _read(stream: Seekable, path: AnyPath | None, name: str) -> tuple[np.ndarray, Number, str]:
+    if path is not None and path.suffix.lower() == ENDING:
+        integers, rate = decode_g722(stream.read(), name)
+        return integers.astype(np.float32) / 2**15, rate, name
+    decoded = read_audio(stream, name)
+    if decoded.unscaled:
+        _warn_if_loud(torch.from_numpy(decoded.samples), name)
+    return decoded.samples, decoded.rate, name
+
+
+def _warn_if_loud(samples: Tensor, name: str) -> None:
+    if samples.numel() and _LOUD < (peak := samples.detach().abs().max().item()) < float("inf"):
+        warnings.warn(
+            f"{name} has float samples up to {peak:.4g}, full scale is 1: divide unscaled integers by their full scale "
+            "(32768), or give them as int16",
+            stacklevel=5,
+        )
 
 
 def _agree(own: Number, given: Number | None, name: str) -> None:
@@ -278,11 +302,7 @@ def _mono_float(array: np.ndarray | Tensor, name: str) -> Tensor:
     if not is_float:
         offset, divisor = _INTEGER_SCALES[kind]
         return (tensor - offset) / divisor
-    if tensor.numel() and _LOUD < (peak := tensor.detach().abs().max().item()) < float("inf"):
-        warnings.warn(
-            f"{name} has float samples up to {peak:.4g}, full scale is 1: give unscaled integers as int16",
-            stacklevel=4,
-        )
+    _warn_if_loud(tensor, name)
     return tensor
 
 

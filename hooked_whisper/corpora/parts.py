@@ -1,50 +1,75 @@
-"""A part of an audio file, without decoding the rest."""
+"""A part of an audio file, without decoding the rest where the format allows it."""
 
 from __future__ import annotations
 
+import io
 import math
-from contextlib import ExitStack
-from typing import Any
 
 import soundfile
 from jaxtyping import Float
 from torch import Tensor
 
 from hooked_whisper.audio import SAMPLE_RATE, load_audio
+from hooked_whisper.audio.containers import needs_av, pieces_of
+from hooked_whisper.audio.files import checked_head, open_piece, unreadable
+from hooked_whisper.audio.g722 import ENDING
+from hooked_whisper.audio.pieces import Seekable, truncated
 from hooked_whisper.corpora.tiers import ROUNDING_S
 from hooked_whisper.errors import AudioError
 from hooked_whisper.storage import AnyPath, is_local
+
+_SOUGHT = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"FORM", b"caff", b".snd", b"NIST", b"fLaC")
+"""First bytes of formats of which a remote file is fetched in part; others have to be read to the end."""
 
 
 def load_part(path: AnyPath, start: float | int, end: float | int) -> Float[Tensor, "sample"]:
     """16 kHz mono samples of a file from ``start`` to ``end`` seconds; an infinite end is that of the file.
 
-    An end up to 10 ms after the file's is taken for rounding. Other rates are resampled after cutting. Formats that
-    libsndfile does not read (m4a) are decoded as a whole.
+    The samples are those of :func:`~hooked_whisper.audio.load_audio`. An end up to 10 ms after the file's is taken for
+    rounding. Other rates are resampled after cutting. Joined files, and formats that libsndfile does not read (m4a),
+    are decoded as a whole.
 
     Raises:
         AudioError: as :func:`~hooked_whisper.audio.load_audio`; a part that is not in the file.
     """
     try:
-        with ExitStack() as stack:
-            # of a remote file, only what is asked for is fetched
-            source: Any = path if is_local(path) else stack.enter_context(path.open("rb"))
-            sound = stack.enter_context(soundfile.SoundFile(source))
-            first, last = _frames(path, start, end, sound.samplerate, sound.frames)
-            sound.seek(first)
-            samples = sound.read(last - first, dtype="float32", always_2d=True)
-            if len(samples) < last - first:
-                at = (first + len(samples)) / sound.samplerate
-                raise AudioError(f"file {str(path)!r} is truncated, it ends after {at:.2f} s: fetch it again")
-            return load_audio((samples.mean(axis=1), sound.samplerate))
-    except AudioError:
+        with path.open("rb") as stream:
+            part = _sought(stream, path, start, end)
+    except (AudioError, soundfile.LibsndfileError):
         raise
     except Exception as error:
-        if is_local(path) and not isinstance(error, soundfile.LibsndfileError):
-            raise  # behind an URL anything may go wrong; fetching the whole file says what
-        samples_of_all = load_audio(path)  # what libsndfile cannot read, PyAV may; or this says what is wrong
-        first, last = _frames(path, start, end, SAMPLE_RATE, len(samples_of_all))
-        return load_audio(samples_of_all[first:last])
+        if is_local(path) and not isinstance(error, OSError):
+            raise
+        part = None  # fetching the whole file says what is wrong
+    if part is not None:
+        return part
+    samples = load_audio(path)
+    first, last = _frames(path, start, end, SAMPLE_RATE, len(samples))
+    return load_audio(samples[first:last])
+
+
+def _sought(stream: Seekable, path: AnyPath, start: float | int, end: float | int) -> Float[Tensor, "sample"] | None:
+    """The part, if it can be reached without decoding the file; else ``None``."""
+    name = f"file {str(path)!r}"
+    head = checked_head(stream, name)
+    if needs_av(head) or path.suffix.lower() == ENDING:
+        return None
+    if not is_local(path) and head[:4] not in _SOUGHT:
+        stream = io.BytesIO(stream.read())
+    pieces = pieces_of(stream, name, math.inf if is_local(path) else float(end))
+    if len(pieces) > 1:
+        return None
+    with open_piece(pieces[0], name) as sound:
+        n_frames = sound.frames if pieces[0].n_frames is None else pieces[0].n_frames
+        first, last = _frames(path, start, end, sound.samplerate, n_frames)
+        try:
+            sound.seek(first)
+            samples = sound.read(last - first, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise unreadable(error, name) from error
+        if len(samples) + pieces[0].slack < last - first:
+            raise truncated(name, (first + len(samples)) / sound.samplerate)
+        return load_audio((samples.mean(axis=1), sound.samplerate))
 
 
 def _frames(path: AnyPath, start: float | int, end: float | int, rate: int, frames: int) -> tuple[int, int]:

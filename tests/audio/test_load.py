@@ -84,6 +84,18 @@ def test_loud_floats_warn() -> None:
         load_audio(WAVE / np.abs(WAVE).max() * 1.4)
 
 
+def test_a_float_file_of_unscaled_integers_warns_as_arrays_do(tmp_path: Path) -> None:
+    path = tmp_path / "loud.wav"
+    for subtype in ("FLOAT", "DOUBLE"):
+        path.write_bytes(encoded(WAVE * 32767, subtype=subtype))
+        for source in (path, path.read_bytes(), io.BytesIO(path.read_bytes())):
+            with pytest.warns(UserWarning, match="full scale is 1"):
+                assert load_audio(source).abs().max() > 100
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_audio(encoded(0.9 * np.random.default_rng(0).uniform(-1, 1, 32_000), 16_000, "MP3"))  # overshoots
+
+
 def test_stereo_is_averaged_whichever_axis() -> None:
     left, right = WAVE, np.roll(WAVE, 777)
     mean = (left + right) / 2

@@ -1,0 +1,304 @@
+"""Files made of chunks: WAV (RIFF, RIFX, RF64, BW64), Wave64, AIFF, 8SVX and CAF.
+
+The chunk of samples says how many bytes it has, and is believed if that can be. Programs that write to a pipe leave
+0 or the largest number there, and recorders that crash leave too little: then the samples go on to the end of the
+file. Only what can be read as chunks up to the end of the file counts as chunks behind the samples.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hooked_whisper.audio.pieces import Piece, Seekable, Span, Spliced, broken, read_at, truncated
+from hooked_whisper.audio.tags import without_trailing_tags
+
+_STREAMED = 0x7FFF0000  # sizes from here on, if the file has fewer, mean "until the end" in a 32-bit field
+_STREAMED_64 = 1 << 62
+_LARGEST_WAV = 1 << 31  # bytes of samples in one piece: a WAV's size has 32 bits
+_MOST_CHUNKS = 4096
+_NAME = re.compile(rb"[ -~]{4}")
+_W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # of every GUID but the first
+_MPEG_TAGS = (0x50, 0x55)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How chunks are written. ``head``: bytes of name and size. ``counts_head``: whether the size includes them."""
+
+    order: str
+    head: int = 8
+    align: int = 2
+    counts_head: bool = False
+
+    def chunk(self, stream: Seekable, at: int) -> tuple[bytes, int, int] | None:
+        """Name, first byte of the content and its size, of the chunk here; ``None`` where there can be none."""
+        head = read_at(stream, at, self.head)
+        if len(head) < self.head or not _NAME.match(head):
+            return None
+        size = struct.unpack(self.order + ("I" if self.head == 8 else "Q"), head[-4 if self.head == 8 else -8 :])[0]
+        if self.head == 24 and head[4:16] != _W64_TAIL and head[:4].lower() != b"riff":
+            return None
+        if self.counts_head and size < self.head:
+            return None
+        return head[:4], at + self.head, size - (self.head if self.counts_head else 0)
+
+    def after(self, content: int, size: int, start: int) -> int:
+        end = content + size
+        return end + (start - end) % self.align
+
+
+RIFF, RIFX = Layout("<"), Layout(">")
+IFF = Layout(">")
+W64 = Layout("<", head=24, align=8, counts_head=True)
+CAF = Layout(">", head=12, align=1)
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The samples of a file and what is needed to time them."""
+
+    start: int
+    declared: int | None  # bytes; None: until the end
+    bytes_per_second: float
+    block: int
+
+
+def chunks(stream: Seekable, layout: Layout, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Name, content and size of the chunks from here on; the size may be more than there is."""
+    start = at
+    for _ in range(_MOST_CHUNKS):
+        chunk = layout.chunk(stream, at)
+        if chunk is None:
+            return
+        yield chunk
+        at = layout.after(chunk[1], chunk[2], start)
+        if at >= end:
+            return
+
+
+def are_chunks(stream: Seekable, layout: Layout, at: int, end: int) -> bool:
+    """Whether chunks fill the rest of a file; a missing or an extra byte of padding is no matter."""
+    start = at
+    for _ in range(_MOST_CHUNKS):
+        if end - at < layout.head:
+            return not read_at(stream, at, end - at).strip(b"\0")
+        chunk = layout.chunk(stream, at)
+        if chunk is None or chunk[1] + chunk[2] > end:
+            return False
+        at = layout.after(chunk[1], chunk[2], start)
+    return False
+
+
+def sound_end(stream: Seekable, name: str, layout: Layout, sound: Sound, end: int) -> int:
+    """The byte behind the last sample.
+
+    Raises:
+        AudioError: the file has fewer bytes than the header says.
+    """
+    there = end - sound.start
+    if sound.declared is None:
+        return end
+    if sound.declared > there:
+        missing = (sound.declared - there) / sound.bytes_per_second
+        if sound.declared - there < sound.block:
+            return end
+        raise truncated(name, there / sound.bytes_per_second, missing)
+    stop = sound.start + sound.declared
+    behind = layout.after(sound.start, sound.declared, sound.start)
+    end = without_trailing_tags(stream, stop, end)
+    if behind >= end or any(are_chunks(stream, layout, at, end) for at in {stop, behind}):
+        return stop
+    if not sound.declared or read_at(stream, stop, 1 << 16).strip(b"\0") or end - stop > 1 << 16:
+        _warn(name, sound, end)
+        return end
+    return stop  # a disk's padding
+
+
+def _warn(name: str, sound: Sound, end: int) -> None:
+    assert sound.declared is not None
+    if sound.declared:  # 0 is what a pipe leaves, and no mistake
+        says, has = (n / sound.bytes_per_second for n in (sound.declared, end - sound.start))
+        warnings.warn(f"{name}: its header counts {says:.2f} s, but {has:.2f} s follow and are read", stacklevel=6)
+
+
+# WAV and Wave64 -----------------------------------------------------------------------------------------------------
+
+
+def wav_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece] | Span:
+    """The samples as WAV files that keep what libsndfile expects; joined files give a piece each.
+
+    Returns the place of the samples instead if they are MPEG audio.
+    """
+    pieces: list[Piece] = []
+    at = start
+    while at < end:
+        kind = read_at(stream, at, 4)
+        layout = W64 if kind == b"riff" else RIFX if kind == b"RIFX" else RIFF
+        header_end = at + (40 if layout is W64 else 12)
+        found: dict[bytes, tuple[int, int]] = {}
+        for word, content, size in chunks(stream, layout, header_end, end):
+            found.setdefault(word.lower(), (content, size))
+            if word.lower() == b"data":
+                break
+        if b"data" not in found or b"fmt " not in found:
+            if pieces:
+                break
+            raise broken(name, "no samples in it" if b"fmt " in found else "its header is incomplete")
+        fmt = read_at(stream, *found[b"fmt "])
+        if len(fmt) < 16:
+            raise broken(name, "its header is incomplete")
+        tag, channels, rate, byte_rate, block = struct.unpack_from(layout.order + "HHIIH", fmt)
+        if not (rate and block and channels):
+            raise broken(name, f"its header has {channels} channels at {rate} Hz in blocks of {block} bytes")
+        content, size = found[b"data"]
+        declared = _declared(stream, layout, found, size, end - content)
+        if tag in (1, 3, 6, 7, 0xFFFE):
+            byte_rate = rate * block
+        sound = Sound(content, declared, float(byte_rate or rate * block), block)
+        joined = _joined_at(stream, layout, sound, end)
+        stop = joined or sound_end(stream, name, layout, sound, end)
+        if tag in _MPEG_TAGS:
+            return content, stop
+        if not pieces and not joined and _is_sound(stream, layout, start, end, content, size, stop):
+            return [Piece(stream if start == 0 else Spliced(stream, [(start, end)]))]
+        pieces += _as_wavs(stream, b"RIFX" if layout is RIFX else b"RIFF", fmt, (content, stop), block)
+        at = joined or end
+    return pieces
+
+
+def _declared(
+    stream: Seekable, layout: Layout, found: dict[bytes, tuple[int, int]], size: int, there: int
+) -> int | None:
+    """Bytes of samples by the header, ``None`` if it leaves them open."""
+    if layout is W64:
+        return None if size >= _STREAMED_64 or not size else size
+    if b"ds64" in found and size >= _STREAMED:
+        wide = int.from_bytes(read_at(stream, found[b"ds64"][0] + 8, 8), "little")
+        return None if wide >= _STREAMED_64 or not wide else wide
+    if size >= _STREAMED and size > there:
+        return None
+    return size
+
+
+def _joined_at(stream: Seekable, layout: Layout, sound: Sound, end: int) -> int:
+    """Where the next of several joined files begins; 0 if none does."""
+    if sound.declared is None:
+        return 0
+    for at in {sound.start + sound.declared, layout.after(sound.start, sound.declared, sound.start)}:
+        head = read_at(stream, at, 40) if at < end else b""
+        if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:12] == b"WAVE" and layout is not W64:
+            return at
+        if layout is W64 and head[:4] == b"riff" and head[24:28] == b"wave":
+            return at
+    return 0
+
+
+def _is_sound(stream: Seekable, layout: Layout, start: int, end: int, content: int, size: int, stop: int) -> bool:
+    """Whether the sizes in the header are right, so that libsndfile needs no help."""
+    head = read_at(stream, start, 24)
+    whole = (
+        int.from_bytes(head[16:24], "little") if layout is W64 else struct.unpack(layout.order + "I", head[4:8])[0] + 8
+    )
+    return content + size == stop and abs(start + whole - end) <= layout.align
+
+
+def _as_wavs(stream: Seekable, kind: bytes, fmt: bytes, span: Span, block: int) -> Iterator[Piece]:
+    order = ">" if kind == b"RIFX" else "<"
+    step = _LARGEST_WAV // block * block
+    fmt_chunk = b"fmt " + struct.pack(order + "I", len(fmt)) + fmt + bytes(len(fmt) % 2)
+    for at in range(span[0], span[1], step):
+        n = min(step, span[1] - at)
+        body = b"WAVE" + fmt_chunk + b"data" + struct.pack(order + "I", n)
+        head = kind + struct.pack(order + "I", len(body) + n + n % 2) + body
+        yield Piece(Spliced(stream, [head, (at, at + n), bytes(n % 2)]))
+
+
+# AIFF, 8SVX and CAF ---------------------------------------------------------------------------------------------------
+
+_AIFF_BLOCKS = {  # bytes and frames of a block, a channel
+    b"ulaw": (1, 1), b"ULAW": (1, 1), b"alaw": (1, 1), b"ALAW": (1, 1), b"fl32": (4, 1), b"FL32": (4, 1),
+    b"fl64": (8, 1), b"FL64": (8, 1), b"ima4": (34, 64), b"in24": (3, 1), b"in32": (4, 1), b"GSM ": (33, 160),
+}  # fmt: skip
+
+
+def iff_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]:
+    """AIFF, AIFF-C and 8SVX, with sizes that agree with the file."""
+    found: dict[bytes, tuple[int, int]] = {}
+    for word, content, size in chunks(stream, IFF, start + 12, end):
+        found.setdefault(word, (content, size))
+    body = b"SSND" if b"SSND" in found else b"BODY"
+    settings = read_at(stream, *found.get(b"COMM", found.get(b"VHDR", (end, 0))))
+    if body not in found or len(settings) < 18:
+        raise broken(name, "no samples in it" if settings else "its header is incomplete")
+    content, size = found[body]
+    if body == b"BODY":
+        rate, block, frames = float(int.from_bytes(settings[12:14])), 1, 1
+        block = 2 if read_at(stream, start + 8, 4) == b"16SV" else 1
+        skip = 0
+    else:
+        channels, bits = struct.unpack_from(">hxxxxh", settings)
+        rate = _extended(settings[8:18])
+        block, frames = _AIFF_BLOCKS.get(settings[18:22], (max(1, (bits + 7) // 8), 1))
+        block *= max(1, channels)
+        skip = 8
+    if not 0 < rate < 1e9:
+        raise broken(name, f"its header has a sample rate of {rate:g} Hz")
+    declared = None if (size >= _STREAMED and size > end - content) or size <= skip else size - skip
+    sound = Sound(content + skip, declared, rate * block / frames, block)
+    stop = sound_end(stream, name, IFF, sound, end)
+    whole = int.from_bytes(read_at(stream, start + 4, 4)) + 8
+    if stop == content + size and abs(start + whole - end) <= 1:
+        return [Piece(stream if start == 0 else Spliced(stream, [(start, end)]))]
+    before = read_at(stream, start + 8, content - 4 - start - 8)
+    if body == b"SSND":
+        at = found[b"COMM"][0] - start - 8
+        n_frames = (stop - content - skip) // block * frames
+        before = before[: at + 2] + struct.pack(">I", n_frames & 0xFFFFFFFF) + before[at + 6 :]
+    n = stop - content
+    head = b"FORM" + struct.pack(">I", len(before) + 4 + n + n % 2) + before + struct.pack(">I", n)
+    return [Piece(Spliced(stream, [head, (content, stop), bytes(n % 2)]))]
+
+
+def _extended(data: bytes) -> float:
+    """An 80-bit number of AIFF."""
+    exponent, mantissa = struct.unpack(">HQ", data)
+    try:
+        return mantissa * 2.0 ** ((exponent & 0x7FFF) - 16383 - 63)
+    except OverflowError:
+        return float("inf")
+
+
+def caf_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]:
+    """Core Audio, whose last chunk may leave its size open."""
+    found: dict[bytes, tuple[int, int]] = {}
+    for word, content, size in chunks(stream, CAF, start + 8, end):
+        found.setdefault(word, (content, size))
+    if b"data" not in found or b"desc" not in found:
+        raise broken(name, "no samples in it" if b"desc" in found else "its header is incomplete")
+    description = read_at(stream, *found[b"desc"])
+    if len(description) < 32:
+        raise broken(name, "its header is incomplete")
+    rate, _, _, packet, frames, _, _ = struct.unpack_from(">d4sIIIII", description)
+    content, size = found[b"data"]
+    if not 0 < rate < 1e9:
+        raise broken(name, f"its header has a sample rate of {rate:g} Hz")
+    declared = None if size >= _STREAMED_64 or size <= 4 else size
+    # packets of varying size (ALAC): seconds are those of the bytes' share
+    per_second = rate * packet / frames if packet and frames else _bytes_per_second(stream, found, rate, size)
+    stop = sound_end(stream, name, CAF, Sound(content, declared, per_second, packet or 1), end)
+    if stop == content + size:
+        return [Piece(stream if start == 0 else Spliced(stream, [(start, end)]))]
+    head = read_at(stream, start, content - start - 8) + struct.pack(">q", stop - content)
+    return [Piece(Spliced(stream, [head, (content, stop)]))]
+
+
+def _bytes_per_second(stream: Seekable, found: dict[bytes, tuple[int, int]], rate: float, size: int) -> float:
+    if b"pakt" in found:
+        n_frames = int.from_bytes(read_at(stream, found[b"pakt"][0] + 8, 8))
+        if n_frames:
+            return size * rate / n_frames
+    return rate

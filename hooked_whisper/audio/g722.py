@@ -1,0 +1,27 @@
+"""G.722 telephone prompts (``.g722``): 64 kbit/s without a header, so the file's ending says what it is."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Int16
+
+from hooked_whisper.errors import AudioError, MissingExtraError
+
+ENDING = ".g722"
+_RATE, _BITS = 16_000, 64_000
+
+
+def decode_g722(content: bytes, name: str) -> tuple[Int16[np.ndarray, "sample"], int]:
+    """Samples and their rate, 16 kHz: two a byte.
+
+    Raises:
+        AudioError: an empty file.
+        MissingExtraError: the decoder is not installed.
+    """
+    try:
+        from G722 import G722
+    except ImportError:
+        raise MissingExtraError(f"{name} is G.722, which needs a decoder: pip install hooked-whisper[g722]") from None
+    if not content:
+        raise AudioError(f"{name} is empty (0 bytes): fetch or record it again")
+    return np.asarray(G722(_RATE, _BITS).decode(content), np.int16), _RATE

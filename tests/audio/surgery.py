@@ -1,0 +1,81 @@
+"""Files that people really have, made from whole ones by moving bytes."""
+
+from __future__ import annotations
+
+import struct
+
+from hooked_whisper.audio.mpeg import parse_header
+
+
+def syncsafe(n: int) -> bytes:
+    return bytes(n >> shift & 127 for shift in (21, 14, 7, 0))
+
+
+def id3v2(n: int = 500) -> bytes:
+    """A tag of ``n`` bytes, with something like a frame header in it."""
+    return b"ID3\x04\0\0" + syncsafe(n) + (b"APIC\xff\xfb\x90\x00" + b"x" * n)[:n]
+
+
+def id3v1() -> bytes:
+    return b"TAG" + b"title".ljust(125, b"\0")
+
+
+def ape(n: int = 60, header: bool = True) -> bytes:
+    """An APEv2 tag with a header and a footer."""
+    flags = 1 << 31 if header else 0
+    body = b"i" * n
+
+    def edge(extra: int) -> bytes:
+        return b"APETAGEX" + struct.pack("<IIII", 2000, n + 32, 1, flags | extra) + bytes(8)
+
+    return (edge(1 << 29) if header else b"") + body + edge(0)
+
+
+def lyrics3() -> bytes:
+    text = b"LYRICSBEGIN" + b"LYR00003la "
+    return text + f"{len(text):06d}".encode() + b"LYRICS200"
+
+
+def mp3_frames(content: bytes) -> list[bytes]:
+    """The frames of a clean MP3, its tag frame among them."""
+    frames, at = [], 0
+    while at + 4 <= len(content):
+        header = parse_header(int.from_bytes(content[at : at + 4]))
+        assert header is not None and header.size
+        frames.append(content[at : at + header.size])
+        at += header.size
+    return frames
+
+
+def without_tag(content: bytes) -> bytes:
+    """An MP3 without its Xing frame."""
+    return b"".join(mp3_frames(content)[1:])
+
+
+def free_format(content: bytes) -> bytes:
+    """The same constant-rate frames with the bit rate left open."""
+    return b"".join(frame[:2] + bytes([frame[2] & 0x0F]) + frame[3:] for frame in mp3_frames(content))
+
+
+def with_frame_count(content: bytes, count: int) -> bytes:
+    """An MP3 whose Xing tag counts ``count`` frames."""
+    at = max(content.find(b"Xing"), content.find(b"Info"))
+    return content[: at + 8] + struct.pack(">I", count) + content[at + 12 :]
+
+
+def flac_total(content: bytes, total: int) -> bytes:
+    """A FLAC file whose header counts ``total`` samples."""
+    word = int.from_bytes(content[18:26]) >> 36 << 36 | total
+    return content[:18] + word.to_bytes(8) + content[26:]
+
+
+def wav_size(content: bytes, size: int, riff: int | None = None) -> bytes:
+    """A WAV whose data chunk claims ``size`` bytes."""
+    at = content.find(b"data") + 4
+    order = ">I" if content[:4] == b"RIFX" else "<I"
+    riff_size = content[4:8] if riff is None else struct.pack(order, riff)
+    return content[:4] + riff_size + content[8:at] + struct.pack(order, size) + content[at + 4 :]
+
+
+def chunk(name: bytes, content: bytes, order: str = "<I") -> bytes:
+    return name + struct.pack(order, len(content)) + content + bytes(len(content) % 2)
