@@ -2,7 +2,7 @@
 
 Layout, as ``mlx-examples/whisper/convert.py`` writes it: openai-whisper's sizes and names, but ``mlp1`` and ``mlp2``;
 convolutions [out, kernel, in]; no encoder positions, which are sinusoids; ``alignment_heads`` [head, block and head]. A
-quantized layer has packed ``weight``, ``scales`` and ``biases``, as ``mlx.core.quantize`` packs them. MLX is not needed.
+quantized layer has packed ``weight``, ``scales`` and ``biases``, from ``mlx.core.quantize``. MLX itself is not needed.
 """
 
 from __future__ import annotations
