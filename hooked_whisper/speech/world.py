@@ -10,7 +10,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 from jaxtyping import Float
 
-from hooked_whisper.corpora import from_dict
+from hooked_whisper.corpora import Recording, from_dict
 from hooked_whisper.errors import closest
 from hooked_whisper.protocols import Alignment
 from hooked_whisper.speech import voices
@@ -206,10 +206,28 @@ class SpokenWorld:
                 found.append(Clip(audio, from_dict(row["alignment"]), row["split"]))
         return found
 
+    def recordings(self, split: str | None = None) -> list[Recording]:
+        """:meth:`clips` as a corpus, as every function that takes recordings wants them."""
+        return [
+            Recording(
+                clip.alignment.utterance,
+                clip.audio,
+                speaker=clip.alignment.speaker,
+                text=clip.text,
+                find_alignment=partial(_alignment, clip),
+                language="en",
+            )
+            for clip in self.clips(split)
+        ]
+
     def _state(self, word: str) -> int:
         if word not in self.grammar.index:
             raise ValueError(f"{word!r} is not a word of this world")
         return self.grammar.index[word]
+
+
+def _alignment(clip: Clip) -> Alignment:
+    return clip.alignment
 
 
 def espeak_voices(wanted: str | Sequence[str]) -> tuple[voices.Speaker, ...]:

@@ -61,6 +61,15 @@ def test_clips(spoken: SpokenWorld):
         assert clip.text == " ".join(w.label for w in clip.alignment.words)
 
 
+def test_recordings_are_the_clips(spoken: SpokenWorld):
+    clips = spoken.clips("speakers")
+    recordings = spoken.recordings("speakers")
+    assert [r.text for r in recordings] == [c.text for c in clips]
+    assert [r.alignment() for r in recordings] == [c.alignment for c in clips]
+    assert [r.speaker for r in recordings] == [c.alignment.speaker for c in clips]
+    assert np.allclose(recordings[0].audio(), clips[0].audio)
+
+
 def test_missing_world_is_named(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="no spoken world"):
         SpokenWorld.load(tmp_path)
