@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 DESCRIPTION = """Make the packaged speech again. The steps, in order; each may be interrupted and run again:
 
-  build   synthesize what texts/*.tsv and choices.tsv say (about 25 minutes on two idle cores)
+  build   synthesize what texts/*.tsv and choices.tsv say (about 15 minutes on two cores)
   choose  judge by tiny.en and base what ships, and write choices.tsv; not needed to rebuild what ships
   check   word error rates, times against forced alignment, codec: check.json in the folder of the build
   pack    encode everything into the folder that ships, with metadata
