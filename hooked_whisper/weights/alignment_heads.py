@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import whisper
@@ -72,6 +73,21 @@ def with_known_heads(
     whose = f"that of {' and '.join(names)}" if names else "no released model's"
     warn_of_fallback(config, source, f"the checkpoint names no alignment heads, and its shape is {whose}")
     return config
+
+
+def with_listed_heads(config: WhisperConfig, heads: Any, label: str, source: str) -> WhisperConfig:
+    """Return the config with the alignment heads that a JSON file lists.
+
+    If it lists none (``heads`` is None), as :func:`with_known_heads`. Heads that this decoder does not have (distilled
+    models are published with their teacher's) are dropped with a warning.
+    """
+    if heads is None:
+        return with_known_heads(config, label, source)
+    try:
+        return replace(config, alignment_heads=tuple((int(block), int(head)) for block, head in heads))
+    except (TypeError, ValueError, OverflowError):
+        warn_of_fallback(config, source, f"the alignment heads {str(heads)[:200]} do not exist in this decoder")
+        return config
 
 
 def warn_of_fallback(config: WhisperConfig, source: str, problem: str) -> None:

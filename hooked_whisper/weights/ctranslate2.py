@@ -7,9 +7,8 @@ Layout: binary version 6, ``WhisperSpec`` revisions 1 to 3, as CTranslate2's ``s
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor
 from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
 from hooked_whisper.errors import CheckpointError
 from hooked_whisper.files import read_json, reason
+from hooked_whisper.weights.alignment_heads import with_listed_heads
 from hooked_whisper.weights.binary import MAX_TENSORS, BinaryCursor, first_bytes
 from hooked_whisper.weights.checkpoint import UNEMBED_BIAS, UNEMBED_WEIGHT, Checkpoint, make_checkpoint
 
@@ -86,10 +86,10 @@ def is_ctranslate2(path: Path) -> bool:
     return 2 <= int.from_bytes(header[:4], "little") < 256 and re.fullmatch(rb"\w{1,50}Spec\0", spec) is not None
 
 
-def load_ctranslate2(path: Path) -> Checkpoint:
+def load_ctranslate2(path: Path, *, name: str | None = None) -> Checkpoint:
     """Load a folder with ``model.bin``, or that file, which may have another name.
 
-    Sizes come from the tensors, so ``config.json`` may be absent; alignment heads come from it.
+    Sizes come from the tensors, so ``config.json`` may be absent; alignment heads come from it, else from the shape.
     ``metadata["quantization"]`` says what was dequantized; float16 and bfloat16 stay what they are.
 
     Raises:
@@ -100,7 +100,7 @@ def load_ctranslate2(path: Path) -> Checkpoint:
     config_file = file.parent / CONFIG
     config = read_json(config_file) if config_file.is_file() else None
     folder = file.absolute().parent.name
-    return _load([file], str(file), config, folder if file.name == MODEL and folder else file.stem)
+    return _load([file], str(file), config, name or (folder if file.name == MODEL and folder else file.stem))
 
 
 def load_ctranslate2_parts(parts: Sequence[Path], *, source: str, config: Mapping[str, Any] | None) -> Checkpoint:
@@ -135,12 +135,10 @@ def _load(parts: Sequence[Path], source: str, config: Mapping[str, Any] | None, 
     model = _read(BinaryCursor(parts, source))
     _check_options(model, source)
     whisper_config = _config(model, source, name)
-    if config is not None:
-        whisper_config = _with_heads(whisper_config, config.get("alignment_heads"), source)
     metadata = {"format": f"CTranslate2, binary version {_BINARY_VERSION}, WhisperSpec revision {model.revision}"}
     if model.quantization:
         metadata["quantization"] = f"{model.quantization}, dequantized to float32"
-    return make_checkpoint(
+    checkpoint = make_checkpoint(
         whisper_config,
         _split_fused(model.tensors, source),
         source,
@@ -148,6 +146,8 @@ def _load(parts: Sequence[Path], source: str, config: Mapping[str, Any] | None, 
         foreign=ctranslate2_name,
         require=() if model.tied else (UNEMBED_WEIGHT,),
     )
+    heads = None if config is None else config.get("alignment_heads")
+    return replace(checkpoint, config=with_listed_heads(whisper_config, heads, name, source))
 
 
 def _read(cursor: BinaryCursor) -> _Model:
@@ -296,21 +296,6 @@ def _config(model: _Model, source: str, name: str) -> WhisperConfig:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{source}: {reason(error)}") from None
-
-
-def _with_heads(config: WhisperConfig, heads: Any, source: str) -> WhisperConfig:
-    if heads is None:
-        return config
-    try:
-        pairs = tuple((int(block), int(head)) for block, head in heads)
-        return WhisperConfig(config.encoder, config.decoder, config.name, pairs)
-    except (TypeError, ValueError, OverflowError):
-        warnings.warn(
-            f"{source}: the alignment heads {str(heads)[:200]} of its {CONFIG} do not exist in this decoder; word "
-            "timing will use all heads of the last half of its blocks",
-            stacklevel=2,
-        )
-        return config
 
 
 def _split_fused(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from hooked_whisper.errors import CheckpointError
 from hooked_whisper.files import file_sha256, read_json
-from hooked_whisper.weights.alignment_heads import with_known_heads
 from hooked_whisper.weights.checkpoint import Checkpoint
 from hooked_whisper.weights.ctranslate2 import load_ctranslate2_parts
 
@@ -117,10 +116,10 @@ def load_data_package(name: str) -> Checkpoint | None:
             f"{name!r}. {_reinstall(packaged.parts)}"
         )
     source = f"installed package {packaged}"
-    config = read_json(packaged.parts[0].locate(packaged.config))
-    checkpoint = load_ctranslate2_parts(paths, source=source, config=config)
-    named = with_known_heads(replace(checkpoint.config, name=name), name, source)
-    return replace(checkpoint, config=named, metadata={**checkpoint.metadata, "source": source})
+    facts = read_json(packaged.parts[0].locate(packaged.config))
+    checkpoint = load_ctranslate2_parts(paths, source=source, config=facts)
+    config = replace(checkpoint.config, name=name)
+    return replace(checkpoint, config=config, metadata={**checkpoint.metadata, "source": source})
 
 
 def _reinstall(parts: Sequence[DataPackage]) -> str:

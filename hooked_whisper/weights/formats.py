@@ -39,7 +39,7 @@ def load_path(path: Path, *, name: str | None = None) -> Checkpoint:
 def _load_folder(folder: Path, name: str | None) -> Checkpoint:
     config = folder / CONFIG
     if (folder / CTRANSLATE2).is_file() and is_ctranslate2(folder / CTRANSLATE2):
-        return _completed(load_ctranslate2(folder), folder, name)
+        return load_ctranslate2(folder, name=name)
     if is_mlx_folder(folder):
         return _completed(load_mlx_folder(folder), folder, name)
     if not config.is_file():
@@ -52,7 +52,7 @@ def _load_folder(folder: Path, name: str | None) -> Checkpoint:
 
 def _load_file(path: Path, name: str | None) -> Checkpoint:
     if is_ctranslate2(path):
-        return _completed(load_ctranslate2(path), path, name)
+        return load_ctranslate2(path, name=name)
     if is_ggml(path):
         return _completed(load_ggml(path), path, name)
     if is_mlx_folder(path.parent) and path.suffix in (".safetensors", ".npz"):
@@ -64,7 +64,7 @@ def _load_file(path: Path, name: str | None) -> Checkpoint:
         raise CheckpointError(f"{path} needs the model's {CONFIG} beside it")
     description = describe_foreign(path)
     if description is not None:
-        raise CheckpointError(f"{path} cannot be loaded as weights: {description}")
+        raise CheckpointError(f"{path} is {description}")
     if path.suffix == ".bin":
         raise CheckpointError(f"{path} needs the model's {CONFIG} beside it")
     return load_openai_file(path)

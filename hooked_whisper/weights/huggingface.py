@@ -13,7 +13,7 @@ from torch import Tensor
 from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
 from hooked_whisper.errors import CheckpointError
 from hooked_whisper.files import as_tensors, read_json, read_pickle, read_safetensors, reason
-from hooked_whisper.weights.alignment_heads import warn_of_fallback, with_known_heads
+from hooked_whisper.weights.alignment_heads import with_listed_heads
 from hooked_whisper.weights.checkpoint import UNEMBED_BIAS, UNEMBED_WEIGHT, Checkpoint, make_checkpoint
 
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
@@ -129,14 +129,7 @@ def _config(data: Mapping[str, Any], name: str, where: str) -> WhisperConfig:
 def _with_heads(checkpoint: Checkpoint, heads: Any, where: str) -> Checkpoint:
     """The checkpoint with the alignment heads of its generation config, else with those that its shape implies."""
     config = checkpoint.config
-    if heads is None:
-        return replace(checkpoint, config=with_known_heads(config, config.name, where))
-    try:
-        config = replace(config, alignment_heads=tuple((int(block), int(head)) for block, head in heads))
-    except (TypeError, ValueError, OverflowError):
-        # distilled models are published with their teacher's list; only word timing reads it
-        warn_of_fallback(config, where, f"the alignment heads {heads} do not exist in this decoder")
-    return replace(checkpoint, config=config)
+    return replace(checkpoint, config=with_listed_heads(config, heads, config.name, where))
 
 
 def _is_tied(data: Mapping[str, Any]) -> bool:

@@ -34,6 +34,8 @@ QUANTIZATIONS = (
 )  # fmt: skip
 FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*names no alignment heads")
+
 
 @pytest.fixture(scope="module")
 def small() -> Twins:
