@@ -121,12 +121,12 @@ def from_name(name: str) -> list[Recording]:
     Raises:
         AudioError: as :func:`packaged_speech`.
     """
-    chosen = [part.strip() for part in name.partition(":")[2].split(",") if part.strip()]
-    if not chosen:
+    names = [part.strip() for part in name.partition(":")[2].split(",") if part.strip()]
+    if not names:
         return packaged_speech()
-    if all(part in LANGUAGES for part in chosen):
-        return [recording for part in chosen for recording in packaged_speech(language=part)]
-    return packaged_speech(chosen)
+    if all(part in LANGUAGES for part in names):
+        return [recording for part in names for recording in packaged_speech(language=part)]
+    return packaged_speech(names)
 
 
 def minimal_pairs(position: str | None = None) -> list[MinimalPair]:
@@ -225,9 +225,9 @@ def _selected(
     _check("language", language, LANGUAGES)
     _check("split", split, SPLITS)
     voices = [voices] if isinstance(voices, str) else voices
-    known = list(dict.fromkeys(row["speaker"] for row in rows))
+    speakers = list(dict.fromkeys(row["speaker"] for row in rows))
     for name in voices or ():
-        _check("voice", name, known)
+        _check("voice", name, speakers)
     selected = [
         row
         for row in rows
@@ -238,8 +238,8 @@ def _selected(
     ]
     if not selected:
         wanted = {"kind": kinds, "language": language, "split": split, "voices": voices}
-        given = ", ".join(f"{name}={value!r}" for name, value in wanted.items() if value is not None)
-        raise AudioError(f"the packaged speech has no recording with {given}: drop one of these conditions")
+        conditions = ", ".join(f"{name}={value!r}" for name, value in wanted.items() if value is not None)
+        raise AudioError(f"the packaged speech has no recording with {conditions}: drop one of these conditions")
     return selected
 
 
@@ -282,5 +282,5 @@ def _differing(rows: tuple[_Row, _Row], words: tuple[Interval, Interval]) -> tup
         [Interval(*times) for times in row["phones"] if word.start <= times[0] < word.end]
         for row, word in zip(rows, words, strict=True)
     )
-    index = next(k for k, (one, other) in enumerate(zip(a, b, strict=False)) if one.label != other.label)
+    index = next(k for k, (left, right) in enumerate(zip(a, b, strict=False)) if left.label != right.label)
     return a[index], b[index]

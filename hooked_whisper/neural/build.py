@@ -50,7 +50,7 @@ class Sentence:
 
 
 @dataclass(frozen=True)
-class Made:
+class Synthesis:
     """A recording as it was synthesized: what the plan said, and each sentence with its durations."""
 
     planned: Planned
@@ -98,7 +98,7 @@ def key_of(planned: Planned) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def synthesize(planned: Planned, kokoro: Speaks) -> tuple[Made, Float[np.ndarray, "sample"]]:
+def synthesize(planned: Planned, kokoro: Speaks) -> tuple[Synthesis, Float[np.ndarray, "sample"]]:
     """A recording and its samples at 24 kHz.
 
     Raises:
@@ -121,7 +121,7 @@ def synthesize(planned: Planned, kokoro: Speaks) -> tuple[Made, Float[np.ndarray
         raise AudioError(
             f"window {planned.id!r} lasts {total / RATE:.1f} s, it needs {SHORTEST_S}: give more sentences"
         )
-    return Made(planned, tuple(sentences), total), np.concatenate(chunks)
+    return Synthesis(planned, tuple(sentences), total), np.concatenate(chunks)
 
 
 def quiet_hops(audio: Float[np.ndarray, "sample"]) -> Bool[np.ndarray, "hop"]:
@@ -139,15 +139,15 @@ def sounding_span(audio: Float[np.ndarray, "sample"], margin: float) -> tuple[in
     return max(0, int(hops[0]) * HOP - around), min(len(audio), (int(hops[-1]) + 1) * HOP + around)
 
 
-def save(made: Made, audio: Float[np.ndarray, "sample"], folder: Path) -> None:
+def save(synthesis: Synthesis, audio: Float[np.ndarray, "sample"], folder: Path) -> None:
     """Write samples, then durations: a ``.json`` says that its ``.flac`` is whole."""
     peak = float(np.abs(audio).max())
     buffer = io.BytesIO()
     soundfile.write(buffer, audio * min(1.0, PEAK / peak), RATE, "PCM_16", format="FLAC")
-    write_atomic(folder / f"{stem(made.planned)}.flac", buffer.getvalue())
+    write_atomic(folder / f"{stem(synthesis.planned)}.flac", buffer.getvalue())
     content = {
-        "key": key_of(made.planned),
-        "samples": made.samples,
+        "key": key_of(synthesis.planned),
+        "samples": synthesis.samples,
         "sentences": [
             {
                 "start": sentence.start,
@@ -158,13 +158,13 @@ def save(made: Made, audio: Float[np.ndarray, "sample"], folder: Path) -> None:
                     for word in sentence.phonemes.words
                 ],
             }
-            for sentence in made.sentences
+            for sentence in synthesis.sentences
         ],
     }
-    write_atomic(folder / f"{stem(made.planned)}.json", json.dumps(content, ensure_ascii=False).encode())
+    write_atomic(folder / f"{stem(synthesis.planned)}.json", json.dumps(content, ensure_ascii=False).encode())
 
 
-def load(planned: Planned, folder: Path) -> tuple[Made, Float[np.ndarray, "sample"]]:
+def load(planned: Planned, folder: Path) -> tuple[Synthesis, Float[np.ndarray, "sample"]]:
     """Inverse of :func:`save`.
 
     Raises:
@@ -182,7 +182,7 @@ def load(planned: Planned, folder: Path) -> tuple[Made, Float[np.ndarray, "sampl
         for sentence in content["sentences"]
     )
     audio, _ = soundfile.read(folder / f"{stem(planned)}.flac", dtype="float32")
-    return Made(planned, sentences, content["samples"]), audio
+    return Synthesis(planned, sentences, content["samples"]), audio
 
 
 def _word(text: str, mark: str, phones: list[list[str]]) -> Word:
@@ -199,6 +199,6 @@ def _start(voices: str) -> None:
 
 def _make(planned: Planned, folder: str) -> float:
     assert _kokoro is not None
-    made, audio = synthesize(planned, _kokoro)
-    save(made, audio, Path(folder))
+    synthesis, audio = synthesize(planned, _kokoro)
+    save(synthesis, audio, Path(folder))
     return len(audio) / RATE

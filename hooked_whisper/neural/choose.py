@@ -40,7 +40,7 @@ def choose(folder: Path, voices: Path, models: Sequence[str] = MODELS, processes
         tried = [said_by(group, attempt) for group in waiting]
         plan = [planned for group in tried for planned in group]
         build(plan, folder, voices, processes)
-        heard = [{one.planned.id: one for one in hear(plan, folder, model)} for model in models]
+        heard = [{heard.planned.id: heard for heard in hear(plan, folder, model)} for model in models]
         failed = []
         for group, version in zip(waiting, tried, strict=True):
             reason = fault(version, heard)
@@ -83,10 +83,10 @@ def fault(group: Group, heard: Sequence[dict[str, Heard]]) -> str:
         for planned in group:
             if planned.id not in transcripts:  # an English-only model and another language
                 continue
-            one = transcripts[planned.id]
-            wrong = planned.kind == "pair" and not hears_word(one, planned.about["word"])
-            if wrong or (planned.kind != "pair" and one.errors.wer > MOST_WER):
-                return f"{model} by {planned.voice}: {' '.join(one.transcript.split())}"
+            answer = transcripts[planned.id]
+            wrong = planned.kind == "pair" and not hears_word(answer, planned.about["word"])
+            if wrong or (planned.kind != "pair" and answer.errors.wer > MOST_WER):
+                return f"{model} by {planned.voice}: {' '.join(answer.transcript.split())}"
     return ""
 
 

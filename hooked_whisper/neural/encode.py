@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from hooked_whisper.audio import SAMPLE_RATE
 from hooked_whisper.errors import AudioError
-from hooked_whisper.neural.build import HOP, Made, quiet_hops
+from hooked_whisper.neural.build import HOP, Synthesis, quiet_hops
 from hooked_whisper.neural.kokoro import RATE
 from hooked_whisper.neural.times import Times, find_times
 from hooked_whisper.protocols import Interval
@@ -36,9 +36,9 @@ class Finished:
         return len(self.audio) / SAMPLE_RATE
 
 
-def finish(made: Made, audio: Float[np.ndarray, "sample"]) -> Finished:
+def finish(synthesis: Synthesis, audio: Float[np.ndarray, "sample"]) -> Finished:
     """Trim a recording at 24 kHz, resample it to 16 kHz, and bring it to the common loudness."""
-    times = find_times(made, audio)
+    times = find_times(synthesis, audio)
     first = max(0, round((times.words[0].start - MARGIN_S) * RATE))
     first -= first % 3  # a whole sample at 16 kHz
     last = min(len(audio), round((times.words[-1].end + MARGIN_S) * RATE))

@@ -53,8 +53,8 @@ def hear(
     """
     plan = [planned for planned in plan if planned.language == "en" or not model.endswith(".en")]
     path = folder / f"heard.{model}.{'uncoded' if kbps is None else f'{kbps}'}.jsonl"
-    known = _read(path)
-    waiting = [planned for planned in plan if (planned.id, key_of(planned)) not in known]
+    transcripts = _read(path)
+    waiting = [planned for planned in plan if (planned.id, key_of(planned)) not in transcripts]
     if waiting:
         whisper = HookedWhisper.from_pretrained(model)
         waiting.sort(key=lambda planned: planned.language)
@@ -62,11 +62,11 @@ def hear(
         with path.open("a", encoding="utf-8") as file:
             for batch in tqdm(batches, f"{model} listens", unit="batch", disable=not progress):
                 for planned, text in zip(batch, _transcripts(batch, folder, whisper, kbps), strict=True):
-                    known[planned.id, key_of(planned)] = text
+                    transcripts[planned.id, key_of(planned)] = text
                     row = {"id": planned.id, "key": key_of(planned), "transcript": text}
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 file.flush()
-    return [Heard(planned, load_text(planned, folder), known[planned.id, key_of(planned)]) for planned in plan]
+    return [Heard(planned, load_text(planned, folder), transcripts[planned.id, key_of(planned)]) for planned in plan]
 
 
 def load_text(planned: Planned, folder: Path) -> str:
@@ -76,14 +76,14 @@ def load_text(planned: Planned, folder: Path) -> str:
 
 def _read(path: Path) -> dict[tuple[str, str], str]:
     """Transcripts by recording and key. A last line that a crash cut short is ignored."""
-    known = {}
+    transcripts = {}
     for line in path.read_text("utf-8").split("\n") if path.is_file() else ():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
             continue
-        known[row["id"], row["key"]] = row["transcript"]
-    return known
+        transcripts[row["id"], row["key"]] = row["transcript"]
+    return transcripts
 
 
 def _batches(plan: Sequence[Planned]) -> list[list[Planned]]:

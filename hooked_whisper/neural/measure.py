@@ -37,19 +37,19 @@ def check(folder: Path, choices: dict[str, Choice], models: Sequence[str] = MODE
 
 def wer_tables(heard: Sequence[Heard]) -> dict[str, Any]:
     """WER in percent with 95 % intervals: English in all and by kind, voice, split; other languages by language."""
-    english = [one for one in heard if one.planned.language == "en"]
+    english = [answer for answer in heard if answer.planned.language == "en"]
     return {
         "english": wer_row(english),
-        "kinds": _by(english, lambda one: one.planned.kind),
-        "splits": _by(english, lambda one: one.planned.split),
-        "voices": _by(heard, lambda one: one.planned.voice),
-        "languages": _by(heard, lambda one: one.planned.language),
+        "kinds": _by(english, lambda answer: answer.planned.kind),
+        "splits": _by(english, lambda answer: answer.planned.split),
+        "voices": _by(heard, lambda answer: answer.planned.voice),
+        "languages": _by(heard, lambda answer: answer.planned.language),
     }
 
 
 def wer_row(heard: Sequence[Heard]) -> dict[str, float]:
     """WER in percent and its interval over recordings, words, and the share of recordings without an error."""
-    errors = [one.errors for one in heard]
+    errors = [answer.errors for answer in heard]
     wer, low, high = (round(100 * value, 2) for value in corpus_wer(errors))
     exact = sum(error.errors == 0 for error in errors) / max(1, len(errors))
     words = sum(error.n_reference for error in errors)
@@ -117,6 +117,6 @@ def _codec_facts(plan: Sequence[Planned], folder: Path, kbps: int) -> dict[str, 
 
 def _by(heard: Sequence[Heard], name: Callable[[Heard], str]) -> dict[str, dict[str, float]]:
     parts: dict[str, list[Heard]] = defaultdict(list)
-    for one in heard:
-        parts[name(one)].append(one)
+    for answer in heard:
+        parts[name(answer)].append(answer)
     return {key: wer_row(part) for key, part in sorted(parts.items())}

@@ -41,12 +41,12 @@ def pack(build: Path, folder: Path, choices: dict[str, Choice]) -> dict[str, Any
     shutil.rmtree(folder / AUDIO, ignore_errors=True)
     rows, size = [], 0
     for planned in plan:
-        made, audio = load(planned, build)
-        finished = finish(made, audio)
+        synthesis, audio = load(planned, build)
+        finished = finish(synthesis, audio)
         content = encode(finished.audio)
         path = f"{AUDIO}/{planned.kind}/{planned.id}.opus"
         write_atomic(folder / path, content)
-        rows.append(row_of(planned, made.text, finished, path))
+        rows.append(row_of(planned, synthesis.text, finished, path))
         size += len(content)
     lines = "".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows)
     write_atomic(folder / "utterances.jsonl", lines.encode())

@@ -78,8 +78,8 @@ def phonemize(text: str, language: str = "en") -> Phonemes:
             joined += merged
             first = index + 1
     phonemes = tuple(
-        Word(word, tuple(phone for unit in own for phone in to_phones(unit, language)), mark)
-        for word, own, mark in zip(words, units, marks, strict=True)
+        Word(word, tuple(phone for unit in group for phone in to_phones(unit, language)), mark)
+        for word, group, mark in zip(words, units, marks, strict=True)
     )
     return Phonemes(phonemes, joined)
 

@@ -1,7 +1,7 @@
 """Who says what: the sentence lists of ``texts/``, each sentence with a voice.
 
 The rules are simple on purpose, so that a row that is added or taken away changes little else: voices take turns by the
-number of the row. ``choices.tsv`` holds the exceptions that :mod:`hooked_whisper.neural.check` made: another voice
+number of the row. ``choices.tsv`` holds the exceptions that :mod:`hooked_whisper.neural.choose` made: another voice
 for a sentence that Whisper misheard, or no recording at all.
 """
 

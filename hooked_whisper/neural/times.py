@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from hooked_whisper.neural.build import HOP, Made, Sentence, quiet_hops
+from hooked_whisper.neural.build import HOP, Sentence, Synthesis, quiet_hops
 from hooked_whisper.neural.kokoro import FRAME_S, RATE
 from hooked_whisper.protocols import SILENCE, Interval
 
@@ -51,11 +51,11 @@ class SpokenWord:
     after_space: float
 
 
-def find_times(made: Made, audio: Float[np.ndarray, "sample"]) -> Times:
+def find_times(synthesis: Synthesis, audio: Float[np.ndarray, "sample"]) -> Times:
     """Times of a recording at 24 kHz, corrected as the module says."""
     quiet = quiet_hops(audio)
     duration = len(audio) / RATE
-    spoken = [word for sentence in made.sentences for word in corrected(sentence)]
+    spoken = [word for sentence in synthesis.sentences for word in corrected(sentence)]
     starts = [max(0.0, spoken[0].starts[0])]
     ends: list[float] = []
     for word, following in itertools.pairwise(spoken):

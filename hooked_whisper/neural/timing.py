@@ -15,7 +15,7 @@ from tqdm import tqdm
 from hooked_whisper.audio import SAMPLE_RATE
 from hooked_whisper.corpora.forced_alignment import align_recording, aligner_name
 from hooked_whisper.errors import AlignmentError
-from hooked_whisper.neural.build import Made, load
+from hooked_whisper.neural.build import Synthesis, load
 from hooked_whisper.neural.kokoro import RATE
 from hooked_whisper.neural.plan import Planned
 from hooked_whisper.neural.times import PHONE_LEAD_S, WORD_LEAD_S, Times, corrected, find_times
@@ -95,18 +95,18 @@ def compare(planned: Planned, folder: Path) -> Errors:
     Raises:
         AlignmentError: the aligner does not find the text in it, or finds another number of words.
     """
-    made, audio = load(planned, folder)
+    synthesis, audio = load(planned, folder)
     samples = soxr.resample(audio, RATE, SAMPLE_RATE, "VHQ")
-    reference = align_recording(torch.from_numpy(samples), made.text, utterance=planned.id)
-    times = find_times(made, audio)
+    reference = align_recording(torch.from_numpy(samples), synthesis.text, utterance=planned.id)
+    times = find_times(synthesis, audio)
     if len(reference.words) != len(times.words):
         raise AlignmentError(f"{planned.id!r} has {len(times.words)} words, the aligner found {len(reference.words)}")
-    return _errors(made, times, reference)
+    return _errors(synthesis, times, reference)
 
 
-def _errors(made: Made, times: Times, reference: Alignment) -> Errors:
+def _errors(synthesis: Synthesis, times: Times, reference: Alignment) -> Errors:
     errors = Errors()
-    raw = [word for sentence in made.sentences for word in corrected(sentence, 0.0, 0.0)]
+    raw = [word for sentence in synthesis.sentences for word in corrected(sentence, 0.0, 0.0)]
     for k, (word, mine, theirs) in enumerate(zip(raw, times.words, reference.words, strict=True)):
         if k:
             errors.words_given.append(word.after_space - theirs.start)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hooked_whisper.neural.build import Made, Sentence
+from hooked_whisper.neural.build import Sentence, Synthesis
 from hooked_whisper.neural.kokoro import RATE, Utterance
 from hooked_whisper.neural.phonemes import Phone, Phonemes, Word
 from hooked_whisper.neural.plan import Planned
@@ -31,18 +31,18 @@ class Tones:
 
 def words(text: str) -> Phonemes:
     """Each letter a phone with itself as symbol and its upper case as label; marks as written."""
-    made = []
+    groups = []
     for token in text.split():
         bare = token.rstrip(",.?!")
         phones = tuple(Phone(letter, letter.upper()) for letter in bare)
-        made.append(Word(bare, phones, token[len(bare) :]))
-    return Phonemes(tuple(made))
+        groups.append(Word(bare, phones, token[len(bare) :]))
+    return Phonemes(tuple(groups))
 
 
-def made(text: str, frames: int = 3, planned: Planned | None = None) -> tuple[Made, np.ndarray]:
+def synthesis(text: str, frames: int = 3, planned: Planned | None = None) -> tuple[Synthesis, np.ndarray]:
     """A recording of one sentence by :class:`Tones`."""
     phonemes = words(text)
     speech = Tones(frames).speak(phonemes.symbols, "af_heart")
     planned = planned or Planned("x", "prose", "en", "af_heart", "train", (text,))
     sentence = Sentence(phonemes, 0, tuple(map(int, speech.durations)))
-    return Made(planned, (sentence,), len(speech.audio)), speech.audio
+    return Synthesis(planned, (sentence,), len(speech.audio)), speech.audio

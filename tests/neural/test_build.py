@@ -24,7 +24,7 @@ from hooked_whisper.neural.build import (
 )
 from hooked_whisper.neural.kokoro import RATE
 from hooked_whisper.neural.plan import Planned
-from tests.neural.speech import Tones, made, words
+from tests.neural.speech import Tones, synthesis, words
 
 PROSE = Planned("p1", "prose", "en", "af_heart", "train", ("mama tata.",))
 
@@ -35,7 +35,7 @@ def letters_for_phones(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
-    recording, audio = made(PROSE.text, planned=PROSE)
+    recording, audio = synthesis(PROSE.text, planned=PROSE)
     assert not is_done(PROSE, tmp_path)
     save(recording, audio, tmp_path)
     again, samples = load(PROSE, tmp_path)
@@ -44,7 +44,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
 
 
 def test_a_recording_of_another_voice_or_text_is_not_done(tmp_path: Path) -> None:
-    save(*made(PROSE.text, planned=PROSE), tmp_path)
+    save(*synthesis(PROSE.text, planned=PROSE), tmp_path)
     assert is_done(PROSE, tmp_path)
     for other in (
         Planned("p1", "prose", "en", "am_puck", "train", PROSE.texts),
@@ -56,12 +56,12 @@ def test_a_recording_of_another_voice_or_text_is_not_done(tmp_path: Path) -> Non
 
 
 def test_a_build_makes_only_what_is_missing(tmp_path: Path) -> None:
-    save(*made(PROSE.text, planned=PROSE), tmp_path)
+    save(*synthesis(PROSE.text, planned=PROSE), tmp_path)
     assert build([PROSE], tmp_path, tmp_path / "no_voices_needed") == 0
 
 
 def test_without_its_json_a_recording_is_not_done(tmp_path: Path) -> None:
-    save(*made(PROSE.text, planned=PROSE), tmp_path)
+    save(*synthesis(PROSE.text, planned=PROSE), tmp_path)
     (path,) = tmp_path.glob("*.json")
     assert json.loads(path.read_text("utf-8"))["samples"] == len(load(PROSE, tmp_path)[1])
     path.unlink()

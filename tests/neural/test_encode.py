@@ -8,7 +8,7 @@ import pytest
 from hooked_whisper.audio import SAMPLE_RATE
 from hooked_whisper.errors import AudioError
 from hooked_whisper.neural.encode import LEVEL_DB, MARGIN_S, PEAK, _checksum, decode, encode, finish, lag
-from tests.neural.speech import made
+from tests.neural.speech import synthesis
 
 
 def speechlike(n: int) -> np.ndarray:
@@ -50,7 +50,7 @@ def test_a_rate_that_opus_lacks_is_refused() -> None:
 
 def test_silence_is_trimmed_and_the_level_is_common() -> None:
     for frames in (4, 6):
-        recording, audio = made("mama tata.", frames)
+        recording, audio = synthesis("mama tata.", frames)
         finished = finish(recording, 0.3 * audio)
         assert finished.times.words[0].start == pytest.approx(MARGIN_S, abs=2e-4)
         assert finished.duration - finished.times.words[-1].end == pytest.approx(MARGIN_S, abs=2e-3)
