@@ -59,6 +59,21 @@ def read_audio(stream: Seekable, name: str) -> Decoded:
     return Decoded(np.concatenate([part.samples for part in parts]), parts[0].rate, unscaled)
 
 
+def seconds_of(stream: Seekable, name: str) -> float | None:
+    """How long an audio file lasts, without decoding it; ``None`` for the formats of PyAV.
+
+    Raises:
+        AudioError: as :func:`read_audio`, where that shows without decoding.
+    """
+    if needs_av(checked_head(stream, name)):
+        return None
+    seconds = 0.0
+    for piece in pieces_of(stream, name):
+        with open_piece(piece, name) as sound:
+            seconds += (sound.frames if piece.n_frames is None else piece.n_frames) / sound.samplerate
+    return seconds
+
+
 def checked_head(stream: Seekable, name: str) -> bytes:
     """The first 16 bytes; leaves the stream at its start.
 

@@ -38,7 +38,7 @@ def flac_pieces(stream: Seekable, name: str, start: int, end: int, until: float 
         AudioError: the file ends inside a frame, or before what its header counts.
     """
     first = _stream_info(read_at(stream, start, 42), name)
-    if until * first.rate <= first.total:
+    if first.total and until * first.rate <= first.total:
         return [Piece(Spliced(stream, [(start, end)]))]
     begins = _begins(stream, start, end)
     if not begins or begins[0] != start:

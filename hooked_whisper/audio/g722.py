@@ -9,6 +9,7 @@ from hooked_whisper.errors import AudioError, MissingExtraError
 
 ENDING = ".g722"
 _RATE, _BITS = 16_000, 64_000
+BYTES_PER_SECOND = _BITS // 8
 
 
 def decode_g722(content: bytes, name: str) -> tuple[Int16[np.ndarray, "sample"], int]:

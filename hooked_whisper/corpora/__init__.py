@@ -2,8 +2,8 @@
 
 A corpus is a ``Sequence[Recording]``:
 
-- recordings from ``open_corpus`` (anything on disk): ``audio_folder``, ``librispeech``, ``timit``, ``manifest``;
-  and from ``from_dataset``
+- recordings from ``open_corpus`` (anything on disk): ``audio_folder``, ``librispeech``, ``timit``,
+  ``common_voice``, ``fleurs``, ``asterisk``, ``manifest``; and from ``from_dataset``
 - ``packaged_speech`` ships with the library; ``minimal_pairs``, ``conflict_pairs``, ``semantic_words``, its
   ``speech_metadata``
 - words and phones from ``read_alignment`` (a file) and ``apply_alignments`` (a corpus): TextGrid, CTM, TIMIT, JSON
@@ -15,7 +15,10 @@ A corpus is a ``Sequence[Recording]``:
 
 from hooked_whisper.corpora.aligning import CorpusAlignments, align_corpus
 from hooked_whisper.corpora.alignments import apply_alignments, read_alignment
+from hooked_whisper.corpora.asterisk import asterisk
+from hooked_whisper.corpora.common_voice import common_voice
 from hooked_whisper.corpora.ctm import from_ctm, to_ctm
+from hooked_whisper.corpora.fleurs import fleurs
 from hooked_whisper.corpora.folders import audio_folder, librispeech, parent_folder, timit
 from hooked_whisper.corpora.forced_alignment import align_recording
 from hooked_whisper.corpora.hf_datasets import DatasetCorpus, from_dataset
@@ -39,7 +42,7 @@ from hooked_whisper.corpora.records import Recording, fingerprint
 from hooked_whisper.corpora.splits import Split, folds_by_speaker, split_by_speaker
 from hooked_whisper.corpora.textgrid import from_textgrid, to_textgrid
 from hooked_whisper.corpora.tiers import Tiers, without_stress
-from hooked_whisper.corpora.timit import fold_timit, from_timit
+from hooked_whisper.corpora.timit import fold_closures, fold_timit, from_timit
 from hooked_whisper.corpora.windows import Cursor, Window, batched, windows_from
 
 __all__ = [
@@ -61,10 +64,14 @@ __all__ = [
     "align_corpus",
     "align_recording",
     "apply_alignments",
+    "asterisk",
     "audio_folder",
     "batched",
+    "common_voice",
     "conflict_pairs",
     "fingerprint",
+    "fleurs",
+    "fold_closures",
     "fold_timit",
     "folds_by_speaker",
     "from_ctm",

@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial, reduce
+from typing import Any
 
 from upath import UPath
 
 from hooked_whisper.corpora.ctm import Tier, ctm_alignment, ctm_lines
 from hooked_whisper.corpora.files import files_under, inside, read_text
+from hooked_whisper.corpora.fitting import fitted
 from hooked_whisper.corpora.json_alignments import from_json
 from hooked_whisper.corpora.records import Recording
 from hooked_whisper.corpora.textgrid import from_textgrid
@@ -181,13 +183,13 @@ def _matches(ids: Sequence[str], keys: Sequence[str]) -> list[str | None]:
 
 
 def _aligned(recording: Recording, finders: Sequence[Finder]) -> Recording:
-    find = partial(_find, recording.id, recording.speaker, recording.text, tuple(finders))
+    find = partial(_find, recording.id, recording.speaker, recording.text, recording.source, tuple(finders))
     return replace(recording, find_alignment=find)
 
 
-def _find(utterance: str, speaker: str, text: str, finders: Sequence[Finder]) -> Alignment:
+def _find(utterance: str, speaker: str, text: str, source: Any, finders: Sequence[Finder]) -> Alignment:
     """What the recording says of itself goes before what files say."""
-    found = reduce(merged, (finder() for finder in finders))
+    found = fitted(reduce(merged, (finder() for finder in finders)), source, utterance)
     return replace(
         found, utterance=utterance or found.utterance, speaker=speaker or found.speaker, text=text or found.text
     )

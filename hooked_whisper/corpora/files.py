@@ -12,9 +12,10 @@ from upath import UPath
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.storage import AnyPath, is_local
 
-_SNDFILE = ".wav .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .au .caf .w64 .sph"
+_SNDFILE = ".wav .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .au .caf .w64 .rf64 .sph .mp2"
+_RAW = ".g722"
 _PYAV = ".m4a .mp4 .aac .webm .mka .wma .amr"
-AUDIO_ENDINGS = frozenset(f"{_SNDFILE} {_PYAV}".split())
+AUDIO_ENDINGS = frozenset(f"{_SNDFILE} {_PYAV} {_RAW}".split())
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -71,6 +72,21 @@ def names_of(files: Sequence[AnyPath], folder: AnyPath) -> list[str]:
     return names if len(set(names)) == len(names) else whole
 
 
+def read_bytes(path: AnyPath, error: type[HookedWhisperError]) -> bytes:
+    """The content of a file.
+
+    Raises:
+        ``error``: it cannot be opened.
+    """
+    try:
+        return path.read_bytes()
+    except Exception as problem:
+        if is_local(path) and not isinstance(problem, OSError):
+            raise
+        why = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
+        raise error(f"{str(path)!r} cannot be read: {why}") from problem
+
+
 def read_text(path: AnyPath, error: type[HookedWhisperError]) -> str:
     """The text of a file in UTF-8 (with or without a byte order mark) or in UTF-16 with one, as Praat writes it; line
     ends are ``\\n``.
@@ -78,13 +94,11 @@ def read_text(path: AnyPath, error: type[HookedWhisperError]) -> str:
     Raises:
         ``error``: a file that cannot be opened, or another encoding.
     """
-    try:
-        content = path.read_bytes()
-    except Exception as problem:
-        if is_local(path) and not isinstance(problem, OSError):
-            raise
-        why = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
-        raise error(f"{str(path)!r} cannot be read: {why}") from problem
+    return decode_text(read_bytes(path, error), path, error)
+
+
+def decode_text(content: bytes, path: AnyPath, error: type[HookedWhisperError]) -> str:
+    """The text of a file whose bytes were read: see :func:`read_text`."""
     try:
         text = content.decode("utf-16" if content.startswith(_UTF16) else "utf-8-sig")
     except UnicodeDecodeError as problem:

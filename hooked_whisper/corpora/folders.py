@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePath
 
 from upath import UPath
 
+from hooked_whisper.corpora import metadata
 from hooked_whisper.corpora.alignments import ALIGNMENT_ENDINGS, apply_alignments, with_files
 from hooked_whisper.corpora.files import AUDIO_ENDINGS, files_under, inside, names_of, read_text
+from hooked_whisper.corpora.metadata import Facts, facts_of
 from hooked_whisper.corpora.records import Recording
 from hooked_whisper.corpora.tiers import USUAL, Tiers
+from hooked_whisper.corpora.timit import folded, without_folding
 from hooked_whisper.errors import AudioError, closest
 from hooked_whisper.storage import AnyPath, Place, as_path, is_local
 
 _TRANSCRIPTS = (".txt", ".lab")
+_TABLES = (".csv", ".tsv", ".jsonl")
+_UNKNOWN = Facts("")
+_REGION = re.compile(
+    r"dr([1-8])(?:-|$)", re.IGNORECASE
+)  # the folder of a dialect region, or what a speaker's begins with
+_SPEAKER = re.compile(r"(?:dr[1-8]-)?(([fm])[a-z]{3}\d)", re.IGNORECASE)
+_SEXES = {"f": "female", "m": "male"}
 
 
 def parent_folder(path: PurePath) -> str:
@@ -32,8 +45,9 @@ def audio_folder(
     """Every audio file in a folder and below it, sorted by path; hidden files and folders are left out.
 
     Ids are paths in the folder without the ending (with it where two files would have one id). The transcript is what
-    a ``.txt`` or ``.lab`` file of the same name beside the audio says; the alignment is in a ``.TextGrid``, ``.ctm``,
-    ``.phn`` and ``.wrd``, or ``.json`` there, unless another place is named.
+    a ``.txt`` or ``.lab`` file of the same name beside the audio says, or else a table ``metadata.csv`` (``.tsv``,
+    ``.jsonl``) in the folder or below, which may name speakers and languages too; the alignment is in a ``.TextGrid``,
+    ``.ctm``, ``.phn`` and ``.wrd``, or ``.json`` beside the audio, unless another place is named.
 
     Args:
         speaker: from a file's path in the folder to its speaker, such as :func:`parent_folder`; without it nothing is
@@ -46,26 +60,29 @@ def audio_folder(
         AlignmentError: none of the ``alignments`` belongs to a recording.
     """
     folder = as_path(path)
-    found = files_under(folder, {*AUDIO_ENDINGS, *_TRANSCRIPTS, *ALIGNMENT_ENDINGS}, AudioError)
+    found = files_under(folder, {*AUDIO_ENDINGS, *_TRANSCRIPTS, *ALIGNMENT_ENDINGS, *_TABLES}, AudioError)
     audio = [file for file in found if file.suffix.lower() in AUDIO_ENDINGS]
     if not audio:
         raise AudioError(
             f"folder {str(folder)!r} has no audio files in it or below ({', '.join(sorted(AUDIO_ENDINGS))})"
         )
+    facts = facts_of([file for file in found if file.name.lower() in metadata.NAMES])
     beside: dict[AnyPath, list[AnyPath]] = {}
     for file in found:
-        if file.suffix.lower() not in AUDIO_ENDINGS:
+        if file.suffix.lower() not in {*AUDIO_ENDINGS, *_TABLES}:
             beside.setdefault(file.with_suffix(""), []).append(file)
     corpus = []
     for name, file in zip(names_of(audio, folder), audio, strict=True):
         others = beside.get(file.with_suffix(""), [])
         texts = [other for other in others if other.suffix.lower() in _TRANSCRIPTS]
+        listed = facts.get(str(file), _UNKNOWN)
         recording = Recording(
             name,
             file,
             str(file),
-            "" if speaker is None else speaker(inside(file, folder)),
-            " ".join(read_text(texts[0], AudioError).split()) if texts else "",
+            listed.speaker if speaker is None else speaker(inside(file, folder)),
+            " ".join(read_text(texts[0], AudioError).split()) if texts else listed.text,
+            language=listed.language,
         )
         corpus.append(with_files(recording, [o for o in others if o not in texts] if alignments is None else [], tiers))
     return corpus if alignments is None else apply_alignments(corpus, alignments, tiers)
@@ -138,15 +155,25 @@ def _by_subset(folder: UPath) -> dict[str, list[list[AnyPath]]]:
     return {k: all_ for k, all_ in found.items() if any(f.suffix == ".flac" for one in all_ for f in one)}
 
 
-def timit(path: Place, tiers: Tiers = USUAL) -> list[Recording]:
+def timit(path: Place, tiers: Tiers = USUAL, phones: int | None = None) -> list[Recording]:
     """TIMIT: ``<region>/<speaker>/<sentence>.wav`` with ``.phn``, ``.wrd`` and ``.txt`` (``0 46797 She had ...``), in
-    lower or upper case, for instance its folders ``TRAIN`` or ``TEST`` or the one above them.
+    lower or upper case, for instance its folders ``TRAIN`` or ``TEST`` or the one above them; or NLTK's sample of it,
+    ``dr1-fvmh0/<sentence>.wav``.
 
-    Ids are paths without the ending. ``Tiers(relabel=fold_timit)`` gives the usual 39 phones.
+    Ids are paths without the ending. The speaker is the code of one (``fvmh0``); sex and dialect region are in
+    ``alignment().extra``.
+
+    Args:
+        phones: 39 for the usual classes, closures joined to their stops, see
+            :func:`~hooked_whisper.corpora.fold_timit`; 61 for the labels of the files. Without it 39, or 61 where
+            ``tiers.relabel`` renames them.
 
     Raises:
-        AudioError: as :func:`audio_folder`; a ``.txt`` that does not start with two sample numbers.
+        AudioError: as :func:`audio_folder`; a ``.txt`` that does not start with two sample numbers; other ``phones``.
     """
+    if phones not in (None, 39, 61):
+        raise AudioError(f"phones is 39 (folded classes) or 61 (TIMIT's own labels), got {phones!r}")
+    fold = folded if phones == 39 or (phones is None and tiers.relabel is None) else without_folding
     folder = as_path(path)
     found = files_under(folder, {".wav", ".txt", ".phn", ".wrd"}, AudioError)
     files = [f for f in found if f.suffix.lower() == ".wav" and "." not in f.stem]  # copies are called SA1.WAV.wav
@@ -164,9 +191,22 @@ def timit(path: Place, tiers: Tiers = USUAL) -> list[Recording]:
             if not last.isdigit():
                 raise AudioError(f"{str(beside['.txt'])!r} does not start with two sample numbers, as TIMIT's texts do")
             text = " ".join(words).strip()
-        recording = Recording(name, file, str(file), file.parent.name, text)
-        corpus.append(with_files(recording, [beside[e] for e in (".phn", ".wrd") if e in beside], tiers))
+        speaker, facts = _timit_speaker(file)
+        recording = Recording(name, file, str(file), speaker, text, language="en")
+        recording = with_files(recording, [beside[e] for e in (".phn", ".wrd") if e in beside], tiers)
+        if recording.find_alignment is not None:
+            recording = replace(recording, find_alignment=partial(fold, recording.find_alignment, facts))
+        corpus.append(recording)
     return corpus
+
+
+def _timit_speaker(file: AnyPath) -> tuple[str, dict[str, str]]:
+    """The speaker's code, and what it and the folders say of sex and dialect."""
+    folder = file.parent.name
+    code = _SPEAKER.fullmatch(folder)
+    region = _REGION.match(folder) or _REGION.match(file.parent.parent.name)
+    facts = {} if code is None else {"sex": _SEXES[code[2].lower()]}
+    return (code[1] if code else folder), facts | ({"dialect_region": region[1]} if region else {})
 
 
 def _chapter_texts(files: Sequence[AnyPath]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -14,12 +15,13 @@ from typing import Any
 
 from hooked_whisper.corpora.alignments import read_alignment, with_files
 from hooked_whisper.corpora.files import read_text
+from hooked_whisper.corpora.fitting import fitted
 from hooked_whisper.corpora.parts import load_part
 from hooked_whisper.corpora.records import Recording
 from hooked_whisper.corpora.tiers import USUAL, Tiers, cut
 from hooked_whisper.errors import AudioError, closest
 from hooked_whisper.protocols import Alignment
-from hooked_whisper.storage import AnyPath, Place, as_path
+from hooked_whisper.storage import AnyPath, Place, as_path, is_local
 
 # What the columns are called: ours first, then NeMo's, Common Voice's and others'. The first that is there counts.
 _COLUMNS = {
@@ -31,6 +33,7 @@ _COLUMNS = {
     "start": ("start", "offset", "start_time"),
     "end": ("end", "end_time"),
     "duration": ("duration",),
+    "language": ("language", "lang", "locale"),
 }
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = (".jsonl", ".json", ".ndjson")
@@ -50,7 +53,8 @@ def manifest(
 
     - ``path`` (``audio``, ``audio_filepath``, ``file`` ...): the audio file; a path or an URL
     - ``id``: without it, the path without its ending, with the times of a part and, if need be, a number
-    - ``text`` (``sentence``, ``transcript`` ...), ``speaker`` (``speaker_id``, ``client_id`` ...)
+    - ``text`` (``sentence``, ``transcript`` ...), ``speaker`` (``speaker_id``, ``client_id`` ...), ``language``
+      (``lang``, ``locale``)
     - ``alignment``: a file that :func:`~hooked_whisper.corpora.read_alignment` reads. Its times are those of the audio
       file; of a part, they are cut to it.
     - ``start`` (``offset``) and ``end``, or ``duration``, in seconds: only that part of the file, which is all that is
@@ -109,6 +113,7 @@ class _Row:
     alignment: AnyPath | None
     start: float
     end: float
+    language: str
 
     @property
     def is_part(self) -> bool:
@@ -205,7 +210,7 @@ def _read_row(row: _Cells, columns: Mapping[str, str], base: AnyPath) -> _Row:
             raise AudioError(f"{row.where}, column {column!r}: expected seconds, a number from 0, got {value!r:.40}")
         return number
 
-    listed = text("path")
+    listed = _slashes(text("path"), base)
     if not Path(listed).name:  # nothing, or a folder such as "." or "/"
         raise AudioError(f"{row.where}, column {row.get('path', columns)[0]!r}: the row names no audio file")
     start, end, duration = seconds("start"), seconds("end"), seconds("duration")
@@ -215,7 +220,7 @@ def _read_row(row: _Cells, columns: Mapping[str, str], base: AnyPath) -> _Row:
     if end <= start:
         column = row.get("end", columns)[0]
         raise AudioError(f"{row.where}, column {column!r}: the part ends at {end:g} s, but starts at {start:g} s")
-    aligned = text("alignment")
+    aligned = _slashes(text("alignment"), base)
     return _Row(
         row.where,
         _joined(base, listed),
@@ -226,12 +231,20 @@ def _read_row(row: _Cells, columns: Mapping[str, str], base: AnyPath) -> _Row:
         _joined(base, aligned) if aligned else None,
         start,
         end,
+        text("language"),
     )
 
 
 def _joined(base: AnyPath, name: str) -> AnyPath:
     """A table may name URLs wherever it lies itself; behind an URL, an absolute path is still one of this machine."""
     return as_path(name) if "://" in name or Path(name).is_absolute() else base / name
+
+
+def _slashes(name: str, base: AnyPath) -> str:
+    """Backslashes of a table from Windows turned, unless a file has one in its name."""
+    if "\\" not in name or os.sep != "/" or (is_local(base) and (base / name).exists()):
+        return name
+    return name.replace("\\", "/")
 
 
 def _names(rows: list[_Row]) -> list[str]:
@@ -254,7 +267,7 @@ def _names(rows: list[_Row]) -> list[str]:
 
 
 def _recording(row: _Row, name: str, tiers: Tiers) -> Recording:
-    recording = Recording(name, row.path, str(row.path), row.speaker, row.text)
+    recording = Recording(name, row.path, str(row.path), row.speaker, row.text, language=row.language)
     files = [] if row.alignment is None else [row.alignment]
     if not row.is_part:
         return with_files(recording, files, tiers)
@@ -263,6 +276,6 @@ def _recording(row: _Row, name: str, tiers: Tiers) -> Recording:
 
 
 def _cut_alignment(path: AnyPath, recording: Recording, start: float, end: float, tiers: Tiers) -> Alignment:
-    whole = read_alignment(path, recording.id, tiers)
+    whole = fitted(read_alignment(path, recording.id, tiers), recording.source, recording.id)
     part = cut(whole, start, min(end, max(start, whole.duration)))
     return replace(part, speaker=recording.speaker or part.speaker, text=recording.text or part.text)

@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import replace
 
-from hooked_whisper.corpora.tiers import TEXT_SOURCE, USUAL, Row, Tiers, make_alignment
+from hooked_whisper.corpora.tiers import ORIGIN, TEXT_SOURCE, USUAL, Row, Tiers, make_alignment
 from hooked_whisper.errors import AlignmentError
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
 
@@ -14,6 +14,7 @@ from hooked_whisper.protocols import SILENCE, Alignment, Interval
 _VALUE = re.compile(r'"((?:[^"]|"")*)"|(?<![\w\[])(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?![\w\]])')
 
 _SOURCE_TIER = "text source"
+_ROUNDING_S = 1e-6
 
 
 def to_textgrid(alignment: Alignment) -> str:
@@ -44,6 +45,9 @@ def from_textgrid(
 ) -> Alignment:
     """Read a TextGrid in long or short text format. Point tiers and other interval tiers are skipped.
 
+    Times are counted from the start of the TextGrid: one that was cut from a longer recording may begin later than 0,
+    which ``extra["origin"]`` says.
+
     ``source`` is the file's name for errors. Raises :class:`AlignmentError` for what is no TextGrid or is broken, for
     times that are out of order, and where no tier or several have the name asked for.
     """
@@ -51,10 +55,10 @@ def from_textgrid(
         raise AlignmentError(f"{source} is not a TextGrid: the header names no such object")
     values = _Values(content, source)
     values.label(), values.label()  # the two header strings
-    values.number()
-    duration = values.number()
+    origin, end = values.number(), values.number()
+    duration = end - origin
     if not math.isfinite(duration):
-        raise AlignmentError(f"{source}: the TextGrid lasts {duration:g} s: correct xmax")
+        raise AlignmentError(f"{source}: the TextGrid lasts {duration:g} s: correct xmin and xmax")
     found: list[tuple[str, list[Row]]] = []
     for _ in range(values.count()):
         kind, name = values.label(), values.label()
@@ -71,11 +75,19 @@ def from_textgrid(
             f"{source} has no interval tier {tiers.words!r} or {tiers.phones!r}, but {names}: say which are words and "
             "phones, such as Tiers(words='ORT', phones='MAU')"
         )
+    words, phones = ([_moved(row, origin) for row in rows or []] for rows in (words, phones))
     alignment = make_alignment(
-        words or [], phones or [], source, utterance=utterance, speaker=speaker, duration=duration, tiers=tiers
+        words, phones, source, utterance=utterance, speaker=speaker, duration=duration, tiers=tiers
     )
-    origin = next((rows[0].label for name, rows in found if name == _SOURCE_TIER and rows), "")
-    return replace(alignment, extra={TEXT_SOURCE: origin}) if origin else alignment
+    transcriber = next((rows[0].label for name, rows in found if name == _SOURCE_TIER and rows), "")
+    extra = ({TEXT_SOURCE: transcriber} if transcriber else {}) | ({ORIGIN: repr(origin)} if origin else {})
+    return replace(alignment, extra=extra)
+
+
+def _moved(row: Row, origin: float) -> Row:
+    """The row in seconds from the origin; a start before it by rounding is at 0."""
+    start = row.start - origin
+    return replace(row, start=0.0 if -_ROUNDING_S < start < 0 else start, end=row.end - origin)
 
 
 class _Values:

@@ -12,6 +12,7 @@ from hooked_whisper.protocols import SILENCE, Alignment, Interval
 
 ROUNDING_S = 0.01  # files round starts and durations apart, to two decimals or more: overlaps up to this are no mistake
 TEXT_SOURCE = "text_source"  # in ``Alignment.extra``: the model whose own transcript the text is
+ORIGIN = "origin"  # in ``Alignment.extra``: where a TextGrid begins, in seconds, if not at 0
 _NOISE_S = 1e-9  # of sums of such decimals
 # Aligners' names for nothing being said. MFA's "spn" is not one: somebody speaks there, in words unknown to it.
 _SILENT_PHONES = frozenset(["", "sil", "sp", "pau", "epi", "h#", "<eps>", "<sil>"])  # whatever their case

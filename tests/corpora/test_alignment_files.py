@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooked_whisper.corpora import (
+    PHONES,
     Tiers,
+    fold_closures,
     fold_timit,
     from_ctm,
     from_dict,
@@ -161,7 +163,10 @@ def test_timit_labels():
     assert [p.label for p in raw.phones] == [SILENCE, "bcl", "b", "ix", "q", "zh"]
     assert raw.phones[1] == Interval(0.1, 0.15, "bcl") and raw.duration == 0.5
     folded = from_timit(content, "phones", tiers=Tiers(relabel=fold_timit))
-    assert [p.label for p in folded.phones] == [SILENCE, SILENCE, "b", "ih", SILENCE, "sh"]
+    assert [p.label for p in folded.phones] == [SILENCE, "B", "B", "IH", SILENCE, "SH"]
+    joined = fold_closures(raw)
+    assert [p.label for p in joined.phones] == [SILENCE, "B", "IH", SILENCE, "SH"]
+    assert (joined.phones[1].start, joined.phones[1].end) == (raw.phones[1].start, raw.phones[2].end)
     with pytest.raises(AlignmentError, match="line 2"):
         from_timit("0 1600 h#\n1600 b\n", "phones")
 
@@ -172,6 +177,26 @@ def test_timit_folds_61_phones_to_39():
     phones = names.split()
     assert len(phones) == 61 and len({fold_timit(p) for p in phones}) == 39
     assert {fold_timit(fold_timit(p)) for p in phones} == {fold_timit(p) for p in phones}
+
+    assert {fold_timit(p) for p in PHONES} <= {fold_timit(p) for p in phones}  # the CMU dictionary's
+    others = {"AO1": "AA", "zh": "SH", "AX": "AH", "DX": "DX", "SIL": SILENCE, "h#": SILENCE, "spn": "SPN"}
+    assert {label: fold_timit(label) for label in others} == others
+
+
+STOPS = ["bcl", "b", "dcl", "d", "jh", "tcl", "t", "ch", "kcl", "aa", "q", "h#", "epi"]
+
+
+@given(st.lists(st.sampled_from(STOPS), min_size=1, max_size=12))
+def test_folding_joins_closures_and_keeps_every_moment(labels: list[str]) -> None:
+    content = "".join(f"{1600 * k} {1600 * (k + 1)} {label}\n" for k, label in enumerate(labels))
+    raw, joined = (fold(from_timit(content, "phones")) for fold in (lambda a: a, fold_closures))
+    releases = {"bcl": "b", "dcl": "d jh", "tcl": "t ch", "kcl": "k"}
+    n_joined = sum(b in releases.get(a, "").split() for a, b in pairwise(labels))
+    assert len(joined.phones) == len(raw.phones) - n_joined
+    assert joined.phones[0].start == 0 and joined.phones[-1].end == raw.phones[-1].end
+    assert all(a.end == b.start for a, b in pairwise(joined.phones))
+    at = {phone.end: phone.label for phone in joined.phones}  # a stop is named by its release
+    assert all(at[p.end] == fold_timit(p.label) for p in raw.phones if p.end in at)
 
 
 def test_words_of_timit_that_share_a_phone_are_parted():

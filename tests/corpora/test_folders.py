@@ -83,7 +83,7 @@ def test_alignments_beside_the_audio(tmp_path: Path) -> None:
     assert a.alignment() == Alignment("a", "A", "hi", 0.1, (Interval(0.0, 0.1, "hi"),), (Interval(0.0, 0.1, "AY"),))
     found = b.alignment()
     assert found is not None and found.text == "Uh!"
-    assert (found.words, found.phones) == ((Interval(0.0, 0.1, "uh"),), (Interval(0.0, 0.1, "ah"),))
+    assert (found.words, found.phones) == ((Interval(0.0, 0.1, "uh"),), (Interval(0.0, 0.1, "AH"),))
     with pytest.raises(AlignmentError, match=r"c\.json"):
         c.alignment()
 
@@ -173,11 +173,16 @@ def test_timit(tmp_path: Path) -> None:
     write(folder / "SA1.PHN", "0 800 h#\n800 1600 sh\n")
     write(folder / "SA1.WRD", "800 1600 she\n")
     write(folder / "SA1.TXT", "0 1600 She had.\n")
-    one, two = timit(tmp_path, Tiers(relabel=fold_timit))
+    one, two = timit(tmp_path)
+    (own,) = [a.alignment() for a in timit(tmp_path, phones=61) if a.id == one.id]
+    assert own is not None and [p.label for p in own.phones] == [SILENCE, "sh"]
+    with pytest.raises(AudioError, match=r"39 .* or 61"):
+        timit(tmp_path, phones=48)
     assert (one.id, one.speaker, one.text) == ("TRAIN/DR1/FCJF0/SA1", "FCJF0", "She had.")
     found = one.alignment()
     assert found is not None and found.text == "She had." and found.words == (Interval(0.05, 0.1, "she"),)
-    assert found.phones == (Interval(0.0, 0.05, SILENCE), Interval(0.05, 0.1, "sh"))
+    assert found.phones == (Interval(0.0, 0.05, SILENCE), Interval(0.05, 0.1, "SH"))
+    assert found.extra == {"sex": "female", "dialect_region": "1"}
     assert len(one.audio()) == 1600 and two.alignment() is None and two.text == ""
     write(folder / "SA2.TXT", "She had.\n")
     with pytest.raises(AudioError, match=r"SA2\.TXT"):

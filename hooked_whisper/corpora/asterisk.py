@@ -1,0 +1,127 @@
+"""Asterisk's voice prompts, as Debian distributes them: ``.g722`` files and one list of their texts."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import PurePath, PurePosixPath
+
+from hooked_whisper.corpora.files import decode_text, files_under, inside, read_bytes
+from hooked_whisper.corpora.records import Recording
+from hooked_whisper.errors import AudioError
+from hooked_whisper.storage import AnyPath, Place, as_path
+
+log = logging.getLogger(__name__)
+
+_VOICE = re.compile(r"([a-z]{2,3})(?:_[A-Z]{2})?(?:_[a-z]_(\w+))?")  # en, en_US, en_US_f_Allison
+_LIST = re.compile(r"(?:core|extra)-sounds-([a-z]{2,3})(?:_\w+)?\.txt(?:\.gz)?")
+_ENTRY = re.compile(r"([\w./-]+):(?:\s+|$)(.*)")
+_ASIDE = re.compile(r"\[[^\]]*\]|<[^>]*>|\([^)]*\)")  # what is not said: "[tone]", "<beep>", "(1 second of silence)"
+_NAMED = 6
+
+
+def asterisk(path: Place, texts: Place | None = None) -> list[Recording]:
+    """Prompts of one voice or several, ``sounds/<voice>/**/<prompt>.g722``, with texts from
+    ``core-sounds-<language>.txt`` (``.gz`` in Debian).
+
+    Ids are paths below ``path`` without the ending. The folder of a voice (``en_US_f_Allison``) gives language and
+    speaker. Words in brackets are not spoken and are taken out of the texts; prompts without any word, such as tones,
+    are left out, and named in a log message.
+
+    Args:
+        path: a folder that the packages ``asterisk-core-sounds-<language>`` and ``...-g722`` were unpacked to
+            (``dpkg -x``), or ``/usr/share/asterisk/sounds``, or a voice's folder.
+        texts: the list, where it is not found there or in ``doc`` of the same ``share``.
+
+    Raises:
+        AudioError: no such folder, no ``.g722`` files in it, or no list of texts.
+    """
+    folder = as_path(path)
+    sounds = files_under(folder, {".g722"}, AudioError)
+    if not sounds:
+        raise AudioError(
+            f"folder {str(folder)!r} has no .g722 files in it or below: unpack asterisk-core-sounds-*-g722"
+        )
+    lists = [as_path(texts)] if texts is not None else _lists(folder)
+    if not lists:
+        raise AudioError(
+            f"the texts of {str(folder)!r} were not found: unpack the package asterisk-core-sounds-<language> to the "
+            "same folder, or pass texts=, the path of core-sounds-<language>.txt.gz"
+        )
+    said = {_language_of_list(file): _texts(file) for file in lists}
+    corpus, silent = [], []
+    for file in sounds:
+        voice, prompt = _voice(inside(file, folder), folder.name)
+        known = _VOICE.fullmatch(voice)
+        language, speaker = (known[1], known[2] or voice) if known else ("", voice)
+        words = said.get(language) or (next(iter(said.values())) if len(said) == 1 else {})
+        text = words.get(prompt)
+        if text is not None and not _spoken(text):
+            silent.append(prompt)
+            continue
+        name = inside(file, folder).with_suffix("").as_posix()
+        corpus.append(
+            Recording(name, file, str(file), speaker, "" if text is None else _spoken(text), language=language)
+        )
+    if not corpus:
+        raise AudioError(f"folder {str(folder)!r} has prompts without any word only, such as tones")
+    if silent:
+        log.warning("%d prompts without a word are left out: %s", len(silent), _some(silent))
+    without = [recording.id for recording in corpus if not recording.text]
+    if without:
+        log.warning("%d prompts have no text in the list: %s", len(without), _some(without))
+    return corpus
+
+
+def _lists(folder: AnyPath) -> list[AnyPath]:
+    """Lists of texts below the folder, or else in the documentation beside ``share/asterisk``."""
+    places: list[AnyPath] = [
+        folder,
+        *(parent / "doc" for parent in folder.absolute().parents if parent.name == "share"),
+    ]
+    for place in places:
+        if not place.is_dir():
+            continue
+        listed = place.glob("asterisk-core-sounds-*/*")
+        files = files_under(place, {".txt", ".gz"}, AudioError) if place is folder else sorted(map(as_path, listed))
+        if lists := [file for file in files if _LIST.fullmatch(file.name)]:
+            return lists
+    return []
+
+
+def _language_of_list(file: AnyPath) -> str:
+    match = _LIST.fullmatch(file.name)
+    return match[1] if match else ""
+
+
+def _texts(file: AnyPath) -> dict[str, str]:
+    """Prompt to text; lines that begin with ``;`` are comments."""
+    content = read_bytes(file, AudioError)
+    if content[:2] == b"\x1f\x8b":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError) as error:
+            raise AudioError(f"{str(file)!r} is a broken gzip file ({error}): unpack the package again") from error
+    lines = decode_text(content, file, AudioError).split("\n")
+    entries = (_ENTRY.fullmatch(line.strip()) for line in lines if not line.startswith(";"))
+    return {entry[1]: entry[2] for entry in entries if entry}
+
+
+def _spoken(text: str) -> str:
+    return " ".join(_ASIDE.sub(" ", text).split())
+
+
+def _voice(file: PurePath, top: str) -> tuple[str, str]:
+    """The voice's folder and the prompt's name in it, from a path below the corpus."""
+    parts = (top, *file.with_suffix("").parts)
+    named = [k for k, part in enumerate(parts[:-1]) if (match := _VOICE.fullmatch(part)) and match[0] != match[1]]
+    behind = [k + 1 for k, part in enumerate(parts[:-2]) if part == "sounds"]
+    at = next(iter(named), next(iter(behind), 0))
+    return parts[at], PurePosixPath(*parts[at + 1 :]).as_posix()
+
+
+def _some(names: Sequence[str] | Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
