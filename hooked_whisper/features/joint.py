@@ -19,6 +19,7 @@ from hooked_whisper.features.cells import Cells
 #: 257 cells: eight per octave, so that values that differ by an eighth are told apart, from 1/128 to 512.
 COARSE = Cells(bits=3, lowest=-7, highest=9)
 _CHUNK = 1 << 20  # values turned into cells at once
+_TABLE = 1 << 19  # entries counted into at once: 4 MB, which caches hold
 _MOST = 2**31 - 1
 
 
@@ -144,6 +145,47 @@ class JointCounter:
         """What has been counted so far; shares memory with what comes."""
         counts = self._counts.numpy()
         return JointCounts(counts, counts.sum(axis=2, dtype=np.int32), self._tokens, self.names, self.cells)
+
+
+def count_by_fold(
+    cells: Int[Tensor, "feature row"],
+    ids: Int[np.ndarray, "row"],
+    fold: Int[np.ndarray, "row"],
+    tokens: Int[np.ndarray, "fold label"],
+    names: tuple[str, ...],
+    grid: Cells = COARSE,
+) -> tuple[JointCounts, ...]:
+    """Counts of each fold's rows; those with id -1 are skipped.
+
+    Args:
+        cells: of every value, feature by feature (``grid.of``).
+        tokens: instances of each label in each fold.
+
+    Raises:
+        PatchError: an id that is no label, or more rows than 32 bits count.
+    """
+    if len(ids) and not (ids.min() >= -1 and ids.max() < len(names)):
+        raise PatchError(f"ids are -1 or 0 to {len(names) - 1}, got {ids.min()} to {ids.max()}")
+    if len(ids) > _MOST:
+        raise PatchError(f"{len(ids)} rows do not fit in 32 bits: evaluate parts of the corpus")
+    n_folds, n_labels = tokens.shape
+    counts = np.zeros((len(cells), n_folds, n_labels, grid.n), dtype=np.int32)
+    there = np.flatnonzero(ids >= 0)
+    first = torch.from_numpy((fold[there] * n_labels + ids[there]) * grid.n)  # of each row's cells
+    size = n_folds * n_labels * grid.n
+    step = max(1, _TABLE // max(1, size))
+    at = torch.from_numpy(there)
+    for start in range(0, len(cells), step):
+        part = cells[start : start + step].index_select(1, at)
+        index = (part + (first + torch.arange(len(part))[:, None] * size)).reshape(-1).numpy()
+        table = np.bincount(index, minlength=len(part) * size)
+        counts[start : start + step] = table.reshape(len(part), n_folds, n_labels, grid.n)
+    return tuple(
+        JointCounts(
+            counts[:, k].transpose(0, 2, 1), counts[:, k].sum(axis=1, dtype=np.int32), tokens[k], tuple(names), grid
+        )
+        for k in range(n_folds)
+    )
 
 
 def count(

@@ -7,7 +7,8 @@ corrects that: take examples one per utterance (:func:`ranges_of_examples`), or 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,7 +22,8 @@ from hooked_whisper.features.measures import chunks, miller_madow, quantile_bins
 from hooked_whisper.features.phones import distances
 
 EQUAL_N = 20  # examples at which entropies of ranges are compared
-_DRAWN_AT_ONCE = 1 << 21  # terms of the hypergeometric sum, or entries of permuted tables, at once
+_DRAWN_AT_ONCE = 1 << 21  # terms of the hypergeometric sum at once
+_FEATURES_AT_ONCE = 1 << 11  # of the confusion test: 16 MB for each table of 1000 permutations
 
 Ranges = Float[np.ndarray, "feature bin"]
 
@@ -72,6 +74,17 @@ class PhoneRanges:
         return np.where(there.any(axis=1), self.counts[np.arange(len(last)), last].argmax(axis=1), -1)
 
     @property
+    def label_counts(self) -> Int[np.ndarray, "feature label"]:
+        """Examples in all ranges together."""
+        return self.counts.sum(axis=1)
+
+    def summary(self) -> RangeSummary:
+        """What findings need of many features: a tenth of the memory."""
+        smallest = np.int32 if self.label_counts.max(initial=0) < 2**31 else np.int64
+        counts = self.label_counts.astype(smallest)
+        return RangeSummary(self.names, self.equal_entropy(), counts, self.majority, self.base)
+
+    @property
     def entropy(self) -> Ranges:
         """H(label | range) in nats, Miller-Madow corrected, from all examples of the range; NaN in empty ranges."""
         return miller_madow(self.counts)
@@ -95,19 +108,16 @@ class PhoneRanges:
         enough = self.n >= n
         counts, totals = self.counts[enough], self.n[enough]
         log_factorial = gammaln(np.arange(int(totals.max(initial=n)) + 1) + 1.0)  # looked up: thirty times as fast
-        step = max(1, _DRAWN_AT_ONCE // (n * max(1, len(self.names))))
+        # a label's term follows from its count and the range's total; most pairs of these come many times
+        size = int(totals.max(initial=0)) + 1
+        pairs, place = np.unique(counts.astype(np.int64) * size + totals[:, None], return_inverse=True)
+        step = max(1, _DRAWN_AT_ONCE // n)
         parts = [
-            (
-                np.exp(
-                    _log_hypergeometric(
-                        k, counts[at : at + step, :, None], totals[at : at + step, None, None], n, log_factorial
-                    )
-                )
-                @ terms
-            ).sum(1)
-            for at in range(0, len(counts), step)
+            (np.exp(_log_hypergeometric(k, pair // size, pair % size, n, log_factorial)) * terms).sum(axis=1)
+            for pair in (pairs[at : at + step, None] for at in range(0, len(pairs), step))
         ]
-        found[enough] = np.concatenate(parts) if parts else []
+        if parts:
+            found[enough] = np.concatenate(parts)[place.reshape(counts.shape)].sum(axis=1)
         return found
 
     def trend(self, n: int = EQUAL_N) -> Float[np.ndarray, "feature"]:
@@ -125,6 +135,37 @@ class PhoneRanges:
         """The published plot: the commonest labels of each feature, most frequent first, and their counts per range."""
         order = np.argsort(-self.counts.sum(axis=1), axis=1, kind="stable")[:, :most]
         return order, np.take_along_axis(self.counts, order[:, None, :], axis=2)
+
+
+@dataclass(frozen=True, eq=False)
+class RangeSummary:
+    """:class:`PhoneRanges` without the counts of each range.
+
+    Attributes:
+        names, majority, label_counts, base: as there.
+        equal_entropies: :meth:`PhoneRanges.equal_entropy` of :data:`EQUAL_N` examples.
+    """
+
+    names: tuple[str, ...]
+    equal_entropies: Ranges
+    label_counts: Int[np.ndarray, "feature label"]
+    majority: Int[np.ndarray, "feature"]
+    base: Float[np.ndarray, "label"]
+
+    @property
+    def trend(self) -> Float[np.ndarray, "feature"]:
+        """:meth:`PhoneRanges.trend`."""
+        return spearman_with_order(self.equal_entropies)
+
+    @staticmethod
+    def joined(parts: Sequence[RangeSummary]) -> RangeSummary:
+        """Of other features, on the same rows with the same labels."""
+        return replace(
+            parts[0],
+            equal_entropies=np.concatenate([one.equal_entropies for one in parts]),
+            label_counts=np.concatenate([one.label_counts for one in parts]),
+            majority=np.concatenate([one.majority for one in parts]),
+        )
 
 
 def active_ranges(joint: JointCounts, kind: Literal["deciles", "width"], n_bins: int | None = None) -> PhoneRanges:
@@ -189,7 +230,7 @@ class ConfusionTest:
     pooled_p: float
 
 
-def confusions(ranges: PhoneRanges, rng: np.random.Generator, permutations: int = 1000) -> ConfusionTest:
+def confusions(ranges: PhoneRanges | RangeSummary, rng: np.random.Generator, permutations: int = 1000) -> ConfusionTest:
     """Distance of the confusions in all ranges together to the label that rules the highest one.
 
     The null hypothesis deals out, among the labels that are not the majority's, how far each is over- or
@@ -202,41 +243,45 @@ def confusions(ranges: PhoneRanges, rng: np.random.Generator, permutations: int 
     majority = ranges.majority
     judged = np.flatnonzero((majority >= 0) & usable[majority])
     kept = np.flatnonzero(usable)
-    counts = ranges.counts.sum(axis=1)[np.ix_(judged, kept)].astype(float)
+    base, table = ranges.base[kept], table[np.ix_(kept, kept)]
     own = np.searchsorted(kept, majority[judged])
-    row = np.arange(len(judged))
-    counts[row, own] = 0
-    some = counts.sum(axis=1) > 0
-    judged, counts, own = judged[some], counts[some], own[some]
-    row = np.arange(len(judged))
-    base = np.tile(ranges.base[kept], (len(judged), 1))
-    base[row, own] = 0  # the majority is no confusion of itself
-    excess = np.divide(counts, base, out=np.zeros(counts.shape), where=base > 0)
-    weighted = base * table[np.ix_(kept, kept)][own]
-    true = (excess * weighted).sum(axis=1) / (excess * base).sum(axis=1)
+    confused = ranges.label_counts[np.ix_(judged, kept)].sum(axis=1) > ranges.label_counts[judged, majority[judged]]
+    judged, own = judged[confused], own[confused]
+    # one permutation of the inventory for all features keeps their dependence
+    orders = np.array([rng.permutation(len(kept)) for _ in range(permutations)]).reshape(permutations, len(kept))
 
-    below, total, pooled = np.ones(len(judged)), np.zeros(len(judged)), 1
-    for _ in range(permutations):  # one permutation of the inventory for all features keeps their dependence
-        dealt = _deal(excess, own, rng.permutation(len(kept)))
-        value = (dealt * weighted).sum(axis=1) / (dealt * base).sum(axis=1)
-        below += value <= true + 1e-12
-        total += value
-        pooled += bool(len(true)) and value.mean() <= true.mean() + 1e-12
+    true, total, below = np.zeros(len(judged)), np.zeros(len(judged)), np.ones(len(judged))
+    pooled = np.zeros(permutations)
+    for label in np.unique(own):
+        mine = base.copy()
+        mine[label] = 0  # the majority is no confusion of itself
+        near = mine * table[label]
+        dealt = _dealt(orders, int(label))
+        members = np.flatnonzero(own == label)
+        for at in range(0, len(members), _FEATURES_AT_ONCE):
+            some = members[at : at + _FEATURES_AT_ONCE]
+            counts = ranges.label_counts[np.ix_(judged[some], kept)].astype(float)
+            excess = np.divide(counts, mine, out=np.zeros(counts.shape), where=mine > 0)
+            true[some] = (excess * near).sum(axis=1) / (excess * mine).sum(axis=1)
+            # excess dealt out and weighted is excess times the weights dealt back
+            drawn = (excess @ near[dealt].T) / (excess @ mine[dealt].T)
+            below[some] += (drawn <= true[some, None] + 1e-12).sum(axis=1)
+            total[some] += drawn.sum(axis=1)
+            pooled += drawn.sum(axis=0)
     found = np.full((3, len(majority)), np.nan)
-    found[:, judged] = true, total / permutations, below / (permutations + 1)
-    pooled_p = pooled / (permutations + 1) if len(true) else float("nan")
-    return ConfusionTest(majority, found[0], found[1], found[2], pooled_p)
+    found[:, judged] = true, total / max(1, permutations), below / (permutations + 1)
+    near_by_chance = 1 + (pooled / max(1, len(true)) <= true.mean() + 1e-12).sum() if len(true) else float("nan")
+    return ConfusionTest(majority, found[0], found[1], found[2], float(near_by_chance / (permutations + 1)))
 
 
-def _deal(
-    excess: Float[np.ndarray, "feature label"], own: Int[np.ndarray, "feature"], order: Int[np.ndarray, "label"]
-) -> Float[np.ndarray, "feature label"]:
-    """``excess`` in another order, but that each feature's own label keeps its place: who drew it gets what it drew."""
-    drawn = np.tile(order, (len(excess), 1))
-    row = np.arange(len(excess))
-    drawn[row, np.argsort(order)[own]] = order[own]
-    drawn[row, own] = own
-    return np.take_along_axis(excess, drawn, axis=1)
+def _dealt(orders: Int[np.ndarray, "permutation label"], own: int) -> Int[np.ndarray, "permutation label"]:
+    """To which label each one's excess is dealt, if place j gets that of ``order[j]``; but that ``own`` keeps its
+    place: the place that drew it gets what it drew."""
+    row = np.arange(len(orders))
+    drawn = orders.copy()
+    drawn[row, np.argsort(orders, axis=1)[:, own]] = orders[:, own]
+    drawn[:, own] = own
+    return np.argsort(drawn, axis=1)
 
 
 def _width_bins(joint: JointCounts, active: Int[np.ndarray, "feature cell"], n: int) -> Int[np.ndarray, "feature cell"]:
@@ -263,11 +308,11 @@ def _ranges(joint: JointCounts, bins: Int[np.ndarray, "feature cell"], n: int) -
 
 def _log_hypergeometric(
     k: Int[np.ndarray, "k"],
-    marked: Int[np.ndarray, "range label one"],
-    total: Int[np.ndarray, "range one one"],
+    marked: Int[np.ndarray, "pair one"],
+    total: Int[np.ndarray, "pair one"],
     n: int,
     log_factorial: Float[np.ndarray, "number"],
-) -> Float[np.ndarray, "range label k"]:
+) -> Float[np.ndarray, "pair k"]:
     """log P(k of n draws without replacement are marked); minus infinity where impossible."""
 
     def log_choose(of: np.ndarray, chosen: np.ndarray | int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -12,21 +12,18 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from hooked_whisper.errors import PatchError
+from hooked_whisper.features.cumulative import CumulativeCounts
 from hooked_whisper.features.joint import JointCounts, check_alike
 from hooked_whisper.features.measures import (
     average_precision,
-    best_thresholds,
-    chunks,
-    detections,
     entropy,
     information,
     quantile_bins,
-    rebin,
-    roc_auc,
 )
 from hooked_whisper.protocols import SILENCE
 
 MIN_TOKENS = 50
+_AT_ONCE = 1024  # features times labels assessed at once: about 1 MB for each intermediate array
 ByFeature = Float[np.ndarray, "feature"]
 ByLabel = Float[np.ndarray, "feature label"]
 
@@ -68,8 +65,8 @@ class Selectivity:
     prevalence: ByFeature
     information: ByFeature
     information_share: ByFeature
-    auc_by_label: ByLabel
-    f1_by_label: ByLabel
+    auc_by_label: Float[np.ndarray, "feature _"]
+    f1_by_label: Float[np.ndarray, "feature _"]
     shares: Float[np.ndarray, "label"]
 
     @property
@@ -82,6 +79,19 @@ class Selectivity:
         """Labels with too few tokens to be searched."""
         silent = np.array([name == SILENCE for name in self.names], dtype=bool)
         return tuple(self.names[i] for i in np.flatnonzero(~self.searched & ~silent))
+
+    def without_tables(self) -> Selectivity:
+        """The same without ``auc_by_label`` and ``f1_by_label`` (tables of width 0), which take most of the memory."""
+        empty = np.zeros((len(self.best), 0))
+        return replace(self, auc_by_label=empty, f1_by_label=empty)
+
+    @staticmethod
+    def joined(parts: Sequence[Selectivity]) -> Selectivity:
+        """Of blocks of features, counted on the same rows with the same labels."""
+        common = ("names", "tokens", "searched", "shares")
+        names = [one.name for one in fields(Selectivity) if one.name not in common]
+        columns: dict[str, Any] = {name: np.concatenate([getattr(one, name) for one in parts]) for name in names}
+        return replace(parts[0], **columns)
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One dict per feature, for people and tables."""
@@ -166,12 +176,18 @@ def _assess(
         return _of_no_labels(first.n_features)
     found = [
         _assess_chunk([p.at(some) for p in parts], splits, searched, None if shifted is None else shifted.at(some))
-        for some in chunks(first.n_features, first.cells.n, len(first.names))
+        for some in _chunks(first.n_features, len(first.names))
     ]
     joined = {key: np.concatenate([one[key] for one in found]) for key in found[0]}
     rows = sum(parts[i].rows for i in tested)
     shares = sum(parts[i].counts[0].sum(axis=0) for i in tested) / max(rows, 1)
     return Selectivity(first.names, tokens, searched, shares=shares, **joined)
+
+
+def _chunks(n_features: int, n_labels: int) -> list[slice]:
+    """Blocks of features small enough for the cache."""
+    step = max(1, _AT_ONCE // n_labels)
+    return [slice(at, min(at + step, n_features)) for at in range(0, n_features, step)]
 
 
 def _of_no_labels(n: int) -> Selectivity:
@@ -197,30 +213,27 @@ def _assess_chunk(
     parts: list[JointCounts], splits: Sequence[Split], searched: Bool[np.ndarray, "label"], shifted: JointCounts | None
 ) -> dict[str, np.ndarray]:
     used = _occupied(parts)
-    parts = [_cut(part, used) for part in parts]
+    edges = parts[0].cells.edges.numpy()[used.start : used.stop + 1]
+    sums = [CumulativeCounts.of(part, used) for part in parts]
     feature = np.arange(parts[0].n_features)
-    train = reduce(add, [parts[i] for i in sorted({i for some, _ in splits for i in some})])
-    test = reduce(add, [parts[i] for i in sorted({i for _, some in splits for i in some})])
-    detectors = _Detectors.fit(train)
-    edges = train.cells.edges.numpy()[used.start : used.stop + 1]
+    whole = reduce(add, sums)
+    trained, tested = ({i for split in splits for i in split[k]} for k in (0, 1))
+    test = _total(sums, tested, whole)
+    detectors = _Detectors.fit(_total(sums, trained, whole))
     best = detectors.choose(searched)
-    pooled = np.zeros((3, len(feature), len(searched)), dtype=np.int64)
+    pooled = np.zeros((3, len(feature), len(searched)))
     chosen, same = pooled[:, :, 0].copy(), np.zeros(len(feature))
     for training, testing in splits:
-        one = detectors if len(splits) == 1 else _Detectors.fit(reduce(add, [parts[i] for i in training]))
-        found = one.apply(reduce(add, [parts[i] for i in testing]))
+        one = detectors if len(splits) == 1 else _Detectors.fit(_total(sums, set(training), whole))
+        found = one.apply(_total(sums, set(testing), whole))
         choice = one.choose(searched)
-        pooled = pooled + found
-        chosen = chosen + found[:, feature, choice]
+        pooled += found
+        chosen += found[:, feature, choice]
         same += (choice == best) / len(splits)
-    hits, detected, truth = np.asarray(chosen, dtype=float)
-    sign, auc = detectors.sign[feature, best], roc_auc(test.counts, test.totals)
-    ap = np.where(
-        detectors.sign > 0,
-        average_precision(test.counts, test.totals),
-        average_precision(test.counts[:, ::-1], test.totals[:, ::-1]),
-    )
-    bits, share = _information(test, None if shifted is None else _cut(shifted, used))
+    hits, detected, truth = chosen
+    counts = test.counts
+    sign, auc = detectors.sign[feature, best], test.auc
+    bits, share = _information(test, None if shifted is None else CumulativeCounts.of(shifted, used))
     some = bool(searched.any())
     measured = {
         "f1": _ratio(2 * hits, detected + truth),
@@ -229,10 +242,8 @@ def _assess_chunk(
         "agreement": same,
         "threshold": detectors.threshold(edges)[feature, best],
         "auc": np.where(sign > 0, auc[feature, best], 1 - auc[feature, best]),
-        "average_precision": ap[feature, best],
-        "prevalence": _ratio(
-            test.counts.sum(axis=1, dtype=np.int64)[feature, best], test.totals.sum(axis=1, dtype=np.int64)
-        ),
+        "average_precision": _average_precision(counts[feature, best], test.totals, sign),
+        "prevalence": _ratio(test.rows[feature, best], test.up_totals[:, -1]),
     }
     return {
         "best": best if some else np.full(len(feature), -1),
@@ -251,49 +262,78 @@ def _occupied(parts: Sequence[JointCounts]) -> slice:
     return slice(int(there[0]), int(there[-1]) + 1) if len(there) else slice(0, 1)
 
 
-def _cut(part: JointCounts, cells: slice) -> JointCounts:
-    return replace(part, counts=part.counts[:, cells], totals=part.totals[:, cells])
+def _total(sums: Sequence[CumulativeCounts], wanted: set[int], whole: CumulativeCounts) -> CumulativeCounts:
+    """Of some parts: all less one costs less than the sum of the others."""
+    missing = [i for i in range(len(sums)) if i not in wanted]
+    if not missing:
+        return whole
+    if len(missing) < len(wanted):
+        return whole - reduce(add, [sums[i] for i in missing])
+    return reduce(add, [sums[i] for i in sorted(wanted)])
 
 
 @dataclass(frozen=True, eq=False)
 class _Detectors:
-    """The best detector of every label with every feature; cells count from the low end (sign 1) or the high end."""
+    """The best detector of every label with every feature: the cell at which it fires, from its own end of the cells
+    (the high one for sign 1)."""
 
     f1: ByLabel
     sign: Int[np.ndarray, "feature label"]
     cell: Int[np.ndarray, "feature label"]
 
     @classmethod
-    def fit(cls, counts: JointCounts) -> _Detectors:
-        high, above = best_thresholds(counts.counts, counts.totals)
-        low, below = best_thresholds(counts.counts[:, ::-1], counts.totals[:, ::-1])
+    def fit(cls, sums: CumulativeCounts) -> _Detectors:
+        truth = np.maximum(sums.rows[:, :, None], 0.5)  # without a row of the label F1 is 0 and not undefined
+        high, above = _best_cell(sums.down, sums.down_totals, truth)
+        low, below = _best_cell(sums.up, sums.up_totals, truth)
         positive = high >= low
         return cls(np.where(positive, high, low), np.where(positive, 1, -1), np.where(positive, above, below))
 
     def choose(self, searched: Bool[np.ndarray, "label"]) -> Int[np.ndarray, "feature"]:
         return np.where(searched, self.f1, -1.0).argmax(axis=1)
 
-    def apply(self, test: JointCounts) -> Int[np.ndarray, "three feature label"]:
+    def apply(self, test: CumulativeCounts) -> Float[np.ndarray, "three feature label"]:
         """Rows detected rightly, rows detected, rows with the label."""
-        high = detections(test.counts, test.totals, self.cell)
-        low = detections(test.counts[:, ::-1], test.totals[:, ::-1], self.cell)
-        hits, found = (np.where(self.sign > 0, a, b) for a, b in zip(high, low, strict=True))
-        return np.stack([hits, found, test.counts.sum(axis=1, dtype=np.int64)])
+        cell, positive = self.cell[:, :, None], self.sign > 0
+        hits = [np.take_along_axis(x, cell, axis=2)[:, :, 0] for x in (test.down, test.up)]
+        found = [np.take_along_axis(x, self.cell, axis=1) for x in (test.down_totals, test.up_totals)]
+        return np.stack([np.where(positive, *hits), np.where(positive, *found), test.rows])
 
     def threshold(self, edges: Float[np.ndarray, "edge"]) -> ByLabel:
         """The value at or beyond which a detector fires, from the edges of the cells."""
-        return np.where(self.sign > 0, edges[self.cell], edges[len(edges) - 1 - self.cell])
+        return np.where(self.sign > 0, edges[len(edges) - 2 - self.cell], edges[self.cell + 1])
 
 
-def _information(test: JointCounts, shifted: JointCounts | None) -> tuple[ByFeature, ByFeature]:
-    rows = test.counts.sum(axis=2, dtype=np.int64)
-    if not np.array_equal(rows, test.totals):  # classes overlap: a row has no one label
-        return (np.full(test.n_features, np.nan),) * 2
-    bins = quantile_bins(test.totals)
-    joint = rebin(test.counts, bins, 10)
+def _best_cell(
+    hits: Float[np.ndarray, "feature label cell"],
+    totals: Float[np.ndarray, "feature cell"],
+    truth: Float[np.ndarray, "feature label one"],
+) -> tuple[ByLabel, Int[np.ndarray, "feature label"]]:
+    """The best F1 of "this cell or one before it means the label", and the cell, the first among equals."""
+    f1 = totals[:, None, :] + truth
+    np.divide(hits, f1, out=f1)
+    cell = f1.argmax(axis=2)
+    return 2 * np.take_along_axis(f1, cell[:, :, None], axis=2)[:, :, 0], cell
+
+
+def _average_precision(
+    hits: Int[np.ndarray, "feature cell"], totals: Int[np.ndarray, "feature cell"], sign: Int[np.ndarray, "feature"]
+) -> ByFeature:
+    """Of one label by feature, for its sign."""
+    forward = (sign > 0)[:, None]
+    ordered = [np.where(forward, x, x[:, ::-1]) for x in (hits, totals)]
+    return average_precision(ordered[0][:, :, None], ordered[1])[:, 0]
+
+
+def _information(test: CumulativeCounts, shifted: CumulativeCounts | None) -> tuple[ByFeature, ByFeature]:
+    totals = test.totals
+    if not np.array_equal(test.counts.sum(axis=1), totals):  # classes overlap: a row has no one label
+        return (np.full(len(totals), np.nan),) * 2
+    bins = quantile_bins(totals)
+    joint = test.rebinned(bins, 10)
     nats = information(joint)
     if shifted is not None:  # the correction of Miller-Madow is nearly the same in both, and cancels
-        nats = nats - information(rebin(shifted.counts, bins, 10))
+        nats = nats - information(shifted.rebinned(bins, 10))
     return nats / np.log(2), _ratio(nats, entropy(joint.sum(axis=1)))
 
 

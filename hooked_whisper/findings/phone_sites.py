@@ -4,31 +4,30 @@ for the findings on phones (F5, F7, F8)."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from hooked_whisper.features.autolabel import AutoLabel, Evidence, autolabels
 from hooked_whisper.features.baselines import mel_bands
 from hooked_whisper.features.bases import pca, random_orthonormal
-from hooked_whisper.features.examples import ABSENT, Purity, TopExamples, purity
-from hooked_whisper.features.labelled import LabelledClip, SiteCounts, evaluate_sites, site_activations
+from hooked_whisper.features.labelled_rows import MEL, LabelledRows, collect_rows
 from hooked_whisper.features.labels import label_positions
-from hooked_whisper.features.phones import classes
-from hooked_whisper.features.polyphony import PhoneRanges, active_ranges
-from hooked_whisper.features.selectivity import Selectivity
+from hooked_whisper.features.row_labels import CountOptions, LabelledClip, RowLabels
 from hooked_whisper.features.sites import Site
 from hooked_whisper.findings.context import Context, Utterance
 from hooked_whisper.findings.finding import Criterion, Estimate
+from hooked_whisper.findings.phone_summaries import NeuronSite, PhoneSite
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import SILENCE
 
-TOP = 20  # strongest examples of a feature, one per utterance
 N_PRINCIPAL = 128  # principal directions; the later ones hold hardly any variance
 FITTED = 40  # clips that principal directions are fitted on, and that correlations with mel bands are read from
+FITTED_ROWS = 20_000  # positions of them, at most
+_FEATURES_AT_ONCE = 512  # of correlations
 ENOUGH_UTTERANCES, ENOUGH_PHONES, ENOUGH_SPEAKERS = 100, 10, 2
 DRAWS = 2000
 SAMPLE = (
@@ -36,83 +35,6 @@ SAMPLE = (
     "the alignment. Controls: random orthonormal directions of the same activations, labels turned in a circle within "
     "each utterance, the same architecture with random weights (on one half of the utterances)."
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Tops:
-    """For each feature the strongest position of every utterance, strongest first; ``ABSENT`` where there is none.
-
-    ids: labels of those positions, true and shifted; utterance: which one.
-    """
-
-    values: Float[np.ndarray, "feature k"]
-    ids: Int[np.ndarray, "labelling feature k"]
-    utterance: Int[np.ndarray, "feature k"]
-
-    @classmethod
-    def of(cls, top: TopExamples) -> Tops:
-        return cls(top.values, np.stack([top.ids(0), top.ids(1)]), top.utterances)
-
-    def among(self, chosen: Bool[np.ndarray, "utterance"], k: int = TOP) -> Tops:
-        """The k strongest of some utterances."""
-        there = (self.utterance >= 0) & np.append(chosen, False)[self.utterance]
-        order = np.argsort(~there, axis=1, kind="stable")[:, :k]
-        kept = np.take_along_axis(there, order, axis=1)
-        values, utterance = (np.take_along_axis(x, order, axis=1) for x in (self.values, self.utterance))
-        ids = np.take_along_axis(self.ids, order[None], axis=2)
-        return Tops(np.where(kept, values, -np.inf), np.where(kept, ids, ABSENT), np.where(kept, utterance, ABSENT))
-
-
-@dataclass(frozen=True, eq=False)
-class PhoneSite:
-    """What the findings on phones need of one site; the counts themselves are not kept.
-
-    deciles: labels by range of activation.
-    """
-
-    tops: Tops
-    names: tuple[str, ...]
-    phones: Selectivity
-    deciles: PhoneRanges
-
-    @classmethod
-    def of(cls, counts: SiteCounts) -> PhoneSite:
-        return cls(Tops.of(counts.top), counts.names, counts.phones, active_ranges(counts.counts, "deciles"))
-
-    def purity(self, chosen: Bool[np.ndarray, "utterance"], labelling: int = 0) -> tuple[Purity, Purity]:
-        """Of the top examples among some utterances: for phones (silence is no majority), and for narrow classes."""
-        ids = self.tops.among(chosen).ids[labelling]
-        phones = purity(ids, self.names, without=frozenset([SILENCE]))
-        return phones, purity(ids, self.names, classes(self.names))
-
-    def alive(self, chosen: Bool[np.ndarray, "utterance"]) -> Bool[np.ndarray, "feature"]:
-        """Whether a feature is positive in as many of the utterances as it has top examples."""
-        return self.tops.among(chosen).values[:, -1] > 0
-
-
-@dataclass(frozen=True, eq=False)
-class NeuronSite(PhoneSite):
-    """More of the neurons themselves. widths: ranges of equal width; the rest: as named, with shifted labels."""
-
-    shifted: Selectivity
-    classes: Selectivity
-    shifted_classes: Selectivity
-    widths: PhoneRanges
-    shifted_deciles: PhoneRanges
-
-    @classmethod
-    def of(cls, counts: SiteCounts) -> NeuronSite:
-        return cls(
-            Tops.of(counts.top),
-            counts.names,
-            counts.phones,
-            active_ranges(counts.counts, "deciles"),
-            counts.shifted_phones,
-            counts.classes,
-            counts.shifted_classes,
-            active_ranges(counts.counts, "width"),
-            active_ranges(sum(counts.shifted[1:], start=counts.shifted[0]), "deciles"),
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,54 +112,79 @@ def _evaluate(context: Context) -> PhoneEvaluation | str:
         return f"the clips with phones are of {len(speakers)} speaker: thresholds need others than those they judge"
     clips = [clip_of(u) for u in said]
     chooses = first_half([c.speaker for c in clips])
-    fitted = [clips[i] for i in np.linspace(0, len(clips) - 1, min(FITTED, len(clips))).astype(int)]
-    model, seed = context.model, context.seed
-    hooks = [f"encoder.blocks.{b}.mlp.hook_post" for b in range(model.cfg.encoder.n_layers)]
-    d = model.cfg.encoder.d_mlp
-    random = [random_orthonormal(d, seed=seed + b) for b in range(len(hooks))]
-    neurons = {f"neurons {b}": Site(hook) for b, hook in enumerate(hooks)}
-    turned = {f"random {b}": Site(hook, random[b]) for b, hook in enumerate(hooks)}
-    bands, rows = mel_correlations(model, fitted, neurons | turned)
-    blank, _ = mel_correlations(context.untrained, fitted, neurons)
-    principal = {
-        f"principal {b}": Site(hook, pca(rows[f"neurons {b}"], min(N_PRINCIPAL, d, len(rows[f"neurons {b}"]))))
-        for b, hook in enumerate(hooks)
-    }
-    del rows
-    mel = {"mel": Site("encoder.hook_mel", mel_bands(model))}
-    counts = _counted(context, model, clips, neurons | turned | principal | mel)
-    second = [clip for clip, first in zip(clips, chooses, strict=True) if not first]
-    blocks = range(len(hooks))
-    evaluation = PhoneEvaluation(
-        tuple(NeuronSite.of(counts.pop(f"neurons {b}")) for b in blocks),
-        tuple(PhoneSite.of(counts.pop(f"random {b}")) for b in blocks),
-        tuple(PhoneSite.of(counts.pop(f"principal {b}")) for b in blocks),
-        (),
-        PhoneSite.of(counts.pop("mel")),
+    fitted = _fitted(context.model, clips)
+    hooks = [f"encoder.blocks.{b}.mlp.hook_post" for b in range(context.model.cfg.encoder.n_layers)]
+    with _collected(context, context.model, clips, hooks) as rows:
+        labels = rows.labels(_options(context, len(clips)))
+        blocks = [_evaluate_block(context, rows, labels, hook, b, fitted, chooses) for b, hook in enumerate(hooks)]
+        mel = PhoneSite.joined(rows.blocks(Site(MEL, mel_bands(context.model)), labels), chooses)
+    # the untrained model reads the half that judges, and what correlations are read from
+    order = [*np.flatnonzero(~chooses).tolist(), *sorted(set(fitted) & set(np.flatnonzero(chooses).tolist()))]
+    n = int((~chooses).sum())
+    with _collected(context, context.untrained, [clips[i] for i in order], hooks) as rows:
+        labels = rows.labels(_options(context, n), range(n))
+        every = np.ones(n, dtype=bool)
+        untrained = tuple(PhoneSite.joined(rows.blocks(Site(hook), labels), every) for hook in hooks)
+        places = [order.index(i) for i in fitted]
+        blank = tuple(mel_correlations(rows, Site(hook), places) for hook in hooks)
+    neurons, random, principal, neuron_bands, random_bands = zip(*blocks, strict=True)
+    return PhoneEvaluation(
+        neurons,
+        random,
+        principal,
+        untrained,
+        mel,
         chooses,
         ~chooses,
-        {
-            "neurons": tuple(bands[f"neurons {b}"] for b in blocks),
-            "random": tuple(bands[f"random {b}"] for b in blocks),
-            "untrained": tuple(blank[f"neurons {b}"] for b in blocks),
-        },
+        {"neurons": neuron_bands, "random": random_bands, "untrained": blank},
         speakers,
-        np.array([len(c.audio) for c in clips]) / model.time.sample_rate,
+        np.array([len(c.audio) for c in clips]) / context.model.time.sample_rate,
         len(context.labelled) - len(context.utterances),
     )
-    twin = _counted(context, context.untrained, second, neurons)
-    return replace(evaluation, untrained=tuple(PhoneSite.of(twin.pop(f"neurons {b}")) for b in blocks))
 
 
-def _counted(
-    context: Context, model: HookedWhisper, clips: Sequence[LabelledClip], sites: dict[str, Site]
-) -> dict[str, SiteCounts]:
-    """With an example of every utterance, so that halves can be told apart."""
+def _evaluate_block(
+    context: Context,
+    rows: LabelledRows,
+    labels: RowLabels,
+    hook: str,
+    block: int,
+    fitted: Sequence[int],
+    chooses: Bool[np.ndarray, "utterance"],
+) -> tuple[NeuronSite, PhoneSite, PhoneSite, Float[np.ndarray, "feature"], Float[np.ndarray, "feature"]]:
+    """Neurons, random and principal directions of an encoder block, and the first two's correlations with mel bands.
+    Directions are made here, and not for all blocks at once: those of ``large-v3`` take 100 MiB a block."""
+    neurons = NeuronSite.joined(rows.blocks(Site(hook), labels), chooses)
+    d = context.model.cfg.encoder.d_mlp
+    turned = Site(hook, random_orthonormal(d, seed=context.seed + block))
+    random = PhoneSite.joined(rows.blocks(turned, labels), chooses)
+    bands = [mel_correlations(rows, site, fitted) for site in (Site(hook), turned)]
+    del turned
+    fit = torch.cat([rows.features(Site(hook), i) for i in fitted])
+    basis = pca(fit, min(N_PRINCIPAL, d, len(fit)))
+    del fit
+    return neurons, random, PhoneSite.joined(rows.blocks(Site(hook, basis), labels), chooses), bands[0], bands[1]
 
+
+def _collected(
+    context: Context, model: HookedWhisper, clips: Sequence[LabelledClip], hooks: Sequence[str]
+) -> LabelledRows:
     def track(steps: Sequence[list[int]]) -> Iterator[list[int]]:
         return context.track(steps, "phones")
 
-    return evaluate_sites(model, clips, sites, k=len(clips), seed=context.seed, track=track)
+    return collect_rows(model, clips, [*hooks, MEL], track=track, widest=model.cfg.encoder.d_mlp)
+
+
+def _options(context: Context, n_clips: int) -> CountOptions:
+    """With an example of every utterance, so that halves can be told apart."""
+    return CountOptions(k=n_clips, seed=context.seed)
+
+
+def _fitted(model: HookedWhisper, clips: Sequence[LabelledClip]) -> list[int]:
+    """Clips from the whole length of the list: at most :data:`FITTED`, and :data:`FITTED_ROWS` positions."""
+    longest = max(model.time.n_positions(len(clip.audio) / model.time.sample_rate) for clip in clips)
+    n = min(FITTED, len(clips), max(1, FITTED_ROWS // max(1, longest)))
+    return np.linspace(0, len(clips) - 1, n).astype(int).tolist()
 
 
 def clip_of(utterance: Utterance) -> LabelledClip:
@@ -254,29 +201,31 @@ def first_half(speakers: Sequence[str]) -> Bool[np.ndarray, "utterance"]:
     return np.array(found, dtype=bool)
 
 
-def mel_correlations(
-    model: HookedWhisper, clips: Sequence[LabelledClip], sites: dict[str, Site]
-) -> tuple[dict[str, Float[np.ndarray, "feature"]], dict[str, torch.Tensor]]:
-    """Largest absolute correlation of each feature with a mel band, over positions within phones; and all rows.
+def mel_correlations(rows: LabelledRows, site: Site, clips: Sequence[int]) -> Float[np.ndarray, "feature"]:
+    """Largest absolute correlation of each feature of a site with a mel band, over positions within phones of some
+    clips.
 
     Silence is left out: whatever tells speech from silence would correlate with every band. Constant features have 0.
     """
-    mel = {"\0mel": Site("encoder.hook_mel", mel_bands(model))}
-    rows = site_activations(model, clips, sites | mel)
-    names = sorted({i.label for c in clips for i in c.alignment.phones} - {SILENCE})
-    inside = np.concatenate(
-        [
-            label_positions(
-                c.alignment, model.time.n_positions(len(c.audio) / model.time.sample_rate), names, model.time, c.offset
-            ).ids
-            >= 0
-            for c in clips
-        ]
+    model = rows.model
+    some = [rows.clips[i] for i in clips]
+    names = sorted({i.label for c in some for i in c.alignment.phones} - {SILENCE})
+    lengths = [int(rows.starts[i + 1] - rows.starts[i]) for i in clips]
+    inside = [
+        torch.from_numpy(label_positions(clip.alignment, n, names, model.time, clip.offset).ids >= 0)
+        for clip, n in zip(some, lengths, strict=True)
+    ]
+    mel = torch.cat(
+        [rows.features(Site(MEL, mel_bands(model)), i)[there] for i, there in zip(clips, inside, strict=True)]
     )
-    kept = torch.from_numpy(inside)
-    bands = _standard(rows.pop("\0mel")[kept])
-    found = {name: (_standard(x[kept]).T @ bands / len(bands)).abs().amax(1).numpy() for name, x in rows.items()}
-    return found, rows
+    features, start = torch.empty(len(mel), rows.width(site)), 0
+    for i, there in zip(clips, inside, strict=True):
+        stop = start + int(there.sum())
+        features[start:stop] = rows.features(site, i)[there]
+        start = stop
+    bands = _standard(mel)
+    parts = features.split(_FEATURES_AT_ONCE, dim=1)
+    return torch.cat([(_standard(x).T @ bands / len(bands)).abs().amax(1) for x in parts]).numpy()
 
 
 def _standard(x: torch.Tensor) -> torch.Tensor:

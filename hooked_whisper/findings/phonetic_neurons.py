@@ -22,7 +22,8 @@ from hooked_whisper.findings.drawing import (
     draw_controls,
 )
 from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
-from hooked_whisper.findings.phone_sites import SAMPLE, TOP, PhoneEvaluation, PhoneSite, phone_evaluation, share, short
+from hooked_whisper.findings.phone_sites import SAMPLE, PhoneEvaluation, phone_evaluation, share, short
+from hooked_whisper.findings.phone_summaries import TOP, PhoneSite
 from hooked_whisper.findings.published import BLOG
 from hooked_whisper.findings.records import Axis, Measurement, Table
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
 from hooked_whisper.features.measures import wilson
-from hooked_whisper.features.polyphony import EQUAL_N, ConfusionTest, PhoneRanges, confusions, spearman_with_order
+from hooked_whisper.features.polyphony import EQUAL_N, ConfusionTest, RangeSummary, confusions, spearman_with_order
 from hooked_whisper.findings.context import Context
 from hooked_whisper.findings.drawing import (
     _STYLE,
@@ -26,6 +25,7 @@ from hooked_whisper.findings.drawing import (
 )
 from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.phone_sites import SAMPLE, PhoneEvaluation, phone_evaluation, resampled_means, share, short
+from hooked_whisper.findings.phone_summaries import RangeExample
 from hooked_whisper.findings.published import BLOG
 from hooked_whisper.findings.records import Axis, Measurement, Table
 
@@ -98,12 +98,12 @@ def run(context: Context) -> Finding:
 def judge(context: Context, found: PhoneEvaluation) -> Finding:
     """What the counts amount to."""
     groups = {
-        "neurons": together([site.deciles for site in found.neurons]),
-        "random directions": together([site.deciles for site in found.random]),
-        "shifted labels": together([site.shifted_deciles for site in found.neurons]),
-        "untrained model": together([site.deciles for site in found.untrained]),
+        "neurons": RangeSummary.joined([site.deciles for site in found.neurons]),
+        "random directions": RangeSummary.joined([site.deciles for site in found.random]),
+        "shifted labels": RangeSummary.joined([site.shifted_deciles for site in found.neurons]),
+        "untrained model": RangeSummary.joined([site.deciles for site in found.untrained]),
     }
-    entropies = {name: one.equal_entropy() for name, one in groups.items()}
+    entropies = {name: one.equal_entropies for name, one in groups.items()}
     trends = {name: spearman_with_order(one) for name, one in entropies.items()}
     shares = {name: share(fall(trend), context.rng(f"F7 {name}")) for name, trend in trends.items()}
     near = {
@@ -152,12 +152,6 @@ def fall(trend: Float[np.ndarray, "feature"]) -> np.ndarray:
     return trend[np.isfinite(trend)] <= FALLS
 
 
-def together(ranges: Sequence[PhoneRanges]) -> PhoneRanges:
-    """Features of several blocks as if they were one's; labels and base rates are the same in all."""
-    counts, edges = (np.concatenate([getattr(one, name) for one in ranges]) for name in ("counts", "edges"))
-    return replace(ranges[0], counts=counts, edges=edges)
-
-
 def _common(context: Context, found: PhoneEvaluation | None = None) -> dict[str, Any]:
     common = context.common(ID, TITLE, CLAIM, PROTOCOL)
     return {
@@ -198,23 +192,19 @@ def _entropies(context: Context, entropies: dict[str, np.ndarray]) -> Measuremen
 def _selective(found: PhoneEvaluation) -> tuple[Measurement, ...]:
     """Counts by range of the neurons with the highest F1, of three different phones; and the base rates."""
     ranked = sorted(
-        (-f1, b, i) for b, site in enumerate(found.neurons) for i, f1 in enumerate(site.phones.f1) if np.isfinite(f1)
+        ((b, phone, one) for b, site in enumerate(found.neurons) for phone, one in site.examples.items()),
+        key=lambda item: (-item[2].f1, item[0], item[2].neuron),
     )
-    shown: dict[str, tuple[int, int]] = {}
-    for _, b, i in ranked:
-        phones = found.neurons[b].phones
-        if phones.sign[i] > 0:
-            shown.setdefault(phones.labels[i], (b, i))
+    shown: dict[str, tuple[int, RangeExample]] = {}
+    for b, phone, one in ranked:
+        shown.setdefault(phone, (b, one))
         if len(shown) == N_SHOWN:
             break
     if not shown:
         return ()
-    neurons = Axis("neuron", tuple(f"{b}.{i} /{phone}/" for phone, (b, i) in shown.items()))
+    neurons = Axis("neuron", tuple(f"{b}.{one.neuron} /{phone}/" for phone, (b, one) in shown.items()))
     names = Axis("phone", found.neurons[0].names)
-    deciles, widths = (
-        np.stack([getattr(found.neurons[b], kind).counts[i] for b, i in shown.values()])
-        for kind in ("deciles", "widths")
-    )
+    deciles, widths = (np.stack([getattr(one, kind) for _, one in shown.values()]) for kind in ("deciles", "widths"))
     tens, fives = (Axis("range", tuple(range(1, x.shape[1] + 1))) for x in (deciles, widths))
     return (
         Measurement("phones by decile", (neurons, tens, names), deciles, "positions"),
@@ -224,7 +214,7 @@ def _selective(found: PhoneEvaluation) -> tuple[Measurement, ...]:
 
 
 def _summary(
-    groups: dict[str, PhoneRanges],
+    groups: dict[str, RangeSummary],
     trends: dict[str, np.ndarray],
     shares: dict[str, Estimate],
     near: dict[str, ConfusionTest],
@@ -240,7 +230,7 @@ def _summary(
         rows.append(
             (
                 name,
-                f"{len(known)} of {len(one.counts)}",
+                f"{len(known)} of {len(one.majority)}",
                 f"{value:.2f}",
                 f"{median:.2f}",
                 f"{distance:.3f}",
@@ -262,7 +252,7 @@ def _blocks(trends: dict[str, np.ndarray], n_blocks: int) -> Table:
 
 
 def _share_by_width(found: PhoneEvaluation) -> str:
-    trend = together([site.widths for site in found.neurons]).trend()
+    trend = np.concatenate([site.widths.trend for site in found.neurons])
     known = fall(trend)
     return f"{_mean_text(known)} ({len(known)} of {len(trend)} neurons)"
 

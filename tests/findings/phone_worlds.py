@@ -11,7 +11,8 @@ from hooked_whisper.features import mel_bands
 from hooked_whisper.features.labelled import evaluate_sites
 from hooked_whisper.features.sites import Site
 from hooked_whisper.findings import Context, Utterance
-from hooked_whisper.findings.phone_sites import NeuronSite, PhoneEvaluation, PhoneSite, clip_of, first_half
+from hooked_whisper.findings.phone_sites import PhoneEvaluation, clip_of, first_half
+from hooked_whisper.findings.phone_summaries import NeuronSite, PhoneSite
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
 from tests.findings.worlds import small_context, small_model
 
@@ -59,15 +60,15 @@ def planted(phonetic: bool) -> PhoneEvaluation:
         evaluate_sites(model, [clip_of(u) for u in some], site, k=len(clips))["x"] for some in (clips, blind)
     )
     first = first_half([u.alignment.speaker for u in clips])
-    noise = PhoneSite.of(unseen)
+    noise = PhoneSite.of(unseen, first)
     half = evaluate_sites(model, [clip_of(u) for u, a in zip(blind, first, strict=True) if not a], site, k=60)["x"]
     rng = np.random.default_rng(0)
     high, low = (rng.uniform(0.6, 0.9, 80), rng.uniform(0.1, 0.3, 80))
     return PhoneEvaluation(
-        (NeuronSite.of(unseen), NeuronSite.of(seen if phonetic else unseen)),
+        (NeuronSite.of(unseen, first), NeuronSite.of(seen if phonetic else unseen, first)),
         (noise, noise),
         (noise, noise),
-        (PhoneSite.of(half),) * 2,
+        (PhoneSite.of(half, np.ones(60, dtype=bool)),) * 2,
         noise,
         first,
         ~first,

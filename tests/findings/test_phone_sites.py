@@ -10,13 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooked_whisper.features import TopExamples
+from hooked_whisper.features import TopExamples, mel_bands
 from hooked_whisper.features.examples import ABSENT
+from hooked_whisper.features.labelled_rows import MEL, collect_rows
 from hooked_whisper.features.sites import Site
 from hooked_whisper.findings import Utterance, phone_sites
 from hooked_whisper.findings.phone_sites import (
     PhoneEvaluation,
-    Tops,
     clip_of,
     first_half,
     mel_correlations,
@@ -24,6 +24,7 @@ from hooked_whisper.findings.phone_sites import (
     resampled_means,
     share,
 )
+from hooked_whisper.findings.phone_summaries import Tops
 from hooked_whisper.findings.sources import further_clips, packaged_clips
 from hooked_whisper.speech.world import SpokenWorld
 from tests.findings.phone_worlds import context_with_phones, planted, spoken
@@ -45,6 +46,14 @@ def test_tops_among_some_utterances_are_those_of_a_run_on_them_alone(count: int,
     n = min(k, count)  # no more than there are utterances at all
     np.testing.assert_array_equal(found.values, some.values[:, :n])
     np.testing.assert_array_equal(found.ids, np.stack([some.ids(0), some.ids(1)])[:, :, :n])
+    both = Tops.of(every).of_both(chosen, k)
+    for part in (chosen, ~chosen, np.ones(count, dtype=bool)):
+        whole, short = Tops.of(every).among(part, k), both.among(part, k)
+        m = short.values.shape[1]  # what is left out is absent
+        np.testing.assert_array_equal(whole.values[:, :m], short.values)
+        np.testing.assert_array_equal(whole.ids[:, :, :m], short.ids)
+        np.testing.assert_array_equal(whole.utterance[:, :m], short.utterance)
+        assert (whole.utterance[:, m:] == ABSENT).all()
     numbers = np.append(np.flatnonzero(chosen), ABSENT)
     np.testing.assert_array_equal(found.utterance, numbers[np.where(some.utterances >= 0, some.utterances, -1)][:, :n])
 
@@ -61,13 +70,11 @@ def test_mel_correlations_find_the_band_that_is_the_feature() -> None:
     model = small_model(0)
     clips = [clip_of(u) for u in spoken(6)]
     hook = "encoder.blocks.0.mlp.hook_post"
-    found, rows = mel_correlations(model, clips, {"n": Site(hook)})
-    assert found["n"].shape == (64,) and (found["n"] <= 1 + 1e-5).all() and (found["n"] >= 0).all()
-    from hooked_whisper.features import mel_bands
-
-    own, _ = mel_correlations(model, clips, {"mel": Site("encoder.hook_mel", mel_bands(model))})
-    np.testing.assert_allclose(own["mel"], 1, atol=1e-4)
-    assert len(rows["n"]) == sum(model.time.n_positions(len(c.audio) / 16_000) for c in clips)
+    with collect_rows(model, clips, [hook, MEL]) as rows:
+        found = mel_correlations(rows, Site(hook), range(6))
+        assert found.shape == (64,) and (found <= 1 + 1e-5).all() and (found >= 0).all()
+        bands = mel_correlations(rows, Site(MEL, mel_bands(model)), range(6))
+    np.testing.assert_allclose(bands, 1, atol=1e-4)
 
 
 def test_it_is_evaluated_once_with_the_further_clips() -> None:

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hooked_whisper.features.polyphony import ranges_of_examples
-from hooked_whisper.findings.polyphony import P_VALUE, SHARE, draw, fall, judge, run, together
+from hooked_whisper.features.polyphony import RangeSummary, ranges_of_examples
+from hooked_whisper.findings.polyphony import P_VALUE, SHARE, draw, fall, judge, run
 from tests.findings.phone_worlds import context_with_phones, planted
 from tests.findings.worlds import small_context
 
@@ -43,9 +43,9 @@ def test_a_control_that_does_too_decides() -> None:
 def test_features_of_blocks_together() -> None:
     ids = np.zeros((2, 3, 4), dtype=np.int64)
     one = ranges_of_examples(ids, ("a", "b"), np.array([0.5, 0.5]))
-    both = together([one, one, one])
-    assert both.counts.shape == (6, 3, 2) and both.edges.shape == (6, 4)
-    np.testing.assert_array_equal(both.counts[2:4], one.counts)
+    both = RangeSummary.joined([one.summary()] * 3)
+    assert both.label_counts.shape == (6, 2) and both.equal_entropies.shape == (6, 3) and both.majority.shape == (6,)
+    np.testing.assert_array_equal(both.label_counts[2:4], one.counts.sum(1))
 
 
 def test_only_features_with_a_trend_count() -> None:

@@ -1,0 +1,145 @@
+"""Activations of more positions and features than memory should hold: written clip by clip, read by blocks of features.
+
+In memory while they are small, otherwise in a temporary file without a name, which the operating system removes with
+the process. The file is read and not mapped, so that its pages are no part of the process's memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from io import FileIO
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hooked_whisper.errors import CacheSizeError, PatchError
+
+log = logging.getLogger(__name__)
+MEMORY = 768 << 20  # bytes: larger matrices go to disk
+STRIP = 128  # features side by side in the file: a block of features is one run of bytes for every strip
+_SPARE = 1 << 30  # bytes of the disk that are left free
+_FLOAT = 4  # bytes
+
+
+def matrix_bytes(n_rows: int, n_features: int) -> int:
+    return n_rows * n_features * _FLOAT
+
+
+def check_disk(need: int, what: str, folder: Path | None = None) -> None:
+    """Log how much disk a matrix is about to take.
+
+    Raises:
+        CacheSizeError: the folder for temporary files has less room than that and 1 GiB.
+    """
+    place = Path(tempfile.gettempdir()) if folder is None else folder
+    free = shutil.disk_usage(place).free
+    if free < need + _SPARE:
+        raise CacheSizeError(
+            f"{what} take {need / 2**30:.1f} GiB in temporary files, {place} has {free / 2**30:.1f} GiB free and 1 GiB "
+            "must stay so: give fewer clips or hook points, or set TMPDIR to a larger disk"
+        )
+    log.log(
+        logging.WARNING if need >= _SPARE else logging.INFO,
+        "%s: %.2f GiB in temporary files under %s (%.1f GiB free)", what, need / 2**30, place, free / 2**30,
+    )  # fmt: skip
+
+
+class Spool:
+    """A float32 matrix ``[row, feature]``.
+
+    Args:
+        on_disk: keep it in a temporary file of ``n_rows * n_features * 4`` bytes; see :func:`check_disk`.
+        folder: for the temporary file (default: the system's, ``TMPDIR``).
+    """
+
+    def __init__(self, n_rows: int, n_features: int, *, on_disk: bool = False, folder: Path | None = None) -> None:
+        self.n_rows, self.n_features = n_rows, n_features
+        self.on_disk = on_disk
+        self._file: FileIO | None = None
+        if on_disk:  # open until close()
+            self._file = cast(FileIO, tempfile.TemporaryFile(dir=folder, buffering=0))  # noqa: SIM115
+        self._matrix = None if on_disk else torch.empty(n_rows, n_features)
+
+    def write(self, start: int, rows: Float[Tensor, "row feature"]) -> None:
+        """Put rows at ``start``.
+
+        Raises:
+            PatchError: another width, or rows beyond the end.
+            CacheSizeError: the disk is full.
+        """
+        n, width = rows.shape
+        if width != self.n_features or not 0 <= start <= self.n_rows - n:
+            raise PatchError(
+                f"{n} rows of {width} features at row {start} do not fit {self.n_rows} rows of {self.n_features}"
+            )
+        values = rows.detach().to(device="cpu", dtype=torch.float32)
+        if self._matrix is not None:
+            self._matrix[start : start + n] = values
+            return
+        for first, last in self._strips(slice(0, self.n_features)):
+            part = np.ascontiguousarray(values[:, first:last].numpy())
+            self._put(part, self._offset(first, last, start))
+
+    def rows(self, start: int, stop: int) -> Float[Tensor, "row feature"]:
+        """All features of some rows."""
+        return self._read(slice(0, self.n_features), start, stop)
+
+    def columns(self, features: slice) -> Float[Tensor, "row feature"]:
+        """Some features of all rows; ``features.start`` and ``stop`` are given."""
+        return self._read(features, 0, self.n_rows)
+
+    def close(self) -> None:
+        """Give memory and disk back; nothing can be read afterwards."""
+        self._matrix = None
+        if self._file is not None:
+            self._file.close()
+
+    def _read(self, features: slice, start: int, stop: int) -> Tensor:
+        if self._matrix is not None:
+            return self._matrix[start:stop, features]
+        found = np.empty((stop - start, features.stop - features.start), dtype=np.float32)
+        for first, last in self._strips(features):
+            part = self._get((stop - start, last - first), self._offset(first, last, start))
+            low, high = max(first, features.start), min(last, features.stop)
+            found[:, low - features.start : high - features.start] = part[:, low - first : high - first]
+        return torch.from_numpy(found)
+
+    def _strips(self, features: slice) -> list[tuple[int, int]]:
+        """First and last (exclusive) feature of each strip that holds some of these."""
+        starts = range(features.start // STRIP * STRIP, features.stop, STRIP)
+        return [(first, min(first + STRIP, self.n_features)) for first in starts]
+
+    def _offset(self, first: int, last: int, row: int) -> int:
+        return (first * self.n_rows + row * (last - first)) * _FLOAT
+
+    def _put(self, part: np.ndarray, offset: int) -> None:
+        assert self._file is not None
+        data = part.reshape(-1).view(np.uint8).data
+        try:
+            self._file.seek(offset)
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            raise CacheSizeError(
+                f"a temporary file of {matrix_bytes(self.n_rows, self.n_features) / 2**30:.1f} GiB cannot be written: "
+                f"{error}; give fewer clips or hook points, or set TMPDIR to a larger disk"
+            ) from error
+
+    def _get(self, shape: tuple[int, int], offset: int) -> np.ndarray:
+        assert self._file is not None
+        part = np.empty(shape, dtype=np.float32)
+        data = part.reshape(-1).view(np.uint8).data
+        while data:
+            count = os.preadv(self._file.fileno(), [data], offset)
+            if not count:
+                raise CacheSizeError(
+                    "a temporary file of activations ends early: rows were read before all were written"
+                )
+            data, offset = data[count:], offset + count
+        return part

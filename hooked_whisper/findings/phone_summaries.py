@@ -1,0 +1,190 @@
+"""What the findings on phones keep of each site: made of the counts of a block of features at a time, then joined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from hooked_whisper.features.examples import ABSENT, Purity, TopExamples, purity
+from hooked_whisper.features.phones import classes
+from hooked_whisper.features.polyphony import PhoneRanges, RangeSummary, active_ranges
+from hooked_whisper.features.selectivity import Selectivity
+from hooked_whisper.features.site_counts import SiteCounts
+from hooked_whisper.protocols import SILENCE
+
+TOP = 20  # strongest examples of a feature, one per utterance
+
+
+@dataclass(frozen=True, eq=False)
+class Tops:
+    """For each feature the strongest position of every utterance, strongest first; ``ABSENT`` where there is none.
+
+    ids: labels of those positions, true and shifted; utterance: which one.
+    """
+
+    values: Float[np.ndarray, "feature k"]
+    ids: Int[np.ndarray, "labelling feature k"]
+    utterance: Int[np.ndarray, "feature k"]
+
+    @classmethod
+    def of(cls, top: TopExamples) -> Tops:
+        ids = np.stack([top.ids(0), top.ids(1)]).astype(np.int16)
+        return cls(top.values.copy(), ids, top.utterances.astype(np.int32))
+
+    def of_both(self, half: Bool[np.ndarray, "utterance"], k: int = TOP) -> Tops:
+        """The k strongest of some utterances and of the others: enough for :meth:`among` these, the others and all."""
+        order = np.append(half, False)[self.utterance]
+        rank = [np.where(part, np.cumsum(part, axis=1), np.inf) for part in (order, ~order & (self.utterance >= 0))]
+        kept = np.minimum(*rank) <= k
+        n = min(2 * k, kept.shape[1])
+        place = np.argsort(~kept, axis=1, kind="stable")[:, :n]
+        there = np.take_along_axis(kept, place, axis=1)
+        values, utterance = (np.take_along_axis(x, place, axis=1) for x in (self.values, self.utterance))
+        ids = np.take_along_axis(self.ids, place[None], axis=2)
+        return Tops(
+            np.where(there, values, np.float32(-np.inf)),
+            np.where(there, ids, np.int16(ABSENT)),
+            np.where(there, utterance, np.int32(ABSENT)),
+        )
+
+    @staticmethod
+    def joined(parts: Sequence[Tops]) -> Tops:
+        """Of other features, on the same utterances."""
+        return Tops(
+            np.concatenate([one.values for one in parts]),
+            np.concatenate([one.ids for one in parts], axis=1),
+            np.concatenate([one.utterance for one in parts]),
+        )
+
+    def among(self, chosen: Bool[np.ndarray, "utterance"], k: int = TOP) -> Tops:
+        """The k strongest of some utterances."""
+        there = (self.utterance >= 0) & np.append(chosen, False)[self.utterance]
+        order = np.argsort(~there, axis=1, kind="stable")[:, :k]
+        kept = np.take_along_axis(there, order, axis=1)
+        values, utterance = (np.take_along_axis(x, order, axis=1) for x in (self.values, self.utterance))
+        ids = np.take_along_axis(self.ids, order[None], axis=2)
+        return Tops(np.where(kept, values, -np.inf), np.where(kept, ids, ABSENT), np.where(kept, utterance, ABSENT))
+
+
+@dataclass(frozen=True, eq=False)
+class PhoneSite:
+    """What the findings on phones need of one site; the counts themselves are not kept.
+
+    phones: of neurons whole, of other sites without the tables by label.
+    deciles: labels by range of activation.
+    """
+
+    tops: Tops
+    names: tuple[str, ...]
+    phones: Selectivity
+    deciles: RangeSummary
+
+    @classmethod
+    def of(cls, counts: SiteCounts, half: Bool[np.ndarray, "utterance"]) -> PhoneSite:
+        """half: the utterances that are told apart from the others, see :meth:`Tops.of_both`."""
+        return cls(
+            Tops.of(counts.top).of_both(half),
+            counts.names,
+            counts.phones.without_tables(),
+            active_ranges(counts.counts, "deciles").summary(),
+        )
+
+    @classmethod
+    def joined(cls, blocks: Iterable[SiteCounts], half: Bool[np.ndarray, "utterance"]) -> Any:
+        """Of all blocks of features of a site; of each block only what is needed is held."""
+        return cls._join([cls.of(block, half) for block in blocks])
+
+    @classmethod
+    def _join(cls, parts: Sequence[PhoneSite]) -> PhoneSite:
+        return PhoneSite(
+            Tops.joined([one.tops for one in parts]),
+            parts[0].names,
+            Selectivity.joined([one.phones for one in parts]),
+            RangeSummary.joined([one.deciles for one in parts]),
+        )
+
+    def purity(self, chosen: Bool[np.ndarray, "utterance"], labelling: int = 0) -> tuple[Purity, Purity]:
+        """Of the top examples among some utterances: for phones (silence is no majority), and for narrow classes."""
+        ids = self.tops.among(chosen).ids[labelling]
+        phones = purity(ids, self.names, without=frozenset([SILENCE]))
+        return phones, purity(ids, self.names, classes(self.names))
+
+    def alive(self, chosen: Bool[np.ndarray, "utterance"]) -> Bool[np.ndarray, "feature"]:
+        """Whether a feature is positive in as many of the utterances as it has top examples."""
+        return self.tops.among(chosen).values[:, -1] > 0
+
+
+@dataclass(frozen=True, eq=False)
+class RangeExample:
+    """A neuron's labels by range, for a figure. deciles, widths: ``[range, label]``."""
+
+    neuron: int
+    f1: float
+    deciles: Int[np.ndarray, "range label"]
+    widths: Int[np.ndarray, "width label"]
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronSite(PhoneSite):
+    """More of the neurons themselves.
+
+    shifted, classes, shifted_classes, shifted_deciles: as named, with shifted labels.
+    widths: ranges of equal width.
+    examples: of each phone the neuron with the highest F1 for it by high values.
+    """
+
+    shifted: Selectivity
+    classes: Selectivity
+    shifted_classes: Selectivity
+    widths: RangeSummary
+    shifted_deciles: RangeSummary
+    examples: dict[str, RangeExample]
+
+    @classmethod
+    def of(cls, counts: SiteCounts, half: Bool[np.ndarray, "utterance"]) -> NeuronSite:
+        deciles, widths = (active_ranges(counts.counts, kind) for kind in ("deciles", "width"))
+        return cls(
+            Tops.of(counts.top).of_both(half),
+            counts.names,
+            counts.phones,
+            deciles.summary(),
+            counts.shifted_phones,
+            counts.classes,
+            counts.shifted_classes,
+            widths.summary(),
+            active_ranges(counts.shifted_counts, "deciles").summary(),
+            _examples(counts.phones, deciles, widths),
+        )
+
+    @classmethod
+    def _join(cls, parts: Sequence[Any]) -> NeuronSite:
+        columns: dict[str, Any] = {
+            name: kind.joined([getattr(one, name) for one in parts])
+            for kind, names in (
+                (Selectivity, ("phones", "shifted", "classes", "shifted_classes")),
+                (RangeSummary, ("deciles", "widths", "shifted_deciles")),
+                (Tops, ("tops",)),
+            )
+            for name in names
+        }
+        examples: dict[str, RangeExample] = {}
+        first = 0
+        for one in parts:
+            for phone, example in one.examples.items():
+                if phone not in examples or example.f1 > examples[phone].f1:
+                    examples[phone] = replace(example, neuron=example.neuron + first)
+            first += len(one.phones.best)
+        return cls(names=parts[0].names, examples=examples, **columns)
+
+
+def _examples(phones: Selectivity, deciles: PhoneRanges, widths: PhoneRanges) -> dict[str, RangeExample]:
+    found: dict[str, RangeExample] = {}
+    for i in np.argsort(-phones.f1, kind="stable"):
+        if np.isfinite(phones.f1[i]) and phones.sign[i] > 0 and phones.labels[i] not in found:
+            example = RangeExample(int(i), float(phones.f1[i]), deciles.counts[i].copy(), widths.counts[i].copy())
+            found[phones.labels[i]] = example
+    return found
