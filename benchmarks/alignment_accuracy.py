@@ -1,6 +1,6 @@
 """Accuracy of forced alignment against hand labels: ``python benchmarks/alignment_accuracy.py TIMIT [--out FILE]``.
 
-TIMIT is a folder with ``.wav``, ``.txt``, ``.wrd`` and ``.phn`` files, at any depth: the corpus itself, or NLTK's sample
+TIMIT is a folder with ``.wav``, ``.txt``, ``.wrd`` and ``.phn`` files, at any depth: the corpus, or NLTK's sample
 of it (``nltk.download("timit")``). Written: distances of word starts and ends, the share of frames of 10 ms with the
 phone of the hand labels, the speed, and the phone error rate of letter-to-sound on words held out of the dictionary.
 """
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from hooked_whisper.audio import load_audio
-from hooked_whisper.corpora import align_recording, pronunciations, read_alignment
+from hooked_whisper.corpora import align_recording, cmu_dictionary, read_alignment
 from hooked_whisper.corpora.forced_alignment import aligner_name
 from hooked_whisper.corpora.letter_to_sound import LETTERS, LetterToSound, phone_errors
 from hooked_whisper.errors import AlignmentError
@@ -127,7 +127,7 @@ def letter_to_sound_accuracy(most: int = 0) -> dict[str, Any]:
 
     Relatives of such a word (plurals, names with the same ending) may be among the learned ones.
     """
-    dictionary = {word: variants for word, variants in pronunciations().words.items() if set(word) <= set(LETTERS)}
+    dictionary = {word: variants for word, variants in cmu_dictionary().words.items() if set(word) <= set(LETTERS)}
     held_out = [word for word in dictionary if zlib.crc32(word.encode()) % HELD_OUT == 0]
     learned = {word: variants[0] for word, variants in dictionary.items() if zlib.crc32(word.encode()) % HELD_OUT}
     began = time.process_time()

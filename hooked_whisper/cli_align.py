@@ -94,13 +94,11 @@ def run_align(parsed: argparse.Namespace, arguments: list[str]) -> int:
 
 def check_english(language: str) -> None:
     """Raises ``HookedWhisperError`` for any other language."""
+    from hooked_whisper.corpora.aligning import NOT_ENGLISH, is_english
     from hooked_whisper.errors import HookedWhisperError
 
-    if language.lower() not in ("en", "english"):
-        raise HookedWhisperError(
-            f"forced alignment knows English only, not {language!r}: its acoustic model is pocketsphinx's en-us; for "
-            "other languages align with the Montreal Forced Aligner and pass its TextGrids with --alignments"
-        )
+    if not is_english(language):
+        raise HookedWhisperError(NOT_ENGLISH.format(language))
 
 
 def _with_texts(parsed: argparse.Namespace) -> list[Recording]:

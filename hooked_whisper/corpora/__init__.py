@@ -37,7 +37,7 @@ from hooked_whisper.corpora.packaged import (
     semantic_words,
     speech_metadata,
 )
-from hooked_whisper.corpora.pronunciations import PHONES, pronunciations
+from hooked_whisper.corpora.pronunciations import PHONES, cmu_dictionary
 from hooked_whisper.corpora.records import Recording, fingerprint
 from hooked_whisper.corpora.splits import Split, folds_by_speaker, split_by_speaker
 from hooked_whisper.corpora.textgrid import from_textgrid, to_textgrid
@@ -67,6 +67,7 @@ __all__ = [
     "asterisk",
     "audio_folder",
     "batched",
+    "cmu_dictionary",
     "common_voice",
     "conflict_pairs",
     "fingerprint",
@@ -87,7 +88,6 @@ __all__ = [
     "own_text_fact",
     "packaged_speech",
     "parent_folder",
-    "pronunciations",
     "read_alignment",
     "semantic_words",
     "speech_metadata",

@@ -29,6 +29,7 @@ from hooked_whisper.corpora.forced_alignment import (
     as_alignment,
     check_oov,
     find_times,
+    outside_dictionary,
 )
 from hooked_whisper.corpora.json_alignments import to_json
 from hooked_whisper.corpora.loading import Failure, Loaded, Loader
@@ -46,6 +47,10 @@ FORMATS: Mapping[str, tuple[str, ...]] = {
 _WRITERS = {".TextGrid": to_textgrid, ".json": to_json}
 _VERSION = 1  # of what is aligned and how: a new one makes every file anew
 NO_TEXT = "it has no text: give one (a .txt file of its name, or a table), or take the model's own with --texts own"
+NOT_ENGLISH = (
+    "forced alignment knows English only, not {!r}: its acoustic model is pocketsphinx's en-us; for other languages "
+    "align with the Montreal Forced Aligner and pass its TextGrids with --alignments"
+)
 
 Times = tuple[list[Labelled], list[Labelled]]
 
@@ -141,6 +146,11 @@ def align_corpus(
     return run.result(skipped)
 
 
+def is_english(language: str) -> bool:
+    """Whether a code or name is that of English; an unknown language, the empty one, counts as English."""
+    return language.lower().replace("_", "-").split("-")[0] in ("", "en", "english")
+
+
 def _endings(formats: str) -> tuple[str, ...]:
     if formats not in FORMATS:
         near = closest(str(formats), FORMATS)
@@ -198,6 +208,9 @@ class _Run:
     def jobs(self, indices: Sequence[int]) -> Iterator[_Task]:
         """The recordings as they are loaded, each with a job, or without one where nothing is to be done."""
         for item in Loader(Part(self.corpus, indices)):
+            language = self.corpus[indices[item.index]].language
+            if not is_english(language):
+                item = Failure(item.index, self.corpus[indices[item.index]].id, "", NOT_ENGLISH.format(language))
             if isinstance(item, Failure):
                 self.failed.append(self._noted(Entry(item.id, problem=item.reason)))
                 yield _Task(self.corpus[indices[item.index]], self.failed[-1])
@@ -218,14 +231,15 @@ class _Run:
             self.failed.append(Entry(recording.id, problem=problem))  # not noted: it would count as ours next time
             return self.failed[-1], None
         try:
-            job = alignment_job(item.samples, recording.text, "guess")
+            missing = outside_dictionary(recording.text) if self.oov == "skip" else []
+            if missing:
+                problem = f"not in the dictionary: {', '.join(missing)}"
+                self.skipped.append(self._noted(Entry(recording.id, problem=problem)))
+                return self.skipped[-1], None
+            job = alignment_job(item.samples, recording.text)
         except AlignmentError as error:
             self.failed.append(self._noted(Entry(recording.id, problem=str(error))))
             return self.failed[-1], None
-        if job.guessed and self.oov == "skip":
-            problem = f"not in the dictionary: {', '.join(job.guessed)}"
-            self.skipped.append(self._noted(Entry(recording.id, problem=problem)))
-            return self.skipped[-1], None
         guessed = {word: " ".join(phones) for word, phones in job.guessed.items()}
         text = " ".join(recording.text.split())
         return Entry(recording.id, key, text, recording.text_source, round(job.duration, 6), guessed), job
@@ -261,7 +275,7 @@ class _Run:
             tuple((entry.id, entry.problem) for entry in (*without_text, *self.skipped)),
             tuple((entry.id, entry.problem) for entry in self.failed),
             dict(sorted(guessed.items())),
-            sum(entry.seconds for entry in self.aligned),
+            sum((entry.seconds for entry in self.aligned), 0.0),
         )
 
     def _path(self, name: str, ending: str) -> Path:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from hooked_whisper.audio import SAMPLE_RATE, AudioSource, load_audio
 from hooked_whisper.corpora.letter_to_sound import Phones
-from hooked_whisper.corpora.pronunciations import PHONES, model_folder, pronunciations
+from hooked_whisper.corpora.pronunciations import PHONES, cmu_dictionary, model_folder
 from hooked_whisper.corpora.spoken_forms import SpokenWord, spoken_words
 from hooked_whisper.errors import AlignmentError, closest
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
@@ -97,7 +97,7 @@ def align_recording(
 
 def alignment_job(samples: Float[Tensor, "sample"], text: str, oov: str = "guess") -> AlignmentJob:
     """Check and prepare. Raises ``AlignmentError`` as :func:`align_recording`."""
-    dictionary = pronunciations()
+    dictionary = cmu_dictionary()
     words = tuple(spoken_words(text, dictionary.__contains__))
     seconds = len(samples) / SAMPLE_RATE
     if not words:
@@ -107,7 +107,7 @@ def alignment_job(samples: Float[Tensor, "sample"], text: str, oov: str = "guess
             f"the recording lasts {seconds / 60:.0f} minutes, up to {LONGEST_S / 60:.0f} can be aligned: cut it, and "
             "its text, into parts (a table with start and end of each will do, see corpora.manifest)"
         )
-    missing = list(dict.fromkeys(said for word in words for said in word.said if said not in dictionary))
+    missing = _missing(words)
     if missing and oov == "skip":
         raise AlignmentError(f"not in the dictionary: {', '.join(missing)}; --oov guess (the default) takes a guess")
     guessed = {said: dictionary.guess(said) for said in missing}
@@ -120,6 +120,16 @@ def alignment_job(samples: Float[Tensor, "sample"], text: str, oov: str = "guess
         )
     pcm = np.round(samples.clamp(-1, 1).cpu().numpy() * 32767).astype(np.int16)
     return AlignmentJob(pcm, words, said, guessed)
+
+
+def outside_dictionary(text: str) -> list[str]:
+    """Spoken words of a text that the dictionary lacks. Raises ``AlignmentError`` for a text that is not English."""
+    return _missing(spoken_words(text, cmu_dictionary().__contains__))
+
+
+def _missing(words: Sequence[SpokenWord]) -> list[str]:
+    dictionary = cmu_dictionary()
+    return list(dict.fromkeys(said for word in words for said in word.said if said not in dictionary))
 
 
 def as_alignment(

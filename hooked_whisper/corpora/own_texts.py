@@ -76,7 +76,7 @@ def with_own_texts(
     reads it next reports it.
 
     Args:
-        language: of the recordings, for multilingual models.
+        language: of recordings that do not say it, for multilingual models.
         cache: a folder or URL that keeps the transcripts (``own_texts.jsonl``); only those of this model, language and
             corpus are used. Without it they are in memory only.
         ranks: processes that share the work, see :func:`~hooked_whisper.ranks.torchrun_ranks`; needs a ``cache`` that
@@ -99,9 +99,17 @@ def with_own_texts(
     keeper = _Cache(None if cache is None else as_path(cache), _identity(model, language))
     texts = keeper.read(n_ranks)
     mine = [i for i in wanted[rank::n_ranks] if _key(corpus[i]) not in texts]
-    texts |= _transcribed(
-        model, corpus, mine, language, batch, keeper, rank, texts, progress and not rank, failed or _warn
-    )
+    report = failed or _warn
+    by_language: dict[str, list[int]] = {}
+    for i in mine:
+        by_language.setdefault(corpus[i].language or language, []).append(i)
+    for spoken, indices in by_language.items():
+        if not model.is_multilingual and spoken.lower() not in ("en", "english"):
+            reason = f"{model.cfg.name} hears English only, this recording is in {spoken!r}: take a multilingual model"
+            for i in indices:
+                report(Failure(i, corpus[i].id, corpus[i].path, reason))
+            continue
+        texts |= _transcribed(model, corpus, indices, spoken, batch, keeper, rank, texts, progress and not rank, report)
     if ranks is not None:
         ranks.wait()
         texts = keeper.read(n_ranks)
@@ -218,7 +226,7 @@ def _alignment(speaker: str, found: OwnText, source: str) -> Alignment:
 
 
 def _key(recording: Recording) -> str:
-    return f"{recording.id}\0{recording.path}"
+    return f"{recording.id}\0{recording.path}\0{recording.language}"
 
 
 def _identity(model: HookedWhisper, language: str) -> dict[str, str]:

@@ -24,7 +24,7 @@ _VARIANT = re.compile(r"\(\d+\)$")
 class Pronunciations:
     """Word (lower case) to its pronunciations, the usual one first.
 
-    >>> pronunciations()["tomato"]
+    >>> cmu_dictionary()["tomato"]
     (('T', 'AH', 'M', 'EY', 'T', 'OW'), ('T', 'AH', 'M', 'AA', 'T', 'OW'))
     """
 
@@ -51,7 +51,7 @@ class Pronunciations:
 
 
 @lru_cache(maxsize=1)
-def pronunciations() -> Pronunciations:
+def cmu_dictionary() -> Pronunciations:
     """The dictionary of pocketsphinx's English model (CMU, BSD).
 
     Raises:
