@@ -137,15 +137,16 @@ class Scores:
 
 
 def _mean(values: Float[np.ndarray, "prompt"], rng: np.random.Generator | None) -> Estimate:
-    if not np.isfinite(values).any():
+    known = values[np.isfinite(values)]
+    if not len(known):
         return Estimate(None)
-    mean = float(np.nanmean(values))
+    mean = float(known.mean())
     if rng is None:
         return Estimate(mean)
-    return Estimate.of(mean, bootstrap(len(values), lambda drawn: float(np.nanmean(values[drawn])), rng, DRAWS))
+    return Estimate.of(mean, bootstrap(len(known), lambda drawn: float(known[drawn].mean()), rng, DRAWS))
 
 
-def make_task(english: English, n_prompts: int = PROMPTS) -> Task:
+def make_task(english: English, n_prompts: int) -> Task:
     """The prompts: words with enough followers, evenly spaced from the most to the least frequent.
 
     A word that follows more than the share ``COMMON`` of the prompts is common, and a prompt needs ``FOLLOWERS`` that
@@ -204,7 +205,7 @@ def score(task: Task, logits: Float[np.ndarray, "prompt word"], rng: np.random.G
 def run(context: Context, identity: dict[str, Any]) -> Finding:
     """``identity``: id, title and claim of the finding. A few encoder passes; prompts are batches of the decoder."""
     model, english = context.model, load_english()
-    tokens, task = english.token_ids(model), make_task(english)
+    tokens, task = english.token_ids(model), make_task(english, PROMPTS)
     kinds = [kind for kind in KINDS if kind != "mean encoding" or context.utterances]
     prefixes = prefix_ids(model)
     scores: dict[tuple[str, str], Scores] = {}

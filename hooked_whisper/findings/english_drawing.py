@@ -23,8 +23,8 @@ from hooked_whisper.findings.finding import Finding
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PAIR_LABELS = ("sound alike", "rhymes, spelled\ndifferently", "used alike", "rhymes", "one phone apart")
-PAIR_LABELS += ("rhymes, spelled\nalike", "spelled alike,\nno rhyme")
+PAIR_LABELS = ("sound alike", "rhymes, other spelling", "used alike", "rhymes", "one phone apart")
+PAIR_LABELS += ("rhymes, same spelling", "same spelling, no rhyme")
 PREDICTOR_LABELS = ("sound", "spelling", "use", "log frequency", "difference of\nlog frequency")
 
 
@@ -36,7 +36,7 @@ def draw_english_bigrams(finding: Finding) -> list[Figure]:
     values = by_prompt.at(statistic=name)
     values = values[np.isfinite(values)]
     histogram, axes = _figure("Prompts", "rank correlation, given word frequency", "prompts")
-    axes.hist(values, bins=30, color=BLUE)
+    axes.hist(values, bins=np.linspace(-1, 1, 61).tolist(), color=BLUE)
     axes.axvline(threshold, color=ORANGE, linestyle="--", label=f"mean needs at least {threshold:g}")
     axes.axvline(float(values.mean()) if len(values) else 0.0, color=INK, label="mean")
     _legend(axes, below=True)

@@ -15,7 +15,7 @@ from hooked_whisper.findings.context import Context
 from hooked_whisper.findings.english import load_english
 from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.records import Axis, Measurement, Table
-from hooked_whisper.findings.word_pairs import Comparison, Words, make_words
+from hooked_whisper.findings.word_pairs import N_WORDS, Comparison, Words, make_words
 from hooked_whisper.hooked import HookedWhisper
 
 PROTOCOL = (
@@ -124,7 +124,7 @@ def comparisons(words: Words, rng: np.random.Generator) -> dict[str, Comparison]
 def run(context: Context, identity: dict[str, Any]) -> Finding:
     """``identity``: id, title and claim of the finding. Reads the embedding alone: no forward pass."""
     english = load_english()
-    words = make_words(english)
+    words = make_words(english, N_WORDS)
     tokens = english.token_ids(context.model)[words.rows]
     sets = comparisons(words, context.rng("matched pairs of words"))
     cosines = {

@@ -118,7 +118,7 @@ class Words:
         gap[lengths[:, None] != lengths[None, :]] += 1e3
         return np.argpartition(gap, NEAR_IN_FREQUENCY, axis=1)[:, :NEAR_IN_FREQUENCY]
 
-    def matched(self, pairs: PairList, rng: np.random.Generator) -> PairList:
+    def matched(self, pairs: PairList, rng: np.random.Generator) -> Int[np.ndarray, "match 2"]:
         """Random pairs: each word replaced by one as frequent and as long; none of them in ``pairs``."""
         taken = set(map(tuple, pairs.tolist()))
         repeated = np.repeat(pairs, MATCHES, axis=0)
@@ -132,7 +132,7 @@ class Comparison:
     """Pairs of one kind against matched random ones."""
 
     pairs: PairList
-    random: PairList
+    random: Int[np.ndarray, "match 2"]
 
     def auc(self, cosine: Float[np.ndarray, "word word"]) -> float:
         return auc(cosine[tuple(self.pairs.T)], cosine[tuple(self.random.T)])
@@ -156,7 +156,7 @@ class Comparison:
         return samples
 
 
-def make_words(english: English, n_words: int = N_WORDS) -> Words:
+def make_words(english: English, n_words: int) -> Words:
     """The most frequent words with two phones or more whose use is known."""
     known = english.n_followers + english.n_predecessors >= NEIGHBORS_KNOWN
     known &= np.array([len(phones) > 1 for phones in english.phones])

@@ -96,8 +96,3 @@ def test_nearest_tokens_leave_the_word_out_and_show_spaces() -> None:
         ["␣mug", "␣jug"],
         ["␣jug", "␣mug"],
     )
-
-
-def test_without_a_world_it_is_not_testable() -> None:
-    finding = neighbours.run(small_context(truth=False))
-    assert finding.status == "not testable" and finding.tables and finding.published
