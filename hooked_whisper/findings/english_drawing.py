@@ -23,8 +23,15 @@ from hooked_whisper.findings.finding import Finding
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PAIR_LABELS = ("sound alike", "rhymes, other spelling", "used alike", "rhymes", "one phone apart")
-PAIR_LABELS += ("rhymes, same spelling", "same spelling, no rhyme")
+PAIR_LABELS = (
+    "sound alike",
+    "rhymes, other spelling",
+    "used alike",
+    "rhymes",
+    "one phone apart",
+    "rhymes, same spelling",
+    "same spelling, no rhyme",
+)
 PREDICTOR_LABELS = ("sound", "spelling", "use", "log frequency", "difference of\nlog frequency")
 
 
