@@ -1,0 +1,119 @@
+"""Tables of README.md and the docs that are read from files: ``python -m docs.tools.readme_tables`` fills them in.
+
+A table stands between ``<!-- table: KIND FILE -->`` and ``<!-- end of table -->``; a test compares what stands there
+with what the file gives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bench.markdown import table
+from hooked_whisper.findings.finding import Criterion, Estimate, Finding, format_estimate, format_number
+from hooked_whisper.findings.serialise import from_dict
+from hooked_whisper.storage import write_atomic
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+_TABLE = re.compile(
+    r"(?P<head><!-- table: (?P<kind>[\w-]+) (?P<file>[\w./-]+) -->\n)(?P<body>.*?)(?P<end><!-- end of table -->)", re.DOTALL
+)
+
+
+def filled(page: str) -> str:
+    """The page with every table as its file has it.
+
+    Raises:
+        KeyError: a kind of table that does not exist.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        data = json.loads((ROOT / match["file"]).read_text(encoding="utf-8"))
+        return match["head"] + KINDS[match["kind"]](data) + "\n" + match["end"]
+
+    return _TABLE.sub(fill, page)
+
+
+def findings_table(data: Mapping[str, Any]) -> str:
+    """A row for each finding of a run: status, the deciding number beside its threshold, the strongest control."""
+    rows = [_finding_row(from_dict(one)) for one in data["findings"]]
+    return table(("finding", "verdict", "deciding number, 95 % interval", "needs", "strongest control"), rows).strip()
+
+
+def _finding_row(finding: Finding) -> tuple[str, ...]:
+    name = f"{finding.title} ({finding.id})"
+    if not finding.claims or finding.status in ("not testable", "error"):
+        return name, finding.status, finding.status_reason, "", ""
+    criterion = deciding(finding)
+    return (
+        name,
+        finding.status,
+        f"{criterion.name}: {format_estimate(criterion.estimate)} {criterion.unit}".strip(),
+        f"{criterion.direction} {format_number(criterion.threshold)}",
+        _strongest(finding, criterion),
+    )
+
+
+def deciding(finding: Finding) -> Criterion:
+    """The claim that decided the status: the first that failed, else the first whose interval is not clear, else the
+    headline."""
+    failed = [c for c in finding.claims if not c.passed]
+    unclear = [c for c in finding.claims if not c.clear]
+    return (failed or unclear or list(finding.claims))[0]
+
+
+def _strongest(finding: Finding, criterion: Criterion) -> str:
+    """The control that comes nearest to meeting the criterion."""
+    values = [
+        (control.name, estimate)
+        for control in finding.controls
+        if (estimate := control.values.get(criterion.name, Estimate(None))).value is not None
+    ]
+    if not values:
+        return ""
+    sign = 1 if criterion.direction == "at least" else -1
+    name, estimate = max(values, key=lambda pair: sign * float(pair[1].value or 0))
+    return f"{name} {format_number(estimate.value)}"
+
+
+def speech_table(data: Mapping[str, Any]) -> str:
+    """Word error rates of the packaged speech by model: English, the held-out voices, other languages."""
+    rows = []
+    for model, groups in data["wer"].items():
+        others = {k: v for k, v in groups["languages"].items() if k != "en"}
+        rows.append(
+            (
+                model,
+                _rate(groups["english"]),
+                _rate(groups["splits"]["held-out"]),
+                ", ".join(f"{language} {one['wer']:.1f}" for language, one in others.items()) or "–",
+            )
+        )
+    return table(("model", "English, 95 % interval", "held-out voices", "other languages"), rows).strip()
+
+
+def _rate(one: Mapping[str, float]) -> str:
+    return f"{one['wer']:.1f} % [{one['low']:.1f}, {one['high']:.1f}]"
+
+
+KINDS: dict[str, Callable[[Mapping[str, Any]], str]] = {"findings": findings_table, "speech": speech_table}
+
+
+def main() -> None:
+    """Fill the tables of every page in place."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        new = filled(text)
+        if new != text:
+            write_atomic(page, new.encode())
+            print(f"filled {page.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
