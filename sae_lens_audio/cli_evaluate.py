@@ -60,7 +60,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--min-tokens", type=positive, default=50, metavar="N", help="phones said less often are not judged (50)"
     )
     parser.add_argument(
-        "--memory", type=positive, default=4, metavar="GIB", help="most memory for counts of phones (default: 4 GiB)"
+        "--memory", type=positive, default=1, metavar="GIB", help="of activations, more go to temporary files (1 GiB)"
     )
     parser.add_argument("--language", default="en", metavar="L", help="of the texts (default: en)")
     parser.add_argument(
@@ -105,7 +105,7 @@ def run_evaluate(parsed: argparse.Namespace) -> int:
             where="all" if any(one.metadata.padding == "kept" for one in loaded.values()) else "sound",
             phones=None
             if parsed.no_phones
-            else PhoneOptions(min_tokens=parsed.min_tokens, max_bytes=parsed.memory << 30, seed=parsed.seed),
+            else PhoneOptions(min_tokens=parsed.min_tokens, memory=parsed.memory << 30, seed=parsed.seed),
             language=parsed.language,
             seed=parsed.seed,
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -14,9 +14,12 @@ from jaxtyping import Bool, Float, Int
 from hooked_whisper.errors import PatchError
 from hooked_whisper.features.baselines import mel_bands
 from hooked_whisper.features.bases import LinearBasis
-from hooked_whisper.features.labelled import LabelledClip, SiteCounts, Track, evaluate_sites
+from hooked_whisper.features.labelled_rows import Track, collect_rows
+from hooked_whisper.features.row_labels import CountOptions, LabelledClip
 from hooked_whisper.features.selectivity import MIN_TOKENS, Selectivity
+from hooked_whisper.features.site_counts import SiteCounts
 from hooked_whisper.features.sites import Site
+from hooked_whisper.features.spool import MEMORY
 from hooked_whisper.findings.finding import Estimate
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import FeatureBasis
@@ -147,14 +150,14 @@ class PhoneScores:
 
 @dataclass(frozen=True)
 class PhoneOptions:
-    """folds: groups of speakers; min_tokens: of a phone that is judged; max_bytes: of counts, see
-    :func:`~hooked_whisper.features.labelled.evaluate_sites`; inner: leave positions within 20 ms of a boundary out.
+    """folds: groups of speakers; min_tokens: of a phone that is judged; memory: bytes of activations that are held in
+    memory, more go to temporary files; inner: leave positions within 20 ms of a boundary out.
     """
 
     folds: int = 4
     min_tokens: int = MIN_TOKENS
     inner: bool = False
-    max_bytes: int = 4 << 30
+    memory: int = MEMORY
     seed: int = 0
 
 
@@ -185,7 +188,7 @@ def phone_scores(
         PatchError: a hook point without a vector at every position; NaN; no phone said often enough
             (:class:`RarePhonesError`).
         AlignmentError: fewer than two speakers.
-        CacheSizeError: too many features for ``options.max_bytes``.
+        CacheSizeError: no room for temporary files.
     """
     options = options or PhoneOptions()
     controls = {name: Site(hook, basis) for name, basis in bases.items()}
@@ -197,24 +200,36 @@ def phone_scores(
     if taken := sorted(set(dictionaries) & (set(controls) | set(also))):
         raise PatchError(f"a dictionary cannot be called {taken[0]!r}, a control is: give it another name")
     sites = {name: Site(hook, one) for name, one in dictionaries.items()} | controls
-    with torch.no_grad():
-        counts = evaluate_sites(
-            model,
-            clips,
-            sites | dict(also),
-            folds=options.folds,
-            k=1,  # of the strongest examples only the strongest is looked at: whether a feature ever fires
-            positions="inner" if options.inner else "all",
-            min_tokens=options.min_tokens,
-            seed=options.seed,
-            track=track,
-            max_bytes=options.max_bytes,
-        )
-    found = {}
-    for name in sites:
-        site = counts.pop(name)  # the counts are large: none is kept longer than it is needed
-        found[name] = PhoneScores.of(site.phones, site.shifted_phones, _alive(site))
-    return found
+    # of the strongest examples only the strongest is looked at: whether a feature ever fires
+    counting = CountOptions(
+        folds=options.folds,
+        k=1,
+        positions="inner" if options.inner else "all",
+        min_tokens=options.min_tokens,
+        seed=options.seed,
+    )
+    hooks = list(dict.fromkeys(site.hook for site in (sites | dict(also)).values()))
+    with (
+        torch.no_grad(),
+        collect_rows(
+            model, clips, hooks, track=track, widest=max(_width(site) for site in sites.values()), memory=options.memory
+        ) as rows,
+    ):
+        for site in also.values():
+            for clip in range(len(clips)):
+                rows.features(site, clip)
+        labels = rows.labels(counting)
+        return {name: _scores(rows.blocks(site, labels)) for name, site in sites.items()}
+
+
+def _width(site: Site) -> int:
+    return 0 if site.basis is None else site.basis.n_features
+
+
+def _scores(blocks: Iterable[SiteCounts]) -> PhoneScores:
+    parts = [(block.phones, block.shifted_phones, _alive(block)) for block in blocks]
+    phones, shifted, alive = zip(*parts, strict=True)
+    return PhoneScores.of(Selectivity.joined(phones), Selectivity.joined(shifted), np.concatenate(alive))
 
 
 def _alive(site: SiteCounts) -> Bool[np.ndarray, "feature"]:
