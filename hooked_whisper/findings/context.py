@@ -52,6 +52,8 @@ class Context:
         truth: the world behind the model, or ``None``.
         facts: what the weights' metadata say, and where the clips are from, for the record.
         more_speech: makes further clips, for findings to which these are few (phones); called when one asks.
+        language_speech: loads clips of several languages for the findings on language, where the utterances are all
+            of one language; ``None``: these findings use the utterances.
         failures: recordings that could not be read or used.
     """
 
@@ -65,6 +67,7 @@ class Context:
     progress: bool = False
     facts: dict[str, Any] | None = None
     more_speech: Callable[[], tuple[Utterance, ...]] | None = None
+    language_speech: Callable[[], tuple[Utterance, ...]] | None = None
     failures: tuple[Failure, ...] = ()
     _kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -80,7 +83,7 @@ class Context:
 
     def with_utterances(self, utterances: tuple[Utterance, ...]) -> Context:
         """The same models and facts on other clips; nothing that was computed is shared."""
-        return replace(self, utterances=utterances, more_speech=None, _kept={})
+        return replace(self, utterances=utterances, more_speech=None, language_speech=None, _kept={})
 
     def once(self, name: str, make: Callable[[], T]) -> T:
         """What ``make`` gives, made by the first finding that asks for this name and kept for the others."""

@@ -92,6 +92,8 @@ def _pieces(item: Loaded, window: float) -> list[tuple[torch.Tensor, Alignment]]
     alignment = replace(
         alignment, text=recording.text or alignment.text, speaker=recording.speaker or recording.id, duration=duration
     )
+    if recording.language:
+        alignment = replace(alignment, extra={**alignment.extra, "language": recording.language})
     if duration <= window:
         return [(samples, alignment)] if duration >= SHORTEST else []
     if not alignment.words and not alignment.text:

@@ -22,6 +22,7 @@ from hooked_whisper.speech.world import SpokenWorld
 
 LEAD = 0.5  # seconds of silence before a synthetic clip, so that a cut can be moved to before its first word
 DEMO = "demo"
+PER_LANGUAGE = 20  # packaged clips of each language: all that there are of the four besides English
 FURTHER = 200  # clips for findings on phones: with the first 100 most phones are said 50 times or more
 
 
@@ -137,6 +138,19 @@ def packaged_speech_clips(model: HookedWhisper, count: int, seed: int = 0) -> tu
     )
 
 
+def packaged_language_clips(model: HookedWhisper) -> tuple[Utterance, ...]:
+    """Sentences of the packaged speech in every language that it has, the voices of each language taking turns.
+
+    Raises:
+        AudioError: this installation has no packaged speech.
+    """
+    from hooked_whisper.corpora.packaged import LANGUAGES, packaged_speech
+
+    by_language = (packaged_speech(("prose", "foreign"), language=code) for code in LANGUAGES)
+    corpus = [recording for clips in by_language for recording in balanced(clips)[:PER_LANGUAGE]]
+    return clips_of(model, corpus, own_times=False).utterances
+
+
 def corpus_clips(
     model: HookedWhisper, corpus: Sequence[Recording], name: str, count: int, language: str
 ) -> tuple[CorpusClips, Further]:
@@ -144,9 +158,9 @@ def corpus_clips(
     ordered = balanced(corpus)
     return (
         clips_of(model, ordered[:count], language=language),
-        lambda: clips_of(model, ordered[count:], language=language, own_times=False).utterances
-        if ordered[count:]
-        else (),
+        lambda: (
+            clips_of(model, ordered[count:], language=language, own_times=False).utterances if ordered[count:] else ()
+        ),
     )
 
 
@@ -180,6 +194,7 @@ def make_context(
     """
     world = world_of(name)
     clips, further, own_texts = Clips((), "none was needed"), None, False
+    language_speech: Further | None = None
     failures: tuple[Failure, ...] = ()
     if speech and world is not None and corpus is None:
         clips = synthetic_clips(world, utterances, seed)
@@ -188,6 +203,7 @@ def make_context(
         if corpus is None:
             corpus_name = "packaged speech"
             loaded, further = packaged_speech_clips(model, utterances, seed)
+            language_speech = partial(packaged_language_clips, model)
         else:
             loaded, further = corpus_clips(model, corpus, corpus_name, utterances, language)
         clips, own_texts = Clips(loaded.utterances, origin_of(corpus_name, loaded)), loaded.own_texts > 0
@@ -204,4 +220,5 @@ def make_context(
         facts={"origin": clips.origin},
         failures=failures,
         more_speech=further,
+        language_speech=language_speech,
     )
