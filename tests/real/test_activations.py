@@ -44,7 +44,7 @@ def test_openai_whisper(twins: RealTwins, clips: list[Clip]):
 
 def test_transformers(twins: RealTwins, clips: list[Clip]):
     """Residuals before every block, all patterns, encoder output, logits."""
-    mel, tokens = mels(clips), tokens_of(twins, clips)
+    mel, tokens = mels(clips[:1]), tokens_of(twins, clips[:1])
     errors = compare(twins.ours, hf_activations(twins.hf, mel, tokens), mel, tokens)
     assert record(f"{twins.name}: transformers float32", errors) < FLOAT32, errors
 

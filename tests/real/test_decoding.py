@@ -37,9 +37,11 @@ def encoded(twins: RealTwins, clips: list[Clip]) -> tuple[torch.Tensor, torch.Te
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_decode(twins: RealTwins, encoded, options: dict[str, Any]):
-    ours = [twins.ours.decode(row, language="en", **options) for row in encoded[0]]
+    n = 1 if "beam_size" in options else len(encoded[0])  # beams take long
+    ours = [twins.ours.decode(row, language="en", **options) for row in encoded[0][:n]]
     theirs = [
-        whisper.decode(twins.openai, row, DecodingOptions(language="en", fp16=False, **options)) for row in encoded[1]
+        whisper.decode(twins.openai, row, DecodingOptions(language="en", fp16=False, **options))
+        for row in encoded[1][:n]
     ]
     assert [outcome(result) for result in ours] == [outcome(result) for result in theirs]
     gap = max(abs(a.avg_logprob - b.avg_logprob) for a, b in zip(ours, theirs, strict=True))
