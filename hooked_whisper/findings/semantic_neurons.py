@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
+from hooked_whisper.errors import AudioError
+from hooked_whisper.findings import word_classes
+from hooked_whisper.findings.class_scores import best_thresholds, f1_of
 from hooked_whisper.findings.context import Context
 from hooked_whisper.findings.drawing import BLUE, GREY, _figure, _in_words, _legend, draw_controls
 from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
@@ -24,7 +27,8 @@ if TYPE_CHECKING:
 
 ID, TITLE = "F11", "Neurons for classes of words"
 CLAIM = "Neurons of the decoder's first MLP fire at the words of a semantic class, more than chance grouping explains."
-PROTOCOL = (
+PROTOCOL = word_classes.PROTOCOL
+SYNTHETIC_PROTOCOL = (
     "The true text of every utterance is forced on the decoder (prompt without timestamps, the utterance's own audio); "
     "decoder.blocks.0.mlp.hook_post is read at each word's token. Every second utterance chooses, for each neuron, the "
     "class and the threshold of highest F1 (firing: at or above the threshold); the other utterances give its F1. "
@@ -36,7 +40,7 @@ PROTOCOL = (
 )
 HOOK = "decoder.blocks.0.mlp.hook_post"
 LEAST_TOKENS, LEAST_WORDS = 5, 3
-PROTOCOL = PROTOCOL.format(least=LEAST_TOKENS, words=LEAST_WORDS, draws=20)
+SYNTHETIC_PROTOCOL = SYNTHETIC_PROTOCOL.format(least=LEAST_TOKENS, words=LEAST_WORDS, draws=20)
 DEALS, RESAMPLES = 20, 400
 GOOD = 0.7
 ENOUGH_NEURONS, ENOUGH_UTTERANCES, ENOUGH_CLASSES = 5, 40, 5
@@ -88,29 +92,6 @@ def read_words(context: Context, model: HookedWhisper, indices: Sequence[int], e
     return Words(np.concatenate(values), np.array(word), np.array(utterance))
 
 
-def best_thresholds(
-    values: Float[np.ndarray, "token neuron"], member: Bool[np.ndarray, "token label"]
-) -> tuple[Float[np.ndarray, "neuron label"], Float[np.ndarray, "neuron label"]]:
-    """Highest F1 of "at or above a threshold" for each neuron and class, and that threshold; all of them at once."""
-    order = np.argsort(-values, axis=0, kind="stable")
-    ordered = np.take_along_axis(values, order, axis=0)
-    hits = np.cumsum(member[order], axis=0, dtype=np.float32)  # [token, neuron, label]
-    fired = np.arange(1, len(values) + 1, dtype=np.float32)[:, None, None]
-    f1 = 2 * hits / (fired + member.sum(0))
-    # a threshold cannot part equal values: only the last of them counts
-    last = np.append(ordered[1:] != ordered[:-1], np.ones((1, values.shape[1]), dtype=bool), axis=0)
-    f1 = np.where(last[..., None], f1, -1)
-    best = f1.argmax(0)  # [neuron, label]
-    return f1.max(0), ordered[best, np.arange(values.shape[1])[:, None]]
-
-
-def f1_of(fires: Bool[np.ndarray, "token neuron"], member: Bool[np.ndarray, "token neuron"]) -> np.ndarray:
-    """F1 of each neuron for its own class; 0 where neither is ever the case."""
-    both = (fires & member).sum(0)
-    total = fires.sum(0) + member.sum(0)
-    return 2 * both / np.maximum(total, 1)
-
-
 def evaluate(
     values: Float[np.ndarray, "token neuron"], member: Bool[np.ndarray, "token label"], train: Bool[np.ndarray, "token"]
 ) -> Best:
@@ -147,10 +128,15 @@ def dealt(class_of: Mapping[str, str], rng: np.random.Generator) -> dict[str, st
 
 
 def run(context: Context) -> Finding:
-    """Decoder passes only: the encoder's output is there already, but for the untrained twin's."""
+    """On the synthetic corpus decoder passes only; real Whisper hears the sentences of :mod:`.word_classes`."""
     truth = context.truth
-    if truth is None or not truth.class_of:
-        return _finding(context, reason="nobody knows the classes of the words in these clips")
+    if truth is None:
+        try:
+            return word_classes.run(context, {"id": ID, "title": TITLE, "claim": CLAIM, "published": (SAID,)})
+        except AudioError as error:
+            return _finding(context, reason=f"classes of words need the packaged speech ({error})")
+    if not truth.class_of:
+        return _finding(context, reason="this model's synthetic corpus has no classes of words")
     known = set(truth.words)
     usable = [i for i, text in enumerate(context.references) if text and set(text.split()) <= known]
     if len(usable) < 2:
@@ -223,7 +209,7 @@ def _finding(
     reason: str = "",
 ) -> Finding:
     common: dict[str, Any] = {
-        **context.common(ID, TITLE, CLAIM, PROTOCOL),
+        **context.common(ID, TITLE, CLAIM, SYNTHETIC_PROTOCOL),
         "published": (SAID,),
         "published_summary": "tiny: three neurons for food, numbers and movement, found by listening; no numbers",
         "parameters": {
@@ -315,6 +301,8 @@ def draw(finding: Finding) -> list[Figure]:
     """The count beside its controls; how F1 is distributed."""
     if not finding.measurements:
         return []
+    if not any(one.name == "neurons by class F1" for one in finding.measurements):
+        return word_classes.draw(finding)
     table = finding.measurement("neurons by class F1")
     figure, axes = _figure("Class F1 of every neuron", "F1 on the other half of the utterances", "neurons")
     x = np.array(table.axis("F1").entries, dtype=float) + 0.025

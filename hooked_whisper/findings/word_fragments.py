@@ -14,10 +14,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
+from hooked_whisper.errors import AudioError
+from hooked_whisper.findings import spoken_fragments
 from hooked_whisper.findings.context import Context
 from hooked_whisper.findings.drawing import BLUE, _figure, _in_words, draw_controls
 from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.records import Axis, Measurement, Table
+from hooked_whisper.findings.word_ranks import LEAST, TOP, Ranked, rank
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Interval
 
@@ -25,8 +28,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ID, TITLE = "F15", "Fragments of audio for a word"
-CLAIM = "Of all fragments of half a second, those that raise a word's logit most contain the word."
-PROTOCOL = (
+CLAIM = "Of all short fragments of audio, those that raise a word's logit most contain the word."
+PROTOCOL = spoken_fragments.PROTOCOL
+SYNTHETIC_PROTOCOL = (
     "Utterances are cut into fragments of 0.5 s, one after the other; each is padded with silence to a full window, "
     "encoded and decoded greedily for 5 tokens (prompt without timestamps). A word's score in a fragment is its "
     "largest logit at these 5 tokens. A fragment contains a word if at least half of the word's time lies in it. "
@@ -34,11 +38,10 @@ PROTOCOL = (
     "fragments, with k = 10 or as many as contain it, if they are fewer; mean over words. Intervals: 95 %, bootstrap "
     "over words. Controls: fragments' labels shuffled; a model with random weights, on every fourth fragment."
 )
-SECONDS, TOKENS, TOP = 0.5, 5, 10
-MOST, LEAST = 240, 3
+SECONDS, TOKENS = 0.5, 5
+MOST = 240
 TWIN_STEP = 4  # the untrained model gets one fragment in four
 ENOUGH_WORDS, ENOUGH_FRAGMENTS = 10, 100
-DRAWS = 2000
 
 PRECISION = "precision of a word's top fragments"
 SAID = Table(
@@ -55,21 +58,6 @@ class Fragment:
 
     utterance: int
     start: int
-
-
-@dataclass(frozen=True, eq=False)
-class Ranked:
-    """Words that enough fragments contain, how many do, their k and the share of their top k that contain them."""
-
-    words: tuple[str, ...]
-    counts: Float[np.ndarray, "word"]
-    precision: Float[np.ndarray, "word"]
-
-    def estimate(self, rng: np.random.Generator) -> Estimate:
-        if not self.words:
-            return Estimate(None)
-        drawn = rng.integers(len(self.words), size=(DRAWS, len(self.words)))
-        return Estimate.of(float(self.precision.mean()), self.precision[drawn].mean(1))
 
 
 def fragments_of(context: Context) -> list[Fragment]:
@@ -124,24 +112,14 @@ def score(
     return np.concatenate(scores)
 
 
-def rank(
-    scores: Float[np.ndarray, "fragment word"], labels: Bool[np.ndarray, "fragment word"], words: Sequence[str]
-) -> Ranked:
-    """Precision of the top k of every word that enough fragments contain."""
-    counts = labels.sum(0)
-    enough = np.flatnonzero(counts >= LEAST)
-    order = np.argsort(-scores[:, enough], axis=0, kind="stable")
-    hits = np.cumsum(np.take_along_axis(labels[:, enough], order, axis=0), axis=0)
-    k = np.minimum(counts[enough], TOP)
-    precision = hits[k - 1, np.arange(len(enough))] / k if len(enough) else np.zeros(0)
-    return Ranked(tuple(words[w] for w in enough.tolist()), counts[enough].astype(float), precision.astype(float))
-
-
 def run(context: Context) -> Finding:
     """Encodes every fragment in a full window: a few hundred encoder passes."""
     truth = context.truth
     if truth is None:
-        return _finding(context, reason="nobody knows the words that one token each stands for")
+        try:
+            return spoken_fragments.run(context, {"id": ID, "title": TITLE, "claim": CLAIM, "published": (SAID,)})
+        except AudioError as error:
+            return _finding(context, reason=f"fragments of speech need the packaged speech ({error})")
     fragments = fragments_of(context) if any(u.alignment.words for u in context.utterances) else []
     if not fragments:
         return _finding(context, reason="no clip of half a second has words with their times")
@@ -163,7 +141,7 @@ def _finding(
     reason: str = "",
 ) -> Finding:
     common: dict[str, Any] = {
-        **context.common(ID, TITLE, CLAIM, PROTOCOL),
+        **context.common(ID, TITLE, CLAIM, SYNTHETIC_PROTOCOL),
         "published": (SAID,),
         "published_summary": "code without a result",
         "parameters": {

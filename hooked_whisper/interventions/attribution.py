@@ -71,8 +71,10 @@ def _gradients(
         return x
 
     with torch.enable_grad(), model.hooks(fwd_hooks=[(names, reader)]):
-        encoder_out = base.encoder_out if base.mel is None else model.encoder(base.mel)
-        assert encoder_out is not None
+        if base.encoder_out is not None:
+            encoder_out = model.encoder.hook_out(base.encoder_out)  # so that the reader sees it
+        else:
+            encoder_out = model.encoder(base.mel)
         value = read_metric(model, model.decoder.hidden(base.tokens, encoder_out), metric)[0]
         gradients = torch.autograd.grad(value, [kept[name] for name in names], allow_unused=True)
     found = {name: torch.zeros_like(kept[name]) if g is None else g for name, g in zip(names, gradients, strict=True)}

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from hooked_whisper.findings import conflict
-from hooked_whisper.findings.conflict import Conflict, _inputs, _pooled, conflicts, measure
+from hooked_whisper.findings.conflict import Conflict, _inputs, conflicts, measure
 from hooked_whisper.findings.context import Context
+from hooked_whisper.findings.context_conflict import pooled
 from tests.core.twins import listeners
 from tests.findings.worlds import small_context
 
@@ -61,7 +62,7 @@ def test_the_embedding_carries_all_that_the_word_brings(context: Context) -> Non
 
 def test_shares_are_pooled() -> None:
     shares = np.array([[1.0, 0.0], [-100.0, 0.5]])
-    first, second = _pooled(shares, np.array([10.0, 0.01]), np.random.default_rng(0))
+    first, second = pooled(shares, np.array([10.0, 0.01]), np.random.default_rng(0))
     assert first.value == pytest.approx(9 / 10.01) and second.value == pytest.approx(0.005 / 10.01)
 
 
@@ -70,10 +71,3 @@ def test_it_runs_and_draws(context: Context) -> None:
     assert finding.status == "not testable" and "conflicts" in finding.status_reason
     assert {c.name for c in finding.controls} == {"audio of another clip", "unrelated word", "untrained model"}
     assert len(finding.draw()) == 3
-
-
-def test_without_truth_it_says_so() -> None:
-    finding = conflict.run(small_context(count=2, truth=False))
-    assert finding.status == "not testable" and "nobody knows" in finding.status_reason
-    with torch.no_grad():
-        assert finding.draw() == []

@@ -9,7 +9,8 @@ import torch
 from hooked_whisper import HookedWhisper
 from hooked_whisper.findings import word_swap
 from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.swap_pairs import LEAST_GAP, Prepared, candidates, prepare
+from hooked_whisper.findings.sources import make_context
+from hooked_whisper.findings.swap_pairs import LEAST_GAP, Prepared, candidates, prepare, third_outputs
 from hooked_whisper.findings.word_swap import by_block, mean_over_pairs, measure
 from hooked_whisper.speech import SpokenWorld
 from tests.core.twins import listeners
@@ -19,10 +20,7 @@ pytest.importorskip("espeakng_loader")
 
 @pytest.fixture(scope="module")
 def context() -> Context:
-    model = HookedWhisper.from_pretrained("demo")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        return Context(model, HookedWhisper(model.cfg), ())
+    return make_context(HookedWhisper.from_pretrained("demo"), "demo", speech=False, seed=2)
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +35,20 @@ def test_pairs_are_heard_as_meant(context: Context, prepared: Prepared) -> None:
         assert torch.equal(pair.clean.tokens, pair.corrupt.tokens)
         differs = (pair.clean.mel - pair.corrupt.mel).abs().amax((0, 1)).nonzero()[:, 0] / 100
         assert pair.word.start - 0.05 <= differs.min() and differs.max() <= pair.word.end + 0.05
-        ids = [context.model.to_single_token(f" {w}") for w in (pair.spoken.a, pair.spoken.b)]
+        ids = [context.model.to_single_token(f" {w}") for w in (pair.candidate.a, pair.candidate.b)]
         assert [pair.metric.answer, pair.metric.foil] == ids
 
 
 def test_what_must_be_so(context: Context, prepared: Prepared) -> None:
     """Everything of the difference enters in the word's stretch, and leaves by the last residual."""
     pair = prepared.pairs[0]
-    row = measure(context.model, SpokenWorld.default(), pair)
+    [third] = third_outputs(context.model, [pair])
+    row, exact = measure(context.model, pair, third)
     last = row["parts"][-1, word_swap.COMPONENTS.index("resid_post")]
     assert last == pytest.approx(1, abs=1e-4)
     assert abs(row["wrong"]) < 0.2 < row["word"] and 0 <= row["local"] <= 1
+    assert abs(row["third"]) < row["word"] and row["noised"] > 0.2
+    assert exact.shape == (exact.size,) and min(word_swap.attributed(context.model, pair, exact)) > 0.3
     table = by_block(context.model, pair)
     assert table.shape == (5, 4) and table[0, 1] == pytest.approx(1, abs=1e-3)
     assert np.nan_to_num(np.abs(table[0, [0, 2, 3]])).max() < 1e-3
