@@ -1,6 +1,7 @@
 """``hooked-whisper``: reproduce findings, write pages about units, transcribe, list hook points.
 
-Exit codes: 0 done; 1 some finding broke (the others are there); 2 a wrong argument or file; 130 interrupted.
+Exit codes: 0 done; 1 some finding broke or some recordings could not be read (the others are done); 2 a wrong argument
+or file, nothing done; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hooked_whisper.cli_align import add_align, run_align
+from hooked_whisper.cli_corpus import report_failures
 from hooked_whisper.cli_explore import add_explore, run_explore
 from hooked_whisper.cli_features import add_features, run_features
 from hooked_whisper.cli_model import add_model, load_model, not_negative, positive
@@ -249,14 +251,15 @@ def _save(folder: Path, findings: list[Finding], context: Context, about: dict[s
 
 
 def _check_files(files: Sequence[str]) -> None:
-    """A missing file is found before anything long starts."""
+    """If no file is there, that is found before anything long starts. Some that are not are reported with the rest."""
     from hooked_whisper.storage import as_path
 
+    if any(as_path(file).is_file() for file in files):
+        return
     for file in files:
         if as_path(file).is_dir():
             raise IsADirectoryError(f"{file} is a folder: give the audio files in it")
-        if not as_path(file).is_file():
-            raise FileNotFoundError(f"audio file {file} does not exist")
+        raise FileNotFoundError(f"audio file {file} does not exist")
 
 
 # --- features --------------------------------------------------------------------------------------------------------
@@ -270,22 +273,33 @@ def _features(parsed: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def _transcribe(parsed: argparse.Namespace, arguments: list[str]) -> int:
+    from hooked_whisper.errors import AudioError, MissingExtraError
+
     _check_files(parsed.audio)
     model, _ = load_model(parsed)
-    results = []
-    for file in parsed.audio:
-        options = {"language": parsed.language} if parsed.language else {}
-        result = model.transcribe(file, word_timestamps=parsed.word_timestamps, **options)
-        if parsed.json:
+    results: list[dict[str, Any]] = []
+    failures: list[tuple[str, str]] = []
+    try:
+        for file in parsed.audio:
+            options = {"language": parsed.language} if parsed.language else {}
+            try:
+                result = model.transcribe(file, word_timestamps=parsed.word_timestamps, **options)
+            except (AudioError, MissingExtraError) as error:
+                if len(parsed.audio) == 1:
+                    raise
+                failures.append((file, str(error)))
+                continue
             results.append({"file": file, **result})
-            continue
-        prefix = f"{file}: " if len(parsed.audio) > 1 else ""
-        print(f"{prefix}{result.text.strip()}", flush=True)
-        for word in result.words:
-            print(f"  {word['start']:7.2f} {word['end']:7.2f}  {word['word'].strip()}")
-    if parsed.json:
-        print(json.dumps(results, indent=1, ensure_ascii=False, default=float))
-    return 0
+            if parsed.json:
+                continue
+            prefix = f"{file}: " if len(parsed.audio) > 1 else ""
+            print(f"{prefix}{result.text.strip()}", flush=True)
+            for word in result.words:
+                print(f"  {word['start']:7.2f} {word['end']:7.2f}  {word['word'].strip()}")
+    finally:  # what was done before an interruption is printed too
+        if parsed.json and (results or failures):
+            print(json.dumps(results, indent=1, ensure_ascii=False, default=float))
+    return report_failures(failures, len(parsed.audio))
 
 
 # --- hooks -----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from hooked_whisper.ranks import TorchRanks
 
 _NAMED = 8  # more speakers are counted
+_FAILURES = 3  # named on the screen, where a file has them all
 
 
 def add_corpus(parser: argparse.ArgumentParser, sentences: int, speakers: str, alignments: bool = True) -> None:
@@ -22,12 +24,22 @@ def add_corpus(parser: argparse.ArgumentParser, sentences: int, speakers: str, a
     parser.add_argument(
         "--audio",
         metavar="PLACE",
-        help="a folder of audio, LibriSpeech, TIMIT, or a table (.csv, .tsv, .jsonl), by path or URL; or packaged, "
+        help="a folder of audio, LibriSpeech, TIMIT, Common Voice, FLEURS, Asterisk's prompts, or a table (.csv, .tsv, "
+        ".jsonl), by path or URL; or packaged, "
         "packaged:prose, packaged:prose,window ..., the speech that is in the package. Without it the "
         f"demo model hears new sentences spoken by espeak-ng ({sentences} unless --sentences says otherwise)",
     )
     parser.add_argument(
-        "--layout", default="auto", metavar="L", help="auto, folder, librispeech, timit, manifest or packaged"
+        "--layout",
+        default="auto",
+        metavar="L",
+        help="auto, folder, librispeech, timit, common-voice, fleurs, asterisk, manifest or packaged",
+    )
+    parser.add_argument(
+        "--phones",
+        type=int,
+        choices=(39, 61),
+        help="of TIMIT: 39 classes with closures joined to their stops (default), or its own 61 labels",
     )
     if alignments:
         parser.add_argument(
@@ -75,6 +87,20 @@ def texts_of(
     return with_own_texts(model, corpus, language=language, cache=parsed.out, progress=sys.stderr.isatty(), ranks=ranks)
 
 
+def report_failures(failures: Sequence[tuple[str, str]], n: int, details: str = "") -> int:
+    """Name on stderr the recordings that could not be read, of ``n``, with the reasons; ``details`` says where all are.
+
+    Returns the exit code: 0 without any, 1 if others were done, 2 if none was.
+    """
+    if not failures:
+        return 0
+    print(f"{len(failures)} of {n} recordings could not be used{f', {details}' if details else ''}:", file=sys.stderr)
+    shown = failures[:_FAILURES] if details else failures
+    for name, reason in shown:
+        print(f"  {name}: {' '.join(reason.split())}", file=sys.stderr)
+    return 1 if len(failures) < n else 2
+
+
 def corpus_of(parsed: argparse.Namespace) -> tuple[list[Recording], str]:
     """The recordings, and a phrase that says what they are. ``parsed`` has ``model`` and ``seed`` too.
 
@@ -92,6 +118,7 @@ def corpus_of(parsed: argparse.Namespace) -> tuple[list[Recording], str]:
             parsed.layout,
             alignments=getattr(parsed, "alignments", None),
             speaker_folders=parsed.speaker_folders,
+            phones=getattr(parsed, "phones", None),
         )
         return corpus, f"{len(corpus)} recordings of {Path(parsed.audio).name}"
     from hooked_whisper.findings.sources import world_of

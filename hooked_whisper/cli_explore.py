@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from hooked_whisper.cli_corpus import add_texts
+from hooked_whisper.cli_corpus import add_texts, report_failures
 from hooked_whisper.cli_model import add_model, load_model, not_negative
 
 
@@ -20,6 +20,7 @@ def add_explore(parser: argparse.ArgumentParser) -> None:
 
 
 def run_explore(parsed: argparse.Namespace, arguments: list[str]) -> int:
+    from hooked_whisper.errors import AudioError
     from hooked_whisper.explorer.app import Explorer
     from hooked_whisper.explorer.clips import Shelf
     from hooked_whisper.explorer.serve import serve
@@ -27,8 +28,15 @@ def run_explore(parsed: argparse.Namespace, arguments: list[str]) -> int:
 
     model, _ = load_model(parsed)
     shelf = Shelf(model, parsed.language, texts=parsed.texts)
+    failures: list[tuple[str, str]] = []
     for file in parsed.audio:
-        shelf.add(as_path(file).read_bytes(), file, source=file)
+        try:
+            shelf.add(as_path(file).read_bytes(), file, source=file)
+        except (AudioError, OSError) as error:
+            if len(parsed.audio) == 1:
+                raise
+            failures.append((file, str(error)))
+    code = report_failures(failures, len(parsed.audio))
     explorer = Explorer(model, parsed.model, shelf, parsed.language)
     serve(
         explorer,
@@ -37,4 +45,4 @@ def run_explore(parsed: argparse.Namespace, arguments: list[str]) -> int:
         browser=not parsed.no_browser,
     )
     print("stopped")
-    return 0
+    return code

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hooked_whisper.cli_corpus import add_corpus, corpus_of, texts_of
+from hooked_whisper.cli_corpus import add_corpus, corpus_of, report_failures, texts_of
 
 if TYPE_CHECKING:
     from hooked_whisper.hooked import HookedWhisper
@@ -67,6 +67,7 @@ def write_site(
     """For the arguments of :func:`add_site`."""
     import torch
 
+    from hooked_whisper.features import load_scan
     from hooked_whisper.ranks import torchrun_ranks
     from hooked_whisper.report.units import PageOptions, build_site
 
@@ -86,9 +87,11 @@ def write_site(
             progress=sys.stderr.isatty(),
             ranks=ranks,
         )
-    if ranks is None or not ranks.rank:
-        print(f"open {index}")
-    return 0
+    if ranks is not None and ranks.rank:
+        return 0
+    print(f"open {index}")
+    failures = [(one["id"], one["reason"]) for one in load_scan(parsed.out / "scan").failures]
+    return report_failures(failures, len(corpus), f"{parsed.out}/scan/scan.json says why")
 
 
 def _basis(parsed: argparse.Namespace, model: HookedWhisper) -> FeatureBasis | None:

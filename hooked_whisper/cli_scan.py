@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from hooked_whisper.cli_corpus import add_corpus, corpus_of, texts_of
+from hooked_whisper.cli_corpus import add_corpus, corpus_of, report_failures, texts_of
 from hooked_whisper.cli_model import add_model, load_model, not_negative, positive
 
 SPOKEN = 300
-_FAILURES = 3  # named on the screen; the header has them all
 
 
 def add_scan(parser: argparse.ArgumentParser) -> None:
@@ -69,9 +68,6 @@ def run_scan(parsed: argparse.Namespace, arguments: list[str]) -> int:
         print(f"{name}: {site.n_features} units, {site.positions} positions")
     if "texts" in found.header:
         print(f"texts: {found.header['texts']}")
-    if found.failures:
-        print(f"{len(found.failures)} of {len(corpus)} recordings could not be read, scan.json says why:")
-        for one in found.failures[:_FAILURES]:
-            print(f"  {one['id']}: {one['reason']}")
     print(f"open with hooked_whisper.features.load_scan({str(parsed.out)!r})")
-    return 0
+    failures = [(one["id"], one["reason"]) for one in found.failures]
+    return report_failures(failures, len(corpus), "scan.json says why")

@@ -1,6 +1,7 @@
 """``sae-lens-audio``: harvest activations, train dictionaries on them, score them, look at their features.
 
-Exit codes: 0 done; 2 a wrong argument or file; 130 interrupted.
+Exit codes: 0 done; 1 some recordings could not be read (the others are done); 2 a wrong argument or file, nothing
+done; 130 interrupted.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hooked_whisper.cli_corpus import add_corpus, corpus_of, texts_of
+from hooked_whisper.cli_corpus import add_corpus, corpus_of, report_failures, texts_of
 from hooked_whisper.cli_model import add_model, load_model, not_negative, positive
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 SPOKEN, FITTED, SPLICED = 300, 150, 100
 _SHARE = 0.25  # of a user's recordings, by speaker, that baselines are fitted on
-_FAILURES = 3  # named on the screen
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -88,10 +87,9 @@ def run_evaluate(parsed: argparse.Namespace) -> int:
     corpus, fitted = (texts_of(parsed, model, list(part)) for part in (corpus, fitted))
     clips = labelled_clips(model, corpus, parsed.clips)
     texts = own_text_fact(corpus) or own_alignments_fact(clip.alignment for clip in clips.clips)
-    for name, reason in clips.failures[:_FAILURES]:
-        print(f"{name} is left out: {reason}", file=sys.stderr)
+    fitted_clips = labelled_clips(model, fitted, parsed.fit)
     rows = gather_rows(
-        model, labelled_clips(model, fitted, parsed.fit).clips, list(dict.fromkeys([reads, writes])),
+        model, fitted_clips.clips, list(dict.fromkeys([reads, writes])),
         language=parsed.language, seed=parsed.seed,
     )  # fmt: skip
     found = evaluate(
@@ -124,7 +122,8 @@ def run_evaluate(parsed: argparse.Namespace) -> int:
     if texts:
         print(f"texts: {texts}")
     print(f"\n{parsed.out / SCORES} and {parsed.out / SHEET} have it all")
-    return 0
+    failures = list(dict.fromkeys([*clips.failures, *fitted_clips.failures]))
+    return report_failures(failures, len(corpus) + len(fitted))
 
 
 def _loaded(folders: Sequence[str]) -> dict[str, Loaded]:

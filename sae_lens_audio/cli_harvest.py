@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from hooked_whisper.cli_corpus import add_corpus, corpus_of, texts_of
+from hooked_whisper.cli_corpus import add_corpus, corpus_of, report_failures, texts_of
 from hooked_whisper.cli_model import add_model, load_model, not_negative, positive
 
 SPOKEN = 2000
 _DTYPES = ("float16", "bfloat16", "float32")
 _PADDINGS = ("drop", "keep")
 _WINDOWS = ("full", "sound")
-_FAILURES = 3  # named on the screen; the manifest has them all
 
 
 def add_harvest(parser: argparse.ArgumentParser) -> None:
@@ -104,9 +103,6 @@ def run_harvest(parsed: argparse.Namespace) -> int:
                 f"  {hook}: {one['relative_rms']:.1%} of the activations' own size, above {one['worst_5_percent']:.1%} "
                 f"at 5 % of positions, cosine {one['cosine']:.4f} ({store.deviation['windows']} windows compared)"
             )
-    if store.failures:
-        print(f"{len(store.failures)} of {len(corpus)} recordings have no rows, {parsed.out}/manifest.json says why:")
-        for one in store.failures[:_FAILURES]:
-            print(f"  {one['id']}: {one['reason']}")
     print(f"open with sae_lens_audio.activations.open_store({str(parsed.out)!r})")
-    return 0
+    failures = [(one["id"], one["reason"]) for one in store.failures]
+    return report_failures(failures, len(corpus), f"{parsed.out}/manifest.json says why")

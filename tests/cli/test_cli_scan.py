@@ -30,12 +30,25 @@ def audio(tmp_path: Path) -> Path:
 def test_a_scan_from_the_command_line(audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hooks = ["--hook", "encoder.blocks.1.mlp.1", "--hook", "encoder.blocks.0"]
     arguments = ["scan", *hooks, "--audio", str(audio), "--out", str(tmp_path / "scan"), "--top", "3", "--threads", "1"]
-    assert main(arguments) == 0
-    said = capsys.readouterr().out
-    assert "encoder.blocks.1.mlp.hook_post: 512 units" in said and "1 of 6 recordings could not be read" in said
+    assert main(arguments) == 1
+    said, told = capsys.readouterr()
+    assert "encoder.blocks.1.mlp.hook_post: 512 units" in said and "open with" in said
+    assert "1 of 6 recordings could not be used" in told and "broken: " in told
     found = load_scan(tmp_path / "scan")
     assert list(found.sites) == ["encoder.blocks.1.mlp.hook_post", "encoder.blocks.0.hook_resid_post"]
     assert found.header["options"]["k"] == 3 and [one["id"] for one in found.failures] == ["broken"]
+
+
+def test_pages_are_written_though_a_recording_is_broken(
+    audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["features", "--audio", str(audio), "--units", "0:2", "--top", "1", "--per-range", "0"]
+    assert main([*arguments, "--out", str(tmp_path / "site"), "--threads", "1"]) == 1
+    said, told = capsys.readouterr()
+    assert (tmp_path / "site/index.html").is_file() and "open " in said and "1 of 6 recordings" in told
+    for path in audio.glob("?.wav"):
+        path.write_bytes(b"no sound")
+    assert main([*arguments, "--out", str(tmp_path / "nothing"), "--threads", "1"]) == 2
 
 
 @pytest.mark.slow
@@ -45,7 +58,7 @@ def test_torchrun_writes_the_same(audio: Path, tmp_path: Path) -> None:
     for start, out in (([sys.executable], "one"), (run, "two")):
         command = [*start, "-m", "hooked_whisper", "scan", *tail, str(tmp_path / out)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.returncode == 1, done.stderr[-2000:]  # one recording is broken
         assert done.stdout.count("open with") == 1
     assert json.loads((tmp_path / "one" / "scan.json").read_text())["recordings"] == 5
     for path in (tmp_path / "one").iterdir():
@@ -67,5 +80,5 @@ def test_torchrun_writes_one_site(audio: Path, tmp_path: Path) -> None:
         str(tmp_path / "s"),
     ]
     done = subprocess.run([*run, *command, "--threads", "1"], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 1, done.stderr[-2000:]  # one recording is broken
     assert (tmp_path / "s" / "index.html").is_file() and done.stdout.count("open ") == 1

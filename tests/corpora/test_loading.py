@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -109,22 +110,29 @@ def test_interrupts_and_bugs_are_not_swallowed(error: BaseException) -> None:
     assert seen == [0] and not loaders()
 
 
-def test_ctrl_c_while_waiting_ends_at_once_and_cleanly() -> None:
-    waiting, go_on = threading.Event(), threading.Event()
+def test_ctrl_c_while_waiting_ends_at_once_and_cleanly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first recording is released only once the caller, who waits for it, was interrupted: no clock decides."""
+    waiting, released = threading.Event(), threading.Event()
+    result_of = Future.result
 
     def source() -> np.ndarray:
-        waiting.set()
-        go_on.wait(10)
+        assert released.wait(60)
         return np.zeros(400, np.float32)
 
+    def result(future: Future[object], timeout: float | None = None) -> object:
+        waiting.set()
+        try:
+            return result_of(future, timeout)
+        finally:
+            released.set()
+
     def press() -> None:
-        waiting.wait(10)
-        time.sleep(0.2)  # until the main thread waits for the first recording
+        assert waiting.wait(60)
         signal.pthread_kill(main, signal.SIGINT)
-        go_on.set()
 
     main = threading.main_thread().ident
     assert main is not None and threading.current_thread() is threading.main_thread()
+    monkeypatch.setattr(Future, "result", result)
     presser = threading.Thread(target=press)
     presser.start()
     decoded = []
@@ -132,7 +140,7 @@ def test_ctrl_c_while_waiting_ends_at_once_and_cleanly() -> None:
         for one in Loader([Recording("a", source)] * 20, ahead=20, threads=1):
             decoded.append(one)
     presser.join()
-    assert len(decoded) < 20 and not loaders()
+    assert not decoded and not loaders()
 
 
 def test_broken_files_are_told_and_passed_over(tmp_path: Path) -> None:
