@@ -23,19 +23,6 @@ def chunks(n_features: int, n_cells: int, n_labels: int) -> Iterator[slice]:
     return (slice(at, min(at + step, n_features)) for at in range(0, n_features, step))
 
 
-def roc_auc(hits: Counts, totals: Totals) -> ByLabel:
-    """Probability that a row with the label has a higher value than one without, ties counting half.
-
-    1 - AUC is that of the negated feature. NaN where all rows or none have the label.
-    """
-    h = hits.astype(np.float64)
-    others = totals[:, :, None] - h
-    below = np.cumsum(others, axis=1)
-    wins = (h * (below - others / 2)).sum(axis=1)
-    pairs = h.sum(axis=1) * below[:, -1]
-    return np.divide(wins, pairs, out=np.full(pairs.shape, np.nan), where=pairs > 0)
-
-
 def average_precision(hits: Counts, totals: Totals) -> ByLabel:
     """Precision at each threshold, averaged with the recall gained there as weight; chance is the label's prevalence.
 
@@ -47,26 +34,6 @@ def average_precision(hits: Counts, totals: Totals) -> ByLabel:
     precision = np.divide(np.cumsum(h, axis=1), found, out=np.zeros(h.shape), where=found > 0)
     truth = h.sum(axis=1)
     return np.divide((h * precision).sum(axis=1), truth, out=np.full(truth.shape, np.nan), where=truth > 0)
-
-
-def best_thresholds(hits: Counts, totals: Totals) -> tuple[ByLabel, Int[np.ndarray, "feature label"]]:
-    """The best F1 of "this cell or a higher one means the label", and its cell; the highest such cell among equals."""
-    h = hits[:, ::-1].astype(np.float64)
-    found = np.cumsum(totals[:, ::-1], axis=1, dtype=np.float64)[:, :, None]
-    truth = h.sum(axis=1, keepdims=True)
-    f1 = np.cumsum(2 * h, axis=1) / np.maximum(found + truth, 1)
-    at = f1.argmax(axis=1)
-    best = np.take_along_axis(f1, at[:, None], axis=1)[:, 0]
-    return best, hits.shape[1] - 1 - at
-
-
-def detections(
-    hits: Counts, totals: Totals, cells: Int[np.ndarray, "feature label"]
-) -> tuple[Int[np.ndarray, "feature label"], Int[np.ndarray, "feature label"]]:
-    """Rows at or above a cell: those with the label, and all."""
-    true = np.cumsum(hits[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]
-    found = np.cumsum(totals[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]
-    return np.take_along_axis(true, cells[:, None], axis=1)[:, 0], np.take_along_axis(found, cells, axis=1)
 
 
 def quantile_bins(totals: Totals, n_bins: int = 10) -> Int[np.ndarray, "feature cell"]:

@@ -135,11 +135,10 @@ class Spool:
         assert self._file is not None
         part = np.empty(shape, dtype=np.float32)
         data = part.reshape(-1).view(np.uint8).data
+        self._file.seek(offset)
         while data:
-            count = os.preadv(self._file.fileno(), [data], offset)
+            count = self._file.readinto(data)
             if not count:
-                raise CacheSizeError(
-                    "a temporary file of activations ends early: rows were read before all were written"
-                )
-            data, offset = data[count:], offset + count
+                raise CacheSizeError("a temporary file of activations is too short: rows were read before written")
+            data = data[count:]
         return part

@@ -11,16 +11,14 @@ from scipy.stats import binomtest
 from hooked_whisper.features.joint import count
 from hooked_whisper.features.measures import (
     average_precision,
-    best_thresholds,
-    detections,
     entropy,
     information,
     miller_madow,
     quantile_bins,
     rebin,
-    roc_auc,
     wilson,
 )
+from tests.features.dense import best_thresholds, detections, roc_auc
 
 NAMES = ("a", "b", "c")
 

@@ -1,0 +1,115 @@
+"""Selectivity computed straight from dense histograms of all features: the reference for the evaluation by blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from hooked_whisper.features.joint import JointCounts
+from hooked_whisper.features.measures import average_precision, entropy, information, quantile_bins, rebin
+from hooked_whisper.protocols import SILENCE
+
+Counts = Int[np.ndarray, "feature cell label"]
+Totals = Int[np.ndarray, "feature cell"]
+ByLabel = Float[np.ndarray, "feature label"]
+
+
+def roc_auc(hits: Counts, totals: Totals) -> ByLabel:
+    """Probability that a row with the label has a higher value than one without, ties counting half.
+
+    1 - AUC is that of the negated feature. NaN where all rows or none have the label.
+    """
+    h = hits.astype(np.float64)
+    others = totals[:, :, None] - h
+    below = np.cumsum(others, axis=1)
+    wins = (h * (below - others / 2)).sum(axis=1)
+    pairs = h.sum(axis=1) * below[:, -1]
+    return np.divide(wins, pairs, out=np.full(pairs.shape, np.nan), where=pairs > 0)
+
+
+def best_thresholds(hits: Counts, totals: Totals) -> tuple[ByLabel, Int[np.ndarray, "feature label"]]:
+    """The best F1 of "this cell or a higher one means the label", and its cell; the highest such cell among equals."""
+    h = hits[:, ::-1].astype(np.float64)
+    found = np.cumsum(totals[:, ::-1], axis=1, dtype=np.float64)[:, :, None]
+    truth = h.sum(axis=1, keepdims=True)
+    f1 = np.cumsum(2 * h, axis=1) / np.maximum(found + truth, 1)
+    at = f1.argmax(axis=1)
+    best = np.take_along_axis(f1, at[:, None], axis=1)[:, 0]
+    return best, hits.shape[1] - 1 - at
+
+
+def detections(
+    hits: Counts, totals: Totals, cells: Int[np.ndarray, "feature label"]
+) -> tuple[Int[np.ndarray, "feature label"], Int[np.ndarray, "feature label"]]:
+    """Rows at or above a cell: those with the label, and all."""
+    true = np.cumsum(hits[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]
+    found = np.cumsum(totals[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]
+    return np.take_along_axis(true, cells[:, None], axis=1)[:, 0], np.take_along_axis(found, cells, axis=1)
+
+
+def dense_selectivity(
+    folds: Sequence[JointCounts], min_tokens: int, shifted: JointCounts | None = None
+) -> dict[str, np.ndarray]:
+    """The fields of :class:`Selectivity` that :func:`cross_selectivity` computes."""
+    whole = reduce(add, folds)
+    tokens = whole.tokens
+    searched = (tokens >= min_tokens) & np.array([name != SILENCE for name in whole.names])
+    feature = np.arange(whole.n_features)
+    f1, sign, cell = _fit(whole)
+    best = np.where(searched, f1, -1.0).argmax(axis=1)
+    pooled = np.zeros((3, *f1.shape), dtype=np.int64)
+    chosen, same = pooled[:, :, 0].copy(), np.zeros(len(feature))
+    for i, test in enumerate(folds):
+        trained, fold_sign, fold_cell = _fit(reduce(add, [one for j, one in enumerate(folds) if j != i]))
+        choice = np.where(searched, trained, -1.0).argmax(axis=1)
+        high = detections(test.counts, test.totals, fold_cell)
+        low = detections(test.counts[:, ::-1], test.totals[:, ::-1], fold_cell)
+        hits, found = (np.where(fold_sign > 0, a, b) for a, b in zip(high, low, strict=True))
+        result = np.stack([hits, found, test.counts.sum(axis=1)])
+        pooled, chosen = pooled + result, chosen + result[:, feature, choice]
+        same += (choice == best) / len(folds)
+    edges = whole.cells.edges.numpy()
+    threshold = np.where(sign > 0, edges[cell], edges[len(edges) - 1 - cell])
+    auc, up = roc_auc(whole.counts, whole.totals), sign[feature, best] > 0
+    precisions = [average_precision(whole.counts[:, ::step], whole.totals[:, ::step]) for step in (1, -1)]
+    bits, share = _information(whole, shifted)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "tokens": tokens,
+            "searched": searched,
+            "best": best,
+            "sign": sign[feature, best],
+            "threshold": threshold[feature, best],
+            "f1": 2 * chosen[0] / (chosen[1] + chosen[2]),
+            "precision": chosen[0] / chosen[1],
+            "recall": chosen[0] / chosen[2],
+            "agreement": same,
+            "auc": np.where(up, auc[feature, best], 1 - auc[feature, best]),
+            "average_precision": np.where(up, *(x[feature, best] for x in precisions)),
+            "prevalence": whole.counts.sum(axis=1)[feature, best] / whole.totals.sum(axis=1),
+            "information": bits,
+            "information_share": share,
+            "auc_by_label": auc,
+            "f1_by_label": 2 * pooled[0] / (pooled[1] + pooled[2]),
+            "shares": whole.counts[0].sum(axis=0) / whole.rows,
+        }
+
+
+def _fit(counts: JointCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    high, above = best_thresholds(counts.counts, counts.totals)
+    low, below = best_thresholds(counts.counts[:, ::-1], counts.totals[:, ::-1])
+    positive = high >= low
+    return np.where(positive, high, low), np.where(positive, 1, -1), np.where(positive, above, below)
+
+
+def _information(whole: JointCounts, shifted: JointCounts | None) -> tuple[np.ndarray, np.ndarray]:
+    if not np.array_equal(whole.counts.sum(axis=2), whole.totals):
+        return (np.full(whole.n_features, np.nan),) * 2
+    bins = quantile_bins(whole.totals)
+    joint = rebin(whole.counts, bins, 10)
+    nats = information(joint) - (0 if shifted is None else information(rebin(shifted.counts, bins, 10)))
+    return nats / np.log(2), nats / entropy(joint.sum(axis=1))

@@ -1,0 +1,205 @@
+"""Counts by blocks of features are those of dense histograms, whatever the block and wherever the activations lie."""
+
+from __future__ import annotations
+
+import logging
+from collections import namedtuple
+from dataclasses import replace
+from functools import reduce
+from itertools import pairwise
+from operator import add
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hooked_whisper import HookedWhisper
+from hooked_whisper.errors import AudioError, CacheSizeError, PatchError
+from hooked_whisper.features import BothSigns, random_orthonormal, row_labels, spool
+from hooked_whisper.features.baselines import mel_bands
+from hooked_whisper.features.joint import JointCounter, JointCounts, count
+from hooked_whisper.features.labelled_rows import MEL, LabelledRows, collect_rows
+from hooked_whisper.features.onsets import OnsetAverages
+from hooked_whisper.features.phones import classes
+from hooked_whisper.features.polyphony import RangeSummary, active_ranges
+from hooked_whisper.features.row_labels import CountOptions, LabelledClip, RowLabels
+from hooked_whisper.features.selectivity import Selectivity
+from hooked_whisper.features.sites import Site
+from hooked_whisper.features.spool import Spool
+from tests.features.dense import dense_selectivity
+from tests.features.test_labelled import tone_clip
+from tests.findings.phone_worlds import spoken
+from tests.findings.worlds import small_model
+
+HOOKS = ("encoder.blocks.0.mlp.hook_post", "encoder.blocks.1.mlp.hook_post")
+OPTIONS = CountOptions(k=4, min_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def model() -> HookedWhisper:
+    return small_model(0)
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[LabelledClip]:
+    return [LabelledClip(u.audio, u.alignment, u.alignment.speaker) for u in spoken(13)]
+
+
+def dense(rows: LabelledRows, site: Site, labels: RowLabels) -> tuple[list[JointCounts], list[JointCounts]]:
+    """Histograms of whole sites, clip by clip, true and with shifted labels."""
+    folds = [[JointCounter(rows.width(site), labels.names) for _ in labels.tokens] for _ in range(2)]
+    for i, clip in enumerate(labels.clips):
+        part = slice(labels.starts[i], labels.starts[i + 1])
+        for counters, ids in zip(folds, (labels.ids, labels.control), strict=True):
+            tokens = labels.true[i].tokens(labels.ids[part] >= 0)
+            counters[labels.fold[part.start]].add(rows.features(site, clip), ids[part], tokens)
+    true, shifted = ([counter.result() for counter in counters] for counters in folds)
+    return true, shifted
+
+
+def same(found: Selectivity, expected: dict[str, np.ndarray]) -> None:
+    for name, values in expected.items():
+        if name in ("average_precision", "information", "information_share"):  # sums in another order
+            np.testing.assert_allclose(getattr(found, name), values, rtol=0, atol=1e-12, err_msg=name)
+        else:
+            np.testing.assert_array_equal(getattr(found, name), values, err_msg=name)
+
+
+@pytest.mark.parametrize("positions", ["all", "inner"])
+@pytest.mark.parametrize("memory", [1 << 30, 0])
+@pytest.mark.parametrize("kind", ["neurons", "random", "mel"])
+def test_blocks_are_equal_to_dense_counts(
+    model: HookedWhisper, clips: list[LabelledClip], memory: int, kind: str, positions: row_labels.Positions
+) -> None:
+    site = {
+        "neurons": Site(HOOKS[1]),
+        "random": Site(HOOKS[1], BothSigns(random_orthonormal(64, 20))),
+        "mel": Site(MEL, mel_bands(model)),
+    }[kind]
+    if positions == "inner":  # of phones that have inner positions
+        clips = [tone_clip(i, f"speaker{i % 3}") for i in range(13)]
+    with collect_rows(model, clips, [*HOOKS, MEL], memory=memory) as rows:
+        labels = replace(rows.labels(replace(OPTIONS, positions=positions)), size=7)
+        blocks = list(rows.blocks(site, labels))
+        assert [len(block.phones.best) for block in blocks][:-1] == [7] * (len(blocks) - 1) and len(blocks) > 5
+        true, shifted = dense(rows, site, labels)
+        turned = reduce(add, shifted)
+        groups = classes(labels.names)
+        selectivities = {"phones": dense_selectivity(true, 8, turned), "shifted_phones": dense_selectivity(shifted, 8)}
+        for name, folds in (("classes", true), ("shifted_classes", shifted)) if groups else ():
+            selectivities[name] = dense_selectivity([one.grouped(groups) for one in folds], 8)
+        for name, expected in selectivities.items():
+            same(Selectivity.joined([getattr(block, name) for block in blocks]), expected)
+        for got, want in (("counts", reduce(add, true)), ("shifted_counts", turned)):
+            counts = [getattr(block, got) for block in blocks]
+            np.testing.assert_array_equal(np.concatenate([one.counts for one in counts]), want.counts)
+            np.testing.assert_array_equal(np.concatenate([one.totals for one in counts]), want.totals)
+            np.testing.assert_array_equal(counts[0].tokens, want.tokens)
+            for ranges in ("deciles", "width"):
+                summary = RangeSummary.joined([active_ranges(one, ranges).summary() for one in counts])
+                whole = active_ranges(want, ranges)
+                np.testing.assert_array_equal(summary.majority, whole.majority)
+                np.testing.assert_array_equal(summary.label_counts, whole.counts.sum(1))
+                np.testing.assert_array_equal(summary.equal_entropies, whole.equal_entropy())
+        averages = OnsetAverages(rows.width(site), labels.names)
+        for clip, one in zip(labels.clips, labels.true, strict=True):
+            averages.add(rows.features(site, clip), one)
+        np.testing.assert_allclose(
+            np.concatenate([block.onsets.mean for block in blocks]), averages.mean, rtol=0, atol=1e-12
+        )
+        whole = rows.counts(site, labels)
+        for name in ("values", "utterances"):
+            parts = [getattr(block.top, name) for block in blocks]
+            np.testing.assert_array_equal(np.concatenate(parts), getattr(whole.top, name))
+
+
+def test_some_clips_are_counted_as_if_they_were_all(model: HookedWhisper, clips: list[LabelledClip]) -> None:
+    chosen = [1, 2, 6, 9, 11]
+    site = Site(HOOKS[0])
+    for memory in (1 << 30, 0):
+        with collect_rows(model, clips, HOOKS, memory=memory) as rows:
+            some = rows.counts(site, rows.labels(OPTIONS, chosen))
+            turned = rows.counts(Site(HOOKS[0], random_orthonormal(64)), rows.labels(OPTIONS, chosen))
+            values = torch.cat([rows.features(site, i) for i in chosen])
+            labels = rows.labels(OPTIONS, chosen)
+        want = count(values, labels.ids, labels.names)
+        np.testing.assert_array_equal(some.counts.counts, want.counts)
+        assert turned.counts.rows == some.counts.rows == len(values)
+        assert some.top.utterances.max() == 4
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 40), st.integers(1, 300), st.integers(0, 999), st.booleans())
+def test_a_spool_gives_back_what_was_written(n: int, width: int, seed: int, on_disk: bool) -> None:
+    rng = np.random.default_rng(seed)
+    x = torch.from_numpy(rng.standard_normal((n, width)).astype(np.float32))
+    kept = Spool(n, width, on_disk=on_disk)
+    cuts = sorted({0, n, *rng.integers(0, n + 1, 3).tolist()})
+    for a, b in list(pairwise(cuts))[::-1]:
+        kept.write(a, x[a:b])
+    low, high = sorted(rng.integers(0, width + 1, 2).tolist())
+    first, last = sorted(rng.integers(0, n + 1, 2).tolist())
+    assert torch.equal(kept.columns(slice(low, high)), x[:, low:high])
+    assert torch.equal(kept.rows(first, last), x[first:last])
+    with pytest.raises(PatchError, match="do not fit"):
+        kept.write(n, x[:1])
+    kept.close()
+
+
+def test_the_disk_is_asked_first(
+    model: HookedWhisper, clips: list[LabelledClip], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        collect_rows(model, clips[:4], HOOKS, memory=0, widest=64).close()
+    assert "GiB in temporary files" in caplog.text
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(spool.shutil, "disk_usage", lambda _: usage(10 << 30, 9 << 30, 1 << 30))
+    with pytest.raises(CacheSizeError, match=r"1\.0 GiB free.*TMPDIR"):
+        collect_rows(model, clips[:4], HOOKS, memory=0)
+
+
+def test_temporary_files_leave_nothing_behind(model: HookedWhisper, clips: list[LabelledClip], tmp_path: Path) -> None:
+    with collect_rows(model, clips[:4], HOOKS, memory=0, folder=tmp_path) as rows:
+        next(rows.blocks(Site(HOOKS[0], random_orthonormal(64)), rows.labels(OPTIONS)))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("labels", [5, 61])
+def test_a_block_is_as_large_as_its_bytes_allow(
+    model: HookedWhisper, clips: list[LabelledClip], monkeypatch: pytest.MonkeyPatch, labels: int
+) -> None:
+    """What counting holds goes with the size of a block, not with the number of features."""
+    names = tuple(str(i) for i in range(labels))
+    with collect_rows(model, clips, HOOKS[:1]) as rows:
+        sizes = {}
+        for limit in (1 << 20, 1 << 22):
+            monkeypatch.setattr(row_labels, "BLOCK_BYTES", limit)
+            made = rows.labels(replace(OPTIONS, names=names))
+            sizes[limit] = made.size
+            for block in rows.blocks(Site(HOOKS[0]), made):
+                held = sum(one.counts.nbytes for one in (*block.folds, *block.shifted, block.counts))
+                assert held <= max(limit, made.tokens.size * 257 * 4 * 3)
+        assert sizes[1 << 22] >= 3 * sizes[1 << 20] > 0
+
+
+def test_what_is_refused(model: HookedWhisper, clips: list[LabelledClip], unchecked: None) -> None:
+    long = LabelledClip(np.zeros(16_000 * 40, np.float32), clips[0].alignment, "x")
+    with pytest.raises(AudioError, match="cut it into windows"):
+        collect_rows(model, [clips[0], long], HOOKS)
+    with pytest.raises(PatchError, match="vector at every position"):
+        collect_rows(model, clips[:2], ["encoder.blocks.0.attn.hook_z"])
+    with pytest.raises(PatchError, match=r"'all' or 'inner', not 'iner'; near: .'inner'"):
+        CountOptions(positions="iner")  # type: ignore[arg-type]
+    with collect_rows(model, clips[:3], HOOKS[:1]) as rows:
+        with pytest.raises(PatchError, match=r"blocks\.1.*was not collected"):
+            rows.features(Site(HOOKS[1]), 0)
+        with pytest.raises(PatchError, match="mel bands are read at"):
+            rows.features(Site(HOOKS[0], mel_bands(model)), 0)
+        labels = rows.labels(OPTIONS)
+        values = torch.zeros(rows.n_rows, 3)
+        values[2, 1] = torch.nan
+        with pytest.raises(PatchError, match="feature 6 is NaN"):
+            labels.count(values, first=5)
