@@ -97,8 +97,8 @@ class PhoneEvaluation:
 
 def phone_evaluation(context: Context) -> PhoneEvaluation | str:
     """The one of this context, made when first asked for; or the reason why there is none."""
-    if not context.utterances or context.reference != "truth":
-        return "nobody knows the phones of these clips: give a model with a spoken world of its own"
+    if not context.utterances:
+        return "there are no clips: give a corpus whose phones are aligned with --corpus and --alignments"
     made: PhoneEvaluation | str = context.once("phone evaluation", lambda: _evaluate(context))
     return made
 
@@ -107,9 +107,12 @@ def _evaluate(context: Context) -> PhoneEvaluation | str:
     said = [u for u in context.labelled if any(i.label != SILENCE for i in u.alignment.phones)]
     speakers = tuple(sorted({u.alignment.speaker for u in said}))
     if not said:
-        return "the clips' alignments have no phones"
+        return "these clips have no phone alignment: pass --alignments, or run `hooked-whisper align`"
     if len(speakers) < ENOUGH_SPEAKERS:
-        return f"the clips with phones are of {len(speakers)} speaker: thresholds need others than those they judge"
+        return (
+            f"the clips with phones are of {len(speakers)} speaker, thresholds come from other speakers than those "
+            "they judge: give clips of two or more"
+        )
     clips = [clip_of(u) for u in said]
     chooses = first_half([c.speaker for c in clips])
     fitted = _fitted(context.model, clips)

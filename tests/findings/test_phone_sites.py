@@ -14,7 +14,7 @@ from hooked_whisper.features import TopExamples, mel_bands
 from hooked_whisper.features.examples import ABSENT
 from hooked_whisper.features.labelled_rows import MEL, collect_rows
 from hooked_whisper.features.sites import Site
-from hooked_whisper.findings import Utterance, phone_sites
+from hooked_whisper.findings import Utterance, early_blocks, phone_sites, phonetic_neurons, polyphony
 from hooked_whisper.findings.phone_sites import (
     PhoneEvaluation,
     clip_of,
@@ -26,8 +26,9 @@ from hooked_whisper.findings.phone_sites import (
 )
 from hooked_whisper.findings.phone_summaries import Tops
 from hooked_whisper.findings.sources import further_clips, packaged_clips
+from hooked_whisper.protocols import SILENCE
 from hooked_whisper.speech.world import SpokenWorld
-from tests.findings.phone_worlds import context_with_phones, planted, spoken
+from tests.findings.phone_worlds import PHONES, context_with_phones, planted, spoken
 from tests.findings.worlds import small_context, small_model
 
 
@@ -100,17 +101,37 @@ def test_it_is_evaluated_once_with_the_further_clips() -> None:
     assert len(found.labels(0)) == 64
 
 
-@pytest.mark.parametrize("kind", ["no clips", "no phones", "one speaker", "own texts"])
+@pytest.mark.parametrize("kind", ["no clips", "no phones", "one speaker"])
 def test_what_cannot_be_evaluated_has_a_reason(kind: str) -> None:
     alone = tuple(replace(u, alignment=replace(u.alignment, speaker="a")) for u in spoken(4))
     context, reason = {
-        "no clips": (small_context(0), "spoken world"),
-        "no phones": (small_context(3), "no phones"),
+        "no clips": (small_context(0), "--corpus"),
+        "no phones": (small_context(3), "no phone alignment"),
         "one speaker": (replace(small_context(0), utterances=alone), "1 speaker"),
-        "own texts": (replace(context_with_phones(4), reference="model"), "nobody knows the phones"),
     }[kind]
     found = phone_evaluation(context)
     assert isinstance(found, str) and reason in found
+
+
+ARPABET = ("P", "B", "T", "D", "K", "G", "M", "N", "S", "Z", "SH", "F", "V", "L")
+TIMIT = ("pcl", "b", "tcl", "dx", "kcl", "g", "m", "en", "s", "z", "sh", "f", "v", "el")
+
+
+@pytest.mark.parametrize("labels", [ARPABET, tuple(x.lower() for x in ARPABET), TIMIT])
+def test_any_set_of_phone_labels_is_evaluated(labels: tuple[str, ...]) -> None:
+    """The packaged speech writes ARPABET in upper case, TIMIT in lower case, folded to 39 or not."""
+    written = dict(zip(PHONES, labels, strict=True)) | {SILENCE: SILENCE}
+    utterances = []
+    for u in spoken(54):
+        phones = tuple(replace(i, label=written[i.label]) for i in u.alignment.phones)
+        utterances.append(replace(u, alignment=replace(u.alignment, phones=phones)))
+    context = replace(context_with_phones(0), utterances=tuple(utterances))
+    found = phone_evaluation(context)
+    assert isinstance(found, PhoneEvaluation)
+    assert set(found.neurons[0].names) == {*labels, SILENCE} and found.inputs()["phones judged"] == len(labels)
+    assert found.neurons[0].classes.names  # articulations are known
+    for finding in (phonetic_neurons, polyphony, early_blocks):
+        assert finding.run(context).claims
 
 
 def test_bootstraps() -> None:

@@ -1,0 +1,77 @@
+"""Phone evaluation of a random model of any size, in a process of its own: prints by how many GiB it grew.
+
+Arguments: blocks, neurons of each, clips, labels, seconds of a clip, whether each block's directions are computed.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import numpy as np
+
+from hooked_whisper import HookedWhisper
+from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
+from hooked_whisper.features.bases import LinearBasis, pca, random_orthonormal
+from hooked_whisper.findings import phone_sites
+from hooked_whisper.findings.context import Context, Utterance
+from hooked_whisper.protocols import SILENCE, Alignment, Interval
+
+SPEAKERS = 10
+
+
+def model(n_blocks: int, d_mlp: int, seconds: int) -> HookedWhisper:
+    """A narrow residual stream: the evaluation sees the neurons only, and the test needs no hours of encoding."""
+    encoder = EncoderConfig(n_mels=80, n_ctx=50 * seconds, d_model=8, n_heads=1, n_layers=n_blocks, d_mlp=d_mlp)
+    decoder = DecoderConfig(n_vocab=60, n_ctx=12, d_model=8, n_heads=1, n_layers=1, d_mlp=8)
+    return HookedWhisper(WhisperConfig(encoder, decoder)).eval()
+
+
+def utterances(count: int, n_labels: int, seconds: int) -> tuple[Utterance, ...]:
+    rng = np.random.default_rng(0)
+    labels = [SILENCE, *(f"p{i}" for i in range(n_labels - 1))]
+    order = iter(np.concatenate([rng.permutation(n_labels) for _ in range(count * seconds)]))  # every label is said
+    found = []
+    for k in range(count):
+        starts = np.arange(10 * seconds) / 10
+        said = [next(order) for _ in starts]
+        phones = tuple(Interval(float(a), float(a + 0.1), labels[i]) for a, i in zip(starts, said, strict=True))
+        audio = (0.1 * rng.standard_normal(16_000 * seconds)).astype(np.float32)
+        alignment = Alignment(f"u{k}", f"s{k % SPEAKERS}", "", float(seconds), (), phones)
+        found.append(Utterance(audio, alignment))
+    return tuple(found)
+
+
+def once() -> None:
+    """Each decomposition of 5120 dimensions takes a minute: those of the first block serve all."""
+    made: dict[str, LinearBasis] = {}
+
+    def same_random(d: int, seed: int) -> LinearBasis:
+        return made.get("random") or made.setdefault("random", random_orthonormal(d, seed=seed))
+
+    def same_pca(rows, n: int) -> LinearBasis:
+        return made.get("pca") or made.setdefault("pca", pca(rows, n))
+
+    phone_sites.random_orthonormal, phone_sites.pca = same_random, same_pca  # type: ignore[assignment]
+
+
+def main() -> None:
+    n_blocks, d_mlp, n_clips, n_labels, seconds, each = map(int, sys.argv[1:])
+    clips = utterances(n_clips, n_labels, seconds)
+    if not each:
+        once()
+    whole, blank = (model(n_blocks, d_mlp, seconds) for _ in range(2))
+    small = [model(1, 16, seconds) for _ in range(2)]
+    phone_sites.phone_evaluation(Context(small[0], small[1], clips))  # what libraries load at first use
+    if not each:
+        once()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = phone_sites.phone_evaluation(Context(whole, blank, clips))
+    assert isinstance(found, phone_sites.PhoneEvaluation), found
+    assert len(found.neurons) == len(found.random) == n_blocks and len(found.neurons[0].names) == n_labels
+    assert all(len(site.phones.f1) == d_mlp for site in (*found.neurons, *found.random, *found.untrained))
+    sys.stdout.write(f"{(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20}\n")
+
+
+if __name__ == "__main__":
+    main()
