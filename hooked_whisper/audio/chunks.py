@@ -13,7 +13,8 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hooked_whisper.audio.pieces import Piece, Seekable, Span, Spliced, broken, read_at, truncated
+from hooked_whisper.audio.mpeg import mpeg_pieces
+from hooked_whisper.audio.pieces import Piece, Seekable, Span, Spliced, broken, read_at, size_of, truncated
 from hooked_whisper.audio.tags import without_trailing_tags
 
 _STREAMED = 0x7FFF0000  # sizes from here on, if the file has fewer, mean "until the end" in a 32-bit field
@@ -128,11 +129,9 @@ def _warn(name: str, sound: Sound, end: int) -> None:
 # WAV and Wave64 -----------------------------------------------------------------------------------------------------
 
 
-def wav_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece] | Span:
-    """The samples as WAV files that keep what libsndfile expects; joined files give a piece each.
-
-    Returns the place of the samples instead if they are MPEG audio.
-    """
+def wav_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]:
+    """The samples as WAV files that keep what libsndfile expects; joined files give a piece each, and MPEG audio inside
+    those of its streams."""
     pieces: list[Piece] = []
     at = start
     while at < end:
@@ -152,22 +151,34 @@ def wav_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]
         if len(fmt) < 16:
             raise broken(name, "its header is incomplete")
         tag, channels, rate, byte_rate, block = struct.unpack_from(layout.order + "HHIIH", fmt)
-        if not (rate and block and channels):
+        if not (rate and channels and (block or tag in _MPEG_TAGS)):
             raise broken(name, f"its header has {channels} channels at {rate} Hz in blocks of {block} bytes")
         content, size = found[b"data"]
         declared = _declared(stream, layout, found, size, end - content)
         if tag in (1, 3, 6, 7, 0xFFFE):
             byte_rate = rate * block
+        else:
+            byte_rate = _measured_rate(stream, layout, found, rate) or byte_rate
         sound = Sound(content, declared, float(byte_rate or rate * block), block)
         joined = _joined_at(stream, layout, sound, end)
         stop = joined or sound_end(stream, name, layout, sound, end)
         if tag in _MPEG_TAGS:
-            return content, stop
+            pieces += mpeg_pieces(stream, name, content, stop)
+            at = joined or end
+            continue
         if not pieces and not joined and _is_sound(stream, layout, start, end, content, size, stop):
-            return [Piece(stream if start == 0 else Spliced(stream, [(start, end)]))]
+            return [_as_it_is(stream, start, end)]
         pieces += _as_wavs(stream, b"RIFX" if layout is RIFX else b"RIFF", fmt, (content, stop), block)
         at = joined or end
     return pieces
+
+
+def _measured_rate(stream: Seekable, layout: Layout, found: dict[bytes, tuple[int, int]], rate: int) -> float:
+    """Bytes per second of a compressed WAV that counts its samples; 0 if it does not."""
+    if b"fact" not in found or found[b"fact"][1] < 4:
+        return 0.0
+    n_samples = struct.unpack(layout.order + "I", read_at(stream, found[b"fact"][0], 4).ljust(4, b"\0"))[0]
+    return found[b"data"][1] * rate / n_samples if n_samples else 0.0
 
 
 def _declared(
@@ -206,6 +217,10 @@ def _is_sound(stream: Seekable, layout: Layout, start: int, end: int, content: i
     return content + size == stop and abs(start + whole - end) <= layout.align
 
 
+def _as_it_is(stream: Seekable, start: int, end: int) -> Piece:
+    return Piece(stream if (start, end) == (0, size_of(stream)) else Spliced(stream, [(start, end)]))
+
+
 def _as_wavs(stream: Seekable, kind: bytes, fmt: bytes, span: Span, block: int) -> Iterator[Piece]:
     order = ">" if kind == b"RIFX" else "<"
     step = _LARGEST_WAV // block * block
@@ -219,6 +234,7 @@ def _as_wavs(stream: Seekable, kind: bytes, fmt: bytes, span: Span, block: int) 
 
 # AIFF, 8SVX and CAF ---------------------------------------------------------------------------------------------------
 
+_IFF_KINDS = (b"AIFF", b"AIFC", b"8SVX", b"16SV")
 _AIFF_BLOCKS = {  # bytes and frames of a block, a channel
     b"ulaw": (1, 1), b"ULAW": (1, 1), b"alaw": (1, 1), b"ALAW": (1, 1), b"fl32": (4, 1), b"FL32": (4, 1),
     b"fl64": (8, 1), b"FL64": (8, 1), b"ima4": (34, 64), b"in24": (3, 1), b"in32": (4, 1), b"GSM ": (33, 160),
@@ -226,7 +242,24 @@ _AIFF_BLOCKS = {  # bytes and frames of a block, a channel
 
 
 def iff_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]:
-    """AIFF, AIFF-C and 8SVX, with sizes that agree with the file."""
+    """AIFF, AIFF-C and 8SVX, with sizes that agree with the file; joined files give a piece each."""
+    pieces: list[Piece] = []
+    while start < end:
+        behind = _next_form(stream, start, end)
+        pieces.append(_iff_piece(stream, name, start, behind))
+        start = behind
+    return pieces
+
+
+def _next_form(stream: Seekable, start: int, end: int) -> int:
+    """Where the file that begins at ``start`` ends: at the next of several joined ones, or at ``end``."""
+    for word, content, _ in chunks(stream, IFF, start + 12, end):
+        if word == b"FORM" and read_at(stream, content, 4) in _IFF_KINDS:
+            return content - IFF.head
+    return end
+
+
+def _iff_piece(stream: Seekable, name: str, start: int, end: int) -> Piece:
     found: dict[bytes, tuple[int, int]] = {}
     for word, content, size in chunks(stream, IFF, start + 12, end):
         found.setdefault(word, (content, size))
@@ -252,7 +285,7 @@ def iff_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]
     stop = sound_end(stream, name, IFF, sound, end)
     whole = int.from_bytes(read_at(stream, start + 4, 4)) + 8
     if stop == content + size and abs(start + whole - end) <= 1:
-        return [Piece(stream if start == 0 else Spliced(stream, [(start, end)]))]
+        return _as_it_is(stream, start, end)
     before = read_at(stream, start + 8, content - 4 - start - 8)
     if body == b"SSND":
         at = found[b"COMM"][0] - start - 8
@@ -260,7 +293,7 @@ def iff_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]
         before = before[: at + 2] + struct.pack(">I", n_frames & 0xFFFFFFFF) + before[at + 6 :]
     n = stop - content
     head = b"FORM" + struct.pack(">I", len(before) + 4 + n + n % 2) + before + struct.pack(">I", n)
-    return [Piece(Spliced(stream, [head, (content, stop), bytes(n % 2)]))]
+    return Piece(Spliced(stream, [head, (content, stop), bytes(n % 2)]))
 
 
 def _extended(data: bytes) -> float:
@@ -291,7 +324,7 @@ def caf_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]
     per_second = rate * packet / frames if packet and frames else _bytes_per_second(stream, found, rate, size)
     stop = sound_end(stream, name, CAF, Sound(content, declared, per_second, packet or 1), end)
     if stop == content + size:
-        return [Piece(stream if start == 0 else Spliced(stream, [(start, end)]))]
+        return [_as_it_is(stream, start, end)]
     head = read_at(stream, start, content - start - 8) + struct.pack(">q", stop - content)
     return [Piece(Spliced(stream, [head, (content, stop)]))]
 

@@ -39,8 +39,7 @@ def pieces_of(stream: Seekable, name: str, until: float = float("inf")) -> list[
     if head[:4] == b"fLaC":
         return flac_pieces(stream, name, start, end, until)
     if (head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:12] == b"WAVE") or head[:8] == b"riff.\x91\xcf\x11":
-        pieces = wav_pieces(stream, name, start, end)
-        return pieces if isinstance(pieces, list) else mpeg_pieces(stream, name, *pieces)
+        return wav_pieces(stream, name, start, end)
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC", b"8SVX", b"16SV"):
         return iff_pieces(stream, name, start, end)
     if head[:4] == b"caff":

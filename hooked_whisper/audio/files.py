@@ -14,7 +14,8 @@ from jaxtyping import Float32
 from hooked_whisper.audio.containers import needs_av, pieces_of
 from hooked_whisper.audio.mel import SAMPLE_RATE
 from hooked_whisper.audio.pieces import Piece, Seekable, truncated
-from hooked_whisper.errors import AudioError, MissingExtraError
+from hooked_whisper.audio.pyav import read_with_av
+from hooked_whisper.errors import AudioError
 
 _BLOCK = 1 << 20  # samples a read: a header that lies about its length cannot make us allocate it
 _UNRECOGNISED = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
@@ -44,7 +45,7 @@ def read_audio(stream: Seekable, name: str) -> Decoded:
     """
     head = checked_head(stream, name)
     if needs_av(head):
-        return _read_with_av(stream, name)
+        return Decoded(*read_with_av(stream, name))
     parts: list[Decoded] = []
     for piece in pieces_of(stream, name):
         parts.append(_decode(piece, name, sum((len(part.samples) / part.rate for part in parts), 0.0)))
@@ -116,7 +117,7 @@ def _decode(piece: Piece, name: str, before: float) -> Decoded:
         rate = sound.samplerate
         wanted = sound.frames if piece.n_frames is None else piece.n_frames
         try:
-            samples = _read_blocks(sound)
+            samples = _read_blocks(sound, piece.n_frames)
         except soundfile.LibsndfileError as error:
             raise unreadable(error, name) from error
         logged, unscaled = _logged_frames(sound), sound.subtype in ("FLOAT", "DOUBLE")
@@ -126,11 +127,13 @@ def _decode(piece: Piece, name: str, before: float) -> Decoded:
     return Decoded(samples, rate, unscaled)
 
 
-def _read_blocks(sound: soundfile.SoundFile) -> Float32[np.ndarray, "sample"]:
+def _read_blocks(sound: soundfile.SoundFile, n_frames: int | None) -> Float32[np.ndarray, "sample"]:
+    """All samples, or ``n_frames`` of them."""
     size = max(1, _BLOCK // sound.channels)
-    blocks = [np.zeros(0, np.float32)]
-    while len(block := sound.read(size, dtype="float32", always_2d=True)):
+    blocks, missing = [np.zeros(0, np.float32)], math.inf if n_frames is None else n_frames
+    while missing and len(block := sound.read(int(min(size, missing)), dtype="float32", always_2d=True)):
         blocks.append(block.mean(axis=1))
+        missing -= len(block)
     return np.concatenate(blocks)
 
 
@@ -150,26 +153,3 @@ def _logged_frames(sound: soundfile.SoundFile) -> float:
 
 
 _COUNTED_ELSEWHERE = frozenset(["WAV", "WAVEX", "RF64", "W64", "AIFF", "CAF", "AU", "NIST", "FLAC", "OGG", "MP3"])
-
-
-def _read_with_av(stream: Seekable, name: str) -> Decoded:
-    try:
-        import av
-    except ImportError:
-        raise MissingExtraError(
-            f"{name} is in a format (such as m4a, mp4, webm) that needs PyAV: pip install hooked-whisper[av]"
-        ) from None
-    try:
-        with av.open(stream) as container:
-            if not container.streams.audio:
-                raise AudioError(f"{name} has no audio track: give a file that has one")
-            rate = container.streams.audio[0].codec_context.sample_rate
-            to_planes = av.AudioResampler(format="fltp", rate=rate)  # [channel, sample]; the rate stays
-            planes = [
-                plane.to_ndarray().mean(axis=0)
-                for frame in container.decode(audio=0)
-                for plane in to_planes.resample(frame)
-            ]
-    except av.error.FFmpegError as error:
-        raise AudioError(f"{name} is broken or truncated: fetch or convert it again") from error
-    return Decoded(np.concatenate(planes) if planes else np.zeros(0, np.float32), rate)

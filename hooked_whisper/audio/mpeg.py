@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from hooked_whisper.audio.pieces import Piece, Seekable, Span, Spliced, broken, truncated
@@ -81,6 +81,7 @@ class Stream:
     tag: bytes = b""
     spans: list[list[int]] = field(default_factory=list)
     first: bytes = b""  # of sound: its header is the model of a tag
+    last: bytes = b""
     n_frames: int = 0
     promised: int = 0
     cut: bool = False  # the file ends inside its last frame
@@ -161,6 +162,7 @@ def _streams(data: bytes, name: str) -> Iterator[Stream]:
             current.tag, current.promised = frame, _promised(frame, header, tag)
         else:
             current.first = current.first or frame[:4]
+            current.last = frame if at + size <= end else current.last
             current.add(at, min(size, end - at))
         at += size
     if current is not None:
@@ -252,19 +254,11 @@ def _split_at_count(stream: Stream, data: bytes) -> Iterable[Stream]:
     for count in (n, n - 1):  # some count the tag
         at = stream.heads[count]
         if _starts_anew(data[at : at + 8], stream.header):
-            size_at = next(k for k, (a, b) in enumerate(stream.spans) if a <= at < b)
-            a, b = stream.spans[size_at]
-            first = Stream(stream.header, stream.tag, [*stream.spans[:size_at], [a, at]], stream.first, count, n)
-            first.spans = [span for span in first.spans if span[1] > span[0]]
-            second = Stream(
-                stream.header,
-                b"",
-                [[at, b], *stream.spans[size_at + 1 :]],
-                data[at : at + 4],
-                stream.n_frames - count,
-                0,
-                stream.cut,
-            )
+            before = [[a, min(b, at)] for a, b in stream.spans if a < at]
+            behind = [[max(a, at), b] for a, b in stream.spans if b > at]
+            first = replace(stream, spans=before, n_frames=count, cut=False)
+            rest = stream.n_frames - count
+            second = replace(stream, tag=b"", spans=behind, first=data[at : at + 4], n_frames=rest, promised=0)
             return [first, second]
     return [stream]
 
@@ -280,9 +274,9 @@ def _piece(stream: Seekable, start: int, one: Stream) -> Piece:
     spans: list[bytes | Span] = [(start + a, start + b) for a, b in one.spans]
     n_bytes = sum(b - a for a, b in one.spans)
     slack = _SLACK_FRAMES * header.samples
-    if header.layer != 3:  # no Xing tags there: zeros behind raise libsndfile's estimate above the truth
-        gap = bytes(_estimate_gap(one, n_bytes))
-        return Piece(Spliced(stream, [*spans, gap]), one.n_frames * header.samples, slack)
+    if header.layer != 3:  # no Xing tags there: more frames behind raise libsndfile's estimate above the truth
+        filler = one.last * _filler(one, n_bytes)
+        return Piece(Spliced(stream, [*spans, filler]), one.n_frames * header.samples, slack)
     tag = _patched_tag(one) or _new_tag(one)
     at = max(tag.find(b"Xing"), tag.find(b"Info"))
     flags = tag[at + 7]
@@ -318,11 +312,12 @@ def _new_tag(one: Stream) -> bytes:
     raise AssertionError("every rate has frames of 160 bytes")
 
 
-def _estimate_gap(one: Stream, n_bytes: int) -> int:
-    """Zeros that bring libsndfile's estimate, file size over the first frame's size, above the number of frames."""
+def _filler(one: Stream, n_bytes: int) -> int:
+    """Copies of the last frame that bring libsndfile's estimate, file size over the first frame's size, above the
+    number of frames; they are not read."""
     first = parse_header(int.from_bytes(one.first))
     size = (first.size if first else 0) or n_bytes // max(1, one.n_frames)
-    return max(0, (one.n_frames + 2) * max(size, 1) - n_bytes)
+    return max(0, (one.n_frames + 2) * size - n_bytes) // max(1, len(one.last)) + 1
 
 
 def _warn_skipped(junk: bytes, name: str, current: Stream | None) -> None:

@@ -148,7 +148,9 @@ def test_mp3_in_a_wav() -> None:
     content = mp3()
     fmt = struct.pack("<HHIIHHH", 0x55, 1, 16_000, 4_000, 1, 0, 0)
     body = b"WAVE" + surgery.chunk(b"fmt ", fmt) + surgery.chunk(b"data", content)
-    assert torch.equal(load_audio(surgery.chunk(b"RIFF", body)), load_audio(content))
+    wav = surgery.chunk(b"RIFF", body)
+    assert torch.equal(load_audio(wav), load_audio(content))
+    assert torch.equal(load_audio(wav + wav), load_audio(content).repeat(2))
 
 
 # Ogg and FLAC -------------------------------------------------------------------------------------------------------
@@ -287,7 +289,7 @@ def test_samples_behind_a_too_small_chunk_are_read_with_a_warning() -> None:
         assert torch.equal(load_audio(surgery.wav_size(content, 16_000, 36 + 16_000)), load_audio(content))
 
 
-@pytest.mark.parametrize("format", ["WAV", "RF64", "W64"])
+@pytest.mark.parametrize("format", ["WAV", "RF64", "W64", "AIFF"])
 def test_joined_wavs_are_read_whole(format: str) -> None:
     one = encoded(WAVE, 16_000, format)
     assert torch.equal(load_audio(one + one), load_audio(one).repeat(2))

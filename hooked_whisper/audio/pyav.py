@@ -1,0 +1,83 @@
+"""Containers that libsndfile does not know (m4a, mp4, webm, aac, wma, amr), through PyAV."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32
+
+from hooked_whisper.audio.pieces import Seekable, Spliced, read_at, size_of, truncated
+from hooked_whisper.errors import AudioError, MissingExtraError
+
+_ROUNDING_S = 0.25  # durations of containers count an encoder's delay, or other tracks
+_MICROSECONDS = 1e6
+
+
+def read_with_av(stream: Seekable, name: str) -> tuple[Float32[np.ndarray, "sample"], int]:
+    """All samples, channels averaged, and their rate in Hz. Of joined MP4 files, all.
+
+    Raises:
+        AudioError: no audio track, broken, or shorter than the container says.
+        MissingExtraError: PyAV is not installed.
+    """
+    try:
+        import av  # noqa: F401
+    except ImportError:
+        raise MissingExtraError(
+            f"{name} is in a format (such as m4a, mp4, webm) that needs PyAV: pip install hooked-whisper[av]"
+        ) from None
+    parts = [_decode(part, name) for part in _joined(stream)]
+    rates = {rate for _, rate in parts}
+    if len(rates) > 1:
+        raise AudioError(f"{name} is several files joined, at {sorted(rates)} Hz: convert it")
+    return np.concatenate([samples for samples, _ in parts]), rates.pop()
+
+
+def _decode(stream: Seekable, name: str) -> tuple[Float32[np.ndarray, "sample"], int]:
+    import av
+
+    try:
+        with av.open(stream) as container:
+            if not container.streams.audio:
+                raise AudioError(f"{name} has no audio track: give a file that has one")
+            track = container.streams.audio[0]
+            rate = track.codec_context.sample_rate
+            to_planes = av.AudioResampler(format="fltp", rate=rate)  # [channel, sample]; the rate stays
+            planes = [
+                plane.to_ndarray().mean(axis=0)
+                for frame in container.decode(audio=0)
+                for plane in to_planes.resample(frame)
+            ]
+            if track.duration is not None and track.time_base is not None:
+                promised = float(track.duration * track.time_base)
+            else:
+                promised = (container.duration or 0) / _MICROSECONDS if len(container.streams) == 1 else 0.0
+    except av.error.FFmpegError as error:
+        raise AudioError(f"{name} is broken or truncated: fetch or convert it again") from error
+    samples = np.concatenate(planes) if planes else np.zeros(0, np.float32)
+    if promised > len(samples) / rate + _ROUNDING_S and not _is_estimate(stream):
+        raise truncated(name, len(samples) / rate, promised - len(samples) / rate)
+    return samples, rate
+
+
+def _is_estimate(stream: Seekable) -> bool:
+    """Whether the duration is one of a bare stream (aac, amr), guessed from its bit rate."""
+    return read_at(stream, 0, 2) in (b"\xff\xf1", b"\xff\xf9", b"#!")
+
+
+def _joined(stream: Seekable) -> list[Seekable]:
+    """The MP4 files that follow each other here: a second ``ftyp`` box begins one."""
+    size, at, begins = size_of(stream), 0, []
+    while at + 8 <= size:
+        head = read_at(stream, at, 16)
+        length = int.from_bytes(head[:4])
+        if head[4:8] == b"ftyp":
+            begins.append(at)
+        if length == 1:
+            length = int.from_bytes(head[8:16])
+        if length < 8 or not begins:
+            break
+        at += length
+    stream.seek(0)
+    if len(begins) < 2:
+        return [stream]
+    return [Spliced(stream, [(a, b)]) for a, b in zip(begins, [*begins[1:], size], strict=True)]
