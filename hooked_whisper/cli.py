@@ -78,6 +78,7 @@ def _add_reproduce(commands: Any) -> None:
         "--corpus", metavar="PLACE", help="a corpus: folder, LibriSpeech, TIMIT, table, ... by path or URL"
     )
     parser.add_argument("--layout", default="auto", metavar="L", help="layout of the corpus (default: auto)")
+    parser.add_argument("--phones", type=int, choices=(39, 61), help="of a TIMIT corpus (default: 39 folded classes)")
     parser.add_argument(
         "--alignments", metavar="PLACE", help="TextGrid, CTM, TIMIT or JSON files (default: those beside the audio)"
     )
@@ -220,7 +221,7 @@ def _reproduce_corpus(parsed: argparse.Namespace) -> list[Recording] | None:
     from hooked_whisper.corpora import Recording, open_corpus
 
     if parsed.corpus:
-        return open_corpus(parsed.corpus, parsed.layout, alignments=parsed.alignments)
+        return open_corpus(parsed.corpus, parsed.layout, alignments=parsed.alignments, phones=parsed.phones)
     _check_files(parsed.audio)
     names = [Path(file).name for file in parsed.audio]
     ids = [name if names.count(name) == 1 else file for name, file in zip(names, parsed.audio, strict=True)]

@@ -3,6 +3,7 @@ table of texts; and an alignment is that of its audio."""
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import importlib.util
 import logging
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from hooked_whisper.audio import load_audio
+from hooked_whisper.cli_corpus import add_corpus, corpus_of
 from hooked_whisper.corpora import (
     Recording,
     asterisk,
@@ -83,6 +85,15 @@ def test_phones_are_those_of_timit(tmp_path: Path) -> None:
     write_noise(tmp_path / "a.wav")
     with pytest.raises(AudioError, match=r"phones=39 is for TIMIT.*'folder'"):
         open_corpus(tmp_path, phones=39)
+
+
+@pytest.mark.parametrize(("option", "expected"), [([], "ER"), (["--phones", "39"], "ER"), (["--phones", "61"], "axr")])
+def test_the_option_keeps_the_labels(tmp_path: Path, option: list[str], expected: str) -> None:
+    parser = argparse.ArgumentParser()
+    add_corpus(parser, 10, "train")
+    corpus, _ = corpus_of(parser.parse_args(["--audio", str(nltk_sample(tmp_path)), *option]))
+    alignment = corpus[0].alignment()
+    assert alignment is not None and alignment.phones[-1].label == expected
 
 
 # Asterisk -----------------------------------------------------------------------------------------------------------
