@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from hooked_whisper.findings import conflict
 from hooked_whisper.findings.conflict import Conflict, _inputs, conflicts, measure
