@@ -17,7 +17,7 @@ from hooked_whisper.hooks import HookPoint
 POSITIONS = 20  # kept of each clip: neighbours are alike, so more of them add little
 LOUD = 30.0  # dB below the loudest position of a clip: softer ones are pauses, not speech
 
-Samples = Float[np.ndarray, "sample"]
+Samples = Float[np.ndarray, "_"]  # clips differ in length
 
 
 @dataclass(frozen=True, eq=False)

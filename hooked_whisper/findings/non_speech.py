@@ -17,7 +17,7 @@ QUIET = (0.0, 1e-3, 1e-2)  # level of the three silences relative to speech: non
 SLOPES = (0.0, 1.0, 2.0)  # power falls with frequency to this power: white, pink, brown
 ENVELOPE = 0.02  # seconds of the moving average that gives the envelope of a clip
 
-Samples = Float[np.ndarray, "sample"]
+Samples = Float[np.ndarray, "_"]  # clips differ in length
 
 
 @dataclass(frozen=True, eq=False)

@@ -74,10 +74,10 @@ def fold_hits(
     labels: Int[np.ndarray, "labelling clip"],
     folds: Sequence[Fold],
 ) -> Float[np.ndarray, "labelling clip"]:
-    """Share of each clip's rows that get its label in the folds that test it; NaN for a clip that none tests.
+    """Share of each clip's rows that get its true label in the folds that test it; NaN for a clip that none tests.
 
-    Every labelling is learned by a probe of its own and tested against the same labelling. The rows of a class weigh
-    as much together as those of any other class of the first labelling.
+    Every labelling is learned by a probe of its own; the first one is the truth, and all are tested against it. The
+    rows of a class weigh as much together as those of any other class of the truth.
     """
     n_labellings, n_clips = labels.shape
     n_rows = features.shape[1]
@@ -93,7 +93,7 @@ def fold_hits(
             features[train].reshape(len(weights), -1), targets, weights, features[test].reshape(len(test) * n_rows, -1)
         )
         answers = scores.reshape(len(test), n_rows, n_labellings, n_classes).argmax(-1)  # [clip, row, labelling]
-        hits[:, test] += (answers == labels.T[test][:, None]).mean(1).T
+        hits[:, test] += (answers == labels[0, test][:, None, None]).mean(1).T
         tests[test] += 1
     with np.errstate(invalid="ignore"):
         return np.where(tests > 0, hits / tests, np.nan)

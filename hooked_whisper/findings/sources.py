@@ -193,7 +193,8 @@ def make_context(
         AudioError: none of the recordings can be used.
     """
     world = world_of(name)
-    clips, further, own_texts = Clips((), "none was needed"), None, False
+    clips, own_texts = Clips((), "none was needed"), False
+    further: Further | None = None
     language_speech: Further | None = None
     failures: tuple[Failure, ...] = ()
     if speech and world is not None and corpus is None:

@@ -168,7 +168,7 @@ def later_score(probed: Probed, feature: str, indices: np.ndarray) -> Float[np.n
     """From 0 (chance) to 1, mean over the later half of the blocks."""
     later = halves(len(probed.hits[feature]))[1]
     chance = 1 / probed.n_classes
-    return (probed.accuracy(feature, indices)[later].mean(0) - chance) / (1 - chance)
+    return np.asarray((probed.accuracy(feature, indices)[later].mean(0) - chance) / (1 - chance))
 
 
 def avoided(probed: Probed, feature: str, indices: np.ndarray) -> Float[np.ndarray, "*draw"]:
@@ -189,11 +189,9 @@ def _estimates(probed: Probed, feature: str, names: tuple[str, str], rng: np.ran
 def judge(context: Context, sample: SpeechSample, probed: dict[tuple[str, str], Probed]) -> Finding:
     """Thresholds and controls over what the probes got right."""
     statistics: dict[str, dict[str, Estimate]] = {feature: {} for feature in FEATURES}
-    judged = ((("is it speech", "position"), (SPEECH, SPEECH_GAIN)),)
-    if ("language", "clip") in probed:
-        judged = ((("language", "clip"), (LANGUAGE, LANGUAGE_GAIN)), *judged)
+    judged = ((("language", "clip"), (LANGUAGE, LANGUAGE_GAIN)), (("is it speech", "position"), (SPEECH, SPEECH_GAIN)))
     for key, names in judged:
-        if probed[key].tested.any():
+        if key in probed and probed[key].tested.any():
             for feature in FEATURES:
                 values = _estimates(probed[key], feature, names, context.rng(f"F13 {key}"))
                 statistics[feature] |= values
@@ -218,7 +216,7 @@ def judge(context: Context, sample: SpeechSample, probed: dict[tuple[str, str], 
     descriptions = {
         "log-mel": "the same probes on the spectrogram that the encoder gets (mean and deviation over a clip)",
         "untrained encoder": "the same probes on random weights",
-        "shuffled labels": f"clips with each other's labels, {SHUFFLES} times",
+        "shuffled labels": f"probes that learned each other clip's label, {SHUFFLES} times, tested on the true ones",
     }
     chance = {name: Estimate(0) for name in (LANGUAGE, SPEECH) if name in ours}
     return Finding(

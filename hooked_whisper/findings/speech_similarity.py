@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 
 from hooked_whisper.findings.context import Context
@@ -118,6 +119,7 @@ def judge(context: Context, sample: SpeechSample) -> Finding:
         "encoder": sample.readings.early,
         "log-mel": sample.readings.mel,
         "untrained encoder": sample.untrained.early,
+        "encoder, after GELU": torch.nn.functional.gelu(torch.from_numpy(sample.readings.early)).numpy(),
     }
     contrasts: dict[str, dict[str, Estimate]] = {}
     table = []
@@ -151,6 +153,8 @@ def judge(context: Context, sample: SpeechSample) -> Finding:
         notes=(
             f"Speech: {counted(sample.languages)}; other sounds: {VARIANTS} each of {', '.join(KINDS)}. They are "
             f"synthetic; the published ones were recordings. {POSITIONS} positions of each clip.",
+            "After GELU (mlp.hook_post) the activations have the same size, and the source does not say which it took; "
+            "not judged, and added after the first run.",
             "A null result cannot be told from a measure that finds nothing by this model alone: read it beside "
             "log-mel, and beside F13, where probes look for the same difference.",
         ),

@@ -10,11 +10,13 @@ import torch
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper.findings import REGISTRY, Context, language_entry, run_finding
-from hooked_whisper.findings.language_entry import DETECTED, RANKS, READ, _balanced, detect, languages_of, measure
+from hooked_whisper.findings.language_entry import DETECTED, LOST, RANKS, READ, _other_halves, measure
+from hooked_whisper.findings.speech_sample import detect, languages_of
 from tests.core.twins import listeners
 from tests.findings.worlds import small_context, small_model, utterance
 
 CODES = ["en", "de", "fr", "en", "de", "fr"]
+RNG = np.random.default_rng(0)
 
 
 def context_of(model: HookedWhisper, codes: list[str], **more) -> Context:
@@ -33,7 +35,7 @@ def ids_of(model: HookedWhisper) -> torch.Tensor:
 def test_attribution_lens_and_ablation_are_those_done_one_at_a_time() -> None:
     model = small_model(4)
     encoded = torch.randn(6, 60, 32, generator=torch.Generator().manual_seed(0))
-    found = measure(model, encoded, CODES)
+    found = measure(model, encoded, CODES, RNG)
     assert found.codes == ("de", "en", "fr") and found.heads == ("X0.0", "X0.1", "X1.0", "X1.1")
     assert found.error < 1e-3
     ids, all_ids = ids_of(model), torch.tensor(model.tokenizer.all_language_tokens)
@@ -92,9 +94,11 @@ def test_a_decoder_that_hears_a_language_through_one_head_reproduces_it() -> Non
     context = context_of(model, ["de", "en", "fr"] * 5)
     context.__dict__["encoded"] = encoded
     finding = run_finding(REGISTRY["F12"], context)
-    assert finding.status == "reproduced", finding.status_reason
+    assert finding.status in ("reproduced", "partly"), finding.status_reason
     values = {c.name: c.estimate.value for c in finding.criteria}
-    assert values[READ] == 1 and values[DETECTED] == 1 and values[RANKS] == pytest.approx(1)
+    assert values[READ] == 1 and values[DETECTED] == 1
+    assert values[LOST] == pytest.approx(2 / 3)  # without the one head every clip is heard as the same language
+    assert finding.measurement(RANKS).at(model="this model", heads="all", bound="value") == pytest.approx(1)
     direct = finding.measurement("direct attribution").values.mean(0)
     assert np.unravel_index(direct.argmax(), direct.shape) == (1, 0)
     assert any("X1.0" in note for note in finding.notes)
@@ -113,7 +117,19 @@ def test_where_a_language_comes_from() -> None:
     recorded.__dict__["encoded"] = encoded[:3]
     assert languages_of(recorded) == ["de", "en", "fr"]
     assert languages_of(context_of(model, ["", "de"], language="es")) == ["es", "de"]
-    assert _balanced(["en"] * 5 + ["de"] * 2, 4) == [0, 1, 5, 6]
+
+
+def test_heads_are_chosen_on_other_clips() -> None:
+    assert _other_halves([0, 0, 1, 1, 1]) == [[1, 3], [0, 2, 4]]
+    assert _other_halves([0]) == [[0], [0]]
+
+
+@torch.no_grad()
+def test_heads_set_to_zero_together_are_those_that_add_most() -> None:
+    model, encoded = hears_language()
+    entry = measure(model, encoded, ["de", "en", "fr"] * 5, RNG)
+    assert entry.without["nothing"].mean() == 1 and entry.without["others"].mean() == 1
+    assert entry.without["least"].mean() == 1 and entry.without["most"].mean() == pytest.approx(1 / 3)
 
 
 def test_what_cannot_be_tested_says_why() -> None:
@@ -123,5 +139,5 @@ def test_what_cannot_be_tested_says_why() -> None:
     few = run_finding(REGISTRY["F12"], context_of(small_model(0), ["en", "de"]))
     assert few.status == "not testable" and ("rarest" in few.status_reason or "detects" in few.status_reason)
     with pytest.raises(ValueError, match="two languages"):
-        measure(small_model(0), torch.zeros(2, 60, 32), ["en", "en"])
+        measure(small_model(0), torch.zeros(2, 60, 32), ["en", "en"], RNG)
     assert language_entry.SUMS in [c.name for c in few.claims]

@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from hooked_whisper.findings import language_steering
 from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.language_steering import Steered
+from hooked_whisper.findings.language_steering import Steered, language_direction
+from hooked_whisper.findings.speech_sample import speech_sample
+from hooked_whisper.interventions.steer import steer
 from tests.core.twins import listeners
 from tests.findings.worlds import small_context, utterance
 
@@ -22,22 +25,43 @@ def test_flips_count_only_while_the_words_are_there() -> None:
     assert one.flips([0, 1]).tolist() == [1, 0, 0, 1] and one.flips([]).tolist() == [0] * 4
 
 
-def test_it_runs_on_two_languages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(language_steering, "LEAST_CLIPS", 1)
+def spoken(codes: str) -> Context:
     context = small_context()
     clips = []
-    for k in range(6):
+    for k, code in enumerate(codes.split()):
         one = utterance(f"u{k}", "the cat sat", seed=k)
-        spoken = {"language": "de" if k % 2 else "en"}
-        clips.append(replace(one, alignment=replace(one.alignment, extra=spoken)))
-    context = Context(context.model, context.untrained, tuple(clips))
+        clips.append(replace(one, alignment=replace(one.alignment, extra={"language": code})))
+    return Context(context.model, context.untrained, tuple(clips))
+
+
+def test_it_runs_on_two_languages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language_steering, "LEAST_CLIPS", 3)
+    context = spoken("de en de en de en fr")
     finding = language_steering.run(context)
     assert finding.status == "not testable" and "WER" in finding.status_reason
     assert finding.measurement("clips flipped").values.shape == (2, 4)
     assert len(language_steering.draw(finding)) == 3 and not listeners(context.model)
 
 
-def test_one_language_is_not_enough() -> None:
-    finding = language_steering.run(small_context(count=3))
-    assert finding.status == "not testable" and "two languages" in finding.status_reason
+def test_a_direction_is_from_the_other_half() -> None:
+    sample = speech_sample(spoken("de en de en"))
+    middle, n = sample.readings.middle, sample.context.n_positions
+    expected = middle[2, : n[2]].mean(0) - middle[3, : n[3]].mean(0)
+    assert torch.allclose(language_direction(sample, ("de", "en"), range(4), 0), expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_steering_is_that_of_a_hook_at_the_middle_block() -> None:
+    sample = speech_sample(spoken("de en"))
+    context, vector = sample.context, torch.randn(32, generator=torch.Generator().manual_seed(0))
+    hooks = steer(context.model, "encoder.blocks.1.hook_resid_post", vector, 2.0)
+    with context.model.hooks(fwd_hooks=hooks):
+        hooked = context.encode(context.model)
+    resumed = context.model.encoder.from_resid(sample.readings.middle + 2 * vector, sample.readings.middle_block + 1)
+    assert torch.allclose(hooked, resumed, atol=1e-5)
+
+
+def test_too_few_clips_say_how_many_there_are() -> None:
+    finding = language_steering.run(spoken("de de en"))
+    assert finding.status == "not testable" and "2 of de, 1 of en; needs 6" in finding.status_reason
     assert language_steering.run(small_context()).status == "not testable"
