@@ -1,7 +1,7 @@
 """Released weights that installed Python packages carry: found by their metadata, checked, and read where they lie.
 
-The packages are third parties': their version is pinned, the SHA-256 of the weights is checked on every load (0.1
-s with SHA instructions, below 1 s without), and their code is never imported.
+The packages are third parties': their version is pinned, the SHA-256 of the weights is checked on every load (0.1 s,
+measured), and their code is never imported.
 """
 
 from __future__ import annotations
