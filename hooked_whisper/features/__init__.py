@@ -2,8 +2,8 @@
 
 - bases: ``axes``, ``random_orthonormal``, ``pca``, ``kmeans``, ``BothSigns``
 - ``scan`` a corpus: largest examples, samples of every range, statistics (:mod:`hooked_whisper.features.scanning`)
-- phones: ``evaluate_sites`` counts labelled clips once; ``Selectivity``, ``Purity``, ``PhoneRanges`` follow from that;
-  ``autolabels`` names features with the evidence
+- phones: ``evaluate_sites`` counts labelled clips once (``collect_rows``: by blocks of features, for large models);
+  ``Selectivity``, ``Purity``, ``PhoneRanges`` follow from that; ``autolabels`` names features with the evidence
 - ``dream_of`` optimises an input, ``causal_effects`` takes a feature away and listens to the words
 """
 
@@ -16,6 +16,7 @@ from hooked_whisper.features.dreams import Dream, dream_of, in_full_window, star
 from hooked_whisper.features.examples import Purity, TopExamples, purity
 from hooked_whisper.features.joint import JointCounter, JointCounts
 from hooked_whisper.features.labelled import LabelledClip, SiteCounts, activations, evaluate_sites
+from hooked_whisper.features.labelled_rows import LabelledRows, collect_rows
 from hooked_whisper.features.labels import PositionLabels, label_names, label_positions
 from hooked_whisper.features.onsets import OnsetAverages, latency
 from hooked_whisper.features.phone_classifier import PhoneClassifier
@@ -28,6 +29,7 @@ from hooked_whisper.features.polyphony import (
     ranges_of_examples,
     signed_ranges,
 )
+from hooked_whisper.features.row_labels import CountOptions
 from hooked_whisper.features.scanning import Scan, ScanOptions, SiteScan, load_scan, scan
 from hooked_whisper.features.selectivity import Selectivity, coverage, cross_selectivity
 from hooked_whisper.features.sites import Site
@@ -39,11 +41,13 @@ __all__ = [
     "Cells",
     "Centroids",
     "ConfusionTest",
+    "CountOptions",
     "Dream",
     "Evidence",
     "JointCounter",
     "JointCounts",
     "LabelledClip",
+    "LabelledRows",
     "LinearBasis",
     "MelBands",
     "OnsetAverages",
@@ -66,6 +70,7 @@ __all__ = [
     "axes",
     "causal_effects",
     "classes",
+    "collect_rows",
     "confusions",
     "coverage",
     "cross_selectivity",

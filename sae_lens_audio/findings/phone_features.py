@@ -89,12 +89,14 @@ def _unfit(context: Context) -> str:
     from hooked_whisper.weights import weights_sha256
 
     if not context.utterances or context.reference != "truth":
-        return "nobody knows the phones of these clips: give a model with a spoken world of its own"
+        return "there are no clips with texts and phones that are not the model's own: pass --corpus and --alignments"
     if load_demo("topk-2").metadata.checkpoint_sha256 != weights_sha256(context.model):
         return (
             "there are no dictionaries of this model: make them with `sae-lens-audio harvest` and `train`, and score "
             "them with `sae-lens-audio evaluate`"
         )
+    if not any(i.label != SILENCE for u in context.utterances for i in u.alignment.phones):
+        return "these clips have no phone alignment: pass --alignments, or run `hooked-whisper align`"
     return ""
 
 
