@@ -200,7 +200,13 @@ def test_a_finding_that_breaks_is_recorded_and_the_others_go_on(monkeypatch, fol
     def broken(context):
         raise ZeroDivisionError("<oops>")
 
-    entries = {"F9": replace(registry.REGISTRY["F9"], run=broken), "F2": registry.REGISTRY["F2"]}
+    def untestable(context):
+        return Finding("F10", "title", "claim", "protocol", "model", {}, {}, reason_untestable="no truth")
+
+    entries = {
+        "F9": replace(registry.REGISTRY["F9"], run=broken),
+        "F10": replace(registry.REGISTRY["F10"], run=untestable),
+    }
     monkeypatch.setattr(registry, "REGISTRY", entries)
     assert run("reproduce", "--model", folder, "--out", str(tmp_path)) == 1
     data = json.loads((tmp_path / "findings.json").read_text())
