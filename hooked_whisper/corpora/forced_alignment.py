@@ -30,7 +30,7 @@ from hooked_whisper.errors import AlignmentError, closest
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
 
 OutOfDictionary = Literal["guess", "skip"]
-LONGEST_S = 3600.0
+LONGEST_S = 1200.0  # tried so far: processor time grows faster than the length
 PIECE_S = 30.0  # phones are searched in pieces of about this length: memory grows with its square
 FRAME_S = 0.01
 WINDOW_S = 0.0256  # of one feature vector
@@ -80,13 +80,13 @@ def align_recording(
     read out. Phones tile the recording from 0 to its end; pauses and noise are silence.
 
     Args:
-        audio: whatever :func:`hooked_whisper.audio.load_audio` takes, up to an hour.
+        audio: whatever :func:`hooked_whisper.audio.load_audio` takes, up to 20 minutes.
         oov: words outside the dictionary: ``"guess"`` their phones from their letters, or ``"skip"``: raise.
 
     Raises:
         MissingExtraError: pocketsphinx is not installed.
         AlignmentError: no words, a text that is not English, words outside the dictionary with ``oov="skip"``, a text
-            that does not fit the sound, or more than an hour.
+            that does not fit the sound, or more than 20 minutes.
         AudioError: no sound.
     """
     check_oov(oov)

@@ -151,9 +151,9 @@ def test_an_unknown_way_with_unknown_words(corpus) -> None:
         align_recording(corpus[0].audio(), "hello", oov="gues")
 
 
-def test_more_than_an_hour_is_refused() -> None:
-    with pytest.raises(AlignmentError, match="61 minutes"):
-        align_recording(torch.zeros(61 * 60 * 16_000), "hello")
+def test_what_is_too_long_is_refused() -> None:
+    with pytest.raises(AlignmentError, match="21 minutes"):
+        align_recording(torch.zeros(21 * 60 * 16_000), "hello")
 
 
 def test_without_the_extra(monkeypatch) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import soundfile
 
 from hooked_whisper.corpora import to_textgrid
+from hooked_whisper.corpora.tiers import TEXT_SOURCE
 from sae_lens_audio import Metadata, TopK, TopKConfig, save_sae
 from sae_lens_audio.cli import main
 from sae_lens_audio.evals.evaluation import load_evaluation
@@ -63,6 +65,26 @@ def test_other_recordings_to_fit_on(place: Path, tmp_path: Path) -> None:
     assert run(place, "sae0", *fitted, "--out", str(tmp_path)) == 1  # one recording is broken
     found = load_evaluation(tmp_path)
     assert found.inputs["clips"] == 4 and found.spliced is None and found.phones == {}
+
+
+def test_a_models_own_texts_are_told_of(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for clip in tones(9):
+        speaker = tmp_path / "audio" / clip.speaker
+        speaker.mkdir(parents=True, exist_ok=True)
+        soundfile.write(speaker / f"{clip.alignment.utterance}.wav", clip.audio, 16_000)
+        own = replace(clip.alignment, extra={TEXT_SOURCE: "tiny.en"})
+        aligned = tmp_path / "aligned" / clip.speaker / f"{clip.alignment.utterance}.TextGrid"
+        aligned.parent.mkdir(parents=True, exist_ok=True)
+        aligned.write_text(to_textgrid(own), encoding="utf-8")
+    common = ["--audio", str(tmp_path / "audio"), "--speaker-folders", "--spliced", "0", "--no-phones"]
+    for name, arguments in {
+        "tiny.en": ["--alignments", str(tmp_path / "aligned")],
+        small_model(0).cfg.name: ["--texts", "own"],
+    }.items():
+        out = tmp_path / f"out-{name}"
+        assert run(place, "sae0", *common, *arguments, "--out", str(out)) == 0
+        texts = load_evaluation(out).inputs["texts"]
+        assert f"the transcript of {name}" in texts and texts in capsys.readouterr().out
 
 
 def test_a_foreign_dictionary_is_told_of(place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
