@@ -71,7 +71,8 @@ class Cosines:
         means = []
         for a, b in ((speech, speech), (sounds, sounds), (speech, sounds)):
             different = a[:, None] != b[None, :]
-            means.append(self.values[np.ix_(a, b)][different].mean())
+            pairs = self.values[np.ix_(a, b)][different]
+            means.append(pairs.mean() if len(pairs) else np.nan)  # a resample of few clips may be one clip
         return np.array(means)
 
     def estimates(self, rng: np.random.Generator) -> tuple[Estimate, list[Estimate]]:
