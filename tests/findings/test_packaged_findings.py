@@ -113,6 +113,8 @@ def test_a_neuron_for_a_class_is_counted_and_one_for_a_word_is_not(seed: int) ->
     )
     assert (found.f1[:, 1] == 1).all() and (found.label[:, 1] == 2).all() and found.resampled.mean() > 0.9
     assert other.f1[:, 1].mean() < 0.5
+    estimate = found.estimate()
+    assert estimate.low <= found.count == estimate.value <= estimate.high
     shuffled = dealt(of_class.word, of_class.member, np.random.default_rng(seed))
     assert shuffled.sum(0).tolist() == of_class.member.sum(0).tolist() and (shuffled.sum(1) == 1).all()
     assert all(len(np.unique(shuffled[of_class.word == w], axis=0)) == 1 for w in set(of_class.word.tolist()))
