@@ -21,7 +21,8 @@ from hooked_whisper.storage import write_atomic
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 _TABLE = re.compile(
-    r"(?P<head><!-- table: (?P<kind>[\w-]+) (?P<file>[\w./-]+) -->\n)(?P<body>.*?)(?P<end><!-- end of table -->)", re.DOTALL
+    r"(?P<head><!-- table: (?P<kind>[\w-]+) (?P<file>[\w./-]+) -->\n)(?P<body>.*?)(?P<end><!-- end of table -->)",
+    re.DOTALL,
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, zip_longest
+from itertools import chain, pairwise, zip_longest
 
 import numpy as np
 import torch
@@ -106,7 +106,7 @@ def _pieces(item: Loaded, window: float) -> list[tuple[torch.Tensor, Alignment]]
     else:
         bounds = [0.0, *_cuts(alignment.words, duration, window), duration]
     found = []
-    for number, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False), 1):
+    for number, (start, end) in enumerate(pairwise(bounds), 1):
         part = cut(alignment, start, end)
         found.append(
             (
@@ -123,7 +123,7 @@ def _cuts(words: Sequence[Interval], duration: float, window: float) -> list[flo
     Raises:
         AlignmentError: a stretch longer than the window without a gap between two words.
     """
-    gaps = [(a.end + b.start) / 2 for a, b in zip(words, words[1:], strict=False)]
+    gaps = [(a.end + b.start) / 2 for a, b in pairwise(words)]
     cuts: list[float] = []
     start = 0.0
     while duration - start > window:
