@@ -6,7 +6,7 @@ import importlib
 import inspect
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -47,12 +47,29 @@ MODULES = (
 )
 
 
+# runs whose results the pages show, in this order: file in docs/data, heading
+RUNS = {
+    "findings.tiny.en.json": "On tiny.en, packaged speech",
+    "findings.demo.json": "On the demo model, the ground-truth organism",
+}
+Results = dict[str, dict[str, Finding]]  # heading -> id -> finding
+
+
+def read_results(folder: Path) -> Results:
+    """The saved runs in ``folder``, by heading."""
+    return {
+        heading: {f["id"]: from_dict(f) for f in json.loads((folder / name).read_text(encoding="utf-8"))["findings"]}
+        for name, heading in RUNS.items()
+    }
+
+
 def write_pages(source: Path, example_folder: Path, results: Path) -> None:
-    """Everything generated, below ``source``. ``example_folder``: written error examples, one file per class."""
+    """Everything generated, below ``source``. ``example_folder``: written error examples, one file per class;
+    ``results``: the folder of saved runs."""
     write(source / "concepts" / "map.md", _html(hook_map(HookedWhisper.from_pretrained("demo")), "hook-map"))
-    findings = {f["id"]: from_dict(f) for f in json.loads(results.read_text(encoding="utf-8"))["findings"]}
+    findings = read_results(results)
     for id in REGISTRY:
-        write(source / "findings" / f"{id}.md", finding_page(id, findings.get(id)))
+        write(source / "findings" / f"{id}.md", finding_page(id, {h: run.get(id) for h, run in findings.items()}))
     write(source / "findings" / "index.md", findings_index(findings))
     names = [cls.__name__ for cls in error_classes()]
     for cls in error_classes():
@@ -71,28 +88,32 @@ def write(path: Path, text: str) -> None:
 # --- findings --------------------------------------------------------------------------------------------------------
 
 
-def finding_page(id: str, finding: Finding | None) -> str:
-    """Claim, protocol, how to run it, and what came out on the demo model."""
+def finding_page(id: str, results: Mapping[str, Finding | None]) -> str:
+    """Claim, protocol, how to run it, and what came out in each run."""
     entry = REGISTRY[id]
-    files = "recordings/*.wav"
     parts = [
         f"# {id} {entry.title}",
         f"*{_plain(entry.claim)}*",
         f"## What is done\n\n{_plain(entry.protocol)}",
         "## Run it\n\n```bash\n"
-        f"hooked-whisper reproduce --only {id} --out out/{id}\n"
-        f"hooked-whisper reproduce --model tiny --audio {files} --only {id} --out out/{id}-tiny\n```\n\n"
-        "The first line takes the demo model and its spoken world, the second real Whisper and your recordings. "
+        f"hooked-whisper reproduce --model tiny.en --only {id} --out out/{id}\n"
+        f"hooked-whisper reproduce --model tiny.en --corpus recordings/ --only {id} --out out/{id}-own\n```\n\n"
+        "The first line takes the packaged speech, the second your recordings. "
         f"In Python the experiment is the module {{py:mod}}`{inspect.getmodule(entry.run).__name__}`.",
     ]
-    if finding is not None:
-        parts += [*_result(finding)]
+    for heading, finding in results.items():
+        if finding is not None:
+            parts += [*_result(finding, heading)]
+    published = next((finding for finding in results.values() if finding is not None and finding.published), None)
+    if published is not None:
+        parts += ["## What was published", _plain(published.published_summary)]
+        parts += [_own_table(one) for one in published.published]
     return "\n\n".join(parts) + "\n"
 
 
-def _result(f: Finding) -> Iterator[str]:
+def _result(f: Finding, heading: str) -> Iterator[str]:
     status = f.status.replace(" ", "-")
-    yield f'## On the demo model\n\n<span class="status {status}">{SYMBOLS[f.status]} {f.status}</span>'
+    yield f'## {heading}\n\n<span class="status {status}">{SYMBOLS[f.status]} {f.status}</span>'
     yield f"{_plain(_sentence(f.status_reason))}"
     if f.criteria:
         rows = [
@@ -102,16 +123,11 @@ def _result(f: Finding) -> Iterator[str]:
         yield "Controls: " + "; ".join(f"*{_plain(c.name)}*: {_plain(c.description)}" for c in f.controls) + "."
     if f.notes:
         yield "\n".join(f"- {_plain(note)}" for note in f.notes)
-    figures = [picture(figure, f"{f.id}-{i}").markup for i, figure in enumerate(f.draw())]
+    figures = [picture(figure, f"{f.id}-{f.model}-{i}".replace(".", "-")).markup for i, figure in enumerate(f.draw())]
     if figures:
         yield _html("".join(f"<figure>{one}</figure>" for one in figures), "figure-row")
     for one in f.tables:
         yield _own_table(one)
-    if f.published:
-        yield "## What was published"
-        yield _plain(f.published_summary)
-        for one in f.published:
-            yield _own_table(one)
 
 
 def _controls(f: Finding, c: Criterion) -> str:
@@ -126,20 +142,26 @@ def _own_table(one: Table) -> str:
     return f"**{_plain(one.title)}** {_plain(one.source)}\n\n" + _table(one.columns, one.rows)
 
 
-def findings_index(findings: dict[str, Finding]) -> str:
+def findings_index(results: Results) -> str:
     rows = []
     for id, entry in REGISTRY.items():
-        f = findings.get(id)
-        number = format_estimate(f.statistic.estimate) if f and f.statistic else "–"
-        what = f"{f.statistic.name}: {number}" if f and f.statistic else "–"
-        rows.append((f"[{id} {entry.title}]({id}.md)", f.status if f else "not run", what))
+        cells = [_verdict(run.get(id)) for run in results.values()]
+        rows.append((f"[{id} {entry.title}]({id}.md)", *cells))
     text = (
-        "Every experiment, with its controls, its published numbers, and what came out on the packaged demo model "
-        "(`hooked-whisper reproduce --model demo`, held-out speakers). These are results about a small model organism; "
-        "the same commands run them on real Whisper. A status follows from criteria that were fixed beforehand."
+        "Every experiment with its controls, its published numbers, and what came out: on real Whisper "
+        "(`hooked-whisper reproduce --model tiny.en`, packaged speech), and on the demo model, the ground-truth organism, which checks "
+        "methods and says nothing about Whisper. A verdict follows from criteria that were fixed beforehand."
     )
-    listed = table(("finding", "demo model", "headline, 95 % interval"), rows)
+    listed = table(("finding", *results), rows)
     return _toc("Findings", f"{text}\n\n{listed}", list(REGISTRY))
+
+
+def _verdict(finding: Finding | None) -> str:
+    if finding is None:
+        return "not run"
+    if finding.statistic is None:
+        return finding.status
+    return f"{finding.status}; {finding.statistic.name}: {format_estimate(finding.statistic.estimate)}"
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

@@ -12,10 +12,9 @@ import pytest
 from docs.tools.build import dead_links
 from docs.tools.docstrings import as_rst, escaped, signature
 from docs.tools.hook_map import hook_map, points
-from docs.tools.pages import MODULES, error_classes, error_page, finding_page, findings_index
+from docs.tools.pages import MODULES, RUNS, error_classes, error_page, finding_page, findings_index, read_results
 from hooked_whisper import HookedWhisper
 from hooked_whisper.findings.registry import REGISTRY
-from hooked_whisper.findings.serialise import from_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCSTRING = """What it does, with **options and a |bar| and name_.
@@ -77,15 +76,17 @@ def test_every_error_has_a_page_with_cause_fix_and_example() -> None:
 
 
 def test_every_finding_has_a_page_with_its_result() -> None:
-    saved = json.loads((ROOT / "docs" / "findings.json").read_text(encoding="utf-8"))
-    findings = {f["id"]: from_dict(f) for f in saved["findings"]}
-    assert set(findings) == set(REGISTRY), "run: make demo, and copy out/demo/findings.json to docs/"
+    results = read_results(ROOT / "docs" / "data")
+    for run in results.values():
+        assert set(run) == set(REGISTRY), "run: make demo (and MODEL=demo), and copy findings.json to docs/data/"
     for id in REGISTRY:
-        page = finding_page(id, findings[id])
-        assert f"--only {id}" in page and findings[id].status in page
-        assert "## On the demo model" not in finding_page(id, None)
-    assert findings_index(findings).count(".md)") == len(REGISTRY)
-    assert "/" + "tmp" not in json.dumps({k: v for k, v in saved.items() if k != "findings"})
+        page = finding_page(id, {heading: run[id] for heading, run in results.items()})
+        assert f"--only {id}" in page and all(run[id].status in page for run in results.values())
+        assert "## On tiny.en" not in finding_page(id, {})
+    assert findings_index(results).count(".md)") == len(REGISTRY)
+    for name in RUNS:
+        saved = json.loads((ROOT / "docs" / "data" / name).read_text(encoding="utf-8"))
+        assert "/" + "tmp" not in json.dumps({k: v for k, v in saved.items() if k != "findings"})
 
 
 @pytest.mark.parametrize("module", MODULES)

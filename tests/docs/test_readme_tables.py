@@ -27,4 +27,4 @@ def test_the_deciding_number_is_the_one_that_failed() -> None:
 
 def test_an_unknown_table_is_refused() -> None:
     with pytest.raises(KeyError):
-        filled("<!-- table: nonsense docs/findings.json -->\n<!-- end of table -->")
+        filled("<!-- table: nonsense docs/data/findings.demo.json -->\n<!-- end of table -->")

@@ -13,7 +13,7 @@ from hooked_whisper.report import ModelCard, write_page
 from tests.browsing import chromium, problems_of
 from tests.findings.worlds import utterance
 
-SAVED = Path(__file__).resolve().parents[2] / "docs" / "findings.json"
+SAVED = Path(__file__).resolve().parents[2] / "docs" / "data" / "findings.demo.json"
 MOST_BYTES = 10_000_000
 
 
