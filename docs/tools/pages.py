@@ -149,8 +149,9 @@ def findings_index(results: Results) -> str:
         rows.append((f"[{id} {entry.title}]({id}.md)", *cells))
     text = (
         "Every experiment with its controls, its published numbers, and what came out: on real Whisper "
-        "(`hooked-whisper reproduce --model tiny.en`, packaged speech), and on the demo model, the ground-truth organism, which checks "
-        "methods and says nothing about Whisper. A verdict follows from criteria that were fixed beforehand."
+        "(`hooked-whisper reproduce --model tiny.en`, packaged speech), and on the demo model, the ground-truth "
+        "organism, which checks methods and says nothing about Whisper. A verdict follows from criteria that were "
+        "fixed beforehand."
     )
     listed = table(("finding", *results), rows)
     return _toc("Findings", f"{text}\n\n{listed}", list(REGISTRY))
