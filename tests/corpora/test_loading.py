@@ -111,8 +111,11 @@ def test_interrupts_and_bugs_are_not_swallowed(error: BaseException) -> None:
 
 
 def test_ctrl_c_while_waiting_ends_at_once_and_cleanly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first recording is released only once the caller, who waits for it, was interrupted: no clock decides."""
-    waiting, released = threading.Event(), threading.Event()
+    """The first recording is released only once the caller, who waits for it, was interrupted: no clock decides.
+
+    A signal that arrives just before a thread blocks is noticed when it wakes, so it is sent until it is noticed.
+    """
+    waiting, pressed, released = threading.Event(), threading.Event(), threading.Event()
     result_of = Future.result
 
     def source() -> np.ndarray:
@@ -120,26 +123,36 @@ def test_ctrl_c_while_waiting_ends_at_once_and_cleanly(monkeypatch: pytest.Monke
         return np.zeros(400, np.float32)
 
     def result(future: Future[object], timeout: float | None = None) -> object:
-        waiting.set()
         try:
+            waiting.set()
             return result_of(future, timeout)
         finally:
             released.set()
 
+    def handler(number: int, frame: object) -> None:
+        if not pressed.is_set():
+            pressed.set()
+            raise KeyboardInterrupt
+
     def press() -> None:
         assert waiting.wait(60)
-        signal.pthread_kill(main, signal.SIGINT)
+        while not pressed.wait(0.01):
+            signal.pthread_kill(main, signal.SIGINT)
 
     main = threading.main_thread().ident
     assert main is not None and threading.current_thread() is threading.main_thread()
     monkeypatch.setattr(Future, "result", result)
+    usual = signal.signal(signal.SIGINT, handler)
     presser = threading.Thread(target=press)
     presser.start()
     decoded = []
-    with pytest.raises(KeyboardInterrupt):
-        for one in Loader([Recording("a", source)] * 20, ahead=20, threads=1):
-            decoded.append(one)
-    presser.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            for one in Loader([Recording("a", source)] * 20, ahead=20, threads=1):
+                decoded.append(one)
+        presser.join()
+    finally:
+        signal.signal(signal.SIGINT, usual)
     assert not decoded and not loaders()
 
 
