@@ -230,11 +230,11 @@ def _reproduce_corpus(parsed: argparse.Namespace) -> list[Recording] | None:
 
 def _model_or_demo(parsed: argparse.Namespace) -> tuple[HookedWhisper, dict[str, str]]:
     """The model; with ``--or-demo`` the packaged one where no source has it."""
-    from hooked_whisper.errors import CheckpointError
+    from hooked_whisper.errors import MissingWeightsError
 
     try:
         return load_model(parsed)
-    except CheckpointError as error:
+    except MissingWeightsError as error:
         if not parsed.or_demo:
             raise
         reason = " ".join(str(error).split())

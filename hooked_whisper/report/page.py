@@ -19,7 +19,7 @@ from hooked_whisper.report.sound import Player, Waveform, damped, player, wavefo
 from hooked_whisper.storage import write_atomic
 from hooked_whisper.text import DiffOp, word_diff
 
-REAL_WHISPER = "hooked-whisper reproduce --model tiny --audio recordings/*.wav --out out/tiny"
+OWN_SPEECH = "hooked-whisper reproduce --model tiny.en --corpus recordings/ --out out/own"
 _MOST_CELLS = 160
 SYMBOLS = {"reproduced": "✓", "partly": "◐", "not reproduced": "✗", "not testable": "–", "error": "!"}
 
@@ -86,7 +86,7 @@ def render_page(
         rule=RULE,
         symbols=SYMBOLS,
         tally=[(status, counts[status]) for status in STATUSES if counts[status]],
-        command=REAL_WHISPER,
+        command=OWN_SPEECH,
         only="" if {f.id for f in findings} >= set(REGISTRY) else ",".join(f.id for f in findings),
     )
 

@@ -78,10 +78,11 @@ def test_every_error_has_a_page_with_cause_fix_and_example() -> None:
 def test_every_finding_has_a_page_with_its_result() -> None:
     results = read_results(ROOT / "docs" / "data")
     for run in results.values():
-        assert set(run) == set(REGISTRY), "run: make demo (and MODEL=demo), and copy findings.json to docs/data/"
+        assert run and set(run) <= set(REGISTRY), "run: make demo (and MODEL=demo), and copy findings.json to docs/data/"
     for id in REGISTRY:
-        page = finding_page(id, {heading: run[id] for heading, run in results.items()})
-        assert f"--only {id}" in page and all(run[id].status in page for run in results.values())
+        page = finding_page(id, {heading: run.get(id) for heading, run in results.items()})
+        assert f"--only {id}" in page
+        assert all(run[id].status in page for run in results.values() if id in run)
         assert "## On tiny.en" not in finding_page(id, {})
     assert findings_index(results).count(".md)") == len(REGISTRY)
     for name in RUNS:
