@@ -117,9 +117,9 @@ def test_status_follows_the_rule() -> None:
     assert few.status == "not testable" and "utterances" in few.status_reason
 
 
-def test_real_recordings_are_judged_by_the_stated_thresholds_too() -> None:
+def test_real_whisper_is_judged_by_the_stated_thresholds_too() -> None:
     full = "the red cat sat"
-    context = small_context(count=24, reference="model")
+    context = small_context(count=24, truth=False)
     found = planted(context, "the red cat", "the red", full, full)
     assert {c.name for c in found.claims} == {EXTRA, P, LOCAL_COST, FIVE}
     assert found.status == "not reproduced"  # a quarter of the words lost is no little, and half is not five times that
