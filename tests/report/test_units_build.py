@@ -132,7 +132,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     code = main(
         ["features", "--hook", "encoder.blocks.0.mlp.1", "--units", "0:3", "--audio", str(audio), "--out", str(out)]
     )
-    assert code == 0 and f"open {out / 'index.html'}" in capsys.readouterr().out
+    assert code == 1 and f"open {out / 'index.html'}" in capsys.readouterr().out  # one file is broken
     assert json.loads((out / "scan" / "scan.json").read_text())["failures"][0]["id"] == "broken"
     assert sorted(p.name for p in (out / "units").glob("*.html")) == ["0.html", "1.html", "2.html"]
     assert main(["features", "--audio", str(tmp_path / "nowhere"), "--out", str(out)]) == 2
