@@ -6,16 +6,18 @@ some words as one ("of the") and some as two ("twenty-one"); :func:`share_units`
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import itertools
 import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 
 from hooked_whisper.errors import AlignmentError
 from hooked_whisper.neural.tables import phone_table
-from hooked_whisper.speech.espeak import INSTALL, engine
+from hooked_whisper.speech.espeak import INSTALL, Espeak, fresh
 
 VOICES = {"en": "en-us", "es": "es", "fr": "fr", "it": "it", "pt": "pt-br"}
 _IPA, _UTF8 = 0x02, 1
@@ -186,9 +188,17 @@ def _clause_units(words: tuple[str, ...], language: str) -> tuple[list[tuple[str
 
 
 @cache
+def _phonemizer() -> Espeak:
+    """A copy of espeak-ng for phones alone: the voice set here must not change what the process's synthesizer says."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(fresh())
+
+
+@cache
 def _espeak_units(text: str, voice: str) -> tuple[tuple[str, ...], ...]:
     """Phones of each word as espeak-ng separates them, stress marks in front of them."""
-    library = engine()._lib
+    library = _phonemizer()._lib
     if library.espeak_SetVoiceByName(voice.encode()) != 0:
         raise RuntimeError(f"espeak-ng has no voice {voice!r}. {INSTALL}")
     library.espeak_TextToPhonemes.restype = ctypes.c_char_p
