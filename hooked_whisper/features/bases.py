@@ -20,7 +20,7 @@ from torch import Tensor
 from hooked_whisper.errors import PatchError
 from hooked_whisper.protocols import FeatureBasis
 
-_ROWS = 4096  # rows in double precision at once
+_BYTES = 64 << 20  # of rows in double precision at once
 _WIDE = 2048  # dimensions up to which all eigenvectors are computed
 
 
@@ -56,13 +56,18 @@ class LinearBasis:
 
 def _orthonormal(directions: Float[Tensor, "n d"]) -> bool:
     """A block of the Gram matrix at a time: that of 5120 neurons takes 200 MiB, and comparing it several times that."""
-    for start in range(0, len(directions), _ROWS):
-        gram = directions[start : start + _ROWS].double() @ directions.double().T
+    step, wide = _rows_at_once(len(directions)), directions.double()
+    for start in range(0, len(directions), step):
+        gram = wide[start : start + step] @ wide.T
         place = torch.arange(len(gram), device=gram.device)
         gram[place, start + place] -= 1
         if not gram.abs().max() <= 1e-4:
             return False
     return True
+
+
+def _rows_at_once(d: int) -> int:
+    return max(1, _BYTES // (8 * d))
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +146,7 @@ def pca(activations: Float[Tensor, "row d"], n_features: int | None = None) -> L
     if not 0 < n <= min(activations.shape):
         raise PatchError(f"{activations.shape[0]} rows of {activations.shape[1]} have no {n} principal directions")
     rows = activations.detach()
-    parts = rows.split(_ROWS)
+    parts = rows.split(_rows_at_once(rows.shape[1]))
     mean = reduce(add, (x.double().sum(0) for x in parts)) / len(rows)
     centred = (x.double() - mean for x in parts)
     gram = reduce(add, (x.T @ x for x in centred))
@@ -157,7 +162,7 @@ def _largest(gram: Float[Tensor, "d d"], n: int) -> Float[Tensor, "n d"]:
     d = len(gram)
     if d <= _WIDE or n > d // 2:
         return torch.linalg.eigh(gram)[1].T.flip(0)[:n]
-    _, vectors = eigh(gram.cpu().numpy(), subset_by_index=[d - n, d - 1], overwrite_a=True, check_finite=False)
+    _, vectors = eigh(gram.cpu().numpy().T, subset_by_index=[d - n, d - 1], overwrite_a=True, check_finite=False)
     return torch.from_numpy(vectors.T[::-1].copy()).to(gram)
 
 

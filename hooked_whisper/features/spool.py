@@ -21,7 +21,7 @@ from torch import Tensor
 from hooked_whisper.errors import CacheSizeError, PatchError
 
 log = logging.getLogger(__name__)
-MEMORY = 768 << 20  # bytes: larger matrices go to disk
+MEMORY = 384 << 20  # bytes: larger matrices go to disk
 STRIP = 128  # features side by side in the file: a block of features is one run of bytes for every strip
 _SPARE = 1 << 30  # bytes of the disk that are left free
 _FLOAT = 4  # bytes
