@@ -78,7 +78,9 @@ def test_every_error_has_a_page_with_cause_fix_and_example() -> None:
 def test_every_finding_has_a_page_with_its_result() -> None:
     results = read_results(ROOT / "docs" / "data")
     for run in results.values():
-        assert run and set(run) <= set(REGISTRY), "run: make demo (and MODEL=demo), and copy findings.json to docs/data/"
+        assert run and set(run) <= set(REGISTRY), (
+            "run: make demo (and MODEL=demo), and copy findings.json to docs/data/"
+        )
     for id in REGISTRY:
         page = finding_page(id, {heading: run.get(id) for heading, run in results.items()})
         assert f"--only {id}" in page
