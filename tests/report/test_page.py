@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -116,6 +117,11 @@ def test_sound_figures_and_words_for_them(page: str) -> None:
     assert "prefers-color-scheme: dark" in page and "@media print" in page and 'name="viewport"' in page
     assert "<del>the red cat sat</del>" in re.sub(r"\s+", " ", page)
     assert "s-reproduced" in page
+
+
+def test_a_finding_on_clips_of_its_own_says_what_was_said() -> None:
+    bare = replace(finding(), inputs={})  # W2 and others choose their clips themselves
+    assert "Against what was said" in render_page([bare])
 
 
 def test_everything_is_escaped() -> None:
