@@ -9,8 +9,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from sphinx.cmd.build import build_main
-
 from docs.tools.pages import write_pages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +21,8 @@ def main() -> int:
     out = parser.parse_args().out.resolve()
     source, html = out / "source", out / "html"
     gather(source)
+    from sphinx.cmd.build import build_main  # only the documentation's extra has it
+
     failed = build_main(["-W", "--keep-going", "-q", "-b", "html", "-d", str(out / "doctrees"), str(source), str(html)])
     if failed:
         return failed
