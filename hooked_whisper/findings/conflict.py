@@ -21,12 +21,12 @@ from hooked_whisper.findings.context import Context
 from hooked_whisper.findings.context_conflict import pooled
 from hooked_whisper.findings.drawing import draw_controls
 from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
+from hooked_whisper.findings.last_token import logit_difference, logits_at, patched_difference
 from hooked_whisper.findings.records import Axis, Example, Measurement
 from hooked_whisper.findings.statistics import cluster_rate
 from hooked_whisper.findings.word_swap import mean_over_pairs
 from hooked_whisper.heatmap import heat_map
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.hooks import HookPoint
 from hooked_whisper.interventions.null_inputs import null_encoding
 
 if TYPE_CHECKING:
@@ -142,43 +142,24 @@ def measure(
         names = list(PATHS.values())
         neutral, from_neutral = model.run_with_cache(tokens=plain, encoder_out=heard, names=names)
         deaf, from_deaf = model.run_with_cache(tokens=tokens, encoder_out=deaf_out, names=names)
-        logits = _last(model.logits(tokens, heard), here)
-        ends = [_difference(x, ids) for x in (_last(neutral, here), logits, _last(deaf, here))]
+        logits = logits_at(model.logits(tokens, heard), here)
+        ends = [logit_difference(x, ids) for x in (logits_at(neutral, here), logits, logits_at(deaf, here))]
         rows = {
             "neutral": ends[0],
             "conflict": ends[1],
             "deaf": ends[2],
-            "unrelated_deaf": _difference(_last(deaf, here), ids[:, [0, 2]]),
+            "unrelated_deaf": logit_difference(logits_at(deaf, here), ids[:, [0, 2]]),
             "top_is_said": (logits.argmax(-1) == ids[:, 0]).double(),
         }
         for what, cache, end in (("audio", from_deaf, ends[2]), ("word", from_neutral, ends[0])):
             if paths:
-                moved = [_along(model, name, cache, here, tokens, heard, ids) for name in PATHS.values()]
+                moved = [patched_difference(model, name, cache, here, tokens, heard, ids) for name in PATHS.values()]
                 rows[what] = torch.stack([(m - ends[1]) / (end - ends[1]) for m in moved], 1)
             else:
                 rows[what] = torch.full((len(some), len(PATHS)), torch.nan)
         for name, values in rows.items():
             parts[name].append(values.double().cpu().numpy())
     return Outcomes(**{name: np.concatenate(values) for name, values in parts.items()})
-
-
-def _along(
-    model: HookedWhisper,
-    names: str,
-    cache: Any,
-    here: Bool[Tensor, "row token"],
-    tokens: Int[Tensor, "row token"],
-    encoded: Float[Tensor, "row position d_model"],
-    ids: Int[Tensor, "row word"],
-) -> Float[Tensor, "row"]:
-    """The metric of the conflict run with some outputs at the last token from another run."""
-
-    def put(x: Tensor, hook: HookPoint) -> Tensor:
-        return torch.where(here[..., None], cache[hook.name], x)
-
-    with model.hooks(fwd_hooks=[(names, put)]):
-        hidden = model.decoder.hidden(tokens, encoded)
-        return _difference(model.decoder.to_logits(hidden[here][:, None])[:, 0], ids)
 
 
 def _inputs(
@@ -194,16 +175,6 @@ def _inputs(
     longest = max(map(len, rows))
     padded = [row + [model.tokenizer.eot] * (longest - len(row)) for row in rows]
     return torch.tensor(padded, device=model.device), torch.tensor([len(r) - 1 for r in rows], device=model.device)
-
-
-def _last(logits: Tensor | None, here: Bool[Tensor, "row token"]) -> Float[Tensor, "row vocab"]:
-    assert logits is not None
-    return logits[here]
-
-
-def _difference(logits: Float[Tensor, "row vocab"], ids: Int[Tensor, "row word"]) -> Float[Tensor, "row"]:
-    both = logits.gather(1, ids[:, :2])
-    return (both[:, 0] - both[:, 1]).double()
 
 
 def run(context: Context) -> Finding:

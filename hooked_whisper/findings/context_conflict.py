@@ -15,11 +15,11 @@ from hooked_whisper.corpora import Recording
 from hooked_whisper.corpora.packaged import ConflictPair, conflict_pairs
 from hooked_whisper.findings.context import ENCODER_BATCH, Context
 from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
+from hooked_whisper.findings.last_token import logit_difference, logits_at, patched_difference
 from hooked_whisper.findings.records import Axis, Example, Measurement
 from hooked_whisper.findings.statistics import bootstrap
 from hooked_whisper.findings.transcripts import Transcriber
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.hooks import HookPoint
 from hooked_whisper.interventions.null_inputs import null_encoding
 
 PROTOCOL = (
@@ -94,15 +94,17 @@ def measure(
         rows = slice(start, start + ROWS)
         tokens, here = inputs(model, pairs[rows])
         quiet = silence.expand(len(tokens), -1, -1)
-        with_audio = _last(model.logits(tokens, encoded[rows]), here)
+        with_audio = logits_at(model.logits(tokens, encoded[rows]), here)
         logits, cache = model.run_with_cache(tokens=tokens, encoder_out=quiet, names=names)
-        without = _last(logits, here)
-        audio, deaf = (_difference(x, ids[rows, :2]) for x in (with_audio, without))
+        without = logits_at(logits, here)
+        audio, deaf = (logit_difference(x, ids[rows]) for x in (with_audio, without))
         shares = torch.full((len(tokens), len(PATHS)), torch.nan, dtype=torch.float64)
         if paths:
-            moved = [_along(model, name, cache, here, tokens, encoded[rows], ids[rows, :2]) for name in names]
+            moved = [
+                patched_difference(model, name, cache, here, tokens, encoded[rows], ids[rows]) for name in names
+            ]
             shares = torch.stack([(value - audio) / (deaf - audio) for value in moved], 1)
-        unrelated = _difference(without, ids[rows][:, [0, 2]])
+        unrelated = logit_difference(without, ids[rows][:, [0, 2]])
         parts.append(tuple(x.cpu().numpy() for x in (audio, deaf, unrelated, shares)))
     return Runs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
@@ -124,35 +126,6 @@ def inputs(
     tokens = torch.tensor([row + [model.tokenizer.eot] * (longest - len(row)) for row in rows], device=model.device)
     last = torch.tensor([len(row) - 1 for row in rows], device=model.device)
     return tokens, torch.arange(longest, device=model.device) == last[:, None]
-
-
-def _last(logits: Tensor | None, here: Bool[Tensor, "row token"]) -> Float[Tensor, "row vocab"]:
-    assert logits is not None
-    return logits[here]
-
-
-def _difference(logits: Float[Tensor, "row vocab"], ids: Int[Tensor, "row two"]) -> Float[Tensor, "row"]:
-    both = logits.gather(1, ids)
-    return (both[:, 0] - both[:, 1]).double()
-
-
-def _along(
-    model: HookedWhisper,
-    names: str,
-    cache: Any,
-    here: Bool[Tensor, "row token"],
-    tokens: Int[Tensor, "row token"],
-    encoded: Float[Tensor, "row position d_model"],
-    ids: Int[Tensor, "row two"],
-) -> Float[Tensor, "row"]:
-    """The metric of the audio run with some outputs at the last token from the run without audio."""
-
-    def patch(x: Tensor, hook: HookPoint) -> Tensor:
-        return torch.where(here[..., None], cache[hook.name], x)
-
-    with model.hooks(fwd_hooks=[(names, patch)]):
-        hidden = model.decoder.hidden(tokens, encoded)
-        return _difference(model.decoder.to_logits(hidden[here][:, None])[:, 0], ids)
 
 
 def last_words(

@@ -1,0 +1,43 @@
+"""Logit differences at the last token of each row, and what outputs of another run do to them (both forms of W2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.hooks import HookPoint
+
+
+def logits_at(logits: Tensor | None, here: Bool[Tensor, "row token"]) -> Float[Tensor, "row vocab"]:
+    """Logits at the one marked token of each row."""
+    assert logits is not None
+    return logits[here]
+
+
+def logit_difference(logits: Float[Tensor, "row vocab"], ids: Int[Tensor, "row word"]) -> Float[Tensor, "row"]:
+    """Logit of the first word of each row minus that of the second; further words are ignored."""
+    both = logits.gather(1, ids[:, :2])
+    return (both[:, 0] - both[:, 1]).double()
+
+
+def patched_difference(
+    model: HookedWhisper,
+    names: str,
+    cache: Any,
+    here: Bool[Tensor, "row token"],
+    tokens: Int[Tensor, "row token"],
+    encoded: Float[Tensor, "row position d_model"],
+    ids: Int[Tensor, "row word"],
+) -> Float[Tensor, "row"]:
+    """:func:`logit_difference` of a run whose outputs at the marked token come from another run's ``cache``."""
+
+    def patch(x: Tensor, hook: HookPoint) -> Tensor:
+        return torch.where(here[..., None], cache[hook.name], x)
+
+    with model.hooks(fwd_hooks=[(names, patch)]):
+        hidden = model.decoder.hidden(tokens, encoded)
+        return logit_difference(model.decoder.to_logits(hidden[here][:, None])[:, 0], ids)
