@@ -100,9 +100,7 @@ def measure(
         audio, deaf = (logit_difference(x, ids[rows]) for x in (with_audio, without))
         shares = torch.full((len(tokens), len(PATHS)), torch.nan, dtype=torch.float64)
         if paths:
-            moved = [
-                patched_difference(model, name, cache, here, tokens, encoded[rows], ids[rows]) for name in names
-            ]
+            moved = [patched_difference(model, name, cache, here, tokens, encoded[rows], ids[rows]) for name in names]
             shares = torch.stack([(value - audio) / (deaf - audio) for value in moved], 1)
         unrelated = logit_difference(without, ids[rows][:, [0, 2]])
         parts.append(tuple(x.cpu().numpy() for x in (audio, deaf, unrelated, shares)))

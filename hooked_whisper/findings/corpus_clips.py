@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise, zip_longest
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from hooked_whisper.analysis.alignment import align
 from hooked_whisper.corpora import Failure, Loaded, Loader, Recording
@@ -70,12 +72,16 @@ def clips_of(
             failures.append(Failure(item.index, item.recording.id, item.recording.path, str(error)))
             continue
         for samples, alignment in pieces:
-            if not alignment.text:
-                alignment = replace(alignment, text=_transcript(model, samples, language))
-                counts["texts"] += 1
-            if not alignment.words and own_times:
-                alignment = replace(alignment, words=_word_times(model, samples, alignment, language))
-                counts["times"] += 1
+            needs_text, needs_times = not alignment.text, own_times and not alignment.words
+            counts["texts"] += needs_text
+            counts["times"] += needs_times
+            if needs_text or needs_times:
+                with torch.no_grad():
+                    encoded = model.embed_audio(model.to_mel(samples))  # once for both
+                if needs_text:
+                    alignment = replace(alignment, text=_transcript(model, encoded, language))
+                if needs_times:
+                    alignment = replace(alignment, words=_word_times(model, encoded, alignment, language))
             utterances.append(Utterance(samples.numpy(), alignment))
     if not utterances:
         reason = f": {failures[0].id}: {failures[0].reason}" if failures else ", it has none"
@@ -83,7 +89,7 @@ def clips_of(
     return CorpusClips(tuple(utterances), counts["texts"], counts["times"], tuple(failures))
 
 
-def _pieces(item: Loaded, window: float) -> list[tuple[torch.Tensor, Alignment]]:
+def _pieces(item: Loaded, window: float) -> list[tuple[Tensor, Alignment]]:
     recording, samples = item.recording, item.samples.detach().cpu().float()
     rate = 16_000
     duration = len(samples) / rate
@@ -136,8 +142,8 @@ def _cuts(words: Sequence[Interval], duration: float, window: float) -> list[flo
 
 
 @torch.no_grad()
-def _transcript(model: HookedWhisper, samples: torch.Tensor, language: str) -> str:
-    text = Transcriber(model, language)(model.embed_audio(model.to_mel(samples)))[0]
+def _transcript(model: HookedWhisper, encoded: Float[Tensor, "1 position d_model"], language: str) -> str:
+    text = Transcriber(model, language)(encoded)[0]
     ids = model.to_tokens(f" {text}", prompt=False)[0]
     most = model.cfg.decoder.n_ctx // 2  # a model that repeats itself writes more than it can read again
     return text if len(ids) <= most else normalize_words(model.tokenizer.decode(ids[:most].tolist()))
@@ -145,10 +151,9 @@ def _transcript(model: HookedWhisper, samples: torch.Tensor, language: str) -> s
 
 @torch.no_grad()
 def _word_times(
-    model: HookedWhisper, samples: torch.Tensor, alignment: Alignment, language: str
+    model: HookedWhisper, encoded: Float[Tensor, "1 position d_model"], alignment: Alignment, language: str
 ) -> tuple[Interval, ...]:
-    duration = len(samples) / model.time.sample_rate
-    encoded = model.embed_audio(model.to_mel(samples))
+    duration = alignment.duration
     try:
         words = align(model, encoded, alignment.text, duration=duration, language=language).words
     except AlignmentError:  # an empty text, or one that the decoder cannot read again: no word has a time
@@ -168,6 +173,3 @@ def origin_of(name: str, clips: CorpusClips) -> str:
     if clips.failures:
         text += f"; {len(clips.failures)} recordings could not be used"
     return text
-
-
-Further = Callable[[], tuple[Utterance, ...]]

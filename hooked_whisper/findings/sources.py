@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 
 from hooked_whisper.corpora import Failure, Recording
 from hooked_whisper.findings.context import Context, Utterance
-from hooked_whisper.findings.corpus_clips import CorpusClips, Further, balanced, clips_of, origin_of
+from hooked_whisper.findings.corpus_clips import CorpusClips, balanced, clips_of, origin_of
 from hooked_whisper.findings.truth import Truth, make_truth
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment
@@ -24,6 +24,9 @@ LEAD = 0.5  # seconds of silence before a synthetic clip, so that a cut can be m
 DEMO = "demo"
 PER_LANGUAGE = 20  # packaged clips of each language: all that there are of the four besides English
 FURTHER = 200  # clips for findings on phones: with the first 100 most phones are said 50 times or more
+
+
+Further = Callable[[], tuple[Utterance, ...]]
 
 
 @dataclass(frozen=True)
