@@ -25,6 +25,7 @@ from hooked_whisper.weights.ctranslate2 import is_ctranslate2, load_ctranslate2,
 from tests.core.parity import record, relative_l2
 from tests.core.twins import Twins, random_openai, to_core, to_hf
 from tests.weights.ctranslate2_files import NO_TIMESTAMPS, SOT, RawFile, convert, save_transformers, split_file
+from tests.weights.damage import damage
 from tests.weights.real_packages import package_files
 from tests.weights.sources import TOLERANCE, edit_json, loaded
 
@@ -367,14 +368,7 @@ class TestRefused:
         """Any cut, flip or prefix is loaded or refused by our error, nothing else."""
         content = bytearray((folders["int8_float16"] / "model.bin").read_bytes())
         where = st.one_of(st.integers(0, 2000), st.integers(0, len(content) - 1))
-        match data.draw(st.sampled_from(["cut", "flip", "prefix"])):
-            case "cut":
-                del content[data.draw(where) :]
-            case "flip":
-                for position in data.draw(st.lists(where, min_size=1, max_size=4)):
-                    content[position] ^= data.draw(st.integers(1, 255))
-            case "prefix":
-                content[:0] = data.draw(st.binary(min_size=1, max_size=40))
+        damage(data, content, where)
         path = tmp_path_factory.mktemp("damaged") / "model.bin"
         path.write_bytes(content)
         is_ctranslate2(path)

@@ -26,6 +26,7 @@ from hooked_whisper.weights.ggml import is_ggml, load_ggml
 from hooked_whisper.weights.ggml_blocks import BLOCK_TYPES
 from tests.core.parity import record, relative_l2
 from tests.core.twins import random_openai, to_core
+from tests.weights.damage import damage
 from tests.weights.ggml_files import (
     FILE_TYPES,
     dequantize,
@@ -262,14 +263,7 @@ class TestRefused:
         content = bytearray(head + b"".join(tensors))
         start = len(head)
         where = st.one_of(st.integers(0, 60), st.integers(start - 70, start + 500), st.integers(0, len(content) - 1))
-        match data.draw(st.sampled_from(["cut", "flip", "prefix"])):
-            case "cut":
-                del content[data.draw(where) :]
-            case "flip":
-                for position in data.draw(st.lists(where, min_size=1, max_size=4)):
-                    content[position] ^= data.draw(st.integers(1, 255))
-            case "prefix":
-                content[:0] = data.draw(st.binary(min_size=1, max_size=40))
+        damage(data, content, where)
         path = tmp_path_factory.mktemp("damaged") / "ggml-x.bin"
         path.write_bytes(content)
         is_ggml(path)
