@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Whisper with a named, causal hook point on every activation: published findings run again, "
         "pages about neurons with sound, transcripts, the list of hook points.",
         epilog="Examples: `hooked-whisper reproduce --out out/demo` (a page of findings on the packaged model); "
-        "`hooked-whisper reproduce --model tiny --audio *.wav`; `hooked-whisper transcribe speech.wav`.",
+        "`hooked-whisper reproduce --model tiny.en --corpus recordings/`; `hooked-whisper transcribe speech.wav`.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
     commands = parser.add_subparsers(

@@ -51,7 +51,7 @@ def finish(synthesis: Synthesis, audio: Float[np.ndarray, "sample"]) -> Finished
 
 
 def encode(audio: Float[np.ndarray, "sample"], kbps: int = KBPS) -> bytes:
-    """16 kHz samples as Ogg Opus of about this rate. Decoded, they are as many samples, and at the same places.
+    """16 kHz samples as Ogg Opus of about this rate. Decoding gives the same number of samples, aligned with the input.
 
     Raises:
         AudioError: ``kbps`` is not between 6 and 256.

@@ -131,7 +131,7 @@ def share_units(spoken: Sequence[Sequence[str]], alone: Sequence[Sequence[str]])
         alone: units of each word of the text when it is said alone.
 
     Returns:
-        The units of the clause, one group a word: the groups as they are if there are as many as words; else the cut
+        One group of units per word: ``spoken`` itself if it has one group per word; otherwise the segmentation
         of least edit distance to ``alone``, where a cut that is no boundary of ``spoken`` costs a little.
 
     Raises:
