@@ -53,8 +53,8 @@ def one_hot(labels: Int[np.ndarray, "*row"], n: int) -> Float[np.ndarray, "*row 
 def voice_folds(labels: Sequence[str], voices: Sequence[str], most: int = 5) -> list[Fold]:
     """Folds that test every voice once, and every label in each fold.
 
-    The number of folds is the number of voices of the label with the fewest, at most ``most``. Labels with a single voice are in no
-    fold. Fewer than two labels with two voices: no folds.
+    The number of folds is the number of voices of the label with the fewest, at most ``most``. Labels with a single
+    voice are in no fold. Fewer than two labels with two voices: no folds.
     """
     by_label: dict[str, list[str]] = {}
     for label, voice in zip(labels, voices, strict=True):

@@ -1,4 +1,4 @@
-"""Which released model a checkpoint is, and the warning where nobody knows."""
+"""Identifying the released model of a checkpoint, and the warning where that fails."""
 
 from __future__ import annotations
 
