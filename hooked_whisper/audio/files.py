@@ -139,7 +139,8 @@ def _read_blocks(sound: soundfile.SoundFile, n_frames: int | None) -> Float32[np
 
 def _logged_frames(sound: soundfile.SoundFile) -> float:
     """Frame count stated by the header of a rarer format (AVR, MPC, MAT, WVE, VOC). libsndfile corrects it to the
-    actual count and logs the correction. 0 if nothing was wrong, infinite if the log only says that frames are missing."""
+    actual count and logs the correction. 0 if nothing was wrong, infinite if the log says only that frames are missing.
+    """
     if sound.format in _COUNTED_ELSEWHERE:
         return 0.0
     log = sound.extra_info
