@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -17,7 +16,7 @@ from hooked_whisper import HookedWhisper, errors
 from hooked_whisper.findings import Table
 from hooked_whisper.findings.finding import Criterion, Finding, format_estimate, format_number
 from hooked_whisper.findings.registry import REGISTRY
-from hooked_whisper.findings.serialise import from_dict
+from hooked_whisper.findings.serialise import load_findings
 from hooked_whisper.report.figures import picture
 from hooked_whisper.report.page import SYMBOLS
 from sae_lens_audio import errors as sae_errors
@@ -57,10 +56,7 @@ Results = dict[str, dict[str, Finding]]  # heading -> id -> finding
 
 def read_results(folder: Path) -> Results:
     """The saved runs in ``folder``, by heading."""
-    return {
-        heading: {f["id"]: from_dict(f) for f in json.loads((folder / name).read_text(encoding="utf-8"))["findings"]}
-        for name, heading in RUNS.items()
-    }
+    return {heading: {f.id: f for f in load_findings(folder / name)} for name, heading in RUNS.items()}
 
 
 def write_pages(source: Path, example_folder: Path, results: Path) -> None:

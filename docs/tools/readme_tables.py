@@ -11,11 +11,10 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from benchmarks.bench.markdown import table
 from hooked_whisper.findings.finding import Criterion, Estimate, Finding, format_estimate, format_number
-from hooked_whisper.findings.serialise import from_dict
+from hooked_whisper.findings.serialise import load_findings
 from hooked_whisper.storage import write_atomic
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,15 +33,14 @@ def filled(page: str) -> str:
     """
 
     def fill(match: re.Match[str]) -> str:
-        data = json.loads((ROOT / match["file"]).read_text(encoding="utf-8"))
-        return match["head"] + KINDS[match["kind"]](data) + "\n" + match["end"]
+        return match["head"] + KINDS[match["kind"]](ROOT / match["file"]) + "\n" + match["end"]
 
     return _TABLE.sub(fill, page)
 
 
-def findings_table(data: Mapping[str, Any]) -> str:
+def findings_table(path: Path) -> str:
     """A row for each finding of a run: status, the deciding number beside its threshold, the strongest control."""
-    rows = [_finding_row(from_dict(one)) for one in data["findings"]]
+    rows = [_finding_row(finding) for finding in load_findings(path)]
     return table(("finding", "verdict", "deciding number, 95 % interval", "needs", "strongest control"), rows).strip()
 
 
@@ -82,10 +80,10 @@ def _strongest(finding: Finding, criterion: Criterion) -> str:
     return f"{name} {format_number(estimate.value)}"
 
 
-def speech_table(data: Mapping[str, Any]) -> str:
+def speech_table(path: Path) -> str:
     """Word error rates of the packaged speech by model: English, the held-out voices, other languages."""
     rows = []
-    for model, groups in data["wer"].items():
+    for model, groups in json.loads(path.read_text(encoding="utf-8"))["wer"].items():
         others = {k: v for k, v in groups["languages"].items() if k != "en"}
         rows.append(
             (
@@ -102,7 +100,7 @@ def _rate(one: Mapping[str, float]) -> str:
     return f"{one['wer']:.1f} % [{one['low']:.1f}, {one['high']:.1f}]"
 
 
-KINDS: dict[str, Callable[[Mapping[str, Any]], str]] = {"findings": findings_table, "speech": speech_table}
+KINDS: dict[str, Callable[[Path], str]] = {"findings": findings_table, "speech": speech_table}
 
 
 def main() -> None:
