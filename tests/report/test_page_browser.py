@@ -54,7 +54,7 @@ def test_it_fits_and_can_be_read(browser, report: Path, scheme: str, width: int)
         assert len(image.get_attribute("aria-label") or image.get_attribute("alt")) > 10
     assert page.locator("audio").count() > 10
     page.click("#summary a[href='#real']")
-    assert page.locator("#real pre").inner_text().startswith("hooked-whisper reproduce --model tiny --audio")
+    assert page.locator("#real pre").inner_text().startswith("hooked-whisper reproduce --model tiny.en --corpus")
     page.close()
     assert not problems
 
