@@ -171,7 +171,6 @@ def _add_hooks(commands: Any) -> None:
 
 
 def _reproduce(parsed: argparse.Namespace, arguments: list[str]) -> int:
-    from hooked_whisper.findings.finding import format_estimate
     from hooked_whisper.findings.registry import chosen, run_finding
     from hooked_whisper.findings.sources import make_context
     from hooked_whisper.report import model_card, write_page
@@ -202,18 +201,23 @@ def _reproduce(parsed: argparse.Namespace, arguments: list[str]) -> int:
     }
     findings: list[Finding] = []
     for entry in entries:
-        started = time.monotonic()
         finding = run_finding(entry, context)
         findings.append(finding)
         _save(parsed.out, findings, context, about)
-        headline = finding.statistic
-        number = f"{headline.name}: {format_estimate(headline.estimate)}" if headline else finding.status_reason
-        took = time.monotonic() - started
-        print(f"{finding.id:<4} {finding.status:<15} {number} ({took:.0f} s)", flush=True)
+        print(f"{finding.id:<4} {finding.status:<20} {_headline(finding)} ({finding.seconds:.0f} s)", flush=True)
     about["seconds"] = f"{time.monotonic() - began:.0f}"
     write_page(parsed.out / "index.html", findings, context.utterances, model_card(model, facts), about)
     print(f"open {parsed.out / 'index.html'}")
     return 1 if context.failures or any(f.status == "error" for f in findings) else 0
+
+
+def _headline(finding: Finding) -> str:
+    """The number that decided the status beside its threshold, or why there is none."""
+    from hooked_whisper.findings.finding import describe
+
+    if finding.deciding is None or finding.status in ("not testable", "error"):
+        return finding.status_reason
+    return describe(finding.deciding)
 
 
 def _reproduce_corpus(parsed: argparse.Namespace) -> list[Recording] | None:

@@ -46,9 +46,9 @@ def findings_table(path: Path) -> str:
 
 def _finding_row(finding: Finding) -> tuple[str, ...]:
     name = f"{finding.title} ({finding.id})"
-    if not finding.claims or finding.status in ("not testable", "error"):
+    criterion = finding.deciding
+    if criterion is None or finding.status in ("not testable", "error"):
         return name, finding.status, finding.status_reason, "", ""
-    criterion = deciding(finding)
     return (
         name,
         finding.status,
@@ -56,14 +56,6 @@ def _finding_row(finding: Finding) -> tuple[str, ...]:
         f"{criterion.direction} {format_number(criterion.threshold)}",
         _strongest(finding, criterion),
     )
-
-
-def deciding(finding: Finding) -> Criterion:
-    """The claim that decided the status: the first that failed, else the first whose interval is not clear, else the
-    headline."""
-    failed = [c for c in finding.claims if not c.passed]
-    unclear = [c for c in finding.claims if not c.clear]
-    return (failed or unclear or list(finding.claims))[0]
 
 
 def _strongest(finding: Finding, criterion: Criterion) -> str:

@@ -17,16 +17,24 @@ from hooked_whisper.findings.records import Example, Measurement, Number, Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Status = Literal["reproduced", "partly", "not reproduced", "not testable", "error"]
-STATUSES: tuple[Status, ...] = ("reproduced", "partly", "not reproduced", "not testable", "error")
+Status = Literal["reproduced", "partly", "not reproduced", "measured, no verdict", "not testable", "error"]
+STATUSES: tuple[Status, ...] = (
+    "reproduced",
+    "partly",
+    "not reproduced",
+    "measured, no verdict",
+    "not testable",
+    "error",
+)
 Direction = Literal["at least", "at most"]
 Role = Literal["claim", "gate"]
 
 RULE = (
-    "Not testable: a gate is not met (too few utterances, a model that cannot transcribe), or there is no truth to "
-    "compare with. Not reproduced: a control also meets every criterion measured on it, or half of the criteria or "
-    "more fail. Reproduced: every criterion holds and its whole 95 % interval is on the right side of the threshold. "
-    "Partly: anything between."
+    "Not testable: there are no numbers; the reason and the remedy are given. Measured, no verdict: there are numbers, "
+    "but a gate is not met (too few utterances, a model that cannot transcribe) or there is no truth to compare them "
+    "with. Not reproduced: a control also meets every criterion measured on it, or at least half of the criteria fail. "
+    "Reproduced: every criterion holds, and its whole 95 % interval is on the right side of the threshold. Partly: "
+    "anything in between."
 )
 
 
@@ -108,9 +116,10 @@ class Control:
 class Finding:
     """One experiment on one model: what was claimed, what was done, what came out, and what that amounts to.
 
-    ``criteria`` and ``controls`` decide the status; the first claim is the headline. ``tables`` are ours,
-    ``published`` are
-    others'. ``reason_untestable`` says why there is nothing to judge, ``error`` that the experiment broke.
+    ``criteria`` and ``controls`` decide the status; the first claim is the headline. ``tables`` are ours, ``published``
+    are others'. ``reason_untestable`` says why there is nothing to judge, ``error`` that the experiment broke.
+    ``seconds`` is the wall time of the run, ``peak_mib`` the largest memory of the process while it ran (``None``: not
+    measured).
     """
 
     id: str
@@ -131,6 +140,8 @@ class Finding:
     reason_untestable: str = ""
     error: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
+    peak_mib: float | None = None
 
     def __post_init__(self) -> None:
         names = [c.name for c in self.criteria]
@@ -154,18 +165,33 @@ class Finding:
         """The headline: the first claim."""
         return self.claims[0] if self.claims else None
 
+    @property
+    def deciding(self) -> Criterion | None:
+        """The criterion that decided the status: the first unmet gate, else the first claim that failed, else the first
+        whose interval crosses the threshold, else the headline. If a control decided, the first claim that the control
+        met."""
+        unmet = [gate for gate in self.gates if not gate.passed]
+        met_by_control = [
+            c for k in self.controls if k.reproduces(self.claims) for c in self.claims if c.name in k.values
+        ]
+        failed = [c for c in self.claims if not c.passed]
+        unclear = [c for c in self.claims if not c.clear]
+        order = (*unmet, *met_by_control, *failed, *unclear, *self.claims)
+        return order[0] if order else None
+
     @cached_property
     def _verdict(self) -> tuple[Status, str]:
         if self.error:
             return "error", self.error
         if self.reason_untestable:
             return "not testable", self.reason_untestable
+        no_verdict: Status = "measured, no verdict" if self._has_numbers else "not testable"
         for gate in self.gates:
             if not gate.passed:
-                return "not testable", f"gate not met: {describe(gate)}"
+                return no_verdict, f"gate not met: {describe(gate)}"
         claims = self.claims
         if not claims:
-            return "not testable", "there is nothing to compare with"
+            return no_verdict, "there is nothing to compare with"
         for control in self.controls:
             if control.reproduces(claims):
                 return "not reproduced", f"the control {control.name!r} meets the same criteria"
@@ -176,6 +202,10 @@ class Finding:
         if failed or unclear:
             return "partly", "; ".join(describe(c) for c in (*failed, *unclear))
         return "reproduced", "every criterion holds with its whole interval, and no control meets them"
+
+    @property
+    def _has_numbers(self) -> bool:
+        return bool(self.measurements) or any(c.estimate.value is not None for c in self.claims)
 
     @property
     def status(self) -> Status:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
@@ -34,6 +34,7 @@ from hooked_whisper.findings import (
     word_swap,
 )
 from hooked_whisper.findings.context import Context
+from hooked_whisper.findings.cost import measured
 from hooked_whisper.findings.drawing import draw_bigrams, draw_cut_words, draw_neighbours, draw_windows
 from hooked_whisper.findings.finding import Finding
 
@@ -147,7 +148,14 @@ def chosen(ids: str | None) -> list[Entry]:
 
 
 def run_finding(entry: Entry, context: Context) -> Finding:
-    """Run one; if it breaks, the finding says so and the others go on. An interruption is passed on."""
+    """Run one finding and record its cost. An exception becomes a finding with the status "error"; an interruption is
+    raised."""
+    with measured() as cost:
+        finding = _run_or_report(entry, context)
+    return replace(finding, seconds=cost.seconds, peak_mib=cost.peak_mib)
+
+
+def _run_or_report(entry: Entry, context: Context) -> Finding:
     try:
         return entry.run(context)
     except Exception as error:

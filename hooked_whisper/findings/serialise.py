@@ -27,6 +27,7 @@ def to_dict(finding: Finding) -> dict[str, Any]:
         "status": finding.status,
         "status_reason": finding.status_reason,
         "statistic": None if finding.statistic is None else finding.statistic.name,
+        "deciding": None if finding.deciding is None else finding.deciding.name,
         "protocol": finding.protocol,
         "model": finding.model,
         "inputs": _plain(finding.inputs),
@@ -42,6 +43,8 @@ def to_dict(finding: Finding) -> dict[str, Any]:
         "reason_untestable": finding.reason_untestable,
         "error": finding.error,
         "extra": _plain(finding.extra),
+        "seconds": finding.seconds,
+        "peak_mib": finding.peak_mib,
     }
 
 
@@ -90,6 +93,8 @@ def from_dict(data: dict[str, Any]) -> Finding:
         reason_untestable=data["reason_untestable"],
         error=data["error"],
         extra=data["extra"],
+        seconds=data.get("seconds"),
+        peak_mib=data.get("peak_mib"),
     )
 
 

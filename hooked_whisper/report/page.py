@@ -21,7 +21,14 @@ from hooked_whisper.text import DiffOp, word_diff
 
 OWN_SPEECH = "hooked-whisper reproduce --model tiny.en --corpus recordings/ --out out/own"
 _MOST_CELLS = 160
-SYMBOLS = {"reproduced": "✓", "partly": "◐", "not reproduced": "✗", "not testable": "–", "error": "!"}
+SYMBOLS = {
+    "reproduced": "✓",
+    "partly": "◐",
+    "not reproduced": "✗",
+    "measured, no verdict": "≈",
+    "not testable": "–",
+    "error": "!",
+}
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,7 @@ def _environment() -> Any:
     )
     environment.filters["estimate"] = format_estimate
     environment.filters["number"] = format_number
+    environment.filters["css_class"] = lambda status: status.replace(",", "").replace(" ", "-")
     environment.filters["markup"] = Markup  # for our own SVG only
     return environment
 

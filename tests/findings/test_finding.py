@@ -77,7 +77,9 @@ def test_a_control_with_undefined_values_or_none_does_not_pass() -> None:
 def test_gates_come_first() -> None:
     gate = criterion("clips", Estimate(0.5), role="gate")
     one = finding(HOLDS, gates=(gate,))
-    assert one.status == "not testable" and "clips" in one.status_reason
+    assert one.status == "measured, no verdict" and "clips" in one.status_reason
+    assert one.deciding is gate
+    assert finding(Estimate(None), gates=(gate,)).status == "not testable"
     assert one.statistic is not None and one.statistic.name == "c0"
 
 
@@ -85,6 +87,19 @@ def test_nothing_to_compare_and_reasons_and_errors() -> None:
     assert finding().status == "not testable"
     assert finding(HOLDS, reason_untestable="no truth").status == "not testable"
     assert finding(HOLDS, error="ValueError: x").status == "error"
+
+
+def test_the_deciding_number_is_the_one_that_failed() -> None:
+    good = Criterion("good", Estimate(1.0, 0.9, 1.1), 0.5, "at least")
+    unclear = Criterion("unclear", Estimate(0.6, 0.4, 0.8), 0.5, "at least")
+    bad = Criterion("bad", Estimate(0.1), 0.5, "at least")
+
+    def of(*criteria: Criterion) -> str:
+        deciding = Finding("F0", "t", "c", "p", "m", {}, {}, criteria=criteria).deciding
+        assert deciding is not None
+        return deciding.name
+
+    assert of(good, unclear, bad) == "bad" and of(good, unclear) == "unclear" and of(good) == "good"
 
 
 def test_undefined_values_meet_no_criterion() -> None:
@@ -116,6 +131,7 @@ def test_status_is_one_of_the_rule_and_survives_json(ours: list[Estimate], their
     control = Control("k", "", {f"c{i}": e for i, e in enumerate(theirs[: len(ours)])})
     one = finding(*ours, controls=(control,))
     assert one.status in ("reproduced", "partly", "not reproduced", "not testable")
+    assert one.deciding is None or one.deciding in one.criteria
     again = from_dict(json.loads(json.dumps(to_dict(one), allow_nan=False)))
     assert again.status == one.status and again.status_reason == one.status_reason
     assert again.criteria == one.criteria and again.controls == one.controls
