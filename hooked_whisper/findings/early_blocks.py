@@ -1,4 +1,4 @@
-"""F8: neurons of the first encoder blocks are about bands of the spectrum, those of the last about phones."""
+"""F8: whether phones are found in later encoder blocks only, by single neurons and by each layer as a whole."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import numpy as np
 from jaxtyping import Float
 
 from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.drawing import BLUE, GREY, ORANGE, PURPLE, _figure, _in_words, _legend
+from hooked_whisper.findings.drawing import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, _figure, _in_words, _legend
 from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding, format_estimate
+from hooked_whisper.findings.layer_probes import TEXT as PROBE_TEXT
+from hooked_whisper.findings.layer_probes import LayerProbe, LayerProbes, drawn_speakers, estimates
 from hooked_whisper.findings.phone_sites import (
     DRAWS,
     FITTED,
@@ -27,8 +29,17 @@ if TYPE_CHECKING:
 
 ByBlock = Sequence[Float[np.ndarray, "_"]]  # dead features may be left out
 
+LEGEND = {
+    "layer as a whole": "whole layer",
+    "layer, shifted labels": "shifted labels",
+    "layer, untrained model": "untrained layer",
+    "log-mel, no layer": "log-mel",
+    "best neuron of each phone": "best neuron",
+    "best random direction of each phone": "best random",
+}
 LEAST_ERRORS = 1.96  # so many standard errors above nothing: the 95 % interval excludes it
 
+WHOLE = "mean F1 over phones by block"
 ID, TITLE = "F8", "Phones come in the later blocks"
 CLAIM = "The first encoder blocks have no neurons for phones that one could hear; the last ones do."
 PROTOCOL = (
@@ -37,11 +48,14 @@ PROTOCOL = (
     "an odd number is in neither). It must exceed the rise of random orthonormal directions of the same activations by "
     f"{LEAST_ERRORS} standard errors; the controls' rises are held against the same bar. Spectral selectivity: the "
     f"largest absolute correlation of a neuron with a mel band, over positions within phones of {FITTED} clips; it "
-    "must fall. Intervals and standard errors: bootstrap over the neurons of each block (speakers are too few for it)."
+    "must fall. Intervals and standard errors of neurons: bootstrap over the neurons of each block. "
+    f"{PROBE_TEXT} Its macro-F1 must rise too. Where it is high in a block whose neurons are not selective, the phones "
+    "are in the block, spread over many neurons."
 )
 RISE = "rise of best-phone F1, later minus earlier blocks"
 BEYOND = "rise beyond that of random directions, in standard errors"
 FALL = "fall of spectral selectivity, earlier minus later blocks"
+LAYER = "rise of the layer as a whole, later minus earlier blocks"
 
 PUBLISHED_IN_SHORT = "tiny: no features that one could hear were found in blocks 0 and 1; no numbers"
 PUBLISHED = Table(
@@ -83,12 +97,16 @@ def judge(context: Context, found: PhoneEvaluation) -> Finding:
         for name, (value, drawn) in rises.items()
     }
     excess = Estimate.of(rise[0] - other[0], rise[1] - other[1])
+    layers = _layer_rises(context, found.probes)
+    whole = _by_phone(context, found)
     return Finding(
         **_common(context, found),
         criteria=(
             Criterion(RISE, Estimate.of(*rise), 0, "at least"),
             Criterion(BEYOND, beyond["neurons"], LEAST_ERRORS, "at least"),
             Criterion(FALL, _negative(falls["neurons"]), 0, "at least"),
+            # later blocks build on earlier ones: if phones come in the later blocks, the layer as a whole rises
+            Criterion(LAYER, layers["layer as a whole"], 0, "at least"),
             *found.gates(),
         ),
         controls=(
@@ -104,7 +122,11 @@ def judge(context: Context, found: PhoneEvaluation) -> Finding:
             Control(
                 "shifted labels",
                 "the neurons, with each utterance's labels turned in a circle",
-                {RISE: Estimate.of(*rises["shifted labels"]), BEYOND: beyond["shifted labels"]},
+                {
+                    RISE: Estimate.of(*rises["shifted labels"]),
+                    BEYOND: beyond["shifted labels"],
+                    LAYER: layers["layer, shifted labels"],
+                },
             ),
             Control(
                 "untrained model",
@@ -113,14 +135,17 @@ def judge(context: Context, found: PhoneEvaluation) -> Finding:
                     RISE: Estimate.of(*rises["untrained model"]),
                     BEYOND: beyond["untrained model"],
                     FALL: _negative(falls["untrained model"]),
+                    LAYER: layers["layer, untrained model"],
                 },
             ),
         ),
         measurements=(
             _by_block("best-phone F1 by block", f1, context),
             _by_block("largest correlation with a mel band by block", bands, context),
+            *((_whole_measurement(whole),) if whole else ()),
         ),
         tables=(
+            *((_whole_table(whole),) if whole else ()),
             _table("Mean best-phone F1 by block", f1, rises),
             _table("Mean of the largest |correlation| with a mel band, by block", bands, falls),
         ),
@@ -130,6 +155,7 @@ def judge(context: Context, found: PhoneEvaluation) -> Finding:
             f"The neurons' rise is {format_estimate(excess)} larger than that of random directions.",
             f"Random directions rise by {other[0]:.3f}: the activations as a whole become more phonetic with depth; "
             "only what neurons have beyond that is theirs.",
+            *_whole_notes(whole),
             "The bar in standard errors was set after the first run of this finding: with a bar of 0 a control's rise "
             "of 0.0004 (shifted labels) met it, and failed the finding by the rule on controls.",
         ),
@@ -164,6 +190,72 @@ def _negative(contrast: tuple[float, Float[np.ndarray, "draw"]]) -> Estimate:
 def _mean(values: Float[np.ndarray, "feature"]) -> float:
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else float("nan")
+
+
+def _layer_rises(context: Context, probes: LayerProbes | None) -> dict[str, Estimate]:
+    """Of macro-F1, with the same bootstrap samples of speakers in all blocks."""
+    names = ("layer as a whole", "layer, shifted labels", "layer, untrained model")
+    if probes is None:
+        return dict.fromkeys(names, Estimate(None))
+    drawn = drawn_speakers(probes, context.rng("F8 layers"))
+    early, late = halves(len(probes.layers))
+
+    def rise(by_block: Sequence[LayerProbe]) -> Estimate:
+        values = np.array([one.macro_f1 for one in by_block])
+        samples = np.stack([one.macro_f1s(drawn) for one in by_block])
+        return Estimate.of(
+            float(values[late].mean() - values[early].mean()), samples[late].mean(axis=0) - samples[early].mean(axis=0)
+        )
+
+    return dict(zip(names, map(rise, (probes.layers, probes.shifted, probes.untrained)), strict=True))
+
+
+def _by_phone(context: Context, found: PhoneEvaluation) -> dict[str, list[Estimate]]:
+    """F1 as a mean over phones, by block: of each layer as a whole, and of the best single feature for each phone."""
+    if found.probes is None:
+        return {}
+    rng = context.rng("F8 layers")
+    single = {
+        "best neuron of each phone": [site.best_of_phones for site in found.neurons],
+        "best random direction of each phone": [site.best_of_phones for site in found.random],
+    }
+    return estimates(found.probes, rng) | {
+        name: [Estimate.of(_mean(values), resampled_means(values, rng)) for values in by_block]
+        for name, by_block in single.items()
+    }
+
+
+def _whole_measurement(whole: dict[str, list[Estimate]]) -> Measurement:
+    rows = [[one.row for one in by_block] for by_block in whole.values()]
+    return Measurement(
+        WHOLE,
+        (
+            Axis("features", tuple(whole)),
+            Axis("block", tuple(range(len(rows[0])))),
+            Axis("bound", ("value", "low", "high")),
+        ),
+        np.array(rows),
+    )
+
+
+def _whole_table(whole: dict[str, list[Estimate]]) -> Table:
+    rows = tuple((name, *(format_estimate(one) for one in by_block)) for name, by_block in whole.items())
+    columns = ("features", *(f"block {b}" for b in range(len(rows[0]) - 1)))
+    return Table("Mean F1 over phones, by block: the layer as a whole and single features", "this run", columns, rows)
+
+
+def _whole_notes(whole: dict[str, list[Estimate]]) -> tuple[str, ...]:
+    """In words, what a reader asks first: are there phones in the first blocks?"""
+    if not whole:
+        return ()
+    layer, single = whole["layer as a whole"], whole["best neuron of each phone"]
+    early, _ = halves(len(layer))
+    parts = [f"block {b}: {format_estimate(layer[b])} and {format_estimate(single[b])}" for b in early]
+    return (
+        "Mean F1 over phones in the earlier blocks, of the layer as a whole and of the best single neuron of each "
+        f"phone: {'; '.join(parts)}. The log-mel itself has {format_estimate(whole['log-mel, no layer'][0])}. The best "
+        "neuron of a phone is picked where it is judged, which favors it; so is the best random direction.",
+    )
 
 
 def _common(context: Context, found: PhoneEvaluation | None = None) -> dict[str, Any]:
@@ -204,10 +296,16 @@ def _table(title: str, groups: dict[str, Any], contrasts: dict[str, Any]) -> Tab
 
 
 def draw(finding: Finding) -> list[Figure]:
-    """Best-phone F1 and spectral selectivity by block."""
+    """The layer as a whole beside single features; best-phone F1 and spectral selectivity by block."""
     if not finding.measurements:
         return []
+    whole = any(one.name == WHOLE for one in finding.measurements)
     return [
+        *(
+            (_lines(finding, WHOLE, "Phones in each layer", "mean F1 over phones", "layer as a whole"),)
+            if whole
+            else ()
+        ),
         _lines(finding, "best-phone F1 by block", "Best-phone F1 by block", "mean F1"),
         _lines(
             finding, "largest correlation with a mel band by block", "Spectral selectivity by block", "mean largest |r|"
@@ -215,7 +313,7 @@ def draw(finding: Finding) -> list[Figure]:
     ]
 
 
-def _lines(finding: Finding, name: str, title: str, label: str) -> Figure:
+def _lines(finding: Finding, name: str, title: str, label: str, main: str = "neurons") -> Figure:
     table = finding.measurement(name)
     blocks = np.array(table.axis("block").entries)
     figure, axes = _figure(title, "encoder block", label)
@@ -224,15 +322,23 @@ def _lines(finding: Finding, name: str, title: str, label: str) -> Figure:
         "random directions": (ORANGE, "^", "-"),
         "shifted labels": (GREY, "x", ":"),
         "untrained model": (PURPLE, "s", "--"),
+        "layer as a whole": (GREEN, "D", "-"),
+        "layer, shifted labels": (GREY, "x", ":"),
+        "layer, untrained model": (PURPLE, "s", "--"),
+        "log-mel, no layer": (INK, "", "-."),
+        "best neuron of each phone": (BLUE, "o", "-"),
+        "best random direction of each phone": (ORANGE, "^", "-"),
     }
     for kind in table.axis("features").entries:
         colour, marker, line = looks[kind]
         values = table.at(features=kind)
-        axes.plot(blocks, values[:, 0], color=colour, marker=marker, linestyle=line, label=short(kind))
+        axes.plot(
+            blocks, values[:, 0], color=colour, marker=marker, linestyle=line, label=LEGEND.get(kind, short(kind))
+        )
         axes.fill_between(blocks, values[:, 1], values[:, 2], color=colour, alpha=0.2, linewidth=0)
     axes.set_xticks(blocks)
     axes.set_ylim(bottom=0)
     _legend(axes, below=True)
-    own = table.at(features="neurons", bound="value")
-    figure.set_label(_in_words(f"{title}, neurons", own, [f"block {b}" for b in blocks], "", 1.0))
+    own = table.at(features=main, bound="value")
+    figure.set_label(_in_words(f"{title}, {main}", own, [f"block {b}" for b in blocks], "", 1.0))
     return figure

@@ -20,6 +20,7 @@ from hooked_whisper.features.row_labels import CountOptions, LabelledClip, RowLa
 from hooked_whisper.features.sites import Site
 from hooked_whisper.findings.context import Context, Utterance
 from hooked_whisper.findings.finding import Criterion, Estimate
+from hooked_whisper.findings.layer_probes import LayerProbe, LayerProbes, probe_layer
 from hooked_whisper.findings.phone_summaries import NeuronSite, PhoneSite
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import SILENCE
@@ -33,13 +34,15 @@ DRAWS = 2000
 SAMPLE = (
     "Sites: encoder.blocks.*.mlp.hook_post of every block, at the positions of each clip in its 30 s window; labels by "
     "the alignment. Controls: random orthonormal directions of the same activations, labels turned in a circle within "
-    "each utterance, the same architecture with random weights (on one half of the utterances)."
+    "each utterance, the same architecture with random weights (on one half of the utterances; its probes on all)."
 )
 
 
 @dataclass(frozen=True, eq=False)
 class PhoneEvaluation:
     """Everything counted once. Tuples have a site per block; ``mel`` has no blocks.
+
+    probes: a linear phone probe of each layer as a whole; ``None`` if fewer than two phones are said often enough.
 
     chooses, judges: halves of the utterances, with the same speakers. ``untrained`` saw the second half only.
     seconds, further: how long each utterance is, and how many are not among the context's own.
@@ -57,6 +60,7 @@ class PhoneEvaluation:
     speakers: tuple[str, ...]
     seconds: Float[np.ndarray, "utterance"]
     further: int = 0
+    probes: LayerProbes | None = None
 
     @property
     def n_blocks(self) -> int:
@@ -120,9 +124,12 @@ def _evaluate(context: Context) -> PhoneEvaluation | str:
     with _collected(context, context.model, clips, hooks) as rows:
         labels = rows.labels(_options(context, len(clips)))
         blocks = [_evaluate_block(context, rows, labels, hook, b, fitted, chooses) for b, hook in enumerate(hooks)]
-        mel = PhoneSite.joined(rows.blocks(Site(MEL, mel_bands(context.model)), labels), chooses)
-    # the untrained model reads the half that judges, and what correlations are read from
-    order = [*np.flatnonzero(~chooses).tolist(), *sorted(set(fitted) & set(np.flatnonzero(chooses).tolist()))]
+        mel_site = Site(MEL, mel_bands(context.model))
+        mel = PhoneSite.joined(rows.blocks(mel_site, labels), chooses)
+        probes = [probe_layer(rows, Site(hook), labels) for hook in context.track(hooks, "layer probes")]
+        mel_probe = probe_layer(rows, mel_site, labels)
+    # features of the untrained model are counted on the half that judges; its probes learn from all clips
+    order = [*np.flatnonzero(~chooses).tolist(), *np.flatnonzero(chooses).tolist()]
     n = int((~chooses).sum())
     with _collected(context, context.untrained, [clips[i] for i in order], hooks) as rows:
         labels = rows.labels(_options(context, n), range(n))
@@ -130,6 +137,8 @@ def _evaluate(context: Context) -> PhoneEvaluation | str:
         untrained = tuple(PhoneSite.joined(rows.blocks(Site(hook), labels), every) for hook in hooks)
         places = [order.index(i) for i in fitted]
         blank = tuple(mel_correlations(rows, Site(hook), places) for hook in hooks)
+        labels = rows.labels(_options(context, len(clips)))
+        blank_probes = [probe_layer(rows, Site(hook), labels) for hook in context.track(hooks, "layer probes")]
     neurons, random, principal, neuron_bands, random_bands = zip(*blocks, strict=True)
     return PhoneEvaluation(
         neurons,
@@ -143,6 +152,19 @@ def _evaluate(context: Context) -> PhoneEvaluation | str:
         speakers,
         np.array([len(c.audio) for c in clips]) / context.model.time.sample_rate,
         len(context.labelled) - len(context.utterances),
+        _probes(probes, blank_probes, mel_probe),
+    )
+
+
+Probed = tuple[LayerProbe, LayerProbe] | None
+
+
+def _probes(blocks: Sequence[Probed], untrained: Sequence[Probed], mel: Probed) -> LayerProbes | None:
+    known, blank = [pair for pair in blocks if pair], [pair for pair in untrained if pair]
+    if not known or not blank or mel is None:
+        return None
+    return LayerProbes(
+        tuple(true for true, _ in known), tuple(turned for _, turned in known), tuple(true for true, _ in blank), mel[0]
     )
 
 

@@ -76,12 +76,14 @@ class PhoneSite:
 
     phones: of neurons whole, of other sites without the tables by label.
     deciles: labels by range of activation.
+    best_f1: of each label, the highest held-out F1 of any feature for it.
     """
 
     tops: Tops
     names: tuple[str, ...]
     phones: Selectivity
     deciles: RangeSummary
+    best_f1: Float[np.ndarray, "label"]
 
     @classmethod
     def of(cls, counts: SiteCounts, half: Bool[np.ndarray, "utterance"]) -> PhoneSite:
@@ -91,6 +93,7 @@ class PhoneSite:
             counts.names,
             counts.phones.without_tables(),
             active_ranges(counts.counts, "deciles").summary(),
+            _highest(counts.phones.f1_by_label),
         )
 
     @classmethod
@@ -105,7 +108,14 @@ class PhoneSite:
             parts[0].names,
             Selectivity.joined([one.phones for one in parts]),
             RangeSummary.joined([one.deciles for one in parts]),
+            _highest([one.best_f1 for one in parts]),
         )
+
+    @property
+    def best_of_phones(self) -> Float[np.ndarray, "phone"]:
+        """Of each phone that is said often enough, the highest F1 of any feature. The feature is picked where it is
+        judged."""
+        return self.best_f1[self.phones.searched]
 
     def purity(self, chosen: Bool[np.ndarray, "utterance"], labelling: int = 0) -> tuple[Purity, Purity]:
         """Of the top examples among some utterances: for phones (silence is no majority), and for narrow classes."""
@@ -152,6 +162,7 @@ class NeuronSite(PhoneSite):
             counts.names,
             counts.phones,
             deciles.summary(),
+            _highest(counts.phones.f1_by_label),
             counts.shifted_phones,
             counts.classes,
             counts.shifted_classes,
@@ -171,6 +182,7 @@ class NeuronSite(PhoneSite):
             )
             for name in names
         }
+        columns["best_f1"] = _highest([one.best_f1 for one in parts])
         examples: dict[str, RangeExample] = {}
         first = 0
         for one in parts:
@@ -179,6 +191,11 @@ class NeuronSite(PhoneSite):
                     examples[phone] = replace(example, neuron=example.neuron + first)
             first += len(one.phones.best)
         return cls(names=parts[0].names, examples=examples, **columns)
+
+
+def _highest(rows: Sequence[np.ndarray] | np.ndarray) -> Float[np.ndarray, "label"]:
+    """Of each label; NaN where no feature has a number."""
+    return np.fmax.reduce(np.asarray(rows), axis=0)
 
 
 def _examples(phones: Selectivity, deciles: PhoneRanges, widths: PhoneRanges) -> dict[str, RangeExample]:

@@ -22,6 +22,8 @@ from hooked_whisper.findings.drawing import (
     draw_controls,
 )
 from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
+from hooked_whisper.findings.layer_probes import TEXT as PROBE_TEXT
+from hooked_whisper.findings.layer_probes import accuracies, estimates
 from hooked_whisper.findings.phone_sites import SAMPLE, PhoneEvaluation, phone_evaluation, share, short
 from hooked_whisper.findings.phone_summaries import TOP, PhoneSite
 from hooked_whisper.findings.published import BLOG
@@ -41,7 +43,8 @@ PROTOCOL = (
     f"{TOP} utterances or more count (alive). Every second utterance of each speaker chooses the block of the largest "
     "share; the others give the share. Intervals: 95 %, bootstrap over neurons; utterances are not resampled, because "
     "an utterance drawn twice would be two equal examples. Each control is taken in the block where its share is "
-    "largest in the half that judges, which favours it. Principal directions and mel bands are shown beside it."
+    "largest in the half that judges, which favors it. Principal directions and mel bands are shown beside it. "
+    f"{PROBE_TEXT} It is shown and not judged."
 )
 SHARE = "share of neurons with a pure top 20"
 LARGEST = "largest share of a control"
@@ -136,7 +139,7 @@ def judge(context: Context, found: PhoneEvaluation) -> Finding:
                 "features",
             ),
         ),
-        tables=(_by_block(found, rows, mel), _examples(found, best)),
+        tables=(_by_block(context, found, rows, mel), _examples(found, best)),
         published=(PUBLISHED,),
         notes=(
             f"Block {best} was chosen: its share in the half that chooses is {picking[best]:.2f}; in the other half "
@@ -170,11 +173,19 @@ def _largest(estimates: Sequence[Estimate]) -> Estimate:
     return max(known, key=lambda one: float(one.value or 0)) if known else Estimate(None)
 
 
-def _by_block(found: PhoneEvaluation, rows: dict[str, list[Estimate]], mel: Estimate) -> Table:
+def _by_block(context: Context, found: PhoneEvaluation, rows: dict[str, list[Estimate]], mel: Estimate) -> Table:
     columns = ("features", *(f"block {b}" for b in range(found.n_blocks)))
     cells = [(name, *(_cell(one) for one in by_block)) for name, by_block in rows.items()]
     cells.append((f"mel bands ({len(found.mel.phones.best)}, before any block)", *[_cell(mel)] * found.n_blocks))
-    return Table("Share of features with a pure top 20, by block", "this run", columns, tuple(cells))
+    f1 = [site.phones.f1[np.isfinite(site.phones.f1)] for site in found.neurons]
+    cells.append(("neurons: mean best-phone F1", *(f"{one.mean():.2f}" if len(one) else "–" for one in f1)))
+    if found.probes is not None:
+        rng = context.rng("F5 layers")
+        cells.append(("layer as a whole: accuracy", *map(_cell, accuracies(found.probes, rng))))
+        cells += [(f"{name}: macro-F1", *map(_cell, row)) for name, row in estimates(found.probes, rng).items()]
+    return Table(
+        "Share of features with a pure top 20, by block, and the layer as a whole", "this run", columns, tuple(cells)
+    )
 
 
 def _cell(one: Estimate) -> str:

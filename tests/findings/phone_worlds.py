@@ -11,6 +11,7 @@ from hooked_whisper.features import mel_bands
 from hooked_whisper.features.labelled import evaluate_sites
 from hooked_whisper.features.sites import Site
 from hooked_whisper.findings import Context, Utterance
+from hooked_whisper.findings.layer_probes import LayerProbe, LayerProbes
 from hooked_whisper.findings.phone_sites import PhoneEvaluation, clip_of, first_half
 from hooked_whisper.findings.phone_summaries import NeuronSite, PhoneSite
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
@@ -79,4 +80,17 @@ def planted(phonetic: bool) -> PhoneEvaluation:
         },
         SPEAKERS,
         np.full(120, 1.2),
+        probes=layer_probes(0.2, 0.7 if phonetic else 0.2),
     )
+
+
+def layer_probes(first: float, second: float) -> LayerProbes:
+    """Of two blocks, of which probes know a share of each phone's positions; the controls know 5 %."""
+
+    def knows(share: float) -> LayerProbe:
+        said = np.full((len(SPEAKERS), len(PHONES)), 100)
+        hits = np.full(said.shape, round(100 * share))
+        return LayerProbe(PHONES, SPEAKERS, hits, said, said)
+
+    nothing = (knows(0.05),) * 2
+    return LayerProbes((knows(first), knows(second)), nothing, nothing, knows(0.3))

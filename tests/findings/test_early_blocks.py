@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hooked_whisper.findings.early_blocks import BEYOND, FALL, RISE, _contrast, draw, halves, judge, run
-from tests.findings.phone_worlds import context_with_phones, planted
+from hooked_whisper.findings.early_blocks import BEYOND, FALL, LAYER, RISE, WHOLE, _contrast, draw, halves, judge, run
+from tests.findings.phone_worlds import context_with_phones, layer_probes, planted
 from tests.findings.worlds import small_context
 
 
@@ -18,7 +18,24 @@ def test_a_planted_rise_is_found() -> None:
     values = {c.name: c.estimate.value or 0 for c in finding.claims}
     assert values[RISE] > 0.2 and values[BEYOND] > 5 and values[FALL] > 0.4
     figures = draw(finding)
-    assert len(figures) == 2 and all("block 1" in figure.get_label() for figure in figures)
+    assert len(figures) == 3 and all("block 1" in figure.get_label() for figure in figures)
+
+
+def test_the_layer_as_a_whole_may_know_phones_that_no_neuron_is_for() -> None:
+    found = planted(True)
+    known = replace(found, neurons=(found.neurons[0],) * 2, probes=layer_probes(0.7, 0.7))
+    finding = judge(small_context(), known)
+    whole = finding.measurement(WHOLE)
+    layer, single = (whole.at(features=f, bound="value") for f in ("layer as a whole", "best neuron of each phone"))
+    assert (layer > 0.6).all() and (single < 0.4).all()
+    rise = {c.name: c.estimate for c in finding.claims}[LAYER]
+    assert rise.value == 0 and rise.low == rise.high == 0  # the same speakers in both blocks
+    assert "0.7" in finding.notes[-2] and finding.tables[0].rows[0][0] == "layer as a whole"
+
+
+def test_a_layer_that_falls_fails_that_criterion_only() -> None:
+    finding = judge(small_context(), replace(planted(True), probes=layer_probes(0.8, 0.3)))
+    assert [c.name for c in finding.claims if not c.passed] == [LAYER]
 
 
 def test_a_rise_of_random_directions_too_is_no_rise_of_neurons() -> None:
@@ -46,5 +63,5 @@ def test_contrast_leaves_undefined_features_out() -> None:
 @pytest.mark.parametrize("count", [0, 24])
 def test_runs_on_a_random_model(count: int) -> None:
     finding = run(context_with_phones(count))
-    assert finding.id == "F8" and finding.status == "not testable"
+    assert finding.id == "F8" and finding.status == ("measured, no verdict" if count else "not testable")
     assert bool(draw(finding)) == (count > 0)
