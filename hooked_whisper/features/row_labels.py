@@ -164,10 +164,21 @@ class RowLabels:
         return SiteCounts(true, shifted, self._top(by_feature), self.options.min_tokens, lambda: self._onsets(values))
 
     def _top(self, by_feature: Float[Tensor, "feature position"]) -> TopExamples:
-        top = TopExamples(len(by_feature), self.options.k, labellings=2)
+        """With true labels, turned ones, and the number of the position among all of these labels."""
+        top = TopExamples(len(by_feature), self.options.k, labellings=3)
         for i, (labels, turned) in enumerate(zip(self.true, self.turned, strict=True)):
-            top.add(by_feature[:, self.starts[i] : self.starts[i + 1]].T, labels.ids, turned)
+            start, stop = self.starts[i], self.starts[i + 1]
+            top.add(by_feature[:, start:stop].T, labels.ids, turned, np.arange(start, stop))
         return top
+
+    def lagged(self, most: int) -> Int[np.ndarray, "lag position"]:
+        """True labels so many positions later, from ``-most`` to ``most``; -1 beyond the ends of a clip."""
+        found = np.full((2 * most + 1, len(self.ids)), UNLABELLED, dtype=np.int16)
+        for start, stop, labels in zip(self.starts[:-1], self.starts[1:], self.true, strict=True):
+            padded = np.pad(labels.ids, most, constant_values=UNLABELLED)
+            for lag in range(2 * most + 1):
+                found[lag, start:stop] = padded[lag : lag + stop - start]
+        return found
 
     def _onsets(self, values: Float[Tensor, "position feature"]) -> OnsetAverages:
         averages = OnsetAverages(values.shape[1], self.names)

@@ -4,7 +4,7 @@ for the findings on phones (F5, F7, F8)."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,14 @@ from hooked_whisper.features.baselines import mel_bands
 from hooked_whisper.features.bases import pca, random_orthonormal
 from hooked_whisper.features.labelled_rows import MEL, LabelledRows, collect_rows
 from hooked_whisper.features.labels import label_positions
+from hooked_whisper.features.phones import classes
 from hooked_whisper.features.row_labels import CountOptions, LabelledClip, RowLabels
+from hooked_whisper.features.site_counts import SiteCounts
 from hooked_whisper.features.sites import Site
 from hooked_whisper.findings.context import Context, Utterance
 from hooked_whisper.findings.finding import Criterion, Estimate
 from hooked_whisper.findings.layer_probes import LayerProbe, LayerProbes, probe_layer
-from hooked_whisper.findings.phone_summaries import NeuronSite, PhoneSite
+from hooked_whisper.findings.phone_summaries import MOST_LAG, Named, NeuronSite, PhoneSite, TopPurity, Tops
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import SILENCE
 
@@ -42,6 +44,7 @@ SAMPLE = (
 class PhoneEvaluation:
     """Everything counted once. Tuples have a site per block; ``mel`` has no blocks.
 
+    top_purity: of each block's neurons and random directions, by number of utterances and with lags; empty: not made.
     probes: a linear phone probe of each layer as a whole; ``None`` if fewer than two phones are said often enough.
 
     chooses, judges: halves of the utterances, with the same speakers. ``untrained`` saw the second half only.
@@ -61,6 +64,8 @@ class PhoneEvaluation:
     seconds: Float[np.ndarray, "utterance"]
     further: int = 0
     probes: LayerProbes | None = None
+    top_purity: dict[str, tuple[TopPurity, ...]] = field(default_factory=dict)
+    sizes: tuple[int, ...] = ()
 
     @property
     def n_blocks(self) -> int:
@@ -123,23 +128,27 @@ def _evaluate(context: Context) -> PhoneEvaluation | str:
     hooks = [f"encoder.blocks.{b}.mlp.hook_post" for b in range(context.model.cfg.encoder.n_layers)]
     with _collected(context, context.model, clips, hooks) as rows:
         labels = rows.labels(_options(context, len(clips)))
-        blocks = [_evaluate_block(context, rows, labels, hook, b, fitted, chooses) for b, hook in enumerate(hooks)]
+        order = context.rng("order of clips").permutation(len(clips))
+        named = Named(labels.names, classes(labels.names), labels.lagged(MOST_LAG), order)
+        blocks = [
+            _evaluate_block(context, rows, labels, hook, b, fitted, chooses, named) for b, hook in enumerate(hooks)
+        ]
         mel_site = Site(MEL, mel_bands(context.model))
         mel = PhoneSite.joined(rows.blocks(mel_site, labels), chooses)
         probes = [probe_layer(rows, Site(hook), labels) for hook in context.track(hooks, "layer probes")]
         mel_probe = probe_layer(rows, mel_site, labels)
     # features of the untrained model are counted on the half that judges; its probes learn from all clips
-    order = [*np.flatnonzero(~chooses).tolist(), *np.flatnonzero(chooses).tolist()]
+    reading = [*np.flatnonzero(~chooses).tolist(), *np.flatnonzero(chooses).tolist()]
     n = int((~chooses).sum())
-    with _collected(context, context.untrained, [clips[i] for i in order], hooks) as rows:
+    with _collected(context, context.untrained, [clips[i] for i in reading], hooks) as rows:
         labels = rows.labels(_options(context, n), range(n))
         every = np.ones(n, dtype=bool)
         untrained = tuple(PhoneSite.joined(rows.blocks(Site(hook), labels), every) for hook in hooks)
-        places = [order.index(i) for i in fitted]
+        places = [reading.index(i) for i in fitted]
         blank = tuple(mel_correlations(rows, Site(hook), places) for hook in hooks)
         labels = rows.labels(_options(context, len(clips)))
         blank_probes = [probe_layer(rows, Site(hook), labels) for hook in context.track(hooks, "layer probes")]
-    neurons, random, principal, neuron_bands, random_bands = zip(*blocks, strict=True)
+    neurons, random, principal, neuron_bands, random_bands, purities = zip(*blocks, strict=True)
     return PhoneEvaluation(
         neurons,
         random,
@@ -153,6 +162,8 @@ def _evaluate(context: Context) -> PhoneEvaluation | str:
         np.array([len(c.audio) for c in clips]) / context.model.time.sample_rate,
         len(context.labelled) - len(context.utterances),
         _probes(probes, blank_probes, mel_probe),
+        {"neurons": tuple(mine for mine, _ in purities), "random directions": tuple(other for _, other in purities)},
+        named.sizes,
     )
 
 
@@ -176,19 +187,41 @@ def _evaluate_block(
     block: int,
     fitted: Sequence[int],
     chooses: Bool[np.ndarray, "utterance"],
-) -> tuple[NeuronSite, PhoneSite, PhoneSite, Float[np.ndarray, "feature"], Float[np.ndarray, "feature"]]:
-    """Neurons, random and principal directions of an encoder block, and the first two's correlations with mel bands.
-    Directions are made here, and not for all blocks at once: those of ``large-v3`` take 100 MiB a block."""
-    neurons = NeuronSite.joined(rows.blocks(Site(hook), labels), chooses)
+    named: Named,
+) -> tuple[
+    NeuronSite,
+    PhoneSite,
+    PhoneSite,
+    Float[np.ndarray, "feature"],
+    Float[np.ndarray, "feature"],
+    tuple[TopPurity, TopPurity],
+]:
+    """Neurons, random and principal directions of an encoder block, and the first two's correlations with mel bands
+    and purities. Directions are made here, and not for all blocks at once: those of ``large-v3`` take 100 MiB a
+    block."""
+    mine: list[TopPurity] = []
+    other: list[TopPurity] = []
+    counts = _with_purity(rows.blocks(Site(hook), labels), mine, named, chooses)
+    neurons = NeuronSite.joined(counts, chooses)
     d = context.model.cfg.encoder.d_mlp
     turned = Site(hook, random_orthonormal(d, seed=context.seed + block))
-    random = PhoneSite.joined(rows.blocks(turned, labels), chooses)
+    random = PhoneSite.joined(_with_purity(rows.blocks(turned, labels), other, named, chooses), chooses)
     bands = [mel_correlations(rows, site, fitted) for site in (Site(hook), turned)]
     del turned
     fit = torch.cat([rows.features(Site(hook), i) for i in fitted])
     basis = pca(fit, min(N_PRINCIPAL, d, len(fit)))
     del fit
-    return neurons, random, PhoneSite.joined(rows.blocks(Site(hook, basis), labels), chooses), bands[0], bands[1]
+    principal = PhoneSite.joined(rows.blocks(Site(hook, basis), labels), chooses)
+    return neurons, random, principal, bands[0], bands[1], (TopPurity.joined(mine), TopPurity.joined(other))
+
+
+def _with_purity(
+    blocks: Iterator[SiteCounts], purities: list[TopPurity], named: Named, half: Bool[np.ndarray, "utterance"]
+) -> Iterator[SiteCounts]:
+    """The same blocks; the purity of each one's top examples is appended to a list on the way."""
+    for counts in blocks:
+        purities.append(TopPurity.of(Tops.of(counts.top), named, half))
+        yield counts
 
 
 def _collected(

@@ -17,23 +17,86 @@ from hooked_whisper.features.site_counts import SiteCounts
 from hooked_whisper.protocols import SILENCE
 
 TOP = 20  # strongest examples of a feature, one per utterance
+TOPS = (10, TOP)  # as published, and as judged
+SIZES = (25, 50, 100, 200, 400, 800, 1600)  # utterances that examples are taken from
+MOST_LAG = 6  # positions: a neuron's peak may be so much before or after its phone, 120 ms
+
+
+@dataclass(frozen=True, eq=False)
+class Named:
+    """Labels, and what top examples are judged by besides the label at the strongest moment.
+
+    lagged: labels of each position from :data:`MOST_LAG` positions earlier to as many later.
+    order: of the utterances, at random: examples among the first 25, 50, ... of them show what their number changes.
+    """
+
+    names: tuple[str, ...]
+    classes: dict[str, frozenset[str]]
+    lagged: Int[np.ndarray, "lag position"]
+    order: Int[np.ndarray, "utterance"]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of utterances: doubling, and all of them."""
+        n = len(self.order)
+        return (*(size for size in SIZES if size < n), n)
+
+
+@dataclass(frozen=True, eq=False)
+class TopPurity:
+    """How pure the top examples are, by number of utterances and with a lag of each feature's own; NaN: not alive.
+
+    by_size: ``[top 10 or 20, size, feature]``, among the first so many utterances of a random order.
+    lagged: in the half that judges, of labels at the lag at which the feature's examples in the other half are purest.
+    """
+
+    by_size: Float[np.ndarray, "top size feature"]
+    lagged: Float[np.ndarray, "feature"]
+
+    @classmethod
+    def of(cls, tops: Tops, named: Named, half: Bool[np.ndarray, "utterance"]) -> TopPurity:
+        by_size = np.full((len(TOPS), len(named.sizes), len(tops.values)), np.nan, dtype=np.float32)
+        for j, size in enumerate(named.sizes):
+            some = np.zeros(len(half), dtype=bool)
+            some[named.order[:size]] = True
+            for i, k in enumerate(TOPS):
+                if size >= k:
+                    top = tops.among(some, k)
+                    by_size[i, j] = top.purity(top.ids[0], named)
+        chooses, judges = tops.among(half), tops.among(~half)
+        picking = np.stack([chooses.purity(_labels(chooses, labels), named) for labels in named.lagged])
+        lag = np.where(np.isnan(picking), -1, picking).argmax(axis=0)  # the first among equals
+        at_lag = np.where(judges.position >= 0, named.lagged[lag[:, None], judges.position], ABSENT)
+        return cls(by_size, judges.purity(at_lag, named))
+
+    @staticmethod
+    def joined(parts: Sequence[TopPurity]) -> TopPurity:
+        return TopPurity(
+            np.concatenate([one.by_size for one in parts], axis=2), np.concatenate([one.lagged for one in parts])
+        )
+
+
+def _labels(tops: Tops, labels: Int[np.ndarray, "position"]) -> Int[np.ndarray, "feature k"]:
+    return np.where(tops.position >= 0, labels[tops.position], ABSENT)
 
 
 @dataclass(frozen=True, eq=False)
 class Tops:
     """For each feature the strongest position of every utterance, strongest first; ``ABSENT`` where there is none.
 
-    ids: labels of those positions, true and shifted; utterance: which one.
+    ids: labels of those positions, true and shifted; utterance: which one; position: its number among all positions.
     """
 
     values: Float[np.ndarray, "feature k"]
     ids: Int[np.ndarray, "labelling feature k"]
     utterance: Int[np.ndarray, "feature k"]
+    position: Int[np.ndarray, "feature k"]
 
     @classmethod
     def of(cls, top: TopExamples) -> Tops:
+        """Of labellings that are the true one, the shifted one, and the position's number."""
         ids = np.stack([top.ids(0), top.ids(1)]).astype(np.int16)
-        return cls(top.values.copy(), ids, top.utterances.astype(np.int32))
+        return cls(top.values.copy(), ids, top.utterances.astype(np.int32), top.ids(2).astype(np.int32))
 
     def of_both(self, half: Bool[np.ndarray, "utterance"], k: int = TOP) -> Tops:
         """The k strongest of some utterances and of the others: enough for :meth:`among` these, the others and all."""
@@ -43,13 +106,7 @@ class Tops:
         n = min(2 * k, kept.shape[1])
         place = np.argsort(~kept, axis=1, kind="stable")[:, :n]
         there = np.take_along_axis(kept, place, axis=1)
-        values, utterance = (np.take_along_axis(x, place, axis=1) for x in (self.values, self.utterance))
-        ids = np.take_along_axis(self.ids, place[None], axis=2)
-        return Tops(
-            np.where(there, values, np.float32(-np.inf)),
-            np.where(there, ids, np.int16(ABSENT)),
-            np.where(there, utterance, np.int32(ABSENT)),
-        )
+        return self._at(place, there)
 
     @staticmethod
     def joined(parts: Sequence[Tops]) -> Tops:
@@ -58,16 +115,36 @@ class Tops:
             np.concatenate([one.values for one in parts]),
             np.concatenate([one.ids for one in parts], axis=1),
             np.concatenate([one.utterance for one in parts]),
+            np.concatenate([one.position for one in parts]),
         )
 
     def among(self, chosen: Bool[np.ndarray, "utterance"], k: int = TOP) -> Tops:
         """The k strongest of some utterances."""
         there = (self.utterance >= 0) & np.append(chosen, False)[self.utterance]
         order = np.argsort(~there, axis=1, kind="stable")[:, :k]
-        kept = np.take_along_axis(there, order, axis=1)
-        values, utterance = (np.take_along_axis(x, order, axis=1) for x in (self.values, self.utterance))
-        ids = np.take_along_axis(self.ids, order[None], axis=2)
-        return Tops(np.where(kept, values, -np.inf), np.where(kept, ids, ABSENT), np.where(kept, utterance, ABSENT))
+        return self._at(order, np.take_along_axis(there, order, axis=1))
+
+    def _at(self, place: Int[np.ndarray, "feature k"], there: Bool[np.ndarray, "feature k"]) -> Tops:
+        values, utterance, position = (
+            np.take_along_axis(x, place, axis=1) for x in (self.values, self.utterance, self.position)
+        )
+        ids = np.take_along_axis(self.ids, place[None], axis=2)
+        return Tops(
+            np.where(there, values, np.float32(-np.inf)),
+            np.where(there, ids, np.int16(ABSENT)),
+            np.where(there, utterance, np.int32(ABSENT)),
+            np.where(there, position, np.int32(ABSENT)),
+        )
+
+    def purity(self, ids: Int[np.ndarray, "feature k"], named: Named) -> Float[np.ndarray, "feature"]:
+        """Of the phones (silence is no majority) or of narrow classes, whichever is larger; NaN for a feature that is
+        not positive in as many utterances as these are."""
+        alive = self.values[:, -1] > 0
+        found = np.fmax(
+            purity(ids, named.names, without=frozenset([SILENCE])).purity,
+            purity(ids, named.names, named.classes).purity,
+        )
+        return np.where(alive, found, np.nan)
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ from hooked_whisper.findings.finding import Control, Criterion, Estimate, Findin
 from hooked_whisper.findings.layer_probes import TEXT as PROBE_TEXT
 from hooked_whisper.findings.layer_probes import accuracies, estimates
 from hooked_whisper.findings.phone_sites import SAMPLE, PhoneEvaluation, phone_evaluation, share, short
-from hooked_whisper.findings.phone_summaries import TOP, PhoneSite
+from hooked_whisper.findings.phone_summaries import MOST_LAG, TOP, TOPS, PhoneSite
 from hooked_whisper.findings.published import BLOG
 from hooked_whisper.findings.records import Axis, Measurement, Table
 
@@ -47,6 +47,7 @@ PROTOCOL = (
     f"{PROBE_TEXT} It is shown and not judged."
 )
 SHARE = "share of neurons with a pure top 20"
+BY_CLIPS = "share by number of clips"
 LARGEST = "largest share of a control"
 
 _SOUNDS = (
@@ -112,6 +113,7 @@ def judge(context: Context, found: PhoneEvaluation) -> Finding:
     kinds = Counter(one.kind for one in labels)
     (mel,) = shares([found.mel], judges)
     edges = np.linspace(0, 1, 11)
+    by_clips = _by_clips(found, best, rng)
     shown = {"neurons": found.neurons[best], "random directions": found.random[best]}
     return Finding(
         **_common(context, found),
@@ -138,12 +140,14 @@ def judge(context: Context, found: PhoneEvaluation) -> Finding:
                 np.array([np.histogram(pure(site, judges)[1], edges - 1e-9)[0] for site in shown.values()]),
                 "features",
             ),
+            *by_clips,
         ),
         tables=(_by_block(context, found, rows, mel), _examples(found, best)),
         published=(PUBLISHED,),
         notes=(
             f"Block {best} was chosen: its share in the half that chooses is {picking[best]:.2f}; in the other half "
             f"{alive} of its {len(labels)} neurons are alive.",
+            *_clips_notes(found, best, by_clips, rng),
             f"Automatic labels of block {best}, all utterances: {kinds['phone']} phones, {kinds['class']} classes, "
             f"{kinds['silence']} silence, {kinds['none']} without; labels need more evidence than pure examples: a "
             "detector, or examples purer than any with shifted labels.",
@@ -162,6 +166,45 @@ def _common(context: Context, found: PhoneEvaluation | None = None) -> dict[str,
         "parameters": {"top": TOP, "purity": PURE, "share": ENOUGH, "most_of_controls": MOST_OF_CONTROLS},
         "published_summary": PUBLISHED_IN_SHORT,
     }
+
+
+def _by_clips(found: PhoneEvaluation, block: int, rng: np.random.Generator) -> tuple[Measurement, ...]:
+    """Share of features with pure top examples in the chosen block, by the number of clips these are taken from."""
+    if not found.top_purity:
+        return ()
+    values, names = [], []
+    for kind, by_block in found.top_purity.items():
+        for k, by_size in zip(TOPS, by_block[block].by_size, strict=True):
+            names.append(f"{kind}, top {k}")
+            values.append([_pure_share(purities, rng).row for purities in by_size])
+    axes = (Axis("features", tuple(names)), Axis("clips", found.sizes), Axis("bound", ("value", "low", "high")))
+    return (Measurement(BY_CLIPS, axes, np.array(values)),)
+
+
+def _pure_share(purities: Float[np.ndarray, "feature"], rng: np.random.Generator) -> Estimate:
+    return share(purities[np.isfinite(purities)] >= PURE, rng)
+
+
+def _clips_notes(
+    found: PhoneEvaluation, block: int, by_clips: tuple[Measurement, ...], rng: np.random.Generator
+) -> tuple[str, ...]:
+    """How much of the share depends on the method."""
+    if not by_clips:
+        return ()
+    lagged = {kind: _pure_share(by_block[block].lagged, rng) for kind, by_block in found.top_purity.items()}
+    values = by_clips[0].at(features=f"neurons, top {TOP}", bound="value")
+    ten = by_clips[0].at(features=f"neurons, top {TOPS[0]}", bound="value")
+    curve = ", ".join(f"{v:.2f} of {n}" for n, v in zip(found.sizes, values, strict=True) if np.isfinite(v))
+    return (
+        f"The share depends on how many clips the {TOP} strongest examples are taken from. Block {block}, all clips: "
+        f"{curve}; of the {TOPS[0]} strongest of {found.sizes[-1]}, {ten[-1]:.2f}. The published examples are the 10 "
+        "strongest of 10,000 clips of 2 s each. Where the curve still rises at its end, this share is a lower bound of "
+        "what such a search finds, and the verdict holds for this number of clips.",
+        "A neuron may be strongest before or after its phone. With a lag of each neuron's own, up to "
+        f"{20 * MOST_LAG} ms either way and chosen in the other half of the clips, the share is "
+        f"{_cell(lagged['neurons'])}, of random directions {_cell(lagged['random directions'])}. A listener hears the "
+        "surroundings and allows for it; the criterion does not.",
+    )
 
 
 def _mean(true: Bool[np.ndarray, "n"]) -> float:
@@ -227,6 +270,9 @@ def draw(finding: Finding) -> list[Figure]:
     neurons = table.at(features="neurons", bound="value")
     figure.set_label(_in_words("Phonetic neurons by block", neurons, [f"block {b}" for b in blocks]))
 
+    figures = [draw_controls(finding, 0, "share of features"), figure]
+    if any(one.name == BY_CLIPS for one in finding.measurements):
+        figures.append(_draw_by_clips(finding))
     spread = finding.measurement("features by purity")
     third, axes = _figure(
         "How pure the top examples are", f"largest share of one label in the top {TOP}", "features (%)"
@@ -239,4 +285,26 @@ def draw(finding: Finding) -> list[Figure]:
     _legend(axes)
     own = spread.at(features="neurons")
     third.set_label(_in_words("Neurons by purity", own / max(1, own.sum()), [f"from {v:.1f}" for v in x]))
-    return [draw_controls(finding, 0, "share of features"), figure, third]
+    return [*figures, third]
+
+
+def _draw_by_clips(finding: Finding) -> Figure:
+    table = finding.measurement(BY_CLIPS)
+    clips = np.array(table.axis("clips").entries)
+    figure, axes = _figure("More clips, purer examples?", "clips that the examples are taken from", "share (%)")
+    looks = ((BLUE, "o", ":"), (BLUE, "o", "-"), (ORANGE, "^", ":"), (ORANGE, "^", "-"))
+    for name, (colour, marker, line) in zip(table.axis("features").entries, looks, strict=True):
+        values = 100 * table.at(features=name)
+        axes.plot(
+            clips, values[:, 0], color=colour, marker=marker, linestyle=line, label=name.replace(" directions", "")
+        )
+        axes.fill_between(clips, values[:, 1], values[:, 2], color=colour, alpha=0.15, linewidth=0)
+    axes.axhline(100 * ENOUGH, color=GREY, linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xticks(clips, [str(n) for n in clips], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.set_ylim(-2, 103)
+    _legend(axes, below=True)
+    own = table.at(features=f"neurons, top {TOP}", bound="value")
+    figure.set_label(_in_words(f"Neurons with a pure top {TOP}", own, [f"{n} clips" for n in clips]))
+    return figure

@@ -91,9 +91,12 @@ def _unfit(context: Context) -> str:
     if not context.utterances or context.reference != "truth":
         return "there are no clips with texts and phones that are not the model's own: pass --corpus and --alignments"
     if load_demo("topk-2").metadata.checkpoint_sha256 != weights_sha256(context.model):
+        name = context.model.cfg.name
         return (
-            "there are no dictionaries of this model: make them with `sae-lens-audio harvest` and `train`, and score "
-            "them with `sae-lens-audio evaluate`"
+            "this finding has SAEs of the packaged demo model only, and training one takes longer than all findings: "
+            f"measure the same on {name} with `sae-lens-audio harvest --model {name} --hook encoder.blocks.2 --audio "
+            "packaged:prose --out acts`, then `sae-lens-audio train topk.toml` (the README has the file) and "
+            f"`sae-lens-audio evaluate runs/topk/sae --model {name} --audio packaged:prose`"
         )
     if not any(i.label != SILENCE for u in context.utterances for i in u.alignment.phones):
         return "these clips have no phone alignment: pass --alignments, or run `hooked-whisper align`"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hooked_whisper.features import TopExamples, mel_bands
 from hooked_whisper.features.examples import ABSENT
 from hooked_whisper.features.labelled_rows import MEL, collect_rows
+from hooked_whisper.features.row_labels import CountOptions
 from hooked_whisper.features.sites import Site
 from hooked_whisper.findings import Utterance, early_blocks, phone_sites, phonetic_neurons, polyphony
 from hooked_whisper.findings.phone_sites import (
@@ -24,7 +25,7 @@ from hooked_whisper.findings.phone_sites import (
     resampled_means,
     share,
 )
-from hooked_whisper.findings.phone_summaries import Tops
+from hooked_whisper.findings.phone_summaries import Named, TopPurity, Tops
 from hooked_whisper.findings.sources import further_clips, packaged_clips
 from hooked_whisper.protocols import SILENCE
 from hooked_whisper.speech.world import SpokenWorld
@@ -36,10 +37,10 @@ from tests.findings.worlds import small_context, small_model
 def test_tops_among_some_utterances_are_those_of_a_run_on_them_alone(count: int, k: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     chosen = rng.random(count) < 0.5
-    every, some = TopExamples(3, count, labellings=2), TopExamples(3, k, labellings=2)
+    every, some = TopExamples(3, count, labellings=3), TopExamples(3, k, labellings=3)
     for u in range(count):
         x = torch.from_numpy(rng.integers(5, size=(int(rng.integers(0, 4)), 3))).float()
-        ids = rng.integers(-1, 4, size=(2, len(x)))
+        ids = [*rng.integers(-1, 4, size=(2, len(x))), 10 * u + np.arange(len(x))]
         every.add(x, *ids)
         if chosen[u]:
             some.add(x, *ids)
@@ -55,6 +56,7 @@ def test_tops_among_some_utterances_are_those_of_a_run_on_them_alone(count: int,
         np.testing.assert_array_equal(whole.ids[:, :, :m], short.ids)
         np.testing.assert_array_equal(whole.utterance[:, :m], short.utterance)
         assert (whole.utterance[:, m:] == ABSENT).all()
+    np.testing.assert_array_equal(found.position, some.ids(2)[:, :n])
     numbers = np.append(np.flatnonzero(chosen), ABSENT)
     np.testing.assert_array_equal(found.utterance, numbers[np.where(some.utterances >= 0, some.utterances, -1)][:, :n])
 
@@ -99,6 +101,8 @@ def test_it_is_evaluated_once_with_the_further_clips() -> None:
     )  # 24 of each: below 50
     assert not any(gate.passed for gate in found.gates())
     assert len(found.labels(0)) == 64
+    assert found.sizes == (24,) and found.top_purity["neurons"][1].by_size.shape == (2, 1, 64)
+    assert found.probes is None  # no phone is said 50 times
 
 
 @pytest.mark.parametrize("kind", ["no clips", "no phones", "one speaker"])
@@ -130,8 +134,48 @@ def test_any_set_of_phone_labels_is_evaluated(labels: tuple[str, ...]) -> None:
     assert isinstance(found, PhoneEvaluation)
     assert set(found.neurons[0].names) == {*labels, SILENCE} and found.inputs()["phones judged"] == len(labels)
     assert found.neurons[0].classes.names  # articulations are known
+    assert found.probes is not None and set(found.probes.mel.names) == set(labels)
+    assert found.probes.mel.accuracy > 0.5 > found.probes.shifted[0].accuracy
+    for finding in (phonetic_neurons, early_blocks):
+        assert [len(figure.axes) for figure in finding.draw(finding.run(context))]
     for finding in (phonetic_neurons, polyphony, early_blocks):
         assert finding.run(context).claims
+
+
+def test_purity_by_number_of_clips_and_with_a_lag_of_its_own() -> None:
+    """Feature 0 peaks at its phone, 1 two positions after it, 2 anywhere; 3 is never positive."""
+    rng = np.random.default_rng(0)
+    count, length = 60, 40
+    top, ids = TopExamples(4, count, labellings=3), []
+    for u in range(count):
+        labels = rng.integers(1, 5, length)
+        labels[10] = 0
+        x = np.zeros((length, 4))
+        x[10, 0] = x[12, 1] = x[rng.integers(20, 40), 2] = 1 + rng.random()
+        top.add(torch.from_numpy(x).float(), labels, labels, np.arange(length) + u * length)
+        ids.append(labels)
+    lags = np.stack([np.roll(np.stack(ids), 6 - lag, axis=1).reshape(-1) for lag in range(13)])
+    named = Named(("p", "b", "t", "d", "k"), {}, lags, rng.permutation(count))
+    assert named.sizes == (25, 50, 60)
+    half = np.arange(count) % 2 == 0
+    found = TopPurity.of(Tops.of(top), named, half)
+    assert found.by_size.shape == (2, 3, 4)
+    np.testing.assert_array_equal(found.by_size[:, :, 0], 1)
+    assert (found.by_size[:, :, 1:3] < 0.8).all() and np.isnan(found.by_size[:, :, 3]).all()
+    assert found.lagged[0] == found.lagged[1] == 1 and found.lagged[2] < 0.7 and np.isnan(found.lagged[3])
+    joined = TopPurity.joined([found, found])
+    assert joined.by_size.shape == (2, 3, 8) and joined.lagged.shape == (8,)
+
+
+def test_labels_at_a_lag_stay_within_their_clip() -> None:
+    model = small_model(0)
+    with collect_rows(model, [clip_of(u) for u in spoken(4)], [MEL]) as rows:
+        labels = rows.labels(CountOptions())
+    lagged = labels.lagged(2)
+    np.testing.assert_array_equal(lagged[2], labels.ids)
+    for start, stop in zip(labels.starts[:-1], labels.starts[1:], strict=True):
+        np.testing.assert_array_equal(lagged[4, start : stop - 2], labels.ids[start + 2 : stop])
+        assert (lagged[4, stop - 2 : stop] == -1).all() and (lagged[0, start : start + 2] == -1).all()
 
 
 def test_bootstraps() -> None:
