@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
-import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hooked_whisper.cli_align import add_align, run_align
 from hooked_whisper.cli_corpus import report_failures
 from hooked_whisper.cli_explore import add_explore, run_explore
 from hooked_whisper.cli_features import add_features, run_features
-from hooked_whisper.cli_model import add_model, load_model, not_negative, positive
+from hooked_whisper.cli_model import add_model, load_model
+from hooked_whisper.cli_reproduce import add_reproduce, check_files, run_reproduce
 from hooked_whisper.cli_run import Parser, run, version
 from hooked_whisper.cli_scan import add_scan, run_scan
 
 if TYPE_CHECKING:  # torch takes a second to import: --help and wrong arguments do not wait for it
-    from hooked_whisper.corpora import Recording
-    from hooked_whisper.findings import Context, Finding
     from hooked_whisper.hooked import HookedWhisper
 
 
@@ -64,32 +60,8 @@ def _add_reproduce(commands: Any) -> None:
         "and write findings.json and index.html (figures, transcripts and sound inside). Without --corpus and --audio, "
         "the packaged neural speech is used; the demo model hears new sentences spoken by espeak-ng.",
     )
-    add_model(parser)
-    parser.add_argument(
-        "--or-demo",
-        action="store_true",
-        help="if the model is nowhere to be had, say so and use the packaged demo model",
-    )
-    speech = parser.add_mutually_exclusive_group()
-    speech.add_argument(
-        "--audio", nargs="+", default=[], metavar="FILE", help="your own recordings (wav, flac, mp3, ogg, ...)"
-    )
-    speech.add_argument(
-        "--corpus", metavar="PLACE", help="a corpus: folder, LibriSpeech, TIMIT, table, ... by path or URL"
-    )
-    parser.add_argument("--layout", default="auto", metavar="L", help="layout of the corpus (default: auto)")
-    parser.add_argument("--phones", type=int, choices=(39, 61), help="of a TIMIT corpus (default: 39 folded classes)")
-    parser.add_argument(
-        "--alignments", metavar="PLACE", help="TextGrid, CTM, TIMIT or JSON files (default: those beside the audio)"
-    )
-    parser.add_argument("--out", type=Path, default=Path("findings"), metavar="DIR", help="folder (default: findings)")
-    parser.add_argument("--only", metavar="IDS", help="some findings only, such as F2,F9 (default: all)")
-    parser.add_argument(
-        "--utterances", type=positive, default=100, metavar="N", help="clips to use (default: 100); F5 to F8 use all"
-    )
-    parser.add_argument("--language", default="en", metavar="L", help="language of the recordings (default: en)")
-    parser.add_argument("--seed", type=not_negative, default=0, metavar="S", help="seed of everything (default: 0)")
-    parser.set_defaults(run=_reproduce)
+    add_reproduce(parser)
+    parser.set_defaults(run=run_reproduce)
 
 
 def _add_explore(commands: Any) -> None:
@@ -167,106 +139,6 @@ def _add_hooks(commands: Any) -> None:
     parser.set_defaults(run=_hooks)
 
 
-# --- reproduce -------------------------------------------------------------------------------------------------------
-
-
-def _reproduce(parsed: argparse.Namespace, arguments: list[str]) -> int:
-    from hooked_whisper.findings.registry import chosen, run_finding
-    from hooked_whisper.findings.sources import make_context
-    from hooked_whisper.report import model_card, write_page
-
-    began = time.monotonic()
-    entries = chosen(parsed.only)
-    corpus = _reproduce_corpus(parsed)
-    parsed.out.mkdir(parents=True, exist_ok=True)
-    model, facts = _model_or_demo(parsed)
-    context = make_context(
-        model,
-        parsed.model,
-        corpus=corpus,
-        corpus_name=Path(parsed.corpus).name if parsed.corpus else "your recordings",
-        utterances=parsed.utterances,
-        language=parsed.language,
-        seed=parsed.seed,
-        speech=any(entry.needs_speech for entry in entries),
-        progress=sys.stderr.isatty(),
-    )
-    for failure in context.failures:
-        print(f"skipped {failure.id}: {failure.reason}", file=sys.stderr)
-    about = {
-        "version": version(),
-        "command": shlex.join(["hooked-whisper", *arguments]),
-        "origin": (context.facts or {}).get("origin", ""),
-        "date": time.strftime("%Y-%m-%d"),
-    }
-    findings: list[Finding] = []
-    for entry in entries:
-        finding = run_finding(entry, context)
-        findings.append(finding)
-        _save(parsed.out, findings, context, about)
-        print(f"{finding.id:<4} {finding.status:<20} {_headline(finding)} ({finding.seconds:.0f} s)", flush=True)
-    about["seconds"] = f"{time.monotonic() - began:.0f}"
-    write_page(parsed.out / "index.html", findings, context.utterances, model_card(model, facts), about)
-    print(f"open {parsed.out / 'index.html'}")
-    return 1 if context.failures or any(f.status == "error" for f in findings) else 0
-
-
-def _headline(finding: Finding) -> str:
-    """The number that decided the status beside its threshold, or why there is none."""
-    from hooked_whisper.findings.finding import describe
-
-    if finding.deciding is None or finding.status in ("not testable", "error"):
-        return finding.status_reason
-    return describe(finding.deciding)
-
-
-def _reproduce_corpus(parsed: argparse.Namespace) -> list[Recording] | None:
-    """The recordings that the arguments name, ``None`` if they name none. Checked before anything long starts."""
-    from hooked_whisper.corpora import Recording, open_corpus
-
-    if parsed.corpus:
-        return open_corpus(parsed.corpus, parsed.layout, alignments=parsed.alignments, phones=parsed.phones)
-    _check_files(parsed.audio)
-    names = [Path(file).name for file in parsed.audio]
-    ids = [name if names.count(name) == 1 else file for name, file in zip(names, parsed.audio, strict=True)]
-    return [Recording(id, file, file) for id, file in zip(ids, parsed.audio, strict=True)] or None
-
-
-def _model_or_demo(parsed: argparse.Namespace) -> tuple[HookedWhisper, dict[str, str]]:
-    """The model; with ``--or-demo`` the packaged one where no source has it."""
-    from hooked_whisper.errors import MissingWeightsError
-
-    try:
-        return load_model(parsed)
-    except MissingWeightsError as error:
-        if not parsed.or_demo:
-            raise
-        reason = " ".join(str(error).split())
-        print(
-            f"{parsed.model} is not to be had, running on the packaged demo model instead ({reason})", file=sys.stderr
-        )
-        parsed.model = "demo"
-        return load_model(parsed)
-
-
-def _save(folder: Path, findings: list[Finding], context: Context, about: dict[str, str]) -> None:
-    from hooked_whisper.findings.serialise import save_findings
-
-    save_findings(folder / "findings.json", findings, model=context.model.cfg.name, **about)
-
-
-def _check_files(files: Sequence[str]) -> None:
-    """If no file is there, that is found before anything long starts. Some that are not are reported with the rest."""
-    from hooked_whisper.storage import as_path
-
-    if any(as_path(file).is_file() for file in files):
-        return
-    for file in files:
-        if as_path(file).is_dir():
-            raise IsADirectoryError(f"{file} is a folder: give the audio files in it")
-        raise FileNotFoundError(f"audio file {file} does not exist")
-
-
 # --- features --------------------------------------------------------------------------------------------------------
 
 
@@ -280,7 +152,7 @@ def _features(parsed: argparse.Namespace, arguments: list[str]) -> int:
 def _transcribe(parsed: argparse.Namespace, arguments: list[str]) -> int:
     from hooked_whisper.errors import AudioError, MissingExtraError
 
-    _check_files(parsed.audio)
+    check_files(parsed.audio)
     model, _ = load_model(parsed)
     results: list[dict[str, Any]] = []
     failures: list[tuple[str, str]] = []

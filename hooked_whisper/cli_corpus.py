@@ -29,22 +29,7 @@ def add_corpus(parser: argparse.ArgumentParser, sentences: int, speakers: str, a
         "packaged:prose, packaged:prose,window ..., the speech that is in the package. Without it the "
         f"demo model hears new sentences spoken by espeak-ng ({sentences} unless --sentences says otherwise)",
     )
-    parser.add_argument(
-        "--layout",
-        default="auto",
-        metavar="L",
-        help="auto, folder, librispeech, timit, common-voice, fleurs, asterisk, manifest or packaged",
-    )
-    parser.add_argument(
-        "--phones",
-        type=int,
-        choices=(39, 61),
-        help="of TIMIT: 39 classes with closures joined to their stops (default), or its own 61 labels",
-    )
-    if alignments:
-        parser.add_argument(
-            "--alignments", metavar="PLACE", help="TextGrid, CTM, TIMIT or JSON files (default: those beside the audio)"
-        )
+    add_layout(parser, alignments)
     add_texts(parser)
     parser.add_argument(
         "--speaker-folders", action="store_true", help="in a plain folder: files in one folder have one speaker"
@@ -62,6 +47,26 @@ def add_corpus(parser: argparse.ArgumentParser, sentences: int, speakers: str, a
         default=speakers,
         help=f"without --audio: who speaks, voices of the model's training or others (default: {speakers})",
     )
+
+
+def add_layout(parser: argparse.ArgumentParser, alignments: bool = True) -> None:
+    """``--layout``, ``--phones`` and, if wanted, ``--alignments``: how the files of a corpus are read."""
+    parser.add_argument(
+        "--layout",
+        default="auto",
+        metavar="L",
+        help="auto, folder, librispeech, timit, common-voice, fleurs, asterisk, manifest or packaged",
+    )
+    parser.add_argument(
+        "--phones",
+        type=int,
+        choices=(39, 61),
+        help="of TIMIT: 39 classes with closures joined to their stops (default), or its own 61 labels",
+    )
+    if alignments:
+        parser.add_argument(
+            "--alignments", metavar="PLACE", help="TextGrid, CTM, TIMIT or JSON files (default: those beside the audio)"
+        )
 
 
 def add_texts(parser: argparse.ArgumentParser, default: str = "given") -> None:

@@ -48,13 +48,18 @@ def balanced(corpus: Sequence[Recording]) -> list[Recording]:
 
 
 def clips_of(
-    model: HookedWhisper, corpus: Sequence[Recording], *, language: str = "en", own_times: bool = True
+    model: HookedWhisper,
+    corpus: Sequence[Recording],
+    *,
+    language: str = "en",
+    own_times: bool = True,
+    own_texts: bool = True,
 ) -> CorpusClips:
     """Load recordings, and cut those that are longer than the model's window between two words; without text and word
     times, into windows one after the other.
 
-    A recording without a text gets the model's own transcript. One without word times gets those of the model's
-    alignment heads if ``own_times``, else none.
+    A recording without a text gets the model's own transcript if ``own_texts``, else it is a failure. One without word
+    times gets those of the model's alignment heads if ``own_times``, else none.
 
     Raises:
         AudioError: no recording can be used; the message has the reason of the first one.
@@ -70,6 +75,10 @@ def clips_of(
             pieces = _pieces(item, model.time.duration)
         except AlignmentError as error:
             failures.append(Failure(item.index, item.recording.id, item.recording.path, str(error)))
+            continue
+        if not own_texts and not all(alignment.text for _, alignment in pieces):
+            reason = "has no text: give one, or pass --texts own for the model's transcript"
+            failures.append(Failure(item.index, item.recording.id, item.recording.path, reason))
             continue
         for samples, alignment in pieces:
             needs_text, needs_times = not alignment.text, own_times and not alignment.words

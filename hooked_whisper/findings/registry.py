@@ -46,7 +46,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Entry:
-    """One experiment. ``needs_speech``: it does nothing without clips."""
+    """One experiment. ``needs_speech``: it does nothing without clips. ``own_speech``: on real Whisper it uses sentences
+    of the packaged speech that were written for it, or none, so that another corpus changes nothing."""
 
     id: str
     title: str
@@ -55,11 +56,14 @@ class Entry:
     run: Callable[[Context], Finding]
     draw: Callable[[Finding], list[Figure]]
     needs_speech: bool
+    own_speech: bool = False
 
 
-def _entry(module: object, draw: Callable[[Finding], list[Figure]], needs_speech: bool) -> Entry:
+def _entry(
+    module: object, draw: Callable[[Finding], list[Figure]], needs_speech: bool, own_speech: bool = False
+) -> Entry:
     m: object = module
-    return Entry(m.ID, m.TITLE, m.CLAIM, m.PROTOCOL, m.run, draw, needs_speech)  # type: ignore[attr-defined]
+    return Entry(m.ID, m.TITLE, m.CLAIM, m.PROTOCOL, m.run, draw, needs_speech, own_speech)  # type: ignore[attr-defined]
 
 
 GROUP = "hooked_whisper.findings"
@@ -104,8 +108,8 @@ def _with_those_of_others(own: tuple[Entry, ...]) -> dict[str, Entry]:
 
 REGISTRY: Mapping[str, Entry] = _Registry(
     (
-        _entry(bigrams, draw_bigrams, False),
-        _entry(neighbours, draw_neighbours, False),
+        _entry(bigrams, draw_bigrams, False, own_speech=True),
+        _entry(neighbours, draw_neighbours, False, own_speech=True),
         _entry(relevance, relevance.draw, True),
         _entry(windows, draw_windows, True),
         _entry(head_windows, head_windows.draw, True),
@@ -113,18 +117,18 @@ REGISTRY: Mapping[str, Entry] = _Registry(
         _entry(phonetic_neurons, phonetic_neurons.draw, True),
         _entry(polyphony, polyphony.draw, True),
         _entry(early_blocks, early_blocks.draw, True),
-        _entry(semantic_neurons, semantic_neurons.draw, True),
-        _entry(word_fragments, word_fragments.draw, True),
+        _entry(semantic_neurons, semantic_neurons.draw, True, own_speech=True),
+        _entry(word_fragments, word_fragments.draw, True, own_speech=True),
         _entry(dream, dream.draw, True),
         _entry(listening, listening.draw, True),
         _entry(language_entry, language_entry.draw, True),
         _entry(speech_probes, speech_probes.draw, True),
         _entry(language_steering, language_steering.draw, True),
         _entry(speech_similarity, speech_similarity.draw, True),
-        _entry(word_swap, word_swap.draw, False),
+        _entry(word_swap, word_swap.draw, False, own_speech=True),
         _entry(decoder_lens, decoder_lens.draw, True),
         _entry(alignment_heads, alignment_heads.draw, True),
-        _entry(conflict, conflict.draw, True),
+        _entry(conflict, conflict.draw, True, own_speech=True),
     )
 )
 

@@ -14,6 +14,7 @@ import torch
 from hooked_whisper.corpora import Failure, Recording
 from hooked_whisper.findings.context import Context, Utterance
 from hooked_whisper.findings.corpus_clips import CorpusClips, balanced, clips_of, origin_of
+from hooked_whisper.findings.speech_sample import PER_LANGUAGE
 from hooked_whisper.findings.truth import Truth, make_truth
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment
@@ -22,7 +23,6 @@ from hooked_whisper.speech.world import SpokenWorld
 
 LEAD = 0.5  # seconds of silence before a synthetic clip, so that a cut can be moved to before its first word
 DEMO = "demo"
-PER_LANGUAGE = 20  # packaged clips of each language: all that there are of the four besides English
 FURTHER = 200  # clips for findings on phones: with the first 100 most phones are said 50 times or more
 
 
@@ -142,7 +142,7 @@ def packaged_speech_clips(model: HookedWhisper, count: int, seed: int = 0) -> tu
 
 
 def packaged_language_clips(model: HookedWhisper) -> tuple[Utterance, ...]:
-    """Sentences of the packaged speech in every language that it has, the voices of each language taking turns.
+    """``PER_LANGUAGE`` packaged sentences in each language, by its voices in turn.
 
     Raises:
         AudioError: this installation has no packaged speech.
@@ -155,15 +155,15 @@ def packaged_language_clips(model: HookedWhisper) -> tuple[Utterance, ...]:
 
 
 def corpus_clips(
-    model: HookedWhisper, corpus: Sequence[Recording], name: str, count: int, language: str
+    model: HookedWhisper, corpus: Sequence[Recording], count: int, language: str, own_texts: bool = True
 ) -> tuple[CorpusClips, Further]:
-    """The same of any corpus: ``count`` recordings with the speakers taking turns, and the others when asked for."""
+    """The same of any corpus: ``count`` recordings with the speakers taking turns, and a function that gives the
+    others. ``own_texts``: see :func:`~hooked_whisper.findings.corpus_clips.clips_of`."""
     ordered = balanced(corpus)
+    load = partial(clips_of, model, language=language, own_texts=own_texts)
     return (
-        clips_of(model, ordered[:count], language=language),
-        lambda: (
-            clips_of(model, ordered[count:], language=language, own_times=False).utterances if ordered[count:] else ()
-        ),
+        load(ordered[:count]),
+        lambda: load(ordered[count:], own_times=False).utterances if ordered[count:] else (),
     )
 
 
@@ -186,17 +186,19 @@ def make_context(
     seed: int = 0,
     speech: bool = True,
     progress: bool = False,
+    own_texts: bool = True,
 ) -> Context:
     """Model, untrained twin, truth (if the model called ``name`` has a world), and clips.
 
     A ``corpus`` of recordings goes before everything else. Without it, a model with a world hears new sentences of this
-    world, any other model the packaged speech. ``speech=False`` loads no clips.
+    world, any other model the packaged speech. ``speech=False`` loads no clips; ``own_texts=False`` leaves out
+    recordings that have no text.
 
     Raises:
         AudioError: none of the recordings can be used.
     """
     world = world_of(name)
-    clips, own_texts = Clips((), "none was needed"), False
+    clips, has_own_texts = Clips((), "none was needed"), False
     further: Further | None = None
     language_speech: Further | None = None
     failures: tuple[Failure, ...] = ()
@@ -209,15 +211,15 @@ def make_context(
             loaded, further = packaged_speech_clips(model, utterances, seed)
             language_speech = partial(packaged_language_clips, model)
         else:
-            loaded, further = corpus_clips(model, corpus, corpus_name, utterances, language)
-        clips, own_texts = Clips(loaded.utterances, origin_of(corpus_name, loaded)), loaded.own_texts > 0
+            loaded, further = corpus_clips(model, corpus, utterances, language, own_texts)
+        clips, has_own_texts = Clips(loaded.utterances, origin_of(corpus_name, loaded)), loaded.own_texts > 0
         failures = loaded.failures
     return Context(
         model,
         untrained_twin(model, seed),
         clips.utterances,
         None if world is None else truth_of(world, model),
-        reference="model" if own_texts else "truth",
+        reference="model" if has_own_texts else "truth",
         language=language,
         seed=seed,
         progress=progress,
