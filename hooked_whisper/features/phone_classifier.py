@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked_whisper.audio.mel import HOP, SAMPLE_RATE
+from hooked_whisper.audio.mel import HOP, SAMPLE_RATE, Number
 from hooked_whisper.errors import AlignmentError
 from hooked_whisper.protocols import Alignment
 
@@ -60,11 +60,13 @@ def frame_labels(alignment: Alignment, n_frames: int, labels: Sequence[str]) -> 
     return found
 
 
-def phone_classifier(mels: Sequence[Float[Tensor, "mel _"]], alignments: Sequence[Alignment]) -> PhoneClassifier:
+def phone_classifier(
+    mels: Sequence[Float[Tensor, "mel _"]], alignments: Sequence[Alignment], ridge: Number = RIDGE
+) -> PhoneClassifier:
     """Train on log-mels (of any lengths, not padded) and the phones of their alignments.
 
     Each frame is judged with five on either side. Weights minimise cross-entropy plus a fixed weight decay, by LBFGS
-    from zero: the problem is convex, so there is no seed.
+    from zero: the problem is convex, so there is no seed. ``ridge``: the weight decay; little speech needs more of it.
 
     Raises:
         AlignmentError: as many mels as alignments missing, or fewer than two phones.
@@ -85,7 +87,7 @@ def phone_classifier(mels: Sequence[Float[Tensor, "mel _"]], alignments: Sequenc
     def loss() -> Tensor:
         optimiser.zero_grad()
         with torch.enable_grad():
-            value = F.cross_entropy(x @ weight.T + bias, y) + RIDGE * weight.square().sum() / 2
+            value = F.cross_entropy(x @ weight.T + bias, y) + ridge * weight.square().sum() / 2
             value.backward()
         return value
 

@@ -15,11 +15,12 @@ from hooked_whisper.corpora import Recording
 from hooked_whisper.corpora.packaged import ConflictPair, conflict_pairs
 from hooked_whisper.findings.context import ENCODER_BATCH, Context
 from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
-from hooked_whisper.findings.last_token import logit_difference, logits_at, patched_difference
+from hooked_whisper.findings.last_token import logit_difference, logits_at
 from hooked_whisper.findings.records import Axis, Example, Measurement
 from hooked_whisper.findings.statistics import bootstrap
 from hooked_whisper.findings.transcripts import Transcriber
 from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.hooks import HookPoint
 from hooked_whisper.interventions.null_inputs import null_encoding
 
 PROTOCOL = (
@@ -37,7 +38,7 @@ PATHS = {
     "MLP": "decoder.blocks.*.hook_mlp_out",
 }
 ROWS = 16  # sentences in one batch of the decoder
-UNTRAINED, EXPECTED = 32, 32  # sentences for the untrained model, and recordings that end in C
+UNTRAINED, EXPECTED = 16, 16  # sentences for the untrained model, and recordings that end in C
 MOST_TOKENS = 32  # of the transcript of one sentence
 DRAWS = 1000  # of the bootstrap
 
@@ -93,18 +94,45 @@ def measure(
     for start in range(0, len(pairs), ROWS):
         rows = slice(start, start + ROWS)
         tokens, here = inputs(model, pairs[rows])
-        quiet = silence.expand(len(tokens), -1, -1)
-        with_audio = logits_at(model.logits(tokens, encoded[rows]), here)
-        logits, cache = model.run_with_cache(tokens=tokens, encoder_out=quiet, names=names)
+        logits, cache = model.run_with_cache(tokens=tokens, encoder_out=silence, names=names)
         without = logits_at(logits, here)
-        audio, deaf = (logit_difference(x, ids[rows]) for x in (with_audio, without))
+        deaf = logit_difference(without, ids[rows])
+        runs = [
+            _runs_with_audio(model, tokens[k, : last + 1], heard, {name: cache[name][k, last] for name in cache}, paths)
+            for k, (heard, last) in enumerate(zip(encoded[rows], here.int().argmax(1).tolist(), strict=True))
+        ]
+        audio, *moved = (
+            logit_difference(x, ids[rows]) for x in torch.stack(runs, dim=1)
+        )  # the run itself, then one run for each path
         shares = torch.full((len(tokens), len(PATHS)), torch.nan, dtype=torch.float64)
         if paths:
-            moved = [patched_difference(model, name, cache, here, tokens, encoded[rows], ids[rows]) for name in names]
             shares = torch.stack([(value - audio) / (deaf - audio) for value in moved], 1)
         unrelated = logit_difference(without, ids[rows][:, [0, 2]])
         parts.append(tuple(x.cpu().numpy() for x in (audio, deaf, unrelated, shares)))
     return Runs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def _runs_with_audio(
+    model: HookedWhisper,
+    tokens: Int[Tensor, "token"],
+    heard: Float[Tensor, "position d_model"],
+    without: dict[str, Float[Tensor, "d_model"]],
+    paths: bool,
+) -> Float[Tensor, "run vocab"]:
+    """Logits at the last token of one sentence: with its audio, and (``paths``) with the outputs of each path at that
+    token from the run without audio. All runs share the keys and values of one encoder output."""
+    row_of = {path: row for row, path in enumerate(PATHS.values(), 1)}
+
+    def patch(x: Tensor, hook: HookPoint) -> Tensor:
+        x = x.clone()
+        [row] = [row for path, row in row_of.items() if hook.name.endswith(path.removeprefix("decoder.blocks.*"))]
+        x[row, -1] = without[hook.name]
+        return x
+
+    hooks = [(path, patch) for path in row_of] if paths else []
+    with model.hooks(fwd_hooks=hooks):
+        hidden = model.decoder.hidden(tokens.expand(1 + len(hooks), -1), heard[None])
+    return model.decoder.to_logits(hidden[:, -1:])[:, 0]
 
 
 def word_ids(model: HookedWhisper, pairs: Sequence[ConflictPair]) -> Int[Tensor, "sentence two"]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hooked_whisper.features.phone_classifier import PhoneClassifier
 from hooked_whisper.findings import dream
 from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.dream import Target, named_phones, phone_aucs, targets
+from hooked_whisper.findings.dream import Judged, Target, named_phones, named_planted, phone_aucs, targets
 from hooked_whisper.findings.statistics import auc
 from hooked_whisper.protocols import Interval
 from tests.core.twins import listeners
@@ -48,7 +48,7 @@ def test_a_unit_stands_for_one_phone_and_the_best_come_first() -> None:
         "x": np.array([[0.9, 0.95, 0.2], [0.6, 0.5, 0.5]]),
         "y": np.array([[0.1, 0.1, 0.7], [0.2, 0.3, 0.6]]),
     }
-    assert targets(tables, ["a", "b", "c"]) == [Target("x", 0, "b", 0.95), Target("y", 0, "c", 0.7)]
+    assert targets(tables, ["a", "b", "c"], 20) == [Target("x", 0, "b", 0.95), Target("y", 0, "c", 0.7)]
     assert targets(tables, ["a", "b", "c"], count=1) == [Target("x", 0, "b", 0.95)]
 
 
@@ -67,10 +67,10 @@ def test_it_runs_and_draws(context: Context, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(dream, "FIRST", 4)
     monkeypatch.setattr(dream, "STEPS", 3)
     finding = dream.run(context)
-    assert finding.status == "not testable" and "gate" in finding.status_reason  # two phones are not twenty
-    assert {c.name for c in finding.controls} == {"random directions", "other targets", "real speech"}
+    assert finding.status == "measured, no verdict" and "gate" in finding.status_reason  # two phones are not twenty
+    assert {c.name for c in finding.controls} == set(dream.CONTROLS)
     shares = finding.measurement("share of features")
-    real = shares.at(mel="real speech, not optimised", bound="value")
+    real = shares.at(mel=dream.REAL, bound="value")
     assert real[0] == 0 and real[2] == 0  # no moment of speech exceeds the largest moment of speech
     assert len(dream.draw(finding)) == 2 and len(finding.tables[0].rows) == len(
         finding.measurement("pre-activation").values
@@ -89,3 +89,23 @@ def test_without_phones_it_says_so() -> None:
     finding = dream.run(small_context(count=3))
     assert finding.status == "not testable" and "no clip has phones" in finding.status_reason
     assert dream.draw(finding) == []
+
+
+def test_a_feature_counts_by_the_share_of_its_starts() -> None:
+    chosen = [Target("x", 0, "a", 0.9), Target("x", 1, "b", 0.8)]
+    activation = np.array([[2.0, 2.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0]])
+    judged = Judged.of(chosen, [["a", "b", "a", "a"], ["b"] * 4], activation, np.array([1.0, 1.0]))
+    assert judged.both.tolist() == [[True, False, False, True], [False] * 4]
+    others = judged.with_targets_of_others(chosen)
+    assert others.named.tolist() == [[False, True, False, False], [False] * 4]
+
+
+def test_planted_phones_are_found() -> None:
+    """Two classifiers that agree on what two phones are, and a prior with enough room for both."""
+    weight = torch.zeros(2, 80, 11)
+    weight[0, :40], weight[1, 40:] = 1.0, 1.0
+    low_or_high = PhoneClassifier(("low", "high"), torch.zeros(80), torch.ones(80), weight.flatten(1), torch.zeros(2))
+    generator = torch.Generator().manual_seed(0)
+    real = [torch.randn(80, 120, generator=generator)]
+    prior = dream.MelPrior.of(real, 2 * dream.POSITIONS)
+    assert named_planted(low_or_high, low_or_high, ["low", "high", "unknown"], prior, 0).tolist() == [[True] * 3] * 2

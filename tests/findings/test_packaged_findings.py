@@ -15,7 +15,7 @@ from hooked_whisper.corpora.packaged import SemanticWord, conflict_pairs, packag
 from hooked_whisper.findings import REGISTRY, Context, context_conflict, spoken_fragments, word_classes, word_swap
 from hooked_whisper.findings.packaged_pairs import MOST_STRETCH, PAD, packaged_candidates
 from hooked_whisper.findings.sources import make_context
-from hooked_whisper.findings.spoken_fragments import score, token_ids
+from hooked_whisper.findings.spoken_fragments import encode, score, token_ids
 from hooked_whisper.findings.swap_pairs import prepare, third_outputs
 from hooked_whisper.findings.word_classes import PUBLISHED_CLASSES, Tokens, dealt, place_of, read_tokens
 from hooked_whisper.weights.data_packages import PACKAGED
@@ -58,7 +58,8 @@ def test_a_finding_runs_on_random_weights(context: Context, id: str, monkeypatch
     monkeypatch.setattr(word_classes, "semantic_words", lambda: semantic_words()[::4])
     monkeypatch.setattr(spoken_fragments, "packaged_speech", lambda kind: packaged_speech(kind)[:24])
     finding = REGISTRY[id].run(context)
-    assert finding.status in ("not testable", "not reproduced"), finding.status_reason
+    expected = "not testable" if id == "W1" else "measured, no verdict"  # W1: no pair is written; others: too few clips
+    assert finding.status == expected and finding.status_reason
     text = " ".join([finding.claim, finding.protocol, *finding.notes])
     assert "grammar" not in text and "espeak" not in text
     if id != "W1":  # nothing is written by random weights: there is nothing to patch
@@ -120,6 +121,14 @@ def test_a_neuron_for_a_class_is_counted_and_one_for_a_word_is_not(seed: int) ->
     assert all(len(np.unique(shuffled[of_class.word == w], axis=0)) == 1 for w in set(of_class.word.tolist()))
 
 
+def test_thinning_keeps_every_word_and_the_balance_of_classes() -> None:
+    words = semantic_words()
+    some = word_classes.thinned(words, word_classes.MOST)
+    assert {w.word for w in some} == {w.word for w in words} and some == [w for w in words if w in some]
+    counts = {label: sum(w.semantic_class == label for w in some) for label in {w.semantic_class for w in words}}
+    assert set(counts.values()) == {13} and word_classes.thinned(words, 1000) == list(words)
+
+
 def test_activations_are_read_at_the_named_word(context: Context) -> None:
     words, model = semantic_words()[:3], context.model
     encoded = torch.zeros(3, 1500, 16)
@@ -160,8 +169,9 @@ def test_a_word_scores_with_its_better_spelling(context: Context) -> None:
     model, fragment = context.model, packaged_speech("fragment")[0]
     small, capital = (model.to_single_token(f" {word}") for word in ("house", "House"))
     assert token_ids(model, "house") == [small, capital] and token_ids(model, "xqzzyw") == []
-    both, log_probabilities, _ = score(context, model, [fragment], [[small, capital], [small]])
-    each, _, _ = score(context, model, [fragment], [[small], [capital]])
+    encoded = encode(context, [fragment])
+    both, log_probabilities, _ = score(context, model, encoded, [[small, capital], [small]])
+    each, _, _ = score(context, model, encoded, [[small], [capital]])
     assert both[0, 0] == each[0].max() and both[0, 1] == each[0, 0] and (log_probabilities < 0).all()
 
 

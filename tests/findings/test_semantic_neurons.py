@@ -99,7 +99,7 @@ def test_activations_are_those_of_each_utterance_alone() -> None:
 
 def test_it_runs_and_draws() -> None:
     finding = semantic_neurons.run(context_of(24))
-    assert finding.status == "not testable" and "gate" in finding.status_reason  # 24 clips are not 40
+    assert finding.status == "measured, no verdict" and "gate" in finding.status_reason  # 24 clips are not 40
     assert {c.name for c in finding.controls} == {"shuffled classes", "untrained model"}
     assert all(COUNT in c.values for c in finding.controls)
     assert len(semantic_neurons.draw(finding)) == 2 and len(finding.tables[0].rows) == 12

@@ -61,11 +61,12 @@ def test_untrained_weights_write_no_pair(context: Context) -> None:
 
 def test_it_runs_and_draws(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
-        "CANDIDATES": 6, "PAIRS": 2, "BLOCK_PAIRS": 1, "ATTRIBUTED_PAIRS": 2, "UNTRAINED_PAIRS": 1,
+        "CANDIDATES": 6, "PAIRS": 2, "BLOCK_PAIRS": 1, "ATTRIBUTED_PAIRS": 1, "UNTRAINED_PAIRS": 1,
+        "DETAILED_PAIRS": 1, "THIRD_PAIRS": 1,
     }.items():  # fmt: skip
         monkeypatch.setattr(word_swap, name, value)
     finding = word_swap.run(context)
-    assert finding.status == "not testable" and "pairs" in finding.status_reason
+    assert finding.status == "measured, no verdict" and "pairs" in finding.status_reason
     assert {c.name for c in finding.controls} == {"wrong stretch", "third word", "spread evenly", "untrained model"}
     assert len(finding.draw()) == 5
 
