@@ -95,11 +95,13 @@ class LayerProbes:
 def probe_layer(rows: LabelledRows, site: Site, labels: RowLabels) -> tuple[LayerProbe, LayerProbe] | None:
     """A probe on all features of a site, and one that learns and is tested on labels turned in a circle.
 
-    ``None`` if fewer than two phones are said often enough. Held in memory: two matrices of ``n_features ** 2`` for
-    each fold of speakers.
+    ``None`` if fewer than two phones are said often enough (``labels.options.min_tokens``). Held in memory: a matrix of
+    ``n_features ** 2`` for each fold of speakers, and three more.
     """
     tokens = labels.tokens.sum(axis=0)
-    searched = np.flatnonzero((tokens >= MIN_TOKENS) & np.array([name != SILENCE for name in labels.names]))
+    searched = np.flatnonzero(
+        (tokens >= labels.options.min_tokens) & np.array([name != SILENCE for name in labels.names])
+    )
     if len(searched) < 2:
         return None
     number = np.full(len(labels.names) + 1, -1)  # the last one is that of unlabelled positions, -1

@@ -13,8 +13,10 @@ import numpy as np
 from hooked_whisper import HookedWhisper
 from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
 from hooked_whisper.features.bases import LinearBasis, pca, random_orthonormal
+from hooked_whisper.features.row_labels import CountOptions
 from hooked_whisper.findings import phone_sites
 from hooked_whisper.findings.context import Context, Utterance
+from hooked_whisper.findings.layer_probes import probe_layer
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
 
 SPEAKERS = 10
@@ -43,7 +45,7 @@ def utterances(count: int, n_labels: int, seconds: int) -> tuple[Utterance, ...]
 
 
 def once() -> None:
-    """Each decomposition of 5120 dimensions takes a minute: those of the first block serve all."""
+    """Each decomposition of 5120 dimensions takes a minute: those of the first block serve all; so does its probe."""
     made: dict[str, LinearBasis] = {}
 
     def same_random(d: int, seed: int) -> LinearBasis:
@@ -52,22 +54,32 @@ def once() -> None:
     def same_pca(rows, n: int) -> LinearBasis:
         return made.get("pca") or made.setdefault("pca", pca(rows, n))
 
+    def same_probe(*arguments):
+        if "probe" not in probes:
+            probes["probe"] = probe_layer(*arguments)
+        return probes["probe"]
+
+    probes: dict[str, phone_sites.Probed] = {}
     phone_sites.random_orthonormal, phone_sites.pca = same_random, same_pca  # type: ignore[assignment]
+    phone_sites.probe_layer = same_probe
 
 
 def main() -> None:
+    """Grow, and print by how much."""
     n_blocks, d_mlp, n_clips, n_labels, seconds, each = map(int, sys.argv[1:])
     clips = utterances(n_clips, n_labels, seconds)
+    phone_sites._options = lambda context, n: CountOptions(k=n, min_tokens=2)  # few clips, all labels searched
     if not each:
         once()
     whole, blank = (model(n_blocks, d_mlp, seconds) for _ in range(2))
     small = [model(1, 16, seconds) for _ in range(2)]
     phone_sites.phone_evaluation(Context(small[0], small[1], clips))  # what libraries load at first use
     if not each:
-        once()
+        once()  # again: what was kept is of the small model
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = phone_sites.phone_evaluation(Context(whole, blank, clips))
     assert isinstance(found, phone_sites.PhoneEvaluation), found
+    assert found.probes is not None and len(found.probes.layers) == n_blocks
     assert len(found.neurons) == len(found.random) == n_blocks and len(found.neurons[0].names) == n_labels
     assert all(len(site.phones.f1) == d_mlp for site in (*found.neurons, *found.random, *found.untrained))
     sys.stdout.write(f"{(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20}\n")
