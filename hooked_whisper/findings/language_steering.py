@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,7 +20,15 @@ from hooked_whisper.findings.context import ENCODER_BATCH, Context
 from hooked_whisper.findings.drawing import BLUE, GREY, _figure, _in_words, _legend, draw_controls
 from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.records import Axis, Measurement
-from hooked_whisper.findings.speech_sample import LANGUAGES, MULTILINGUAL, SpeechSample, counted, detect, speech_sample
+from hooked_whisper.findings.speech_sample import (
+    LANGUAGES,
+    SpeechSample,
+    counted,
+    detect,
+    english_only,
+    facts_of,
+    speech_sample,
+)
 from hooked_whisper.findings.transcripts import Transcriber, errors_of
 from hooked_whisper.interventions.steer import random_control
 
@@ -72,15 +80,17 @@ class Steered:
 def run(context: Context) -> Finding:
     """Clips are encoded once, with F12, F13 and F17; the blocks after the middle one run once per coefficient, for the
     direction and for its control."""
-    model = context.model
+    if reason := english_only(context):
+        return _finding(context, reason=reason)
     if not context.utterances and context.language_speech is None:
         return _finding(context, reason=f"no speech: {LANGUAGES}")
-    if not model.is_multilingual:
-        return _finding(context, reason=f"this model knows English only, it has no language to change: {MULTILINGUAL}")
     sample = speech_sample(context)
     common = [code for code, n in Counter(sorted(sample.languages)).most_common() if n >= LEAST_CLIPS]
     if len(common) < 2:
-        reason = f"{counted(sample.languages)}; needs {LEAST_CLIPS} of each of two languages or more: {LANGUAGES}"
+        reason = (
+            f"{counted(sample.languages)} were given; needs {LEAST_CLIPS} or more of each of two languages, since a "
+            f"direction from one half of the clips is tested on the other half: {LANGUAGES}"
+        )
         return _finding(context, reason=reason)
     pair = (common[0], common[1])
     clips = [i for i, code in enumerate(sample.languages) if code in pair]
@@ -158,14 +168,16 @@ def _finding(
     done: Sequence[Steered] = (),
     reason: str = "",
 ) -> Finding:
-    common: dict[str, Any] = {
-        **context.common(ID, TITLE, CLAIM, PROTOCOL),
-        "published_summary": "code without results; a screenshot of steered outputs elsewhere",
-        "parameters": {"coefficients": list(COEFFICIENTS), "languages": list(codes)},
-    }
+    common = facts_of(
+        context,
+        sample,
+        (ID, TITLE, CLAIM, PROTOCOL),
+        "code without results; a screenshot of steered outputs elsewhere",
+        coefficients=list(COEFFICIENTS),
+        languages=list(codes),
+    )
     if sample is None:
         return Finding(**common, reason_untestable=reason)
-    common["inputs"] = sample.inputs(context)
     name = f"encoder.blocks.{sample.readings.middle_block}.hook_resid_post"
     common["parameters"]["point"] = name
     rng = context.rng("bootstrap of steered clips")
@@ -196,9 +208,21 @@ def _finding(
         ),
         notes=(
             f"{codes[0]} and {codes[1]}, {len(clips)} clips; each direction is from one half of them and added at "
-            f"{name} of the other half.",
+            f"{name} of the other half. {_shared_voices(sample, codes, clips)}",
         ),
     )
+
+
+def _shared_voices(sample: SpeechSample, codes: tuple[str, str], clips: Sequence[int]) -> str:
+    """Whether a direction may be one of voices."""
+    if not sample.named_voices:
+        return "The corpus does not name speakers, so a direction may hold voices as well as languages."
+    sides = _halves(sample, codes, clips)
+    heard = [{sample.voices[i] for i, h in zip(clips, sides, strict=True) if h == half} for half in (0, 1)]
+    shared = sorted(heard[0] & heard[1])
+    if not shared:
+        return "No voice is in both halves."
+    return f"Voices in both halves, which the direction may hold as well: {', '.join(shared)}."
 
 
 def draw(finding: Finding) -> list[Figure]:

@@ -18,8 +18,10 @@ from hooked_whisper.findings.non_speech import Sound, sounds_like
 from hooked_whisper.hooked import HookedWhisper
 
 PER_LANGUAGE = 10  # clips of each language: 5 languages are 50 encoder passes, half a minute of base on two cores
-MULTILINGUAL = "give a multilingual model: `--model base`"
-LANGUAGES = "give recordings of two languages or more with their language, or leave out --corpus for the packaged ones"
+LANGUAGES = (
+    "leave out --corpus and --audio for the packaged speech in five languages, or pass --corpus with two languages or "
+    "more (FLEURS, Common Voice, or a table with a `language` column)"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +41,15 @@ class SpeechSample:
     @property
     def voices(self) -> tuple[str, ...]:
         return tuple(u.alignment.speaker or u.id for u in self.context.utterances)
+
+    @property
+    def named_voices(self) -> bool:
+        """Whether the corpus names speakers. Without names each clip counts as a voice of its own."""
+        return any(voice != u.id for voice, u in zip(self.voices, self.context.utterances, strict=True))
+
+    def voices_of(self, code: str) -> set[str]:
+        """Voices of one language."""
+        return {voice for voice, language in zip(self.voices, self.languages, strict=True) if language == code}
 
     @cached_property
     def readings(self) -> EncoderReadings:
@@ -66,6 +77,20 @@ class SpeechSample:
         audio = [u.audio for u in self.context.utterances]
         steps = self.context.track(range(len(audio) + len(self.sounds)), "speech and other sounds")
         return read_encoder(model, audio, [sound.audio for sound in self.sounds], steps)
+
+
+def english_only(context: Context) -> str:
+    """Why a finding about languages has nothing to measure on this model, and the remedy; empty if it has."""
+    model = context.model
+    return "" if model.is_multilingual else f"{model.cfg.name} is English-only: run with --model base"
+
+
+def facts_of(
+    context: Context, sample: SpeechSample | None, names: tuple[str, str, str, str], published: str, **parameters: Any
+) -> dict[str, Any]:
+    """What a finding on these clips says of itself. ``names``: id, title, claim, protocol."""
+    facts = context.common(*names) | {"published_summary": published, "parameters": parameters}
+    return facts if sample is None else facts | {"inputs": sample.inputs(context)}
 
 
 def speech_sample(context: Context) -> SpeechSample:

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from hooked_whisper.findings import language_steering
+from hooked_whisper import HookedWhisper
+from hooked_whisper.findings import REGISTRY, language_steering
 from hooked_whisper.findings.context import Context
 from hooked_whisper.findings.language_steering import Steered, language_direction
 from hooked_whisper.findings.speech_sample import speech_sample
 from hooked_whisper.interventions.steer import steer
 from tests.core.twins import listeners
-from tests.findings.worlds import small_context, utterance
+from tests.findings.worlds import small_config, small_context, utterance
 
 
 def test_flips_count_only_while_the_words_are_there() -> None:
@@ -38,7 +39,7 @@ def test_it_runs_on_two_languages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(language_steering, "LEAST_CLIPS", 3)
     context = spoken("de en de en de en fr")
     finding = language_steering.run(context)
-    assert finding.status == "not testable" and "WER" in finding.status_reason
+    assert finding.status == "measured, no verdict" and "WER" in finding.status_reason
     assert finding.measurement("clips flipped").values.shape == (2, 4)
     assert len(language_steering.draw(finding)) == 3 and not listeners(context.model)
 
@@ -63,5 +64,15 @@ def test_steering_is_that_of_a_hook_at_the_middle_block() -> None:
 
 def test_too_few_clips_say_how_many_there_are() -> None:
     finding = language_steering.run(spoken("de de en"))
-    assert finding.status == "not testable" and "2 of de, 1 of en; needs 6" in finding.status_reason
+    assert finding.status == "not testable" and "2 of de, 1 of en were given; needs 6" in finding.status_reason
+    assert "other half" in finding.status_reason and "--corpus" in finding.status_reason
     assert language_steering.run(small_context()).status == "not testable"
+
+
+@pytest.mark.parametrize("id", ["F12", "F14"])
+def test_a_model_of_english_names_the_remedy(id: str) -> None:
+    cfg = replace(small_config(), decoder=replace(small_config().decoder, n_vocab=51864), name="tiny.en")
+    model = HookedWhisper(cfg)
+    finding = REGISTRY[id].run(Context(model, model, spoken("de en").utterances))
+    assert finding.status == "not testable"
+    assert finding.status_reason == "tiny.en is English-only: run with --model base"

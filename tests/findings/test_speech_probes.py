@@ -73,12 +73,27 @@ def test_a_probe_finds_what_is_planted_and_no_more() -> None:
 def test_scores_run_from_chance_to_one() -> None:
     classes = np.array([0, 0, 0, 1])
     perfect, constant = np.ones((2, 4)), np.tile([1.0, 1, 1, 0], (2, 1))
-    probed = Probed(classes, {"encoder": perfect, "log-mel": constant})
+    probed = Probed(classes, np.arange(4), {"encoder": perfect, "log-mel": constant})
     assert speech_probes.later_score(probed, "encoder", probed.every()) == 1
     assert speech_probes.later_score(probed, "log-mel", probed.every()) == 0
     assert speech_probes.avoided(probed, "encoder", probed.every()) == 1
-    none = Probed(classes, {"encoder": perfect, "log-mel": perfect})
+    none = Probed(classes, np.arange(4), {"encoder": perfect, "log-mel": perfect})
     assert np.isnan(speech_probes.avoided(none, "encoder", none.every()))
+
+
+def test_intervals_are_over_voices() -> None:
+    classes, voices = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1]), np.array([0, 0, 1, 1, 2, 2, 3, 3, 4])
+    right = np.array([[1.0, 1, 0, 0, 1, 1, 1, 1, np.nan]])
+    probed = Probed(classes, voices, {"encoder": right})
+    counts = probed.drawn(np.random.default_rng(0))
+    assert (counts[:, [0, 2, 4, 6]] == counts[:, [1, 3, 5, 7]]).all() and not counts[:, 8].any()
+    assert set(probed.accuracy("encoder", counts)[0]) == {0.5, 0.75, 1.0}
+    assert probed.accuracy("encoder", probed.every()) == 0.75
+
+
+def test_a_language_with_one_voice_is_named() -> None:
+    finding = speech_probes.run(spoken("de en de en fr", "a b c d e"))
+    assert any("Left out" in note and note.endswith("fr.") for note in finding.notes)
 
 
 def test_languages_and_voices_take_turns() -> None:
@@ -123,6 +138,6 @@ def test_no_kind_or_voice_is_on_both_sides(by_kind: bool) -> None:
 
 def test_one_language_says_what_is_missing() -> None:
     finding = REGISTRY["F13"].run(spoken("en en en", "a b c"))
-    assert finding.status == "not testable" and "3 of en" in finding.status_reason
+    assert finding.status == "measured, no verdict" and "3 of en" in finding.status_reason
     assert next(c.name for c in finding.claims) == SPEECH  # which was measured all the same
     assert REGISTRY["F13"].run(small_context()).status == "not testable"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,8 @@ from hooked_whisper.audio import TimeMap
 from hooked_whisper.findings import REGISTRY
 from hooked_whisper.findings.encoder_readings import loud_positions, read_encoder
 from hooked_whisper.findings.non_speech import KINDS, VARIANTS, sounds_like
-from hooked_whisper.findings.speech_similarity import CENTRED, RAW, _contrast, cosines
+from hooked_whisper.findings.speech_sample import speech_sample
+from hooked_whisper.findings.speech_similarity import CENTRED, RAW, _contrast, cosines, within_speech
 from tests.findings.worlds import small_context, small_model
 
 RNG = np.random.default_rng(0)
@@ -59,10 +62,20 @@ def test_readings_are_those_of_one_clip_at_a_time() -> None:
     assert readings.positions.shape == (2, 3, 20, 32) and readings.early.shape == (3, 20, 64)
 
 
+def test_the_measure_finds_nothing_within_speech_and_voices_that_differ() -> None:
+    sample = speech_sample(small_context(count=12))
+    rows = RNG.normal(size=(12 + len(sample.sounds), 8, 16))
+    vars(sample)["readings"] = replace(sample.readings, early=rows)
+    assert abs(within_speech(sample, centred=True)) < 0.05
+    rows[:12:2, :, 0] += 10  # every second clip, as the halves of a single voice
+    assert within_speech(sample, centred=True) > 0.2
+
+
 def test_it_runs_on_any_speech() -> None:
     finding = REGISTRY["F17"].run(small_context(count=12))
     assert [c.name for c in finding.claims] == [RAW, CENTRED]
     assert finding.measurement("mean cosine").values.shape == (4, 2, 4, 3) and len(finding.draw()) == 2
-    assert REGISTRY["F17"].run(small_context(count=3)).status == "not testable"
+    assert finding.measurement("contrast of speech and each kind of sound").values.shape == (len(KINDS), 2)
+    assert REGISTRY["F17"].run(small_context(count=3)).status == "measured, no verdict"
     assert "one clip" in REGISTRY["F17"].run(small_context(count=1)).status_reason
     assert REGISTRY["F17"].run(small_context()).status == "not testable"
