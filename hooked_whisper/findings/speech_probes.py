@@ -43,8 +43,8 @@ PROTOCOL = (
 # half of the way from always giving the commonest answer to no error; and a quarter of log-mel's errors avoided, since
 # whatever a probe reads in the spectrogram as well is not the encoder's doing (a half would need nearly all clips right
 # where the spectrogram has few errors, and with some 40 clips the interval of a smaller share includes none).
-# Intervals are over voices since the run on tiny.en, with the same thresholds: clips of one voice are alike, and with two
-# voices for most languages an interval over clips is too narrow.
+# Intervals are over voices since the run on tiny.en, with the same thresholds: clips of one voice are alike, and with
+# two voices for most languages an interval over clips is too narrow.
 LEAST_SCORE = 0.5
 LEAST_AVOIDED = 0.25
 LEAST_VOICES = 2  # of each of two languages: one to learn from, one to test

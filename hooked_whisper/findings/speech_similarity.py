@@ -46,7 +46,8 @@ PROTOCOL = (
 MOST_RAW = 0.01
 MOST_CENTRED = 0.05
 # Between two halves of the speech there is nothing to find. A measure that finds more than the threshold there finds
-# clips or voices, not speech, and gives no verdict: a gate with the same two thresholds, added after the run on tiny.en.
+# clips or voices, not speech, and gives no verdict: a gate with the same two thresholds, added after the run on
+# tiny.en.
 LEAST_CLIPS = 10  # of speech, each against each: 45 pairs
 DRAWS = 1000
 
