@@ -58,7 +58,7 @@ PROTOCOL = (
     "the utterances' mels (means and covariance of the bands, correlation over time), no farther from the mean than a "
     "typical real mel. The result is put after half a second of silence; there its activation must exceed the largest "
     "one in any utterance. The classifier is a multinomial logistic regression on 11 frames of the log-mel, trained on "
-    "the same half of the utterances; it names the phone of highest mean log-probability over the 5 frames around the "
+    "every second clip, up to 120; it names the phone of highest mean log-probability over the 5 frames around the "
     "neuron's position. A neuron counts by the share of its starts in which both hold. The encoder runs on the clips "
     "and half a second of silence, not on 30 s. Intervals: 95 %, bootstrap over neurons. Controls: the same ascent "
     "without the priors; random orthonormal directions of the same pre-activations (target: the phone of their highest "
@@ -67,11 +67,14 @@ PROTOCOL = (
 FEATURES, LEAST = 20, 30  # tested; positions that a phone needs to be a target
 FIRST, POSITIONS = 25, 24  # 0.48 s of mel, half a second into the window
 STEPS, SEEDS = 32, 3  # of the claim; controls have one start
+JUDGE_CLIPS, RIDGE = 240, 0.1  # clips for both classifiers together; chosen by accuracy on other speech, see below
 
 # Thresholds, written before the first run of this protocol. 70 % of 20 features is the criterion in the collection of
 # findings. The gates say whether the method could have shown it: the classifier names 40 % of frames of other speech,
 # far above the 7 % of always naming the commonest phone; and of a second phone classifier, whose phones are known and
-# whose mels are made with the same priors and steps, at least as many features as the claim asks for are named.
+# whose mels are made with the same priors and steps, at least as many features as the claim asks for are named. In the
+# first run the classifiers had 50 clips and little weight decay (73 % of its own frames, 31 % of others'), and neither
+# gate was met. More clips and more decay were then chosen by the accuracy on other real speech alone.
 THRESHOLD = 0.7
 ENOUGH_ACCURACY, ENOUGH_PLANTED, ENOUGH_UTTERANCES = 0.4, 0.7, 20
 DRAWS = 2000
@@ -147,10 +150,7 @@ def run(context: Context) -> Finding:
     mels = {i: context.mels([i])[0, :, : 2 * context.n_positions[i]] for i in aligned}
     if not phones or max(mel.shape[1] for mel in mels.values()) < 2 * POSITIONS:
         return _finding(context, reason=f"no phone has {LEAST} positions in half of the clips: give more speech")
-    judge_, other = (
-        phone_classifier([mels[i] for i in half], [context.utterances[i].alignment for i in half])
-        for half in (aligned[::2], aligned[1::2])
-    )
+    judge_, other = _classifiers(context)
     prior = MelPrior.of(list(mels.values()), 2 * POSITIONS)
     plain = prior.without_statistics()
     chosen = _targets(speech, train, phones)
@@ -178,6 +178,16 @@ def run(context: Context) -> Finding:
     planted = named_planted(judge_, other, [t.phone for t in chosen], prior, seed)
     accuracy = _accuracy(context, judge_, mels, aligned[1::2])
     return _finding(context, Result(chosen, rows, planted, accuracy, len(aligned)))
+
+
+def _classifiers(context: Context) -> tuple[PhoneClassifier, PhoneClassifier]:
+    """The judge, and a second classifier that has heard none of its clips: of every second clip with phones each."""
+    time = context.model.time
+    clips = [u for u in context.labelled[:JUDGE_CLIPS] if u.alignment.phones]
+    seconds = [min(len(u.audio) / time.sample_rate, time.duration) for u in clips]
+    mels = [context.model.to_mel(u.audio)[0, :, : 2 * time.n_positions(s)] for u, s in zip(clips, seconds, strict=True)]
+    first, second = (phone_classifier(mels[half::2], [u.alignment for u in clips[half::2]], RIDGE) for half in (0, 1))
+    return first, second
 
 
 def _targets(speech: Speech, rows: Bool[np.ndarray, "row"], phones: Sequence[str]) -> list[Target]:

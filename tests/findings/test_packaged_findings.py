@@ -170,9 +170,11 @@ def test_a_word_scores_with_its_better_spelling(context: Context) -> None:
     small, capital = (model.to_single_token(f" {word}") for word in ("house", "House"))
     assert token_ids(model, "house") == [small, capital] and token_ids(model, "xqzzyw") == []
     encoded = encode(context, [fragment])
-    both, log_probabilities, _ = score(context, model, encoded, [[small, capital], [small]])
-    each, _, _ = score(context, model, encoded, [[small], [capital]])
-    assert both[0, 0] == each[0].max() and both[0, 1] == each[0, 0] and (log_probabilities < 0).all()
+    both, _ = score(context, model, encoded, [[small, capital], [small]])
+    each, _ = score(context, model, encoded, [[small], [capital]])
+    for name in spoken_fragments.MEASURES:
+        assert both[name][0, 0] == each[name][0].max() and both[name][0, 1] == each[name][0, 0]
+    assert (both[spoken_fragments.PROBABILITY] < 0).all()
 
 
 @pytest.mark.real
