@@ -186,7 +186,11 @@ def run(context: Context) -> Finding:
             return _finding(context, reason=f"conflicts need the packaged speech ({error})")
     items = conflicts(context, context.rng("conflicts"))
     if not items:
-        return _finding(context, reason="the model transcribes no clip without an error: no word is known to be heard")
+        return _finding(
+            context,
+            reason="the model transcribes no clip without an error, so no word is known to be heard: use a model that "
+            "transcribes this speech",
+        )
     ours = measure(context, context.model, items, context.encoded)
     other = measure(context, context.model, items, context.encoded.roll(1, 0), paths=False)
     clips = sorted({one.clip for one in items[: 2 * ROWS]})

@@ -136,11 +136,14 @@ def run(context: Context) -> Finding:
         except AudioError as error:
             return _finding(context, reason=f"classes of words need the packaged speech ({error})")
     if not truth.class_of:
-        return _finding(context, reason="this model's synthetic corpus has no classes of words")
+        return _finding(
+            context,
+            reason="this model's synthetic corpus has no classes of words: use the demo model or a released one",
+        )
     known = set(truth.words)
     usable = [i for i, text in enumerate(context.references) if text and set(text.split()) <= known]
     if len(usable) < 2:
-        return _finding(context, reason="no clips that consist of words of known classes")
+        return _finding(context, reason="no clips that consist of words of known classes: give more speech")
     words = read_words(context, context.model, usable, context.encoded[usable])
     train = np.isin(words.utterance, usable[::2])
     classes = usable_classes(truth.class_of, words, train)

@@ -122,7 +122,7 @@ def run(context: Context) -> Finding:
             return _finding(context, reason=f"fragments of speech need the packaged speech ({error})")
     fragments = fragments_of(context) if any(u.alignment.words for u in context.utterances) else []
     if not fragments:
-        return _finding(context, reason="no clip of half a second has words with their times")
+        return _finding(context, reason="no clip of half a second has words with their times: pass --alignments")
     words, tokens = truth.words, truth.tokens.tolist()
     labels = labels_of(context, fragments, words)
     scores = score(context, context.model, fragments, tokens)

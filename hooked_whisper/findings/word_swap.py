@@ -7,7 +7,6 @@ README of github.com/Shanzita/whisper-patching for word pairs in Whisper.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +17,12 @@ from torch import Tensor
 
 from hooked_whisper.errors import AudioError
 from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.drawing import BLUE, ORANGE, _figure, _in_words, _legend, draw_controls
 from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.packaged_pairs import MOST_STRETCH, PAD, packaged_candidates
 from hooked_whisper.findings.records import Axis as Axis_
 from hooked_whisper.findings.records import Measurement, Table
 from hooked_whisper.findings.statistics import spearman
+from hooked_whisper.findings.swap_drawing import draw_word_swap
 from hooked_whisper.findings.swap_pairs import (
     LEAST_GAP,
     MARGIN,
@@ -34,7 +33,6 @@ from hooked_whisper.findings.swap_pairs import (
     prepare,
     third_outputs,
 )
-from hooked_whisper.heatmap import heat_map
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions import (
     Axis,
@@ -51,7 +49,7 @@ from hooked_whisper.interventions.attribution import attribute_patches
 from hooked_whisper.speech.world import SpokenWorld
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 ID, TITLE = "W1", "Word-swap patching"
 CLAIM = (
@@ -66,12 +64,14 @@ PROTOCOL = (
     "activations of the run with A are put into the run with B; effect: share of the gap. Units of the encoder are "
     "stretches: the word with 5 positions to both sides, windows of 100 ms. Controls: a stretch as long at the clip's "
     "far end; the same stretch with a third word in it. Attribution patching is compared with exact patching pair by "
-    "pair. Intervals: 95 %, bootstrap over pairs."
+    "pair. The word's stretch and the far end are measured on all pairs, the rest on the first {detailed} (third word "
+    "{third}, by encoder block {block}, attribution {attributed}). Intervals: 95 %, bootstrap over pairs."
 )
 CANDIDATES, PAIRS, ENOUGH_PAIRS = 130, 50, 50
 # Pairs with all patches, with a third word, by encoder block, with attribution, and tried on the untrained model. Only
 # the share that the word's span restores is measured on every pair: the other numbers differ little between pairs.
 DETAILED_PAIRS, THIRD_PAIRS, BLOCK_PAIRS, ATTRIBUTED_PAIRS, UNTRAINED_PAIRS = 20, 16, 4, 12, 4
+PROTOCOL = PROTOCOL.format(detailed=DETAILED_PAIRS, third=THIRD_PAIRS, block=BLOCK_PAIRS, attributed=ATTRIBUTED_PAIRS)
 WINDOW = 5  # positions: 100 ms
 LONGEST_S = 8  # of a pair's clips, at most
 PROFILE = tuple(range(-8, 9))  # windows from the one that holds the word's middle
@@ -214,7 +214,7 @@ def run(context: Context) -> Finding:
     for the patches by encoder block."""
     model = context.model
     if model.time.duration < LONGEST_S:
-        return _finding(context, reason=f"word swaps need a window of {LONGEST_S} s")
+        return _finding(context, reason=f"word swaps need a window of {LONGEST_S} s: use a released model")
     try:
         some = _candidates(context)
     except (RuntimeError, OSError, ImportError) as error:
@@ -224,7 +224,10 @@ def run(context: Context) -> Finding:
     prepared = prepare(context, model, some, PAIRS, "W1 pairs")
     blank = prepare(context, context.untrained, some[:UNTRAINED_PAIRS], PAIRS, "W1 untrained")
     if not prepared.pairs:
-        return _finding(context, reason=f"the model writes both words of none of the {len(some)} pairs")
+        return _finding(
+            context,
+            reason=f"the model writes both words of none of the {len(some)} pairs: use one that transcribes speech",
+        )
     thirds = [
         *third_outputs(model, prepared.pairs[:THIRD_PAIRS]), *[None] * (len(prepared.pairs) - THIRD_PAIRS),
     ]  # fmt: skip
@@ -380,33 +383,7 @@ def _notes(
     )
 
 
-def draw(finding: Finding) -> list[Figure]:
-    """The word's stretch beside its controls; encoder by block; decoder parts; heads; effect by distance."""
-    encoder = finding.measurement("encoder by block and stretch")
-    parts = finding.measurement("decoder at the predicting token")
-    heads = finding.measurement("cross-attention heads at the predicting token")
-    unit = "share of the gap"
-    figures = [draw_controls(finding, 0, unit)]
-    for table, title, x, y, rows, columns in (
-        (encoder.at(bound="value"), "Encoder residual", "stretch", "into", *_labels(encoder, "into", "stretch")),
-        (parts.values, "Decoder, at the predicting token", "part", "block", *_labels(parts, "block", "part")),
-        (heads.values, "Cross-attention heads", "head", "block", *_labels(heads, "block", "head")),
-    ):
-        figures.append(heat_map(table, title=title, x=x, y=y, unit=unit, rows=rows, columns=columns, scale="diverging"))
-    profile = finding.measurement("effect by distance from the word's middle")
-    at = np.array(profile.axis("window").entries, dtype=float)
-    figure, axes = _figure("Effect by place", "from the word's middle (s)", "share of the gap")
-    axes.plot(at, profile.values[:, 0], color=BLUE, marker="o", label="100 ms of the encoder's output")
-    axes.fill_between(at, profile.values[:, 1], profile.values[:, 2], color=BLUE, alpha=0.2, linewidth=0)
-    axes.axhline(0, color=ORANGE, linewidth=1)
-    figure.set_label(_in_words("Effect by place", profile.values[:, 0], [f"{t:.1f} s" for t in at]))
-    _legend(axes)
-    return [*figures, figure]
-
-
-def _labels(table: Measurement, rows: str, columns: str) -> tuple[Sequence[str], Sequence[str]]:
-    return [str(e) for e in table.axis(rows).entries], [str(e) for e in table.axis(columns).entries]
-
+draw = draw_word_swap
 
 PUBLISHED = Table(
     "Word pairs elsewhere",
