@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks.bench.markdown import table
+from docs.tools.replication_tables import numbers_table, verdicts_table
 from hooked_whisper.findings.finding import Criterion, Estimate, Finding, format_estimate, format_number
 from hooked_whisper.findings.serialise import load_findings
 from hooked_whisper.storage import write_atomic
@@ -92,7 +93,12 @@ def _rate(one: Mapping[str, float]) -> str:
     return f"{one['wer']:.1f} % [{one['low']:.1f}, {one['high']:.1f}]"
 
 
-KINDS: dict[str, Callable[[Path], str]] = {"findings": findings_table, "speech": speech_table}
+KINDS: dict[str, Callable[[Path], str]] = {
+    "findings": findings_table,
+    "speech": speech_table,
+    "verdicts": verdicts_table,
+    "numbers": numbers_table,
+}
 
 
 def main() -> None:

@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Entry:
-    """One experiment. ``needs_speech``: it does nothing without clips. ``own_speech``: on real Whisper it uses sentences
+    """One experiment. ``needs_speech``: it does nothing without clips. ``own_speech``: on real Whisper it has sentences
     of the packaged speech that were written for it, or none, so that another corpus changes nothing."""
 
     id: str

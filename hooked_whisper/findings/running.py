@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ def run_and_save(
     settings: Mapping[str, Any],
     *,
     resume: bool = False,
+    again: bool = False,
+    shorten: Callable[[Finding], Finding] | None = None,
     **about: Any,
 ) -> Iterator[Finding]:
     """Run each entry on the context, and yield its finding after ``path`` was written with all findings so far.
@@ -32,12 +34,17 @@ def run_and_save(
         settings: what the numbers depend on (model, speech, seed, ...); saved in the file.
         resume: keep the findings that ``path`` already has, if its settings are the same; findings with the status
             "error" are run again.
+        again: with ``resume``, run these entries again and keep the other findings of the file.
+        shorten: applied to every finding before it is saved and yielded.
         about: further facts for the file.
     """
     findings = _saved(path, settings) if resume else {}
+    if again:
+        findings = {id: finding for id, finding in findings.items() if id not in {entry.id for entry in entries}}
     for entry in entries:
         if entry.id not in findings:
-            findings[entry.id] = run_finding(entry, context)
+            finding = run_finding(entry, context)
+            findings[entry.id] = finding if shorten is None else shorten(finding)
             in_order = [findings[id] for id in REGISTRY if id in findings]
             save_findings(path, in_order, settings=dict(settings), **about)
         yield findings[entry.id]

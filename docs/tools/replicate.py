@@ -1,0 +1,119 @@
+"""Run every finding on several models, kinds of speech and seeds: ``python -m docs.tools.replicate --human PLACE``.
+
+Each cell of the replication table becomes one file ``docs/findings/MODEL.SPEECH.SEED.json``, saved after every finding.
+A run that was interrupted continues where it stopped. ``python -m docs.tools.readme_tables`` reads the files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from hooked_whisper import HookedWhisper
+from hooked_whisper.corpora import open_corpus
+from hooked_whisper.findings.context import Context
+from hooked_whisper.findings.finding import Finding
+from hooked_whisper.findings.registry import Entry, chosen
+from hooked_whisper.findings.running import run_and_save
+from hooked_whisper.findings.sources import make_context
+
+FOLDER = Path(__file__).resolve().parents[1] / "findings"
+MODELS = ("tiny.en", "base")
+SPEECH = ("packaged", "human")
+SEEDS = (0, 1, 2)
+FULL = ("tiny.en", "packaged", 0)  # the run whose figures the documentation shows; of the others small numbers are kept
+MOST_VALUES = 40  # of a measurement that is kept
+UTTERANCES = 100
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One column of the replication table and one seed."""
+
+    model: str
+    speech: str
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        return FOLDER / f"{self.model}.{self.speech}.{self.seed}.json"
+
+    @property
+    def is_full(self) -> bool:
+        return (self.model, self.speech, self.seed) == FULL
+
+
+def cells(models: Sequence[str] = MODELS, speech: Sequence[str] = SPEECH, seeds: Sequence[int] = SEEDS) -> list[Cell]:
+    return [Cell(model, kind, seed) for seed in seeds for model in models for kind in speech]
+
+
+def run_cell(cell: Cell, entries: Sequence[Entry], human: str | None, again: bool, progress: bool) -> None:
+    """Run the entries that depend on this cell's speech, and print a line for each.
+
+    ``human``: a corpus of human speech. Findings with speech of their own run with packaged speech alone.
+    """
+    entries = [entry for entry in entries if cell.speech == "packaged" or not entry.own_speech]
+    context = _context(cell, human, progress)
+    settings = {
+        "model": cell.model,
+        "speech": cell.speech,
+        "corpus": Path(human).name if human and cell.speech == "human" else "packaged speech",
+        "seed": cell.seed,
+        "utterances": UTTERANCES,
+    }
+    shorten = None if cell.is_full else compact
+    for finding in run_and_save(entries, context, cell.path, settings, resume=True, again=again, shorten=shorten):
+        print(
+            f"{cell.path.stem} {finding.id:<4} {finding.status} ({finding.seconds} s, {finding.peak_mib} MiB)",
+            flush=True,
+        )
+
+
+def _context(cell: Cell, human: str | None, progress: bool) -> Context:
+    model = HookedWhisper.from_pretrained(cell.model).eval()
+    corpus = open_corpus(human) if cell.speech == "human" and human else None
+    return make_context(
+        model,
+        cell.model,
+        corpus=corpus,
+        corpus_name=Path(human).name if human else "",
+        utterances=UTTERANCES,
+        seed=cell.seed,
+        progress=progress,
+    )
+
+
+def compact(finding: Finding) -> Finding:
+    """The finding with what the replication table needs: criteria, controls, and measurements of a few values."""
+    small = tuple(m for m in finding.measurements if m.values.size <= MOST_VALUES)
+    return replace(finding, measurements=small, tables=(), published=(), examples=(), notes=(), extra={})
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--human", metavar="PLACE", help="corpus of human speech with words and phones, such as TIMIT")
+    parser.add_argument("--models", nargs="+", default=MODELS, metavar="M")
+    parser.add_argument("--speech", nargs="+", choices=SPEECH, default=None, help="default: both with --human")
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, metavar="S")
+    parser.add_argument("--only", metavar="IDS", help="some findings only, such as F2,F9")
+    parser.add_argument("--again", action="store_true", help="run these findings again even if they are saved")
+    parser.add_argument("--threads", type=int, metavar="N")
+    parsed = parser.parse_args(arguments)
+    if parsed.threads:
+        torch.set_num_threads(parsed.threads)
+    speech = parsed.speech or (SPEECH if parsed.human else SPEECH[:1])
+    if "human" in speech and not parsed.human:
+        parser.error("human speech is not packaged: say with --human where it is")
+    FOLDER.mkdir(exist_ok=True)
+    entries = chosen(parsed.only)
+    for cell in cells(parsed.models, speech, parsed.seeds):
+        run_cell(cell, entries, parsed.human, parsed.again, sys.stderr.isatty())
+
+
+if __name__ == "__main__":
+    main()

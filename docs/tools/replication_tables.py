@@ -1,0 +1,129 @@
+"""The replication table: every finding on every model and kind of speech, from the files that ``replicate`` wrote."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from benchmarks.bench.markdown import table
+from docs.tools.replicate import MODELS, SPEECH, cells
+from hooked_whisper.findings.finding import Criterion, Estimate, Finding, format_estimate, format_number
+from hooked_whisper.findings.registry import REGISTRY
+from hooked_whisper.findings.serialise import load_findings
+
+SENTENCES = "sentences.toml"  # beside the runs: for each finding one sentence on what is true of Whisper
+COLUMNS = tuple((model, speech) for model in MODELS for speech in SPEECH)
+_PLACE = re.compile(r"\{([^{}|]+)\|([^{}|]+)(?:\|([^{}|]+))?\}")
+
+Runs = dict[tuple[str, str], list[dict[str, Finding]]]  # (model, speech) -> by seed -> id -> finding
+
+
+@cache
+def read_runs(folder: Path) -> Runs:
+    """Every saved cell; seeds in order. Cells that were not run are missing."""
+    runs: Runs = {}
+    for cell in cells():
+        path = folder / cell.path.name
+        if path.is_file():
+            runs.setdefault((cell.model, cell.speech), []).append({f.id: f for f in load_findings(path)})
+    return runs
+
+
+def verdicts_table(folder: Path) -> str:
+    """A row for each finding: the verdict of every cell, and one sentence on what is true of Whisper."""
+    runs, sentences = read_runs(folder), _sentences(folder)
+    header = ("finding", *(f"{model}, {speech}" for model, speech in COLUMNS), "what is true of Whisper")
+    rows = [
+        (
+            f"{entry.title} ({id})",
+            *(_verdict(id, speech, runs.get((model, speech), [])) for model, speech in COLUMNS),
+            filled_sentence(sentences.get(id, ""), runs),
+        )
+        for id, entry in REGISTRY.items()
+    ]
+    return table(header, rows).strip()
+
+
+def numbers_table(folder: Path) -> str:
+    """A row for each finding and cell: deciding number, threshold, controls on it, time and memory (seed 0)."""
+    runs = read_runs(folder)
+    rows = []
+    for id, entry in REGISTRY.items():
+        for model, speech in COLUMNS:
+            of_seeds = [run[id] for run in runs.get((model, speech), []) if id in run]
+            if of_seeds:
+                rows.append((f"{entry.title} ({id})", f"{model}, {speech}", *_numbers(of_seeds)))
+    header = ("finding", "run", "verdict by seed", "deciding number, 95 % interval", "needs", "controls", "s", "MiB")
+    return table(header, rows).strip()
+
+
+def filled_sentence(sentence: str, runs: Runs) -> str:
+    """The sentence with numbers in place of ``{MODEL/SPEECH|criterion}`` and ``{MODEL/SPEECH|criterion|control}``.
+
+    Raises:
+        KeyError: no such run, criterion or control.
+    """
+
+    def number(match: re.Match[str]) -> str:
+        model, _, speech = match[1].partition("/")
+        findings = [f for run in runs[model, speech][:1] for f in run.values()]
+        for finding in findings:
+            for criterion in finding.criteria:
+                if criterion.name == match[2]:
+                    return _value(finding, criterion, match[3])
+        raise KeyError(f"no criterion {match[2]!r} in {match[1]}")
+
+    return _PLACE.sub(number, sentence)
+
+
+def _value(finding: Finding, criterion: Criterion, control: str | None) -> str:
+    estimate = criterion.estimate
+    if control is not None:
+        values = {c.name: c.values for c in finding.controls}
+        estimate = values[control][criterion.name]
+    return f"{format_estimate(estimate)}{f' {criterion.unit}' if criterion.unit else ''}"
+
+
+def _sentences(folder: Path) -> dict[str, str]:
+    path = folder / SENTENCES
+    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _verdict(id: str, speech: str, of_seeds: Sequence[dict[str, Finding]]) -> str:
+    """``"reproduced"``, with the number of seeds; every status with its count where they differ."""
+    counts = Counter(run[id].status for run in of_seeds if id in run)
+    if not counts:
+        return "as packaged" if speech == "human" and REGISTRY[id].own_speech else "–"
+    if len(counts) == 1:
+        (status, n), *_ = counts.items()
+        return f"{status} ({n} of {n} seeds)" if n > 1 else status
+    return ", ".join(f"{status} {n}" for status, n in counts.most_common())
+
+
+def _numbers(of_seeds: Sequence[Finding]) -> tuple[str, ...]:
+    finding = of_seeds[0]
+    verdicts = ", ".join(f.status for f in of_seeds)
+    seconds = "" if finding.seconds is None else f"{finding.seconds:.0f}"
+    memory = "" if finding.peak_mib is None else f"{finding.peak_mib:.0f}"
+    criterion = finding.deciding
+    if criterion is None or finding.status in ("not testable", "error"):
+        return verdicts, finding.status_reason, "", "", seconds, memory
+    others = [f.deciding.estimate for f in of_seeds[1:] if f.deciding is not None and f.deciding.name == criterion.name]
+    further = f"; other seeds {', '.join(format_number(e.value) for e in others)}" if others else ""
+    controls = [
+        f"{c.name} {format_estimate(estimate)}"
+        for c in finding.controls
+        if (estimate := c.values.get(criterion.name, Estimate(None))).value is not None
+    ]
+    return (
+        verdicts,
+        f"{criterion.name}: {format_estimate(criterion.estimate)} {criterion.unit}".strip() + further,
+        f"{criterion.direction} {format_number(criterion.threshold)}",
+        "; ".join(controls),
+        seconds,
+        memory,
+    )

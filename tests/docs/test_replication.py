@@ -1,0 +1,56 @@
+"""The replication table: cells, resuming, sentences that take their numbers from the files."""
+
+from __future__ import annotations
+
+import pytest
+
+from docs.tools import replicate
+from docs.tools.replicate import Cell, cells, compact
+from docs.tools.replication_tables import COLUMNS, filled_sentence, numbers_table, verdicts_table
+from hooked_whisper.findings import Control, Criterion, Estimate, Finding, save_findings
+from hooked_whisper.findings.records import Axis, Measurement
+
+
+def finding(value: float, id: str = "F3") -> Finding:
+    criterion = Criterion("WER difference", Estimate(value, value - 0.1, value + 0.1), 0.5, "at least")
+    control = Control("random heads", "", {"WER difference": Estimate(0.0)})
+    wide = Measurement("wide", (Axis("k", tuple(range(100)), ""),), __import__("numpy").zeros(100), "")
+    return Finding(id, "t", "c", "p", "m", {}, {}, (criterion,), (control,), (wide,), seconds=3.0)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(replicate, "FOLDER", tmp_path)
+    for seed, value in enumerate((0.9, 0.9, 0.2)):
+        save_findings(tmp_path / f"tiny.en.packaged.{seed}.json", [finding(value)])
+    return tmp_path
+
+
+def test_every_cell_has_a_file_of_its_own() -> None:
+    paths = {cell.path for cell in cells()}
+    assert len(paths) == len(cells()) == 3 * len(COLUMNS)
+    assert [cell for cell in cells() if cell.is_full] == [Cell("tiny.en", "packaged", 0)]
+
+
+def test_a_compact_finding_keeps_its_verdict() -> None:
+    small = compact(finding(0.9))
+    assert small.status == finding(0.9).status == "reproduced" and not small.measurements and small.controls
+
+
+def test_tables_name_verdicts_of_all_seeds_and_the_deciding_number(folder) -> None:
+    verdicts = next(row for row in verdicts_table(folder).splitlines() if "(F3)" in row)
+    assert "reproduced 2, not reproduced 1" in verdicts
+    packaged = next(row for row in verdicts_table(folder).splitlines() if "(F9)" in row)
+    assert "as packaged" in packaged
+    numbers = next(row for row in numbers_table(folder).splitlines() if "(F3)" in row)
+    assert "0.9 [0.8, 1]; other seeds 0.9, 0.2" in numbers and "random heads 0" in numbers
+
+
+def test_sentences_take_their_numbers_from_the_runs(folder) -> None:
+    from docs.tools.replication_tables import read_runs
+
+    runs = read_runs(folder)
+    text = "It is {tiny.en/packaged|WER difference}, at random {tiny.en/packaged|WER difference|random heads}."
+    assert filled_sentence(text, runs) == "It is 0.9 [0.8, 1], at random 0."
+    with pytest.raises(KeyError, match="no criterion"):
+        filled_sentence("{tiny.en/packaged|WER}", runs)
