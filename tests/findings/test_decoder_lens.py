@@ -7,7 +7,19 @@ import pytest
 import torch
 
 from hooked_whisper.findings import REGISTRY, decoder_lens, run_finding
-from hooked_whisper.findings.decoder_lens import BLANK, GAIN, ORDER, Curve, Lens, read, settled, text_tokens
+from hooked_whisper.findings.decoder_lens import (
+    BLANK,
+    EARLY,
+    GAIN,
+    ORDER,
+    Curve,
+    Lens,
+    early_share,
+    gamma,
+    read,
+    settled,
+    text_tokens,
+)
 from tests.core.twins import listeners
 from tests.findings.worlds import small_context, utterance
 
@@ -32,6 +44,28 @@ def test_a_model_that_does_not() -> None:
     said = ["a b"] * 10
     found = Curve(said, lens([""] * 10, [""] * 10, [""] * 10), np.random.default_rng(0)).statistics()
     assert found[ORDER].value is None and found[GAIN].value == 0
+
+
+def test_gamma_reaches_one_with_ties_and_falls_with_every_wrong_pair() -> None:
+    readable_at_last = [1.9, 1.6, 1.0, 1.2, 0.1]  # ties at "unreadable", whatever the WER
+    one_wrong_pair = [1.0, 0.6, 0.7, 0.1]
+    found = gamma(np.array([readable_at_last[1:], one_wrong_pair, one_wrong_pair[::-1], [1.0, 2.0, 0.95, 0.9]]))
+    assert found[:3] == pytest.approx([1, 4 / 6, -4 / 6]) and np.isnan(found[3])
+
+
+def test_blocks_in_random_order_have_no_order() -> None:
+    said = ["a b c d"] * 5
+    curve = Curve(said, lens(["x"] * 5, ["a y z y"] * 5, ["a b y z"] * 5, said), np.random.default_rng(0))
+    shuffled = curve.in_random_order(np.random.default_rng(1))
+    assert curve.statistics()[ORDER].value == 1 and abs(shuffled.value or 0) < 0.1 and (shuffled.low or 0) < -0.9
+
+
+def test_tokens_of_earlier_blocks_are_those_neither_guessed_nor_left_to_the_last() -> None:
+    #       guessed, block 0, the last, wrong in the end
+    rank = np.array([[0, 3, 4, 0], [0, 0, 2, 0], [0, 0, 0, 5]])
+    found = early_share(lens([], [], [], rank=rank), np.random.default_rng(0))
+    assert found.value == pytest.approx(1 / 3)
+    assert early_share(lens([], [], rank=np.ones((2, 3), int)), np.random.default_rng(0)).value is None
 
 
 def test_a_token_settles_where_it_stays_right() -> None:
@@ -62,10 +96,11 @@ def test_readings_are_the_models_own_log_probabilities() -> None:
 def test_it_runs_draws_and_says_what_is_missing() -> None:
     context = small_context(count=3)
     finding = run_finding(REGISTRY["L2"], context)
-    assert finding.status == "not testable" and "clips" in finding.status_reason
+    assert finding.status == "measured, no verdict" and "clips" in finding.status_reason
+    assert EARLY in [c.name for c in finding.claims]
     wer = finding.measurement("WER by layer")
     assert wer.axis("layer").entries == ("embedding", "block 0", "block 1")
-    assert {c.name for c in finding.controls} == {"untrained model", "texts of other clips"}
+    assert {c.name for c in finding.controls} == {"untrained model", "texts of other clips", "blocks in random order"}
     assert len(finding.examples) == 3 and len(finding.examples[0].transcripts) == 3
     assert len(finding.draw()) == 3
     assert not listeners(context.model)

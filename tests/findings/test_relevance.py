@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from hooked_whisper.findings import REGISTRY, relevance, run_finding
-from hooked_whisper.findings.relevance_measures import (
-    clip_statistics,
+from hooked_whisper.findings.relevance_measures import clip_statistics, shuffled_weights, sum_sensitivity
+from hooked_whisper.findings.relevance_sink import (
+    CUT_SHORT,
+    FADED,
+    NOISE,
+    RECORDED,
+    VERSIONS,
     cut_clip,
+    explanation,
+    faded_clip,
     noisy_clip,
-    shuffled_weights,
-    sum_sensitivity,
+    sink_of,
     whole_clip,
 )
 from tests.core.twins import listeners
@@ -42,40 +50,74 @@ def test_a_map_spread_over_a_short_clip_passes_the_band_but_not_the_second_crite
     assert found.within == pytest.approx(0, abs=1e-9)
 
 
-def test_the_sink_is_where_padding_rows_look() -> None:
+def test_the_sink_is_where_rows_after_the_end_look() -> None:
     values = np.zeros((N, N))
     values[:, 295] = 1
-    found = stats(values)
-    assert found.sink == 1 and found.peak == 295
-    values[:, 100] = 2
-    assert stats(values).sink == 0 and stats(values).peak == 100
-    assert np.isnan(clip_statistics(values, ROWS, slice(0, N), N).sink)
+    found = sink_of(values, ROWS, boundary=300, quiet=310)
+    assert (found.share, found.peak, found.distance) == (1, 295, 5)
+    values[380:, 100] = 2
+    assert sink_of(values, ROWS, 300, 310).share == pytest.approx(29 / 49)
+    assert np.isnan(sink_of(values, ROWS, boundary=N, quiet=N).share)
+
+
+def test_rows_that_look_at_themselves_are_no_sink() -> None:
+    assert sink_of(np.eye(N), ROWS, boundary=300, quiet=300).share == 0
+    shifted = np.roll(np.eye(N), -25, axis=1)  # as far back as the band reaches
+    assert sink_of(shifted, ROWS, boundary=300, quiet=300).share == 0
+
+
+@pytest.mark.parametrize(
+    ("faded", "cut", "noise", "says"),
+    [
+        (0.9, 0.9, 0.8, "the end of speech draws them"),
+        (0.1, 0.9, 0.0, "an edge from sound to zero draws them"),
+        (0.1, 0.2, 0.0, "neither the end of speech nor an edge"),
+        (0.9, 0.9, 0.1, "do not decide"),
+        (None, None, None, "not measured"),
+    ],
+)
+def test_the_explanation_follows_from_the_shares(faded, cut, noise, says) -> None:
+    assert says in explanation({RECORDED: 0.5, FADED: faded, CUT_SHORT: cut, NOISE: noise})
 
 
 def test_some_rows_and_empty_rows() -> None:
     rows = np.concatenate([np.arange(300), np.arange(300, N, 10)])
     assert stats(np.eye(N), rows=rows).band == pytest.approx(N / 51)
     nothing = stats(np.zeros((N, N)))
-    assert np.isnan([nothing.band, nothing.within, nothing.distance, nothing.sink]).all()
+    assert np.isnan([nothing.band, nothing.within, nothing.distance]).all()
 
 
-def test_clips_are_cut_and_continued_where_they_should() -> None:
+def test_versions_end_where_they_should() -> None:
     context = small_context(count=1)  # "the red cat sat" from 0.1 to 1.0 s; the window is 1.2 s
-    whole, cut = whole_clip(context, 0), cut_clip(context, 0, 0.7)
-    assert whole.text == "the red cat sat" and (whole.speech.start, whole.speech.stop, whole.n_clip) == (5, 50, 60)
-    assert cut is not None and cut.text == "the red" and cut.speech.stop == cut.n_clip == 37
-    assert len(cut.audio) == pytest.approx(0.73 * 16_000, abs=1)
-    assert cut_clip(context, 0, 0.1) is None  # no word is over by then
-    assert noisy_clip(context, 0) is None  # it would not fit into this window
+    whole, cut, faded = whole_clip(context, 0), cut_clip(context, 0), faded_clip(context, 0)
+    assert whole.text == "the red cat sat" and (whole.speech.start, whole.speech.stop) == (5, 50)
+    assert (whole.boundary, whole.n_clip, whole.quiet) == (50, 60, 60)
+    middle = 0.1 + 1.5 * 0.225  # of "red", the word spoken at 40 %
+    assert cut is not None and cut.text == "the"
+    assert len(cut.audio) == pytest.approx(16_000 * middle, abs=1) and np.abs(cut.audio[-100:]).max() > 0.05
+    assert cut.boundary == cut.quiet == cut.n_clip == context.model.time.n_positions(middle)
+    assert faded is not None and faded.boundary == 50 and len(faded.audio) == 16_000
+    assert np.abs(faded.audio[-100:]).max() < 1e-4
+    np.testing.assert_array_equal(faded.audio[:8_000], whole.audio[:8_000])
 
 
-def test_noise_continues_the_signal_behind_the_speech() -> None:
+def test_noise_goes_on_to_the_end_of_the_window_50_db_below_the_speech() -> None:
     context = small_context(count=1)
     big = type(context)(small_model(0, n_ctx=400), context.untrained, context.utterances)
     clip = noisy_clip(big, 0)
-    assert clip is not None and clip.speech.stop == 50 and clip.n_clip == 150
-    tail = clip.audio[16_000:]
-    assert 0 < np.abs(tail).max() < 0.02 and np.array_equal(tail, noisy_clip(big, 0).audio[16_000:])
+    assert clip is not None and clip.boundary == clip.quiet == 50 and clip.n_clip == 400
+    assert len(clip.audio) == 8 * 16_000
+    speech, tail = clip.audio[1_600:16_000], clip.audio[16_000:]
+    assert 20 * np.log10(tail.std() / speech.std()) == pytest.approx(-50, abs=0.5)
+    assert np.array_equal(tail, noisy_clip(big, 0).audio[16_000:])
+
+
+def test_without_word_times_there_is_one_version_only() -> None:
+    context = small_context(count=1)
+    one = context.utterances[0]
+    bare = context.with_utterances((replace(one, alignment=replace(one.alignment, words=())),))
+    assert whole_clip(bare, 0).boundary == whole_clip(bare, 0).n_clip
+    assert cut_clip(bare, 0) is faded_clip(bare, 0) is noisy_clip(bare, 0) is None
 
 
 def test_shuffled_weights_keep_every_entry_and_leave_the_model_alone() -> None:
@@ -99,23 +141,31 @@ def test_the_sum_of_outputs_has_no_slope_unless_gains_differ() -> None:
 def test_it_runs_draws_and_leaves_nothing_behind() -> None:
     context = small_context(count=3)
     finding = run_finding(REGISTRY["F1"], context)
-    assert finding.status == "not testable" and "clips" in finding.status_reason  # three of twenty
+    assert finding.status == "measured, no verdict" and "clips" in finding.status_reason  # too few
     assert [c.name for c in finding.controls] == ["shuffled weights", "untrained model", "spread over the clip"]
     assert relevance.SINK not in [c.name for c in finding.claims]
-    looks = finding.measurement("where padding looks")
-    assert looks.axis("condition").entries[-1] == "noise behind"
+    where = finding.measurement("where rows after the end look")
+    assert where.axis("version").entries == VERSIONS
+    assert np.isnan(where.values).all()  # the window of 60 positions ends before a row is clear of the boundary
     assert np.isfinite(finding.measurement("slope of the published scalar").values).all()
     assert finding.measurement("slope of the published scalar").values.max() < 1e-4  # all gains are 1
     words = finding.measurement("words whose most relevant audio is their own")
-    assert words.values.shape == (12, 2) and 0 < words.at(what="chance").min() <= words.at(what="chance").max() <= 1
+    assert words.values.shape == (4, 2) and 0 < words.at(what="chance").min() <= words.at(what="chance").max() <= 1
     assert any("Carried on" in note for note in finding.notes)
-    assert len(finding.draw()) == 3
+    assert len(finding.draw()) == 4
     assert not listeners(context.model)
 
 
-def test_of_a_model_without_a_world_the_sink_is_asked_too() -> None:
-    finding = run_finding(REGISTRY["F1"], small_context(count=1, truth=False))
-    assert relevance.SINK in [c.name for c in finding.claims]
+def test_of_a_model_without_a_world_both_sinks_are_judged() -> None:
+    small = small_context(count=2, truth=False)
+    finding = run_finding(
+        REGISTRY["F1"], type(small)(small_model(0, n_ctx=200), small_model(1, n_ctx=200), small.utterances)
+    )
+    assert {relevance.SINK, relevance.CUT} < {c.name for c in finding.claims}
+    assert finding.controls[-1].values.keys() == {relevance.CUT}
+    where = finding.measurement("where rows after the end look")
+    assert np.isfinite(where.values).all() and where.at(statistic="share of rows").max() <= 1
+    assert finding.measurement("where rows after the end look, by clip").at(version=NOISE)[:, -1].tolist() == [4.0, 4.0]
 
 
 def test_without_speech_it_is_not_testable() -> None:
