@@ -95,7 +95,7 @@ def _unfit(context: Context) -> str:
         return (
             "this finding has SAEs of the packaged demo model only, and training one takes longer than all findings: "
             f"measure the same on {name} with `sae-lens-audio harvest --model {name} --hook encoder.blocks.2 --audio "
-            "packaged:prose --out acts`, then `sae-lens-audio train topk.toml` (docs/howto/dictionaries.md shows the file) and "
+            "packaged:prose --out acts`, then `sae-lens-audio train topk.toml` (see docs/howto/dictionaries.md) and "
             f"`sae-lens-audio evaluate runs/topk/sae --model {name} --audio packaged:prose`"
         )
     if not any(i.label != SILENCE for u in context.utterances for i in u.alignment.phones):
