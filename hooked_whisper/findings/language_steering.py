@@ -217,6 +217,8 @@ def _shared_voices(sample: SpeechSample, codes: tuple[str, str], clips: Sequence
     """Whether a direction may be one of voices."""
     if not sample.named_voices:
         return "The corpus does not name speakers, so a direction may hold voices as well as languages."
+    if sample.voices_of(codes[0]) == sample.voices_of(codes[1]):
+        return "The same voices speak both languages."
     sides = _halves(sample, codes, clips)
     heard = [{sample.voices[i] for i, h in zip(clips, sides, strict=True) if h == half} for half in (0, 1)]
     shared = sorted(heard[0] & heard[1])
