@@ -56,7 +56,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ID, TITLE = "F1", "Locality of relevance in the encoder"
-CLAIM = "Encoder attention is localised up to the end of the audio; later positions attend back to the end of speech."
+CLAIM = (
+    "Encoder attention is localized up to the end of the audio. Positions after the end attend back to the end of speech, "
+    "and to the cut where the audio is cut."
+)
 PROTOCOL = (
     "Relevance by rules 5 and 6 of Chefer et al. 2021 over all encoder blocks (R = I; R += mean_heads(relu(gradient x "
     "pattern)) R). The gradient is that of the log-probability of the teacher-forced transcript, not of the sum of the "
