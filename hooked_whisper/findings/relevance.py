@@ -57,8 +57,8 @@ if TYPE_CHECKING:
 
 ID, TITLE = "F1", "Locality of relevance in the encoder"
 CLAIM = (
-    "Encoder attention is localized up to the end of the audio. Positions after the end attend back to the end of speech, "
-    "and to the cut where the audio is cut."
+    "Encoder attention is localized up to the end of the audio. Positions after the end attend back to the end of "
+    "speech, and to the cut where the audio is cut."
 )
 PROTOCOL = (
     "Relevance by rules 5 and 6 of Chefer et al. 2021 over all encoder blocks (R = I; R += mean_heads(relu(gradient x "
