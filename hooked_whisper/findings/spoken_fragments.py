@@ -72,14 +72,15 @@ def score(
     model: HookedWhisper,
     encoded: Float[Tensor, "fragment position d_model"],
     ids: Sequence[Sequence[int]],
-) -> tuple[dict[str, Float[np.ndarray, "fragment word"]], list[str]]:
+) -> tuple[dict[str, Float[np.ndarray, "fragment word"]], list[str], Float[np.ndarray, "fragment 2"]]:
     """Largest value of any of each word's tokens at the first five tokens of greedy decoding, by measure
-    (:data:`MEASURES`); and what was written."""
+    (:data:`MEASURES`); what was written; and the mean of all logits at the first token, and the highest such mean."""
     prompt = Transcriber(model).prompt()
     flat = torch.tensor([i for some in ids for i in some], device=model.device)
     edges = np.cumsum([0, *map(len, ids)])[:-1]
     rows: dict[str, list[np.ndarray]] = {name: [] for name in MEASURES}
     texts: list[str] = []
+    offsets: list[np.ndarray] = []
     for batch in context.track(encoded.split(ENCODER_BATCH), "F15 fragments"):
         steps: list[Tensor] = []  # the logits before each written token
 
@@ -91,13 +92,15 @@ def score(
                 prompt.expand(len(batch), -1), batch, max_new_tokens=TOKENS, eot=model.tokenizer.eot
             )
         logits = torch.stack(steps, dim=1).float()
-        values = (logits, logits - logits.mean(-1, keepdim=True), logits.log_softmax(-1))
+        mean = logits.mean(-1, keepdim=True)
+        offsets.append(torch.stack([mean[:, 0, 0], mean[..., 0].amax(1)], 1).cpu().numpy())
+        values = (logits, logits - mean, logits.log_softmax(-1))
         for name, of_tokens in zip(MEASURES, values, strict=True):
             best = of_tokens[..., flat].amax(1).cpu().numpy()
             rows[name].append(np.maximum.reduceat(best, edges, axis=1))
         for row in written[:, prompt.shape[1] :].tolist():
             texts.append(normalize_words(model.tokenizer.decode([t for t in row if t < model.tokenizer.eot])))
-    return {name: np.concatenate(batches) for name, batches in rows.items()}, texts
+    return {name: np.concatenate(batches) for name, batches in rows.items()}, texts, np.concatenate(offsets)
 
 
 def run(context: Context, identity: dict[str, Any], fragments: Sequence[Recording] | None = None) -> Finding:
@@ -115,12 +118,11 @@ def run(context: Context, identity: dict[str, Any], fragments: Sequence[Recordin
     labels = np.array([[word in some for word in words] for some in held], dtype=bool)
     tokens = [ids[word] for word in words]
     encoded = encode(context, fragments)
-    scores, texts = score(context, model, encoded, tokens)
+    scores, texts, offsets = score(context, model, encoded, tokens)
     blank = score(context, context.untrained, encoded[::TWIN_STEP], tokens)[0][LOGIT]
     logits = scores[LOGIT]
     ours = rank(logits, labels, words)
     by_measure = [rank(values, labels, words) for values in scores.values()]
-    offset = logits - scores[CENTERED]
     shifted = rank(logits, np.roll(labels, len(labels) // 2, axis=0), words)
     twin = rank(blank, labels[::TWIN_STEP], words)
     rng = context.rng("F15 bootstrap")
@@ -173,13 +175,13 @@ def run(context: Context, identity: dict[str, Any], fragments: Sequence[Recordin
         notes=(
             f"{len(fragments)} fragments; {len(ours.words)} words of one token are in {LEAST} or more of them, the "
             f"commonest in {int(ours.counts.max(initial=0))}.",
-            *_notes(estimates, float(offset.mean(1).std())),
+            *_notes(estimates, *offsets.mean(0).tolist()),
             f"In {heard:.0%} of the fragments all words are among the 5 tokens written.",
         ),
     )
 
 
-def _notes(estimates: Sequence[Estimate], offset: float) -> tuple[str, ...]:
+def _notes(estimates: Sequence[Estimate], first: float, highest: float) -> tuple[str, ...]:
     """What the other measures say of the failure or success of the logit."""
     if any(estimate.value is None for estimate in estimates):
         return ()
@@ -193,6 +195,7 @@ def _notes(estimates: Sequence[Estimate], offset: float) -> tuple[str, ...]:
     return (
         *listed,
         "The same ranking by log-probability meets the threshold, so the fragments, the labels and the ranking are "
-        "sound. The logit fails because logits of different fragments cannot be compared: each token's logits share an "
-        f"offset (its standard deviation between fragments is {offset:.1f} logits) that the softmax removes.",
+        "sound. The logit fails because logits of different tokens cannot be compared: all logits at a token share an "
+        f"offset that the softmax removes. It is {first:.1f} on average at the first token, and {highest:.1f} at each "
+        "fragment's highest token, often the one after the last word, where no word is likely.",
     )

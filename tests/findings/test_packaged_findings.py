@@ -170,11 +170,12 @@ def test_a_word_scores_with_its_better_spelling(context: Context) -> None:
     small, capital = (model.to_single_token(f" {word}") for word in ("house", "House"))
     assert token_ids(model, "house") == [small, capital] and token_ids(model, "xqzzyw") == []
     encoded = encode(context, [fragment])
-    both, _ = score(context, model, encoded, [[small, capital], [small]])
-    each, _ = score(context, model, encoded, [[small], [capital]])
+    both, _, offsets = score(context, model, encoded, [[small, capital], [small]])
+    each, _, _ = score(context, model, encoded, [[small], [capital]])
     for name in spoken_fragments.MEASURES:
         assert both[name][0, 0] == each[name][0].max() and both[name][0, 1] == each[name][0, 0]
     assert (both[spoken_fragments.PROBABILITY] < 0).all()
+    assert (offsets[:, 0] <= offsets[:, 1]).all() and offsets.shape == (1, 2)
 
 
 @pytest.mark.real
