@@ -81,8 +81,7 @@ class MelPrior:
         index = torch.arange(n_frames)
         values, vectors = torch.linalg.eigh((lags / lags[0])[(index[:, None] - index).abs()])
         frames = vectors * values.clamp(min=LEAST_VARIANCE * float(values.max())).sqrt() @ vectors.T
-        made = (mean, bands, frames, every.amin(1), every.amax(1))
-        return cls(*(x.float() for x in made))
+        return cls(mean.float(), bands.float(), frames.float(), every.amin(1).float(), every.amax(1).float())
 
     def without_statistics(self) -> MelPrior:
         """The same range and mean, but every value of a mel on its own: no covariance and no limit to the distance."""
