@@ -5,8 +5,8 @@ Source: "chopping" in github.com/er537/whisper_interpretability, ``docs/index.md
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,176 +16,158 @@ from torch import Tensor
 
 from hooked_whisper.findings import published
 from hooked_whisper.findings.context import Context
+from hooked_whisper.findings.cut_report import examples, fate_row, margin_note, margin_table, percent, whole_number
+from hooked_whisper.findings.cut_spans import (
+    SILENCE_AFTER,
+    Counts,
+    Cuts,
+    Target,
+    covered_words,
+    elsewhere,
+    one_per_utterance,
+    silence,
+    stretch,
+    targets_of,
+    with_margin,
+)
 from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
-from hooked_whisper.findings.records import Axis, Example, Measurement, Span
+from hooked_whisper.findings.records import Axis, Measurement
+from hooked_whisper.findings.row_decoding import transcribe_cuts
 from hooked_whisper.findings.statistics import cluster_rate, peak_offset
-from hooked_whisper.findings.transcripts import DECODER_BATCH, Outcome, word_fates
-from hooked_whisper.interventions import null_encoding, replace_spans
+from hooked_whisper.findings.transcripts import word_fates
+from hooked_whisper.interventions import null_encoding
 
 ID, TITLE = "F4", "Words cut out of the encoder's output"
-CLAIM = "Replacing the encoder's output over a word by that of an empty input deletes this word, and only this word."
+CLAIM = "Replacing the encoder's output over a word by that of an empty input removes this word, and only this word."
 PROTOCOL = (
-    "Encoder output (after the final norm) over a word's positions, one more on either side, is replaced by the "
-    "encoder "
-    "output of 30 s of zero samples at the same positions; then greedy decoding without timestamps. Only words of "
-    "clips "
-    "that are transcribed without an error beforehand are scored. A word is gone if the alignment of the new "
-    "transcript "
-    "with the old one does not keep it: deleted (nothing in its place) or replaced (another word in its place). "
-    "Intervals: 95 %, bootstrap over utterances."
+    "The encoder's output (after the final norm) over a word is replaced, at the same positions, by the encoder's "
+    "output for 30 s of zero samples. Then the clip is decoded greedily without timestamps. The cut covers the word's "
+    "aligned time, one position of 20 ms more on each side for rounding, and a margin on each side, which is swept "
+    "from 0 to 200 ms. Only words of clips that are transcribed without an error beforehand are cut. A word is gone if "
+    "the alignment of the new transcript with the old one does not keep it: deleted (nothing in its place) or replaced "
+    "(another word in its place). Intervals: 95 %, bootstrap over utterances."
 )
 NULL = "zero audio"
-MARGIN = 1  # positions on either side of the word
 OFFSETS = tuple(range(-24, 25, 3))  # positions of 20 ms
-MOST_WORDS, MOST_PROFILES = 300, 80
-UNTRAINED_UTTERANCES = 16
-SILENCE_AFTER = 0.5  # seconds from the last word's end to the cut of the silence control
-ENOUGH_WORDS = 50
+MARGINS = (0, 50, 100, 150, 200)  # ms on each side
+# Where the verdict is made. The published cuts are stretches of 0.5 and 1 s around words, so they contain a margin; the
+# aligned span alone is another protocol, which the sweep shows as margin 0. Alignment by cross-attention is accurate to
+# about 100 ms (its boundaries are scored at that tolerance), so a cut with less margin may miss a part of the word.
+# Every criterion on words, the loss of neighbors included, is read at this one margin. Words of the demo model's
+# synthetic speech have exact times and need none.
+VERDICT_MARGIN, VERDICT_MARGIN_EXACT = 100, 0
+# Target gone in 80 % of the cuts and a WER of at most 10 % over the other words: stated for released models before any
+# run. In a clip of ten words, 10 % would allow half of the direct neighbors to go. So these have a threshold of their
+# own, the mirror image of the first: four of five must stay, as four of five targets must go.
+LEAST_GONE, MOST_OTHER_ERRORS, MOST_NEIGHBORS = 0.8, 0.1, 0.2
+# The same for the demo model, where a deletion (nothing in the word's place) was asked for.
+LEAST_GONE_EXACT, MOST_OTHERS_EXACT = 0.9, 0.05
+MOST_OFFSET = 100.0  # ms
+# 200 words give a rate of 0.8 an interval of 5 or 6 points to either side, and each word is cut once for each margin.
+MOST_WORDS, MOST_PROFILES = 200, 80
+UNTRAINED_UTTERANCES = 4
+STRETCH = 0.5  # seconds: the shorter one of the published cuts
+# With 30 words, a rate of all or none is known within 10 points (rule of three). A rate in between shows how well it is
+# known by its interval, which the status takes into account.
+ENOUGH_WORDS = 30
 
 GONE, DELETED = "target word gone", "target word deleted, nothing in its place"
-COLLATERAL = "other words gone"
+COLLATERAL, OTHER_ERRORS = "other words gone", "WER of the other words"
+NEIGHBORS = "words right next to the target gone"
+UNDER, OUTSIDE = "words gone whose middle was cut", "words gone whose middle was not cut"
 PEAK = "distance of the most effective cut from the word"
-
-
-@dataclass(frozen=True)
-class Target:
-    """One word to cut out: its utterance, its number in the text, its positions."""
-
-    utterance: int
-    word: int
-    span: slice
-
-    @property
-    def length(self) -> int:
-        return self.span.stop - self.span.start
-
-    def moved(self, positions: int) -> slice:
-        return slice(self.span.start + positions, self.span.stop + positions)
-
-
-def targets_of(context: Context) -> list[Target]:
-    """Every word with a time, in clips that are transcribed without an error."""
-    time, found = context.model.time, []
-    for i, utterance in enumerate(context.utterances):
-        words = utterance.alignment.words
-        if context.transcripts[i] != context.references[i] or len(words) != len(context.references[i].split()):
-            continue
-        for number, word in enumerate(words):
-            if word.duration <= 0 or word.end > time.duration:
-                continue
-            span = time.span(word.start, word.end, rounding="outer")
-            span = slice(max(0, span.start - MARGIN), min(time.n_ctx, span.stop + MARGIN))
-            found.append(Target(i, number, span))
-    return found
-
-
-def elsewhere(context: Context, target: Target) -> slice | None:
-    """A span as long as the target's, on the middle of a word far from it; ``None`` if there is no such word."""
-    time, words = context.model.time, context.utterances[target.utterance].alignment.words
-    far = sorted(range(len(words)), key=lambda w: -abs(w - target.word))
-    for number in far[:1]:
-        middle = time.position((words[number].start + words[number].end) / 2)
-        start = max(0, middle - target.length // 2)
-        span = slice(start, start + target.length)
-        apart = span.stop <= target.span.start or span.start >= target.span.stop
-        if number != target.word and apart and span.stop <= time.n_ctx:
-            return span
-    return None
-
-
-def silence(context: Context, target: Target) -> slice | None:
-    """A span as long as the target's, in the silence behind the last word."""
-    time = context.model.time
-    at = context.utterances[target.utterance].alignment.words[-1].end + SILENCE_AFTER
-    if at >= time.duration:
-        return None
-    start = time.position(at)
-    return slice(start, start + target.length) if start + target.length <= time.n_ctx else None
-
-
-@dataclass(frozen=True)
-class Cuts:
-    """Decoded cuts: which targets, and what became of their texts."""
-
-    targets: list[Target]
-    texts: list[str]
-    outcomes: list[Outcome]
-
-    def fates(self, wanted: Callable[[str], bool]) -> Float[np.ndarray, "target"]:
-        """One where the target's own fate is wanted."""
-        pairs = zip(self.targets, self.outcomes, strict=True)
-        return np.array([float(wanted(o.fates[t.word])) for t, o in pairs])
-
-    def others(self, wanted: Callable[[str], bool]) -> tuple[Float[np.ndarray, "target"], Float[np.ndarray, "target"]]:
-        """How many of the other words have a fate, out of how many."""
-        hits, counts = [], []
-        for t, o in zip(self.targets, self.outcomes, strict=True):
-            rest = [f for k, f in enumerate(o.fates) if k != t.word]
-            hits.append(sum(map(wanted, rest)))
-            counts.append(len(rest))
-        return np.array(hits, dtype=float), np.array(counts, dtype=float)
-
-    @property
-    def groups(self) -> np.ndarray:
-        return np.array([t.utterance for t in self.targets], dtype=int)
+STATISTICS = (GONE, DELETED, NEIGHBORS, COLLATERAL, OTHER_ERRORS, UNDER, OUTSIDE)
 
 
 def cut(
     context: Context,
     targets: Sequence[Target],
-    spans: Sequence[slice | None],
+    spans: dict[str, Sequence[slice | None]],
     null: Float[Tensor, "position d_model"],
     what: str,
-) -> Cuts:
-    """Decode every target's clip with its span replaced; many cuts ride one batch, nothing is encoded again."""
-    transcribe = context.transcriber()
-    pairs = [(t, s) for t, s in zip(targets, spans, strict=True) if s is not None and s.start >= 0]
-    texts: list[str] = []
-    chunks = [pairs[at : at + DECODER_BATCH] for at in range(0, len(pairs), DECODER_BATCH)]
-    for chunk in context.track(chunks, what):
-        rows = [replace_spans(context.encoded[t.utterance], [s], null) for t, s in chunk]
-        texts += transcribe(torch.cat(rows))
-    kept = [t for t, _ in pairs]
-    outcomes = [word_fates(context.references[t.utterance], text) for t, text in zip(kept, texts, strict=True)]
-    return Cuts(kept, texts, outcomes)
+) -> dict[str, Cuts]:
+    """Decode every target's clip with its span replaced, for several lists of spans; a target without one is left out.
+
+    All cuts of a clip are decoded together, and equal ones once.
+    """
+    transcriber, n = context.transcriber(), context.model.cfg.encoder.n_ctx
+    wanted: dict[int, set[tuple[int, int]]] = {}
+    rows: dict[str, list[tuple[Target, slice]]] = {}
+    for name, row in spans.items():
+        inside = [(t, s) for t, s in zip(targets, row, strict=True) if s is not None and s.start >= 0 and s.stop <= n]
+        rows[name] = inside
+        for target, span in inside:
+            wanted.setdefault(target.utterance, set()).add((span.start, span.stop))
+    texts: dict[tuple[int, int, int], str] = {}
+    for utterance in context.track(sorted(wanted), what):
+        cuts = sorted(wanted[utterance])
+        limit = _token_limit(context, utterance)
+        clip = context.encoded[utterance]
+        for key, text in zip(
+            cuts, transcribe_cuts(transcriber, clip, null, [slice(*c) for c in cuts], limit), strict=True
+        ):
+            texts[(utterance, *key)] = text
+    return {name: _cuts(context, row, texts) for name, row in rows.items()}
+
+
+def _cuts(context: Context, row: list[tuple[Target, slice]], texts: dict[tuple[int, int, int], str]) -> Cuts:
+    written = [texts[(t.utterance, s.start, s.stop)] for t, s in row]
+    fates = [word_fates(context.references[t.utterance], text) for (t, _), text in zip(row, written, strict=True)]
+    targets = [replace(t, span=s) for t, s in row]
+    return Cuts(targets, written, fates, [covered_words(context, t, t.span) for t in targets])
+
+
+def _token_limit(context: Context, utterance: int) -> int:
+    """Twice the tokens of the clip's own text: a transcript that runs away counts as wrong before it is longer."""
+    tokens = context.model.tokenizer.encode(f" {context.utterances[utterance].text}")
+    return min(context.transcriber().max_new_tokens, 2 * len(tokens) + 4)
 
 
 def run(context: Context) -> Finding:
-    """Decodes about 900 cuts and, for the profile over offsets, up to 1,360 more."""
+    """Decodes about 1,600 cuts and, for the profile over offsets, up to 1,360 more."""
     if not context.utterances:
         return _finding(context, reason="no speech: pass --audio or --corpus")
-    found = targets_of(context)
-    share = np.mean([a == b for a, b in zip(context.transcripts, context.references, strict=True)])
-    if not found:
-        return _finding(context, reason="no clip with word times is transcribed without an error", share=float(share))
+    candidates = targets_of(context)
+    share = float(np.mean([a == b for a, b in zip(context.transcripts, context.references, strict=True)]))
+    if not candidates:
+        reason = (
+            "no clip with word times is transcribed without an error: pass clear speech whose texts and word times are "
+            "known, or a larger model"
+        )
+        return _finding(context, reason=reason, share=share)
     rng = context.rng("targets")
-    some = [found[i] for i in sorted(rng.permutation(len(found))[:MOST_WORDS])]
+    targets = [candidates[i] for i in sorted(rng.permutation(len(candidates))[:MOST_WORDS])]
     null = null_encoding(context.model, NULL)[0]
-    runs = {
-        "word": cut(context, some, [t.span for t in some], null, "F4 word"),
-        "elsewhere": cut(context, some, [elsewhere(context, t) for t in some], null, "F4 another word"),
-        "silence": cut(context, some, [silence(context, t) for t in some], null, "F4 silence"),
+    swept = {margin: [with_margin(context, t, margin) for t in targets] for margin in MARGINS}
+    judged = swept[verdict_margin(context)]
+    spans: dict[str, Sequence[slice | None]] = {
+        **{f"margin {margin}": [t.span for t in row] for margin, row in swept.items()},
+        "stretch": [stretch(context, t, STRETCH).span for t in targets],
+        "elsewhere": [elsewhere(context, t) for t in judged],
+        "silence": [silence(context, t) for t in judged],
     }
-    profile = _profile(context, some, null, rng)
-    return _finding(context, runs, profile, len(found), float(share))
+    runs = cut(context, targets, spans, null, "F4 cuts")
+    return _finding(context, runs, _profile(context, targets, null, rng), len(candidates), share)
+
+
+def verdict_margin(context: Context) -> int:
+    """Milliseconds on each side of the word at which the verdict is made."""
+    return VERDICT_MARGIN_EXACT if context.is_organism else VERDICT_MARGIN
 
 
 def _profile(
     context: Context, targets: Sequence[Target], null: Tensor, rng: np.random.Generator
 ) -> Float[np.ndarray, "target offset"]:
-    """Whether the target is gone when the cut is moved; NaN where it would leave the window. One word per utterance."""
-    shuffled = [targets[i] for i in rng.permutation(len(targets))]
-    chosen = list({t.utterance: t for t in shuffled}.values())[:MOST_PROFILES]
+    """Whether the target is gone when a cut without margin is moved; NaN where it would leave the window. One word per
+    utterance."""
+    few = one_per_utterance(targets, rng, MOST_PROFILES)
     n = context.model.cfg.encoder.n_ctx
-    grid = [(row, col, t) for row, t in enumerate(chosen) for col in range(len(OFFSETS))]
-    spans = [t.moved(OFFSETS[col]) for _, col, t in grid]
-    inside = [s if s.start >= 0 and s.stop <= n else None for s in spans]
-    done = cut(context, [t for *_, t in grid], inside, null, "F4 moved cuts")
-    gone = iter(done.fates(lambda fate: fate != "kept"))
-    profile = np.full((len(chosen), len(OFFSETS)), np.nan)
-    for (row, col, _), span in zip(grid, inside, strict=True):
-        if span is not None:
-            profile[row, col] = next(gone)
+    spans = {str(offset): [t.moved(offset) for t in few] for offset in OFFSETS}
+    runs = cut(context, few, dict(spans), null, "F4 moved cuts")
+    profile = np.full((len(few), len(OFFSETS)), np.nan)
+    for column, (name, row) in enumerate(spans.items()):
+        inside = [i for i, s in enumerate(row) if s.start >= 0 and s.stop <= n]
+        profile[inside, column] = runs[name].fates(lambda fate: fate != "kept")
     return profile
 
 
@@ -196,15 +178,25 @@ def _untrained_share(context: Context) -> float:
     return float(np.mean([text == context.references[i] for i, text in zip(some, texts, strict=True)]))
 
 
-def _statistics(cuts: Cuts, rng: np.random.Generator) -> dict[str, Estimate]:
+def statistics_of(cuts: Cuts, rng: np.random.Generator) -> dict[str, Estimate]:
+    """Every rate of :data:`STATISTICS`, with a bootstrap over utterances."""
     if not cuts.targets:
-        return {GONE: Estimate(None), DELETED: Estimate(None), COLLATERAL: Estimate(None)}
+        return dict.fromkeys(STATISTICS, Estimate(None))
     ones = np.ones(len(cuts.targets))
-    return {
-        GONE: cluster_rate(cuts.fates(lambda f: f != "kept"), ones, cuts.groups, rng),
-        DELETED: cluster_rate(cuts.fates(lambda f: f == "deleted"), ones, cuts.groups, rng),
-        COLLATERAL: cluster_rate(*cuts.others(lambda f: f != "kept"), cuts.groups, rng),
+    rates: dict[str, Counts] = {
+        GONE: (cuts.fates(_gone), ones),
+        DELETED: (cuts.fates("deleted".__eq__), ones),
+        NEIGHBORS: cuts.neighbors(_gone),
+        COLLATERAL: cuts.others(_gone),
+        OTHER_ERRORS: cuts.other_errors(),
+        UNDER: cuts.under(_gone),
+        OUTSIDE: cuts.outside(_gone),
     }
+    return {name: cluster_rate(hits, counts, cuts.groups, rng) for name, (hits, counts) in rates.items()}
+
+
+def _gone(fate: str) -> bool:
+    return fate != "kept"
 
 
 def peak(profile: Float[np.ndarray, "target offset"], seconds: float, rng: np.random.Generator) -> Estimate:
@@ -228,6 +220,21 @@ def _distance(signed: Estimate) -> Estimate:
     return Estimate(abs(signed.value), min([abs(signed.value), *ends]), max([abs(signed.value), *ends]))
 
 
+def criteria_of(context: Context, rates: dict[str, Estimate]) -> tuple[Criterion, ...]:
+    """What the rates at one margin are held against."""
+    if context.is_organism:
+        return (
+            Criterion(GONE, rates[GONE], LEAST_GONE_EXACT, "at least"),
+            Criterion(DELETED, rates[DELETED], LEAST_GONE_EXACT, "at least"),
+            Criterion(COLLATERAL, rates[COLLATERAL], MOST_OTHERS_EXACT, "at most"),
+        )
+    return (
+        Criterion(GONE, rates[GONE], LEAST_GONE, "at least"),
+        Criterion(OTHER_ERRORS, rates[OTHER_ERRORS], MOST_OTHER_ERRORS, "at most"),
+        Criterion(NEIGHBORS, rates[NEIGHBORS], MOST_NEIGHBORS, "at most"),
+    )
+
+
 def _finding(
     context: Context,
     runs: dict[str, Cuts] | None = None,
@@ -236,6 +243,7 @@ def _finding(
     share: float = float("nan"),
     reason: str = "",
 ) -> Finding:
+    margin = verdict_margin(context)
     common: dict[str, Any] = {
         **context.common(ID, TITLE, CLAIM, PROTOCOL),
         "inputs": context.inputs() | {"clips_without_error": share},
@@ -243,7 +251,8 @@ def _finding(
         "published_summary": published.CUTS_IN_SHORT,
         "parameters": {
             "null_input": NULL,
-            "margin_positions": MARGIN,
+            "margins_ms": list(MARGINS),
+            "verdict_margin_ms": margin,
             "offsets_positions": list(OFFSETS),
             "prompt": context.model.to_str_tokens(context.transcriber().prompt()),
             "prompt_ids": context.transcriber().prompt()[0].tolist(),
@@ -252,37 +261,39 @@ def _finding(
     if runs is None or profile is None:
         return Finding(**common, reason_untestable=reason)
     rng = context.rng("bootstrap of cuts")
-    word = _statistics(runs["word"], rng)
-    replaced = cluster_rate(
-        runs["word"].fates(lambda f: f == "replaced"), np.ones(len(runs["word"].targets)), runs["word"].groups, rng
-    )
-    least, most = (0.9, 0.05) if context.is_organism else (0.8, 0.1)
+    sweep = {m: statistics_of(runs[f"margin {m}"], rng) for m in MARGINS}
+    wide, far, quiet = (statistics_of(runs[name], rng) for name in ("stretch", "elsewhere", "silence"))
     signed = peak(profile, context.seconds_per_position, rng)
     blank = _untrained_share(context)
+    judged = runs[f"margin {margin}"]
+    on_words = criteria_of(context, sweep[margin])
     criteria = (
-        Criterion(GONE, word[GONE], least, "at least"),
-        Criterion(DELETED, word[DELETED], least, "at least"),
-        Criterion(COLLATERAL, word[COLLATERAL], most, "at most"),
-        Criterion(PEAK, _distance(signed), 100.0, "at most", unit="ms"),
-        Criterion("words scored", Estimate(len(runs["word"].targets)), ENOUGH_WORDS, "at least", role="gate"),
+        *on_words,
+        Criterion(PEAK, _distance(signed), MOST_OFFSET, "at most", unit="ms"),
+        Criterion("words scored", Estimate(len(judged.targets)), ENOUGH_WORDS, "at least", role="gate"),
     )
-    far = _statistics(runs["elsewhere"], rng)
+    names = [c.name for c in on_words]
+    about_target = [name for name in names if name in (GONE, DELETED)]
     controls = (
-        # its "other words" hold the word that was cut, so they are no control of the third criterion
-        Control("cut at another word", "a cut of the same length on a far word", {n: far[n] for n in (GONE, DELETED)}),
-        Control(
-            "cut in silence", f"the same, {SILENCE_AFTER:g} s behind the last word", _statistics(runs["silence"], rng)
-        ),
+        # its "other words" include the word that was cut, so they are no control of the criteria on other words
+        Control("cut at another word", "a cut of the same length on a far word", {n: far[n] for n in about_target}),
+        Control("cut in silence", f"the same, {SILENCE_AFTER:g} s after the last word", {n: quiet[n] for n in names}),
         Control(
             "untrained model",
             f"random weights transcribe {blank:.0%} of the clips without an error, so there is no word to lose",
-            {GONE: Estimate(None), DELETED: Estimate(None)},
+            dict.fromkeys(about_target, Estimate(None)),
         ),
     )
-    known = np.isfinite(profile).sum(0)
-    rates = np.where(known > 0, np.nansum(profile, 0) / np.maximum(known, 1), np.nan)
-    fates = {label: _fate_row(cuts) for label, cuts in runs.items()}
+    bound = Axis("bound", ("value", "low", "high"))
+    rates = np.nanmean(np.where(np.isfinite(profile).any(0), profile, 0), axis=0)
+    rates[~np.isfinite(profile).any(0)] = np.nan
+    shown = {"the word": judged, "another word": runs["elsewhere"], "silence": runs["silence"]}
     measurements = (
+        Measurement(
+            "words gone by margin",
+            (Axis("margin", MARGINS, "ms"), Axis("statistic", STATISTICS), bound),
+            np.array([[sweep[m][name].row for name in STATISTICS] for m in MARGINS]),
+        ),
         Measurement(
             "target word gone by offset of the cut",
             (Axis("offset", tuple(round(o * context.seconds_per_position * 1000) for o in OFFSETS), "ms"),),
@@ -291,21 +302,23 @@ def _finding(
         Measurement(
             "fate of words",
             (
-                Axis("cut", ("the word", "another word", "silence")),
+                Axis("cut", tuple(shown)),
                 Axis("word", ("target", "others")),
                 Axis("fate", ("kept", "replaced", "deleted")),
             ),
-            np.array([fates["word"], fates["elsewhere"], fates["silence"]]),
+            np.array([fate_row(cuts) for cuts in shown.values()]),
         ),
-        Measurement("words scored", (), np.array(float(len(runs["word"].targets)))),
+        Measurement("words scored", (), np.array(float(len(judged.targets)))),
     )
     notes = [
         f"{share:.0%} of the {len(context.utterances)} clips are transcribed without an error; they have {n_words} "
-        "words, "
-        f"{len(runs['word'].targets)} of which were cut.",
-        f"Replaced by another word: {_percent(replaced)} of the targets.",
-        f"Most effective offset of the cut: {_number(signed.value)} ms "
-        f"[{_number(signed.low)}, {_number(signed.high)}] ({len(profile)} words).",
+        f"words, {len(judged.targets)} of which were cut.",
+        f"The verdict is made at a margin of {margin} ms on each side.",
+        margin_note(0, criteria_of(context, sweep[0])),
+        f"At a margin of {margin} ms, nothing stands in the target's place in {percent(sweep[margin][DELETED])} of the "
+        "cuts; in the other cuts that removed it, the decoder wrote another word.",
+        f"Most effective offset of a cut without margin: {whole_number(signed.value)} ms "
+        f"[{whole_number(signed.low)}, {whole_number(signed.high)}] ({len(profile)} words).",
     ]
     if context.is_organism:
         notes.append(
@@ -317,60 +330,8 @@ def _finding(
         criteria=criteria,
         controls=controls,
         measurements=measurements,
-        examples=_examples(context, runs),
+        tables=(margin_table(sweep, STATISTICS, margin, (f"{STRETCH:g} s around the word", wide)),),
+        examples=examples(context, judged, runs["elsewhere"]),
         notes=tuple(notes),
         extra={"most_effective_offset_ms": [signed.value, signed.low, signed.high]},
-    )
-
-
-def _percent(e: Estimate) -> str:
-    if e.value is None or e.low is None or e.high is None:
-        return "–"
-    return f"{e.value:.0%} [{e.low:.0%}, {e.high:.0%}]"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0f}"
-
-
-def _fate_row(cuts: Cuts) -> list[list[float]]:
-    """Shares of kept, replaced, deleted: of the targets, of the other words."""
-    if not cuts.targets:
-        return [[np.nan] * 3] * 2
-    fates = ("kept", "replaced", "deleted")
-    own = [float(cuts.fates(x.__eq__).mean()) for x in fates]
-    rest = [cuts.others(x.__eq__) for x in fates]
-    return [own, [float(h.sum() / max(c.sum(), 1)) for h, c in rest]]
-
-
-def _examples(context: Context, runs: dict[str, Cuts], n: int = 6) -> tuple[Example, ...]:
-    """Some of each fate, longer sentences first; one per utterance."""
-    word, far = runs["word"], runs["elsewhere"]
-    elsewhere_texts = {(t.utterance, t.word): text for t, text in zip(far.targets, far.texts, strict=True)}
-    order = sorted(range(len(word.targets)), key=lambda k: (-len(word.outcomes[k].fates), k))
-    queues = [
-        [k for k in order if word.outcomes[k].fates[word.targets[k].word] == fate]
-        for fate in ("deleted", "replaced", "kept")
-    ]
-    shown: list[Example] = []
-    used: set[int] = set()
-    for queue in n * queues:
-        k = next((k for k in queue if word.targets[k].utterance not in used), None)
-        if k is not None and len(shown) < n:
-            used.add(word.targets[k].utterance)
-            shown.append(_example(context, word.targets[k], word.texts[k], elsewhere_texts))
-    return tuple(shown)
-
-
-def _example(context: Context, target: Target, text: str, elsewhere_texts: dict[tuple[int, int], str]) -> Example:
-    one = context.utterances[target.utterance]
-    reference = context.references[target.utterance]
-    start, end = context.model.time.span_seconds(target.span)
-    rows = [("as it is", context.transcripts[target.utterance]), ("word cut out", text)]
-    other = elsewhere_texts.get((target.utterance, target.word))
-    if other is not None:
-        rows.append(("cut at another word", other))
-    name = reference.split()[target.word]
-    return Example(
-        one.id, one.alignment.speaker, reference, tuple(rows), (Span(start, end, name),), note=f"cut: {name}"
     )

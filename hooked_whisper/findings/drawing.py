@@ -166,7 +166,7 @@ def _log_windows(axes: Axes, wer: Measurement) -> None:
 
 
 def draw_cut_words(finding: Finding) -> list[Figure]:
-    """Fate of words; and how well a cut works when it is moved."""
+    """Losses by margin; fate of words; and how well a cut works when it is moved."""
     fate = finding.measurement("fate of words")
     cuts, fates = fate.axis("cut").entries, fate.axis("fate").entries
     first, axes = _figure("Fate of the words", "share of words (%)", "")
@@ -193,7 +193,41 @@ def draw_cut_words(finding: Finding) -> list[Figure]:
     second.set_label(_in_words("Target word gone by offset", profile.values, [f"{o:.0f} ms" for o in offsets]))
     axes.set_ylim(0, 103)
     _legend(axes)
-    return [first, second]
+    return [_draw_margins(finding), first, second]
+
+
+def _draw_margins(finding: Finding) -> Figure:
+    """The target's loss and that of the words right next to it against the margin, with the thresholds of the criteria
+    that are drawn."""
+    sweep = finding.measurement("words gone by margin")
+    margins = np.array(sweep.axes[0].entries, dtype=float)
+    figure, axes = _figure("Words gone by margin of the cut", "margin on each side of the word (ms)", "words gone (%)")
+    looks = {
+        "target word gone": ("target", BLUE, "o", "-"),
+        "words right next to the target gone": ("right next to it", ORANGE, "s", "--"),
+        "other words gone": ("all other words", GREEN, "^", ":"),
+    }
+    limits = {c.name: 100 * c.threshold for c in finding.claims}
+    for name, (label, colour, marker, line) in looks.items():
+        value, low, high = 100 * sweep.at(statistic=name).T
+        axes.plot(margins, value, color=colour, marker=marker, linestyle=line, label=label)
+        axes.fill_between(margins, low, high, color=colour, alpha=0.2, linewidth=0)
+        if name in limits:
+            axes.axhline(limits[name], color=colour, linestyle=(0, (1, 3)), linewidth=1.2)
+    if "verdict_margin_ms" in finding.parameters:
+        axes.axvline(finding.parameters["verdict_margin_ms"], color=GREY, linewidth=1.2, label="verdict")
+    axes.plot([], [], color=INK, linestyle=(0, (1, 3)), linewidth=1.2, label="threshold")
+    axes.set_ylim(0, 103)
+    axes.set_xticks(margins)
+    figure.set_label(
+        " ".join(
+            _in_words(f"{label}, by margin", sweep.at(statistic=name, bound="value"), [f"{m:g} ms" for m in margins])
+            + "."
+            for name, (label, *_) in looks.items()
+        )
+    )
+    _legend(axes, below=True)
+    return figure
 
 
 def english_drawing() -> Any:

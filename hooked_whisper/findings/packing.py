@@ -54,6 +54,12 @@ def n_packed(utterances: Sequence[Utterance]) -> int:
     return sum(int(u.alignment.extra.get("packed", "1")) for u in utterances)
 
 
+def holding(utterances: Sequence[Utterance], count: int) -> int:
+    """How many of the first windows it takes to hold ``count`` utterances; all of them if they hold fewer."""
+    held = np.cumsum([n_packed([u]) for u in utterances])
+    return min(int((held < count).sum()) + 1, len(utterances))
+
+
 def _seconds(utterances: Sequence[Utterance], gap: float) -> float:
     return sum(len(u.audio) for u in utterances) / 16_000 + gap * (len(utterances) - 1)
 

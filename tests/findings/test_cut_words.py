@@ -11,9 +11,24 @@ import torch
 
 from hooked_whisper.findings import cut_words
 from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.cut_words import COLLATERAL, DELETED, GONE, OFFSETS, PEAK, peak
+from hooked_whisper.findings.cut_spans import targets_of, with_margin
+from hooked_whisper.findings.cut_words import (
+    COLLATERAL,
+    DELETED,
+    GONE,
+    MARGINS,
+    NEIGHBORS,
+    OFFSETS,
+    OTHER_ERRORS,
+    OUTSIDE,
+    PEAK,
+    STATISTICS,
+    UNDER,
+    peak,
+)
 from hooked_whisper.findings.transcripts import normalize_words, word_fates
-from tests.findings.worlds import small_model, utterance
+from hooked_whisper.interventions import replace_spans
+from tests.findings.worlds import small_model, small_truth, utterance
 
 TEXTS = ("the red cat sat", "the blue dog ran", "very red tea", "the hat sat")
 
@@ -28,6 +43,7 @@ class FakeTranscriber:
     texts: tuple[str, ...]
     fills: bool = False
     threshold: float = 0.6
+    max_new_tokens: int = 20
 
     def prompt(self) -> torch.Tensor:
         return torch.tensor([[50258]])
@@ -74,39 +90,81 @@ class FakeContext(Context):
         return self.transcriber()(self.encoded)
 
 
-def context(fills: bool = False, count: int = 24) -> FakeContext:
-    model = small_model(n_ctx=130)
+def context(fills: bool = False, count: int = 24, exact: bool = False) -> FakeContext:
+    model = small_model(n_ctx=150)
     clips = [utterance(f"u{k}", TEXTS[k % len(TEXTS)], 1.8, seed=k) for k in range(count)]
     fake = FakeTranscriber(tuple(u.text for u in clips), fills)
-    return FakeContext(model, small_model(1, n_ctx=130), tuple(clips), fake=fake)
+    truth = small_truth(model) if exact else None
+    return FakeContext(model, small_model(1, n_ctx=150), tuple(clips), truth, fake=fake)
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     monkeypatch.setattr(cut_words, "_untrained_share", lambda context: 0.0)
-    monkeypatch.setattr(cut_words, "null_encoding", lambda model, kind: torch.zeros(1, 130, 32))
+    monkeypatch.setattr(cut_words, "null_encoding", lambda model, kind: torch.zeros(1, 150, 32))
+    monkeypatch.setattr(
+        cut_words,
+        "transcribe_cuts",
+        lambda transcriber, clip, null, spans, limit: transcriber(replace_spans(clip, spans, null)),
+    )
+
+
+def values(finding) -> dict[str, float]:
+    return {c.name: c.estimate.value for c in finding.criteria}
 
 
 def test_a_model_that_reads_its_positions_reproduces_the_finding() -> None:
     finding = cut_words.run(context())
-    values = {c.name: c.estimate.value for c in finding.criteria}
+    found = values(finding)
     assert finding.status == "reproduced", finding.status_reason
-    assert values[GONE] == values[DELETED] == 1 and values[COLLATERAL] == 0 and values[PEAK] <= 30
+    assert found[GONE] == 1 and found[OTHER_ERRORS] == found[NEIGHBORS] == 0 and found[PEAK] <= 30
     controls = {c.name: c for c in finding.controls}
     assert controls["cut at another word"].values[GONE].value == 0
     assert controls["cut in silence"].values[GONE].value == 0
     assert controls["untrained model"].values[GONE].value is None
-    assert len(finding.draw()) == 2
+    assert len(finding.draw()) == 3
     assert finding.examples[0].transcripts[0] == ("as it is", finding.examples[0].reference)
     span = finding.examples[0].spans[0]
-    assert span.label in finding.examples[0].reference.split() and span.end > span.start
+    assert span.label in finding.examples[0].reference.split() and span.end > span.start + 0.2
+
+
+def test_the_verdict_on_exact_times_is_made_without_a_margin() -> None:
+    finding = cut_words.run(context(exact=True))
+    assert finding.status == "reproduced" and finding.parameters["verdict_margin_ms"] == 0
+    assert values(finding)[DELETED] == 1 and values(finding)[COLLATERAL] == 0
 
 
 def test_a_model_that_fills_the_gap_is_partly_there() -> None:
-    finding = cut_words.run(context(fills=True))
-    values = {c.name: c.estimate.value for c in finding.criteria}
-    assert values[GONE] == 1 and values[DELETED] == 0
+    finding = cut_words.run(context(fills=True, exact=True))
+    found = values(finding)
+    assert found[GONE] == 1 and found[DELETED] == 0
     assert finding.status == "partly"
+
+
+def test_a_margin_widens_the_cut_and_costs_the_neighbors() -> None:
+    one = context()
+    target = targets_of(one)[1]
+    wide = with_margin(one, target, 100)
+    assert wide.span == slice(target.span.start - 5, target.span.stop + 5)
+    assert with_margin(one, target, 10_000).span == slice(0, 150)
+    # words are 0.4 s long here: 200 ms on each side leave half of a neighbor, which needs more than that
+    needy = replace(one, fake=replace(one.fake, threshold=0.4))
+    finding = cut_words.run(needy)
+    sweep = finding.measurement("words gone by margin")
+    assert sweep.axes[0].entries == MARGINS and sweep.axes[1].entries == STATISTICS
+    by_margin = sweep.at(statistic=NEIGHBORS, bound="value")
+    assert (np.diff(by_margin) >= 0).all() and by_margin[0] == 0 and by_margin[-1] == 1
+    assert (sweep.at(statistic=UNDER, bound="value") == 1).all()
+    assert sweep.at(statistic=OUTSIDE, bound="value")[0] == 0
+    assert [row[0] for row in finding.tables[0].rows][:3] == ["0 ms", "50 ms", "100 ms (verdict)"]
+    assert any("margin 0" in note and "not met" not in note for note in finding.notes)
+
+
+def test_a_model_that_loses_the_neighbors_too_is_not_reproduced(monkeypatch) -> None:
+    monkeypatch.setattr(cut_words, "VERDICT_MARGIN", 200)
+    one = context()
+    finding = cut_words.run(replace(one, fake=replace(one.fake, threshold=0.4)))
+    assert finding.status == "not reproduced" and NEIGHBORS in finding.status_reason
 
 
 def test_clips_with_errors_are_left_out() -> None:
@@ -124,8 +182,9 @@ def test_nothing_to_score_is_not_testable() -> None:
     assert cut_words.run(replace(one, utterances=())).status == "not testable"
 
 
-def test_few_words_are_not_testable() -> None:
-    assert "words scored" in cut_words.run(context(count=4)).status_reason
+def test_few_words_have_no_verdict() -> None:
+    finding = cut_words.run(context(count=4))
+    assert finding.status == "measured, no verdict" and "words scored" in finding.status_reason
 
 
 def test_the_peak_of_a_profile() -> None:

@@ -114,7 +114,7 @@ def test_status_follows_the_rule() -> None:
     also = planted(context, full, "the red", full, "the red")
     assert also.status == "not reproduced" and "random heads" in also.status_reason
     few = planted(small_context(count=3), full, "the red", full, full)
-    assert few.status == "not testable" and "utterances" in few.status_reason
+    assert few.status == "measured, no verdict" and "utterances" in few.status_reason
 
 
 def test_real_whisper_is_judged_by_the_stated_thresholds_too() -> None:
@@ -143,7 +143,7 @@ def test_masks_reach_the_heads_and_leave_nothing_behind() -> None:
 
     module._attend = spy
     finding = head_windows.run(context)
-    assert finding.status == "not testable"
+    assert finding.status == "measured, no verdict"
     assert set(seen) == {(21, 60), (60, 21), (21, 21)} and not module.masks
     wer = finding.measurement("WER")
     assert wer.axis("masked").entries[:5] == (NONE, LOCAL, OTHERS, NEAREST, ALL) and np.isfinite(wer.values).all()

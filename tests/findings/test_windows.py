@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooked_whisper.findings import windows
+from hooked_whisper.findings.packing import holding, pack
 from hooked_whisper.findings.windows import Curve, band, locality, scrambled_band
-from tests.findings.worlds import small_context
+from tests.findings.worlds import small_context, utterance
 
 CPU = torch.device("cpu")
 
@@ -58,6 +59,27 @@ def test_a_flat_curve_has_no_rank_correlation() -> None:
     assert curve.narrowest().value == 1 and curve.excess(400).value == 0
 
 
+def test_a_curve_that_rises_again_is_seen() -> None:
+    back = Curve(["a b"] * 40, dict(zip([5, 10, 20, 50, 1499], texts(0.0, 0.9, 0.2, 0.5, 0.1), strict=True)), 0)
+    assert back.rise().value == pytest.approx(0.3)  # from k = 20 to 50; k = 5 is not judged
+    falls = Curve(["a b"] * 40, dict(zip([10, 20, 1499], texts(0.9, 0.2, 0.1), strict=True)), 0)
+    assert falls.rise().value == pytest.approx(-0.1) and falls.rise().high < 0
+    assert Curve(["a b"] * 4, {1499: ["a b"] * 4}, 0).rise().value is None
+
+
+def test_windows_that_differ_by_noise_share_a_rank_in_the_note() -> None:
+    rates = (1.0, 0.8, 0.5, 0.3, 0.025, 0.0, 0.025, 0.0)
+    curve = Curve(["a b"] * 40, dict(zip([10, 20, 50, 75, 100, 200, 400, 1499], texts(*rates), strict=True)), 0)
+    note = windows._tied(curve)
+    assert ": 100, 200, 400." in note and "0.939" in note
+
+
+def test_the_windows_that_hold_some_utterances() -> None:
+    clips = [utterance(f"u{k}", "the red cat", 1.0) for k in range(7)]
+    packed = pack(clips, 3.6)  # three, three, one
+    assert [holding(packed, n) for n in (1, 3, 4, 6, 7, 99)] == [1, 1, 2, 2, 3, 3]
+
+
 def test_locality_is_paired() -> None:
     good, bad = texts(0.0, 0.5)
     narrow = Curve(["a b"] * 40, {20: good, 1499: good}, 0)
@@ -90,7 +112,7 @@ def test_masks_reach_the_encoder_and_leave_nothing_behind(monkeypatch) -> None:
 
     model.encoder.blocks[1].attn._attend = spy
     finding = _run(monkeypatch, context)
-    assert finding.status == "not testable" and "utterances" in finding.status_reason
+    assert finding.status == "measured, no verdict" and "spoken words" in finding.status_reason
     assert {count for count, _ in seen} == {1}
     assert {keys for _, keys in seen} == {3, 11, 21, 41, 60}  # 2 k + 1 keys, or the whole window where k covers it
     assert not model.encoder.blocks[1].attn.masks

@@ -1,0 +1,62 @@
+"""Decoding in shared batches gives what decoding one by one gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hooked_whisper.findings.row_decoding import DecodingQueue, greedy_ids, transcribe_cuts
+from hooked_whisper.findings.transcripts import Transcriber
+from hooked_whisper.interventions import replace_spans
+from tests.findings.worlds import small_model
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A random model whose rows end at different steps: the state decides on end-of-text."""
+    one = small_model(0)
+    original, eot = one.decoder.to_logits, one.tokenizer.eot
+
+    def to_logits(hidden: torch.Tensor) -> torch.Tensor:
+        logits = original(hidden)
+        logits[..., eot] = torch.where((9 * hidden[..., 0]).sin() > 0.7, 1e3, -1e3)
+        return logits
+
+    one.decoder.to_logits = to_logits
+    with torch.no_grad():
+        one.decoder.positional_embedding *= 50
+    return one
+
+
+def encoded(model, rows: int) -> torch.Tensor:
+    return torch.randn(rows, model.cfg.encoder.n_ctx, 32, generator=torch.Generator().manual_seed(1)) * 3
+
+
+def test_rows_that_leave_the_batch_do_not_change_the_others(model) -> None:
+    clips = encoded(model, 12)
+    one = Transcriber(model, max_new_tokens=16)
+    rows = greedy_ids(model, one.prompt(), clips, 12, 16)
+    assert len({len(row) for row in rows}) > 2  # otherwise this test shows nothing
+    assert rows == one.ids(clips) == [one.ids(clip[None])[0] for clip in clips]
+
+
+def test_cuts_of_one_clip_are_those_of_spliced_encoder_outputs(model) -> None:
+    clip, null = encoded(model, 2)
+    spans = [slice(0, 9), slice(5, 40), slice(20, 20), slice(50, 60), slice(0, 60)]
+    one = Transcriber(model, max_new_tokens=16)
+    texts = transcribe_cuts(one, clip, null, spans)
+    assert texts == one(replace_spans(clip, spans, null))
+    assert len(set(texts)) > 2
+    assert transcribe_cuts(one, clip, null, []) == []
+    assert not any(model.list_hooks().values())
+
+
+def test_a_queue_keeps_the_order_of_each_condition(model) -> None:
+    clips = encoded(model, 7)
+    one = Transcriber(model, max_new_tokens=8)
+    queue = DecodingQueue(one, ("a", "b"), batch=4)
+    queue.add("a", clips[:3])
+    queue.add("b", clips[:3] * 2)
+    queue.add("a", clips[3:])
+    queue.flush()
+    assert queue.texts == {"a": one(clips), "b": one(clips[:3] * 2)}
