@@ -27,10 +27,11 @@ _SPLITS = {
 
 @dataclass(frozen=True)
 class ModelCard:
-    """A name and rows to print."""
+    """A name, rows to print, and one line for the top of the page."""
 
     name: str
     rows: tuple[tuple[str, str], ...]
+    summary: str = ""
 
 
 def model_card(model: HookedWhisper, metadata: Mapping[str, str]) -> ModelCard:
@@ -48,7 +49,10 @@ def model_card(model: HookedWhisper, metadata: Mapping[str, str]) -> ModelCard:
     rows += _error_rates(metadata.get("wer", ""))
     rows += [(label, metadata[key]) for key, label in _LABELS.items() if metadata.get(key)]
     rows += [(key, text) for key, text in metadata.items() if key not in (*_LABELS, "wer") and text]
-    return ModelCard(model.cfg.name, tuple(rows))
+    summary = f"{enc.n_layers} encoder and {dec.n_layers} decoder blocks, {n / 1e6:.1f} million parameters"
+    if metadata.get("train_speakers"):
+        summary += "; trained on synthetic speech, not a released Whisper"
+    return ModelCard(model.cfg.name, tuple(rows), summary)
 
 
 def _error_rates(text: str) -> list[tuple[str, str]]:

@@ -15,16 +15,32 @@ if TYPE_CHECKING:
 _MAX_SVG = 400_000  # characters; a figure with more (many points) goes in as a bitmap
 
 
+_MARGIN = 4  # points round the axes of a thumbnail
+
+
 @dataclass(frozen=True)
 class Picture:
-    """Markup of one figure, ready for a page, and what it shows in words."""
+    """One figure as an ``<svg>``, and how to show it small.
+
+    Attributes:
+        markup: the element, ready for a page; its id is ``id``.
+        alt: what it shows, in words.
+        title: the first sentence of ``alt``.
+        width: of its view box, as ``height``.
+        thumbnail: the view box of its first axes, without their labels.
+    """
 
     markup: str
     alt: str
+    id: str
+    title: str
+    width: float
+    height: float
+    thumbnail: str
 
 
 def picture(figure: Figure, key: str) -> Picture:
-    """``key`` must differ between the figures of a page."""
+    """Return a figure as SVG. ``key`` must differ between the figures of a page; it becomes the element's id."""
     import matplotlib
 
     alt = str(figure.get_label()) or "figure"
@@ -32,13 +48,16 @@ def picture(figure: Figure, key: str) -> Picture:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     svg = stream.getvalue()
-    if len(svg) > _MAX_SVG:
-        return Picture(_bitmap(figure, alt), alt)
-    return Picture(themed(svg, key, alt), alt)
+    width, height = (72 * float(inches) for inches in figure.get_size_inches())
+    markup = _bitmap(figure, key, alt, width, height) if len(svg) > _MAX_SVG else themed(svg, key, alt)
+    return Picture(markup, alt, key, alt.split(". ")[0], width, height, _thumbnail(figure, width, height))
 
 
 def themed(svg: str, key: str, alt: str) -> str:
-    """The ``<svg>`` element alone: no prolog, no outside names, ids of its own, colours by CSS variables."""
+    """Return the ``<svg>`` element alone: no prolog or outside names, its own ids, colors and font by CSS variables.
+
+    Text is as opaque as ``--figure-text`` says, so that a thumbnail can hide it.
+    """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
@@ -47,24 +66,37 @@ def themed(svg: str, key: str, alt: str) -> str:
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{key}-\1)", svg)
     svg = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{key}-\1"', svg)
     svg = svg.replace(INK, "var(--ink)").replace(GRID, "var(--grid)")
-    svg = re.sub(r"font: ((?:bold )?[\d.]+px)[^;\"]*", r"font: \1 var(--font)", svg)
-    # a line break in the label would end up in the page's source only, but an attribute is better without
-    label = _attribute(" ".join(alt.split()))
+    svg = re.sub(r"font: ((?:bold )?[\d.]+px)[^;\"]*", r"font: \1 var(--font, sans-serif)", svg)
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: var(--font, sans-serif)", svg)
+    svg = svg.replace('<text style="', '<text style="opacity: var(--figure-text, 1); ')
     head = svg[: svg.index(">")]
     head = re.sub(r'\s(width|height|version)="[^"]*"', "", head)
-    return f'{head} role="img" aria-label="{label}">' + svg[svg.index(">") + 1 :]
+    return f"{head} {_names(key, alt)}>" + svg[svg.index(">") + 1 :]
 
 
-def _attribute(text: str) -> str:
+def _names(key: str, alt: str) -> str:
     from markupsafe import escape
 
-    return str(escape(text))
+    # a line break in the label would end up in the page's source only, but an attribute is better without
+    return f'id="{escape(key)}" role="img" aria-label="{escape(" ".join(alt.split()))}"'
 
 
-def _bitmap(figure: Figure, alt: str) -> str:
+def _bitmap(figure: Figure, key: str, alt: str, width: float, height: float) -> str:
+    """Return a figure of many points as a PNG inside an ``<svg>``, so that a thumbnail can refer to it."""
     import base64
 
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=160, facecolor="white")
     data = base64.b64encode(stream.getvalue()).decode("ascii")
-    return f'<img src="data:image/png;base64,{data}" alt="{_attribute(alt)}">'
+    size = f'width="{width:g}" height="{height:g}"'
+    image = f'<image {size} href="data:image/png;base64,{data}"/>'
+    return f'<svg viewBox="0 0 {width:g} {height:g}" {_names(key, alt)}>{image}</svg>'
+
+
+def _thumbnail(figure: Figure, width: float, height: float) -> str:
+    """Return the view box of the first axes; of the whole figure if there are none."""
+    if not figure.axes:
+        return f"0 0 {width:g} {height:g}"
+    box = figure.axes[0].get_position()
+    left, top = box.x0 * width - _MARGIN, (1 - box.y1) * height - _MARGIN
+    return f"{left:.1f} {top:.1f} {box.width * width + 2 * _MARGIN:.1f} {box.height * height + 2 * _MARGIN:.1f}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,12 +15,16 @@ from hooked_whisper.findings.records import Example, Measurement
 from hooked_whisper.findings.registry import REGISTRY
 from hooked_whisper.report.card import ModelCard
 from hooked_whisper.report.figures import Picture, picture
+from hooked_whisper.report.overview import IDS, MEANINGS, Deciding, cost, deciding, facts, model_name, plain, tally
 from hooked_whisper.report.sound import Player, Waveform, damped, player, waveform
 from hooked_whisper.storage import write_atomic
 from hooked_whisper.text import DiffOp, word_diff
 
+log = logging.getLogger(__name__)
+
 OWN_SPEECH = "hooked-whisper reproduce --model tiny.en --corpus recordings/ --out out/own"
 _MOST_CELLS = 160
+_ABOUT = ("version", "command", "origin", "date", "seconds")
 SYMBOLS = {
     "reproduced": "✓",
     "partly": "◐",
@@ -64,6 +68,9 @@ class Section:
     """A finding with everything its section shows."""
 
     finding: Finding
+    deciding: Deciding | None
+    tally: str
+    cost: str
     pictures: tuple[Picture, ...]
     cards: tuple[Card, ...]
     grids: tuple[Grid, ...]
@@ -85,14 +92,17 @@ def render_page(
     by_id = {u.id: u for u in utterances}
     sections = [_section(f, by_id) for f in findings]
     template = _environment().get_template("index.html.j2")
-    counts = Counter(f.status for f in findings)
     return template.render(
         sections=sections,
         card=card,
-        about=dict(about or {}),
+        model=model_name(findings, card),
+        facts=facts(findings, card, about or {}),
+        about=dict.fromkeys(_ABOUT, "") | dict(about or {}),
         rule=RULE,
         symbols=SYMBOLS,
-        tally=[(status, counts[status]) for status in STATUSES if counts[status]],
+        meanings=MEANINGS,
+        ids=IDS,
+        statuses=[(status, n) for status in STATUSES if (n := sum(f.status == status for f in findings))],
         command=OWN_SPEECH,
         only="" if {f.id for f in findings} >= set(REGISTRY) else ",".join(f.id for f in findings),
     )
@@ -117,16 +127,26 @@ def _environment() -> Any:
     )
     environment.filters["estimate"] = format_estimate
     environment.filters["number"] = format_number
+    environment.filters["plain"] = plain
     environment.filters["css_class"] = lambda status: status.replace(",", "").replace(" ", "-")
     environment.filters["markup"] = Markup  # for our own SVG only
     return environment
 
 
 def _section(finding: Finding, utterances: Mapping[str, Utterance]) -> Section:
-    pictures = tuple(picture(f, f"{finding.id}-{k}") for k, f in enumerate(finding.draw()))
+    pictures = _pictures(finding)
     cards = tuple(_card(e, utterances.get(e.utterance)) for e in finding.examples)
     grids = tuple(g for m in finding.measurements if (g := _grid(m)) is not None)
-    return Section(finding, pictures, cards, grids)
+    return Section(finding, deciding(finding), tally(finding), cost(finding), pictures, cards, grids)
+
+
+def _pictures(finding: Finding) -> tuple[Picture, ...]:
+    """Return a finding's figures. If they cannot be drawn, as from a file of another version, the page does without."""
+    try:
+        return tuple(picture(figure, f"{finding.id}-{k}") for k, figure in enumerate(finding.draw()))
+    except Exception as error:
+        log.warning("%s: its figures cannot be drawn: %s: %s", finding.id, type(error).__name__, error)
+        return ()
 
 
 def _card(example: Example, utterance: Utterance | None) -> Card:
