@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper.analysis import Transcript, encoder_relevance
+from hooked_whisper.analysis.targets import Target
 from hooked_whisper.findings import published
 from hooked_whisper.findings.context import Context
 from hooked_whisper.findings.drawing import BLUE, GREY, ORANGE, _figure, _legend, draw_controls
@@ -74,6 +75,7 @@ PROTOCOL = (
 # Written before the first run with these numbers. With 20 clips the interval of the band statistic was 21.7 to 22.2 for
 # a threshold of 5, and that of the share of rows 0.023 to 0.026 for a threshold of 0.8: a third of the clips is enough.
 CLIPS, VERSION_CLIPS, SHUFFLED_CLIPS, UNTRAINED_CLIPS, SUM_CLIPS, WORD_CLIPS = 8, 6, 2, 2, 1, 1
+EDGELESS_CLIPS = 4  # faded and noisy ones, which are not judged
 PADDING_STEP = 10  # every tenth position after the clip is a row
 MAP_BIN = 5  # positions per cell of the map that is kept
 STATISTICS = (BAND, WITHIN, DISTANCE)
@@ -87,7 +89,7 @@ def relevance_map(
     tokens = model.to_tokens(f" {clip.text}", prompt=False)
     end = torch.tensor([[model.tokenizer.eot]], device=tokens.device)
     said = Transcript(model, torch.cat([prompt.to(tokens.device), tokens, end], dim=1), prompt.shape[1])
-    target = "encoder_sum" if published_scalar else said
+    target: Target = "encoder_sum" if published_scalar else said
     found = encoder_relevance(model, model.to_mel(clip.audio), target=target, rows=list(rows))
     return found.values[0].double().cpu().numpy()
 
@@ -162,8 +164,9 @@ def _versions(context: Context, usable: Sequence[int], whole: Sequence[Whole]) -
         if version == RECORDED:
             continue
         clips[version], sinks[version] = [], []
+        most = VERSION_CLIPS if version == CUT_SHORT else EDGELESS_CLIPS
         for i in context.track(usable, f"F1 {version}"):
-            clip = make(context, i) if len(clips[version]) < VERSION_CLIPS else None
+            clip = make(context, i) if len(clips[version]) < most else None
             if clip is None:
                 continue
             rows = np.arange(clip.quiet, context.model.cfg.encoder.n_ctx, PADDING_STEP)
@@ -218,7 +221,8 @@ def _finding(context: Context, run: Run | None = None, reason: str = "") -> Find
         "parameters": {
             "half_width_positions": HALF_WIDTH,
             "clips": CLIPS,
-            "version_clips": VERSION_CLIPS,
+            "cut_clips": VERSION_CLIPS,
+            "faded_or_noisy_clips": EDGELESS_CLIPS,
             "shuffled_clips": SHUFFLED_CLIPS,
             "untrained_clips": UNTRAINED_CLIPS,
             "target": "log-probability of the transcript",

@@ -56,11 +56,13 @@ class Clip:
 
 @dataclass(frozen=True)
 class Sink:
-    """Of the rows after the end: share that looks at the boundary, median peak and distance to it (positions)."""
+    """Of the rows after the end: share that looks at the boundary, median peak and distance to it (positions), and the
+    share that looks at its own neighborhood."""
 
     share: float
     peak: float
     distance: float
+    own: float
 
 
 def sink_of(
@@ -69,10 +71,11 @@ def sink_of(
     """Where rows from ``quiet`` on look, if they are far enough from ``boundary``; NaN without such rows."""
     judged = (rows >= max(quiet, boundary + CLEAR_OF)) & (relevance.sum(1) > 0)
     if not judged.any():
-        return Sink(np.nan, np.nan, np.nan)
+        return Sink(np.nan, np.nan, np.nan, np.nan)
     peaks = relevance[judged].argmax(1)
     away = np.abs(peaks - boundary)
-    return Sink(float((away <= HALF_WIDTH).mean()), float(np.median(peaks)), float(np.median(away)))
+    own = np.abs(peaks - rows[judged]) <= HALF_WIDTH
+    return Sink(float((away <= HALF_WIDTH).mean()), float(np.median(peaks)), float(np.median(away)), float(own.mean()))
 
 
 def whole_clip(context: Context, i: int) -> Clip:
@@ -189,14 +192,15 @@ def sink_measurements(
     rng: np.random.Generator,
 ) -> tuple[Measurement, ...]:
     """Share of rows and distance by version, with intervals; and every clip."""
-    what = ("share of rows", "distance (s)")
+    what = ("share of rows", "distance (s)", "share of rows that look at themselves")
     bounds = Axis("bound", ("value", "low", "high"))
-    table = np.full((len(VERSIONS), 2, 3), np.nan)
+    table = np.full((len(VERSIONS), 3, 3), np.nan)
     most = max((len(rows) for rows in sinks.values()), default=0)
     each = np.full((len(VERSIONS), most, 4), np.nan)
     for v, version in enumerate(VERSIONS):
         rows = sinks.get(version, ())
         table[v, 0] = share_estimate([s.share for s in rows], rng).row
+        table[v, 2] = share_estimate([s.own for s in rows], rng).row
         away = np.array([s.distance for s in rows if np.isfinite(s.distance)]) * seconds
         if len(away):
             samples = bootstrap(len(away), lambda i, a=away: float(np.median(a[i])), rng)  # type: ignore[misc]
@@ -221,12 +225,13 @@ def sink_notes(table: Measurement) -> tuple[str, ...]:
         away = float(table.at(version=version, statistic="distance (s)", bound="value"))
         if np.isfinite(share):
             shares[version] = share
-            told.append(f"{version}: {share:.0%}, {away:.2f} s")
+            own = float(table.at(version=version, statistic="share of rows that look at themselves", bound="value"))
+            told.append(f"{version}: {share:.0%}, {away:.1f} s, {own:.0%}")
     if not told:
         return ("Where the rows after the end look was not measured: no clip leaves enough of the window empty.",)
     return (
-        "Rows after the end whose most relevant position is within 0.5 s of the end of speech (or the cut), and the "
-        f"median distance of that position from it: {'; '.join(told)}.",
+        "Rows after the end whose most relevant position is within 0.5 s of the end of speech (or the cut); the median "
+        f"distance of that position from it; rows that look within 0.5 s of themselves: {'; '.join(told)}.",
         explanation(shares),
     )
 

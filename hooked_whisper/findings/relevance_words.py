@@ -11,6 +11,7 @@ from jaxtyping import Float
 from hooked_whisper.analysis import audio_relevance
 from hooked_whisper.findings.context import Context
 
+WORDS = 4  # of each clip: every token takes a backward pass
 NEAR = 0.1  # seconds from a word within which its most relevant audio may lie
 
 
@@ -24,12 +25,15 @@ def words_found(context: Context, some: Sequence[int]) -> Float[np.ndarray, "wor
         one, n_prompt = context.utterances[i], context.transcriber().prompt().shape[1]
         tokens = model.to_tokens(f" {context.references[i]}", prompt=False)
         tokens = torch.cat([context.transcriber().prompt().to(tokens.device), tokens], dim=1)
-        result = audio_relevance(model, context.mels([i]), tokens, list(range(n_prompt, tokens.shape[1])))
-        names, values = result.by_word()
+        labels = model.to_str_tokens(tokens[0, n_prompt:])
+        starts = [k for k, label in enumerate(labels) if k == 0 or label.startswith(" ")]
+        n_tokens = starts[WORDS] if len(starts) > WORDS else len(labels)
+        result = audio_relevance(model, context.mels([i]), tokens, list(range(n_prompt, n_prompt + n_tokens)))
+        _, values = result.by_word()
         times = [w for w in one.alignment.words if w.duration > 0]
-        if len(times) != len(names):
+        if len(times) != len(starts):
             continue
-        for word, row in zip(times, values, strict=True):
+        for word, row in zip(times, values, strict=False):
             peak = context.model.time.seconds(int(row.argmax()))
             length = context.n_positions[i] * context.seconds_per_position
             near = word.start - NEAR <= peak <= word.end + NEAR
@@ -43,6 +47,6 @@ def word_notes(words: Float[np.ndarray, "word what"]) -> tuple[str, ...]:
         return ()
     found, chance = words.mean(0)
     return (
-        f"Carried on through cross-attention, relevance finds the words: the most relevant audio of {found:.0%} of "
+        f"Relevance carried on through cross-attention: the most relevant audio of {found:.0%} of "
         f"{len(words)} words lies within 100 ms of them (chance: {chance:.0%}).",
     )

@@ -54,14 +54,15 @@ def test_the_sink_is_where_rows_after_the_end_look() -> None:
     values = np.zeros((N, N))
     values[:, 295] = 1
     found = sink_of(values, ROWS, boundary=300, quiet=310)
-    assert (found.share, found.peak, found.distance) == (1, 295, 5)
+    assert (found.share, found.peak, found.distance, found.own) == (1, 295, 5, 0)
     values[380:, 100] = 2
     assert sink_of(values, ROWS, 300, 310).share == pytest.approx(29 / 49)
     assert np.isnan(sink_of(values, ROWS, boundary=N, quiet=N).share)
 
 
 def test_rows_that_look_at_themselves_are_no_sink() -> None:
-    assert sink_of(np.eye(N), ROWS, boundary=300, quiet=300).share == 0
+    itself = sink_of(np.eye(N), ROWS, boundary=300, quiet=300)
+    assert itself.share == 0 and itself.own == 1
     shifted = np.roll(np.eye(N), -25, axis=1)  # as far back as the band reaches
     assert sink_of(shifted, ROWS, boundary=300, quiet=300).share == 0
 
