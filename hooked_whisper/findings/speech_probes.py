@@ -209,7 +209,13 @@ def judge(context: Context, sample: SpeechSample, probed: dict[tuple[str, str], 
                 statistics[feature] |= values
     ours = statistics["encoder"]
     enough = sum(len(sample.voices_of(code)) >= LEAST_VOICES for code in set(sample.languages))
-    missing = f" ({counted(sample.languages)}: {LANGUAGES})" if enough < 2 else ""
+    voices = ", ".join(f"{len(sample.voices_of(code))} of {code}" for code in sorted(set(sample.languages)))
+    missing = (
+        f" ({counted(sample.languages)} by {voices} voices: leave out --corpus and --audio, or pass --corpus with "
+        f"{LEAST_VOICES} voices or more of each of two languages)"
+        if enough < 2
+        else ""
+    )
     criteria = (
         *(Criterion(name, ours[name], LEAST_SCORE, "at least") for name in (LANGUAGE, SPEECH) if name in ours),
         *(
