@@ -147,13 +147,13 @@ def test_a_margin_widens_the_cut_and_costs_the_neighbors() -> None:
     wide = with_margin(one, target, 100)
     assert wide.span == slice(target.span.start - 5, target.span.stop + 5)
     assert with_margin(one, target, 10_000).span == slice(0, 150)
-    # words are 0.4 s long here: 200 ms on each side leave half of a neighbor, which needs more than that
+    # neighbors are 0.4 or 0.5 s long here and need 60 % of their positions: only the wide cuts take these from most
     needy = replace(one, fake=replace(one.fake, threshold=0.4))
     finding = cut_words.run(needy)
     sweep = finding.measurement("words gone by margin")
     assert sweep.axes[0].entries == MARGINS and sweep.axes[1].entries == STATISTICS
     by_margin = sweep.at(statistic=NEIGHBORS, bound="value")
-    assert (np.diff(by_margin) >= 0).all() and by_margin[0] == 0 and by_margin[-1] == 1
+    assert (np.diff(by_margin) >= 0).all() and by_margin[0] == 0 and by_margin[-1] > 0.5
     assert (sweep.at(statistic=UNDER, bound="value") == 1).all()
     assert sweep.at(statistic=OUTSIDE, bound="value")[0] == 0
     assert [row[0] for row in finding.tables[0].rows][:3] == ["0 ms", "50 ms", "100 ms (verdict)"]
