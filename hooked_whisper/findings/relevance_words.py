@@ -47,6 +47,6 @@ def word_notes(words: Float[np.ndarray, "word what"]) -> tuple[str, ...]:
         return ()
     found, chance = words.mean(0)
     return (
-        f"Relevance carried on through cross-attention: the most relevant audio of {found:.0%} of "
+        f"Carried on through cross-attention: the most relevant audio of {found:.0%} of "
         f"{len(words)} words lies within 100 ms of them (chance: {chance:.0%}).",
     )
