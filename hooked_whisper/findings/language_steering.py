@@ -216,19 +216,17 @@ def _finding(
     )
     axes = (Axis("direction", ("language", "random")), Axis("coefficient", COEFFICIENTS))
 
-    def table(what: str, values: list[np.ndarray]) -> tuple[Measurement, ...]:
-        return (
-            Measurement(what, axes, np.array(values[:2])),
-            Measurement(f"{what}, output", axes, np.array(values[2:])),
-        )
+    def tables(what: str, values: list[np.ndarray]) -> list[Measurement]:
+        parts = ((what, values[:2]), (f"{what}, added at the encoder's output", values[2:]))
+        return [Measurement(name, axes, np.array(rows)) for name, rows in parts]
 
     return Finding(
         **common,
         criteria=criteria,
         controls=(Control("random direction", "of the same norm", {FLIPPED: mean(random)}),),
         measurements=(
-            *table("clips flipped", [one.flipped.mean(1) for one in done]),
-            *table("WER", [one.wrong.sum(1) / words.sum() for one in done]),
+            *tables("clips flipped", [one.flipped.mean(1) for one in done]),
+            *tables("WER", [one.wrong.sum(1) / words.sum() for one in done]),
         ),
         notes=(
             f"{codes[0]} and {codes[1]}, {len(clips)} clips steered; each direction is from one half of the clips and "

@@ -41,6 +41,7 @@ def test_it_runs_on_two_languages(monkeypatch: pytest.MonkeyPatch) -> None:
     finding = language_steering.run(context)
     assert finding.status == "measured, no verdict" and "WER" in finding.status_reason
     assert finding.measurement("clips flipped").values.shape == (2, 3)
+    assert finding.measurement("WER, added at the encoder's output").values.shape == (2, 3)
     assert len(language_steering.draw(finding)) == 3 and not listeners(context.model)
 
 
