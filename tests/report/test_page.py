@@ -8,11 +8,15 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from hooked_whisper.findings import Axis, Control, Criterion, Estimate, Example, Finding, Measurement, Span, Table
+from hooked_whisper.findings.drawing import INK
+from hooked_whisper.findings.finding import STATUSES
 from hooked_whisper.findings.registry import REGISTRY
 from hooked_whisper.report import ModelCard, model_card, render_page, write_page
 from hooked_whisper.report.figures import picture, themed
+from hooked_whisper.report.overview import facts
 from hooked_whisper.report.sound import damped, waveform
 from tests.findings.worlds import small_context, small_model, utterance
 
@@ -49,21 +53,30 @@ def parse(html: str) -> Parser:
     return parser
 
 
-def finding(text: str = "the red cat sat", name: str = "u0") -> Finding:
+class DrawnFinding(Finding):
+    """A finding with two figures that depend on no experiment."""
+
+    def draw(self) -> list[Figure]:
+        figures = []
+        for title in ("Share by margin", "Share by offset"):
+            figure = Figure(figsize=(4, 3), facecolor="none")
+            axes = figure.add_subplot()
+            axes.plot([0, 1, 2], [0.1, 1, 0.2], color=INK)
+            axes.set_title(title, color=INK)
+            figure.set_label(f"{title}. 0: 10 %, 1: 100 %")
+            figures.append(figure)
+        return figures
+
+
+class UndrawableFinding(Finding):
+    def draw(self) -> list[Figure]:
+        return [self.measurement("renamed since").values]
+
+
+def finding(text: str = "the red cat sat", name: str = "u0", kind: type[Finding] = DrawnFinding) -> Finding:
     table = Table(text, text, (text, "n"), ((text, "1"),))
-    fate = Measurement(
-        "fate of words",
-        (
-            Axis("cut", ("the word", "another word", "silence")),
-            Axis("word", ("target", "others")),
-            Axis("fate", ("kept", "replaced", "deleted")),
-        ),
-        np.full((3, 2, 3), 1 / 3),
-    )
-    profile = Measurement(
-        "target word gone by offset of the cut", (Axis("offset", (-60, 0, 60)),), np.array([0.1, 1, 0.2])
-    )
-    return Finding(
+    profile = Measurement("gone by offset", (Axis("offset", (-60, 0, 60)),), np.array([0.1, 1, 0.2]))
+    return kind(
         "F4",
         text,
         text,
@@ -73,7 +86,7 @@ def finding(text: str = "the red cat sat", name: str = "u0") -> Finding:
         {"p": text},
         (Criterion("gone", Estimate(0.95, 0.91, 0.99), 0.9, "at least", unit="x"),),
         (Control(text, text, {"gone": Estimate(0.1)}),),
-        measurements=(fate, profile),
+        measurements=(profile,),
         examples=(Example(name, text, text, (("full", text), (text, "")), (Span(0.2, 0.4, text),), text),),
         tables=(table,),
         published=(table,),
@@ -113,15 +126,99 @@ def test_sound_figures_and_words_for_them(page: str) -> None:
     assert len(players) == 2 and all(p["src"].startswith("data:audio/mpeg;base64,") for p in players)
     assert all(p["aria-label"] and "controls" in p for p in players)
     pictures = [a for tag, a in parser.elements if tag == "svg"]
-    assert len(pictures) == 3 and all(p["role"] == "img" and p["aria-label"] for p in pictures)
+    assert len(pictures) == 4  # two figures, a thumbnail, a waveform
+    assert all(p["role"] == "img" and p["aria-label"] for p in pictures)
     assert "prefers-color-scheme: dark" in page and "@media print" in page and 'name="viewport"' in page
     assert "<del>the red cat sat</del>" in re.sub(r"\s+", " ", page)
     assert "s-reproduced" in page
 
 
+def words_of(html: str) -> str:
+    """Text of the page without tags, in one line."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
+
+
+def row(html: str) -> str:
+    """Text of the first finding's row in the summary."""
+    return words_of(html[html.index('<li class="row"') : html.index("</ol>")])
+
+
+def criteria(*values: tuple[float, float]) -> tuple[Criterion, ...]:
+    return tuple(Criterion(f"number {i}", Estimate(v), needs, "at least") for i, (v, needs) in enumerate(values))
+
+
+def test_the_summary_shows_the_number_that_decided() -> None:
+    html = render_page([replace(finding(), criteria=criteria((0.994, 0.9), (0.565, 0.9)), controls=())])
+    assert "not reproduced 1 of 2 criteria met number 1 0.565 needs at least 0.9 ✗ missed" in row(html)
+    assert "0.994" not in row(html) and "0.994" in html
+
+
+def test_a_number_beside_its_threshold_has_digits_enough_to_differ() -> None:
+    html = render_page([replace(finding(), criteria=criteria((0.64025, 0.64)), controls=())])
+    assert "0.6403 needs at least 0.64" in row(html) or "0.6402 needs at least 0.64" in row(html)
+
+
+def test_a_control_that_decides_is_named_with_its_number() -> None:
+    meets = Control("shuffled", "d", {"gone": Estimate(0.93)})
+    html = render_page([replace(finding(), controls=(meets,))])
+    assert "0.95 x needs at least 0.9 x ✗ a control meets it too: shuffled, 0.93" in row(html)
+
+
+def test_an_unmet_gate_is_a_precondition() -> None:
+    gate = Criterion("clips", Estimate(20), 100, "at least", role="gate")
+    html = render_page([replace(finding(), criteria=(gate, *finding().criteria))])
+    assert "measured, no verdict" in row(html) and "clips 20 needs at least 100 ✗ precondition not met" in row(html)
+
+
+def test_every_finding_has_the_same_order(page: str) -> None:
+    section = page[page.index('<section id="F4"') :]
+    headings = [words_of(h).strip() for h in re.findall(r"<h3[^>]*>(.*?)</h3>", section, flags=re.DOTALL)]
+    assert headings == ["Claim", "What we did", "Result", "Figures", "Listen and compare", "Details"]
+
+
+def test_the_top_says_which_model_what_speech_and_how_much() -> None:
+    inputs = {"utterances": 100, "seconds": 240.0, "speakers": ["a", "b"], "origin": "my corpus", "reference": "model"}
+    rows = {label: (value, remark) for label, value, remark in facts([replace(finding(), inputs=inputs)], None, {})}
+    assert rows["Speech"] == ("my corpus", "the model's own transcripts stand in for the texts")
+    assert rows["How much"] == ("100 clips by 2 speakers, 4.0 minutes", "")
+    assert rows["1 finding"] == ("1 reproduced", "")
+    about = {"origin": "news: 3 clips by 1 speakers, 0.5 minutes; 2 recordings could not be used"}
+    rows = {label: (value, remark) for label, value, remark in facts([], ModelCard("tiny", (), "small"), about)}
+    assert rows["Model"] == ("tiny", "small") and rows["How much"][0] == "3 clips by 1 speakers, 0.5 minutes"
+    assert rows["Speech"] == ("news", "2 recordings could not be used")
+
+
+def test_a_thumbnail_is_its_figure_used_again(page: str) -> None:
+    uses = [a for tag, a in parse(page).elements if tag == "use" and a["href"] == "#F4-0"]
+    assert len(uses) == 1 and page.count('id="F4-0"') == 1
+
+
+def test_a_finding_that_cannot_be_drawn_keeps_its_numbers(caplog: pytest.LogCaptureFixture) -> None:
+    html = render_page([finding(kind=UndrawableFinding)])
+    assert "0.95" in html and "<figure>" not in html and "F4" in caplog.text
+
+
+def test_every_verdict_is_explained_once(page: str) -> None:
+    for status in STATUSES:
+        anchor = f"verdict-{status.replace(',', '').replace(' ', '-')}"
+        assert page.count(f'id="{anchor}"') == 1
+    assert page.count("Back to the summary") == 2  # of the explanations and of the finding
+
+
+def test_cost_is_in_the_details() -> None:
+    assert "It took 12 s, at most 900 MiB of memory." in render_page([replace(finding(), seconds=12.3, peak_mib=900.0)])
+
+
+def test_a_figure_of_many_points_is_a_bitmap_with_a_thumbnail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hooked_whisper.report.figures._MAX_SVG", 10)
+    html = render_page([finding()])
+    assert html.count("data:image/png;base64,") == 2 and 'href="#F4-0"' in html
+    assert not parse(html).problems
+
+
 def test_a_finding_on_clips_of_its_own_says_what_was_said() -> None:
     bare = replace(finding(), inputs={})  # W2 and others choose their clips themselves
-    assert "Against what was said" in render_page([bare])
+    assert "Compared with what was said" in render_page([bare])
 
 
 def test_everything_is_escaped() -> None:
@@ -178,7 +275,7 @@ def test_real_findings_draw_into_a_small_page() -> None:
 def test_svg_takes_the_page_colours() -> None:
     markup = picture(finding().draw()[1], "key").markup
     assert "var(--ink)" in markup and "#313233" not in markup
-    assert all(i.startswith("key-") for i in re.findall(r'id="([^"]*)"', markup))
+    assert all(i == "key" or i.startswith("key-") for i in re.findall(r' id="([^"]*)"', markup))
     assert "<metadata" not in markup and markup.startswith("<svg") and markup.rstrip().endswith("</svg>")
     assert 'aria-label="a b"' in themed('<?xml?><svg width="1pt" viewBox="0 0 1 1"></svg>', "k", "a\nb")
 
