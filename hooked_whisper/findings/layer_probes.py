@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 
 import numpy as np
 import torch
@@ -95,8 +93,8 @@ class LayerProbes:
 def probe_layer(rows: LabelledRows, site: Site, labels: RowLabels) -> tuple[LayerProbe, LayerProbe] | None:
     """A probe on all features of a site, and one that learns and is tested on labels turned in a circle.
 
-    ``None`` if fewer than two phones are said often enough (``labels.options.min_tokens``). Held in memory: a matrix of
-    ``n_features ** 2`` for each fold of speakers, and three more.
+    ``None`` if fewer than two phones are said often enough (``labels.options.min_tokens``). Held in memory: four
+    matrices of ``n_features ** 2``.
     """
     tokens = labels.tokens.sum(axis=0)
     searched = np.flatnonzero(
@@ -118,23 +116,23 @@ def probe_layer(rows: LabelledRows, site: Site, labels: RowLabels) -> tuple[Laye
 
 @dataclass(frozen=True, eq=False)
 class _Data:
-    """Standardized rows of the positions within phones, clip by clip."""
+    """Rows of the positions within phones, clip by clip."""
 
     rows: LabelledRows
     site: Site
     clips: tuple[int, ...]
     kept: tuple[Bool[np.ndarray, "position"], ...]
 
-    def __iter__(self) -> Iterator[Float[Tensor, "position feature"]]:
-        for clip, kept in zip(self.clips, self.kept, strict=True):
-            x = self.rows.features(self.site, clip)
-            x = with_context(x, MEL_CONTEXT) if isinstance(self.site.basis, MelBands) else x
-            yield x[torch.from_numpy(kept)].float()
+    def of(self, i: int) -> Float[Tensor, "position feature"]:
+        x = self.rows.features(self.site, self.clips[i])
+        x = with_context(x, MEL_CONTEXT) if isinstance(self.site.basis, MelBands) else x
+        return x[torch.from_numpy(self.kept[i])].float()
 
     def scale(self) -> tuple[Float[Tensor, "feature"], Float[Tensor, "feature"]]:
         """Mean, and one over the spread (0 for constant features)."""
         n, total, squares = 0, torch.zeros(()).double(), torch.zeros(()).double()
-        for x in self:
+        for i in range(len(self.clips)):
+            x = self.of(i)
             n, total, squares = n + len(x), total + x.double().sum(0), squares + x.double().square().sum(0)
         mean = total / n
         variance = (squares / n - mean**2).clamp(min=0)
@@ -155,19 +153,35 @@ class _Moments:
     sums: list[Float[Tensor, "class feature"]]
     counts: list[Float[Tensor, "class"]]
 
-    def __add__(self, other: _Moments) -> _Moments:
-        sums = [a + b for a, b in zip(self.sums, other.sums, strict=True)]
-        counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
-        return _Moments(self.products + other.products, sums, counts)
+    @classmethod
+    def zero(cls, width: int, n_classes: int, n_labellings: int) -> _Moments:
+        return cls(
+            torch.zeros(width, width),
+            [torch.zeros(n_classes, width) for _ in range(n_labellings)],
+            [torch.zeros(n_classes) for _ in range(n_labellings)],
+        )
+
+    def add(self, x: Float[Tensor, "row feature"], labellings: Sequence[Int[np.ndarray, "row"]]) -> None:
+        self.products.addmm_(x.T, x)
+        for sums, counts, labels in zip(self.sums, self.counts, labellings, strict=True):
+            ids = torch.from_numpy(labels)
+            sums.index_add_(0, ids, x)
+            counts.index_add_(0, ids, torch.ones(len(ids)))
+
+    def __sub__(self, other: _Moments) -> _Moments:
+        sums = [a - b for a, b in zip(self.sums, other.sums, strict=True)]
+        counts = [a - b for a, b in zip(self.counts, other.counts, strict=True)]
+        return _Moments(self.products - other.products, sums, counts)
 
     def rule(self, labelling: int) -> tuple[Float[Tensor, "class feature"], Float[Tensor, "class"]]:
         """Weights and offsets of a linear discriminant analysis; a class without rows is never the answer."""
         count, sums = self.counts[labelling], self.sums[labelling]
         n = count.sum()
         means = sums / count.clamp(min=1)[:, None]
-        within = self.products - (means * count[:, None]).T @ means
+        within = self.products.addmm((means * count[:, None]).T, means, alpha=-1)
         within.div_(n).diagonal().add_(SHRINKAGE)
-        factor = cho_factor(within.numpy(), lower=True, overwrite_a=True, check_finite=False)
+        # symmetric: its transpose is the same matrix in the order that LAPACK overwrites without a copy
+        factor = cho_factor(within.numpy().T, lower=True, overwrite_a=True, check_finite=False)
         weights = torch.from_numpy(cho_solve(factor, means.T.numpy(), check_finite=False).T)
         return weights, (count / n).log() - (weights * means).sum(1) / 2
 
@@ -175,32 +189,28 @@ class _Moments:
 def _cross_fit(
     data: _Data, labellings: Sequence[Sequence[Int[np.ndarray, "_"]]], folds: Int[np.ndarray, "clip"], n_classes: int
 ) -> list[list[Int[np.ndarray, "_"]]]:
-    """Answers at the kept positions of each clip, by a rule of the other folds; a list for each labelling."""
+    """Answers at the kept positions of each clip, by a rule of the other folds; a list for each labelling.
+
+    Rows are summed again for each fold rather than kept by fold: a matrix of products of ``large-v3`` takes 100 MiB.
+    """
     mean, scale = data.scale()
-    width, n_folds = len(mean), int(folds.max()) + 1
-    parts = [
-        _Moments(
-            torch.zeros(width, width),
-            [torch.zeros(n_classes, width) for _ in labellings],
-            [torch.zeros(n_classes) for _ in labellings],
-        )
-        for _ in range(n_folds)
-    ]
-    for i, x in enumerate(data):
-        part, x = parts[folds[i]], (x - mean) * scale
-        part.products.addmm_(x.T, x)
-        for k, labels in enumerate(labellings):
-            ids = torch.from_numpy(labels[i][data.kept[i]])
-            part.sums[k].index_add_(0, ids, x)
-            part.counts[k].index_add_(0, ids, torch.ones(len(ids)))
+
+    def moments(clips: Iterable[int]) -> _Moments:
+        found = _Moments.zero(len(mean), n_classes, len(labellings))
+        for i in clips:
+            found.add((data.of(i) - mean) * scale, [labels[i][data.kept[i]] for labels in labellings])
+        return found
+
+    whole = moments(range(len(folds)))
     rules = []
-    for fold in range(n_folds):
-        training = reduce(add, [part for k, part in enumerate(parts) if k != fold])
+    for fold in range(int(folds.max()) + 1):
+        training = whole - moments(np.flatnonzero(folds == fold).tolist())
         rules.append([training.rule(k) for k in range(len(labellings))])
         del training
+    del whole
     answers: list[list[np.ndarray]] = [[] for _ in labellings]
-    for i, x in enumerate(data):
-        x = (x - mean) * scale
+    for i in range(len(folds)):
+        x = (data.of(i) - mean) * scale
         for k, (weights, offset) in enumerate(rules[folds[i]]):
             answers[k].append((x @ weights.T + offset).argmax(1).numpy())
     return answers

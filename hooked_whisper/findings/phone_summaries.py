@@ -237,12 +237,12 @@ class NeuronSite(PhoneSite):
         return cls(
             Tops.of(counts.top).of_both(half),
             counts.names,
-            counts.phones,
+            _smaller(counts.phones),
             deciles.summary(),
             _highest(counts.phones.f1_by_label),
-            counts.shifted_phones,
-            counts.classes,
-            counts.shifted_classes,
+            _smaller(counts.shifted_phones),
+            _smaller(counts.classes),
+            _smaller(counts.shifted_classes),
             widths.summary(),
             active_ranges(counts.shifted_counts, "deciles").summary(),
             _examples(counts.phones, deciles, widths),
@@ -268,6 +268,13 @@ class NeuronSite(PhoneSite):
                     examples[phone] = replace(example, neuron=example.neuron + first)
             first += len(one.phones.best)
         return cls(names=parts[0].names, examples=examples, **columns)
+
+
+def _smaller(found: Selectivity) -> Selectivity:
+    """With its tables by label, which take most of the memory, in single precision."""
+    return replace(
+        found, auc_by_label=found.auc_by_label.astype(np.float32), f1_by_label=found.f1_by_label.astype(np.float32)
+    )
 
 
 def _highest(rows: Sequence[np.ndarray] | np.ndarray) -> Float[np.ndarray, "label"]:
