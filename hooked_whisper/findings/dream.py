@@ -369,6 +369,13 @@ def _notes(result: Result) -> tuple[str, ...]:
         f"are named right in {result.planted.mean():.0%}.",
         f"At the neurons' largest moments in the other half of the utterances the target is said in "
         f"{result.said.mean():.0%}, and the classifier names it in {result.rows[REAL].named.mean():.0%}.",
+        *(
+            (
+                "Even in speech, what excites a neuron most is often not its phone, so a mel that excites it need not be.",
+            )
+            if result.said.mean() < THRESHOLD
+            else ()
+        ),
         "A single mel may exceed the data set for any direction: the evidence is in the names.",
     )
 
