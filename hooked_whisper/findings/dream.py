@@ -370,9 +370,7 @@ def _notes(result: Result) -> tuple[str, ...]:
         f"At the neurons' largest moments in the other half of the utterances the target is said in "
         f"{result.said.mean():.0%}, and the classifier names it in {result.rows[REAL].named.mean():.0%}.",
         *(
-            (
-                "Even in speech, what excites a neuron most is often not its phone, so a mel that excites it need not be.",
-            )
+            ("What excites a neuron most is often not its phone, even in speech, so a mel need not be either.",)
             if result.said.mean() < THRESHOLD
             else ()
         ),
