@@ -153,8 +153,8 @@ def judge(context: Context, found: PhoneEvaluation) -> Finding:
         notes=(
             f"Mel bands themselves, before any block, have a mean best-phone F1 of {_mean(found.mel.phones.f1):.3f}.",
             f"The neurons' rise is {format_estimate(excess)} larger than that of random directions.",
-            f"Random directions rise by {other[0]:.3f}: the activations as a whole become more phonetic with depth; "
-            "only what neurons have beyond that is theirs.",
+            f"Random directions rise by {other[0]:.3f}, as any direction of these activations does; only what neurons "
+            "have beyond that is theirs.",
             *_whole_notes(whole),
             "The bar in standard errors was set after the first run of this finding: with a bar of 0 a control's rise "
             "of 0.0004 (shifted labels) met it, and failed the finding by the rule on controls.",
