@@ -14,9 +14,9 @@ from hooked_whisper.report.card import ModelCard
 
 MEANINGS = {
     "reproduced": "Every criterion is met, each with its whole 95% interval, and no control meets them all.",
-    "partly": "More than half of the criteria are met, but one is missed or its interval crosses the threshold.",
+    "partly": "More than half of the criteria are met, but one is missed or has an interval that crosses the threshold.",
     "not reproduced": "Half of the criteria or more are missed, or a control meets them too.",
-    "measured, no verdict": "There are numbers, but a precondition is not met, or nothing true to compare them with.",
+    "measured, no verdict": "There are numbers, but a precondition is not met, or there is no truth to compare them with.",
     "not testable": "There are no numbers. The reason and the remedy are given.",
     "error": "The experiment stopped with an error, which is given.",
 }
