@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,9 @@ from hooked_whisper.report.card import ModelCard
 
 MEANINGS = {
     "reproduced": "Every criterion is met, each with its whole 95% interval, and no control meets them all.",
-    "partly": "More than half of the criteria are met, but one is missed or has an interval that crosses the threshold.",
+    "partly": "More than half of the criteria are met, but one is missed or its interval crosses its threshold.",
     "not reproduced": "Half of the criteria or more are missed, or a control meets them too.",
-    "measured, no verdict": "There are numbers, but a precondition is not met, or there is no truth to compare them with.",
+    "measured, no verdict": "There are numbers, but a precondition is not met, or there is no truth to compare with.",
     "not testable": "There are no numbers. The reason and the remedy are given.",
     "error": "The experiment stopped with an error, which is given.",
 }
@@ -154,5 +155,5 @@ def plain(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(plain(v) for v in value)
     if isinstance(value, float):
-        return format_number(value)
+        return format_number(value) if math.isfinite(value) else "–"
     return str(value)

@@ -16,7 +16,7 @@ from hooked_whisper.findings.finding import STATUSES
 from hooked_whisper.findings.registry import REGISTRY
 from hooked_whisper.report import ModelCard, model_card, render_page, write_page
 from hooked_whisper.report.figures import picture, themed
-from hooked_whisper.report.overview import facts
+from hooked_whisper.report.overview import facts, plain
 from hooked_whisper.report.sound import damped, waveform
 from tests.findings.worlds import small_context, small_model, utterance
 
@@ -203,6 +203,10 @@ def test_every_verdict_is_explained_once(page: str) -> None:
         anchor = f"verdict-{status.replace(',', '').replace(' ', '-')}"
         assert page.count(f'id="{anchor}"') == 1
     assert page.count("Back to the summary") == 2  # of the explanations and of the finding
+
+
+def test_parameters_are_written_plainly() -> None:
+    assert plain({"k": [1, 2.5], "none": float("nan"), "far": float("inf")}) == "k: 1, 2.5; none: –; far: –"
 
 
 def test_cost_is_in_the_details() -> None:
