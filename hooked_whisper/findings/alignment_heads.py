@@ -48,10 +48,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ID, TITLE = "L3", "Alignment heads: word times from cross-attention"
-CLAIM = (
-    "A few cross-attention heads follow the words through the audio: the cheapest path through their averaged maps "
-    "gives the words' times, and most heads do not do that."
-)
+CLAIM = "A few cross-attention heads follow the words through the audio well enough to time them; most heads do not."
 PROTOCOL = (
     "The true transcript is teacher-forced; cross-attention scores cut to the audio, softmax, z-score over tokens, "
     "median filter 7, mean over heads, dynamic time warping (openai-whisper's recipe). Heads are chosen on every other "

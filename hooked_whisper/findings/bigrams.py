@@ -25,9 +25,7 @@ from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions import null_encoding
 
 ID, TITLE = "F9", "Bigrams in the decoder"
-CLAIM = (
-    "With an empty input, the decoder alone is a weak language model: after a word it expects that word's followers."
-)
+CLAIM = "With no speech as input, the decoder still predicts likely next words, as a weak language model does."
 PROTOCOL = english_bigrams.PROTOCOL
 WORLD_PROTOCOL = (
     "Encoder output of 30 s of zero samples; decoder input is exactly <|startoftranscript|><|en|><|transcribe|> and "

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 ID, TITLE = "W2", "Audio against context"
 CLAIM = (
-    "When the context calls for a word that was not said, the decoder still follows the audio; without audio it "
-    "follows the context. The audio's evidence enters through cross-attention where the word is predicted."
+    "When context and audio disagree, the decoder writes the word that was said, and the audio's evidence enters "
+    "through cross-attention."
 )
 PROTOCOL = context_conflict.PROTOCOL
 SYNTHETIC_PROTOCOL = (

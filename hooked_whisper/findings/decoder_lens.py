@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 
 ID, TITLE = "L2", "DecoderLens: the decoder on earlier encoder blocks"
 CLAIM = (
-    "Read through the unchanged decoder, the encoder becomes a transcript block by block: before its first block there "
-    "is nothing to read, no block is harder to read than the one before it, and low or intermediate blocks already "
-    "decide some of the words."
+    "The decoder can read the encoder block by block: no block is harder to read than the one before, and earlier "
+    "blocks already decide some of the words."
 )
 PROTOCOL = (
     "The residual stream entering and leaving every block of the encoder goes through the encoder's final norm, and "

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
 ID, TITLE = "F16", "Feature visualization of neurons"
 CLAIM = (
-    "A log-mel optimized for an encoder neuron excites it more than any speech of the data set does, and a phone "
-    "classifier that has not seen the model names the phone that the neuron answers to."
+    "An input optimized for an encoder neuron excites it more than any real speech does, and a phone classifier "
+    "names the neuron's phone in it."
 )
 PROTOCOL = (
     "Neurons: of the MLPs of the later half of the encoder, the best neuron of each phone by AUC (positions of the "

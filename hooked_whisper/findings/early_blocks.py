@@ -40,8 +40,8 @@ LEGEND = {
 LEAST_ERRORS = 1.96  # so many standard errors above nothing: the 95 % interval excludes it
 
 WHOLE = "mean F1 over phones by block"
-ID, TITLE = "F8", "Phones come in the later blocks"
-CLAIM = "The first encoder blocks have no neurons for phones that one could hear; the last ones do."
+ID, TITLE = "F8", "Phones appear in later blocks"
+CLAIM = "Neurons for phones appear in the later encoder blocks, not in the first ones."
 PROTOCOL = (
     f"{SAMPLE} F1 of each neuron's best phone: phone, sign and threshold are chosen on the other speakers, and F1 is "
     "pooled over all. Rise: mean over the later half of the blocks minus mean over the earlier half (the middle one of "

@@ -28,10 +28,10 @@ from hooked_whisper.interventions.masks import window_masks
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ID, TITLE = "F3", "Heads that need no reach"
+ID, TITLE = "F3", "Local encoder heads"
 CLAIM = (
-    "Most encoder heads (4 of 6 in each block) are local: they can be masked to a window of k = 10 positions (0.2 s) "
-    "at little cost; the one or two others in each block cannot."
+    "In each encoder block most heads (4 of 6) can be limited to 0.2 s to either side at little cost, and the "
+    "others cannot."
 )
 PROTOCOL = (
     "Heads are ranked within each block by their mean attention distance |i - j| (mean over the rows i from the first "

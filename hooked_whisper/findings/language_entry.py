@@ -36,10 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ID, TITLE = "F12", "Where language enters the decoder"
-CLAIM = (
-    "The language spoken reaches the decoder through cross-attention heads: what they write, read through the final "
-    "norm and the unembedding, names it."
-)
+CLAIM = "The spoken language reaches the decoder through a few cross-attention heads."
 PROTOCOL = (
     "Decoder input is <|startoftranscript|> alone; the next token is the language. Each cross-attention head's output "
     "goes through the final norm (with its own statistics) and the unembedding restricted to the language tokens: "

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 ID, TITLE = "F14", "Language steering"
 CLAIM = (
-    "Adding the difference between two languages' mean activations to the encoder's residual stream makes the model "
-    "detect the other language, before it stops understanding the words."
+    "Adding the mean difference between two languages to the encoder makes the model detect the other language "
+    "while it still transcribes."
 )
 PROTOCOL = (
     "Direction: mean over the positions of the clips, not of their padding, of one language less that of the other, at "
@@ -145,7 +145,8 @@ def _steer(
     model, halves = context.model, _halves(sample, pair, clips)
     targets = [pair[1] if sample.languages[i] == pair[0] else pair[0] for i in clips]
     steps = torch.stack([vectors[h] * (1 if t == pair[0] else -1) for h, t in zip(halves, targets, strict=True)])
-    flipped, wrong = [], []
+    flipped: list[list[bool]] = []
+    wrong: list[list[float]] = []
     for coefficient in context.track(COEFFICIENTS, "F14"):
         batches = []
         for start in range(0, len(clips), ENCODER_BATCH):

@@ -24,10 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ID, TITLE = "F18", "Moments made audible"
-CLAIM = (
-    "A clip round a neuron's largest moment with 62.5 ms of it ten times as loud (+20 dB) keeps the rest as it is; its "
-    "fades keep the gain from clicking, and its limited copy never clips."
-)
+CLAIM = "A clip can be made ten times louder at a neuron's strongest moment without changing the rest or adding clicks."
 PROTOCOL = (
     "Moments: the largest one of every MLP neuron of a middle encoder block, over all utterances, at most 200, drawn "
     "at random. Each is cut out by the library's helper with its defaults (1 s, factor 10 on 62.5 ms, fades of 5 ms) "

@@ -23,8 +23,8 @@ from hooked_whisper.findings.statistics import auc, bootstrap, matrix_regression
 from hooked_whisper.findings.truth import Truth
 from hooked_whisper.hooked import HookedWhisper
 
-ID, TITLE = "F10", "Neighbours in embedding space"
-CLAIM = "Token embeddings cluster by meaning and also by sound: a decoder that only reads text has learned rhymes."
+ID, TITLE = "F10", "Neighbors in embedding space"
+CLAIM = "Tokens have similar embeddings if they are used alike, and also if they sound alike."
 PROTOCOL = english_neighbours.PROTOCOL
 WORLD_PROTOCOL = (
     "Cosine similarity of rows of the decoder's token embedding, for the words of the world. Do pairs that sound "

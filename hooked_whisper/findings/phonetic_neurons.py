@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 PURE, ENOUGH, MOST_OF_CONTROLS = 0.6, 0.6, 0.15
 N_SHOWN = 15
 
-ID, TITLE = "F5", "Neurons for phones"
-CLAIM = "Most neurons of an encoder block's MLP respond to one phone, or to phones that are made alike."
+ID, TITLE = "F5", "Phonetic neurons"
+CLAIM = "Most neurons in an encoder MLP respond to one phone or to a few similar phones."
 PROTOCOL = (
     f"{SAMPLE} Of each neuron the {TOP} strongest examples, one per utterance; phonetic: {PURE:.0%} of them or "
     "more are one phone (not silence) or one narrow articulatory class. Only neurons that are positive in "

@@ -37,10 +37,8 @@ FALLS, ENOUGH, LARGEST_P = -0.5, 0.5, 0.01
 PERMUTATIONS = 1000
 N_SHOWN, MOST_LABELS = 3, 5
 
-ID, TITLE = "F7", "One phone at the top, several below"
-CLAIM = (
-    "The stronger a neuron of the encoder's MLPs is active, the surer is the phone; lower down it mixes like sounds."
-)
+ID, TITLE = "F7", "Polyphonetic neurons"
+CLAIM = "A neuron's strongest activations come from one phone, and its weaker ones from several similar phones."
 PROTOCOL = (
     f"{SAMPLE} The active values (above 1/128) of each neuron in deciles; entropy of the label (phone or silence) "
     f"within each decile, as the mean entropy of {EQUAL_N} examples drawn from it (the same number everywhere, so the "

@@ -56,10 +56,10 @@ from hooked_whisper.hooked import HookedWhisper
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ID, TITLE = "F1", "Locality of relevance in the encoder"
+ID, TITLE = "F1", "Localized encoder attention"
 CLAIM = (
-    "Encoder attention is localized up to the end of the audio. Positions after the end attend back to the end of "
-    "speech, and to the cut where the audio is cut."
+    "Each encoder position draws mostly on audio within half a second of it, and positions after the end of the "
+    "audio draw on its end."
 )
 PROTOCOL = (
     "Relevance by rules 5 and 6 of Chefer et al. 2021 over all encoder blocks (R = I; R += mean_heads(relu(gradient x "

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ID, TITLE = "F11", "Neurons for classes of words"
-CLAIM = "Neurons of the decoder's first MLP fire at the words of a semantic class, more than chance grouping explains."
+CLAIM = "Some neurons in the decoder's first MLP fire on words of one class of meaning, more often than by chance."
 PROTOCOL = word_classes.PROTOCOL
 SYNTHETIC_PROTOCOL = (
     "The true text of every utterance is forced on the decoder (prompt without timestamps, the utterance's own audio); "

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ID, TITLE = "F13", "Linear probes for language and for speech"
-CLAIM = "The later encoder blocks hold the language, and whether a sound is speech, where a linear probe can read them."
+CLAIM = "Linear probes on the later encoder blocks tell which language is spoken, and speech from other sounds."
 PROTOCOL = (
     "One probe per block (ridge regression in closed form, fixed penalty) on the residual stream after it. Language: "
     "on the mean over a clip's positions; voices of the test are not among those of the training. Is it "

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 ID, TITLE = "F17", "Speech is no more like speech than like other sounds"
 CLAIM = (
-    "In the first encoder block's MLP, activations of two speech clips are no more alike than those of speech and of "
-    "another sound (published as a null result)."
+    "After the first encoder MLP, two speech clips are no more alike than speech and another sound (published as "
+    "a null result)."
 )
 PROTOCOL = (
     "Cosine of encoder.blocks.0.mlp.hook_pre between single positions of different clips: speech and speech, other "
@@ -162,8 +162,8 @@ def judge(context: Context, sample: SpeechSample) -> Finding:
         notes=(
             f"Speech: {counted(sample.languages)}; other sounds: {VARIANTS} each of {', '.join(KINDS)}. They are "
             f"synthetic; the published ones were recordings. {POSITIONS} positions of each clip.",
-            "Before and after GELU the activations have the same size. Those before are judged; after, the raw cosine is "
-            f"{_in_short(measured)} (published for tiny.en: 0.156 within speech).",
+            "Before and after GELU the activations have the same size. Those before are judged; after, the raw cosine "
+            f"is {_in_short(measured)} (published for tiny.en: 0.156 within speech).",
             "F13 looks for the same difference with linear probes.",
         ),
     )

@@ -27,8 +27,8 @@ from hooked_whisper.protocols import Interval
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ID, TITLE = "F15", "Fragments of audio for a word"
-CLAIM = "Of all short fragments of audio, those that raise a word's logit most contain the word."
+ID, TITLE = "F15", "Audio fragments that raise a word"
+CLAIM = "The half-second fragments of audio that raise a word's logit most are those that contain the word."
 PROTOCOL = spoken_fragments.PROTOCOL
 SYNTHETIC_PROTOCOL = (
     "Utterances are cut into fragments of 0.5 s, one after the other; each is padded with silence to a full window, "

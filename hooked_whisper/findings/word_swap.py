@@ -52,10 +52,7 @@ if TYPE_CHECKING:
     pass
 
 ID, TITLE = "W1", "Word-swap patching"
-CLAIM = (
-    "Which of two words a phone apart is written is decided by the encoder's output over the word's own stretch: "
-    "putting that stretch of one run into the other carries the decision over, and other stretches do not."
-)
+CLAIM = "Which of two similar words is written depends only on the encoder's output over that word."
 PROTOCOL = (
     "Pairs of clips of one voice, equal sample by sample but for one word, A or B, a phone apart (B's word is fitted "
     "to the time of A's phones); one reference "
