@@ -154,7 +154,8 @@ def test_a_margin_widens_the_cut_and_costs_the_neighbors() -> None:
     assert sweep.axes[0].entries == MARGINS and sweep.axes[1].entries == STATISTICS
     by_margin = sweep.at(statistic=NEIGHBORS, bound="value")
     assert (np.diff(by_margin) >= 0).all() and by_margin[0] == 0 and by_margin[-1] > 0.5
-    assert (sweep.at(statistic=UNDER, bound="value") == 1).all()
+    # the middle of a neighbor is within the widest cut only, which leaves some of them enough positions
+    assert (sweep.at(statistic=UNDER, bound="value")[:-1] == 1).all()
     assert sweep.at(statistic=OUTSIDE, bound="value")[0] == 0
     assert [row[0] for row in finding.tables[0].rows][:3] == ["0 ms", "50 ms", "100 ms (verdict)"]
     assert any("margin 0" in note and "not met" not in note for note in finding.notes)
