@@ -17,6 +17,7 @@ import torch
 from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora import open_corpus
 from hooked_whisper.findings.context import Context
+from hooked_whisper.findings.corpus_clips import clips_of
 from hooked_whisper.findings.finding import Finding
 from hooked_whisper.findings.registry import Entry, chosen
 from hooked_whisper.findings.running import run_and_save
@@ -52,17 +53,25 @@ def cells(models: Sequence[str] = MODELS, speech: Sequence[str] = SPEECH, seeds:
     return [Cell(model, kind, seed) for seed in seeds for model in models for kind in speech]
 
 
-def run_cell(cell: Cell, entries: Sequence[Entry], human: str | None, again: bool, progress: bool) -> None:
+@dataclass(frozen=True)
+class Human:
+    """Corpora of human speech. languages: for the findings that compare languages, the others take ``english``."""
+
+    english: str
+    languages: str | None = None
+
+
+def run_cell(cell: Cell, entries: Sequence[Entry], human: Human | None, again: bool, progress: bool) -> None:
     """Run the entries that depend on this cell's speech, and print a line for each.
 
-    ``human``: a corpus of human speech. Findings with speech of their own run with packaged speech alone.
+    Findings with speech of their own run with packaged speech alone.
     """
     entries = [entry for entry in entries if cell.speech == "packaged" or not entry.own_speech]
-    context = _context(cell, human, progress)
+    context = _context(cell, human if cell.speech == "human" else None, progress)
     settings = {
         "model": cell.model,
         "speech": cell.speech,
-        "corpus": Path(human).name if human and cell.speech == "human" else "packaged speech",
+        "corpus": Path(human.english).name if human and cell.speech == "human" else "packaged speech",
         "seed": cell.seed,
         "utterances": UTTERANCES,
     }
@@ -74,18 +83,21 @@ def run_cell(cell: Cell, entries: Sequence[Entry], human: str | None, again: boo
         )
 
 
-def _context(cell: Cell, human: str | None, progress: bool) -> Context:
+def _context(cell: Cell, human: Human | None, progress: bool) -> Context:
     model = HookedWhisper.from_pretrained(cell.model).eval()
-    corpus = open_corpus(human) if cell.speech == "human" and human else None
-    return make_context(
+    context = make_context(
         model,
         cell.model,
-        corpus=corpus,
-        corpus_name=Path(human).name if human else "",
+        corpus=open_corpus(human.english) if human else None,
+        corpus_name=Path(human.english).name if human else "",
         utterances=UTTERANCES,
         seed=cell.seed,
         progress=progress,
     )
+    if human is None or human.languages is None:
+        return context
+    languages = open_corpus(human.languages)
+    return replace(context, language_speech=lambda: clips_of(model, languages, own_times=False).utterances)
 
 
 def compact(finding: Finding) -> Finding:
@@ -97,6 +109,9 @@ def compact(finding: Finding) -> Finding:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--human", metavar="PLACE", help="corpus of human speech with words and phones, such as TIMIT")
+    parser.add_argument(
+        "--human-languages", metavar="PLACE", help="clips of several languages, for F12, F13, F14 and F17"
+    )
     parser.add_argument("--models", nargs="+", default=MODELS, metavar="M")
     parser.add_argument("--speech", nargs="+", choices=SPEECH, default=None, help="default: both with --human")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, metavar="S")
@@ -109,10 +124,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     speech = parsed.speech or (SPEECH if parsed.human else SPEECH[:1])
     if "human" in speech and not parsed.human:
         parser.error("human speech is not packaged: say with --human where it is")
+    human = Human(parsed.human, parsed.human_languages) if parsed.human else None
     FOLDER.mkdir(exist_ok=True)
     entries = chosen(parsed.only)
     for cell in cells(parsed.models, speech, parsed.seeds):
-        run_cell(cell, entries, parsed.human, parsed.again, sys.stderr.isatty())
+        run_cell(cell, entries, human, parsed.again, sys.stderr.isatty())
 
 
 if __name__ == "__main__":
