@@ -4,7 +4,8 @@
 - ``scan`` a corpus: largest examples, samples of every range, statistics (:mod:`hooked_whisper.features.scanning`)
 - phones: ``evaluate_sites`` counts labelled clips once (``collect_rows``: by blocks of features, for large models);
   ``Selectivity``, ``Purity``, ``PhoneRanges`` follow from that; ``autolabels`` names features with the evidence
-- ``dream_of`` optimises an input, ``causal_effects`` takes a feature away and listens to the words
+- ``visualize_features`` optimizes an input under priors, ``dream_of`` without; ``causal_effects`` removes a feature and
+  compares words
 """
 
 from hooked_whisper.features.autolabel import AutoLabel, Evidence, autolabels
@@ -33,6 +34,7 @@ from hooked_whisper.features.row_labels import CountOptions
 from hooked_whisper.features.scanning import Scan, ScanOptions, SiteScan, load_scan, scan
 from hooked_whisper.features.selectivity import Selectivity, coverage, cross_selectivity
 from hooked_whisper.features.sites import Site
+from hooked_whisper.features.visualization import MelPrior, Visualization, visualize_features
 
 __all__ = [
     "AutoLabel",
@@ -50,6 +52,7 @@ __all__ = [
     "LabelledRows",
     "LinearBasis",
     "MelBands",
+    "MelPrior",
     "OnsetAverages",
     "PhoneClassifier",
     "PhoneRanges",
@@ -62,6 +65,7 @@ __all__ = [
     "SiteCounts",
     "SiteScan",
     "TopExamples",
+    "Visualization",
     "activations",
     "active_ranges",
     "articulation",
@@ -91,4 +95,5 @@ __all__ = [
     "shifted_labels",
     "signed_ranges",
     "start_mel",
+    "visualize_features",
 ]
