@@ -7,6 +7,8 @@ from typing import Any
 
 from whisper.model import ModelDimensions
 
+VOCABULARIES = (51864, 51865, 51866)  # English only, 99 languages, 100 languages
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -55,14 +57,27 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class WhisperConfig:
-    """Both stacks, a name to print, and the cross-attention heads known to follow the audio (block, head)."""
+    """Both stacks, a name to print, and the cross-attention heads known to follow the audio (block, head).
+
+    vocabulary: the released vocabulary whose ids the model has: 51864 (English), 51865 (99 languages) or 51866 (100);
+        ``n_vocab`` is larger where tokens were added. 0: a tokenizer of the model's own. ``None``: as the sizes say,
+        see :attr:`token_layout`.
+    """
 
     encoder: EncoderConfig
     decoder: DecoderConfig
     name: str = "whisper"
     alignment_heads: tuple[tuple[int, int], ...] | None = None
+    vocabulary: int | None = None
 
     def __post_init__(self) -> None:
+        if self.vocabulary is not None and not (
+            self.vocabulary == 0 or (self.vocabulary in VOCABULARIES and self.vocabulary <= self.decoder.n_vocab)
+        ):
+            raise ValueError(
+                f"vocabulary must be one of {', '.join(map(str, VOCABULARIES))}, at most n_vocab "
+                f"{self.decoder.n_vocab}, or 0 for another tokenizer, got {self.vocabulary!r}"
+            )
         if self.encoder.d_model != self.decoder.d_model:
             raise ValueError(
                 f"encoder d_model {self.encoder.d_model} and decoder d_model {self.decoder.d_model} must be equal: "
@@ -71,6 +86,19 @@ class WhisperConfig:
         for block, head in self.alignment_heads or ():
             if not (0 <= block < self.decoder.n_layers and 0 <= head < self.decoder.n_heads):
                 raise ValueError(f"alignment head ({block}, {head}) does not exist in {self.decoder}")
+
+    @property
+    def token_layout(self) -> int | None:
+        """The released vocabulary whose ids this model has; ``None`` where neither ``vocabulary`` nor the sizes say.
+
+        51866 tokens are large-v3's only with its 128 mel bins: with 80 they are another vocabulary and added tokens.
+        """
+        if self.vocabulary is not None:
+            return self.vocabulary or None
+        n_vocab, hundred = self.decoder.n_vocab, self.encoder.n_mels == 128
+        if n_vocab in (51864, 51865):
+            return n_vocab
+        return 51866 if n_vocab >= 51866 and hundred else None
 
     @classmethod
     def from_dims(
@@ -112,7 +140,10 @@ class WhisperConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        data = asdict(self)
+        if self.vocabulary is None:  # as files of earlier versions have it
+            del data["vocabulary"]
+        return data
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> WhisperConfig:
@@ -123,6 +154,7 @@ class WhisperConfig:
             decoder=_from_dict(DecoderConfig, data.get("decoder"), "decoder"),
             name=str(data.get("name", "whisper")),
             alignment_heads=None if heads is None else tuple((int(b), int(h)) for b, h in heads),
+            vocabulary=data.get("vocabulary"),
         )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class HookedWhisperError(Exception):
@@ -113,6 +114,30 @@ class AlignmentError(HookedWhisperError, ValueError):
     Cause: no words, a transcript too long for the decoder, no audio, a head the model does not have, no word times.
     Fix: the message names what is missing and what to give.
     """
+
+
+class ArgumentError(HookedWhisperError, ValueError, TypeError):
+    """An argument has a value or a type that the function does not take.
+
+    Cause: an unknown option, a path or list where a tensor is needed, numbers out of range, an empty list.
+    Fix: the message names the argument, what was given, what is expected, and the nearest option.
+    """
+
+
+def check_option(argument: str, value: Any, options: Iterable[str], error: type[Exception] = ArgumentError) -> str:
+    """Return ``value`` if it is one of ``options``.
+
+    Raises:
+        ``error``: it is not; the message lists the options and names the most similar.
+    """
+    known = tuple(options)
+    if isinstance(value, str) and value in known:
+        return value
+    near = closest(value, known, 1) if isinstance(value, str) else []
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    *others, last = map(repr, known)
+    listed = f"{', '.join(others)} or {last}" if others else last
+    raise error(f"{argument} must be {listed}, not {value!r:.80}{hint}")
 
 
 def closest(name: str, names: Iterable[str], n: int = 3) -> list[str]:

@@ -25,7 +25,7 @@ LOCAL_HINT = "Give the path of a local .pt file or model folder instead, or 'dem
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark of UTF-8 in front
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist: a model folder needs it beside the weights") from None
     except (OSError, ValueError, RecursionError) as error:

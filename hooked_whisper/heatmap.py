@@ -4,10 +4,12 @@ ground."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
+
+from hooked_whisper.errors import check_option
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,6 +38,7 @@ def heat_map(
     scale: ``"diverging"`` is centred on 0. clip: percentile of the absolute values at which the colours end, since few
     large entries would hide the rest; the bar says so. texts: what to write into the cells.
     """
+    check_option("scale", scale, get_args(Scale))
     from matplotlib.figure import Figure
 
     known = values[np.isfinite(values)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +15,10 @@ from whisper.tokenizer import Tokenizer
 from hooked_whisper import decoding
 from hooked_whisper.audio import TimeMap, prepare_mel
 from hooked_whisper.config import WhisperConfig
+from hooked_whisper.errors import ArgumentError, PromptError, check_option
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.text import Prompter
-from hooked_whisper.text.prompts import ENGLISH_ONLY
+from hooked_whisper.text.prompts import ENGLISH_ONLY, TASKS, tokenizer_of
 from hooked_whisper.weights import load_into, process_weights, resolve, save_pretrained
 
 
@@ -41,6 +43,7 @@ class HookedWhisper(WhisperCore):
         revision: str | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
+        vocabulary: int | None = None,
         fold_ln: bool = False,
         center_writing_weights: bool = False,
         fold_value_biases: bool = False,
@@ -58,6 +61,8 @@ class HookedWhisper(WhisperCore):
         device: default CUDA if there is one, else CPU.
         dtype: of the parameters; checkpoints in half precision are converted.
         revision, cache_dir, local_files_only: for downloads.
+        vocabulary: the released vocabulary whose special tokens the model has (51864, 51865 or 51866), where tokens
+            were added and the checkpoint does not say, see :attr:`WhisperConfig.token_layout`.
         fold_ln, center_writing_weights, fold_value_biases, center_unembed: weight processing that preserves the
             logits (the last one only up to a constant per token); off by default, so that numbers equal the original's.
 
@@ -66,6 +71,13 @@ class HookedWhisper(WhisperCore):
             MissingWeightsError: the name is known, but no place has its weights; lists the places and what to install.
             CheckpointError: names the file and every missing, unexpected or misshapen tensor.
         """
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise ArgumentError(f"dtype must be a floating-point torch.dtype such as torch.float16, not {dtype!r}")
+        if device is not None:
+            try:
+                device = torch.device(device)
+            except (RuntimeError, TypeError) as error:
+                raise ArgumentError(f"device must be one such as 'cpu' or 'cuda', not {device!r}") from error
         if isinstance(source, WhisperConfig):
             model = cls(source)
         else:
@@ -74,6 +86,11 @@ class HookedWhisper(WhisperCore):
                 model = cls(checkpoint.config)
             load_into(model, checkpoint)
             model.metadata = dict(checkpoint.metadata)
+        if vocabulary is not None:
+            try:
+                model.cfg = replace(model.cfg, vocabulary=vocabulary)
+            except ValueError as error:
+                raise ArgumentError(str(error)) from None
         process_weights(
             model,
             fold_ln=fold_ln,
@@ -123,7 +140,9 @@ class HookedWhisper(WhisperCore):
     @property
     def prompter(self) -> Prompter:
         """Prompts and token names for this model's vocabulary."""
-        return Prompter(self.cfg.decoder.n_vocab)
+        if self.cfg.token_layout is None:
+            tokenizer_of(self.cfg)  # raises, naming the model's sizes
+        return Prompter.of(self.cfg)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -144,6 +163,7 @@ class HookedWhisper(WhisperCore):
         A word inside a sentence has its space in front: ``" very"``, not ``"very"``. ``prompt=False`` leaves the
         special tokens out.
         """
+        check_option("task", task, TASKS, PromptError)
         tokens = self.prompter.to_tokens(text, language=language, task=task, timestamps=timestamps, prompt=prompt)
         return tokens.to(self.device)
 
@@ -187,7 +207,10 @@ class HookedWhisper(WhisperCore):
         """
         from whisper.decoding import detect_language
 
-        if self.cfg.decoder.n_vocab == ENGLISH_ONLY:
+        mel = decoding.as_input(self, mel)
+        if tokenizer is None:
+            tokenizer_of(self.cfg)  # refused where no ids are known
+        if self.cfg.token_layout == ENGLISH_ONLY:
             return decoding.detect_english(self, mel)
         return detect_language(self, mel, tokenizer)  # type: ignore[arg-type]
 

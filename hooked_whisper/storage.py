@@ -49,6 +49,13 @@ def is_local(path: AnyPath) -> TypeIs[Path]:
     return isinstance(path, Path)
 
 
+def new_file_mode() -> int:
+    """Permissions that a file made by ``open`` gets: what the umask leaves; temporary files are for the owner only."""
+    umask = os.umask(0o077)  # there is no way to read it without setting it
+    os.umask(umask)
+    return 0o666 & ~umask
+
+
 def write_atomic(path: AnyPath, data: bytes) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new one, never a part.
 
@@ -64,7 +71,7 @@ def write_atomic(path: AnyPath, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, new_file_mode())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

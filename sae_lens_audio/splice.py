@@ -7,19 +7,20 @@ are joined with ``+``. With ``error_term=True`` only the latents' part of the ac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hooked_whisper.audio import TimeMap
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint, canonical_name
 from hooked_whisper.hooks.point import of_cross_keys
+from hooked_whisper.indices import is_integer
 from hooked_whisper.interventions.ablate import place_mask
 from hooked_whisper.interventions.metrics import Metric, read_metric
 from hooked_whisper.interventions.places import Places, Where, places
@@ -55,6 +56,7 @@ def clamp_latents(
         PatchError: latents that do not exist (when the pass runs) or come twice, as many values as latents missing,
             places outside the window, a unit that the point does not have.
     """
+    check_option("unit", unit, get_args(Unit), PatchError)
     numbers = _numbers(latents)
     given = _per_latent(values, numbers)
     return _edit(hook, numbers, lambda old: given.to(old).expand_as(old), where, unit)
@@ -73,8 +75,8 @@ def steer_latents(
     Adding moves silent latents too, and is not stopped at 0; scaling moves only those that are active. Other arguments
     as for :func:`clamp_latents`; ``coefficient`` is one for all, or one per latent.
     """
-    if by not in ("add", "scale"):
-        raise PatchError(f"by is 'add' or 'scale', not {by!r}")
+    check_option("by", by, ("add", "scale"), PatchError)
+    check_option("unit", unit, get_args(Unit), PatchError)
     numbers = _numbers(latents)
     given = _per_latent(coefficient, numbers)
     if by == "add":
@@ -261,10 +263,16 @@ def _site(hook: str) -> str:
 
 
 def _numbers(latents: Latents) -> tuple[int, ...]:
-    several = [latents] if isinstance(latents, int) else [int(n) for n in latents]
-    if not several or min(several) < 0 or len(set(several)) < len(several):
-        raise PatchError(f"latents are numbers from 0, at least one and none twice, got {several}")
-    return tuple(several)
+    if is_integer(latents):
+        several = [latents]
+    else:
+        several = list(latents) if isinstance(latents, Iterable) and not isinstance(latents, str) else [None]
+    if not several or not all(is_integer(n) and n >= 0 for n in several) or len(set(map(int, several))) < len(several):
+        raise PatchError(
+            f"latents are whole numbers from 0, at least one and none twice, got {several!s:.80}; of a mask, give "
+            "mask.nonzero().flatten()"
+        )
+    return tuple(int(n) for n in several)
 
 
 def _per_latent(values: Numbers, numbers: tuple[int, ...]) -> Float[Tensor, "latent"]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper.decoding import threads_kept
-from hooked_whisper.errors import AlignmentError, closest
+from hooked_whisper.errors import AlignmentError, check_option
 from hooked_whisper.heatmap import heat_map
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
@@ -99,6 +99,7 @@ def script(model: HookedWhisper, text: str, unit: Unit = "token", language: str 
     Raises:
         AlignmentError: no words, more tokens than the decoder has places for, or an unknown unit.
     """
+    check_option("unit", unit, get_args(Unit), AlignmentError)
     spoken = text.split()
     if not spoken:
         raise AlignmentError("there are no words to align: give the transcript as text")
@@ -109,12 +110,10 @@ def script(model: HookedWhisper, text: str, unit: Unit = "token", language: str 
         words, pieces = tokenizer.split_to_word_tokens([*ids, tokenizer.eot])
         words, lengths = words[:-1], [len(p) for p in pieces[:-1]]
         words, lengths = _with_punctuation(words, lengths)
-    elif unit == "character":
+    else:
         spelled = [[tokenizer.encode(f" {w[0]}"), *(tokenizer.encode(c) for c in w[1:])] for w in spoken]
         rows = [[i for piece in pieces for i in piece] for pieces in spelled]
         ids, words, lengths = [i for row in rows for i in row], spoken, [len(row) for row in rows]
-    else:
-        raise AlignmentError(f"unit is 'token' or 'character', not {unit!r}")
     tokens = (*prompt, *ids, tokenizer.eot)
     if len(tokens) > model.cfg.decoder.n_ctx:
         raise AlignmentError(
@@ -194,6 +193,7 @@ def head_maps(
 
     The maps of chosen heads are averaged; see the head of this file for the two recipes.
     """
+    check_option("method", method, get_args(Method), AlignmentError)
     from whisper.timing import median_filter
 
     if method == "whisper":
@@ -201,14 +201,10 @@ def head_maps(
         std, mean = torch.std_mean(weights, dim=-2, keepdim=True, unbiased=False)
         maps = torch.nan_to_num((weights - mean) / std, nan=0.0, posinf=0.0, neginf=0.0)
         return median_filter(maps, MEDIAN_WIDTH[method]), torch.ones(len(scores), device=scores.device)
-    if method == "norms":
-        weights = median_filter(scores, MEDIAN_WIDTH[method]).softmax(-1)
-        columns = weights.norm(dim=-2, keepdim=True)
-        strength = columns.sum((-2, -1)) + weights.norm(dim=-1).sum(-1)
-        return weights / columns.clamp_min(torch.finfo(weights.dtype).tiny), strength
-    near = closest(str(method), MEDIAN_WIDTH)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise AlignmentError(f"method is 'whisper' or 'norms', not {method!r}{hint}")
+    weights = median_filter(scores, MEDIAN_WIDTH[method]).softmax(-1)
+    columns = weights.norm(dim=-2, keepdim=True)
+    strength = columns.sum((-2, -1)) + weights.norm(dim=-1).sum(-1)
+    return weights / columns.clamp_min(torch.finfo(weights.dtype).tiny), strength
 
 
 def word_times(
@@ -256,6 +252,9 @@ def align(
         AlignmentError: no words, a transcript too long, heads that do not exist, an unknown method or unit.
         AudioError: a duration outside the window.
     """
+    check_option("method", method, get_args(Method), AlignmentError)
+    if unit is not None:
+        check_option("unit", unit, get_args(Unit), AlignmentError)
     used: Unit = unit or ("character" if method == "norms" else "token")
     text_of = script(model, text, used, language)
     time = model.time

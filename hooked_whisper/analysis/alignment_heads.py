@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hooked_whisper.analysis.alignment import Head, Method, Script, Unit, cross_scores, head_maps, script, word_times
 from hooked_whisper.analysis.boundaries import TOLERANCES_S, boundary_counts, f1_of, r_value_of
-from hooked_whisper.errors import AlignmentError
+from hooked_whisper.errors import AlignmentError, check_option
 from hooked_whisper.heatmap import heat_map
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment, Interval
@@ -119,8 +119,26 @@ def clip_maps(
     Raises:
         AlignmentError: no clips, not one encoder output per alignment, or words whose times are unknown.
     """
+    _check(method, unit)
     if len(encoder_out) != len(alignments) or not alignments:
         raise AlignmentError(f"{len(encoder_out)} encoder outputs, {len(alignments)} alignments: give one for each")
+    return _clip_maps(model, encoder_out, alignments, heads, method, unit, language)
+
+
+def _check(method: str, unit: str) -> None:
+    check_option("method", method, get_args(Method), AlignmentError)
+    check_option("unit", unit, get_args(Unit), AlignmentError)
+
+
+def _clip_maps(
+    model: HookedWhisper,
+    encoder_out: Float[Tensor, "clip position d_model"],
+    alignments: Sequence[Alignment],
+    heads: Sequence[Head] | None,
+    method: Method,
+    unit: Unit,
+    language: str,
+) -> Iterator[ClipMaps]:
     for row, alignment in zip(encoder_out, alignments, strict=True):
         if not alignment.words:
             raise AlignmentError(f"clip {alignment.utterance!r} has no word times: give an Alignment with words")
@@ -149,6 +167,7 @@ def score_alignment_heads(
     Raises:
         AlignmentError: as :func:`clip_maps`.
     """
+    _check(method, unit)
     counts = []
     for clip in clip_maps(model, encoder_out, alignments, method=method, unit=unit, language=language):
         counts.append([boundary_counts(clip.words([k]), clip.truth, tolerances_s) for k in range(len(clip.maps))])
@@ -189,6 +208,7 @@ def choose_heads(
     Raises:
         AlignmentError: as :func:`clip_maps`.
     """
+    _check(method, unit)
     if scores is None:
         scores = score_alignment_heads(
             model, encoder_out, alignments, tolerances_s=(tolerance_s,), method=method, unit=unit, language=language

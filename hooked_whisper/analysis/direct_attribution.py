@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper.errors import check_option
 from hooked_whisper.heatmap import heat_map
 from hooked_whisper.hooks import ActivationCache
 
@@ -86,6 +87,7 @@ class DirectAttribution:
 
 def attribution_names(parts: Parts = "block") -> list[str]:
     """What ``run_with_cache(names=...)`` must keep: much less than its default, which holds every key and value."""
+    check_option("parts", parts, get_args(Parts))
     names = ["decoder.hook_embed", "decoder.hook_pos_embed", "decoder.ln_final.hook_scale", "unembed.hook_out"]
     names += [f"decoder.blocks.*.hook_{what}" for what in ("attn_out", "cross_attn_out", "mlp_out")]
     inner = {"block": [], "head": ["attn.hook_z", "cross_attn.hook_z"], "neuron": ["mlp.hook_post"]}[parts]
@@ -105,8 +107,7 @@ def direct_logit_attribution(
     Raises:
         UnknownHookError: the cache lacks an activation that is needed.
     """
-    if parts not in ("block", "head", "neuron"):
-        raise ValueError(f"parts must be block, head or neuron, got {parts!r}")
+    check_option("parts", parts, get_args(Parts))
     logits = cache["unembed.hook_out"]
     shape = logits.shape[:2]
     found = _blocks(cache, correct, incorrect, without=_SPLIT[parts])

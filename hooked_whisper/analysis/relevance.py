@@ -23,6 +23,7 @@ from hooked_whisper.analysis.targets import Target, resolve_target, token_log_pr
 from hooked_whisper.heatmap import heat_map
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
+from hooked_whisper.indices import read_indices
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -350,10 +351,7 @@ def _by_block(model: HookedWhisper, found: dict[str, Tensor], stack: str, kind: 
 
 
 def _wanted(rows: Rows | None, n: int) -> list[int]:
-    everyone = range(n)
-    return list(
-        everyone if rows is None else everyone[rows] if isinstance(rows, slice) else [everyone[i] for i in rows]
-    )
+    return list(read_indices(rows, n, "positions, in rows"))
 
 
 def _positions_until(seconds: float | int | None, unit: float, n: int) -> int:

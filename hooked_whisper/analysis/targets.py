@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hooked_whisper.errors import check_option
 from hooked_whisper.hooked import HookedWhisper
 
 # [clip, position, d_model] -> one number per clip
@@ -77,12 +78,11 @@ def resolve_target(model: HookedWhisper, target: Target) -> tuple[Scalar, str]:
         ValueError: a name that is none of ``"transcript"`` and ``"encoder_sum"``.
     """
     if isinstance(target, str):
+        check_option("target (or a function of the encoder output)", target, ("transcript", "encoder_sum"))
         if target == "transcript":
             own = OwnTranscript(model)
             return own, own.name
-        if target == "encoder_sum":
-            return EncoderSum(), EncoderSum().name
-        raise ValueError(f"target must be 'transcript', 'encoder_sum' or a function of the encoder output: {target!r}")
+        return EncoderSum(), EncoderSum().name
     return target, str(getattr(target, "name", getattr(target, "__name__", type(target).__name__)))
 
 

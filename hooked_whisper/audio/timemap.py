@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from hooked_whisper.audio.mel import HOP, N_FFT, SAMPLE_RATE, Number
-from hooked_whisper.errors import AudioError
+from hooked_whisper.errors import AudioError, check_option
 
 Rounding = Literal["nearest", "inner", "outer"]
 
@@ -106,6 +106,7 @@ class TimeMap:
                 ``"inner"``: those whose whole cell lies in it. May be none.
                 ``"outer"``: those whose cell has a part in it. Never none, if the interval has a length.
         """
+        check_option("rounding", rounding, get_args(Rounding), AudioError)
         if end < start:
             raise AudioError(f"a span needs start <= end, got [{start}, {end}) seconds")
         first, last = self._in_positions(start), self._in_positions(end)  # cell i is [i - 0.5, i + 0.5) in these units
@@ -115,11 +116,9 @@ class TimeMap:
             begin = math.ceil(first + 0.5) if first > 0 else 0
             # The last cell reaches to the end of the window, so only that end takes it in whole.
             stop = self.n_ctx if last >= self.n_ctx else min(math.floor(last + 0.5), self.n_ctx - 1)
-        elif rounding == "outer":
+        else:
             begin = min(math.floor(first + 0.5), self.n_ctx - 1)
             stop = min(math.ceil(last + 0.5), self.n_ctx)
-        else:
-            raise AudioError(f"rounding is 'nearest', 'inner' or 'outer', not {rounding!r}")
         if start == end:
             stop = begin
         return slice(begin, max(begin, stop))

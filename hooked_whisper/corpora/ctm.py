@@ -4,10 +4,10 @@ utterances in one file."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from hooked_whisper.corpora.tiers import USUAL, Row, Tiers, make_alignment
-from hooked_whisper.errors import AlignmentError
+from hooked_whisper.errors import AlignmentError, check_option
 from hooked_whisper.protocols import Alignment
 
 Tier = Literal["words", "phones"]
@@ -36,6 +36,7 @@ def ctm_alignment(
 
     Raises :class:`AlignmentError`, naming the line, for a missing column or impossible times.
     """
+    check_option("tier", tier, get_args(Tier), AlignmentError)
     rows = [_row(number, line, source) for number, line in lines]
     words, phones = (rows, []) if tier == "words" else ([], rows)
     return make_alignment(words, phones, source, utterance=utterance, speaker=speaker, tiers=tiers)
@@ -43,6 +44,7 @@ def ctm_alignment(
 
 def from_ctm(content: str, tier: Tier, tiers: Tiers = USUAL, source: str = "CTM") -> dict[str, Alignment]:
     """All utterances of a file, words or phones: see :func:`ctm_alignment`."""
+    check_option("tier", tier, get_args(Tier), AlignmentError)
     return {name: ctm_alignment(name, lines, tier, tiers, source) for name, lines in ctm_lines(content, source).items()}
 
 
@@ -52,6 +54,7 @@ def to_ctm(alignments: Iterable[Alignment], tier: Tier) -> str:
     Raises :class:`AlignmentError` for names or labels that are empty or have spaces in them: CTM has no way to write
     them.
     """
+    check_option("tier", tier, get_args(Tier), AlignmentError)
     lines = []
     for alignment in alignments:
         for one in alignment.words if tier == "words" else alignment.phones:

@@ -1,30 +1,48 @@
-"""English-only models: no language tokens to ask for, none to detect.
+"""English-only models, and vocabularies: no language tokens to ask for where there are none, no ids that do not fit.
 
-openai-whisper ignores a language or task that such a model does not have; here it is an error.
+openai-whisper ignores a language or task that a model does not have, and takes its special tokens from the number of
+tokens alone; here the first is an error, and added tokens are never chosen.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hooked_whisper.errors import PromptError, check_option
 from hooked_whisper.model import WhisperCore
-from hooked_whisper.text.prompts import ENGLISH_ONLY, tokenizer_for
+from hooked_whisper.text.prompts import ENGLISH_ONLY, TASKS, tokenizer_of
 
 
 def check_language(model: WhisperCore, language: str | None, task: str | None) -> str | None:
     """Return the language to decode in: English where the model knows nothing else, else the one given.
 
     Raises:
-        PromptError: an English-only model is asked for another language or a translation.
+        PromptError: an unknown language or task, an English-only model asked for another language or a translation, or
+            a model whose special tokens are unknown.
     """
-    if model.cfg.decoder.n_vocab != ENGLISH_ONLY:
-        return language
-    if task != "lang_id":
-        tokenizer_for(ENGLISH_ONLY, language, task)
-    return "en"
+    if task is not None:
+        check_option("task", task, (*TASKS, "lang_id"), PromptError)
+    tokenizer_of(model.cfg, language, None if task == "lang_id" else task)
+    return "en" if model.cfg.token_layout == ENGLISH_ONLY else language
+
+
+def without_added_tokens(model: WhisperCore, suppress: str | Iterable[int] | None) -> str | list[int] | None:
+    """Return ``suppress_tokens`` of ``DecodingOptions`` with the tokens that were added to the released vocabulary.
+
+    openai-whisper would take them for times behind the last timestamp.
+    """
+    layout, n_vocab = model.cfg.token_layout, model.cfg.decoder.n_vocab
+    if suppress is None or isinstance(suppress, str):
+        if layout is None or layout == n_vocab:
+            return suppress
+        given = [int(token) for token in (suppress or "").split(",") if token]
+    else:
+        given = [int(token) for token in suppress]
+    return given + list(range(layout or n_vocab, n_vocab))
 
 
 def detect_english(model: WhisperCore, mel: Tensor) -> tuple[Tensor, Any]:
@@ -36,7 +54,7 @@ def detect_english(model: WhisperCore, mel: Tensor) -> tuple[Tensor, Any]:
     Returns:
         The language token per clip (int64), and for each clip a probability for every language code.
     """
-    tokenizer = tokenizer_for(model.cfg.decoder.n_vocab)
+    tokenizer = tokenizer_of(model.cfg)
     probabilities = {code: float(code == "en") for code in tokenizer.all_language_codes}
     token = tokenizer.to_language_token("en")
     if mel.ndim == 2:

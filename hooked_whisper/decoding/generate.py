@@ -8,6 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper.errors import ArgumentError
+from hooked_whisper.indices import is_integer, read_indices
+from hooked_whisper.inputs import check_encoder_out, check_tokens
 from hooked_whisper.model import KVCache, WhisperCore
 
 
@@ -28,6 +31,14 @@ def generate(
     first step only. In hooks, ``hook.offset`` is the index of the first token of the step. For beam search,
     temperature and timestamp rules use ``model.decode``.
     """
+    cfg = model.cfg.decoder
+    check_tokens(prompt, cfg)
+    check_encoder_out(encoder_out, cfg.d_model)
+    if not is_integer(max_new_tokens) or max_new_tokens < 0:
+        raise ArgumentError(f"max_new_tokens must be a whole number from 0, got {max_new_tokens!r}")
+    for name, ids in (("eot", () if eot is None else (eot,)), ("suppress", suppress)):
+        if len(ids):
+            read_indices(list(ids), cfg.n_vocab, f"token ids, in {name}")
     tokens, cache = prompt, KVCache()
     new = prompt
     done = torch.zeros(prompt.shape[0], dtype=torch.bool, device=prompt.device)
@@ -35,7 +46,7 @@ def generate(
     for _ in range(room):
         # only the last position's logits are needed: a prompt of n tokens costs one row of the unembedding
         logits = model.decoder.to_logits(model.decoder.hidden(new, encoder_out, cache)[:, -1:])[:, -1]
-        if suppress:
+        if len(suppress):
             logits[:, list(suppress)] = -torch.inf
         step = logits.argmax(-1)
         if eot is not None:

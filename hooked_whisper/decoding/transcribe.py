@@ -2,23 +2,60 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 import whisper
 from jaxtyping import Float
 from torch import Tensor
-from whisper.audio import N_FRAMES
-from whisper.decoding import DecodingOptions, DecodingResult
+from whisper.audio import FRAMES_PER_SECOND, HOP_LENGTH, N_FRAMES
+from whisper.decoding import DecodingOptions, DecodingResult, DecodingTask
 
 from hooked_whisper.audio import load_audio
-from hooked_whisper.decoding.english import check_language
+from hooked_whisper.decoding.english import check_language, without_added_tokens
 from hooked_whisper.decoding.threads import threads_kept
-from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.errors import ArgumentError, HookedWhisperError, check_option
+from hooked_whisper.inputs import described
 from hooked_whisper.model import WhisperCore
+
+_OPTIONS = sorted(
+    {
+        *(name for name in inspect.signature(whisper.transcribe).parameters if name not in ("model", "audio")),
+        *(field.name for field in fields(DecodingOptions)),
+    }
+    - {"decode_options"}
+)
+
+
+def clip_times(times: str | Sequence[float | int], duration: float) -> list[float]:
+    """Return ``clip_timestamps`` of ``whisper.transcribe`` (``"start,end,start,end,..."`` in seconds) inside the audio.
+
+    A last end after the audio's is cut to it: openai-whisper never comes to an end there.
+
+    Raises:
+        ArgumentError: not numbers, not rising, or a clip that starts at or after the end of the audio.
+    """
+    try:
+        parts = [part for part in times.split(",") if part.strip()] if isinstance(times, str) else list(times)
+        seconds = [float(part) for part in parts]
+    except (TypeError, ValueError):
+        seconds = [math.nan]
+    clips = zip(seconds[::2], seconds[1::2], strict=False)
+    if not all(math.isfinite(t) and t >= 0 for t in seconds) or any(end <= start for start, end in clips):
+        raise ArgumentError(
+            f"clip_timestamps={times!r:.80} must be seconds from 0, start,end,start,end,..., each end after its "
+            "start: such as '0,4.5,6,9.2'"
+        )
+    if any(start >= duration for start in seconds[::2]):
+        raise ArgumentError(
+            f"clip_timestamps={times!r:.80} starts a clip at or after the audio's end, {duration:.2f} s"
+        )
+    return [min(t, duration) for t in seconds]
 
 
 class Transcription(dict[str, Any]):
@@ -51,22 +88,67 @@ def decode(
 ) -> DecodingResult | list[DecodingResult]:
     """``whisper.decode``, one window per row: mel ``[.., mel, frame]`` or encoder output ``[.., position, d_model]``.
 
-    Without ``options`` the defaults are openai-whisper's, in the model's own precision; ``changes`` are fields of
-    ``DecodingOptions``. One result for one window, a list for a batch. An English-only model decodes English.
+    Without ``options`` the defaults are openai-whisper's, in the model's own precision, also inside ``torch.autocast``;
+    ``changes`` are fields of ``DecodingOptions``. One result for one window, a list for a batch. An English-only model
+    decodes English.
 
     Raises:
-        PromptError: an English-only model is asked for another language or a translation.
+        ArgumentError: a path or anything else that is no mel, or an unknown option.
+        PromptError: an unknown language or task, an English-only model asked for another language or a translation, or
+            a model whose special tokens are unknown (:attr:`WhisperConfig.token_layout`).
     """
+    mel = as_input(model, mel)
     if options is None:
         options = DecodingOptions(fp16=model.dtype == torch.float16)
+    elif not isinstance(options, DecodingOptions):
+        raise ArgumentError(f"options must be whisper.DecodingOptions, not {described(options)}")
+    for name in changes:
+        check_option("option of decode", name, [field.name for field in fields(DecodingOptions)])
     options = replace(options, **changes)
-    options = replace(options, language=check_language(model, options.language, options.task))
+    options = replace(
+        options,
+        language=check_language(model, options.language, options.task),
+        suppress_tokens=without_added_tokens(model, options.suppress_tokens),
+    )
     # openai-whisper computes in one of these two and refuses any other
     mel = mel.to(device=model.device, dtype=torch.float16 if options.fp16 else torch.float32)
-    if mel.dim() == 3 and mel.shape[0] > 1 and (options.beam_size or options.best_of):
-        # its beam search pairs one clip with all its beams; several clips would be mixed up
-        return [whisper.decode(model, row, options) for row in mel]  # type: ignore[arg-type, misc]
-    return whisper.decode(model, mel, options)  # type: ignore[arg-type]
+    _check_options(model, options)
+    with _own_precision(model):
+        if mel.dim() == 3 and mel.shape[0] > 1 and (options.beam_size or options.best_of):
+            # its beam search pairs one clip with all its beams; several clips would be mixed up
+            return [whisper.decode(model, row, options) for row in mel]  # type: ignore[arg-type, misc]
+        return whisper.decode(model, mel, options)  # type: ignore[arg-type]
+
+
+def as_input(model: WhisperCore, mel: Any) -> Tensor:
+    """Return ``mel`` if it is one that decoding takes.
+
+    Raises:
+        ArgumentError: not a tensor ``[.., mel, frame]`` or ``[.., position, d_model]`` of the model's size.
+    """
+    enc = model.cfg.encoder
+    shapes = ((enc.n_mels, enc.n_frames), (enc.n_ctx, enc.d_model))
+    good = isinstance(mel, Tensor) and mel.dim() in (2, 3) and tuple(mel.shape[-2:]) in shapes and mel.numel() > 0
+    if not good or not mel.is_floating_point():
+        (a, b), (c, d) = shapes
+        raise ArgumentError(
+            f"decoding takes a mel [{a}, {b}] or [batch, {a}, {b}], or encoder output [{c}, {d}] or [batch, {c}, {d}], "
+            f"floating point, not {described(mel)}: model.decode(model.to_mel(audio)), or model.transcribe(audio) for "
+            "files of any length"
+        )
+    return mel
+
+
+def _check_options(model: WhisperCore, options: DecodingOptions) -> None:
+    try:
+        DecodingTask(model, options)  # type: ignore[arg-type]
+    except (ValueError, TypeError, AssertionError) as error:
+        raise ArgumentError(f"openai-whisper refuses these decoding options: {error}") from error
+
+
+def _own_precision(model: WhisperCore) -> Any:
+    """Within it ``torch.autocast`` is off: openai-whisper decodes in one precision and refuses what it changes."""
+    return torch.autocast(model.device.type, enabled=False)
 
 
 def transcribe(model: WhisperCore, audio: Any, *, sample_rate: int | None = None, **options: Any) -> Transcription:
@@ -78,17 +160,26 @@ def transcribe(model: WhisperCore, audio: Any, *, sample_rate: int | None = None
 
     Raises:
         HookedWhisperError: the model's window is not 30 s, the only one openai-whisper's loop over windows knows.
-        PromptError: an English-only model is asked for another language or a translation.
+        PromptError: an unknown language or task, an English-only model asked for another language or a translation, or
+            a model whose special tokens are unknown.
+        ArgumentError: an unknown option, or ``clip_timestamps`` that are not rising seconds inside the audio.
     """
     if model.cfg.encoder.n_frames != N_FRAMES:
         raise HookedWhisperError(
             f"transcribing needs a model with a window of 30 s ({N_FRAMES} mel frames), this one has "
             f"{model.cfg.encoder.n_frames}: use model.decode(model.to_mel(clip)) on clips that fit"
         )
+    for name in options:
+        check_option("option of transcribe", name, _OPTIONS)
     options["language"] = check_language(model, options.get("language"), options.get("task"))
+    options["suppress_tokens"] = without_added_tokens(model, options.get("suppress_tokens", "-1"))
     options.setdefault("fp16", model.dtype == torch.float16)
     samples = load_audio(audio, sample_rate)
-    with threads_kept() if options.get("word_timestamps") else nullcontext():
+    if "clip_timestamps" in options:
+        duration = len(samples) // HOP_LENGTH / FRAMES_PER_SECOND
+        options["clip_timestamps"] = clip_times(options["clip_timestamps"], duration)
+    timing = threads_kept() if options.get("word_timestamps") else nullcontext()
+    with timing, _own_precision(model):
         return Transcription(whisper.transcribe(model, samples.detach().cpu().float(), **options))  # type: ignore[arg-type]
 
 

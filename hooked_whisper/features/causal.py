@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hooked_whisper.errors import AlignmentError, PatchError
+from hooked_whisper.errors import AlignmentError, PatchError, check_option
 from hooked_whisper.interventions.forced_text import words_of_tokens
 from hooked_whisper.interventions.patching import Inputs, keep
 from hooked_whisper.interventions.resume import begins, needed, run_from
@@ -137,6 +137,7 @@ def causal_effects(
         one effect per feature, in the order of ``phone_of``; a word counts as having the phone if one of its phones,
         by the times of the alignment, is that one. Intervals are from a bootstrap over clips.
     """
+    check_option("where", where, get_args(Where), PatchError)
     directions = _directions(model, name, basis, phone_of)
     name = model.hook_names(name)[0]
     if len(mels) != len(alignments):
@@ -207,8 +208,6 @@ def _places(model: HookedWhisper, alignment: Alignment, phone: str, where: Where
     if where == "everywhere":
         found[: time.n_positions(min(alignment.duration, time.duration))] = True
         return found
-    if where != "phone":
-        raise PatchError(f"where is 'everywhere' or 'phone', not {where!r}")
     for one in alignment.phones:
         if one.label == phone and one.start < time.duration:
             found[time.span(one.start, min(one.end, time.duration), rounding="outer")] = True

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hooked_whisper.audio.griffin_lim import griffin_lim
 from hooked_whisper.audio.mel import DYNAMIC_RANGE, Number
-from hooked_whisper.errors import PatchError, closest
+from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.hooks import HookPoint
 from hooked_whisper.protocols import FeatureBasis
 
@@ -79,10 +79,7 @@ def start_mel(
     Raises:
         PatchError: an unknown kind, or no clips.
     """
-    if kind not in get_args(Start):
-        near = closest(str(kind), get_args(Start))
-        hint = f", perhaps {near[0]!r}" if near else ""
-        raise PatchError(f"a start is one of {', '.join(get_args(Start))}{hint}; or give dream_of() a mel of your own")
+    check_option("kind", kind, get_args(Start), PatchError)
     if not real:
         raise PatchError("there are no clips to take the loudness from: give at least one log-mel")
     frames = torch.cat(list(real), dim=1)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from hooked_whisper.audio import TimeMap
-from hooked_whisper.errors import AlignmentError
+from hooked_whisper.errors import AlignmentError, check_option
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
 
 Tier = Literal["phones", "words"]
@@ -44,6 +44,7 @@ class PositionLabels:
 
 def label_names(alignments: Iterable[Alignment], tier: Tier = "phones") -> tuple[str, ...]:
     """Every label that occurs, sorted, silence first if it occurs."""
+    check_option("tier", tier, get_args(Tier), AlignmentError)
     found = {interval.label for alignment in alignments for interval in _tier(alignment, tier)}
     return tuple(sorted(found, key=lambda label: (label != SILENCE, label)))
 
@@ -70,6 +71,7 @@ def label_positions(
     Raises:
         AlignmentError: intervals that overlap, more positions than the window has, a name given twice.
     """
+    check_option("tier", tier, get_args(Tier), AlignmentError)
     clock = TimeMap() if time is None else time
     if not 0 <= n_positions <= clock.n_ctx:
         raise AlignmentError(f"a window has 0 to {clock.n_ctx} positions, not {n_positions}; cut longer audio")
@@ -97,8 +99,6 @@ def label_positions(
 
 
 def _tier(alignment: Alignment, tier: Tier) -> tuple[Interval, ...]:
-    if tier not in ("phones", "words"):
-        raise AlignmentError(f"an alignment has the tiers 'phones' and 'words', not {tier!r}")
     return alignment.phones if tier == "phones" else alignment.words
 
 

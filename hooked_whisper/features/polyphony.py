@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from scipy.special import gammaln
 from scipy.stats import rankdata
 
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.features.joint import JointCounts
 from hooked_whisper.features.measures import chunks, miller_madow, quantile_bins, rebin, wilson
 from hooked_whisper.features.phones import distances
@@ -176,8 +176,7 @@ def active_ranges(joint: JointCounts, kind: Literal["deciles", "width"], n_bins:
             ``"width"``: of equal width from zero to the end of the largest value's cell (5 unless said: cells resolve
             an eighth of an octave, so more ranges would be narrower than the highest cells).
     """
-    if kind not in ("deciles", "width"):
-        raise PatchError(f"ranges are of 'deciles' or of equal 'width', not {kind!r}")
+    check_option("kind", kind, ("deciles", "width"), PatchError)
     n = (10 if kind == "deciles" else 5) if n_bins is None else n_bins
     if n < 1:
         raise PatchError(f"there must be a range at least, not {n}")

@@ -6,7 +6,7 @@ import heapq
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hooked_whisper.audio import TimeMap
-from hooked_whisper.errors import AlignmentError, PatchError, closest
+from hooked_whisper.errors import AlignmentError, PatchError, check_option
 from hooked_whisper.features.baselines import shifted_labels
 from hooked_whisper.features.cells import Cells
 from hooked_whisper.features.examples import TopExamples
@@ -66,9 +66,7 @@ class CountOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.positions not in ("all", "inner"):
-            near = closest(str(self.positions), ("all", "inner"))
-            raise PatchError(f"positions are 'all' or 'inner', not {self.positions!r}; near: {near}")
+        check_option("positions", self.positions, get_args(Positions), PatchError)
 
 
 @dataclass(frozen=True, eq=False)

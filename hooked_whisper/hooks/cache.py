@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hooked_whisper.errors import CheckpointError, HookedWhisperError, UnknownHookError
+from hooked_whisper.errors import ArgumentError, CheckpointError, HookedWhisperError, UnknownHookError, closest
 from hooked_whisper.hooks.decompose import ResidualMixin
 from hooked_whisper.hooks.names import canonical_name, unknown_name
+from hooked_whisper.hooks.sizes import axis_sizes
+from hooked_whisper.indices import Selection, is_integer, read_indices, take
+from hooked_whisper.storage import new_file_mode
 
 if TYPE_CHECKING:
     from hooked_whisper.model.whisper import WhisperCore
+
+# axes whose size is the model's, whatever the pass
+_OF_THE_MODEL = frozenset(("d_model", "d_mlp", "d_head", "head", "vocab", "mel"))
 
 # shorthand -> where in a block it lives
 _IN_BLOCK = {
@@ -51,16 +57,19 @@ class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
     def __init__(self, tensors: Mapping[str, Tensor], model: WhisperCore | Any) -> None:
         self._tensors = dict(tensors)
         # weak: a cache must not keep a dropped model's weights alive
-        self._model_ref = weakref.ref(model)
+        self._model_ref: weakref.ref[Any] | None = weakref.ref(model)
         self._axes = {name: point.axes for name, point in model.hook_dict.items()}
         self._layers = {"encoder": model.cfg.encoder.n_layers, "decoder": model.cfg.decoder.n_layers}
 
     @property
     def model(self) -> WhisperCore:
         """The model that made the cache; it is needed for weights, and must still exist."""
-        model = self._model_ref()
+        model = None if self._model_ref is None else self._model_ref()
         if model is None:
-            raise HookedWhisperError("the model that made this cache no longer exists; keep a reference to it")
+            raise HookedWhisperError(
+                "the model that made this cache no longer exists, or the cache was pickled: keep a reference to the "
+                "model, and write caches with cache.save(path) and ActivationCache.load(path, model)"
+            )
         return model
 
     def axes(self, name: str) -> tuple[str, ...]:
@@ -74,7 +83,7 @@ class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
                 return key
             plain = key.removesuffix("_grad")
             return canonical_name(plain) + key[len(plain) :]
-        if len(key) < 2 or key[0] not in self._layers:
+        if not isinstance(key, tuple) or len(key) < 2 or not isinstance(key[0], str) or key[0] not in self._layers:
             raise UnknownHookError(
                 f"a cache key is a hook name, or (stack, what, layer) such as ('encoder', 'pattern', 3), not {key!r}"
             )
@@ -95,9 +104,9 @@ class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
 
     def _layer(self, stack: str, layer: Any) -> int:
         n = self._layers[stack]
-        if not isinstance(layer, int) or not -n <= layer < n:
+        if not is_integer(layer) or not -n <= int(layer) < n:
             raise UnknownHookError(f"{stack} has blocks 0 to {n - 1}, not {layer}")
-        return layer % n
+        return int(layer) % n
 
     def __getitem__(self, key: str | tuple[Any, ...]) -> Tensor:
         name = self.full_name(key)
@@ -141,7 +150,7 @@ class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
 
     def _with(self, tensors: Mapping[str, Tensor]) -> ActivationCache:
         """The same cache with other tensors; works when the model is gone."""
-        other = copy.copy(self)
+        other = copy.copy(self)  # with its model, by __copy__
         other._tensors = dict(tensors)
         return other
 
@@ -156,26 +165,23 @@ class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
             }
         )
 
-    def slice(self, **cuts: int | slice | list[int]) -> ActivationCache:
+    def slice(self, **cuts: Selection | None) -> ActivationCache:
         """Cut by axis name: ``cache.slice(batch=0, token=slice(3, None))``.
 
-        An integer keeps the axis with length one. Tensors without the axis stay whole. An unknown axis raises.
+        A cut is an index, slice, list, array, or mask of booleans (:func:`hooked_whisper.indices.read_indices`). An
+        integer keeps the axis with length one. Tensors without the axis stay whole. An unknown axis raises.
         """
         known = {axis for name in self for axis in self.axes(name)}
         for axis in cuts:
             if axis not in known:
-                raise HookedWhisperError(f"no cached tensor has an axis {axis!r}; there are {sorted(known)}")
+                raise ArgumentError(
+                    f"no cached tensor has an axis {axis!r}; there are {sorted(known)}{_hint(axis, known)}"
+                )
         out: dict[str, Tensor] = {}
         for name, tensor in self.items():
             for dim, axis in enumerate(self.axes(name)):
-                cut = cuts.get(axis, slice(None))
-                at = [cut] if isinstance(cut, int) else cut
-                try:
-                    tensor = tensor[(slice(None),) * dim + (at,)]
-                except IndexError as error:
-                    raise HookedWhisperError(
-                        f"{name}: axis {axis} has {tensor.shape[dim]} entries, cannot take {cut}"
-                    ) from error
+                if cuts.get(axis) is not None:
+                    tensor = take(tensor, dim, read_indices(cuts[axis], tensor.shape[dim], f"{axis}s of {name}"))
             out[name] = tensor
         return self._with(out)
 
@@ -188,6 +194,7 @@ class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
         os.close(handle)
         try:
             save_file(tensors, temporary, metadata=metadata)
+            os.chmod(temporary, new_file_mode())
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -212,4 +219,36 @@ class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
         for name in tensors:
             if name.removesuffix("_grad") not in known:
                 raise unknown_name(name, known)
+        _check_fits(tensors, model, path)
         return cls(tensors, model)
+
+    def __copy__(self) -> ActivationCache:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a pickle holds the activations, not the weights that the model has
+        return {**self.__dict__, "_model_ref": None}
+
+
+def _hint(name: str, names: Iterable[str]) -> str:
+    near = closest(name, names, 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _check_fits(tensors: Mapping[str, Tensor], model: WhisperCore | Any, path: Path | str) -> None:
+    """Refuse activations of a model of another size."""
+    known = model.hook_dict
+    for name, tensor in tensors.items():
+        point = known[name.removesuffix("_grad")]
+        sizes = {axis: size for axis, size in zip(point.axes, tensor.shape, strict=False) if axis in _OF_THE_MODEL}
+        given = {"d_model": model.cfg.encoder.d_model, "vocab": model.cfg.decoder.n_vocab}
+        free = {"batch": 0, "position": 0, "token": 0, "mel": model.cfg.encoder.n_mels}
+        wanted = axis_sizes(point, model.cfg, given | free)
+        needed = {axis: size for axis, size in zip(point.axes, wanted, strict=True) if axis in sizes}
+        if tensor.dim() != len(point.axes) or sizes != needed:
+            raise CheckpointError(
+                f"{path}: {name} is {list(tensor.shape)}, but this model's {point.described()} has {needed}: give the "
+                "model that made the cache"
+            )

@@ -11,13 +11,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper.config import WhisperConfig
-from hooked_whisper.errors import CacheSizeError, HookedWhisperError
+from hooked_whisper.errors import ArgumentError, CacheSizeError, HookedWhisperError, check_option
 from hooked_whisper.hooks.cache import ActivationCache
 from hooked_whisper.hooks.module import HookedModule, Hooks
 from hooked_whisper.hooks.names import Names, listed
-from hooked_whisper.hooks.point import HookPoint, of_cross_keys
+from hooked_whisper.hooks.point import HookPoint
+from hooked_whisper.hooks.sizes import axis_sizes as axis_sizes
+from hooked_whisper.indices import Selection, read_indices, take
+from hooked_whisper.inputs import check_encoder_out, check_mel, check_tokens
 
-Cut = slice | int | Sequence[int] | None
+Cut = Selection | None
 
 DEFAULT_MAX_BYTES = 8 * 2**30
 
@@ -88,22 +91,29 @@ class CachingMixin(HookedModule):
         return_type: ``None`` if the output is not wanted: the pass then stops after the last requested point and
             the first element returned is ``None``.
         device, dtype: where and how to store.
-        positions, tokens_slice: which encoder positions and decoder tokens to keep (slice, index or list). They cut
-            the ``position``, ``token`` and ``query`` axes; keys are kept whole.
+        positions, tokens_slice: which encoder positions and decoder tokens to keep: an index, slice, list, array, or
+            mask of booleans, see :func:`hooked_whisper.indices.read_indices`. They cut the ``position``, ``token`` and
+            ``query`` axes; keys are kept whole.
         at: on which of the encoder's positions a mel stands that is shorter than the window, see ``encoder.forward``.
         detach: ``False`` keeps the graph, so that gradients flow from what is computed on the cache.
         max_bytes: refuse requests estimated to be larger (:class:`CacheSizeError` says how to shrink them).
         """
+        if return_type is not None:
+            check_option("return_type", return_type, ("logits",))
         if (mel is None) == (encoder_out is None):
-            raise ValueError("run_with_cache needs either mel or encoder_out")
+            raise ArgumentError("run_with_cache needs either mel or encoder_out")
         if tokens is None and encoder_out is not None:
-            raise ValueError("encoder_out is for the decoder: give tokens too")
-        if return_type not in ("logits", None):
-            raise ValueError(f"return_type must be 'logits' or None, got {return_type!r}")
+            raise ArgumentError("encoder_out is for the decoder: give tokens too")
         if incl_bwd and (loss_fn is None or return_type is None):
-            raise ValueError("incl_bwd needs loss_fn (output -> scalar) and return_type='logits'")
+            raise ArgumentError("incl_bwd needs loss_fn (output -> scalar) and return_type='logits'")
+        if mel is not None:
+            check_mel(mel, self.cfg.encoder, at)
+        if tokens is not None:
+            check_tokens(tokens, self.cfg.decoder)
+        if encoder_out is not None:
+            check_encoder_out(encoder_out, self.cfg.decoder.d_model)
         wanted = self._cache_names(names, mel is not None, tokens is not None)
-        sizes = _sizes(self.cfg, mel if mel is not None else encoder_out, tokens)
+        sizes = _sizes(self.cfg, mel if mel is not None else encoder_out, tokens, mel is not None)
         cuts = {"position": positions, "token": tokens_slice}
         _check_size(self, wanted, sizes, cuts, dtype, incl_bwd, max_bytes)
 
@@ -145,13 +155,16 @@ class CachingMixin(HookedModule):
         if names is None:
             return self.default_cache_names(running)
         wanted: set[str] = set()
-        for one in listed(names):
+        asked = listed(names)
+        if not asked:
+            raise ArgumentError("names is empty: give at least one hook point, or leave names out for the usual ones")
+        for one in asked:
             found = self.hook_names(one)
             awake = [name for name in found if name.split(".", 1)[0] in running]
             # a pattern over both stacks means the stack that runs; a name that cannot fire is a mistake
             if not awake:
                 need = "tokens" if not has_tokens else "mel instead of encoder_out"
-                raise ValueError(f"{found[0]} would not run in this pass: give {need}")
+                raise ArgumentError(f"{found[0]} would not run in this pass: give {need}")
             wanted.update(awake)
         return [name for name in self._hook_dict if name in wanted]
 
@@ -159,7 +172,7 @@ class CachingMixin(HookedModule):
 def _gradients(loss: Tensor, of: Mapping[str, Tensor], keep_graph: bool) -> dict[str, Tensor]:
     """Gradients of activations only: parameters and inputs keep whatever ``.grad`` they had."""
     if not isinstance(loss, Tensor) or loss.numel() != 1:
-        raise ValueError("loss_fn must return one number (a tensor with one element)")
+        raise ArgumentError("loss_fn must return one number (a tensor with one element)")
     if not loss.requires_grad:
         raise HookedWhisperError(
             "the loss has no gradient: run without torch.no_grad and with parameters or mel that require one"
@@ -183,7 +196,7 @@ def _stored(
     whole = x
     for axis, cut in zip(_cut_axes(point), range(x.dim()), strict=False):
         if axis in cuts and cuts[axis] is not None:
-            x = _take(x, cut, cuts[axis], point)
+            x = take(x, cut, read_indices(cuts[axis], x.shape[cut], f"{axis}s of {point.name}"))
     if dtype is not None and x.is_floating_point():
         x = x.to(dtype)
     if device is not None:
@@ -200,52 +213,21 @@ def _cut_axes(point: HookPoint) -> tuple[str, ...]:
     return tuple(own if axis == "query" else axis for axis in point.axes)
 
 
-def _take(x: Tensor, dim: int, cut: Cut, point: HookPoint) -> Tensor:
-    if isinstance(cut, int):
-        cut = [cut]
-    if isinstance(cut, slice):
-        return x[(slice(None),) * dim + (cut,)]
-    try:
-        index = torch.as_tensor(list(cut or ()), device=x.device)
-        index = torch.where(index < 0, index + x.shape[dim], index)
-        return x.index_select(dim, index)
-    except (IndexError, RuntimeError) as error:
-        raise HookedWhisperError(f"{point.described()} has {x.shape[dim]} entries there, cannot take {cut}") from error
-
-
-def _sizes(cfg: WhisperConfig, audio: Tensor | None, tokens: Tensor | None) -> dict[str, int]:
+def _sizes(cfg: WhisperConfig, audio: Tensor | None, tokens: Tensor | None, of_mel: bool) -> dict[str, int]:
     """Length of every axis word, for the byte estimate."""
     assert audio is not None
+    n_positions = audio.shape[2] // 2 if of_mel else audio.shape[1]
     return {
         "clip": audio.shape[0],
         "batch": audio.shape[0] if tokens is None else tokens.shape[0],
         "mel": cfg.encoder.n_mels,
-        "frame": cfg.encoder.n_frames,
-        "position": cfg.encoder.n_ctx,
+        "frame": 2 * n_positions,
+        "position": n_positions,
         "token": 0 if tokens is None else tokens.shape[-1],
         "d_model": cfg.encoder.d_model,
         "vocab": cfg.decoder.n_vocab,
         "one": 1,
     }
-
-
-def axis_sizes(point: HookPoint, cfg: WhisperConfig, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """Shape of a point's tensor for a pass with these sizes (``batch``, ``position``, ``token``, ...).
-
-    ``clip`` is the number of clips, where one serves many rows of tokens (default: ``batch``).
-    """
-    stack = cfg.encoder if point.stack == "encoder" else cfg.decoder
-    of_clips = point.stack == "encoder" or of_cross_keys(point.site)
-    local = {
-        "batch": sizes.get("clip", sizes["batch"]) if of_clips else sizes["batch"],
-        "head": stack.n_heads,
-        "d_head": stack.d_head,
-        "d_mlp": stack.d_mlp,
-        "query": sizes["position" if point.stack == "encoder" else "token"],
-        "key": sizes["position" if point.stack == "encoder" or ".cross_attn." in point.name else "token"],
-        **point.sizes,
-    }
-    return tuple(local.get(axis, sizes.get(axis, 1)) for axis in point.axes)
 
 
 def _check_size(
@@ -264,7 +246,8 @@ def _check_size(
         shape = axis_sizes(point, model.cfg, sizes)
         count = width
         for axis, size in zip(_cut_axes(point), shape, strict=True):
-            count *= _cut_length(cuts.get(axis), size)
+            cut = cuts.get(axis)
+            count *= size if cut is None else len(read_indices(cut, size, f"{axis}s of {name}"))
         bytes_of[name] = count * (2 if incl_bwd else 1)
     total = sum(bytes_of.values())
     if total > max_bytes:
@@ -274,11 +257,3 @@ def _check_size(
             f"the largest is {largest} with {bytes_of[largest] / 2**30:.2f} GiB). Ask for fewer names=, "
             "cut with positions= or tokens_slice=, store dtype=torch.float16, run fewer clips, or raise max_bytes="
         )
-
-
-def _cut_length(cut: Cut, size: int) -> int:
-    if cut is None:
-        return size
-    if isinstance(cut, int):
-        return 1
-    return len(range(*cut.indices(size))) if isinstance(cut, slice) else len(cut)

@@ -6,20 +6,22 @@ Names and meaning follow TransformerLens' ``ActivationCache``; every method take
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import torch
 from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.errors import ArgumentError, HookedWhisperError, check_option
+from hooked_whisper.indices import Selection, is_integer, read_indices, take
 
 if TYPE_CHECKING:
     from hooked_whisper.model.whisper import WhisperCore
 
 Stack = Literal["encoder", "decoder"]
-Cut = int | slice | None
+STACKS = get_args(Stack)
+Cut = Selection | None
 
 
 class ResidualMixin:
@@ -69,6 +71,7 @@ class ResidualMixin:
         Entries are the residual entering blocks ``0 .. layer`` (default: all, and the one leaving the last), with the
         ones in between if ``incl_mid``. ``apply_ln`` puts each through the stack's final norm with that pass's scale.
         """
+        check_option("stack", stack, STACKS)
         n = self._layers_of(stack)
         stop = n if layer is None else self._checked_layer(stack, layer)
         names: list[str] = []
@@ -100,10 +103,10 @@ class ResidualMixin:
         ``mode="all"`` (embedding, positions, attention, cross-attention and MLP of each block) sums to the residual
         entering ``layer``, or leaving the last block.
         """
-        if mode not in ("all", "attn", "cross", "mlp"):
-            raise ValueError(f"mode must be all, attn, cross or mlp, got {mode!r}")
+        check_option("mode", mode, ("all", "attn", "cross", "mlp"))
+        check_option("stack", stack, STACKS)
         if mode == "cross" and stack == "encoder":
-            raise ValueError("the encoder has no cross-attention")
+            raise ArgumentError("the encoder has no cross-attention")
         n = self._layers_of(stack)
         stop = n if layer is None else self._checked_layer(stack, layer)
         parts: list[Tensor] = []
@@ -119,7 +122,7 @@ class ResidualMixin:
                     parts.append(_cut(self[stack, what, block], pos))
                     labels.append(f"{block}_{what}")
         if not parts:
-            raise ValueError(f"nothing was added before block {stop} in mode {mode!r}")
+            raise ArgumentError(f"nothing was added before block {stop} in mode {mode!r}")
         return torch.stack(parts), labels
 
     def stack_head_results(
@@ -135,12 +138,13 @@ class ResidualMixin:
         ``cross=True`` takes the decoder's cross-attention (labels ``X0.3``). Per block the heads and ``b_O`` sum to
         ``attn_out`` (``cross_attn_out``).
         """
+        check_option("stack", stack, STACKS)
         n = self._layers_of(stack)
         stop = n if layer is None else self._checked_layer(stack, layer)
         if cross and stack == "encoder":
-            raise ValueError("the encoder has no cross-attention")
+            raise ArgumentError("the encoder has no cross-attention")
         if stop == 0:
-            raise ValueError("no head comes before block 0")
+            raise ArgumentError("no head comes before block 0")
         weights: Any = self.model.decoder.cross if cross else getattr(self.model, stack)
         w_out = weights.W_O.detach()
         results = []
@@ -158,6 +162,7 @@ class ResidualMixin:
 
         Linear in the parts: those of :meth:`decompose_resid` and the norm's bias sum to the normed output.
         """
+        check_option("stack", stack, STACKS)
         path = "ln_post" if stack == "encoder" else "ln_final"
         norm = getattr(getattr(self.model, stack), path)
         scale = _cut(self[f"{stack}.{path}.hook_scale"], pos)
@@ -185,28 +190,37 @@ class ResidualMixin:
         """
         if apply_ln:
             components = self.apply_ln_to_stack(components, "decoder", pos=pos)
+        ids = [_ids(some, self.model.cfg.decoder.n_vocab) for some in (tokens, incorrect_tokens)]
         w_u = self.model.W_U.detach().mT.to(device=components.device, dtype=components.dtype)  # [vocab, d_model]
-        direction = w_u[torch.as_tensor(tokens, device=components.device)]
+        direction = w_u[ids[0].to(components.device)]
         if incorrect_tokens is not None:
-            direction = direction - w_u[torch.as_tensor(incorrect_tokens, device=components.device)]
+            direction = direction - w_u[ids[1].to(components.device)]
         return (components * direction).sum(-1)
 
     def _layers_of(self, stack: str) -> int:
-        if stack not in ("encoder", "decoder"):
-            raise ValueError(f"stack must be 'encoder' or 'decoder', got {stack!r}")
+        check_option("stack", stack, STACKS)
         return len(getattr(self.model, stack).blocks)
 
     def _checked_layer(self, stack: str, layer: int) -> int:
         n = self._layers_of(stack)
-        if not -n <= layer <= n:
-            raise HookedWhisperError(f"{stack} has blocks 0 to {n - 1} (or {n}: the end), not {layer}")
-        return layer + n if layer < 0 else layer
+        if not is_integer(layer) or not -n <= int(layer) <= n:
+            raise ArgumentError(f"{stack} has blocks 0 to {n - 1} (or {n}: the end), not {layer}")
+        return int(layer) + n if layer < 0 else int(layer)
+
+
+def _ids(tokens: Any, n_vocab: int) -> Tensor:
+    """Token ids as a tensor, checked; ``None`` gives none."""
+    try:
+        ids = torch.empty(0, dtype=torch.long) if tokens is None else torch.as_tensor(tokens)
+    except (TypeError, ValueError, RuntimeError):
+        raise ArgumentError(f"tokens are ids, whole numbers from 0 to {n_vocab - 1}, not {tokens!r:.80}") from None
+    whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
+    if not whole or (ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < n_vocab):
+        given = f"{ids.dtype} {ids.tolist()!s:.80}"
+        raise ArgumentError(f"tokens are ids, whole numbers from 0 to {n_vocab - 1}, got {given}")
+    return ids.long()
 
 
 def _cut(x: Tensor, pos: Cut) -> Tensor:
     """Cut the second-to-last axis; an integer keeps it with length one."""
-    if pos is None:
-        return x
-    if isinstance(pos, int):
-        pos = slice(pos, pos + 1 or None)
-    return x[..., pos, :]
+    return x if pos is None else take(x, x.dim() - 2, read_indices(pos, x.shape[-2], "positions (or tokens)"))

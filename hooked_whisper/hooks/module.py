@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
 
+from hooked_whisper.errors import ArgumentError, check_option
 from hooked_whisper.hooks.names import Names, resolve_names
 from hooked_whisper.hooks.point import Direction, HookFn, HookHandle, HookPoint, StackClock
 
@@ -63,6 +64,7 @@ class HookedModule(nn.Module):
 
     def add_hook(self, names: Names, hook: HookFn, dir: Direction = "fwd", prepend: bool = False) -> list[HookHandle]:
         """Add a hook that stays until its handles are removed or :meth:`reset_hooks` is called."""
+        check_option("dir", dir, ("fwd", "bwd"))
         return [point.add_hook(hook, dir, prepend) for point in self.hook_points(names)]
 
     def reset_hooks(self) -> None:
@@ -90,7 +92,7 @@ class HookedModule(nn.Module):
         """
         with ExitStack() as stack:
             for direction, pairs in (("fwd", fwd_hooks), ("bwd", bwd_hooks)):
-                for names, fn in pairs:
+                for names, fn in _pairs(pairs):
                     for point in self.hook_points(names):
                         stack.callback(point.add_hook(fn, direction).remove)  # type: ignore[arg-type]
             for handle in self.add_attn_masks(attn_masks or {}):
@@ -107,7 +109,7 @@ class HookedModule(nn.Module):
     ) -> Any:
         """One forward pass under :meth:`hooks`; arguments as for calling the model."""
         if bwd_hooks:
-            raise ValueError(
+            raise ArgumentError(
                 "backward hooks given to run_with_hooks would be gone before backward() runs; "
                 "use `with model.hooks(bwd_hooks=...)` around both, or run_with_cache(..., incl_bwd=True, loss_fn=...)"
             )
@@ -119,3 +121,16 @@ class HookedModule(nn.Module):
         if attn_masks:
             raise NotImplementedError(f"{type(self).__name__} has no attention to mask")
         return []
+
+
+def _pairs(hooks: Hooks) -> list[tuple[Names, HookFn]]:
+    """Hooks as a user listed them.
+
+    Raises:
+        ArgumentError: not a list of pairs.
+    """
+    pairs = list(hooks) if isinstance(hooks, Iterable) and not isinstance(hooks, str | Mapping) else [hooks]
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ArgumentError(f"hooks are a list of (names, function), but it holds {pair!r:.80}")
+    return [(names, fn) for names, fn in pairs]

@@ -54,7 +54,13 @@ def unknown_name(name: str, known: Iterable[str]) -> UnknownHookError:
 
 def listed(names: Names) -> list[Name]:
     """One name or many, as a list."""
-    return [names] if isinstance(names, (str, re.Pattern)) or callable(names) else list(names)
+    if isinstance(names, (str, re.Pattern)) or callable(names):
+        return [names]
+    if not isinstance(names, Iterable):
+        raise UnknownHookError(
+            f"a hook name is a string, glob, regex, predicate or a list of them, not {type(names).__name__}"
+        )
+    return list(names)
 
 
 def resolve_names(names: Names, known: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from hooked_whisper.errors import HookedWhisperError, HookShapeError
+from hooked_whisper.errors import ArgumentError, HookedWhisperError, HookShapeError, check_option
 
 HookFn = Callable[..., Tensor | None]
 Direction = Literal["fwd", "bwd"]
@@ -110,10 +110,9 @@ class HookPoint(nn.Module):
 
         ``dir="bwd"`` gives the gradient instead of the activation. Hooks run in the order they were added.
         """
-        if dir not in ("fwd", "bwd"):
-            raise ValueError(f"dir must be 'fwd' or 'bwd', got {dir!r}")
+        check_option("dir", dir, ("fwd", "bwd"))
         if not callable(fn):
-            raise TypeError(f"a hook at {self.name} must be callable, got {type(fn).__name__}")
+            raise ArgumentError(f"a hook at {self.name} must be callable, got {type(fn).__name__}")
         entries = self._fwd if dir == "fwd" else self._bwd
         handle = HookHandle(entries, _Hook(fn))
         if prepend:
@@ -126,6 +125,7 @@ class HookPoint(nn.Module):
 
     def remove_hooks(self, dir: Literal["fwd", "bwd", "both"] = "both") -> None:
         """Remove the hooks (not the readers) of one direction or both."""
+        check_option("dir", dir, ("fwd", "bwd", "both"))
         if dir in ("fwd", "both"):
             self._fwd.clear()
         if dir in ("bwd", "both"):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from hooked_whisper.config import WhisperConfig
 from hooked_whisper.errors import PatchError
 from hooked_whisper.hooks.point import HookPoint, of_cross_keys
+from hooked_whisper.indices import read_indices
 
 _WIDE = ("d_model", "d_mlp", "d_head", "vocab")
 PLACES = ("position", "token", "frame")
@@ -116,14 +118,28 @@ def chosen_places(positions: Any, point: HookPoint, cfg: WhisperConfig) -> Chose
     if axis is None:
         raise PatchError(f"{point.described()} has no positions or tokens to choose from: leave out positions=")
     n = cfg.decoder.n_ctx if axis == "token" else cfg.encoder.n_ctx
-    if isinstance(positions, slice):
-        start, stop = positions.start or 0, n if positions.stop is None else positions.stop
-        if positions.step not in (None, 1) or not 0 <= start <= stop <= n:
-            raise PatchError(f"{positions} is no span inside the {n} there are: give slice(start, stop), 0 <= start")
-        line = torch.zeros(1, n, dtype=torch.bool)
-        line[:, start:stop] = True
-        return Chosen(line)
-    if not isinstance(positions, Tensor) or positions.dtype != torch.bool or positions.dim() != 2 or not len(positions):
-        what = f"{positions.dtype} {list(positions.shape)}" if isinstance(positions, Tensor) else repr(positions)
-        raise PatchError(f"positions is a slice, or a bool tensor [row, place] with a row per clip, not {what}")
-    return Chosen(positions)
+    if (mask := _mask_of_rows(positions)) is not None:
+        return Chosen(mask)
+    line = torch.zeros(1, n, dtype=torch.bool)
+    line[:, list(read_indices(positions, n, f"{axis}s", PatchError, clamp=False))] = True
+    return Chosen(line)
+
+
+def _mask_of_rows(positions: Any) -> Bool[Tensor, "row place"] | None:
+    """A mask with a row per clip: a tensor, an array or lists in a list; ``None`` for any other selection."""
+    rows = positions
+    if isinstance(positions, Sequence) and positions and all(isinstance(r, Sequence | np.ndarray) for r in positions):
+        try:
+            rows = np.array([list(row) for row in positions])
+        except ValueError:
+            raise PatchError("the rows of a mask [row, place] must have equal lengths") from None
+    if isinstance(rows, np.ndarray) and rows.dtype == np.bool_:
+        rows = torch.from_numpy(rows)
+    if isinstance(rows, Tensor | np.ndarray) and rows.ndim > 1:
+        if not isinstance(rows, Tensor) or rows.dtype != torch.bool or rows.dim() != 2 or not len(rows):
+            raise PatchError(
+                "positions is a selection of places, or booleans [row, place] with a row per clip, not "
+                f"{rows.dtype} {list(rows.shape)}"
+            )
+        return rows
+    return None

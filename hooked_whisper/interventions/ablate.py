@@ -11,20 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hooked_whisper.audio import TimeMap
-from hooked_whisper.errors import PatchError, closest
+from hooked_whisper.errors import PatchError, check_option, closest
 from hooked_whisper.hooks import HookPoint, Names
 from hooked_whisper.hooks.point import of_cross_keys
+from hooked_whisper.indices import read_indices
 from hooked_whisper.interventions.masks import attention_name
 from hooked_whisper.interventions.metrics import Metric, read_metric
 from hooked_whisper.interventions.patching import Inputs, keep
-from hooked_whisper.interventions.places import Places, Where, filled_positions, places
+from hooked_whisper.interventions.places import UNITS, Places, Where, filled_positions, places
 from hooked_whisper.interventions.resume import needed, run_from
 from hooked_whisper.interventions.sites import PLACES
 from hooked_whisper.interventions.subspaces import Subspaces, subspaces_of
@@ -156,6 +157,8 @@ def ablate(
     Raises:
         PatchError: heads, units or places that do not exist, directions of another width, means of other points.
     """
+    _check_by(by)
+    check_option("unit", unit, UNITS, PatchError)
     hooks: FwdHooks = []
     for name in model.hook_names(names):
         point = model.hook_dict[name]
@@ -200,10 +203,14 @@ def place_mask(at: Places, x: Tensor, hook: HookPoint, place: int) -> Bool[Tenso
     return at.of(numbers // (2 if hook.axes[place] == "frame" else 1)).view(view)
 
 
+def _check_by(by: Any) -> None:
+    if not isinstance(by, Means | Samples):
+        check_option("by (or what means(...) or samples(...) returned)", by, ("zero",), PatchError)
+
+
 def _value(by: By, point: HookPoint, place: int | None, model: WhisperCore) -> Any:
+    _check_by(by)
     if isinstance(by, str):
-        if by != "zero":
-            raise PatchError(f"by is 'zero', or what means(...) or samples(...) returned, not {by!r}")
         return lambda x, hook: torch.zeros_like(x)
     if point.name not in by.values:
         near = closest(point.name, by.values)
@@ -237,10 +244,7 @@ def _entries_mask(
         if axis not in point.axes or axis not in last:
             raise PatchError(f"{point.name} {list(point.axes)} has no {what}s")
         line = torch.zeros(last[axis], dtype=torch.bool)
-        for k in chosen:
-            if not 0 <= k < len(line):
-                raise PatchError(f"{point.name} has no {what} {k}: they are 0 to {len(line) - 1}")
-        line[list(chosen)] = True
+        line[list(read_indices(chosen, len(line), f"{what}s of {point.name}", PatchError))] = True
         view = [1] * len(point.axes)
         view[point.axes.index(axis)] = -1
         mask = line.view(view) if mask is None else mask & line.view(view)
@@ -267,8 +271,7 @@ def _clock(model: WhisperCore, point: HookPoint) -> TimeMap | None:
 
 def z_name(stack: Kind, block: int) -> str:
     """``("cross", 1) -> "decoder.blocks.1.cross_attn.hook_z"``"""
-    if stack not in ("encoder", "decoder", "cross"):
-        raise PatchError(f"stack is 'encoder', 'decoder' or 'cross', not {stack!r}")
+    check_option("stack", stack, get_args(Kind), PatchError)
     return f"{attention_name(stack, block)}.hook_z"
 
 
@@ -289,6 +292,8 @@ def ablate_heads(
     unit: str = "positions",
 ) -> FwdHooks:
     """Hooks that ablate these ``(block, head)`` (their ``hook_z``, before the output projection)."""
+    check_option("stack", stack, get_args(Kind), PatchError)
+    _check_by(by)
     return [
         one
         for b, some in _by_block(heads).items()
@@ -306,6 +311,8 @@ def ablate_neurons(
     unit: str = "positions",
 ) -> FwdHooks:
     """Hooks that ablate these ``(block, neuron)`` of the MLPs (after the GELU)."""
+    check_option("stack", stack, ("encoder", "decoder"), PatchError)
+    _check_by(by)
     return [
         one
         for b, some in _by_block(neurons).items()
@@ -355,6 +362,8 @@ def sweep_heads(
     Raises:
         PatchError: as :func:`ablate`; encoder heads of inputs that have no mel.
     """
+    check_option("stack", stack, get_args(Kind), PatchError)
+    _check_by(by)
     cfg = model.cfg.encoder if stack == "encoder" else model.cfg.decoder
     names = [z_name(stack, b) for b in range(cfg.n_layers)]
     base = keep(model, inputs, [*names, *(n for name in names for n in needed(model, name))])

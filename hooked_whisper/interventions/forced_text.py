@@ -14,7 +14,8 @@ from torch import Tensor
 from hooked_whisper.decoding import threads_kept
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment
-from hooked_whisper.text import tokenizer_for, word_diff
+from hooked_whisper.text import word_diff
+from hooked_whisper.text.prompts import tokenizer_of
 
 FORCED_ROWS = 8  # rows unembedded at once: bounds the memory of a batch's logits
 Times = list[tuple[float, float] | None]  # seconds, word by word
@@ -100,7 +101,7 @@ def attention_times(
     times: Times = [None] * len(text_of(model, ids).split())
     if not times:
         return times
-    tokenizer = tokenizer_for(model.cfg.decoder.n_vocab, language if model.is_multilingual else "en")
+    tokenizer = tokenizer_of(model.cfg, language if model.is_multilingual else "en")
     source = _Encoded(model, encoded[None])
     frames = 2 * (filled or len(encoded))
     at = 0

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hooked_whisper.audio import TimeMap
-from hooked_whisper.errors import MaskError, PatchError, closest
+from hooked_whisper.errors import MaskError, PatchError, check_option
 from hooked_whisper.hooks import HookPoint
-from hooked_whisper.interventions.places import Places, Where, places
+from hooked_whisper.indices import read_indices
+from hooked_whisper.interventions.places import UNITS, Places, Where, places
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.model.attention import Attention
 from hooked_whisper.model.masks import (
@@ -115,6 +116,7 @@ def window_masks(
         MaskError: a block or head that does not exist, a negative ``k``, windows in cross-attention (its queries and
             keys are not on one axis).
     """
+    _check_stack(stack)
     if stack == "cross":
         raise MaskError("cross-attention has no local window: tokens and positions are not on one axis; use knock_out")
     n_heads = _sizes(model, stack)[1]
@@ -161,6 +163,8 @@ def knock_out(
     Raises:
         MaskError: a place outside the window, a block or head that does not exist.
     """
+    _check_stack(stack)
+    check_option("unit", unit, UNITS, MaskError)
     n, time = model.cfg.encoder.n_ctx, TimeMap(n_ctx=model.cfg.encoder.n_ctx)
     tokens = model.cfg.decoder.n_ctx
     try:
@@ -189,13 +193,15 @@ def cut_padding(
     Raises:
         MaskError: the decoder's self-attention, which has no padding; more positions than the window has.
     """
+    _check_stack(stack)
+    check_option("rows", rows, ("all", "speech"), MaskError)
     if stack == "decoder":
         raise MaskError("the decoder's tokens have no padding: stack is 'encoder' or 'cross'")
     ends, n = tuple(int(k) for k in n_speech), model.cfg.encoder.n_ctx
     if not ends or min(ends) < 0 or max(ends) > n:
         raise MaskError(f"n_speech needs one number from 0 to {n} per clip, got {list(ends)}")
-    if rows not in ("all", "speech") or (rows == "speech" and stack == "cross"):
-        raise MaskError(f"rows is 'all' (or 'speech', in the encoder), not {rows!r} in {stack}")
+    if rows == "speech" and stack == "cross":
+        raise MaskError("rows='speech' is for the encoder: cross-attention's rows are tokens")
     rule = NoPadding(ends, rows == "speech", _flags(model, stack, heads))
     return {attention_name(stack, b): rule for b in _blocks(model, stack, blocks)}
 
@@ -266,14 +272,17 @@ def _entries(
 
 def attention_name(stack: Kind, block: int) -> str:
     """``("cross", 1) -> "decoder.blocks.1.cross_attn"``"""
+    _check_stack(stack)
     return f"decoder.blocks.{block}.cross_attn" if stack == "cross" else f"{stack}.blocks.{block}.attn"
+
+
+def _check_stack(stack: Any) -> None:
+    check_option("stack", stack, get_args(Kind), MaskError)
 
 
 def _sizes(model: WhisperCore, stack: Kind) -> tuple[int, int]:
     """Blocks and heads."""
-    if stack not in ("encoder", "decoder", "cross"):
-        near = closest(str(stack), ("encoder", "decoder", "cross"))
-        raise MaskError(f"stack is 'encoder', 'decoder' or 'cross', not {stack!r}{f': {near[0]!r}?' if near else ''}")
+    _check_stack(stack)
     cfg = model.cfg.encoder if stack == "encoder" else model.cfg.decoder
     return cfg.n_layers, cfg.n_heads
 
@@ -287,11 +296,7 @@ def _heads(model: WhisperCore, stack: Kind, heads: Sequence[int] | None) -> list
 
 
 def _checked(chosen: Sequence[int] | None, n: int, what: str, stack: str) -> list[int]:
-    numbers = list(range(n)) if chosen is None else [int(k) for k in chosen]
-    for k in numbers:
-        if not 0 <= k < n:
-            raise MaskError(f"there is no {what} {k} in {stack}: they are 0 to {n - 1}")
-    return numbers
+    return list(read_indices(chosen, n, f"{what}s of {stack}", MaskError))
 
 
 def _flags(model: WhisperCore, stack: Kind, heads: Sequence[int] | None) -> tuple[bool, ...] | None:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked_whisper.audio import log_mel_spectrogram
-from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.errors import HookedWhisperError, PatchError, check_option
 from hooked_whisper.hooked import HookedWhisper
 
 NULL_INPUTS = {
@@ -27,18 +27,15 @@ _FLOOR = (1.0 - 8.0 + 4.0) / 4.0
 
 def null_mel(model: HookedWhisper, kind: str, seed: int = 0) -> Float[Tensor, "1 mel frame"]:
     """Log-mel of one null input (all of :data:`NULL_INPUTS` but ``"mean encoding"``)."""
+    check_option("kind", kind, [name for name in NULL_INPUTS if name != "mean encoding"], PatchError)
     cfg = model.cfg.encoder
     if kind in ("zero audio", "white noise"):
         audio = torch.zeros(1, cfg.n_frames * 160)
         if kind == "white noise":
             audio = _NOISE_RMS * torch.randn(audio.shape, generator=torch.Generator().manual_seed(seed))
         mel = log_mel_spectrogram(audio, cfg.n_mels)
-    elif kind in ("mel floor", "mel zero"):
-        mel = torch.full((1, cfg.n_mels, cfg.n_frames), _FLOOR if kind == "mel floor" else 0.0)
     else:
-        raise HookedWhisperError(
-            f"no null input {kind!r}: one of {', '.join(n for n in NULL_INPUTS if 'mean' not in n)}"
-        )
+        mel = torch.full((1, cfg.n_mels, cfg.n_frames), _FLOOR if kind == "mel floor" else 0.0)
     return mel.to(model.device, model.dtype)
 
 
@@ -50,6 +47,7 @@ def null_encoding(
     seed: int = 0,
 ) -> Float[Tensor, "1 position d_model"]:
     """Encoder output of a null input; ``"mean encoding"`` needs the encoder output of ``clips``."""
+    check_option("kind", kind, NULL_INPUTS, PatchError)
     if kind == "mean encoding":
         if clips is None or not len(clips):
             raise HookedWhisperError("the mean encoding needs the encoder output of some clips")

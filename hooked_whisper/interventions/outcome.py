@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import Hooks
 from hooked_whisper.interventions.forced_text import (
@@ -99,6 +99,7 @@ class Outcome:
 
     def with_fate(self, fate: Fate) -> tuple[WordChange, ...]:
         """The words that were ``"kept"``, ``"changed"``, are ``"gone"`` or ``"new"``."""
+        check_option("fate", fate, get_args(Fate), PatchError)
         return tuple(w for w in self.words if w.fate == fate)
 
     def to_rows(self) -> list[dict[str, Any]]:
@@ -192,6 +193,8 @@ def outcome(
     label: str = "",
 ) -> Outcome:
     """What an intervention does to one clip; arguments as for :func:`outcomes`."""
+    if isinstance(alignment, str):
+        check_option("alignment (or an Alignment)", alignment, ("attention",), PatchError)
     if len(clip) != 1:
         raise PatchError(f"outcome is for one clip, these are {len(clip)}: call outcomes")
     given = alignment if alignment is None or isinstance(alignment, str) else [alignment]
@@ -245,6 +248,8 @@ def outcomes(
         PatchError: numbers of clips, references, alignments, texts that differ; an edit that changes the shape; hooks
             or masks inside the encoder on clips that are encoder outputs already.
     """
+    if isinstance(alignments, str):
+        check_option("alignments (or one alignment per clip)", alignments, ("attention",), PatchError)
     for name, given in (("references", references), ("alignments", alignments), ("texts", texts)):
         if given is not None and not isinstance(given, str) and len(given) != len(clips):
             raise PatchError(f"{len(clips)} clips but {len(given)} {name}: give one for each")
@@ -361,8 +366,6 @@ def _times(
     if alignments is None and model.cfg.alignment_heads is None:
         return [None] * len(text.split())
     if alignments is None or isinstance(alignments, str):
-        if alignments not in (None, "attention"):
-            raise PatchError(f"alignments are one per clip, or 'attention', not {alignments!r}")
         return attention_times(model, encoded, ids, language, filled)
     return aligned_times(text, alignments[clip])
 

@@ -20,12 +20,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.hooks import HookPoint
 from hooked_whisper.interventions.metrics import Metric, read_metric
-from hooked_whisper.interventions.results import Direction, PatchResult
+from hooked_whisper.interventions.results import DIRECTIONS, Direction, PatchResult
 from hooked_whisper.interventions.resume import needed, run_from
-from hooked_whisper.interventions.sites import Grid, Patch, Span, Stack, make_grid
+from hooked_whisper.interventions.sites import STACKS, Grid, Patch, Span, Stack, make_grid
 from hooked_whisper.interventions.subspaces import Subspaces
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Pair:
 
     def runs(self, direction: Direction) -> tuple[Inputs, Inputs]:
         """The run that is patched, and the run that patches come from."""
+        check_option("direction", direction, DIRECTIONS, PatchError)
         return (self.corrupt, self.clean) if direction == "denoise" else (self.clean, self.corrupt)
 
 
@@ -180,6 +181,7 @@ def grid_of(
 ) -> Grid:
     """The grid of a pair: its own spans where the component runs over encoder positions, ``token_spans`` where it runs
     over tokens."""
+    check_option("stack", stack, STACKS, PatchError)
     over_positions = stack == "encoder" or component in ("cross_k", "cross_v", "cross_kv")
     spans: Sequence[Span] | None = (pair.spans or None) if over_positions else token_spans
     return make_grid(
@@ -229,6 +231,8 @@ def patch_pairs(
     Raises:
         PatchError: no pairs, or pairs whose grids differ in shape.
     """
+    check_option("direction", direction, DIRECTIONS, PatchError)
+    check_option("stack", stack, STACKS, PatchError)
     if not pairs:
         raise PatchError("there are no pairs to patch")
     values, base, source, axes = [], [], [], None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
@@ -19,12 +19,12 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.interventions.metrics import Metric, read_metric
 from hooked_whisper.interventions.patching import Inputs, Pair, Patched, keep
-from hooked_whisper.interventions.results import Direction, PatchResult
+from hooked_whisper.interventions.results import DIRECTIONS, Direction, PatchResult
 from hooked_whisper.interventions.resume import n_layers, needed, run_from
-from hooked_whisper.interventions.sites import Axis, Stack
+from hooked_whisper.interventions.sites import STACKS, Axis, Stack
 from hooked_whisper.model import Attention
 from hooked_whisper.model.block import Block
 
@@ -42,6 +42,9 @@ class Head:
     block: int
     head: int
     cross: bool = False
+
+    def __post_init__(self) -> None:
+        check_option("stack", self.stack, STACKS, PatchError)
 
     @property
     def attn(self) -> str:
@@ -63,6 +66,10 @@ class Receiver:
     input: Input
     block: int = 0
     head: int | None = None
+
+    def __post_init__(self) -> None:
+        check_option("stack", self.stack, STACKS, PatchError)
+        check_option("input", self.input, get_args(Input), PatchError)
 
     def __str__(self) -> str:
         if self.input == "output":
@@ -114,6 +121,7 @@ def path_patch_pairs(
     Raises:
         PatchError: a path that does not exist, no pairs.
     """
+    check_option("direction", direction, DIRECTIONS, PatchError)
     if not (pairs and senders and receivers):
         raise PatchError("path patching needs pairs, senders and receivers")
     values, ends = [], []

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hooked_whisper.audio import TimeMap
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import PatchError, check_option
+from hooked_whisper.indices import is_boolean, is_integer, read_indices
 from hooked_whisper.interventions.sites import Span
 from hooked_whisper.protocols import Interval
 
@@ -33,7 +35,7 @@ class Places:
 
 EVERYWHERE = Places(None)
 One = int | float | slice | Interval | Span | tuple[int | float, int | float]
-Where = One | Sequence[One] | Places | None
+Where = One | Sequence[One] | Sequence[bool] | range | np.ndarray | Tensor | Places | None
 
 
 def places(where: Where, unit: str = "positions", *, n: int | None = None, time: TimeMap | None = None) -> Places:
@@ -41,7 +43,8 @@ def places(where: Where, unit: str = "positions", *, n: int | None = None, time:
 
     Args:
         where: ``None`` (everywhere); a tuple ``(start, stop)``, a slice or a :class:`Span`, half-open; an
-            :class:`Interval` (always seconds: a word or a phone of an alignment); one number; or a list of those. So
+            :class:`Interval` (always seconds: a word or a phone of an alignment); one number; a list of those, a range,
+            or an array or tensor of numbers; or a mask, one boolean for each position (in a list, array or tensor). So
             ``(3, 7)`` is four positions and ``[3, 7]`` is two.
         unit: ``"positions"`` (tokens, in the decoder), or ``"seconds"``: the positions whose cell has a part in it.
         n: positions or tokens that there are; more are refused.
@@ -50,20 +53,34 @@ def places(where: Where, unit: str = "positions", *, n: int | None = None, time:
     Raises:
         PatchError: a span that ends before it starts or lies outside, an unknown unit, seconds where there is no clock.
     """
+    check_option("unit", unit, UNITS, PatchError)
     if where is None:
         return EVERYWHERE
-    if unit not in UNITS:
-        raise PatchError(f"unit is 'positions' or 'seconds', not {unit!r}")
     if isinstance(where, Places):
         spans = where.spans or ()
     else:
-        several = isinstance(where, Sequence) and not isinstance(where, tuple)
-        spans = tuple(_span(one, unit, n, time) for one in (where if several else (where,)))  # type: ignore[union-attr, arg-type]
+        spans = _mask_spans(where, n)
+        if spans is None:
+            several = isinstance(where, Iterable) and not isinstance(where, tuple | str | Mapping)
+            entries = list(where) if several and getattr(where, "ndim", 1) else [where]
+            spans = tuple(_span(one, unit, n, time) for one in entries)
     for start, stop in spans:
         if not 0 <= start <= stop or (n is not None and stop > n):
             inside = "" if n is None else f" inside the {n} there are"
             raise PatchError(f"[{start}, {stop}) is no span{inside}: give 0 <= start <= stop")
     return Places(spans) if not isinstance(where, Places) else where
+
+
+def _mask_spans(where: object, n: int | None) -> tuple[tuple[int, int], ...] | None:
+    """Spans of a mask with one boolean for each position, in a list, array or tensor; ``None`` for anything else."""
+    if not isinstance(where, list | np.ndarray | Tensor) or getattr(where, "ndim", 1) != 1 or not len(where):
+        return None
+    if not any(is_boolean(entry) for entry in (where if isinstance(where, list) else where[:1])):
+        return None
+    numbers = np.array(read_indices(where, len(where) if n is None else n, "positions", PatchError), dtype=int)
+    starts = numbers[np.diff(numbers, prepend=-2) != 1]
+    stops = numbers[np.diff(numbers, append=np.iinfo(int).max) != 1] + 1
+    return tuple(zip(starts.tolist(), stops.tolist(), strict=True))
 
 
 def _span(one: One, unit: str, n: int | None, time: TimeMap | None) -> tuple[int, int]:
@@ -74,19 +91,33 @@ def _span(one: One, unit: str, n: int | None, time: TimeMap | None) -> tuple[int
     if isinstance(one, slice):
         if one.step not in (None, 1) or (one.stop is None and n is None):
             raise PatchError(f"{one} is no span: give slice(start, stop)")
-        one = (one.start or 0, n if one.stop is None else one.stop)  # type: ignore[assignment]
+        one = (0 if one.start is None else one.start, n if one.stop is None else one.stop)  # type: ignore[assignment]
+    if isinstance(one, tuple) and len(one) != 2:
+        raise PatchError(f"{one!r:.80} is no span: a tuple is (start, stop), a list holds several positions or spans")
     if unit == "seconds":
         if time is None:
             raise PatchError("seconds are for encoder positions; give decoder tokens by their number")
+        if not all(_is_time(x) for x in (one if isinstance(one, tuple) else (one,))):
+            raise PatchError(f"{_shown(one)} is not a time in seconds or a span of them")
         if isinstance(one, tuple):
             span = time.span(one[0], one[1], rounding="outer")
             return span.start, span.stop
         return time.position(one), time.position(one) + 1  # type: ignore[arg-type]
-    start, stop = one if isinstance(one, tuple) else (one, one + 1)  # type: ignore[operator, assignment]
-    assert not isinstance(start, slice)
-    if int(start) != start or int(stop) != stop:
-        raise PatchError(f"[{start}, {stop}) are not whole positions: give unit='seconds' for seconds")
-    return int(start), int(stop)
+    edges = one if isinstance(one, tuple) else (one,)
+    if not all(is_integer(edge) for edge in edges):
+        raise PatchError(f"{_shown(one)} is not a whole position or span of them: give unit='seconds' for seconds")
+    start = int(edges[0])  # type: ignore[arg-type]
+    return start, int(edges[1]) if isinstance(one, tuple) else start + 1  # type: ignore[arg-type]
+
+
+def _is_time(x: object) -> bool:
+    return is_integer(x) or isinstance(x, float | np.floating) or (isinstance(x, Tensor) and x.dim() == 0)
+
+
+def _shown(one: object) -> str:
+    if isinstance(one, tuple):
+        return f"[{', '.join(map(str, one))})"
+    return f"{one!r:.60} ({type(one).__name__})"
 
 
 def filled_positions(mel: Float[Tensor, "batch mel frame"]) -> tuple[int, ...]:

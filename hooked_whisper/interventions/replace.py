@@ -16,10 +16,11 @@ from torch import Tensor
 
 from hooked_whisper.audio import TimeMap
 from hooked_whisper.audio.mel import Number
-from hooked_whisper.errors import HookedWhisperError, closest
+from hooked_whisper.errors import HookedWhisperError, PatchError, check_option
 from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.indices import read_indices
 from hooked_whisper.interventions.null_inputs import NULL_INPUTS, null_encoding
-from hooked_whisper.interventions.places import Places, Where, places
+from hooked_whisper.interventions.places import UNITS, Places, Where, places
 
 
 def replace_span(
@@ -42,18 +43,9 @@ def replace_span(
     Raises:
         HookedWhisperError: a span outside the window, or that ends before it starts.
     """
+    check_option("unit", unit, UNITS, PatchError)
     n = encoder_out.shape[1]
-    if unit == "seconds":
-        span = (time or TimeMap(n_ctx=n)).span(start, stop, rounding="outer")
-        begin, end = span.start, span.stop
-    elif unit == "positions":
-        begin, end = int(start), int(stop)
-        if begin != start or end != stop:
-            raise HookedWhisperError(f"[{start}, {stop}) are not whole positions: give unit='seconds' for seconds")
-    else:
-        raise HookedWhisperError(f"unit is 'positions' or 'seconds', not {unit!r}")
-    if not 0 <= begin <= end <= n:
-        raise HookedWhisperError(f"span [{begin}, {end}) is not inside the {n} positions of this encoder output")
+    ((begin, end),) = places((start, stop), unit, n=n, time=time or TimeMap(n_ctx=n)).spans or ((0, 0),)
     out = encoder_out.clone()
     out[:, begin:end] = source[..., begin:end, :].to(out)
     return out
@@ -67,9 +59,8 @@ def replace_spans(
     """One row per span: many patches of one clip's encoder output, to decode as one batch."""
     rows = encoder_out.expand(len(spans), -1, -1).clone()
     for row, span in zip(rows, spans, strict=True):
-        if span.start < 0 or span.stop > len(encoder_out) or span.stop < span.start:
-            raise HookedWhisperError(f"{span} is not inside the {len(encoder_out)} positions of this encoder output")
-        row[span] = source[span].to(row)
+        indices = read_indices(span, len(encoder_out), "positions of this encoder output", PatchError, clamp=False)
+        row[list(indices)] = source[list(indices)].to(row)
     return rows
 
 
@@ -129,15 +120,11 @@ def replace_encoder(
     Raises:
         HookedWhisperError: an unknown source, spans outside the window, a source of another size.
     """
+    check_option("unit", unit, UNITS, PatchError)
     names = {"padding": "zero audio", "mean": "mean encoding"}
     if isinstance(source, str):
         kind = names.get(source, source)
-        if kind not in NULL_INPUTS:
-            near = closest(source, [*names, *NULL_INPUTS])
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise HookedWhisperError(
-                f"no source {source!r}{hint}: {', '.join([*names, *NULL_INPUTS])}, or an encoder output"
-            )
+        check_option("source (or an encoder output)", source, [*names, *NULL_INPUTS], PatchError)
         given, name = null_encoding(model, kind, clips), kind
     else:
         given, name = (source if source.dim() == 3 else source[None]), "array"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Direction = Literal["denoise", "noise"]
+DIRECTIONS = get_args(Direction)
 SMALLEST_GAP = 1e-5  # relative: two equal runs differ by as much in float32 if one of them had a listener on patterns
 
 

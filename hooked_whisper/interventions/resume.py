@@ -8,12 +8,12 @@ output that differs at a few positions needs new keys and values at those.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.hooks import HookPoint
 from hooked_whisper.model import Attention, KVCache
 from hooked_whisper.model.block import Block
@@ -43,6 +43,8 @@ def begins(model: HookedWhisper, name: str) -> tuple[Stack, int]:
 
 
 def n_layers(model: HookedWhisper, stack: Stack) -> int:
+    """Number of blocks of a stack."""
+    check_option("stack", stack, get_args(Stack), PatchError)
     return (model.cfg.encoder if stack == "encoder" else model.cfg.decoder).n_layers
 
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hooked_whisper.audio import TimeMap
-from hooked_whisper.errors import PatchError, closest
+from hooked_whisper.errors import PatchError, check_option, closest
 from hooked_whisper.hooks import HookPoint
+from hooked_whisper.hooks.sizes import axis_sizes
+from hooked_whisper.indices import Selection, read_indices
 from hooked_whisper.interventions.subspaces import Subspaces
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.protocols import Interval
 
 Stack = Literal["encoder", "decoder"]
+STACKS = get_args(Stack)
 # what users call it -> the end of the hook point's name
 COMPONENTS = {
     "resid_pre": "hook_resid_pre",
@@ -69,7 +72,7 @@ class Patch:
     """
 
     name: str
-    where: Mapping[str, slice | Sequence[int]] = field(default_factory=dict)
+    where: Mapping[str, Selection] = field(default_factory=dict)
     directions: Float[Tensor, "k d"] | None = None
     subspaces: Subspaces | None = None
     part: int = 0
@@ -95,13 +98,10 @@ class Patch:
         for number, (axis, size) in enumerate(zip(axes, sizes, strict=True)):
             if axis not in self.where:
                 continue
-            chosen = self.where[axis]
-            if isinstance(chosen, slice):
-                indices = list(range(chosen.start or 0, size if chosen.stop is None else chosen.stop))
-            else:
-                indices = [int(i) for i in chosen]
-            if not indices or min(indices) < 0 or max(indices) >= size:
-                raise PatchError(f"{self.name}: {axis} {chosen} is not inside its {size} entries")
+            what = f"{axis}s of {self.name}"
+            indices = list(read_indices(self.where[axis], size, what, PatchError, clamp=False))
+            if not indices:
+                raise PatchError(f"{self.where[axis]} selects none of the {size} {what}: give at least one")
             line = torch.zeros(size, dtype=torch.bool)
             line[indices] = True
             view = [1] * len(axes)
@@ -139,12 +139,10 @@ def point_name(component: str, stack: Stack, block: int) -> str:
     Raises:
         PatchError: a component that is not in :data:`COMPONENTS`.
     """
-    if component.startswith(("encoder.", "decoder.")):
+    check_option("stack", stack, STACKS, PatchError)
+    if isinstance(component, str) and component.startswith(("encoder.", "decoder.")):
         return component
-    if component not in COMPONENTS:
-        near = closest(component, COMPONENTS)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise PatchError(f"no component {component!r}{hint}: one of {', '.join(COMPONENTS)}")
+    check_option("component", component, COMPONENTS, PatchError)
     return f"{stack}.blocks.{block}.{COMPONENTS[component]}"
 
 
@@ -173,9 +171,10 @@ def make_grid(
     Raises:
         PatchError: heads or units where there are none; a component this stack does not have.
     """
-    whole = component.startswith(("encoder.", "decoder."))
+    check_option("stack", stack, STACKS, PatchError)
+    whole = isinstance(component, str) and component.startswith(("encoder.", "decoder."))
     cfg = model.cfg.encoder if stack == "encoder" else model.cfg.decoder
-    numbers = [0] if whole else list(range(cfg.n_layers) if blocks is None else blocks)
+    numbers = [0] if whole else list(read_indices(blocks, cfg.n_layers, f"blocks of the {stack}", PatchError))
     names = [point_name(component, stack, b) for b in numbers]
     known = model.hook_dict
     for name in names:
@@ -199,6 +198,7 @@ def make_grid(
         axes.append(Axis("head", tuple(map(str, range(cfg.n_heads)))))
         choices.append([{"head": [h]} for h in range(cfg.n_heads)])
     if units is not None:
+        units = read_indices(units, _last_size(point, model), f"units of {point.name}", PatchError)
         axes.append(Axis(point.axes[-1], tuple(map(str, units))))
         choices.append([{point.axes[-1]: [u]} for u in units])
     features = (0,) if subspaces is None else range(len(subspaces.labels))
@@ -212,6 +212,12 @@ def make_grid(
         for feature in features
     ]
     return Grid(tuple(patches), tuple(axes) or (Axis("point", (component,)),))
+
+
+def _last_size(point: HookPoint, model: WhisperCore) -> int:
+    sizes = {"batch": 1, "position": model.cfg.encoder.n_ctx, "token": model.cfg.decoder.n_ctx}
+    sizes |= {"d_model": model.cfg.encoder.d_model, "vocab": model.cfg.decoder.n_vocab}
+    return axis_sizes(point, model.cfg, sizes)[-1]
 
 
 def interval_spans(intervals: Sequence[Interval], time: TimeMap, margin: int = 0) -> tuple[Span, ...]:

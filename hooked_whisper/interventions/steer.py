@@ -15,12 +15,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper.audio import TimeMap
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
 from hooked_whisper.interventions.ablate import CLIPS_AT_ONCE, means, place_mask
 from hooked_whisper.interventions.outcome import Outcomes, outcomes
-from hooked_whisper.interventions.places import Where, places
+from hooked_whisper.interventions.places import UNITS, Where, places
 from hooked_whisper.interventions.sites import PLACES
 from hooked_whisper.model import WhisperCore
 
@@ -48,6 +48,7 @@ def steer(
     Raises:
         PatchError: a vector that does not fit, a point without positions or tokens, places that do not exist.
     """
+    check_option("unit", unit, UNITS, PatchError)
     names = model.hook_names(name)
     if len(names) != 1:
         raise PatchError(f"{name!r} names {len(names)} points: steer at one (hooks of several can be added up)")

@@ -8,7 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hooked_whisper.config import DecoderConfig
+from hooked_whisper.errors import ArgumentError
 from hooked_whisper.hooks import HookPoint, StackClock
+from hooked_whisper.inputs import check_encoder_out, check_tokens
 from hooked_whisper.model.attention import KVCache
 from hooked_whisper.model.block import Block
 from hooked_whisper.model.parts import LayerNorm
@@ -81,12 +83,12 @@ class Decoder(StackWeights):
     ) -> Float[Tensor, "batch token d_model"]:
         """What the unembedding reads: the residual after the final norm."""
         start = self._start(kv_cache, 0)
-        stop = start + tokens.shape[-1]
-        self._check(tokens, encoder_out, stop)
+        self._check(tokens, encoder_out, start)
         self.clock.offset = start
         tokens = self.hook_tokens(tokens)
         # float32 weights follow the encoder output's dtype, as in openai-whisper
         x = self.hook_embed(F.embedding(tokens, self.token_embedding.weight).to(encoder_out.dtype))
+        stop = start + tokens.shape[-1]
         pos = self.hook_pos_embed(self.positional_embedding[start:stop].to(x.dtype))  # [token, d_model]
         return self.from_resid(x + pos, 0, encoder_out, kv_cache)
 
@@ -113,16 +115,15 @@ class Decoder(StackWeights):
     def to_logits(self, hidden: Float[Tensor, "batch token d_model"]) -> Float[Tensor, "batch token vocab"]:
         return self.unembed(hidden, self.token_embedding.weight)
 
-    def _check(self, tokens: Tensor, encoder_out: Tensor, stop: int) -> None:
+    def _check(self, tokens: Tensor, encoder_out: Tensor, start: int) -> None:
         cfg = self.cfg
-        if tokens.dim() != 2 or tokens.dtype not in (torch.int64, torch.int32):
-            raise ValueError(f"tokens must be integers [batch, token], got {tokens.dtype} {tuple(tokens.shape)}")
+        check_tokens(tokens, cfg, values=start == 0)  # later ones are the model's own
+        check_encoder_out(encoder_out, cfg.d_model)
+        stop = start + tokens.shape[-1]
         if stop > cfg.n_ctx:
-            raise ValueError(f"{stop} tokens do not fit: this decoder has {cfg.n_ctx} positions")
-        if encoder_out.dim() != 3 or encoder_out.shape[-1] != cfg.d_model:
-            raise ValueError(f"encoder output must be [batch, position, {cfg.d_model}], got {tuple(encoder_out.shape)}")
+            raise ArgumentError(f"{stop} tokens do not fit: this decoder has {cfg.n_ctx} positions")
         if encoder_out.shape[0] not in (1, tokens.shape[0]):
-            raise ValueError(
+            raise ArgumentError(
                 f"{tokens.shape[0]} rows of tokens but {encoder_out.shape[0]} of encoder output: "
                 "give one row of encoder output (for all) or as many as there are rows of tokens"
             )

@@ -8,7 +8,10 @@ from torch import Tensor, nn
 from whisper.model import sinusoids
 
 from hooked_whisper.config import EncoderConfig
+from hooked_whisper.errors import ArgumentError
 from hooked_whisper.hooks import HookPoint, StackClock
+from hooked_whisper.indices import read_indices
+from hooked_whisper.inputs import check_mel, described
 from hooked_whisper.model.block import Block
 from hooked_whisper.model.parts import LayerNorm
 from hooked_whisper.model.weights_view import StackWeights
@@ -83,21 +86,21 @@ class Encoder(StackWeights):
 
     def _window(self, mel: Tensor, positions: slice | None) -> tuple[int, int]:
         cfg = self.cfg
-        if mel.dim() != 3 or mel.shape[1] != cfg.n_mels or mel.shape[2] % 2:
-            raise ValueError(
-                f"encoder needs a mel [batch, {cfg.n_mels}, frame], an even number of frames, got {tuple(mel.shape)}"
-            )
+        check_mel(mel, cfg, positions)
         n = mel.shape[2] // 2
         if positions is None:
             if n != cfg.n_ctx:
-                raise ValueError(
+                raise ArgumentError(
                     f"encoder needs {cfg.n_frames} mel frames, got {mel.shape[2]}: pad the audio to the window "
                     "(model.to_mel does), or say with positions=slice(a, b) where a shorter window stands"
                 )
             return 0, n
-        start, stop, _ = positions.indices(cfg.n_ctx)
-        if stop - start != n or (positions.stop is not None and positions.stop > cfg.n_ctx):
-            raise ValueError(
+        if not isinstance(positions, slice):
+            raise ArgumentError(f"positions is a slice of the {cfg.n_ctx} positions, got {described(positions)}")
+        indices = read_indices(positions, cfg.n_ctx)
+        past_end = positions.stop is not None and positions.stop > cfg.n_ctx
+        if past_end or len(indices) != n or indices[-1] - indices[0] != n - 1:
+            raise ArgumentError(
                 f"positions {positions} must be {n} of the {cfg.n_ctx} positions: the mel has {2 * n} frames"
             )
-        return start, n
+        return indices[0], n

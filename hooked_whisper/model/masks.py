@@ -19,6 +19,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from hooked_whisper.errors import MaskError, closest
+from hooked_whisper.indices import read_indices
 
 Kind = Literal["encoder", "decoder", "cross"]
 MaskRule = Callable[[Int[Tensor, "query"], Int[Tensor, "key"]], Tensor]
@@ -174,12 +175,12 @@ def resolve_target(target: Any, names: Sequence[str], n_heads: dict[str, int]) -
 
     ``"encoder"``, ``"decoder"`` (its self-attention), ``"cross_attn"``; one block (``"encoder.blocks.2"``);
     one attention (``"decoder.blocks.1.cross_attn"``); globs of those; any of them with heads: ``(target, 3)``,
-    ``(target, (0, 3))`` or ``"encoder.blocks.2.head.3"``.
+    ``(target, (0, 3))``, ``(target, mask)`` or ``"encoder.blocks.2.head.3"``.
     """
-    heads: tuple[int, ...] | None = None
+    heads: Any = None
     if isinstance(target, tuple) and len(target) == 2:
         target, chosen = target
-        heads = (chosen,) if isinstance(chosen, int) else tuple(chosen)
+        heads = chosen
     if not isinstance(target, str):
         raise MaskError(f"an attention mask goes to a name or (name, heads), not {target!r}")
     match = _HEAD.fullmatch(target)
@@ -192,11 +193,9 @@ def resolve_target(target: Any, names: Sequence[str], n_heads: dict[str, int]) -
             f"no attention is named {target!r}{f'; did you mean {near[0]!r}?' if near else ''} "
             "(encoder, decoder, cross_attn, encoder.blocks.L, decoder.blocks.L.cross_attn, or a glob of those)"
         )
-    for name in found:
-        for head in heads or ():
-            if not 0 <= head < n_heads[name]:
-                raise MaskError(f"mask for {name}: there is no head {head}, only 0 to {n_heads[name] - 1}")
-    return dict.fromkeys(found, heads)
+    if heads is None:
+        return dict.fromkeys(found)
+    return {name: tuple(read_indices(heads, n_heads[name], f"heads of {name}", MaskError)) for name in found}
 
 
 def _targets(target: str, name: str) -> bool:

@@ -11,13 +11,14 @@ from torch import Tensor
 from whisper.model import ModelDimensions
 
 from hooked_whisper.config import WhisperConfig
+from hooked_whisper.errors import check_option
 from hooked_whisper.hooks import HookedModule, HookHandle, StackClock
 from hooked_whisper.hooks.caching import CachingMixin
 from hooked_whisper.hooks.splicing import SplicingMixin
 from hooked_whisper.model.attention import Attention, KVCache
 from hooked_whisper.model.decoder import Decoder
 from hooked_whisper.model.encoder import Encoder
-from hooked_whisper.model.masks import MaskEntry, check_mask, resolve_target
+from hooked_whisper.model.masks import Kind, MaskEntry, check_mask, resolve_target
 
 
 class WhisperCore(CachingMixin, SplicingMixin, HookedModule):
@@ -65,11 +66,11 @@ class WhisperCore(CachingMixin, SplicingMixin, HookedModule):
 
     @property
     def is_multilingual(self) -> bool:
-        return self.dims.n_vocab >= 51865
+        return (self.cfg.token_layout or self.dims.n_vocab) >= 51865
 
     @property
     def num_languages(self) -> int:
-        return self.dims.n_vocab - 51765 - int(self.is_multilingual)
+        return (self.cfg.token_layout or self.dims.n_vocab) - 51765 - int(self.is_multilingual)
 
     @property
     def unembed(self) -> Any:
@@ -130,11 +131,10 @@ class WhisperCore(CachingMixin, SplicingMixin, HookedModule):
         for attn in self.attention_modules().values():
             attn.masks.clear()
 
-    def head_labels(self, stack: str = "encoder") -> Sequence[str]:
+    def head_labels(self, stack: Kind = "encoder") -> Sequence[str]:
         """``E0.1`` (encoder), ``D0.1`` (decoder self-attention), ``X0.1`` (cross-attention): block.head."""
         letters = {"encoder": "E", "decoder": "D", "cross": "X"}
-        if stack not in letters:
-            raise ValueError(f"stack must be encoder, decoder or cross, got {stack!r}")
+        check_option("stack", stack, letters)
         cfg = self.cfg.encoder if stack == "encoder" else self.cfg.decoder
         pairs = ((block, head) for block in range(cfg.n_layers) for head in range(cfg.n_heads))
         return [f"{letters[stack]}{block}.{head}" for block, head in pairs]

@@ -10,14 +10,33 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from hooked_whisper.errors import PromptError, closest
+from hooked_whisper.config import VOCABULARIES, WhisperConfig
+from hooked_whisper.errors import PromptError, check_option, closest
 
 if TYPE_CHECKING:
     from whisper.tokenizer import Tokenizer
 
-ENGLISH_ONLY = 51864
-N_LANGUAGES = {ENGLISH_ONLY: 99, 51865: 99, 51866: 100}  # by size of the vocabulary
+ENGLISH_ONLY, _, _ = VOCABULARIES
+N_LANGUAGES = dict(zip(VOCABULARIES, (99, 99, 100), strict=True))  # by size of the vocabulary
 TASKS = ("transcribe", "translate")
+_ADDED = "<|added {}|>"  # how a token prints that the tokenizer does not know
+
+
+def tokenizer_of(cfg: WhisperConfig, language: str | None = None, task: str | None = None) -> Tokenizer:
+    """Return the tokenizer of a model; added tokens (``n_vocab`` above the released vocabulary) are not in it.
+
+    Raises:
+        PromptError: no released vocabulary has the model's ids; else as :func:`tokenizer_for`.
+    """
+    layout = cfg.token_layout
+    if layout is None:
+        raise PromptError(
+            f"no tokenizer for the {cfg.decoder.n_vocab} tokens of {cfg.name!r}, with {cfg.encoder.n_mels} mel bins: "
+            "nothing says which ids are its special tokens. If it is a released vocabulary and added tokens, load it "
+            "with vocabulary=51864 (English only), 51865 (99 languages) or 51866 (100 languages); else give token ids "
+            "to the model and to model.generate"
+        )
+    return tokenizer_for(layout, language, task)
 
 
 def tokenizer_for(n_vocab: int, language: str | None = None, task: str | None = None) -> Tokenizer:
@@ -36,8 +55,10 @@ def tokenizer_for(n_vocab: int, language: str | None = None, task: str | None = 
     if n_vocab not in N_LANGUAGES:
         known = ", ".join(map(str, N_LANGUAGES))
         raise PromptError(f"no tokenizer for a vocabulary of {n_vocab}: Whisper's have {known}; give token ids instead")
-    if task not in (None, *TASKS):
-        raise PromptError(f"unknown task {task!r}: it is 'transcribe' or 'translate'")
+    if task is not None:
+        check_option("task", task, TASKS, PromptError)
+    if language is not None and not isinstance(language, str):
+        raise PromptError(f"language is a code such as 'en' or a name such as 'english', not {language!r:.80}")
     code = _language_code(language or "en", N_LANGUAGES[n_vocab])
     if n_vocab == ENGLISH_ONLY:
         if code != "en" or task == "translate":
@@ -74,17 +95,23 @@ class Prompter:
     """
 
     n_vocab: int
+    layout: int | None = None  # the released vocabulary that the ids belong to, where tokens were added to it
+
+    @classmethod
+    def of(cls, cfg: WhisperConfig) -> Prompter:
+        """Return the prompter of a model."""
+        return cls(cfg.decoder.n_vocab, cfg.token_layout)
 
     @property
     def tokenizer(self) -> Tokenizer:
         """openai-whisper's tokenizer, for English transcription."""
-        return tokenizer_for(self.n_vocab)
+        return self._tokenizer()
 
     def prompt_ids(
         self, *, language: str | None = "en", task: str = "transcribe", timestamps: bool = False
     ) -> list[int]:
         """Special tokens before the text: start; language and task, if multilingual; no-timestamps, if wanted."""
-        tokenizer = tokenizer_for(self.n_vocab, language, task)
+        tokenizer = self._tokenizer(language, task)
         return list(tokenizer.sot_sequence if timestamps else tokenizer.sot_sequence_including_notimestamps)
 
     def to_tokens(
@@ -107,6 +134,8 @@ class Prompter:
             PromptError: texts of different lengths in tokens, an empty list, or as :func:`tokenizer_for`.
         """
         head = self.prompt_ids(language=language, task=task, timestamps=timestamps) if prompt else []
+        if not isinstance(text, str | Sequence):
+            raise PromptError(f"text must be a string or a list of strings, not {text!r:.80} ({type(text).__name__})")
         texts = [text] if isinstance(text, str) else list(text)
         rows = [head + self._encode(each) for each in texts]
         lengths = [len(row) - len(head) for row in rows]
@@ -124,14 +153,23 @@ class Prompter:
 
         ``tokens`` is one row of ids ([token] or [1, token]), or a text, which is encoded without a prompt.
         """
-        encoding = self.tokenizer.encoding
+        ids, encoding = self._ids(tokens), self.tokenizer.encoding
         return [
-            encoding.decode_single_token_bytes(i).decode("utf-8", errors="backslashreplace") for i in self._ids(tokens)
+            _ADDED.format(i)
+            if i >= encoding.n_vocab
+            else encoding.decode_single_token_bytes(i).decode("utf-8", errors="backslashreplace")
+            for i in ids
         ]
 
     def to_string(self, tokens: int | Sequence[int] | Int[Tensor, "..."]) -> str:
         """The text of one row of ids ([token] or [1, token]), special tokens and timestamps written out."""
-        return self.tokenizer.encoding.decode(self._ids(tokens))
+        ids, encoding = self._ids(tokens), self.tokenizer.encoding
+        if max(ids, default=0) < encoding.n_vocab:
+            return encoding.decode(ids)
+        pieces = (
+            _ADDED.format(i).encode() if i >= encoding.n_vocab else encoding.decode_single_token_bytes(i) for i in ids
+        )
+        return b"".join(pieces).decode("utf-8", errors="replace")
 
     def to_single_token(self, text: str) -> int:
         """The id of a text that is one token, such as ``" very"`` or ``"<|en|>"``.
@@ -146,13 +184,23 @@ class Prompter:
         hint = f"; {other!r} is a single token" if other.strip() and len(self._encode(other)) == 1 else ""
         raise PromptError(f"{text!r} is {len(ids)} tokens, not one: {self.to_str_tokens(ids)}{hint}")
 
+    def _tokenizer(self, language: str | None = None, task: str | None = None) -> Tokenizer:
+        return tokenizer_for(self.n_vocab if self.layout is None else self.layout, language, task)
+
     def _encode(self, text: str) -> list[int]:
+        if not isinstance(text, str):
+            raise PromptError(f"text must be a string, not {text!r:.80} ({type(text).__name__})")
         return self.tokenizer.encode(text, allowed_special="all")
 
     def _ids(self, tokens: str | int | Sequence[int] | Tensor) -> list[int]:
         if isinstance(tokens, str):
             return self._encode(tokens)
-        ids = torch.as_tensor(tokens)
+        try:
+            ids = torch.as_tensor(tokens)
+        except (TypeError, ValueError, RuntimeError):
+            raise PromptError(f"tokens are ids [token] or [1, token], or a text, not {tokens!r:.80}") from None
+        if ids.numel() and (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool):
+            raise PromptError(f"token ids are whole numbers, got {ids.dtype} {ids.tolist()!s:.80}")
         if ids.ndim > 2 or (ids.ndim == 2 and len(ids) != 1):
             raise PromptError(f"tokens of shape {tuple(ids.shape)} are not one row: take them row by row, tokens[i]")
         row = [int(i) for i in ids.flatten()]

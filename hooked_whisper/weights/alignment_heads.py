@@ -103,4 +103,5 @@ def warn_of_fallback(config: WhisperConfig, source: str, problem: str) -> None:
 
 
 def _shape(config: WhisperConfig) -> tuple[object, ...]:
-    return replace(config.encoder, n_ctx=1), replace(config.decoder, n_ctx=1)
+    n_vocab = config.token_layout or config.decoder.n_vocab  # added tokens do not change which model it is
+    return replace(config.encoder, n_ctx=1), replace(config.decoder, n_ctx=1, n_vocab=n_vocab)

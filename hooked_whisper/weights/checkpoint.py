@@ -134,7 +134,7 @@ def set_unembed(model: WhisperCore, which: str, value: Tensor | None) -> None:
 
 
 def _shape_only(config: WhisperConfig) -> WhisperConfig:
-    return replace(config, name="", alignment_heads=None)
+    return replace(config, name="", alignment_heads=None, vocabulary=None)
 
 
 def _norm_shapes(path: str, d: int) -> Shapes:

@@ -16,6 +16,7 @@ from hooked_whisper.weights.mlx import is_mlx_folder, load_mlx_folder
 from hooked_whisper.weights.openai import load_openai_file
 from hooked_whisper.weights.own import is_own, load_own_file, load_own_folder
 from hooked_whisper.weights.sniff import describe_foreign
+from hooked_whisper.weights.vocabulary import with_vocabulary
 
 CTRANSLATE2 = "model.bin"
 
@@ -39,24 +40,26 @@ def load_path(path: Path, *, name: str | None = None) -> Checkpoint:
 def _load_folder(folder: Path, name: str | None) -> Checkpoint:
     config = folder / CONFIG
     if (folder / CTRANSLATE2).is_file() and is_ctranslate2(folder / CTRANSLATE2):
-        return load_ctranslate2(folder, name=name)
+        return with_vocabulary(load_ctranslate2(folder, name=name), folder)
     if is_mlx_folder(folder):
-        return _completed(load_mlx_folder(folder), folder, name)
+        return _completed(with_vocabulary(load_mlx_folder(folder), folder), folder, name)
     if not config.is_file():
         raise CheckpointError(
             f"folder {folder} has no {CONFIG}: a model folder (of transformers, CTranslate2, MLX, or save_pretrained) "
             "needs it beside the weights"
         )
-    return load_own_folder(folder) if is_own(read_json(config)) else load_huggingface_folder(folder, name=name)
+    if is_own(read_json(config)):
+        return load_own_folder(folder)
+    return load_huggingface_folder(folder, name=name)
 
 
 def _load_file(path: Path, name: str | None) -> Checkpoint:
     if is_ctranslate2(path):
-        return load_ctranslate2(path, name=name)
+        return with_vocabulary(load_ctranslate2(path, name=name), path.parent)
     if is_ggml(path):
         return _completed(load_ggml(path), path, name)
     if is_mlx_folder(path.parent) and path.suffix in (".safetensors", ".npz"):
-        return _completed(load_mlx_folder(path.parent), path.parent, name)
+        return _completed(with_vocabulary(load_mlx_folder(path.parent), path.parent), path.parent, name)
     config = path.parent / CONFIG
     if path.suffix in (".safetensors", ".bin") and config.is_file():
         return load_own_file(path) if is_own(read_json(config)) else load_huggingface_file(path, name=name)

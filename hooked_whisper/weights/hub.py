@@ -19,7 +19,8 @@ from hooked_whisper.errors import CheckpointError, MissingWeightsError, UnknownM
 from hooked_whisper.files import LOCAL_HINT, reason
 from hooked_whisper.weights.checkpoint import Checkpoint
 from hooked_whisper.weights.formats import load_path
-from hooked_whisper.weights.huggingface import CONFIG, GENERATION_CONFIG, WEIGHT_FILES, shards
+from hooked_whisper.weights.huggingface import CONFIG, WEIGHT_FILES, shards
+from hooked_whisper.weights.vocabulary import GENERATION_CONFIG
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 HUB_FILE = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)/(ggml-[\w.-]+\.bin)")  # ggerganov/whisper.cpp/ggml-tiny.en.bin

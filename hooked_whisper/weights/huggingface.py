@@ -15,8 +15,9 @@ from hooked_whisper.errors import CheckpointError
 from hooked_whisper.files import as_tensors, read_json, read_pickle, read_safetensors, reason
 from hooked_whisper.weights.alignment_heads import with_listed_heads
 from hooked_whisper.weights.checkpoint import UNEMBED_BIAS, UNEMBED_WEIGHT, Checkpoint, make_checkpoint
+from hooked_whisper.weights.vocabulary import GENERATION_CONFIG, with_vocabulary
 
-CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
+CONFIG = "config.json"
 # the first of these that is there is taken
 WEIGHT_FILES = (
     "model.safetensors",
@@ -92,17 +93,21 @@ def load_huggingface_file(path: str | Path, *, name: str | None = None) -> Check
     generation = folder / GENERATION_CONFIG
     heads = read_json(generation).get("alignment_heads") if generation.is_file() else None
     config = _config(data, name or path.stem, str(folder / CONFIG))
-    return _with_heads(_checkpoint(config, _read_weights(path), str(path), _is_tied(data)), heads, str(folder))
+    checkpoint = with_vocabulary(_checkpoint(config, _read_weights(path), str(path), _is_tied(data)), folder)
+    return _with_heads(checkpoint, heads, str(folder))
 
 
 def from_huggingface_model(model: Any) -> Checkpoint:
     """A loaded ``WhisperForConditionalGeneration`` or ``WhisperModel``; weights are shared until copied."""
     data = model.config.to_dict()
-    heads = getattr(getattr(model, "generation_config", None), "alignment_heads", None)
+    generation = getattr(model, "generation_config", None)
+    heads = getattr(generation, "alignment_heads", None)
     source = f"{type(model).__name__} in memory"
     name = Path(getattr(model, "name_or_path", "") or "whisper")
     config = _config(data, name.name if name.is_absolute() else name.as_posix(), source)
     checkpoint = _checkpoint(config, as_tensors(model.state_dict(), source), source, _is_tied(data))
+    if generation is not None:
+        checkpoint = with_vocabulary(checkpoint, Path(), generation.to_dict())
     return _with_heads(checkpoint, heads, source)
 
 

@@ -19,6 +19,7 @@ from hooked_whisper.errors import CheckpointError
 from hooked_whisper.files import as_tensors, file_sha256, read_pickle, reason
 from hooked_whisper.weights.alignment_heads import published_sha256, released_heads, with_known_heads
 from hooked_whisper.weights.checkpoint import Checkpoint, make_checkpoint
+from hooked_whisper.weights.sniff import describe_content
 
 # our words -> theirs; None leaves the word out
 _WORDS: dict[str, str | None] = {
@@ -50,6 +51,9 @@ def load_openai_file(path: str | Path) -> Checkpoint:
     path = Path(path)
     data = read_pickle(path)
     if not isinstance(data, dict) or not {"dims", "model_state_dict"} <= data.keys():
+        description = describe_content(data) if isinstance(data, dict) else None
+        if description is not None:
+            raise CheckpointError(f"{path} holds {description}")
         holds = sorted(map(str, data))[:5] if isinstance(data, dict) else type(data).__name__
         raise CheckpointError(
             f"{path} is not an openai-whisper checkpoint: it needs 'dims' and 'model_state_dict', but holds {holds}"

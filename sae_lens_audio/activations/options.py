@@ -7,7 +7,8 @@ from typing import Literal, get_args
 
 import torch
 
-from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.errors import HookedWhisperError, check_option
+from hooked_whisper.indices import is_integer
 
 Dtype = Literal["float16", "bfloat16", "float32"]
 Padding = Literal["drop", "keep"]
@@ -52,8 +53,7 @@ class HarvestOptions:
             ("padding", get_args(Padding)),
             ("window", get_args(WindowOf)),
         ):
-            if getattr(self, name) not in choices:
-                raise HookedWhisperError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
+            check_option(name, getattr(self, name), choices)
         for name, least in (
             ("shard_rows", 1),
             ("batch", 1),
@@ -63,7 +63,7 @@ class HarvestOptions:
             ("seed", 0),
         ):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
+            if not is_integer(value) or value < least:
                 raise HookedWhisperError(f"{name} of a harvest is a whole number of at least {least}, not {value!r}")
         if self.padding == "keep" and self.window == "sound":
             raise HookedWhisperError("with window='sound' there is no padding to keep: take padding='drop'")

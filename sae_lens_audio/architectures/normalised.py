@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import PatchError, check_option
 from sae_lens_audio.architectures.base import Dictionary
 
 Normalisation = Literal["layer_norm", "constant_norm_rescale"]
@@ -27,8 +27,7 @@ class Normalised(nn.Module):
 
     def __init__(self, inner: Dictionary, normalisation: Normalisation) -> None:
         super().__init__()
-        if normalisation not in get_args(Normalisation):
-            raise PatchError(f"no normalisation {normalisation!r}: take one of {', '.join(get_args(Normalisation))}")
+        check_option("normalisation", normalisation, get_args(Normalisation), PatchError)
         if inner.b_dec.shape != (inner.d_in,):
             raise PatchError("a transcoder or crosscoder cannot give back its input's scale: normalise before it")
         self.inner, self.normalisation = inner, normalisation

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.features.bases import LinearBasis
 from hooked_whisper.features.labelled import LabelledClip, Track
 from hooked_whisper.features.sites import Site
@@ -57,6 +57,9 @@ class EvaluationOptions:
     phones: PhoneOptions | None = field(default_factory=PhoneOptions)
     language: str = "en"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_option("where", self.where, get_args(Where), PatchError)
 
 
 def evaluate(

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from hooked_whisper.errors import PatchError, closest
+from hooked_whisper.errors import PatchError, check_option, closest
 from hooked_whisper.findings.finding import Estimate
 
 CLEAN, ZERO, MEAN = "clean", "zero ablation", "mean ablation"
@@ -66,6 +66,7 @@ class SplicedScores:
         Raises:
             PatchError: no such measure or condition.
         """
+        check_option("measure", measure, MEASURES, PatchError)
         return Estimate.of(*self._rates(measure, condition))
 
     def wer(self, condition: str) -> Estimate:
@@ -82,6 +83,7 @@ class SplicedScores:
 
     def change(self, measure: Measure, condition: str, base: str = CLEAN) -> Estimate:
         """``condition - base``, paired over clips."""
+        check_option("measure", measure, MEASURES, PatchError)
         (value, samples), (other, others) = self._rates(measure, condition), self._rates(measure, base)
         return Estimate.of(value - other, samples - others)
 
@@ -91,6 +93,7 @@ class SplicedScores:
         Undefined where the ablation does no harm. Look at the raw values too: an ablation that ruins everything makes
         everything else look good.
         """
+        check_option("measure", measure, MEASURES, PatchError)
         (value, samples), (clean, cleans), (worst, worsts) = (
             self._rates(measure, name) for name in (condition, CLEAN, ablation)
         )
@@ -110,8 +113,6 @@ class SplicedScores:
         one = self.conditions[condition]
         measured = {"wer": (one.errors, self.words), "cross_entropy": (one.nats, self.tokens)}
         measured["kl"] = (one.kl, self.tokens)
-        if measure not in measured:
-            raise PatchError(f"no measure {measure!r}: one of {', '.join(MEASURES)}")
         sums, counts = measured[measure]
         drawn = self._draws @ counts
         samples = np.divide(self._draws @ sums, drawn, out=np.full(len(drawn), np.nan), where=drawn > 0)

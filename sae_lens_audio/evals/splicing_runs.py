@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hooked_whisper.errors import AlignmentError, PatchError
+from hooked_whisper.errors import AlignmentError, PatchError, check_option
 from hooked_whisper.features.labelled import LabelledClip, Track
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions.ablate import By, Means, ablate
@@ -77,6 +77,7 @@ def spliced_scores(
         AlignmentError: a text longer than the decoder.
         AudioError: a clip longer than the window.
     """
+    check_option("where", where, get_args(Where), PatchError)
     reads = _name(model, hook)
     writes = reads if hook_out is None else _name(model, hook_out)
     chosen = whole_clips(model, clips)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from hooked_whisper.errors import check_option
 from sae_lens_audio.errors import TrainingError
 
 Optimiser = Literal["adam", "radam"]
@@ -60,6 +61,8 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, choices in (("optimiser", Optimiser), ("decay", Decay), ("precision", Precision), ("scale", Scale)):
+            check_option(name, getattr(self, name), get_args(choices), TrainingError)
         for name in ("steps", "batch", "accumulate", "dead_after"):
             self._check(name, lambda v: isinstance(v, int) and v >= 1, "a whole number of at least 1")
         for name in ("warmup_steps", "decay_steps", "sparsity_warmup_steps", "resample_every", "resample_until"):
@@ -69,8 +72,6 @@ class TrainingConfig:
         for name in ("beta1", "beta2", "lr_end"):
             self._check(name, lambda v: 0 <= v <= 1 and (name == "lr_end" or v < 1), "between 0 and 1")  # noqa: B023
         self._check("clip_norm", lambda v: v >= 0, "at least 0")
-        for name, choices in (("optimiser", Optimiser), ("decay", Decay), ("precision", Precision), ("scale", Scale)):
-            self._check(name, lambda v: v in get_args(choices), f"one of {', '.join(get_args(choices))}")  # noqa: B023
         if self.batch % self.accumulate:
             raise TrainingError(f"a batch of {self.batch} rows cannot be computed in {self.accumulate} equal parts")
         if self.warmup_steps + self.decay_steps > self.steps:

@@ -19,6 +19,7 @@ BUILTINS = {
     "PromptError": ValueError,
     "PatchError": ValueError,
     "AlignmentError": ValueError,
+    "ArgumentError": ValueError,
 }
 
 

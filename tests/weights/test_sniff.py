@@ -54,7 +54,7 @@ def test_safetensors_by_another_name(tmp_path):
 
 def test_not_recognized(tmp_path):
     assert describe_foreign(tmp_path) is None
-    (tmp_path / "x.bin").write_bytes(b"some text")
+    (tmp_path / "x.bin").write_bytes(b"\x80\x02\xff\x00no text")
     assert describe_foreign(tmp_path / "x.bin") is None
 
 

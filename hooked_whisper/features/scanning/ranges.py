@@ -3,12 +3,13 @@ the counts are exact."""
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.features.cells import Cells
 
 RangeKind = Literal["equal width", "equal count"]
@@ -28,6 +29,7 @@ def make_ranges(histogram: Int[Tensor, "feature cell"], cells: Cells, kind: Rang
     ``"equal width"`` divides that stretch evenly, as published count plots do, ``"equal count"`` the positions in it
     (deciles, if ``n`` is 10). Both as nearly as cells of a sixteenth of an octave allow; ranges may be empty.
     """
+    check_option("kind", kind, get_args(RangeKind), PatchError)
     positive = histogram[:, 1:]
     edges = cells.edges[cells.per_sign + 1 :].to(histogram.device)  # [cell + 1], the last infinite
     below = torch.nn.functional.pad(positive.cumsum(1), (1, 0))  # [feature, edge]: positions below each edge

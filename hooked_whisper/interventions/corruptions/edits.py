@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hooked_whisper.audio import SAMPLE_RATE
-from hooked_whisper.errors import AudioError, closest
+from hooked_whisper.errors import AudioError, check_option
 from hooked_whisper.interventions.corruptions.record import Audio, Corruption, as_audio, sample_range, whole_clip
 from hooked_whisper.interventions.corruptions.splice import cross_fade, rms, warp
 from hooked_whisper.protocols import Alignment, Interval
@@ -61,12 +61,8 @@ def noise(n_samples: int, kind: str = "white", seed: int = 0, voices: Sequence[A
     Raises:
         AudioError: another kind, or babble without voices.
     """
+    check_option("kind", kind, NOISES, AudioError)
     rng = np.random.default_rng(seed)
-    if kind not in NOISES:
-        near = closest(kind, NOISES)
-        raise AudioError(
-            f"no noise {kind!r}: one of {', '.join(NOISES)}" + (f"; did you mean {near[0]!r}?" if near else "")
-        )
     if kind == "babble":
         if not len(voices):
             raise AudioError("babble is other people's speech: give some recordings as voices")
@@ -99,6 +95,7 @@ def add_noise(
     Raises:
         AudioError: a span of digital silence, which has no SNR; as :func:`noise`.
     """
+    check_option("kind", kind, NOISES, AudioError)
     clean = as_audio(audio)
     where = whole_clip(len(clean)) if span is None else span
     here = sample_range(where, len(clean))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hooked_whisper.errors import PatchError, PromptError
 from hooked_whisper.text import Prompter
-from hooked_whisper.text.prompts import TASKS, tokenizer_for
+from hooked_whisper.text.prompts import TASKS, tokenizer_of
 
 if TYPE_CHECKING:
     from hooked_whisper.hooked import HookedWhisper
@@ -49,8 +49,8 @@ def swap_language(model: HookedWhisper, tokens: Int[Tensor, "1 token"], language
     Raises:
         PromptError: an unknown language, an English-only model, or no language token in the input.
     """
-    tokenizer = tokenizer_for(model.cfg.decoder.n_vocab, language)
-    languages = set(tokenizer_for(model.cfg.decoder.n_vocab).all_language_tokens)
+    tokenizer = tokenizer_of(model.cfg, language)
+    languages = set(tokenizer_of(model.cfg).all_language_tokens)
     if not model.is_multilingual:
         raise PromptError("an English-only model's prompt has no language token: use a multilingual one")
     return _swap(model, tokens, languages, tokenizer.to_language_token(tokenizer.language), "language token swap")
@@ -62,7 +62,7 @@ def swap_task(model: HookedWhisper, tokens: Int[Tensor, "1 token"]) -> TokenCorr
     Raises:
         PromptError: no task token in the input (English-only models have none).
     """
-    tokenizer = tokenizer_for(model.cfg.decoder.n_vocab)
+    tokenizer = tokenizer_of(model.cfg)
     tasks = dict(zip(TASKS, (tokenizer.transcribe, tokenizer.translate), strict=True))
     here = [t for t in tokens[0].tolist() if t in tasks.values()]
     other = next((t for t in tasks.values() if here and t != here[0]), -1)
@@ -76,7 +76,7 @@ def swap_previous_word(model: HookedWhisper, tokens: Int[Tensor, "1 token"], ind
     Raises:
         PromptError: a word of several tokens. PatchError: no such index, or the word that is there already.
     """
-    new = Prompter(model.cfg.decoder.n_vocab).to_single_token(word)
+    new = Prompter.of(model.cfg).to_single_token(word)
     if not 0 <= index < tokens.shape[1]:
         raise PatchError(f"token {index} is outside the decoder input of {tokens.shape[1]} tokens")
     return _replace(model, tokens, index, new, "previous word swap")
@@ -110,6 +110,6 @@ def _swap(model: HookedWhisper, tokens: Tensor, kinds: set[int], new: int, kind:
 def _replace(model: HookedWhisper, tokens: Tensor, index: int, new: int, kind: str) -> TokenCorruption:
     corrupt = tokens.clone()
     corrupt[0, index] = new
-    prompter = Prompter(model.cfg.decoder.n_vocab)
+    prompter = Prompter.of(model.cfg)
     was, now = (prompter.to_str_tokens([int(t)])[0] for t in (tokens[0, index], new))
     return TokenCorruption(kind, tokens, corrupt, (index,), was, now)
