@@ -34,8 +34,8 @@ _MAGIC = (
 )
 _TFLITE, _TAR = (4, b"TFL3"), (257, b"ustar")  # offset, bytes
 _SAVE_PLAIN = (
-    "load it with the code that wrote it, and save the Whisper model by transformers' save_pretrained, or as "
-    "{'dims': ..., 'model_state_dict': ...} for openai-whisper's classes"
+    "in the program that wrote it, save the Whisper model by transformers' save_pretrained, or for openai-whisper's "
+    "classes as a dictionary of 'dims' and 'model_state_dict'"
 )
 _LORA = (
     "a LoRA (PEFT) adapter, which is only the change of a model: load both with peft, call merge_and_unload() and then "
@@ -54,11 +54,7 @@ _FOLDERS = (  # how a file's name ends -> what the folder is
     (".index", "has TensorFlow weights only ({}), which are not read: fetch the model's safetensors"),
     (".xml", "has an OpenVINO model ({}), which is not read: fetch the model's safetensors"),
     (".pt", "has no config.json; of its files, {} may be a checkpoint of openai-whisper: give that file"),
-    (
-        ".ckpt",
-        "has no config.json; of its files, {} may be a Lightning checkpoint: "
-        + _SAVE_PLAIN.replace("{", "{{").replace("}", "}}"),
-    ),
+    (".ckpt", "has no config.json; of its files, {} may be a Lightning checkpoint: " + _SAVE_PLAIN),
     (".bin", "has no config.json; of its files, {} may be one of whisper.cpp or CTranslate2: give that file"),
     ("tokenizer.json", "has a tokenizer only ({}): fetch config.json and the weights too"),
     ("preprocessor_config.json", "has a feature extractor only ({}): fetch config.json and the weights too"),
@@ -93,7 +89,9 @@ def describe_foreign(path: Path) -> str | None:
         return "a TensorFlow Lite model, which is not read: fetch the model's safetensors or the original .pt"
     if head[_TAR[0] :].startswith(_TAR[1]):
         return "a tar archive: unpack it and give the folder or the file in it"
-    if path.suffix not in (".json", ".safetensors") and _is_text(head):
+    if path.suffix == ".json" and head.lstrip()[:1] in (b"{", b"["):
+        return "a JSON file, not the weights: give the folder that it is in"
+    if _is_text(head):
         start = " ".join(head[:60].decode("utf-8", "replace").split())
         return f"a text file, which begins with {start!r}, not the weights: fetch the file itself"
     return None
@@ -138,7 +136,8 @@ def describe_content(data: Mapping[Any, Any]) -> str | None:
         (k for k in ("state_dict", "model_state_dict", "model", "module") if isinstance(data.get(k), dict)), None
     )
     if key is not None:
-        return f"the checkpoint of a training loop, with weights under {key!r}: {_SAVE_PLAIN}"
+        keys = ", ".join(sorted(map(str, data))[:5])
+        return f"the checkpoint of a training loop (keys: {keys}), with weights under {key!r}: {_SAVE_PLAIN}"
     names = [name for name in data if isinstance(name, str)]
     if any("token_embedding" in name or "embed_tokens" in name for name in names):
         return f"a bare state_dict, which does not say the sizes of the model: {_SAVE_PLAIN}"
@@ -186,7 +185,7 @@ def _is_text(head: bytes) -> bool:
     try:
         text = head.decode("utf-8")
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 3:  # not a character cut in two
+        if len(head) < _HEAD or error.start < len(head) - 3:  # unless a character is cut in two
             return False
         text = head[: error.start].decode("utf-8")
     return all(character.isprintable() or character.isspace() for character in text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from hooked_whisper.weights.sniff import describe_foreign
+from hooked_whisper.weights.sniff import describe_content, describe_foreign, describe_foreign_folder, describe_names
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,15 @@ from hooked_whisper.weights.sniff import describe_foreign
         ("a.pt", b"RIFF\x24\0\0\0WAVE", "WAV"),
         ("a.pt", b"PK\x03\x04 and then nothing", "damaged ZIP"),
         ("a.pt", b"", "empty"),
+        ("a.pt", b"x", "text"),
+        ("a.pt", b"Entry not found", "'Entry not found'"),
+        ("a.bin", '{"error": "fran\u00e7ais"}'.encode(), "text"),
+        ("a.pt", ("x" * 511 + "\u00e9").encode(), "text"),
+        ("config.json", b"{}", "folder"),
+        ("a.pt", b"ID3\x04" + bytes(50), "MP3"),
+        ("a.pt", b"OggS" + bytes(50), "Ogg"),
+        ("a.tflite", b"\x1c\0\0\0TFL3" + bytes(50), "TensorFlow Lite"),
+        ("a.pt", bytes(257) + b"ustar\0" + bytes(200), "tar"),
     ],
 )
 def test_by_first_bytes(tmp_path, name, content, word):
@@ -43,6 +53,80 @@ def test_archives(tmp_path):
     assert "MLX" in describe_foreign(tmp_path / "weights.npz")
     torch.save({"a": torch.zeros(3)}, tmp_path / "torch.pt")
     assert describe_foreign(tmp_path / "torch.pt") is None
+
+
+def test_torchscript(tmp_path):
+    torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.zeros(1)), tmp_path / "a.pt")
+    assert "TorchScript" in describe_foreign(tmp_path / "a.pt")
+
+
+NAMES = ("model.encoder.conv1.weight", "model.encoder.layers.0.fc1.weight", "model.decoder.layers.0.fc1.bias")
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda name: f"module.{name}", r"'module\.' \(of DataParallel"),
+        (lambda name: f"_orig_mod.{name}", r"'_orig_mod\.' \(of torch\.compile"),
+        (lambda name: f"_orig_mod.module.{name}", "_orig_mod"),
+        (lambda name: name.replace("model.", "model._orig_mod."), "_orig_mod"),
+        (lambda name: f"net.whisper.{name}", r"'net\.whisper\.'"),
+        (lambda name: f"base_model.model.{name}", "LoRA"),
+        (lambda name: name.replace("weight", "lora_A.default.weight"), "LoRA"),
+        (lambda name: name.replace("weight", "SCB"), "bitsandbytes"),
+        (lambda name: name.replace("weight", "qweight"), "GPTQ"),
+    ],
+)
+def test_by_names(change, word):
+    assert re.search(word, describe_names([change(name) for name in NAMES], NAMES))
+
+
+def test_names_that_say_nothing():
+    assert describe_names(NAMES, NAMES) is None
+    assert describe_names(["a", "b.c", *NAMES[:1]], NAMES) is None
+    assert describe_names(["module.x", *NAMES], NAMES) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ({"state_dict": {}, "epoch": 1, "global_step": 3, "pytorch-lightning_version": "2.0"}, "Lightning"),
+        ({"state_dict": {}, "epoch": 1}, "'state_dict'"),
+        ({"model": {}, "optimizer": {}}, "'model'"),
+        ({"state": {}, "param_groups": []}, "optimizer"),
+        ({"module.decoder.token_embedding.weight": 0}, "bare state_dict"),
+        ({"base_model.model.x.lora_A.weight": 0}, "LoRA"),
+    ],
+)
+def test_by_content(content, word):
+    assert word in describe_content(content)
+
+
+@pytest.mark.parametrize(
+    ("files", "word"),
+    [
+        (["adapter_config.json", "adapter_model.safetensors"], "LoRA"),
+        (["checkpoint-900/x", "checkpoint-1000/x", "runs/x"], "checkpoint-1000"),
+        (["zero_to_fp32.py", "latest"], "DeepSpeed"),
+        (["config.json", "model.onnx"], "ONNX"),
+        (["flax_model.msgpack"], "Flax"),
+        (["openvino_encoder_model.xml", "openvino_encoder_model.bin"], "OpenVINO"),
+        (["tiny.pt"], "tiny.pt"),
+        (["ggml-tiny.bin"], "ggml-tiny.bin"),
+        (["tokenizer.json", "vocab.json"], "tokenizer only"),
+    ],
+)
+def test_by_files(tmp_path, files, word):
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_bytes(b"\x80\0\0\0\0")
+    assert word in describe_foreign_folder(tmp_path)
+
+
+def test_a_folder_with_a_pointer(tmp_path):
+    assert describe_foreign_folder(tmp_path) is None
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert "git lfs pull" in describe_foreign_folder(tmp_path)
 
 
 def test_safetensors_by_another_name(tmp_path):
