@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -263,10 +263,9 @@ def _site(hook: str) -> str:
 
 
 def _numbers(latents: Latents) -> tuple[int, ...]:
-    if is_integer(latents):
-        several = [latents]
-    else:
-        several = list(latents) if isinstance(latents, Iterable) and not isinstance(latents, str) else [None]
+    several: list[Any] = [latents]
+    if not is_integer(latents) and isinstance(latents, Iterable) and not isinstance(latents, str):
+        several = list(latents)
     if not several or not all(is_integer(n) and n >= 0 for n in several) or len(set(map(int, several))) < len(several):
         raise PatchError(
             f"latents are whole numbers from 0, at least one and none twice, got {several!s:.80}; of a mask, give "

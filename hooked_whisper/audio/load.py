@@ -65,8 +65,8 @@ def load_audio(source: AudioSource, sample_rate: Number | None = None) -> Float[
             - an array or tensor of samples. Floats are taken as they are (with a warning above 1.5); ``int16``,
               ``int32``, ``int8`` and ``uint8`` are scaled to [-1, 1]. With two axes the shorter one is channels,
               whichever comes first (soundfile has ``[sample, channel]``, torchaudio ``[channel, sample]``): 1 or 2;
-            - ``(array, rate)``, ``{"array": ..., "sampling_rate": ...}`` as in Hugging Face datasets, or their
-              undecoded ``{"bytes": ..., "path": ...}``.
+            - ``(array, rate)``, ``{"array": ..., "sampling_rate": ...}`` as in Hugging Face datasets (a mapping, or an
+              object with these items: ``AudioDecoder``), or their undecoded ``{"bytes": ..., "path": ...}``.
         sample_rate: rate of a bare array in Hz, 16000 if not given. Where the source has its own, this must agree.
 
     Channels are averaged; other rates are resampled with soxr (HQ). A tensor stays on its device. A tensor that
@@ -210,9 +210,21 @@ def _decode(source: Any, sample_rate: Number | None) -> tuple[Tensor, Number, st
                 f"an audio mapping needs 'array' and 'sampling_rate', 'bytes' or 'path'; got {list(source)}"
             )
         return _decode(inner, sample_rate)
+    if (decoded := _of_decoder(source)) is not None:
+        return _decode_array(*decoded, sample_rate)
     samples, rate, name = _decode_file(source)
     _agree(rate, sample_rate, name)
     return torch.from_numpy(samples), rate, name
+
+
+def _of_decoder(source: Any) -> tuple[Any, Any] | None:
+    """Array and rate of an object that has them as items (``AudioDecoder`` of Hugging Face datasets); else None."""
+    if isinstance(source, str | bytes | bytearray | os.PathLike) or not hasattr(type(source), "__getitem__"):
+        return None
+    try:
+        return source["array"], source["sampling_rate"]
+    except (KeyError, TypeError, IndexError, AttributeError):
+        return None
 
 
 def _decode_array(array: Any, rate: Any, sample_rate: Number | None) -> tuple[Tensor, Number, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -57,7 +58,7 @@ def from_json(
     content: str, utterance: str = "", speaker: str = "", tiers: Tiers = USUAL, source: str = "JSON"
 ) -> Alignment:
     """An alignment from any of the forms that the module names. Words without times (WhisperX could not place them)
-    stay in the text only.
+    stay in the text only, with a warning.
 
     Raises :class:`AlignmentError`, naming the line or the entry, for what is not JSON, another form, or times that are
     impossible or out of order.
@@ -114,7 +115,7 @@ def _list(data: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def _rows(entries: Iterable[tuple[str, Any]], tier: str, source: str) -> list[Row]:
-    rows = []
+    rows, untimed = [], []
     for where, entry in entries:
         if isinstance(entry, list | tuple) and len(entry) == 3:
             start, end, label = entry
@@ -122,12 +123,20 @@ def _rows(entries: Iterable[tuple[str, Any]], tier: str, source: str) -> list[Ro
             label = next((entry[name] for name in _LABELS[tier] if name in entry), None)
             start, end = entry.get("start"), entry.get("end")
             if label is not None and start is None and end is None:
+                untimed.append(str(label))
                 continue
         else:
             raise AlignmentError(f"{source}, {where}: expected {{'label', 'start', 'end'}}, got {entry!r:.80}")
         if not isinstance(label, str):
             raise AlignmentError(f"{source}, {where}: no label: give one of {', '.join(_LABELS[tier])}")
         rows.append(Row(_number(start, source, where), _number(end, source, where), label, where))
+    if untimed:
+        shown = ", ".join(map(repr, untimed[:5])) + (", ..." if len(untimed) > 5 else "")
+        warnings.warn(
+            f"{source}: {len(untimed)} of {len(untimed) + len(rows)} {tier} have no times ({shown}): they stay in the "
+            "text only. `hooked-whisper align` finds times for all words",
+            stacklevel=4,
+        )
     return rows
 
 

@@ -129,7 +129,7 @@ def _pairs(hooks: Hooks) -> list[tuple[Names, HookFn]]:
     Raises:
         ArgumentError: not a list of pairs.
     """
-    pairs = list(hooks) if isinstance(hooks, Iterable) and not isinstance(hooks, str | Mapping) else [hooks]
+    pairs: list[Any] = list(hooks) if isinstance(hooks, Iterable) and not isinstance(hooks, str | Mapping) else [hooks]
     for pair in pairs:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise ArgumentError(f"hooks are a list of (names, function), but it holds {pair!r:.80}")

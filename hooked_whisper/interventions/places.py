@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,16 +60,21 @@ def places(where: Where, unit: str = "positions", *, n: int | None = None, time:
     if isinstance(where, Places):
         spans = where.spans or ()
     else:
-        spans = _mask_spans(where, n)
-        if spans is None:
-            several = isinstance(where, Iterable) and not isinstance(where, tuple | str | Mapping)
-            entries = list(where) if several and getattr(where, "ndim", 1) else [where]
-            spans = tuple(_span(one, unit, n, time) for one in entries)
+        of_mask = _mask_spans(where, n)
+        spans = of_mask or ()
+        if of_mask is None:
+            spans = tuple(_span(one, unit, n, time) for one in _entries(where))
     for start, stop in spans:
         if not 0 <= start <= stop or (n is not None and stop > n):
             inside = "" if n is None else f" inside the {n} there are"
             raise PatchError(f"[{start}, {stop}) is no span{inside}: give 0 <= start <= stop")
     return Places(spans) if not isinstance(where, Places) else where
+
+
+def _entries(where: Any) -> list[Any]:
+    """The places of a list, range, array or tensor; else the one that was given."""
+    several = isinstance(where, Iterable) and not isinstance(where, tuple | str | Mapping)
+    return list(where) if several and getattr(where, "ndim", 1) else [where]
 
 
 def _mask_spans(where: object, n: int | None) -> tuple[tuple[int, int], ...] | None:
@@ -103,11 +109,11 @@ def _span(one: One, unit: str, n: int | None, time: TimeMap | None) -> tuple[int
             span = time.span(one[0], one[1], rounding="outer")
             return span.start, span.stop
         return time.position(one), time.position(one) + 1  # type: ignore[arg-type]
-    edges = one if isinstance(one, tuple) else (one,)
+    edges: tuple[Any, ...] = one if isinstance(one, tuple) else (one,)
     if not all(is_integer(edge) for edge in edges):
         raise PatchError(f"{_shown(one)} is not a whole position or span of them: give unit='seconds' for seconds")
-    start = int(edges[0])  # type: ignore[arg-type]
-    return start, int(edges[1]) if isinstance(one, tuple) else start + 1  # type: ignore[arg-type]
+    start = int(edges[0])
+    return start, int(edges[-1]) if isinstance(one, tuple) else start + 1
 
 
 def _is_time(x: object) -> bool:

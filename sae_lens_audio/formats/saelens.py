@@ -69,7 +69,21 @@ def save_sae(
     }
     if isinstance(inner, BatchTopK):
         ours["topk_threshold"] = inner.topk_threshold.item()  # float64; the tensor has the weights' precision
-    cfg = {
+    cfg = _their_keys(sae, form) | {"metadata": noted | {"sae_lens_version": FORMAT_VERSION, BLOCK: ours}}
+    files = {WEIGHTS: save(form.tensors, {"sha256": digest})}
+    if log_sparsity is not None:
+        check_tensors({"sparsity": log_sparsity}, {"sparsity": (inner.n_features,)}, "log_sparsity")
+        files[SPARSITY] = save({"sparsity": log_sparsity.detach().cpu().contiguous()})
+    files[CONFIG] = (json.dumps(cfg, indent=2) + "\n").encode()
+    write_together(folder, files)
+    if log_sparsity is None:
+        (folder / SPARSITY).unlink(missing_ok=True)  # of another dictionary that was here
+
+
+def _their_keys(sae: Dictionary | Normalised, form: _Form) -> dict[str, Any]:
+    """What SAELens reads of our cfg.json."""
+    inner = sae.inner if isinstance(sae, Normalised) else sae
+    return {
         "architecture": form.architecture,
         "d_in": inner.d_in,
         "d_sae": inner.n_features,
@@ -79,16 +93,19 @@ def save_sae(
         "normalize_activations": sae.normalisation if isinstance(sae, Normalised) else "none",
         "reshape_activations": "none",
         **form.extra,
-        "metadata": noted | {"sae_lens_version": FORMAT_VERSION, BLOCK: ours},
     }
-    files = {WEIGHTS: save(form.tensors, {"sha256": digest})}
-    if log_sparsity is not None:
-        check_tensors({"sparsity": log_sparsity}, {"sparsity": (inner.n_features,)}, "log_sparsity")
-        files[SPARSITY] = save({"sparsity": log_sparsity.detach().cpu().contiguous()})
-    files[CONFIG] = (json.dumps(cfg, indent=2) + "\n").encode()
-    write_together(folder, files)
-    if log_sparsity is None:
-        (folder / SPARSITY).unlink(missing_ok=True)  # of another dictionary that was here
+
+
+def _check_unedited(cfg: dict[str, Any], sae: Dictionary | Normalised, source: Path) -> None:
+    """Refuse a cfg.json whose keys say something else than our block in it, which is what is read."""
+    ours = _their_keys(sae, _their_form(sae.inner if isinstance(sae, Normalised) else sae))
+    for key in sorted(set(cfg) - {"metadata", "device"}):
+        if key not in ours or cfg[key] != ours[key]:
+            says = f"{ours[key]!r} in" if key in ours else "not in"
+            raise CheckpointError(
+                f"{source}: {key!r} is {cfg[key]!r}, but {says} the block metadata.{BLOCK}, which is what is read: "
+                f"the file was edited. Undo that, or remove the block to have {CONFIG} read as SAELens reads it"
+            )
 
 
 @dataclass(frozen=True)
@@ -142,6 +159,7 @@ def read_saelens(folder: Path, scaling_factor: float | int | None = None) -> Loa
             raise CheckpointError(f"{folder / WEIGHTS} is damaged, its digest differs: fetch or save it again")
         # a file without the digest was rewritten by somebody else: then only their keys hold
         sae, metadata = _own(cfg, block, tensors, folder)
+        _check_unedited(cfg, sae, folder / CONFIG)
     else:
         config = parse(cfg, folder / CONFIG)
         sae, metadata = _foreign(config, tensors, folder, scaling_factor), config.metadata

@@ -338,3 +338,23 @@ def test_windows_from_a_file_and_with_a_gradient(tmp_path: Path) -> None:
 def test_windows_too_short(seconds: float) -> None:
     with pytest.raises(AudioError, match="too short"):
         to_windows(babble(1000), seconds)
+
+
+class Decoder:
+    """As ``datasets`` 4 gives audio: an object with items."""
+
+    def __init__(self, samples: np.ndarray, rate: int) -> None:
+        self._items = {"array": samples, "sampling_rate": rate}
+
+    def __getitem__(self, key: str) -> object:
+        return self._items[key]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_decoder_of_datasets_is_its_array() -> None:
+    samples = np.random.default_rng(0).standard_normal(8000).astype(np.float32) / 10
+    for rate in (16000, 8000):
+        wanted = load_audio({"array": samples, "sampling_rate": rate})
+        assert torch.equal(load_audio(Decoder(samples, rate)), wanted)
+    with pytest.raises(AudioError, match="8000 Hz"):
+        load_audio(Decoder(samples, 8000), sample_rate=16000)

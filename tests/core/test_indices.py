@@ -100,7 +100,7 @@ NOTHING = {
 
 @pytest.mark.parametrize("what", NOTHING)
 def test_what_is_no_selection_is_refused(what: str) -> None:
-    with pytest.raises(PatchError, match="heads"):
+    with pytest.raises(PatchError, match="head"):
         read_indices(NOTHING[what], SIZE, "heads", PatchError)
 
 

@@ -340,3 +340,11 @@ def test_atomic_write_leaves_the_old_file_on_failure(tmp_path: Path):
     with pytest.raises(TypeError):
         write_atomic(path, "not bytes")  # type: ignore[arg-type]
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_words_without_times_are_not_left_out_in_silence() -> None:
+    words = [{"word": "the", "start": 0, "end": 0.2}, {"word": "5"}, {"word": "cat", "start": 0.5, "end": 0.8}]
+    content = json.dumps({"segments": [{"text": "the 5 cat", "words": words}]})
+    with pytest.warns(UserWarning, match=r"a\.json: 1 of 3 words have no times \('5'\).*hooked-whisper align"):
+        alignment = from_json(content, source="a.json")
+    assert [w.label for w in alignment.words] == ["the", "cat"] and alignment.text == "the 5 cat"

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from hooked_whisper.errors import CheckpointError
+from hooked_whisper.errors import CheckpointError, PatchError
 from sae_lens_audio import (
     BatchTopK,
     BatchTopKConfig,
@@ -97,6 +97,24 @@ def test_the_tied_dictionary_is_their_standard(tmp_path: Path) -> None:
     assert cfg["architecture"] == "standard" and cfg["apply_b_dec_to_input"] is False
     assert torch.equal(tensors["W_dec"], tensors["W_enc"].T) and not tensors["b_dec"].any()
     assert cfg["metadata"]["sae_lens_version"] >= "6.0.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [("topk", "k", 4), ("standard", "d_sae", 7), ("jumprelu", "architecture", "standard"), ("gated", "hook", "here"),
+     ("standard", "normalize_activations", "expected_average_only_in"), ("tied", "apply_b_dec_to_input", None)],
+)  # fmt: skip
+def test_an_edit_beside_our_block_is_refused(name: str, key: str, value: Any, tmp_path: Path) -> None:
+    save_sae(every()[name], tmp_path)
+    edit(tmp_path, lambda cfg: cfg.update({key: value}))
+    with pytest.raises((CheckpointError, PatchError), match=f"'?{key}|{value}"):
+        load_sae(tmp_path)
+
+
+def test_a_mark_of_utf8_is_read(tmp_path: Path) -> None:
+    save_sae(every()["standard"], tmp_path)
+    (tmp_path / CFG).write_bytes(b"\xef\xbb\xbf" + (tmp_path / CFG).read_bytes())
+    load_sae(tmp_path)
 
 
 def test_rewritten_by_somebody_else(tmp_path: Path) -> None:
