@@ -20,7 +20,7 @@ from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint, canonical_name
 from hooked_whisper.hooks.point import of_cross_keys
-from hooked_whisper.indices import is_integer
+from hooked_whisper.indices import Selection, is_integer
 from hooked_whisper.interventions.ablate import place_mask
 from hooked_whisper.interventions.metrics import Metric, read_metric
 from hooked_whisper.interventions.places import Places, Where, places
@@ -125,7 +125,7 @@ def latent_attribution(
     *,
     error_term: bool = True,
     hook_out: str | None = None,
-    positions: slice | Bool[Tensor, "row place"] | None = None,
+    positions: Selection | Bool[Tensor, "row place"] | None = None,
     steps: int | None = None,
 ) -> LatentAttribution:
     """Every latent's share in a metric, at every place: gradient times activation, in one pass forward and one back.

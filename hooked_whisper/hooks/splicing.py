@@ -32,6 +32,7 @@ from hooked_whisper.hooks.module import HookedModule
 from hooked_whisper.hooks.names import SPLICED
 from hooked_whisper.hooks.point import HookPoint
 from hooked_whisper.hooks.splice_layout import Chosen, Layout, chosen_places, fitting
+from hooked_whisper.indices import Selection
 from hooked_whisper.protocols import Spliceable
 
 Model = TypeVar("Model", bound="SplicingMixin")
@@ -65,7 +66,7 @@ class SplicingMixin(HookedModule):
         *,
         error_term: bool = False,
         hook_out: str | None = None,
-        positions: slice | Bool[Tensor, "row place"] | None = None,
+        positions: Selection | Bool[Tensor, "row place"] | None = None,
     ) -> Iterator[Model]:
         """Replace an activation by a dictionary's reconstruction of it, for a block of code. Gives the model.
 
@@ -81,9 +82,9 @@ class SplicingMixin(HookedModule):
                 ``decode(edited) - decode(latents)``, one of the input ``decode(encode(edited)) - decode(encode(x))``.
                 Gradients pass through the dictionary, not past it.
             hook_out: for transcoders, the later point of the same stack whose activation is replaced.
-            positions: only there; elsewhere the activation passes as it is, and latents and error read 0. A slice of
-                absolute encoder positions (decoder: tokens), or a bool mask ``[row, place]``: a row per clip, or one
-                for all; as long as the pass.
+            positions: only there; elsewhere the activation passes as it is, and latents and error read 0. Absolute
+                encoder positions (decoder: tokens) in any form of :func:`hooked_whisper.indices.read_indices`, or a
+                mask of booleans ``[row, place]``: a row per clip, or one for all; as long as the pass.
 
         Raises:
             UnknownHookError: no such point; names the closest.
@@ -278,7 +279,7 @@ def _plan(
     writes: HookPoint,
     has_out: bool,
     error_term: bool,
-    positions: slice | Tensor | None,
+    positions: Selection | None,
 ) -> _Splice:
     """The splice, if everything fits; nothing has been touched yet."""
     if not hasattr(sae, "encode") or not (hasattr(sae, "decode") or hasattr(sae, "decode_like")):

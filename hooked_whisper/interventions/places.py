@@ -74,7 +74,8 @@ def places(where: Where, unit: str = "positions", *, n: int | None = None, time:
 def _entries(where: Any) -> list[Any]:
     """The places of a list, range, array or tensor; else the one that was given."""
     several = isinstance(where, Iterable) and not isinstance(where, tuple | str | Mapping)
-    return list(where) if several and getattr(where, "ndim", 1) else [where]
+    alone = isinstance(where, np.ndarray | Tensor) and where.ndim == 0
+    return list(where) if several and not alone else [where]
 
 
 def _mask_spans(where: object, n: int | None) -> tuple[tuple[int, int], ...] | None:
