@@ -79,7 +79,7 @@ def test_top_list_figure_and_mistakes(model, run, unchecked) -> None:
     index = found.labels.index(top[0].label)
     assert float(found.values[index, 1, -1]) == pytest.approx(top[0].value)
     assert found.draw().axes
-    with pytest.raises(ValueError, match="block, head or neuron"):
+    with pytest.raises(ValueError, match="'block', 'head' or 'neuron'"):
         direct_logit_attribution(cache, 3, parts="layer")  # type: ignore[arg-type]
     _, poor = model.run_with_cache(torch.zeros(1, 80, 120), torch.tensor([[1]]), names="decoder.hook_embed")
     with pytest.raises(UnknownHookError, match="not cached"):

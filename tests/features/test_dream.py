@@ -129,7 +129,7 @@ def test_what_is_refused(model: HookedWhisper, real: list[torch.Tensor], uncheck
         dream_of(model, "decoder.blocks.0.mlp.hook_pre", axes(64), [0], start)
     with pytest.raises(PatchError, match="NaN"):
         dream_of(model, PRE, axes(64), [0], torch.full((80, 24), torch.nan))
-    with pytest.raises(PatchError, match="perhaps 'silence'"):
+    with pytest.raises(PatchError, match="did you mean 'silence'"):
         start_mel("silent", real, 9)
     with pytest.raises(PatchError, match="no clips"):
         start_mel("mean", [], 9)

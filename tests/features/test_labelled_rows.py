@@ -191,7 +191,7 @@ def test_what_is_refused(model: HookedWhisper, clips: list[LabelledClip], unchec
         collect_rows(model, [clips[0], long], HOOKS)
     with pytest.raises(PatchError, match="vector at every position"):
         collect_rows(model, clips[:2], ["encoder.blocks.0.attn.hook_z"])
-    with pytest.raises(PatchError, match=r"'all' or 'inner', not 'iner'; near: .'inner'"):
+    with pytest.raises(PatchError, match="'all' or 'inner', not 'iner'; did you mean 'inner'"):
         CountOptions(positions="iner")  # type: ignore[arg-type]
     with collect_rows(model, clips[:3], HOOKS[:1]) as rows:
         with pytest.raises(PatchError, match=r"blocks\.1.*was not collected"):

@@ -223,8 +223,8 @@ def test_what_is_dropped_may_be_anything(model):
 
 def test_options_that_make_no_sense(unchecked):
     for change, match in (
-        ({"dtype": "int8"}, "dtype is one of"),
-        ({"padding": "pad"}, "padding is one of"),
+        ({"dtype": "int8"}, "dtype must be .float16"),
+        ({"padding": "pad"}, "padding must be .drop"),
         ({"shard_rows": 0}, "shard_rows of a harvest is a whole number of at least 1"),
         ({"batch": -1}, "batch"),
         ({"margin": -1}, "margin"),

@@ -336,7 +336,7 @@ def test_blocks_that_do_not_fit_are_an_error() -> None:
     [
         ({"steps": 0}, "steps"), ({"batch": 2.5}, "batch"), ({"lr": -1}, "lr"), ({"lr": math.nan}, "lr"),
         ({"beta1": 1.0}, "beta1"),
-        ({"optimiser": "sgd"}, "optimiser must be one of adam, radam"), ({"precision": "float16"}, "precision"),
+        ({"optimiser": "sgd"}, "optimiser must be 'adam' or 'radam'"), ({"precision": "float16"}, "precision"),
         ({"accumulate": 3}, "3 equal parts"), ({"warmup_steps": 20, "decay_steps": 20}, "more than 30 steps"),
         ({"steps": "many"}, "steps"), ({"clip_norm": -1}, "clip_norm"),
     ],
