@@ -1,0 +1,243 @@
+"""Small SAEs of a model's last two encoder blocks, trained on the packaged speech in a few minutes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from hooked_whisper.corpora import Recording
+from hooked_whisper.corpora.packaged import packaged_speech
+from hooked_whisper.features.bases import LinearBasis
+from hooked_whisper.features.labels import label_names, label_positions
+from hooked_whisper.findings.context import Context, Utterance
+from hooked_whisper.findings.corpus_clips import clips_of
+from hooked_whisper.findings.packing import SPARE, n_packed, pack
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.protocols import SILENCE
+from sae_lens_audio.activations import HarvestOptions, TensorBlocks
+from sae_lens_audio.activations.reading import RowReader
+from sae_lens_audio.architectures import Dictionary, Tied, TiedConfig, TopK, TopKConfig
+from sae_lens_audio.evals.baselines import linear_bases
+from sae_lens_audio.evals.reconstruction import ReconstructionScores
+from sae_lens_audio.training import Trainer, TrainingConfig
+
+TIED_FEATURES = 200
+TOPK_WIDTH, TOPK_K = 8, 32
+TIED, TOPK = "tied L1", "TopK"
+MOST_BYTES = 512 << 20  # of activations, of all blocks together, in float16
+MOST_HELD_OUT = 20_000  # positions of held-out clips on which reconstruction is scored
+FITTED_ROWS = 20_000  # of them for principal directions and means
+CURVE_ROWS = 4_000  # held-out activations on which training is watched
+POINTS = 5  # of the learning curve
+
+TIED_TRAINING = TrainingConfig(
+    steps=2000, batch=1024, optimiser="radam", lr=4e-3, epsilon=1e-5, decay_steps=2000, decay="cosine", scale="none",
+    centre=False,
+)  # fmt: skip
+TOPK_TRAINING = TrainingConfig(steps=500, batch=1024, lr=1e-3, warmup_steps=50, decay_steps=150, dead_after=100_000)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedBlock:
+    """SAEs of the residual stream after one encoder block, and what is needed to judge them.
+
+    Attributes:
+        saes: by name; :data:`TIED` and :data:`TOPK`.
+        untrained: the tied form with the weights it started with.
+        bases: axes, principal and random directions, centered; from training activations.
+        curves: explained variance of held-out activations after each part of the training.
+        held_out: activations of speech that was not trained on.
+    """
+
+    number: int
+    hook: str
+    saes: Mapping[str, Dictionary]
+    untrained: Dictionary
+    bases: Mapping[str, LinearBasis]
+    curves: Mapping[str, Float[np.ndarray, "point"]]
+    held_out: Float[Tensor, "test d"]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedSAEs:
+    """SAEs of some blocks, what they were trained on, and the held-out clips for their evaluation (packed).
+
+    Attributes:
+        n_rows: activations that each SAE was trained on.
+        recordings, windows: how many were trained on, and in how many windows.
+        seconds: CPU time of encoding and training.
+    """
+
+    blocks: tuple[TrainedBlock, ...]
+    clips: tuple[Utterance, ...]
+    n_rows: int
+    recordings: int
+    windows: int
+    seconds: float
+
+
+def blocks_of(model: HookedWhisper) -> tuple[int, ...]:
+    """The last two encoder blocks: 2 and 3 of tiny, as published."""
+    n = model.cfg.encoder.n_layers
+    return tuple(range(max(0, n - 2), n))
+
+
+def training_speech() -> list[Recording]:
+    """The packaged speech by the training voices, all kinds and languages.
+
+    Raises:
+        AudioError: this installation has no packaged speech.
+    """
+    return packaged_speech(split="train")
+
+
+def held_out_clips(context: Context, trained_on: Sequence[Recording]) -> tuple[Utterance, ...]:
+    """The context's clips with phones whose texts and speakers are not among the recordings."""
+    texts, voices = {r.text for r in trained_on}, {r.speaker for r in trained_on}
+    return tuple(
+        u for u in context.labelled if u.text not in texts and u.alignment.speaker not in voices and has_phones(u)
+    )
+
+
+def has_phones(utterance: Utterance) -> bool:
+    return any(phone.label != SILENCE for phone in utterance.alignment.phones)
+
+
+def trained_saes(context: Context, held_out: Sequence[Utterance]) -> TrainedSAEs:
+    """SAEs of the last two blocks, trained when first asked for and kept with the context."""
+    saes: TrainedSAEs = context.once("trained SAEs", lambda: _train(context, held_out))
+    return saes
+
+
+def _train(context: Context, held_out: Sequence[Utterance]) -> TrainedSAEs:
+    began, model = time.process_time(), context.model
+    numbers = blocks_of(model)
+    hooks = [f"encoder.blocks.{n}.hook_resid_post" for n in numbers]
+    room = model.time.duration - SPARE
+    windows = pack(clips_of(model, training_speech(), own_times=False).utterances, room)
+    most = MOST_BYTES // (2 * len(hooks) * model.cfg.encoder.d_model)
+    clips = pack(held_out, room)
+    rng = context.rng("order of windows")
+    windows = within(model, [windows[i] for i in rng.permutation(len(windows))], most)
+    scored = within(model, [clips[i] for i in rng.permutation(len(clips))], MOST_HELD_OUT)
+    rows = speech_rows(context, windows, hooks, "training speech")
+    n_rows = len(rows[hooks[0]])
+    tests = speech_rows(context, scored, hooks, "held-out speech")
+    blocks = tuple(
+        _train_block(context, number, hook, rows.pop(hook), tests[hook].float())
+        for number, hook in zip(numbers, hooks, strict=True)
+    )
+    return TrainedSAEs(blocks, clips, n_rows, n_packed(windows), len(windows), round(time.process_time() - began, 1))
+
+
+def _train_block(
+    context: Context, number: int, hook: str, rows: Float[Tensor, "row d"], held_out: Float[Tensor, "test d"]
+) -> TrainedBlock:
+    d = rows.shape[1]
+    source = TensorBlocks({hook: rows})
+    tied = Tied(TiedConfig(d, TIED_FEATURES), seed=context.seed)
+    untrained = Tied(TiedConfig(d, TIED_FEATURES), seed=context.seed).eval()
+    topk = TopK(TopKConfig(d, TOPK_WIDTH * d, k=min(TOPK_K, d)), seed=context.seed)
+    watched = evenly(held_out, CURVE_ROWS)
+    saes, curves = {}, {}
+    for name, sae, config in ((TIED, tied, TIED_TRAINING), (TOPK, topk, TOPK_TRAINING)):
+        config = replace(config, seed=context.seed, batch=min(config.batch, len(rows)))
+        saes[name], curves[name] = fit(context, sae, source, config, watched, f"{name}, block {number}")
+    return TrainedBlock(
+        number,
+        hook,
+        {name: sae.to(context.model.device) for name, sae in saes.items()},
+        untrained.to(context.model.device),
+        linear_bases(evenly(rows, FITTED_ROWS).float(), context.seed),
+        curves,
+        held_out,
+    )
+
+
+def fit(
+    context: Context,
+    sae: Dictionary,
+    source: TensorBlocks,
+    config: TrainingConfig,
+    watched: Float[Tensor, "row d"],
+    what: str,
+) -> tuple[Dictionary, Float[np.ndarray, "point"]]:
+    """The trained SAE, and the explained variance of ``watched`` after each of :data:`POINTS` parts of the steps."""
+    points = {-(-config.steps * (k + 1) // POINTS) for k in range(POINTS)}
+    curve: list[float] = []
+    with Trainer(sae, source, config, device=context.model.device) as trainer:
+        for _ in context.track(range(config.steps), f"training {what}"):
+            if trainer.step().number in points:
+                curve.append(ReconstructionScores.of(trainer.finished(), watched).explained_variance)
+        return trainer.finished(), np.array(curve)
+
+
+@torch.no_grad()
+def speech_rows(
+    context: Context, windows: Sequence[Utterance], hooks: Sequence[str], what: str
+) -> dict[str, Float[Tensor, "row d"]]:
+    """Activations within phones, silence left out, as float16 on the CPU; window after window.
+
+    Raises:
+        HookedWhisperError: an activation that is not finite or beyond float16.
+    """
+    model = context.model
+    reader = RowReader(model, list(hooks), HarvestOptions(dtype="float16", batch=4))
+    masks = [torch.from_numpy(speech_positions(model, window)) for window in windows]
+    rows = {
+        hook: torch.empty(int(sum(int(m.sum()) for m in masks)), width, dtype=torch.float16)
+        for hook, width in zip(reader.hooks, reader.widths, strict=True)
+    }
+    corpus = [Recording(str(i), window.audio, speaker="") for i, window in enumerate(windows)]
+    start = 0
+    for block, mask in _blocks(context, reader, corpus, masks, what):
+        stop = start + int(mask.sum())
+        for hook, x in zip(reader.hooks, block, strict=True):
+            rows[hook][start:stop] = x[mask]
+        start = stop
+    return rows
+
+
+def _blocks(
+    context: Context,
+    reader: RowReader,
+    corpus: Sequence[Recording],
+    masks: Sequence[Bool[Tensor, "position"]],
+    what: str,
+) -> Iterator[tuple[tuple[Tensor, ...], Bool[Tensor, "row"]]]:
+    """Rows of each batch of windows, and which of them are speech."""
+
+    def failed(failure: object) -> None:
+        raise AssertionError(f"samples in memory cannot fail: {failure}")
+
+    n_batches = -(-len(corpus) // reader.options.batch)
+    for batch in context.track(reader.batches(corpus, failed=failed), what, n_batches):
+        yield batch.block.rows, torch.cat([masks[window.recording] for window in batch.windows])
+
+
+def speech_positions(model: HookedWhisper, window: Utterance) -> Bool[np.ndarray, "position"]:
+    """Which positions of a clip are within a phone that is not silence."""
+    names = [name for name in label_names([window.alignment]) if name != SILENCE]
+    n = n_positions(model, window)
+    return label_positions(window.alignment, n, names, model.time).ids >= 0
+
+
+def n_positions(model: HookedWhisper, window: Utterance) -> int:
+    return model.time.n_positions(min(len(window.audio) / model.time.sample_rate, model.time.duration))
+
+
+def within(model: HookedWhisper, windows: Sequence[Utterance], most: int) -> tuple[Utterance, ...]:
+    """The first windows that have at most so many positions together; one at least."""
+    ends = np.cumsum([n_positions(model, window) for window in windows])
+    return tuple(windows[: max(1, int((ends <= most).sum()))])
+
+
+def evenly(rows: Float[Tensor, "row d"], n: int) -> Float[Tensor, "part d"]:
+    """So many rows, from the whole length."""
+    return rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(int)]
