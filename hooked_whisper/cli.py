@@ -16,9 +16,9 @@ from hooked_whisper.cli_align import add_align, run_align
 from hooked_whisper.cli_corpus import report_failures
 from hooked_whisper.cli_explore import add_explore, run_explore
 from hooked_whisper.cli_features import add_features, run_features
-from hooked_whisper.cli_model import add_model, load_model
+from hooked_whisper.cli_model import add_model, check_language, load_model
 from hooked_whisper.cli_reproduce import add_reproduce, check_files, run_reproduce
-from hooked_whisper.cli_run import Parser, run, version
+from hooked_whisper.cli_run import Parser, json_for_stdout, run, version
 from hooked_whisper.cli_scan import add_scan, run_scan
 
 if TYPE_CHECKING:  # torch takes a second to import: --help and wrong arguments do not wait for it
@@ -154,6 +154,7 @@ def _transcribe(parsed: argparse.Namespace, arguments: list[str]) -> int:
 
     check_files(parsed.audio)
     model, _ = load_model(parsed)
+    check_language(model, parsed.language)
     results: list[dict[str, Any]] = []
     failures: list[tuple[str, str]] = []
     try:
@@ -175,7 +176,7 @@ def _transcribe(parsed: argparse.Namespace, arguments: list[str]) -> int:
                 print(f"  {word['start']:7.2f} {word['end']:7.2f}  {word['word'].strip()}")
     finally:  # what was done before an interruption is printed too
         if parsed.json and (results or failures):
-            print(json.dumps(results, indent=1, ensure_ascii=False, default=float))
+            print(json_for_stdout(results))
     return report_failures(failures, len(parsed.audio))
 
 

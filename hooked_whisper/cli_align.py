@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hooked_whisper.cli_corpus import add_texts
-from hooked_whisper.cli_model import load_model, positive
+from hooked_whisper.cli_model import load_model, threads
 
 if TYPE_CHECKING:
     from hooked_whisper.corpora import Recording
@@ -45,12 +45,12 @@ def add_align(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=("textgrid", "json", "both"), default="both", help="files to write (default: both)"
     )
-    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes (default: 1)")
+    parser.add_argument("--jobs", type=threads, default=1, metavar="N", help="processes (default: 1)")
     parser.add_argument(
         "--overwrite", action="store_true", help="also files in DIR that this command did not make (default: refuse)"
     )
     parser.add_argument("--device", metavar="D", help="of the model: cpu, cuda, ... (default: cuda if there is one)")
-    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the model (default: PyTorch's)")
+    parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads of the model (default: PyTorch's)")
     parser.add_argument("--verbose", "-v", action="store_true", help="tracebacks and details on stderr")
 
 

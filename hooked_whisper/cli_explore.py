@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from hooked_whisper.cli_corpus import add_texts, report_failures
-from hooked_whisper.cli_model import add_model, load_model, not_negative
+from hooked_whisper.cli_model import add_model, check_language, load_model, not_negative
 
 
 def add_explore(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +27,7 @@ def run_explore(parsed: argparse.Namespace, arguments: list[str]) -> int:
     from hooked_whisper.storage import as_path
 
     model, _ = load_model(parsed)
+    check_language(model, parsed.language)
     shelf = Shelf(model, parsed.language, texts=parsed.texts)
     failures: list[tuple[str, str]] = []
     for file in parsed.audio:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hooked_whisper.cli_corpus import add_corpus, corpus_of, report_failures, texts_of
+from hooked_whisper.cli_model import check_language
 
 if TYPE_CHECKING:
     from hooked_whisper.hooked import HookedWhisper
@@ -71,6 +72,7 @@ def write_site(
     from hooked_whisper.ranks import torchrun_ranks
     from hooked_whisper.report.units import PageOptions, build_site
 
+    check_language(model, parsed.language)
     corpus, described = corpus_of(parsed)
     options = PageOptions(parsed.top, parsed.per_range, parsed.ranges, parsed.labelled, parsed.seed)
     with torchrun_ranks(torch.device("cpu")) as ranks:  # they share the scan

@@ -24,7 +24,7 @@ def add_model(parser: argparse.ArgumentParser, device: bool = True) -> None:
     parser.add_argument("--verbose", "-v", action="store_true", help="tracebacks and details on stderr")
     if device:
         parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-        parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: PyTorch's)")
+        parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads (default: PyTorch's)")
 
 
 def load_model(parsed: argparse.Namespace) -> tuple[HookedWhisper, dict[str, str]]:
@@ -42,6 +42,16 @@ def load_model(parsed: argparse.Namespace) -> tuple[HookedWhisper, dict[str, str
     load_into(model, checkpoint)
     model.metadata = dict(checkpoint.metadata)
     return model.to(device).eval(), dict(checkpoint.metadata)
+
+
+def check_language(model: HookedWhisper, language: str | None) -> None:
+    """Before anything long starts.
+
+    Raises:
+        PromptError: an unknown language, or one that the model does not have.
+    """
+    if language and language != "en":  # every model has English, also those with a vocabulary of their own
+        model.to_tokens(" a", language=language)
 
 
 def device_of(name: str | None) -> torch.device:
@@ -64,8 +74,19 @@ def device_of(name: str | None) -> torch.device:
     return torch.device(name)
 
 
+MOST_THREADS = 1024  # more of them, or of processes, can end the interpreter itself
+
+
 def positive(text: str) -> int:
     return _at_least(text, 1)
+
+
+def threads(text: str) -> int:
+    """A number of threads or processes that a machine can start."""
+    value = _at_least(text, 1)
+    if value > MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"needs a whole number from 1 to {MOST_THREADS}, got {text!r}")
+    return value
 
 
 def not_negative(text: str) -> int:

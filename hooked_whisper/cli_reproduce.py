@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hooked_whisper.cli_corpus import add_layout, add_texts
-from hooked_whisper.cli_model import add_model, load_model, not_negative, positive
+from hooked_whisper.cli_model import add_model, check_language, load_model, not_negative, positive
 from hooked_whisper.cli_run import version
 
 if TYPE_CHECKING:  # torch takes a second to import: --help and wrong arguments do not wait for it
@@ -63,6 +63,7 @@ def run_reproduce(parsed: argparse.Namespace, arguments: list[str]) -> int:
     corpus = _corpus(parsed)
     parsed.out.mkdir(parents=True, exist_ok=True)
     model, facts = _model_or_demo(parsed)
+    check_language(model, parsed.language)
     context = make_context(
         model,
         parsed.model,

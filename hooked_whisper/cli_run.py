@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
+import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from typing import NoReturn
 
@@ -32,7 +35,8 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     try:
         for logger in loggers:
             logger.setLevel(logging.DEBUG if parsed.verbose else logging.WARNING)
-        return int(parsed.run(parsed, list(arguments)))
+        with _any_text_on_stdout():
+            return int(parsed.run(parsed, list(arguments)))
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         return 130
@@ -46,6 +50,32 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     finally:  # who calls this in a program of their own keeps their settings
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def _any_text_on_stdout() -> Iterator[None]:
+    """Characters that the output's encoding lacks (Japanese in a cp1252 pipe) are written as ``\\u65e5``."""
+    stream = sys.stdout
+    if not isinstance(stream, io.TextIOWrapper):  # of a notebook or a test
+        yield
+        return
+    errors = stream.errors
+    stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it first writes what waits, and a closed pipe refuses; the exit reports that
+            stream.reconfigure(errors=errors)
+
+
+def json_for_stdout(data: object) -> str:
+    """JSON with the characters as they are, or with JSON's own escapes where the output's encoding lacks some."""
+    text = json.dumps(data, indent=1, ensure_ascii=False, default=float)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(data, indent=1, default=float)
+    return text
 
 
 def version() -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hooked_whisper.cli_corpus import add_corpus, corpus_of, report_failures, texts_of
-from hooked_whisper.cli_model import add_model, load_model, not_negative, positive
+from hooked_whisper.cli_model import add_model, check_language, load_model, not_negative, positive
 
 if TYPE_CHECKING:
     from hooked_whisper.corpora import Recording
@@ -81,6 +81,7 @@ def run_evaluate(parsed: argparse.Namespace) -> int:
     hook_out = _one_hook(loaded, parsed.hook_out, "hook_name_out", "--hook-out")
     assert hook is not None
     model, _ = load_model(parsed)
+    check_language(model, parsed.language)
     _check_model(model, loaded)
     reads, writes = (model.hook_names(one)[0] for one in (hook, hook_out or hook))
     corpus, fitted, described = _corpora(parsed)

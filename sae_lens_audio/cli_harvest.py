@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from hooked_whisper.cli_corpus import add_corpus, corpus_of, report_failures, texts_of
-from hooked_whisper.cli_model import add_model, load_model, not_negative, positive
+from hooked_whisper.cli_model import add_model, check_language, load_model, not_negative, positive
 
 SPOKEN = 2000
 _DTYPES = ("float16", "bfloat16", "float32")
@@ -80,6 +80,7 @@ def run_harvest(parsed: argparse.Namespace) -> int:
     )
     corpus, described = corpus_of(parsed)
     model, _ = load_model(parsed)
+    check_language(model, parsed.language)
     with torchrun_ranks(torch.device("cpu")) as ranks:  # they only wait for each other
         first = ranks is None or ranks.rank == 0
         if first:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from hooked_whisper.cli_model import device_of, positive
+from hooked_whisper.cli_model import device_of, threads
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("settings", metavar="CONFIG.toml", help="what to train on what, see the README")
     parser.add_argument("--out", metavar="DIR", help="folder or URL, in place of the file's")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, ... in place of the file's (default: cuda if there)")
-    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads, in place of the file's")
+    parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads, in place of the file's")
     parser.add_argument("--verbose", "-v", action="store_true", help="tracebacks and details on stderr")
 
 
@@ -27,9 +27,9 @@ def run_train(parsed: argparse.Namespace) -> int:
     from sae_lens_audio.settings import read_settings
 
     settings = read_settings(parsed.settings)
-    threads = parsed.threads or settings.run.threads
-    if threads:
-        torch.set_num_threads(threads)
+    n_threads = parsed.threads or settings.run.threads
+    if n_threads:
+        torch.set_num_threads(n_threads)
     device = device_of(parsed.device or settings.run.device)
     folder = as_path(parsed.out or settings.run.folder)
     with torchrun_ranks(device, OF_STEPS) as ranks:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
+from hooked_whisper.cli_model import MOST_THREADS
 from hooked_whisper.errors import HookedWhisperError, closest
 from hooked_whisper.storage import Place, as_path
 from sae_lens_audio.architectures import ARCHITECTURES, Crosscoder, Dictionary, Transcoder
@@ -129,6 +130,8 @@ def parse_settings(data: Mapping[str, Any]) -> Settings:
     _check_hooks(activations, ARCHITECTURES[name])
     if bool(activations.store) == bool(activations.model):
         raise TrainingError("[activations] needs store (a harvested folder) or model (to harvest while training)")
+    if not 0 <= run.threads <= MOST_THREADS:
+        raise TrainingError(f"[run] threads is 0 (PyTorch's choice) to {MOST_THREADS}, not {run.threads}")
     unknown = [writer for writer in run.log if writer not in WRITERS]
     if unknown:
         raise TrainingError(f"[run] log has {', '.join(WRITERS)}, not {unknown[0]!r}")

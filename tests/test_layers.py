@@ -41,6 +41,7 @@ LAYERS = [
     "cli_align",
     "cli_explore",
     "cli_features",
+    "cli_reproduce",
     "cli_scan",
     "cli",
     "__main__",

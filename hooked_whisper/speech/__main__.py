@@ -11,6 +11,12 @@ from pathlib import Path
 from typing import Any
 
 
+def _threads(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:  # more can end the interpreter itself
+        raise argparse.ArgumentTypeError(f"needs a whole number from 1 to 1024, got {text!r}")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m hooked_whisper.speech",
@@ -50,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--empty", type=float, help="share of clips without speech")
     train.add_argument("--bare-share", type=float, help="share of prefixes that end with <|transcribe|>")
     train.add_argument("--full-window-start", type=float, help="share of the steps on short windows")
-    train.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
+    train.add_argument("--threads", type=_threads, default=1, help="CPU threads (default: %(default)s)")
     train.add_argument("--stop-at", type=int, help="end after this step; the same command without it goes on")
     train.add_argument("--start-from", type=Path, help="a run whose last state a new run takes over")
     train.set_defaults(run=_train)
@@ -61,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--run", type=Path, default=Path("runs/demo"), dest="folder", help="folder of the run")
     evaluate.add_argument("--limit", type=int, help="utterances per split (default: all)")
-    evaluate.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
+    evaluate.add_argument("--threads", type=_threads, default=1, help="CPU threads (default: %(default)s)")
     evaluate.set_defaults(run=_evaluate)
 
     export = commands.add_parser("export", help="package a run: weights with metadata, grammar, clips")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -295,3 +296,51 @@ def test_recordings_without_a_text_need_own_texts(half_minute, clip, tmp_path, c
     arguments = ("reproduce", "--model", half_minute, "--audio", clip, "--out", str(tmp_path), "--only", "F1")
     assert run(*arguments, "--texts", "given") == 2
     assert "--texts own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("transcribe", "CLIP", "--language", "xx"),
+        ("transcribe", "CLIP", "--language", "yue"),  # large-v3 alone has it
+        ("transcribe", "CLIP", "CLIP", "--language", "xx", "--json"),
+        ("scan", "--hook", "encoder.blocks.0", "--audio", "FOLDER", "--language", "xx"),
+        ("features", "--hook", "encoder.blocks.0", "--audio", "FOLDER", "--language", "xx"),
+        ("reproduce", "--audio", "CLIP", "--only", "F1", "--language", "xx"),
+        ("explore", "CLIP", "--language", "yue", "--no-browser"),
+    ],
+)
+def test_a_language_that_the_model_does_not_have(arguments, clip, half_minute, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    filled = [{"CLIP": clip, "FOLDER": str(tmp_path)}.get(one, one) for one in arguments]
+    assert run(*filled, "--model", half_minute) == 2
+    said, told = capsys.readouterr()
+    assert said == "" and len(told.strip().splitlines()) == 1
+    assert "'xx'" in told or "'yue' is not among them" in told
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "99999999", "1025", "many", "1e3"])
+@pytest.mark.parametrize("option", [("transcribe", "x.wav", "--threads"), ("align", ".", "--jobs")])
+def test_threads_and_processes_that_no_machine_has(option, number, capsys) -> None:
+    assert run(*option, number) == 2
+    told = capsys.readouterr().err
+    assert len(told.strip().splitlines()) == 1 and repr(number) in told
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_any_text_goes_through_any_pipe(encoding, clip, half_minute, monkeypatch) -> None:
+    from hooked_whisper.decoding import Transcription
+
+    said = "日本語 é 😀 \udc80"  # the last as in a file name that is no UTF-8
+    result = Transcription({"text": said, "segments": [], "language": "ja"})
+    monkeypatch.setattr(HookedWhisper, "transcribe", lambda *a, **k: result)
+    for options in ((), ("--json",)):
+        pipe = io.TextIOWrapper(io.BytesIO(), encoding)
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert run("transcribe", clip, "--model", half_minute, *options) == 0
+        assert pipe.errors == "strict"
+        written = pipe.buffer.getvalue().decode(encoding)
+        if options:
+            assert json.loads(written)[0]["text"] == said
+        else:
+            assert written.strip() == said.encode(encoding, "backslashreplace").decode(encoding)
