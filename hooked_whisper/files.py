@@ -21,6 +21,8 @@ from hooked_whisper.errors import CheckpointError
 # what somebody without the weights can do
 LOCAL_HINT = "Give the path of a local .pt file or model folder instead, or 'demo', which is packaged"
 
+_UNSAFE = re.compile("weights_only|safe_globals|trust")
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``."""
@@ -57,7 +59,12 @@ def read_pickle(path: Path) -> Any:
     except Exception as error:  # a foreign pickle can fail in any way
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         if found:
-            why = f"it holds more than tensors ({found.group(1)}); none of it was executed"
+            why = (
+                f"it holds more than tensors ({found.group(1)}); none of it was executed: save its state_dict in the "
+                "program that wrote it"
+            )
+        elif _UNSAFE.search(str(error)):  # PyTorch proposes to execute what is in the file
+            why = "it is damaged or no PyTorch file of tensors alone: fetch or save it again"
         else:
             why = f"it is damaged or no PyTorch file: {reason(error)}"
         raise CheckpointError(f"{path} cannot be loaded as weights: {why}") from None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hooked_whisper.config import WhisperConfig
 from hooked_whisper.errors import CheckpointError
 from hooked_whisper.model import WhisperCore
+from hooked_whisper.weights.sniff import describe_names
 
 UNEMBED_WEIGHT, UNEMBED_BIAS = "decoder.unembed.weight", "decoder.unembed.bias"
 
@@ -90,6 +91,9 @@ def make_checkpoint(
             problems.append(f"{name} is {tensor.dtype}, not floating point")
         found[our_name] = tensor
     if problems:
+        description = describe_names(tensors.keys(), theirs.keys())
+        if description is not None:
+            raise CheckpointError(f"{source} holds {description}")
         raise CheckpointError(f"{source} does not fit its configuration: {'; '.join(problems)}")
     return Checkpoint(config, found, source, dict(metadata or {}))
 

@@ -11,11 +11,16 @@ from hooked_whisper.weights.alignment_heads import with_known_heads
 from hooked_whisper.weights.checkpoint import Checkpoint
 from hooked_whisper.weights.ctranslate2 import is_ctranslate2, load_ctranslate2
 from hooked_whisper.weights.ggml import is_ggml, load_ggml
-from hooked_whisper.weights.huggingface import CONFIG, load_huggingface_file, load_huggingface_folder
+from hooked_whisper.weights.huggingface import (
+    CONFIG,
+    WEIGHT_FILES,
+    load_huggingface_file,
+    load_huggingface_folder,
+)
 from hooked_whisper.weights.mlx import is_mlx_folder, load_mlx_folder
 from hooked_whisper.weights.openai import load_openai_file
 from hooked_whisper.weights.own import is_own, load_own_file, load_own_folder
-from hooked_whisper.weights.sniff import describe_foreign
+from hooked_whisper.weights.sniff import ADAPTER, describe_foreign, describe_foreign_folder, describe_unreadable
 from hooked_whisper.weights.vocabulary import with_vocabulary
 
 CTRANSLATE2 = "model.bin"
@@ -34,7 +39,13 @@ def load_path(path: Path, *, name: str | None = None) -> Checkpoint:
     Raises:
         CheckpointError: the format is unknown, or the file is damaged or does not fit its configuration.
     """
-    return _load_folder(path, name) if path.is_dir() else _load_file(path, name)
+    try:
+        return _load_folder(path, name) if path.is_dir() else _load_file(path, name)
+    except CheckpointError:
+        description = describe_unreadable(path)
+        if description is None:
+            raise
+    raise CheckpointError(description)
 
 
 def _load_folder(folder: Path, name: str | None) -> Checkpoint:
@@ -43,6 +54,10 @@ def _load_folder(folder: Path, name: str | None) -> Checkpoint:
         return with_vocabulary(load_ctranslate2(folder, name=name), folder)
     if is_mlx_folder(folder):
         return _completed(with_vocabulary(load_mlx_folder(folder), folder), folder, name)
+    if not config.is_file() or not any((folder / file).is_file() for file in WEIGHT_FILES):
+        description = describe_foreign_folder(folder)
+        if description is not None:
+            raise CheckpointError(f"folder {folder} {description}")
     if not config.is_file():
         raise CheckpointError(
             f"folder {folder} has no {CONFIG}: a model folder (of transformers, CTranslate2, MLX, or save_pretrained) "
@@ -63,12 +78,12 @@ def _load_file(path: Path, name: str | None) -> Checkpoint:
     config = path.parent / CONFIG
     if path.suffix in (".safetensors", ".bin") and config.is_file():
         return load_own_file(path) if is_own(read_json(config)) else load_huggingface_file(path, name=name)
-    if path.suffix == ".safetensors":
-        raise CheckpointError(f"{path} needs the model's {CONFIG} beside it")
+    if (path.parent / ADAPTER).is_file() and path.suffix in (".safetensors", ".bin"):
+        raise CheckpointError(f"folder {path.parent} {describe_foreign_folder(path.parent)}")
     description = describe_foreign(path)
     if description is not None:
         raise CheckpointError(f"{path} is {description}")
-    if path.suffix == ".bin":
+    if path.suffix in (".safetensors", ".bin"):
         raise CheckpointError(f"{path} needs the model's {CONFIG} beside it")
     return load_openai_file(path)
 

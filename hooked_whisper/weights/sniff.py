@@ -11,6 +11,7 @@ from typing import Any
 
 from hooked_whisper.weights.binary import first_bytes
 
+ADAPTER = "adapter_config.json"  # of PEFT
 _HEAD = 512  # bytes
 _CONVERT = "convert the original model again, to safetensors, CTranslate2 or whisper.cpp's ggml-*.bin"
 # first bytes -> what the file is, and what to do
@@ -47,7 +48,7 @@ _WRAPPERS = {
     "_orig_mod": " (of torch.compile)",
     "_fsdp_wrapped_module": " (of FSDP)",
 }
-_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".npz", ".pt", ".h5", ".onnx")
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".npz", ".pt", ".h5", ".onnx", ".gguf", ".tflite")
 _FOLDERS = (  # how a file's name ends -> what the folder is
     ("zero_to_fp32.py", "is a DeepSpeed checkpoint: run its zero_to_fp32.py, and give the folder with the result"),
     (".msgpack", "has Flax weights only ({}), which are not read: fetch the model's safetensors"),
@@ -59,6 +60,10 @@ _FOLDERS = (  # how a file's name ends -> what the folder is
     ("tokenizer.json", "has a tokenizer only ({}): fetch config.json and the weights too"),
     ("preprocessor_config.json", "has a feature extractor only ({}): fetch config.json and the weights too"),
 )
+_READ = (
+    "config.json", "model.bin", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+    "pytorch_model.bin.index.json", "weights.safetensors", "weights.npz",
+)  # fmt: skip
 _HTML = (b"<!doctype html", b"<html", b"<?xml", b"<head", b"<!--")
 _ONNX_SUFFIXES = (".onnx", ".ort")
 
@@ -107,7 +112,7 @@ def describe_foreign_folder(folder: Path) -> str | None:
     if steps:
         last = folder / max(steps)[1]
         return f"is the output of a transformers Trainer without a final model: give one of its checkpoints, as {last}"
-    if any(name.startswith("adapter_") for name in names):
+    if ADAPTER in names or any(name.startswith("adapter_model.") for name in names):
         return f"holds {_LORA}"
     for name in sorted(names):
         description = None if (folder / name).is_dir() else describe_foreign(folder / name)
@@ -117,6 +122,22 @@ def describe_foreign_folder(folder: Path) -> str | None:
         files = sorted(name for name in names if name.endswith(suffix))
         if files:
             return text.format(files[0])
+    return None
+
+
+def describe_unreadable(path: Path) -> str | None:
+    """What a file, or one of those that a model folder is read from, is in place of what it should be.
+
+    The text is a sentence; ``None`` if nothing foreign is found.
+    """
+    for file in [path / name for name in _READ] if path.is_dir() else [path]:
+        head = first_bytes(file, 4)
+        is_right = (file.suffix == ".json" and head[:1] in (b"{", b"\xef")) or (
+            file.suffix == ".npz" and head[:2] == b"PK"
+        )
+        description = None if is_right or not file.is_file() else describe_foreign(file)
+        if description is not None:
+            return f"{file} is {description}"
     return None
 
 
@@ -170,8 +191,9 @@ def describe_names(names: Collection[str], expected: Collection[str]) -> str | N
     prefix, n = prefixes.most_common(1)[0]
     if n < len(names) / 2:
         return None
+    wrapper_text = next((text for word, text in _WRAPPERS.items() if word in prefix.split(".")), "")
     return (
-        f"weights whose names begin with {prefix!r}{_WRAPPERS.get(prefix.removesuffix('.'), '')}: save the state_dict "
+        f"weights whose names begin with {prefix!r}{wrapper_text}: save the state_dict "
         f"of the model inside, or remove {prefix!r} from the names"
     )
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from hooked_whisper.errors import CheckpointError, UnknownModelError
 from hooked_whisper.weights import resolve
@@ -16,7 +19,7 @@ from tests.weights.ctranslate2_files import convert, save_transformers
 from tests.weights.ggml_files import write_ggml
 from tests.weights.hub import Hub, running
 from tests.weights.mlx_files import mlx_arrays, write_mlx
-from tests.weights.sources import HF_LAYOUTS, TOLERANCE, edit_json, logits_error, small_twins
+from tests.weights.sources import HF_LAYOUTS, TOLERANCE, edit_json, logits_error, save_openai, small_twins
 from tests.weights.test_hub import point_at, unplug
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*names no alignment heads")
@@ -124,9 +127,61 @@ def test_a_file_of_a_whisper_cpp_repository(odd, tmp_path, monkeypatch):
         ("model.gguf", b"GGUF" + bytes(100), "GGUF"),
         ("model.bin", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
         ("model.pt", b"<!DOCTYPE html><html>", "web page"),
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        ("model.pt", b"Entry not found", "text"),
+        ("model.json", b"{}", "JSON"),
     ],
 )
 def test_another_format_is_named(tmp_path, name, content, what):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"{name} is .*{what}"):
         resolve(tmp_path / name)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin", "model.bin", "weights.npz", "config.json"])
+@pytest.mark.parametrize("content", ["version https://git-lfs.github.com/spec/v1\noid sha256:0", "<!doctype html>"])
+def test_a_folder_with_a_file_that_was_not_fetched(tmp_path, file, content):
+    (tmp_path / "config.json").write_text('{"model_type": "whisper"}')
+    (tmp_path / file).write_text(content)
+    with pytest.raises(CheckpointError, match=f"{file},? .*(git lfs pull|web page)"):
+        resolve(tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
+def test_wrapped_weights_are_named_with_the_remedy(small, tmp_path, prefix):
+    path = save_openai(small.openai, tmp_path / "mine.pt")
+    data = torch.load(path)
+    data["model_state_dict"] = {prefix + name: tensor for name, tensor in data["model_state_dict"].items()}
+    torch.save(data, path)
+    folder = save_transformers(small.hf, tmp_path / "hf")
+    tensors = load_file(folder / "model.safetensors")
+    save_file({prefix + name: tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
+    for source in (path, folder):
+        with pytest.raises(CheckpointError, match=rf"begin with '{prefix}.*remove") as caught:
+            resolve(source)
+        assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x80\x02junk", b"\x80\x04K\x01.", b"\x00" * 600, b"\x80\x02}q\x00" + b"\xff" * 30]
+)
+def test_no_error_proposes_to_execute_a_file(tmp_path, content):
+    for name in ("a.pt", "a.bin", "a"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError) as caught:
+            resolve(tmp_path / name)
+        assert not re.search("weights_only|safe_globals|trust", str(caught.value))
+
+
+def test_folders_of_something_else_are_named(small, tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")
+    for source in (tmp_path, tmp_path / "adapter_model.safetensors"):
+        with pytest.raises(CheckpointError, match=r"LoRA.*merge_and_unload"):
+            resolve(source)
+    trainer = tmp_path / "runs"
+    save_transformers(small.hf, trainer / "checkpoint-1000")
+    (trainer / "checkpoint-500").mkdir()
+    with pytest.raises(CheckpointError, match="checkpoint-1000"):
+        resolve(trainer)
+    assert logits_error(resolve(trainer / "checkpoint-1000"), small) < TOLERANCE
