@@ -14,7 +14,7 @@ from typing import Any
 from upath import UPath
 
 from hooked_whisper.corpora.ctm import Tier, ctm_alignment, ctm_lines
-from hooked_whisper.corpora.files import files_under, inside, read_text
+from hooked_whisper.corpora.files import decode_text, files_under, inside, read_bytes, read_text
 from hooked_whisper.corpora.fitting import fitted
 from hooked_whisper.corpora.json_alignments import from_json
 from hooked_whisper.corpora.records import Recording
@@ -49,7 +49,10 @@ def read_alignment(path: Place, utterance: str = "", tiers: Tiers = USUAL) -> Al
             message names the file and the line.
     """
     path = as_path(path)
-    content, source = read_text(path, AlignmentError), repr(str(path))
+    raw, source = read_bytes(path, AlignmentError), repr(str(path))
+    if raw.startswith(b"ooBinaryFile"):
+        raise AlignmentError(f"{source} is a binary file of Praat, which is not read: save it there as a text file")
+    content = decode_text(raw, path, AlignmentError)
     ending = path.suffix.lower()
     kind = ending if ending in ALIGNMENT_ENDINGS else _looks_like(content)
     name = utterance or path.stem

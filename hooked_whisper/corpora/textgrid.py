@@ -1,4 +1,4 @@
-"""Praat TextGrid: the long and the short text format."""
+"""Praat TextGrid: the long, the short and the chronological text format."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from hooked_whisper.corpora.tiers import ORIGIN, TEXT_SOURCE, USUAL, Row, Tiers,
 from hooked_whisper.errors import AlignmentError
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
 
-# A quoted string (Praat doubles inner quotes), a number, or <exists>; the words around them carry no data.
-_VALUE = re.compile(r'"((?:[^"]|"")*)"|(?<![\w\[])(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?![\w\]])')
+# A quoted string (Praat doubles inner quotes), a number, or a comment; the words around them carry no data.
+_VALUE = re.compile(r'"((?:[^"]|"")*)"|(?<![\w\[])(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?![\w\]])|![^\n]*')
+_CHRONOLOGICAL = '"Praat chronological TextGrid text file"'
+_CLASS = re.compile(r'Object class = "([^"\n]{1,40})|\A\s*File type = "ooTextFile"\s+"([^"\n]{1,40})')
+
+_ABSENT = re.compile(r"^(tiers\? *)?<absent>", re.MULTILINE)
 
 _SOURCE_TIER = "text source"
 _ROUNDING_S = 1e-6
@@ -43,7 +47,7 @@ def to_textgrid(alignment: Alignment) -> str:
 def from_textgrid(
     content: str, utterance: str = "", speaker: str = "", tiers: Tiers = USUAL, source: str = "TextGrid"
 ) -> Alignment:
-    """Read a TextGrid in long or short text format. Point tiers and other interval tiers are skipped.
+    """Read a TextGrid in long, short or chronological text format. Point tiers and other interval tiers are skipped.
 
     Times are counted from the start of the TextGrid: one that was cut from a longer recording may begin later than 0,
     which ``extra["origin"]`` says.
@@ -52,22 +56,23 @@ def from_textgrid(
     times that are out of order, and where no tier or several have the name asked for.
     """
     if "TextGrid" not in content[:200]:
-        raise AlignmentError(f"{source} is not a TextGrid: the header names no such object")
+        known = _CLASS.search(content[:200])
+        what = f"a {known[1] or known[2]} of Praat" if known else "something else"
+        raise AlignmentError(f"{source} is not a TextGrid, but {what}: the header names no TextGrid")
     values = _Values(content, source)
-    values.label(), values.label()  # the two header strings
-    origin, end = values.number(), values.number()
+    if content.lstrip().startswith(_CHRONOLOGICAL):
+        origin, end, found = _chronological(values)
+    else:
+        kind = _CLASS.search(content[:200])
+        if kind and "TextGrid" not in (kind[1] or kind[2]):
+            raise AlignmentError(
+                f"{source} is a Praat {kind[1] or kind[2]} with a TextGrid in it: select the TextGrid alone in Praat "
+                "and save it as a text file"
+            )
+        origin, end, found = _tier_by_tier(values, _ABSENT.search(content[:300]) is not None)
     duration = end - origin
     if not math.isfinite(duration):
         raise AlignmentError(f"{source}: the TextGrid lasts {duration:g} s: correct xmin and xmax")
-    found: list[tuple[str, list[Row]]] = []
-    for _ in range(values.count()):
-        kind, name = values.label(), values.label()
-        values.number(), values.number()
-        if kind == "IntervalTier":
-            found.append((name, [values.row() for _ in range(values.count())]))
-        else:
-            for _ in range(values.count()):
-                values.number(), values.label()
     words, phones = (_chosen(found, wanted, source) for wanted in (tiers.words, tiers.phones))
     if words is None and phones is None:
         names = ", ".join(repr(name) for name, _ in found) or "none"
@@ -84,6 +89,46 @@ def from_textgrid(
     return replace(alignment, extra=extra)
 
 
+_Tiers = list[tuple[str, list[Row]]]
+"""Names and intervals of a TextGrid's tiers; a point tier is left out."""
+
+
+def _tier_by_tier(values: _Values, absent: bool) -> tuple[float, float, _Tiers]:
+    """Start, end and tiers of the long and the short format."""
+    values.label(), values.label()  # the two header strings
+    origin, end = values.number(), values.number()
+    tiers: _Tiers = []
+    for _ in range(0 if absent else values.count()):
+        kind, name = values.label(), values.label()
+        values.number(), values.number()
+        if kind == "IntervalTier":
+            tiers.append((name, [values.row() for _ in range(values.count())]))
+        else:
+            for _ in range(values.count()):
+                values.number(), values.label()
+    return origin, end, tiers
+
+
+def _chronological(values: _Values) -> tuple[float, float, _Tiers]:
+    """Start, end and tiers of the format that has the intervals and points of all tiers in the order of time."""
+    values.label()  # the header
+    origin, end = values.number(), values.number()
+    kinds: list[tuple[str, str]] = []
+    for _ in range(values.count()):
+        kinds.append((values.label(), values.label()))
+        values.number(), values.number()
+    rows: list[list[Row]] = [[] for _ in kinds]
+    while not values.done():
+        number = values.count()
+        if not 1 <= number <= len(kinds):
+            raise values.error(f"there is no tier {number}, but {len(kinds)}")
+        if kinds[number - 1][0] == "IntervalTier":
+            rows[number - 1].append(values.row())
+        else:
+            values.number(), values.label()
+    return origin, end, [(name, tier) for (kind, name), tier in zip(kinds, rows, strict=True) if kind == "IntervalTier"]
+
+
 def _moved(row: Row, origin: float) -> Row:
     """The row in seconds from the origin; a start before it by rounding is at 0."""
     start = row.start - origin
@@ -95,11 +140,18 @@ class _Values:
 
     def __init__(self, content: str, source: str) -> None:
         self._content, self._source = content, source
-        self._matches = _VALUE.finditer(content)
+        self._matches = (match for match in _VALUE.finditer(content) if not match[0].startswith("!"))
+        self._waiting = next(self._matches, None)
         self._at, self._line = 0, 1
 
+    def done(self) -> bool:
+        return self._waiting is None
+
+    def error(self, problem: str) -> AlignmentError:
+        return AlignmentError(f"{self._source}, line {self._line}: TextGrid: {problem}")
+
     def _next(self) -> re.Match[str]:
-        match = next(self._matches, None)
+        match, self._waiting = self._waiting, next(self._matches, None)
         if match is None:
             raise AlignmentError(f"{self._source}: the TextGrid ends early, after line {self._line}: export it again")
         self._line += self._content.count("\n", self._at, match.start())
@@ -109,19 +161,19 @@ class _Values:
     def number(self) -> float:
         match = self._next()
         if match[2] is None:
-            raise AlignmentError(f"{self._source}, line {self._line}: TextGrid: expected a number, found {match[0]}")
+            raise self.error(f"expected a number, found {match[0]}")
         return float(match[2])
 
     def label(self) -> str:
         match = self._next()
         if match[1] is None:
-            raise AlignmentError(f"{self._source}, line {self._line}: TextGrid: expected a quoted text, not {match[0]}")
+            raise self.error(f"expected a quoted text, not {match[0]}")
         return match[1].replace('""', '"')
 
     def count(self) -> int:
         value = self.number()
         if not (math.isfinite(value) and value >= 0 and value == int(value)):
-            raise AlignmentError(f"{self._source}, line {self._line}: TextGrid: {value:g} is no size")
+            raise self.error(f"{value:g} is no size")
         return int(value)
 
     def row(self) -> Row:

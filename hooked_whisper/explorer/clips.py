@@ -17,6 +17,7 @@ from torch import Tensor
 from hooked_whisper.analysis import align
 from hooked_whisper.audio import SAMPLE_RATE, AudioSource, load_audio
 from hooked_whisper.corpora import read_alignment
+from hooked_whisper.corpora.fitting import fitted
 from hooked_whisper.corpora.own_texts import check_texts
 from hooked_whisper.errors import AlignmentError, AudioError, HookedWhisperError
 from hooked_whisper.hooked import HookedWhisper
@@ -156,7 +157,8 @@ class Shelf:
             safe = re.sub(r"[^\w.-]", "_", PurePath(name.replace("\\", "/")).name, flags=re.ASCII)[-100:]
             path = Path(folder) / (safe or "alignment")  # its name says what a CTM holds
             path.write_bytes(content)
-            self._heard[key] = clip.with_alignment(read_alignment(path, PurePath(clip.name).stem))
+            alignment = read_alignment(path, PurePath(clip.name).stem)
+        self._heard[key] = clip.with_alignment(fitted(alignment, (clip.audio, SAMPLE_RATE), clip.name))
 
     @torch.no_grad()
     def _hear(self, name: str, source: str, audio: AudioSource) -> HeardClip:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +30,7 @@ from hooked_whisper.corpora import (
     to_textgrid,
     without_stress,
 )
+from hooked_whisper.corpora.fitting import fitted
 from hooked_whisper.corpora.tiers import cut
 from hooked_whisper.errors import AlignmentError
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
@@ -348,3 +352,85 @@ def test_words_without_times_are_not_left_out_in_silence() -> None:
     with pytest.warns(UserWarning, match=r"a\.json: 1 of 3 words have no times \('5'\).*hooked-whisper align"):
         alignment = from_json(content, source="a.json")
     assert [w.label for w in alignment.words] == ["the", "cat"] and alignment.text == "the 5 cat"
+
+
+CHRONOLOGICAL = """"Praat chronological TextGrid text file"
+0.5 2.5   ! Time domain, "in seconds".
+3   ! Number of tiers.
+"IntervalTier" "words" 0.5 2.5
+"TextTier" "words" 0.5 2.5
+"IntervalTier" "phones" 0.5 2.5
+
+! words:
+1 0.5 1.5
+"say ""hi""!"
+3 0.5 2.5
+"AY1"
+2 1
+"a point"
+1 1.5 2.5
+""
+"""
+
+
+def test_chronological_textgrids_are_read(tmp_path: Path):
+    path = tmp_path / "a.TextGrid"
+    path.write_text(CHRONOLOGICAL)
+    alignment = read_alignment(path)
+    assert alignment.words == (Interval(0.0, 1.0, 'say "hi"!'),) and alignment.phones == (Interval(0.0, 2.0, "AY1"),)
+    assert alignment.duration == 2.0
+    for damage in (
+        CHRONOLOGICAL.replace("\n3 0.5", "\n4 0.5"),
+        CHRONOLOGICAL[:-4],
+        CHRONOLOGICAL.replace("3 0.5 2", "3 x 2"),
+    ):
+        with pytest.raises(AlignmentError, match="TextGrid"):
+            from_textgrid(damage)
+
+
+def test_comments_in_a_textgrid_are_no_values():
+    grid = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0 ! at 7 s\n1 ! "end"\n<exists>\n1\n'
+    assert from_textgrid(grid + '"IntervalTier" "words" 0 1 1\n0 1 "hi ! 3"').words == (Interval(0.0, 1.0, "hi ! 3"),)
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"ooBinaryFile\x08TextGrid" + bytes(40), "binary"),
+        (b'File type = "ooTextFile"\nObject class = "Collection"\n\nsize = 1\n class = "TextGrid"\n', "Collection"),
+        (b'File type = "ooTextFile"\n"Collection"\n1\n"TextGrid"\n', "Collection"),
+        (b'File type = "ooTextFile"\nObject class = "PitchTier"\n\n0\n1\n', "PitchTier"),
+        (
+            b'File type = "ooTextFile"\nObject class = "TextGrid"\n\nxmin = 0\nxmax = 2\ntiers? <absent>\n',
+            "no interval tier",
+        ),
+        (b"<html>", "not a TextGrid"),
+    ],
+)
+def test_praat_files_of_another_form_are_named(tmp_path: Path, content: bytes, word: str):
+    path = tmp_path / "a.TextGrid"
+    path.write_bytes(content)
+    with pytest.raises(AlignmentError, match=rf"a\.TextGrid' .*{word}"):
+        read_alignment(path)
+
+
+@pytest.mark.parametrize(
+    "as_source",
+    [
+        lambda path: path,
+        lambda path: path.read_bytes(),
+        lambda path: (np.zeros(16_000), 16_000),
+        lambda path: (np.zeros((8_000, 2)), 8_000),
+        lambda path: np.zeros(16_000, np.float32),
+        lambda path: {"array": [0.0] * 8_000, "sampling_rate": 8_000},
+        lambda path: {"bytes": path.read_bytes(), "path": None},
+        lambda path: lambda: {"bytes": None, "path": str(path)},
+    ],
+)
+def test_alignments_are_checked_against_sound_of_any_kind(tmp_path: Path, as_source):
+    soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)
+    source = as_source(tmp_path / "a.wav")
+    alignment = Alignment("a", "", "", 2.0, (Interval(0.0, 0.5, "tea"), Interval(1.0, 2.0, "pot")), ())
+    with pytest.raises(AlignmentError, match=r"'pot'.*2\.00 s, but the audio lasts 1\.00 s"):
+        fitted(alignment, source, "a")
+    assert fitted(replace(alignment, words=alignment.words[:1]), source, "a").words
