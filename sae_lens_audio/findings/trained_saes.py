@@ -31,6 +31,7 @@ TIED_FEATURES = 200
 TOPK_WIDTH, TOPK_K = 8, 32
 TIED, TOPK = "tied L1", "TopK"
 MOST_BYTES = 512 << 20  # of activations, of all blocks together, in float16
+ENCODED = 2  # windows that are encoded together
 MOST_HELD_OUT = 20_000  # positions of held-out clips on which reconstruction is scored
 FITTED_ROWS = 20_000  # of them for principal directions and means
 CURVE_ROWS = 4_000  # held-out activations on which training is watched
@@ -119,21 +120,32 @@ def _train(context: Context, held_out: Sequence[Utterance]) -> TrainedSAEs:
     began, model = time.process_time(), context.model
     numbers = blocks_of(model)
     hooks = [f"encoder.blocks.{n}.hook_resid_post" for n in numbers]
-    room = model.time.duration - SPARE
-    windows = pack(clips_of(model, training_speech(), own_times=False).utterances, room)
-    most = MOST_BYTES // (2 * len(hooks) * model.cfg.encoder.d_model)
-    clips = pack(held_out, room)
     rng = context.rng("order of windows")
-    windows = within(model, [windows[i] for i in rng.permutation(len(windows))], most)
-    scored = within(model, [clips[i] for i in rng.permutation(len(clips))], MOST_HELD_OUT)
+    most = MOST_BYTES // (2 * len(hooks) * model.cfg.encoder.d_model)
+    windows = _windows(model, clips_of(model, training_speech(), own_times=False).utterances, most, rng)
+    n_windows, recordings = len(windows), n_packed(windows)
     rows = speech_rows(context, windows, hooks, "training speech")
     n_rows = len(rows[hooks[0]])
-    tests = speech_rows(context, scored, hooks, "held-out speech")
+    del windows  # half an hour of samples
+    tests = speech_rows(context, _windows(model, held_out, MOST_HELD_OUT, rng), hooks, "held-out speech")
     blocks = tuple(
         _train_block(context, number, hook, rows.pop(hook), tests[hook].float())
         for number, hook in zip(numbers, hooks, strict=True)
     )
-    return TrainedSAEs(blocks, clips, n_rows, n_packed(windows), len(windows), round(time.process_time() - began, 1))
+    seconds = round(time.process_time() - began, 1)
+    return TrainedSAEs(blocks, pack(held_out, _room(model)), n_rows, recordings, n_windows, seconds)
+
+
+def _windows(
+    model: HookedWhisper, clips: Sequence[Utterance], most: int, rng: np.random.Generator
+) -> tuple[Utterance, ...]:
+    """Clips packed into windows, in random order, as many as have ``most`` positions."""
+    packed = pack(clips, _room(model))
+    return within(model, [packed[i] for i in rng.permutation(len(packed))], most)
+
+
+def _room(model: HookedWhisper) -> float:
+    return model.time.duration - SPARE
 
 
 def _train_block(
@@ -188,7 +200,7 @@ def speech_rows(
         HookedWhisperError: an activation that is not finite or beyond float16.
     """
     model = context.model
-    reader = RowReader(model, list(hooks), HarvestOptions(dtype="float16", batch=4))
+    reader = RowReader(model, list(hooks), HarvestOptions(dtype="float16", batch=ENCODED))
     masks = [torch.from_numpy(speech_positions(model, window)) for window in windows]
     rows = {
         hook: torch.empty(int(sum(int(m.sum()) for m in masks)), width, dtype=torch.float16)
