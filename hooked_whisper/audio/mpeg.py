@@ -27,6 +27,7 @@ _BITRATES = {  # kbit/s by (MPEG-1, layer)
 _CHAIN = 3  # frames in a row that are no accident
 _SEARCHED = 1 << 16  # bytes before the first frame
 _LONGEST_FREE = 8192  # bytes of a frame in free format
+_SMALLEST = 24  # bytes of a frame
 _SHORT = 4  # bytes: encoders are known to leave the last frame's last slot out
 _SLACK_FRAMES = 4  # a header may count this many too many
 _XING_ROOM = 160  # bytes a Xing tag needs at most with everything before it
@@ -144,7 +145,7 @@ def _streams(data: bytes, name: str) -> Iterator[Stream]:
         if header is None or not size or not (follows or at == 0 or _chain(data, at, end, base)):
             after = _sync(data, at, end, base, _SEARCHED if current is None else end)
             after = end if after < 0 else after
-            _warn_skipped(data[at:after], name, current)
+            _warn_skipped(data[at:after], name, current, after == end)
             at = after
             continue
         if at + size > end + _SHORT:
@@ -320,8 +321,9 @@ def _filler(one: Stream, n_bytes: int) -> int:
     return max(0, (one.n_frames + 2) * size - n_bytes) // max(1, len(one.last)) + 1
 
 
-def _warn_skipped(junk: bytes, name: str, current: Stream | None) -> None:
-    """Warn of bytes between frames that are neither zeros nor tags and as long as a frame or more."""
+def _warn_skipped(junk: bytes, name: str, current: Stream | None, at_end: bool) -> None:
+    """Warn of bytes between frames that are neither zeros nor tags and as long as a frame or more; at the file's end as
+    long as the stream's first, since some programs write notes there."""
     if current is None or not current.n_frames:
         return
     rest, at = 0, 0
@@ -331,7 +333,7 @@ def _warn_skipped(junk: bytes, name: str, current: Stream | None) -> None:
             continue
         rest += 1 if junk[at] else 0
         at += 1
-    if rest > current.header.size:
+    if rest > (current.header.size if at_end else _SMALLEST):
         seconds = current.n_frames * current.header.samples / current.header.rate
         warnings.warn(
             f"{name}: {rest} bytes at {seconds:.2f} s of a stream are no MPEG frames and are skipped", stacklevel=6

@@ -1,22 +1,29 @@
-"""Ogg: streams that are joined one behind the other (chained), and files cut inside a page. Source: RFC 3533."""
+"""Ogg: streams that are joined one behind the other (chained), files cut inside a page, and lost pages.
+
+Source: RFC 3533.
+"""
 
 from __future__ import annotations
 
 import struct
+import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hooked_whisper.audio.pieces import Piece, Seekable, Spliced, broken, read_at, truncated
 
 _HEADER = 27
-_BEGIN = 2  # flag of a stream's first page
+_BEGIN, _LAST = 2, 4  # flags of a stream's first and last page
 _NO_PACKET_ENDS = -1  # granule position of such a page
 _CHUNK = 1 << 16
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """``granule``: samples from the stream's start to the page's end; of Opus, at 48 kHz with the pre-skip."""
+    """``granule``: samples from the stream's start to the page's end; of Opus, at 48 kHz with the pre-skip. ``number``:
+    pages of a stream are counted. ``whole``: its checksum is right."""
 
     start: int
     end: int
@@ -24,25 +31,34 @@ class Page:
     serial: int
     granule: int
     continues: bool  # its last packet goes on in the next page
+    last: bool
+    number: int
+    whole: bool
 
 
 def ogg_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]:
     """One piece a link of the chain.
 
+    Warns where a stream's last page is not marked as such: its end may be missing.
+
     Raises:
-        AudioError: the file ends inside a page or a packet.
+        AudioError: the file ends inside a page or a packet; a page in its middle is missing or damaged, which decoders
+            pass over.
     """
     links: list[tuple[int, int]] = []
     granules: dict[int, int] = {}  # by serial number, of the link
     rates: dict[int, tuple[int, int]] = {}
     at, had_sound, before = start, True, 0.0
     continues: dict[int, bool] = {}
+    numbers: dict[int, int] = {}
+    ended: dict[int, bool] = {}
     for page in _pages(stream, start, end):
         if page.begins:
             if had_sound:  # several streams of one link begin together
                 before += _seconds(granules, rates)
                 links.append((page.start, page.start))
-                granules, rates, continues, had_sound = {}, {}, {}, False
+                _check_ends(ended, name, before, page.start - at)
+                granules, rates, continues, numbers, ended, had_sound = {}, {}, {}, {}, {}, False
             rates[page.serial] = _rate(read_at(stream, page.start, page.end - page.start))
         else:
             had_sound = True
@@ -52,6 +68,11 @@ def ogg_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]
                 granules[page.serial] = page.granule
             missing = before + _seconds(granules, rates) - there
             raise truncated(name, there, missing if missing > 0 else None, at_least=True)
+        if not page.whole or page.number != numbers.get(page.serial, page.number):
+            problem = "is missing" if page.whole else "is damaged (its checksum is wrong)"
+            raise broken(name, f"the Ogg page at {before + _seconds(granules, rates):.2f} s {problem}")
+        numbers[page.serial] = page.number + 1 & 0xFFFFFFFF
+        ended[page.serial] = page.last
         if page.granule > 0:
             granules[page.serial] = page.granule
         continues[page.serial] = page.continues
@@ -62,6 +83,7 @@ def ogg_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]
         raise broken(name, "no Ogg stream begins in it")
     if any(continues.values()) or read_at(stream, at, 4) == b"OggS":
         raise truncated(name, before + _seconds(granules, rates))
+    _check_ends(ended, name, before + _seconds(granules, rates), end - at)
     if links == [(0, end)]:
         stream.seek(0)
         return [Piece(stream)]
@@ -82,8 +104,36 @@ def _pages(stream: Seekable, start: int, end: int) -> Iterator[Page]:
         if len(segments) < head[26]:
             size = max(size, end - at + 1)
         continues = len(segments) > 0 and segments[-1] == 255
-        yield Page(at, at + size, bool(flags & _BEGIN), serial, granule, continues)
+        begins, last = bool(flags & _BEGIN), bool(flags & _LAST)
+        number, stored = struct.unpack_from("<II", head, 18)
+        whole = at + size <= end and _checksum(read_at(stream, at, size)) == stored
+        yield Page(at, at + size, begins, serial, granule, continues, last, number, whole)
         at += size
+
+
+def _checksum(page: bytes) -> int:
+    """CRC-32 of a page with zeros in the checksum's place: polynomial 0x04c11db7, the highest bit of a byte first.
+
+    ``zlib`` has the lowest first, and inverts the register before and after.
+    """
+    mirrored = (page[:22] + bytes(4) + page[26:]).translate(_MIRRORED)
+    return int(f"{zlib.crc32(mirrored, 0xFFFFFFFF) ^ 0xFFFFFFFF:032b}"[::-1], 2)
+
+
+def _check_ends(ended: dict[int, bool], name: str, seconds: float, n_bytes: int) -> None:
+    """Streams end with a page that says so; recordings of broadcasts often do not, and lose nothing but the mark.
+
+    Raises:
+        AudioError: bytes that are no page follow in its place.
+    """
+    if all(ended.values()):
+        return
+    if n_bytes:
+        raise truncated(name, seconds)
+    warnings.warn(
+        f"{name}: an Ogg stream stops at {seconds:.2f} s without a page marked as its last: more may be missing",
+        stacklevel=8,
+    )
 
 
 def _next_page(stream: Seekable, at: int, end: int) -> int:

@@ -79,3 +79,25 @@ def wav_size(content: bytes, size: int, riff: int | None = None) -> bytes:
 
 def chunk(name: bytes, content: bytes, order: str = "<I") -> bytes:
     return name + struct.pack(order, len(content)) + content + bytes(len(content) % 2)
+
+
+def ogg_pages(content: bytes) -> list[bytes]:
+    """The pages of a clean Ogg file."""
+    pages, at = [], 0
+    while at < len(content):
+        n = content[at + 26]
+        end = at + 27 + n + sum(content[at + 27 : at + 27 + n])
+        pages.append(content[at:end])
+        at = end
+    return pages
+
+
+def ogg_unmarked(page: bytes) -> bytes:
+    """A last page that does not say so, with its checksum (RFC 3533)."""
+    page = page[:5] + bytes([page[5] & ~4]) + page[6:22] + bytes(4) + page[26:]
+    register = 0
+    for byte in page:
+        register ^= byte << 24
+        for _ in range(8):
+            register = register << 1 ^ (0x104C11DB7 if register >> 31 else 0)
+    return page[:22] + struct.pack("<I", register) + page[26:]

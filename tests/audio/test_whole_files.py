@@ -182,6 +182,55 @@ def test_cut_streams_say_so(format: str, subtype: str, part: float) -> None:
         assert before <= there < before + SECONDS
 
 
+def ogg_pages(subtype: str) -> list[bytes]:
+    """The pages of eight seconds."""
+    return surgery.ogg_pages(encoded(np.tile(WAVE, 4), 16_000, "OGG", subtype))
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_ogg_pages_that_are_lost_or_damaged_are_told(subtype: str) -> None:
+    pages = ogg_pages(subtype)
+    assert len(pages) > 4
+    damaged = pages[3][:-40] + bytes(30) + pages[3][-10:]
+    headless = b"Ugh" + pages[3][3:]
+    for middle, word in (([], "missing"), ([damaged], "damaged"), ([headless], "missing")):
+        for content in (
+            b"".join([*pages[:3], *middle, *pages[4:]]),
+            b"".join([*pages, *pages[:3], *middle, *pages[4:]]),
+        ):
+            with pytest.raises(AudioError, match=rf"Ogg page at [\d.]+ s is {word}"):
+                load_audio(content)
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_stream_without_its_last_page(subtype: str) -> None:
+    pages = ogg_pages(subtype)
+    whole = b"".join(pages)
+    with pytest.warns(UserWarning, match=r"stops at [\d.]+ s"):
+        assert 0 < seconds(b"".join(pages[:-1])) < 4 * SECONDS
+    if subtype == "VORBIS":  # libsndfile refuses an Opus stream whose last page cuts a packet but is not marked
+        with pytest.warns(UserWarning, match=r"stops at 8\.00 s"):
+            assert torch.equal(load_audio(b"".join([*pages[:-1], surgery.ogg_unmarked(pages[-1])])), load_audio(whole))
+    for junk in (b"Ogg", pages[-1][3:]):
+        with pytest.raises(AudioError, match="truncated"):
+            load_audio(b"".join(pages[:-1]) + junk)
+        with pytest.raises(AudioError, match="truncated"):
+            load_audio(b"".join(pages[:-1]) + junk + whole)
+
+
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+@pytest.mark.parametrize("format", ["WAV", "CAF", "AIFF", "AU", "W64", "MAT5"])
+def test_float_files_of_another_scale_warn_as_arrays_do(format: str, subtype: str, tmp_path: Path) -> None:
+    loud = encoded(WAVE * 2**15, 16_000, format, subtype)
+    (tmp_path / "a.wav").write_bytes(loud)
+    for source in (loud, tmp_path / "a.wav", {"bytes": loud, "path": None}):
+        with pytest.warns(UserWarning, match=r"float samples up to .*full scale is 1"):
+            assert load_audio(source).abs().max() > 100
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_audio(encoded(WAVE / np.abs(WAVE).max() * 1.4, 16_000, format, subtype))  # a normal overshoot
+
+
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
 @pytest.mark.parametrize("total", [0, 100, 20_000])
 def test_flac_whose_header_counts_nothing_or_too_little(subtype: str, total: int) -> None:
