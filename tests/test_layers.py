@@ -19,6 +19,8 @@ LAYERS = [
     "files",
     "heatmap",
     "config",
+    "indices",
+    "inputs",
     "hooks",
     "model",
     "weights",

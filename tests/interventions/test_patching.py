@@ -204,7 +204,7 @@ def test_metrics():
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (("resid_pree", "encoder"), "did you mean resid_pre"),
+        (("resid_pree", "encoder"), "did you mean 'resid_pre'"),
         (("cross_z", "encoder"), "no hook point"),
         (("encoder.hook_pos_embed", "encoder"), "no batch axis"),
     ],
@@ -215,7 +215,7 @@ def test_errors_name_what_is_wrong(model, pair, arguments, match):
 
 
 def test_more_errors(model, pair):
-    with pytest.raises(PatchError, match="24 entries"):
+    with pytest.raises(PatchError, match="inside the 24 positions"):
         patch_pairs(model, [replace(pair, spans=(Span("late", 20, 30),))], "resid_pre", "encoder")
     with pytest.raises(PatchError, match="has no heads"):
         make_grid(model, "resid_pre", "encoder", per_head=True)
