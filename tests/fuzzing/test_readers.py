@@ -14,7 +14,7 @@ from hooked_whisper.errors import HookedWhisperError
 from tests.fuzzing.mutations import mutated
 from tests.fuzzing.readers import Reader, readers
 
-FEW, MANY = 12, 480  # of each kind; MANY is 20,000 of all
+FEW, MANY = 6, 480  # of each kind; MANY is 20,000 of all
 LONGEST_S = 2.0
 MOST_MIB = 300  # that the peak of the process may grow
 
