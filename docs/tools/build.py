@@ -49,7 +49,7 @@ def gather(source: Path) -> None:
     text = (ROOT / "tutorials" / "README.md").read_text(encoding="utf-8").replace("../docs/", "../")
     toc = f"\n```{{toctree}}\n:maxdepth: 1\n:hidden:\n\n{listed}\n```\n"
     (source / "tutorials" / "index.md").write_text(text + toc, encoding="utf-8")
-    write_pages(source, ROOT / "docs" / _EXAMPLES, ROOT / "docs" / "data")
+    write_pages(source, ROOT / "docs" / _EXAMPLES, ROOT / "docs")
 
 
 class _Page(HTMLParser):

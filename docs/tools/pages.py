@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.bench.markdown import table
 from docs.tools.hook_map import hook_map
+from docs.tools.replication_tables import numbers_table, sentence_on
 from hooked_whisper import HookedWhisper, errors
 from hooked_whisper.findings import Table
 from hooked_whisper.findings.finding import Criterion, Finding, format_estimate, format_number
@@ -46,10 +47,10 @@ MODULES = (
 )
 
 
-# runs whose results the pages show, in this order: file in docs/data, heading
+# runs whose results the pages show whole, in this order: file below docs, heading
 RUNS = {
-    "findings.tiny.en.json": "On tiny.en, packaged speech",
-    "findings.demo.json": "On the demo model, the ground-truth organism",
+    "findings/tiny.en.packaged.0.json": "On tiny.en, packaged speech",
+    "data/findings.demo.json": "On the demo model, the ground-truth organism",
 }
 Results = dict[str, dict[str, Finding]]  # heading -> id -> finding
 
@@ -61,11 +62,12 @@ def read_results(folder: Path) -> Results:
 
 def write_pages(source: Path, example_folder: Path, results: Path) -> None:
     """Everything generated, below ``source``. ``example_folder``: written error examples, one file per class;
-    ``results``: the folder of saved runs."""
+    ``results``: the folder below which the saved runs are."""
     write(source / "concepts" / "map.md", _html(hook_map(HookedWhisper.from_pretrained("demo")), "hook-map"))
     findings = read_results(results)
     for id in REGISTRY:
-        write(source / "findings" / f"{id}.md", finding_page(id, {h: run.get(id) for h, run in findings.items()}))
+        of_runs = {heading: run.get(id) for heading, run in findings.items()}
+        write(source / "findings" / f"{id}.md", finding_page(id, of_runs, results / "findings"))
     write(source / "findings" / "index.md", findings_index(findings))
     names = [cls.__name__ for cls in error_classes()]
     for cls in error_classes():
@@ -84,8 +86,8 @@ def write(path: Path, text: str) -> None:
 # --- findings --------------------------------------------------------------------------------------------------------
 
 
-def finding_page(id: str, results: Mapping[str, Finding | None]) -> str:
-    """Claim, protocol, how to run it, and what came out in each run."""
+def finding_page(id: str, results: Mapping[str, Finding | None], replication: Path) -> str:
+    """Claim, protocol, how to run it, what is true of Whisper by all runs in ``replication``, and each whole run."""
     entry = REGISTRY[id]
     parts = [
         f"# {id} {entry.title}",
@@ -97,6 +99,9 @@ def finding_page(id: str, results: Mapping[str, Finding | None]) -> str:
         "The first line takes the packaged speech, the second your recordings. "
         f"In Python the experiment is the module {{py:mod}}`{inspect.getmodule(entry.run).__name__}`.",
     ]
+    sentence = sentence_on(id, replication)
+    parts += [f"## What is true of Whisper\n\n{_plain(sentence)}"] if sentence else []
+    parts += ["## Every model and kind of speech", numbers_table(replication, [id])]
     for heading, finding in results.items():
         if finding is not None:
             parts += [*_result(finding, heading)]
@@ -144,9 +149,9 @@ def findings_index(results: Results) -> str:
         cells = [_verdict(run.get(id)) for run in results.values()]
         rows.append((f"[{id} {entry.title}]({id}.md)", *cells))
     text = (
-        "Every experiment with its controls, its published numbers, and what came out: on real Whisper "
-        "(`hooked-whisper reproduce --model tiny.en`, packaged speech), and on the demo model, the ground-truth "
-        "organism, which checks methods and says nothing about Whisper. A verdict follows from criteria that were "
+        "Every experiment with its controls, its published numbers, and what came out: on tiny.en and the packaged "
+        "speech, and on the demo model, the ground-truth organism, which checks methods and says nothing about "
+        "Whisper. [All models and kinds of speech](../replication.md). A verdict follows from criteria that were "
         "fixed beforehand."
     )
     listed = table(("finding", *results), rows)
@@ -156,9 +161,9 @@ def findings_index(results: Results) -> str:
 def _verdict(finding: Finding | None) -> str:
     if finding is None:
         return "not run"
-    if finding.statistic is None:
+    if finding.deciding is None:
         return finding.status
-    return f"{finding.status}; {finding.statistic.name}: {format_estimate(finding.statistic.estimate)}"
+    return f"{finding.status}; {finding.deciding.name}: {format_estimate(finding.deciding.estimate)}"
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

@@ -45,6 +45,22 @@ def findings_table(path: Path) -> str:
     return table(("finding", "verdict", "deciding number, 95 % interval", "needs", "strongest control"), rows).strip()
 
 
+ORGANISM = {
+    "F9": "do raw logits recover a bigram matrix that is known exactly?",
+    "F4": "does a cut remove the word whose time is known exactly?",
+    "F5": "does phone selectivity find phones whose times are known exactly?",
+    "W1": "does patching find the stretch that decides, when two runs differ in one word?",
+    "L3": "do alignment heads give word times that are known exactly?",
+}
+
+
+def organism_table(path: Path) -> str:
+    """What each of a few methods finds where the truth is known."""
+    findings = {finding.id: finding for finding in load_findings(path)}
+    rows = [(f"{question} ({id})", *_finding_row(findings[id])[1:]) for id, question in ORGANISM.items()]
+    return table(("question", "verdict", "deciding number, 95 % interval", "needs", "strongest control"), rows).strip()
+
+
 def _finding_row(finding: Finding) -> tuple[str, ...]:
     name = f"{finding.title} ({finding.id})"
     criterion = finding.deciding
@@ -96,6 +112,7 @@ def _rate(one: Mapping[str, float]) -> str:
 KINDS: dict[str, Callable[[Path], str]] = {
     "findings": findings_table,
     "speech": speech_table,
+    "organism": organism_table,
     "verdicts": verdicts_table,
     "numbers": numbers_table,
 }

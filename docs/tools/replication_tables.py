@@ -48,17 +48,22 @@ def verdicts_table(folder: Path) -> str:
     return table(header, rows).strip()
 
 
-def numbers_table(folder: Path) -> str:
-    """A row for each finding and cell: deciding number, threshold, controls on it, time and memory (seed 0)."""
+def numbers_table(folder: Path, ids: Sequence[str] = ()) -> str:
+    """A row for each finding (default: all) and cell: deciding number, threshold, controls on it, time and memory."""
     runs = read_runs(folder)
     rows = []
-    for id, entry in REGISTRY.items():
+    for id in ids or REGISTRY:
         for model, speech in COLUMNS:
             of_seeds = [run[id] for run in runs.get((model, speech), []) if id in run]
             if of_seeds:
-                rows.append((f"{entry.title} ({id})", f"{model}, {speech}", *_numbers(of_seeds)))
+                rows.append((f"{REGISTRY[id].title} ({id})", f"{model}, {speech}", *_numbers(of_seeds)))
     header = ("finding", "run", "verdict by seed", "deciding number, 95 % interval", "needs", "controls", "s", "MiB")
     return table(header, rows).strip()
+
+
+def sentence_on(id: str, folder: Path) -> str:
+    """What is true of Whisper, with its numbers."""
+    return filled_sentence(_sentences(folder).get(id, ""), read_runs(folder))
 
 
 def filled_sentence(sentence: str, runs: Runs) -> str:

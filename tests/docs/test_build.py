@@ -75,20 +75,20 @@ def test_every_error_has_a_page_with_cause_fix_and_example() -> None:
         assert cls.__name__ == "HookedWhisperError" or ("**Cause.**" in page and "**Fix.**" in page)
 
 
-def test_every_finding_has_a_page_with_its_result() -> None:
-    results = read_results(ROOT / "docs" / "data")
+def test_every_finding_has_a_page_with_its_result(tmp_path) -> None:
+    results = read_results(ROOT / "docs")
     for run in results.values():
         assert run and set(run) <= set(REGISTRY), (
-            "run: make demo (and MODEL=demo), and copy findings.json to docs/data/"
+            "run: python -m docs.tools.replicate, and make demo MODEL=demo for docs/data/findings.demo.json"
         )
     for id in REGISTRY:
-        page = finding_page(id, {heading: run.get(id) for heading, run in results.items()})
+        page = finding_page(id, {heading: run.get(id) for heading, run in results.items()}, ROOT / "docs" / "findings")
         assert f"--only {id}" in page
         assert all(run[id].status in page for run in results.values() if id in run)
-        assert "## On tiny.en" not in finding_page(id, {})
-    assert findings_index(results).count(".md)") == len(REGISTRY)
+        assert "## On tiny.en" not in finding_page(id, {}, tmp_path)
+    assert all(f"({id}.md)" in findings_index(results) for id in REGISTRY)
     for name in RUNS:
-        saved = json.loads((ROOT / "docs" / "data" / name).read_text(encoding="utf-8"))
+        saved = json.loads((ROOT / "docs" / name).read_text(encoding="utf-8"))
         assert "/" + "tmp" not in json.dumps({k: v for k, v in saved.items() if k != "findings"})
 
 
