@@ -23,7 +23,6 @@ from hooked_whisper.audio.griffin_lim import griffin_lim
 from hooked_whisper.audio.mel import DYNAMIC_RANGE, Number
 from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.hooks import HookPoint
-from hooked_whisper.indices import is_integer
 from hooked_whisper.protocols import FeatureBasis
 
 if TYPE_CHECKING:
@@ -139,7 +138,8 @@ def dream_of(
     n = _check(model, basis, units, rows, first_position)
     positions = slice(first_position, first_position + n)
     middle = first_position + n // 2
-    wanted = slice(middle, middle + 1) if at is None else slice(int(at), int(at) + 1) if is_integer(at) else at
+    at = middle if at is None else at
+    wanted = at if isinstance(at, slice) else slice(int(at), int(at) + 1)
     low_at, high_at = (wanted.start or 0) - first_position, (wanted.stop or 0) - first_position
     if not 0 <= low_at < high_at <= n:
         raise PatchError(f"positions {wanted} are not among those of the mel, {positions}")

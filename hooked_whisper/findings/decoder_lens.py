@@ -144,7 +144,7 @@ class Curve:
         return {
             ORDER: Estimate.of(float(gamma(self.wer[None])[0]), gamma(self.samples)),
             BLANK: self.at(0),
-            GAIN: Estimate.of(self._gain(self.wer), self._gain(self.samples.T)),
+            GAIN: Estimate.of(float(self._gain(self.wer)), self._gain(self.samples.T)),
         }
 
 

@@ -104,9 +104,7 @@ def test_the_tied_dictionary_is_their_standard(tmp_path: Path) -> None:
     [("topk", "k", 4), ("standard", "d_sae", 7), ("jumprelu", "architecture", "standard"), ("gated", "hook", "here"),
      ("standard", "normalize_activations", "expected_average_only_in"), ("tied", "apply_b_dec_to_input", None)],
 )  # fmt: skip
-def test_an_edit_beside_our_block_is_refused(
-    name: str, key: str, value: Any, tmp_path: Path, unchecked: None
-) -> None:
+def test_an_edit_beside_our_block_is_refused(name: str, key: str, value: Any, tmp_path: Path, unchecked: None) -> None:
     save_sae(every()[name], tmp_path)
     edit(tmp_path, lambda cfg: cfg.update({key: value}))
     with pytest.raises((CheckpointError, PatchError), match=f"'?{key}|{value}"):
