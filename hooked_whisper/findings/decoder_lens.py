@@ -135,16 +135,12 @@ class Curve:
     def at(self, layer: int) -> Estimate:
         return Estimate.of(self.wer[layer], self.samples[:, layer])
 
-    @staticmethod
-    def _gain(wer: np.ndarray) -> np.ndarray:
-        capped = np.minimum(wer, 1.0)
-        return capped[0] - capped[-1]
-
     def statistics(self) -> dict[str, Estimate]:
+        wer, samples = np.minimum(self.wer, 1.0), np.minimum(self.samples, 1.0)
         return {
             ORDER: Estimate.of(float(gamma(self.wer[None])[0]), gamma(self.samples)),
             BLANK: self.at(0),
-            GAIN: Estimate.of(float(self._gain(self.wer)), self._gain(self.samples.T)),
+            GAIN: Estimate.of(wer[0] - wer[-1], samples[:, 0] - samples[:, -1]),
         }
 
 
