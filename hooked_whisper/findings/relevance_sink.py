@@ -240,7 +240,7 @@ def draw_sink(finding: Finding) -> Figure:
     """Share of rows at the boundary for the four versions."""
     table = finding.measurement("where rows after the end look")
     values = 100 * table.at(statistic="share of rows")
-    figure, axes = _figure("Where rows after the end look", "rows that look at the end of speech or the cut (%)", "")
+    figure, axes = _figure("Where rows after the end look", "rows that look at the boundary (%)", "")
     at = np.arange(len(VERSIONS))[::-1]
     _bar(axes, at, values, [BLUE] * len(VERSIONS))
     axes.set_yticks(at, [f"{name}\n(edge: {HAS_EDGE[name]})" for name in VERSIONS])
