@@ -38,9 +38,10 @@ explore: $(VENV)/.installed-demo
 test: $(VENV)/.installed-test $(VENV)/.weights-weights $(VENV)/.weights-weights-base
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --nbmake --nbmake-timeout=600 tutorials tests
 
-# what is skipped where there is no Chromium and no flite
+# what is skipped where there is no Chromium, no flite and no iproute2
 test-browser: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope tests/explorer tests/report tests/speech
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope tests/explorer/test_browser.py \
+		tests/report/test_page_browser.py tests/report/test_units_browser.py tests/speech tests/hosts
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
