@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
 import pytest
 
 from docs.tools import replicate
@@ -14,7 +17,7 @@ from hooked_whisper.findings.records import Axis, Measurement
 def finding(value: float, id: str = "F3") -> Finding:
     criterion = Criterion("WER difference", Estimate(value, value - 0.1, value + 0.1), 0.5, "at least")
     control = Control("random heads", "", {"WER difference": Estimate(0.0)})
-    wide = Measurement("wide", (Axis("k", tuple(range(100)), ""),), __import__("numpy").zeros(100), "")
+    wide = Measurement("wide", (Axis("k", tuple(range(100)), ""),), np.zeros(100), "")
     return Finding(id, "t", "c", "p", "m", {}, {}, (criterion,), (control,), (wide,), seconds=3.0)
 
 
@@ -54,3 +57,8 @@ def test_sentences_take_their_numbers_from_the_runs(folder) -> None:
     assert filled_sentence(text, runs) == "It is 0.9 [0.8, 1], at random 0."
     with pytest.raises(KeyError, match="no criterion"):
         filled_sentence("{tiny.en/packaged|WER}", runs)
+
+
+@pytest.mark.parametrize("path", sorted(replicate.FOLDER.glob("*.json")), ids=lambda path: path.stem)
+def test_a_saved_run_names_no_place_of_the_machine_that_ran_it(path) -> None:
+    assert not re.search(r'"/[\w.-]+/[\w.-]', path.read_text(encoding="utf-8"))
