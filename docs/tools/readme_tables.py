@@ -39,12 +39,6 @@ def filled(page: str) -> str:
     return _TABLE.sub(fill, page)
 
 
-def findings_table(path: Path) -> str:
-    """A row for each finding of a run: status, the deciding number beside its threshold, the strongest control."""
-    rows = [_finding_row(finding) for finding in load_findings(path)]
-    return table(("finding", "verdict", "deciding number, 95 % interval", "needs", "strongest control"), rows).strip()
-
-
 ORGANISM = {
     "F9": "do raw logits recover a bigram matrix that is known exactly?",
     "F4": "does a cut remove the word whose time is known exactly?",
@@ -57,17 +51,16 @@ ORGANISM = {
 def organism_table(path: Path) -> str:
     """What each of a few methods finds where the truth is known."""
     findings = {finding.id: finding for finding in load_findings(path)}
-    rows = [(f"{question} ({id})", *_finding_row(findings[id])[1:]) for id, question in ORGANISM.items()]
+    rows = [(f"{question} ({id})", *_verdict_cells(findings[id])) for id, question in ORGANISM.items()]
     return table(("question", "verdict", "deciding number, 95 % interval", "needs", "strongest control"), rows).strip()
 
 
-def _finding_row(finding: Finding) -> tuple[str, ...]:
-    name = f"{finding.title} ({finding.id})"
+def _verdict_cells(finding: Finding) -> tuple[str, ...]:
+    """Status, the deciding number beside its threshold, the strongest control."""
     criterion = finding.deciding
     if criterion is None or finding.status in ("not testable", "error"):
-        return name, finding.status, finding.status_reason, "", ""
+        return finding.status, finding.status_reason, "", ""
     return (
-        name,
         finding.status,
         f"{criterion.name}: {format_estimate(criterion.estimate)} {criterion.unit}".strip(),
         f"{criterion.direction} {format_number(criterion.threshold)}",
@@ -110,7 +103,6 @@ def _rate(one: Mapping[str, float]) -> str:
 
 
 KINDS: dict[str, Callable[[Path], str]] = {
-    "findings": findings_table,
     "speech": speech_table,
     "organism": organism_table,
     "verdicts": verdicts_table,
