@@ -29,13 +29,13 @@ from tqdm.auto import tqdm
 from benchmarks.harvesting import write_clips
 from benchmarks.patching import N_SPEECH
 from hooked_whisper.config import RELEASED, DecoderConfig, EncoderConfig, WhisperConfig
-from hooked_whisper.features.scanning import ScanOptions, scan
+from hooked_whisper.features.scan import ScanOptions, scan
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions import Inputs, LogitDifference, make_grid, run_patches, window_spans
 from hooked_whisper.model import local_window
 from sae_lens_audio import TopK, TopKConfig
 from sae_lens_audio.activations import HarvestOptions, harvest
-from sae_lens_audio.sparse.encode import encode_topk
+from sae_lens_audio.architectures.sparse.encode import encode_topk
 
 matplotlib.use("Agg")
 HERE = Path(__file__).parent

@@ -30,10 +30,10 @@ from tqdm.auto import tqdm
 
 from benchmarks.harvesting import Clock, write_clips
 from hooked_whisper.config import RELEASED
-from hooked_whisper.features.scanning import ScanOptions, scan
-from hooked_whisper.features.scanning.priority import priorities
-from hooked_whisper.features.scanning.reader import SiteReader
-from hooked_whisper.features.scanning.state import Stretch
+from hooked_whisper.features.scan import ScanOptions, scan
+from hooked_whisper.features.scan.priority import priorities
+from hooked_whisper.features.scan.reader import SiteReader
+from hooked_whisper.features.scan.state import Stretch
 from hooked_whisper.features.sites import Site
 from hooked_whisper.hooked import HookedWhisper
 from sae_lens_audio.activations import HarvestOptions, harvest

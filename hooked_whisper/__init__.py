@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from hooked_whisper.lazy import lazily
+from hooked_whisper._support.lazy import lazily
 
 if TYPE_CHECKING:
     from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig

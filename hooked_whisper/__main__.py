@@ -2,7 +2,7 @@
 
 import sys
 
-from hooked_whisper.cli import main
+from hooked_whisper.cli.parser import main
 
 if __name__ == "__main__":
     sys.exit(main())

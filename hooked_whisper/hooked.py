@@ -16,10 +16,10 @@ from hooked_whisper import decoding
 from hooked_whisper.audio import TimeMap, prepare_mel
 from hooked_whisper.config import WhisperConfig
 from hooked_whisper.errors import ArgumentError, PromptError, check_option
+from hooked_whisper.loading import load_into, process_weights, resolve, save_pretrained
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.text import Prompter
 from hooked_whisper.text.prompts import ENGLISH_ONLY, TASKS, tokenizer_of
-from hooked_whisper.weights import load_into, process_weights, resolve, save_pretrained
 
 
 class HookedWhisper(WhisperCore):

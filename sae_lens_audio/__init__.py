@@ -10,7 +10,7 @@
 
 from typing import TYPE_CHECKING
 
-from hooked_whisper.lazy import lazily
+from hooked_whisper._support.lazy import lazily
 from sae_lens_audio.architectures import (
     ARCHITECTURES,
     AbsTopK,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from sae_lens_audio.activations import harvest, open_store
     from sae_lens_audio.demo import demo_names, load_demo
     from sae_lens_audio.evals import Evaluation, evaluate, load_evaluation
-    from sae_lens_audio.splice import (
+    from sae_lens_audio.latents import (
         LatentAttribution,
         ablate_latents,
         clamp_latents,
@@ -116,18 +116,18 @@ __getattr__, __dir__ = lazily(
     __name__,
     {
         "Evaluation": "evals",
-        "LatentAttribution": "splice",
+        "LatentAttribution": "latents",
         "Trainer": "training",
         "TrainingConfig": "training",
-        "ablate_latents": "splice",
-        "clamp_latents": "splice",
+        "ablate_latents": "latents",
+        "clamp_latents": "latents",
         "demo_names": "demo",
         "evaluate": "evals",
         "harvest": "activations",
-        "latent_attribution": "splice",
+        "latent_attribution": "latents",
         "load_demo": "demo",
         "load_evaluation": "evals",
         "open_store": "activations",
-        "steer_latents": "splice",
+        "steer_latents": "latents",
     },
 )

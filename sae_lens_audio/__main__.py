@@ -2,6 +2,6 @@
 
 import sys
 
-from sae_lens_audio.cli import main
+from sae_lens_audio.cli.parser import main
 
 sys.exit(main())

@@ -10,8 +10,8 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
+from hooked_whisper._support.ranks import agreed_name
 from hooked_whisper.errors import HookedWhisperError
-from hooked_whisper.ranks import agreed_name
 
 SOON = timedelta(seconds=10)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
+from hooked_whisper._support.storage import as_path, is_local, local_copy, write_atomic
 from hooked_whisper.errors import HookedWhisperError, MissingExtraError
-from hooked_whisper.storage import as_path, is_local, local_copy, write_atomic
 
 
 def test_local_places_are_plain_paths(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from hooked_whisper.analysis import encoder_relevance, head_report
 from hooked_whisper.corpora import packaged_speech
 from hooked_whisper.errors import MissingWeightsError
 from hooked_whisper.interventions import window_masks
-from hooked_whisper.speech import SpokenWorld
+from hooked_whisper.synthetic import SpokenWorld
 from hooked_whisper.text import word_error
 
 MODEL = "tiny.en"  # or "base" ... "large-v3", "turbo", "openai/whisper-tiny", a .pt file, a folder, "demo"

@@ -26,7 +26,7 @@ from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora import packaged_speech
 from hooked_whisper.errors import MissingWeightsError
 from hooked_whisper.interventions import outcome, outcomes, replace_encoder
-from hooked_whisper.speech import SpokenWorld
+from hooked_whisper.synthetic import SpokenWorld
 from hooked_whisper.text import bootstrap_interval, normalize_english
 
 MODEL = "tiny.en"  # or "base" ... "large-v3", "turbo", "openai/whisper-tiny", a .pt file, a folder, "demo"

@@ -43,8 +43,8 @@ from hooked_whisper.interventions import (
     window_spans,
     with_spans,
 )
-from hooked_whisper.interventions.corruptions import swap_word
-from hooked_whisper.speech import SpokenWorld
+from hooked_whisper.patching.corruptions import swap_word
+from hooked_whisper.synthetic import SpokenWorld
 
 MODEL = "tiny.en"  # or "base" ... "large-v3", "turbo", "openai/whisper-tiny", a .pt file, a folder, "demo"
 

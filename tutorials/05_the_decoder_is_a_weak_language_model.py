@@ -29,7 +29,7 @@ from hooked_whisper.analysis import next_token_logits, top_tokens
 from hooked_whisper.corpora import conflict_pairs
 from hooked_whisper.errors import MissingWeightsError
 from hooked_whisper.interventions import null_encoding
-from hooked_whisper.speech import SpokenWorld
+from hooked_whisper.synthetic import SpokenWorld
 
 MODEL = "tiny.en"  # or "base" ... "large-v3", "turbo", "openai/whisper-tiny", a .pt file, a folder, "demo"
 
@@ -205,7 +205,7 @@ Audio(sounds[closest], rate=16000)
 #
 # 1. Take other kinds of silence: `hooked_whisper.interventions.NULL_INPUTS` lists them. Do the expectations depend on it?
 # 2. Shorten the contexts to their last two, three, four words. How many does the decoder use?
-# 3. Put noise over the last word (`hooked_whisper.interventions.corruptions.add_noise`) and find the level at which the
+# 3. Put noise over the last word (`hooked_whisper.patching.corruptions.add_noise`) and find the level at which the
 #    context wins.
 # 4. Zero the decoder's self-attention or its cross-attention, block by block (`ablate`). Which carries the context, which
 #    the sound?

@@ -44,7 +44,7 @@ from hooked_whisper.features import (
     ranges_of_examples,
     scan,
 )
-from hooked_whisper.speech import SpokenWorld, world_recordings
+from hooked_whisper.synthetic import SpokenWorld, world_recordings
 from sae_lens_audio.evals import PhoneScores, labelled_clips
 
 MODEL = "tiny.en"  # or "base" ... "large-v3", "turbo", "openai/whisper-tiny", a .pt file, a folder, "demo"

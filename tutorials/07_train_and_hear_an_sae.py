@@ -32,7 +32,7 @@ from hooked_whisper.corpora import packaged_speech
 from hooked_whisper.errors import MissingWeightsError
 from hooked_whisper.features import Site, label_names, label_positions, purity, scan
 from hooked_whisper.interventions import outcome
-from hooked_whisper.speech import SpokenWorld, world_recordings
+from hooked_whisper.synthetic import SpokenWorld, world_recordings
 from sae_lens_audio import TopK, TopKConfig, Trainer, TrainingConfig, ablate_latents, harvest
 from sae_lens_audio.activations import StoredBlocks
 from sae_lens_audio.evals import EvaluationOptions, PhoneOptions, RandomFeatures, evaluate, labelled_clips

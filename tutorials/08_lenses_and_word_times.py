@@ -41,7 +41,7 @@ from hooked_whisper.analysis import (
 from hooked_whisper.corpora import packaged_speech
 from hooked_whisper.errors import MissingWeightsError
 from hooked_whisper.protocols import Interval
-from hooked_whisper.speech import SpokenWorld
+from hooked_whisper.synthetic import SpokenWorld
 from hooked_whisper.text import bootstrap_interval, word_errors
 
 torch.set_grad_enabled(False)

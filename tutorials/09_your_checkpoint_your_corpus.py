@@ -39,9 +39,9 @@ from hooked_whisper.corpora import Failure, Loader, open_corpus, packaged_speech
 from hooked_whisper.corpora.tiers import cut
 from hooked_whisper.errors import MissingWeightsError
 from hooked_whisper.features import LabelledClip, Site, evaluate_sites, mel_bands, random_orthonormal, scan
-from hooked_whisper.speech import SpokenWorld
+from hooked_whisper.loading import huggingface_name, openai_name
+from hooked_whisper.synthetic import SpokenWorld
 from hooked_whisper.text import bootstrap_interval, word_errors
-from hooked_whisper.weights import huggingface_name, openai_name
 
 transformers.utils.logging.disable_progress_bar()
 torch.set_grad_enabled(False)

@@ -22,7 +22,7 @@ def gflop(work: Callable[[], object]) -> float | None:
     """Of products, attention and convolutions; ``None`` where nothing is seen (compiled code hides what it does).
 
     Norms, activation functions and sums are left out: they are bound by memory. Products of oneDNN are not seen, but
-    ``hooked_whisper.products`` takes torch's own while a mode like this watches, which do the same arithmetic.
+    ``hooked_whisper.model.kernels`` takes torch's own while a mode like this watches, which do the same arithmetic.
     """
     with FlopCounterMode(display=False, custom_mapping=_ON_CPU) as counter:
         work()

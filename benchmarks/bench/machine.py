@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hooked_whisper.products import recurring_linear
+from hooked_whisper.model.kernels import recurring_linear
 
 # a window through the MLP of ``tiny``, and a product large enough for the machine's best
 _PRODUCTS = {"1500x384x1536": (1500, 384, 1536), "2048^3": (2048, 2048, 2048)}

@@ -15,7 +15,7 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 
-from hooked_whisper.storage import write_atomic
+from hooked_whisper._support.storage import write_atomic
 
 FOLDER = Path(__file__).resolve().parents[2] / "tutorials"
 MODEL_LINE = re.compile(r'^MODEL = "[^"]*"', re.MULTILINE)

@@ -15,9 +15,9 @@ from docs.tools.hook_map import hook_map
 from docs.tools.replication_tables import numbers_table, sentence_on
 from hooked_whisper import HookedWhisper, errors
 from hooked_whisper.findings import Table
-from hooked_whisper.findings.finding import Criterion, Finding, format_estimate, format_number
-from hooked_whisper.findings.registry import REGISTRY
-from hooked_whisper.findings.serialise import load_findings
+from hooked_whisper.findings.core.finding import Criterion, Finding, format_estimate, format_number
+from hooked_whisper.findings.core.registry import REGISTRY
+from hooked_whisper.findings.core.serialization import load_findings
 from hooked_whisper.report.figures import picture
 from hooked_whisper.report.page import SYMBOLS
 from sae_lens_audio import errors as sae_errors
@@ -31,12 +31,12 @@ MODULES = (
     "hooked_whisper.audio",
     "hooked_whisper.text",
     "hooked_whisper.corpora",
-    "hooked_whisper.weights",
+    "hooked_whisper.loading",
     "hooked_whisper.findings",
     "hooked_whisper.report",
     "hooked_whisper.report.units",
     "hooked_whisper.explorer",
-    "hooked_whisper.speech",
+    "hooked_whisper.synthetic",
     "hooked_whisper.errors",
     "sae_lens_audio",
     "sae_lens_audio.activations",

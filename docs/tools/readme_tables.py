@@ -14,9 +14,9 @@ from pathlib import Path
 
 from benchmarks.bench.markdown import table
 from docs.tools.replication_tables import numbers_table, verdicts_table
-from hooked_whisper.findings.finding import Criterion, Estimate, Finding, format_estimate, format_number
-from hooked_whisper.findings.serialise import load_findings
-from hooked_whisper.storage import write_atomic
+from hooked_whisper._support.storage import write_atomic
+from hooked_whisper.findings.core.finding import Criterion, Estimate, Finding, format_estimate, format_number
+from hooked_whisper.findings.core.serialization import load_findings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))

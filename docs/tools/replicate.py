@@ -16,12 +16,12 @@ import torch
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora import open_corpus
-from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.corpus_clips import clips_of
-from hooked_whisper.findings.finding import Finding
-from hooked_whisper.findings.registry import Entry, chosen
-from hooked_whisper.findings.running import run_and_save
-from hooked_whisper.findings.sources import make_context
+from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.corpus_clips import clips_of
+from hooked_whisper.findings.core.finding import Finding
+from hooked_whisper.findings.core.registry import Entry, chosen
+from hooked_whisper.findings.core.running import run_and_save
+from hooked_whisper.findings.core.sources import make_context
 
 FOLDER = Path(__file__).resolve().parents[1] / "findings"
 MODELS = ("tiny.en", "base")

@@ -23,7 +23,7 @@ from hooked_whisper.analysis.heads import (
     monotonicity,
 )
 from hooked_whisper.analysis.lenses import LensResult, decoder_lens, encoder_layers, logit_lens
-from hooked_whisper.analysis.neighbours import cosine_matrix, nearest_tokens
+from hooked_whisper.analysis.neighbors import cosine_matrix, nearest_tokens
 from hooked_whisper.analysis.relevance import (
     AudioRelevance,
     MelRelevance,

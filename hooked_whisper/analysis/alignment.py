@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.heatmap import heat_map
 from hooked_whisper.decoding import threads_kept
 from hooked_whisper.errors import AlignmentError, check_option
-from hooked_whisper.heatmap import heat_map
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
 from hooked_whisper.protocols import Interval

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.heatmap import heat_map
 from hooked_whisper.analysis.alignment import Head, Method, Script, Unit, cross_scores, head_maps, script, word_times
 from hooked_whisper.analysis.boundaries import TOLERANCES_S, boundary_counts, f1_of, r_value_of
 from hooked_whisper.errors import AlignmentError, check_option
-from hooked_whisper.heatmap import heat_map
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment, Interval
 

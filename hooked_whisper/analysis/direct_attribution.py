@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.heatmap import heat_map
 from hooked_whisper.errors import check_option
-from hooked_whisper.heatmap import heat_map
 from hooked_whisper.hooks import ActivationCache
 
 if TYPE_CHECKING:

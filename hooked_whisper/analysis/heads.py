@@ -17,12 +17,12 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import rankdata
 from torch import Tensor
 
+from hooked_whisper._support.heatmap import heat_map
 from hooked_whisper.analysis.alignment import script
 from hooked_whisper.errors import HookedWhisperError, closest
-from hooked_whisper.heatmap import heat_map
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
-from hooked_whisper.interventions.results import table_of
+from hooked_whisper.patching.results import table_of
 from hooked_whisper.protocols import Alignment
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.heatmap import heat_map
 from hooked_whisper.analysis.bigrams import visible
-from hooked_whisper.heatmap import heat_map
 from hooked_whisper.hooked import HookedWhisper
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.heatmap import heat_map
+from hooked_whisper._support.indices import read_indices
 from hooked_whisper.analysis.targets import Target, resolve_target, token_log_probs
-from hooked_whisper.heatmap import heat_map
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
-from hooked_whisper.indices import read_indices
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

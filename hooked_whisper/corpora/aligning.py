@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.corpora.forced_alignment import (
     AlignmentJob,
     Labelled,
@@ -38,7 +39,6 @@ from hooked_whisper.corpora.textgrid import to_textgrid
 from hooked_whisper.corpora.tiers import TEXT_SOURCE
 from hooked_whisper.corpora.windows import Part
 from hooked_whisper.errors import AlignmentError, HookedWhisperError, closest
-from hooked_whisper.storage import write_atomic
 
 MANIFEST = "alignments.jsonl"
 FORMATS: Mapping[str, tuple[str, ...]] = {

@@ -13,6 +13,7 @@ from typing import Any
 
 from upath import UPath
 
+from hooked_whisper._support.storage import AnyPath, Place, as_path, is_local
 from hooked_whisper.corpora.ctm import Tier, ctm_alignment, ctm_lines
 from hooked_whisper.corpora.files import decode_text, files_under, inside, read_bytes, read_text
 from hooked_whisper.corpora.fitting import fitted
@@ -23,7 +24,6 @@ from hooked_whisper.corpora.tiers import USUAL, Tiers, merged
 from hooked_whisper.corpora.timit import from_timit
 from hooked_whisper.errors import AlignmentError
 from hooked_whisper.protocols import Alignment
-from hooked_whisper.storage import AnyPath, Place, as_path, is_local
 
 log = logging.getLogger(__name__)
 

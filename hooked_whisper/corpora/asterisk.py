@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath, PurePosixPath
 
+from hooked_whisper._support.storage import AnyPath, Place, as_path
 from hooked_whisper.corpora.files import decode_text, files_under, inside, read_bytes
 from hooked_whisper.corpora.records import Recording
 from hooked_whisper.errors import AudioError
-from hooked_whisper.storage import AnyPath, Place, as_path
 
 log = logging.getLogger(__name__)
 

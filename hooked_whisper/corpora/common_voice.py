@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from hooked_whisper._support.storage import AnyPath, Place, as_path
 from hooked_whisper.corpora.manifests import manifest
 from hooked_whisper.corpora.records import Recording
 from hooked_whisper.errors import AudioError, closest
-from hooked_whisper.storage import AnyPath, Place, as_path
 
 SPLITS = ("validated", "train", "dev", "test", "other", "invalidated")
 _LOCALE = re.compile(r"([a-z]{2,3})(?:-[A-Za-z]+)*")

@@ -9,8 +9,8 @@ from pathlib import Path, PurePath, PurePosixPath
 
 from upath import UPath
 
+from hooked_whisper._support.storage import AnyPath, is_local
 from hooked_whisper.errors import HookedWhisperError
-from hooked_whisper.storage import AnyPath, is_local
 
 _SNDFILE = ".wav .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .au .caf .w64 .rf64 .sph .mp2"
 _RAW = ".g722"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hooked_whisper._support.storage import AnyPath, Place, as_path
 from hooked_whisper.corpora.files import read_text
 from hooked_whisper.corpora.records import Recording
 from hooked_whisper.errors import AudioError, closest
-from hooked_whisper.storage import AnyPath, Place, as_path
 
 SPLITS = ("train", "dev", "test")
 _COLUMNS = 7  # number of the sentence, file, text as written, text in lower case, its letters, samples, gender

@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 
 from upath import UPath
 
+from hooked_whisper._support.storage import AnyPath, Place, as_path, is_local
 from hooked_whisper.corpora import metadata
 from hooked_whisper.corpora.alignments import ALIGNMENT_ENDINGS, apply_alignments, with_files
 from hooked_whisper.corpora.files import AUDIO_ENDINGS, files_under, inside, names_of, read_text
@@ -18,7 +19,6 @@ from hooked_whisper.corpora.records import Recording
 from hooked_whisper.corpora.tiers import USUAL, Tiers
 from hooked_whisper.corpora.timit import folded, without_folding
 from hooked_whisper.errors import AudioError, closest
-from hooked_whisper.storage import AnyPath, Place, as_path, is_local
 
 _TRANSCRIPTS = (".txt", ".lab")
 _TABLES = (".csv", ".tsv", ".jsonl")

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hooked_whisper._support.storage import AnyPath, Place, as_path, is_local
 from hooked_whisper.corpora.alignments import read_alignment, with_files
 from hooked_whisper.corpora.files import read_text
 from hooked_whisper.corpora.fitting import fitted
@@ -21,7 +22,6 @@ from hooked_whisper.corpora.records import Recording
 from hooked_whisper.corpora.tiers import USUAL, Tiers, cut
 from hooked_whisper.errors import AudioError, closest
 from hooked_whisper.protocols import Alignment
-from hooked_whisper.storage import AnyPath, Place, as_path, is_local
 
 # What the columns are called: ours first, then NeMo's, Common Voice's and others'. The first that is there counts.
 _COLUMNS = {

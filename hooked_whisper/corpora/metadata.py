@@ -6,10 +6,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hooked_whisper._support.storage import AnyPath
 from hooked_whisper.corpora.files import read_text
 from hooked_whisper.corpora.manifests import manifest
 from hooked_whisper.errors import AudioError
-from hooked_whisper.storage import AnyPath
 
 log = logging.getLogger(__name__)
 

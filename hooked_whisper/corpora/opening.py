@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from upath import UPath
 
+from hooked_whisper._support.storage import AnyPath, Place, as_path, is_local
 from hooked_whisper.corpora.alignments import apply_alignments
 from hooked_whisper.corpora.asterisk import asterisk
 from hooked_whisper.corpora.common_voice import common_voice, is_common_voice
@@ -18,7 +19,6 @@ from hooked_whisper.corpora.packaged import LIST, from_name, is_reserved, read_p
 from hooked_whisper.corpora.records import Recording
 from hooked_whisper.corpora.tiers import USUAL, Tiers
 from hooked_whisper.errors import AudioError, closest
-from hooked_whisper.storage import AnyPath, Place, as_path, is_local
 
 Layout = Literal["auto", "folder", "librispeech", "timit", "common-voice", "fleurs", "asterisk", "manifest", "packaged"]
 _NLTK_SPEAKER = re.compile(r"dr[1-8]-\w+", re.IGNORECASE)

@@ -17,6 +17,8 @@ from typing import Any, Literal, get_args
 import torch
 from tqdm import tqdm
 
+from hooked_whisper._support.ranks import TorchRanks
+from hooked_whisper._support.storage import AnyPath, Place, as_path, write_atomic
 from hooked_whisper.analysis.alignment import align
 from hooked_whisper.corpora.loading import Failure
 from hooked_whisper.corpora.records import Recording
@@ -25,10 +27,8 @@ from hooked_whisper.corpora.windows import Part, Window, batched, windows_from
 from hooked_whisper.errors import AlignmentError, AudioError, HookedWhisperError, closest
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions.transcriber import Transcriber
+from hooked_whisper.loading import weights_sha256
 from hooked_whisper.protocols import Alignment, Interval
-from hooked_whisper.ranks import TorchRanks
-from hooked_whisper.storage import AnyPath, Place, as_path, write_atomic
-from hooked_whisper.weights import weights_sha256
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +79,8 @@ def with_own_texts(
         language: of recordings that do not say it, for multilingual models.
         cache: a folder or URL that keeps the transcripts (``own_texts.jsonl``); only those of this model, language and
             corpus are used. Without it they are in memory only.
-        ranks: processes that share the work, see :func:`~hooked_whisper.ranks.torchrun_ranks`; needs a ``cache`` that
-            all of them see.
+        ranks: processes that share the work, see :func:`~hooked_whisper._support.ranks.torchrun_ranks`; needs a
+            ``cache`` that all of them see.
         failed: told of each recording that cannot be read. Default: a warning in the log.
 
     Raises:

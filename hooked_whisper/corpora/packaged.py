@@ -12,10 +12,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from hooked_whisper._support.storage import AnyPath
 from hooked_whisper.corpora.records import Recording
 from hooked_whisper.errors import AudioError, closest
 from hooked_whisper.protocols import Alignment, Interval
-from hooked_whisper.storage import AnyPath
 
 FOLDER = Path(__file__).parents[1] / "packaged_speech"
 LIST = "utterances.jsonl"

@@ -9,6 +9,7 @@ import soundfile
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_whisper._support.storage import AnyPath, is_local
 from hooked_whisper.audio import SAMPLE_RATE, load_audio
 from hooked_whisper.audio.containers import needs_av, pieces_of
 from hooked_whisper.audio.files import checked_head, open_piece, unreadable
@@ -16,7 +17,6 @@ from hooked_whisper.audio.g722 import ENDING
 from hooked_whisper.audio.pieces import Seekable, truncated
 from hooked_whisper.corpora.tiers import ROUNDING_S
 from hooked_whisper.errors import AudioError
-from hooked_whisper.storage import AnyPath, is_local
 
 _SOUGHT = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"FORM", b"caff", b".snd", b"NIST", b"fLaC")
 """First bytes of formats of which a remote file is fetched in part; others have to be read to the end."""

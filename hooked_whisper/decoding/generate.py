@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.indices import is_integer, read_indices
+from hooked_whisper._support.inputs import check_encoder_out, check_tokens
 from hooked_whisper.errors import ArgumentError
-from hooked_whisper.indices import is_integer, read_indices
-from hooked_whisper.inputs import check_encoder_out, check_tokens
 from hooked_whisper.model import KVCache, WhisperCore
 
 

@@ -23,7 +23,7 @@ from hooked_whisper.errors import AlignmentError, AudioError, HookedWhisperError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions.transcriber import Transcriber
 from hooked_whisper.protocols import Alignment, Interval
-from hooked_whisper.speech import SpokenWorld
+from hooked_whisper.synthetic import SpokenWorld
 from hooked_whisper.text import word_error
 
 MOST_BYTES = 25_000_000

@@ -137,7 +137,7 @@ class Edits:
             [
                 "from hooked_whisper import HookedWhisper",
                 f"from hooked_whisper.interventions import {', '.join(sorted(names))}",
-                *(["from hooked_whisper.speech import SpokenWorld"] if world else []),
+                *(["from hooked_whisper.synthetic import SpokenWorld"] if world else []),
                 "",
                 f"model = HookedWhisper.from_pretrained({source!r})",
                 f"mel = model.to_mel({clip.source})",

@@ -1,28 +1,25 @@
 """Features of activations: bases, scans of a corpus, selectivity for phones, dreams, causal checks.
 
 - bases: ``axes``, ``random_orthonormal``, ``pca``, ``kmeans``, ``BothSigns``
-- ``scan`` a corpus: largest examples, samples of every range, statistics (:mod:`hooked_whisper.features.scanning`)
+- ``scan`` a corpus: largest examples, samples of every range, statistics (:mod:`hooked_whisper.features.scan`)
 - phones: ``evaluate_sites`` counts labelled clips once (``collect_rows``: by blocks of features, for large models);
   ``Selectivity``, ``Purity``, ``PhoneRanges`` follow from that; ``autolabels`` names features with the evidence
 - ``visualize_features`` optimizes an input under priors, ``dream_of`` without; ``causal_effects`` removes a feature and
   compares words
 """
 
-from hooked_whisper.features.autolabel import AutoLabel, Evidence, autolabels
 from hooked_whisper.features.baselines import MelBands, mel_bands, shifted_labels
 from hooked_whisper.features.bases import BothSigns, Centroids, LinearBasis, axes, kmeans, pca, random_orthonormal
 from hooked_whisper.features.causal import CausalEffect, causal_effects
-from hooked_whisper.features.cells import Cells
-from hooked_whisper.features.dreams import Dream, dream_of, in_full_window, start_mel
-from hooked_whisper.features.examples import Purity, TopExamples, purity
-from hooked_whisper.features.joint import JointCounter, JointCounts
-from hooked_whisper.features.labelled import LabelledClip, SiteCounts, activations, evaluate_sites
-from hooked_whisper.features.labelled_rows import LabelledRows, collect_rows
-from hooked_whisper.features.labels import PositionLabels, label_names, label_positions
-from hooked_whisper.features.onsets import OnsetAverages, latency
-from hooked_whisper.features.phone_classifier import PhoneClassifier
-from hooked_whisper.features.phones import articulation, articulatory_distance, classes
-from hooked_whisper.features.polyphony import (
+from hooked_whisper.features.histogram_bins import Cells
+from hooked_whisper.features.phones.articulation import articulation, articulatory_distance, classes
+from hooked_whisper.features.phones.autolabel import AutoLabel, Evidence, autolabels
+from hooked_whisper.features.phones.classifier import PhoneClassifier
+from hooked_whisper.features.phones.joint_histogram import JointCounter, JointCounts
+from hooked_whisper.features.phones.labeled_evaluation import LabelledClip, SiteCounts, activations, evaluate_sites
+from hooked_whisper.features.phones.labeled_rows import LabelledRows, collect_rows
+from hooked_whisper.features.phones.onsets import OnsetAverages, latency
+from hooked_whisper.features.phones.polyphony import (
     ConfusionTest,
     PhoneRanges,
     active_ranges,
@@ -30,11 +27,14 @@ from hooked_whisper.features.polyphony import (
     ranges_of_examples,
     signed_ranges,
 )
-from hooked_whisper.features.row_labels import CountOptions
-from hooked_whisper.features.scanning import Scan, ScanOptions, SiteScan, load_scan, scan
-from hooked_whisper.features.selectivity import Selectivity, coverage, cross_selectivity
+from hooked_whisper.features.phones.position_labels import PositionLabels, label_names, label_positions
+from hooked_whisper.features.phones.row_labels import CountOptions
+from hooked_whisper.features.phones.selectivity import Selectivity, coverage, cross_selectivity
+from hooked_whisper.features.phones.top_examples import Purity, TopExamples, purity
+from hooked_whisper.features.scan import Scan, ScanOptions, SiteScan, load_scan, scan
 from hooked_whisper.features.sites import Site
-from hooked_whisper.features.visualization import MelPrior, Visualization, visualize_features
+from hooked_whisper.features.visualize import Dream, dream_of, in_full_window, start_mel
+from hooked_whisper.features.visualize_with_priors import MelPrior, Visualization, visualize_features
 
 __all__ = [
     "AutoLabel",

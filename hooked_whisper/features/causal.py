@@ -20,9 +20,9 @@ from torch import Tensor
 
 from hooked_whisper.errors import AlignmentError, PatchError, check_option
 from hooked_whisper.interventions.forced_text import words_of_tokens
-from hooked_whisper.interventions.patching import Inputs, keep
-from hooked_whisper.interventions.resume import begins, needed, run_from
 from hooked_whisper.interventions.steer import random_control
+from hooked_whisper.patching.patch import Inputs, keep
+from hooked_whisper.patching.resume import begins, needed, run_from
 from hooked_whisper.protocols import Alignment, FeatureBasis
 
 if TYPE_CHECKING:

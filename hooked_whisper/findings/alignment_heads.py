@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.heatmap import heat_map
 from hooked_whisper.analysis.alignment import Head, check_heads
 from hooked_whisper.analysis.alignment_heads import (
     HeadScores,
@@ -23,8 +24,8 @@ from hooked_whisper.analysis.alignment_heads import (
     set_counts,
 )
 from hooked_whisper.analysis.boundaries import TOLERANCES_S, boundary_counts, f1_of, r_value_of
-from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.drawing import (
+from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.figures import (
     BLUE,
     GREEN,
     GREY,
@@ -35,12 +36,11 @@ from hooked_whisper.findings.drawing import (
     _legend,
     draw_controls,
 )
-from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
-from hooked_whisper.findings.records import Axis, Example, Measurement, Span, Table
-from hooked_whisper.findings.statistics import cluster_rate
-from hooked_whisper.findings.transcripts import corpus_wer, errors_of
-from hooked_whisper.findings.word_lag import lag_estimate, median_lag, milliseconds, moved, start_lags
-from hooked_whisper.heatmap import heat_map
+from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
+from hooked_whisper.findings.core.records import Axis, Example, Measurement, Span, Table
+from hooked_whisper.findings.core.statistics import cluster_rate
+from hooked_whisper.findings.core.transcripts import corpus_wer, errors_of
+from hooked_whisper.findings.words.lag import lag_estimate, median_lag, milliseconds, moved, start_lags
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment, Interval
 

@@ -15,12 +15,14 @@ import torch
 from jaxtyping import Bool, Float
 
 from hooked_whisper.analysis import next_token_logits
-from hooked_whisper.findings import english_bigrams, published, published_bigrams
-from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
-from hooked_whisper.findings.records import Axis, Measurement
-from hooked_whisper.findings.statistics import bootstrap, kl_rows, spearman
-from hooked_whisper.findings.truth import Truth
+from hooked_whisper.findings.core import published
+from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
+from hooked_whisper.findings.core.records import Axis, Measurement
+from hooked_whisper.findings.core.statistics import bootstrap, kl_rows, spearman
+from hooked_whisper.findings.core.synthetic_truth import Truth
+from hooked_whisper.findings.english import bigrams as english_bigrams
+from hooked_whisper.findings.english import published_bigrams
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions import null_encoding
 

@@ -14,10 +14,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_whisper.findings import published
-from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.cut_report import examples, fate_row, margin_note, margin_table, percent, whole_number
-from hooked_whisper.findings.cut_spans import (
+from hooked_whisper.findings.core import published
+from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
+from hooked_whisper.findings.core.records import Axis, Measurement
+from hooked_whisper.findings.core.row_decoding import transcribe_cuts
+from hooked_whisper.findings.core.statistics import cluster_rate, peak_offset
+from hooked_whisper.findings.core.transcripts import word_fates
+from hooked_whisper.findings.cuts.report import examples, fate_row, margin_note, margin_table, percent, whole_number
+from hooked_whisper.findings.cuts.spans import (
     SILENCE_AFTER,
     Counts,
     Cuts,
@@ -30,11 +35,6 @@ from hooked_whisper.findings.cut_spans import (
     targets_of,
     with_margin,
 )
-from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
-from hooked_whisper.findings.records import Axis, Measurement
-from hooked_whisper.findings.row_decoding import transcribe_cuts
-from hooked_whisper.findings.statistics import cluster_rate, peak_offset
-from hooked_whisper.findings.transcripts import word_fates
 from hooked_whisper.interventions import null_encoding
 
 ID, TITLE = "F4", "Words cut out of the encoder's output"

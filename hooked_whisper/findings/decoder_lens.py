@@ -17,12 +17,12 @@ from torch import Tensor
 
 from hooked_whisper.analysis import decoder_lens, encoder_layers
 from hooked_whisper.analysis.bigrams import visible
-from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.drawing import BLUE, GREEN, GREY, _bar, _figure, _in_words, _legend, draw_controls
-from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
-from hooked_whisper.findings.records import Axis, Example, Measurement, Table
-from hooked_whisper.findings.statistics import cluster_rate
-from hooked_whisper.findings.transcripts import errors_of, normalize_words
+from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.figures import BLUE, GREEN, GREY, _bar, _figure, _in_words, _legend, draw_controls
+from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
+from hooked_whisper.findings.core.records import Axis, Example, Measurement, Table
+from hooked_whisper.findings.core.statistics import cluster_rate
+from hooked_whisper.findings.core.transcripts import errors_of, normalize_words
 from hooked_whisper.hooked import HookedWhisper
 
 if TYPE_CHECKING:

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.drawing import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, _figure, _in_words, _legend
-from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding, format_estimate
-from hooked_whisper.findings.layer_probes import TEXT as PROBE_TEXT
-from hooked_whisper.findings.layer_probes import LayerProbe, LayerProbes, drawn_speakers, estimates
-from hooked_whisper.findings.phone_sites import (
+from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, _figure, _in_words, _legend
+from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding, format_estimate
+from hooked_whisper.findings.core.records import Axis, Measurement, Table
+from hooked_whisper.findings.phones.evaluation import (
     DRAWS,
     FITTED,
     SAMPLE,
@@ -22,7 +21,8 @@ from hooked_whisper.findings.phone_sites import (
     resampled_means,
     short,
 )
-from hooked_whisper.findings.records import Axis, Measurement, Table
+from hooked_whisper.findings.phones.layer_probes import TEXT as PROBE_TEXT
+from hooked_whisper.findings.phones.layer_probes import LayerProbe, LayerProbes, drawn_speakers, estimates
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.drawing import BLUE, GREEN, GREY, ORANGE, _bar, _figure, _in_words, draw_controls
-from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding, format_estimate
-from hooked_whisper.findings.records import Axis, Example, Measurement, Table
-from hooked_whisper.findings.row_decoding import DecodingQueue
-from hooked_whisper.findings.transcripts import errors_of
+from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.figures import BLUE, GREEN, GREY, ORANGE, _bar, _figure, _in_words, draw_controls
+from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding, format_estimate
+from hooked_whisper.findings.core.records import Axis, Example, Measurement, Table
+from hooked_whisper.findings.core.row_decoding import DecodingQueue
+from hooked_whisper.findings.core.transcripts import errors_of
 from hooked_whisper.hooks import HookPoint
 from hooked_whisper.interventions.masks import window_masks
 

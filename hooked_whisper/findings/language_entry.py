@@ -16,11 +16,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper.analysis import attribution_names, direct_logit_attribution
-from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.drawing import BLUE, _figure, _in_words, draw_controls
-from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
-from hooked_whisper.findings.records import Axis, Measurement
-from hooked_whisper.findings.speech_sample import (
+from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.figures import BLUE, _figure, _in_words, draw_controls
+from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
+from hooked_whisper.findings.core.records import Axis, Measurement
+from hooked_whisper.findings.core.statistics import bootstrap, spearman, spearman_rows
+from hooked_whisper.findings.speech.sample import (
     LANGUAGES,
     SpeechSample,
     counted,
@@ -29,7 +30,6 @@ from hooked_whisper.findings.speech_sample import (
     speech_sample,
     start_tokens,
 )
-from hooked_whisper.findings.statistics import bootstrap, spearman, spearman_rows
 from hooked_whisper.hooked import HookedWhisper
 
 if TYPE_CHECKING:

@@ -16,11 +16,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hooked_whisper.findings.context import ENCODER_BATCH, Context
-from hooked_whisper.findings.drawing import BLUE, GREY, _figure, _in_words, _legend, draw_controls
-from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
-from hooked_whisper.findings.records import Axis, Measurement
-from hooked_whisper.findings.speech_sample import (
+from hooked_whisper.findings.core.context import ENCODER_BATCH, Context
+from hooked_whisper.findings.core.figures import BLUE, GREY, _figure, _in_words, _legend, draw_controls
+from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
+from hooked_whisper.findings.core.records import Axis, Measurement
+from hooked_whisper.findings.core.transcripts import Transcriber, errors_of
+from hooked_whisper.findings.speech.sample import (
     LANGUAGES,
     SpeechSample,
     counted,
@@ -29,7 +30,6 @@ from hooked_whisper.findings.speech_sample import (
     facts_of,
     speech_sample,
 )
-from hooked_whisper.findings.transcripts import Transcriber, errors_of
 from hooked_whisper.interventions.steer import random_control
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from jaxtyping import Float
 from scipy.signal import butter, sosfiltfilt
 
 from hooked_whisper.audio import SAMPLE_RATE, clip_around
-from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.drawing import BLUE, ORANGE, _figure, _in_words, _legend, draw_controls
-from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
-from hooked_whisper.findings.records import Axis, Measurement, Table
+from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.figures import BLUE, ORANGE, _figure, _in_words, _legend, draw_controls
+from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
+from hooked_whisper.findings.core.records import Axis, Measurement, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.drawing import (
+from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.figures import (
     BLUE,
     GREEN,
     GREY,
@@ -21,13 +21,13 @@ from hooked_whisper.findings.drawing import (
     _legend,
     draw_controls,
 )
-from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
-from hooked_whisper.findings.layer_probes import TEXT as PROBE_TEXT
-from hooked_whisper.findings.layer_probes import accuracies, estimates
-from hooked_whisper.findings.phone_sites import SAMPLE, PhoneEvaluation, phone_evaluation, share, short
-from hooked_whisper.findings.phone_summaries import MOST_LAG, TOP, TOPS, PhoneSite
-from hooked_whisper.findings.published import BLOG
-from hooked_whisper.findings.records import Axis, Measurement, Table
+from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
+from hooked_whisper.findings.core.published import BLOG
+from hooked_whisper.findings.core.records import Axis, Measurement, Table
+from hooked_whisper.findings.phones.evaluation import SAMPLE, PhoneEvaluation, phone_evaluation, share, short
+from hooked_whisper.findings.phones.layer_probes import TEXT as PROBE_TEXT
+from hooked_whisper.findings.phones.layer_probes import accuracies, estimates
+from hooked_whisper.findings.phones.summaries import MOST_LAG, TOP, TOPS, PhoneSite
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from hooked_whisper.features.measures import wilson
-from hooked_whisper.features.polyphony import EQUAL_N, ConfusionTest, RangeSummary, confusions, spearman_with_order
-from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.drawing import (
+from hooked_whisper.features.phones.measures import wilson
+from hooked_whisper.features.phones.polyphony import (
+    EQUAL_N,
+    ConfusionTest,
+    RangeSummary,
+    confusions,
+    spearman_with_order,
+)
+from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.figures import (
     _STYLE,
     BLUE,
     GREEN,
@@ -23,11 +29,18 @@ from hooked_whisper.findings.drawing import (
     _in_words,
     _legend,
 )
-from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
-from hooked_whisper.findings.phone_sites import SAMPLE, PhoneEvaluation, phone_evaluation, resampled_means, share, short
-from hooked_whisper.findings.phone_summaries import RangeExample
-from hooked_whisper.findings.published import BLOG
-from hooked_whisper.findings.records import Axis, Measurement, Table
+from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
+from hooked_whisper.findings.core.published import BLOG
+from hooked_whisper.findings.core.records import Axis, Measurement, Table
+from hooked_whisper.findings.phones.evaluation import (
+    SAMPLE,
+    PhoneEvaluation,
+    phone_evaluation,
+    resampled_means,
+    share,
+    short,
+)
+from hooked_whisper.findings.phones.summaries import RangeExample
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

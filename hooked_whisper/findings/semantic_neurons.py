@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from hooked_whisper.errors import AudioError
-from hooked_whisper.findings import word_classes
-from hooked_whisper.findings.class_scores import best_thresholds, f1_of
-from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.drawing import BLUE, GREY, _figure, _in_words, _legend, draw_controls
-from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
-from hooked_whisper.findings.records import Axis, Measurement, Table
+from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.figures import BLUE, GREY, _figure, _in_words, _legend, draw_controls
+from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
+from hooked_whisper.findings.core.records import Axis, Measurement, Table
+from hooked_whisper.findings.words import classes as word_classes
+from hooked_whisper.findings.words.class_scores import best_thresholds, f1_of
 from hooked_whisper.hooked import HookedWhisper
 
 if TYPE_CHECKING:

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.drawing import BLUE, GREY, ORANGE, PURPLE, _figure, _in_words, _legend
+from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.figures import BLUE, GREY, ORANGE, PURPLE, _figure, _in_words, _legend
+from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
+from hooked_whisper.findings.core.records import Axis, Measurement, Table
 from hooked_whisper.findings.early_blocks import halves
-from hooked_whisper.findings.encoder_readings import EncoderReadings
-from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
-from hooked_whisper.findings.non_speech import KINDS, VARIANTS
-from hooked_whisper.findings.probes import Fold, fold_hits, voice_folds
-from hooked_whisper.findings.records import Axis, Measurement, Table
-from hooked_whisper.findings.speech_sample import LANGUAGES, SpeechSample, counted, facts_of, speech_sample
+from hooked_whisper.findings.speech.encoder_readings import EncoderReadings
+from hooked_whisper.findings.speech.non_speech import KINDS, VARIANTS
+from hooked_whisper.findings.speech.probes import Fold, fold_hits, voice_folds
+from hooked_whisper.findings.speech.sample import LANGUAGES, SpeechSample, counted, facts_of, speech_sample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Bool, Float
 
 from hooked_whisper.errors import AudioError
-from hooked_whisper.findings import spoken_fragments
-from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.drawing import BLUE, _figure, _in_words, draw_controls
-from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
-from hooked_whisper.findings.records import Axis, Measurement, Table
-from hooked_whisper.findings.word_ranks import LEAST, TOP, Ranked, rank
+from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.figures import BLUE, _figure, _in_words, draw_controls
+from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
+from hooked_whisper.findings.core.records import Axis, Measurement, Table
+from hooked_whisper.findings.words import spoken_fragments
+from hooked_whisper.findings.words.ranks import LEAST, TOP, Ranked, rank
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Interval
 

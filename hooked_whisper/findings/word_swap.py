@@ -16,14 +16,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked_whisper.errors import AudioError
-from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
-from hooked_whisper.findings.packaged_pairs import MOST_STRETCH, PAD, packaged_candidates
-from hooked_whisper.findings.records import Axis as Axis_
-from hooked_whisper.findings.records import Measurement, Table
-from hooked_whisper.findings.statistics import spearman
-from hooked_whisper.findings.swap_drawing import draw_word_swap
-from hooked_whisper.findings.swap_pairs import (
+from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
+from hooked_whisper.findings.core.records import Axis as Axis_
+from hooked_whisper.findings.core.records import Measurement, Table
+from hooked_whisper.findings.core.statistics import spearman
+from hooked_whisper.findings.swaps.figures import draw_word_swap
+from hooked_whisper.findings.swaps.packaged_pairs import MOST_STRETCH, PAD, packaged_candidates
+from hooked_whisper.findings.swaps.pairs import (
     LEAST_GAP,
     MARGIN,
     Candidate,
@@ -45,8 +45,8 @@ from hooked_whisper.interventions import (
     run_patches,
     window_spans,
 )
-from hooked_whisper.interventions.attribution import attribute_patches
-from hooked_whisper.speech.world import SpokenWorld
+from hooked_whisper.patching.attribution import attribute_patches
+from hooked_whisper.synthetic.world import SpokenWorld
 
 if TYPE_CHECKING:
     pass

@@ -10,15 +10,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.indices import Selection, read_indices, take
+from hooked_whisper._support.inputs import check_encoder_out, check_mel, check_tokens
 from hooked_whisper.config import WhisperConfig
 from hooked_whisper.errors import ArgumentError, CacheSizeError, HookedWhisperError, check_option
-from hooked_whisper.hooks.cache import ActivationCache
-from hooked_whisper.hooks.module import HookedModule, Hooks
-from hooked_whisper.hooks.names import Names, listed
-from hooked_whisper.hooks.point import HookPoint
+from hooked_whisper.hooks.activation_cache import ActivationCache
+from hooked_whisper.hooks.hook_names import Names, listed
+from hooked_whisper.hooks.hook_point import HookPoint
+from hooked_whisper.hooks.root_module import HookedModule, Hooks
 from hooked_whisper.hooks.sizes import axis_sizes as axis_sizes
-from hooked_whisper.indices import Selection, read_indices, take
-from hooked_whisper.inputs import check_encoder_out, check_mel, check_tokens
 
 Cut = Selection | None
 
@@ -92,8 +92,8 @@ class CachingMixin(HookedModule):
             the first element returned is ``None``.
         device, dtype: where and how to store.
         positions, tokens_slice: which encoder positions and decoder tokens to keep: an index, slice, list, array, or
-            mask of booleans, see :func:`hooked_whisper.indices.read_indices`. They cut the ``position``, ``token`` and
-            ``query`` axes; keys are kept whole.
+            mask of booleans, see :func:`hooked_whisper._support.indices.read_indices`. They cut the ``position``,
+            ``token`` and ``query`` axes; keys are kept whole.
         at: on which of the encoder's positions a mel stands that is shorter than the window, see ``encoder.forward``.
         detach: ``False`` keeps the graph, so that gradients flow from what is computed on the cache.
         max_bytes: refuse requests estimated to be larger (:class:`CacheSizeError` says how to shrink them).

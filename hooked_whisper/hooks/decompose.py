@@ -13,8 +13,8 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.indices import Selection, is_integer, read_indices, take
 from hooked_whisper.errors import ArgumentError, HookedWhisperError, check_option
-from hooked_whisper.indices import Selection, is_integer, read_indices, take
 
 if TYPE_CHECKING:
     from hooked_whisper.model.whisper import WhisperCore
@@ -25,7 +25,8 @@ Cut = Selection | None
 
 
 class ResidualMixin:
-    """Methods of :class:`~hooked_whisper.hooks.cache.ActivationCache`; ``pos`` cuts positions (encoder) or tokens."""
+    """Methods of :class:`~hooked_whisper.hooks.activation_cache.ActivationCache`; ``pos`` cuts positions (encoder) or
+    tokens."""
 
     @property
     def model(self) -> WhisperCore:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hooked_whisper.config import WhisperConfig
-from hooked_whisper.hooks.point import HookPoint, of_cross_keys
+from hooked_whisper.hooks.hook_point import HookPoint, of_cross_keys
 
 
 def axis_sizes(point: HookPoint, cfg: WhisperConfig, sizes: Mapping[str, int]) -> tuple[int, ...]:

@@ -11,15 +11,7 @@ from hooked_whisper.interventions.ablate import (
     samples,
     sweep_heads,
 )
-from hooked_whisper.interventions.attribution import attribute_pairs, attribute_patches
-from hooked_whisper.interventions.corruptions import (
-    CORRUPTIONS,
-    Corruption,
-    MelCorruption,
-    SnrSweep,
-    TokenCorruption,
-    find_snr,
-)
+from hooked_whisper.interventions.baseline_inputs import NULL_INPUTS, null_encoding, null_mel
 from hooked_whisper.interventions.masks import (
     HeadWindows,
     KnockOut,
@@ -30,7 +22,39 @@ from hooked_whisper.interventions.masks import (
     mask_hooks,
     window_masks,
 )
-from hooked_whisper.interventions.metrics import (
+from hooked_whisper.interventions.positions import Places, filled_positions, places
+from hooked_whisper.interventions.replace import EncoderEdit, replace_encoder, replace_span, replace_spans
+from hooked_whisper.interventions.steer import (
+    SteerSweep,
+    class_mean,
+    mean_difference,
+    position_mean,
+    random_control,
+    steer,
+    sweep_coefficients,
+)
+from hooked_whisper.interventions.transcript_changes import ForcedWord, Outcome, Outcomes, WordChange, outcome, outcomes
+from hooked_whisper.patching.attribution import attribute_pairs, attribute_patches
+from hooked_whisper.patching.corruptions import (
+    CORRUPTIONS,
+    Corruption,
+    MelCorruption,
+    SnrSweep,
+    TokenCorruption,
+    find_snr,
+)
+from hooked_whisper.patching.grid import (
+    COMPONENTS,
+    Axis,
+    Grid,
+    Patch,
+    Span,
+    interval_spans,
+    make_grid,
+    token_spans,
+    window_spans,
+)
+from hooked_whisper.patching.metrics import (
     KLDivergence,
     LogitDifference,
     Metric,
@@ -39,9 +63,7 @@ from hooked_whisper.interventions.metrics import (
     localisation,
     read_metric,
 )
-from hooked_whisper.interventions.null_inputs import NULL_INPUTS, null_encoding, null_mel
-from hooked_whisper.interventions.outcome import ForcedWord, Outcome, Outcomes, WordChange, outcome, outcomes
-from hooked_whisper.interventions.patching import (
+from hooked_whisper.patching.patch import (
     Inputs,
     Pair,
     Patched,
@@ -67,31 +89,9 @@ from hooked_whisper.interventions.patching import (
     run_patches,
     with_spans,
 )
-from hooked_whisper.interventions.path_patching import Head, Receiver, path_patch, path_patch_pairs
-from hooked_whisper.interventions.places import Places, filled_positions, places
-from hooked_whisper.interventions.replace import EncoderEdit, replace_encoder, replace_span, replace_spans
-from hooked_whisper.interventions.results import PatchResult, agreement
-from hooked_whisper.interventions.sites import (
-    COMPONENTS,
-    Axis,
-    Grid,
-    Patch,
-    Span,
-    interval_spans,
-    make_grid,
-    token_spans,
-    window_spans,
-)
-from hooked_whisper.interventions.steer import (
-    SteerSweep,
-    class_mean,
-    mean_difference,
-    position_mean,
-    random_control,
-    steer,
-    sweep_coefficients,
-)
-from hooked_whisper.interventions.subspaces import Directions, Features, Subspaces, subspaces_of
+from hooked_whisper.patching.path import Head, Receiver, path_patch, path_patch_pairs
+from hooked_whisper.patching.results import PatchResult, agreement
+from hooked_whisper.patching.subspaces import Directions, Features, Subspaces, subspaces_of
 
 __all__ = [
     "COMPONENTS",

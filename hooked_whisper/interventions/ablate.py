@@ -17,20 +17,20 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.indices import read_indices
 from hooked_whisper.audio import TimeMap
 from hooked_whisper.errors import PatchError, check_option, closest
 from hooked_whisper.hooks import HookPoint, Names
-from hooked_whisper.hooks.point import of_cross_keys
-from hooked_whisper.indices import read_indices
+from hooked_whisper.hooks.hook_point import of_cross_keys
 from hooked_whisper.interventions.masks import attention_name
-from hooked_whisper.interventions.metrics import Metric, read_metric
-from hooked_whisper.interventions.patching import Inputs, keep
-from hooked_whisper.interventions.places import UNITS, Places, Where, filled_positions, places
-from hooked_whisper.interventions.resume import needed, run_from
-from hooked_whisper.interventions.sites import PLACES
-from hooked_whisper.interventions.subspaces import Subspaces, subspaces_of
+from hooked_whisper.interventions.positions import UNITS, Places, Where, filled_positions, places
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.model.masks import Kind
+from hooked_whisper.patching.grid import PLACES
+from hooked_whisper.patching.metrics import Metric, read_metric
+from hooked_whisper.patching.patch import Inputs, keep
+from hooked_whisper.patching.resume import needed, run_from
+from hooked_whisper.patching.subspaces import Subspaces, subspaces_of
 
 if TYPE_CHECKING:
     from hooked_whisper.hooked import HookedWhisper
@@ -152,7 +152,7 @@ def ablate(
         by: ``"zero"``, or the :func:`means` or :func:`samples` of these points.
         heads, units: only these entries of the ``head`` axis, of the last axis (neurons at ``mlp.hook_post``).
         directions: only what lies in their span (or in these parts of the activation: features of a basis).
-        where, unit: only at these places, see :func:`hooked_whisper.interventions.places.places`.
+        where, unit: only at these places, see :func:`hooked_whisper.interventions.positions.places`.
 
     Raises:
         PatchError: heads, units or places that do not exist, directions of another width, means of other points.

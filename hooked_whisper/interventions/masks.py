@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.indices import read_indices
 from hooked_whisper.audio import TimeMap
 from hooked_whisper.errors import MaskError, PatchError, check_option
 from hooked_whisper.hooks import HookPoint
-from hooked_whisper.indices import read_indices
-from hooked_whisper.interventions.places import UNITS, Places, Where, places
+from hooked_whisper.interventions.positions import UNITS, Places, Where, places
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.model.attention import Attention
 from hooked_whisper.model.masks import (

@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_whisper._support.indices import read_indices
 from hooked_whisper.audio import TimeMap
 from hooked_whisper.audio.mel import Number
 from hooked_whisper.errors import HookedWhisperError, PatchError, check_option
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.indices import read_indices
-from hooked_whisper.interventions.null_inputs import NULL_INPUTS, null_encoding
-from hooked_whisper.interventions.places import UNITS, Places, Where, places
+from hooked_whisper.interventions.baseline_inputs import NULL_INPUTS, null_encoding
+from hooked_whisper.interventions.positions import UNITS, Places, Where, places
 
 
 def replace_span(
@@ -109,7 +109,7 @@ def replace_encoder(
     """Replace encoder outputs over spans of time.
 
     Args:
-        spans: as for :func:`hooked_whisper.interventions.places.places` (a tuple is a span, a list holds several),
+        spans: as for :func:`hooked_whisper.interventions.positions.places` (a tuple is a span, a list holds several),
             for every clip; or ``{clip: spans}``, the other clips staying as they are.
         source: ``"padding"`` (the encoder output of 30 s of zero samples, as published), any name of
             :data:`hooked_whisper.interventions.NULL_INPUTS`, ``"mean"`` (of ``clips``, position by position), or an

@@ -19,10 +19,10 @@ from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
 from hooked_whisper.interventions.ablate import CLIPS_AT_ONCE, means, place_mask
-from hooked_whisper.interventions.outcome import Outcomes, outcomes
-from hooked_whisper.interventions.places import UNITS, Where, places
-from hooked_whisper.interventions.sites import PLACES
+from hooked_whisper.interventions.positions import UNITS, Where, places
+from hooked_whisper.interventions.transcript_changes import Outcomes, outcomes
 from hooked_whisper.model import WhisperCore
+from hooked_whisper.patching.grid import PLACES
 
 FwdHooks = list[tuple[str, Any]]
 Vector = Float[Tensor, "*where d"]
@@ -42,8 +42,8 @@ def steer(
     Args:
         vector: ``[d]``, or with a head axis in front of it where the point has one; a further axis in front is one
             vector per position (:func:`position_mean`).
-        where, unit: at these places only, see :func:`hooked_whisper.interventions.places.places`; ``None``: everywhere,
-            padding included.
+        where, unit: at these places only, see :func:`hooked_whisper.interventions.positions.places`; ``None``:
+            everywhere, padding included.
 
     Raises:
         PatchError: a vector that does not fit, a point without positions or tokens, places that do not exist.
@@ -186,7 +186,8 @@ def sweep_coefficients(
 ) -> SteerSweep:
     """Steer with every coefficient, and with ``controls`` random vectors of the same norm.
 
-    ``outcome_options`` are those of :func:`hooked_whisper.interventions.outcome.outcomes` (references, texts, ...).
+    ``outcome_options`` are those of :func:`hooked_whisper.interventions.transcript_changes.outcomes` (references,
+    texts, ...).
     """
     if not coefficients:
         raise PatchError("give at least one coefficient")

@@ -3,7 +3,7 @@
 from hooked_whisper.model.attention import Attention, KVCache
 from hooked_whisper.model.decoder import Decoder
 from hooked_whisper.model.encoder import Encoder
-from hooked_whisper.model.factored import FactoredMatrix
+from hooked_whisper.model.factored_matrix import FactoredMatrix
 from hooked_whisper.model.masks import LocalWindow, local_window
 from hooked_whisper.model.whisper import WhisperCore
 

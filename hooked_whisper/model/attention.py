@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hooked_whisper.hooks import HookPoint, StackClock
-from hooked_whisper.model.banded import attend_within_windows, windows_of_heads
+from hooked_whisper.model.layers import Linear
 from hooked_whisper.model.masks import Kind, MaskEntry, Pass, combine_masks
-from hooked_whisper.model.parts import Linear
+from hooked_whisper.model.windowed_attention import attend_within_windows, windows_of_heads
 
 
 class KVCache(dict[nn.Module, Tensor]):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hooked_whisper.hooks import HookPoint
 from hooked_whisper.model.attention import Attention, KVCache
-from hooked_whisper.model.parts import MLP, LayerNorm
+from hooked_whisper.model.layers import MLP, LayerNorm
 
 
 class Block(nn.Module):

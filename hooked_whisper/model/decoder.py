@@ -7,15 +7,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from hooked_whisper._support.inputs import check_encoder_out, check_tokens
 from hooked_whisper.config import DecoderConfig
 from hooked_whisper.errors import ArgumentError
 from hooked_whisper.hooks import HookPoint, StackClock
-from hooked_whisper.inputs import check_encoder_out, check_tokens
 from hooked_whisper.model.attention import KVCache
 from hooked_whisper.model.block import Block
-from hooked_whisper.model.parts import LayerNorm
+from hooked_whisper.model.kernels import linear
+from hooked_whisper.model.layers import LayerNorm
 from hooked_whisper.model.weights_view import CrossWeights, StackWeights
-from hooked_whisper.products import linear
 
 
 class Unembed(nn.Module):

@@ -7,13 +7,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from whisper.model import sinusoids
 
+from hooked_whisper._support.indices import read_indices
+from hooked_whisper._support.inputs import check_mel, described
 from hooked_whisper.config import EncoderConfig
 from hooked_whisper.errors import ArgumentError
 from hooked_whisper.hooks import HookPoint, StackClock
-from hooked_whisper.indices import read_indices
-from hooked_whisper.inputs import check_mel, described
 from hooked_whisper.model.block import Block
-from hooked_whisper.model.parts import LayerNorm
+from hooked_whisper.model.layers import LayerNorm
 from hooked_whisper.model.weights_view import StackWeights
 
 

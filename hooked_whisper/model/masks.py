@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from hooked_whisper._support.indices import read_indices
 from hooked_whisper.errors import MaskError, closest
-from hooked_whisper.indices import read_indices
 
 Kind = Literal["encoder", "decoder", "cross"]
 MaskRule = Callable[[Int[Tensor, "query"], Int[Tensor, "key"]], Tensor]

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from hooked_whisper.model.attention import Attention
 from hooked_whisper.model.block import Block
-from hooked_whisper.model.factored import FactoredMatrix
-from hooked_whisper.model.parts import Linear
+from hooked_whisper.model.factored_matrix import FactoredMatrix
+from hooked_whisper.model.layers import Linear
 
 
 def head_weight(linear: Linear, n_heads: int) -> Float[Tensor, "head d_model d_head"]:

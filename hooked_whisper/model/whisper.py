@@ -13,8 +13,8 @@ from whisper.model import ModelDimensions
 from hooked_whisper.config import WhisperConfig
 from hooked_whisper.errors import check_option
 from hooked_whisper.hooks import HookedModule, HookHandle, StackClock
+from hooked_whisper.hooks.attach_sae import SplicingMixin
 from hooked_whisper.hooks.caching import CachingMixin
-from hooked_whisper.hooks.splicing import SplicingMixin
 from hooked_whisper.model.attention import Attention, KVCache
 from hooked_whisper.model.decoder import Decoder
 from hooked_whisper.model.encoder import Encoder

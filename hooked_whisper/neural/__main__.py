@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.corpora.packaged import FOLDER
 from hooked_whisper.errors import HookedWhisperError
-from hooked_whisper.storage import write_atomic
 
 log = logging.getLogger(__name__)
 

@@ -18,11 +18,11 @@ import soundfile
 from jaxtyping import Bool, Float
 from tqdm import tqdm
 
+from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.errors import AudioError
 from hooked_whisper.neural.kokoro import RATE, Kokoro, Speaks
 from hooked_whisper.neural.phonemes import Phone, Phonemes, Word, phonemize
 from hooked_whisper.neural.plan import Planned
-from hooked_whisper.storage import write_atomic
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.neural.build import build
 from hooked_whisper.neural.hear import MODELS, Heard, hear
 from hooked_whisper.neural.plan import CHOICES, Choice, Planned, make_plan, voices_for
-from hooked_whisper.storage import write_atomic
 from hooked_whisper.text import normalizer_for, word_diff
 
 ATTEMPTS = 3  # voices, the planned one included

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hooked_whisper.findings.transcripts import corpus_wer
+from hooked_whisper.findings.core.transcripts import corpus_wer
 from hooked_whisper.neural.build import load
 from hooked_whisper.neural.choose import RULES
 from hooked_whisper.neural.encode import KBPS, decode, encode, finish, lag

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.audio import SAMPLE_RATE
 from hooked_whisper.errors import AudioError
 from hooked_whisper.neural import kokoro, voices
@@ -21,8 +22,7 @@ from hooked_whisper.neural.plan import Planned, make_plan
 from hooked_whisper.neural.tables import voice_table
 from hooked_whisper.neural.times import CLOSURE_S, PHONE_LEAD_S, WORD_LEAD_S
 from hooked_whisper.protocols import Interval
-from hooked_whisper.speech.espeak import engine
-from hooked_whisper.storage import write_atomic
+from hooked_whisper.synthetic.espeak import engine
 
 AUDIO = "audio"
 CHECK = "check.json"  # in the folder of the build: what was measured on it

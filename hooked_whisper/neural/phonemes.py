@@ -17,7 +17,7 @@ from functools import cache
 
 from hooked_whisper.errors import AlignmentError
 from hooked_whisper.neural.tables import phone_table
-from hooked_whisper.speech.espeak import INSTALL, Espeak, fresh
+from hooked_whisper.synthetic.espeak import INSTALL, Espeak, fresh
 
 VOICES = {"en": "en-us", "es": "es", "fr": "fr", "it": "it", "pt": "pt-br"}
 _IPA, _UTF8 = 0x02, 1

@@ -9,9 +9,9 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.errors import CheckpointError, MissingExtraError, closest
 from hooked_whisper.neural.tables import Voice, voice_table
-from hooked_whisper.storage import write_atomic
 
 PACKAGE = "kokoro-js@1.2.1"
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hooked_whisper.findings.drawing import GRID, INK
+from hooked_whisper.findings.core.figures import GRID, INK
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hooked_whisper.findings.finding import STATUSES, Criterion, Direction, Estimate, Finding, format_number
-from hooked_whisper.findings.records import Number
+from hooked_whisper.findings.core.finding import STATUSES, Criterion, Direction, Estimate, Finding, format_number
+from hooked_whisper.findings.core.records import Number
 from hooked_whisper.report.card import ModelCard
 
 MEANINGS = {

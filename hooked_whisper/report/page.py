@@ -9,15 +9,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hooked_whisper.findings.context import Utterance
-from hooked_whisper.findings.finding import RULE, STATUSES, Finding, format_estimate, format_number
-from hooked_whisper.findings.records import Example, Measurement
-from hooked_whisper.findings.registry import REGISTRY
+from hooked_whisper._support.storage import write_atomic
+from hooked_whisper.findings.core.context import Utterance
+from hooked_whisper.findings.core.finding import RULE, STATUSES, Finding, format_estimate, format_number
+from hooked_whisper.findings.core.records import Example, Measurement
+from hooked_whisper.findings.core.registry import REGISTRY
 from hooked_whisper.report.card import ModelCard
 from hooked_whisper.report.figures import Picture, picture
 from hooked_whisper.report.overview import IDS, MEANINGS, Deciding, cost, deciding, facts, model_name, plain, tally
 from hooked_whisper.report.sound import Player, Waveform, damped, player, waveform
-from hooked_whisper.storage import write_atomic
 from hooked_whisper.text import DiffOp, word_diff
 
 log = logging.getLogger(__name__)

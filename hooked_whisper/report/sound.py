@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from hooked_whisper.audio import SAMPLE_RATE, to_data_uri
-from hooked_whisper.findings.context import Utterance
-from hooked_whisper.findings.records import Span
+from hooked_whisper.findings.core.context import Utterance
+from hooked_whisper.findings.core.records import Span
 
 MOST_SECONDS = 30.0
 _DAMPED = 0.04  # -28 dB: the cut can still be heard to be there

@@ -7,11 +7,11 @@
 
 from typing import TYPE_CHECKING
 
-from hooked_whisper.lazy import lazily
+from hooked_whisper._support.lazy import lazily
 from sae_lens_audio.activations.blocks import Block, Blocks, TensorBlocks
 
 if TYPE_CHECKING:
-    from sae_lens_audio.activations.harvesting import harvest
+    from sae_lens_audio.activations.collecting import harvest
     from sae_lens_audio.activations.options import HarvestOptions
     from sae_lens_audio.activations.statistics import Statistics
     from sae_lens_audio.activations.store import Store, open_store
@@ -40,7 +40,7 @@ __getattr__, __dir__ = lazily(
         "Store": "store",
         "StoredBlocks": "stored",
         "StreamedBlocks": "streamed",
-        "harvest": "harvesting",
+        "harvest": "collecting",
         "open_store": "store",
     },
 )

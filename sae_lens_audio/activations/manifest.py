@@ -15,10 +15,10 @@ import numpy
 import safetensors
 import torch
 
+from hooked_whisper._support.storage import AnyPath, local_copy
 from hooked_whisper.corpora import Cursor, Recording, fingerprint, own_text_fact
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
-from hooked_whisper.storage import AnyPath, local_copy
-from hooked_whisper.weights import weights_sha256
+from hooked_whisper.loading import weights_sha256
 from sae_lens_audio.activations.options import HarvestOptions
 from sae_lens_audio.activations.reading import RowReader, Unit
 from sae_lens_audio.activations.shards import FORMAT, REMEDY, part_name, shard_name

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 
 import torch
 
+from hooked_whisper._support.indices import is_integer
 from hooked_whisper.errors import HookedWhisperError, check_option
-from hooked_whisper.indices import is_integer
 
 Dtype = Literal["float16", "bfloat16", "float32"]
 Padding = Literal["drop", "keep"]

@@ -15,7 +15,7 @@ from hooked_whisper.corpora.windows import prepared
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks.caching import axis_sizes
-from hooked_whisper.hooks.names import Names, listed
+from hooked_whisper.hooks.hook_names import Names, listed
 from sae_lens_audio.activations.blocks import Block
 from sae_lens_audio.activations.options import HarvestOptions
 

@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from hooked_whisper._support.storage import AnyPath, local_copy
 from hooked_whisper.corpora import Cursor
 from hooked_whisper.errors import CheckpointError
-from hooked_whisper.storage import AnyPath, local_copy
 from sae_lens_audio.activations.blocks import Block
 from sae_lens_audio.activations.reading import Batch
 from sae_lens_audio.activations.statistics import Statistics, statistics_of

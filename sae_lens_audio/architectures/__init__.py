@@ -9,7 +9,7 @@ from sae_lens_audio.architectures.decoder import decoder_norms, normalise_rows_,
 from sae_lens_audio.architectures.gated import Gated, GatedConfig
 from sae_lens_audio.architectures.jumprelu import JumpReLU, JumpReLUConfig
 from sae_lens_audio.architectures.matryoshka import Matryoshka, MatryoshkaConfig
-from sae_lens_audio.architectures.normalised import Normalised
+from sae_lens_audio.architectures.normalized import Normalised
 from sae_lens_audio.architectures.standard import Standard, StandardConfig
 from sae_lens_audio.architectures.tied import Tied, TiedConfig
 from sae_lens_audio.architectures.topk import AbsTopK, TopK, TopKConfig

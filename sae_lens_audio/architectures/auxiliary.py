@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_lens_audio.architectures.base import Dictionary, squared_error
-from sae_lens_audio.sparse import encode_topk
+from sae_lens_audio.architectures.sparse import encode_topk
 
 
 def aux_k_loss(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hooked_whisper.errors import PatchError
 from sae_lens_audio.architectures.decoder import normalise_rows_, remove_parallel_gradient_
 from sae_lens_audio.architectures.linear import centred_linear
-from sae_lens_audio.sparse import Ranks
+from sae_lens_audio.architectures.sparse import Ranks
 
 
 @dataclass(frozen=True, eq=False)

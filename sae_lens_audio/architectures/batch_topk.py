@@ -13,8 +13,8 @@ from torch import Tensor
 from hooked_whisper.errors import PatchError
 from sae_lens_audio.architectures.auxiliary import aux_k_loss
 from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, squared_error
+from sae_lens_audio.architectures.sparse import Ranks, SparseCodes, encode_batch_topk
 from sae_lens_audio.architectures.topk import check_k
-from sae_lens_audio.sparse import Ranks, SparseCodes, encode_batch_topk
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hooked_whisper.errors import PatchError
 from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, rows_with, squared_error
-from sae_lens_audio.sparse import Ranks
+from sae_lens_audio.architectures.sparse import Ranks
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, rows_with, squared_error
-from sae_lens_audio.sparse import Ranks
+from sae_lens_audio.architectures.sparse import Ranks
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from hooked_whisper.errors import PatchError
 from sae_lens_audio.architectures.auxiliary import aux_k_loss
 from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, squared_error
-from sae_lens_audio.sparse import Ranks, SparseCodes, encode_topk, largest_of_rows
+from sae_lens_audio.architectures.sparse import Ranks, SparseCodes, encode_topk, largest_of_rows
 
 
 @dataclass(frozen=True)

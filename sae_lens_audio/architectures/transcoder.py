@@ -13,8 +13,8 @@ from hooked_whisper.errors import PatchError
 from sae_lens_audio.architectures.auxiliary import aux_k_loss
 from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, rows_with, squared_error
 from sae_lens_audio.architectures.jumprelu import jumprelu, step
+from sae_lens_audio.architectures.sparse import Ranks, encode_topk
 from sae_lens_audio.architectures.topk import check_k, keep_top
-from sae_lens_audio.sparse import Ranks, encode_topk
 
 
 @dataclass(frozen=True)

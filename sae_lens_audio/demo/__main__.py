@@ -13,14 +13,14 @@ from pathlib import Path
 
 import torch
 
-from hooked_whisper.cli_model import not_negative, positive
+from hooked_whisper.cli.model_arguments import not_negative, positive
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.speech import SpokenWorld, world_recordings
+from hooked_whisper.synthetic import SpokenWorld, world_recordings
 from sae_lens_audio.activations import HarvestOptions, Store, harvest
 from sae_lens_audio.demo import FOLDER, RECIPES
 from sae_lens_audio.formats import load_sae, save_sae
-from sae_lens_audio.runs import source_of, trainer_of
-from sae_lens_audio.settings import read_settings
+from sae_lens_audio.training.runs import source_of, trainer_of
+from sae_lens_audio.training.settings import read_settings
 
 BLOCKS = (2, 3)
 SENTENCES, SEED = 8000, 1  # not the seed of the sentences that findings are tested on

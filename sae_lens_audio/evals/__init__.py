@@ -7,16 +7,16 @@
 - clips and rows for it: ``labelled_clips``, ``gather_rows``
 """
 
+from sae_lens_audio.evals.attached import SplicedScores
+from sae_lens_audio.evals.attached_runs import spliced_scores
 from sae_lens_audio.evals.baselines import KLargest, RandomFeatures, linear_bases, sparse_baselines
-from sae_lens_audio.evals.codes import Codes, directions
+from sae_lens_audio.evals.coders import Codes, directions
 from sae_lens_audio.evals.decoder_rows import Duplicates, duplicates
 from sae_lens_audio.evals.evaluate import EvaluationOptions, evaluate
 from sae_lens_audio.evals.evaluation import Evaluation, load_evaluation
 from sae_lens_audio.evals.phones import PhoneOptions, PhoneScores, phone_scores
 from sae_lens_audio.evals.reconstruction import ReconstructionCounter, ReconstructionScores
 from sae_lens_audio.evals.rows import gather_rows, labelled_clips
-from sae_lens_audio.evals.spliced import SplicedScores
-from sae_lens_audio.evals.splicing_runs import spliced_scores
 from sae_lens_audio.evals.stability import Match, Stability, stability
 
 __all__ = [

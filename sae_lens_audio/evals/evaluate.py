@@ -13,20 +13,20 @@ from torch import Tensor
 
 from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.features.bases import LinearBasis
-from hooked_whisper.features.labelled import LabelledClip, Track
+from hooked_whisper.features.phones.labeled_evaluation import LabelledClip, Track
 from hooked_whisper.features.sites import Site
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import SILENCE
 from sae_lens_audio.architectures import Crosscoder, Transcoder
+from sae_lens_audio.evals.attached import SplicedScores
+from sae_lens_audio.evals.attached_runs import NoTextError, Where, spliced_scores, whole_clips
 from sae_lens_audio.evals.baselines import linear_bases, sparse_baselines
-from sae_lens_audio.evals.codes import Codes, directions
+from sae_lens_audio.evals.coders import Codes, directions
 from sae_lens_audio.evals.decoder_rows import duplicates
 from sae_lens_audio.evals.evaluation import Evaluation
 from sae_lens_audio.evals.phones import PhoneOptions, PhoneScores, RarePhonesError, phone_scores
 from sae_lens_audio.evals.reconstruction import ReconstructionScores
 from sae_lens_audio.evals.rows import Recorder, gather_rows, row_share
-from sae_lens_audio.evals.spliced import SplicedScores
-from sae_lens_audio.evals.splicing_runs import NoTextError, Where, spliced_scores, whole_clips
 from sae_lens_audio.evals.stability import stability
 
 Rows = Float[Tensor, "_ _"]  # [row, d], of other numbers and widths at each point

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.errors import CheckpointError
-from hooked_whisper.findings.finding import Estimate, format_number
-from hooked_whisper.storage import write_atomic
+from hooked_whisper.findings.core.finding import Estimate, format_number
+from sae_lens_audio.evals.attached import CLEAN, MEAN, MEASURES, ZERO, ConditionCounts, SplicedScores
 from sae_lens_audio.evals.decoder_rows import Duplicates
 from sae_lens_audio.evals.phones import PhoneScores
 from sae_lens_audio.evals.reconstruction import ReconstructionScores
-from sae_lens_audio.evals.serialise import plain, restored, to_text
-from sae_lens_audio.evals.spliced import CLEAN, MEAN, MEASURES, ZERO, ConditionCounts, SplicedScores
+from sae_lens_audio.evals.serialization import plain, restored, to_text
 from sae_lens_audio.evals.stability import Match, Stability
 
 FORMAT = "sae_lens_audio/evaluation/1"
@@ -57,8 +57,8 @@ class Evaluation:
     def rows(self) -> list[dict[str, Any]]:
         """One dict per dictionary, baseline, control and condition: all that is known of each.
 
-        An :class:`~hooked_whisper.findings.finding.Estimate` where there is an interval, else a number. Phones beside
-        a sparse baseline are those of its dense basis.
+        An :class:`~hooked_whisper.findings.core.finding.Estimate` where there is an interval, else a number. Phones
+        beside a sparse baseline are those of its dense basis.
         """
         controls = [name for name in self.phones if name not in {*self.dictionaries, *self.baselines.values()}]
         conditions = [] if self.spliced is None else list(self.spliced.conditions)

@@ -14,13 +14,13 @@ from jaxtyping import Bool, Float, Int
 from hooked_whisper.errors import PatchError
 from hooked_whisper.features.baselines import mel_bands
 from hooked_whisper.features.bases import LinearBasis
-from hooked_whisper.features.labelled_rows import Track, collect_rows
-from hooked_whisper.features.row_labels import CountOptions, LabelledClip
-from hooked_whisper.features.selectivity import MIN_TOKENS, Selectivity
-from hooked_whisper.features.site_counts import SiteCounts
+from hooked_whisper.features.phones.counts import SiteCounts
+from hooked_whisper.features.phones.labeled_rows import Track, collect_rows
+from hooked_whisper.features.phones.row_labels import CountOptions, LabelledClip
+from hooked_whisper.features.phones.selectivity import MIN_TOKENS, Selectivity
 from hooked_whisper.features.sites import Site
 from hooked_whisper.features.spool import MEMORY
-from hooked_whisper.findings.finding import Estimate
+from hooked_whisper.findings.core.finding import Estimate
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import FeatureBasis
 from sae_lens_audio.evals.baselines import RandomFeatures

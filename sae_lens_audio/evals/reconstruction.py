@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hooked_whisper.errors import PatchError
 from sae_lens_audio.architectures import Transcoder
-from sae_lens_audio.evals.codes import Codes, reconstruct
+from sae_lens_audio.evals.coders import Codes, reconstruct
 
 DENSE = 0.1  # a feature that fires on more of the rows is called dense
 _AT_ONCE = 1 << 24  # features computed together: 64 MB

@@ -13,7 +13,7 @@ from torch import Tensor
 from hooked_whisper.audio import TimeMap
 from hooked_whisper.corpora import Recording, Window, windows_from
 from hooked_whisper.errors import AlignmentError, AudioError, PatchError
-from hooked_whisper.features.labelled import LabelledClip
+from hooked_whisper.features.phones.labeled_evaluation import LabelledClip
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment
 from sae_lens_audio.activations.options import HarvestOptions

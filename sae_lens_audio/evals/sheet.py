@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hooked_whisper.findings.drawing import BLUE, GREEN, GREY, GRID, INK, ORANGE, PURPLE
-from hooked_whisper.findings.finding import Estimate
+from hooked_whisper.findings.core.figures import BLUE, GREEN, GREY, GRID, INK, ORANGE, PURPLE
+from hooked_whisper.findings.core.finding import Estimate
+from sae_lens_audio.evals.attached import CLEAN, MEAN, PADDING_TOO, ZERO
 from sae_lens_audio.evals.evaluation import Evaluation, in_words
 from sae_lens_audio.evals.phones import COVERS_AUC, COVERS_F1
 from sae_lens_audio.evals.reconstruction import density_edges
-from sae_lens_audio.evals.spliced import CLEAN, MEAN, PADDING_TOO, ZERO
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

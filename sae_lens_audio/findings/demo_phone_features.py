@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.drawing import BLUE, GREEN, GREY, ORANGE, _figure, _in_words, _legend, draw_controls
-from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding
-from hooked_whisper.findings.phone_sites import DRAWS, ENOUGH_PHONES, ENOUGH_UTTERANCES, clip_of
-from hooked_whisper.findings.records import Axis, Measurement, Table
+from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.figures import BLUE, GREEN, GREY, ORANGE, _figure, _in_words, _legend, draw_controls
+from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
+from hooked_whisper.findings.core.records import Axis, Measurement, Table
+from hooked_whisper.findings.phones.evaluation import DRAWS, ENOUGH_PHONES, ENOUGH_UTTERANCES, clip_of
 from hooked_whisper.protocols import SILENCE
 from sae_lens_audio.architectures import Dictionary
 from sae_lens_audio.demo import load_demo
@@ -73,7 +73,7 @@ def run(context: Context, common: dict[str, Any], published: Table) -> Finding:
 
 
 def _unfit(context: Context) -> str:
-    from hooked_whisper.weights import weights_sha256
+    from hooked_whisper.loading import weights_sha256
 
     if not context.utterances or context.reference != "truth":
         return "there are no clips with texts and phones that are not the model's own: pass --corpus and --alignments"
@@ -116,8 +116,8 @@ def _evaluate(context: Context, number: int) -> _Block:
 
 def _trained_on(loaded: Loaded) -> frozenset[str]:
     """Sentences of the recordings that it was trained on, planned again."""
-    from hooked_whisper.speech import SpokenWorld
-    from hooked_whisper.speech.recordings import held_out_sentences
+    from hooked_whisper.synthetic import SpokenWorld
+    from hooked_whisper.synthetic.recordings import held_out_sentences
 
     made = loaded.metadata.extra.get("sentences", {})
     return frozenset(held_out_sentences(SpokenWorld.default(), int(made["count"]), int(made["seed"])))

@@ -10,12 +10,12 @@ import numpy as np
 
 from hooked_whisper.errors import AudioError
 from hooked_whisper.features.bases import LinearBasis
-from hooked_whisper.findings.context import Context, Utterance
-from hooked_whisper.findings.finding import Control, Criterion, Estimate, Finding, describe
-from hooked_whisper.findings.packing import n_packed
-from hooked_whisper.findings.phone_sites import DRAWS, ENOUGH_PHONES, ENOUGH_SPEAKERS, clip_of, resampled_means
-from hooked_whisper.findings.published import BLOG
-from hooked_whisper.findings.records import Axis, Measurement, Table
+from hooked_whisper.findings.core.context import Context, Utterance
+from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding, describe
+from hooked_whisper.findings.core.packing import n_packed
+from hooked_whisper.findings.core.published import BLOG
+from hooked_whisper.findings.core.records import Axis, Measurement, Table
+from hooked_whisper.findings.phones.evaluation import DRAWS, ENOUGH_PHONES, ENOUGH_SPEAKERS, clip_of, resampled_means
 from hooked_whisper.protocols import FeatureBasis
 from sae_lens_audio.evals.baselines import RandomFeatures
 from sae_lens_audio.evals.phones import FOUND, PhoneOptions, PhoneScores, phone_scores

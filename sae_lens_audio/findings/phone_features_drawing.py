@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hooked_whisper.findings.drawing import BLUE, GREEN, GREY, ORANGE, _figure, _in_words, _legend, draw_controls
-from hooked_whisper.findings.finding import Finding
+from hooked_whisper.findings.core.figures import BLUE, GREEN, GREY, ORANGE, _figure, _in_words, _legend, draw_controls
+from hooked_whisper.findings.core.finding import Finding
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

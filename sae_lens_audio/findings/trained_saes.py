@@ -14,10 +14,10 @@ from torch import Tensor
 from hooked_whisper.corpora import Recording
 from hooked_whisper.corpora.packaged import packaged_speech
 from hooked_whisper.features.bases import LinearBasis
-from hooked_whisper.features.labels import label_names, label_positions
-from hooked_whisper.findings.context import Context, Utterance
-from hooked_whisper.findings.corpus_clips import clips_of
-from hooked_whisper.findings.packing import SPARE, n_packed, pack
+from hooked_whisper.features.phones.position_labels import label_names, label_positions
+from hooked_whisper.findings.core.context import Context, Utterance
+from hooked_whisper.findings.core.corpus_clips import clips_of
+from hooked_whisper.findings.core.packing import SPARE, n_packed, pack
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import SILENCE
 from sae_lens_audio.activations import HarvestOptions, TensorBlocks

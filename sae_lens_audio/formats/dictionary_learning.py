@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hooked_whisper._support.files import as_tensors, read_json, read_pickle
 from hooked_whisper.errors import CheckpointError, closest
-from hooked_whisper.files import as_tensors, read_json, read_pickle
 from sae_lens_audio.architectures import BatchTopK, Dictionary, Gated, JumpReLU, Matryoshka, Standard, TopK
 from sae_lens_audio.formats.files import Loaded, build, check_tensors
 from sae_lens_audio.formats.folding import fold_decoder_norms

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hooked_whisper._support.storage import AnyPath, is_local, write_atomic
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
-from hooked_whisper.storage import AnyPath, is_local, write_atomic
 from sae_lens_audio.architectures import BatchTopK, Dictionary, Normalised
 from sae_lens_audio.formats.metadata import Metadata
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_whisper._support.files import reason
 from hooked_whisper.errors import CheckpointError
-from hooked_whisper.files import reason
 from sae_lens_audio.architectures import Dictionary, Normalised
 from sae_lens_audio.formats.files import Loaded
 from sae_lens_audio.formats.load import FILES, load_sae

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from upath import UPath
 
+from hooked_whisper._support.storage import Place, as_path, is_local
 from hooked_whisper.errors import CheckpointError
-from hooked_whisper.storage import Place, as_path, is_local
 from sae_lens_audio.formats import dictionary_learning, saelens, sparsify
 from sae_lens_audio.formats.files import Loaded
 

@@ -18,9 +18,9 @@ from jaxtyping import Float
 from safetensors.torch import save
 from torch import Tensor
 
+from hooked_whisper._support.files import read_json, read_safetensors
+from hooked_whisper._support.storage import Place, as_path
 from hooked_whisper.errors import CheckpointError
-from hooked_whisper.files import read_json, read_safetensors
-from hooked_whisper.storage import Place, as_path
 from sae_lens_audio.architectures import (
     ARCHITECTURES,
     BatchTopK,

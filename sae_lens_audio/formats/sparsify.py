@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hooked_whisper._support.files import read_json, read_safetensors
 from hooked_whisper.errors import CheckpointError
-from hooked_whisper.files import read_json, read_safetensors
 from sae_lens_audio.architectures import Dictionary, TopK, TopKTranscoder
 from sae_lens_audio.formats.files import Loaded, build, check_tensors, positive
 from sae_lens_audio.formats.metadata import Metadata

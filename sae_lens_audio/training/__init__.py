@@ -1,6 +1,6 @@
 """Training: one loop for every architecture, on stored or streamed activations, alone or in several processes."""
 
-from hooked_whisper.ranks import TorchRanks, torchrun_ranks
+from hooked_whisper._support.ranks import TorchRanks, torchrun_ranks
 from sae_lens_audio.training.batches import Batch, Batches
 from sae_lens_audio.training.config import TrainingConfig
 from sae_lens_audio.training.log import read_metrics

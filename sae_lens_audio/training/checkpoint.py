@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from hooked_whisper._support.storage import AnyPath, local_copy, write_atomic
 from hooked_whisper.errors import CheckpointError
-from hooked_whisper.storage import AnyPath, local_copy, write_atomic
 from sae_lens_audio.errors import TrainingError
 
 CHECKPOINT = "checkpoint.safetensors"

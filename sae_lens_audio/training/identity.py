@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_whisper.storage import AnyPath
+from hooked_whisper._support.storage import AnyPath
 from sae_lens_audio.activations import Blocks
 from sae_lens_audio.architectures import Losses
 from sae_lens_audio.errors import TrainingError

@@ -6,8 +6,8 @@ import json
 import math
 from typing import Any, Protocol, runtime_checkable
 
+from hooked_whisper._support.storage import AnyPath, Place, as_path, is_local, write_atomic
 from hooked_whisper.errors import MissingExtraError
-from hooked_whisper.storage import AnyPath, Place, as_path, is_local, write_atomic
 from sae_lens_audio.errors import TrainingError
 
 METRICS = "metrics.jsonl"

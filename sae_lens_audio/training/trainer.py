@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from hooked_whisper.files import tensors_sha256
-from hooked_whisper.ranks import TorchRanks
-from hooked_whisper.storage import AnyPath, as_path
-from hooked_whisper.storage import Place as Folder
+from hooked_whisper._support.files import tensors_sha256
+from hooked_whisper._support.ranks import TorchRanks
+from hooked_whisper._support.storage import AnyPath, as_path
+from hooked_whisper._support.storage import Place as Folder
 from sae_lens_audio.activations import Blocks
 from sae_lens_audio.architectures import Crosscoder, Dictionary, Losses, Transcoder
 from sae_lens_audio.errors import TrainingError
@@ -69,7 +69,7 @@ class Trainer:
             :meth:`finished`, which takes raw ones.
         blocks: of one hook point; two for a transcoder (what it reads, what it predicts), several for a crosscoder.
         metadata: what the dictionary's folder says of it; a function where that is known at the end, such as scores.
-        ranks: the other processes, see :func:`~hooked_whisper.ranks.torchrun_ranks`. Weights, batches and
+        ranks: the other processes, see :func:`~hooked_whisper._support.ranks.torchrun_ranks`. Weights, batches and
             results are those of one process with the same batch, within rounding.
         writers: beside ``metrics.jsonl``.
 

@@ -27,7 +27,7 @@ from hooked_whisper.analysis.alignment_heads import choose_heads, clip_maps, sco
 from hooked_whisper.analysis.boundaries import boundaries, boundary_counts, boundary_errors, boundary_f1, r_value_of
 from hooked_whisper.errors import AlignmentError
 from hooked_whisper.protocols import Alignment, Interval
-from hooked_whisper.speech.world import Clip, SpokenWorld
+from hooked_whisper.synthetic.world import Clip, SpokenWorld
 
 times = st.lists(st.floats(0, 5), max_size=7)
 

@@ -13,7 +13,7 @@ from hooked_whisper.audio import log_mel_spectrogram, mel_filters
 from hooked_whisper.audio.griffin_lim import griffin_lim, mel_to_power
 from hooked_whisper.errors import AudioError
 from hooked_whisper.interventions.transcriber import Transcriber
-from hooked_whisper.speech.world import SpokenWorld
+from hooked_whisper.synthetic.world import SpokenWorld
 from hooked_whisper.text import word_errors
 
 CPU = torch.device("cpu")

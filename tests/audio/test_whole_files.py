@@ -16,10 +16,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hooked_whisper._support.storage import as_path
 from hooked_whisper.audio import load_audio
 from hooked_whisper.corpora.parts import load_part
 from hooked_whisper.errors import AudioError
-from hooked_whisper.storage import as_path
 from tests.audio import surgery
 from tests.audio.signals import babble, encoded
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from hooked_whisper import HookedWhisper, cli
+from hooked_whisper import HookedWhisper
+from hooked_whisper.cli import parser as cli
 from hooked_whisper.findings import Finding
 from tests.findings.worlds import small_context, small_model
 
@@ -188,7 +189,7 @@ def test_interruption_exits_130(monkeypatch, folder, capsys, tmp_path) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("hooked_whisper.findings.bigrams.run", interrupt)
-    monkeypatch.setattr("hooked_whisper.cli_reproduce.load_model", interrupt)
+    monkeypatch.setattr("hooked_whisper.cli.reproduce.load_model", interrupt)
     assert run("reproduce", "--model", folder, "--only", "F9", "--out", str(tmp_path)) == 130
     assert "interrupted" in capsys.readouterr().err
 
@@ -196,7 +197,7 @@ def test_interruption_exits_130(monkeypatch, folder, capsys, tmp_path) -> None:
 def test_a_finding_that_breaks_is_recorded_and_the_others_go_on(monkeypatch, folder, capsys, tmp_path) -> None:
     from dataclasses import replace
 
-    from hooked_whisper.findings import registry
+    from hooked_whisper.findings.core import registry
 
     def broken(context):
         raise ZeroDivisionError("<oops>")
@@ -218,11 +219,11 @@ def test_a_finding_that_breaks_is_recorded_and_the_others_go_on(monkeypatch, fol
 
 
 def test_own_recordings(half_minute, clip, capsys, tmp_path, monkeypatch) -> None:
-    from hooked_whisper.findings import windows
+    from hooked_whisper.findings import attention_windows as windows
 
     monkeypatch.setattr(windows, "WINDOWS", (10, 20))
     monkeypatch.setattr(windows, "NARROWER", ())
-    monkeypatch.setattr("hooked_whisper.findings.context.MOST_TOKENS", 6)
+    monkeypatch.setattr("hooked_whisper.findings.core.context.MOST_TOKENS", 6)
     out = tmp_path / "out"
     assert (
         run(
@@ -258,7 +259,7 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 
 def test_a_finding_on_no_context_is_an_error_not_a_crash() -> None:
-    from hooked_whisper.findings.registry import REGISTRY, run_finding
+    from hooked_whisper.findings.core.registry import REGISTRY, run_finding
 
     context = small_context(truth=False)
     assert isinstance(run_finding(REGISTRY["F2"], context), Finding)
@@ -267,7 +268,7 @@ def test_a_finding_on_no_context_is_an_error_not_a_crash() -> None:
 def test_reproduce_resumes_with_the_same_settings_alone(monkeypatch, folder, caplog, tmp_path) -> None:
     from dataclasses import replace
 
-    from hooked_whisper.findings import registry, running
+    from hooked_whisper.findings.core import registry, running
 
     calls: list[str] = []
 

@@ -9,8 +9,8 @@ import pytest
 import soundfile
 
 import hooked_whisper
-from hooked_whisper import cli
-from sae_lens_audio import cli as sae_cli
+from hooked_whisper.cli import parser as cli
+from sae_lens_audio.cli import parser as sae_cli
 
 pytest.importorskip("pocketsphinx")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from hooked_whisper.cli import main
+from hooked_whisper.cli.parser import main
 from hooked_whisper.features import load_scan
 
 

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hooked_whisper.model import banded, local_window
-from hooked_whisper.model.banded import attend_within_windows, windows_of_heads
+from hooked_whisper.model import local_window
+from hooked_whisper.model import windowed_attention as banded
 from hooked_whisper.model.masks import LocalWindow, MaskEntry
+from hooked_whisper.model.windowed_attention import attend_within_windows, windows_of_heads
 from tests.core.twins import Twins
 
 

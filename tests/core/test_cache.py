@@ -176,7 +176,7 @@ def test_a_failed_save_leaves_the_old_file(
     def fail(*args: object, **kwargs: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("hooked_whisper.hooks.cache.save_file", fail)
+    monkeypatch.setattr("hooked_whisper.hooks.activation_cache.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         cache.to(torch.float16).save(path)
     assert ActivationCache.load(path, odd.core)["encoder.hook_out"].dtype == torch.float32

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooked_whisper import HookedWhisper
+from hooked_whisper._support.indices import read_indices, take
 from hooked_whisper.errors import HookedWhisperError, MaskError, PatchError
-from hooked_whisper.hooks.splice_layout import chosen_places
-from hooked_whisper.indices import read_indices, take
+from hooked_whisper.hooks.attach_layout import chosen_places
 from hooked_whisper.interventions import Patch, ablate, knock_out, replace_encoder
-from hooked_whisper.interventions.places import places
+from hooked_whisper.interventions.positions import places
 from tests.core.twins import Twins
 
 pytestmark = pytest.mark.usefixtures("unchecked")

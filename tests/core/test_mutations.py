@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hooked_whisper.config import WhisperConfig
 from hooked_whisper.model import WhisperCore
-from hooked_whisper.model.parts import LayerNorm
+from hooked_whisper.model.layers import LayerNorm
 from tests.core.parity import Activations, compare, openai_activations
 from tests.core.test_parity import FLOAT32
 from tests.core.twins import SIZES, Twins

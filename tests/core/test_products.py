@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from hooked_whisper.model.parts import MLP, LayerNorm
-from hooked_whisper.products import WINDOW, linear, recurring_linear
+from hooked_whisper.model.kernels import WINDOW, linear, recurring_linear
+from hooked_whisper.model.layers import MLP, LayerNorm
 
 D_IN, D_OUT = 24, 40
 

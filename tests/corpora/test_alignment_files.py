@@ -14,6 +14,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.corpora import (
     PHONES,
     Tiers,
@@ -34,7 +35,6 @@ from hooked_whisper.corpora.fitting import fitted
 from hooked_whisper.corpora.tiers import cut
 from hooked_whisper.errors import AlignmentError
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
-from hooked_whisper.storage import write_atomic
 
 LABELS = st.text(st.characters(blacklist_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=6).filter(
     lambda s: s.strip() == s and s.lower() not in ("sil", "sp", "pau", "epi", "h#", "<eps>", "<sil>")

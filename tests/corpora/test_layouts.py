@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from hooked_whisper._support.storage import AnyPath, as_path
 from hooked_whisper.audio import load_audio
-from hooked_whisper.cli_corpus import add_corpus, corpus_of
+from hooked_whisper.cli.corpus_arguments import add_corpus, corpus_of
 from hooked_whisper.corpora import (
     Recording,
     asterisk,
@@ -29,7 +30,6 @@ from hooked_whisper.corpora import (
 from hooked_whisper.corpora.parts import load_part
 from hooked_whisper.errors import AlignmentError, AudioError, MissingExtraError
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
-from hooked_whisper.storage import AnyPath, as_path
 from tests.corpora.sounds import write_noise
 
 

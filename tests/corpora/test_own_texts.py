@@ -16,7 +16,7 @@ from hooked_whisper.corpora import Failure, Recording, fingerprint, open_corpus,
 from hooked_whisper.corpora.own_texts import check_texts
 from hooked_whisper.corpora.tiers import TEXT_SOURCE
 from hooked_whisper.errors import HookedWhisperError
-from hooked_whisper.features.scanning import ScanOptions, scan
+from hooked_whisper.features.scan import ScanOptions, scan
 from hooked_whisper.interventions.transcriber import Transcriber
 
 CLIPS = Path(hooked_whisper.__file__).parent / "demo" / "clips"

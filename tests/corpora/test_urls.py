@@ -15,11 +15,11 @@ import soundfile
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
+from hooked_whisper._support.storage import AnyPath, as_path
 from hooked_whisper.audio import load_audio
-from hooked_whisper.cli_corpus import add_corpus, corpus_of
+from hooked_whisper.cli.corpus_arguments import add_corpus, corpus_of
 from hooked_whisper.corpora import Failure, Loader, Recording, open_corpus
 from hooked_whisper.errors import AudioError
-from hooked_whisper.storage import AnyPath, as_path
 
 GRID = """File type = "ooTextFile"
 Object class = "TextGrid"

@@ -13,8 +13,8 @@ from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
 from hooked_whisper.decoding import Transcription, decode, generate, transcribe
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.loading import load_into, resolve
 from hooked_whisper.model import KVCache
-from hooked_whisper.weights import load_into, resolve
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ torch.set_num_threads(1)
 from hooked_whisper import HookedWhisper
 from hooked_whisper.analysis import align
 from hooked_whisper.interventions import outcome
-from hooked_whisper.speech import SpokenWorld
+from hooked_whisper.synthetic import SpokenWorld
 model, clip = HookedWhisper.from_pretrained("demo"), SpokenWorld.default().clips()[1]
 mel = model.to_mel(clip.audio)
 align(model, mel, clip.text, duration=2.0)

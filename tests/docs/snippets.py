@@ -16,7 +16,7 @@ from pathlib import Path
 import soundfile
 
 from hooked_whisper.corpora import to_textgrid
-from hooked_whisper.speech import SpokenWorld
+from hooked_whisper.synthetic import SpokenWorld
 
 _FENCE = re.compile(r"^(?P<fence>```+)(?P<head>[^\n`]*)\n(?P<body>.*?)^(?P=fence)[ \t]*$", re.DOTALL | re.MULTILINE)
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d.,]*(?:e[-+]?\d+)?(?![\w])|(?<=\d)[\d.]+")

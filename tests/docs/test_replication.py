@@ -11,7 +11,7 @@ from docs.tools import replicate
 from docs.tools.replicate import Cell, cells, compact
 from docs.tools.replication_tables import COLUMNS, filled_sentence, numbers_table, verdicts_table
 from hooked_whisper.findings import Control, Criterion, Estimate, Finding, save_findings
-from hooked_whisper.findings.records import Axis, Measurement
+from hooked_whisper.findings.core.records import Axis, Measurement
 
 
 def finding(value: float, id: str = "F3") -> Finding:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from hooked_whisper import cli
-from sae_lens_audio import cli as sae_cli
-from sae_lens_audio.settings import read_settings
+from hooked_whisper.cli import parser as cli
+from sae_lens_audio.cli import parser as sae_cli
+from sae_lens_audio.training.settings import read_settings
 from tests.docs.snippets import bare, blocks, commands, only_parsed, prepare, run_page
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,7 +22,7 @@ from hooked_whisper.corpora import to_textgrid
 from hooked_whisper.errors import AudioError, HookedWhisperError
 from hooked_whisper.explorer import Shelf, clips
 from hooked_whisper.explorer.serve import serve
-from hooked_whisper.speech import SpokenWorld
+from hooked_whisper.synthetic import SpokenWorld
 from tests.explorer.conftest import Served
 
 

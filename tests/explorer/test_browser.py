@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from hooked_whisper.speech import SpokenWorld
+from hooked_whisper.synthetic import SpokenWorld
 from tests.browsing import chromium, problems_of
 from tests.explorer.conftest import Served
 

@@ -9,8 +9,8 @@ from operator import add
 import numpy as np
 from jaxtyping import Float, Int
 
-from hooked_whisper.features.joint import JointCounts
-from hooked_whisper.features.measures import average_precision, entropy, information, quantile_bins, rebin
+from hooked_whisper.features.phones.joint_histogram import JointCounts
+from hooked_whisper.features.phones.measures import average_precision, entropy, information, quantile_bins, rebin
 from hooked_whisper.protocols import SILENCE
 
 Counts = Int[np.ndarray, "feature cell label"]

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from hooked_whisper.errors import PatchError
-from hooked_whisper.features.autolabel import AutoLabel, Evidence, autolabels
-from hooked_whisper.features.examples import purity
-from hooked_whisper.features.joint import JointCounts, count
-from hooked_whisper.features.selectivity import cross_selectivity
+from hooked_whisper.features.phones.autolabel import AutoLabel, Evidence, autolabels
+from hooked_whisper.features.phones.joint_histogram import JointCounts, count
+from hooked_whisper.features.phones.selectivity import cross_selectivity
+from hooked_whisper.features.phones.top_examples import purity
 from hooked_whisper.protocols import SILENCE
 
 NAMES = (SILENCE, "s", "t", "m", "n", "ɑ", "i", "u")

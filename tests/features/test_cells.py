@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooked_whisper.features.cells import Cells
+from hooked_whisper.features.histogram_bins import Cells
 
 numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hooked_whisper import HookedWhisper
 from hooked_whisper.errors import PatchError
 from hooked_whisper.features import axes, random_orthonormal
-from hooked_whisper.features.dreams import RANGE, dream_of, in_full_window, start_mel
+from hooked_whisper.features.visualize import RANGE, dream_of, in_full_window, start_mel
 from tests.core.twins import listeners
 from tests.findings.worlds import small_model
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooked_whisper.errors import PatchError
-from hooked_whisper.features.examples import ABSENT, TopExamples, purity
+from hooked_whisper.features.phones.top_examples import ABSENT, TopExamples, purity
 
 NAMES = ("SIL", "s", "z", "m")
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooked_whisper.errors import AlignmentError, PatchError
-from hooked_whisper.features import joint
-from hooked_whisper.features.cells import Cells
-from hooked_whisper.features.joint import COARSE, JointCounter, count
+from hooked_whisper.features.histogram_bins import Cells
+from hooked_whisper.features.phones import joint_histogram as joint
+from hooked_whisper.features.phones.joint_histogram import COARSE, JointCounter, count
 
 NAMES = ("SIL", "a", "b")
 

@@ -11,9 +11,9 @@ from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
 from hooked_whisper.errors import AlignmentError, AudioError, CacheSizeError, HookedWhisperError, PatchError
 from hooked_whisper.features import random_orthonormal
 from hooked_whisper.features.baselines import mel_bands
-from hooked_whisper.features.joint import JointCounts, count
-from hooked_whisper.features.labelled import LabelledClip, activations, evaluate_sites, speaker_folds
-from hooked_whisper.features.labels import label_names, label_positions
+from hooked_whisper.features.phones.joint_histogram import JointCounts, count
+from hooked_whisper.features.phones.labeled_evaluation import LabelledClip, activations, evaluate_sites, speaker_folds
+from hooked_whisper.features.phones.position_labels import label_names, label_positions
 from hooked_whisper.features.sites import Site
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
 

@@ -18,15 +18,16 @@ from hypothesis import strategies as st
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper.errors import AudioError, CacheSizeError, PatchError
-from hooked_whisper.features import BothSigns, random_orthonormal, row_labels, spool
+from hooked_whisper.features import BothSigns, random_orthonormal, spool
 from hooked_whisper.features.baselines import mel_bands
-from hooked_whisper.features.joint import JointCounter, JointCounts, count
-from hooked_whisper.features.labelled_rows import MEL, LabelledRows, collect_rows
-from hooked_whisper.features.onsets import OnsetAverages
-from hooked_whisper.features.phones import classes
-from hooked_whisper.features.polyphony import RangeSummary, active_ranges
-from hooked_whisper.features.row_labels import CountOptions, LabelledClip, RowLabels
-from hooked_whisper.features.selectivity import Selectivity
+from hooked_whisper.features.phones import row_labels
+from hooked_whisper.features.phones.articulation import classes
+from hooked_whisper.features.phones.joint_histogram import JointCounter, JointCounts, count
+from hooked_whisper.features.phones.labeled_rows import MEL, LabelledRows, collect_rows
+from hooked_whisper.features.phones.onsets import OnsetAverages
+from hooked_whisper.features.phones.polyphony import RangeSummary, active_ranges
+from hooked_whisper.features.phones.row_labels import CountOptions, LabelledClip, RowLabels
+from hooked_whisper.features.phones.selectivity import Selectivity
 from hooked_whisper.features.sites import Site
 from hooked_whisper.features.spool import Spool
 from tests.features.dense import dense_selectivity

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hooked_whisper.audio import TimeMap
 from hooked_whisper.errors import AlignmentError
-from hooked_whisper.features.labels import label_names, label_positions
+from hooked_whisper.features.phones.position_labels import label_names, label_positions
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
 
 cuts = st.lists(st.integers(0, 400), min_size=2, max_size=12, unique=True).map(sorted)

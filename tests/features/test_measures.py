@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from hooked_whisper.features.joint import count
-from hooked_whisper.features.measures import (
+from hooked_whisper.features.phones.joint_histogram import count
+from hooked_whisper.features.phones.measures import (
     average_precision,
     entropy,
     information,

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from hooked_whisper.errors import PatchError
-from hooked_whisper.features.labels import PositionLabels
-from hooked_whisper.features.onsets import OnsetAverages, latency
+from hooked_whisper.features.phones.onsets import OnsetAverages, latency
+from hooked_whisper.features.phones.position_labels import PositionLabels
 
 NAMES = ("a", "b")
 

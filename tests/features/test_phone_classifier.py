@@ -7,9 +7,9 @@ import torch
 
 from hooked_whisper.audio import log_mel_spectrogram
 from hooked_whisper.errors import AlignmentError
-from hooked_whisper.features.phone_classifier import frame_labels, phone_classifier
+from hooked_whisper.features.phones.classifier import frame_labels, phone_classifier
 from hooked_whisper.protocols import Alignment, Interval
-from hooked_whisper.speech.world import SpokenWorld
+from hooked_whisper.synthetic.world import SpokenWorld
 
 
 def spoken(phones: list[tuple[float, float, str]]) -> Alignment:

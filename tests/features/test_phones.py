@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooked_whisper.errors import AlignmentError
-from hooked_whisper.features.phones import articulation, articulatory_distance, classes, distances
+from hooked_whisper.features.phones.articulation import articulation, articulatory_distance, classes, distances
 from hooked_whisper.protocols import SILENCE
-from hooked_whisper.speech.phones import ARPABET, PHONES, VOWELS
+from hooked_whisper.synthetic.phones import ARPABET, PHONES, VOWELS
 
 TIMIT = (
     *("iy", "ih", "eh", "ey", "ae", "aa", "aw", "ay", "ah", "ao", "oy", "ow", "uh", "uw", "ux", "er", "ax", "ix"),

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from hooked_whisper.errors import PatchError
-from hooked_whisper.features.joint import count
-from hooked_whisper.features.measures import entropy
-from hooked_whisper.features.polyphony import (
+from hooked_whisper.features.phones.joint_histogram import count
+from hooked_whisper.features.phones.measures import entropy
+from hooked_whisper.features.phones.polyphony import (
     PhoneRanges,
     active_ranges,
     confusions,
@@ -92,7 +92,7 @@ def test_a_trend_where_the_label_gets_surer() -> None:
 
 @given(st.lists(st.lists(st.integers(0, 3) | st.none(), min_size=5, max_size=5), min_size=1, max_size=8))
 def test_trend_as_in_scipy(rows: list[list[int | None]]) -> None:
-    from hooked_whisper.features.polyphony import spearman_with_order
+    from hooked_whisper.features.phones.polyphony import spearman_with_order
 
     values = np.array([[np.nan if x is None else float(x) for x in row] for row in rows])
     found = spearman_with_order(values)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooked_whisper.errors import PatchError
-from hooked_whisper.features.joint import JointCounts, count
-from hooked_whisper.features.selectivity import coverage, cross_selectivity, selectivity
+from hooked_whisper.features.phones.joint_histogram import JointCounts, count
+from hooked_whisper.features.phones.selectivity import coverage, cross_selectivity, selectivity
 from hooked_whisper.protocols import SILENCE
 
 NAMES = (SILENCE, "s", "t", "m", "n", "ʒ")

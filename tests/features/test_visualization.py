@@ -12,8 +12,8 @@ from torch import Tensor
 from hooked_whisper import HookedWhisper
 from hooked_whisper.errors import PatchError
 from hooked_whisper.features import axes
-from hooked_whisper.features.dreams import RANGE
-from hooked_whisper.features.visualization import (
+from hooked_whisper.features.visualize import RANGE
+from hooked_whisper.features.visualize_with_priors import (
     MelPrior,
     activation_in_window,
     ascend,

@@ -13,10 +13,10 @@ import numpy as np
 from hooked_whisper import HookedWhisper
 from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
 from hooked_whisper.features.bases import LinearBasis, pca, random_orthonormal
-from hooked_whisper.features.row_labels import CountOptions
-from hooked_whisper.findings import phone_sites
-from hooked_whisper.findings.context import Context, Utterance
-from hooked_whisper.findings.layer_probes import probe_layer
+from hooked_whisper.features.phones.row_labels import CountOptions
+from hooked_whisper.findings.core.context import Context, Utterance
+from hooked_whisper.findings.phones import evaluation as phone_sites
+from hooked_whisper.findings.phones.layer_probes import probe_layer
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
 
 SPEAKERS = 10

@@ -8,12 +8,12 @@ from functools import cache
 import numpy as np
 
 from hooked_whisper.features import mel_bands
-from hooked_whisper.features.labelled import evaluate_sites
+from hooked_whisper.features.phones.labeled_evaluation import evaluate_sites
 from hooked_whisper.features.sites import Site
 from hooked_whisper.findings import Context, Utterance
-from hooked_whisper.findings.layer_probes import LayerProbe, LayerProbes
-from hooked_whisper.findings.phone_sites import PhoneEvaluation, clip_of, first_half
-from hooked_whisper.findings.phone_summaries import NeuronSite, PhoneSite
+from hooked_whisper.findings.phones.evaluation import PhoneEvaluation, clip_of, first_half
+from hooked_whisper.findings.phones.layer_probes import LayerProbe, LayerProbes
+from hooked_whisper.findings.phones.summaries import NeuronSite, PhoneSite
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
 from tests.findings.worlds import small_context, small_model
 

@@ -10,7 +10,7 @@ from hooked_whisper.analysis import alignment_heads as heads_analysis
 from hooked_whisper.analysis.boundaries import boundaries
 from hooked_whisper.findings import alignment_heads
 from hooked_whisper.findings.alignment_heads import CHOSEN, CONTRAST, EVEN, F1, GAIN, OTHER, f1_estimate, f1_gain
-from hooked_whisper.findings.word_lag import lag_estimate, median_lag, moved, start_lags
+from hooked_whisper.findings.words.lag import lag_estimate, median_lag, moved, start_lags
 from hooked_whisper.protocols import Alignment, Interval
 from tests.findings.worlds import small_context
 

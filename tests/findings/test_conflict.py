@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hooked_whisper.findings import conflict
-from hooked_whisper.findings.conflict import Conflict, _inputs, conflicts, measure
-from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.context_conflict import pooled
+from hooked_whisper.findings import audio_against_context as conflict
+from hooked_whisper.findings.audio_against_context import Conflict, _inputs, conflicts, measure
+from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.words.context_conflict import pooled
 from tests.core.twins import listeners
 from tests.findings.worlds import small_context
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import AudioError
-from hooked_whisper.findings.context import Utterance
-from hooked_whisper.findings.corpus_clips import balanced, clips_of, origin_of
-from hooked_whisper.findings.packing import n_packed, pack
+from hooked_whisper.findings.core.context import Utterance
+from hooked_whisper.findings.core.corpus_clips import balanced, clips_of, origin_of
+from hooked_whisper.findings.core.packing import n_packed, pack
 from hooked_whisper.protocols import Alignment, Interval
 from tests.findings.worlds import small_model
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from hooked_whisper.findings import cut_words
-from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.cut_spans import targets_of, with_margin
+from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.transcripts import normalize_words, word_fates
 from hooked_whisper.findings.cut_words import (
     COLLATERAL,
     DELETED,
@@ -26,7 +26,7 @@ from hooked_whisper.findings.cut_words import (
     UNDER,
     peak,
 )
-from hooked_whisper.findings.transcripts import normalize_words, word_fates
+from hooked_whisper.findings.cuts.spans import targets_of, with_margin
 from hooked_whisper.interventions import replace_spans
 from tests.findings.worlds import small_model, small_truth, utterance
 

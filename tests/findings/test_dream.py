@@ -10,11 +10,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooked_whisper.features.phone_classifier import PhoneClassifier
-from hooked_whisper.findings import dream
-from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.dream import Judged, Target, named_phones, named_planted, phone_aucs, targets
-from hooked_whisper.findings.statistics import auc
+from hooked_whisper.features.phones.classifier import PhoneClassifier
+from hooked_whisper.findings import feature_visualization as dream
+from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.statistics import auc
+from hooked_whisper.findings.feature_visualization import (
+    Judged,
+    Target,
+    named_phones,
+    named_planted,
+    phone_aucs,
+    targets,
+)
 from hooked_whisper.protocols import Interval
 from tests.core.twins import listeners
 from tests.findings.worlds import small_context

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.findings.core.statistics import edit_distance
 from hooked_whisper.findings.english import (
     build,
     differ_only_at_the_end,
@@ -21,7 +22,6 @@ from hooked_whisper.findings.english import (
     spelled_rime,
 )
 from hooked_whisper.findings.english.build import Source, in_millions, is_lower_case_token, whisper_vocabularies
-from hooked_whisper.findings.statistics import edit_distance
 from tests.findings.worlds import small_model
 
 UNIGRAMS = "the 900\nvery 500\ngood 400\nlondon 350\nlug 300\nbike's 200\nzyzzyva 100\nnews 90\n"

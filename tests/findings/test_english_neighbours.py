@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from hooked_whisper.findings import english_neighbours
+from hooked_whisper.findings.core.registry import REGISTRY
 from hooked_whisper.findings.english import load_english, one_syllable_rime
-from hooked_whisper.findings.english_neighbours import P_SOUND, P_USE, SOUND, UNSPELLED, USE
-from hooked_whisper.findings.registry import REGISTRY
-from hooked_whisper.findings.word_pairs import Comparison, make_words
+from hooked_whisper.findings.english import neighbors as english_neighbours
+from hooked_whisper.findings.english.neighbors import P_SOUND, P_USE, SOUND, UNSPELLED, USE
+from hooked_whisper.findings.english.word_pairs import Comparison, make_words
 from tests.findings.worlds import small_context
 
 

@@ -23,8 +23,8 @@ from hooked_whisper.findings import (
     load_findings,
     save_findings,
 )
-from hooked_whisper.findings.finding import format_estimate, format_number
-from hooked_whisper.findings.serialise import from_dict, to_dict
+from hooked_whisper.findings.core.finding import format_estimate, format_number
+from hooked_whisper.findings.core.serialization import from_dict, to_dict
 
 HOLDS = Estimate(0.95, 0.92, 0.98)
 BARELY = Estimate(0.91, 0.85, 0.97)

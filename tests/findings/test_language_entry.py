@@ -11,7 +11,7 @@ import torch
 from hooked_whisper import HookedWhisper
 from hooked_whisper.findings import REGISTRY, Context, language_entry, run_finding
 from hooked_whisper.findings.language_entry import DETECTED, LOST, RANKS, READ, _other_halves, measure
-from hooked_whisper.findings.speech_sample import detect, languages_of
+from hooked_whisper.findings.speech.sample import detect, languages_of
 from tests.core.twins import listeners
 from tests.findings.worlds import small_context, small_model, utterance
 

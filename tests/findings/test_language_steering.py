@@ -10,9 +10,9 @@ import torch
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper.findings import REGISTRY, language_steering
-from hooked_whisper.findings.context import Context
+from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.language_steering import Steered, language_direction
-from hooked_whisper.findings.speech_sample import speech_sample
+from hooked_whisper.findings.speech.sample import speech_sample
 from hooked_whisper.interventions.steer import steer
 from tests.core.twins import listeners
 from tests.findings.worlds import small_config, small_context, utterance

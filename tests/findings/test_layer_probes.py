@@ -6,11 +6,11 @@ import numpy as np
 import torch
 
 from hooked_whisper.features import mel_bands
-from hooked_whisper.features.labelled_rows import MEL, collect_rows
-from hooked_whisper.features.row_labels import CountOptions
+from hooked_whisper.features.phones.labeled_rows import MEL, collect_rows
+from hooked_whisper.features.phones.row_labels import CountOptions
 from hooked_whisper.features.sites import Site
-from hooked_whisper.findings.layer_probes import SHRINKAGE, LayerProbe, _Moments, probe_layer, with_context
-from hooked_whisper.findings.phone_sites import clip_of
+from hooked_whisper.findings.phones.evaluation import clip_of
+from hooked_whisper.findings.phones.layer_probes import SHRINKAGE, LayerProbe, _Moments, probe_layer, with_context
 from tests.findings.phone_worlds import PHONES, spoken
 from tests.findings.worlds import small_model
 

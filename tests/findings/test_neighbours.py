@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from hooked_whisper.analysis import cosine_matrix, nearest_tokens
-from hooked_whisper.findings import neighbours
-from hooked_whisper.findings.neighbours import AUC, draw_pairs
+from hooked_whisper.findings import neighbors as neighbours
+from hooked_whisper.findings.neighbors import AUC, draw_pairs
 from tests.findings.worlds import small_context, small_model, small_truth
 
 

@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora.packaged import SemanticWord, conflict_pairs, packaged_speech, semantic_words
-from hooked_whisper.findings import REGISTRY, Context, context_conflict, spoken_fragments, word_classes, word_swap
-from hooked_whisper.findings.packaged_pairs import MOST_STRETCH, PAD, packaged_candidates
-from hooked_whisper.findings.sources import make_context
-from hooked_whisper.findings.spoken_fragments import encode, score, token_ids
-from hooked_whisper.findings.swap_pairs import prepare, third_outputs
-from hooked_whisper.findings.word_classes import PUBLISHED_CLASSES, Tokens, dealt, place_of, read_tokens
-from hooked_whisper.weights.data_packages import PACKAGED
+from hooked_whisper.findings import REGISTRY, Context, word_swap
+from hooked_whisper.findings.core.sources import make_context
+from hooked_whisper.findings.swaps.packaged_pairs import MOST_STRETCH, PAD, packaged_candidates
+from hooked_whisper.findings.swaps.pairs import prepare, third_outputs
+from hooked_whisper.findings.words import classes as word_classes
+from hooked_whisper.findings.words import context_conflict, spoken_fragments
+from hooked_whisper.findings.words.classes import PUBLISHED_CLASSES, Tokens, dealt, place_of, read_tokens
+from hooked_whisper.findings.words.spoken_fragments import encode, score, token_ids
+from hooked_whisper.loading.data_packages import PACKAGED
 from tests.core.twins import listeners
 from tests.findings.worlds import small_context, small_model
 

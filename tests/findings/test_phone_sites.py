@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooked_whisper.features import TopExamples, mel_bands
-from hooked_whisper.features.examples import ABSENT
-from hooked_whisper.features.labelled_rows import MEL, collect_rows
-from hooked_whisper.features.row_labels import CountOptions
+from hooked_whisper.features.phones.labeled_rows import MEL, collect_rows
+from hooked_whisper.features.phones.row_labels import CountOptions
+from hooked_whisper.features.phones.top_examples import ABSENT
 from hooked_whisper.features.sites import Site
-from hooked_whisper.findings import Utterance, early_blocks, phone_sites, phonetic_neurons, polyphony
-from hooked_whisper.findings.phone_sites import (
+from hooked_whisper.findings import Utterance, early_blocks, phonetic_neurons, polyphony
+from hooked_whisper.findings.core.sources import further_clips, packaged_clips
+from hooked_whisper.findings.phones import evaluation as phone_sites
+from hooked_whisper.findings.phones.evaluation import (
     PhoneEvaluation,
     clip_of,
     first_half,
@@ -25,10 +27,9 @@ from hooked_whisper.findings.phone_sites import (
     resampled_means,
     share,
 )
-from hooked_whisper.findings.phone_summaries import Named, TopPurity, Tops
-from hooked_whisper.findings.sources import further_clips, packaged_clips
+from hooked_whisper.findings.phones.summaries import Named, TopPurity, Tops
 from hooked_whisper.protocols import SILENCE
-from hooked_whisper.speech.world import SpokenWorld
+from hooked_whisper.synthetic.world import SpokenWorld
 from tests.findings.phone_worlds import PHONES, context_with_phones, planted, spoken
 from tests.findings.worlds import small_context, small_model
 

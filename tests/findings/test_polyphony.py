@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hooked_whisper.features.polyphony import RangeSummary, ranges_of_examples
+from hooked_whisper.features.phones.polyphony import RangeSummary, ranges_of_examples
 from hooked_whisper.findings.polyphony import P_VALUE, SHARE, draw, fall, judge, run
 from tests.findings.phone_worlds import context_with_phones, planted
 from tests.findings.worlds import small_context

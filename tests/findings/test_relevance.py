@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from hooked_whisper.findings import REGISTRY, relevance, run_finding
-from hooked_whisper.findings.relevance_measures import clip_statistics, shuffled_weights, sum_sensitivity
-from hooked_whisper.findings.relevance_sink import (
+from hooked_whisper.findings import REGISTRY, run_finding
+from hooked_whisper.findings import encoder_locality as relevance
+from hooked_whisper.findings.relevance_parts.measures import clip_statistics, shuffled_weights, sum_sensitivity
+from hooked_whisper.findings.relevance_parts.sink import (
     CUT_SHORT,
     FADED,
     NOISE,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hooked_whisper.findings.row_decoding import DecodingQueue, greedy_ids, transcribe_cuts
-from hooked_whisper.findings.transcripts import Transcriber
+from hooked_whisper.findings.core.row_decoding import DecodingQueue, greedy_ids, transcribe_cuts
+from hooked_whisper.findings.core.transcripts import Transcriber
 from hooked_whisper.interventions import replace_spans
 from tests.findings.worlds import small_model
 

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooked_whisper.findings import semantic_neurons
-from hooked_whisper.findings.class_scores import best_thresholds, f1_of
-from hooked_whisper.findings.context import Context
+from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.semantic_neurons import (
     COUNT,
     Words,
@@ -22,6 +21,7 @@ from hooked_whisper.findings.semantic_neurons import (
     unseen_f1,
     usable_classes,
 )
+from hooked_whisper.findings.words.class_scores import best_thresholds, f1_of
 from tests.core.twins import listeners
 from tests.findings.worlds import WORDS, small_context, utterance
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooked_whisper.findings import REGISTRY, speech_probes
-from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.non_speech import KINDS, VARIANTS
-from hooked_whisper.findings.probes import fold_hits, ridge_scores, voice_folds
+from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.speech.non_speech import KINDS, VARIANTS
+from hooked_whisper.findings.speech.probes import fold_hits, ridge_scores, voice_folds
+from hooked_whisper.findings.speech.sample import balanced_indices, speech_sample
 from hooked_whisper.findings.speech_probes import FEATURES, LANGUAGE, SPEECH, Probed, probe_all, speech_folds
-from hooked_whisper.findings.speech_sample import balanced_indices, speech_sample
 from tests.core.twins import listeners
 from tests.findings.worlds import small_context, small_model, utterance
 

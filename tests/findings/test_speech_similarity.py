@@ -9,9 +9,9 @@ import pytest
 
 from hooked_whisper.audio import TimeMap
 from hooked_whisper.findings import REGISTRY
-from hooked_whisper.findings.encoder_readings import loud_positions, read_encoder
-from hooked_whisper.findings.non_speech import KINDS, VARIANTS, sounds_like
-from hooked_whisper.findings.speech_sample import speech_sample
+from hooked_whisper.findings.speech.encoder_readings import loud_positions, read_encoder
+from hooked_whisper.findings.speech.non_speech import KINDS, VARIANTS, sounds_like
+from hooked_whisper.findings.speech.sample import speech_sample
 from hooked_whisper.findings.speech_similarity import CENTRED, RAW, _contrast, cosines, within_speech
 from tests.findings.worlds import small_context, small_model
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooked_whisper.findings.statistics import (
+from hooked_whisper.findings.core.statistics import (
     auc,
     bootstrap,
     cluster_rate,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hooked_whisper.findings.truth import length_limited
+from hooked_whisper.findings.core.synthetic_truth import length_limited
 from tests.findings.worlds import WORDS, matrix, small_model, small_truth
 
 

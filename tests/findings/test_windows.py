@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooked_whisper.findings import windows
-from hooked_whisper.findings.packing import holding, pack
-from hooked_whisper.findings.windows import Curve, band, locality, scrambled_band
+from hooked_whisper.findings import attention_windows as windows
+from hooked_whisper.findings.attention_windows import Curve, band, locality, scrambled_band
+from hooked_whisper.findings.core.packing import holding, pack
 from tests.findings.worlds import small_context, utterance
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hooked_whisper.findings import word_fragments
 from hooked_whisper.findings.word_fragments import Fragment, contains, fragments_of, labels_of, score
-from hooked_whisper.findings.word_ranks import rank
+from hooked_whisper.findings.words.ranks import rank
 from hooked_whisper.protocols import Interval
 from tests.core.twins import listeners
 from tests.findings.worlds import WORDS, small_context

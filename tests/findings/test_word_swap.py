@@ -8,11 +8,11 @@ import torch
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper.findings import word_swap
-from hooked_whisper.findings.context import Context
-from hooked_whisper.findings.sources import make_context
-from hooked_whisper.findings.swap_pairs import LEAST_GAP, Prepared, candidates, prepare, third_outputs
+from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.sources import make_context
+from hooked_whisper.findings.swaps.pairs import LEAST_GAP, Prepared, candidates, prepare, third_outputs
 from hooked_whisper.findings.word_swap import by_block, mean_over_pairs, measure
-from hooked_whisper.speech import SpokenWorld
+from hooked_whisper.synthetic import SpokenWorld
 from tests.core.twins import listeners
 
 pytest.importorskip("espeakng_loader")

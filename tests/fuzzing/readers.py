@@ -13,20 +13,20 @@ from whisper.model import ModelDimensions
 
 from hooked_whisper.audio import load_audio
 from hooked_whisper.corpora import manifest, read_alignment, to_ctm, to_json, to_textgrid
+from hooked_whisper.loading import save_pretrained
+from hooked_whisper.loading.checkpoint import from_core
+from hooked_whisper.loading.formats import load_path
 from hooked_whisper.protocols import Alignment, Interval
-from hooked_whisper.weights import save_pretrained
-from hooked_whisper.weights.checkpoint import from_core
-from hooked_whisper.weights.formats import load_path
 from sae_lens_audio.formats import load_sae, save_sae
-from sae_lens_audio.settings import read_settings
+from sae_lens_audio.training.settings import read_settings
 from tests.audio import surgery
 from tests.audio.signals import babble, encoded
 from tests.core.twins import random_openai, to_core, to_hf
+from tests.loading.ctranslate2_files import convert, save_transformers
+from tests.loading.ggml_files import write_ggml
+from tests.loading.mlx_files import mlx_arrays, quantized_arrays, write_mlx
+from tests.loading.sources import save_openai
 from tests.sae.dictionaries import all_of_them, filled
-from tests.weights.ctranslate2_files import convert, save_transformers
-from tests.weights.ggml_files import write_ggml
-from tests.weights.mlx_files import mlx_arrays, quantized_arrays, write_mlx
-from tests.weights.sources import save_openai
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from hooked_whisper.ranks import torchrun_ranks
+from hooked_whisper._support.ranks import torchrun_ranks
 
 if __name__ == "__main__":
     folder, rank = Path(sys.argv[1]), os.environ["RANK"]

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from hooked_whisper.errors import AudioError, PatchError, PromptError
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.interventions import corruptions as c
+from hooked_whisper.patching import corruptions as c
 from hooked_whisper.protocols import Alignment, Interval
-from hooked_whisper.speech import SpokenWorld
+from hooked_whisper.synthetic import SpokenWorld
 
 RATE = 16_000
 
@@ -87,7 +87,7 @@ def test_span_edits_share_the_mel_outside(demo: HookedWhisper, clips):
 
 
 def test_own_maxima_would_be_refused():
-    from hooked_whisper.interventions.corruptions.record import check_frames, frame_mask
+    from hooked_whisper.patching.corruptions.record import check_frames, frame_mask
 
     a, b = torch.zeros(1, 80, 100), torch.zeros(1, 80, 100)
     b[..., 40:] = 0.01

@@ -11,7 +11,7 @@ from torch import Tensor
 from hooked_whisper.errors import MaskError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions.masks import cut_padding, join_masks, knock_out, mask_hooks, window_masks
-from hooked_whisper.interventions.places import filled_positions, places
+from hooked_whisper.interventions.positions import filled_positions, places
 from hooked_whisper.protocols import Interval
 from tests.interventions.conftest import N_POSITIONS as N
 

@@ -13,11 +13,11 @@ from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions.ablate import ablate, ablate_heads
 from hooked_whisper.interventions.forced_text import aligned_times, attention_times, words_of_tokens
 from hooked_whisper.interventions.masks import window_masks
-from hooked_whisper.interventions.outcome import Outcomes, WordChange, outcome, outcomes
 from hooked_whisper.interventions.replace import replace_encoder
 from hooked_whisper.interventions.transcriber import normalize_words
+from hooked_whisper.interventions.transcript_changes import Outcomes, WordChange, outcome, outcomes
 from hooked_whisper.protocols import Alignment, Interval
-from hooked_whisper.speech.world import SpokenWorld
+from hooked_whisper.synthetic.world import SpokenWorld
 
 torch.set_num_threads(1)
 

@@ -15,7 +15,7 @@ from hooked_whisper.interventions.steer import (
     steer,
     sweep_coefficients,
 )
-from hooked_whisper.speech.world import SpokenWorld
+from hooked_whisper.synthetic.world import SpokenWorld
 from tests.interventions.conftest import N_POSITIONS as N
 
 torch.set_num_threads(1)

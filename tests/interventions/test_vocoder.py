@@ -7,9 +7,9 @@ import pytest
 from scipy.signal import butter, sosfiltfilt
 
 from hooked_whisper.errors import AudioError
-from hooked_whisper.interventions.corruptions import vocode
+from hooked_whisper.patching.corruptions import vocode
 from hooked_whisper.protocols import Interval
-from hooked_whisper.speech import SpokenWorld
+from hooked_whisper.synthetic import SpokenWorld
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from whisper.model import Whisper
 from hooked_whisper import HookedWhisper
 from hooked_whisper.audio import load_audio
 from hooked_whisper.corpora.packaged import FOLDER, LIST, packaged_speech
-from hooked_whisper.weights import openai_name
-from hooked_whisper.weights.data_packages import PACKAGED
+from hooked_whisper.loading import openai_name
+from hooked_whisper.loading.data_packages import PACKAGED
 from tests.core.twins import to_hf
 
 N_CLIPS = 2

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hooked_whisper.weights import openai_name
+from hooked_whisper.loading import openai_name
 from tests.core.parity import Errors, compare, hf_activations, openai_activations, record
 from tests.real.conftest import Clip, RealTwins, mels
 

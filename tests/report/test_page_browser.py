@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hooked_whisper.findings.serialise import load_findings
+from hooked_whisper.findings.core.serialization import load_findings
 from hooked_whisper.report import ModelCard, write_page
 from tests.browsing import chromium, problems_of
 from tests.findings.worlds import utterance

@@ -12,8 +12,8 @@ import torch
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper.audio import TimeMap
-from hooked_whisper.cli import main
-from hooked_whisper.cli_features import units
+from hooked_whisper.cli.features import units
+from hooked_whisper.cli.parser import main
 from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.features import random_orthonormal

@@ -12,11 +12,11 @@ import torch
 from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import AudioError, CheckpointError
-from hooked_whisper.findings.finding import STATUSES
-from hooked_whisper.findings.packing import n_packed
-from hooked_whisper.findings.registry import REGISTRY
-from hooked_whisper.findings.serialise import load_findings, save_findings
-from hooked_whisper.weights import weights_sha256
+from hooked_whisper.findings.core.finding import STATUSES
+from hooked_whisper.findings.core.packing import n_packed
+from hooked_whisper.findings.core.registry import REGISTRY
+from hooked_whisper.findings.core.serialization import load_findings, save_findings
+from hooked_whisper.loading import weights_sha256
 from sae_lens_audio import Metadata, Tied, TiedConfig, TopK, TopKConfig, demo_names, load_demo
 from sae_lens_audio.activations import TensorBlocks
 from sae_lens_audio.evals import gather_rows

@@ -12,7 +12,13 @@ from torch import Tensor
 
 from sae_lens_audio import BatchTopK, BatchTopKConfig, Matryoshka, MatryoshkaConfig, TopK, TopKConfig
 from sae_lens_audio.architectures import AbsTopK, Dictionary, TopKTranscoder, TopKTranscoderConfig
-from sae_lens_audio.sparse import count_at_least, encode_batch_topk, encode_topk, largest_of_all, largest_of_rows
+from sae_lens_audio.architectures.sparse import (
+    count_at_least,
+    encode_batch_topk,
+    encode_topk,
+    largest_of_all,
+    largest_of_rows,
+)
 
 
 def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

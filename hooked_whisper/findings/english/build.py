@@ -17,9 +17,9 @@ from pathlib import Path
 
 from whisper.tokenizer import get_tokenizer
 
+from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.findings.english.lexicon import BIGRAMS_FILE, WORDS_FILE
-from hooked_whisper.storage import write_atomic
 
 N_WORDS = 6000
 Vocabulary = Callable[[str], int | None]

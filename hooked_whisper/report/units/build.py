@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from hooked_whisper._support.ranks import TorchRanks
 from hooked_whisper.corpora import Recording, own_text_fact
 from hooked_whisper.errors import HookedWhisperError
-from hooked_whisper.features.scanning import FIRES, HISTOGRAM_CELLS, ScanOptions, SiteScan, scan
+from hooked_whisper.features.scan import FIRES, HISTOGRAM_CELLS, ScanOptions, SiteScan, scan
 from hooked_whisper.features.sites import Site
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import FeatureBasis
-from hooked_whisper.ranks import TorchRanks
 from hooked_whisper.report.units.data import (
     ActivationRange,
     Example,
@@ -73,13 +73,13 @@ def build_site(
 ) -> Path:
     """Write a site about the units of a hook point: an index, and a page for each, which open from the disk.
 
-    The corpus is scanned once (``out/scan``, see :func:`hooked_whisper.features.scanning.scan`; killed, it goes on);
+    The corpus is scanned once (``out/scan``, see :func:`hooked_whisper.features.scan.scan`; killed, it goes on);
     recordings that examples are from are read a second time. Phones, labels and onsets need recordings with alignments
     by two speakers or more; without them the pages show the rest.
 
     Args:
         units: which get a page (default: all).
-        basis: reads the activations, see :class:`~hooked_whisper.features.scanning.Site`.
+        basis: reads the activations, see :class:`~hooked_whisper.features.scan.Site`.
         ranks: processes that share the scan; the first of them writes the site.
         described: the corpus, in words. command: what made the site, for its footer.
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from hooked_whisper.corpora import Recording, windows_of
 from hooked_whisper.corpora.own_texts import own_alignments_fact
 from hooked_whisper.errors import AlignmentError, AudioError
-from hooked_whisper.features.autolabel import AutoLabel, Evidence, autolabels
-from hooked_whisper.features.labelled import LabelledClip, SiteCounts, evaluate_sites
-from hooked_whisper.features.polyphony import PhoneRanges, ranges_between
-from hooked_whisper.features.scanning import SiteScan
+from hooked_whisper.features.phones.autolabel import AutoLabel, Evidence, autolabels
+from hooked_whisper.features.phones.labeled_evaluation import LabelledClip, SiteCounts, evaluate_sites
+from hooked_whisper.features.phones.polyphony import PhoneRanges, ranges_between
+from hooked_whisper.features.scan import SiteScan
 from hooked_whisper.features.sites import Site
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import FeatureBasis

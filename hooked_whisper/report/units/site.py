@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.audio import to_mp3_bytes
 from hooked_whisper.errors import HookedWhisperError, closest
 from hooked_whisper.report.units.data import POSITION_S, Clip, SiteInfo, Unit
@@ -27,7 +28,6 @@ from hooked_whisper.report.units.records import (
     unit_record,
 )
 from hooked_whisper.report.units.sound import moment_mp3
-from hooked_whisper.storage import write_atomic
 
 _ASSETS = {"units.css": "units.css.j2", "units.js": "units.js", "index.js": "index.js"}
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from hooked_whisper.errors import PatchError
+from hooked_whisper.hooks.attach_layout import layouts
 from hooked_whisper.hooks.caching import axis_sizes
-from hooked_whisper.hooks.splice_layout import layouts
 from hooked_whisper.model import WhisperCore
 from tests.core.splicing.toys import (
     OTHERS,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooked_whisper.errors import PatchError
-from hooked_whisper.hooks.splice_layout import layouts
+from hooked_whisper.hooks.attach_layout import layouts
 from hooked_whisper.model import KVCache, WhisperCore
 from tests.core.splicing.toys import (
     POINTS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hooked_whisper.hooks.splice_layout import layouts
+from hooked_whisper.hooks.attach_layout import layouts
 from hooked_whisper.model import WhisperCore
 from tests.core.twins import listeners, make_twins
 

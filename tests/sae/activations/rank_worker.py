@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from hooked_whisper.ranks import TorchRanks, torchrun_ranks
-from sae_lens_audio.activations import HarvestOptions, Store, harvest, harvesting
+from hooked_whisper._support.ranks import TorchRanks, torchrun_ranks
+from sae_lens_audio.activations import HarvestOptions, Store, harvest
+from sae_lens_audio.activations import collecting as harvesting
 from tests.findings.worlds import small_model
 from tests.sae.activations.worlds import NEURONS, RESID, corpus
 

@@ -11,7 +11,7 @@ import soundfile
 
 from hooked_whisper.errors import HookedWhisperError
 from sae_lens_audio.activations import open_store
-from sae_lens_audio.cli_harvest import add_harvest, run_harvest
+from sae_lens_audio.cli.collect import add_harvest, run_harvest
 from tests.findings.worlds import small_model
 
 

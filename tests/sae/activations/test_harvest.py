@@ -25,7 +25,7 @@ from tests.sae.activations.killed import CLIPS
 from tests.sae.activations.killed import run as run_to_kill
 from tests.sae.activations.worlds import NEURONS, RESID, content, corpus
 
-MODULE = sys.modules["sae_lens_audio.activations.harvesting"]
+MODULE = sys.modules["sae_lens_audio.activations.collecting"]
 OPTIONS = HarvestOptions(shard_rows=90, batch=2)
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from hooked_whisper import HookedWhisper
+from hooked_whisper._support.storage import as_path
 from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import HookedWhisperError
-from hooked_whisper.speech import world_recordings
-from hooked_whisper.storage import as_path
+from hooked_whisper.synthetic import world_recordings
 from sae_lens_audio.activations import HarvestOptions, StoredBlocks, harvest, open_store
 from tests.sae.activations.worlds import RESID, corpus
 
@@ -26,7 +26,7 @@ def demo() -> HookedWhisper:
 
 @pytest.fixture(scope="module")
 def spoken(demo: HookedWhisper) -> list[Recording]:
-    from hooked_whisper.findings.sources import world_of
+    from hooked_whisper.findings.core.sources import world_of
 
     world = world_of("demo")
     assert world is not None

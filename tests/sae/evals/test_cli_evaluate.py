@@ -12,7 +12,7 @@ import soundfile
 from hooked_whisper.corpora import to_textgrid
 from hooked_whisper.corpora.tiers import TEXT_SOURCE
 from sae_lens_audio import Metadata, TopK, TopKConfig, save_sae
-from sae_lens_audio.cli import main
+from sae_lens_audio.cli.parser import main
 from sae_lens_audio.evals.evaluation import load_evaluation
 from tests.findings.worlds import small_model
 from tests.sae.evals.worlds import HOOK, tones

@@ -14,7 +14,7 @@ from PIL import Image
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper.errors import CheckpointError, PatchError, UnknownHookError
-from hooked_whisper.features.labelled import site_activations
+from hooked_whisper.features.phones.labeled_evaluation import site_activations
 from hooked_whisper.features.sites import Site
 from sae_lens_audio.architectures import (
     Crosscoder,
@@ -25,14 +25,14 @@ from sae_lens_audio.architectures import (
     TopKTranscoder,
     TopKTranscoderConfig,
 )
+from sae_lens_audio.evals.attached import CLEAN, MEAN, ZERO
 from sae_lens_audio.evals.baselines import linear_bases, sparse_baselines
 from sae_lens_audio.evals.evaluate import EvaluationOptions, evaluate
 from sae_lens_audio.evals.evaluation import Evaluation, load_evaluation
 from sae_lens_audio.evals.phones import PhoneOptions
 from sae_lens_audio.evals.reconstruction import ReconstructionScores
-from sae_lens_audio.evals.serialise import to_text
+from sae_lens_audio.evals.serialization import to_text
 from sae_lens_audio.evals.sheet import draw_sheet, to_png
-from sae_lens_audio.evals.spliced import CLEAN, MEAN, ZERO
 from tests.findings.worlds import small_model
 from tests.sae.evals.worlds import HOOK, sentences, tones
 

@@ -12,8 +12,8 @@ from hooked_whisper import HookedWhisper
 from hooked_whisper.errors import AlignmentError, PatchError
 from hooked_whisper.features.baselines import mel_bands
 from hooked_whisper.features.bases import axes
-from hooked_whisper.features.labelled import evaluate_sites, site_activations
-from hooked_whisper.features.selectivity import coverage
+from hooked_whisper.features.phones.labeled_evaluation import evaluate_sites, site_activations
+from hooked_whisper.features.phones.selectivity import coverage
 from hooked_whisper.features.sites import Site
 from sae_lens_audio.architectures import TopK, TopKConfig
 from sae_lens_audio.evals.baselines import linear_bases

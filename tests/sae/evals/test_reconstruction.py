@@ -15,7 +15,7 @@ from hooked_whisper.errors import PatchError
 from hooked_whisper.features.bases import axes, pca
 from sae_lens_audio.architectures import Crosscoder, Normalised, Transcoder
 from sae_lens_audio.evals.baselines import KLargest
-from sae_lens_audio.evals.codes import directions, reconstruct
+from sae_lens_audio.evals.coders import directions, reconstruct
 from sae_lens_audio.evals.reconstruction import ReconstructionCounter, ReconstructionScores, density_edges
 from tests.sae.dictionaries import ALL, D, filled, inputs
 

@@ -9,7 +9,7 @@ import torch
 from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import AlignmentError, HookedWhisperError, PatchError
-from hooked_whisper.features.labelled import site_activations
+from hooked_whisper.features.phones.labeled_evaluation import site_activations
 from hooked_whisper.features.sites import Site
 from sae_lens_audio.evals.rows import Recorder, gather_rows, labelled_clips, row_share
 from tests.findings.worlds import small_model

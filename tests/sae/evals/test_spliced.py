@@ -10,7 +10,7 @@ from torch import Tensor
 from hooked_whisper import HookedWhisper
 from hooked_whisper.errors import AlignmentError, PatchError, UnknownHookError
 from hooked_whisper.features.bases import axes
-from hooked_whisper.features.labelled import LabelledClip
+from hooked_whisper.features.phones.labeled_evaluation import LabelledClip
 from hooked_whisper.text import word_error
 from sae_lens_audio.architectures import (
     Crosscoder,
@@ -20,9 +20,9 @@ from sae_lens_audio.architectures import (
     TopKTranscoder,
     TopKTranscoderConfig,
 )
-from sae_lens_audio.evals import splicing_runs
-from sae_lens_audio.evals.spliced import CLEAN, MEAN, ZERO, ConditionCounts, SplicedScores
-from sae_lens_audio.evals.splicing_runs import spliced_scores
+from sae_lens_audio.evals import attached_runs as splicing_runs
+from sae_lens_audio.evals.attached import CLEAN, MEAN, ZERO, ConditionCounts, SplicedScores
+from sae_lens_audio.evals.attached_runs import spliced_scores
 from tests.findings.worlds import small_model
 from tests.sae.evals.worlds import HOOK, sentences
 

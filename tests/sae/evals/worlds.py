@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hooked_whisper.features.labelled import LabelledClip
-from hooked_whisper.findings.phone_sites import clip_of
+from hooked_whisper.features.phones.labeled_evaluation import LabelledClip
+from hooked_whisper.findings.phones.evaluation import clip_of
 from tests.findings.phone_worlds import spoken
 from tests.findings.worlds import utterance
 

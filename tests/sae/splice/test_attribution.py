@@ -19,7 +19,7 @@ from hooked_whisper.interventions import (
 from sae_lens_audio.architectures import (
     TopK,
 )
-from sae_lens_audio.splice import ablate_latents, latent_attribution
+from sae_lens_audio.latents import ablate_latents, latent_attribution
 from tests.sae.splice.spliced import (
     HOOK,
     METRIC,

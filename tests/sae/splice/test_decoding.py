@@ -8,11 +8,8 @@ import torch
 from torch import Tensor
 
 from hooked_whisper.hooks import Hooks
-from hooked_whisper.interventions import (
-    outcome,
-    outcomes,
-)
-from sae_lens_audio.splice import ablate_latents, steer_latents
+from hooked_whisper.interventions import outcome, outcomes
+from sae_lens_audio.latents import ablate_latents, steer_latents
 from tests.findings.worlds import small_model
 from tests.sae.splice.spliced import (
     ACTS,

@@ -15,7 +15,7 @@ from sae_lens_audio.architectures import (
     StandardConfig,
     Transcoder,
 )
-from sae_lens_audio.splice import ablate_latents
+from sae_lens_audio.latents import ablate_latents
 from tests.sae.splice.spliced import (
     ACTS,
     HOOK,

@@ -18,7 +18,7 @@ from hooked_whisper.interventions import (
     run_patches,
 )
 from hooked_whisper.protocols import Interval
-from sae_lens_audio.splice import ablate_latents, clamp_latents, steer_latents
+from sae_lens_audio.latents import ablate_latents, clamp_latents, steer_latents
 from tests.sae.splice.spliced import (
     ACTS,
     HOOK,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from hooked_whisper.ranks import TorchRanks
+from hooked_whisper._support.ranks import TorchRanks
 from sae_lens_audio import BatchTopK, BatchTopKConfig, Matryoshka, MatryoshkaConfig, TopK, TopKConfig
 from sae_lens_audio.activations import TensorBlocks
 from sae_lens_audio.architectures import Dictionary

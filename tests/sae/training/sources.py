@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hooked_whisper.storage import Place
+from hooked_whisper._support.storage import Place
 from sae_lens_audio import TopK, TopKConfig
 from sae_lens_audio.activations import TensorBlocks
 from sae_lens_audio.architectures import Dictionary

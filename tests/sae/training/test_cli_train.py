@@ -11,11 +11,11 @@ import torch
 
 from sae_lens_audio import load_sae
 from sae_lens_audio.activations import HarvestOptions, Store, harvest
-from sae_lens_audio.cli import main
+from sae_lens_audio.cli.parser import main
 from sae_lens_audio.errors import TrainingError
 from sae_lens_audio.formats import saelens
 from sae_lens_audio.formats.files import write_together
-from sae_lens_audio.settings import parse_settings, read_settings
+from sae_lens_audio.training.settings import parse_settings, read_settings
 from tests.findings.worlds import small_model
 from tests.sae.activations.worlds import NEURONS, RESID, corpus
 

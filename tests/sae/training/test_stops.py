@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hooked_whisper.ranks import TorchRanks
+from hooked_whisper._support.ranks import TorchRanks
 from sae_lens_audio import BatchTopK, BatchTopKConfig
 from sae_lens_audio.activations import TensorBlocks
 from sae_lens_audio.errors import TrainingError

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from hooked_whisper._support.storage import as_path
 from hooked_whisper.errors import CheckpointError
-from hooked_whisper.storage import as_path
 from sae_lens_audio import TopK, TopKConfig, load_sae, save_sae
 from sae_lens_audio.activations import StoredBlocks, harvest
 from sae_lens_audio.activations.options import HarvestOptions
-from sae_lens_audio.cli import main
+from sae_lens_audio.cli.parser import main
 from sae_lens_audio.errors import TrainingError
 from sae_lens_audio.training import Trainer, TrainingConfig, read_metrics
 from sae_lens_audio.training.log import TensorBoard

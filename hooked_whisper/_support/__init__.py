@@ -1,0 +1,1 @@
+"""What every package uses: files, storage, ranks, argument checks, lazy imports."""

@@ -1,0 +1,87 @@
+"""What the model's public functions take: checked at the door, so that a wrong type gets one clear error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hooked_whisper._support.torch_state import transformed
+from hooked_whisper.config import DecoderConfig, EncoderConfig
+from hooked_whisper.errors import ArgumentError
+
+
+def described(value: Any) -> str:
+    """Type, dtype and shape of a wrong argument, for an error."""
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} of {value.dtype}"
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"a {type(value).__name__} {tuple(value.shape)} of {value.dtype}"
+    text = f"{value!r}"
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def check_mel(mel: Any, cfg: EncoderConfig, positions: slice | None = None) -> None:
+    """Check a mel for the encoder; with ``positions`` it may be shorter than the window.
+
+    Raises:
+        ArgumentError: not a floating-point tensor ``[batch, mel, frame]`` of the model's size.
+    """
+    frames = f"{cfg.n_frames} frames" if positions is None else "any even number of frames"
+    if not isinstance(mel, Tensor):
+        fix = "torch.from_numpy(...)" if hasattr(mel, "__array__") else "model.to_mel(audio or path)"
+        raise ArgumentError(
+            f"the encoder needs a mel [batch, {cfg.n_mels}, frame] as a tensor, {frames}, got {described(mel)}: {fix} "
+            "makes one"
+        )
+    if mel.dim() == 3 and mel.shape[2] % 2:
+        raise ArgumentError(f"the encoder needs a mel with an even number of frames, got {described(mel)}")
+    if mel.dim() != 3 or mel.shape[1] != cfg.n_mels or not mel.is_floating_point():
+        raise ArgumentError(
+            f"the encoder needs a mel [batch, {cfg.n_mels}, frame], floating point, {frames}, got {described(mel)}: "
+            "model.to_mel(...) makes one"
+        )
+    if not len(mel):
+        raise ArgumentError(
+            f"the encoder needs a mel [batch, {cfg.n_mels}, frame] of one clip at least, got {described(mel)}"
+        )
+
+
+def check_tokens(tokens: Any, cfg: DecoderConfig, values: bool = True) -> None:
+    """Check ids for the decoder; ``values=False`` takes them to be in range.
+
+    Raises:
+        ArgumentError: not an integer tensor ``[batch, token]`` with at least one row and token, or ids out of range.
+    """
+    if not isinstance(tokens, Tensor):
+        raise ArgumentError(
+            f"tokens must be integers [batch, token] as a tensor, got {described(tokens)}: use "
+            "model.to_tokens(text), or torch.tensor([[...]]) of ids"
+        )
+    if tokens.dim() != 2 or tokens.dtype not in (torch.int64, torch.int32):
+        raise ArgumentError(f"tokens must be integers [batch, token], got {described(tokens)}")
+    if not tokens.numel():
+        raise ArgumentError(f"tokens must have at least one row and one token [batch, token], got {described(tokens)}")
+    if not values or transformed():  # a look at the values would break a graph and makes a GPU wait
+        return
+    least, most = (int(edge) for edge in tokens.aminmax())
+    if least < 0 or most >= cfg.n_vocab:
+        wrong = least if least < 0 else most
+        raise ArgumentError(
+            f"token id {wrong} is outside the vocabulary of {cfg.n_vocab}: ids are 0 to {cfg.n_vocab - 1}"
+        )
+
+
+def check_encoder_out(encoder_out: Any, d_model: int) -> None:
+    """Check an encoder output for the decoder.
+
+    Raises:
+        ArgumentError: not a floating-point tensor ``[clip, position, d_model]``.
+    """
+    good = isinstance(encoder_out, Tensor) and encoder_out.dim() == 3 and encoder_out.shape[-1] == d_model
+    if not good or not encoder_out.is_floating_point() or not encoder_out.numel():
+        raise ArgumentError(
+            f"encoder output must be [batch, position, {d_model}], a floating-point tensor, got "
+            f"{described(encoder_out)}: model.embed_audio(mel) makes one"
+        )

@@ -1,0 +1,151 @@
+"""``hooked-whisper reproduce``: findings on a model, as JSON and one page."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hooked_whisper.cli.corpus_arguments import add_layout, add_texts
+from hooked_whisper.cli.model_arguments import add_model, check_language, load_model, not_negative, positive
+from hooked_whisper.cli.running import version
+
+if TYPE_CHECKING:  # torch takes a second to import: --help and wrong arguments do not wait for it
+    from hooked_whisper.corpora import Recording
+    from hooked_whisper.findings import Finding
+    from hooked_whisper.hooked import HookedWhisper
+
+
+def add_reproduce(parser: argparse.ArgumentParser) -> None:
+    """All arguments of the command."""
+    add_model(parser)
+    parser.add_argument(
+        "--or-demo",
+        action="store_true",
+        help="if no source has the model's weights, say so and use the packaged demo model",
+    )
+    speech = parser.add_mutually_exclusive_group()
+    speech.add_argument(
+        "--audio", nargs="+", default=[], metavar="FILE", help="your own recordings (wav, flac, mp3, ogg, ...)"
+    )
+    speech.add_argument(
+        "--corpus", metavar="PLACE", help="a corpus: folder, LibriSpeech, TIMIT, table, ... by path or URL"
+    )
+    add_layout(parser)
+    add_texts(parser, default="own")
+    parser.add_argument("--out", type=Path, default=Path("findings"), metavar="DIR", help="folder (default: findings)")
+    parser.add_argument("--only", metavar="IDS", help="some findings only, such as F2,F9 (default: all)")
+    parser.add_argument(
+        "--utterances", type=positive, default=100, metavar="N", help="clips to use (default: 100); F5 to F8 use all"
+    )
+    parser.add_argument("--language", default="en", metavar="L", help="language of the recordings (default: en)")
+    parser.add_argument("--seed", type=not_negative, default=0, metavar="S", help="seed of everything (default: 0)")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep the findings that a run with the same settings has saved in --out, and run the others",
+    )
+
+
+def run_reproduce(parsed: argparse.Namespace, arguments: list[str]) -> int:
+    from hooked_whisper.findings.core.registry import chosen
+    from hooked_whisper.findings.core.running import run_and_save
+    from hooked_whisper.findings.core.serialization import load_findings
+    from hooked_whisper.findings.core.sources import make_context
+    from hooked_whisper.report import model_card, write_page
+
+    began = time.monotonic()
+    entries = chosen(parsed.only)
+    corpus = _corpus(parsed)
+    parsed.out.mkdir(parents=True, exist_ok=True)
+    model, facts = _model_or_demo(parsed)
+    check_language(model, parsed.language)
+    context = make_context(
+        model,
+        parsed.model,
+        corpus=corpus,
+        corpus_name=Path(parsed.corpus).name if parsed.corpus else "your recordings",
+        utterances=parsed.utterances,
+        language=parsed.language,
+        seed=parsed.seed,
+        speech=any(entry.needs_speech for entry in entries),
+        progress=sys.stderr.isatty(),
+        own_texts=parsed.texts == "own",
+    )
+    for failure in context.failures:
+        print(f"skipped {failure.id}: {failure.reason}", file=sys.stderr)
+    about = {
+        "version": version(),
+        "command": shlex.join(["hooked-whisper", *arguments]),
+        "origin": (context.facts or {}).get("origin", ""),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    path = parsed.out / "findings.json"
+    for finding in run_and_save(entries, context, path, _settings(parsed), resume=parsed.resume, **about):
+        cost = f"{finding.seconds:.0f} s" if finding.seconds is not None else "time unknown"
+        print(f"{finding.id:<4} {finding.status:<20} {_headline(finding)} ({cost})", flush=True)
+    about["seconds"] = f"{time.monotonic() - began:.0f}"
+    findings = load_findings(path)
+    write_page(parsed.out / "index.html", findings, context.utterances, model_card(model, facts), about)
+    print(f"open {parsed.out / 'index.html'}")
+    return 1 if context.failures or any(f.status == "error" for f in findings) else 0
+
+
+def _settings(parsed: argparse.Namespace) -> dict[str, Any]:
+    """What the numbers depend on."""
+    names = ("model", "audio", "corpus", "layout", "phones", "alignments", "texts", "utterances", "language", "seed")
+    return {"version": version(), **{name: getattr(parsed, name) for name in names}}
+
+
+def _headline(finding: Finding) -> str:
+    """The number that decided the status beside its threshold, or why there is none."""
+    from hooked_whisper.findings.core.finding import describe
+
+    if finding.deciding is None or finding.status in ("not testable", "error"):
+        return finding.status_reason
+    return describe(finding.deciding)
+
+
+def _corpus(parsed: argparse.Namespace) -> list[Recording] | None:
+    """The recordings that the arguments name, ``None`` if they name none. Checked before anything long starts."""
+    from hooked_whisper.corpora import Recording, open_corpus
+
+    if parsed.corpus:
+        return open_corpus(parsed.corpus, parsed.layout, alignments=parsed.alignments, phones=parsed.phones)
+    check_files(parsed.audio)
+    names = [Path(file).name for file in parsed.audio]
+    ids = [name if names.count(name) == 1 else file for name, file in zip(names, parsed.audio, strict=True)]
+    return [Recording(id, file, file) for id, file in zip(ids, parsed.audio, strict=True)] or None
+
+
+def _model_or_demo(parsed: argparse.Namespace) -> tuple[HookedWhisper, dict[str, str]]:
+    """The model; with ``--or-demo`` the packaged one where no source has it."""
+    from hooked_whisper.errors import MissingWeightsError
+
+    try:
+        return load_model(parsed)
+    except MissingWeightsError as error:
+        if not parsed.or_demo:
+            raise
+        reason = " ".join(str(error).split())
+        print(
+            f"{parsed.model} is not to be had, running on the packaged demo model instead ({reason})", file=sys.stderr
+        )
+        parsed.model = "demo"
+        return load_model(parsed)
+
+
+def check_files(files: Sequence[str]) -> None:
+    """If no file is there, that is found before anything long starts. Some that are not are reported with the rest."""
+    from hooked_whisper._support.storage import as_path
+
+    if any(as_path(file).is_file() for file in files):
+        return
+    for file in files:
+        if as_path(file).is_dir():
+            raise IsADirectoryError(f"{file} is a folder: give the audio files in it")
+        raise FileNotFoundError(f"audio file {file} does not exist")

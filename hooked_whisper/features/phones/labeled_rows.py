@@ -1,0 +1,238 @@
+"""Activations of labelled clips, from one encoder pass, and counts on them by blocks of features.
+
+Dense counts of every feature, cell and label of a large model take tens of GiB. Activations are kept instead (in memory
+or in temporary files), the counts of a few hundred features are made at a time, and only what follows from them stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hooked_whisper.errors import AudioError, PatchError
+from hooked_whisper.features.baselines import MelBands, mel_bands
+from hooked_whisper.features.phones.counts import SiteCounts
+from hooked_whisper.features.phones.row_labels import CountOptions, LabelledClip, RowLabels
+from hooked_whisper.features.sites import Site
+from hooked_whisper.features.spool import MEMORY, Spool, check_disk, matrix_bytes
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.hooks import HookPoint
+from hooked_whisper.hooks.caching import axis_sizes
+
+BATCH = 8  # clips encoded together, at most
+MEL = "encoder.hook_mel"
+_ENCODING_BYTES = 512 << 20  # of the activations of a batch within one encoder block
+Track = Callable[[Sequence[list[int]]], Iterable[list[int]]]
+
+
+class LabelledRows:
+    """Activations of some hook points at every position of the clips, without padding. Close it, or use ``with``.
+
+    The bands of the log-mel stand for ``encoder.hook_mel``: read them with ``Site(MEL, mel_bands(model))``.
+
+    Attributes:
+        clips: in the order of the rows.
+        starts: ``[clip + 1]``: clip i has the rows from ``starts[i]`` to ``starts[i + 1]``.
+    """
+
+    def __init__(self, model: HookedWhisper, clips: Sequence[LabelledClip], memory: int, folder: Path | None) -> None:
+        self.model, self.clips = model, tuple(clips)
+        lengths = [_n_positions(model, clip) for clip in clips]
+        self.starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        self._memory, self._folder = memory, folder
+        self._spools: dict[str, Spool] = {}
+
+    def __enter__(self) -> LabelledRows:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give memory and disk back."""
+        for spool in self._spools.values():
+            spool.close()
+
+    @property
+    def n_rows(self) -> int:
+        return int(self.starts[-1])
+
+    def labels(self, options: CountOptions, clips: Sequence[int] | None = None) -> RowLabels:
+        """Labels of some clips' positions (default: all clips)."""
+        chosen = range(len(self.clips)) if clips is None else clips
+        return RowLabels.of(self.clips, self.starts, chosen, self.model.time, options)
+
+    def features(self, site: Site, clip: int) -> Float[Tensor, "position feature"]:
+        """Features of one clip, on the CPU."""
+        rows = self._raw(site).rows(int(self.starts[clip]), int(self.starts[clip + 1]))
+        return rows if site.basis is None or isinstance(site.basis, MelBands) else self._encoded(site, rows)
+
+    def blocks(self, site: Site, labels: RowLabels) -> Iterator[SiteCounts]:
+        """Counts of all features of a site, a block of features after the other, in order.
+
+        Raises:
+            PatchError: a site that has no vector at every position, NaN in an activation.
+            CacheSizeError: no room for the features of a basis.
+        """
+        spool, whole = self._spool_of(site, labels), site.basis is None or isinstance(site.basis, MelBands)
+        chosen = torch.from_numpy(labels.rows)
+        try:
+            for block in labels.blocks(spool.n_features):
+                values = spool.columns(block)
+                yield labels.count(values[chosen] if whole and not labels.every else values, block.start)
+        finally:
+            if not whole:
+                spool.close()
+
+    def counts(self, site: Site, labels: RowLabels) -> SiteCounts:
+        """Counts of all features of a site at once: for few features."""
+        n = self.width(site)
+        (found,) = self.blocks(site, replace(labels, size=max(1, n)))
+        return found
+
+    def _spool_of(self, site: Site, labels: RowLabels) -> Spool:
+        """The rows themselves, or the features that a basis reads in the labelled clips, clip by clip."""
+        raw = self._raw(site)
+        if site.basis is None or isinstance(site.basis, MelBands):
+            return raw
+        spool: Spool | None = None
+        for start, clip in zip(labels.starts, labels.clips, strict=False):
+            found = self._encoded(site, raw.rows(int(self.starts[clip]), int(self.starts[clip + 1])))
+            if spool is None:
+                spool = self._new_spool(len(labels.ids), found.shape[1], f"features at {site.hook}")
+            spool.write(int(start), found)
+        assert spool is not None
+        return spool
+
+    def _encoded(self, site: Site, rows: Tensor) -> Float[Tensor, "position feature"]:
+        assert site.basis is not None
+        return site.basis.encode(rows.contiguous().to(device=self.model.device, dtype=self.model.dtype)).cpu()
+
+    def _new_spool(self, n_rows: int, n_features: int, what: str) -> Spool:
+        held = sum(matrix_bytes(s.n_rows, s.n_features) for s in self._spools.values() if not s.on_disk)
+        need = matrix_bytes(n_rows, n_features)
+        on_disk = held + need > self._memory
+        if on_disk:
+            check_disk(need, what, self._folder)
+        return Spool(n_rows, n_features, on_disk=on_disk, folder=self._folder)
+
+    def _raw(self, site: Site) -> Spool:
+        hook = self.model.hook_names(site.hook)[0]
+        if (hook == MEL) != isinstance(site.basis, MelBands):
+            raise PatchError(
+                f"{site.hook} has no vector at every position: take mlp.hook_post or a residual; mel bands are read at "
+                f"{MEL}"
+            )
+        if hook not in self._spools:
+            raise PatchError(f"{hook} was not collected, only {', '.join(self._spools)}: collect it in the same pass")
+        return self._spools[hook]
+
+    def width(self, site: Site) -> int:
+        """How many features a site has."""
+        if site.basis is None or isinstance(site.basis, MelBands):
+            return self._raw(site).n_features
+        return site.basis.n_features
+
+    @torch.no_grad()
+    def _collect(self, hooks: Sequence[str], track: Track | None, widest: int) -> None:
+        model = self.model
+        step = _clips_at_once(model)
+        batches = [list(range(at, min(at + step, len(self.clips)))) for at in range(0, len(self.clips), step)]
+        points = [model.hook_dict[name] for name in model.hook_names(list(hooks))]
+        for batch in batches if track is None else track(batches):
+            mel = model.to_mel([self.clips[i].audio for i in batch])
+            if not self._spools:
+                self._make_spools(points, widest)
+
+            def read(x: Tensor, point: HookPoint, batch: list[int] = batch) -> None:
+                self._write(point.name, x, batch)
+
+            with ExitStack() as stack:
+                for point in points:
+                    stack.callback(point.add_reader(read).remove)
+                last = points[-1].name
+                model.run_with_cache(mel, names=[last], return_type=None, positions=slice(0, 1))
+
+    def _make_spools(self, points: Sequence[HookPoint], widest: int) -> None:
+        widths = {point.name: _vector(self.model, point) for point in points}
+        raw = sum(matrix_bytes(self.n_rows, width) for width in widths.values())
+        projected = matrix_bytes(self.n_rows, max(widest, max(widths.values())) if widest else 0)
+        on_disk = raw + projected > self._memory
+        if on_disk:
+            check_disk(
+                raw + projected, f"activations of {len(points)} hook points, {self.n_rows} positions", self._folder
+            )
+        self._spools = {
+            name: Spool(self.n_rows, width, on_disk=on_disk, folder=self._folder) for name, width in widths.items()
+        }
+
+    def _write(self, hook: str, x: Tensor, batch: Sequence[int]) -> None:
+        for row, clip in zip(x, batch, strict=True):
+            start, stop = int(self.starts[clip]), int(self.starts[clip + 1])
+            values = mel_bands(self.model).encode(row) if hook == MEL else row.flatten(1)
+            self._spools[hook].write(start, values[: stop - start])
+
+
+def collect_rows(
+    model: HookedWhisper,
+    clips: Sequence[LabelledClip],
+    hooks: Sequence[str],
+    *,
+    track: Track | None = None,
+    widest: int = 0,
+    memory: int = MEMORY,
+    folder: Path | None = None,
+) -> LabelledRows:
+    """Run every clip through the encoder once and keep its activations at some hook points.
+
+    Args:
+        hooks: names of encoder points with a vector at every position, and ``encoder.hook_mel`` for its bands.
+        track: wraps the batches, say in a progress bar.
+        widest: features of the widest basis that will be read, for the estimate of the disk; 0 for none.
+        memory: bytes of activations that are held in memory; more of them go to temporary files.
+        folder: for those files (default: the system's, ``TMPDIR``).
+
+    Raises:
+        AudioError: a clip longer than the window.
+        CacheSizeError: not enough room on the disk.
+        PatchError: a hook point without a vector at every position.
+    """
+    rows = LabelledRows(model, clips, memory, folder)
+    try:
+        rows._collect(hooks, track, widest)
+    except BaseException:
+        rows.close()
+        raise
+    return rows
+
+
+def _clips_at_once(model: HookedWhisper) -> int:
+    """As many as one encoder block's activations allow: 8 up to ``base``, 1 or 2 of ``large-v3``."""
+    encoder = model.cfg.encoder
+    per_clip = encoder.n_ctx * (3 * encoder.d_mlp + 8 * encoder.d_model) * 4
+    return max(1, min(BATCH, _ENCODING_BYTES // per_clip))
+
+
+def _vector(model: HookedWhisper, point: HookPoint) -> int:
+    """Width of a point's rows."""
+    if point.name == MEL:
+        return model.cfg.encoder.n_mels
+    if point.axes[:2] != ("batch", "position") or len(point.axes) != 3 or point.stack != "encoder":
+        raise PatchError(f"{point.name} has no vector at every position: take mlp.hook_post or a residual")
+    sizes = {"batch": 1, "position": 1, "token": 1, "d_model": model.cfg.encoder.d_model}
+    return axis_sizes(point, model.cfg, sizes)[2]
+
+
+def _n_positions(model: HookedWhisper, clip: LabelledClip) -> int:
+    seconds = len(clip.audio) / model.time.sample_rate
+    if seconds > model.time.duration:
+        raise AudioError(f"{clip.alignment.utterance} lasts {seconds:.1f} s: cut it into windows, with offset")
+    return model.time.n_positions(seconds)

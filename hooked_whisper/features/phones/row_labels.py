@@ -1,0 +1,209 @@
+"""Labels of the positions of many clips, true and shifted, by fold of speakers; and counts of features by them."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hooked_whisper.audio import TimeMap
+from hooked_whisper.errors import AlignmentError, PatchError, check_option
+from hooked_whisper.features.baselines import shifted_labels
+from hooked_whisper.features.histogram_bins import Cells
+from hooked_whisper.features.phones.counts import SiteCounts
+from hooked_whisper.features.phones.joint_histogram import COARSE, count_by_fold
+from hooked_whisper.features.phones.onsets import OnsetAverages
+from hooked_whisper.features.phones.position_labels import UNLABELLED, PositionLabels, label_names, label_positions
+from hooked_whisper.features.phones.selectivity import MIN_TOKENS
+from hooked_whisper.features.phones.top_examples import TopExamples
+from hooked_whisper.protocols import Alignment
+
+BLOCK_BYTES = 128 << 20  # of a block's counts
+Positions = Literal["all", "inner"]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledClip:
+    """16 kHz samples of at most one window, what was said when, and by whom.
+
+    speaker: clips without one each count as a speaker of their own.
+    offset: where the samples begin within the alignment's recording, seconds.
+    """
+
+    audio: Float[np.ndarray, "sample"]
+    alignment: Alignment
+    speaker: str
+    offset: float | int = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class CountOptions:
+    """How positions are counted.
+
+    Attributes:
+        names: labels (default: all phones of the clips).
+        folds: groups of speakers (fewer if there are fewer speakers): thresholds for each come from the others.
+        k: top examples of each feature, one per utterance.
+        positions: ``"inner"`` leaves positions within 20 ms of a boundary out of the counts (not of the top examples).
+        min_tokens: instances that a label needs to be searched.
+        cells: resolution of the counts.
+        seed: for the shifts of the control labels.
+    """
+
+    names: tuple[str, ...] | None = None
+    folds: int = 4
+    k: int = 20
+    positions: Positions = "all"
+    min_tokens: int = MIN_TOKENS
+    cells: Cells = COARSE
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_option("positions", self.positions, get_args(Positions), PatchError)
+
+
+@dataclass(frozen=True, eq=False)
+class RowLabels:
+    """Labels of every position of some clips, clip after clip.
+
+    Attributes:
+        clips: which of the :class:`LabelledRows`; starts: ``[clip + 1]``, among these labels.
+        rows: which rows of the :class:`LabelledRows`; every: whether it is all of them.
+        true: as the alignment has them; turned: in a circle, for the top examples of the control.
+        ids, control: labels that are counted, true and turned; -1 where nothing is counted.
+        fold: of each position; tokens: ``[fold, label]``, instances.
+        size: features of a block.
+    """
+
+    options: CountOptions
+    names: tuple[str, ...]
+    clips: tuple[int, ...]
+    starts: Int[np.ndarray, "edge"]
+    rows: Int[np.ndarray, "position"]
+    every: bool
+    true: tuple[PositionLabels, ...]
+    turned: tuple[Int[np.ndarray, "_"], ...]
+    ids: Int[np.ndarray, "position"]
+    control: Int[np.ndarray, "position"]
+    fold: Int[np.ndarray, "position"]
+    tokens: Int[np.ndarray, "fold label"]
+    size: int
+
+    @classmethod
+    def of(
+        cls,
+        corpus: Sequence[LabelledClip],
+        edges: Int[np.ndarray, "edge"],
+        clips: Sequence[int],
+        time: TimeMap,
+        options: CountOptions,
+    ) -> RowLabels:
+        """Of some clips of a corpus, whose clip i has the rows from ``edges[i]`` to ``edges[i + 1]``.
+
+        Raises:
+            AlignmentError: fewer than two speakers; overlapping intervals.
+        """
+        chosen = [corpus[i] for i in clips]
+        fold = speaker_folds([clip.speaker for clip in chosen], options.folds)
+        names = label_names(clip.alignment for clip in chosen) if options.names is None else options.names
+        lengths = [int(edges[i + 1] - edges[i]) for i in clips]
+        tokens = np.zeros((int(fold.max()) + 1, len(names)), dtype=np.int64)
+        true, turned, ids, control = [], [], [], []
+        for index, (clip, n) in enumerate(zip(chosen, lengths, strict=True)):
+            labels = label_positions(clip.alignment, n, names, time, clip.offset)
+            rng = np.random.default_rng([options.seed, index])
+            inner = options.positions == "inner"
+            kept: Bool[np.ndarray, "position"] = ~labels.edge if inner else np.ones(n, dtype=bool)
+            true.append(labels)
+            turned.append(shifted_labels([labels.ids], rng)[0])
+            ids.append(np.where(kept, labels.ids, UNLABELLED))
+            control.append(shifted_labels([ids[-1]], rng)[0] if inner else turned[-1])
+            tokens[fold[index]] += labels.tokens(kept)  # a shift keeps how many there are
+        rows = np.concatenate([np.arange(edges[i], edges[i + 1]) for i in clips])
+        per_feature = options.cells.n * max(1, len(names)) * 4 * (2 * len(tokens) + 2)
+        return cls(
+            options,
+            tuple(names),
+            tuple(clips),
+            np.concatenate([[0], np.cumsum(lengths)]),
+            rows,
+            np.array_equal(rows, np.arange(edges[-1])),
+            tuple(true),
+            tuple(turned),
+            np.concatenate(ids),
+            np.concatenate(control),
+            np.repeat(fold, lengths),
+            tokens,
+            max(1, BLOCK_BYTES // per_feature),
+        )
+
+    def blocks(self, n_features: int) -> list[slice]:
+        return [slice(at, min(at + self.size, n_features)) for at in range(0, n_features, self.size)]
+
+    def count(self, values: Float[Tensor, "position feature"], first: int = 0) -> SiteCounts:
+        """Counts, top examples and onsets of some features; the first one's number is for messages."""
+        finite = torch.isfinite(values).all(0)
+        if not finite.all():
+            bad = first + int((~finite).nonzero()[0])
+            raise PatchError(f"feature {bad} is NaN or infinite: look at the activations before counting them")
+        by_feature = values.T.contiguous()
+        cells = self.options.cells.of(by_feature)
+        true, shifted = (
+            count_by_fold(cells, ids, self.fold, self.tokens, self.names, self.options.cells)
+            for ids in (self.ids, self.control)
+        )
+        return SiteCounts(true, shifted, self._top(by_feature), self.options.min_tokens, lambda: self._onsets(values))
+
+    def _top(self, by_feature: Float[Tensor, "feature position"]) -> TopExamples:
+        """With true labels, turned ones, and the number of the position among all of these labels."""
+        top = TopExamples(len(by_feature), self.options.k, labellings=3)
+        for i, (labels, turned) in enumerate(zip(self.true, self.turned, strict=True)):
+            start, stop = self.starts[i], self.starts[i + 1]
+            top.add(by_feature[:, start:stop].T, labels.ids, turned, np.arange(start, stop))
+        return top
+
+    def lagged(self, most: int) -> Int[np.ndarray, "lag position"]:
+        """True labels so many positions later, from ``-most`` to ``most``; -1 beyond the ends of a clip."""
+        found = np.full((2 * most + 1, len(self.ids)), UNLABELLED, dtype=np.int16)
+        for start, stop, labels in zip(self.starts[:-1], self.starts[1:], self.true, strict=True):
+            padded = np.pad(labels.ids, most, constant_values=UNLABELLED)
+            for lag in range(2 * most + 1):
+                found[lag, start:stop] = padded[lag : lag + stop - start]
+        return found
+
+    def _onsets(self, values: Float[Tensor, "position feature"]) -> OnsetAverages:
+        averages = OnsetAverages(values.shape[1], self.names)
+        for i, labels in enumerate(self.true):
+            averages.add(values[self.starts[i] : self.starts[i + 1]], labels)
+        return averages
+
+
+def speaker_folds(speakers: Sequence[str], folds: int) -> Int[np.ndarray, "clip"]:
+    """A fold for every clip; a speaker's clips share one, and folds have nearly equal numbers of clips.
+
+    The speaker with most clips first, each into the smallest fold. Empty names are speakers of their own.
+
+    Raises:
+        AlignmentError: fewer than two speakers, or than two folds.
+    """
+    named = [name or f"\0{i}" for i, name in enumerate(speakers)]
+    counts = sorted(Counter(named).items(), key=lambda item: (-item[1], item[0]))
+    n = min(folds, len(counts))
+    if n < 2:
+        raise AlignmentError(
+            f"{len(counts)} speakers in {folds} folds: thresholds need other speakers, give clips of two or more"
+        )
+    sizes = [(0, i) for i in range(n)]
+    fold_of = {}
+    for name, size in counts:
+        clips, fold = heapq.heappop(sizes)
+        fold_of[name] = fold
+        heapq.heappush(sizes, (clips + size, fold))
+    return np.array([fold_of[name] for name in named])

@@ -1,0 +1,341 @@
+"""How selective features are for phones or classes of phones: threshold and phone from some speakers, F1 on others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from hooked_whisper.errors import PatchError
+from hooked_whisper.features.phones.cumulative import CumulativeCounts
+from hooked_whisper.features.phones.joint_histogram import JointCounts, check_alike
+from hooked_whisper.features.phones.measures import (
+    average_precision,
+    entropy,
+    information,
+    quantile_bins,
+)
+from hooked_whisper.protocols import SILENCE
+
+MIN_TOKENS = 50
+_AT_ONCE = 1024  # features times labels assessed at once: about 1 MB for each intermediate array
+ByFeature = Float[np.ndarray, "feature"]
+ByLabel = Float[np.ndarray, "feature label"]
+
+
+@dataclass(frozen=True, eq=False)
+class Selectivity:
+    """What each feature tells apart. "Detects" means: is at or above a threshold (sign 1), or at or below it (-1).
+
+    Attributes:
+        names, tokens: labels, and how many instances of each the evaluation has.
+        searched: labels among which the best was looked for: enough tokens, and not silence.
+        best: the label with the highest F1 on the training rows; -1 if none was searched.
+        sign, threshold: of its detector, from the training rows too.
+        f1, precision, recall: on held-out rows, of a search (label, sign, threshold) that saw the other rows only. With
+            several folds their rows are pooled; each fold's search may have found another label.
+        agreement: share of folds whose search found ``best``.
+        auc: of ``best`` on held-out rows, for the sign: 0.5 is chance.
+        average_precision, prevalence: the same with its chance level.
+        information: bits about the label (all labels, silence among them) in the feature's decile; bias subtracted:
+            that of circularly shifted labels, or Miller-Madow's without them. NaN for overlapping classes.
+        information_share: of the labels' entropy.
+        auc_by_label: of every label, for high values; ``1 - auc`` is for low ones.
+        f1_by_label: held-out F1 of every label with sign and threshold from the training rows.
+        shares: of the held-out rows that have each label.
+    """
+
+    names: tuple[str, ...]
+    tokens: Int[np.ndarray, "label"]
+    searched: Bool[np.ndarray, "label"]
+    best: Int[np.ndarray, "feature"]
+    sign: Int[np.ndarray, "feature"]
+    threshold: ByFeature
+    f1: ByFeature
+    precision: ByFeature
+    recall: ByFeature
+    agreement: ByFeature
+    auc: ByFeature
+    average_precision: ByFeature
+    prevalence: ByFeature
+    information: ByFeature
+    information_share: ByFeature
+    auc_by_label: Float[np.ndarray, "feature _"]
+    f1_by_label: Float[np.ndarray, "feature _"]
+    shares: Float[np.ndarray, "label"]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Name of each feature's best label; empty if none was searched."""
+        return tuple(self.names[i] if i >= 0 else "" for i in self.best)
+
+    @property
+    def rare(self) -> tuple[str, ...]:
+        """Labels with too few tokens to be searched."""
+        silent = np.array([name == SILENCE for name in self.names], dtype=bool)
+        return tuple(self.names[i] for i in np.flatnonzero(~self.searched & ~silent))
+
+    def without_tables(self) -> Selectivity:
+        """The same without ``auc_by_label`` and ``f1_by_label`` (tables of width 0), which take most of the memory."""
+        empty = np.zeros((len(self.best), 0))
+        return replace(self, auc_by_label=empty, f1_by_label=empty)
+
+    @staticmethod
+    def joined(parts: Sequence[Selectivity]) -> Selectivity:
+        """Of blocks of features, counted on the same rows with the same labels."""
+        common = ("names", "tokens", "searched", "shares")
+        names = [one.name for one in fields(Selectivity) if one.name not in common]
+        columns: dict[str, Any] = {name: np.concatenate([getattr(one, name) for one in parts]) for name in names}
+        return replace(parts[0], **columns)
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One dict per feature, for people and tables."""
+        numbers = (
+            "sign", "threshold", "f1", "precision", "recall", "agreement", "auc", "average_precision", "prevalence",
+            "information", "information_share",
+        )  # fmt: skip
+        columns = {name: getattr(self, name).tolist() for name in numbers}
+        return [
+            {"feature": i, "label": label} | {name: values[i] for name, values in columns.items()}
+            for i, label in enumerate(self.labels)
+        ]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How many of the searched labels some feature finds."""
+
+    covered: tuple[str, ...]
+    missed: tuple[str, ...]
+
+    @property
+    def share(self) -> float:
+        n = len(self.covered) + len(self.missed)
+        return len(self.covered) / n if n else float("nan")
+
+
+def coverage(found: Selectivity, auc: float | int = 0.95, f1: float | int = 0.7) -> Coverage:
+    """Labels for which some feature has at least this AUC (either sign) or this held-out F1.
+
+    The feature is picked where it is judged, so compare with shifted labels and random directions.
+    """
+    reach = np.maximum(found.auc_by_label, 1 - found.auc_by_label) >= auc
+    there = (reach | (found.f1_by_label >= f1)).any(axis=0)
+    covered, missed = (tuple(np.array(found.names, dtype=object)[found.searched & mask]) for mask in (there, ~there))
+    return Coverage(covered, missed)
+
+
+def selectivity(
+    train: JointCounts, test: JointCounts, min_tokens: int = MIN_TOKENS, shifted: JointCounts | None = None
+) -> Selectivity:
+    """Labels, signs and thresholds from ``train``, everything else from ``test`` (other speakers).
+
+    Args:
+        min_tokens: labels with fewer tokens in ``test`` are not searched (``rare`` lists them).
+        shifted: counts of the test rows with circularly shifted labels, whose information is subtracted.
+
+    Raises:
+        PatchError: counts that do not fit each other.
+    """
+    return _assess((train, test), [((0,), (1,))], min_tokens, shifted)
+
+
+def cross_selectivity(
+    folds: Sequence[JointCounts], min_tokens: int = MIN_TOKENS, shifted: JointCounts | None = None
+) -> Selectivity:
+    """Each fold (one speaker or a group of them) judged by a search on all the others; detections are pooled.
+
+    ``best``, ``sign`` and ``threshold`` come from all folds together; F1, precision and recall say how well a search
+    like that does on speakers it has not seen. Arguments and errors are those of :func:`selectivity`; fewer than two
+    folds are an error too.
+    """
+    if len(folds) < 2:
+        raise PatchError("cross-fitting needs two folds or more: count the rows of different speakers apart")
+    every = range(len(folds))
+    return _assess(tuple(folds), [(tuple(j for j in every if j != i), (i,)) for i in every], min_tokens, shifted)
+
+
+Split = tuple[tuple[int, ...], tuple[int, ...]]  # which parts to train and which to test on
+
+
+def _assess(
+    parts: tuple[JointCounts, ...], splits: Sequence[Split], min_tokens: int, shifted: JointCounts | None
+) -> Selectivity:
+    first = parts[0]
+    for other in (*parts[1:], *(() if shifted is None else (shifted,))):
+        check_alike(first, other)
+    tested = sorted({i for _, test in splits for i in test})
+    tokens = np.sum([parts[i].tokens for i in tested], axis=0)
+    searched = (tokens >= min_tokens) & np.array([name != SILENCE for name in first.names], dtype=bool)
+    if not first.names:  # too few phones for any class
+        return _of_no_labels(first.n_features)
+    found = [
+        _assess_chunk([p.at(some) for p in parts], splits, searched, None if shifted is None else shifted.at(some))
+        for some in _chunks(first.n_features, len(first.names))
+    ]
+    joined = {key: np.concatenate([one[key] for one in found]) for key in found[0]}
+    rows = sum(parts[i].rows for i in tested)
+    shares = sum(parts[i].counts[0].sum(axis=0) for i in tested) / max(rows, 1)
+    return Selectivity(first.names, tokens, searched, shares=shares, **joined)
+
+
+def _chunks(n_features: int, n_labels: int) -> list[slice]:
+    """Blocks of features small enough for the cache."""
+    step = max(1, _AT_ONCE // n_labels)
+    return [slice(at, min(at + step, n_features)) for at in range(0, n_features, step)]
+
+
+def _of_no_labels(n: int) -> Selectivity:
+    whole, table = np.zeros(n, dtype=np.int64), np.zeros((n, 0))
+    measured = (
+        "threshold", "f1", "precision", "recall", "agreement", "auc", "average_precision", "prevalence", "information",
+        "information_share",
+    )  # fmt: skip
+    return Selectivity(
+        names=(),
+        tokens=np.zeros(0, dtype=np.int64),
+        searched=np.zeros(0, dtype=bool),
+        best=whole - 1,
+        sign=whole,
+        auc_by_label=table,
+        f1_by_label=table,
+        shares=np.zeros(0),
+        **{name: np.full(n, np.nan) for name in measured},
+    )
+
+
+def _assess_chunk(
+    parts: list[JointCounts], splits: Sequence[Split], searched: Bool[np.ndarray, "label"], shifted: JointCounts | None
+) -> dict[str, np.ndarray]:
+    used = _occupied(parts)
+    edges = parts[0].cells.edges.numpy()[used.start : used.stop + 1]
+    sums = [CumulativeCounts.of(part, used) for part in parts]
+    feature = np.arange(parts[0].n_features)
+    whole = reduce(add, sums)
+    trained, tested = ({i for split in splits for i in split[k]} for k in (0, 1))
+    test = _total(sums, tested, whole)
+    detectors = _Detectors.fit(_total(sums, trained, whole))
+    best = detectors.choose(searched)
+    pooled = np.zeros((3, len(feature), len(searched)))
+    chosen, same = pooled[:, :, 0].copy(), np.zeros(len(feature))
+    for training, testing in splits:
+        one = detectors if len(splits) == 1 else _Detectors.fit(_total(sums, set(training), whole))
+        found = one.apply(_total(sums, set(testing), whole))
+        choice = one.choose(searched)
+        pooled += found
+        chosen += found[:, feature, choice]
+        same += (choice == best) / len(splits)
+    hits, detected, truth = chosen
+    counts = test.counts
+    sign, auc = detectors.sign[feature, best], test.auc
+    bits, share = _information(test, None if shifted is None else CumulativeCounts.of(shifted, used))
+    some = bool(searched.any())
+    measured = {
+        "f1": _ratio(2 * hits, detected + truth),
+        "precision": _ratio(hits, detected),
+        "recall": _ratio(hits, truth),
+        "agreement": same,
+        "threshold": detectors.threshold(edges)[feature, best],
+        "auc": np.where(sign > 0, auc[feature, best], 1 - auc[feature, best]),
+        "average_precision": _average_precision(counts[feature, best], test.totals, sign),
+        "prevalence": _ratio(test.rows[feature, best], test.up_totals[:, -1]),
+    }
+    return {
+        "best": best if some else np.full(len(feature), -1),
+        "sign": sign if some else np.zeros(len(feature), dtype=np.int64),
+        **{name: values if some else np.full(len(feature), np.nan) for name, values in measured.items()},
+        "information": bits,
+        "information_share": share,
+        "auc_by_label": auc,
+        "f1_by_label": _ratio(2.0 * pooled[0], pooled[1] + pooled[2]),
+    }
+
+
+def _occupied(parts: Sequence[JointCounts]) -> slice:
+    """From the first to the last cell that has a row: the empty ones outside change no measure, and cost time."""
+    there = np.flatnonzero(np.any([part.totals.any(axis=0) for part in parts], axis=0))
+    return slice(int(there[0]), int(there[-1]) + 1) if len(there) else slice(0, 1)
+
+
+def _total(sums: Sequence[CumulativeCounts], wanted: set[int], whole: CumulativeCounts) -> CumulativeCounts:
+    """Of some parts: all less one costs less than the sum of the others."""
+    missing = [i for i in range(len(sums)) if i not in wanted]
+    if not missing:
+        return whole
+    if len(missing) < len(wanted):
+        return whole - reduce(add, [sums[i] for i in missing])
+    return reduce(add, [sums[i] for i in sorted(wanted)])
+
+
+@dataclass(frozen=True, eq=False)
+class _Detectors:
+    """The best detector of every label with every feature: the cell at which it fires, from its own end of the cells
+    (the high one for sign 1)."""
+
+    f1: ByLabel
+    sign: Int[np.ndarray, "feature label"]
+    cell: Int[np.ndarray, "feature label"]
+
+    @classmethod
+    def fit(cls, sums: CumulativeCounts) -> _Detectors:
+        truth = np.maximum(sums.rows[:, :, None], 0.5)  # without a row of the label F1 is 0 and not undefined
+        high, above = _best_cell(sums.down, sums.down_totals, truth)
+        low, below = _best_cell(sums.up, sums.up_totals, truth)
+        positive = high >= low
+        return cls(np.where(positive, high, low), np.where(positive, 1, -1), np.where(positive, above, below))
+
+    def choose(self, searched: Bool[np.ndarray, "label"]) -> Int[np.ndarray, "feature"]:
+        return np.where(searched, self.f1, -1.0).argmax(axis=1)
+
+    def apply(self, test: CumulativeCounts) -> Float[np.ndarray, "three feature label"]:
+        """Rows detected rightly, rows detected, rows with the label."""
+        cell, positive = self.cell[:, :, None], self.sign > 0
+        hits = [np.take_along_axis(x, cell, axis=2)[:, :, 0] for x in (test.down, test.up)]
+        found = [np.take_along_axis(x, self.cell, axis=1) for x in (test.down_totals, test.up_totals)]
+        return np.stack([np.where(positive, *hits), np.where(positive, *found), test.rows])
+
+    def threshold(self, edges: Float[np.ndarray, "edge"]) -> ByLabel:
+        """The value at or beyond which a detector fires, from the edges of the cells."""
+        return np.where(self.sign > 0, edges[len(edges) - 2 - self.cell], edges[self.cell + 1])
+
+
+def _best_cell(
+    hits: Float[np.ndarray, "feature label cell"],
+    totals: Float[np.ndarray, "feature cell"],
+    truth: Float[np.ndarray, "feature label one"],
+) -> tuple[ByLabel, Int[np.ndarray, "feature label"]]:
+    """The best F1 of "this cell or one before it means the label", and the cell, the first among equals."""
+    f1 = totals[:, None, :] + truth
+    np.divide(hits, f1, out=f1)
+    cell = f1.argmax(axis=2)
+    return 2 * np.take_along_axis(f1, cell[:, :, None], axis=2)[:, :, 0], cell
+
+
+def _average_precision(
+    hits: Int[np.ndarray, "feature cell"], totals: Int[np.ndarray, "feature cell"], sign: Int[np.ndarray, "feature"]
+) -> ByFeature:
+    """Of one label by feature, for its sign."""
+    forward = (sign > 0)[:, None]
+    ordered = [np.where(forward, x, x[:, ::-1]) for x in (hits, totals)]
+    return average_precision(ordered[0][:, :, None], ordered[1])[:, 0]
+
+
+def _information(test: CumulativeCounts, shifted: CumulativeCounts | None) -> tuple[ByFeature, ByFeature]:
+    totals = test.totals
+    if not np.array_equal(test.counts.sum(axis=1), totals):  # classes overlap: a row has no one label
+        return (np.full(len(totals), np.nan),) * 2
+    bins = quantile_bins(totals)
+    joint = test.rebinned(bins, 10)
+    nats = information(joint)
+    if shifted is not None:  # the correction of Miller-Madow is nearly the same in both, and cancels
+        nats = nats - information(shifted.rebinned(bins, 10))
+    return nats / np.log(2), _ratio(nats, entropy(joint.sum(axis=1)))
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=np.asarray(b) > 0)

@@ -1,0 +1,166 @@
+"""The pass over a corpus, chunk by chunk: by one process, or by several that each take some of the chunks."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from hooked_whisper._support.ranks import TorchRanks
+from hooked_whisper.corpora import Failure, Recording, Window, batched, windows_from
+from hooked_whisper.corpora.windows import Part, prepared
+from hooked_whisper.features.scan.priority import priorities
+from hooked_whisper.features.scan.reader import SiteReader
+from hooked_whisper.features.scan.records import ScanOptions
+from hooked_whisper.features.scan.states import Progress, StateFiles, new_name
+from hooked_whisper.hooked import HookedWhisper
+
+Batch = Sequence[Window]
+
+
+class ChunkScan:
+    """One process's part of a scan.
+
+    What it has counted is in a file of its own, written between chunks. Files of runs before it are never gone on
+    with, but put together at the end: so each file has its recordings in the order of the corpus.
+    """
+
+    def __init__(
+        self,
+        model: HookedWhisper,
+        corpus: Sequence[Recording],
+        new_readers: Callable[[], list[SiteReader]],
+        files: StateFiles,
+        options: ScanOptions,
+        ranks: TorchRanks | None,
+    ) -> None:
+        self.model, self.corpus, self.new_readers, self.files = model, corpus, new_readers, files
+        self.options, self.ranks = options, ranks
+        self.rank, self.n_ranks = (0, 1) if ranks is None else (ranks.rank, ranks.n)
+        self.readers, self.progress = new_readers(), Progress()
+        self._hooks = sorted({reader.hook for reader in self.readers})
+        self._name = new_name()
+
+    def go(self, progress: bool, checkpoint_s: float | int) -> bool:
+        """Scan what nobody has scanned. On rank 0, ``readers`` and ``progress`` then are those of the whole corpus.
+
+        Returns whether this is rank 0.
+        """
+        there = self.files.found()
+        done = {chunk for one in there.values() for chunk in one.chunks}
+        self._wait()  # nobody removes a file before everybody has seen it
+        self._join(sorted(there)[self.rank :: self.n_ranks], there)
+        todo = [chunk for chunk in range(self.n_chunks) if chunk not in done][self.rank :: self.n_ranks]
+        self._scan(todo, progress and self.rank == 0, checkpoint_s)
+        if self.n_ranks > 1 and self.progress.chunks:
+            self.files.write(self._name, self.readers, self.progress)
+        self._wait()
+        if self.rank:
+            return False
+        for name, one in self.files.found().items():
+            if name != self._name:
+                self._take_in(name, one)
+        return True
+
+    def end(self) -> None:
+        """Once the results are written: the states are of no use any more. All processes leave together."""
+        if self.rank == 0:
+            self.files.delete_all()
+        self._wait()
+
+    @property
+    def n_chunks(self) -> int:
+        return -(-len(self.corpus) // self.options.chunk)
+
+    def _wait(self) -> None:
+        if self.ranks is not None:
+            self.ranks.wait()
+
+    def _join(self, names: Sequence[str], there: dict[str, Progress]) -> None:
+        """Make one file of several that were left, so that a run that is killed often does not fill the disk."""
+        if len(names) < 2:
+            return
+        readers, progress = self.new_readers(), Progress(replaces=list(names))
+        self.files.read(names[0], readers)
+        progress.add(there[names[0]])
+        for name in names[1:]:
+            self._take_in(name, there[name], readers, progress)
+        self.files.write(new_name(), readers, progress)
+        self.files.delete(names)
+
+    def _take_in(
+        self, name: str, one: Progress, readers: list[SiteReader] | None = None, progress: Progress | None = None
+    ) -> None:
+        others = self.new_readers()
+        self.files.read(name, others)
+        for reader, other in zip(self.readers if readers is None else readers, others, strict=True):
+            reader.merge(other)
+        (self.progress if progress is None else progress).add(one)
+
+    # The pass ---------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _scan(self, chunks: Sequence[int], progress: bool, checkpoint_s: float | int) -> None:
+        size = self.options.chunk
+        places = [at for chunk in chunks for at in range(chunk * size, min((chunk + 1) * size, len(self.corpus)))]
+        if not places:
+            return
+        part, waiting = Part(self.corpus, places), list(chunks)
+        failures: list[Failure] = []  # of chunks that are not done yet: recordings are decoded ahead
+
+        def finish(before: int | None) -> None:
+            """All chunks in front of the one whose turn it is (``None``: of the end)."""
+            while waiting and waiting[0] != before:
+                chunk = waiting.pop(0)
+                mine = [one for one in failures if one.index // size == chunk]
+                self.progress.failures += [asdict(one) for one in mine]
+                self.progress.chunks.append(chunk)
+
+        def failed(failure: Failure) -> None:
+            failures.append(replace(failure, index=places[failure.index]))
+
+        windows = windows_from(part, self.model.time.n_samples, failed=failed)
+        batches = prepared(self._batches(windows, places), lambda found: self._mel(found[1]))
+        saved = time.monotonic()
+        bar = tqdm(total=len(places), unit="file", desc="scan", disable=not progress)
+        with bar, closing(windows), closing(batches):
+            for (chunk, batch), mel in batches:
+                if waiting[0] != chunk:
+                    finish(chunk)
+                    if time.monotonic() - saved > checkpoint_s:
+                        self.files.write(self._name, self.readers, self.progress)
+                        saved = time.monotonic()
+                self._take(batch, places, mel)
+                bar.update(batch[-1].recording + batch[-1].last - bar.n)
+            finish(None)
+            bar.update(len(places) - bar.n)
+
+    def _batches(self, windows: Iterator[Window], places: Sequence[int]) -> Iterator[tuple[int, Batch]]:
+        """No batch has windows of two chunks: so whoever computes a chunk computes the same."""
+        of_chunk = itertools.groupby(windows, key=lambda window: places[window.recording] // self.options.chunk)
+        for chunk, some in of_chunk:
+            for batch in batched(some, self.options.batch):
+                yield chunk, batch
+
+    def _mel(self, batch: Batch) -> Float[Tensor, "window mel frame"]:
+        return self.model.to_mel([window.samples for window in batch])
+
+    def _take(self, batch: Batch, places: Sequence[int], mel: Float[Tensor, "window mel frame"]) -> None:
+        clock = self.model.time
+        _, cache = self.model.run_with_cache(mel, names=self._hooks, return_type=None)
+        for row, window in enumerate(batch):
+            at = places[window.recording]
+            name = self.corpus[at].id
+            filled, first = clock.n_positions(window.length / clock.sample_rate), window.number * clock.n_ctx
+            priority = priorities(name, range(first, first + filled), self.options.seed).to(self.model.device)
+            for reader in self.readers:
+                reader.add(cache[reader.hook][row, :filled], at, name, first, priority)
+            self.progress.samples += window.length
+            self.progress.recordings += window.last

@@ -1,0 +1,57 @@
+"""Activation ranges of every feature: of equal width, or with equally many positions; edges lie on cell edges, so that
+the counts are exact."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hooked_whisper.errors import PatchError, check_option
+from hooked_whisper.features.histogram_bins import Cells
+
+RangeKind = Literal["equal width", "equal count"]
+RANGE_KINDS: tuple[RangeKind, ...] = ("equal width", "equal count")
+
+
+class Ranges(NamedTuple):
+    """``edges [feature, n + 1]`` float64, NaN for a feature that never fires; ``counts [feature, n]`` of positions."""
+
+    edges: Float[Tensor, "feature edge"]
+    counts: Int[Tensor, "feature range"]
+
+
+def make_ranges(histogram: Int[Tensor, "feature cell"], cells: Cells, kind: RangeKind, n: int) -> Ranges:
+    """``n`` ranges of each feature's positive activations, from about zero to its largest.
+
+    ``"equal width"`` divides that stretch evenly, as published count plots do, ``"equal count"`` the positions in it
+    (deciles, if ``n`` is 10). Both as nearly as cells of a sixteenth of an octave allow; ranges may be empty.
+    """
+    check_option("kind", kind, get_args(RangeKind), PatchError)
+    positive = histogram[:, 1:]
+    edges = cells.edges[cells.per_sign + 1 :].to(histogram.device)  # [cell + 1], the last infinite
+    below = torch.nn.functional.pad(positive.cumsum(1), (1, 0))  # [feature, edge]: positions below each edge
+    fires = below[:, -1] > 0
+    last = (positive > 0).to(torch.int8).mul(torch.arange(1, positive.shape[1] + 1, device=edges.device)).amax(1)
+    share = torch.arange(n + 1, device=edges.device) / n
+    if kind == "equal width":
+        finite = edges.clone()
+        finite[-1] = 2 * finite[-2]
+        top = finite[last]  # upper edge of the highest cell that was reached
+        wanted = share * top[:, None]
+        at = _nearest(finite.expand(len(top), -1).contiguous(), wanted)
+    else:
+        at = _nearest(below.double(), share * below[:, -1:].double())
+    at[:, 0], at[:, -1] = 0, last
+    at = torch.minimum(at.cummax(1).values, last[:, None])
+    found = edges[at].masked_fill(~fires[:, None], torch.nan)
+    return Ranges(found, below.gather(1, at).diff(dim=1))
+
+
+def _nearest(ascending: Float[Tensor, "feature edge"], wanted: Float[Tensor, "feature n"]) -> Int[Tensor, "feature n"]:
+    wanted = wanted.double().contiguous()
+    above = torch.searchsorted(ascending, wanted).clamp(1, ascending.shape[1] - 1)
+    low, high = ascending.gather(1, above - 1), ascending.gather(1, above)
+    return torch.where(wanted - low < high - wanted, above - 1, above)

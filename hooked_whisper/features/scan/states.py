@@ -1,0 +1,118 @@
+"""What unfinished scans leave in their folder: for each process a file with all that it has counted so far."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+
+from hooked_whisper._support.storage import AnyPath, local_copy, write_atomic
+from hooked_whisper.errors import CheckpointError, HookedWhisperError
+from hooked_whisper.features.scan.reader import SiteReader
+
+_PREFIX, _SUFFIX = "state-", ".safetensors"
+
+
+@dataclass
+class Progress:
+    """Which part of the corpus the numbers of a state are from.
+
+    chunks: done, by number. samples: of sound (16 kHz). failures: recordings that could not be read.
+    replaces: files whose content is in this one; a kill may have left them there.
+    """
+
+    chunks: list[int] = field(default_factory=list)
+    samples: int = 0
+    recordings: int = 0
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    replaces: list[str] = field(default_factory=list)
+
+    def add(self, other: Progress) -> None:
+        self.chunks += other.chunks
+        self.samples += other.samples
+        self.recordings += other.recordings
+        self.failures += other.failures
+
+
+def new_name() -> str:
+    return f"{_PREFIX}{uuid.uuid4().hex[:12]}{_SUFFIX}"
+
+
+class StateFiles:
+    """The states in a folder, which all belong to one scan.
+
+    Raises:
+        CheckpointError: a file that cannot be read. HookedWhisperError: one of another scan.
+    """
+
+    def __init__(self, folder: AnyPath, header: Mapping[str, Any]) -> None:
+        self.folder, self.header = folder, header
+
+    def found(self) -> dict[str, Progress]:
+        """By name, without those that another one replaces."""
+        if not self.folder.exists():
+            return {}
+        names = sorted(path.name for path in self.folder.iterdir())
+        names = [name for name in names if name.startswith(_PREFIX) and name.endswith(_SUFFIX)]
+        states = {name: self._progress(name) for name in names}
+        gone = {name for one in states.values() for name in one.replaces}
+        return {name: one for name, one in states.items() if name not in gone}
+
+    def write(self, name: str, readers: Sequence[SiteReader], progress: Progress) -> None:
+        tensors = {f"{i}.{key}": t.contiguous() for i, one in enumerate(readers) for key, t in one.state().items()}
+        metadata = {"header": json.dumps(self.header), "progress": json.dumps(asdict(progress))}
+        write_atomic(self.folder / name, save(tensors, metadata))
+
+    def read(self, name: str, readers: Sequence[SiteReader]) -> None:
+        """Into readers of the same sites."""
+        path = self.folder / name
+        try:
+            tensors = load_file(local_copy(path))
+        except (SafetensorError, OSError) as error:
+            raise _broken(path, error) from error
+        for i, reader in enumerate(readers):
+            prefix = f"{i}."
+            reader.load({key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)})
+
+    def delete(self, names: Sequence[str]) -> None:
+        for name in names:
+            (self.folder / name).unlink(missing_ok=True)
+
+    def delete_all(self) -> None:
+        """Also those that are replaced, and what was half written."""
+        found: list[AnyPath] = list(self.folder.iterdir())
+        for path in found:
+            if path.name.lstrip(".").startswith(_PREFIX):
+                path.unlink(missing_ok=True)
+
+    def _progress(self, name: str) -> Progress:
+        path = self.folder / name
+        try:
+            with safe_open(local_copy(path), "pt") as file:
+                metadata = file.metadata()
+            header, progress = json.loads(metadata["header"]), Progress(**json.loads(metadata["progress"]))
+        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+            raise _broken(path, error) from error
+        check_same(self.header, header, self.folder)
+        return progress
+
+
+def _broken(path: AnyPath, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"the checkpoint {path} cannot be read ({error}): delete it, and what it counted is scanned again"
+    )
+
+
+def check_same(ours: Mapping[str, Any], theirs: Mapping[str, Any], folder: AnyPath) -> None:
+    """Raises ``HookedWhisperError`` for a folder with another scan."""
+    for key, value in json.loads(json.dumps(ours)).items():
+        if theirs.get(key) != value:
+            raise HookedWhisperError(
+                f"{folder} holds a scan with another {key} ({theirs.get(key)!r}, not {value!r}): "
+                "choose another folder, or delete that one"
+            )

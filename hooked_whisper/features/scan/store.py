@@ -1,0 +1,220 @@
+"""A scan on disk: parquet tables that any tool reads, and a JSON header that says what they are.
+
+``features.parquet``: a row for each feature: moments, firing rate, histogram as ``cells`` and ``counts`` (the values
+are in the header's ``histogram_edges``). ``ranges.parquet``: a row for each activation range. ``examples.parquet``: a
+row for each example: recording, position, seconds, activation, rank, and for the largest the activation around.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hooked_whisper._support.storage import AnyPath, Place, as_path, local_copy, write_atomic
+from hooked_whisper.corpora import Recording
+from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.features.scan.records import HISTOGRAM_CELLS, Examples, RangeExamples, Scan, SiteScan
+
+HEADER, FEATURES, RANGES, EXAMPLES = "scan.json", "features.parquet", "ranges.parquet", "examples.parquet"
+_STATISTICS = ("mean", "variance", "minimum", "maximum", "firing_rate")
+
+
+def save_scan(
+    folder: AnyPath, sites: Sequence[SiteScan], corpus: Sequence[Recording], header: dict[str, Any], seconds: float
+) -> None:
+    """Tables first, header last: a folder with a header is whole. ``seconds`` is the length of one position."""
+    _write(folder / FEATURES, pa.concat_tables([_features(site) for site in sites]))
+    _write(folder / RANGES, pa.concat_tables([_ranges(site, kind) for site in sites for kind in site.ranges]))
+    tables = []
+    for site in sites:
+        tables.append(_examples(site, "top", None, site.top, corpus, seconds))
+        tables += [_examples(site, kind, r.counts.shape[1], r.examples, corpus, seconds) for kind, r in _kinds(site)]
+    _write(folder / EXAMPLES, pa.concat_tables(tables).unify_dictionaries())
+    header = header | {
+        "format": 1,
+        "tables": [FEATURES, RANGES, EXAMPLES],
+        "seconds_per_position": seconds,
+        "histogram_edges": [None, *HISTOGRAM_CELLS.edges[HISTOGRAM_CELLS.per_sign + 1 : -1].tolist(), None],
+        "sites": [
+            {
+                "name": site.name,
+                "hook": site.hook,
+                "features": site.n_features,
+                "positions": site.positions,
+                "k": site.top.values.shape[1],
+                "context_positions": (_traces(site).shape[2] - 1) // 2,
+                "ranges": {kind: list(r.examples.values.shape[1:]) for kind, r in _kinds(site)},
+            }
+            for site in sites
+        ],
+    }
+    write_atomic(folder / HEADER, (json.dumps(header, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def load_scan(folder: Place) -> Scan:
+    """Read what :func:`save_scan` wrote.
+
+    Raises:
+        HookedWhisperError: no scan there, or a table that is broken or belongs to another scan.
+    """
+    folder = as_path(folder)
+    try:
+        header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
+        features, ranges, examples = (pq.read_table(local_copy(folder / name)) for name in (FEATURES, RANGES, EXAMPLES))
+    except FileNotFoundError as error:
+        raise HookedWhisperError(f"no finished scan in {folder}: {error.filename} is missing") from None
+    except (ValueError, OSError, pa.ArrowException) as error:
+        raise HookedWhisperError(f"the scan in {folder} cannot be read ({error}): scan again") from error
+    try:
+        sites = {one["name"]: _site(one, features, ranges, examples) for one in header["sites"]}
+    except (KeyError, ValueError, TypeError, IndexError, pa.ArrowException) as error:
+        raise HookedWhisperError(f"the tables in {folder} do not fit its {HEADER} ({error}): scan again") from error
+    numbers, names = examples["recording"].to_numpy(), examples["id"].to_pylist()
+    return Scan(header, sites, dict(sorted(zip(numbers.tolist(), names, strict=True))))
+
+
+def _kinds(site: SiteScan) -> list[tuple[str, RangeExamples]]:
+    return list(site.ranges.items())
+
+
+def _traces(site: SiteScan) -> np.ndarray:
+    assert site.top.traces is not None
+    return site.top.traces
+
+
+def _write(path: AnyPath, table: pa.Table) -> None:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    write_atomic(path, buffer.getvalue())
+
+
+def _words(values: Sequence[str] | np.ndarray) -> pa.Array:
+    return pa.array(values, pa.string()).dictionary_encode()
+
+
+def _lists(values: np.ndarray, lengths: np.ndarray, kind: pa.DataType) -> pa.Array:
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, kind))
+
+
+def _features(site: SiteScan) -> pa.Table:
+    n = site.n_features
+    rows, cells = site.histogram.nonzero()
+    filled = np.bincount(rows, minlength=n)
+    columns: dict[str, Any] = {
+        "site": _words([site.name] * n),
+        "hook": _words([site.hook] * n),
+        "feature": pa.array(np.arange(n, dtype=np.int32)),
+        "label": pa.array(site.labels),
+        "positions": pa.array(np.full(n, site.positions)),
+    }
+    columns |= {name: pa.array(getattr(site, name)) for name in _STATISTICS}
+    columns["cells"] = _lists(cells.astype(np.int16), filled, pa.int16())
+    columns["counts"] = _lists(site.histogram[rows, cells].astype(np.int64), filled, pa.int64())
+    return pa.table(columns)
+
+
+def _ranges(site: SiteScan, kind: str) -> pa.Table:
+    found = site.ranges[kind]
+    n, n_ranges = found.counts.shape
+    return pa.table(
+        {
+            "site": _words([site.name] * (n * n_ranges)),
+            "kind": _words([kind] * (n * n_ranges)),
+            "feature": pa.array(np.repeat(np.arange(n, dtype=np.int32), n_ranges)),
+            "range": pa.array(np.tile(np.arange(n_ranges, dtype=np.int16), n)),
+            "low": pa.array(found.edges[:, :-1].ravel()),
+            "high": pa.array(found.edges[:, 1:].ravel()),
+            "count": pa.array(found.counts.ravel().astype(np.int64)),
+        }
+    )
+
+
+def _examples(
+    site: SiteScan, kind: str, n_ranges: int | None, found: Examples, corpus: Sequence[Recording], seconds: float
+) -> pa.Table:
+    shape = found.recordings.shape
+    there = (found.recordings >= 0).nonzero()
+    count = len(there[0])
+    recordings = found.recordings[there]
+    known, at = np.unique(recordings, return_inverse=True)
+    named = [corpus[int(i)] for i in known]
+    columns: dict[str, Any] = {
+        "site": _words([site.name] * count),
+        "kind": _words([kind] * count),
+        "feature": pa.array(there[0].astype(np.int32)),
+        "range": pa.array(there[1].astype(np.int16) if n_ranges else np.full(count, -1, np.int16)),
+        "rank": pa.array(there[-1].astype(np.int16)),
+        "value": pa.array(found.values[there].astype(np.float32)),
+        "recording": pa.array(recordings.astype(np.int32)),
+    }
+    for name in ("id", "path", "speaker"):
+        words = pa.array([str(getattr(one, name)) for one in named], pa.string())
+        columns[name] = pa.DictionaryArray.from_arrays(pa.array(at.astype(np.int32)), words)
+    columns["position"] = pa.array(found.positions[there].astype(np.int32))
+    columns["seconds"] = pa.array(found.positions[there] * seconds)
+    if found.traces is None:
+        columns["trace"] = pa.nulls(count, pa.list_(pa.float32()))
+    else:
+        traces = found.traces[there].astype(np.float32)
+        columns["trace"] = _lists(traces.ravel(), np.full(count, shape and traces.shape[1]), pa.float32())
+    return pa.table(columns)
+
+
+def _site(header: dict[str, Any], features: pa.Table, ranges: pa.Table, examples: pa.Table) -> SiteScan:
+    name, n = str(header["name"]), int(header["features"])
+    mine = _where(features, site=name)
+    if len(mine) != n:
+        raise ValueError(f"{len(mine)} of {n} features of {name}")
+    histogram = np.zeros((n, 1 + HISTOGRAM_CELLS.per_sign), np.int64)
+    lengths = np.diff(mine["cells"].combine_chunks().offsets.to_numpy())
+    cells = mine["cells"].combine_chunks().flatten().to_numpy()
+    histogram[np.repeat(np.arange(n), lengths), cells] = mine["counts"].combine_chunks().flatten().to_numpy()
+    found = {}
+    for kind, shape in header["ranges"].items():
+        table = _where(ranges, site=name, kind=kind)
+        low, high, count = (table[c].to_numpy().reshape(n, shape[0]) for c in ("low", "high", "count"))
+        edges = np.concatenate([low, high[:, -1:]], axis=1)
+        drawn = _read_examples(_where(examples, site=name, kind=kind), (n, *shape), ranged=True)
+        found[kind] = RangeExamples(edges, count, drawn)
+    around = 2 * int(header["context_positions"]) + 1
+    top = _read_examples(_where(examples, site=name, kind="top"), (n, int(header["k"])), ranged=False, around=around)
+    return SiteScan(
+        name=name,
+        hook=str(header["hook"]),
+        labels=tuple(mine["label"].to_pylist()),
+        positions=int(header["positions"]),
+        **{one: mine[one].to_numpy() for one in _STATISTICS},
+        histogram=histogram,
+        top=top,
+        ranges=found,
+    )
+
+
+def _where(table: pa.Table, **wanted: str) -> pa.Table:
+    import pyarrow.compute as pc
+
+    for column, value in wanted.items():
+        table = table.filter(pc.equal(table[column].cast(pa.string()), value))
+    return table
+
+
+def _read_examples(table: pa.Table, shape: tuple[int, ...], ranged: bool, around: int = 0) -> Examples:
+    columns = ("feature", "range", "rank") if ranged else ("feature", "rank")
+    at = tuple(table[c].to_numpy() for c in columns)
+    values = np.full(shape, np.nan, np.float32)
+    recordings, positions = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
+    for into, column in ((values, "value"), (recordings, "recording"), (positions, "position")):
+        into[at] = table[column].to_numpy()
+    traces = None
+    if around:
+        traces = np.full((*shape, around), np.nan, np.float32)
+        if len(table):
+            traces[at] = table["trace"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, around)
+    return Examples(values, recordings, positions, traces)

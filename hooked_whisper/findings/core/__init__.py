@@ -1,0 +1,1 @@
+"""What every experiment uses: findings, context, statistics, figures, the registry."""

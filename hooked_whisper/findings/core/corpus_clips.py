@@ -1,0 +1,184 @@
+"""Clips of a corpus for the findings: loaded, cut to the window, with texts and times where the corpus has them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise, zip_longest
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hooked_whisper.analysis.alignment import align
+from hooked_whisper.corpora import Failure, Loaded, Loader, Recording
+from hooked_whisper.corpora.tiers import cut
+from hooked_whisper.errors import AlignmentError, AudioError
+from hooked_whisper.findings.core.context import Utterance
+from hooked_whisper.findings.core.transcripts import Transcriber, normalize_words
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.protocols import Alignment, Interval
+
+SHORTEST = 0.1  # seconds; a shorter clip has no word in it
+
+
+@dataclass(frozen=True)
+class CorpusClips:
+    """Utterances of a corpus.
+
+    own_texts: how many have the model's own transcript for a text; own_times: how many have word times by the model's
+    own cross-attention. failures: recordings that could not be read or used, with the reason.
+    """
+
+    utterances: tuple[Utterance, ...]
+    own_texts: int
+    own_times: int
+    failures: tuple[Failure, ...]
+
+
+def balanced(corpus: Sequence[Recording]) -> list[Recording]:
+    """The same recordings with the speakers taking turns, so that any first part of the list has all of them."""
+    by_speaker: dict[str, list[Recording]] = defaultdict(list)
+    for recording in corpus:
+        by_speaker[recording.speaker].append(recording)
+    rounds = zip_longest(*by_speaker.values())
+    return [recording for recording in chain.from_iterable(rounds) if recording is not None]
+
+
+def clips_of(
+    model: HookedWhisper,
+    corpus: Sequence[Recording],
+    *,
+    language: str = "en",
+    own_times: bool = True,
+    own_texts: bool = True,
+) -> CorpusClips:
+    """Load recordings, and cut those that are longer than the model's window between two words; without text and word
+    times, into windows one after the other.
+
+    A recording without a text gets the model's own transcript if ``own_texts``, else it is a failure. One without word
+    times gets those of the model's alignment heads if ``own_times``, else none.
+
+    Raises:
+        AudioError: no recording can be used; the message has the reason of the first one.
+    """
+    utterances: list[Utterance] = []
+    failures: list[Failure] = []
+    counts = {"texts": 0, "times": 0}
+    for item in Loader(corpus):
+        if isinstance(item, Failure):
+            failures.append(item)
+            continue
+        try:
+            pieces = _pieces(item, model.time.duration)
+        except AlignmentError as error:
+            failures.append(Failure(item.index, item.recording.id, item.recording.path, str(error)))
+            continue
+        if not own_texts and not all(alignment.text for _, alignment in pieces):
+            reason = "has no text: give one, or pass --texts own for the model's transcript"
+            failures.append(Failure(item.index, item.recording.id, item.recording.path, reason))
+            continue
+        for samples, alignment in pieces:
+            needs_text, needs_times = not alignment.text, own_times and not alignment.words
+            counts["texts"] += needs_text
+            counts["times"] += needs_times
+            if needs_text or needs_times:
+                with torch.no_grad():
+                    encoded = model.embed_audio(model.to_mel(samples))  # once for both
+                if needs_text:
+                    alignment = replace(alignment, text=_transcript(model, encoded, language))
+                if needs_times:
+                    alignment = replace(alignment, words=_word_times(model, encoded, alignment, language))
+            utterances.append(Utterance(samples.numpy(), alignment))
+    if not utterances:
+        reason = f": {failures[0].id}: {failures[0].reason}" if failures else ", it has none"
+        raise AudioError(f"no recording of the corpus can be used{reason}")
+    return CorpusClips(tuple(utterances), counts["texts"], counts["times"], tuple(failures))
+
+
+def _pieces(item: Loaded, window: float) -> list[tuple[Tensor, Alignment]]:
+    recording, samples = item.recording, item.samples.detach().cpu().float()
+    rate = 16_000
+    duration = len(samples) / rate
+    known = recording.alignment()
+    alignment = Alignment(recording.id, recording.speaker, recording.text, duration) if known is None else known
+    alignment = replace(
+        alignment, text=recording.text or alignment.text, speaker=recording.speaker or recording.id, duration=duration
+    )
+    if recording.language:
+        alignment = replace(alignment, extra={**alignment.extra, "language": recording.language})
+    if duration <= window:
+        return [(samples, alignment)] if duration >= SHORTEST else []
+    if not alignment.words and not alignment.text:
+        bounds = [*np.arange(0.0, duration, window).tolist(), duration]
+    elif not alignment.words:
+        raise AlignmentError(
+            f"lasts {duration:.1f} s, longer than the model's window of {window:g} s, and has no word times to cut it "
+            "at: pass --alignments, or run `hooked-whisper align` first"
+        )
+    else:
+        bounds = [0.0, *_cuts(alignment.words, duration, window), duration]
+    found = []
+    for number, (start, end) in enumerate(pairwise(bounds), 1):
+        part = cut(alignment, start, end)
+        found.append(
+            (
+                samples[round(start * rate) : round(end * rate)],
+                replace(part, utterance=f"{recording.id} #{number}", speaker=alignment.speaker),
+            )
+        )
+    return [(samples, part) for samples, part in found if len(samples) >= SHORTEST * rate]
+
+
+def _cuts(words: Sequence[Interval], duration: float, window: float) -> list[float]:
+    """Times between words, each as late as the window allows.
+
+    Raises:
+        AlignmentError: a stretch longer than the window without a gap between two words.
+    """
+    gaps = [(a.end + b.start) / 2 for a, b in pairwise(words)]
+    cuts: list[float] = []
+    start = 0.0
+    while duration - start > window:
+        inside = [gap for gap in gaps if start < gap <= start + window]
+        if not inside:
+            raise AlignmentError(f"no gap between two words from {start:.1f} to {start + window:.1f} s to cut it at")
+        start = inside[-1]
+        cuts.append(start)
+    return cuts
+
+
+@torch.no_grad()
+def _transcript(model: HookedWhisper, encoded: Float[Tensor, "1 position d_model"], language: str) -> str:
+    text = Transcriber(model, language)(encoded)[0]
+    ids = model.to_tokens(f" {text}", prompt=False)[0]
+    most = model.cfg.decoder.n_ctx // 2  # a model that repeats itself writes more than it can read again
+    return text if len(ids) <= most else normalize_words(model.tokenizer.decode(ids[:most].tolist()))
+
+
+@torch.no_grad()
+def _word_times(
+    model: HookedWhisper, encoded: Float[Tensor, "1 position d_model"], alignment: Alignment, language: str
+) -> tuple[Interval, ...]:
+    duration = alignment.duration
+    try:
+        words = align(model, encoded, alignment.text, duration=duration, language=language).words
+    except AlignmentError:  # an empty text, or one that the decoder cannot read again: no word has a time
+        return ()
+    return tuple(replace(w, start=min(w.start, duration), end=min(w.end, duration)) for w in words)
+
+
+def origin_of(name: str, clips: CorpusClips) -> str:
+    """A sentence for the record: which corpus, how many clips and speakers, and what is the model's own."""
+    speakers = {u.alignment.speaker for u in clips.utterances}
+    seconds = float(np.sum([len(u.audio) for u in clips.utterances])) / 16_000
+    text = f"{name}: {len(clips.utterances)} clips by {len(speakers)} speakers, {seconds / 60:.1f} minutes"
+    if clips.own_texts:
+        text += f"; {clips.own_texts} texts are the model's own transcripts"
+    if clips.own_times:
+        text += f"; {clips.own_times} have word times by the model's own alignment heads"
+    if clips.failures:
+        text += f"; {len(clips.failures)} recordings could not be used"
+    return text

@@ -1,0 +1,297 @@
+"""Figures of the findings: drawn from their measurements alone, small enough for a phone, colour-blind-safe.
+
+Ink, grid and background are left to whoever shows them: drawn in :data:`INK` and :data:`GRID`, which a page may replace
+by its own colours, on a transparent ground.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hooked_whisper.findings.core.finding import Finding
+from hooked_whisper.findings.core.records import Measurement
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, GRID = "#313233", "#c9cacb"
+# Okabe and Ito's palette, the entries that show on white and on near-black.
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#3b8ec9", "#d9822b", "#1fa187", "#c06fa8", "#8a8f94"
+SIZE = (4.9, 3.6)
+_STYLE: Any = {
+    "font.size": 11,
+    "font.family": "sans-serif",
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "legend.labelcolor": INK,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "svg.fonttype": "none",
+    "lines.linewidth": 2,
+}
+
+
+def _figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
+    """A figure with a title, two labels and our style; not registered with pyplot, so nothing needs closing."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_title(title, loc="left")
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+    axes.set_axisbelow(True)
+    figure.set_label(title)
+    return figure, axes
+
+
+def _legend(axes: Axes, below: bool = False) -> None:
+    """Where there is room in the axes, or below them."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        if below:
+            axes.figure.legend(loc="outside lower center", ncols=3)  # type: ignore[union-attr]
+        else:
+            axes.legend(loc="best")
+
+
+def _bar(axes: Axes, y: np.ndarray, values: np.ndarray, colours: Sequence[str], height: float = 0.6) -> None:
+    """Horizontal bars of ``[bar, (value, low, high)]`` with whiskers."""
+    value, low, high = np.nan_to_num(values[:, 0]), values[:, 1], values[:, 2]
+    axes.barh(y, value, height=height, color=list(colours))
+    known = np.isfinite(low) & np.isfinite(high)
+    for at, v, a, b in zip(y[known], value[known], low[known], high[known], strict=True):
+        axes.errorbar(v, at, xerr=[[max(v - a, 0)], [max(b - v, 0)]], color=INK, capsize=3, linewidth=1.2)
+
+
+def _controls(finding: Finding, criterion: str) -> tuple[list[str], np.ndarray]:
+    """The headline and every control that has it: names and (value, low, high)."""
+    rows: list[tuple[str, list[float]]] = []
+    for one in finding.claims:
+        if one.name == criterion:
+            rows.append(("this model", one.estimate.row))
+    for control in finding.controls:
+        if criterion in control.values:
+            rows.append((control.name, control.values[criterion].row))
+    return [name for name, _ in rows], np.array([values for _, values in rows]).reshape(-1, 3)
+
+
+def draw_controls(finding: Finding, index: int, label: str) -> Figure:
+    """One criterion for the model and its controls, with the threshold as a line."""
+    criterion = finding.claims[index]
+    names, values = _controls(finding, criterion.name)
+    figure, axes = _figure("Model and controls", label, "")
+    at = np.arange(len(names))[::-1]
+    _bar(axes, at, values, [BLUE] + [GREY] * (len(names) - 1))
+    axes.set_yticks(at, names)
+    axes.axvline(criterion.threshold, color=ORANGE, linestyle="--")
+    side = "at least" if criterion.direction == "at least" else "at most"
+    axes.plot([], [], color=ORANGE, linestyle="--", label=f"needs {side} {criterion.threshold:g}")
+    axes.margins(y=0.1)
+    figure.set_label(_in_words(criterion.name, values[:, 0], names, "", 1.0))
+    _legend(axes, below=True)
+    return figure
+
+
+def _in_words(title: str, values: np.ndarray, names: Sequence[str], unit: str = "%", scale: float = 100.0) -> str:
+    """What a figure shows, for those who cannot see it: ``"... : k = 10: 47 %, ..."``"""
+    parts = (f"{name}: {scale * v:.3g} {unit}".strip() for name, v in zip(names, values, strict=True) if np.isfinite(v))
+    return f"{title}. {', '.join(parts)}"
+
+
+def draw_windows(finding: Finding) -> list[Figure]:
+    """WER against window."""
+    wer = finding.measurement("WER")
+    k = np.array(wer.axis("window").entries, dtype=float)
+    figure, axes = _figure("Word errors by attention window", "window k to either side (positions of 20 ms)", "WER (%)")
+    looks = {
+        "all rows": (BLUE, "o", "-"),
+        "rows of the clip": (GREEN, "s", "-"),
+        "scrambled window": (ORANGE, "^", "--"),
+    }
+    for name, (colour, marker, line) in looks.items():
+        values = 100 * wer.at(mask=name)
+        run = np.isfinite(values[:, 0])
+        axes.plot(k[run], values[run, 0], color=colour, marker=marker, linestyle=line, label=name)
+        axes.fill_between(k[run], values[run, 1], values[run, 2], color=colour, alpha=0.2, linewidth=0)
+    blank = finding.measurement("WER of the untrained model")
+    top = max(105.0, min(160.0, 105 * float(np.nanmax(wer.values))))
+    values = 100 * blank.values
+    label = "untrained model" if values.max() <= top else f"untrained model ({values.mean():.0f} %, off the scale)"
+    axes.plot(
+        blank.axes[0].entries,
+        np.minimum(values, top),
+        color=GREY,
+        marker="x",
+        linestyle=":",
+        label=label,
+        clip_on=False,
+    )
+    _log_windows(axes, wer)
+    axes.set_ylim(0, top)
+    figure.set_label(_in_words(finding.title, wer.at(mask="all rows", bound="value"), [f"k = {int(x)}" for x in k]))
+    _legend(axes)
+    return [figure]
+
+
+def _log_windows(axes: Axes, wer: Measurement) -> None:
+    entries = wer.axis("window").entries
+    axes.set_xscale("log")
+    names = [f"{e}" for e in entries]
+    names[-1] = "full"
+    names = ["" if name in ("75", "200") else name for name in names]  # no room
+    axes.set_xticks(entries, names)
+    axes.minorticks_off()
+
+
+def draw_cut_words(finding: Finding) -> list[Figure]:
+    """Losses by margin; fate of words; and how well a cut works when it is moved."""
+    fate = finding.measurement("fate of words")
+    cuts, fates = fate.axis("cut").entries, fate.axis("fate").entries
+    first, axes = _figure("Fate of the words", "share of words (%)", "")
+    rows = [(cut, word) for cut in cuts for word in fate.axis("word").entries]
+    names = [f"{word}, cut {'in' if cut == 'silence' else 'at'} {cut}" for cut, word in rows]
+    names = [n.replace("another word", "a far word") for n in names]
+    at = np.arange(len(rows))[::-1]
+    left = np.zeros(len(rows))
+    for name, colour in zip(fates, (BLUE, PURPLE, ORANGE), strict=True):
+        values = np.array([100 * fate.at(cut=c, word=w, fate=name) for c, w in rows], dtype=float)
+        values = np.nan_to_num(values)
+        axes.barh(at, values, left=left, color=colour, height=0.65, label=name)
+        left += values
+    axes.set_yticks(at, names)
+    axes.set_xlim(0, 100)
+    _legend(axes, below=True)
+    own = np.array([fate.at(cut=cuts[0], word="target", fate=f) for f in fates], dtype=float)
+    first.set_label(_in_words("Words that were cut out", own, [str(f) for f in fates]))
+    profile = finding.measurement("target word gone by offset of the cut")
+    second, axes = _figure("Where the cut must be", "offset of the cut from the word (ms)", "target word gone (%)")
+    offsets = np.array(profile.axes[0].entries, dtype=float)
+    axes.axvspan(-100, 100, color=GREEN, alpha=0.18, linewidth=0, label="within 100 ms")
+    axes.plot(offsets, 100 * profile.values, color=BLUE, marker="o")
+    second.set_label(_in_words("Target word gone by offset", profile.values, [f"{o:.0f} ms" for o in offsets]))
+    axes.set_ylim(0, 103)
+    _legend(axes)
+    return [_draw_margins(finding), first, second]
+
+
+def _draw_margins(finding: Finding) -> Figure:
+    """The target's loss and that of the words right next to it against the margin, with the thresholds of the criteria
+    that are drawn."""
+    sweep = finding.measurement("words gone by margin")
+    margins = np.array(sweep.axes[0].entries, dtype=float)
+    figure, axes = _figure("Words gone by margin of the cut", "margin on each side of the word (ms)", "words gone (%)")
+    looks = {
+        "target word gone": ("target", BLUE, "o", "-"),
+        "words right next to the target gone": ("right next to it", ORANGE, "s", "--"),
+        "other words gone": ("all other words", GREEN, "^", ":"),
+    }
+    limits = {c.name: 100 * c.threshold for c in finding.claims}
+    for name, (label, colour, marker, line) in looks.items():
+        value, low, high = 100 * sweep.at(statistic=name).T
+        axes.plot(margins, value, color=colour, marker=marker, linestyle=line, label=label)
+        axes.fill_between(margins, low, high, color=colour, alpha=0.2, linewidth=0)
+        if name in limits:
+            axes.axhline(limits[name], color=colour, linestyle=(0, (1, 3)), linewidth=1.2)
+    if "verdict_margin_ms" in finding.parameters:
+        axes.axvline(finding.parameters["verdict_margin_ms"], color=GREY, linewidth=1.2, label="verdict")
+    axes.plot([], [], color=INK, linestyle=(0, (1, 3)), linewidth=1.2, label="threshold")
+    axes.set_ylim(0, 103)
+    axes.set_xticks(margins)
+    figure.set_label(
+        " ".join(
+            _in_words(f"{label}, by margin", sweep.at(statistic=name, bound="value"), [f"{m:g} ms" for m in margins])
+            + "."
+            for name, (label, *_) in looks.items()
+        )
+    )
+    _legend(axes, below=True)
+    return figure
+
+
+def english_drawing() -> Any:
+    """Figures of the same findings on real Whisper, which are drawn with the helpers of this module."""
+    from hooked_whisper.findings.english import figures as english_drawing
+
+    return english_drawing
+
+
+def draw_bigrams(finding: Finding) -> list[Figure]:
+    """Controls; true against given probabilities; empty inputs."""
+    if not finding.claims:
+        return []
+    if "statistics by prompt" in [m.name for m in finding.measurements]:
+        return english_drawing().draw_english_bigrams(finding)
+    pairs = finding.measurement("probability of true followers")
+    scatter, axes = _figure("Followers of a word", "probability in the grammar", "probability by the model")
+    p, q = pairs.at(whose="grammar"), np.maximum(pairs.at(whose="model"), 1e-6)
+    axes.scatter(p, q, s=9, color=BLUE, alpha=0.45, linewidths=0)
+    ends = [float(p.min()), 1.0]
+    axes.plot(ends, ends, color=ORANGE, linestyle="--", linewidth=1.2, label="equal")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    _legend(axes)
+    table = finding.measurement("statistics by input and prefix")
+    ratio = table.axis("statistic").entries[0]
+    inputs, axes = _figure("Inputs that say nothing", "KL over that of word frequencies", "")
+    kinds, prefixes = table.axis("input").entries, table.axis("prefix").entries
+    at = np.arange(len(kinds))[::-1]
+    for k, (prefix, colour) in enumerate(zip(prefixes, (BLUE, GREEN), strict=True)):
+        values = table.at(prefix=prefix, statistic=ratio)
+        _bar(axes, at + 0.2 - 0.4 * k, values, [colour] * len(kinds), height=0.36)
+        axes.barh([0], [0], color=colour, label=prefix)
+    axes.set_yticks(at, kinds)
+    given = table.at(statistic=ratio, bound="value")[:, 0]
+    inputs.set_label(_in_words(f"{ratio}, published prefix", given, [str(k) for k in kinds], "", 1.0))
+    scatter.set_label(
+        f"Scatter of {len(p)} true followers: probability in the grammar against probability by the model"
+    )
+    axes.axvline(0.5, color=ORANGE, linestyle="--")
+    _legend(axes, below=True)
+    return [draw_controls(finding, 0, "KL over that of word frequencies"), scatter, inputs]
+
+
+def draw_neighbours(finding: Finding) -> list[Figure]:
+    """Distribution of cosines; coefficients; AUC beside its controls."""
+    if not finding.claims or not finding.measurements:
+        return []
+    if "AUC by kind of pair" in [m.name for m in finding.measurements]:
+        return english_drawing().draw_english_neighbours(finding)
+    cosines = finding.measurement("cosines")
+    first, axes = _figure("Cosine of pairs of words", "cosine similarity of embeddings", "share of pairs (%)")
+    x = np.array(cosines.axis("cosine").entries, dtype=float)
+    for name, colour, line in zip(cosines.axes[0].entries, (BLUE, GREY, GREEN), ("-", "--", "-."), strict=True):
+        axes.plot(x, 100 * cosines.at(pairs=name), color=colour, linestyle=line, label=name)
+    axes.set_ylim(0, 135 * float(cosines.values.max()))
+    _legend(axes)
+    slopes = finding.measurement("standardised coefficients")
+    second, axes = _figure("What makes two embeddings similar", "standardised coefficient", "")
+    names = ["similar sound", "similar\nneighbours", "log\nfrequency"]
+    at = np.arange(len(names))[::-1]
+    _bar(axes, at, slopes.values, [BLUE, GREEN, GREY])
+    axes.set_yticks(at, names)
+    axes.axvline(0, color=INK, linewidth=1)
+    second.set_label(_in_words("Standardised coefficients", slopes.values[:, 0], slopes.axes[0].entries, "", 1.0))
+    first.set_label("Distribution of cosines of pairs that sound alike, random pairs, pairs with the same neighbours")
+    return [draw_controls(finding, 0, "AUC (0.5: chance)"), first, second]

@@ -1,0 +1,144 @@
+"""Greedy decoding of many encoder outputs at once, for findings that decode thousands of variants of a few clips.
+
+The texts are those of :class:`Transcriber` (up to the rounding of floating point). Three things make it faster: rows
+that have ended leave the batch, encoder outputs of several conditions share one batch, and the cuts of one clip share
+the keys and values of cross-attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hooked_whisper.findings.core.transcripts import DECODER_BATCH, Transcriber
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.model.attention import KVCache
+
+CUT_ROWS = 64  # cuts of one clip in a batch: they share their keys and values, so a row costs little memory
+LEAVE = 4  # ended rows leave the batch once they are a quarter of it: each time, the rest is copied
+
+
+@dataclass
+class RowKeys:
+    """A mask rule: the keys that each row of the batch may attend to, whatever the query."""
+
+    allowed: Bool[Tensor, "row key"]
+
+    def __call__(self, query: Tensor, key: Tensor) -> Bool[Tensor, "row 1 1 key"]:
+        return self.allowed[:, None, None, :]
+
+
+@torch.no_grad()
+def greedy_ids(
+    model: HookedWhisper,
+    prompt: Int[Tensor, "1 token"],
+    encoder_out: Float[Tensor, "clip position d_model"],
+    n_rows: int,
+    max_new_tokens: int,
+    allowed: Bool[Tensor, "row position"] | None = None,
+) -> list[list[int]]:
+    """Text tokens of each row; special tokens other than end-of-text are never chosen.
+
+    encoder_out: one for each row, or one for all rows. allowed: the positions that each row may read.
+    """
+    eot = model.tokenizer.eot
+    texts: list[list[int]] = [[] for _ in range(n_rows)]
+    rows, new, cache = list(range(n_rows)), prompt.to(encoder_out.device).expand(n_rows, -1).contiguous(), KVCache()
+    ended = torch.zeros(n_rows, dtype=torch.bool, device=encoder_out.device)
+    rule = None if allowed is None else RowKeys(allowed)
+    with nullcontext() if rule is None else model.hooks(attn_masks={"cross_attn": rule}):
+        for _ in range(min(max_new_tokens, model.cfg.decoder.n_ctx - prompt.shape[1])):
+            logits = model.decoder.to_logits(model.decoder.hidden(new, encoder_out, cache)[:, -1:])[:, -1]
+            chosen = logits[:, : eot + 1].argmax(-1)
+            ended = ended | (chosen == eot)
+            for row, token, over in zip(rows, chosen.tolist(), ended.tolist(), strict=True):
+                if not over:
+                    texts[row].append(token)
+            n_ended = int(ended.sum())
+            if n_ended == len(rows):
+                break
+            if LEAVE * n_ended >= len(rows):
+                stay = (~ended).nonzero().flatten()
+                _keep_rows(cache, stay, len(rows))
+                rows = [rows[i] for i in stay.tolist()]
+                chosen, ended = chosen[stay], ended[stay]
+                # keys and values are cached: from here on, only the number of rows of the encoder output is read
+                encoder_out = encoder_out[: len(rows)]
+                if rule is not None:
+                    rule.allowed = rule.allowed[stay]
+            new = chosen[:, None].to(prompt.dtype)
+    return texts
+
+
+def _keep_rows(cache: KVCache, stay: Int[Tensor, "kept"], n_rows: int) -> None:
+    for module, states in cache.items():
+        if states.shape[0] == n_rows:
+            # heads outermost, as cross-attention wants its keys
+            cache[module] = states.transpose(1, 2)[stay].transpose(1, 2)
+
+
+def _texts(transcriber: Transcriber, ids: Iterable[list[int]]) -> list[str]:
+    return [transcriber.normalize(transcriber.model.tokenizer.decode(row).strip()) for row in ids]
+
+
+def transcribe_cuts(
+    transcriber: Transcriber,
+    encoded: Float[Tensor, "position d_model"],
+    null: Float[Tensor, "position d_model"],
+    spans: Sequence[slice],
+    max_new_tokens: int | None = None,
+) -> list[str]:
+    """One text per span: the clip with that span replaced by the same positions of ``null``.
+
+    Cross-attention does not know where a key stands, so every row reads the clip's own positions and those of ``null``
+    behind them, each row with a mask that hides what it must not see.
+    """
+    if not spans:
+        return []
+    n, first, last = len(encoded), min(s.start for s in spans), max(s.stop for s in spans)
+    both = torch.cat([encoded, null[first:last].to(encoded)])[None]
+    allowed = torch.zeros(len(spans), both.shape[1], dtype=torch.bool, device=encoded.device)
+    allowed[:, :n] = True
+    for row, span in zip(allowed, spans, strict=True):
+        row[span] = False
+        row[n + span.start - first : n + span.stop - first] = True
+    limit = transcriber.max_new_tokens if max_new_tokens is None else max_new_tokens
+    texts: list[str] = []
+    for rows in allowed.split(CUT_ROWS):
+        ids = greedy_ids(transcriber.model, transcriber.prompt(), both, len(rows), limit, rows)
+        texts += _texts(transcriber, ids)
+    return texts
+
+
+class DecodingQueue:
+    """Encoder outputs of several conditions, decoded in full batches. ``texts`` keeps each condition's order."""
+
+    def __init__(self, transcriber: Transcriber, conditions: Iterable[Hashable], batch: int = DECODER_BATCH) -> None:
+        self.transcriber = transcriber
+        self.batch = batch
+        self.texts: dict[Hashable, list[str]] = {name: [] for name in conditions}
+        self._waiting: list[tuple[Hashable, Tensor]] = []
+
+    def add(self, condition: Hashable, encoder_out: Float[Tensor, "clip position d_model"]) -> None:
+        """Queue some clips, and decode once there are enough."""
+        self._waiting += [(condition, row) for row in encoder_out]
+        while len(self._waiting) >= self.batch:
+            self._decode(self.batch)
+
+    def flush(self) -> None:
+        """Decode what is left."""
+        if self._waiting:
+            self._decode(len(self._waiting))
+
+    def _decode(self, count: int) -> None:
+        now, self._waiting = self._waiting[:count], self._waiting[count:]
+        encoder_out = torch.stack([row for _, row in now])
+        one = self.transcriber
+        ids = greedy_ids(one.model, one.prompt(), encoder_out, count, one.max_new_tokens)
+        for (condition, _), text in zip(now, _texts(one, ids), strict=True):
+            self.texts[condition].append(text)

@@ -1,0 +1,230 @@
+"""Where a finding's clips and truth come from: the spoken world, or a user's own recordings."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hooked_whisper.corpora import Failure, Recording
+from hooked_whisper.findings.core.context import Context, Utterance
+from hooked_whisper.findings.core.corpus_clips import CorpusClips, balanced, clips_of, origin_of
+from hooked_whisper.findings.core.synthetic_truth import Truth, make_truth
+from hooked_whisper.findings.speech.sample import PER_LANGUAGE
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.protocols import Alignment
+from hooked_whisper.synthetic.recordings import held_out_sentences
+from hooked_whisper.synthetic.world import SpokenWorld
+
+LEAD = 0.5  # seconds of silence before a synthetic clip, so that a cut can be moved to before its first word
+DEMO = "demo"
+FURTHER = 200  # clips for findings on phones: with the first 100 most phones are said 50 times or more
+
+
+Further = Callable[[], tuple[Utterance, ...]]
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Utterances and a sentence on where they are from."""
+
+    utterances: tuple[Utterance, ...]
+    origin: str
+
+
+def world_of(model: str) -> SpokenWorld | None:
+    """The world that a model was trained on: the packaged one for ``demo``, or one saved beside the weights."""
+    if model == DEMO:
+        return SpokenWorld.default()
+    folder = Path(model)
+    return SpokenWorld.load(folder) if (folder / "grammar.json").is_file() else None
+
+
+def truth_of(world: SpokenWorld, model: HookedWhisper) -> Truth:
+    """What is true in a world, with this model's token ids."""
+    from hooked_whisper.synthetic.corpus import CorpusConfig
+    from hooked_whisper.synthetic.grammar import MAX_WORDS, MIN_WORDS
+
+    return make_truth(
+        world.words,
+        {word: model.to_single_token(f" {word}") for word in world.words},
+        model.tokenizer.eot,
+        np.asarray(world.transition_matrix),
+        world.sounds.phones,
+        world.sounds.rhyme_of,
+        shortest=MIN_WORDS,
+        longest=MAX_WORDS,
+        sentences=CorpusConfig().train,
+        class_of=world.grammar.class_of,
+    )
+
+
+def synthetic_clips(world: SpokenWorld, count: int, seed: int = 0) -> Clips:
+    """Held-out sentences spoken by the held-out speakers of espeak-ng in turn; the packaged clips without it."""
+    speakers = [s.id for s in world.speakers if s.split == "held-out" and s.synthesiser == "espeak"]
+    texts = held_out_sentences(world, 2 * count, seed)  # some sentences have words the synthesiser runs together
+    try:
+        utterances = _spoken(world, texts, speakers, count)
+    except (RuntimeError, OSError, ImportError) as error:
+        return packaged_clips(world, count, f"no synthesiser ({error})")
+    return Clips(
+        utterances,
+        f"{len(utterances)} held-out sentences spoken by held-out speakers {', '.join(speakers)} (espeak-ng)",
+    )
+
+
+def further_clips(
+    world: SpokenWorld, taken: Sequence[Utterance], count: int = FURTHER, seed: int = 0
+) -> tuple[Utterance, ...]:
+    """Other held-out sentences than those taken, by all held-out speakers in turn: flite's too if flite is there.
+
+    Without espeak-ng: the packaged clips that are not among those taken.
+    """
+    known = {u.text for u in taken}
+    voices = [s for s in world.speakers if s.split == "held-out"]
+    speakers = [s.id for s in voices if s.synthesiser == "espeak" or shutil.which(s.synthesiser)]
+    texts = [t for t in held_out_sentences(world, 2 * (count + len(taken)), seed) if t not in known]
+    try:
+        return _spoken(world, texts, speakers, count, "more-")
+    except (RuntimeError, OSError, ImportError):
+        names = {u.id for u in taken}
+        return tuple(u for u in packaged_clips(world, len(taken) + count, "").utterances if u.id not in names)
+
+
+def _spoken(
+    world: SpokenWorld, texts: Sequence[str], speakers: Sequence[str], count: int, prefix: str = ""
+) -> tuple[Utterance, ...]:
+    """As many of the texts as are wanted, by the speakers in turn; texts that cannot be said are passed over."""
+    utterances: list[Utterance] = []
+    for text in texts:
+        if len(utterances) == count:
+            break
+        speaker = speakers[len(utterances) % len(speakers)]
+        try:
+            audio, alignment = world.say(text, speaker)
+        except ValueError:
+            continue
+        utterances.append(_with_lead(audio, replace(alignment, utterance=f"{prefix}{speaker}-{len(utterances):03d}")))
+    return tuple(utterances)
+
+
+def packaged_clips(world: SpokenWorld, count: int, why: str) -> Clips:
+    """The held-out recordings that ship with the package."""
+    clips = world.clips()[:count]
+    utterances = tuple(_with_lead(clip.audio, clip.alignment) for clip in clips)
+    return Clips(utterances, f"{why}: the {len(utterances)} packaged held-out clips instead")
+
+
+def _with_lead(audio: np.ndarray, alignment: Alignment) -> Utterance:
+    lead = np.zeros(round(LEAD * 16_000), np.float32)
+    return Utterance(np.concatenate([lead, audio.astype(np.float32)]), alignment.shifted(LEAD))
+
+
+def packaged_speech_clips(model: HookedWhisper, count: int, seed: int = 0) -> tuple[CorpusClips, Further]:
+    """``count`` sentences of the packaged neural speech, held-out voices first, and a function that gives the others.
+
+    Raises:
+        AudioError: this installation has no packaged speech.
+    """
+    from hooked_whisper.corpora.packaged import packaged_speech
+
+    held_out, others = (balanced(packaged_speech("prose", split=split)) for split in ("held-out", "train"))
+    corpus = [*held_out, *others]
+    return (
+        clips_of(model, corpus[:count], own_times=False),
+        lambda: clips_of(model, corpus[count:], own_times=False).utterances if corpus[count:] else (),
+    )
+
+
+def packaged_language_clips(model: HookedWhisper) -> tuple[Utterance, ...]:
+    """``PER_LANGUAGE`` packaged sentences in each language, by its voices in turn.
+
+    Raises:
+        AudioError: this installation has no packaged speech.
+    """
+    from hooked_whisper.corpora.packaged import LANGUAGES, packaged_speech
+
+    by_language = (packaged_speech(("prose", "foreign"), language=code) for code in LANGUAGES)
+    corpus = [recording for clips in by_language for recording in balanced(clips)[:PER_LANGUAGE]]
+    return clips_of(model, corpus, own_times=False).utterances
+
+
+def corpus_clips(
+    model: HookedWhisper, corpus: Sequence[Recording], count: int, language: str, own_texts: bool = True
+) -> tuple[CorpusClips, Further]:
+    """The same of any corpus: ``count`` recordings with the speakers taking turns, and a function that gives the
+    others. ``own_texts``: see :func:`~hooked_whisper.findings.core.corpus_clips.clips_of`."""
+    ordered = balanced(corpus)
+    load = partial(clips_of, model, language=language, own_texts=own_texts)
+    return (
+        load(ordered[:count]),
+        lambda: load(ordered[count:], own_times=False).utterances if ordered[count:] else (),
+    )
+
+
+def untrained_twin(model: HookedWhisper, seed: int) -> HookedWhisper:
+    """The same architecture with seeded random weights; the process's random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 1)
+        twin = HookedWhisper(model.cfg)
+    return twin.to(device=model.device, dtype=model.dtype).eval()
+
+
+def make_context(
+    model: HookedWhisper,
+    name: str,
+    *,
+    corpus: Sequence[Recording] | None = None,
+    corpus_name: str = "",
+    utterances: int = 100,
+    language: str = "en",
+    seed: int = 0,
+    speech: bool = True,
+    progress: bool = False,
+    own_texts: bool = True,
+) -> Context:
+    """Model, untrained twin, truth (if the model called ``name`` has a world), and clips.
+
+    A ``corpus`` of recordings goes before everything else. Without it, a model with a world hears new sentences of this
+    world, any other model the packaged speech. ``speech=False`` loads no clips; ``own_texts=False`` leaves out
+    recordings that have no text.
+
+    Raises:
+        AudioError: none of the recordings can be used.
+    """
+    world = world_of(name)
+    clips, has_own_texts = Clips((), "none was needed"), False
+    further: Further | None = None
+    language_speech: Further | None = None
+    failures: tuple[Failure, ...] = ()
+    if speech and world is not None and corpus is None:
+        clips = synthetic_clips(world, utterances, seed)
+        further = partial(further_clips, world, clips.utterances, seed=seed)
+    elif speech:
+        if corpus is None:
+            corpus_name = "packaged speech"
+            loaded, further = packaged_speech_clips(model, utterances, seed)
+            language_speech = partial(packaged_language_clips, model)
+        else:
+            loaded, further = corpus_clips(model, corpus, utterances, language, own_texts)
+        clips, has_own_texts = Clips(loaded.utterances, origin_of(corpus_name, loaded)), loaded.own_texts > 0
+        failures = loaded.failures
+    return Context(
+        model,
+        untrained_twin(model, seed),
+        clips.utterances,
+        None if world is None else truth_of(world, model),
+        reference="model" if has_own_texts else "truth",
+        language=language,
+        seed=seed,
+        progress=progress,
+        facts={"origin": clips.origin},
+        failures=failures,
+        more_speech=further,
+        language_speech=language_speech,
+    )

@@ -1,0 +1,136 @@
+"""What is true in the spoken world: which word follows which, how often, and how the words sound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from hooked_whisper.findings.core.statistics import edit_distance
+
+Outcomes = Float[np.ndarray, "outcome"]
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """The world a model was trained on. ``outcome`` axes hold the words, in order, and END last.
+
+    follows: what comes after a sentence's first word, exactly as in the training sentences (their length is limited, so
+        a sentence never ends after its first word although the grammar's row may allow it).
+    row: the same from the grammar's row alone, whatever the sentence's length.
+    unigram: how often each outcome occurs anywhere.
+    seen: (expected) occurrences of each word in training.
+    first: probability of each word to begin a sentence of the grammar.
+    class_of: semantic class of each word; empty if nobody knows.
+    """
+
+    words: tuple[str, ...]
+    tokens: Int[np.ndarray, "word"]
+    eot: int
+    follows: Float[np.ndarray, "word outcome"]
+    row: Float[np.ndarray, "word outcome"]
+    unigram: Outcomes
+    seen: Float[np.ndarray, "word"]
+    first: Float[np.ndarray, "word"]
+    phones: Mapping[str, tuple[str, ...]]
+    rhyme_of: Mapping[str, str]
+    class_of: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def outcome_ids(self) -> Int[np.ndarray, "outcome"]:
+        """Token id of every outcome: the words', then end of text."""
+        return np.concatenate([self.tokens, [self.eot]])
+
+    @cached_property
+    def phone_distance(self) -> Float[np.ndarray, "word word"]:
+        """Phones to insert, delete or replace to get from one word to the other."""
+        n = len(self.words)
+        distance = np.zeros((n, n))
+        for i in range(n):
+            for j in range(i):
+                distance[i, j] = edit_distance(self.phones[self.words[i]], self.phones[self.words[j]])
+        return distance + distance.T
+
+    @cached_property
+    def phone_similarity(self) -> Float[np.ndarray, "word word"]:
+        """One minus the distance over the length of the longer word."""
+        lengths = np.array([len(self.phones[w]) for w in self.words])
+        return 1 - self.phone_distance / np.maximum(lengths[:, None], lengths[None, :])
+
+    @cached_property
+    def sounds_alike(self) -> np.ndarray:
+        """``[word, word]`` bool: one phone apart, or of the same rhyme family; not a word with itself."""
+        rhymes = np.array([self.rhyme_of.get(w, w) for w in self.words])
+        alike = (self.phone_distance <= 1) | (rhymes[:, None] == rhymes[None, :])
+        np.fill_diagonal(alike, False)
+        return alike
+
+    @cached_property
+    def context_similarity(self) -> Float[np.ndarray, "word word"]:
+        """Mean Bhattacharyya coefficient of the two words' followers and of their predecessors (1: interchangeable)."""
+        after = np.sqrt(self.row)
+        before = self.row[:, : len(self.words)].T * self.seen[None, :]
+        before = np.sqrt(before / np.maximum(before.sum(axis=1, keepdims=True), 1e-12))
+        return (after @ after.T + before @ before.T) / 2
+
+    @cached_property
+    def log_frequency(self) -> Float[np.ndarray, "word"]:
+        return np.log(np.maximum(self.seen, 1e-6))
+
+
+def length_limited(
+    matrix: Float[np.ndarray, "state state"], shortest: int, longest: int
+) -> tuple[Float[np.ndarray, "word outcome"], Float[np.ndarray, "word"]]:
+    """Exact statistics of sentences drawn from a Markov matrix and kept if they have ``shortest`` to ``longest`` words.
+
+    ``matrix``: state 0 is START, then the words, then END. Returns what follows each word if it is a sentence's first
+    (a zero row if no such sentence is kept) and the expected occurrences of each word in one kept sentence.
+    """
+    inner, ends, first = matrix[1:-1, 1:-1], matrix[1:-1, -1], matrix[0, 1:-1]
+    n = len(inner)
+    # kept[t]: probability that a sentence whose word number t is this one will be kept
+    kept = np.zeros((longest + 2, n))
+    for t in range(longest, 0, -1):
+        kept[t] = inner @ kept[t + 1] + (ends if t >= shortest else 0.0)
+    follows = np.concatenate([inner * kept[2][None, :], (ends * (shortest <= 1))[:, None]], axis=1)
+    totals = follows.sum(axis=1, keepdims=True)
+    follows = np.divide(follows, totals, out=np.zeros_like(follows), where=totals > 0)
+    reach, visits = first.copy(), np.zeros(n)
+    for t in range(1, longest + 1):
+        visits += reach * kept[t]
+        reach = reach @ inner
+    return follows, visits / max(float(first @ kept[1]), 1e-300)
+
+
+def make_truth(
+    words: tuple[str, ...],
+    tokens: Mapping[str, int],
+    eot: int,
+    matrix: Float[np.ndarray, "state state"],
+    phones: Mapping[str, tuple[str, ...]],
+    rhyme_of: Mapping[str, str],
+    *,
+    shortest: int,
+    longest: int,
+    sentences: int,
+    class_of: Mapping[str, str] | None = None,
+) -> Truth:
+    """Truth from the grammar's training matrix (START, words, END) and the number of training sentences."""
+    follows, visits = length_limited(matrix, shortest, longest)
+    unigram = np.append(visits, 1.0)
+    return Truth(
+        words=words,
+        tokens=np.array([tokens[w] for w in words]),
+        eot=eot,
+        follows=follows,
+        row=matrix[1:-1, 1:],
+        unigram=unigram / unigram.sum(),
+        seen=visits * sentences,
+        first=matrix[0, 1:-1],
+        phones=phones,
+        rhyme_of=rhyme_of,
+        class_of=class_of or {},
+    )

@@ -1,0 +1,88 @@
+"""What F4 shows beside its verdict: the table by margin, fates of words, examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.finding import Criterion, Estimate, describe
+from hooked_whisper.findings.core.records import Example, Span, Table
+from hooked_whisper.findings.cuts.spans import Cuts, Target
+
+
+def margin_table(
+    sweep: dict[int, dict[str, Estimate]],
+    statistics: Sequence[str],
+    verdict: int,
+    stretch: tuple[str, dict[str, Estimate]],
+) -> Table:
+    """One row per margin, and one for cuts as long as a published one."""
+    rows = [
+        (f"{margin} ms{' (verdict)' if margin == verdict else ''}", *(percent(rates[name]) for name in statistics))
+        for margin, rates in sweep.items()
+    ]
+    rows.append((stretch[0], *(percent(stretch[1][name]) for name in statistics)))
+    return Table("Cuts by margin on each side of the word", "this run", ("margin", *statistics), tuple(rows))
+
+
+def margin_note(margin: int, criteria: Sequence[Criterion]) -> str:
+    """How the criteria on words would come out at another margin."""
+    met = "; ".join(f"{describe(c)} ({'met' if c.passed else 'not met'})" for c in criteria)
+    what = "With the aligned span alone (margin 0)" if margin == 0 else f"At a margin of {margin} ms"
+    return f"{what}: {met}."
+
+
+def percent(e: Estimate) -> str:
+    """A rate with its interval."""
+    if e.value is None or e.low is None or e.high is None:
+        return "–"
+    return f"{e.value:.0%} [{e.low:.0%}, {e.high:.0%}]"
+
+
+def whole_number(value: float | None) -> str:
+    """Without decimals; an undefined number is a dash."""
+    return "–" if value is None else f"{value:.0f}"
+
+
+def fate_row(cuts: Cuts) -> list[list[float]]:
+    """Shares of kept, replaced, deleted: of the targets, of the other words."""
+    if not cuts.targets:
+        return [[np.nan] * 3] * 2
+    fates = ("kept", "replaced", "deleted")
+    own = [float(cuts.fates(x.__eq__).mean()) for x in fates]
+    rest = [cuts.others(x.__eq__) for x in fates]
+    return [own, [float(h.sum() / max(c.sum(), 1)) for h, c in rest]]
+
+
+def examples(context: Context, word: Cuts, far: Cuts, n: int = 6) -> tuple[Example, ...]:
+    """Some of each fate, longer sentences first; one per utterance."""
+    elsewhere_texts = {(t.utterance, t.word): text for t, text in zip(far.targets, far.texts, strict=True)}
+    order = sorted(range(len(word.targets)), key=lambda k: (-len(word.outcomes[k].fates), k))
+    queues = [
+        [k for k in order if word.outcomes[k].fates[word.targets[k].word] == fate]
+        for fate in ("deleted", "replaced", "kept")
+    ]
+    shown: list[Example] = []
+    used: set[int] = set()
+    for queue in n * queues:
+        k = next((k for k in queue if word.targets[k].utterance not in used), None)
+        if k is not None and len(shown) < n:
+            used.add(word.targets[k].utterance)
+            shown.append(_example(context, word.targets[k], word.texts[k], elsewhere_texts))
+    return tuple(shown)
+
+
+def _example(context: Context, target: Target, text: str, elsewhere_texts: dict[tuple[int, int], str]) -> Example:
+    one = context.utterances[target.utterance]
+    reference = context.references[target.utterance]
+    start, end = context.model.time.span_seconds(target.span)
+    rows = [("as it is", context.transcripts[target.utterance]), ("word cut out", text)]
+    other = elsewhere_texts.get((target.utterance, target.word))
+    if other is not None:
+        rows.append(("cut at another word", other))
+    name = reference.split()[target.word]
+    return Example(
+        one.id, one.alignment.speaker, reference, tuple(rows), (Span(start, end, name),), note=f"cut: {name}"
+    )

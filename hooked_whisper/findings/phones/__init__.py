@@ -1,0 +1,1 @@
+"""One evaluation of phones, shared by F5, F7 and F8."""

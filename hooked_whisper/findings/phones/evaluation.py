@@ -1,0 +1,312 @@
+"""Neurons, random directions, principal directions, mel bands and an untrained model on labelled speech: evaluated once
+for the findings on phones (F5, F7, F8)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+
+from hooked_whisper.features.baselines import mel_bands
+from hooked_whisper.features.bases import pca, random_orthonormal
+from hooked_whisper.features.phones.articulation import classes
+from hooked_whisper.features.phones.autolabel import AutoLabel, Evidence, autolabels
+from hooked_whisper.features.phones.counts import SiteCounts
+from hooked_whisper.features.phones.labeled_rows import MEL, LabelledRows, collect_rows
+from hooked_whisper.features.phones.position_labels import label_positions
+from hooked_whisper.features.phones.row_labels import CountOptions, LabelledClip, RowLabels
+from hooked_whisper.features.sites import Site
+from hooked_whisper.findings.core.context import Context, Utterance
+from hooked_whisper.findings.core.finding import Criterion, Estimate
+from hooked_whisper.findings.phones.layer_probes import LayerProbe, LayerProbes, probe_layer
+from hooked_whisper.findings.phones.summaries import MOST_LAG, Named, NeuronSite, PhoneSite, TopPurity, Tops
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.protocols import SILENCE
+
+N_PRINCIPAL = 128  # principal directions; the later ones hold hardly any variance
+FITTED = 40  # clips that principal directions are fitted on, and that correlations with mel bands are read from
+FITTED_ROWS = 20_000  # positions of them, at most
+_FEATURES_AT_ONCE = 512  # of correlations
+ENOUGH_UTTERANCES, ENOUGH_PHONES, ENOUGH_SPEAKERS = 100, 10, 2
+DRAWS = 2000
+SAMPLE = (
+    "Sites: encoder.blocks.*.mlp.hook_post of every block, at the positions of each clip in its 30 s window; labels by "
+    "the alignment. Controls: random orthonormal directions of the same activations, labels turned in a circle within "
+    "each utterance, the same architecture with random weights (on one half of the utterances; its probes on all)."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class PhoneEvaluation:
+    """Everything counted once. Tuples have a site per block; ``mel`` has no blocks.
+
+    top_purity: of each block's neurons and random directions, by number of utterances and with lags; empty: not made.
+    probes: a linear phone probe of each layer as a whole; ``None`` if fewer than two phones are said often enough.
+
+    chooses, judges: halves of the utterances, with the same speakers. ``untrained`` saw the second half only.
+    seconds, further: how long each utterance is, and how many are not among the context's own.
+    bands: for ``neurons``, ``random`` and ``untrained`` the largest \\|correlation\\| of each feature with a mel band.
+    """
+
+    neurons: tuple[NeuronSite, ...]
+    random: tuple[PhoneSite, ...]
+    principal: tuple[PhoneSite, ...]
+    untrained: tuple[PhoneSite, ...]
+    mel: PhoneSite
+    chooses: Bool[np.ndarray, "utterance"]
+    judges: Bool[np.ndarray, "utterance"]
+    bands: dict[str, tuple[Float[np.ndarray, "feature"], ...]]
+    speakers: tuple[str, ...]
+    seconds: Float[np.ndarray, "utterance"]
+    further: int = 0
+    probes: LayerProbes | None = None
+    top_purity: dict[str, tuple[TopPurity, ...]] = field(default_factory=dict)
+    sizes: tuple[int, ...] = ()
+
+    @property
+    def n_blocks(self) -> int:
+        return len(self.neurons)
+
+    @property
+    def own(self) -> Bool[np.ndarray, "utterance"]:
+        """All utterances of the untrained model's sites."""
+        return np.ones(int(self.judges.sum()), dtype=bool)
+
+    def labels(self, block: int) -> list[AutoLabel]:
+        """Automatic labels of a block's neurons, from all utterances."""
+        site, every = self.neurons[block], np.ones(len(self.judges), dtype=bool)
+        top, shifted = site.purity(every), site.purity(every, 1)
+        return autolabels(
+            Evidence(site.phones, top[0], site.classes, top[1]),
+            Evidence(site.shifted, shifted[0], site.shifted_classes, shifted[1]),
+        )
+
+    def inputs(self) -> dict[str, Any]:
+        """For the record: the context's clips, and further held-out sentences, by other speakers too."""
+        return {
+            "utterances": len(self.judges),
+            "seconds": round(float(self.seconds.sum()), 2),
+            "median_seconds": round(float(np.median(self.seconds)), 2),
+            "further clips": self.further,
+            "speakers": list(self.speakers),
+            "phones judged": int(self.neurons[0].phones.searched.sum()),
+        }
+
+    def gates(self) -> tuple[Criterion, ...]:
+        phones = int(self.neurons[0].phones.searched.sum())
+        return (
+            Criterion("utterances", Estimate(len(self.judges)), ENOUGH_UTTERANCES, "at least", role="gate"),
+            Criterion("phones said 50 times or more", Estimate(phones), ENOUGH_PHONES, "at least", role="gate"),
+        )
+
+
+def phone_evaluation(context: Context) -> PhoneEvaluation | str:
+    """The one of this context, made when first asked for; or the reason why there is none."""
+    if not context.utterances:
+        return "there are no clips: give a corpus whose phones are aligned with --corpus and --alignments"
+    made: PhoneEvaluation | str = context.once("phone evaluation", lambda: _evaluate(context))
+    return made
+
+
+def _evaluate(context: Context) -> PhoneEvaluation | str:
+    said = [u for u in context.labelled if any(i.label != SILENCE for i in u.alignment.phones)]
+    speakers = tuple(sorted({u.alignment.speaker for u in said}))
+    if not said:
+        return "these clips have no phone alignment: pass --alignments, or run `hooked-whisper align`"
+    if len(speakers) < ENOUGH_SPEAKERS:
+        return (
+            f"the clips with phones are of {len(speakers)} speaker, thresholds come from other speakers than those "
+            "they judge: give clips of two or more"
+        )
+    clips = [clip_of(u) for u in said]
+    chooses = first_half([c.speaker for c in clips])
+    fitted = _fitted(context.model, clips)
+    hooks = [f"encoder.blocks.{b}.mlp.hook_post" for b in range(context.model.cfg.encoder.n_layers)]
+    with _collected(context, context.model, clips, hooks) as rows:
+        labels = rows.labels(_options(context, len(clips)))
+        order = context.rng("order of clips").permutation(len(clips))
+        named = Named(labels.names, classes(labels.names), labels.lagged(MOST_LAG), order)
+        blocks = [
+            _evaluate_block(context, rows, labels, hook, b, fitted, chooses, named) for b, hook in enumerate(hooks)
+        ]
+        mel_site = Site(MEL, mel_bands(context.model))
+        mel = PhoneSite.joined(rows.blocks(mel_site, labels), chooses)
+        probes = [probe_layer(rows, Site(hook), labels) for hook in context.track(hooks, "layer probes")]
+        mel_probe = probe_layer(rows, mel_site, labels)
+    # features of the untrained model are counted on the half that judges; its probes learn from all clips
+    reading = [*np.flatnonzero(~chooses).tolist(), *np.flatnonzero(chooses).tolist()]
+    n = int((~chooses).sum())
+    with _collected(context, context.untrained, [clips[i] for i in reading], hooks) as rows:
+        labels = rows.labels(_options(context, n), range(n))
+        every = np.ones(n, dtype=bool)
+        untrained = tuple(PhoneSite.joined(rows.blocks(Site(hook), labels), every) for hook in hooks)
+        places = [reading.index(i) for i in fitted]
+        blank = tuple(mel_correlations(rows, Site(hook), places) for hook in hooks)
+        labels = rows.labels(_options(context, len(clips)))
+        blank_probes = [probe_layer(rows, Site(hook), labels) for hook in context.track(hooks, "layer probes")]
+    neurons, random, principal, neuron_bands, random_bands, purities = zip(*blocks, strict=True)
+    return PhoneEvaluation(
+        neurons,
+        random,
+        principal,
+        untrained,
+        mel,
+        chooses,
+        ~chooses,
+        {"neurons": neuron_bands, "random": random_bands, "untrained": blank},
+        speakers,
+        np.array([len(c.audio) for c in clips]) / context.model.time.sample_rate,
+        len(context.labelled) - len(context.utterances),
+        _probes(probes, blank_probes, mel_probe),
+        {"neurons": tuple(mine for mine, _ in purities), "random directions": tuple(other for _, other in purities)},
+        named.sizes,
+    )
+
+
+Probed = tuple[LayerProbe, LayerProbe] | None
+
+
+def _probes(blocks: Sequence[Probed], untrained: Sequence[Probed], mel: Probed) -> LayerProbes | None:
+    known, blank = [pair for pair in blocks if pair], [pair for pair in untrained if pair]
+    if not known or not blank or mel is None:
+        return None
+    return LayerProbes(
+        tuple(true for true, _ in known), tuple(turned for _, turned in known), tuple(true for true, _ in blank), mel[0]
+    )
+
+
+def _evaluate_block(
+    context: Context,
+    rows: LabelledRows,
+    labels: RowLabels,
+    hook: str,
+    block: int,
+    fitted: Sequence[int],
+    chooses: Bool[np.ndarray, "utterance"],
+    named: Named,
+) -> tuple[
+    NeuronSite,
+    PhoneSite,
+    PhoneSite,
+    Float[np.ndarray, "feature"],
+    Float[np.ndarray, "feature"],
+    tuple[TopPurity, TopPurity],
+]:
+    """Neurons, random and principal directions of an encoder block, and the first two's correlations with mel bands
+    and purities. Directions are made here, and not for all blocks at once: those of ``large-v3`` take 100 MiB a
+    block."""
+    mine: list[TopPurity] = []
+    other: list[TopPurity] = []
+    counts = _with_purity(rows.blocks(Site(hook), labels), mine, named, chooses)
+    neurons = NeuronSite.joined(counts, chooses)
+    d = context.model.cfg.encoder.d_mlp
+    turned = Site(hook, random_orthonormal(d, seed=context.seed + block))
+    random = PhoneSite.joined(_with_purity(rows.blocks(turned, labels), other, named, chooses), chooses)
+    bands = [mel_correlations(rows, site, fitted) for site in (Site(hook), turned)]
+    del turned
+    fit = torch.cat([rows.features(Site(hook), i) for i in fitted])
+    basis = pca(fit, min(N_PRINCIPAL, d, len(fit)))
+    del fit
+    principal = PhoneSite.joined(rows.blocks(Site(hook, basis), labels), chooses)
+    return neurons, random, principal, bands[0], bands[1], (TopPurity.joined(mine), TopPurity.joined(other))
+
+
+def _with_purity(
+    blocks: Iterator[SiteCounts], purities: list[TopPurity], named: Named, half: Bool[np.ndarray, "utterance"]
+) -> Iterator[SiteCounts]:
+    """The same blocks; the purity of each one's top examples is appended to a list on the way."""
+    for counts in blocks:
+        purities.append(TopPurity.of(Tops.of(counts.top), named, half))
+        yield counts
+
+
+def _collected(
+    context: Context, model: HookedWhisper, clips: Sequence[LabelledClip], hooks: Sequence[str]
+) -> LabelledRows:
+    def track(steps: Sequence[list[int]]) -> Iterator[list[int]]:
+        return context.track(steps, "phones")
+
+    return collect_rows(model, clips, [*hooks, MEL], track=track, widest=model.cfg.encoder.d_mlp)
+
+
+def _options(context: Context, n_clips: int) -> CountOptions:
+    """With an example of every utterance, so that halves can be told apart."""
+    return CountOptions(k=n_clips, seed=context.seed)
+
+
+def _fitted(model: HookedWhisper, clips: Sequence[LabelledClip]) -> list[int]:
+    """Clips from the whole length of the list: at most :data:`FITTED`, and :data:`FITTED_ROWS` positions."""
+    longest = max(model.time.n_positions(len(clip.audio) / model.time.sample_rate) for clip in clips)
+    n = min(FITTED, len(clips), max(1, FITTED_ROWS // max(1, longest)))
+    return np.linspace(0, len(clips) - 1, n).astype(int).tolist()
+
+
+def clip_of(utterance: Utterance) -> LabelledClip:
+    return LabelledClip(utterance.audio, utterance.alignment, utterance.alignment.speaker)
+
+
+def first_half(speakers: Sequence[str]) -> Bool[np.ndarray, "utterance"]:
+    """Every second utterance of each speaker, so that both halves have the same speakers."""
+    seen: dict[str, int] = {}
+    found = []
+    for speaker in speakers:
+        found.append(seen.get(speaker, 0) % 2 == 0)
+        seen[speaker] = seen.get(speaker, 0) + 1
+    return np.array(found, dtype=bool)
+
+
+def mel_correlations(rows: LabelledRows, site: Site, clips: Sequence[int]) -> Float[np.ndarray, "feature"]:
+    """Largest absolute correlation of each feature of a site with a mel band, over positions within phones of some
+    clips.
+
+    Silence is left out: whatever tells speech from silence would correlate with every band. Constant features have 0.
+    """
+    model = rows.model
+    some = [rows.clips[i] for i in clips]
+    names = sorted({i.label for c in some for i in c.alignment.phones} - {SILENCE})
+    lengths = [int(rows.starts[i + 1] - rows.starts[i]) for i in clips]
+    inside = [
+        torch.from_numpy(label_positions(clip.alignment, n, names, model.time, clip.offset).ids >= 0)
+        for clip, n in zip(some, lengths, strict=True)
+    ]
+    mel = torch.cat(
+        [rows.features(Site(MEL, mel_bands(model)), i)[there] for i, there in zip(clips, inside, strict=True)]
+    )
+    features, start = torch.empty(len(mel), rows.width(site)), 0
+    for i, there in zip(clips, inside, strict=True):
+        stop = start + int(there.sum())
+        features[start:stop] = rows.features(site, i)[there]
+        start = stop
+    bands = _standard(mel)
+    parts = features.split(_FEATURES_AT_ONCE, dim=1)
+    return torch.cat([(_standard(x).T @ bands / len(bands)).abs().amax(1) for x in parts]).numpy()
+
+
+def _standard(x: torch.Tensor) -> torch.Tensor:
+    centred = x.float() - x.float().mean(0)
+    spread = centred.square().mean(0).sqrt()
+    return centred / torch.where(spread > 1e-12, spread, torch.inf)
+
+
+def share(true: Bool[np.ndarray, "n"], rng: np.random.Generator) -> Estimate:
+    """Of features; 95 % by bootstrap over features (of a share, that is a binomial draw)."""
+    if not len(true):
+        return Estimate(None)
+    return Estimate.of(float(true.mean()), rng.binomial(len(true), true.mean(), DRAWS) / len(true))
+
+
+def resampled_means(values: Float[np.ndarray, "n *more"], rng: np.random.Generator, draws: int = DRAWS) -> np.ndarray:
+    """Means over the first axis, of bootstrap samples: ``[draw, *more]``."""
+    n = len(values)
+    if not n:
+        return np.full((draws, *values.shape[1:]), np.nan)
+    return rng.multinomial(n, np.full(n, 1 / n), size=draws) @ values / n
+
+
+def short(name: str) -> str:
+    """For a legend, where there is little room."""
+    return name.removesuffix(" directions").removesuffix(" model")

@@ -1,0 +1,1 @@
+"""Parts of the experiment on encoder locality (F1)."""

@@ -1,0 +1,251 @@
+"""Where the rows after the end look: four versions of a clip that separate the end of speech from an edge to zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from hooked_whisper.findings.core.context import Context, Utterance
+from hooked_whisper.findings.core.figures import BLUE, ORANGE, _bar, _figure, _in_words, _legend
+from hooked_whisper.findings.core.finding import Estimate, Finding
+from hooked_whisper.findings.core.records import Axis, Measurement
+from hooked_whisper.findings.core.statistics import bootstrap
+from hooked_whisper.findings.relevance_parts.measures import HALF_WIDTH
+from hooked_whisper.protocols import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SINK = "rows after the end that look at the end of speech, clips as recorded"
+CUT = "rows after a cut that look at the cut"
+
+# Thresholds, written before the first run of these four versions.
+LEAST = 0.8  # share of rows: the published figure shows one dark column for all rows after the end
+MOST_ROWS = 0.5  # from here on a version counts as "looks at the boundary" when the explanation is chosen
+# A row that looks at its own neighborhood would count as looking at the boundary if it is close to it. Local attention
+# alone gave 2 % that way. Rows therefore begin where the two neighborhoods (25 positions each) no longer meet.
+CLEAR_OF = 2 * HALF_WIDTH + 1
+CUT_AT = 0.4  # of the time from the first word's start to the last word's end; the word spoken then is cut in half
+FADE_SECONDS = 0.5
+NOISE_DB = -50.0  # below the level of the speech: a quiet room, still above the spectrogram's floor of zeros
+
+RECORDED, FADED, CUT_SHORT, NOISE = "as recorded", "faded out", "cut within speech", "noise behind"
+VERSIONS = (RECORDED, FADED, CUT_SHORT, NOISE)
+HAS_EDGE = {RECORDED: "perhaps", FADED: "no", CUT_SHORT: "yes", NOISE: "no"}
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """One clip to explain.
+
+    speech: positions of the speech. n_clip: positions that the signal fills. boundary: the position where speech ends.
+    quiet: the first position after which nothing is said (padding, silence or noise).
+    """
+
+    audio: Float[np.ndarray, "sample"]
+    text: str
+    speech: slice
+    n_clip: int
+    boundary: int
+    quiet: int
+
+
+@dataclass(frozen=True)
+class Sink:
+    """Of the rows after the end: share that looks at the boundary, median peak and distance to it (positions), and the
+    share that looks at its own neighborhood."""
+
+    share: float
+    peak: float
+    distance: float
+    own: float
+
+
+def sink_of(
+    relevance: Float[np.ndarray, "row position"], rows: Int[np.ndarray, "row"], boundary: int, quiet: int
+) -> Sink:
+    """Where rows from ``quiet`` on look, if they are far enough from ``boundary``; NaN without such rows."""
+    judged = (rows >= max(quiet, boundary + CLEAR_OF)) & (relevance.sum(1) > 0)
+    if not judged.any():
+        return Sink(np.nan, np.nan, np.nan, np.nan)
+    peaks = relevance[judged].argmax(1)
+    away = np.abs(peaks - boundary)
+    own = np.abs(peaks - rows[judged]) <= HALF_WIDTH
+    return Sink(float((away <= HALF_WIDTH).mean()), float(np.median(peaks)), float(np.median(away)), float(own.mean()))
+
+
+def whole_clip(context: Context, i: int) -> Clip:
+    """The clip as recorded; what follows is zeros."""
+    one, n = context.utterances[i], context.n_positions[i]
+    speech = _spoken_span(context, one, n)
+    return Clip(one.audio, context.references[i], speech, n, speech.stop, n)
+
+
+def faded_clip(context: Context, i: int) -> Clip | None:
+    """The last half second of the speech fades to zero along a raised cosine; nothing follows. There is no edge."""
+    one, time = context.utterances[i], context.model.time
+    words = _timed(context, one)
+    if not words:
+        return None
+    audio = np.array(one.audio[: time.sample(words[-1].end)], dtype=np.float32)
+    n_fade = min(round(FADE_SECONDS * time.sample_rate), len(audio))
+    audio[len(audio) - n_fade :] *= 0.5 * (1 + np.cos(np.linspace(0, np.pi, n_fade, dtype=np.float32)))
+    return _ending_at(context, i, audio, context.references[i], words[0].start)
+
+
+def cut_clip(context: Context, i: int) -> Clip | None:
+    """The clip stops in the middle of a word, near 40 % of its speech; the text is the words before it.
+
+    ``None`` if there are fewer than two words with times.
+    """
+    one, time = context.utterances[i], context.model.time
+    words = _timed(context, one)
+    if len(words) < 2:
+        return None
+    aim = words[0].start + CUT_AT * (words[-1].end - words[0].start)
+    middles = np.array([(w.start + w.end) / 2 for w in words[1:]])
+    k = 1 + int(np.abs(middles - aim).argmin())
+    text = " ".join(w.label for w in words[:k])
+    return _ending_at(context, i, one.audio[: time.sample(middles[k - 1])], text, words[0].start)
+
+
+def noisy_clip(context: Context, i: int) -> Clip | None:
+    """From the end of the speech to the end of the window there is faint noise: speech ends, the signal does not."""
+    one, time = context.utterances[i], context.model.time
+    words = _timed(context, one)
+    if not words:
+        return None
+    begin, end = time.sample(words[0].start), time.sample(words[-1].end)
+    level = float(np.sqrt(np.mean(np.square(one.audio[begin:end], dtype=np.float64))))
+    n_noise = round(time.duration * time.sample_rate) - end
+    noise = context.rng(f"noise {i}").standard_normal(max(n_noise, 0)) * level * 10 ** (NOISE_DB / 20)
+    audio = np.concatenate([one.audio[:end], noise.astype(np.float32)])
+    n = context.model.cfg.encoder.n_ctx
+    boundary = min(time.n_positions(words[-1].end), n)
+    speech = slice(min(time.position(words[0].start), boundary), boundary)
+    return Clip(audio, context.references[i], speech, n, boundary, boundary)
+
+
+MAKERS: Mapping[str, Callable[[Context, int], Clip | None]] = {
+    RECORDED: whole_clip,
+    FADED: faded_clip,
+    CUT_SHORT: cut_clip,
+    NOISE: noisy_clip,
+}
+
+
+def _timed(context: Context, utterance: Utterance) -> list[Interval]:
+    """Words that last and end within the window."""
+    return [w for w in utterance.alignment.words if w.duration > 0 and w.end <= context.model.time.duration]
+
+
+def _ending_at(context: Context, i: int, audio: Float[np.ndarray, "sample"], text: str, start: float) -> Clip:
+    time = context.model.time
+    n = time.n_positions(len(audio) / time.sample_rate)
+    return Clip(audio, text, slice(min(time.position(start), n), n), n, n, n)
+
+
+def _spoken_span(context: Context, utterance: Utterance, n_clip: int) -> slice:
+    """Positions from the first word to the last, within the clip; the whole clip if no word has a time."""
+    words = _timed(context, utterance)
+    if not words:
+        return slice(0, n_clip)
+    span = context.model.time.span(words[0].start, words[-1].end)
+    return slice(min(span.start, n_clip), min(span.stop, n_clip))
+
+
+def share_estimate(shares: Sequence[float], rng: np.random.Generator) -> Estimate:
+    """Mean share over clips; the bootstrap draws clips."""
+    known = np.array(shares, dtype=float)
+    known = known[np.isfinite(known)]
+    if not len(known):
+        return Estimate(None)
+    return Estimate.of(float(known.mean()), bootstrap(len(known), lambda i: float(known[i].mean()), rng))
+
+
+def explanation(shares: Mapping[str, float | None]) -> str:
+    """Which explanation the shares support, by rule: what most rows (half of them) of each version do."""
+    faded, cut, noise = (shares.get(name) for name in (FADED, CUT_SHORT, NOISE))
+    if faded is None or cut is None or noise is None:
+        return "Which of the two draws the rows was not measured: the words have no times."
+    without_edge, with_edge = [x >= MOST_ROWS for x in (faded, noise)], cut >= MOST_ROWS
+    if all(without_edge):
+        return "Rows look at the end of speech even where no edge marks it: the end of speech draws them."
+    if with_edge and not any(without_edge):
+        return (
+            "Rows look at the boundary where sound stops at once, and not where it fades or goes on as noise: an edge "
+            "from sound to zero draws them, not the end of speech. The published clip was cut and had such an edge."
+        )
+    if not with_edge and not any(without_edge):
+        return "In no version do most rows look at the boundary: neither the end of speech nor an edge draws them."
+    return "The versions without an edge disagree with each other: these numbers do not decide between the two."
+
+
+def sink_measurements(
+    sinks: Mapping[str, Sequence[Sink]],
+    clips: Mapping[str, Sequence[Clip]],
+    seconds: float,
+    rng: np.random.Generator,
+) -> tuple[Measurement, ...]:
+    """Share of rows and distance by version, with intervals; and every clip."""
+    what = ("share of rows", "distance (s)", "share of rows that look at themselves")
+    bounds = Axis("bound", ("value", "low", "high"))
+    table = np.full((len(VERSIONS), 3, 3), np.nan)
+    most = max((len(rows) for rows in sinks.values()), default=0)
+    each = np.full((len(VERSIONS), most, 4), np.nan)
+    for v, version in enumerate(VERSIONS):
+        rows = sinks.get(version, ())
+        table[v, 0] = share_estimate([s.share for s in rows], rng).row
+        table[v, 2] = share_estimate([s.own for s in rows], rng).row
+        away = np.array([s.distance for s in rows if np.isfinite(s.distance)]) * seconds
+        if len(away):
+            samples = bootstrap(len(away), lambda i, a=away: float(np.median(a[i])), rng)  # type: ignore[misc]
+            table[v, 1] = Estimate.of(float(np.median(away)), samples).row
+        for k, (sink, clip) in enumerate(zip(rows, clips.get(version, ()), strict=True)):
+            each[v, k] = [sink.share, sink.peak * seconds, clip.boundary * seconds, clip.n_clip * seconds]
+    version_axis = Axis("version", VERSIONS)
+    columns = Axis("what", ("share of rows", "peak (s)", "end of speech (s)", "end of signal (s)"))
+    return (
+        Measurement("where rows after the end look", (version_axis, Axis("statistic", what), bounds), table),
+        Measurement(
+            "where rows after the end look, by clip", (version_axis, Axis("clip", tuple(range(most))), columns), each
+        ),
+    )
+
+
+def sink_notes(table: Measurement) -> tuple[str, ...]:
+    """Shares and distances by version, and the explanation that they support."""
+    told, shares = [], {}
+    for version in VERSIONS:
+        share = float(table.at(version=version, statistic="share of rows", bound="value"))
+        away = float(table.at(version=version, statistic="distance (s)", bound="value"))
+        if np.isfinite(share):
+            shares[version] = share
+            own = float(table.at(version=version, statistic="share of rows that look at themselves", bound="value"))
+            told.append(f"{version}: {share:.0%}, {away:.1f} s, {own:.0%}")
+    if not told:
+        return ("Where the rows after the end look was not measured: no clip leaves enough of the window empty.",)
+    return (
+        "Rows after the end whose most relevant position is within 0.5 s of the end of speech (or the cut); the median "
+        f"distance of that position from it; rows that look within 0.5 s of themselves: {'; '.join(told)}.",
+        explanation(shares),
+    )
+
+
+def draw_sink(finding: Finding) -> Figure:
+    """Share of rows at the boundary for the four versions."""
+    table = finding.measurement("where rows after the end look")
+    values = 100 * table.at(statistic="share of rows")
+    figure, axes = _figure("Where rows after the end look", "rows that look at the boundary (%)", "")
+    at = np.arange(len(VERSIONS))[::-1]
+    _bar(axes, at, values, [BLUE] * len(VERSIONS))
+    axes.set_yticks(at, [f"{name}\n(edge: {HAS_EDGE[name]})" for name in VERSIONS])
+    axes.axvline(100 * LEAST, color=ORANGE, linestyle="--", label=f"needs at least {LEAST:.0%}")
+    axes.set_xlim(0, 103)
+    figure.set_label(_in_words("Rows after the end that look at the boundary", values[:, 0], VERSIONS, "%", 1.0))
+    _legend(axes, below=True)
+    return figure

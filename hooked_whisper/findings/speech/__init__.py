@@ -1,0 +1,1 @@
+"""Speech, languages and other sounds: samples, probes and readings of the encoder."""

@@ -1,0 +1,112 @@
+"""What the findings on speech and language read from the encoder: one pass per clip, sums and a few positions kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hooked_whisper.findings.core.context import ENCODER_BATCH
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.hooks import HookPoint
+
+POSITIONS = 20  # kept of each clip: neighbours are alike, so more of them add little
+LOUD = 30.0  # dB below the loudest position of a clip: softer ones are pauses, not speech
+
+Samples = Float[np.ndarray, "_"]  # clips differ in length
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderReadings:
+    """Activations of speech clips, then of other sounds; padding and pauses of the speech are left out.
+
+    Attributes:
+        pooled: mean residual stream after each block over a clip's positions.
+        positions: the same at :data:`POSITIONS` positions of each clip, evenly spaced.
+        early: ``encoder.blocks.0.mlp.hook_pre`` at these positions.
+        mel: log-mel of the two frames of each of these positions, and ``pooled_mel`` its mean and standard deviation.
+        middle: the residual stream after the middle block, of the speech clips alone, all positions.
+        encoded: encoder output of the speech clips.
+        middle_block: the block that ``middle`` leaves.
+    """
+
+    pooled: Float[np.ndarray, "block clip d_model"]
+    positions: Float[np.ndarray, "block clip position d_model"]
+    early: Float[np.ndarray, "clip position d_mlp"]
+    mel: Float[np.ndarray, "clip position feature"]
+    pooled_mel: Float[np.ndarray, "clip feature"]
+    middle: Float[Tensor, "speech place d_model"]
+    encoded: Float[Tensor, "speech place d_model"]
+    middle_block: int
+
+
+def middle_block(model: HookedWhisper) -> int:
+    return model.cfg.encoder.n_layers // 2
+
+
+def loud_positions(audio: Samples, model: HookedWhisper) -> Int[np.ndarray, "position"]:
+    """Encoder positions of a clip within :data:`LOUD` dB of its loudest one."""
+    step = model.time.samples_per_position
+    n = min(len(audio) // step, model.time.n_ctx)
+    power = np.square(audio[: n * step], dtype=float).reshape(n, step).mean(1)
+    return np.flatnonzero(power >= power.max() * 10 ** (-LOUD / 10))
+
+
+@torch.no_grad()
+def read_encoder(
+    model: HookedWhisper, speech: Sequence[Samples], sounds: Sequence[Samples], steps: Iterator[int]
+) -> EncoderReadings:
+    """Encode every clip once. ``steps`` yields once per clip (a progress bar)."""
+    clips = [*speech, *sounds]
+    step = model.time.samples_per_position
+    places = [loud_positions(clip, model) for clip in speech]
+    places += [np.arange(min(len(clip) // step, model.time.n_ctx)) for clip in sounds]
+    kept = [where[np.linspace(0, len(where) - 1, POSITIONS).round().astype(int)] for where in places]
+    n_blocks, halfway = model.cfg.encoder.n_layers, middle_block(model)
+    pooled: list[list[np.ndarray]] = [[] for _ in range(n_blocks)]
+    single: list[list[np.ndarray]] = [[] for _ in range(n_blocks)]
+    early: list[np.ndarray] = []
+    middle: list[Tensor] = []
+    encoded: list[Tensor] = []
+    mels: list[np.ndarray] = []
+    pooled_mels: list[np.ndarray] = []
+
+    for start in range(0, len(clips), ENCODER_BATCH):
+        batch = range(start, min(start + ENCODER_BATCH, len(clips)))
+
+        def keep(x: Tensor, hook: HookPoint, batch: range = batch) -> None:
+            block = int(hook.name.split(".")[2])
+            if hook.name.endswith("mlp.hook_pre"):
+                early.extend(row[kept[i]].float().cpu().numpy() for row, i in zip(x, batch, strict=True))
+                return
+            for row, i in zip(x, batch, strict=True):
+                pooled[block].append(row[places[i]].float().mean(0).cpu().numpy())
+                single[block].append(row[kept[i]].float().cpu().numpy())
+                if block == halfway and i < len(speech):
+                    middle.append(row.clone())
+
+        mel = model.to_mel([clips[i] for i in batch])
+        names = [f"encoder.blocks.{block}.hook_resid_post" for block in range(n_blocks)]
+        with model.hooks(fwd_hooks=[(name, keep) for name in (*names, "encoder.blocks.0.mlp.hook_pre")]):
+            out = model.embed_audio(mel)
+        encoded.append(out[: max(0, len(speech) - start)])
+        for row, i in zip(mel.float().cpu().numpy(), batch, strict=True):
+            pairs = row.reshape(len(row), -1, model.time.stride).transpose(1, 0, 2).reshape(model.time.n_ctx, -1)
+            mels.append(pairs[kept[i]])
+            frames = row.reshape(len(row), -1, model.time.stride)[:, places[i]].reshape(len(row), -1)
+            pooled_mels.append(np.concatenate([frames.mean(1), frames.std(1)]))
+            next(steps, None)
+    return EncoderReadings(
+        np.array(pooled),
+        np.array(single),
+        np.array(early),
+        np.array(mels),
+        np.array(pooled_mels),
+        torch.stack(middle),
+        torch.cat(encoded),
+        halfway,
+    )

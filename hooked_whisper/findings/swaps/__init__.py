@@ -1,0 +1,1 @@
+"""Word swaps: clean and corrupted runs for word-swap patching."""

@@ -1,0 +1,164 @@
+"""A checkpoint in our names, checked strictly, whatever wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from hooked_whisper.config import WhisperConfig
+from hooked_whisper.errors import CheckpointError
+from hooked_whisper.loading.sniff import describe_names
+from hooked_whisper.model import WhisperCore
+
+UNEMBED_WEIGHT, UNEMBED_BIAS = "decoder.unembed.weight", "decoder.unembed.bias"
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A configuration and the tensors that fit it, under our parameter names.
+
+    ``source`` says where they come from. Tensors of a loaded model are shared with it until :func:`load_into` copies.
+    """
+
+    config: WhisperConfig
+    tensors: dict[str, Tensor]
+    source: str
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def parameter_shapes(config: WhisperConfig) -> Shapes:
+    """Name -> shape of every tensor a model of this configuration always has."""
+    enc, dec, d = config.encoder, config.decoder, config.encoder.d_model
+    shapes: Shapes = {
+        "encoder.conv1.conv.weight": (d, enc.n_mels, 3),
+        "encoder.conv1.conv.bias": (d,),
+        "encoder.conv2.conv.weight": (d, d, 3),
+        "encoder.conv2.conv.bias": (d,),
+        "encoder.positional_embedding": (enc.n_ctx, d),
+        "decoder.token_embedding.weight": (dec.n_vocab, d),
+        "decoder.positional_embedding": (dec.n_ctx, d),
+        **_norm_shapes("encoder.ln_post", d),
+        **_norm_shapes("decoder.ln_final", d),
+    }
+    for block in range(enc.n_layers):
+        shapes |= _block_shapes(f"encoder.blocks.{block}", d, enc.d_mlp, cross=False)
+    for block in range(dec.n_layers):
+        shapes |= _block_shapes(f"decoder.blocks.{block}", d, dec.d_mlp, cross=True)
+    return shapes
+
+
+def optional_shapes(config: WhisperConfig) -> Shapes:
+    """The same for tensors that exist only once the unembedding is untied from the token embedding."""
+    return {UNEMBED_WEIGHT: (config.decoder.n_vocab, config.decoder.d_model), UNEMBED_BIAS: (config.decoder.n_vocab,)}
+
+
+def make_checkpoint(
+    config: WhisperConfig,
+    tensors: Mapping[str, Tensor],
+    source: str,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    foreign: Callable[[str], str] = str,
+    require: Iterable[str] = (),
+) -> Checkpoint:
+    """The checkpoint, if ``tensors`` are exactly those that ``config`` asks for.
+
+    ``foreign`` turns one of our names into the name that ``tensors`` uses; errors speak of those. ``require`` lists
+    optional tensors that must be there this time.
+
+    Raises one ``CheckpointError`` with every missing and unexpected name, wrong shape and wrong type.
+    """
+    n_blocks = config.encoder.n_layers + config.decoder.n_layers
+    if n_blocks > max(256, len(tensors)):  # do not write out a million missing names
+        raise CheckpointError(f"{source}: its configuration has {n_blocks} blocks, but it holds {len(tensors)} tensors")
+    needed, optional = parameter_shapes(config), optional_shapes(config)
+    needed |= {name: optional[name] for name in require}
+    theirs = {foreign(name): (name, shape) for name, shape in (optional | needed).items()}
+
+    problems = _listed("missing", [foreign(name) for name in needed if foreign(name) not in tensors])
+    problems += _listed("unexpected", [name for name in tensors if name not in theirs])
+    found: dict[str, Tensor] = {}
+    for name in tensors.keys() & theirs.keys():
+        tensor, (our_name, shape) = tensors[name], theirs[name]
+        if tuple(tensor.shape) != shape:
+            problems.append(f"{name} has shape {tuple(tensor.shape)} instead of {shape}")
+        elif not tensor.is_floating_point():
+            problems.append(f"{name} is {tensor.dtype}, not floating point")
+        found[our_name] = tensor
+    if problems:
+        description = describe_names(tensors.keys(), theirs.keys())
+        if description is not None:
+            raise CheckpointError(f"{source} holds {description}")
+        raise CheckpointError(f"{source} does not fit its configuration: {'; '.join(problems)}")
+    return Checkpoint(config, found, source, dict(metadata or {}))
+
+
+def from_core(model: WhisperCore) -> Checkpoint:
+    """The weights of one of our models (shared, not copied)."""
+    return make_checkpoint(model.cfg, model.state_dict(), f"{type(model).__name__} {model.cfg.name!r} in memory")
+
+
+@torch.no_grad()
+def load_into(model: WhisperCore, checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> None:
+    """Copy the weights into ``model``, converted to its dtype, or convert the model to ``dtype`` first.
+
+    Unties the unembedding, or ties it again, as the checkpoint has it. A model built on the meta device gets its
+    memory here, on the CPU.
+    """
+    if _shape_only(model.cfg) != _shape_only(checkpoint.config):
+        raise CheckpointError(
+            f"{checkpoint.source} does not fit this model: it is for {_shape_only(checkpoint.config)}, "
+            f"the model is {_shape_only(model.cfg)}"
+        )
+    if dtype is not None:
+        model.to(dtype)
+    for name in optional_shapes(model.cfg):
+        tensor = checkpoint.tensors.get(name)
+        empty = None if tensor is None else torch.empty(tensor.shape, dtype=model.dtype, device=model.device)
+        set_unembed(model, name.rpartition(".")[2], empty)
+    if model.device.type == "meta":
+        copies = {
+            name: torch.empty(tensor.shape, dtype=model.dtype).copy_(tensor)
+            for name, tensor in checkpoint.tensors.items()
+        }
+        model.load_state_dict(copies, assign=True)
+        return
+    for name, own in model.state_dict().items():
+        own.copy_(checkpoint.tensors[name])
+
+
+def set_unembed(model: WhisperCore, which: str, value: Tensor | None) -> None:
+    """Give the unembedding a ``weight`` or ``bias`` of its own, or (None) take it away."""
+    setattr(model.decoder.unembed, which, None if value is None else nn.Parameter(value))
+
+
+def _shape_only(config: WhisperConfig) -> WhisperConfig:
+    return replace(config, name="", alignment_heads=None, vocabulary=None)
+
+
+def _norm_shapes(path: str, d: int) -> Shapes:
+    return {f"{path}.weight": (d,), f"{path}.bias": (d,)}
+
+
+def _linear_shapes(path: str, d_in: int, d_out: int) -> Shapes:
+    return {f"{path}.weight": (d_out, d_in), f"{path}.bias": (d_out,)}
+
+
+def _block_shapes(path: str, d: int, d_mlp: int, cross: bool) -> Shapes:
+    shapes: Shapes = {}
+    for norm, attn in (("ln1", "attn"), ("ln_cross", "cross_attn"))[: 1 + cross]:
+        shapes |= _norm_shapes(f"{path}.{norm}", d)
+        for projection in ("query", "key", "value", "out"):
+            shapes |= _linear_shapes(f"{path}.{attn}.{projection}", d, d)
+        del shapes[f"{path}.{attn}.key.bias"]  # Whisper's key projections have none
+    shapes |= _norm_shapes(f"{path}.ln2", d)
+    return shapes | _linear_shapes(f"{path}.mlp.up", d, d_mlp) | _linear_shapes(f"{path}.mlp.down", d_mlp, d)
+
+
+def _listed(what: str, names: list[str]) -> list[str]:
+    return [f"{what} {', '.join(sorted(names))}"] if names else []

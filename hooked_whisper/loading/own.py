@@ -1,0 +1,141 @@
+"""Our own folders: ``config.json`` and ``model.safetensors``, each written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hooked_whisper._support.files import read_json, read_safetensors, reason, tensors_sha256
+from hooked_whisper.config import WhisperConfig
+from hooked_whisper.errors import CheckpointError
+from hooked_whisper.loading.checkpoint import Checkpoint, make_checkpoint
+from hooked_whisper.model import WhisperCore
+
+FORMAT, FORMAT_VERSION = "hooked_whisper", 1
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def save_pretrained(
+    model: WhisperCore,
+    folder: str | Path,
+    metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write ``config.json`` and ``model.safetensors`` to ``folder``, which is made if it is not there.
+
+    An interrupted save leaves what was there before. ``dtype`` (say ``torch.float16``) halves the file; loading gives
+    float32 again unless asked otherwise. ``metadata`` maps strings to strings. Tied weights are stored once.
+    """
+    metadata = dict(metadata or {})
+    if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
+        raise ValueError(f"metadata must map strings to strings, got {metadata}")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: _stored(name, tensor, dtype) for name, tensor in model.state_dict().items()}
+    digest = tensors_sha256(tensors)
+    config = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "config": model.cfg.to_dict(),
+        "metadata": metadata,
+        "weights_sha256": digest,
+    }
+    new_weights, new_config = folder / f".{WEIGHTS}.new", folder / f".{CONFIG}.new"
+    try:
+        save_file(tensors, new_weights, {"sha256": digest})  # one entry: their order would be random
+        new_config.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        new_weights.chmod(new_config.stat().st_mode)  # safetensors lets only the owner read
+        for path in (new_weights, new_config):
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())
+        _replace_both(folder, new_weights, new_config)
+    finally:
+        new_weights.unlink(missing_ok=True)
+        new_config.unlink(missing_ok=True)
+
+
+def weights_sha256(model: WhisperCore) -> str:
+    """SHA-256 of all weights with their names, dtypes and shapes: whether two runs had the same model.
+
+    What :func:`save_pretrained` notes, if it stores them in the dtype that they have.
+    """
+    return tensors_sha256(model.state_dict())
+
+
+def load_own_folder(folder: str | Path) -> Checkpoint:
+    """A folder that :func:`save_pretrained` wrote."""
+    return load_own_file(Path(folder) / WEIGHTS)
+
+
+def load_own_file(path: str | Path) -> Checkpoint:
+    """The same, given its weight file, which may have another name."""
+    path = Path(path)
+    config_path = path.parent / CONFIG
+    data = read_json(config_path)
+    if not is_own(data):
+        raise CheckpointError(f"{config_path} was not written by save_pretrained: 'format' is {data.get('format')!r}")
+    version = data.get("format_version")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{config_path} has format version {version!r}, this hooked_whisper reads {FORMAT_VERSION}"
+        )
+    config, metadata = data.get("config"), data.get("metadata", {})
+    if not isinstance(config, dict) or not isinstance(metadata, dict):
+        raise CheckpointError(f"{config_path}: 'config' and 'metadata' must be objects")
+    try:
+        whisper_config = WhisperConfig.from_dict(config)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{config_path}: {reason(error)}") from None
+    tensors, header = read_safetensors(path)
+    digests = {digest for digest in (header.get("sha256"), data.get("weights_sha256")) if digest is not None}
+    if len(digests) == 2:
+        raise CheckpointError(f"{path} and {CONFIG} come from different saves: save the model again")
+    texts = {str(key): str(value) for key, value in metadata.items()}
+    return make_checkpoint(whisper_config, tensors, str(path), metadata=texts)
+
+
+def is_own(data: Mapping[str, Any]) -> bool:
+    """Whether a ``config.json`` is ours."""
+    return data.get("format") == FORMAT
+
+
+def _replace_both(folder: Path, new_weights: Path, new_config: Path) -> None:
+    """Two files cannot be replaced at once: if the second step fails, the first is undone.
+
+    A power cut between the two is noticed on loading, by the digest in both.
+    """
+    weights, kept = folder / WEIGHTS, folder / f".{WEIGHTS}.old"
+    kept.unlink(missing_ok=True)
+    with suppress(OSError):  # no old weights, or a file system without links
+        os.link(weights, kept)
+    try:
+        os.replace(new_weights, weights)
+        try:
+            os.replace(new_config, folder / CONFIG)
+        except BaseException:
+            if kept.exists():
+                os.replace(kept, weights)
+            raise
+    finally:
+        kept.unlink(missing_ok=True)
+    with suppress(OSError):  # not every system lets a folder be synced
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _stored(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    stored = tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
+    if not torch.equal(stored.isfinite(), tensor.isfinite().cpu()):
+        raise ValueError(f"{name} has values up to {tensor.abs().max():.3g}, too large for {dtype}")
+    return stored

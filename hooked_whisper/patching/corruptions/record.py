@@ -1,0 +1,168 @@
+"""What a corruption leaves: two clips of one length, equal outside the changed spans, and what was changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from hooked_whisper.audio import HOP, SAMPLE_RATE, log_mel_max
+from hooked_whisper.errors import AudioError, PatchError
+from hooked_whisper.protocols import Interval
+
+if TYPE_CHECKING:
+    from hooked_whisper.hooked import HookedWhisper
+
+Audio = Float[np.ndarray, "_"]  # 16 kHz samples
+MARGIN_FRAMES = 4  # an analysis window reaches 1.25 frames past a span; findings ask for this many
+TOLERANCE = 1e-3  # of the log-mel outside span and margin
+
+
+def sample_range(span: Interval, n_samples: int) -> slice:
+    """Samples of a span: from the one nearest its start up to the one nearest its end.
+
+    Raises:
+        AudioError: a span that starts behind the clip, ends more than a millisecond behind it, or holds no sample.
+    """
+    start, stop = round(span.start * SAMPLE_RATE), round(span.end * SAMPLE_RATE)
+    if stop > n_samples + SAMPLE_RATE // 1000 or start >= min(stop, n_samples):
+        raise AudioError(
+            f"span {span.label!r} [{span.start:g}, {span.end:g}) s holds no sample of the clip or ends behind its "
+            f"{n_samples / SAMPLE_RATE:g} s: take an interval of the clip's own alignment"
+        )
+    return slice(start, min(stop, n_samples))
+
+
+def whole_clip(n_samples: int, label: str = "clip") -> Interval:
+    """The span that covers everything."""
+    return Interval(0.0, n_samples / SAMPLE_RATE, label)
+
+
+def as_audio(audio: Any) -> Audio:
+    """One clip as a float32 array of its own.
+
+    Raises:
+        AudioError: more than one axis, integers, no samples, NaN or infinity.
+    """
+    array = np.asarray(audio.detach().cpu() if isinstance(audio, Tensor) else audio)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.floating) or not len(array):
+        raise AudioError(
+            f"a corruption needs one clip of float samples at 16 kHz, got shape {array.shape}, dtype {array.dtype}: "
+            "load_audio gives one"
+        )
+    if not np.isfinite(array).all():
+        raise AudioError("the clip has NaN or infinite samples: load it again or cut them out")
+    return np.array(array, dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Corruption:
+    """A clean clip and its corrupt twin, as long, and bit-equal outside ``spans``.
+
+    Attributes:
+        kind: name of the row in :data:`~hooked_whisper.patching.corruptions.CORRUPTIONS`.
+        clean, corrupt: 16 kHz audio, [sample] each.
+        spans: what was changed, in seconds; one span over everything for edits of the whole clip.
+        parameters: what the function was told (SNR in dB, gain, seed, ...), for the record.
+
+    Raises:
+        PatchError: clips of different lengths, or samples outside the spans that differ.
+    """
+
+    kind: str
+    clean: Audio
+    corrupt: Audio
+    spans: tuple[Interval, ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.clean) != len(self.corrupt):
+            raise PatchError(
+                f"{self.kind}: {len(self.clean)} clean and {len(self.corrupt)} corrupt samples: fit the lengths first"
+            )
+        if not self.spans:
+            raise PatchError(f"{self.kind}: no span was given: say what was changed")
+        stray = np.flatnonzero((self.clean != self.corrupt) & ~self.changed)
+        if len(stray):
+            raise PatchError(
+                f"{self.kind}: {len(stray)} samples outside the changed spans differ, the first at "
+                f"{stray[0] / SAMPLE_RATE:.4f} s: widen the span, or cross-fade inside it"
+            )
+
+    @property
+    def changed(self) -> Bool[np.ndarray, "sample"]:
+        """Which samples lie in a span."""
+        inside = np.zeros(len(self.clean), dtype=bool)
+        for span in self.spans:
+            inside[sample_range(span, len(inside))] = True
+        return inside
+
+    @property
+    def whole(self) -> bool:
+        """Whether the spans leave nothing out."""
+        return bool(self.changed.all())
+
+    @property
+    def swapped(self) -> Corruption:
+        """The same pair the other way round: corrupt for clean."""
+        return Corruption(self.kind, self.corrupt, self.clean, self.spans, {**self.parameters, "swapped": True})
+
+    def reference_max(self, n_mels: int = 80) -> float:
+        """The louder clip's maximum log10 mel power, which both log-mels share."""
+        return float(log_mel_max(self._both(), n_mels).max())
+
+    def mels(self, model: HookedWhisper) -> tuple[Float[Tensor, "1 mel frame"], Float[Tensor, "1 mel frame"]]:
+        """Log-mels of the clean and the corrupt clip, with ONE reference maximum: only the span's frames change.
+
+        An edit of the whole clip (noise everywhere, another utterance) shares the maximum too; there the quieter clip's
+        floor is the louder one's, which a listener of that clip alone would not have: see :meth:`own_mels`.
+
+        Raises:
+            PatchError: frames outside the spans (4 frames of margin) that differ by more than 1e-3.
+        """
+        top = self.reference_max(model.cfg.encoder.n_mels)
+        clean, corrupt = (model.to_mel(a, reference_max=top) for a in (self.clean, self.corrupt))
+        check_frames(clean, corrupt, frame_mask(self.spans, clean.shape[-1]), self.kind)
+        return clean, corrupt
+
+    def own_mels(self, model: HookedWhisper) -> tuple[Float[Tensor, "1 mel frame"], Float[Tensor, "1 mel frame"]]:
+        """Log-mels with each clip's own maximum, as when each is transcribed alone. Frames elsewhere may differ."""
+        return model.to_mel(self.clean), model.to_mel(self.corrupt)
+
+    def _both(self) -> Float[Tensor, "two sample"]:
+        return torch.from_numpy(np.stack([self.clean, self.corrupt]))
+
+    def __repr__(self) -> str:
+        where = ", ".join(f"{s.label} [{s.start:.3f}, {s.end:.3f}) s" for s in self.spans)
+        return f"Corruption({self.kind}: {where}; {len(self.clean) / SAMPLE_RATE:.2f} s)"
+
+
+def frame_mask(spans: Sequence[Interval], n_frames: int) -> Bool[Tensor, "frame"]:
+    """Mel frames that a change within the spans may reach, with the margin."""
+    touched = torch.zeros(n_frames, dtype=torch.bool)
+    for span in spans:
+        first = math.floor(span.start * SAMPLE_RATE / HOP) - MARGIN_FRAMES
+        touched[max(0, first) : math.ceil(span.end * SAMPLE_RATE / HOP) + MARGIN_FRAMES + 1] = True
+    return touched
+
+
+def check_frames(
+    clean: Float[Tensor, "1 mel frame"],
+    corrupt: Float[Tensor, "1 mel frame"],
+    touched: Bool[Tensor, "frame"],
+    kind: str,
+) -> None:
+    """Refuse a pair whose log-mels differ where nothing was changed."""
+    apart = (clean - corrupt).abs().amax(dim=(0, 1)).cpu()
+    apart[touched] = 0
+    if (worst := float(apart.max())) > TOLERANCE:
+        raise PatchError(
+            f"{kind}: mel frame {int(apart.argmax())} lies outside the changed spans and differs by {worst:.3g}: give "
+            "both clips one reference maximum"
+        )

@@ -1,0 +1,148 @@
+"""What a sweep of patches leaves: labelled numbers per pair, their mean, their interval, a table, a drawing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import spearmanr
+
+from hooked_whisper._support.heatmap import heat_map
+from hooked_whisper.errors import MissingExtraError, PatchError
+from hooked_whisper.patching.grid import Axis
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+Direction = Literal["denoise", "noise"]
+DIRECTIONS = get_args(Direction)
+SMALLEST_GAP = 1e-5  # relative: two equal runs differ by as much in float32 if one of them had a listener on patterns
+
+
+@dataclass(frozen=True, eq=False)
+class PatchResult:
+    """One number per pair and patch.
+
+    values: the metric with the patch; base: without it; source: of the run the patch was taken from. Denoising patches
+        the clean run into the corrupt one (base = corrupt), noising the corrupt run into the clean one.
+    """
+
+    axes: tuple[Axis, ...]
+    values: Float[np.ndarray, "pair *grid"]
+    base: Float[np.ndarray, "pair"]
+    source: Float[np.ndarray, "pair"]
+    unit: str
+    direction: Direction
+    site: str
+    pairs: tuple[str, ...]
+
+    @property
+    def effect(self) -> Float[np.ndarray, "pair *grid"]:
+        """Share of the way from base to source: 0 nothing happened, 1 as in the other run; NaN if both are equal."""
+        ones = (1,) * (self.values.ndim - 1)
+        gap = (self.source - self.base).reshape(-1, *ones)
+        scale = np.maximum(np.abs(self.source), np.abs(self.base)).reshape(-1, *ones)
+        known = np.abs(gap) > SMALLEST_GAP * np.maximum(scale, 1.0)
+        return np.where(known, (self.values - self.base.reshape(-1, *ones)) / np.where(known, gap, 1.0), np.nan)
+
+    @property
+    def mean(self) -> Float[np.ndarray, "*grid"]:
+        """Mean effect over pairs (those without a gap left out)."""
+        return _mean(self.effect)
+
+    def interval(self, draws: int = 1000, seed: int = 0) -> Float[np.ndarray, "two *grid"]:
+        """95 % percentile bootstrap interval of :attr:`mean` over pairs: low, high. NaN for a single pair."""
+        effect = self.effect
+        if len(effect) < 2:
+            return np.full((2, *effect.shape[1:]), np.nan)
+        rng = np.random.default_rng(seed)
+        means = np.stack([_mean(effect[rng.integers(len(effect), size=len(effect))]) for _ in range(draws)])
+        return np.nanpercentile(means, [2.5, 97.5], axis=0)
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One dict per pair and patch: pair, the axes' labels, value, base, source, effect."""
+        rows = []
+        effect = self.effect
+        for pair, name in enumerate(self.pairs):
+            for index in product(*(range(len(axis.labels)) for axis in self.axes)):
+                labels = {axis.name: axis.labels[i] for axis, i in zip(self.axes, index, strict=True)}
+                at = (pair, *index)
+                rows.append(
+                    {"pair": name}
+                    | labels
+                    | {
+                        "value": float(self.values[at]),
+                        "base": float(self.base[pair]),
+                        "source": float(self.source[pair]),
+                        "effect": float(effect[at]),
+                    }
+                )
+        return rows
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """:meth:`to_rows` as a pandas table.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return table_of(self.to_rows())
+
+    def draw(self, title: str = "") -> Figure:
+        """Heat map of the mean effect: the last axis across, all others down."""
+        mean = self.mean
+        table = mean.reshape(-1, mean.shape[-1])
+        down = self.axes[:-1]
+        rows = [" ".join(labels) for labels in product(*(axis.labels for axis in down))] if down else [self.site]
+        return heat_map(
+            table,
+            title=title or f"{self.site}: {self.direction}, {len(self.pairs)} pairs",
+            x=self.axes[-1].name,
+            y=" x ".join(axis.name for axis in down) or "site",
+            unit="share of the gap between the runs",
+            rows=rows,
+            columns=self.axes[-1].labels,
+            scale="diverging",
+        )
+
+    def __repr__(self) -> str:
+        shape = " x ".join(f"{len(axis.labels)} {axis.name}s" for axis in self.axes)
+        best = np.unravel_index(np.nanargmax(self.mean), self.mean.shape) if np.isfinite(self.mean).any() else ()
+        where = ", ".join(f"{axis.name} {axis.labels[i]}" for axis, i in zip(self.axes, best, strict=False))
+        top = f"; largest mean effect {self.mean[best]:.3g} at {where}" if where else ""
+        return f"PatchResult({self.site}, {self.direction}, {len(self.pairs)} pairs, {shape}{top})"
+
+
+def table_of(rows: list[dict[str, Any]]) -> pandas.DataFrame:
+    """Rows as a pandas table.
+
+    Raises:
+        MissingExtraError: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise MissingExtraError("tables need pandas: pip install hooked-whisper[tables]") from error
+    return pandas.DataFrame(rows)
+
+
+def agreement(exact: PatchResult, estimate: PatchResult) -> Float[np.ndarray, "pair"]:
+    """Spearman correlation between two sweeps of the same grid, pair by pair.
+
+    Raises:
+        PatchError: different grids or pairs.
+    """
+    if exact.values.shape != estimate.values.shape:
+        raise PatchError(f"grids differ: {exact.values.shape} against {estimate.values.shape}")
+    rows = zip(exact.values, estimate.values, strict=True)
+    return np.array([float(spearmanr(a.ravel(), b.ravel()).statistic) for a, b in rows])
+
+
+def _mean(effect: Float[np.ndarray, "pair *grid"]) -> Float[np.ndarray, "*grid"]:
+    known = np.isfinite(effect)
+    count = known.sum(0)
+    total = np.where(known, effect, 0.0).sum(0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)

@@ -1,0 +1,161 @@
+"""Command line of the spoken world: ``python -m hooked_whisper.synthetic build|train|evaluate|export``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+
+def _threads(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:  # more can end the interpreter itself
+        raise argparse.ArgumentTypeError(f"needs a whole number from 1 to 1024, got {text!r}")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m hooked_whisper.synthetic",
+        description="Rebuild the spoken world and its demo model: speak the corpus, train, evaluate, package. "
+        "Every step depends on its seed alone and goes on where a killed run stopped.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="build|train|evaluate|export")
+
+    build = commands.add_parser("build", help="sample sentences, speak them, save audio, alignments and grammar")
+    build.add_argument("--world", type=Path, default=Path("world"), help="folder of the corpus (default: %(default)s)")
+    build.add_argument("--seed", type=int, default=0)
+    build.add_argument("--utterances", type=int, default=20_000, help="training utterances (default: %(default)s)")
+    build.add_argument("--tests", type=int, default=300, help="utterances of each test split (default: %(default)s)")
+    build.add_argument("--shard", type=int, default=500, help="utterances of a shard (default: %(default)s)")
+    build.add_argument("--processes", type=int, default=2)
+    build.set_defaults(run=_build)
+
+    train = commands.add_parser(
+        "train",
+        help="train the demo model on a built corpus",
+        description="Options that are not given have the recipe's values (recipe.py): those of the packaged model.",
+    )
+    train.add_argument("--world", type=Path, default=Path("world"), help="folder of the corpus (default: %(default)s)")
+    train.add_argument("--run", type=Path, default=Path("runs/demo"), dest="folder", help="folder of the run's state")
+    train.add_argument("--seed", type=int)
+    train.add_argument("--steps", type=int, help="length of the whole schedule")
+    train.add_argument("--batch", type=int, help="utterances of a step")
+    train.add_argument("--lr", type=float, help="peak learning rate")
+    train.add_argument("--clean", type=float, help="share of clips without noise")
+    train.add_argument("--snr-high", type=float, help="noise is 0 to this many dB below the speech")
+    train.add_argument("--speed-low", type=float, help="slowest resampling of the voice (1: as it is)")
+    train.add_argument("--tilt", type=float, help="largest random spectral tilt, 0 to 1")
+    train.add_argument("--equaliser", type=float, help="dB of a random frequency response")
+    train.add_argument("--flite-weight", type=int, help="times an epoch has each utterance of flite")
+    train.add_argument("--drop-silenced", type=float, help="share of words cut to silence that leave the transcript")
+    train.add_argument("--mask-all", type=float, help="share of clips with every word masked, transcript kept")
+    train.add_argument("--empty", type=float, help="share of clips without speech")
+    train.add_argument("--bare-share", type=float, help="share of prefixes that end with <|transcribe|>")
+    train.add_argument("--full-window-start", type=float, help="share of the steps on short windows")
+    train.add_argument("--threads", type=_threads, default=1, help="CPU threads (default: %(default)s)")
+    train.add_argument("--stop-at", type=int, help="end after this step; the same command without it goes on")
+    train.add_argument("--start-from", type=Path, help="a run whose last state a new run takes over")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("evaluate", help="word error rates of a run on the test splits, to metrics.json")
+    evaluate.add_argument(
+        "--world", type=Path, default=Path("world"), help="folder of the corpus (default: %(default)s)"
+    )
+    evaluate.add_argument("--run", type=Path, default=Path("runs/demo"), dest="folder", help="folder of the run")
+    evaluate.add_argument("--limit", type=int, help="utterances per split (default: all)")
+    evaluate.add_argument("--threads", type=_threads, default=1, help="CPU threads (default: %(default)s)")
+    evaluate.set_defaults(run=_evaluate)
+
+    export = commands.add_parser("export", help="package a run: weights with metadata, grammar, clips")
+    export.add_argument("--world", type=Path, default=Path("world"), help="folder of the corpus (default: %(default)s)")
+    export.add_argument("--run", type=Path, default=Path("runs/demo"), dest="folder", help="folder of the run")
+    export.add_argument("--to", type=Path, help="folder to write (default: the package's own demo folder)")
+    export.add_argument("--clips", type=int, default=24, help="held-out recordings to add (default: %(default)s)")
+    export.add_argument(
+        "--align-on",
+        type=int,
+        help="utterances to choose alignment heads on; 0: none (default: 120, as for the packaged model)",
+    )
+    export.add_argument("--note", default="", help="a line for the weights' metadata")
+    export.set_defaults(run=_export)
+    return parser
+
+
+def _build(arguments: argparse.Namespace) -> dict[str, Any]:
+    from hooked_whisper.synthetic.corpus import CorpusConfig, build
+
+    tests = arguments.tests
+    config = CorpusConfig(
+        arguments.seed, arguments.utterances, tests, tests, round(tests * 2 / 3), shard=arguments.shard
+    )
+    manifest = build(arguments.world, config, arguments.processes)
+    shards = manifest["shards"].values()
+    return {
+        "folder": str(arguments.world),
+        "utterances": sum(s["utterances"] for s in shards),
+        "skipped": sum(s["skipped"] for s in shards),
+        "hours": round(sum(s["seconds"] for s in shards) / 3600, 2),
+    }
+
+
+def _train(arguments: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    from hooked_whisper.synthetic.recipe import TrainConfig
+    from hooked_whisper.synthetic.train import train
+
+    torch.set_num_threads(arguments.threads)
+    names = (field.name for field in fields(TrainConfig))
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name, None) is not None}
+    config = TrainConfig(**given)
+    train(config, arguments.world, arguments.folder, arguments.stop_at, arguments.start_from)
+    return {"run": str(arguments.folder), "steps": arguments.stop_at or config.steps, "recipe": config.describe()}
+
+
+def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    from hooked_whisper._support.storage import write_atomic
+    from hooked_whisper.synthetic.evaluate import evaluate
+    from hooked_whisper.synthetic.export import load_run
+
+    torch.set_num_threads(arguments.threads)
+    run = load_run(arguments.folder)
+    metrics = {"steps": run.steps, **evaluate(run.model, arguments.world, limit=arguments.limit)}
+    write_atomic(arguments.folder / "metrics.json", json.dumps(metrics, indent=1).encode())
+    return metrics
+
+
+def _export(arguments: argparse.Namespace) -> dict[str, Any]:
+    from hooked_whisper.synthetic.export import UTTERANCES, export
+    from hooked_whisper.synthetic.world import DEMO
+
+    path = arguments.folder / "metrics.json"
+    metrics = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    folder = arguments.to or DEMO
+    align_on = UTTERANCES if arguments.align_on is None else arguments.align_on
+    return export(arguments.folder, arguments.world, folder, metrics, arguments.clips, arguments.note, align_on)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0, or 2 with one line on stderr when something about the request or its files is wrong."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    try:
+        result = arguments.run(arguments)
+    except (ValueError, RuntimeError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command goes on from here\n")
+        return 130
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,249 @@
+"""espeak-ng through its C API: audio with phone and word times at sample precision.
+
+Two things to know. A phone's event marks the start of sounding, so the silent closure of a stop lies before its event;
+:func:`_phones` moves boundaries back over closures. And the engine keeps state between calls: the same text gives a few
+samples more or less the second time, so bytes are reproducible only for a fixed call sequence in a fresh process, or
+from a library of one's own (:func:`fresh`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from hooked_whisper.protocols import SILENCE, Interval
+from hooked_whisper.synthetic.phones import from_espeak
+
+INSTALL = "espeak-ng is missing: pip install 'hooked-whisper[tts]' (or apt-get install espeak-ng)"
+_SYNCHRONOUS, _PHONEME_EVENTS_IPA, _DONT_EXIT = 2, 1 | 2, 0x8000
+_UTF8, _END_PAUSE = 1, 0x1000
+_WORD, _PHONEME, _TERMINATED = 1, 7, 0
+_PARAMETERS = {"rate": 1, "volume": 2, "pitch": 3, "range": 4}
+_QUIET = 2e-3  # closures are digital zeros; this is a little above
+_CLOSURE_S = 0.01
+_FIRST_PHONES = {"the": 2, "a": 1, "an": 2}
+
+
+class _Id(ctypes.Union):
+    _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
+
+
+class _Event(ctypes.Structure):
+    _fields_ = [
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", _Id),
+    ]
+
+
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """One synthesised utterance: native-rate audio, phone and word intervals in seconds, raw phone names per word."""
+
+    audio: Float[np.ndarray, "sample"]
+    rate: int
+    phones: tuple[Interval, ...]
+    words: tuple[Interval, ...]
+    raw: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass
+class _Phone:
+    label: str
+    start: int
+    word: int
+
+
+class Espeak:
+    """A synthesiser in a library, espeak-ng's own if none is named. All in one library are one, and not thread-safe:
+    use :func:`engine` or :func:`fresh`."""
+
+    def __init__(self, library: str | None = None) -> None:
+        installed, data = _library()
+        library = library or installed
+        try:
+            self._lib = ctypes.CDLL(library)
+        except OSError as error:
+            raise RuntimeError(INSTALL) from error
+        self._lib.espeak_Info.restype = ctypes.c_char_p
+        self.rate: int = self._lib.espeak_Initialize(
+            _SYNCHRONOUS, 0, data.encode() if data else None, _PHONEME_EVENTS_IPA | _DONT_EXIT
+        )
+        if self.rate <= 0:
+            raise RuntimeError(f"espeak-ng found no voice data. {INSTALL}")
+        self._callback = _Callback(self._receive)  # a collected callback would crash the process
+        self._lib.espeak_SetSynthCallback(self._callback)
+        self._chunks: list[np.ndarray] = []
+        self._events: list[tuple[int, int, int, str]] = []
+
+    @property
+    def version(self) -> str:
+        return self._lib.espeak_Info(None).decode().split()[0]
+
+    def _receive(self, wav, count: int, events) -> int:
+        if wav and count > 0:
+            self._chunks.append(np.ctypeslib.as_array(wav, (count,)).copy())
+        k = 0
+        while events[k].type != _TERMINATED:
+            event = events[k]
+            name = event.id.string.decode("utf-8", "replace") if event.type == _PHONEME else ""
+            self._events.append((event.type, event.text_position, event.sample, name))
+            k += 1
+        return 0
+
+    def _seed(self) -> None:
+        """Breathy voices draw noise: from a generator seeded with the time (1.52), or from the C library's (1.51)."""
+        if hasattr(self._lib, "espeak_ng_SetRandSeed"):
+            self._lib.espeak_ng_SetRandSeed(ctypes.c_long(1))
+        else:
+            ctypes.CDLL(None).srand(1)
+
+    def say(self, text: str, voice: str, rate: int = 175, pitch: int = 50, range_: int = 50) -> Spoken:
+        """Speak lower-case words joined by single spaces. ``rate`` in words a minute, pitch and range 0 to 99."""
+        self._chunks, self._events = [], []
+        self._seed()
+        if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise ValueError(f"espeak-ng has no voice {voice!r}")
+        for name, value in (("rate", rate), ("pitch", pitch), ("range", range_), ("volume", 100)):
+            self._lib.espeak_SetParameter(_PARAMETERS[name], int(value), 0)
+        encoded = text.encode() + b"\0"
+        self._lib.espeak_Synth(encoded, len(encoded), 0, 1, 0, _UTF8 | _END_PAUSE, None, None)
+        self._lib.espeak_Synchronize()
+        if not self._chunks:
+            raise RuntimeError(f"espeak-ng gave no audio for {text!r}")
+        audio = np.concatenate(self._chunks).astype(np.float32) / 32768
+        phones, end = _phones(audio, self._events, text, self.rate)
+        return _spoken(audio, self.rate, phones, end, text)
+
+    def close(self) -> None:
+        """Unload the library: only for one that nobody else uses."""
+        self._lib.espeak_Terminate()
+        ctypes.CDLL(None).dlclose(ctypes.c_void_p(self._lib._handle))
+
+
+def _library() -> tuple[str, str | None]:
+    try:
+        import espeakng_loader
+
+        return espeakng_loader.get_library_path(), espeakng_loader.get_data_path()
+    except ImportError:
+        return ctypes.util.find_library("espeak-ng") or "libespeak-ng.so.1", None
+
+
+@cache
+def engine() -> Espeak:
+    """The one synthesiser of this process."""
+    return Espeak()
+
+
+@contextmanager
+def fresh() -> Iterator[Espeak]:
+    """A synthesiser that has said nothing yet: what it says first is the same to the sample, always.
+
+    espeak-ng keeps its state in variables of the library, and no call of its resets them all; so this loads a copy of
+    the library, which has variables of its own, and lets it go afterwards (about 3 ms).
+    """
+    with tempfile.TemporaryDirectory(prefix="espeak-") as folder:
+        copy = shutil.copy(_file_of(_library()[0]), folder)
+        synthesiser = Espeak(copy)
+    try:
+        yield synthesiser
+    finally:
+        synthesiser.close()
+
+
+class _Place(ctypes.Structure):
+    _fields_ = [
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("symbol", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    ]
+
+
+def _file_of(library: str) -> Path:
+    """The system's linker finds a library by its name alone; then it says which file that is."""
+    if Path(library).is_file():
+        return Path(library)
+    try:
+        function = ctypes.CDLL(library).espeak_Initialize
+    except OSError as error:
+        raise RuntimeError(INSTALL) from error
+    place = _Place()
+    ctypes.CDLL(None).dladdr(ctypes.cast(function, ctypes.c_void_p), ctypes.byref(place))
+    return Path(place.file.decode())
+
+
+def _phones(
+    audio: np.ndarray, events: list[tuple[int, int, int, str]], text: str, rate: int
+) -> tuple[list[_Phone], int]:
+    """Sounding phones (word numbers, starts moved back over closures) and the end of the last, in samples."""
+    starts = np.cumsum([0, *(len(w) + 1 for w in text.split())])
+    phones: list[_Phone] = []
+    word, word_start, end = -1, None, len(audio)
+    for kind, position, sample, name in events:
+        sample = min(sample, len(audio))
+        if kind == _WORD:
+            word, word_start = int(np.searchsorted(starts, position - 1, side="right")) - 1, sample
+        elif kind == _PHONEME and name:
+            start = sample
+            if word_start is not None:
+                start = word_start if phones else sample
+            else:
+                at, low = sample, phones[-1].start if phones else 0
+                while at > low and abs(audio[at - 1]) < _QUIET:
+                    at -= 1
+                start = at if sample - at > _CLOSURE_S * rate else sample
+            phones.append(_Phone(name, start, word))
+            word_start, end = None, len(audio)
+        elif kind == _PHONEME and phones:
+            end = min(end, sample)  # the pause after the last phone
+    return phones, max(end, phones[-1].start + 1)
+
+
+def _spoken(audio: np.ndarray, rate: int, phones: list[_Phone], end: int, text: str) -> Spoken:
+    spelled = text.split()
+    _split_merged(phones, len(spelled), spelled)
+    bounds = [p.start for p in phones] + [end]
+    intervals = [Interval(bounds[k] / rate, bounds[k + 1] / rate, from_espeak(p.label)) for k, p in enumerate(phones)]
+    words, raw = [], []
+    for k, name in enumerate(spelled):
+        own = [i for i, p in enumerate(phones) if p.word == k]
+        if not own or own != list(range(own[0], own[-1] + 1)):
+            raise ValueError(f"espeak-ng gave no separate phones for word {k} of {text!r}")
+        words.append(Interval(intervals[own[0]].start, intervals[own[-1]].end, name))
+        raw.append(tuple(phones[i].label for i in own))
+    total = len(audio) / rate
+    if intervals[0].start > 0:
+        intervals.insert(0, Interval(0.0, intervals[0].start, SILENCE))
+    if intervals[-1].end < total:
+        intervals.append(Interval(intervals[-1].end, total, SILENCE))
+    return Spoken(audio, rate, tuple(intervals), tuple(words), tuple(raw))
+
+
+def _split_merged(phones: list[_Phone], count: int, spelled: list[str]) -> None:
+    """espeak-ng speaks "at the" as one word: give the article its phones back (they end the merged word)."""
+    present = {p.word for p in phones}
+    for k in range(1, count):
+        if k not in present and spelled[k] in _FIRST_PHONES:
+            merged = [p for p in phones if p.word == k - 1]
+            for phone in merged[-_FIRST_PHONES[spelled[k]] :]:
+                phone.word = k

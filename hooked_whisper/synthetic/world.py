@@ -1,0 +1,246 @@
+"""The spoken world as a user meets it: sentences, speech, the true matrix, rhymes, and clips to listen to.
+
+>>> world = SpokenWorld.default()
+>>> audio, alignment = world.say("the very good duck", "us-f2")
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import soundfile
+from jaxtyping import Float
+
+from hooked_whisper.corpora import Recording, from_dict
+from hooked_whisper.errors import closest
+from hooked_whisper.protocols import Alignment
+from hooked_whisper.synthetic import voices
+from hooked_whisper.synthetic.grammar import Grammar, build_grammar
+from hooked_whisper.synthetic.sounds import MinimalPair, Sounds, minimal_pairs
+
+if TYPE_CHECKING:
+    from hooked_whisper.synthetic.pairs import SpokenPair
+
+DEMO = Path(__file__).resolve().parent.parent / "demo"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A packaged recording: 16 kHz audio with its alignment; ``split`` is ``sentences`` or ``speakers``."""
+
+    audio: Float[np.ndarray, "sample"]
+    alignment: Alignment
+    split: str
+
+    @property
+    def text(self) -> str:
+        return self.alignment.text
+
+
+class SpokenWorld:
+    """A grammar, its sounds and its speakers. Sampling and tables need no synthesiser; :meth:`say` does."""
+
+    def __init__(self, grammar: Grammar, sounds: Sounds, folder: Path | None = None) -> None:
+        self.grammar, self.sounds, self._folder = grammar, sounds, folder
+
+    @classmethod
+    def default(cls) -> SpokenWorld:
+        """The world the packaged demo model was trained on."""
+        return cls.load(DEMO)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> SpokenWorld:
+        """From a folder that ``python -m hooked_whisper.synthetic build`` or ``export`` wrote."""
+        folder = Path(folder)
+        if not (folder / "grammar.json").exists():
+            raise FileNotFoundError(
+                f"no spoken world in {folder}: build one with `python -m hooked_whisper.synthetic build`"
+            )
+        return cls(Grammar.load(folder), Sounds.load(folder), folder)
+
+    @classmethod
+    def build(cls, seed: int = 0) -> SpokenWorld:
+        """A world of its own matrix; its sounds come from espeak-ng."""
+        from hooked_whisper.synthetic.sounds import pronounce
+
+        grammar = build_grammar(seed)
+        return cls(grammar, pronounce(grammar.words))
+
+    def __repr__(self) -> str:
+        return (
+            f"SpokenWorld({len(self.words)} words in {len(self.classes)} classes, {len(self.rhymes)} rhyme families, "
+            f"{len(self.speakers)} speakers, {len(self.grammar.held_out)} held-out bigrams, seed {self.grammar.seed})"
+        )
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return self.grammar.words
+
+    @cached_property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """Semantic class to its words."""
+        names = dict.fromkeys(self.grammar.class_of[word] for word in self.words)
+        return {name: tuple(w for w in self.words if self.grammar.class_of[w] == name) for name in names}
+
+    @property
+    def rhymes(self) -> dict[str, tuple[str, ...]]:
+        """Rhyme (IPA) to the words that share it, largest family first."""
+        return self.sounds.families
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Row and column names of the transition matrix: ``<s>``, the words, ``</s>``."""
+        return self.grammar.states
+
+    @property
+    def transition_matrix(self) -> Float[np.ndarray, "state state"]:
+        """Training matrix: ``[i, j]`` is the probability that state j follows state i. The last row (END) is zero."""
+        return self.grammar.train
+
+    @property
+    def full_transition_matrix(self) -> Float[np.ndarray, "state state"]:
+        """The same with the bigrams that training never showed."""
+        return self.grammar.full
+
+    @property
+    def speakers(self) -> tuple[voices.Speaker, ...]:
+        return voices.SPEAKERS
+
+    def next_words(self, word: str, n: int = 10) -> list[tuple[str, float]]:
+        """The likeliest followers of a word (or of ``<s>``) in training, with their probabilities."""
+        row = self.transition_matrix[self._state(word)]
+        best = np.argsort(-row, kind="stable")[:n]
+        return [(self.states[i], float(row[i])) for i in best if row[i] > 0]
+
+    def sample_sentences(self, n: int, seed: int = 0, split: str = "train") -> list[str]:
+        """``split="bigrams"`` gives sentences with a bigram that training never showed, ``"train"`` others."""
+        if split not in ("train", "bigrams"):
+            raise ValueError(f"split must be 'train' or 'bigrams', got {split!r}")
+        novel = split == "bigrams"
+        stream = self.grammar.sentences(np.random.default_rng(seed), full=novel)
+        wanted = (text for text in stream if not novel or self.grammar.has_held_out(text))
+        return list(itertools.islice(wanted, n))
+
+    def say(
+        self, text: str, speaker: str | voices.Speaker = "us-m0", tempo: float = 1.0
+    ) -> tuple[Float[np.ndarray, "sample"], Alignment]:
+        """Speak words of the world (or other lower-case English words): 16 kHz float32 audio and its alignment."""
+        if isinstance(speaker, str):
+            if speaker not in voices.BY_ID:
+                raise ValueError(f"no speaker {speaker!r}: one of {', '.join(voices.BY_ID)}")
+            speaker = voices.BY_ID[speaker]
+        words = text.lower().split()
+        if not words or not all(word.isalpha() for word in words):
+            raise ValueError(f"say needs words of letters, separated by spaces, got {text!r}")
+        return voices.speak(" ".join(words), speaker, utterance=f"{speaker.id}:{'-'.join(words)}", tempo=tempo)
+
+    def word_pairs(self, contrast: str | None = None) -> list[MinimalPair]:
+        """Word pairs one phone apart that can stand in the same place (some word leads to both).
+
+        ``contrast``: ``"onset"``, ``"vowel"``, ``"coda"``, or two phones such as ``"b/p"``.
+        """
+        reachable = self.grammar.full > 0
+        index = self.grammar.index
+        return [
+            pair
+            for pair in minimal_pairs(self.sounds.phones, contrast)
+            if (reachable[:, index[pair.a]] & reachable[:, index[pair.b]]).any()
+        ]
+
+    def minimal_pairs(
+        self,
+        n: int,
+        contrast: str | None = None,
+        seed: int = 0,
+        speakers: str | Sequence[str] = "held-out",
+    ) -> list[SpokenPair]:
+        """``n`` sentences spoken twice, with a word and with one a phone away in its slot: for activation patching.
+
+        Needs espeak-ng; about 20 ms a pair. Words, sentences and voices follow from the seed.
+
+        Args:
+            contrast: ``"onset"``, ``"vowel"``, ``"coda"``, two phones such as ``"b/p"``, or ``None`` for any.
+            speakers: espeak voices: a split (``"held-out"``, ``"train"``) or the ids of some.
+
+        Returns:
+            the pairs, those that a sentence of the grammar allows first; fewer than ``n`` if the voices do not say some
+            of the words one phone apart, none if the world has no such pair.
+
+        Raises:
+            ValueError: an unknown contrast or voice, a voice that is not of espeak-ng, or ``n < 1``.
+        """
+        from hooked_whisper.synthetic.pairs import speak_pairs
+
+        if n < 1:
+            raise ValueError(f"minimal_pairs gives at least one pair, got n={n}")
+        return speak_pairs(self.grammar, self.sounds, self.word_pairs(contrast), espeak_voices(speakers), n, seed)
+
+    def third_words(self, pair: SpokenPair) -> list[str]:
+        """Other words that may stand in the pair's slot, most alike in length first: see ``SpokenPair.with_word``."""
+        from hooked_whisper.synthetic.pairs import third_words
+
+        return third_words(pair, self.grammar, self.sounds)
+
+    def carriers(self, pair: MinimalPair | SpokenPair) -> Sequence[str]:
+        """Words that may precede both words of a pair, likeliest first."""
+        a, b = self.grammar.full[:, self._state(pair.a)], self.grammar.full[:, self._state(pair.b)]
+        both = np.minimum(a, b)
+        return [self.states[i] for i in np.argsort(-both, kind="stable") if both[i] > 0]
+
+    def clips(self, split: str | None = None) -> list[Clip]:
+        """Packaged held-out recordings (``sentences``: known speakers; ``speakers``: unknown ones)."""
+        folder = (self._folder or DEMO) / "clips"
+        if not (folder / "clips.json").exists():
+            raise FileNotFoundError(f"no clips in {folder}: `python -m hooked_whisper.synthetic export` writes them")
+        found = []
+        for row in json.loads((folder / "clips.json").read_text(encoding="utf-8")):
+            if split in (None, row["split"]):
+                audio, _ = soundfile.read(folder / row["file"], dtype="float32")
+                found.append(Clip(audio, from_dict(row["alignment"]), row["split"]))
+        return found
+
+    def recordings(self, split: str | None = None) -> list[Recording]:
+        """:meth:`clips` as a corpus, as every function that takes recordings wants them."""
+        return [
+            Recording(
+                clip.alignment.utterance,
+                clip.audio,
+                speaker=clip.alignment.speaker,
+                text=clip.text,
+                find_alignment=partial(_alignment, clip),
+                language="en",
+            )
+            for clip in self.clips(split)
+        ]
+
+    def _state(self, word: str) -> int:
+        if word not in self.grammar.index:
+            raise ValueError(f"{word!r} is not a word of this world")
+        return self.grammar.index[word]
+
+
+def _alignment(clip: Clip) -> Alignment:
+    return clip.alignment
+
+
+def espeak_voices(wanted: str | Sequence[str]) -> tuple[voices.Speaker, ...]:
+    """espeak-ng's voices of a split (``held-out`` or ``train``), or those of some ids; ``ValueError`` for others."""
+    if isinstance(wanted, str) and wanted in ("held-out", "train"):
+        return voices.speakers(wanted, "espeak")
+    ids = [wanted] if isinstance(wanted, str) else list(wanted)
+    known = {s.id: s for s in voices.SPEAKERS if s.synthesiser == "espeak"}
+    for name in ids:
+        if name not in known:
+            near = closest(name, known)
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise ValueError(f"no espeak voice {name!r}: give 'held-out', 'train' or ids of such voices{hint}")
+    if not ids:
+        raise ValueError("no voices: give 'held-out', 'train' or the ids of some")
+    return tuple(known[name] for name in ids)

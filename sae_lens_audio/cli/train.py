@@ -1,0 +1,55 @@
+"""``sae-lens-audio train``: a dictionary from a settings file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from hooked_whisper.cli.model_arguments import device_of, threads
+
+
+def add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("settings", metavar="CONFIG.toml", help="what to train on what, see the README")
+    parser.add_argument("--out", metavar="DIR", help="folder or URL, in place of the file's")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, ... in place of the file's (default: cuda if there)")
+    parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads, in place of the file's")
+    parser.add_argument("--verbose", "-v", action="store_true", help="tracebacks and details on stderr")
+
+
+def run_train(parsed: argparse.Namespace) -> int:
+    """Train, or go on; the dictionary is in ``sae/`` of the folder, its held-out scores in its metadata."""
+    import torch
+
+    from hooked_whisper._support.ranks import OF_STEPS, torchrun_ranks
+    from hooked_whisper._support.storage import as_path
+    from sae_lens_audio.formats import load_sae
+    from sae_lens_audio.training.runs import source_of, trainer_of
+    from sae_lens_audio.training.settings import read_settings
+
+    settings = read_settings(parsed.settings)
+    n_threads = parsed.threads or settings.run.threads
+    if n_threads:
+        torch.set_num_threads(n_threads)
+    device = device_of(parsed.device or settings.run.device)
+    folder = as_path(parsed.out or settings.run.folder)
+    with torchrun_ranks(device, OF_STEPS) as ranks:
+        trainer = trainer_of(settings, source_of(settings.activations, device), folder, device=device, ranks=ranks)
+        first = ranks is None or ranks.rank == 0
+        if trainer.number and first:
+            print(f"going on after step {trainer.number}", file=sys.stderr)
+        try:
+            trainer.fit(progress=sys.stderr.isatty(), checkpoint_s=settings.run.checkpoint_s)
+        except KeyboardInterrupt:
+            if first:
+                print(f"stopped after step {trainer.number}; the same command goes on from there", file=sys.stderr)
+            raise
+        if first:
+            loaded = load_sae(folder / "sae")
+            scores = loaded.metadata.extra.get("held_out")
+            if scores:
+                print(
+                    f"held-out speakers: explained variance {scores['explained_variance']:.3f}, L0 {scores['l0']:.1f} "
+                    f"of {loaded.sae.n_features}, dead {scores['dead']:.1%} ({scores['rows']} rows)"
+                )
+            print(f"open with sae_lens_audio.load_sae({str(folder / 'sae')!r})")
+    return 0

@@ -1,0 +1,126 @@
+"""What a dictionary costs the model: word errors and next-token predictions with its reconstruction in the pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from hooked_whisper.errors import PatchError, check_option, closest
+from hooked_whisper.findings.core.finding import Estimate
+
+CLEAN, ZERO, MEAN = "clean", "zero ablation", "mean ablation"
+PADDING_TOO = ", padding too"
+Measure = Literal["wer", "cross_entropy", "kl"]
+MEASURES: tuple[Measure, ...] = ("wer", "cross_entropy", "kl")
+DRAWS = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class ConditionCounts:
+    """One condition, clip by clip.
+
+    texts: what the model wrote by itself (greedy, one pass); errors: word errors of that.
+    nats: minus the log-probability of the reference's tokens and of the end of the text, each given those before it.
+    kl: KL(clean || this) of the next-token distributions at the same places, summed; nats.
+    """
+
+    texts: tuple[str, ...]
+    errors: Int[np.ndarray, "clip"]
+    nats: Float[np.ndarray, "clip"]
+    kl: Float[np.ndarray, "clip"]
+
+
+@dataclass(frozen=True, eq=False)
+class SplicedScores:
+    """Word error rate, cross-entropy and divergence of every condition, with 95 % intervals.
+
+    Intervals are bootstraps over clips: the same draws for all conditions, so that differences are paired.
+
+    Attributes:
+        hook, hook_out: the point that is read, and the one that is replaced (the same, unless for transcoders).
+        where: which positions are replaced: those of ``"sound"``, tokens of the ``"text"``, or ``"all"``.
+        clips, references: ids, and what was said, as words are compared.
+        words, tokens: how many each clip has; the end of the text counts as a token.
+        conditions: ``"clean"``, dictionaries and baselines by name, ``"mean ablation"``, ``"zero ablation"``, and
+            whatever was done to padding too, named ``"<name>, padding too"``.
+    """
+
+    hook: str
+    hook_out: str
+    where: str
+    clips: tuple[str, ...]
+    references: tuple[str, ...]
+    words: Int[np.ndarray, "clip"]
+    tokens: Int[np.ndarray, "clip"]
+    conditions: Mapping[str, ConditionCounts]
+    seed: int = 0
+
+    def value(self, measure: Measure, condition: str) -> Estimate:
+        """Word errors per word of the reference; nats per token.
+
+        Raises:
+            PatchError: no such measure or condition.
+        """
+        check_option("measure", measure, MEASURES, PatchError)
+        return Estimate.of(*self._rates(measure, condition))
+
+    def wer(self, condition: str) -> Estimate:
+        """Word errors per word of the reference."""
+        return self.value("wer", condition)
+
+    def cross_entropy(self, condition: str) -> Estimate:
+        """Nats per token of the reference, teacher-forced."""
+        return self.value("cross_entropy", condition)
+
+    def kl(self, condition: str) -> Estimate:
+        """KL(clean || condition) of the next token, nats."""
+        return self.value("kl", condition)
+
+    def change(self, measure: Measure, condition: str, base: str = CLEAN) -> Estimate:
+        """``condition - base``, paired over clips."""
+        check_option("measure", measure, MEASURES, PatchError)
+        (value, samples), (other, others) = self._rates(measure, condition), self._rates(measure, base)
+        return Estimate.of(value - other, samples - others)
+
+    def recovered(self, measure: Measure, condition: str, ablation: str = ZERO) -> Estimate:
+        """``(ablated - condition) / (ablated - clean)``: 1 is as good as clean, 0 no better than the ablation.
+
+        Undefined where the ablation does no harm. Look at the raw values too: an ablation that ruins everything makes
+        everything else look good.
+        """
+        check_option("measure", measure, MEASURES, PatchError)
+        (value, samples), (clean, cleans), (worst, worsts) = (
+            self._rates(measure, name) for name in (condition, CLEAN, ablation)
+        )
+        if not worst - clean > 0:
+            return Estimate(None)
+        harm = worsts - cleans
+        return Estimate.of(
+            (worst - value) / (worst - clean),
+            np.divide(worsts - samples, harm, out=np.full(len(harm), np.nan), where=harm > 0),
+        )
+
+    def _rates(self, measure: Measure, condition: str) -> tuple[float, Float[np.ndarray, "draw"]]:
+        """The rate over all clips, and that of every bootstrap sample."""
+        if condition not in self.conditions:
+            near = closest(condition, self.conditions)
+            raise PatchError(f"no condition {condition!r} was run: {near or ', '.join(self.conditions)}")
+        one = self.conditions[condition]
+        measured = {"wer": (one.errors, self.words), "cross_entropy": (one.nats, self.tokens)}
+        measured["kl"] = (one.kl, self.tokens)
+        sums, counts = measured[measure]
+        drawn = self._draws @ counts
+        samples = np.divide(self._draws @ sums, drawn, out=np.full(len(drawn), np.nan), where=drawn > 0)
+        return float(sums.sum() / max(counts.sum(), 1)), samples
+
+    @cached_property
+    def _draws(self) -> Float[np.ndarray, "draw clip"]:
+        """How often each clip is in each bootstrap sample."""
+        n = len(self.clips)
+        rng = np.random.default_rng([self.seed, n])
+        return rng.multinomial(n, np.full(n, 1 / n), size=DRAWS).astype(np.float64)

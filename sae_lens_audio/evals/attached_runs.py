@@ -1,0 +1,314 @@
+"""Runs a model with dictionaries spliced in, or with an activation ablated, beside the clean run.
+
+What all conditions share is computed once: the encoder up to the block of the hook point, the reference's tokens, the
+clean predictions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hooked_whisper.errors import AlignmentError, PatchError, check_option
+from hooked_whisper.features.phones.labeled_evaluation import LabelledClip, Track
+from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.interventions.ablate import By, Means, ablate
+from hooked_whisper.interventions.transcriber import Transcriber
+from hooked_whisper.patching.resume import begins, n_layers
+from hooked_whisper.protocols import Spliceable
+from hooked_whisper.text import word_errors
+from sae_lens_audio.evals.attached import CLEAN, MEAN, PADDING_TOO, ZERO, ConditionCounts, SplicedScores
+
+Where = Literal["sound", "all"]
+Chosen = Bool[Tensor, "clip position"] | slice | None  # positions of each clip, tokens of all, or everywhere
+CLIPS = 8  # at once
+_LOGITS = 1 << 26  # of the reference's tokens, held at once: 256 MiB
+
+
+class NoTextError(PatchError):
+    """No clip is a whole recording with its text.
+
+    Cause: nobody transcribed the corpus, or its recordings are longer than the model's window.
+    Fix: give texts; cut long recordings.
+    """
+
+
+@torch.no_grad()
+def spliced_scores(
+    model: HookedWhisper,
+    clips: Sequence[LabelledClip],
+    hook: str,
+    dictionaries: Mapping[str, Spliceable],
+    mean: Float[Tensor, "d"],
+    *,
+    hook_out: str | None = None,
+    where: Where = "sound",
+    padding_too: Sequence[str] = (),
+    language: str = "en",
+    seed: int = 0,
+    track: Track | None = None,
+) -> SplicedScores:
+    """Every clip clean, with each dictionary spliced in at ``hook``, and with the activation there set to its mean or
+    to zero: free-running greedy texts for word errors, forced references for cross-entropy and divergence.
+
+    Args:
+        clips: whole recordings of at most one window, with their text; others (no text, a window of a longer
+            recording) are left out.
+        dictionaries: by name; sparse baselines go here too.
+        mean: mean activation at ``hook_out`` (or ``hook``), of training rows.
+        hook_out: where a transcoder's prediction goes.
+        where: ``"sound"`` replaces at the positions that a clip fills and lets padding pass, as a dictionary needs that
+            was trained without padding (at points with tokens: at those of the text, and lets the prompt pass);
+            ``"all"`` replaces everywhere. Ablations do the same.
+        padding_too: dictionaries that are run once more with ``"all"``.
+        seed: of the bootstrap.
+        track: wraps the batches, say in a progress bar.
+
+    Raises:
+        PatchError: a dictionary that does not fit the point.
+        NoTextError: no whole recording with a text.
+        AlignmentError: a text longer than the decoder.
+        AudioError: a clip longer than the window.
+    """
+    check_option("where", where, get_args(Where), PatchError)
+    reads = _name(model, hook)
+    writes = reads if hook_out is None else _name(model, hook_out)
+    chosen = whole_clips(model, clips)
+    if unknown := sorted(set(padding_too) - set(dictionaries)):
+        raise PatchError(f"padding_too names {unknown[0]!r}, which is not among the dictionaries")
+    if taken := sorted(set(dictionaries) & {CLEAN, ZERO, MEAN}):
+        raise PatchError(f"a dictionary cannot be called {taken[0]!r}: that is a condition of every run")
+    of_tokens = "token" in model.hook_dict[writes].axes
+    conditions = _conditions(model, reads, writes, dictionaries, mean, where)
+    if where == "sound" and not of_tokens:
+        more = _conditions(model, reads, writes, {name: dictionaries[name] for name in padding_too}, mean, "all")
+        conditions += [_Condition(f"{c.name}{PADDING_TOO}", "all", c.live) for c in more[: len(padding_too)]]
+    runner = _Runner(model, chosen, _resume(model, reads, writes), conditions, of_tokens, language)
+    for batch in runner.batches if track is None else track(runner.batches):
+        runner.run(batch)
+    said = "text" if of_tokens and where == "sound" else where
+    return SplicedScores(
+        reads, writes, said, runner.ids, tuple(runner.references), runner.words, runner.tokens, runner.counts(), seed
+    )
+
+
+def _name(model: HookedWhisper, hook: str) -> str:
+    found = model.hook_names(hook)
+    if len(found) != 1:
+        raise PatchError(f"{hook!r} names {len(found)} points: splice in at one")
+    return found[0]
+
+
+def whole_clips(model: HookedWhisper, clips: Sequence[LabelledClip]) -> list[LabelledClip]:
+    """Clips whose whole text is known and heard.
+
+    Raises:
+        NoTextError: there is none.
+    """
+    rate, position = model.time.sample_rate, model.time.seconds_per_position
+    found = [
+        clip
+        for clip in clips
+        if clip.alignment.text.strip()
+        and not clip.offset
+        and clip.alignment.duration <= len(clip.audio) / rate + position
+    ]
+    if not found:
+        raise NoTextError(
+            f"none of {len(clips)} clips is a whole recording with its text, so that neither word errors nor "
+            f"cross-entropy can be known: give texts, and recordings of {model.time.duration:g} s or less"
+        )
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Condition:
+    name: str
+    where: Where
+    live: Callable[[Chosen], AbstractContextManager[Any]]  # given where it acts
+
+
+def _conditions(
+    model: HookedWhisper,
+    reads: str,
+    writes: str,
+    dictionaries: Mapping[str, Spliceable],
+    mean: Float[Tensor, "d"],
+    where: Where,
+) -> list[_Condition]:
+    out = None if reads == writes else writes
+
+    def spliced(one: Spliceable) -> Callable[[Chosen], AbstractContextManager[Any]]:
+        return lambda chosen: model.splice(one, reads, hook_out=out, positions=chosen)
+
+    def ablated(by: By) -> Callable[[Chosen], AbstractContextManager[Any]]:
+        def live(chosen: Chosen) -> AbstractContextManager[Any]:
+            tokens = chosen if isinstance(chosen, slice) else None
+            [(name, change)] = ablate(model, writes, by=by, where=tokens)
+            if isinstance(chosen, Tensor):
+                change = _only_at(chosen, change)
+            return model.hooks(fwd_hooks=[(name, change)])
+
+        return live
+
+    found = [_Condition(name, where, spliced(one)) for name, one in dictionaries.items()]
+    by_mean = Means({writes: _at_point(model, writes, mean)}, {writes: 1})
+    return [*found, _Condition(MEAN, where, ablated(by_mean)), _Condition(ZERO, where, ablated("zero"))]
+
+
+def _at_point(model: HookedWhisper, name: str, mean: Float[Tensor, "d"]) -> Tensor:
+    """A mean row in the shape of the point's vectors: heads, which rows have one after the other, apart."""
+    cfg = model.cfg.encoder if name.startswith("encoder.") else model.cfg.decoder
+    heads = "head" in model.hook_dict[name].axes
+    value = mean.to(model.device, model.dtype)
+    return value.unflatten(0, (cfg.n_heads, -1)) if heads else value
+
+
+def _only_at(chosen: Bool[Tensor, "clip position"], change: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same change, at these positions alone."""
+
+    def changed(x: Tensor, hook: Any) -> Tensor:
+        return torch.where(chosen.view(*chosen.shape, *[1] * (x.dim() - 2)), change(x, hook), x)
+
+    return changed
+
+
+@dataclass(frozen=True, eq=False)
+class _Resume:
+    """keep: what of the clean pass is kept; again: encoder output from that, with whatever is live."""
+
+    keep: str
+    again: Callable[[Tensor], Tensor]
+
+
+def _resume(model: HookedWhisper, reads: str, writes: str) -> _Resume:
+    stack, block = begins(model, reads)
+    encoder, last = model.encoder, n_layers(model, "encoder")
+    if stack == "decoder":
+        return _Resume("encoder.hook_out", lambda x: x)
+
+    def at_point(x: Tensor) -> Tensor:
+        encoder.clock.offset = 0
+        changed = model.hook_dict[reads](x)
+        return changed if reads == "encoder.hook_out" else encoder.from_resid(changed, block + 1)
+
+    if reads == writes and (reads == "encoder.hook_out" or reads.endswith(".hook_resid_post")):
+        return _Resume(reads, at_point)
+    if block < 0:
+        return _Resume("encoder.hook_mel", model.embed_audio)
+    keep = f"encoder.blocks.{block}.hook_resid_pre" if block < last else f"encoder.blocks.{last - 1}.hook_resid_post"
+    return _Resume(keep, lambda x: encoder.from_resid(x, block))
+
+
+class _Runner:
+    """Runs batches of clips in every condition and collects what came out."""
+
+    def __init__(
+        self,
+        model: HookedWhisper,
+        clips: Sequence[LabelledClip],
+        resume: _Resume,
+        conditions: Sequence[_Condition],
+        of_tokens: bool,
+        language: str,
+    ) -> None:
+        self.model, self.clips, self.resume, self.of_tokens = model, clips, resume, of_tokens
+        self.conditions = [_Condition(CLEAN, "all", lambda chosen: nullcontext()), *conditions]
+        tokenizer = model.tokenizer
+        self.forced = [[*tokenizer.encode(f" {c.alignment.text.strip()}"), tokenizer.eot] for c in clips]
+        longest = max(map(len, self.forced))
+        self.write = Transcriber(model, language, min(2 * longest + 4, model.cfg.decoder.n_ctx), batch=CLIPS)
+        self.prompt = self.write.prompt()
+        for clip, ids in zip(clips, self.forced, strict=True):
+            if self.prompt.shape[1] + len(ids) > model.cfg.decoder.n_ctx:
+                raise AlignmentError(f"{clip.alignment.utterance}: {len(ids)} tokens do not fit in the decoder")
+        self.references = [self.write.normalize(c.alignment.text) for c in clips]
+        self.ids = tuple(c.alignment.utterance for c in clips)
+        self.words = np.array([len(text.split()) for text in self.references])
+        self.tokens = np.array(list(map(len, self.forced)))
+        step = max(1, min(CLIPS, _LOGITS // (longest * model.cfg.decoder.n_vocab)))
+        self.batches = [list(range(at, min(at + step, len(clips)))) for at in range(0, len(clips), step)]
+        self._texts: dict[str, list[str]] = {c.name: [] for c in self.conditions}
+        self._nats: dict[str, list[float]] = {c.name: [] for c in self.conditions}
+        self._kl: dict[str, list[float]] = {c.name: [] for c in self.conditions}
+
+    def run(self, batch: list[int]) -> None:
+        """Clips of one batch, clean first."""
+        model = self.model
+        mel = model.to_mel([self.clips[i].audio for i in batch])
+        keep = self.resume.keep
+        encoded, cache = model.run_with_cache(mel, names=[keep])
+        assert encoded is not None
+        sound = self._sound(batch)
+        targets = self._padded(batch)
+        clean: Tensor | None = None
+        for one in self.conditions:
+            with one.live(None if one.where == "all" else sound):
+                changed = encoded if one.name == CLEAN else self.resume.again(cache[keep])
+                texts = self.write(changed)
+                logprobs = self._forced(changed, targets)
+            clean = logprobs if clean is None else clean
+            self._add(one.name, batch, texts, targets, logprobs, clean)
+
+    def _sound(self, batch: list[int]) -> Chosen:
+        """Positions without padding, tokens without the prompt."""
+        if self.of_tokens:
+            return slice(self.prompt.shape[1], self.model.cfg.decoder.n_ctx)
+        time = self.model.time
+        ends = [time.n_positions(len(self.clips[i].audio) / time.sample_rate) for i in batch]
+        at = torch.arange(self.model.cfg.encoder.n_ctx, device=self.model.device)
+        return at < torch.tensor(ends, device=at.device)[:, None]
+
+    def _padded(self, batch: list[int]) -> Int[Tensor, "clip token"]:
+        longest = max(len(self.forced[i]) for i in batch)
+        eot = self.model.tokenizer.eot
+        # shorter rows end in end-of-text: what stands behind a token does not reach it
+        rows = [[*self.forced[i], *[eot] * (longest - len(self.forced[i]))] for i in batch]
+        return torch.tensor(rows, device=self.model.device)
+
+    def _forced(
+        self, encoded: Float[Tensor, "clip position d_model"], targets: Int[Tensor, "clip token"]
+    ) -> Float[Tensor, "clip token vocab"]:
+        """Log-probabilities of the next token at every token of the reference."""
+        decoder = self.model.decoder
+        prompt = self.prompt.to(targets).expand(len(targets), -1)
+        hidden = decoder.hidden(torch.cat([prompt, targets], dim=1)[:, :-1], encoded)
+        return decoder.to_logits(hidden[:, prompt.shape[1] - 1 :]).log_softmax(-1)
+
+    def _add(
+        self,
+        name: str,
+        batch: list[int],
+        texts: Iterable[str],
+        targets: Int[Tensor, "clip token"],
+        logprobs: Float[Tensor, "clip token vocab"],
+        clean: Float[Tensor, "clip token vocab"],
+    ) -> None:
+        inside = torch.arange(targets.shape[1], device=targets.device) < torch.tensor(
+            [[len(self.forced[i])] for i in batch], device=targets.device
+        )
+        said = logprobs.gather(-1, targets[..., None])[..., 0].double()
+        # a text is finished by the end of it, so that behind a shorter one nothing is counted
+        apart = (clean.exp() * (clean - logprobs)).sum(-1).double()
+        self._texts[name] += texts
+        self._nats[name] += (-said).masked_fill(~inside, 0).sum(1).tolist()
+        self._kl[name] += apart.masked_fill(~inside, 0).sum(1).clamp_min(0).tolist()
+
+    def counts(self) -> dict[str, ConditionCounts]:
+        found = {}
+        for one in self.conditions:
+            errors = word_errors(self.references, self._texts[one.name], None)
+            found[one.name] = ConditionCounts(
+                tuple(self._texts[one.name]),
+                np.array([e.errors for e in errors]),
+                np.array(self._nats[one.name]),
+                np.array(self._kl[one.name]),
+            )
+        return found

@@ -1,0 +1,87 @@
+"""Scores to JSON and back, exactly. What is not finite is ``null``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from hooked_whisper.errors import CheckpointError
+from hooked_whisper.findings.core.finding import Estimate
+
+T = TypeVar("T")
+
+
+def plain(value: Any) -> Any:
+    """Dicts, lists, strings and finite numbers."""
+    if isinstance(value, Estimate):
+        return [plain(x) for x in (value.value, value.low, value.high)]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def to_text(data: Mapping[str, Any]) -> str:
+    """JSON of a :func:`plain` mapping, with a line for each entry of each part: long arrays take one line, not many."""
+
+    def dumped(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+    lines = []
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            inside = ",\n".join(f"  {dumped(k)}: {dumped(v)}" for k, v in value.items())
+            lines.append(f" {dumped(key)}: {{\n{inside}\n }}")
+        elif isinstance(value, list) and value:
+            inside = ",\n".join(f"  {dumped(v)}" for v in value)
+            lines.append(f" {dumped(key)}: [\n{inside}\n ]")
+        else:
+            lines.append(f" {dumped(key)}: {dumped(value)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def restored(cls: type[T], data: Any, source: object, **given: Any) -> T:
+    """The inverse for a dataclass of numbers, arrays and strings; ``given`` are fields that are more than that.
+
+    Raises:
+        CheckpointError: a field that is missing or of another kind; names it and ``source``.
+    """
+    values = dict(given)
+    for field in fields(cls):  # type: ignore[arg-type]
+        if field.name in given:
+            continue
+        if not isinstance(data, Mapping) or field.name not in data:
+            raise CheckpointError(f"{source} has no {field.name!r} of {cls.__name__}: evaluate again")
+        try:
+            values[field.name] = _restored(str(field.type), data[field.name])
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{source}: {field.name!r} of {cls.__name__} is broken ({error})") from error
+    return cls(**values)
+
+
+def _restored(kind: str, value: Any) -> Any:
+    if "np.ndarray" in kind:
+        dtype = {"Float": np.float64, "Int": np.int64, "Bool": np.bool_}[kind.split("[", 1)[0]]
+        return np.array(_with_nan(value) if dtype is np.float64 else value, dtype=dtype)
+    if kind == "float":
+        return np.nan if value is None else float(value)
+    return tuple(value) if kind.startswith("tuple") else value
+
+
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_nan(v) for v in value]
+    return np.nan if value is None else value

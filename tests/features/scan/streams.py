@@ -1,0 +1,47 @@
+"""Streams of activations for the parts of a scan, and what a slow, obvious program makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hooked_whisper.features.scan.priority import priorities
+from hooked_whisper.features.scan.state import Stretch
+
+
+@dataclass(frozen=True)
+class Item:
+    """One activation of one feature."""
+
+    value: float
+    recording: int
+    position: int
+    priority: int
+
+
+def stream(lengths: Sequence[int], n_features: int, seed: int = 0, levels: int = 0) -> list[Stretch]:
+    """Recordings of some lengths (a window each); ``levels`` makes ties: so many different values."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for recording, n in enumerate(lengths):
+        if levels:
+            x = torch.randint(0, levels, (n, n_features), generator=generator).float()
+        else:
+            x = torch.randn(n, n_features, generator=generator).exp() - 1
+        found.append(Stretch(x, recording, 0, priorities(f"r{recording}", range(n), seed)))
+    return found
+
+
+def items(stretches: Sequence[Stretch], feature: int) -> list[Item]:
+    return [
+        Item(float(s.x[row, feature]), s.recording, s.first + row, int(s.priority[row]))
+        for s in stretches
+        for row in range(len(s.x))
+    ]
+
+
+def largest(stretch: Stretch) -> Tensor:
+    return stretch.x.amax(0)

@@ -1,0 +1,98 @@
+"""Moments and ranges against numpy on everything at once."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.features.histogram_bins import Cells
+from hooked_whisper.features.scan import HISTOGRAM_CELLS
+from hooked_whisper.features.scan.moments import Moments, add_exactly
+from hooked_whisper.features.scan.ranges import make_ranges
+from hooked_whisper.features.scan.state import Stretch
+from tests.features.scan.streams import stream
+
+N_CELLS = 1 + HISTOGRAM_CELLS.per_sign
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(0, 99), st.sampled_from([0.0, 300.0]))
+def test_moments_are_those_of_everything(sizes: list[int], seed: int, far: float) -> None:
+    found = Moments(3, HISTOGRAM_CELLS)
+    stretches = [Stretch(s.x + far, s.recording, 0, s.priority) for s in stream(sizes, 3, seed)]
+    for one in stretches:
+        found.add(one, one.x.amax(0), one.x.amin(0))
+    x = torch.cat([s.x for s in stretches]).double().numpy()
+    np.testing.assert_allclose(found.mean, x.mean(0), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found.variance, x.var(0), rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(found.largest, x.max(0).astype(np.float32))
+    np.testing.assert_array_equal(found.smallest, x.min(0).astype(np.float32))
+    assert found.histogram.sum(1).tolist() == [len(x)] * 3
+    for feature in range(3):
+        cells = HISTOGRAM_CELLS.positive(torch.from_numpy(x[:, feature])).numpy()
+        np.testing.assert_array_equal(found.histogram[feature], np.bincount(cells, minlength=N_CELLS))
+
+
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=8), st.integers(0, 99), st.integers(0, 8), st.data())
+def test_moments_do_not_depend_on_order_or_parts(sizes: list[int], seed: int, cut: int, data: st.DataObject) -> None:
+    stretches = stream(sizes, 3, seed)
+    shuffled = data.draw(st.permutations(stretches))
+    whole, left, right = (Moments(3, HISTOGRAM_CELLS) for _ in range(3))
+    for found, some in ((whole, stretches), (left, shuffled[:cut]), (right, shuffled[cut:])):
+        for one in some:
+            found.add(one, one.x.amax(0), one.x.amin(0))
+    left.merge(right)
+    for name in ("mean", "variance", "largest", "smallest", "histogram"):
+        assert torch.equal(getattr(left, name), getattr(whole, name)), name
+
+
+@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=20))
+def test_sums_in_integers_are_exact(values: list[float]) -> None:
+    number = torch.zeros(2, 1, dtype=torch.int64)
+    for value in values:
+        add_exactly(number, torch.tensor([value], dtype=torch.float64))
+    units = sum(Fraction(math.floor(v)) * 2**52 + math.floor((Fraction(v) - math.floor(v)) * 2**52) for v in values)
+    found = (int(number[0]) << 52) + int(number[1])
+    assert abs(found - units) <= len(values)  # v - floor(v) is rounded once where v is negative and tiny
+
+
+def test_what_cannot_be_added_up_is_said() -> None:
+    huge = Stretch(torch.full((4, 2), 3e10), 0, 0, torch.arange(4))
+    with pytest.raises(HookedWhisperError, match="too large"):
+        Moments(2, HISTOGRAM_CELLS).add(huge, huge.x.amax(0), huge.x.amin(0))
+
+
+def test_counts_beyond_32_bits_are_kept() -> None:
+    found = Moments(1, Cells(2, -2, 2))
+    found._counted[3] = 2**32 - 1
+    stretch = stream([5], 1)[0]
+    for _ in range(3):
+        found.add(stretch, stretch.x.amax(0), stretch.x.amin(0))
+    assert found.histogram.sum() == 2**32 + 14
+
+
+@given(st.integers(0, 200), st.integers(1, 12), st.sampled_from(["equal width", "equal count"]))
+def test_ranges_share_out_what_is_active(seed: int, n: int, kind: str) -> None:
+    x = stream([400], 4, seed)[0].x
+    x[:, 3] = -1.0  # never active
+    histogram = torch.stack([torch.bincount(HISTOGRAM_CELLS.positive(c), minlength=N_CELLS) for c in x.T])
+    edges, counts = make_ranges(histogram, HISTOGRAM_CELLS, kind, n)  # type: ignore[arg-type]
+    assert torch.isnan(edges[3]).all() and counts[3].sum() == 0
+    for feature in range(3):
+        active = x[:, feature][x[:, feature] >= 2.0**-14].double()
+        low, high = edges[feature, :-1], edges[feature, 1:]
+        assert (low <= high).all() and (low[0] <= active.min()) and (active.max() < high[-1])
+        inside = ((active[:, None] >= low) & (active[:, None] < high)).sum(0)
+        assert torch.equal(inside, counts[feature]) and counts[feature].sum() == len(active)
+        if kind == "equal width":
+            even = torch.linspace(0, 1, n + 1, dtype=torch.float64)[1:-1] * high[-1]
+            torch.testing.assert_close(edges[feature, 1:-1], even, rtol=1 / 16, atol=0.0)
+        else:
+            crowd = histogram[feature, 1:].max()
+            assert (counts[feature] - len(active) / n).abs().max() <= crowd

@@ -1,0 +1,64 @@
+"""The corpus: same bytes after a kill, whole splits, damage noticed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hooked_whisper.synthetic.__main__ import main
+from hooked_whisper.synthetic.corpus import SPLITS, Corpus, build
+from tests.synthetic.conftest import TINY
+
+
+def shards(folder: Path) -> dict[str, bytes]:
+    return {
+        p.name: p.read_bytes()
+        for p in sorted(folder.iterdir())
+        if p.is_file() and p.name[0] != "." and p.suffix != ".json"
+    }
+
+
+def test_killed_and_resumed_gives_the_same_bytes(world: Path, tmp_path: Path):
+    """A build that lost one finished shard, one damaged shard and the tail of its manifest."""
+    broken = tmp_path / "world"
+    shutil.copytree(world, broken)
+    manifest = json.loads((broken / "manifest.json").read_text())
+    names = list(manifest["shards"])
+    del manifest["shards"][names[-1]]
+    (broken / "manifest.json").write_text(json.dumps(manifest))
+    (broken / f"{names[0]}.npy").write_bytes(b"torn")
+    kept = (broken / f"{names[1]}.npy").stat().st_mtime_ns
+    build(broken, TINY, processes=1)
+    assert shards(broken) == shards(world)
+    assert (broken / f"{names[1]}.npy").stat().st_mtime_ns == kept
+    assert json.loads((broken / "manifest.json").read_text()) == json.loads((world / "manifest.json").read_text())
+
+
+def test_splits(world: Path):
+    total = {split: Corpus(world, split) for split in SPLITS}
+    assert [len(total[s]) for s in ("sentences", "speakers", "bigrams")] == [4, 4, 3]
+    for corpus in total.values():
+        for i in range(len(corpus)):
+            alignment, audio = corpus.alignment(i), corpus.audio(i)
+            assert alignment.text == corpus.texts[i] == " ".join(w.label for w in alignment.words)
+            assert len(audio) == corpus.lengths[i] == round(alignment.duration * 16000)
+            assert 0.02 < np.abs(audio).max() <= 1
+    assert not set(total["train"].texts) & set(total["sentences"].texts)
+
+
+def test_other_settings_need_another_folder(world: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["build", "--world", str(world), "--utterances", "5"]) == 2
+    assert "other settings" in capsys.readouterr().err
+
+
+def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["train", "--world", str(tmp_path), "--run", str(tmp_path / "run")]) == 2
+    assert main(["export", "--world", str(tmp_path), "--run", str(tmp_path), "--to", str(tmp_path / "x")]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 2 and all(line.startswith("error: no ") for line in lines)
+    with pytest.raises(ValueError, match="no split"):
+        Corpus(tmp_path, "dev")
