@@ -1,0 +1,66 @@
+"""Names of version 0.1 that still work and warn: of module attributes and of keyword arguments."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, TypeVar
+
+from hooked_whisper.errors import ArgumentError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class RenamedWarning(FutureWarning):
+    """A name of version 0.1 was used. It is removed in the next version; the message gives the new name."""
+
+
+def renamed_names(
+    package: str, names: Mapping[str, str], fallback: Callable[[str], Any] | None = None
+) -> Callable[[str], Any]:
+    """Return a module's ``__getattr__`` that maps old names to new ones and warns.
+
+    names: old name -> new name in the same package, or ``"other.module:name"``.
+    fallback: asked for every other name, such as the one of :func:`~hooked_whisper._support.lazy.lazily`.
+
+        __getattr__ = renamed_names(__name__, {"Pair": "CleanCorruptPair"})
+    """
+
+    def find(name: str) -> Any:
+        if name not in names:
+            if fallback is not None:
+                return fallback(name)
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module, _, new = names[name].rpartition(":")
+        where = f" of {module}" if module else ""
+        warnings.warn(f"{package}.{name} is now called {new}{where}", RenamedWarning, stacklevel=2)
+        return getattr(import_module(module) if module else sys.modules[package], new)
+
+    return find
+
+
+def renamed_arguments(**names: str) -> Callable[[Function], Function]:
+    """Accept old keyword arguments of a function under their new names, and warn:
+    ``@renamed_arguments(names="names_filter")``.
+
+    Raises:
+        ArgumentError: if the old and the new name are both given.
+    """
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            for old in names.keys() & kwargs.keys():
+                new = names[old]
+                if new in kwargs:
+                    raise ArgumentError(f"{function.__name__} got both {new}= and {old}=, its name in version 0.1")
+                warnings.warn(f"{function.__name__}: {old}= is now called {new}=", RenamedWarning, stacklevel=2)
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return wrapper  # type: ignore[return-value]
+
+    return decorate
