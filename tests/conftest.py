@@ -29,6 +29,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--parity-table", action="store_true", help="print the worst relative L2 error per comparison")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # not in pyproject.toml: pytest would import the package before its annotations are checked
+    config.addinivalue_line("filterwarnings", "error::hooked_whisper._support.renamed.RenamedWarning")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if config.getoption("--parity-table") and WORST:
         terminalreporter.section("parity: worst relative L2 error")

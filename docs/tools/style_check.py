@@ -22,7 +22,7 @@ PACKAGES = ("hooked_whisper", "sae_lens_audio")
 CODE = (*PACKAGES, "benchmarks", "docs", "tests", "tutorials")
 DOCUMENTS = ("README.md", "docs", "tutorials", "benchmarks")
 
-LOCALS = frozenset("found one at some own given kept chosen rest made these".split())
+LOCALS = frozenset(["found", "one", "at", "some", "own", "given", "kept", "chosen", "rest", "made", "these"])
 """Names that say nothing about what they hold."""
 
 PHRASES = (
