@@ -27,14 +27,14 @@ from hooked_whisper.analysis.boundaries import TOLERANCES_S, boundary_counts, f1
 from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.figures import (
     BLUE,
+    GRAY,
     GREEN,
-    GREY,
     ORANGE,
     PURPLE,
-    _figure,
-    _in_words,
-    _legend,
+    add_legend,
+    alt_text,
     draw_controls,
+    new_figure,
 )
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.core.records import Axis, Example, Measurement, Span, Table
@@ -346,16 +346,16 @@ def draw(finding: Finding) -> list[Figure]:
     """The model beside its controls; F1 by tolerance; F1 of every head."""
     curve = finding.measurement("boundary F1")
     ms = 1000 * np.array(curve.axis("tolerance").entries, dtype=float)
-    figure, axes = _figure("Word boundaries found", "tolerance (ms)", "boundary F1")
-    looks = {CHOSEN: (BLUE, "o"), OWN: (GREEN, "s"), EVEN: (ORANGE, "^"), OTHER: (PURPLE, "v"), UNTRAINED: (GREY, "x")}
+    figure, axes = new_figure("Word boundaries found", "tolerance (ms)", "boundary F1")
+    looks = {CHOSEN: (BLUE, "o"), OWN: (GREEN, "s"), EVEN: (ORANGE, "^"), OTHER: (PURPLE, "v"), UNTRAINED: (GRAY, "x")}
     for name, (colour, marker) in looks.items():
         values = curve.at(heads=name)
         axes.plot(ms, values[:, 0], color=colour, marker=marker, label=name)
         axes.fill_between(ms, values[:, 1], values[:, 2], color=colour, alpha=0.2, linewidth=0)
     axes.set_ylim(0, 1)
     words = [f"{m:g} ms" for m in ms]
-    figure.set_label(_in_words(finding.title, curve.at(heads=CHOSEN, bound="value"), words, "", 1.0))
-    _legend(axes)
+    figure.set_label(alt_text(finding.title, curve.at(heads=CHOSEN, bound="value"), words, "", 1.0))
+    add_legend(axes)
     alone = finding.measurement("boundary F1 of each head alone")
     table = alone.at(tolerance=TOLERANCE_S)
     heads = heat_map(

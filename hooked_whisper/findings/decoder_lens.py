@@ -18,7 +18,16 @@ from torch import Tensor
 from hooked_whisper.analysis import decoder_lens, encoder_layers
 from hooked_whisper.analysis.bigrams import visible
 from hooked_whisper.findings.core.context import Context
-from hooked_whisper.findings.core.figures import BLUE, GREEN, GREY, _bar, _figure, _in_words, _legend, draw_controls
+from hooked_whisper.findings.core.figures import (
+    BLUE,
+    GRAY,
+    GREEN,
+    add_legend,
+    alt_text,
+    draw_bars,
+    draw_controls,
+    new_figure,
+)
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.core.records import Axis, Example, Measurement, Table
 from hooked_whisper.findings.core.statistics import cluster_rate
@@ -303,21 +312,21 @@ def draw(finding: Finding) -> list[Figure]:
     wer = finding.measurement("WER by layer")
     layers = [str(entry) for entry in wer.axis("layer").entries]
     at = np.arange(len(layers))
-    first, axes = _figure("What the decoder writes", "encoder read after", "WER (%)")
-    for name, colour, marker in (("this model", BLUE, "o"), ("untrained model", GREY, "x")):
+    first, axes = new_figure("What the decoder writes", "encoder read after", "WER (%)")
+    for name, colour, marker in (("this model", BLUE, "o"), ("untrained model", GRAY, "x")):
         values = 100 * np.minimum(wer.at(whose=name), MOST_SHOWN)
         beyond = f" (cut off at {MOST_SHOWN:.0%})" if (values >= 100 * MOST_SHOWN).any() else ""
         axes.plot(at, values[:, 0], color=colour, marker=marker, label=name + beyond)
         axes.fill_between(at, values[:, 1], values[:, 2], color=colour, alpha=0.2, linewidth=0)
     axes.set_xticks(*_some(layers))
     axes.set_ylim(0, None)
-    first.set_label(_in_words(finding.title, wer.at(whose="this model", bound="value"), layers))
-    _legend(axes)
+    first.set_label(alt_text(finding.title, wer.at(whose="this model", bound="value"), layers))
+    add_legend(axes)
     share = finding.measurement("tokens right from here on")
-    second, axes = _figure("Where words appear", "tokens right from there on (%)", "")
-    _bar(axes, at[::-1], 100 * share.values, [GREEN] * len(at))
+    second, axes = new_figure("Where words appear", "tokens right from there on (%)", "")
+    draw_bars(axes, at[::-1], 100 * share.values, [GREEN] * len(at))
     axes.set_yticks(at[::-1], layers)
-    second.set_label(_in_words("Tokens right from there on", share.values[:, 0], layers))
+    second.set_label(alt_text("Tokens right from there on", share.values[:, 0], layers))
     return [draw_controls(finding, 3, "fall of WER from first to last"), first, second]
 
 

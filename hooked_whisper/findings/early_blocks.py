@@ -9,7 +9,17 @@ import numpy as np
 from jaxtyping import Float
 
 from hooked_whisper.findings.core.context import Context
-from hooked_whisper.findings.core.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, _figure, _in_words, _legend
+from hooked_whisper.findings.core.figures import (
+    BLUE,
+    GRAY,
+    GREEN,
+    INK,
+    ORANGE,
+    PURPLE,
+    add_legend,
+    alt_text,
+    new_figure,
+)
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding, format_estimate
 from hooked_whisper.findings.core.records import Axis, Measurement, Table
 from hooked_whisper.findings.phones.evaluation import (
@@ -316,14 +326,14 @@ def draw(finding: Finding) -> list[Figure]:
 def _lines(finding: Finding, name: str, title: str, label: str, main: str = "neurons") -> Figure:
     table = finding.measurement(name)
     blocks = np.array(table.axis("block").entries)
-    figure, axes = _figure(title, "encoder block", label)
+    figure, axes = new_figure(title, "encoder block", label)
     looks = {
         "neurons": (BLUE, "o", "-"),
         "random directions": (ORANGE, "^", "-"),
-        "shifted labels": (GREY, "x", ":"),
+        "shifted labels": (GRAY, "x", ":"),
         "untrained model": (PURPLE, "s", "--"),
         "layer as a whole": (GREEN, "D", "-"),
-        "layer, shifted labels": (GREY, "x", ":"),
+        "layer, shifted labels": (GRAY, "x", ":"),
         "layer, untrained model": (PURPLE, "s", "--"),
         "log-mel, no layer": (INK, "", "-."),
         "best neuron of each phone": (BLUE, "o", "-"),
@@ -338,7 +348,7 @@ def _lines(finding: Finding, name: str, title: str, label: str, main: str = "neu
         axes.fill_between(blocks, values[:, 1], values[:, 2], color=colour, alpha=0.2, linewidth=0)
     axes.set_xticks(blocks)
     axes.set_ylim(bottom=0)
-    _legend(axes, below=True)
+    add_legend(axes, below=True)
     own = table.at(features=main, bound="value")
-    figure.set_label(_in_words(f"{title}, {main}", own, [f"block {b}" for b in blocks], "", 1.0))
+    figure.set_label(alt_text(f"{title}, {main}", own, [f"block {b}" for b in blocks], "", 1.0))
     return figure

@@ -19,7 +19,7 @@ from hooked_whisper.analysis import Transcript, encoder_relevance
 from hooked_whisper.analysis.targets import Target
 from hooked_whisper.findings.core import published
 from hooked_whisper.findings.core.context import Context
-from hooked_whisper.findings.core.figures import BLUE, GREY, ORANGE, _figure, _legend, draw_controls
+from hooked_whisper.findings.core.figures import BLUE, GRAY, ORANGE, add_legend, draw_controls, new_figure
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.core.records import Axis, Measurement, Table
 from hooked_whisper.findings.core.statistics import bootstrap
@@ -350,15 +350,15 @@ def draw(finding: Finding) -> list[Figure]:
     """The model beside its controls; relevance by distance; one clip's map; where rows after the end look."""
     profile = finding.measurement("relevance by distance")
     x = np.array(profile.axes[1].entries, dtype=float)
-    first, axes = _figure("Relevance by distance", "source - destination (s)", "share of a row's relevance (%)")
-    looks = {"this model": (BLUE, "-"), "shuffled weights": (GREY, "--"), "untrained model": (GREY, ":")}
+    first, axes = new_figure("Relevance by distance", "source - destination (s)", "share of a row's relevance (%)")
+    looks = {"this model": (BLUE, "-"), "shuffled weights": (GRAY, "--"), "untrained model": (GRAY, ":")}
     for name, (colour, line) in looks.items():
         axes.plot(x, 100 * profile.at(whose=name), color=colour, linestyle=line, label=name)
     axes.axvspan(x[0] / 3, x[-1] / 3, color=ORANGE, alpha=0.12, linewidth=0, label="band of 0.5 s")
-    _legend(axes)
+    add_legend(axes)
     first.set_label("Mean share of relevance by distance, for this model and two controls")
     one = finding.measurement("relevance of one clip")
-    second, axes = _figure("Relevance of one clip", "source (s)", "destination (s)")
+    second, axes = new_figure("Relevance of one clip", "source (s)", "destination (s)")
     top = float(np.percentile(one.values, 98)) or 1.0
     extent = (0.0, float(one.axes[1].entries[-1]), float(one.axes[0].entries[-1]), 0.0)
     image = axes.imshow(one.values, aspect="auto", cmap="viridis", vmin=0, vmax=top, extent=extent)

@@ -24,7 +24,7 @@ from hooked_whisper.features.visualize_with_priors import (
     visualize_features,
 )
 from hooked_whisper.findings.core.context import Context
-from hooked_whisper.findings.core.figures import BLUE, GREY, _figure, _in_words, _legend, draw_controls
+from hooked_whisper.findings.core.figures import BLUE, GRAY, add_legend, alt_text, draw_controls, new_figure
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.core.records import Axis, Measurement, Table
 from hooked_whisper.findings.phones.visualization_targets import (
@@ -383,12 +383,12 @@ def draw(finding: Finding) -> list[Figure]:
     if not finding.measurements:
         return []
     table = finding.measurement("pre-activation")
-    figure, axes_ = _figure("Visualization and data set", "largest pre-activation in speech", "of the visualization")
+    figure, axes_ = new_figure("Visualization and data set", "largest pre-activation in speech", "of the visualization")
     speech, made = table.at(of="largest in speech"), table.at(of="visualization")
     axes_.scatter(speech, made, color=BLUE, s=22)
     ends = [float(min(speech.min(), 0)), float(speech.max())]
-    axes_.plot(ends, ends, color=GREY, linestyle="--", linewidth=1.2, label="equal")
-    _legend(axes_)
+    axes_.plot(ends, ends, color=GRAY, linestyle="--", linewidth=1.2, label="equal")
+    add_legend(axes_)
     names = [str(e) for e in table.axes[0].entries]
-    figure.set_label(_in_words("Pre-activation of visualizations", made, names, "", 1.0))
+    figure.set_label(alt_text("Pre-activation of visualizations", made, names, "", 1.0))
     return [draw_controls(finding, 0, "share of features"), figure]

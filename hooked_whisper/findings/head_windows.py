@@ -17,7 +17,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked_whisper.findings.core.context import Context
-from hooked_whisper.findings.core.figures import BLUE, GREEN, GREY, ORANGE, _bar, _figure, _in_words, draw_controls
+from hooked_whisper.findings.core.figures import (
+    BLUE,
+    GRAY,
+    GREEN,
+    ORANGE,
+    alt_text,
+    draw_bars,
+    draw_controls,
+    new_figure,
+)
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding, format_estimate
 from hooked_whisper.findings.core.records import Axis, Example, Measurement, Table
 from hooked_whisper.findings.core.row_decoding import DecodingQueue
@@ -327,7 +336,7 @@ def draw(finding: Finding) -> list[Figure]:
         return []
     far = finding.measurement("mean attention distance")
     n_blocks, n_heads = far.values.shape
-    first, axes = _figure("How far each head looks", "mean distance (positions of 20 ms)", "encoder block")
+    first, axes = new_figure("How far each head looks", "mean distance (positions of 20 ms)", "encoder block")
     local = local_count(n_heads) if n_heads > 1 else 1
     for block, row in enumerate(far.values):
         order = np.argsort(row, kind="stable")
@@ -338,13 +347,13 @@ def draw(finding: Finding) -> list[Figure]:
     axes.set_xlim(left=0)
     axes.legend(loc="best", frameon=False)
     labels = [f"E{b}.{h}" for b in range(n_blocks) for h in range(n_heads)]
-    first.set_label(_in_words("Mean attention distance", far.values.flatten(), labels, "positions", 1.0))
+    first.set_label(alt_text("Mean attention distance", far.values.flatten(), labels, "positions", 1.0))
     wer = finding.measurement("WER")
-    second, axes = _figure(f"Heads masked to k = {K}", "WER (%)", "")
+    second, axes = new_figure(f"Heads masked to k = {K}", "WER (%)", "")
     names = [str(name) for name in wer.axis("masked").entries]
-    looks = {NONE: GREY, LOCAL: BLUE, OTHERS: ORANGE, ALL: GREEN}
+    looks = {NONE: GRAY, LOCAL: BLUE, OTHERS: ORANGE, ALL: GREEN}
     at = np.arange(len(names))[::-1]
-    _bar(axes, at, 100 * wer.values, [looks.get(name, GREY) for name in names])
+    draw_bars(axes, at, 100 * wer.values, [looks.get(name, GRAY) for name in names])
     axes.set_yticks(at, names)
-    second.set_label(_in_words(finding.title, wer.values[:, 0], names))
+    second.set_label(alt_text(finding.title, wer.values[:, 0], names))
     return [draw_controls(finding, 0, "difference of WER"), first, second]

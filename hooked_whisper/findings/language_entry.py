@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hooked_whisper.analysis import attribution_names, direct_logit_attribution
 from hooked_whisper.findings.core.context import Context
-from hooked_whisper.findings.core.figures import BLUE, _figure, _in_words, draw_controls
+from hooked_whisper.findings.core.figures import BLUE, alt_text, draw_controls, new_figure
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.core.records import Axis, Measurement
 from hooked_whisper.findings.core.statistics import bootstrap, spearman, spearman_rows
@@ -371,7 +371,7 @@ def draw(finding: Finding) -> list[Figure]:
     ):
         one = finding.measurement(name)
         values = one.values.mean(0)
-        figure, axes = _figure(title, "cross-attention head", "decoder block")
+        figure, axes = new_figure(title, "cross-attention head", "decoder block")
         top = float(np.abs(values).max()) or 1.0
         image = axes.imshow(values, aspect="auto", cmap="PuOr", vmin=-top, vmax=top)
         axes.grid(False)
@@ -379,13 +379,13 @@ def draw(finding: Finding) -> list[Figure]:
         axes.set_yticks(range(values.shape[0]))
         figure.colorbar(image, ax=axes, label="logit difference")
         labels = [f"X{b}.{h}" for b in range(values.shape[0]) for h in range(values.shape[1])]
-        figure.set_label(_in_words(title, values.flatten(), labels, "", 1.0))
+        figure.set_label(alt_text(title, values.flatten(), labels, "", 1.0))
         figures.append(figure)
     blocks = finding.measurement("fall without the block's cross-attention")
-    figure, axes = _figure("Without a block's cross-attention", "fall of the logit difference", "decoder block")
+    figure, axes = new_figure("Without a block's cross-attention", "fall of the logit difference", "decoder block")
     at = np.arange(len(blocks.values))
     axes.barh(at, blocks.values, color=BLUE)
     axes.set_yticks(at)
     axes.invert_yaxis()
-    figure.set_label(_in_words("Fall without a block's cross-attention", blocks.values, [str(k) for k in at], "", 1.0))
+    figure.set_label(alt_text("Fall without a block's cross-attention", blocks.values, [str(k) for k in at], "", 1.0))
     return [*figures, figure]

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hooked_whisper.findings.core.context import ENCODER_BATCH, Context
-from hooked_whisper.findings.core.figures import BLUE, GREY, _figure, _in_words, _legend, draw_controls
+from hooked_whisper.findings.core.figures import BLUE, GRAY, add_legend, alt_text, draw_controls, new_figure
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.core.records import Axis, Measurement
 from hooked_whisper.findings.core.transcripts import Transcriber, errors_of
@@ -258,10 +258,10 @@ def draw(finding: Finding) -> list[Figure]:
     for name in ("clips flipped", "WER"):
         table = finding.measurement(name)
         at = np.array(table.axis("coefficient").entries, dtype=float)
-        figure, axes = _figure(name, "coefficient", "%")
-        for direction, colour in (("language", BLUE), ("random", GREY)):
+        figure, axes = new_figure(name, "coefficient", "%")
+        for direction, colour in (("language", BLUE), ("random", GRAY)):
             axes.plot(at, 100 * table.at(direction=direction), color=colour, marker="o", label=direction)
-        figure.set_label(_in_words(name, table.at(direction="language"), [f"{c:g}" for c in at]))
-        _legend(axes)
+        figure.set_label(alt_text(name, table.at(direction="language"), [f"{c:g}" for c in at]))
+        add_legend(axes)
         figures.append(figure)
     return figures

@@ -16,7 +16,7 @@ from scipy.signal import butter, sosfiltfilt
 
 from hooked_whisper.audio import SAMPLE_RATE, clip_around
 from hooked_whisper.findings.core.context import Context
-from hooked_whisper.findings.core.figures import BLUE, ORANGE, _figure, _in_words, _legend, draw_controls
+from hooked_whisper.findings.core.figures import BLUE, ORANGE, add_legend, alt_text, draw_controls, new_figure
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.core.records import Axis, Measurement, Table
 
@@ -251,12 +251,12 @@ def draw(finding: Finding) -> list[Figure]:
     if not finding.measurements:
         return []
     clicks = finding.measurement("click")
-    figure, axes = _figure("What the gain adds above 4 kHz", "dB of the sound at the gain's edges", "moments")
+    figure, axes = new_figure("What the gain adds above 4 kHz", "dB of the sound at the gain's edges", "moments")
     known = clicks.values[np.isfinite(clicks.values).all(1)]
     for k, (name, colour) in enumerate(zip(clicks.axis("gain").entries, (BLUE, ORANGE), strict=True)):
         if len(known):
             axes.hist(known[:, k], bins=24, color=colour, alpha=0.6, label=str(name))
-    _legend(axes)
+    add_legend(axes)
     means = known.mean(0) if len(known) else np.full(2, np.nan)
-    figure.set_label(_in_words("Mean click", means, ["with fades", "without fades"], "dB", 1.0))
+    figure.set_label(alt_text("Mean click", means, ["with fades", "without fades"], "dB", 1.0))
     return [draw_controls(finding, 4, "share of moments"), figure]

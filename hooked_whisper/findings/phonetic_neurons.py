@@ -12,14 +12,14 @@ from jaxtyping import Bool, Float
 from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.figures import (
     BLUE,
+    GRAY,
     GREEN,
-    GREY,
     ORANGE,
     PURPLE,
-    _figure,
-    _in_words,
-    _legend,
+    add_legend,
+    alt_text,
     draw_controls,
+    new_figure,
 )
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.core.published import BLOG
@@ -257,41 +257,41 @@ def draw(finding: Finding) -> list[Figure]:
         return []
     table = finding.measurement("share by block")
     blocks = np.array(table.axis("block").entries)
-    figure, axes = _figure("Phonetic features by block", "encoder block", "share (%)")
-    looks = ((BLUE, "o", "-"), (ORANGE, "^", "-"), (GREY, "x", ":"), (PURPLE, "s", "--"), (GREEN, "v", "-."))
+    figure, axes = new_figure("Phonetic features by block", "encoder block", "share (%)")
+    looks = ((BLUE, "o", "-"), (ORANGE, "^", "-"), (GRAY, "x", ":"), (PURPLE, "s", "--"), (GREEN, "v", "-."))
     for name, (colour, marker, line) in zip(table.axis("features").entries, looks, strict=True):
         values = 100 * table.at(features=name)
         axes.plot(blocks, values[:, 0], color=colour, marker=marker, linestyle=line, label=short(name))
         axes.fill_between(blocks, values[:, 1], values[:, 2], color=colour, alpha=0.15, linewidth=0)
-    axes.axhline(100 * ENOUGH, color=GREY, linewidth=1)
+    axes.axhline(100 * ENOUGH, color=GRAY, linewidth=1)
     axes.set_xticks(blocks)
     axes.set_ylim(-2, 103)
-    _legend(axes, below=True)
+    add_legend(axes, below=True)
     neurons = table.at(features="neurons", bound="value")
-    figure.set_label(_in_words("Phonetic neurons by block", neurons, [f"block {b}" for b in blocks]))
+    figure.set_label(alt_text("Phonetic neurons by block", neurons, [f"block {b}" for b in blocks]))
 
     figures = [draw_controls(finding, 0, "share of features"), figure]
     if any(one.name == BY_CLIPS for one in finding.measurements):
         figures.append(_draw_by_clips(finding))
     spread = finding.measurement("features by purity")
-    third, axes = _figure(
+    third, axes = new_figure(
         "How pure the top examples are", f"largest share of one label in the top {TOP}", "features (%)"
     )
     x = np.array(spread.axis("purity from").entries, dtype=float)
     for name, colour, shift in zip(spread.axis("features").entries, (BLUE, ORANGE), (0.027, 0.073), strict=True):
         counts = spread.at(features=name)
         axes.bar(x + shift, 100 * counts / max(1, counts.sum()), width=0.044, color=colour, label=name)
-    axes.axvline(PURE, color=GREY, linewidth=1)
-    _legend(axes)
+    axes.axvline(PURE, color=GRAY, linewidth=1)
+    add_legend(axes)
     own = spread.at(features="neurons")
-    third.set_label(_in_words("Neurons by purity", own / max(1, own.sum()), [f"from {v:.1f}" for v in x]))
+    third.set_label(alt_text("Neurons by purity", own / max(1, own.sum()), [f"from {v:.1f}" for v in x]))
     return [*figures, third]
 
 
 def _draw_by_clips(finding: Finding) -> Figure:
     table = finding.measurement(BY_CLIPS)
     clips = np.array(table.axis("clips").entries)
-    figure, axes = _figure("More clips, purer examples?", "clips that the examples are taken from", "share (%)")
+    figure, axes = new_figure("More clips, purer examples?", "clips that the examples are taken from", "share (%)")
     looks = ((BLUE, "o", ":"), (BLUE, "o", "-"), (ORANGE, "^", ":"), (ORANGE, "^", "-"))
     for name, (colour, marker, line) in zip(table.axis("features").entries, looks, strict=True):
         values = 100 * table.at(features=name)
@@ -299,12 +299,12 @@ def _draw_by_clips(finding: Finding) -> Figure:
             clips, values[:, 0], color=colour, marker=marker, linestyle=line, label=name.replace(" directions", "")
         )
         axes.fill_between(clips, values[:, 1], values[:, 2], color=colour, alpha=0.15, linewidth=0)
-    axes.axhline(100 * ENOUGH, color=GREY, linewidth=1)
+    axes.axhline(100 * ENOUGH, color=GRAY, linewidth=1)
     axes.set_xscale("log")
     axes.set_xticks(clips, [str(n) for n in clips], minor=False)
     axes.set_xticks([], minor=True)
     axes.set_ylim(-2, 103)
-    _legend(axes, below=True)
+    add_legend(axes, below=True)
     own = table.at(features=f"neurons, top {TOP}", bound="value")
-    figure.set_label(_in_words(f"Neurons with a pure top {TOP}", own, [f"{n} clips" for n in clips]))
+    figure.set_label(alt_text(f"Neurons with a pure top {TOP}", own, [f"{n} clips" for n in clips]))
     return figure

@@ -18,16 +18,16 @@ from hooked_whisper.features.phones.polyphony import (
 )
 from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.figures import (
-    _STYLE,
     BLUE,
+    GRAY,
     GREEN,
-    GREY,
     INK,
     ORANGE,
     PURPLE,
-    _figure,
-    _in_words,
-    _legend,
+    STYLE,
+    add_legend,
+    alt_text,
+    new_figure,
 )
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.core.published import BLOG
@@ -278,16 +278,16 @@ def draw(finding: Finding) -> list[Figure]:
         return []
     table = finding.measurement("effective number of phones by decile")
     x = np.array(table.axis("decile").entries)
-    figure, axes = _figure("Phones by activation", "decile of the active values (10: strongest)", "effective phones")
-    looks = ((BLUE, "o", "-"), (ORANGE, "^", "-"), (GREY, "x", ":"), (PURPLE, "s", "--"))
+    figure, axes = new_figure("Phones by activation", "decile of the active values (10: strongest)", "effective phones")
+    looks = ((BLUE, "o", "-"), (ORANGE, "^", "-"), (GRAY, "x", ":"), (PURPLE, "s", "--"))
     for name, (colour, marker, line) in zip(table.axis("features").entries, looks, strict=True):
         values = table.at(features=name)
         axes.plot(x, values[:, 0], color=colour, marker=marker, linestyle=line, label=short(name))
         axes.fill_between(x, values[:, 1], values[:, 2], color=colour, alpha=0.2, linewidth=0)
     axes.set_ylim(bottom=0)
-    _legend(axes, below=True)
+    add_legend(axes, below=True)
     own = table.at(features="neurons", bound="value")
-    figure.set_label(_in_words("Effective number of phones, neurons", own, [f"decile {k}" for k in x], "", 1.0))
+    figure.set_label(alt_text("Effective number of phones, neurons", own, [f"decile {k}" for k in x], "", 1.0))
     if all(one.name != "phones by decile" for one in finding.measurements):
         return [figure]
     return [figure, _draw_ranges(finding, "phones by decile"), _draw_ranges(finding, "phones by range of equal width")]
@@ -303,7 +303,7 @@ def _draw_ranges(finding: Finding, name: str) -> Figure:
     proportions = name == "phones by decile"
     base = finding.measurement("base rates").values
     words = []
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.9, 2.4 * len(neurons)), layout="constrained")
         panels = np.ravel(figure.subplots(len(neurons), 1, sharex=True))
         for axes, neuron, counts in zip(panels, neurons, table.values, strict=True):
@@ -335,7 +335,7 @@ def _stack(axes: Axes, counts: np.ndarray, shown: np.ndarray, phones: Sequence[s
     for part, k, colour in zip(parts.T, shown, _COLOURS, strict=False):
         axes.bar(x, part, bottom=bottom, color=colour, label=phones[k])
         bottom += part
-    axes.bar(x, 1 - bottom, bottom=bottom, color=GREY, alpha=0.35, label="other")
+    axes.bar(x, 1 - bottom, bottom=bottom, color=GRAY, alpha=0.35, label="other")
     low, high = wilson(counts[:, shown[0]], n)
     value = parts[:-1, 0]
     axes.errorbar(

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from hooked_whisper.errors import AudioError
 from hooked_whisper.findings.core.context import Context
-from hooked_whisper.findings.core.figures import BLUE, GREY, _figure, _in_words, _legend, draw_controls
+from hooked_whisper.findings.core.figures import BLUE, GRAY, add_legend, alt_text, draw_controls, new_figure
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.core.records import Axis, Measurement, Table
 from hooked_whisper.findings.words import classes as word_classes
@@ -307,12 +307,12 @@ def draw(finding: Finding) -> list[Figure]:
     if not any(one.name == "neurons by class F1" for one in finding.measurements):
         return word_classes.draw(finding)
     table = finding.measurement("neurons by class F1")
-    figure, axes = _figure("Class F1 of every neuron", "F1 on the other half of the utterances", "neurons")
+    figure, axes = new_figure("Class F1 of every neuron", "F1 on the other half of the utterances", "neurons")
     x = np.array(table.axis("F1").entries, dtype=float) + 0.025
-    for name, colour, line in zip(table.axis("model").entries, (BLUE, GREY), ("-", "--"), strict=True):
+    for name, colour, line in zip(table.axis("model").entries, (BLUE, GRAY), ("-", "--"), strict=True):
         axes.plot(x, table.at(model=name), color=colour, linestyle=line, label=str(name))
-    _legend(axes)
+    add_legend(axes)
     counts = finding.measurement("neurons of 0.7 or more by class")
     labels = [str(c) for c in counts.axes[0].entries]
-    figure.set_label(_in_words("Neurons of 0.7 or more", counts.values, labels, "", 1.0))
+    figure.set_label(alt_text("Neurons of 0.7 or more", counts.values, labels, "", 1.0))
     return [draw_controls(finding, 0, "neurons"), figure]

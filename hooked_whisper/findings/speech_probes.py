@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hooked_whisper.findings.core.context import Context
-from hooked_whisper.findings.core.figures import BLUE, GREY, ORANGE, PURPLE, _figure, _in_words, _legend
+from hooked_whisper.findings.core.figures import BLUE, GRAY, ORANGE, PURPLE, add_legend, alt_text, new_figure
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.core.records import Axis, Measurement, Table
 from hooked_whisper.findings.early_blocks import halves
@@ -330,7 +330,7 @@ def _notes(sample: SpeechSample, probed: dict[tuple[str, str], Probed]) -> tuple
 def draw(finding: Finding) -> list[Figure]:
     """Accuracy by block for language and for speech, with the controls."""
     looks = dict(
-        zip(FEATURES, ((BLUE, "o", "-"), (PURPLE, "s", "--"), (GREY, "x", ":"), (ORANGE, "^", "-")), strict=True)
+        zip(FEATURES, ((BLUE, "o", "-"), (PURPLE, "s", "--"), (GRAY, "x", ":"), (ORANGE, "^", "-")), strict=True)
     )
     figures = []
     for what, unit, title in (("language", "clip", "Language"), ("is it speech", "position", "Is it speech?")):
@@ -339,15 +339,15 @@ def draw(finding: Finding) -> list[Figure]:
             continue
         table = finding.measurement(f"accuracy, {what}")
         blocks = np.array(table.axis("block").entries)
-        figure, axes = _figure(f"{title} by block, one answer per {unit}", "encoder block", "balanced accuracy (%)")
+        figure, axes = new_figure(f"{title} by block, one answer per {unit}", "encoder block", "balanced accuracy (%)")
         for feature, (colour, marker, line) in looks.items():
             values = 100 * table.at(unit=unit, features=feature)
             axes.plot(blocks, values[:, 0], color=colour, marker=marker, linestyle=line, label=feature)
             axes.fill_between(blocks, values[:, 1], values[:, 2], color=colour, alpha=0.2, linewidth=0)
         axes.set_xticks(blocks)
         axes.set_ylim(0, 102)
-        _legend(axes, below=True)
+        add_legend(axes, below=True)
         own = table.at(unit=unit, features="encoder", bound="value")
-        figure.set_label(_in_words(f"{title} by block", own, [f"block {b}" for b in blocks]))
+        figure.set_label(alt_text(f"{title} by block", own, [f"block {b}" for b in blocks]))
         figures.append(figure)
     return figures

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 
 from hooked_whisper.findings.core.context import Context
-from hooked_whisper.findings.core.figures import BLUE, GREY, ORANGE, _figure, _in_words, _legend
+from hooked_whisper.findings.core.figures import BLUE, GRAY, ORANGE, add_legend, alt_text, new_figure
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.core.records import Axis, Measurement, Table
 from hooked_whisper.findings.speech.encoder_readings import POSITIONS
@@ -225,15 +225,15 @@ def draw(finding: Finding) -> list[Figure]:
     table = finding.measurement("mean cosine")
     figures = []
     for kind in ("raw", "centred"):
-        figure, axes = _figure(f"{kind.capitalize()} cosine", "", "mean cosine")
+        figure, axes = new_figure(f"{kind.capitalize()} cosine", "", "mean cosine")
         at = np.arange(len(GROUPS))
-        for k, (source, colour) in enumerate((("encoder", BLUE), ("untrained encoder", GREY), ("log-mel", ORANGE))):
+        for k, (source, colour) in enumerate((("encoder", BLUE), ("untrained encoder", GRAY), ("log-mel", ORANGE))):
             rows = table.at(features=source, cosine=kind)[: len(GROUPS)]
             errors = np.abs(rows[:, 1:] - rows[:, :1]).T
             axes.bar(at + 0.27 * (k - 1), rows[:, 0], width=0.25, color=colour, label=source, yerr=errors, capsize=2)
         axes.set_xticks(at, GROUPS)
-        _legend(axes, below=True)
+        add_legend(axes, below=True)
         own = table.at(features="encoder", cosine=kind, bound="value")[: len(GROUPS)]
-        figure.set_label(_in_words(f"{kind.capitalize()} cosine", own, GROUPS, "", 1.0))
+        figure.set_label(alt_text(f"{kind.capitalize()} cosine", own, GROUPS, "", 1.0))
         figures.append(figure)
     return figures

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 
 from hooked_whisper.errors import AudioError
 from hooked_whisper.findings.core.context import Context
-from hooked_whisper.findings.core.figures import BLUE, _figure, _in_words, draw_controls
+from hooked_whisper.findings.core.figures import BLUE, alt_text, draw_controls, new_figure
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.core.records import Axis, Measurement, Table
 from hooked_whisper.findings.words import spoken_fragments
@@ -194,9 +194,9 @@ def draw(finding: Finding) -> list[Figure]:
     if not finding.measurements:
         return []
     table = finding.measurement("precision by word")
-    figure, axes = _figure("Precision by word", "fragments that contain the word", "share of its top fragments")
+    figure, axes = new_figure("Precision by word", "fragments that contain the word", "share of its top fragments")
     counts, precision = table.at(value="fragments that contain it"), table.at(value="precision")
     axes.scatter(counts, precision, color=BLUE, alpha=0.5, s=24)
     axes.set_ylim(-0.03, 1.03)
-    figure.set_label(_in_words("Precision by word", precision, [str(w) for w in table.axes[0].entries], "", 1.0))
+    figure.set_label(alt_text("Precision by word", precision, [str(w) for w in table.axes[0].entries], "", 1.0))
     return [draw_controls(finding, 0, "precision"), figure]

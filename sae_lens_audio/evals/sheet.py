@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hooked_whisper.findings.core.figures import BLUE, GREEN, GREY, GRID, INK, ORANGE, PURPLE
+from hooked_whisper.findings.core.figures import BLUE, GRAY, GREEN, GRID, INK, ORANGE, PURPLE
 from hooked_whisper.findings.core.finding import Estimate
 from sae_lens_audio.evals.attached import CLEAN, MEAN, PADDING_TOO, ZERO
 from sae_lens_audio.evals.evaluation import Evaluation, in_words
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DICTIONARIES = (BLUE, "#7a5cc0", "#17537d", "#c2455d", "#2aa5b5", "#8a6d1f")  # in their order, then again
-_OF_BASIS = {"neurons": ORANGE, "pca": GREEN, "random": GREY, "mel bands": PURPLE, CLEAN: INK, MEAN: "#b5b9bd"}
+_OF_BASIS = {"neurons": ORANGE, "pca": GREEN, "random": GRAY, "mel bands": PURPLE, CLEAN: INK, MEAN: "#b5b9bd"}
 _LONGEST = 30  # characters of a name
 _STYLE: Any = {
     "font.size": 10.5,

@@ -11,7 +11,16 @@ import torch
 from jaxtyping import Float
 
 from hooked_whisper.findings.core.context import Context
-from hooked_whisper.findings.core.figures import BLUE, GREEN, GREY, ORANGE, _figure, _in_words, _legend, draw_controls
+from hooked_whisper.findings.core.figures import (
+    BLUE,
+    GRAY,
+    GREEN,
+    ORANGE,
+    add_legend,
+    alt_text,
+    draw_controls,
+    new_figure,
+)
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.core.records import Axis, Measurement, Table
 from hooked_whisper.findings.phones.evaluation import DRAWS, ENOUGH_PHONES, ENOUGH_UTTERANCES, clip_of
@@ -116,11 +125,11 @@ def _evaluate(context: Context, number: int) -> _Block:
 
 def _trained_on(loaded: Loaded) -> frozenset[str]:
     """Sentences of the recordings that it was trained on, planned again."""
-    from hooked_whisper.synthetic import SpokenWorld
+    from hooked_whisper.synthetic import SyntheticCorpus
     from hooked_whisper.synthetic.recordings import held_out_sentences
 
     made = loaded.metadata.extra.get("sentences", {})
-    return frozenset(held_out_sentences(SpokenWorld.default(), int(made["count"]), int(made["seed"])))
+    return frozenset(held_out_sentences(SyntheticCorpus.default(), int(made["count"]), int(made["seed"])))
 
 
 def _untrained(loaded: Loaded) -> Dictionary:
@@ -307,7 +316,7 @@ def draw(finding: Finding) -> list[Figure]:
         return []
     by_basis = finding.measurement("best feature's F1, mean over phones")
     names, blocks = by_basis.axis("features").entries, by_basis.axis("block").entries
-    second, axes = _figure("How well phones are found", "F1 of the best feature, mean over phones", "")
+    second, axes = new_figure("How well phones are found", "F1 of the best feature, mean over phones", "")
     places = np.arange(len(names))[::-1]
     for i, (block, colour) in enumerate(zip(blocks, (BLUE, GREEN), strict=True)):
         values = by_basis.at(block=block)
@@ -316,20 +325,20 @@ def draw(finding: Finding) -> list[Figure]:
             places + 0.2 - 0.4 * i, values[:, 0], 0.36, color=colour, label=f"block {block}", xerr=error, capsize=2
         )
     axes.set_yticks(places, names)
-    _legend(axes, below=True)
+    add_legend(axes, below=True)
     last = by_basis.at(block=blocks[-1], bound="value")
-    second.set_label(_in_words(f"F1 of a phone's best feature, block {blocks[-1]}", last, names, "", 1.0))
+    second.set_label(alt_text(f"F1 of a phone's best feature, block {blocks[-1]}", last, names, "", 1.0))
     by_phone = finding.measurement("best feature's F1 by phone, last block")
     order = np.argsort(-by_phone.at(features="TopK"))
-    third, axes = _figure(f"Phone by phone, block {blocks[-1]}", "phone", "F1 of its best feature")
-    looks = {"TopK": (BLUE, "o"), "random, as many": (ORANGE, "^"), "residual axes": (GREY, "x")}
+    third, axes = new_figure(f"Phone by phone, block {blocks[-1]}", "phone", "F1 of its best feature")
+    looks = {"TopK": (BLUE, "o"), "random, as many": (ORANGE, "^"), "residual axes": (GRAY, "x")}
     for name, (colour, marker) in looks.items():
         axes.plot(by_phone.at(features=name)[order], color=colour, marker=marker, linestyle="", label=name)
     phones = [by_phone.axis("phone").entries[i] for i in order]
     axes.set_xticks(range(len(phones)), phones, fontsize=8)
     axes.set_ylim(0, 1)
-    _legend(axes, below=True)
+    add_legend(axes, below=True)
     third.set_label(
-        _in_words("F1 of each phone's best TopK feature", by_phone.at(features="TopK")[order], phones, "", 1.0)
+        alt_text("F1 of each phone's best TopK feature", by_phone.at(features="TopK")[order], phones, "", 1.0)
     )
     return [draw_controls(finding, 0, "share of phones"), second, third]

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 INK, GRID = "#313233", "#c9cacb"
 # Okabe and Ito's palette, the entries that show on white and on near-black.
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#3b8ec9", "#d9822b", "#1fa187", "#c06fa8", "#8a8f94"
+BLUE, ORANGE, GREEN, PURPLE, GRAY = "#3b8ec9", "#d9822b", "#1fa187", "#c06fa8", "#8a8f94"
 SIZE = (4.9, 3.6)
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 11,
     "font.family": "sans-serif",
     "text.color": INK,
@@ -49,12 +49,12 @@ _STYLE: Any = {
 }
 
 
-def _figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
+def new_figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     """A figure with a title, two labels and our style; not registered with pyplot, so nothing needs closing."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.add_subplot()
         axes.set_title(title, loc="left")
@@ -65,18 +65,18 @@ def _figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _legend(axes: Axes, below: bool = False) -> None:
+def add_legend(axes: Axes, below: bool = False) -> None:
     """Where there is room in the axes, or below them."""
     import matplotlib
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         if below:
             axes.figure.legend(loc="outside lower center", ncols=3)  # type: ignore[union-attr]
         else:
             axes.legend(loc="best")
 
 
-def _bar(axes: Axes, y: np.ndarray, values: np.ndarray, colours: Sequence[str], height: float = 0.6) -> None:
+def draw_bars(axes: Axes, y: np.ndarray, values: np.ndarray, colours: Sequence[str], height: float = 0.6) -> None:
     """Horizontal bars of ``[bar, (value, low, high)]`` with whiskers."""
     value, low, high = np.nan_to_num(values[:, 0]), values[:, 1], values[:, 2]
     axes.barh(y, value, height=height, color=list(colours))
@@ -101,20 +101,20 @@ def draw_controls(finding: Finding, index: int, label: str) -> Figure:
     """One criterion for the model and its controls, with the threshold as a line."""
     criterion = finding.claims[index]
     names, values = _controls(finding, criterion.name)
-    figure, axes = _figure("Model and controls", label, "")
+    figure, axes = new_figure("Model and controls", label, "")
     at = np.arange(len(names))[::-1]
-    _bar(axes, at, values, [BLUE] + [GREY] * (len(names) - 1))
+    draw_bars(axes, at, values, [BLUE] + [GRAY] * (len(names) - 1))
     axes.set_yticks(at, names)
     axes.axvline(criterion.threshold, color=ORANGE, linestyle="--")
     side = "at least" if criterion.direction == "at least" else "at most"
     axes.plot([], [], color=ORANGE, linestyle="--", label=f"needs {side} {criterion.threshold:g}")
     axes.margins(y=0.1)
-    figure.set_label(_in_words(criterion.name, values[:, 0], names, "", 1.0))
-    _legend(axes, below=True)
+    figure.set_label(alt_text(criterion.name, values[:, 0], names, "", 1.0))
+    add_legend(axes, below=True)
     return figure
 
 
-def _in_words(title: str, values: np.ndarray, names: Sequence[str], unit: str = "%", scale: float = 100.0) -> str:
+def alt_text(title: str, values: np.ndarray, names: Sequence[str], unit: str = "%", scale: float = 100.0) -> str:
     """What a figure shows, for those who cannot see it: ``"... : k = 10: 47 %, ..."``"""
     parts = (f"{name}: {scale * v:.3g} {unit}".strip() for name, v in zip(names, values, strict=True) if np.isfinite(v))
     return f"{title}. {', '.join(parts)}"
@@ -124,7 +124,9 @@ def draw_windows(finding: Finding) -> list[Figure]:
     """WER against window."""
     wer = finding.measurement("WER")
     k = np.array(wer.axis("window").entries, dtype=float)
-    figure, axes = _figure("Word errors by attention window", "window k to either side (positions of 20 ms)", "WER (%)")
+    figure, axes = new_figure(
+        "Word errors by attention window", "window k to either side (positions of 20 ms)", "WER (%)"
+    )
     looks = {
         "all rows": (BLUE, "o", "-"),
         "rows of the clip": (GREEN, "s", "-"),
@@ -142,7 +144,7 @@ def draw_windows(finding: Finding) -> list[Figure]:
     axes.plot(
         blank.axes[0].entries,
         np.minimum(values, top),
-        color=GREY,
+        color=GRAY,
         marker="x",
         linestyle=":",
         label=label,
@@ -150,8 +152,8 @@ def draw_windows(finding: Finding) -> list[Figure]:
     )
     _log_windows(axes, wer)
     axes.set_ylim(0, top)
-    figure.set_label(_in_words(finding.title, wer.at(mask="all rows", bound="value"), [f"k = {int(x)}" for x in k]))
-    _legend(axes)
+    figure.set_label(alt_text(finding.title, wer.at(mask="all rows", bound="value"), [f"k = {int(x)}" for x in k]))
+    add_legend(axes)
     return [figure]
 
 
@@ -169,7 +171,7 @@ def draw_cut_words(finding: Finding) -> list[Figure]:
     """Losses by margin; fate of words; and how well a cut works when it is moved."""
     fate = finding.measurement("fate of words")
     cuts, fates = fate.axis("cut").entries, fate.axis("fate").entries
-    first, axes = _figure("Fate of the words", "share of words (%)", "")
+    first, axes = new_figure("Fate of the words", "share of words (%)", "")
     rows = [(cut, word) for cut in cuts for word in fate.axis("word").entries]
     names = [f"{word}, cut {'in' if cut == 'silence' else 'at'} {cut}" for cut, word in rows]
     names = [n.replace("another word", "a far word") for n in names]
@@ -182,17 +184,17 @@ def draw_cut_words(finding: Finding) -> list[Figure]:
         left += values
     axes.set_yticks(at, names)
     axes.set_xlim(0, 100)
-    _legend(axes, below=True)
+    add_legend(axes, below=True)
     own = np.array([fate.at(cut=cuts[0], word="target", fate=f) for f in fates], dtype=float)
-    first.set_label(_in_words("Words that were cut out", own, [str(f) for f in fates]))
+    first.set_label(alt_text("Words that were cut out", own, [str(f) for f in fates]))
     profile = finding.measurement("target word gone by offset of the cut")
-    second, axes = _figure("Where the cut must be", "offset of the cut from the word (ms)", "target word gone (%)")
+    second, axes = new_figure("Where the cut must be", "offset of the cut from the word (ms)", "target word gone (%)")
     offsets = np.array(profile.axes[0].entries, dtype=float)
     axes.axvspan(-100, 100, color=GREEN, alpha=0.18, linewidth=0, label="within 100 ms")
     axes.plot(offsets, 100 * profile.values, color=BLUE, marker="o")
-    second.set_label(_in_words("Target word gone by offset", profile.values, [f"{o:.0f} ms" for o in offsets]))
+    second.set_label(alt_text("Target word gone by offset", profile.values, [f"{o:.0f} ms" for o in offsets]))
     axes.set_ylim(0, 103)
-    _legend(axes)
+    add_legend(axes)
     return [_draw_margins(finding), first, second]
 
 
@@ -201,7 +203,9 @@ def _draw_margins(finding: Finding) -> Figure:
     that are drawn."""
     sweep = finding.measurement("words gone by margin")
     margins = np.array(sweep.axes[0].entries, dtype=float)
-    figure, axes = _figure("Words gone by margin of the cut", "margin on each side of the word (ms)", "words gone (%)")
+    figure, axes = new_figure(
+        "Words gone by margin of the cut", "margin on each side of the word (ms)", "words gone (%)"
+    )
     looks = {
         "target word gone": ("target", BLUE, "o", "-"),
         "words right next to the target gone": ("right next to it", ORANGE, "s", "--"),
@@ -215,18 +219,18 @@ def _draw_margins(finding: Finding) -> Figure:
         if name in limits:
             axes.axhline(limits[name], color=colour, linestyle=(0, (1, 3)), linewidth=1.2)
     if "verdict_margin_ms" in finding.parameters:
-        axes.axvline(finding.parameters["verdict_margin_ms"], color=GREY, linewidth=1.2, label="verdict")
+        axes.axvline(finding.parameters["verdict_margin_ms"], color=GRAY, linewidth=1.2, label="verdict")
     axes.plot([], [], color=INK, linestyle=(0, (1, 3)), linewidth=1.2, label="threshold")
     axes.set_ylim(0, 103)
     axes.set_xticks(margins)
     figure.set_label(
         " ".join(
-            _in_words(f"{label}, by margin", sweep.at(statistic=name, bound="value"), [f"{m:g} ms" for m in margins])
+            alt_text(f"{label}, by margin", sweep.at(statistic=name, bound="value"), [f"{m:g} ms" for m in margins])
             + "."
             for name, (label, *_) in looks.items()
         )
     )
-    _legend(axes, below=True)
+    add_legend(axes, below=True)
     return figure
 
 
@@ -244,31 +248,31 @@ def draw_bigrams(finding: Finding) -> list[Figure]:
     if "statistics by prompt" in [m.name for m in finding.measurements]:
         return english_drawing().draw_english_bigrams(finding)
     pairs = finding.measurement("probability of true followers")
-    scatter, axes = _figure("Followers of a word", "probability in the grammar", "probability by the model")
+    scatter, axes = new_figure("Followers of a word", "probability in the grammar", "probability by the model")
     p, q = pairs.at(whose="grammar"), np.maximum(pairs.at(whose="model"), 1e-6)
     axes.scatter(p, q, s=9, color=BLUE, alpha=0.45, linewidths=0)
     ends = [float(p.min()), 1.0]
     axes.plot(ends, ends, color=ORANGE, linestyle="--", linewidth=1.2, label="equal")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    _legend(axes)
+    add_legend(axes)
     table = finding.measurement("statistics by input and prefix")
     ratio = table.axis("statistic").entries[0]
-    inputs, axes = _figure("Inputs that say nothing", "KL over that of word frequencies", "")
+    inputs, axes = new_figure("Inputs that say nothing", "KL over that of word frequencies", "")
     kinds, prefixes = table.axis("input").entries, table.axis("prefix").entries
     at = np.arange(len(kinds))[::-1]
     for k, (prefix, colour) in enumerate(zip(prefixes, (BLUE, GREEN), strict=True)):
         values = table.at(prefix=prefix, statistic=ratio)
-        _bar(axes, at + 0.2 - 0.4 * k, values, [colour] * len(kinds), height=0.36)
+        draw_bars(axes, at + 0.2 - 0.4 * k, values, [colour] * len(kinds), height=0.36)
         axes.barh([0], [0], color=colour, label=prefix)
     axes.set_yticks(at, kinds)
     given = table.at(statistic=ratio, bound="value")[:, 0]
-    inputs.set_label(_in_words(f"{ratio}, published prefix", given, [str(k) for k in kinds], "", 1.0))
+    inputs.set_label(alt_text(f"{ratio}, published prefix", given, [str(k) for k in kinds], "", 1.0))
     scatter.set_label(
         f"Scatter of {len(p)} true followers: probability in the grammar against probability by the model"
     )
     axes.axvline(0.5, color=ORANGE, linestyle="--")
-    _legend(axes, below=True)
+    add_legend(axes, below=True)
     return [draw_controls(finding, 0, "KL over that of word frequencies"), scatter, inputs]
 
 
@@ -279,19 +283,19 @@ def draw_neighbours(finding: Finding) -> list[Figure]:
     if "AUC by kind of pair" in [m.name for m in finding.measurements]:
         return english_drawing().draw_english_neighbours(finding)
     cosines = finding.measurement("cosines")
-    first, axes = _figure("Cosine of pairs of words", "cosine similarity of embeddings", "share of pairs (%)")
+    first, axes = new_figure("Cosine of pairs of words", "cosine similarity of embeddings", "share of pairs (%)")
     x = np.array(cosines.axis("cosine").entries, dtype=float)
-    for name, colour, line in zip(cosines.axes[0].entries, (BLUE, GREY, GREEN), ("-", "--", "-."), strict=True):
+    for name, colour, line in zip(cosines.axes[0].entries, (BLUE, GRAY, GREEN), ("-", "--", "-."), strict=True):
         axes.plot(x, 100 * cosines.at(pairs=name), color=colour, linestyle=line, label=name)
     axes.set_ylim(0, 135 * float(cosines.values.max()))
-    _legend(axes)
+    add_legend(axes)
     slopes = finding.measurement("standardised coefficients")
-    second, axes = _figure("What makes two embeddings similar", "standardised coefficient", "")
+    second, axes = new_figure("What makes two embeddings similar", "standardised coefficient", "")
     names = ["similar sound", "similar\nneighbours", "log\nfrequency"]
     at = np.arange(len(names))[::-1]
-    _bar(axes, at, slopes.values, [BLUE, GREEN, GREY])
+    draw_bars(axes, at, slopes.values, [BLUE, GREEN, GRAY])
     axes.set_yticks(at, names)
     axes.axvline(0, color=INK, linewidth=1)
-    second.set_label(_in_words("Standardised coefficients", slopes.values[:, 0], slopes.axes[0].entries, "", 1.0))
+    second.set_label(alt_text("Standardised coefficients", slopes.values[:, 0], slopes.axes[0].entries, "", 1.0))
     first.set_label("Distribution of cosines of pairs that sound alike, random pairs, pairs with the same neighbours")
     return [draw_controls(finding, 0, "AUC (0.5: chance)"), first, second]

@@ -8,15 +8,15 @@ import numpy as np
 
 from hooked_whisper.findings.core.figures import (
     BLUE,
+    GRAY,
     GREEN,
-    GREY,
     INK,
     ORANGE,
-    _bar,
-    _figure,
-    _in_words,
-    _legend,
+    add_legend,
+    alt_text,
+    draw_bars,
     draw_controls,
+    new_figure,
 )
 from hooked_whisper.findings.core.finding import Finding
 
@@ -42,25 +42,25 @@ def draw_english_bigrams(finding: Finding) -> list[Figure]:
     threshold = finding.claims[0].threshold
     values = by_prompt.at(statistic=name)
     values = values[np.isfinite(values)]
-    histogram, axes = _figure("Prompts", "rank correlation, given word frequency", "prompts")
+    histogram, axes = new_figure("Prompts", "rank correlation, given word frequency", "prompts")
     axes.hist(values, bins=np.linspace(-1, 1, 61).tolist(), color=BLUE)
     axes.axvline(threshold, color=ORANGE, linestyle="--", label=f"mean needs at least {threshold:g}")
     axes.axvline(float(values.mean()) if len(values) else 0.0, color=INK, label="mean")
-    _legend(axes, below=True)
+    add_legend(axes, below=True)
     histogram.set_label(f"Histogram of {len(values)} prompts: {name}")
     table = finding.measurement("statistics by input and prefix")
     kinds, prefixes = table.axis("input").entries, table.axis("prefix").entries
-    inputs, axes = _figure("Inputs without speech", "rank correlation, given word frequency", "")
+    inputs, axes = new_figure("Inputs without speech", "rank correlation, given word frequency", "")
     positions = np.arange(len(kinds))[::-1]
     for k, (prefix, color) in enumerate(zip(prefixes, (BLUE, GREEN), strict=True)):
         bars = table.at(prefix=prefix, statistic=name)
-        _bar(axes, positions + 0.2 - 0.4 * k, bars, [color] * len(kinds), height=0.36)
+        draw_bars(axes, positions + 0.2 - 0.4 * k, bars, [color] * len(kinds), height=0.36)
         axes.barh([0], [0], color=color, label=f"{prefix} prefix" if k == 0 else prefix)
     axes.set_yticks(positions, kinds)
     axes.axvline(threshold, color=ORANGE, linestyle="--")
     published = table.at(statistic=name, bound="value")[:, 0]
-    inputs.set_label(_in_words(f"{name}, published prefix", published, [str(kind) for kind in kinds], "", 1.0))
-    _legend(axes, below=True)
+    inputs.set_label(alt_text(f"{name}, published prefix", published, [str(kind) for kind in kinds], "", 1.0))
+    add_legend(axes, below=True)
     return [draw_controls(finding, 0, "rank correlation, given word frequency"), histogram, inputs]
 
 
@@ -68,36 +68,36 @@ def draw_english_neighbours(finding: Finding) -> list[Figure]:
     """AUC of each kind of pair, raw and mean-centered; distribution of cosines; coefficients."""
     table = finding.measurement("AUC by kind of pair")
     kinds = table.axis("pairs").entries
-    aucs, axes = _figure("Pairs of words against random pairs", "AUC of the cosine (0.5: chance)", "")
+    aucs, axes = new_figure("Pairs of words against random pairs", "AUC of the cosine (0.5: chance)", "")
     positions = np.arange(len(kinds))[::-1]
-    looks = (("raw", BLUE), ("mean-centered", GREEN), ("untrained", GREY))
+    looks = (("raw", BLUE), ("mean-centered", GREEN), ("untrained", GRAY))
     for k, (embedding, color) in enumerate(looks):
-        _bar(axes, positions + 0.27 - 0.27 * k, table.at(embedding=embedding), [color] * len(kinds), height=0.25)
+        draw_bars(axes, positions + 0.27 - 0.27 * k, table.at(embedding=embedding), [color] * len(kinds), height=0.25)
         axes.barh([0], [0], color=color, label=embedding)
     axes.set_yticks(positions, PAIR_LABELS)
     axes.axvline(0.5, color=INK, linewidth=1)
     axes.set_xlim(0.3, 1.0)
     raw = table.at(embedding="raw", bound="value")
-    aucs.set_label(_in_words("AUC of the raw cosine", raw, [str(kind) for kind in kinds], "", 1.0))
-    _legend(axes, below=True)
+    aucs.set_label(alt_text("AUC of the raw cosine", raw, [str(kind) for kind in kinds], "", 1.0))
+    add_legend(axes, below=True)
     cosines = finding.measurement("cosines")
-    distribution, axes = _figure("Cosine of pairs of words", "cosine similarity of embeddings", "share of pairs (%)")
+    distribution, axes = new_figure("Cosine of pairs of words", "cosine similarity of embeddings", "share of pairs (%)")
     x = np.array(cosines.axis("cosine").entries, dtype=float)
-    for name, color, line in zip(cosines.axes[0].entries, (BLUE, GREY, GREEN), ("-", "--", "-."), strict=True):
+    for name, color, line in zip(cosines.axes[0].entries, (BLUE, GRAY, GREEN), ("-", "--", "-."), strict=True):
         axes.plot(x, 100 * cosines.at(pairs=name), color=color, linestyle=line, label=name)
     axes.set_ylim(0, 135 * float(cosines.values.max()))
     distribution.set_label("Distribution of cosines of pairs that sound alike, random pairs, pairs used alike")
-    _legend(axes)
+    add_legend(axes)
     slopes = finding.measurement("standardized coefficients")
-    coefficients, axes = _figure("What makes two embeddings similar", "standardized coefficient", "")
+    coefficients, axes = new_figure("What makes two embeddings similar", "standardized coefficient", "")
     positions = np.arange(len(PREDICTOR_LABELS))[::-1]
     for k, (embedding, color) in enumerate(looks[:2]):
         bars = slopes.at(embedding=embedding)
-        _bar(axes, positions + 0.2 - 0.4 * k, bars, [color] * len(positions), height=0.36)
+        draw_bars(axes, positions + 0.2 - 0.4 * k, bars, [color] * len(positions), height=0.36)
         axes.barh([0], [0], color=color, label=embedding)
     axes.set_yticks(positions, PREDICTOR_LABELS)
     axes.axvline(0, color=INK, linewidth=1)
     values = slopes.at(embedding="raw", bound="value")
-    coefficients.set_label(_in_words("Standardized coefficients", values, slopes.axis("predictor").entries, "", 1.0))
-    _legend(axes, below=True)
+    coefficients.set_label(alt_text("Standardized coefficients", values, slopes.axis("predictor").entries, "", 1.0))
+    add_legend(axes, below=True)
     return [aucs, distribution, coefficients]

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hooked_whisper.findings.core.context import Context, Utterance
-from hooked_whisper.findings.core.figures import BLUE, ORANGE, _bar, _figure, _in_words, _legend
+from hooked_whisper.findings.core.figures import BLUE, ORANGE, add_legend, alt_text, draw_bars, new_figure
 from hooked_whisper.findings.core.finding import Estimate, Finding
 from hooked_whisper.findings.core.records import Axis, Measurement
 from hooked_whisper.findings.core.statistics import bootstrap
@@ -240,12 +240,12 @@ def draw_sink(finding: Finding) -> Figure:
     """Share of rows at the boundary for the four versions."""
     table = finding.measurement("where rows after the end look")
     values = 100 * table.at(statistic="share of rows")
-    figure, axes = _figure("Where rows after the end look", "rows that look at the boundary (%)", "")
+    figure, axes = new_figure("Where rows after the end look", "rows that look at the boundary (%)", "")
     at = np.arange(len(VERSIONS))[::-1]
-    _bar(axes, at, values, [BLUE] * len(VERSIONS))
+    draw_bars(axes, at, values, [BLUE] * len(VERSIONS))
     axes.set_yticks(at, [f"{name}\n(edge: {HAS_EDGE[name]})" for name in VERSIONS])
     axes.axvline(100 * LEAST, color=ORANGE, linestyle="--", label=f"needs at least {LEAST:.0%}")
     axes.set_xlim(0, 103)
-    figure.set_label(_in_words("Rows after the end that look at the boundary", values[:, 0], VERSIONS, "%", 1.0))
-    _legend(axes, below=True)
+    figure.set_label(alt_text("Rows after the end that look at the boundary", values[:, 0], VERSIONS, "%", 1.0))
+    add_legend(axes, below=True)
     return figure

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hooked_whisper._support.heatmap import heat_map
-from hooked_whisper.findings.core.figures import BLUE, ORANGE, _figure, _in_words, _legend, draw_controls
+from hooked_whisper.findings.core.figures import BLUE, ORANGE, add_legend, alt_text, draw_controls, new_figure
 from hooked_whisper.findings.core.finding import Finding
 from hooked_whisper.findings.core.records import Measurement
 
@@ -31,12 +31,12 @@ def draw_word_swap(finding: Finding) -> list[Figure]:
         figures.append(heat_map(table, title=title, x=x, y=y, unit=unit, rows=rows, columns=columns, scale="diverging"))
     profile = finding.measurement("effect by distance from the word's middle")
     at = np.array(profile.axis("window").entries, dtype=float)
-    figure, axes = _figure("Effect by place", "from the word's middle (s)", "share of the gap")
+    figure, axes = new_figure("Effect by place", "from the word's middle (s)", "share of the gap")
     axes.plot(at, profile.values[:, 0], color=BLUE, marker="o", label="100 ms of the encoder's output")
     axes.fill_between(at, profile.values[:, 1], profile.values[:, 2], color=BLUE, alpha=0.2, linewidth=0)
     axes.axhline(0, color=ORANGE, linewidth=1)
-    figure.set_label(_in_words("Effect by place", profile.values[:, 0], [f"{t:.1f} s" for t in at]))
-    _legend(axes)
+    figure.set_label(alt_text("Effect by place", profile.values[:, 0], [f"{t:.1f} s" for t in at]))
+    add_legend(axes)
     return [*figures, figure]
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from hooked_whisper.corpora.packaged import SemanticWord, semantic_words
 from hooked_whisper.findings.core.context import ENCODER_BATCH, Context, released_name
-from hooked_whisper.findings.core.figures import BLUE, _figure, _in_words, draw_controls
+from hooked_whisper.findings.core.figures import BLUE, alt_text, draw_controls, new_figure
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.core.records import Axis, Measurement, Table
 from hooked_whisper.findings.core.transcripts import Transcriber
@@ -326,8 +326,8 @@ def draw(finding: Finding) -> list[Figure]:
     """The count beside its controls; neurons by block."""
 
     table = finding.measurement("neurons of 0.7 or more by block")
-    figure, axes = _figure("Neurons of 0.7 or more", "block of the decoder", "neurons")
+    figure, axes = new_figure("Neurons of 0.7 or more", "block of the decoder", "neurons")
     blocks = [str(entry) for entry in table.axis("block").entries]
     axes.bar(blocks, table.at(bound="value"), color=BLUE)
-    figure.set_label(_in_words("Neurons of 0.7 or more", table.at(bound="value"), blocks, "", 1.0))
+    figure.set_label(alt_text("Neurons of 0.7 or more", table.at(bound="value"), blocks, "", 1.0))
     return [draw_controls(finding, 0, "neurons"), figure]
