@@ -5,13 +5,135 @@ Times are seconds, intervals are half-open: ``[start, end)``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
+import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
+from hooked_whisper.errors import ArgumentError, check_option
+
 SILENCE = "SIL"
+Stack = Literal["encoder", "decoder", "cross"]
+"""Where attention heads live: the encoder, the decoder's self-attention, and its cross-attention."""
+STACKS: tuple[Stack, ...] = get_args(Stack)
+_LETTERS: dict[Stack, str] = {"encoder": "E", "decoder": "D", "cross": "X"}
+_HEAD = re.compile(r"(?P<stack>encoder|decoder|cross)\s+(?P<block>\d+)\.(?P<head>\d+)|(?P<letter>[EDX])(\d+)\.(\d+)")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class HeadRef:
+    """One attention head: ``"encoder 2.3"`` is head 3 of encoder block 2."""
+
+    stack: Stack
+    block: int
+    head: int
+
+    def __post_init__(self) -> None:
+        check_option("stack", self.stack, STACKS)
+
+    @classmethod
+    def parse(cls, head: HeadLike, stack: Stack = "encoder", error: type[Exception] = ArgumentError) -> HeadRef:
+        """Read one head.
+
+        Args:
+            head: a :class:`HeadRef`, ``"cross 3.1"``, a label such as ``"X3.1"``, ``(block, head)`` or
+                ``(stack, block, head)``.
+            stack: the stack of a plain ``(block, head)``.
+            error: type of the error.
+
+        Raises:
+            ``error``: ``head`` has none of these forms.
+        """
+        if isinstance(head, HeadRef):
+            return head
+        if isinstance(head, str):
+            if match := _HEAD.fullmatch(head.strip()):
+                named, block, number, letter, *short = match.groups()
+                if letter is None:
+                    return cls(named, int(block), int(number))
+                return cls(next(s for s, known in _LETTERS.items() if known == letter), int(short[0]), int(short[1]))
+        elif isinstance(head, Sequence) and len(head) in (2, 3):
+            named, block, number = (stack, *head) if len(head) == 2 else head
+            if named in STACKS and all(hasattr(n, "__index__") and not isinstance(n, bool) for n in (block, number)):
+                return cls(named, int(block), int(number))
+        raise error(f"{head!r:.80} is not an attention head: give 'encoder 2.3', 'E2.3', or (block, head) with a stack")
+
+    @property
+    def attn(self) -> str:
+        """Module name of the attention: ``decoder.blocks.3.cross_attn``."""
+        return attention_name(self.stack, self.block)
+
+    @property
+    def label(self) -> str:
+        """``E2.3``, ``D2.3`` (decoder self-attention) or ``X2.3`` (cross-attention)."""
+        return f"{_LETTERS[self.stack]}{self.block}.{self.head}"
+
+    def __str__(self) -> str:
+        return f"{self.stack} {self.block}.{self.head}"
+
+
+HeadLike = HeadRef | str | tuple[int, int] | tuple[str, int, int]
+
+
+def attention_name(stack: Stack, block: int) -> str:
+    """Return the module name of an attention: ``("cross", 1)`` is ``decoder.blocks.1.cross_attn``."""
+    check_option("stack", stack, STACKS)
+    return f"decoder.blocks.{block}.cross_attn" if stack == "cross" else f"{stack}.blocks.{block}.attn"
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Half-open spans of encoder positions or decoder tokens, with a label for figures.
+
+    ``spans=None`` means everywhere. :func:`hooked_whisper.patching.read_positions` makes one from seconds, words,
+    slices, masks and numbers.
+    """
+
+    spans: tuple[tuple[int, int], ...] | None
+    label: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        for start, stop in self.spans or ():
+            if not 0 <= start <= stop:
+                raise ArgumentError(f"positions [{start}, {stop}): need 0 <= start <= stop")
+
+    @property
+    def start(self) -> int:
+        """First position of the first span.
+
+        Raises:
+            ArgumentError: there is no span.
+        """
+        return self._known_spans()[0][0]
+
+    @property
+    def stop(self) -> int:
+        """End of the last span.
+
+        Raises:
+            ArgumentError: there is no span.
+        """
+        return self._known_spans()[-1][1]
+
+    def _known_spans(self) -> tuple[tuple[int, int], ...]:
+        if not self.spans:
+            raise ArgumentError(f"{self} has no span with a start and a stop")
+        return self.spans
+
+    def indices(self, size: int) -> tuple[int, ...]:
+        """Position numbers below ``size``, in rising order, each once."""
+        return tuple(torch.nonzero(self.mask(torch.arange(size))).flatten().tolist())
+
+    def mask(self, numbers: Int[Tensor, "position"]) -> Bool[Tensor, "position"]:
+        """Return which of these absolute position (or token) numbers are included."""
+        if self.spans is None:
+            return torch.ones_like(numbers, dtype=torch.bool)
+        edges = torch.tensor(self.spans, device=numbers.device, dtype=numbers.dtype).reshape(-1, 2)
+        return ((numbers[:, None] >= edges[:, 0]) & (numbers[:, None] < edges[:, 1])).any(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +232,8 @@ class DecodesLike(Protocol):
         ...
 
 
-Spliceable = Decodes | DecodesLike
-"""What :meth:`~hooked_whisper.model.WhisperCore.splice` takes. ``decode_like`` is preferred where there are both.
+AttachableSAE = Decodes | DecodesLike
+"""What :meth:`~hooked_whisper.model.WhisperCore.attach_sae` takes. ``decode_like`` is preferred where there are both.
 
 ``d_in``, ``d_out`` and ``n_features``, as attributes or in a ``config``, say what it takes and gives; where they are
 missing it is tried on one vector.

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from hooked_whisper.errors import ArgumentError
+from hooked_whisper.protocols import Positions
 
-Selection = int | slice | range | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
+Selection = int | slice | range | Sequence[int] | Sequence[bool] | np.ndarray | Tensor | Positions
 Indices = range | tuple[int, ...]
 
 
@@ -37,8 +38,9 @@ def read_indices(
     """Return the indices that a selection means, from 0 to ``size - 1``.
 
     Args:
-        selection: ``None`` (all); an integer; a slice or range; integers in a list, tuple, array or tensor; or a mask
-            in one of those, with one boolean per entry. Negative numbers count from the end.
+        selection: ``None`` (all); an integer; a slice or range; integers in a list, tuple, array or tensor; a mask
+            in one of those, with one boolean per entry; or :class:`~hooked_whisper.protocols.Positions`. Negative
+            numbers count from the end.
         size: number of entries.
         what: their name, for errors.
         error: type of the error.
@@ -52,6 +54,10 @@ def read_indices(
     """
     if selection is None:
         return range(size)
+    if isinstance(selection, Positions):
+        if not clamp and selection.spans and selection.stop > size:
+            raise error(f"{_shown(selection)} is not inside the {size} {what}")
+        selection = selection.indices(size)
     if isinstance(selection, slice):
         chosen: Indices = range(size)[_whole(selection, size, what, error, clamp)]
     elif is_integer(selection):
