@@ -41,7 +41,7 @@ test: $(VENV)/.installed-test $(VENV)/.weights-weights $(VENV)/.weights-weights-
 # what is skipped where there is no Chromium, no flite and no iproute2
 test-browser: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope tests/explorer/test_browser.py \
-		tests/report/test_page_browser.py tests/report/test_units_browser.py tests/speech tests/hosts
+		tests/report/test_page_browser.py tests/report/test_units_browser.py tests/synthetic tests/hosts
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
@@ -50,6 +50,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m docs.tools.style_check
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

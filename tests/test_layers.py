@@ -25,6 +25,7 @@ LAYERS = [
     "interventions",
     "analysis",
     "corpora",
+    "activations",
     "features",
     "synthetic",
     "findings",
@@ -33,6 +34,8 @@ LAYERS = [
     "explorer",
     "cli",
     "__main__",
+    "speech",
+    "weights",
 ]
 ROOT = Path(hooked_whisper.__file__).parent
 FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.stem != "__init__")

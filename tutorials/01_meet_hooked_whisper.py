@@ -39,7 +39,7 @@ from hooked_whisper.interventions import (
     window_spans,
 )
 from hooked_whisper.patching.corruptions import swap_word
-from hooked_whisper.synthetic import SpokenWorld
+from hooked_whisper.synthetic import SyntheticCorpus
 
 MODEL = "tiny.en"  # or "base" ... "large-v3", "turbo", "openai/whisper-tiny", a .pt file, a folder, "demo"
 
@@ -60,7 +60,7 @@ model
 # works too: `model.to_mel("speech.wav")` reads wav, flac, mp3, ogg and m4a without ffmpeg.
 
 # %%
-corpus = SpokenWorld.default().recordings() if on_demo else packaged_speech("prose", split="held-out")
+corpus = SyntheticCorpus.default().recordings() if on_demo else packaged_speech("prose", split="held-out")
 clip = corpus[1]
 audio, words = clip.audio(), clip.alignment().words
 seconds = len(audio) / 16000
@@ -208,7 +208,7 @@ print(f"log-probability of the text: {sweeps['cross'].base:.1f} nats; without th
 
 # %%
 if on_demo:
-    pair = next(pair for pair in SpokenWorld.default().minimal_pairs(9) if pair.index > 0)
+    pair = next(pair for pair in SyntheticCorpus.default().minimal_pairs(9) if pair.index > 0)
     swap, texts = pair.corruption(), (pair.text_a, pair.text_b)
 else:
     pair = minimal_pairs()[0]

@@ -27,7 +27,7 @@ from hooked_whisper.analysis import encoder_relevance, head_report
 from hooked_whisper.corpora import packaged_speech
 from hooked_whisper.errors import MissingWeightsError
 from hooked_whisper.interventions import window_masks
-from hooked_whisper.synthetic import SpokenWorld
+from hooked_whisper.synthetic import SyntheticCorpus
 from hooked_whisper.text import word_error
 
 MODEL = "tiny.en"  # or "base" ... "large-v3", "turbo", "openai/whisper-tiny", a .pt file, a folder, "demo"
@@ -45,9 +45,9 @@ plt.rcParams.update({"figure.dpi": 80, "figure.figsize": (7, 2.8)})
 # of some seconds from no window at all. (The demo model reads single sentences only.)
 
 # %%
-world = SpokenWorld.default()
-sentences = world.recordings("sentences")[:2] if on_demo else packaged_speech("prose", split="held-out")[:2]
-passages = world.recordings("speakers")[:6] if on_demo else packaged_speech("window")[:2]
+synthetic = SyntheticCorpus.default()
+sentences = synthetic.recordings("sentences")[:2] if on_demo else packaged_speech("prose", split="held-out")[:2]
+passages = synthetic.recordings("speakers")[:6] if on_demo else packaged_speech("window")[:2]
 mels = model.to_mel([clip.audio() for clip in sentences])
 seconds = [clip.alignment().duration for clip in sentences]
 print(f"{len(passages)} passages of {sum(len(clip.text.split()) for clip in passages)} words; one of the sentences:")

@@ -26,7 +26,7 @@ from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora import packaged_speech
 from hooked_whisper.errors import MissingWeightsError
 from hooked_whisper.interventions import outcome, outcomes, replace_encoder
-from hooked_whisper.synthetic import SpokenWorld
+from hooked_whisper.synthetic import SyntheticCorpus
 from hooked_whisper.text import bootstrap_interval, normalize_english
 
 MODEL = "tiny.en"  # or "base" ... "large-v3", "turbo", "openai/whisper-tiny", a .pt file, a folder, "demo"
@@ -39,7 +39,7 @@ except MissingWeightsError:
 on_demo = model.cfg.name == "demo"
 plt.rcParams.update({"figure.dpi": 80, "figure.figsize": (7, 2.8)})
 
-corpus = SpokenWorld.default().recordings("sentences") if on_demo else packaged_speech("prose", split="held-out")
+corpus = SyntheticCorpus.default().recordings("sentences") if on_demo else packaged_speech("prose", split="held-out")
 encoded = model.embed_audio(model.to_mel([clip.audio() for clip in corpus[:5]]))  # once: every cut starts from here
 results = model.decode(encoded, language="en", without_timestamps=True)
 right = [i for i, r in enumerate(results) if normalize_english(r.text) == normalize_english(corpus[i].text)]

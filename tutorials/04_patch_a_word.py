@@ -44,7 +44,7 @@ from hooked_whisper.interventions import (
     with_spans,
 )
 from hooked_whisper.patching.corruptions import swap_word
-from hooked_whisper.synthetic import SpokenWorld
+from hooked_whisper.synthetic import SyntheticCorpus
 
 MODEL = "tiny.en"  # or "base" ... "large-v3", "turbo", "openai/whisper-tiny", a .pt file, a folder, "demo"
 
@@ -69,7 +69,7 @@ plt.rcParams.update({"figure.dpi": 80, "figure.figsize": (7, 2.8)})
 def spoken_pairs(n):
     """(swap, its text, the other text) of ``n`` pairs."""
     if on_demo:  # knows only its own sentences
-        pairs = [pair for pair in SpokenWorld.default().minimal_pairs(n + 4) if pair.index > 0][:n]
+        pairs = [pair for pair in SyntheticCorpus.default().minimal_pairs(n + 4) if pair.index > 0][:n]
         return [(pair.corruption(), pair.text_a, pair.text_b) for pair in pairs]
     pairs = [pair for position in ("onset", "vowel", "coda") for pair in minimal_pairs(position)[: n // 3]]
     return [

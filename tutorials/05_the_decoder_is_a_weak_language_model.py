@@ -29,7 +29,7 @@ from hooked_whisper.analysis import next_token_logits, top_tokens
 from hooked_whisper.corpora import conflict_pairs
 from hooked_whisper.errors import MissingWeightsError
 from hooked_whisper.interventions import null_encoding
-from hooked_whisper.synthetic import SpokenWorld
+from hooked_whisper.synthetic import SyntheticCorpus
 
 MODEL = "tiny.en"  # or "base" ... "large-v3", "turbo", "openai/whisper-tiny", a .pt file, a folder, "demo"
 
@@ -40,7 +40,7 @@ except MissingWeightsError:
     model = HookedWhisper.from_pretrained("demo")
 on_demo = model.cfg.name == "demo"
 plt.rcParams.update({"figure.dpi": 80, "figure.figsize": (7, 2.8)})
-world = SpokenWorld.default()  # of the demo model
+synthetic = SyntheticCorpus.default()  # of the demo model
 
 # %% [markdown]
 # ## What follows a word?
@@ -74,20 +74,20 @@ plt.show()
 
 
 # %%
-def world_conflicts(n):
+def synthetic_conflicts(n):
     """The same for the demo model: sentences of its grammar, and a word that never follows in it."""
-    grammar, items = world.grammar, []
-    for sentence in world.sample_sentences(200, seed=3):
+    grammar, items = synthetic.grammar, []
+    for sentence in synthetic.sample_sentences(200, seed=3):
         *context, expected = sentence.split()
         if len(context) >= 2:
             followers = grammar.full[grammar.index[context[-1]]]
-            never = [word for word in world.words if followers[grammar.index[word]] == 0]
+            never = [word for word in synthetic.words if followers[grammar.index[word]] == 0]
             items.append((" ".join(context), expected, never[7 * len(items) % len(never)]))
     return items[:n]
 
 
 spoken = [] if on_demo else conflict_pairs()[:48]
-sentences = world_conflicts(48) if on_demo else [(pair.context, *pair.words) for pair in spoken]
+sentences = synthetic_conflicts(48) if on_demo else [(pair.context, *pair.words) for pair in spoken]
 contexts = [context for context, _, _ in sentences]
 choices = torch.tensor([[model.to_single_token(f" {w}") for w in words] for _, *words in sentences])
 rng = np.random.default_rng(0)
@@ -131,10 +131,10 @@ report("random weights", -preference(contexts, choices, null_encoding(untrained,
 
 # %%
 organism = HookedWhisper.from_pretrained("demo")
-vocabulary = list(world.words)
+vocabulary = list(synthetic.words)
 word_ids = torch.tensor([organism.to_single_token(f" {word}") for word in vocabulary])
-states = [world.states.index(word) for word in vocabulary]
-true = world.transition_matrix[np.ix_(states, states)]
+states = [synthetic.states.index(word) for word in vocabulary]
+true = synthetic.transition_matrix[np.ix_(states, states)]
 mass = true.sum(1, keepdims=True)
 true = np.divide(true, mass, out=np.zeros_like(true), where=mass > 0)
 followed = mass[:, 0] > 0
@@ -173,7 +173,7 @@ for name, values in divergence.items():
 # %%
 n = 16
 if on_demo:
-    sounds = [world.say(f"{context} {other}", "us-f4")[0] for context, _, other in sentences[:n]]
+    sounds = [synthetic.say(f"{context} {other}", "us-f4")[0] for context, _, other in sentences[:n]]
 else:
     sounds = [pair.other.audio() for pair in spoken[:n]]
 encoded = torch.cat([model.embed_audio(model.to_mel(sound)) for sound in sounds]).detach()

@@ -44,7 +44,7 @@ from hooked_whisper.features import (
     ranges_of_examples,
     scan,
 )
-from hooked_whisper.synthetic import SpokenWorld, world_recordings
+from hooked_whisper.synthetic import SyntheticCorpus, synthetic_recordings
 from sae_lens_audio.evals import PhoneScores, labelled_clips
 
 MODEL = "tiny.en"  # or "base" ... "large-v3", "turbo", "openai/whisper-tiny", a .pt file, a folder, "demo"
@@ -65,7 +65,7 @@ plt.rcParams["figure.dpi"] = 80
 # %%
 hook = f"encoder.blocks.{model.cfg.encoder.n_layers // 2}.mlp.1"  # behind the nonlinearity: neurons
 if on_demo:
-    recordings = world_recordings(SpokenWorld.default(), 110)
+    recordings = synthetic_recordings(SyntheticCorpus.default(), 110)
     choosing, looking = recordings[:60], recordings[60:]
 else:
     choosing = packaged_speech("prose", split="train")[:60]

@@ -32,9 +32,9 @@ from hooked_whisper.corpora import packaged_speech
 from hooked_whisper.errors import MissingWeightsError
 from hooked_whisper.features import Site, label_names, label_positions, purity, scan
 from hooked_whisper.interventions import outcome
-from hooked_whisper.synthetic import SpokenWorld, world_recordings
-from sae_lens_audio import TopK, TopKConfig, Trainer, TrainingConfig, ablate_latents, harvest
-from sae_lens_audio.activations import StoredBlocks
+from hooked_whisper.synthetic import SyntheticCorpus, synthetic_recordings
+from sae_lens_audio import TopK, TopKConfig, Trainer, TrainingConfig, ablate_latents, collect_activations
+from sae_lens_audio.activations import StoredActivations
 from sae_lens_audio.evals import EvaluationOptions, PhoneOptions, RandomFeatures, evaluate, labelled_clips
 from sae_lens_audio.training import read_metrics
 
@@ -56,8 +56,8 @@ plt.rcParams["figure.dpi"] = 80
 # %%
 hook = f"encoder.blocks.{model.cfg.encoder.n_layers // 2}"  # the residual stream behind this block
 if on_demo:
-    training = world_recordings(SpokenWorld.default(), 40, seed=2, speakers="train")
-    others = world_recordings(SpokenWorld.default(), 140, seed=2)[40:]  # other sentences than those trained on
+    training = synthetic_recordings(SyntheticCorpus.default(), 40, seed=2, speakers="train")
+    others = synthetic_recordings(SyntheticCorpus.default(), 140, seed=2)[40:]  # other sentences than those trained on
 else:
     training = packaged_speech("window", split="train")
     others = packaged_speech("prose", split="held-out")
@@ -74,7 +74,7 @@ print(f"{len(training)} recordings to train on, {len(scoring)} to score on, {len
 
 # %%
 folder = tempfile.TemporaryDirectory()
-store = harvest(model, training, hook, Path(folder.name) / "activations", progress=False)
+store = collect_activations(model, training, hook, Path(folder.name) / "activations", progress=False)
 d = store.width(hook)
 print(f"{store.rows} rows of {d} from {store.seconds:.0f} s of sound, {store.bytes / 2**20:.1f} MiB")
 print(f"mean norm of a row {store.statistics[store.hooks[0]].mean_norm:.1f}")
@@ -90,7 +90,7 @@ n_features = 2 * d
 config = TopKConfig(d_in=d, d_sae=n_features, k=16)
 settings = TrainingConfig(steps=250, batch=512, lr=3e-3, warmup_steps=20, decay_steps=100, dead_after=20_000)
 run = Path(folder.name) / "run"
-trainer = Trainer(TopK(config, seed=0), StoredBlocks(store, hook), settings, run, log_every=20)
+trainer = Trainer(TopK(config, seed=0), StoredActivations(store, hook), settings, run, log_every=20)
 sae, untrained = trainer.fit(progress=False).to(model.device), TopK(config, seed=0).eval().to(model.device)
 
 metrics = read_metrics(run)
@@ -146,7 +146,7 @@ plt.show()
 
 # %%
 clip = scoring[1]
-mel, text = model.to_mel(clip.audio), clip.alignment.text
+mel, text = model.to_mel(clip.samples), clip.alignment.text
 tokens = model.to_tokens(f" {text}")
 sound = slice(0, model.time.n_positions(clip.alignment.duration))
 with torch.no_grad():
@@ -154,7 +154,7 @@ with torch.no_grad():
     written = model.decode(mel, language="en", without_timestamps=True)[0].text
     print(f"said: {text!r}; written without an SAE: {written!r}")
     for name, attached, error in (("trained", sae, True), ("trained", sae, False), ("untrained", untrained, False)):
-        with model.splice(attached, hook, error_term=error, positions=sound):
+        with model.attach_sae(attached, hook, use_error_term=error, positions=sound):
             written = model.decode(mel, language="en", without_timestamps=True, sample_len=40)[0].text
             moved = (model(mel, tokens) - clean).abs().max().item()
         print(f"{name}, error term {error}: {written!r}, logits moved by up to {moved:.2g}")
@@ -258,7 +258,7 @@ def pushed(chosen, seed=0):
 
 clean, numbers, changes, controls = logprobs(), (1, 4, 16), [], []
 for n in numbers:
-    with model.splice(sae, hook, error_term=True), model.hooks(fwd_hooks=ablate_latents(hook, order[:n])):
+    with model.attach_sae(sae, hook, use_error_term=True), model.hooks(fwd_hooks=ablate_latents(hook, order[:n])):
         changes.append(logprobs() - clean)
     with model.hooks(fwd_hooks=pushed(order[:n])):
         controls.append(logprobs() - clean)
@@ -295,7 +295,7 @@ plt.show()
 # %%
 worst = words[int(np.where(has, changes[-1], 0).argmin())][0]
 said, mel, away = with_phone[worst].alignment(), mels[worst : worst + 1], ablate_latents(hook, order[:16])
-with model.splice(sae, hook, error_term=True):
+with model.attach_sae(sae, hook, use_error_term=True):
     display(outcome(model, mel, fwd_hooks=away, reference=said.text, alignment=said, label="16 latents away"))
 with model.hooks(fwd_hooks=pushed(order[:16])):
     written = model.decode(mel, language="en", without_timestamps=True, sample_len=40)[0].text

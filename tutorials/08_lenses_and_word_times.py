@@ -41,7 +41,7 @@ from hooked_whisper.analysis import (
 from hooked_whisper.corpora import packaged_speech
 from hooked_whisper.errors import MissingWeightsError
 from hooked_whisper.protocols import Interval
-from hooked_whisper.synthetic import SpokenWorld
+from hooked_whisper.synthetic import SyntheticCorpus
 from hooked_whisper.text import bootstrap_interval, word_errors
 
 torch.set_grad_enabled(False)
@@ -64,7 +64,7 @@ on_demo = model.cfg.name == "demo"
 # %%
 torch.manual_seed(0)
 untrained = HookedWhisper(model.cfg).to(model.device)
-clips = SpokenWorld.default().recordings() if on_demo else packaged_speech("prose", split="held-out")[:20]
+clips = SyntheticCorpus.default().recordings() if on_demo else packaged_speech("prose", split="held-out")[:20]
 sounds, alignments = [clip.audio() for clip in clips], [clip.alignment() for clip in clips]
 encoded = [model.embed_audio(model.to_mel(sound)) for sound in sounds]
 shown = 1

@@ -35,12 +35,12 @@ from IPython.display import Audio, display
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper.audio import clip_around, save_audio
-from hooked_whisper.corpora import Failure, Loader, open_corpus, packaged_speech, to_textgrid
+from hooked_whisper.corpora import Clip, Failure, Loader, open_corpus, packaged_speech, to_textgrid
 from hooked_whisper.corpora.tiers import cut
 from hooked_whisper.errors import MissingWeightsError
-from hooked_whisper.features import LabelledClip, Site, evaluate_sites, mel_bands, random_orthonormal, scan
+from hooked_whisper.features import Site, evaluate_sites, mel_bands, random_orthonormal, scan
 from hooked_whisper.loading import huggingface_name, openai_name
-from hooked_whisper.synthetic import SpokenWorld
+from hooked_whisper.synthetic import SyntheticCorpus
 from hooked_whisper.text import bootstrap_interval, word_errors
 
 transformers.utils.logging.disable_progress_bar()
@@ -66,7 +66,7 @@ work = Path(temporary.name)
 model.save_pretrained(work / "ours", metadata={"note": "saved in tutorial 9"})
 model.save_pretrained(work / "ours-half", dtype=torch.float16)
 
-clips = SpokenWorld.default().recordings() if on_demo else packaged_speech("window")[:8]
+clips = SyntheticCorpus.default().recordings() if on_demo else packaged_speech("window")[:8]
 mel, tokens = model.to_mel(clips[0].audio()), model.to_tokens(f" {clips[0].text}")
 logits = model(mel, tokens)
 print(model, "| logits", list(logits.shape))
@@ -244,10 +244,9 @@ display(Audio(np.concatenate(moments), rate=16000))
 
 
 # %%
-def labelled(corpus: list) -> list[LabelledClip]:
+def labelled(corpus: list) -> list[Clip]:
     by_id = {recording.id: recording for recording in corpus}
-    clips = [(item.samples.numpy(), by_id[item.recording.id]) for item in readable]
-    return [LabelledClip(samples, recording.alignment(), recording.speaker) for samples, recording in clips]
+    return [Clip(by_id[item.recording.id], item.samples.numpy()) for item in readable]
 
 
 for k in range(len(clips)):
@@ -298,7 +297,7 @@ plt.show()
 # hooked-whisper transcribe corpus/*/*.wav --model ours
 # hooked-whisper scan --model ours --hook HOOK --audio corpus/table.csv --out scan
 # hooked-whisper features --model ours --hook HOOK --units 0:20 --audio corpus/table.csv --out pages
-# sae-lens-audio harvest --model ours --hook HOOK --audio corpus/table.csv --out acts
+# sae-lens-audio collect --model ours --hook HOOK --audio corpus/table.csv --out acts
 # ```
 #
 # The third writes pages about neurons, with sound; the last stores activations to train SAEs on. `--audio corpus

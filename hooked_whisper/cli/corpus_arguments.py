@@ -1,4 +1,4 @@
-"""Command line arguments that say which recordings: a user's own, or new sentences of the model's spoken world."""
+"""Command line arguments that say which recordings: a user's own, or new sentences of the model's synthetic corpus."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FAILURES = 3  # named on the screen, where a file has them all
 
 
 def add_corpus(parser: argparse.ArgumentParser, sentences: int, speakers: str, alignments: bool = True) -> None:
-    """``--audio`` and what belongs to it; ``sentences`` and ``speakers`` of the spoken world are the defaults."""
+    """``--audio`` and what belongs to it; ``sentences`` and ``speakers`` of the synthetic corpus are the defaults."""
     parser.add_argument(
         "--audio",
         metavar="PLACE",
@@ -110,7 +110,7 @@ def corpus_of(parsed: argparse.Namespace) -> tuple[list[Recording], str]:
     """The recordings, and a phrase that says what they are. ``parsed`` has ``model`` and ``seed`` too.
 
     Raises:
-        HookedWhisperError: no ``--audio`` and no spoken world, or no synthesiser.
+        HookedWhisperError: no ``--audio`` and no synthetic corpus, or no synthesizer.
         AudioError, AlignmentError: as :func:`hooked_whisper.corpora.open_corpus`.
     """
     from hooked_whisper.errors import HookedWhisperError
@@ -126,14 +126,16 @@ def corpus_of(parsed: argparse.Namespace) -> tuple[list[Recording], str]:
             phones=getattr(parsed, "phones", None),
         )
         return corpus, f"{len(corpus)} recordings of {Path(parsed.audio).name}"
-    from hooked_whisper.findings.core.sources import world_of
-    from hooked_whisper.synthetic import world_recordings
+    from hooked_whisper.findings.core.sources import synthetic_corpus_of
+    from hooked_whisper.synthetic import synthetic_recordings
 
-    world = world_of(parsed.model)
-    if world is None:
-        raise HookedWhisperError(f"{parsed.model} has no spoken world of its own: say with --audio what it should hear")
-    corpus = world_recordings(world, parsed.sentences, parsed.seed, parsed.speakers)
+    synthetic = synthetic_corpus_of(parsed.model)
+    if synthetic is None:
+        raise HookedWhisperError(
+            f"{parsed.model} has no synthetic corpus of its own: say with --audio what it should hear"
+        )
+    corpus = synthetic_recordings(synthetic, parsed.sentences, parsed.seed, parsed.speakers)
     names = sorted({one.speaker for one in corpus})
     who = "held-out" if parsed.speakers == "held-out" else "training"
     by = f"{who} speakers {', '.join(names)}" if len(names) <= _NAMED else f"{len(names)} {who} speakers"
-    return corpus, f"{len(corpus)} new sentences of the spoken world, by {by}"
+    return corpus, f"{len(corpus)} new sentences of the synthetic corpus, by {by}"

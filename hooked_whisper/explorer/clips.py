@@ -23,7 +23,7 @@ from hooked_whisper.errors import AlignmentError, AudioError, HookedWhisperError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions.transcriber import Transcriber
 from hooked_whisper.protocols import Alignment, Interval
-from hooked_whisper.synthetic import SpokenWorld
+from hooked_whisper.synthetic import SyntheticCorpus
 from hooked_whisper.text import word_error
 
 MOST_BYTES = 25_000_000
@@ -87,7 +87,7 @@ class Shelf:
         """``texts``: ``"given"`` leaves a clip without alignment without words."""
         check_texts(texts)
         self.model, self.language, self.texts = model, language, texts
-        self._packaged = SpokenWorld.default().clips() if packaged else []
+        self._packaged = SyntheticCorpus.default().clips() if packaged else []
         self._heard: dict[str, HeardClip] = {}
         self._uploads = 0
 
@@ -117,7 +117,7 @@ class Shelf:
                 raise HookedWhisperError(f"there is no clip {key!r} here (any more): choose one from the list")
             i = names.index(key)
             clip = self._packaged[i]
-            heard = self._hear(f"packaged clip {i + 1}", f"SpokenWorld.default().clips()[{i}].audio", clip.audio)
+            heard = self._hear(f"packaged clip {i + 1}", f"SyntheticCorpus.default().clips()[{i}].samples", clip.samples)
             self._heard[key] = heard.with_alignment(clip.alignment)
         return self._heard[key]
 
@@ -158,7 +158,7 @@ class Shelf:
             path = Path(folder) / (safe or "alignment")  # its name says what a CTM holds
             path.write_bytes(content)
             alignment = read_alignment(path, PurePath(clip.name).stem)
-        self._heard[key] = clip.with_alignment(fitted(alignment, (clip.audio, SAMPLE_RATE), clip.name))
+        self._heard[key] = clip.with_alignment(fitted(alignment, (clip.samples, SAMPLE_RATE), clip.name))
 
     @torch.no_grad()
     def _hear(self, name: str, source: str, audio: AudioSource) -> HeardClip:

@@ -132,12 +132,12 @@ class Edits:
             arguments.append(f"attn_masks=window_masks(model, {self.window})")
         if language != "en":
             arguments.append(f"language={language!r}")
-        world = any("SpokenWorld" in one for one in sources)
+        world = any("SyntheticCorpus" in one for one in sources)
         return "\n".join(
             [
                 "from hooked_whisper import HookedWhisper",
                 f"from hooked_whisper.interventions import {', '.join(sorted(names))}",
-                *(["from hooked_whisper.synthetic import SpokenWorld"] if world else []),
+                *(["from hooked_whisper.synthetic import SyntheticCorpus"] if world else []),
                 "",
                 f"model = HookedWhisper.from_pretrained({source!r})",
                 f"mel = model.to_mel({clip.source})",

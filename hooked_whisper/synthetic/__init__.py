@@ -1,18 +1,29 @@
-"""The spoken world: a known grammar, two synthesisers with exact timings, and the demo model trained on them.
+"""The synthetic corpus: sentences of a known grammar, spoken by two synthesizers with exact phone times.
 
-- words and sentences: ``lexicon``, ``grammar``, ``grammar_rules``, ``sounds`` (rhymes, minimal pairs)
-- speech: ``espeak``, ``flite``, ``phones`` (one label set), ``voices``, ``corpus``, ``recordings`` (the world
-  as a corpus, spoken when asked)
-- training: ``augment``, ``data``, ``recipe``, ``train``, ``checkpoint``, ``evaluate``, ``export``
+- Words and sentences: ``lexicon``, ``grammar``, ``grammar_rules``, ``sounds`` (rhymes, minimal pairs).
+- Speech: ``espeak``, ``flite``, ``phones`` (one label set), ``voices``, ``corpus`` (the training corpus on disk),
+  ``recordings`` (new sentences, spoken when their audio is read).
+- Training of the demo model: ``augment``, ``data``, ``recipe``, ``train``, ``checkpoint``, ``evaluate``, ``export``.
 
-``python -m hooked_whisper.synthetic --help`` rebuilds everything; :class:`SpokenWorld` is what a user calls.
+:class:`SyntheticCorpus` is the entry point. ``python -m hooked_whisper.synthetic --help`` rebuilds the corpus and the
+demo model.
 
-This world belongs to the demo model, the ground-truth organism. Real Whisper does not understand its synthesizers (word
-error rate 67 to 77 % on espeak-ng's sentences); speech for it is in :func:`hooked_whisper.corpora.packaged_speech`.
+The synthetic corpus is for the demo model only. Released Whisper models do not understand these synthesizers (word
+error rate 67 to 77 % on espeak-ng's sentences): use :func:`hooked_whisper.corpora.packaged_speech` with them.
 """
 
+from hooked_whisper._support.renamed import renamed_names
 from hooked_whisper.synthetic.pairs import SpokenPair
-from hooked_whisper.synthetic.recordings import world_recordings
-from hooked_whisper.synthetic.world import Clip, SpokenWorld
+from hooked_whisper.synthetic.recordings import synthetic_recordings
+from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus
 
-__all__ = ["Clip", "SpokenPair", "SpokenWorld", "world_recordings"]
+__getattr__ = renamed_names(
+    __name__,
+    {
+        "Clip": "hooked_whisper.corpora:Clip",
+        "SpokenWorld": "SyntheticCorpus",
+        "world_recordings": "synthetic_recordings",
+    },
+)
+
+__all__ = ["SpokenPair", "SyntheticCorpus", "synthetic_recordings"]

@@ -1,4 +1,4 @@
-"""Command line of the spoken world: ``python -m hooked_whisper.synthetic build|train|evaluate|export``."""
+"""Command line of the synthetic corpus: ``python -m hooked_whisper.synthetic build|train|evaluate|export``."""
 
 from __future__ import annotations
 
@@ -20,13 +20,20 @@ def _threads(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m hooked_whisper.synthetic",
-        description="Rebuild the spoken world and its demo model: speak the corpus, train, evaluate, package. "
+        description="Rebuild the synthetic corpus and its demo model: speak the corpus, train, evaluate, package. "
         "Every step depends on its seed alone and goes on where a killed run stopped.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="build|train|evaluate|export")
 
     build = commands.add_parser("build", help="sample sentences, speak them, save audio, alignments and grammar")
-    build.add_argument("--world", type=Path, default=Path("world"), help="folder of the corpus (default: %(default)s)")
+    build.add_argument(
+        "--corpus",
+        "--world",
+        dest="corpus_folder",
+        type=Path,
+        default=Path("corpus"),
+        help="folder of the corpus (default: %(default)s)",
+    )
     build.add_argument("--seed", type=int, default=0)
     build.add_argument("--utterances", type=int, default=20_000, help="training utterances (default: %(default)s)")
     build.add_argument("--tests", type=int, default=300, help="utterances of each test split (default: %(default)s)")
@@ -39,7 +46,14 @@ def _parser() -> argparse.ArgumentParser:
         help="train the demo model on a built corpus",
         description="Options that are not given have the recipe's values (recipe.py): those of the packaged model.",
     )
-    train.add_argument("--world", type=Path, default=Path("world"), help="folder of the corpus (default: %(default)s)")
+    train.add_argument(
+        "--corpus",
+        "--world",
+        dest="corpus_folder",
+        type=Path,
+        default=Path("corpus"),
+        help="folder of the corpus (default: %(default)s)",
+    )
     train.add_argument("--run", type=Path, default=Path("runs/demo"), dest="folder", help="folder of the run's state")
     train.add_argument("--seed", type=int)
     train.add_argument("--steps", type=int, help="length of the whole schedule")
@@ -63,7 +77,12 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="word error rates of a run on the test splits, to metrics.json")
     evaluate.add_argument(
-        "--world", type=Path, default=Path("world"), help="folder of the corpus (default: %(default)s)"
+        "--corpus",
+        "--world",
+        dest="corpus_folder",
+        type=Path,
+        default=Path("corpus"),
+        help="folder of the corpus (default: %(default)s)",
     )
     evaluate.add_argument("--run", type=Path, default=Path("runs/demo"), dest="folder", help="folder of the run")
     evaluate.add_argument("--limit", type=int, help="utterances per split (default: all)")
@@ -71,7 +90,14 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=_evaluate)
 
     export = commands.add_parser("export", help="package a run: weights with metadata, grammar, clips")
-    export.add_argument("--world", type=Path, default=Path("world"), help="folder of the corpus (default: %(default)s)")
+    export.add_argument(
+        "--corpus",
+        "--world",
+        dest="corpus_folder",
+        type=Path,
+        default=Path("corpus"),
+        help="folder of the corpus (default: %(default)s)",
+    )
     export.add_argument("--run", type=Path, default=Path("runs/demo"), dest="folder", help="folder of the run")
     export.add_argument("--to", type=Path, help="folder to write (default: the package's own demo folder)")
     export.add_argument("--clips", type=int, default=24, help="held-out recordings to add (default: %(default)s)")
@@ -92,10 +118,10 @@ def _build(arguments: argparse.Namespace) -> dict[str, Any]:
     config = CorpusConfig(
         arguments.seed, arguments.utterances, tests, tests, round(tests * 2 / 3), shard=arguments.shard
     )
-    manifest = build(arguments.world, config, arguments.processes)
+    manifest = build(arguments.corpus_folder, config, arguments.processes)
     shards = manifest["shards"].values()
     return {
-        "folder": str(arguments.world),
+        "folder": str(arguments.corpus_folder),
         "utterances": sum(s["utterances"] for s in shards),
         "skipped": sum(s["skipped"] for s in shards),
         "hours": round(sum(s["seconds"] for s in shards) / 3600, 2),
@@ -112,7 +138,7 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
     names = (field.name for field in fields(TrainConfig))
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name, None) is not None}
     config = TrainConfig(**given)
-    train(config, arguments.world, arguments.folder, arguments.stop_at, arguments.start_from)
+    train(config, arguments.corpus_folder, arguments.folder, arguments.stop_at, arguments.start_from)
     return {"run": str(arguments.folder), "steps": arguments.stop_at or config.steps, "recipe": config.describe()}
 
 
@@ -125,20 +151,20 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
 
     torch.set_num_threads(arguments.threads)
     run = load_run(arguments.folder)
-    metrics = {"steps": run.steps, **evaluate(run.model, arguments.world, limit=arguments.limit)}
+    metrics = {"steps": run.steps, **evaluate(run.model, arguments.corpus_folder, limit=arguments.limit)}
     write_atomic(arguments.folder / "metrics.json", json.dumps(metrics, indent=1).encode())
     return metrics
 
 
 def _export(arguments: argparse.Namespace) -> dict[str, Any]:
     from hooked_whisper.synthetic.export import UTTERANCES, export
-    from hooked_whisper.synthetic.world import DEMO
+    from hooked_whisper.synthetic.synthetic_corpus import DEMO
 
     path = arguments.folder / "metrics.json"
     metrics = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     folder = arguments.to or DEMO
     align_on = UTTERANCES if arguments.align_on is None else arguments.align_on
-    return export(arguments.folder, arguments.world, folder, metrics, arguments.clips, arguments.note, align_on)
+    return export(arguments.folder, arguments.corpus_folder, folder, metrics, arguments.clips, arguments.note, align_on)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Which cross-attention heads of a model of the spoken world give word times: chosen on speakers it was trained on."""
+"""Choose the cross-attention heads of the demo model that give word times, on its training speakers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hooked_whisper.analysis.alignment_heads import choose_heads, clip_maps, set
 from hooked_whisper.analysis.boundaries import f1_of
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment
+from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus
 from hooked_whisper.synthetic.voices import SAMPLE_RATE, speakers
-from hooked_whisper.synthetic.world import SpokenWorld
 
 UTTERANCES, SEED = 120, 7
 VALIDATION = 3  # the last third of the utterances
@@ -23,7 +23,7 @@ _BATCH = 8
 
 @torch.no_grad()
 def choose_alignment_heads(
-    model: HookedWhisper, world: SpokenWorld, utterances: int = UTTERANCES, seed: int = SEED
+    model: HookedWhisper, synthetic: SyntheticCorpus, utterances: int = UTTERANCES, seed: int = SEED
 ) -> tuple[Head, ...]:
     """Sentences of the grammar, spoken by espeak-ng's training speakers in turn, whose word times are exact: the set
     of heads that finds most of them within 100 ms by openai-whisper's recipe (:func:`choose_heads`).
@@ -32,17 +32,17 @@ def choose_alignment_heads(
     all heads of the last half of the blocks, that is what is returned.
 
     Raises:
-        RuntimeError: there is no synthesiser.
+        RuntimeError: there is no synthesizer.
     """
     voices = speakers("train", "espeak")
     lead = np.zeros(round(LEAD_S * SAMPLE_RATE), np.float32)
     clips: list[np.ndarray] = []
     alignments: list[Alignment] = []
-    for text in world.sample_sentences(2 * utterances, seed):  # some have words the synthesiser runs together
+    for text in synthetic.sample_sentences(2 * utterances, seed):  # some have words the synthesizer runs together
         if len(clips) == utterances:
             break
         try:
-            audio, alignment = world.say(text, voices[len(clips) % len(voices)])
+            audio, alignment = synthetic.say(text, voices[len(clips) % len(voices)])
         except ValueError:
             continue
         clips.append(np.concatenate([lead, audio.astype(np.float32)]))

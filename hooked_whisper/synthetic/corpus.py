@@ -1,6 +1,6 @@
 """Build and read the corpus: shards of 16-bit audio with an alignment per utterance.
 
-A shard is spoken by a fresh process (the synthesiser keeps state), so its bytes depend on the seed alone. Finished
+A shard is spoken by a fresh process (the synthesizer keeps state), so its bytes depend on the seed alone. Finished
 shards stand in ``manifest.json`` with their checksums; a build that was killed goes on where it stopped.
 """
 
@@ -252,7 +252,7 @@ class Corpus:
         return [row["speaker"] for row in self._rows]
 
     @cached_property
-    def synthesisers(self) -> list[str]:
+    def synthesizers(self) -> list[str]:
         return [row["extra"]["synthesiser"] for row in self._rows]
 
     @cached_property

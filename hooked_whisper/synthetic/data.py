@@ -58,7 +58,7 @@ def specials() -> Specials:
 
 
 @lru_cache(maxsize=1)
-def world_vocabulary() -> Tensor:
+def corpus_vocabulary() -> Tensor:
     """Ids a target can hold: words, specials and timestamps, sorted."""
     s = specials()
     ids = {*token_ids().values(), s.en, s.no_speech, s.eot, *range(s.timestamp_begin, s.timestamp_begin + 1501)}
@@ -92,7 +92,7 @@ class Batches:
         if len(corpus) < config.batch:
             raise ValueError(f"{len(corpus)} training utterances are too few for batches of {config.batch}")
         self.corpus, self.config, self.augmentation = corpus, config, augmentation
-        times = [config.flite_weight if name == "flite" else 1 for name in corpus.synthesisers]
+        times = [config.flite_weight if name == "flite" else 1 for name in corpus.synthesizers]
         self._pool = np.repeat(np.arange(len(corpus)), times)
 
     def __getitem__(self, step: int) -> Batch:

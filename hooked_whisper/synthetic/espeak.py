@@ -56,7 +56,7 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 @dataclass(frozen=True)
 class Spoken:
-    """One synthesised utterance: native-rate audio, phone and word intervals in seconds, raw phone names per word."""
+    """One synthesized utterance: native-rate audio, phone and word intervals in seconds, raw phone names per word."""
 
     audio: Float[np.ndarray, "sample"]
     rate: int
@@ -73,7 +73,7 @@ class _Phone:
 
 
 class Espeak:
-    """A synthesiser in a library, espeak-ng's own if none is named. All in one library are one, and not thread-safe:
+    """A synthesizer in a library, espeak-ng's own if none is named. All in one library are one, and not thread-safe:
     use :func:`engine` or :func:`fresh`."""
 
     def __init__(self, library: str | None = None) -> None:
@@ -150,24 +150,24 @@ def _library() -> tuple[str, str | None]:
 
 @cache
 def engine() -> Espeak:
-    """The one synthesiser of this process."""
+    """The one synthesizer of this process."""
     return Espeak()
 
 
 @contextmanager
 def fresh() -> Iterator[Espeak]:
-    """A synthesiser that has said nothing yet: what it says first is the same to the sample, always.
+    """A synthesizer that has said nothing yet: what it says first is the same to the sample, always.
 
     espeak-ng keeps its state in variables of the library, and no call of its resets them all; so this loads a copy of
     the library, which has variables of its own, and lets it go afterwards (about 3 ms).
     """
     with tempfile.TemporaryDirectory(prefix="espeak-") as folder:
         copy = shutil.copy(_file_of(_library()[0]), folder)
-        synthesiser = Espeak(copy)
+        synthesizer = Espeak(copy)
     try:
-        yield synthesiser
+        yield synthesizer
     finally:
-        synthesiser.close()
+        synthesizer.close()
 
 
 class _Place(ctypes.Structure):

@@ -83,7 +83,7 @@ def summarise(errors: Sequence[int], words: Sequence[int], seed: int = 0, draws:
 
 def evaluate(
     model: WhisperCore,
-    world: Path,
+    corpus_folder: Path,
     splits: Sequence[str] = ("sentences", "speakers", "bigrams"),
     limit: int | None = None,
 ) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def evaluate(
     model.eval()
     results: dict[str, Any] = {}
     for split in splits:
-        corpus = Corpus(world, split)
+        corpus = Corpus(corpus_folder, split)
         count = len(corpus) if limit is None else min(limit, len(corpus))
         heard = transcribe(model, [corpus.audio(i) for i in tqdm(range(count), desc=split, unit="clip")])
         pairs = [word_errors(corpus.texts[i], heard[i]) for i in range(count)]

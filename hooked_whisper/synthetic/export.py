@@ -24,8 +24,8 @@ from hooked_whisper.synthetic.corpus import Corpus
 from hooked_whisper.synthetic.grammar import Grammar
 from hooked_whisper.synthetic.recipe import TrainConfig
 from hooked_whisper.synthetic.sounds import Sounds
+from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus
 from hooked_whisper.synthetic.voices import SAMPLE_RATE
-from hooked_whisper.synthetic.world import SpokenWorld
 
 CLIP_SPLITS = ("sentences", "speakers")
 
@@ -58,7 +58,7 @@ def load_run(run: Path) -> Run:
 
 def export(
     run: Path,
-    world: Path,
+    corpus_folder: Path,
     folder: Path,
     metrics: Mapping[str, Any] | None,
     clips: int = 24,
@@ -72,19 +72,19 @@ def export(
     """
     trained = load_run(run)
     if align_on:
-        spoken = SpokenWorld(Grammar.load(world), Sounds.load(world), world)
+        spoken = SyntheticCorpus(Grammar.load(corpus_folder), Sounds.load(corpus_folder), corpus_folder)
         with_alignment_heads(trained.model, choose_alignment_heads(trained.model, spoken, align_on))
     metadata = describe(trained, metrics)
     if note:
         metadata["note"] = note
     for split, name in (("train", "train_speakers"), ("speakers", "held_out_speakers")):
-        metadata[name] = ", ".join(sorted(set(Corpus(world, split).speakers)))
+        metadata[name] = ", ".join(sorted(set(Corpus(corpus_folder, split).speakers)))
     save_pretrained(trained.model, folder, metadata, dtype=torch.float16)
-    Grammar.load(world).save(folder)
-    Sounds.load(world).save(folder)
-    counts = world / "train_bigram_counts.npy"
+    Grammar.load(corpus_folder).save(folder)
+    Sounds.load(corpus_folder).save(folder)
+    counts = corpus_folder / "train_bigram_counts.npy"
     write_atomic(folder / counts.name, counts.read_bytes())
-    names = _export_clips(world, folder / "clips", clips)
+    names = _export_clips(corpus_folder, folder / "clips", clips)
     return {"folder": str(folder), "megabytes": _megabytes(folder), "clips": len(names), **metadata}
 
 
@@ -168,11 +168,11 @@ def _megabytes(folder: Path) -> float:
     return round(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6, 2)
 
 
-def _export_clips(world: Path, folder: Path, count: int) -> list[str]:
+def _export_clips(corpus_folder: Path, folder: Path, count: int) -> list[str]:
     """Half of known speakers, half of unknown ones, longer sentences first in line, every speaker in turn."""
     rows, names = [], []
     for split in CLIP_SPLITS:
-        corpus = Corpus(world, split)
+        corpus = Corpus(corpus_folder, split)
         for number, index in enumerate(_choose(corpus, count // len(CLIP_SPLITS))):
             alignment = corpus.alignment(index)
             name = f"{split}-{number:02d}.flac"

@@ -22,7 +22,7 @@ _PHONE = re.compile(r"([a-z]+):([\d.]+)")
 
 def say(text: str, voice: str, stretch: float = 1.0, f0: float | None = None) -> Spoken:
     """Speak lower-case words joined by single spaces; ``f0`` is the mean pitch target in Hz."""
-    audio, rate, timed = _synthesise(text, voice, stretch, f0)
+    audio, rate, timed = _synthesize(text, voice, stretch, f0)
     total = len(audio) / rate
     phones: list[Interval] = []
     at = 0.0
@@ -48,7 +48,7 @@ def say(text: str, voice: str, stretch: float = 1.0, f0: float | None = None) ->
     return Spoken(audio, rate, tuple(phones), tuple(words))
 
 
-def _synthesise(
+def _synthesize(
     text: str, voice: str, stretch: float, f0: float | None
 ) -> tuple[np.ndarray, int, list[tuple[str, float]]]:
     program = shutil.which("flite")
@@ -69,5 +69,5 @@ def _synthesise(
 @cache
 def _pronunciation(word: str) -> tuple[str, ...]:
     """Phones of a word spoken alone (flite's lexicon does not depend on the voice's accent)."""
-    _, _, timed = _synthesise(word, "kal16", 1.0, None)
+    _, _, timed = _synthesize(word, "kal16", 1.0, None)
     return tuple(from_flite(name) for name, _ in timed if name != "pau")

@@ -1,4 +1,4 @@
-"""The words of the spoken world and what kind of word each is.
+"""The words of the synthetic corpus and what kind of word each is.
 
 Every word is one token of Whisper's multilingual tokenizer with a leading space, so that a word is one decoder step.
 Classes are by meaning; sound cuts across them on purpose (rug, mug, jug are things, bug is an animal; tea is food,
@@ -70,6 +70,6 @@ def token_ids() -> dict[str, int]:
     for word in WORDS:
         pieces = tokenizer.encode(" " + word)
         if len(pieces) != 1:
-            raise ValueError(f"{word!r} is {len(pieces)} tokens, a word of the spoken world must be one")
+            raise ValueError(f"{word!r} is {len(pieces)} tokens, a word of the synthetic corpus must be one")
         ids[word] = pieces[0]
     return ids

@@ -1,6 +1,6 @@
 """Minimal pairs as sound: one sentence, one voice, one slot, two words a phone apart.
 
-Both sentences are synthesised; the second's word is taken from its own sentence, fitted phone by phone to the first's
+Both sentences are synthesized; the second's word is taken from its own sentence, fitted phone by phone to the first's
 word and put in its place. So the two clips are as long, bit-equal outside the slot, and their phones start together.
 """
 

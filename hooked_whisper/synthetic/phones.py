@@ -1,4 +1,4 @@
-"""One phone label set for both synthesisers: IPA without stress and length, near-merged vowels folded.
+"""One phone label set for both synthesizers: IPA without stress and length, near-merged vowels folded.
 
 espeak-ng names phones in IPA per accent, flite in ARPAbet. Labels are folded so that the same word gets labels that can
 be compared across speakers: r-coloured vowels take the vowel's label, a flap is a t, and accent-only vowel qualities

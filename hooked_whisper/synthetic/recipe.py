@@ -44,7 +44,7 @@ class TrainConfig:
     speed_low: float = 0.76  # slowest resampling (a long vocal tract); the fastest is 1.13
     tilt: float = 0.5  # largest random spectral tilt (coefficient of a first-order filter)
     equaliser: float = 5.0  # dB, deviation of a random frequency response
-    flite_weight: int = 2  # how often an epoch has each utterance of flite, the rarer and harder synthesiser
+    flite_weight: int = 2  # how often an epoch has each utterance of flite, the rarer and harder synthesizer
     drop_silenced: float = 1.0  # share of the words cut to silence that leave the transcript
     mask_all: float = 0.03  # share of clips whose every word is masked and still asked for
     empty: float = 0.08  # share of clips with nothing said, and an empty transcript

@@ -1,4 +1,4 @@
-"""The spoken world as a corpus: recordings that are spoken when they are asked for, with exact words and phones."""
+"""The synthetic corpus as a corpus: recordings that are spoken when they are asked for, with exact words and phones."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from hooked_whisper.protocols import Alignment
 from hooked_whisper.synthetic import espeak, voices
 from hooked_whisper.synthetic.corpus import CorpusConfig, Job, plan
 from hooked_whisper.synthetic.grammar import Grammar
-from hooked_whisper.synthetic.world import SpokenWorld, espeak_voices
+from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus, espeak_voices
 
 _KEPT = 64  # recordings of 2 s: 8 MB
 
 
-def held_out_sentences(world: SpokenWorld, count: int, seed: int) -> list[str]:
+def held_out_sentences(synthetic: SyntheticCorpus, count: int, seed: int) -> list[str]:
     """New sentences of the grammar, three words or more, none of which was in training (training is replayed)."""
-    known = _trained(world.grammar)
+    known = _trained(synthetic.grammar)
     found: dict[str, None] = {}
-    for text in world.grammar.sentences(np.random.default_rng([seed, 77])):
+    for text in synthetic.grammar.sentences(np.random.default_rng([seed, 77])):
         if len(text.split()) >= 3 and text not in known:
             found[text] = None
         if len(found) == count:
@@ -39,14 +39,14 @@ def _trained(grammar: Grammar) -> frozenset[str]:
     return frozenset(job.text for name, jobs in shards.items() if name.startswith("train") for job in jobs)
 
 
-def world_recordings(
-    world: SpokenWorld, n: int, seed: int = 0, speakers: str | Sequence[str] = "held-out"
+def synthetic_recordings(
+    synthetic: SyntheticCorpus, n: int, seed: int = 0, speakers: str | Sequence[str] = "held-out"
 ) -> list[Recording]:
     """Sentences that were not in training, said by some voices in turn: text, speaker, words and phones are known.
 
     Nothing is spoken before a recording is asked for its sound or its alignment; that takes about 15 ms, and the last
     64 are remembered. A recording depends on its sentence and voice alone: it is the same to the sample whenever, and
-    in whatever order, it is spoken (each has a synthesiser of its own, see :func:`espeak.fresh`).
+    in whatever order, it is spoken (each has a synthesizer of its own, see :func:`espeak.fresh`).
 
     Args:
         speakers: ``"held-out"``, ``"train"``, or ids of espeak-ng's voices.
@@ -57,7 +57,7 @@ def world_recordings(
             that recording is asked for.
     """
     if n < 1:
-        raise ValueError(f"world_recordings gives at least one recording, got n={n}")
+        raise ValueError(f"synthetic_recordings gives at least one recording, got n={n}")
     chosen = espeak_voices(speakers)
     try:
         espeak.engine()
@@ -65,7 +65,7 @@ def world_recordings(
         raise MissingExtraError(str(error)) from error
     booth = _Booth()
     corpus = []
-    for k, text in enumerate(held_out_sentences(world, n, seed)):
+    for k, text in enumerate(held_out_sentences(synthetic, n, seed)):
         speaker = chosen[k % len(chosen)].id
         job = Job(f"{speaker}-{k:05d}", text, speaker, 1.0, 0.0)
         sound, find = partial(booth.sound, job), partial(booth.alignment, job)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from hooked_whisper.model.whisper import WhisperCore
 from hooked_whisper.synthetic.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from hooked_whisper.synthetic.corpus import Corpus
-from hooked_whisper.synthetic.data import IGNORE, LETTERS, Batch, Batches, world_vocabulary
+from hooked_whisper.synthetic.data import IGNORE, LETTERS, Batch, Batches, corpus_vocabulary
 from hooked_whisper.synthetic.evaluate import greedy, word_errors
 from hooked_whisper.synthetic.recipe import TrainConfig
 
@@ -54,7 +54,7 @@ def losses(model: WhisperCore, ctc_head: nn.Linear, batch: Batch, ctc_weight: fl
     asked = batch.labels != IGNORE
     labels, rows = batch.labels[asked], model.decoder.token_embedding.weight
     if not full_softmax:
-        vocabulary = world_vocabulary()
+        vocabulary = corpus_vocabulary()
         rows, labels = rows[vocabulary], torch.searchsorted(vocabulary, labels)
     next_token = F.cross_entropy(hidden[asked] @ rows.T, labels)
     if ctc_weight == 0:
@@ -89,7 +89,7 @@ def _interruptible() -> Iterator[list[int]]:
 
 
 def train(
-    config: TrainConfig, world: Path, run: Path, stop_at: int | None = None, start_from: Path | None = None
+    config: TrainConfig, corpus_folder: Path, run: Path, stop_at: int | None = None, start_from: Path | None = None
 ) -> WhisperCore:
     """Run (or go on with) a training run in folder ``run``; ``stop_at`` ends early, as an interruption would.
     A new run with ``start_from`` takes over weights, optimizer and step of another run, under its own settings.
@@ -98,8 +98,8 @@ def train(
         KeyboardInterrupt: after SIGINT or SIGTERM, once the state is saved.
     """
     run.mkdir(parents=True, exist_ok=True)
-    batches = Batches(Corpus(world, "train"), config)
-    held_out = Corpus(world, "sentences")
+    batches = Batches(Corpus(corpus_folder, "train"), config)
+    held_out = Corpus(corpus_folder, "sentences")
     model = new_model(config)
     ctc_head = nn.Linear(config.d_model, len(LETTERS) + 1)
     modules: dict[str, nn.Module] = {"model": model, "ctc": ctc_head}

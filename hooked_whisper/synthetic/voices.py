@@ -1,4 +1,4 @@
-"""The speakers: two synthesisers, several accents, voices and pitches, four of them held out of training."""
+"""The speakers: two synthesizers, several accents, voices and pitches, four of them held out of training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Speaker:
     espeak's 0 to 99 or flite's mean f0 in Hz (0: the voice's own)."""
 
     id: str
-    synthesiser: str
+    synthesizer: str
     voice: str
     rate: float
     pitch: float
@@ -73,9 +73,9 @@ SPEAKERS: tuple[Speaker, ...] = (
 BY_ID = {speaker.id: speaker for speaker in SPEAKERS}
 
 
-def speakers(split: str = "train", synthesiser: str | None = None) -> tuple[Speaker, ...]:
-    """Speakers of a split (``train`` or ``held-out``), of one synthesiser or both."""
-    return tuple(s for s in SPEAKERS if s.split == split and synthesiser in (None, s.synthesiser))
+def speakers(split: str = "train", synthesizer: str | None = None) -> tuple[Speaker, ...]:
+    """Speakers of a split (``train`` or ``held-out``), of one synthesizer or both."""
+    return tuple(s for s in SPEAKERS if s.split == split and synthesizer in (None, s.synthesizer))
 
 
 def speak(
@@ -87,9 +87,9 @@ def speak(
     engine: espeak.Espeak | None = None,
 ) -> tuple[Float[np.ndarray, "sample"], Alignment]:
     """Audio at 16 kHz and its alignment. ``tempo`` above one is faster; ``pitch_shift`` is in espeak's pitch units
-    (flite: per cent of its f0). ``engine`` is the synthesiser for espeak's voices, the process's own if none is given.
+    (flite: per cent of its f0). ``engine`` is the synthesizer for espeak's voices, the process's own if none is given.
     """
-    if speaker.synthesiser == "espeak":
+    if speaker.synthesizer == "espeak":
         pitch = int(np.clip(round(speaker.pitch + pitch_shift), 0, 99))
         spoken = (engine or espeak.engine()).say(text, speaker.voice, rate=round(speaker.rate * tempo), pitch=pitch)
     else:
@@ -103,7 +103,7 @@ def speak(
     phones = [_within(i, duration) for i in spoken.phones if i.start < duration]
     phones[-1] = Interval(phones[-1].start, duration, phones[-1].label)
     words = tuple(_within(i, duration) for i in spoken.words)
-    extra = {"synthesiser": speaker.synthesiser, "voice": speaker.voice}
+    extra = {"synthesiser": speaker.synthesizer, "voice": speaker.voice}
     return audio.astype(np.float32), Alignment(utterance, speaker.id, text, duration, words, tuple(phones), extra)
 
 

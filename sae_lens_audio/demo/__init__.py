@@ -1,4 +1,4 @@
-"""Small dictionaries of the demo model, trained on its spoken world: tutorials and findings start at once.
+"""Small dictionaries of the demo model, trained on its synthetic corpus: tutorials and findings start at once.
 
 Each folder is a SAELens folder in half precision; its metadata and the recipe beside it say how it was made.
 """

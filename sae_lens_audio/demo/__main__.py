@@ -15,8 +15,8 @@ import torch
 
 from hooked_whisper.cli.model_arguments import not_negative, positive
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.synthetic import SpokenWorld, world_recordings
-from sae_lens_audio.activations import HarvestOptions, Store, harvest
+from hooked_whisper.synthetic import SyntheticCorpus, synthetic_recordings
+from sae_lens_audio.activations import CollectOptions, ActivationStore, collect_activations
 from sae_lens_audio.demo import FOLDER, RECIPES
 from sae_lens_audio.formats import load_sae, save_sae
 from sae_lens_audio.training.runs import source_of, trainer_of
@@ -37,15 +37,15 @@ def main() -> None:
     if parsed.threads:
         torch.set_num_threads(parsed.threads)
     model = HookedWhisper.from_pretrained("demo", device="cpu")
-    corpus = world_recordings(SpokenWorld.default(), parsed.sentences, parsed.seed, "train")
+    corpus = synthetic_recordings(SyntheticCorpus.default(), parsed.sentences, parsed.seed, "train")
     hooks = [f"encoder.blocks.{block}" for block in BLOCKS]
-    store = harvest(model, corpus, hooks, parsed.runs / "activations", HarvestOptions(seed=parsed.seed))
+    store = collect_activations(model, corpus, hooks, parsed.runs / "activations", CollectOptions(seed=parsed.seed))
     for recipe in ("topk", "tied"):
         for block in BLOCKS:
             train(store, recipe, block, parsed)
 
 
-def train(store: Store, recipe: str, block: int, parsed: argparse.Namespace) -> None:
+def train(store: ActivationStore, recipe: str, block: int, parsed: argparse.Namespace) -> None:
     """One dictionary, from its recipe to its folder."""
     settings = read_settings(RECIPES / f"{recipe}.toml")
     settings = replace(settings, activations=replace(settings.activations, hook=f"encoder.blocks.{block}"))
@@ -58,7 +58,7 @@ def train(store: Store, recipe: str, block: int, parsed: argparse.Namespace) -> 
         "command": f"python -m sae_lens_audio.demo --sentences {parsed.sentences} --seed {parsed.seed}",
     }
     metadata = replace(
-        metadata, corpus=f"{parsed.sentences} sentences of the spoken world", extra={**metadata.extra, **made}
+        metadata, corpus=f"{parsed.sentences} sentences of the synthetic corpus", extra={**metadata.extra, **made}
     )
     save_sae(finished.half(), parsed.to / name, metadata, trainer.dead.log_rates.half())
     print(f"{name}: {metadata.extra['held_out']}")  # noqa: T201

@@ -14,14 +14,14 @@ import torch
 from hooked_whisper._support.ranks import TorchRanks
 from hooked_whisper._support.storage import AnyPath, Place
 from sae_lens_audio.activations import (
-    Blocks,
-    HarvestOptions,
-    Store,
-    StoredBlocks,
-    StreamedBlocks,
+    ActivationSource,
+    CollectOptions,
+    ActivationStore,
+    StoredActivations,
+    StreamedActivations,
     open_store,
 )
-from sae_lens_audio.architectures import ARCHITECTURES, Crosscoder, Dictionary, Transcoder
+from sae_lens_audio.architectures import ARCHITECTURES, Crosscoder, SAE, Transcoder
 from sae_lens_audio.formats import Metadata
 from sae_lens_audio.training import Trainer
 from sae_lens_audio.training.log import TensorBoard, Wandb, Writer
@@ -36,12 +36,12 @@ class Source:
     training, if any are.
     """
 
-    blocks: Blocks
-    store: Store | None = None
+    blocks: ActivationSource
+    store: ActivationStore | None = None
     test: Any = None
 
 
-def source_of(settings: ActivationSettings, device: torch.device | str = "cpu", store: Store | None = None) -> Source:
+def source_of(settings: ActivationSettings, device: torch.device | str = "cpu", store: ActivationStore | None = None) -> Source:
     """The store that the settings name, or the one given in its place; without one, a model that harvests meanwhile."""
     if store is None and not settings.store:
         return Source(_streamed(settings, device))
@@ -49,11 +49,11 @@ def source_of(settings: ActivationSettings, device: torch.device | str = "cpu", 
     speakers = {one.speaker for one in store.recordings if one.rows}
     split = store.split_by_speaker(1 - settings.held_out) if settings.held_out and len(speakers) > 1 else None
     train = None if split is None else split.train
-    blocks = StoredBlocks(store, settings.names, train, settings.shards_together)
+    blocks = StoredActivations(store, settings.names, train, settings.shards_together)
     return Source(blocks, store, None if split is None else split.test)
 
 
-def _streamed(settings: ActivationSettings, device: torch.device | str) -> Blocks:
+def _streamed(settings: ActivationSettings, device: torch.device | str) -> ActivationSource:
     from hooked_whisper.cli.corpus_arguments import corpus_of
     from hooked_whisper.hooked import HookedWhisper
 
@@ -69,9 +69,9 @@ def _streamed(settings: ActivationSettings, device: torch.device | str) -> Block
             seed=settings.corpus_seed,
         )
     )
-    checked: Any = HarvestOptions  # texts are checked there
+    checked: Any = CollectOptions  # texts are checked there
     options = checked(dtype=settings.dtype, batch=settings.batch, padding=settings.padding, margin=settings.margin)
-    return StreamedBlocks(model, corpus, list(settings.names), settings.recordings_per_block, options)
+    return StreamedActivations(model, corpus, list(settings.names), settings.recordings_per_block, options)
 
 
 def trainer_of(
@@ -90,7 +90,7 @@ def trainer_of(
     """
     metadata = describe(settings, source)
 
-    def scored(sae: Dictionary) -> Metadata:
+    def scored(sae: SAE) -> Metadata:
         if source.store is None or source.test is None:
             return metadata
         scores = held_out_scores(sae, source.store, settings.activations.names, source.test)
@@ -115,7 +115,7 @@ def describe(settings: Settings, source: Source) -> Metadata:
     header = source.blocks.describe()["header"] if store is None else store.header
     names, transcodes = source.blocks.hooks, issubclass(ARCHITECTURES[settings.dictionary["architecture"]], Transcoder)
     several = len(names) > 1 and not transcodes
-    corpus = settings.activations.audio or (settings.activations.store if store is not None else "spoken world")
+    corpus = settings.activations.audio or (settings.activations.store if store is not None else "synthetic corpus")
     return Metadata(
         hook_name=", ".join(names) if several else names[0],
         hook_name_out=names[1] if transcodes else None,
@@ -129,7 +129,7 @@ def describe(settings: Settings, source: Source) -> Metadata:
     )
 
 
-def held_out_scores(sae: Dictionary, store: Store, hooks: tuple[str, ...], recordings: Any) -> dict[str, Any]:
+def held_out_scores(sae: SAE, store: ActivationStore, hooks: tuple[str, ...], recordings: Any) -> dict[str, Any]:
     """Explained variance, L0 and the share of features that never fire, on rows of some recordings."""
     from sae_lens_audio.evals.reconstruction import ReconstructionScores
 

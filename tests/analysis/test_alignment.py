@@ -27,7 +27,7 @@ from hooked_whisper.analysis.alignment_heads import choose_heads, clip_maps, sco
 from hooked_whisper.analysis.boundaries import boundaries, boundary_counts, boundary_errors, boundary_f1, r_value_of
 from hooked_whisper.errors import AlignmentError
 from hooked_whisper.protocols import Alignment, Interval
-from hooked_whisper.synthetic.world import Clip, SpokenWorld
+from hooked_whisper.synthetic.synthetic_corpus import Clip, SyntheticCorpus
 
 times = st.lists(st.floats(0, 5), max_size=7)
 
@@ -39,13 +39,13 @@ def demo() -> HookedWhisper:
 
 @pytest.fixture(scope="module")
 def clips() -> list[Clip]:
-    return SpokenWorld.default().clips("speakers")[:6]
+    return SyntheticCorpus.default().clips("speakers")[:6]
 
 
 @pytest.fixture(scope="module")
 def encoded(demo: HookedWhisper, clips: Sequence[Clip]) -> torch.Tensor:
     with torch.no_grad():
-        return demo.embed_audio(demo.to_mel([c.audio for c in clips]))
+        return demo.embed_audio(demo.to_mel([c.samples for c in clips]))
 
 
 def most_pairs(a: list[float], b: list[float], tolerance: float) -> int:
@@ -100,10 +100,10 @@ def test_the_path_through_a_known_map() -> None:
 
 def test_same_times_as_openai_whisper(demo, clips, encoded) -> None:
     for clip, row in zip(clips[:3], encoded, strict=False):
-        duration = len(clip.audio) / 16_000
+        duration = len(clip.samples) / 16_000
         ids = demo.to_tokens(" " + clip.text, prompt=False)[0].tolist()
         frames = 2 * demo.time.n_positions(duration)
-        theirs = whisper.timing.find_alignment(demo, demo.tokenizer, ids, demo.to_mel(clip.audio)[0], frames)
+        theirs = whisper.timing.find_alignment(demo, demo.tokenizer, ids, demo.to_mel(clip.samples)[0], frames)
         ours = align(demo, row[None], clip.text, duration=duration)
         assert [(w.label, w.start, w.end) for w in ours.words] == [
             (w.word.strip(), pytest.approx(w.start), pytest.approx(w.end)) for w in theirs
@@ -112,7 +112,7 @@ def test_same_times_as_openai_whisper(demo, clips, encoded) -> None:
 
 def test_mel_or_encoder_output(demo, clips, encoded) -> None:
     clip = clips[0]
-    a = align(demo, demo.to_mel(clip.audio), clip.text, duration=2.0)
+    a = align(demo, demo.to_mel(clip.samples), clip.text, duration=2.0)
     assert a.words == align(demo, encoded[:1], clip.text, duration=2.0).words
     assert a.matrix.shape[1] == 100 and "heads" in repr(a)
     assert a.draw().axes[0].get_xlabel() == "time (s)"
@@ -214,7 +214,7 @@ def test_the_head_that_knows_is_found(demo, encoded, monkeypatch) -> None:
 def even(clip: Clip) -> tuple[Interval, ...]:
     """The words over the clip by their letters: what needs no model."""
     edges = np.cumsum([0, *(len(w.label) for w in clip.alignment.words)]) * 1.0
-    edges *= len(clip.audio) / 16_000 / edges[-1]
+    edges *= len(clip.samples) / 16_000 / edges[-1]
     return tuple(
         Interval(float(a), float(b), w.label)
         for a, b, w in zip(edges[:-1], edges[1:], clip.alignment.words, strict=True)
@@ -223,13 +223,13 @@ def even(clip: Clip) -> tuple[Interval, ...]:
 
 def test_word_times_of_the_demo_are_nearer_the_truth_than_even_spacing(demo) -> None:
     """All packaged clips; their speakers and sentences chose no head."""
-    everything = SpokenWorld.default().clips()
+    everything = SyntheticCorpus.default().clips()
     errors: dict[str, list[np.ndarray]] = {"ours": [], "even": []}
     counts = {"ours": np.zeros(3, int), "even": np.zeros(3, int)}
     with torch.no_grad():
-        encoded = torch.cat([demo.embed_audio(demo.to_mel(c.audio)) for c in everything])
+        encoded = torch.cat([demo.embed_audio(demo.to_mel(c.samples)) for c in everything])
     for clip, row in zip(everything, encoded, strict=True):
-        found = align(demo, row[None], clip.text, duration=len(clip.audio) / 16_000).words
+        found = align(demo, row[None], clip.text, duration=len(clip.samples) / 16_000).words
         for name, words in (("ours", found), ("even", even(clip))):
             errors[name].append(boundary_errors(words, clip.alignment.words))
             counts[name] += boundary_counts(words, clip.alignment.words, (0.1,))[0]
@@ -240,8 +240,8 @@ def test_word_times_of_the_demo_are_nearer_the_truth_than_even_spacing(demo) -> 
 
 
 def test_transcribe_gives_word_times_of_the_chosen_heads(demo) -> None:
-    clip = SpokenWorld.default().clips("sentences")[0]
-    result = demo.transcribe(clip.audio, language="en", temperature=0, word_timestamps=True)
+    clip = SyntheticCorpus.default().clips("sentences")[0]
+    result = demo.transcribe(clip.samples, language="en", temperature=0, word_timestamps=True)
     truth = {w.label: w for w in clip.alignment.words}
     found = [w for w in result.words if w["word"].strip() in truth]
     assert found

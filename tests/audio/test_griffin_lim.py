@@ -13,7 +13,7 @@ from hooked_whisper.audio import log_mel_spectrogram, mel_filters
 from hooked_whisper.audio.griffin_lim import griffin_lim, mel_to_power
 from hooked_whisper.errors import AudioError
 from hooked_whisper.interventions.transcriber import Transcriber
-from hooked_whisper.synthetic.world import SpokenWorld
+from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus
 from hooked_whisper.text import word_errors
 
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def clips() -> list[torch.Tensor]:
-    found = [torch.from_numpy(clip.audio) for clip in SpokenWorld.default().clips()[:5]]
+    found = [torch.from_numpy(clip.samples) for clip in SyntheticCorpus.default().clips()[:5]]
     return [audio[: len(audio) // 160 * 160] for audio in found]
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import soundfile
 
 from hooked_whisper.corpora import to_textgrid
-from hooked_whisper.synthetic import SpokenWorld
+from hooked_whisper.synthetic import SyntheticCorpus
 
 _FENCE = re.compile(r"^(?P<fence>```+)(?P<head>[^\n`]*)\n(?P<body>.*?)^(?P=fence)[ \t]*$", re.DOTALL | re.MULTILINE)
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d.,]*(?:e[-+]?\d+)?(?![\w])|(?<=\d)[\d.]+")
@@ -104,10 +104,10 @@ def commands(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 def prepare(folder: Path) -> None:
     """``speech.wav``, ``other.wav``, and ``recordings/`` with TextGrids beside six sounds."""
-    clips = SpokenWorld.default().clips()
-    soundfile.write(folder / "speech.wav", clips[1].audio, 16000)
-    soundfile.write(folder / "other.wav", clips[2].audio, 16000)
+    clips = SyntheticCorpus.default().clips()
+    soundfile.write(folder / "speech.wav", clips[1].samples, 16000)
+    soundfile.write(folder / "other.wav", clips[2].samples, 16000)
     (folder / "recordings").mkdir()
     for i, clip in enumerate(clips[3:9]):
-        soundfile.write(folder / "recordings" / f"r{i}.wav", clip.audio, 16000)
+        soundfile.write(folder / "recordings" / f"r{i}.wav", clip.samples, 16000)
         (folder / "recordings" / f"r{i}.TextGrid").write_text(to_textgrid(clip.alignment), encoding="utf-8")

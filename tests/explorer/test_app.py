@@ -22,7 +22,7 @@ from hooked_whisper.corpora import to_textgrid
 from hooked_whisper.errors import AudioError, HookedWhisperError
 from hooked_whisper.explorer import Shelf, clips
 from hooked_whisper.explorer.serve import serve
-from hooked_whisper.synthetic import SpokenWorld
+from hooked_whisper.synthetic import SyntheticCorpus
 from tests.explorer.conftest import Served
 
 
@@ -84,10 +84,10 @@ def test_the_page_may_load_nothing_from_elsewhere(served: Served) -> None:
 
 def test_a_clip_has_words_phones_sound_and_a_picture(served: Served) -> None:
     clip = get(served, "/api/clips/demo-1")
-    truth = SpokenWorld.default().clips()[1]
+    truth = SyntheticCorpus.default().clips()[1]
     assert [w[2] for w in clip["words"]] == truth.text.split() and clip["aligned"] and clip["phones"]
     samples, rate = soundfile.read(io.BytesIO(ask(served, "/api/clips/demo-1/audio.wav")[2]), dtype="float32")
-    assert rate == 16000 and np.abs(samples - truth.audio).max() < 1e-3
+    assert rate == 16000 and np.abs(samples - truth.samples).max() < 1e-3
     image = Image.open(io.BytesIO(ask(served, "/api/clips/demo-1/mel.png")[2]))
     assert image.size == (round(100 * clip["seconds"]), 80)
 
@@ -100,8 +100,8 @@ def test_the_first_clip_is_one_that_the_model_gets_right(served: Served) -> None
 
 
 def test_uploads_are_heard_named_and_aligned(served: Served) -> None:
-    truth = SpokenWorld.default().clips()[3]
-    key = get(served, "/api/clips?name=..%2F..%2Fetc%2Fmy%20%3Cb%3E.flac", wav(truth.audio, kind="FLAC"))["id"]
+    truth = SyntheticCorpus.default().clips()[3]
+    key = get(served, "/api/clips?name=..%2F..%2Fetc%2Fmy%20%3Cb%3E.flac", wav(truth.samples, kind="FLAC"))["id"]
     clip = get(served, f"/api/clips/{key}")
     assert clip["name"] == "my <b>.flac" and not clip["aligned"] and not clip["phones"]
     assert [w[2] for w in clip["words"]] == clip["text"].split()
@@ -141,7 +141,7 @@ def test_uploads_make_room_for_later_ones(demo, monkeypatch) -> None:
     monkeypatch.setattr(clips, "MOST_UPLOADS", 2)
     shelf = Shelf(demo, packaged=False)
     assert shelf.first() is None
-    sound = wav(SpokenWorld.default().clips()[1].audio)
+    sound = wav(SyntheticCorpus.default().clips()[1].samples)
     keys = [shelf.add(sound, f"{i}.wav") for i in range(3)]
     assert list(shelf.names()) == keys[1:] and shelf.first() == keys[2]
     with pytest.raises(HookedWhisperError, match="no clip"):
@@ -160,7 +160,7 @@ def test_sound_can_be_asked_for_in_parts(served: Served) -> None:
 
 
 def test_equal_names_are_told_apart_and_paths_kept(demo) -> None:
-    shelf, sound = Shelf(demo, packaged=False), wav(SpokenWorld.default().clips()[1].audio)
+    shelf, sound = Shelf(demo, packaged=False), wav(SyntheticCorpus.default().clips()[1].samples)
     keys = [shelf.add(sound, "recording.wav") for _ in range(2)] + [shelf.add(sound, "a/x.wav", source="a/x.wav")]
     assert list(shelf.names().values()) == ["recording.wav", "recording-2.wav", "x.wav"]
     assert [shelf[key].source for key in keys] == ["'recording.wav'", "'recording-2.wav'", "'a/x.wav'"]

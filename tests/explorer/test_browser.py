@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from hooked_whisper.synthetic import SpokenWorld
+from hooked_whisper.synthetic import SyntheticCorpus
 from tests.browsing import chromium, problems_of
 from tests.explorer.conftest import Served
 
@@ -20,7 +20,7 @@ ANY = re.compile(r"\w{2}")
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory) -> Iterator:
     said = tmp_path_factory.mktemp("microphone") / "said.wav"
-    audio = SpokenWorld.default().clips()[1].audio
+    audio = SyntheticCorpus.default().clips()[1].samples
     soundfile.write(said, np.concatenate([audio, np.zeros(16000, np.float32)]), 16000)
     with chromium(
         "--use-fake-device-for-media-stream",
@@ -143,9 +143,9 @@ def test_recording_is_heard(page) -> None:
 def test_files_are_taken_and_wrong_ones_are_refused_in_words(page, problems: list[str], tmp_path: Path) -> None:
     from hooked_whisper.corpora import to_textgrid
 
-    clip = SpokenWorld.default().clips()[4]
+    clip = SyntheticCorpus.default().clips()[4]
     hostile = "<img src=x onerror=alert(1)>"
-    soundfile.write(tmp_path / f"{hostile}.wav", clip.audio, 16000)
+    soundfile.write(tmp_path / f"{hostile}.wav", clip.samples, 16000)
     (tmp_path / "it.TextGrid").write_text(to_textgrid(clip.alignment))
     page.set_input_files("#file", [tmp_path / "it.TextGrid", tmp_path / f"{hostile}.wav"])
     expect(page.locator("#phones button")).to_have_count(len(clip.alignment.phones))

@@ -9,7 +9,7 @@ from hooked_whisper.audio import log_mel_spectrogram
 from hooked_whisper.errors import AlignmentError
 from hooked_whisper.features.phones.classifier import frame_labels, phone_classifier
 from hooked_whisper.protocols import Alignment, Interval
-from hooked_whisper.synthetic.world import SpokenWorld
+from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus
 
 
 def spoken(phones: list[tuple[float, float, str]]) -> Alignment:
@@ -51,8 +51,8 @@ def test_a_phone_never_heard_is_missed() -> None:
 
 
 def test_real_speech_beats_the_commonest_phone_on_other_utterances() -> None:
-    clips = SpokenWorld.default().clips()
-    mels = [log_mel_spectrogram(torch.from_numpy(c.audio)) for c in clips]
+    clips = SyntheticCorpus.default().clips()
+    mels = [log_mel_spectrogram(torch.from_numpy(c.samples)) for c in clips]
     alignments = [c.alignment for c in clips]
     found = phone_classifier(mels[::2], alignments[::2])
     truth = torch.cat([frame_labels(a, m.shape[1], found.labels) for a, m in zip(alignments, mels, strict=True)][1::2])

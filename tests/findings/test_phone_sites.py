@@ -10,26 +10,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hooked_whisper.corpora import Clip
 from hooked_whisper.features import TopExamples, mel_bands
 from hooked_whisper.features.phones.labeled_rows import MEL, collect_rows
 from hooked_whisper.features.phones.row_labels import CountOptions
 from hooked_whisper.features.phones.top_examples import ABSENT
 from hooked_whisper.features.sites import Site
-from hooked_whisper.findings import Utterance, early_blocks, phonetic_neurons, polyphony
+from hooked_whisper.findings import early_blocks, phonetic_neurons, polyphony
 from hooked_whisper.findings.core.sources import further_clips, packaged_clips
 from hooked_whisper.findings.phones import evaluation as phone_sites
-from hooked_whisper.findings.phones.evaluation import (
-    PhoneEvaluation,
-    clip_of,
-    first_half,
-    mel_correlations,
-    phone_evaluation,
-    resampled_means,
-    share,
-)
+from hooked_whisper.findings.phones.evaluation import PhoneEvaluation, first_half, mel_correlations, phone_evaluation, resampled_means, share
 from hooked_whisper.findings.phones.summaries import Named, TopPurity, Tops
 from hooked_whisper.protocols import SILENCE
-from hooked_whisper.synthetic.world import SpokenWorld
+from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus
 from tests.findings.phone_worlds import PHONES, context_with_phones, planted, spoken
 from tests.findings.worlds import small_context, small_model
 
@@ -72,7 +65,7 @@ def test_halves_have_the_same_speakers(speakers: list[str]) -> None:
 
 def test_mel_correlations_find_the_band_that_is_the_feature() -> None:
     model = small_model(0)
-    clips = [clip_of(u) for u in spoken(6)]
+    clips = list(spoken(6))
     hook = "encoder.blocks.0.mlp.hook_post"
     with collect_rows(model, clips, [hook, MEL]) as rows:
         found = mel_correlations(rows, Site(hook), range(6))
@@ -84,7 +77,7 @@ def test_mel_correlations_find_the_band_that_is_the_feature() -> None:
 def test_it_is_evaluated_once_with_the_further_clips() -> None:
     asked = []
 
-    def more() -> tuple[Utterance, ...]:
+    def more() -> tuple[Clip, ...]:
         asked.append(1)
         return spoken(6, seed=1)
 
@@ -108,7 +101,7 @@ def test_it_is_evaluated_once_with_the_further_clips() -> None:
 
 @pytest.mark.parametrize("kind", ["no clips", "no phones", "one speaker"])
 def test_what_cannot_be_evaluated_has_a_reason(kind: str) -> None:
-    alone = tuple(replace(u, alignment=replace(u.alignment, speaker="a")) for u in spoken(4))
+    alone = tuple(u.with_alignment(replace(u.alignment, speaker="a")) for u in spoken(4))
     context, reason = {
         "no clips": (small_context(0), "--corpus"),
         "no phones": (small_context(3), "no phone alignment"),
@@ -129,7 +122,7 @@ def test_any_set_of_phone_labels_is_evaluated(labels: tuple[str, ...]) -> None:
     utterances = []
     for u in spoken(54):
         phones = tuple(replace(i, label=written[i.label]) for i in u.alignment.phones)
-        utterances.append(replace(u, alignment=replace(u.alignment, phones=phones)))
+        utterances.append(u.with_alignment(replace(u.alignment, phones=phones)))
     context = replace(context_with_phones(0), utterances=tuple(utterances))
     found = phone_evaluation(context)
     assert isinstance(found, PhoneEvaluation)
@@ -170,7 +163,7 @@ def test_purity_by_number_of_clips_and_with_a_lag_of_its_own() -> None:
 
 def test_labels_at_a_lag_stay_within_their_clip() -> None:
     model = small_model(0)
-    with collect_rows(model, [clip_of(u) for u in spoken(4)], [MEL]) as rows:
+    with collect_rows(model, list(spoken(4)), [MEL]) as rows:
         labels = rows.labels(CountOptions())
     lagged = labels.lagged(2)
     np.testing.assert_array_equal(lagged[2], labels.ids)
@@ -196,11 +189,11 @@ def test_planted_sites_are_what_they_are_said_to_be() -> None:
 
 
 def test_further_clips_are_other_sentences_by_held_out_speakers() -> None:
-    world = SpokenWorld.default()
-    taken = packaged_clips(world, 3, "").utterances
-    more = further_clips(world, taken, 6)
+    synthetic = SyntheticCorpus.default()
+    taken = packaged_clips(synthetic, 3, "").utterances
+    more = further_clips(synthetic, taken, 6)
     assert len(more) == 6 and not {u.text for u in more} & {u.text for u in taken}
-    held_out = {s.id for s in world.speakers if s.split == "held-out"}
+    held_out = {s.id for s in synthetic.speakers if s.split == "held-out"}
     assert {u.alignment.speaker for u in more} <= held_out
     assert all(u.alignment.phones for u in more) and len({u.id for u in more}) == 6
 
@@ -209,8 +202,8 @@ def test_without_a_synthesiser_the_packaged_clips_that_are_left(monkeypatch: pyt
     def mute(*_: object) -> None:
         raise RuntimeError("no voice")
 
-    monkeypatch.setattr(SpokenWorld, "say", mute)
-    world = SpokenWorld.default()
-    taken = packaged_clips(world, 3, "").utterances
-    more = further_clips(world, taken, 4)
+    monkeypatch.setattr(SyntheticCorpus, "say", mute)
+    synthetic = SyntheticCorpus.default()
+    taken = packaged_clips(synthetic, 3, "").utterances
+    more = further_clips(synthetic, taken, 4)
     assert 0 < len(more) <= 4 and not {u.id for u in more} & {u.id for u in taken}

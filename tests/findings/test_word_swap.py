@@ -12,7 +12,7 @@ from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.sources import make_context
 from hooked_whisper.findings.swaps.pairs import LEAST_GAP, Prepared, candidates, prepare, third_outputs
 from hooked_whisper.findings.word_swap import by_block, mean_over_pairs, measure
-from hooked_whisper.synthetic import SpokenWorld
+from hooked_whisper.synthetic import SyntheticCorpus
 from tests.core.twins import listeners
 
 pytest.importorskip("espeakng_loader")
@@ -25,7 +25,7 @@ def context() -> Context:
 
 @pytest.fixture(scope="module")
 def prepared(context: Context) -> Prepared:
-    return prepare(context, context.model, candidates(SpokenWorld.default(), 12, 0), 3, "")
+    return prepare(context, context.model, candidates(SyntheticCorpus.default(), 12, 0), 3, "")
 
 
 def test_pairs_are_heard_as_meant(context: Context, prepared: Prepared) -> None:
@@ -56,7 +56,7 @@ def test_what_must_be_so(context: Context, prepared: Prepared) -> None:
 
 
 def test_untrained_weights_write_no_pair(context: Context) -> None:
-    assert prepare(context, context.untrained, candidates(SpokenWorld.default(), 2, 0), 3, "").pairs == ()
+    assert prepare(context, context.untrained, candidates(SyntheticCorpus.default(), 2, 0), 3, "").pairs == ()
 
 
 def test_it_runs_and_draws(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

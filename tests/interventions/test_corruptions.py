@@ -14,7 +14,7 @@ from hooked_whisper.errors import AudioError, PatchError, PromptError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.patching import corruptions as c
 from hooked_whisper.protocols import Alignment, Interval
-from hooked_whisper.synthetic import SpokenWorld
+from hooked_whisper.synthetic import SyntheticCorpus
 
 RATE = 16_000
 
@@ -26,7 +26,7 @@ def demo() -> HookedWhisper:
 
 @pytest.fixture(scope="module")
 def clips():
-    return SpokenWorld.default().clips()[:3]
+    return SyntheticCorpus.default().clips()[:3]
 
 
 def tone(hz: float | int, seconds: float | int = 1.0) -> np.ndarray:
@@ -68,15 +68,15 @@ def test_span_edits_share_the_mel_outside(demo: HookedWhisper, clips):
     clip, other = clips[0], clips[1]
     # the loudest word: its own maximum would move every frame
     word = max(
-        clip.alignment.words, key=lambda w: np.square(clip.audio[round(w.start * RATE) : round(w.end * RATE)]).mean()
+        clip.alignment.words, key=lambda w: np.square(clip.samples[round(w.start * RATE) : round(w.end * RATE)]).mean()
     )
-    room = c.room_tone(clip.audio, clip.alignment)
+    room = c.room_tone(clip.samples, clip.alignment)
     made = [
-        c.silence(clip.audio, word),
-        c.silence(clip.audio, word, room),
-        c.add_noise(clip.audio, 0, "pink", word),
-        c.swap_word(clip.audio, word, other.audio, other.alignment.words[0]),
-        c.low_pass(clip.audio, 1000, word),
+        c.silence(clip.samples, word),
+        c.silence(clip.samples, word, room),
+        c.add_noise(clip.samples, 0, "pink", word),
+        c.swap_word(clip.samples, word, other.samples, other.alignment.words[0]),
+        c.low_pass(clip.samples, 1000, word),
     ]
     for one in made:
         outside = ~one.changed
@@ -143,7 +143,7 @@ def test_filters_keep_their_band():
 
 def test_mel_band_mask(demo: HookedWhisper, clips):
     word = clips[0].alignment.words[0]
-    made = c.mask_mel_band(demo, clips[0].audio, 1000, 3000, word)
+    made = c.mask_mel_band(demo, clips[0].samples, 1000, 3000, word)
     changed = made.clean != made.corrupt
     assert set(torch.nonzero(changed.any(-1)[0]).flatten().tolist()) <= set(made.bins)
     frames = torch.nonzero(changed.any(1)[0]).flatten()
@@ -180,12 +180,12 @@ def test_snr_sweep_finds_the_crossing():
 
 
 def test_a_phone_swapped_for_itself_changes_nothing_and_for_another_only_its_span() -> None:
-    one, other = SpokenWorld.default().clips()[:2]
+    one, other = SyntheticCorpus.default().clips()[:2]
     phones = [p for p in one.alignment.phones if p.label != "SIL" and p.duration > 0.06]
     donors = [p for p in other.alignment.phones if p.label != "SIL" and p.duration > 0.06]
-    same = c.swap_phone(one.audio, phones[1], one.audio, phones[1])
+    same = c.swap_phone(one.samples, phones[1], one.samples, phones[1])
     np.testing.assert_allclose(same.corrupt, same.clean, atol=1e-4)
-    found = c.swap_phone(one.audio, phones[1], other.audio, donors[2])
+    found = c.swap_phone(one.samples, phones[1], other.samples, donors[2])
     assert found.kind == "phone swap" and np.any(found.corrupt != found.clean)
     (span,) = found.spans
     assert abs(span.start - phones[1].start) <= 0.002 + 1e-9 and abs(span.end - phones[1].end) <= 0.002 + 1e-9

@@ -17,7 +17,7 @@ from hooked_whisper.interventions.replace import replace_encoder
 from hooked_whisper.interventions.transcriber import normalize_words
 from hooked_whisper.interventions.transcript_changes import Outcomes, WordChange, outcome, outcomes
 from hooked_whisper.protocols import Alignment, Interval
-from hooked_whisper.synthetic.world import SpokenWorld
+from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus
 
 torch.set_num_threads(1)
 
@@ -29,12 +29,12 @@ def demo() -> HookedWhisper:
 
 @pytest.fixture(scope="module")
 def clips() -> list:
-    return SpokenWorld.default().clips()[1:3]
+    return SyntheticCorpus.default().clips()[1:3]
 
 
 @pytest.fixture(scope="module")
 def mel(demo, clips) -> torch.Tensor:
-    return demo.to_mel([c.audio for c in clips])
+    return demo.to_mel([c.samples for c in clips])
 
 
 @pytest.fixture(scope="module")

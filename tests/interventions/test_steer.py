@@ -15,7 +15,7 @@ from hooked_whisper.interventions.steer import (
     steer,
     sweep_coefficients,
 )
-from hooked_whisper.synthetic.world import SpokenWorld
+from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus
 from tests.interventions.conftest import N_POSITIONS as N
 
 torch.set_num_threads(1)
@@ -78,9 +78,9 @@ def test_controls_have_the_norm_and_another_direction() -> None:
 
 def test_a_sweep_on_the_demo_model() -> None:
     demo = HookedWhisper.from_pretrained("demo", device="cpu")
-    clips = SpokenWorld.default().clips()[1:3]
+    clips = SyntheticCorpus.default().clips()[1:3]
     with torch.no_grad():
-        encoded = demo.embed_audio(demo.to_mel([c.audio for c in clips]))
+        encoded = demo.embed_audio(demo.to_mel([c.samples for c in clips]))
     tokens = demo.to_tokens("")
     name = "decoder.blocks.2.hook_resid_post"
     v = demo.W_U[:, demo.to_single_token(" cat")]

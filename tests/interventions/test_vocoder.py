@@ -9,12 +9,12 @@ from scipy.signal import butter, sosfiltfilt
 from hooked_whisper.errors import AudioError
 from hooked_whisper.patching.corruptions import vocode
 from hooked_whisper.protocols import Interval
-from hooked_whisper.synthetic import SpokenWorld
+from hooked_whisper.synthetic import SyntheticCorpus
 
 
 @pytest.fixture(scope="module")
 def clip() -> np.ndarray:
-    return SpokenWorld.default().clips()[0].audio
+    return SyntheticCorpus.default().clips()[0].samples
 
 
 def test_power_and_course_stay_the_wave_goes(clip: np.ndarray) -> None:

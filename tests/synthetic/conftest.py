@@ -23,7 +23,7 @@ needs_flite = pytest.mark.skipif(shutil.which("flite") is None, reason="flite is
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("flite") is None:
         pytest.skip("flite is not installed")
     folder = tmp_path_factory.mktemp("world")

@@ -22,10 +22,10 @@ def shards(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_killed_and_resumed_gives_the_same_bytes(world: Path, tmp_path: Path):
+def test_killed_and_resumed_gives_the_same_bytes(corpus_folder: Path, tmp_path: Path):
     """A build that lost one finished shard, one damaged shard and the tail of its manifest."""
     broken = tmp_path / "world"
-    shutil.copytree(world, broken)
+    shutil.copytree(corpus_folder, broken)
     manifest = json.loads((broken / "manifest.json").read_text())
     names = list(manifest["shards"])
     del manifest["shards"][names[-1]]
@@ -33,13 +33,15 @@ def test_killed_and_resumed_gives_the_same_bytes(world: Path, tmp_path: Path):
     (broken / f"{names[0]}.npy").write_bytes(b"torn")
     kept = (broken / f"{names[1]}.npy").stat().st_mtime_ns
     build(broken, TINY, processes=1)
-    assert shards(broken) == shards(world)
+    assert shards(broken) == shards(corpus_folder)
     assert (broken / f"{names[1]}.npy").stat().st_mtime_ns == kept
-    assert json.loads((broken / "manifest.json").read_text()) == json.loads((world / "manifest.json").read_text())
+    assert json.loads((broken / "manifest.json").read_text()) == json.loads(
+        (corpus_folder / "manifest.json").read_text()
+    )
 
 
-def test_splits(world: Path):
-    total = {split: Corpus(world, split) for split in SPLITS}
+def test_splits(corpus_folder: Path):
+    total = {split: Corpus(corpus_folder, split) for split in SPLITS}
     assert [len(total[s]) for s in ("sentences", "speakers", "bigrams")] == [4, 4, 3]
     for corpus in total.values():
         for i in range(len(corpus)):
@@ -50,14 +52,14 @@ def test_splits(world: Path):
     assert not set(total["train"].texts) & set(total["sentences"].texts)
 
 
-def test_other_settings_need_another_folder(world: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["build", "--world", str(world), "--utterances", "5"]) == 2
+def test_other_settings_need_another_folder(corpus_folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["build", "--corpus", str(corpus_folder), "--utterances", "5"]) == 2
     assert "other settings" in capsys.readouterr().err
 
 
 def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["train", "--world", str(tmp_path), "--run", str(tmp_path / "run")]) == 2
-    assert main(["export", "--world", str(tmp_path), "--run", str(tmp_path), "--to", str(tmp_path / "x")]) == 2
+    assert main(["train", "--corpus", str(tmp_path), "--run", str(tmp_path / "run")]) == 2
+    assert main(["export", "--corpus", str(tmp_path), "--run", str(tmp_path), "--to", str(tmp_path / "x")]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 2 and all(line.startswith("error: no ") for line in lines)
     with pytest.raises(ValueError, match="no split"):

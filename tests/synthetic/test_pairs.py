@@ -8,17 +8,17 @@ import torch
 
 from hooked_whisper.findings.core.transcripts import Transcriber
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.synthetic import SpokenWorld
+from hooked_whisper.synthetic import SyntheticCorpus
 
 
 @pytest.fixture(scope="module")
-def world() -> SpokenWorld:
-    return SpokenWorld.default()
+def synthetic() -> SyntheticCorpus:
+    return SyntheticCorpus.default()
 
 
 @pytest.fixture(scope="module")
-def pairs(world: SpokenWorld):
-    return world.minimal_pairs(12, seed=1)
+def pairs(synthetic: SyntheticCorpus):
+    return synthetic.minimal_pairs(12, seed=1)
 
 
 def test_only_the_slot_changes(pairs):
@@ -31,35 +31,35 @@ def test_only_the_slot_changes(pairs):
         assert np.abs(pair.clean - pair.corrupt)[first:last].max() > 0.01
 
 
-def test_words_phones_and_probabilities(world: SpokenWorld, pairs):
+def test_words_phones_and_probabilities(synthetic: SyntheticCorpus, pairs):
     for pair in pairs:
         a, b = pair.clean_alignment, pair.corrupt_alignment
         assert [w.label for w in a.words] == pair.text_a.split() and [w.label for w in b.words] == pair.text_b.split()
         assert sum(x.label != y.label for x, y in zip(a.phones, b.phones, strict=True)) == 1
         assert all(abs(x.start - y.start) <= 0.01 for x, y in zip(a.phones, b.phones, strict=True))
-        row = world.transition_matrix[world.states.index(pair.carrier.previous)]
-        assert pair.log_prob_a == pytest.approx(np.log(row[world.states.index(pair.a)]))
-        assert pair.carrier.grammatical and np.isfinite(world.grammar.log_prob(pair.text_a))
-        assert np.isfinite(world.grammar.log_prob(pair.text_b))
+        row = synthetic.transition_matrix[synthetic.states.index(pair.carrier.previous)]
+        assert pair.log_prob_a == pytest.approx(np.log(row[synthetic.states.index(pair.a)]))
+        assert pair.carrier.grammatical and np.isfinite(synthetic.grammar.log_prob(pair.text_a))
+        assert np.isfinite(synthetic.grammar.log_prob(pair.text_b))
         assert pair.speaker in {"us-f4", "us-annie", "gb-paul"}
 
 
-def test_the_seed_decides(world: SpokenWorld, pairs):
-    again, other = world.minimal_pairs(12, seed=1), world.minimal_pairs(12, seed=2)
+def test_the_seed_decides(synthetic: SyntheticCorpus, pairs):
+    again, other = synthetic.minimal_pairs(12, seed=1), synthetic.minimal_pairs(12, seed=2)
     assert [(p.text_a, p.b, p.speaker) for p in again] == [(p.text_a, p.b, p.speaker) for p in pairs]
     assert [p.text_a for p in other] != [p.text_a for p in pairs]
 
 
-def test_contrasts_and_voices(world: SpokenWorld):
-    assert all({*p.contrast.split("/")} == {"b", "p"} for p in world.minimal_pairs(4, "b/p"))
-    assert all(p.place == "coda" and p.speaker == "us-m0" for p in world.minimal_pairs(3, "coda", speakers="us-m0"))
+def test_contrasts_and_voices(synthetic: SyntheticCorpus):
+    assert all({*p.contrast.split("/")} == {"b", "p"} for p in synthetic.minimal_pairs(4, "b/p"))
+    assert all(p.place == "coda" and p.speaker == "us-m0" for p in synthetic.minimal_pairs(3, "coda", speakers="us-m0"))
     with pytest.raises(ValueError, match="did you mean 'us-annie'"):
-        world.minimal_pairs(1, speakers=["us-anni"])
+        synthetic.minimal_pairs(1, speakers=["us-anni"])
 
 
-def test_a_third_word_fits_the_slot(world: SpokenWorld, pairs):
+def test_a_third_word_fits_the_slot(synthetic: SyntheticCorpus, pairs):
     pair = pairs[0]
-    third = pair.with_word(world.third_words(pair)[0])
+    third = pair.with_word(synthetic.third_words(pair)[0])
     assert third.parameters["b"] not in (pair.a, pair.b)
     np.testing.assert_array_equal(third.clean, pair.clean)
     assert third.spans == (pair.span,) and not np.array_equal(third.corrupt, pair.corrupt)

@@ -1,4 +1,4 @@
-"""The spoken world as a corpus: exact, the same in any order, spoken once, and not from training."""
+"""The synthetic corpus as a corpus: exact, the same in any order, spoken once, and not from training."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import torch
 from hooked_whisper.corpora import Loaded, Loader, fingerprint
 from hooked_whisper.errors import AudioError, MissingExtraError
 from hooked_whisper.protocols import SILENCE
-from hooked_whisper.synthetic import SpokenWorld, espeak, voices
+from hooked_whisper.synthetic import SyntheticCorpus, espeak, voices
 from hooked_whisper.synthetic.corpus import CorpusConfig, plan
-from hooked_whisper.synthetic.recordings import held_out_sentences, world_recordings
+from hooked_whisper.synthetic.recordings import held_out_sentences, synthetic_recordings
 
 
 @pytest.fixture(scope="module")
-def packaged() -> SpokenWorld:
-    return SpokenWorld.default()
+def packaged() -> SyntheticCorpus:
+    return SyntheticCorpus.default()
 
 
-def test_recordings_know_what_they_say(packaged: SpokenWorld) -> None:
-    corpus = world_recordings(packaged, 8, seed=1)
+def test_recordings_know_what_they_say(packaged: SyntheticCorpus) -> None:
+    corpus = synthetic_recordings(packaged, 8, seed=1)
     assert len({one.id for one in corpus}) == 8
     assert {one.speaker for one in corpus} == {s.id for s in voices.speakers("held-out", "espeak")}
     for one in corpus:
@@ -39,52 +39,52 @@ def test_recordings_know_what_they_say(packaged: SpokenWorld) -> None:
         assert samples[: round(said[0].start * 16_000)].abs().sum() < 1
 
 
-def test_sentences_were_never_in_training(packaged: SpokenWorld) -> None:
+def test_sentences_were_never_in_training(packaged: SyntheticCorpus) -> None:
     shards = plan(CorpusConfig(seed=packaged.grammar.seed), packaged.grammar)
     trained = {job.text for name, jobs in shards.items() if name.startswith("train") for job in jobs}
     texts = held_out_sentences(packaged, 50, 3)
     assert len(set(texts)) == 50 and trained.isdisjoint(texts)
-    assert texts == [one.text for one in world_recordings(packaged, 50, seed=3)]
+    assert texts == [one.text for one in synthetic_recordings(packaged, 50, seed=3)]
 
 
-def test_a_recording_is_the_same_in_any_order_and_whatever_was_said_before(packaged: SpokenWorld) -> None:
-    first, again = (world_recordings(packaged, 12, seed=2) for _ in range(2))
+def test_a_recording_is_the_same_in_any_order_and_whatever_was_said_before(packaged: SyntheticCorpus) -> None:
+    first, again = (synthetic_recordings(packaged, 12, seed=2) for _ in range(2))
     sounds = [one.audio() for one in first]
-    packaged.say("the very good duck", "us-f2")  # the process's own synthesiser goes on
+    packaged.say("the very good duck", "us-f2")  # the process's own synthesizer goes on
     with ThreadPoolExecutor(3) as pool:
         backwards = list(pool.map(lambda one: one.audio(), again[::-1]))[::-1]
     assert all(torch.equal(a, b) for a, b in zip(sounds, backwards, strict=True))
     assert [a.alignment() for a in first] == [b.alignment() for b in again]
-    assert fingerprint(first) == fingerprint(again) != fingerprint(world_recordings(packaged, 12, seed=3))
+    assert fingerprint(first) == fingerprint(again) != fingerprint(synthetic_recordings(packaged, 12, seed=3))
 
 
-def test_sound_and_alignment_are_spoken_once(packaged: SpokenWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sound_and_alignment_are_spoken_once(packaged: SyntheticCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     real = voices.speak
     monkeypatch.setattr(voices, "speak", lambda text, *rest, **more: calls.append(text) or real(text, *rest, **more))
-    one, two = world_recordings(packaged, 2)
+    one, two = synthetic_recordings(packaged, 2)
     assert not calls
     one.audio(), one.alignment(), one.audio(), two.alignment(), two.audio()
     assert calls == [one.text, two.text]
 
 
-def test_the_loader_speaks_ahead(packaged: SpokenWorld) -> None:
-    corpus = world_recordings(packaged, 6, speakers=["us-f4", "gb-paul"])
+def test_the_loader_speaks_ahead(packaged: SyntheticCorpus) -> None:
+    corpus = synthetic_recordings(packaged, 6, speakers=["us-f4", "gb-paul"])
     found = list(Loader(corpus, ahead=3, threads=2))
     assert all(isinstance(one, Loaded) for one in found) and [one.index for one in found] == list(range(6))
     assert all(torch.equal(one.samples, corpus[one.index].audio()) for one in found)
 
 
-def test_what_is_refused(packaged: SpokenWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_refused(packaged: SyntheticCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="at least one"):
-        world_recordings(packaged, 0)
+        synthetic_recordings(packaged, 0)
     with pytest.raises(ValueError, match="us-f4"):
-        world_recordings(packaged, 1, speakers="us-f44")
+        synthetic_recordings(packaged, 1, speakers="us-f44")
     with monkeypatch.context() as patch:
         patch.setattr(espeak, "engine", lambda: (_ for _ in ()).throw(RuntimeError(espeak.INSTALL)))
         with pytest.raises(MissingExtraError, match="pip install"):
-            world_recordings(packaged, 1)
-    (one,) = world_recordings(packaged, 1)
+            synthetic_recordings(packaged, 1)
+    (one,) = synthetic_recordings(packaged, 1)
     monkeypatch.setattr(voices, "speak", lambda *_, **__: (_ for _ in ()).throw(ValueError("no separate phones")))
     with pytest.raises(AudioError, match="no separate phones"):
         one.audio()

@@ -1,4 +1,4 @@
-"""Both synthesisers: intervals that are true, words in order, one label set."""
+"""Both synthesizers: intervals that are true, words in order, one label set."""
 
 from __future__ import annotations
 

@@ -19,13 +19,13 @@ from hooked_whisper.synthetic.__main__ import main
 from hooked_whisper.synthetic.augment import AugmentConfig, Example, _mask_words, augment, change_speed, equalise, noise
 from hooked_whisper.synthetic.checkpoint import checkpoints
 from hooked_whisper.synthetic.corpus import Corpus
-from hooked_whisper.synthetic.data import IGNORE, LETTERS, WINDOW, Batches, collate, specials, target, world_vocabulary
+from hooked_whisper.synthetic.data import IGNORE, LETTERS, WINDOW, Batches, collate, corpus_vocabulary, specials, target
 from hooked_whisper.synthetic.evaluate import greedy, summarise, word_errors
 from hooked_whisper.synthetic.export import describe, load_run
 from hooked_whisper.synthetic.lexicon import token_ids
 from hooked_whisper.synthetic.recipe import TrainConfig
+from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus
 from hooked_whisper.synthetic.train import losses, new_model, train
-from hooked_whisper.synthetic.world import SpokenWorld
 
 SMALL = TrainConfig(
     steps=4, batch=6, full_window_batch=2, ctc_end=0.5, full_window_start=0.75, warm_up=2, log_every=1,
@@ -123,11 +123,11 @@ def test_targets_follow_whispers_layout():
         [s.sot, s.en, s.transcribe, s.no_timestamps],
         [s.no_speech, IGNORE, IGNORE, s.eot],
     )
-    assert set(labels) - {IGNORE} <= set(world_vocabulary().tolist())
+    assert set(labels) - {IGNORE} <= set(corpus_vocabulary().tolist())
 
 
-def test_batches_depend_on_seed_and_step_alone(world: Path):
-    corpus = Corpus(world, "train")
+def test_batches_depend_on_seed_and_step_alone(corpus_folder: Path):
+    corpus = Corpus(corpus_folder, "train")
     one, two = Batches(corpus, SMALL), Batches(corpus, SMALL)
     assert one[2].audio.shape[1] % 320 == 0 and one[2].start + one[2].audio.shape[1] // 320 <= 1500
     assert torch.equal(one[1].audio, two[1].audio) and torch.equal(one[1].tokens, two[1].tokens)
@@ -138,10 +138,10 @@ def test_batches_depend_on_seed_and_step_alone(world: Path):
     assert full.audio.shape == (2, WINDOW) and full.start == 0
 
 
-def test_flite_can_count_more(world: Path):
-    corpus = Corpus(world, "train")
+def test_flite_can_count_more(corpus_folder: Path):
+    corpus = Corpus(corpus_folder, "train")
     rows = Batches(corpus, replace(SMALL, flite_weight=3))._epoch(0).ravel().tolist()
-    flite = [i for i, name in enumerate(corpus.synthesisers) if name == "flite"]
+    flite = [i for i, name in enumerate(corpus.synthesizers) if name == "flite"]
     assert 0 < len(flite) < len(corpus) / 2 < sum(i in flite for i in rows)
 
 
@@ -154,8 +154,8 @@ def test_schedule():
     assert max(rates) <= config.lr and rates[-1] < 0.02 * config.lr and min(rates) > 0
 
 
-def test_restricted_softmax_is_the_full_one_without_other_words(world: Path, one_thread):
-    batch = Batches(Corpus(world, "train"), SMALL)[0]
+def test_restricted_softmax_is_the_full_one_without_other_words(corpus_folder: Path, one_thread):
+    batch = Batches(Corpus(corpus_folder, "train"), SMALL)[0]
     model, head = new_model(SMALL), nn.Linear(SMALL.d_model, len(LETTERS) + 1)
     with torch.no_grad():
         small = losses(model, head, batch, 0.0, full_softmax=False)
@@ -173,21 +173,21 @@ def test_clips_without_words_do_not_enter_the_ctc_loss():
     assert batch.audible.tolist() == [True, False, False]
 
 
-def test_resumed_run_equals_the_uninterrupted_one(world: Path, tmp_path: Path, one_thread):
-    whole = train(SMALL, world, tmp_path / "whole")
-    train(SMALL, world, tmp_path / "parts", stop_at=2)
-    parts = train(SMALL, world, tmp_path / "parts")
+def test_resumed_run_equals_the_uninterrupted_one(corpus_folder: Path, tmp_path: Path, one_thread):
+    whole = train(SMALL, corpus_folder, tmp_path / "whole")
+    train(SMALL, corpus_folder, tmp_path / "parts", stop_at=2)
+    parts = train(SMALL, corpus_folder, tmp_path / "parts")
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
     loaded = load_run(tmp_path / "parts")
     assert loaded.config == SMALL and loaded.steps == 4 and len(checkpoints(tmp_path / "parts")) == 2
     assert torch.equal(loaded.model.decoder.token_embedding.weight, whole.decoder.token_embedding.weight)
     with pytest.raises(ValueError, match="other settings"):
-        train(replace(SMALL, lr=1.0), world, tmp_path / "parts")
+        train(replace(SMALL, lr=1.0), corpus_folder, tmp_path / "parts")
 
 
-def test_run_that_starts_from_another_tells_its_history(world: Path, tmp_path: Path, one_thread):
-    train(SMALL, world, tmp_path / "first", stop_at=1)
-    train(replace(SMALL, steps=3), world, tmp_path / "second", start_from=tmp_path / "first")
+def test_run_that_starts_from_another_tells_its_history(corpus_folder: Path, tmp_path: Path, one_thread):
+    train(SMALL, corpus_folder, tmp_path / "first", stop_at=1)
+    train(replace(SMALL, steps=3), corpus_folder, tmp_path / "second", start_from=tmp_path / "first")
     made = describe(load_run(tmp_path / "second"), {"sentences": {"wer": 0.5}})
     flags = "--batch 6 --full-window-start 0.75"
     assert made["command"].split(" && ")[1:3] == [
@@ -201,10 +201,10 @@ def test_run_that_starts_from_another_tells_its_history(world: Path, tmp_path: P
     )
 
 
-def test_evaluation_and_export(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], one_thread):
+def test_evaluation_and_export(corpus_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], one_thread):
     run = tmp_path / "run"
-    train(SMALL, world, run, stop_at=1)
-    common = ["--world", str(world), "--run", str(run)]
+    train(SMALL, corpus_folder, run, stop_at=1)
+    common = ["--corpus", str(corpus_folder), "--run", str(run)]
     assert main(["evaluate", *common, "--limit", "1"]) == 0
     metrics = json.loads((run / "metrics.json").read_text())
     assert {"sentences", "speakers", "bigrams", "no_speech", "steps"} == set(metrics)
@@ -212,7 +212,7 @@ def test_evaluation_and_export(world: Path, tmp_path: Path, capsys: pytest.Captu
     assert main(["export", *common, "--to", str(tmp_path / "demo"), "--clips", "4", "--align-on", "2"]) == 0
     model = HookedWhisper.from_pretrained(tmp_path / "demo")
     assert model.cfg.alignment_heads
-    assert model.cfg.name == "demo" and len(SpokenWorld.load(tmp_path / "demo").clips("speakers")) == 2
+    assert model.cfg.name == "demo" and len(SyntheticCorpus.load(tmp_path / "demo").clips("speakers")) == 2
     assert "megabytes" in capsys.readouterr().out
 
 

@@ -1,4 +1,4 @@
-"""Where a finding's clips and truth come from: the spoken world, or a user's own recordings."""
+"""Where a finding's clips and truth come from: the synthetic corpus, or a user's own recordings."""
 
 from __future__ import annotations
 
@@ -11,67 +11,68 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hooked_whisper.corpora import Clip
 from hooked_whisper.corpora import Failure, Recording
-from hooked_whisper.findings.core.context import Context, Utterance
+from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.corpus_clips import CorpusClips, balanced, clips_of, origin_of
 from hooked_whisper.findings.core.synthetic_truth import Truth, make_truth
-from hooked_whisper.findings.speech.sample import PER_LANGUAGE
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment
 from hooked_whisper.synthetic.recordings import held_out_sentences
-from hooked_whisper.synthetic.world import SpokenWorld
+from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus
 
 LEAD = 0.5  # seconds of silence before a synthetic clip, so that a cut can be moved to before its first word
 DEMO = "demo"
+PER_LANGUAGE = 10  # clips of each language: 5 languages are 50 encoder passes, half a minute of base on two cores
 FURTHER = 200  # clips for findings on phones: with the first 100 most phones are said 50 times or more
 
 
-Further = Callable[[], tuple[Utterance, ...]]
+Further = Callable[[], tuple[Clip, ...]]
 
 
 @dataclass(frozen=True)
 class Clips:
     """Utterances and a sentence on where they are from."""
 
-    utterances: tuple[Utterance, ...]
+    utterances: tuple[Clip, ...]
     origin: str
 
 
-def world_of(model: str) -> SpokenWorld | None:
+def synthetic_corpus_of(model: str) -> SyntheticCorpus | None:
     """The world that a model was trained on: the packaged one for ``demo``, or one saved beside the weights."""
     if model == DEMO:
-        return SpokenWorld.default()
+        return SyntheticCorpus.default()
     folder = Path(model)
-    return SpokenWorld.load(folder) if (folder / "grammar.json").is_file() else None
+    return SyntheticCorpus.load(folder) if (folder / "grammar.json").is_file() else None
 
 
-def truth_of(world: SpokenWorld, model: HookedWhisper) -> Truth:
+def truth_of(synthetic: SyntheticCorpus, model: HookedWhisper) -> Truth:
     """What is true in a world, with this model's token ids."""
     from hooked_whisper.synthetic.corpus import CorpusConfig
     from hooked_whisper.synthetic.grammar import MAX_WORDS, MIN_WORDS
 
     return make_truth(
-        world.words,
-        {word: model.to_single_token(f" {word}") for word in world.words},
+        synthetic.words,
+        {word: model.to_single_token(f" {word}") for word in synthetic.words},
         model.tokenizer.eot,
-        np.asarray(world.transition_matrix),
-        world.sounds.phones,
-        world.sounds.rhyme_of,
+        np.asarray(synthetic.transition_matrix),
+        synthetic.sounds.phones,
+        synthetic.sounds.rhyme_of,
         shortest=MIN_WORDS,
         longest=MAX_WORDS,
         sentences=CorpusConfig().train,
-        class_of=world.grammar.class_of,
+        class_of=synthetic.grammar.class_of,
     )
 
 
-def synthetic_clips(world: SpokenWorld, count: int, seed: int = 0) -> Clips:
+def synthetic_clips(synthetic: SyntheticCorpus, count: int, seed: int = 0) -> Clips:
     """Held-out sentences spoken by the held-out speakers of espeak-ng in turn; the packaged clips without it."""
-    speakers = [s.id for s in world.speakers if s.split == "held-out" and s.synthesiser == "espeak"]
-    texts = held_out_sentences(world, 2 * count, seed)  # some sentences have words the synthesiser runs together
+    speakers = [s.id for s in synthetic.speakers if s.split == "held-out" and s.synthesizer == "espeak"]
+    texts = held_out_sentences(synthetic, 2 * count, seed)  # some sentences have words the synthesizer runs together
     try:
-        utterances = _spoken(world, texts, speakers, count)
+        utterances = _spoken(synthetic, texts, speakers, count)
     except (RuntimeError, OSError, ImportError) as error:
-        return packaged_clips(world, count, f"no synthesiser ({error})")
+        return packaged_clips(synthetic, count, f"no synthesizer ({error})")
     return Clips(
         utterances,
         f"{len(utterances)} held-out sentences spoken by held-out speakers {', '.join(speakers)} (espeak-ng)",
@@ -79,50 +80,50 @@ def synthetic_clips(world: SpokenWorld, count: int, seed: int = 0) -> Clips:
 
 
 def further_clips(
-    world: SpokenWorld, taken: Sequence[Utterance], count: int = FURTHER, seed: int = 0
-) -> tuple[Utterance, ...]:
+    synthetic: SyntheticCorpus, taken: Sequence[Clip], count: int = FURTHER, seed: int = 0
+) -> tuple[Clip, ...]:
     """Other held-out sentences than those taken, by all held-out speakers in turn: flite's too if flite is there.
 
     Without espeak-ng: the packaged clips that are not among those taken.
     """
     known = {u.text for u in taken}
-    voices = [s for s in world.speakers if s.split == "held-out"]
-    speakers = [s.id for s in voices if s.synthesiser == "espeak" or shutil.which(s.synthesiser)]
-    texts = [t for t in held_out_sentences(world, 2 * (count + len(taken)), seed) if t not in known]
+    voices = [s for s in synthetic.speakers if s.split == "held-out"]
+    speakers = [s.id for s in voices if s.synthesizer == "espeak" or shutil.which(s.synthesizer)]
+    texts = [t for t in held_out_sentences(synthetic, 2 * (count + len(taken)), seed) if t not in known]
     try:
-        return _spoken(world, texts, speakers, count, "more-")
+        return _spoken(synthetic, texts, speakers, count, "more-")
     except (RuntimeError, OSError, ImportError):
         names = {u.id for u in taken}
-        return tuple(u for u in packaged_clips(world, len(taken) + count, "").utterances if u.id not in names)
+        return tuple(u for u in packaged_clips(synthetic, len(taken) + count, "").utterances if u.id not in names)
 
 
 def _spoken(
-    world: SpokenWorld, texts: Sequence[str], speakers: Sequence[str], count: int, prefix: str = ""
-) -> tuple[Utterance, ...]:
+    synthetic: SyntheticCorpus, texts: Sequence[str], speakers: Sequence[str], count: int, prefix: str = ""
+) -> tuple[Clip, ...]:
     """As many of the texts as are wanted, by the speakers in turn; texts that cannot be said are passed over."""
-    utterances: list[Utterance] = []
+    utterances: list[Clip] = []
     for text in texts:
         if len(utterances) == count:
             break
         speaker = speakers[len(utterances) % len(speakers)]
         try:
-            audio, alignment = world.say(text, speaker)
+            audio, alignment = synthetic.say(text, speaker)
         except ValueError:
             continue
         utterances.append(_with_lead(audio, replace(alignment, utterance=f"{prefix}{speaker}-{len(utterances):03d}")))
     return tuple(utterances)
 
 
-def packaged_clips(world: SpokenWorld, count: int, why: str) -> Clips:
+def packaged_clips(synthetic: SyntheticCorpus, count: int, why: str) -> Clips:
     """The held-out recordings that ship with the package."""
-    clips = world.clips()[:count]
-    utterances = tuple(_with_lead(clip.audio, clip.alignment) for clip in clips)
+    clips = synthetic.clips()[:count]
+    utterances = tuple(_with_lead(clip.samples, clip.alignment) for clip in clips)
     return Clips(utterances, f"{why}: the {len(utterances)} packaged held-out clips instead")
 
 
-def _with_lead(audio: np.ndarray, alignment: Alignment) -> Utterance:
+def _with_lead(audio: np.ndarray, alignment: Alignment) -> Clip:
     lead = np.zeros(round(LEAD * 16_000), np.float32)
-    return Utterance(np.concatenate([lead, audio.astype(np.float32)]), alignment.shifted(LEAD))
+    return Clip.aligned(np.concatenate([lead, audio.astype(np.float32)]), alignment.shifted(LEAD))
 
 
 def packaged_speech_clips(model: HookedWhisper, count: int, seed: int = 0) -> tuple[CorpusClips, Further]:
@@ -141,7 +142,7 @@ def packaged_speech_clips(model: HookedWhisper, count: int, seed: int = 0) -> tu
     )
 
 
-def packaged_language_clips(model: HookedWhisper) -> tuple[Utterance, ...]:
+def packaged_language_clips(model: HookedWhisper) -> tuple[Clip, ...]:
     """``PER_LANGUAGE`` packaged sentences in each language, by its voices in turn.
 
     Raises:
@@ -197,14 +198,14 @@ def make_context(
     Raises:
         AudioError: none of the recordings can be used.
     """
-    world = world_of(name)
+    synthetic = synthetic_corpus_of(name)
     clips, has_own_texts = Clips((), "none was needed"), False
     further: Further | None = None
     language_speech: Further | None = None
     failures: tuple[Failure, ...] = ()
-    if speech and world is not None and corpus is None:
-        clips = synthetic_clips(world, utterances, seed)
-        further = partial(further_clips, world, clips.utterances, seed=seed)
+    if speech and synthetic is not None and corpus is None:
+        clips = synthetic_clips(synthetic, utterances, seed)
+        further = partial(further_clips, synthetic, clips.utterances, seed=seed)
     elif speech:
         if corpus is None:
             corpus_name = "packaged speech"
@@ -218,7 +219,7 @@ def make_context(
         model,
         untrained_twin(model, seed),
         clips.utterances,
-        None if world is None else truth_of(world, model),
+        None if synthetic is None else truth_of(synthetic, model),
         reference="model" if has_own_texts else "truth",
         language=language,
         seed=seed,

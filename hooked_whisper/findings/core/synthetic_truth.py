@@ -1,4 +1,4 @@
-"""What is true in the spoken world: which word follows which, how often, and how the words sound."""
+"""What is true in the synthetic corpus: which word follows which, how often, and how the words sound."""
 
 from __future__ import annotations
 

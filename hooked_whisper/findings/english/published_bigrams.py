@@ -1,9 +1,6 @@
-"""F9 beside what was published: our top lists in the same form, and the comparison with ``tiny`` where that is the
-model."""
+"""Our likeliest next tokens in the form of the published ones (F9); compared with them if the model is ``tiny``."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,10 +13,11 @@ from hooked_whisper.findings.core.context import Context, released_name
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate
 from hooked_whisper.findings.core.records import Table
 from hooked_whisper.findings.core.synthetic_truth import Truth
+from hooked_whisper.findings.english.published_comparison import PublishedComparison
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions import null_encoding
 
-PUBLISHED = tuple(published.list_table(one) for one in published.TOP_LISTS)
+PUBLISHED = tuple(published.list_table(top_list) for top_list in published.TOP_LISTS)
 PROMPTS = ("very", "traffic", "good")
 SPELLED = (" very", " traffic", "traffic", " good", " Good", "Good")
 
@@ -29,29 +27,35 @@ GOOD = "published tokens among the first 20 after Good (of 18)"
 TRAFFIC = "published tokens among the first 20 after traffic, better of two lists (of 19)"
 
 
-def our_tables(context: Context, truth: Truth, kept: dict[str, np.ndarray], n: int = 10) -> tuple[Table, ...]:
-    """The likeliest followers of the published prompt words, in this model's own world."""
+def our_tables(model: str, truth: Truth, logits_by_prefix: dict[str, np.ndarray], n: int = 10) -> tuple[Table, ...]:
+    """Return the likeliest followers of the published prompt words in the synthetic corpus. ``model``: its name."""
     tables = []
     for word in PROMPTS:
         if word not in truth.words:
             continue
         i = truth.words.index(word)
-        for prefix, logits in kept.items():
-            own = logits[i, :-1]
-            probability = np.exp(own - own.max()) / np.exp(own - own.max()).sum()
+        for prefix, logits in logits_by_prefix.items():
+            scores = logits[i, :-1]
+            probability = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
             row = truth.row[i, :-1] / max(truth.row[i, :-1].sum(), 1e-12)
             rows = tuple(
-                (f"␣{truth.words[j]}", str(truth.tokens[j]), f"{own[j]:.2f}", f"{probability[j]:.3f}", f"{row[j]:.3f}")
-                for j in np.argsort(-own, kind="stable")[:n]
+                (
+                    f"␣{truth.words[j]}",
+                    str(truth.tokens[j]),
+                    f"{scores[j]:.2f}",
+                    f"{probability[j]:.3f}",
+                    f"{row[j]:.3f}",
+                )
+                for j in np.argsort(-scores, kind="stable")[:n]
             )
             columns = ("token", "id", "logit", "probability", "true")
-            tables.append(Table(f"After '␣{word}', prefix {prefix}", f"ours: {context.model.cfg.name}", columns, rows))
+            tables.append(Table(f"After '␣{word}', prefix {prefix}", f"ours: {model}", columns, rows))
     return tuple(tables)
 
 
 @torch.no_grad()
 def _logits(model: HookedWhisper, language: str) -> dict[str, Float[torch.Tensor, "vocab"]]:
-    """Logits after each published prompt, spelled with and without its leading space: the pages do not say which."""
+    """Return the logits after each published prompt, with and without a leading space: the pages do not say which."""
     prefix = model.prompter.prompt_ids(language=language, timestamps=True)
     empty = null_encoding(model, "zero audio")
     rows = {}
@@ -91,17 +95,10 @@ def _statistics(model: HookedWhisper, lists: dict[str, list[RankedToken]]) -> di
     }
 
 
-@dataclass(frozen=True)
-class Beside:
-    """Our lists in the published form; criteria and controls if the published ones are of this very model."""
 
-    tables: tuple[Table, ...]
-    criteria: tuple[Criterion, ...] = ()
-    controls: tuple[Control, ...] = ()
-
-
-def compare(context: Context, language: str, mean: Float[torch.Tensor, "text"]) -> Beside:
-    """Top lists of a real Whisper after the published prompts, as they are and minus the ``mean`` over many prompts."""
+def compare(context: Context, language: str, mean: Float[torch.Tensor, "text"]) -> PublishedComparison:
+    """Return the likeliest tokens after the published prompts by logit, and by logit minus the ``mean`` over many
+    prompts."""
     model = context.model
     rows = _logits(model, language)
     lists = {spelled: top_tokens(model, logits) for spelled, logits in rows.items()}
@@ -112,7 +109,7 @@ def compare(context: Context, language: str, mean: Float[torch.Tensor, "text"]) 
         for tokens, what in ((lists[spelled], "logit"), (centered[spelled], "logit minus mean over prompts"))
     )
     if released_name(model.cfg.name) != "tiny":
-        return Beside(tables)
+        return PublishedComparison(tables)
     values = _statistics(model, lists)
     criteria = (
         Criterion(ORDER, values[ORDER], 5, "at least"),
@@ -124,7 +121,7 @@ def compare(context: Context, language: str, mean: Float[torch.Tensor, "text"]) 
         spelled: top_tokens(context.untrained, row) for spelled, row in _logits(context.untrained, language).items()
     }
     control = Control("untrained model, published lists", "random weights", _statistics(context.untrained, blank))
-    return Beside(tables, criteria, (control,))
+    return PublishedComparison(tables, criteria, (control,))
 
 
 def _table(model: HookedWhisper, spelled: str, tokens: list[RankedToken], what: str) -> Table:

@@ -22,7 +22,7 @@ from hooked_whisper.patching.corruptions.record import Corruption
 from hooked_whisper.patching.grid import interval_spans
 from hooked_whisper.protocols import Interval
 from hooked_whisper.synthetic.pairs import SpokenPair, third_words
-from hooked_whisper.synthetic.world import SpokenWorld
+from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus
 
 MARGIN = 5  # positions to both sides of the word that are patched with it
 LEAST_GAP = 2.0  # logits between the two runs, as the recipe asks
@@ -109,7 +109,7 @@ def with_lead(pair: Corruption) -> Corruption:
     return replace(pair, clean=clean, corrupt=corrupt, spans=tuple(s.shifted(LEAD) for s in pair.spans))
 
 
-def candidates(world: SpokenWorld, n: int, seed: int) -> list[Candidate]:
+def candidates(synthetic: SyntheticCorpus, n: int, seed: int) -> list[Candidate]:
     """Pairs of the synthetic corpus, by held-out speakers of espeak-ng.
 
     Raises:
@@ -125,9 +125,9 @@ def candidates(world: SpokenWorld, n: int, seed: int) -> list[Candidate]:
             pair.text_a,
             pair.text_b,
             partial(_spoken, pair),
-            partial(_spoken_thirds, world, pair),
+            partial(_spoken_thirds, synthetic, pair),
         )
-        for pair in world.minimal_pairs(n, seed=seed)
+        for pair in synthetic.minimal_pairs(n, seed=seed)
     ]
 
 
@@ -135,8 +135,8 @@ def _spoken(pair: SpokenPair) -> Corruption:
     return with_lead(pair.corruption())
 
 
-def _spoken_thirds(world: SpokenWorld, pair: SpokenPair) -> Iterator[Corruption]:
-    for word in third_words(pair, world.grammar, world.sounds)[:3]:
+def _spoken_thirds(synthetic: SyntheticCorpus, pair: SpokenPair) -> Iterator[Corruption]:
+    for word in third_words(pair, synthetic.grammar, synthetic.sounds)[:3]:
         try:
             yield with_lead(pair.with_word(word))
         except (HookedWhisperError, ValueError):  # too long or too short for the slot

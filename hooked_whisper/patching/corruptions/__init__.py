@@ -34,7 +34,7 @@ from hooked_whisper.patching.corruptions.tokens import (
 from hooked_whisper.patching.corruptions.vocoder import vocode
 
 CORRUPTIONS = {
-    "word swap": "which word it is (swap_word; SpokenWorld.minimal_pairs for words one phone apart)",
+    "word swap": "which word it is (swap_word; SyntheticCorpus.minimal_pairs for words one phone apart)",
     "phone swap": "one phone; its neighbours keep their coarticulation (swap_phone)",
     "silence": "evidence for the word; zeros are a cue themselves, room tone less so (silence)",
     "noise": "graded evidence: white, pink, babble at an SNR (add_noise, find_snr)",

@@ -103,7 +103,7 @@ def splice(
         carrier, donor: 16 kHz audio, [sample].
         slot, piece: intervals in seconds, of the carrier and of the donor.
         knots: (donor second, carrier second) of boundaries inside, such as those of phones both words have.
-        match_level: ``False`` keeps the donor's level, for donors of the same recording or synthesiser setting.
+        match_level: ``False`` keeps the donor's level, for donors of the same recording or synthesizer setting.
 
     Raises:
         AudioError: an interval outside its recording, or a stretch of more than 4 times.

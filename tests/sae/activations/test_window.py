@@ -12,9 +12,9 @@ from hooked_whisper import HookedWhisper
 from hooked_whisper._support.storage import as_path
 from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import HookedWhisperError
-from hooked_whisper.synthetic import world_recordings
-from sae_lens_audio.activations import HarvestOptions, StoredBlocks, harvest, open_store
-from tests.sae.activations.worlds import RESID, corpus
+from hooked_whisper.synthetic import synthetic_recordings
+from sae_lens_audio.activations import CollectOptions, StoredActivations, collect_activations, open_store
+from tests.sae.activations.corpora import RESID, corpus
 
 LAST = "encoder.blocks.3"
 
@@ -26,28 +26,28 @@ def demo() -> HookedWhisper:
 
 @pytest.fixture(scope="module")
 def spoken(demo: HookedWhisper) -> list[Recording]:
-    from hooked_whisper.findings.core.sources import world_of
+    from hooked_whisper.findings.core.sources import synthetic_corpus_of
 
-    world = world_of("demo")
-    assert world is not None
-    return world_recordings(world, 6, 0, "held-out")
+    synthetic = synthetic_corpus_of("demo")
+    assert synthetic is not None
+    return synthetic_recordings(synthetic, 6, 0, "held-out")
 
 
-def options(**change: object) -> HarvestOptions:
-    return HarvestOptions(**{"dtype": "float32", "batch": 3, "window": "sound", "beyond": 25} | change)  # type: ignore[arg-type]
+def options(**change: object) -> CollectOptions:
+    return CollectOptions(**{"dtype": "float32", "batch": 3, "window": "sound", "beyond": 25} | change)  # type: ignore[arg-type]
 
 
 def rows(demo: HookedWhisper, some: list[Recording], folder: Path, **change: object) -> torch.Tensor:
-    return harvest(demo, some, LAST, folder, options(**change), progress=False).read(LAST).rows[0]
+    return collect_activations(demo, some, LAST, folder, options(**change), progress=False).read(LAST).rows[0]
 
 
 def test_deviation_is_measured_and_kept(demo: HookedWhisper, spoken: list[Recording], tmp_path: Path) -> None:
     found = {}
     for beyond in (0, 250, 1500):
-        store = harvest(demo, spoken, [RESID, LAST], tmp_path / f"{beyond}", options(beyond=beyond), progress=False)
+        store = collect_activations(demo, spoken, [RESID, LAST], tmp_path / f"{beyond}", options(beyond=beyond), progress=False)
         found[beyond] = open_store(tmp_path / f"{beyond}").deviation
         assert f"window of the sound and {beyond} positions" in store.header["padding"]
-    full = harvest(demo, spoken, [RESID, LAST], tmp_path / "full", options(window="full"), progress=False)
+    full = collect_activations(demo, spoken, [RESID, LAST], tmp_path / "full", options(window="full"), progress=False)
     assert full.deviation is None
     early, late = (found[0]["hooks"][hook]["relative_rms"] for hook in full.hooks)
     assert 0 < early < late < 1 and found[0]["encoded"] < found[250]["encoded"] < 0.7
@@ -72,7 +72,7 @@ def test_whole_windows_are_whole(demo: HookedWhisper, tmp_path: Path) -> None:
 
 def test_what_does_not_go_together(demo: HookedWhisper, spoken: list[Recording], tmp_path: Path) -> None:
     with pytest.raises(HookedWhisperError, match="decoder points with window='full'"):
-        harvest(demo, spoken, "decoder.blocks.1", tmp_path, options(), progress=False)
+        collect_activations(demo, spoken, "decoder.blocks.1", tmp_path, options(), progress=False)
     with pytest.raises(HookedWhisperError, match="no padding to keep"):
         options(padding="keep")
 
@@ -82,12 +82,12 @@ def test_a_store_behind_an_url(tmp_path: Path) -> None:
 
     model, some = small_model(0), corpus(5)
     for part in (512, 2):
-        change = HarvestOptions(shard_rows=60, batch=2, part=part)
+        change = CollectOptions(shard_rows=60, batch=2, part=part)
         place = as_path(f"memory://test_window/store-{part}")
-        far = harvest(model, some, RESID, place, change, progress=False)
-        near = harvest(model, some, RESID, tmp_path / f"{part}", change, progress=False)
+        far = collect_activations(model, some, RESID, place, change, progress=False)
+        near = collect_activations(model, some, RESID, tmp_path / f"{part}", change, progress=False)
         assert far.digest == near.digest and far.n_shards > 1
         again = open_store(str(place))
         assert torch.equal(again.read(RESID).rows[0], near.read(RESID).rows[0])
-        blocks = [StoredBlocks(store, RESID, shards_together=2).block(0, 0) for store in (again, near)]
+        blocks = [StoredActivations(store, RESID, shards_together=2).chunk(0, 0) for store in (again, near)]
         assert torch.equal(blocks[0].rows[0], blocks[1].rows[0])

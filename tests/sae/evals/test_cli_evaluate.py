@@ -15,7 +15,7 @@ from sae_lens_audio import Metadata, TopK, TopKConfig, save_sae
 from sae_lens_audio.cli.parser import main
 from sae_lens_audio.evals.evaluation import load_evaluation
 from tests.findings.worlds import small_model
-from tests.sae.evals.worlds import HOOK, tones
+from tests.sae.evals.clips import HOOK, tones
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         speaker = folder / "audio" / clip.speaker
         speaker.mkdir(parents=True, exist_ok=True)
         name = clip.alignment.utterance
-        soundfile.write(speaker / f"{name}.wav", clip.audio, 16_000)
+        soundfile.write(speaker / f"{name}.wav", clip.samples, 16_000)
         (speaker / f"{name}.TextGrid").write_text(to_textgrid(clip.alignment), encoding="utf-8")
     (folder / "audio" / "b" / "broken.wav").write_bytes(b"RIFF")
     return folder
@@ -71,7 +71,7 @@ def test_a_models_own_texts_are_told_of(place: Path, tmp_path: Path, capsys: pyt
     for clip in tones(9):
         speaker = tmp_path / "audio" / clip.speaker
         speaker.mkdir(parents=True, exist_ok=True)
-        soundfile.write(speaker / f"{clip.alignment.utterance}.wav", clip.audio, 16_000)
+        soundfile.write(speaker / f"{clip.alignment.utterance}.wav", clip.samples, 16_000)
         own = replace(clip.alignment, extra={TEXT_SOURCE: "tiny.en"})
         aligned = tmp_path / "aligned" / clip.speaker / f"{clip.alignment.utterance}.TextGrid"
         aligned.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def test_a_foreign_dictionary_is_told_of(place: Path, tmp_path: Path, caplog: py
         (["sae0", "--hook", "encoder.blocks.9"], "encoder.blocks.9"),
         (["sae0", "--audio", "/nowhere"], "nowhere"),
         (["sae0", "--clips", "0"], "at least 1"),
-        (["sae0"], "no spoken world of its own"),
+        (["sae0"], "no synthetic corpus of its own"),
     ],
 )
 def test_errors_in_a_line(
@@ -124,7 +124,7 @@ def test_errors_in_a_line(
     save_sae(TopK(TopKConfig(16, 40, k=3)), place / "sae-wide", Metadata(hook_name="encoder.blocks.0"))
     audio = (
         []
-        if "spoken world" in message or "--audio" in arguments
+        if "synthetic corpus" in message or "--audio" in arguments
         else ["--audio", str(place / "audio"), "--speaker-folders"]
     )
     assert run(place, *arguments, *audio, "--out", str(tmp_path / "out")) == 2

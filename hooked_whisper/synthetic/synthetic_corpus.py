@@ -1,6 +1,6 @@
-"""The spoken world as a user meets it: sentences, speech, the true matrix, rhymes, and clips to listen to.
+"""The synthetic corpus as a user meets it: sentences, speech, the true matrix, rhymes, and clips to listen to.
 
->>> world = SpokenWorld.default()
+>>> world = SyntheticCorpus.default()
 >>> audio, alignment = world.say("the very good duck", "us-f2")
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 from jaxtyping import Float
 
-from hooked_whisper.corpora import Recording, from_dict
+from hooked_whisper.corpora import Clip, Recording, from_dict
 from hooked_whisper.errors import closest
 from hooked_whisper.protocols import Alignment
 from hooked_whisper.synthetic import voices
@@ -31,42 +31,29 @@ if TYPE_CHECKING:
 DEMO = Path(__file__).resolve().parent.parent / "demo"
 
 
-@dataclass(frozen=True)
-class Clip:
-    """A packaged recording: 16 kHz audio with its alignment; ``split`` is ``sentences`` or ``speakers``."""
-
-    audio: Float[np.ndarray, "sample"]
-    alignment: Alignment
-    split: str
-
-    @property
-    def text(self) -> str:
-        return self.alignment.text
-
-
-class SpokenWorld:
-    """A grammar, its sounds and its speakers. Sampling and tables need no synthesiser; :meth:`say` does."""
+class SyntheticCorpus:
+    """A grammar, its sounds and its speakers. Sampling and tables need no synthesizer; :meth:`say` does."""
 
     def __init__(self, grammar: Grammar, sounds: Sounds, folder: Path | None = None) -> None:
         self.grammar, self.sounds, self._folder = grammar, sounds, folder
 
     @classmethod
-    def default(cls) -> SpokenWorld:
+    def default(cls) -> SyntheticCorpus:
         """The world the packaged demo model was trained on."""
         return cls.load(DEMO)
 
     @classmethod
-    def load(cls, folder: str | Path) -> SpokenWorld:
+    def load(cls, folder: str | Path) -> SyntheticCorpus:
         """From a folder that ``python -m hooked_whisper.synthetic build`` or ``export`` wrote."""
         folder = Path(folder)
         if not (folder / "grammar.json").exists():
             raise FileNotFoundError(
-                f"no spoken world in {folder}: build one with `python -m hooked_whisper.synthetic build`"
+                f"no synthetic corpus in {folder}: build one with `python -m hooked_whisper.synthetic build`"
             )
         return cls(Grammar.load(folder), Sounds.load(folder), folder)
 
     @classmethod
-    def build(cls, seed: int = 0) -> SpokenWorld:
+    def build(cls, seed: int = 0) -> SyntheticCorpus:
         """A world of its own matrix; its sounds come from espeak-ng."""
         from hooked_whisper.synthetic.sounds import pronounce
 
@@ -75,8 +62,9 @@ class SpokenWorld:
 
     def __repr__(self) -> str:
         return (
-            f"SpokenWorld({len(self.words)} words in {len(self.classes)} classes, {len(self.rhymes)} rhyme families, "
-            f"{len(self.speakers)} speakers, {len(self.grammar.held_out)} held-out bigrams, seed {self.grammar.seed})"
+            f"SyntheticCorpus({len(self.words)} words in {len(self.classes)} classes, "
+            f"{len(self.rhymes)} rhyme families, {len(self.speakers)} speakers, "
+            f"{len(self.grammar.held_out)} held-out bigrams, seed {self.grammar.seed})"
         )
 
     @property
@@ -199,26 +187,17 @@ class SpokenWorld:
         folder = (self._folder or DEMO) / "clips"
         if not (folder / "clips.json").exists():
             raise FileNotFoundError(f"no clips in {folder}: `python -m hooked_whisper.synthetic export` writes them")
-        found = []
+        clips = []
         for row in json.loads((folder / "clips.json").read_text(encoding="utf-8")):
             if split in (None, row["split"]):
-                audio, _ = soundfile.read(folder / row["file"], dtype="float32")
-                found.append(Clip(audio, from_dict(row["alignment"]), row["split"]))
-        return found
+                samples, _ = soundfile.read(folder / row["file"], dtype="float32")
+                clip = Clip.aligned(samples, from_dict(row["alignment"]))
+                clips.append(replace(clip, recording=replace(clip.recording, language="en")))
+        return clips
 
     def recordings(self, split: str | None = None) -> list[Recording]:
-        """:meth:`clips` as a corpus, as every function that takes recordings wants them."""
-        return [
-            Recording(
-                clip.alignment.utterance,
-                clip.audio,
-                speaker=clip.alignment.speaker,
-                text=clip.text,
-                find_alignment=partial(_alignment, clip),
-                language="en",
-            )
-            for clip in self.clips(split)
-        ]
+        """Return the recordings of :meth:`clips`, as a corpus."""
+        return [clip.recording for clip in self.clips(split)]
 
     def _state(self, word: str) -> int:
         if word not in self.grammar.index:
@@ -226,16 +205,12 @@ class SpokenWorld:
         return self.grammar.index[word]
 
 
-def _alignment(clip: Clip) -> Alignment:
-    return clip.alignment
-
-
 def espeak_voices(wanted: str | Sequence[str]) -> tuple[voices.Speaker, ...]:
     """espeak-ng's voices of a split (``held-out`` or ``train``), or those of some ids; ``ValueError`` for others."""
     if isinstance(wanted, str) and wanted in ("held-out", "train"):
         return voices.speakers(wanted, "espeak")
     ids = [wanted] if isinstance(wanted, str) else list(wanted)
-    known = {s.id: s for s in voices.SPEAKERS if s.synthesiser == "espeak"}
+    known = {s.id: s for s in voices.SPEAKERS if s.synthesizer == "espeak"}
     for name in ids:
         if name not in known:
             near = closest(name, known)
