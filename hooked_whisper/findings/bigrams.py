@@ -261,7 +261,7 @@ def _finding(
         criteria=criteria,
         controls=_controls(truth, main, untrained, context.rng("shuffled rows")),
         measurements=measurements,
-        tables=published_bigrams.our_tables(context, truth, kept),
+        tables=published_bigrams.our_tables(context.model.cfg.name, truth, kept),
         published=published_bigrams.PUBLISHED,
         published_summary=published.BIGRAMS_IN_SHORT,
         notes=(

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from hooked_whisper.findings.core.registry import REGISTRY
 from hooked_whisper.findings.english import load_english, one_syllable_rime
 from hooked_whisper.findings.english import neighbors as english_neighbours
 from hooked_whisper.findings.english.neighbors import P_SOUND, P_USE, SOUND, UNSPELLED, USE
-from hooked_whisper.findings.english.word_pairs import Comparison, make_words
+from hooked_whisper.findings.english.word_pairs import PairContrast, make_words
+from hooked_whisper.findings.registry import REGISTRY
 from tests.findings.worlds import small_context
 
 
@@ -90,7 +90,7 @@ def test_the_bootstrap_is_around_the_auc(words) -> None:
     rng = np.random.default_rng(0)
     cosine = rng.standard_normal((len(words.words),) * 2)
     cosine[tuple(words.sound_alike.T)] += 1
-    comparison = Comparison(words.sound_alike, words.matched(words.sound_alike, rng))
+    comparison = PairContrast(words.sound_alike, words.matched(words.sound_alike, rng))
     samples = comparison.auc_samples(cosine, rng, 200)
     assert samples.mean() == pytest.approx(comparison.auc(cosine), abs=0.01) and 0 < samples.std() < 0.05
     assert comparison.auc(cosine) == pytest.approx(0.76, abs=0.03)

@@ -1,8 +1,8 @@
 """Write the packaged English lists from their sources: ``python -m hooked_whisper.findings.english.build``.
 
-A word is kept if it is lower-case letters alone, has a pronunciation, is one token with a leading space in both of
-Whisper's vocabularies (English-only and multilingual), and is not written with a capital more often (its capitalized
-form has no earlier token: tokens are numbered by the frequency of what they merge); of these the most frequent ones.
+The list has the most frequent words that consist of lower-case letters, have a pronunciation, are one token with a
+leading space in both of Whisper's vocabularies (English-only and multilingual), and are not more often written with a
+capital (the capitalized form has no earlier token: tokens are numbered by the frequency of what they merge).
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ Vocabulary = Callable[[str], int | None]
 
 @dataclass(frozen=True)
 class Source:
-    """One file of a package on the Python package index, pinned."""
+    """A file of a pinned version of a Python package."""
 
     package: str
     file: str
     sha256: str
 
     def read(self, folder: Path) -> str:
-        """Its text, from the folder into which the package was installed.
+        """Return the text of the file in ``folder``, into which the package was installed.
 
         Raises:
-            HookedWhisperError: another version of the file.
+            HookedWhisperError: if the SHA-256 of the file is not ``sha256``.
         """
         content = (folder / self.file).read_bytes()
         digest = hashlib.sha256(content).hexdigest()
@@ -66,7 +66,8 @@ PRONUNCIATIONS = Source(
 
 
 def whisper_vocabularies() -> tuple[Vocabulary, Vocabulary]:
-    """Token of a text in the English-only and in the multilingual vocabulary; ``None`` if it is not one token."""
+    """Return functions from a text to its token in the English-only and in the multilingual vocabulary, or to ``None``
+    if the text is not one token."""
 
     def vocabulary(multilingual: bool) -> Vocabulary:
         encoding = get_tokenizer(multilingual).encoding
@@ -83,24 +84,25 @@ def whisper_vocabularies() -> tuple[Vocabulary, Vocabulary]:
 
 
 def is_lower_case_token(word: str, vocabulary: Vocabulary) -> bool:
-    """Whether the word is one token with a leading space, and its capitalized form is not a more frequent one."""
-    own, capitalized = vocabulary(f" {word}"), vocabulary(f" {word.capitalize()}")
-    return own is not None and (capitalized is None or own < capitalized)
+    """Return whether the word with a leading space is one token, and its capitalized form is not a more frequent one."""
+    token, capitalized = vocabulary(f" {word}"), vocabulary(f" {word.capitalize()}")
+    return token is not None and (capitalized is None or token < capitalized)
 
 
 def read_pronunciations(text: str) -> dict[str, tuple[str, ...]]:
-    """First pronunciation of each word of a CMU dictionary: ``word PH ON ES``; ``word(2)`` are further ones."""
+    """Return the first pronunciation of each word of a CMU dictionary: lines ``word PH ON ES``. Further pronunciations
+    (``word(2)``) are ignored."""
     entries = (line.split() for line in text.splitlines() if line.strip())
     return {word: tuple(phones) for word, *phones in entries if "(" not in word}
 
 
-def chosen_words(
+def select_words(
     counts: Mapping[str, int],
     pronunciations: Mapping[str, Sequence[str]],
     vocabularies: Iterable[Vocabulary],
     n_words: int = N_WORDS,
 ) -> list[str]:
-    """The words that the lists keep (see the module), sorted."""
+    """Return the words that meet the conditions in the module's docstring, sorted."""
     lists = tuple(vocabularies)
     words = [
         word
@@ -113,7 +115,7 @@ def chosen_words(
 
 
 def in_millions(count: int) -> str:
-    """Two significant digits: ``893_885_632 -> "890"``, ``6_400_000 -> "6.4"``."""
+    """Format a count in millions with two significant digits: ``893_885_632 -> "890"``, ``6_400_000 -> "6.4"``."""
     return f"{float(f'{count / 1e6:.1e}'):.6f}".rstrip("0").rstrip(".")
 
 
@@ -124,10 +126,10 @@ def build(
     vocabularies: Iterable[Vocabulary],
     n_words: int = N_WORDS,
 ) -> tuple[str, str]:
-    """Texts of the two files from the texts of the three sources."""
+    """Return the texts of the word list and of the bigram list, given the texts of the three sources."""
     counts = {word: int(count) for word, count in (line.split() for line in unigrams.splitlines() if line.strip())}
     phones = read_pronunciations(pronunciations)
-    words = chosen_words(counts, phones, vocabularies, n_words)
+    words = select_words(counts, phones, vocabularies, n_words)
     known = set(words)
     followers: dict[str, list[tuple[str, str]]] = {}
     for line in bigrams.splitlines():
@@ -145,7 +147,7 @@ def build(
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--symspellpy", type=Path, required=True, help=f"folder with {UNIGRAMS.package} installed in it"
+        "--symspellpy", type=Path, required=True, help=f"folder into which {UNIGRAMS.package} is installed"
     )
     parser.add_argument("--pocketsphinx", type=Path, required=True, help=f"folder with {PRONUNCIATIONS.package}")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder (default: beside this file)")

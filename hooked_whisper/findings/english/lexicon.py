@@ -1,9 +1,9 @@
-"""The packaged lists of English words and bigrams, read from two compressed text files beside this one.
+"""Read the packaged lists of English words and bigrams, two compressed text files in this folder.
 
-``words.tsv.xz``: one word a line, sorted: word, occurrences, phones (39 of the CMU dictionary, without stress).
-``bigrams.tsv.xz``: one first word a line, sorted: word, then its followers (sorted), each with its occurrences in
-millions, two significant digits. ``xzcat words.tsv.xz | head`` shows either. :mod:`.build` writes both; ``NOTICE.md``
-names their sources and licenses.
+``words.tsv.xz`` has one line per word, sorted: word, occurrences, phones (39 of the CMU dictionary, without stress).
+``bigrams.tsv.xz`` has one line per first word, sorted: the word, then its followers (sorted), each with its
+occurrences in millions (two significant digits). :mod:`.build` writes both files; ``NOTICE.md`` names their sources
+and licenses.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.hooked import HookedWhisper
 
 WORDS_FILE, BIGRAMS_FILE = "words.tsv.xz", "bigrams.tsv.xz"
-SMOOTHING = 0.75  # of the contexts' frequencies, in the mutual information (Levy, Goldberg and Dagan 2015)
+SMOOTHING = 0.75  # exponent of the context frequencies in the mutual information (Levy, Goldberg and Dagan 2015)
 
 
 @dataclass(frozen=True, eq=False)
 class English:
-    """Words in alphabetical order with what is known of them.
+    """Words in alphabetical order, with their frequencies, pronunciations and bigrams.
 
     Attributes:
-        counts: occurrences of each word in the source's text, whatever its case.
+        counts: occurrences of each word in the source, upper and lower case together.
         phones: pronunciation of each word.
-        bigrams: ``[word, follower]``: occurrences of the bigram in millions; 0 where it is too rare for the list.
+        bigrams: ``[word, follower]``: occurrences of the bigram in millions; 0 if it is not in the list.
     """
 
     words: tuple[str, ...]
@@ -53,10 +53,10 @@ class English:
         return np.bincount(self.bigrams.indices, minlength=len(self.words)).astype(np.int64)
 
     def token_ids(self, model: HookedWhisper) -> Int[np.ndarray, "word"]:
-        """Token of each word with its leading space in this model's vocabulary.
+        """Return the token of each word, with its leading space, in the model's vocabulary.
 
         Raises:
-            HookedWhisperError: a word is not one token.
+            HookedWhisperError: if a word is not one token.
         """
         encoding = model.tokenizer.encoding
         ids = [encoding.encode(f" {word}") for word in self.words]
@@ -69,10 +69,10 @@ class English:
         return np.array(ids, dtype=np.int64)[:, 0]
 
     def context_similarity(self, rows: Int[np.ndarray, "row"]) -> Float[np.ndarray, "row row"]:
-        """Similarity in use of some words: mean of the cosines of their followers and of their predecessors.
+        """Return how similarly the words in ``rows`` are used: the mean of two cosines, of followers and predecessors.
 
-        Each word's followers (predecessors) are a vector of positive pointwise mutual information with all words; 1
-        means the same neighbors in the same proportions, 0 none in common.
+        The followers (predecessors) of a word are a vector of its positive pointwise mutual information with all
+        words. 1 means the same neighbors in the same proportions, 0 no neighbor in common.
         """
         total = np.zeros((len(rows), len(rows)))
         for table in (self.bigrams, self.bigrams.T.tocsr()):
@@ -82,7 +82,7 @@ class English:
 
 
 def positive_mutual_information(counts: csr_array) -> csr_array:
-    """``max(0, log p(context | word) / p(context))`` of each nonzero count, contexts' frequencies smoothed.
+    """Return ``max(0, log p(context | word) / p(context))`` of each nonzero count, with smoothed context frequencies.
 
     Source: Levy, Goldberg and Dagan 2015, section 3.
     """
@@ -101,10 +101,11 @@ def _unit_rows(vectors: csr_array) -> csr_array:
 
 
 def parse(words_text: str, bigrams_text: str) -> English:
-    """Read the two lists.
+    """Parse the texts of the two lists.
 
     Raises:
-        HookedWhisperError: lines that are not sorted, words that occur twice or are not in the list of words.
+        HookedWhisperError: if lines are not sorted, a word occurs twice, or a bigram has a word that is not in the
+            list of words.
     """
     lines = [line.split("\t") for line in words_text.splitlines()]
     words = tuple(word for word, _, _ in lines)
@@ -119,7 +120,7 @@ def parse(words_text: str, bigrams_text: str) -> English:
         _check_sorted(followers, f"{BIGRAMS_FILE}, line {first!r}")
         unknown = [word for word in (first, *followers) if word not in index]
         if unknown:
-            raise HookedWhisperError(f"{BIGRAMS_FILE}: {unknown[0]!r} is not in {WORDS_FILE}: build both together")
+            raise HookedWhisperError(f"{BIGRAMS_FILE}: {unknown[0]!r} is not in {WORDS_FILE}: build both files again")
         rows += [index[first]] * len(followers)
         columns += [index[word] for word in followers]
         values += [float(number) for number in numbers]
@@ -133,15 +134,15 @@ def parse(words_text: str, bigrams_text: str) -> English:
     )
 
 
-def _check_sorted(words: tuple[str, ...] | list[str], where: str) -> None:
+def _check_sorted(words: tuple[str, ...] | list[str], source: str) -> None:
     for before, after in pairwise(words):
         if before >= after:
-            raise HookedWhisperError(f"{where}: {after!r} stands after {before!r}, expected each word once and sorted")
+            raise HookedWhisperError(f"{source}: {after!r} comes after {before!r}, expected sorted words without repeats")
 
 
 @lru_cache(maxsize=1)
 def load_english() -> English:
-    """The packaged lists; read once."""
+    """Return the packaged lists. They are read once."""
     folder = files("hooked_whisper.findings.english")
     words, bigrams = (
         lzma.decompress((folder / name).read_bytes()).decode("utf-8") for name in (WORDS_FILE, BIGRAMS_FILE)

@@ -16,7 +16,7 @@ from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, F
 from hooked_whisper.findings.core.records import Axis, Measurement, Table
 from hooked_whisper.findings.english import load_english
 from hooked_whisper.findings.english import published_neighbors as published_neighbours
-from hooked_whisper.findings.english.word_pairs import N_WORDS, Comparison, Words, make_words
+from hooked_whisper.findings.english.word_pairs import N_WORDS, PairContrast, WordSimilarities, make_words
 from hooked_whisper.hooked import HookedWhisper
 
 PROTOCOL = (
@@ -68,7 +68,7 @@ class Design:
     x: Float[np.ndarray, "pair predictor"]
 
     @classmethod
-    def draw(cls, words: Words, rng: np.random.Generator, n_pairs: int) -> Design:
+    def draw(cls, words: WordSimilarities, rng: np.random.Generator, n_pairs: int) -> Design:
         n = len(words.words)
         a = rng.integers(n, size=n_pairs)
         b = (a + rng.integers(1, n, size=n_pairs)) % n
@@ -106,7 +106,7 @@ class Design:
         return Regression(coefficients, np.array(samples), larger / (permutations + 1), r_squared)
 
 
-def comparisons(words: Words, rng: np.random.Generator) -> dict[str, Comparison]:
+def comparisons(words: WordSimilarities, rng: np.random.Generator) -> dict[str, PairContrast]:
     """Each kind of pair beside its matched random pairs; the first three are judged."""
     unspelled = set(map(tuple, words.rhymes_spelled_differently.tolist()))
     spelled = [pair for pair in words.rhymes.tolist() if tuple(pair) not in unspelled]
@@ -119,7 +119,7 @@ def comparisons(words: Words, rng: np.random.Generator) -> dict[str, Comparison]
         SPELLED: np.array(spelled, dtype=np.int64).reshape(-1, 2),
         EYE: words.eye_rhymes,
     }
-    return {name: Comparison(pairs, words.matched(pairs, rng)) for name, pairs in kinds.items()}
+    return {name: PairContrast(pairs, words.matched(pairs, rng)) for name, pairs in kinds.items()}
 
 
 def run(context: Context, identity: dict[str, Any]) -> Finding:
@@ -171,7 +171,7 @@ def run(context: Context, identity: dict[str, Any]) -> Finding:
             f"differently, {len(sets[USE].pairs)} are used alike. The regression explains {raw.r_squared:.1%} of the "
             f"variance of the cosine ({regressions['mean-centered'].r_squared:.1%} mean-centered).",
             "The raw cosine is judged, as it was published; mean-centered cosines are beside it.",
-            "Words of the same sound (their, there) are left out, because many are two spellings of one word "
+            "WordSimilarities of the same sound (their, there) are left out, because many are two spellings of one word "
             "(color, colour). Use is what a list of bigrams knows of meaning.",
         ),
     )
@@ -187,7 +187,7 @@ def _cosine(model: HookedWhisper, tokens: Int[np.ndarray, "word"], centered: boo
     return cosine_matrix(rows, centered).cpu().numpy()
 
 
-def _estimate(pairs: Comparison, cosine: Float[np.ndarray, "word word"], rng: np.random.Generator) -> Estimate:
+def _estimate(pairs: PairContrast, cosine: Float[np.ndarray, "word word"], rng: np.random.Generator) -> Estimate:
     return Estimate.of(pairs.auc(cosine), pairs.auc_samples(cosine, rng, DRAWS))
 
 
@@ -198,7 +198,7 @@ def _standard(values: Float[np.ndarray, "pair"]) -> Float[np.ndarray, "pair"]:
 
 def _controls(
     context: Context,
-    sets: dict[str, Comparison],
+    sets: dict[str, PairContrast],
     raw: Float[np.ndarray, "word word"],
     untrained: dict[str, Estimate],
     blank: Regression,
@@ -228,7 +228,7 @@ def _controls(
 
 
 def _measurements(
-    sets: dict[str, Comparison],
+    sets: dict[str, PairContrast],
     raw: Float[np.ndarray, "word word"],
     aucs: dict[str, dict[str, Estimate]],
     regressions: dict[str, Regression],
@@ -256,7 +256,7 @@ def _measurements(
     )
 
 
-def _histogram(sets: dict[str, Comparison], cosine: Float[np.ndarray, "word word"]) -> Measurement:
+def _histogram(sets: dict[str, PairContrast], cosine: Float[np.ndarray, "word word"]) -> Measurement:
     groups = {
         "sound alike": cosine[tuple(sets[SOUND].pairs.T)],
         "random, as frequent and long": cosine[tuple(sets[SOUND].random.T)],
@@ -269,7 +269,7 @@ def _histogram(sets: dict[str, Comparison], cosine: Float[np.ndarray, "word word
     return Measurement("cosines", (Axis("pairs", tuple(groups)), Axis("cosine", middles)), counts, unit="share")
 
 
-def _kinds(words: Words, sets: dict[str, Comparison], n: int = 6) -> Table:
+def _kinds(words: WordSimilarities, sets: dict[str, PairContrast], n: int = 6) -> Table:
     rows = []
     for name, comparison in sets.items():
         shown = np.unique(np.linspace(0, len(comparison.pairs) - 1, min(n, len(comparison.pairs))).astype(int))
@@ -278,7 +278,7 @@ def _kinds(words: Words, sets: dict[str, Comparison], n: int = 6) -> Table:
     return Table("Pairs of words", "dictionary and list of bigrams", ("kind", "pairs", "examples"), tuple(rows))
 
 
-def _nearest(model: HookedWhisper, words: Words, tokens: Int[np.ndarray, "word"], n: int = 10) -> tuple[Table, ...]:
+def _nearest(model: HookedWhisper, words: WordSimilarities, tokens: Int[np.ndarray, "word"], n: int = 10) -> tuple[Table, ...]:
     """Nearest words of the list to a few words, raw and mean-centered, with how they sound and are used."""
     row_of = {int(token): i for i, token in enumerate(tokens)}
     among = torch.from_numpy(tokens)

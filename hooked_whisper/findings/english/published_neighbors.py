@@ -1,8 +1,6 @@
-"""F10 beside what was published: our nearest tokens in the same form, judged if the model is ``tiny``."""
+"""Our nearest tokens in the form of the published ones (F10); compared with them if the model is ``tiny``."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,30 +10,23 @@ from hooked_whisper.findings.core import published
 from hooked_whisper.findings.core.context import released_name
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate
 from hooked_whisper.findings.core.records import Table
+from hooked_whisper.findings.english.published_comparison import PublishedComparison
 from hooked_whisper.hooked import HookedWhisper
 
 WHOLE_LIST, GAP = "published neighbours among our 24 nearest (share)", "largest difference of their cosines"
 
 
-@dataclass(frozen=True)
-class Beside:
-    """Our lists in the published form; criteria and controls if the published ones are of this very model."""
 
-    tables: tuple[Table, ...]
-    criteria: tuple[Criterion, ...] = ()
-    controls: tuple[Control, ...] = ()
+def compare(model: HookedWhisper, untrained: HookedWhisper) -> PublishedComparison:
+    """Return the 24 nearest text tokens to each published word, raw and mean-centered.
 
-
-def compare(model: HookedWhisper, untrained: HookedWhisper) -> Beside:
-    """The 24 nearest text tokens to each published word, raw and mean-centered.
-
-    The published pages name no size; ``tiny`` is what the rest of their figures use.
+    The published pages do not name a model size; their other figures use ``tiny``.
     """
     tables, shares, gaps = _compare(model)
     centered, _, _ = _compare(model, centered=True)
     tables += centered
     if released_name(model.cfg.name) != "tiny":
-        return Beside(tables)
+        return PublishedComparison(tables)
     criteria = (
         Criterion(WHOLE_LIST, Estimate(float(np.mean(shares))), 0.95, "at least"),
         Criterion(GAP, Estimate(max(gaps, default=None)), 0.001, "at most"),
@@ -43,13 +34,15 @@ def compare(model: HookedWhisper, untrained: HookedWhisper) -> Beside:
     _, blank_shares, blank_gaps = _compare(untrained)
     blank = {WHOLE_LIST: Estimate(float(np.mean(blank_shares))), GAP: Estimate(max(blank_gaps, default=None))}
     control = Control("untrained model, published lists", "random embeddings", blank)
-    return Beside(tables, criteria, (control,))
+    return PublishedComparison(tables, criteria, (control,))
 
 
 def _compare(model: HookedWhisper, centered: bool = False) -> tuple[tuple[Table, ...], list[float], list[float]]:
-    """Our nearest to each published word, the share of its list among them, the differences of their cosines.
+    """Return our nearest tokens to each published word, the share of its list among them, and the differences of the
+    cosines.
 
-    Each word is looked up with and without its leading space; the spelling nearer to the published list counts.
+    Each word is looked up with and without a leading space. The spelling that shares more with the published list
+    counts.
     """
     tables, shares, gaps = [], [], []
     for word, listed in published.NEIGHBOURS.items():

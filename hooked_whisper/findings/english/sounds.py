@@ -1,4 +1,4 @@
-"""How alike words sound and look: edit distances of many words at once, rhymes, spelled endings."""
+"""Similarity of words in sound and spelling: edit distances, rhymes, spelled endings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ROWS = 128  # words compared with all others at once: bounds the memory
 
 
 def edit_distances(sequences: Sequence[Sequence[str]]) -> UInt8[np.ndarray, "word word"]:
-    """Levenshtein distance of every two sequences (phones of words, or their letters)."""
+    """Return the Levenshtein distance of every two sequences (phones of words, or their letters)."""
     lengths = np.array([len(sequence) for sequence in sequences])
     codes = {symbol: k for k, symbol in enumerate(sorted({s for sequence in sequences for s in sequence}))}
     longest = int(lengths.max(initial=0))
@@ -30,7 +30,8 @@ def edit_distances(sequences: Sequence[Sequence[str]]) -> UInt8[np.ndarray, "wor
 
 
 def _against_all(rows: np.ndarray, padded: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Distances of sequences of one length to all; the table's row of the dynamic program is the last axis."""
+    """Return the distances of sequences of equal length to all sequences. ``table`` is one row of the dynamic
+    program."""
     n, longest = padded.shape
     table = [np.full((len(rows), n), j, dtype=np.uint8) for j in range(longest + 1)]
     for i in range(rows.shape[1]):
@@ -43,22 +44,23 @@ def _against_all(rows: np.ndarray, padded: np.ndarray, lengths: np.ndarray) -> n
 
 
 def one_syllable_rime(phones: Sequence[str]) -> tuple[str, ...] | None:
-    """The vowel and all after it, of a word with one vowel; ``None`` for other words.
+    """Return the vowel and all phones after it if the word has exactly one vowel, else ``None``.
 
-    Rhymes share all sounds from the stressed vowel on. The dictionary does not mark stress, but a word of one syllable
-    leaves no choice; "running" and "making" share their last vowel and do not rhyme.
+    Words rhyme if they share all phones from the stressed vowel on. The dictionary does not mark stress, which matters
+    only for longer words: "running" and "making" share their last vowel and do not rhyme.
     """
     vowels = [i for i, phone in enumerate(phones) if phone in VOWELS]
     return tuple(phones[vowels[0] :]) if len(vowels) == 1 else None
 
 
 def spelled_rime(word: str) -> str:
-    """Letters from the first vowel letter on: ``"tea" -> "ea"``."""
+    """Return the letters from the first vowel letter on: ``"tea" -> "ea"``."""
     match = re.search("[aeiouy].*", word)
     return match.group() if match else word
 
 
 def differ_only_at_the_end(a: Sequence[str], b: Sequence[str]) -> bool:
-    """Whether two words are equal but for the last phone of one or both: as English inflects (walk, walks, walked)."""
+    """Return whether two words differ only in their last phone, or one has a phone more at its end, as in English
+    inflection (walk, walks, walked)."""
     a, b = tuple(a), tuple(b)
     return a[:-1] == b or a == b[:-1] or a[:-1] == b[:-1]

@@ -1,4 +1,4 @@
-"""Pairs of English words for F10: which sound alike, are spelled alike, or are used alike, and random ones to match."""
+"""Pairs of English words for F10: pairs that sound, are spelled, or are used alike, and matched random pairs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hooked_whisper.findings.english import (
 )
 
 N_WORDS = 3000
-NEIGHBORS_KNOWN = 10  # followers and predecessors in the list that a word needs for its use to be known
+NEIGHBORS_KNOWN = 10  # followers and predecessors that a word needs in the list, or its use counts as unknown
 NEAREST_IN_USE = 5
 NEAR_IN_FREQUENCY = 20
 MATCHES = 3  # random pairs per pair
@@ -29,8 +29,8 @@ PairList = Int[np.ndarray, "pair 2"]
 
 
 @dataclass(frozen=True, eq=False)
-class Words:
-    """Frequent words with the similarities of every two of them."""
+class WordSimilarities:
+    """Frequent words and the similarities of every two of them."""
 
     words: tuple[str, ...]
     rows: Int[np.ndarray, "word"]
@@ -44,7 +44,7 @@ class Words:
 
     @cached_property
     def sound(self) -> Float[np.ndarray, "word word"]:
-        """One minus the phones to edit, over the length of the longer word."""
+        """One minus the edit distance of the phones over the length of the longer word."""
         return _similarity(self.phone_distance, [len(phones) for phones in self.phones])
 
     @cached_property
@@ -54,7 +54,7 @@ class Words:
 
     @cached_property
     def rhymes(self) -> PairList:
-        """Words of one syllable with the same vowel and ending after different onsets."""
+        """Words of one syllable with different onsets and the same phones from the vowel on."""
         families = defaultdict(list)
         for i, phones in enumerate(self.phones):
             rime = one_syllable_rime(phones)
@@ -70,7 +70,7 @@ class Words:
 
     @cached_property
     def one_phone_apart(self) -> PairList:
-        """One phone inserted, deleted or replaced, but not the last: walk, walks and walked are forms of one word."""
+        """One phone inserted, deleted or replaced, except the last: walk, walks and walked are forms of one word."""
         near = np.argwhere(np.triu(self.phone_distance == 1, 1))
         return _pairs((a, b) for a, b in near if not differ_only_at_the_end(self.phones[a], self.phones[b]))
 
@@ -80,13 +80,13 @@ class Words:
 
     @cached_property
     def rhymes_spelled_differently(self) -> PairList:
-        """tea and key: sound without spelling."""
+        """Rhymes with different letters from the vowel on, such as tea and key."""
         rimes = [spelled_rime(word) for word in self.words]
         return _pairs((a, b) for a, b in self.rhymes if rimes[a] != rimes[b])
 
     @cached_property
     def eye_rhymes(self) -> PairList:
-        """cough and though: words of one syllable spelled alike from the vowel on that do not rhyme."""
+        """Words of one syllable that are spelled alike from the vowel on but do not rhyme, such as cough and though."""
         families = defaultdict(list)
         for i, word in enumerate(self.words):
             if one_syllable_rime(self.phones[i]) is not None and len(spelled_rime(word)) > 1:
@@ -101,7 +101,7 @@ class Words:
 
     @cached_property
     def used_alike(self) -> PairList:
-        """Words that are among each other's nearest in use, but do not sound alike nor may be forms of one word."""
+        """Words among each other's nearest in use that do not sound alike and do not share their first letters."""
         use = self.use.copy()
         np.fill_diagonal(use, -np.inf)
         nearest = np.argsort(-use, axis=1, kind="stable")[:, :NEAREST_IN_USE]
@@ -112,14 +112,15 @@ class Words:
 
     @cached_property
     def _near(self) -> Int[np.ndarray, "word near"]:
-        """Of each word, those nearest in frequency among the words with as many phones."""
+        """For each word, the words with as many phones that are nearest in frequency."""
         lengths = np.array([len(phones) for phones in self.phones])
         gap = np.abs(self.log_frequency[:, None] - self.log_frequency[None, :])
         gap[lengths[:, None] != lengths[None, :]] += 1e3
         return np.argpartition(gap, NEAR_IN_FREQUENCY, axis=1)[:, :NEAR_IN_FREQUENCY]
 
     def matched(self, pairs: PairList, rng: np.random.Generator) -> Int[np.ndarray, "match 2"]:
-        """Random pairs: each word replaced by one as frequent and as long; none of them in ``pairs``."""
+        """Return random pairs that are not in ``pairs``: each word is replaced by one of similar frequency and equal
+        length."""
         taken = set(map(tuple, pairs.tolist()))
         repeated = np.repeat(pairs, MATCHES, axis=0)
         columns = rng.integers(NEAR_IN_FREQUENCY, size=repeated.shape)
@@ -128,8 +129,8 @@ class Words:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
-    """Pairs of one kind against matched random ones."""
+class PairContrast:
+    """Pairs of one kind and matched random pairs."""
 
     pairs: PairList
     random: Int[np.ndarray, "match 2"]
@@ -140,7 +141,7 @@ class Comparison:
     def auc_samples(
         self, cosine: Float[np.ndarray, "word word"], rng: np.random.Generator, draws: int
     ) -> Float[np.ndarray, "draw"]:
-        """The AUC on bootstrap samples of the words; a pair counts as often as both its words are drawn together."""
+        """Return the AUC on bootstrap samples of the words. A pair is weighted by the product of its words' counts."""
         positive, random = cosine[tuple(self.pairs.T)], cosine[tuple(self.random.T)]
         order = np.argsort(random, kind="stable")
         below, upto = (np.searchsorted(random[order], positive, side) for side in ("left", "right"))
@@ -156,13 +157,13 @@ class Comparison:
         return samples
 
 
-def make_words(english: English, n_words: int) -> Words:
-    """The most frequent words with two phones or more whose use is known."""
+def make_words(english: English, n_words: int) -> WordSimilarities:
+    """Select the most frequent words that have two phones or more and whose use is known."""
     known = english.n_followers + english.n_predecessors >= NEIGHBORS_KNOWN
     known &= np.array([len(phones) > 1 for phones in english.phones])
     rows = np.flatnonzero(known)
     rows = np.sort(rows[np.argsort(-english.counts[rows], kind="stable")][:n_words])
-    return Words(
+    return WordSimilarities(
         tuple(english.words[i] for i in rows),
         rows,
         tuple(english.phones[i] for i in rows),

@@ -1,4 +1,4 @@
-"""What the findings on speech and language read from the encoder: one pass per clip, sums and a few positions kept."""
+"""Encoder activations for the findings on speech and language, from one pass per clip."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from hooked_whisper.findings.core.context import ENCODER_BATCH
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
 
-POSITIONS = 20  # kept of each clip: neighbours are alike, so more of them add little
-LOUD = 30.0  # dB below the loudest position of a clip: softer ones are pauses, not speech
+POSITIONS = 20  # per clip: neighboring positions are similar, so more of them add little
+LOUD = 30.0  # dB below the loudest position of a clip: quieter positions are pauses
 
 Samples = Float[np.ndarray, "_"]  # clips differ in length
 
 
 @dataclass(frozen=True, eq=False)
 class EncoderReadings:
-    """Activations of speech clips, then of other sounds; padding and pauses of the speech are left out.
+    """Activations of speech clips, then of other sounds, without padding and without pauses of the speech.
 
     Attributes:
-        pooled: mean residual stream after each block over a clip's positions.
-        positions: the same at :data:`POSITIONS` positions of each clip, evenly spaced.
+        pooled: residual stream after each block, mean over a clip's positions.
+        positions: residual stream after each block at :data:`POSITIONS` evenly spaced positions of each clip.
         early: ``encoder.blocks.0.mlp.hook_pre`` at these positions.
-        mel: log-mel of the two frames of each of these positions, and ``pooled_mel`` its mean and standard deviation.
-        middle: the residual stream after the middle block, of the speech clips alone, all positions.
-        encoded: encoder output of the speech clips.
-        middle_block: the block that ``middle`` leaves.
+        mel: log-mel frames of these positions (two per position).
+        pooled_mel: mean and standard deviation of the log-mel over a clip's positions.
+        middle: residual stream after ``middle_block`` at every position, speech clips only.
+        encoded: encoder output at every position, speech clips only.
+        middle_block: index of the middle block.
     """
 
     pooled: Float[np.ndarray, "block clip d_model"]
@@ -39,8 +40,8 @@ class EncoderReadings:
     early: Float[np.ndarray, "clip position d_mlp"]
     mel: Float[np.ndarray, "clip position feature"]
     pooled_mel: Float[np.ndarray, "clip feature"]
-    middle: Float[Tensor, "speech place d_model"]
-    encoded: Float[Tensor, "speech place d_model"]
+    middle: Float[Tensor, "speech position d_model"]
+    encoded: Float[Tensor, "speech position d_model"]
     middle_block: int
 
 
@@ -49,7 +50,7 @@ def middle_block(model: HookedWhisper) -> int:
 
 
 def loud_positions(audio: Samples, model: HookedWhisper) -> Int[np.ndarray, "position"]:
-    """Encoder positions of a clip within :data:`LOUD` dB of its loudest one."""
+    """Return the encoder positions of a clip within :data:`LOUD` dB of its loudest position."""
     step = model.time.samples_per_position
     n = min(len(audio) // step, model.time.n_ctx)
     power = np.square(audio[: n * step], dtype=float).reshape(n, step).mean(1)
@@ -60,15 +61,15 @@ def loud_positions(audio: Samples, model: HookedWhisper) -> Int[np.ndarray, "pos
 def read_encoder(
     model: HookedWhisper, speech: Sequence[Samples], sounds: Sequence[Samples], steps: Iterator[int]
 ) -> EncoderReadings:
-    """Encode every clip once. ``steps`` yields once per clip (a progress bar)."""
+    """Encode every clip once. ``steps`` is advanced once per clip, for a progress bar."""
     clips = [*speech, *sounds]
     step = model.time.samples_per_position
-    places = [loud_positions(clip, model) for clip in speech]
-    places += [np.arange(min(len(clip) // step, model.time.n_ctx)) for clip in sounds]
-    kept = [where[np.linspace(0, len(where) - 1, POSITIONS).round().astype(int)] for where in places]
+    clip_positions = [loud_positions(clip, model) for clip in speech]
+    clip_positions += [np.arange(min(len(clip) // step, model.time.n_ctx)) for clip in sounds]
+    sampled_positions = [positions[np.linspace(0, len(positions) - 1, POSITIONS).round().astype(int)] for positions in clip_positions]
     n_blocks, halfway = model.cfg.encoder.n_layers, middle_block(model)
     pooled: list[list[np.ndarray]] = [[] for _ in range(n_blocks)]
-    single: list[list[np.ndarray]] = [[] for _ in range(n_blocks)]
+    at_positions: list[list[np.ndarray]] = [[] for _ in range(n_blocks)]
     early: list[np.ndarray] = []
     middle: list[Tensor] = []
     encoded: list[Tensor] = []
@@ -78,31 +79,31 @@ def read_encoder(
     for start in range(0, len(clips), ENCODER_BATCH):
         batch = range(start, min(start + ENCODER_BATCH, len(clips)))
 
-        def keep(x: Tensor, hook: HookPoint, batch: range = batch) -> None:
+        def collect(x: Tensor, hook: HookPoint, batch: range = batch) -> None:
             block = int(hook.name.split(".")[2])
             if hook.name.endswith("mlp.hook_pre"):
-                early.extend(row[kept[i]].float().cpu().numpy() for row, i in zip(x, batch, strict=True))
+                early.extend(row[sampled_positions[i]].float().cpu().numpy() for row, i in zip(x, batch, strict=True))
                 return
             for row, i in zip(x, batch, strict=True):
-                pooled[block].append(row[places[i]].float().mean(0).cpu().numpy())
-                single[block].append(row[kept[i]].float().cpu().numpy())
+                pooled[block].append(row[clip_positions[i]].float().mean(0).cpu().numpy())
+                at_positions[block].append(row[sampled_positions[i]].float().cpu().numpy())
                 if block == halfway and i < len(speech):
                     middle.append(row.clone())
 
         mel = model.to_mel([clips[i] for i in batch])
         names = [f"encoder.blocks.{block}.hook_resid_post" for block in range(n_blocks)]
-        with model.hooks(fwd_hooks=[(name, keep) for name in (*names, "encoder.blocks.0.mlp.hook_pre")]):
+        with model.hooks(fwd_hooks=[(name, collect) for name in (*names, "encoder.blocks.0.mlp.hook_pre")]):
             out = model.embed_audio(mel)
         encoded.append(out[: max(0, len(speech) - start)])
         for row, i in zip(mel.float().cpu().numpy(), batch, strict=True):
             pairs = row.reshape(len(row), -1, model.time.stride).transpose(1, 0, 2).reshape(model.time.n_ctx, -1)
-            mels.append(pairs[kept[i]])
-            frames = row.reshape(len(row), -1, model.time.stride)[:, places[i]].reshape(len(row), -1)
+            mels.append(pairs[sampled_positions[i]])
+            frames = row.reshape(len(row), -1, model.time.stride)[:, clip_positions[i]].reshape(len(row), -1)
             pooled_mels.append(np.concatenate([frames.mean(1), frames.std(1)]))
             next(steps, None)
     return EncoderReadings(
         np.array(pooled),
-        np.array(single),
+        np.array(at_positions),
         np.array(early),
         np.array(mels),
         np.array(pooled_mels),

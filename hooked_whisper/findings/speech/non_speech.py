@@ -13,9 +13,9 @@ from hooked_whisper.audio import TimeMap
 KINDS = ("silence", "noise", "tones", "speech-shaped noise")
 VARIANTS = 3  # of each kind
 SECONDS = 4.0  # about the length of a packaged sentence
-QUIET = (0.0, 1e-3, 1e-2)  # level of the three silences relative to speech: none, -60 dB, -40 dB
-SLOPES = (0.0, 1.0, 2.0)  # power falls with frequency to this power: white, pink, brown
-ENVELOPE = 0.02  # seconds of the moving average that gives the envelope of a clip
+QUIET = (0.0, 1e-3, 1e-2)  # levels of the three silences relative to speech: none, -60 dB, -40 dB
+SLOPES = (0.0, 1.0, 2.0)  # exponents by which power falls with frequency: white, pink, brown noise
+ENVELOPE = 0.02  # seconds: length of the moving average that estimates a clip's envelope
 
 Samples = Float[np.ndarray, "_"]  # clips differ in length
 
@@ -29,7 +29,7 @@ class Sound:
 
 
 def sounds_like(clips: Sequence[Samples], time: TimeMap, rng: np.random.Generator) -> tuple[Sound, ...]:
-    """:data:`VARIANTS` sounds of each kind, with the median root mean square of the clips."""
+    """Synthesize :data:`VARIANTS` sounds of each kind. Except for silence, their RMS is the clips' median RMS."""
     if not clips:
         return ()
     rate = time.sample_rate
@@ -44,21 +44,21 @@ def sounds_like(clips: Sequence[Samples], time: TimeMap, rng: np.random.Generato
     models = [clips[i] for i in np.linspace(0, len(clips) - 1, VARIANTS).round().astype(int)]
     waves = {
         "silence": [quiet * level * _scaled(rng.standard_normal(n), 1.0) for quiet in QUIET],
-        "noise": [_scaled(_coloured(n, slope, rng), level) for slope in SLOPES],
+        "noise": [_scaled(_colored(n, slope, rng), level) for slope in SLOPES],
         "tones": [_scaled(np.asarray(tone), level) for tone in tones],
         "speech-shaped noise": [_scaled(_shaped(clip[:n], rate, rng), level) for clip in models],
     }
     return tuple(Sound(kind, wave.astype(np.float32)) for kind in KINDS for wave in waves[kind])
 
 
-def _coloured(n: int, slope: float, rng: np.random.Generator) -> Samples:
+def _colored(n: int, slope: float, rng: np.random.Generator) -> Samples:
     spectrum = np.fft.rfft(rng.standard_normal(n))
     frequency = np.maximum(np.arange(len(spectrum)), 20 * n / 16_000)  # flat below 20 Hz
     return np.fft.irfft(spectrum / frequency ** (slope / 2), n)
 
 
 def _shaped(clip: Samples, rate: int, rng: np.random.Generator) -> Samples:
-    """Noise with the long-term spectrum and the envelope of a clip: its phones are gone, its rhythm is left."""
+    """Return noise with the long-term spectrum and the envelope of a clip: it keeps the rhythm but no phones."""
     spectrum = np.abs(np.fft.rfft(clip))
     noise = np.fft.irfft(spectrum * np.exp(2j * np.pi * rng.random(len(spectrum))), len(clip))
     width = round(ENVELOPE * rate)

@@ -1,4 +1,4 @@
-"""Linear probes in closed form, and folds in which no voice, sentence or kind of sound is both learned and tested."""
+"""Linear probes in closed form, and cross-validation folds that share no voice."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-PENALTY = 0.01  # directions with less than this share of the variance are damped
+PENALTY = 0.01  # as a share of the variance
 
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """Which clips a probe learns from, and which it is tested on."""
+    """Masks of the clips on which a probe is trained and tested."""
 
     train: Bool[np.ndarray, "clip"]
     test: Bool[np.ndarray, "clip"]
@@ -26,11 +26,11 @@ def ridge_scores(
     test: Float[np.ndarray, "test feature"],
     penalty: float = PENALTY,
 ) -> Float[np.ndarray, "test target"]:
-    """Predictions of a weighted ridge regression with an intercept.
+    """Return the predictions of a weighted ridge regression with an intercept.
 
-    Features are standardized on the training rows and divided by the square root of their number, so that the traces of
-    covariance and of the penalty's multiples are on one scale whatever the width: ``penalty`` is a share of the
-    variance. Solved in the smaller of both dimensions.
+    Features are standardized on the training rows and divided by the square root of their number. This makes
+    ``penalty`` a share of the variance, whatever the number of features. The system is solved in the smaller dimension
+    (rows or features).
     """
     share = (weights / weights.sum())[:, None]
     mean, mean_target = (share * train).sum(0), (share * targets).sum(0)
@@ -51,10 +51,10 @@ def one_hot(labels: Int[np.ndarray, "*row"], n: int) -> Float[np.ndarray, "*row 
 
 
 def voice_folds(labels: Sequence[str], voices: Sequence[str], most: int = 5) -> list[Fold]:
-    """Folds that test every voice once, and every label in each fold.
+    """Return folds that test every voice once and every label in each fold.
 
-    The number of folds is the number of voices of the label with the fewest, at most ``most``. Labels with a single
-    voice are in no fold. Fewer than two labels with two voices: no folds.
+    The number of folds is the smallest number of voices of a label, at most ``most``. Labels with a single voice are
+    left out. There are no folds if fewer than two labels have two voices.
     """
     by_label: dict[str, list[str]] = {}
     for label, voice in zip(labels, voices, strict=True):
@@ -65,34 +65,34 @@ def voice_folds(labels: Sequence[str], voices: Sequence[str], most: int = 5) -> 
         return []
     n = min(most, *(len(names) for names in usable.values()))
     number = {(label, voice): k % n for label, names in usable.items() for k, voice in enumerate(names)}
-    at = np.array([number.get(pair, -1) for pair in zip(labels, voices, strict=True)])
-    return [Fold((at >= 0) & (at != k), at == k) for k in range(n)]
+    fold_of = np.array([number.get(pair, -1) for pair in zip(labels, voices, strict=True)])
+    return [Fold((fold_of >= 0) & (fold_of != k), fold_of == k) for k in range(n)]
 
 
 def fold_hits(
     features: Float[np.ndarray, "clip row feature"],
-    labels: Int[np.ndarray, "labelling clip"],
+    labels: Int[np.ndarray, "labeling clip"],
     folds: Sequence[Fold],
-) -> Float[np.ndarray, "labelling clip"]:
-    """Share of each clip's rows that get its true label in the folds that test it; NaN for a clip that none tests.
+) -> Float[np.ndarray, "labeling clip"]:
+    """Return the share of each clip's rows that get the true label in the folds that test the clip; NaN if none does.
 
-    Every labelling is learned by a probe of its own; the first one is the truth, and all are tested against it. The
-    rows of a class weigh as much together as those of any other class of the truth.
+    One probe is trained per labeling. The first labeling is the truth, against which every probe is tested. Rows are
+    weighted so that the true classes have equal weight.
     """
-    n_labellings, n_clips = labels.shape
+    n_labelings, n_clips = labels.shape
     n_rows = features.shape[1]
     n_classes = int(labels.max()) + 1
-    hits, tests = np.zeros((n_labellings, n_clips)), np.zeros(n_clips)
+    hits, tests = np.zeros((n_labelings, n_clips)), np.zeros(n_clips)
     for fold in folds:
         train, test = np.flatnonzero(fold.train), np.flatnonzero(fold.test)
         sizes = np.bincount(labels[0, train], minlength=n_classes)
         weights = np.repeat(1 / sizes[labels[0, train]], n_rows)
-        targets = one_hot(labels[:, train], n_classes)  # [labelling, clip, class]
+        targets = one_hot(labels[:, train], n_classes)  # [labeling, clip, class]
         targets = np.repeat(targets, n_rows, axis=1).transpose(1, 0, 2).reshape(len(weights), -1)
         scores = ridge_scores(
             features[train].reshape(len(weights), -1), targets, weights, features[test].reshape(len(test) * n_rows, -1)
         )
-        answers = scores.reshape(len(test), n_rows, n_labellings, n_classes).argmax(-1)  # [clip, row, labelling]
+        answers = scores.reshape(len(test), n_rows, n_labelings, n_classes).argmax(-1)  # [clip, row, labeling]
         hits[:, test] += (answers == labels[0, test][:, None, None]).mean(1).T
         tests[test] += 1
     with np.errstate(invalid="ignore"):
