@@ -1,4 +1,5 @@
-"""Names of version 0.1 that still work and warn: of module attributes and of keyword arguments."""
+"""Names of version 0.1 that still work and warn (module attributes, methods, keyword arguments), and an answer to the
+keywords of other libraries."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from hooked_whisper.errors import ArgumentError
@@ -37,7 +39,7 @@ def renamed_names(
         module, _, new = names[name].rpartition(":")
         where = f" of {module}" if module else ""
         warnings.warn(f"{package}.{name} is now called {new}{where}", RenamedWarning, stacklevel=2)
-        return getattr(import_module(module) if module else sys.modules[package], new)
+        return attrgetter(new)(import_module(module) if module else sys.modules[package])
 
     return find
 
@@ -64,3 +66,16 @@ def renamed_arguments(**names: str) -> Callable[[Function], Function]:
         return wrapper  # type: ignore[return-value]
 
     return decorate
+
+
+def renamed_method(old: str, new: str) -> Callable[..., Any]:
+    """Return a method under its name of version 0.1 that warns and calls the new one:
+    ``splice = renamed_method("splice", "attach_sae")``."""
+
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        warnings.warn(f"{type(self).__name__}.{old} is now called {new}", RenamedWarning, stacklevel=2)
+        return getattr(self, new)(*args, **kwargs)
+
+    method.__name__ = old
+    method.__doc__ = f"The name of :meth:`{new}` in version 0.1."
+    return method

@@ -1,6 +1,6 @@
 """Corpora of recordings: folders, manifests, data sets; with words and phones where somebody aligned them.
 
-A corpus is a ``Sequence[Recording]``:
+A corpus is a ``Sequence[Recording]``. A ``Clip`` is a recording, or a part of one, with its samples in memory.
 
 - recordings from ``open_corpus`` (anything on disk): ``audio_folder``, ``librispeech``, ``timit``,
   ``common_voice``, ``fleurs``, ``asterisk``, ``manifest``; and from ``from_dataset``
@@ -16,6 +16,7 @@ A corpus is a ``Sequence[Recording]``:
 from hooked_whisper.corpora.aligning import CorpusAlignments, align_corpus
 from hooked_whisper.corpora.alignments import apply_alignments, read_alignment
 from hooked_whisper.corpora.asterisk import asterisk
+from hooked_whisper.corpora.clips import Clip
 from hooked_whisper.corpora.common_voice import common_voice
 from hooked_whisper.corpora.ctm import from_ctm, to_ctm
 from hooked_whisper.corpora.fleurs import fleurs
@@ -47,6 +48,7 @@ from hooked_whisper.corpora.windows import Cursor, Window, batched, windows_from
 
 __all__ = [
     "PHONES",
+    "Clip",
     "ConflictPair",
     "CorpusAlignments",
     "Cursor",
