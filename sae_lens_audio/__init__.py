@@ -1,36 +1,35 @@
 """sae_lens_audio: sparse dictionaries for speech activations, in SAELens' formats and vocabulary.
 
 - architectures with their papers' losses; ``load_sae``, ``save_sae`` and the hub; ``load_demo``: packaged dictionaries
-- :mod:`sae_lens_audio.activations`: ``harvest``, ``open_store``, rows for training
+- :mod:`sae_lens_audio.activations`: ``collect_activations``, ``open_store``, rows for training
 - :mod:`sae_lens_audio.training`: ``Trainer``; or ``sae-lens-audio train settings.toml``
 - :mod:`sae_lens_audio.evals`: ``evaluate``, every score beside neurons, principal and random directions
-- in a model: ``with model.splice(sae, hook)``; ``ablate_latents``, ``clamp_latents``, ``steer_latents``,
+- in a model: ``with model.attach_sae(sae, hook)``; ``ablate_latents``, ``clamp_latents``, ``steer_latents``,
   ``latent_attribution``
 """
 
 from typing import TYPE_CHECKING
 
 from hooked_whisper._support.lazy import lazily
+from hooked_whisper._support.renamed import renamed_names
 from sae_lens_audio.architectures import (
     ARCHITECTURES,
+    SAE,
     AbsTopK,
     BatchTopK,
     BatchTopKConfig,
     Crosscoder,
     CrosscoderConfig,
-    Dictionary,
-    DictionaryConfig,
     Gated,
     GatedConfig,
     JumpReLU,
     JumpReLUConfig,
     JumpReLUTranscoder,
     JumpReLUTranscoderConfig,
-    Losses,
     Matryoshka,
     MatryoshkaConfig,
-    Normalised,
-    SparseDictionary,
+    NormalizedSAE,
+    SAEConfig,
     Standard,
     StandardConfig,
     Tied,
@@ -39,6 +38,7 @@ from sae_lens_audio.architectures import (
     TopKConfig,
     TopKTranscoder,
     TopKTranscoderConfig,
+    TrainStepOutput,
     Transcoder,
     TranscoderConfig,
 )
@@ -46,7 +46,7 @@ from sae_lens_audio.errors import TrainingError
 from sae_lens_audio.formats import Loaded, Metadata, from_pretrained, load_sae, push_to_hub, save_sae
 
 if TYPE_CHECKING:
-    from sae_lens_audio.activations import harvest, open_store
+    from sae_lens_audio.activations import collect_activations, open_store
     from sae_lens_audio.demo import demo_names, load_demo
     from sae_lens_audio.evals import Evaluation, evaluate, load_evaluation
     from sae_lens_audio.latents import (
@@ -60,13 +60,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARCHITECTURES",
+    "SAE",
     "AbsTopK",
     "BatchTopK",
     "BatchTopKConfig",
     "Crosscoder",
     "CrosscoderConfig",
-    "Dictionary",
-    "DictionaryConfig",
     "Evaluation",
     "Gated",
     "GatedConfig",
@@ -76,12 +75,11 @@ __all__ = [
     "JumpReLUTranscoderConfig",
     "LatentAttribution",
     "Loaded",
-    "Losses",
     "Matryoshka",
     "MatryoshkaConfig",
     "Metadata",
-    "Normalised",
-    "SparseDictionary",
+    "NormalizedSAE",
+    "SAEConfig",
     "Standard",
     "StandardConfig",
     "Tied",
@@ -90,6 +88,7 @@ __all__ = [
     "TopKConfig",
     "TopKTranscoder",
     "TopKTranscoderConfig",
+    "TrainStepOutput",
     "Trainer",
     "TrainingConfig",
     "TrainingError",
@@ -97,10 +96,10 @@ __all__ = [
     "TranscoderConfig",
     "ablate_latents",
     "clamp_latents",
+    "collect_activations",
     "demo_names",
     "evaluate",
     "from_pretrained",
-    "harvest",
     "latent_attribution",
     "load_demo",
     "load_evaluation",
@@ -111,8 +110,8 @@ __all__ = [
     "steer_latents",
 ]
 
-# what only trains or loads dictionaries needs no Whisper
-__getattr__, __dir__ = lazily(
+# training and loading SAEs needs no Whisper
+_lazy, __dir__ = lazily(
     __name__,
     {
         "Evaluation": "evals",
@@ -123,11 +122,24 @@ __getattr__, __dir__ = lazily(
         "clamp_latents": "latents",
         "demo_names": "demo",
         "evaluate": "evals",
-        "harvest": "activations",
+        "collect_activations": "activations",
         "latent_attribution": "latents",
         "load_demo": "demo",
         "load_evaluation": "evals",
         "open_store": "activations",
         "steer_latents": "latents",
     },
+)
+
+__getattr__ = renamed_names(
+    __name__,
+    {
+        "Dictionary": "SAE",
+        "DictionaryConfig": "SAEConfig",
+        "Losses": "TrainStepOutput",
+        "Normalised": "NormalizedSAE",
+        "SparseDictionary": "sae_lens_audio.evals:DecodableBasis",
+        "harvest": "collect_activations",
+    },
+    fallback=_lazy,
 )

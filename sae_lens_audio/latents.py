@@ -1,8 +1,8 @@
 """Interventions on the latents of a spliced-in dictionary, and what each latent adds to a metric.
 
 The interventions are lists of hooks for ``model.hooks``, ``run_with_cache`` and
-:func:`hooked_whisper.interventions.transcript_changes`, inside ``with model.splice(...)``; they stay live in decoding.
-Several are joined with ``+``. With ``error_term=True`` only the latents' part of the activation changes.
+:func:`hooked_whisper.interventions.transcript_changes`, inside ``with model.attach_sae(...)``; they stay live in decoding.
+Several are joined with ``+``. With ``use_error_term=True`` only the latents' part of the activation changes.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
+from hooked_whisper.interventions.positions import Places, Where, places
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hooked_whisper._support.indices import Selection, is_integer
+from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper.audio import TimeMap
 from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint, canonical_name
 from hooked_whisper.hooks.hook_point import of_cross_keys
 from hooked_whisper.interventions.ablate import place_mask
-from hooked_whisper.interventions.positions import Places, Where, places
 from hooked_whisper.patching.grid import PLACES
 from hooked_whisper.patching.metrics import Metric, read_metric
-from hooked_whisper.protocols import Spliceable
+from hooked_whisper.protocols import AttachableSAE
 
 FwdHooks = list[tuple[str, Callable[[Tensor, HookPoint], Tensor | None]]]
 Latents = int | Sequence[int] | Int[Tensor, "latent"]
@@ -115,15 +116,16 @@ class LatentAttribution:
         return [(int(n), float(total[n])) for n in chosen]
 
 
+@renamed_arguments(error_term="use_error_term")
 def latent_attribution(
     model: HookedWhisper,
-    sae: Spliceable,
+    sae: AttachableSAE,
     hook: str,
     mel: Float[Tensor, "clip mel frame"],
     tokens: Int[Tensor, "row token"],
     metric: Metric,
     *,
-    error_term: bool = True,
+    use_error_term: bool = True,
     hook_out: str | None = None,
     positions: Selection | Bool[Tensor, "row place"] | None = None,
     steps: int | None = None,
@@ -133,7 +135,7 @@ def latent_attribution(
     It estimates what setting the latent to 0 takes away, and is exact where everything behind the splice is linear.
 
     Args:
-        sae, hook, error_term, hook_out, positions: as for ``model.splice``, which this does itself. With the error
+        sae, hook, use_error_term, hook_out, positions: as for ``model.attach_sae``, which this does itself. With the error
             term the metric is that of the model as it is.
         tokens: decoder input; one clip may serve several rows, whose metrics are then added up at encoder points.
         steps: integrated gradients instead, from no latents at all to these: the mean gradient at the middles of
@@ -141,7 +143,7 @@ def latent_attribution(
             the more steps; each is a pass.
 
     Raises:
-        PatchError: as ``model.splice``; a metric that reads a token that is not there; no steps.
+        PatchError: as ``model.attach_sae``; a metric that reads a token that is not there; no steps.
 
     Sources: Marks et al. 2024 (arXiv 2403.19647), for both on sparse features and error terms; Sundararajan et al. 2017
     (arXiv 1703.01365), for integrated gradients.
@@ -149,8 +151,11 @@ def latent_attribution(
     if steps is not None and steps < 1:
         raise PatchError(f"integrated gradients need a step at least, not {steps}")
     site = _site(hook)
-    with torch.enable_grad(), model.splice(sae, site, error_term=error_term, hook_out=hook_out, positions=positions):
-        run = _Run(model, site, mel, tokens, metric, error_term and steps is None)
+    with (
+        torch.enable_grad(),
+        model.attach_sae(sae, site, use_error_term=use_error_term, hook_out=hook_out, positions=positions),
+    ):
+        run = _Run(model, site, mel, tokens, metric, use_error_term and steps is None)
         if steps is None:
             found = run(1.0)
             mean = found.gradient

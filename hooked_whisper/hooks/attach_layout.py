@@ -104,7 +104,7 @@ class Chosen:
         )
 
 
-def chosen_places(positions: Any, point: HookPoint, cfg: WhisperConfig) -> Chosen | None:
+def sae_positions(positions: Any, point: HookPoint, cfg: WhisperConfig) -> Chosen | None:
     """What a user wrote, checked.
 
     Raises:

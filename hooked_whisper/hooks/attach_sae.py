@@ -1,11 +1,11 @@
 """A dictionary in the middle of a pass: the activation of a hook point is replaced by what its features say of it.
 
-``with model.splice(sae, hook="encoder.blocks.2"):`` adds, behind the point, points of the dictionary's own:
+``with model.attach_sae(sae, hook="encoder.blocks.2"):`` adds, behind the point, points of the dictionary's own:
 
     <hook>.hook_sae_input       the activation that is encoded                     [axes of the point]
     <hook>.hook_sae_acts_post   its features (latents)                             [.., d_sae]
     <hook>.hook_sae_recons      what they decode to                                [axes of the point replaced]
-    <hook>.hook_sae_error       what they leave out; with ``error_term`` alone     [axes of the point replaced]
+    <hook>.hook_sae_error       what they leave out; with ``use_error_term`` alone     [axes of the point replaced]
     <hook>.hook_sae_output      what the model goes on with                        [axes of the point replaced]
 
 They are points like all others: cached, hooked, causal. The splice comes before every hook of the point itself,
@@ -27,18 +27,19 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from hooked_whisper._support.indices import Selection
+from hooked_whisper._support.renamed import renamed_arguments, renamed_method
 from hooked_whisper.config import WhisperConfig
 from hooked_whisper.errors import HookedWhisperError, PatchError
-from hooked_whisper.hooks.attach_layout import Chosen, Layout, chosen_places, fitting
+from hooked_whisper.hooks.attach_layout import Chosen, Layout, fitting, sae_positions
 from hooked_whisper.hooks.hook_names import SPLICED
 from hooked_whisper.hooks.hook_point import HookPoint
 from hooked_whisper.hooks.root_module import HookedModule
-from hooked_whisper.protocols import Spliceable
+from hooked_whisper.protocols import AttachableSAE
 
 Model = TypeVar("Model", bound="SplicingMixin")
 
 
-class SplicePoint(HookPoint):
+class SAEHookPoint(HookPoint):
     """A point of a splice. It is no part of the model: not in its modules, copies or weights."""
 
     def __init__(self, name: str, at: HookPoint, axes: tuple[str, ...], **sizes: int) -> None:
@@ -58,13 +59,16 @@ class SplicingMixin(HookedModule):
 
     cfg: WhisperConfig
 
+    splice = renamed_method("splice", "attach_sae")
+
+    @renamed_arguments(error_term="use_error_term")
     @contextmanager
-    def splice(
+    def attach_sae(
         self: Model,
-        sae: Spliceable,
+        sae: AttachableSAE,
         hook: str,
         *,
-        error_term: bool = False,
+        use_error_term: bool = False,
         hook_out: str | None = None,
         positions: Selection | Bool[Tensor, "row place"] | None = None,
     ) -> Iterator[Model]:
@@ -77,7 +81,7 @@ class SplicingMixin(HookedModule):
                 vectors along the point's last axis, or those of all heads as one where it is as wide as they are
                 together. The reconstruction is cast to the activation's dtype.
             hook: one hook point, by name or published name.
-            error_term: add what the reconstruction leaves out, as a constant: the output is then the activation, bit
+            use_error_term: add what the reconstruction leaves out, as a constant: the output is then the activation, bit
                 for bit, until a hook edits a point of the splice. An edit of the latents adds
                 ``decode(edited) - decode(latents)``, one of the input ``decode(encode(edited)) - decode(encode(x))``.
                 Gradients pass through the dictionary, not past it.
@@ -93,7 +97,7 @@ class SplicingMixin(HookedModule):
         """
         reads = self._one_point(hook)
         writes = reads if hook_out is None else self._one_point(hook_out)
-        splice = _plan(self, sae, reads, writes, hook_out is not None, error_term, positions)
+        splice = _plan(self, sae, reads, writes, hook_out is not None, use_error_term, positions)
         with ExitStack() as stack:
             stack.callback(splice.close)
             points = splice.points
@@ -131,31 +135,31 @@ class _Splice:
 
     def __init__(
         self,
-        sae: Spliceable,
+        sae: AttachableSAE,
         reads: HookPoint,
         writes: HookPoint,
         layout_in: Layout,
         layout_out: Layout,
         n_features: int,
-        error_term: bool,
+        use_error_term: bool,
         chosen: Chosen | None,
     ) -> None:
         self.sae, self.reads, self.writes = sae, reads, writes
         self.layout_in, self.layout_out, self.chosen = layout_in, layout_out, chosen
         self.plain = Layout(layout_in.axes, n_features)
 
-        def point(what: str, at: HookPoint, axes: tuple[str, ...], **sizes: int) -> SplicePoint:
-            return SplicePoint(f"{reads.name}{SPLICED}{what}", at, axes, **sizes)
+        def point(what: str, at: HookPoint, axes: tuple[str, ...], **sizes: int) -> SAEHookPoint:
+            return SAEHookPoint(f"{reads.name}{SPLICED}{what}", at, axes, **sizes)
 
         self.input = point("input", reads, reads.axes)
         self.acts = point("acts_post", reads, (*layout_in.axes, "d_sae"), d_sae=n_features)
         self.recons = point("recons", writes, writes.axes)
-        self.error = point("error", writes, writes.axes) if error_term else None
+        self.error = point("error", writes, writes.axes) if use_error_term else None
         self.output = point("output", writes, writes.axes)
         self._taken: _Read | None = None
 
     @property
-    def points(self) -> list[SplicePoint]:
+    def points(self) -> list[SAEHookPoint]:
         """In the order in which they fire."""
         all_of_them = (self.input, self.acts, self.recons, self.error, self.output)
         return [point for point in all_of_them if point is not None]
@@ -242,7 +246,7 @@ class _Splice:
         return found
 
 
-def _decoded(sae: Spliceable, latents: Tensor, activations: Tensor) -> Tensor:
+def _decoded(sae: AttachableSAE, latents: Tensor, activations: Tensor) -> Tensor:
     like = getattr(sae, "decode_like", None)
     return sae.decode(latents) if like is None else like(latents, activations)  # type: ignore[union-attr]
 
@@ -274,11 +278,11 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 def _plan(
     model: SplicingMixin,
-    sae: Spliceable,
+    sae: AttachableSAE,
     reads: HookPoint,
     writes: HookPoint,
     has_out: bool,
-    error_term: bool,
+    use_error_term: bool,
     positions: Selection | None,
 ) -> _Splice:
     """The splice, if everything fits; nothing has been touched yet."""
@@ -310,11 +314,11 @@ def _plan(
         names = list(model.hook_dict)
         if writes.stack != reads.stack or names.index(writes.name) < names.index(reads.name):
             raise PatchError(f"hook_out {writes.name} must come after {reads.name}, in the same stack")
-    chosen = chosen_places(positions, reads, model.cfg)
-    return _Splice(sae, reads, writes, layout_in, layout_out, n_features, error_term, chosen)
+    chosen = sae_positions(positions, reads, model.cfg)
+    return _Splice(sae, reads, writes, layout_in, layout_out, n_features, use_error_term, chosen)
 
 
-def _declared(sae: Spliceable, what: str) -> int | None:
+def _declared(sae: AttachableSAE, what: str) -> int | None:
     """A size that a dictionary or its config (``cfg``, in SAELens) names."""
     for place in (sae, getattr(sae, "config", None), getattr(sae, "cfg", None)):
         value = getattr(place, what, None)
@@ -324,7 +328,7 @@ def _declared(sae: Spliceable, what: str) -> int | None:
 
 
 @torch.no_grad()
-def _tried(model: SplicingMixin, sae: Spliceable, reads: HookPoint) -> tuple[Layout, int, int]:
+def _tried(model: SplicingMixin, sae: AttachableSAE, reads: HookPoint) -> tuple[Layout, int, int]:
     """How a dictionary that does not say its sizes fits, how many features it has and what width it gives."""
     parameter = next(model.parameters())
     found: dict[int, tuple[int, int]] = {}

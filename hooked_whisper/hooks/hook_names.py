@@ -48,7 +48,7 @@ def unknown_name(name: str, known: Iterable[str]) -> UnknownHookError:
     near = closest(name, list(known))
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     if SPLICED in name and not any(SPLICED in k for k in known):
-        hint += f"; points *{SPLICED}* are there inside `with model.splice(...)` only"
+        hint += f"; points *{SPLICED}* are there inside `with model.attach_sae(...)` only"
     return UnknownHookError(f"no hook point is named {name!r}{hint} (model.hook_names() lists them all)")
 
 

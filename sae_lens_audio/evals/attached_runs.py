@@ -16,15 +16,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import AlignmentError, PatchError, check_option
-from hooked_whisper.features.phones.labeled_evaluation import LabelledClip, Track
+from hooked_whisper.features.phones.labeled_evaluation import Track
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions.ablate import By, Means, ablate
 from hooked_whisper.interventions.transcriber import Transcriber
 from hooked_whisper.patching.resume import begins, n_layers
-from hooked_whisper.protocols import Spliceable
+from hooked_whisper.protocols import AttachableSAE
 from hooked_whisper.text import word_errors
-from sae_lens_audio.evals.attached import CLEAN, MEAN, PADDING_TOO, ZERO, ConditionCounts, SplicedScores
+from sae_lens_audio.evals.attached import CLEAN, MEAN, PADDING_TOO, ZERO, AttachedScores, ConditionCounts
 
 Where = Literal["sound", "all"]
 Chosen = Bool[Tensor, "clip position"] | slice | None  # positions of each clip, tokens of all, or everywhere
@@ -41,11 +42,11 @@ class NoTextError(PatchError):
 
 
 @torch.no_grad()
-def spliced_scores(
+def attached_scores(
     model: HookedWhisper,
-    clips: Sequence[LabelledClip],
+    clips: Sequence[Clip],
     hook: str,
-    dictionaries: Mapping[str, Spliceable],
+    dictionaries: Mapping[str, AttachableSAE],
     mean: Float[Tensor, "d"],
     *,
     hook_out: str | None = None,
@@ -54,7 +55,7 @@ def spliced_scores(
     language: str = "en",
     seed: int = 0,
     track: Track | None = None,
-) -> SplicedScores:
+) -> AttachedScores:
     """Every clip clean, with each dictionary spliced in at ``hook``, and with the activation there set to its mean or
     to zero: free-running greedy texts for word errors, forced references for cross-entropy and divergence.
 
@@ -94,7 +95,7 @@ def spliced_scores(
     for batch in runner.batches if track is None else track(runner.batches):
         runner.run(batch)
     said = "text" if of_tokens and where == "sound" else where
-    return SplicedScores(
+    return AttachedScores(
         reads, writes, said, runner.ids, tuple(runner.references), runner.words, runner.tokens, runner.counts(), seed
     )
 
@@ -106,7 +107,7 @@ def _name(model: HookedWhisper, hook: str) -> str:
     return found[0]
 
 
-def whole_clips(model: HookedWhisper, clips: Sequence[LabelledClip]) -> list[LabelledClip]:
+def whole_clips(model: HookedWhisper, clips: Sequence[Clip]) -> list[Clip]:
     """Clips whose whole text is known and heard.
 
     Raises:
@@ -118,7 +119,7 @@ def whole_clips(model: HookedWhisper, clips: Sequence[LabelledClip]) -> list[Lab
         for clip in clips
         if clip.alignment.text.strip()
         and not clip.offset
-        and clip.alignment.duration <= len(clip.audio) / rate + position
+        and clip.alignment.duration <= len(clip.samples) / rate + position
     ]
     if not found:
         raise NoTextError(
@@ -139,14 +140,14 @@ def _conditions(
     model: HookedWhisper,
     reads: str,
     writes: str,
-    dictionaries: Mapping[str, Spliceable],
+    dictionaries: Mapping[str, AttachableSAE],
     mean: Float[Tensor, "d"],
     where: Where,
 ) -> list[_Condition]:
     out = None if reads == writes else writes
 
-    def spliced(one: Spliceable) -> Callable[[Chosen], AbstractContextManager[Any]]:
-        return lambda chosen: model.splice(one, reads, hook_out=out, positions=chosen)
+    def spliced(one: AttachableSAE) -> Callable[[Chosen], AbstractContextManager[Any]]:
+        return lambda chosen: model.attach_sae(one, reads, hook_out=out, positions=chosen)
 
     def ablated(by: By) -> Callable[[Chosen], AbstractContextManager[Any]]:
         def live(chosen: Chosen) -> AbstractContextManager[Any]:
@@ -213,7 +214,7 @@ class _Runner:
     def __init__(
         self,
         model: HookedWhisper,
-        clips: Sequence[LabelledClip],
+        clips: Sequence[Clip],
         resume: _Resume,
         conditions: Sequence[_Condition],
         of_tokens: bool,
@@ -242,7 +243,7 @@ class _Runner:
     def run(self, batch: list[int]) -> None:
         """Clips of one batch, clean first."""
         model = self.model
-        mel = model.to_mel([self.clips[i].audio for i in batch])
+        mel = model.to_mel([self.clips[i].samples for i in batch])
         keep = self.resume.keep
         encoded, cache = model.run_with_cache(mel, names=[keep])
         assert encoded is not None
@@ -262,7 +263,7 @@ class _Runner:
         if self.of_tokens:
             return slice(self.prompt.shape[1], self.model.cfg.decoder.n_ctx)
         time = self.model.time
-        ends = [time.n_positions(len(self.clips[i].audio) / time.sample_rate) for i in batch]
+        ends = [time.n_positions(len(self.clips[i].samples) / time.sample_rate) for i in batch]
         at = torch.arange(self.model.cfg.encoder.n_ctx, device=self.model.device)
         return at < torch.tensor(ends, device=at.device)[:, None]
 

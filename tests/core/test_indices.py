@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hooked_whisper import HookedWhisper
 from hooked_whisper._support.indices import read_indices, take
 from hooked_whisper.errors import HookedWhisperError, MaskError, PatchError
-from hooked_whisper.hooks.attach_layout import chosen_places
+from hooked_whisper.hooks.attach_layout import sae_positions
 from hooked_whisper.interventions import Patch, ablate, knock_out, replace_encoder
 from hooked_whisper.interventions.positions import places
 from tests.core.twins import Twins
@@ -121,7 +121,7 @@ def test_every_function_takes_every_form(odd: Twins, core: HookedWhisper, number
         _, cache = core.run_with_cache(mel, names="encoder.hook_out", positions=at)
         assert torch.equal(cache["encoder.hook_out"], x[:, numbers]), form
         assert torch.equal(whole.slice(position=at)["encoder.hook_out"], x[:, numbers]), form
-        chosen = chosen_places(at, point, core.cfg)
+        chosen = sae_positions(at, point, core.cfg)
         assert chosen is not None and chosen.mask.nonzero()[:, 1].tolist() == numbers, form
         mask = Patch("encoder.hook_out", {"position": at}).mask(point, x.shape)
         assert mask.flatten().nonzero().flatten().tolist() == numbers, form
@@ -157,11 +157,11 @@ def test_a_mask_with_a_row_for_each_clip(core: HookedWhisper) -> None:
     point, n = core.hook_dict["encoder.hook_out"], core.cfg.encoder.n_ctx
     mask = torch.rand(2, n) > 0.5
     for rows in (mask, mask.numpy(), mask.tolist(), list(mask.numpy())):
-        chosen = chosen_places(rows, point, core.cfg)
+        chosen = sae_positions(rows, point, core.cfg)
         assert chosen is not None and torch.equal(chosen.mask, mask)
     for wrong in (mask.float(), mask[None], [[True], [True, False]], np.ones((2, 3))):
         with pytest.raises(PatchError, match="row"):
-            chosen_places(wrong, point, core.cfg)
+            sae_positions(wrong, point, core.cfg)
 
 
 @pytest.mark.parametrize("layer", [np.int64(1), torch.tensor(1), np.uint8(1)])

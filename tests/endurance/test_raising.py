@@ -47,7 +47,7 @@ def test_nothing_is_left(one: Twins, data: st.DataObject) -> None:
         return logits.square().mean()
 
     some = data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=6, unique=True))
-    where = data.draw(st.sampled_from(["run_with_hooks", "run_with_cache", "backward", "splice"]))
+    where = data.draw(st.sampled_from(["run_with_hooks", "run_with_cache", "backward", "attach_sae"]))
     masks = data.draw(st.sampled_from([{}, {"encoder": rule}, {"decoder": rule, "encoder": local_window(2)}]))
     hooks = [(name, may_raise) for name in some]
     width = model.cfg.encoder.d_model
@@ -69,7 +69,7 @@ def test_nothing_is_left(one: Twins, data: st.DataObject) -> None:
             else:
                 torch.manual_seed(0)
                 with (
-                    model.splice("encoder.blocks.0", TopK(TopKConfig(width, 2 * width, k=3))),
+                    model.attach_sae("encoder.blocks.0", TopK(TopKConfig(width, 2 * width, k=3))),
                     model.hooks(hooks, attn_masks=masks),
                 ):
                     model.run_with_cache(mel, tokens, return_type=None, names=some)

@@ -13,7 +13,7 @@ from hooked_whisper.errors import PatchError
 from hooked_whisper.hooks.attach_layout import layouts
 from hooked_whisper.hooks.caching import axis_sizes
 from hooked_whisper.model import WhisperCore
-from tests.core.splicing.toys import (
+from tests.core.attach.toys import (
     OTHERS,
     PARTS,
     POINTS,
@@ -37,15 +37,15 @@ def test_laws_at_every_point(one: Twins, core: WhisperCore, name: str) -> None:
     by_hand = lambda x: sae(x.flatten(-2)).view_as(x) if joined else sae(x)  # noqa: E731
     plain, wanted = (core.run_with_hooks(mel, tokens, fwd_hooks=[(name, fn)]) for fn in (same, by_hand))
     assert not torch.equal(plain, wanted)
-    for error_term, out in ((False, wanted), (True, plain)):
-        with core.splice(sae, name, error_term=error_term):
+    for use_error_term, out in ((False, wanted), (True, plain)):
+        with core.attach_sae(sae, name, use_error_term=use_error_term):
             parts = core.hook_names(f"{name}.hook_sae_*")
-            assert parts == [f"{name}.hook_sae_{part}" for part in PARTS if error_term or part != "error"]
+            assert parts == [f"{name}.hook_sae_{part}" for part in PARTS if use_error_term or part != "error"]
             before = sae.encoded, sae.decoded
             bare = core(mel, tokens)
             assert (sae.encoded - before[0], sae.decoded - before[1]) == (1, 1)
             torch.testing.assert_close(bare, out, rtol=1e-5, atol=1e-5)
-            assert torch.equal(bare, out) or not error_term
+            assert torch.equal(bare, out) or not use_error_term
             assert torch.equal(core.run_with_hooks(mel, tokens, fwd_hooks=[("*.hook_sae_*", same)]), bare)
             for part in parts:
                 assert not torch.equal(core.run_with_hooks(mel, tokens, fwd_hooks=[(part, noise)]), bare), part
@@ -56,7 +56,7 @@ def test_laws_at_every_point(one: Twins, core: WhisperCore, name: str) -> None:
 def test_shapes_are_those_that_are_announced(one: Twins, core: WhisperCore, name: str) -> None:
     mel, tokens = one.mel(2), one.tokens(4, 2)
     sizes = {"batch": 2, "position": 20, "token": 4, "frame": 40, "d_model": 32, "vocab": 67}
-    with core.splice(Toy(width(core, name)), name, error_term=True):
+    with core.attach_sae(Toy(width(core, name)), name, use_error_term=True):
         _, cache = core.run_with_cache(mel, tokens, names=[name, f"{name}.hook_sae_*"])
         assert list(cache) == core.hook_names([name, f"{name}.hook_sae_*"])
         for part, tensor in cache.items():
@@ -70,7 +70,7 @@ def test_shapes_are_those_that_are_announced(one: Twins, core: WhisperCore, name
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_points_without_vectors_are_refused(core: WhisperCore, name: str) -> None:
-    with pytest.raises(PatchError, match=r"has no vectors to encode") as raised, core.splice(Toy(32), name):
+    with pytest.raises(PatchError, match=r"has no vectors to encode") as raised, core.attach_sae(Toy(32), name):
         pass
     assert f"{name} [" in str(raised.value)
 
@@ -88,7 +88,7 @@ def test_edits_are_not_masked_by_the_error(one: Twins, core: WhisperCore) -> Non
     def run(part: str, edit: Callable[[Tensor], Tensor]) -> Tensor:
         return core.run_with_cache(mel, names=RESID, fwd_hooks=[(f"{RESID}.hook_sae_{part}", edit)])[1][RESID]
 
-    with core.splice(sae, RESID, error_term=True):
+    with core.attach_sae(sae, RESID, use_error_term=True):
         ablated = run("acts_post", lambda f: f * (torch.arange(12) != 3))
         torch.testing.assert_close(ablated, x - f[..., 3:4] * sae.dec[3])
         torch.testing.assert_close(run("recons", lambda r: r + 1), x + 1)
@@ -110,7 +110,7 @@ def test_heads_together_or_each_alone(one: Twins, core: WhisperCore) -> None:
     z, mel = "encoder.blocks.0.attn.hook_z", one.mel(2)
     for sae, axes in ((Toy(32), ("batch", "position")), (Toy(16), ("batch", "position", "head"))):
         mask = torch.rand(2, 20, generator=torch.Generator().manual_seed(0)) < 0.5
-        with core.splice(sae, z, positions=mask):
+        with core.attach_sae(sae, z, positions=mask):
             _, cache = core.run_with_cache(mel, names=f"{z}*")
         assert cache.axes(f"{z}.hook_sae_acts_post") == (*axes, "d_sae")
         x = cache[f"{z}.hook_sae_input"]
@@ -123,10 +123,10 @@ def test_half_precision_goes_in_and_comes_out(one: Twins) -> None:
     core = copy.deepcopy(one.core).to(torch.bfloat16)
     sae, mel = Toy(32), one.mel(dtype=torch.bfloat16)
     plain = core(mel, one.tokens(3))
-    for error_term in (False, True):
-        with core.splice(sae, RESID, error_term=error_term, positions=slice(0, 15)):
+    for use_error_term in (False, True):
+        with core.attach_sae(sae, RESID, use_error_term=use_error_term, positions=slice(0, 15)):
             _, cache = core.run_with_cache(mel, one.tokens(3), names=f"{RESID}*")
-            assert torch.equal(core(mel, one.tokens(3)), plain) is error_term
+            assert torch.equal(core(mel, one.tokens(3)), plain) is use_error_term
             assert core.embed_audio(mel).dtype == torch.bfloat16
         kinds = {name.rsplit(".hook_")[-1]: t.dtype for name, t in cache.items()}
         assert kinds.pop("sae_acts_post") == torch.float32 and set(kinds.values()) == {torch.bfloat16}

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from hooked_whisper._support.renamed import RenamedWarning
 from hooked_whisper.errors import PatchError, UnknownHookError
 from hooked_whisper.features.bases import axes as neurons
 from hooked_whisper.model import WhisperCore
-from tests.core.splicing.toys import (
+from tests.core.attach.toys import (
     MLP,
     RESID,
     Sized,
@@ -48,18 +49,21 @@ def test_what_does_not_fit_is_refused(
     core: WhisperCore, unchecked: None, sae: object, kwargs: dict, error: type, words: str
 ) -> None:
     before = spliced(core)
-    with pytest.raises(error, match=words), core.splice(sae, **kwargs):
+    with pytest.raises(error, match=words), core.attach_sae(sae, **kwargs):
         pass
     assert spliced(core) == before
 
 
 def test_one_splice_at_a_point(core: WhisperCore) -> None:
-    with core.splice(Toy(32), RESID):
+    with core.attach_sae(Toy(32), RESID):
         inside = spliced(core)
         for hook in ("encoder.blocks.0", f"{RESID}.hook_sae_recons"):
-            with pytest.raises(PatchError, match=r"already|belongs to a splice"), core.splice(Toy(32), hook):
+            with pytest.raises(PatchError, match=r"already|belongs to a splice"), core.attach_sae(Toy(32), hook):
                 pass
-        with pytest.raises(PatchError, match=r"already"), core.splice(Sized(32, d_out=32), RESID, hook_out="encoder"):
+        with (
+            pytest.raises(PatchError, match=r"already"),
+            core.attach_sae(Sized(32, d_out=32), RESID, hook_out="encoder"),
+        ):
             pass
         assert spliced(core) == inside
 
@@ -74,14 +78,14 @@ def test_one_splice_at_a_point(core: WhisperCore) -> None:
 def test_a_dictionary_that_gives_something_else(one: Twins, core: WhisperCore, encode: Callable, words: str) -> None:
     sae = Sized(32)
     sae.encode = encode  # type: ignore[method-assign]
-    with pytest.raises(PatchError, match=words), core.splice(sae, RESID):
+    with pytest.raises(PatchError, match=words), core.attach_sae(sae, RESID):
         core(one.mel(), one.tokens(2))
 
 
 def test_a_dictionary_that_fails_says_where(one: Twins, core: WhisperCore) -> None:
     sae = Sized(32)
     sae.dec = torch.zeros(3, 3)
-    with pytest.raises(RuntimeError) as raised, core.splice(sae, RESID):
+    with pytest.raises(RuntimeError) as raised, core.attach_sae(sae, RESID):
         core(one.mel(), one.tokens(2))
     assert raised.value.__notes__ == [
         f"raised in decode of the dictionary spliced in at {RESID} [batch, position, d_model]"
@@ -91,7 +95,15 @@ def test_a_dictionary_that_fails_says_where(one: Twins, core: WhisperCore) -> No
 @torch.no_grad()
 def test_a_point_of_its_own_may_be_named_as_its_output(one: Twins, core: WhisperCore) -> None:
     sae, mel = Sized(32, d_out=32), one.mel()  # says d_out, as transcoders do
-    with core.splice(sae, RESID, hook_out="encoder.blocks.0"):
+    with core.attach_sae(sae, RESID, hook_out="encoder.blocks.0"):
         found = core.embed_audio(mel)
     with core.hooks([(RESID, sae)]):
         assert torch.equal(core.embed_audio(mel), found)
+
+
+def test_the_names_of_version_0_1_warn(core: WhisperCore) -> None:
+    sae = Toy(32)
+    with pytest.warns(RenamedWarning, match="attach_sae"), core.splice(sae, RESID):
+        assert f"{RESID}.hook_sae_output" in core.hook_dict
+    with pytest.warns(RenamedWarning, match="use_error_term"), core.attach_sae(sae, RESID, error_term=True):
+        assert f"{RESID}.hook_sae_error" in core.hook_dict

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.model import WhisperCore
-from tests.core.splicing.toys import (
+from tests.core.attach.toys import (
     MLP,
     RESID,
     TOKENS,
@@ -69,12 +69,12 @@ def test_leaving_takes_back_exactly_what_was_added(one: Twins, plan: list) -> No
         else:
             splice(*action)
 
-    def splice(hook: str, error_term: bool, inner: list) -> None:
+    def splice(hook: str, use_error_term: bool, inner: list) -> None:
         before = spliced(core)
         sae = Sized(33 if hook == "wide" else 32, d_out=32 if hook == MLP[0] else None)
         out = MLP[1] if hook == MLP[0] else None
         try:
-            with core.splice(sae, RESID if hook == "wide" else hook, error_term=error_term, hook_out=out):
+            with core.attach_sae(sae, RESID if hook == "wide" else hook, use_error_term=use_error_term, hook_out=out):
                 for action in inner:
                     perform(action)
         finally:
@@ -98,7 +98,7 @@ def test_splices_are_left_in_any_order(one: Twins, core: WhisperCore, order: tup
         (Toy(32), {"hook": TOKENS}),
         (Sized(32, d_out=32), dict(zip(("hook", "hook_out"), MLP, strict=True))),
     ]
-    made = [core.splice(sae, **kwargs) for sae, kwargs in given]
+    made = [core.attach_sae(sae, **kwargs) for sae, kwargs in given]
     for one_splice in made:
         one_splice.__enter__()
     for position, k in enumerate(order):
@@ -106,7 +106,7 @@ def test_splices_are_left_in_any_order(one: Twins, core: WhisperCore, order: tup
         with ExitStack() as stack:  # the same, nested anew on a copy
             fresh = copy.deepcopy(core)
             for left in order[position + 1 :]:
-                stack.enter_context(fresh.splice(given[left][0], **given[left][1]))
+                stack.enter_context(fresh.attach_sae(given[left][0], **given[left][1]))
             assert torch.equal(core(mel, tokens), fresh(mel, tokens))
             assert core.hook_names() == fresh.hook_names()
     assert spliced(core) == before
@@ -115,7 +115,7 @@ def test_splices_are_left_in_any_order(one: Twins, core: WhisperCore, order: tup
 def test_copies_pickles_and_weights_know_nothing_of_it(one: Twins, core: WhisperCore) -> None:
     names, keys, plain = core.hook_names(), list(core.state_dict()), core(one.mel(), one.tokens(3))
     modules = [path for path, _ in core.named_modules()]
-    with core.splice(Toy(32), RESID), core.splice(Sized(32, d_out=32), MLP[0], hook_out=MLP[1]):
+    with core.attach_sae(Toy(32), RESID), core.attach_sae(Sized(32, d_out=32), MLP[0], hook_out=MLP[1]):
         assert list(core.state_dict()) == keys and [path for path, _ in core.named_modules()] == modules
         copied, buffer = copy.deepcopy(core), io.BytesIO()
         torch.save(core, buffer)
@@ -124,17 +124,17 @@ def test_copies_pickles_and_weights_know_nothing_of_it(one: Twins, core: Whisper
     for model in (copied, torch.load(buffer, weights_only=False)):
         assert model.hook_names() == names and not listeners(model)
         assert torch.equal(model(one.mel(), one.tokens(3)), plain)
-        with model.splice(Toy(32), RESID), model.splice(Sized(32, d_out=32), MLP[0], hook_out=MLP[1]):
+        with model.attach_sae(Toy(32), RESID), model.attach_sae(Sized(32, d_out=32), MLP[0], hook_out=MLP[1]):
             assert torch.equal(model(one.mel(), one.tokens(3)), inside)
 
 
 def test_a_dropped_model_and_dictionary_die_at_once(one: Twins) -> None:
     model, mel, tokens, sae = copy.deepcopy(one.core), one.mel(), one.tokens(3), Toy(32)
     transcoder = Sized(32, d_out=32)
-    with model.splice(sae, RESID, error_term=True), model.splice(transcoder, MLP[0], hook_out=MLP[1]):
+    with model.attach_sae(sae, RESID, use_error_term=True), model.attach_sae(transcoder, MLP[0], hook_out=MLP[1]):
         _, cache = model.run_with_cache(mel, tokens, incl_bwd=True, loss_fn=lambda logits: logits.sum())
         model.run_with_cache(mel, tokens, names=f"{MLP[0]}.hook_sae_acts_post", return_type=None)
-    with pytest.raises(Planned), model.splice(sae, RESID):
+    with pytest.raises(Planned), model.attach_sae(sae, RESID):
         model.run_with_hooks(mel, tokens, fwd_hooks=[(f"{RESID}.hook_sae_recons", _raise)])
     gc.collect()
     gc.disable()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hooked_whisper.errors import CacheSizeError, UnknownHookError
 from hooked_whisper.model import KVCache, WhisperCore
-from tests.core.splicing.toys import (
+from tests.core.attach.toys import (
     RESID,
     TOKENS,
     Toy,
@@ -24,7 +24,7 @@ def test_hooks_of_the_point_come_behind_the_splice_and_are_final(one: Twins, cor
     _, clean = core.run_with_cache(mel, names=RESID)
     seen: list[Tensor] = []
     (early,) = core.add_hook(RESID, lambda x: seen.append(x))
-    with core.splice(sae, RESID), core.hooks([(RESID, lambda x: seen.append(x)), (RESID, torch.zeros_like)]):
+    with core.attach_sae(sae, RESID), core.hooks([(RESID, lambda x: seen.append(x)), (RESID, torch.zeros_like)]):
         out, cache = core.run_with_cache(mel, tokens, names=[RESID, f"{RESID}.hook_sae_input"])
     early.remove()
     assert torch.equal(seen[0], sae(clean[RESID])) and torch.equal(seen[1], seen[0])
@@ -34,7 +34,7 @@ def test_hooks_of_the_point_come_behind_the_splice_and_are_final(one: Twins, cor
 
 
 def test_published_names_and_patterns(one: Twins, core: WhisperCore) -> None:
-    with core.splice(Toy(128), "encoder.blocks.0.mlp.1") as model:
+    with core.attach_sae(Toy(128), "encoder.blocks.0.mlp.1") as model:
         assert model is core
         name = "encoder.blocks.0.mlp.hook_post.hook_sae_acts_post"
         assert core.hook_names("encoder.blocks.0.mlp.1.hook_sae_acts_post") == [name]
@@ -43,22 +43,22 @@ def test_published_names_and_patterns(one: Twins, core: WhisperCore) -> None:
         assert set(core.default_cache_names()) > set(core.hook_names("*.hook_sae_*"))
         with pytest.raises(UnknownHookError, match=r"did you mean .*hook_sae_acts_post"):
             core.hook_names(name.replace("acts_post", "acts_pots"))
-    with pytest.raises(UnknownHookError, match=r"inside `with model.splice"):
+    with pytest.raises(UnknownHookError, match=r"inside `with model.attach_sae"):
         core.hook_names(name)
-    with pytest.raises(UnknownHookError, match=r"inside `with model.splice"):
+    with pytest.raises(UnknownHookError, match=r"inside `with model.attach_sae"):
         core.hook_names("*.hook_sae_acts_post")
 
 
 def test_a_pass_stops_at_the_latents(one: Twins, core: WhisperCore) -> None:
     sae, after = Toy(32), []
-    with core.splice(sae, "encoder.blocks.0.hook_resid_mid"), core.hooks([(RESID, lambda x: after.append(1))]):
+    with core.attach_sae(sae, "encoder.blocks.0.hook_resid_mid"), core.hooks([(RESID, lambda x: after.append(1))]):
         names = "encoder.blocks.0.hook_resid_mid.hook_sae_acts_post"
         out, cache = core.run_with_cache(one.mel(), one.tokens(2), names=names, return_type=None)
     assert out is None and list(cache) == [names] and not after and sae.decoded == 1  # when it was tried on
 
 
 def test_the_size_of_latents_is_counted(one: Twins, core: WhisperCore) -> None:
-    with core.splice(Toy(32, n=5000), RESID), pytest.raises(CacheSizeError, match=r"0\.4 GiB"):
+    with core.attach_sae(Toy(32, n=5000), RESID), pytest.raises(CacheSizeError, match=r"0\.4 GiB"):
         core.run_with_cache(one.mel(1000), names="*.hook_sae_acts_post", max_bytes=10**8)  # 1000 x 20 x 5000 x 4 bytes
 
 
@@ -66,7 +66,7 @@ def test_hooks_inside_a_splice_are_listed_reset_and_know_where_they_are(one: Twi
     acts = f"{TOKENS}.hook_sae_acts_post"
     offsets: list[int] = []
     encoder_out, cache = core.embed_audio(one.mel()), KVCache()
-    with core.splice(Toy(32), TOKENS):
+    with core.attach_sae(Toy(32), TOKENS):
         core.add_hook(acts, lambda x, hook: offsets.append(hook.offset))
         core.hook_dict[acts].ctx["kept"] = 1
         assert core.list_hooks() == {acts: 1} and core.hook_dict[acts].layer() == 0
@@ -82,13 +82,13 @@ def test_hooks_inside_a_splice_are_listed_reset_and_know_where_they_are(one: Twi
 # --- gradients ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error_term", [False, True])
+@pytest.mark.parametrize("use_error_term", [False, True])
 @pytest.mark.parametrize("positions", [None, slice(3, 11)], ids=["everywhere", "span"])
-def test_gradients_to_latents_are_finite_differences(one: Twins, error_term: bool, positions: slice | None) -> None:
+def test_gradients_to_latents_are_finite_differences(one: Twins, use_error_term: bool, positions: slice | None) -> None:
     core, mel, tokens = one.core64, one.mel(dtype=torch.float64), one.tokens(3)
     sae = Toy(32)
     sae.enc, sae.dec, sae.bias = sae.enc.double(), sae.dec.double(), sae.bias.double()
-    parts = ("acts_post", "recons", "output", *(["error"] if error_term else []))
+    parts = ("acts_post", "recons", "output", *(["error"] if use_error_term else []))
     direction = torch.randn(1, 3, 67, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
     def loss(logits: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def test_gradients_to_latents_are_finite_differences(one: Twins, error_term: boo
         with torch.no_grad():
             return loss(core.run_with_hooks(mel, tokens, fwd_hooks=[(name, lambda x: x + added)])).item()
 
-    with core.splice(sae, RESID, error_term=error_term, positions=positions):
+    with core.attach_sae(sae, RESID, use_error_term=use_error_term, positions=positions):
         names = [f"{RESID}.hook_sae_{part}" for part in parts]
         out, cache = core.run_with_cache(mel, tokens, names=names, incl_bwd=True, loss_fn=loss)
         assert out is not None and all(p.grad is None for p in core.parameters())
@@ -116,11 +116,11 @@ def test_gradients_pass_through_the_dictionary_and_not_past_it(one: Twins, core:
     x = torch.randn(2, 20, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
     direction = noise(torch.zeros_like(x.detach()))
     (wanted,) = torch.autograd.grad(sae(x), x, direction)
-    for error_term in (False, True):
-        with core.splice(sae, RESID, error_term=error_term):
+    for use_error_term in (False, True):
+        with core.attach_sae(sae, RESID, use_error_term=use_error_term):
             (found,) = torch.autograd.grad(point(x), x, direction)
         torch.testing.assert_close(found, wanted)
-        with core.splice(sae, RESID, error_term=error_term, positions=slice(3, 9)):
+        with core.attach_sae(sae, RESID, use_error_term=use_error_term, positions=slice(3, 9)):
             (found,) = torch.autograd.grad(point(x), x, direction)
         torch.testing.assert_close(found[:, 3:9], wanted[:, 3:9])
         assert torch.equal(found[:, :3], direction[:, :3]) and torch.equal(found[:, 9:], direction[:, 9:])
@@ -128,7 +128,7 @@ def test_gradients_pass_through_the_dictionary_and_not_past_it(one: Twins, core:
 
 def test_backward_hooks(one: Twins, core: WhisperCore) -> None:
     grads: dict[str, Tensor] = {}
-    with core.splice(Toy(32), RESID, error_term=True):
+    with core.attach_sae(Toy(32), RESID, use_error_term=True):
         with core.hooks(bwd_hooks=[("*.hook_sae_*", lambda g, hook: grads.update({hook.name: g}))]):
             core(one.mel(), one.tokens(2)).square().sum().backward()
         core.zero_grad()

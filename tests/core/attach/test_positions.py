@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hooked_whisper.errors import PatchError
 from hooked_whisper.hooks.attach_layout import layouts
 from hooked_whisper.model import KVCache, WhisperCore
-from tests.core.splicing.toys import (
+from tests.core.attach.toys import (
     POINTS,
     RESID,
     TOKENS,
@@ -33,10 +33,10 @@ def test_elsewhere_the_activation_passes_unchanged(one: Twins, data: st.DataObje
     n = 4 if "token" in point.axes else 20
     seed = data.draw(st.integers(0, 99))
     mask = torch.rand(rows, n, generator=torch.Generator().manual_seed(seed)) < data.draw(st.sampled_from([0, 0.5, 1]))
-    error_term = data.draw(st.booleans())
+    use_error_term = data.draw(st.booleans())
     sae = Toy(width(core, name))
     _, clean = core.run_with_cache(mel, tokens, names=name)
-    with core.splice(sae, name, positions=mask, error_term=error_term):
+    with core.attach_sae(sae, name, positions=mask, use_error_term=use_error_term):
         parts = core.hook_names(f"{name}.hook_sae_*")
         _, cache = core.run_with_cache(mel, tokens, names=[name, *parts])
         bare = core(mel, tokens)
@@ -54,7 +54,7 @@ def test_elsewhere_the_activation_passes_unchanged(one: Twins, data: st.DataObje
         layout.vectors(cache[f"{name}.hook_sae_recons"]), torch.where(at[..., None], sae(vectors), vectors)
     )
     assert torch.equal(layout.vectors(cache[name])[~at], vectors[~at])
-    if error_term:
+    if use_error_term:
         assert torch.equal(cache[name], x)
         assert not layout.vectors(cache[f"{name}.hook_sae_error"])[~at].any()
 
@@ -64,7 +64,7 @@ def test_only_the_chosen_are_encoded(one: Twins, core: WhisperCore) -> None:
     sae = Toy(32)
     rows: list[int] = []
     encode = sae.encode
-    with core.splice(sae, RESID, positions=slice(2, 7)):
+    with core.attach_sae(sae, RESID, positions=slice(2, 7)):
         sae.encode = lambda x: rows.append(x.numel() // 32) or encode(x)  # type: ignore[method-assign]
         core(one.mel(3), one.tokens(2, 3))
     assert rows == [15]
@@ -76,7 +76,7 @@ def test_only_the_chosen_are_encoded(one: Twins, core: WhisperCore) -> None:
 def test_generating_with_a_cache_equals_full_passes(odd: Twins, name: str, positions: object) -> None:
     core, encoder_out, tokens = odd.core, odd.core.embed_audio(odd.mel(2)), odd.tokens(8, 2)
     mask = torch.rand(2, 60, generator=torch.Generator().manual_seed(0)) < 0.5
-    with core.splice(Toy(96, seed=1), name, positions=mask if positions == "mask" else positions):
+    with core.attach_sae(Toy(96, seed=1), name, positions=mask if positions == "mask" else positions):
         whole = core.logits(tokens, encoder_out)
         cache = KVCache()
         steps = [core.decoder(part, encoder_out, cache) for part in tokens.split([3, 1, 1, 2, 1], dim=1)]
@@ -95,15 +95,15 @@ def test_rows_of_a_mask(one: Twins, core: WhisperCore) -> None:
     encoder_out, tokens = core.embed_audio(one.mel(1)), one.tokens(4, 6)
     mask = torch.tensor([[True, False, False, True], [False, True, False, False]])
     sae = Toy(32)
-    with core.splice(sae, TOKENS, positions=mask):
+    with core.attach_sae(sae, TOKENS, positions=mask):
         found = core.logits(tokens, encoder_out)
         with pytest.raises(PatchError, match=r"positions has 2 rows, but .* has 5"):
             core.logits(tokens[:5], encoder_out)
         with pytest.raises(PatchError, match=r"first 4 tokens .* number 4"):
             core.logits(one.tokens(5, 2), encoder_out)
-    with core.splice(sae, TOKENS, positions=mask.repeat_interleave(3, 0)):
+    with core.attach_sae(sae, TOKENS, positions=mask.repeat_interleave(3, 0)):
         assert torch.equal(core.logits(tokens, encoder_out), found)
-    with core.splice(sae, RESID, positions=torch.ones(2, 20, dtype=torch.bool)):
+    with core.attach_sae(sae, RESID, positions=torch.ones(2, 20, dtype=torch.bool)):
         core.embed_audio(one.mel(2))
         with pytest.raises(PatchError, match=r"give one row per clip"):
             core.embed_audio(one.mel(4))
@@ -121,5 +121,5 @@ def test_rows_of_a_mask(one: Twins, core: WhisperCore) -> None:
     ],
 )
 def test_positions_that_are_none(core: WhisperCore, unchecked: None, name: str, positions: object, words: str) -> None:
-    with pytest.raises(PatchError, match=words), core.splice(Toy(32), name, positions=positions):
+    with pytest.raises(PatchError, match=words), core.attach_sae(Toy(32), name, positions=positions):
         pass

@@ -9,7 +9,7 @@ import torch
 
 from hooked_whisper.errors import HookedWhisperError, PatchError
 from hooked_whisper.model import WhisperCore
-from tests.core.splicing.toys import (
+from tests.core.attach.toys import (
     MLP,
     PARTS,
     RESID,
@@ -32,15 +32,15 @@ def test_transcoders_read_here_and_replace_there(one: Twins, core: WhisperCore, 
     at = torch.ones(4, dtype=torch.bool) if positions is None else torch.isin(torch.arange(4), torch.tensor([1, 2]))
     predicted = torch.where(at[:, None], predicted, clean[MLP[1]])
     wanted = core.run_with_hooks(mel, tokens, fwd_hooks=[(MLP[1], lambda x: predicted)])
-    for error_term, out in ((False, wanted), (True, plain)):
-        with core.splice(sae, MLP[0], hook_out=MLP[1], error_term=error_term, positions=positions):
+    for use_error_term, out in ((False, wanted), (True, plain)):
+        with core.attach_sae(sae, MLP[0], hook_out=MLP[1], use_error_term=use_error_term, positions=positions):
             names = core.hook_names()
-            parts = [f"{MLP[0]}.hook_sae_{part}" for part in PARTS if error_term or part != "error"]
+            parts = [f"{MLP[0]}.hook_sae_{part}" for part in PARTS if use_error_term or part != "error"]
             assert names[names.index(MLP[0]) :][:3] == [MLP[0], *parts[:2]]
             assert names[names.index(MLP[1]) :][: len(parts) - 1] == [MLP[1], *parts[2:]]
             bare = core(mel, tokens)
             torch.testing.assert_close(bare, out)
-            if error_term:
+            if use_error_term:
                 assert torch.equal(bare, out)
             for part in parts:
                 assert torch.equal(core.run_with_hooks(mel, tokens, fwd_hooks=[(part, same)]), bare)
@@ -58,9 +58,9 @@ def test_transcoders_may_follow_each_other(one: Twins, core: WhisperCore) -> Non
     a, b = ("encoder.blocks.0.hook_resid_pre", "encoder.blocks.0.hook_resid_mid"), (RESID, "encoder.hook_out")
     with ExitStack() as stack:
         for first, (hook, out) in enumerate((b, ("encoder.blocks.0.hook_resid_mid", RESID), a)):
-            stack.enter_context(core.splice(Sized(32, d_out=32, seed=first), hook, hook_out=out))
+            stack.enter_context(core.attach_sae(Sized(32, d_out=32, seed=first), hook, hook_out=out))
         order: list[str] = []
         core.run_with_hooks(mel, tokens, fwd_hooks=[("*.hook_sae_*", lambda x, hook: order.append(hook.name))])
         assert order == core.hook_names("*.hook_sae_*") and len(order) == 12
-        with pytest.raises(PatchError, match=r"spliced in already"), core.splice(Toy(32), RESID):
+        with pytest.raises(PatchError, match=r"spliced in already"), core.attach_sae(Toy(32), RESID):
             pass
