@@ -34,7 +34,7 @@ from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions import Inputs, LogitDifference, make_grid, run_patches, window_spans
 from hooked_whisper.model import local_window
 from sae_lens_audio import TopK, TopKConfig
-from sae_lens_audio.activations import HarvestOptions, harvest
+from sae_lens_audio.activations import CollectOptions, collect_activations
 from sae_lens_audio.architectures.sparse.encode import encode_topk
 
 matplotlib.use("Agg")
@@ -78,7 +78,7 @@ def positions(repeats: int) -> list[Growth]:
     lengths, widths = [200, 400, 800, 1500], [25, 50, 100, 200, 400]
     encoder = [fastest(lambda n=n: model.encoder(mel[..., : 2 * n], slice(0, n)), repeats) for n in lengths]
     pattern = "encoder.blocks.1.attn.hook_pattern"
-    kept = [model.run_with_cache(mel[..., : 2 * n], at=slice(0, n), names=pattern)[1][pattern].nbytes for n in lengths]
+    kept = [model.run_with_cache(mel[..., : 2 * n], mel_positions=slice(0, n), names_filter=pattern)[1][pattern].nbytes for n in lengths]
     within = []
     for k in widths:
         with model.hooks(attn_masks={"encoder": local_window(k)}):
@@ -104,7 +104,7 @@ def clips(repeats: int) -> list[Growth]:
                 with tempfile.TemporaryDirectory(dir=name) as out:
                     start = time.perf_counter()
                     if what == "harvest":
-                        harvest(model, corpus[:n], hook, out, HarvestOptions(), progress=False)
+                        collect_activations(model, corpus[:n], hook, out, CollectOptions(), progress=False)
                     else:
                         scan(model, corpus[:n], [hook], out, ScanOptions(), progress=False)
                     return time.perf_counter() - start
@@ -167,7 +167,7 @@ def processes(_: int) -> list[Growth]:
         HookedWhisper(RELEASED["tiny"]).save_pretrained(Path(name, "model"))
         for n in (1, 2):
             start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
-            what = ["-m", "sae_lens_audio", "harvest", "--hook", "encoder.blocks.2", "--part", "8", "--threads", "1"]
+            what = ["-m", "sae_lens_audio", "collect", "--hook", "encoder.blocks.2", "--part", "8", "--threads", "1"]
             where = ["--model", f"{name}/model", "--audio", f"{name}/audio", "--out", f"{name}/out-{n}"]
             began = time.perf_counter()
             subprocess.run([*start, *what, *where], check=True, capture_output=True)

@@ -28,7 +28,7 @@ import torch
 from hooked_whisper.config import RELEASED
 from hooked_whisper.corpora import Recording, audio_folder
 from hooked_whisper.hooked import HookedWhisper
-from sae_lens_audio.activations import HarvestOptions, harvest
+from sae_lens_audio.activations import CollectOptions, collect_activations
 
 
 def bare(model: HookedWhisper, mel: torch.Tensor, block: int) -> None:
@@ -74,7 +74,7 @@ def measure(size: str, clips: int, seconds: float, batch: int, rounds: int) -> d
     torch.manual_seed(0)
     model = HookedWhisper(RELEASED[size])
     block = model.cfg.encoder.n_layers // 2
-    hook, options, clock = f"encoder.blocks.{block}", HarvestOptions(batch=batch), Clock()
+    hook, options, clock = f"encoder.blocks.{block}", CollectOptions(batch=batch), Clock()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         corpus = write_clips(folder / "audio", clips, seconds)
@@ -85,7 +85,7 @@ def measure(size: str, clips: int, seconds: float, batch: int, rounds: int) -> d
         for number in range(rounds):
             clock.time("bare", lambda: [bare(model, mel, block) for mel in todo])
             out = folder / f"h{number}"
-            clock.time("harvest", lambda out=out: harvest(model, corpus, hook, out, options, progress=False))
+            clock.time("harvest", lambda out=out: collect_activations(model, corpus, hook, out, options, progress=False))
             shutil.rmtree(out)
     rate, cpu_rate = clock.ratios("bare", "harvest")
     return {"clips": clips, "seconds": seconds, "rate": rate, "cpu_rate": cpu_rate, "wall": clock.wall}

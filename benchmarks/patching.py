@@ -81,7 +81,7 @@ def naive(
 ) -> tuple[list[float], float]:
     """One full forward pass per patch; the source's activations are kept beforehand. Seconds per patch."""
     names = sorted({p.name for p in patches})
-    _, cache = model.run_with_cache(source.mel, source.tokens, names=names)
+    _, cache = model.run_with_cache(source.mel, source.tokens, names_filter=names)
     found = []
     start = time.perf_counter()
     for patch in patches:

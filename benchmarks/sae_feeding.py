@@ -28,7 +28,15 @@ from tqdm.auto import tqdm
 from hooked_whisper.config import RELEASED
 from hooked_whisper.corpora import Recording
 from hooked_whisper.hooked import HookedWhisper
-from sae_lens_audio.activations import Block, Blocks, HarvestOptions, Store, StoredBlocks, TensorBlocks, harvest
+from sae_lens_audio.activations import (
+    ActivationChunk,
+    ActivationSource,
+    ActivationStore,
+    CollectOptions,
+    StoredActivations,
+    TensorActivations,
+    collect_activations,
+)
 from sae_lens_audio.architectures import TopK, TopKConfig
 from sae_lens_audio.training import Batch, Batches, Trainer, TrainingConfig
 from sae_lens_audio.training.batches import Feed, Place
@@ -55,27 +63,27 @@ class WatchedBatches(Batches):
         return Waiting(super().start(place))
 
 
-class Forgotten(StoredBlocks):
+class Forgotten(StoredActivations):
     """Shards come from the disk itself each time."""
 
-    def block(self, epoch: int, index: int) -> Block:
+    def chunk(self, epoch: int, index: int) -> ActivationChunk:
         for path in self.store.folder.glob("shard-*.safetensors"):
             handle = os.open(path, os.O_RDONLY)
             os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
             os.close(handle)
-        return super().block(epoch, index)
+        return super().chunk(epoch, index)
 
 
-def stored(folder: Path, clips: int, size: str) -> Store:
+def stored(folder: Path, clips: int, size: str) -> ActivationStore:
     """Activations of random weights on random sound, of the stem alone, which is quick."""
     torch.manual_seed(0)
     model = HookedWhisper(RELEASED[size])
     sounds = [np.random.default_rng(k).uniform(-0.3, 0.3, 480_000).astype(np.float32) for k in range(8)]
     corpus = [Recording(f"{k:04d}", sounds[k % 8]) for k in range(clips)]
-    return harvest(model, corpus, "encoder.blocks.0.hook_resid_pre", folder, HarvestOptions())
+    return collect_activations(model, corpus, "encoder.blocks.0.hook_resid_pre", folder, CollectOptions())
 
 
-def run(blocks: Blocks, steps: int, batch: int, k: int) -> tuple[list[float], float]:
+def run(blocks: ActivationSource, steps: int, batch: int, k: int) -> tuple[list[float], float]:
     """Seconds of every step but the first, and seconds of waiting in them."""
     d = blocks.widths[0]
     trainer = Trainer(TopK(TopKConfig(d, 8 * d, k=k)), blocks, TrainingConfig(steps=steps + 1, batch=batch))
@@ -108,9 +116,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = stored(Path(folder), options.clips, options.size)
         hook, together = store.hooks[0], options.shards_together
-        sources: dict[str, Blocks] = {
-            "memory": TensorBlocks(store.read(hook).rows[0]),
-            "harvest": StoredBlocks(store, hook, shards_together=together),
+        sources: dict[str, ActivationSource] = {
+            "memory": TensorActivations(store.read(hook).rows[0]),
+            "harvest": StoredActivations(store, hook, shards_together=together),
             "harvest, no cache": Forgotten(store, hook, shards_together=together),
         }
         found: dict[str, list[tuple[list[float], float]]] = {name: [] for name in sources}

@@ -36,7 +36,7 @@ from hooked_whisper.features.scan.reader import SiteReader
 from hooked_whisper.features.scan.state import Stretch
 from hooked_whisper.features.sites import Site
 from hooked_whisper.hooked import HookedWhisper
-from sae_lens_audio.activations import HarvestOptions, harvest
+from sae_lens_audio.activations import CollectOptions, collect_activations
 
 FEW = 16  # neurons of the slowest loop
 
@@ -96,7 +96,7 @@ def measure(size: str, clips: int, seconds: float, seed: int = 0) -> dict[str, f
             bare = time.perf_counter() - began
             clock("encoder", began)
             began = time.perf_counter()
-            _, cache = model.run_with_cache(mel, names=hook, return_type=None)
+            _, cache = model.run_with_cache(mel, names_filter=hook, stop_early=True)
             clock("to the hook", began)
             x = cache[hook][0, :n]
             began = time.perf_counter()
@@ -132,7 +132,7 @@ def compare(size: str, clips: int, seconds: float, rounds: int) -> dict[str, Any
         for number in range(rounds):
             for what in ("harvest", "scan"):
                 out = folder / f"{what}-{number}"
-                work = partial(harvest, options=HarvestOptions(batch=4)) if what == "harvest" else scan
+                work = partial(collect_activations, options=CollectOptions(batch=4)) if what == "harvest" else scan
                 clock.time(what, lambda work=work, out=out: work(model, corpus, [hook], out, progress=False))
                 shutil.rmtree(out)
     ratio, cpu_ratio = clock.ratios("scan", "harvest")

@@ -98,7 +98,7 @@ plt.show()
 
 # %%
 names = ["encoder.blocks.*.hook_resid_post", "encoder.blocks.2.mlp.1", "decoder.*.cross_attn.hook_pattern"]
-logits, cache = model.run_with_cache(mel, tokens, names=names)
+logits, cache = model.run_with_cache(mel, tokens, names_filter=names)
 for name, activation in cache.items():
     print(f"{name:44} {tuple(activation.shape)!s:22} {model.hook_dict[name].axes}")
 

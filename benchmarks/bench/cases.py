@@ -125,7 +125,7 @@ def caching(m: Models) -> list[Case]:
         Case(
             "one residual of the middle, no logits",
             {
-                OURS: lambda: m.ours.run_with_cache(m.mel, names=resid, return_type=None)[1],
+                OURS: lambda: m.ours.run_with_cache(m.mel, names_filter=resid, stop_early=True)[1],
                 "ours, bare encoder": lambda: m.ours.encoder(m.mel),
                 "torch hook on openai-whisper": lambda: hooked(
                     m.openai.encoder, [m.openai.encoder.blocks[middle]], m.mel
@@ -142,7 +142,7 @@ def caching(m: Models) -> list[Case]:
         Case(
             "every residual of the encoder",
             {
-                OURS: lambda: m.ours.run_with_cache(m.mel, names=residuals)[1],
+                OURS: lambda: m.ours.run_with_cache(m.mel, names_filter=residuals)[1],
                 "torch hook on openai-whisper": lambda: hooked(openai, list(openai.blocks), m.mel),
                 "torch hook on transformers": lambda: hooked(
                     m.hf.model.encoder, list(m.hf.model.encoder.layers), m.mel
@@ -156,7 +156,7 @@ def caching(m: Models) -> list[Case]:
         Case(
             "every point but scores and patterns, both stacks",
             {
-                OURS: lambda: m.ours.run_with_cache(m.mel, m.tokens, names=everything(m))[1],
+                OURS: lambda: m.ours.run_with_cache(m.mel, m.tokens, names_filter=everything(m))[1],
                 "ours, bare forward": lambda: m.ours(m.mel, m.tokens),
                 "torch hooks on every module of openai-whisper": lambda: hooked_all(m),
             },
@@ -167,7 +167,7 @@ def caching(m: Models) -> list[Case]:
         Case(
             "one attention pattern of the middle, no logits",
             {
-                OURS: lambda: m.ours.run_with_cache(m.mel, names=pattern, return_type=None)[1],
+                OURS: lambda: m.ours.run_with_cache(m.mel, names_filter=pattern, stop_early=True)[1],
                 "transformers eager, output_attentions": lambda: m.eager.model.encoder(
                     m.mel, output_attentions=True
                 ).attentions[middle],

@@ -6,11 +6,11 @@ import torch
 
 from benchmarks.peers.case import NEVER, Case
 from benchmarks.peers.worker import Feed
-from sae_lens_audio.activations import TensorBlocks
+from sae_lens_audio.activations import TensorActivations
 from sae_lens_audio.architectures import (
+    SAE,
     BatchTopK,
     BatchTopKConfig,
-    Dictionary,
     Gated,
     GatedConfig,
     JumpReLU,
@@ -25,7 +25,7 @@ from sae_lens_audio.architectures import (
 from sae_lens_audio.training import Trainer, TrainingConfig
 
 
-def dictionary(case: Case) -> Dictionary:
+def dictionary(case: Case) -> SAE:
     d, f = case.d_in, case.d_sae
     return {
         "topk": lambda: TopK(TopKConfig(d, f, k=case.k), case.seed),
@@ -39,7 +39,7 @@ def dictionary(case: Case) -> Dictionary:
 
 def train(case: Case, feed: Feed) -> None:
     config = TrainingConfig(steps=10**6, batch=case.batch, lr=case.lr, seed=case.seed)
-    trainer = Trainer(dictionary(case), TensorBlocks(feed.rows), config, device=case.device)
+    trainer = Trainer(dictionary(case), TensorActivations(feed.rows), config, device=case.device)
 
     def score(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         sae = trainer.finished().to(case.device)

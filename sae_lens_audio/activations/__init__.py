@@ -1,46 +1,62 @@
 """Activations for dictionaries: harvested once to the disk, or as the model runs.
 
-- ``harvest`` writes a folder, ``open_store`` opens it: rows of one or several hook points, memory-mapped, with
+- ``collect_activations`` writes a folder, ``open_store`` opens it: rows of one or several hook points, memory-mapped, with
   statistics and a split by speaker
-- ``StoredBlocks``, ``StreamedBlocks`` and ``TensorBlocks`` give training its rows, all as ``Blocks``
+- ``StoredActivations``, ``StreamedActivations`` and ``TensorActivations`` give training its rows, all as ``ActivationSource``
 """
 
 from typing import TYPE_CHECKING
 
 from hooked_whisper._support.lazy import lazily
-from sae_lens_audio.activations.blocks import Block, Blocks, TensorBlocks
+from hooked_whisper._support.renamed import renamed_names
+from sae_lens_audio.activations.sources import ActivationChunk, ActivationSource, TensorActivations
 
 if TYPE_CHECKING:
-    from sae_lens_audio.activations.collecting import harvest
-    from sae_lens_audio.activations.options import HarvestOptions
+    from sae_lens_audio.activations.collecting import collect_activations
+    from sae_lens_audio.activations.options import CollectOptions
     from sae_lens_audio.activations.statistics import Statistics
-    from sae_lens_audio.activations.store import Store, open_store
-    from sae_lens_audio.activations.stored import StoredBlocks
-    from sae_lens_audio.activations.streamed import StreamedBlocks
+    from sae_lens_audio.activations.store import ActivationStore, open_store
+    from sae_lens_audio.activations.stored import StoredActivations
+    from sae_lens_audio.activations.streamed import StreamedActivations
 
 __all__ = [
-    "Block",
-    "Blocks",
-    "HarvestOptions",
+    "ActivationChunk",
+    "ActivationSource",
+    "ActivationStore",
+    "CollectOptions",
     "Statistics",
-    "Store",
-    "StoredBlocks",
-    "StreamedBlocks",
-    "TensorBlocks",
-    "harvest",
+    "StoredActivations",
+    "StreamedActivations",
+    "TensorActivations",
+    "collect_activations",
     "open_store",
 ]
 
 # training on tensors needs neither Whisper nor audio
-__getattr__, __dir__ = lazily(
+_lazy, __dir__ = lazily(
     __name__,
     {
-        "HarvestOptions": "options",
+        "CollectOptions": "options",
         "Statistics": "statistics",
-        "Store": "store",
-        "StoredBlocks": "stored",
-        "StreamedBlocks": "streamed",
-        "harvest": "collecting",
+        "ActivationStore": "store",
+        "StoredActivations": "stored",
+        "StreamedActivations": "streamed",
+        "collect_activations": "collecting",
         "open_store": "store",
     },
+)
+
+__getattr__ = renamed_names(
+    __name__,
+    {
+        "Block": "ActivationChunk",
+        "Blocks": "ActivationSource",
+        "HarvestOptions": "sae_lens_audio.activations.options:CollectOptions",
+        "Store": "sae_lens_audio.activations.store:ActivationStore",
+        "StoredBlocks": "sae_lens_audio.activations.stored:StoredActivations",
+        "StreamedBlocks": "sae_lens_audio.activations.streamed:StreamedActivations",
+        "TensorBlocks": "TensorActivations",
+        "harvest": "sae_lens_audio.activations.collecting:collect_activations",
+    },
+    fallback=_lazy,
 )

@@ -33,24 +33,24 @@ from sae_lens_audio.activations.manifest import (
     read_manifest,
     versions,
 )
-from sae_lens_audio.activations.options import HarvestOptions
+from sae_lens_audio.activations.options import CollectOptions
 from sae_lens_audio.activations.reading import RowReader
 from sae_lens_audio.activations.shards import RECORDING, OpenShard, part_name, shard_name
-from sae_lens_audio.activations.store import Store, open_store, shard_of
+from sae_lens_audio.activations.store import ActivationStore, open_store, shard_of
 
 _log = logging.getLogger(__name__)
 
 
-def harvest(
+def collect_activations(
     model: HookedWhisper,
     corpus: Sequence[Recording],
     hooks: Names,
     folder: Place,
-    options: HarvestOptions | None = None,
+    options: CollectOptions | None = None,
     *,
     progress: bool = True,
     ranks: TorchRanks | None = None,
-) -> Store:
+) -> ActivationStore:
     """Write the activations of some hook points on a corpus to a folder, and open it.
 
     Args:
@@ -66,25 +66,25 @@ def harvest(
     Recordings longer than the model's window are cut into windows; positions go on counting. Files are written whole
     or not at all. The same call goes on where an earlier one was killed and makes missing or damaged shards anew, also
     with more or fewer processes; the folder has the same bytes whoever wrote it and however often they were killed
-    (same machines and number of threads). Of a finished harvest only the digests are checked.
+    (same machines and number of threads). Of a finished store only the digests are checked.
 
     Raises:
-        HookedWhisperError: nothing to harvest, a folder with another harvest or one that another process is writing,
+        HookedWhisperError: nothing to collect, a folder with another store or one that another process is writing,
             activations that are not finite or too large for the dtype, a file that cannot be written. What was
             written before stays and counts.
         CheckpointError: a manifest that cannot be read, or audio that is not what it was when a shard was written.
     """
-    options = HarvestOptions() if options is None else options
+    options = CollectOptions() if options is None else options
     folder = as_path(folder)
     reader = RowReader(model, hooks, options)
     if not len(corpus):
-        raise HookedWhisperError("the corpus has no recordings: there is nothing to harvest")
+        raise HookedWhisperError("the corpus has no recordings: there is nothing to collect")
     header = header_of(corpus, reader)
     rank, n_ranks = (0, 1) if ranks is None else (ranks.rank, ranks.n)
     n_parts = -(-len(corpus) // options.part)
     mine = range(rank, n_parts, n_ranks)
     total = sum(min(len(corpus), (k + 1) * options.part) - k * options.part for k in mine)
-    with tqdm(total=total, unit="file", desc="harvest", disable=not progress or bool(rank)) as bar:
+    with tqdm(total=total, unit="file", desc="collect", disable=not progress or bool(rank)) as bar:
         if n_parts == 1 and not rank:
             _harvest_one(reader, corpus, folder, header, (), bar)
         if n_parts > 1:
@@ -195,7 +195,7 @@ class _Run:
             if part is None or (part.rows, part.end) != (entry.rows, entry.end):
                 raise CheckpointError(
                     f"{self.folder / entry.file} cannot be made again: the recordings have other lengths than when it "
-                    f"was written; harvest into another folder"
+                    f"was written; collect into another folder"
                 )
             again = self._write(part, number)
             if again != entry:
@@ -265,7 +265,7 @@ def put(path: AnyPath, data: bytes) -> None:
     except OSError as error:
         raise HookedWhisperError(
             f"{path} ({len(data) / 2**20:.0f} MiB) cannot be written: {error.strerror or error}. Make room or "
-            "choose another place; what was written before stays, and the same harvest goes on from there"
+            "choose another place; what was written before stays, and the same call resumes from there"
         ) from error
 
 
@@ -275,7 +275,7 @@ def _check_no_others(folder: AnyPath, manifest: Manifest) -> None:
     others = sorted(path.name for path in folder.glob("shard-*.safetensors") if path.name not in ours)
     if others:
         raise HookedWhisperError(
-            f"{folder} holds shards of another harvest ({others[0]}, ...): choose another folder, or delete that one"
+            f"{folder} holds shards of another store ({others[0]}, ...): choose another folder, or delete that one"
         )
 
 

@@ -19,7 +19,7 @@ from hooked_whisper._support.storage import AnyPath, local_copy
 from hooked_whisper.corpora import Cursor, Recording, fingerprint, own_text_fact
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
 from hooked_whisper.loading import weights_sha256
-from sae_lens_audio.activations.options import HarvestOptions
+from sae_lens_audio.activations.options import CollectOptions
 from sae_lens_audio.activations.reading import RowReader, Unit
 from sae_lens_audio.activations.shards import FORMAT, REMEDY, part_name, shard_name
 
@@ -113,18 +113,20 @@ def read_manifest(folder: AnyPath) -> Manifest:
     except FileNotFoundError as error:
         if (folder / part_name(0)).exists() or next(iter(folder.glob("part-*")), None) is not None:
             raise CheckpointError(
-                f"{folder} is not complete: some parts of the corpus have not been harvested; harvest into it again "
+                f"{folder} is not complete: some parts of the corpus have not been collected; collect into it again "
                 "with the same model, corpus and options, and it goes on from there"
             ) from error
-        raise CheckpointError(f"{folder} has no {MANIFEST}, so no activations: give the folder of a harvest") from error
+        raise CheckpointError(
+            f"{folder} has no {MANIFEST}, so no activations: give the folder of an activation store"
+        ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}): {_LOST}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path} was not written by a harvest of activations: give another folder")
+        raise CheckpointError(f"{path} was not written by `sae-lens-audio collect`: give another folder")
     if content.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format version {content.get('format_version')!r}, this sae_lens_audio reads {FORMAT_VERSION}: "
-            "harvest again, or read it with the version that wrote it"
+            "collect again, or read it with the version that wrote it"
         )
     try:
         return _parsed(content)
@@ -132,7 +134,7 @@ def read_manifest(folder: AnyPath) -> Manifest:
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}): {_LOST}") from error
 
 
-_LOST = "without it the shards cannot be trusted; harvest into another folder"
+_LOST = "without it the shards cannot be trusted; collect into another folder"
 
 
 def _parsed(content: dict[str, Any]) -> Manifest:
@@ -160,7 +162,7 @@ def _parsed(content: dict[str, Any]) -> Manifest:
 
 def _check_header(header: dict[str, Any]) -> None:
     """What is read from a header later on."""
-    HarvestOptions(**header["options"])
+    CollectOptions(**header["options"])
     names = [hook["name"] for hook in header["hooks"]]
     if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         raise ValueError(f"hooks named {names}")
@@ -220,11 +222,11 @@ def header_of(corpus: Sequence[Recording], reader: RowReader) -> dict[str, Any]:
 
 
 def check_same(header: dict[str, Any], found: Manifest, folder: AnyPath) -> None:
-    """Raises ``HookedWhisperError`` for a folder with another harvest."""
+    """Raises ``HookedWhisperError`` for a folder with another store."""
     for key, value in header.items():
         if found.header.get(key) != value:
             raise HookedWhisperError(
-                f"{folder} holds a harvest with another {key} ({found.header.get(key)!r}, not {value!r}): "
+                f"{folder} holds activations collected with another {key} ({found.header.get(key)!r}, not {value!r}): "
                 "choose another folder, or delete that one"
             )
 

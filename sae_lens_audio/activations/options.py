@@ -16,7 +16,7 @@ WindowOf = Literal["full", "sound"]
 
 
 @dataclass(frozen=True)
-class HarvestOptions:
+class CollectOptions:
     """Everything that changes the files of a harvest beside model, corpus and hooks, and nothing else.
 
     Attributes:
@@ -29,7 +29,7 @@ class HarvestOptions:
         margin: positions left out before the padding too. 2 leaves out all that hear it through the convolutions.
         window: what the encoder sees. ``"full"`` is what Whisper does: its whole window, mostly padding where clips are
             short. ``"sound"``: no more than the sound and ``beyond`` positions behind it, which is faster and **other
-            activations**; how far they are from the full ones is measured and kept with them, see ``Store.deviation``.
+            activations**; how far they are from the full ones is measured and kept with them, see ``ActivationStore.deviation``.
         beyond: positions of padding that are encoded behind the sound, with ``window="sound"`` (20 ms each). The number
             of positions is rounded up to a multiple of 50, so that windows have few lengths.
         language: of the texts, for decoder points.
@@ -64,7 +64,7 @@ class HarvestOptions:
         ):
             value = getattr(self, name)
             if not is_integer(value) or value < least:
-                raise HookedWhisperError(f"{name} of a harvest is a whole number of at least {least}, not {value!r}")
+                raise HookedWhisperError(f"{name} of a store is a whole number of at least {least}, not {value!r}")
         if self.padding == "keep" and self.window == "sound":
             raise HookedWhisperError("with window='sound' there is no padding to keep: take padding='drop'")
         if self.padding == "keep" and self.margin:

@@ -16,8 +16,8 @@ from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks.caching import axis_sizes
 from hooked_whisper.hooks.hook_names import Names, listed
-from sae_lens_audio.activations.blocks import Block
-from sae_lens_audio.activations.options import HarvestOptions
+from sae_lens_audio.activations.options import CollectOptions
+from sae_lens_audio.activations.sources import ActivationChunk
 
 Unit = Literal["position", "token"]
 _ROUNDED = 50  # positions of a window that is shorter than the model's: a multiple of these
@@ -27,7 +27,7 @@ VECTORS = ("d_model", "d_mlp", "d_head")  # axes that may be a row; heads are pu
 class Batch(NamedTuple):
     """Rows of some windows on the CPU, in the dtype of the options, window after window; how many each window has."""
 
-    block: Block
+    block: ActivationChunk
     sizes: Sequence[int]
     windows: Sequence[Window]
 
@@ -49,7 +49,7 @@ class RowReader:
         PromptError: decoder points of a vocabulary that has no tokenizer, or an unknown language.
     """
 
-    def __init__(self, model: HookedWhisper, hooks: Names, options: HarvestOptions) -> None:
+    def __init__(self, model: HookedWhisper, hooks: Names, options: CollectOptions) -> None:
         self.model, self.options = model, options
         self.hooks = points_of(model, hooks)
         self.axes = tuple(model.hook_dict[hook].axes for hook in self.hooks)
@@ -57,7 +57,7 @@ class RowReader:
         if len(set(units.values())) > 1:
             raise HookedWhisperError(
                 "rows are encoder positions or tokens, these points have both: "
-                f"{', '.join(f'{hook} ({unit})' for hook, unit in units.items())}; harvest them into two folders"
+                f"{', '.join(f'{hook} ({unit})' for hook, unit in units.items())}; collect them into two folders"
             )
         self.unit: Unit = "token" if "token" in units.values() else "position"
         self.widths = tuple(_width(model, hook) for hook in self.hooks)
@@ -65,7 +65,7 @@ class RowReader:
         if self._decodes and options.window == "sound":
             raise HookedWhisperError(
                 "with window='sound' the decoder would see less of the encoder's output than it was trained on: "
-                "harvest decoder points with window='full'"
+                "collect decoder points with window='full'"
             )
         self._prompt = model.prompter.prompt_ids(language=_language(model, options)) if self._decodes else []
 
@@ -125,7 +125,7 @@ class RowReader:
         # in the order of the forward pass: what is not finite is so from the first point on
         order = [hook for hook in seen[0] if hook in self.hooks]
         rows = {hook: self._rows(seen, hook, spans, corpus, recording, position) for hook in order}
-        return Batch(Block(tuple(rows[hook] for hook in self.hooks), recording, position), sizes, batch)
+        return Batch(ActivationChunk(tuple(rows[hook] for hook in self.hooks), recording, position), sizes, batch)
 
     def encoded(self, window: Window) -> int:
         """Positions that the encoder computes of a window."""
@@ -148,7 +148,7 @@ class RowReader:
             shorter = length < self.model.time.n_ctx
             part = mel[rows, :, : 2 * length] if shorter else mel[rows] if len(rows) < len(mel) else mel
             _, cache = self.model.run_with_cache(
-                part, tokens, names=list(self.hooks), return_type=None, at=slice(0, length) if shorter else None
+                part, tokens, names_filter=list(self.hooks), stop_early=True, mel_positions=slice(0, length) if shorter else None
             )
             for k, row in enumerate(rows):
                 found[row] = {hook: x[k] for hook, x in cache.items()}
@@ -212,7 +212,7 @@ class RowReader:
         most = torch.finfo(self.options.torch_dtype).max
         return (
             f"{hook}: an activation of {where} is {float(x[row].abs().amax()):.4g}, and {self.options.dtype} ends at "
-            f"{most:.4g}: harvest with dtype='bfloat16' or 'float32', into another folder"
+            f"{most:.4g}: collect with dtype='bfloat16' or 'float32', into another folder"
         )
 
 
@@ -248,5 +248,5 @@ def _width(model: HookedWhisper, hook: str) -> int:
     return width
 
 
-def _language(model: HookedWhisper, options: HarvestOptions) -> str | None:
+def _language(model: HookedWhisper, options: CollectOptions) -> str | None:
     return options.language if model.is_multilingual else None

@@ -2,7 +2,7 @@
 
 Tensors: ``<hook>`` [row, d] for each hook, ``recording`` and ``position`` int32 [row] in the same order. Rows are
 shuffled within the shard, so that who reads it from front to back meets frames of many recordings. Beside them stand
-what the manifest of a finished harvest is made from, so that it need not be kept in memory or written again and again:
+what the manifest of a finished store is made from, so that it need not be kept in memory or written again and again:
 ``windows.recording`` and ``windows.samples`` (of the windows that have rows), and float64 ``statistics.<hook>.*``.
 """
 
@@ -20,8 +20,8 @@ from torch import Tensor
 from hooked_whisper._support.storage import AnyPath, local_copy
 from hooked_whisper.corpora import Cursor
 from hooked_whisper.errors import CheckpointError
-from sae_lens_audio.activations.blocks import Block
 from sae_lens_audio.activations.reading import Batch
+from sae_lens_audio.activations.sources import ActivationChunk
 from sae_lens_audio.activations.statistics import Statistics, statistics_of
 
 FORMAT = "sae_lens_audio activations"
@@ -43,7 +43,7 @@ class OpenShard:
     def __init__(self, start: Cursor) -> None:
         self.start = self.end = start
         self.rows = 0
-        self._blocks: list[Block] = []
+        self._blocks: list[ActivationChunk] = []
         self._windows: list[tuple[int, int]] = []
 
     def add(self, batch: Batch) -> None:
@@ -89,9 +89,9 @@ class Shard:
     def tensor(self, name: str) -> Tensor:
         return self._tensors([name])[name]
 
-    def block(self, hooks: Sequence[str]) -> Block:
+    def chunk(self, hooks: Sequence[str]) -> ActivationChunk:
         found = self._tensors([*hooks, RECORDING, POSITION])
-        return Block(tuple(found[hook] for hook in hooks), found[RECORDING], found[POSITION])
+        return ActivationChunk(tuple(found[hook] for hook in hooks), found[RECORDING], found[POSITION])
 
     def statistics(self, hook: str) -> Statistics:
         parts = [f"statistics.{hook}.{what}" for what in ("mean", "m2", "norms")]
@@ -126,4 +126,4 @@ class Shard:
         return found
 
 
-REMEDY = "harvest into this folder again with the same model, corpus and options, which makes damaged shards anew"
+REMEDY = "collect into this folder again with the same model, corpus and options, which makes damaged shards anew"

@@ -14,39 +14,39 @@ from hooked_whisper._support.storage import AnyPath, Place, as_path
 from hooked_whisper.corpora import Recording, Split, split_by_speaker
 from hooked_whisper.errors import CheckpointError, HookedWhisperError, UnknownHookError, closest
 from hooked_whisper.hooks import canonical_name
-from sae_lens_audio.activations.blocks import Block, chosen_recordings
 from sae_lens_audio.activations.manifest import Manifest, RecordingEntry, damage, read_manifest
-from sae_lens_audio.activations.options import HarvestOptions
+from sae_lens_audio.activations.options import CollectOptions
 from sae_lens_audio.activations.shards import RECORDING, Shard
+from sae_lens_audio.activations.sources import ActivationChunk, chosen_recordings
 from sae_lens_audio.activations.statistics import Statistics, merged
 
 
-def open_store(folder: Place, verify: bool = True) -> Store:
-    """A finished harvest, in a folder or behind an URL (shards are then copied here when they are first read).
+def open_store(folder: Place, verify: bool = True) -> ActivationStore:
+    """A finished store, in a folder or behind an URL (shards are then copied here when they are first read).
 
     Args:
         verify: read every shard once and compare its SHA-256 with the manifest's. ``False`` compares sizes only.
 
     Raises:
-        CheckpointError: no harvest, one that is not complete, or shards that are missing, truncated or damaged. The
+        CheckpointError: no store, one that is not complete, or shards that are missing, truncated or damaged. The
             message names the file and what to do.
     """
     folder = as_path(folder)
     manifest = read_manifest(folder)
     if not manifest.complete:
         raise CheckpointError(
-            f"{folder} is not complete: its harvest was stopped at recording {manifest.cursor[0]} of "
-            f"{manifest.header['corpus_recordings']}; harvest into it again with the same model, corpus and options, "
+            f"{folder} is not complete: collecting stopped at recording {manifest.cursor[0]} of "
+            f"{manifest.header['corpus_recordings']}; collect into it again with the same model, corpus and options, "
             "and it goes on from there"
         )
     problems = [found for entry in manifest.shards if (found := damage(folder, entry, verify))]
     if problems:
         more = f" ({len(problems)} of {len(manifest.shards)} shards are so)" if len(problems) > 1 else ""
         raise CheckpointError(problems[0] + more)
-    return Store(folder, manifest)
+    return ActivationStore(folder, manifest)
 
 
-class Store:
+class ActivationStore:
     """Rows of activations on the disk, memory-mapped.
 
     Attributes:
@@ -95,8 +95,8 @@ class Store:
         return self._manifest.digest
 
     @property
-    def options(self) -> HarvestOptions:
-        return HarvestOptions(**self.header["options"])
+    def options(self) -> CollectOptions:
+        return CollectOptions(**self.header["options"])
 
     @cached_property
     def statistics(self) -> dict[str, Statistics]:
@@ -114,7 +114,7 @@ class Store:
         """Canonical names of points that the store has; published names are understood.
 
         Raises:
-            UnknownHookError: a point that was not harvested.
+            UnknownHookError: a point that was not collected.
         """
         found = tuple(map(canonical_name, [hooks] if isinstance(hooks, str) else hooks))
         for name in found:
@@ -145,7 +145,7 @@ class Store:
         recordings: Sequence[int] | Int[np.ndarray, "chosen"] | None = None,
         most: int | None = None,
         seed: int = 0,
-    ) -> Block:
+    ) -> ActivationChunk:
         """Rows in memory, in float32, sorted by recording and position.
 
         Args:
@@ -154,7 +154,7 @@ class Store:
             most: at most so many rows, each with the same chance to be among them.
 
         Raises:
-            UnknownHookError: a point that was not harvested.
+            UnknownHookError: a point that was not collected.
             HookedWhisperError: recordings that are not in the corpus, or ``most`` below 1.
         """
         names = self.hook_names(hooks)
@@ -168,7 +168,7 @@ class Store:
             ends = np.cumsum(counts)
             parts = np.split(drawn, np.searchsorted(drawn, ends[:-1]))
             places = [rows[part - end + n] for rows, part, end, n in zip(places, parts, ends, counts, strict=True)]
-        found = [self.shard(number).block(names).taken(rows) for number, rows in enumerate(places) if len(rows)]
+        found = [self.shard(number).chunk(names).taken(rows) for number, rows in enumerate(places) if len(rows)]
         recording = torch.cat([block.recording for block in found] or [torch.empty(0, dtype=torch.int32)])
         position = torch.cat([block.position for block in found] or [torch.empty(0, dtype=torch.int32)])
         order = torch.from_numpy(np.lexsort((position.numpy(), recording.numpy())))
@@ -176,7 +176,7 @@ class Store:
             torch.cat([block.rows[k] for block in found] or [torch.empty(0, self.width(name))])[order].float()
             for k, name in enumerate(names)
         )
-        return Block(rows, recording[order], position[order])
+        return ActivationChunk(rows, recording[order], position[order])
 
     def _rows_of(self, recordings: Sequence[int] | Int[np.ndarray, "chosen"] | None) -> list[Int[np.ndarray, "row"]]:
         """Rows of each shard that belong to some recordings, in the shard's order."""
@@ -194,11 +194,11 @@ class Store:
         return found
 
     def __repr__(self) -> str:
-        return f"Store({str(self.folder)!r}, {self.rows} rows of {', '.join(self.hooks)})"
+        return f"ActivationStore({str(self.folder)!r}, {self.rows} rows of {', '.join(self.hooks)})"
 
 
 def shard_of(folder: AnyPath, manifest: Manifest, number: int) -> Shard:
     entry, header = manifest.shards[number], manifest.header
     widths = {one["name"]: one["width"] for one in header["hooks"]}
-    dtype: torch.dtype = HarvestOptions(**header["options"]).torch_dtype
+    dtype: torch.dtype = CollectOptions(**header["options"]).torch_dtype
     return Shard(folder / entry.file, entry.rows, widths, dtype)

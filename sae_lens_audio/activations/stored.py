@@ -1,4 +1,4 @@
-"""Blocks from the disk."""
+"""ActivationSource from the disk."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Int
 
 from hooked_whisper.errors import HookedWhisperError
-from sae_lens_audio.activations.blocks import Block, check_index, chosen_recordings, digest_of
-from sae_lens_audio.activations.store import Store
+from sae_lens_audio.activations.sources import ActivationChunk, check_index, chosen_recordings, digest_of
+from sae_lens_audio.activations.store import ActivationStore
 
 
-class StoredBlocks:
+class StoredActivations:
     """Rows of a store. A block is some shards, which are drawn anew in every epoch, in memory.
 
     Args:
@@ -24,13 +24,13 @@ class StoredBlocks:
         seed: of the order of shards.
 
     Raises:
-        UnknownHookError: a point that was not harvested.
+        UnknownHookError: a point that was not collected.
         HookedWhisperError: no recordings or ones that have no rows, or no shards together.
     """
 
     def __init__(
         self,
-        store: Store,
+        store: ActivationStore,
         hooks: str | Sequence[str],
         recordings: Sequence[int] | Int[np.ndarray, "chosen"] | None = None,
         shards_together: int = 8,
@@ -65,22 +65,22 @@ class StoredBlocks:
             "seed": self.seed,
         }
 
-    def n_blocks(self, epoch: int) -> int:
+    def n_chunks(self, epoch: int) -> int:
         return self._groups
 
-    def block(self, epoch: int, index: int) -> Block:
+    def chunk(self, epoch: int, index: int) -> ActivationChunk:
         check_index(index, self._groups)
         order = np.random.default_rng([self.seed, epoch]).permutation(self.store.n_shards)
         numbers = np.array_split(order, self._groups)[index]
         parts = [self._part(int(number)) for number in numbers]
-        return Block(
+        return ActivationChunk(
             tuple(torch.cat([part.rows[k] for part in parts]) for k in range(len(self.hooks))),
             torch.cat([part.recording for part in parts]),
             torch.cat([part.position for part in parts]),
         )
 
-    def _part(self, number: int) -> Block:
-        block = self.store.shard(number).block(self.hooks)
+    def _part(self, number: int) -> ActivationChunk:
+        block = self.store.shard(number).chunk(self.hooks)
         if self._chosen is None:
             return block
         return block.taken(np.flatnonzero(np.isin(block.recording.numpy(), self._chosen)))

@@ -1,4 +1,4 @@
-"""Blocks from a model that runs when they are asked for: nothing on the disk."""
+"""ActivationSource from a model that runs when they are asked for: nothing on the disk."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from hooked_whisper.corpora import Failure, Recording
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import Names
-from sae_lens_audio.activations.blocks import Block, check_index, chosen_recordings, digest_of
 from sae_lens_audio.activations.manifest import header_of
-from sae_lens_audio.activations.options import HarvestOptions
+from sae_lens_audio.activations.options import CollectOptions
 from sae_lens_audio.activations.reading import RowReader
+from sae_lens_audio.activations.sources import ActivationChunk, check_index, chosen_recordings, digest_of
 
 _log = logging.getLogger(__name__)
 
 
-class StreamedBlocks:
+class StreamedActivations:
     """Rows of a corpus, harvested again in every epoch. A block is some recordings, drawn anew in every epoch.
 
-    What cannot be read is passed over, kept in ``failures`` by its place in the corpus, and logged once. Blocks may be
+    What cannot be read is passed over, kept in ``failures`` by its place in the corpus, and logged once. ActivationSource may be
     asked for by any thread, but while one is made nobody else may run the model: hooks and splices would be seen in it.
 
     Args:
-        hooks, options: as for :func:`~sae_lens_audio.activations.harvest`; ``shard_rows`` does not matter.
+        hooks, options: as for :func:`~sae_lens_audio.activations.collect_activations`; ``shard_rows`` does not matter.
         recordings_per_block: more mix frames of more recordings and take more memory.
         recordings: places of those that are wanted; default: all.
         seed: of the order of recordings.
 
     Raises:
-        HookedWhisperError: no recordings; points as for ``harvest``. In :meth:`block`: activations that are not finite
+        HookedWhisperError: no recordings; points as for ``collect_activations``. In :meth:`block`: activations that are not finite
             or too large for the dtype.
     """
 
@@ -46,7 +46,7 @@ class StreamedBlocks:
         corpus: Sequence[Recording],
         hooks: Names,
         recordings_per_block: int = 512,
-        options: HarvestOptions | None = None,
+        options: CollectOptions | None = None,
         seed: int = 0,
         recordings: Sequence[int] | Int[np.ndarray, "chosen"] | None = None,
     ) -> None:
@@ -56,7 +56,7 @@ class StreamedBlocks:
             )
         if not len(corpus):
             raise HookedWhisperError("the corpus has no recordings: there is nothing to read")
-        self.reader = RowReader(model, hooks, HarvestOptions() if options is None else options)
+        self.reader = RowReader(model, hooks, CollectOptions() if options is None else options)
         self.corpus, self.seed, self.recordings_per_block = corpus, seed, recordings_per_block
         self.hooks, self.widths = self.reader.hooks, self.reader.widths
         self.ids: Sequence[str] = [one.id for one in corpus]
@@ -78,11 +78,11 @@ class StreamedBlocks:
             "header": header,
         }
 
-    def n_blocks(self, epoch: int) -> int:
+    def n_chunks(self, epoch: int) -> int:
         return -(-len(self._chosen) // self.recordings_per_block)
 
-    def block(self, epoch: int, index: int) -> Block:
-        check_index(index, self.n_blocks(epoch))
+    def chunk(self, epoch: int, index: int) -> ActivationChunk:
+        check_index(index, self.n_chunks(epoch))
         order = np.random.default_rng([self.seed, epoch]).permutation(self._chosen)
         places = order[index * self.recordings_per_block :][: self.recordings_per_block]
         some = [self.corpus[int(place)] for place in places]
@@ -103,4 +103,4 @@ class StreamedBlocks:
             for k, width in enumerate(self.widths)
         )
         recording = torch.from_numpy(places.astype(np.int32))[of_block.long()]
-        return Block(rows, recording, torch.cat([block.position for block in blocks] or [empty]))
+        return ActivationChunk(rows, recording, torch.cat([block.position for block in blocks] or [empty]))

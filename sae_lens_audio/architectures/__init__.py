@@ -2,14 +2,14 @@
 
 from types import MappingProxyType
 
-from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, SparseDictionary
+from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput
 from sae_lens_audio.architectures.batch_topk import BatchTopK, BatchTopKConfig
 from sae_lens_audio.architectures.crosscoder import Crosscoder, CrosscoderConfig
 from sae_lens_audio.architectures.decoder import decoder_norms, normalise_rows_, remove_parallel_gradient_
 from sae_lens_audio.architectures.gated import Gated, GatedConfig
 from sae_lens_audio.architectures.jumprelu import JumpReLU, JumpReLUConfig
 from sae_lens_audio.architectures.matryoshka import Matryoshka, MatryoshkaConfig
-from sae_lens_audio.architectures.normalized import Normalised
+from sae_lens_audio.architectures.normalized import NormalizedSAE
 from sae_lens_audio.architectures.standard import Standard, StandardConfig
 from sae_lens_audio.architectures.tied import Tied, TiedConfig
 from sae_lens_audio.architectures.topk import AbsTopK, TopK, TopKConfig
@@ -22,7 +22,7 @@ from sae_lens_audio.architectures.transcoder import (
     TranscoderConfig,
 )
 
-ARCHITECTURES: MappingProxyType[str, type[Dictionary]] = MappingProxyType(
+ARCHITECTURES: MappingProxyType[str, type[SAE]] = MappingProxyType(
     {
         cls.architecture: cls
         for cls in (
@@ -45,24 +45,22 @@ ARCHITECTURES: MappingProxyType[str, type[Dictionary]] = MappingProxyType(
 
 __all__ = [
     "ARCHITECTURES",
+    "SAE",
     "AbsTopK",
     "BatchTopK",
     "BatchTopKConfig",
     "Crosscoder",
     "CrosscoderConfig",
-    "Dictionary",
-    "DictionaryConfig",
     "Gated",
     "GatedConfig",
     "JumpReLU",
     "JumpReLUConfig",
     "JumpReLUTranscoder",
     "JumpReLUTranscoderConfig",
-    "Losses",
     "Matryoshka",
     "MatryoshkaConfig",
-    "Normalised",
-    "SparseDictionary",
+    "NormalizedSAE",
+    "SAEConfig",
     "Standard",
     "StandardConfig",
     "Tied",
@@ -71,6 +69,7 @@ __all__ = [
     "TopKConfig",
     "TopKTranscoder",
     "TopKTranscoderConfig",
+    "TrainStepOutput",
     "Transcoder",
     "TranscoderConfig",
     "decoder_norms",

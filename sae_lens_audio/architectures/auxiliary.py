@@ -5,12 +5,12 @@ from __future__ import annotations
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_lens_audio.architectures.base import Dictionary, squared_error
+from sae_lens_audio.architectures.base import SAE, squared_error
 from sae_lens_audio.architectures.sparse import encode_topk
 
 
 def aux_k_loss(
-    sae: Dictionary,
+    sae: SAE,
     x: Float[Tensor, "row d_in"],
     target: Float[Tensor, "row d_out"],
     predicted: Float[Tensor, "row d_out"],

@@ -21,7 +21,7 @@ from sae_lens_audio.architectures.sparse import Ranks
 
 
 @dataclass(frozen=True, eq=False)
-class Losses:
+class TrainStepOutput:
     """Terms of a training loss, coefficients included: scalars, means over the rows of a batch; and what it saw.
 
     reconstruction: squared error, summed over the width of an activation.
@@ -43,7 +43,7 @@ class Losses:
 
 
 @runtime_checkable
-class SparseDictionary(Protocol):
+class DecodableBasis(Protocol):
     """What scans, pages, splicing and training ask of a dictionary; a :class:`~hooked_whisper.protocols.FeatureBasis`.
 
     ``loss`` takes rows of activations; a transcoder's takes the rows to be predicted too.
@@ -64,7 +64,7 @@ class SparseDictionary(Protocol):
 
 
 @dataclass(frozen=True)
-class DictionaryConfig:
+class SAEConfig:
     """Sizes every architecture has.
 
     d_in: width of the activations; d_sae: number of features.
@@ -82,7 +82,7 @@ class DictionaryConfig:
                 raise PatchError(f"{type(self).__name__}: {name} must be a positive integer, got {value!r}")
 
 
-class Dictionary(nn.Module):
+class SAE(nn.Module):
     """Base of the architectures: ``encode = activate((x - b_dec) @ W_enc + b_enc)``, ``decode = f @ W_dec + b_dec``.
 
     Fresh weights: rows of ``W_dec`` are random unit vectors, ``W_enc`` is its transpose, biases are zero.
@@ -90,7 +90,7 @@ class Dictionary(nn.Module):
     """
 
     architecture: ClassVar[str]
-    config_class: ClassVar[type[DictionaryConfig]] = DictionaryConfig
+    config_class: ClassVar[type[SAEConfig]] = SAEConfig
     unit_norm_decoder: ClassVar[bool] = False
     """Whether the paper keeps the rows of ``W_dec`` at norm 1 during training."""
 
@@ -99,7 +99,7 @@ class Dictionary(nn.Module):
     W_dec: nn.Parameter
     b_dec: nn.Parameter
 
-    def __init__(self, config: DictionaryConfig, seed: int = 0) -> None:
+    def __init__(self, config: SAEConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
         drawn = torch.randn(config.d_sae, config.d_in, generator=torch.Generator().manual_seed(seed))
@@ -176,7 +176,7 @@ class Dictionary(nn.Module):
 
     def loss(
         self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None, ranks: Ranks | None = None
-    ) -> Losses:
+    ) -> TrainStepOutput:
         """The paper's training loss. Gradients flow to the weights, not to ``x``.
 
         dead: features that an auxiliary term shall revive.

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from hooked_whisper.errors import PatchError
 from sae_lens_audio.architectures.auxiliary import aux_k_loss
-from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, squared_error
+from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, squared_error
 from sae_lens_audio.architectures.sparse import Ranks, SparseCodes, encode_batch_topk
 from sae_lens_audio.architectures.topk import check_k
 
 
 @dataclass(frozen=True)
-class BatchTopKConfig(DictionaryConfig):
+class BatchTopKConfig(SAEConfig):
     """k: features per activation on average, not always whole; threshold_rate: share of each batch in the running mean
     of the threshold; aux_coefficient and aux_k as in :class:`~sae_lens_audio.architectures.topk.TopKConfig`.
     """
@@ -37,7 +37,7 @@ class BatchTopKConfig(DictionaryConfig):
         return self.aux_k if self.aux_k is not None else max(1, self.d_in // 2)
 
 
-class BatchTopK(Dictionary):
+class BatchTopK(SAE):
     """Training keeps the ``n k`` largest of all features of ``n`` rows; ``encode`` those above a threshold.
 
     The threshold is the running mean, over batches, of the smallest feature kept: so a row's features do not depend on
@@ -97,7 +97,7 @@ class BatchTopK(Dictionary):
 
     def loss(
         self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None, ranks: Ranks | None = None
-    ) -> Losses:
+    ) -> TrainStepOutput:
         """In training mode this moves the threshold too, as batch normalisation moves its running mean."""
         x = self.checked(x)
         codes = self.sparse_codes(x, ranks)
@@ -108,7 +108,7 @@ class BatchTopK(Dictionary):
         errors = [squared_error(level, x) for level in levels]  # a few levels, each as large as the batch
         zero = revived.new_zeros(())
         auxiliary = self.config.aux_coefficient * revived
-        return Losses(torch.stack(errors).sum(), zero, auxiliary, errors[-1].detach(), codes.active)
+        return TrainStepOutput(torch.stack(errors).sum(), zero, auxiliary, errors[-1].detach(), codes.active)
 
     def decode_levels(self, codes: SparseCodes, n_rows: int) -> Float[Tensor, "level row d_in"]:
         """The reconstructions that the loss compares with the input, the whole one last; here the only one."""

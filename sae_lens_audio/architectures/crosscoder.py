@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hooked_whisper.errors import PatchError
-from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, rows_with, squared_error
+from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, rows_with, squared_error
 from sae_lens_audio.architectures.sparse import Ranks
 
 
 @dataclass(frozen=True)
-class CrosscoderConfig(DictionaryConfig):
+class CrosscoderConfig(SAEConfig):
     """d_in: width of each block's activation; n_blocks: how many blocks; l1_coefficient: weight of the penalty.
 
     Nothing is subtracted from the input.
@@ -33,7 +33,7 @@ class CrosscoderConfig(DictionaryConfig):
             raise PatchError("a crosscoder subtracts nothing from its input: leave apply_b_dec_to_input False")
 
 
-class Crosscoder(Dictionary):
+class Crosscoder(SAE):
     """``f = relu(sum_l a^l W_enc^l + b_enc)``, ``a_hat^l = f W_dec^l + b_dec^l``;
     ``sum_l |a^l - a_hat^l|^2 + l1 sum_i f_i sum_l |W_dec,i^l|``.
 
@@ -91,10 +91,10 @@ class Crosscoder(Dictionary):
         x: Float[Tensor, "row n_blocks d_in"],
         dead: Bool[Tensor, "d_sae"] | None = None,
         ranks: Ranks | None = None,
-    ) -> Losses:
+    ) -> TrainStepOutput:
         """No term depends on ``dead``."""
         features = self.encode(x)
         penalty = (features @ self.W_dec.norm(dim=2).sum(1)).mean()
         error = squared_error(self.decode(features), x)
         sparsity = self.config.l1_coefficient * penalty
-        return Losses(error, sparsity, penalty.new_zeros(()), error.detach(), rows_with(features))
+        return TrainStepOutput(error, sparsity, penalty.new_zeros(()), error.detach(), rows_with(features))

@@ -9,18 +9,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, rows_with, squared_error
+from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, rows_with, squared_error
 from sae_lens_audio.architectures.sparse import Ranks
 
 
 @dataclass(frozen=True)
-class GatedConfig(DictionaryConfig):
+class GatedConfig(SAEConfig):
     """l1_coefficient: weight of the L1 norm of the gate's positive pre-activations."""
 
     l1_coefficient: float | int = 1.0
 
 
-class Gated(Dictionary):
+class Gated(SAE):
     """``f = 1[gate > 0] relu(mag)`` with ``gate = (x - b_dec) W_enc + b_gate`` and
     ``mag = (x - b_dec) (W_enc exp(r_mag)) + b_mag``.
 
@@ -59,7 +59,7 @@ class Gated(Dictionary):
 
     def loss(
         self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None, ranks: Ranks | None = None
-    ) -> Losses:
+    ) -> TrainStepOutput:
         """No term depends on ``dead``."""
         x = self.checked(x)
         pre = self.pre_of_batch(x, self.b_gate)
@@ -67,4 +67,4 @@ class Gated(Dictionary):
         error = squared_error(self.decode(features), x)
         by_gate = squared_error(gate @ self.W_dec.detach() + self.b_dec.detach(), x)
         sparsity = self.config.l1_coefficient * gate.sum(-1).mean()
-        return Losses(error, sparsity, by_gate, error.detach(), rows_with(features))
+        return TrainStepOutput(error, sparsity, by_gate, error.detach(), rows_with(features))

@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hooked_whisper.errors import PatchError
-from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, rows_with, squared_error
+from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, rows_with, squared_error
 from sae_lens_audio.architectures.sparse import Ranks
 
 
 @dataclass(frozen=True)
-class JumpReLUConfig(DictionaryConfig):
+class JumpReLUConfig(SAEConfig):
     """l0_coefficient: weight of the mean number of active features; bandwidth: width of the window round the threshold
     whose pre-activations give the threshold its gradient; initial_threshold: where all thresholds start.
     """
@@ -80,7 +80,7 @@ def step(
     return _Step.apply(pre, threshold, bandwidth)
 
 
-class JumpReLU(Dictionary):
+class JumpReLU(SAE):
     """``f = pre H(pre - threshold)``; ``|x - x_hat|^2 + lambda |f|_0``, decoder rows of norm 1.
 
     Source: Rajamanoharan et al. 2024, "Jumping Ahead: Improving Reconstruction Fidelity with JumpReLU Sparse
@@ -104,7 +104,7 @@ class JumpReLU(Dictionary):
 
     def loss(
         self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None, ranks: Ranks | None = None
-    ) -> Losses:
+    ) -> TrainStepOutput:
         """No term depends on ``dead``."""
         x = self.checked(x)
         pre = self.pre_of_batch(x, self.b_enc).relu()
@@ -112,7 +112,7 @@ class JumpReLU(Dictionary):
         active = step(pre, self.threshold, self.config.bandwidth).sum(-1).mean()
         error = squared_error(self.decode(features), x)
         sparsity = self.config.l0_coefficient * active
-        return Losses(error, sparsity, active.new_zeros(()), error.detach(), rows_with(features))
+        return TrainStepOutput(error, sparsity, active.new_zeros(()), error.detach(), rows_with(features))
 
     def _clear_biases_(self, numbers: Int[Tensor, "n"]) -> None:
         super()._clear_biases_(numbers)

@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hooked_whisper.errors import PatchError, check_option
-from sae_lens_audio.architectures.base import Dictionary
+from sae_lens_audio.architectures.base import SAE
 
 Normalisation = Literal["layer_norm", "constant_norm_rescale"]
 _EPSILON = 1e-5
 
 
-class Normalised(nn.Module):
+class NormalizedSAE(nn.Module):
     """``inner`` on activations normalised one by one, and its output brought back to the activation's own scale.
 
     ``layer_norm``: mean 0 and standard deviation 1 (unbiased). ``constant_norm_rescale``: norm ``sqrt(d_in)``.
@@ -25,7 +25,7 @@ class Normalised(nn.Module):
     Source: ``normalize_activations`` of SAELens, whose numbers these are.
     """
 
-    def __init__(self, inner: Dictionary, normalisation: Normalisation) -> None:
+    def __init__(self, inner: SAE, normalisation: Normalisation) -> None:
         super().__init__()
         check_option("normalisation", normalisation, get_args(Normalisation), PatchError)
         if inner.b_dec.shape != (inner.d_in,):

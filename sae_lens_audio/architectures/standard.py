@@ -8,18 +8,18 @@ from typing import ClassVar
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, rows_with, squared_error
+from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, rows_with, squared_error
 from sae_lens_audio.architectures.sparse import Ranks
 
 
 @dataclass(frozen=True)
-class StandardConfig(DictionaryConfig):
+class StandardConfig(SAEConfig):
     """l1_coefficient: weight of the penalty, in squared units of the activations per unit of feature."""
 
     l1_coefficient: float | int = 1.0
 
 
-class Standard(Dictionary):
+class Standard(SAE):
     """``f = relu((x - b_dec) W_enc + b_enc)``; ``|x - x_hat|^2 + l1 sum_i f_i |W_dec,i|``.
 
     Source: Bricken et al. 2023, "Towards Monosemanticity" (architecture), and the Circuits Updates of April 2024,
@@ -33,11 +33,11 @@ class Standard(Dictionary):
 
     def loss(
         self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None, ranks: Ranks | None = None
-    ) -> Losses:
+    ) -> TrainStepOutput:
         """No term depends on ``dead``."""
         x = self.checked(x)
         features = self.pre_of_batch(x, self.b_enc).relu()
         penalty = (features @ self.W_dec.norm(dim=1)).mean()
         error = squared_error(self.decode(features), x)
         sparsity = self.config.l1_coefficient * penalty
-        return Losses(error, sparsity, penalty.new_zeros(()), error.detach(), rows_with(features))
+        return TrainStepOutput(error, sparsity, penalty.new_zeros(()), error.detach(), rows_with(features))

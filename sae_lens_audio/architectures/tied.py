@@ -10,13 +10,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hooked_whisper.errors import PatchError
-from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, rows_with
+from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, rows_with
 from sae_lens_audio.architectures.decoder import normalise_rows_
 from sae_lens_audio.architectures.sparse import Ranks
 
 
 @dataclass(frozen=True)
-class TiedConfig(DictionaryConfig):
+class TiedConfig(SAEConfig):
     """reconstruction_alpha: weight of the mean squared error against the L1 norm, which has weight 1 (theirs: 1e4 for
     the residual, 1e5 for the MLP). There is no decoder bias, so nothing is subtracted from the input.
     """
@@ -30,7 +30,7 @@ class TiedConfig(DictionaryConfig):
             raise PatchError("a tied dictionary has no b_dec to subtract: leave apply_b_dec_to_input False")
 
 
-class Tied(Dictionary):
+class Tied(SAE):
     """``c = relu(x W + b_enc)``, ``x_hat = W c`` with columns of norm 1; one matrix, no decoder bias.
 
     ``alpha mean((x_hat - x)^2) + mean_row |c|_1``, the first mean over rows and widths.
@@ -72,14 +72,14 @@ class Tied(Dictionary):
 
     def loss(
         self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None, ranks: Ranks | None = None
-    ) -> Losses:
+    ) -> TrainStepOutput:
         """No term depends on ``dead``. Give rows of speech only: their own code let padding pay the penalty."""
         x = self.checked(x)
         features = self.encode(x)
         error = (self.decode(features) - x).square().mean()
         reconstruction, sparsity = self.config.reconstruction_alpha * error, features.sum(-1).mean()
         whole = error.detach() * self.d_in  # theirs is a mean over the width too
-        return Losses(reconstruction, sparsity, error.new_zeros(()), whole, rows_with(features))
+        return TrainStepOutput(reconstruction, sparsity, error.new_zeros(()), whole, rows_with(features))
 
     @torch.no_grad()
     def restart_(

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from hooked_whisper.errors import PatchError
 from sae_lens_audio.architectures.auxiliary import aux_k_loss
-from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, squared_error
+from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, squared_error
 from sae_lens_audio.architectures.sparse import Ranks, SparseCodes, encode_topk, largest_of_rows
 
 
 @dataclass(frozen=True)
-class TopKConfig(DictionaryConfig):
+class TopKConfig(SAEConfig):
     """k: features per activation; aux_coefficient: weight of the auxiliary loss (1/32 in the paper);
     aux_k: dead features per activation in it, half of ``d_in`` unless given (the paper's heuristic).
     """
@@ -44,7 +44,7 @@ def keep_top(pre: Float[Tensor, "*batch d_sae"], k: int) -> Float[Tensor, "*batc
     return pre.new_zeros(values.shape[0], pre.shape[-1]).scatter(1, chosen, values.relu()).view(pre.shape)
 
 
-class TopK(Dictionary):
+class TopK(SAE):
     """``f = TopK((x - b_dec) W_enc + b_enc)``; ``|x - x_hat|^2 + alpha L_aux``, decoder rows of norm 1.
 
     Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders", equations 4 and 5 and appendix A.2.
@@ -64,14 +64,14 @@ class TopK(Dictionary):
 
     def loss(
         self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None, ranks: Ranks | None = None
-    ) -> Losses:
+    ) -> TrainStepOutput:
         x = self.checked(x)
         codes = self.sparse_codes(x)
         predicted = codes.decode(self.W_dec) + self.b_dec
         error = squared_error(predicted, x)
         revived = aux_k_loss(self, x, x, predicted, dead, self.config.dead_per_row)
         zero = revived.new_zeros(())
-        return Losses(error, zero, self.config.aux_coefficient * revived, error.detach(), codes.active)
+        return TrainStepOutput(error, zero, self.config.aux_coefficient * revived, error.detach(), codes.active)
 
 
 class AbsTopK(TopK):

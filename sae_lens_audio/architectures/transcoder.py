@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from hooked_whisper.errors import PatchError
 from sae_lens_audio.architectures.auxiliary import aux_k_loss
-from sae_lens_audio.architectures.base import Dictionary, DictionaryConfig, Losses, rows_with, squared_error
+from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, rows_with, squared_error
 from sae_lens_audio.architectures.jumprelu import jumprelu, step
 from sae_lens_audio.architectures.sparse import Ranks, encode_topk
 from sae_lens_audio.architectures.topk import check_k, keep_top
 
 
 @dataclass(frozen=True)
-class TranscoderConfig(DictionaryConfig):
+class TranscoderConfig(SAEConfig):
     """d_out: width of what is predicted; skip: whether there is a linear path ``x W_skip^T`` past the features;
     l1_coefficient: weight of the penalty. ``b_dec`` belongs to the output and is never subtracted from the input.
     """
@@ -36,7 +36,7 @@ class TranscoderConfig(DictionaryConfig):
             raise PatchError("a transcoder's b_dec belongs to its output: leave apply_b_dec_to_input False")
 
 
-class Transcoder(Dictionary):
+class Transcoder(SAE):
     """``y_hat = relu(x W_enc + b_enc) W_dec + b_dec [+ x W_skip^T]``; ``|y - y_hat|^2 + l1 |f|_1``.
 
     ``decode`` gives the features' part and the bias; the skip path needs ``x``, so only ``forward`` adds it.
@@ -80,13 +80,13 @@ class Transcoder(Dictionary):
         target: Float[Tensor, "row d_out"],
         dead: Bool[Tensor, "d_sae"] | None = None,
         ranks: Ranks | None = None,
-    ) -> Losses:
+    ) -> TrainStepOutput:
         """``target`` is what the model has where ``forward`` goes. No term depends on ``dead``."""
         features = self.encode(x)
         penalty = features.sum(-1).mean()
         error = squared_error(self.decode_like(features, x), target.to(self.dtype))
         sparsity = self.config.l1_coefficient * penalty
-        return Losses(error, sparsity, penalty.new_zeros(()), error.detach(), rows_with(features))
+        return TrainStepOutput(error, sparsity, penalty.new_zeros(()), error.detach(), rows_with(features))
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class TopKTranscoder(Transcoder):
         target: Float[Tensor, "row d_out"],
         dead: Bool[Tensor, "d_sae"] | None = None,
         ranks: Ranks | None = None,
-    ) -> Losses:
+    ) -> TrainStepOutput:
         x, target = self.checked(x), target.to(self.dtype)
         codes = encode_topk(x, self.W_enc, self.b_enc, None, self.config.k)
         predicted = codes.decode(self.W_dec) + self.b_dec
@@ -132,7 +132,7 @@ class TopKTranscoder(Transcoder):
         per_row = self.config.aux_k if self.config.aux_k is not None else max(1, self.config.d_out // 2)
         revived = aux_k_loss(self, x, target, predicted, dead, per_row)
         zero = revived.new_zeros(())
-        return Losses(error, zero, self.config.aux_coefficient * revived, error.detach(), codes.active)
+        return TrainStepOutput(error, zero, self.config.aux_coefficient * revived, error.detach(), codes.active)
 
 
 @dataclass(frozen=True)
@@ -170,14 +170,14 @@ class JumpReLUTranscoder(Transcoder):
         target: Float[Tensor, "row d_out"],
         dead: Bool[Tensor, "d_sae"] | None = None,
         ranks: Ranks | None = None,
-    ) -> Losses:
+    ) -> TrainStepOutput:
         """No term depends on ``dead``."""
         pre = self.pre_activations(x).relu()
         features = jumprelu(pre, self.threshold, self.config.bandwidth)
         active = step(pre, self.threshold, self.config.bandwidth).sum(-1).mean()
         error = squared_error(self.decode_like(features, x), target.to(self.dtype))
         sparsity = self.config.l0_coefficient * active
-        return Losses(error, sparsity, active.new_zeros(()), error.detach(), rows_with(features))
+        return TrainStepOutput(error, sparsity, active.new_zeros(()), error.detach(), rows_with(features))
 
     @torch.no_grad()
     def project_weights_(self) -> None:

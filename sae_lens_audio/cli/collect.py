@@ -1,4 +1,4 @@
-"""``sae-lens-audio harvest``: activations of a corpus to a folder."""
+"""``sae-lens-audio collect``: activations of a corpus to a folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PADDINGS = ("drop", "keep")
 _WINDOWS = ("full", "sound")
 
 
-def add_harvest(parser: argparse.ArgumentParser) -> None:
+def add_collect(parser: argparse.ArgumentParser) -> None:
     """All arguments of the command."""
     add_model(parser)
     parser.add_argument(
@@ -59,14 +59,14 @@ def add_harvest(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=not_negative, default=0, metavar="S", help="of sentences and shuffling (0)")
 
 
-def run_harvest(parsed: argparse.Namespace) -> int:
+def run_collect(parsed: argparse.Namespace) -> int:
     """Harvest, and say what is there."""
     import torch
 
     from hooked_whisper._support.ranks import torchrun_ranks
-    from sae_lens_audio.activations import HarvestOptions, harvest
+    from sae_lens_audio.activations import CollectOptions, collect_activations
 
-    options = HarvestOptions(
+    options = CollectOptions(
         dtype=parsed.dtype,
         shard_rows=parsed.shard_rows,
         batch=parsed.batch,
@@ -86,7 +86,9 @@ def run_harvest(parsed: argparse.Namespace) -> int:
         if first:
             print(f"harvesting {described}", file=sys.stderr)
         corpus = texts_of(parsed, model, corpus, ranks)
-        store = harvest(model, corpus, parsed.hooks, parsed.out, options, progress=sys.stderr.isatty(), ranks=ranks)
+        store = collect_activations(
+            model, corpus, parsed.hooks, parsed.out, options, progress=sys.stderr.isatty(), ranks=ranks
+        )
     if not first:
         return 0
     for hook, width in zip(store.hooks, store.widths, strict=True):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hooked_whisper.cli.running import Parser, run, version
-from sae_lens_audio.cli.collect import add_harvest, run_harvest
+from sae_lens_audio.cli.collect import add_collect, run_collect
 from sae_lens_audio.cli.evaluate import add_evaluate, run_evaluate
 from sae_lens_audio.cli.features import add_features, run_features
 from sae_lens_audio.cli.train import add_train, run_train
@@ -29,14 +29,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="sae-lens-audio",
         description="Sparse autoencoders and their kin for the activations of speech models.",
-        epilog="Example: `sae-lens-audio harvest --hook encoder.blocks.2 --out acts`, then `sae-lens-audio train "
+        epilog="Example: `sae-lens-audio collect --hook encoder.blocks.2 --out acts`, then `sae-lens-audio train "
         "topk.toml`, `sae-lens-audio evaluate runs/topk/sae`, `sae-lens-audio features runs/topk/sae`. Training in "
         "several processes: `torchrun --nproc-per-node N -m sae_lens_audio train topk.toml`.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="harvest|train|evaluate|features")
     _add(
-        commands, "harvest", add_harvest, lambda parsed, _: run_harvest(parsed),
+        commands, "harvest", add_collect, lambda parsed, _: run_collect(parsed),
         "activations of a corpus to a folder",
         "Run the encoder over recordings, no further than the last hook point, and write the activations as shuffled, "
         "checksummed shards. A harvest that was killed goes on.",

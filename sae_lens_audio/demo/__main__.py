@@ -16,7 +16,7 @@ import torch
 from hooked_whisper.cli.model_arguments import not_negative, positive
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.synthetic import SyntheticCorpus, synthetic_recordings
-from sae_lens_audio.activations import CollectOptions, ActivationStore, collect_activations
+from sae_lens_audio.activations import ActivationStore, CollectOptions, collect_activations
 from sae_lens_audio.demo import FOLDER, RECIPES
 from sae_lens_audio.formats import load_sae, save_sae
 from sae_lens_audio.training.runs import source_of, trainer_of

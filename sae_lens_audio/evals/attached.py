@@ -36,7 +36,7 @@ class ConditionCounts:
 
 
 @dataclass(frozen=True, eq=False)
-class SplicedScores:
+class AttachedScores:
     """Word error rate, cross-entropy and divergence of every condition, with 95 % intervals.
 
     Intervals are bootstraps over clips: the same draws for all conditions, so that differences are paired.

@@ -245,7 +245,7 @@ class _Runner:
         model = self.model
         mel = model.to_mel([self.clips[i].samples for i in batch])
         keep = self.resume.keep
-        encoded, cache = model.run_with_cache(mel, names=[keep])
+        encoded, cache = model.run_with_cache(mel, names_filter=[keep])
         assert encoded is not None
         sound = self._sound(batch)
         targets = self._padded(batch)

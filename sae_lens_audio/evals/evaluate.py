@@ -11,17 +11,18 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.features.bases import LinearBasis
-from hooked_whisper.features.phones.labeled_evaluation import LabelledClip, Track
+from hooked_whisper.features.phones.labeled_evaluation import Track
 from hooked_whisper.features.sites import Site
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import SILENCE
 from sae_lens_audio.architectures import Crosscoder, Transcoder
-from sae_lens_audio.evals.attached import SplicedScores
-from sae_lens_audio.evals.attached_runs import NoTextError, Where, spliced_scores, whole_clips
+from sae_lens_audio.evals.attached import AttachedScores
+from sae_lens_audio.evals.attached_runs import NoTextError, Where, attached_scores, whole_clips
 from sae_lens_audio.evals.baselines import linear_bases, sparse_baselines
-from sae_lens_audio.evals.coders import Codes, directions
+from sae_lens_audio.evals.decodable import DecodableBasis, directions
 from sae_lens_audio.evals.decoder_rows import duplicates
 from sae_lens_audio.evals.evaluation import Evaluation
 from sae_lens_audio.evals.phones import PhoneOptions, PhoneScores, RarePhonesError, phone_scores
@@ -64,9 +65,9 @@ class EvaluationOptions:
 
 def evaluate(
     model: HookedWhisper,
-    dictionaries: Mapping[str, Codes],
+    dictionaries: Mapping[str, DecodableBasis],
     hook: str,
-    clips: Sequence[LabelledClip],
+    clips: Sequence[Clip],
     train_rows: Rows | tuple[Rows, Rows],
     options: EvaluationOptions | None = None,
     *,
@@ -119,7 +120,7 @@ def evaluate(
         except NoTextError as error:
             notes.append(f"not spliced: {error}")
         else:
-            spliced = spliced_scores(
+            spliced = attached_scores(
                 model,
                 _evenly(whole, chosen.spliced_clips),
                 reads,
@@ -157,7 +158,7 @@ def described(codes: Any) -> str:
 
 
 def _points(
-    model: HookedWhisper, dictionaries: Mapping[str, Codes], hook: str, hook_out: str | None
+    model: HookedWhisper, dictionaries: Mapping[str, DecodableBasis], hook: str, hook_out: str | None
 ) -> tuple[str, str]:
     names = []
     for one in (hook, hook if hook_out is None else hook_out):
@@ -178,12 +179,12 @@ def _points(
 
 
 def _check(
-    dictionaries: Mapping[str, Codes],
+    dictionaries: Mapping[str, DecodableBasis],
     fitted_in: Rows,
     fitted_out: Rows,
     reads: str,
     writes: str,
-    clips: Sequence[LabelledClip],
+    clips: Sequence[Clip],
     seeds: Sequence[str],
 ) -> None:
     """What is wrong is said before anything long starts."""
@@ -208,8 +209,8 @@ def _check(
 
 def _phones_and_rows(
     model: HookedWhisper,
-    clips: Sequence[LabelledClip],
-    dictionaries: Mapping[str, Codes],
+    clips: Sequence[Clip],
+    dictionaries: Mapping[str, DecodableBasis],
     dense: Mapping[str, LinearBasis],
     points: tuple[str, str],
     options: EvaluationOptions,
@@ -234,7 +235,7 @@ def _phones_and_rows(
     return found, {hook: one.rows for hook, one in kept.items()}
 
 
-def _no_phones(model: HookedWhisper, clips: Sequence[LabelledClip], points: Iterable[str]) -> str:
+def _no_phones(model: HookedWhisper, clips: Sequence[Clip], points: Iterable[str]) -> str:
     """Why phones cannot be scored; empty if they can."""
     for hook in points:
         axes = model.hook_dict[hook].axes
@@ -246,23 +247,23 @@ def _no_phones(model: HookedWhisper, clips: Sequence[LabelledClip], points: Iter
     return "" if len(speakers) > 1 else "the clips are of one speaker, thresholds need others"
 
 
-def _evenly(clips: Sequence[LabelledClip], n: int) -> list[LabelledClip]:
+def _evenly(clips: Sequence[Clip], n: int) -> list[Clip]:
     """So many, from the whole length of the list, so that all speakers have their share."""
     return [clips[i] for i in np.linspace(0, len(clips) - 1, min(n, len(clips))).round().astype(int)]
 
 
 def _inputs(
     model: HookedWhisper,
-    clips: Sequence[LabelledClip],
+    clips: Sequence[Clip],
     rows: Rows,
     fitted: Rows,
-    spliced: SplicedScores | None,
+    spliced: AttachedScores | None,
     options: EvaluationOptions,
 ) -> dict[str, Any]:
     return {
         "clips": len(clips),
         "speakers": len({clip.speaker for clip in clips}),
-        "seconds": round(sum(len(clip.audio) for clip in clips) / model.time.sample_rate, 2),
+        "seconds": round(sum(len(clip.samples) for clip in clips) / model.time.sample_rate, 2),
         "rows": len(rows),
         "training rows": len(fitted),
         "spliced clips": 0 if spliced is None else len(spliced.clips),

@@ -13,7 +13,7 @@ import numpy as np
 from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.errors import CheckpointError
 from hooked_whisper.findings.core.finding import Estimate, format_number
-from sae_lens_audio.evals.attached import CLEAN, MEAN, MEASURES, ZERO, ConditionCounts, SplicedScores
+from sae_lens_audio.evals.attached import CLEAN, MEAN, MEASURES, ZERO, AttachedScores, ConditionCounts
 from sae_lens_audio.evals.decoder_rows import Duplicates
 from sae_lens_audio.evals.phones import PhoneScores
 from sae_lens_audio.evals.reconstruction import ReconstructionScores
@@ -49,7 +49,7 @@ class Evaluation:
     inputs: Mapping[str, Any]
     reconstruction: Mapping[str, ReconstructionScores]
     duplicates: Mapping[str, Duplicates]
-    spliced: SplicedScores | None = None
+    spliced: AttachedScores | None = None
     phones: Mapping[str, PhoneScores] = field(default_factory=dict)
     stability: Stability | None = None
     notes: Sequence[str] = ()
@@ -186,11 +186,11 @@ def load_evaluation(path: str | Path) -> Evaluation:
     )
 
 
-def _spliced_of(data: Any, file: Path) -> SplicedScores | None:
+def _spliced_of(data: Any, file: Path) -> AttachedScores | None:
     if data is None:
         return None
     conditions = {name: restored(ConditionCounts, one, file) for name, one in data.get("conditions", {}).items()}
-    return restored(SplicedScores, data, file, conditions=conditions)
+    return restored(AttachedScores, data, file, conditions=conditions)
 
 
 def _stability_of(data: Any, file: Path) -> Stability | None:

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
+from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import PatchError
 from hooked_whisper.features.baselines import mel_bands
 from hooked_whisper.features.bases import LinearBasis
 from hooked_whisper.features.phones.counts import SiteCounts
 from hooked_whisper.features.phones.labeled_rows import Track, collect_rows
-from hooked_whisper.features.phones.row_labels import CountOptions, LabelledClip
+from hooked_whisper.features.phones.row_labels import CountOptions
 from hooked_whisper.features.phones.selectivity import MIN_TOKENS, Selectivity
 from hooked_whisper.features.sites import Site
 from hooked_whisper.features.spool import MEMORY
@@ -163,7 +164,7 @@ class PhoneOptions:
 
 def phone_scores(
     model: HookedWhisper,
-    clips: Sequence[LabelledClip],
+    clips: Sequence[Clip],
     hook: str,
     dictionaries: Mapping[str, FeatureBasis],
     bases: Mapping[str, LinearBasis],

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hooked_whisper.errors import PatchError
 from sae_lens_audio.architectures import Transcoder
-from sae_lens_audio.evals.coders import Codes, reconstruct
+from sae_lens_audio.evals.decodable import DecodableBasis, reconstruct
 
 DENSE = 0.1  # a feature that fires on more of the rows is called dense
 _AT_ONCE = 1 << 24  # features computed together: 64 MB
@@ -56,7 +56,7 @@ class ReconstructionScores:
     @torch.no_grad()
     def of(
         cls,
-        codes: Codes,
+        codes: DecodableBasis,
         batches: Tensor | Iterable[Batch],
         mean: Float[Tensor, "*d"] | None = None,
         hook: str = "",
@@ -131,7 +131,7 @@ def mean_of(batches: Iterable[Tensor]) -> Float[Tensor, "*d"]:
 class ReconstructionCounter:
     """Adds up rows as they come. ``mean`` is for the per-position form, which is NaN without it."""
 
-    def __init__(self, codes: Codes, mean: Float[Tensor, "*d"] | None = None, hook: str = "") -> None:
+    def __init__(self, codes: DecodableBasis, mean: Float[Tensor, "*d"] | None = None, hook: str = "") -> None:
         self._codes, self._hook = codes, hook or "these activations"
         self._mean = None if mean is None else mean.detach().double().flatten()
         self._fired: Tensor = torch.zeros(codes.n_features, dtype=torch.int64)

@@ -11,12 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked_whisper.audio import TimeMap
-from hooked_whisper.corpora import Recording, Window, windows_from
+from hooked_whisper.corpora import Clip, Recording, Window, windows_from
 from hooked_whisper.errors import AlignmentError, AudioError, PatchError
-from hooked_whisper.features.phones.labeled_evaluation import LabelledClip
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment
-from sae_lens_audio.activations.options import HarvestOptions
+from sae_lens_audio.activations.options import CollectOptions
 from sae_lens_audio.activations.reading import RowReader
 
 LEAST_S = 0.1  # a window with less sound than this is left out
@@ -25,7 +24,7 @@ LEAST_S = 0.1  # a window with less sound than this is left out
 class Clips(NamedTuple):
     """Clips, and what was passed over: name and reason."""
 
-    clips: list[LabelledClip]
+    clips: list[Clip]
     failures: list[tuple[str, str]]
 
 
@@ -35,7 +34,7 @@ def labelled_clips(model: HookedWhisper, corpus: Sequence[Recording], most: int)
     A recording that nobody aligned counts as one with its text and without phones. What cannot be read is passed over.
     """
     clock = model.time
-    clips: list[LabelledClip] = []
+    clips: list[Clip] = []
     failures: list[tuple[str, str]] = []
     known: tuple[int, Alignment | None] = (-1, None)
     for window in windows_from(corpus, clock.n_samples, failed=lambda one: failures.append((one.id, one.reason))):
@@ -46,7 +45,7 @@ def labelled_clips(model: HookedWhisper, corpus: Sequence[Recording], most: int)
         if alignment is None or window.length < LEAST_S * clock.sample_rate:
             continue
         offset, speaker = window.number * clock.duration, recording.speaker or alignment.speaker or recording.id
-        clips.append(LabelledClip(window.samples[: window.length].numpy(), alignment, speaker, offset))
+        clips.append(Clip.aligned(window.samples[: window.length].numpy(), alignment, speaker, offset))
         if len(clips) == most:
             break
     return Clips(clips, failures)
@@ -70,7 +69,7 @@ def _alignment(
 
 def gather_rows(
     model: HookedWhisper,
-    clips: Sequence[LabelledClip],
+    clips: Sequence[Clip],
     hooks: Sequence[str],
     most: int = 200_000,
     language: str = "en",
@@ -83,9 +82,9 @@ def gather_rows(
         PatchError: there is not one row.
         HookedWhisperError: points without vectors, of tokens and of positions both, or NaN there.
     """
-    options = HarvestOptions(dtype="float32", language=language)
+    options = CollectOptions(dtype="float32", language=language)
     reader = RowReader(model, list(hooks), options)
-    corpus = [Recording(str(i), c.audio, speaker=c.speaker, text=c.alignment.text) for i, c in enumerate(clips)]
+    corpus = [Recording(str(i), c.samples, speaker=c.speaker, text=c.alignment.text) for i, c in enumerate(clips)]
     share = row_share(model, clips, most) if reader.unit == "position" else 1.0
     rng, parts = np.random.default_rng(seed), []
     for batch in reader.batches(corpus, failed=lambda failure: None):
@@ -96,10 +95,10 @@ def gather_rows(
     return {hook: torch.cat([part[k] for part in parts]) for k, hook in enumerate(reader.hooks)}
 
 
-def row_share(model: HookedWhisper, clips: Iterable[LabelledClip], most: int) -> float:
+def row_share(model: HookedWhisper, clips: Iterable[Clip], most: int) -> float:
     """Share of the clips' positions that makes about so many rows."""
     clock = model.time
-    total = sum(clock.n_positions(min(len(c.audio) / clock.sample_rate, clock.duration)) for c in clips)
+    total = sum(clock.n_positions(min(len(c.samples) / clock.sample_rate, clock.duration)) for c in clips)
     return min(1.0, most / max(total, 1))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hooked_whisper.errors import PatchError
 from sae_lens_audio.evals.baselines import random_directions
-from sae_lens_audio.evals.coders import directions
+from sae_lens_audio.evals.decodable import directions
 from sae_lens_audio.evals.decoder_rows import nearest, unit_rows
 
 FOUND_AGAIN = 0.7

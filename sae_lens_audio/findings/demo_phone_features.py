@@ -23,9 +23,9 @@ from hooked_whisper.findings.core.figures import (
 )
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.core.records import Axis, Measurement, Table
-from hooked_whisper.findings.phones.evaluation import DRAWS, ENOUGH_PHONES, ENOUGH_UTTERANCES, clip_of
+from hooked_whisper.findings.phones.evaluation import DRAWS, ENOUGH_PHONES, ENOUGH_UTTERANCES
 from hooked_whisper.protocols import SILENCE
-from sae_lens_audio.architectures import Dictionary
+from sae_lens_audio.architectures import SAE
 from sae_lens_audio.demo import load_demo
 from sae_lens_audio.evals.evaluate import EvaluationOptions, evaluate
 from sae_lens_audio.evals.evaluation import Evaluation
@@ -90,7 +90,7 @@ def _unfit(context: Context) -> str:
         name = context.model.cfg.name
         return (
             f"{name} has a grammar of its own and is not the packaged demo model, whose SAEs this finding has: train "
-            f"SAEs with `sae-lens-audio harvest --model {name} --hook encoder.blocks.2 --audio recordings --out acts` "
+            f"SAEs with `sae-lens-audio collect --model {name} --hook encoder.blocks.2 --audio recordings --out acts` "
             "and `sae-lens-audio train topk.toml` (see docs/howto/dictionaries.md), and score them with "
             f"`sae-lens-audio evaluate runs/topk/sae --model {name} --audio recordings`"
         )
@@ -103,11 +103,7 @@ def _evaluate(context: Context, number: int) -> _Block:
     topk, tied = load_demo(f"topk-{number}"), load_demo(f"tied-{number}")
     hook = str(topk.metadata.hook_name)
     known = _trained_on(topk)
-    clips = [
-        clip_of(u)
-        for u in context.labelled
-        if u.text not in known and any(i.label != SILENCE for i in u.alignment.phones)
-    ]
+    clips = [u for u in context.labelled if u.text not in known and any(i.label != SILENCE for i in u.alignment.phones)]
     device = context.model.device
     dictionaries = {
         "TopK": topk.sae.to(device),
@@ -132,10 +128,10 @@ def _trained_on(loaded: Loaded) -> frozenset[str]:
     return frozenset(held_out_sentences(SyntheticCorpus.default(), int(made["count"]), int(made["seed"])))
 
 
-def _untrained(loaded: Loaded) -> Dictionary:
+def _untrained(loaded: Loaded) -> SAE:
     """The same architecture with fresh weights, centred and scaled by nothing but the trained one's ``b_dec``."""
     trained = loaded.sae
-    assert isinstance(trained, Dictionary)
+    assert isinstance(trained, SAE)
     fresh = type(trained)(trained.config, seed=1)
     with torch.no_grad():
         fresh.b_dec.copy_(trained.b_dec)

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import AudioError
 from hooked_whisper.features.bases import LinearBasis
-from hooked_whisper.findings.core.context import Context, Utterance
+from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding, describe
 from hooked_whisper.findings.core.packing import n_packed
 from hooked_whisper.findings.core.published import BLOG
 from hooked_whisper.findings.core.records import Axis, Measurement, Table
-from hooked_whisper.findings.phones.evaluation import DRAWS, ENOUGH_PHONES, ENOUGH_SPEAKERS, clip_of, resampled_means
+from hooked_whisper.findings.phones.evaluation import DRAWS, ENOUGH_PHONES, ENOUGH_SPEAKERS, resampled_means
 from hooked_whisper.protocols import FeatureBasis
 from sae_lens_audio.evals.baselines import RandomFeatures
 from sae_lens_audio.evals.phones import FOUND, PhoneOptions, PhoneScores, phone_scores
@@ -139,7 +140,7 @@ def _untestable(common: dict[str, Any], reason: str) -> Finding:
     return Finding(**common, parameters={}, reason_untestable=reason)
 
 
-def _unfit(context: Context, held_out: Sequence[Utterance]) -> str:
+def _unfit(context: Context, held_out: Sequence[Clip]) -> str:
     if not any(has_phones(u) for u in context.labelled):
         return "these clips have no phone alignment: pass --alignments, or run `hooked-whisper align`"
     if not held_out:
@@ -156,12 +157,12 @@ def _unfit(context: Context, held_out: Sequence[Utterance]) -> str:
     return ""
 
 
-def _evaluate(context: Context, block: TrainedBlock, clips: Sequence[Utterance]) -> _Block:
+def _evaluate(context: Context, block: TrainedBlock, clips: Sequence[Clip]) -> _Block:
     as_many = RandomFeatures.like(TIED_FEATURES, block.bases["neurons"].mean, context.seed)
     features: dict[str, FeatureBasis] = {**block.saes, UNTRAINED: block.untrained, RANDOM: as_many}
     scores = phone_scores(
         context.model,
-        [clip_of(u) for u in clips],
+        list(clips),
         block.hook,
         features,
         {**block.bases, "pca": _first(block.bases["pca"], TIED_FEATURES)},
@@ -219,7 +220,7 @@ def _judge(context: Context, common: dict[str, Any], saes: TrainedSAEs, blocks: 
             | {
                 "clips": n_packed(clips),
                 "speakers judged": sorted({u.alignment.speaker for u in clips}),
-                "seconds judged": round(sum(len(u.audio) for u in clips) / context.model.time.sample_rate, 2),
+                "seconds judged": round(sum(len(u.samples) for u in clips) / context.model.time.sample_rate, 2),
             }
         },
         parameters={

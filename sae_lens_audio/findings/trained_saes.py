@@ -11,18 +11,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hooked_whisper.corpora import Recording
+from hooked_whisper.corpora import Clip, Recording
 from hooked_whisper.corpora.packaged import packaged_speech
 from hooked_whisper.features.bases import LinearBasis
 from hooked_whisper.features.phones.position_labels import label_names, label_positions
-from hooked_whisper.findings.core.context import Context, Utterance
+from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.corpus_clips import clips_of
 from hooked_whisper.findings.core.packing import SPARE, n_packed, pack
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import SILENCE
-from sae_lens_audio.activations import HarvestOptions, TensorBlocks
+from sae_lens_audio.activations import CollectOptions, TensorActivations
 from sae_lens_audio.activations.reading import RowReader
-from sae_lens_audio.architectures import Dictionary, Tied, TiedConfig, TopK, TopKConfig
+from sae_lens_audio.architectures import SAE, Tied, TiedConfig, TopK, TopKConfig
 from sae_lens_audio.evals.baselines import linear_bases
 from sae_lens_audio.evals.reconstruction import ReconstructionScores
 from sae_lens_audio.training import Trainer, TrainingConfig
@@ -58,8 +58,8 @@ class TrainedBlock:
 
     number: int
     hook: str
-    saes: Mapping[str, Dictionary]
-    untrained: Dictionary
+    saes: Mapping[str, SAE]
+    untrained: SAE
     bases: Mapping[str, LinearBasis]
     curves: Mapping[str, Float[np.ndarray, "point"]]
     held_out: Float[Tensor, "test d"]
@@ -76,7 +76,7 @@ class TrainedSAEs:
     """
 
     blocks: tuple[TrainedBlock, ...]
-    clips: tuple[Utterance, ...]
+    clips: tuple[Clip, ...]
     n_rows: int
     recordings: int
     windows: int
@@ -98,7 +98,7 @@ def training_speech() -> list[Recording]:
     return packaged_speech(split="train")
 
 
-def held_out_clips(context: Context, trained_on: Sequence[Recording]) -> tuple[Utterance, ...]:
+def held_out_clips(context: Context, trained_on: Sequence[Recording]) -> tuple[Clip, ...]:
     """The context's clips with phones whose texts and speakers are not among the recordings."""
     texts, voices = {r.text for r in trained_on}, {r.speaker for r in trained_on}
     return tuple(
@@ -106,17 +106,17 @@ def held_out_clips(context: Context, trained_on: Sequence[Recording]) -> tuple[U
     )
 
 
-def has_phones(utterance: Utterance) -> bool:
+def has_phones(utterance: Clip) -> bool:
     return any(phone.label != SILENCE for phone in utterance.alignment.phones)
 
 
-def trained_saes(context: Context, held_out: Sequence[Utterance]) -> TrainedSAEs:
+def trained_saes(context: Context, held_out: Sequence[Clip]) -> TrainedSAEs:
     """SAEs of the last two blocks, trained when first asked for and kept with the context."""
     saes: TrainedSAEs = context.once("trained SAEs", lambda: _train(context, held_out))
     return saes
 
 
-def _train(context: Context, held_out: Sequence[Utterance]) -> TrainedSAEs:
+def _train(context: Context, held_out: Sequence[Clip]) -> TrainedSAEs:
     began, model = time.process_time(), context.model
     numbers = blocks_of(model)
     hooks = [f"encoder.blocks.{n}.hook_resid_post" for n in numbers]
@@ -136,9 +136,7 @@ def _train(context: Context, held_out: Sequence[Utterance]) -> TrainedSAEs:
     return TrainedSAEs(blocks, pack(held_out, _room(model)), n_rows, recordings, n_windows, seconds)
 
 
-def _windows(
-    model: HookedWhisper, clips: Sequence[Utterance], most: int, rng: np.random.Generator
-) -> tuple[Utterance, ...]:
+def _windows(model: HookedWhisper, clips: Sequence[Clip], most: int, rng: np.random.Generator) -> tuple[Clip, ...]:
     """Clips packed into windows, in random order, as many as have ``most`` positions."""
     packed = pack(clips, _room(model))
     return within(model, [packed[i] for i in rng.permutation(len(packed))], most)
@@ -152,7 +150,7 @@ def _train_block(
     context: Context, number: int, hook: str, rows: Float[Tensor, "row d"], held_out: Float[Tensor, "test d"]
 ) -> TrainedBlock:
     d = rows.shape[1]
-    source = TensorBlocks({hook: rows})
+    source = TensorActivations({hook: rows})
     tied = Tied(TiedConfig(d, TIED_FEATURES), seed=context.seed)
     untrained = Tied(TiedConfig(d, TIED_FEATURES), seed=context.seed).eval()
     topk = TopK(TopKConfig(d, TOPK_WIDTH * d, k=min(TOPK_K, d)), seed=context.seed)
@@ -174,12 +172,12 @@ def _train_block(
 
 def fit(
     context: Context,
-    sae: Dictionary,
-    source: TensorBlocks,
+    sae: SAE,
+    source: TensorActivations,
     config: TrainingConfig,
     watched: Float[Tensor, "row d"],
     what: str,
-) -> tuple[Dictionary, Float[np.ndarray, "point"]]:
+) -> tuple[SAE, Float[np.ndarray, "point"]]:
     """The trained SAE, and the explained variance of ``watched`` after each of :data:`POINTS` parts of the steps."""
     points = {-(-config.steps * (k + 1) // POINTS) for k in range(POINTS)}
     curve: list[float] = []
@@ -192,7 +190,7 @@ def fit(
 
 @torch.no_grad()
 def speech_rows(
-    context: Context, windows: Sequence[Utterance], hooks: Sequence[str], what: str
+    context: Context, windows: Sequence[Clip], hooks: Sequence[str], what: str
 ) -> dict[str, Float[Tensor, "row d"]]:
     """Activations within phones, silence left out, as float16 on the CPU; window after window.
 
@@ -200,13 +198,13 @@ def speech_rows(
         HookedWhisperError: an activation that is not finite or beyond float16.
     """
     model = context.model
-    reader = RowReader(model, list(hooks), HarvestOptions(dtype="float16", batch=ENCODED))
+    reader = RowReader(model, list(hooks), CollectOptions(dtype="float16", batch=ENCODED))
     masks = [torch.from_numpy(speech_positions(model, window)) for window in windows]
     rows = {
         hook: torch.empty(int(sum(int(m.sum()) for m in masks)), width, dtype=torch.float16)
         for hook, width in zip(reader.hooks, reader.widths, strict=True)
     }
-    corpus = [Recording(str(i), window.audio, speaker="") for i, window in enumerate(windows)]
+    corpus = [Recording(str(i), window.samples, speaker="") for i, window in enumerate(windows)]
     start = 0
     for block, mask in _blocks(context, reader, corpus, masks, what):
         stop = start + int(mask.sum())
@@ -233,18 +231,18 @@ def _blocks(
         yield batch.block.rows, torch.cat([masks[window.recording] for window in batch.windows])
 
 
-def speech_positions(model: HookedWhisper, window: Utterance) -> Bool[np.ndarray, "position"]:
+def speech_positions(model: HookedWhisper, window: Clip) -> Bool[np.ndarray, "position"]:
     """Which positions of a clip are within a phone that is not silence."""
     names = [name for name in label_names([window.alignment]) if name != SILENCE]
     n = n_positions(model, window)
     return label_positions(window.alignment, n, names, model.time).ids >= 0
 
 
-def n_positions(model: HookedWhisper, window: Utterance) -> int:
-    return model.time.n_positions(min(len(window.audio) / model.time.sample_rate, model.time.duration))
+def n_positions(model: HookedWhisper, window: Clip) -> int:
+    return model.time.n_positions(min(len(window.samples) / model.time.sample_rate, model.time.duration))
 
 
-def within(model: HookedWhisper, windows: Sequence[Utterance], most: int) -> tuple[Utterance, ...]:
+def within(model: HookedWhisper, windows: Sequence[Clip], most: int) -> tuple[Clip, ...]:
     """The first windows that have at most so many positions together; one at least."""
     ends = np.cumsum([n_positions(model, window) for window in windows])
     return tuple(windows[: max(1, int((ends <= most).sum()))])

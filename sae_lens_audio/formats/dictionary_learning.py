@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hooked_whisper._support.files import as_tensors, read_json, read_pickle
 from hooked_whisper.errors import CheckpointError, closest
-from sae_lens_audio.architectures import BatchTopK, Dictionary, Gated, JumpReLU, Matryoshka, Standard, TopK
+from sae_lens_audio.architectures import SAE, BatchTopK, Gated, JumpReLU, Matryoshka, Standard, TopK
 from sae_lens_audio.formats.files import Loaded, build, check_tensors
 from sae_lens_audio.formats.folding import fold_decoder_norms
 from sae_lens_audio.formats.metadata import Metadata
@@ -26,7 +26,7 @@ CONFIG, WEIGHTS = "config.json", "ae.pt"
 class _Class:
     """cls: ours; names: their tensor -> our tensor, transposed if it ends in ``.weight``."""
 
-    cls: type[Dictionary]
+    cls: type[SAE]
     names: Mapping[str, str]
     centred: bool = True
 
@@ -119,9 +119,7 @@ def _ours(kind: _Class, state: Mapping[str, Tensor], source: Path) -> tuple[dict
 _SETTINGS = ("k", "threshold", "group_sizes")
 
 
-def _settings(
-    cls: type[Dictionary], state: Mapping[str, Tensor], trainer: Mapping[str, Any], source: Path
-) -> dict[str, Any]:
+def _settings(cls: type[SAE], state: Mapping[str, Tensor], trainer: Mapping[str, Any], source: Path) -> dict[str, Any]:
     """``k`` and the widths, from the file's buffers or else from the configuration."""
     values: dict[str, Any] = {}
     if issubclass(cls, (TopK, BatchTopK)):

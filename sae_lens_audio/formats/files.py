@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hooked_whisper._support.storage import AnyPath, is_local, write_atomic
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
-from sae_lens_audio.architectures import BatchTopK, Dictionary, Normalised
+from sae_lens_audio.architectures import SAE, BatchTopK, NormalizedSAE
 from sae_lens_audio.formats.metadata import Metadata
 
 
@@ -24,7 +24,7 @@ class Loaded:
     source: the file of the weights.
     """
 
-    sae: Dictionary | Normalised
+    sae: SAE | NormalizedSAE
     metadata: Metadata
     source: AnyPath
     log_sparsity: Tensor | None = None
@@ -72,12 +72,12 @@ def check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int,
 
 @torch.no_grad()
 def build(
-    cls: type[Dictionary],
+    cls: type[SAE],
     values: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     dtype: torch.dtype,
     source: object,
-) -> Dictionary:
+) -> SAE:
     """A dictionary of this class with these configuration values and exactly these weights, converted to ``dtype``.
 
     Raises:

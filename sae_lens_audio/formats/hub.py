@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hooked_whisper._support.files import reason
 from hooked_whisper.errors import CheckpointError
-from sae_lens_audio.architectures import Dictionary, Normalised
+from sae_lens_audio.architectures import SAE, NormalizedSAE
 from sae_lens_audio.formats.files import Loaded
 from sae_lens_audio.formats.load import FILES, load_sae
 from sae_lens_audio.formats.metadata import Metadata
@@ -43,7 +43,7 @@ def from_pretrained(
 
 
 def push_to_hub(
-    sae: Dictionary | Normalised,
+    sae: SAE | NormalizedSAE,
     repo_id: str,
     folder: str = "",
     metadata: Metadata | None = None,

@@ -23,10 +23,10 @@ from hooked_whisper._support.storage import Place, as_path
 from hooked_whisper.errors import CheckpointError
 from sae_lens_audio.architectures import (
     ARCHITECTURES,
+    SAE,
     BatchTopK,
-    Dictionary,
     JumpReLU,
-    Normalised,
+    NormalizedSAE,
     Tied,
     Transcoder,
 )
@@ -41,7 +41,7 @@ _BLOCK_VERSION = 1
 
 
 def save_sae(
-    sae: Dictionary | Normalised,
+    sae: SAE | NormalizedSAE,
     path: Place,
     metadata: Metadata | None = None,
     log_sparsity: Float[Tensor, "d_sae"] | None = None,
@@ -56,7 +56,7 @@ def save_sae(
         CheckpointError: weights that are not finite (a BatchTopK without a threshold too); nothing is written then.
     """
     folder = as_path(path)
-    inner = sae.inner if isinstance(sae, Normalised) else sae
+    inner = sae.inner if isinstance(sae, NormalizedSAE) else sae
     form = _their_form(inner)
     check_tensors(form.tensors, {name: tuple(tensor.shape) for name, tensor in form.tensors.items()}, "this dictionary")
     digest = _digest(form.tensors)
@@ -80,9 +80,9 @@ def save_sae(
         (folder / SPARSITY).unlink(missing_ok=True)  # of another dictionary that was here
 
 
-def _their_keys(sae: Dictionary | Normalised, form: _Form) -> dict[str, Any]:
+def _their_keys(sae: SAE | NormalizedSAE, form: _Form) -> dict[str, Any]:
     """What SAELens reads of our cfg.json."""
-    inner = sae.inner if isinstance(sae, Normalised) else sae
+    inner = sae.inner if isinstance(sae, NormalizedSAE) else sae
     return {
         "architecture": form.architecture,
         "d_in": inner.d_in,
@@ -90,15 +90,15 @@ def _their_keys(sae: Dictionary | Normalised, form: _Form) -> dict[str, Any]:
         "dtype": dtype_name(inner.dtype),
         "device": "cpu",
         "apply_b_dec_to_input": inner.config.apply_b_dec_to_input,
-        "normalize_activations": sae.normalisation if isinstance(sae, Normalised) else "none",
+        "normalize_activations": sae.normalisation if isinstance(sae, NormalizedSAE) else "none",
         "reshape_activations": "none",
         **form.extra,
     }
 
 
-def _check_unedited(cfg: dict[str, Any], sae: Dictionary | Normalised, source: Path) -> None:
+def _check_unedited(cfg: dict[str, Any], sae: SAE | NormalizedSAE, source: Path) -> None:
     """Refuse a cfg.json whose keys say something else than our block in it, which is what is read."""
-    ours = _their_keys(sae, _their_form(sae.inner if isinstance(sae, Normalised) else sae))
+    ours = _their_keys(sae, _their_form(sae.inner if isinstance(sae, NormalizedSAE) else sae))
     for key in sorted(set(cfg) - {"metadata", "device"}):
         if key not in ours or cfg[key] != ours[key]:
             says = f"{ours[key]!r} in" if key in ours else "not in"
@@ -115,7 +115,7 @@ class _Form:
     tensors: dict[str, Tensor]
 
 
-def _their_form(sae: Dictionary) -> _Form:
+def _their_form(sae: SAE) -> _Form:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sae.state_dict().items()}
     name, extra = sae.architecture, {}
     if isinstance(sae, Tied):
@@ -168,7 +168,7 @@ def read_saelens(folder: Path, scaling_factor: float | int | None = None) -> Loa
 
 def _own(
     cfg: dict[str, Any], block: Any, tensors: dict[str, Tensor], folder: Path
-) -> tuple[Dictionary | Normalised, Metadata]:
+) -> tuple[SAE | NormalizedSAE, Metadata]:
     source = folder / CONFIG
     cls = ARCHITECTURES.get(str(block.get("architecture")))
     values = block.get("config")
@@ -190,12 +190,12 @@ def _own(
     normalisation = cfg.get("normalize_activations", "none")
     metadata = from_saelens(cfg["metadata"], source)
     extra = {key: value for key, value in metadata.extra.items() if key != "sae_lens_version"}
-    return (sae if normalisation == "none" else Normalised(sae, normalisation)), replace(metadata, extra=extra)
+    return (sae if normalisation == "none" else NormalizedSAE(sae, normalisation)), replace(metadata, extra=extra)
 
 
 def _foreign(
     config: SaeLensConfig, tensors: dict[str, Tensor], folder: Path, scaling_factor: float | int | None
-) -> Dictionary | Normalised:
+) -> SAE | NormalizedSAE:
     source = folder / WEIGHTS
     tensors = {n: t if n == "topk_threshold" else t.to(config.dtype) for n, t in tensors.items()}
     scale = tensors.pop("scaling_factor", None)
@@ -213,7 +213,7 @@ def _foreign(
     if config.normalisation in ("layer_norm", "constant_norm_rescale"):
         if isinstance(sae, Transcoder):
             raise CheckpointError(f"{folder / CONFIG}: 'normalize_activations' of a transcoder is not supported")
-        return Normalised(sae, config.normalisation)  # type: ignore[arg-type]
+        return NormalizedSAE(sae, config.normalisation)  # type: ignore[arg-type]
     return sae
 
 

@@ -11,9 +11,9 @@ import torch
 
 from hooked_whisper.errors import CheckpointError, closest
 from sae_lens_audio.architectures import (
+    SAE,
     AbsTopK,
     BatchTopK,
-    Dictionary,
     Gated,
     JumpReLU,
     JumpReLUTranscoder,
@@ -28,7 +28,7 @@ from sae_lens_audio.formats.metadata import BLOCK, Metadata, from_saelens
 FORMAT_VERSION = "6.54.12"
 """The version of SAELens whose form is written; files without a version of 6 or later are read as the older form."""
 
-_ARCHITECTURES: dict[str, tuple[type[Dictionary], bool]] = {
+_ARCHITECTURES: dict[str, tuple[type[SAE], bool]] = {
     "standard": (Standard, False),
     "topk": (TopK, False),
     "abstopk": (AbsTopK, False),
@@ -69,7 +69,7 @@ _HARMLESS = {
 class SaeLensConfig:
     """cls and values: our class and its configuration; the rest as in the file, defaults filled in."""
 
-    cls: type[Dictionary]
+    cls: type[SAE]
     values: dict[str, Any]
     dtype: torch.dtype
     normalisation: str

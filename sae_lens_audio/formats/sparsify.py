@@ -7,7 +7,7 @@ from typing import Any
 
 from hooked_whisper._support.files import read_json, read_safetensors
 from hooked_whisper.errors import CheckpointError
-from sae_lens_audio.architectures import Dictionary, TopK, TopKTranscoder
+from sae_lens_audio.architectures import SAE, TopK, TopKTranscoder
 from sae_lens_audio.formats.files import Loaded, build, check_tensors, positive
 from sae_lens_audio.formats.metadata import Metadata
 
@@ -44,7 +44,7 @@ def read_sparsify(folder: Path) -> Loaded:
         "b_dec": tensors["b_dec"],
     }
     values: dict[str, Any] = {"d_in": d, "d_sae": f, "k": positive(cfg, "k", source)}
-    cls: type[Dictionary] = TopK
+    cls: type[SAE] = TopK
     if transcode or skip:
         cls, values = TopKTranscoder, values | {"d_out": d, "skip": skip}
         if skip:

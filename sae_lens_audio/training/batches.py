@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sae_lens_audio.activations import Block, Blocks
+from sae_lens_audio.activations import ActivationChunk, ActivationSource
 from sae_lens_audio.errors import TrainingError
 
 _AHEAD = 2  # batches that may wait
@@ -40,7 +40,7 @@ class Batch:
     rows: tuple[Tensor, ...]
     chosen: Int[Tensor, "row"]
     whole: Int[Tensor, "batch"]
-    block: Block
+    block: ActivationChunk
     at: Place
     after: Place
 
@@ -62,7 +62,7 @@ class Batches:
         rank, n_ranks: which share of each batch is made.
     """
 
-    blocks: Blocks
+    blocks: ActivationSource
     size: int
     seed: int = 0
     rank: int = 0
@@ -82,8 +82,8 @@ class Batches:
         epoch, index, row = place.epoch, place.block, place.row
         while True:
             served = index > 0 or row > 0  # before a stop: what is left of an epoch may be too little for a batch
-            for number in range(index, self.blocks.n_blocks(epoch)):
-                block = self.blocks.block(epoch, number)
+            for number in range(index, self.blocks.n_chunks(epoch)):
+                block = self.blocks.chunk(epoch, number)
                 n = len(block.recording)
                 shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(self._seed_of(epoch, number)))
                 for first in range(row, n - self.size + 1, self.size):

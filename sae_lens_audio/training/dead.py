@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_lens_audio.architectures import Dictionary
+from sae_lens_audio.architectures import SAE
 
 _EVERY = 10  # steps between looks: each waits for the device
 
@@ -61,7 +61,7 @@ class DeadFeatures:
 
 @torch.no_grad()
 def resample_(
-    sae: Dictionary,
+    sae: SAE,
     optimiser: torch.optim.Optimizer,
     dead: Bool[Tensor, "d_sae"],
     x: Float[Tensor, "row d_in"],

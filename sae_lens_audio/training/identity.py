@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked_whisper._support.storage import AnyPath
-from sae_lens_audio.activations import Blocks
-from sae_lens_audio.architectures import Losses
+from sae_lens_audio.activations import ActivationSource
+from sae_lens_audio.architectures import TrainStepOutput
 from sae_lens_audio.errors import TrainingError
 from sae_lens_audio.training.batches import Batch
 
@@ -43,7 +43,9 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def name_the_batch(batch: Batch, blocks: Blocks, number: int, losses: Losses, norm: Float[Tensor, ""]) -> str:
+def name_the_batch(
+    batch: Batch, blocks: ActivationSource, number: int, losses: TrainStepOutput, norm: Float[Tensor, ""]
+) -> str:
     """What was trained on when the loss was not finite: recordings and positions if an activation was not either."""
     at = batch.at
     where = f"step {number + 1} (epoch {at.epoch}, block {at.block}, rows {at.row} to {batch.after.row})"
@@ -54,7 +56,7 @@ def name_the_batch(batch: Batch, blocks: Blocks, number: int, losses: Losses, no
             recording, position = int(batch.block.recording[row]), int(batch.block.position[row])
             return (
                 f"{where}: {len(bad)} activations of {hook} are not finite, the first of recording "
-                f"{blocks.ids[recording]!r} at position {position}: leave it out, or harvest it again"
+                f"{blocks.ids[recording]!r} at position {position}: leave it out, or collect it again"
             )
     terms = ", ".join(
         f"{name} {getattr(losses, name).item():.4g}" for name in ("reconstruction", "sparsity", "auxiliary")

@@ -15,13 +15,13 @@ from hooked_whisper._support.ranks import TorchRanks
 from hooked_whisper._support.storage import AnyPath, Place
 from sae_lens_audio.activations import (
     ActivationSource,
-    CollectOptions,
     ActivationStore,
+    CollectOptions,
     StoredActivations,
     StreamedActivations,
     open_store,
 )
-from sae_lens_audio.architectures import ARCHITECTURES, Crosscoder, SAE, Transcoder
+from sae_lens_audio.architectures import ARCHITECTURES, SAE, Crosscoder, Transcoder
 from sae_lens_audio.formats import Metadata
 from sae_lens_audio.training import Trainer
 from sae_lens_audio.training.log import TensorBoard, Wandb, Writer
@@ -41,7 +41,9 @@ class Source:
     test: Any = None
 
 
-def source_of(settings: ActivationSettings, device: torch.device | str = "cpu", store: ActivationStore | None = None) -> Source:
+def source_of(
+    settings: ActivationSettings, device: torch.device | str = "cpu", store: ActivationStore | None = None
+) -> Source:
     """The store that the settings name, or the one given in its place; without one, a model that harvests meanwhile."""
     if store is None and not settings.store:
         return Source(_streamed(settings, device))

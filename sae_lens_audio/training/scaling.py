@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_lens_audio.architectures import BatchTopK, Crosscoder, Dictionary, Tied, Transcoder
+from sae_lens_audio.architectures import SAE, BatchTopK, Crosscoder, Tied, Transcoder
 from sae_lens_audio.errors import TrainingError
 
 _BIASES = ("b_enc", "b_gate", "b_mag", "threshold", "topk_threshold")  # in units of features
@@ -28,7 +28,7 @@ def unit_scale(rows: Float[Tensor, "row d"]) -> float:
 
 
 @torch.no_grad()
-def fit_encoder_(sae: Dictionary, rows: Sequence[Float[Tensor, "row _"]]) -> None:
+def fit_encoder_(sae: SAE, rows: Sequence[Float[Tensor, "row _"]]) -> None:
     """``W_enc`` times the factor by which reconstructions, without ``b_dec``, come nearest to the rows."""
     if isinstance(sae, (Tied, Transcoder)):
         return
@@ -41,7 +41,7 @@ def fit_encoder_(sae: Dictionary, rows: Sequence[Float[Tensor, "row _"]]) -> Non
 
 
 @torch.no_grad()
-def unscaled(sae: Dictionary, scales: Sequence[float]) -> Dictionary:
+def unscaled(sae: SAE, scales: Sequence[float]) -> SAE:
     """A copy that takes raw activations, for a dictionary trained on them times ``scales`` (one per hook point).
 
     An autoencoder's features get the activations' units, so that rows of the decoder keep their norm. Features and
@@ -67,6 +67,6 @@ def unscaled(sae: Dictionary, scales: Sequence[float]) -> Dictionary:
     return sae
 
 
-def has_threshold(sae: Dictionary) -> bool:
+def has_threshold(sae: SAE) -> bool:
     """Whether a BatchTopK dictionary has been trained enough to encode; others always can."""
     return not isinstance(sae, BatchTopK) or not bool(sae.topk_threshold.isnan())

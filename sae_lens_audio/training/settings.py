@@ -10,7 +10,7 @@ from typing import Any
 from hooked_whisper._support.storage import Place, as_path
 from hooked_whisper.cli.model_arguments import MOST_THREADS
 from hooked_whisper.errors import HookedWhisperError, closest
-from sae_lens_audio.architectures import ARCHITECTURES, Crosscoder, Dictionary, Transcoder
+from sae_lens_audio.architectures import ARCHITECTURES, SAE, Crosscoder, Transcoder
 from sae_lens_audio.errors import TrainingError
 from sae_lens_audio.training.config import TrainingConfig
 from sae_lens_audio.training.log import WRITERS
@@ -18,10 +18,10 @@ from sae_lens_audio.training.log import WRITERS
 
 @dataclass(frozen=True)
 class ActivationSettings:
-    """``[activations]``: a harvested store, or a model and recordings to harvest from while training.
+    """``[activations]``: a store, or a model and recordings to harvest from while training.
 
     hook: what the dictionary reads; hook_out: what a transcoder predicts; hooks: those of a crosscoder.
-    store: folder or URL of ``sae-lens-audio harvest``.
+    store: folder or URL of ``sae-lens-audio collect``.
     held_out: share of the recordings, by speaker, that scores are taken on.
     shards_together: shards mixed in memory.
     model, audio, layout, speaker_folders, sentences, speakers, corpus_seed: without a store; as the command has them.
@@ -76,7 +76,7 @@ class Settings:
     training: TrainingConfig
     run: RunSettings
 
-    def make_dictionary(self, widths: tuple[int, ...]) -> Dictionary:
+    def make_dictionary(self, widths: tuple[int, ...]) -> SAE:
         """Fresh, for activations of these widths.
 
         Raises:
@@ -129,7 +129,9 @@ def parse_settings(data: Mapping[str, Any]) -> Settings:
         raise TrainingError(f"[dictionary] architecture is one of {', '.join(ARCHITECTURES)}, not {name!r}{hint}")
     _check_hooks(activations, ARCHITECTURES[name])
     if bool(activations.store) == bool(activations.model):
-        raise TrainingError("[activations] needs store (a harvested folder) or model (to harvest while training)")
+        raise TrainingError(
+            "[activations] needs store (a folder of collected activations) or model (to collect from while training)"
+        )
     if not 0 <= run.threads <= MOST_THREADS:
         raise TrainingError(f"[run] threads is 0 (PyTorch's choice) to {MOST_THREADS}, not {run.threads}")
     unknown = [writer for writer in run.log if writer not in WRITERS]
@@ -138,7 +140,7 @@ def parse_settings(data: Mapping[str, Any]) -> Settings:
     return Settings(activations, dictionary, _section(TrainingConfig, "training", data["training"]), run)
 
 
-def _check_hooks(activations: ActivationSettings, cls: type[Dictionary]) -> None:
+def _check_hooks(activations: ActivationSettings, cls: type[SAE]) -> None:
     if issubclass(cls, Crosscoder):
         wanted, good = "hooks, a list of two or more", len(activations.hooks) > 1 and not activations.hook
     elif issubclass(cls, Transcoder):

@@ -16,8 +16,8 @@ from hooked_whisper._support.files import tensors_sha256
 from hooked_whisper._support.ranks import TorchRanks
 from hooked_whisper._support.storage import AnyPath, as_path
 from hooked_whisper._support.storage import Place as Folder
-from sae_lens_audio.activations import Blocks
-from sae_lens_audio.architectures import Crosscoder, Dictionary, Losses, Transcoder
+from sae_lens_audio.activations import ActivationSource
+from sae_lens_audio.architectures import SAE, Crosscoder, TrainStepOutput, Transcoder
 from sae_lens_audio.errors import TrainingError
 from sae_lens_audio.formats import Metadata, save_sae
 from sae_lens_audio.training.batches import Batch, Batches, Feed, Place
@@ -50,7 +50,7 @@ class Step:
     """
 
     number: int
-    losses: Losses
+    losses: TrainStepOutput
     norm: Float[Tensor, ""]
     batch: Batch
     stop: bool = False
@@ -79,12 +79,12 @@ class Trainer:
 
     def __init__(
         self,
-        dictionary: Dictionary,
-        blocks: Blocks,
+        dictionary: SAE,
+        blocks: ActivationSource,
         config: TrainingConfig,
         folder: Folder | None = None,
         *,
-        metadata: Metadata | Callable[[Dictionary], Metadata] | None = None,
+        metadata: Metadata | Callable[[SAE], Metadata] | None = None,
         device: torch.device | str = "cpu",
         ranks: TorchRanks | None = None,
         writers: Sequence[Callable[[AnyPath, int], Writer]] = (),
@@ -172,7 +172,7 @@ class Trainer:
         scaled = [one.to(self.device) * scale for one, scale in zip(batch.rows, self.scales, strict=True)]
         return list(zip(*(one.split(size) for one in scaled), strict=True))
 
-    def _backward(self, rows: tuple[Tensor, ...], n: int, penalty: float) -> Losses:
+    def _backward(self, rows: tuple[Tensor, ...], n: int, penalty: float) -> TrainStepOutput:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             losses = _loss(self.sae, rows, self.dead.dead, self.ranks)
         total = losses.reconstruction + penalty * losses.sparsity + losses.auxiliary
@@ -202,7 +202,7 @@ class Trainer:
 
     # A run ------------------------------------------------------------------------------------------------------------
 
-    def fit(self, progress: bool = True, checkpoint_s: float | int = 120.0) -> Dictionary:
+    def fit(self, progress: bool = True, checkpoint_s: float | int = 120.0) -> SAE:
         """All steps that are left; then :meth:`finished`, which is written too where there is a folder.
 
         Interrupted (Ctrl-C, SIGTERM), it ends its step and writes a checkpoint first; several processes stop after the
@@ -243,7 +243,7 @@ class Trainer:
             save_sae(finished, self.folder / "sae", metadata, self.dead.log_rates.float())
         return finished
 
-    def finished(self) -> Dictionary:
+    def finished(self) -> SAE:
         """A copy that takes raw activations, in evaluation mode, on the CPU.
 
         Raises:
@@ -343,14 +343,14 @@ class Trainer:
 
 
 def _loss(
-    sae: Dictionary, rows: tuple[Tensor, ...], dead: Bool[Tensor, "d_sae"] | None, ranks: TorchRanks | None
-) -> Losses:
+    sae: SAE, rows: tuple[Tensor, ...], dead: Bool[Tensor, "d_sae"] | None, ranks: TorchRanks | None
+) -> TrainStepOutput:
     if isinstance(sae, Transcoder):
         return sae.loss(rows[0], rows[1], dead, ranks)
     return sae.loss(torch.stack(rows, 1) if isinstance(sae, Crosscoder) else rows[0], dead, ranks)
 
 
-def _joined(parts: Sequence[Losses], ranks: TorchRanks | None, stop: bool) -> tuple[Losses, bool]:
+def _joined(parts: Sequence[TrainStepOutput], ranks: TorchRanks | None, stop: bool) -> tuple[TrainStepOutput, bool]:
     """Of equal parts of a batch, over all processes; and whether one of several wants to stop."""
     names = ("reconstruction", "sparsity", "auxiliary", "error")
     means = torch.stack([torch.stack([getattr(p, name).detach() for name in names]) for p in parts]).mean(0)
@@ -360,10 +360,10 @@ def _joined(parts: Sequence[Losses], ranks: TorchRanks | None, stop: bool) -> tu
         means, asked = ranks.sum(torch.cat([means / ranks.n, asked + stop])).split([len(names), 1])
         active = ranks.sum(active)
     reconstruction, sparsity, auxiliary, error = means.unbind()
-    return Losses(reconstruction, sparsity, auxiliary, error, active), bool(asked)
+    return TrainStepOutput(reconstruction, sparsity, auxiliary, error, active), bool(asked)
 
 
-def _check_widths(sae: Dictionary, blocks: Blocks) -> None:
+def _check_widths(sae: SAE, blocks: ActivationSource) -> None:
     if isinstance(sae, Crosscoder):
         wanted: tuple[int, ...] = (sae.d_in,) * sae.config.n_blocks
     else:

@@ -109,7 +109,7 @@ def test_own_texts_of_the_other_commands(without_texts, tmp_path, capsys) -> Non
     assert fact in (Path(site) / "index.html").read_text()
     assert run("scan", *audio, "--hook", "encoder.blocks.0", "--out", scan) == 0
     assert fact in json.loads((Path(scan) / "scan.json").read_text())["texts"]
-    assert run("harvest", *audio, "--hook", "decoder.blocks.0", "--out", store, program=sae_cli) == 0
+    assert run("collect", *audio, "--hook", "decoder.blocks.0", "--out", store, program=sae_cli) == 0
     assert fact in json.loads((Path(store) / "manifest.json").read_text())["header"]["texts"]
     capsys.readouterr()
 

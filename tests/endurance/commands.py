@@ -57,7 +57,7 @@ def command(what: str, folder: Path, out: Path, ranks: int = 1) -> list[str]:
     of_corpus = ["--model", str(folder / "model"), "--audio", str(folder / "audio"), "--speaker-folders", *common]
     if what == "harvest":
         options = ["--hook", "encoder.blocks.0", "--shard-rows", "300", "--part", "8", "--batch", "2"]
-        return [*start, "-m", "sae_lens_audio", "harvest", *options, *of_corpus, "--out", str(out)]
+        return [*start, "-m", "sae_lens_audio", "collect", *options, *of_corpus, "--out", str(out)]
     if what == "scan":
         options = ["--hook", "encoder.blocks.1.mlp.1", "--top", "5", "--chunk", "4", "--batch", "2"]
         return [*start, "-m", "hooked_whisper", "scan", *options, *of_corpus, "--out", str(out)]

@@ -33,20 +33,20 @@ def passes(model: HookedWhisper, n_frames: int = 3000):
 
     def backward() -> None:
         model.run_with_cache(
-            tokens=tokens, encoder_out=encoded, names="decoder.*.hook_z", incl_bwd=True, loss_fn=lambda x: x.sum()
+            tokens=tokens, encoder_out=encoded, names_filter="decoder.*.hook_z", incl_bwd=True, loss_fn=lambda x: x.sum()
         )
 
     def stopped() -> None:
-        model.run_with_cache(mel, at=at, names=RESID, return_type=None, positions=3)
+        model.run_with_cache(mel, mel_positions=at, names_filter=RESID, stop_early=True, pos_slice=3)
 
     def masked() -> None:
         names = "encoder.blocks.2.attn.hook_pattern"
-        model.run_with_cache(mel[:, :, :400], at=slice(0, 200), names=names, attn_masks={"encoder": local_window(9)})
+        model.run_with_cache(mel[:, :, :400], mel_positions=slice(0, 200), names_filter=names, attn_masks={"encoder": local_window(9)})
 
     def hooked() -> None:
         hooks = [(RESID, lambda x: x * 0.5), ("decoder.blocks.0.mlp.hook_post", lambda x, hook: None)]
-        model.run_with_cache(tokens=tokens, encoder_out=encoded, fwd_hooks=hooks[1:], tokens_slice=-1)
-        model.run_with_cache(mel[:, :, :400], at=slice(0, 200), names="encoder.*.hook_z", fwd_hooks=hooks[:1])
+        model.run_with_cache(tokens=tokens, encoder_out=encoded, fwd_hooks=hooks[1:], token_slice=-1)
+        model.run_with_cache(mel[:, :, :400], mel_positions=slice(0, 200), names_filter="encoder.*.hook_z", fwd_hooks=hooks[:1])
 
     def failing() -> None:
         def fails(x: torch.Tensor) -> None:

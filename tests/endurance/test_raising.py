@@ -61,18 +61,18 @@ def test_nothing_is_left(one: Twins, data: st.DataObject) -> None:
             if where == "run_with_hooks":
                 model.run_with_hooks(mel, tokens, fwd_hooks=hooks, attn_masks=masks)
             elif where == "run_with_cache":
-                model.run_with_cache(mel, tokens, names=some, fwd_hooks=hooks, attn_masks=masks, return_type=None)
+                model.run_with_cache(mel, tokens, names_filter=some, fwd_hooks=hooks, attn_masks=masks, stop_early=True)
             elif where == "backward":
                 backward = [(name, may_raise) for name in some if not name.endswith(("hook_tokens", "hook_mel"))]
                 with model.hooks(bwd_hooks=backward, attn_masks=masks):
-                    model.run_with_cache(mel, tokens, names="*.hook_resid_post", incl_bwd=True, loss_fn=loss)
+                    model.run_with_cache(mel, tokens, names_filter="*.hook_resid_post", incl_bwd=True, loss_fn=loss)
             else:
                 torch.manual_seed(0)
                 with (
                     model.attach_sae("encoder.blocks.0", TopK(TopKConfig(width, 2 * width, k=3))),
                     model.hooks(hooks, attn_masks=masks),
                 ):
-                    model.run_with_cache(mel, tokens, return_type=None, names=some)
+                    model.run_with_cache(mel, tokens, stop_early=True, names_filter=some)
         except (*ERRORS, Exception) as found:
             raised = found
         # a hook's own error comes out as it is, not as one of ours that hides it
@@ -95,6 +95,6 @@ def test_a_reader_that_raises(one: Twins, error: type[BaseException]) -> None:
 
     handle = model.hook_dict["encoder.hook_out"].add_reader(fails)
     with pytest.raises(error):
-        model.run_with_cache(mel, names="encoder.*.hook_z")
+        model.run_with_cache(mel, names_filter="encoder.*.hook_z")
     handle.remove()
     assert not listeners(model)

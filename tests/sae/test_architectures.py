@@ -10,12 +10,12 @@ from torch import Tensor
 
 from hooked_whisper.errors import PatchError
 from sae_lens_audio.architectures import (
+    SAE,
     AbsTopK,
     BatchTopK,
     BatchTopKConfig,
     Crosscoder,
     CrosscoderConfig,
-    Dictionary,
     Gated,
     GatedConfig,
     JumpReLU,
@@ -35,19 +35,19 @@ from sae_lens_audio.architectures import (
     Transcoder,
     TranscoderConfig,
 )
-from tests.sae.dictionaries import D, F, N, filled, inputs, loss_of
+from tests.sae.saes import D, F, N, filled, inputs, loss_of
 
 
 def rows_of(x: Tensor) -> list[list[float]]:
     return x.tolist()
 
 
-def pre_of(sae: Dictionary, row: list[float], bias: Tensor) -> list[float]:
+def pre_of(sae: SAE, row: list[float], bias: Tensor) -> list[float]:
     centre = sae.b_dec.tolist() if sae.config.apply_b_dec_to_input else [0.0] * D
     return [sum((row[d] - centre[d]) * sae.W_enc[d, i].item() for d in range(D)) + bias[i].item() for i in range(F)]
 
 
-def decoded(sae: Dictionary, features: list[float], skip: list[float] | None = None) -> list[float]:
+def decoded(sae: SAE, features: list[float], skip: list[float] | None = None) -> list[float]:
     width = sae.W_dec.shape[1]
     out = [sum(features[i] * sae.W_dec[i, d].item() for i in range(F)) + sae.b_dec[d].item() for d in range(width)]
     if skip is not None and sae.config.skip:
@@ -102,7 +102,7 @@ def test_tied() -> None:
     torch.testing.assert_close(wide.W_enc.norm(dim=0), torch.ones(F))
 
 
-def aux(sae: Dictionary, pre: list[float], error: list[float], dead: list[int], k: int) -> float:
+def aux(sae: SAE, pre: list[float], error: list[float], dead: list[int], k: int) -> float:
     kept = top([pre[i] for i in dead], min(k, len(dead)))
     back = [sum(v * sae.W_dec[i, d].item() for v, i in zip(kept, dead, strict=True)) for d in range(len(error))]
     return distance(back, error)
@@ -147,7 +147,7 @@ def test_abs_topk_keeps_signs() -> None:
     assert (sae.encode(x) < 0).any()
 
 
-def batch_features(sae: Dictionary, x: Tensor, k: float) -> list[list[float]]:
+def batch_features(sae: SAE, x: Tensor, k: float) -> list[list[float]]:
     pre = [pre_of(sae, row, sae.b_enc) for row in rows_of(x)]
     ranked = sorted(((max(0.0, v), n, i) for n, row in enumerate(pre) for i, v in enumerate(row)), reverse=True)
     kept = {(n, i) for _, n, i in ranked[: int(k * len(pre))]}

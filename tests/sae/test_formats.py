@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 
 from hooked_whisper.errors import CheckpointError, PatchError
 from sae_lens_audio import (
+    SAE,
     BatchTopK,
     BatchTopKConfig,
-    Dictionary,
     Metadata,
-    Normalised,
+    NormalizedSAE,
     Standard,
     StandardConfig,
     Tied,
@@ -32,13 +32,13 @@ from sae_lens_audio import (
     save_sae,
 )
 from sae_lens_audio import from_pretrained as from_hub
-from tests.sae.dictionaries import all_of_them, filled, inputs
+from tests.sae.saes import all_of_them, filled, inputs
 
 DATA = Path(__file__).parent / "data"
 CFG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 
 
-def every() -> dict[str, Dictionary]:
+def every() -> dict[str, SAE]:
     return {sae.architecture: filled(sae).float() for sae in all_of_them()}
 
 
@@ -73,12 +73,12 @@ def test_round_trip(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
 
 
 def test_normalised_and_nothing_noted(tmp_path: Path) -> None:
-    sae = Normalised(every()["standard"], "layer_norm")
+    sae = NormalizedSAE(every()["standard"], "layer_norm")
     save_sae(sae, tmp_path, log_sparsity=torch.zeros(9))
     save_sae(sae, tmp_path)
     loaded = load_sae(tmp_path)
     x = inputs(sae.inner).float()
-    assert isinstance(loaded.sae, Normalised) and torch.equal(loaded.sae(x), sae(x))
+    assert isinstance(loaded.sae, NormalizedSAE) and torch.equal(loaded.sae(x), sae(x))
     assert loaded.metadata == Metadata() and loaded.log_sparsity is None, "the old sparsity is gone"
 
 

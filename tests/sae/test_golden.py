@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from hooked_whisper.protocols import FeatureBasis
-from sae_lens_audio import BatchTopK, Loaded, Matryoshka, Normalised, Transcoder, load_sae, save_sae
+from sae_lens_audio import BatchTopK, Loaded, Matryoshka, NormalizedSAE, Transcoder, load_sae, save_sae
 
 DATA = Path(__file__).parent / "data"
 FOLDERS = sorted(path.parent for path in DATA.rglob("golden.safetensors"))
@@ -61,6 +61,6 @@ def test_kinds() -> None:
     assert isinstance(matryoshka, Matryoshka) and matryoshka.config.widths == (3, 10)
     theirs = load_sae(DATA / "dictionary_learning/MatryoshkaBatchTopKSAE").sae
     assert isinstance(theirs, Matryoshka) and theirs.config.widths == (4, 10)
-    assert isinstance(load_sae(DATA / "saelens/standard_layer_norm").sae, Normalised)
+    assert isinstance(load_sae(DATA / "saelens/standard_layer_norm").sae, NormalizedSAE)
     skip = load_sae(DATA / "sparsify/skip").sae
     assert isinstance(skip, Transcoder) and skip.config.skip

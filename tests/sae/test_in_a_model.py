@@ -16,9 +16,9 @@ from hooked_whisper.features import ScanOptions, Site, scan
 from hooked_whisper.interventions import Inputs, LogitDifference, make_grid, run_patches, subspaces_of
 from hooked_whisper.report.units import PageOptions, build_site
 from sae_lens_audio import (
+    SAE,
     BatchTopK,
     BatchTopKConfig,
-    Dictionary,
     Metadata,
     Standard,
     StandardConfig,
@@ -37,7 +37,7 @@ from tests.findings.worlds import small_model
     [Standard(StandardConfig(16, 24)), Tied(TiedConfig(16, 24)), BatchTopK(BatchTopKConfig(16, 24, k=4))],
     ids=lambda sae: sae.architecture,
 )
-def test_features_of_a_dictionary_are_patched(sae: Dictionary) -> None:
+def test_features_of_a_dictionary_are_patched(sae: SAE) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         shape = {"d_model": 16, "n_heads": 2, "n_layers": 2, "d_mlp": 32}
@@ -64,7 +64,7 @@ def test_a_saved_dictionary_is_scanned_and_gets_pages(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     corpus = [Recording(f"r{k}", (0.2 * rng.standard_normal(16000)).astype(np.float32)) for k in range(3)]
     found = scan(model, corpus, [Site(hook, sae, "sae")], tmp_path / "scan", ScanOptions(k=3), progress=False)["sae"]
-    acts = [model.run_with_cache(model.to_mel(one.audio()), names=hook)[1][hook][0, :50] for one in corpus]
+    acts = [model.run_with_cache(model.to_mel(one.audio()), names_filter=hook)[1][hook][0, :50] for one in corpus]
     best = torch.stack([sae.encode(a).amax(0) for a in acts], 1).sort(dim=1, descending=True).values
     np.testing.assert_allclose(found.top.values, best.detach(), atol=1e-5)
     with pytest.raises(Exception, match="choose another folder"):

@@ -14,15 +14,14 @@ from hooked_whisper.errors import PatchError
 from hooked_whisper.protocols import FeatureBasis
 from sae_lens_audio.architectures import (
     ARCHITECTURES,
+    SAE,
     AbsTopK,
     BatchTopK,
     BatchTopKConfig,
     Crosscoder,
     CrosscoderConfig,
-    Dictionary,
     JumpReLUConfig,
-    Normalised,
-    SparseDictionary,
+    NormalizedSAE,
     Standard,
     StandardConfig,
     TiedConfig,
@@ -31,11 +30,12 @@ from sae_lens_audio.architectures import (
     Transcoder,
     TranscoderConfig,
 )
-from tests.sae.dictionaries import ALL, D, F, N, all_of_them, filled, inputs, loss_of
+from sae_lens_audio.evals.decodable import DecodableBasis
+from tests.sae.saes import ALL, D, F, N, all_of_them, filled, inputs, loss_of
 
 
 @pytest.fixture(params=sorted(ALL))
-def sae(request: pytest.FixtureRequest) -> Dictionary:
+def sae(request: pytest.FixtureRequest) -> SAE:
     fresh = {type(s).architecture: s for s in all_of_them()}
     return filled(fresh[request.param])
 
@@ -44,8 +44,8 @@ def test_every_architecture_is_here() -> None:
     assert set(ALL) == set(ARCHITECTURES)
 
 
-def test_fits_a_feature_basis(sae: Dictionary) -> None:
-    assert isinstance(sae, FeatureBasis) and isinstance(sae, SparseDictionary)
+def test_fits_a_feature_basis(sae: SAE) -> None:
+    assert isinstance(sae, FeatureBasis) and isinstance(sae, DecodableBasis)
     assert sae.labels == tuple(str(i) for i in range(F)) and sae.n_features == F and sae.d_in == D
     x = inputs(sae)
     features = sae.encode(x)
@@ -57,12 +57,12 @@ def test_fits_a_feature_basis(sae: Dictionary) -> None:
     torch.testing.assert_close(sae.encode(x[None, None])[0, 0], features)
 
 
-def test_decode_is_affine(sae: Dictionary) -> None:
+def test_decode_is_affine(sae: SAE) -> None:
     a, b = torch.randn(2, 3, F, dtype=torch.float64)
     torch.testing.assert_close(sae.decode(a) + sae.decode(b), sae.decode(a + b) + sae.decode(torch.zeros_like(a)))
 
 
-def test_width_is_checked(sae: Dictionary) -> None:
+def test_width_is_checked(sae: SAE) -> None:
     with pytest.raises(PatchError, match=r"takes"):
         sae.encode(inputs(sae)[..., :-1])
 
@@ -101,7 +101,7 @@ def test_gradients_are_those_of_the_loss(name: str) -> None:
     assert torch.autograd.gradcheck(total, start, eps=1e-7, atol=1e-5)
 
 
-def set_parameter(sae: Dictionary, name: str, value: Tensor) -> None:
+def set_parameter(sae: SAE, name: str, value: Tensor) -> None:
     """A tensor with a graph where a parameter was."""
     del sae._parameters[name]
     object.__setattr__(sae, name, value)
@@ -148,12 +148,12 @@ def test_methods_without_a_constraint_are_left_alone() -> None:
 def test_normalised_input(scale: float, seed: int) -> None:
     inner = filled(Standard(StandardConfig(D, F)), seed)
     x = inputs(inner, seed=seed)
-    rescaled = Normalised(inner, "constant_norm_rescale")
+    rescaled = NormalizedSAE(inner, "constant_norm_rescale")
     unit = x / x.norm(dim=-1, keepdim=True) * math.sqrt(D)
     torch.testing.assert_close(rescaled.encode(x), inner.encode(unit))
     torch.testing.assert_close(rescaled.encode(scale * x), rescaled.encode(x))
     torch.testing.assert_close(rescaled(scale * x), scale * rescaled(x))
-    normed = Normalised(inner, "layer_norm")
+    normed = NormalizedSAE(inner, "layer_norm")
     torch.testing.assert_close(normed.encode(scale * x + 3), normed.encode(x), atol=1e-3, rtol=1e-3)
     assert isinstance(normed, FeatureBasis)
     with pytest.raises(PatchError, match="decode_like"):
@@ -169,7 +169,7 @@ def test_configurations_are_checked() -> None:
         (lambda: TranscoderConfig(D, F), "d_out"),
         (lambda: CrosscoderConfig(D, F), "n_blocks"),
         (lambda: JumpReLUConfig(D, F, bandwidth=0), "bandwidth"),
-        (lambda: Normalised(Crosscoder(CrosscoderConfig(D, F, n_blocks=2)), "layer_norm"), "normalise before"),
+        (lambda: NormalizedSAE(Crosscoder(CrosscoderConfig(D, F, n_blocks=2)), "layer_norm"), "normalise before"),
     ]:
         with pytest.raises(PatchError, match=message):
             make()

@@ -17,11 +17,11 @@ for name in {heavy!r}:
     sys.modules[name] = None  # importing it is an ImportError
 import torch
 from sae_lens_audio import TopK, TopKConfig, load_sae
-from sae_lens_audio.activations import TensorBlocks
+from sae_lens_audio.activations import TensorActivations
 from sae_lens_audio.training import Trainer, TrainingConfig
 torch.set_num_threads(1)
 sae = TopK(TopKConfig(4, 16, k=2))
-Trainer(sae, TensorBlocks(torch.randn(64, 4)), TrainingConfig(steps=3, batch=32), {folder!r}).fit(progress=False)
+Trainer(sae, TensorActivations(torch.randn(64, 4)), TrainingConfig(steps=3, batch=32), {folder!r}).fit(progress=False)
 print(load_sae({folder!r} + "/sae").sae(torch.ones(2, 4)).shape)
 """
 
@@ -40,7 +40,7 @@ def test_names_are_there_and_others_are_not() -> None:
 
     for package in (hooked_whisper, sae_lens_audio, activations):
         assert all(getattr(package, name) is not None for name in package.__all__)
-        assert callable(getattr(activations, "harvest"))  # noqa: B009 - the function, not a module of that name
+        assert callable(getattr(activations, "collect_activations"))  # noqa: B009 - the function, not a module of that name
         try:
             package.nonsense  # noqa: B018
         except AttributeError as error:

@@ -14,9 +14,9 @@ from sae_lens.saes.sae import TrainStepInput
 from torch import Tensor
 
 from sae_lens_audio.architectures import (
+    SAE,
     BatchTopK,
     BatchTopKConfig,
-    Dictionary,
     Gated,
     GatedConfig,
     JumpReLU,
@@ -28,13 +28,13 @@ from sae_lens_audio.architectures import (
     TopK,
     TopKConfig,
 )
-from tests.sae.dictionaries import filled
+from tests.sae.saes import filled
 
 D, F, N, K = 16, 40, 64, 5
 WIDTHS = (8, 20, F)
 
 
-def pair(sae: Dictionary, unit_rows: bool = True, **keys: Any) -> tuple[Dictionary, TrainingSAE]:
+def pair(sae: SAE, unit_rows: bool = True, **keys: Any) -> tuple[SAE, TrainingSAE]:
     """Ours with random weights, in float64, and theirs with the same."""
     sae = filled(sae, 3)
     if unit_rows:

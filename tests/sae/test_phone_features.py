@@ -14,18 +14,18 @@ from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import AudioError, CheckpointError
 from hooked_whisper.findings.core.finding import STATUSES
 from hooked_whisper.findings.core.packing import n_packed
-from hooked_whisper.findings.core.registry import REGISTRY
 from hooked_whisper.findings.core.serialization import load_findings, save_findings
+from hooked_whisper.findings.registry import REGISTRY
 from hooked_whisper.loading import weights_sha256
 from sae_lens_audio import Metadata, Tied, TiedConfig, TopK, TopKConfig, demo_names, load_demo
-from sae_lens_audio.activations import TensorBlocks
+from sae_lens_audio.activations import TensorActivations
 from sae_lens_audio.evals import gather_rows
 from sae_lens_audio.findings import demo_phone_features as demo
 from sae_lens_audio.findings import phone_features, trained_saes
 from sae_lens_audio.formats import Loaded
 from sae_lens_audio.training import Trainer, TrainingConfig
 from tests.findings.phone_worlds import context_with_phones, spoken
-from tests.sae.evals.worlds import tones
+from tests.sae.evals.clips import tones
 
 BLOCKS = (0, 1)
 D = 32
@@ -41,8 +41,10 @@ def made() -> dict[str, Loaded]:
         rows = gather_rows(context.model, tones(20), [hook])[hook]
         about = Metadata(hook_name=hook, checkpoint_sha256=weights_sha256(context.model))
         settings = TrainingConfig(steps=150, batch=256, lr=5e-3)
-        topk = Trainer(TopK(TopKConfig(D, 128, k=6)), TensorBlocks(rows), settings).fit(progress=False)
-        tied = Trainer(Tied(TiedConfig(D, 40)), TensorBlocks(rows), replace(settings, scale="none")).fit(progress=False)
+        topk = Trainer(TopK(TopKConfig(D, 128, k=6)), TensorActivations(rows), settings).fit(progress=False)
+        tied = Trainer(Tied(TiedConfig(D, 40)), TensorActivations(rows), replace(settings, scale="none")).fit(
+            progress=False
+        )
         found |= {f"{k}-{block}": Loaded(s, about, Path(k)) for k, s in (("topk", topk), ("tied", tied))}
     return found
 
@@ -89,7 +91,7 @@ def test_sentences_of_training_are_left_out(made: dict[str, Loaded], monkeypatch
     monkeypatch.setattr(demo, "_trained_on", lambda loaded: frozenset({"tones"}))
     monkeypatch.setattr(demo, "gather_rows", stop)
     utterances = spoken(6)
-    others = tuple(replace(u, alignment=replace(u.alignment, text="new")) for u in utterances[::2])
+    others = tuple(u.with_alignment(replace(u.alignment, text="new")) for u in utterances[::2])
     with pytest.raises(KeyboardInterrupt):
         phone_features.run(replace(context_with_phones(), utterances=(*utterances, *others)))
     assert seen, "one in four of those that are left"
@@ -99,7 +101,7 @@ def test_another_model_with_a_grammar_is_told_how_to_train_saes() -> None:
     assert "--alignments" in REGISTRY["F6"].run(context_with_phones()).status_reason
     found = REGISTRY["F6"].run(context_with_phones(3))
     assert found.status == "not testable" and not found.measurements
-    for command in ("harvest", "train", "evaluate"):
+    for command in ("collect", "train", "evaluate"):
         assert f"`sae-lens-audio {command} " in found.status_reason
 
 
@@ -109,7 +111,7 @@ def test_another_model_with_a_grammar_is_told_how_to_train_saes() -> None:
 def recordings(count: int) -> list[Recording]:
     """Tones by other voices than the context's, with another text."""
     clips = [replace(u.alignment, speaker=f"train {u.alignment.speaker}", text="scales") for u in spoken(count, seed=9)]
-    audio = [u.audio for u in spoken(count, seed=9)]
+    audio = [u.samples for u in spoken(count, seed=9)]
     return [
         Recording(a.utterance, x, speaker=a.speaker, text=a.text, find_alignment=lambda a=a: a)
         for a, x in zip(clips, audio, strict=True)
@@ -170,7 +172,9 @@ def test_rows_are_the_positions_within_phones() -> None:
     rows = trained_saes.speech_rows(context, context.utterances, [hook], "speech")[hook]
     expected = []
     for utterance in context.utterances:
-        _, cache = context.model.run_with_cache(context.model.to_mel([utterance.audio]), names=[hook], return_type=None)
+        _, cache = context.model.run_with_cache(
+            context.model.to_mel([utterance.samples]), names_filter=[hook], stop_early=True
+        )
         expected.append(cache[hook][0, 9:51])  # 0.18 s to 1.02 s: silence before and after is left out
     assert torch.allclose(rows.float(), torch.cat(expected).detach(), atol=2e-3, rtol=2e-3)
 
@@ -193,7 +197,7 @@ def test_reasons_name_their_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
 
     clips = spoken(6)
     assert "--corpus" in reason(())
-    assert "--alignments" in reason(tuple(replace(u, alignment=replace(u.alignment, phones=())) for u in clips))
+    assert "--alignments" in reason(tuple(u.with_alignment(replace(u.alignment, phones=())) for u in clips))
     assert "of 1 speaker" in reason(clips[::3])
     monkeypatch.setattr(phone_features, "training_speech", lambda: [Recording("1", np.zeros(9), text="tones")])
     assert "pass another corpus" in reason(clips)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sae_lens_audio import BatchTopK, BatchTopKConfig, Matryoshka, MatryoshkaConfig, TopK, TopKConfig
-from sae_lens_audio.architectures import AbsTopK, Dictionary, TopKTranscoder, TopKTranscoderConfig
+from sae_lens_audio.architectures import SAE, AbsTopK, TopKTranscoder, TopKTranscoderConfig
 from sae_lens_audio.architectures.sparse import (
     count_at_least,
     encode_batch_topk,
@@ -146,7 +146,7 @@ FAMILY = [
 ]
 
 
-def dense_loss(sae: Dictionary, x: Tensor, target: Tensor, dead: Tensor) -> Tensor:
+def dense_loss(sae: SAE, x: Tensor, target: Tensor, dead: Tensor) -> Tensor:
     """The papers' losses with nothing sparse, by autograd alone."""
     pre = sae.pre_activations(x)
     if isinstance(sae, BatchTopK):

@@ -18,10 +18,11 @@ from sae_lens.saes.sae import SAEMetadata
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sae_lens_audio import BatchTopK, Dictionary, Matryoshka, Metadata, Normalised, Tied, TopK, load_sae, save_sae
+from sae_lens_audio import SAE as OurSAE
+from sae_lens_audio import BatchTopK, Matryoshka, Metadata, NormalizedSAE, Tied, TopK, load_sae, save_sae
 from sae_lens_audio.formats.saelens_cfg import FORMAT_VERSION
 from tests.core.parity import record, relative_l2
-from tests.sae.dictionaries import all_of_them, filled
+from tests.sae.saes import all_of_them, filled
 
 DATA = Path(__file__).parent / "data"
 WIDE, MANY, ROWS = 384, 3072, 32  # the residual stream of whisper-tiny, 8 times as many features
@@ -33,7 +34,7 @@ def theirs_it_has() -> list[str]:
     return sorted({sae.architecture for sae in all_of_them()} - NOT_THEIRS)
 
 
-def ours_of(architecture: str, real_size: bool = True) -> Dictionary:
+def ours_of(architecture: str, real_size: bool = True) -> OurSAE:
     small = {sae.architecture: sae for sae in all_of_them()}[architecture]
     if not real_size:
         return filled(small).float()
@@ -63,7 +64,7 @@ def compare(comparison: str, kind: str, ours: Any, theirs: Any, width: int) -> N
     found, wanted = ours.encode(x), theirs.encode(x)
     assert torch.equal(found != 0, wanted != 0) and (wanted != 0).any()
     differences = {f"{kind} encode": (found, wanted), f"{kind} forward": (ours(x), theirs(x))}
-    if not isinstance(ours, Normalised):  # whose decode alone has no scale
+    if not isinstance(ours, NormalizedSAE):  # whose decode alone has no scale
         differences[f"{kind} decode"] = (ours.decode(wanted), theirs.decode(wanted))
     for a, b in differences.values():
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
@@ -113,7 +114,7 @@ def test_theirs_loads_other_precisions(architecture: str, dtype: torch.dtype, tm
 
 @pytest.mark.parametrize("normalisation", ["layer_norm", "constant_norm_rescale"])
 def test_theirs_loads_ours_with_normalised_input(normalisation: Any, tmp_path: Path) -> None:
-    sae = Normalised(ours_of("standard"), normalisation)
+    sae = NormalizedSAE(ours_of("standard"), normalisation)
     save_sae(sae, tmp_path)
     compare("ours -> sae-lens", f"standard, {normalisation}", sae, SAE.load_from_disk(tmp_path), WIDE)
 

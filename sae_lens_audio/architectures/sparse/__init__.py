@@ -1,4 +1,4 @@
-"""Codes with few features per row, kept as lists of (row, feature, value): nothing of the size rows x features is
+"""DecodableBasis with few features per row, kept as lists of (row, feature, value): nothing of the size rows x features is
 stored, decoded or differentiated. What training of the TopK family consists of, on any device.
 """
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import torch
 
-from sae_lens_audio.activations import HarvestOptions, Store, harvest
+from sae_lens_audio.activations import ActivationStore, CollectOptions, collect_activations
 from tests.findings.worlds import small_model
-from tests.sae.activations.worlds import NEURONS, RESID, corpus
+from tests.sae.activations.corpora import NEURONS, RESID, corpus
 
 CLIPS = 120
 
 
-def run(folder: Path) -> Store:
-    options = HarvestOptions(shard_rows=150, batch=3)
-    return harvest(small_model(0), corpus(CLIPS), [NEURONS, RESID], folder, options, progress=False)
+def run(folder: Path) -> ActivationStore:
+    options = CollectOptions(shard_rows=150, batch=3)
+    return collect_activations(small_model(0), corpus(CLIPS), [NEURONS, RESID], folder, options, progress=False)
 
 
 if __name__ == "__main__":

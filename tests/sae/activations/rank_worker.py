@@ -13,16 +13,16 @@ from pathlib import Path
 import torch
 
 from hooked_whisper._support.ranks import TorchRanks, torchrun_ranks
-from sae_lens_audio.activations import HarvestOptions, Store, harvest
+from sae_lens_audio.activations import ActivationStore, CollectOptions, collect_activations
 from sae_lens_audio.activations import collecting as harvesting
 from tests.findings.worlds import small_model
-from tests.sae.activations.worlds import NEURONS, RESID, corpus
+from tests.sae.activations.corpora import NEURONS, RESID, corpus
 
-OPTIONS = HarvestOptions(shard_rows=90, batch=2, part=3)
+OPTIONS = CollectOptions(shard_rows=90, batch=2, part=3)
 
 
-def run(folder: Path, ranks: TorchRanks | None = None) -> Store:
-    return harvest(small_model(0), corpus(), [NEURONS, RESID], folder, OPTIONS, progress=False, ranks=ranks)
+def run(folder: Path, ranks: TorchRanks | None = None) -> ActivationStore:
+    return collect_activations(small_model(0), corpus(), [NEURONS, RESID], folder, OPTIONS, progress=False, ranks=ranks)
 
 
 def killed_after(marker: Path, files: int) -> None:

@@ -44,7 +44,7 @@ def test_parts_are_one_store(whole: dict[str, bytes], tmp_path: Path) -> None:
     assert len(rows) == store.rows == sum(one.rows for one in store.recordings)
     assert rows.recording.unique().tolist() == list(range(14))
     # the order within two shards of one number is not the same
-    first, second = (store.shard(k).block(store.hooks).position[:15].tolist() for k in (0, store.n_shards // 2))
+    first, second = (store.shard(k).chunk(store.hooks).position[:15].tolist() for k in (0, store.n_shards // 2))
     assert first != second
 
 

@@ -9,12 +9,12 @@ import torch
 from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import HookedWhisperError, UnknownHookError
-from sae_lens_audio.activations import HarvestOptions, StreamedBlocks, harvest
+from sae_lens_audio.activations import CollectOptions, StreamedActivations, collect_activations
 from sae_lens_audio.activations.reading import VECTORS, RowReader
 from tests.findings.worlds import small_model
-from tests.sae.activations.worlds import NEURONS, RESID, alone, corpus, taught
+from tests.sae.activations.corpora import NEURONS, RESID, alone, corpus, taught
 
-F32 = HarvestOptions(dtype="float32", batch=3)
+F32 = CollectOptions(dtype="float32", batch=3)
 POSITIONS = (
     RESID,
     NEURONS,
@@ -53,7 +53,7 @@ def model() -> HookedWhisper:
 
 def test_encoder_rows_are_the_encoders_positions(model, tmp_path):
     recordings = corpus(7)
-    store = harvest(model, recordings, POSITIONS, tmp_path, F32, progress=False)
+    store = collect_activations(model, recordings, POSITIONS, tmp_path, F32, progress=False)
     assert store.hooks == POSITIONS and store.unit == "position"
     block = store.read(POSITIONS)
     lengths = [len(alone(model, one, RESID)) for one in recordings]
@@ -67,7 +67,7 @@ def test_encoder_rows_are_the_encoders_positions(model, tmp_path):
 
 def test_decoder_rows_are_the_tokens_of_the_text(model, tmp_path):
     recordings = corpus(7, longest=1.2)
-    store = harvest(model, recordings, TOKENS, tmp_path, F32, progress=False)
+    store = collect_activations(model, recordings, TOKENS, tmp_path, F32, progress=False)
     assert store.unit == "token"
     block = store.read(TOKENS)
     lengths = [model.to_tokens(f" {one.text}", prompt=False).shape[1] for one in recordings]
@@ -87,7 +87,7 @@ def test_every_point_is_read_or_refused(model):
             with pytest.raises(HookedWhisperError, match=r"has axes \["):
                 RowReader(model, name, F32)
             continue
-        block = StreamedBlocks(model, one, name, options=F32).block(0, 0)
+        block = StreamedActivations(model, one, name, options=F32).chunk(0, 0)
         assert block.rows[0].shape == (len(block), RowReader(model, name, F32).widths[0]), name
 
 
@@ -107,13 +107,13 @@ def test_every_point_is_read_or_refused(model):
 )
 def test_what_is_refused_names_the_axes(model, tmp_path, hooks, match):
     with pytest.raises(HookedWhisperError, match=match):
-        harvest(model, corpus(2), hooks, tmp_path / "out", progress=False)
+        collect_activations(model, corpus(2), hooks, tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
 
 
 def test_unknown_points_suggest_near_ones(model, tmp_path):
     with pytest.raises(UnknownHookError, match=r"did you mean encoder.blocks.1.hook_mlp_out"):
-        harvest(model, corpus(2), "encoder.blocks.1.hook_mpl_out", tmp_path / "out", progress=False)
+        collect_activations(model, corpus(2), "encoder.blocks.1.hook_mpl_out", tmp_path / "out", progress=False)
 
 
 def test_names_may_be_published_ones_and_patterns(model):
@@ -125,11 +125,11 @@ def test_padding_and_margin(model):
     recordings = corpus(6)
     sizes = {}
     for name, options in {
-        "keep": HarvestOptions(dtype="float32", padding="keep", batch=4),
+        "keep": CollectOptions(dtype="float32", padding="keep", batch=4),
         "drop": F32,
-        "margin": HarvestOptions(dtype="float32", margin=7),
+        "margin": CollectOptions(dtype="float32", margin=7),
     }.items():
-        block = StreamedBlocks(model, recordings, RESID, options=options).block(0, 0)
+        block = StreamedActivations(model, recordings, RESID, options=options).chunk(0, 0)
         sizes[name] = torch.bincount(block.recording, minlength=6).tolist()
         if name == "keep":
             whole = alone(model, recordings[2], RESID, keep=True)
@@ -155,7 +155,7 @@ def test_padding_and_margin(model):
 )
 def test_recordings_that_a_decoder_cannot_be_given_are_listed(model, tmp_path, recording, reason):
     good = corpus(2, longest=1.2)
-    store = harvest(model, [good[0], recording, good[1]], "decoder.blocks.1", tmp_path, progress=False)
+    store = collect_activations(model, [good[0], recording, good[1]], "decoder.blocks.1", tmp_path, progress=False)
     assert [(one["index"], one["id"]) for one in store.failures] == [(1, "x")]
     assert reason in store.failures[0]["reason"]
     assert [one.rows > 0 for one in store.recordings] == [True, False, True]
@@ -163,14 +163,16 @@ def test_recordings_that_a_decoder_cannot_be_given_are_listed(model, tmp_path, r
 
 def test_special_tokens_in_a_transcript_are_text(model):
     sound = corpus(1, longest=1.2)[0].source
-    block = StreamedBlocks(model, [Recording("x", sound, text="cat <|endoftext|>")], "decoder.blocks.1").block(0, 0)
+    block = StreamedActivations(model, [Recording("x", sound, text="cat <|endoftext|>")], "decoder.blocks.1").chunk(
+        0, 0
+    )
     assert len(block) == len(model.tokenizer.encode(" cat <|endoftext|>", disallowed_special=())) > 3
 
 
 def test_english_only_models_take_no_language():
     cfg = small_model(0).cfg
     english = HookedWhisper(type(cfg)(cfg.encoder, type(cfg.decoder)(51864, 64, 32, 2, 2, 64), "english"))
-    block = StreamedBlocks(english, corpus(2, longest=1.2), "decoder.blocks.1").block(0, 0)
+    block = StreamedActivations(english, corpus(2, longest=1.2), "decoder.blocks.1").chunk(0, 0)
     assert len(block) > 2
 
 
@@ -180,12 +182,12 @@ def test_what_overflows_names_hook_and_remedy(tmp_path):
         loud.encoder.blocks[1].mlp.up.bias[3] = 1e5
     recordings = corpus(3)
     with pytest.raises(HookedWhisperError, match=r"mlp.hook_post: an activation of recording 'clip-00', position 0 .*"):
-        harvest(loud, recordings, NEURONS, tmp_path / "half", progress=False)
-    with pytest.raises(HookedWhisperError, match=r"float16 ends at 6.55e.04: harvest with dtype='bfloat16' or"):
-        harvest(loud, recordings, NEURONS, tmp_path / "half", progress=False)
+        collect_activations(loud, recordings, NEURONS, tmp_path / "half", progress=False)
+    with pytest.raises(HookedWhisperError, match=r"float16 ends at 6.55e.04: collect with dtype='bfloat16' or"):
+        collect_activations(loud, recordings, NEURONS, tmp_path / "half", progress=False)
     for dtype in ("bfloat16", "float32"):
-        options = HarvestOptions(dtype=dtype)
-        store = harvest(loud, recordings, NEURONS, tmp_path / dtype, options, progress=False)
+        options = CollectOptions(dtype=dtype)
+        store = collect_activations(loud, recordings, NEURONS, tmp_path / dtype, options, progress=False)
         assert store.read(NEURONS).rows[0][:, 3].min() > 9.9e4
 
 
@@ -200,13 +202,13 @@ def test_what_is_not_finite_names_recording_position_and_hook(bad):
     recordings = corpus(5, longest=1.2)
     with sick.hooks([(NEURONS, spoil)]):
         for dtype in ("float16", "float32"):
-            blocks = StreamedBlocks(
-                sick, recordings, [RESID, NEURONS], options=HarvestOptions(dtype=dtype, padding="keep"), seed=0
+            blocks = StreamedActivations(
+                sick, recordings, [RESID, NEURONS], options=CollectOptions(dtype=dtype, padding="keep"), seed=0
             )
             order = np.random.default_rng([0, 0]).permutation(5)
             where = f"{NEURONS}: an activation of recording 'clip-{order[2]:02d}', position 17 is not finite"
             with pytest.raises(HookedWhisperError, match=where):
-                blocks.block(0, 0)
+                blocks.chunk(0, 0)
 
 
 def test_what_is_dropped_may_be_anything(model):
@@ -218,19 +220,19 @@ def test_what_is_dropped_may_be_anything(model):
         return x
 
     with model.hooks([(RESID, spoil)]):
-        assert len(StreamedBlocks(model, recordings, RESID).block(0, 0)) == 25
+        assert len(StreamedActivations(model, recordings, RESID).chunk(0, 0)) == 25
 
 
 def test_options_that_make_no_sense(unchecked):
     for change, match in (
         ({"dtype": "int8"}, "dtype must be .float16"),
         ({"padding": "pad"}, "padding must be .drop"),
-        ({"shard_rows": 0}, "shard_rows of a harvest is a whole number of at least 1"),
+        ({"shard_rows": 0}, "shard_rows of a store is a whole number of at least 1"),
         ({"batch": -1}, "batch"),
         ({"margin": -1}, "margin"),
         ({"padding": "keep", "margin": 1}, "with padding='keep' it is 0"),
     ):
         with pytest.raises(HookedWhisperError, match=match):
-            HarvestOptions(**change)
-    assert HarvestOptions(margin=2).padding_rule == "dropped, margin 2"
-    assert HarvestOptions(padding="keep").padding_rule == "kept" and HarvestOptions().padding_rule == "dropped"
+            CollectOptions(**change)
+    assert CollectOptions(margin=2).padding_rule == "dropped, margin 2"
+    assert CollectOptions(padding="keep").padding_rule == "kept" and CollectOptions().padding_rule == "dropped"

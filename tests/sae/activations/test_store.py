@@ -13,21 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooked_whisper.errors import AudioError, CheckpointError, HookedWhisperError, UnknownHookError
-from sae_lens_audio.activations import HarvestOptions, Store, harvest, open_store
+from sae_lens_audio.activations import ActivationStore, CollectOptions, collect_activations, open_store
 from sae_lens_audio.activations.statistics import merged, statistics_of
 from tests.findings.worlds import small_model
-from tests.sae.activations.worlds import NEURONS, RESID, corpus
+from tests.sae.activations.corpora import NEURONS, RESID, corpus
 
 MANIFEST = "manifest.json"
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Store:
+def store(tmp_path_factory) -> ActivationStore:
     folder = tmp_path_factory.mktemp("store")
     recordings = corpus()
     recordings[4] = type(recordings[4])("broken", b"no audio", speaker="s9")
-    options = HarvestOptions(shard_rows=150, batch=3)
-    return harvest(small_model(0), recordings, [NEURONS, RESID], folder, options, progress=False)
+    options = CollectOptions(shard_rows=150, batch=3)
+    return collect_activations(small_model(0), recordings, [NEURONS, RESID], folder, options, progress=False)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_what_it_has(store):
     assert again.hooks == (NEURONS, RESID) and again.widths == (64, 32) and again.unit == "position"
     assert again.rows == store.rows == sum(one.rows for one in again.recordings)
     assert again.ids[:2] == ["clip-00", "clip-01"] and [one["id"] for one in again.failures] == ["broken"]
-    assert again.options == HarvestOptions(shard_rows=150, batch=3)
+    assert again.options == CollectOptions(shard_rows=150, batch=3)
     assert again.bytes == sum(path.stat().st_size for path in store.folder.glob("shard-*"))
     assert again.seconds == pytest.approx(sum(one.seconds for one in again.recordings))
     assert again.digest == store.digest and again.width("encoder.blocks.1.mlp.1") == 64
@@ -52,7 +52,7 @@ def test_what_it_has(store):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_rows_are_a_map_of_the_file(tmp_path, dtype):
-    store = harvest(small_model(0), corpus(3), RESID, tmp_path, HarvestOptions(dtype=dtype), progress=False)
+    store = collect_activations(small_model(0), corpus(3), RESID, tmp_path, CollectOptions(dtype=dtype), progress=False)
     rows = store.shard(0).tensor(RESID)
     assert rows.dtype == getattr(torch, dtype)
     maps = Path("/proc/self/maps")
@@ -91,7 +91,7 @@ def test_read_all_is_sorted(store):
     assert [x.shape[1] for x in block.rows] == [32, 64] and block.rows[0].dtype == torch.float32
     key = block.recording.long() * 10**6 + block.position
     assert len(block) == store.rows and (key.diff() > 0).all()
-    by_shard = store.shard(1).block(store.hooks)
+    by_shard = store.shard(1).chunk(store.hooks)
     k = int((key == int(by_shard.recording[5]) * 10**6 + int(by_shard.position[5])).nonzero()[0])
     assert torch.equal(block.rows[0][k], by_shard.rows[1][5].float())
     assert torch.equal(block.rows[1][k], by_shard.rows[0][5].float())
@@ -173,12 +173,12 @@ def test_files_that_change_while_they_are_open(damaged):
     store = open_store(damaged)
     path = damaged / "shard-00000.safetensors"
     path.rename(damaged / "elsewhere")
-    with pytest.raises(CheckpointError, match=r"shard-00000.safetensors is missing: harvest into this folder again"):
+    with pytest.raises(CheckpointError, match=r"shard-00000.safetensors is missing: collect into this folder again"):
         store.read(RESID)
     path.write_bytes(b"rubbish")
     with pytest.raises(CheckpointError, match=r"shard-00000.safetensors cannot be read"):
         store.read(RESID)
-    other = harvest(small_model(0), corpus(3), RESID, damaged / "other", HarvestOptions(), progress=False)
+    other = collect_activations(small_model(0), corpus(3), RESID, damaged / "other", CollectOptions(), progress=False)
     path.write_bytes((other.folder / path.name).read_bytes())
     with pytest.raises(CheckpointError, match=r"shard-00000.safetensors: .* the manifest says"):
         store.read(RESID)

@@ -44,7 +44,9 @@ def rows(demo: HookedWhisper, some: list[Recording], folder: Path, **change: obj
 def test_deviation_is_measured_and_kept(demo: HookedWhisper, spoken: list[Recording], tmp_path: Path) -> None:
     found = {}
     for beyond in (0, 250, 1500):
-        store = collect_activations(demo, spoken, [RESID, LAST], tmp_path / f"{beyond}", options(beyond=beyond), progress=False)
+        store = collect_activations(
+            demo, spoken, [RESID, LAST], tmp_path / f"{beyond}", options(beyond=beyond), progress=False
+        )
         found[beyond] = open_store(tmp_path / f"{beyond}").deviation
         assert f"window of the sound and {beyond} positions" in store.header["padding"]
     full = collect_activations(demo, spoken, [RESID, LAST], tmp_path / "full", options(window="full"), progress=False)

@@ -9,8 +9,9 @@ import torch
 
 from hooked_whisper.errors import PatchError
 from hooked_whisper.protocols import FeatureBasis
-from sae_lens_audio import SparseDictionary, TopK, TopKConfig
+from sae_lens_audio import TopK, TopKConfig
 from sae_lens_audio.evals.baselines import KLargest, RandomFeatures, linear_bases, sparse_baselines
+from sae_lens_audio.evals.decodable import DecodableBasis
 from sae_lens_audio.evals.reconstruction import ReconstructionScores
 
 
@@ -47,7 +48,7 @@ def test_equal_l0_and_order_of_the_baselines() -> None:
 def test_they_stand_where_dictionaries_stand() -> None:
     x = rows()
     code = KLargest(linear_bases(x)["pca"], 3)
-    assert isinstance(code, FeatureBasis) and isinstance(code, SparseDictionary)
+    assert isinstance(code, FeatureBasis) and isinstance(code, DecodableBasis)
     assert code.n_features == code.d_in == len(code.labels) == 6
     assert code.encode(x.view(10, 30, 6)).shape == (10, 30, 6)
     assert torch.equal(code.encode(x[:7]), code.encode(x)[:7])

@@ -19,7 +19,7 @@ from hooked_whisper.features.sites import Site
 from sae_lens_audio.architectures import (
     Crosscoder,
     CrosscoderConfig,
-    Normalised,
+    NormalizedSAE,
     TopK,
     TopKConfig,
     TopKTranscoder,
@@ -34,7 +34,7 @@ from sae_lens_audio.evals.reconstruction import ReconstructionScores
 from sae_lens_audio.evals.serialization import to_text
 from sae_lens_audio.evals.sheet import draw_sheet, to_png
 from tests.findings.worlds import small_model
-from tests.sae.evals.worlds import HOOK, sentences, tones
+from tests.sae.evals.clips import HOOK, sentences, tones
 
 D = 32
 OPTIONS = EvaluationOptions(spliced_clips=2, phones=PhoneOptions(min_tokens=10))
@@ -50,11 +50,11 @@ def rows(model: HookedWhisper) -> torch.Tensor:
     return site_activations(model, tones(16)[12:], {"rows": Site(HOOK)})["rows"]
 
 
-def saes() -> dict[str, TopK | Normalised]:
+def saes() -> dict[str, TopK | NormalizedSAE]:
     return {
         "first": TopK(TopKConfig(D, 40, k=3)),
         "second": TopK(TopKConfig(D, 40, k=5), seed=1),
-        "scaled": Normalised(TopK(TopKConfig(D, 24, k=3), seed=2), "layer_norm"),
+        "scaled": NormalizedSAE(TopK(TopKConfig(D, 24, k=3), seed=2), "layer_norm"),
     }
 
 
@@ -226,14 +226,14 @@ def test_points_of_the_decoder_have_no_phones(model: HookedWhisper) -> None:
 
 def test_what_cannot_be_done_is_noted(model: HookedWhisper, rows: torch.Tensor) -> None:
     one = {"first": saes()["first"]}
-    silent = [replace(c, alignment=replace(c.alignment, text="")) for c in sentences(2)]
+    silent = [c.with_alignment(replace(c.alignment, text="")) for c in sentences(2)]
     found = evaluate(model, one, HOOK, silent, rows, replace(OPTIONS, rows=20))
     assert [note.split(":")[0] for note in found.notes] == ["no phones", "not spliced"]
     assert found.spliced is None and 0 < found.inputs["rows"] < 50
     rare = evaluate(model, one, HOOK, tones(4), rows, EvaluationOptions(spliced_clips=0, rows=100))
     assert len(rare.notes) == 1 and "often enough" in rare.notes[0] and rare.phones == {}
     assert 60 < rare.inputs["rows"] < 140
-    single = [replace(c, speaker="a") for c in tones(4)]
+    single = [replace(c, recording=replace(c.recording, speaker="a")) for c in tones(4)]
     assert "one speaker" in evaluate(model, one, HOOK, single, rows, replace(OPTIONS, spliced_clips=0)).notes[0]
 
 

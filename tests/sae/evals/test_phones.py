@@ -20,7 +20,7 @@ from sae_lens_audio.evals.baselines import linear_bases
 from sae_lens_audio.evals.phones import PhoneOptions, PhoneScores, bootstrapped_mean, phone_scores
 from tests.findings.phone_worlds import PHONES
 from tests.findings.worlds import small_model
-from tests.sae.evals.worlds import HOOK, tones
+from tests.sae.evals.clips import HOOK, tones
 
 OPTIONS = PhoneOptions(min_tokens=20)
 

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from hooked_whisper.errors import PatchError
 from hooked_whisper.features.bases import axes, pca
-from sae_lens_audio.architectures import Crosscoder, Normalised, Transcoder
+from sae_lens_audio.architectures import Crosscoder, NormalizedSAE, Transcoder
 from sae_lens_audio.evals.baselines import KLargest
-from sae_lens_audio.evals.coders import directions, reconstruct
+from sae_lens_audio.evals.decodable import directions, reconstruct
 from sae_lens_audio.evals.reconstruction import ReconstructionCounter, ReconstructionScores, density_edges
-from tests.sae.dictionaries import ALL, D, filled, inputs
+from tests.sae.saes import ALL, D, filled, inputs
 
 
 def targets_of(sae, x: Tensor) -> Tensor:
@@ -65,8 +65,8 @@ def test_scores_of_every_architecture_are_those_of_a_loop(name: str) -> None:
 def test_normalised_and_linear_ones() -> None:
     x = torch.randn(40, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 30
     for codes in (
-        Normalised(filled(ALL["topk"]), "layer_norm"),
-        Normalised(filled(ALL["standard"]), "constant_norm_rescale"),
+        NormalizedSAE(filled(ALL["topk"]), "layer_norm"),
+        NormalizedSAE(filled(ALL["standard"]), "constant_norm_rescale"),
         axes(D),
         pca(x.float(), 2),
         KLargest(pca(x.float()), 2),
@@ -159,7 +159,7 @@ def test_directions_of_everything() -> None:
         rows = directions(sae)
         assert len(rows) == sae.n_features and rows.ndim == 2, name
     assert directions(ALL["crosscoder"]).shape == (9, 2 * D) and isinstance(ALL["crosscoder"], Crosscoder)
-    assert directions(Normalised(ALL["topk"], "layer_norm")).shape == (9, D)
+    assert directions(NormalizedSAE(ALL["topk"], "layer_norm")).shape == (9, D)
     assert directions(KLargest(axes(D), 2)).equal(torch.eye(D))
     with pytest.raises(PatchError, match="no W_dec"):
         directions(object())

@@ -13,7 +13,7 @@ from hooked_whisper.features.phones.labeled_evaluation import site_activations
 from hooked_whisper.features.sites import Site
 from sae_lens_audio.evals.rows import Recorder, gather_rows, labelled_clips, row_share
 from tests.findings.worlds import small_model
-from tests.sae.evals.worlds import HOOK, sentences, tones
+from tests.sae.evals.clips import HOOK, sentences, tones
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def model() -> HookedWhisper:
 
 def recording(clip, **more) -> Recording:
     given = {"speaker": clip.speaker, "text": clip.alignment.text, "find_alignment": lambda: clip.alignment}
-    return Recording(clip.alignment.utterance, clip.audio, **given | more)
+    return Recording(clip.alignment.utterance, clip.samples, **given | more)
 
 
 def test_clips_of_a_corpus(model: HookedWhisper) -> None:
@@ -37,14 +37,16 @@ def test_clips_of_a_corpus(model: HookedWhisper) -> None:
         Recording("missing", "/nowhere/at/all.wav"),
         recording(tone[1], find_alignment=broken, speaker=""),
         Recording("long", long, text="very long", speaker="x"),
-        Recording("plain", tone[1].audio, text="said"),
+        Recording("plain", tone[1].samples, text="said"),
     ]
     clips, failures = labelled_clips(model, corpus, 10)
     assert [(c.alignment.utterance, c.offset, c.speaker) for c in clips] == [
         ("u0", 0, "a"), ("long", 0, "x"), ("long", pytest.approx(1.2), "x"), ("plain", 0, "plain"),
     ]  # fmt: skip
     assert clips[0].alignment.phones and clips[3].alignment.text == "said" and not clips[3].alignment.phones
-    assert clips[1].alignment.duration > 1.2 and clips[3].alignment.duration == pytest.approx(len(tone[1].audio) / 16e3)
+    assert clips[1].alignment.duration > 1.2 and clips[3].alignment.duration == pytest.approx(
+        len(tone[1].samples) / 16e3
+    )
     assert [name for name, _ in failures] == ["missing", "u1"] and "line 3" in failures[1][1]
     assert len(labelled_clips(model, corpus, 2).clips) == 2
 
@@ -66,7 +68,7 @@ def test_a_recorder_rides_along(model: HookedWhisper) -> None:
     clips = sentences(3)
     share = row_share(model, clips, 40)
     assert (
-        share == pytest.approx(40 / sum(-(-len(c.audio) // 320) for c in clips)) and row_share(model, clips, 999) == 1
+        share == pytest.approx(40 / sum(-(-len(c.samples) // 320) for c in clips)) and row_share(model, clips, 999) == 1
     )
     kept = Recorder(1.0), Recorder(share, seed=1), Recorder(share, seed=1)
     site_activations(model, clips, {str(k): Site(HOOK, one) for k, one in enumerate(kept)})

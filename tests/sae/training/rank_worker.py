@@ -9,15 +9,15 @@ import torch
 
 from hooked_whisper._support.ranks import TorchRanks
 from sae_lens_audio import BatchTopK, BatchTopKConfig, Matryoshka, MatryoshkaConfig, TopK, TopKConfig
-from sae_lens_audio.activations import TensorBlocks
-from sae_lens_audio.architectures import Dictionary
+from sae_lens_audio.activations import TensorActivations
+from sae_lens_audio.architectures import SAE
 from sae_lens_audio.training import Trainer, TrainingConfig, torchrun_ranks
 from tests.sae.training.sources import D, F, mixtures
 
 CONFIG = TrainingConfig(steps=25, batch=60, lr=1e-2, dead_after=300, resample_every=0)
 
 
-def dictionaries() -> list[Dictionary]:
+def dictionaries() -> list[SAE]:
     return [
         TopK(TopKConfig(D, F, k=3)),
         BatchTopK(BatchTopKConfig(D, F, k=3)),
@@ -27,7 +27,7 @@ def dictionaries() -> list[Dictionary]:
 
 def train_all(folder: Path, ranks: TorchRanks | None) -> None:
     for sae in dictionaries():
-        blocks = TensorBlocks(mixtures())
+        blocks = TensorActivations(mixtures())
         Trainer(sae, blocks, CONFIG, folder / sae.architecture, ranks=ranks, log_every=5).fit(progress=False)
 
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from hooked_whisper._support.storage import Place
 from sae_lens_audio import TopK, TopKConfig
-from sae_lens_audio.activations import TensorBlocks
-from sae_lens_audio.architectures import Dictionary
+from sae_lens_audio.activations import TensorActivations
+from sae_lens_audio.architectures import SAE
 from sae_lens_audio.training import Trainer, TrainingConfig
 
 D, F = 12, 40
@@ -28,8 +28,10 @@ def config(**changes) -> TrainingConfig:
     return TrainingConfig(**({"steps": 30, "batch": 64, "lr": 1e-2, "dead_after": 1000} | changes))
 
 
-def trainer(folder: Place | None = None, sae: Dictionary | None = None, **changes) -> Trainer:
-    return Trainer(sae or TopK(TopKConfig(D, F, k=3)), TensorBlocks(mixtures()), config(**changes), folder, log_every=5)
+def trainer(folder: Place | None = None, sae: SAE | None = None, **changes) -> Trainer:
+    return Trainer(
+        sae or TopK(TopKConfig(D, F, k=3)), TensorActivations(mixtures()), config(**changes), folder, log_every=5
+    )
 
 
 def fit_until_interrupted(run: Trainer, steps: int) -> None:

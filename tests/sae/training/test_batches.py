@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_lens_audio.activations import Block, TensorBlocks
+from sae_lens_audio.activations import ActivationChunk, TensorActivations
 from sae_lens_audio.errors import TrainingError
 from sae_lens_audio.training.batches import Batches, Place
 
@@ -26,14 +26,14 @@ class Parts:
     def describe(self) -> dict:
         return {"sizes": self.sizes}
 
-    def n_blocks(self, epoch: int) -> int:
+    def n_chunks(self, epoch: int) -> int:
         return len(self.sizes)
 
-    def block(self, epoch: int, index: int) -> Block:
+    def chunk(self, epoch: int, index: int) -> ActivationChunk:
         self.loaded += 1
         first, n = sum(self.sizes[:index]), self.sizes[index]
         numbers = torch.arange(first, first + n)
-        return Block((numbers[:, None].half(),), torch.zeros(n, dtype=torch.int32), numbers.int())
+        return ActivationChunk((numbers[:, None].half(),), torch.zeros(n, dtype=torch.int32), numbers.int())
 
 
 def take(batches: Batches, n: int, place: Place = Place()) -> list:  # noqa: B008 - frozen
@@ -96,10 +96,10 @@ def test_too_few_rows_for_a_batch_is_an_error_and_the_thread_is_gone() -> None:
 
 def test_an_error_of_the_source_comes_out_where_its_batch_would_have() -> None:
     class Broken(Parts):
-        def block(self, epoch: int, index: int) -> Block:
+        def chunk(self, epoch: int, index: int) -> ActivationChunk:
             if index:
                 raise OSError("shard-00001.safetensors is truncated")
-            return super().block(epoch, index)
+            return super().chunk(epoch, index)
 
     feed = Batches(Broken([8, 8]), 4).start(Place())
     assert len(list(islice(feed, 2))) == 2
@@ -114,7 +114,7 @@ def test_blocks_are_read_as_they_are_needed() -> None:
 
 
 def test_tensors_are_a_source() -> None:
-    batch = take(Batches(TensorBlocks({"a": torch.randn(6, 2), "b": torch.randn(6, 3)}), 6), 1)[0]
+    batch = take(Batches(TensorActivations({"a": torch.randn(6, 2), "b": torch.randn(6, 3)}), 6), 1)[0]
     assert [tuple(x.shape) for x in batch.rows] == [(6, 2), (6, 3)]
 
 

@@ -10,14 +10,14 @@ import soundfile
 import torch
 
 from sae_lens_audio import load_sae
-from sae_lens_audio.activations import HarvestOptions, Store, harvest
+from sae_lens_audio.activations import ActivationStore, CollectOptions, collect_activations
 from sae_lens_audio.cli.parser import main
 from sae_lens_audio.errors import TrainingError
 from sae_lens_audio.formats import saelens
 from sae_lens_audio.formats.files import write_together
 from sae_lens_audio.training.settings import parse_settings, read_settings
 from tests.findings.worlds import small_model
-from tests.sae.activations.worlds import NEURONS, RESID, corpus
+from tests.sae.activations.corpora import NEURONS, RESID, corpus
 
 TOML = """
 [activations]
@@ -42,12 +42,14 @@ log_every = 5
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def store(tmp_path_factory: pytest.TempPathFactory) -> ActivationStore:
     folder = tmp_path_factory.mktemp("store") / "activations"
-    return harvest(small_model(0), corpus(), [RESID, NEURONS], folder, HarvestOptions(shard_rows=300), progress=False)
+    return collect_activations(
+        small_model(0), corpus(), [RESID, NEURONS], folder, CollectOptions(shard_rows=300), progress=False
+    )
 
 
-def written(folder: Path, store: Store, *swaps: tuple[str, str]) -> Path:
+def written(folder: Path, store: ActivationStore, *swaps: tuple[str, str]) -> Path:
     text = TOML.format(store=store.folder, out=folder / "run")
     for old, new in swaps:
         assert old in text
@@ -58,7 +60,7 @@ def written(folder: Path, store: Store, *swaps: tuple[str, str]) -> Path:
 
 
 def test_a_dictionary_is_trained_scored_and_goes_on(
-    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: ActivationStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path, store)
     saves: list[Path] = []
@@ -87,7 +89,7 @@ def test_a_dictionary_is_trained_scored_and_goes_on(
     assert "device 'nonsense' is not there" in capsys.readouterr().err
 
 
-def test_several_hook_points(tmp_path: Path, store: Store) -> None:
+def test_several_hook_points(tmp_path: Path, store: ActivationStore) -> None:
     both = 'hook = "encoder.blocks.0"\nhook_out = "encoder.blocks.1.mlp.1"'
     kind = 'topk_transcoder"\nskip = true'
     path = written(tmp_path, store, ('hook = "encoder.blocks.0"', both), ('batchtopk"', kind))
@@ -97,7 +99,7 @@ def test_several_hook_points(tmp_path: Path, store: Store) -> None:
     assert loaded.sae(torch.randn(3, 32)).shape == (3, store.width(NEURONS))
 
 
-def test_harvesting_while_training(tmp_path: Path, store: Store) -> None:
+def test_harvesting_while_training(tmp_path: Path, store: ActivationStore) -> None:
     """Nothing is written but the run: a model and recordings in place of a store."""
     small_model(0).save_pretrained(tmp_path / "model")
     (tmp_path / "audio").mkdir()
@@ -131,7 +133,7 @@ def test_harvesting_while_training(tmp_path: Path, store: Store) -> None:
     ],
 )
 def test_mistakes_are_named(
-    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], old: str, new: str, what: str
+    tmp_path: Path, store: ActivationStore, capsys: pytest.CaptureFixture[str], old: str, new: str, what: str
 ) -> None:
     assert main(["train", str(written(tmp_path, store, (old, new)))]) == 2
     said = capsys.readouterr().err

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from sae_lens_audio import load_sae
-from sae_lens_audio.activations import HarvestOptions, harvest
+from sae_lens_audio.activations import CollectOptions, collect_activations
 from sae_lens_audio.training import read_metrics
 from tests.findings.worlds import small_model
-from tests.sae.activations.worlds import RESID, corpus
+from tests.sae.activations.corpora import RESID, corpus
 
 TOML = """
 [activations]
@@ -45,7 +45,9 @@ STEPS = 500
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    harvest(small_model(0), corpus(), RESID, folder / "store", HarvestOptions(shard_rows=300), progress=False)
+    collect_activations(
+        small_model(0), corpus(), RESID, folder / "store", CollectOptions(shard_rows=300), progress=False
+    )
     (folder / "run.toml").write_text(TOML.format(store=folder / "store"))
     return folder / "run.toml"
 

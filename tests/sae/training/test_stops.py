@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hooked_whisper._support.ranks import TorchRanks
 from sae_lens_audio import BatchTopK, BatchTopKConfig
-from sae_lens_audio.activations import TensorBlocks
+from sae_lens_audio.activations import TensorActivations
 from sae_lens_audio.errors import TrainingError
 from sae_lens_audio.training import Trainer
 from sae_lens_audio.training.stopping import between_steps
@@ -51,7 +51,7 @@ class Alone(TorchRanks):
 
 def trainer(folder: Path, ranks: TorchRanks | None = None) -> Trainer:
     sae = BatchTopK(BatchTopKConfig(D, F, k=3))
-    return Trainer(sae, TensorBlocks(mixtures()), config(), folder, ranks=ranks, log_every=5)
+    return Trainer(sae, TensorActivations(mixtures()), config(), folder, ranks=ranks, log_every=5)
 
 
 def weights(folder: Path) -> dict[str, Tensor]:

@@ -38,7 +38,7 @@ from sae_lens_audio import (
     TopKTranscoderConfig,
     load_sae,
 )
-from sae_lens_audio.activations import TensorBlocks
+from sae_lens_audio.activations import TensorActivations
 from sae_lens_audio.errors import TrainingError
 from sae_lens_audio.training import Trainer, read_metrics
 from sae_lens_audio.training.checkpoint import CHECKPOINT
@@ -91,11 +91,11 @@ def test_transcoders_and_crosscoders_learn_from_several_points() -> None:
     x = mixtures()
     y = 4 * x @ torch.randn(D, 7, generator=torch.Generator().manual_seed(3)) - 1
     sae = TopKTranscoder(TopKTranscoderConfig(D, F, d_out=7, k=5, skip=True))
-    made = Trainer(sae, TensorBlocks({"in": x, "out": y}), config(steps=150)).fit(progress=False)
+    made = Trainer(sae, TensorActivations({"in": x, "out": y}), config(steps=150)).fit(progress=False)
     with torch.no_grad():
         assert (made(x) - y).square().sum() < 0.1 * (y - y.mean(0)).square().sum()
     both = Crosscoder(CrosscoderConfig(D, F, n_blocks=2, l1_coefficient=0.01))
-    made = Trainer(both, TensorBlocks({"one": x, "two": 20 * x}), config(steps=150)).fit(progress=False)
+    made = Trainer(both, TensorActivations({"one": x, "two": 20 * x}), config(steps=150)).fit(progress=False)
     stacked = torch.stack([x, 20 * x], 1)
     with torch.no_grad():
         error = (made(stacked) - stacked).square().sum((0, 2))
@@ -104,8 +104,8 @@ def test_transcoders_and_crosscoders_learn_from_several_points() -> None:
 
 def test_raw_and_scaled_activations_make_the_same_dictionary() -> None:
     """What it was trained on times a factor, it must not matter."""
-    one = Trainer(TopK(TopKConfig(D, F, k=3)), TensorBlocks(mixtures()), config()).fit(progress=False)
-    ten = Trainer(TopK(TopKConfig(D, F, k=3)), TensorBlocks(16 * mixtures()), config()).fit(progress=False)
+    one = Trainer(TopK(TopKConfig(D, F, k=3)), TensorActivations(mixtures()), config()).fit(progress=False)
+    ten = Trainer(TopK(TopKConfig(D, F, k=3)), TensorActivations(16 * mixtures()), config()).fit(progress=False)
     x = mixtures(50, seed=5)
     torch.testing.assert_close(16 * one.encode(x), ten.encode(16 * x), atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(16 * one(x), ten(16 * x), atol=1e-2, rtol=1e-3)
@@ -232,7 +232,7 @@ def test_another_run_in_the_folder_is_an_error_that_says_what_differs(tmp_path: 
 
 def test_a_bad_activation_is_named_and_the_weights_are_those_before_it(tmp_path: Path) -> None:
     x = mixtures()
-    blocks = TensorBlocks(x, recording=torch.arange(1200).int() // 100, position=torch.arange(1200).int() % 100,
+    blocks = TensorActivations(x, recording=torch.arange(1200).int() // 100, position=torch.arange(1200).int() % 100,
                           ids=[f"clip-{k}" for k in range(12)])  # fmt: skip
     x[537] = torch.nan  # after the source was checked, as a damaged file would be
     run = Trainer(TopK(TopKConfig(D, F, k=3)), blocks, config(scale="none", centre=False), tmp_path)
@@ -324,11 +324,11 @@ def test_dead_features_of_topk_come_back_by_the_auxiliary_loss() -> None:
 
 def test_blocks_that_do_not_fit_are_an_error() -> None:
     with pytest.raises(TrainingError, match=r"takes activations 12 wide, the source gives rows \(5 wide\)"):
-        Trainer(TopK(TopKConfig(D, F, k=3)), TensorBlocks(torch.randn(99, 5)), config())
+        Trainer(TopK(TopKConfig(D, F, k=3)), TensorActivations(torch.randn(99, 5)), config())
     with pytest.raises(TrainingError, match="12 and 7 wide"):
-        Trainer(TopKTranscoder(TopKTranscoderConfig(D, F, d_out=7, k=5)), TensorBlocks(mixtures()), config())
+        Trainer(TopKTranscoder(TopKTranscoderConfig(D, F, d_out=7, k=5)), TensorActivations(mixtures()), config())
     with pytest.raises(TrainingError, match="nothing to learn"):
-        Trainer(TopK(TopKConfig(D, F, k=3)), TensorBlocks(torch.ones(99, D)), config()).step()
+        Trainer(TopK(TopKConfig(D, F, k=3)), TensorActivations(torch.ones(99, D)), config()).step()
 
 
 @pytest.mark.parametrize(

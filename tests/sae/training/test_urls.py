@@ -10,14 +10,14 @@ import torch
 from hooked_whisper._support.storage import as_path
 from hooked_whisper.errors import CheckpointError
 from sae_lens_audio import TopK, TopKConfig, load_sae, save_sae
-from sae_lens_audio.activations import StoredBlocks, harvest
-from sae_lens_audio.activations.options import HarvestOptions
+from sae_lens_audio.activations import StoredActivations, collect_activations
+from sae_lens_audio.activations.options import CollectOptions
 from sae_lens_audio.cli.parser import main
 from sae_lens_audio.errors import TrainingError
 from sae_lens_audio.training import Trainer, TrainingConfig, read_metrics
 from sae_lens_audio.training.log import TensorBoard
 from tests.findings.worlds import small_model
-from tests.sae.activations.worlds import RESID, corpus
+from tests.sae.activations.corpora import RESID, corpus
 from tests.sae.training.sources import trainer
 
 DATA = Path(__file__).parents[1] / "data"
@@ -25,16 +25,16 @@ CONFIG = TrainingConfig(steps=12, batch=32, lr=1e-2)
 
 
 def test_a_run_behind_an_url_is_the_same(tmp_path: Path) -> None:
-    options = HarvestOptions(shard_rows=90, batch=2)
-    far = harvest(small_model(0), corpus(8), RESID, "memory://test_train/store", options, progress=False)
-    near = harvest(small_model(0), corpus(8), RESID, tmp_path / "store", options, progress=False)
+    options = CollectOptions(shard_rows=90, batch=2)
+    far = collect_activations(small_model(0), corpus(8), RESID, "memory://test_train/store", options, progress=False)
+    near = collect_activations(small_model(0), corpus(8), RESID, tmp_path / "store", options, progress=False)
     folders = as_path("memory://test_train/run"), tmp_path / "run"
     for store, folder in zip((far, near), folders, strict=True):
         torch.manual_seed(0)
         for steps in (5, 12):  # stopped after five, then gone on with
             torch.manual_seed(0)
             sae = TopK(TopKConfig(store.widths[0], 40, k=4))
-            with Trainer(sae, StoredBlocks(store, RESID), CONFIG, folder, log_every=2) as trainer:
+            with Trainer(sae, StoredActivations(store, RESID), CONFIG, folder, log_every=2) as trainer:
                 if steps == 5:
                     for _ in range(steps):
                         trainer.step()
@@ -86,8 +86,8 @@ def test_lines_behind_an_url_are_there_before_the_checkpoint() -> None:
 def test_the_command_takes_urls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Settings, store and folder, each an URL."""
     place = as_path("memory://test_train/command")
-    options = HarvestOptions(shard_rows=90, batch=2)
-    harvest(small_model(0), corpus(8), RESID, str(place / "store"), options, progress=False)
+    options = CollectOptions(shard_rows=90, batch=2)
+    collect_activations(small_model(0), corpus(8), RESID, str(place / "store"), options, progress=False)
     (place / "run.toml").write_text(
         f"""
 [activations]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora import Recording
-from sae_lens_audio.activations import Block
+from sae_lens_audio.activations import ActivationChunk
 
 RESID = "encoder.blocks.0.hook_resid_post"
 NEURONS = "encoder.blocks.1.mlp.hook_post"
@@ -36,7 +36,7 @@ def alone(model: HookedWhisper, recording: Recording, hook: str, keep: bool = Fa
     for start in range(0, len(samples), size):
         part = samples[start : start + size]
         mel = model.to_mel(torch.nn.functional.pad(part, (0, size - len(part))))
-        _, cache = model.run_with_cache(mel, tokens, names=hook, return_type=None)
+        _, cache = model.run_with_cache(mel, tokens, names_filter=hook, stop_early=True)
         n = model.time.n_ctx if keep else model.time.n_positions(len(part) / 16000)
         found.append(cache[hook][0, :n].flatten(1))
     return torch.cat(found)
@@ -46,18 +46,18 @@ def taught(model: HookedWhisper, recording: Recording, hook: str) -> Tensor:
     """All text tokens of a recording, the text and the end being given: ``[token, d]``."""
     tokens = model.to_tokens(f" {recording.text}<|endoftext|>")
     prompt = model.to_tokens("").shape[1]
-    _, cache = model.run_with_cache(model.to_mel(recording.audio()), tokens, names=hook, return_type=None)
+    _, cache = model.run_with_cache(model.to_mel(recording.audio()), tokens, names_filter=hook, stop_early=True)
     return cache[hook][0, prompt:-1].flatten(1)
 
 
-def in_order(block: Block) -> Block:
+def in_order(block: ActivationChunk) -> ActivationChunk:
     """By recording and position."""
     return block.taken(np.lexsort((block.position.numpy(), block.recording.numpy())))
 
 
-def joined(blocks: list[Block]) -> Block:
+def joined(blocks: list[ActivationChunk]) -> ActivationChunk:
     rows = tuple(torch.cat(parts) for parts in zip(*(block.rows for block in blocks), strict=True))
-    return Block(rows, torch.cat([b.recording for b in blocks]), torch.cat([b.position for b in blocks]))
+    return ActivationChunk(rows, torch.cat([b.recording for b in blocks]), torch.cat([b.position for b in blocks]))
 
 
 def content(folder: Path) -> dict[str, bytes]:

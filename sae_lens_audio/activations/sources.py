@@ -16,7 +16,7 @@ from hooked_whisper.errors import HookedWhisperError
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class ActivationChunk:
     """Rows that are in memory together; those of all hooks in the same order.
 
     rows: ``[row, d]`` for each hook, in float16, bfloat16 or float32.
@@ -32,14 +32,14 @@ class Block:
     def __len__(self) -> int:
         return len(self.recording)
 
-    def taken(self, rows: Int[np.ndarray, "_"]) -> Block:
+    def taken(self, rows: Int[np.ndarray, "_"]) -> ActivationChunk:
         """Some of the rows, copied."""
         at = torch.from_numpy(rows)
-        return Block(tuple(x[at] for x in self.rows), self.recording[at], self.position[at])
+        return ActivationChunk(tuple(x[at] for x in self.rows), self.recording[at], self.position[at])
 
 
 @runtime_checkable
-class Blocks(Protocol):
+class ActivationSource(Protocol):
     """A source of rows. It has no state: epoch and index settle a block entirely, each row comes once an epoch."""
 
     hooks: tuple[str, ...]
@@ -50,12 +50,12 @@ class Blocks(Protocol):
         """JSON: what makes two sources the same."""
         ...
 
-    def n_blocks(self, epoch: int) -> int: ...
+    def n_chunks(self, epoch: int) -> int: ...
 
-    def block(self, epoch: int, index: int) -> Block: ...
+    def chunk(self, epoch: int, index: int) -> ActivationChunk: ...
 
 
-class TensorBlocks:
+class TensorActivations:
     """Rows that are in memory already, as one block.
 
     Args:
@@ -90,7 +90,7 @@ class TensorBlocks:
         recording = torch.zeros(n, dtype=torch.int32) if recording is None else recording
         position = torch.arange(n, dtype=torch.int32) if position is None else position
         self.ids: Sequence[str] = [str(k) for k in range(int(recording.max()) + 1)] if ids is None else list(ids)
-        self._block = Block(tuple(by_hook.values()), recording, position)
+        self._block = ActivationChunk(tuple(by_hook.values()), recording, position)
         self._digest = ""
 
     def describe(self) -> dict[str, Any]:
@@ -102,10 +102,10 @@ class TensorBlocks:
             self._digest = digest.hexdigest()
         return {"source": "tensors", "hooks": list(self.hooks), "sha256": self._digest}
 
-    def n_blocks(self, epoch: int) -> int:
+    def n_chunks(self, epoch: int) -> int:
         return 1
 
-    def block(self, epoch: int, index: int) -> Block:
+    def chunk(self, epoch: int, index: int) -> ActivationChunk:
         check_index(index, 1)
         return self._block
 

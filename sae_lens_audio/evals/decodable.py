@@ -13,17 +13,19 @@ from hooked_whisper.protocols import FeatureBasis
 
 
 @runtime_checkable
-class Codes(FeatureBasis, Protocol):
+class DecodableBasis(FeatureBasis, Protocol):
     """A basis with a way back: a dictionary, a :class:`~hooked_whisper.features.bases.LinearBasis`, a sparse baseline.
 
-    One that cannot decode features alone (:class:`~sae_lens_audio.architectures.Normalised`, a skip transcoder) has
+    One that cannot decode features alone (:class:`~sae_lens_audio.architectures.NormalizedSAE`, a skip transcoder) has
     ``decode_like(features, activations)``, which is taken where it is there.
     """
 
     def decode(self, features: Tensor) -> Tensor: ...
 
 
-def reconstruct(codes: Codes, x: Float[Tensor, "row *d"]) -> tuple[Float[Tensor, "row n"], Float[Tensor, "row *out"]]:
+def reconstruct(
+    codes: DecodableBasis, x: Float[Tensor, "row *d"]
+) -> tuple[Float[Tensor, "row n"], Float[Tensor, "row *out"]]:
     """Features of some activations, and what they are decoded to. Half-precision activations are widened first."""
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     features = codes.encode(wide)

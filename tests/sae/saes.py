@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from sae_lens_audio.architectures import (
+    SAE,
     AbsTopK,
     BatchTopK,
     BatchTopKConfig,
     Crosscoder,
     CrosscoderConfig,
-    Dictionary,
     Gated,
     GatedConfig,
     JumpReLU,
@@ -35,7 +35,7 @@ from sae_lens_audio.architectures import (
 D, F, N = 5, 9, 7
 
 
-def all_of_them() -> list[Dictionary]:
+def all_of_them() -> list[SAE]:
     return [
         Standard(StandardConfig(D, F, l1_coefficient=0.3)),
         Tied(TiedConfig(D, F, reconstruction_alpha=10.0)),
@@ -55,7 +55,7 @@ def all_of_them() -> list[Dictionary]:
 ALL = {type(sae).architecture: sae for sae in all_of_them()}
 
 
-def filled(sae: Dictionary, seed: int = 0) -> Dictionary:
+def filled(sae: SAE, seed: int = 0) -> SAE:
     """Every weight random, in float64: nothing is zero by accident. Thresholds positive."""
     generator = torch.Generator().manual_seed(seed)
     sae = sae.double()
@@ -69,12 +69,12 @@ def filled(sae: Dictionary, seed: int = 0) -> Dictionary:
     return sae
 
 
-def inputs(sae: Dictionary, rows: int = N, seed: int = 5) -> Tensor:
+def inputs(sae: SAE, rows: int = N, seed: int = 5) -> Tensor:
     shape = (rows, 2, D) if isinstance(sae, Crosscoder) else (rows, D)
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def loss_of(sae: Dictionary, x: Tensor, dead: Tensor | None = None):
+def loss_of(sae: SAE, x: Tensor, dead: Tensor | None = None):
     if isinstance(sae, Transcoder):
         target = torch.randn(len(x), 4, generator=torch.Generator().manual_seed(8), dtype=x.dtype)
         return sae.loss(x, target, dead), target

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from hooked_whisper.features.phones.labeled_evaluation import LabelledClip
-from hooked_whisper.findings.phones.evaluation import clip_of
+from hooked_whisper.corpora import Clip
 from tests.findings.phone_worlds import spoken
 from tests.findings.worlds import utterance
 
 HOOK = "encoder.blocks.1.hook_resid_post"
 
 
-def sentences(n: int = 3) -> list[LabelledClip]:
+def sentences(n: int = 3) -> list[Clip]:
     """Noise that is said to be words: what a random model writes of it is as good as anything. No phones."""
     texts = ("the red cat sat", "very blue hat", "dog ran", "the sea")
-    return [clip_of(utterance(f"u{k}", texts[k % len(texts)], 0.5 + 0.2 * k, seed=k)) for k in range(n)]
+    return [utterance(f"u{k}", texts[k % len(texts)], 0.5 + 0.2 * k, seed=k) for k in range(n)]
 
 
-def tones(n: int = 12) -> list[LabelledClip]:
+def tones(n: int = 12) -> list[Clip]:
     """Each phone is a tone; three speakers."""
-    return [clip_of(one) for one in spoken(n)]
+    return list(spoken(n))

@@ -11,10 +11,10 @@ from hooked_whisper import HookedWhisper
 from hooked_whisper.features.bases import random_orthonormal
 from hooked_whisper.interventions import LogitDifference
 from sae_lens_audio.architectures import (
+    SAE,
     AbsTopK,
     BatchTopK,
     BatchTopKConfig,
-    Dictionary,
     Gated,
     GatedConfig,
     JumpReLU,
@@ -23,7 +23,7 @@ from sae_lens_audio.architectures import (
     JumpReLUTranscoderConfig,
     Matryoshka,
     MatryoshkaConfig,
-    Normalised,
+    NormalizedSAE,
     Standard,
     StandardConfig,
     Tied,
@@ -36,7 +36,7 @@ from sae_lens_audio.architectures import (
     TranscoderConfig,
 )
 from tests.findings.worlds import small_model
-from tests.sae.dictionaries import filled
+from tests.sae.saes import filled
 
 D, F = 32, 48
 HOOK = "encoder.blocks.0.hook_resid_post"
@@ -67,7 +67,7 @@ def tokens(n: int = 2) -> Tensor:
     return torch.randint(0, 50000, (n, 5), generator=torch.Generator().manual_seed(1))
 
 
-def some(make: type[Dictionary], config: object) -> Dictionary:
+def some(make: type[SAE], config: object) -> SAE:
     return filled(make(config), seed=3).float().requires_grad_(False)  # type: ignore[arg-type]
 
 
@@ -81,8 +81,8 @@ SAES: dict[str, object] = {
     "matryoshka": some(Matryoshka, MatryoshkaConfig(D, F, k=5, widths=(8, F))),
     "jumprelu": some(JumpReLU, JumpReLUConfig(D, F)),
     "gated": some(Gated, GatedConfig(D, F)),
-    "layer norm": Normalised(some(TopK, TopKConfig(D, F, k=5)), "layer_norm"),
-    "constant norm": Normalised(some(Standard, StandardConfig(D, F)), "constant_norm_rescale"),
+    "layer norm": NormalizedSAE(some(TopK, TopKConfig(D, F, k=5)), "layer_norm"),
+    "constant norm": NormalizedSAE(some(Standard, StandardConfig(D, F)), "constant_norm_rescale"),
     "linear basis": random_orthonormal(D, 20),
 }
 TRANSCODERS = [

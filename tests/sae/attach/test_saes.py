@@ -16,7 +16,7 @@ from sae_lens_audio.architectures import (
     Transcoder,
 )
 from sae_lens_audio.latents import ablate_latents
-from tests.sae.splice.spliced import (
+from tests.sae.attach.attached import (
     ACTS,
     HOOK,
     MLP_IN,
@@ -36,16 +36,16 @@ from tests.sae.splice.spliced import (
 
 @torch.no_grad()
 @pytest.mark.parametrize("sae", SAES.values(), ids=SAES)
-@pytest.mark.parametrize("error_term", [False, True])
-def test_every_dictionary_is_spliced(sae: object, error_term: bool) -> None:
-    clean, _ = model().run_with_cache(mels(), tokens(), names=HOOK)
-    with model().splice(sae, "encoder.blocks.0", error_term=error_term):
-        out, cached = model().run_with_cache(mels(), tokens(), names=f"{HOOK}*")
+@pytest.mark.parametrize("use_error_term", [False, True])
+def test_every_dictionary_is_spliced(sae: object, use_error_term: bool) -> None:
+    clean, _ = model().run_with_cache(mels(), tokens(), names_filter=HOOK)
+    with model().attach_sae(sae, "encoder.blocks.0", use_error_term=use_error_term):
+        out, cached = model().run_with_cache(mels(), tokens(), names_filter=f"{HOOK}*")
         x = cached[f"{HOOK}.hook_sae_input"]
         assert torch.equal(cached[ACTS], sae.encode(x))  # type: ignore[attr-defined]
         torch.testing.assert_close(cached[f"{HOOK}.hook_sae_recons"], reconstructed(sae, x))
-        assert torch.equal(cached[HOOK], x if error_term else reconstructed(sae, x))
-        assert torch.equal(out, clean) is error_term
+        assert torch.equal(cached[HOOK], x if use_error_term else reconstructed(sae, x))
+        assert torch.equal(out, clean) is use_error_term
         assert torch.equal(model().run_with_hooks(mels(), tokens(), fwd_hooks=[("*.hook_sae_*", lambda x: None)]), out)
     assert torch.equal(model()(mels(), tokens()), clean)
 
@@ -53,36 +53,39 @@ def test_every_dictionary_is_spliced(sae: object, error_term: bool) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("sae", TRANSCODERS, ids=lambda sae: sae.architecture)
 def test_every_transcoder_is_spliced(sae: Transcoder) -> None:
-    clean, cached = model().run_with_cache(mels(), tokens(), names=MLP_IN)
+    clean, cached = model().run_with_cache(mels(), tokens(), names_filter=MLP_IN)
     predicted = sae(cached[MLP_IN])
-    with model().splice(sae, MLP_IN, hook_out=MLP_OUT):
-        out, found = model().run_with_cache(mels(), tokens(), names=[f"{MLP_IN}.*", MLP_OUT])
+    with model().attach_sae(sae, MLP_IN, hook_out=MLP_OUT):
+        out, found = model().run_with_cache(mels(), tokens(), names_filter=[f"{MLP_IN}.*", MLP_OUT])
     assert torch.equal(found[f"{MLP_IN}.hook_sae_acts_post"], sae.encode(cached[MLP_IN]))
     assert torch.equal(found[MLP_OUT], predicted) and torch.equal(found[f"{MLP_IN}.hook_sae_recons"], predicted)
     assert torch.equal(out, model().run_with_hooks(mels(), tokens(), fwd_hooks=[(MLP_OUT, lambda x: predicted)]))
-    with model().splice(sae, MLP_IN, hook_out=MLP_OUT, error_term=True):
+    with model().attach_sae(sae, MLP_IN, hook_out=MLP_OUT, use_error_term=True):
         assert torch.equal(model()(mels(), tokens()), clean)
         edit = ablate_latents(MLP_IN, range(F))
-        ablated, _ = model().run_with_cache(mels(), tokens(), names=MLP_OUT, fwd_hooks=edit)
+        ablated, _ = model().run_with_cache(mels(), tokens(), names_filter=MLP_OUT, fwd_hooks=edit)
         assert not torch.equal(ablated, clean)
-    with pytest.raises(PatchError, match="hook_out="), model().splice(sae, MLP_IN):
+    with pytest.raises(PatchError, match="hook_out="), model().attach_sae(sae, MLP_IN):
         pass
 
 
 def test_crosscoders_and_dictionaries_without_a_threshold(unchecked: None) -> None:
     crosscoder = Crosscoder(CrosscoderConfig(D, F, n_blocks=2))
-    with pytest.raises(PatchError, match="takes 2 blocks in one input"), model().splice(crosscoder, HOOK):
+    with pytest.raises(PatchError, match="takes 2 blocks in one input"), model().attach_sae(crosscoder, HOOK):
         pass
-    with pytest.raises(PatchError, match="d_in = 31"), model().splice(Standard(StandardConfig(31, F)), HOOK):
+    with pytest.raises(PatchError, match="d_in = 31"), model().attach_sae(Standard(StandardConfig(31, F)), HOOK):
         pass
-    with pytest.raises(PatchError, match="no threshold yet"), model().splice(BatchTopK(BatchTopKConfig(D, F)), HOOK):
+    with (
+        pytest.raises(PatchError, match="no threshold yet"),
+        model().attach_sae(BatchTopK(BatchTopKConfig(D, F)), HOOK),
+    ):
         model()(mels(), tokens())
     assert model().hook_names("*hook_resid_post") and not model().list_hooks()
 
 
 def test_a_dictionary_is_trained_through_the_model() -> None:
     sae = Standard(StandardConfig(D, F))
-    with model().splice(sae, HOOK):
+    with model().attach_sae(sae, HOOK):
         model()(mels(), tokens()).square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in sae.parameters())
     assert HOOK not in dict(sae.named_modules()) and not any("sae" in key for key in model().state_dict())

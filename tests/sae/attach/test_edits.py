@@ -19,7 +19,7 @@ from hooked_whisper.interventions import (
 )
 from hooked_whisper.protocols import Interval
 from sae_lens_audio.latents import ablate_latents, clamp_latents, steer_latents
-from tests.sae.splice.spliced import (
+from tests.sae.attach.attached import (
     ACTS,
     HOOK,
     METRIC,
@@ -35,8 +35,8 @@ from tests.sae.splice.spliced import (
 
 def edited(hooks: Hooks, sae: object = TOPK, n: int = 2) -> Tensor:
     """The latents after these hooks."""
-    with torch.no_grad(), model().splice(sae, HOOK):  # type: ignore[arg-type]
-        return model().run_with_cache(mels(n), names=ACTS, fwd_hooks=hooks, return_type=None)[1][ACTS]
+    with torch.no_grad(), model().attach_sae(sae, HOOK):  # type: ignore[arg-type]
+        return model().run_with_cache(mels(n), names_filter=ACTS, fwd_hooks=hooks, stop_early=True)[1][ACTS]
 
 
 EDITS: dict[str, tuple[Callable, Callable[[Tensor], Tensor]]] = {
@@ -77,14 +77,14 @@ def test_edits_are_joined_and_reach_the_activation() -> None:
     wanted[..., :20] = 0
     wanted[:, [2, 5], 7] = 4
     assert torch.equal(edited(hooks), wanted)
-    with torch.no_grad(), model().splice(TOPK, HOOK, error_term=True):
-        clean = model().run_with_cache(mels(), names=HOOK)[1][HOOK]
-        found = model().run_with_cache(mels(), names=HOOK, fwd_hooks=hooks)[1][HOOK]
+    with torch.no_grad(), model().attach_sae(TOPK, HOOK, use_error_term=True):
+        clean = model().run_with_cache(mels(), names_filter=HOOK)[1][HOOK]
+        found = model().run_with_cache(mels(), names_filter=HOOK, fwd_hooks=hooks)[1][HOOK]
     torch.testing.assert_close(found, clean + (wanted - edited(())) @ TOPK.W_dec)
 
 
 def test_tools_for_units_work_on_latents() -> None:
-    with torch.no_grad(), model().splice(TOPK, HOOK):
+    with torch.no_grad(), model().attach_sae(TOPK, HOOK):
         average = means(model(), mels(), ACTS)
         hooks = ablate(model(), ACTS, by=average, units=[3, 40], where=(0, 9))
     wanted = edited(()).clone()
@@ -123,9 +123,9 @@ def test_patches_inside_a_splice(component: str, stack: str) -> None:
     base, source = (Inputs(tokens(1), mel=mel[None]) for mel in mels())
     if stack == "decoder":
         source = Inputs(tokens(2)[1:], mel=mels(1))
-    with model().splice(TOPK, f"{stack}.blocks.0"):
+    with model().attach_sae(TOPK, f"{stack}.blocks.0"):
         found = run_patches(model(), make_grid(model(), component, stack, blocks=[0]).patches, base, source, METRIC)  # type: ignore[arg-type]
-        _, cached = model().run_with_cache(source.mel, source.tokens, names=name)
+        _, cached = model().run_with_cache(source.mel, source.tokens, names_filter=name)
         hook = [(name, lambda x: cached[name])]
         logits = model().run_with_hooks(base.mel, base.tokens, fwd_hooks=hook)
         plain = model()(base.mel, base.tokens)

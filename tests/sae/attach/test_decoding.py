@@ -11,7 +11,7 @@ from hooked_whisper.hooks import Hooks
 from hooked_whisper.interventions import outcome, outcomes
 from sae_lens_audio.latents import ablate_latents, steer_latents
 from tests.findings.worlds import small_model
-from tests.sae.splice.spliced import (
+from tests.sae.attach.attached import (
     ACTS,
     HOOK,
     TOPK,
@@ -26,13 +26,13 @@ from tests.sae.splice.spliced import (
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("error_term", [False, True])
-def test_generation_with_edits_is_greedy_over_full_passes(error_term: bool) -> None:
+@pytest.mark.parametrize("use_error_term", [False, True])
+def test_generation_with_edits_is_greedy_over_full_passes(use_error_term: bool) -> None:
     hook = "decoder.blocks.0.hook_resid_post"
     encoder_out, prompt = model().embed_audio(mels()), tokens()[:, :3]
     hooks = steer_latents(hook, [3, 7], 9.0, where=(4, 7), unit="tokens") + ablate_latents(hook, [11, 12, 13])
     plain = model().generate(prompt, encoder_out, max_new_tokens=6)
-    with model().splice(TOPK, hook, error_term=error_term), model().hooks(hooks):
+    with model().attach_sae(TOPK, hook, use_error_term=use_error_term), model().hooks(hooks):
         found = model().generate(prompt, encoder_out, max_new_tokens=6)
         whole = prompt
         for _ in range(6):
@@ -50,7 +50,7 @@ def test_decoding_and_outcomes_inside_a_splice(options: dict) -> None:
         with model().hooks(hooks):
             return [one.text for one in model().decode(mels(), **settings)]
 
-    with model().splice(TOPK, HOOK, positions=torch.ones(1, 60, dtype=torch.bool)):
+    with model().attach_sae(TOPK, HOOK, positions=torch.ones(1, 60, dtype=torch.bool)):
         spliced, steered = text(), text(hooks)
     assert steered == text(by_hand) and spliced == text([(HOOK, TOPK)])
     assert len({tuple(t) for t in (text(), spliced, steered)}) == 3
@@ -58,14 +58,14 @@ def test_decoding_and_outcomes_inside_a_splice(options: dict) -> None:
 
 def test_outcome_of_an_edit_inside_a_splice() -> None:
     hooks = steer_latents(HOOK, range(8), 5.0)
-    with model().splice(TOPK, HOOK):
+    with model().attach_sae(TOPK, HOOK):
         found = outcomes(model(), mels(), fwd_hooks=hooks, max_new_tokens=4)
         one = outcome(model(), mels()[:1], fwd_hooks=hooks, max_new_tokens=4)
     wanted = outcomes(model(), mels(), fwd_hooks=[(HOOK, TOPK)], max_new_tokens=4)
     assert [o.before for o in found] == [o.after for o in wanted] and one.before == found[0].before
     assert all(o.before != o.after for o in found) and one.after == found[0].after
     assert np.isfinite(found.logprob_change) and found.logprob_change != 0
-    with model().splice(TOPK, HOOK, error_term=True):  # nothing but the edit is to be seen
+    with model().attach_sae(TOPK, HOOK, use_error_term=True):  # nothing but the edit is to be seen
         assert [o.before for o in outcomes(model(), mels(), fwd_hooks=hooks, max_new_tokens=4)] == [
             o.before for o in wanted
         ]
@@ -76,7 +76,7 @@ def test_transcribing_inside_a_splice() -> None:
     audio = 0.1 * rand(16000 * 35).numpy()
     settings = {"language": "en", "temperature": 0.0, "sample_len": 3, "no_speech_threshold": None}
     windows: list[Tensor] = []
-    with whole.splice(TOPK, HOOK, positions=slice(0, 700)), whole.hooks([(ACTS, lambda f: windows.append(f))]):
+    with whole.attach_sae(TOPK, HOOK, positions=slice(0, 700)), whole.hooks([(ACTS, lambda f: windows.append(f))]):
         inside = whole.transcribe(audio, **settings)
     assert len(windows) >= 2 and all(f.shape == (1, 1500, F) and not f[:, 700:].any() for f in windows)
     at = torch.arange(1500)[:, None] < 700

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from hooked_whisper import HookedWhisper
+from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import AlignmentError, PatchError, UnknownHookError
 from hooked_whisper.features.bases import axes
-from hooked_whisper.features.phones.labeled_evaluation import LabelledClip
 from hooked_whisper.text import word_error
 from sae_lens_audio.architectures import (
     Crosscoder,
@@ -21,10 +21,10 @@ from sae_lens_audio.architectures import (
     TopKTranscoderConfig,
 )
 from sae_lens_audio.evals import attached_runs as splicing_runs
-from sae_lens_audio.evals.attached import CLEAN, MEAN, ZERO, ConditionCounts, SplicedScores
-from sae_lens_audio.evals.attached_runs import spliced_scores
+from sae_lens_audio.evals.attached import CLEAN, MEAN, ZERO, AttachedScores, ConditionCounts
+from sae_lens_audio.evals.attached_runs import attached_scores
 from tests.findings.worlds import small_model
-from tests.sae.evals.worlds import HOOK, sentences
+from tests.sae.evals.clips import HOOK, sentences
 
 D = 32
 
@@ -38,18 +38,18 @@ def sae() -> TopK:
     return TopK(TopKConfig(D, 48, k=4), seed=3)
 
 
-def n_sound(clip: LabelledClip) -> int:
-    return -(-len(clip.audio) // 320)
+def n_sound(clip: Clip) -> int:
+    return -(-len(clip.samples) // 320)
 
 
 @torch.no_grad()
-def forced_by_hand(model: HookedWhisper, clip: LabelledClip, change=None, hook: str = HOOK) -> Tensor:
+def forced_by_hand(model: HookedWhisper, clip: Clip, change=None, hook: str = HOOK) -> Tensor:
     """Log-probabilities of the next token, of one clip in one pass from the sound on."""
     ids = [*model.tokenizer.encode(f" {clip.alignment.text}"), model.tokenizer.eot]
     prompt = model.to_tokens("")
     tokens = torch.cat([prompt, torch.tensor([ids])], dim=1)[:, :-1]
     hooks = [] if change is None else [(hook, change)]
-    logits = model.run_with_hooks(model.to_mel(clip.audio), tokens, fwd_hooks=hooks)
+    logits = model.run_with_hooks(model.to_mel(clip.samples), tokens, fwd_hooks=hooks)
     rows = logits[0, prompt.shape[1] - 1 :].double().log_softmax(-1)
     return torch.cat([rows, torch.tensor(ids)[:, None].double()], dim=1)  # the targets go with them
 
@@ -76,7 +76,7 @@ HOOKS = [
 @pytest.mark.parametrize("hook", HOOKS)
 def test_every_condition_is_what_a_pass_of_its_own_gives(model: HookedWhisper, hook: str) -> None:
     clips, one, mean = sentences(3), sae(), torch.linspace(-1, 1, D)
-    found = spliced_scores(model, clips, hook, {"sae": one}, mean, padding_too=["sae"])
+    found = attached_scores(model, clips, hook, {"sae": one}, mean, padding_too=["sae"])
     assert list(found.conditions) == [CLEAN, "sae", MEAN, ZERO, "sae, padding too"]
     assert found.hook == found.hook_out == hook and found.where == "sound"
     for k, clip in enumerate(clips):
@@ -109,7 +109,7 @@ def test_every_condition_is_what_a_pass_of_its_own_gives(model: HookedWhisper, h
 
 
 def test_a_perfect_dictionary_recovers_everything(model: HookedWhisper) -> None:
-    found = spliced_scores(model, sentences(3), HOOK, {"all of it": axes(D)}, torch.zeros(D))
+    found = attached_scores(model, sentences(3), HOOK, {"all of it": axes(D)}, torch.zeros(D))
     np.testing.assert_allclose(found.conditions["all of it"].nats, found.conditions[CLEAN].nats, rtol=1e-6)
     assert found.conditions["all of it"].texts == found.conditions[CLEAN].texts
     for ablation in (ZERO, MEAN):
@@ -121,13 +121,13 @@ def test_a_perfect_dictionary_recovers_everything(model: HookedWhisper) -> None:
 
 
 def test_mean_of_zero_is_zero_ablation(model: HookedWhisper) -> None:
-    found = spliced_scores(model, sentences(2), HOOK, {}, torch.zeros(D))
+    found = attached_scores(model, sentences(2), HOOK, {}, torch.zeros(D))
     np.testing.assert_array_equal(found.conditions[MEAN].nats, found.conditions[ZERO].nats)
 
 
 def test_batches_do_not_matter(model: HookedWhisper, monkeypatch: pytest.MonkeyPatch) -> None:
     clips, one = sentences(3), sae()
-    whole = spliced_scores(model, clips, HOOK, {"sae": one}, torch.zeros(D))
+    whole = attached_scores(model, clips, HOOK, {"sae": one}, torch.zeros(D))
     monkeypatch.setattr(splicing_runs, "_LOGITS", 1)
     seen: list[list[int]] = []
 
@@ -136,7 +136,7 @@ def test_batches_do_not_matter(model: HookedWhisper, monkeypatch: pytest.MonkeyP
             seen.append(batch)
             yield batch
 
-    alone = spliced_scores(model, clips, HOOK, {"sae": one}, torch.zeros(D), track=track)
+    alone = attached_scores(model, clips, HOOK, {"sae": one}, torch.zeros(D), track=track)
     assert seen == [[0], [1], [2]]
     for name, got in whole.conditions.items():
         np.testing.assert_allclose(got.nats, alone.conditions[name].nats, rtol=1e-5)
@@ -149,11 +149,11 @@ def test_transcoders_replace_another_point(model: HookedWhisper) -> None:
         one.W_skip.normal_(generator=torch.Generator().manual_seed(0))
     reads, writes = "encoder.blocks.1.hook_mlp_in", "encoder.blocks.1.hook_mlp_out"
     clips = sentences(2)
-    found = spliced_scores(model, clips, reads, {"t": one}, torch.zeros(D), hook_out=writes, where="all")
+    found = attached_scores(model, clips, reads, {"t": one}, torch.zeros(D), hook_out=writes, where="all")
     assert (found.hook, found.hook_out) == (reads, writes)
     for k, clip in enumerate(clips):
         with torch.no_grad():
-            _, cache = model.run_with_cache(model.to_mel(clip.audio), names=[reads])
+            _, cache = model.run_with_cache(model.to_mel(clip.samples), names_filter=[reads])
             predicted = one(cache[reads])
         rows = forced_by_hand(model, clip, lambda x, new=predicted: new, writes)
         assert found.conditions["t"].nats[k] == pytest.approx(nats(rows), rel=1e-5)
@@ -161,9 +161,9 @@ def test_transcoders_replace_another_point(model: HookedWhisper) -> None:
 
 def test_points_of_the_decoder_are_replaced_at_the_text(model: HookedWhisper) -> None:
     hook, clips, one, mean = "decoder.blocks.0.hook_resid_post", sentences(2), sae(), torch.linspace(-1, 1, D)
-    found = spliced_scores(model, clips, hook, {"sae": one}, mean, padding_too=["sae"])
+    found = attached_scores(model, clips, hook, {"sae": one}, mean, padding_too=["sae"])
     assert found.where == "text" and list(found.conditions) == [CLEAN, "sae", MEAN, ZERO]
-    everywhere = spliced_scores(model, clips, hook, {"sae": one}, mean, where="all")
+    everywhere = attached_scores(model, clips, hook, {"sae": one}, mean, where="all")
 
     def text_only(x: Tensor, value) -> Tensor:
         return torch.cat([x[:, :4], value(x)[:, 4:]], dim=1)  # behind the four tokens of the prompt
@@ -179,7 +179,7 @@ def test_points_of_the_decoder_are_replaced_at_the_text(model: HookedWhisper) ->
 @pytest.mark.parametrize("hook", ["encoder.blocks.1.attn.hook_z", "decoder.blocks.0.cross_attn.hook_v"])
 def test_heads_stand_side_by_side(model: HookedWhisper, hook: str) -> None:
     clips, one, mean = sentences(2), sae(), torch.linspace(-1, 1, D)
-    found = spliced_scores(model, clips, hook, {"sae": one}, mean)
+    found = attached_scores(model, clips, hook, {"sae": one}, mean)
     assert found.where == "sound"
     for k, clip in enumerate(clips):
         n = n_sound(clip)
@@ -202,33 +202,33 @@ def test_parts_of_recordings_and_clips_without_text_are_left_out(model: HookedWh
 
     clips = sentences(2)
     whole = clips[0].alignment
-    silent = replace(clips[0], alignment=replace(whole, text=" "))
-    parts = [replace(clips[0], offset=0.2), replace(clips[0], alignment=replace(whole, duration=9.0))]
-    found = spliced_scores(model, [silent, *parts, clips[1]], HOOK, {}, torch.zeros(D))
+    silent = clips[0].with_alignment(replace(whole, text=" "))
+    parts = [replace(clips[0], offset=0.2), clips[0].with_alignment(replace(whole, duration=9.0))]
+    found = attached_scores(model, [silent, *parts, clips[1]], HOOK, {}, torch.zeros(D))
     assert found.clips == ("u1",)
     with pytest.raises(PatchError, match="none of 3 clips is a whole recording with its text"):
-        spliced_scores(model, [silent, *parts], HOOK, {}, torch.zeros(D))
-    long = replace(clips[0], alignment=replace(clips[0].alignment, text="very " * 80))
+        attached_scores(model, [silent, *parts], HOOK, {}, torch.zeros(D))
+    long = clips[0].with_alignment(replace(clips[0].alignment, text="very " * 80))
     with pytest.raises(AlignmentError, match="do not fit in the decoder"):
-        spliced_scores(model, [long], HOOK, {}, torch.zeros(D))
+        attached_scores(model, [long], HOOK, {}, torch.zeros(D))
 
 
 def test_what_does_not_fit(model: HookedWhisper) -> None:
     clips, mean = sentences(1), torch.zeros(D)
     with pytest.raises(UnknownHookError):
-        spliced_scores(model, clips, "encoder.blocks.9.hook_resid_post", {}, mean)
+        attached_scores(model, clips, "encoder.blocks.9.hook_resid_post", {}, mean)
     with pytest.raises(PatchError, match="names 2 points"):
-        spliced_scores(model, clips, "encoder.blocks.*.hook_resid_post", {}, mean)
+        attached_scores(model, clips, "encoder.blocks.*.hook_resid_post", {}, mean)
     with pytest.raises(PatchError, match="d_in = 16"):
-        spliced_scores(model, clips, HOOK, {"sae": TopK(TopKConfig(16, 20, k=2))}, mean)
+        attached_scores(model, clips, HOOK, {"sae": TopK(TopKConfig(16, 20, k=2))}, mean)
     with pytest.raises(PatchError, match="crosscoder"):
-        spliced_scores(model, clips, HOOK, {"sae": Crosscoder(CrosscoderConfig(D, 20, n_blocks=2))}, mean)
+        attached_scores(model, clips, HOOK, {"sae": Crosscoder(CrosscoderConfig(D, 20, n_blocks=2))}, mean)
     with pytest.raises(PatchError, match="hook_out"):
-        spliced_scores(model, clips, HOOK, {"t": TopKTranscoder(TopKTranscoderConfig(D, 40, d_out=D, k=3))}, mean)
+        attached_scores(model, clips, HOOK, {"t": TopKTranscoder(TopKTranscoderConfig(D, 40, d_out=D, k=3))}, mean)
     with pytest.raises(PatchError, match="cannot be called 'clean'"):
-        spliced_scores(model, clips, HOOK, {"clean": sae()}, mean)
+        attached_scores(model, clips, HOOK, {"clean": sae()}, mean)
     with pytest.raises(PatchError, match="padding_too"):
-        spliced_scores(model, clips, HOOK, {"sae": sae()}, mean, padding_too=["other"])
+        attached_scores(model, clips, HOOK, {"sae": sae()}, mean, padding_too=["other"])
     assert not model.list_hooks() and "hook_sae" not in " ".join(model.hook_names())
 
 
@@ -240,7 +240,7 @@ def counts(errors: list[int], scale: float = 1.0) -> ConditionCounts:
 def test_intervals_are_paired() -> None:
     rng = np.random.default_rng(0)
     clean = rng.integers(0, 9, 40)
-    found = SplicedScores(
+    found = AttachedScores(
         HOOK, HOOK, "sound", tuple(map(str, range(40))), ("",) * 40, np.full(40, 10), np.full(40, 5),
         {CLEAN: counts(clean.tolist()), "sae": counts((clean + 1).tolist()), ZERO: counts((clean + 4).tolist())},
     )  # fmt: skip
@@ -257,6 +257,6 @@ def test_intervals_are_paired() -> None:
 
 def test_an_unknown_measure(unchecked: None) -> None:
     one = {CLEAN: counts([1])}
-    found = SplicedScores(HOOK, HOOK, "sound", ("a",), ("x",), np.array([1]), np.array([1]), one)
+    found = AttachedScores(HOOK, HOOK, "sound", ("a",), ("x",), np.array([1]), np.array([1]), one)
     with pytest.raises(PatchError, match=r"measure must be .*'loss'"):
         found.value("loss", CLEAN)  # type: ignore[arg-type]

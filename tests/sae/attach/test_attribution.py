@@ -20,7 +20,7 @@ from sae_lens_audio.architectures import (
     TopK,
 )
 from sae_lens_audio.latents import ablate_latents, latent_attribution
-from tests.sae.splice.spliced import (
+from tests.sae.attach.attached import (
     HOOK,
     METRIC,
     MLP_IN,
@@ -36,11 +36,11 @@ from tests.sae.splice.spliced import (
 # --- attribution ----------------------------------------------------------------------------------------------------
 
 
-def exact(sae: object, hook: str, metric: object, latents: Tensor, error_term: bool = True, **kw: object) -> Tensor:
+def exact(sae: object, hook: str, metric: object, latents: Tensor, use_error_term: bool = True, **kw: object) -> Tensor:
     """What ablating each latent at each place takes away, one by one."""
     found = torch.zeros_like(latents)
     site = f"{hook}.hook_sae_acts_post"
-    with torch.no_grad(), model().splice(sae, hook, error_term=error_term, **kw):  # type: ignore[arg-type]
+    with torch.no_grad(), model().attach_sae(sae, hook, use_error_term=use_error_term, **kw):  # type: ignore[arg-type]
 
         def value(hooks: Hooks = ()) -> Tensor:
             with model().hooks(hooks):
@@ -58,9 +58,9 @@ def exact(sae: object, hook: str, metric: object, latents: Tensor, error_term: b
 
 
 @pytest.mark.parametrize("hook", ["decoder.ln_final.hook_normalized", "unembed.hook_in"])
-@pytest.mark.parametrize("error_term", [False, True])
+@pytest.mark.parametrize("use_error_term", [False, True])
 @pytest.mark.parametrize("steps", [None, 3])
-def test_attribution_is_exact_where_all_behind_is_linear(hook: str, error_term: bool, steps: int | None) -> None:
+def test_attribution_is_exact_where_all_behind_is_linear(hook: str, use_error_term: bool, steps: int | None) -> None:
     found = latent_attribution(
         model(),
         TOPK,
@@ -68,10 +68,10 @@ def test_attribution_is_exact_where_all_behind_is_linear(hook: str, error_term: 
         mels(1),
         tokens(1),
         METRIC,
-        error_term=error_term,
+        use_error_term=use_error_term,
         steps=steps,  # type: ignore[arg-type]
     )
-    wanted = exact(TOPK, hook, METRIC, found.latents, error_term)
+    wanted = exact(TOPK, hook, METRIC, found.latents, use_error_term)
     assert found.axes == ("batch", "token", "d_sae") and found.values.shape == (1, 5, F)
     torch.testing.assert_close(found.values, wanted, atol=1e-4, rtol=1e-3)
     assert found.values[0, 3].count_nonzero() == 5 and not found.values[:, [0, 1, 2, 4]].any()
@@ -103,7 +103,7 @@ def test_integrated_gradients_add_up() -> None:
     sae = quiet(0.3)
     whole = latent_attribution(model(), sae, HOOK, mels(1), tokens(1), METRIC)
     edits = ablate_latents(HOOK, range(F))
-    with torch.no_grad(), model().splice(sae, HOOK, error_term=True), model().hooks(edits):
+    with torch.no_grad(), model().attach_sae(sae, HOOK, use_error_term=True), model().hooks(edits):
         nothing = read_metric(model(), model().decoder.hidden(tokens(1), model().embed_audio(mels(1))), METRIC)
     found = [latent_attribution(model(), sae, HOOK, mels(1), tokens(1), METRIC, steps=n) for n in (4, 60)]
     off = [abs(float(one.values.sum() - (one.metric - nothing))) for one in (whole, *found)]
@@ -115,9 +115,9 @@ def test_attribution_of_errors_rows_and_transcoders() -> None:
     """Latents, their bias and the error are the activation: their shares add up to gradient x activation."""
     hook = "decoder.ln_final.hook_normalized"
     found = latent_attribution(model(), TOPK, hook, mels(2), tokens(2), METRIC)
-    with torch.no_grad(), model().splice(TOPK, hook):
+    with torch.no_grad(), model().attach_sae(TOPK, hook):
         names = [hook, f"{hook}.hook_sae_input"]
-        _, cached = model().run_with_cache(mels(2), tokens(2), names=names)
+        _, cached = model().run_with_cache(mels(2), tokens(2), names_filter=names)
     read = cached[f"{hook}.hook_sae_input"]
     moved = torch.autograd.functional.jacobian(
         lambda x: METRIC(
@@ -130,9 +130,11 @@ def test_attribution_of_errors_rows_and_transcoders() -> None:
     alone = [latent_attribution(model(), TOPK, hook, mels(2)[[k]], tokens(2)[[k]], METRIC) for k in (0, 1)]
     torch.testing.assert_close(found.values, torch.cat([one.values for one in alone]), atol=1e-5, rtol=1e-4)
     sae = TRANSCODERS[0]
-    crossing = latent_attribution(model(), sae, MLP_IN, mels(1), tokens(1), METRIC, hook_out=MLP_OUT, error_term=False)
+    crossing = latent_attribution(
+        model(), sae, MLP_IN, mels(1), tokens(1), METRIC, hook_out=MLP_OUT, use_error_term=False
+    )
     assert crossing.error is None and crossing.values.abs().sum() > 0
-    with model().splice(sae, MLP_IN, hook_out=MLP_OUT):
+    with model().attach_sae(sae, MLP_IN, hook_out=MLP_OUT):
         torch.testing.assert_close(
             crossing.metric, METRIC(model()(mels(1), tokens(1))[:, [3]][..., [100, 200]]).detach()
         )

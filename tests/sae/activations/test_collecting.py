@@ -17,16 +17,16 @@ import torch
 from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
-from sae_lens_audio.activations import HarvestOptions, Store, open_store
-from sae_lens_audio.activations import harvest as harvest_it
+from sae_lens_audio.activations import ActivationStore, CollectOptions, open_store
+from sae_lens_audio.activations import collect_activations as harvest_it
 from sae_lens_audio.activations.reading import RowReader
 from tests.findings.worlds import small_model
+from tests.sae.activations.corpora import NEURONS, RESID, content, corpus
 from tests.sae.activations.killed import CLIPS
 from tests.sae.activations.killed import run as run_to_kill
-from tests.sae.activations.worlds import NEURONS, RESID, content, corpus
 
 MODULE = sys.modules["sae_lens_audio.activations.collecting"]
-OPTIONS = HarvestOptions(shard_rows=90, batch=2)
+OPTIONS = CollectOptions(shard_rows=90, batch=2)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def recordings() -> list[Recording]:
     return found
 
 
-def run(model: HookedWhisper, folder: Path, **change) -> Store:
+def run(model: HookedWhisper, folder: Path, **change) -> ActivationStore:
     settings = {"model": model, "corpus": recordings(), "hooks": [NEURONS, RESID], "options": OPTIONS} | change
     return harvest_it(folder=folder, progress=False, **settings)  # type: ignore[arg-type]
 
@@ -138,7 +138,7 @@ def test_killed_for_real(tmp_path):
     assert process.wait() == -signal.SIGKILL
     done = len(json.loads((killed / "manifest.json").read_text())["shards"])
     assert 3 <= done < len(list(whole.iterdir())) - 1, "killed too late: this tests nothing"
-    with pytest.raises(CheckpointError, match=rf"stopped at recording \d+ of {CLIPS}; harvest into it again"):
+    with pytest.raises(CheckpointError, match=rf"stopped at recording \d+ of {CLIPS}; collect into it again"):
         open_store(killed)
     run_to_kill(killed)
     assert content(killed) == content(whole)
@@ -212,7 +212,7 @@ def test_damaged_shards_are_made_anew(model, tmp_path, monkeypatch, whole, damag
         (tmp_path / name).write_bytes(whole[name])
     for number in (1, 4):
         damage(tmp_path / f"shard-{number:05d}.safetensors")
-    match = r"shard-00001.safetensors is (missing|truncated|too long|damaged).*harvest into this folder again.*2 of 6"
+    match = r"shard-00001.safetensors is (missing|truncated|too long|damaged).*collect into this folder again.*2 of 6"
     with pytest.raises(CheckpointError, match=match):
         open_store(tmp_path)
     made = []
@@ -261,8 +261,8 @@ def test_another_harvest_in_the_folder_is_refused(model, tmp_path, whole):
         ({"corpus": corpus(4)}, "corpus_sha256"),
         ({"hooks": [RESID, NEURONS]}, "hooks"),
         ({"hooks": RESID}, "hooks"),
-        ({"options": HarvestOptions(shard_rows=90, batch=2, dtype="bfloat16")}, "options"),
-        ({"options": HarvestOptions(shard_rows=90, batch=2, margin=1)}, "padding"),
+        ({"options": CollectOptions(shard_rows=90, batch=2, dtype="bfloat16")}, "options"),
+        ({"options": CollectOptions(shard_rows=90, batch=2, margin=1)}, "padding"),
         ({"model": small_model(3)}, "checkpoint_sha256"),
     ):
         with pytest.raises(HookedWhisperError, match=f"another {what}.*choose another folder"):
@@ -272,7 +272,7 @@ def test_another_harvest_in_the_folder_is_refused(model, tmp_path, whole):
 
 def test_shards_without_their_manifest_are_left_alone(model, tmp_path, whole):
     (tmp_path / "shard-00003.safetensors").write_bytes(whole["shard-00003.safetensors"])
-    with pytest.raises(HookedWhisperError, match="holds shards of another harvest"):
+    with pytest.raises(HookedWhisperError, match="holds shards of another store"):
         run(model, tmp_path)
     assert content(tmp_path) == {"shard-00003.safetensors": whole["shard-00003.safetensors"]}
 
@@ -295,14 +295,14 @@ def test_nothing_to_harvest(model, tmp_path):
     with pytest.raises(HookedWhisperError, match=r"none of 2 recordings has rows; the first failed: .* not audio"):
         run(model, tmp_path, corpus=[Recording("a", b"no"), Recording("b", b"no")])
     with pytest.raises(HookedWhisperError, match="a margin that leaves nothing"):
-        run(model, tmp_path, corpus=corpus(2, longest=1.1), options=HarvestOptions(margin=60))
+        run(model, tmp_path, corpus=corpus(2, longest=1.1), options=CollectOptions(margin=60))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_margin_that_leaves_nothing_of_the_last_recordings(model, tmp_path):
     some = corpus(3, longest=1.1)
     some[0] = Recording("long", np.full(19200, 0.01, np.float32))
-    store = run(model, tmp_path, corpus=some, options=HarvestOptions(margin=60, batch=1, shard_rows=60))
+    store = run(model, tmp_path, corpus=some, options=CollectOptions(margin=60, batch=1, shard_rows=60))
     assert [one.rows for one in store.recordings] == [60, 0, 0] and store.failures == ()
     assert [one.seconds for one in store.recordings] == [1.2, 0, 0]
 
@@ -310,21 +310,21 @@ def test_a_margin_that_leaves_nothing_of_the_last_recordings(model, tmp_path):
 def test_rows_are_shuffled_within_a_shard_and_depend_on_the_seed(model, tmp_path):
     orders = {}
     for seed in (0, 0, 1):
-        store = run(model, tmp_path / f"{seed}", options=HarvestOptions(shard_rows=90, batch=2, seed=seed))
-        shard = store.shard(0).block([RESID])
+        store = run(model, tmp_path / f"{seed}", options=CollectOptions(shard_rows=90, batch=2, seed=seed))
+        shard = store.shard(0).chunk([RESID])
         key = (shard.recording.long() * 1000 + shard.position).numpy()
         assert np.abs(np.corrcoef(np.arange(len(key)), key)[0, 1]) < 0.3
         orders.setdefault(seed, key)
         assert (orders[seed] == key).all()
     assert (np.sort(orders[0]) == np.sort(orders[1])).all() and (orders[0] != orders[1]).any()
-    second = store.shard(1).block([RESID]).position
-    assert store.shard(0).block([RESID]).position[:20].tolist() != second[:20].tolist()
+    second = store.shard(1).chunk([RESID]).position
+    assert store.shard(0).chunk([RESID]).position[:20].tolist() != second[:20].tolist()
 
 
 def test_batches_do_not_change_what_is_there(model, tmp_path):
     """Beside rounding."""
     rows = [
-        run(model, tmp_path / f"{batch}", options=HarvestOptions(shard_rows=rows, batch=batch, dtype="float32"))
+        run(model, tmp_path / f"{batch}", options=CollectOptions(shard_rows=rows, batch=batch, dtype="float32"))
         .read([NEURONS, RESID])
         .rows
         for batch, rows in ((1, 100), (5, 10**6))
