@@ -20,7 +20,7 @@ from hooked_whisper.errors import CheckpointError, MissingWeightsError, UnknownM
 from hooked_whisper.loading.checkpoint import Checkpoint
 from hooked_whisper.loading.formats import load_path
 from hooked_whisper.loading.huggingface import CONFIG, WEIGHT_FILES, shards
-from hooked_whisper.loading.vocabulary import GENERATION_CONFIG
+from hooked_whisper.loading.vocabulary import GENERATION_CONFIG, TOKENIZER_FILES, vocabulary_of
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 HUB_FILE = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)/(ggml-[\w.-]+\.bin)")  # ggerganov/whisper.cpp/ggml-tiny.en.bin
@@ -161,6 +161,9 @@ def _download(
     commit = folder.name  # the others from the same commit, also if the branch moves meanwhile
     if GENERATION_CONFIG in listed:
         fetch(GENERATION_CONFIG, commit)
+    for name in TOKENIZER_FILES:
+        if name in listed and vocabulary_of(folder) is None:
+            fetch(name, commit)
     path = fetch(weights, commit)
     for shard in shards(path) if path.suffix == ".json" else ():
         fetch(shard, commit)

@@ -1,6 +1,6 @@
-"""Which released vocabulary a checkpoint's ids belong to, as its own tokenizer or generation config says.
+"""Find the released vocabulary of a checkpoint from its generation config or tokenizer.
 
-The number of tokens alone does not say: one token added to the 99 languages makes 51866, the size of large-v3's.
+The number of tokens is not enough: base with one added token has 51866, the size of large-v3's vocabulary.
 """
 
 from __future__ import annotations
@@ -15,47 +15,56 @@ from hooked_whisper._support.files import read_json
 from hooked_whisper.loading.checkpoint import Checkpoint
 
 GENERATION_CONFIG = "generation_config.json"
+TOKENIZER_FILES = ("added_tokens.json", "tokenizer.json", "vocabulary.json", "vocabulary.txt")
+"""Files with special tokens, of transformers and CTranslate2: the smallest first."""
 _START, _NO_TIMESTAMPS = "<|startoftranscript|>", "<|notimestamps|>"
 # ids of these two -> released vocabulary
 _LAYOUTS = {(50257, 50362): 51864, (50258, 50363): 51865, (50258, 50364): 51866}
-OTHER = 0  # special ids that are those of no released vocabulary
+OTHER = 0  # the special ids belong to no released vocabulary
 
 
 def with_vocabulary(checkpoint: Checkpoint, folder: Path, generation: Mapping[str, Any] | None = None) -> Checkpoint:
-    """Return the checkpoint with the vocabulary that the files of its folder name, where they do.
+    """Return the checkpoint with the vocabulary that its folder names, or unchanged if it names none.
 
     Args:
-        folder: with ``generation_config.json`` or a tokenizer's files (transformers', CTranslate2's), if there are any.
-        generation: the generation config of a model in memory, instead of the folder's.
+        folder: may hold ``generation_config.json`` and the tokenizer files of transformers or CTranslate2.
+        generation: the generation config of a model in memory, used instead of the folder's.
     """
     config = checkpoint.config
     if config.vocabulary is not None:
         return checkpoint
-    found = _of_generation(generation) if generation is not None else _of_folder(folder)
-    if found is None:
+    vocabulary = _of_generation(generation) if generation is not None else vocabulary_of(folder)
+    if vocabulary is None:
         return checkpoint
-    vocabulary = found if found <= config.decoder.n_vocab else OTHER
+    if vocabulary > config.decoder.n_vocab:
+        vocabulary = OTHER
     if vocabulary == config.token_layout:
         return checkpoint  # the sizes say the same
     return replace(checkpoint, config=replace(config, vocabulary=vocabulary))
 
 
-def _of_folder(folder: Path) -> int | None:
+def vocabulary_of(folder: Path) -> int | None:
+    """Return the released vocabulary that a folder's generation config or tokenizer names.
+
+    ``None`` if no file names one, :data:`OTHER` if the special ids belong to no released vocabulary.
+    """
     if (folder / GENERATION_CONFIG).is_file():
-        found = _of_generation(read_json(folder / GENERATION_CONFIG))
-        if found is not None:
-            return found
-    return next((found for ids in _special_ids(folder) if (found := _layout(ids)) is not None), None)
+        vocabulary = _of_generation(read_json(folder / GENERATION_CONFIG))
+        if vocabulary is not None:
+            return vocabulary
+    layouts = map(_layout, _special_ids(folder))
+    return next((vocabulary for vocabulary in layouts if vocabulary is not None), None)
 
 
 def _of_generation(data: Mapping[str, Any]) -> int | None:
-    """By the id of no-timestamps; ``None`` where the config has none, as those that transformers makes up."""
+    """Read the id of no-timestamps; ``None`` if the config has none, such as one that transformers derived."""
     no_timestamps = data.get("no_timestamps_token_id")
     return None if no_timestamps is None else _layout({_NO_TIMESTAMPS: no_timestamps})
 
 
 def _layout(ids: Mapping[str, Any]) -> int | None:
-    """The vocabulary that has these special ids, :data:`OTHER` if none has; ``None`` if they are not among ``ids``."""
+    """Return the released vocabulary with these special ids: :data:`OTHER` if there is none, ``None`` if ``ids`` lacks
+    them."""
     if _NO_TIMESTAMPS not in ids:
         return None
     matches = [
@@ -67,14 +76,14 @@ def _layout(ids: Mapping[str, Any]) -> int | None:
 
 
 def _special_ids(folder: Path) -> Iterator[dict[str, Any]]:
-    """Special tokens by name, from each of a tokenizer's files that is there and readable."""
-    for name in ("added_tokens.json", "tokenizer.json", "vocabulary.json", "vocabulary.txt"):
+    """Yield special token ids by name, for each readable tokenizer file."""
+    for name in TOKENIZER_FILES:
         path = folder / name
         try:
             text = path.read_text(encoding="utf-8-sig")
             data = text.split("\n") if path.suffix == ".txt" else json.loads(text)
         except (OSError, ValueError, RecursionError):
-            continue  # not there, or another program's
+            continue  # missing, or written by another program
         if name == "tokenizer.json":
             added = data.get("added_tokens") if isinstance(data, dict) else None
             entries = [entry for entry in added if isinstance(entry, dict)] if isinstance(added, list) else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import huggingface_hub
@@ -11,7 +12,7 @@ from hooked_whisper.errors import CheckpointError, UnknownModelError
 from hooked_whisper.loading import resolve
 from tests.core.twins import Twins
 from tests.loading.hub import Hub, running
-from tests.loading.sources import HF_LAYOUTS, TOLERANCE, logits_error
+from tests.loading.sources import HF_LAYOUTS, TOLERANCE, logits_error, small_twins
 
 NAME = "openai/whisper-small-one"
 
@@ -44,6 +45,32 @@ def test_only_what_is_needed_is_fetched(hub, one, tmp_path):
     assert checkpoint.config.name == NAME
     assert logits_error(checkpoint, one) < TOLERANCE
     assert sorted(hub.fetched) == ["config.json", "generation_config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("file", ["added_tokens.json", "tokenizer.json"])
+def test_vocabulary_comes_from_the_tokenizer_without_a_generation_config(tmp_path, monkeypatch, file):
+    """Base with one added token has as many tokens as large-v3."""
+    small_twins(51866).hf.save_pretrained(tmp_path / "repo")
+    (tmp_path / "repo" / "generation_config.json").unlink()
+    ids = {"<|startoftranscript|>": 50258, "<|notimestamps|>": 50363}
+    entries = {"added_tokens": [{"content": name, "id": i} for name, i in ids.items()]}
+    (tmp_path / "repo" / file).write_text(json.dumps(entries if file == "tokenizer.json" else ids))
+    (tmp_path / "repo" / "vocabulary.json").write_text("not needed")
+    with running(Hub(NAME, tmp_path / "repo")) as hub:
+        point_at(hub.url, monkeypatch)
+        checkpoint = resolve(NAME, cache_dir=tmp_path / "cache")
+    assert checkpoint.config.token_layout == 51865
+    assert sorted(hub.fetched) == sorted(["config.json", "model.safetensors", file])
+
+
+def test_tokenizer_is_not_fetched_if_the_generation_config_names_the_vocabulary(tmp_path, monkeypatch):
+    small_twins(51866).hf.save_pretrained(tmp_path / "repo")
+    (tmp_path / "repo" / "generation_config.json").write_text('{"no_timestamps_token_id": 50363}')
+    (tmp_path / "repo" / "tokenizer.json").write_text("{}")
+    with running(Hub(NAME, tmp_path / "repo")) as hub:
+        point_at(hub.url, monkeypatch)
+        assert resolve(NAME, cache_dir=tmp_path / "cache").config.token_layout == 51865
+    assert "tokenizer.json" not in hub.fetched
 
 
 @pytest.mark.parametrize("how", ["local_files_only", "offline", "no network"])
