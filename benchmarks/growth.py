@@ -31,7 +31,7 @@ from benchmarks.patching import N_SPEECH
 from hooked_whisper.config import RELEASED, DecoderConfig, EncoderConfig, WhisperConfig
 from hooked_whisper.features.scan import ScanOptions, scan
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.interventions import Inputs, LogitDifference, make_grid, run_patches, window_spans
+from hooked_whisper.patching import LogitDifference, RunInputs, make_grid, run_patches, window_spans
 from hooked_whisper.model import local_window
 from sae_lens_audio import TopK, TopKConfig
 from sae_lens_audio.activations import CollectOptions, collect_activations
@@ -149,7 +149,7 @@ def features(repeats: int) -> list[Growth]:
 def patches(repeats: int) -> list[Growth]:
     model, tokens = HookedWhisper(RELEASED["tiny"]), torch.randint(0, 50000, (2, 1, 12))
     encoded = model.encoder(torch.randn(2, 80, 3000))
-    inputs = [Inputs(tokens[k], encoder_out=encoded[k : k + 1]) for k in range(2)]
+    inputs = [RunInputs(tokens[k], encoder_out=encoded[k : k + 1]) for k in range(2)]
     grid = make_grid(model, "encoder.hook_out", "encoder", spans=window_spans(N_SPEECH, 1))
     counts = [30, 60, 120, 240]
     cost = [

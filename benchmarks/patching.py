@@ -1,4 +1,4 @@
-"""Patches per second: a sweep (:func:`hooked_whisper.interventions.run_patches`) against the naive loop.
+"""Patches per second: a sweep (:func:`hooked_whisper.patching.run_patches`) against the naive loop.
 
     python -m benchmarks.patching [--rounds 3] [--threads 1] [--size tiny] [--json FILE]
 
@@ -24,13 +24,13 @@ from tqdm.auto import tqdm
 
 from hooked_whisper.config import RELEASED
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.interventions import (
-    Grid,
-    Inputs,
+from hooked_whisper.patching import (
     LogitDifference,
     Metric,
     Patch,
-    Span,
+    PatchGrid,
+    Positions,
+    RunInputs,
     make_grid,
     run_patches,
     token_spans,
@@ -46,7 +46,7 @@ class Case:
 
     label: str
     side: str
-    grid: Grid
+    grid: PatchGrid
 
     def sample(self, n: int) -> list[int]:
         step = max(1, len(self.grid.patches) // n)
@@ -56,7 +56,7 @@ class Case:
 def cases(model: HookedWhisper) -> list[Case]:
     tokens = token_spans([str(i) for i in range(N_TOKENS)], start=1)
     spans = window_spans(N_SPEECH, 50)
-    rows: list[tuple[str, str, str, Sequence[Span] | None, bool]] = [
+    rows: list[tuple[str, str, str, Sequence[Positions] | None, bool]] = [
         ("residual", "decoder", "resid_post", tokens, False),
         ("heads", "decoder", "z", tokens, True),
         ("cross-attention heads", "decoder", "cross_z", tokens, True),
@@ -77,7 +77,7 @@ def cases(model: HookedWhisper) -> list[Case]:
 
 
 def naive(
-    model: HookedWhisper, patches: Sequence[Patch], base: Inputs, source: Inputs, metric: Metric
+    model: HookedWhisper, patches: Sequence[Patch], base: RunInputs, source: RunInputs, metric: Metric
 ) -> tuple[list[float], float]:
     """One full forward pass per patch; the source's activations are kept beforehand. Seconds per patch."""
     names = sorted({p.name for p in patches})
@@ -104,9 +104,9 @@ def measure(model: HookedWhisper, case: Case, rounds: int, n_naive: int) -> dict
     corrupt = clean.clone()
     corrupt[..., 160:260] = torch.randn(1, enc.n_mels, 100, generator=generator)
     tokens = torch.randint(0, 50000, (2, 1, N_TOKENS), generator=generator)
-    base, source = Inputs(tokens[0], mel=corrupt), Inputs(tokens[1], mel=clean)
+    base, source = RunInputs(tokens[0], mel=corrupt), RunInputs(tokens[1], mel=clean)
     if case.side == "decoder":  # the encoder's output is there already, as after a first look at a clip
-        ready = [Inputs(i.tokens, encoder_out=model.embed_audio(i.mel)) for i in (base, source)]  # type: ignore[arg-type]
+        ready = [RunInputs(i.tokens, encoder_out=model.embed_audio(i.mel)) for i in (base, source)]  # type: ignore[arg-type]
     else:
         ready = [base, source]
     metric = LogitDifference(7, 9, N_TOKENS - 1)

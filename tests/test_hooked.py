@@ -42,7 +42,7 @@ def test_from_audio_file_to_logits(model, tmp_path):
     assert tokens[0, -1] == model.to_single_token(" very")
     logits = model(mel, tokens)
     assert logits.shape == (1, 5, 51865)
-    out, cache = model.run_with_cache(mel, tokens, names="decoder.*.cross_attn.hook_pattern")
+    out, cache = model.run_with_cache(mel, tokens, names_filter="decoder.*.cross_attn.hook_pattern")
     assert torch.allclose(out, logits, atol=1e-5)
     assert cache["decoder", "cross_pattern", 0].shape == (1, 2, 5, 100)
 

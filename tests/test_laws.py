@@ -25,7 +25,7 @@ def build() -> HookedWhisper:
 MODEL = build()
 MEL = torch.randn(3, 8, 40, dtype=torch.float64)
 TOKENS = torch.randint(0, 50, (3, 7))
-LOGITS, CACHE = MODEL.run_with_cache(MEL, TOKENS, names=lambda name: True)
+LOGITS, CACHE = MODEL.run_with_cache(MEL, TOKENS, names_filter=lambda name: True)
 POINTS = MODEL.hook_names()
 
 

@@ -26,18 +26,8 @@ from hooked_whisper import HookedWhisper
 from hooked_whisper.analysis import align, boundary_errors, head_report
 from hooked_whisper.corpora import minimal_pairs, packaged_speech
 from hooked_whisper.errors import MissingWeightsError
-from hooked_whisper.interventions import (
-    Inputs,
-    Pair,
-    WordLogProb,
-    first_difference,
-    outcome,
-    outcomes,
-    patch_encoder_resid,
-    replace_encoder,
-    sweep_heads,
-    window_spans,
-)
+from hooked_whisper.interventions import compare_transcript, compare_transcripts, replace_encoder, sweep_heads
+from hooked_whisper.patching import CleanCorruptPair, RunInputs, WordLogProb, first_difference, patch, window_spans
 from hooked_whisper.patching.corruptions import swap_word
 from hooked_whisper.synthetic import SyntheticCorpus
 
@@ -189,7 +179,7 @@ for wrong in ([("encoder.blocks.2.hook_resid_pots", halve)], [(name, lambda x: x
 text_tokens = tuple(tokens[0, first + 1 :].tolist())
 metric = WordLogProb(text_tokens, first)
 fig, axes = plt.subplots(1, 2, figsize=(7, 2.4), layout="constrained")
-sweeps = {stack: sweep_heads(model, Inputs(tokens, mel=mel), metric, stack=stack) for stack in ("cross", "decoder")}
+sweeps = {stack: sweep_heads(model, RunInputs(tokens, mel=mel), metric, stack=stack) for stack in ("cross", "decoder")}
 worst = min(float(sweep.effect.min()) for sweep in sweeps.values())
 for ax, (stack, sweep) in zip(axes, sweeps.items(), strict=True):
     image = ax.imshow(sweep.effect, cmap="RdBu", vmin=worst, vmax=-worst)
@@ -225,7 +215,7 @@ difference = first_difference(ids, other_ids)
 prefix = ids[None, : difference.index + 1]  # the tokens before the word
 end = model.time.n_positions(len(swap.clean) / 16000)
 spans = window_spans(end, 10)
-runs = Pair(Inputs(prefix, mel=clean), Inputs(prefix, mel=corrupt), difference, spans)
+runs = CleanCorruptPair(RunInputs(prefix, mel=clean), RunInputs(prefix, mel=corrupt), difference, spans)
 
 patched = patch_encoder_resid(model, [runs])
 fig, ax = plt.subplots()
@@ -249,7 +239,7 @@ plt.show()
 # %%
 encoded = model.embed_audio(mel)
 spans = {i: (word.start, word.end) for i, word in enumerate(words)} | {len(words): (seconds + 2, seconds + 3)}
-cuts = outcomes(
+cuts = compare_transcripts(
     model,
     encoded.expand(len(spans), -1, -1),
     encoder_edit=replace_encoder(model, spans, "padding", unit="seconds"),
@@ -262,12 +252,12 @@ for label, cut in zip([word.label for word in words] + ["(padding)"], cuts, stri
 # %% [markdown]
 # Most words vanish and leave the others alone. Some are replaced by a guess: the decoder is a language model, too
 # (tutorial 5), and without a last word it may repeat itself. Some survive, because the blocks mix neighboring positions;
-# then a cut that is 100 ms wider on each side removes them (tutorial 3). `outcome` shows one cut in numbers: which word went, and what the cut did to the
+# then a cut that is 100 ms wider on each side removes them (tutorial 3). `compare_transcript` shows one cut in numbers: which word went, and what the cut did to the
 # log-probability of each word of the old text.
 
 # %%
 edit = replace_encoder(model, words[len(words) // 3], "padding")
-outcome(model, encoded, encoder_edit=edit, alignment=clip.alignment(), max_new_tokens=30)
+compare_transcript(model, encoded, encoder_edit=edit, alignment=clip.alignment(), max_new_tokens=30)
 
 # %% [markdown]
 # Next: [where attention looks](02_where_attention_looks.ipynb), [cutting and splicing](03_cutting_and_splicing_words.ipynb),

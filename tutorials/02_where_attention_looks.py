@@ -159,7 +159,7 @@ for name, heads in sets.items():
 # %% [markdown]
 # ## Exercises
 #
-# 1. Draw one head's pattern: `model.run_with_cache(mel, names="encoder.blocks.3.attn.hook_pattern")`. Crop it to the clip.
+# 1. Draw one head's pattern: `model.run_with_cache(mel, names_filter="encoder.blocks.3.attn.hook_pattern")`. Crop it to the clip.
 # 2. Narrow one block at a time (`window_masks(model, 10, blocks=[b])`). Which block needs its reach?
 # 3. Hide the padding with `cut_padding` (also in `hooked_whisper.interventions`). How much do rows of speech use it?
 # 4. Limit the heads one after the other, nearest first, until the error rate doubles. Compare with a random order.

@@ -44,9 +44,11 @@ def renamed_names(
     return find
 
 
-def renamed_arguments(**names: str) -> Callable[[Function], Function]:
+def renamed_arguments(**names: str | tuple[str, Callable[[Any], Any]]) -> Callable[[Function], Function]:
     """Accept old keyword arguments of a function under their new names, and warn:
-    ``@renamed_arguments(names="names_filter")``.
+    ``@renamed_arguments(positions="pos_slice")``.
+
+    names: old name -> new name, or (new name, function that converts the value).
 
     Raises:
         ArgumentError: if the old and the new name are both given.
@@ -56,11 +58,60 @@ def renamed_arguments(**names: str) -> Callable[[Function], Function]:
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             for old in names.keys() & kwargs.keys():
-                new = names[old]
-                if new in kwargs:
-                    raise ArgumentError(f"{function.__name__} got both {new}= and {old}=, its name in version 0.1")
+                new, convert = _new_name(names[old])
+                _check_one(function, old, new, kwargs)
                 warnings.warn(f"{function.__name__}: {old}= is now called {new}=", RenamedWarning, stacklevel=2)
-                kwargs[new] = kwargs.pop(old)
+                kwargs[new] = convert(kwargs.pop(old))
+            return function(*args, **kwargs)
+
+        return wrapper  # type: ignore[return-value]
+
+    return decorate
+
+
+def _new_name(entry: str | tuple[str, Callable[[Any], Any]]) -> tuple[str, Callable[[Any], Any]]:
+    return (entry, lambda value: value) if isinstance(entry, str) else entry
+
+
+def _check_one(function: Callable[..., Any], old: str, new: str, kwargs: Mapping[str, Any]) -> None:
+    if new in kwargs:
+        raise ArgumentError(f"{function.__name__} got both {new}= and {old}=, two names of one argument")
+
+
+def argument_synonyms(**names: str) -> Callable[[Function], Function]:
+    """Accept keyword arguments under a second name, without a warning: ``@argument_synonyms(names="names_filter")``.
+
+    Raises:
+        ArgumentError: if both names are given.
+    """
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            for synonym in names.keys() & kwargs.keys():
+                _check_one(function, synonym, names[synonym], kwargs)
+                kwargs[names[synonym]] = kwargs.pop(synonym)
+            return function(*args, **kwargs)
+
+        return wrapper  # type: ignore[return-value]
+
+    return decorate
+
+
+def keywords_elsewhere(**answers: str) -> Callable[[Function], Function]:
+    """Answer keywords of TransformerLens or SAELens that a function does not take with what to use here.
+
+    answers: keyword -> what to use: ``@keywords_elsewhere(prepend_bos="model.to_tokens(text) writes the prompt")``.
+
+    Raises:
+        ArgumentError: if one of these keywords is given.
+    """
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            for keyword in answers.keys() & kwargs.keys():
+                raise ArgumentError(f"{function.__name__} does not take {keyword}=: {answers[keyword]}")
             return function(*args, **kwargs)
 
         return wrapper  # type: ignore[return-value]

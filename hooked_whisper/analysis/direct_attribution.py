@@ -86,7 +86,7 @@ class DirectAttribution:
 
 
 def attribution_names(parts: Parts = "block") -> list[str]:
-    """What ``run_with_cache(names=...)`` must keep: much less than its default, which holds every key and value."""
+    """What ``run_with_cache(names_filter=...)`` must keep: much less than its default, which holds every key and value."""
     check_option("parts", parts, get_args(Parts))
     names = ["decoder.hook_embed", "decoder.hook_pos_embed", "decoder.ln_final.hook_scale", "unembed.hook_out"]
     names += [f"decoder.blocks.*.hook_{what}" for what in ("attn_out", "cross_attn_out", "mlp_out")]

@@ -94,7 +94,7 @@ def logit_lens(
     (default: the model's own first choice).
     """
     names = ["decoder.blocks.*.hook_resid_pre", "decoder.blocks.*.hook_resid_mid*", "decoder.blocks.*.hook_resid_post"]
-    _, cache = model.run_with_cache(tokens=tokens, encoder_out=encoder_out, names=names, return_type=None)
+    _, cache = model.run_with_cache(tokens=tokens, encoder_out=encoder_out, names_filter=names, stop_early=True)
     resid = cache.accumulated_resid("decoder", incl_mid=True)  # [layer, clip, token, d_model]
     n_blocks = len(model.decoder.blocks)
     layers = ["embedding", *(f"{block} {kind}" for block in range(n_blocks) for kind in ("self", "cross", "mlp"))]
@@ -116,7 +116,7 @@ def encoder_layers(
     The encoder runs once. The last entry is the encoder's output.
     """
     names = ["encoder.blocks.*.hook_resid_pre", "encoder.blocks.*.hook_resid_post"]
-    _, cache = model.run_with_cache(mel, names=names, return_type=None)
+    _, cache = model.run_with_cache(mel, names_filter=names, stop_early=True)
     resid = cache.accumulated_resid("encoder")
     n_blocks = len(model.encoder.blocks)
     return torch.stack([model.encoder.from_resid(layer, n_blocks) for layer in resid])

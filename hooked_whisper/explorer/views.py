@@ -14,7 +14,7 @@ from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.explorer.clips import HeardClip
 from hooked_whisper.explorer.edits import STACKS
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.interventions import Outcome
+from hooked_whisper.interventions import TranscriptChange
 from hooked_whisper.protocols import Interval
 from hooked_whisper.report.units.images import mel_png
 
@@ -73,13 +73,13 @@ def head_pattern(
     speech = max(1, model.time.n_positions(clip.seconds))
     if stack == "encoder":
         name = f"encoder.blocks.{block}.attn.hook_pattern"
-        _, cache = model.run_with_cache(clip.mel, names=[name], return_type=None)
+        _, cache = model.run_with_cache(clip.mel, names_filter=[name], stop_early=True)
         pattern = cache[name][0, head, :speech, :speech]
     else:
         part = "attn" if stack == "decoder" else "cross_attn"
         name = f"decoder.blocks.{block}.{part}.hook_pattern"
         tokens = model.to_tokens(f" {clip.text}" if clip.text else "", language=language)
-        _, cache = model.run_with_cache(tokens=tokens, encoder_out=clip.encoded, names=[name], return_type=None)
+        _, cache = model.run_with_cache(tokens=tokens, encoder_out=clip.encoded, names_filter=[name], stop_early=True)
         pattern = cache[name][0, head]
         pattern = pattern if stack == "decoder" else pattern[:, :speech]
     return pattern.float().cpu().numpy()
@@ -122,7 +122,7 @@ def liking_units(
     if inside.start >= n or inside.stop <= inside.start:
         raise HookedWhisperError(f"[{start}, {end}) s is not within the {clip.seconds:.2f} s of this clip")
     name = f"encoder.blocks.{block}.mlp.hook_post"
-    _, cache = model.run_with_cache(clip.mel, names=[name], return_type=None)
+    _, cache = model.run_with_cache(clip.mel, names_filter=[name], stop_early=True)
     acts = cache[name][0, :n].float()  # [position, neuron]
     z = _contrast(acts, slice(inside.start, min(inside.stop, n)))
     best = z.topk(min(UNITS_SHOWN, len(z))).indices.tolist()
@@ -141,7 +141,7 @@ def _contrast(acts: Float[Tensor, "position neuron"], inside: slice) -> Float[Te
     return (acts[chosen].mean(0) - acts[~chosen].mean(0)) / acts.std(0, correction=0).clamp_min(1e-6)
 
 
-def outcome_facts(found: Outcome) -> dict[str, Any]:
+def outcome_facts(found: TranscriptChange) -> dict[str, Any]:
     """The two texts, the changes word by word, and word errors against the unedited text."""
     return {
         "before": found.before,

@@ -27,7 +27,7 @@ from hooked_whisper.findings.words import context_conflict
 from hooked_whisper.findings.words.context_conflict import pooled
 from hooked_whisper.findings.words.last_token import logit_difference, logits_at, patched_difference
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.interventions.baseline_inputs import null_encoding
+from hooked_whisper.interventions.baseline_inputs import baseline_encoding
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -126,7 +126,7 @@ def measure(
     paths: bool = True,
 ) -> Outcomes:
     """Decoder passes only, many items a batch; rows are padded on the right, which a causal decoder does not see."""
-    silence = null_encoding(model, "zero audio")
+    silence = baseline_encoding(model, "zero audio")
     parts: dict[str, list[np.ndarray]] = {name: [] for name in Outcomes.__dataclass_fields__}
     for at in range(0, len(items), ROWS):
         some = items[at : at + ROWS]
@@ -140,8 +140,8 @@ def measure(
         )
         deaf_out = silence.expand(len(some), -1, -1)
         names = list(PATHS.values())
-        neutral, from_neutral = model.run_with_cache(tokens=plain, encoder_out=heard, names=names)
-        deaf, from_deaf = model.run_with_cache(tokens=tokens, encoder_out=deaf_out, names=names)
+        neutral, from_neutral = model.run_with_cache(tokens=plain, encoder_out=heard, names_filter=names)
+        deaf, from_deaf = model.run_with_cache(tokens=tokens, encoder_out=deaf_out, names_filter=names)
         logits = logits_at(model.logits(tokens, heard), here)
         ends = [logit_difference(x, ids) for x in (logits_at(neutral, here), logits, logits_at(deaf, here))]
         rows = {

@@ -129,7 +129,7 @@ def measure(
     ids = torch.tensor([model.tokenizer.to_language_token(code) for code in codes], device=model.device)
     everyone = torch.tensor(list(model.tokenizer.all_language_tokens), device=model.device)
     logits, cache = model.run_with_cache(
-        tokens=start_tokens(model, len(encoded)), encoder_out=encoded, names=attribution_names("head")
+        tokens=start_tokens(model, len(encoded)), encoder_out=encoded, names_filter=attribution_names("head")
     )
     assert logits is not None
     outputs, heads = cache.stack_head_results("decoder", cross=True)  # [head, clip, 1, d_model]

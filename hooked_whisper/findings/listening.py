@@ -90,7 +90,7 @@ def moments(context: Context) -> list[Moment]:
     best = np.full(model.cfg.encoder.d_mlp, -np.inf)
     where = np.zeros((model.cfg.encoder.d_mlp, 2), dtype=int)
     for batch in context.track(context.batches(), "F18 moments"):
-        _, cache = model.run_with_cache(context.mels(batch), names=name, return_type=None)
+        _, cache = model.run_with_cache(context.mels(batch), names_filter=name, stop_early=True)
         for row, index in enumerate(batch):
             top, at = cache[name][row, : context.n_positions[index]].float().max(0)
             value = top.cpu().numpy()
@@ -104,7 +104,7 @@ def moments(context: Context) -> list[Moment]:
 
 def measure(context: Context, some: Sequence[Moment], gain: float | int = 10.0) -> Heard:
     """What the helper did to each moment, from the samples alone."""
-    rows = [_measure(context.utterances[m.utterance].audio, m.seconds, gain) for m in some]
+    rows = [_measure(context.utterances[m.utterance].samples, m.seconds, gain) for m in some]
     return Heard(*np.array(rows, dtype=float).reshape(-1, 7).T)
 
 

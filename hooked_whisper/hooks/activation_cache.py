@@ -114,7 +114,7 @@ class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
             return self._tensors[name]
         if name.removesuffix("_grad") in self._axes:
             raise UnknownHookError(
-                f"{name} was not cached; ask for it with run_with_cache(..., names=...) "
+                f"{name} was not cached; ask for it with run_with_cache(..., names_filter=...) "
                 f"(this cache has {len(self._tensors)} entries)"
             )
         raise unknown_name(name, self._tensors)

@@ -81,8 +81,8 @@ class SplicingMixin(HookedModule):
                 vectors along the point's last axis, or those of all heads as one where it is as wide as they are
                 together. The reconstruction is cast to the activation's dtype.
             hook: one hook point, by name or published name.
-            use_error_term: add what the reconstruction leaves out, as a constant: the output is then the activation, bit
-                for bit, until a hook edits a point of the splice. An edit of the latents adds
+            use_error_term: add what the reconstruction leaves out, as a constant: the output is then the activation,
+                bit for bit, until a hook edits a point of the splice. An edit of the latents adds
                 ``decode(edited) - decode(latents)``, one of the input ``decode(encode(edited)) - decode(encode(x))``.
                 Gradients pass through the dictionary, not past it.
             hook_out: for transcoders, the later point of the same stack whose activation is replaced.

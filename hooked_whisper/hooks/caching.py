@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hooked_whisper._support.indices import Selection, read_indices, take
 from hooked_whisper._support.inputs import check_encoder_out, check_mel, check_tokens
+from hooked_whisper._support.renamed import argument_synonyms, keywords_elsewhere, renamed_arguments
 from hooked_whisper.config import WhisperConfig
 from hooked_whisper.errors import ArgumentError, CacheSizeError, HookedWhisperError, check_option
 from hooked_whisper.hooks.activation_cache import ActivationCache
@@ -37,6 +38,31 @@ _SHARED = frozenset(
 )
 
 
+# keywords of HookedTransformer.run_with_cache and HookedSAETransformer.run_with_cache_with_saes
+_KEYWORDS_ELSEWHERE = {
+    "return_cache_object": "the cache is always an ActivationCache; dict(cache) is a plain dictionary",
+    "remove_batch_dim": "the batch axis stays: use cache.slice(batch=0), or index each tensor with [0]",
+    "stop_at_layer": "use stop_early=True, which stops after the last point of names_filter",
+    "clear_contexts": "hooks are removed when their context ends; reset_hooks() clears every hook.ctx",
+    "reset_hooks_end": "hooks are removed when their context ends; reset_hooks() removes the others",
+    "prepend_bos": "use model.to_tokens(text), which writes Whisper's prompt",
+    "padding_side": "tokens are not padded: rows of one batch have the same length",
+    "loss_per_token": "use analysis.token_log_probs, or loss_fn= with incl_bwd=True",
+    "past_kv_cache": "use model.generate, or model.decoder(tokens, encoder_out, kv_cache)",
+    "start_at_layer": "use model.encoder.from_resid or model.decoder.from_resid",
+    "input": "Whisper takes mel and tokens: use model.to_mel(audio) and model.to_tokens(text)",
+    "saes": "use `with model.attach_sae(sae, hook):` around run_with_cache",
+    "use_error_term": "use `with model.attach_sae(sae, hook, use_error_term=True):` around run_with_cache",
+}
+
+
+def _stops_early(return_type: str | None) -> bool:
+    """The value of ``stop_early`` for a ``return_type`` of version 0.1."""
+    if return_type is not None:
+        check_option("return_type", return_type, ("logits",))
+    return return_type is None
+
+
 class _Stop(Exception):
     """The last requested point has fired and nobody wants the rest."""
 
@@ -58,63 +84,75 @@ class CachingMixin(HookedModule):
             and not (name.startswith("encoder.") and name.endswith(("hook_attn_scores", "hook_pattern")))
         ]
 
+    @keywords_elsewhere(**_KEYWORDS_ELSEWHERE)
+    @renamed_arguments(
+        positions="pos_slice",
+        tokens_slice="token_slice",
+        at="mel_positions",
+        return_type=("stop_early", _stops_early),
+    )
+    @argument_synonyms(names="names_filter")
     def run_with_cache(
         self,
         mel: Float[Tensor, "clip mel frame"] | None = None,
         tokens: Int[Tensor, "batch token"] | None = None,
         *,
         encoder_out: Float[Tensor, "clip position d_model"] | None = None,
-        names: Names | None = None,
+        names_filter: Names | None = None,
         fwd_hooks: Hooks = (),
         attn_masks: Mapping[Any, Any] | None = None,
         incl_bwd: bool = False,
         loss_fn: Callable[[Tensor], Tensor] | None = None,
-        return_type: Literal["logits"] | None = "logits",
+        stop_early: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        positions: Cut = None,
-        tokens_slice: Cut = None,
-        at: slice | None = None,
+        pos_slice: Cut = None,
+        token_slice: Cut = None,
+        mel_positions: slice | None = None,
         detach: bool = True,
         max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> tuple[Tensor | None, ActivationCache]:
-        """Run the model and keep activations: ``(output, cache)``.
+        """Run the model and return ``(output, cache)``.
 
-        With ``mel`` alone the encoder runs and its output is returned; with ``tokens`` the output is the logits.
-        ``encoder_out`` instead of ``mel`` runs the decoder on an encoder output that is already there.
+        With ``mel`` alone only the encoder runs, and the output is the encoder's. With ``tokens`` the output is the
+        logits. Pass ``encoder_out`` instead of ``mel`` to run only the decoder.
 
-        names: hook points to keep (string, glob, regex, predicate or list). Default: all but optional points and
-            encoder scores and patterns.
-        fwd_hooks, attn_masks: as for :meth:`hooks`; the cache holds what they left behind.
-        incl_bwd, loss_fn: also run backward from ``loss_fn(output)`` (a scalar) and keep gradients under
-            ``<name>_grad``, of every point that has one (``encoder.hook_mel``: if ``mel`` requires it).
-        return_type: ``None`` if the output is not wanted: the pass then stops after the last requested point and
-            the first element returned is ``None``.
-        device, dtype: where and how to store.
-        positions, tokens_slice: which encoder positions and decoder tokens to keep: an index, slice, list, array, or
-            mask of booleans, see :func:`hooked_whisper._support.indices.read_indices`. They cut the ``position``,
-            ``token`` and ``query`` axes; keys are kept whole.
-        at: on which of the encoder's positions a mel stands that is shorter than the window, see ``encoder.forward``.
-        detach: ``False`` keeps the graph, so that gradients flow from what is computed on the cache.
-        max_bytes: refuse requests estimated to be larger (:class:`CacheSizeError` says how to shrink them).
+        Args:
+            names_filter: hook points to cache: a string, glob, regex, predicate, or a list of them. By default all but
+                the optional points and the encoder's scores and patterns. ``names`` is accepted too.
+            fwd_hooks, attn_masks: as in :meth:`hooks`. The cache holds the activations after these hooks.
+            incl_bwd, loss_fn: also run backward from ``loss_fn(output)``, a scalar, and cache gradients as
+                ``<name>_grad`` (of ``encoder.hook_mel`` only if ``mel`` requires a gradient).
+            stop_early: stop after the last requested point; the output returned is then ``None``.
+            device, dtype: of the cached tensors.
+            pos_slice, token_slice: encoder positions and decoder tokens to cache, in any form of
+                :func:`hooked_whisper._support.indices.read_indices`. They cut the axes ``position``, ``token`` and
+                ``query``; ``key`` stays whole.
+            mel_positions: the encoder positions that a mel shorter than the window occupies, see ``encoder.forward``.
+            detach: ``False`` keeps the graph, so that gradients flow from whatever is computed on the cache.
+            max_bytes: limit of the estimated size.
+
+        Raises:
+            ArgumentError: the inputs do not fit the model or each other, or ``names_filter`` needs an input that is
+                not given.
+            UnknownHookError: a name that does not exist, or a pattern without a match.
+            CacheSizeError: the estimate exceeds ``max_bytes``.
         """
-        if return_type is not None:
-            check_option("return_type", return_type, ("logits",))
         if (mel is None) == (encoder_out is None):
             raise ArgumentError("run_with_cache needs either mel or encoder_out")
         if tokens is None and encoder_out is not None:
             raise ArgumentError("encoder_out is for the decoder: give tokens too")
-        if incl_bwd and (loss_fn is None or return_type is None):
-            raise ArgumentError("incl_bwd needs loss_fn (output -> scalar) and return_type='logits'")
+        if incl_bwd and (loss_fn is None or stop_early):
+            raise ArgumentError("incl_bwd needs loss_fn (output -> scalar) and stop_early=False")
         if mel is not None:
-            check_mel(mel, self.cfg.encoder, at)
+            check_mel(mel, self.cfg.encoder, mel_positions)
         if tokens is not None:
             check_tokens(tokens, self.cfg.decoder)
         if encoder_out is not None:
             check_encoder_out(encoder_out, self.cfg.decoder.d_model)
-        wanted = self._cache_names(names, mel is not None, tokens is not None)
+        wanted = self._cache_names(names_filter, mel is not None, tokens is not None)
         sizes = _sizes(self.cfg, mel if mel is not None else encoder_out, tokens, mel is not None)
-        cuts = {"position": positions, "token": tokens_slice}
+        cuts = {"position": pos_slice, "token": token_slice}
         _check_size(self, wanted, sizes, cuts, dtype, incl_bwd, max_bytes)
 
         kept: dict[str, Tensor] = {}
@@ -126,7 +164,7 @@ class CachingMixin(HookedModule):
             missing.discard(point.name)
             if incl_bwd and x.requires_grad:
                 in_graph[point.name] = x
-            if return_type is None and not missing:
+            if stop_early and not missing:
                 raise _Stop
 
         out: Tensor | None = None
@@ -135,7 +173,7 @@ class CachingMixin(HookedModule):
             for name in wanted:
                 stack.callback(self._hook_dict[name].add_reader(keep).remove)
             try:
-                out = self.encoder(mel, at) if mel is not None else encoder_out
+                out = self.encoder(mel, mel_positions) if mel is not None else encoder_out
                 if tokens is not None:
                     out = self.decoder(tokens, out)
             except _Stop:
@@ -148,7 +186,7 @@ class CachingMixin(HookedModule):
             raise HookedWhisperError(f"these points did not fire in this pass: {sorted(missing)}")
         # a point where a dictionary is spliced in is read after the points of the splice, though listed before them
         kept = {name: kept.pop(name) for name in wanted} | kept
-        return (out if return_type else None), ActivationCache(kept, self)
+        return (None if stop_early else out), ActivationCache(kept, self)
 
     def _cache_names(self, names: Names | None, has_mel: bool, has_tokens: bool) -> list[str]:
         running = [s for s, runs in (("encoder", has_mel), ("decoder", has_tokens), ("unembed", has_tokens)) if runs]
@@ -157,7 +195,7 @@ class CachingMixin(HookedModule):
         wanted: set[str] = set()
         asked = listed(names)
         if not asked:
-            raise ArgumentError("names is empty: give at least one hook point, or leave names out for the usual ones")
+            raise ArgumentError("names_filter is empty: name at least one hook point, or leave it out")
         for one in asked:
             found = self.hook_names(one)
             awake = [name for name in found if name.split(".", 1)[0] in running]
@@ -254,6 +292,6 @@ def _check_size(
         largest = max(bytes_of, key=lambda n: bytes_of[n])
         raise CacheSizeError(
             f"caching {len(names)} points would take about {total / 2**30:.1f} GiB (limit {max_bytes / 2**30:.2g} GiB; "
-            f"the largest is {largest} with {bytes_of[largest] / 2**30:.2f} GiB). Ask for fewer names=, "
-            "cut with positions= or tokens_slice=, store dtype=torch.float16, run fewer clips, or raise max_bytes="
+            f"the largest is {largest} with {bytes_of[largest] / 2**30:.2f} GiB). Narrow names_filter=, "
+            "cut with pos_slice= or token_slice=, store dtype=torch.float16, run fewer clips, or raise max_bytes="
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -22,6 +23,16 @@ class StackClock:
 
     def __init__(self) -> None:
         self.offset = 0
+
+    @contextmanager
+    def starting_at(self, offset: int) -> Iterator[None]:
+        """Set the offset for a part of a pass that is run outside ``forward``, then restore it."""
+        before = self.offset
+        self.offset = offset
+        try:
+            yield
+        finally:
+            self.offset = before
 
 
 class HookHandle:

@@ -1,7 +1,7 @@
-"""Steering: adding vectors to activations, such as the difference between two classes' means, beside random controls.
+"""Steering: add vectors to activations, such as the difference of two class means, and compare with random vectors.
 
-Sources: github.com/er537/whisper_interpretability (language steering of the encoder: ``h += f (mean_fr - mean_de)``,
-means kept per position); Turner et al. 2023 (arXiv 2308.10248); Rimsky et al. 2023 (arXiv 2312.06681).
+Sources: github.com/er537/whisper_interpretability (language steering of the encoder, ``h += f (mean_fr - mean_de)``,
+with means per position); Turner et al. 2023 (arXiv 2308.10248); Rimsky et al. 2023 (arXiv 2312.06681).
 """
 
 from __future__ import annotations
@@ -14,75 +14,73 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked_whisper.audio import TimeMap
+from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
-from hooked_whisper.interventions.ablate import CLIPS_AT_ONCE, means, place_mask
-from hooked_whisper.interventions.positions import UNITS, Where, places
-from hooked_whisper.interventions.transcript_changes import Outcomes, outcomes
+from hooked_whisper.interventions.ablate import position_mask
+from hooked_whisper.interventions.activation_values import CLIPS_PER_PASS, means
+from hooked_whisper.interventions.transcript_changes import TranscriptChanges, compare_transcripts
 from hooked_whisper.model import WhisperCore
-from hooked_whisper.patching.grid import PLACES
+from hooked_whisper.patching.grid import TIME_AXES
+from hooked_whisper.patching.positions import UNITS, PositionsLike, point_positions
 
 FwdHooks = list[tuple[str, Any]]
-Vector = Float[Tensor, "*where d"]
+Vector = Float[Tensor, "*axes d"]
 
 
+@renamed_arguments(where="positions")
 def steer(
     model: WhisperCore,
     name: str,
     vector: Vector,
     coefficient: float | int = 1.0,
     *,
-    where: Where = None,
+    positions: PositionsLike = None,
     unit: str = "positions",
 ) -> FwdHooks:
-    """Hooks that add ``coefficient * vector`` at one point.
+    """Return hooks that add ``coefficient * vector`` at one point.
 
     Args:
-        vector: ``[d]``, or with a head axis in front of it where the point has one; a further axis in front is one
-            vector per position (:func:`position_mean`).
-        where, unit: at these places only, see :func:`hooked_whisper.interventions.positions.places`; ``None``:
-            everywhere, padding included.
+        vector: ``[d]``, or ``[head, d]`` where the point has heads; with one more axis in front, one vector per
+            position (:func:`position_mean`).
+        positions, unit: steer only here; see :func:`hooked_whisper.patching.read_positions`. Default: everywhere,
+            including padding.
 
     Raises:
-        PatchError: a vector that does not fit, a point without positions or tokens, places that do not exist.
+        PatchError: the vector does not fit, the point has no positions or tokens, or a position does not exist.
     """
     check_option("unit", unit, UNITS, PatchError)
     names = model.hook_names(name)
     if len(names) != 1:
-        raise PatchError(f"{name!r} names {len(names)} points: steer at one (hooks of several can be added up)")
+        raise PatchError(f"{name!r} names {len(names)} points: give one (hooks for several can be concatenated)")
     point = model.hook_dict[names[0]]
-    axis = next((a for a in PLACES if a in point.axes), None)
+    axis = next((axis for axis in TIME_AXES if axis in point.axes), None)
     if axis is None or point.axes[0] != "batch" or "key" in point.axes or point.axes[-1] == axis:
         raise PatchError(f"{point.name} {list(point.axes)} has no vector per position or token to add to")
-    place = point.axes.index(axis)
-    of_tokens = axis == "token"
-    at = places(
-        where,
-        unit,
-        n=model.cfg.decoder.n_ctx if of_tokens else model.cfg.encoder.n_ctx,
-        time=None if of_tokens else TimeMap(n_ctx=model.cfg.encoder.n_ctx),
-    )
+    time_axis = point.axes.index(axis)
+    read = point_positions(model, point, positions, unit)
     step = coefficient * vector
-    rest = [a for a in point.axes[1:] if a != axis]
-    if vector.dim() not in (1, len(rest), len(rest) + 1):
+    inner = [name for name in point.axes[1:] if name != axis]
+    if vector.dim() not in (1, len(inner), len(inner) + 1):
         raise PatchError(
-            f"{point.name} {list(point.axes)} needs a vector [d], [{', '.join(rest)}] or [{axis}, {', '.join(rest)}], "
-            f"not one with {vector.dim()} axes"
+            f"{point.name} {list(point.axes)} needs a vector [d], [{', '.join(inner)}] or [{axis}, "
+            f"{', '.join(inner)}], got one with {vector.dim()} axes"
         )
-    by_place = vector.dim() == len(rest) + 1
+    per_position = vector.dim() == len(inner) + 1
 
     def add(x: Tensor, hook: HookPoint) -> Tensor:
         if vector.shape[-1] != x.shape[-1]:
-            raise PatchError(f"{hook.name}: a vector of {vector.shape[-1]} numbers, activations of {x.shape[-1]}")
-        chosen = place_mask(at, x, hook, place).to(x)
-        if not by_place:
-            return x + step.to(x) * chosen
-        numbers = hook.first_place + torch.arange(x.shape[place], device=x.device)
+            raise PatchError(
+                f"{hook.name}: the vector has {vector.shape[-1]} entries, activations have {x.shape[-1]}"
+            )
+        mask = position_mask(read, x, hook, time_axis).to(x)
+        if not per_position:
+            return x + step.to(x) * mask
+        numbers = hook.first_place + torch.arange(x.shape[time_axis], device=x.device)
         if int(numbers[-1]) >= len(step):
-            raise PatchError(f"{hook.name}: vectors for {len(step)} places, but there is one with number {numbers[-1]}")
-        return x + step.to(x)[numbers] * chosen
+            raise PatchError(f"{hook.name}: there are vectors for {len(step)} positions, none for number {numbers[-1]}")
+        return x + step.to(x)[numbers] * mask
 
     return [(point.name, add)]
 
@@ -95,29 +93,37 @@ def class_mean(
     tokens: Int[Tensor, "clip token"] | None = None,
     n_valid: Sequence[int] | None = None,
 ) -> Vector:
-    """Mean activation of a class's clips at one point, over the positions that are not padding (all tokens, in the
-    decoder); arguments as for :func:`hooked_whisper.interventions.ablate.means`."""
-    found = means(model, mels, name, tokens=tokens, n_valid=n_valid).values
-    if len(found) != 1:
-        raise PatchError(f"{name!r} names {len(found)} points: give one")
-    return next(iter(found.values()))
+    """Return the mean activation of a class's clips at one point, over positions that are not padding (in the decoder,
+    over all tokens); arguments as for :func:`means`.
+
+    Raises:
+        PatchError: ``name`` names several points; as :func:`means`.
+    """
+    by_point = means(model, mels, name, tokens=tokens, n_valid=n_valid).values
+    if len(by_point) != 1:
+        raise PatchError(f"{name!r} names {len(by_point)} points: give one")
+    return next(iter(by_point.values()))
 
 
 @torch.no_grad()
 def position_mean(
     model: WhisperCore, mels: Float[Tensor, "clip mel frame"], name: str
-) -> Float[Tensor, "position *where"]:
-    """Mean over clips, position by position (padding included, as it was published): for steering with one vector per
-    position."""
+) -> Float[Tensor, "position *axes"]:
+    """Return the mean over clips, position by position, including padding (as published), to steer with one vector per
+    position.
+
+    Raises:
+        PatchError: ``name`` is not one point with a position axis, or there are no clips.
+    """
     if len(model.hook_names(name)) != 1 or "position" not in model.hook_points(name)[0].axes[:2]:
         raise PatchError(f"{name!r} is not one point with a position axis")
     total: Tensor | None = None
-    for some in mels.split(CLIPS_AT_ONCE):
-        _, cache = model.run_with_cache(some, names=name, return_type=None)
+    for batch in mels.split(CLIPS_PER_PASS):
+        _, cache = model.run_with_cache(batch, names_filter=name, stop_early=True)
         part = cache[model.hook_names(name)[0]].sum(0)
         total = part if total is None else total + part
     if total is None:
-        raise PatchError("there are no clips to take the mean of")
+        raise PatchError("there are no clips to average: give at least one")
     return total / len(mels)
 
 
@@ -132,38 +138,38 @@ def mean_difference(
     n_valid_a: Sequence[int] | None = None,
     n_valid_b: Sequence[int] | None = None,
 ) -> Vector:
-    """Mean of class a less that of class b: the direction from b to a."""
+    """Return the mean of class a minus the mean of class b: the direction from b to a."""
     a = class_mean(model, mels_a, name, tokens=tokens_a, n_valid=n_valid_a)
     return a - class_mean(model, mels_b, name, tokens=tokens_b, n_valid=n_valid_b)
 
 
 def random_control(vector: Vector, seed: int) -> Vector:
-    """A vector of the same norm in a random direction (of each head or position, where there are several)."""
-    drawn = torch.randn(vector.shape, generator=torch.Generator().manual_seed(seed)).to(vector)
-    return drawn * vector.norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True)
+    """Return a vector of the same norm (per head or position) in a random direction."""
+    direction = torch.randn(vector.shape, generator=torch.Generator().manual_seed(seed)).to(vector)
+    return direction * vector.norm(dim=-1, keepdim=True) / direction.norm(dim=-1, keepdim=True)
 
 
 @dataclass(frozen=True)
 class SteerSweep:
-    """Outcomes of a vector at each coefficient, and of random vectors of the same norm beside it."""
+    """Transcript changes of a vector at each coefficient, and of random vectors of the same norm (controls)."""
 
     name: str
     coefficients: tuple[float | int, ...]
-    steered: tuple[Outcomes, ...]
-    controls: tuple[tuple[Outcomes, ...], ...]  # [control][coefficient]
+    steered: tuple[TranscriptChanges, ...]
+    controls: tuple[tuple[TranscriptChanges, ...], ...]  # [control][coefficient]
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """One dict per coefficient: WER and mean log-probability change (nats) of the vector, and both as the mean over
-        the controls."""
+        """Return one dict per coefficient: WER and mean log-probability change (nats) of the vector, and the means of
+        both over the controls."""
         rows = []
-        for k, (coefficient, one) in enumerate(zip(self.coefficients, self.steered, strict=True)):
+        for k, (coefficient, changes) in enumerate(zip(self.coefficients, self.steered, strict=True)):
             random = [control[k] for control in self.controls]
             n = max(len(random), 1)
             rows.append(
                 {
                     "coefficient": coefficient,
-                    "wer": one.wer,
-                    "logprob_change": one.logprob_change,
+                    "wer": changes.wer,
+                    "logprob_change": changes.logprob_change,
                     "control_wer": sum(r.wer for r in random) / n if random else float("nan"),
                     "control_logprob_change": sum(r.logprob_change for r in random) / n if random else float("nan"),
                 }
@@ -171,6 +177,7 @@ class SteerSweep:
         return rows
 
 
+@renamed_arguments(where="positions")
 def sweep_coefficients(
     model: HookedWhisper,
     clips: Float[Tensor, "clip mel frame"] | Float[Tensor, "clip position d_model"],
@@ -180,22 +187,29 @@ def sweep_coefficients(
     *,
     controls: int = 1,
     seed: int = 0,
-    where: Where = None,
+    positions: PositionsLike = None,
     unit: str = "positions",
-    **outcome_options: Any,
+    **comparison_options: Any,
 ) -> SteerSweep:
     """Steer with every coefficient, and with ``controls`` random vectors of the same norm.
 
-    ``outcome_options`` are those of :func:`hooked_whisper.interventions.transcript_changes.outcomes` (references,
-    texts, ...).
+    ``comparison_options`` are those of :func:`compare_transcripts` (references, texts, ...).
+
+    Raises:
+        PatchError: there is no coefficient; as :func:`steer`.
     """
     if not coefficients:
         raise PatchError("give at least one coefficient")
 
-    def run(v: Vector) -> tuple[Outcomes, ...]:
+    def run(v: Vector) -> tuple[TranscriptChanges, ...]:
         return tuple(
-            outcomes(model, clips, fwd_hooks=steer(model, name, v, c, where=where, unit=unit), **outcome_options)
-            for c in coefficients
+            compare_transcripts(
+                model,
+                clips,
+                fwd_hooks=steer(model, name, v, coefficient, positions=positions, unit=unit),
+                **comparison_options,
+            )
+            for coefficient in coefficients
         )
 
     random = tuple(run(random_control(vector, seed + k)) for k in range(controls))

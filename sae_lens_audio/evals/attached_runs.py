@@ -20,9 +20,10 @@ from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import AlignmentError, PatchError, check_option
 from hooked_whisper.features.phones.labeled_evaluation import Track
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.interventions.ablate import By, Means, ablate
+from hooked_whisper.interventions.ablate import ablate
+from hooked_whisper.interventions.activation_values import By, Means
 from hooked_whisper.interventions.transcriber import Transcriber
-from hooked_whisper.patching.resume import begins, n_layers
+from hooked_whisper.patching.resume import locate, n_layers
 from hooked_whisper.protocols import AttachableSAE
 from hooked_whisper.text import word_errors
 from sae_lens_audio.evals.attached import CLEAN, MEAN, PADDING_TOO, ZERO, AttachedScores, ConditionCounts
@@ -152,7 +153,7 @@ def _conditions(
     def ablated(by: By) -> Callable[[Chosen], AbstractContextManager[Any]]:
         def live(chosen: Chosen) -> AbstractContextManager[Any]:
             tokens = chosen if isinstance(chosen, slice) else None
-            [(name, change)] = ablate(model, writes, by=by, where=tokens)
+            [(name, change)] = ablate(model, writes, by=by, positions=tokens)
             if isinstance(chosen, Tensor):
                 change = _only_at(chosen, change)
             return model.hooks(fwd_hooks=[(name, change)])
@@ -190,7 +191,7 @@ class _Resume:
 
 
 def _resume(model: HookedWhisper, reads: str, writes: str) -> _Resume:
-    stack, block = begins(model, reads)
+    stack, block = locate(model, reads)
     encoder, last = model.encoder, n_layers(model, "encoder")
     if stack == "decoder":
         return _Resume("encoder.hook_out", lambda x: x)

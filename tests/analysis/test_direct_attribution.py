@@ -47,7 +47,7 @@ def test_parts_sum_to_the_logit_and_to_differences(model, run, parts) -> None:
 @pytest.mark.parametrize("parts", ["block", "head", "neuron"])
 def test_the_names_that_are_needed_are_enough(model, parts) -> None:
     mel, tokens = torch.zeros(1, 80, 120), torch.tensor([[1, 2]])
-    _, small = model.run_with_cache(mel, tokens, names=attribution_names(parts))
+    _, small = model.run_with_cache(mel, tokens, names_filter=attribution_names(parts))
     _, whole = model.run_with_cache(mel, tokens)
     found, same = (direct_logit_attribution(cache, 3, parts=parts) for cache in (small, whole))
     torch.testing.assert_close(found.values, same.values)
@@ -81,6 +81,6 @@ def test_top_list_figure_and_mistakes(model, run, unchecked) -> None:
     assert found.draw().axes
     with pytest.raises(ValueError, match="'block', 'head' or 'neuron'"):
         direct_logit_attribution(cache, 3, parts="layer")  # type: ignore[arg-type]
-    _, poor = model.run_with_cache(torch.zeros(1, 80, 120), torch.tensor([[1]]), names="decoder.hook_embed")
+    _, poor = model.run_with_cache(torch.zeros(1, 80, 120), torch.tensor([[1]]), names_filter="decoder.hook_embed")
     with pytest.raises(UnknownHookError, match="not cached"):
         direct_logit_attribution(poor, 3)

@@ -115,7 +115,7 @@ def test_the_report_is_that_of_the_models_own_patterns(setting) -> None:
     report = head_report(model, mel, alignments=alignments)
     assert {stack: set(m) for stack, m in report.values.items()} == {s: set(m) for s, m in MEASURES.items()}
     tokens = model.to_tokens(" the cat sat")
-    _, cache = model.run_with_cache(mel, tokens.expand(2, -1), names=["*hook_pattern"])
+    _, cache = model.run_with_cache(mel, tokens.expand(2, -1), names_filter=["*hook_pattern"])
     for clip, n_speech in enumerate((50, 55)):
         encoder = cache["encoder.blocks.1.attn.hook_pattern"][clip, :, :n_speech]
         assert report.values["encoder"]["padding"][clip, 1] == pytest.approx(

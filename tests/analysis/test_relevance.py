@@ -70,7 +70,7 @@ def slow_relevance(model: HookedWhisper, mel: Tensor, tokens: Tensor, index: int
     _, cache = model.run_with_cache(
         mel,
         tokens[:, :index],
-        names="*.hook_pattern",
+        names_filter="*.hook_pattern",
         incl_bwd=True,
         loss_fn=lambda logits: logits[0, -1].log_softmax(-1)[tokens[0, index]],
     )
@@ -149,7 +149,7 @@ def test_the_default_is_the_models_own_transcript(model, mel) -> None:
 def test_rollout_rows_sum_to_one_and_follow_the_product(model, mel) -> None:
     flow = attention_rollout(model, mel[:1])
     torch.testing.assert_close(flow.values.sum(-1), torch.ones(1, 20, dtype=torch.float64))
-    _, cache = model.run_with_cache(mel[:1], names="encoder.blocks.*.attn.hook_pattern")
+    _, cache = model.run_with_cache(mel[:1], names_filter="encoder.blocks.*.attn.hook_pattern")
     product = torch.eye(20, dtype=torch.float64)
     for block in range(2):
         product = (cache["encoder", "pattern", block][0].mean(0) + torch.eye(20)) / 2 @ product

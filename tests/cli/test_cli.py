@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from copy import copy
 
 import numpy as np
 import pytest
@@ -130,7 +131,7 @@ def test_hooks_have_the_shapes_of_a_real_pass(folder, capsys) -> None:
     rows = json.loads(capsys.readouterr().out)
     model = small_model(n_ctx=100)
     mel, tokens = model.to_mel(np.zeros(16_000, np.float32)), model.to_tokens(" very")
-    _, cache = model.run_with_cache(mel, tokens, names=lambda name: True)
+    _, cache = model.run_with_cache(mel, tokens, names_filter=lambda name: True)
     assert [r["name"] for r in rows] == model.hook_names()
     for row in rows:
         shape = tuple(cache[row["name"]].shape)
@@ -194,10 +195,15 @@ def test_interruption_exits_130(monkeypatch, folder, capsys, tmp_path) -> None:
     assert "interrupted" in capsys.readouterr().err
 
 
-def test_a_finding_that_breaks_is_recorded_and_the_others_go_on(monkeypatch, folder, capsys, tmp_path) -> None:
-    from dataclasses import replace
+def experiment_with(experiment, **replaced):
+    """A copy of an experiment with replaced methods."""
+    changed = copy(experiment)
+    vars(changed).update(replaced)
+    return changed
 
-    from hooked_whisper.findings.core import registry
+
+def test_a_finding_that_breaks_is_recorded_and_the_others_go_on(monkeypatch, folder, capsys, tmp_path) -> None:
+    from hooked_whisper.findings import registry
 
     def broken(context):
         raise ZeroDivisionError("<oops>")
@@ -206,8 +212,8 @@ def test_a_finding_that_breaks_is_recorded_and_the_others_go_on(monkeypatch, fol
         return Finding("F10", "title", "claim", "protocol", "model", {}, {}, reason_untestable="no truth")
 
     entries = {
-        "F9": replace(registry.REGISTRY["F9"], run=broken),
-        "F10": replace(registry.REGISTRY["F10"], run=untestable),
+        "F9": experiment_with(registry.REGISTRY["F9"], run=broken),
+        "F10": experiment_with(registry.REGISTRY["F10"], run=untestable),
     }
     monkeypatch.setattr(registry, "REGISTRY", entries)
     assert run("reproduce", "--model", folder, "--out", str(tmp_path)) == 1
@@ -259,16 +265,14 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 
 def test_a_finding_on_no_context_is_an_error_not_a_crash() -> None:
-    from hooked_whisper.findings.core.registry import REGISTRY, run_finding
+    from hooked_whisper.findings.registry import REGISTRY, run_experiment
 
     context = small_context(truth=False)
-    assert isinstance(run_finding(REGISTRY["F2"], context), Finding)
+    assert isinstance(run_experiment(REGISTRY["F2"], context), Finding)
 
 
 def test_reproduce_resumes_with_the_same_settings_alone(monkeypatch, folder, caplog, tmp_path) -> None:
-    from dataclasses import replace
-
-    from hooked_whisper.findings.core import registry, running
+    from hooked_whisper.findings import registry, running
 
     calls: list[str] = []
 
@@ -279,7 +283,7 @@ def test_reproduce_resumes_with_the_same_settings_alone(monkeypatch, folder, cap
 
         return run_it
 
-    entries = {id: replace(registry.REGISTRY[id], run=counting(id)) for id in ("F9", "F10")}
+    entries = {id: experiment_with(registry.REGISTRY[id], run=counting(id)) for id in ("F9", "F10")}
     monkeypatch.setattr(registry, "REGISTRY", entries)
     monkeypatch.setattr(running, "REGISTRY", entries)
     arguments = ("reproduce", "--model", folder, "--out", str(tmp_path))

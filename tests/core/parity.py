@@ -97,7 +97,7 @@ def compare(core: WhisperCore, theirs: Mapping[str, Tensor], mel: Tensor, tokens
 
     ``fused`` kinds are those of a pass that nobody listens to.
     """
-    _, cache = core.run_with_cache(mel, tokens, names=list(theirs))
+    _, cache = core.run_with_cache(mel, tokens, names_filter=list(theirs))
     encoder_out = core.embed_audio(mel)
     errors = {
         "fused encoder.hook_out": relative_l2(encoder_out, theirs["encoder.hook_out"]),

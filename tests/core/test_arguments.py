@@ -54,9 +54,9 @@ WRONG: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "ids below 0": (lambda m, x: m(x, -TOKENS), "-50259"),
     "a path to run_with_cache": (lambda m, x: m.run_with_cache("x.wav"), r"x\.wav"),
     "nothing to run_with_cache": (lambda m, x: m.run_with_cache(), "mel or encoder_out"),
-    "a number as a name": (lambda m, x: m.run_with_cache(x, names=3), "not int"),
-    "no names": (lambda m, x: m.run_with_cache(x, names=[]), "empty"),
-    "floats as positions": (lambda m, x: m.run_with_cache(x, names="encoder.hook_out", positions=[1.0]), "1.0"),
+    "a number as a name": (lambda m, x: m.run_with_cache(x, names_filter=3), "not int"),
+    "no names": (lambda m, x: m.run_with_cache(x, names_filter=[]), "empty"),
+    "floats as positions": (lambda m, x: m.run_with_cache(x, names_filter="encoder.hook_out", pos_slice=[1.0]), "1.0"),
     "a mel as encoder output": (lambda m, x: m.logits(TOKENS, x), r"\[batch, position, 128\]"),
     "lists to generate": (lambda m, x: m.generate([[1]], m.embed_audio(x)), "list"),
     "half a token": (lambda m, x: m.generate(TOKENS, m.embed_audio(x), max_new_tokens=2.5), "2.5"),
@@ -83,7 +83,7 @@ def test_each_has_an_error_of_ours(model: HookedWhisper, mel: torch.Tensor, what
 
 
 def test_later_ids_are_checked_where_a_cache_begins(model: HookedWhisper, mel: torch.Tensor) -> None:
-    _, cache = model.run_with_cache(mel, TOKENS, names=["decoder.*", "unembed.*"])
+    _, cache = model.run_with_cache(mel, TOKENS, names_filter=["decoder.*", "unembed.*"])
     parts, _ = cache.decompose_resid("decoder")
     for wrong in (10**6, -1, 1.5, [True], "a"):
         with pytest.raises(ArgumentError, match="0 to 51864"):
@@ -111,7 +111,7 @@ def test_a_cache_is_pickled_and_copied(odd: Twins) -> None:
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
 def test_a_saved_cache_has_the_rights_of_the_umask(odd: Twins, tmp_path: Path, umask: int, mode: int) -> None:
-    _, cache = odd.core.run_with_cache(odd.mel(1), names="encoder.hook_out")
+    _, cache = odd.core.run_with_cache(odd.mel(1), names_filter="encoder.hook_out")
     before = os.umask(umask)
     try:
         cache.save(tmp_path / "cache.safetensors")

@@ -75,7 +75,7 @@ def test_the_encoder_takes_the_blocks_and_gives_what_scores_give(odd: Twins, mon
         with model.hooks(attn_masks=masks):
             fast = model.encoder(mel)
         assert calls == [(2, 4)] * model.cfg.encoder.n_layers
-        slow, cache = model.run_with_cache(mel, names="encoder.*.hook_pattern", attn_masks=masks)
+        slow, cache = model.run_with_cache(mel, names_filter="encoder.*.hook_pattern", attn_masks=masks)
         assert len(calls) == model.cfg.encoder.n_layers
     torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
     pattern = cache["encoder.blocks.0.attn.hook_pattern"]

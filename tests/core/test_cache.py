@@ -17,7 +17,7 @@ from tests.core.twins import Twins
 
 @pytest.fixture(scope="module")
 def cache(odd: Twins) -> ActivationCache:
-    return odd.core.run_with_cache(odd.mel(2), odd.tokens(4, 2), names="*")[1]
+    return odd.core.run_with_cache(odd.mel(2), odd.tokens(4, 2), names_filter="*")[1]
 
 
 SHORTHANDS = {
@@ -88,7 +88,7 @@ def test_a_wrong_key_says_what_there_is(cache: ActivationCache, key: object, wor
 
 
 def test_a_point_that_was_not_cached_says_how_to(odd: Twins) -> None:
-    _, few = odd.core.run_with_cache(odd.mel(), names="encoder.hook_*")
+    _, few = odd.core.run_with_cache(odd.mel(), names_filter="encoder.hook_*")
     with pytest.raises(UnknownHookError, match=r"was not cached; ask for it .* \(this cache has 4 entries\)"):
         few["encoder", "pattern", 0]
     assert few.get("encoder.blocks.0.attn.hook_pattern") is None
@@ -96,7 +96,7 @@ def test_a_point_that_was_not_cached_says_how_to(odd: Twins) -> None:
 
 def test_repr_shows_names_axes_and_sizes(odd: Twins) -> None:
     _, cache = odd.core.run_with_cache(
-        odd.mel(2), names="encoder.*.hook_pattern", dtype=torch.float16, incl_bwd=True, loss_fn=torch.sum
+        odd.mel(2), names_filter="encoder.*.hook_pattern", dtype=torch.float16, incl_bwd=True, loss_fn=torch.sum
     )
     lines = repr(cache).splitlines()
     assert lines[0] == "ActivationCache with 4 activations, 0.2 MiB"
@@ -110,9 +110,9 @@ def test_repr_shows_names_axes_and_sizes(odd: Twins) -> None:
 
 def test_bytes_count_shared_memory_once(odd: Twins) -> None:
     names = ["encoder.blocks.0.hook_resid_post", "encoder.blocks.1.hook_resid_pre"]
-    one = odd.core.run_with_cache(odd.mel(), names=names[:1])[1].nbytes
+    one = odd.core.run_with_cache(odd.mel(), names_filter=names[:1])[1].nbytes
     assert one == 60 * 96 * 4
-    assert odd.core.run_with_cache(odd.mel(), names=names)[1].nbytes == one
+    assert odd.core.run_with_cache(odd.mel(), names_filter=names)[1].nbytes == one
 
 
 def test_to(cache: ActivationCache) -> None:
@@ -141,7 +141,7 @@ def test_slice_by_axis_name(cache: ActivationCache) -> None:
 
 def test_views_of_a_cache_outlive_the_model(odd: Twins) -> None:
     model = copy.deepcopy(odd.core)
-    _, cache = model.run_with_cache(odd.mel(2), names="encoder.hook_out")
+    _, cache = model.run_with_cache(odd.mel(2), names_filter="encoder.hook_out")
     del model
     assert cache.slice(batch=0).to(torch.float64)["encoder.hook_out"].shape == (1, 60, 96)
     with pytest.raises(HookedWhisperError, match="no longer exists"):
@@ -162,7 +162,7 @@ def test_a_saved_cache_comes_back(odd: Twins, cache: ActivationCache, tmp_path: 
         assert torch.equal(loaded[name], mixed[name]) and loaded[name].dtype == mixed[name].dtype
     assert torch.equal(loaded.decompose_resid("decoder")[0], mixed.decompose_resid("decoder")[0])
     assert [p.name for p in tmp_path.iterdir()] == ["clip.safetensors"]
-    _, grads = odd.core.run_with_cache(odd.mel(), names="encoder.hook_out", incl_bwd=True, loss_fn=torch.sum)
+    _, grads = odd.core.run_with_cache(odd.mel(), names_filter="encoder.hook_out", incl_bwd=True, loss_fn=torch.sum)
     grads.save(path)
     assert list(ActivationCache.load(path, odd.core)) == ["encoder.hook_out", "encoder.hook_out_grad"]
 

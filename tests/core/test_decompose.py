@@ -26,7 +26,7 @@ def core(odd: Twins) -> WhisperCore:
 
 @pytest.fixture(scope="module")
 def cache(odd: Twins) -> ActivationCache:
-    return odd.core.run_with_cache(odd.mel(2), odd.tokens(5, 2), names="*")[1]
+    return odd.core.run_with_cache(odd.mel(2), odd.tokens(5, 2), names_filter="*")[1]
 
 
 def entering(cache: ActivationCache, stack: str, layer: int | None) -> torch.Tensor:
@@ -140,7 +140,7 @@ def test_cutting_before_is_cutting_after(cache: ActivationCache, pos: int | slic
 
 
 def test_a_cache_cut_while_it_was_made_decomposes_too(odd: Twins) -> None:
-    cut = {"positions": slice(5, 9), "tokens_slice": -1}
+    cut = {"pos_slice": slice(5, 9), "token_slice": -1}
     _, cache = odd.core.run_with_cache(odd.mel(), odd.tokens(5), **cut)
     for stack, width in (("encoder", 4), ("decoder", 1)):
         parts, _ = cache.decompose_resid(stack)
@@ -163,7 +163,7 @@ def test_what_cannot_be_decomposed(odd: Twins, cache: ActivationCache, unchecked
         cache.decompose_resid("decoder", 0, mode="mlp")
     with pytest.raises(HookedWhisperError, match="decoder has blocks 0 to 2"):
         cache.accumulated_resid("decoder", 4)
-    _, few = odd.core.run_with_cache(odd.mel(), names="encoder.hook_embed")
+    _, few = odd.core.run_with_cache(odd.mel(), names_filter="encoder.hook_embed")
     with pytest.raises(HookedWhisperError, match="hook_pos_embed was not cached"):
         few.decompose_resid("encoder")
 

@@ -36,7 +36,7 @@ def test_offset_is_the_index_of_the_first_token(one: Twins, core: WhisperCore) -
 def test_resuming_after_cached_decoding_begins_at_zero(one: Twins, core: WhisperCore) -> None:
     encoder_out, tokens = core.embed_audio(one.mel()), one.tokens(5)
     _, cache = core.run_with_cache(
-        tokens=tokens, encoder_out=encoder_out, names=["decoder.blocks.0.hook_resid_pre", "unembed.hook_in"]
+        tokens=tokens, encoder_out=encoder_out, names_filter=["decoder.blocks.0.hook_resid_pre", "unembed.hook_in"]
     )
     kv_cache = KVCache()
     for piece in tokens.split(1, dim=1):
@@ -48,10 +48,10 @@ def test_resuming_after_cached_decoding_begins_at_zero(one: Twins, core: Whisper
 def test_in_place_edits_stay_where_they_are(one: Twins) -> None:
     """Whatever a hook does to its tensor, what was cached before it is as it was, and so are the inputs."""
     core, mel, tokens = one.core, one.mel(), one.tokens(4)
-    _, plain = core.run_with_cache(mel, tokens, names="*")
+    _, plain = core.run_with_cache(mel, tokens, names_filter="*")
     names = core.hook_names()
     for i, name in list(enumerate(names))[::2]:
-        _, cache = core.run_with_cache(mel, tokens, names="*", fwd_hooks=[(name, lambda x: x.zero_())])
+        _, cache = core.run_with_cache(mel, tokens, names_filter="*", fwd_hooks=[(name, lambda x: x.zero_())])
         assert all(torch.equal(cache[earlier], plain[earlier]) for earlier in names[:i]), name
         assert not cache[name].any()
     assert torch.equal(mel, one.mel()) and torch.equal(tokens, one.tokens(4))

@@ -152,7 +152,7 @@ def test_shapes_are_the_declared_axes(twins: Twins) -> None:
         "d_model": cfg.encoder.d_model,
         "vocab": cfg.decoder.n_vocab,
     }
-    _, cache = core.run_with_cache(twins.mel(BATCH), twins.tokens(TOKENS, BATCH), names="*")
+    _, cache = core.run_with_cache(twins.mel(BATCH), twins.tokens(TOKENS, BATCH), names_filter="*")
     assert list(cache) == core.hook_names()
     for name, tensor in cache.items():
         assert tuple(tensor.shape) == axis_sizes(core.hook_dict[name], cfg, sizes), name
@@ -169,7 +169,7 @@ def test_optional_points_cost_nothing_until_named(one: Twins) -> None:
     }
     _, cache = one.core.run_with_cache(one.mel(), one.tokens(3))
     assert not set(optional) & set(cache)
-    _, cache = one.core.run_with_cache(one.mel(), one.tokens(3), names=optional)
+    _, cache = one.core.run_with_cache(one.mel(), one.tokens(3), names_filter=optional)
     assert list(cache) == optional
 
 
@@ -188,7 +188,7 @@ def test_noise_by_absolute_position_is_the_same_with_a_kv_cache(size: str, name:
     core, mel, tokens, plain = given_run[size]
     encoder_out = core.embed_audio(mel)
     point = core.hook_dict[name]
-    _, cache = core.run_with_cache(mel, tokens, names=name)
+    _, cache = core.run_with_cache(mel, tokens, names_filter=name)
     noise = shifted(cache[name]) - cache[name]
     if point.axes[-2:] == ("query", "key") and "cross" not in name:
         noise = noise.tril()  # keys that are not there yet get none
@@ -278,10 +278,10 @@ def test_the_past_does_not_see_the_future(size: str, name: str, given_run: dict)
 def test_the_stem_sees_five_frames(odd: Twins) -> None:
     """Encoder position t reads mel frames 2t-2 to 2t+2."""
     position = 7
-    _, plain = odd.core.run_with_cache(odd.mel(), names="encoder.hook_embed", return_type=None)
+    _, plain = odd.core.run_with_cache(odd.mel(), names_filter="encoder.hook_embed", stop_early=True)
     for frame in range(2 * position - 4, 2 * position + 5):
         mel = odd.mel()
         mel[..., frame] += 1
-        _, cache = odd.core.run_with_cache(mel, names="encoder.hook_embed", return_type=None)
+        _, cache = odd.core.run_with_cache(mel, names_filter="encoder.hook_embed", stop_early=True)
         moved = not torch.equal(cache["encoder.hook_embed"][:, position], plain["encoder.hook_embed"][:, position])
         assert moved == (abs(frame - 2 * position) <= 2), frame

@@ -258,7 +258,7 @@ def test_a_dropped_model_dies_at_once() -> None:
     model, mel, tokens = copy.deepcopy(twins.core), twins.mel(), twins.tokens(3)
     with model.hooks([("*", lambda x: x * 1)], attn_masks={"decoder": local_window(1)}):
         model(mel, tokens)
-    _, early = model.run_with_cache(mel, tokens, names=POINT, return_type=None)
+    _, early = model.run_with_cache(mel, tokens, names_filter=POINT, stop_early=True)
     _, cache = model.run_with_cache(mel, tokens, incl_bwd=True, loss_fn=lambda logits: logits.sum())
     with pytest.raises(Planned):
         model.run_with_hooks(mel, tokens, fwd_hooks=[(POINT, _raise)])
@@ -278,7 +278,7 @@ def test_a_dropped_model_dies_at_once() -> None:
 
 def test_global_state_stays(one: Twins) -> None:
     before = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_rng_state()
-    one.core.run_with_cache(one.mel(), one.tokens(3), names="*", dtype=torch.float16)
+    one.core.run_with_cache(one.mel(), one.tokens(3), names_filter="*", dtype=torch.float16)
     with pytest.raises(Planned):
         run(one, _raise)
     after = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_rng_state()

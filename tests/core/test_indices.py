@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hooked_whisper.patching.positions import places
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,8 +15,8 @@ from hooked_whisper import HookedWhisper
 from hooked_whisper._support.indices import read_indices, take
 from hooked_whisper.errors import HookedWhisperError, MaskError, PatchError
 from hooked_whisper.hooks.attach_layout import sae_positions
-from hooked_whisper.interventions import Patch, ablate, knock_out, replace_encoder
-from hooked_whisper.interventions.positions import places
+from hooked_whisper.interventions import ablate, knock_out, replace_encoder
+from hooked_whisper.patching import Patch
 from tests.core.twins import Twins
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -115,10 +116,12 @@ def test_every_function_takes_every_form(odd: Twins, core: HookedWhisper, number
     mel, tokens = odd.mel(1), odd.tokens(8, 1)
     n = core.cfg.encoder.n_ctx
     point = core.hook_dict["encoder.hook_out"]
-    _, whole = core.run_with_cache(mel, tokens, names=["encoder.hook_out", "decoder.*resid*", "decoder.ln_final*"])
+    _, whole = core.run_with_cache(
+        mel, tokens, names_filter=["encoder.hook_out", "decoder.*resid*", "decoder.ln_final*"]
+    )
     x = whole["encoder.hook_out"]
     for form, at in forms(numbers, n).items():
-        _, cache = core.run_with_cache(mel, names="encoder.hook_out", positions=at)
+        _, cache = core.run_with_cache(mel, names_filter="encoder.hook_out", pos_slice=at)
         assert torch.equal(cache["encoder.hook_out"], x[:, numbers]), form
         assert torch.equal(whole.slice(position=at)["encoder.hook_out"], x[:, numbers]), form
         chosen = sae_positions(at, point, core.cfg)
@@ -132,7 +135,7 @@ def test_every_function_takes_every_form(odd: Twins, core: HookedWhisper, number
         (rule,) = knock_out(core, keys=at, blocks=[0]).values()
         assert (~rule(torch.arange(n), torch.arange(n)))[0, 0, 0].nonzero().flatten().tolist() == numbers, form
     for form, at in forms(numbers, 8).items():
-        _, cache = core.run_with_cache(mel, tokens, names="decoder.*resid_pre", tokens_slice=at)
+        _, cache = core.run_with_cache(mel, tokens, names_filter="decoder.*resid_pre", token_slice=at)
         assert torch.equal(cache["decoder", "resid_pre", 0], whole["decoder", "resid_pre", 0][:, numbers]), form
         resid = whole.accumulated_resid("decoder", pos=at)
         assert torch.equal(resid[0], whole["decoder", "resid_pre", 0][:, numbers]), form

@@ -42,7 +42,7 @@ def patterns(odd: Twins, attn_masks: dict, batch: int = 2) -> dict[str, Tensor]:
     """Pattern of every attention, by the attention's name."""
     with torch.no_grad():
         _, cache = odd.core.run_with_cache(
-            odd.mel(batch), odd.tokens(TOKENS, batch), names="*.hook_pattern", attn_masks=attn_masks
+            odd.mel(batch), odd.tokens(TOKENS, batch), names_filter="*.hook_pattern", attn_masks=attn_masks
         )
     return {name.removesuffix(".hook_pattern"): tensor for name, tensor in cache.items()}
 
@@ -198,7 +198,7 @@ def test_a_row_without_keys_is_zero_and_keeps_gradients_finite(
     mel = odd.mel(2).requires_grad_()
     hooks = [LISTEN] if explicit else []
     with odd.core.hooks(hooks, attn_masks={target: mask}):
-        logits, cache = odd.core.run_with_cache(mel, odd.tokens(TOKENS, 2), names=f"{name}.hook_z")
+        logits, cache = odd.core.run_with_cache(mel, odd.tokens(TOKENS, 2), names_filter=f"{name}.hook_z")
         parameters = list(odd.core.parameters())
         grads = torch.autograd.grad(logits.square().sum(), [mel, *parameters])
     z = cache[f"{name}.hook_z"]
@@ -210,7 +210,7 @@ def test_a_row_without_keys_is_zero_and_keeps_gradients_finite(
 def test_a_hook_that_forbids_every_key_gives_zero_too(odd: Twins) -> None:
     name = "decoder.blocks.0.cross_attn"
     hook = (f"{name}.hook_attn_scores", lambda scores: torch.full_like(scores, -torch.inf))
-    _, cache = odd.core.run_with_cache(odd.mel(), odd.tokens(3), names=[f"{name}.hook_*"], fwd_hooks=[hook])
+    _, cache = odd.core.run_with_cache(odd.mel(), odd.tokens(3), names_filter=[f"{name}.hook_*"], fwd_hooks=[hook])
     assert not cache[f"{name}.hook_pattern"].any() and not cache[f"{name}.hook_z"].any()
 
 

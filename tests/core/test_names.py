@@ -79,7 +79,7 @@ def test_published_module_names_are_the_tensors_of_those_modules(odd: Twins, ali
     )
     with torch.no_grad():
         odd.openai(odd.mel(), odd.tokens(3))
-        _, cache = odd.core.run_with_cache(odd.mel(), odd.tokens(3), names=alias)
+        _, cache = odd.core.run_with_cache(odd.mel(), odd.tokens(3), names_filter=alias)
     handle.remove()
     theirs = outputs[0].mT if alias == "encoder.conv1" else outputs[0]
     assert torch.allclose(cache[alias], theirs, rtol=1e-4, atol=1e-4)
@@ -106,7 +106,7 @@ def test_one_unknown_name_in_a_list_is_enough(core: WhisperCore) -> None:
         with pytest.raises(UnknownHookError):
             core.add_hook(names, print)
         with pytest.raises(UnknownHookError):
-            core.run_with_cache(names=names, mel=torch.zeros(1, 128, 120))
+            core.run_with_cache(names_filter=names, mel=torch.zeros(1, 128, 120))
     assert core.list_hooks() == {}
 
 

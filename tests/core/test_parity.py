@@ -133,5 +133,5 @@ def test_half_precision_weights(odd: Twins, dtype: torch.dtype, tolerance: float
     logits = half(mel.to(dtype), tokens)
     assert logits.dtype == torch.float32 and half.dtype == dtype
     assert relative_l2(logits, odd.core(mel, tokens)) < tolerance
-    _, cache = half.run_with_cache(mel.to(dtype), tokens, names="*.hook_pattern")
+    _, cache = half.run_with_cache(mel.to(dtype), tokens, names_filter="*.hook_pattern")
     assert relative_l2(cache["decoder", "cross_pattern", -1].sum(-1), torch.ones(2, 3, 9)) < tolerance

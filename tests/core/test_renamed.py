@@ -6,9 +6,11 @@ import sys
 import types
 
 import pytest
+import torch
 
 from hooked_whisper._support.renamed import RenamedWarning, renamed_arguments, renamed_names
 from hooked_whisper.errors import ArgumentError
+from tests.core.twins import Twins
 
 
 def test_an_old_name_of_a_module_gives_the_new_object_and_warns():
@@ -34,3 +36,38 @@ def test_an_old_argument_is_passed_on_under_its_new_name():
     assert function(names_filter="b") == "b"
     with pytest.raises(ArgumentError, match="both"):
         function(names="a", names_filter="b")
+
+
+def test_the_keywords_of_version_0_1_give_the_same_cache(one: Twins, unchecked: None):
+    core, mel, tokens = one.core, one.mel(), one.tokens(4)
+    new = {"names_filter": "*.hook_resid_post", "pos_slice": slice(0, 5), "token_slice": -1}
+    old = {"names_filter": "*.hook_resid_post", "positions": slice(0, 5), "tokens_slice": -1}
+    logits, wanted = core.run_with_cache(mel, tokens, **new)
+    with pytest.warns(RenamedWarning, match="pos_slice|token_slice"):
+        _, cache = core.run_with_cache(mel, tokens, **old)
+    assert list(cache) == list(wanted) and all(torch.equal(cache[name], wanted[name]) for name in wanted)
+    for return_type, output in ((None, None), ("logits", logits)):
+        with pytest.warns(RenamedWarning, match="stop_early"):
+            again, _ = core.run_with_cache(mel, tokens, return_type=return_type)
+        assert again is output or torch.equal(again, output)
+    with pytest.warns(RenamedWarning), pytest.raises(ArgumentError, match="return_type must be"):
+        core.run_with_cache(mel, return_type="loss")
+    assert list(core.run_with_cache(mel, names="encoder.hook_out")[1]) == ["encoder.hook_out"]
+    with pytest.raises(ArgumentError, match="both"):
+        core.run_with_cache(mel, names="encoder.hook_out", names_filter="encoder.hook_out")
+
+
+@pytest.mark.parametrize(
+    ("keyword", "answer"),
+    [
+        ("remove_batch_dim", "batch=0"),
+        ("stop_at_layer", "stop_early"),
+        ("return_cache_object", "ActivationCache"),
+        ("prepend_bos", "to_tokens"),
+        ("use_error_term", "attach_sae"),
+    ],
+)
+def test_keywords_of_other_libraries_are_answered(one: Twins, unchecked: None, keyword: str, answer: str):
+    with pytest.raises(ArgumentError, match=answer) as raised:
+        one.core.run_with_cache(one.mel(), **{keyword: True})
+    assert f"{keyword}=" in str(raised.value)

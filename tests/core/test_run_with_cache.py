@@ -47,13 +47,15 @@ def test_the_default_leaves_out_what_is_large_or_optional(odd: Twins, core: Whis
 def test_names_of_every_kind_and_of_the_stack_that_runs(odd: Twins, core: WhisperCore) -> None:
     both = [f"{stack}.blocks.{i}.hook_resid_pre" for stack, n in (("encoder", 2), ("decoder", 3)) for i in range(n)]
     for names in ("*.hook_resid_pre", re.compile("resid_pre"), lambda n: "resid_pre" in n, ["*.hook_resid_pre"]):
-        assert list(core.run_with_cache(odd.mel(), odd.tokens(3), names=names)[1]) == both
-        assert list(core.run_with_cache(odd.mel(), names=names)[1]) == both[:2]
+        assert list(core.run_with_cache(odd.mel(), odd.tokens(3), names_filter=names)[1]) == both
+        assert list(core.run_with_cache(odd.mel(), names_filter=names)[1]) == both[:2]
     for names in ("unembed.hook_in", ["encoder.hook_out", "unembed.*"], re.compile("^decoder")):
         with pytest.raises(ValueError, match=r"would not run in this pass: give tokens"):
-            core.run_with_cache(odd.mel(), names=names)
+            core.run_with_cache(odd.mel(), names_filter=names)
     with pytest.raises(ValueError, match="give mel instead of encoder_out"):
-        core.run_with_cache(tokens=odd.tokens(2), encoder_out=core.embed_audio(odd.mel()), names="encoder.hook_out")
+        core.run_with_cache(
+            tokens=odd.tokens(2), encoder_out=core.embed_audio(odd.mel()), names_filter="encoder.hook_out"
+        )
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,9 @@ def test_the_pass_stops_after_the_last_requested_point(
             handles.append(block.register_forward_pre_hook(lambda *_, name=name: entered.append(name)))
     handles.append(core.decoder.unembed.register_forward_hook(lambda *_: finished.append("unembed")))
     try:
-        out, cache = core.run_with_cache(odd.mel(), odd.tokens(3), names=["encoder.hook_mel", last], return_type=None)
+        out, cache = core.run_with_cache(
+            odd.mel(), odd.tokens(3), names_filter=["encoder.hook_mel", last], stop_early=True
+        )
     finally:
         for handle in handles:
             handle.remove()
@@ -88,23 +92,23 @@ def test_the_pass_stops_after_the_last_requested_point(
 
 def test_an_early_stop_keeps_what_the_whole_pass_keeps(odd: Twins, core: WhisperCore) -> None:
     name = "decoder.blocks.1.hook_resid_mid"
-    _, early = core.run_with_cache(odd.mel(), odd.tokens(3), names=name, return_type=None)
-    logits, whole = core.run_with_cache(odd.mel(), odd.tokens(3), names=name)
+    _, early = core.run_with_cache(odd.mel(), odd.tokens(3), names_filter=name, stop_early=True)
+    logits, whole = core.run_with_cache(odd.mel(), odd.tokens(3), names_filter=name)
     assert torch.equal(early[name], whole[name]) and torch.equal(logits, core(odd.mel(), odd.tokens(3)))
 
 
 def test_cuts_of_positions_and_tokens(odd: Twins, core: WhisperCore) -> None:
     mel, tokens = odd.mel(2), odd.tokens(6, 2)
-    _, whole = core.run_with_cache(mel, tokens, names="*")
-    for positions, tokens_slice in (
+    _, whole = core.run_with_cache(mel, tokens, names_filter="*")
+    for pos_slice, token_slice in (
         (slice(10, 40, 3), slice(1, -1)),
         (7, -1),
         ([3, 1, -1], [0, 2]),
         (None, slice(0, 0)),
     ):
-        _, cache = core.run_with_cache(mel, tokens, names="*", positions=positions, tokens_slice=tokens_slice)
+        _, cache = core.run_with_cache(mel, tokens, names_filter="*", pos_slice=pos_slice, token_slice=token_slice)
         for name, wanted in whole.items():
-            cuts = {"position": positions, "token": tokens_slice}
+            cuts = {"position": pos_slice, "token": token_slice}
             cuts["query"] = cuts["position" if name.startswith("encoder") else "token"]
             for dim, axis in enumerate(whole.axes(name)):
                 cut = cuts.get(axis)
@@ -112,11 +116,11 @@ def test_cuts_of_positions_and_tokens(odd: Twins, core: WhisperCore) -> None:
                     wanted = wanted[(slice(None),) * dim + ([cut] if isinstance(cut, int) else cut,)]
             assert torch.equal(cache[name], wanted), name
     with pytest.raises(HookedWhisperError, match=r"no token 6 of decoder\.hook_embed"):
-        core.run_with_cache(mel, tokens, names="decoder.hook_embed", tokens_slice=[6])
+        core.run_with_cache(mel, tokens, names_filter="decoder.hook_embed", token_slice=[6])
 
 
 def test_a_cut_does_not_hold_the_whole_tensor(odd: Twins, core: WhisperCore) -> None:
-    _, cache = core.run_with_cache(odd.mel(), names="*.hook_resid_*", positions=slice(0, 2))
+    _, cache = core.run_with_cache(odd.mel(), names_filter="*.hook_resid_*", pos_slice=slice(0, 2))
     assert cache.nbytes == sum(t.numel() * 4 for t in cache.values())
 
 
@@ -134,7 +138,7 @@ def test_hooks_and_masks_of_the_pass(odd: Twins, core: WhisperCore) -> None:
     name = "encoder.blocks.0.hook_mlp_out"
     _, cache = core.run_with_cache(
         odd.mel(),
-        names=[name, "encoder.blocks.*.attn.hook_pattern"],
+        names_filter=[name, "encoder.blocks.*.attn.hook_pattern"],
         fwd_hooks=[(name, torch.zeros_like)],
         attn_masks={"encoder": local_window(2)},
     )
@@ -184,7 +188,7 @@ def test_kept_gradients_are_those_of_autograd(odd: Twins, core: WhisperCore) -> 
     """Every point's own gradient: as of a zero that is added there."""
     mel, tokens = odd.mel().requires_grad_(), odd.tokens(5)
     names = [n for n in core.hook_names() if n != "decoder.hook_tokens"]
-    _, cache = core.run_with_cache(mel, tokens, names=names, incl_bwd=True, loss_fn=loss)
+    _, cache = core.run_with_cache(mel, tokens, names_filter=names, incl_bwd=True, loss_fn=loss)
     leaves: dict[str, Tensor] = {}
 
     def add_leaf(x: Tensor, hook: object) -> Tensor:
@@ -204,7 +208,7 @@ def test_keeping_gradients_touches_no_grad(odd: Twins, core: WhisperCore) -> Non
     weight.grad = torch.ones_like(weight)
     mel = odd.mel().requires_grad_()
     try:
-        core.run_with_cache(mel, odd.tokens(5), incl_bwd=True, loss_fn=loss, tokens_slice=slice(0, 2))
+        core.run_with_cache(mel, odd.tokens(5), incl_bwd=True, loss_fn=loss, token_slice=slice(0, 2))
         assert torch.equal(weight.grad, torch.ones_like(weight))
         assert mel.grad is None and core.decoder.positional_embedding.grad is None
     finally:
@@ -218,9 +222,8 @@ def test_requests_that_make_no_sense(odd: Twins, core: WhisperCore, unchecked: N
         ({}, "either mel or encoder_out"),
         ({"mel": mel, "encoder_out": encoder_out}, "either mel or encoder_out"),
         ({"encoder_out": encoder_out}, "give tokens too"),
-        ({"mel": mel, "return_type": "loss"}, "return_type must be"),
         ({"mel": mel, "incl_bwd": True}, "incl_bwd needs loss_fn"),
-        ({"mel": mel, "incl_bwd": True, "loss_fn": loss, "return_type": None}, "incl_bwd needs loss_fn"),
+        ({"mel": mel, "incl_bwd": True, "loss_fn": loss, "stop_early": True}, "incl_bwd needs loss_fn"),
         ({"mel": mel, "incl_bwd": True, "loss_fn": lambda out: out}, "one number"),
         ({"mel": mel, "incl_bwd": True, "loss_fn": lambda out: 3.0}, "one number"),
     ):
@@ -237,25 +240,25 @@ def test_requests_that_make_no_sense(odd: Twins, core: WhisperCore, unchecked: N
 def test_a_request_that_is_too_large_says_what_to_do(odd: Twins, core: WhisperCore) -> None:
     calls: list[int] = []
     with core.hooks([("encoder.hook_mel", lambda x: calls.append(1))]), pytest.raises(CacheSizeError) as raised:
-        core.run_with_cache(odd.mel(), odd.tokens(5), names="*", max_bytes=1000)
+        core.run_with_cache(odd.mel(), odd.tokens(5), names_filter="*", max_bytes=1000)
     message = str(raised.value)
     assert not calls  # refused before anything ran
     assert re.search(r"\d\.\d GiB", message) and "encoder.conv1.hook_pre" not in message
-    for remedy in ("names=", "positions=", "tokens_slice=", "dtype=torch.float16", "max_bytes="):
+    for remedy in ("names_filter=", "pos_slice=", "token_slice=", "dtype=torch.float16", "max_bytes="):
         assert remedy in message
     assert isinstance(raised.value, MemoryError)
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"positions": slice(0, 7)}, {"tokens_slice": [0, 1]}, {"dtype": torch.float16}])
+@pytest.mark.parametrize("kwargs", [{}, {"pos_slice": slice(0, 7)}, {"token_slice": [0, 1]}, {"dtype": torch.float16}])
 def test_the_estimate_is_the_size(odd: Twins, core: WhisperCore, kwargs: dict) -> None:
     """Also where one clip serves many rows of tokens."""
     names = [name for name in core.hook_names() if name != "decoder.hook_tokens"]  # int64: twice the width
     for mel, tokens in ((odd.mel(2), odd.tokens(5, 2)), (odd.mel(1), odd.tokens(5, 4))):
-        _, cache = core.run_with_cache(mel, tokens, names=names, **kwargs)
+        _, cache = core.run_with_cache(mel, tokens, names_filter=names, **kwargs)
         size = sum(t.numel() * t.element_size() for t in cache.values())
-        core.run_with_cache(mel, tokens, names=names, max_bytes=size, **kwargs)
+        core.run_with_cache(mel, tokens, names_filter=names, max_bytes=size, **kwargs)
         with pytest.raises(CacheSizeError):
-            core.run_with_cache(mel, tokens, names=names, max_bytes=size - 1, **kwargs)
+            core.run_with_cache(mel, tokens, names_filter=names, max_bytes=size - 1, **kwargs)
 
 
 def test_large_models_are_refused_by_default_where_patterns_would_fill_memory() -> None:
@@ -265,4 +268,4 @@ def test_large_models_are_refused_by_default_where_patterns_would_fill_memory() 
         model = WhisperCore(RELEASED["large-v3"])
     mel = torch.empty(1, 128, 3000, device="meta")
     with pytest.raises(CacheSizeError, match=r"encoder.blocks.\d+.attn.hook_(attn_scores|pattern)"):
-        model.run_with_cache(mel, names="encoder.*")
+        model.run_with_cache(mel, names_filter="encoder.*")

@@ -29,7 +29,7 @@ def core(odd: Twins) -> WhisperCore:
 
 @pytest.fixture(scope="module")
 def cache(odd: Twins) -> ActivationCache:
-    return odd.core.run_with_cache(odd.mel(2), odd.tokens(5, 2), names="*")[1]
+    return odd.core.run_with_cache(odd.mel(2), odd.tokens(5, 2), names_filter="*")[1]
 
 
 def weights_of(core: WhisperCore, kind: str) -> AttentionWeights:

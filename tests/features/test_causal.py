@@ -83,7 +83,7 @@ def test_means_are_over_words_with_and_without(model: HookedWhisper, mels: torch
 def test_the_control_is_a_random_direction_of_the_same_size(model: HookedWhisper, mels: torch.Tensor) -> None:
     """At a residual direction moved by a constant, the control is steering along the random direction."""
     basis = random_orthonormal(32, 3, seed=1)
-    _, cache = model.run_with_cache(mels, names=RESID, return_type=None)
+    _, cache = model.run_with_cache(mels, names_filter=RESID, stop_early=True)
     features = basis.encode(cache[RESID])[..., 2]
     (effect,) = causal_effects(model, mels, CLIPS, RESID, basis, {2: "a"}, to=4.0, seed=7)
     other = random_control(basis.directions[2], 7)
@@ -99,7 +99,7 @@ def test_the_control_is_a_random_direction_of_the_same_size(model: HookedWhisper
 def test_only_where_the_phone_is(model: HookedWhisper, mels: torch.Tensor) -> None:
     (effect,) = causal_effects(model, mels, CLIPS, POST, axes(64), {5: "t"}, to=2.0, where="phone")
     span = model.time.span(CLIPS[0].phones[-1].start, CLIPS[0].phones[-1].end, rounding="outer")
-    _, cache = model.run_with_cache(mels, names=POST, return_type=None)
+    _, cache = model.run_with_cache(mels, names_filter=POST, stop_early=True)
     expected = (2.0 - cache[POST][0, span, 5]).abs().mean()
     assert effect.norm == pytest.approx(float(expected), rel=1e-4)
     assert table(effect, "change")[2:] == pytest.approx(0, abs=1e-5)  # the second clip has no such phone

@@ -99,7 +99,7 @@ def test_a_full_window_is_the_model_on_it(model: HookedWhisper, real: list[torch
     found = in_full_window(model, PRE, axes(64), [4, 5], mel, 10, slice(15, 17))
     window = (mel.amax((1, 2), True) - RANGE).expand(2, 80, 120).clone()
     window[:, :, 20:44] = mel
-    _, cache = model.run_with_cache(window, names=PRE, return_type=None)
+    _, cache = model.run_with_cache(window, names_filter=PRE, stop_early=True)
     torch.testing.assert_close(found, torch.stack([cache[PRE][k, 15:17, 4 + k].mean() for k in (0, 1)]))
 
 

@@ -8,11 +8,12 @@ import torch
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
+from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import AlignmentError, AudioError, CacheSizeError, HookedWhisperError, PatchError
 from hooked_whisper.features import random_orthonormal
 from hooked_whisper.features.baselines import mel_bands
 from hooked_whisper.features.phones.joint_histogram import JointCounts, count
-from hooked_whisper.features.phones.labeled_evaluation import LabelledClip, activations, evaluate_sites, speaker_folds
+from hooked_whisper.features.phones.labeled_evaluation import activations, evaluate_sites, speaker_folds
 from hooked_whisper.features.phones.position_labels import label_names, label_positions
 from hooked_whisper.features.sites import Site
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
@@ -31,7 +32,7 @@ def model() -> HookedWhisper:
         )
 
 
-def tone_clip(seed: int, speaker: str) -> LabelledClip:
+def tone_clip(seed: int, speaker: str) -> Clip:
     """Each label is a tone of its own, which mel bands must find."""
     rng = np.random.default_rng(seed)
     labels = rng.choice(list(TONES), size=int(rng.integers(5, 9)))
@@ -39,15 +40,15 @@ def tone_clip(seed: int, speaker: str) -> LabelledClip:
     samples = np.concatenate([np.sin(2 * np.pi * TONES[x] * np.arange(1920) / 16_000) for x in labels])
     noise = rng.normal(size=len(samples)) * 0.01
     audio = (0.3 * samples + noise).astype(np.float32)
-    return LabelledClip(audio, Alignment(f"u{seed}", speaker, "", len(audio) / 16_000, (), spans), speaker)
+    return Clip.aligned(audio, Alignment(f"u{seed}", speaker, "", len(audio) / 16_000, (), spans), speaker)
 
 
 @pytest.fixture(scope="module")
-def clips() -> list[LabelledClip]:
+def clips() -> list[Clip]:
     return [tone_clip(i, f"speaker{i % 3}") for i in range(60)]
 
 
-def test_counts_are_those_of_the_activations(model: HookedWhisper, clips: list[LabelledClip]) -> None:
+def test_counts_are_those_of_the_activations(model: HookedWhisper, clips: list[Clip]) -> None:
     some, basis = clips[:11], random_orthonormal(32)
     seen: list[list[int]] = []
 
@@ -64,9 +65,9 @@ def test_counts_are_those_of_the_activations(model: HookedWhisper, clips: list[L
     for f in range(2):
         rows, ids, tokens = [], [], 0
         for i in np.flatnonzero(fold == f):
-            n = model.time.n_positions(len(some[i].audio) / 16_000)
+            n = model.time.n_positions(len(some[i].samples) / 16_000)
             with torch.no_grad():
-                _, cache = model.run_with_cache(model.to_mel(some[i].audio), names=[HOOK], return_type=None)
+                _, cache = model.run_with_cache(model.to_mel(some[i].samples), names_filter=[HOOK], stop_early=True)
             labels = label_positions(some[i].alignment, n, names, model.time)
             rows.append(cache[HOOK][0, :n])
             ids.append(labels.ids)
@@ -81,7 +82,7 @@ def test_counts_are_those_of_the_activations(model: HookedWhisper, clips: list[L
     assert (found["n"].top.values[:, 0] >= found["n"].top.values[:, 2]).all()
 
 
-def test_tones_are_found_and_shifted_labels_are_not(model: HookedWhisper, clips: list[LabelledClip]) -> None:
+def test_tones_are_found_and_shifted_labels_are_not(model: HookedWhisper, clips: list[Clip]) -> None:
     found = evaluate_sites(model, clips, {"mel": Site("encoder.hook_mel", mel_bands(model))}, k=10, min_tokens=30)[
         "mel"
     ]
@@ -96,13 +97,13 @@ def test_tones_are_found_and_shifted_labels_are_not(model: HookedWhisper, clips:
     assert found.classes.names == () or found.class_purity().n.max() == 10
 
 
-def test_inner_positions_only(model: HookedWhisper, clips: list[LabelledClip]) -> None:
+def test_inner_positions_only(model: HookedWhisper, clips: list[Clip]) -> None:
     sites = {"n": Site(HOOK)}
     every, inner = (evaluate_sites(model, clips[:6], sites, positions=p)["n"].counts for p in ("all", "inner"))
     assert 0 < inner.rows < every.rows and (inner.counts <= every.counts).all()
 
 
-def test_the_same_again(model: HookedWhisper, clips: list[LabelledClip]) -> None:
+def test_the_same_again(model: HookedWhisper, clips: list[Clip]) -> None:
     one, two = (evaluate_sites(model, clips[:6], {"n": Site(HOOK)}, seed=3)["n"] for _ in range(2))
     for a, b in zip(one.shifted, two.shifted, strict=True):
         np.testing.assert_array_equal(a.counts, b.counts)
@@ -119,17 +120,17 @@ def test_folds_keep_speakers_together_and_are_even() -> None:
             speaker_folds(speakers, n)
 
 
-def test_activations_for_fitting(model: HookedWhisper, clips: list[LabelledClip]) -> None:
+def test_activations_for_fitting(model: HookedWhisper, clips: list[Clip]) -> None:
     every, few = activations(model, clips[:5], HOOK), activations(model, clips[:5], HOOK, most=20)
-    assert len(every) == sum(model.time.n_positions(len(c.audio) / 16_000) for c in clips[:5])
+    assert len(every) == sum(model.time.n_positions(len(c.samples) / 16_000) for c in clips[:5])
     assert few.shape == (20, 32) and all((every == row).all(1).any() for row in few)
 
 
-def test_what_is_refused(model: HookedWhisper, clips: list[LabelledClip], unchecked: None) -> None:
+def test_what_is_refused(model: HookedWhisper, clips: list[Clip], unchecked: None) -> None:
     sites = {"n": Site(HOOK)}
     with pytest.raises(CacheSizeError, match="fewer sites"):
         evaluate_sites(model, clips[:6], sites, max_bytes=1000)
-    long = LabelledClip(np.zeros(40_000, np.float32), clips[0].alignment, "x")
+    long = Clip.aligned(np.zeros(40_000, np.float32), clips[0].alignment, "x")
     with pytest.raises(AudioError, match="cut it into windows"):
         evaluate_sites(model, [clips[1], long], sites)
     with pytest.raises(PatchError, match="vector at every position"):

@@ -110,7 +110,7 @@ def test_points_are_those_of_the_model(model: HookedWhisper) -> None:
     mel = torch.stack([clip[:, :120] for clip in mels(4)])
     names = ["encoder.blocks.0.mlp.hook_pre", PRE]
     cache = read_points(model, names, mel)
-    _, expected = model.run_with_cache(mel, names=names, return_type=None)
+    _, expected = model.run_with_cache(mel, names_filter=names, stop_early=True)
     for name in names:
         torch.testing.assert_close(cache[name], expected[name])
     assert not listeners(model)

@@ -65,7 +65,7 @@ def test_distances_are_those_of_the_pattern_over_speech() -> None:
     assert 0 < rows.start < rows.stop < 60
     name = "encoder.blocks.1.attn.hook_pattern"
     with torch.no_grad():
-        pattern = context.model.run_with_cache(context.mels([0]), names=name)[1][name][0, 0].numpy()
+        pattern = context.model.run_with_cache(context.mels([0]), names_filter=name)[1][name][0, 0].numpy()
     by_hand = np.mean([sum(pattern[i, j] * abs(i - j) for j in range(60)) for i in range(rows.start, rows.stop)])
     assert distances(context, [0])[0, 1, 0] == pytest.approx(by_hand, rel=1e-4)
 

@@ -14,7 +14,7 @@ from tests.findings.worlds import small_context
 def test_moments_are_the_largest_of_their_neurons() -> None:
     context = small_context(count=3)
     name = listening.HOOK.format(1)
-    _, cache = context.model.run_with_cache(context.mels(range(3)), names=name, return_type=None)
+    _, cache = context.model.run_with_cache(context.mels(range(3)), names_filter=name, stop_early=True)
     found = moments(context)
     assert len(found) == 64 and len({m.unit for m in found}) == 64
     for one in found[:10]:

@@ -55,7 +55,7 @@ def test_readings_are_those_of_one_clip_at_a_time() -> None:
     clips = [0.1 * RNG.standard_normal(n).astype(np.float32) for n in (16_000, 9_000, 12_000)]
     readings = read_encoder(model, clips[:2], clips[2:], iter(range(3)))
     name = "encoder.blocks.1.hook_resid_post"
-    _, cache = model.run_with_cache(mel=model.to_mel(clips[1]), tokens=model.to_tokens(""), names=name)
+    _, cache = model.run_with_cache(mel=model.to_mel(clips[1]), tokens=model.to_tokens(""), names_filter=name)
     x = cache[name][0].numpy()
     assert readings.pooled[1, 1] == pytest.approx(x[loud_positions(clips[1], model)].mean(0), abs=1e-4)
     assert readings.middle.shape == (2, 60, 32) and readings.encoded.shape == (2, 60, 32)

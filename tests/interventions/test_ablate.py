@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hooked_whisper.errors import PatchError
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.interventions import Pair, read_metric, subspaces_of
+from hooked_whisper.patching import CleanCorruptPair, read_metric, subspaces_of
 from hooked_whisper.interventions.ablate import ablate, ablate_heads, ablate_neurons, means, samples, sweep_heads
 from tests.interventions.conftest import N_POSITIONS as N
 
@@ -19,7 +19,7 @@ DECODER = "decoder.blocks.0.mlp.hook_post"
 
 
 def cached(model: HookedWhisper, name: str, hooks=()) -> Tensor:
-    return model.run_with_cache(MELS, TOKENS, names=name, fwd_hooks=hooks)[1][name]
+    return model.run_with_cache(MELS, TOKENS, names_filter=name, fwd_hooks=hooks)[1][name]
 
 
 def test_zeroed_heads_are_zero_and_the_others_are_not_touched(model) -> None:
@@ -119,7 +119,7 @@ def test_frames_follow_positions(model) -> None:
 
 
 @pytest.mark.parametrize("stack", ["encoder", "decoder", "cross"])
-def test_the_sweep_is_the_single_runs(model, pair: Pair, stack: str) -> None:
+def test_the_sweep_is_the_single_runs(model, pair: CleanCorruptPair, stack: str) -> None:
     by = "zero"
     if stack == "encoder":
         by = means(model, MELS, "encoder.blocks.*.attn.hook_z")

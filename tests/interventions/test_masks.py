@@ -11,7 +11,7 @@ from torch import Tensor
 from hooked_whisper.errors import MaskError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions.masks import cut_padding, join_masks, knock_out, mask_hooks, window_masks
-from hooked_whisper.interventions.positions import filled_positions, places
+from hooked_whisper.patching.positions import filled_positions, places
 from hooked_whisper.protocols import Interval
 from tests.interventions.conftest import N_POSITIONS as N
 
@@ -20,7 +20,7 @@ MEL = torch.randn(2, 80, 2 * N, generator=torch.Generator().manual_seed(0))
 
 
 def patterns(model: HookedWhisper, masks: dict, name: str) -> Tensor:
-    _, cache = model.run_with_cache(MEL, TOKENS, names=f"{name}.hook_pattern", attn_masks=masks)
+    _, cache = model.run_with_cache(MEL, TOKENS, names_filter=f"{name}.hook_pattern", attn_masks=masks)
     return cache[f"{name}.hook_pattern"]
 
 

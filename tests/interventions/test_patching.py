@@ -11,29 +11,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooked_whisper.errors import PatchError
-from hooked_whisper.interventions import (
+from hooked_whisper.patching import (
     COMPONENTS,
-    Inputs,
     KLDivergence,
     Patch,
-    Span,
+    Positions,
+    RunInputs,
     WordLogProb,
     agreement,
-    attribute_pairs,
     first_difference,
-    localisation,
+    localization,
     make_grid,
-    patch_pairs,
+    patch,
     read_metric,
     run_patches,
     token_spans,
 )
 
 
-def naive(model, patch: Patch, base: Inputs, source: Inputs, metric) -> float:
+def naive(model, patch: Patch, base: RunInputs, source: RunInputs, metric) -> float:
     """One full forward pass with one hook, as anyone would write it."""
     with torch.no_grad():
-        _, theirs = model.run_with_cache(source.mel, source.tokens, names=list(patch.names))
+        _, theirs = model.run_with_cache(source.mel, source.tokens, names_filter=list(patch.names))
 
         def hook(x, hook):
             mask, new = patch.mask(hook, x.shape)[None], theirs[hook.name]
@@ -197,8 +196,8 @@ def test_metrics():
     with pytest.raises(PatchError, match="no token that differs"):
         first_difference([1, 2], [1, 2])
     effect, spans = [1.0, -2.0, 1.0], [(0.0, 0.2), (0.2, 0.4), (0.6, 0.8)]
-    assert localisation(effect, spans, (0.2, 0.4)) == pytest.approx(0.75)
-    assert np.isnan(localisation([0.0, 0.0], spans[:2], (0, 1)))
+    assert localization(effect, spans, (0.2, 0.4)) == pytest.approx(0.75)
+    assert np.isnan(localization([0.0, 0.0], spans[:2], (0, 1)))
 
 
 @pytest.mark.parametrize(
@@ -222,9 +221,9 @@ def test_more_errors(model, pair):
     with pytest.raises(PatchError, match="reads after tokens"):
         patch_pairs(model, [replace(pair, metric=replace(pair.metric, index=6))], "resid_pre", "encoder")
     with pytest.raises(PatchError, match="must be as many"):
-        replace(pair, clean=Inputs(pair.clean.tokens[:, :3], pair.clean.mel))
+        replace(pair, clean=RunInputs(pair.clean.tokens[:, :3], pair.clean.mel))
     with pytest.raises(PatchError, match="need runs with a mel"):
-        encoded = Inputs(pair.clean.tokens, encoder_out=torch.zeros(1, 24, 16))
+        encoded = RunInputs(pair.clean.tokens, encoder_out=torch.zeros(1, 24, 16))
         patch_pairs(model, [replace(pair, clean=encoded, corrupt=encoded)], "resid_pre", "encoder")
     with pytest.raises(PatchError, match="either a mel"):
-        Inputs(pair.clean.tokens)
+        RunInputs(pair.clean.tokens)

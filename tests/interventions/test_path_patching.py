@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from hooked_whisper.errors import PatchError
-from hooked_whisper.interventions import Head, Patch, Receiver, path_patch, read_metric, run_patches
+from hooked_whisper.patching import HeadRef, Patch, Receiver, path_patch, read_metric, run_patches
 
 
-def frozen(model, sender: Head, receiver_hook: str, base, source, metric) -> float:
+def frozen(model, sender: HeadRef, receiver_hook: str, base, source, metric) -> float:
     """By hand: a run with the sender patched and all other heads and MLPs held gives the receiver's input; it is put
     into a second run."""
     held = [n for n in model.hook_names() if n.endswith(("attn.hook_z", "hook_mlp_out"))]
     with torch.no_grad():
-        _, own = model.run_with_cache(base.mel, base.tokens, names=held)
-        _, theirs = model.run_with_cache(source.mel, source.tokens, names=[f"{sender.attn}.hook_z"])
+        _, own = model.run_with_cache(base.mel, base.tokens, names_filter=held)
+        _, theirs = model.run_with_cache(source.mel, source.tokens, names_filter=[f"{sender.attn}.hook_z"])
         seen = {}
 
         def hold(x, hook):
@@ -34,20 +34,20 @@ def frozen(model, sender: Head, receiver_hook: str, base, source, metric) -> flo
 @pytest.mark.parametrize(
     ("senders", "receiver", "hook"),
     [
-        ([Head("encoder", 0, 0), Head("encoder", 0, 1)], Receiver("encoder", "v", 1), "encoder.blocks.1.attn.hook_v"),
-        ([Head("encoder", 0, 1), Head("encoder", 1, 0)], Receiver("encoder", "mlp", 1), "encoder.blocks.1.hook_mlp_in"),
+        ([HeadRef("encoder", 0, 0), HeadRef("encoder", 0, 1)], Receiver("encoder", "v", 1), "encoder.blocks.1.attn.hook_v"),
+        ([HeadRef("encoder", 0, 1), HeadRef("encoder", 1, 0)], Receiver("encoder", "mlp", 1), "encoder.blocks.1.hook_mlp_in"),
         (
-            [Head("encoder", 0, 0), Head("encoder", 1, 1)],
+            [HeadRef("encoder", 0, 0), HeadRef("encoder", 1, 1)],
             Receiver("decoder", "cross_v", 0),
             "decoder.blocks.0.cross_attn.hook_v",
         ),
-        ([Head("decoder", 0, 1, cross=True)], Receiver("decoder", "q", 1), "decoder.blocks.1.attn.hook_q"),
+        ([HeadRef("decoder", 0, 1, cross=True)], Receiver("decoder", "q", 1), "decoder.blocks.1.attn.hook_q"),
         (
-            [Head("decoder", 0, 0, cross=True), Head("decoder", 1, 0)],
+            [HeadRef("decoder", 0, 0, cross=True), HeadRef("decoder", 1, 0)],
             Receiver("decoder", "cross_q", 1),
             "decoder.blocks.1.cross_attn.hook_q",
         ),
-        ([Head("decoder", 0, 0, True), Head("decoder", 1, 1, True)], Receiver("decoder", "output"), "unembed.hook_in"),
+        ([HeadRef("decoder", 0, 0, True), HeadRef("decoder", 1, 1, True)], Receiver("decoder", "output"), "unembed.hook_in"),
     ],
 )
 def test_equals_two_runs_with_everything_else_frozen(model, pair, senders, receiver, hook):
@@ -65,7 +65,7 @@ def test_equals_two_runs_with_everything_else_frozen(model, pair, senders, recei
 
 
 def test_one_head_of_the_receiver(model, pair):
-    senders = [Head("encoder", 0, 0)]
+    senders = [HeadRef("encoder", 0, 0)]
     both = path_patch(model, senders, Receiver("encoder", "k", 1), pair.corrupt, pair.clean, pair.metric)
     one = path_patch(model, senders, Receiver("encoder", "k", 1, head=0), pair.corrupt, pair.clean, pair.metric)
     assert one.values[0] != both.values[0] and one.base == both.base
@@ -74,7 +74,7 @@ def test_one_head_of_the_receiver(model, pair):
 def test_the_last_heads_whole_effect_runs_to_the_output_or_through_its_mlp(model, pair):
     """What a head of the last block does, without its block's MLP, is its direct path."""
     name = "decoder.blocks.1.cross_attn.hook_z"
-    sender = Head("decoder", 1, 0, cross=True)
+    sender = HeadRef("decoder", 1, 0, cross=True)
     direct = path_patch(model, [sender], Receiver("decoder", "output"), pair.corrupt, pair.clean, pair.metric)
     whole = run_patches(model, [Patch(name, {"head": [0]})], pair.corrupt, pair.clean, pair.metric)
     assert abs(float(direct.values[0]) - float(whole.values[0])) < 5 * abs(float(whole.values[0]) - whole.base) + 1
@@ -83,11 +83,11 @@ def test_the_last_heads_whole_effect_runs_to_the_output_or_through_its_mlp(model
 @pytest.mark.parametrize(
     ("sender", "receiver"),
     [
-        (Head("encoder", 1, 0), Receiver("encoder", "q", 1)),
-        (Head("decoder", 0, 0), Receiver("decoder", "cross_k", 1)),
-        (Head("encoder", 0, 0), Receiver("decoder", "q", 1)),
-        (Head("decoder", 1, 0, cross=True), Receiver("decoder", "cross_q", 1)),
-        (Head("encoder", 5, 0), Receiver("encoder", "output")),
+        (HeadRef("encoder", 1, 0), Receiver("encoder", "q", 1)),
+        (HeadRef("decoder", 0, 0), Receiver("decoder", "cross_k", 1)),
+        (HeadRef("encoder", 0, 0), Receiver("decoder", "q", 1)),
+        (HeadRef("decoder", 1, 0, cross=True), Receiver("decoder", "cross_q", 1)),
+        (HeadRef("encoder", 5, 0), Receiver("encoder", "output")),
     ],
 )
 def test_paths_that_do_not_exist(model, pair, sender, receiver):

@@ -25,7 +25,7 @@ TOKENS = torch.tensor([[3, 5, 7, 11, 13]] * 3)
 
 
 def cached(model: HookedWhisper, name: str, hooks=()) -> torch.Tensor:
-    return model.run_with_cache(MELS, TOKENS, names=name, fwd_hooks=hooks)[1][name]
+    return model.run_with_cache(MELS, TOKENS, names_filter=name, fwd_hooks=hooks)[1][name]
 
 
 def test_it_is_added_in_the_span_alone(model) -> None:
@@ -56,7 +56,7 @@ def test_heads_and_live_decoding(model) -> None:
 def test_the_mean_difference_moves_one_class_onto_the_other(model) -> None:
     a, b = MELS[:2], MELS[2:]
     v = mean_difference(model, a, b, NAME, n_valid_a=[N, 7], n_valid_b=[9])
-    moved = model.run_with_cache(b, names=NAME, fwd_hooks=steer(model, NAME, v))[1][NAME][0, :9].mean(0)
+    moved = model.run_with_cache(b, names_filter=NAME, fwd_hooks=steer(model, NAME, v))[1][NAME][0, :9].mean(0)
     assert torch.allclose(moved, class_mean(model, a, NAME, n_valid=[N, 7]), atol=1e-5)
 
 

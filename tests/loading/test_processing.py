@@ -84,8 +84,8 @@ def test_fold_ln_leaves_plain_norms_and_the_embedding(odd: Twins):
 def test_fold_ln_keeps_patterns_and_shifts_scores_by_a_constant_per_row(odd: Twins):
     mel, tokens = odd.mel(dtype=torch.float64), odd.tokens(5)
     names = "decoder.*.hook_attn_scores", "decoder.*.hook_pattern"
-    _, before = odd.core64.run_with_cache(mel, tokens, names=list(names))
-    _, after = processed(odd.core64, fold_ln).run_with_cache(mel, tokens, names=list(names))
+    _, before = odd.core64.run_with_cache(mel, tokens, names_filter=list(names))
+    _, after = processed(odd.core64, fold_ln).run_with_cache(mel, tokens, names_filter=list(names))
     for kind in ("cross_attn_scores", "cross_pattern"):
         moved = after["decoder", kind, 1] - before["decoder", kind, 1]
         assert (moved - moved.mean(-1, keepdim=True)).abs().max() < 1e-9

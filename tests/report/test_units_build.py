@@ -64,7 +64,7 @@ def test_pages_show_what_the_model_did(model: HookedWhisper, tmp_path: Path) -> 
         window = round(start / 0.02) // model.time.n_ctx
         part = samples[window * size : (window + 1) * size]
         mel = model.to_mel(torch.nn.functional.pad(part, (0, size - len(part))))
-        _, cache = model.run_with_cache(mel, names=HOOK, return_type=None)
+        _, cache = model.run_with_cache(mel, names_filter=HOOK, stop_early=True)
         first = round(start / 0.02) - window * model.time.n_ctx
         values = np.array(example["values"])
         truth = cache[HOOK][0, first : first + len(values), 7].numpy()

@@ -13,7 +13,7 @@ from hooked_whisper import HookedWhisper
 from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
 from hooked_whisper.corpora import Recording
 from hooked_whisper.features import ScanOptions, Site, scan
-from hooked_whisper.interventions import Inputs, LogitDifference, make_grid, run_patches, subspaces_of
+from hooked_whisper.patching import LogitDifference, RunInputs, make_grid, run_patches, subspaces_of
 from hooked_whisper.report.units import PageOptions, build_site
 from sae_lens_audio import (
     SAE,
@@ -47,7 +47,7 @@ def test_features_of_a_dictionary_are_patched(sae: SAE) -> None:
     generator = torch.Generator().manual_seed(1)
     mels = torch.randn(2, 1, 80, 48, generator=generator)
     tokens = torch.randint(0, 60, (1, 5), generator=generator)
-    base, source = (Inputs(tokens, mel=mel) for mel in mels)
+    base, source = (RunInputs(tokens, mel=mel) for mel in mels)
     if isinstance(sae, BatchTopK):
         sae.calibrate_([torch.randn(64, 16, generator=generator)])
     grid = make_grid(model, "resid_post", "decoder", blocks=[1], subspaces=subspaces_of(sae))

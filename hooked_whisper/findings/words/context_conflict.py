@@ -21,7 +21,7 @@ from hooked_whisper.findings.core.transcripts import Transcriber
 from hooked_whisper.findings.words.last_token import logit_difference, logits_at
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
-from hooked_whisper.interventions.baseline_inputs import null_encoding
+from hooked_whisper.interventions.baseline_inputs import baseline_encoding
 
 PROTOCOL = (
     "Sentences whose last word the context calls for (C), spoken with another, equally common word (A) in its place. "
@@ -86,7 +86,7 @@ def measure(
     paths: bool = True,
 ) -> Runs:
     """Decoder passes only. ``others``: for each sentence, the number of an unrelated one."""
-    silence = null_encoding(model, "zero audio")
+    silence = baseline_encoding(model, "zero audio")
     ids = word_ids(model, pairs)
     ids = torch.cat([ids, ids[torch.from_numpy(others), 1:]], dim=1)  # said, called for, called for elsewhere
     parts: list[tuple[np.ndarray, ...]] = []
@@ -94,7 +94,7 @@ def measure(
     for start in range(0, len(pairs), ROWS):
         rows = slice(start, start + ROWS)
         tokens, here = inputs(model, pairs[rows])
-        logits, cache = model.run_with_cache(tokens=tokens, encoder_out=silence, names=names)
+        logits, cache = model.run_with_cache(tokens=tokens, encoder_out=silence, names_filter=names)
         without = logits_at(logits, here)
         deaf = logit_difference(without, ids[rows])
         runs = [

@@ -21,11 +21,11 @@ from tests.core.twins import Twins
 
 def test_hooks_of_the_point_come_behind_the_splice_and_are_final(one: Twins, core: WhisperCore) -> None:
     mel, tokens, sae = one.mel(), one.tokens(3), Toy(32)
-    _, clean = core.run_with_cache(mel, names=RESID)
+    _, clean = core.run_with_cache(mel, names_filter=RESID)
     seen: list[Tensor] = []
     (early,) = core.add_hook(RESID, lambda x: seen.append(x))
     with core.attach_sae(sae, RESID), core.hooks([(RESID, lambda x: seen.append(x)), (RESID, torch.zeros_like)]):
-        out, cache = core.run_with_cache(mel, tokens, names=[RESID, f"{RESID}.hook_sae_input"])
+        out, cache = core.run_with_cache(mel, tokens, names_filter=[RESID, f"{RESID}.hook_sae_input"])
     early.remove()
     assert torch.equal(seen[0], sae(clean[RESID])) and torch.equal(seen[1], seen[0])
     assert torch.equal(cache[RESID], torch.zeros_like(seen[0]))
@@ -38,7 +38,7 @@ def test_published_names_and_patterns(one: Twins, core: WhisperCore) -> None:
         assert model is core
         name = "encoder.blocks.0.mlp.hook_post.hook_sae_acts_post"
         assert core.hook_names("encoder.blocks.0.mlp.1.hook_sae_acts_post") == [name]
-        _, cache = core.run_with_cache(one.mel(), names="*.hook_sae_acts_post", return_type=None)
+        _, cache = core.run_with_cache(one.mel(), names_filter="*.hook_sae_acts_post", stop_early=True)
         assert list(cache) == [name] and torch.equal(cache["encoder.blocks.0.mlp.1.hook_sae_acts_post"], cache[name])
         assert set(core.default_cache_names()) > set(core.hook_names("*.hook_sae_*"))
         with pytest.raises(UnknownHookError, match=r"did you mean .*hook_sae_acts_post"):
@@ -53,13 +53,15 @@ def test_a_pass_stops_at_the_latents(one: Twins, core: WhisperCore) -> None:
     sae, after = Toy(32), []
     with core.attach_sae(sae, "encoder.blocks.0.hook_resid_mid"), core.hooks([(RESID, lambda x: after.append(1))]):
         names = "encoder.blocks.0.hook_resid_mid.hook_sae_acts_post"
-        out, cache = core.run_with_cache(one.mel(), one.tokens(2), names=names, return_type=None)
+        out, cache = core.run_with_cache(one.mel(), one.tokens(2), names_filter=names, stop_early=True)
     assert out is None and list(cache) == [names] and not after and sae.decoded == 1  # when it was tried on
 
 
 def test_the_size_of_latents_is_counted(one: Twins, core: WhisperCore) -> None:
     with core.attach_sae(Toy(32, n=5000), RESID), pytest.raises(CacheSizeError, match=r"0\.4 GiB"):
-        core.run_with_cache(one.mel(1000), names="*.hook_sae_acts_post", max_bytes=10**8)  # 1000 x 20 x 5000 x 4 bytes
+        core.run_with_cache(
+            one.mel(1000), names_filter="*.hook_sae_acts_post", max_bytes=10**8
+        )  # 1000 x 20 x 5000 x 4 bytes
 
 
 def test_hooks_inside_a_splice_are_listed_reset_and_know_where_they_are(one: Twins, core: WhisperCore) -> None:
@@ -100,7 +102,7 @@ def test_gradients_to_latents_are_finite_differences(one: Twins, use_error_term:
 
     with core.attach_sae(sae, RESID, use_error_term=use_error_term, positions=positions):
         names = [f"{RESID}.hook_sae_{part}" for part in parts]
-        out, cache = core.run_with_cache(mel, tokens, names=names, incl_bwd=True, loss_fn=loss)
+        out, cache = core.run_with_cache(mel, tokens, names_filter=names, incl_bwd=True, loss_fn=loss)
         assert out is not None and all(p.grad is None for p in core.parameters())
         for name in names:
             # one step along the gradient and one along anything

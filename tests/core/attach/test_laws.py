@@ -57,7 +57,7 @@ def test_shapes_are_those_that_are_announced(one: Twins, core: WhisperCore, name
     mel, tokens = one.mel(2), one.tokens(4, 2)
     sizes = {"batch": 2, "position": 20, "token": 4, "frame": 40, "d_model": 32, "vocab": 67}
     with core.attach_sae(Toy(width(core, name)), name, use_error_term=True):
-        _, cache = core.run_with_cache(mel, tokens, names=[name, f"{name}.hook_sae_*"])
+        _, cache = core.run_with_cache(mel, tokens, names_filter=[name, f"{name}.hook_sae_*"])
         assert list(cache) == core.hook_names([name, f"{name}.hook_sae_*"])
         for part, tensor in cache.items():
             point = core.hook_dict[part]
@@ -81,12 +81,12 @@ def test_points_without_vectors_are_refused(core: WhisperCore, name: str) -> Non
 @torch.no_grad()
 def test_edits_are_not_masked_by_the_error(one: Twins, core: WhisperCore) -> None:
     mel, sae = one.mel(), Toy(32)
-    _, clean = core.run_with_cache(mel, names=RESID)
+    _, clean = core.run_with_cache(mel, names_filter=RESID)
     x = clean[RESID]
     f = sae.encode(x)
 
     def run(part: str, edit: Callable[[Tensor], Tensor]) -> Tensor:
-        return core.run_with_cache(mel, names=RESID, fwd_hooks=[(f"{RESID}.hook_sae_{part}", edit)])[1][RESID]
+        return core.run_with_cache(mel, names_filter=RESID, fwd_hooks=[(f"{RESID}.hook_sae_{part}", edit)])[1][RESID]
 
     with core.attach_sae(sae, RESID, use_error_term=True):
         ablated = run("acts_post", lambda f: f * (torch.arange(12) != 3))
@@ -111,7 +111,7 @@ def test_heads_together_or_each_alone(one: Twins, core: WhisperCore) -> None:
     for sae, axes in ((Toy(32), ("batch", "position")), (Toy(16), ("batch", "position", "head"))):
         mask = torch.rand(2, 20, generator=torch.Generator().manual_seed(0)) < 0.5
         with core.attach_sae(sae, z, positions=mask):
-            _, cache = core.run_with_cache(mel, names=f"{z}*")
+            _, cache = core.run_with_cache(mel, names_filter=f"{z}*")
         assert cache.axes(f"{z}.hook_sae_acts_post") == (*axes, "d_sae")
         x = cache[f"{z}.hook_sae_input"]
         made = sae(x.flatten(2)).view_as(x) if len(axes) == 2 else sae(x)
@@ -125,7 +125,7 @@ def test_half_precision_goes_in_and_comes_out(one: Twins) -> None:
     plain = core(mel, one.tokens(3))
     for use_error_term in (False, True):
         with core.attach_sae(sae, RESID, use_error_term=use_error_term, positions=slice(0, 15)):
-            _, cache = core.run_with_cache(mel, one.tokens(3), names=f"{RESID}*")
+            _, cache = core.run_with_cache(mel, one.tokens(3), names_filter=f"{RESID}*")
             assert torch.equal(core(mel, one.tokens(3)), plain) is use_error_term
             assert core.embed_audio(mel).dtype == torch.bfloat16
         kinds = {name.rsplit(".hook_")[-1]: t.dtype for name, t in cache.items()}

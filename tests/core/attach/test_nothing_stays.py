@@ -61,7 +61,7 @@ def test_leaving_takes_back_exactly_what_was_added(one: Twins, plan: list) -> No
         elif action == "failing run":
             core.run_with_hooks(mel, tokens, fwd_hooks=[(core.hook_names()[-3], _raise)])
         elif action == "stopped run":
-            core.run_with_cache(mel, tokens, names=core.hook_names()[7], return_type=None)
+            core.run_with_cache(mel, tokens, names_filter=core.hook_names()[7], stop_early=True)
         elif action == "hook":
             core.run_with_hooks(mel, tokens, fwd_hooks=[("*", same)])
         elif action == "reset":
@@ -133,7 +133,7 @@ def test_a_dropped_model_and_dictionary_die_at_once(one: Twins) -> None:
     transcoder = Sized(32, d_out=32)
     with model.attach_sae(sae, RESID, use_error_term=True), model.attach_sae(transcoder, MLP[0], hook_out=MLP[1]):
         _, cache = model.run_with_cache(mel, tokens, incl_bwd=True, loss_fn=lambda logits: logits.sum())
-        model.run_with_cache(mel, tokens, names=f"{MLP[0]}.hook_sae_acts_post", return_type=None)
+        model.run_with_cache(mel, tokens, names_filter=f"{MLP[0]}.hook_sae_acts_post", stop_early=True)
     with pytest.raises(Planned), model.attach_sae(sae, RESID):
         model.run_with_hooks(mel, tokens, fwd_hooks=[(f"{RESID}.hook_sae_recons", _raise)])
     gc.collect()

@@ -35,10 +35,10 @@ def test_elsewhere_the_activation_passes_unchanged(one: Twins, data: st.DataObje
     mask = torch.rand(rows, n, generator=torch.Generator().manual_seed(seed)) < data.draw(st.sampled_from([0, 0.5, 1]))
     use_error_term = data.draw(st.booleans())
     sae = Toy(width(core, name))
-    _, clean = core.run_with_cache(mel, tokens, names=name)
+    _, clean = core.run_with_cache(mel, tokens, names_filter=name)
     with core.attach_sae(sae, name, positions=mask, use_error_term=use_error_term):
         parts = core.hook_names(f"{name}.hook_sae_*")
-        _, cache = core.run_with_cache(mel, tokens, names=[name, *parts])
+        _, cache = core.run_with_cache(mel, tokens, names_filter=[name, *parts])
         bare = core(mel, tokens)
         for part in [*parts, "*.hook_sae_*"]:
             assert torch.equal(core.run_with_hooks(mel, tokens, fwd_hooks=[(part, same)]), bare)

@@ -26,7 +26,7 @@ from tests.core.twins import Twins
 @pytest.mark.parametrize("positions", [None, slice(1, 3)])
 def test_transcoders_read_here_and_replace_there(one: Twins, core: WhisperCore, positions: slice | None) -> None:
     mel, tokens, sae = one.mel(2), one.tokens(4, 2), Skips(32, d_out=32)
-    plain, clean = core.run_with_cache(mel, tokens, names=list(MLP))
+    plain, clean = core.run_with_cache(mel, tokens, names_filter=list(MLP))
     read = clean[MLP[0]]
     predicted = sae.decode_like(sae.encode(read), read)
     at = torch.ones(4, dtype=torch.bool) if positions is None else torch.isin(torch.arange(4), torch.tensor([1, 2]))
@@ -45,7 +45,7 @@ def test_transcoders_read_here_and_replace_there(one: Twins, core: WhisperCore, 
             for part in parts:
                 assert torch.equal(core.run_with_hooks(mel, tokens, fwd_hooks=[(part, same)]), bare)
                 assert not torch.equal(core.run_with_hooks(mel, tokens, fwd_hooks=[(part, noise)]), bare), part
-            _, cache = core.run_with_cache(mel, tokens, names=parts[1], return_type=None)
+            _, cache = core.run_with_cache(mel, tokens, names_filter=parts[1], stop_early=True)
             torch.testing.assert_close(cache[parts[1]][:, at], sae.encode(read)[:, at])
             assert torch.equal(core(mel, tokens), bare)  # the pass that stopped left nothing
             with pytest.raises(HookedWhisperError, match=r"did not run before"):

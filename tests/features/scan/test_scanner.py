@@ -43,7 +43,7 @@ def activations(model: HookedWhisper, recording: Recording, hook: str = NEURONS)
     for start in range(0, len(samples), size):
         part = samples[start : start + size]
         mel = model.to_mel(torch.nn.functional.pad(part, (0, size - len(part))))
-        _, cache = model.run_with_cache(mel, names=hook, return_type=None)
+        _, cache = model.run_with_cache(mel, names_filter=hook, stop_early=True)
         found.append(cache[hook][0, : model.time.n_positions(len(part) / 16000)])
     return torch.cat(found)
 
@@ -117,7 +117,7 @@ def test_killed_and_resumed_gives_the_same_bytes(
     recordings[4] = Recording("broken", b"no audio")
     scan(model, recordings, [NEURONS], tmp_path / "whole", OPTIONS, progress=False)
     taken = 0
-    real = ChunkScan._take
+    real = ChunkScan._add
 
     def dies(self: ChunkScan, *batch: object) -> None:
         nonlocal taken
@@ -126,11 +126,11 @@ def test_killed_and_resumed_gives_the_same_bytes(
             raise KeyboardInterrupt
         real(self, *batch)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ChunkScan, "_take", dies)
+    monkeypatch.setattr(ChunkScan, "_add", dies)
     with pytest.raises(KeyboardInterrupt):
         scan(model, recordings, [NEURONS], tmp_path / "parts", OPTIONS, progress=False, checkpoint_s=0)
     assert len(list((tmp_path / "parts").glob("state-*.safetensors"))) == 1
-    monkeypatch.setattr(ChunkScan, "_take", real)
+    monkeypatch.setattr(ChunkScan, "_add", real)
     scan(model, recordings, [NEURONS], tmp_path / "parts", OPTIONS, progress=False)
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
 

@@ -11,11 +11,7 @@ from torch import Tensor
 
 from hooked_whisper.errors import PatchError
 from hooked_whisper.hooks import Hooks
-from hooked_whisper.interventions import (
-    LogitDifference,
-    WordLogProb,
-    read_metric,
-)
+from hooked_whisper.patching import LogitDifference, WordLogProb, read_metric
 from sae_lens_audio.architectures import (
     TopK,
 )

@@ -10,13 +10,8 @@ from torch import Tensor
 
 from hooked_whisper.errors import PatchError
 from hooked_whisper.hooks import Hooks
-from hooked_whisper.interventions import (
-    Inputs,
-    ablate,
-    make_grid,
-    means,
-    run_patches,
-)
+from hooked_whisper.interventions import ablate, means
+from hooked_whisper.patching import RunInputs, make_grid, run_patches
 from hooked_whisper.protocols import Interval
 from sae_lens_audio.latents import ablate_latents, clamp_latents, steer_latents
 from tests.sae.attach.attached import (
@@ -120,9 +115,9 @@ def test_edits_that_cannot_be(unchecked: None, make: Callable, words: str) -> No
 def test_patches_inside_a_splice(component: str, stack: str) -> None:
     """Before the dictionary, right before it, and what comes out of it (which is final)."""
     name = f"{stack}.blocks.0.hook_{component}"
-    base, source = (Inputs(tokens(1), mel=mel[None]) for mel in mels())
+    base, source = (RunInputs(tokens(1), mel=mel[None]) for mel in mels())
     if stack == "decoder":
-        source = Inputs(tokens(2)[1:], mel=mels(1))
+        source = RunInputs(tokens(2)[1:], mel=mels(1))
     with model().attach_sae(TOPK, f"{stack}.blocks.0"):
         found = run_patches(model(), make_grid(model(), component, stack, blocks=[0]).patches, base, source, METRIC)  # type: ignore[arg-type]
         _, cached = model().run_with_cache(source.mel, source.tokens, names_filter=name)
