@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked_whisper._support.indices import is_integer, read_indices
+from hooked_whisper._support.indices import is_integer
 from hooked_whisper._support.inputs import check_encoder_out, check_tokens
 from hooked_whisper.errors import ArgumentError
 from hooked_whisper.model import KVCache, WhisperCore
@@ -24,12 +24,20 @@ def generate(
     eot: int | None = None,
     suppress: Sequence[int] = (),
 ) -> Int[Tensor, "batch token_out"]:
-    """The most probable next token, again and again: prompt and continuation, ``[batch, token]``.
+    """Decode greedily: return the prompt and its continuation.
 
-    Rows that have reached ``eot`` are filled with it; the loop ends when all have. ``suppress`` lists ids never
-    chosen. The encoder output is read once: cross-attention keys and values are cached, so hooks on them fire at the
-    first step only. In hooks, ``hook.offset`` is the index of the first token of the step. For beam search,
-    temperature and timestamp rules use ``model.decode``.
+    Cross-attention keys and values are cached, so hooks on them fire at the first step only. In hooks, ``hook.offset``
+    is the index of the first token of the step. For beam search, temperature and timestamp rules use
+    ``model.decode``.
+
+    Args:
+        max_new_tokens: fewer are generated where the decoder's context ends.
+        eot: token id that ends a row; the row is filled with it until all rows have ended.
+        suppress: token ids that are never chosen.
+
+    Raises:
+        ArgumentError: a token id in ``eot`` or ``suppress`` is not in the vocabulary, or ``max_new_tokens`` is
+            negative.
     """
     cfg = model.cfg.decoder
     check_tokens(prompt, cfg)
@@ -37,23 +45,23 @@ def generate(
     if not is_integer(max_new_tokens) or max_new_tokens < 0:
         raise ArgumentError(f"max_new_tokens must be a whole number from 0, got {max_new_tokens!r}")
     for name, ids in (("eot", () if eot is None else (eot,)), ("suppress", suppress)):
-        if len(ids):
-            read_indices(list(ids), cfg.n_vocab, f"token ids, in {name}")
-    tokens, cache = prompt, KVCache()
-    new = prompt
+        for token in ids:
+            if not is_integer(token) or not 0 <= token < cfg.n_vocab:
+                raise ArgumentError(f"{name}: {token!r:.80} is not a token id: ids are 0 to {cfg.n_vocab - 1}")
+    tokens = step_tokens = prompt
+    cache = KVCache()
     done = torch.zeros(prompt.shape[0], dtype=torch.bool, device=prompt.device)
-    room = min(max_new_tokens, model.cfg.decoder.n_ctx - prompt.shape[1])
-    for _ in range(room):
+    for _ in range(min(max_new_tokens, cfg.n_ctx - prompt.shape[1])):
         # only the last position's logits are needed: a prompt of n tokens costs one row of the unembedding
-        logits = model.decoder.to_logits(model.decoder.hidden(new, encoder_out, cache)[:, -1:])[:, -1]
+        logits = model.decoder.to_logits(model.decoder.hidden(step_tokens, encoder_out, cache)[:, -1:])[:, -1]
         if len(suppress):
             logits[:, list(suppress)] = -torch.inf
-        step = logits.argmax(-1)
+        next_tokens = logits.argmax(-1)
         if eot is not None:
-            step = torch.where(done, eot, step)
-            done = done | (step == eot)
-        new = step[:, None].to(prompt.dtype)
-        tokens = torch.cat([tokens, new], dim=1)
+            next_tokens = torch.where(done, eot, next_tokens)
+            done = done | (next_tokens == eot)
+        step_tokens = next_tokens[:, None].to(prompt.dtype)
+        tokens = torch.cat([tokens, step_tokens], dim=1)
         if eot is not None and bool(done.all()):
             break
     return tokens

@@ -11,7 +11,7 @@ from whisper.model import ModelDimensions, Whisper
 
 from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
 from hooked_whisper.decoding import Transcription, decode, generate, transcribe
-from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.errors import ArgumentError, HookedWhisperError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.loading import load_into, resolve
 from hooked_whisper.model import KVCache
@@ -148,6 +148,17 @@ def test_generate_equals_the_argmax_of_full_passes(pair, mel):
         assert banned not in generate(ours, prompt, encoded, max_new_tokens=6, suppress=[banned])[:, 4:]
         stopped = generate(ours, prompt[:1], encoded[:1], max_new_tokens=6, eot=banned)
         assert stopped[0, 4:].tolist() == [banned]
+
+
+@pytest.mark.parametrize("token", [-1, -51865, 51865, True])
+@pytest.mark.parametrize("argument", ["eot", "suppress"])
+def test_generate_refuses_token_ids_outside_the_vocabulary(pair, mel, argument, token):
+    _, ours = pair
+    with torch.no_grad():
+        encoded = ours.embed_audio(mel[None])
+    value = token if argument == "eot" else [50257, token]
+    with pytest.raises(ArgumentError, match=rf"{argument}.*{token}.*0 to 51864"):
+        generate(ours, torch.tensor([[50258]]), encoded, max_new_tokens=1, **{argument: value})
 
 
 def test_generate_stops_at_the_context(pair, mel):
