@@ -16,8 +16,8 @@ from docs.tools.replication_tables import numbers_table, sentence_on
 from hooked_whisper import HookedWhisper, errors
 from hooked_whisper.findings import Table
 from hooked_whisper.findings.core.finding import Criterion, Finding, format_estimate, format_number
-from hooked_whisper.findings.core.registry import REGISTRY
 from hooked_whisper.findings.core.serialization import load_findings
+from hooked_whisper.findings.registry import REGISTRY
 from hooked_whisper.report.figures import picture
 from hooked_whisper.report.page import SYMBOLS
 from sae_lens_audio import errors as sae_errors
@@ -97,7 +97,7 @@ def finding_page(id: str, results: Mapping[str, Finding | None], replication: Pa
         f"hooked-whisper reproduce --model tiny.en --only {id} --out out/{id}\n"
         f"hooked-whisper reproduce --model tiny.en --corpus recordings/ --only {id} --out out/{id}-own\n```\n\n"
         "The first line takes the packaged speech, the second your recordings. "
-        f"In Python the experiment is the module {{py:mod}}`{inspect.getmodule(entry.run).__name__}`.",
+        f"In Python the experiment is the module {{py:mod}}`{entry.module_name}`.",
     ]
     sentence = sentence_on(id, replication)
     parts += [f"## What is true of Whisper\n\n{_plain(sentence)}"] if sentence else []

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,10 +19,11 @@ from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora import open_corpus
 from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.corpus_clips import clips_of
+from hooked_whisper.findings.core.experiment import Experiment
 from hooked_whisper.findings.core.finding import Finding
-from hooked_whisper.findings.core.registry import Entry, chosen
-from hooked_whisper.findings.core.running import run_and_save
 from hooked_whisper.findings.core.sources import make_context
+from hooked_whisper.findings.registry import select_experiments
+from hooked_whisper.findings.running import run_and_save
 
 FOLDER = Path(__file__).resolve().parents[1] / "findings"
 MODELS = ("tiny.en", "base")
@@ -61,12 +63,14 @@ class Human:
     languages: str | None = None
 
 
-def run_cell(cell: Cell, entries: Sequence[Entry], human: Human | None, again: bool, progress: bool) -> None:
-    """Run the entries that depend on this cell's speech, and print a line for each.
+def run_cell(
+    cell: Cell, experiments: Sequence[Experiment[Any]], human: Human | None, again: bool, progress: bool
+) -> None:
+    """Run the experiments that depend on this cell's speech, and print a line for each.
 
     Findings with speech of their own run with packaged speech alone.
     """
-    entries = [entry for entry in entries if cell.speech == "packaged" or not entry.own_speech]
+    experiments = [e for e in experiments if cell.speech == "packaged" or not e.own_speech]
     context = _context(cell, human if cell.speech == "human" else None, progress)
     settings = {
         "model": cell.model,
@@ -76,7 +80,7 @@ def run_cell(cell: Cell, entries: Sequence[Entry], human: Human | None, again: b
         "utterances": UTTERANCES,
     }
     shorten = None if cell.is_full else compact
-    for finding in run_and_save(entries, context, cell.path, settings, resume=True, again=again, shorten=shorten):
+    for finding in run_and_save(experiments, context, cell.path, settings, resume=True, again=again, shorten=shorten):
         print(
             f"{cell.path.stem} {finding.id:<4} {finding.status} ({finding.seconds} s, {finding.peak_mib} MiB)",
             flush=True,
@@ -126,9 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("human speech is not packaged: say with --human where it is")
     human = Human(parsed.human, parsed.human_languages) if parsed.human else None
     FOLDER.mkdir(exist_ok=True)
-    entries = chosen(parsed.only)
+    experiments = select_experiments(parsed.only)
     for cell in cells(parsed.models, speech, parsed.seeds):
-        run_cell(cell, entries, human, parsed.again, sys.stderr.isatty())
+        run_cell(cell, experiments, human, parsed.again, sys.stderr.isatty())
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.bench.markdown import table
 from docs.tools.replicate import MODELS, SPEECH, cells
 from hooked_whisper.findings.core.finding import Criterion, Estimate, Finding, format_estimate, format_number
-from hooked_whisper.findings.core.registry import REGISTRY
+from hooked_whisper.findings.registry import REGISTRY
 from hooked_whisper.findings.core.serialization import load_findings
 
 SENTENCES = "sentences.toml"  # beside the runs: for each finding one sentence on what is true of Whisper

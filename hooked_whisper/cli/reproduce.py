@@ -52,14 +52,14 @@ def add_reproduce(parser: argparse.ArgumentParser) -> None:
 
 
 def run_reproduce(parsed: argparse.Namespace, arguments: list[str]) -> int:
-    from hooked_whisper.findings.core.registry import chosen
-    from hooked_whisper.findings.core.running import run_and_save
+    from hooked_whisper.findings.registry import select_experiments
+    from hooked_whisper.findings.running import run_and_save
     from hooked_whisper.findings.core.serialization import load_findings
     from hooked_whisper.findings.core.sources import make_context
     from hooked_whisper.report import model_card, write_page
 
     began = time.monotonic()
-    entries = chosen(parsed.only)
+    experiments = select_experiments(parsed.only)
     corpus = _corpus(parsed)
     parsed.out.mkdir(parents=True, exist_ok=True)
     model, facts = _model_or_demo(parsed)
@@ -72,7 +72,7 @@ def run_reproduce(parsed: argparse.Namespace, arguments: list[str]) -> int:
         utterances=parsed.utterances,
         language=parsed.language,
         seed=parsed.seed,
-        speech=any(entry.needs_speech for entry in entries),
+        speech=any(experiment.needs_speech for experiment in experiments),
         progress=sys.stderr.isatty(),
         own_texts=parsed.texts == "own",
     )
@@ -85,7 +85,7 @@ def run_reproduce(parsed: argparse.Namespace, arguments: list[str]) -> int:
         "date": time.strftime("%Y-%m-%d"),
     }
     path = parsed.out / "findings.json"
-    for finding in run_and_save(entries, context, path, _settings(parsed), resume=parsed.resume, **about):
+    for finding in run_and_save(experiments, context, path, _settings(parsed), resume=parsed.resume, **about):
         cost = f"{finding.seconds:.0f} s" if finding.seconds is not None else "time unknown"
         print(f"{finding.id:<4} {finding.status:<20} {_headline(finding)} ({cost})", flush=True)
     about["seconds"] = f"{time.monotonic() - began:.0f}"

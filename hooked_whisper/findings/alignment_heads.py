@@ -174,7 +174,7 @@ def _encoded(context: Context, indices: Sequence[int]) -> Float[Tensor, "clip po
 def _fitted(context: Context, i: int) -> Alignment:
     """The alignment with the duration of the clip's audio."""
     one = context.utterances[i]
-    seconds = min(len(one.audio) / context.model.time.sample_rate, context.model.time.duration)
+    seconds = min(len(one.samples) / context.model.time.sample_rate, context.model.time.duration)
     return replace(one.alignment, duration=seconds)
 
 

@@ -1,14 +1,15 @@
-"""F9: with nothing to hear, the decoder knows which word follows which.
+"""F9: with no speech as input, does the decoder predict likely next words?
 
-Here on the synthetic corpus, whose grammar is known; :mod:`.english_bigrams` judges real Whisper.
+On the synthetic corpus, whose grammar is known. :mod:`.english.bigrams` is the version for real Whisper.
 
 Source: github.com/er537/whisper_interpretability, ``docs/index.md``, and its blog post, section 3.1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,27 +18,30 @@ from jaxtyping import Bool, Float
 from hooked_whisper.analysis import next_token_logits
 from hooked_whisper.findings.core import published
 from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.experiment import Experiment, Setting
+from hooked_whisper.findings.core.figures import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    add_legend,
+    alt_text,
+    draw_bars,
+    draw_controls,
+    new_figure,
+)
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.core.records import Axis, Measurement
 from hooked_whisper.findings.core.statistics import bootstrap, kl_rows, spearman
 from hooked_whisper.findings.core.synthetic_truth import Truth
-from hooked_whisper.findings.english import bigrams as english_bigrams
+from hooked_whisper.findings.core.two_protocols import TwoProtocols
 from hooked_whisper.findings.english import published_bigrams
+from hooked_whisper.findings.english.bigrams import PUBLISHED_PREFIX, EnglishBigrams, prefix_ids
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.interventions import null_encoding
+from hooked_whisper.interventions import baseline_encoding
 
-ID, TITLE = "F9", "Bigrams in the decoder"
-CLAIM = "With no speech as input, the decoder still predicts likely next words, as a weak language model does."
-PROTOCOL = english_bigrams.PROTOCOL
-WORLD_PROTOCOL = (
-    "Encoder output of 30 s of zero samples; decoder input is exactly <|startoftranscript|><|en|><|transcribe|> and "
-    "one "
-    "word: no <|notimestamps|>, no timestamp. Raw logits of the next token, softmax over the world's words, against "
-    "the "
-    "word's row of the grammar (without the end of the sentence, which never follows a first word in training). "
-    "Again with <|notimestamps|>, and with other inputs that say nothing. Intervals: 95 %, bootstrap over prompt words."
-)
-PUBLISHED_PREFIX, USUAL_PREFIX = "published", "with <|notimestamps|>"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 FREQUENT = 100  # occurrences in training
 SHUFFLES = 20
 DRAWS = 400  # of the bootstrap
@@ -45,13 +49,14 @@ DRAWS = 400  # of the bootstrap
 RATIO = "KL from the true followers, over that of word frequencies"
 TOP = "likeliest word is a true follower"
 RANKS = "rank correlation with the true probabilities"
+NAMES = (RATIO, TOP, RANKS)
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
-    """True followers of some prompt words, against a model's log-probabilities over the same outcomes.
+class FollowerFit:
+    """True probabilities of what follows some prompt words, and a model's log-probabilities of the same outcomes.
 
-    ``frequent`` marks the prompts whose likeliest outcome is judged.
+    frequent: the prompts whose likeliest outcome is judged.
     """
 
     truth: Float[np.ndarray, "prompt outcome"]
@@ -73,13 +78,13 @@ class Comparison:
         return (self.truth[np.arange(len(best)), best] > 0).astype(float)
 
     def ranks(self, rows: np.ndarray) -> float:
-        """Over all true followers of these prompts."""
+        """Return the rank correlation over all true followers of the prompts ``rows``."""
         truth, log_q = self.truth[rows], self.log_q[rows]
         supported = truth > 0
         return spearman(truth[supported], log_q[supported])
 
     def statistics(self, rng: np.random.Generator | None = None) -> dict[str, Estimate]:
-        """All three, with a bootstrap over prompts if ``rng`` is given."""
+        """Return the three statistics, with a bootstrap over prompts if ``rng`` is given."""
         kl, base, top, n = self.kl, self.kl_unigram, self.top_in_support, len(self.truth)
         functions = {
             RATIO: lambda i: float(kl[i].mean() / base[i].mean()),
@@ -93,13 +98,13 @@ class Comparison:
         }
 
 
-def words_only(truth: Truth, logits: Float[np.ndarray, "word outcome"]) -> Comparison:
-    """The headline comparison: followers that are words, every word as prompt."""
+def words_only(truth: Truth, logits: Float[np.ndarray, "word outcome"]) -> FollowerFit:
+    """Return the judged comparison: outcomes are words, and every word is a prompt."""
     rows = truth.row[:, :-1]
     totals = rows.sum(axis=1)
     prompts = totals > 1e-9
     unigram = truth.unigram[:-1] / truth.unigram[:-1].sum()
-    return Comparison(
+    return FollowerFit(
         rows[prompts] / totals[prompts, None],
         log_softmax(logits[prompts, :-1]),
         np.log(np.maximum(unigram, 1e-12)),
@@ -107,13 +112,15 @@ def words_only(truth: Truth, logits: Float[np.ndarray, "word outcome"]) -> Compa
     )
 
 
-def with_end(truth: Truth, logits: Float[np.ndarray, "word outcome"], as_in_corpus: bool) -> Comparison:
-    """The end of the sentence (end of text) is an outcome too. ``as_in_corpus``: sentences of one word do not occur,
-    and
-    only words that begin sentences are asked; else the grammar's row as it is, for every word."""
+def with_end(truth: Truth, logits: Float[np.ndarray, "word outcome"], as_in_corpus: bool) -> FollowerFit:
+    """Return the comparison with the end of the sentence (end of text) as an outcome.
+
+    as_in_corpus: condition on sentences of two words or more, and use only words that begin sentences as prompts.
+        Otherwise use the grammar's row of every word.
+    """
     rows = truth.follows if as_in_corpus else truth.row
     prompts = (rows.sum(axis=1) > 1e-9) & ((truth.first > 0) | (not as_in_corpus))
-    return Comparison(
+    return FollowerFit(
         rows[prompts],
         log_softmax(logits[prompts]),
         np.log(np.maximum(truth.unigram, 1e-12)),
@@ -126,181 +133,227 @@ def log_softmax(logits: Float[np.ndarray, "row outcome"]) -> Float[np.ndarray, "
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def prefixes(model: HookedWhisper, language: str) -> dict[str, list[int]]:
-    """The published prefix (no ``<|notimestamps|>``) and the usual one."""
-    prompter = model.prompter
-    return {
-        PUBLISHED_PREFIX: prompter.prompt_ids(language=language, timestamps=True),
-        USUAL_PREFIX: prompter.prompt_ids(language=language, timestamps=False),
-    }
+@dataclass(frozen=True, eq=False)
+class FollowerLogits:
+    """Logits of the outcomes (the corpus's words and the end) after every word.
+
+    Attributes:
+        logits: by input and prefix.
+        untrained: of the untrained model, with zero audio and the published prefix.
+        in_vocabulary: by prefix, with zero audio: mean over words of the outcomes' total probability.
+        n_vocab: size of the vocabulary.
+    """
+
+    truth: Truth
+    logits: Mapping[tuple[str, str], Float[np.ndarray, "word outcome"]]
+    untrained: Float[np.ndarray, "word outcome"]
+    in_vocabulary: Mapping[str, float]
+    n_vocab: int
+
+    @property
+    def by_prefix(self) -> dict[str, np.ndarray]:
+        """Logits with zero audio."""
+        return {prefix: rows for (kind, prefix), rows in self.logits.items() if kind == "zero audio"}
 
 
-def run(context: Context) -> Finding:
-    """A few encoder passes; every prompt is one row of a decoder batch."""
-    if context.truth is None:
-        return english_bigrams.run(context, {"id": ID, "title": TITLE, "claim": CLAIM})
-    truth, model = context.truth, context.model
-    kinds = [
-        k for k in ("zero audio", "mel floor", "white noise", "mean encoding") if k[:4] != "mean" or context.utterances
-    ]
-    variants: dict[tuple[str, str], dict[str, Estimate]] = {}
-    in_vocabulary: dict[str, float] = {}
-    kept: dict[str, np.ndarray] = {}
-    for kind in context.track(kinds, "F9 empty inputs"):
-        clips = context.encoded if kind == "mean encoding" else None
-        empty = null_encoding(model, kind, clips, seed=context.seed)
-        for name, prefix in prefixes(model, context.language).items():
-            logits, share = _logits(model, truth, prefix, empty)
-            variants[kind, name] = words_only(truth, logits).statistics(context.rng("bootstrap of prompts"))
-            if kind == "zero audio":
-                kept[name], in_vocabulary[name] = logits, share
-    main = kept[PUBLISHED_PREFIX]
-    untrained_logits, _ = _logits(
-        context.untrained,
-        truth,
-        prefixes(context.untrained, context.language)[PUBLISHED_PREFIX],
-        null_encoding(context.untrained, "zero audio"),
+class SyntheticBigrams(Experiment[FollowerLogits]):
+    """F9 on the synthetic corpus: logits against the rows of the grammar."""
+
+    id, title, claim = EnglishBigrams.id, EnglishBigrams.title, EnglishBigrams.claim
+    protocol = (
+        "Encoder output of 30 s of zero samples; decoder input is exactly <|startoftranscript|><|en|><|transcribe|> "
+        "and one word: no <|notimestamps|>, no timestamp. Raw logits of the next token, softmax over the world's "
+        "words, against the word's row of the grammar (without the end of the sentence, which never follows a first "
+        "word in training). Again with <|notimestamps|>, and with other inputs that say nothing. Intervals: 95 %, "
+        "bootstrap over prompt words."
     )
-    return _finding(context, truth, main, untrained_logits, kept, variants, in_vocabulary)
+    needs_speech, own_speech = False, True
+    published, published_summary = published_bigrams.PUBLISHED, published.BIGRAMS_IN_SHORT
+
+    def parameters(self, context: Context) -> dict[str, Any]:
+        ids = prefix_ids(context.model, context.language)
+        return {
+            "prefix_ids": ids,
+            "prefixes": {name: context.model.to_str_tokens(prefix) for name, prefix in ids.items()},
+            "null_input": "zero audio",
+            "frequent": FREQUENT,
+        }
+
+    def measure(self, context: Context) -> FollowerLogits:
+        """Run a few encoder passes, and one decoder batch per input and prefix with a row per word."""
+        truth, model, untrained = context.truth, context.model, context.untrained
+        assert truth is not None
+        kinds = ["zero audio", "mel floor", "white noise", *(["mean encoding"] if context.utterances else [])]
+        logits: dict[tuple[str, str], np.ndarray] = {}
+        in_vocabulary: dict[str, float] = {}
+        for kind in context.track(kinds, "F9 empty inputs"):
+            clips = context.encoded if kind == "mean encoding" else None
+            empty = baseline_encoding(model, kind, clips, seed=context.seed)
+            for name, prefix in prefix_ids(model, context.language).items():
+                logits[kind, name], share = _logits(model, truth, prefix, empty)
+                if kind == "zero audio":
+                    in_vocabulary[name] = share
+        prefix = prefix_ids(untrained, context.language)[PUBLISHED_PREFIX]
+        blank, _ = _logits(untrained, truth, prefix, baseline_encoding(untrained, "zero audio"))
+        return FollowerLogits(truth, logits, blank, in_vocabulary, model.cfg.decoder.n_vocab)
+
+    def judge(self, measured: FollowerLogits, setting: Setting) -> Finding:
+        truth, main = measured.truth, measured.by_prefix[PUBLISHED_PREFIX]
+        variants = {
+            key: words_only(truth, logits).statistics(setting.rng("bootstrap of prompts"))
+            for key, logits in measured.logits.items()
+        }
+        headline = variants["zero audio", PUBLISHED_PREFIX]
+        fit = words_only(truth, main)
+        shares = ", ".join(f"{share:.1%} ({name} prefix)" for name, share in measured.in_vocabulary.items())
+        return self.finding(
+            setting,
+            criteria=(
+                Criterion(RATIO, headline[RATIO], 0.5, "at most"),
+                Criterion(TOP, headline[TOP], 0.9, "at least"),
+                Criterion(RANKS, headline[RANKS], 0.6, "at least"),
+            ),
+            controls=_controls(fit, words_only(truth, measured.untrained), setting.rng("shuffled rows")),
+            measurements=_measurements(measured, variants, setting.rng("bootstrap of prompts with end")),
+            tables=published_bigrams.our_tables(setting.model, truth, measured.by_prefix),
+            notes=(
+                f"{len(fit.truth)} prompt words; {int(fit.frequent.sum())} were heard {FREQUENT} times or more in "
+                "training.",
+                f"Mean probability of the world's words and the end among all {measured.n_vocab} tokens: {shares}.",
+                "Whisper never met the published prefix in training: after <|transcribe|> came <|notimestamps|> or a "
+                "timestamp. The demo model met it in 15 % of its sentences, and 3 % of its clips had every word masked "
+                "and the transcript kept, so both halves of the question were in its training.",
+                "Published lists are of Whisper tiny, ours are of this model's own world: compare their kind, not "
+                "their numbers.",
+            ),
+        )
+
+    def draw(self, finding: Finding) -> list[Figure]:
+        """Draw the controls; true against predicted probabilities; inputs without speech."""
+        pairs = finding.measurement("probability of true followers")
+        scatter, axes = new_figure("Followers of a word", "probability in the grammar", "probability by the model")
+        p, q = pairs.at(whose="grammar"), np.maximum(pairs.at(whose="model"), 1e-6)
+        axes.scatter(p, q, s=9, color=BLUE, alpha=0.45, linewidths=0)
+        ends = [float(p.min()), 1.0]
+        axes.plot(ends, ends, color=ORANGE, linestyle="--", linewidth=1.2, label="equal")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        add_legend(axes)
+        scatter.set_label(
+            f"Scatter of {len(p)} true followers: probability in the grammar against probability by the model"
+        )
+        table = finding.measurement("statistics by input and prefix")
+        ratio = table.axis("statistic").entries[0]
+        inputs, axes = new_figure("Inputs that say nothing", "KL over that of word frequencies", "")
+        kinds, prefix_names = table.axis("input").entries, table.axis("prefix").entries
+        y = np.arange(len(kinds))[::-1]
+        for k, (prefix, color) in enumerate(zip(prefix_names, (BLUE, GREEN), strict=True)):
+            bars = table.at(prefix=prefix, statistic=ratio)
+            draw_bars(axes, y + 0.2 - 0.4 * k, bars, [color] * len(kinds), height=0.36)
+            axes.barh([0], [0], color=color, label=prefix)
+        axes.set_yticks(y, kinds)
+        values = table.at(statistic=ratio, bound="value")[:, 0]
+        inputs.set_label(alt_text(f"{ratio}, published prefix", values, [str(k) for k in kinds], "", 1.0))
+        axes.axvline(0.5, color=ORANGE, linestyle="--")
+        add_legend(axes, below=True)
+        return [draw_controls(finding, 0, "KL over that of word frequencies"), scatter, inputs]
+
+
+class Bigrams(TwoProtocols):
+    """F9: the decoder as a bigram model."""
+
+    organism, released = SyntheticBigrams(), EnglishBigrams()
+    released_measurement = "statistics by prompt"
+    needs_speech, own_speech = False, True
 
 
 def _logits(
     model: HookedWhisper, truth: Truth, prefix: list[int], empty: torch.Tensor
 ) -> tuple[Float[np.ndarray, "word outcome"], float]:
-    """Logits of the outcomes after each word, and the mean probability that all outcomes have in the whole
-    vocabulary."""
+    """Return the logits of the outcomes after each word, and the mean total probability of the outcomes."""
     prompts, outcomes = torch.from_numpy(truth.tokens), torch.from_numpy(truth.outcome_ids)
-    found, shares = [], []
-    for some in prompts.split(64):
-        logits = next_token_logits(model, prefix, some, empty).double()
+    rows, shares = [], []
+    for batch in prompts.split(64):
+        logits = next_token_logits(model, prefix, batch, empty).double()
         shares.append(logits.softmax(-1)[:, outcomes].sum(-1))
-        found.append(logits[:, outcomes])
-    return torch.cat(found).numpy(), float(torch.cat(shares).mean())
+        rows.append(logits[:, outcomes])
+    return torch.cat(rows).numpy(), float(torch.cat(shares).mean())
 
 
-def _controls(truth: Truth, main: np.ndarray, untrained: np.ndarray, rng: np.random.Generator) -> tuple[Control, ...]:
-    judged = words_only(truth, main)
-
+def _controls(fit: FollowerFit, untrained: FollowerFit, rng: np.random.Generator) -> tuple[Control, ...]:
     def guess(log_q: np.ndarray) -> dict[str, Estimate]:
-        rows = np.broadcast_to(log_q, judged.truth.shape)
-        return Comparison(judged.truth, rows, judged.log_unigram, judged.frequent).statistics()
+        rows = np.broadcast_to(log_q, fit.truth.shape)
+        return FollowerFit(fit.truth, rows, fit.log_unigram, fit.frequent).statistics()
 
     shuffled = [
-        Comparison(judged.truth[rng.permutation(len(judged.truth))], judged.log_q, judged.log_unigram, judged.frequent)
+        FollowerFit(fit.truth[rng.permutation(len(fit.truth))], fit.log_q, fit.log_unigram, fit.frequent)
         for _ in range(SHUFFLES)
     ]
-    drawn = [one.statistics() for one in shuffled]
-    rows = {name: np.array([np.nan if d[name].value is None else d[name].value for d in drawn]) for name in drawn[0]}
-    outcomes = judged.truth.shape[1]
+    statistics = [shuffle.statistics() for shuffle in shuffled]
+    rows = {
+        name: np.array([np.nan if s[name].value is None else s[name].value for s in statistics])
+        for name in statistics[0]
+    }
+    outcomes = fit.truth.shape[1]
     return (
-        Control("untrained model", "random weights", words_only(truth, untrained).statistics()),
+        Control("untrained model", "random weights", untrained.statistics()),
         Control(
             "shuffled rows",
             f"the grammar's rows dealt to other words ({SHUFFLES} times)",
             {name: Estimate.of(values.mean(), values) for name, values in rows.items()},
         ),
-        Control("word frequencies", "the same guess after every word", guess(judged.log_unigram)),
-        Control("best constant guess", "the mean of the true rows", guess(np.log(judged.truth.mean(0) + 1e-12))),
+        Control("word frequencies", "the same guess after every word", guess(fit.log_unigram)),
+        Control("best constant guess", "the mean of the true rows", guess(np.log(fit.truth.mean(0) + 1e-12))),
         Control("uniform", "every word alike", guess(np.full(outcomes, -np.log(outcomes)))),
     )
 
 
-def _finding(
-    context: Context,
-    truth: Truth,
-    main: np.ndarray,
-    untrained: np.ndarray,
-    kept: dict[str, np.ndarray],
-    variants: dict[tuple[str, str], dict[str, Estimate]],
-    in_vocabulary: dict[str, float],
-) -> Finding:
-    names = (RATIO, TOP, RANKS)
-    head = variants["zero audio", PUBLISHED_PREFIX]
-    criteria = (
-        Criterion(RATIO, head[RATIO], 0.5, "at most"),
-        Criterion(TOP, head[TOP], 0.9, "at least"),
-        Criterion(RANKS, head[RANKS], 0.6, "at least"),
-    )
+def _measurements(
+    measured: FollowerLogits, variants: dict[tuple[str, str], dict[str, Estimate]], rng: np.random.Generator
+) -> tuple[Measurement, ...]:
+    truth, main = measured.truth, measured.by_prefix[PUBLISHED_PREFIX]
     kinds = tuple(dict.fromkeys(kind for kind, _ in variants))
-    table = np.array([[[variants[k, p][n].row for n in names] for p in kept] for k in kinds])
-    judged = words_only(truth, main)
-    rng = context.rng("bootstrap of prompts with end")
-    ends = {
-        "words only, every word": head,
+    prefix_names = tuple(measured.by_prefix)
+    table = np.array([[[variants[k, p][n].row for n in NAMES] for p in prefix_names] for k in kinds])
+    fit = words_only(truth, main)
+    by_outcomes = {
+        "words only, every word": variants["zero audio", PUBLISHED_PREFIX],
         "with the end, as in the training sentences": with_end(truth, main, True).statistics(rng),
         "with the end, row of the grammar": with_end(truth, main, False).statistics(rng),
     }
-    measurements = (
+    bound = Axis("bound", ("value", "low", "high"))
+    return (
         Measurement(
             "statistics by input and prefix",
-            (
-                Axis("input", kinds),
-                Axis("prefix", tuple(kept)),
-                Axis("statistic", names),
-                Axis("bound", ("value", "low", "high")),
-            ),
+            (Axis("input", kinds), Axis("prefix", prefix_names), Axis("statistic", NAMES), bound),
             table,
         ),
         Measurement(
             "statistics by what may follow",
-            (Axis("outcomes", tuple(ends)), Axis("statistic", names), Axis("bound", ("value", "low", "high"))),
-            np.array([[e[n].row for n in names] for e in ends.values()]),
+            (Axis("outcomes", tuple(by_outcomes)), Axis("statistic", NAMES), bound),
+            np.array([[estimates[n].row for n in NAMES] for estimates in by_outcomes.values()]),
         ),
         Measurement(
             "KL by prompt",
             (Axis("word", _prompt_words(truth)), Axis("guess", ("model", "word frequencies"))),
-            np.stack([judged.kl, judged.kl_unigram], axis=1),
+            np.stack([fit.kl, fit.kl_unigram], axis=1),
             unit="nats",
         ),
-        _scatter(judged),
+        _scatter(fit),
     )
-    ids = {name: prefix for name, prefix in prefixes(context.model, context.language).items()}
-    shares = ", ".join(f"{share:.1%} ({name} prefix)" for name, share in in_vocabulary.items())
-    return Finding(
-        **_common(context, ids),
-        criteria=criteria,
-        controls=_controls(truth, main, untrained, context.rng("shuffled rows")),
-        measurements=measurements,
-        tables=published_bigrams.our_tables(context.model.cfg.name, truth, kept),
-        published=published_bigrams.PUBLISHED,
-        published_summary=published.BIGRAMS_IN_SHORT,
-        notes=(
-            f"{len(judged.truth)} prompt words; {int(judged.frequent.sum())} were heard {FREQUENT} times or more in "
-            "training.",
-            f"Mean probability of the world's words and the end among all {context.model.cfg.decoder.n_vocab} "
-            f"tokens: {shares}.",
-            "Whisper never met the published prefix in training: after <|transcribe|> came <|notimestamps|> or a "
-            "timestamp. The demo model met it in 15 % of its sentences, and 3 % of its clips had every word masked and "
-            "the transcript kept, so both halves of the question were in its training.",
-            "Published lists are of Whisper tiny, ours are of this model's own world: compare their kind, not their "
-            "numbers.",
-        ),
-    )
-
-
-def _common(context: Context, ids: dict[str, list[int]]) -> dict[str, Any]:
-    return {
-        **context.common(ID, TITLE, CLAIM, WORLD_PROTOCOL),
-        "parameters": {
-            "prefix_ids": ids,
-            "prefixes": {name: context.model.to_str_tokens(p) for name, p in ids.items()},
-            "null_input": "zero audio",
-            "frequent": FREQUENT,
-        },
-    }
 
 
 def _prompt_words(truth: Truth) -> tuple[str, ...]:
     return tuple(w for w, total in zip(truth.words, truth.row[:, :-1].sum(1), strict=True) if total > 1e-9)
 
 
-def _scatter(judged: Comparison, most: int = 1500) -> Measurement:
-    """True and given probability of true followers (evenly taken from all pairs), for a figure."""
-    supported = judged.truth > 0
-    p, q = judged.truth[supported], np.exp(judged.log_q[supported])
-    some = np.unique(np.linspace(0, len(p) - 1, min(most, len(p))).astype(int))
+def _scatter(fit: FollowerFit, most: int = 1500) -> Measurement:
+    """True and predicted probabilities of true followers, at most ``most`` evenly spaced ones."""
+    supported = fit.truth > 0
+    p, q = fit.truth[supported], np.exp(fit.log_q[supported])
+    sample = np.unique(np.linspace(0, len(p) - 1, min(most, len(p))).astype(int))
     return Measurement(
         "probability of true followers",
-        (Axis("pair", tuple(range(len(some)))), Axis("whose", ("grammar", "model"))),
-        np.stack([p[some], q[some]], axis=1),
+        (Axis("pair", tuple(range(len(sample)))), Axis("whose", ("grammar", "model"))),
+        np.stack([p[sample], q[sample]], axis=1),
     )

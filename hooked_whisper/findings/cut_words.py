@@ -35,7 +35,7 @@ from hooked_whisper.findings.cuts.spans import (
     targets_of,
     with_margin,
 )
-from hooked_whisper.interventions import null_encoding
+from hooked_whisper.interventions import baseline_encoding
 
 ID, TITLE = "F4", "Words cut out of the encoder's output"
 CLAIM = "Replacing the encoder's output over a word by that of an empty input removes this word, and only this word."
@@ -137,7 +137,7 @@ def run(context: Context) -> Finding:
         return _finding(context, reason=reason, share=share)
     rng = context.rng("targets")
     targets = [candidates[i] for i in sorted(rng.permutation(len(candidates))[:MOST_WORDS])]
-    null = null_encoding(context.model, NULL)[0]
+    null = baseline_encoding(context.model, NULL)[0]
     swept = {margin: [with_margin(context, t, margin) for t in targets] for margin in MARGINS}
     judged = swept[verdict_margin(context)]
     spans: dict[str, Sequence[slice | None]] = {

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hooked_whisper.analysis import Transcript, encoder_relevance
 from hooked_whisper.analysis.targets import Target
+from hooked_whisper.corpora import Clip
 from hooked_whisper.findings.core import published
 from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.figures import BLUE, GRAY, ORANGE, add_legend, draw_controls, new_figure
@@ -41,7 +42,7 @@ from hooked_whisper.findings.relevance_parts.sink import (
     MAKERS,
     RECORDED,
     SINK,
-    Clip,
+    MarkedClip,
     Sink,
     draw_sink,
     share_estimate,
@@ -90,7 +91,7 @@ def relevance_map(
     end = torch.tensor([[model.tokenizer.eot]], device=tokens.device)
     said = Transcript(model, torch.cat([prompt.to(tokens.device), tokens, end], dim=1), prompt.shape[1])
     target: Target = "encoder_sum" if published_scalar else said
-    found = encoder_relevance(model, model.to_mel(clip.audio), target=target, rows=list(rows))
+    found = encoder_relevance(model, model.to_mel(clip.samples), target=target, rows=list(rows))
     return found.values[0].double().cpu().numpy()
 
 
@@ -98,7 +99,7 @@ def relevance_map(
 class Whole:
     """A clip as recorded: its map, and what is read from it."""
 
-    clip: Clip
+    clip: MarkedClip
     rows: Int[np.ndarray, "row"]
     values: Float[np.ndarray, "row position"]
     row: Row
@@ -109,7 +110,7 @@ def measure(context: Context, model: HookedWhisper, i: int, published_scalar: bo
     """The rows of the clip and every tenth after it."""
     clip, n = whole_clip(context, i), model.cfg.encoder.n_ctx
     rows = np.concatenate([np.arange(clip.n_clip), np.arange(clip.n_clip, n, PADDING_STEP)])
-    values = relevance_map(context, model, clip, rows.tolist(), published_scalar)
+    values = relevance_map(context, model, clip.clip, rows.tolist(), published_scalar)
     row = clip_statistics(values, rows, clip.speech, clip.n_clip)
     return Whole(clip, rows, values, row, sink_of(values, rows, clip.boundary, clip.quiet))
 
@@ -119,7 +120,7 @@ class Versions:
     """Where the rows after the end look: by version, clip by clip; ``uncut``: share at the place of the cut without
     it."""
 
-    clips: dict[str, list[Clip]]
+    clips: dict[str, list[MarkedClip]]
     sinks: dict[str, list[Sink]]
     uncut: list[float]
 
@@ -157,7 +158,7 @@ def run(context: Context) -> Finding:
 
 def _versions(context: Context, usable: Sequence[int], whole: Sequence[Whole]) -> Versions:
     """The clips as recorded are measured already; of the other versions only the rows after the end are."""
-    clips: dict[str, list[Clip]] = {RECORDED: [one.clip for one in whole]}
+    clips: dict[str, list[MarkedClip]] = {RECORDED: [one.clip for one in whole]}
     sinks: dict[str, list[Sink]] = {RECORDED: [one.sink for one in whole]}
     uncut: list[float] = []
     for version, make in MAKERS.items():
@@ -172,7 +173,7 @@ def _versions(context: Context, usable: Sequence[int], whole: Sequence[Whole]) -
             rows = np.arange(clip.quiet, context.model.cfg.encoder.n_ctx, PADDING_STEP)
             if not len(rows):
                 continue
-            values = relevance_map(context, context.model, clip, rows.tolist())
+            values = relevance_map(context, context.model, clip.clip, rows.tolist())
             clips[version].append(clip)
             sinks[version].append(sink_of(values, rows, clip.boundary, clip.quiet))
             if version == CUT_SHORT:

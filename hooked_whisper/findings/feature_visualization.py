@@ -185,8 +185,10 @@ def _classifiers(context: Context) -> tuple[PhoneClassifier, PhoneClassifier]:
     """The judge, and a second classifier that has heard none of its clips: of every second clip with phones each."""
     time = context.model.time
     clips = [u for u in context.labelled[:JUDGE_CLIPS] if u.alignment.phones]
-    seconds = [min(len(u.audio) / time.sample_rate, time.duration) for u in clips]
-    mels = [context.model.to_mel(u.audio)[0, :, : 2 * time.n_positions(s)] for u, s in zip(clips, seconds, strict=True)]
+    seconds = [min(len(u.samples) / time.sample_rate, time.duration) for u in clips]
+    mels = [
+        context.model.to_mel(u.samples)[0, :, : 2 * time.n_positions(s)] for u, s in zip(clips, seconds, strict=True)
+    ]
     first, second = (phone_classifier(mels[half::2], [u.alignment for u in clips[half::2]], RIDGE) for half in (0, 1))
     return first, second
 

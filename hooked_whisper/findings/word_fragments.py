@@ -66,7 +66,7 @@ def fragments_of(context: Context) -> list[Fragment]:
     found = [
         Fragment(i, start)
         for i, u in enumerate(context.utterances)
-        for start in range(0, len(u.audio) - length + 1, length)
+        for start in range(0, len(u.samples) - length + 1, length)
     ]
     if len(found) > MOST:
         kept = np.sort(context.rng("F15 fragments").permutation(len(found))[:MOST])
@@ -103,7 +103,7 @@ def score(
     scores = []
     for batch in context.track(context.batches(range(len(fragments))), "F15 fragments"):
         cut = [fragments[k] for k in batch]
-        audio = [context.utterances[f.utterance].audio[f.start : f.start + length] for f in cut]
+        audio = [context.utterances[f.utterance].samples[f.start : f.start + length] for f in cut]
         encoded = model.embed_audio(model.to_mel(audio))
         written = model.generate(prompt.expand(len(batch), -1), encoded, max_new_tokens=TOKENS, eot=model.tokenizer.eot)
         # what predicts a token stands before it: from the prompt's last token on

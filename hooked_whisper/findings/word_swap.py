@@ -34,14 +34,15 @@ from hooked_whisper.findings.swaps.pairs import (
     third_outputs,
 )
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.interventions import (
-    Axis,
-    Grid,
+from hooked_whisper.patching import (
+    GridAxis,
     Patch,
-    Span,
-    localisation,
+    PatchGrid,
+    Positions,
+    localization,
     make_grid,
     read_metric,
+    read_positions,
     run_patches,
     window_spans,
 )
@@ -98,15 +99,15 @@ class Effects:
     heads: Float[np.ndarray, "pair block head"]
 
 
-def _grids(model: HookedWhisper, pair: SwapPair) -> tuple[Grid, Grid, Grid]:
+def _grids(model: HookedWhisper, pair: SwapPair) -> tuple[PatchGrid, PatchGrid, PatchGrid]:
     """Windows of the encoder's output; the decoder's components and cross-attention heads at the last token."""
-    last = [Span("predicting", pair.metric.index, pair.metric.index + 1)]
+    last = [read_positions(pair.metric.index, label="predicting")]
     windows = make_grid(model, "encoder.hook_out", "encoder", spans=window_spans(pair.n_positions, WINDOW))
     parts = [make_grid(model, c, "decoder", spans=last) for c in COMPONENTS]
     flat = tuple(p for grid in parts for p in grid.patches)
     n = model.cfg.decoder.n_layers
-    axes = (Axis("component", COMPONENTS), Axis("block", tuple(map(str, range(n)))))
-    return windows, Grid(flat, axes), make_grid(model, "cross_z", "decoder", spans=last, per_head=True)
+    axes = (GridAxis("component", COMPONENTS), GridAxis("block", tuple(map(str, range(n)))))
+    return windows, PatchGrid(flat, axes), make_grid(model, "cross_z", "decoder", spans=last, per_head=True)
 
 
 @torch.no_grad()
@@ -142,8 +143,8 @@ def measure(
     about = (pair.word.start, pair.word.end)
     middle = time.position((about[0] + about[1]) / 2) // WINDOW
     row |= {
-        "local": localisation(share[n:w].tolist(), spans, about),
-        "local_if_even": localisation([1.0] * (w - n), spans, about),
+        "local": localization(share[n:w].tolist(), spans, about),
+        "local_if_even": localization([1.0] * (w - n), spans, about),
         "profile": [share[n + middle + k] if 0 <= middle + k < w - n else np.nan for k in PROFILE],
         "parts": share[w:p].reshape(parts.shape).T,
         "heads": share[p:].reshape(heads.shape[0], -1),
@@ -152,7 +153,7 @@ def measure(
 
 
 def _other_words(
-    model: HookedWhisper, pair: SwapPair, word: Span, third: Float[Tensor, "1 position d_model"] | None
+    model: HookedWhisper, pair: SwapPair, word: Positions, third: Float[Tensor, "1 position d_model"] | None
 ) -> tuple[float, float]:
     """The metric of the clean run with B's positions in it, and of the corrupt run with a third word's (or NaN)."""
     rows = [_with_span(pair.clean_out, pair.corrupt_out, word)]
@@ -164,17 +165,17 @@ def _other_words(
 
 
 def _with_span(
-    base: Float[Tensor, "1 position d_model"], source: Float[Tensor, "1 position d_model"], span: Span
+    base: Float[Tensor, "1 position d_model"], source: Float[Tensor, "1 position d_model"], span: Positions
 ) -> Float[Tensor, "1 position d_model"]:
     return torch.cat([base[:, : span.start], source[:, span.start : span.stop], base[:, span.stop :]], dim=1)
 
 
-def _out(span: Span) -> Patch:
+def _out(span: Positions) -> Patch:
     return Patch("encoder.hook_out", {"position": slice(span.start, span.stop)})
 
 
 def _ends(patch: Patch) -> tuple[int, int]:
-    at = patch.where["position"]
+    at = patch.indices["position"]
     assert isinstance(at, slice)
     return at.start, at.stop
 
@@ -183,7 +184,7 @@ def attributed(model: HookedWhisper, pair: SwapPair, exact: Float[np.ndarray, "p
     """Rank correlation of attribution and exact patching (:func:`measure`): over windows, over the decoder's parts and
     heads."""
     windows, parts, heads = _grids(model, pair)
-    grid = Grid((*windows.patches, *parts.patches, *heads.patches), windows.axes)
+    grid = PatchGrid((*windows.patches, *parts.patches, *heads.patches), windows.axes)
     clean, corrupt = pair.decoder_side()
     guess = attribute_patches(model, grid, corrupt, clean, pair.metric).values.numpy()
     n = len(windows.patches)
@@ -194,7 +195,7 @@ def by_block(model: HookedWhisper, pair: SwapPair) -> Float[np.ndarray, "block g
     """The residual entering each encoder block, and the encoder's output, by stretch of the clip."""
     own, end = pair.word_span(model), pair.n_positions
     edges = (0, own.start, own.stop, max(end, own.stop), model.cfg.encoder.n_ctx)
-    spans = [Span(name, a, b) if b > a else None for name, a, b in zip(GROUPS, edges, edges[1:], strict=False)]
+    spans = [read_positions((a, b), label=name) if b > a else None for name, a, b in zip(GROUPS, edges, edges[1:], strict=False)]
     known = [k for k, span in enumerate(spans) if span is not None]
     some = [span for span in spans if span is not None]
     inside = make_grid(model, "resid_pre", "encoder", spans=some)

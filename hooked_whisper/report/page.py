@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from hooked_whisper._support.storage import write_atomic
-from hooked_whisper.findings.core.context import Utterance
+from hooked_whisper.corpora import Clip
 from hooked_whisper.findings.core.finding import RULE, STATUSES, Finding, format_estimate, format_number
 from hooked_whisper.findings.core.records import Example, Measurement
-from hooked_whisper.findings.core.registry import REGISTRY
+from hooked_whisper.findings.registry import REGISTRY
 from hooked_whisper.report.card import ModelCard
 from hooked_whisper.report.figures import Picture, picture
 from hooked_whisper.report.overview import IDS, MEANINGS, Deciding, cost, deciding, facts, model_name, plain, tally
@@ -78,7 +78,7 @@ class Section:
 
 def render_page(
     findings: Sequence[Finding],
-    utterances: Sequence[Utterance] = (),
+    utterances: Sequence[Clip] = (),
     card: ModelCard | None = None,
     about: Mapping[str, str] | None = None,
 ) -> str:
@@ -133,7 +133,7 @@ def _environment() -> Any:
     return environment
 
 
-def _section(finding: Finding, utterances: Mapping[str, Utterance]) -> Section:
+def _section(finding: Finding, utterances: Mapping[str, Clip]) -> Section:
     pictures = _pictures(finding)
     cards = tuple(_card(e, utterances.get(e.utterance)) for e in finding.examples)
     grids = tuple(g for m in finding.measurements if (g := _grid(m)) is not None)
@@ -149,14 +149,14 @@ def _pictures(finding: Finding) -> tuple[Picture, ...]:
         return ()
 
 
-def _card(example: Example, utterance: Utterance | None) -> Card:
+def _card(example: Example, utterance: Clip | None) -> Card:
     lines = tuple(Line(name, tuple(word_diff(example.reference, text)), text) for name, text in example.transcripts)
     if utterance is None:
         return Card(example, lines, (), None)
-    players = [player(utterance.audio, f"{example.utterance}: the clip as it is")]
+    players = [player(utterance.samples, f"{example.utterance}: the clip as it is")]
     if example.spans:
         words = ", ".join(s.label for s in example.spans)
-        cut = damped(utterance.audio, example.spans)
+        cut = damped(utterance.samples, example.spans)
         players.append(player(cut, f"{example.utterance}: the stretch that was cut ({words}) turned down"))
     found = tuple(p for p in players if p is not None)
     return Card(example, lines, found, waveform(utterance, example.spans))

@@ -14,7 +14,7 @@ from docs.tools.docstrings import as_rst, escaped, signature
 from docs.tools.hook_map import hook_map, points
 from docs.tools.pages import MODULES, RUNS, error_classes, error_page, finding_page, findings_index, read_results
 from hooked_whisper import HookedWhisper
-from hooked_whisper.findings.core.registry import REGISTRY
+from hooked_whisper.findings.registry import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCSTRING = """What it does, with **options and a |bar| and name_.

@@ -12,9 +12,10 @@ import numpy as np
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
+from hooked_whisper.corpora import Clip
 from hooked_whisper.features.bases import LinearBasis, pca, random_orthonormal
 from hooked_whisper.features.phones.row_labels import CountOptions
-from hooked_whisper.findings.core.context import Context, Utterance
+from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.phones import evaluation as phone_sites
 from hooked_whisper.findings.phones.layer_probes import probe_layer
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
@@ -29,7 +30,7 @@ def model(n_blocks: int, d_mlp: int, seconds: int) -> HookedWhisper:
     return HookedWhisper(WhisperConfig(encoder, decoder)).eval()
 
 
-def utterances(count: int, n_labels: int, seconds: int) -> tuple[Utterance, ...]:
+def utterances(count: int, n_labels: int, seconds: int) -> tuple[Clip, ...]:
     rng = np.random.default_rng(0)
     labels = [SILENCE, *(f"p{i}" for i in range(n_labels - 1))]
     order = iter(np.concatenate([rng.permutation(n_labels) for _ in range(count * seconds)]))  # every label is said
@@ -40,7 +41,7 @@ def utterances(count: int, n_labels: int, seconds: int) -> tuple[Utterance, ...]
         phones = tuple(Interval(float(a), float(a + 0.1), labels[i]) for a, i in zip(starts, said, strict=True))
         audio = (0.1 * rng.standard_normal(16_000 * seconds)).astype(np.float32)
         alignment = Alignment(f"u{k}", f"s{k % SPEAKERS}", "", float(seconds), (), phones)
-        found.append(Utterance(audio, alignment))
+        found.append(Clip.aligned(audio, alignment))
     return tuple(found)
 
 

@@ -7,11 +7,12 @@ from functools import cache
 
 import numpy as np
 
+from hooked_whisper.corpora import Clip
 from hooked_whisper.features import mel_bands
 from hooked_whisper.features.phones.labeled_evaluation import evaluate_sites
 from hooked_whisper.features.sites import Site
-from hooked_whisper.findings import Context, Utterance
-from hooked_whisper.findings.phones.evaluation import PhoneEvaluation, clip_of, first_half
+from hooked_whisper.findings import Context
+from hooked_whisper.findings.phones.evaluation import PhoneEvaluation, first_half
 from hooked_whisper.findings.phones.layer_probes import LayerProbe, LayerProbes
 from hooked_whisper.findings.phones.summaries import NeuronSite, PhoneSite
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
@@ -22,13 +23,13 @@ HERTZ = np.geomspace(200, 7000, len(PHONES))
 TONE, SPEAKERS = 0.06, ("a", "b", "c")  # seconds
 
 
-def spoken(count: int, seed: int = 0, shuffled: bool = False) -> tuple[Utterance, ...]:
+def spoken(count: int, seed: int = 0, shuffled: bool = False) -> tuple[Clip, ...]:
     """1.2 s of tones each, 60 ms long, with silence about them. ``shuffled``: the labels are in another order."""
     rng = np.random.default_rng(seed)
     return tuple(_utterance(k, rng, shuffled) for k in range(count))
 
 
-def _utterance(k: int, rng: np.random.Generator, shuffled: bool) -> Utterance:
+def _utterance(k: int, rng: np.random.Generator, shuffled: bool) -> Clip:
     said = [PHONES[i] for i in rng.permutation(len(PHONES))]
     time = np.arange(round(TONE * 16_000)) / 16_000
     tones = [np.sin(2 * np.pi * HERTZ[PHONES.index(p)] * time) * rng.uniform(0.1, 0.5) for p in said]
@@ -41,7 +42,7 @@ def _utterance(k: int, rng: np.random.Generator, shuffled: bool) -> Utterance:
     phones = [Interval(0.0, 0.18, SILENCE), *phones, Interval(float(at[-1]), end, SILENCE)]
     speaker = SPEAKERS[k % len(SPEAKERS)]
     words = (Interval(0.18, float(at[-1]), "tones"),)
-    return Utterance(audio.astype(np.float32), Alignment(f"u{k}", speaker, "tones", end, words, tuple(phones)))
+    return Clip.aligned(audio.astype(np.float32), Alignment(f"u{k}", speaker, "tones", end, words, tuple(phones)))
 
 
 def context_with_phones(count: int = 0, **more) -> Context:
@@ -58,11 +59,11 @@ def planted(phonetic: bool) -> PhoneEvaluation:
     blind = spoken(120, shuffled=True)
     site = {"x": Site("encoder.hook_mel", mel_bands(model))}
     seen, unseen = (
-        evaluate_sites(model, [clip_of(u) for u in some], site, k=len(clips))["x"] for some in (clips, blind)
+        evaluate_sites(model, list(some), site, k=len(clips))["x"] for some in (clips, blind)
     )
     first = first_half([u.alignment.speaker for u in clips])
     noise = PhoneSite.of(unseen, first)
-    half = evaluate_sites(model, [clip_of(u) for u, a in zip(blind, first, strict=True) if not a], site, k=60)["x"]
+    half = evaluate_sites(model, [u for u, a in zip(blind, first, strict=True) if not a], site, k=60)["x"]
     rng = np.random.default_rng(0)
     high, low = (rng.uniform(0.6, 0.9, 80), rng.uniform(0.1, 0.3, 80))
     return PhoneEvaluation(

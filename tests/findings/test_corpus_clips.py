@@ -8,9 +8,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooked_whisper.corpora import Recording
+from hooked_whisper.corpora import Clip, Recording
 from hooked_whisper.errors import AudioError
-from hooked_whisper.findings.core.context import Utterance
 from hooked_whisper.findings.core.corpus_clips import balanced, clips_of, origin_of
 from hooked_whisper.findings.core.packing import n_packed, pack
 from hooked_whisper.protocols import Alignment, Interval
@@ -40,10 +39,10 @@ def test_a_long_recording_is_cut_between_words() -> None:
     words = tuple((0.1 + 0.5 * k, 0.4 + 0.5 * k) for k in range(9))
     clips = clips_of(model, [recording("long", 4.7, words)])
     assert [u.id for u in clips.utterances] == ["long #1", "long #2", "long #3"]
-    assert sum(len(u.audio) for u in clips.utterances) == round(4.7 * RATE)
+    assert sum(len(u.samples) for u in clips.utterances) == round(4.7 * RATE)
     assert " ".join(u.text for u in clips.utterances) == " ".join(f"w{k}" for k in range(9))
     for u in clips.utterances:
-        assert len(u.audio) <= 2 * RATE and all(w.end <= u.alignment.duration + 1e-9 for w in u.alignment.words)
+        assert len(u.samples) <= 2 * RATE and all(w.end <= u.alignment.duration + 1e-9 for w in u.alignment.words)
         assert all(w.duration == pytest.approx(0.3) for w in u.alignment.words)
     assert clips.own_texts == clips.own_times == 0
 
@@ -73,10 +72,10 @@ def test_what_cannot_be_used_is_a_failure_and_the_rest_is_done(tmp_path) -> None
         clips_of(model, corpus[:1])
 
 
-def utterance(name: str, speaker: str, seconds: float) -> Utterance:
+def utterance(name: str, speaker: str, seconds: float) -> Clip:
     words = (Interval(0.0, seconds / 2, name),)
     phones = (Interval(0.0, seconds, "AA"),)
-    return Utterance(noise(seconds), Alignment(name, speaker, name, seconds, words, phones))
+    return Clip.aligned(noise(seconds), Alignment(name, speaker, name, seconds, words, phones))
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.floats(0.2, 9)), min_size=1, max_size=12))
@@ -86,9 +85,9 @@ def test_packing_loses_nothing(clips: list[tuple[str, float]]) -> None:
     assert n_packed(windows) == len(made)
     assert sorted(w.label for u in windows for w in u.alignment.words) == sorted(u.id for u in made)
     for window in windows:
-        assert len(window.audio) <= 10 * RATE
+        assert len(window.samples) <= 10 * RATE
         assert len({u.alignment.speaker for u in made if u.id in window.text.split()}) == 1
         for word in window.alignment.words:  # each word's sound is where its time says
             own = next(u for u in made if u.id == word.label)
             start = round(word.start * RATE)
-            np.testing.assert_array_equal(window.audio[start : start + 100], own.audio[:100])
+            np.testing.assert_array_equal(window.samples[start : start + 100], own.samples[:100])

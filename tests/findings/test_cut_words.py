@@ -101,7 +101,7 @@ def context(fills: bool = False, count: int = 24, exact: bool = False) -> FakeCo
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     monkeypatch.setattr(cut_words, "_untrained_share", lambda context: 0.0)
-    monkeypatch.setattr(cut_words, "null_encoding", lambda model, kind: torch.zeros(1, 150, 32))
+    monkeypatch.setattr(cut_words, "baseline_encoding", lambda model, kind: torch.zeros(1, 150, 32))
     monkeypatch.setattr(
         cut_words,
         "transcribe_cuts",

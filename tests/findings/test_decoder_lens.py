@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hooked_whisper.findings import REGISTRY, decoder_lens, run_finding
+from hooked_whisper.findings import REGISTRY, decoder_lens, run_experiment
 from hooked_whisper.findings.decoder_lens import (
     BLANK,
     EARLY,
@@ -95,7 +95,7 @@ def test_readings_are_the_models_own_log_probabilities() -> None:
 
 def test_it_runs_draws_and_says_what_is_missing() -> None:
     context = small_context(count=3)
-    finding = run_finding(REGISTRY["L2"], context)
+    finding = run_experiment(REGISTRY["L2"], context)
     assert finding.status == "measured, no verdict" and "clips" in finding.status_reason
     assert EARLY in [c.name for c in finding.claims]
     wer = finding.measurement("WER by layer")
@@ -113,5 +113,5 @@ def test_many_blocks_have_few_ticks() -> None:
 
 
 def test_without_speech_it_is_not_testable() -> None:
-    finding = run_finding(REGISTRY["L2"], small_context())
+    finding = run_experiment(REGISTRY["L2"], small_context())
     assert finding.status == "not testable" and finding.draw() == []

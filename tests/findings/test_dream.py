@@ -34,7 +34,7 @@ def context() -> Context:
     clips = []
     for one in made.utterances:
         phones = tuple(Interval(0.2 * k, 0.2 * k + 0.2, p) for k, p in enumerate(labels))
-        clips.append(replace(one, alignment=replace(one.alignment, phones=phones)))
+        clips.append(one.with_alignment(replace(one.alignment, phones=phones)))
     return replace(made, utterances=tuple(clips))
 
 

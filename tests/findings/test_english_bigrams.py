@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from hooked_whisper.findings.core.registry import REGISTRY
 from hooked_whisper.findings.english import English, load_english
 from hooked_whisper.findings.english import bigrams as english_bigrams
 from hooked_whisper.findings.english.bigrams import OWN, PARTIAL, TOP, Followers, make_task, other_prompts
+from hooked_whisper.findings.registry import REGISTRY
 from tests.findings.worlds import small_context
 
 

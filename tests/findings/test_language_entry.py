@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hooked_whisper import HookedWhisper
-from hooked_whisper.findings import REGISTRY, Context, language_entry, run_finding
+from hooked_whisper.findings import REGISTRY, Context, language_entry, run_experiment
 from hooked_whisper.findings.language_entry import DETECTED, LOST, RANKS, READ, _other_halves, measure
 from hooked_whisper.findings.speech.sample import detect, languages_of
 from tests.core.twins import listeners
@@ -23,7 +23,7 @@ def context_of(model: HookedWhisper, codes: list[str], **more) -> Context:
     clips = []
     for k, code in enumerate(codes):
         one = utterance(f"u{k}", "the red cat", seed=k)
-        clips.append(replace(one, alignment=replace(one.alignment, extra={"language": code} if code else {})))
+        clips.append(one.with_alignment(replace(one.alignment, extra={"language": code} if code else {})))
     return Context(model, small_model(1), tuple(clips), None, **more)
 
 
@@ -93,7 +93,7 @@ def test_a_decoder_that_hears_a_language_through_one_head_reproduces_it() -> Non
     model, encoded = hears_language()
     context = context_of(model, ["de", "en", "fr"] * 5)
     context.__dict__["encoded"] = encoded
-    finding = run_finding(REGISTRY["F12"], context)
+    finding = run_experiment(REGISTRY["F12"], context)
     assert finding.status in ("reproduced", "partly"), finding.status_reason
     values = {c.name: c.estimate.value for c in finding.criteria}
     assert values[READ] == 1 and values[DETECTED] == 1
@@ -107,7 +107,7 @@ def test_a_decoder_that_hears_a_language_through_one_head_reproduces_it() -> Non
 
 def test_an_untrained_decoder_does_not() -> None:
     context = context_of(small_model(9), ["de", "en", "fr"] * 5)
-    assert run_finding(REGISTRY["F12"], context).status in ("measured, no verdict", "not reproduced")
+    assert run_experiment(REGISTRY["F12"], context).status in ("measured, no verdict", "not reproduced")
 
 
 def test_where_a_language_comes_from() -> None:
@@ -133,10 +133,10 @@ def test_heads_set_to_zero_together_are_those_that_add_most() -> None:
 
 
 def test_what_cannot_be_tested_says_why() -> None:
-    one = run_finding(REGISTRY["F12"], small_context(count=2))
+    one = run_experiment(REGISTRY["F12"], small_context(count=2))
     assert one.status == "not testable" and "one language (en)" in one.status_reason and one.draw() == []
-    assert run_finding(REGISTRY["F12"], small_context()).status == "not testable"
-    few = run_finding(REGISTRY["F12"], context_of(small_model(0), ["en", "de"]))
+    assert run_experiment(REGISTRY["F12"], small_context()).status == "not testable"
+    few = run_experiment(REGISTRY["F12"], context_of(small_model(0), ["en", "de"]))
     assert few.status == "measured, no verdict" and ("rarest" in few.status_reason or "detects" in few.status_reason)
     with pytest.raises(ValueError, match="two languages"):
         measure(small_model(0), torch.zeros(2, 60, 32), ["en", "en"], RNG)

@@ -31,7 +31,7 @@ def spoken(codes: str) -> Context:
     clips = []
     for k, code in enumerate(codes.split()):
         one = utterance(f"u{k}", "the cat sat", seed=k)
-        clips.append(replace(one, alignment=replace(one.alignment, extra={"language": code})))
+        clips.append(one.with_alignment(replace(one.alignment, extra={"language": code})))
     return Context(context.model, context.untrained, tuple(clips))
 
 

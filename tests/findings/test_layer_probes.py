@@ -9,7 +9,6 @@ from hooked_whisper.features import mel_bands
 from hooked_whisper.features.phones.labeled_rows import MEL, collect_rows
 from hooked_whisper.features.phones.row_labels import CountOptions
 from hooked_whisper.features.sites import Site
-from hooked_whisper.findings.phones.evaluation import clip_of
 from hooked_whisper.findings.phones.layer_probes import SHRINKAGE, LayerProbe, _Moments, probe_layer, with_context
 from tests.findings.phone_worlds import PHONES, spoken
 from tests.findings.worlds import small_model
@@ -18,7 +17,7 @@ from tests.findings.worlds import small_model
 def test_tones_are_told_apart_by_their_bands_and_shifted_labels_are_not() -> None:
     model = small_model(0)
     for shuffled, low, high in ((False, 0.8, 1.0), (True, 0.0, 0.2)):
-        clips = [clip_of(u) for u in spoken(60, shuffled=shuffled)]
+        clips = list(spoken(60, shuffled=shuffled))
         with collect_rows(model, clips, [MEL]) as rows:
             pair = probe_layer(rows, Site(MEL, mel_bands(model)), rows.labels(CountOptions()))
         assert pair is not None
@@ -32,7 +31,7 @@ def test_tones_are_told_apart_by_their_bands_and_shifted_labels_are_not() -> Non
 
 def test_too_few_instances_of_a_phone_give_no_probe() -> None:
     model = small_model(0)
-    with collect_rows(model, [clip_of(u) for u in spoken(6)], [MEL]) as rows:
+    with collect_rows(model, list(spoken(6)), [MEL]) as rows:
         assert probe_layer(rows, Site(MEL, mel_bands(model)), rows.labels(CountOptions())) is None
 
 

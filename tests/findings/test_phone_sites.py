@@ -19,7 +19,14 @@ from hooked_whisper.features.sites import Site
 from hooked_whisper.findings import early_blocks, phonetic_neurons, polyphony
 from hooked_whisper.findings.core.sources import further_clips, packaged_clips
 from hooked_whisper.findings.phones import evaluation as phone_sites
-from hooked_whisper.findings.phones.evaluation import PhoneEvaluation, first_half, mel_correlations, phone_evaluation, resampled_means, share
+from hooked_whisper.findings.phones.evaluation import (
+    PhoneEvaluation,
+    first_half,
+    mel_correlations,
+    phone_evaluation,
+    resampled_means,
+    share,
+)
 from hooked_whisper.findings.phones.summaries import Named, TopPurity, Tops
 from hooked_whisper.protocols import SILENCE
 from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus

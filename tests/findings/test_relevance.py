@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hooked_whisper.findings import REGISTRY, run_finding
+from hooked_whisper.findings import REGISTRY, run_experiment
 from hooked_whisper.findings import encoder_locality as relevance
 from hooked_whisper.findings.relevance_parts.measures import clip_statistics, shuffled_weights, sum_sensitivity
 from hooked_whisper.findings.relevance_parts.sink import (
@@ -96,11 +96,11 @@ def test_versions_end_where_they_should() -> None:
     assert (whole.boundary, whole.n_clip, whole.quiet) == (50, 60, 60)
     middle = 0.1 + 1.5 * 0.225  # of "red", the word spoken at 40 %
     assert cut is not None and cut.text == "the"
-    assert len(cut.audio) == pytest.approx(16_000 * middle, abs=1) and np.abs(cut.audio[-100:]).max() > 0.05
+    assert len(cut.clip.clip.samples) == pytest.approx(16_000 * middle, abs=1) and np.abs(cut.clip.clip.samples[-100:]).max() > 0.05
     assert cut.boundary == cut.quiet == cut.n_clip == context.model.time.n_positions(middle)
-    assert faded is not None and faded.boundary == 50 and len(faded.audio) == 16_000
-    assert np.abs(faded.audio[-100:]).max() < 1e-4
-    np.testing.assert_array_equal(faded.audio[:8_000], whole.audio[:8_000])
+    assert faded is not None and faded.boundary == 50 and len(faded.clip.clip.samples) == 16_000
+    assert np.abs(faded.clip.clip.samples[-100:]).max() < 1e-4
+    np.testing.assert_array_equal(faded.clip.clip.samples[:8_000], whole.clip.clip.samples[:8_000])
 
 
 def test_noise_goes_on_to_the_end_of_the_window_50_db_below_the_speech() -> None:
@@ -108,16 +108,16 @@ def test_noise_goes_on_to_the_end_of_the_window_50_db_below_the_speech() -> None
     big = type(context)(small_model(0, n_ctx=400), context.untrained, context.utterances)
     clip = noisy_clip(big, 0)
     assert clip is not None and clip.boundary == clip.quiet == 50 and clip.n_clip == 400
-    assert len(clip.audio) == 8 * 16_000
-    speech, tail = clip.audio[1_600:16_000], clip.audio[16_000:]
+    assert len(clip.clip.samples) == 8 * 16_000
+    speech, tail = clip.clip.samples[1_600:16_000], clip.clip.samples[16_000:]
     assert 20 * np.log10(tail.std() / speech.std()) == pytest.approx(-50, abs=0.5)
-    assert np.array_equal(tail, noisy_clip(big, 0).audio[16_000:])
+    assert np.array_equal(tail, noisy_clip(big, 0).clip.samples[16_000:])
 
 
 def test_without_word_times_there_is_one_version_only() -> None:
     context = small_context(count=1)
     one = context.utterances[0]
-    bare = context.with_utterances((replace(one, alignment=replace(one.alignment, words=())),))
+    bare = context.with_utterances((one.with_alignment(replace(one.alignment, words=())),))
     assert whole_clip(bare, 0).boundary == whole_clip(bare, 0).n_clip
     assert cut_clip(bare, 0) is faded_clip(bare, 0) is noisy_clip(bare, 0) is None
 
@@ -142,7 +142,7 @@ def test_the_sum_of_outputs_has_no_slope_unless_gains_differ() -> None:
 
 def test_it_runs_draws_and_leaves_nothing_behind() -> None:
     context = small_context(count=3)
-    finding = run_finding(REGISTRY["F1"], context)
+    finding = run_experiment(REGISTRY["F1"], context)
     assert finding.status == "measured, no verdict" and "clips" in finding.status_reason  # too few
     assert [c.name for c in finding.controls] == ["shuffled weights", "untrained model", "spread over the clip"]
     assert relevance.SINK not in [c.name for c in finding.claims]
@@ -160,7 +160,7 @@ def test_it_runs_draws_and_leaves_nothing_behind() -> None:
 
 def test_of_a_model_without_a_world_both_sinks_are_judged() -> None:
     small = small_context(count=2, truth=False)
-    finding = run_finding(
+    finding = run_experiment(
         REGISTRY["F1"], type(small)(small_model(0, n_ctx=200), small_model(1, n_ctx=200), small.utterances)
     )
     assert {relevance.SINK, relevance.CUT} < {c.name for c in finding.claims}
@@ -171,5 +171,5 @@ def test_of_a_model_without_a_world_both_sinks_are_judged() -> None:
 
 
 def test_without_speech_it_is_not_testable() -> None:
-    finding = run_finding(REGISTRY["F1"], small_context())
+    finding = run_experiment(REGISTRY["F1"], small_context())
     assert finding.status == "not testable" and "--audio" in finding.status_reason and finding.draw() == []

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooked_whisper.errors import HookedWhisperError
-from hooked_whisper.interventions import NULL_INPUTS, null_encoding, null_mel, replace_span, replace_spans
+from hooked_whisper.interventions import BASELINE_INPUTS, baseline_encoding, baseline_mel, replace_span, replace_spans
 from tests.findings.worlds import small_model
 
 N = 12
@@ -64,22 +64,22 @@ def test_gradients_pass_through_a_patch() -> None:
 
 def test_null_inputs_are_what_their_names_say() -> None:
     model = small_model()
-    mels = {kind: null_mel(model, kind) for kind in NULL_INPUTS if kind != "mean encoding"}
+    mels = {kind: baseline_mel(model, kind) for kind in BASELINE_INPUTS if kind != "mean encoding"}
     assert torch.allclose(mels["zero audio"], torch.tensor(-1.5))
     assert (mels["mel zero"] == 0).all() and (mels["mel floor"] == -0.75).all()
     assert mels["white noise"].std() > 0.05
-    assert torch.equal(mels["white noise"], null_mel(model, "white noise", seed=0))
-    assert not torch.equal(mels["white noise"], null_mel(model, "white noise", seed=1))
+    assert torch.equal(mels["white noise"], baseline_mel(model, "white noise", seed=0))
+    assert not torch.equal(mels["white noise"], baseline_mel(model, "white noise", seed=1))
     assert all(m.shape == (1, 80, 120) for m in mels.values())
 
 
 def test_null_encodings() -> None:
     model = small_model()
-    zero = null_encoding(model)
+    zero = baseline_encoding(model)
     assert torch.allclose(zero, model.embed_audio(model.to_mel(torch.zeros(16_000))), atol=1e-5)
     clips = torch.randn(3, 60, 32)
-    assert torch.allclose(null_encoding(model, "mean encoding", clips)[0], clips.mean(0))
+    assert torch.allclose(baseline_encoding(model, "mean encoding", clips)[0], clips.mean(0))
     with pytest.raises(HookedWhisperError, match="some clips"):
-        null_encoding(model, "mean encoding")
+        baseline_encoding(model, "mean encoding")
     with pytest.raises(HookedWhisperError, match="zero audio"):
-        null_mel(model, "nothing")
+        baseline_mel(model, "nothing")

@@ -23,7 +23,7 @@ def spoken(codes: str, voices: str) -> Context:
     clips = []
     for k, (code, voice) in enumerate(zip(codes.split(), voices.split(), strict=True)):
         one = utterance(f"u{k}", "the cat sat", seed=k)
-        clips.append(replace(one, alignment=replace(one.alignment, speaker=voice, extra={"language": code})))
+        clips.append(one.with_alignment(replace(one.alignment, speaker=voice, extra={"language": code})))
     return Context(small_model(0), small_model(1), tuple(clips))
 
 

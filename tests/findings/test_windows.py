@@ -93,7 +93,7 @@ def _run(monkeypatch, context):
     monkeypatch.setattr(windows, "WINDOWS", (10, 20, 50))
     monkeypatch.setattr(windows, "VARIANT_WINDOWS", (10, 20))
     monkeypatch.setattr(windows, "UNTRAINED_WINDOWS", (10,))
-    return windows.run(context)
+    return windows.AttentionWindows().run(context)
 
 
 def test_masks_reach_the_encoder_and_leave_nothing_behind(monkeypatch) -> None:
@@ -137,5 +137,5 @@ def test_the_full_window_is_not_run_again(monkeypatch) -> None:
 
 
 def test_without_speech_it_is_not_testable() -> None:
-    finding = windows.run(small_context())
+    finding = windows.AttentionWindows().run(small_context())
     assert finding.status == "not testable" and "--audio" in finding.status_reason

@@ -54,7 +54,7 @@ def test_scores_are_the_largest_logits_of_the_first_five_tokens() -> None:
     found = score(context, model, [Fragment(0, 0), Fragment(0, 8000)], ids)
     tokens = context.transcriber().prompt()
     with torch.no_grad():
-        encoded = model.embed_audio(model.to_mel(context.utterances[0].audio[8000:16000]))
+        encoded = model.embed_audio(model.to_mel(context.utterances[0].samples[8000:16000]))
         rows = []
         for _ in range(5):
             logits = model.logits(tokens, encoded)[0, -1]

@@ -7,7 +7,8 @@ import torch
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
-from hooked_whisper.findings import Context, Truth, Utterance, make_truth
+from hooked_whisper.corpora import Clip
+from hooked_whisper.findings import Context, Truth, make_truth
 from hooked_whisper.protocols import Alignment, Interval
 
 WORDS = (
@@ -64,13 +65,13 @@ def small_truth(model: HookedWhisper, seed: int = 0) -> Truth:
     )
 
 
-def utterance(name: str, text: str, n_seconds: float = 1.2, seed: int = 0) -> Utterance:
+def utterance(name: str, text: str, n_seconds: float = 1.2, seed: int = 0) -> Clip:
     rng = np.random.default_rng(seed)
     words = text.split()
     edges = np.linspace(0.1, n_seconds - 0.2, len(words) + 1)
     spans = tuple(Interval(float(a), float(b), w) for a, b, w in zip(edges[:-1], edges[1:], words, strict=True))
     audio = (0.1 * rng.standard_normal(round(n_seconds * 16_000))).astype(np.float32)
-    return Utterance(audio, Alignment(name, "speaker", text, n_seconds, spans))
+    return Clip.aligned(audio, Alignment(name, "speaker", text, n_seconds, spans))
 
 
 def small_context(count: int = 0, truth: bool = True, **more) -> Context:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from hooked_whisper.findings import Axis, Control, Criterion, Estimate, Example, Finding, Measurement, Span, Table
 from hooked_whisper.findings.core.figures import INK
 from hooked_whisper.findings.core.finding import STATUSES
-from hooked_whisper.findings.core.registry import REGISTRY
+from hooked_whisper.findings.registry import REGISTRY
 from hooked_whisper.report import ModelCard, model_card, render_page, write_page
 from hooked_whisper.report.figures import picture, themed
 from hooked_whisper.report.overview import facts, plain

@@ -14,31 +14,14 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from hooked_whisper.corpora import Failure
+from hooked_whisper.corpora import Clip, Failure
 from hooked_whisper.findings.core.synthetic_truth import Truth
 from hooked_whisper.findings.core.transcripts import Transcriber, normalize_words
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.protocols import Alignment
 
 T = TypeVar("T")
 ENCODER_BATCH = 8
 MOST_TOKENS = 224  # of a transcript whose length nobody knows: half of the decoder's positions, as in openai-whisper
-
-
-@dataclass(frozen=True, eq=False)
-class Utterance:
-    """One clip: 16 kHz audio and who said what when. ``alignment.text`` is the reference."""
-
-    audio: Float[np.ndarray, "sample"]
-    alignment: Alignment
-
-    @property
-    def id(self) -> str:
-        return self.alignment.utterance
-
-    @property
-    def text(self) -> str:
-        return self.alignment.text
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,15 +42,15 @@ class Context:
 
     model: HookedWhisper
     untrained: HookedWhisper
-    utterances: tuple[Utterance, ...]
+    utterances: tuple[Clip, ...]
     truth: Truth | None = None
     reference: Literal["truth", "model"] = "truth"
     language: str = "en"
     seed: int = 0
     progress: bool = False
     facts: dict[str, Any] | None = None
-    more_speech: Callable[[], tuple[Utterance, ...]] | None = None
-    language_speech: Callable[[], tuple[Utterance, ...]] | None = None
+    more_speech: Callable[[], tuple[Clip, ...]] | None = None
+    language_speech: Callable[[], tuple[Clip, ...]] | None = None
     failures: tuple[Failure, ...] = ()
     _kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -77,11 +60,11 @@ class Context:
         return self.truth is not None
 
     @cached_property
-    def labelled(self) -> tuple[Utterance, ...]:
+    def labelled(self) -> tuple[Clip, ...]:
         """The utterances and the further ones, spoken now if they are not yet."""
         return self.utterances + (() if self.more_speech is None else self.more_speech())
 
-    def with_utterances(self, utterances: tuple[Utterance, ...]) -> Context:
+    def with_utterances(self, utterances: tuple[Clip, ...]) -> Context:
         """The same models and facts on other clips; nothing that was computed is shared."""
         return replace(self, utterances=utterances, more_speech=None, language_speech=None, _kept={})
 
@@ -93,8 +76,8 @@ class Context:
         return kept
 
     def rng(self, name: str) -> np.random.Generator:
-        """A generator of its own for each use, so that one finding's draws do not move another's."""
-        return np.random.default_rng([self.seed, zlib.crc32(name.encode())])
+        """Return a random generator for one use, seeded by its name: draws of one finding do not change another's."""
+        return seeded_rng(self.seed, name)
 
     def track(self, steps: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
         """The same steps, with a progress bar on stderr if this context shows progress."""
@@ -116,7 +99,7 @@ class Context:
         return [normalize_words(u.text) for u in self.utterances]
 
     def mels(self, indices: Iterable[int]) -> Float[Tensor, "clip mel frame"]:
-        return self.model.to_mel([self.utterances[i].audio for i in indices])
+        return self.model.to_mel([self.utterances[i].samples for i in indices])
 
     def batches(self, indices: Iterable[int] | None = None) -> list[list[int]]:
         """Indices of some utterances (default: all), as many together as the encoder takes at once."""
@@ -145,7 +128,7 @@ class Context:
     def n_positions(self) -> list[int]:
         """Encoder positions that each clip fills; the rest of the window is padding."""
         time = self.model.time
-        return [time.n_positions(min(len(u.audio) / time.sample_rate, time.duration)) for u in self.utterances]
+        return [time.n_positions(min(len(u.samples) / time.sample_rate, time.duration)) for u in self.utterances]
 
     def common(self, id: str, title: str, claim: str, protocol: str) -> dict[str, Any]:
         """What every finding on this context says of itself."""
@@ -160,7 +143,7 @@ class Context:
 
     def inputs(self) -> dict[str, Any]:
         """The utterances, for the record."""
-        seconds = [len(u.audio) / self.model.time.sample_rate for u in self.utterances]
+        seconds = [len(u.samples) / self.model.time.sample_rate for u in self.utterances]
         return {
             "utterances": len(self.utterances),
             "seconds": round(float(np.sum(seconds)), 2),
@@ -170,6 +153,11 @@ class Context:
             "seed": self.seed,
             **(self.facts or {}),
         }
+
+
+def seeded_rng(seed: int, name: str) -> np.random.Generator:
+    """Return a random generator for a seed and a use."""
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
 def released_name(name: str) -> str:

@@ -13,10 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked_whisper.analysis.alignment import align
-from hooked_whisper.corpora import Failure, Loaded, Loader, Recording
+from hooked_whisper.corpora import Clip, Failure, Loaded, Loader, Recording
 from hooked_whisper.corpora.tiers import cut
 from hooked_whisper.errors import AlignmentError, AudioError
-from hooked_whisper.findings.core.context import Utterance
 from hooked_whisper.findings.core.transcripts import Transcriber, normalize_words
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment, Interval
@@ -32,7 +31,7 @@ class CorpusClips:
     own cross-attention. failures: recordings that could not be read or used, with the reason.
     """
 
-    utterances: tuple[Utterance, ...]
+    utterances: tuple[Clip, ...]
     own_texts: int
     own_times: int
     failures: tuple[Failure, ...]
@@ -64,7 +63,7 @@ def clips_of(
     Raises:
         AudioError: no recording can be used; the message has the reason of the first one.
     """
-    utterances: list[Utterance] = []
+    utterances: list[Clip] = []
     failures: list[Failure] = []
     counts = {"texts": 0, "times": 0}
     for item in Loader(corpus):
@@ -91,7 +90,7 @@ def clips_of(
                     alignment = replace(alignment, text=_transcript(model, encoded, language))
                 if needs_times:
                     alignment = replace(alignment, words=_word_times(model, encoded, alignment, language))
-            utterances.append(Utterance(samples.numpy(), alignment))
+            utterances.append(Clip.aligned(samples.numpy(), alignment))
     if not utterances:
         reason = f": {failures[0].id}: {failures[0].reason}" if failures else ", it has none"
         raise AudioError(f"no recording of the corpus can be used{reason}")
@@ -173,7 +172,7 @@ def _word_times(
 def origin_of(name: str, clips: CorpusClips) -> str:
     """A sentence for the record: which corpus, how many clips and speakers, and what is the model's own."""
     speakers = {u.alignment.speaker for u in clips.utterances}
-    seconds = float(np.sum([len(u.audio) for u in clips.utterances])) / 16_000
+    seconds = float(np.sum([len(u.samples) for u in clips.utterances])) / 16_000
     text = f"{name}: {len(clips.utterances)} clips by {len(speakers)} speakers, {seconds / 60:.1f} minutes"
     if clips.own_texts:
         text += f"; {clips.own_texts} texts are the model's own transcripts"

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hooked_whisper.findings.core.finding import Finding
-from hooked_whisper.findings.core.records import Measurement
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,53 +119,6 @@ def alt_text(title: str, values: np.ndarray, names: Sequence[str], unit: str = "
     return f"{title}. {', '.join(parts)}"
 
 
-def draw_windows(finding: Finding) -> list[Figure]:
-    """WER against window."""
-    wer = finding.measurement("WER")
-    k = np.array(wer.axis("window").entries, dtype=float)
-    figure, axes = new_figure(
-        "Word errors by attention window", "window k to either side (positions of 20 ms)", "WER (%)"
-    )
-    looks = {
-        "all rows": (BLUE, "o", "-"),
-        "rows of the clip": (GREEN, "s", "-"),
-        "scrambled window": (ORANGE, "^", "--"),
-    }
-    for name, (colour, marker, line) in looks.items():
-        values = 100 * wer.at(mask=name)
-        run = np.isfinite(values[:, 0])
-        axes.plot(k[run], values[run, 0], color=colour, marker=marker, linestyle=line, label=name)
-        axes.fill_between(k[run], values[run, 1], values[run, 2], color=colour, alpha=0.2, linewidth=0)
-    blank = finding.measurement("WER of the untrained model")
-    top = max(105.0, min(160.0, 105 * float(np.nanmax(wer.values))))
-    values = 100 * blank.values
-    label = "untrained model" if values.max() <= top else f"untrained model ({values.mean():.0f} %, off the scale)"
-    axes.plot(
-        blank.axes[0].entries,
-        np.minimum(values, top),
-        color=GRAY,
-        marker="x",
-        linestyle=":",
-        label=label,
-        clip_on=False,
-    )
-    _log_windows(axes, wer)
-    axes.set_ylim(0, top)
-    figure.set_label(alt_text(finding.title, wer.at(mask="all rows", bound="value"), [f"k = {int(x)}" for x in k]))
-    add_legend(axes)
-    return [figure]
-
-
-def _log_windows(axes: Axes, wer: Measurement) -> None:
-    entries = wer.axis("window").entries
-    axes.set_xscale("log")
-    names = [f"{e}" for e in entries]
-    names[-1] = "full"
-    names = ["" if name in ("75", "200") else name for name in names]  # no room
-    axes.set_xticks(entries, names)
-    axes.minorticks_off()
-
-
 def draw_cut_words(finding: Finding) -> list[Figure]:
     """Losses by margin; fate of words; and how well a cut works when it is moved."""
     fate = finding.measurement("fate of words")
@@ -232,70 +184,3 @@ def _draw_margins(finding: Finding) -> Figure:
     )
     add_legend(axes, below=True)
     return figure
-
-
-def english_drawing() -> Any:
-    """Figures of the same findings on real Whisper, which are drawn with the helpers of this module."""
-    from hooked_whisper.findings.english import figures as english_drawing
-
-    return english_drawing
-
-
-def draw_bigrams(finding: Finding) -> list[Figure]:
-    """Controls; true against given probabilities; empty inputs."""
-    if not finding.claims:
-        return []
-    if "statistics by prompt" in [m.name for m in finding.measurements]:
-        return english_drawing().draw_english_bigrams(finding)
-    pairs = finding.measurement("probability of true followers")
-    scatter, axes = new_figure("Followers of a word", "probability in the grammar", "probability by the model")
-    p, q = pairs.at(whose="grammar"), np.maximum(pairs.at(whose="model"), 1e-6)
-    axes.scatter(p, q, s=9, color=BLUE, alpha=0.45, linewidths=0)
-    ends = [float(p.min()), 1.0]
-    axes.plot(ends, ends, color=ORANGE, linestyle="--", linewidth=1.2, label="equal")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    add_legend(axes)
-    table = finding.measurement("statistics by input and prefix")
-    ratio = table.axis("statistic").entries[0]
-    inputs, axes = new_figure("Inputs that say nothing", "KL over that of word frequencies", "")
-    kinds, prefixes = table.axis("input").entries, table.axis("prefix").entries
-    at = np.arange(len(kinds))[::-1]
-    for k, (prefix, colour) in enumerate(zip(prefixes, (BLUE, GREEN), strict=True)):
-        values = table.at(prefix=prefix, statistic=ratio)
-        draw_bars(axes, at + 0.2 - 0.4 * k, values, [colour] * len(kinds), height=0.36)
-        axes.barh([0], [0], color=colour, label=prefix)
-    axes.set_yticks(at, kinds)
-    given = table.at(statistic=ratio, bound="value")[:, 0]
-    inputs.set_label(alt_text(f"{ratio}, published prefix", given, [str(k) for k in kinds], "", 1.0))
-    scatter.set_label(
-        f"Scatter of {len(p)} true followers: probability in the grammar against probability by the model"
-    )
-    axes.axvline(0.5, color=ORANGE, linestyle="--")
-    add_legend(axes, below=True)
-    return [draw_controls(finding, 0, "KL over that of word frequencies"), scatter, inputs]
-
-
-def draw_neighbours(finding: Finding) -> list[Figure]:
-    """Distribution of cosines; coefficients; AUC beside its controls."""
-    if not finding.claims or not finding.measurements:
-        return []
-    if "AUC by kind of pair" in [m.name for m in finding.measurements]:
-        return english_drawing().draw_english_neighbours(finding)
-    cosines = finding.measurement("cosines")
-    first, axes = new_figure("Cosine of pairs of words", "cosine similarity of embeddings", "share of pairs (%)")
-    x = np.array(cosines.axis("cosine").entries, dtype=float)
-    for name, colour, line in zip(cosines.axes[0].entries, (BLUE, GRAY, GREEN), ("-", "--", "-."), strict=True):
-        axes.plot(x, 100 * cosines.at(pairs=name), color=colour, linestyle=line, label=name)
-    axes.set_ylim(0, 135 * float(cosines.values.max()))
-    add_legend(axes)
-    slopes = finding.measurement("standardised coefficients")
-    second, axes = new_figure("What makes two embeddings similar", "standardised coefficient", "")
-    names = ["similar sound", "similar\nneighbours", "log\nfrequency"]
-    at = np.arange(len(names))[::-1]
-    draw_bars(axes, at, slopes.values, [BLUE, GREEN, GRAY])
-    axes.set_yticks(at, names)
-    axes.axvline(0, color=INK, linewidth=1)
-    second.set_label(alt_text("Standardised coefficients", slopes.values[:, 0], slopes.axes[0].entries, "", 1.0))
-    first.set_label("Distribution of cosines of pairs that sound alike, random pairs, pairs with the same neighbours")
-    return [draw_controls(finding, 0, "AUC (0.5: chance)"), first, second]

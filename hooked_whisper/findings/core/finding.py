@@ -5,7 +5,7 @@ A status is never typed in. The rule (:data:`RULE`, shown on every page) reads t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -224,11 +224,21 @@ class Finding:
         raise KeyError(f"finding {self.id} has no measurement {name!r}: {[m.name for m in self.measurements]}")
 
     def draw(self) -> list[Figure]:
-        """Its figures, from its measurements alone (an error or an empty finding has none)."""
-        from hooked_whisper.findings.core.registry import REGISTRY
+        """Return the figures that its experiment draws. A finding without measurements, or whose experiment is not
+        registered, has none."""
+        experiment = _find_experiment(self.id)
+        return experiment.draw(self) if experiment is not None and self.measurements else []
 
-        entry = REGISTRY.get(self.id)
-        return entry.draw(self) if entry is not None and self.measurements else []
+
+def _find_experiment(id: str) -> Any:
+    return None
+
+
+def draw_with(find: Callable[[str], Any]) -> None:
+    """Set how :meth:`Finding.draw` finds the experiment of an id. The registry calls this once, on import: it imports
+    the experiments, which import this module."""
+    global _find_experiment
+    _find_experiment = find
 
 
 def describe(criterion: Criterion) -> str:

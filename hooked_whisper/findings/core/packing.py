@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hooked_whisper.findings.core.context import Context, Utterance
+from hooked_whisper.corpora import Clip
+from hooked_whisper.findings.core.context import Context
 from hooked_whisper.protocols import Alignment, Interval
 
 GAP = 0.25  # seconds of silence between two utterances
@@ -28,18 +29,18 @@ def _room(context: Context) -> float:
     return context.model.time.duration - SPARE
 
 
-def pack(utterances: Sequence[Utterance], room: float, gap: float = GAP) -> tuple[Utterance, ...]:
+def pack(utterances: Sequence[Clip], room: float, gap: float = GAP) -> tuple[Clip, ...]:
     """Join utterances of one speaker, in their order, as many as fit in ``room`` seconds; longer ones stay as they are.
 
     Words and phones keep their labels and get the times of the window. ``alignment.extra["packed"]`` holds the number
     of utterances in it.
     """
-    by_speaker: dict[str, list[Utterance]] = {}
+    by_speaker: dict[str, list[Clip]] = {}
     for utterance in utterances:
         by_speaker.setdefault(utterance.alignment.speaker, []).append(utterance)
-    windows: list[Utterance] = []
+    windows: list[Clip] = []
     for group in by_speaker.values():
-        waiting: list[Utterance] = []
+        waiting: list[Clip] = []
         for utterance in group:
             if waiting and _seconds([*waiting, utterance], gap) > room:
                 windows.append(_joined(waiting, gap))
@@ -49,22 +50,22 @@ def pack(utterances: Sequence[Utterance], room: float, gap: float = GAP) -> tupl
     return tuple(windows)
 
 
-def n_packed(utterances: Sequence[Utterance]) -> int:
+def n_packed(utterances: Sequence[Clip]) -> int:
     """How many utterances there were before packing."""
     return sum(int(u.alignment.extra.get("packed", "1")) for u in utterances)
 
 
-def holding(utterances: Sequence[Utterance], count: int) -> int:
+def holding(utterances: Sequence[Clip], count: int) -> int:
     """How many of the first windows it takes to hold ``count`` utterances; all of them if they hold fewer."""
     held = np.cumsum([n_packed([u]) for u in utterances])
     return min(int((held < count).sum()) + 1, len(utterances))
 
 
-def _seconds(utterances: Sequence[Utterance], gap: float) -> float:
-    return sum(len(u.audio) for u in utterances) / 16_000 + gap * (len(utterances) - 1)
+def _seconds(utterances: Sequence[Clip], gap: float) -> float:
+    return sum(len(u.samples) for u in utterances) / 16_000 + gap * (len(utterances) - 1)
 
 
-def _joined(utterances: Sequence[Utterance], gap: float) -> Utterance:
+def _joined(utterances: Sequence[Clip], gap: float) -> Clip:
     if len(utterances) == 1:
         return utterances[0]
     silence = np.zeros(round(gap * 16_000), np.float32)
@@ -76,8 +77,8 @@ def _joined(utterances: Sequence[Utterance], gap: float) -> Utterance:
         start = samples / 16_000
         words += [word.shifted(start) for word in utterance.alignment.words]
         phones += [phone.shifted(start) for phone in utterance.alignment.phones]
-        parts += [utterance.audio, silence]
-        samples += len(utterance.audio) + len(silence)
+        parts += [utterance.samples, silence]
+        samples += len(utterance.samples) + len(silence)
     audio = np.concatenate(parts[:-1])
     first = utterances[0].alignment
     alignment = Alignment(
@@ -89,4 +90,4 @@ def _joined(utterances: Sequence[Utterance], gap: float) -> Utterance:
         tuple(phones),
         {"packed": str(len(utterances))},
     )
-    return Utterance(audio, alignment)
+    return Clip.aligned(audio, alignment)

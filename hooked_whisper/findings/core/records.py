@@ -19,6 +19,10 @@ class Axis:
     unit: str = ""
 
 
+BOUNDS = Axis("bound", ("value", "low", "high"))
+"""The axis of an estimate: its value and the ends of its 95 % interval."""
+
+
 @dataclass(frozen=True, eq=False)
 class Measurement:
     """An array whose axes have names and entries. NaN is "undefined" and is written as ``null``."""

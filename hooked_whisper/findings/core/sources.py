@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hooked_whisper.corpora import Clip
-from hooked_whisper.corpora import Failure, Recording
+from hooked_whisper.corpora import Clip, Failure, Recording
 from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.corpus_clips import CorpusClips, balanced, clips_of, origin_of
 from hooked_whisper.findings.core.synthetic_truth import Truth, make_truth

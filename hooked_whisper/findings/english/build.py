@@ -84,7 +84,7 @@ def whisper_vocabularies() -> tuple[Vocabulary, Vocabulary]:
 
 
 def is_lower_case_token(word: str, vocabulary: Vocabulary) -> bool:
-    """Return whether the word with a leading space is one token, and its capitalized form is not a more frequent one."""
+    """Return whether the word with a leading space is one token, and its capitalized form no more frequent token."""
     token, capitalized = vocabulary(f" {word}"), vocabulary(f" {word.capitalize()}")
     return token is not None and (capitalized is None or token < capitalized)
 

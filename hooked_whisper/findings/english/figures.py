@@ -36,7 +36,7 @@ PREDICTOR_LABELS = ("sound", "spelling", "use", "log frequency", "difference of\
 
 
 def draw_english_bigrams(finding: Finding) -> list[Figure]:
-    """Controls; rank correlation of every prompt; inputs without speech."""
+    """Draw the controls; rank correlation of every prompt; inputs without speech."""
     by_prompt = finding.measurement("statistics by prompt")
     name = by_prompt.axis("statistic").entries[0]
     threshold = finding.claims[0].threshold
@@ -64,8 +64,8 @@ def draw_english_bigrams(finding: Finding) -> list[Figure]:
     return [draw_controls(finding, 0, "rank correlation, given word frequency"), histogram, inputs]
 
 
-def draw_english_neighbours(finding: Finding) -> list[Figure]:
-    """AUC of each kind of pair, raw and mean-centered; distribution of cosines; coefficients."""
+def draw_english_neighbors(finding: Finding) -> list[Figure]:
+    """Draw the AUC of each kind of pair, raw and mean-centered; distribution of cosines; coefficients."""
     table = finding.measurement("AUC by kind of pair")
     kinds = table.axis("pairs").entries
     aucs, axes = new_figure("Pairs of words against random pairs", "AUC of the cosine (0.5: chance)", "")

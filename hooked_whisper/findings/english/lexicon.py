@@ -137,7 +137,9 @@ def parse(words_text: str, bigrams_text: str) -> English:
 def _check_sorted(words: tuple[str, ...] | list[str], source: str) -> None:
     for before, after in pairwise(words):
         if before >= after:
-            raise HookedWhisperError(f"{source}: {after!r} comes after {before!r}, expected sorted words without repeats")
+            raise HookedWhisperError(
+                f"{source}: {after!r} comes after {before!r}, expected sorted words without repeats"
+            )
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ from hooked_whisper.findings.core.records import Table
 from hooked_whisper.findings.core.synthetic_truth import Truth
 from hooked_whisper.findings.english.published_comparison import PublishedComparison
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.interventions import null_encoding
+from hooked_whisper.interventions import baseline_encoding
 
 PUBLISHED = tuple(published.list_table(top_list) for top_list in published.TOP_LISTS)
 PROMPTS = ("very", "traffic", "good")
@@ -57,7 +57,7 @@ def our_tables(model: str, truth: Truth, logits_by_prefix: dict[str, np.ndarray]
 def _logits(model: HookedWhisper, language: str) -> dict[str, Float[torch.Tensor, "vocab"]]:
     """Return the logits after each published prompt, with and without a leading space: the pages do not say which."""
     prefix = model.prompter.prompt_ids(language=language, timestamps=True)
-    empty = null_encoding(model, "zero audio")
+    empty = baseline_encoding(model, "zero audio")
     rows = {}
     for spelled in SPELLED:
         ids = model.to_tokens(spelled, prompt=False)[0]
@@ -93,7 +93,6 @@ def _statistics(model: HookedWhisper, lists: dict[str, list[RankedToken]]) -> di
         GOOD: Estimate(max(good, default=None)),
         TRAFFIC: Estimate(max(traffic, default=None)),
     }
-
 
 
 def compare(context: Context, language: str, mean: Float[torch.Tensor, "text"]) -> PublishedComparison:

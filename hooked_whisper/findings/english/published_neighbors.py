@@ -16,7 +16,6 @@ from hooked_whisper.hooked import HookedWhisper
 WHOLE_LIST, GAP = "published neighbours among our 24 nearest (share)", "largest difference of their cosines"
 
 
-
 def compare(model: HookedWhisper, untrained: HookedWhisper) -> PublishedComparison:
     """Return the 24 nearest text tokens to each published word, raw and mean-centered.
 

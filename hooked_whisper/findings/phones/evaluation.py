@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
+from hooked_whisper.corpora import Clip
 from hooked_whisper.features.baselines import mel_bands
 from hooked_whisper.features.bases import pca, random_orthonormal
 from hooked_whisper.features.phones.articulation import classes
@@ -18,9 +19,9 @@ from hooked_whisper.features.phones.autolabel import AutoLabel, Evidence, autola
 from hooked_whisper.features.phones.counts import SiteCounts
 from hooked_whisper.features.phones.labeled_rows import MEL, LabelledRows, collect_rows
 from hooked_whisper.features.phones.position_labels import label_positions
-from hooked_whisper.features.phones.row_labels import CountOptions, LabelledClip, RowLabels
+from hooked_whisper.features.phones.row_labels import CountOptions, RowLabels
 from hooked_whisper.features.sites import Site
-from hooked_whisper.findings.core.context import Context, Utterance
+from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.finding import Criterion, Estimate
 from hooked_whisper.findings.phones.layer_probes import LayerProbe, LayerProbes, probe_layer
 from hooked_whisper.findings.phones.summaries import MOST_LAG, Named, NeuronSite, PhoneSite, TopPurity, Tops
@@ -122,7 +123,7 @@ def _evaluate(context: Context) -> PhoneEvaluation | str:
             f"the clips with phones are of {len(speakers)} speaker, thresholds come from other speakers than those "
             "they judge: give clips of two or more"
         )
-    clips = [clip_of(u) for u in said]
+    clips = list(said)
     chooses = first_half([c.speaker for c in clips])
     fitted = _fitted(context.model, clips)
     hooks = [f"encoder.blocks.{b}.mlp.hook_post" for b in range(context.model.cfg.encoder.n_layers)]
@@ -159,7 +160,7 @@ def _evaluate(context: Context) -> PhoneEvaluation | str:
         ~chooses,
         {"neurons": neuron_bands, "random": random_bands, "untrained": blank},
         speakers,
-        np.array([len(c.audio) for c in clips]) / context.model.time.sample_rate,
+        np.array([len(c.samples) for c in clips]) / context.model.time.sample_rate,
         len(context.labelled) - len(context.utterances),
         _probes(probes, blank_probes, mel_probe),
         {"neurons": tuple(mine for mine, _ in purities), "random directions": tuple(other for _, other in purities)},
@@ -225,7 +226,7 @@ def _with_purity(
 
 
 def _collected(
-    context: Context, model: HookedWhisper, clips: Sequence[LabelledClip], hooks: Sequence[str]
+    context: Context, model: HookedWhisper, clips: Sequence[Clip], hooks: Sequence[str]
 ) -> LabelledRows:
     def track(steps: Sequence[list[int]]) -> Iterator[list[int]]:
         return context.track(steps, "phones")
@@ -238,15 +239,11 @@ def _options(context: Context, n_clips: int) -> CountOptions:
     return CountOptions(k=n_clips, seed=context.seed)
 
 
-def _fitted(model: HookedWhisper, clips: Sequence[LabelledClip]) -> list[int]:
+def _fitted(model: HookedWhisper, clips: Sequence[Clip]) -> list[int]:
     """Clips from the whole length of the list: at most :data:`FITTED`, and :data:`FITTED_ROWS` positions."""
-    longest = max(model.time.n_positions(len(clip.audio) / model.time.sample_rate) for clip in clips)
+    longest = max(model.time.n_positions(len(clip.samples) / model.time.sample_rate) for clip in clips)
     n = min(FITTED, len(clips), max(1, FITTED_ROWS // max(1, longest)))
     return np.linspace(0, len(clips) - 1, n).astype(int).tolist()
-
-
-def clip_of(utterance: Utterance) -> LabelledClip:
-    return LabelledClip(utterance.audio, utterance.alignment, utterance.alignment.speaker)
 
 
 def first_half(speakers: Sequence[str]) -> Bool[np.ndarray, "utterance"]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from hooked_whisper.findings.core.context import Context, Utterance
+from hooked_whisper.corpora import Clip
+from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.figures import BLUE, ORANGE, add_legend, alt_text, draw_bars, new_figure
 from hooked_whisper.findings.core.finding import Estimate, Finding
 from hooked_whisper.findings.core.records import Axis, Measurement
@@ -39,15 +40,15 @@ HAS_EDGE = {RECORDED: "perhaps", FADED: "no", CUT_SHORT: "yes", NOISE: "no"}
 
 
 @dataclass(frozen=True, eq=False)
-class Clip:
-    """One clip to explain.
+class MarkedClip:
+    """A clip to explain, and where its speech is.
 
-    speech: positions of the speech. n_clip: positions that the signal fills. boundary: the position where speech ends.
-    quiet: the first position after which nothing is said (padding, silence or noise).
+    clip: its text is the transcript to explain. speech: positions of the speech. n_clip: positions that the signal
+    fills. boundary: the position where speech ends. quiet: the first position after which nothing is said (padding,
+    silence or noise).
     """
 
-    audio: Float[np.ndarray, "sample"]
-    text: str
+    clip: Clip
     speech: slice
     n_clip: int
     boundary: int
@@ -78,26 +79,26 @@ def sink_of(
     return Sink(float((away <= HALF_WIDTH).mean()), float(np.median(peaks)), float(np.median(away)), float(own.mean()))
 
 
-def whole_clip(context: Context, i: int) -> Clip:
+def whole_clip(context: Context, i: int) -> MarkedClip:
     """The clip as recorded; what follows is zeros."""
     one, n = context.utterances[i], context.n_positions[i]
     speech = _spoken_span(context, one, n)
-    return Clip(one.audio, context.references[i], speech, n, speech.stop, n)
+    return MarkedClip(_changed(context, i, one.samples), speech, n, speech.stop, n)
 
 
-def faded_clip(context: Context, i: int) -> Clip | None:
+def faded_clip(context: Context, i: int) -> MarkedClip | None:
     """The last half second of the speech fades to zero along a raised cosine; nothing follows. There is no edge."""
     one, time = context.utterances[i], context.model.time
     words = _timed(context, one)
     if not words:
         return None
-    audio = np.array(one.audio[: time.sample(words[-1].end)], dtype=np.float32)
+    audio = np.array(one.samples[: time.sample(words[-1].end)], dtype=np.float32)
     n_fade = min(round(FADE_SECONDS * time.sample_rate), len(audio))
     audio[len(audio) - n_fade :] *= 0.5 * (1 + np.cos(np.linspace(0, np.pi, n_fade, dtype=np.float32)))
-    return _ending_at(context, i, audio, context.references[i], words[0].start)
+    return _ending_at(context, i, audio, None, words[0].start)
 
 
-def cut_clip(context: Context, i: int) -> Clip | None:
+def cut_clip(context: Context, i: int) -> MarkedClip | None:
     """The clip stops in the middle of a word, near 40 % of its speech; the text is the words before it.
 
     ``None`` if there are fewer than two words with times.
@@ -110,27 +111,27 @@ def cut_clip(context: Context, i: int) -> Clip | None:
     middles = np.array([(w.start + w.end) / 2 for w in words[1:]])
     k = 1 + int(np.abs(middles - aim).argmin())
     text = " ".join(w.label for w in words[:k])
-    return _ending_at(context, i, one.audio[: time.sample(middles[k - 1])], text, words[0].start)
+    return _ending_at(context, i, one.samples[: time.sample(middles[k - 1])], text, words[0].start)
 
 
-def noisy_clip(context: Context, i: int) -> Clip | None:
+def noisy_clip(context: Context, i: int) -> MarkedClip | None:
     """From the end of the speech to the end of the window there is faint noise: speech ends, the signal does not."""
     one, time = context.utterances[i], context.model.time
     words = _timed(context, one)
     if not words:
         return None
     begin, end = time.sample(words[0].start), time.sample(words[-1].end)
-    level = float(np.sqrt(np.mean(np.square(one.audio[begin:end], dtype=np.float64))))
+    level = float(np.sqrt(np.mean(np.square(one.samples[begin:end], dtype=np.float64))))
     n_noise = round(time.duration * time.sample_rate) - end
     noise = context.rng(f"noise {i}").standard_normal(max(n_noise, 0)) * level * 10 ** (NOISE_DB / 20)
-    audio = np.concatenate([one.audio[:end], noise.astype(np.float32)])
+    audio = np.concatenate([one.samples[:end], noise.astype(np.float32)])
     n = context.model.cfg.encoder.n_ctx
     boundary = min(time.n_positions(words[-1].end), n)
     speech = slice(min(time.position(words[0].start), boundary), boundary)
-    return Clip(audio, context.references[i], speech, n, boundary, boundary)
+    return MarkedClip(_changed(context, i, audio), speech, n, boundary, boundary)
 
 
-MAKERS: Mapping[str, Callable[[Context, int], Clip | None]] = {
+MAKERS: Mapping[str, Callable[[Context, int], MarkedClip | None]] = {
     RECORDED: whole_clip,
     FADED: faded_clip,
     CUT_SHORT: cut_clip,
@@ -138,18 +139,26 @@ MAKERS: Mapping[str, Callable[[Context, int], Clip | None]] = {
 }
 
 
-def _timed(context: Context, utterance: Utterance) -> list[Interval]:
+def _changed(context: Context, i: int, samples: Float[np.ndarray, "sample"], text: str | None = None) -> Clip:
+    """An utterance with other samples; text: default: the reference."""
+    recording = replace(context.utterances[i].recording, text=context.references[i] if text is None else text)
+    return Clip(recording, samples)
+
+
+def _timed(context: Context, utterance: Clip) -> list[Interval]:
     """Words that last and end within the window."""
     return [w for w in utterance.alignment.words if w.duration > 0 and w.end <= context.model.time.duration]
 
 
-def _ending_at(context: Context, i: int, audio: Float[np.ndarray, "sample"], text: str, start: float) -> Clip:
+def _ending_at(
+    context: Context, i: int, audio: Float[np.ndarray, "sample"], text: str | None, start: float
+) -> MarkedClip:
     time = context.model.time
     n = time.n_positions(len(audio) / time.sample_rate)
-    return Clip(audio, text, slice(min(time.position(start), n), n), n, n, n)
+    return MarkedClip(_changed(context, i, audio, text), slice(min(time.position(start), n), n), n, n, n)
 
 
-def _spoken_span(context: Context, utterance: Utterance, n_clip: int) -> slice:
+def _spoken_span(context: Context, utterance: Clip, n_clip: int) -> slice:
     """Positions from the first word to the last, within the clip; the whole clip if no word has a time."""
     words = _timed(context, utterance)
     if not words:
@@ -187,7 +196,7 @@ def explanation(shares: Mapping[str, float | None]) -> str:
 
 def sink_measurements(
     sinks: Mapping[str, Sequence[Sink]],
-    clips: Mapping[str, Sequence[Clip]],
+    clips: Mapping[str, Sequence[MarkedClip]],
     seconds: float,
     rng: np.random.Generator,
 ) -> tuple[Measurement, ...]:

@@ -1,4 +1,4 @@
-"""Clips for the findings on language and on speech: as many of each language, and sounds that are not speech."""
+"""The clips of the findings on language and on speech: the same number of each language, and non-speech sounds."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper.findings.core.context import ENCODER_BATCH, Context
+from hooked_whisper.findings.core.sources import PER_LANGUAGE
 from hooked_whisper.findings.speech.encoder_readings import EncoderReadings, read_encoder
 from hooked_whisper.findings.speech.non_speech import Sound, sounds_like
 from hooked_whisper.hooked import HookedWhisper
 
-PER_LANGUAGE = 10  # clips of each language: 5 languages are 50 encoder passes, half a minute of base on two cores
 LANGUAGES = (
     "leave out --corpus and --audio for the packaged speech in five languages, or pass --corpus with two languages or "
     "more (FLEURS, Common Voice, or a table with a `language` column)"
@@ -26,12 +26,12 @@ LANGUAGES = (
 
 @dataclass(frozen=True, eq=False)
 class SpeechSample:
-    """The same number of clips of each language where there are enough, and non-speech as loud as they are.
+    """At most :data:`PER_LANGUAGE` clips of each language, and non-speech sounds of the same loudness.
 
     Attributes:
         context: its utterances are the clips.
-        languages: code of each clip.
-        sounds: what is not speech.
+        languages: language code of each clip.
+        sounds: non-speech sounds.
     """
 
     context: Context
@@ -44,43 +44,43 @@ class SpeechSample:
 
     @property
     def named_voices(self) -> bool:
-        """Whether the corpus names speakers. Without names each clip counts as a voice of its own."""
+        """Whether the corpus names speakers. If not, each clip counts as a separate voice."""
         return any(voice != u.id for voice, u in zip(self.voices, self.context.utterances, strict=True))
 
     def voices_of(self, code: str) -> set[str]:
-        """Voices of one language."""
+        """Return the voices that speak a language."""
         return {voice for voice, language in zip(self.voices, self.languages, strict=True) if language == code}
 
     @cached_property
     def readings(self) -> EncoderReadings:
-        """One encoder pass of every clip and sound, shared by the findings."""
+        """Activations of every clip and sound, computed once for all findings."""
         return self._read(self.context.model)
 
     @cached_property
     def untrained(self) -> EncoderReadings:
-        """The same of the untrained model."""
+        """Activations of the untrained model."""
         return self._read(self.context.untrained)
 
     @property
     def encoded(self) -> Float[Tensor, "clip position d_model"]:
-        """Encoder output of the clips; that of another finding where there is one."""
+        """Encoder output of the clips; the context's if another finding has computed it."""
         return self.context.encoded if "encoded" in vars(self.context) else self.readings.encoded
 
     def inputs(self, context: Context) -> dict[str, Any]:
-        """The clips and sounds, for the record of a finding on ``context``."""
+        """Describe the clips and sounds for the record of a finding on ``context``."""
         facts = dict(self.context.inputs())
         if context.language_speech is not None:
             facts["origin"] = "packaged speech in several languages"
         return facts | {"languages": counted(self.languages), "other_sounds": len(self.sounds)}
 
     def _read(self, model: HookedWhisper) -> EncoderReadings:
-        audio = [u.audio for u in self.context.utterances]
+        audio = [u.samples for u in self.context.utterances]
         steps = self.context.track(range(len(audio) + len(self.sounds)), "speech and other sounds")
         return read_encoder(model, audio, [sound.audio for sound in self.sounds], steps)
 
 
 def english_only(context: Context) -> str:
-    """Why a finding about languages has nothing to measure on this model, and the remedy; empty if it has."""
+    """Return why a finding about languages cannot run on an English-only model, and the remedy; empty if it can."""
     model = context.model
     return "" if model.is_multilingual else f"{model.cfg.name} is English-only: run with --model base"
 
@@ -88,15 +88,16 @@ def english_only(context: Context) -> str:
 def facts_of(
     context: Context, sample: SpeechSample | None, names: tuple[str, str, str, str], published: str, **parameters: Any
 ) -> dict[str, Any]:
-    """What a finding on these clips says of itself. ``names``: id, title, claim, protocol."""
+    """Return the fields that every finding on these clips sets. ``names``: id, title, claim, protocol."""
     facts = context.common(*names) | {"published_summary": published, "parameters": parameters}
     return facts if sample is None else facts | {"inputs": sample.inputs(context)}
 
 
 def speech_sample(context: Context) -> SpeechSample:
-    """At most :data:`PER_LANGUAGE` clips of each language, its voices taking turns; made once and kept.
+    """Select at most :data:`PER_LANGUAGE` clips of each language, alternating between its voices. Cached in
+    ``context``.
 
-    Clips come from ``context.language_speech`` if there is one, else from the utterances.
+    Clips come from ``context.language_speech`` if it is set, else from the utterances.
     """
     return context.once("speech sample", lambda: _speech_sample(context))
 
@@ -114,26 +115,28 @@ def _speech_sample(context: Context) -> SpeechSample:
             vars(selected)["encoded"] = pool.encoded[indices]
         pool = selected
     rng = context.rng("sounds that are not speech")
-    sounds = sounds_like([u.audio for u in pool.utterances], pool.model.time, rng)
+    sounds = sounds_like([u.samples for u in pool.utterances], pool.model.time, rng)
     return SpeechSample(pool, tuple(languages[i] for i in indices), sounds)
 
 
 def balanced_indices(languages: Sequence[str], voices: Sequence[str], most: int) -> list[int]:
-    """Indices of at most ``most`` clips of each language, in order; the voices of a language take turns."""
-    chosen: list[int] = []
+    """Return the sorted indices of at most ``most`` clips of each language, alternating between its voices."""
+    indices: list[int] = []
     for code in sorted(set(languages)):
         queues: dict[str, list[int]] = {}
         for i, language in enumerate(languages):
             if language == code:
                 queues.setdefault(voices[i], []).append(i)
         rounds = range(max(map(len, queues.values())))
-        chosen += [queue[k] for k in rounds for queue in queues.values() if k < len(queue)][:most]
-    return sorted(chosen)
+        indices += [queue[k] for k in rounds for queue in queues.values() if k < len(queue)][:most]
+    return sorted(indices)
 
 
 def languages_of(context: Context) -> list[str]:
-    """Code of each utterance's language: the corpus' own (``alignment.extra["language"]``); without it, for recordings
-    with the model's own transcripts what a multilingual model detects, else the context's."""
+    """Return the language code of each utterance: the one that the corpus gives (``alignment.extra["language"]``).
+
+    Without one: what a multilingual model detects if its own transcripts are the reference, else ``context.language``.
+    """
     codes = [u.alignment.extra.get("language", "") for u in context.utterances]
     if context.reference == "model" and context.model.is_multilingual and not all(codes):
         detected = detect(context.model, context.encoded)
@@ -143,7 +146,7 @@ def languages_of(context: Context) -> list[str]:
 
 @torch.no_grad()
 def detect(model: HookedWhisper, encoded: Float[Tensor, "clip position d_model"]) -> list[str]:
-    """The likeliest language token after ``<|startoftranscript|>``, as a code."""
+    """Return the code of the likeliest language token after ``<|startoftranscript|>``."""
     ids, codes = list(model.tokenizer.all_language_tokens), list(model.tokenizer.all_language_codes)
     detected: list[str] = []
     for batch in encoded.split(ENCODER_BATCH):
@@ -157,6 +160,6 @@ def start_tokens(model: HookedWhisper, n: int) -> Int[Tensor, "clip 1"]:
 
 
 def counted(languages: Sequence[str]) -> str:
-    """``"10 of en, 10 of es"``"""
+    """Format the number of clips of each language: ``"10 of en, 10 of es"``."""
     codes, counts = np.unique(list(languages), return_counts=True)
     return ", ".join(f"{n} of {code}" for code, n in zip(codes, counts, strict=True))

@@ -17,9 +17,16 @@ from hooked_whisper.findings.core.context import ENCODER_BATCH, Context
 from hooked_whisper.findings.core.sources import LEAD
 from hooked_whisper.findings.core.transcripts import Transcriber
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.interventions import Inputs, LogitDifference, Span, first_difference, read_metric
+from hooked_whisper.patching import (
+    LogitDifference,
+    Positions,
+    RunInputs,
+    first_difference,
+    interval_spans,
+    read_metric,
+    read_positions,
+)
 from hooked_whisper.patching.corruptions.record import Corruption
-from hooked_whisper.patching.grid import interval_spans
 from hooked_whisper.protocols import Interval
 from hooked_whisper.synthetic.pairs import SpokenPair, third_words
 from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus
@@ -59,8 +66,8 @@ class SwapPair:
     """
 
     candidate: Candidate
-    clean: Inputs
-    corrupt: Inputs
+    clean: RunInputs
+    corrupt: RunInputs
     clean_out: Float[Tensor, "1 position d_model"]
     corrupt_out: Float[Tensor, "1 position d_model"]
     metric: LogitDifference
@@ -76,19 +83,20 @@ class SwapPair:
     def label(self) -> str:
         return f"{self.candidate.a}/{self.candidate.b} ({self.candidate.speaker})"
 
-    def decoder_side(self) -> tuple[Inputs, Inputs]:
+    def decoder_side(self) -> tuple[RunInputs, RunInputs]:
         """Clean and corrupt run from the encoder's output on: nothing is encoded again."""
-        return Inputs(self.tokens, encoder_out=self.clean_out), Inputs(self.tokens, encoder_out=self.corrupt_out)
+        return RunInputs(self.tokens, encoder_out=self.clean_out), RunInputs(self.tokens, encoder_out=self.corrupt_out)
 
-    def word_span(self, model: HookedWhisper) -> Span:
+    def word_span(self, model: HookedWhisper) -> Positions:
         """The word's positions and the margin, inside the window."""
         return interval_spans([self.word], model.time, MARGIN)[0]
 
-    def wrong_span(self, model: HookedWhisper) -> Span | None:
+    def wrong_span(self, model: HookedWhisper) -> Positions | None:
         """As many positions at the clip's farther end; ``None`` if that reaches into the word's."""
         own = self.word_span(model)
         size = own.stop - own.start
-        left, right = Span("wrong", 0, size), Span("wrong", max(0, self.n_positions - size), self.n_positions)
+        left = read_positions((0, size), label="wrong")
+        right = read_positions((max(0, self.n_positions - size), self.n_positions), label="wrong")
         far = left if own.start > self.n_positions - own.stop else right
         return None if far.start < own.stop and own.start < far.stop else far
 
@@ -204,8 +212,8 @@ def _runs(
     values = read_metric(model, hidden, metric)
     return SwapPair(
         candidate,
-        Inputs(tokens, mel=mels[0]),
-        Inputs(tokens, mel=mels[1]),
+        RunInputs(tokens, mel=mels[0]),
+        RunInputs(tokens, mel=mels[1]),
         encoded[:1],
         encoded[1:],
         metric,

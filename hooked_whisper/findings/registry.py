@@ -1,0 +1,196 @@
+"""All experiments by id: those of this package, and those of others by entry point."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from hooked_whisper.errors import ArgumentError, HookedWhisperError, closest
+from hooked_whisper.findings import (
+    alignment_heads,
+    audio_against_context,
+    cut_words,
+    decoder_lens,
+    early_blocks,
+    encoder_locality,
+    feature_visualization,
+    head_windows,
+    language_entry,
+    language_steering,
+    listening,
+    phonetic_neurons,
+    polyphony,
+    semantic_neurons,
+    speech_probes,
+    speech_similarity,
+    word_fragments,
+    word_swap,
+)
+from hooked_whisper.findings.attention_windows import AttentionWindows
+from hooked_whisper.findings.bigrams import Bigrams
+from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.experiment import Experiment, Setting
+from hooked_whisper.findings.core.figures import draw_cut_words
+from hooked_whisper.findings.core.finding import Finding, draw_with
+from hooked_whisper.findings.neighbors import Neighbors
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
+
+GROUP = "hooked_whisper.findings"
+"""Entry points of other packages under this name: an :class:`Experiment`, its class, or a module that has one."""
+
+
+class ModuleExperiment(Experiment[Finding]):
+    """A module with ``ID``, ``TITLE``, ``CLAIM``, ``PROTOCOL``, ``run``, ``draw`` and ``NEEDS_SPEECH``, as in version
+    0.1."""
+
+    def __init__(self, module: Any, **attributes: Any) -> None:
+        self.module = module
+        self.id, self.title = module.ID, module.TITLE
+        self.claim, self.protocol = module.CLAIM, module.PROTOCOL
+        self.needs_speech = getattr(module, "NEEDS_SPEECH", True)
+        self.after = getattr(module, "AFTER", "")
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def run(self, context: Context) -> Finding:
+        return self.measure(context)
+
+    def measure(self, context: Context) -> Finding:
+        return self.module.run(context)  # type: ignore[no-any-return]
+
+    def judge(self, measured: Finding, setting: Setting) -> Finding:
+        return measured
+
+    @property
+    def module_name(self) -> str:
+        return str(self.module.__name__)
+
+    def draw(self, finding: Finding) -> list[Figure]:
+        return self.module.draw(finding)  # type: ignore[no-any-return]
+
+
+def experiment_of(entry: Any) -> Experiment[Any]:
+    """Return the experiment that an entry point names: an instance, a class, or a module that defines one.
+
+    Raises:
+        ArgumentError: a module that defines no experiment, or more than one.
+        AttributeError: a module of version 0.1 that lacks one of its names.
+    """
+    if isinstance(entry, Experiment):
+        return entry
+    if inspect.isclass(entry) and issubclass(entry, Experiment):
+        return entry()
+    classes = _experiment_classes(entry)
+    if not classes and hasattr(entry, "ID"):
+        return ModuleExperiment(entry)
+    if len(classes) != 1:
+        raise ArgumentError(
+            f"{entry.__name__} defines {len(classes)} experiments, expected 1: name the class in the entry point, "
+            f"as in {entry.__name__}:MyExperiment"
+        )
+    return classes[0]()  # type: ignore[no-any-return]
+
+
+def _experiment_classes(module: Any) -> list[type[Experiment[Any]]]:
+    """Return the experiments that a module defines."""
+    return [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, Experiment) and value.__module__ == module.__name__
+    ]
+
+
+class _Registry(Mapping[str, Experiment[Any]]):
+    """Experiments by id. Entry points are loaded on first use, because their packages import this one."""
+
+    def __init__(self, experiments: Sequence[Experiment[Any]]) -> None:
+        self._packaged = experiments
+
+    @cached_property
+    def _experiments(self) -> dict[str, Experiment[Any]]:
+        return _with_entry_points(self._packaged)
+
+    def __getitem__(self, id: str) -> Experiment[Any]:
+        return self._experiments[id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._experiments)
+
+    def __len__(self) -> int:
+        return len(self._experiments)
+
+
+def _with_entry_points(packaged: Sequence[Experiment[Any]]) -> dict[str, Experiment[Any]]:
+    experiments = list(packaged)
+    for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
+        try:
+            experiment = experiment_of(point.load())
+        except Exception as error:  # another package's mistake must not hide our findings
+            log.warning("findings of %s cannot be loaded: %s: %s", point.value, type(error).__name__, error)
+            continue
+        ids = [known.id for known in experiments]
+        position = ids.index(experiment.after) + 1 if experiment.after in ids else len(ids)
+        experiments.insert(position, experiment)
+    return {experiment.id: experiment for experiment in experiments}
+
+
+def _module(module: Any, draw: Any = None, **attributes: Any) -> Experiment[Any]:
+    classes = _experiment_classes(module)
+    if classes:  # converted already: the last one defined
+        return classes[-1]()  # type: ignore[no-any-return]
+    return ModuleExperiment(module, **attributes, **({"draw": draw} if draw is not None else {}))
+
+
+REGISTRY: Mapping[str, Experiment[Any]] = _Registry(
+    (
+        Bigrams(),
+        Neighbors(),
+        _module(encoder_locality),
+        AttentionWindows(),
+        _module(head_windows),
+        _module(cut_words, draw_cut_words),
+        _module(phonetic_neurons),
+        _module(polyphony),
+        _module(early_blocks),
+        _module(semantic_neurons, own_speech=True),
+        _module(word_fragments, own_speech=True),
+        _module(feature_visualization),
+        _module(listening),
+        _module(language_entry),
+        _module(speech_probes),
+        _module(language_steering),
+        _module(speech_similarity),
+        _module(word_swap, needs_speech=False, own_speech=True),
+        _module(decoder_lens),
+        _module(alignment_heads),
+        _module(audio_against_context, own_speech=True),
+    )
+)
+
+draw_with(lambda id: REGISTRY.get(id))  # looked up on each call: other packages' experiments are loaded late
+
+
+def select_experiments(ids: str | None) -> list[Experiment[Any]]:
+    """Return the experiments for ``"F2,F9"`` (any case) in the registry's order; all for ``None``.
+
+    Raises:
+        HookedWhisperError: an id that does not exist.
+    """
+    if ids is None:
+        return list(REGISTRY.values())
+    wanted = [id.strip().upper() for id in ids.split(",") if id.strip()]
+    unknown = [id for id in wanted if id not in REGISTRY]
+    if unknown or not wanted:
+        near = closest(unknown[0], REGISTRY) if unknown else []
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        name = repr(unknown[0]) if unknown else "''"
+        raise HookedWhisperError(f"no finding {name}{hint}: there are {', '.join(REGISTRY)}")
+    return [experiment for experiment in REGISTRY.values() if experiment.id in wanted]
