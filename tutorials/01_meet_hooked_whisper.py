@@ -14,8 +14,8 @@
 # **What happens inside Whisper between a sound and a word, and how do I get my hands on it?**
 #
 # If you know TransformerLens, you know how this works: cache activations by name, look at heads, add hooks, patch one
-# run into another. This tour does each of these once on OpenAI's tiny.en, then does what only a speech model allows: it
-# cuts a word out of the encoder's output, and the word is gone from the transcript.
+# run into another. This tour does each of these once on OpenAI's tiny.en. Then it does something that only a speech model
+# allows: it cuts a word out of the encoder's output, and the word disappears from the transcript.
 
 # %%
 import matplotlib.pyplot as plt
@@ -45,9 +45,9 @@ model
 # %% [markdown]
 # ## A clip and its transcript
 #
-# The library ships speech in neural voices with the time of every word and phone. (The demo model, a small Whisper
-# trained on the robot voices of a known grammar, understands only its own sentences, so it gets those.) Your own file
-# works too: `model.to_mel("speech.wav")` reads wav, flac, mp3, ogg and m4a without ffmpeg.
+# The library includes speech in neural voices with the time of every word and phone. (The demo model, a small Whisper
+# trained on a synthetic corpus with robot voices, understands only sentences of that corpus, so it gets those.) Your own
+# file works too: `model.to_mel("speech.wav")` reads wav, flac, mp3, ogg and m4a without ffmpeg.
 
 # %%
 corpus = SyntheticCorpus.default().recordings() if on_demo else packaged_speech("prose", split="held-out")
@@ -82,9 +82,9 @@ plt.show()
 # %% [markdown]
 # ## Cache activations
 #
-# `run_with_cache` returns logits and activations. A name may be exact, a glob, a regular expression, a function, or a
-# list of these. Names are those of TransformerLens where the activation is the same; names of published work on Whisper
-# resolve too: `encoder.blocks.2.mlp.1` is the output of the neurons.
+# `run_with_cache` returns logits and activations. You can request names exactly, with a glob, a regular expression or a
+# function, or with a list of these. Activations that TransformerLens has too are called the same here. Names from
+# published work on Whisper also work: `encoder.blocks.2.mlp.1` is the output of the neurons.
 
 # %%
 names = ["encoder.blocks.*.hook_resid_post", "encoder.blocks.2.mlp.1", "decoder.*.cross_attn.hook_pattern"]
@@ -105,9 +105,9 @@ print(
 # ## Look at heads
 #
 # In the encoder, some heads attend nearby and others far away. In the decoder, a few cross-attention heads follow the
-# words: OpenAI published a list for each model, `model.alignment_heads`, and `align` turns their attention into word
-# times. The white lines are the true ends of the words; the map should have a staircase under them. (Tutorial 8 asks how
-# late it is.)
+# words. OpenAI published a list of these heads for each model, `model.alignment_heads`, and `align` turns their attention
+# into word times. The white lines are the true ends of the words; the attention should form a staircase below them.
+# (Tutorial 8 measures how late it is.)
 
 # %%
 report = head_report(model, mel, alignments=[clip.alignment()])
@@ -127,9 +127,9 @@ print(f"alignment heads {timing.heads}: median error of a boundary {1000 * error
 # %% [markdown]
 # ## Hooks are causal
 #
-# A hook gets the activation, and the model uses whatever it returns. Hooks stay live during decoding, so the transcript
-# changes too. Two controls: a hook that returns its input changes nothing, to the bit; noise of the same norm as the
-# change says how much any change of this size would do.
+# A hook receives the activation, and the model uses whatever the hook returns. Hooks also run during decoding, so the
+# transcript changes too. There are two controls. A hook that returns its input leaves every bit unchanged. Noise with the
+# norm of the change shows the effect of any change of this size.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -156,11 +156,11 @@ for hook in (identity, halve, noise):
     print(f"{hook.__name__:9} logits change by {(changed - logits).abs().mean():.3f}; written: {text[:70]}")
 
 # %% [markdown]
-# Halving changes little of the text, because every block normalizes its input: what matters is the balance between the
-# parts of the residual stream. Noise of the same norm is another matter.
+# Halving changes little of the text, because every block normalizes its input: only the balance between the parts of the
+# residual stream matters. Noise of the same norm has a much larger effect.
 #
-# Mistakes are explained: an unknown name suggests near ones, and a hook that returns another shape is told what was
-# expected.
+# Errors explain themselves: an unknown name suggests similar ones, and a hook that returns a wrong shape learns which shape
+# was expected.
 
 # %%
 for wrong in ([("encoder.blocks.2.hook_resid_pots", halve)], [(name, lambda x: x[:, :7])]):
@@ -173,7 +173,7 @@ for wrong in ([("encoder.blocks.2.hook_resid_pots", halve)], [(name, lambda x: x
 # ## Which heads does the text need?
 #
 # `sweep_heads` sets each head to zero in turn. The metric is the log-probability of the whole text. Compare the two
-# panels: cross-attention brings in the sound, self-attention the words before.
+# panels: cross-attention brings in the sound, self-attention the preceding words.
 
 # %%
 text_tokens = tuple(tokens[0, first + 1 :].tolist())
@@ -191,10 +191,10 @@ print(f"log-probability of the text: {sweeps['cross'].base:.1f} nats; without th
 # %% [markdown]
 # ## Patch one run into another
 #
-# Two recordings by one voice differ in one phone of one word. We put the second word into the first recording, so that
-# the two sounds are equal outside of it, and run both. The metric is the logit of the first word minus that of the
-# second. Then the residual stream of the clean run goes into the corrupt run, 200 ms of one encoder block at a time: 1
-# means that the patch restores the whole difference. Spans away from the word are the control.
+# Two recordings by one voice differ in one phone of one word. We put the second word into the first recording, so both
+# sounds are equal outside this word, and run both. The metric is the logit of the first word minus that of the second.
+# Then we copy the residual stream of the clean run into the corrupt run, 200 ms of one encoder block at a time. A value of
+# 1 means that the patch restores the whole difference. Spans away from the word are the control.
 
 # %%
 if on_demo:
@@ -232,9 +232,9 @@ plt.show()
 # %% [markdown]
 # ## Cut a word out
 #
-# The encoder's output is local in time: put the output of silence in place of a word's positions, and the word is gone.
-# Here every word of the clip is cut in turn, each cut a row of one batch. The control, the last row, cuts a second of the
-# padding.
+# The encoder's output is local in time: if you replace the positions of a word with the output for silence, the word
+# disappears. Here we cut every word of the clip in turn; each cut is one row of a batch. The last row is the control: it
+# cuts one second of the padding.
 
 # %%
 encoded = model.embed_audio(mel)
@@ -250,10 +250,10 @@ for label, cut in zip([word.label for word in words] + ["(padding)"], cuts, stri
     print(f"{label:>10}: {cut.after[:80]}")
 
 # %% [markdown]
-# Most words vanish and leave the others alone. Some are replaced by a guess: the decoder is a language model, too
-# (tutorial 5), and without a last word it may repeat itself. Some survive, because the blocks mix neighboring positions;
-# then a cut that is 100 ms wider on each side removes them (tutorial 3). `compare_transcript` shows one cut in numbers: which word went, and what the cut did to the
-# log-probability of each word of the old text.
+# Most words disappear without affecting the others. Some are replaced by a guess, because the decoder is also a language
+# model (tutorial 5); without a last word it may repeat itself. Some survive, because the blocks mix neighboring positions;
+# a cut that is 100 ms wider on each side removes them (tutorial 3). `compare_transcript` shows one cut in numbers: which words
+# were removed, and how the log-probability of each word of the old text changed.
 
 # %%
 edit = replace_encoder(model, words[len(words) // 3], "padding")
@@ -269,7 +269,7 @@ compare_transcript(model, encoded, encoder_edit=edit, alignment=clip.alignment()
 #    when a hook listens (`model.hook_dict[name].optional`)?
 # 2. Cache three clips in one batch: `model.to_mel([a, b, c])`. Which axis grew?
 # 3. Halve the residual stream after each encoder block in turn and plot how far the logits move. Do the same with noise.
-# 4. Patch the other way around (`direction="noise"`), then patch MLP outputs (`patch_encoder_mlp_out`). Which blocks
+# 4. Patch in the other direction (`direction="noise"`), then patch MLP outputs (`patch_encoder_mlp_out`). Which blocks
 #    write the difference between the two words?
 # 5. Set `MODEL = "base"`, or `clip` to a recording of your own voice (take word times from `align`). Do words
 #    vanish as cleanly?

@@ -14,7 +14,7 @@
 # **Does Whisper's encoder listen to the whole clip, or only to its neighborhood?**
 #
 # The published answer: attention is local up to the end of the audio, and a window of 75 positions (1.5 s) on each side
-# is enough. We measure relevance, narrow the windows, and look at single heads, each beside a control.
+# is enough. We measure relevance, narrow the windows, and look at single heads, each time with a control.
 
 # %%
 import matplotlib.pyplot as plt
@@ -41,8 +41,8 @@ on_demo = model.cfg.name == "demo"
 plt.rcParams.update({"figure.dpi": 80, "figure.figsize": (7, 2.8)})
 
 # %% [markdown]
-# Two kinds of clips: short sentences, and windows of 25 to 29 s of connected speech. Only the long ones can tell a window
-# of some seconds from no window at all. (The demo model reads single sentences only.)
+# We use two kinds of clips: short sentences, and windows of 25 to 29 s of connected speech. Only the long ones can
+# distinguish a window of a few seconds from no window. (The demo model understands only single sentences.)
 
 # %%
 synthetic = SyntheticCorpus.default()
@@ -56,8 +56,8 @@ Audio(sentences[1].audio(), rate=16000)
 # %% [markdown]
 # ## Relevance: what an output position is made from
 #
-# Attention weighted by its gradient, multiplied through the blocks (Chefer et al. 2021). Row *i* says which input
-# positions matter for output position *i*. The control is a model of the same architecture with random weights.
+# Relevance is attention weighted by its gradient, multiplied through the blocks (Chefer et al. 2021). Row *i* shows which
+# input positions matter for output position *i*. The control is a model of the same architecture with random weights.
 
 # %%
 torch.manual_seed(0)
@@ -79,13 +79,13 @@ figure.set_size_inches(5, 4)
 figure
 
 # %% [markdown]
-# The figure extends to twice the clip's length. Within the clip, relevance lies around the diagonal; the rows above show
-# where the padding behind the clip looks.
+# The figure extends to twice the length of the clip. Within the clip, relevance is concentrated around the diagonal. The
+# rows above the clip show where positions in the padding look.
 #
 # ## Narrow windows
 #
-# If nothing beyond *k* positions is needed, a mask that forbids it costs nothing. `window_masks` makes the masks, and
-# `model.hooks` applies them while the model transcribes. The control sees as many positions, but around a scrambled
+# If the model needs nothing beyond *k* positions, a mask that blocks it has no cost. `window_masks` makes the masks, and
+# `model.hooks` applies them while the model transcribes. The control sees equally many positions, but around a random
 # center.
 
 # %%
@@ -124,9 +124,9 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# Two passages give a word error rate to some five points; `hooked-whisper reproduce --only F2` takes many more and gives
-# intervals. Look at where the curves part: if attention is local, a narrow window hurts less than as many positions
-# elsewhere.
+# With two passages, the word error rate is only accurate to about five percentage points; `hooked-whisper reproduce --only
+# F2` uses many more and gives intervals. Look at the gap between the curves: if attention is local, a narrow window hurts
+# less than equally many positions elsewhere.
 #
 # ## Single heads
 #
@@ -145,8 +145,8 @@ figure
 # %% [markdown]
 # ## Do far heads need their reach?
 #
-# Published: limiting the local heads to a narrow window costs little, limiting the others costs much. Each set below, a
-# third of all heads, gets a window of 10 positions. The controls are two sets drawn at random.
+# The published claim: limiting the local heads to a narrow window costs little, limiting the others costs much. Each set
+# below, a third of all heads, gets a window of 10 positions. The controls are two random sets.
 
 # %%
 n = len(ranked) // 3
@@ -161,6 +161,6 @@ for name, heads in sets.items():
 #
 # 1. Draw one head's pattern: `model.run_with_cache(mel, names_filter="encoder.blocks.3.attn.hook_pattern")`. Crop it to the clip.
 # 2. Narrow one block at a time (`window_masks(model, 10, blocks=[b])`). Which block needs its reach?
-# 3. Hide the padding with `cut_padding` (also in `hooked_whisper.interventions`). How much do rows of speech use it?
-# 4. Limit the heads one after the other, nearest first, until the error rate doubles. Compare with a random order.
+# 3. Hide the padding with `cut_padding` (also in `hooked_whisper.interventions`). How much do positions with speech use it?
+# 4. Limit the heads one by one, nearest first, until the error rate doubles. Compare with a random order.
 # 5. Set `MODEL = "base"`. Is 75 still enough?

@@ -11,11 +11,11 @@
 # %% [markdown]
 # # 3. Cutting and splicing words
 #
-# **Is a word stored in the encoder's output at the time when it was said, so that one can cut it out, or put another in
-# its place?**
+# **Is a word stored in the encoder's output at the time when it was said, so that we can cut it out or replace it with
+# another?**
 #
-# Published: replacing a word's encoder outputs with those of silence deletes the word from the transcript. We cut, count
-# what else changes, cut elsewhere as a control, and splice in words from another recording.
+# The published claim: replacing a word's encoder outputs with those of silence deletes the word from the transcript. We
+# cut words, count what else changes, cut elsewhere as a control, and splice in words from another recording.
 
 # %%
 import matplotlib.pyplot as plt
@@ -25,7 +25,7 @@ from IPython.display import Audio, display
 from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora import packaged_speech
 from hooked_whisper.errors import MissingWeightsError
-from hooked_whisper.interventions import outcome, outcomes, replace_encoder
+from hooked_whisper.interventions import compare_transcript, compare_transcripts, replace_encoder
 from hooked_whisper.synthetic import SyntheticCorpus
 from hooked_whisper.text import bootstrap_interval, normalize_english
 
@@ -50,25 +50,26 @@ Audio(clips[0].audio(), rate=16000)
 # %% [markdown]
 # ## One cut
 #
-# `replace_encoder` takes seconds, a word of an alignment, or positions. `outcome` shows what became of each word, and
-# how the log-probability of the old text changes, which also reveals changes too small to alter the text.
+# `replace_encoder` takes seconds, a word of an alignment, or positions. `compare_transcript` shows what happened to each word
+# and how the log-probability of the old text changed, which reveals changes that are too small to alter the text.
 
 # %%
 alignment = clips[0].alignment()
 word = alignment.words[len(alignment.words) // 3]
 for margin in (0.1, 0):
     cut = replace_encoder(model, (word.start - margin, word.end + margin), "padding", unit="seconds")
-    result = outcome(model, encoded[:1], encoder_edit=cut, alignment=alignment, max_new_tokens=24)
+    result = compare_transcript(model, encoded[:1], encoder_edit=cut, alignment=alignment, max_new_tokens=24)
     print(f"{word.label!r} cut with a margin of {margin} s: {result.after}")
 display(result)
 
 # %% [markdown]
-# The blocks mix neighboring positions, so a word may reach beyond its edges. How much of it does the aligned span hold?
+# The blocks mix neighboring positions, so information about a word may reach beyond its edges. How much of it is inside
+# the aligned span?
 #
 # ## How wide must the cut be?
 #
-# For every word of every clip: is it gone or changed? Are the others unharmed? The span grows on both sides. The control
-# cuts as wide a span of the silence behind the clip.
+# For every word of every clip: is it gone or changed? Are the other words intact? We widen the span on both sides. The
+# control cuts an equally wide span of the silence after the clip.
 
 
 # %%
@@ -79,7 +80,7 @@ def cut_every_word(place):
         alignment = clip.alignment()
         words = alignment.words
         edit = replace_encoder(model, {i: place(clip, word) for i, word in enumerate(words)}, "padding", unit="seconds")
-        results = outcomes(  # a row per cut
+        results = compare_transcripts(  # a row per cut
             model,
             encoding.expand(len(words), -1, -1),
             encoder_edit=edit,
@@ -122,13 +123,14 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# Choose the margin by both curves. What takes the place of a word is worth a look, too: often the decoder guesses a word
-# that the context calls for (tutorial 5).
+# Choose the margin by both curves. Also look at what replaces a word: often the decoder guesses a word that fits the
+# context (tutorial 5).
 #
 # ## Splicing
 #
-# Now the other way around: encoder outputs of a word in another clip, moved to where a word of ours was said. `roll`
-# brings the donor to the right positions. The control moves as long a span of the padding behind the donor.
+# Now we insert a word: we take the encoder outputs of a word in another clip (the donor) and move them to the time of a
+# word in ours. `roll` shifts the donor to the right positions. The control inserts an equally long span of the donor's
+# padding.
 
 # %%
 target, donor = 0, 1
@@ -137,12 +139,14 @@ shifts = {word.label: model.time.position(place.start) - model.time.position(wor
 shifts["(silence)"] = -500  # 10 s later in the donor: its padding
 for label, shift in shifts.items():
     swap = replace_encoder(model, (place.start - 0.1, place.end + 0.1), encoded[donor].roll(shift, 0), unit="seconds")
-    result = outcome(model, encoded[:1], encoder_edit=swap, alignment=clips[target].alignment(), max_new_tokens=24)
+    result = compare_transcript(
+        model, encoded[:1], encoder_edit=swap, alignment=clips[target].alignment(), max_new_tokens=24
+    )
     print(f"{label:>12} in place of {place.label!r}: {result.after[:80]}")
 
 # %% [markdown]
-# To hear such a splice, here is the sound of our clip with the donor's longest word in the slot. The model never heard
-# this: only the encoder's outputs were spliced.
+# To give an impression of such a splice, here is the sound of our clip with the donor's longest word in place of the last
+# word. The model never heard this sound: only the encoder's outputs were spliced.
 
 # %%
 word = max(donor_words, key=lambda word: word.duration)
@@ -157,9 +161,9 @@ Audio(np.concatenate(pieces), rate=16000)
 # %% [markdown]
 # ## Exercises
 #
-# 1. Cut only the first half of each word, then only the second. Which half decides?
+# 1. Cut only the first half of each word, then only the second. Which half matters more?
 # 2. Replace by `"mean encoding"` (pass `clips=encoded`) instead of `"padding"`. Does the decoder guess as often?
 # 3. Splice between two clips by the same voice, then by two voices. Does the word survive as often?
 # 4. Do all of it with the mouse: `hooked-whisper explore` shows the Python code of every click.
-# 5. Set `MODEL = "base"`, or take a recording of your own with `alignment="attention"` in place of known times. Does the
-#    margin stay the same?
+# 5. Set `MODEL = "base"`, or use your own recording with `alignment="attention"` instead of known times. Is the same
+#    margin best?

@@ -14,8 +14,8 @@
 # **Two recordings differ in one word, by one phone. Which part of the model carries the difference from the sound to the
 # text?**
 #
-# We patch activations of one run into the other and watch the decision between the two words: by span of time, by block,
-# by head. Then we estimate all patches at once from one gradient and ask how far the estimate can be trusted.
+# We patch activations of one run into the other and measure how this shifts the decision between the two words, for spans
+# of time, blocks and heads. Then we estimate all patches at once from one gradient and check how far to trust the estimate.
 
 # %%
 from dataclasses import replace
@@ -28,17 +28,14 @@ from scipy.stats import spearmanr
 from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora import minimal_pairs
 from hooked_whisper.errors import MissingWeightsError
-from hooked_whisper.interventions import (
-    Inputs,
-    Pair,
-    Span,
+from hooked_whisper.patching import (
+    CleanCorruptPair,
+    Positions,
+    RunInputs,
     agreement,
-    attribute_pairs,
     first_difference,
     interval_spans,
-    patch_cross_heads,
-    patch_encoder_out,
-    patch_encoder_resid,
+    patch,
     token_spans,
     window_spans,
     with_spans,
@@ -59,10 +56,10 @@ plt.rcParams.update({"figure.dpi": 80, "figure.figsize": (7, 2.8)})
 # %% [markdown]
 # ## Pairs
 #
-# The packaged speech has sentences that one voice says twice, with two words that differ in one phone. `swap_word` fits
-# the second word into the first recording, so that outside the slot the two sounds are equal, sample by sample. The
-# metric is the logit of the word that was said minus that of the other one, where the two texts part. A pair that the
-# model cannot tell apart has nothing to restore, so only pairs with a gap of more than 2 logits are kept.
+# The packaged speech has sentences that one voice says twice, with words that differ in one phone. `swap_word` fits the
+# second word into the first recording, so the two sounds are equal, sample by sample, outside this word. The metric is the
+# logit of the word that was said minus that of the other word, at the first token where the texts differ. If the model does
+# not distinguish the two words, there is nothing to restore, so we keep only pairs with a gap of more than 2 logits.
 
 
 # %%
@@ -87,12 +84,16 @@ def make_pair(swap, text, other_text):
     end = model.time.n_positions(len(swap.clean) / 16000)
     edges = [0, word.start, word.stop, end, model.time.n_ctx]
     spans = tuple(map(Span, ("before", "word", "after", "padding"), edges, edges[1:]))
-    return Pair(Inputs(prefix, mel=clean), Inputs(prefix, mel=corrupt), metric, spans, swap.spans[0].label)
+    return CleanCorruptPair(
+        RunInputs(prefix, mel=clean), RunInputs(prefix, mel=corrupt), metric, spans, swap.spans[0].label
+    )
 
 
 def encode(pair):
-    """The same pair from the encoder's output on, so that patches of the decoder never run the encoder again."""
-    runs = [Inputs(run.tokens, encoder_out=model.embed_audio(run.mel).detach()) for run in (pair.clean, pair.corrupt)]
+    """The same pair with encoder outputs as inputs, so patches of the decoder never run the encoder again."""
+    runs = [
+        RunInputs(run.tokens, encoder_out=model.embed_audio(run.mel).detach()) for run in (pair.clean, pair.corrupt)
+    ]
     return replace(pair, clean=runs[0], corrupt=runs[1])
 
 
@@ -102,7 +103,7 @@ pairs = [encode(pair) for pair in mel_pairs]
 at_output = patch_encoder_out(model, pairs)
 gap = (at_output.source - at_output.base).flatten()
 usable = [i for i in range(len(pairs)) if gap[i] > 2]
-pairs, mel_pairs, candidates = ([some[i] for i in usable] for some in (pairs, mel_pairs, candidates))
+pairs, mel_pairs, candidates = ([items[i] for i in usable] for items in (pairs, mel_pairs, candidates))
 print(f"{len(pairs)} of {len(gap)} pairs differ by more than 2 logits:", ", ".join(pair.label for pair in pairs))
 swap, *texts = candidates[0]
 for text, sound in zip(texts, (swap.clean, swap.corrupt), strict=True):
@@ -112,8 +113,8 @@ for text, sound in zip(texts, (swap.clean, swap.corrupt), strict=True):
 # %% [markdown]
 # ## Which span of the encoder's output?
 #
-# The effect of a patch is the share of the gap between the runs that it restores: 0, nothing happened; 1, as in the other
-# run. The spans before and after the word and the padding are the controls.
+# The effect of a patch is the fraction of the gap between the runs that it restores: 0 means no change, 1 means as in the
+# other run. The controls are the spans before and after the word, and the padding.
 
 # %%
 at_output = patch_encoder_out(model, pairs)
@@ -124,9 +125,9 @@ for k, label in enumerate(at_output.axes[0].labels):
 # %% [markdown]
 # ## Which block?
 #
-# The same for the residual stream that enters each encoder block, on a few pairs. At block 0, the word's span restores
-# nearly everything, because the sounds are equal elsewhere: a check of the method. If it still does at the last block,
-# the blocks in between have not moved the word elsewhere.
+# Now we patch the residual stream that enters each encoder block, on a few pairs. At block 0 the word's span must restore
+# nearly everything, because the sounds are equal elsewhere; this checks the method. If it still does at the last block,
+# then the blocks in between have not moved the information to other positions.
 
 # %%
 by_block = patch_encoder_resid(model, mel_pairs[::3][:3])
@@ -142,8 +143,8 @@ plt.show()
 # %% [markdown]
 # ## Which cross-attention heads bring it over?
 #
-# The decoder decides at the last token that both texts share. One patch per head there, all in one batch. The control
-# patches the same heads at the first token of the prompt.
+# The decoder decides at the last token that both texts share. There we patch one head at a time, all in one batch. The
+# control patches the same heads at the first token of the prompt.
 
 # %%
 last, first = [], []
@@ -166,10 +167,10 @@ print("published alignment heads:", *map(tuple, model.alignment_heads.indices().
 # %% [markdown]
 # ## All patches at once, estimated
 #
-# Attribution patching is the first-order estimate `(source - base) * gradient`: two forward passes and one backward pass
-# for any number of patches. Here for windows of 100 ms of the encoder's output, beside exact patching. The agreement is
-# their rank correlation, pair by pair. The control compares a pair's estimate with another pair's exact effects. Look at
-# the worst pair, not only at the mean: check an estimate that is mostly right where it matters.
+# Attribution patching is the first-order estimate `(source - base) * gradient`. It needs two forward passes and one backward
+# pass for any number of patches. Here we compare it with exact patching, for windows of 100 ms of the encoder's output. The
+# agreement is their rank correlation for each pair. The control compares the estimate for one pair with the exact effects
+# of another. Look at the worst pair, not only at the mean.
 
 # %%
 end = min(pair.spans[2].stop for pair in pairs)
@@ -194,9 +195,9 @@ plt.show()
 # %% [markdown]
 # ## Exercises
 #
-# 1. Patch the other way around (`direction="noise"`): corrupt activations into the clean run. Are the numbers the same?
-# 2. Use the metric `WordLogProb` in place of the logit difference. Does another head come first?
-# 3. Compare the pairs of `minimal_pairs("onset")` with those of `"coda"`. Does the difference sit elsewhere in the word?
-# 4. Patch with the recording of a third word, fitted into the same slot: it must not restore the gap.
-# 5. Follow the path from the strongest head to the output, and to the blocks behind it (`path_patch_pairs`).
+# 1. Patch in the other direction (`direction="noise"`): corrupt activations into the clean run. Are the numbers the same?
+# 2. Use the metric `WordLogProb` instead of the logit difference. Is another head the strongest?
+# 3. Compare the pairs of `minimal_pairs("onset")` with those of `"coda"`. Is the difference elsewhere in the word?
+# 4. Patch with the recording of a third word, fitted into the same span: it must not restore the gap.
+# 5. Follow the path from the strongest head to the output and to later blocks (`path_patch_pairs`).
 # 6. Set `MODEL = "base"`. Are its strongest heads in the published list, too?

@@ -13,9 +13,9 @@
 #
 # **What does the decoder expect before it hears anything, and does it write what was said when the two disagree?**
 #
-# Published: with nothing but padding to listen to, the decoder continues words like a bigram model. We read its
-# expectations, test them on sentences whose last word the context calls for, compare them with a known matrix of word
-# pairs, and then let the sound contradict them.
+# The published claim: when it hears only padding, the decoder continues words like a bigram model. We look at its
+# expectations, test them on sentences with a predictable last word, compare them with a known bigram matrix, and then let
+# the sound contradict them.
 
 # %%
 import matplotlib.pyplot as plt
@@ -28,7 +28,7 @@ from hooked_whisper import HookedWhisper
 from hooked_whisper.analysis import next_token_logits, top_tokens
 from hooked_whisper.corpora import conflict_pairs
 from hooked_whisper.errors import MissingWeightsError
-from hooked_whisper.interventions import null_encoding
+from hooked_whisper.interventions import baseline_encoding
 from hooked_whisper.synthetic import SyntheticCorpus
 
 MODEL = "tiny.en"  # or "base" ... "large-v3", "turbo", "openai/whisper-tiny", a .pt file, a folder, "demo"
@@ -45,12 +45,12 @@ synthetic = SyntheticCorpus.default()  # of the demo model
 # %% [markdown]
 # ## What follows a word?
 #
-# The encoder hears 30 s of zeros, once; the decoder reads the prompt and one word. These are raw logits, before any
-# filter, of text tokens only. The space belongs to the token: `" very"` and `"very"` are different ones, and a word must
-# be a single token for this (`to_single_token` says so if it is not).
+# The encoder hears 30 s of zeros, and the decoder reads the prompt and one word. The figure shows the raw logits of text
+# tokens, without any filter. The space is part of the token: `" very"` and `"very"` are different tokens. The word must be a
+# single token; otherwise `to_single_token` raises an error.
 
 # %%
-silence = null_encoding(model, "zero audio")
+silence = baseline_encoding(model, "zero audio")
 prompt = model.to_tokens()[0].tolist()
 starts = [" very", " thank", " the"] if on_demo else [" very", " United", " traffic"]
 ids = torch.tensor([model.to_single_token(word) for word in starts])
@@ -66,16 +66,16 @@ for ax, word, logits in zip(axes, starts, rows, strict=True):
 plt.show()
 
 # %% [markdown]
-# ## Does it know what the context calls for?
+# ## Does it know which word fits the context?
 #
-# The packaged speech has sentences whose last word the context calls for ("She washed her hands with soap and water"),
-# each beside another word that is as common but makes little sense there. Hearing silence, does the decoder prefer the
-# first? Controls: the context of another sentence, no context at all, and a model with random weights.
+# The packaged speech has sentences whose last word follows from the context ("She washed her hands with soap and water"),
+# paired with another word that is equally common but makes little sense there. When the decoder hears silence, does it
+# prefer the first? The controls are the context of another sentence, no context, and a model with random weights.
 
 
 # %%
 def synthetic_conflicts(n):
-    """The same for the demo model: sentences of its grammar, and a word that never follows in it."""
+    """The same for the demo model: sentences of its grammar, and a word that never follows in this grammar."""
     grammar, items = synthetic.grammar, []
     for sentence in synthetic.sample_sentences(200, seed=3):
         *context, expected = sentence.split()
@@ -100,8 +100,8 @@ def preference(contexts, choices, encoding, model=model):
     with torch.no_grad():
         logits = model.logits(tokens, encoding.expand(len(texts), -1, -1).contiguous())
     last = logits[range(len(texts)), [len(text) - 1 for text in texts]].log_softmax(-1)
-    chosen = last.gather(1, choices)
-    return (chosen[:, 1] - chosen[:, 0]).numpy()
+    logprobs = last.gather(1, choices)
+    return (logprobs[:, 1] - logprobs[:, 0]).numpy()
 
 
 def report(name, values):
@@ -116,23 +116,24 @@ report("whole context", -preference(contexts, choices, silence))
 report("its last word", -preference([context.split()[-1] for context in contexts], choices, silence))
 report("another context", -preference(contexts[1:] + contexts[:1], choices, silence))
 report("no context", -preference([""] * len(contexts), choices, silence))
-report("random weights", -preference(contexts, choices, null_encoding(untrained, "zero audio"), untrained))
+report("random weights", -preference(contexts, choices, baseline_encoding(untrained, "zero audio"), untrained))
 
 # %% [markdown]
-# A bigram model would do as well with the last word as with the whole context. The difference between the first two lines
-# is what the decoder knows beyond bigrams; the difference between the second and "no context" is the bigram's.
+# A bigram model would do equally well with the last word and with the whole context. The difference between the first two
+# lines is what the decoder knows beyond bigrams. The difference between the second line and "no context" is what it knows of
+# bigrams.
 #
 # ## Against a true matrix
 #
-# How English continues is not known exactly. The demo model's language is: it was trained on sentences drawn from a
-# matrix of word pairs, so this section uses the demo model. For every word of its world: the model's distribution over
-# the next word against the true one, as KL divergence in nats. Controls: the mean of all true rows (no memory of the last
-# word), the model's own rows given to the wrong words, and random weights.
+# The true bigram probabilities of English are unknown, but those of the synthetic corpus are known: its sentences are sampled
+# from a bigram matrix. So this section uses the demo model. For every word of the corpus, we compare the model's distribution
+# of the next word with the true one, as a KL divergence in nats. The controls are the mean of all true rows (which ignores
+# the last word), the model's rows assigned to the wrong words, and random weights.
 
 # %%
-organism = HookedWhisper.from_pretrained("demo")
+demo_model = HookedWhisper.from_pretrained("demo")
 vocabulary = list(synthetic.words)
-word_ids = torch.tensor([organism.to_single_token(f" {word}") for word in vocabulary])
+word_ids = torch.tensor([demo_model.to_single_token(f" {word}") for word in vocabulary])
 states = [synthetic.states.index(word) for word in vocabulary]
 true = synthetic.transition_matrix[np.ix_(states, states)]
 mass = true.sum(1, keepdims=True)
@@ -141,7 +142,7 @@ followed = mass[:, 0] > 0
 
 
 def log_rows(model):
-    logits = next_token_logits(model, model.to_tokens()[0].tolist(), word_ids, null_encoding(model, "zero audio"))
+    logits = next_token_logits(model, model.to_tokens()[0].tolist(), word_ids, baseline_encoding(model, "zero audio"))
     return logits[:, word_ids].log_softmax(-1).numpy()
 
 
@@ -149,26 +150,26 @@ def kl(log_q):
     return np.where(true > 0, true * (np.log(np.maximum(true, 1e-12)) - log_q), 0).sum(1)[followed]
 
 
-rows = log_rows(organism)
+rows = log_rows(demo_model)
 frequency = true[followed].mean(0) + 1e-6
 divergence = {
     "the demo model": kl(rows),
     "mean of all true rows": kl(np.log(frequency / frequency.sum())[None].repeat(len(vocabulary), 0)),
     "rows of other words": kl(rows[rng.permutation(len(vocabulary))]),
-    "random weights": kl(log_rows(HookedWhisper(organism.cfg))),
+    "random weights": kl(log_rows(HookedWhisper(demo_model.cfg))),
 }
 for name, values in divergence.items():
     low, high = np.percentile(rng.choice(values, (2000, len(values))).mean(1), [2.5, 97.5])
     print(f"{name:22} {values.mean():5.2f} nats [{low:.2f}, {high:.2f}]")
 
 # %% [markdown]
-# A language model with a memory of one word lies below the mean row; how far the wrong rows lie above it is what this
-# memory is worth.
+# A language model that remembers one word has a smaller divergence than the mean row. How much larger the divergence of the
+# wrong rows is shows how much this memory is worth.
 #
 # ## When the sound disagrees
 #
-# Now a voice says the *unexpected* word. We read the log-probability of both words at its place: what was said, and what
-# the context calls for. Hearing nothing is one control; the sound of another clip is the other.
+# Now a voice says the *unexpected* word. We read the log-probabilities of the word that was said and of the expected word.
+# The controls are silence and the sound of another clip.
 
 # %%
 n = 16
@@ -192,7 +193,7 @@ ax.set(xlabel="log-probability of the word said minus that of the word expected 
 plt.show()
 
 # %% [markdown]
-# The clip in which the sound had the least advantage. Is the word hard to hear for you, too?
+# This is the clip in which the sound had the smallest advantage. Is the word hard to hear for you, too?
 
 # %%
 closest = int(heard["its own sound"].argmin())
@@ -203,7 +204,7 @@ Audio(sounds[closest], rate=16000)
 # %% [markdown]
 # ## Exercises
 #
-# 1. Take other kinds of silence: `hooked_whisper.interventions.NULL_INPUTS` lists them. Do the expectations depend on it?
+# 1. Use other kinds of silence: `hooked_whisper.interventions.BASELINE_INPUTS` lists them. Do the expectations depend on it?
 # 2. Shorten the contexts to their last two, three, four words. How many does the decoder use?
 # 3. Put noise over the last word (`hooked_whisper.patching.corruptions.add_noise`) and find the level at which the
 #    context wins.

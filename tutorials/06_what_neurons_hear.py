@@ -11,12 +11,12 @@
 # %% [markdown]
 # # 6. What neurons hear
 #
-# **What sound does a neuron of the encoder respond to, over its whole range of activation, and is it a better place to
-# look than a random direction of the same layer?**
+# **What sound does a neuron of the encoder respond to, over its whole range of activation, and is it more meaningful than a
+# random direction of the same layer?**
 #
-# You will choose a neuron on some sentences and look at it on others: its strongest moments, what they sound like, and
-# what makes it fire weakly. Then you will see how much of the impression survives when meaningless directions are looked
-# at in the same way.
+# You will select a neuron on some sentences and look at it on others: its strongest activations, what they sound like, and
+# what activates it weakly. Then you will see how much of the impression remains when you look at random directions in the
+# same way.
 
 # %%
 import tempfile
@@ -58,12 +58,12 @@ on_demo = model.cfg.name == "demo"
 plt.rcParams["figure.dpi"] = 80
 
 # %% [markdown]
-# One part of the recordings is for choosing neurons, the other for looking at what was chosen: the best of hundreds looks
-# better where it was picked than elsewhere. The packaged speech has the time of every phone, and its held-out voices say
-# other sentences. (The demo model gets new sentences of its own world.)
+# We select neurons on one part of the recordings and look at them on the other, because the best of hundreds always looks
+# best on the data used to select it. The packaged speech has the time of every phone, and its held-out voices say other
+# sentences. (The demo model gets new sentences of its synthetic corpus.)
 
 # %%
-hook = f"encoder.blocks.{model.cfg.encoder.n_layers // 2}.mlp.1"  # behind the nonlinearity: neurons
+hook = f"encoder.blocks.{model.cfg.encoder.n_layers // 2}.mlp.1"  # after the nonlinearity: neurons
 if on_demo:
     recordings = synthetic_recordings(SyntheticCorpus.default(), 110)
     choosing, looking = recordings[:60], recordings[60:]
@@ -79,10 +79,10 @@ print(f"{example.text!r} by {example.speaker}:", " ".join(phone.label for phone 
 # %% [markdown]
 # ## Phones
 #
-# `evaluate_sites` runs every clip once and counts how often each value of each feature meets each phone. A feature's
-# score is the F1 of its best detector (a phone and a threshold) on other speakers than those the detector was fitted on.
-# Four things are compared: neurons (the first 512), as many random orthonormal directions of the same layer, the bands of
-# the spectrogram, which need no network at all, and the same search with labels shifted in time.
+# `evaluate_sites` runs every clip once and counts how often each activation level of each feature coincides with each
+# phone. The score of a feature is the F1 of its best detector (a phone and a threshold) on speakers that were not used to fit
+# the detector. We compare the first 512 neurons with equally many random orthonormal directions of the same layer, with the
+# mel bands, which need no network, and with the same search on labels shifted in time.
 
 # %%
 d = model.cfg.encoder.d_mlp
@@ -92,20 +92,20 @@ sites = {name: Site(hook, basis, name) for name, basis in bases.items()}
 sites["mel bands"] = Site("encoder.hook_mel", mel_bands(model))
 counts = evaluate_sites(model, labelled, sites, min_tokens=20)
 
-chosen = {}
+selected = {}
 for name in bases:
     phones = counts[name].phones
-    best = int(np.where(phones.sign > 0, phones.f1, 0).argmax())  # of those that are high for their phone
-    chosen[name] = best
+    best = int(np.where(phones.sign > 0, phones.f1, 0).argmax())  # only features that are high for their phone
+    selected[name] = best
     print(f"{name:>8}: the best of {n} is {best}, /{phones.labels[best]}/ with F1 {phones.f1[best]:.2f}")
 
 # %% [markdown]
-# Is the best neuron's phone hard to detect? Look at the same phone in the other rows. If a spectrogram band comes close,
-# the neuron is no discovery: a loud hiss is an /s/. If the best random direction does, the layer knows the phone and the
-# neuron is no special place in it.
+# Is the phone of the best neuron hard to detect? Look at the same phone in the other rows. If a mel band comes close, the
+# neuron is no discovery: a loud hiss is an /s/. If the best random direction comes close, the layer represents the phone,
+# but not in this neuron in particular.
 
 # %%
-neuron, direction = chosen["neurons"], chosen["random"]
+neuron, direction = selected["neurons"], selected["random"]
 phone = counts["neurons"].phones.labels[neuron]
 print(f"largest F1 for /{phone}/ of any feature")
 for name, site_counts in counts.items():
@@ -115,23 +115,23 @@ for name, site_counts in counts.items():
     print(f"{name:>10}: {best:.2f}   labels shifted in time: {shifted:.2f}")
 
 # %% [markdown]
-# ## The strongest moments
+# ## The strongest activations
 #
-# `scan` reads the other sentences once and keeps, for all features of all sites together, the strongest moment of each
-# recording and samples from every range of activation. Nothing was chosen on these sentences.
+# `scan` reads the other sentences once and keeps, for all features at the same time, the strongest activation in each
+# recording and samples from every range of activation. These sentences were not used to select anything.
 
 # %%
 options = ScanOptions(k=20, context_s=0.3, ranges=5, per_range=20)
 with tempfile.TemporaryDirectory() as folder:
     scanned = scan(model, looking, [sites[name] for name in bases], folder, options, progress=False)
 print(f"{scanned.header['recordings']} recordings, {scanned['neurons'].positions} positions of 20 ms")
-for name, feature in chosen.items():
+for name, feature in selected.items():
     site = scanned[name]
     print(f"{name:>8} {feature}: largest {site.maximum[feature]:.2f}, mean {site.mean[feature]:.2f}")
 
 # %% [markdown]
-# An example is a recording and a position in it; `label_positions` says which phone is spoken there. Count the phones of
-# the twenty strongest moments, with an interval. Silence cannot be the majority.
+# An example is a recording and a position in it; `label_positions` gives the phone at that position. We count the phones of
+# the twenty strongest examples, with an interval. Silence cannot be the majority.
 
 # %%
 names = counts["neurons"].names
@@ -147,20 +147,19 @@ def phones_at(examples, feature):
     return ids
 
 
-top = {name: phones_at(scanned[name].top, feature) for name, feature in chosen.items()}
+top = {name: phones_at(scanned[name].top, feature) for name, feature in selected.items()}
 for name, ids in top.items():
     pure = purity(ids[None], names, without={"SIL"})
     low, high = (float(x[0]) for x in pure.interval)
     print(f"{name:>8}: {pure.hits[0]} of the top {pure.n[0]} are /{pure.labels[0]}/ [{low:.2f}, {high:.2f}]")
 
 # %% [markdown]
-# Each row of the figure is one of the strongest moments, 0.3 s on either side, with its phone on the left. A detector of
-# one sound has one phone on the left and one short bright mark in the middle of each row. White lies outside the
-# recording.
+# Each row of the figure is one of the strongest examples, with 0.3 s on either side and its phone on the left. A detector of
+# one sound has the same phone in all rows and a short bright mark in the middle of each. White is outside the recording.
 
 # %%
 figure, panels = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
-for panel, (name, feature) in zip(panels, chosen.items(), strict=True):
+for panel, (name, feature) in zip(panels, selected.items(), strict=True):
     traces = scanned[name].top.traces[feature, :15]
     image = panel.imshow(traces, aspect="auto", extent=(-0.3, 0.3, len(traces) - 0.5, -0.5), cmap="magma")
     panel.set_yticks(range(len(traces)), [names[i] if i >= 0 else "" for i in top[name][: len(traces)]], fontsize=7)
@@ -171,8 +170,8 @@ plt.show()
 # %% [markdown]
 # ## Listen
 #
-# The three strongest moments of the neuron, a second of sound around each, with the moment itself (62 ms) ten times
-# louder; then the same for the random direction. Do you hear one sound, or three?
+# Listen to the three strongest examples of the neuron, one second of sound each, with the middle 62 ms ten times louder.
+# Then listen to those of the random direction. Do you hear one sound, or three?
 
 
 # %%
@@ -191,14 +190,14 @@ listen("random", direction)
 # %% [markdown]
 # ## The rest of the range
 #
-# The strongest moments are the end of a scale. The scan drew up to 20 recordings from each fifth of the range, so that
-# what is rare at the top and common below can be compared. A neuron that stands for one phone has one color throughout;
-# usually the lower ranges are mixed. Eight phones have a color, the others are left white.
+# The strongest examples show only the top of the range. The scan sampled up to 20 recordings from each fifth of the range,
+# so we can compare high and low activations. A neuron that responds to one phone has one color throughout; usually the lower
+# ranges are mixed. Eight phones have a color, the others are white.
 
 # %%
 figure, panels = plt.subplots(1, 2, figsize=(8, 3), layout="constrained", sharey=True)
 base = counts["neurons"].phones.shares
-for panel, (name, feature) in zip(panels, chosen.items(), strict=True):
+for panel, (name, feature) in zip(panels, selected.items(), strict=True):
     sampled = scanned[name].ranges["equal width"]
     ids = phones_at(sampled.examples, feature)
     ranges = ranges_of_examples(ids[None], names, base, sampled.edges[feature][None])
@@ -214,12 +213,12 @@ plt.show()
 # %% [markdown]
 # ## One neuron is an anecdote
 #
-# The same for all features, on the sentences used for choosing. Pure: share of the features of whose twenty strongest
-# moments at least 60 % are of one phone (the median of that share is the second column). F1: of each feature's best
-# phone, mean over features with a 95 % interval that resamples features. Falls: share of the features whose phone is the
-# more certain the more they are active (entropies of ten ranges, at equal numbers of examples). The last row is the
-# control: the neurons with labels shifted in time. Its last number need not be one half, because strong positions are
-# often neighbors and then share a phone.
+# Here are the same measures for all features, on the sentences used for selection. "pure": the fraction of features for
+# which at least 60 % of the twenty strongest examples are of one phone. "median": the median of that percentage. "F1": the F1
+# of each feature's best phone, averaged over features, with a 95 % interval that resamples features. "falls": the fraction
+# of features whose phone becomes more certain as the activation rises (entropies of ten ranges, with equal numbers of
+# examples). The last row is the control: neurons with labels shifted in time. Its last number need not be one half, because
+# strong positions are often neighbors, which share a phone.
 
 # %%
 rows = {name: (s.purity().purity, s.phones, s.counts) for name, s in counts.items()}
@@ -239,9 +238,9 @@ for name, (pure, phones, joint) in rows.items():
     print(f"{name:>17} {np.mean(pure >= 0.6):6.2f} {np.nanmedian(pure):7.2f} {score:>20} {falls:7.2f}")
 
 # %% [markdown]
-# Compare neurons with random directions first: the difference is what is special about neurons, and what random
-# directions reach is what the layer knows in any direction. Then look at the spectrogram's row: it says how much can be
-# had without a network.
+# First compare neurons with random directions. The difference is what is special about neurons; the score of random
+# directions is what the layer represents in any direction. Then look at the row of the mel bands: it shows how much can be
+# achieved without a network.
 
 # %%
 figure, panel = plt.subplots(figsize=(7, 3), layout="constrained")
@@ -257,8 +256,8 @@ plt.show()
 # %% [markdown]
 # ## Names with evidence
 #
-# `autolabels` names a feature only if its detector is better than any found with shifted labels, or its strongest moments
-# are purer; a dash is an answer, too. Names are no finding as long as random directions get as many.
+# `autolabels` names a feature only if its detector is better than every detector found with shifted labels, or if its
+# strongest examples are purer; otherwise the name is a dash. Names mean little if random directions get equally many.
 
 # %%
 for name in bases:
@@ -267,7 +266,9 @@ for name in bases:
     shifted = Evidence(s.shifted_phones, s.purity(1), s.shifted_classes, s.class_purity(1))
     labels = autolabels(evidence, shifted)
     print(f"{name}: {np.mean([label.kind != 'none' for label in labels]):.2f} have a name;", end=" ")
-    print(f"number {chosen[name]} is called {labels[chosen[name]].text}\n    because: {labels[chosen[name]].evidence}")
+    print(
+        f"number {selected[name]} is called {labels[selected[name]].text}\n    because: {labels[selected[name]].evidence}"
+    )
 
 # %% [markdown]
 # ## Exercises
@@ -276,10 +277,10 @@ for name in bases:
 # 2. Look at the first block (`encoder.blocks.0.mlp.1`) and at the last. Does the distance between neurons and random
 #    directions grow with depth, or do both grow together?
 # 3. Add the residual stream (`Site("encoder.blocks.2", axes(model.cfg.encoder.d_model))`) and a model with random
-#    weights (`HookedWhisper(model.cfg)`) to the table. Which of the two is nearer to the neurons?
-# 4. Ablate a neuron with `hooked_whisper.features.causal_effects`. Do words with its phone become less probable than
-#    other words, more so than for a random direction of the same size?
+#    weights (`HookedWhisper(model.cfg)`) to the table. Which of the two is closer to the neurons?
+# 4. Ablate a neuron with `hooked_whisper.features.causal_effects`. Do words with its phone lose more probability than
+#    other words, and more than for a random direction of the same size?
 # 5. A small project: `hooked-whisper features --model tiny.en --hook encoder.blocks.2.mlp.1 --units 0:50 --audio packaged
-#    --out out/neurons` writes a page for each neuron. Write down what you think each of twenty neurons hears before you
-#    look at its label; do the same for twenty random directions (`build_site(..., basis=random_orthonormal(1536))`), in
+#    --out out/neurons` writes a page for each neuron. Write down what you think each of twenty neurons responds to before you
+#    look at its label. Do the same for twenty random directions (`build_site(..., basis=random_orthonormal(1536))`), in
 #    mixed order and without knowing which is which. How often did you find a meaning in a random direction?

@@ -11,11 +11,11 @@
 # %% [markdown]
 # # 7. Train and hear a sparse autoencoder
 #
-# **Can a sparse autoencoder that was trained for a few seconds stand in for the residual stream, and are its features
-# sounds that you can hear and that the model needs?**
+# **Can a sparse autoencoder trained for a few seconds replace the residual stream, and are its features sounds that you can
+# hear and that the model needs?**
 #
-# You will store activations, train a TopK SAE on them, score it beside codes that need no training, attach it to the
-# model, listen to one of its features, and take that feature away. Not all of the answers are yes.
+# You will store activations, train a TopK SAE on them, compare it with bases that need no training, attach it to the model,
+# listen to one of its features, and ablate that feature. Not all of the answers are yes.
 
 # %%
 import tempfile
@@ -31,7 +31,7 @@ from hooked_whisper.audio import clip_around
 from hooked_whisper.corpora import packaged_speech
 from hooked_whisper.errors import MissingWeightsError
 from hooked_whisper.features import Site, label_names, label_positions, purity, scan
-from hooked_whisper.interventions import outcome
+from hooked_whisper.interventions import compare_transcript
 from hooked_whisper.synthetic import SyntheticCorpus, synthetic_recordings
 from sae_lens_audio import TopK, TopKConfig, Trainer, TrainingConfig, ablate_latents, collect_activations
 from sae_lens_audio.activations import StoredActivations
@@ -49,12 +49,12 @@ on_demo = model.cfg.name == "demo"
 plt.rcParams["figure.dpi"] = 80
 
 # %% [markdown]
-# Recordings in three parts: some to train on; some to score on; the rest to listen to and to edit, by voices that the SAE
-# does not hear in training. The best of many features on the second part is examined on the third. Training takes windows
-# of connected speech, because the encoder's 30 s cost the same however little is said in them.
+# We divide the recordings into three parts: for training, for evaluation, and for listening and editing. The last two have
+# voices that the SAE does not hear in training. We select a feature on the second part and examine it on the third. Training
+# uses windows of connected speech, because the encoder's 30 s cost the same however little is said in them.
 
 # %%
-hook = f"encoder.blocks.{model.cfg.encoder.n_layers // 2}"  # the residual stream behind this block
+hook = f"encoder.blocks.{model.cfg.encoder.n_layers // 2}"  # the residual stream after this block
 if on_demo:
     training = synthetic_recordings(SyntheticCorpus.default(), 40, seed=2, speakers="train")
     others = synthetic_recordings(SyntheticCorpus.default(), 140, seed=2)[40:]  # other sentences than those trained on
@@ -68,9 +68,8 @@ print(f"{len(training)} recordings to train on, {len(scoring)} to score on, {len
 # %% [markdown]
 # ## Store activations
 #
-# `harvest` runs the model up to the hook point and no further, leaves out the padding behind the sound, and writes
-# shuffled rows that can be read again and again. There are few here: a real run takes hours of speech, and everything
-# below stays the same.
+# `collect_activations` runs the model up to the hook point, drops the padding, and writes shuffled rows to disk. There are
+# few rows here; for a real SAE you would use hours of speech with the same code.
 
 # %%
 folder = tempfile.TemporaryDirectory()
@@ -82,8 +81,8 @@ print(f"mean norm of a row {store.statistics[store.hooks[0]].mean_norm:.1f}")
 # %% [markdown]
 # ## Train
 #
-# Two features for every dimension, 16 of them active at a time. The untrained SAE beside it has the same sizes and fresh
-# weights.
+# The SAE has two features per dimension, of which 16 are active at each position. For comparison, the untrained SAE has the
+# same sizes and its initial weights.
 
 # %%
 n_features = 2 * d
@@ -98,14 +97,14 @@ last = metrics[-1]
 print(f"step {last['step']}: explained variance of the batch {last['explained_variance']:.3f}, L0 {last['l0']:.0f}")
 
 # %% [markdown]
-# ## Score
+# ## Evaluate
 #
-# The training batch says little: with so few rows, each was seen several times. `evaluate` takes speech by other voices.
-# Rows named `k=16` are the 16 largest coefficients in complete orthonormal bases: principal directions, random ones, the
-# dimensions themselves. First table: how much of the activation is reconstructed. Second: what the model makes of the
-# reconstruction at the sound's positions, beside setting the activation to its mean or to zero. Third: how well single
-# features detect phones (F1 on other speakers), beside as many random directions. Square brackets are 95 % intervals over
-# clips, features or phones.
+# The training batch tells little, because with so few rows each was seen several times. `evaluate` uses other voices. Rows
+# named `k=16` keep the 16 largest coefficients in a complete orthonormal basis: principal directions, random directions, or
+# the dimensions themselves. The first table shows how much of the activation is reconstructed. The second shows how the model
+# transcribes with the reconstruction, compared with mean and zero ablation. The third shows how well single features detect
+# phones (F1 on other speakers), compared with equally many random directions. Square brackets are 95 % intervals over clips,
+# features or phones.
 
 # %%
 rows = store.read(hook).rows[0]
@@ -114,11 +113,11 @@ scores = evaluate(model, {"trained": sae, "untrained": untrained}, hook, scoring
 print(scores)
 
 # %% [markdown]
-# Make three comparisons. **Explained variance**: the rivals are principal directions at the same L0, not random ones; the
-# SAE's lead over them is what sparse training has earned. **Words**: with so few clips, are the intervals of those two
-# apart at all? **Phones**: the right figure shows the best feature of each phone against the best of as many random
-# directions; the table (F1 of features) shows the average feature. An SAE may win the one and lose the other. The left
-# figure shows how far the training batch is from other voices.
+# Make three comparisons. **Explained variance**: compare with principal directions at the same L0, not with random ones; the
+# difference is what sparse training achieved. **Words**: with so few clips, do the intervals of these two overlap? **Phones**:
+# the right figure compares the best feature for each phone with the best of equally many random directions; the table (F1 of
+# features) shows the average feature. An SAE can win one comparison and lose the other. The left figure shows the gap between
+# the training batch and other voices.
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
@@ -140,9 +139,9 @@ plt.show()
 # %% [markdown]
 # ## Into the model
 #
-# `splice` attaches an SAE at its hook point, decoding included. With its error term the model's output stays its own, up
-# to rounding, until a latent is edited; without, everything behind the point sees the reconstruction alone. Only
-# positions of the sound are replaced, as in training.
+# `attach_sae` replaces the activation at a hook point with the SAE's reconstruction, also while decoding. With the error term, the output of the model
+# is unchanged up to rounding until a feature is edited. Without it, all later layers see only the reconstruction. Only
+# positions with sound are replaced, as in training.
 
 # %%
 clip = scoring[1]
@@ -162,10 +161,10 @@ with torch.no_grad():
 # %% [markdown]
 # ## Hear a feature
 #
-# Take the phone for which the SAE is farthest ahead of the spectrogram's bands (a hiss needs no network), its best
-# feature there, and the best of as many random directions for the same phone. `scan` looks for their strongest moments in
-# sentences that neither was chosen on. How many of those moments are of the phone? The players have the two strongest of
-# each, with the moment itself ten times louder.
+# We take the phone for which the SAE has the largest advantage over the mel bands (which detect a hiss without a network), the
+# best feature for this phone, and the best of equally many random directions. `scan` finds their strongest examples in
+# sentences that were not used for the selection. How many of these examples are of this phone? The players have the two
+# strongest of each, with the middle ten times louder.
 
 # %%
 lead = scores.phones["trained"].best_f1 - scores.phones["mel bands"].best_f1
@@ -179,7 +178,7 @@ names = label_names(clip.alignment for clip in scoring)
 
 
 def phones_of(alignment):
-    """Number of the phone at each position of a recording; only its first window, for a longer one."""
+    """Number of the phone at each position of a recording (only of its first window)."""
     return label_positions(alignment, model.time.n_positions(alignment.duration), names, model.time).ids
 
 
@@ -199,10 +198,10 @@ for name, number in (("trained", feature), ("random", rival)):
     display(Audio(np.concatenate(moments), rate=16000))
 
 # %% [markdown]
-# ## Take it away
+# ## Ablate it
 #
-# A feature that accompanies a phone need not be what the model hears the phone by. First the latents that rise most
-# during the phone, on the training rows: is it one, or is the phone spread over many?
+# The model need not use a feature that accompanies a phone. First we look for the features that rise most during the phone,
+# on the training rows: is it one, or is the phone spread over many?
 
 # %%
 shard = store.read(hook)
@@ -217,9 +216,9 @@ print(f"{int(during.sum())} positions of /{phone}/; latents that rise most:", or
 print("by", " ".join(f"{x:.1f}" for x in rise[order[:6]]), f"; the feature above is number {feature}")
 
 # %% [markdown]
-# Now set 1, 4 and 16 of them to zero, with the error term (so that nothing else changes), in sentences that were not used
-# yet, and compare the log-probability of every word before and after. Two controls: words without the phone; and a change
-# of the same size, at the same positions, along a random direction.
+# Now we set 1, 4 and 16 of them to zero, with the error term (so that nothing else changes), in new sentences, and compare the
+# log-probability of every word before and after. The controls are words without the phone, and an equally large change at the
+# same positions in a random direction.
 
 # %%
 with_phone = [r for r in editing if any(p.label == phone for p in r.alignment().phones)][:6]
@@ -245,12 +244,12 @@ def logprobs():
     return np.array([sum(float(predicted[row, k - 1]) for k in places) for row, places, _ in words])
 
 
-def pushed(chosen, seed=0):
-    """A hook: as large a change as taking these latents away, along a random direction."""
+def pushed(features, seed=0):
+    """A hook that makes an equally large change as ablating these features, in a random direction."""
     direction = torch.randn(d, generator=torch.Generator().manual_seed(seed)).to(model.device)
 
     def hook_fn(x):
-        part = sae.encode(x)[..., chosen] @ sae.W_dec[chosen]
+        part = sae.encode(x)[..., features] @ sae.W_dec[features]
         return x - part.norm(dim=-1, keepdim=True) * direction / direction.norm()
 
     return [(hook, hook_fn)]
@@ -266,9 +265,9 @@ for n in numbers:
     print(f"without {changes[-1][~has].mean():+.3f}, random direction {controls[-1][has].mean():+.3f}")
 
 # %% [markdown]
-# Every dot is a word: see whether a mean is the work of many words or of one. If a single latent does next to nothing
-# although it detects the phone well, that is the usual result: the error term and the other latents carry the phone too,
-# and so do the neighboring words. Being found by F1 and being needed are two things.
+# Every dot is a word: check whether a mean comes from many words or from one. Usually a single feature does next to nothing,
+# although it detects the phone well: the error term, the other features and the neighboring words carry the phone too. A high
+# F1 does not mean that the model needs the feature.
 
 # %%
 figure, panel = plt.subplots(figsize=(7, 3), layout="constrained")
@@ -288,15 +287,17 @@ panel.legend(fontsize=8, loc="lower left")
 plt.show()
 
 # %% [markdown]
-# Last, what the model writes. The sentence is the one with the word that loses most, so it shows what can happen, not
-# what usually does; the random direction is on the same sentence. If the text stays, look at the last column of the
-# table: how much less probable each word has become.
+# Finally, we look at what the model writes. We take the sentence with the word that loses most, so it shows what can happen,
+# not what usually happens. The random direction is applied to the same sentence. If the text does not change, look at the last
+# column of the table, which shows how much less probable each word has become.
 
 # %%
 worst = words[int(np.where(has, changes[-1], 0).argmin())][0]
 said, mel, away = with_phone[worst].alignment(), mels[worst : worst + 1], ablate_latents(hook, order[:16])
 with model.attach_sae(sae, hook, use_error_term=True):
-    display(outcome(model, mel, fwd_hooks=away, reference=said.text, alignment=said, label="16 latents away"))
+    display(
+        compare_transcript(model, mel, fwd_hooks=away, reference=said.text, alignment=said, label="16 latents away")
+    )
 with model.hooks(fwd_hooks=pushed(order[:16])):
     written = model.decode(mel, language="en", without_timestamps=True, sample_len=40)[0].text
 print(f"said: {said.text!r}; written after the same push along a random direction: {written!r}")
@@ -305,12 +306,12 @@ folder.cleanup()
 # %% [markdown]
 # ## Exercises
 #
-# 1. Change `k` to 4 and to 32. Does the distance to the principal directions of equal L0 grow or shrink?
+# 1. Change `k` to 4 and to 32. Does the distance to the principal directions at equal L0 grow or shrink?
 # 2. Train on all of `packaged_speech(["window", "prose"], split="train")`, for more steps and with more features. What
-#    does it buy: variance, words or phones?
+#    improves: explained variance, words or phones?
 # 3. Set `MODEL = "demo"` and load its packaged SAE (`load_demo("topk-2").sae`: 8,000 sentences, 5,000 steps, 32 features
 #    at a time). Add it to `evaluate`.
-# 4. Replace the random direction by other latents that are as active on the whole (`latents.mean(0)`), then by those of
-#    another phone. Which of the three controls is the hardest?
-# 5. A small project: train three SAEs that differ by their seed alone and pass their names as `seeds=` to `evaluate`.
-#    What share of the features is found again by the other seeds, and is the feature you listened to among them?
+# 4. Replace the random direction with other features that are equally active on average (`latents.mean(0)`), then with those
+#    of another phone. Which of the three controls is the strictest?
+# 5. A small project: train three SAEs that differ only in their seed and pass their names as `seeds=` to `evaluate`. What
+#    fraction of the features do the other seeds find too, and is the feature you listened to among them?

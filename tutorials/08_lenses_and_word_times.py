@@ -15,8 +15,8 @@
 #
 # Two lenses answer the first half. The *logit lens* stops the **decoder** early: its residual stream after every sublayer
 # goes through the final norm and the unembedding. The *DecoderLens* stops the **encoder** early: the whole decoder reads
-# the output of an earlier encoder block. For the second half, the cheapest path through the cross-attention maps of a few
-# heads gives every word a start and an end, which are compared with the true times, and with what random heads find.
+# the output of an earlier encoder block. For the second half, dynamic time warping on the cross-attention of a few heads
+# gives every word a start and an end. We compare them with the true times and with those of random heads.
 
 # %%
 from collections import defaultdict
@@ -55,11 +55,11 @@ except MissingWeightsError:
 on_demo = model.cfg.name == "demo"
 
 # %% [markdown]
-# ## The clips, and a model that knows nothing
+# ## The clips, and a model with random weights
 #
-# Sentences with known times for every word. (The demo model gets those of its own grammar.) The same architecture with
-# random weights is the first control. The second is part of every measurement below: each text is also read with the
-# sound of *another* clip.
+# We use sentences with known word times. (The demo model gets sentences of its synthetic corpus.) The first control is the
+# same architecture with random weights. The second control is part of every measurement below: each text is also read with
+# the sound of *another* clip.
 
 # %%
 torch.manual_seed(0)
@@ -85,11 +85,11 @@ display(Audio(sounds[shown], rate=16000))
 # %% [markdown]
 # ## Stopping the decoder early
 #
-# Every column is a token that the decoder has just read, every row a place inside the decoder, the last on top. The color
-# is the log-probability of the next token of the text; the word in the cell is what this place would say. Each block has
-# three sublayers: `self` (attention to the tokens before), `cross` (attention to the sound), `mlp`. Nothing below the
-# first `cross` has heard anything, so what is right there is guessed from the words before. The first columns are the
-# prompt; the text begins after `<|notimestamps|>`.
+# Every column is a token that the decoder has just read; every row is a layer of the decoder, the last on top. The color is
+# the log-probability of the next token of the text, and the word in the cell is the prediction of this layer. Each block has
+# three sublayers: `self` (attention to earlier tokens), `cross` (attention to the sound) and `mlp`. Layers below the first
+# `cross` have no access to the sound, so they can only guess from the preceding words. The first columns are the prompt; the
+# text begins after `<|notimestamps|>`.
 
 # %%
 tokens = model.to_tokens(f" {clips[shown].text}")
@@ -106,24 +106,24 @@ for k in range(n_prompt - 1, tokens.shape[1] - 1):
 # %% [markdown]
 # ## Both lenses on several clips
 #
-# One clip proves little. This cell reads every text with the sound that belongs to it and with that of the clip before.
-# `encoder_layers` runs the encoder once and returns what the decoder would read if it ended before block 0, after block
-# 0, and so on; all of these are one decoder batch. The untrained model reads a few of the clips.
+# One clip is not enough. This cell reads every text with its own sound and with that of the previous clip. `encoder_layers`
+# runs the encoder once and returns what the decoder would receive if the encoder ended before block 0, after block 0, and so
+# on; these are decoded as one batch. The untrained model reads a few of the clips.
 
 
 # %%
-def read(model, chosen):
+def read(model, indices):
     """Lens results by (lens, sound)."""
     results = defaultdict(list)
-    before = encoder_layers(model, model.to_mel(sounds[chosen[-1]]))
-    for i in chosen:
+    before = encoder_layers(model, model.to_mel(sounds[indices[-1]]))
+    for i in indices:
         layers = encoder_layers(model, model.to_mel(sounds[i]))
         ids = model.to_tokens(f" {clips[i].text}")
-        given, targets = ids[:, :-1], ids[:, 1:]
+        inputs, targets = ids[:, :-1], ids[:, 1:]
         for sound, source, longest in (("own sound", layers, 20), ("other clip's sound", before, 1)):
-            results["logit lens", sound].append(logit_lens(model, given, source[-1], targets))
+            results["logit lens", sound].append(logit_lens(model, inputs, source[-1], targets))
             results["DecoderLens", sound].append(
-                decoder_lens(model, given, source, n_prompt, targets, max_new_tokens=longest)
+                decoder_lens(model, inputs, source, n_prompt, targets, max_new_tokens=longest)
             )
         before = layers
     return results
@@ -134,9 +134,9 @@ trained, random = read(model, lens_clips), read(untrained, lens_clips[:4])
 
 
 # %% [markdown]
-# The measure is the share of the texts' tokens that a layer puts first out of the whole vocabulary, with a 95 % interval
-# (bootstrap over clips). Look at where the first column rises, and how far up the other clip's sound gets: that much is
-# guessed from the words before. The last lines add up the steps of the logit lens by kind of sublayer.
+# We measure the fraction of tokens that a layer ranks first in the whole vocabulary, with a 95 % interval (bootstrap over
+# clips). Look at where the first column rises, and how high the other clip's sound gets: that part is guessed from the
+# preceding words. The last lines sum the gains of the logit lens by kind of sublayer.
 
 
 # %%
@@ -179,15 +179,15 @@ axes[0].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Compare the two panels. A curve that climbs step by step says that no single block decides a word; a curve that stays
-# low and then jumps says that only the last blocks write in the form that the unembedding, or this decoder, can read.
+# Compare the two panels. If a curve rises gradually, no single block decides a word. If it stays low and then jumps, only the
+# last blocks write in a form that the unembedding, or this decoder, can read.
 #
 # ## Stopping the encoder early, in words
 #
-# The DecoderLens also writes: greedily, from the prompt, after every encoder block. Read the lines from top to bottom.
-# Text from an early block may be fluent and have nothing to do with the sound. The word error rate against what was said,
-# beside the rate against what was said in *another* clip, tells the two apart. A block that looks unreadable may hold the
-# words in a form that this decoder was not trained on.
+# The DecoderLens can also decode greedily from every encoder block. Read the lines from top to bottom. Text from an early
+# block may be fluent and unrelated to the sound. To tell the two apart, compare the word error rate against what was said with
+# the rate against what was said in *another* clip. A block that looks unreadable may contain the words in a form that this
+# decoder was not trained on.
 
 # %%
 writing = trained["DecoderLens", "own sound"]
@@ -195,9 +195,9 @@ said = [clips[i].text for i in lens_clips]
 print(f"said: {said[0]}")
 for k, layer in enumerate(writing[0].layers):
     texts = [result.texts[k][0] for result in writing]
-    own, other = (word_errors(reference, texts) for reference in (said, said[1:] + said[:1]))
-    wers = [sum(e.errors for e in errors) / sum(e.n_reference for e in errors) for errors in (own, other)]
-    low, high = bootstrap_interval([e.errors for e in own], [e.n_reference for e in own])
+    errors_own, errors_other = (word_errors(reference, texts) for reference in (said, said[1:] + said[:1]))
+    wers = [sum(e.errors for e in errors) / sum(e.n_reference for e in errors) for errors in (errors_own, errors_other)]
+    low, high = bootstrap_interval([e.errors for e in errors_own], [e.n_reference for e in errors_own])
     print(f"{layer:<10} {texts[0][:60]!r}")
     print(f"{'':<10} WER {wers[0]:.0%} [{low:.0%}, {high:.0%}]; against another clip's text {wers[1]:.0%}")
 
@@ -205,8 +205,8 @@ for k, layer in enumerate(writing[0].layers):
 # ## When was it said?
 #
 # `align` reads the scores of the model's alignment heads (`model.alignment_heads`; OpenAI published a list for each
-# model), averages their normalized maps and takes the cheapest path. The map should have a staircase; the dashed lines
-# are the true ends of the words.
+# model), averages their normalized attention and finds the path by dynamic time warping. The attention should form a
+# staircase; the dashed lines are the true ends of the words.
 
 # %%
 timing = align(model, encoded[shown], clips[shown].text, duration=alignments[shown].duration)
@@ -224,14 +224,14 @@ errors = boundary_errors(timing.words, truth)
 print(f"median error of a boundary: {1000 * np.median(errors):.0f} ms (one position is 20 ms)")
 
 # %% [markdown]
-# ## Would any heads do?
+# ## Would random heads do equally well?
 #
-# A path through *any* map runs forward through the sound, so even heads that know nothing hit some boundaries. The score
-# is the F1 of word boundaries within a tolerance, over all clips. The controls are eight sets of as many heads drawn at
-# random, and the model's alignment heads on the sound of another clip.
+# A path through *any* attention map moves forward in the sound, so even uninformative heads hit some boundaries. The score is
+# the F1 of word boundaries within a tolerance, over all clips. The controls are eight random sets of equally many heads, and
+# the model's alignment heads on the sound of another clip.
 #
-# A head may also find the words and be late by a constant. So the score is given twice: as it is, and with each set's
-# median lag taken off. The lag is measured on the first half of the clips, the score on the second.
+# A head may also follow the words with a constant delay. So we give the score twice: raw, and after subtracting the median lag
+# of each set. The lag is measured on the first half of the clips, the score on the second.
 
 # %%
 TOLERANCES = (0.02, 0.04, 0.06, 0.08, 0.1)  # seconds
@@ -244,7 +244,7 @@ choosing, testing = list(range(half)), list(range(half, len(clips)))
 
 
 def find_words(heads, shift=0):
-    """Words of every text, in its own sound or in that of a later clip."""
+    """Words of every text, in its sound or in that of a later clip."""
     sources = [(i + shift) % len(clips) for i in range(len(clips))]
     return [
         align(model, encoded[j], clips[i].text, duration=alignments[j].duration, heads=heads).words
@@ -252,16 +252,16 @@ def find_words(heads, shift=0):
     ]
 
 
-def median_lag(found):
-    """Of word starts, in seconds, on the first half of the clips; a clip's first word starts with the clip."""
+def median_lag(aligned):
+    """Median lag of word starts in seconds, on the first half of the clips and without the first word of each."""
     return np.median(
-        [w.start - t.start for i in choosing for w, t in zip(found[i][1:], alignments[i].words[1:], strict=True)]
+        [w.start - t.start for i in choosing for w, t in zip(aligned[i][1:], alignments[i].words[1:], strict=True)]
     )
 
 
-def count(found, part, lag=0.0):
-    """Boundaries hit, found, and true: [clip, tolerance, 3]."""
-    earlier = [[Interval(max(0, w.start - lag), max(0, w.end - lag), w.label) for w in found[i]] for i in part]
+def count(aligned, part, lag=0.0):
+    """Numbers of boundaries hit, predicted and true: [clip, tolerance, 3]."""
+    earlier = [[Interval(max(0, w.start - lag), max(0, w.end - lag), w.label) for w in aligned[i]] for i in part]
     return np.array(
         [boundary_counts(words, alignments[i].words, TOLERANCES) for i, words in zip(part, earlier, strict=True)]
     )
@@ -274,73 +274,72 @@ def f1_at_most(table):
 
 words_of = {"alignment heads": find_words(published), "other clip's sound": find_words(published, shift=1)}
 random_words = [find_words(heads) for heads in draws]
-for name, found in words_of.items():
-    raw, corrected = count(found, testing), count(found, testing, median_lag(found))
+for name, aligned in words_of.items():
+    raw, corrected = count(aligned, testing), count(aligned, testing, median_lag(aligned))
     low, high = bootstrap_interval(2 * corrected[:, -1, 0], corrected[:, -1, 1:].sum(-1))
     print(
-        f"{name:<20} F1 at 100 ms {f1_at_most(raw):.2f}; late by {1000 * median_lag(found):4.0f} ms, "
+        f"{name:<20} F1 at 100 ms {f1_at_most(raw):.2f}; late by {1000 * median_lag(aligned):4.0f} ms, "
         f"without that {f1_at_most(corrected):.2f} [{low:.2f}, {high:.2f}]"
     )
-raw = [f1_at_most(count(found, testing)) for found in random_words]
-corrected = [f1_at_most(count(found, testing, median_lag(found))) for found in random_words]
+raw = [f1_at_most(count(aligned, testing)) for aligned in random_words]
+corrected = [f1_at_most(count(aligned, testing, median_lag(aligned))) for aligned in random_words]
 for name, scores in (("as they are", raw), ("without their lag", corrected)):
     print(f"random heads, {name:<18} F1 at 100 ms {np.mean(scores):.2f}, from {min(scores):.2f} to {max(scores):.2f}")
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(7.5, 3), dpi=80, sharey=True, layout="constrained")
 ms = 1000 * np.array(TOLERANCES)
-for ax, title, lag_of in zip(axes, ("as they are", "lag taken off"), (lambda found: 0.0, median_lag), strict=True):
-    for k, found in enumerate(random_words):
-        curve = f1_of(*count(found, testing, lag_of(found)).sum(0).T)
+for ax, title, lag_of in zip(axes, ("as they are", "lag taken off"), (lambda aligned: 0.0, median_lag), strict=True):
+    for k, aligned in enumerate(random_words):
+        curve = f1_of(*count(aligned, testing, lag_of(aligned)).sum(0).T)
         ax.plot(ms, curve, color="lightgray", linewidth=1, label=None if k else "random heads")
-    for (name, found), color in zip(words_of.items(), ("tab:blue", "tab:orange"), strict=True):
-        ax.plot(ms, f1_of(*count(found, testing, lag_of(found)).sum(0).T), color=color, marker=".", label=name)
+    for (name, aligned), color in zip(words_of.items(), ("tab:blue", "tab:orange"), strict=True):
+        ax.plot(ms, f1_of(*count(aligned, testing, lag_of(aligned)).sum(0).T), color=color, marker=".", label=name)
     ax.set(title=title, xlabel="tolerance (ms)", ylim=(0, 1))
 axes[0].set_ylabel("boundary F1")
 axes[0].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Read off two things in each panel: how far the alignment heads lie above the gray lines, and how far below 1. What the
-# lag costs, the right panel gives back: those heads follow the words, but look at each a little after it began. Where the
-# gray lines reach as high, following the words is nothing that the published heads alone do. The other clip's sound says
-# how little a path finds that only runs forward.
+# In each panel, look at how far the alignment heads are above the gray lines, and how far below 1. The gain from the left panel
+# to the right one is the cost of the lag: these heads follow the words, but look at each a little after it began. Where the
+# gray lines are equally high, other heads follow the words too. The other clip's sound shows how little a path finds that only
+# moves forward.
 #
 # ## Choosing heads without peeking
 #
-# `score_alignment_heads` aligns with every head alone. `choose_heads` picks the best small set on some clips, lag and
-# all. A choice flatters itself on the clips it was made on, so only its score on the others counts.
+# `score_alignment_heads` aligns with each head separately. `choose_heads` selects the best small set on some clips, without
+# correcting the lag. The score is too good on the clips used for the selection, so only the score on the other clips counts.
 
 # %%
 batch = torch.cat([encoded[i] for i in choosing])
 head_scores = score_alignment_heads(model, batch, alignments[:half])
-chosen = choose_heads(model, batch, alignments[:half], scores=head_scores)
+best_heads = choose_heads(model, batch, alignments[:half], scores=head_scores)
 figure = head_scores.draw()
 figure.set_dpi(80)
 display(figure)
 
-chosen_words = find_words(chosen)
-print("chosen (block, head):", *chosen, "| published:", *published)
+best_words = find_words(best_heads)
+print("chosen (block, head):", *best_heads, "| published:", *published)
 for name, part in (("chosen on", choosing), ("others", testing)):
-    others = [f1_at_most(count(found, part)) for found in random_words]
-    picked, own = (f1_at_most(count(found, part)) for found in (chosen_words, words_of["alignment heads"]))
+    others = [f1_at_most(count(aligned, part)) for aligned in random_words]
+    best, listed = (f1_at_most(count(aligned, part)) for aligned in (best_words, words_of["alignment heads"]))
     print(
-        f"{name:<10} F1 at 100 ms: chosen {picked:.2f}, alignment heads {own:.2f}, "
+        f"{name:<10} F1 at 100 ms: chosen {best:.2f}, alignment heads {listed:.2f}, "
         f"random heads {np.mean(others):.2f} (from {min(others):.2f} to {max(others):.2f})"
     )
 
 # %% [markdown]
-# The gap between the chosen heads' two scores, minus what the random heads lose from one line to the other, is how much a
-# choice on so few clips flatters itself.
+# The gap between the two scores of the chosen heads, minus the gap of the random heads, is how much a selection on so few clips
+# overestimates the score.
 #
 # ## Exercises
 #
 # 1. Set `MODEL = "base"` and run everything again. Are words decided at the same relative depth, and how far do its
 #    alignment heads lie above the random sets?
-# 2. Draw the logit lens with another clip's sound (`encoded` of another clip, the text kept). Which words survive, and
-#    are they those that the words before call for?
-# 3. Align with `method="norms"`, which picks heads in each clip without any list, and add it to the figure of
-#    tolerances.
-# 4. Plot `entropy` of the lens results in place of the share that is right: is a layer that is wrong also unsure?
+# 2. Draw the logit lens with the sound of another clip (`encoded` of another clip, the same text). Which words are still
+#    predicted, and do they follow from the preceding words?
+# 3. Align with `method="norms"`, which selects heads in each clip without a list, and add it to the figure of tolerances.
+# 4. Plot the `entropy` of the lens results instead of the accuracy: are wrong layers also uncertain?
 # 5. Project: words that follow from the context should be decided earlier. Compare `settled_layer` of the last words in
 #    `conflict_pairs()` (tutorial 5), expected against unexpected, with the other clip's sound as the control.

@@ -11,12 +11,12 @@
 # %% [markdown]
 # # 9. Your checkpoint, your corpus
 #
-# **Can a model and recordings of your own go in, and do the same numbers come out in whatever form they are stored?**
+# **Can you use your own model and recordings, and are the results independent of the format in which they are stored?**
 #
-# A checkpoint is saved in three forms (ours, openai-whisper's `.pt`, a Hugging Face folder), each is loaded again, and
-# the logits are compared, beside a copy that differs in one weight matrix. Then we make a folder of recordings with
-# TextGrids and a table, broken files among them, open it in two ways, transcribe, scan and evaluate it, beside
-# alignments that belong to other recordings. The last cell repeats the scan from the command line.
+# We save a checkpoint in three formats (this library's folder, openai-whisper's `.pt`, a Hugging Face folder), load each
+# again, and compare the logits. The control is a copy that differs in one weight matrix. Then we make a folder of recordings
+# with TextGrids and a table, including broken files, open it in two ways, transcribe, scan and evaluate it. Here the control is
+# alignments of the wrong recordings. The last cell repeats the scan from the command line.
 
 # %%
 import csv
@@ -55,10 +55,10 @@ except MissingWeightsError:
 on_demo = model.cfg.name == "demo"
 
 # %% [markdown]
-# ## A checkpoint in three forms
+# ## A checkpoint in three formats
 #
-# **Ours** is a folder with `config.json` and `model.safetensors`: one call, which also keeps the alignment heads and
-# the metadata. `dtype=torch.float16` halves the file. Everything is written to a temporary folder.
+# **This library's** format is a folder with `config.json` and `model.safetensors`, which also stores the alignment heads and
+# the metadata. `dtype=torch.float16` halves the size. We write everything to a temporary folder.
 
 # %%
 temporary = tempfile.TemporaryDirectory()
@@ -72,8 +72,8 @@ logits = model(mel, tokens)
 print(model, "| logits", list(logits.shape))
 
 # %% [markdown]
-# **openai-whisper's** form is one file with `dims` and the weights under its names; `openai_name` translates ours. The
-# file is a real one: openai-whisper itself loads it here, and we compare its logits with ours.
+# **openai-whisper's** format is a file with `dims` and the weights under its names; `openai_name` translates our names. To check
+# the file, openai-whisper loads it here, and we compare its logits with ours.
 
 # %%
 state = model.state_dict()
@@ -86,9 +86,9 @@ print(f"where logits range from {logits.min():.0f} to {logits.max():.0f}")
 del theirs
 
 # %% [markdown]
-# **Hugging Face's** form is a folder that `transformers` writes. Its configuration uses other words for the same sizes,
-# and `huggingface_name` translates the names of the weights. Only `proj_out.weight` may be missing: it is the token
-# embedding again. Alignment heads are stored in the generation configuration.
+# **Hugging Face's** format is a folder that `transformers` writes. Its configuration has other names for the same sizes, and
+# `huggingface_name` translates the names of the weights. Only `proj_out.weight` may be missing, because it equals the token
+# embedding. The alignment heads are in the generation configuration.
 
 # %%
 encoder, decoder = model.cfg.encoder, model.cfg.decoder
@@ -123,12 +123,11 @@ del theirs
 # %% [markdown]
 # ## The same numbers?
 #
-# One call loads every form: `from_pretrained` recognizes them. The differences of the forms in full precision should be
-# exactly 0, since the same weights run through the same code. Two controls show that the comparison can detect a
-# difference: one weight matrix changed by 0.1 %, and random weights. Half precision is exact only if the weights were
-# published in it (Whisper's were). Look at the last column, too: a `.pt` file does not store the alignment heads. Those of
-# a released model are known by its dimensions; for any other, such as the demo model, all heads of the last half of the
-# blocks are taken, and word times change.
+# `from_pretrained` recognizes and loads every format. In full precision the differences should be exactly 0, because the same
+# weights run through the same code. Two controls show that the comparison can detect a difference: one weight matrix changed by
+# 0.1 %, and random weights. Half precision is exact only if the weights were published in half precision (Whisper's were). Also
+# look at the last column: a `.pt` file does not store the alignment heads. Those of a released model follow from its dimensions.
+# For any other model, such as the demo model, all heads of the second half of the blocks are used, and word times change.
 
 # %%
 changed = HookedWhisper.from_pretrained(model, device="cpu")
@@ -147,10 +146,10 @@ for name in ("ours", "ours-half", "mine.pt", "huggingface", *controls):
 # %% [markdown]
 # ## A corpus with a table
 #
-# A stand-in for your own recordings: packaged clips as `.wav` files in a folder for each speaker, a TextGrid beside each,
-# and a table that names sound, text, speaker and alignment. (Half a minute each: the encoder's window costs the same
-# however little is said in it. The demo model gets its own short sentences.) Three rows are bad on purpose: a file that is
-# not audio, one that is cut off, and one that does not exist.
+# In place of your own recordings, we write packaged clips as `.wav` files with TextGrids into one folder per speaker, and a
+# table with sound, text, speaker and alignment. (The clips are about half a minute long, because the encoder's window costs the
+# same however little is said in it. The demo model gets short sentences of its synthetic corpus.) Three rows are broken on
+# purpose: a file that is not audio, a truncated one, and one that does not exist.
 
 # %%
 corpus_folder = work / "corpus"
@@ -171,9 +170,9 @@ print((corpus_folder / "table.csv").read_text(encoding="utf-8")[:130], "...")
 print((corpus_folder / rows[0][3]).read_text(encoding="utf-8")[:320], "...")
 
 # %% [markdown]
-# `open_corpus` takes the table or the folder; either way a recording knows its text, speaker and alignment as far as they
-# are given. No sound is decoded before it is needed. `Loader` goes through the recordings and returns a `Failure` with the
-# reason for each one that cannot be read. The times that come back from the TextGrids should be exactly those written.
+# `open_corpus` takes the table or the folder. Either way, a recording has its text, speaker and alignment if they exist. Sound is
+# decoded only when it is needed. `Loader` iterates over the recordings and returns a `Failure` with the reason for each one that
+# cannot be read. The times read from the TextGrids should be exactly those that we wrote.
 
 # %%
 corpus = open_corpus(corpus_folder / "table.csv")
@@ -195,8 +194,8 @@ print(f"words and times equal to those written: {equal} of {len(readable)} recor
 # %% [markdown]
 # ## What does the model write?
 #
-# The word error rate of the readable recordings against their texts in the table, with a 95 % interval (bootstrap over
-# recordings). The control is the text of the next row: the rate if the table had slipped by a line.
+# We compute the word error rate of the readable recordings against their texts in the table, with a 95 % interval (bootstrap
+# over recordings). The control uses the text of the next row, as if the table were shifted by one line.
 
 # %%
 mels = [model.to_mel(item.samples) for item in readable]
@@ -211,10 +210,10 @@ for name, references in {"the row's own text": texts, "the next row's text": tex
 # %% [markdown]
 # ## Scanning it
 #
-# `scan` runs the whole corpus through the encoder once and keeps, for every neuron of a layer, its largest activations
-# and their places. It gets the corpus with the bad rows: they are skipped and listed in the result. The sound is half a
-# second around each of the three moments at which one neuron is most active, with the moment itself louder; the TextGrid
-# says which phone it is. Three examples prove nothing about a neuron: the next section counts.
+# `scan` runs the whole corpus through the encoder once and keeps, for every neuron of a layer, its largest activations and their
+# positions. Broken rows of the corpus are skipped and listed in the result. The player has the three strongest examples of one
+# neuron, half a second on either side, with the middle made louder. The TextGrid gives the phone. Three examples prove nothing
+# about a neuron; the next section counts all of them.
 
 # %%
 hook = f"encoder.blocks.{encoder.n_layers // 2}.mlp.hook_post"
@@ -236,11 +235,10 @@ display(Audio(np.concatenate(moments), rate=16000))
 # %% [markdown]
 # ## Evaluating it
 #
-# `evaluate_sites` finds the phone that each feature detects best, with a threshold from some speakers and the F1 from
-# others. The controls: random directions of the same layer; the bands of the log-mel, which no network has touched; the
-# neurons again with labels shifted in time. One more control is for your own corpora: the same recordings with the
-# TextGrids of *other* recordings, cut to their length, a mistake that no program can notice. It should fall to the level
-# of the shifted labels.
+# `evaluate_sites` finds the phone that each feature detects best. The threshold comes from some speakers and the F1 from others.
+# The controls are random directions of the same layer, the mel bands (without any network), and the neurons with labels shifted
+# in time. One more control is useful for your own corpora: the same recordings with the TextGrids of *other* recordings, cut to
+# their length, a mistake that no program can detect. Its score should be as low as with shifted labels.
 
 
 # %%
@@ -285,9 +283,9 @@ ax.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Compare the blue curve with gray and green before saying that *neurons* detect phones: where random directions of the
-# layer or the bands of the input do nearly as well, the phones are in the layer, or in the sound, and not in its neurons.
-# What this cell shows in any case is whether the corpus is read correctly: both kinds of wrong labels must lie below.
+# Compare the blue curve with gray and green before you say that *neurons* detect phones. Where random directions or mel bands do
+# nearly as well, the phones are represented by the layer or the sound, not by single neurons. In any case the figure checks that
+# the corpus is read correctly: both kinds of wrong labels must score lower.
 #
 # ## The same from the command line
 #
@@ -300,13 +298,13 @@ plt.show()
 # sae-lens-audio collect --model ours --hook HOOK --audio corpus/table.csv --out acts
 # ```
 #
-# The third writes pages about neurons, with sound; the last stores activations to train SAEs on. `--audio corpus
-# --speaker-folders` takes the folder in place of the table, and `features` also takes `--alignments FOLDER`.
+# The third command writes pages about neurons, with sound; the last stores activations for training SAEs. `--audio corpus
+# --speaker-folders` uses the folder instead of the table, and `features` also takes `--alignments FOLDER`.
 #
-# `--model` takes any of the three forms. The last cell scans in another process, with the Hugging Face folder as model,
-# and compares the tables with those from before, byte by byte; the control is a scan by the model with one matrix
-# changed. (Another number of threads may round differently: then the tables differ in the last digits.) The exit code is
-# 1 because three files could not be read; the others are done.
+# `--model` takes any of the three formats. The last cell scans in another process, with the Hugging Face folder as the model, and
+# compares the tables with the earlier ones, byte by byte. The control is a scan with the model whose matrix was changed. (With
+# another number of threads, the tables may differ in the last digits.) The exit code is 1 because three files could not be read;
+# the others are scanned.
 
 # %%
 command = ["scan", "--model", str(work / "huggingface"), "--hook", hook]
@@ -324,11 +322,11 @@ for table in ("features.parquet", "ranges.parquet", "examples.parquet"):
 # %% [markdown]
 # ## Exercises
 #
-# 1. Set `MODEL` to a checkpoint of your own, fine-tuned in full precision. What does half precision cost now?
+# 1. Set `MODEL` to your own checkpoint, fine-tuned in full precision. How large is the error of half precision now?
 # 2. Break one TextGrid (delete its last lines) and see where the error is raised and what it says.
 # 3. Give the table other column names (`wav`, `sentence`) and columns `start` and `duration` that cut every clip in two;
 #    open it with `columns=` where it is needed, and check that the words were cut with the sound.
-# 4. Set `MODEL = "demo"`, load the `.pt` file and give it the alignment heads of the original (`dataclasses.replace` on
+# 4. Set `MODEL = "demo"`, load the `.pt` file and set the alignment heads of the original (`dataclasses.replace` on
 #    `model.cfg`). Does `transcribe(..., word_timestamps=True)` then agree with the original word by word?
-# 5. Project: record ten sentences of your own, align them with any tool that writes TextGrid or CTM, and repeat the
-#    evaluation. How many minutes of speech does it take until neurons and shifted labels are clearly apart?
+# 5. Project: record ten sentences, align them with any tool that writes TextGrid or CTM, and repeat the evaluation. How many
+#    minutes of speech does it take until neurons and shifted labels are clearly separated?
