@@ -14,48 +14,54 @@ from hooked_whisper.cli.model_arguments import load_model, threads
 if TYPE_CHECKING:
     from hooked_whisper.corpora import Recording
 
-_SHOWN = 5  # problems and guesses named on the screen; the manifest has all
+_SHOWN = 5  # problems and guesses printed; the manifest lists all
 
 
 def add_align(parser: argparse.ArgumentParser) -> None:
-    """All arguments of the command."""
+    """Add the arguments of ``align``."""
     parser.add_argument(
         "corpus",
         metavar="CORPUS",
-        help="a folder of audio with texts (a.wav and a.txt), LibriSpeech, TIMIT, or a table (.csv, .tsv, .jsonl)",
+        help="a folder of audio files and texts (a.wav and a.txt), LibriSpeech, TIMIT, or a table (.csv, .tsv, .jsonl)",
     )
-    parser.add_argument("--out", type=Path, default=Path("aligned"), metavar="DIR", help="folder (default: aligned)")
-    parser.add_argument("--layout", default="auto", metavar="L", help="of CORPUS (default: auto, recognized)")
     parser.add_argument(
-        "--speaker-folders", action="store_true", help="in a plain folder: files in one folder have one speaker"
+        "--out", type=Path, default=Path("aligned"), metavar="DIR", help="output folder (default: aligned)"
+    )
+    parser.add_argument("--layout", default="auto", metavar="L", help="layout of CORPUS (default: auto, detect it)")
+    parser.add_argument(
+        "--speaker-folders", action="store_true", help="in a plain folder, each subfolder is one speaker"
     )
     add_texts(parser)
     parser.add_argument(
-        "--model", default="tiny.en", metavar="M", help="with --texts own: whose transcript (default: tiny.en)"
+        "--model", default="tiny.en", metavar="M", help="model that transcribes, with --texts own (default: tiny.en)"
     )
     parser.add_argument(
-        "--language", default="en", metavar="L", help="of the recordings: en only, as the acoustic model is English"
+        "--language", default="en", metavar="L", help="language of the recordings; only en is supported"
     )
     parser.add_argument(
         "--oov",
         choices=("guess", "skip"),
         default="guess",
-        help="words outside the dictionary: guess their phones from their letters (default), or skip the recording",
+        help="for words outside the dictionary: guess the phones from the spelling (default), or skip the recording",
     )
     parser.add_argument(
         "--format", choices=("textgrid", "json", "both"), default="both", help="files to write (default: both)"
     )
     parser.add_argument("--jobs", type=threads, default=1, metavar="N", help="processes (default: 1)")
     parser.add_argument(
-        "--overwrite", action="store_true", help="also files in DIR that this command did not make (default: refuse)"
+        "--overwrite",
+        action="store_true",
+        help="overwrite files in DIR that this command did not write (default: refuse)",
     )
-    parser.add_argument("--device", metavar="D", help="of the model: cpu, cuda, ... (default: cuda if there is one)")
+    parser.add_argument(
+        "--device", metavar="D", help="device of the model: cpu, cuda, ... (default: cuda if available)"
+    )
     parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads of the model (default: PyTorch's)")
-    parser.add_argument("--verbose", "-v", action="store_true", help="tracebacks and details on stderr")
+    parser.add_argument("--verbose", "-v", action="store_true", help="print tracebacks and details on stderr")
 
 
 def run_align(parsed: argparse.Namespace, arguments: list[str]) -> int:
-    """Align, and say what was done; 1 if a recording failed."""
+    """Align the corpus and print a summary. Return 1 if a recording failed."""
     from hooked_whisper.corpora import align_corpus, own_text_fact
     from hooked_whisper.corpora.aligning import MANIFEST
 
@@ -76,7 +82,8 @@ def run_align(parsed: argparse.Namespace, arguments: list[str]) -> int:
     failures = [*lost.items(), *result.failures]
     skipped = [(name, reason) for name, reason in result.skipped if name not in lost]
     print(
-        f"aligned: {len(result.aligned)} recordings, {result.seconds / 60:.1f} minutes; {len(result.kept)} were there"
+        f"aligned: {len(result.aligned)} recordings, {result.seconds / 60:.1f} minutes; "
+        f"{len(result.kept)} were already aligned"
     )
     if fact := own_text_fact(corpus):
         print(f"texts: {fact}")
@@ -88,12 +95,12 @@ def run_align(parsed: argparse.Namespace, arguments: list[str]) -> int:
     if result.guessed:
         guesses = "; ".join(f"{word} {phones}" for word, phones in list(result.guessed.items())[:_SHOWN])
         print(f"guessed: {len(result.guessed)} words outside the dictionary, such as {guesses}")
-    print(f"read with --alignments {parsed.out}; {parsed.out / MANIFEST} lists every recording")
+    print(f"use the files with --alignments {parsed.out}; {parsed.out / MANIFEST} lists every recording")
     return 1 if failures else 0
 
 
 def check_english(language: str) -> None:
-    """Raises ``HookedWhisperError`` for any other language."""
+    """Raise ``HookedWhisperError`` for any language except English."""
     from hooked_whisper.corpora.aligning import NOT_ENGLISH, is_english
     from hooked_whisper.errors import HookedWhisperError
 
@@ -102,7 +109,7 @@ def check_english(language: str) -> None:
 
 
 def _with_texts(parsed: argparse.Namespace) -> list[Recording]:
-    """The corpus; where only an alignment says what was said, its text."""
+    """Open the corpus. Recordings without a text get the words of their alignment as text."""
     from hooked_whisper.corpora import open_corpus
 
     corpus = open_corpus(parsed.corpus, parsed.layout, speaker_folders=parsed.speaker_folders)
@@ -118,14 +125,14 @@ def _text_of_alignment(recording: Recording) -> Recording:
     if not text.strip():
         try:
             alignment = recording.alignment()
-        except AlignmentError:  # a broken file beside the audio: the recording counts as one without text
+        except AlignmentError:  # a broken alignment file: treat the recording as one without text
             alignment = None
         text = "" if alignment is None else alignment.text
     return replace(recording, text=text, find_alignment=None)
 
 
 def _own_texts(parsed: argparse.Namespace, corpus: list[Recording]) -> tuple[list[Recording], dict[str, str]]:
-    """Texts of the model, and why recordings have none."""
+    """Transcribe recordings without text. Return the corpus, and the reasons for recordings still without text."""
     from hooked_whisper.corpora import Failure, with_own_texts
 
     model, _ = load_model(parsed)
@@ -139,5 +146,9 @@ def _own_texts(parsed: argparse.Namespace, corpus: list[Recording]) -> tuple[lis
         failed=failures.append,
     )
     lost = {failure.id: failure.reason for failure in failures}
-    silent = {one.id: f"{model.cfg.name} heard no words in it" for one in filled if not one.text and one.id not in lost}
+    silent = {
+        recording.id: f"{model.cfg.name} found no words in it"
+        for recording in filled
+        if not recording.text and recording.id not in lost
+    }
     return filled, lost | silent

@@ -1,4 +1,4 @@
-"""Command line arguments that say which recordings: a user's own, or new sentences of the model's synthetic corpus."""
+"""Command-line arguments that select recordings: the user's, or new sentences of the demo model's synthetic corpus."""
 
 from __future__ import annotations
 
@@ -15,75 +15,77 @@ if TYPE_CHECKING:
     from hooked_whisper.corpora import Recording
     from hooked_whisper.hooked import HookedWhisper
 
-_NAMED = 8  # more speakers are counted
-_FAILURES = 3  # named on the screen, where a file has them all
+_NAMED = 8  # up to so many speakers are named; more are counted
+_FAILURES = 3  # failures printed if a file lists all of them
 
 
 def add_corpus(parser: argparse.ArgumentParser, sentences: int, speakers: str, alignments: bool = True) -> None:
-    """``--audio`` and what belongs to it; ``sentences`` and ``speakers`` of the synthetic corpus are the defaults."""
+    """Add ``--audio`` and related arguments, with the defaults for ``--sentences`` and ``--speakers``."""
     parser.add_argument(
         "--audio",
         metavar="PLACE",
-        help="a folder of audio, LibriSpeech, TIMIT, Common Voice, FLEURS, Asterisk's prompts, or a table (.csv, .tsv, "
-        ".jsonl), by path or URL; or packaged, "
-        "packaged:prose, packaged:prose,window ..., the speech that is in the package. Without it the "
-        f"demo model hears new sentences spoken by espeak-ng ({sentences} unless --sentences says otherwise)",
+        help="path or URL of a folder of audio files, LibriSpeech, TIMIT, Common Voice, FLEURS, Asterisk's prompts, or "
+        "a table (.csv, .tsv, .jsonl); or the packaged speech: packaged, packaged:prose, packaged:prose,window ... "
+        "(default, for the demo model only: --sentences new sentences spoken by espeak-ng)",
     )
     add_layout(parser, alignments)
     add_texts(parser)
     parser.add_argument(
-        "--speaker-folders", action="store_true", help="in a plain folder: files in one folder have one speaker"
+        "--speaker-folders", action="store_true", help="in a plain folder, each subfolder is one speaker"
     )
     parser.add_argument(
         "--sentences",
         type=positive,
         default=sentences,
         metavar="N",
-        help=f"without --audio: how many sentences are spoken (default: {sentences})",
+        help=f"without --audio: number of sentences (default: {sentences})",
     )
     parser.add_argument(
         "--speakers",
         choices=("train", "held-out"),
         default=speakers,
-        help=f"without --audio: who speaks, voices of the model's training or others (default: {speakers})",
+        help=f"without --audio: voices that the model was trained on, or held-out voices (default: {speakers})",
     )
 
 
 def add_layout(parser: argparse.ArgumentParser, alignments: bool = True) -> None:
-    """``--layout``, ``--phones`` and, if wanted, ``--alignments``: how the files of a corpus are read."""
+    """Add ``--layout``, ``--phones`` and optionally ``--alignments``: how to read the files of a corpus."""
     parser.add_argument(
         "--layout",
         default="auto",
         metavar="L",
-        help="auto, folder, librispeech, timit, common-voice, fleurs, asterisk, manifest or packaged",
+        help="layout of the corpus: auto (default), folder, librispeech, timit, common-voice, fleurs, asterisk, "
+        "manifest or packaged",
     )
     parser.add_argument(
         "--phones",
         type=int,
         choices=(39, 61),
-        help="of TIMIT: 39 classes with closures joined to their stops (default), or its own 61 labels",
+        help="labels for TIMIT: 39 classes with closures merged into their stops (default), or the original 61 labels",
     )
     if alignments:
         parser.add_argument(
-            "--alignments", metavar="PLACE", help="TextGrid, CTM, TIMIT or JSON files (default: those beside the audio)"
+            "--alignments",
+            metavar="PLACE",
+            help="TextGrid, CTM, TIMIT or JSON files (default: those next to the audio)",
         )
 
 
 def add_texts(parser: argparse.ArgumentParser, default: str = "given") -> None:
-    """``--texts``."""
+    """Add ``--texts``."""
     parser.add_argument(
         "--texts",
         choices=("given", "own"),
         default=default,
-        help="where no text is given: none (given), or the model's own transcript with word times from its "
-        f"cross-attention (own). What is computed with it says so (default: {default})",
+        help="own: recordings without a text get the model's transcript, with word times from cross-attention, and the "
+        f"results say so; given: they stay without a text (default: {default})",
     )
 
 
 def texts_of(
     parsed: argparse.Namespace, model: HookedWhisper, corpus: list[Recording], ranks: TorchRanks | None = None
 ) -> list[Recording]:
-    """The recordings with the texts that ``--texts`` says; transcripts are kept in ``--out``."""
+    """Return the corpus with texts as set by ``--texts``. Transcripts are saved in ``--out``."""
     if getattr(parsed, "texts", "given") != "own":
         return corpus
     from hooked_whisper.corpora import with_own_texts
@@ -93,9 +95,9 @@ def texts_of(
 
 
 def report_failures(failures: Sequence[tuple[str, str]], n: int, details: str = "") -> int:
-    """Name on stderr the recordings that could not be read, of ``n``, with the reasons; ``details`` says where all are.
+    """Print on stderr which of ``n`` recordings failed and why. ``details`` says where all failures are listed.
 
-    Returns the exit code: 0 without any, 1 if others were done, 2 if none was.
+    Returns the exit code: 0 without failures, 1 if some recordings failed, 2 if all failed.
     """
     if not failures:
         return 0
@@ -107,11 +109,11 @@ def report_failures(failures: Sequence[tuple[str, str]], n: int, details: str = 
 
 
 def corpus_of(parsed: argparse.Namespace) -> tuple[list[Recording], str]:
-    """The recordings, and a phrase that says what they are. ``parsed`` has ``model`` and ``seed`` too.
+    """Return the recordings and a phrase that describes them. ``parsed`` must also have ``model`` and ``seed``.
 
     Raises:
-        HookedWhisperError: no ``--audio`` and no synthetic corpus, or no synthesizer.
-        AudioError, AlignmentError: as :func:`hooked_whisper.corpora.open_corpus`.
+        HookedWhisperError: without ``--audio``, if the model has no synthetic corpus or no synthesizer is installed.
+        AudioError, AlignmentError: as for :func:`hooked_whisper.corpora.open_corpus`.
     """
     from hooked_whisper.errors import HookedWhisperError
 
@@ -132,10 +134,10 @@ def corpus_of(parsed: argparse.Namespace) -> tuple[list[Recording], str]:
     synthetic = synthetic_corpus_of(parsed.model)
     if synthetic is None:
         raise HookedWhisperError(
-            f"{parsed.model} has no synthetic corpus of its own: say with --audio what it should hear"
+            f"{parsed.model} has no synthetic corpus: give recordings with --audio, such as --audio packaged"
         )
     corpus = synthetic_recordings(synthetic, parsed.sentences, parsed.seed, parsed.speakers)
-    names = sorted({one.speaker for one in corpus})
-    who = "held-out" if parsed.speakers == "held-out" else "training"
-    by = f"{who} speakers {', '.join(names)}" if len(names) <= _NAMED else f"{len(names)} {who} speakers"
+    names = sorted({recording.speaker for recording in corpus})
+    kind = "held-out" if parsed.speakers == "held-out" else "training"
+    by = f"{kind} speakers {', '.join(names)}" if len(names) <= _NAMED else f"{len(names)} {kind} speakers"
     return corpus, f"{len(corpus)} new sentences of the synthetic corpus, by {by}"

@@ -1,4 +1,4 @@
-"""``hooked-whisper explore``: arguments, and the start of the page."""
+"""``hooked-whisper explore``: serve the local page."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from hooked_whisper.cli.model_arguments import add_model, check_language, load_m
 
 
 def add_explore(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "audio", nargs="*", metavar="FILE", help="recordings to begin with (more can be dropped on the page)"
-    )
+    """Add the arguments of ``explore``."""
+    parser.add_argument("audio", nargs="*", metavar="FILE", help="recordings to start with (drop more onto the page)")
     add_model(parser)
     add_texts(parser, default="own")
     parser.add_argument("--language", default="en", metavar="L", help="language of the recordings (default: en)")
-    parser.add_argument("--port", type=not_negative, default=0, metavar="P", help="default: any free one")
-    parser.add_argument("--no-browser", action="store_true", help="print the address only")
+    parser.add_argument("--port", type=not_negative, default=0, metavar="P", help="port (default: any free one)")
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
 
 
 def run_explore(parsed: argparse.Namespace, arguments: list[str]) -> int:
+    """Serve the page until it is stopped. Return 1 if a recording could not be read."""
     from hooked_whisper._support.storage import as_path
     from hooked_whisper.errors import AudioError
     from hooked_whisper.explorer.app import Explorer
@@ -42,7 +42,7 @@ def run_explore(parsed: argparse.Namespace, arguments: list[str]) -> int:
     serve(
         explorer,
         parsed.port,
-        lambda address: print(f"open {address}\nCtrl-C stops it; nothing is kept.", flush=True),
+        lambda address: print(f"open {address}\nstop with Ctrl-C; nothing is saved", flush=True),
         browser=not parsed.no_browser,
     )
     print("stopped")

@@ -1,4 +1,4 @@
-"""``hooked-whisper features``: a browsable site about the units of a hook point."""
+"""``hooked-whisper features``: write web pages about the features of a hook point."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BASES = ("neurons", "both-signs", "random")
 
 
 def add_features(parser: argparse.ArgumentParser) -> None:
-    """Arguments beside the common ones."""
+    """Add the arguments of ``features`` except those of :func:`add_model`."""
     parser.add_argument(
         "--hook",
         default="encoder.blocks.2.mlp.1",
@@ -32,40 +32,47 @@ def add_features(parser: argparse.ArgumentParser) -> None:
         "--basis",
         choices=BASES,
         default="neurons",
-        help="what to read there: the activations themselves (default), those and their negatives, or random "
+        help="features at the hook point: the activations (default), the activations and their negatives, or random "
         "orthonormal directions",
     )
     add_site(parser)
 
 
 def add_site(parser: argparse.ArgumentParser) -> None:
-    """What a site is made of, whatever its units are."""
+    """Add the arguments that select what the pages show."""
     parser.add_argument(
-        "--units", type=units, metavar="A:B", help="which get a page, such as 0:50 or 3,17,40 (default: all)"
+        "--units", type=units, metavar="A:B", help="features that get a page, such as 0:50 or 3,17,40 (default: all)"
     )
     add_corpus(parser, sentences=SPOKEN, speakers="held-out")
     parser.add_argument(
-        "--language", default="en", metavar="L", help="of the recordings, for --texts own (default: en)"
+        "--language", default="en", metavar="L", help="language of the recordings, for --texts own (default: en)"
     )
-    parser.add_argument("--out", type=Path, default=Path("features"), metavar="DIR", help="folder (default: features)")
-    parser.add_argument("--top", type=_count, default=8, metavar="N", help="strongest examples of each unit (8)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("features"), metavar="DIR", help="output folder (default: features)"
+    )
+    parser.add_argument("--top", type=_count, default=8, metavar="N", help="strongest examples of each feature (8)")
     parser.add_argument("--ranges", type=_count, default=5, metavar="N", help="activation ranges of equal width (5)")
     parser.add_argument("--per-range", type=_count, default=2, metavar="N", help="examples from each range (2)")
     parser.add_argument(
-        "--labelled", type=_count, default=300, metavar="N", help="most aligned windows to count phones on (300)"
+        "--labeled",
+        "--labelled",
+        type=_count,
+        default=300,
+        metavar="N",
+        help="maximum number of aligned windows for counting phones (300)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of every sample (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of all samples (default: 0)")
 
 
 def run_features(parsed: argparse.Namespace, arguments: Sequence[str], model: HookedWhisper) -> int:
-    """Scan, write, say where."""
+    """Scan the corpus, write the pages, and print where they are."""
     return write_site(parsed, shlex.join(["hooked-whisper", *arguments]), model, parsed.hook, _basis(parsed, model))
 
 
 def write_site(
     parsed: argparse.Namespace, command: str, model: HookedWhisper, hook: str, basis: FeatureBasis | None
 ) -> int:
-    """For the arguments of :func:`add_site`."""
+    """Write the pages for the arguments of :func:`add_site`."""
     import torch
 
     from hooked_whisper._support.ranks import torchrun_ranks
@@ -74,8 +81,8 @@ def write_site(
 
     check_language(model, parsed.language)
     corpus, described = corpus_of(parsed)
-    options = PageOptions(parsed.top, parsed.per_range, parsed.ranges, parsed.labelled, parsed.seed)
-    with torchrun_ranks(torch.device("cpu")) as ranks:  # they share the scan
+    options = PageOptions(parsed.top, parsed.per_range, parsed.ranges, parsed.labeled, parsed.seed)
+    with torchrun_ranks(torch.device("cpu")) as ranks:  # the processes share the scan
         index = build_site(
             model,
             texts_of(parsed, model, corpus, ranks),
@@ -92,8 +99,8 @@ def write_site(
     if ranks is not None and ranks.rank:
         return 0
     print(f"open {index}")
-    failures = [(one["id"], one["reason"]) for one in load_scan(parsed.out / "scan").failures]
-    return report_failures(failures, len(corpus), f"{parsed.out}/scan/scan.json says why")
+    failures = [(failure["id"], failure["reason"]) for failure in load_scan(parsed.out / "scan").failures]
+    return report_failures(failures, len(corpus), f"{parsed.out}/scan/scan.json lists all")
 
 
 def _basis(parsed: argparse.Namespace, model: HookedWhisper) -> FeatureBasis | None:
@@ -107,7 +114,7 @@ def _basis(parsed: argparse.Namespace, model: HookedWhisper) -> FeatureBasis | N
 
 
 def units(text: str) -> list[int]:
-    """``"0:50"``, ``"0:50:5"`` or ``"3,17,40"``."""
+    """Parse ``"0:50"``, ``"0:50:5"`` or ``"3,17,40"``."""
     try:
         if ":" in text:
             numbers = list(range(*(int(part) for part in text.split(":"))))

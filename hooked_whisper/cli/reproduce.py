@@ -1,4 +1,4 @@
-"""``hooked-whisper reproduce``: findings on a model, as JSON and one page."""
+"""``hooked-whisper reproduce``: run findings on a model and write them as JSON and one page."""
 
 from __future__ import annotations
 
@@ -14,48 +14,51 @@ from hooked_whisper.cli.corpus_arguments import add_layout, add_texts
 from hooked_whisper.cli.model_arguments import add_model, check_language, load_model, not_negative, positive
 from hooked_whisper.cli.running import version
 
-if TYPE_CHECKING:  # torch takes a second to import: --help and wrong arguments do not wait for it
+if TYPE_CHECKING:  # torch takes a second to import; --help and wrong arguments need not wait for it
     from hooked_whisper.corpora import Recording
     from hooked_whisper.findings import Finding
     from hooked_whisper.hooked import HookedWhisper
 
 
 def add_reproduce(parser: argparse.ArgumentParser) -> None:
-    """All arguments of the command."""
+    """Add the arguments of ``reproduce``."""
     add_model(parser)
     parser.add_argument(
         "--or-demo",
         action="store_true",
-        help="if no source has the model's weights, say so and use the packaged demo model",
+        help="if the weights of the model cannot be found, say so and use the packaged demo model",
     )
     speech = parser.add_mutually_exclusive_group()
     speech.add_argument(
         "--audio", nargs="+", default=[], metavar="FILE", help="your own recordings (wav, flac, mp3, ogg, ...)"
     )
     speech.add_argument(
-        "--corpus", metavar="PLACE", help="a corpus: folder, LibriSpeech, TIMIT, table, ... by path or URL"
+        "--corpus", metavar="PLACE", help="path or URL of a corpus: folder, LibriSpeech, TIMIT, table, ..."
     )
     add_layout(parser)
     add_texts(parser, default="own")
-    parser.add_argument("--out", type=Path, default=Path("findings"), metavar="DIR", help="folder (default: findings)")
-    parser.add_argument("--only", metavar="IDS", help="some findings only, such as F2,F9 (default: all)")
     parser.add_argument(
-        "--utterances", type=positive, default=100, metavar="N", help="clips to use (default: 100); F5 to F8 use all"
+        "--out", type=Path, default=Path("findings"), metavar="DIR", help="output folder (default: findings)"
+    )
+    parser.add_argument("--only", metavar="IDS", help="run only these findings, such as F2,F9 (default: all)")
+    parser.add_argument(
+        "--utterances", type=positive, default=100, metavar="N", help="number of clips (default: 100); F5 to F8 use all"
     )
     parser.add_argument("--language", default="en", metavar="L", help="language of the recordings (default: en)")
-    parser.add_argument("--seed", type=not_negative, default=0, metavar="S", help="seed of everything (default: 0)")
+    parser.add_argument("--seed", type=not_negative, default=0, metavar="S", help="random seed (default: 0)")
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="keep the findings that a run with the same settings has saved in --out, and run the others",
+        help="keep the findings already saved in --out by a run with the same settings, and run the others",
     )
 
 
 def run_reproduce(parsed: argparse.Namespace, arguments: list[str]) -> int:
-    from hooked_whisper.findings.registry import select_experiments
-    from hooked_whisper.findings.running import run_and_save
+    """Run the findings, print each, and write the page. Return 1 if a recording or finding failed."""
     from hooked_whisper.findings.core.serialization import load_findings
     from hooked_whisper.findings.core.sources import make_context
+    from hooked_whisper.findings.registry import select_experiments
+    from hooked_whisper.findings.running import run_and_save
     from hooked_whisper.report import model_card, write_page
 
     began = time.monotonic()
@@ -96,13 +99,13 @@ def run_reproduce(parsed: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def _settings(parsed: argparse.Namespace) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Return the settings that the numbers depend on."""
     names = ("model", "audio", "corpus", "layout", "phones", "alignments", "texts", "utterances", "language", "seed")
     return {"version": version(), **{name: getattr(parsed, name) for name in names}}
 
 
 def _headline(finding: Finding) -> str:
-    """The number that decided the status beside its threshold, or why there is none."""
+    """Return the number that decided the status with its threshold, or why there is none."""
     from hooked_whisper.findings.core.finding import describe
 
     if finding.deciding is None or finding.status in ("not testable", "error"):
@@ -111,7 +114,7 @@ def _headline(finding: Finding) -> str:
 
 
 def _corpus(parsed: argparse.Namespace) -> list[Recording] | None:
-    """The recordings that the arguments name, ``None`` if they name none. Checked before anything long starts."""
+    """Return the recordings of the arguments, or ``None``. Runs before anything slow starts."""
     from hooked_whisper.corpora import Recording, open_corpus
 
     if parsed.corpus:
@@ -123,7 +126,7 @@ def _corpus(parsed: argparse.Namespace) -> list[Recording] | None:
 
 
 def _model_or_demo(parsed: argparse.Namespace) -> tuple[HookedWhisper, dict[str, str]]:
-    """The model; with ``--or-demo`` the packaged one where no source has it."""
+    """Load the model; with ``--or-demo``, the demo model if its weights are not found."""
     from hooked_whisper.errors import MissingWeightsError
 
     try:
@@ -132,15 +135,18 @@ def _model_or_demo(parsed: argparse.Namespace) -> tuple[HookedWhisper, dict[str,
         if not parsed.or_demo:
             raise
         reason = " ".join(str(error).split())
-        print(
-            f"{parsed.model} is not to be had, running on the packaged demo model instead ({reason})", file=sys.stderr
-        )
+        print(f"no weights of {parsed.model}: running on the packaged demo model instead ({reason})", file=sys.stderr)
         parsed.model = "demo"
         return load_model(parsed)
 
 
 def check_files(files: Sequence[str]) -> None:
-    """If no file is there, that is found before anything long starts. Some that are not are reported with the rest."""
+    """Raise an error before anything slow starts if none of the files exists. Single missing files are reported later.
+
+    Raises:
+        IsADirectoryError: if a path is a folder and none is a file.
+        FileNotFoundError: if no file exists.
+    """
     from hooked_whisper._support.storage import as_path
 
     if any(as_path(file).is_file() for file in files):

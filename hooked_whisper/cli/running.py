@@ -1,4 +1,4 @@
-"""What every command line of ours does alike: one line for an error, exit codes, interruptions."""
+"""Run a command line: one-line errors, exit codes, interruptions."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from typing import NoReturn
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One line, not the usage."""
+        """Print one line instead of the usage."""
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
-    """Parse, and call ``parsed.run(parsed, arguments)``.
+    """Parse the arguments and call ``parsed.run(parsed, arguments)``.
 
-    Returns its exit code; 2 for an error of ours or of the system, told in a line; 130 if interrupted.
+    Returns the exit code of that call, 2 after a ``HookedWhisperError`` or ``OSError`` (printed as one line), or 130
+    after an interruption.
     """
     prog = parser.prog
     parsed = parser.parse_args(arguments)
@@ -40,23 +41,23 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `| head` has seen enough; keep the interpreter from complaining at exit
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe: avoid an error message at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (HookedWhisperError, OSError) as error:
         logging.getLogger(__name__).debug("error", exc_info=True)
         print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    finally:  # who calls this in a program of their own keeps their settings
+    finally:  # restore the logging levels of a calling program
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
 
 @contextmanager
 def _any_text_on_stdout() -> Iterator[None]:
-    """Characters that the output's encoding lacks (Japanese in a cp1252 pipe) are written as ``\\u65e5``."""
+    """Write characters that the output encoding lacks (such as Japanese in cp1252) as escapes, ``\\u65e5``."""
     stream = sys.stdout
-    if not isinstance(stream, io.TextIOWrapper):  # of a notebook or a test
+    if not isinstance(stream, io.TextIOWrapper):  # in a notebook or a test
         yield
         return
     errors = stream.errors
@@ -64,12 +65,12 @@ def _any_text_on_stdout() -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # it first writes what waits, and a closed pipe refuses; the exit reports that
+        with suppress(OSError):  # reconfiguring flushes, which fails on a closed pipe; the exit reports that
             stream.reconfigure(errors=errors)
 
 
 def json_for_stdout(data: object) -> str:
-    """JSON with the characters as they are, or with JSON's own escapes where the output's encoding lacks some."""
+    """Return JSON with plain characters, or with JSON escapes if the output encoding lacks some of them."""
     text = json.dumps(data, indent=1, ensure_ascii=False, default=float)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")

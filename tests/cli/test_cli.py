@@ -189,7 +189,7 @@ def test_interruption_exits_130(monkeypatch, folder, capsys, tmp_path) -> None:
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hooked_whisper.findings.bigrams.run", interrupt)
+    monkeypatch.setattr("hooked_whisper.findings.bigrams.Bigrams.run", interrupt)
     monkeypatch.setattr("hooked_whisper.cli.reproduce.load_model", interrupt)
     assert run("reproduce", "--model", folder, "--only", "F9", "--out", str(tmp_path)) == 130
     assert "interrupted" in capsys.readouterr().err

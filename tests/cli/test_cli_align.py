@@ -52,7 +52,7 @@ def test_given_texts(recordings, tmp_path, capsys) -> None:
         "a.TextGrid", "a.json", "alignments.jsonl", "b.TextGrid", "b.json",
     ]  # fmt: skip
     assert run("align", str(recordings), "--out", str(out)) == 0
-    assert "2 were there" in capsys.readouterr().out
+    assert "2 were already aligned" in capsys.readouterr().out
 
 
 def test_one_bad_recording_is_reported_and_the_rest_is_done(recordings, tmp_path, capsys) -> None:

@@ -53,7 +53,7 @@ def test_a_folder_of_sound(folder, tmp_path, capsys):
 
 def test_what_cannot_be_is_an_error_of_ours(folder, tmp_path):
     model = str(folder / "model")
-    with pytest.raises(HookedWhisperError, match="no synthetic corpus of its own: say with --audio"):
+    with pytest.raises(HookedWhisperError, match="no synthetic corpus: give recordings with --audio"):
         run("--model", model, "--hook", "encoder.blocks.0", "--out", str(tmp_path))
     with pytest.raises(HookedWhisperError, match="there is no file or folder"):
         run("--model", model, "--hook", "encoder.blocks.0", "--audio", "nowhere", "--out", str(tmp_path))

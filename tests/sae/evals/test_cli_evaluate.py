@@ -113,7 +113,7 @@ def test_a_foreign_dictionary_is_told_of(place: Path, tmp_path: Path, caplog: py
         (["sae0", "--hook", "encoder.blocks.9"], "encoder.blocks.9"),
         (["sae0", "--audio", "/nowhere"], "nowhere"),
         (["sae0", "--clips", "0"], "at least 1"),
-        (["sae0"], "no synthetic corpus of its own"),
+        (["sae0"], "no synthetic corpus"),
     ],
 )
 def test_errors_in_a_line(
