@@ -12,21 +12,21 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from hooked_whisper.interventions.positions import Places, Where, places
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hooked_whisper._support.indices import Selection, is_integer
 from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper.audio import TimeMap
-from hooked_whisper.errors import PatchError, check_option
+from hooked_whisper.errors import ArgumentError, PatchError, ShapeError, check_option
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint, canonical_name
 from hooked_whisper.hooks.hook_point import of_cross_keys
-from hooked_whisper.interventions.ablate import place_mask
-from hooked_whisper.patching.grid import PLACES
+from hooked_whisper.interventions.ablate import position_mask
+from hooked_whisper.patching.grid import TIME_AXES
 from hooked_whisper.patching.metrics import Metric, read_metric
-from hooked_whisper.protocols import AttachableSAE
+from hooked_whisper.patching.positions import PositionsLike, read_positions
+from hooked_whisper.protocols import AttachableSAE, Positions
 
 FwdHooks = list[tuple[str, Callable[[Tensor, HookPoint], Tensor | None]]]
 Latents = int | Sequence[int] | Int[Tensor, "latent"]
@@ -36,13 +36,15 @@ Unit = Literal["positions", "seconds", "tokens"]
 _ACTS, _ERROR = ".hook_sae_acts_post", ".hook_sae_error"
 
 
-def ablate_latents(hook: str, latents: Latents, where: Where = None, unit: Unit = "positions") -> FwdHooks:
+@renamed_arguments(where="positions")
+def ablate_latents(hook: str, latents: Latents, positions: PositionsLike = None, unit: Unit = "positions") -> FwdHooks:
     """Hooks that set latents to 0; arguments as for :func:`clamp_latents`."""
-    return clamp_latents(hook, latents, 0.0, where, unit)
+    return clamp_latents(hook, latents, 0.0, positions, unit)
 
 
+@renamed_arguments(where="positions")
 def clamp_latents(
-    hook: str, latents: Latents, values: Numbers, where: Where = None, unit: Unit = "positions"
+    hook: str, latents: Latents, values: Numbers, positions: PositionsLike = None, unit: Unit = "positions"
 ) -> FwdHooks:
     """Hooks that set latents to fixed values, active or not.
 
@@ -50,25 +52,26 @@ def clamp_latents(
         hook: the point where the dictionary is spliced in (its name, published name, or that of its latents).
         latents: their numbers.
         values: one for all, or one per latent, in the latents' own scale.
-        where, unit: only at these places, see :func:`hooked_whisper.interventions.positions.places`: encoder positions
+        positions, unit: only here, see :func:`hooked_whisper.patching.read_positions`: encoder positions
             or seconds, decoder ``"tokens"``; ``None``: everywhere, padding included.
 
     Raises:
         PatchError: latents that do not exist (when the pass runs) or come twice, as many values as latents missing,
             places outside the window, a unit that the point does not have.
     """
-    check_option("unit", unit, get_args(Unit), PatchError)
+    check_option("unit", unit, get_args(Unit))
     numbers = _numbers(latents)
     given = _per_latent(values, numbers)
-    return _edit(hook, numbers, lambda old: given.to(old).expand_as(old), where, unit)
+    return _edit(hook, numbers, lambda old: given.to(old).expand_as(old), positions, unit)
 
 
+@renamed_arguments(where="positions")
 def steer_latents(
     hook: str,
     latents: Latents,
     coefficient: Numbers,
     by: Literal["add", "scale"] = "add",
-    where: Where = None,
+    positions: PositionsLike = None,
     unit: Unit = "positions",
 ) -> FwdHooks:
     """Hooks that add to latents (``f + coefficient``) or multiply them (``coefficient * f``: 1 changes nothing).
@@ -76,13 +79,13 @@ def steer_latents(
     Adding moves silent latents too, and is not stopped at 0; scaling moves only those that are active. Other arguments
     as for :func:`clamp_latents`; ``coefficient`` is one for all, or one per latent.
     """
-    check_option("by", by, ("add", "scale"), PatchError)
-    check_option("unit", unit, get_args(Unit), PatchError)
+    check_option("by", by, ("add", "scale"))
+    check_option("unit", unit, get_args(Unit))
     numbers = _numbers(latents)
     given = _per_latent(coefficient, numbers)
     if by == "add":
-        return _edit(hook, numbers, lambda old: old + given.to(old), where, unit)
-    return _edit(hook, numbers, lambda old: old * given.to(old), where, unit)
+        return _edit(hook, numbers, lambda old: old + given.to(old), positions, unit)
+    return _edit(hook, numbers, lambda old: old * given.to(old), positions, unit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +152,7 @@ def latent_attribution(
     (arXiv 1703.01365), for integrated gradients.
     """
     if steps is not None and steps < 1:
-        raise PatchError(f"integrated gradients need a step at least, not {steps}")
+        raise ArgumentError(f"integrated gradients need a step at least, not {steps}")
     site = _site(hook)
     with (
         torch.enable_grad(),
@@ -228,7 +231,7 @@ class _Edit:
 
     numbers: tuple[int, ...]
     change: Callable[[Tensor], Tensor]
-    at: Places
+    positions: Positions
 
     def __call__(self, x: Tensor, hook: HookPoint) -> Tensor:
         if max(self.numbers) >= x.shape[-1]:
@@ -236,31 +239,33 @@ class _Edit:
         index = torch.tensor(self.numbers, device=x.device)
         old = x.index_select(-1, index)
         new = self.change(old)
-        if self.at.spans is not None:
+        if self.positions.spans is not None:
             new = torch.where(self._mask(x, hook), new, old)
         return x.index_copy_(-1, index, new)  # a hook is given a copy of its own
 
     def _mask(self, x: Tensor, hook: HookPoint) -> Tensor:
-        place = next((k for k, axis in enumerate(hook.axes) if axis in PLACES), None)
+        place = next((k for k, axis in enumerate(hook.axes) if axis in TIME_AXES), None)
         if place is None:
-            raise PatchError(f"{hook.name} {list(hook.axes)} has no places to choose from: leave out where=")
-        filled = [span for span in self.at.spans or () if span[0] < span[1]]
+            raise PatchError(f"{hook.name} {list(hook.axes)} has no positions to choose from: leave out positions=")
+        filled = [span for span in self.positions.spans or () if span[0] < span[1]]
         n = x.shape[place] // (2 if hook.axes[place] == "frame" else 1)
         # decoding sees token by token; the encoder its whole window at once
         if hook.axes[place] != "token" and filled and min(start for start, _ in filled) >= hook.offset + n:
             raise PatchError(f"{hook.name} has {n} positions, none of them in {filled}")
-        return place_mask(self.at, x, hook, place)
+        return position_mask(self.positions, x, hook, place)
 
 
-def _edit(hook: str, numbers: tuple[int, ...], change: Callable[[Tensor], Tensor], where: Where, unit: str) -> FwdHooks:
+def _edit(
+    hook: str, numbers: tuple[int, ...], change: Callable[[Tensor], Tensor], positions: PositionsLike, unit: str
+) -> FwdHooks:
     site = _site(hook)
     of_tokens = not site.startswith("encoder.") and not of_cross_keys(site)
     if unit == "tokens":
         if not of_tokens:
             raise PatchError(f"{site} has encoder positions, no tokens: give unit='positions' or 'seconds'")
         unit = "positions"
-    at = places(where, unit, time=None if of_tokens else TimeMap())
-    return [(f"{site}{_ACTS}", _Edit(numbers, change, at))]
+    read = read_positions(positions, unit, time=None if of_tokens else TimeMap())
+    return [(f"{site}{_ACTS}", _Edit(numbers, change, read))]
 
 
 def _site(hook: str) -> str:
@@ -272,7 +277,7 @@ def _numbers(latents: Latents) -> tuple[int, ...]:
     if not is_integer(latents) and isinstance(latents, Iterable) and not isinstance(latents, str):
         several = list(latents)
     if not several or not all(is_integer(n) and n >= 0 for n in several) or len(set(map(int, several))) < len(several):
-        raise PatchError(
+        raise ArgumentError(
             f"latents are whole numbers from 0, at least one and none twice, got {several!s:.80}; of a mask, give "
             "mask.nonzero().flatten()"
         )
@@ -282,7 +287,7 @@ def _numbers(latents: Latents) -> tuple[int, ...]:
 def _per_latent(values: Numbers, numbers: tuple[int, ...]) -> Float[Tensor, "latent"]:
     given = torch.as_tensor(values, dtype=torch.float64)
     if given.dim() > 1 or (given.dim() == 1 and len(given) != len(numbers)):
-        raise PatchError(f"{len(numbers)} latents, but {list(given.shape)} values: give one for all, or one for each")
+        raise ShapeError(f"{len(numbers)} latents, but {list(given.shape)} values: give one for all, or one for each")
     if not bool(given.isfinite().all()):
-        raise PatchError("values of latents must be finite")
+        raise ArgumentError("values of latents must be finite")
     return given.expand(len(numbers))

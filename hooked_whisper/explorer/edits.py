@@ -12,7 +12,14 @@ from torch import Tensor
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.explorer.clips import MOST_SECONDS, HeardClip
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.interventions import Outcome, ablate_heads, ablate_neurons, outcome, replace_encoder, window_masks
+from hooked_whisper.interventions import (
+    TranscriptChange,
+    ablate_heads,
+    ablate_neurons,
+    compare_transcript,
+    replace_encoder,
+    window_masks,
+)
 
 STACKS = ("encoder", "decoder", "cross")
 MOST_EDITS = 200
@@ -66,7 +73,7 @@ class Edits:
 
     def apply(
         self, model: HookedWhisper, clip: HeardClip, clips: Callable[[str], HeardClip], language: str = "en"
-    ) -> Outcome:
+    ) -> TranscriptChange:
         """What the model writes now. Raises ``HookedWhisperError`` for places, heads or neurons that do not exist."""
         edits = [self._swapped(model, swap, clips(swap.clip)) for swap in self.swaps]
         if self.cuts:
@@ -82,7 +89,7 @@ class Edits:
             hooks += ablate_neurons(model, list(self.units))
         masks = {} if self.window is None else window_masks(model, self.window)
         with torch.no_grad():
-            return outcome(
+            return compare_transcript(
                 model,
                 clip.mel if self.inside else clip.encoded,
                 fwd_hooks=hooks,
@@ -142,7 +149,7 @@ class Edits:
                 f"model = HookedWhisper.from_pretrained({source!r})",
                 f"mel = model.to_mel({clip.source})",
                 *steps,
-                f"print(outcome({', '.join(['model', 'mel', *arguments])}))",
+                f"print(compare_transcript({', '.join(['model', 'mel', *arguments])}))",
                 "",
             ]
         )

@@ -21,8 +21,8 @@ from torch import Tensor
 from hooked_whisper.errors import AlignmentError, PatchError, check_option
 from hooked_whisper.interventions.forced_text import words_of_tokens
 from hooked_whisper.interventions.steer import random_control
-from hooked_whisper.patching.patch import Inputs, keep
-from hooked_whisper.patching.resume import begins, needed, run_from
+from hooked_whisper.patching.resume import locate, required_activations, resume_from
+from hooked_whisper.patching.runs import RunInputs, cache_run
 from hooked_whisper.protocols import Alignment, FeatureBasis
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def causal_effects(
         text = " ".join(w.label for w in alignment.words)
         ids = model.tokenizer.encode(f" {text}")
         tokens = torch.cat([prompt, torch.tensor([ids], device=prompt.device)], dim=1)
-        base = keep(model, Inputs(tokens, mel=mel[None]), [name, *needed(model, name)])
+        base = cache_run(model, RunInputs(tokens, mel=mel[None]), [name, *required_activations(model, name)])
         x = base[name]
         feature = basis.encode(x)[0][:, units].T  # [unit, position]
         places = torch.stack([_places(model, alignment, phone_of[u], where) for u in units]).to(x.device)
@@ -168,7 +168,8 @@ def causal_effects(
         for rows in (directions, others):
             new = x + step[..., None] * rows.to(x)[:, None]
             for at in range(0, len(units), ROWS):
-                hidden = run_from(model, base, {name: new[at : at + ROWS]}, tokens, mel[None], base["encoder.hook_out"])
+                batch = {name: new[at : at + ROWS]}
+                hidden = resume_from(model, base, batch, tokens, mel[None], base["encoder.hook_out"])
                 changed.append(_word_logprobs(model, hidden, ids, of_word, start))
         both = np.concatenate(changed)
         after, control = both[: len(units)], both[len(units) :]
@@ -188,7 +189,7 @@ def _directions(
     model: HookedWhisper, name: str, basis: FeatureBasis, phone_of: Mapping[int, str]
 ) -> Float[Tensor, "unit d"]:
     names = model.hook_names(name)
-    if len(names) != 1 or begins(model, names[0])[0] != "encoder":
+    if len(names) != 1 or locate(model, names[0])[0] != "encoder":
         raise PatchError(f"{name!r} is not one point of the encoder: give one such as encoder.blocks.2.mlp.hook_post")
     given = getattr(basis, "directions", None)
     if given is None:

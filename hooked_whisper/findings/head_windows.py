@@ -1,5 +1,4 @@
-"""F3: which encoder heads need their reach? The most local heads of each block see only ``k`` = 10 positions, or the
-others do.
+"""F3: which encoder heads need their reach? Limit the most local heads of each block to 10 positions, or the others.
 
 Source: comments on the LessWrong version of the post of er537.github.io (5 September 2023): most heads (4 of 6) of
 ``tiny`` are local and can be masked down to k = 10; one or two per block are not, and cause the loss.
@@ -16,7 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_whisper.corpora import Clip
 from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.experiment import Experiment, Setting, Untestable
 from hooked_whisper.findings.core.figures import (
     BLUE,
     GRAY,
@@ -28,7 +29,7 @@ from hooked_whisper.findings.core.figures import (
     new_figure,
 )
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding, format_estimate
-from hooked_whisper.findings.core.records import Axis, Example, Measurement, Table
+from hooked_whisper.findings.core.records import BOUNDS, Axis, Example, Measurement, Table
 from hooked_whisper.findings.core.row_decoding import DecodingQueue
 from hooked_whisper.findings.core.transcripts import errors_of
 from hooked_whisper.hooks import HookPoint
@@ -37,7 +38,6 @@ from hooked_whisper.interventions.masks import window_masks
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ID, TITLE = "F3", "Local encoder heads"
 CLAIM = (
     "In each encoder block most heads (4 of 6) can be limited to 0.2 s to either side at little cost, and the "
     "others cannot."
@@ -55,8 +55,7 @@ SHARE = 2 / 3  # 4 of 6
 UTTERANCES, RANKED_ON = 25, 8  # each utterance costs an encoder pass for each set of heads
 RANDOM_DRAWS = 2
 RESAMPLES = 4000
-# The status takes the width of the intervals into account. The gate is what a bootstrap over utterances needs: with
-# fewer than 10, its intervals are too narrow.
+# With fewer than 10 utterances, the intervals of a bootstrap over utterances are too narrow.
 ENOUGH_UTTERANCES = 10
 N_EXAMPLES = 3
 
@@ -80,29 +79,29 @@ Heads = frozenset[tuple[int, int]]
 
 
 @torch.no_grad()
-def distances(context: Context, some: Sequence[int]) -> Float[np.ndarray, "clip block head"]:
-    """Mean attention distance of each head in positions, over the rows of each clip's speech."""
+def distances(context: Context, clips: Sequence[int]) -> Float[np.ndarray, "clip block head"]:
+    """Return the mean attention distance of each head in positions, over the rows of each clip's speech."""
     model = context.model
     cfg = model.cfg.encoder
-    at = torch.arange(cfg.n_ctx, device=model.device, dtype=torch.float32)
-    found = np.zeros((len(some), cfg.n_layers, cfg.n_heads))
-    for number, index in enumerate(context.track(some, "F3 distances", len(some))):
+    positions = torch.arange(cfg.n_ctx, device=model.device, dtype=torch.float32)
+    means = np.zeros((len(clips), cfg.n_layers, cfg.n_heads))
+    for number, index in enumerate(context.track(clips, "F3 distances", len(clips))):
         rows = speech_rows(context, index)
-        apart = (at[rows, None] - at[None, :]).abs()
+        apart = (positions[rows, None] - positions[None, :]).abs()
 
         def read(
             pattern: Tensor, hook: HookPoint, number: int = number, rows: slice = rows, apart: Tensor = apart
         ) -> None:
             weighted = (pattern[0, :, rows].float() * apart).sum(-1)  # [head, row]
-            found[number, hook.layer()] = weighted.mean(-1).cpu().numpy()
+            means[number, hook.layer()] = weighted.mean(-1).cpu().numpy()
 
         with model.hooks(fwd_hooks=[("encoder.blocks.*.attn.hook_pattern", read)]):
             model.embed_audio(context.mels([index]))
-    return found
+    return means
 
 
 def speech_rows(context: Context, index: int) -> slice:
-    """Positions from the first word to the last; the whole clip if no word has a time."""
+    """Return the positions from the first word to the last; the whole clip if no word has a time."""
     words, time = context.utterances[index].alignment.words, context.model.time
     if words:
         rows = time.span(min(words[0].start, time.duration), min(words[-1].end, time.duration), rounding="outer")
@@ -112,24 +111,25 @@ def speech_rows(context: Context, index: int) -> slice:
 
 
 def most_local(mean_distance: Float[np.ndarray, "block head"], count: int) -> Heads:
-    """The ``count`` heads of each block that attend nearest."""
+    """Return the ``count`` heads of each block with the smallest distances."""
     order = np.argsort(mean_distance, axis=1, kind="stable")[:, :count]
     return frozenset((b, int(h)) for b, row in enumerate(order) for h in row)
 
 
 def random_heads(n_blocks: int, n_heads: int, count: int, rng: np.random.Generator) -> Heads:
-    """As many heads of each block, drawn without replacement."""
+    """Return ``count`` heads of each block, drawn without replacement."""
     return frozenset((b, int(h)) for b in range(n_blocks) for h in rng.choice(n_heads, size=count, replace=False))
 
 
 def local_count(n_heads: int) -> int:
-    """The published share of this model's heads, at least one and not all of them."""
+    """Return the published share of ``n_heads``: at least one head, and not all of them."""
     return min(max(round(SHARE * n_heads), 1), n_heads - 1)
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Word errors of each utterance with some heads masked, with the rest masked, and with none; several draws."""
+    """Word errors of each utterance with the local heads masked, with the others masked (in each draw), and with none
+    masked."""
 
     local: Float[np.ndarray, "draw utterance"]
     others: Float[np.ndarray, "draw utterance"]
@@ -137,7 +137,7 @@ class Split:
     words: Float[np.ndarray, "utterance"]
 
     def estimates(self, seed: int) -> dict[str, Estimate]:
-        """Every statistic, with the same resamples of the utterances for all."""
+        """Return every statistic, from the same resamples of the utterances."""
         rng = np.random.default_rng(seed)
         count = len(self.words)
         drawn = np.concatenate([np.arange(count)[None], rng.integers(count, size=(RESAMPLES, count))])
@@ -149,108 +149,148 @@ class Split:
         # a cost below nothing counts as none: five times a gain is no allowance
         five = (others - none) - FIVE_TIMES * np.maximum(cost, 0)
         p = (1 + int((extra[1:] <= 0).sum())) / (RESAMPLES + 1)
-        found = {EXTRA: extra, LOCAL_COST: cost, FIVE: five}
-        return {name: Estimate.of(x[0], x[1:]) for name, x in found.items()} | {P: Estimate(p)}
+        samples = {EXTRA: extra, LOCAL_COST: cost, FIVE: five}
+        return {name: Estimate.of(x[0], x[1:]) for name, x in samples.items()} | {P: Estimate(p)}
 
 
-def run(context: Context) -> Finding:
-    """Runs the encoder once per utterance and set of heads, and reads all patterns of a few utterances."""
-    cfg = context.model.cfg.encoder
-    if not context.utterances:
-        return _finding(context, reason="no speech: pass --audio or --corpus")
-    if cfg.n_heads < 2 or cfg.n_ctx <= K + 1:
-        return _finding(context, reason="one head per block, or a window no wider than k: there is nothing to compare")
-    some = list(range(min(UTTERANCES, len(context.utterances))))
-    far = distances(context, some[:RANKED_ON])
-    every: Heads = frozenset((b, h) for b in range(cfg.n_layers) for h in range(cfg.n_heads))
-    count, rng = local_count(cfg.n_heads), context.rng("random heads")
-    local = most_local(far.mean(0), count)
-    nearest = most_local(far.mean(0), min(cfg.n_heads - count, count))
-    sets = {LOCAL: local, OTHERS: every - local, NEAREST: nearest, ALL: every}
-    for draw in range(RANDOM_DRAWS):
-        chosen = random_heads(cfg.n_layers, cfg.n_heads, count, rng)
-        sets |= {f"random heads {draw + 1}": chosen, f"the rest {draw + 1}": every - chosen}
-    return _finding(context, far, sets, transcribe(context, sets, some) | {NONE: context.transcripts[: len(some)]})
+@dataclass(frozen=True, eq=False)
+class MaskedHeads:
+    """Attention distances, and transcripts with each set of heads limited to :data:`K` positions.
+
+    sets: which heads are limited, by name. texts: transcripts by name, and those without a mask as :data:`NONE`.
+    n_positions, n_ctx: encoder positions that each clip fills, and those of the window.
+    """
+
+    far: Float[np.ndarray, "clip block head"]
+    sets: Mapping[str, Heads]
+    texts: Mapping[str, list[str]]
+    references: list[str]
+    utterances: tuple[Clip, ...]
+    n_positions: list[int]
+    n_ctx: int
 
 
-def transcribe(context: Context, sets: Mapping[str, Heads], some: Sequence[int]) -> dict[str, list[str]]:
-    """Transcripts with each set of heads masked in turn; a clip's mel is made once."""
+class LocalHeads(Experiment[MaskedHeads]):
+    """F3: transcribe with the local heads limited to a narrow window, and with the others limited instead."""
+
+    id, title, claim, protocol = "F3", "Local encoder heads", CLAIM, PROTOCOL
+    published, published_summary = (SAID,), SAID_IN_SHORT
+
+    def parameters(self, context: Context) -> dict[str, Any]:
+        n_heads = context.model.cfg.encoder.n_heads
+        return {
+            "k": K,
+            "heads_per_block": n_heads,
+            "local_heads_per_block": local_count(n_heads) if n_heads > 1 else 0,
+            "utterances": min(UTTERANCES, len(context.utterances)),
+            "ranked_on": min(RANKED_ON, len(context.utterances)),
+            "random_draws": RANDOM_DRAWS,
+            "resamples": RESAMPLES,
+            "prompt_ids": context.transcriber().prompt()[0].tolist(),
+        }
+
+    def measure(self, context: Context) -> MaskedHeads:
+        """Read the patterns of a few clips, and run the encoder once per clip and set of heads."""
+        cfg = context.model.cfg.encoder
+        if not context.utterances:
+            raise Untestable("no speech: pass --audio or --corpus")
+        if cfg.n_heads < 2 or cfg.n_ctx <= K + 1:
+            raise Untestable("one head per block, or a window no wider than k: there is nothing to compare")
+        clips = list(range(min(UTTERANCES, len(context.utterances))))
+        far = distances(context, clips[:RANKED_ON])
+        every: Heads = frozenset((b, h) for b in range(cfg.n_layers) for h in range(cfg.n_heads))
+        count, rng = local_count(cfg.n_heads), context.rng("random heads")
+        local = most_local(far.mean(0), count)
+        nearest = most_local(far.mean(0), min(cfg.n_heads - count, count))
+        sets = {LOCAL: local, OTHERS: every - local, NEAREST: nearest, ALL: every}
+        for draw in range(RANDOM_DRAWS):
+            heads = random_heads(cfg.n_layers, cfg.n_heads, count, rng)
+            sets |= {f"random heads {draw + 1}": heads, f"the rest {draw + 1}": every - heads}
+        texts = transcribe(context, sets, clips) | {NONE: context.transcripts[: len(clips)]}
+        return MaskedHeads(far, sets, texts, context.references, context.utterances, context.n_positions, cfg.n_ctx)
+
+    def judge(self, measured: MaskedHeads, setting: Setting) -> Finding:
+        count = len(measured.texts[NONE])
+        errors = {name: errors_of(measured.references[:count], rows) for name, rows in measured.texts.items()}
+        wrong = {name: np.array([float(e.errors) for e in row]) for name, row in errors.items()}
+        words = np.array([float(e.n_reference) for e in errors[NONE]])
+        draws = range(1, RANDOM_DRAWS + 1)
+        by_distance = Split(wrong[LOCAL][None], wrong[OTHERS][None], wrong[NONE], words)
+        at_random = Split(
+            np.stack([wrong[f"random heads {k}"] for k in draws]),
+            np.stack([wrong[f"the rest {k}"] for k in draws]),
+            wrong[NONE],
+            words,
+        )
+        equally_many = Split(wrong[NEAREST][None], wrong[OTHERS][None], wrong[NONE], words)
+        ours, random, as_many = (split.estimates(setting.seed) for split in (by_distance, at_random, equally_many))
+        names = [EXTRA, P]
+        criteria = [Criterion(EXTRA, ours[EXTRA], 0.0, "at least"), Criterion(P, ours[P], 0.01, "at most")]
+        if not setting.is_organism:  # the thresholds that were stated for released models on real speech
+            names += [LOCAL_COST, FIVE]
+            criteria += [
+                Criterion(LOCAL_COST, ours[LOCAL_COST], LITTLE, "at most"),
+                Criterion(FIVE, ours[FIVE], 0.0, "at least"),
+            ]
+        rates = {name: _rate(values, words, setting.seed) for name, values in wrong.items()}
+        criteria += [
+            Criterion("utterances", Estimate(count), ENOUGH_UTTERANCES, "at least", role="gate"),
+            Criterion("WER without a mask", rates[NONE], 0.2, "at most", role="gate"),
+        ]
+        control = Control(
+            "random heads",
+            f"as many heads of each block at random in place of the local ones (mean of {RANDOM_DRAWS} draws)",
+            {name: random[name] for name in names},
+        )
+        return self.finding(
+            setting,
+            criteria=tuple(criteria),
+            controls=(control,),
+            measurements=_measurements(measured.far, rates, (ours, random, as_many)),
+            examples=_examples(measured),
+            notes=_notes(measured, setting, ours, as_many),
+        )
+
+    def draw(self, finding: Finding) -> list[Figure]:
+        """Draw how far each head looks, word errors by what is masked, and the comparison beside its control."""
+        far = finding.measurement("mean attention distance")
+        n_blocks, n_heads = far.values.shape
+        first, axes = new_figure("How far each head looks", "mean distance (positions of 20 ms)", "encoder block")
+        local = local_count(n_heads) if n_heads > 1 else 1
+        for block, row in enumerate(far.values):
+            order = np.argsort(row, kind="stable")
+            axes.scatter(row[order[:local]], [block] * local, color=BLUE, label="local" if block == 0 else None)
+            others = order[local:]
+            axes.scatter(
+                row[others], [block] * len(others), color=ORANGE, marker="s", label="others" if block == 0 else None
+            )
+        axes.set_yticks(range(n_blocks))
+        axes.set_xlim(left=0)
+        axes.legend(loc="best", frameon=False)
+        labels = [f"E{b}.{h}" for b in range(n_blocks) for h in range(n_heads)]
+        first.set_label(alt_text("Mean attention distance", far.values.flatten(), labels, "positions", 1.0))
+        wer = finding.measurement("WER")
+        second, axes = new_figure(f"Heads masked to k = {K}", "WER (%)", "")
+        names = [str(name) for name in wer.axis("masked").entries]
+        looks = {NONE: GRAY, LOCAL: BLUE, OTHERS: ORANGE, ALL: GREEN}
+        heights = np.arange(len(names))[::-1]
+        draw_bars(axes, heights, 100 * wer.values, [looks.get(name, GRAY) for name in names])
+        axes.set_yticks(heights, names)
+        second.set_label(alt_text(finding.title, wer.values[:, 0], names))
+        return [draw_controls(finding, 0, "difference of WER"), first, second]
+
+
+def transcribe(context: Context, sets: Mapping[str, Heads], clips: Sequence[int]) -> dict[str, list[str]]:
+    """Return transcripts with each set of heads limited in turn; a clip's mel is made once."""
     queue = DecodingQueue(context.transcriber(), sets)
     masks = {name: window_masks(context.model, {head: K for head in heads}) for name, heads in sets.items()}
-    for batch in context.track(context.batches(some), "F3 masked heads"):
+    for batch in context.track(context.batches(clips), "F3 masked heads"):
         mel = context.mels(batch)
         for name, mask in masks.items():
             with torch.no_grad(), context.model.hooks(attn_masks=mask):
                 queue.add(name, context.model.embed_audio(mel))
     queue.flush()
     return {name: queue.texts[name] for name in sets}
-
-
-def _finding(
-    context: Context,
-    far: Float[np.ndarray, "clip block head"] | None = None,
-    sets: Mapping[str, Heads] | None = None,
-    texts: dict[str, list[str]] | None = None,
-    reason: str = "",
-) -> Finding:
-    cfg = context.model.cfg.encoder
-    common: dict[str, Any] = {
-        **context.common(ID, TITLE, CLAIM, PROTOCOL),
-        "published": (SAID,),
-        "published_summary": SAID_IN_SHORT,
-        "parameters": {
-            "k": K,
-            "heads_per_block": cfg.n_heads,
-            "local_heads_per_block": local_count(cfg.n_heads) if cfg.n_heads > 1 else 0,
-            "utterances": min(UTTERANCES, len(context.utterances)),
-            "ranked_on": min(RANKED_ON, len(context.utterances)),
-            "random_draws": RANDOM_DRAWS,
-            "resamples": RESAMPLES,
-            "prompt_ids": context.transcriber().prompt()[0].tolist(),
-        },
-    }
-    if far is None or sets is None or texts is None:
-        return Finding(**common, reason_untestable=reason)
-    count = len(texts[NONE])
-    errors = {name: errors_of(context.references[:count], rows) for name, rows in texts.items()}
-    wrong = {name: np.array([float(e.errors) for e in row]) for name, row in errors.items()}
-    words = np.array([float(e.n_reference) for e in errors[NONE]])
-    split = Split(wrong[LOCAL][None], wrong[OTHERS][None], wrong[NONE], words)
-    draws = range(1, RANDOM_DRAWS + 1)
-    random = Split(
-        np.stack([wrong[f"random heads {k}"] for k in draws]),
-        np.stack([wrong[f"the rest {k}"] for k in draws]),
-        wrong[NONE],
-        words,
-    )
-    equal = Split(wrong[NEAREST][None], wrong[OTHERS][None], wrong[NONE], words)
-    ours, theirs, as_many = (one.estimates(context.seed) for one in (split, random, equal))
-    names = [EXTRA, P]
-    criteria = [Criterion(EXTRA, ours[EXTRA], 0.0, "at least"), Criterion(P, ours[P], 0.01, "at most")]
-    if not context.is_organism:  # the thresholds that were stated for released models on real speech
-        names += [LOCAL_COST, FIVE]
-        criteria += [
-            Criterion(LOCAL_COST, ours[LOCAL_COST], LITTLE, "at most"),
-            Criterion(FIVE, ours[FIVE], 0.0, "at least"),
-        ]
-    rates = {name: _rate(values, words, context.seed) for name, values in wrong.items()}
-    criteria += [
-        Criterion("utterances", Estimate(count), ENOUGH_UTTERANCES, "at least", role="gate"),
-        Criterion("WER without a mask", rates[NONE], 0.2, "at most", role="gate"),
-    ]
-    control = Control(
-        "random heads",
-        f"as many heads of each block at random in place of the local ones (mean of {RANDOM_DRAWS} draws)",
-        {name: theirs[name] for name in names},
-    )
-    return Finding(
-        **common,
-        criteria=tuple(criteria),
-        controls=(control,),
-        measurements=_measurements(far, rates, (ours, theirs, as_many)),
-        examples=_examples(context, texts),
-        notes=_notes(context, far, sets, ours, as_many),
-    )
 
 
 def _rate(wrong: Float[np.ndarray, "utterance"], words: Float[np.ndarray, "utterance"], seed: int) -> Estimate:
@@ -266,7 +306,6 @@ def _measurements(
     n_blocks, n_heads = far.shape[1:]
     first = (NONE, LOCAL, OTHERS, NEAREST, ALL)
     shown = (*first, *(name for name in rates if name not in first))
-    bound = Axis("bound", ("value", "low", "high"))
     statistics = (EXTRA, P, LOCAL_COST, FIVE)
     return (
         Measurement(
@@ -275,24 +314,24 @@ def _measurements(
             far.mean(0),
             "positions of 20 ms",
         ),
-        Measurement("WER", (Axis("masked", shown), bound), np.array([rates[name].row for name in shown])),
+        Measurement("WER", (Axis("masked", shown), BOUNDS), np.array([rates[name].row for name in shown])),
         Measurement(
             "comparison",
-            (Axis("heads", COMPARED), Axis("statistic", statistics), bound),
+            (Axis("heads", COMPARED), Axis("statistic", statistics), BOUNDS),
             np.array([[x[name].row for name in statistics] for x in comparisons]),
         ),
     )
 
 
-def _examples(context: Context, texts: Mapping[str, list[str]]) -> tuple[Example, ...]:
-    """The utterances with the most words."""
-    count = len(texts[NONE])
-    order = sorted(range(count), key=lambda i: (-len(context.references[i].split()), i))
+def _examples(measured: MaskedHeads) -> tuple[Example, ...]:
+    """Return the clips with the most words."""
+    references, texts = measured.references, measured.texts
+    order = sorted(range(len(texts[NONE])), key=lambda i: (-len(references[i].split()), i))
     return tuple(
         Example(
-            context.utterances[i].id,
-            context.utterances[i].alignment.speaker,
-            context.references[i],
+            measured.utterances[i].id,
+            measured.utterances[i].alignment.speaker,
+            references[i],
             tuple((f"{name} masked", texts[name][i]) for name in (NONE, LOCAL, OTHERS, ALL)),
         )
         for i in order[:N_EXAMPLES]
@@ -300,27 +339,24 @@ def _examples(context: Context, texts: Mapping[str, list[str]]) -> tuple[Example
 
 
 def _notes(
-    context: Context,
-    far: np.ndarray,
-    sets: Mapping[str, Heads],
-    ours: Mapping[str, Estimate],
-    as_many: Mapping[str, Estimate],
+    measured: MaskedHeads, setting: Setting, ours: Mapping[str, Estimate], as_many: Mapping[str, Estimate]
 ) -> tuple[str, ...]:
-    others = ", ".join(f"E{b}.{h} ({far.mean(0)[b, h]:.0f})" for b, h in sorted(sets[OTHERS]))
-    used = min(UTTERANCES, len(context.utterances))
+    sets, mean_distance = measured.sets, measured.far.mean(0)
+    others = ", ".join(f"E{b}.{h} ({mean_distance[b, h]:.0f})" for b, h in sorted(sets[OTHERS]))
+    n_clips = len(measured.utterances)
     notes = [
         f"Not among the local heads (mean distance in positions): {others}.",
-        f"Measured on the first {used} of {len(context.utterances)} utterances: each costs an encoder pass for each of "
-        f"the {len(sets)} sets of heads.",
-        f"Half of the clips fill {int(np.median(context.n_positions))} positions or fewer of the window of "
-        f"{context.model.cfg.encoder.n_ctx}: attention to the padding counts in the distances.",
+        f"Measured on the first {min(UTTERANCES, n_clips)} of {n_clips} utterances: each costs an encoder pass for "
+        f"each of the {len(sets)} sets of heads.",
+        f"Half of the clips fill {int(np.median(measured.n_positions))} positions or fewer of the window of "
+        f"{measured.n_ctx}: attention to the padding counts in the distances.",
         f"{len(sets[LOCAL])} local heads are masked against {len(sets[OTHERS])} others. Not judged: with the "
         f"{len(sets[NEAREST])} nearest heads in their place, {EXTRA}: {format_estimate(as_many[EXTRA])}, "
         f"p {format_estimate(as_many[P])}.",
     ]
-    if context.reference == "model":
+    if setting.reference == "model":
         notes.append("WER is against the model's own transcript without a mask, since no texts were given.")
-    if context.is_organism:
+    if setting.is_organism:
         cost, five = ours[LOCAL_COST].value, ours[FIVE].value
         shown = "" if cost is None or five is None else f" ({100 * cost:.1f} points; {100 * five:.1f} points)"
         notes.append(
@@ -328,32 +364,3 @@ def _notes(
             f"for the local heads, and five times as much for the others{shown}."
         )
     return tuple(notes)
-
-
-def draw(finding: Finding) -> list[Figure]:
-    """How far each head looks; word errors by what is masked; the comparison beside its control."""
-    if not finding.measurements:
-        return []
-    far = finding.measurement("mean attention distance")
-    n_blocks, n_heads = far.values.shape
-    first, axes = new_figure("How far each head looks", "mean distance (positions of 20 ms)", "encoder block")
-    local = local_count(n_heads) if n_heads > 1 else 1
-    for block, row in enumerate(far.values):
-        order = np.argsort(row, kind="stable")
-        axes.scatter(row[order[:local]], [block] * local, color=BLUE, label="local" if block == 0 else None)
-        rest = order[local:]
-        axes.scatter(row[rest], [block] * len(rest), color=ORANGE, marker="s", label="others" if block == 0 else None)
-    axes.set_yticks(range(n_blocks))
-    axes.set_xlim(left=0)
-    axes.legend(loc="best", frameon=False)
-    labels = [f"E{b}.{h}" for b in range(n_blocks) for h in range(n_heads)]
-    first.set_label(alt_text("Mean attention distance", far.values.flatten(), labels, "positions", 1.0))
-    wer = finding.measurement("WER")
-    second, axes = new_figure(f"Heads masked to k = {K}", "WER (%)", "")
-    names = [str(name) for name in wer.axis("masked").entries]
-    looks = {NONE: GRAY, LOCAL: BLUE, OTHERS: ORANGE, ALL: GREEN}
-    at = np.arange(len(names))[::-1]
-    draw_bars(axes, at, 100 * wer.values, [looks.get(name, GRAY) for name in names])
-    axes.set_yticks(at, names)
-    second.set_label(alt_text(finding.title, wer.values[:, 0], names))
-    return [draw_controls(finding, 0, "difference of WER"), first, second]

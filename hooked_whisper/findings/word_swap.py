@@ -195,7 +195,8 @@ def by_block(model: HookedWhisper, pair: SwapPair) -> Float[np.ndarray, "block g
     """The residual entering each encoder block, and the encoder's output, by stretch of the clip."""
     own, end = pair.word_span(model), pair.n_positions
     edges = (0, own.start, own.stop, max(end, own.stop), model.cfg.encoder.n_ctx)
-    spans = [read_positions((a, b), label=name) if b > a else None for name, a, b in zip(GROUPS, edges, edges[1:], strict=False)]
+    groups = zip(GROUPS, edges, edges[1:], strict=False)
+    spans = [read_positions((a, b), label=name) if b > a else None for name, a, b in groups]
     known = [k for k, span in enumerate(spans) if span is not None]
     some = [span for span in spans if span is not None]
     inside = make_grid(model, "resid_pre", "encoder", spans=some)

@@ -1,17 +1,15 @@
-"""Changing what the model works on, and measuring what that does: patches, attribution, replaced encoder outputs."""
+"""Interventions: ablate, steer, mask and replace activations, and compare transcripts with and without.
 
-from hooked_whisper.interventions.ablate import (
-    HeadSweep,
-    Means,
-    Samples,
-    ablate,
-    ablate_heads,
-    ablate_neurons,
-    means,
-    samples,
-    sweep_heads,
-)
-from hooked_whisper.interventions.baseline_inputs import NULL_INPUTS, null_encoding, null_mel
+Patching activations between two runs is in :mod:`hooked_whisper.patching`.
+"""
+
+from functools import partial
+
+from hooked_whisper._support.renamed import renamed_names
+from hooked_whisper.interventions._names_of_0_1 import old_function
+from hooked_whisper.interventions.ablate import HeadSweep, ablate, ablate_heads, ablate_neurons, sweep_heads
+from hooked_whisper.interventions.activation_values import Means, Samples, means, samples
+from hooked_whisper.interventions.baseline_inputs import BASELINE_INPUTS, baseline_encoding, baseline_mel
 from hooked_whisper.interventions.masks import (
     HeadWindows,
     KnockOut,
@@ -22,7 +20,6 @@ from hooked_whisper.interventions.masks import (
     mask_hooks,
     window_masks,
 )
-from hooked_whisper.interventions.positions import Places, filled_positions, places
 from hooked_whisper.interventions.replace import EncoderEdit, replace_encoder, replace_span, replace_spans
 from hooked_whisper.interventions.steer import (
     SteerSweep,
@@ -33,163 +30,107 @@ from hooked_whisper.interventions.steer import (
     steer,
     sweep_coefficients,
 )
-from hooked_whisper.interventions.transcript_changes import ForcedWord, Outcome, Outcomes, WordChange, outcome, outcomes
-from hooked_whisper.patching.attribution import attribute_pairs, attribute_patches
-from hooked_whisper.patching.corruptions import (
-    CORRUPTIONS,
-    Corruption,
-    MelCorruption,
-    SnrSweep,
-    TokenCorruption,
-    find_snr,
+from hooked_whisper.interventions.transcript_changes import (
+    ForcedWord,
+    TranscriptChange,
+    TranscriptChanges,
+    WordChange,
+    compare_transcript,
+    compare_transcripts,
 )
-from hooked_whisper.patching.grid import (
-    COMPONENTS,
-    Axis,
-    Grid,
-    Patch,
-    Span,
-    interval_spans,
-    make_grid,
-    token_spans,
-    window_spans,
-)
-from hooked_whisper.patching.metrics import (
-    KLDivergence,
-    LogitDifference,
-    Metric,
-    WordLogProb,
-    first_difference,
-    localisation,
-    read_metric,
-)
-from hooked_whisper.patching.patch import (
-    Inputs,
-    Pair,
-    Patched,
-    patch_cross_attn_out,
-    patch_cross_heads,
-    patch_cross_keys,
-    patch_cross_keys_values,
-    patch_cross_values,
-    patch_decoder_attn_out,
-    patch_decoder_heads,
-    patch_decoder_mlp_out,
-    patch_decoder_resid,
-    patch_decoder_resid_mid,
-    patch_decoder_resid_mid_cross,
-    patch_decoder_resid_post,
-    patch_encoder_attn_out,
-    patch_encoder_heads,
-    patch_encoder_mlp_out,
-    patch_encoder_neurons,
-    patch_encoder_out,
-    patch_encoder_resid,
-    patch_pairs,
-    run_patches,
-    with_spans,
-)
-from hooked_whisper.patching.path import Head, Receiver, path_patch, path_patch_pairs
-from hooked_whisper.patching.results import PatchResult, agreement
-from hooked_whisper.patching.subspaces import Directions, Features, Subspaces, subspaces_of
+from hooked_whisper.patching.positions import filled_positions, read_positions
+from hooked_whisper.protocols import HeadRef, Positions
 
 __all__ = [
-    "COMPONENTS",
-    "CORRUPTIONS",
-    "NULL_INPUTS",
-    "Axis",
-    "Corruption",
-    "Directions",
+    "BASELINE_INPUTS",
     "EncoderEdit",
-    "Features",
     "ForcedWord",
-    "Grid",
-    "Head",
+    "HeadRef",
     "HeadSweep",
     "HeadWindows",
-    "Inputs",
-    "KLDivergence",
     "KnockOut",
-    "LogitDifference",
     "Means",
-    "MelCorruption",
-    "Metric",
     "NoPadding",
-    "Outcome",
-    "Outcomes",
-    "Pair",
-    "Patch",
-    "PatchResult",
-    "Patched",
-    "Places",
-    "Receiver",
+    "Positions",
     "Samples",
-    "SnrSweep",
-    "Span",
     "SteerSweep",
-    "Subspaces",
-    "TokenCorruption",
+    "TranscriptChange",
+    "TranscriptChanges",
     "WordChange",
-    "WordLogProb",
     "ablate",
     "ablate_heads",
     "ablate_neurons",
-    "agreement",
-    "attribute_pairs",
-    "attribute_patches",
+    "baseline_encoding",
+    "baseline_mel",
     "class_mean",
+    "compare_transcript",
+    "compare_transcripts",
     "cut_padding",
     "filled_positions",
-    "find_snr",
-    "first_difference",
-    "interval_spans",
     "join_masks",
     "knock_out",
-    "localisation",
-    "make_grid",
     "mask_hooks",
     "mean_difference",
     "means",
-    "null_encoding",
-    "null_mel",
-    "outcome",
-    "outcomes",
-    "patch_cross_attn_out",
-    "patch_cross_heads",
-    "patch_cross_keys",
-    "patch_cross_keys_values",
-    "patch_cross_values",
-    "patch_decoder_attn_out",
-    "patch_decoder_heads",
-    "patch_decoder_mlp_out",
-    "patch_decoder_resid",
-    "patch_decoder_resid_mid",
-    "patch_decoder_resid_mid_cross",
-    "patch_decoder_resid_post",
-    "patch_encoder_attn_out",
-    "patch_encoder_heads",
-    "patch_encoder_mlp_out",
-    "patch_encoder_neurons",
-    "patch_encoder_out",
-    "patch_encoder_resid",
-    "patch_pairs",
-    "path_patch",
-    "path_patch_pairs",
-    "places",
     "position_mean",
     "random_control",
-    "read_metric",
+    "read_positions",
     "replace_encoder",
     "replace_span",
     "replace_spans",
-    "run_patches",
     "samples",
     "steer",
-    "subspaces_of",
     "sweep_coefficients",
     "sweep_heads",
-    "token_spans",
     "window_masks",
+]
+
+_MOVED = (
+    "COMPONENTS",
+    "Directions",
+    "Features",
+    "KLDivergence",
+    "LogitDifference",
+    "Metric",
+    "Patch",
+    "PatchResult",
+    "Receiver",
+    "Subspaces",
+    "WordLogProb",
+    "agreement",
+    "attribute_patches",
+    "first_difference",
+    "interval_spans",
+    "make_grid",
+    "path_patch",
+    "path_patch_pairs",
+    "read_metric",
+    "run_patches",
+    "subspaces_of",
+    "token_spans",
     "window_spans",
     "with_spans",
-]
+)
+_RENAMED = {
+    "NULL_INPUTS": "BASELINE_INPUTS",
+    "null_encoding": "baseline_encoding",
+    "null_mel": "baseline_mel",
+    "Outcome": "TranscriptChange",
+    "Outcomes": "TranscriptChanges",
+    "outcome": "compare_transcript",
+    "outcomes": "compare_transcripts",
+    "Places": "Positions",
+    "places": "read_positions",
+    "Axis": "hooked_whisper.patching:GridAxis",
+    "Grid": "hooked_whisper.patching:PatchGrid",
+    "Inputs": "hooked_whisper.patching:RunInputs",
+    "Pair": "hooked_whisper.patching:CleanCorruptPair",
+    "Patched": "hooked_whisper.patching:PatchedMetric",
+    "localisation": "hooked_whisper.patching:localization",
+    **{name: f"hooked_whisper.patching:{name}" for name in _MOVED},
+    **{
+        name: f"hooked_whisper.patching.corruptions:{name}"
+        for name in ("CORRUPTIONS", "Corruption", "MelCorruption", "SnrSweep", "TokenCorruption", "find_snr")
+    },
+}
+__getattr__ = renamed_names(__name__, _RENAMED, fallback=partial(old_function, __name__))

@@ -22,7 +22,7 @@ from hooked_whisper._support.indices import read_indices
 from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper.errors import PatchError, check_option, closest
 from hooked_whisper.hooks import HookPoint, Names
-from hooked_whisper.interventions.activation_values import By, Means, Samples, check_by
+from hooked_whisper.interventions.activation_values import By, Means, check_by
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.patching.grid import TIME_AXES
 from hooked_whisper.patching.metrics import Metric, read_metric

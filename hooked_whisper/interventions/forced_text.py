@@ -1,4 +1,4 @@
-"""A text forced on the decoder: log-probability of each token, which word it belongs to, when that word was spoken."""
+"""Teacher-forced text: log-probability of each token, the word it belongs to, and when that word was spoken."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from hooked_whisper.protocols import Alignment
 from hooked_whisper.text import word_diff
 from hooked_whisper.text.prompts import tokenizer_of
 
-FORCED_ROWS = 8  # rows unembedded at once: bounds the memory of a batch's logits
-Times = list[tuple[float, float] | None]  # seconds, word by word
+FORCED_ROWS = 8  # rows unembedded at once, to bound the memory of logits
+Times = list[tuple[float, float] | None]  # start and end of each word in seconds
 
 
 def text_of(model: HookedWhisper, ids: Sequence[int]) -> str:
-    """The text of text tokens, without space round it."""
+    """Return the text of text tokens, stripped."""
     return model.tokenizer.decode(list(ids)).strip()
 
 
@@ -32,20 +32,20 @@ def token_logprobs(
     prompt: Int[Tensor, "1 token"],
     ids: Sequence[Sequence[int]],
 ) -> list[Float[np.ndarray, "_"]]:
-    """Log-probability (nats) of each text token, the prompt and the tokens before it given; one array per clip.
+    """Return the log-probability (nats) of each text token given the prompt and the tokens before it.
 
-    One pass for all clips.
+    One array per clip; one pass for all clips.
     """
     longest = max((len(row) for row in ids), default=0)
     if not longest:
         return [np.zeros(0) for _ in ids]
     eot, start = model.tokenizer.eot, prompt.shape[1]
-    # shorter rows end in end-of-text: what stands behind a token does not reach it
+    # shorter rows are padded with end-of-text, which cannot affect earlier tokens
     padded = torch.tensor([[*row, *[eot] * (longest - len(row))] for row in ids], device=encoder_out.device)
     tokens = torch.cat([prompt.to(padded).expand(len(ids), -1), padded], dim=1)[:, :-1]
     hidden = model.decoder.hidden(tokens, encoder_out)[:, start - 1 :]
-    whole = model.unembed.hook_in.active or model.unembed.hook_out.active  # who listens there sees the batch
-    rows = len(ids) if whole else FORCED_ROWS
+    hooked = model.unembed.hook_in.active or model.unembed.hook_out.active  # hooks there must see the whole batch
+    rows = len(ids) if hooked else FORCED_ROWS
     parts = [
         model.decoder.to_logits(h).log_softmax(-1).gather(-1, t[..., None])[..., 0]
         for h, t in zip(hidden.split(rows), padded.split(rows), strict=True)
@@ -55,7 +55,7 @@ def token_logprobs(
 
 
 def words_of_tokens(model: HookedWhisper, ids: Sequence[int]) -> list[int]:
-    """For each text token the number of the word of ``text.split()`` that it belongs to."""
+    """Return, for each text token, the index of its word in ``text.split()``."""
     if not ids:
         return []
     units, groups = model.tokenizer.split_tokens_on_unicode(list(ids))
@@ -64,26 +64,27 @@ def words_of_tokens(model: HookedWhisper, ids: Sequence[int]) -> list[int]:
     if not words:
         return [0] * len(ids)
     ends = np.array([end for _, end in words])
-    found, at = [], 0
+    word_indices: list[int] = []
+    offset = 0
     for unit, group in zip(units, groups, strict=True):
         lead = len(unit) - len(unit.lstrip())
-        word = int(np.searchsorted(ends, at + (lead if lead < len(unit) else 0), side="right"))
-        found += [min(word, len(words) - 1)] * len(group)
-        at += len(unit)
-    return found
+        word = int(np.searchsorted(ends, offset + (lead if lead < len(unit) else 0), side="right"))
+        word_indices += [min(word, len(words) - 1)] * len(group)
+        offset += len(unit)
+    return word_indices
 
 
 def aligned_times(text: str, alignment: Alignment) -> Times:
-    """Start and end in seconds of each written word, from the spoken one that it stands for; ``None`` for others."""
-    spoken, at = alignment.words, 0
-    found: Times = []
+    """Return the times of the spoken word that each written word is aligned to; ``None`` for inserted words."""
+    spoken, index = alignment.words, 0
+    times: Times = []
     for op in word_diff(" ".join("".join(w.label.split()) or "-" for w in spoken), text):
         if op.kind in ("equal", "substitute"):
-            found += [(float(w.start), float(w.end)) for w in spoken[at : at + len(op.reference)]]
+            times += [(float(w.start), float(w.end)) for w in spoken[index : index + len(op.reference)]]
         elif op.kind == "insert":
-            found += [None] * len(op.hypothesis)
-        at += len(op.reference)
-    return found
+            times += [None] * len(op.hypothesis)
+        index += len(op.reference)
+    return times
 
 
 def attention_times(
@@ -93,8 +94,11 @@ def attention_times(
     language: str = "en",
     filled: int | None = None,
 ) -> Times:
-    """Start and end of each word by openai-whisper's ``find_alignment`` (dynamic time warping of cross-attention), on
-    an encoder output that is there already."""
+    """Return start and end of each word by openai-whisper's ``find_alignment`` (dynamic time warping of
+    cross-attention), without encoding again.
+
+    filled: positions that the clip fills; default: all.
+    """
     from whisper.timing import find_alignment
 
     of_word = words_of_tokens(model, ids)
@@ -104,20 +108,20 @@ def attention_times(
     tokenizer = tokenizer_of(model.cfg, language if model.is_multilingual else "en")
     source = _Encoded(model, encoded[None])
     frames = 2 * (filled or len(encoded))
-    at = 0
+    token = 0
     with threads_kept():
-        found = find_alignment(source, tokenizer, list(ids), torch.empty(0), frames)  # type: ignore[arg-type]
-    for word in found:
-        for k in of_word[at : at + len(word.tokens)]:
+        timings = find_alignment(source, tokenizer, list(ids), torch.empty(0), frames)  # type: ignore[arg-type]
+    for word in timings:
+        for k in of_word[token : token + len(word.tokens)]:
             old = times[k]
             low, high = float(word.start), float(word.end)
             times[k] = (low, high) if old is None else (min(old[0], low), max(old[1], high))
-        at += len(word.tokens)
+        token += len(word.tokens)
     return times
 
 
 class _Encoded:
-    """The model with an encoder output in place of its encoder, for code that would encode again."""
+    """The model with its encoder replaced by a known encoder output."""
 
     def __init__(self, model: HookedWhisper, encoder_out: Tensor) -> None:
         self._model, self._encoder_out = model, encoder_out

@@ -71,9 +71,7 @@ def steer(
 
     def add(x: Tensor, hook: HookPoint) -> Tensor:
         if vector.shape[-1] != x.shape[-1]:
-            raise PatchError(
-                f"{hook.name}: the vector has {vector.shape[-1]} entries, activations have {x.shape[-1]}"
-            )
+            raise PatchError(f"{hook.name}: the vector has {vector.shape[-1]} entries, activations have {x.shape[-1]}")
         mask = position_mask(read, x, hook, time_axis).to(x)
         if not per_position:
             return x + step.to(x) * mask

@@ -1,4 +1,4 @@
-"""Batched greedy transcription of encoder outputs: what the findings and every intervention's outcome are read from."""
+"""Batched greedy transcription of encoder outputs, for findings and comparisons of transcripts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ DECODER_BATCH = 32
 
 @dataclass(frozen=True)
 class Transcriber:
-    """Encoder outputs to texts: greedy, one pass, no timestamps, no fallback; nothing is fed back between clips.
+    """Transcribe encoder outputs: greedy, one pass, no timestamps, no temperature fallback, no previous text.
 
-    Special tokens other than end-of-text are never chosen; all else is read as the model gives it.
+    Special tokens other than end-of-text are suppressed.
     """
 
     model: HookedWhisper
@@ -30,23 +30,22 @@ class Transcriber:
     _prompt: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def prompt(self) -> Int[Tensor, "1 token"]:
-        """``<|startoftranscript|>`` to ``<|notimestamps|>``."""
+        """Return the tokens from ``<|startoftranscript|>`` to ``<|notimestamps|>``."""
         if "ids" not in self._prompt:
             multilingual = self.model.is_multilingual
             self._prompt["ids"] = self.model.to_tokens("", language=self.language if multilingual else "en")
         return self._prompt["ids"]
 
     def normalize(self, text: str) -> str:
-        """The form in which words are compared: lower case, without punctuation round them. Words stay in their places,
-        so that a word's number in the text is its number in an alignment."""
+        """Return the form in which words are compared, see :func:`normalize_words`."""
         return normalize_words(text)
 
     def ids(
         self, encoder_out: Float[Tensor, "clip position d_model"], track: Callable[[Iterable], Iterable] = iter
     ) -> list[list[int]]:
-        """Text tokens of each clip, without prompt and end-of-text."""
+        """Return the text tokens of each clip, without prompt and end-of-text."""
         tokenizer = self.model.tokenizer
-        found: list[list[int]] = []
+        text_ids: list[list[int]] = []
         suppress = [i for i in range(tokenizer.eot + 1, self.model.cfg.decoder.n_vocab)]
         prompt = self.prompt().to(encoder_out.device)
         for rows in track(list(encoder_out.split(self.batch))):
@@ -57,19 +56,19 @@ class Transcriber:
                 eot=tokenizer.eot,
                 suppress=suppress,
             )
-            found += [[t for t in row if t < tokenizer.eot] for row in tokens[:, prompt.shape[1] :].tolist()]
-        return found
+            text_ids += [[t for t in row if t < tokenizer.eot] for row in tokens[:, prompt.shape[1] :].tolist()]
+        return text_ids
 
     def raw(
         self, encoder_out: Float[Tensor, "clip position d_model"], track: Callable[[Iterable], Iterable] = iter
     ) -> list[str]:
-        """Texts as written."""
+        """Return the texts as written."""
         return [self.model.tokenizer.decode(ids).strip() for ids in self.ids(encoder_out, track)]
 
     def __call__(
         self, encoder_out: Float[Tensor, "clip position d_model"], track: Callable[[Iterable], Iterable] = iter
     ) -> list[str]:
-        """Texts in the form in which they are compared."""
+        """Return the texts in the form in which they are compared."""
         if not len(encoder_out):
             return []
         with torch.no_grad():
@@ -77,6 +76,6 @@ class Transcriber:
 
 
 def normalize_words(text: str) -> str:
-    """Lower case, no punctuation round words; what is punctuation alone goes."""
+    """Lower-case, strip punctuation around words, and drop words that are only punctuation."""
     bare = (bare_word(word) for word in text.split())
     return " ".join(word for word in bare if any(c.isalnum() for c in word))

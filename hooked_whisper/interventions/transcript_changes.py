@@ -1,8 +1,7 @@
-"""What the model writes if something is changed: one result for every intervention.
+"""Changes of the transcript by an intervention: texts, word errors, fate of every word, and log-probabilities.
 
-Texts before and after, word errors, which word was kept, changed or lost and when it was spoken, and what the change
-does to the log-probability of each word when the same text is forced on both runs (free-running texts part after the
-first edit, so that only forced ones can be compared place by place).
+Log-probabilities are those of one text forced on both runs: free-running texts diverge after the first edit, so only
+forced ones can be compared word by word.
 """
 
 from __future__ import annotations
@@ -28,23 +27,24 @@ from hooked_whisper.interventions.forced_text import (
     token_logprobs,
     words_of_tokens,
 )
-from hooked_whisper.interventions.positions import filled_positions
 from hooked_whisper.interventions.transcriber import Transcriber, normalize_words
 from hooked_whisper.model.masks import resolve_target
+from hooked_whisper.patching.positions import filled_positions
 from hooked_whisper.protocols import Alignment
 from hooked_whisper.text import WordError, word_diff, word_error
 
 Fate = Literal["kept", "changed", "gone", "new"]
-EncoderEdit = Callable[[Tensor], Tensor]
+EditFunction = Callable[[Tensor], Tensor]
 _FATES: dict[str, Fate] = {"equal": "kept", "substitute": "changed", "delete": "gone", "insert": "new"}
 
 
 @dataclass(frozen=True, slots=True)
 class WordChange:
-    """One word of the unedited text (``before``) and what stands in its place; times in seconds, where known.
+    """One word of the unedited text (``before``) and what replaced it.
 
-    logprob_before, logprob_after: nats, of the whole word, the unedited text forced on both runs (unless another text
-    was given to force).
+    start, end: seconds, where known.
+    logprob_before, logprob_after: nats, of the whole word, with the unedited text forced on both runs; ``None`` if
+        another text was forced.
     """
 
     fate: Fate
@@ -57,7 +57,7 @@ class WordChange:
 
     @property
     def logprob_change(self) -> float | None:
-        """``after - before``: negative where the intervention makes the word less probable."""
+        """``after - before``: negative if the intervention makes the word less probable."""
         if self.logprob_before is None or self.logprob_after is None:
             return None
         return self.logprob_after - self.logprob_before
@@ -65,7 +65,7 @@ class WordChange:
 
 @dataclass(frozen=True, slots=True)
 class ForcedWord:
-    """A word of the forced text and its log-probability (nats) without and with the intervention."""
+    """A word of the forced text, and its log-probability (nats) without and with the intervention."""
 
     word: str
     before: float
@@ -77,11 +77,11 @@ class ForcedWord:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What an intervention did to one clip's transcript.
+class TranscriptChange:
+    """Change of one clip's transcript by an intervention.
 
-    error: word errors of the text after, against the reference or (without one) the text before.
-    error_before: the same of the text before; ``None`` without a reference.
+    error: word errors of ``after`` against the reference, or against ``before`` without a reference.
+    error_before: word errors of ``before``; ``None`` without a reference.
     """
 
     before: str
@@ -98,12 +98,12 @@ class Outcome:
         return self.error.wer
 
     def with_fate(self, fate: Fate) -> tuple[WordChange, ...]:
-        """The words that were ``"kept"``, ``"changed"``, are ``"gone"`` or ``"new"``."""
+        """Return the words with a fate: ``"kept"``, ``"changed"``, ``"gone"`` or ``"new"``."""
         check_option("fate", fate, get_args(Fate), PatchError)
         return tuple(w for w in self.words if w.fate == fate)
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """One dict per word: label, fate, before, after, start, end, log-probabilities."""
+        """Return one dict per word: label, fate, before, after, start, end, log-probabilities."""
         return [
             {
                 "label": self.label,
@@ -138,14 +138,14 @@ class Outcome:
         )
 
     def __repr__(self) -> str:
-        return f"Outcome({self.before!r} -> {self.after!r}, {self._errors()})"
+        return f"TranscriptChange({self.before!r} -> {self.after!r}, {self._errors()})"
 
 
 @dataclass(frozen=True)
-class Outcomes:
-    """The outcomes of a batch of clips, in order."""
+class TranscriptChanges:
+    """Transcript changes of a batch of clips, in order."""
 
-    clips: tuple[Outcome, ...]
+    clips: tuple[TranscriptChange, ...]
 
     @property
     def error(self) -> WordError:
@@ -158,7 +158,7 @@ class Outcomes:
 
     @property
     def logprob_change(self) -> float:
-        """Mean over the forced words of all clips, nats; NaN without any."""
+        """Mean over the forced words of all clips (nats); NaN without words."""
         changes = [w.change for c in self.clips for w in c.forced]
         return float(np.mean(changes)) if changes else float("nan")
 
@@ -168,44 +168,44 @@ class Outcomes:
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, index: int) -> Outcome:
+    def __getitem__(self, index: int) -> TranscriptChange:
         return self.clips[index]
 
-    def __iter__(self) -> Iterator[Outcome]:
+    def __iter__(self) -> Iterator[TranscriptChange]:
         return iter(self.clips)
 
     def _repr_html_(self) -> str:
         return "".join(c._repr_html_() for c in self.clips)
 
 
-def outcome(
+def compare_transcript(
     model: HookedWhisper,
     clip: Float[Tensor, "1 mel frame"] | Float[Tensor, "1 position d_model"],
     *,
     fwd_hooks: Hooks = (),
     attn_masks: Mapping[Any, Any] | None = None,
-    encoder_edit: EncoderEdit | None = None,
+    encoder_edit: EditFunction | None = None,
     reference: str | None = None,
     alignment: Alignment | Literal["attention"] | None = None,
     text: str | None = None,
     language: str = "en",
     max_new_tokens: int = 224,
     label: str = "",
-) -> Outcome:
-    """What an intervention does to one clip; arguments as for :func:`outcomes`."""
+) -> TranscriptChange:
+    """Return the change of one clip's transcript; arguments as for :func:`compare_transcripts`."""
     if isinstance(alignment, str):
         check_option("alignment (or an Alignment)", alignment, ("attention",), PatchError)
     if len(clip) != 1:
-        raise PatchError(f"outcome is for one clip, these are {len(clip)}: call outcomes")
-    given = alignment if alignment is None or isinstance(alignment, str) else [alignment]
-    return outcomes(
+        raise PatchError(f"compare_transcript takes one clip, got {len(clip)}: call compare_transcripts")
+    alignments = alignment if alignment is None or isinstance(alignment, str) else [alignment]
+    return compare_transcripts(
         model,
         clip,
         fwd_hooks=fwd_hooks,
         attn_masks=attn_masks,
         encoder_edit=encoder_edit,
         references=None if reference is None else [reference],
-        alignments=given,
+        alignments=alignments,
         texts=None if text is None else [text],
         language=language,
         max_new_tokens=max_new_tokens,
@@ -214,71 +214,71 @@ def outcome(
 
 
 @torch.no_grad()
-def outcomes(
+def compare_transcripts(
     model: HookedWhisper,
     clips: Float[Tensor, "clip mel frame"] | Float[Tensor, "clip position d_model"],
     *,
     fwd_hooks: Hooks = (),
     attn_masks: Mapping[Any, Any] | None = None,
-    encoder_edit: EncoderEdit | None = None,
+    encoder_edit: EditFunction | None = None,
     references: Sequence[str] | None = None,
     alignments: Sequence[Alignment] | Literal["attention"] | None = None,
     texts: Sequence[str] | None = None,
     language: str = "en",
     max_new_tokens: int = 224,
     labels: Sequence[str] = (),
-) -> Outcomes:
-    """What an intervention does to a batch of clips. Greedy decoding, one pass, no timestamps.
+) -> TranscriptChanges:
+    """Transcribe clips with and without an intervention, and compare. Greedy decoding, one pass, no timestamps.
 
-    The unedited clips are encoded once; the edited ones again only if something inside the encoder is changed.
+    Clips are encoded once, and a second time only if the intervention acts inside the encoder.
 
     Args:
-        clips: log-mels, or encoder outputs if nothing inside the encoder is changed.
-        fwd_hooks, attn_masks: as for ``model.hooks``; they are live in encoding, decoding and teacher forcing, and see
-            all clips as one batch.
-        encoder_edit: a function of the encoder output, ``[clip, position, d_model]`` to the same shape
-            (:func:`hooked_whisper.interventions.replace.replace_encoder` makes one). It comes after the hooks.
-        references: what was said; without it word errors are counted against the unedited texts.
-        alignments: times of the words, one alignment per clip; ``"attention"``: openai-whisper's word timing by
-            cross-attention. Without it, word timing where the model's alignment heads are known, else no times.
-        texts: what to force on both runs (default: each clip's unedited text).
+        clips: log-mels, or encoder outputs if the intervention does not act inside the encoder.
+        fwd_hooks, attn_masks: as for ``model.hooks``; live in encoding, decoding and teacher forcing, and see all
+            clips as one batch.
+        encoder_edit: function of the encoder output that keeps its shape, such as :func:`replace_encoder` returns;
+            applied after the hooks.
+        references: true texts; without them, word errors are counted against the unedited texts.
+        alignments: one alignment per clip, for word times; ``"attention"`` for openai-whisper's word timing by
+            cross-attention. Default: word timing if the model's alignment heads are known, else no times.
+        texts: texts to force on both runs; default: each clip's unedited text.
         max_new_tokens: longest text, in tokens.
 
     Raises:
-        PatchError: numbers of clips, references, alignments, texts that differ; an edit that changes the shape; hooks
-            or masks inside the encoder on clips that are encoder outputs already.
+        PatchError: the numbers of clips, references, alignments or texts differ; the edit changes the shape; hooks or
+            masks act inside the encoder, but ``clips`` are encoder outputs.
     """
     if isinstance(alignments, str):
         check_option("alignments (or one alignment per clip)", alignments, ("attention",), PatchError)
-    for name, given in (("references", references), ("alignments", alignments), ("texts", texts)):
-        if given is not None and not isinstance(given, str) and len(given) != len(clips):
-            raise PatchError(f"{len(clips)} clips but {len(given)} {name}: give one for each")
+    for name, per_clip in (("references", references), ("alignments", alignments), ("texts", texts)):
+        if per_clip is not None and not isinstance(per_clip, str) and len(per_clip) != len(clips):
+            raise PatchError(f"{len(clips)} clips but {len(per_clip)} {name}: give one for each")
     masks = attn_masks or {}
     encoded, edited = _encodings(model, clips, fwd_hooks, masks, encoder_edit)
-    # word timing looks at the clip, not at the padding behind it
+    # word timing must not read the padding
     filled = filled_positions(clips) if _is_mel(model, clips) else (model.cfg.encoder.n_ctx,) * len(clips)
-    write = Transcriber(model, language, max_new_tokens, batch=max(len(clips), 1))
-    unedited_ids = write.ids(encoded)
+    transcriber = Transcriber(model, language, max_new_tokens, batch=max(len(clips), 1))
+    unedited_ids = transcriber.ids(encoded)
     with model.hooks(fwd_hooks, attn_masks=masks):
-        after = [text_of(model, ids) for ids in write.ids(edited)]
+        after = [text_of(model, ids) for ids in transcriber.ids(edited)]
     before = [text_of(model, ids) for ids in unedited_ids]
     ids = unedited_ids
     if texts is not None:
         ids = [model.tokenizer.encode(f" {t.strip()}") if t.strip() else [] for t in texts]
-    prompt = write.prompt()
-    plain = token_logprobs(model, encoded, prompt, ids)
+    prompt = transcriber.prompt()
+    unedited = token_logprobs(model, encoded, prompt, ids)
     with model.hooks(fwd_hooks, attn_masks=masks):
         changed = token_logprobs(model, edited, prompt, ids)
-    found = []
+    changes = []
     for k in range(len(clips)):
         of_word = words_of_tokens(model, ids[k])
-        forced = _forced(text_of(model, ids[k]), of_word, plain[k], changed[k])
+        forced = _forced(text_of(model, ids[k]), of_word, unedited[k], changed[k])
         times = _times(model, encoded[k], unedited_ids[k], before[k], alignments, k, language, filled[k])
         words = _changes(before[k], after[k], times, forced if texts is None else ())
         reference = None if references is None else references[k]
         compared = normalize_words(before[k] if reference is None else reference)
-        found.append(
-            Outcome(
+        changes.append(
+            TranscriptChange(
                 before=before[k],
                 after=after[k],
                 reference=reference,
@@ -289,7 +289,7 @@ def outcomes(
                 label=labels[k] if k < len(labels) else "",
             )
         )
-    return Outcomes(tuple(found))
+    return TranscriptChanges(tuple(changes))
 
 
 def _encodings(
@@ -297,7 +297,7 @@ def _encodings(
     clips: Float[Tensor, "clip a b"],
     fwd_hooks: Hooks,
     masks: Mapping[Any, Any],
-    edit: EncoderEdit | None,
+    edit: EditFunction | None,
 ) -> tuple[Float[Tensor, "clip position d_model"], Float[Tensor, "clip position d_model"]]:
     """Encoder output without and with the intervention."""
     cfg = model.cfg.encoder
@@ -307,24 +307,26 @@ def _encodings(
     elif clips.shape[-1] == cfg.d_model:
         encoded = clips
         if inside:
-            raise PatchError(f"{inside[0]} is inside the encoder: give the clips' log-mels, not encoder outputs")
+            raise PatchError(f"{inside[0]} is inside the encoder: give log-mels, not encoder outputs")
     else:
         raise PatchError(
-            f"clips are [clip, {cfg.n_mels}, {cfg.n_frames}] or [clip, {cfg.n_ctx}, {cfg.d_model}], "
-            f"not {list(clips.shape)}"
+            f"clips must be log-mels [clip, {cfg.n_mels}, {cfg.n_frames}] or encoder outputs "
+            f"[clip, {cfg.n_ctx}, {cfg.d_model}], got {list(clips.shape)}"
         )
     with model.hooks(fwd_hooks, attn_masks=masks):
         if inside:
             edited = model.embed_audio(clips)
         elif at_out:
-            model.encoder.clock.offset = 0
-            edited = model.encoder.hook_out(encoded)
+            with model.encoder.clock.starting_at(0):
+                edited = model.encoder.hook_out(encoded)
         else:
             edited = encoded
     if edit is not None:
         new = edit(edited)
         if new.shape != edited.shape:
-            raise PatchError(f"encoder_edit made {list(new.shape)} of {list(edited.shape)}: it must keep the shape")
+            raise PatchError(
+                f"encoder_edit returned {list(new.shape)} for {list(edited.shape)}: it must keep the shape"
+            )
         edited = new
     return encoded, edited
 
@@ -334,14 +336,14 @@ def _is_mel(model: HookedWhisper, clips: Tensor) -> bool:
 
 
 def _reach(model: HookedWhisper, fwd_hooks: Hooks, masks: Mapping[Any, Any]) -> tuple[list[str], bool]:
-    """What is touched inside the encoder, and whether its output is."""
-    names = [name for given, _ in fwd_hooks for name in model.hook_names(given)]
+    """Points that the intervention touches inside the encoder, and whether it touches the encoder output."""
+    names = [name for hooked, _ in fwd_hooks for name in model.hook_names(hooked)]
     heads = {name: attn.n_heads for name, attn in model.attention_modules().items()}
     names += [name for target in masks for name in resolve_target(target, list(heads), heads)]
     of_encoder = [name for name in names if name.startswith("encoder.")]
-    # someone else's hooks at the output have been applied already: then everything runs again
-    end = () if model.encoder.hook_out.active else ("encoder.hook_out",)
-    inside = [name for name in of_encoder if name not in end]
+    # hooks at the output from outside have been applied to `encoded` already: then the encoder must run again
+    at_output = () if model.encoder.hook_out.active else ("encoder.hook_out",)
+    inside = [name for name in of_encoder if name not in at_output]
     return inside, len(inside) < len(of_encoder)
 
 
@@ -371,7 +373,7 @@ def _times(
 
 
 def _changes(before: str, after: str, times: Times, forced: Sequence[ForcedWord]) -> tuple[WordChange, ...]:
-    changes, at = [], 0
+    changes, word = [], 0
     for op in word_diff(before, after):
         old, new = op.reference, op.hypothesis
         for k in range(max(len(old), len(new))):
@@ -379,12 +381,12 @@ def _changes(before: str, after: str, times: Times, forced: Sequence[ForcedWord]
             if k >= len(old):
                 changes.append(WordChange(fate, "", new[k]))
                 continue
-            time = times[at] if at < len(times) else None
+            time = times[word] if word < len(times) else None
             start, end = time if time is not None else (None, None)
-            known = forced[at] if at < len(forced) else None
-            logprobs = (None, None) if known is None else (known.before, known.after)
+            scored = forced[word] if word < len(forced) else None
+            logprobs = (None, None) if scored is None else (scored.before, scored.after)
             changes.append(WordChange(fate, old[k], new[k] if k < len(new) else "", start, end, *logprobs))
-            at += 1
+            word += 1
     return tuple(changes)
 
 

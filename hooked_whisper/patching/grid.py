@@ -1,28 +1,26 @@
-"""Where to patch: a hook point and a part of its axes, and grids of them (blocks by spans, blocks by heads, ...)."""
+"""Grids of patches: which part of which activation each patch replaces (blocks by spans, blocks by heads, ...)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hooked_whisper._support.heads import n_blocks_and_heads
 from hooked_whisper._support.indices import Selection, read_indices
-from hooked_whisper.audio import TimeMap
 from hooked_whisper.errors import PatchError, check_option, closest
 from hooked_whisper.hooks import HookPoint
+from hooked_whisper.hooks.hook_point import of_cross_keys
 from hooked_whisper.hooks.sizes import axis_sizes
 from hooked_whisper.model import WhisperCore
+from hooked_whisper.patching.positions import PositionsLike, point_positions, span_label
 from hooked_whisper.patching.subspaces import Subspaces
-from hooked_whisper.protocols import Interval
+from hooked_whisper.protocols import STACKS, Positions, Stack
 
-Stack = Literal["encoder", "decoder"]
-STACKS = get_args(Stack)
-# what users call it -> the end of the hook point's name
 COMPONENTS = {
     "resid_pre": "hook_resid_pre",
     "resid_mid": "hook_resid_mid",
@@ -36,25 +34,13 @@ COMPONENTS = {
     **{f"cross_{name}": f"cross_attn.hook_{name}" for name in ("q", "k", "v", "z", "pattern")},
     "cross_kv": "cross_attn.hook_k",
 }
-TOGETHER = {"cross_kv": ("cross_attn.hook_v",)}  # what is patched together with a component's first point
-PLACES = ("position", "token", "query", "frame")  # axes along which time or text runs
+"""Component name -> end of the hook point's name."""
+_PATCHED_WITH = {"cross_kv": ("cross_attn.hook_v",)}  # points patched together with a component's first point
+TIME_AXES = ("position", "token", "query", "frame")
 
 
 @dataclass(frozen=True)
-class Span:
-    """A stretch of encoder positions or decoder tokens, ``[start, stop)``, and what it is."""
-
-    label: str
-    start: int
-    stop: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.start < self.stop:
-            raise PatchError(f"span {self.label!r}: need 0 <= start < stop, got [{self.start}, {self.stop})")
-
-
-@dataclass(frozen=True)
-class Axis:
+class GridAxis:
     """One axis of a grid: its name, and a label per entry."""
 
     name: str
@@ -63,16 +49,16 @@ class Axis:
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """One hook point and the part of it to take from the other run.
+    """One hook point, and the part of its activation to take from the other run.
 
-    where: axis -> the indices concerned (axes not named: all of them).
-    directions: ``[k, d]``, a basis in the last axis (need not be orthogonal); only what lies in its span is patched.
-    subspaces, part: only part number ``part`` of them (see :func:`hooked_whisper.interventions.subspaces_of`).
-    also: points of the same axes that are patched together with this one (values with keys of cross-attention).
+    indices: axis name -> entries to patch; axes not named are patched in full.
+    directions: ``[k, d]`` vectors, not necessarily orthogonal; only their span is patched.
+    subspaces, part: patch only part number ``part`` (:func:`hooked_whisper.patching.subspaces_of`).
+    also: points with the same axes that are patched together with this one (values with keys of cross-attention).
     """
 
     name: str
-    where: Mapping[str, Selection] = field(default_factory=dict)
+    indices: Mapping[str, Selection] = field(default_factory=dict)
     directions: Float[Tensor, "k d"] | None = None
     subspaces: Subspaces | None = None
     part: int = 0
@@ -80,161 +66,181 @@ class Patch:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All points concerned."""
+        """All patched points."""
         return (self.name, *self.also)
 
     def mask(self, point: HookPoint, shape: Sequence[int]) -> Bool[Tensor, "..."]:
-        """Which entries are patched: one row without the batch axis, size 1 along the axes not restricted.
+        """Return which entries are patched: no batch axis, size 1 along axes that are patched in full.
 
         Raises:
-            PatchError: an axis that the point does not have, or an index outside it.
+            PatchError: the point has no such axis, or an index is out of range.
         """
         axes = point.axes[1:] if point.axes[0] == "batch" else point.axes
         sizes = list(shape)[-len(axes) :]
-        unknown = set(self.where) - set(axes)
+        unknown = set(self.indices) - set(axes)
         if unknown:
-            raise PatchError(f"{self.name} has axes {list(axes)}, no {sorted(unknown)}")
+            raise PatchError(f"{self.name} has axes {list(axes)}, but not {sorted(unknown)}")
         mask = torch.ones([1] * len(axes), dtype=torch.bool)
         for number, (axis, size) in enumerate(zip(axes, sizes, strict=True)):
-            if axis not in self.where:
+            if axis not in self.indices:
                 continue
-            what = f"{axis}s of {self.name}"
-            indices = list(read_indices(self.where[axis], size, what, PatchError, clamp=False))
+            entries = f"{axis}s of {self.name}"
+            indices = list(read_indices(self.indices[axis], size, entries, PatchError, clamp=False))
             if not indices:
-                raise PatchError(f"{self.where[axis]} selects none of the {size} {what}: give at least one")
-            line = torch.zeros(size, dtype=torch.bool)
-            line[indices] = True
+                raise PatchError(f"{self.indices[axis]} selects none of the {size} {entries}: give at least one")
+            axis_mask = torch.zeros(size, dtype=torch.bool)
+            axis_mask[indices] = True
             view = [1] * len(axes)
             view[number] = size
-            mask = mask & line.view(view)
+            mask = mask & axis_mask.view(view)
         return mask
 
     def project(self, difference: Tensor) -> Tensor:
-        """The part of a difference of activations that lies in the directions (all of it without any)."""
+        """Project a difference of activations on ``directions``; without directions, return it unchanged."""
         if self.directions is None:
             return difference
         basis = torch.linalg.qr(self.directions.to(difference).T).Q  # [d, k], orthonormal
         if basis.shape[0] != difference.shape[-1]:
             raise PatchError(
-                f"{self.name}: directions of {basis.shape[0]} numbers, activations of {difference.shape[-1]}"
+                f"{self.name}: directions have {basis.shape[0]} entries, activations have {difference.shape[-1]}"
             )
         return (difference @ basis) @ basis.T
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
-    """Patches with labelled axes; ``patches`` run through the last axis first."""
+class PatchGrid:
+    """Patches with labeled axes. The last axis varies fastest in ``patches``."""
 
     patches: tuple[Patch, ...]
-    axes: tuple[Axis, ...]
+    axes: tuple[GridAxis, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(len(axis.labels) for axis in self.axes)
 
 
+def is_hook_name(component: str) -> bool:
+    """Whether a component is a full hook name rather than a name of :data:`COMPONENTS`."""
+    return isinstance(component, str) and component.startswith(("encoder.", "decoder."))
+
+
 def point_name(component: str, stack: Stack, block: int) -> str:
-    """``("z", "decoder", 2) -> "decoder.blocks.2.attn.hook_z"``; a full hook name comes back as it is.
+    """Return a hook name: ``("z", "decoder", 2)`` is ``decoder.blocks.2.attn.hook_z``. A full hook name is unchanged.
+
+    With ``stack="cross"``, ``"z"`` is ``"cross_z"`` of the decoder.
 
     Raises:
-        PatchError: a component that is not in :data:`COMPONENTS`.
+        PatchError: ``component`` is not in :data:`COMPONENTS`.
     """
-    check_option("stack", stack, STACKS, PatchError)
-    if isinstance(component, str) and component.startswith(("encoder.", "decoder.")):
+    component, module = _component_of(component, stack)
+    if is_hook_name(component):
         return component
     check_option("component", component, COMPONENTS, PatchError)
-    return f"{stack}.blocks.{block}.{COMPONENTS[component]}"
+    return f"{module}.blocks.{block}.{COMPONENTS[component]}"
+
+
+def _component_of(component: str, stack: Stack) -> tuple[str, Stack]:
+    """Component, and the stack that holds its block: ``("z", "cross")`` is ``("cross_z", "decoder")``."""
+    check_option("stack", stack, STACKS, PatchError)
+    if is_hook_name(component):
+        return component, "encoder" if component.startswith("encoder.") else "decoder"
+    if stack != "cross":
+        return component, stack
+    return (f"cross_{component}" if f"cross_{component}" in COMPONENTS else component), "decoder"
+
+
+def runs_over_positions(component: str, stack: Stack) -> bool:
+    """Whether a component's spans are encoder positions, not decoder tokens."""
+    component, module = _component_of(component, stack)
+    return module == "encoder" or component in ("cross_k", "cross_v", "cross_kv") or of_cross_keys(component)
+
+
+def describe_component(component: str, stack: Stack) -> str:
+    """``"encoder resid_pre"``, or a full hook name as it is."""
+    component, module = _component_of(component, stack)
+    return component if "." in component else f"{module} {component}"
 
 
 def make_grid(
     model: WhisperCore,
     component: str,
-    stack: Stack,
+    stack: Stack = "encoder",
     *,
     blocks: Sequence[int] | None = None,
-    spans: Sequence[Span] | None = None,
+    spans: Sequence[PositionsLike] | None = None,
     per_head: bool = False,
-    units: Sequence[int] | None = None,
+    units: Selection | None = None,
     directions: Float[Tensor, "k d"] | None = None,
     subspaces: Subspaces | None = None,
-) -> Grid:
-    """Blocks by (spans) by (heads) by (units) by (features) of one component.
+) -> PatchGrid:
+    """Return a grid of patches of one component: blocks by spans by heads by units by features.
 
     Args:
-        component: a name of :data:`COMPONENTS`, or a full hook name (then no block axis), such as
-            ``"encoder.hook_out"``.
-        spans: one patch each (``None``: all positions at once).
-        units: entries of the last axis, one patch each (neurons of ``mlp_post``, for example).
-        directions: all patches are confined to their span.
-        subspaces: one patch for each of their parts (directions apart, features of a basis).
+        component: a name of :data:`COMPONENTS`, or a full hook name such as ``"encoder.hook_out"``, which has no
+            block axis.
+        blocks: default: all.
+        spans: one patch each; ``None`` patches all positions at once.
+        per_head: one patch per head.
+        units: entries of the last axis, one patch each (neurons of ``mlp_post``).
+        directions: patch only their span.
+        subspaces: one patch per part (directions, or features of a basis).
 
     Raises:
-        PatchError: heads or units where there are none; a component this stack does not have.
+        PatchError: the component has no heads, units or positions, or does not exist in this stack.
     """
-    check_option("stack", stack, STACKS, PatchError)
-    whole = isinstance(component, str) and component.startswith(("encoder.", "decoder."))
-    cfg = model.cfg.encoder if stack == "encoder" else model.cfg.decoder
-    numbers = [0] if whole else list(read_indices(blocks, cfg.n_layers, f"blocks of the {stack}", PatchError))
-    names = [point_name(component, stack, b) for b in numbers]
-    known = model.hook_dict
+    component, stack = _component_of(component, stack)
+    n_blocks, n_heads = n_blocks_and_heads(model.cfg, stack)
+    full_name = is_hook_name(component)
+    numbers = [0] if full_name else list(read_indices(blocks, n_blocks, f"blocks of the {stack}", PatchError))
+    names = [point_name(component, stack, block) for block in numbers]
     for name in names:
-        if name not in known:
-            near = closest(name, known)
+        if name not in model.hook_dict:
+            near = closest(name, model.hook_dict)
             raise PatchError(f"no hook point {name!r}: {', '.join(near) or 'see model.hook_names()'}")
-    point = known[names[0]]
-    place = next((axis for axis in PLACES if axis in point.axes), None)
-    axes, choices = [], []  # type: list[Axis], list[list[dict[str, slice | Sequence[int]]]]
-    if not whole:
-        axes.append(Axis("block", tuple(str(b) for b in numbers)))
+    point = model.hook_dict[names[0]]
+    axes: list[GridAxis] = []
+    choices: list[list[dict[str, Selection]]] = []  # per axis: indices of each entry
+    if not full_name:
+        axes.append(GridAxis("block", tuple(str(block) for block in numbers)))
     if spans is not None:
-        if place is None:
-            raise PatchError(f"{point.name} has no positions or tokens: axes {list(point.axes)}")
-        scale = 2 if place == "frame" else 1
-        axes.append(Axis("span", tuple(s.label for s in spans)))
-        choices.append([{place: slice(scale * s.start, scale * s.stop)} for s in spans])
+        time_axis = next((axis for axis in TIME_AXES if axis in point.axes), None)
+        if time_axis is None:
+            raise PatchError(f"{point.name} has no positions or tokens: its axes are {list(point.axes)}")
+        read = [point_positions(model, point, span) for span in spans]
+        axes.append(GridAxis("span", tuple(map(span_label, read))))
+        choices.append([{time_axis: _selection(span, 2 if time_axis == "frame" else 1)} for span in read])
     if per_head:
         if "head" not in point.axes:
-            raise PatchError(f"{point.name} has no heads: axes {list(point.axes)}")
-        axes.append(Axis("head", tuple(map(str, range(cfg.n_heads)))))
-        choices.append([{"head": [h]} for h in range(cfg.n_heads)])
+            raise PatchError(f"{point.name} has no heads: its axes are {list(point.axes)}")
+        axes.append(GridAxis("head", tuple(map(str, range(n_heads)))))
+        choices.append([{"head": [head]} for head in range(n_heads)])
     if units is not None:
-        units = read_indices(units, _last_size(point, model), f"units of {point.name}", PatchError)
-        axes.append(Axis(point.axes[-1], tuple(map(str, units))))
-        choices.append([{point.axes[-1]: [u]} for u in units])
+        entries = read_indices(units, _last_size(point, model), f"units of {point.name}", PatchError)
+        axes.append(GridAxis(point.axes[-1], tuple(map(str, entries))))
+        choices.append([{point.axes[-1]: [unit]} for unit in entries])
     features = (0,) if subspaces is None else range(len(subspaces.labels))
     if subspaces is not None:
-        axes.append(Axis("feature", subspaces.labels))
-    also = [tuple(f"{stack}.blocks.{b}.{end}" for end in TOGETHER.get(component, ())) for b in numbers]
+        axes.append(GridAxis("feature", subspaces.labels))
+    also = [tuple(f"{stack}.blocks.{block}.{end}" for end in _PATCHED_WITH.get(component, ())) for block in numbers]
     patches = [
-        Patch(name, {axis: at for part in parts for axis, at in part.items()}, directions, subspaces, feature, others)
+        Patch(name, {k: v for part in parts for k, v in part.items()}, directions, subspaces, feature, others)
         for name, others in zip(names, also, strict=True)
         for parts in product(*choices)
         for feature in features
     ]
-    return Grid(tuple(patches), tuple(axes) or (Axis("point", (component,)),))
+    return PatchGrid(tuple(patches), tuple(axes) or (GridAxis("point", (component,)),))
+
+
+def _selection(positions: Positions, scale: int) -> Selection:
+    """Entries of the time axis; ``scale`` is 2 for mel frames."""
+    if positions.spans is None:
+        return slice(None)
+    if len(positions.spans) == 1:
+        return slice(scale * positions.start, scale * positions.stop)
+    return [entry for start, stop in positions.spans for entry in range(scale * start, scale * stop)]
 
 
 def _last_size(point: HookPoint, model: WhisperCore) -> int:
     sizes = {"batch": 1, "position": model.cfg.encoder.n_ctx, "token": model.cfg.decoder.n_ctx}
     sizes |= {"d_model": model.cfg.encoder.d_model, "vocab": model.cfg.decoder.n_vocab}
     return axis_sizes(point, model.cfg, sizes)[-1]
-
-
-def interval_spans(intervals: Sequence[Interval], time: TimeMap, margin: int = 0) -> tuple[Span, ...]:
-    """Words or phones as spans of encoder positions, each ``margin`` positions longer at both ends."""
-    found = []
-    for interval in intervals:
-        span = time.span(interval.start, interval.end, rounding="outer")
-        found.append(Span(interval.label, max(0, span.start - margin), min(time.n_ctx, span.stop + margin)))
-    return tuple(found)
-
-
-def window_spans(stop: int, size: int, start: int = 0) -> tuple[Span, ...]:
-    """Windows of ``size`` positions from ``start`` to ``stop``, the last one shorter if it does not fit."""
-    edges = range(start, stop, size)
-    return tuple(Span(f"{a}-{min(a + size, stop)}", a, min(a + size, stop)) for a in edges)
-
-
-def token_spans(labels: Sequence[str], start: int = 0) -> tuple[Span, ...]:
-    """One span per decoder token, labelled with its index and text."""
-    return tuple(Span(f"{i} {label}", i, i + 1) for i, label in enumerate(labels) if i >= start)

@@ -1,14 +1,14 @@
-"""What a patch is measured by: one number per row of next-token logits.
+"""Metrics of a patch: one number per row of next-token logits.
 
-Source of the choice: Zhang & Nanda 2023 (arXiv 2309.16042): logit differences are linear in the residual and do not
-saturate as probabilities do.
+Logit differences are linear in the residual stream and do not saturate as probabilities do (Zhang & Nanda 2023, arXiv
+2309.16042).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -17,13 +17,28 @@ from torch import Tensor
 from hooked_whisper.errors import PatchError
 from hooked_whisper.model import WhisperCore
 
+if TYPE_CHECKING:
+    from hooked_whisper.hooked import HookedWhisper
+
 Logits = Float[Tensor, "row at vocab"]
+
+
+def token_id(model: Any, token: Any) -> Any:
+    """Return the id of a string that is one token (``model.to_single_token``); return anything else unchanged.
+
+    Raises:
+        PromptError: the string is several tokens.
+    """
+    return model.to_single_token(token) if isinstance(token, str) else token
 
 
 @runtime_checkable
 class Metric(Protocol):
-    """``at``: indices of the tokens whose next-token logits are read. ``vocab``: the only ids it needs, or ``None``
-    for all; a metric that needs two ids costs two rows of the unembedding and not 51,865."""
+    """A function of next-token logits.
+
+    at: indices of the tokens after which logits are read.
+    vocab: the token ids that are read, so that no others are unembedded; ``None`` for all.
+    """
 
     @property
     def at(self) -> tuple[int, ...]: ...
@@ -39,12 +54,22 @@ class Metric(Protocol):
 
 @dataclass(frozen=True)
 class LogitDifference:
-    """``logit(answer) - logit(foil)`` after the token at index ``index``."""
+    """``logit(answer) - logit(foil)`` after the token at index ``index``. ``answer`` and ``foil`` are token ids; see
+    :meth:`of` for strings."""
 
     answer: int
     foil: int
     index: int
     unit: str = "logits"
+
+    @classmethod
+    def of(cls, model: HookedWhisper, answer: int | str, foil: int | str, index: int) -> LogitDifference:
+        """Make one from token ids or strings of one token each (``" very"``).
+
+        Raises:
+            PromptError: a string is several tokens.
+        """
+        return cls(token_id(model, answer), token_id(model, foil), index)
 
     @property
     def at(self) -> tuple[int, ...]:
@@ -60,8 +85,10 @@ class LogitDifference:
 
 @dataclass(frozen=True)
 class WordLogProb:
-    """Log-probability of a word of one or more tokens; ``index`` is that of the token before it. The decoder input
-    must hold the word (teacher forcing), all but its last token at least."""
+    """Log-probability of a word of one or more tokens. ``index`` is that of the token before it.
+
+    The decoder input must contain the word up to its last token but one (teacher forcing).
+    """
 
     word: tuple[int, ...]
     index: int
@@ -77,15 +104,18 @@ class WordLogProb:
 
     def __call__(self, logits: Logits) -> Float[Tensor, "row"]:
         ids = torch.tensor(self.word, device=logits.device)
-        chosen = logits.log_softmax(-1).gather(-1, ids.expand(len(logits), -1)[..., None])
-        return chosen[..., 0].sum(-1)
+        token_logprobs = logits.log_softmax(-1).gather(-1, ids.expand(len(logits), -1)[..., None])
+        return token_logprobs[..., 0].sum(-1)
 
 
 @dataclass(frozen=True, eq=False)
 class KLDivergence:
-    """``KL(reference || row)`` of next-token distributions, mean over the tokens at ``indices``."""
+    """``KL(reference || row)`` of next-token distributions, mean over the tokens at ``indices``.
 
-    reference: Float[Tensor, "at vocab"]  # logits
+    reference: logits.
+    """
+
+    reference: Float[Tensor, "at vocab"]
     indices: tuple[int, ...]
     unit: str = "nats"
 
@@ -103,7 +133,7 @@ class KLDivergence:
 
 
 def read_metric(model: WhisperCore, hidden: Float[Tensor, "row token d_model"], metric: Metric) -> Float[Tensor, "row"]:
-    """The metric of rows of the decoder's last hidden state; unembeds the tokens and the ids it needs, no others.
+    """Return the metric of rows of the decoder's last hidden state. Only the needed tokens and ids are unembedded.
 
     Raises:
         PatchError: the metric reads a token that is not in the input.
@@ -113,9 +143,10 @@ def read_metric(model: WhisperCore, hidden: Float[Tensor, "row token d_model"], 
         raise PatchError(f"the metric reads after tokens {list(metric.at)}, but the decoder input has {n} tokens")
     read = hidden[:, list(metric.at)]
     unembed = model.decoder.unembed
-    listened = unembed.hook_in.active or unembed.hook_out.active
-    if metric.vocab is None or listened:
-        logits = model.decoder.to_logits(read)
+    hooked = unembed.hook_in.active or unembed.hook_out.active
+    if metric.vocab is None or hooked:
+        with model.decoder.clock.starting_at(0):
+            logits = model.decoder.to_logits(read)
         return metric(logits if metric.vocab is None else logits[..., list(metric.vocab)])
     weight = model.decoder.token_embedding.weight if unembed.weight is None else unembed.weight
     ids = torch.tensor(metric.vocab, device=hidden.device)
@@ -126,28 +157,28 @@ def read_metric(model: WhisperCore, hidden: Float[Tensor, "row token d_model"], 
 def first_difference(
     answer: Int[Tensor, "token"] | Sequence[int], foil: Int[Tensor, "token"] | Sequence[int]
 ) -> LogitDifference:
-    """Logit difference at the first token in which two teacher-forced texts (prompt included) differ.
+    """Return the logit difference at the first token in which two teacher-forced texts (prompt included) differ.
 
     Raises:
-        PatchError: no token differs, or the very first does.
+        PatchError: no token differs, or the first token does.
     """
     for index, (a, b) in enumerate(zip(answer, foil, strict=False)):
         if int(a) != int(b):
             if index == 0:
                 raise PatchError("the texts differ in their first token: give both the same prompt")
             return LogitDifference(int(a), int(b), index - 1)
-    raise PatchError("the texts have no token that differs")
+    raise PatchError("the texts do not differ in any token: give two that do")
 
 
-def localisation(
+def localization(
     effect: Sequence[float],
     spans: Sequence[tuple[float | int, float | int]],
     word: tuple[float | int, float | int],
     tolerance_s: float = 0.1,
 ) -> float:
-    """Share of the absolute effect in spans whose middle lies within ``tolerance_s`` of the word (all in seconds).
+    """Return the share of the absolute effect in spans whose center lies within ``tolerance_s`` of the word.
 
-    NaN if there is no effect at all.
+    All times are in seconds. NaN if the effect is zero everywhere.
     """
     sizes = [abs(float(e)) for e in effect]
     start, stop = word[0] - tolerance_s, word[1] + tolerance_s

@@ -1,8 +1,8 @@
-"""Path patching: how much of a head's effect runs along one path, straight into a later component.
+"""Path patching: the part of a head's effect that goes directly into one later component.
 
-Every other head and MLP between the two is held at the base run, so what the sender changes reaches the receiver
-through the residual alone: ``receiver input + (z_source - z_base) W_O``. The receiver then works on its new input, and
-all that follows it is computed as usual; nothing before it is (:mod:`hooked_whisper.patching.resume`).
+All heads and MLPs between the two keep their values of the base run, so the sender reaches the receiver only through
+the residual stream: ``receiver input + (z_source - z_base) W_O``. The receiver and everything after it are then
+computed as usual (:mod:`hooked_whisper.patching.resume`).
 
 Source: Goldowsky-Dill et al. 2023 (arXiv 2304.05969); Wang et al. 2022 (arXiv 2211.00593), appendix B.
 """
@@ -19,57 +19,46 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_whisper._support.heads import read_heads
 from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.model import Attention
 from hooked_whisper.model.block import Block
-from hooked_whisper.patching.grid import STACKS, Axis, Stack
+from hooked_whisper.patching.grid import GridAxis
 from hooked_whisper.patching.metrics import Metric, read_metric
-from hooked_whisper.patching.patch import Inputs, Pair, Patched, keep
 from hooked_whisper.patching.results import DIRECTIONS, Direction, PatchResult
-from hooked_whisper.patching.resume import n_layers, needed, run_from
+from hooked_whisper.patching.resume import n_layers, required_activations, resume_from
+from hooked_whisper.patching.runs import CleanCorruptPair, PatchedMetric, RunInputs, cache_run
+from hooked_whisper.protocols import HeadLike, HeadRef, Stack
 
 if TYPE_CHECKING:
     from hooked_whisper.hooked import HookedWhisper
 
-Input = Literal["q", "k", "v", "cross_q", "cross_k", "cross_v", "mlp", "output"]
-
-
-@dataclass(frozen=True)
-class Head:
-    """An attention head; ``cross``: of the decoder's cross-attention."""
-
-    stack: Stack
-    block: int
-    head: int
-    cross: bool = False
-
-    def __post_init__(self) -> None:
-        check_option("stack", self.stack, STACKS, PatchError)
-
-    @property
-    def attn(self) -> str:
-        return f"{self.stack}.blocks.{self.block}.{'cross_attn' if self.cross else 'attn'}"
-
-    def __str__(self) -> str:
-        """``E0.1``, ``D0.1``, ``X0.1``, as :meth:`HookedWhisper.head_labels` has it."""
-        return f"{'X' if self.cross else self.stack[0].upper()}{self.block}.{self.head}"
+ReceiverInput = Literal["q", "k", "v", "cross_q", "cross_k", "cross_v", "mlp", "output"]
 
 
 @dataclass(frozen=True)
 class Receiver:
-    """What a path ends in: a head's query, key or value (all heads without ``head``), an MLP, or the final residual.
+    """Where a path ends: query, key or value of a head (``head=None``: of all heads), an MLP, or the final residual.
 
-    ``cross_k`` and ``cross_v`` read the encoder: they receive from encoder heads alone.
+    ``cross_k`` and ``cross_v`` read the encoder output, so only encoder heads can send to them.
     """
 
     stack: Stack
-    input: Input
+    input: ReceiverInput
     block: int = 0
     head: int | None = None
 
     def __post_init__(self) -> None:
-        check_option("stack", self.stack, STACKS, PatchError)
-        check_option("input", self.input, get_args(Input), PatchError)
+        check_option("stack", self.stack, ("encoder", "decoder"), PatchError)
+        check_option("input", self.input, get_args(ReceiverInput), PatchError)
+
+    @classmethod
+    def of(cls, head: HeadLike, input: Literal["q", "k", "v"]) -> Receiver:
+        """Make the receiver of one head's query, key or value: ``Receiver.of("cross 2.1", "q")``."""
+        ref = HeadRef.parse(head, error=PatchError)
+        if ref.stack == "cross":
+            return cls("decoder", f"cross_{input}", ref.block, ref.head)  # type: ignore[arg-type]
+        return cls(ref.stack, input, ref.block, ref.head)
 
     def __str__(self) -> str:
         if self.input == "output":
@@ -81,57 +70,66 @@ class Receiver:
 
 def path_patch(
     model: HookedWhisper,
-    senders: Sequence[Head],
+    senders: Sequence[HeadLike],
     receiver: Receiver,
-    base: Inputs,
-    source: Inputs,
+    base: RunInputs,
+    source: RunInputs,
     metric: Metric,
     rows: int = 8,
-) -> Patched:
-    """The metric of the base run when one path, sender to receiver, carries what it carries in the source run.
+) -> PatchedMetric:
+    """Return the metric of the base run when the path from one sender to the receiver has its source-run value.
+
+    senders: ``"encoder 0.1"``, ``"cross 2.3"``, ... (:meth:`HeadRef.parse`), one row each.
+    rows: senders per batch.
 
     Raises:
-        PatchError: a sender that does not stand before the receiver, or a head that does not exist.
+        PatchError: a head does not exist, or does not come before the receiver.
     """
-    for sender in senders:
-        _check(model, sender, receiver)
-    names = list(dict.fromkeys(f"{s.attn}.hook_z" for s in senders))
-    point, place = _points(model, receiver)
+    heads = read_heads(senders, model.cfg, error=PatchError)
+    for head in heads:
+        _check(head, receiver)
+    names = list(dict.fromkeys(f"{head.attn}.hook_z" for head in heads))
+    point, residual = _points(model, receiver)
     with torch.no_grad():
-        theirs = keep(model, source, names)
-        own = keep(model, base, [*names, place, point, *needed(model, point)])
-        deltas = torch.cat([_delta(model, s, own, theirs) for s in senders])
+        source_cache = cache_run(model, source, names)
+        base_cache = cache_run(model, base, [*names, residual, point, *required_activations(model, point)])
+        deltas = torch.cat([_delta(model, head, base_cache, source_cache) for head in heads])
         values = [
-            _receive(model, receiver, own, deltas[at : at + rows], base, metric) for at in range(0, len(senders), rows)
+            _receive(model, receiver, base_cache, deltas[start : start + rows], base, metric)
+            for start in range(0, len(heads), rows)
         ]
-        ends = [float(read_metric(model, kept["unembed.hook_in"], metric)) for kept in (own, theirs)]
-    return Patched(torch.cat(values).cpu(), *ends)
+        ends = [float(read_metric(model, cache["unembed.hook_in"], metric)) for cache in (base_cache, source_cache)]
+    return PatchedMetric(torch.cat(values).cpu(), *ends)
 
 
 def path_patch_pairs(
     model: HookedWhisper,
-    pairs: Sequence[Pair],
-    senders: Sequence[Head],
+    pairs: Sequence[CleanCorruptPair],
+    senders: Sequence[HeadLike],
     receivers: Sequence[Receiver],
     *,
     direction: Direction = "denoise",
 ) -> PatchResult:
-    """Every path from one of the senders to one of the receivers, in every pair: receivers by senders.
+    """Patch every path from a sender to a receiver, in every pair. The result's axes are receivers and senders.
 
     Raises:
-        PatchError: a path that does not exist, no pairs.
+        PatchError: there are no pairs, senders or receivers, or a path does not exist.
     """
     check_option("direction", direction, DIRECTIONS, PatchError)
     if not (pairs and senders and receivers):
-        raise PatchError("path patching needs pairs, senders and receivers")
+        raise PatchError("path patching needs at least one pair, one sender and one receiver")
+    heads = read_heads(senders, model.cfg, error=PatchError)
     values, ends = [], []
     for pair in pairs:
         runs = pair.runs(direction)
-        done = [path_patch(model, senders, receiver, *runs, pair.metric) for receiver in receivers]
-        values.append(np.stack([one.values.numpy() for one in done]))
-        ends.append((done[0].base, done[0].source))
+        metrics = [path_patch(model, heads, receiver, *runs, pair.metric) for receiver in receivers]
+        values.append(np.stack([metric.values.numpy() for metric in metrics]))
+        ends.append((metrics[0].base, metrics[0].source))
     return PatchResult(
-        axes=(Axis("receiver", tuple(map(str, receivers))), Axis("sender", tuple(map(str, senders)))),
+        axes=(
+            GridAxis("receiver", tuple(map(str, receivers))),
+            GridAxis("sender", tuple(head.label for head in heads)),
+        ),
         values=np.stack(values),
         base=np.array([base for base, _ in ends]),
         source=np.array([source for _, source in ends]),
@@ -142,30 +140,29 @@ def path_patch_pairs(
     )
 
 
-def _check(model: HookedWhisper, sender: Head, receiver: Receiver) -> None:
-    cfg = model.cfg.encoder if sender.stack == "encoder" else model.cfg.decoder
-    if not (0 <= sender.block < cfg.n_layers and 0 <= sender.head < cfg.n_heads):
-        raise PatchError(f"{sender} does not exist: {cfg.n_layers} blocks of {cfg.n_heads} heads")
+def _check(sender: HeadRef, receiver: Receiver) -> None:
+    """Refuse a receiver that does not exist or that the sender does not write to."""
+    sender_stack = "encoder" if sender.stack == "encoder" else "decoder"
     if receiver.input in ("cross_k", "cross_v"):
-        before = sender.stack == "encoder" and receiver.stack == "decoder"
-    elif sender.stack != receiver.stack:
-        before = False
+        comes_before = sender_stack == "encoder" and receiver.stack == "decoder"
+    elif sender_stack != receiver.stack:
+        comes_before = False
     elif receiver.input == "output":
-        before = True
+        comes_before = True
     elif receiver.input in ("q", "k", "v"):
-        before = sender.block < receiver.block
+        comes_before = sender.block < receiver.block
     elif receiver.input == "cross_q":
-        before = sender.block < receiver.block or (sender.block == receiver.block and not sender.cross)
+        comes_before = sender.block < receiver.block or (sender.block == receiver.block and sender.stack != "cross")
     else:
-        before = sender.block <= receiver.block
-    if not before:
-        raise PatchError(f"nothing runs straight from {sender} to {receiver}")
+        comes_before = sender.block <= receiver.block
+    if not comes_before:
+        raise PatchError(f"no direct path runs from {sender} to {receiver}: the sender must come before the receiver")
     if receiver.stack == "encoder" and receiver.input.startswith("cross"):
-        raise PatchError("the encoder has no cross-attention")
+        raise PatchError("the encoder has no cross-attention: give a receiver of the decoder")
 
 
 def _points(model: HookedWhisper, receiver: Receiver) -> tuple[str, str]:
-    """The point that the path changes, and the residual that it reads."""
+    """Hook point that the path changes, and the residual stream it is computed from."""
     last = n_layers(model, receiver.stack) - 1
     block = f"{receiver.stack}.blocks.{receiver.block}"
     final = f"encoder.blocks.{n_layers(model, 'encoder') - 1}.hook_resid_post"
@@ -181,41 +178,41 @@ def _points(model: HookedWhisper, receiver: Receiver) -> tuple[str, str]:
 
 
 def _delta(
-    model: HookedWhisper, sender: Head, own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
-) -> Float[Tensor, "1 place d_model"]:
-    """What the sender writes more in the source run than in the base run."""
+    model: HookedWhisper, sender: HeadRef, base: Mapping[str, Tensor], source: Mapping[str, Tensor]
+) -> Float[Tensor, "1 pos d_model"]:
+    """Output of the sender in the source run minus that in the base run."""
     name = f"{sender.attn}.hook_z"
     attn = _attention(model, sender.attn)
     weight = attn.out.weight.unflatten(1, (attn.n_heads, -1))[:, sender.head]
-    z = theirs[name][:, :, sender.head] - own[name][:, :, sender.head]
+    z = source[name][:, :, sender.head] - base[name][:, :, sender.head]
     return einsum(z, weight.to(z.dtype), "b p e, d e -> b p d")
 
 
 def _receive(
     model: HookedWhisper,
     receiver: Receiver,
-    own: Mapping[str, Tensor],
-    deltas: Float[Tensor, "row place d_model"],
-    base: Inputs,
+    base_cache: Mapping[str, Tensor],
+    deltas: Float[Tensor, "row pos d_model"],
+    base: RunInputs,
     metric: Metric,
 ) -> Float[Tensor, "row"]:
-    """Run what follows the receiver, one row per sender."""
-    point, place = _points(model, receiver)
-    new = own[place] + deltas
+    """Run the receiver and what follows it, one row per sender."""
+    point, residual = _points(model, receiver)
+    value = base_cache[residual] + deltas
     if point.endswith(("hook_q", "hook_k", "hook_v")):
-        new = _heads(model, receiver, point, new, own[point])
-    hidden = run_from(model, own, {point: new}, base.tokens, base.mel, own["encoder.hook_out"])
+        value = _project(model, receiver, point, value, base_cache[point])
+    hidden = resume_from(model, base_cache, {point: value}, base.tokens, base.mel, base_cache["encoder.hook_out"])
     return read_metric(model, hidden, metric).double()
 
 
-def _heads(
+def _project(
     model: HookedWhisper,
     receiver: Receiver,
     point: str,
-    resid: Float[Tensor, "row place d_model"],
-    kept: Float[Tensor, "1 place head d_head"],
-) -> Float[Tensor, "row place head d_head"]:
-    """Queries, keys or values made from another residual: of the receiver's head, or of all."""
+    resid: Float[Tensor, "row pos d_model"],
+    unpatched: Float[Tensor, "1 pos head d_head"],
+) -> Float[Tensor, "row pos head d_head"]:
+    """Queries, keys or values of another residual stream; heads other than the receiver's stay ``unpatched``."""
     attn = _attention(model, point.rsplit(".", 1)[0])
     block = model.get_submodule(f"{receiver.stack}.blocks.{receiver.block}")
     assert isinstance(block, Block)
@@ -223,15 +220,13 @@ def _heads(
     if point.endswith("hook_q"):
         linear, norm = attn.query, block.ln_cross if cross else block.ln1
     else:
-        linear, norm = (
-            attn.key if point.endswith("hook_k") else attn.value,
-            model.encoder.ln_post if cross else block.ln1,
-        )
-    made = linear(norm(resid)).unflatten(-1, (attn.n_heads, -1))
+        linear = attn.key if point.endswith("hook_k") else attn.value
+        norm = model.encoder.ln_post if cross else block.ln1
+    projected = linear(norm(resid)).unflatten(-1, (attn.n_heads, -1))
     if receiver.head is None:
-        return made
-    ours = torch.arange(attn.n_heads, device=made.device) == receiver.head
-    return torch.where(ours[:, None], made, kept)
+        return projected
+    of_receiver = torch.arange(attn.n_heads, device=projected.device) == receiver.head
+    return torch.where(of_receiver[:, None], projected, unpatched)
 
 
 def _attention(model: HookedWhisper, path: str) -> Attention:

@@ -1,4 +1,4 @@
-"""What a sweep of patches leaves: labelled numbers per pair, their mean, their interval, a table, a drawing."""
+"""Result of a patching sweep: labeled numbers per pair, mean effect, interval, table and figure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from hooked_whisper._support.heatmap import heat_map
 from hooked_whisper.errors import MissingExtraError, PatchError
-from hooked_whisper.patching.grid import Axis
+from hooked_whisper.patching.grid import GridAxis
 
 if TYPE_CHECKING:
     import pandas
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
 
 Direction = Literal["denoise", "noise"]
 DIRECTIONS = get_args(Direction)
-SMALLEST_GAP = 1e-5  # relative: two equal runs differ by as much in float32 if one of them had a listener on patterns
+SMALLEST_GAP = 1e-5  # relative; equal runs differ by this much in float32 if only one had a hook on its patterns
 
 
 @dataclass(frozen=True, eq=False)
 class PatchResult:
     """One number per pair and patch.
 
-    values: the metric with the patch; base: without it; source: of the run the patch was taken from. Denoising patches
-        the clean run into the corrupt one (base = corrupt), noising the corrupt run into the clean one.
+    values: the metric with the patch. base: without a patch. source: of the run that the patches come from.
+    direction: ``"denoise"`` patches the clean run into the corrupt one (base = corrupt), ``"noise"`` the reverse.
+    site: what was patched, for titles.
     """
 
-    axes: tuple[Axis, ...]
+    axes: tuple[GridAxis, ...]
     values: Float[np.ndarray, "pair *grid"]
     base: Float[np.ndarray, "pair"]
     source: Float[np.ndarray, "pair"]
@@ -42,7 +43,7 @@ class PatchResult:
 
     @property
     def effect(self) -> Float[np.ndarray, "pair *grid"]:
-        """Share of the way from base to source: 0 nothing happened, 1 as in the other run; NaN if both are equal."""
+        """``(value - base) / (source - base)``: 0 is no effect, 1 restores the source run; NaN if the runs are equal."""
         ones = (1,) * (self.values.ndim - 1)
         gap = (self.source - self.base).reshape(-1, *ones)
         scale = np.maximum(np.abs(self.source), np.abs(self.base)).reshape(-1, *ones)
@@ -51,11 +52,11 @@ class PatchResult:
 
     @property
     def mean(self) -> Float[np.ndarray, "*grid"]:
-        """Mean effect over pairs (those without a gap left out)."""
+        """Mean effect over the pairs whose runs differ."""
         return _mean(self.effect)
 
     def interval(self, draws: int = 1000, seed: int = 0) -> Float[np.ndarray, "two *grid"]:
-        """95 % percentile bootstrap interval of :attr:`mean` over pairs: low, high. NaN for a single pair."""
+        """Return the 95 % percentile bootstrap interval of :attr:`mean` over pairs (low, high); NaN for one pair."""
         effect = self.effect
         if len(effect) < 2:
             return np.full((2, *effect.shape[1:]), np.nan)
@@ -64,27 +65,27 @@ class PatchResult:
         return np.nanpercentile(means, [2.5, 97.5], axis=0)
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """One dict per pair and patch: pair, the axes' labels, value, base, source, effect."""
+        """Return one dict per pair and patch: pair, axis labels, value, base, source, effect."""
         rows = []
         effect = self.effect
         for pair, name in enumerate(self.pairs):
             for index in product(*(range(len(axis.labels)) for axis in self.axes)):
                 labels = {axis.name: axis.labels[i] for axis, i in zip(self.axes, index, strict=True)}
-                at = (pair, *index)
+                entry = (pair, *index)
                 rows.append(
                     {"pair": name}
                     | labels
                     | {
-                        "value": float(self.values[at]),
+                        "value": float(self.values[entry]),
                         "base": float(self.base[pair]),
                         "source": float(self.source[pair]),
-                        "effect": float(effect[at]),
+                        "effect": float(effect[entry]),
                     }
                 )
         return rows
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """:meth:`to_rows` as a pandas table.
+        """Return :meth:`to_rows` as a pandas table.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -92,13 +93,12 @@ class PatchResult:
         return table_of(self.to_rows())
 
     def draw(self, title: str = "") -> Figure:
-        """Heat map of the mean effect: the last axis across, all others down."""
+        """Draw a heat map of the mean effect: the last axis across, all others down."""
         mean = self.mean
-        table = mean.reshape(-1, mean.shape[-1])
         down = self.axes[:-1]
         rows = [" ".join(labels) for labels in product(*(axis.labels for axis in down))] if down else [self.site]
         return heat_map(
-            table,
+            mean.reshape(-1, mean.shape[-1]),
             title=title or f"{self.site}: {self.direction}, {len(self.pairs)} pairs",
             x=self.axes[-1].name,
             y=" x ".join(axis.name for axis in down) or "site",
@@ -111,13 +111,13 @@ class PatchResult:
     def __repr__(self) -> str:
         shape = " x ".join(f"{len(axis.labels)} {axis.name}s" for axis in self.axes)
         best = np.unravel_index(np.nanargmax(self.mean), self.mean.shape) if np.isfinite(self.mean).any() else ()
-        where = ", ".join(f"{axis.name} {axis.labels[i]}" for axis, i in zip(self.axes, best, strict=False))
-        top = f"; largest mean effect {self.mean[best]:.3g} at {where}" if where else ""
+        entry = ", ".join(f"{axis.name} {axis.labels[i]}" for axis, i in zip(self.axes, best, strict=False))
+        top = f"; largest mean effect {self.mean[best]:.3g} at {entry}" if entry else ""
         return f"PatchResult({self.site}, {self.direction}, {len(self.pairs)} pairs, {shape}{top})"
 
 
 def table_of(rows: list[dict[str, Any]]) -> pandas.DataFrame:
-    """Rows as a pandas table.
+    """Return rows as a pandas table.
 
     Raises:
         MissingExtraError: pandas is not installed.
@@ -130,13 +130,13 @@ def table_of(rows: list[dict[str, Any]]) -> pandas.DataFrame:
 
 
 def agreement(exact: PatchResult, estimate: PatchResult) -> Float[np.ndarray, "pair"]:
-    """Spearman correlation between two sweeps of the same grid, pair by pair.
+    """Return the Spearman correlation of two sweeps of the same grid, pair by pair.
 
     Raises:
-        PatchError: different grids or pairs.
+        PatchError: the grids or the numbers of pairs differ.
     """
     if exact.values.shape != estimate.values.shape:
-        raise PatchError(f"grids differ: {exact.values.shape} against {estimate.values.shape}")
+        raise PatchError(f"grids differ: {exact.values.shape} and {estimate.values.shape}; compare sweeps of one grid")
     rows = zip(exact.values, estimate.values, strict=True)
     return np.array([float(spearmanr(a.ravel(), b.ravel()).statistic) for a, b in rows])
 

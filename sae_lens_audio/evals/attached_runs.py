@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hooked_whisper.corpora import Clip
-from hooked_whisper.errors import AlignmentError, PatchError, check_option
+from hooked_whisper.errors import AlignmentError, ArgumentError, HookedWhisperError, check_option
 from hooked_whisper.features.phones.labeled_evaluation import Track
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions.ablate import ablate
@@ -34,7 +34,7 @@ CLIPS = 8  # at once
 _LOGITS = 1 << 26  # of the reference's tokens, held at once: 256 MiB
 
 
-class NoTextError(PatchError):
+class NoTextError(HookedWhisperError, ValueError):
     """No clip is a whole recording with its text.
 
     Cause: nobody transcribed the corpus, or its recordings are longer than the model's window.
@@ -74,19 +74,20 @@ def attached_scores(
         track: wraps the batches, say in a progress bar.
 
     Raises:
-        PatchError: a dictionary that does not fit the point.
+        ArgumentError: an unknown or reserved name, or ``hook`` names several points.
+        PatchError: an SAE does not fit the point.
         NoTextError: no whole recording with a text.
         AlignmentError: a text longer than the decoder.
         AudioError: a clip longer than the window.
     """
-    check_option("where", where, get_args(Where), PatchError)
+    check_option("where", where, get_args(Where))
     reads = _name(model, hook)
     writes = reads if hook_out is None else _name(model, hook_out)
     chosen = whole_clips(model, clips)
     if unknown := sorted(set(padding_too) - set(dictionaries)):
-        raise PatchError(f"padding_too names {unknown[0]!r}, which is not among the dictionaries")
+        raise ArgumentError(f"padding_too names {unknown[0]!r}, which is not among the SAEs")
     if taken := sorted(set(dictionaries) & {CLEAN, ZERO, MEAN}):
-        raise PatchError(f"a dictionary cannot be called {taken[0]!r}: that is a condition of every run")
+        raise ArgumentError(f"an SAE cannot be called {taken[0]!r}: that is a condition of every run")
     of_tokens = "token" in model.hook_dict[writes].axes
     conditions = _conditions(model, reads, writes, dictionaries, mean, where)
     if where == "sound" and not of_tokens:
@@ -104,7 +105,7 @@ def attached_scores(
 def _name(model: HookedWhisper, hook: str) -> str:
     found = model.hook_names(hook)
     if len(found) != 1:
-        raise PatchError(f"{hook!r} names {len(found)} points: splice in at one")
+        raise ArgumentError(f"{hook!r} names {len(found)} points: an SAE is attached at one")
     return found[0]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hooked_whisper.patching.positions import places
+from hooked_whisper.patching.positions import read_positions
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,7 +73,7 @@ def test_all_forms_are_the_same_indices(numbers: list[int]) -> None:
 def test_all_forms_are_the_same_places(numbers: list[int]) -> None:
     at = torch.arange(SIZE)
     for form, selection in forms(numbers, SIZE).items():
-        assert places(selection, n=SIZE).of(at).nonzero().flatten().tolist() == numbers, form
+        assert read_positions(selection, n=SIZE).mask(at).nonzero().flatten().tolist() == numbers, form
 
 
 @given(st.lists(st.integers(-SIZE, SIZE - 1), min_size=1))
@@ -108,7 +108,7 @@ def test_what_is_no_selection_is_refused(what: str) -> None:
 @pytest.mark.parametrize("what", [k for k in NOTHING if k not in ("empty", "empty array", "empty mask", "far")])
 def test_what_is_no_place_is_refused(what: str) -> None:
     with pytest.raises(PatchError):
-        places(NOTHING[what], n=SIZE)
+        read_positions(NOTHING[what], n=SIZE)
 
 
 @pytest.mark.parametrize("numbers", [[4], [2, 3, 4], [1, 4, 7]])
@@ -128,7 +128,7 @@ def test_every_function_takes_every_form(odd: Twins, core: HookedWhisper, number
         assert chosen is not None and chosen.mask.nonzero()[:, 1].tolist() == numbers, form
         mask = Patch("encoder.hook_out", {"position": at}).mask(point, x.shape)
         assert mask.flatten().nonzero().flatten().tolist() == numbers, form
-        ((_, hook),) = ablate(core, "encoder.hook_out", where=at)
+        ((_, hook),) = ablate(core, "encoder.hook_out", positions=at)
         assert (hook(x.clone(), point) == 0).all(-1)[0].nonzero().flatten().tolist() == numbers, form
         edit = replace_encoder(core, at, torch.zeros(1, n, x.shape[-1]))  # type: ignore[arg-type]
         assert (edit(x) == 0).all(-1)[0].nonzero().flatten().tolist() == numbers, form

@@ -11,13 +11,13 @@ import torch
 torch.set_num_threads(1)
 from hooked_whisper import HookedWhisper
 from hooked_whisper.analysis import align
-from hooked_whisper.interventions import outcome
+from hooked_whisper.interventions import compare_transcript
 from hooked_whisper.synthetic import SyntheticCorpus
 model, clip = HookedWhisper.from_pretrained("demo"), SyntheticCorpus.default().clips()[1]
 mel = model.to_mel(clip.samples)
 align(model, mel, clip.text, duration=2.0)
 print(torch.get_num_threads())
-outcome(model, mel, alignment="attention")
+compare_transcript(model, mel, alignment="attention")
 print(torch.get_num_threads())
 model.transcribe(clip.samples, language="en", word_timestamps=True, temperature=0)
 print(torch.get_num_threads())

@@ -12,7 +12,7 @@ from hooked_whisper import HookedWhisper
 from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
 from hooked_whisper.errors import PatchError
 from hooked_whisper.features import BothSigns, LinearBasis, axes, kmeans, pca, random_orthonormal
-from hooked_whisper.interventions import Inputs, LogitDifference, make_grid, run_patches, subspaces_of
+from hooked_whisper.patching import LogitDifference, RunInputs, make_grid, run_patches, subspaces_of
 from hooked_whisper.protocols import FeatureBasis
 
 
@@ -85,7 +85,7 @@ def test_patching_every_feature_of_a_full_basis_at_once_is_patching_the_point() 
     generator = torch.Generator().manual_seed(1)
     mels = torch.randn(2, 1, 80, 48, generator=generator)
     tokens = torch.randint(0, 60, (1, 5), generator=generator)
-    base, source = (Inputs(tokens, mel=mel) for mel in mels)
+    base, source = (RunInputs(tokens, mel=mel) for mel in mels)
     metric = LogitDifference(3, 4, 4)
     basis = random_orthonormal(16, seed=2)
     grid = make_grid(model, "resid_post", "decoder", blocks=[1], subspaces=subspaces_of(basis))

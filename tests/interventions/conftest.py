@@ -1,37 +1,5 @@
-"""A small random model, and a pair of runs that differ in a stretch of audio."""
+"""The small model and pair of runs of the patching tests."""
 
-from __future__ import annotations
+from tests.patching.conftest import N_POSITIONS, model, pair
 
-import pytest
-import torch
-
-from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
-from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.interventions import Inputs, LogitDifference, Pair, window_spans
-
-N_POSITIONS = 24
-
-
-@pytest.fixture(scope="package")
-def model() -> HookedWhisper:
-    config = WhisperConfig(
-        EncoderConfig(n_mels=80, n_ctx=N_POSITIONS, d_model=16, n_heads=2, n_layers=2, d_mlp=32),
-        DecoderConfig(n_vocab=60, n_ctx=12, d_model=16, n_heads=2, n_layers=2, d_mlp=32),
-    )
-    generator = torch.Generator().manual_seed(5)
-    made = HookedWhisper(config)
-    for parameter in made.parameters():
-        parameter.data = parameter.data + 0.15 * torch.randn(parameter.shape, generator=generator)
-    return made
-
-
-@pytest.fixture(scope="package")
-def pair() -> Pair:
-    generator = torch.Generator().manual_seed(1)
-    clean = torch.randn(1, 80, 2 * N_POSITIONS, generator=generator)
-    corrupt = clean.clone()
-    corrupt[:, :, 16:28] = torch.randn(1, 80, 12, generator=generator)
-    tokens = torch.randint(0, 60, (1, 6), generator=generator)
-    metric = LogitDifference(answer=7, foil=9, index=5)
-    spans = window_spans(N_POSITIONS, 8)
-    return Pair(Inputs(tokens, clean), Inputs(tokens, corrupt), metric, spans, "one")
+__all__ = ["N_POSITIONS", "model", "pair"]

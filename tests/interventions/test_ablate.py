@@ -8,9 +8,9 @@ from torch import Tensor
 
 from hooked_whisper.errors import PatchError
 from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.interventions import ablate, ablate_heads, ablate_neurons, means, samples, sweep_heads
 from hooked_whisper.patching import CleanCorruptPair, read_metric, subspaces_of
-from hooked_whisper.interventions.ablate import ablate, ablate_heads, ablate_neurons, means, samples, sweep_heads
-from tests.interventions.conftest import N_POSITIONS as N
+from tests.patching.conftest import N_POSITIONS as N
 
 MELS = torch.randn(3, 80, 2 * N, generator=torch.Generator().manual_seed(3))
 TOKENS = torch.tensor([[3, 5, 7, 11, 13], [2, 4, 6, 8, 10], [1, 1, 2, 3, 5]])
@@ -23,7 +23,7 @@ def cached(model: HookedWhisper, name: str, hooks=()) -> Tensor:
 
 
 def test_zeroed_heads_are_zero_and_the_others_are_not_touched(model) -> None:
-    before, after = cached(model, Z), cached(model, Z, ablate_heads(model, [(1, 0)], where=[2, (5, 8)]))
+    before, after = cached(model, Z), cached(model, Z, ablate_heads(model, [(1, 0)], positions=[2, (5, 8)]))
     assert (after[:, [2, 5, 6, 7], 0] == 0).all()
     assert torch.equal(after[:, :, 1], before[:, :, 1])
     assert torch.equal(after[:, [0, 1, 3, 4, *range(8, N)]], before[:, [0, 1, 3, 4, *range(8, N)]])
@@ -33,7 +33,7 @@ def test_means_are_over_valid_positions_of_all_clips(model) -> None:
     z = cached(model, Z)
     valid = torch.cat([z[0, :4], z[1, :N], z[2, :1]])
     given = means(model, MELS, Z, n_valid=[4, N, 1])
-    assert torch.allclose(given.values[Z], valid.mean(0), atol=1e-6) and given.n_places[Z] == N + 5
+    assert torch.allclose(given.values[Z], valid.mean(0), atol=1e-6) and given.n_positions[Z] == N + 5
     after = cached(model, Z, ablate(model, Z, by=given, heads=[1]))
     assert torch.allclose(after[:, :, 1], valid.mean(0)[1].expand(3, N, -1), atol=1e-6)
 
@@ -63,8 +63,8 @@ def test_live_decoding_is_ablated_like_one_pass(model, by: str) -> None:
         "mean": means(model, MELS, names, tokens=TOKENS),
         "sample": samples(model, MELS, names, tokens=TOKENS),
     }[by]
-    hooks = ablate(model, DECODER, by=given, units=range(20), where=(3, 9)) + ablate(
-        model, names[1], by=given, where=(4, 12)
+    hooks = ablate(model, DECODER, by=given, units=range(20), positions=(3, 9)) + ablate(
+        model, names[1], by=given, positions=(4, 12)
     )
     encoder_out = model.embed_audio(MELS).detach()
     with torch.no_grad(), model.hooks(fwd_hooks=hooks):
@@ -101,7 +101,9 @@ class Squares:
 def test_features_of_a_basis(model) -> None:
     name = "encoder.blocks.0.hook_resid_post"
     before = cached(model, name)
-    after = cached(model, name, ablate(model, name, directions=subspaces_of(Squares(), numbers=[1, 3]), where=(3, 9)))
+    after = cached(
+        model, name, ablate(model, name, directions=subspaces_of(Squares(), numbers=[1, 3]), positions=(3, 9))
+    )
     assert after[:, 3:9, [1, 3]].abs().max() < 1e-6
     assert torch.allclose(after[:, 3:9, [0, 2, *range(4, 16)]], before[:, 3:9, [0, 2, *range(4, 16)]], atol=1e-6)
     assert torch.equal(after[:, 9:], before[:, 9:])
@@ -114,7 +116,7 @@ def test_neurons(model) -> None:
 
 def test_frames_follow_positions(model) -> None:
     name = "encoder.conv1.hook_post"
-    after = cached(model, name, ablate(model, name, where=(2, 4)))
+    after = cached(model, name, ablate(model, name, positions=(2, 4)))
     assert (after[:, 4:8] == 0).all() and (after[:, :4] != 0).any() and (after[:, 8:] != 0).any()
 
 
@@ -139,10 +141,10 @@ def test_the_sweep_is_the_single_runs(model, pair: CleanCorruptPair, stack: str)
         (lambda m: ablate(m, "encoder.hook_out", heads=[0]), "no heads"),
         (lambda m: ablate(m, Z, by="mean"), "means"),
         (lambda m: ablate(m, Z, by=means(m, MELS, "encoder.hook_out")), "encoder.hook_out"),
-        (lambda m: ablate(m, Z, where=(3, 99)), "24"),
-        (lambda m: ablate(m, DECODER, where=(0.0, 0.2), unit="seconds"), "tokens"),
+        (lambda m: ablate(m, Z, positions=(3, 99)), "24"),
+        (lambda m: ablate(m, DECODER, positions=(0.0, 0.2), unit="seconds"), "tokens"),
         (lambda m: means(m, MELS, Z, n_valid=[3]), "3 clips"),
-        (lambda m: means(m, torch.zeros(1, 80, 2 * N), Z), "padding alone"),
+        (lambda m: means(m, torch.zeros(1, 80, 2 * N), Z), "padding"),
         (lambda m: means(m, MELS, "encoder.blocks.0.attn.hook_pattern"), "no position"),
     ],
 )

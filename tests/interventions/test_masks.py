@@ -11,9 +11,9 @@ from torch import Tensor
 from hooked_whisper.errors import MaskError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions.masks import cut_padding, join_masks, knock_out, mask_hooks, window_masks
-from hooked_whisper.patching.positions import filled_positions, places
+from hooked_whisper.patching.positions import filled_positions, read_positions
 from hooked_whisper.protocols import Interval
-from tests.interventions.conftest import N_POSITIONS as N
+from tests.patching.conftest import N_POSITIONS as N
 
 TOKENS = torch.tensor([[3, 5, 7, 11, 13], [2, 4, 6, 8, 10]])
 MEL = torch.randn(2, 80, 2 * N, generator=torch.Generator().manual_seed(0))
@@ -113,9 +113,9 @@ def test_masks_hold_in_live_decoding(model) -> None:
 @given(st.integers(0, N), st.integers(0, N))
 def test_places_are_half_open(a: int, b: int) -> None:
     low, high = sorted((a, b))
-    inside = places((low, high), n=N).of(torch.arange(N)).nonzero().flatten().tolist()
+    inside = read_positions((low, high), n=N).mask(torch.arange(N)).nonzero().flatten().tolist()
     assert inside == list(range(low, high))
-    both = places([low, high], n=N + 1).of(torch.arange(N + 1)).nonzero().flatten().tolist()
+    both = read_positions([low, high], n=N + 1).mask(torch.arange(N + 1)).nonzero().flatten().tolist()
     assert both == sorted({low, high})
 
 
@@ -133,7 +133,7 @@ def test_filled_positions_end_where_the_mel_stops_changing() -> None:
         (lambda m: window_masks(m, {(0, 5): 3}), "no head 5"),
         (lambda m: window_masks(m, -1), "at least 0"),
         (lambda m: window_masks(m, 3, stack="cross"), "knock_out"),
-        (lambda m: window_masks(m, {(0, 0): 1}, heads=[0]), "already"),
+        (lambda m: window_masks(m, {(0, 0): 1}, heads=[0]), "leave out"),
         (lambda m: knock_out(m, (3, N + 1)), "24"),
         (lambda m: knock_out(m, [1], (0.0, 0.1), stack="decoder", unit="seconds"), "tokens"),
         (lambda m: knock_out(m, (5, 3)), "start <= stop"),

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooked_whisper.errors import HookedWhisperError
-from hooked_whisper.interventions import null_encoding, replace_span
+from hooked_whisper.interventions import baseline_encoding, replace_span
 from hooked_whisper.interventions.replace import replace_encoder
 from hooked_whisper.protocols import Interval
-from tests.interventions.conftest import N_POSITIONS as N
+from tests.patching.conftest import N_POSITIONS as N
 
 ENCODED = torch.randn(3, N, 16, generator=torch.Generator().manual_seed(0))
 SOURCE = torch.randn(1, N, 16, generator=torch.Generator().manual_seed(1))
@@ -36,7 +36,9 @@ def test_seconds_and_words(model) -> None:
 
 def test_named_sources(model) -> None:
     padding = replace_encoder(model, None)(ENCODED)
-    assert torch.allclose(padding, null_encoding(model, "zero audio").expand_as(ENCODED)) and not padding.requires_grad
+    assert (
+        torch.allclose(padding, baseline_encoding(model, "zero audio").expand_as(ENCODED)) and not padding.requires_grad
+    )
     mean = replace_encoder(model, [3], "mean", clips=ENCODED)(ENCODED)
     assert torch.allclose(mean[:, 3], ENCODED.mean(0)[3].expand(3, -1)) and torch.equal(mean[:, :3], ENCODED[:, :3])
 

@@ -16,7 +16,7 @@ from hooked_whisper.interventions.steer import (
     sweep_coefficients,
 )
 from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus
-from tests.interventions.conftest import N_POSITIONS as N
+from tests.patching.conftest import N_POSITIONS as N
 
 torch.set_num_threads(1)
 NAME = "encoder.blocks.0.hook_resid_post"
@@ -30,7 +30,9 @@ def cached(model: HookedWhisper, name: str, hooks=()) -> torch.Tensor:
 
 def test_it_is_added_in_the_span_alone(model) -> None:
     v = torch.randn(16)
-    difference = cached(model, NAME, steer(model, NAME, v, 2, where=(0.1, 0.14), unit="seconds")) - cached(model, NAME)
+    difference = cached(model, NAME, steer(model, NAME, v, 2, positions=(0.1, 0.14), unit="seconds")) - cached(
+        model, NAME
+    )
     inside = torch.zeros(N, dtype=torch.bool)
     inside[5:8] = True
     assert torch.allclose(difference[:, inside], (2 * v).expand(3, 3, -1), atol=1e-5)
@@ -43,7 +45,7 @@ def test_heads_and_live_decoding(model) -> None:
     name = "decoder.blocks.1.attn.hook_z"
     v = torch.randn(2, 8)
     v[1] = 0
-    hooks = steer(model, name, v, 3.0, where=(3, 6))
+    hooks = steer(model, name, v, 3.0, positions=(3, 6))
     difference = cached(model, name, hooks) - cached(model, name)
     assert (difference[:, :, 1] == 0).all() and (difference[:, :3] == 0).all() and (difference[:, 3:, 0] != 0).any()
     encoder_out = model.embed_audio(MELS).detach()
@@ -63,7 +65,7 @@ def test_the_mean_difference_moves_one_class_onto_the_other(model) -> None:
 def test_a_vector_for_each_position(model) -> None:
     means = position_mean(model, MELS, NAME)
     assert torch.allclose(means, cached(model, NAME).mean(0), atol=1e-6)
-    difference = cached(model, NAME, steer(model, NAME, means, 0.5, where=(4, 9))) - cached(model, NAME)
+    difference = cached(model, NAME, steer(model, NAME, means, 0.5, positions=(4, 9))) - cached(model, NAME)
     assert torch.allclose(difference[1, 4:9], 0.5 * means[4:9], atol=1e-5)
     assert (difference[:, :4] == 0).all() and (difference[:, 9:] == 0).all()
 
@@ -85,7 +87,9 @@ def test_a_sweep_on_the_demo_model() -> None:
     name = "decoder.blocks.2.hook_resid_post"
     v = demo.W_U[:, demo.to_single_token(" cat")]
     references = [c.alignment.text for c in clips]
-    sweep = sweep_coefficients(demo, encoded, name, v, [0, 200.0], references=references, where=(len(tokens[0]) - 1, 9))
+    sweep = sweep_coefficients(
+        demo, encoded, name, v, [0, 200.0], references=references, positions=(len(tokens[0]) - 1, 9)
+    )
     rows = sweep.to_rows()
     assert rows[0]["wer"] == 0 and rows[0]["control_wer"] == 0 and rows[0]["logprob_change"] == pytest.approx(0)
     assert rows[1]["wer"] > 0.5 and "cat" in sweep.steered[1][0].after
@@ -98,8 +102,8 @@ def test_a_sweep_on_the_demo_model() -> None:
         (lambda m: steer(m, "encoder.blocks.*.hook_resid_post", torch.zeros(16)), "2 points"),
         (lambda m: steer(m, "encoder.blocks.0.attn.hook_pattern", torch.zeros(16)), "no vector"),
         (lambda m: steer(m, NAME, torch.zeros(2, 3, 16)), "needs a vector"),
-        (lambda m: m.run_with_hooks(MELS, TOKENS, fwd_hooks=steer(m, NAME, torch.zeros(2, 16))), "2 places"),
-        (lambda m: steer(m, NAME, torch.zeros(16), where=(0, 99)), "24"),
+        (lambda m: m.run_with_hooks(MELS, TOKENS, fwd_hooks=steer(m, NAME, torch.zeros(2, 16))), "2 positions"),
+        (lambda m: steer(m, NAME, torch.zeros(16), positions=(0, 99)), "24"),
         (lambda m: m.run_with_hooks(MELS, TOKENS, fwd_hooks=steer(m, NAME, torch.zeros(5))), "16"),
     ],
 )

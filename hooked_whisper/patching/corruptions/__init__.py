@@ -44,7 +44,7 @@ CORRUPTIONS = {
     "language token swap": "the decoder's language, audio fixed (swap_language)",
     "task token swap": "the decoder's task, audio fixed (swap_task)",
     "previous word swap": "the language model against the audio (swap_previous_word)",
-    "encoder ablation": "reliance on the audio (null_encoding, shuffle_positions)",
+    "encoder ablation": "reliance on the audio (baseline_encoding, shuffle_positions)",
     "spectral edit": "which frequencies a phone needs (low_pass, high_pass, band_pass, band_stop, mask_mel_band)",
     "vocoder": "loudness of bands over time against pitch and fine structure (vocode)",
 }

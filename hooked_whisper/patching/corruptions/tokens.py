@@ -88,7 +88,7 @@ def shuffle_positions(
     """Encoder output in a random order (one order for all clips): what is heard, without when.
 
     ``n_positions``: only the first so many, those of the clip; the padding behind stays in place. Other ablations of
-    the encoder: ``null_encoding`` (padding only, mean).
+    the encoder: ``baseline_encoding`` (padding only, mean).
 
     Raises:
         PatchError: more positions than there are.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper.features.bases import random_orthonormal
-from hooked_whisper.interventions import LogitDifference
+from hooked_whisper.patching import LogitDifference
 from sae_lens_audio.architectures import (
     SAE,
     AbsTopK,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hooked_whisper.hooks import Hooks
-from hooked_whisper.interventions import outcome, outcomes
+from hooked_whisper.interventions import compare_transcript, compare_transcripts
 from sae_lens_audio.latents import ablate_latents, steer_latents
 from tests.findings.worlds import small_model
 from tests.sae.attach.attached import (
@@ -30,7 +30,7 @@ from tests.sae.attach.attached import (
 def test_generation_with_edits_is_greedy_over_full_passes(use_error_term: bool) -> None:
     hook = "decoder.blocks.0.hook_resid_post"
     encoder_out, prompt = model().embed_audio(mels()), tokens()[:, :3]
-    hooks = steer_latents(hook, [3, 7], 9.0, where=(4, 7), unit="tokens") + ablate_latents(hook, [11, 12, 13])
+    hooks = steer_latents(hook, [3, 7], 9.0, positions=(4, 7), unit="tokens") + ablate_latents(hook, [11, 12, 13])
     plain = model().generate(prompt, encoder_out, max_new_tokens=6)
     with model().attach_sae(TOPK, hook, use_error_term=use_error_term), model().hooks(hooks):
         found = model().generate(prompt, encoder_out, max_new_tokens=6)
@@ -59,14 +59,14 @@ def test_decoding_and_outcomes_inside_a_splice(options: dict) -> None:
 def test_outcome_of_an_edit_inside_a_splice() -> None:
     hooks = steer_latents(HOOK, range(8), 5.0)
     with model().attach_sae(TOPK, HOOK):
-        found = outcomes(model(), mels(), fwd_hooks=hooks, max_new_tokens=4)
-        one = outcome(model(), mels()[:1], fwd_hooks=hooks, max_new_tokens=4)
-    wanted = outcomes(model(), mels(), fwd_hooks=[(HOOK, TOPK)], max_new_tokens=4)
+        found = compare_transcripts(model(), mels(), fwd_hooks=hooks, max_new_tokens=4)
+        one = compare_transcript(model(), mels()[:1], fwd_hooks=hooks, max_new_tokens=4)
+    wanted = compare_transcripts(model(), mels(), fwd_hooks=[(HOOK, TOPK)], max_new_tokens=4)
     assert [o.before for o in found] == [o.after for o in wanted] and one.before == found[0].before
     assert all(o.before != o.after for o in found) and one.after == found[0].after
     assert np.isfinite(found.logprob_change) and found.logprob_change != 0
     with model().attach_sae(TOPK, HOOK, use_error_term=True):  # nothing but the edit is to be seen
-        assert [o.before for o in outcomes(model(), mels(), fwd_hooks=hooks, max_new_tokens=4)] == [
+        assert [o.before for o in compare_transcripts(model(), mels(), fwd_hooks=hooks, max_new_tokens=4)] == [
             o.before for o in wanted
         ]
 

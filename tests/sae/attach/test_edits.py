@@ -67,7 +67,7 @@ def test_latents_are_edited_at_their_places(edit: str, span: str) -> None:
 
 
 def test_edits_are_joined_and_reach_the_activation() -> None:
-    hooks = ablate_latents(HOOK, range(0, 20)) + steer_latents(HOOK, 7, 4.0, where=[2, 5])
+    hooks = ablate_latents(HOOK, range(0, 20)) + steer_latents(HOOK, 7, 4.0, positions=[2, 5])
     wanted = edited(()).clone()
     wanted[..., :20] = 0
     wanted[:, [2, 5], 7] = 4
@@ -81,7 +81,7 @@ def test_edits_are_joined_and_reach_the_activation() -> None:
 def test_tools_for_units_work_on_latents() -> None:
     with torch.no_grad(), model().attach_sae(TOPK, HOOK):
         average = means(model(), mels(), ACTS)
-        hooks = ablate(model(), ACTS, by=average, units=[3, 40], where=(0, 9))
+        hooks = ablate(model(), ACTS, by=average, units=[3, 40], positions=(0, 9))
     wanted = edited(()).clone()
     torch.testing.assert_close(average.values[ACTS], wanted.flatten(0, 1).mean(0))
     wanted[:, :9, [3, 40]] = average.values[ACTS][[3, 40]]
@@ -92,16 +92,16 @@ def test_tools_for_units_work_on_latents() -> None:
     ("make", "words"),
     [
         (lambda: edited(ablate_latents(HOOK, [48])), "latents 0 to 47, not 48"),
-        (lambda: edited(ablate_latents(HOOK, 3, where=(60, 70))), "has 60 positions, none of them"),
+        (lambda: edited(ablate_latents(HOOK, 3, positions=(60, 70))), "has 60 positions, none of them"),
         (lambda: ablate_latents(HOOK, []), "at least one"),
         (lambda: ablate_latents(HOOK, [-1]), "numbers from 0"),
         (lambda: ablate_latents(HOOK, [2, 2]), "none twice"),
         (lambda: clamp_latents(HOOK, [2, 3], [1.0, 2.0, 3.0]), r"2 latents, but \[3\] values"),
         (lambda: clamp_latents(HOOK, 2, float("nan")), "finite"),
         (lambda: steer_latents(HOOK, 2, 1.0, by="times"), "'add' or 'scale'"),
-        (lambda: ablate_latents(HOOK, 2, where=(1, 2), unit="tokens"), "no tokens"),
-        (lambda: ablate_latents(MLP_IN, 2, where=(1, 2), unit="seconds"), "seconds are for encoder"),
-        (lambda: ablate_latents(HOOK, 2, where=(5, 2)), "is no span"),
+        (lambda: ablate_latents(HOOK, 2, positions=(1, 2), unit="tokens"), "no tokens"),
+        (lambda: ablate_latents(MLP_IN, 2, positions=(1, 2), unit="seconds"), "seconds"),
+        (lambda: ablate_latents(HOOK, 2, positions=(5, 2)), "span"),
     ],
 )
 def test_edits_that_cannot_be(unchecked: None, make: Callable, words: str) -> None:

@@ -15,7 +15,12 @@ from hooked_whisper.interventions.forced_text import aligned_times, attention_ti
 from hooked_whisper.interventions.masks import window_masks
 from hooked_whisper.interventions.replace import replace_encoder
 from hooked_whisper.interventions.transcriber import normalize_words
-from hooked_whisper.interventions.transcript_changes import Outcomes, WordChange, outcome, outcomes
+from hooked_whisper.interventions.transcript_changes import (
+    TranscriptChanges,
+    WordChange,
+    compare_transcript,
+    compare_transcripts,
+)
 from hooked_whisper.protocols import Alignment, Interval
 from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus
 
@@ -45,7 +50,7 @@ def encoded(demo, mel) -> torch.Tensor:
 
 def test_nothing_done_changes_nothing(demo, encoded, clips) -> None:
     references = [c.alignment.text for c in clips]
-    found = outcomes(demo, encoded, references=references, alignments=[c.alignment for c in clips])
+    found = compare_transcripts(demo, encoded, references=references, alignments=[c.alignment for c in clips])
     assert found.wer == 0 and all(o.before == o.after for o in found)
     assert [normalize_words(o.before) for o in found] == references  # the demo model hears these two clips
     assert all(w.fate == "kept" and w.logprob_change == pytest.approx(0, abs=1e-5) for o in found for w in o.words)
@@ -57,20 +62,20 @@ def test_a_cut_word_is_gone_at_its_time_and_loses_its_probability(demo, encoded,
     alignment = clips[0].alignment
     word = alignment.words[-1]
     edit = replace_encoder(demo, {0: Interval(max(word.start - 0.02, 0), word.end + 0.02, word.label)})
-    found = outcomes(demo, encoded, encoder_edit=edit, alignments=[c.alignment for c in clips])
+    found = compare_transcripts(demo, encoded, encoder_edit=edit, alignments=[c.alignment for c in clips])
     (lost,) = [w for w in found[0].words if w.fate != "kept" and w.before]
     assert lost.before == word.label and (lost.start, lost.end) == (word.start, word.end)
     assert lost.logprob_change < -1 and found[0].error.errors >= 1 and found[0].reference is None
     assert found[1].before == found[1].after  # the other clip was left alone
-    again = outcomes(demo, encoded, fwd_hooks=edit.hooks)
+    again = compare_transcripts(demo, encoded, fwd_hooks=edit.hooks)
     assert [o.after for o in again] == [o.after for o in found]
-    assert outcome(demo, encoded[1:], encoder_edit=replace_encoder(demo, (1400, 1500))).label == ""
+    assert compare_transcript(demo, encoded[1:], encoder_edit=replace_encoder(demo, (1400, 1500))).label == ""
 
 
 def test_log_probabilities_are_those_of_one_pass(demo, encoded) -> None:
     hooks = ablate_heads(demo, [(2, 0), (2, 1), (1, 3)], stack="cross")
     text = "thank you very much"
-    (found,) = outcomes(demo, encoded[:1], fwd_hooks=hooks, texts=[text])
+    (found,) = compare_transcripts(demo, encoded[:1], fwd_hooks=hooks, texts=[text])
     tokens = demo.to_tokens(f" {text}")
     with torch.no_grad(), demo.hooks(fwd_hooks=hooks):
         logprobs = demo.logits(tokens, encoded[:1]).log_softmax(-1)
@@ -86,7 +91,7 @@ def test_log_probabilities_are_those_of_one_pass(demo, encoded) -> None:
     ("how", "passes"),
     [
         (lambda m: {"fwd_hooks": ablate_heads(m, [(1, 0)], stack="cross")}, 1),
-        (lambda m: {"fwd_hooks": ablate(m, "encoder.hook_out", where=(0, 9))}, 1),
+        (lambda m: {"fwd_hooks": ablate(m, "encoder.hook_out", positions=(0, 9))}, 1),
         (lambda m: {"encoder_edit": lambda x: x * 0.5}, 1),
         (lambda m: {"attn_masks": window_masks(m, 5, stack="decoder")}, 1),
         (lambda m: {"fwd_hooks": ablate_heads(m, [(1, 0)])}, 2),
@@ -97,27 +102,27 @@ def test_the_encoder_runs_again_only_if_something_in_it_changed(demo, mel, monke
     count = []
     original = demo.encoder.forward
     monkeypatch.setattr(demo.encoder, "forward", lambda *a, **k: (count.append(1), original(*a, **k))[1])
-    outcome(demo, mel[:1], max_new_tokens=3, **how(demo))
+    compare_transcript(demo, mel[:1], max_new_tokens=3, **how(demo))
     assert len(count) == passes
     assert not any(demo.list_hooks().values())
 
 
 def test_hooks_at_the_output_are_the_same_on_a_mel_and_on_its_encoding(demo, mel, encoded) -> None:
-    hooks = ablate(demo, "encoder.hook_out", where=(0.3, 0.6), unit="seconds")
-    a, b = (outcome(demo, x[:1], fwd_hooks=hooks) for x in (mel, encoded))
+    hooks = ablate(demo, "encoder.hook_out", positions=(0.3, 0.6), unit="seconds")
+    a, b = (compare_transcript(demo, x[:1], fwd_hooks=hooks) for x in (mel, encoded))
     assert a.after == b.after and a.forced[0].after == pytest.approx(b.forced[0].after, abs=1e-3)
 
 
 def test_times_by_attention_are_in_the_clip_and_rise(demo, mel, clips, monkeypatch) -> None:
-    found = outcome(demo, mel[:1], alignment="attention")
+    found = compare_transcript(demo, mel[:1], alignment="attention")
     starts = [w.start for w in found.words]
     assert starts == sorted(starts) and starts[0] >= 0 and max(w.end for w in found.words) < 5
     spoken = [w.start for w in clips[0].alignment.words]
     assert sum(abs(a - b) for a, b in zip(starts, spoken, strict=True)) / len(spoken) < 0.25
     if demo.cfg.alignment_heads is not None:
-        assert outcome(demo, mel[:1]).words == found.words
+        assert compare_transcript(demo, mel[:1]).words == found.words
     monkeypatch.setattr(demo, "cfg", replace(demo.cfg, alignment_heads=None))
-    assert outcome(demo, mel[:1]).words[0].start is None
+    assert compare_transcript(demo, mel[:1]).words[0].start is None
 
 
 def test_tokens_belong_to_the_words_of_the_text(demo) -> None:
@@ -141,11 +146,11 @@ def test_times_follow_the_spoken_words() -> None:
 
 
 def test_rows_and_html(demo, encoded) -> None:
-    found = outcome(demo, encoded[:1], label="<b>")
+    found = compare_transcript(demo, encoded[:1], label="<b>")
     words = (*found.words, WordChange("new", "", "<script>"))
     page = replace(found, words=words)._repr_html_()
     assert "<script>" not in page and "&lt;script&gt;" in page and html.escape("<b>") in page
-    both = Outcomes((found, found))
+    both = TranscriptChanges((found, found))
     rows = both.to_rows()
     assert len(rows) == 2 * len(found.words) and rows[-1]["clip"] == 1 and rows[0]["fate"] == "kept"
     assert both._repr_html_().count("<table>") == 2 and both[1] is found
@@ -162,11 +167,11 @@ def test_rows_and_html(demo, encoded) -> None:
 )
 def test_errors_say_what_to_do(demo, encoded, unchecked, how, words: str) -> None:
     with pytest.raises(PatchError, match=words):
-        outcomes(demo, encoded, max_new_tokens=4, **how)
+        compare_transcripts(demo, encoded, max_new_tokens=4, **how)
 
 
-def test_one_outcome_is_of_one_clip(demo, encoded, unchecked) -> None:
-    with pytest.raises(PatchError, match="outcomes"):
-        outcome(demo, encoded)
+def test_compare_transcript_takes_one_clip(demo, encoded, unchecked) -> None:
+    with pytest.raises(PatchError, match="compare_transcripts"):
+        compare_transcript(demo, encoded)
     with pytest.raises(PatchError, match="1500"):
-        outcome(demo, encoded[:1, :7, :5])
+        compare_transcript(demo, encoded[:1, :7, :5])
