@@ -27,7 +27,14 @@ from hooked_whisper.analysis import align, boundary_errors, head_report
 from hooked_whisper.corpora import minimal_pairs, packaged_speech
 from hooked_whisper.errors import MissingWeightsError
 from hooked_whisper.interventions import compare_transcript, compare_transcripts, replace_encoder, sweep_heads
-from hooked_whisper.patching import CleanCorruptPair, RunInputs, WordLogProb, first_difference, patch, window_spans
+from hooked_whisper.patching import (
+    CleanCorruptPair,
+    RunInputs,
+    WordLogProb,
+    first_difference,
+    get_act_patch_resid_pre,
+    window_spans,
+)
 from hooked_whisper.patching.corruptions import swap_word
 from hooked_whisper.synthetic import SyntheticCorpus
 
@@ -217,7 +224,7 @@ end = model.time.n_positions(len(swap.clean) / 16000)
 spans = window_spans(end, 10)
 runs = CleanCorruptPair(RunInputs(prefix, mel=clean), RunInputs(prefix, mel=corrupt), difference, spans)
 
-patched = patch_encoder_resid(model, [runs])
+patched = get_act_patch_resid_pre(model, [runs])
 fig, ax = plt.subplots()
 n_blocks = model.cfg.encoder.n_layers
 extent = (0, 0.2 * len(spans), n_blocks - 0.5, -0.5)
@@ -269,7 +276,7 @@ compare_transcript(model, encoded, encoder_edit=edit, alignment=clip.alignment()
 #    when a hook listens (`model.hook_dict[name].optional`)?
 # 2. Cache three clips in one batch: `model.to_mel([a, b, c])`. Which axis grew?
 # 3. Halve the residual stream after each encoder block in turn and plot how far the logits move. Do the same with noise.
-# 4. Patch in the other direction (`direction="noise"`), then patch MLP outputs (`patch_encoder_mlp_out`). Which blocks
+# 4. Patch in the other direction (`direction="noise"`), then patch MLP outputs (`get_act_patch_mlp_out`). Which blocks
 #    write the difference between the two words?
 # 5. Set `MODEL = "base"`, or `clip` to a recording of your own voice (take word times from `align`). Do words
 #    vanish as cleanly?

@@ -30,12 +30,13 @@ from hooked_whisper.corpora import minimal_pairs
 from hooked_whisper.errors import MissingWeightsError
 from hooked_whisper.patching import (
     CleanCorruptPair,
-    Positions,
     RunInputs,
     agreement,
     first_difference,
+    get_act_patch_resid_pre,
     interval_spans,
     patch,
+    read_positions,
     token_spans,
     window_spans,
     with_spans,
@@ -83,7 +84,8 @@ def make_pair(swap, text, other_text):
     word = interval_spans(swap.spans, model.time, margin=0)[0]
     end = model.time.n_positions(len(swap.clean) / 16000)
     edges = [0, word.start, word.stop, end, model.time.n_ctx]
-    spans = tuple(map(Span, ("before", "word", "after", "padding"), edges, edges[1:]))
+    names = ("before", "word", "after", "padding")
+    spans = tuple(read_positions((edges[k], edges[k + 1]), label=name) for k, name in enumerate(names))
     return CleanCorruptPair(
         RunInputs(prefix, mel=clean), RunInputs(prefix, mel=corrupt), metric, spans, swap.spans[0].label
     )
@@ -100,7 +102,7 @@ def encode(pair):
 candidates = spoken_pairs(9)
 mel_pairs = [make_pair(*candidate) for candidate in candidates]
 pairs = [encode(pair) for pair in mel_pairs]
-at_output = patch_encoder_out(model, pairs)
+at_output = patch(model, pairs, "encoder.hook_out")
 gap = (at_output.source - at_output.base).flatten()
 usable = [i for i in range(len(pairs)) if gap[i] > 2]
 pairs, mel_pairs, candidates = ([items[i] for i in usable] for items in (pairs, mel_pairs, candidates))
@@ -117,7 +119,7 @@ for text, sound in zip(texts, (swap.clean, swap.corrupt), strict=True):
 # other run. The controls are the spans before and after the word, and the padding.
 
 # %%
-at_output = patch_encoder_out(model, pairs)
+at_output = patch(model, pairs, "encoder.hook_out")
 low, high = at_output.interval()
 for k, label in enumerate(at_output.axes[0].labels):
     print(f"{label:8} {at_output.mean[k]:5.2f} [{low[k]:.2f}, {high[k]:.2f}]")
@@ -130,7 +132,7 @@ for k, label in enumerate(at_output.axes[0].labels):
 # then the blocks in between have not moved the information to other positions.
 
 # %%
-by_block = patch_encoder_resid(model, mel_pairs[::3][:3])
+by_block = get_act_patch_resid_pre(model, mel_pairs[::3][:3])
 fig, ax = plt.subplots()
 for k, label in enumerate(by_block.axes[1].labels):
     ax.plot(range(by_block.mean.shape[0]), by_block.mean[:, k], "o-", label=label)
@@ -151,8 +153,9 @@ last, first = [], []
 for pair in pairs:
     labels = model.to_str_tokens(pair.clean.tokens[0])
     at_last = token_spans(labels, start=pair.metric.index)
-    last.append(patch_cross_heads(model, [pair], token_spans=at_last).mean[:, 0])
-    first.append(patch_cross_heads(model, [pair], token_spans=token_spans(labels[:1])).mean[:, 0])
+    for spans, means in ((at_last, last), (token_spans(labels[:1]), first)):
+        heads = patch(model, [pair], "z", "cross", over=("block", "span", "head"), token_spans=spans)
+        means.append(heads.mean[:, 0])
 by_head, control = (np.mean(results, 0) for results in (last, first))
 fig, axes = plt.subplots(1, 2, layout="constrained")
 for ax, values, title in zip(axes, (by_head, control), ("at the last token", "at the first token"), strict=True):
@@ -175,8 +178,8 @@ print("published alignment heads:", *map(tuple, model.alignment_heads.indices().
 # %%
 end = min(pair.spans[2].stop for pair in pairs)
 windows = with_spans(pairs, window_spans(end, 5))
-exact = patch_encoder_out(model, windows)
-estimate = attribute_pairs(model, windows, "encoder.hook_out", "encoder")
+exact = patch(model, windows, "encoder.hook_out")
+estimate = patch(model, windows, "encoder.hook_out", method="attribution")
 ranks = np.asarray(agreement(exact, estimate))
 effects, estimates = (np.asarray(result.effect).reshape(len(pairs), -1) for result in (exact, estimate))
 crossed = [spearmanr(effects[i], estimates[i - 1]).statistic for i in range(len(pairs))]

@@ -101,7 +101,7 @@ class Edits:
 
     def python(self, source: str, clip: HeardClip, clips: Callable[[str], HeardClip], language: str = "en") -> str:
         """A script that does the same; ``source`` is what ``from_pretrained`` takes."""
-        names = ["outcome"]
+        names = ["compare_transcript"]
         steps: list[str] = []
         arguments: list[str] = []
         edits: list[str] = []
