@@ -1,10 +1,30 @@
 """The model: parts, stacks, masks, weights by name."""
 
-from hooked_whisper.model.attention import Attention, KVCache
-from hooked_whisper.model.decoder import Decoder
-from hooked_whisper.model.encoder import Encoder
-from hooked_whisper.model.factored_matrix import FactoredMatrix
-from hooked_whisper.model.masks import LocalWindow, local_window
-from hooked_whisper.model.whisper import WhisperCore
+from typing import TYPE_CHECKING
+
+from hooked_whisper._support.lazy import lazily
+
+if TYPE_CHECKING:
+    from hooked_whisper.model.attention import Attention, KVCache
+    from hooked_whisper.model.decoder import Decoder
+    from hooked_whisper.model.encoder import Encoder
+    from hooked_whisper.model.factored_matrix import FactoredMatrix
+    from hooked_whisper.model.masks import LocalWindow, local_window
+    from hooked_whisper.model.whisper import WhisperCore
 
 __all__ = ["Attention", "Decoder", "Encoder", "FactoredMatrix", "KVCache", "LocalWindow", "WhisperCore", "local_window"]
+
+# sae_lens_audio uses the kernels without the model and what the model needs
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "Attention": "attention",
+        "Decoder": "decoder",
+        "Encoder": "encoder",
+        "FactoredMatrix": "factored_matrix",
+        "KVCache": "attention",
+        "LocalWindow": "masks",
+        "WhisperCore": "whisper",
+        "local_window": "masks",
+    },
+)
