@@ -8,6 +8,7 @@
   compares words
 """
 
+from hooked_whisper._support.renamed import renamed_names
 from hooked_whisper.features.baselines import MelBands, mel_bands, shifted_labels
 from hooked_whisper.features.bases import BothSigns, Centroids, LinearBasis, axes, kmeans, pca, random_orthonormal
 from hooked_whisper.features.causal import CausalEffect, causal_effects
@@ -16,7 +17,7 @@ from hooked_whisper.features.phones.articulation import articulation, articulato
 from hooked_whisper.features.phones.autolabel import AutoLabel, Evidence, autolabels
 from hooked_whisper.features.phones.classifier import PhoneClassifier
 from hooked_whisper.features.phones.joint_histogram import JointCounter, JointCounts
-from hooked_whisper.features.phones.labeled_evaluation import LabelledClip, SiteCounts, activations, evaluate_sites
+from hooked_whisper.features.phones.labeled_evaluation import SiteCounts, activations, evaluate_sites
 from hooked_whisper.features.phones.labeled_rows import LabelledRows, collect_rows
 from hooked_whisper.features.phones.onsets import OnsetAverages, latency
 from hooked_whisper.features.phones.polyphony import (
@@ -36,6 +37,8 @@ from hooked_whisper.features.sites import Site
 from hooked_whisper.features.visualize import Dream, dream_of, in_full_window, start_mel
 from hooked_whisper.features.visualize_with_priors import MelPrior, Visualization, visualize_features
 
+__getattr__ = renamed_names(__name__, {"LabelledClip": "hooked_whisper.corpora:Clip.aligned"})
+
 __all__ = [
     "AutoLabel",
     "BothSigns",
@@ -48,7 +51,6 @@ __all__ = [
     "Evidence",
     "JointCounter",
     "JointCounts",
-    "LabelledClip",
     "LabelledRows",
     "LinearBasis",
     "MelBands",

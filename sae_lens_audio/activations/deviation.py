@@ -49,12 +49,11 @@ def measure_deviation(reader: RowReader, corpus: Sequence[Recording], most: int 
     for window in windows_from(some, clock.n_samples, failed=ignored):
         if window.number:
             continue
-        mel, n = reader.mel([window]), clock.n_positions(window.length / clock.sample_rate)
-        encoded.append(reader.encoded(window))
-        for found, length in ((full, clock.n_ctx), (short, encoded[-1])):
-            activations = reader.activations(mel, [length])[0]
-            for hook in reader.hooks:
-                found[hook].append(activations[hook][:n].flatten(1).cpu())
+        mel, n = reader.stream.mel([window]), clock.n_positions(window.length / clock.sample_rate)
+        encoded.append(reader.stream.encoded_positions(window))
+        for activations, length in ((full, clock.n_ctx), (short, encoded[-1])):
+            for hook, rows in reader.stream.read(mel, [(0, n)], [length]).items():
+                activations[hook].append(rows.cpu())
     if not encoded:
         return {}
     return {

@@ -16,11 +16,12 @@ import safetensors
 import torch
 
 from hooked_whisper._support.storage import AnyPath, local_copy
+from hooked_whisper.activations import RowUnit
 from hooked_whisper.corpora import Cursor, Recording, fingerprint, own_text_fact
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
 from hooked_whisper.loading import weights_sha256
 from sae_lens_audio.activations.options import CollectOptions
-from sae_lens_audio.activations.reading import RowReader, Unit
+from sae_lens_audio.activations.reading import RowReader
 from sae_lens_audio.activations.shards import FORMAT, REMEDY, part_name, shard_name
 
 MANIFEST = "manifest.json"
@@ -168,7 +169,7 @@ def _check_header(header: dict[str, Any]) -> None:
         raise ValueError(f"hooks named {names}")
     if not all(isinstance(hook["width"], int) and hook["width"] > 0 for hook in header["hooks"]):
         raise ValueError("hooks without a width")
-    if header["unit"] not in get_args(Unit):
+    if header["unit"] not in get_args(RowUnit):
         raise ValueError(f"rows of {header['unit']!r}")
     if not isinstance(header["corpus_recordings"], int):
         raise ValueError("a corpus of unknown size")

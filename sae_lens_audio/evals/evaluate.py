@@ -12,13 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked_whisper.corpora import Clip
-from hooked_whisper.errors import PatchError, check_option
+from hooked_whisper.errors import ArgumentError, ShapeError, check_option
 from hooked_whisper.features.bases import LinearBasis
-from hooked_whisper.features.phones.labeled_evaluation import Track
-from hooked_whisper.features.sites import Site
+from hooked_whisper.features.phones.labeled_rows import LabelledRows, Track
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import SILENCE
-from sae_lens_audio.architectures import Crosscoder, Transcoder
 from sae_lens_audio.evals.attached import AttachedScores
 from sae_lens_audio.evals.attached_runs import NoTextError, Where, attached_scores, whole_clips
 from sae_lens_audio.evals.baselines import linear_bases, sparse_baselines
@@ -27,7 +25,7 @@ from sae_lens_audio.evals.decoder_rows import duplicates
 from sae_lens_audio.evals.evaluation import Evaluation
 from sae_lens_audio.evals.phones import PhoneOptions, PhoneScores, RarePhonesError, phone_scores
 from sae_lens_audio.evals.reconstruction import ReconstructionScores
-from sae_lens_audio.evals.rows import Recorder, gather_rows, row_share
+from sae_lens_audio.evals.rows import gather_rows, row_share
 from sae_lens_audio.evals.stability import stability
 
 Rows = Float[Tensor, "_ _"]  # [row, d], of other numbers and widths at each point
@@ -60,7 +58,7 @@ class EvaluationOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_option("where", self.where, get_args(Where), PatchError)
+        check_option("where", self.where, get_args(Where))
 
 
 def evaluate(
@@ -164,17 +162,18 @@ def _points(
     for one in (hook, hook if hook_out is None else hook_out):
         found = model.hook_names(one)
         if len(found) != 1:
-            raise PatchError(f"{one!r} names {len(found)} points: dictionaries of one are evaluated at a time")
+            raise ArgumentError(f"{one!r} names {len(found)} points: dictionaries of one are evaluated at a time")
         names.append(found[0])
     for name, codes in dictionaries.items():
-        if isinstance(codes, Crosscoder):
-            raise PatchError(
+        if getattr(codes, "reads_several_hooks", False):
+            raise ArgumentError(
                 f"{name} is a crosscoder, which reads several points: score its stacked rows with ReconstructionScores"
             )
-        if isinstance(codes, Transcoder) and hook_out is None:
-            raise PatchError(f"{name} is a transcoder: say with hook_out= which point it predicts")
-        if hook_out is not None and not isinstance(codes, Transcoder):
-            raise PatchError(f"{name} is no transcoder: evaluate it without hook_out")
+        predicts = getattr(codes, "predicts_other_hook", False)
+        if predicts and hook_out is None:
+            raise ArgumentError(f"{name} is a transcoder: say with hook_out= which point it predicts")
+        if hook_out is not None and not predicts:
+            raise ArgumentError(f"{name} is no transcoder: evaluate it without hook_out")
     return names[0], names[1]
 
 
@@ -189,7 +188,7 @@ def _check(
 ) -> None:
     """What is wrong is said before anything long starts."""
     if not clips or not dictionaries:
-        raise PatchError(f"{len(dictionaries)} dictionaries on {len(clips)} clips: give one of each at least")
+        raise ArgumentError(f"{len(dictionaries)} dictionaries on {len(clips)} clips: give one of each at least")
     for name, codes in dictionaries.items():
         config = getattr(codes, "config", None)
         for width, point, rows in (
@@ -197,14 +196,14 @@ def _check(
             (getattr(config, "d_out", None), writes, fitted_out),
         ):
             if width is not None and width != rows.shape[1]:
-                raise PatchError(
+                raise ShapeError(
                     f"{name} is for vectors of {width}, those of {point} are {rows.shape[1]} wide: give the hook point "
                     "and the model it was trained on"
                 )
     if unknown := sorted(set(seeds) - set(dictionaries)):
-        raise PatchError(f"seeds names {unknown[0]!r}, which is not among the dictionaries")
+        raise ArgumentError(f"seeds names {unknown[0]!r}, which is not among the dictionaries")
     if len(set(seeds)) == 1:
-        raise PatchError("one seed has nothing to be compared with: name two dictionaries or more")
+        raise ArgumentError("one seed has nothing to be compared with: name two dictionaries or more")
 
 
 def _phones_and_rows(
@@ -223,16 +222,19 @@ def _phones_and_rows(
         notes.append(f"no phones: {reason}")
         return {}, gather_rows(model, clips, list(dict.fromkeys(points)), options.rows, options.language, options.seed)
     share = row_share(model, clips, options.rows)
-    kept = {hook: Recorder(share, options.seed) for hook in points}
-    also = {f"rows of {hook}": Site(hook, one) for hook, one in kept.items()}
-    found: dict[str, PhoneScores] = {}
+    sampled: dict[str, Rows] = {}
+
+    def keep_sample(rows: LabelledRows) -> None:
+        sampled.update({hook: rows.sample(hook, share, options.seed) for hook in points})
+
+    scores: dict[str, PhoneScores] = {}
     try:
-        found = phone_scores(
-            model, clips, points[0], dictionaries, dense, options.phones, track("phones and rows"), also
+        scores = phone_scores(
+            model, clips, points[0], dictionaries, dense, options.phones, track("phones and rows"), points, keep_sample
         )
     except RarePhonesError as error:
         notes.append(f"no phones: {error}")
-    return found, {hook: one.rows for hook, one in kept.items()}
+    return scores, sampled
 
 
 def _no_phones(model: HookedWhisper, clips: Sequence[Clip], points: Iterable[str]) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from hooked_whisper.corpora import Clip
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import ArgumentError, HookedWhisperError
 from hooked_whisper.features.baselines import mel_bands
 from hooked_whisper.features.bases import LinearBasis
 from hooked_whisper.features.phones.counts import SiteCounts
-from hooked_whisper.features.phones.labeled_rows import Track, collect_rows
+from hooked_whisper.features.phones.labeled_rows import LabelledRows, Track, collect_rows
 from hooked_whisper.features.phones.row_labels import CountOptions
 from hooked_whisper.features.phones.selectivity import MIN_TOKENS, Selectivity
 from hooked_whisper.features.sites import Site
@@ -31,7 +30,7 @@ COVERS_AUC, COVERS_F1 = 0.95, 0.7
 DRAWS = 2000
 
 
-class RarePhonesError(PatchError):
+class RarePhonesError(HookedWhisperError, ValueError):
     """No phone was said often enough to be judged.
 
     Cause: few clips. Fix: more of them, or a smaller ``min_tokens``.
@@ -170,7 +169,8 @@ def phone_scores(
     bases: Mapping[str, LinearBasis],
     options: PhoneOptions | None = None,
     track: Track | None = None,
-    also: Mapping[str, Site] = MappingProxyType({}),
+    also: Sequence[str] = (),
+    on_rows: Callable[[LabelledRows], None] | None = None,
 ) -> dict[str, PhoneScores]:
     """All dictionaries and controls of a hook point in one pass over the clips.
 
@@ -180,14 +180,16 @@ def phone_scores(
     same labels turned in a circle.
 
     Args:
-        also: further sites to be read in the same pass, say by a basis that keeps what it is given; not scored.
+        also: further hook points to read in the same pass; not scored.
+        on_rows: called with the activations of all clips before phones are counted, say to keep a sample of them.
 
     Returns:
         scores by name, dictionaries first.
 
     Raises:
-        PatchError: a hook point without a vector at every position; NaN; no phone said often enough
-            (:class:`RarePhonesError`).
+        ArgumentError: an SAE has the name of a control.
+        PatchError: a hook point without a vector at every position, or NaN.
+        RarePhonesError: no phone occurs often enough.
         AlignmentError: fewer than two speakers.
         CacheSizeError: no room for temporary files.
     """
@@ -198,8 +200,8 @@ def phone_scores(
         mean = next(iter(bases.values())).mean
         controls[f"random x{size}"] = Site(hook, RandomFeatures.like(size, mean, options.seed))
     controls["mel bands"] = Site("encoder.hook_mel", mel_bands(model))
-    if taken := sorted(set(dictionaries) & (set(controls) | set(also))):
-        raise PatchError(f"a dictionary cannot be called {taken[0]!r}, a control is: give it another name")
+    if taken := sorted(set(dictionaries) & set(controls)):
+        raise ArgumentError(f"an SAE cannot be called {taken[0]!r}, the name of a control: give it another name")
     sites = {name: Site(hook, one) for name, one in dictionaries.items()} | controls
     # of the strongest examples only the strongest is looked at: whether a feature ever fires
     counting = CountOptions(
@@ -209,16 +211,15 @@ def phone_scores(
         min_tokens=options.min_tokens,
         seed=options.seed,
     )
-    hooks = list(dict.fromkeys(site.hook for site in (sites | dict(also)).values()))
+    hooks = list(dict.fromkeys([*(site.hook for site in sites.values()), *also]))
     with (
         torch.no_grad(),
         collect_rows(
             model, clips, hooks, track=track, widest=max(_width(site) for site in sites.values()), memory=options.memory
         ) as rows,
     ):
-        for site in also.values():
-            for clip in range(len(clips)):
-                rows.features(site, clip)
+        if on_rows is not None:
+            on_rows(rows)
         labels = rows.labels(counting)
         return {name: _scores(rows.blocks(site, labels)) for name, site in sites.items()}
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hooked_whisper.audio import TimeMap
 from hooked_whisper.corpora import Clip, Recording, Window, windows_from
-from hooked_whisper.errors import AlignmentError, AudioError, PatchError
+from hooked_whisper.errors import AlignmentError, AudioError, ShapeError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment
 from sae_lens_audio.activations.options import CollectOptions
@@ -79,7 +79,7 @@ def gather_rows(
     rows of all points are in the same order. At most about ``most``, drawn evenly, by the same draw for all.
 
     Raises:
-        PatchError: there is not one row.
+        ShapeError: there is no row.
         HookedWhisperError: points without vectors, of tokens and of positions both, or NaN there.
     """
     options = CollectOptions(dtype="float32", language=language)
@@ -91,7 +91,7 @@ def gather_rows(
         chosen = torch.from_numpy(rng.random(len(batch.block.position)) < share)
         parts.append([x[chosen] for x in batch.block.rows])
     if not parts or not len(parts[0][0]):
-        raise PatchError(f"{len(clips)} clips have no row at {', '.join(reader.hooks)}: give longer ones, with texts")
+        raise ShapeError(f"{len(clips)} clips have no row at {', '.join(reader.hooks)}: give longer ones, with texts")
     return {hook: torch.cat([part[k] for part in parts]) for k, hook in enumerate(reader.hooks)}
 
 
@@ -100,22 +100,3 @@ def row_share(model: HookedWhisper, clips: Iterable[Clip], most: int) -> float:
     clock = model.time
     total = sum(clock.n_positions(min(len(c.samples) / clock.sample_rate, clock.duration)) for c in clips)
     return min(1.0, most / max(total, 1))
-
-
-class Recorder:
-    """A basis of one feature (always 0) that keeps a share of the rows it is given: rides along in somebody's pass."""
-
-    n_features, labels = 1, ("rows",)
-
-    def __init__(self, share: float, seed: int = 0) -> None:
-        self._rng, self._share = np.random.default_rng(seed), share
-        self._kept: list[Tensor] = []
-
-    def encode(self, activations: Float[Tensor, "row d"]) -> Float[Tensor, "row one"]:
-        chosen = torch.from_numpy(self._rng.random(len(activations)) < self._share)
-        self._kept.append(activations[chosen.to(activations.device)].cpu())
-        return activations.new_zeros(len(activations), 1)
-
-    @property
-    def rows(self) -> Float[Tensor, "row d"]:
-        return torch.cat(self._kept)

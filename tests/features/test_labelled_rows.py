@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooked_whisper import HookedWhisper
+from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import AudioError, CacheSizeError, PatchError
 from hooked_whisper.features import BothSigns, random_orthonormal, spool
 from hooked_whisper.features.baselines import mel_bands
@@ -26,7 +27,7 @@ from hooked_whisper.features.phones.joint_histogram import JointCounter, JointCo
 from hooked_whisper.features.phones.labeled_rows import MEL, LabelledRows, collect_rows
 from hooked_whisper.features.phones.onsets import OnsetAverages
 from hooked_whisper.features.phones.polyphony import RangeSummary, active_ranges
-from hooked_whisper.features.phones.row_labels import CountOptions, LabelledClip, RowLabels
+from hooked_whisper.features.phones.row_labels import CountOptions, RowLabels
 from hooked_whisper.features.phones.selectivity import Selectivity
 from hooked_whisper.features.sites import Site
 from hooked_whisper.features.spool import Spool
@@ -45,8 +46,8 @@ def model() -> HookedWhisper:
 
 
 @pytest.fixture(scope="module")
-def clips() -> list[LabelledClip]:
-    return [LabelledClip(u.audio, u.alignment, u.alignment.speaker) for u in spoken(13)]
+def clips() -> list[Clip]:
+    return [Clip.aligned(u.samples, u.alignment, u.alignment.speaker) for u in spoken(13)]
 
 
 def dense(rows: LabelledRows, site: Site, labels: RowLabels) -> tuple[list[JointCounts], list[JointCounts]]:
@@ -73,7 +74,7 @@ def same(found: Selectivity, expected: dict[str, np.ndarray]) -> None:
 @pytest.mark.parametrize("memory", [1 << 30, 0])
 @pytest.mark.parametrize("kind", ["neurons", "random", "mel"])
 def test_blocks_are_equal_to_dense_counts(
-    model: HookedWhisper, clips: list[LabelledClip], memory: int, kind: str, positions: row_labels.Positions
+    model: HookedWhisper, clips: list[Clip], memory: int, kind: str, positions: row_labels.Positions
 ) -> None:
     site = {
         "neurons": Site(HOOKS[1]),
@@ -117,7 +118,7 @@ def test_blocks_are_equal_to_dense_counts(
             np.testing.assert_array_equal(np.concatenate(parts), getattr(whole.top, name))
 
 
-def test_some_clips_are_counted_as_if_they_were_all(model: HookedWhisper, clips: list[LabelledClip]) -> None:
+def test_some_clips_are_counted_as_if_they_were_all(model: HookedWhisper, clips: list[Clip]) -> None:
     chosen = [1, 2, 6, 9, 11]
     site = Site(HOOKS[0])
     for memory in (1 << 30, 0):
@@ -151,7 +152,7 @@ def test_a_spool_gives_back_what_was_written(n: int, width: int, seed: int, on_d
 
 
 def test_the_disk_is_asked_first(
-    model: HookedWhisper, clips: list[LabelledClip], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    model: HookedWhisper, clips: list[Clip], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
         collect_rows(model, clips[:4], HOOKS, memory=0, widest=64).close()
@@ -162,7 +163,7 @@ def test_the_disk_is_asked_first(
         collect_rows(model, clips[:4], HOOKS, memory=0)
 
 
-def test_temporary_files_leave_nothing_behind(model: HookedWhisper, clips: list[LabelledClip], tmp_path: Path) -> None:
+def test_temporary_files_leave_nothing_behind(model: HookedWhisper, clips: list[Clip], tmp_path: Path) -> None:
     with collect_rows(model, clips[:4], HOOKS, memory=0, folder=tmp_path) as rows:
         next(rows.blocks(Site(HOOKS[0], random_orthonormal(64)), rows.labels(OPTIONS)))
     assert not list(tmp_path.iterdir())
@@ -170,7 +171,7 @@ def test_temporary_files_leave_nothing_behind(model: HookedWhisper, clips: list[
 
 @pytest.mark.parametrize("labels", [5, 61])
 def test_a_block_is_as_large_as_its_bytes_allow(
-    model: HookedWhisper, clips: list[LabelledClip], monkeypatch: pytest.MonkeyPatch, labels: int
+    model: HookedWhisper, clips: list[Clip], monkeypatch: pytest.MonkeyPatch, labels: int
 ) -> None:
     """What counting holds goes with the size of a block, not with the number of features."""
     names = tuple(str(i) for i in range(labels))
@@ -186,8 +187,8 @@ def test_a_block_is_as_large_as_its_bytes_allow(
         assert sizes[1 << 22] >= 3 * sizes[1 << 20] > 0
 
 
-def test_what_is_refused(model: HookedWhisper, clips: list[LabelledClip], unchecked: None) -> None:
-    long = LabelledClip(np.zeros(16_000 * 40, np.float32), clips[0].alignment, "x")
+def test_what_is_refused(model: HookedWhisper, clips: list[Clip], unchecked: None) -> None:
+    long = Clip.aligned(np.zeros(16_000 * 40, np.float32), clips[0].alignment, "x")
     with pytest.raises(AudioError, match="cut it into windows"):
         collect_rows(model, [clips[0], long], HOOKS)
     with pytest.raises(PatchError, match="vector at every position"):

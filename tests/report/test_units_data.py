@@ -38,7 +38,7 @@ from hooked_whisper.report.units.records import (
     read_clip_script,
     unit_record,
 )
-from tests.report.units_worlds import HOSTILE, clip, examples, info, trace, unit
+from tests.report.units_worlds import HOSTILE, by_speaker, clip, examples, info, trace, unit, with_samples
 
 NAN = float("nan")
 
@@ -57,7 +57,8 @@ NAN = float("nan")
 )
 def test_clips_that_cannot_be_shown(change, error, says) -> None:
     with pytest.raises(error, match=says):
-        dataclasses.replace(clip("a"), **change)
+        samples = change.pop("samples", clip("a").clip.samples)
+        with_samples(clip("a"), samples, **change)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,8 @@ def test_the_active_moment_against_a_walk(values, data) -> None:
 
 
 def test_clip_programs_are_read_back_and_cannot_be_broken_out_of() -> None:
-    one = dataclasses.replace(clip("a"), text=HOSTILE, speaker='");alert(1);("', words=(Interval(0.0, 1.0, HOSTILE),))
+    one = dataclasses.replace(clip("a"), text=HOSTILE, words=(Interval(0.0, 1.0, HOSTILE),))
+    one = by_speaker(one, '");alert(1);("')
     script = clip_script("name", clip_record(one))
     assert read_clip_script(script) == clip_record(one)
     assert script.isascii() and script.startswith(b'HW.clip("name", {') and script.count(b"\n") == 1

@@ -23,7 +23,7 @@ from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.report.units import Example, SiteWriter, Unit, UnitStats
 from hooked_whisper.report.units import site as site_module
 from tests.report.test_page import parse
-from tests.report.units_worlds import HOSTILE, clip, examples, info, trace, unit
+from tests.report.units_worlds import HOSTILE, by_speaker, clip, examples, info, trace, unit, with_samples
 
 DEMO_CLIPS = Path(hooked_whisper.__file__).parent / "demo" / "clips"
 IDS = [f"speaker/clip {i}" for i in range(25)]
@@ -113,7 +113,7 @@ def test_the_moment_is_the_peak_made_louder(tmp_path) -> None:
     site = SiteWriter(tmp_path, info((0,)))
     quiet = clip("a")
     t = np.arange(48_000) / 16_000
-    quiet = dataclasses.replace(quiet, samples=(0.05 * np.sin(2 * np.pi * 440 * t)).astype(np.float32))
+    quiet = with_samples(quiet, (0.05 * np.sin(2 * np.pi * 440 * t)).astype(np.float32))
     site.add_clip(quiet)
     site.add_unit(unit(0, (Example("a", trace(50), 50, "top"),)))
     (path,) = (tmp_path / "clips").glob("*-1000.mp3")
@@ -166,9 +166,8 @@ def test_hostile_text_is_text(tmp_path) -> None:
         tmp_path,
         dataclasses.replace(info((0,)), **dict.fromkeys(("title", "model", "hook", "corpus", "command"), HOSTILE)),
     )
-    site.add_clip(
-        dataclasses.replace(clip("../../" + HOSTILE), text=HOSTILE, speaker=HOSTILE, recording=HOSTILE, words=())
-    )
+    hostile = dataclasses.replace(clip("../../" + HOSTILE), text=HOSTILE, words=())
+    site.add_clip(by_speaker(hostile, HOSTILE, recording=HOSTILE))
     example = Example("../../" + HOSTILE, trace(3), 3, "top")
     hostile = dataclasses.replace(
         unit(0, (example,), HOSTILE), evidence=HOSTILE, notes=(HOSTILE,), selectivity={HOSTILE: 1}
@@ -220,7 +219,7 @@ def test_a_unit_of_25_examples_weighs_at_most_800_kb(tmp_path) -> None:
     for id, start in zip(IDS, starts, strict=True):
         part = spoken[start : start + 48_000]
         mel = log_mel_spectrogram(part)[:, :300]
-        site.add_clip(dataclasses.replace(clip(id), samples=part.numpy(), mel=mel.numpy()))
+        site.add_clip(with_samples(clip(id), part.numpy(), mel=mel.numpy()))
     site.add_unit(unit(0, examples(IDS)))
     site.finish()
     files = contents(tmp_path)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 
+from hooked_whisper.corpora import Clip, Recording
 from hooked_whisper.protocols import Interval
 from hooked_whisper.report.units import (
     POSITION_S,
     ActivationRange,
-    Clip,
     Example,
     Histogram,
     LogitEffects,
     MeanMel,
     OnsetMeans,
+    PageClip,
     PhoneShare,
     SiteInfo,
     Unit,
@@ -27,7 +29,7 @@ WORDS = ("six", "teen", "if")
 HOSTILE = "<img src=x onerror=alert(1)></script><!--\u2028"
 
 
-def clip(id: str, seed: int = 0, seconds: float | int = 3.0) -> Clip:
+def clip(id: str, seed: int = 0, seconds: float | int = 3.0) -> PageClip:
     """Alternating tones and noise, a phone each, and a mel of the same frames."""
     rng = np.random.default_rng(seed)
     n, frames = round(seconds * 16_000), round(seconds * 100)
@@ -49,17 +51,19 @@ def clip(id: str, seed: int = 0, seconds: float | int = 3.0) -> Clip:
     words = tuple(
         Interval(float(edges[a]), float(edges[b]), w) for (a, b), w in zip(((1, 5), (5, 8), (8, 9)), WORDS, strict=True)
     )
-    return Clip(
-        id,
-        samples.astype(np.float32),
-        mel.astype(np.float32),
-        1.5,
-        f"rec-{id}",
-        "speaker 1",
-        " ".join(WORDS),
-        words,
-        phones,
-    )
+    samples = samples.astype(np.float32)
+    whole = Clip(Recording(f"rec-{id}", samples, speaker="speaker 1"), samples, 1.5)
+    return PageClip(id, whole, mel.astype(np.float32), " ".join(WORDS), words, phones)
+
+
+def with_samples(page: PageClip, samples: np.ndarray, **change: object) -> PageClip:
+    return replace(page, clip=replace(page.clip, samples=samples), **change)
+
+
+def by_speaker(page: PageClip, speaker: str, recording: str = "") -> PageClip:
+    known = page.clip.recording
+    known = replace(known, speaker=speaker, id=recording or known.id)
+    return replace(page, clip=replace(page.clip, recording=known))
 
 
 def trace(peak: int, n: int = 150, height: float | int = 5.0, width: float | int = 4.0) -> np.ndarray:

@@ -10,18 +10,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import CacheSizeError
 from hooked_whisper.features.histogram_bins import Cells
 from hooked_whisper.features.phones.counts import SiteCounts
 from hooked_whisper.features.phones.joint_histogram import COARSE
 from hooked_whisper.features.phones.labeled_rows import Track, collect_rows
-from hooked_whisper.features.phones.row_labels import CountOptions, LabelledClip, Positions, RowLabels, speaker_folds
+from hooked_whisper.features.phones.row_labels import CountOptions, Positions, RowLabels, speaker_folds
 from hooked_whisper.features.phones.selectivity import MIN_TOKENS
 from hooked_whisper.features.sites import Site
 from hooked_whisper.hooked import HookedWhisper
 
 __all__ = [
-    "LabelledClip",
     "SiteCounts",
     "Track",
     "activations",
@@ -34,7 +34,7 @@ __all__ = [
 @torch.no_grad()
 def evaluate_sites(
     model: HookedWhisper,
-    clips: Sequence[LabelledClip],
+    clips: Sequence[Clip],
     sites: Mapping[str, Site],
     *,
     names: tuple[str, ...] | None = None,
@@ -75,7 +75,7 @@ def evaluate_sites(
 
 
 def activations(
-    model: HookedWhisper, clips: Sequence[LabelledClip], hook: str, most: int = 20_000, seed: int = 0
+    model: HookedWhisper, clips: Sequence[Clip], hook: str, most: int = 20_000, seed: int = 0
 ) -> Float[Tensor, "row d"]:
     """Activations of clips without padding, at most so many rows, drawn evenly: what :func:`pca` is fitted on."""
     rows = site_activations(model, clips, {"rows": Site(hook)})["rows"]
@@ -86,7 +86,7 @@ def activations(
 
 @torch.no_grad()
 def site_activations(
-    model: HookedWhisper, clips: Sequence[LabelledClip], sites: Mapping[str, Site]
+    model: HookedWhisper, clips: Sequence[Clip], sites: Mapping[str, Site]
 ) -> dict[str, Float[Tensor, "row feature"]]:
     """Features of some sites at every position of the clips, one clip after another, without padding: all in memory.
 

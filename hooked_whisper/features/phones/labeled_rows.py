@@ -7,7 +7,7 @@ or in temporary files), the counts of a few hundred features are made at a time,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -17,15 +17,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_whisper.activations import ActivationStream, clip_recordings, row_width
+from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import AudioError, PatchError
 from hooked_whisper.features.baselines import MelBands, mel_bands
 from hooked_whisper.features.phones.counts import SiteCounts
-from hooked_whisper.features.phones.row_labels import CountOptions, LabelledClip, RowLabels
+from hooked_whisper.features.phones.row_labels import CountOptions, RowLabels
 from hooked_whisper.features.sites import Site
 from hooked_whisper.features.spool import MEMORY, Spool, check_disk, matrix_bytes
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
-from hooked_whisper.hooks.caching import axis_sizes
 
 BATCH = 8  # clips encoded together, at most
 MEL = "encoder.hook_mel"
@@ -43,7 +44,7 @@ class LabelledRows:
         starts: ``[clip + 1]``: clip i has the rows from ``starts[i]`` to ``starts[i + 1]``.
     """
 
-    def __init__(self, model: HookedWhisper, clips: Sequence[LabelledClip], memory: int, folder: Path | None) -> None:
+    def __init__(self, model: HookedWhisper, clips: Sequence[Clip], memory: int, folder: Path | None) -> None:
         self.model, self.clips = model, tuple(clips)
         lengths = [_n_positions(model, clip) for clip in clips]
         self.starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -74,6 +75,15 @@ class LabelledRows:
         """Features of one clip, on the CPU."""
         rows = self._raw(site).rows(int(self.starts[clip]), int(self.starts[clip + 1]))
         return rows if site.basis is None or isinstance(site.basis, MelBands) else self._encoded(site, rows)
+
+    def sample(self, hook: str, share: float, seed: int = 0) -> Float[Tensor, "row d"]:
+        """A share of the activations at a hook point, drawn at random: the same rows at every point for one seed."""
+        rng, spool = np.random.default_rng(seed), self._raw(Site(hook))
+        parts = []
+        for start, stop in zip(self.starts[:-1], self.starts[1:], strict=True):
+            drawn = torch.from_numpy(rng.random(int(stop - start)) < share)
+            parts.append(spool.rows(int(start), int(stop))[drawn])
+        return torch.cat(parts).to(self.model.dtype)
 
     def blocks(self, site: Site, labels: RowLabels) -> Iterator[SiteCounts]:
         """Counts of all features of a site, a block of features after the other, in order.
@@ -143,23 +153,23 @@ class LabelledRows:
 
     @torch.no_grad()
     def _collect(self, hooks: Sequence[str], track: Track | None, widest: int) -> None:
-        model = self.model
-        step = _clips_at_once(model)
-        batches = [list(range(at, min(at + step, len(self.clips)))) for at in range(0, len(self.clips), step)]
+        model, size = self.model, _clips_at_once(self.model)
         points = [model.hook_dict[name] for name in model.hook_names(list(hooks))]
-        for batch in batches if track is None else track(batches):
-            mel = model.to_mel([self.clips[i].audio for i in batch])
-            if not self._spools:
-                self._make_spools(points, widest)
+        self._make_spools(points, widest)
+        batches = [list(range(first, min(first + size, len(self.clips)))) for first in range(0, len(self.clips), size)]
+        start = 0
 
-            def read(x: Tensor, point: HookPoint, batch: list[int] = batch) -> None:
-                self._write(point.name, x, batch)
+        def write(hook: str, rows: Tensor) -> None:
+            self._spools[hook].write(start, rows)
 
-            with ExitStack() as stack:
-                for point in points:
-                    stack.callback(point.add_reader(read).remove)
-                last = points[-1].name
-                model.run_with_cache(mel, names=[last], return_type=None, positions=slice(0, 1))
+        stream = ActivationStream(model, [point.name for point in points if point.name != MEL], batch=size)
+        activations = stream.batches(clip_recordings(self.clips), on_rows=write)
+        with closing(activations):
+            for _, batch in zip(batches if track is None else track(batches), activations, strict=True):
+                if MEL in self._spools:
+                    bands = mel_bands(model).encode(batch.mel)
+                    write(MEL, torch.cat([x[:n] for x, n in zip(bands, batch.sizes, strict=True)]))
+                start += len(batch.recording)
 
     def _make_spools(self, points: Sequence[HookPoint], widest: int) -> None:
         widths = {point.name: _vector(self.model, point) for point in points}
@@ -174,16 +184,10 @@ class LabelledRows:
             name: Spool(self.n_rows, width, on_disk=on_disk, folder=self._folder) for name, width in widths.items()
         }
 
-    def _write(self, hook: str, x: Tensor, batch: Sequence[int]) -> None:
-        for row, clip in zip(x, batch, strict=True):
-            start, stop = int(self.starts[clip]), int(self.starts[clip + 1])
-            values = mel_bands(self.model).encode(row) if hook == MEL else row.flatten(1)
-            self._spools[hook].write(start, values[: stop - start])
-
 
 def collect_rows(
     model: HookedWhisper,
-    clips: Sequence[LabelledClip],
+    clips: Sequence[Clip],
     hooks: Sequence[str],
     *,
     track: Track | None = None,
@@ -227,12 +231,11 @@ def _vector(model: HookedWhisper, point: HookPoint) -> int:
         return model.cfg.encoder.n_mels
     if point.axes[:2] != ("batch", "position") or len(point.axes) != 3 or point.stack != "encoder":
         raise PatchError(f"{point.name} has no vector at every position: take mlp.hook_post or a residual")
-    sizes = {"batch": 1, "position": 1, "token": 1, "d_model": model.cfg.encoder.d_model}
-    return axis_sizes(point, model.cfg, sizes)[2]
+    return row_width(model, point.name)
 
 
-def _n_positions(model: HookedWhisper, clip: LabelledClip) -> int:
-    seconds = len(clip.audio) / model.time.sample_rate
+def _n_positions(model: HookedWhisper, clip: Clip) -> int:
+    seconds = len(clip.samples) / model.time.sample_rate
     if seconds > model.time.duration:
         raise AudioError(f"{clip.alignment.utterance} lasts {seconds:.1f} s: cut it into windows, with offset")
     return model.time.n_positions(seconds)

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hooked_whisper.audio import TimeMap
+from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import AlignmentError, PatchError, check_option
 from hooked_whisper.features.baselines import shifted_labels
 from hooked_whisper.features.histogram_bins import Cells
@@ -23,24 +24,9 @@ from hooked_whisper.features.phones.onsets import OnsetAverages
 from hooked_whisper.features.phones.position_labels import UNLABELLED, PositionLabels, label_names, label_positions
 from hooked_whisper.features.phones.selectivity import MIN_TOKENS
 from hooked_whisper.features.phones.top_examples import TopExamples
-from hooked_whisper.protocols import Alignment
 
 BLOCK_BYTES = 128 << 20  # of a block's counts
 Positions = Literal["all", "inner"]
-
-
-@dataclass(frozen=True, eq=False)
-class LabelledClip:
-    """16 kHz samples of at most one window, what was said when, and by whom.
-
-    speaker: clips without one each count as a speaker of their own.
-    offset: where the samples begin within the alignment's recording, seconds.
-    """
-
-    audio: Float[np.ndarray, "sample"]
-    alignment: Alignment
-    speaker: str
-    offset: float | int = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +85,7 @@ class RowLabels:
     @classmethod
     def of(
         cls,
-        corpus: Sequence[LabelledClip],
+        corpus: Sequence[Clip],
         edges: Int[np.ndarray, "edge"],
         clips: Sequence[int],
         time: TimeMap,

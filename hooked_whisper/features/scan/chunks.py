@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from tqdm import tqdm
 
 from hooked_whisper._support.ranks import TorchRanks
-from hooked_whisper.corpora import Failure, Recording, Window, batched, windows_from
-from hooked_whisper.corpora.windows import Part, prepared
+from hooked_whisper.activations import ActivationBatch, ActivationStream
+from hooked_whisper.corpora import Failure, Recording
+from hooked_whisper.corpora.windows import Part
 from hooked_whisper.features.scan.priority import priorities
 from hooked_whisper.features.scan.reader import SiteReader
 from hooked_whisper.features.scan.records import ScanOptions
 from hooked_whisper.features.scan.states import Progress, StateFiles, new_name
 from hooked_whisper.hooked import HookedWhisper
-
-Batch = Sequence[Window]
 
 
 class ChunkScan:
@@ -45,7 +41,8 @@ class ChunkScan:
         self.options, self.ranks = options, ranks
         self.rank, self.n_ranks = (0, 1) if ranks is None else (ranks.rank, ranks.n)
         self.readers, self.progress = new_readers(), Progress()
-        self._hooks = sorted({reader.hook for reader in self.readers})
+        hooks = sorted({reader.hook for reader in self.readers})
+        self._stream = ActivationStream(model, hooks, batch=options.batch)
         self._name = new_name()
 
     def go(self, progress: bool, checkpoint_s: float | int) -> bool:
@@ -126,41 +123,33 @@ class ChunkScan:
         def failed(failure: Failure) -> None:
             failures.append(replace(failure, index=places[failure.index]))
 
-        windows = windows_from(part, self.model.time.n_samples, failed=failed)
-        batches = prepared(self._batches(windows, places), lambda found: self._mel(found[1]))
+        # no batch has recordings of two chunks: whoever computes a chunk computes the same numbers
+        batches = self._stream.batches(part, failed=failed, group=size)
         saved = time.monotonic()
         bar = tqdm(total=len(places), unit="file", desc="scan", disable=not progress)
-        with bar, closing(windows), closing(batches):
-            for (chunk, batch), mel in batches:
+        with bar, closing(batches):
+            for batch in batches:
+                chunk = places[batch.windows[0].recording] // size
                 if waiting[0] != chunk:
                     finish(chunk)
                     if time.monotonic() - saved > checkpoint_s:
                         self.files.write(self._name, self.readers, self.progress)
                         saved = time.monotonic()
-                self._take(batch, places, mel)
-                bar.update(batch[-1].recording + batch[-1].last - bar.n)
+                self._add(batch, places)
+                last = batch.windows[-1]
+                bar.update(last.recording + last.last - bar.n)
             finish(None)
             bar.update(len(places) - bar.n)
 
-    def _batches(self, windows: Iterator[Window], places: Sequence[int]) -> Iterator[tuple[int, Batch]]:
-        """No batch has windows of two chunks: so whoever computes a chunk computes the same."""
-        of_chunk = itertools.groupby(windows, key=lambda window: places[window.recording] // self.options.chunk)
-        for chunk, some in of_chunk:
-            for batch in batched(some, self.options.batch):
-                yield chunk, batch
-
-    def _mel(self, batch: Batch) -> Float[Tensor, "window mel frame"]:
-        return self.model.to_mel([window.samples for window in batch])
-
-    def _take(self, batch: Batch, places: Sequence[int], mel: Float[Tensor, "window mel frame"]) -> None:
-        clock = self.model.time
-        _, cache = self.model.run_with_cache(mel, names=self._hooks, return_type=None)
-        for row, window in enumerate(batch):
-            at = places[window.recording]
-            name = self.corpus[at].id
-            filled, first = clock.n_positions(window.length / clock.sample_rate), window.number * clock.n_ctx
-            priority = priorities(name, range(first, first + filled), self.options.seed).to(self.model.device)
+    def _add(self, batch: ActivationBatch, places: Sequence[int]) -> None:
+        """Count the rows of a batch."""
+        for window, rows in batch.by_window():
+            recording = places[window.recording]
+            name = self.corpus[recording].id
+            first = window.number * self.model.time.n_ctx
+            n_positions = rows.stop - rows.start
+            priority = priorities(name, range(first, first + n_positions), self.options.seed).to(self.model.device)
             for reader in self.readers:
-                reader.add(cache[reader.hook][row, :filled], at, name, first, priority)
+                reader.add(batch.rows[reader.hook][rows], recording, name, first, priority)
             self.progress.samples += window.length
             self.progress.recordings += window.last

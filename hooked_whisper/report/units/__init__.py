@@ -4,12 +4,12 @@ from hooked_whisper.report.units.build import PageOptions, build_site
 from hooked_whisper.report.units.data import (
     POSITION_S,
     ActivationRange,
-    Clip,
     Example,
     Histogram,
     LogitEffects,
     MeanMel,
     OnsetMeans,
+    PageClip,
     PhoneShare,
     SiteInfo,
     Unit,
@@ -20,7 +20,7 @@ from hooked_whisper.report.units.site import SiteWriter
 __all__ = [
     "POSITION_S",
     "ActivationRange",
-    "Clip",
+    "PageClip",
     "Example",
     "Histogram",
     "LogitEffects",

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hooked_whisper.audio import HOP, SAMPLE_RATE
+from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import AudioError, HookedWhisperError
 from hooked_whisper.protocols import Interval
 
@@ -59,15 +60,14 @@ class SiteInfo:
 
 
 @dataclass(frozen=True, eq=False)
-class Clip:
-    """A few seconds of a recording, to be heard and seen; several units may show the same one.
+class PageClip:
+    """An excerpt of a recording as a page plays and draws it; several units may show the same one.
 
     Attributes:
         id: unique within the site.
-        samples: 16 kHz, at most 30 s.
-        mel: log-mel of the same stretch as the model gets it, frame ``f`` centred on 0.01 f seconds.
-        start_s: where in the recording the excerpt begins.
-        recording, speaker, text: as in the corpus; ``text`` is what is said in the excerpt.
+        clip: the samples, at most 30 s, and where in the recording they begin.
+        mel: log-mel of the same excerpt as the model gets it, frame ``f`` centered on 0.01 f seconds.
+        text: what is said in the excerpt.
         words, phones: with times from the start of the excerpt.
 
     Raises:
@@ -76,11 +76,8 @@ class Clip:
     """
 
     id: str
-    samples: Float[np.ndarray, "sample"]
+    clip: Clip
     mel: Float[np.ndarray, "mel frame"]
-    start_s: Number = 0.0
-    recording: str = ""
-    speaker: str = ""
     text: str = ""
     words: tuple[Interval, ...] = ()
     phones: tuple[Interval, ...] = ()
@@ -90,7 +87,7 @@ class Clip:
             raise HookedWhisperError("a clip needs an id: examples name it")
         if not 0 < self.duration <= _LONGEST_S:
             raise AudioError(f"clip {self.id!r} lasts {self.duration:g} s: take an excerpt of at most {_LONGEST_S:g} s")
-        if not (np.isfinite(self.samples).all() and np.isfinite(self.mel).all()):
+        if not (np.isfinite(self.clip.samples).all() and np.isfinite(self.mel).all()):
             raise AudioError(f"clip {self.id!r} holds NaN or infinity: repair it before showing it")
         frames = self.duration / FRAME_S
         if self.mel.shape[0] == 0 or abs(self.mel.shape[1] - frames) > 1:
@@ -107,7 +104,7 @@ class Clip:
 
     @property
     def duration(self) -> float:
-        return len(self.samples) / SAMPLE_RATE
+        return self.clip.duration
 
 
 @dataclass(frozen=True, eq=False)

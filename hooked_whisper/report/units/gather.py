@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_whisper.activations import ActivationStream
 from hooked_whisper.audio import TimeMap
-from hooked_whisper.corpora import Failure, Loader, Recording, windows_of
+from hooked_whisper.corpora import Clip, Cursor, Failure, Recording, Window
+from hooked_whisper.corpora.windows import Part
 from hooked_whisper.errors import AlignmentError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment
-from hooked_whisper.report.units.data import Clip, Example, Group
+from hooked_whisper.report.units.data import Example, Group, PageClip
 from hooked_whisper.report.units.excerpts import Excerpt, captions, excerpt_round
 from hooked_whisper.report.units.site import SiteWriter
 
@@ -54,97 +55,98 @@ def gather(
     features: Callable[[Tensor], Tensor],
     wanted: Iterable[Wanted],
     writer: SiteWriter,
-    track: Callable[[Iterable[int]], Iterable[int]],
+    track: Callable[[Iterable[Cursor]], Iterable[Cursor]],
 ) -> Gathered:
     """Write every clip that an example needs, recording by recording, and cut out the activations over it.
 
     features: ``[position, ...] of the hook -> [position, unit]``, the units that get pages.
     """
-    by_recording: dict[int, list[Wanted]] = defaultdict(list)
-    for one in wanted:
-        by_recording[one.recording].append(one)
-    order = sorted(by_recording)
+    by_window: dict[Cursor, list[Wanted]] = defaultdict(list)
+    n_ctx = model.time.n_ctx
+    for example in wanted:
+        by_window[example.recording, example.position // n_ctx].append(example)
+    order = sorted({recording for recording, _ in by_window})
     examples: dict[int, list[Example]] = defaultdict(list)
     sums: dict[int, tuple[np.ndarray, int]] = {}
-    for item, _ in zip(Loader([corpus[i] for i in order]), track(order), strict=False):
-        if isinstance(item, Failure):
-            log.warning("%s could be scanned and cannot be read now: %s", item.path or item.id, item.reason)
-            continue
-        here = by_recording[order[item.index]]
-        for excerpt, clip, acts, mel, some in _excerpts(model, item.recording, item.samples, hook, features, here):
+
+    def needed(window: Window) -> bool:
+        return (order[window.recording], window.number) in by_window
+
+    def failed(failure: Failure) -> None:
+        log.warning("%s was scanned and cannot be read now: %s", failure.path or failure.id, failure.reason)
+
+    # one window at a time: what a batch computes may differ in the last digit
+    stream = ActivationStream(model, hook, batch=1)
+    batches = stream.batches(Part(corpus, order), failed=failed, select=needed)
+    alignments = _Alignments(corpus)
+    for batch, _ in zip(batches, track(sorted(by_window)), strict=False):
+        window = batch.windows[0]
+        recording = order[window.recording]
+        activations = features(batch.rows[stream.hooks[0]]).float().cpu().numpy()
+        spectrum = batch.mel[0].float().cpu().numpy()
+        shown: dict[Excerpt, list[Wanted]] = defaultdict(list)
+        stop = window.number * n_ctx + len(activations)
+        for example in by_window[recording, window.number]:
+            shown[excerpt_round(recording, example.position, stop, model.time)].append(example)
+        for excerpt, inside in shown.items():
+            part = slice(excerpt.first - window.number * n_ctx, excerpt.stop - window.number * n_ctx)
+            clip, mel = _clip(corpus[recording], alignments.of(recording), excerpt, part, window, spectrum, model.time)
             writer.add_clip(clip)
-            for one in some:
-                peak = one.position - excerpt.first
-                trace = acts[:, one.unit].copy()
-                examples[one.unit].append(
+            for example in inside:
+                peak = example.position - excerpt.first
+                trace = activations[part, example.unit].copy()
+                examples[example.unit].append(
                     Example(
-                        clip.id, trace, peak, one.group, rank=one.rank, bin_min=one.low, bin_max=one.high,
-                        bin_contains=one.share,
+                        clip.id, trace, peak, example.group, rank=example.rank, bin_min=example.low,
+                        bin_max=example.high, bin_contains=example.share,
                     )
                 )  # fmt: skip
                 patch = _patch(mel, 2 * peak)
-                if one.group == "top" and patch is not None:
-                    total, n = sums.get(one.unit, (np.zeros_like(patch), 0))
-                    sums[one.unit] = (total + patch, n + 1)
+                if example.group == "top" and patch is not None:
+                    total, n = sums.get(example.unit, (np.zeros_like(patch), 0))
+                    sums[example.unit] = (total + patch, n + 1)
     return Gathered(examples, {unit: (total / n).astype(np.float32) for unit, (total, n) in sums.items()})
-
-
-@torch.no_grad()
-def _excerpts(
-    model: HookedWhisper,
-    recording: Recording,
-    samples: Float[Tensor, "sample"],
-    hook: str,
-    features: Callable[[Tensor], Tensor],
-    wanted: Sequence[Wanted],
-) -> Iterator[tuple[Excerpt, Clip, np.ndarray, np.ndarray, list[Wanted]]]:
-    """Excerpts of one recording with their clips, activations ``[position, unit]``, mels, and the examples in them."""
-    clock = model.time
-    windows = windows_of(samples, clock.n_samples)
-    filled = [clock.n_positions(int(n) / clock.sample_rate) for n in windows.lengths]
-    total = (len(filled) - 1) * clock.n_ctx + filled[-1]
-    alignment = _alignment(recording)
-    shown: dict[Excerpt, list[Wanted]] = defaultdict(list)
-    for one in wanted:
-        shown[excerpt_round(one.recording, one.position, total, clock)].append(one)
-    needed = sorted({e.first // clock.n_ctx for e in shown})
-    for number in needed:
-        mel = model.to_mel(windows.samples[number])
-        _, cache = model.run_with_cache(mel, names=hook, return_type=None)
-        acts = features(cache[hook][0, : filled[number]]).float().cpu().numpy()
-        spectrum = mel[0].float().cpu().numpy()
-        for excerpt, some in shown.items():
-            if excerpt.first // clock.n_ctx != number:
-                continue
-            at = slice(excerpt.first - number * clock.n_ctx, excerpt.stop - number * clock.n_ctx)
-            begin, end = (i * clock.samples_per_position for i in (excerpt.first, excerpt.stop))
-            sound = samples[begin:end].float().cpu().numpy()
-            frames = -(-len(sound) // clock.hop)
-            part = spectrum[:, clock.stride * at.start : clock.stride * at.start + frames]
-            yield excerpt, _clip(recording, alignment, excerpt, sound, part, clock), acts[at], part, some
 
 
 def _clip(
     recording: Recording,
     alignment: Alignment | None,
     excerpt: Excerpt,
-    sound: Float[np.ndarray, "sample"],
-    mel: Float[np.ndarray, "mel frame"],
-    clock: TimeMap,
-) -> Clip:
-    start = excerpt.first * clock.samples_per_position / clock.sample_rate
-    end = start + len(sound) / clock.sample_rate
-    words, phones = ((), ()) if alignment is None else captions(alignment, start, end)
-    said = " ".join(word.label for word in words) or recording.text
-    return Clip(f"{recording.id}@{start:g}", sound, mel, start, recording.id, recording.speaker, said, words, phones)
+    part: slice,
+    window: Window,
+    spectrum: Float[np.ndarray, "mel frame"],
+    time: TimeMap,
+) -> tuple[PageClip, Float[np.ndarray, "mel excerpt_frame"]]:
+    """The clip of an excerpt, which is the ``part`` of a window's positions, and its log-mel."""
+    begin, end = (position * time.samples_per_position for position in (part.start, part.stop))
+    samples = window.samples[: window.length][begin:end].float().cpu().numpy()
+    n_frames = -(-len(samples) // time.hop)
+    mel = spectrum[:, time.stride * part.start : time.stride * part.start + n_frames]
+    start_s = excerpt.first * time.samples_per_position / time.sample_rate
+    words, phones = (
+        ((), ()) if alignment is None else captions(alignment, start_s, start_s + len(samples) / time.sample_rate)
+    )
+    text = " ".join(word.label for word in words) or recording.text
+    return PageClip(f"{recording.id}@{start_s:g}", Clip(recording, samples, start_s), mel, text, words, phones), mel
 
 
-def _alignment(recording: Recording) -> Alignment | None:
-    try:
-        return recording.alignment()
-    except AlignmentError as error:
-        log.warning("%s: no captions, %s", recording.id, error)
-        return None
+class _Alignments:
+    """Alignments of a corpus's recordings; the last one read is kept for the recording's other windows."""
+
+    def __init__(self, corpus: Sequence[Recording]) -> None:
+        self._corpus = corpus
+        self._last: tuple[int, Alignment | None] = (-1, None)
+
+    def of(self, index: int) -> Alignment | None:
+        """The alignment of a recording; ``None`` if it has none, or a broken one (a warning is logged)."""
+        if self._last[0] != index:
+            recording = self._corpus[index]
+            try:
+                self._last = (index, recording.alignment())
+            except AlignmentError as error:
+                log.warning("%s: no captions, %s", recording.id, error)
+                self._last = (index, None)
+        return self._last[1]
 
 
 def _patch(mel: Float[np.ndarray, "mel frame"], frame: int) -> Float[np.ndarray, "mel around"] | None:

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_whisper.corpora import Recording, windows_of
+from hooked_whisper.corpora import Clip, Recording, windows_of
 from hooked_whisper.corpora.own_texts import own_alignments_fact
 from hooked_whisper.errors import AlignmentError, AudioError
 from hooked_whisper.features.phones.autolabel import AutoLabel, Evidence, autolabels
-from hooked_whisper.features.phones.labeled_evaluation import LabelledClip, SiteCounts, evaluate_sites
+from hooked_whisper.features.phones.labeled_evaluation import SiteCounts, evaluate_sites
 from hooked_whisper.features.phones.polyphony import PhoneRanges, ranges_between
 from hooked_whisper.features.scan import SiteScan
 from hooked_whisper.features.sites import Site
@@ -167,7 +167,7 @@ def label_units(
     return Labelling(counts, tuple(names), ranges, facts)
 
 
-def _clips(model: HookedWhisper, corpus: Sequence[Recording], most: int, seed: int) -> list[LabelledClip]:
+def _clips(model: HookedWhisper, corpus: Sequence[Recording], most: int, seed: int) -> list[Clip]:
     """Windows of recordings whose phones are known. What cannot be read is left out; the scan has reported it."""
     known = [i for i, one in enumerate(corpus) if one.find_alignment is not None]
     clock, found = model.time, []
@@ -185,7 +185,7 @@ def _clips(model: HookedWhisper, corpus: Sequence[Recording], most: int, seed: i
         for number, (sound, length) in enumerate(zip(windows.samples, windows.lengths.tolist(), strict=True)):
             if length >= _LEAST_S * clock.sample_rate:
                 offset = number * clock.duration
-                found.append(LabelledClip(sound[:length].numpy(), alignment, recording.speaker or recording.id, offset))
+                found.append(Clip.aligned(sound[:length].numpy(), alignment, recording.speaker or recording.id, offset))
         if len(found) >= most:
             break
     return found[:most]

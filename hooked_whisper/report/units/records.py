@@ -11,21 +11,21 @@ import numpy as np
 from jaxtyping import Float
 
 from hooked_whisper.protocols import Interval
-from hooked_whisper.report.units.data import POSITION_S, Clip, Example, Number, SiteInfo, Unit
+from hooked_whisper.report.units.data import POSITION_S, Example, Number, PageClip, SiteInfo, Unit
 
 Record = dict[str, Any]
 _LOOP_S = 0.24  # a shorter loop is a buzz
 _PREFIX, _SUFFIX = "HW.clip(", ");\n"
 
 
-def clip_record(clip: Clip) -> Record:
+def clip_record(clip: PageClip) -> Record:
     """What is known of a clip besides its sound and its picture."""
     return {
         "id": clip.id,
-        "recording": clip.recording,
-        "speaker": clip.speaker,
+        "recording": clip.clip.id,
+        "speaker": clip.clip.speaker,
         "text": clip.text,
-        "start": short(clip.start_s),
+        "start": short(clip.clip.offset),
         "duration": short(clip.duration),
         "words": _intervals(clip.words, clip.duration),
         "phones": _intervals(clip.phones, clip.duration),

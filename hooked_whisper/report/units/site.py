@@ -14,7 +14,7 @@ from typing import Any
 from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.audio import to_mp3_bytes
 from hooked_whisper.errors import HookedWhisperError, closest
-from hooked_whisper.report.units.data import POSITION_S, Clip, SiteInfo, Unit
+from hooked_whisper.report.units.data import POSITION_S, PageClip, SiteInfo, Unit
 from hooked_whisper.report.units.images import mel_png
 from hooked_whisper.report.units.pages import render_asset, render_index, render_unit
 from hooked_whisper.report.units.records import (
@@ -52,7 +52,7 @@ class SiteWriter:
         """Whether a clip was added: ask before cutting one out of its recording again."""
         return id in self._clips
 
-    def add_clip(self, clip: Clip) -> None:
+    def add_clip(self, clip: PageClip) -> None:
         """Write a clip's sound, spectrogram and captions, unless they are there already.
 
         Raises:
@@ -64,7 +64,7 @@ class SiteWriter:
             raise HookedWhisperError(f"two different clips are called {clip.id!r}: give each its own id")
         folder = self.out / "clips"
         if not (folder / f"{name}.js").exists():  # written last: the others are there; the name says what is in them
-            write_atomic(folder / f"{name}.mp3", to_mp3_bytes(clip.samples))
+            write_atomic(folder / f"{name}.mp3", to_mp3_bytes(clip.clip.samples))
             write_atomic(folder / f"{name}.png", mel_png(clip.mel))
             write_atomic(folder / f"{name}.js", clip_script(name, record))
         self._clips[clip.id] = name
@@ -129,10 +129,10 @@ class SiteWriter:
         return moment
 
 
-def _file_name(clip: Clip, record: Record) -> str:
+def _file_name(clip: PageClip, record: Record) -> str:
     """A name from the id, for people, and from everything within, so that other content never meets an old file."""
     digest = hashlib.sha256(dump(record).encode())
-    for array in (clip.samples, clip.mel):
+    for array in (clip.clip.samples, clip.mel):
         digest.update(str(array.dtype).encode() + array.tobytes())
     return f"{re.sub(r'[^A-Za-z0-9]+', '_', clip.id)[:40]}-{digest.hexdigest()[:12]}"
 

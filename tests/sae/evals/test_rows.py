@@ -8,10 +8,11 @@ import torch
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora import Recording
-from hooked_whisper.errors import AlignmentError, HookedWhisperError, PatchError
+from hooked_whisper.errors import AlignmentError, HookedWhisperError, ShapeError
 from hooked_whisper.features.phones.labeled_evaluation import site_activations
+from hooked_whisper.features.phones.labeled_rows import collect_rows
 from hooked_whisper.features.sites import Site
-from sae_lens_audio.evals.rows import Recorder, gather_rows, labelled_clips, row_share
+from sae_lens_audio.evals.rows import gather_rows, labelled_clips, row_share
 from tests.findings.worlds import small_model
 from tests.sae.evals.clips import HOOK, sentences, tones
 
@@ -64,23 +65,25 @@ def test_rows_are_the_clips_activations(model: HookedWhisper) -> None:
     assert torch.equal(gather_rows(model, clips, [HOOK], most=40)[HOOK], some[HOOK])
 
 
-def test_a_recorder_rides_along(model: HookedWhisper) -> None:
+def test_a_sample_of_the_rows_of_labeled_clips(model: HookedWhisper) -> None:
     clips = sentences(3)
     share = row_share(model, clips, 40)
     assert (
         share == pytest.approx(40 / sum(-(-len(c.samples) // 320) for c in clips)) and row_share(model, clips, 999) == 1
     )
-    kept = Recorder(1.0), Recorder(share, seed=1), Recorder(share, seed=1)
-    site_activations(model, clips, {str(k): Site(HOOK, one) for k, one in enumerate(kept)})
     whole = site_activations(model, clips, {"x": Site(HOOK)})["x"]
-    assert torch.equal(kept[0].rows, whole) and torch.equal(kept[1].rows, kept[2].rows)
-    assert kept[0].encode(whole).shape == (len(whole), 1)
+    with collect_rows(model, clips, [HOOK]) as rows:
+        assert torch.equal(rows.sample(HOOK, 1.0), whole)
+        sample = rows.sample(HOOK, share, seed=1)
+        assert torch.equal(sample, rows.sample(HOOK, share, seed=1)) and 0 < len(sample) < len(whole)
+    drawn = torch.from_numpy(np.random.default_rng(1).random(len(whole)) < share)
+    assert torch.equal(sample, whole[drawn])
 
 
 def test_without_rows(model: HookedWhisper) -> None:
     silent = [Recording("a", np.zeros(8000, dtype=np.float32))]
     clips = labelled_clips(model, silent, 5).clips
-    with pytest.raises(PatchError, match="no row at decoder"):
+    with pytest.raises(ShapeError, match="no row at decoder"):
         gather_rows(model, clips, ["decoder.blocks.0.hook_resid_post"])
     with pytest.raises(HookedWhisperError, match="axes"):
         gather_rows(model, clips, ["encoder.blocks.0.attn.hook_pattern"])
