@@ -191,7 +191,7 @@ async def _audio(explorer: Explorer, request: Request) -> Response:
     from starlette.responses import Response
 
     clip = await explorer.work(lambda: explorer.shelf[request.path_params["clip"]])
-    content = to_wav_bytes(clip.audio)
+    content = to_wav_bytes(clip.clip.samples)
     size, headers = len(content), {"Accept-Ranges": "bytes"}  # without them a browser cannot seek
     found = re.fullmatch(r"bytes=(\d{1,12})-(\d{0,12})", request.headers.get("range", ""))
     start, end = (int(found[1]), min(int(found[2] or size), size - 1)) if found else (0, -1)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hooked_whisper.analysis import align
 from hooked_whisper.audio import SAMPLE_RATE, AudioSource, load_audio
-from hooked_whisper.corpora import read_alignment
+from hooked_whisper.corpora import Clip, Recording, read_alignment
 from hooked_whisper.corpora.fitting import fitted
 from hooked_whisper.corpora.own_texts import check_texts
 from hooked_whisper.errors import AlignmentError, AudioError, HookedWhisperError
@@ -34,15 +34,16 @@ _TRIED = 6
 
 @dataclass(frozen=True, eq=False)
 class HeardClip:
-    """A clip with what the model makes of it.
+    """A clip with the model's encoding and transcript of it.
 
+    clip: the sound; its id is the name on the page.
     source: Python that gives the sound again (a file name in quotes, or a packaged clip).
-    words: in seconds; as somebody aligned them (``aligned``), else by cross-attention from the model's own transcript.
+    text: the model's transcript.
+    words: in seconds; from an alignment if ``aligned``, else by cross-attention from the transcript.
     """
 
-    name: str
+    clip: Clip
     source: str
-    audio: Float[Tensor, "sample"]
     mel: Float[Tensor, "1 mel frame"]
     encoded: Float[Tensor, "1 position d_model"]
     text: str
@@ -60,8 +61,12 @@ class HeardClip:
         return "Words: the model's own transcript, timed by its cross-attention; no text was given."
 
     @property
+    def name(self) -> str:
+        return self.clip.id
+
+    @property
     def seconds(self) -> float:
-        return len(self.audio) / SAMPLE_RATE
+        return self.clip.duration
 
     @property
     def alignment(self) -> Alignment:
@@ -117,7 +122,8 @@ class Shelf:
                 raise HookedWhisperError(f"there is no clip {key!r} here (any more): choose one from the list")
             i = names.index(key)
             clip = self._packaged[i]
-            heard = self._hear(f"packaged clip {i + 1}", f"SyntheticCorpus.default().clips()[{i}].samples", clip.samples)
+            source = f"SyntheticCorpus.default().clips()[{i}].samples"
+            heard = self._hear(f"packaged clip {i + 1}", source, clip.samples)
             self._heard[key] = heard.with_alignment(clip.alignment)
         return self._heard[key]
 
@@ -158,7 +164,7 @@ class Shelf:
             path = Path(folder) / (safe or "alignment")  # its name says what a CTM holds
             path.write_bytes(content)
             alignment = read_alignment(path, PurePath(clip.name).stem)
-        self._heard[key] = clip.with_alignment(fitted(alignment, (clip.samples, SAMPLE_RATE), clip.name))
+        self._heard[key] = clip.with_alignment(fitted(alignment, (clip.clip.samples, SAMPLE_RATE), clip.name))
 
     @torch.no_grad()
     def _hear(self, name: str, source: str, audio: AudioSource) -> HeardClip:
@@ -173,7 +179,8 @@ class Shelf:
                 words = align(model, encoded, text, duration=len(samples) / SAMPLE_RATE, language=self.language).words
             except AlignmentError:  # a text of signs alone: the page goes without
                 words = ()
-        return HeardClip(name, source, samples.cpu(), mel, encoded, text, tuple(words))
+        clip = Clip(Recording(name, audio), samples.cpu().numpy())
+        return HeardClip(clip, source, mel, encoded, text, tuple(words))
 
 
 def _promised_seconds(content: bytes) -> float:

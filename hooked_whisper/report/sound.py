@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hooked_whisper.audio import SAMPLE_RATE, to_data_uri
-from hooked_whisper.findings.core.context import Utterance
+from hooked_whisper.corpora import Clip
 from hooked_whisper.findings.core.records import Span
 
 MOST_SECONDS = 30.0
@@ -67,9 +67,9 @@ class Waveform:
     alt: str = ""
 
 
-def waveform(utterance: Utterance, spans: tuple[Span, ...]) -> Waveform:
+def waveform(utterance: Clip, spans: tuple[Span, ...]) -> Waveform:
     """Outline of the clip's loudness, with the words where they are said."""
-    samples = utterance.audio[: round(MOST_SECONDS * SAMPLE_RATE)]
+    samples = utterance.samples[: round(MOST_SECONDS * SAMPLE_RATE)]
     duration = max(len(samples) / SAMPLE_RATE, 1e-3)
     columns = np.array_split(samples, min(_WIDTH // 2, max(1, len(samples))))
     peak = max(float(np.abs(samples).max(initial=0.0)), 1e-6)

@@ -92,10 +92,10 @@ def test_some_rows_and_empty_rows() -> None:
 def test_versions_end_where_they_should() -> None:
     context = small_context(count=1)  # "the red cat sat" from 0.1 to 1.0 s; the window is 1.2 s
     whole, cut, faded = whole_clip(context, 0), cut_clip(context, 0), faded_clip(context, 0)
-    assert whole.text == "the red cat sat" and (whole.speech.start, whole.speech.stop) == (5, 50)
+    assert whole.clip.text == "the red cat sat" and (whole.speech.start, whole.speech.stop) == (5, 50)
     assert (whole.boundary, whole.n_clip, whole.quiet) == (50, 60, 60)
     middle = 0.1 + 1.5 * 0.225  # of "red", the word spoken at 40 %
-    assert cut is not None and cut.text == "the"
+    assert cut is not None and cut.clip.text == "the"
     assert len(cut.clip.clip.samples) == pytest.approx(16_000 * middle, abs=1) and np.abs(cut.clip.clip.samples[-100:]).max() > 0.05
     assert cut.boundary == cut.quiet == cut.n_clip == context.model.time.n_positions(middle)
     assert faded is not None and faded.boundary == 50 and len(faded.clip.clip.samples) == 16_000
