@@ -18,10 +18,11 @@ from hooked_whisper.findings.head_windows import (
     NEAREST,
     NONE,
     OTHERS,
+    LocalHeads,
+    MaskedHeads,
     P,
     Split,
     distances,
-    draw,
     local_count,
     most_local,
     random_heads,
@@ -30,25 +31,27 @@ from hooked_whisper.findings.head_windows import (
 from hooked_whisper.interventions.masks import window_masks
 from tests.findings.worlds import small_context
 
+EXPERIMENT = LocalHeads()
+
 
 @given(st.integers(1, 4), st.integers(2, 8), st.integers(0, 99))
 def test_each_block_gives_its_nearest_heads(n_blocks: int, n_heads: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     far, count = rng.random((n_blocks, n_heads)), local_count(n_heads)
     assert 1 <= count < n_heads
-    chosen, drawn = most_local(far, count), random_heads(n_blocks, n_heads, count, rng)
-    assert len(chosen) == len(drawn) == n_blocks * count
+    nearest, drawn = most_local(far, count), random_heads(n_blocks, n_heads, count, rng)
+    assert len(nearest) == len(drawn) == n_blocks * count
     for block in range(n_blocks):
-        near = [far[b, h] for b, h in chosen if b == block]
-        rest = [far[block, h] for h in range(n_heads) if (block, h) not in chosen]
-        assert max(near) <= min(rest) and sum(b == block for b, _ in drawn) == count
+        near = [far[b, h] for b, h in nearest if b == block]
+        others = [far[block, h] for h in range(n_heads) if (block, h) not in nearest]
+        assert max(near) <= min(others) and sum(b == block for b, _ in drawn) == count
 
 
 def test_the_published_share() -> None:
     assert [local_count(n) for n in (2, 4, 6, 8, 20)] == [1, 3, 4, 5, 13]
 
 
-def test_a_head_that_sees_itself_alone_has_distance_zero() -> None:
+def test_a_head_that_sees_only_itself_has_distance_zero() -> None:
     context = small_context(count=2)
     masks = window_masks(context.model, {(0, 1): 0, (1, 0): 3})
     with context.model.hooks(attn_masks=masks):
@@ -80,18 +83,18 @@ def split(local: float, others: float, n: int = 40, none: float = 0.0) -> Split:
     return Split(errors(local)[None], errors(others)[None], errors(none), words)
 
 
-def test_a_comparison_that_is_there_is_found() -> None:
-    found = split(0.02, 0.5).estimates(0)
-    assert found[P].value < 0.01 and found[EXTRA].low > 0.3 and found[FIVE].value > 0
+def test_a_true_difference_is_significant() -> None:
+    estimates = split(0.02, 0.5).estimates(0)
+    assert estimates[P].value < 0.01 and estimates[EXTRA].low > 0.3 and estimates[FIVE].value > 0
     reverse = split(0.5, 0.02).estimates(0)
     assert reverse[P].value > 0.99 and reverse[EXTRA].high < 0 and reverse[LOCAL_COST].value > 0.4
 
 
 def test_no_difference_is_not_significant() -> None:
     same = split(0.3, 0.3)
-    found = Split(same.local, same.local, same.none, same.words).estimates(0)
-    assert found[EXTRA].value == 0 and found[P].value == 1
-    # a gain by masking the local heads is no allowance for the others
+    estimates = Split(same.local, same.local, same.none, same.words).estimates(0)
+    assert estimates[EXTRA].value == 0 and estimates[P].value == 1
+    # a gain from masking the local heads does not lower the bar for the others
     assert split(0.0, 0.1, none=0.2).estimates(0)[FIVE].value < 0
 
 
@@ -104,7 +107,10 @@ def planted(context, local: str, others: str, random: str, rest: str):
     texts |= {ALL: [""] * count, NONE: [full] * count}
     for k in range(1, head_windows.RANDOM_DRAWS + 1):
         texts |= {f"random heads {k}": [random] * count, f"the rest {k}": [rest] * count}
-    return head_windows._finding(context, np.ones((2, 2, 2)), sets, texts)
+    measured = MaskedHeads(
+        np.ones((2, 2, 2)), sets, texts, context.references, context.utterances, context.n_positions, 60
+    )
+    return EXPERIMENT.judge(measured, EXPERIMENT.setting(context))
 
 
 def test_status_follows_the_rule() -> None:
@@ -120,9 +126,9 @@ def test_status_follows_the_rule() -> None:
 def test_real_whisper_is_judged_by_the_stated_thresholds_too() -> None:
     full = "the red cat sat"
     context = small_context(count=24, truth=False)
-    found = planted(context, "the red cat", "the red", full, full)
-    assert {c.name for c in found.claims} == {EXTRA, P, LOCAL_COST, FIVE}
-    assert found.status == "not reproduced"  # a quarter of the words lost is no little, and half is not five times that
+    finding = planted(context, "the red cat", "the red", full, full)
+    assert {c.name for c in finding.claims} == {EXTRA, P, LOCAL_COST, FIVE}
+    assert finding.status == "not reproduced"  # the local heads cost a quarter of the words, the others only half
     assert planted(context, full, "the red", full, full).status == "reproduced"
 
 
@@ -133,24 +139,24 @@ def test_masks_reach_the_heads_and_leave_nothing_behind() -> None:
 
     def spy(q, k, v):
         if module.masks:
-            at = torch.arange(60)
+            positions = torch.arange(60)
             seen_by_head = [60, 60]
             for entry in module.masks:
                 for head in range(2) if entry.heads is None else entry.heads:
-                    seen_by_head[head] = int(entry.mask(at, at)[30].sum())
+                    seen_by_head[head] = int(entry.mask(positions, positions)[30].sum())
             seen.append(tuple(seen_by_head))
         return original(q, k, v)
 
     module._attend = spy
-    finding = head_windows.run(context)
+    finding = EXPERIMENT.run(context)
     assert finding.status == "measured, no verdict"
     assert set(seen) == {(21, 60), (60, 21), (21, 21)} and not module.masks
     wer = finding.measurement("WER")
     assert wer.axis("masked").entries[:5] == (NONE, LOCAL, OTHERS, NEAREST, ALL) and np.isfinite(wer.values).all()
     assert finding.parameters["utterances"] == 3
-    assert len(draw(finding)) == 3 and len(finding.examples) == 3
+    assert len(finding.draw()) == 3 and len(finding.examples) == 3
 
 
 def test_without_speech_it_is_not_testable() -> None:
-    finding = head_windows.run(small_context())
-    assert finding.status == "not testable" and "--audio" in finding.status_reason and draw(finding) == []
+    finding = EXPERIMENT.run(small_context())
+    assert finding.status == "not testable" and "--audio" in finding.status_reason and finding.draw() == []

@@ -29,8 +29,8 @@ def test_a_scrambled_band_has_as_many_keys_and_sees_itself(n: int, k: int, data:
     speech = data.draw(st.integers(0, n))
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     mask = scrambled_band(n, k, [speech], rng, CPU)[0, 0]
-    at = torch.arange(n)
-    near = (at[:, None] - at[None, :]).abs() <= k
+    positions = torch.arange(n)
+    near = (positions[:, None] - positions[None, :]).abs() <= k
     assert mask.diagonal().all()
     # as many keys in all, and (but for the row's own key) as many within the clip
     assert (mask.sum(1) == near.sum(1)).all()
