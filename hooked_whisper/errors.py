@@ -108,6 +108,22 @@ class PatchError(HookedWhisperError, ValueError):
     """
 
 
+class ConfigError(HookedWhisperError, ValueError):
+    """A configuration has a value that is out of range or contradicts another value.
+
+    Cause: a size below 1, ``k`` above the number of features, an option that this architecture does not have.
+    Fix: the message names the field, what was given and what is expected.
+    """
+
+
+class ShapeError(HookedWhisperError, ValueError):
+    """A tensor does not have the shape or the values that a function needs.
+
+    Cause: activations of another width, rows and targets of different lengths, no rows at all, NaN or infinity.
+    Fix: the message gives both shapes; most often the activations are of another hook point than the SAE's.
+    """
+
+
 class AlignmentError(HookedWhisperError, ValueError):
     """A transcript cannot be aligned with the audio, or heads cannot be scored on these clips.
 

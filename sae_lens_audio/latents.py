@@ -20,10 +20,9 @@ from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper.audio import TimeMap
 from hooked_whisper.errors import ArgumentError, PatchError, ShapeError, check_option
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.hooks import HookPoint, canonical_name
-from hooked_whisper.hooks.hook_point import of_cross_keys
+from hooked_whisper.hooks import HookPoint
 from hooked_whisper.interventions.ablate import position_mask
-from hooked_whisper.patching.grid import TIME_AXES
+from hooked_whisper.model.names import canonical_name, is_per_clip
 from hooked_whisper.patching.metrics import Metric, read_metric
 from hooked_whisper.patching.positions import PositionsLike, read_positions
 from hooked_whisper.protocols import AttachableSAE, Positions
@@ -244,11 +243,11 @@ class _Edit:
         return x.index_copy_(-1, index, new)  # a hook is given a copy of its own
 
     def _mask(self, x: Tensor, hook: HookPoint) -> Tensor:
-        place = next((k for k, axis in enumerate(hook.axes) if axis in TIME_AXES), None)
+        place = None if hook.sequence_axis is None else hook.axes.index(hook.sequence_axis)
         if place is None:
             raise PatchError(f"{hook.name} {list(hook.axes)} has no positions to choose from: leave out positions=")
         filled = [span for span in self.positions.spans or () if span[0] < span[1]]
-        n = x.shape[place] // (2 if hook.axes[place] == "frame" else 1)
+        n = x.shape[place] // hook.steps_per_position
         # decoding sees token by token; the encoder its whole window at once
         if hook.axes[place] != "token" and filled and min(start for start, _ in filled) >= hook.offset + n:
             raise PatchError(f"{hook.name} has {n} positions, none of them in {filled}")
@@ -259,7 +258,7 @@ def _edit(
     hook: str, numbers: tuple[int, ...], change: Callable[[Tensor], Tensor], positions: PositionsLike, unit: str
 ) -> FwdHooks:
     site = _site(hook)
-    of_tokens = not site.startswith("encoder.") and not of_cross_keys(site)
+    of_tokens = not is_per_clip(site)
     if unit == "tokens":
         if not of_tokens:
             raise PatchError(f"{site} has encoder positions, no tokens: give unit='positions' or 'seconds'")

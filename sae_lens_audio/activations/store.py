@@ -13,7 +13,7 @@ from jaxtyping import Int
 from hooked_whisper._support.storage import AnyPath, Place, as_path
 from hooked_whisper.corpora import Recording, Split, split_by_speaker
 from hooked_whisper.errors import CheckpointError, HookedWhisperError, UnknownHookError, closest
-from hooked_whisper.hooks import canonical_name
+from hooked_whisper.model import canonical_name
 from sae_lens_audio.activations.manifest import Manifest, RecordingEntry, damage, read_manifest
 from sae_lens_audio.activations.options import CollectOptions
 from sae_lens_audio.activations.shards import RECORDING, Shard

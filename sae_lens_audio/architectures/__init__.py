@@ -1,11 +1,10 @@
-"""Architectures: one file each, one protocol, every loss as in its paper."""
+"""Architectures: one file each, with the loss of its paper. Importing a subclass of :class:`SAE` registers it."""
 
-from types import MappingProxyType
-
-from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput
+from hooked_whisper._support.renamed import renamed_names
+from sae_lens_audio.architectures.base import ARCHITECTURES, SAE, DecodableBasis, SAEConfig, TrainStepOutput
 from sae_lens_audio.architectures.batch_topk import BatchTopK, BatchTopKConfig
 from sae_lens_audio.architectures.crosscoder import Crosscoder, CrosscoderConfig
-from sae_lens_audio.architectures.decoder import decoder_norms, normalise_rows_, remove_parallel_gradient_
+from sae_lens_audio.architectures.decoder import decoder_norms, normalize_rows_, remove_parallel_gradient_
 from sae_lens_audio.architectures.gated import Gated, GatedConfig
 from sae_lens_audio.architectures.jumprelu import JumpReLU, JumpReLUConfig
 from sae_lens_audio.architectures.matryoshka import Matryoshka, MatryoshkaConfig
@@ -22,27 +21,6 @@ from sae_lens_audio.architectures.transcoder import (
     TranscoderConfig,
 )
 
-ARCHITECTURES: MappingProxyType[str, type[SAE]] = MappingProxyType(
-    {
-        cls.architecture: cls
-        for cls in (
-            Standard,
-            Tied,
-            TopK,
-            AbsTopK,
-            BatchTopK,
-            Matryoshka,
-            JumpReLU,
-            Gated,
-            Transcoder,
-            TopKTranscoder,
-            JumpReLUTranscoder,
-            Crosscoder,
-        )
-    }
-)
-"""Every architecture by its name in files."""
-
 __all__ = [
     "ARCHITECTURES",
     "SAE",
@@ -51,6 +29,7 @@ __all__ = [
     "BatchTopKConfig",
     "Crosscoder",
     "CrosscoderConfig",
+    "DecodableBasis",
     "Gated",
     "GatedConfig",
     "JumpReLU",
@@ -73,6 +52,18 @@ __all__ = [
     "Transcoder",
     "TranscoderConfig",
     "decoder_norms",
-    "normalise_rows_",
+    "normalize_rows_",
     "remove_parallel_gradient_",
 ]
+
+__getattr__ = renamed_names(
+    __name__,
+    {
+        "Dictionary": "SAE",
+        "DictionaryConfig": "SAEConfig",
+        "Losses": "TrainStepOutput",
+        "Normalised": "NormalizedSAE",
+        "SparseDictionary": "DecodableBasis",
+        "normalise_rows_": "normalize_rows_",
+    },
+)

@@ -1,4 +1,4 @@
-"""The auxiliary loss that lets dead features model what the living ones leave over."""
+"""The auxiliary loss that lets dead features model the error of the live ones."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def aux_k_loss(
     dead: Bool[Tensor, "d_sae"] | None,
     k: int,
 ) -> Float[Tensor, ""]:
-    """``|e - e_hat|^2`` with ``e = target - predicted``; ``e_hat`` decodes the ``k`` largest dead features of each row.
-    0 if none is dead.
+    """Return ``|e - e_hat|^2`` with ``e = target - predicted``, where ``e_hat`` decodes the ``k`` largest dead features
+    of each row; 0 if no feature is dead.
 
-    The error is a target, no gradient goes through it; ``e_hat`` has no bias, the error has it already. Give ``None``
-    where no feature is dead: finding that out would wait for the device.
+    The error is a constant: no gradient flows through it. ``e_hat`` has no bias, since the error already accounts for
+    it. Pass ``None`` if no feature is dead: counting them here would wait for the device.
 
     Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders", appendix A.2.
     """
-    numbers = None if dead is None else dead.nonzero().flatten()
-    if numbers is None or not len(numbers):
+    latents = None if dead is None else dead.nonzero().flatten()
+    if latents is None or not len(latents):
         return target.new_zeros(())
-    # only their columns are encoded, sorted and decoded
-    codes = encode_topk(x, sae.W_enc[:, numbers], sae.b_enc[numbers], sae.centre, k)
-    return squared_error(codes.decode(sae.W_dec[numbers]), (target - predicted).detach())
+    # encode and decode the dead columns only
+    feature_acts = encode_topk(x, sae.W_enc[:, latents], sae.b_enc[latents], sae.center, k)
+    return squared_error(feature_acts.decode(sae.W_dec[latents]), (target - predicted).detach())

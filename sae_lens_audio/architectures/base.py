@@ -1,34 +1,52 @@
-"""What all dictionaries share: sizes, weights, centring, the shape checks, the terms of a loss.
+"""The base class of all architectures.
 
-Names of weights are those of SAELens: ``W_enc [d_in, d_sae]``, ``b_enc [d_sae]``, ``W_dec [d_sae, d_in]``,
-``b_dec [d_in]``; rows of ``W_dec`` are the features' directions.
+A new architecture is one file with a subclass of :class:`SAE` and an export: it overrides what differs (activation
+function, loss, hook points, file formats), and defining ``architecture`` registers it in :data:`ARCHITECTURES`.
+
+Weights have SAELens' names: ``W_enc [d_in, d_sae]``, ``b_enc [d_sae]``, ``W_dec [d_sae, d_in]``, ``b_dec [d_in]``. The
+rows of ``W_dec`` are the directions of the features.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from hooked_whisper.errors import PatchError
-from sae_lens_audio.architectures.decoder import normalise_rows_, remove_parallel_gradient_
-from sae_lens_audio.architectures.linear import centred_linear
+from hooked_whisper.errors import ConfigError, ShapeError
+from hooked_whisper.protocols import FeatureBasis
+from sae_lens_audio.architectures.conversion import (
+    DictionaryLearningForm,
+    SAELensForm,
+    read_flag,
+    read_saelens_field,
+    read_size,
+)
+from sae_lens_audio.architectures.decoder import normalize_rows_, remove_parallel_gradient_
+from sae_lens_audio.architectures.linear import centered_linear
 from sae_lens_audio.architectures.sparse import Ranks
+
+_REGISTRY: dict[str, type[SAE]] = {}
+ARCHITECTURES: Mapping[str, type[SAE]] = MappingProxyType(_REGISTRY)
+"""Every architecture by its name in files; a subclass of :class:`SAE` registers itself."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainStepOutput:
-    """Terms of a training loss, coefficients included: scalars, means over the rows of a batch; and what it saw.
+    """The terms of a training loss, coefficients included: scalars, means over the rows of a batch.
 
     reconstruction: squared error, summed over the width of an activation.
-    sparsity: what keeps features rare; 0 where the activation function does (TopK).
-    auxiliary: what revives dead features or trains a gate; 0 where there is none.
-    error: the squared error of the whole reconstruction, whatever the architecture makes of it; no gradient.
-    active: in how many of the rows each feature is not 0.
+    sparsity: sparsity penalty; 0 where the activation function makes features sparse (TopK).
+    auxiliary: auxiliary term that revives dead features or trains a gate; 0 if the architecture has none.
+    error: squared error of the full reconstruction, comparable across architectures; no gradient.
+    active: number of rows in which each feature is not 0.
     """
 
     reconstruction: Float[Tensor, ""]
@@ -43,32 +61,23 @@ class TrainStepOutput:
 
 
 @runtime_checkable
-class DecodableBasis(Protocol):
-    """What scans, pages, splicing and training ask of a dictionary; a :class:`~hooked_whisper.protocols.FeatureBasis`.
+class DecodableBasis(FeatureBasis, Protocol):
+    """A basis that can reconstruct activations: an SAE, a :class:`~hooked_whisper.features.bases.LinearBasis`, a sparse
+    baseline.
 
-    ``loss`` takes rows of activations; a transcoder's takes the rows to be predicted too.
+    ``decode_like(features, activations)`` is used where it exists: a :class:`NormalizedSAE` or a transcoder with a skip
+    connection cannot reconstruct from the features alone.
     """
-
-    @property
-    def d_in(self) -> int: ...
-
-    @property
-    def n_features(self) -> int: ...
-
-    @property
-    def labels(self) -> tuple[str, ...]: ...
-
-    def encode(self, activations: Tensor) -> Tensor: ...
 
     def decode(self, features: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class SAEConfig:
-    """Sizes every architecture has.
+    """Fields that every architecture has.
 
-    d_in: width of the activations; d_sae: number of features.
-    apply_b_dec_to_input: the encoder sees ``x - b_dec`` (centring), as most papers have it.
+    d_in: width of the activations. d_sae: number of features.
+    apply_b_dec_to_input: the encoder sees ``x - b_dec``, as in most papers.
     """
 
     d_in: int
@@ -76,34 +85,67 @@ class SAEConfig:
     apply_b_dec_to_input: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("d_in", "d_sae"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise PatchError(f"{type(self).__name__}: {name} must be a positive integer, got {value!r}")
+        check_size(self, "d_in")
+        check_size(self, "d_sae")
+
+
+def check_size(config: SAEConfig, name: str) -> None:
+    """
+    Raises:
+        ConfigError: the field is not an integer of at least 1.
+    """
+    value = getattr(config, name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{type(config).__name__}: {name} must be a positive integer, got {value!r}")
 
 
 class SAE(nn.Module):
-    """Base of the architectures: ``encode = activate((x - b_dec) @ W_enc + b_enc)``, ``decode = f @ W_dec + b_dec``.
+    """``encode = activate((x - b_dec) @ W_enc + b_enc)``, ``decode = f @ W_dec + b_dec``.
 
-    Fresh weights: rows of ``W_dec`` are random unit vectors, ``W_enc`` is its transpose, biases are zero.
-    ``seed`` settles them.
+    Fresh weights: rows of ``W_dec`` are random unit vectors, ``W_enc`` is its transpose, biases are zero. ``seed``
+    determines them.
     """
 
     architecture: ClassVar[str]
     config_class: ClassVar[type[SAEConfig]] = SAEConfig
     unit_norm_decoder: ClassVar[bool] = False
-    """Whether the paper keeps the rows of ``W_dec`` at norm 1 during training."""
+    """Whether training keeps the rows of ``W_dec`` at norm 1, as the paper does."""
+
+    # Hook points
+    reads_several_hooks: ClassVar[bool] = False
+    """Whether the input is a stack of activations of several hook points (crosscoders)."""
+    predicts_other_hook: ClassVar[bool] = False
+    """Whether the output is the activation of another hook point (transcoders)."""
+
+    # File formats
+    saelens_architectures: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
+    """Names under which SAELens files hold this class, each with the configuration values it stands for."""
+    saelens_fields: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """SAELens' key -> our configuration field, beside the sizes."""
+    saelens_required: ClassVar[tuple[str, ...]] = ()
+    """Configuration fields that a SAELens file must have, beside the sizes."""
+    saelens_ranks_by_decoder_norm: ClassVar[bool] = False
+    """SAELens' default of ``rescale_acts_by_decoder_norm``."""
+    dictionary_learning_forms: ClassVar[Mapping[str, DictionaryLearningForm]] = MappingProxyType({})
+    """Class of dictionary_learning -> how its files hold this architecture."""
+
+    normalization: ClassVar[str] = "none"  # of the input; see NormalizedSAE
 
     W_enc: nn.Parameter
     b_enc: nn.Parameter
     W_dec: nn.Parameter
     b_dec: nn.Parameter
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "architecture" in vars(cls):
+            _REGISTRY[cls.architecture] = cls
+
     def __init__(self, config: SAEConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        drawn = torch.randn(config.d_sae, config.d_in, generator=torch.Generator().manual_seed(seed))
-        rows = drawn / drawn.norm(dim=1, keepdim=True)
+        directions = torch.randn(config.d_sae, config.d_in, generator=torch.Generator().manual_seed(seed))
+        rows = directions / directions.norm(dim=1, keepdim=True)
         self.W_enc = nn.Parameter(rows.T.clone(memory_format=torch.contiguous_format))  # a copy even for d_in = 1
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
         self.W_dec = nn.Parameter(rows)
@@ -125,41 +167,64 @@ class SAE(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.b_dec.dtype
 
+    @property
+    def inner(self) -> SAE:
+        """The SAE without input normalization: this one. :class:`NormalizedSAE` wraps another."""
+        return self
+
+    @property
+    def can_encode(self) -> bool:
+        """Whether everything that ``encode`` needs has been learned; BatchTopK needs a threshold."""
+        return True
+
+    def to_dtype(self, dtype: torch.dtype) -> SAE:
+        """Convert the weights in place and return the SAE. Buffers that need more precision keep it."""
+        return self.to(dtype)
+
+    # Forward pass -----------------------------------------------------------------------------------------------------
+
     def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        """What the activation function gets.
+        """Return the input of the activation function.
 
         Raises:
-            PatchError: activations of another width than ``d_in``.
+            ShapeError: activations of another width than ``d_in``.
         """
-        return self.centred(x) @ self.W_enc + self.b_enc
+        return self.centered(x) @ self.W_enc + self.b_enc
 
-    def centred(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+    def centered(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         x = self.checked(x)
         return x - self.b_dec if self.config.apply_b_dec_to_input else x
 
     def checked(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        """Return ``x`` in the dtype of the weights.
+
+        Raises:
+            ShapeError: activations of another width than ``d_in``.
+        """
         if x.shape[-1] != self.d_in:
-            raise PatchError(
-                f"activations are {x.shape[-1]} wide, this {self.architecture} dictionary takes d_in = {self.d_in}: "
-                "give those of the hook point it was trained on"
+            raise ShapeError(
+                f"activations are {x.shape[-1]} wide, this {self.architecture} SAE takes d_in = {self.d_in}: give "
+                "those of the hook point it was trained on"
             )
         return x.to(self.dtype)
 
     @property
-    def centre(self) -> Float[Tensor, "d_in"] | None:
-        """What is subtracted from the input."""
+    def center(self) -> Float[Tensor, "d_in"] | None:
+        """The vector that is subtracted from the input, if any."""
         return self.b_dec if self.config.apply_b_dec_to_input else None
 
-    def pre_of_batch(self, x: Float[Tensor, "row d_in"], bias: Float[Tensor, "d_sae"]) -> Float[Tensor, "row d_sae"]:
-        """Pre-activations for a loss: the same numbers, but ``x`` gets no gradient, which spares a product."""
-        return centred_linear(self.checked(x), self.W_enc, bias, self.centre)
+    def batch_pre_activations(
+        self, x: Float[Tensor, "row d_in"], bias: Float[Tensor, "d_sae"]
+    ) -> Float[Tensor, "row d_sae"]:
+        """Pre-activations for a loss: the same numbers, but ``x`` gets no gradient, which saves a matrix product."""
+        return centered_linear(self.checked(x), self.W_enc, bias, self.center)
 
     def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
-        """The activation function alone; ReLU unless the architecture has its own."""
+        """Apply the activation function: ReLU unless the architecture has another."""
         return pre.relu()
 
     def encode(self, activations: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        """Features, one row per activation, never dependent on the other rows."""
+        """Return the feature activations of each row. No row depends on the others."""
         return self.activate(self.pre_activations(activations))
 
     def decode(self, features: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
@@ -168,58 +233,163 @@ class SAE(nn.Module):
     def decode_like(
         self, features: Float[Tensor, "*batch d_sae"], activations: Float[Tensor, "*batch d_in"]
     ) -> Float[Tensor, "*batch d_out"]:
-        """Features as the reconstruction of ``activations``: what ``forward`` makes of them, a skip path included."""
+        """Reconstruct ``activations`` from ``features`` as :meth:`forward` does, skip connection included."""
         return self.decode(features)
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         return self.decode_like(self.encode(x), x)
 
+    # Training ---------------------------------------------------------------------------------------------------------
+
     def loss(
         self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None, ranks: Ranks | None = None
     ) -> TrainStepOutput:
-        """The paper's training loss. Gradients flow to the weights, not to ``x``.
+        """Return the paper's training loss. Gradients flow to the weights, not to ``x``.
 
-        dead: features that an auxiliary term shall revive.
-        ranks: processes that hold other rows of the same batch; only what is chosen among all rows asks them.
+        dead: features that the auxiliary term should revive.
+        ranks: processes that hold other rows of the same batch, for selections over the whole batch.
         """
         raise NotImplementedError
 
-    @torch.no_grad()
-    def restart_(
-        self, numbers: Int[Tensor, "n"], directions: Float[Tensor, "n d_in"], scale: Float[Tensor, ""]
-    ) -> None:
-        """Some features begin anew: decoder rows of these unit directions, encoder columns ``scale`` times them."""
-        self.W_dec[numbers] = directions
-        self.W_enc[:, numbers] = scale * directions.T
-        self._clear_biases_(numbers)
+    @classmethod
+    def sizes_for(cls, widths: Sequence[int]) -> dict[str, int]:
+        """Configuration values that follow from the widths of the hook points."""
+        return {"d_in": widths[0]}
 
-    def _clear_biases_(self, numbers: Int[Tensor, "n"]) -> None:
-        self.b_enc[numbers] = 0
+    @property
+    def input_widths(self) -> tuple[int, ...]:
+        """Widths of the hook points that training needs rows of."""
+        return (self.d_in,)
+
+    def training_inputs(self, rows: Sequence[Float[Tensor, "row _"]]) -> tuple[Tensor, ...]:
+        """The tensors that :meth:`loss` takes first, from the rows of each hook point."""
+        return (rows[0],)
+
+    def predicted_rows(self, rows: Sequence[Float[Tensor, "row _"]]) -> Sequence[Float[Tensor, "row _"]]:
+        """The rows that the SAE reconstructs or predicts."""
+        return rows
+
+    @torch.no_grad()
+    def center_decoder_(self, means: Sequence[Float[Tensor, "_"]]) -> None:
+        """Set ``b_dec`` to the mean activation of the output, given the means of each hook point."""
+        self.b_dec.copy_(means[-1])
+
+    @torch.no_grad()
+    def fit_encoder_(self, rows: Sequence[Float[Tensor, "row _"]]) -> None:
+        """Multiply ``W_enc`` by the factor that brings reconstructions, without ``b_dec``, nearest to the rows."""
+        (x,) = self.training_inputs(rows)
+        reconstructed, target = self.decode(self.batch_feature_acts(x)) - self.b_dec, x - self.b_dec
+        factor = (reconstructed * target).sum() / reconstructed.square().sum()
+        if factor > 0 and factor.isfinite():
+            self.W_enc.mul_(factor)
+
+    def batch_feature_acts(self, x: Float[Tensor, "row *d_in"]) -> Float[Tensor, "row d_sae"]:
+        """Feature activations as training computes them; BatchTopK selects over the whole batch."""
+        return self.encode(x)
+
+    def unscaled(self, scales: Sequence[float]) -> SAE:
+        """Return a copy for raw activations, of an SAE trained on activations times ``scales`` (one per hook point).
+
+        Features of an autoencoder take the units of the activations, so that decoder rows keep their norm.
+        Reconstructions are the same but for the units.
+        """
+        sae = copy.deepcopy(self)
+        sae.unscale_(scales)
+        return sae
+
+    @torch.no_grad()
+    def unscale_(self, scales: Sequence[float]) -> None:
+        state = self.state_dict()
+        for name in ("b_enc", "b_gate", "b_mag", "threshold", "topk_threshold"):  # in units of features
+            if name in state:
+                state[name].div_(scales[0])
+        if "b_dec" in state:
+            state["b_dec"].div_(scales[-1])
+
+    @torch.no_grad()
+    def resample_(
+        self, latents: Int[Tensor, "n"], directions: Float[Tensor, "n d_in"], scale: Float[Tensor, ""]
+    ) -> None:
+        """Reset some features: decoder rows become these unit directions, encoder columns ``scale`` times them."""
+        self.W_dec[latents] = directions
+        self.W_enc[:, latents] = scale * directions.T
+        self._reset_biases_(latents)
+
+    def _reset_biases_(self, latents: Int[Tensor, "n"]) -> None:
+        self.b_enc[latents] = 0
 
     def feature_axis(self, name: str) -> int | None:
-        """Which axis of a parameter counts features; ``None``: none does."""
+        """The axis of a parameter that indexes features; ``None`` if it has none."""
         if name == "W_enc":
             return -1
         return None if name in ("b_dec", "W_skip") else 0
 
     @torch.no_grad()
     def project_gradient_(self) -> None:
-        """Before the optimiser's step: drop what would only change the norms of unit rows (Bricken et al. 2023)."""
+        """Before the optimizer's step: remove the gradient that would only change row norms (Bricken et al. 2023)."""
         if self.unit_norm_decoder and self.W_dec.grad is not None:
             remove_parallel_gradient_(self.W_dec.grad, self.W_dec)
 
     @torch.no_grad()
     def project_weights_(self) -> None:
-        """After the optimiser's step: back to the weights that the method allows."""
+        """After the optimizer's step: project the weights back onto the constraints."""
         if self.unit_norm_decoder:
-            normalise_rows_(self.W_dec)
+            normalize_rows_(self.W_dec)
+
+    # File formats -----------------------------------------------------------------------------------------------------
+
+    def to_saelens(self) -> SAELensForm:
+        """Return the form that SAELens reads: by default our own architecture name and tensors.
+
+        Raises:
+            CheckpointError: the SAE cannot encode yet.
+        """
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        return SAELensForm(self.architecture, tensors)
+
+    @classmethod
+    def tensors_from_saelens(
+        cls, tensors: dict[str, Tensor], saved: Mapping[str, Any], source: object
+    ) -> dict[str, Tensor]:
+        """Undo :meth:`to_saelens`. ``saved``: what ``SAELensForm.saved`` held when the file was written."""
+        return tensors
+
+    @classmethod
+    def values_from_saelens(cls, cfg: Mapping[str, Any], source: object) -> dict[str, Any]:
+        """Return configuration values from a SAELens ``cfg.json``.
+
+        Raises:
+            CheckpointError: a value of the wrong type.
+        """
+        types = cls.config_class.__dataclass_fields__
+        values = {
+            ours: read_saelens_field(cfg, theirs, ours, str(types[ours].type), source)
+            for theirs, ours in cls.saelens_fields.items()
+            if theirs in cfg or ours in cls.saelens_required
+        }
+        values |= {name: read_size(cfg, name, source) for name in ("d_in", "d_sae")}
+        return values | {"apply_b_dec_to_input": read_flag(cfg, "apply_b_dec_to_input", True, source)}
+
+    @classmethod
+    def values_from_dictionary_learning(
+        cls, state: Mapping[str, Tensor], trainer: Mapping[str, Any], source: object
+    ) -> dict[str, Any]:
+        """Return configuration values beside the sizes, from a file's buffers or else its trainer's settings."""
+        return {}
+
+    def load_dictionary_learning_buffers_(self, state: Mapping[str, Tensor], source: object) -> None:
+        """Set the buffers, if the architecture has any, from a file's tensors.
+
+        Raises:
+            CheckpointError: a tensor that a buffer cannot hold.
+        """
 
 
 def rows_with(features: Float[Tensor, "row d_sae"]) -> Int[Tensor, "d_sae"]:
-    """In how many rows each feature is above 0."""
+    """Return the number of rows in which each feature is above 0."""
     return (features.detach() > 0).sum(0)
 
 
 def squared_error(predicted: Float[Tensor, "row *d"], target: Float[Tensor, "row *d"]) -> Float[Tensor, ""]:
-    """Squared distance of each row, averaged over rows."""
+    """Return the squared distance of each row, averaged over rows."""
     return F.mse_loss(predicted, target, reduction="sum") / len(target)

@@ -1,26 +1,28 @@
-"""BatchTopK: k features per activation on average over the batch, a fixed threshold afterwards."""
+"""BatchTopK: k features per activation on average over the batch in training, a fixed threshold afterwards."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import CheckpointError, ConfigError, ShapeError
 from sae_lens_audio.architectures.auxiliary import aux_k_loss
 from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, squared_error
-from sae_lens_audio.architectures.sparse import Ranks, SparseCodes, encode_batch_topk
-from sae_lens_audio.architectures.topk import check_k
+from sae_lens_audio.architectures.conversion import LINEAR, DictionaryLearningForm, SAELensForm
+from sae_lens_audio.architectures.sparse import Ranks, SparseFeatureActs, encode_batch_topk
+from sae_lens_audio.architectures.topk import check_k, k_of_dictionary_learning
 
 
 @dataclass(frozen=True)
 class BatchTopKConfig(SAEConfig):
-    """k: features per activation on average, not always whole; threshold_rate: share of each batch in the running mean
-    of the threshold; aux_coefficient and aux_k as in :class:`~sae_lens_audio.architectures.topk.TopKConfig`.
+    """k: features per activation on average, not necessarily an integer. threshold_rate: weight of each batch in the
+    running mean of the threshold. aux_coefficient, aux_k: as in
+    :class:`~sae_lens_audio.architectures.topk.TopKConfig`.
     """
 
     k: float | int = 32
@@ -38,10 +40,10 @@ class BatchTopKConfig(SAEConfig):
 
 
 class BatchTopK(SAE):
-    """Training keeps the ``n k`` largest of all features of ``n`` rows; ``encode`` those above a threshold.
+    """Training keeps the ``n k`` largest features of a batch of ``n`` rows; ``encode`` keeps those above a threshold.
 
-    The threshold is the running mean, over batches, of the smallest feature kept: so a row's features do not depend on
-    its neighbours. It is NaN until :meth:`loss` has run in training mode or :meth:`calibrate_` has.
+    The threshold is the running mean, over batches, of the smallest feature kept, so that the features of a row do not
+    depend on the other rows. It is NaN until :meth:`loss` has run in training mode or :meth:`calibrate_` was called.
 
     Source: Bussmann, Leask and Nanda 2024, "BatchTopK Sparse Autoencoders", equations 4 to 6.
     """
@@ -49,6 +51,13 @@ class BatchTopK(SAE):
     architecture: ClassVar[str] = "batchtopk"
     config_class = BatchTopKConfig
     unit_norm_decoder: ClassVar[bool] = True
+    saelens_architectures = {"batchtopk": {}}
+    saelens_fields = {
+        "k": "k", "aux_loss_coefficient": "aux_coefficient", "topk_threshold_lr": "threshold_rate",
+    }  # fmt: skip
+    saelens_required = ("k",)
+    saelens_ranks_by_decoder_norm = True
+    dictionary_learning_forms = {"BatchTopKSAE": DictionaryLearningForm(LINEAR | {"b_dec": "b_dec"})}
     config: BatchTopKConfig
     topk_threshold: Float[Tensor, ""]
 
@@ -57,59 +66,122 @@ class BatchTopK(SAE):
         # float64: a running mean at rate 0.01 loses small changes in half precision
         self.register_buffer("topk_threshold", torch.tensor(torch.nan, dtype=torch.float64))
 
+    @property
+    def can_encode(self) -> bool:
+        return not bool(self.topk_threshold.isnan())
+
+    def to_dtype(self, dtype: torch.dtype) -> SAE:
+        """The threshold stays in float64."""
+        self.to(dtype)
+        self.topk_threshold = self.topk_threshold.double()
+        return self
+
     def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
-        """Raises :class:`PatchError` while there is no threshold."""
-        if self.topk_threshold.isnan():
-            raise PatchError(
-                f"this {self.architecture} dictionary has no threshold yet: train it, or calibrate_ it on activations"
+        """
+        Raises:
+            ConfigError: there is no threshold yet.
+        """
+        if not self.can_encode:
+            raise ConfigError(
+                f"this {self.architecture} SAE has no threshold yet: train it, or call calibrate_ with activations"
             )
         return pre.relu() * (pre > self.topk_threshold.to(pre.dtype))
 
-    def sparse_codes(self, x: Float[Tensor, "row d_in"], ranks: Ranks | None = None) -> SparseCodes:
-        """The ``n k`` largest positive features of the ``n`` rows together (of all ``ranks``, if there are others)."""
+    def encode_sparse(self, x: Float[Tensor, "row d_in"], ranks: Ranks | None = None) -> SparseFeatureActs:
+        """Return the ``n k`` largest positive features of the ``n`` rows together; with ``ranks``, of all processes."""
         n = len(x) if ranks is None else int(ranks.sum(torch.tensor(len(x), device=x.device)))
-        return encode_batch_topk(self.checked(x), self.W_enc, self.b_enc, self.centre, int(self.config.k * n), ranks)
+        return encode_batch_topk(self.checked(x), self.W_enc, self.b_enc, self.center, int(self.config.k * n), ranks)
+
+    def batch_feature_acts(self, x: Float[Tensor, "row d_in"]) -> Float[Tensor, "row d_sae"]:
+        return self.encode_sparse(x).dense(len(x))
 
     @torch.no_grad()
-    def update_threshold_(self, codes: SparseCodes, ranks: Ranks | None = None) -> None:
-        """One step of the running mean of the smallest feature kept; a batch without features changes nothing."""
-        kept = codes.values.detach().double()
-        smallest = kept.min() if len(kept) else kept.new_tensor(torch.inf)
+    def update_threshold_(self, feature_acts: SparseFeatureActs, ranks: Ranks | None = None) -> None:
+        """Update the running mean of the smallest feature kept; a batch without features changes nothing."""
+        values = feature_acts.values.detach().double()
+        smallest = values.min() if len(values) else values.new_tensor(torch.inf)
         if ranks is not None:
             smallest = ranks.minimum(smallest)
-        # NaN at first: starting from 0 would be wrong for hundreds of steps
-        moved = torch.where(
+        # start from the first batch: starting from 0 would be wrong for hundreds of steps
+        updated = torch.where(
             self.topk_threshold.isnan(), smallest, self.topk_threshold.lerp(smallest, self.config.threshold_rate)
         )
-        self.topk_threshold.copy_(torch.where(smallest.isfinite(), moved, self.topk_threshold))
+        self.topk_threshold.copy_(torch.where(smallest.isfinite(), updated, self.topk_threshold))
 
     @torch.no_grad()
     def calibrate_(self, batches: Iterable[Float[Tensor, "row d_in"]]) -> None:
-        """Set the threshold to the mean, over batches, of the smallest feature kept (the paper's equation 6)."""
+        """Set the threshold to the mean, over batches, of the smallest feature kept (the paper's equation 6).
+
+        Raises:
+            ShapeError: no activation has a positive feature.
+        """
         smallest = []
         for rows in batches:
-            kept = self.sparse_codes(rows).values
-            if len(kept):
-                smallest.append(kept.min().double())
+            values = self.encode_sparse(rows).values
+            if len(values):
+                smallest.append(values.min().double())
         if not smallest:
-            raise PatchError("no activation has a positive feature: give activations of speech to calibrate_")
+            raise ShapeError("no activation has a positive feature: give activations of speech to calibrate_")
         self.topk_threshold.copy_(torch.stack(smallest).mean())
 
     def loss(
         self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None, ranks: Ranks | None = None
     ) -> TrainStepOutput:
-        """In training mode this moves the threshold too, as batch normalisation moves its running mean."""
+        """In training mode this also updates the threshold, as batch normalization updates its running mean."""
         x = self.checked(x)
-        codes = self.sparse_codes(x, ranks)
+        feature_acts = self.encode_sparse(x, ranks)
         if self.training:
-            self.update_threshold_(codes, ranks)
-        levels = self.decode_levels(codes, len(x))
-        revived = aux_k_loss(self, x, x, levels[-1], dead, self.config.dead_per_row)
-        errors = [squared_error(level, x) for level in levels]  # a few levels, each as large as the batch
-        zero = revived.new_zeros(())
-        auxiliary = self.config.aux_coefficient * revived
-        return TrainStepOutput(torch.stack(errors).sum(), zero, auxiliary, errors[-1].detach(), codes.active)
+            self.update_threshold_(feature_acts, ranks)
+        levels = self.decode_levels(feature_acts, len(x))
+        auxiliary = aux_k_loss(self, x, x, levels[-1], dead, self.config.dead_per_row)
+        errors = [squared_error(level, x) for level in levels]
+        zero = auxiliary.new_zeros(())
+        return TrainStepOutput(
+            torch.stack(errors).sum(),
+            zero,
+            self.config.aux_coefficient * auxiliary,
+            errors[-1].detach(),
+            feature_acts.active,
+        )
 
-    def decode_levels(self, codes: SparseCodes, n_rows: int) -> Float[Tensor, "level row d_in"]:
-        """The reconstructions that the loss compares with the input, the whole one last; here the only one."""
-        return codes.decode(self.W_dec)[None] + self.b_dec
+    def decode_levels(self, feature_acts: SparseFeatureActs, n_rows: int) -> Float[Tensor, "level row d_in"]:
+        """Return the reconstructions that the loss compares with the input, the full one last; here the only one."""
+        return feature_acts.decode(self.W_dec)[None] + self.b_dec
+
+    def to_saelens(self) -> SAELensForm:
+        """A JumpReLU SAE with one threshold for all features; the exact threshold is saved beside it."""
+        if not self.can_encode:
+            raise CheckpointError(
+                f"this {self.architecture} SAE has no threshold, so nothing can be encoded from its file: train it or "
+                "calibrate_ it on activations first"
+            )
+        tensors = super().to_saelens().tensors
+        # float64 in the metadata; the tensor has the precision of the weights
+        threshold = tensors.pop("topk_threshold")
+        tensors["threshold"] = threshold.to(self.dtype).repeat(self.n_features)
+        return SAELensForm("jumprelu", tensors, saved={"topk_threshold": threshold.item()})
+
+    @classmethod
+    def tensors_from_saelens(
+        cls, tensors: dict[str, Tensor], saved: Mapping[str, Any], source: object
+    ) -> dict[str, Tensor]:
+        threshold = saved.get("topk_threshold")
+        if not isinstance(threshold, float):
+            raise CheckpointError(f"{source}: 'topk_threshold' must be a number, not {threshold!r}: save it again")
+        weights = {name: tensor for name, tensor in tensors.items() if name != "threshold"}
+        return weights | {"topk_threshold": torch.tensor(threshold, dtype=torch.float64)}
+
+    @classmethod
+    def values_from_dictionary_learning(
+        cls, state: Mapping[str, Tensor], trainer: Mapping[str, Any], source: object
+    ) -> dict[str, Any]:
+        return k_of_dictionary_learning(state, trainer, source)
+
+    @torch.no_grad()
+    def load_dictionary_learning_buffers_(self, state: Mapping[str, Tensor], source: object) -> None:
+        """Set the threshold, or NaN where the file has none (-1)."""
+        threshold = state.get("threshold", torch.tensor(-1.0)).double()
+        if threshold.isinf().any():
+            raise CheckpointError(f"{source}: 'threshold' is infinite: the training broke, take an earlier checkpoint")
+        known = threshold.numel() == 1 and bool(threshold >= 0)
+        self.topk_threshold.fill_(threshold.item() if known else torch.nan)

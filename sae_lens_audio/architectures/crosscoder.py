@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,14 +10,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from hooked_whisper.errors import PatchError
-from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, rows_with, squared_error
+from hooked_whisper.errors import ConfigError, ShapeError
+from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, check_size, rows_with, squared_error
 from sae_lens_audio.architectures.sparse import Ranks
 
 
 @dataclass(frozen=True)
 class CrosscoderConfig(SAEConfig):
-    """d_in: width of each block's activation; n_blocks: how many blocks; l1_coefficient: weight of the penalty.
+    """d_in: width of each block's activation. n_blocks: number of blocks. l1_coefficient: weight of the penalty.
 
     Nothing is subtracted from the input.
     """
@@ -27,15 +28,15 @@ class CrosscoderConfig(SAEConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.n_blocks, bool) or not isinstance(self.n_blocks, int) or self.n_blocks < 1:
-            raise PatchError(f"n_blocks must be a positive integer, got {self.n_blocks!r}")
+        check_size(self, "n_blocks")
         if self.apply_b_dec_to_input:
-            raise PatchError("a crosscoder subtracts nothing from its input: leave apply_b_dec_to_input False")
+            raise ConfigError("a crosscoder subtracts nothing from its input: leave apply_b_dec_to_input False")
 
 
 class Crosscoder(SAE):
-    """``f = relu(sum_l a^l W_enc^l + b_enc)``, ``a_hat^l = f W_dec^l + b_dec^l``;
-    ``sum_l |a^l - a_hat^l|^2 + l1 sum_i f_i sum_l |W_dec,i^l|``.
+    """``f = relu(sum_l a^l W_enc^l + b_enc)``, ``a_hat^l = f W_dec^l + b_dec^l``.
+
+    Loss: ``sum_l |a^l - a_hat^l|^2 + l1 sum_i f_i sum_l |W_dec,i^l|``.
 
     Activations are ``[..., n_blocks, d_in]``; ``W_enc [n_blocks, d_in, d_sae]``, ``W_dec [d_sae, n_blocks, d_in]``,
     ``b_dec [n_blocks, d_in]``.
@@ -45,6 +46,7 @@ class Crosscoder(SAE):
 
     architecture: ClassVar[str] = "crosscoder"
     config_class = CrosscoderConfig
+    reads_several_hooks = True
     config: CrosscoderConfig
 
     def __init__(self, config: CrosscoderConfig, seed: int = 0) -> None:
@@ -58,9 +60,13 @@ class Crosscoder(SAE):
         self.b_dec = nn.Parameter(torch.zeros(config.n_blocks, config.d_in))
 
     def pre_activations(self, x: Float[Tensor, "*batch n_blocks d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        """Raises :class:`PatchError` for another number of blocks or another width."""
+        """Return the input of the activation function.
+
+        Raises:
+            ShapeError: another number of blocks, or activations of another width than ``d_in``.
+        """
         if x.shape[-2:] != self.b_dec.shape:
-            raise PatchError(
+            raise ShapeError(
                 f"activations end in {tuple(x.shape[-2:])}, this crosscoder takes [..., {self.config.n_blocks} blocks, "
                 f"{self.d_in}]: stack the blocks' activations along the axis before the last"
             )
@@ -80,11 +86,37 @@ class Crosscoder(SAE):
     def forward(self, x: Float[Tensor, "*batch n_blocks d_in"]) -> Float[Tensor, "*batch n_blocks d_in"]:
         return self.decode(self.encode(x))
 
-    def restart_(
-        self, numbers: Int[Tensor, "n"], directions: Float[Tensor, "n d_in"], scale: Float[Tensor, ""]
+    @classmethod
+    def sizes_for(cls, widths: Sequence[int]) -> dict[str, int]:
+        return {"d_in": widths[0], "n_blocks": len(widths)}
+
+    @property
+    def input_widths(self) -> tuple[int, ...]:
+        return (self.d_in,) * self.config.n_blocks
+
+    def training_inputs(self, rows: Sequence[Float[Tensor, "row _"]]) -> tuple[Tensor, ...]:
+        return (torch.stack(list(rows), 1),)
+
+    @torch.no_grad()
+    def center_decoder_(self, means: Sequence[Float[Tensor, "_"]]) -> None:
+        self.b_dec.copy_(torch.stack(list(means)))
+
+    @torch.no_grad()
+    def unscale_(self, scales: Sequence[float]) -> None:
+        """Scale each block's weights and biases; features keep their units."""
+        by_block = torch.tensor(scales, dtype=self.dtype, device=self.b_dec.device)
+        self.W_enc.mul_(by_block[:, None, None])
+        self.W_dec.div_(by_block[:, None])
+        self.b_dec.div_(by_block[:, None])
+
+    def resample_(
+        self, latents: Int[Tensor, "n"], directions: Float[Tensor, "n d_in"], scale: Float[Tensor, ""]
     ) -> None:
-        """Raises :class:`PatchError`: one direction does not say what several blocks' are."""
-        raise PatchError("features of a crosscoder cannot be resampled: set resample_every to 0")
+        """
+        Raises:
+            ConfigError: always, since one direction does not determine those of several blocks.
+        """
+        raise ConfigError("features of a crosscoder cannot be resampled: set resample_every to 0")
 
     def loss(
         self,

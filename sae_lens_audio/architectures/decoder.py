@@ -6,19 +6,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import ShapeError
 
 
 @torch.no_grad()
-def normalise_rows_(rows: Float[Tensor, "d_sae d"]) -> None:
-    """Scale every row to norm 1, in place; a row of zeros stays."""
+def normalize_rows_(rows: Float[Tensor, "d_sae d"]) -> None:
+    """Scale every row to norm 1, in place; rows of zeros stay zero."""
     norms = rows.norm(dim=1, keepdim=True)
     rows.div_(torch.where(norms > 0, norms, 1))
 
 
 @torch.no_grad()
 def remove_parallel_gradient_(gradient: Float[Tensor, "d_sae d"], rows: Float[Tensor, "d_sae d"]) -> None:
-    """Take the part of each row's gradient along the row away, in place: ``g - (g . w) w / |w|^2``.
+    """Remove the component of each row's gradient along the row, in place: ``g - (g . w) w / |w|^2``.
 
     Source: Bricken et al. 2023, "Towards Monosemanticity", appendix on the autoencoder's training.
     """
@@ -28,13 +28,13 @@ def remove_parallel_gradient_(gradient: Float[Tensor, "d_sae d"], rows: Float[Te
 
 
 def decoder_norms(rows: Float[Tensor, "d_sae d"], source: str) -> Float[Tensor, "d_sae"]:
-    """Norms of the rows, none of them 0.
+    """Return the norm of each row.
 
     Raises:
-        PatchError: a row of zeros, which cannot be scaled to 1.
+        ShapeError: a row is zero and cannot be scaled to norm 1.
     """
     norms = rows.norm(dim=1)
     if not (norms > 0).all():
         empty = int((norms == 0).nonzero()[0])
-        raise PatchError(f"{source}: decoder row {empty} is zero, its norm cannot be folded: drop that feature first")
+        raise ShapeError(f"{source}: decoder row {empty} is zero, its norm cannot be folded: drop that feature first")
     return norms

@@ -1,4 +1,4 @@
-"""Gated: one path decides whether a feature is on, another how strong it is."""
+"""Gated: one path decides whether a feature is active, another its magnitude."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, rows_with, squared_error
+from sae_lens_audio.architectures.conversion import DictionaryLearningForm
 from sae_lens_audio.architectures.sparse import Ranks
+
+_DICTIONARY_LEARNING_NAMES = {
+    "encoder.weight": "W_enc", "decoder.weight": "W_dec", "decoder_bias": "b_dec",
+    "r_mag": "r_mag", "gate_bias": "b_gate", "mag_bias": "b_mag",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,8 +30,8 @@ class Gated(SAE):
     """``f = 1[gate > 0] relu(mag)`` with ``gate = (x - b_dec) W_enc + b_gate`` and
     ``mag = (x - b_dec) (W_enc exp(r_mag)) + b_mag``.
 
-    ``|x - x_hat(f)|^2 + l1 |relu(gate)|_1 + |x - x_hat_frozen(relu(gate))|^2``: the last trains the gate through a copy
-    of the decoder that gets no gradient. Decoder rows of norm 1. There is no ``b_enc``.
+    Loss: ``|x - x_hat(f)|^2 + l1 |relu(gate)|_1 + |x - x_hat_frozen(relu(gate))|^2``. The last term trains the gate
+    through a copy of the decoder that gets no gradient. Decoder rows have norm 1. There is no ``b_enc``.
 
     Source: Rajamanoharan et al. 2024, "Improving Dictionary Learning with Gated Sparse Autoencoders", equations 6 to 8.
     """
@@ -33,6 +39,9 @@ class Gated(SAE):
     architecture: ClassVar[str] = "gated"
     config_class = GatedConfig
     unit_norm_decoder: ClassVar[bool] = True
+    saelens_architectures = {"gated": {}}
+    saelens_fields = {"l1_coefficient": "l1_coefficient"}
+    dictionary_learning_forms = {"GatedAutoEncoder": DictionaryLearningForm(_DICTIONARY_LEARNING_NAMES)}
     config: GatedConfig
     b_gate: nn.Parameter
     b_mag: nn.Parameter
@@ -45,24 +54,24 @@ class Gated(SAE):
             self.register_parameter(name, nn.Parameter(torch.zeros(config.d_sae)))
 
     def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        """Those of the gate."""
-        return self.centred(x) @ self.W_enc + self.b_gate
+        """Return the pre-activations of the gate."""
+        return self.centered(x) @ self.W_enc + self.b_gate
 
     def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
-        # both paths share the matrix: (x W) exp(r) is taken from the gate's product instead of a second one
+        # both paths share the matrix: compute (x W) exp(r) from the gate's product, without a second one
         magnitude = (pre - self.b_gate) * self.r_mag.exp() + self.b_mag
         return (pre > 0) * magnitude.relu()
 
-    def _clear_biases_(self, numbers: Int[Tensor, "n"]) -> None:
+    def _reset_biases_(self, latents: Int[Tensor, "n"]) -> None:
         for bias in (self.b_gate, self.b_mag, self.r_mag):
-            bias[numbers] = 0
+            bias[latents] = 0
 
     def loss(
         self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None, ranks: Ranks | None = None
     ) -> TrainStepOutput:
         """No term depends on ``dead``."""
         x = self.checked(x)
-        pre = self.pre_of_batch(x, self.b_gate)
+        pre = self.batch_pre_activations(x, self.b_gate)
         gate, features = pre.relu(), self.activate(pre)
         error = squared_error(self.decode(features), x)
         by_gate = squared_error(gate @ self.W_dec.detach() + self.b_dec.detach(), x)

@@ -1,4 +1,4 @@
-"""JumpReLU: a learnt threshold per feature, an L0 penalty, straight-through gradients for both."""
+"""JumpReLU: a learned threshold per feature, an L0 penalty, straight-through gradients for both."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import ConfigError
 from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, rows_with, squared_error
+from sae_lens_audio.architectures.conversion import PLAIN, DictionaryLearningForm
 from sae_lens_audio.architectures.sparse import Ranks
 
 
 @dataclass(frozen=True)
 class JumpReLUConfig(SAEConfig):
-    """l0_coefficient: weight of the mean number of active features; bandwidth: width of the window round the threshold
-    whose pre-activations give the threshold its gradient; initial_threshold: where all thresholds start.
+    """l0_coefficient: weight of the mean number of active features. bandwidth: width of the window around the threshold
+    whose pre-activations contribute to its gradient. initial_threshold: of all features.
     """
 
     l0_coefficient: float | int = 1.0
@@ -27,10 +28,17 @@ class JumpReLUConfig(SAEConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.bandwidth > 0 or not self.initial_threshold >= 0:
-            raise PatchError(
-                f"bandwidth must be above 0 and initial_threshold not below, got {self.bandwidth} and "
+            raise ConfigError(
+                f"bandwidth must be above 0 and initial_threshold at least 0, got {self.bandwidth} and "
                 f"{self.initial_threshold}"
             )
+
+
+JUMPRELU_FIELDS = {
+    "l0_coefficient": "l0_coefficient",
+    "jumprelu_bandwidth": "bandwidth",
+    "jumprelu_init_threshold": "initial_threshold",
+}
 
 
 def _window(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
@@ -81,16 +89,23 @@ def step(
 
 
 class JumpReLU(SAE):
-    """``f = pre H(pre - threshold)``; ``|x - x_hat|^2 + lambda |f|_0``, decoder rows of norm 1.
+    """``f = pre H(pre - threshold)``; loss ``|x - x_hat|^2 + lambda |f|_0``, decoder rows of norm 1.
+
+    The parameter is the threshold, not its logarithm, so that thresholds of 0 in existing files stay exact;
+    :meth:`project_weights_` keeps it at 0 or above.
 
     Source: Rajamanoharan et al. 2024, "Jumping Ahead: Improving Reconstruction Fidelity with JumpReLU Sparse
-    Autoencoders", equations 8 to 12. The threshold itself is the parameter, not its logarithm: thresholds of 0, which
-    files have, stay exact; :meth:`project_weights_` keeps it from going below 0.
+    Autoencoders", equations 8 to 12.
     """
 
     architecture: ClassVar[str] = "jumprelu"
     config_class = JumpReLUConfig
     unit_norm_decoder: ClassVar[bool] = True
+    saelens_architectures = {"jumprelu": {}}
+    saelens_fields = JUMPRELU_FIELDS
+    dictionary_learning_forms = {
+        "JumpReluAutoEncoder": DictionaryLearningForm(PLAIN | {"threshold": "threshold"}, centered=False)
+    }
     config: JumpReLUConfig
     threshold: nn.Parameter
 
@@ -99,7 +114,7 @@ class JumpReLU(SAE):
         self.threshold = nn.Parameter(torch.full((config.d_sae,), float(config.initial_threshold)))
 
     def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
-        # relu first, as in the paper's code: a negative threshold of a foreign file lets nothing negative through
+        # relu first, as in the paper's code: files may have negative thresholds
         return jumprelu(pre.relu(), self.threshold, self.config.bandwidth)
 
     def loss(
@@ -107,16 +122,16 @@ class JumpReLU(SAE):
     ) -> TrainStepOutput:
         """No term depends on ``dead``."""
         x = self.checked(x)
-        pre = self.pre_of_batch(x, self.b_enc).relu()
+        pre = self.batch_pre_activations(x, self.b_enc).relu()
         features = jumprelu(pre, self.threshold, self.config.bandwidth)
         active = step(pre, self.threshold, self.config.bandwidth).sum(-1).mean()
         error = squared_error(self.decode(features), x)
         sparsity = self.config.l0_coefficient * active
         return TrainStepOutput(error, sparsity, active.new_zeros(()), error.detach(), rows_with(features))
 
-    def _clear_biases_(self, numbers: Int[Tensor, "n"]) -> None:
-        super()._clear_biases_(numbers)
-        self.threshold[numbers] = float(self.config.initial_threshold)
+    def _reset_biases_(self, latents: Int[Tensor, "n"]) -> None:
+        super()._reset_biases_(latents)
+        self.threshold[latents] = float(self.config.initial_threshold)
 
     @torch.no_grad()
     def project_weights_(self) -> None:

@@ -1,4 +1,4 @@
-"""``(x - centre) @ weight + bias`` with gradients for the weights alone."""
+"""``(x - center) @ weight + bias`` with gradients for the weights only."""
 
 from __future__ import annotations
 
@@ -9,27 +9,32 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-class _CentredLinear(torch.autograd.Function):
+class _CenteredLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, centre: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight, *(() if centre is None else (centre,)))
-        return torch.addmm(bias, x if centre is None else x - centre, weight)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, center: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight, *(() if center is None else (center,)))
+        return torch.addmm(bias, x if center is None else x - center, weight)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, weight, *centre = ctx.saved_tensors
-        rows = x - centre[0] if centre else x
-        to_weight = (rows.to(gradient.dtype).T @ gradient).to(weight.dtype)  # autocast's gradients are narrower
+        x, weight, *center = ctx.saved_tensors
+        rows = x - center[0] if center else x
+        to_weight = (rows.to(gradient.dtype).T @ gradient).to(
+            weight.dtype
+        )  # under autocast the gradient has a narrower dtype
         to_bias = gradient.sum(0, dtype=weight.dtype)
-        # the same as minus the sum over rows of gradient @ weight.T, without that product
-        return None, to_weight, to_bias, -(weight @ to_bias) if centre else None
+        # equal to -(gradient @ weight.T).sum(0), without that product
+        return None, to_weight, to_bias, -(weight @ to_bias) if center else None
 
 
-def centred_linear(
+def centered_linear(
     x: Float[Tensor, "row d"],
     weight: Float[Tensor, "d d_sae"],
     bias: Float[Tensor, "d_sae"],
-    centre: Float[Tensor, "d"] | None,
+    center: Float[Tensor, "d"] | None,
 ) -> Float[Tensor, "row d_sae"]:
-    """For losses: ``x`` gets no gradient, so that the centre's costs a product with a vector and not with a matrix."""
-    return _CentredLinear.apply(x, weight, bias, centre)
+    """Return ``(x - center) @ weight + bias`` for a loss.
+
+    ``x`` gets no gradient, so the gradient of ``center`` needs a matrix-vector product only.
+    """
+    return _CenteredLinear.apply(x, weight, bias, center)

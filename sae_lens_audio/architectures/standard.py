@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, rows_with, squared_error
+from sae_lens_audio.architectures.conversion import LINEAR, DictionaryLearningForm
 from sae_lens_audio.architectures.sparse import Ranks
 
 
@@ -20,15 +21,21 @@ class StandardConfig(SAEConfig):
 
 
 class Standard(SAE):
-    """``f = relu((x - b_dec) W_enc + b_enc)``; ``|x - x_hat|^2 + l1 sum_i f_i |W_dec,i|``.
+    """``f = relu((x - b_dec) W_enc + b_enc)``; loss ``|x - x_hat|^2 + l1 sum_i f_i |W_dec,i|``.
 
-    Source: Bricken et al. 2023, "Towards Monosemanticity" (architecture), and the Circuits Updates of April 2024,
-    whose penalty weighs each feature by the norm of its decoder row so that no constraint is needed; with rows of
-    norm 1 it is the plain L1 penalty of 2023.
+    Source: Bricken et al. 2023, "Towards Monosemanticity" (architecture), and the Circuits Updates of April 2024, whose
+    penalty weighs each feature by the norm of its decoder row and so needs no constraint; with rows of norm 1 it is the
+    plain L1 penalty of 2023.
     """
 
     architecture: ClassVar[str] = "standard"
     config_class = StandardConfig
+    saelens_architectures = {"standard": {}}
+    saelens_fields = {"l1_coefficient": "l1_coefficient"}
+    dictionary_learning_forms = {
+        "AutoEncoder": DictionaryLearningForm(LINEAR | {"bias": "b_dec"}, unit_rows=True),
+        "AutoEncoderNew": DictionaryLearningForm(LINEAR | {"decoder.bias": "b_dec"}, centered=False),
+    }
     config: StandardConfig
 
     def loss(
@@ -36,7 +43,7 @@ class Standard(SAE):
     ) -> TrainStepOutput:
         """No term depends on ``dead``."""
         x = self.checked(x)
-        features = self.pre_of_batch(x, self.b_enc).relu()
+        features = self.batch_pre_activations(x, self.b_enc).relu()
         penalty = (features @ self.W_dec.norm(dim=1)).mean()
         error = squared_error(self.decode(features), x)
         sparsity = self.config.l1_coefficient * penalty

@@ -1,23 +1,25 @@
-"""TopK: the k largest features of each activation; and AbsTopK, the k largest in size, of either sign."""
+"""TopK: the k largest features of each activation; AbsTopK: the k largest in absolute value."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import CheckpointError, ConfigError
 from sae_lens_audio.architectures.auxiliary import aux_k_loss
 from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, squared_error
-from sae_lens_audio.architectures.sparse import Ranks, SparseCodes, encode_topk, largest_of_rows
+from sae_lens_audio.architectures.conversion import LINEAR, DictionaryLearningForm, SAELensForm
+from sae_lens_audio.architectures.sparse import Ranks, SparseFeatureActs, encode_topk, largest_of_rows
 
 
 @dataclass(frozen=True)
 class TopKConfig(SAEConfig):
-    """k: features per activation; aux_coefficient: weight of the auxiliary loss (1/32 in the paper);
-    aux_k: dead features per activation in it, half of ``d_in`` unless given (the paper's heuristic).
+    """k: features per activation. aux_coefficient: weight of the auxiliary loss (1/32 in the paper). aux_k: dead
+    features per activation in that loss; ``None`` takes half of ``d_in`` (the paper's heuristic).
     """
 
     k: int = 32
@@ -34,18 +36,35 @@ class TopKConfig(SAEConfig):
 
 
 def check_k(k: float | int, d_sae: int, whole: bool) -> None:
+    """
+    Raises:
+        ConfigError: ``k`` is not in the range of 0 to ``d_sae``, or not an integer if ``whole``.
+    """
     if isinstance(k, bool) or not 0 < k <= d_sae or (whole and k != int(k)):
-        raise PatchError(f"k must be {'an integer ' if whole else ''}above 0 and at most d_sae = {d_sae}, got {k!r}")
+        raise ConfigError(f"k must be {'an integer ' if whole else ''}above 0 and at most d_sae = {d_sae}, got {k!r}")
 
 
 def keep_top(pre: Float[Tensor, "*batch d_sae"], k: int) -> Float[Tensor, "*batch d_sae"]:
-    """The ``k`` largest of each row, those below 0 set to 0; all else 0."""
-    values, chosen = largest_of_rows(pre.reshape(-1, pre.shape[-1]), k)
-    return pre.new_zeros(values.shape[0], pre.shape[-1]).scatter(1, chosen, values.relu()).view(pre.shape)
+    """Keep the ``k`` largest positive values of each row; set the others to 0."""
+    values, latents = largest_of_rows(pre.reshape(-1, pre.shape[-1]), k)
+    return pre.new_zeros(values.shape[0], pre.shape[-1]).scatter(1, latents, values.relu()).view(pre.shape)
+
+
+def k_of_dictionary_learning(state: Mapping[str, Tensor], trainer: Mapping[str, Any], source: object) -> dict[str, Any]:
+    """Return ``k`` from a file's buffer, or else from its trainer's settings.
+
+    Raises:
+        CheckpointError: it is not an integer.
+    """
+    buffer = state.get("k")
+    k = int(buffer) if buffer is not None and buffer.numel() == 1 else trainer.get("k")
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise CheckpointError(f"{source}: 'k' must be an integer, it is {k!r}")
+    return {"k": k}
 
 
 class TopK(SAE):
-    """``f = TopK((x - b_dec) W_enc + b_enc)``; ``|x - x_hat|^2 + alpha L_aux``, decoder rows of norm 1.
+    """``f = TopK((x - b_dec) W_enc + b_enc)``; loss ``|x - x_hat|^2 + alpha L_aux``, decoder rows of norm 1.
 
     Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders", equations 4 and 5 and appendix A.2.
     """
@@ -53,38 +72,56 @@ class TopK(SAE):
     architecture: ClassVar[str] = "topk"
     config_class = TopKConfig
     unit_norm_decoder: ClassVar[bool] = True
+    saelens_architectures = {"topk": {}}
+    saelens_fields = {"k": "k", "aux_loss_coefficient": "aux_coefficient"}
+    saelens_required = ("k",)
+    dictionary_learning_forms = {"AutoEncoderTopK": DictionaryLearningForm(LINEAR | {"b_dec": "b_dec"})}
     config: TopKConfig
 
     def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
         return keep_top(pre, self.config.k)
 
-    def sparse_codes(self, x: Float[Tensor, "row d_in"]) -> SparseCodes:
+    def encode_sparse(self, x: Float[Tensor, "row d_in"]) -> SparseFeatureActs:
         """As :meth:`encode`, without the zeros."""
-        return encode_topk(self.checked(x), self.W_enc, self.b_enc, self.centre, self.config.k)
+        return encode_topk(self.checked(x), self.W_enc, self.b_enc, self.center, self.config.k)
 
     def loss(
         self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None, ranks: Ranks | None = None
     ) -> TrainStepOutput:
         x = self.checked(x)
-        codes = self.sparse_codes(x)
-        predicted = codes.decode(self.W_dec) + self.b_dec
+        feature_acts = self.encode_sparse(x)
+        predicted = feature_acts.decode(self.W_dec) + self.b_dec
         error = squared_error(predicted, x)
-        revived = aux_k_loss(self, x, x, predicted, dead, self.config.dead_per_row)
-        zero = revived.new_zeros(())
-        return TrainStepOutput(error, zero, self.config.aux_coefficient * revived, error.detach(), codes.active)
+        auxiliary = aux_k_loss(self, x, x, predicted, dead, self.config.dead_per_row)
+        zero = auxiliary.new_zeros(())
+        return TrainStepOutput(
+            error, zero, self.config.aux_coefficient * auxiliary, error.detach(), feature_acts.active
+        )
+
+    def to_saelens(self) -> SAELensForm:
+        keys = {"k": self.config.k, "rescale_acts_by_decoder_norm": False}
+        return replace(super().to_saelens(), keys=keys)
+
+    @classmethod
+    def values_from_dictionary_learning(
+        cls, state: Mapping[str, Tensor], trainer: Mapping[str, Any], source: object
+    ) -> dict[str, Any]:
+        return k_of_dictionary_learning(state, trainer, source)
 
 
 class AbsTopK(TopK):
-    """The ``k`` features of each row that are largest in size keep their value and sign.
+    """The ``k`` features of each row with the largest absolute value keep their value and sign.
 
     Source: the ``abstopk`` of SAELens, for which files exist. Its auxiliary loss is TopK's.
     """
 
     architecture: ClassVar[str] = "abstopk"
+    saelens_architectures = {"abstopk": {}}
+    dictionary_learning_forms = {}
 
     def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
-        chosen = pre.abs().topk(self.config.k, dim=-1, sorted=False).indices
-        return pre.new_zeros(pre.shape).scatter(-1, chosen, pre.gather(-1, chosen))
+        latents = pre.abs().topk(self.config.k, dim=-1, sorted=False).indices
+        return pre.new_zeros(pre.shape).scatter(-1, latents, pre.gather(-1, latents))
 
-    def sparse_codes(self, x: Float[Tensor, "row d_in"]) -> SparseCodes:
-        return encode_topk(self.checked(x), self.W_enc, self.b_enc, self.centre, self.config.k, signed=True)
+    def encode_sparse(self, x: Float[Tensor, "row d_in"]) -> SparseFeatureActs:
+        return encode_topk(self.checked(x), self.W_enc, self.b_enc, self.center, self.config.k, signed=True)

@@ -1,25 +1,27 @@
-"""Transcoders: features of one activation that predict another (an MLP's output from its input), maybe with a skip."""
+"""Transcoders: features of one activation that predict another, such as an MLP's output from its input."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import CheckpointError, ConfigError
 from sae_lens_audio.architectures.auxiliary import aux_k_loss
-from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, rows_with, squared_error
-from sae_lens_audio.architectures.jumprelu import jumprelu, step
+from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, check_size, rows_with, squared_error
+from sae_lens_audio.architectures.conversion import SAELensForm
+from sae_lens_audio.architectures.jumprelu import JUMPRELU_FIELDS, jumprelu, step
 from sae_lens_audio.architectures.sparse import Ranks, encode_topk
 from sae_lens_audio.architectures.topk import check_k, keep_top
 
 
 @dataclass(frozen=True)
 class TranscoderConfig(SAEConfig):
-    """d_out: width of what is predicted; skip: whether there is a linear path ``x W_skip^T`` past the features;
+    """d_out: width of the predicted activation. skip: whether a linear path ``x W_skip^T`` bypasses the features.
     l1_coefficient: weight of the penalty. ``b_dec`` belongs to the output and is never subtracted from the input.
     """
 
@@ -30,16 +32,16 @@ class TranscoderConfig(SAEConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.d_out, bool) or not isinstance(self.d_out, int) or self.d_out < 1:
-            raise PatchError(f"{type(self).__name__}: d_out must be a positive integer, got {self.d_out!r}")
+        check_size(self, "d_out")
         if self.apply_b_dec_to_input:
-            raise PatchError("a transcoder's b_dec belongs to its output: leave apply_b_dec_to_input False")
+            raise ConfigError("a transcoder's b_dec belongs to its output: leave apply_b_dec_to_input False")
 
 
 class Transcoder(SAE):
-    """``y_hat = relu(x W_enc + b_enc) W_dec + b_dec [+ x W_skip^T]``; ``|y - y_hat|^2 + l1 |f|_1``.
+    """``y_hat = relu(x W_enc + b_enc) W_dec + b_dec [+ x W_skip^T]``; loss ``|y - y_hat|^2 + l1 |f|_1``.
 
-    ``decode`` gives the features' part and the bias; the skip path needs ``x``, so only ``forward`` adds it.
+    ``decode`` returns the part of the features and the bias; the skip path needs ``x``, so :meth:`decode_like` and
+    :meth:`forward` add it.
 
     Sources: Dunefsky, Chlenski and Nanda 2024, "Transcoders Find Interpretable LLM Feature Circuits", equations 1 to 3;
     Paulo, Shabalin and Belrose 2025, "Transcoders Beat Sparse Autoencoders for Interpretability", for the skip.
@@ -47,6 +49,10 @@ class Transcoder(SAE):
 
     architecture: ClassVar[str] = "transcoder"
     config_class = TranscoderConfig
+    predicts_other_hook = True
+    saelens_architectures = {"transcoder": {"skip": False}, "skip_transcoder": {"skip": True}}
+    saelens_fields = {"d_out": "d_out", "l1_coefficient": "l1_coefficient"}
+    saelens_required = ("d_out",)
     config: TranscoderConfig
     W_skip: nn.Parameter
 
@@ -68,12 +74,6 @@ class Transcoder(SAE):
         decoded = self.decode(features)
         return decoded + activations.to(self.dtype) @ self.W_skip.T if self.config.skip else decoded
 
-    def restart_(
-        self, numbers: Int[Tensor, "n"], directions: Float[Tensor, "n d_in"], scale: Float[Tensor, ""]
-    ) -> None:
-        """Raises :class:`PatchError`: directions of the input say nothing about the output's."""
-        raise PatchError("features of a transcoder cannot be resampled: the TopK form has an auxiliary loss")
-
     def loss(  # type: ignore[override]
         self,
         x: Float[Tensor, "row d_in"],
@@ -81,17 +81,64 @@ class Transcoder(SAE):
         dead: Bool[Tensor, "d_sae"] | None = None,
         ranks: Ranks | None = None,
     ) -> TrainStepOutput:
-        """``target`` is what the model has where ``forward`` goes. No term depends on ``dead``."""
+        """``target``: the model's activations at the predicted hook point. No term depends on ``dead``."""
         features = self.encode(x)
         penalty = features.sum(-1).mean()
         error = squared_error(self.decode_like(features, x), target.to(self.dtype))
         sparsity = self.config.l1_coefficient * penalty
         return TrainStepOutput(error, sparsity, penalty.new_zeros(()), error.detach(), rows_with(features))
 
+    @classmethod
+    def sizes_for(cls, widths: Sequence[int]) -> dict[str, int]:
+        return {"d_in": widths[0], "d_out": widths[-1]}
+
+    @property
+    def input_widths(self) -> tuple[int, ...]:
+        return (self.d_in, self.config.d_out)
+
+    def training_inputs(self, rows: Sequence[Float[Tensor, "row _"]]) -> tuple[Tensor, ...]:
+        return (rows[0], rows[1])
+
+    def predicted_rows(self, rows: Sequence[Float[Tensor, "row _"]]) -> Sequence[Float[Tensor, "row _"]]:
+        return rows[1:]
+
+    def fit_encoder_(self, rows: Sequence[Float[Tensor, "row _"]]) -> None:
+        """Do nothing: a fresh transcoder knows nothing of its output."""
+
+    @torch.no_grad()
+    def unscale_(self, scales: Sequence[float]) -> None:
+        super().unscale_(scales)
+        ratio = scales[0] / scales[-1]
+        self.W_dec.mul_(ratio)
+        if self.config.skip:
+            self.W_skip.mul_(ratio)
+
+    def resample_(
+        self, latents: Int[Tensor, "n"], directions: Float[Tensor, "n d_in"], scale: Float[Tensor, ""]
+    ) -> None:
+        """
+        Raises:
+            ConfigError: always, since directions of the input say nothing about the output's.
+        """
+        raise ConfigError("features of a transcoder cannot be resampled: the TopK form has an auxiliary loss")
+
+    def to_saelens(self) -> SAELensForm:
+        form = super().to_saelens()
+        names = {values["skip"]: name for name, values in self.saelens_architectures.items()}
+        name = names.get(self.config.skip, form.architecture)
+        return replace(form, architecture=name, keys={"d_out": self.config.d_out})
+
+    @classmethod
+    def values_from_saelens(cls, cfg: Mapping[str, Any], source: object) -> dict[str, Any]:
+        values = super().values_from_saelens(cfg, source)
+        if values["apply_b_dec_to_input"]:
+            raise CheckpointError(f"{source}: 'apply_b_dec_to_input' must be false for a transcoder: correct it")
+        return values
+
 
 @dataclass(frozen=True)
 class TopKTranscoderConfig(TranscoderConfig):
-    """k, aux_coefficient and aux_k as in :class:`~sae_lens_audio.architectures.topk.TopKConfig`."""
+    """k, aux_coefficient, aux_k: as in :class:`~sae_lens_audio.architectures.topk.TopKConfig`."""
 
     k: int = 32
     aux_coefficient: float | int = 1 / 32
@@ -103,7 +150,7 @@ class TopKTranscoderConfig(TranscoderConfig):
 
 
 class TopKTranscoder(Transcoder):
-    """A transcoder whose features are the ``k`` largest: ``|y - y_hat|^2 + alpha L_aux``, no penalty.
+    """A transcoder that keeps the ``k`` largest features: loss ``|y - y_hat|^2 + alpha L_aux``, no penalty.
 
     Source: Paulo, Shabalin and Belrose 2025; the auxiliary loss is that of Gao et al. 2024.
     """
@@ -111,6 +158,7 @@ class TopKTranscoder(Transcoder):
     architecture: ClassVar[str] = "topk_transcoder"
     config_class = TopKTranscoderConfig
     unit_norm_decoder: ClassVar[bool] = False
+    saelens_architectures = {}  # SAELens has none
     config: TopKTranscoderConfig
 
     def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
@@ -124,20 +172,22 @@ class TopKTranscoder(Transcoder):
         ranks: Ranks | None = None,
     ) -> TrainStepOutput:
         x, target = self.checked(x), target.to(self.dtype)
-        codes = encode_topk(x, self.W_enc, self.b_enc, None, self.config.k)
-        predicted = codes.decode(self.W_dec) + self.b_dec
+        feature_acts = encode_topk(x, self.W_enc, self.b_enc, None, self.config.k)
+        predicted = feature_acts.decode(self.W_dec) + self.b_dec
         if self.config.skip:
             predicted = predicted + x @ self.W_skip.T
         error = squared_error(predicted, target)
-        per_row = self.config.aux_k if self.config.aux_k is not None else max(1, self.config.d_out // 2)
-        revived = aux_k_loss(self, x, target, predicted, dead, per_row)
-        zero = revived.new_zeros(())
-        return TrainStepOutput(error, zero, self.config.aux_coefficient * revived, error.detach(), codes.active)
+        dead_per_row = self.config.aux_k if self.config.aux_k is not None else max(1, self.config.d_out // 2)
+        auxiliary = aux_k_loss(self, x, target, predicted, dead, dead_per_row)
+        zero = auxiliary.new_zeros(())
+        return TrainStepOutput(
+            error, zero, self.config.aux_coefficient * auxiliary, error.detach(), feature_acts.active
+        )
 
 
 @dataclass(frozen=True)
 class JumpReLUTranscoderConfig(TranscoderConfig):
-    """l0_coefficient, bandwidth and initial_threshold as in
+    """l0_coefficient, bandwidth, initial_threshold: as in
     :class:`~sae_lens_audio.architectures.jumprelu.JumpReLUConfig`.
     """
 
@@ -147,13 +197,15 @@ class JumpReLUTranscoderConfig(TranscoderConfig):
 
 
 class JumpReLUTranscoder(Transcoder):
-    """A transcoder with a threshold per feature: ``|y - y_hat|^2 + lambda |f|_0``.
+    """A transcoder with a threshold per feature: loss ``|y - y_hat|^2 + lambda |f|_0``.
 
     Source: the transcoders of Gemma Scope (Lieberum et al. 2024), with the JumpReLU of Rajamanoharan et al. 2024.
     """
 
     architecture: ClassVar[str] = "jumprelu_transcoder"
     config_class = JumpReLUTranscoderConfig
+    saelens_architectures = {"jumprelu_transcoder": {"skip": False}, "jumprelu_skip_transcoder": {"skip": True}}
+    saelens_fields = {**Transcoder.saelens_fields, **JUMPRELU_FIELDS}
     config: JumpReLUTranscoderConfig
     threshold: nn.Parameter
 

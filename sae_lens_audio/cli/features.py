@@ -20,14 +20,13 @@ def add_features(parser: argparse.ArgumentParser) -> None:
 def run_features(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Scan, write, say where."""
     from hooked_whisper.errors import HookedWhisperError
-    from sae_lens_audio.architectures import Crosscoder
     from sae_lens_audio.formats import load_sae
 
     loaded = load_sae(parsed.dictionary)
     hook = parsed.hook or loaded.metadata.hook_name
     if not hook:
         raise HookedWhisperError(f"{parsed.dictionary} does not say which hook point it reads: name it with --hook")
-    if isinstance(loaded.sae, Crosscoder):
+    if loaded.sae.reads_several_hooks:
         raise HookedWhisperError("a crosscoder reads several hook points together, pages are of one: there are none")
     model, _ = load_model(parsed)
     command = shlex.join(["sae-lens-audio", *arguments])

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from hooked_whisper.errors import PatchError, check_option, closest
+from hooked_whisper.errors import ArgumentError, check_option, closest
 from hooked_whisper.findings.core.finding import Estimate
 
 CLEAN, ZERO, MEAN = "clean", "zero ablation", "mean ablation"
@@ -64,9 +64,9 @@ class AttachedScores:
         """Word errors per word of the reference; nats per token.
 
         Raises:
-            PatchError: no such measure or condition.
+            ArgumentError: no such measure or condition.
         """
-        check_option("measure", measure, MEASURES, PatchError)
+        check_option("measure", measure, MEASURES)
         return Estimate.of(*self._rates(measure, condition))
 
     def wer(self, condition: str) -> Estimate:
@@ -83,7 +83,7 @@ class AttachedScores:
 
     def change(self, measure: Measure, condition: str, base: str = CLEAN) -> Estimate:
         """``condition - base``, paired over clips."""
-        check_option("measure", measure, MEASURES, PatchError)
+        check_option("measure", measure, MEASURES)
         (value, samples), (other, others) = self._rates(measure, condition), self._rates(measure, base)
         return Estimate.of(value - other, samples - others)
 
@@ -93,7 +93,7 @@ class AttachedScores:
         Undefined where the ablation does no harm. Look at the raw values too: an ablation that ruins everything makes
         everything else look good.
         """
-        check_option("measure", measure, MEASURES, PatchError)
+        check_option("measure", measure, MEASURES)
         (value, samples), (clean, cleans), (worst, worsts) = (
             self._rates(measure, name) for name in (condition, CLEAN, ablation)
         )
@@ -109,7 +109,7 @@ class AttachedScores:
         """The rate over all clips, and that of every bootstrap sample."""
         if condition not in self.conditions:
             near = closest(condition, self.conditions)
-            raise PatchError(f"no condition {condition!r} was run: {near or ', '.join(self.conditions)}")
+            raise ArgumentError(f"no condition {condition!r} was run: {near or ', '.join(self.conditions)}")
         one = self.conditions[condition]
         measured = {"wer": (one.errors, self.words), "cross_entropy": (one.nats, self.tokens)}
         measured["kl"] = (one.kl, self.tokens)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import ArgumentError, ShapeError
 from hooked_whisper.features.bases import LinearBasis, axes, pca, random_orthonormal
 
 
@@ -27,7 +27,7 @@ class KLargest:
 
     def __post_init__(self) -> None:
         if isinstance(self.k, bool) or not 0 < self.k <= self.basis.n_features:
-            raise PatchError(f"k is 1 to {self.basis.n_features} coefficients of this basis, not {self.k}")
+            raise ArgumentError(f"k is 1 to {self.basis.n_features} coefficients of this basis, not {self.k}")
 
     @property
     def n_features(self) -> int:
@@ -43,7 +43,7 @@ class KLargest:
 
     def encode(self, activations: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch n_features"]:
         if activations.shape[-1] != self.d_in:
-            raise PatchError(f"activations are {activations.shape[-1]} wide, this baseline takes {self.d_in}")
+            raise ShapeError(f"activations are {activations.shape[-1]} wide, this baseline takes {self.d_in}")
         whole = self.basis.encode(activations)
         chosen = whole.abs().topk(self.k, dim=-1, sorted=False).indices
         return torch.zeros_like(whole).scatter(-1, chosen, whole.gather(-1, chosen))
@@ -91,7 +91,7 @@ def linear_bases(rows: Float[Tensor, "row d"], seed: int = 0) -> dict[str, Linea
     """
     if not torch.isfinite(rows).all():
         bad = int((~torch.isfinite(rows)).any(1).nonzero()[0])
-        raise PatchError(f"training row {bad} is NaN or infinite: look at the model and the audio behind it")
+        raise ShapeError(f"training row {bad} is NaN or infinite: look at the model and the audio behind it")
     mean, d = rows.double().mean(0).float(), rows.shape[1]
     wide = rows.float()
     return {

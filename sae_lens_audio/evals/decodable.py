@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import ArgumentError
 from hooked_whisper.protocols import FeatureBasis
 
 
@@ -37,11 +37,11 @@ def directions(codes: Any) -> Float[Tensor, "n d"]:
     """Decoder rows, one per feature; those of a crosscoder's blocks side by side.
 
     Raises:
-        PatchError: something without decoder rows.
+        ArgumentError: the basis has no decoder rows.
     """
     inner = getattr(codes, "inner", None) or getattr(codes, "basis", None) or codes
     rows = getattr(inner, "W_dec", None)
     rows = getattr(inner, "directions", None) if rows is None else rows
     if not isinstance(rows, Tensor):
-        raise PatchError(f"{type(codes).__name__} has no W_dec, so its features have no directions to compare")
+        raise ArgumentError(f"{type(codes).__name__} has no W_dec, so its features have no directions to compare")
     return rows.detach().flatten(1)

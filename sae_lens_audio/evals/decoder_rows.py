@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import ShapeError
 
 DUPLICATE = 0.9
 _AT_ONCE = 1 << 22  # cosines in memory at once: 32 MB in float64
@@ -35,10 +35,10 @@ def duplicates(rows: Float[Tensor, "feature d"]) -> Duplicates:
     """How like each row is to the likest other one. A row of zeros is like none (cosine 0).
 
     Raises:
-        PatchError: fewer than two rows, NaN.
+        ShapeError: fewer than two rows, NaN.
     """
     if len(rows) < 2:
-        raise PatchError(f"{len(rows)} feature has no other to be a duplicate of")
+        raise ShapeError(f"{len(rows)} feature has no other to be a duplicate of")
     unit = unit_rows(rows)
     step = max(1, _AT_ONCE // len(unit))
     found = []
@@ -57,10 +57,10 @@ def nearest(
     """For each row of ``a`` the largest cosine with a row of ``b``, and the other way round.
 
     Raises:
-        PatchError: rows of different widths, no rows, NaN.
+        ShapeError: rows of different widths, no rows, NaN.
     """
     if a.shape[1] != b.shape[1] or not len(a) or not len(b):
-        raise PatchError(f"directions {list(a.shape)} and {list(b.shape)} cannot be compared: take one hook point")
+        raise ShapeError(f"directions {list(a.shape)} and {list(b.shape)} cannot be compared: take one hook point")
     one, other = unit_rows(a), unit_rows(b)
     step = max(1, _AT_ONCE // len(other))
     forth, back = [], torch.full((len(other),), -torch.inf, dtype=one.dtype, device=one.device)
@@ -72,9 +72,9 @@ def nearest(
 
 
 def unit_rows(rows: Float[Tensor, "feature d"]) -> Float[Tensor, "feature d"]:
-    """Rows of norm 1, float64; rows of zeros stay so. Raises :class:`PatchError` for NaN or infinity."""
+    """Rows of norm 1, float64; rows of zeros stay so. Raises :class:`ShapeError` for NaN or infinity."""
     if not torch.isfinite(rows).all():
         bad = int((~torch.isfinite(rows)).any(1).nonzero()[0])
-        raise PatchError(f"the direction of feature {bad} is NaN or infinite")
+        raise ShapeError(f"the direction of feature {bad} is NaN or infinite")
     wide = rows.detach().double()
     return wide / wide.norm(dim=1, keepdim=True).clamp_min(1e-30)

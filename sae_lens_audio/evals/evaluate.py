@@ -14,7 +14,7 @@ from torch import Tensor
 from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import ArgumentError, ShapeError, check_option
 from hooked_whisper.features.bases import LinearBasis
-from hooked_whisper.features.phones.labeled_rows import LabelledRows, Track
+from hooked_whisper.features.phones.labeled_rows import LabeledRows, Track
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import SILENCE
 from sae_lens_audio.evals.attached import AttachedScores
@@ -224,7 +224,7 @@ def _phones_and_rows(
     share = row_share(model, clips, options.rows)
     sampled: dict[str, Rows] = {}
 
-    def keep_sample(rows: LabelledRows) -> None:
+    def keep_sample(rows: LabeledRows) -> None:
         sampled.update({hook: rows.sample(hook, share, options.seed) for hook in points})
 
     scores: dict[str, PhoneScores] = {}

@@ -14,11 +14,11 @@ from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import ArgumentError, HookedWhisperError
 from hooked_whisper.features.baselines import mel_bands
 from hooked_whisper.features.bases import LinearBasis
-from hooked_whisper.features.phones.counts import SiteCounts
-from hooked_whisper.features.phones.labeled_rows import LabelledRows, Track, collect_rows
+from hooked_whisper.features.phones.counts import FeatureCounts
+from hooked_whisper.features.phones.labeled_rows import LabeledRows, Track, collect_rows
 from hooked_whisper.features.phones.row_labels import CountOptions
 from hooked_whisper.features.phones.selectivity import MIN_TOKENS, Selectivity
-from hooked_whisper.features.sites import Site
+from hooked_whisper.features.hook_basis import HookBasis
 from hooked_whisper.features.spool import MEMORY
 from hooked_whisper.findings.core.finding import Estimate
 from hooked_whisper.hooked import HookedWhisper
@@ -170,7 +170,7 @@ def phone_scores(
     options: PhoneOptions | None = None,
     track: Track | None = None,
     also: Sequence[str] = (),
-    on_rows: Callable[[LabelledRows], None] | None = None,
+    on_rows: Callable[[LabeledRows], None] | None = None,
 ) -> dict[str, PhoneScores]:
     """All dictionaries and controls of a hook point in one pass over the clips.
 
@@ -194,15 +194,15 @@ def phone_scores(
         CacheSizeError: no room for temporary files.
     """
     options = options or PhoneOptions()
-    controls = {name: Site(hook, basis) for name, basis in bases.items()}
+    controls = {name: HookBasis(hook, basis) for name, basis in bases.items()}
     if dictionaries and bases:
         size = max(one.n_features for one in dictionaries.values())
         mean = next(iter(bases.values())).mean
-        controls[f"random x{size}"] = Site(hook, RandomFeatures.like(size, mean, options.seed))
-    controls["mel bands"] = Site("encoder.hook_mel", mel_bands(model))
+        controls[f"random x{size}"] = HookBasis(hook, RandomFeatures.like(size, mean, options.seed))
+    controls["mel bands"] = HookBasis("encoder.hook_mel", mel_bands(model))
     if taken := sorted(set(dictionaries) & set(controls)):
         raise ArgumentError(f"an SAE cannot be called {taken[0]!r}, the name of a control: give it another name")
-    sites = {name: Site(hook, one) for name, one in dictionaries.items()} | controls
+    sites = {name: HookBasis(hook, one) for name, one in dictionaries.items()} | controls
     # of the strongest examples only the strongest is looked at: whether a feature ever fires
     counting = CountOptions(
         folds=options.folds,
@@ -224,17 +224,17 @@ def phone_scores(
         return {name: _scores(rows.blocks(site, labels)) for name, site in sites.items()}
 
 
-def _width(site: Site) -> int:
+def _width(site: HookBasis) -> int:
     return 0 if site.basis is None else site.basis.n_features
 
 
-def _scores(blocks: Iterable[SiteCounts]) -> PhoneScores:
+def _scores(blocks: Iterable[FeatureCounts]) -> PhoneScores:
     parts = [(block.phones, block.shifted_phones, _alive(block)) for block in blocks]
     phones, shifted, alive = zip(*parts, strict=True)
     return PhoneScores.of(Selectivity.joined(phones), Selectivity.joined(shifted), np.concatenate(alive))
 
 
-def _alive(site: SiteCounts) -> Bool[np.ndarray, "feature"]:
+def _alive(site: FeatureCounts) -> Bool[np.ndarray, "feature"]:
     """Not 0 everywhere: above it somewhere, or of several values (those below 1/128 in size share a cell with 0)."""
     return (site.top.values[:, 0] > 0) | ((site.counts.totals > 0).sum(1) > 1)
 

@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hooked_whisper.errors import PatchError
-from sae_lens_audio.architectures import Transcoder
+from hooked_whisper.errors import ArgumentError, ShapeError
 from sae_lens_audio.evals.decodable import DecodableBasis, reconstruct
 
 DENSE = 0.1  # a feature that fires on more of the rows is called dense
@@ -72,13 +71,13 @@ class ReconstructionScores:
             hook: whose rows these are, for messages.
 
         Raises:
-            PatchError: no rows; rows of another width; NaN or infinity, in them or in the reconstruction; rows that can
+            ShapeError: no rows; rows of another width; NaN or infinity, in them or in the reconstruction; rows that can
                 be read only once and no ``mean``.
         """
         given: Iterable[Batch] = [batches] if isinstance(batches, Tensor) else batches
         if mean is None:
             if isinstance(given, Iterator):
-                raise PatchError("these batches can be read only once: give mean=, or a list of batches")
+                raise ArgumentError("these batches can be read only once: give mean=, or a list of batches")
             mean = mean_of((one[1] if isinstance(one, tuple) else one) for one in given)
         counter = ReconstructionCounter(codes, mean, hook)
         for one in given:
@@ -117,14 +116,14 @@ def density_edges(n_rows: int) -> Float[np.ndarray, "edge"]:
 
 
 def mean_of(batches: Iterable[Tensor]) -> Float[Tensor, "*d"]:
-    """Mean row, float64. Raises :class:`PatchError` without rows."""
+    """Mean row, float64. Raises :class:`ShapeError` without rows."""
     total: Tensor | None = None
     n = 0
     for rows in batches:
         some = rows.detach().double().sum(0)
         total, n = some if total is None else total + some, n + len(rows)
     if total is None or not n:
-        raise PatchError("there are no rows to score: give activations of one position or more")
+        raise ShapeError("there are no rows to score: give activations of one position or more")
     return total / n
 
 
@@ -145,13 +144,13 @@ class ReconstructionCounter:
         """Count some rows; ``targets`` are what a transcoder shall predict.
 
         Raises:
-            PatchError: as :meth:`ReconstructionScores.of`.
+            ShapeError: as :meth:`ReconstructionScores.of`.
         """
-        if isinstance(self._codes, Transcoder) and targets is None:
-            raise PatchError("a transcoder predicts another hook point: give the rows there as targets")
+        if getattr(self._codes, "predicts_other_hook", False) and targets is None:
+            raise ArgumentError("a transcoder predicts another hook point: give the rows there as targets")
         wanted = rows if targets is None else targets
         if len(wanted) != len(rows):
-            raise PatchError(f"{len(rows)} rows but {len(wanted)} targets: give one for each")
+            raise ShapeError(f"{len(rows)} rows but {len(wanted)} targets: give one for each")
         for what, x in (("", rows), ("targets of ", wanted)):
             self._check_finite(x, what)
         step = max(1, _AT_ONCE // max(1, self._codes.n_features))
@@ -161,7 +160,7 @@ class ReconstructionCounter:
     def _add(self, rows: Tensor, wanted: Tensor, at: int) -> None:
         features, predicted = reconstruct(self._codes, rows)
         if predicted.shape != wanted.shape:
-            raise PatchError(
+            raise ShapeError(
                 f"rows of {self._hook} are {list(wanted.shape[1:])}, their reconstruction is "
                 f"{list(predicted.shape[1:])}: give the activations that this dictionary was made for"
             )
@@ -186,7 +185,7 @@ class ReconstructionCounter:
         }
         if self._mean is not None:
             if self._mean.shape != x[0].shape:
-                raise PatchError(f"the mean is {len(self._mean)} wide, the rows are {x.shape[1]}")
+                raise ShapeError(f"the mean is {len(self._mean)} wide, the rows are {x.shape[1]}")
             spread = (x - self._mean.to(x.device)).square().sum(1)
             known = spread > 0
             found |= {"by row": (1 - error / spread)[known].sum(), "known": known.sum()}
@@ -200,15 +199,15 @@ class ReconstructionCounter:
         bad = (~torch.isfinite(x)).flatten(1).any(1)
         if bad.any():
             row = int(bad.nonzero()[0]) + at
-            raise PatchError(
+            raise ShapeError(
                 f"{what}row {row} of {self._hook} is NaN or infinite ({int(bad.sum())} rows are): look at the model "
                 "and the audio behind it before scoring"
             )
 
     def result(self) -> ReconstructionScores:
-        """What has been counted so far. Raises :class:`PatchError` without a row."""
+        """What has been counted so far. Raises :class:`ShapeError` without a row."""
         if self._first is None or self._total is None:
-            raise PatchError("there are no rows to score: give activations of one position or more")
+            raise ShapeError("there are no rows to score: give activations of one position or more")
         s, n = self._sums, self._n
         variance = s["shifted"] - float(self._total.square().sum()) / n
         if variance <= 1e-12 * s["size"]:  # one row, or all alike: rounding alone is left

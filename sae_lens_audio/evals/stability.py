@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import ArgumentError, ShapeError
 from sae_lens_audio.evals.baselines import random_directions
 from sae_lens_audio.evals.decodable import directions
 from sae_lens_audio.evals.decoder_rows import nearest, unit_rows
@@ -86,22 +86,23 @@ def stability(
         alive: features of each that fire; the others, which nobody trained, are left out.
 
     Raises:
-        PatchError: fewer than two, of different widths, or without a feature that fires.
+        ArgumentError: fewer than two SAEs, or one without a feature that fires.
+        ShapeError: decoder rows of different widths, or ``alive`` of another length.
 
     Sources: the share of features found again across seeds: AudioSAE (arXiv 2602.05027), and Paulo and Belrose 2025
     (arXiv 2501.16615) for the one-to-one matching; its mean cosine: ``hungarian_loss`` of overcomplete (Fel et al.
     2025).
     """
     if len(dictionaries) < 2:
-        raise PatchError(f"stability compares two dictionaries or more, got {len(dictionaries)}")
+        raise ArgumentError(f"stability compares two SAEs or more, got {len(dictionaries)}")
     rows = {name: directions(one) for name, one in dictionaries.items()}
     for name, chosen in (alive or {}).items():
         if name not in rows or len(chosen) != len(rows[name]):
-            raise PatchError(f"alive[{name!r}] has {len(chosen)} features, which is not what that dictionary has")
+            raise ShapeError(f"alive[{name!r}] has {len(chosen)} features, which is not what that SAE has")
         rows[name] = rows[name][torch.from_numpy(chosen).to(rows[name].device)]
     for name, found in rows.items():
         if not len(found):
-            raise PatchError(f"no feature of {name} fires, so that none can be found again: train it")
+            raise ArgumentError(f"no feature of {name} fires, so none can be found again: train it")
     pairs = tuple(match((a, b), rows[a], rows[b]) for a, b in combinations(rows, 2))
     random = tuple(
         match((name, "random"), x, random_directions(x.shape[0], x.shape[1], seed + k))

@@ -38,8 +38,8 @@ CURVE_ROWS = 4_000  # held-out activations on which training is watched
 POINTS = 5  # of the learning curve
 
 TIED_TRAINING = TrainingConfig(
-    steps=2000, batch=1024, optimiser="radam", lr=4e-3, epsilon=1e-5, decay_steps=2000, decay="cosine", scale="none",
-    centre=False,
+    steps=2000, batch=1024, optimizer="radam", lr=4e-3, epsilon=1e-5, decay_steps=2000, decay="cosine", scale="none",
+    center=False,
 )  # fmt: skip
 TOPK_TRAINING = TrainingConfig(steps=500, batch=1024, lr=1e-3, warmup_steps=50, decay_steps=150, dead_after=100_000)
 

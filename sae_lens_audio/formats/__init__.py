@@ -1,4 +1,4 @@
-"""Formats: SAELens folders both ways, sparsify and dictionary_learning folders to read, the hub."""
+"""File formats: read and write SAELens folders, read sparsify and dictionary_learning folders, use the hub."""
 
 from sae_lens_audio.formats.files import Loaded
 from sae_lens_audio.formats.hub import from_pretrained, push_to_hub

@@ -1,4 +1,4 @@
-"""Files of foreign folders: what every reader checks, and several files written together."""
+"""Checks that every reader of SAE files needs, and writing several files together."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from hooked_whisper._support.storage import AnyPath, is_local, write_atomic
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
-from sae_lens_audio.architectures import SAE, BatchTopK, NormalizedSAE
+from sae_lens_audio.architectures import SAE, NormalizedSAE
 from sae_lens_audio.formats.metadata import Metadata
 
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A dictionary and what its folder says beside it.
+    """An SAE with the metadata of its folder.
 
     log_sparsity: log10 of each feature's firing frequency, ``[d_sae]``, if the folder has it.
     source: the file of the weights.
@@ -34,28 +34,27 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64, "float16": torch.
 
 
 def parse_dtype(value: object, source: object) -> torch.dtype:
-    """``"float32"`` or ``"torch.float32"``."""
-    found = _DTYPES.get(str(value).removeprefix("torch."))
-    if found is None:
+    """Return the dtype called ``"float32"`` or ``"torch.float32"``.
+
+    Raises:
+        CheckpointError: an unknown name.
+    """
+    dtype = _DTYPES.get(str(value).removeprefix("torch."))
+    if dtype is None:
         raise CheckpointError(f"{source}: dtype must be one of {', '.join(_DTYPES)}, not {value!r}")
-    return found
+    return dtype
 
 
 def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def positive(data: Mapping[str, Any], key: str, source: object) -> int:
-    """``data[key]``, if it is there and a positive integer."""
-    value = data.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        what = "missing" if key not in data else f"{value!r}"
-        raise CheckpointError(f"{source}: {key!r} must be a positive integer, it is {what}")
-    return value
-
-
 def check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], source: object) -> None:
-    """One error with everything missing, unexpected, misshapen or not finite."""
+    """Check names, shapes, dtypes and values of tensors.
+
+    Raises:
+        CheckpointError: tensors that are missing, unexpected, misshapen, not floating point or not finite.
+    """
     problems = [f"missing {name}" for name in shapes if name not in tensors]
     problems += [f"unexpected {name}" for name in tensors if name not in shapes]
     for name in shapes.keys() & tensors.keys():
@@ -77,11 +76,14 @@ def build(
     tensors: Mapping[str, Tensor],
     dtype: torch.dtype,
     source: object,
+    with_buffers: bool = True,
 ) -> SAE:
-    """A dictionary of this class with these configuration values and exactly these weights, converted to ``dtype``.
+    """Return an SAE with these configuration values and exactly these weights, converted to ``dtype``.
+
+    ``with_buffers``: whether ``tensors`` has the buffers too; otherwise they keep their initial value.
 
     Raises:
-        CheckpointError: values the configuration refuses, or tensors that do not fit it.
+        CheckpointError: the configuration refuses a value, or tensors do not fit it.
     """
     try:
         config = cls.config_class(**values)
@@ -89,29 +91,27 @@ def build(
         raise CheckpointError(f"{source}: {error}") from None
     encoder = tensors.get("W_enc")
     if encoder is None or encoder.shape[-2:] != (config.d_in, config.d_sae):
-        # before anything of the size that the configuration claims is allocated
-        found = "missing" if encoder is None else f"shape {list(encoder.shape)}"
+        # check before allocating anything of the size that the configuration claims
+        shape = "missing" if encoder is None else f"shape {list(encoder.shape)}"
         raise CheckpointError(
-            f"{source} does not fit its configuration: W_enc is {found}, d_in and d_sae ask for "
+            f"{source} does not fit its configuration: W_enc is {shape}, d_in and d_sae need "
             f"[{config.d_in}, {config.d_sae}]"
         )
-    sae = cls(config).to(dtype)
-    if isinstance(sae, BatchTopK):
-        sae.topk_threshold = sae.topk_threshold.double()
-    state = sae.state_dict()
+    sae = cls(config).to_dtype(dtype)
+    state = sae.state_dict() if with_buffers else dict(sae.named_parameters())
     check_tensors(tensors, {name: tuple(tensor.shape) for name, tensor in state.items()}, source)
     for name, target in state.items():
         target.copy_(tensors[name])
-    return sae.eval()  # so that a loss does not move a BatchTopK threshold unless asked: sae.train()
+    return sae.eval()  # so that computing a loss does not update a threshold
 
 
 def write_together(folder: AnyPath, files: Mapping[str, bytes]) -> None:
-    """Write all, or none if the disk is full: they take their names only once every one is on the disk.
+    """Write all files, or none if the disk is full: they get their names once all are on the disk.
 
-    A power cut between two renames leaves some old and some new: readers compare digests.
+    A power failure between two renames can leave old and new files together; readers detect it by the digest.
     """
     if not is_local(folder):
-        for name, data in files.items():  # an upload is whole or absent by itself
+        for name, data in files.items():  # each upload is complete or absent
             write_atomic(folder / name, data)
         return
     temporary = {name: folder / f".{name}.new" for name in files}

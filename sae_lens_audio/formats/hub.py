@@ -1,4 +1,4 @@
-"""The Hugging Face hub: the same folders, fetched and sent."""
+"""Download from and upload to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def from_pretrained(
     revision: str | None = None,
     scaling_factor: float | int | None = None,
 ) -> Loaded:
-    """The dictionary in ``folder`` of a repository, through the hub's cache; other folders are not fetched.
+    """Load the SAE in ``folder`` of a repository, through the hub's cache. Other folders are not downloaded.
 
     Raises:
-        CheckpointError: the hub does not give it, or the folder cannot be read.
+        CheckpointError: the download fails, or the folder cannot be read.
     """
-    import huggingface_hub  # needed for this alone
+    import huggingface_hub  # an optional dependency
 
     prefix = folder.strip("/") + "/" if folder.strip("/") else ""
     try:
         patterns = [prefix + name for name in FILES]
         root = huggingface_hub.snapshot_download(repo_id, revision=revision, allow_patterns=patterns)
-    except Exception as error:  # the client raises its own, the HTTP library's and the system's errors
+    except Exception as error:  # the client raises errors of its own, of the HTTP library and of the system
         raise CheckpointError(
             f"{repo_id!r} cannot be fetched from the hub ({reason(error)}): check its name, or give a local folder to "
             "load_sae"
@@ -50,10 +50,10 @@ def push_to_hub(
     log_sparsity: Float[Tensor, "d_sae"] | None = None,
     private: bool = True,
 ) -> str:
-    """Send a dictionary to ``folder`` of a repository, which is made if it is not there. Returns the commit's address.
+    """Upload an SAE to ``folder`` of a repository, created if needed. Return the URL of the commit.
 
     Raises:
-        CheckpointError: weights that cannot be saved; or the hub refuses, with its reason.
+        CheckpointError: the weights cannot be saved, or the hub refuses; the message has the reason.
     """
     import huggingface_hub
 
@@ -65,6 +65,6 @@ def push_to_hub(
             commit = api.upload_folder(repo_id=repo_id, folder_path=temporary, path_in_repo=folder.strip("/") or ".")
         except Exception as error:  # see from_pretrained
             raise CheckpointError(
-                f"{repo_id!r} could not be sent to the hub ({reason(error)}): log in, and check the name"
+                f"{repo_id!r} could not be uploaded to the hub ({reason(error)}): log in, and check the name"
             ) from None
     return str(commit.commit_url)

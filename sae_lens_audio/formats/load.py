@@ -1,4 +1,4 @@
-"""One loader for every folder."""
+"""Load an SAE from a folder of any supported format."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from hooked_whisper.errors import CheckpointError
 from sae_lens_audio.formats import dictionary_learning, saelens, sparsify
 from sae_lens_audio.formats.files import Loaded
 
-# whatever a reader looks at
+# every file that a reader looks at
 FILES = ("cfg.json", "config.json", "*.safetensors", "ae.pt", "activation_scaler.json")
 
 
 def load_sae(path: Place, scaling_factor: float | int | None = None) -> Loaded:
-    """A dictionary from a folder or URL of ours, SAELens, sparsify or dictionary_learning, told apart by their files.
+    """Load an SAE from a folder or URL in the format of SAELens (ours too), sparsify or dictionary_learning.
 
-    ``scaling_factor``: what activations were multiplied by, for SAELens files that say so without saying by what.
+    The format is recognized by the files. ``scaling_factor``: the factor of the activations, for SAELens files that
+    need one and do not have it.
 
     Raises:
-        CheckpointError: no such folder, or one that cannot be read; the message names file and remedy.
+        CheckpointError: no such folder, or one that cannot be read; the message names the file and the fix.
     """
     folder = as_path(path)
     if not is_local(folder):
@@ -32,7 +33,7 @@ def load_sae(path: Place, scaling_factor: float | int | None = None) -> Loaded:
     if folder.is_file() and folder.suffix == ".pt":
         return dictionary_learning.read_dictionary_learning(folder)
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder: give the one that holds the dictionary")
+        raise CheckpointError(f"{folder} is not a folder: give the one that holds the SAE")
     if (folder / saelens.WEIGHTS).exists():
         return saelens.read_saelens(folder, scaling_factor)
     if (folder / sparsify.WEIGHTS).exists():
@@ -46,22 +47,22 @@ def load_sae(path: Place, scaling_factor: float | int | None = None) -> Loaded:
 
 
 def _load_remote(place: UPath, scaling_factor: float | int | None) -> Loaded:
-    """Through a copy of the files that a dictionary can have, whatever else lies there."""
+    """Load through a local copy of the files that an SAE can have."""
     file = place.name if place.suffix == ".pt" and place.is_file() else ""
     folder = place.parent if file else place
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder: give the one that holds the dictionary")
+        raise CheckpointError(f"{folder} is not a folder: give the one that holds the SAE")
     with tempfile.TemporaryDirectory() as temporary:
-        copy = Path(temporary, folder.name or "folder")  # some readers go by its name
+        copy = Path(temporary, folder.name or "folder")  # some readers use its name
         copy.mkdir()
-        for one in folder.iterdir():
-            if any(fnmatch(one.name, pattern) for pattern in (file, *FILES)):
-                one.fs.get_file(one.path, str(copy / one.name))
-        above = folder.parent / dictionary_learning.CONFIG
-        if any(copy.glob("*.pt")) and not (copy / above.name).exists() and above.is_file():
-            above.fs.get_file(above.path, str(copy.parent / above.name))
+        for remote in folder.iterdir():
+            if any(fnmatch(remote.name, pattern) for pattern in (file, *FILES)):
+                remote.fs.get_file(remote.path, str(copy / remote.name))
+        config = folder.parent / dictionary_learning.CONFIG
+        if any(copy.glob("*.pt")) and not (copy / config.name).exists() and config.is_file():
+            config.fs.get_file(config.path, str(copy.parent / config.name))
         try:
-            found = load_sae(copy / file, scaling_factor)
+            loaded = load_sae(copy / file, scaling_factor)
         except CheckpointError as error:
             raise CheckpointError(str(error).replace(str(copy), str(folder))) from None
-        return replace(found, source=folder / found.source.name)
+        return replace(loaded, source=folder / loaded.source.name)

@@ -1,4 +1,4 @@
-"""What a file says about where a dictionary belongs and what it was trained on."""
+"""Metadata of an SAE: the hook point and model it belongs to, and its training data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from hooked_whisper.errors import CheckpointError
 
-# theirs -> ours: SAELens has names for these already
+# SAELens' name -> ours
 _SAELENS_NAMES = MappingProxyType(
     {"hook_name": "hook_name", "hook_name_out": "hook_name_out", "model_name": "checkpoint"}
 )
@@ -18,13 +18,13 @@ BLOCK = "sae_lens_audio"
 
 @dataclass(frozen=True)
 class Metadata:
-    """Unknown things are None.
+    """Unknown values are ``None``.
 
-    hook_name: hook point whose activations are encoded; hook_name_out: the one a transcoder predicts.
-    checkpoint: name of the Whisper model; checkpoint_sha256: digest of its weights.
-    sample_rate: Hz of the audio; corpus, corpus_sha256: what the activations were taken from.
-    padding: which positions of the window were left out, in words (``"dropped"``, ``"kept"``, ``"dropped, margin 2"``).
-    extra: what else the file says, JSON values; kept and written again.
+    hook_name: hook point whose activations are encoded. hook_name_out: the one that a transcoder predicts.
+    checkpoint: name of the Whisper model. checkpoint_sha256: digest of its weights.
+    sample_rate: of the audio, in Hz. corpus, corpus_sha256: source of the activations.
+    padding: how padding positions were treated (``"dropped"``, ``"kept"``, ``"dropped, margin 2"``).
+    extra: other JSON values of the file, which are written back.
     """
 
     hook_name: str | None = None
@@ -42,17 +42,17 @@ _OURS = tuple(f.name for f in fields(Metadata) if f.name != "extra" and f.name n
 
 
 def to_saelens(metadata: Metadata) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The ``metadata`` object of a cfg.json without our block, and what of ours goes into the block."""
+    """Return the ``metadata`` object of a cfg.json without our block, and the values for the block."""
     values = asdict(metadata)
     shared = {theirs: values[ours] for theirs, ours in _SAELENS_NAMES.items() if values[ours] is not None}
     return dict(metadata.extra) | shared, {name: values[name] for name in _OURS if values[name] is not None}
 
 
 def from_saelens(data: Mapping[str, Any], source: object) -> Metadata:
-    """The reverse; keys nobody knows go to ``extra``.
+    """Undo :func:`to_saelens`. Unknown keys go to ``extra``.
 
     Raises:
-        CheckpointError: a value of another type than ours have.
+        CheckpointError: a value has the wrong type.
     """
     block = data.get(BLOCK)
     known = {ours: data.get(theirs) for theirs, ours in _SAELENS_NAMES.items()}

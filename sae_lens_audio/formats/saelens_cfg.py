@@ -1,4 +1,4 @@
-"""cfg.json of SAELens, any version, as one form: what changes the numbers is understood or refused by name."""
+"""``cfg.json`` of SAELens, any version, in one form. Keys that change the numbers are either understood or refused."""
 
 from __future__ import annotations
 
@@ -10,53 +10,17 @@ from typing import Any
 import torch
 
 from hooked_whisper.errors import CheckpointError, closest
-from sae_lens_audio.architectures import (
-    SAE,
-    AbsTopK,
-    BatchTopK,
-    Gated,
-    JumpReLU,
-    JumpReLUTranscoder,
-    Matryoshka,
-    Standard,
-    TopK,
-    Transcoder,
-)
-from sae_lens_audio.formats.files import parse_dtype, positive
+from sae_lens_audio.architectures import ARCHITECTURES, SAE
+from sae_lens_audio.architectures.conversion import read_flag, read_size
+from sae_lens_audio.formats.files import parse_dtype
 from sae_lens_audio.formats.metadata import BLOCK, Metadata, from_saelens
 
 FORMAT_VERSION = "6.54.12"
-"""The version of SAELens whose form is written; files without a version of 6 or later are read as the older form."""
+"""The version of SAELens whose format is written. Files without a version of 6 or later are read as the older format."""
 
-_ARCHITECTURES: dict[str, tuple[type[SAE], bool]] = {
-    "standard": (Standard, False),
-    "topk": (TopK, False),
-    "abstopk": (AbsTopK, False),
-    "batchtopk": (BatchTopK, False),
-    "matryoshka_batchtopk": (Matryoshka, False),
-    "jumprelu": (JumpReLU, False),
-    "gated": (Gated, False),
-    "transcoder": (Transcoder, False),
-    "skip_transcoder": (Transcoder, True),
-    "jumprelu_transcoder": (JumpReLUTranscoder, False),
-    "jumprelu_skip_transcoder": (JumpReLUTranscoder, True),
-}
-# their key -> our field; only those that the class has are used
-_FIELDS = {
-    "k": "k",
-    "d_out": "d_out",
-    "l1_coefficient": "l1_coefficient",
-    "l0_coefficient": "l0_coefficient",
-    "jumprelu_bandwidth": "bandwidth",
-    "jumprelu_init_threshold": "initial_threshold",
-    "aux_loss_coefficient": "aux_coefficient",
-    "topk_threshold_lr": "threshold_rate",
-    "matryoshka_widths": "widths",
-}
-_NUMBERS = ("l1_coefficient", "l0_coefficient", "bandwidth", "initial_threshold", "aux_coefficient", "threshold_rate")
-_NORMALISATIONS = ("none", "expected_average_only_in", "constant_norm_rescale", "layer_norm", "covariance_whitening")
-# the rest of what version 6 writes: of training only, or read elsewhere
-_HARMLESS = {
+_NORMALIZATIONS = ("none", "expected_average_only_in", "constant_norm_rescale", "layer_norm", "covariance_whitening")
+# keys of version 6 that concern training only or are read elsewhere
+_OTHER_KEYS = {
     "architecture", "d_in", "d_sae", "dtype", "device", "apply_b_dec_to_input", "normalize_activations",
     "reshape_activations", "metadata", "sae_lens_version", "sae_lens_training_version", "rescale_acts_by_decoder_norm",
     "decoder_init_norm", "l0_warm_up_steps", "l1_warm_up_steps", "lp_norm", "jumprelu_sparsity_loss_mode",
@@ -67,39 +31,44 @@ _HARMLESS = {
 
 @dataclass(frozen=True)
 class SaeLensConfig:
-    """cls and values: our class and its configuration; the rest as in the file, defaults filled in."""
+    """cls, values: our class and its configuration. The other fields are as in the file, with defaults filled in."""
 
     cls: type[SAE]
     values: dict[str, Any]
     dtype: torch.dtype
-    normalisation: str
+    normalization: str
     rescaled_by_norm: bool
     finetuning_scale: bool
     metadata: Metadata
 
 
+def known_keys() -> set[str]:
+    """Keys of ``cfg.json`` that are understood: the common ones and those of each architecture."""
+    return _OTHER_KEYS.union(*(cls.saelens_fields for cls in ARCHITECTURES.values()))
+
+
 def parse(cfg: Mapping[str, Any], source: Path) -> SaeLensConfig:
-    """Understand a cfg.json.
+    """Read a cfg.json.
 
     Raises:
-        CheckpointError: something missing, unknown, or not supported, named with the file.
+        CheckpointError: something is missing, unknown or not supported; the message names it and the file.
     """
     data = cfg.get("metadata")
     if data is not None and not isinstance(data, Mapping):
         raise CheckpointError(f"{source}: 'metadata' must be an object, not {data!r}")
     version = cfg.get("sae_lens_version") or (data or {}).get("sae_lens_version")
     if _major(version, source) >= 6:
-        unknown = sorted(set(cfg) - _HARMLESS - set(_FIELDS))
+        unknown = sorted(set(cfg) - known_keys())
         if unknown:
             raise CheckpointError(
                 f"{source}: unknown key {unknown[0]!r}, which may change the numbers "
-                f"(known like it: {closest(unknown[0], _HARMLESS | set(_FIELDS))}): notes belong under 'metadata'"
+                f"(similar known keys: {closest(unknown[0], known_keys())}): notes belong under 'metadata'"
             )
         flat, metadata = dict(cfg), from_saelens(data or {}, source)
     else:
-        flat = _modernised(cfg, source)
-        noted = {key: value for key, value in flat.items() if key not in _HARMLESS | set(_FIELDS)}
-        metadata = from_saelens(noted, source)
+        flat = _modernized(cfg, source)
+        notes = {key: value for key, value in flat.items() if key not in known_keys()}
+        metadata = from_saelens(notes, source)
     return _typed(flat, metadata, source)
 
 
@@ -112,16 +81,16 @@ def _major(version: object, source: Path) -> int:
         raise CheckpointError(f"{source}: 'sae_lens_version' is {version!r}, no version number: correct it") from None
 
 
-def _modernised(cfg: Mapping[str, Any], source: Path) -> dict[str, Any]:
-    """The flat form before version 6, whose one object mixed the run and the dictionary."""
+def _modernized(cfg: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """Convert the flat form before version 6, whose one object mixed the run and the SAE."""
     renamed = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
     flat = {renamed.get(key, key): value for key, value in cfg.items() if key != "metadata"}
     flat.setdefault("architecture", "standard")
     function = flat.get("activation_fn", "relu")
     if function == "topk":
-        extra = flat.get("activation_fn_kwargs")
+        options = flat.get("activation_fn_kwargs")
         flat["architecture"] = "topk"
-        flat["k"] = positive(extra if isinstance(extra, Mapping) else {}, "k", f"{source}: activation_fn_kwargs")
+        flat["k"] = read_size(options if isinstance(options, Mapping) else {}, "k", f"{source}: activation_fn_kwargs")
     elif function != "relu":
         raise CheckpointError(f"{source}: 'activation_fn' {function!r} is not supported: relu and topk are")
     if isinstance(flat.get("normalize_activations"), bool):
@@ -132,41 +101,21 @@ def _modernised(cfg: Mapping[str, Any], source: Path) -> dict[str, Any]:
 
 
 def _typed(flat: dict[str, Any], metadata: Metadata, source: Path) -> SaeLensConfig:
+    classes = {
+        name: (cls, values) for cls in ARCHITECTURES.values() for name, values in cls.saelens_architectures.items()
+    }
     name = flat.get("architecture")
-    if name not in _ARCHITECTURES:
+    if name not in classes:
         raise CheckpointError(
-            f"{source}: 'architecture' {name!r} is not supported; these are: {', '.join(_ARCHITECTURES)}"
+            f"{source}: 'architecture' {name!r} is not supported; supported are: {', '.join(classes)}"
         )
-    cls, skip = _ARCHITECTURES[name]
-    names = cls.config_class.__dataclass_fields__
-    values = {ours: flat[theirs] for theirs, ours in _FIELDS.items() if theirs in flat and ours in names}
-    for ours in set(_NUMBERS) & set(values):
-        if isinstance(values[ours], bool) or not isinstance(values[ours], (int, float)):
-            raise CheckpointError(f"{source}: {ours!r} must be a number, not {values[ours]!r}")
-    if "widths" in values:
-        levels = values["widths"]
-        if not isinstance(levels, list) or not all(type(width) is int for width in levels):
-            raise CheckpointError(f"{source}: 'matryoshka_widths' must be a list of integers, not {levels!r}")
-        values["widths"] = tuple(levels)
-    values |= {key: positive(flat, key, source) for key in ("d_in", "d_sae")}
-    centred = flat.get("apply_b_dec_to_input", True)
-    rescaled = flat.get("rescale_acts_by_decoder_norm", name in ("batchtopk", "matryoshka_batchtopk"))
-    for key, value in (("apply_b_dec_to_input", centred), ("rescale_acts_by_decoder_norm", rescaled)):
-        if not isinstance(value, bool):
-            raise CheckpointError(f"{source}: {key!r} must be true or false, not {value!r}")
-    if issubclass(cls, Transcoder):
-        values |= {"d_out": positive(flat, "d_out", source), "skip": skip}
-        if centred:
-            raise CheckpointError(f"{source}: 'apply_b_dec_to_input' must be false for a transcoder: correct it")
-    elif "k" in names:
-        values["k"] = flat.get("k") if issubclass(cls, BatchTopK) else positive(flat, "k", source)
-        if isinstance(values["k"], bool) or not isinstance(values["k"], (int, float)):
-            raise CheckpointError(f"{source}: 'k' must be a number, it is {values['k']!r}")
-    values["apply_b_dec_to_input"] = centred
-    normalisation = flat.get("normalize_activations") or "none"
-    if normalisation not in _NORMALISATIONS:
+    cls, implied = classes[name]
+    rescaled = read_flag(flat, "rescale_acts_by_decoder_norm", cls.saelens_ranks_by_decoder_norm, source)
+    values = cls.values_from_saelens(flat, source) | dict(implied)
+    normalization = flat.get("normalize_activations") or "none"
+    if normalization not in _NORMALIZATIONS:
         raise CheckpointError(
-            f"{source}: 'normalize_activations' {normalisation!r} is unknown; known: {', '.join(_NORMALISATIONS)}"
+            f"{source}: 'normalize_activations' {normalization!r} is unknown; known: {', '.join(_NORMALIZATIONS)}"
         )
     if flat.get("reshape_activations", "none") != "none":
         raise CheckpointError(
@@ -177,15 +126,15 @@ def _typed(flat: dict[str, Any], metadata: Metadata, source: Path) -> SaeLensCon
         cls=cls,
         values=values,
         dtype=parse_dtype(flat.get("dtype", "float32"), source),
-        normalisation=normalisation,
-        rescaled_by_norm=rescaled and "k" in names,
+        normalization=normalization,
+        rescaled_by_norm=rescaled and "k" in cls.saelens_fields,
         finetuning_scale=bool(flat.get("finetuning_scaling_factor")),
         metadata=metadata,
     )
 
 
 def our_block(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What :mod:`sae_lens_audio` wrote about itself, or an empty mapping."""
+    """Return the block that :mod:`sae_lens_audio` wrote into the metadata, or an empty mapping."""
     data = cfg.get("metadata")
     block = data.get(BLOCK) if isinstance(data, Mapping) else None
     return block if isinstance(block, Mapping) else {}

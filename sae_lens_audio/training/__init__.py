@@ -1,4 +1,4 @@
-"""Training: one loop for every architecture, on stored or streamed activations, alone or in several processes."""
+"""Training of all architectures, on stored or streamed activations, in one or several processes."""
 
 from hooked_whisper._support.ranks import TorchRanks, torchrun_ranks
 from sae_lens_audio.training.batches import Batch, Batches

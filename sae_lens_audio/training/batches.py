@@ -1,10 +1,10 @@
-"""Batches of rows out of blocks: shuffled, made ahead of their use, and the same again after a stop."""
+"""Shuffled batches of rows, prepared ahead by a thread and reproducible after a stop."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,53 +16,59 @@ from torch import Tensor
 from sae_lens_audio.activations import ActivationChunk, ActivationSource
 from sae_lens_audio.errors import TrainingError
 
-_AHEAD = 2  # batches that may wait
+_AHEAD = 2  # batches prepared in advance
 
 
 @dataclass(frozen=True)
 class Place:
-    """The next row to serve: ``row`` of the shuffled block."""
+    """The next row to serve: ``row`` of the shuffled ``chunk``."""
 
     epoch: int = 0
-    block: int = 0
+    chunk: int = 0
     row: int = 0
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, int]) -> Place:
+        """Read ``asdict`` of a place; version 0.1 called a chunk a block."""
+        return cls(facts["epoch"], facts["chunk"] if "chunk" in facts else facts["block"], facts["row"])
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Rows of one step, of this process; float32.
+    """The rows of one step for this process, in float32.
 
     rows: one tensor per hook point.
-    chosen: of which rows of its block; whole: of which the batch of all processes is made.
-    at, after: where it begins, and where the next one does.
+    indices: of the rows in their chunk. all_indices: those of the whole batch, over all processes.
+    start, end: places of the first row, and of the first row of the next batch.
     """
 
     rows: tuple[Tensor, ...]
-    chosen: Int[Tensor, "row"]
-    whole: Int[Tensor, "batch"]
-    block: ActivationChunk
-    at: Place
-    after: Place
+    indices: Int[Tensor, "row"]
+    all_indices: Int[Tensor, "batch"]
+    chunk: ActivationChunk
+    start: Place
+    end: Place
 
     def of_all_processes(self) -> tuple[Tensor, ...]:
-        """The rows of the whole batch, wherever they are trained on."""
-        if len(self.chosen) == len(self.whole):
+        """Return the rows of the whole batch, including those of other processes."""
+        if len(self.indices) == len(self.all_indices):
             return self.rows
-        return tuple(_gather(one, self.whole) for one in self.block.rows)
+        return tuple(_gather(rows, self.all_indices) for rows in self.chunk.rows)
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Rows of every block in a random order that seed, epoch and block settle; every process has its share of each.
+    """Rows of every chunk in a random order that seed, epoch and chunk determine; each process has a share of each
+    batch.
 
-    Rows at the end of a block that do not fill a batch are left out; in the next epoch these are others.
+    Rows at the end of a chunk that do not fill a batch are dropped; in the next epoch they are others.
 
     Attributes:
         size: rows of a batch, over all processes.
-        rank, n_ranks: which share of each batch is made.
+        rank, n_ranks: which share of each batch to make.
     """
 
-    blocks: ActivationSource
+    source: ActivationSource
     size: int
     seed: int = 0
     rank: int = 0
@@ -73,52 +79,51 @@ class Batches:
             raise TrainingError(f"{self.n_ranks} processes cannot share batches of {self.size} rows evenly")
 
     def start(self, place: Place) -> Feed:
-        """Batches from there on, without an end, made by a thread of their own. Close it."""
-        return Feed(self._from(place))
+        """Return endless batches from a place on, made by another thread. Close the feed after use."""
+        return Feed(self._batches(place))
 
-    def _from(self, place: Place) -> Iterator[Batch]:
+    def _batches(self, place: Place) -> Iterator[Batch]:
         share = self.size // self.n_ranks
         mine = slice(self.rank * share, (self.rank + 1) * share)
-        epoch, index, row = place.epoch, place.block, place.row
+        epoch, first_chunk, first_row = place.epoch, place.chunk, place.row
         while True:
-            served = index > 0 or row > 0  # before a stop: what is left of an epoch may be too little for a batch
-            for number in range(index, self.blocks.n_chunks(epoch)):
-                block = self.blocks.chunk(epoch, number)
-                n = len(block.recording)
+            served = first_chunk > 0 or first_row > 0  # the rest of a resumed epoch may be too short for a batch
+            for number in range(first_chunk, self.source.n_chunks(epoch)):
+                chunk = self.source.chunk(epoch, number)
+                n = len(chunk.recording)
                 shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(self._seed_of(epoch, number)))
-                for first in range(row, n - self.size + 1, self.size):
-                    whole = shuffled[first : first + self.size]
-                    chosen, served = whole[mine], True
-                    rows = tuple(_gather(one, chosen) for one in block.rows)
-                    yield Batch(
-                        rows, chosen, whole, block, Place(epoch, number, first), Place(epoch, number, first + self.size)
-                    )
-                row = 0
+                for row in range(first_row, n - self.size + 1, self.size):
+                    all_indices = shuffled[row : row + self.size]
+                    indices, served = all_indices[mine], True
+                    rows = tuple(_gather(x, indices) for x in chunk.rows)
+                    start, end = Place(epoch, number, row), Place(epoch, number, row + self.size)
+                    yield Batch(rows, indices, all_indices, chunk, start, end)
+                first_row = 0
             if not served:
                 raise TrainingError(
-                    f"no block of the activations has the {self.size} rows of a batch: make batches smaller, or give "
-                    "more activations (or more shards or recordings to a block)"
+                    f"no chunk of the activations has the {self.size} rows of a batch: use smaller batches, or more "
+                    "activations (or more shards or recordings per chunk)"
                 )
-            epoch, index, row = epoch + 1, 0, 0
+            epoch, first_chunk, first_row = epoch + 1, 0, 0
 
-    def _seed_of(self, epoch: int, block: int) -> int:
-        return (self.seed * 1_000_003 + epoch) * 1_000_003 + block & (2**63 - 1)
+    def _seed_of(self, epoch: int, chunk: int) -> int:
+        return (self.seed * 1_000_003 + epoch) * 1_000_003 + chunk & (2**63 - 1)
 
 
-def _gather(rows: Tensor, chosen: Int[Tensor, "row"]) -> Tensor:
+def _gather(rows: Tensor, indices: Int[Tensor, "row"]) -> Tensor:
     if rows.device.type == "cpu" and rows.dtype in (torch.float16, torch.float32):
-        # numpy takes one core: torch's threads of this thread would spin on the cores that training needs
-        return torch.from_numpy(np.take(rows.numpy(), chosen.numpy(), axis=0).astype(np.float32, copy=False))
-    return rows.index_select(0, chosen.to(rows.device)).float()
+        # numpy uses one core: torch would use more threads, on the cores that training needs
+        return torch.from_numpy(np.take(rows.numpy(), indices.numpy(), axis=0).astype(np.float32, copy=False))
+    return rows.index_select(0, indices.to(rows.device)).float()
 
 
 class Feed:
-    """An iterator whose items a thread makes ahead; errors come out where the item would have."""
+    """An iterator whose items another thread prepares. An error is raised in place of its item."""
 
     def __init__(self, batches: Iterator[Batch]) -> None:
         self._queue: queue.Queue[Any] = queue.Queue(_AHEAD)
         self._closed = threading.Event()
-        # the number of threads is a setting of each thread, and sums may depend on it
+        # each thread has its own setting of the number of threads, which may affect sums
         self._thread = threading.Thread(
             target=self._fill, args=(batches, torch.get_num_threads()), name="batches", daemon=True
         )
@@ -129,12 +134,12 @@ class Feed:
         try:
             with torch.no_grad():
                 for batch in batches:
-                    if not self._offer(batch):
+                    if not self._put(batch):
                         return
-        except BaseException as error:  # whatever it is, it is the trainer's to raise
-            self._offer(error)
+        except BaseException as error:  # raised by __next__
+            self._put(error)
 
-    def _offer(self, item: Any) -> bool:
+    def _put(self, item: Any) -> bool:
         while not self._closed.is_set():
             try:
                 self._queue.put(item, timeout=0.1)

@@ -1,45 +1,49 @@
-"""How to train: nothing about what is trained, on what, or where it is written."""
+"""Training hyperparameters."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper.errors import check_option
 from sae_lens_audio.errors import TrainingError
 
-Optimiser = Literal["adam", "radam"]
+Optimizer = Literal["adam", "radam"]
 Decay = Literal["linear", "cosine"]
 Precision = Literal["float32", "bfloat16"]
 Scale = Literal["none", "unit"]
 
+RENAMED = {"optimiser": "optimizer", "centre": "center"}
+"""Field of version 0.1 -> its name now, for settings files and checkpoints."""
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that changes the numbers, and nothing else.
+    """Everything that affects the trained weights beside the SAE and its data.
 
-    steps: of the optimiser. batch: rows in each, over all processes and parts.
-    optimiser, lr, beta1, beta2, epsilon: Adam, or RAdam (Liu et al. 2020).
-    warmup_steps: the rate rises to ``lr`` in a line; decay_steps: and falls to ``lr_end`` times it in the last ones, in
-        a line or by a cosine.
-    sparsity_warmup_steps: the coefficient of the penalty rises in a line.
-    clip_norm: largest norm of the gradient; 0 does not clip.
-    accumulate: parts that a batch is computed in, where memory is short. BatchTopK chooses within each part.
-    precision: ``"bfloat16"`` computes products of matrices in it (autocast); weights and sums stay float32.
-    scale: ``"unit"`` multiplies activations so that a row's mean squared distance from the mean is its width, which
-        makes rates and coefficients mean the same at every hook point; the finished dictionary takes raw activations.
-    centre: ``b_dec`` starts at the mean of the first batch (dead features are far fewer than from 0).
-    fit_encoder: ``W_enc`` starts times the number that makes reconstructions of the first batch as good as it can:
-        eight features a dimension through a ReLU begin by reconstructing four times too much. Not of tied weights,
-        whose norm is 1, and not of transcoders, which know nothing of their output at first.
-    dead_after: rows after which a feature that was never active counts as dead.
-    resample_every: steps after which dead features get new directions, 0 never; resample_until: and up to which step
-        (0: half of them).
+    steps: number of optimizer steps. batch: rows per step, over all processes and accumulated parts.
+    optimizer, lr, beta1, beta2, epsilon: Adam, or RAdam (Liu et al. 2020).
+    warmup_steps: steps of linear learning rate warm-up. decay_steps: final steps over which the rate decays to
+        ``lr_end`` times ``lr``, linearly or by a cosine (``decay``).
+    sparsity_warmup_steps: steps of linear warm-up of the sparsity coefficient.
+    clip_norm: maximum gradient norm; 0 disables clipping.
+    accumulate: number of parts in which a batch is computed, to save memory. BatchTopK selects within each part.
+    precision: ``"bfloat16"`` computes matrix products in bfloat16 (autocast); weights and sums stay float32.
+    scale: ``"unit"`` scales activations so that the mean squared distance of a row from the mean is its width, which
+        makes rates and coefficients comparable across hook points. The finished SAE takes raw activations.
+    center: initialize ``b_dec`` with the mean of the first batch, which leaves far fewer dead features than 0.
+    fit_encoder: initialize ``W_enc`` times the factor that minimizes the error on the first batch. Otherwise eight
+        ReLU features per dimension start with reconstructions four times too large. No effect on tied weights, whose
+        norm is 1, and on transcoders.
+    dead_after: rows without activation after which a feature counts as dead.
+    resample_every: steps between resampling of dead features; 0 disables it. resample_until: last step at which
+        features are resampled (0: half of the steps).
     """
 
     steps: int
     batch: int = 4096
-    optimiser: Optimiser = "adam"
+    optimizer: Optimizer = "adam"
     lr: float | int = 3e-4
     beta1: float | int = 0.9
     beta2: float | int = 0.999
@@ -53,7 +57,7 @@ class TrainingConfig:
     accumulate: int = 1
     precision: Precision = "float32"
     scale: Scale = "unit"
-    centre: bool = True
+    center: bool = True
     fit_encoder: bool = True
     dead_after: int = 1_000_000
     resample_every: int = 0
@@ -61,8 +65,9 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, choices in (("optimiser", Optimiser), ("decay", Decay), ("precision", Precision), ("scale", Scale)):
-            check_option(name, getattr(self, name), get_args(choices), TrainingError)
+        options = (("optimizer", Optimizer), ("decay", Decay), ("precision", Precision), ("scale", Scale))
+        for name, literal in options:
+            check_option(name, getattr(self, name), get_args(literal), TrainingError)
         for name in ("steps", "batch", "accumulate", "dead_after"):
             self._check(name, lambda v: isinstance(v, int) and v >= 1, "a whole number of at least 1")
         for name in ("warmup_steps", "decay_steps", "sparsity_warmup_steps", "resample_every", "resample_until"):
@@ -79,11 +84,14 @@ class TrainingConfig:
                 f"warmup_steps {self.warmup_steps} and decay_steps {self.decay_steps} are more than {self.steps} steps"
             )
 
-    def _check(self, name: str, fits: object, what: str) -> None:
+    def _check(self, name: str, fits: object, expected: str) -> None:
         value = getattr(self, name)
         try:
             good = not isinstance(value, bool) and fits(value)  # type: ignore[operator]
         except TypeError:
             good = False
         if not good:
-            raise TrainingError(f"training: {name} must be {what}, got {value!r}")
+            raise TrainingError(f"training: {name} must be {expected}, got {value!r}")
+
+
+TrainingConfig.__init__ = renamed_arguments(**RENAMED)(TrainingConfig.__init__)  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Which features have not been active for long, and giving those another start."""
+"""Tracking and resampling of dead features."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from torch import Tensor
 
 from sae_lens_audio.architectures import SAE
 
-_EVERY = 10  # steps between looks: each waits for the device
+_EVERY = 10  # steps between updates of the mask, each of which waits for the device
 
 
 class DeadFeatures:
-    """Counts, for every feature, the rows since it was last active, and in how many of the last rows it was."""
+    """Counts, for every feature, the rows since it was last active, and the rows in which it fired.
+
+    Attributes:
+        since: rows since each feature was last active.
+        mask: features that were dead at the last update.
+        fired, counted: rows in which each feature fired, of how many.
+    """
 
     def __init__(self, d_sae: int, after: int, device: torch.device) -> None:
         self.after = after
@@ -23,7 +29,7 @@ class DeadFeatures:
         self._any = False
 
     def update(self, active: Int[Tensor, "d_sae"], rows: int, step: int) -> None:
-        """``active``: in how many of these rows each feature was."""
+        """``active``: the number of these rows in which each feature fired."""
         self.since.add_(rows).masked_fill_(active > 0, 0)
         self.fired += active
         self.counted += rows
@@ -33,11 +39,11 @@ class DeadFeatures:
 
     @property
     def dead(self) -> Bool[Tensor, "d_sae"] | None:
-        """``None`` where none is, so that losses need not ask."""
+        """The mask of dead features; ``None`` if there is none, so that losses need not check."""
         return self.mask if self._any else None
 
-    def forget_rates(self) -> None:
-        """Firing rates are counted from here on."""
+    def reset_rates(self) -> None:
+        """Restart the count of firing rates."""
         self.fired.zero_()
         self.counted.zero_()
 
@@ -47,51 +53,51 @@ class DeadFeatures:
 
     @property
     def log_rates(self) -> Float[Tensor, "d_sae"]:
-        """``log10(rate + 1e-10)``, float64: what SAELens' folders hold as sparsity."""
+        """``log10(rate + 1e-10)``, float64: the sparsity in SAELens' folders."""
         return (self.rates + 1e-10).log10().cpu()
 
     def state(self) -> dict[str, Tensor]:
         return {"since": self.since, "mask": self.mask, "fired": self.fired, "counted": self.counted}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        for name, own in self.state().items():
-            own.copy_(state[name])
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
         self._any = bool(self.mask.any())
 
 
 @torch.no_grad()
 def resample_(
     sae: SAE,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     dead: Bool[Tensor, "d_sae"],
     x: Float[Tensor, "row d_in"],
     seed: int,
 ) -> int:
-    """Dead features start again at activations that are reconstructed badly; returns how many.
+    """Reset dead features to activations with a large reconstruction error; return their number.
 
-    Rows are drawn with probability proportional to their squared error squared. The feature's directions become the
-    drawn activation's, the encoder's a fifth as long as the living ones' are on average; their moments are forgotten.
+    Rows are drawn with probability proportional to the square of their squared error. The decoder row becomes the
+    direction of the drawn activation, the encoder column a fifth of the mean norm of the live features' columns; the
+    optimizer's moments of the feature are reset.
 
     Source: Bricken et al. 2023, "Towards Monosemanticity", appendix "Neuron resampling".
     """
-    numbers = dead.nonzero().flatten()
-    if not len(numbers):
+    latents = dead.nonzero().flatten()
+    if not len(latents):
         return 0
     errors = (sae(x) - x).square().sum(1).double()
     weight = errors.square().cpu()
     if not weight.sum() > 0:
         return 0
-    drawn = torch.multinomial(weight, len(numbers), replacement=True, generator=torch.Generator().manual_seed(seed)).to(
-        x.device
-    )
-    directions = sae.centred(x[drawn])
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.multinomial(weight, len(latents), replacement=True, generator=generator).to(x.device)
+    directions = sae.centered(x[rows])
     directions = directions / directions.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    living = sae.W_enc[:, ~dead].norm(dim=0)
-    sae.restart_(numbers, directions, 0.2 * living.mean() if len(living) else directions.new_ones(()))
+    live_norms = sae.W_enc[:, ~dead].norm(dim=0)
+    sae.resample_(latents, directions, 0.2 * live_norms.mean() if len(live_norms) else directions.new_ones(()))
     for name, parameter in sae.named_parameters():
         axis = sae.feature_axis(name)
         if axis is not None:
-            for value in optimiser.state[parameter].values():
+            for value in optimizer.state[parameter].values():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    value.index_fill_(axis, numbers, 0)
-    return len(numbers)
+                    value.index_fill_(axis, latents, 0)
+    return len(latents)

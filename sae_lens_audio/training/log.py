@@ -1,4 +1,4 @@
-"""What a run says while it trains: lines of JSON always, TensorBoard and Weights & Biases where they are asked for."""
+"""Logging of metrics: always JSON lines, optionally TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class Writer(Protocol):
     def write(self, step: int, values: dict[str, float]) -> None: ...
 
     def flush(self) -> None:
-        """Before a checkpoint: what was written until now must be there if the process dies."""
+        """Make everything written so far durable. Called before each checkpoint."""
 
     def close(self) -> None: ...
 
 
 class JsonLines:
-    """``metrics.jsonl``: one object a line. A run that goes on first drops the lines of steps it will do again.
+    """``metrics.jsonl``: one object per line. A resumed run first drops the lines of steps that it will repeat.
 
-    Nothing can be appended to a file of an object store: behind an URL the lines are kept, and the file is written
-    whole before each checkpoint. A kill loses the lines of steps that no checkpoint covers, which are done again.
+    Object stores cannot append: behind an URL the lines stay in memory, and the whole file is written before each
+    checkpoint. A kill loses only lines of steps that will be repeated.
     """
 
     def __init__(self, folder: AnyPath, step: int) -> None:
@@ -67,7 +67,7 @@ class TensorBoard:
             raise MissingExtraError(
                 "TensorBoard is not installed: pip install 'hooked-whisper[tensorboard]', or leave it out of log"
             ) from error
-        # what an interrupted run wrote beyond its checkpoint is left out by the viewer
+        # the viewer ignores what an interrupted run wrote after its checkpoint
         self._writer = SummaryWriter(folder, purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -90,7 +90,7 @@ class Wandb:
             raise MissingExtraError(
                 "wandb is not installed: pip install 'hooked-whisper[wandb]', or leave it out of log"
             ) from error
-        # one run for the folder, however often it goes on
+        # one run per folder, however often it is resumed
         self._run = wandb.init(
             project="sae_lens_audio", dir=folder, name=folder.name, id=folder.name, resume="allow", config=config
         )
@@ -99,7 +99,7 @@ class Wandb:
         self._run.log(values, step=step)
 
     def flush(self) -> None:
-        pass  # it sends by itself
+        pass  # wandb uploads on its own
 
     def close(self) -> None:
         self._run.finish()
@@ -108,13 +108,15 @@ class Wandb:
 WRITERS = ("tensorboard", "wandb")
 
 
-def _check_local(folder: AnyPath, what: str) -> None:
+def _check_local(folder: AnyPath, writer: str) -> None:
     if not is_local(folder):
-        raise TrainingError(f"{what} writes to local folders, not to {folder}: leave it out of log, or train into one")
+        raise TrainingError(
+            f"{writer} writes to local folders, not to {folder}: leave it out of log, or train into one"
+        )
 
 
 def read_metrics(folder: Place) -> list[dict[str, Any]]:
-    """The lines of a run's ``metrics.jsonl``; a last one that was cut off is left out."""
+    """Return the lines of a run's ``metrics.jsonl``, without a truncated last one."""
     path = as_path(folder) / METRICS
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():

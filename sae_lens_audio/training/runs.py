@@ -1,4 +1,4 @@
-"""A run as its settings say: rows to train on, the trainer, and scores on the speakers that were left out."""
+"""A training run from its settings: activations, trainer, and scores on held-out speakers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sae_lens_audio.activations import (
     StreamedActivations,
     open_store,
 )
-from sae_lens_audio.architectures import ARCHITECTURES, SAE, Crosscoder, Transcoder
+from sae_lens_audio.architectures import ARCHITECTURES, SAE
 from sae_lens_audio.formats import Metadata
 from sae_lens_audio.training import Trainer
 from sae_lens_audio.training.log import TensorBoard, Wandb, Writer
@@ -32,11 +32,11 @@ SCORED = 50_000  # held-out rows
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Rows to train on. store: where they lie, if they were harvested before; test: its recordings that are left out of
-    training, if any are.
+    """Activations to train on. store: the store they are read from, if any. test: indices of its held-out recordings,
+    if any.
     """
 
-    blocks: ActivationSource
+    activations: ActivationSource
     store: ActivationStore | None = None
     test: Any = None
 
@@ -44,15 +44,15 @@ class Source:
 def source_of(
     settings: ActivationSettings, device: torch.device | str = "cpu", store: ActivationStore | None = None
 ) -> Source:
-    """The store that the settings name, or the one given in its place; without one, a model that harvests meanwhile."""
+    """Open the activations that the settings name: a store (or ``store`` in its place), or a model that streams them."""
     if store is None and not settings.store:
         return Source(_streamed(settings, device))
     store = open_store(settings.store) if store is None else store
-    speakers = {one.speaker for one in store.recordings if one.rows}
+    speakers = {recording.speaker for recording in store.recordings if recording.rows}
     split = store.split_by_speaker(1 - settings.held_out) if settings.held_out and len(speakers) > 1 else None
     train = None if split is None else split.train
-    blocks = StoredActivations(store, settings.names, train, settings.shards_together)
-    return Source(blocks, store, None if split is None else split.test)
+    activations = StoredActivations(store, settings.names, train, settings.shards_together)
+    return Source(activations, store, None if split is None else split.test)
 
 
 def _streamed(settings: ActivationSettings, device: torch.device | str) -> ActivationSource:
@@ -71,9 +71,11 @@ def _streamed(settings: ActivationSettings, device: torch.device | str) -> Activ
             seed=settings.corpus_seed,
         )
     )
-    checked: Any = CollectOptions  # texts are checked there
-    options = checked(dtype=settings.dtype, batch=settings.batch, padding=settings.padding, margin=settings.margin)
-    return StreamedActivations(model, corpus, list(settings.names), settings.recordings_per_block, options)
+    options_class: Any = CollectOptions  # checks the strings itself
+    options = options_class(
+        dtype=settings.dtype, batch=settings.batch, padding=settings.padding, margin=settings.margin
+    )
+    return StreamedActivations(model, corpus, list(settings.names), settings.recordings_per_chunk, options)
 
 
 def trainer_of(
@@ -84,11 +86,11 @@ def trainer_of(
     device: torch.device | str = "cpu",
     ranks: TorchRanks | None = None,
 ) -> Trainer:
-    """Ready to go on from where the folder is; the metadata of the dictionary it writes has the scores on speakers that
-    were left out, as ``extra["held_out"]``.
+    """Make a trainer that resumes from the folder. The metadata of the SAE it writes has the scores on held-out
+    speakers as ``extra["held_out"]``.
 
     Raises:
-        TrainingError: settings that do not fit the activations, a folder with another run.
+        TrainingError: the settings do not fit the activations, or the folder has another run.
     """
     metadata = describe(settings, source)
 
@@ -99,8 +101,8 @@ def trainer_of(
         return replace(metadata, extra={**metadata.extra, "held_out": scores})
 
     return Trainer(
-        settings.make_dictionary(source.blocks.widths),
-        source.blocks,
+        settings.make_sae(source.activations.widths),
+        source.activations,
         settings.training,
         folder,
         metadata=scored,
@@ -112,15 +114,14 @@ def trainer_of(
 
 
 def describe(settings: Settings, source: Source) -> Metadata:
-    """Where the dictionary belongs, and what it is trained on."""
+    """Return the hook points, model and training data of the SAE."""
     store = source.store
-    header = source.blocks.describe()["header"] if store is None else store.header
-    names, transcodes = source.blocks.hooks, issubclass(ARCHITECTURES[settings.dictionary["architecture"]], Transcoder)
-    several = len(names) > 1 and not transcodes
+    header = source.activations.describe()["header"] if store is None else store.header
+    names, cls = source.activations.hooks, ARCHITECTURES[settings.sae["architecture"]]
     corpus = settings.activations.audio or (settings.activations.store if store is not None else "synthetic corpus")
     return Metadata(
-        hook_name=", ".join(names) if several else names[0],
-        hook_name_out=names[1] if transcodes else None,
+        hook_name=", ".join(names) if cls.reads_several_hooks else names[0],
+        hook_name_out=names[1] if cls.predicts_other_hook else None,
         checkpoint=header["model"],
         checkpoint_sha256=header["checkpoint_sha256"],
         sample_rate=header["sample_rate"],
@@ -132,13 +133,11 @@ def describe(settings: Settings, source: Source) -> Metadata:
 
 
 def held_out_scores(sae: SAE, store: ActivationStore, hooks: tuple[str, ...], recordings: Any) -> dict[str, Any]:
-    """Explained variance, L0 and the share of features that never fire, on rows of some recordings."""
+    """Return explained variance, L0 and the share of features that never fire, on rows of some recordings."""
     from sae_lens_audio.evals.reconstruction import ReconstructionScores
 
-    rows = store.read(hooks, recordings, most=SCORED).rows
-    x = torch.stack(rows, 1) if isinstance(sae, Crosscoder) else rows[0]
-    target = rows[1] if isinstance(sae, Transcoder) else None
-    scores = ReconstructionScores.of(sae, x if target is None else [(x, target)], hook=", ".join(hooks))
+    x, *target = sae.training_inputs(store.read(hooks, recordings, most=SCORED).rows)
+    scores = ReconstructionScores.of(sae, [(x, *target)] if target else x, hook=", ".join(hooks))
     return {
         "rows": len(x),
         "explained_variance": round(scores.explained_variance, 5),
@@ -148,9 +147,9 @@ def held_out_scores(sae: SAE, store: ActivationStore, hooks: tuple[str, ...], re
 
 
 def _writers(settings: Settings) -> list[Callable[[AnyPath, int], Writer]]:
-    config = {"dictionary": dict(settings.dictionary), "training": asdict(settings.training)}
-    made: dict[str, Callable[[AnyPath, int], Writer]] = {
+    config = {"sae": dict(settings.sae), "training": asdict(settings.training)}
+    makers: dict[str, Callable[[AnyPath, int], Writer]] = {
         "tensorboard": TensorBoard,
         "wandb": partial(Wandb, config=config),
     }
-    return [made[name] for name in settings.run.log]
+    return [makers[name] for name in settings.run.log]

@@ -1,4 +1,4 @@
-"""Factors of the learning rate and of the penalty, by step."""
+"""Schedules of the learning rate and of the sparsity coefficient."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sae_lens_audio.training.config import TrainingConfig
 
 
 def lr_factor(config: TrainingConfig, step: int) -> float:
-    """Of ``lr`` at this step, counted from 0: rises over the warm-up, falls over the decay, 1 between."""
+    """Return the factor of ``lr`` at a step, counted from 0: warm-up, then 1, then decay."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     left = config.steps - step
@@ -20,5 +20,5 @@ def lr_factor(config: TrainingConfig, step: int) -> float:
 
 
 def sparsity_factor(config: TrainingConfig, step: int) -> float:
-    """Of the penalty at this step."""
+    """Return the factor of the sparsity term at a step, counted from 0."""
     return 1.0 if step >= config.sparsity_warmup_steps else (step + 1) / config.sparsity_warmup_steps

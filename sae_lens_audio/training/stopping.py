@@ -1,4 +1,4 @@
-"""Stops asked for by Ctrl-C or a scheduler, taken between two steps: what is written then is whole."""
+"""Stopping between two training steps on Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -13,36 +13,40 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Whether somebody asked."""
+    """Whether a signal requested a stop (``requested``), and when (``since``)."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         self.since = 0.0
 
     def check(self) -> None:
-        """Raises ``KeyboardInterrupt`` if so: call it where stopping does no harm."""
-        if self.asked:
+        """
+        Raises:
+            KeyboardInterrupt: a stop was requested. Call this where stopping is safe.
+        """
+        if self.requested:
             raise KeyboardInterrupt
 
 
 @contextmanager
 def between_steps(grace_s: float | int = 0.0) -> Iterator[Stop]:
-    """SIGINT and SIGTERM are noted instead of raised; one more after ``grace_s`` seconds is raised at once. Threads get
-    no signals.
+    """Record SIGINT and SIGTERM instead of raising; a second signal after ``grace_s`` seconds raises immediately.
+
+    Only the main thread receives signals; in other threads this does nothing.
     """
     stop = Stop()
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def record(number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if stop.asked and now - stop.since >= grace_s:
+        if stop.requested and now - stop.since >= grace_s:
             raise KeyboardInterrupt
-        if not stop.asked:
-            stop.asked, stop.since = True, now
+        if not stop.requested:
+            stop.requested, stop.since = True, now
 
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    before = {number: signal.signal(number, record) for number in _SIGNALS}
     try:
         yield stop
     finally:

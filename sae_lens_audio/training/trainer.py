@@ -1,4 +1,4 @@
-"""The training loop: a batch, its loss, a step of the optimiser; the same again after a stop."""
+"""The training loop."""
 
 from __future__ import annotations
 
@@ -8,79 +8,83 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
 from hooked_whisper._support.files import tensors_sha256
 from hooked_whisper._support.ranks import TorchRanks
+from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper._support.storage import AnyPath, as_path
 from hooked_whisper._support.storage import Place as Folder
 from sae_lens_audio.activations import ActivationSource
-from sae_lens_audio.architectures import SAE, Crosscoder, TrainStepOutput, Transcoder
+from sae_lens_audio.architectures import SAE, TrainStepOutput
 from sae_lens_audio.errors import TrainingError
 from sae_lens_audio.formats import Metadata, save_sae
 from sae_lens_audio.training.batches import Batch, Batches, Feed, Place
 from sae_lens_audio.training.checkpoint import (
     CHECKPOINT,
-    load_optimiser_state,
-    optimiser_state,
+    load_optimizer_state,
+    optimizer_state,
     read_checkpoint,
-    remove_halves,
+    remove_partial_files,
     write_checkpoint,
 )
 from sae_lens_audio.training.config import TrainingConfig
 from sae_lens_audio.training.dead import DeadFeatures, resample_
-from sae_lens_audio.training.identity import check_identity, name_the_batch
+from sae_lens_audio.training.identity import check_identity, describe_batch
 from sae_lens_audio.training.log import JsonLines, Writer
-from sae_lens_audio.training.scaling import fit_encoder_, has_threshold, unit_scale, unscaled
+from sae_lens_audio.training.scaling import unit_scale
 from sae_lens_audio.training.schedule import lr_factor, sparsity_factor
 from sae_lens_audio.training.stopping import Stop, between_steps
 
 _RATES_FROM = 0.9  # firing rates are those of the last tenth of the steps
-_PASSED_ON_S = 2.0  # Ctrl-C reaches a process from the terminal, and again from torchrun
+_SIGNAL_GRACE_S = 2.0  # Ctrl-C reaches a process from the terminal and again from torchrun
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What one step saw.
+    """The result of one step.
 
-    number: steps done so far. losses: of the whole batch, over all processes. norm: of the gradient before clipping.
-    batch: the rows of this process. stop: one of several processes was asked to stop; all hear of it in the same step.
+    number: steps done so far. output: loss terms of the whole batch, over all processes.
+    norm: gradient norm before clipping. batch: the rows of this process.
+    stop: some process was asked to stop; all processes learn of it in the same step.
     """
 
     number: int
-    losses: TrainStepOutput
+    output: TrainStepOutput
     norm: Float[Tensor, ""]
     batch: Batch
     stop: bool = False
 
 
 class Trainer:
-    """Trains one dictionary on blocks of activations.
+    """Trains one SAE on activations.
 
-    ``Trainer(dictionary, blocks, config).fit()`` trains in memory; with a ``folder`` it writes checkpoints,
-    ``metrics.jsonl`` and at the end the dictionary (``sae/``, a SAELens folder), and goes on where an earlier run in
-    the same folder stopped: on one CPU thread bit for bit as if it had not. :meth:`step` is one step, for loops of your
-    own. The folder may be an URL. Use as a context manager, or :meth:`close` it: batches are made by a thread.
+    ``Trainer(sae, source, config).fit()`` trains in memory. With a ``folder`` (or URL) it writes checkpoints,
+    ``metrics.jsonl`` and finally the SAE (``sae/``, a SAELens folder), and resumes where an earlier run in the same
+    folder stopped, on one CPU thread bit for bit. :meth:`step` does one step, for custom loops. Use the trainer as a
+    context manager or :meth:`close` it, since another thread prepares the batches.
 
     Args:
-        dictionary: trained in place; activations are scaled while it trains (:attr:`TrainingConfig.scale`), so take
-            :meth:`finished`, which takes raw ones.
-        blocks: of one hook point; two for a transcoder (what it reads, what it predicts), several for a crosscoder.
-        metadata: what the dictionary's folder says of it; a function where that is known at the end, such as scores.
+        sae: trained in place, on scaled activations (:attr:`TrainingConfig.scale`); :meth:`finished` returns a copy
+            for raw activations.
+        source: activations of one hook point; of two for a transcoder (input, prediction), of several for a
+            crosscoder.
+        metadata: written with the SAE; a function of the finished SAE where it contains scores.
         ranks: the other processes, see :func:`~hooked_whisper._support.ranks.torchrun_ranks`. Weights, batches and
-            results are those of one process with the same batch, within rounding.
-        writers: beside ``metrics.jsonl``.
+            results equal those of one process with the same batch size, within rounding.
+        writers: loggers beside ``metrics.jsonl``.
 
     Raises:
-        TrainingError: blocks that do not fit the dictionary, a folder with another run.
+        TrainingError: the activations do not fit the SAE, or the folder has another run.
     """
 
+    @renamed_arguments(dictionary="sae", blocks="source")
     def __init__(
         self,
-        dictionary: SAE,
-        blocks: ActivationSource,
+        sae: SAE,
+        source: ActivationSource,
         config: TrainingConfig,
         folder: Folder | None = None,
         *,
@@ -90,106 +94,114 @@ class Trainer:
         writers: Sequence[Callable[[AnyPath, int], Writer]] = (),
         log_every: int = 50,
     ) -> None:
-        _check_widths(dictionary, blocks)
+        _check_widths(sae, source)
         self.config, self.metadata, self.ranks = config, metadata, ranks
         self.folder = as_path(folder) if folder else None
         self.device, self.log_every = torch.device(device), log_every
         self._identity = {
-            "dictionary": {"architecture": dictionary.architecture, **asdict(dictionary.config)},
-            "start": tensors_sha256(dictionary.state_dict()),
+            "sae": {"architecture": sae.architecture, **asdict(sae.config)},
+            "start": tensors_sha256(sae.state_dict()),
             "training": asdict(config),
-            "activations": blocks.describe(),
+            "activations": source.describe(),
         }
-        self.sae = dictionary.to(self.device).train()
-        self._named = dict(self.sae.named_parameters())
-        self.optimiser = _optimiser(list(self._named.values()), config)
-        self.dead = DeadFeatures(dictionary.n_features, config.dead_after, self.device)
+        self.sae = sae.to(self.device).train()
+        self._parameters = list(self.sae.parameters())
+        self.optimizer = _optimizer(self._parameters, config)
+        self.dead = DeadFeatures(sae.n_features, config.dead_after, self.device)
         rank, n = (0, 1) if ranks is None else (ranks.rank, ranks.n)
-        self.batches = Batches(blocks, config.batch, config.seed, rank, n)
+        self.batches = Batches(source, config.batch, config.seed, rank, n)
         if config.batch % (n * config.accumulate):
             raise TrainingError(f"{n} processes cannot share {config.batch} rows in {config.accumulate} parts each")
-        self.number, self.place, self.scales = 0, Place(), (1.0,) * len(blocks.hooks)
+        self.number, self.place, self.scales = 0, Place(), (1.0,) * len(source.hooks)
         self._feed: Feed | None = None
         self._writers: list[Writer] = []
         self._make_writers = writers
-        self._whole = True  # False in the middle of a step, which no checkpoint may hold
+        self._consistent = True  # False within a step, when no checkpoint may be written
         self._stop = Stop()
         self._resume()
-        self._agree()
+        self._check_ranks_agree()
 
     # One step ---------------------------------------------------------------------------------------------------------
 
     def step(self) -> Step:
-        """The next batch, once forwards and backwards, and a step of the optimiser.
+        """Take the next batch, compute its loss and gradient, and update the weights.
 
         Raises:
-            TrainingError: the loss is not finite; the weights are those before the batch, which the message names.
+            TrainingError: the loss is not finite. The weights are those before the batch, which the message names.
         """
+        batch = self._next_batch()
+        step = self._forward_backward(batch)
+        self._consistent = False
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * lr_factor(self.config, self.number)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.sae.project_weights_()
+        self.number, self.place = self.number + 1, batch.end
+        self.dead.update(step.output.active, self.config.batch, self.number)
+        if self.number == int(_RATES_FROM * self.config.steps):
+            self.dead.reset_rates()
+        self._resample(batch)
+        self._consistent = True
+        return step
+
+    def _next_batch(self) -> Batch:
         if self._feed is None:
             self._feed = self.batches.start(self.place)
-        batch = next(self._feed)
-        # a process that died is noticed by the others in the middle of their step: what they save is from before it
+        return next(self._feed)
+
+    def _forward_backward(self, batch: Batch) -> Step:
+        """Compute gradients. If that fails, restore the buffers, so that the state is that before the batch."""
+        # if another process dies, this one fails within its step, and must still be able to save
         before = {name: buffer.clone() for name, buffer in self.sae.named_buffers()}
-        self._whole = self.number > 0
+        self._consistent = self.number > 0
         try:
+            if not self.number:
+                self._initialize(batch)
             step = self._gradients(batch)
-            if not bool((step.losses.total + step.norm).isfinite()):
-                raise TrainingError(name_the_batch(batch, self.batches.blocks, self.number, step.losses, step.norm))
+            if not bool((step.output.total + step.norm).isfinite()):
+                raise TrainingError(describe_batch(batch, self.batches.source, self.number, step.output, step.norm))
         except BaseException:
-            self.optimiser.zero_grad()
+            self.optimizer.zero_grad()
             for name, buffer in self.sae.named_buffers():
                 buffer.copy_(before[name])
             raise
-        config, self._whole = self.config, False
-        for group in self.optimiser.param_groups:
-            group["lr"] = config.lr * lr_factor(config, self.number)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
-        self.sae.project_weights_()
-        self.number, self.place = self.number + 1, batch.after
-        self.dead.update(step.losses.active, config.batch, self.number)
-        if self.number == int(_RATES_FROM * config.steps):
-            self.dead.forget_rates()
-        self._resample(batch)
-        self._whole = True
         return step
 
     def _gradients(self, batch: Batch) -> Step:
-        """Of the whole batch, clipped. In the first step, weights and scales are made to fit it before."""
-        if not self.number:
-            self._first(batch)
-        penalty, parameters = sparsity_factor(self.config, self.number), list(self._named.values())
-        parts = [self._backward(rows, len(batch.chosen), penalty) for rows in self._parts(batch)]
+        """Compute the gradient of the whole batch, over parts and processes, and clip it."""
+        sparsity = sparsity_factor(self.config, self.number)
+        n_rows = len(batch.indices)
+        outputs = [self._backward(rows, n_rows, sparsity) for rows in self._parts(batch)]
         if self.ranks is not None:
-            self.ranks.sum_gradients_(parameters)
-        losses, stop = _joined(parts, self.ranks, self._stop.asked)
+            self.ranks.sum_gradients_(self._parameters)
+        output, stop = _averaged(outputs, self.ranks, self._stop.requested)
         self.sae.project_gradient_()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm or float("inf"))
-        return Step(self.number + 1, losses, norm, batch, stop)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.config.clip_norm or float("inf"))
+        return Step(self.number + 1, output, norm, batch, stop)
 
     def _parts(self, batch: Batch) -> list[tuple[Tensor, ...]]:
-        size = len(batch.chosen) // self.config.accumulate
-        scaled = [one.to(self.device) * scale for one, scale in zip(batch.rows, self.scales, strict=True)]
-        return list(zip(*(one.split(size) for one in scaled), strict=True))
+        size = len(batch.indices) // self.config.accumulate
+        return list(zip(*(rows.split(size) for rows in self._scaled(batch.rows)), strict=True))
 
-    def _backward(self, rows: tuple[Tensor, ...], n: int, penalty: float) -> TrainStepOutput:
+    def _backward(self, rows: tuple[Tensor, ...], n_rows: int, sparsity: float) -> TrainStepOutput:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            losses = _loss(self.sae, rows, self.dead.dead, self.ranks)
-        total = losses.reconstruction + penalty * losses.sparsity + losses.auxiliary
-        (total * (len(rows[0]) / (n * self.batches.n_ranks))).backward()
-        return losses
+            inputs = self.sae.training_inputs(rows)
+            output: TrainStepOutput = self.sae.loss(*inputs, dead=self.dead.dead, ranks=self.ranks)
+        loss = output.reconstruction + sparsity * output.sparsity + output.auxiliary
+        (loss * (len(rows[0]) / (n_rows * self.batches.n_ranks))).backward()
+        return output
 
     @torch.no_grad()
-    def _first(self, batch: Batch) -> None:
-        """Scale, centre and size of the first reconstructions, from the first batch of all processes."""
-        whole = [one.to(self.device) for one in batch.of_all_processes()]
+    def _initialize(self, batch: Batch) -> None:
+        """Set scales, ``b_dec`` and the norm of ``W_enc`` from the first batch of all processes."""
+        rows = [x.to(self.device) for x in batch.of_all_processes()]
         if self.config.scale == "unit":
-            self.scales = tuple(unit_scale(one) for one in whole)
-        if self.config.centre and "b_dec" in self._named:
-            means = [one.mean(0) * scale for one, scale in zip(whole, self.scales, strict=True)]
-            self.sae.b_dec.copy_(torch.stack(means) if isinstance(self.sae, Crosscoder) else means[-1])
+            self.scales = tuple(unit_scale(x) for x in rows)
+        if self.config.center:
+            self.sae.center_decoder_([x.mean(0) * scale for x, scale in zip(rows, self.scales, strict=True)])
         if self.config.fit_encoder:
-            fit_encoder_(self.sae, tuple(one * scale for one, scale in zip(whole, self.scales, strict=True)))
+            self.sae.fit_encoder_(self._scaled(rows))
 
     def _resample(self, batch: Batch) -> None:
         config = self.config
@@ -197,33 +209,36 @@ class Trainer:
         if config.resample_every and self.number % config.resample_every == 0 and self.number <= until:
             x = batch.of_all_processes()[0].to(self.device) * self.scales[0]
             mask = self.dead.since >= min(self.dead.after, config.resample_every * config.batch)
-            if resample_(self.sae, self.optimiser, mask, x, config.seed + self.number):
+            if resample_(self.sae, self.optimizer, mask, x, config.seed + self.number):
                 self.dead.since.masked_fill_(mask, 0)
+
+    def _scaled(self, rows: Sequence[Tensor]) -> list[Tensor]:
+        return [x.to(self.device) * scale for x, scale in zip(rows, self.scales, strict=True)]
 
     # A run ------------------------------------------------------------------------------------------------------------
 
     def fit(self, progress: bool = True, checkpoint_s: float | int = 120.0) -> SAE:
-        """All steps that are left; then :meth:`finished`, which is written too where there is a folder.
+        """Do all remaining steps; return (and, with a folder, write) the :meth:`finished` SAE.
 
-        Interrupted (Ctrl-C, SIGTERM), it ends its step and writes a checkpoint first; several processes stop after the
-        same step, whichever of them is asked. ``checkpoint_s``: seconds between checkpoints, which change nothing.
+        On Ctrl-C or SIGTERM it completes the step and writes a checkpoint first; several processes stop after the same
+        step, whichever is asked. ``checkpoint_s``: seconds between checkpoints, which do not affect the result.
         """
         saved = started = time.monotonic()
-        began, self._writers = self.number, self._open_writers()
+        first_step, self._writers = self.number, self._open_writers()
         bar = tqdm(
             total=self.config.steps, initial=self.number, unit="step", desc=self.sae.architecture,
             disable=not progress or not self._first_rank,
         )  # fmt: skip
         try:
-            with bar, between_steps(0.0 if self.ranks is None else _PASSED_ON_S) as self._stop:
+            with bar, between_steps(0.0 if self.ranks is None else _SIGNAL_GRACE_S) as self._stop:
                 while self.number < self.config.steps:
-                    if self.ranks is None:  # others would wait for the step that this one leaves out
+                    if self.ranks is None:  # with ranks, all stop after the same step: see step.stop
                         self._stop.check()
                     step = self.step()
                     bar.update()
                     if step.number % self.log_every == 0 or step.number == self.config.steps:
-                        values = self._values(step)
-                        values["steps_per_s"] = (step.number - began) / (time.monotonic() - started)
+                        values = self._metrics(step)
+                        values["steps_per_s"] = (step.number - first_step) / (time.monotonic() - started)
                         bar.set_postfix(EV=f"{values['explained_variance']:.3f}", L0=f"{values['l0']:.1f}")
                         for writer in self._writers:
                             writer.write(step.number, values)
@@ -233,9 +248,9 @@ class Trainer:
                     if step.stop and self.number < self.config.steps:
                         raise KeyboardInterrupt
         finally:
-            # a stop of any kind loses nothing; a batch that broke the loss has not touched the weights
+            # save after any kind of stop, unless the weights are between two steps
             self.close()
-            if self._whole:
+            if self._consistent:
                 self.save()
         finished = self.finished()
         if self.folder is not None and self._first_rank:
@@ -244,14 +259,14 @@ class Trainer:
         return finished
 
     def finished(self) -> SAE:
-        """A copy that takes raw activations, in evaluation mode, on the CPU.
+        """Return a copy for raw activations, in evaluation mode, on the CPU.
 
         Raises:
-            TrainingError: a BatchTopK dictionary that has not trained, and has no threshold.
+            TrainingError: no step has been done, and the SAE (BatchTopK) has no threshold yet.
         """
-        if not has_threshold(self.sae):
-            raise TrainingError("no step has been done: a BatchTopK dictionary has no threshold yet")
-        return unscaled(self.sae, self.scales).cpu().eval()
+        if not self.sae.can_encode:
+            raise TrainingError(f"no step has been done: this {self.sae.architecture} SAE has no threshold yet")
+        return self.sae.unscaled(self.scales).cpu().eval()
 
     def close(self) -> None:
         if self._feed is not None:
@@ -279,36 +294,33 @@ class Trainer:
         return [make(folder, step) for make in (JsonLines, *self._make_writers)]
 
     @torch.no_grad()
-    def _values(self, step: Step) -> dict[str, float]:
-        whole = step.batch.of_all_processes()
-        outputs = [one.to(self.device) * scale for one, scale in zip(whole, self.scales, strict=True)]
-        if isinstance(self.sae, Transcoder):
-            outputs = outputs[1:]
-        variance = sum((one - one.mean(0)).square().sum(1).mean().item() for one in outputs)
+    def _metrics(self, step: Step) -> dict[str, float]:
+        targets = self.sae.predicted_rows(self._scaled(step.batch.of_all_processes()))
+        variance = sum((x - x.mean(0)).square().sum(1).mean().item() for x in targets)
         return {
-            "reconstruction": step.losses.reconstruction.item(),
-            "sparsity": step.losses.sparsity.item(),
-            "auxiliary": step.losses.auxiliary.item(),
-            "explained_variance": 1 - step.losses.error.item() / variance,
-            "l0": step.losses.active.sum().item() / self.config.batch,
+            "reconstruction": step.output.reconstruction.item(),
+            "sparsity": step.output.sparsity.item(),
+            "auxiliary": step.output.auxiliary.item(),
+            "explained_variance": 1 - step.output.error.item() / variance,
+            "l0": step.output.active.sum().item() / self.config.batch,
             "dead": self.dead.mask.float().mean().item(),
             "gradient_norm": step.norm.item(),
-            "lr": self.optimiser.param_groups[0]["lr"],
-            "epoch": float(step.batch.at.epoch),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "epoch": float(step.batch.start.epoch),
         }
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write ``checkpoint.safetensors``, whole or not at all; nothing without a folder."""
+        """Write ``checkpoint.safetensors`` atomically; do nothing without a folder."""
         if self.folder is None or not self._first_rank:
             return
         groups = {
             "sae": self.sae.state_dict(),
-            "optimiser": optimiser_state(self.sae, self.optimiser),
+            "optimizer": optimizer_state(self.sae, self.optimizer),
             "dead": self.dead.state(),
         }
-        tensors = {f"{group}.{name}": t for group, some in groups.items() for name, t in some.items()}
+        tensors = {f"{group}.{name}": tensor for group, state in groups.items() for name, tensor in state.items()}
         facts = {"identity": self._identity, "step": self.number, "place": asdict(self.place), "scales": self.scales}
         for writer in self._writers:
             writer.flush()
@@ -319,65 +331,51 @@ class Trainer:
         if path is None or not path.exists():
             return
         if self._first_rank:
-            remove_halves(path)
-        tensors, facts = read_checkpoint(path)
+            remove_partial_files(path)
+        groups, facts = read_checkpoint(path)
         check_identity(self._identity, facts.get("identity"), path)
-        parts: dict[str, dict[str, Any]] = {"sae": {}, "optimiser": {}, "dead": {}}
-        for name, tensor in tensors.items():
-            group, _, rest = name.partition(".")
-            parts[group][rest] = tensor
-        self.sae.load_state_dict(parts["sae"])
-        load_optimiser_state(self.sae, self.optimiser, parts["optimiser"])
-        self.dead.load(parts["dead"])
-        self.number, self.place, self.scales = facts["step"], Place(**facts["place"]), tuple(facts["scales"])
+        self.sae.load_state_dict(groups["sae"])
+        load_optimizer_state(self.sae, self.optimizer, groups["optimizer"])
+        self.dead.load(groups["dead"])
+        self.number, self.place = facts["step"], Place.from_json(facts["place"])
+        self.scales = tuple(facts["scales"])
 
-    def _agree(self) -> None:
+    def _check_ranks_agree(self) -> None:
+        """Check that all processes resume at the same step."""
         if self.ranks is None:
             return
         low, high = self.ranks.minimum(torch.tensor([self.number, -self.number], device=self.device)).tolist()
         if low != -high:
             raise TrainingError(
-                f"some processes would go on after step {low}, others after step {-high}: give all of them one folder "
+                f"some processes would resume after step {low}, others after step {-high}: give all of them one folder "
                 "that every machine sees, or an URL"
             )
 
 
-def _loss(
-    sae: SAE, rows: tuple[Tensor, ...], dead: Bool[Tensor, "d_sae"] | None, ranks: TorchRanks | None
-) -> TrainStepOutput:
-    if isinstance(sae, Transcoder):
-        return sae.loss(rows[0], rows[1], dead, ranks)
-    return sae.loss(torch.stack(rows, 1) if isinstance(sae, Crosscoder) else rows[0], dead, ranks)
-
-
-def _joined(parts: Sequence[TrainStepOutput], ranks: TorchRanks | None, stop: bool) -> tuple[TrainStepOutput, bool]:
-    """Of equal parts of a batch, over all processes; and whether one of several wants to stop."""
+def _averaged(outputs: Sequence[TrainStepOutput], ranks: TorchRanks | None, stop: bool) -> tuple[TrainStepOutput, bool]:
+    """Average over equal parts of a batch and over processes; also return whether any process was asked to stop."""
     names = ("reconstruction", "sparsity", "auxiliary", "error")
-    means = torch.stack([torch.stack([getattr(p, name).detach() for name in names]) for p in parts]).mean(0)
-    active = torch.stack([p.active for p in parts]).sum(0)
-    asked = means.new_tensor([0.0])
+    means = torch.stack([torch.stack([getattr(o, name).detach() for name in names]) for o in outputs]).mean(0)
+    active = torch.stack([output.active for output in outputs]).sum(0)
+    stops = means.new_tensor([0.0])
     if ranks is not None:
-        means, asked = ranks.sum(torch.cat([means / ranks.n, asked + stop])).split([len(names), 1])
+        means, stops = ranks.sum(torch.cat([means / ranks.n, stops + stop])).split([len(names), 1])
         active = ranks.sum(active)
     reconstruction, sparsity, auxiliary, error = means.unbind()
-    return TrainStepOutput(reconstruction, sparsity, auxiliary, error, active), bool(asked)
+    return TrainStepOutput(reconstruction, sparsity, auxiliary, error, active), bool(stops)
 
 
-def _check_widths(sae: SAE, blocks: ActivationSource) -> None:
-    if isinstance(sae, Crosscoder):
-        wanted: tuple[int, ...] = (sae.d_in,) * sae.config.n_blocks
-    else:
-        wanted = (sae.d_in, sae.config.d_out) if isinstance(sae, Transcoder) else (sae.d_in,)
-    if tuple(blocks.widths) != wanted:
-        given = ", ".join(f"{hook} ({width} wide)" for hook, width in zip(blocks.hooks, blocks.widths, strict=True))
+def _check_widths(sae: SAE, source: ActivationSource) -> None:
+    if tuple(source.widths) != sae.input_widths:
+        widths = ", ".join(f"{hook} ({width} wide)" for hook, width in zip(source.hooks, source.widths, strict=True))
         raise TrainingError(
-            f"this {sae.architecture} dictionary takes activations {' and '.join(map(str, wanted))} wide, the source "
-            f"gives {given}: choose other hook points, or another d_in"
+            f"this {sae.architecture} SAE takes activations {' and '.join(map(str, sae.input_widths))} wide, the source "
+            f"has {widths}: choose other hook points, or another d_in"
         )
 
 
-def _optimiser(parameters: list[torch.nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
-    shared: dict[str, Any] = {"lr": config.lr, "betas": (config.beta1, config.beta2), "eps": config.epsilon}
-    if config.optimiser == "radam":
-        return torch.optim.RAdam(parameters, **shared)
-    return torch.optim.Adam(parameters, fused=True, **shared)
+def _optimizer(parameters: list[torch.nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
+    options: dict[str, Any] = {"lr": config.lr, "betas": (config.beta1, config.beta2), "eps": config.epsilon}
+    if config.optimizer == "radam":
+        return torch.optim.RAdam(parameters, **options)
+    return torch.optim.Adam(parameters, fused=True, **options)

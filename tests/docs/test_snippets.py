@@ -64,7 +64,7 @@ def test_commands_and_settings_are_real(page: Path, tmp_path: Path, monkeypatch,
         if block.language == "toml":
             (tmp_path / f"{i}.toml").write_text(block.text, encoding="utf-8")
             assert tomllib.loads(block.text)
-            if "[dictionary]" in block.text:
+            if "[sae]" in block.text:
                 read_settings(tmp_path / f"{i}.toml")
 
 

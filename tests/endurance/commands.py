@@ -30,7 +30,7 @@ store = "{folder / "store"}"
 hook = "encoder.blocks.0"
 shards_together = 2
 
-[dictionary]
+[sae]
 architecture = "topk"
 d_sae = 64
 k = 4

@@ -26,7 +26,7 @@ from tests.loading.ctranslate2_files import convert, save_transformers
 from tests.loading.ggml_files import write_ggml
 from tests.loading.mlx_files import mlx_arrays, quantized_arrays, write_mlx
 from tests.loading.sources import save_openai
-from tests.sae.dictionaries import all_of_them, filled
+from tests.sae.saes import all_of_them, filled
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ SETTINGS = """[activations]
 hook = "encoder.blocks.2"
 store = "acts"
 held_out = 0.1
-[dictionary]
+[sae]
 architecture = "topk"
 d_sae = 512
 k = 8

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import ConfigError, ShapeError
 from sae_lens_audio.architectures import (
     SAE,
     AbsTopK,
@@ -43,8 +43,8 @@ def rows_of(x: Tensor) -> list[list[float]]:
 
 
 def pre_of(sae: SAE, row: list[float], bias: Tensor) -> list[float]:
-    centre = sae.b_dec.tolist() if sae.config.apply_b_dec_to_input else [0.0] * D
-    return [sum((row[d] - centre[d]) * sae.W_enc[d, i].item() for d in range(D)) + bias[i].item() for i in range(F)]
+    center = sae.b_dec.tolist() if sae.config.apply_b_dec_to_input else [0.0] * D
+    return [sum((row[d] - center[d]) * sae.W_enc[d, i].item() for d in range(D)) + bias[i].item() for i in range(F)]
 
 
 def decoded(sae: SAE, features: list[float], skip: list[float] | None = None) -> list[float]:
@@ -171,7 +171,7 @@ def test_batch_topk() -> None:
 
 def test_batch_topk_without_a_threshold_says_so() -> None:
     sae = BatchTopK(BatchTopKConfig(D, F, k=2))
-    with pytest.raises(PatchError, match="calibrate_"):
+    with pytest.raises(ConfigError, match="calibrate_"):
         sae.encode(torch.randn(3, D))
     batches = torch.randn(4, 50, D)
     sae.calibrate_(batches)
@@ -180,7 +180,7 @@ def test_batch_topk_without_a_threshold_says_so() -> None:
         smallest.append(min(f for row in batch_features(sae, rows, 2) for f in row if f > 0))
     assert sae.topk_threshold.item() == pytest.approx(sum(smallest) / 4)
     assert 1.0 < (sae.encode(batches) > 0).sum(-1).float().mean() < 3.0
-    with pytest.raises(PatchError, match="no activation has a positive feature"):
+    with pytest.raises(ShapeError, match="no activation has a positive feature"):
         with torch.no_grad():
             sae.b_enc.fill_(-1e6)
         sae.calibrate_(batches)
@@ -196,12 +196,12 @@ def test_matryoshka() -> None:
         for width in widths:
             error += distance(decoded(sae, [f if i < width else 0.0 for i, f in enumerate(found)]), row) / N
     check(sae.loss(x), error, 0.0)
-    codes = sae.sparse_codes(x)
+    codes = sae.encode_sparse(x)
     prefixes = sae.decode_levels(codes, N)
     torch.testing.assert_close(prefixes[-1], sae.decode(codes.dense(N)))
     torch.testing.assert_close(prefixes[1], sae.decode(codes.dense(N) * (torch.arange(F) < 5)))
     for wrong in ((), (2, 5), (5, 2, F), (0, F)):
-        with pytest.raises(PatchError, match="widths must rise"):
+        with pytest.raises(ConfigError, match="widths must rise"):
             MatryoshkaConfig(D, F, k=3, widths=wrong)
 
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from hooked_whisper.errors import CheckpointError, PatchError
+from hooked_whisper.errors import CheckpointError, ConfigError
 from sae_lens_audio import (
     SAE,
     BatchTopK,
@@ -83,9 +83,9 @@ def test_normalised_and_nothing_noted(tmp_path: Path) -> None:
 
 
 @given(st.integers(1, 9), st.integers(1, 20), st.booleans())
-def test_any_size(tmp_path_factory: pytest.TempPathFactory, d: int, f: int, centred: bool) -> None:
+def test_any_size(tmp_path_factory: pytest.TempPathFactory, d: int, f: int, centered: bool) -> None:
     folder = tmp_path_factory.mktemp("sae")
-    sae = Standard(StandardConfig(d, f, centred), seed=f)
+    sae = Standard(StandardConfig(d, f, centered), seed=f)
     save_sae(sae, folder)
     torch.testing.assert_close(load_sae(folder).sae.state_dict(), sae.state_dict(), atol=0, rtol=0)
 
@@ -107,7 +107,7 @@ def test_the_tied_dictionary_is_their_standard(tmp_path: Path) -> None:
 def test_an_edit_beside_our_block_is_refused(name: str, key: str, value: Any, tmp_path: Path, unchecked: None) -> None:
     save_sae(every()[name], tmp_path)
     edit(tmp_path, lambda cfg: cfg.update({key: value}))
-    with pytest.raises((CheckpointError, PatchError), match=f"'?{key}|{value}"):
+    with pytest.raises((CheckpointError, ConfigError), match=f"'?{key}|{value}"):
         load_sae(tmp_path)
 
 

@@ -12,7 +12,7 @@ import torch
 from hooked_whisper import HookedWhisper
 from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
 from hooked_whisper.corpora import Recording
-from hooked_whisper.features import ScanOptions, Site, scan
+from hooked_whisper.features import ScanOptions, HookBasis, scan
 from hooked_whisper.patching import LogitDifference, RunInputs, make_grid, run_patches, subspaces_of
 from hooked_whisper.report.units import PageOptions, build_site
 from sae_lens_audio import (
@@ -63,13 +63,13 @@ def test_a_saved_dictionary_is_scanned_and_gets_pages(tmp_path: Path) -> None:
     sae = load_sae(tmp_path / "sae").sae
     rng = np.random.default_rng(0)
     corpus = [Recording(f"r{k}", (0.2 * rng.standard_normal(16000)).astype(np.float32)) for k in range(3)]
-    found = scan(model, corpus, [Site(hook, sae, "sae")], tmp_path / "scan", ScanOptions(k=3), progress=False)["sae"]
+    found = scan(model, corpus, [HookBasis(hook, sae, "sae")], tmp_path / "scan", ScanOptions(k=3), progress=False)["sae"]
     acts = [model.run_with_cache(model.to_mel(one.audio()), names_filter=hook)[1][hook][0, :50] for one in corpus]
     best = torch.stack([sae.encode(a).amax(0) for a in acts], 1).sort(dim=1, descending=True).values
     np.testing.assert_allclose(found.top.values, best.detach(), atol=1e-5)
     with pytest.raises(Exception, match="choose another folder"):
         other = TopK(TopKConfig(32, 48, k=4), seed=5)
-        scan(model, corpus, [Site(hook, other, "sae")], tmp_path / "scan", ScanOptions(k=3), progress=False)
+        scan(model, corpus, [HookBasis(hook, other, "sae")], tmp_path / "scan", ScanOptions(k=3), progress=False)
     options = PageOptions(top=2, per_range=1, ranges=2)
     build_site(model, corpus, hook, tmp_path / "site", basis=sae, units=[0, 40], options=options, progress=False)
     units = json.loads((tmp_path / "site" / "units.json").read_text())

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import ConfigError, ShapeError
 from hooked_whisper.protocols import FeatureBasis
 from sae_lens_audio.architectures import (
     ARCHITECTURES,
@@ -63,7 +63,7 @@ def test_decode_is_affine(sae: SAE) -> None:
 
 
 def test_width_is_checked(sae: SAE) -> None:
-    with pytest.raises(PatchError, match=r"takes"):
+    with pytest.raises(ShapeError, match=r"takes"):
         sae.encode(inputs(sae)[..., :-1])
 
 
@@ -118,7 +118,7 @@ def test_batch_topk_has_k_on_average(quarters: int, rows: int, seed: int) -> Non
     k = quarters / 4
     sae = filled(BatchTopK(BatchTopKConfig(D, F, k=k)), seed)
     pre = sae.pre_activations(inputs(sae, rows, seed))
-    codes = sae.sparse_codes(inputs(sae, rows, seed))
+    codes = sae.encode_sparse(inputs(sae, rows, seed))
     kept = int((codes.values > 0).sum())
     assert kept == int(codes.active.sum()) == min(int(k * rows), int((pre > 0).sum()))
 
@@ -156,7 +156,7 @@ def test_normalised_input(scale: float, seed: int) -> None:
     normed = NormalizedSAE(inner, "layer_norm")
     torch.testing.assert_close(normed.encode(scale * x + 3), normed.encode(x), atol=1e-3, rtol=1e-3)
     assert isinstance(normed, FeatureBasis)
-    with pytest.raises(PatchError, match="decode_like"):
+    with pytest.raises(ConfigError, match="decode_like"):
         normed.decode(normed.encode(x))
 
 
@@ -169,7 +169,7 @@ def test_configurations_are_checked() -> None:
         (lambda: TranscoderConfig(D, F), "d_out"),
         (lambda: CrosscoderConfig(D, F), "n_blocks"),
         (lambda: JumpReLUConfig(D, F, bandwidth=0), "bandwidth"),
-        (lambda: NormalizedSAE(Crosscoder(CrosscoderConfig(D, F, n_blocks=2)), "layer_norm"), "normalise before"),
+        (lambda: NormalizedSAE(Crosscoder(CrosscoderConfig(D, F, n_blocks=2)), "layer_norm"), "crosscoder"),
     ]:
-        with pytest.raises(PatchError, match=message):
+        with pytest.raises(ConfigError, match=message):
             make()

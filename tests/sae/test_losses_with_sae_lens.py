@@ -58,7 +58,7 @@ def their_losses(theirs: TrainingSAE, x: Tensor, dead: Tensor | None = None) -> 
         name: value if isinstance(value, float) else value.value for name, value in theirs.get_coefficients().items()
     }
     out = theirs.training_forward_pass(TrainStepInput(x, coefficients, dead, 0, False))
-    return out.losses | {"total": out.loss}
+    return out.output | {"total": out.loss}
 
 
 def gradients(loss: Tensor, sae: torch.nn.Module) -> dict[str, Tensor]:
@@ -78,13 +78,13 @@ def flagged(*latents: int) -> Tensor:
     return dead
 
 
-@pytest.mark.parametrize("centred", [True, False])
-def test_standard(centred: bool) -> None:
+@pytest.mark.parametrize("centered", [True, False])
+def test_standard(centered: bool) -> None:
     """Any decoder norms: the penalty is weighted with them. Theirs has an ``lp_norm`` besides; at its default, 1, the
     two are one.
     """
-    config = StandardConfig(D, F, apply_b_dec_to_input=centred, l1_coefficient=0.3)
-    ours, theirs = pair(Standard(config), False, l1_coefficient=0.3, apply_b_dec_to_input=centred)
+    config = StandardConfig(D, F, apply_b_dec_to_input=centered, l1_coefficient=0.3)
+    ours, theirs = pair(Standard(config), False, l1_coefficient=0.3, apply_b_dec_to_input=centered)
     x = rows()
     a, b = ours.loss(x), their_losses(theirs, x)
     torch.testing.assert_close([a.reconstruction, a.sparsity], [b["mse_loss"], b["l1_loss"]])
@@ -163,7 +163,7 @@ def test_batch_topk(k: float) -> None:
     torch.testing.assert_close(ours.topk_threshold, theirs.topk_threshold)
     fresh = BatchTopK(BatchTopKConfig(D, F, k=k)).double().train()
     fresh.loss(x)
-    assert fresh.topk_threshold == fresh.sparse_codes(x).values.min()
+    assert fresh.topk_threshold == fresh.encode_sparse(x).values.min()
 
 
 def test_matryoshka() -> None:

@@ -88,18 +88,18 @@ def in_ranks(n, work) -> list:
     return found
 
 
-@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("k", [1, 12, 90])
-def test_topk_codes_and_gradients_are_the_dense_ones(k: int, centred: bool) -> None:
+def test_topk_codes_and_gradients_are_the_dense_ones(k: int, centered: bool) -> None:
     """300 rows are more than a tile, 512 features with k = 12 are ranked by groups."""
     x, target = drawn(300, 6), drawn(300, 6, seed=1)
-    weight, bias, centre, directions = (drawn(*s, seed=9) for s in ((6, 512), (512,), (6,), (512, 6)))
-    mine, theirs = ([t.clone().requires_grad_() for t in (weight, bias, centre, directions)] for _ in range(2))
+    weight, bias, center, directions = (drawn(*s, seed=9) for s in ((6, 512), (512,), (6,), (512, 6)))
+    mine, theirs = ([t.clone().requires_grad_() for t in (weight, bias, center, directions)] for _ in range(2))
 
-    codes = encode_topk(x, mine[0], mine[1], mine[2] if centred else None, k)
+    codes = encode_topk(x, mine[0], mine[1], mine[2] if centered else None, k)
     (codes.decode(mine[3]) - target).square().sum().backward()
 
-    pre = (x - theirs[2] if centred else x) @ theirs[0] + theirs[1]
+    pre = (x - theirs[2] if centered else x) @ theirs[0] + theirs[1]
     values, chosen = pre.topk(k)
     dense = torch.zeros_like(pre).scatter(1, chosen, values.relu())
     (dense @ theirs[3] - target).square().sum().backward()

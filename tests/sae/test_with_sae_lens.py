@@ -136,7 +136,7 @@ def test_their_from_pretrained_loads_ours(tmp_path: Path, monkeypatch: pytest.Mo
 
 THEIRS: dict[str, dict[str, Any]] = {
     "standard": {},
-    "standard, not centred": {"architecture": "standard", "apply_b_dec_to_input": False},
+    "standard, not centered": {"architecture": "standard", "apply_b_dec_to_input": False},
     "topk": {"k": 32},
     "topk, rescaled": {"architecture": "topk", "k": 32, "rescale_acts_by_decoder_norm": True},
     "abstopk": {"k": 32},

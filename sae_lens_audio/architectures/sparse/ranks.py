@@ -1,4 +1,4 @@
-"""What a batch spread over processes must ask the others."""
+"""What SAEs need of the other processes that share a batch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Ranks(Protocol):
     def n(self) -> int: ...
 
     def sum(self, x: Tensor) -> Tensor:
-        """The sum over all of them, element by element, the same on each."""
+        """Return the elementwise sum over all processes."""
         ...
 
     def minimum(self, x: Tensor) -> Tensor:
-        """The smallest of all of them, element by element."""
+        """Return the elementwise minimum over all processes."""
         ...

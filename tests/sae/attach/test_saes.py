@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import ConfigError, PatchError
 from sae_lens_audio.architectures import (
     BatchTopK,
     BatchTopKConfig,
@@ -76,7 +76,7 @@ def test_crosscoders_and_dictionaries_without_a_threshold(unchecked: None) -> No
     with pytest.raises(PatchError, match="d_in = 31"), model().attach_sae(Standard(StandardConfig(31, F)), HOOK):
         pass
     with (
-        pytest.raises(PatchError, match="no threshold yet"),
+        pytest.raises(ConfigError, match="no threshold yet"),
         model().attach_sae(BatchTopK(BatchTopKConfig(D, F)), HOOK),
     ):
         model()(mels(), tokens())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora import Clip
-from hooked_whisper.errors import AlignmentError, PatchError, UnknownHookError
+from hooked_whisper.errors import AlignmentError, ArgumentError, PatchError, UnknownHookError
 from hooked_whisper.features.bases import axes
 from hooked_whisper.text import word_error
 from sae_lens_audio.architectures import (
@@ -22,7 +22,7 @@ from sae_lens_audio.architectures import (
 )
 from sae_lens_audio.evals import attached_runs as splicing_runs
 from sae_lens_audio.evals.attached import CLEAN, MEAN, ZERO, AttachedScores, ConditionCounts
-from sae_lens_audio.evals.attached_runs import attached_scores
+from sae_lens_audio.evals.attached_runs import NoTextError, attached_scores
 from tests.findings.worlds import small_model
 from tests.sae.evals.clips import HOOK, sentences
 
@@ -206,7 +206,7 @@ def test_parts_of_recordings_and_clips_without_text_are_left_out(model: HookedWh
     parts = [replace(clips[0], offset=0.2), clips[0].with_alignment(replace(whole, duration=9.0))]
     found = attached_scores(model, [silent, *parts, clips[1]], HOOK, {}, torch.zeros(D))
     assert found.clips == ("u1",)
-    with pytest.raises(PatchError, match="none of 3 clips is a whole recording with its text"):
+    with pytest.raises(NoTextError, match="none of 3 clips is a whole recording with its text"):
         attached_scores(model, [silent, *parts], HOOK, {}, torch.zeros(D))
     long = clips[0].with_alignment(replace(clips[0].alignment, text="very " * 80))
     with pytest.raises(AlignmentError, match="do not fit in the decoder"):
@@ -217,7 +217,7 @@ def test_what_does_not_fit(model: HookedWhisper) -> None:
     clips, mean = sentences(1), torch.zeros(D)
     with pytest.raises(UnknownHookError):
         attached_scores(model, clips, "encoder.blocks.9.hook_resid_post", {}, mean)
-    with pytest.raises(PatchError, match="names 2 points"):
+    with pytest.raises(ArgumentError, match="names 2 points"):
         attached_scores(model, clips, "encoder.blocks.*.hook_resid_post", {}, mean)
     with pytest.raises(PatchError, match="d_in = 16"):
         attached_scores(model, clips, HOOK, {"sae": TopK(TopKConfig(16, 20, k=2))}, mean)
@@ -225,9 +225,9 @@ def test_what_does_not_fit(model: HookedWhisper) -> None:
         attached_scores(model, clips, HOOK, {"sae": Crosscoder(CrosscoderConfig(D, 20, n_blocks=2))}, mean)
     with pytest.raises(PatchError, match="hook_out"):
         attached_scores(model, clips, HOOK, {"t": TopKTranscoder(TopKTranscoderConfig(D, 40, d_out=D, k=3))}, mean)
-    with pytest.raises(PatchError, match="cannot be called 'clean'"):
+    with pytest.raises(ArgumentError, match="cannot be called 'clean'"):
         attached_scores(model, clips, HOOK, {"clean": sae()}, mean)
-    with pytest.raises(PatchError, match="padding_too"):
+    with pytest.raises(ArgumentError, match="padding_too"):
         attached_scores(model, clips, HOOK, {"sae": sae()}, mean, padding_too=["other"])
     assert not model.list_hooks() and "hook_sae" not in " ".join(model.hook_names())
 
@@ -251,12 +251,12 @@ def test_intervals_are_paired() -> None:
     assert back.value == pytest.approx(0.75) and back.low == pytest.approx(0.75)
     assert found.cross_entropy("sae").value == pytest.approx((clean + 1).sum() / 200)
     assert found.recovered("wer", "sae", CLEAN).value is None
-    with pytest.raises(PatchError, match="no condition 'zero'"):
+    with pytest.raises(ArgumentError, match="no condition 'zero'"):
         found.wer("zero")
 
 
 def test_an_unknown_measure(unchecked: None) -> None:
     one = {CLEAN: counts([1])}
     found = AttachedScores(HOOK, HOOK, "sound", ("a",), ("x",), np.array([1]), np.array([1]), one)
-    with pytest.raises(PatchError, match=r"measure must be .*'loss'"):
+    with pytest.raises(ArgumentError, match=r"measure must be .*'loss'"):
         found.value("loss", CLEAN)  # type: ignore[arg-type]

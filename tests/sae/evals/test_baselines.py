@@ -1,4 +1,4 @@
-"""Sparse baselines: the k largest coefficients of centred activations, the best code an orthonormal basis has."""
+"""Sparse baselines: the k largest coefficients of centered activations, the best code an orthonormal basis has."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import ArgumentError, ShapeError
 from hooked_whisper.protocols import FeatureBasis
 from sae_lens_audio import TopK, TopKConfig
 from sae_lens_audio.evals.baselines import KLargest, RandomFeatures, linear_bases, sparse_baselines
@@ -39,7 +39,7 @@ def test_equal_l0_and_order_of_the_baselines() -> None:
     scores = {name: ReconstructionScores.of(one, x) for name, one in sparse_baselines(bases, 2.4).items()}
     assert {s.l0 for s in scores.values()} == {2.0}
     assert scores["pca"].explained_variance > scores["random"].explained_variance > 0
-    assert scores["neurons"].explained_variance > 0  # centred: without the mean it would be far below
+    assert scores["neurons"].explained_variance > 0  # centered: without the mean it would be far below
     all_of_it = sparse_baselines(bases, 99)["random"]
     assert all_of_it.k == 6 and ReconstructionScores.of(all_of_it, x).explained_variance == pytest.approx(1)
     assert sparse_baselines(bases, 0)["pca"].k == 1
@@ -69,11 +69,11 @@ def test_random_features() -> None:
 def test_errors() -> None:
     basis = linear_bases(rows())["pca"]
     for k in (0, 7, True):
-        with pytest.raises(PatchError, match="k is 1 to 6"):
+        with pytest.raises(ArgumentError, match="k is 1 to 6"):
             KLargest(basis, k)
-    with pytest.raises(PatchError, match="wide"):
+    with pytest.raises(ShapeError, match="wide"):
         KLargest(basis, 2).encode(torch.zeros(3, 5))
-    with pytest.raises(PatchError, match="training row 3"):
+    with pytest.raises(ShapeError, match="training row 3"):
         bad = rows()
         bad[3, 0] = torch.nan
         linear_bases(bad)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import ArgumentError, ShapeError
 from sae_lens_audio.architectures import TopK, TopKConfig
 from sae_lens_audio.evals import decoder_rows
 from sae_lens_audio.evals.decoder_rows import duplicates, nearest
@@ -87,19 +87,19 @@ def test_sizes_may_differ_and_large_ones_are_not_assigned(monkeypatch: pytest.Mo
 
 def test_what_cannot_be_compared() -> None:
     a = _with(drawn(6, 4))
-    with pytest.raises(PatchError, match="two dictionaries"):
+    with pytest.raises(ArgumentError, match="two SAEs"):
         stability({"a": a})
-    with pytest.raises(PatchError, match="cannot be compared"):
+    with pytest.raises(ShapeError, match="cannot be compared"):
         stability({"a": a, "b": _with(drawn(6, 5))})
-    with pytest.raises(PatchError, match="alive"):
+    with pytest.raises(ShapeError, match="alive"):
         stability({"a": a, "b": a}, {"a": np.ones(5, dtype=bool)})
-    with pytest.raises(PatchError, match="no feature of b fires"):
+    with pytest.raises(ArgumentError, match="no feature of b fires"):
         stability({"a": a, "b": a}, {"b": np.zeros(6, dtype=bool)})
-    with pytest.raises(PatchError, match="feature 3 is NaN"):
+    with pytest.raises(ShapeError, match="feature 3 is NaN"):
         rows = drawn(6, 4)
         rows[3] = torch.nan
         duplicates(rows)
-    with pytest.raises(PatchError, match="no other"):
+    with pytest.raises(ShapeError, match="no other"):
         duplicates(drawn(1, 4))
 
 

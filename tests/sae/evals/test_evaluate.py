@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from hooked_whisper import HookedWhisper
-from hooked_whisper.errors import CheckpointError, PatchError, UnknownHookError
-from hooked_whisper.features.phones.labeled_evaluation import site_activations
-from hooked_whisper.features.sites import Site
+from hooked_whisper.errors import ArgumentError, CheckpointError, ShapeError, UnknownHookError
+from hooked_whisper.features.phones.labeled_evaluation import features_of_clips
+from hooked_whisper.features.hook_basis import HookBasis
 from sae_lens_audio.architectures import (
     Crosscoder,
     CrosscoderConfig,
@@ -47,7 +47,7 @@ def model() -> HookedWhisper:
 
 @pytest.fixture(scope="module")
 def rows(model: HookedWhisper) -> torch.Tensor:
-    return site_activations(model, tones(16)[12:], {"rows": Site(HOOK)})["rows"]
+    return features_of_clips(model, tones(16)[12:], {"rows": HookBasis(HOOK)})["rows"]
 
 
 def saes() -> dict[str, TopK | NormalizedSAE]:
@@ -92,7 +92,7 @@ def test_everything_is_beside_baselines_of_equal_l0(found: Evaluation) -> None:
 
 
 def test_scores_are_those_of_the_pieces(found: Evaluation, model: HookedWhisper, rows: torch.Tensor) -> None:
-    x = site_activations(model, tones(12), {"rows": Site(HOOK)})["rows"]
+    x = features_of_clips(model, tones(12), {"rows": HookBasis(HOOK)})["rows"]
     assert found.inputs["rows"] == len(x)
     codes = {**saes(), **{f"{n} k={b.k}": b for n, b in sparse_baselines(linear_bases(rows), 5).items()}}
     for name, one in codes.items():
@@ -197,19 +197,19 @@ def test_files_that_are_no_evaluation(found: Evaluation, tmp_path: Path) -> None
 def test_transcoders(model: HookedWhisper) -> None:
     one = TopKTranscoder(TopKTranscoderConfig(D, 40, d_out=D, k=3, skip=True))
     hooks = ("encoder.blocks.1.hook_mlp_in", "encoder.blocks.1.hook_mlp_out")
-    fitted = site_activations(model, tones(3), {name: Site(name) for name in hooks})
+    fitted = features_of_clips(model, tones(3), {name: HookBasis(name) for name in hooks})
     pair = fitted[hooks[0]], fitted[hooks[1]]
     options = replace(OPTIONS, spliced_clips=1)
     found = evaluate(model, {"t": one}, hooks[0], tones(6), pair, options, hook_out=hooks[1])
     assert (found.hook, found.hook_out) == hooks
-    x = site_activations(model, tones(6), {name: Site(name) for name in hooks})
+    x = features_of_clips(model, tones(6), {name: HookBasis(name) for name in hooks})
     by_hand = ReconstructionScores.of(one, [(x[hooks[0]], x[hooks[1]])])
     assert found.reconstruction["t"].explained_variance == pytest.approx(by_hand.explained_variance, rel=1e-4)
     out = ReconstructionScores.of(sparse_baselines(linear_bases(pair[1]), 3)["pca"], x[hooks[1]])
     assert found.reconstruction["pca k=3"].explained_variance == pytest.approx(out.explained_variance, rel=1e-4)
-    with pytest.raises(PatchError, match="hook_out="):
+    with pytest.raises(ArgumentError, match="hook_out="):
         evaluate(model, {"t": one}, hooks[0], tones(6), pair)
-    with pytest.raises(PatchError, match="no transcoder"):
+    with pytest.raises(ArgumentError, match="no transcoder"):
         evaluate(model, saes(), hooks[0], tones(6), pair, hook_out=hooks[1])
 
 
@@ -239,21 +239,21 @@ def test_what_cannot_be_done_is_noted(model: HookedWhisper, rows: torch.Tensor) 
 
 def test_what_is_wrong_is_said_at_once(model: HookedWhisper, rows: torch.Tensor) -> None:
     clips = tones(2)
-    with pytest.raises(PatchError, match=r"first is for vectors of 16, those of .*hook_resid_post are 32"):
+    with pytest.raises(ShapeError, match=r"first is for vectors of 16, those of .*hook_resid_post are 32"):
         evaluate(model, {"first": TopK(TopKConfig(16, 20, k=2))}, HOOK, clips, rows)
-    with pytest.raises(PatchError, match="crosscoder"):
+    with pytest.raises(ArgumentError, match="crosscoder"):
         evaluate(model, {"c": Crosscoder(CrosscoderConfig(D, 20, n_blocks=2))}, HOOK, clips, rows)
     with pytest.raises(UnknownHookError):
         evaluate(model, saes(), "encoder.blocks.7", clips, rows)
-    with pytest.raises(PatchError, match="names 2 points"):
+    with pytest.raises(ArgumentError, match="names 2 points"):
         evaluate(model, saes(), "encoder.blocks.*.hook_resid_post", clips, rows)
-    with pytest.raises(PatchError, match="0 clips"):
+    with pytest.raises(ArgumentError, match="0 clips"):
         evaluate(model, saes(), HOOK, [], rows)
-    with pytest.raises(PatchError, match="0 dictionaries"):
+    with pytest.raises(ArgumentError, match="0 SAEs"):
         evaluate(model, {}, HOOK, clips, rows)
-    with pytest.raises(PatchError, match="'third'"):
+    with pytest.raises(ArgumentError, match="'third'"):
         evaluate(model, saes(), HOOK, clips, rows, seeds=("first", "third"))
-    with pytest.raises(PatchError, match="two dictionaries"):
+    with pytest.raises(ArgumentError, match="two SAEs"):
         evaluate(model, saes(), HOOK, clips, rows, seeds=("first",))
-    with pytest.raises(PatchError, match="training row 0 is NaN"):
+    with pytest.raises(ShapeError, match="training row 0 is NaN"):
         evaluate(model, saes(), HOOK, clips, rows * torch.nan)

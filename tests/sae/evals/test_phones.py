@@ -9,15 +9,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked_whisper import HookedWhisper
-from hooked_whisper.errors import AlignmentError, PatchError
+from hooked_whisper.errors import AlignmentError, ArgumentError
 from hooked_whisper.features.baselines import mel_bands
 from hooked_whisper.features.bases import axes
-from hooked_whisper.features.phones.labeled_evaluation import evaluate_sites, site_activations
+from hooked_whisper.features.phones.labeled_evaluation import evaluate_bases, features_of_clips
 from hooked_whisper.features.phones.selectivity import coverage
-from hooked_whisper.features.sites import Site
+from hooked_whisper.features.hook_basis import HookBasis
 from sae_lens_audio.architectures import TopK, TopKConfig
 from sae_lens_audio.evals.baselines import linear_bases
-from sae_lens_audio.evals.phones import PhoneOptions, PhoneScores, bootstrapped_mean, phone_scores
+from sae_lens_audio.evals.phones import PhoneOptions, PhoneScores, RarePhonesError, bootstrapped_mean, phone_scores
 from tests.findings.phone_worlds import PHONES
 from tests.findings.worlds import small_model
 from tests.sae.evals.clips import HOOK, tones
@@ -42,7 +42,7 @@ def model() -> HookedWhisper:
 @pytest.fixture(scope="module")
 def scores(model: HookedWhisper) -> dict[str, PhoneScores]:
     clips = tones(30)
-    rows = site_activations(model, clips[:10], {"rows": Site(HOOK)})["rows"]
+    rows = features_of_clips(model, clips[:10], {"rows": HookBasis(HOOK)})["rows"]
     dictionaries = {"sae": TopK(TopKConfig(32, 40, k=4)), "half": Half()}
     return phone_scores(model, clips, HOOK, dictionaries, linear_bases(rows), OPTIONS)
 
@@ -79,8 +79,8 @@ def test_dead_features_are_in_no_mean(scores: dict[str, PhoneScores]) -> None:
 
 def test_it_is_the_scanner_s_selectivity(model: HookedWhisper, scores: dict[str, PhoneScores]) -> None:
     clips = tones(30)
-    site = evaluate_sites(
-        model, clips, {"m": Site("encoder.hook_mel", mel_bands(model))}, k=1, min_tokens=OPTIONS.min_tokens
+    site = evaluate_bases(
+        model, clips, {"m": HookBasis("encoder.hook_mel", mel_bands(model))}, k=1, min_tokens=OPTIONS.min_tokens
     )["m"]
     found, mel = site.phones, scores["mel bands"]
     np.testing.assert_array_equal(mel.f1, found.f1)
@@ -102,9 +102,9 @@ def test_bootstrap() -> None:
 
 def test_what_cannot_be_judged(model: HookedWhisper) -> None:
     clips = tones(3)
-    with pytest.raises(PatchError, match="often enough"):
+    with pytest.raises(RarePhonesError, match="often enough"):
         phone_scores(model, clips, HOOK, {}, {})
     with pytest.raises(AlignmentError, match="two or more"):
         phone_scores(model, clips[:1], HOOK, {}, {}, PhoneOptions(min_tokens=1))
-    with pytest.raises(PatchError, match="cannot be called 'pca'"):
+    with pytest.raises(ArgumentError, match="cannot be called 'pca'"):
         phone_scores(model, clips, HOOK, {"pca": Half()}, {"pca": axes(32)}, OPTIONS)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import ArgumentError, ShapeError
 from hooked_whisper.features.bases import axes, pca
 from sae_lens_audio.architectures import Crosscoder, NormalizedSAE, Transcoder
 from sae_lens_audio.evals.baselines import KLargest
@@ -129,28 +129,28 @@ def test_hostile_rows_are_named() -> None:
     sae, x = filled(ALL["topk"]), inputs(ALL["topk"])
     bad = x.clone()
     bad[4, 2] = torch.nan
-    with pytest.raises(PatchError, match=r"row 4 of encoder\.blocks\.2 is NaN or infinite \(1 rows"):
+    with pytest.raises(ShapeError, match=r"row 4 of encoder\.blocks\.2 is NaN or infinite \(1 rows"):
         ReconstructionScores.of(sae, [bad], hook="encoder.blocks.2")
-    with pytest.raises(PatchError, match="no rows"):
+    with pytest.raises(ShapeError, match="no rows"):
         ReconstructionScores.of(sae, [])
-    with pytest.raises(PatchError, match="no rows"):
+    with pytest.raises(ShapeError, match="no rows"):
         ReconstructionScores.of(sae, [x[:0]])
-    with pytest.raises(PatchError, match="only once"):
+    with pytest.raises(ArgumentError, match="only once"):
         ReconstructionScores.of(sae, iter([x]))
-    with pytest.raises(PatchError, match="wide"):
+    with pytest.raises(ShapeError, match="wide"):
         ReconstructionScores.of(sae, torch.randn(3, D + 1))
-    with pytest.raises(PatchError, match="the mean is"):
+    with pytest.raises(ShapeError, match="the mean is"):
         ReconstructionScores.of(sae, x, mean=torch.zeros(D + 1))
-    with pytest.raises(PatchError, match="as targets"):
+    with pytest.raises(ArgumentError, match="as targets"):
         ReconstructionScores.of(filled(ALL["transcoder"]), x)
-    with pytest.raises(PatchError, match="made for"):
+    with pytest.raises(ShapeError, match="made for"):
         ReconstructionScores.of(filled(ALL["transcoder"]), [(x, x)])
-    with pytest.raises(PatchError, match="one for each"):
+    with pytest.raises(ShapeError, match="one for each"):
         ReconstructionScores.of(filled(ALL["transcoder"]), [(x, x[:3, :4])])
     broken = filled(ALL["standard"])
     with torch.no_grad():
         broken.W_dec[0, 0] = torch.inf
-    with pytest.raises(PatchError, match="the reconstruction of row"):
+    with pytest.raises(ShapeError, match="the reconstruction of row"):
         ReconstructionScores.of(broken, x)
 
 
@@ -161,5 +161,5 @@ def test_directions_of_everything() -> None:
     assert directions(ALL["crosscoder"]).shape == (9, 2 * D) and isinstance(ALL["crosscoder"], Crosscoder)
     assert directions(NormalizedSAE(ALL["topk"], "layer_norm")).shape == (9, D)
     assert directions(KLargest(axes(D), 2)).equal(torch.eye(D))
-    with pytest.raises(PatchError, match="no W_dec"):
+    with pytest.raises(ArgumentError, match="no W_dec"):
         directions(object())

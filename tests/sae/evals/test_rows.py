@@ -9,9 +9,9 @@ import torch
 from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import AlignmentError, HookedWhisperError, ShapeError
-from hooked_whisper.features.phones.labeled_evaluation import site_activations
+from hooked_whisper.features.phones.labeled_evaluation import features_of_clips
 from hooked_whisper.features.phones.labeled_rows import collect_rows
-from hooked_whisper.features.sites import Site
+from hooked_whisper.features.hook_basis import HookBasis
 from sae_lens_audio.evals.rows import gather_rows, labelled_clips, row_share
 from tests.findings.worlds import small_model
 from tests.sae.evals.clips import HOOK, sentences, tones
@@ -56,7 +56,7 @@ def test_rows_are_the_clips_activations(model: HookedWhisper) -> None:
     clips = sentences(3)
     other = "encoder.blocks.0.mlp.hook_post"
     found = gather_rows(model, clips, [HOOK, other])
-    expected = site_activations(model, clips, {HOOK: Site(HOOK), other: Site(other)})
+    expected = features_of_clips(model, clips, {HOOK: HookBasis(HOOK), other: HookBasis(other)})
     for hook in (HOOK, other):
         torch.testing.assert_close(found[hook], expected[hook], atol=1e-5, rtol=1e-5)
     some = gather_rows(model, clips, [HOOK, other], most=40)
@@ -71,7 +71,7 @@ def test_a_sample_of_the_rows_of_labeled_clips(model: HookedWhisper) -> None:
     assert (
         share == pytest.approx(40 / sum(-(-len(c.samples) // 320) for c in clips)) and row_share(model, clips, 999) == 1
     )
-    whole = site_activations(model, clips, {"x": Site(HOOK)})["x"]
+    whole = features_of_clips(model, clips, {"x": HookBasis(HOOK)})["x"]
     with collect_rows(model, clips, [HOOK]) as rows:
         assert torch.equal(rows.sample(HOOK, 1.0), whole)
         sample = rows.sample(HOOK, share, seed=1)

@@ -53,20 +53,20 @@ def test_an_epoch_has_every_row_at_most_once_and_all_that_fill_batches(sizes: li
     full = sum(n // size for n in sizes)
     if not full:
         return
-    found = take(Batches(Parts(sizes), size, seed), full + 1)
-    rows = [v for batch in found[:full] for v in values(batch)]
+    served = take(Batches(Parts(sizes), size, seed), full + 1)
+    rows = [v for batch in served[:full] for v in values(batch)]
     assert len(set(rows)) == len(rows) == full * size
-    assert {batch.at.epoch for batch in found[:full]} == {0} and found[full].at.epoch == 1
-    for batch in found:
+    assert {batch.start.epoch for batch in served[:full]} == {0} and served[full].start.epoch == 1
+    for batch in served:
         assert batch.rows[0].dtype == torch.float32
-        torch.testing.assert_close(batch.block.position[batch.chosen].float(), batch.rows[0].flatten())
+        torch.testing.assert_close(batch.chunk.position[batch.indices].float(), batch.rows[0].flatten())
 
 
 @given(st.integers(0, 12), st.integers(0, 5))
 def test_batches_from_a_place_are_those_that_would_have_come(skip: int, seed: int) -> None:
     batches = Batches(Parts([20, 9, 14]), 4, seed)
     whole = take(batches, skip + 4)
-    later = take(batches, 4, whole[skip - 1].after if skip else Place())
+    later = take(batches, 4, whole[skip - 1].end if skip else Place())
     assert [values(b) for b in later] == [values(b) for b in whole[skip:]]
 
 
@@ -89,7 +89,7 @@ def test_processes_share_each_batch() -> None:
 def test_too_few_rows_for_a_batch_is_an_error_and_the_thread_is_gone() -> None:
     others = set(threading.enumerate())  # of tests before, which need not have closed theirs
     feed = Batches(Parts([3, 2]), 4).start(Place())
-    with pytest.raises(TrainingError, match="no block of the activations has the 4 rows"):
+    with pytest.raises(TrainingError, match="no chunk of the activations has the 4 rows"):
         next(feed)
     assert not [t for t in threading.enumerate() if t not in others and t.name == "batches"]
 
@@ -107,7 +107,7 @@ def test_an_error_of_the_source_comes_out_where_its_batch_would_have() -> None:
         next(feed)
 
 
-def test_blocks_are_read_as_they_are_needed() -> None:
+def test_chunks_are_read_as_they_are_needed() -> None:
     parts = Parts([4] * 50)
     take(Batches(parts, 4), 3)
     assert parts.loaded <= 8
@@ -124,5 +124,5 @@ def test_a_stop_after_the_last_batch_of_an_epoch_is_a_place_as_well(sizes: list[
     batches = Batches(Parts(sizes), 8)
     whole = take(batches, 6)
     for k, batch in enumerate(whole[:-1]):
-        (after,) = take(batches, 1, batch.after)
-        assert torch.equal(after.rows[0], whole[k + 1].rows[0]), f"after {batch.after}"
+        (following,) = take(batches, 1, batch.end)
+        assert torch.equal(following.rows[0], whole[k + 1].rows[0]), f"after {batch.end}"

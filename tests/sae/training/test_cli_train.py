@@ -25,7 +25,7 @@ store = "{store}"
 hook = "encoder.blocks.0"
 held_out = 0.3
 
-[dictionary]
+[sae]
 architecture = "batchtopk"
 d_sae = 64
 k = 4
@@ -105,7 +105,7 @@ def test_harvesting_while_training(tmp_path: Path, store: ActivationStore) -> No
     (tmp_path / "audio").mkdir()
     for one in corpus(8, longest=1.0):
         soundfile.write(tmp_path / "audio" / f"{one.id}.wav", one.audio().numpy(), 16000)
-    source = f'model = "{tmp_path / "model"}"\naudio = "{tmp_path / "audio"}"\nrecordings_per_block = 4'
+    source = f'model = "{tmp_path / "model"}"\naudio = "{tmp_path / "audio"}"\nrecordings_per_chunk = 4'
     path = written(tmp_path, store, (f'store = "{store.folder}"', source), ("batch = 64", "batch = 32"))
     assert main(["train", str(path), "--threads", "1"]) == 0
     about = load_sae(tmp_path / "run" / "sae").metadata
@@ -153,5 +153,5 @@ def test_the_recipes_are_readable() -> None:
     from sae_lens_audio.demo import RECIPES
 
     for name in ("topk", "tied"):
-        made = read_settings(RECIPES / f"{name}.toml").make_dictionary((128,))
+        made = read_settings(RECIPES / f"{name}.toml").make_sae((128,))
         assert made.architecture == name and made.d_in == 128

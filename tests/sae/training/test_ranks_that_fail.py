@@ -26,7 +26,7 @@ TOML = """
 store = "{store}"
 hook = "encoder.blocks.0"
 held_out = 0.3
-[dictionary]
+[sae]
 architecture = "batchtopk"
 d_sae = 64
 k = 4

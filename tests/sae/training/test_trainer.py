@@ -80,7 +80,7 @@ def test_the_first_reconstructions_are_of_the_right_size(name: str) -> None:
     def first(**changes) -> float:
         wide = type(EVERY[name]())(dataclasses.replace(EVERY[name]().config, d_sae=8 * D, **widths))
         with trainer(sae=wide, **changes) as run:
-            return run._values(run.step())["explained_variance"]
+            return run._metrics(run.step())["explained_variance"]
 
     widths = {"widths": (10, 8 * D)} if name == "matryoshka" else {}
     fitted = first()
@@ -221,7 +221,7 @@ def test_another_run_in_the_folder_is_an_error_that_says_what_differs(tmp_path: 
     for changes, what in (({"lr": 1e-3}, "training.lr was 0.01, now 0.001"), ({"seed": 4}, "training.seed")):
         with pytest.raises(TrainingError, match=what):
             trainer(tmp_path, **({"steps": 4} | changes))
-    with pytest.raises(TrainingError, match=r"dictionary\.k was 3, now 2"):
+    with pytest.raises(TrainingError, match=r"sae\.k was 3, now 2"):
         trainer(tmp_path, TopK(TopKConfig(D, F, k=2)), steps=4)
     with pytest.raises(TrainingError, match="start was"):
         trainer(tmp_path, TopK(TopKConfig(D, F, k=3), seed=8), steps=4)
@@ -235,10 +235,10 @@ def test_a_bad_activation_is_named_and_the_weights_are_those_before_it(tmp_path:
     blocks = TensorActivations(x, recording=torch.arange(1200).int() // 100, position=torch.arange(1200).int() % 100,
                           ids=[f"clip-{k}" for k in range(12)])  # fmt: skip
     x[537] = torch.nan  # after the source was checked, as a damaged file would be
-    run = Trainer(TopK(TopKConfig(D, F, k=3)), blocks, config(scale="none", centre=False), tmp_path)
+    run = Trainer(TopK(TopKConfig(D, F, k=3)), blocks, config(scale="none", center=False), tmp_path)
     with pytest.raises(TrainingError, match=r"'clip-5' at position 37") as caught:
         run.fit(progress=False)
-    assert "step" in str(caught.value) and "block 0" in str(caught.value)
+    assert "step" in str(caught.value) and "chunk 0" in str(caught.value)
     assert all(p.isfinite().all() for p in run.sae.parameters())
     assert run.number > 0 and (tmp_path / CHECKPOINT).exists()
 
@@ -264,7 +264,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(os, "fsync", full)
     run.step()
-    with pytest.raises(TrainingError, match=r"disk is full.*checkpoint.safetensors.*the one before it is whole"):
+    with pytest.raises(TrainingError, match=r"disk is full.*checkpoint.safetensors.*the earlier one is intact"):
         run.save()
     run.close()
     assert (tmp_path / CHECKPOINT).read_bytes() == kept and len(list(tmp_path.iterdir())) == 1
@@ -275,8 +275,8 @@ def test_parts_of_a_batch_add_up_to_it(parts: int, name: str) -> None:
     whole, parted = trainer(sae=EVERY[name](), steps=4), trainer(sae=EVERY[name](), steps=4, accumulate=parts)
     for _ in range(3):
         a, b = whole.step(), parted.step()
-        torch.testing.assert_close(a.losses.total, b.losses.total)
-        assert torch.equal(a.losses.active, b.losses.active)
+        torch.testing.assert_close(a.output.total, b.output.total)
+        assert torch.equal(a.output.active, b.output.active)
     for p, q in zip(whole.sae.parameters(), parted.sae.parameters(), strict=True):
         torch.testing.assert_close(p, q, atol=1e-4, rtol=1e-4)
     whole.close(), parted.close()
@@ -302,7 +302,7 @@ def test_dead_features_are_resampled(name: str) -> None:
         before = run.sae.W_dec[:20].clone()
         run.step()
         assert (run.sae.W_dec[:20] != before).any(1).all() and (run.dead.since[:20] == 0).all()
-        moments = run.optimiser.state[run.sae.W_enc]["exp_avg"]
+        moments = run.optimizer.state[run.sae.W_enc]["exp_avg"]
         assert (moments[:, :20] == 0).all() and (moments[:, 20:] != 0).any()
         for _ in range(5):
             run.step()
@@ -322,8 +322,8 @@ def test_dead_features_of_topk_come_back_by_the_auxiliary_loss() -> None:
     assert alive(1 / 32) > alive(0.0) + 5
 
 
-def test_blocks_that_do_not_fit_are_an_error() -> None:
-    with pytest.raises(TrainingError, match=r"takes activations 12 wide, the source gives rows \(5 wide\)"):
+def test_activations_that_do_not_fit_are_an_error() -> None:
+    with pytest.raises(TrainingError, match=r"takes activations 12 wide, the source has rows \(5 wide\)"):
         Trainer(TopK(TopKConfig(D, F, k=3)), TensorActivations(torch.randn(99, 5)), config())
     with pytest.raises(TrainingError, match="12 and 7 wide"):
         Trainer(TopKTranscoder(TopKTranscoderConfig(D, F, d_out=7, k=5)), TensorActivations(mixtures()), config())
@@ -336,7 +336,7 @@ def test_blocks_that_do_not_fit_are_an_error() -> None:
     [
         ({"steps": 0}, "steps"), ({"batch": 2.5}, "batch"), ({"lr": -1}, "lr"), ({"lr": math.nan}, "lr"),
         ({"beta1": 1.0}, "beta1"),
-        ({"optimiser": "sgd"}, "optimiser must be 'adam' or 'radam'"), ({"precision": "float16"}, "precision"),
+        ({"optimizer": "sgd"}, "optimizer must be 'adam' or 'radam'"), ({"precision": "float16"}, "precision"),
         ({"accumulate": 3}, "3 equal parts"), ({"warmup_steps": 20, "decay_steps": 20}, "more than 30 steps"),
         ({"steps": "many"}, "steps"), ({"clip_norm": -1}, "clip_norm"),
     ],

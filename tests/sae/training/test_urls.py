@@ -94,7 +94,7 @@ def test_the_command_takes_urls(tmp_path: Path, capsys: pytest.CaptureFixture[st
 store = "{place / "store"}"
 hook = "encoder.blocks.0"
 held_out = 0.3
-[dictionary]
+[sae]
 architecture = "topk"
 d_sae = 40
 k = 4

@@ -1,4 +1,4 @@
-"""Sparse codes and their decoding, with gradients that stay sparse."""
+"""Sparse feature activations and their decoding, with gradients that stay sparse."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Entries:
-    """Where the values of a code are: entry ``i`` is feature ``latents[i]`` in bag ``bags[i]``.
+    """The positions of sparse values: entry ``i`` is feature ``latents[i]`` in bag ``bags[i]``.
 
-    Entries of one bag stand together, bags in order; ``offsets`` are their beginnings. A bag is a row, or a part of
-    one. ``by_latent`` has the order in which entries of one feature stand together: made once, used by every gradient.
+    A bag (as in ``torch.nn.EmbeddingBag``) is a row, or a part of one. Entries are sorted by bag; ``offsets`` is the
+    first entry of each bag.
     """
 
     latents: Int[Tensor, "entry"]
@@ -27,13 +27,16 @@ class Entries:
 
     @cached_property
     def by_latent(self) -> tuple[Int[Tensor, "entry"], Int[Tensor, "d_sae"], Int[Tensor, "entry"]]:
-        """The order, where each feature's entries begin in it, and the entries' bags in it."""
-        order = self.latents.argsort(stable=True)  # stable: gradients are the same in every run
+        """The order that sorts entries by feature, the first entry of each feature in it, and the bags in it.
+
+        Cached, since every gradient uses it.
+        """
+        order = self.latents.argsort(stable=True)  # stable, so that gradients are reproducible
         counts = torch.bincount(self.latents, minlength=self.n_latents)
         return order, counts.cumsum(0) - counts, self.bags[order]
 
     def sum_rows(self, values: Float[Tensor, "entry"], rows: Float[Tensor, "bag d"]) -> Float[Tensor, "d_sae d"]:
-        """For every feature the sum of ``value * rows[bag]`` over its entries: a gradient of weights."""
+        """Return for every feature the sum of ``value * rows[bag]`` over its entries: a gradient of weights."""
         order, offsets, bags = self.by_latent
         return weighted_sums(bags, rows, offsets, values[order])
 
@@ -42,15 +45,15 @@ class Entries:
 
 
 def weighted_sums(
-    numbers: Int[Tensor, "entry"],
+    indices: Int[Tensor, "entry"],
     table: Float[Tensor, "row d"],
     offsets: Int[Tensor, "bag"],
     weights: Float[Tensor, "entry"],
 ) -> Float[Tensor, "bag d"]:
-    """For every bag the weighted sum of some rows of a table, without a copy of those rows."""
-    if not len(numbers):
+    """Return the weighted sum of table rows of every bag, without copying the rows."""
+    if not len(indices):
         return table.new_zeros(len(offsets), table.shape[1])
-    return F.embedding_bag(numbers, table, offsets, mode="sum", per_sample_weights=weights)
+    return F.embedding_bag(indices, table, offsets, mode="sum", per_sample_weights=weights)
 
 
 class _Decode(torch.autograd.Function):
@@ -74,10 +77,10 @@ class _Decode(torch.autograd.Function):
 
 
 def _products(gradient: Tensor, directions: Tensor, entries: Entries) -> Tensor:
-    """``gradient[bag] . directions[latent]`` of every entry, without copies of either's rows.
+    """Return ``gradient[bag] . directions[latent]`` of every entry, without copying rows.
 
-    This is the kernel that torch runs for the weights of an embedding bag; through its autograd the same call would
-    decode once more and make a dense gradient of the table.
+    This is the kernel torch runs for the gradient of an embedding bag's weights. Calling it through autograd would
+    decode once more and build a dense gradient of the table.
     """
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(
         gradient, directions, entries.latents, entries.offsets, entries.bags, 0
@@ -85,8 +88,8 @@ def _products(gradient: Tensor, directions: Tensor, entries: Entries) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class SparseCodes:
-    """Values of a few features of every row, in the order of rows. Gradients flow through ``values``."""
+class SparseFeatureActs:
+    """The values of a few features of each row, sorted by row. Gradients flow through ``values``."""
 
     values: Float[Tensor, "entry"]
     entries: Entries
@@ -98,22 +101,22 @@ class SparseCodes:
         return torch.bincount(fired, minlength=self.entries.n_latents)
 
     def decode(self, directions: Float[Tensor, "d_sae d"]) -> Float[Tensor, "bag d"]:
-        """``codes @ directions``, one row per bag."""
+        """Return ``feature_acts @ directions``, one row per bag."""
         return _Decode.apply(self.values, directions, self.entries)
 
     def dense(self, n_rows: int) -> Float[Tensor, "row d_sae"]:
-        """The same codes with all their zeros: for looking at, and for tests."""
+        """Return the same activations as a matrix with all zeros."""
         full = self.values.new_zeros(n_rows, self.entries.n_latents)
         return full.index_put((self.entries.bags, self.entries.latents), self.values)
 
-    def in_levels(self, n_rows: int, bounds: tuple[int, ...]) -> SparseCodes:
-        """Every row's entries parted by ranges of features: bag ``level * n_rows + row`` holds the features from
+    def in_levels(self, n_rows: int, bounds: tuple[int, ...]) -> SparseFeatureActs:
+        """Split each row's entries by ranges of features: bag ``level * n_rows + row`` holds the features from
         ``bounds[level]`` up to ``bounds[level + 1]``.
         """
-        at = self.entries
-        level = torch.bucketize(at.latents, torch.tensor(bounds[1:], device=at.latents.device), right=True)
-        bags = level * n_rows + at.bags
+        old = self.entries
+        level = torch.bucketize(old.latents, torch.tensor(bounds[1:], device=old.latents.device), right=True)
+        bags = level * n_rows + old.bags
         order = bags.argsort(stable=True)
         counts = torch.bincount(bags, minlength=(len(bounds) - 1) * n_rows)
-        entries = Entries(at.latents[order], bags[order], counts.cumsum(0) - counts, at.n_latents)
-        return SparseCodes(self.values[order], entries)
+        entries = Entries(old.latents[order], bags[order], counts.cumsum(0) - counts, old.n_latents)
+        return SparseFeatureActs(self.values[order], entries)
