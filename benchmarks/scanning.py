@@ -30,11 +30,11 @@ from tqdm.auto import tqdm
 
 from benchmarks.harvesting import Clock, write_clips
 from hooked_whisper.config import RELEASED
+from hooked_whisper.features.hook_basis import HookBasis
 from hooked_whisper.features.scan import ScanOptions, scan
 from hooked_whisper.features.scan.priority import priorities
-from hooked_whisper.features.scan.reader import SiteReader
+from hooked_whisper.features.scan.reader import FeatureReader
 from hooked_whisper.features.scan.state import Stretch
-from hooked_whisper.features.sites import Site
 from hooked_whisper.hooked import HookedWhisper
 from sae_lens_audio.activations import CollectOptions, collect_activations
 
@@ -75,8 +75,8 @@ def measure(size: str, clips: int, seconds: float, seed: int = 0) -> dict[str, f
     config = RELEASED[size]
     model = HookedWhisper(config)
     hook = f"encoder.blocks.{config.encoder.n_layers - 1}.mlp.hook_post"
-    reader = SiteReader(model, Site(hook), ScanOptions(k=20))
-    top_only = SiteReader(model, Site(hook), ScanOptions(k=20)).top
+    reader = FeatureReader(model, HookBasis(hook), ScanOptions(k=20))
+    top_only = FeatureReader(model, HookBasis(hook), ScanOptions(k=20)).top
     per_clip, per_position = Heaps(20), Heaps(20)
     rng = np.random.default_rng(seed)
     spent = dict.fromkeys(("encoder", "to the hook", "scan", "largest only", "heaps", "heaps, every position"), 0.0)

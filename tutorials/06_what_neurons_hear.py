@@ -31,12 +31,12 @@ from hooked_whisper.corpora import packaged_speech
 from hooked_whisper.errors import MissingWeightsError
 from hooked_whisper.features import (
     Evidence,
+    HookBasis,
     ScanOptions,
-    Site,
     active_ranges,
     autolabels,
     axes,
-    evaluate_sites,
+    evaluate_bases,
     label_positions,
     mel_bands,
     purity,
@@ -79,7 +79,7 @@ print(f"{example.text!r} by {example.speaker}:", " ".join(phone.label for phone 
 # %% [markdown]
 # ## Phones
 #
-# `evaluate_sites` runs every clip once and counts how often each activation level of each feature coincides with each
+# `evaluate_bases` runs every clip once and counts how often each activation level of each feature coincides with each
 # phone. The score of a feature is the F1 of its best detector (a phone and a threshold) on speakers that were not used to fit
 # the detector. We compare the first 512 neurons with equally many random orthonormal directions of the same layer, with the
 # mel bands, which need no network, and with the same search on labels shifted in time.
@@ -88,9 +88,9 @@ print(f"{example.text!r} by {example.speaker}:", " ".join(phone.label for phone 
 d = model.cfg.encoder.d_mlp
 n = min(d, 512)
 bases = {"neurons": axes(d, range(n)), "random": random_orthonormal(d, n)}
-sites = {name: Site(hook, basis, name) for name, basis in bases.items()}
-sites["mel bands"] = Site("encoder.hook_mel", mel_bands(model))
-counts = evaluate_sites(model, labelled, sites, min_tokens=20)
+sites = {name: HookBasis(hook, basis, name) for name, basis in bases.items()}
+sites["mel bands"] = HookBasis("encoder.hook_mel", mel_bands(model))
+counts = evaluate_bases(model, labelled, sites, min_tokens=20)
 
 selected = {}
 for name in bases:
@@ -276,7 +276,7 @@ for name in bases:
 # 1. Set `MODEL = "base"`, or `"demo"`. Which rows of the table change most?
 # 2. Look at the first block (`encoder.blocks.0.mlp.1`) and at the last. Does the distance between neurons and random
 #    directions grow with depth, or do both grow together?
-# 3. Add the residual stream (`Site("encoder.blocks.2", axes(model.cfg.encoder.d_model))`) and a model with random
+# 3. Add the residual stream (`HookBasis("encoder.blocks.2", axes(model.cfg.encoder.d_model))`) and a model with random
 #    weights (`HookedWhisper(model.cfg)`) to the table. Which of the two is closer to the neurons?
 # 4. Ablate a neuron with `hooked_whisper.features.causal_effects`. Do words with its phone lose more probability than
 #    other words, and more than for a random direction of the same size?

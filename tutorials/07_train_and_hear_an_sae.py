@@ -30,7 +30,7 @@ from hooked_whisper import HookedWhisper
 from hooked_whisper.audio import clip_around
 from hooked_whisper.corpora import packaged_speech
 from hooked_whisper.errors import MissingWeightsError
-from hooked_whisper.features import Site, label_names, label_positions, purity, scan
+from hooked_whisper.features import HookBasis, label_names, label_positions, purity, scan
 from hooked_whisper.interventions import compare_transcript
 from hooked_whisper.synthetic import SyntheticCorpus, synthetic_recordings
 from sae_lens_audio import TopK, TopKConfig, Trainer, TrainingConfig, ablate_latents, collect_activations
@@ -172,7 +172,7 @@ phone = scores.phones["trained"].phones[lead.argmax()]
 feature, rival = (int(scores.phones[name].best_feature[lead.argmax()]) for name in ("trained", random_name))
 random = RandomFeatures.like(n_features, rows.double().mean(0).float(), options.seed)
 
-sites = [Site(hook, sae, "trained"), Site(hook, random, "random")]
+sites = [HookBasis(hook, sae, "trained"), HookBasis(hook, random, "random")]
 scanned = scan(model, looking, sites, Path(folder.name) / "scan", progress=False)
 names = label_names(clip.alignment for clip in scoring)
 

@@ -38,7 +38,7 @@ from hooked_whisper.audio import clip_around, save_audio
 from hooked_whisper.corpora import Clip, Failure, Loader, open_corpus, packaged_speech, to_textgrid
 from hooked_whisper.corpora.tiers import cut
 from hooked_whisper.errors import MissingWeightsError
-from hooked_whisper.features import Site, evaluate_sites, mel_bands, random_orthonormal, scan
+from hooked_whisper.features import HookBasis, evaluate_bases, mel_bands, random_orthonormal, scan
 from hooked_whisper.loading import huggingface_name, openai_name
 from hooked_whisper.synthetic import SyntheticCorpus
 from hooked_whisper.text import bootstrap_interval, word_errors
@@ -235,7 +235,7 @@ display(Audio(np.concatenate(moments), rate=16000))
 # %% [markdown]
 # ## Evaluating it
 #
-# `evaluate_sites` finds the phone that each feature detects best. The threshold comes from some speakers and the F1 from others.
+# `evaluate_bases` finds the phone that each feature detects best. The threshold comes from some speakers and the F1 from others.
 # The controls are random directions of the same layer, the mel bands (without any network), and the neurons with labels shifted
 # in time. One more control is useful for your own corpora: the same recordings with the TextGrids of *other* recordings, cut to
 # their length, a mistake that no program can detect. Its score should be as low as with shifted labels.
@@ -256,11 +256,11 @@ for k in range(len(clips)):
 wrong = open_corpus(corpus_folder / "table.csv", alignments=work / "swapped")
 
 directions = random_orthonormal(encoder.d_mlp, 256)
-sites = {"neurons": Site(hook), "random directions": Site(hook, directions)}
-counted = evaluate_sites(
-    model, labelled(corpus), sites | {"mel bands": Site("encoder.hook_mel", mel_bands(model))}, min_tokens=8
+sites = {"neurons": HookBasis(hook), "random directions": HookBasis(hook, directions)}
+counted = evaluate_bases(
+    model, labelled(corpus), sites | {"mel bands": HookBasis("encoder.hook_mel", mel_bands(model))}, min_tokens=8
 )
-mistaken = evaluate_sites(model, labelled(wrong), {"neurons": Site(hook)}, min_tokens=8)["neurons"]
+mistaken = evaluate_bases(model, labelled(wrong), {"neurons": HookBasis(hook)}, min_tokens=8)["neurons"]
 curves = {name: np.nan_to_num(counts.phones.f1) for name, counts in counted.items()}
 curves |= {
     "neurons, shifted labels": counted["neurons"].shifted_phones.f1,

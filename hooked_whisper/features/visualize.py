@@ -33,7 +33,7 @@ Start = Literal["silence", "noise", "mean"]
 
 
 @dataclass(frozen=True, eq=False)
-class Dream:
+class MaximizedFeatures:
     """What was found, one row per feature.
 
     Attributes:
@@ -92,7 +92,7 @@ def start_mel(
     return frames.gather(1, drawn.to(frames.device))
 
 
-def dream_of(
+def maximize_features(
     model: HookedWhisper,
     name: str,
     basis: FeatureBasis,
@@ -107,7 +107,7 @@ def dream_of(
     smoothness: Number = 0.2,
     jitter: int = 1,
     seed: int = 0,
-) -> Dream:
+) -> MaximizedFeatures:
     """Ascend features of an encoder point, all of them in one batch; the pass ends at that point.
 
     Each step moves a row along its gradient, scaled to a root mean square of ``step_size``, then back into
@@ -171,7 +171,7 @@ def dream_of(
         best, best_mel = torch.where(better, now, best), torch.where(better[:, None, None], mel, best_mel)
         trace.append(now)
     labels = tuple(str(basis.labels[u]) for u in units)
-    return Dream(point.name, labels, best_mel, rows, torch.stack(trace, 1), positions, wanted)
+    return MaximizedFeatures(point.name, labels, best_mel, rows, torch.stack(trace, 1), positions, wanted)
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Feature visualization with priors: mels that excite a unit of the encoder and are as probable as real mels.
 
-Plain gradient ascent (:func:`hooked_whisper.features.visualize.dream_of`) finds mels that no speech resembles. Three
+Plain gradient ascent (:func:`hooked_whisper.features.visualize.maximize_features`) finds mels that no speech resembles. Three
 priors keep it near speech: the mel is circularly shifted by a few frames before each gradient; the gradient is blurred
 in time and frequency, less with each step; and the ascent runs in the whitened space of real mels, no farther from the
 mean than a typical real mel.

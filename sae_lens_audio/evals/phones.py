@@ -14,11 +14,11 @@ from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import ArgumentError, HookedWhisperError
 from hooked_whisper.features.baselines import mel_bands
 from hooked_whisper.features.bases import LinearBasis
+from hooked_whisper.features.hook_basis import HookBasis
 from hooked_whisper.features.phones.counts import FeatureCounts
 from hooked_whisper.features.phones.labeled_rows import LabeledRows, Track, collect_rows
 from hooked_whisper.features.phones.row_labels import CountOptions
 from hooked_whisper.features.phones.selectivity import MIN_TOKENS, Selectivity
-from hooked_whisper.features.hook_basis import HookBasis
 from hooked_whisper.features.spool import MEMORY
 from hooked_whisper.findings.core.finding import Estimate
 from hooked_whisper.hooked import HookedWhisper

@@ -13,8 +13,8 @@ from hooked_whisper.features.phones.joint_histogram import JointCounts
 from hooked_whisper.features.phones.measures import average_precision, entropy, information, quantile_bins, rebin
 from hooked_whisper.protocols import SILENCE
 
-Counts = Int[np.ndarray, "feature cell label"]
-Totals = Int[np.ndarray, "feature cell"]
+Counts = Int[np.ndarray, "feature bin label"]
+Totals = Int[np.ndarray, "feature bin"]
 ByLabel = Float[np.ndarray, "feature label"]
 
 
@@ -32,7 +32,7 @@ def roc_auc(hits: Counts, totals: Totals) -> ByLabel:
 
 
 def best_thresholds(hits: Counts, totals: Totals) -> tuple[ByLabel, Int[np.ndarray, "feature label"]]:
-    """The best F1 of "this cell or a higher one means the label", and its cell; the highest such cell among equals."""
+    """The best F1 of "this bin or a higher one means the label", and its bin; the highest such bin among equals."""
     h = hits[:, ::-1].astype(np.float64)
     found = np.cumsum(totals[:, ::-1], axis=1, dtype=np.float64)[:, :, None]
     truth = h.sum(axis=1, keepdims=True)
@@ -43,12 +43,12 @@ def best_thresholds(hits: Counts, totals: Totals) -> tuple[ByLabel, Int[np.ndarr
 
 
 def detections(
-    hits: Counts, totals: Totals, cells: Int[np.ndarray, "feature label"]
+    hits: Counts, totals: Totals, bins: Int[np.ndarray, "feature label"]
 ) -> tuple[Int[np.ndarray, "feature label"], Int[np.ndarray, "feature label"]]:
-    """Rows at or above a cell: those with the label, and all."""
+    """Rows at or above a bin: those with the label, and all."""
     true = np.cumsum(hits[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]
     found = np.cumsum(totals[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]
-    return np.take_along_axis(true, cells[:, None], axis=1)[:, 0], np.take_along_axis(found, cells, axis=1)
+    return np.take_along_axis(true, bins[:, None], axis=1)[:, 0], np.take_along_axis(found, bins, axis=1)
 
 
 def dense_selectivity(
@@ -59,7 +59,7 @@ def dense_selectivity(
     tokens = whole.tokens
     searched = (tokens >= min_tokens) & np.array([name != SILENCE for name in whole.names])
     feature = np.arange(whole.n_features)
-    f1, sign, cell = _fit(whole)
+    f1, sign, bin = _fit(whole)
     best = np.where(searched, f1, -1.0).argmax(axis=1)
     pooled = np.zeros((3, *f1.shape), dtype=np.int64)
     chosen, same = pooled[:, :, 0].copy(), np.zeros(len(feature))
@@ -72,8 +72,8 @@ def dense_selectivity(
         result = np.stack([hits, found, test.counts.sum(axis=1)])
         pooled, chosen = pooled + result, chosen + result[:, feature, choice]
         same += (choice == best) / len(folds)
-    edges = whole.cells.edges.numpy()
-    threshold = np.where(sign > 0, edges[cell], edges[len(edges) - 1 - cell])
+    edges = whole.bins.edges.numpy()
+    threshold = np.where(sign > 0, edges[bin], edges[len(edges) - 1 - bin])
     auc, up = roc_auc(whole.counts, whole.totals), sign[feature, best] > 0
     precisions = [average_precision(whole.counts[:, ::step], whole.totals[:, ::step]) for step in (1, -1)]
     bits, share = _information(whole, shifted)
@@ -109,7 +109,7 @@ def _fit(counts: JointCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _information(whole: JointCounts, shifted: JointCounts | None) -> tuple[np.ndarray, np.ndarray]:
     if not np.array_equal(whole.counts.sum(axis=2), whole.totals):
         return (np.full(whole.n_features, np.nan),) * 2
-    bins = quantile_bins(whole.totals)
-    joint = rebin(whole.counts, bins, 10)
-    nats = information(joint) - (0 if shifted is None else information(rebin(shifted.counts, bins, 10)))
+    range_of_bin = quantile_bins(whole.totals)
+    joint = rebin(whole.counts, range_of_bin, 10)
+    nats = information(joint) - (0 if shifted is None else information(rebin(shifted.counts, range_of_bin, 10)))
     return nats / np.log(2), nats / entropy(joint.sum(axis=1))

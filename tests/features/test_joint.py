@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooked_whisper.errors import AlignmentError, PatchError
-from hooked_whisper.features.histogram_bins import Cells
+from hooked_whisper.features.histogram_bins import HistogramBins
 from hooked_whisper.features.phones import joint_histogram as joint
 from hooked_whisper.features.phones.joint_histogram import COARSE, JointCounter, count
 
@@ -26,14 +26,14 @@ def test_every_row_is_counted_once(n: int, seed: int, chunk: int) -> None:
     x, ids = rows(seed, n)
     before, joint._CHUNK = joint._CHUNK, chunk
     try:
-        found = count(x, ids, NAMES, Cells(2, -3, 4))
+        found = count(x, ids, NAMES, HistogramBins(2, -3, 4))
     finally:
         joint._CHUNK = before
-    slow = np.zeros((4, found.cells.n, 3), dtype=int)
-    for row, label in zip(found.cells.of(x).numpy(), ids, strict=True):
-        for feature, cell in enumerate(row):
+    slow = np.zeros((4, found.bins.n, 3), dtype=int)
+    for row, label in zip(found.bins.of(x).numpy(), ids, strict=True):
+        for feature, bin in enumerate(row):
             if label >= 0:
-                slow[feature, cell, label] += 1
+                slow[feature, bin, label] += 1
     np.testing.assert_array_equal(found.counts, slow)
     np.testing.assert_array_equal(found.totals, slow.sum(2))
     assert found.rows == (ids >= 0).sum() and found.counts.dtype == np.int32
@@ -47,7 +47,7 @@ def test_parts_make_the_whole(at: int, seed: int) -> None:
     np.testing.assert_array_equal(whole.totals, parts.totals)
     counter = JointCounter(4, NAMES)
     for some in (slice(0, at), slice(at, None)):
-        counter.add_cells(counter.cells_of(x[some]), ids[some])
+        counter.add_bins(counter.bins_of(x[some]), ids[some])
     np.testing.assert_array_equal(whole.counts, counter.result().counts)
 
 
@@ -83,5 +83,5 @@ def test_what_is_refused() -> None:
         with pytest.raises(PatchError, match="ids are"):
             counter.add(torch.zeros(1, 2), np.array([bad]))
     assert counter.result().rows == 0
-    with pytest.raises(PatchError, match="same names and cells"):
+    with pytest.raises(PatchError, match="same names and bins"):
         counter.result() + JointCounter(2, ("a",), COARSE).result()

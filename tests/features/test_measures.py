@@ -23,11 +23,11 @@ from tests.features.dense import best_thresholds, detections, roc_auc
 NAMES = ("a", "b", "c")
 
 
-def histogram(seed: int, n: int = 60, cells: int = 9) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Values (cell numbers) [feature, row] and labels, with their histograms."""
+def histogram(seed: int, n: int = 60, bins: int = 9) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Values (bin numbers) [feature, row] and labels, with their histograms."""
     rng = np.random.default_rng(seed)
-    values, ids = rng.integers(cells, size=(2, n)), rng.integers(3, size=n)
-    hits = np.zeros((2, cells, 3), dtype=np.int32)
+    values, ids = rng.integers(bins, size=(2, n)), rng.integers(3, size=n)
+    hits = np.zeros((2, bins, 3), dtype=np.int32)
     for f in range(2):
         np.add.at(hits, (f, values[f], ids), 1)
     return values, ids, hits, hits.sum(2)
@@ -51,8 +51,8 @@ def test_auc_is_the_share_of_pairs_won(seed: int, n: int) -> None:
 @given(st.integers(0, 10_000), st.integers(1, 80))
 def test_average_precision_and_best_f1_by_going_through_thresholds(seed: int, n: int) -> None:
     values, ids, hits, totals = histogram(seed, n)
-    ap, (f1, cell) = average_precision(hits, totals), best_thresholds(hits, totals)
-    true, found = detections(hits, totals, cell)
+    ap, (f1, bin) = average_precision(hits, totals), best_thresholds(hits, totals)
+    true, found = detections(hits, totals, bin)
     for f in range(2):
         for p in range(3):
             area, before, best = 0.0, 0.0, 0.0
@@ -65,13 +65,13 @@ def test_average_precision_and_best_f1_by_going_through_thresholds(seed: int, n:
             if (ids == p).any():
                 np.testing.assert_allclose(ap[f, p], area)
             np.testing.assert_allclose(f1[f, p], best)
-            assert true[f, p] == ((values[f] >= cell[f, p]) & (ids == p)).sum()
-            assert found[f, p] == (values[f] >= cell[f, p]).sum()
+            assert true[f, p] == ((values[f] >= bin[f, p]) & (ids == p)).sum()
+            assert found[f, p] == (values[f] >= bin[f, p]).sum()
 
 
 @given(st.integers(0, 1000), st.integers(-3, 3))
 def test_monotone_scaling_changes_nothing(seed: int, octaves: int) -> None:
-    """A power of two moves every value by whole cells; and ranks of cells are all that counts."""
+    """A power of two moves every value by whole bins; and ranks of bins are all that counts."""
     x = torch.randn(200, 3, generator=torch.Generator().manual_seed(seed)).clamp(0.0625, 8)
     ids = np.random.default_rng(seed).integers(3, size=200)
     one, two = count(x, ids, NAMES), count(x * 2.0**octaves, ids, NAMES)
@@ -101,11 +101,11 @@ def test_information_of_a_copy_is_the_entropy() -> None:
 @given(st.integers(0, 1000))
 def test_rebinning_keeps_every_row_and_the_order(seed: int) -> None:
     _, _, hits, totals = histogram(seed)
-    bins = quantile_bins(totals, 4)
-    assert (np.diff(bins, axis=1) >= 0).all() and bins.min() >= 0 and bins.max() <= 3
-    np.testing.assert_array_equal(rebin(hits, bins, 4).sum(1), hits.sum(1))
-    slow = np.stack([[hits[f][bins[f] == b].sum(0) for b in range(4)] for f in range(2)])
-    np.testing.assert_array_equal(rebin(hits, bins, 4), slow)
+    range_of_bin = quantile_bins(totals, 4)
+    assert (np.diff(range_of_bin, axis=1) >= 0).all() and range_of_bin.min() >= 0 and range_of_bin.max() <= 3
+    np.testing.assert_array_equal(rebin(hits, range_of_bin, 4).sum(1), hits.sum(1))
+    slow = np.stack([[hits[f][range_of_bin[f] == b].sum(0) for b in range(4)] for f in range(2)])
+    np.testing.assert_array_equal(rebin(hits, range_of_bin, 4), slow)
 
 
 def test_miller_madow_repairs_most_of_the_bias() -> None:

@@ -37,7 +37,7 @@ def test_every_active_row_is_in_one_range(seed: int) -> None:
     x = torch.randn(300, 4, generator=torch.Generator().manual_seed(seed)) * torch.tensor([1.0, 5, 0.1, 0])
     ids = np.random.default_rng(seed).integers(len(NAMES), size=300)
     joint = count(x, ids, NAMES)
-    active = (joint.cells.of(x) > joint.cells.per_sign).numpy().sum(0)
+    active = (joint.bins.of(x) > joint.bins.per_sign).numpy().sum(0)
     for found in (active_ranges(joint, "deciles"), active_ranges(joint, "width")):
         np.testing.assert_array_equal(found.n.sum(1), active)
         np.testing.assert_allclose(found.base, np.bincount(ids, minlength=len(NAMES)) / 300)
@@ -51,9 +51,9 @@ def test_equal_width_and_deciles() -> None:
     x = torch.linspace(0.0, 10, 4001)[1:, None]
     joint = count(x, np.zeros(4000, dtype=int), NAMES)
     wide, tenths = active_ranges(joint, "width"), active_ranges(joint, "deciles")
-    np.testing.assert_allclose(wide.edges[0, :5], [0, 2.2, 4.4, 6.6, 8.8], atol=0.5)  # the last cell is 10 to 11
+    np.testing.assert_allclose(wide.edges[0, :5], [0, 2.2, 4.4, 6.6, 8.8], atol=0.5)  # the last bin is 10 to 11
     assert (np.abs(tenths.n[0] - 400) <= 300).all() and tenths.n.sum() >= 3990
-    fine = active_ranges(count(x, np.zeros(4000, dtype=int), NAMES, type(joint.cells)(6, -7, 9)), "deciles")
+    fine = active_ranges(count(x, np.zeros(4000, dtype=int), NAMES, type(joint.bins)(6, -7, 9)), "deciles")
     assert (np.abs(fine.n[0] - 400) <= 60).all()
 
 

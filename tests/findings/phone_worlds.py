@@ -9,8 +9,8 @@ import numpy as np
 
 from hooked_whisper.corpora import Clip
 from hooked_whisper.features import mel_bands
-from hooked_whisper.features.phones.labeled_evaluation import evaluate_sites
-from hooked_whisper.features.sites import Site
+from hooked_whisper.features.phones.labeled_evaluation import evaluate_bases
+from hooked_whisper.features.hook_basis import HookBasis
 from hooked_whisper.findings import Context
 from hooked_whisper.findings.phones.evaluation import PhoneEvaluation, first_half
 from hooked_whisper.findings.phones.layer_probes import LayerProbe, LayerProbes
@@ -57,13 +57,13 @@ def planted(phonetic: bool) -> PhoneEvaluation:
     model = small_model(0)
     clips = spoken(120)
     blind = spoken(120, shuffled=True)
-    site = {"x": Site("encoder.hook_mel", mel_bands(model))}
+    site = {"x": HookBasis("encoder.hook_mel", mel_bands(model))}
     seen, unseen = (
-        evaluate_sites(model, list(some), site, k=len(clips))["x"] for some in (clips, blind)
+        evaluate_bases(model, list(some), site, k=len(clips))["x"] for some in (clips, blind)
     )
     first = first_half([u.alignment.speaker for u in clips])
     noise = PhoneSite.of(unseen, first)
-    half = evaluate_sites(model, [u for u, a in zip(blind, first, strict=True) if not a], site, k=60)["x"]
+    half = evaluate_bases(model, [u for u, a in zip(blind, first, strict=True) if not a], site, k=60)["x"]
     rng = np.random.default_rng(0)
     high, low = (rng.uniform(0.6, 0.9, 80), rng.uniform(0.1, 0.3, 80))
     return PhoneEvaluation(

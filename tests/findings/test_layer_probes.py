@@ -8,7 +8,7 @@ import torch
 from hooked_whisper.features import mel_bands
 from hooked_whisper.features.phones.labeled_rows import MEL, collect_rows
 from hooked_whisper.features.phones.row_labels import CountOptions
-from hooked_whisper.features.sites import Site
+from hooked_whisper.features.hook_basis import HookBasis
 from hooked_whisper.findings.phones.layer_probes import SHRINKAGE, LayerProbe, _Moments, probe_layer, with_context
 from tests.findings.phone_worlds import PHONES, spoken
 from tests.findings.worlds import small_model
@@ -19,7 +19,7 @@ def test_tones_are_told_apart_by_their_bands_and_shifted_labels_are_not() -> Non
     for shuffled, low, high in ((False, 0.8, 1.0), (True, 0.0, 0.2)):
         clips = list(spoken(60, shuffled=shuffled))
         with collect_rows(model, clips, [MEL]) as rows:
-            pair = probe_layer(rows, Site(MEL, mel_bands(model)), rows.labels(CountOptions()))
+            pair = probe_layer(rows, HookBasis(MEL, mel_bands(model)), rows.labels(CountOptions()))
         assert pair is not None
         true, turned = pair
         assert true.names == tuple(sorted(PHONES)) and true.speakers == ("a", "b", "c")
@@ -32,7 +32,7 @@ def test_tones_are_told_apart_by_their_bands_and_shifted_labels_are_not() -> Non
 def test_too_few_instances_of_a_phone_give_no_probe() -> None:
     model = small_model(0)
     with collect_rows(model, list(spoken(6)), [MEL]) as rows:
-        assert probe_layer(rows, Site(MEL, mel_bands(model)), rows.labels(CountOptions())) is None
+        assert probe_layer(rows, HookBasis(MEL, mel_bands(model)), rows.labels(CountOptions())) is None
 
 
 def test_the_rule_is_linear_discriminant_analysis() -> None:

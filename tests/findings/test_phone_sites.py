@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooked_whisper.corpora import Clip
-from hooked_whisper.features import TopExamples, mel_bands
+from hooked_whisper.features import mel_bands
+from hooked_whisper.features.hook_basis import HookBasis
+from hooked_whisper.features.phones import TopExamples
 from hooked_whisper.features.phones.labeled_rows import MEL, collect_rows
 from hooked_whisper.features.phones.row_labels import CountOptions
 from hooked_whisper.features.phones.top_examples import ABSENT
-from hooked_whisper.features.sites import Site
 from hooked_whisper.findings import early_blocks, phonetic_neurons, polyphony
 from hooked_whisper.findings.core.sources import further_clips, packaged_clips
 from hooked_whisper.findings.phones import evaluation as phone_sites
@@ -75,9 +76,9 @@ def test_mel_correlations_find_the_band_that_is_the_feature() -> None:
     clips = list(spoken(6))
     hook = "encoder.blocks.0.mlp.hook_post"
     with collect_rows(model, clips, [hook, MEL]) as rows:
-        found = mel_correlations(rows, Site(hook), range(6))
+        found = mel_correlations(rows, HookBasis(hook), range(6))
         assert found.shape == (64,) and (found <= 1 + 1e-5).all() and (found >= 0).all()
-        bands = mel_correlations(rows, Site(MEL, mel_bands(model)), range(6))
+        bands = mel_correlations(rows, HookBasis(MEL, mel_bands(model)), range(6))
     np.testing.assert_allclose(bands, 1, atol=1e-4)
 
 

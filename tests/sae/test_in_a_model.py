@@ -12,7 +12,7 @@ import torch
 from hooked_whisper import HookedWhisper
 from hooked_whisper.config import DecoderConfig, EncoderConfig, WhisperConfig
 from hooked_whisper.corpora import Recording
-from hooked_whisper.features import ScanOptions, HookBasis, scan
+from hooked_whisper.features import HookBasis, ScanOptions, scan
 from hooked_whisper.patching import LogitDifference, RunInputs, make_grid, run_patches, subspaces_of
 from hooked_whisper.report.units import PageOptions, build_site
 from sae_lens_audio import (

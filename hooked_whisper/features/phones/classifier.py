@@ -43,16 +43,16 @@ class PhoneClassifier:
         hits = []
         for mel, alignment in _both(mels, alignments):
             truth = frame_labels(alignment, mel.shape[1], self.labels).to(mel.device)
-            hits.append((self.log_probs(mel).argmax(-1) == truth)[truth != UNLABELLED])
+            hits.append((self.log_probs(mel).argmax(-1) == truth)[truth != UNLABELED])
         return float(torch.cat(hits).float().mean())
 
 
-UNLABELLED, UNKNOWN = -1, -2
+UNLABELED, UNKNOWN = -1, -2
 
 
 def frame_labels(alignment: Alignment, n_frames: int, labels: Sequence[str]) -> Int[Tensor, "frame"]:
     """Number of the phone at the centre of each 10 ms frame; -1 where there is none, -2 for one not in ``labels``."""
-    found = torch.full((n_frames,), UNLABELLED)
+    found = torch.full((n_frames,), UNLABELED)
     number = {label: k for k, label in enumerate(labels)}
     seconds = torch.arange(n_frames, dtype=torch.float64) * HOP / SAMPLE_RATE
     for phone in alignment.phones:
@@ -78,7 +78,7 @@ def phone_classifier(
     frames = torch.cat([mel.detach().float() for mel in mels], dim=1)
     mean, scale = frames.mean(1), frames.std(1).clamp(min=1e-3)
     x = torch.cat([_stacked((mel.detach().float() - mean[:, None]) / scale[:, None]) for mel in mels])
-    known = truth != UNLABELLED
+    known = truth != UNLABELED
     x, y = x[known], truth[known].to(x.device)
     weight = torch.zeros(len(labels), x.shape[1], device=x.device, requires_grad=True)
     bias = torch.zeros(len(labels), device=x.device, requires_grad=True)

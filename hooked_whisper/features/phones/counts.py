@@ -19,7 +19,7 @@ from hooked_whisper.protocols import SILENCE
 
 
 @dataclass(frozen=True, eq=False)
-class SiteCounts:
+class FeatureCounts:
     """What was counted at one site, and what follows from it (computed when first asked for).
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Cumulative counts over the cells, from either end: what thresholds at every cell, and ranges, are read from."""
+"""Cumulative counts over the bins, from either end: what thresholds at every bin, and ranges, are read from."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from jaxtyping import Float, Int
 
 from hooked_whisper.features.phones.joint_histogram import JointCounts
 
-Table = Float[np.ndarray, "feature label cell"]
+Table = Float[np.ndarray, "feature label bin"]
 
 
 @dataclass(frozen=True, eq=False)
 class CumulativeCounts:
-    """Rows up to each cell, as float64 (exact: whole numbers), cells last so that they lie side by side in memory.
+    """Rows up to each bin, as float64 (exact: whole numbers), bins last so that they lie side by side in memory.
 
     Attributes:
-        up: rows in this cell or a lower one; down: in the k-th highest cell or a higher one (``down[0]``: the highest).
+        up: rows in this bin or a lower one; down: in the k-th highest bin or a higher one (``down[0]``: the highest).
         up_totals, down_totals: the same for all labels together.
     """
 
     up: Table
     down: Table
-    up_totals: Float[np.ndarray, "feature cell"]
-    down_totals: Float[np.ndarray, "feature cell"]
+    up_totals: Float[np.ndarray, "feature bin"]
+    down_totals: Float[np.ndarray, "feature bin"]
 
     @classmethod
-    def of(cls, counts: JointCounts, cells: slice) -> CumulativeCounts:
-        """Of some cells; there must be no row in the others."""
-        hits, totals = counts.counts[:, cells].transpose(0, 2, 1), counts.totals[:, cells]
+    def of(cls, counts: JointCounts, bins: slice) -> CumulativeCounts:
+        """Of some bins; there must be no row in the others."""
+        hits, totals = counts.counts[:, bins].transpose(0, 2, 1), counts.totals[:, bins]
         # sums of int32 and a conversion take a third of the time of sums of float64
         return cls(
             *(
@@ -55,12 +55,12 @@ class CumulativeCounts:
         )
 
     @property
-    def counts(self) -> Int[np.ndarray, "feature label cell"]:
-        """Rows in each cell."""
+    def counts(self) -> Int[np.ndarray, "feature label bin"]:
+        """Rows in each bin."""
         return np.diff(self.up, axis=2, prepend=0).astype(np.int64)
 
     @property
-    def totals(self) -> Int[np.ndarray, "feature cell"]:
+    def totals(self) -> Int[np.ndarray, "feature bin"]:
         return np.diff(self.up_totals, axis=1, prepend=0).astype(np.int64)
 
     @property
@@ -80,9 +80,11 @@ class CumulativeCounts:
         pairs = self.rows * (self.up_totals[:, -1:] - self.rows)
         return np.divide(wins, pairs, out=np.full(pairs.shape, np.nan), where=pairs > 0)
 
-    def rebinned(self, bins: Int[np.ndarray, "feature cell"], n_bins: int) -> Int[np.ndarray, "feature bin label"]:
-        """Rows in ranges of cells. bins: the range of each cell, not falling from cell to cell."""
-        ends = (bins[:, :, None] <= np.arange(n_bins)).sum(axis=1)  # cells up to each range's end
+    def rebinned(
+        self, range_of_bin: Int[np.ndarray, "feature bin"], n_ranges: int
+    ) -> Int[np.ndarray, "feature range label"]:
+        """Rows in ranges of bins. range_of_bin: the range of each bin, not falling from bin to bin."""
+        ends = (range_of_bin[:, :, None] <= np.arange(n_ranges)).sum(axis=1)  # bins up to each range's end
         upto = np.take_along_axis(self.up, np.maximum(ends - 1, 0)[:, None, :], axis=2)
         upto[np.broadcast_to((ends == 0)[:, None, :], upto.shape)] = 0
         return np.diff(upto, axis=2, prepend=0).transpose(0, 2, 1).astype(np.int64)

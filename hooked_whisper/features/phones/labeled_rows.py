@@ -1,6 +1,6 @@
 """Activations of labelled clips, from one encoder pass, and counts on them by blocks of features.
 
-Dense counts of every feature, cell and label of a large model take tens of GiB. Activations are kept instead (in memory
+Dense counts of every feature, bin and label of a large model take tens of GiB. Activations are kept instead (in memory
 or in temporary files), the counts of a few hundred features are made at a time, and only what follows from them stays.
 """
 
@@ -18,26 +18,29 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked_whisper.activations import ActivationStream, clip_recordings, row_width
-from hooked_whisper.corpora import Clip
+from hooked_whisper.audio import HOP
+from hooked_whisper.corpora import Clip, Recording
+from hooked_whisper.corpora.packing import join_samples, window_groups
 from hooked_whisper.errors import AudioError, PatchError
 from hooked_whisper.features.baselines import MelBands, mel_bands
-from hooked_whisper.features.phones.counts import SiteCounts
+from hooked_whisper.features.hook_basis import HookBasis
+from hooked_whisper.features.phones.counts import FeatureCounts
 from hooked_whisper.features.phones.row_labels import CountOptions, RowLabels
-from hooked_whisper.features.sites import Site
 from hooked_whisper.features.spool import MEMORY, Spool, check_disk, matrix_bytes
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
 
+SAMPLES_PER_POSITION = 2 * HOP
 BATCH = 8  # clips encoded together, at most
 MEL = "encoder.hook_mel"
 _ENCODING_BYTES = 512 << 20  # of the activations of a batch within one encoder block
 Track = Callable[[Sequence[list[int]]], Iterable[list[int]]]
 
 
-class LabelledRows:
+class LabeledRows:
     """Activations of some hook points at every position of the clips, without padding. Close it, or use ``with``.
 
-    The bands of the log-mel stand for ``encoder.hook_mel``: read them with ``Site(MEL, mel_bands(model))``.
+    The bands of the log-mel stand for ``encoder.hook_mel``: read them with ``HookBasis(MEL, mel_bands(model))``.
 
     Attributes:
         clips: in the order of the rows.
@@ -51,7 +54,7 @@ class LabelledRows:
         self._memory, self._folder = memory, folder
         self._spools: dict[str, Spool] = {}
 
-    def __enter__(self) -> LabelledRows:
+    def __enter__(self) -> LabeledRows:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -71,21 +74,21 @@ class LabelledRows:
         chosen = range(len(self.clips)) if clips is None else clips
         return RowLabels.of(self.clips, self.starts, chosen, self.model.time, options)
 
-    def features(self, site: Site, clip: int) -> Float[Tensor, "position feature"]:
+    def features(self, site: HookBasis, clip: int) -> Float[Tensor, "position feature"]:
         """Features of one clip, on the CPU."""
         rows = self._raw(site).rows(int(self.starts[clip]), int(self.starts[clip + 1]))
         return rows if site.basis is None or isinstance(site.basis, MelBands) else self._encoded(site, rows)
 
     def sample(self, hook: str, share: float, seed: int = 0) -> Float[Tensor, "row d"]:
         """A share of the activations at a hook point, drawn at random: the same rows at every point for one seed."""
-        rng, spool = np.random.default_rng(seed), self._raw(Site(hook))
+        rng, spool = np.random.default_rng(seed), self._raw(HookBasis(hook))
         parts = []
         for start, stop in zip(self.starts[:-1], self.starts[1:], strict=True):
             drawn = torch.from_numpy(rng.random(int(stop - start)) < share)
             parts.append(spool.rows(int(start), int(stop))[drawn])
         return torch.cat(parts).to(self.model.dtype)
 
-    def blocks(self, site: Site, labels: RowLabels) -> Iterator[SiteCounts]:
+    def blocks(self, site: HookBasis, labels: RowLabels) -> Iterator[FeatureCounts]:
         """Counts of all features of a site, a block of features after the other, in order.
 
         Raises:
@@ -102,13 +105,13 @@ class LabelledRows:
             if not whole:
                 spool.close()
 
-    def counts(self, site: Site, labels: RowLabels) -> SiteCounts:
+    def counts(self, site: HookBasis, labels: RowLabels) -> FeatureCounts:
         """Counts of all features of a site at once: for few features."""
         n = self.width(site)
         (found,) = self.blocks(site, replace(labels, size=max(1, n)))
         return found
 
-    def _spool_of(self, site: Site, labels: RowLabels) -> Spool:
+    def _spool_of(self, site: HookBasis, labels: RowLabels) -> Spool:
         """The rows themselves, or the features that a basis reads in the labelled clips, clip by clip."""
         raw = self._raw(site)
         if site.basis is None or isinstance(site.basis, MelBands):
@@ -122,7 +125,7 @@ class LabelledRows:
         assert spool is not None
         return spool
 
-    def _encoded(self, site: Site, rows: Tensor) -> Float[Tensor, "position feature"]:
+    def _encoded(self, site: HookBasis, rows: Tensor) -> Float[Tensor, "position feature"]:
         assert site.basis is not None
         return site.basis.encode(rows.contiguous().to(device=self.model.device, dtype=self.model.dtype)).cpu()
 
@@ -134,7 +137,7 @@ class LabelledRows:
             check_disk(need, what, self._folder)
         return Spool(n_rows, n_features, on_disk=on_disk, folder=self._folder)
 
-    def _raw(self, site: Site) -> Spool:
+    def _raw(self, site: HookBasis) -> Spool:
         hook = self.model.hook_names(site.hook)[0]
         if (hook == MEL) != isinstance(site.basis, MelBands):
             raise PatchError(
@@ -145,31 +148,56 @@ class LabelledRows:
             raise PatchError(f"{hook} was not collected, only {', '.join(self._spools)}: collect it in the same pass")
         return self._spools[hook]
 
-    def width(self, site: Site) -> int:
+    def width(self, site: HookBasis) -> int:
         """How many features a site has."""
         if site.basis is None or isinstance(site.basis, MelBands):
             return self._raw(site).n_features
         return site.basis.n_features
 
     @torch.no_grad()
-    def _collect(self, hooks: Sequence[str], track: Track | None, widest: int) -> None:
+    def _collect(self, hooks: Sequence[str], track: Track | None, widest: int, room: float | None) -> None:
         model, size = self.model, _clips_at_once(self.model)
         points = [model.hook_dict[name] for name in model.hook_names(list(hooks))]
         self._make_spools(points, widest)
-        batches = [list(range(first, min(first + size, len(self.clips)))) for first in range(0, len(self.clips), size)]
-        start = 0
+        windows = self._packed(room) if room is not None else [[(clip, 0)] for clip in range(len(self.clips))]
+        batches = [list(range(first, min(first + size, len(windows)))) for first in range(0, len(windows), size)]
+        n_read = 0  # windows
 
-        def write(hook: str, rows: Tensor) -> None:
-            self._spools[hook].write(start, rows)
+        def write(hook: str, rows: Tensor, sizes: Sequence[int]) -> None:
+            for window, activations in enumerate(rows.split(list(sizes)), start=n_read):
+                for clip, position in windows[window]:
+                    start, stop = int(self.starts[clip]), int(self.starts[clip + 1])
+                    self._spools[hook].write(start, activations[position : position + stop - start])
 
         stream = ActivationStream(model, [point.name for point in points if point.name != MEL], batch=size)
-        activations = stream.batches(clip_recordings(self.clips), on_rows=write)
+        recordings = clip_recordings(self.clips) if room is None else [self._joined(window) for window in windows]
+        n_positions = [model.time.n_positions(len(x.source) / model.time.sample_rate) for x in recordings]
+
+        def on_rows(hook: str, rows: Tensor) -> None:
+            write(hook, rows, n_positions[n_read : n_read + size])
+
+        activations = stream.batches(recordings, on_rows=on_rows)
         with closing(activations):
             for _, batch in zip(batches if track is None else track(batches), activations, strict=True):
                 if MEL in self._spools:
                     bands = mel_bands(model).encode(batch.mel)
-                    write(MEL, torch.cat([x[:n] for x, n in zip(bands, batch.sizes, strict=True)]))
-                start += len(batch.recording)
+                    cut = torch.cat([x[:n] for x, n in zip(bands, batch.sizes, strict=True)])
+                    write(MEL, cut, batch.sizes)
+                n_read += len(batch.sizes)
+
+    def _packed(self, room: float) -> list[list[tuple[int, int]]]:
+        """Windows of several clips of one speaker: the clips in each, and the position where each begins."""
+        groups = window_groups(self.clips, room)
+        return [list(zip(group, self._join(group)[1], strict=True)) for group in groups]
+
+    def _joined(self, window: Sequence[tuple[int, int]]) -> Recording:
+        clips = [clip for clip, _ in window]
+        return replace(self.clips[clips[0]].recording, source=self._join(clips)[0])
+
+    def _join(self, clips: Sequence[int]) -> tuple[Float[np.ndarray, "sample"], list[int]]:
+        """Samples of clips one after the other, each at the start of a position, and these positions."""
+        samples, starts = join_samples([self.clips[i] for i in clips], multiple=SAMPLES_PER_POSITION)
+        return samples, [start // SAMPLES_PER_POSITION for start in starts]
 
     def _make_spools(self, points: Sequence[HookPoint], widest: int) -> None:
         widths = {point.name: _vector(self.model, point) for point in points}
@@ -194,7 +222,8 @@ def collect_rows(
     widest: int = 0,
     memory: int = MEMORY,
     folder: Path | None = None,
-) -> LabelledRows:
+    room: float | None = None,
+) -> LabeledRows:
     """Run every clip through the encoder once and keep its activations at some hook points.
 
     Args:
@@ -203,15 +232,17 @@ def collect_rows(
         widest: features of the widest basis that will be read, for the estimate of the disk; 0 for none.
         memory: bytes of activations that are held in memory; more of them go to temporary files.
         folder: for those files (default: the system's, ``TMPDIR``).
+        room: seconds of a window to fill with clips of one speaker, which costs the encoder a fraction; activations
+            differ a little. Default: a window for each clip.
 
     Raises:
         AudioError: a clip longer than the window.
         CacheSizeError: not enough room on the disk.
         PatchError: a hook point without a vector at every position.
     """
-    rows = LabelledRows(model, clips, memory, folder)
+    rows = LabeledRows(model, clips, memory, folder)
     try:
-        rows._collect(hooks, track, widest)
+        rows._collect(hooks, track, widest, room)
     except BaseException:
         rows.close()
         raise

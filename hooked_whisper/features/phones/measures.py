@@ -1,5 +1,5 @@
-"""Measures of how well values tell labels apart, from histograms: ``hits`` [feature, cell, label] and ``totals``
-[feature, cell], cells in the order of their values. Values in one cell are ties. Vectorised over features and labels.
+"""Measures of how well values tell labels apart, from histograms: ``hits`` [feature, bin, label] and ``totals``
+[feature, bin], bins in the order of their values. Values in one bin are ties. Vectorised over features and labels.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import norm
 
-_CELLS_AT_ONCE = 1 << 17  # entries of float64 histograms worked on at once: 1 MB each, which caches hold
+_COUNTS_AT_ONCE = 1 << 17  # entries of float64 histograms worked on at once: 1 MB each, which caches hold
 
-Counts = Int[np.ndarray, "feature cell label"]
-Totals = Int[np.ndarray, "feature cell"]
+Counts = Int[np.ndarray, "feature bin label"]
+Totals = Int[np.ndarray, "feature bin"]
 ByLabel = Float[np.ndarray, "feature label"]
 
 
-def chunks(n_features: int, n_cells: int, n_labels: int) -> Iterator[slice]:
+def chunks(n_features: int, n_bins: int, n_labels: int) -> Iterator[slice]:
     """Stretches of features whose histograms fit in the cache or nearly so."""
-    step = max(1, _CELLS_AT_ONCE // max(1, n_cells * n_labels))
+    step = max(1, _COUNTS_AT_ONCE // max(1, n_bins * n_labels))
     return (slice(at, min(at + step, n_features)) for at in range(0, n_features, step))
 
 
 def average_precision(hits: Counts, totals: Totals) -> ByLabel:
     """Precision at each threshold, averaged with the recall gained there as weight; chance is the label's prevalence.
 
-    One threshold per cell, high values first; ``hits[:, ::-1], totals[:, ::-1]`` is the negated feature's. NaN for a
+    One threshold per bin, high values first; ``hits[:, ::-1], totals[:, ::-1]`` is the negated feature's. NaN for a
     label without rows. Source: as scikit-learn's ``average_precision_score``.
     """
     h = hits[:, ::-1].astype(np.float64)
@@ -36,16 +36,18 @@ def average_precision(hits: Counts, totals: Totals) -> ByLabel:
     return np.divide((h * precision).sum(axis=1), truth, out=np.full(truth.shape, np.nan), where=truth > 0)
 
 
-def quantile_bins(totals: Totals, n_bins: int = 10) -> Int[np.ndarray, "feature cell"]:
-    """Each cell's quantile, by the mid-rank of its rows; cells with much mass make some quantiles empty."""
+def quantile_bins(totals: Totals, n_ranges: int = 10) -> Int[np.ndarray, "feature bin"]:
+    """Each bin's quantile, by the mid-rank of its rows; bins with much mass make some quantiles empty."""
     rows = np.cumsum(totals, axis=1, dtype=np.float64)
     middle = (rows - totals / 2) / np.maximum(rows[:, -1:], 1)
-    return np.minimum((middle * n_bins).astype(np.int64), n_bins - 1)
+    return np.minimum((middle * n_ranges).astype(np.int64), n_ranges - 1)
 
 
-def rebin(hits: Counts, bins: Int[np.ndarray, "feature cell"], n_bins: int) -> Int[np.ndarray, "feature bin label"]:
-    """Histogram over coarser bins; cells with bin -1 are left out. Bins must not fall with the value, but for -1."""
-    member = (bins[:, None, :] == np.arange(n_bins)[:, None]).astype(np.float64)
+def rebin(
+    hits: Counts, range_of_bin: Int[np.ndarray, "feature bin"], n_ranges: int
+) -> Int[np.ndarray, "feature range label"]:
+    """Histogram over coarser bins; bins with bin -1 are left out. Bins must not fall with the value, but for -1."""
+    member = (range_of_bin[:, None, :] == np.arange(n_ranges)[:, None]).astype(np.float64)
     return (member @ hits.astype(np.float64)).astype(np.int64)  # exact: sums of whole numbers below 2**53
 
 
@@ -66,8 +68,8 @@ def miller_madow(counts: np.ndarray, axis: int = -1) -> np.ndarray:
     return entropy(counts, axis) + np.divide(seen - 1, 2 * n, out=np.full(n.shape, np.nan), where=n > 0)
 
 
-def information(joint: Int[np.ndarray, "feature bin label"]) -> Float[np.ndarray, "feature"]:
-    """I(bin; label) in nats, Miller-Madow corrected; about 0 on average for independent rows, so it may be negative."""
+def information(joint: Int[np.ndarray, "feature range label"]) -> Float[np.ndarray, "feature"]:
+    """I(range; label) in nats, Miller-Madow corrected; about 0 on average for independent rows, so it may be negative."""
     flat = joint.reshape(len(joint), -1)
     return miller_madow(joint.sum(axis=1)) + miller_madow(joint.sum(axis=2)) - miller_madow(flat)
 

@@ -25,7 +25,7 @@ EQUAL_N = 20  # examples at which entropies of ranges are compared
 _DRAWN_AT_ONCE = 1 << 21  # terms of the hypergeometric sum at once
 _FEATURES_AT_ONCE = 1 << 11  # of the confusion test: 16 MB for each table of 1000 permutations
 
-Ranges = Float[np.ndarray, "feature bin"]
+Ranges = Float[np.ndarray, "feature range"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,26 +37,26 @@ class PhoneRanges:
         counts: examples by feature, range, label.
         base: share of each label among all rows, for comparison.
         edges: lower bounds of the ranges and the upper bound of the last, in units of the feature, to the resolution of
-            the cells; NaN where unknown or empty.
+            the bins; NaN where unknown or empty.
     """
 
     names: tuple[str, ...]
-    counts: Int[np.ndarray, "feature bin label"]
+    counts: Int[np.ndarray, "feature range label"]
     base: Float[np.ndarray, "label"]
     edges: Float[np.ndarray, "feature edge"]
 
     @property
-    def n(self) -> Int[np.ndarray, "feature bin"]:
+    def n(self) -> Int[np.ndarray, "feature range"]:
         return self.counts.sum(axis=2)
 
     @property
-    def proportions(self) -> Float[np.ndarray, "feature bin label"]:
+    def proportions(self) -> Float[np.ndarray, "feature range label"]:
         """NaN in empty ranges."""
         n = self.n[:, :, None]
         return np.divide(self.counts, n, out=np.full(self.counts.shape, np.nan), where=n > 0)
 
     @property
-    def interval(self) -> tuple[Float[np.ndarray, "feature bin label"], Float[np.ndarray, "feature bin label"]]:
+    def interval(self) -> tuple[Float[np.ndarray, "feature range label"], Float[np.ndarray, "feature range label"]]:
         """95 % Wilson intervals of the proportions; too narrow if the examples are neighbouring positions."""
         return wilson(self.counts, self.n[:, :, None])
 
@@ -131,7 +131,7 @@ class PhoneRanges:
 
     def published_counts(
         self, most: int = 5
-    ) -> tuple[Int[np.ndarray, "feature label"], Int[np.ndarray, "feature bin label"]]:
+    ) -> tuple[Int[np.ndarray, "feature label"], Int[np.ndarray, "feature range label"]]:
         """The published plot: the commonest labels of each feature, most frequent first, and their counts per range."""
         order = np.argsort(-self.counts.sum(axis=1), axis=1, kind="stable")[:, :most]
         return order, np.take_along_axis(self.counts, order[:, None, :], axis=2)
@@ -168,32 +168,32 @@ class RangeSummary:
         )
 
 
-def active_ranges(joint: JointCounts, kind: Literal["deciles", "width"], n_bins: int | None = None) -> PhoneRanges:
-    """Ranges of the active values (above the cell about zero) of all rows counted.
+def active_ranges(joint: JointCounts, kind: Literal["deciles", "width"], n_ranges: int | None = None) -> PhoneRanges:
+    """Ranges of the active values (above the bin about zero) of all rows counted.
 
     Args:
-        kind: ``"deciles"``: ranges with equally many rows (10 unless said; ties, that is cells, are not cut);
-            ``"width"``: of equal width from zero to the end of the largest value's cell (5 unless said: cells resolve
-            an eighth of an octave, so more ranges would be narrower than the highest cells).
+        kind: ``"deciles"``: ranges with equally many rows (10 unless said; ties, that is bins, are not cut);
+            ``"width"``: of equal width from zero to the end of the largest value's bin (5 unless said: bins resolve
+            an eighth of an octave, so more ranges would be narrower than the highest bins).
     """
     check_option("kind", kind, ("deciles", "width"), PatchError)
-    n = (10 if kind == "deciles" else 5) if n_bins is None else n_bins
+    n = (10 if kind == "deciles" else 5) if n_ranges is None else n_ranges
     if n < 1:
         raise PatchError(f"there must be a range at least, not {n}")
-    zero = joint.cells.per_sign
+    zero = joint.bins.per_sign
     active = joint.totals.copy()
     active[:, : zero + 1] = 0
-    bins = quantile_bins(active, n) if kind == "deciles" else _width_bins(joint, active, n)
-    return _ranges(joint, np.where(active > 0, bins, -1), n)
+    range_of_bin = quantile_bins(active, n) if kind == "deciles" else _width_bins(joint, active, n)
+    return _ranges(joint, np.where(active > 0, range_of_bin, -1), n)
 
 
-def signed_ranges(joint: JointCounts, n_bins: int = 10) -> PhoneRanges:
+def signed_ranges(joint: JointCounts, n_ranges: int = 10) -> PhoneRanges:
     """Ranges with equally many rows of all values, negative ones and zero too (they are one range if most rows)."""
-    return _ranges(joint, np.where(joint.totals > 0, quantile_bins(joint.totals, n_bins), -1), n_bins)
+    return _ranges(joint, np.where(joint.totals > 0, quantile_bins(joint.totals, n_ranges), -1), n_ranges)
 
 
 def ranges_of_examples(
-    ids: Int[np.ndarray, "feature bin example"],
+    ids: Int[np.ndarray, "feature range example"],
     names: tuple[str, ...],
     base: Float[np.ndarray, "label"],
     edges: Float[np.ndarray, "feature edge"] | None = None,
@@ -205,12 +205,12 @@ def ranges_of_examples(
     """
     if ids.size and ids.max() >= len(names):
         raise PatchError(f"ids are below {len(names)}, got {ids.max()}")
-    n_features, n_bins, _ = ids.shape
+    n_features, n_ranges, _ = ids.shape
     there = ids >= 0
-    cell = np.arange(n_features * n_bins).reshape(n_features, n_bins, 1) * len(names) + ids
-    counts = np.bincount(cell[there], minlength=n_features * n_bins * len(names))
-    bounds = np.full((n_features, n_bins + 1), np.nan) if edges is None else edges
-    return PhoneRanges(tuple(names), counts.reshape(n_features, n_bins, len(names)), base, bounds)
+    bin = np.arange(n_features * n_ranges).reshape(n_features, n_ranges, 1) * len(names) + ids
+    counts = np.bincount(bin[there], minlength=n_features * n_ranges * len(names))
+    bounds = np.full((n_features, n_ranges + 1), np.nan) if edges is None else edges
+    return PhoneRanges(tuple(names), counts.reshape(n_features, n_ranges, len(names)), base, bounds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,9 +283,9 @@ def _dealt(orders: Int[np.ndarray, "permutation label"], own: int) -> Int[np.nda
     return np.argsort(drawn, axis=1)
 
 
-def _width_bins(joint: JointCounts, active: Int[np.ndarray, "feature cell"], n: int) -> Int[np.ndarray, "feature cell"]:
-    """A cell is in the range that its middle is in; the outermost, which has no end, counts from its edge."""
-    edges = joint.cells.edges.numpy()
+def _width_bins(joint: JointCounts, active: Int[np.ndarray, "feature bin"], n: int) -> Int[np.ndarray, "feature bin"]:
+    """A bin is in the range that its middle is in; the outermost, which has no end, counts from its edge."""
+    edges = joint.bins.edges.numpy()
     upper = np.where(np.isfinite(edges[1:]), edges[1:], edges[:-1])
     middle = (np.maximum(edges[:-1], -upper.max()) + upper) / 2
     there = active > 0
@@ -293,12 +293,12 @@ def _width_bins(joint: JointCounts, active: Int[np.ndarray, "feature cell"], n: 
     return np.clip((middle / np.where(top > 0, top, 1) * n).astype(np.int64), 0, n - 1)
 
 
-def _ranges(joint: JointCounts, bins: Int[np.ndarray, "feature cell"], n: int) -> PhoneRanges:
-    parts = chunks(joint.n_features, joint.cells.n, len(joint.names))
-    counts = [rebin(joint.counts[some], bins[some], n) for some in parts]
-    edges = joint.cells.edges.numpy()
-    lower = [np.where((bins == b) & (joint.totals > 0), edges[:-1], np.inf).min(axis=1) for b in range(n)]
-    upper = np.where((bins >= 0) & (joint.totals > 0), edges[1:], -np.inf).max(axis=1)
+def _ranges(joint: JointCounts, range_of_bin: Int[np.ndarray, "feature bin"], n: int) -> PhoneRanges:
+    parts = chunks(joint.n_features, joint.bins.n, len(joint.names))
+    counts = [rebin(joint.counts[some], range_of_bin[some], n) for some in parts]
+    edges = joint.bins.edges.numpy()
+    lower = [np.where((range_of_bin == b) & (joint.totals > 0), edges[:-1], np.inf).min(axis=1) for b in range(n)]
+    upper = np.where((range_of_bin >= 0) & (joint.totals > 0), edges[1:], -np.inf).max(axis=1)
     bounds = np.stack([*lower, upper], axis=1)
     bounds[np.isposinf(bounds) & (np.arange(n + 1) < n)] = np.nan
     labels = joint.counts[0].sum(axis=0, dtype=np.int64)
@@ -336,17 +336,17 @@ def spearman_with_order(values: Ranges) -> Float[np.ndarray, "feature"]:
 
 
 def ranges_between(joint: JointCounts, edges: Float[np.ndarray, "feature edge"]) -> PhoneRanges:
-    """Labels in ranges that somebody else drew, such as a scan's: a cell is in the range that its middle is in.
+    """Labels in ranges that somebody else drew, such as a scan's: a bin is in the range that its middle is in.
 
     edges: rising, ``[feature, range + 1]``; a feature with NaN has no rows in any range.
     """
-    bounds = joint.cells.edges.numpy()
+    bounds = joint.bins.edges.numpy()
     middle = (bounds[:-1] + bounds[1:]) / 2  # infinite at both ends: beyond every range
     n = edges.shape[1] - 1
     at = (middle[None, None, :] >= edges[:, :, None]).sum(axis=1) - 1  # -1 below the first edge, or without edges
     counts = [
         rebin(joint.counts[some], np.where(at[some] < n, at[some], -1), n)
-        for some in chunks(joint.n_features, joint.cells.n, len(joint.names))
+        for some in chunks(joint.n_features, joint.bins.n, len(joint.names))
     ]
     labels = joint.counts[0].sum(axis=0, dtype=np.int64)
     return PhoneRanges(joint.names, np.concatenate(counts), labels / max(1, labels.sum()), edges)

@@ -14,7 +14,7 @@ from hooked_whisper.errors import AlignmentError, check_option
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
 
 Tier = Literal["phones", "words"]
-UNLABELLED = -1  # no interval holds this position, or its label is not among the names
+UNLABELED = -1  # no interval holds this position, or its label is not among the names
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,7 @@ class PositionLabels:
 
     Attributes:
         names: what the ids count.
-        ids: index into ``names``; :data:`UNLABELLED` for none.
+        ids: index into ``names``; :data:`UNLABELED` for none.
         instance: which interval of the tier, in order of time: tells two ``d`` in a row apart; -1 for none.
         edge: whether a boundary lies within one position (20 ms) of the centre, so that the label is uncertain.
         onset: whether this is the first position of its interval. An interval that began before the window has none.
@@ -64,7 +64,7 @@ def label_positions(
 
     Args:
         n_positions: of this window; the clip's own, ``time.n_positions(duration)``, leaves padding out.
-        names: labels to tell apart; positions with others get :data:`UNLABELLED`.
+        names: labels to tell apart; positions with others get :data:`UNLABELED`.
         time: clock of the model (default: Whisper's).
         offset: start of this window within the recording, seconds.
 
@@ -87,11 +87,11 @@ def label_positions(
     at = np.arange(n_positions)
     k = np.searchsorted(starts, at, side="right") - 1
     inside = (k >= 0) & (at < np.append(ends, 0.0)[k])  # k = -1 reads the number appended, and is outside anyway
-    known = np.array([index.get(i.label, UNLABELLED) for i in tiers] + [UNLABELLED], dtype=np.int64)
+    known = np.array([index.get(i.label, UNLABELED) for i in tiers] + [UNLABELED], dtype=np.int64)
     first = np.append(np.ceil(starts), -1.0)[k]
     return PositionLabels(
         tuple(names),
-        np.where(inside, known[k], UNLABELLED),
+        np.where(inside, known[k], UNLABELED),
         np.where(inside, k, -1),
         _near_boundary(at, starts, ends, -offset / clock.seconds_per_position, float(duration[0])),
         inside & (at == first),

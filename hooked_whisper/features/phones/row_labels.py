@@ -17,11 +17,11 @@ from hooked_whisper.audio import TimeMap
 from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import AlignmentError, PatchError, check_option
 from hooked_whisper.features.baselines import shifted_labels
-from hooked_whisper.features.histogram_bins import Cells
-from hooked_whisper.features.phones.counts import SiteCounts
+from hooked_whisper.features.histogram_bins import HistogramBins
+from hooked_whisper.features.phones.counts import FeatureCounts
 from hooked_whisper.features.phones.joint_histogram import COARSE, count_by_fold
 from hooked_whisper.features.phones.onsets import OnsetAverages
-from hooked_whisper.features.phones.position_labels import UNLABELLED, PositionLabels, label_names, label_positions
+from hooked_whisper.features.phones.position_labels import UNLABELED, PositionLabels, label_names, label_positions
 from hooked_whisper.features.phones.selectivity import MIN_TOKENS
 from hooked_whisper.features.phones.top_examples import TopExamples
 
@@ -39,7 +39,7 @@ class CountOptions:
         k: top examples of each feature, one per utterance.
         positions: ``"inner"`` leaves positions within 20 ms of a boundary out of the counts (not of the top examples).
         min_tokens: instances that a label needs to be searched.
-        cells: resolution of the counts.
+        bins: resolution of the counts.
         seed: for the shifts of the control labels.
     """
 
@@ -48,7 +48,7 @@ class CountOptions:
     k: int = 20
     positions: Positions = "all"
     min_tokens: int = MIN_TOKENS
-    cells: Cells = COARSE
+    bins: HistogramBins = COARSE
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -60,8 +60,8 @@ class RowLabels:
     """Labels of every position of some clips, clip after clip.
 
     Attributes:
-        clips: which of the :class:`LabelledRows`; starts: ``[clip + 1]``, among these labels.
-        rows: which rows of the :class:`LabelledRows`; every: whether it is all of them.
+        clips: which of the :class:`LabeledRows`; starts: ``[clip + 1]``, among these labels.
+        rows: which rows of the :class:`LabeledRows`; every: whether it is all of them.
         true: as the alignment has them; turned: in a circle, for the top examples of the control.
         ids, control: labels that are counted, true and turned; -1 where nothing is counted.
         fold: of each position; tokens: ``[fold, label]``, instances.
@@ -109,11 +109,11 @@ class RowLabels:
             kept: Bool[np.ndarray, "position"] = ~labels.edge if inner else np.ones(n, dtype=bool)
             true.append(labels)
             turned.append(shifted_labels([labels.ids], rng)[0])
-            ids.append(np.where(kept, labels.ids, UNLABELLED))
+            ids.append(np.where(kept, labels.ids, UNLABELED))
             control.append(shifted_labels([ids[-1]], rng)[0] if inner else turned[-1])
             tokens[fold[index]] += labels.tokens(kept)  # a shift keeps how many there are
         rows = np.concatenate([np.arange(edges[i], edges[i + 1]) for i in clips])
-        per_feature = options.cells.n * max(1, len(names)) * 4 * (2 * len(tokens) + 2)
+        per_feature = options.bins.n * max(1, len(names)) * 4 * (2 * len(tokens) + 2)
         return cls(
             options,
             tuple(names),
@@ -133,19 +133,21 @@ class RowLabels:
     def blocks(self, n_features: int) -> list[slice]:
         return [slice(at, min(at + self.size, n_features)) for at in range(0, n_features, self.size)]
 
-    def count(self, values: Float[Tensor, "position feature"], first: int = 0) -> SiteCounts:
+    def count(self, values: Float[Tensor, "position feature"], first: int = 0) -> FeatureCounts:
         """Counts, top examples and onsets of some features; the first one's number is for messages."""
         finite = torch.isfinite(values).all(0)
         if not finite.all():
             bad = first + int((~finite).nonzero()[0])
             raise PatchError(f"feature {bad} is NaN or infinite: look at the activations before counting them")
         by_feature = values.T.contiguous()
-        cells = self.options.cells.of(by_feature)
+        bins = self.options.bins.of(by_feature)
         true, shifted = (
-            count_by_fold(cells, ids, self.fold, self.tokens, self.names, self.options.cells)
+            count_by_fold(bins, ids, self.fold, self.tokens, self.names, self.options.bins)
             for ids in (self.ids, self.control)
         )
-        return SiteCounts(true, shifted, self._top(by_feature), self.options.min_tokens, lambda: self._onsets(values))
+        return FeatureCounts(
+            true, shifted, self._top(by_feature), self.options.min_tokens, lambda: self._onsets(values)
+        )
 
     def _top(self, by_feature: Float[Tensor, "feature position"]) -> TopExamples:
         """With true labels, turned ones, and the number of the position among all of these labels."""
@@ -157,9 +159,9 @@ class RowLabels:
 
     def lagged(self, most: int) -> Int[np.ndarray, "lag position"]:
         """True labels so many positions later, from ``-most`` to ``most``; -1 beyond the ends of a clip."""
-        found = np.full((2 * most + 1, len(self.ids)), UNLABELLED, dtype=np.int16)
+        found = np.full((2 * most + 1, len(self.ids)), UNLABELED, dtype=np.int16)
         for start, stop, labels in zip(self.starts[:-1], self.starts[1:], self.true, strict=True):
-            padded = np.pad(labels.ids, most, constant_values=UNLABELLED)
+            padded = np.pad(labels.ids, most, constant_values=UNLABELED)
             for lag in range(2 * most + 1):
                 found[lag, start:stop] = padded[lag : lag + stop - start]
         return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import reduce
+from functools import cached_property, reduce
 from operator import add
 from typing import Any
 
@@ -69,7 +69,7 @@ class Selectivity:
     f1_by_label: Float[np.ndarray, "feature _"]
     shares: Float[np.ndarray, "label"]
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, ...]:
         """Name of each feature's best label; empty if none was searched."""
         return tuple(self.names[i] if i >= 0 else "" for i in self.best)
@@ -213,7 +213,7 @@ def _assess_chunk(
     parts: list[JointCounts], splits: Sequence[Split], searched: Bool[np.ndarray, "label"], shifted: JointCounts | None
 ) -> dict[str, np.ndarray]:
     used = _occupied(parts)
-    edges = parts[0].cells.edges.numpy()[used.start : used.stop + 1]
+    edges = parts[0].bins.edges.numpy()[used.start : used.stop + 1]
     sums = [CumulativeCounts.of(part, used) for part in parts]
     feature = np.arange(parts[0].n_features)
     whole = reduce(add, sums)
@@ -257,7 +257,7 @@ def _assess_chunk(
 
 
 def _occupied(parts: Sequence[JointCounts]) -> slice:
-    """From the first to the last cell that has a row: the empty ones outside change no measure, and cost time."""
+    """From the first to the last bin that has a row: the empty ones outside change no measure, and cost time."""
     there = np.flatnonzero(np.any([part.totals.any(axis=0) for part in parts], axis=0))
     return slice(int(there[0]), int(there[-1]) + 1) if len(there) else slice(0, 1)
 
@@ -274,12 +274,12 @@ def _total(sums: Sequence[CumulativeCounts], wanted: set[int], whole: Cumulative
 
 @dataclass(frozen=True, eq=False)
 class _Detectors:
-    """The best detector of every label with every feature: the cell at which it fires, from its own end of the cells
+    """The best detector of every label with every feature: the bin at which it fires, from its own end of the bins
     (the high one for sign 1)."""
 
     f1: ByLabel
     sign: Int[np.ndarray, "feature label"]
-    cell: Int[np.ndarray, "feature label"]
+    bin: Int[np.ndarray, "feature label"]
 
     @classmethod
     def fit(cls, sums: CumulativeCounts) -> _Detectors:
@@ -294,30 +294,30 @@ class _Detectors:
 
     def apply(self, test: CumulativeCounts) -> Float[np.ndarray, "three feature label"]:
         """Rows detected rightly, rows detected, rows with the label."""
-        cell, positive = self.cell[:, :, None], self.sign > 0
-        hits = [np.take_along_axis(x, cell, axis=2)[:, :, 0] for x in (test.down, test.up)]
-        found = [np.take_along_axis(x, self.cell, axis=1) for x in (test.down_totals, test.up_totals)]
+        bin, positive = self.bin[:, :, None], self.sign > 0
+        hits = [np.take_along_axis(x, bin, axis=2)[:, :, 0] for x in (test.down, test.up)]
+        found = [np.take_along_axis(x, self.bin, axis=1) for x in (test.down_totals, test.up_totals)]
         return np.stack([np.where(positive, *hits), np.where(positive, *found), test.rows])
 
     def threshold(self, edges: Float[np.ndarray, "edge"]) -> ByLabel:
-        """The value at or beyond which a detector fires, from the edges of the cells."""
-        return np.where(self.sign > 0, edges[len(edges) - 2 - self.cell], edges[self.cell + 1])
+        """The value at or beyond which a detector fires, from the edges of the bins."""
+        return np.where(self.sign > 0, edges[len(edges) - 2 - self.bin], edges[self.bin + 1])
 
 
 def _best_cell(
-    hits: Float[np.ndarray, "feature label cell"],
-    totals: Float[np.ndarray, "feature cell"],
+    hits: Float[np.ndarray, "feature label bin"],
+    totals: Float[np.ndarray, "feature bin"],
     truth: Float[np.ndarray, "feature label one"],
 ) -> tuple[ByLabel, Int[np.ndarray, "feature label"]]:
-    """The best F1 of "this cell or one before it means the label", and the cell, the first among equals."""
+    """The best F1 of "this bin or one before it means the label", and the bin, the first among equals."""
     f1 = totals[:, None, :] + truth
     np.divide(hits, f1, out=f1)
-    cell = f1.argmax(axis=2)
-    return 2 * np.take_along_axis(f1, cell[:, :, None], axis=2)[:, :, 0], cell
+    bin = f1.argmax(axis=2)
+    return 2 * np.take_along_axis(f1, bin[:, :, None], axis=2)[:, :, 0], bin
 
 
 def _average_precision(
-    hits: Int[np.ndarray, "feature cell"], totals: Int[np.ndarray, "feature cell"], sign: Int[np.ndarray, "feature"]
+    hits: Int[np.ndarray, "feature bin"], totals: Int[np.ndarray, "feature bin"], sign: Int[np.ndarray, "feature"]
 ) -> ByFeature:
     """Of one label by feature, for its sign."""
     forward = (sign > 0)[:, None]
@@ -329,11 +329,11 @@ def _information(test: CumulativeCounts, shifted: CumulativeCounts | None) -> tu
     totals = test.totals
     if not np.array_equal(test.counts.sum(axis=1), totals):  # classes overlap: a row has no one label
         return (np.full(len(totals), np.nan),) * 2
-    bins = quantile_bins(totals)
-    joint = test.rebinned(bins, 10)
+    range_of_bin = quantile_bins(totals)
+    joint = test.rebinned(range_of_bin, 10)
     nats = information(joint)
     if shifted is not None:  # the correction of Miller-Madow is nearly the same in both, and cancels
-        nats = nats - information(shifted.rebinned(bins, 10))
+        nats = nats - information(shifted.rebinned(range_of_bin, 10))
     return nats / np.log(2), _ratio(nats, entropy(joint.sum(axis=1)))
 
 

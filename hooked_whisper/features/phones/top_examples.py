@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -93,7 +94,7 @@ class Purity:
         """95 % Wilson interval. It does not know that the label was picked as the commonest one."""
         return wilson(self.hits, self.n)
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, ...]:
         return tuple(self.names[i] if i >= 0 else "" for i in self.majority)
 

@@ -2,24 +2,24 @@
 
 from hooked_whisper.features.scan.records import (
     FIRES,
-    HISTOGRAM_CELLS,
+    HISTOGRAM_BINS,
     Examples,
+    FeatureScan,
     RangeExamples,
     Scan,
     ScanOptions,
-    SiteScan,
 )
 from hooked_whisper.features.scan.scanner import scan
 from hooked_whisper.features.scan.store import load_scan
 
 __all__ = [
     "FIRES",
-    "HISTOGRAM_CELLS",
+    "HISTOGRAM_BINS",
     "Examples",
+    "FeatureScan",
     "RangeExamples",
     "Scan",
     "ScanOptions",
-    "SiteScan",
     "load_scan",
     "scan",
 ]

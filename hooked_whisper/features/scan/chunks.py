@@ -15,7 +15,7 @@ from hooked_whisper.activations import ActivationBatch, ActivationStream
 from hooked_whisper.corpora import Failure, Recording
 from hooked_whisper.corpora.windows import Part
 from hooked_whisper.features.scan.priority import priorities
-from hooked_whisper.features.scan.reader import SiteReader
+from hooked_whisper.features.scan.reader import FeatureReader
 from hooked_whisper.features.scan.records import ScanOptions
 from hooked_whisper.features.scan.states import Progress, StateFiles, new_name
 from hooked_whisper.hooked import HookedWhisper
@@ -32,7 +32,7 @@ class ChunkScan:
         self,
         model: HookedWhisper,
         corpus: Sequence[Recording],
-        new_readers: Callable[[], list[SiteReader]],
+        new_readers: Callable[[], list[FeatureReader]],
         files: StateFiles,
         options: ScanOptions,
         ranks: TorchRanks | None,
@@ -93,7 +93,7 @@ class ChunkScan:
         self.files.delete(names)
 
     def _take_in(
-        self, name: str, one: Progress, readers: list[SiteReader] | None = None, progress: Progress | None = None
+        self, name: str, one: Progress, readers: list[FeatureReader] | None = None, progress: Progress | None = None
     ) -> None:
         others = self.new_readers()
         self.files.read(name, others)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper.errors import HookedWhisperError
-from hooked_whisper.features.histogram_bins import Cells
+from hooked_whisper.features.histogram_bins import HistogramBins
 from hooked_whisper.features.scan.state import Accumulator, Stretch
 
 _ROWS, _COLUMNS = 128, 256  # worked on together: what stays in the cache takes half of the time
@@ -20,13 +20,13 @@ class Moments(Accumulator):
     """Each stretch is summed in float32 about a mean of its own, so that nothing cancels; what comes out is added up in
     integers, so that the order does not matter.
 
-    ``histogram [feature, 1 + per_sign]``: positions that are negative or about zero, then those in each positive cell.
+    ``histogram [feature, 1 + per_sign]``: positions that are negative or about zero, then those in each positive bin.
     """
 
     saved = ("count", "total", "squares", "largest", "smallest", "_counted")
 
-    def __init__(self, n_features: int, cells: Cells, device: torch.device | str = "cpu") -> None:
-        self.cells, self._width = cells, 1 + cells.per_sign
+    def __init__(self, n_features: int, bins: HistogramBins, device: torch.device | str = "cpu") -> None:
+        self.bins, self._width = bins, 1 + bins.per_sign
         self.count = torch.zeros((), dtype=torch.int64)
         self.total = torch.zeros(2, n_features, dtype=torch.int64, device=device)
         self.squares = torch.zeros(2, n_features, dtype=torch.int64, device=device)
@@ -45,7 +45,7 @@ class Moments(Accumulator):
         torch.maximum(self.largest, largest, out=self.largest)
         torch.minimum(self.smallest, smallest, out=self.smallest)
         for first in range(0, x.shape[1], _COLUMNS):
-            index = self.cells.positive(x[:, first : first + _COLUMNS])
+            index = self.bins.positive(x[:, first : first + _COLUMNS])
             index += self._offsets[: index.shape[1]]
             table = self._counted[first * self._width :][: index.shape[1] * self._width]
             table += torch.bincount(index.view(-1), minlength=len(table))
@@ -79,7 +79,7 @@ class Moments(Accumulator):
         return torch.tensor(values, dtype=torch.float64, device=self.total.device)
 
     @property
-    def histogram(self) -> Int[Tensor, "feature cell"]:
+    def histogram(self) -> Int[Tensor, "feature bin"]:
         return self._counted.view(self.total.shape[1], self._width).clone()
 
 

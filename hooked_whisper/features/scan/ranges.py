@@ -1,4 +1,4 @@
-"""Activation ranges of every feature: of equal width, or with equally many positions; edges lie on cell edges, so that
+"""Activation ranges of every feature: of equal width, or with equally many positions; edges lie on bin edges, so that
 the counts are exact."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper.errors import PatchError, check_option
-from hooked_whisper.features.histogram_bins import Cells
+from hooked_whisper.features.histogram_bins import HistogramBins
 
 RangeKind = Literal["equal width", "equal count"]
 RANGE_KINDS: tuple[RangeKind, ...] = ("equal width", "equal count")
@@ -23,15 +23,15 @@ class Ranges(NamedTuple):
     counts: Int[Tensor, "feature range"]
 
 
-def make_ranges(histogram: Int[Tensor, "feature cell"], cells: Cells, kind: RangeKind, n: int) -> Ranges:
+def make_ranges(histogram: Int[Tensor, "feature bin"], bins: HistogramBins, kind: RangeKind, n: int) -> Ranges:
     """``n`` ranges of each feature's positive activations, from about zero to its largest.
 
     ``"equal width"`` divides that stretch evenly, as published count plots do, ``"equal count"`` the positions in it
-    (deciles, if ``n`` is 10). Both as nearly as cells of a sixteenth of an octave allow; ranges may be empty.
+    (deciles, if ``n`` is 10). Both as nearly as bins of a sixteenth of an octave allow; ranges may be empty.
     """
     check_option("kind", kind, get_args(RangeKind), PatchError)
     positive = histogram[:, 1:]
-    edges = cells.edges[cells.per_sign + 1 :].to(histogram.device)  # [cell + 1], the last infinite
+    edges = bins.edges[bins.per_sign + 1 :].to(histogram.device)  # [bin + 1], the last infinite
     below = torch.nn.functional.pad(positive.cumsum(1), (1, 0))  # [feature, edge]: positions below each edge
     fires = below[:, -1] > 0
     last = (positive > 0).to(torch.int8).mul(torch.arange(1, positive.shape[1] + 1, device=edges.device)).amax(1)
@@ -39,7 +39,7 @@ def make_ranges(histogram: Int[Tensor, "feature cell"], cells: Cells, kind: Rang
     if kind == "equal width":
         finite = edges.clone()
         finite[-1] = 2 * finite[-2]
-        top = finite[last]  # upper edge of the highest cell that was reached
+        top = finite[last]  # upper edge of the highest bin that was reached
         wanted = share * top[:, None]
         at = _nearest(finite.expand(len(top), -1).contiguous(), wanted)
     else:

@@ -11,34 +11,33 @@ from torch import Tensor
 
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.features.baselines import MelBands
+from hooked_whisper.features.hook_basis import HookBasis
 from hooked_whisper.features.scan.moments import Moments
 from hooked_whisper.features.scan.ranges import RANGE_KINDS, make_ranges
 from hooked_whisper.features.scan.records import (
-    HISTOGRAM_CELLS,
-    TAIL_CELLS,
+    HISTOGRAM_BINS,
+    TAIL_BINS,
     Examples,
+    FeatureScan,
     RangeExamples,
     ScanOptions,
-    SiteScan,
 )
 from hooked_whisper.features.scan.sampling import Sampler
 from hooked_whisper.features.scan.state import Accumulator, Stretch
 from hooked_whisper.features.scan.topk import TopK
-from hooked_whisper.features.sites import Site
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.hooks.caching import axis_sizes
 
 _LOOK = 30_000  # positions between looks at what has become common: a look costs as much as a window
 
 
-class SiteReader:
+class FeatureReader:
     """Takes in the activations of one hook point, window after window."""
 
-    def __init__(self, model: HookedWhisper, site: Site, options: ScanOptions) -> None:
+    def __init__(self, model: HookedWhisper, site: HookBasis, options: ScanOptions) -> None:
         self.hook = encoder_point(model, site.hook)
         self.name = site.name or self.hook
         if isinstance(site.basis, MelBands):
-            raise HookedWhisperError("mel bands are read off the mel, which a scan does not: see evaluate_sites")
+            raise HookedWhisperError("mel bands are read off the mel, which a scan does not: see evaluate_bases")
         self.basis, self.options = site.basis, options
         self.labels = axis_labels(model, self.hook) if site.basis is None else tuple(site.basis.labels)
         n, device = len(self.labels), model.device
@@ -51,8 +50,8 @@ class SiteReader:
             round(options.separation_s * per_second),
             device,
         )
-        self.moments = Moments(n, HISTOGRAM_CELLS, device)
-        self.sampler = Sampler(n, options.rows, options.per_cell, TAIL_CELLS, device)
+        self.moments = Moments(n, HISTOGRAM_BINS, device)
+        self.sampler = Sampler(n, options.rows, options.per_bin, TAIL_BINS, device)
         self._looked = 0
 
     @property
@@ -94,16 +93,16 @@ class SiteReader:
             self._looked = int(self.moments.count)
             self.sampler.look(self._tail_counts())
 
-    def merge(self, other: SiteReader) -> None:
+    def merge(self, other: FeatureReader) -> None:
         """Take in what another reader of the same site has seen of other recordings; it is of no use afterwards."""
         for name, part in self.parts.items():
             part.merge(other.parts[name])
 
     def _tail_counts(self) -> Tensor:
-        """Positions in each of the tail's cells, which are whole numbers of the histogram's."""
-        return self.moments.histogram[:, 1:].unflatten(1, (TAIL_CELLS.per_sign, -1)).sum(2)
+        """Positions in each of the tail's bins, which are whole numbers of the histogram's."""
+        return self.moments.histogram[:, 1:].unflatten(1, (TAIL_BINS.per_sign, -1)).sum(2)
 
-    def result(self) -> SiteScan:
+    def result(self) -> FeatureScan:
         """What was found so far."""
         histogram = self.moments.histogram
         count = int(self.moments.count)
@@ -112,11 +111,11 @@ class SiteReader:
         options, counted = self.options, self._tail_counts()
         ranges: dict[str, RangeExamples] = {}
         for kind in RANGE_KINDS:
-            edges, counts = make_ranges(histogram, HISTOGRAM_CELLS, kind, options.ranges)
+            edges, counts = make_ranges(histogram, HISTOGRAM_BINS, kind, options.ranges)
             drawn = self.sampler.draw(counted, edges, options.per_range, options.one_per_recording)
             examples = Examples(*map(_array, drawn))
             ranges[kind] = RangeExamples(_array(edges), _array(counts), examples)
-        return SiteScan(
+        return FeatureScan(
             name=self.name,
             hook=self.hook,
             labels=self.labels,
@@ -148,8 +147,7 @@ def encoder_point(model: HookedWhisper, name: str) -> str:
 
 def axis_labels(model: HookedWhisper, hook: str) -> tuple[str, ...]:
     """``"0", "1", ...``, or ``"head.dimension"`` where a point has more than one axis beside batch and position."""
-    sizes = {"batch": 1, "position": 1, "d_model": model.cfg.encoder.d_model, "one": 1}
-    lengths = axis_sizes(model.hook_dict[hook], model.cfg, sizes)[2:]
+    lengths = model.hook_dict[hook].shape({})[2:]
     return tuple(".".join(map(str, index)) for index in itertools.product(*map(range, lengths)))
 
 

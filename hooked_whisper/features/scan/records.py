@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hooked_whisper.errors import HookedWhisperError
-from hooked_whisper.features.histogram_bins import Cells
+from hooked_whisper.features.histogram_bins import HistogramBins
 
-HISTOGRAM_CELLS = Cells(bits=4, lowest=-14, highest=10)
-TAIL_CELLS = Cells(bits=2, lowest=-14, highest=10)
-FIRES = 2.0**HISTOGRAM_CELLS.lowest
+HISTOGRAM_BINS = HistogramBins(bits=4, lowest=-14, highest=10)
+TAIL_BINS = HistogramBins(bits=2, lowest=-14, highest=10)
+FIRES = 2.0**HISTOGRAM_BINS.lowest
 """What an activation must reach to count as active: 0.00006."""
 
 
@@ -30,7 +30,7 @@ class ScanOptions:
         per_range: examples to sample from each.
         batch: windows that are encoded together.
         chunk: recordings that one process takes at a time; no batch has windows of two chunks.
-        rows, per_cell: size of the samples behind the ranges, see :mod:`hooked_whisper.features.scan.sampling`.
+        rows, per_bin: size of the samples behind the ranges, see :mod:`hooked_whisper.features.scan.sampling`.
     """
 
     k: int = 20
@@ -42,11 +42,11 @@ class ScanOptions:
     batch: int = 4
     chunk: int = 32
     rows: int = 2048
-    per_cell: int = 16
+    per_bin: int = 16
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("k", "ranges", "per_range", "batch", "chunk", "rows", "per_cell"):
+        for name in ("k", "ranges", "per_range", "batch", "chunk", "rows", "per_bin"):
             if getattr(self, name) < 1:
                 raise HookedWhisperError(f"a scan needs {name} of at least 1, got {getattr(self, name)}")
         if self.separation_s < 0 or self.context_s < 0:
@@ -78,11 +78,11 @@ class RangeExamples:
 
 
 @dataclass(frozen=True, eq=False)
-class SiteScan:
+class FeatureScan:
     """Everything a scan knows about the features of one site. Arrays are ``[feature]`` unless they say otherwise.
 
-    ``histogram [feature, cell]`` counts positions: first those that are negative or about zero, then the positive cells
-    of :data:`HISTOGRAM_CELLS`.
+    ``histogram [feature, bin]`` counts positions: first those that are negative or about zero, then the positive bins
+    of :data:`HISTOGRAM_BINS`.
     """
 
     name: str
@@ -94,7 +94,7 @@ class SiteScan:
     minimum: Float[np.ndarray, "feature"]
     maximum: Float[np.ndarray, "feature"]
     firing_rate: Float[np.ndarray, "feature"]
-    histogram: Int[np.ndarray, "feature cell"]
+    histogram: Int[np.ndarray, "feature bin"]
     top: Examples
     ranges: dict[str, RangeExamples]
 
@@ -108,11 +108,11 @@ class Scan:
     """The results of a scan. ``header`` is the JSON that stands beside the tables."""
 
     header: dict[str, Any]
-    sites: dict[str, SiteScan]
+    sites: dict[str, FeatureScan]
     recordings: dict[int, str]
     """Index in the corpus -> id, for the recordings that examples name."""
 
-    def __getitem__(self, name: str) -> SiteScan:
+    def __getitem__(self, name: str) -> FeatureScan:
         if name not in self.sites:
             raise HookedWhisperError(f"this scan has no site {name!r}: there are {', '.join(self.sites)}")
         return self.sites[name]

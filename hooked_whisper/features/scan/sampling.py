@@ -19,13 +19,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hooked_whisper.features.histogram_bins import Cells
+from hooked_whisper.features.histogram_bins import HistogramBins
 from hooked_whisper.features.scan.priority import NEVER
 from hooked_whisper.features.scan.state import Accumulator, Stretch, smallest
 
-CROWDED = 512  # positions of a feature in a cell from which on the tail leaves most of them out
+CROWDED = 512  # positions of a feature in a bin from which on the tail leaves most of them out
 _WAITING = 200_000  # positions that wait to be put into the tail
-EARLY = 1 << 58  # priorities below this one, one in 32, are never left out: of a crowded cell 16 or more
+EARLY = 1 << 58  # priorities below this one, one in 32, are never left out: of a crowded bin 16 or more
 
 
 class RowSample(Accumulator):
@@ -72,24 +72,29 @@ class RowSample(Accumulator):
 
 
 class TailSample(Accumulator):
-    """``[feature, cell, kept]``: the positions with the smallest priorities in each cell.
+    """``[feature, bin, kept]``: the positions with the smallest priorities in each bin.
 
-    A feature's *level* is its highest crowded cell: one with ``crowded`` positions or more. In cells up to the level
+    A feature's *level* is its highest crowded bin: one with ``crowded`` positions or more. In bins up to the level
     the tail is complete for priorities below :data:`EARLY` only, above it for all. While a scan runs, positions that
     are not early are left out up to the level so far. Counts only grow, and those of a part are never more than those
     of the whole, so that what was ever left out, in any order and by any process, lies up to the level of the end: who
     reads no more than is complete then (:func:`draw`) gets the same from all of them.
 
-    Negative values have no cells: give both signs as features where they matter.
+    Negative values have no bins: give both signs as features where they matter.
     """
 
     saved = ("threshold", "priority", "recordings", "positions", "values")
 
     def __init__(
-        self, n_features: int, kept: int, cells: Cells, device: torch.device | str = "cpu", crowded: int = CROWDED
+        self,
+        n_features: int,
+        kept: int,
+        bins: HistogramBins,
+        device: torch.device | str = "cpu",
+        crowded: int = CROWDED,
     ) -> None:
-        shape = (n_features * cells.per_sign, kept)
-        self.cells, self.n_features, self.crowded = cells, n_features, crowded
+        shape = (n_features * bins.per_sign, kept)
+        self.bins, self.n_features, self.crowded = bins, n_features, crowded
         self.level = torch.full((n_features,), -1, dtype=torch.int64, device=device)  # so far; settles nothing
         self._waiting: list[tuple[Tensor, ...]] = []
         self.threshold = torch.full((shape[0],), NEVER, dtype=torch.int64, device=device)
@@ -97,11 +102,11 @@ class TailSample(Accumulator):
         self.recordings = torch.full(shape, -1, dtype=torch.int32, device=device)
         self.positions = torch.full(shape, -1, dtype=torch.int32, device=device)
         self.values = torch.zeros(shape, device=device)
-        # edges of the positive cells: powers of two and quarters between, the same in float32
-        self._edges = cells.edges[cells.per_sign + 1 :].float().to(device)  # [cell + 1]
+        # edges of the positive bins: powers of two and quarters between, the same in float32
+        self._edges = bins.edges[bins.per_sign + 1 :].float().to(device)  # [bin + 1]
 
-    def level_of(self, counts: Int[Tensor, "feature cell"]) -> Int[Tensor, "feature"]:
-        """The highest crowded cell of each feature, -1 if none is."""
+    def level_of(self, counts: Int[Tensor, "feature bin"]) -> Int[Tensor, "feature"]:
+        """The highest crowded bin of each feature, -1 if none is."""
         crowded = counts >= self.crowded
         last = counts.shape[1] - 1 - crowded.flip(1).to(torch.int8).argmax(1)  # argmax is the first of equals
         return torch.where(crowded.any(1), last, -1)
@@ -127,7 +132,7 @@ class TailSample(Accumulator):
         at = _where(wanted)
         rows = at // x.shape[1]
         values = x.reshape(-1).index_select(0, at)
-        slots = (at - rows * x.shape[1]) * self.cells.per_sign + self.cells.positive(values) - 1
+        slots = (at - rows * x.shape[1]) * self.bins.per_sign + self.bins.positive(values) - 1
         when = priority.index_select(0, rows)
         taken = _where(when < self.threshold.index_select(0, slots))
         rows = rows.index_select(0, taken)
@@ -194,13 +199,13 @@ class Sampler(Accumulator):
         self,
         n_features: int,
         rows: int,
-        per_cell: int,
-        cells: Cells,
+        per_bin: int,
+        bins: HistogramBins,
         device: torch.device | str = "cpu",
         crowded: int = CROWDED,
     ) -> None:
         self.rows = RowSample(n_features, rows, device)
-        self.tail = TailSample(n_features, per_cell, cells, device, crowded)
+        self.tail = TailSample(n_features, per_bin, bins, device, crowded)
         self.overflowed = torch.tensor(False)
 
     def state(self) -> dict[str, Tensor]:
@@ -242,18 +247,18 @@ class Sampler(Accumulator):
         self.tail.add(rows.values[held], rows.priority[held], rows.recordings[held], rows.positions[held])
         self.overflowed = torch.tensor(True)
 
-    def look(self, counts: Int[Tensor, "feature cell"]) -> None:
+    def look(self, counts: Int[Tensor, "feature bin"]) -> None:
         """Of what has been seen so far; saves work from now on."""
         self.tail.level = self.tail.level_of(counts)
 
     def draw(
         self,
-        counts: Int[Tensor, "feature cell"],
+        counts: Int[Tensor, "feature bin"],
         edges: Float[Tensor, "feature edge"],
         n: int,
         one_per_recording: bool = True,
     ) -> Drawn:
-        """See :func:`draw`; ``counts`` of all positions in each of the tail's cells."""
+        """See :func:`draw`; ``counts`` of all positions in each of the tail's bins."""
         return draw(self.rows, self.tail, self.tail.level_of(counts), edges, n, one_per_recording)
 
 
@@ -276,7 +281,7 @@ def draw(
     """At most ``n`` positions from each range of each feature, whose edges these are: uniform samples.
 
     level: of each feature in the whole corpus, see :class:`TailSample`.
-    edges: float64, ascending, edges of the tail's cells or of finer ones; positive, or NaN for a feature without
+    edges: float64, ascending, edges of the tail's bins or of finer ones; positive, or NaN for a feature without
     ranges. ``one_per_recording`` takes a recording's position with the smallest priority only. Fewer come out where the
     range has fewer, or where it is rare, but not rare enough to have been kept whole.
     """
@@ -284,7 +289,7 @@ def draw(
     rows.arrange()
     edges = edges.masked_fill(edges.isnan(), torch.inf)
     wide = n if not one_per_recording else 4 * n  # some fall away again
-    from_rows = _rows_of_each(rows, edges.float(), wide)  # edges of cells are float32 numbers
+    from_rows = _rows_of_each(rows, edges.float(), wide)  # edges of bins are float32 numbers
     drawn = [
         _draw_one(rows, tail, level, edges[:, i], edges[:, i + 1], from_rows[:, i], n, one_per_recording)
         for i in range(edges.shape[1] - 1)
@@ -317,22 +322,22 @@ def _draw_one(
     one_per_recording: bool,
 ) -> tuple[Float[Tensor, "feature n"], Int[Tensor, "feature n"], Int[Tensor, "feature n"]]:
     """Values, recordings and positions from ``[low, high)``."""
-    n_features, n_cells, kept = tail.n_features, tail.cells.per_sign, tail.priority.shape[1]
+    n_features, n_bins, kept = tail.n_features, tail.bins.per_sign, tail.priority.shape[1]
     features = torch.arange(n_features, device=low.device)[:, None]
     edges = tail._edges.to(low)
     touched = (edges[1:] > low[:, None]) & (edges[:-1] < high[:, None])
 
     # up to which priority everything in the range is here: rows up to their reach, the tail as far as it is complete
-    above = torch.arange(n_cells, device=low.device) > level[:, None]  # [feature, cell]
-    threshold = tail.threshold.view(n_features, n_cells)
+    above = torch.arange(n_bins, device=low.device) > level[:, None]  # [feature, bin]
+    threshold = tail.threshold.view(n_features, n_bins)
     complete = torch.maximum(torch.where(above, threshold, threshold.clamp_max(EARLY)), rows.reach)
     limit = complete.masked_fill(~touched, NEVER).amin(1, keepdim=True)
 
-    # only the cells that are touched, which lie side by side
+    # only the bins that are touched, which lie side by side
     first, width = touched.to(torch.int8).argmax(1, keepdim=True), max(1, int(touched.sum(1).max()))
-    cells = first + torch.arange(width, device=low.device)
-    there = (cells < n_cells).repeat_interleave(kept, dim=1)
-    slots = (features * n_cells + cells.clamp_max(n_cells - 1)).view(-1)
+    bins = first + torch.arange(width, device=low.device)
+    there = (bins < n_bins).repeat_interleave(kept, dim=1)
+    slots = (features * n_bins + bins.clamp_max(n_bins - 1)).view(-1)
 
     def of_tail(table: Tensor) -> Float[Tensor, "feature m"] | Int[Tensor, "feature m"]:
         return table.index_select(0, slots).view(n_features, width * kept)

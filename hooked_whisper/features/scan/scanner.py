@@ -20,19 +20,19 @@ from hooked_whisper._support.ranks import TorchRanks
 from hooked_whisper._support.storage import Place, as_path
 from hooked_whisper.corpora import Recording, fingerprint, own_text_fact
 from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.features.hook_basis import HookBasis
 from hooked_whisper.features.scan.chunks import ChunkScan
-from hooked_whisper.features.scan.reader import SiteReader
+from hooked_whisper.features.scan.reader import FeatureReader
 from hooked_whisper.features.scan.records import Scan, ScanOptions
 from hooked_whisper.features.scan.states import StateFiles, check_same
 from hooked_whisper.features.scan.store import HEADER, load_scan, save_scan
-from hooked_whisper.features.sites import Site
 from hooked_whisper.hooked import HookedWhisper
 
 
 def scan(
     model: HookedWhisper,
     corpus: Sequence[Recording],
-    sites: Sequence[Site | str],
+    sites: Sequence[HookBasis | str],
     folder: Place,
     options: ScanOptions | None = None,
     *,
@@ -44,7 +44,7 @@ def scan(
 
     Args:
         corpus: see :mod:`hooked_whisper.corpora`. What cannot be read is skipped, counted, and listed in the header.
-        sites: hook points of the encoder (``"encoder.blocks.2.mlp.1"``), or :class:`Site` for a basis at one.
+        sites: hook points of the encoder (``"encoder.blocks.2.mlp.1"``), or :class:`HookBasis` for a basis at one.
         folder: path or URL; gets ``features.parquet``, ``ranges.parquet``, ``examples.parquet`` and ``scan.json``.
         options: what to keep, see :class:`ScanOptions`.
         checkpoint_s: seconds between checkpoints, which are taken between chunks of ``options.chunk`` recordings; they
@@ -62,10 +62,10 @@ def scan(
     """
     options = ScanOptions() if options is None else options
     folder = as_path(folder)
-    wanted = [Site(one) if isinstance(one, str) else one for one in sites]
+    wanted = [HookBasis(one) if isinstance(one, str) else one for one in sites]
 
-    def new_readers() -> list[SiteReader]:
-        return [SiteReader(model, site, options) for site in wanted]
+    def new_readers() -> list[FeatureReader]:
+        return [FeatureReader(model, site, options) for site in wanted]
 
     readers = new_readers()
     names = [reader.name for reader in readers]
@@ -99,8 +99,8 @@ def scan(
 def _header(
     model: HookedWhisper,
     corpus: Sequence[Recording],
-    sites: Sequence[Site],
-    readers: Sequence[SiteReader],
+    sites: Sequence[HookBasis],
+    readers: Sequence[FeatureReader],
     options: ScanOptions,
 ) -> dict[str, Any]:
     """What makes two scans the same."""

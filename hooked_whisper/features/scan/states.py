@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 
 from hooked_whisper._support.storage import AnyPath, local_copy, write_atomic
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
-from hooked_whisper.features.scan.reader import SiteReader
+from hooked_whisper.features.scan.reader import FeatureReader
 
 _PREFIX, _SUFFIX = "state-", ".safetensors"
 
@@ -63,12 +63,12 @@ class StateFiles:
         gone = {name for one in states.values() for name in one.replaces}
         return {name: one for name, one in states.items() if name not in gone}
 
-    def write(self, name: str, readers: Sequence[SiteReader], progress: Progress) -> None:
+    def write(self, name: str, readers: Sequence[FeatureReader], progress: Progress) -> None:
         tensors = {f"{i}.{key}": t.contiguous() for i, one in enumerate(readers) for key, t in one.state().items()}
         metadata = {"header": json.dumps(self.header), "progress": json.dumps(asdict(progress))}
         write_atomic(self.folder / name, save(tensors, metadata))
 
-    def read(self, name: str, readers: Sequence[SiteReader]) -> None:
+    def read(self, name: str, readers: Sequence[FeatureReader]) -> None:
         """Into readers of the same sites."""
         path = self.folder / name
         try:

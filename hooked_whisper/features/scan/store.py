@@ -19,14 +19,14 @@ import pyarrow.parquet as pq
 from hooked_whisper._support.storage import AnyPath, Place, as_path, local_copy, write_atomic
 from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import HookedWhisperError
-from hooked_whisper.features.scan.records import HISTOGRAM_CELLS, Examples, RangeExamples, Scan, SiteScan
+from hooked_whisper.features.scan.records import HISTOGRAM_BINS, Examples, FeatureScan, RangeExamples, Scan
 
 HEADER, FEATURES, RANGES, EXAMPLES = "scan.json", "features.parquet", "ranges.parquet", "examples.parquet"
 _STATISTICS = ("mean", "variance", "minimum", "maximum", "firing_rate")
 
 
 def save_scan(
-    folder: AnyPath, sites: Sequence[SiteScan], corpus: Sequence[Recording], header: dict[str, Any], seconds: float
+    folder: AnyPath, sites: Sequence[FeatureScan], corpus: Sequence[Recording], header: dict[str, Any], seconds: float
 ) -> None:
     """Tables first, header last: a folder with a header is whole. ``seconds`` is the length of one position."""
     _write(folder / FEATURES, pa.concat_tables([_features(site) for site in sites]))
@@ -40,7 +40,7 @@ def save_scan(
         "format": 1,
         "tables": [FEATURES, RANGES, EXAMPLES],
         "seconds_per_position": seconds,
-        "histogram_edges": [None, *HISTOGRAM_CELLS.edges[HISTOGRAM_CELLS.per_sign + 1 : -1].tolist(), None],
+        "histogram_edges": [None, *HISTOGRAM_BINS.edges[HISTOGRAM_BINS.per_sign + 1 : -1].tolist(), None],
         "sites": [
             {
                 "name": site.name,
@@ -79,11 +79,11 @@ def load_scan(folder: Place) -> Scan:
     return Scan(header, sites, dict(sorted(zip(numbers.tolist(), names, strict=True))))
 
 
-def _kinds(site: SiteScan) -> list[tuple[str, RangeExamples]]:
+def _kinds(site: FeatureScan) -> list[tuple[str, RangeExamples]]:
     return list(site.ranges.items())
 
 
-def _traces(site: SiteScan) -> np.ndarray:
+def _traces(site: FeatureScan) -> np.ndarray:
     assert site.top.traces is not None
     return site.top.traces
 
@@ -103,9 +103,9 @@ def _lists(values: np.ndarray, lengths: np.ndarray, kind: pa.DataType) -> pa.Arr
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, kind))
 
 
-def _features(site: SiteScan) -> pa.Table:
+def _features(site: FeatureScan) -> pa.Table:
     n = site.n_features
-    rows, cells = site.histogram.nonzero()
+    rows, bins = site.histogram.nonzero()
     filled = np.bincount(rows, minlength=n)
     columns: dict[str, Any] = {
         "site": _words([site.name] * n),
@@ -115,12 +115,12 @@ def _features(site: SiteScan) -> pa.Table:
         "positions": pa.array(np.full(n, site.positions)),
     }
     columns |= {name: pa.array(getattr(site, name)) for name in _STATISTICS}
-    columns["cells"] = _lists(cells.astype(np.int16), filled, pa.int16())
-    columns["counts"] = _lists(site.histogram[rows, cells].astype(np.int64), filled, pa.int64())
+    columns["cells"] = _lists(bins.astype(np.int16), filled, pa.int16())
+    columns["counts"] = _lists(site.histogram[rows, bins].astype(np.int64), filled, pa.int64())
     return pa.table(columns)
 
 
-def _ranges(site: SiteScan, kind: str) -> pa.Table:
+def _ranges(site: FeatureScan, kind: str) -> pa.Table:
     found = site.ranges[kind]
     n, n_ranges = found.counts.shape
     return pa.table(
@@ -137,7 +137,7 @@ def _ranges(site: SiteScan, kind: str) -> pa.Table:
 
 
 def _examples(
-    site: SiteScan, kind: str, n_ranges: int | None, found: Examples, corpus: Sequence[Recording], seconds: float
+    site: FeatureScan, kind: str, n_ranges: int | None, found: Examples, corpus: Sequence[Recording], seconds: float
 ) -> pa.Table:
     shape = found.recordings.shape
     there = (found.recordings >= 0).nonzero()
@@ -167,15 +167,15 @@ def _examples(
     return pa.table(columns)
 
 
-def _site(header: dict[str, Any], features: pa.Table, ranges: pa.Table, examples: pa.Table) -> SiteScan:
+def _site(header: dict[str, Any], features: pa.Table, ranges: pa.Table, examples: pa.Table) -> FeatureScan:
     name, n = str(header["name"]), int(header["features"])
     mine = _where(features, site=name)
     if len(mine) != n:
         raise ValueError(f"{len(mine)} of {n} features of {name}")
-    histogram = np.zeros((n, 1 + HISTOGRAM_CELLS.per_sign), np.int64)
+    histogram = np.zeros((n, 1 + HISTOGRAM_BINS.per_sign), np.int64)
     lengths = np.diff(mine["cells"].combine_chunks().offsets.to_numpy())
-    cells = mine["cells"].combine_chunks().flatten().to_numpy()
-    histogram[np.repeat(np.arange(n), lengths), cells] = mine["counts"].combine_chunks().flatten().to_numpy()
+    bins = mine["cells"].combine_chunks().flatten().to_numpy()
+    histogram[np.repeat(np.arange(n), lengths), bins] = mine["counts"].combine_chunks().flatten().to_numpy()
     found = {}
     for kind, shape in header["ranges"].items():
         table = _where(ranges, site=name, kind=kind)
@@ -185,7 +185,7 @@ def _site(header: dict[str, Any], features: pa.Table, ranges: pa.Table, examples
         found[kind] = RangeExamples(edges, count, drawn)
     around = 2 * int(header["context_positions"]) + 1
     top = _read_examples(_where(examples, site=name, kind="top"), (n, int(header["k"])), ranged=False, around=around)
-    return SiteScan(
+    return FeatureScan(
         name=name,
         hook=str(header["hook"]),
         labels=tuple(mine["label"].to_pylist()),

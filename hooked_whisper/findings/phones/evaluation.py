@@ -12,15 +12,16 @@ import torch
 from jaxtyping import Bool, Float
 
 from hooked_whisper.corpora import Clip
+from hooked_whisper.corpora.packing import SPARE
 from hooked_whisper.features.baselines import mel_bands
 from hooked_whisper.features.bases import pca, random_orthonormal
+from hooked_whisper.features.hook_basis import HookBasis
 from hooked_whisper.features.phones.articulation import classes
 from hooked_whisper.features.phones.autolabel import AutoLabel, Evidence, autolabels
-from hooked_whisper.features.phones.counts import SiteCounts
-from hooked_whisper.features.phones.labeled_rows import MEL, LabelledRows, collect_rows
+from hooked_whisper.features.phones.counts import FeatureCounts
+from hooked_whisper.features.phones.labeled_rows import MEL, LabeledRows, collect_rows
 from hooked_whisper.features.phones.position_labels import label_positions
 from hooked_whisper.features.phones.row_labels import CountOptions, RowLabels
-from hooked_whisper.features.sites import Site
 from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.finding import Criterion, Estimate
 from hooked_whisper.findings.phones.layer_probes import LayerProbe, LayerProbes, probe_layer
@@ -35,9 +36,10 @@ _FEATURES_AT_ONCE = 512  # of correlations
 ENOUGH_UTTERANCES, ENOUGH_PHONES, ENOUGH_SPEAKERS = 100, 10, 2
 DRAWS = 2000
 SAMPLE = (
-    "Sites: encoder.blocks.*.mlp.hook_post of every block, at the positions of each clip in its 30 s window; labels by "
-    "the alignment. Controls: random orthonormal directions of the same activations, labels turned in a circle within "
-    "each utterance, the same architecture with random weights (on one half of the utterances; its probes on all)."
+    "Sites: encoder.blocks.*.mlp.hook_post of every block, at the positions of the clips, several clips of one speaker "
+    "in a 30 s window (one in the organism, which was trained on single sentences); labels by the alignment. "
+    "Controls: random orthonormal directions of the same activations, labels turned in a circle within each utterance, "
+    "the same architecture with random weights (on one half of the utterances; its probes on all)."
 )
 
 
@@ -134,9 +136,9 @@ def _evaluate(context: Context) -> PhoneEvaluation | str:
         blocks = [
             _evaluate_block(context, rows, labels, hook, b, fitted, chooses, named) for b, hook in enumerate(hooks)
         ]
-        mel_site = Site(MEL, mel_bands(context.model))
+        mel_site = HookBasis(MEL, mel_bands(context.model))
         mel = PhoneSite.joined(rows.blocks(mel_site, labels), chooses)
-        probes = [probe_layer(rows, Site(hook), labels) for hook in context.track(hooks, "layer probes")]
+        probes = [probe_layer(rows, HookBasis(hook), labels) for hook in context.track(hooks, "layer probes")]
         mel_probe = probe_layer(rows, mel_site, labels)
     # features of the untrained model are counted on the half that judges; its probes learn from all clips
     reading = [*np.flatnonzero(~chooses).tolist(), *np.flatnonzero(chooses).tolist()]
@@ -144,11 +146,11 @@ def _evaluate(context: Context) -> PhoneEvaluation | str:
     with _collected(context, context.untrained, [clips[i] for i in reading], hooks) as rows:
         labels = rows.labels(_options(context, n), range(n))
         every = np.ones(n, dtype=bool)
-        untrained = tuple(PhoneSite.joined(rows.blocks(Site(hook), labels), every) for hook in hooks)
+        untrained = tuple(PhoneSite.joined(rows.blocks(HookBasis(hook), labels), every) for hook in hooks)
         places = [reading.index(i) for i in fitted]
-        blank = tuple(mel_correlations(rows, Site(hook), places) for hook in hooks)
+        blank = tuple(mel_correlations(rows, HookBasis(hook), places) for hook in hooks)
         labels = rows.labels(_options(context, len(clips)))
-        blank_probes = [probe_layer(rows, Site(hook), labels) for hook in context.track(hooks, "layer probes")]
+        blank_probes = [probe_layer(rows, HookBasis(hook), labels) for hook in context.track(hooks, "layer probes")]
     neurons, random, principal, neuron_bands, random_bands, purities = zip(*blocks, strict=True)
     return PhoneEvaluation(
         neurons,
@@ -182,7 +184,7 @@ def _probes(blocks: Sequence[Probed], untrained: Sequence[Probed], mel: Probed) 
 
 def _evaluate_block(
     context: Context,
-    rows: LabelledRows,
+    rows: LabeledRows,
     labels: RowLabels,
     hook: str,
     block: int,
@@ -202,36 +204,35 @@ def _evaluate_block(
     block."""
     mine: list[TopPurity] = []
     other: list[TopPurity] = []
-    counts = _with_purity(rows.blocks(Site(hook), labels), mine, named, chooses)
+    counts = _with_purity(rows.blocks(HookBasis(hook), labels), mine, named, chooses)
     neurons = NeuronSite.joined(counts, chooses)
     d = context.model.cfg.encoder.d_mlp
-    turned = Site(hook, random_orthonormal(d, seed=context.seed + block))
+    turned = HookBasis(hook, random_orthonormal(d, seed=context.seed + block))
     random = PhoneSite.joined(_with_purity(rows.blocks(turned, labels), other, named, chooses), chooses)
-    bands = [mel_correlations(rows, site, fitted) for site in (Site(hook), turned)]
+    bands = [mel_correlations(rows, site, fitted) for site in (HookBasis(hook), turned)]
     del turned
-    fit = torch.cat([rows.features(Site(hook), i) for i in fitted])
+    fit = torch.cat([rows.features(HookBasis(hook), i) for i in fitted])
     basis = pca(fit, min(N_PRINCIPAL, d, len(fit)))
     del fit
-    principal = PhoneSite.joined(rows.blocks(Site(hook, basis), labels), chooses)
+    principal = PhoneSite.joined(rows.blocks(HookBasis(hook, basis), labels), chooses)
     return neurons, random, principal, bands[0], bands[1], (TopPurity.joined(mine), TopPurity.joined(other))
 
 
 def _with_purity(
-    blocks: Iterator[SiteCounts], purities: list[TopPurity], named: Named, half: Bool[np.ndarray, "utterance"]
-) -> Iterator[SiteCounts]:
+    blocks: Iterator[FeatureCounts], purities: list[TopPurity], named: Named, half: Bool[np.ndarray, "utterance"]
+) -> Iterator[FeatureCounts]:
     """The same blocks; the purity of each one's top examples is appended to a list on the way."""
     for counts in blocks:
         purities.append(TopPurity.of(Tops.of(counts.top), named, half))
         yield counts
 
 
-def _collected(
-    context: Context, model: HookedWhisper, clips: Sequence[Clip], hooks: Sequence[str]
-) -> LabelledRows:
+def _collected(context: Context, model: HookedWhisper, clips: Sequence[Clip], hooks: Sequence[str]) -> LabeledRows:
     def track(steps: Sequence[list[int]]) -> Iterator[list[int]]:
         return context.track(steps, "phones")
 
-    return collect_rows(model, clips, [*hooks, MEL], track=track, widest=model.cfg.encoder.d_mlp)
+    room = None if context.is_organism else model.time.duration - SPARE
+    return collect_rows(model, clips, [*hooks, MEL], track=track, widest=model.cfg.encoder.d_mlp, room=room)
 
 
 def _options(context: Context, n_clips: int) -> CountOptions:
@@ -256,7 +257,7 @@ def first_half(speakers: Sequence[str]) -> Bool[np.ndarray, "utterance"]:
     return np.array(found, dtype=bool)
 
 
-def mel_correlations(rows: LabelledRows, site: Site, clips: Sequence[int]) -> Float[np.ndarray, "feature"]:
+def mel_correlations(rows: LabeledRows, site: HookBasis, clips: Sequence[int]) -> Float[np.ndarray, "feature"]:
     """Largest absolute correlation of each feature of a site with a mel band, over positions within phones of some
     clips.
 
@@ -271,7 +272,7 @@ def mel_correlations(rows: LabelledRows, site: Site, clips: Sequence[int]) -> Fl
         for clip, n in zip(some, lengths, strict=True)
     ]
     mel = torch.cat(
-        [rows.features(Site(MEL, mel_bands(model)), i)[there] for i, there in zip(clips, inside, strict=True)]
+        [rows.features(HookBasis(MEL, mel_bands(model)), i)[there] for i, there in zip(clips, inside, strict=True)]
     )
     features, start = torch.empty(len(mel), rows.width(site)), 0
     for i, there in zip(clips, inside, strict=True):

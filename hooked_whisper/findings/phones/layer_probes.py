@@ -12,10 +12,10 @@ from scipy.linalg import cho_factor, cho_solve
 from torch import Tensor
 
 from hooked_whisper.features.baselines import MelBands, shifted_labels
-from hooked_whisper.features.phones.labeled_rows import LabelledRows
+from hooked_whisper.features.hook_basis import HookBasis
+from hooked_whisper.features.phones.labeled_rows import LabeledRows
 from hooked_whisper.features.phones.row_labels import RowLabels
 from hooked_whisper.features.phones.selectivity import MIN_TOKENS
-from hooked_whisper.features.sites import Site
 from hooked_whisper.findings.core.finding import Estimate
 from hooked_whisper.protocols import SILENCE
 
@@ -90,7 +90,7 @@ class LayerProbes:
     mel: LayerProbe
 
 
-def probe_layer(rows: LabelledRows, site: Site, labels: RowLabels) -> tuple[LayerProbe, LayerProbe] | None:
+def probe_layer(rows: LabeledRows, site: HookBasis, labels: RowLabels) -> tuple[LayerProbe, LayerProbe] | None:
     """A probe on all features of a site, and one that learns and is tested on labels turned in a circle.
 
     ``None`` if fewer than two phones are said often enough (``labels.options.min_tokens``). Held in memory: four
@@ -118,8 +118,8 @@ def probe_layer(rows: LabelledRows, site: Site, labels: RowLabels) -> tuple[Laye
 class _Data:
     """Rows of the positions within phones, clip by clip."""
 
-    rows: LabelledRows
-    site: Site
+    rows: LabeledRows
+    site: HookBasis
     clips: tuple[int, ...]
     kept: tuple[Bool[np.ndarray, "position"], ...]
 

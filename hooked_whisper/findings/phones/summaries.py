@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from hooked_whisper.features.phones.articulation import classes
-from hooked_whisper.features.phones.counts import SiteCounts
+from hooked_whisper.features.phones.counts import FeatureCounts
 from hooked_whisper.features.phones.polyphony import PhoneRanges, RangeSummary, active_ranges
 from hooked_whisper.features.phones.selectivity import Selectivity
 from hooked_whisper.features.phones.top_examples import ABSENT, Purity, TopExamples, purity
@@ -163,7 +163,7 @@ class PhoneSite:
     best_f1: Float[np.ndarray, "label"]
 
     @classmethod
-    def of(cls, counts: SiteCounts, half: Bool[np.ndarray, "utterance"]) -> PhoneSite:
+    def of(cls, counts: FeatureCounts, half: Bool[np.ndarray, "utterance"]) -> PhoneSite:
         """half: the utterances that are told apart from the others, see :meth:`Tops.of_both`."""
         return cls(
             Tops.of(counts.top).of_both(half),
@@ -174,7 +174,7 @@ class PhoneSite:
         )
 
     @classmethod
-    def joined(cls, blocks: Iterable[SiteCounts], half: Bool[np.ndarray, "utterance"]) -> Any:
+    def joined(cls, blocks: Iterable[FeatureCounts], half: Bool[np.ndarray, "utterance"]) -> Any:
         """Of all blocks of features of a site; of each block only what is needed is held."""
         return cls._join([cls.of(block, half) for block in blocks])
 
@@ -232,7 +232,7 @@ class NeuronSite(PhoneSite):
     examples: dict[str, RangeExample]
 
     @classmethod
-    def of(cls, counts: SiteCounts, half: Bool[np.ndarray, "utterance"]) -> NeuronSite:
+    def of(cls, counts: FeatureCounts, half: Bool[np.ndarray, "utterance"]) -> NeuronSite:
         deciles, widths = (active_ranges(counts.counts, kind) for kind in ("deciles", "width"))
         return cls(
             Tops.of(counts.top).of_both(half),

@@ -20,12 +20,12 @@ from hooked_whisper.report.units.site import SiteWriter
 __all__ = [
     "POSITION_S",
     "ActivationRange",
-    "PageClip",
     "Example",
     "Histogram",
     "LogitEffects",
     "MeanMel",
     "OnsetMeans",
+    "PageClip",
     "PageOptions",
     "PhoneShare",
     "SiteInfo",

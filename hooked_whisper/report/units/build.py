@@ -15,8 +15,8 @@ from tqdm import tqdm
 from hooked_whisper._support.ranks import TorchRanks
 from hooked_whisper.corpora import Recording, own_text_fact
 from hooked_whisper.errors import HookedWhisperError
-from hooked_whisper.features.scan import FIRES, HISTOGRAM_CELLS, ScanOptions, SiteScan, scan
-from hooked_whisper.features.sites import Site
+from hooked_whisper.features.hook_basis import HookBasis
+from hooked_whisper.features.scan import FIRES, HISTOGRAM_BINS, FeatureScan, ScanOptions, scan
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import FeatureBasis
 from hooked_whisper.report.units.data import (
@@ -30,7 +30,7 @@ from hooked_whisper.report.units.data import (
 )
 from hooked_whisper.report.units.excerpts import linear_histogram
 from hooked_whisper.report.units.gather import PEAK_FRAME, Gathered, Wanted, gather
-from hooked_whisper.report.units.labelling import Labelling, label_units
+from hooked_whisper.report.units.labeling import Labelling, label_units
 from hooked_whisper.report.units.site import SiteWriter
 
 T = TypeVar("T")
@@ -79,7 +79,7 @@ def build_site(
 
     Args:
         units: which get a page (default: all).
-        basis: reads the activations, see :class:`~hooked_whisper.features.scan.Site`.
+        basis: reads the activations, see :class:`~hooked_whisper.features.HookBasis`.
         ranks: processes that share the scan; the first of them writes the site.
         described: the corpus, in words. command: what made the site, for its footer.
 
@@ -91,7 +91,7 @@ def build_site(
     """
     options = PageOptions() if options is None else options
     out = Path(out)
-    sites = [Site(hook, basis, "units")]
+    sites = [HookBasis(hook, basis, "units")]
     found = scan(model, corpus, sites, out / "scan", options.scan, progress=progress, ranks=ranks)
     if ranks is not None and ranks.rank:
         return out / "index.html"
@@ -141,7 +141,7 @@ def build_site(
     return out / "index.html"
 
 
-def _wanted(scanned: SiteScan, place: int, index: int, options: PageOptions) -> list[Wanted]:
+def _wanted(scanned: FeatureScan, place: int, index: int, options: PageOptions) -> list[Wanted]:
     """The examples of one unit: strongest first, then from every range."""
     if scanned.maximum[index] < FIRES:
         return []
@@ -160,7 +160,7 @@ def _wanted(scanned: SiteScan, place: int, index: int, options: PageOptions) -> 
 
 
 def _unit(
-    scanned: SiteScan,
+    scanned: FeatureScan,
     place: int,
     index: int,
     seen: Gathered,
@@ -177,7 +177,7 @@ def _unit(
         float(scanned.minimum[index]),
         dead,
     )
-    edges = HISTOGRAM_CELLS.edges[HISTOGRAM_CELLS.per_sign + 1 :].numpy()
+    edges = HISTOGRAM_BINS.edges[HISTOGRAM_BINS.per_sign + 1 :].numpy()
     mel = seen.mean_mels.get(place)
     unit = Unit(
         index,
@@ -197,7 +197,7 @@ def _order(example: Example) -> tuple[int, int, int]:
     return (0, 0, example.rank) if example.group == "top" else (1, -int(example.group), example.rank)
 
 
-def _ranges(scanned: SiteScan, index: int) -> tuple[ActivationRange, ...]:
+def _ranges(scanned: FeatureScan, index: int) -> tuple[ActivationRange, ...]:
     ranges = scanned.ranges["equal width"]
     bounds, counts = ranges.edges[index], ranges.counts[index]
     return tuple(

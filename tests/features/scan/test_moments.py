@@ -12,19 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooked_whisper.errors import HookedWhisperError
-from hooked_whisper.features.histogram_bins import Cells
-from hooked_whisper.features.scan import HISTOGRAM_CELLS
+from hooked_whisper.features.histogram_bins import HistogramBins
+from hooked_whisper.features.scan import HISTOGRAM_BINS
 from hooked_whisper.features.scan.moments import Moments, add_exactly
 from hooked_whisper.features.scan.ranges import make_ranges
 from hooked_whisper.features.scan.state import Stretch
 from tests.features.scan.streams import stream
 
-N_CELLS = 1 + HISTOGRAM_CELLS.per_sign
+N_BINS = 1 + HISTOGRAM_BINS.per_sign
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(0, 99), st.sampled_from([0.0, 300.0]))
 def test_moments_are_those_of_everything(sizes: list[int], seed: int, far: float) -> None:
-    found = Moments(3, HISTOGRAM_CELLS)
+    found = Moments(3, HISTOGRAM_BINS)
     stretches = [Stretch(s.x + far, s.recording, 0, s.priority) for s in stream(sizes, 3, seed)]
     for one in stretches:
         found.add(one, one.x.amax(0), one.x.amin(0))
@@ -35,15 +35,15 @@ def test_moments_are_those_of_everything(sizes: list[int], seed: int, far: float
     np.testing.assert_array_equal(found.smallest, x.min(0).astype(np.float32))
     assert found.histogram.sum(1).tolist() == [len(x)] * 3
     for feature in range(3):
-        cells = HISTOGRAM_CELLS.positive(torch.from_numpy(x[:, feature])).numpy()
-        np.testing.assert_array_equal(found.histogram[feature], np.bincount(cells, minlength=N_CELLS))
+        bins = HISTOGRAM_BINS.positive(torch.from_numpy(x[:, feature])).numpy()
+        np.testing.assert_array_equal(found.histogram[feature], np.bincount(bins, minlength=N_BINS))
 
 
 @given(st.lists(st.integers(1, 40), min_size=2, max_size=8), st.integers(0, 99), st.integers(0, 8), st.data())
 def test_moments_do_not_depend_on_order_or_parts(sizes: list[int], seed: int, cut: int, data: st.DataObject) -> None:
     stretches = stream(sizes, 3, seed)
     shuffled = data.draw(st.permutations(stretches))
-    whole, left, right = (Moments(3, HISTOGRAM_CELLS) for _ in range(3))
+    whole, left, right = (Moments(3, HISTOGRAM_BINS) for _ in range(3))
     for found, some in ((whole, stretches), (left, shuffled[:cut]), (right, shuffled[cut:])):
         for one in some:
             found.add(one, one.x.amax(0), one.x.amin(0))
@@ -65,11 +65,11 @@ def test_sums_in_integers_are_exact(values: list[float]) -> None:
 def test_what_cannot_be_added_up_is_said() -> None:
     huge = Stretch(torch.full((4, 2), 3e10), 0, 0, torch.arange(4))
     with pytest.raises(HookedWhisperError, match="too large"):
-        Moments(2, HISTOGRAM_CELLS).add(huge, huge.x.amax(0), huge.x.amin(0))
+        Moments(2, HISTOGRAM_BINS).add(huge, huge.x.amax(0), huge.x.amin(0))
 
 
 def test_counts_beyond_32_bits_are_kept() -> None:
-    found = Moments(1, Cells(2, -2, 2))
+    found = Moments(1, HistogramBins(2, -2, 2))
     found._counted[3] = 2**32 - 1
     stretch = stream([5], 1)[0]
     for _ in range(3):
@@ -81,8 +81,8 @@ def test_counts_beyond_32_bits_are_kept() -> None:
 def test_ranges_share_out_what_is_active(seed: int, n: int, kind: str) -> None:
     x = stream([400], 4, seed)[0].x
     x[:, 3] = -1.0  # never active
-    histogram = torch.stack([torch.bincount(HISTOGRAM_CELLS.positive(c), minlength=N_CELLS) for c in x.T])
-    edges, counts = make_ranges(histogram, HISTOGRAM_CELLS, kind, n)  # type: ignore[arg-type]
+    histogram = torch.stack([torch.bincount(HISTOGRAM_BINS.positive(c), minlength=N_BINS) for c in x.T])
+    edges, counts = make_ranges(histogram, HISTOGRAM_BINS, kind, n)  # type: ignore[arg-type]
     assert torch.isnan(edges[3]).all() and counts[3].sum() == 0
     for feature in range(3):
         active = x[:, feature][x[:, feature] >= 2.0**-14].double()

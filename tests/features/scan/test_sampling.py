@@ -9,18 +9,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from hooked_whisper.features.histogram_bins import Cells
+from hooked_whisper.features.histogram_bins import HistogramBins
 from hooked_whisper.features.scan.priority import NEVER, priorities
 from hooked_whisper.features.scan.sampling import Drawn, Sampler
 from hooked_whisper.features.scan.state import Stretch
 from tests.features.scan.streams import items, stream
 
-CELLS = Cells(2, -14, 10)
+BINS = HistogramBins(2, -14, 10)
 
 
 def run(stretches: list[Stretch], rows: int, kept: int, crowded: int = 12, look_every: int = 1) -> Sampler:
     """As a scan does it: now and then it looks at what has become common."""
-    sampler = Sampler(stretches[0].x.shape[1], rows, kept, CELLS, crowded=crowded)
+    sampler = Sampler(stretches[0].x.shape[1], rows, kept, BINS, crowded=crowded)
     for number, one in enumerate(stretches):
         sampler.add(one)
         if number % look_every == 0:
@@ -29,9 +29,9 @@ def run(stretches: list[Stretch], rows: int, kept: int, crowded: int = 12, look_
 
 
 def counts(stretches: list[Stretch]) -> torch.Tensor:
-    """Positions in each positive cell, ``[feature, cell]``."""
+    """Positions in each positive bin, ``[feature, bin]``."""
     x = torch.cat([one.x for one in stretches])
-    return torch.stack([torch.bincount(CELLS.positive(c), minlength=CELLS.per_sign + 1)[1:] for c in x.T])
+    return torch.stack([torch.bincount(BINS.positive(c), minlength=BINS.per_sign + 1)[1:] for c in x.T])
 
 
 def of_one_range(drawn: Drawn) -> Drawn:
@@ -66,7 +66,7 @@ def test_a_sample_is_the_beginning_of_its_range_by_priority(
 ) -> None:
     stretches = stream(sizes, 2, seed)
     sampler = run(stretches, n_rows, kept)
-    fine = Cells(4, -14, 10).edges[Cells(4, -14, 10).per_sign + 1 :]
+    fine = HistogramBins(4, -14, 10).edges[HistogramBins(4, -14, 10).per_sign + 1 :]
     generator = np.random.default_rng(seed)
     ends = np.sort(generator.integers(180, 290, size=(2, 2)), axis=0)
     low, high = fine[ends[0]], fine[ends[1]]
@@ -83,7 +83,7 @@ def test_a_sample_is_the_beginning_of_its_range_by_priority(
         assert drawn.recordings[feature, :n].tolist() == [i.recording for i in inside[:n]]
         assert drawn.positions[feature, :n].tolist() == [i.position for i in inside[:n]]
         assert drawn.values[feature, :n].tolist() == [i.value for i in inside[:n]]
-        # all of a rare range is there: the cells it lies in never filled up
+        # all of a rare range is there: the bins it lies in never filled up
         if not single and len(inside) <= 5 and sampler.rows.reach == NEVER:
             assert n == len(inside)
 
@@ -149,7 +149,7 @@ def test_parts_in_any_order_give_what_one_pass_gives(
     for one in data.draw(st.permutations(parts[1:])):
         merged.merge(one)
     every = counts(stretches)
-    fine = Cells(4, -14, 10).edges[Cells(4, -14, 10).per_sign + 1 :]
+    fine = HistogramBins(4, -14, 10).edges[HistogramBins(4, -14, 10).per_sign + 1 :]
     edges = fine[[0, 150, 200, 200, 230, 300, 384]].expand(2, -1)
     for single in (False, True):
         one, other = (s.draw(every, edges, 7, single) for s in (whole, merged))

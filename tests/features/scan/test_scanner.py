@@ -15,13 +15,13 @@ from hooked_whisper._support.storage import as_path
 from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
 from hooked_whisper.features import BothSigns, random_orthonormal
+from hooked_whisper.features.hook_basis import HookBasis
 from hooked_whisper.features.scan import FIRES, ScanOptions, load_scan, scan
 from hooked_whisper.features.scan.chunks import ChunkScan
-from hooked_whisper.features.sites import Site
 from tests.findings.worlds import small_model
 
 NEURONS = "encoder.blocks.1.mlp.hook_post"
-OPTIONS = ScanOptions(k=6, context_s=0.1, ranges=4, per_range=3, batch=3, chunk=3, rows=64, per_cell=4)
+OPTIONS = ScanOptions(k=6, context_s=0.1, ranges=4, per_range=3, batch=3, chunk=3, rows=64, per_bin=4)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,11 @@ def test_a_scan_finds_what_the_encoder_did(model: HookedWhisper, tmp_path: Path)
 
 def test_several_sites_and_bases_in_one_pass(model: HookedWhisper, tmp_path: Path) -> None:
     basis = BothSigns(random_orthonormal(32, 5))
-    sites = [Site(NEURONS), Site("encoder.blocks.0", basis, "random"), Site("encoder.blocks.0.attn.hook_z")]
+    sites = [
+        HookBasis(NEURONS),
+        HookBasis("encoder.blocks.0", basis, "random"),
+        HookBasis("encoder.blocks.0.attn.hook_z"),
+    ]
     found = scan(model, corpus(4), sites, tmp_path, OPTIONS, progress=False)
     assert [s.n_features for s in found.sites.values()] == [64, 10, 32]
     assert (
@@ -160,7 +164,7 @@ def test_a_finished_scan_is_read_and_another_refused(model: HookedWhisper, tmp_p
         {"sites": ["encoder.blocks.0.mlp.1"]},
         {"options": ScanOptions(k=3)},
         {"model": small_model(3)},
-        {"sites": [Site(NEURONS, random_orthonormal(64, 64), NEURONS)]},
+        {"sites": [HookBasis(NEURONS, random_orthonormal(64, 64), NEURONS)]},
     ):
         options = {"model": model, "corpus": recordings, "sites": [NEURONS], "options": OPTIONS} | change
         with pytest.raises(HookedWhisperError, match="choose another folder"):

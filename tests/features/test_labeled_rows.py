@@ -18,21 +18,23 @@ from hypothesis import strategies as st
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora import Clip
+from hooked_whisper.corpora.packing import join_samples
 from hooked_whisper.errors import AudioError, CacheSizeError, PatchError
 from hooked_whisper.features import BothSigns, random_orthonormal, spool
 from hooked_whisper.features.baselines import mel_bands
+from hooked_whisper.features.hook_basis import HookBasis
 from hooked_whisper.features.phones import row_labels
 from hooked_whisper.features.phones.articulation import classes
 from hooked_whisper.features.phones.joint_histogram import JointCounter, JointCounts, count
-from hooked_whisper.features.phones.labeled_rows import MEL, LabelledRows, collect_rows
+from hooked_whisper.features.phones.labeled_rows import MEL, LabeledRows, collect_rows
 from hooked_whisper.features.phones.onsets import OnsetAverages
 from hooked_whisper.features.phones.polyphony import RangeSummary, active_ranges
 from hooked_whisper.features.phones.row_labels import CountOptions, RowLabels
 from hooked_whisper.features.phones.selectivity import Selectivity
-from hooked_whisper.features.sites import Site
 from hooked_whisper.features.spool import Spool
+from hooked_whisper.protocols import Alignment
 from tests.features.dense import dense_selectivity
-from tests.features.test_labelled import tone_clip
+from tests.features.test_labeled import tone_clip
 from tests.findings.phone_worlds import spoken
 from tests.findings.worlds import small_model
 
@@ -50,7 +52,7 @@ def clips() -> list[Clip]:
     return [Clip.aligned(u.samples, u.alignment, u.alignment.speaker) for u in spoken(13)]
 
 
-def dense(rows: LabelledRows, site: Site, labels: RowLabels) -> tuple[list[JointCounts], list[JointCounts]]:
+def dense(rows: LabeledRows, site: HookBasis, labels: RowLabels) -> tuple[list[JointCounts], list[JointCounts]]:
     """Histograms of whole sites, clip by clip, true and with shifted labels."""
     folds = [[JointCounter(rows.width(site), labels.names) for _ in labels.tokens] for _ in range(2)]
     for i, clip in enumerate(labels.clips):
@@ -77,9 +79,9 @@ def test_blocks_are_equal_to_dense_counts(
     model: HookedWhisper, clips: list[Clip], memory: int, kind: str, positions: row_labels.Positions
 ) -> None:
     site = {
-        "neurons": Site(HOOKS[1]),
-        "random": Site(HOOKS[1], BothSigns(random_orthonormal(64, 20))),
-        "mel": Site(MEL, mel_bands(model)),
+        "neurons": HookBasis(HOOKS[1]),
+        "random": HookBasis(HOOKS[1], BothSigns(random_orthonormal(64, 20))),
+        "mel": HookBasis(MEL, mel_bands(model)),
     }[kind]
     if positions == "inner":  # of phones that have inner positions
         clips = [tone_clip(i, f"speaker{i % 3}") for i in range(13)]
@@ -120,11 +122,11 @@ def test_blocks_are_equal_to_dense_counts(
 
 def test_some_clips_are_counted_as_if_they_were_all(model: HookedWhisper, clips: list[Clip]) -> None:
     chosen = [1, 2, 6, 9, 11]
-    site = Site(HOOKS[0])
+    site = HookBasis(HOOKS[0])
     for memory in (1 << 30, 0):
         with collect_rows(model, clips, HOOKS, memory=memory) as rows:
             some = rows.counts(site, rows.labels(OPTIONS, chosen))
-            turned = rows.counts(Site(HOOKS[0], random_orthonormal(64)), rows.labels(OPTIONS, chosen))
+            turned = rows.counts(HookBasis(HOOKS[0], random_orthonormal(64)), rows.labels(OPTIONS, chosen))
             values = torch.cat([rows.features(site, i) for i in chosen])
             labels = rows.labels(OPTIONS, chosen)
         want = count(values, labels.ids, labels.names)
@@ -165,7 +167,7 @@ def test_the_disk_is_asked_first(
 
 def test_temporary_files_leave_nothing_behind(model: HookedWhisper, clips: list[Clip], tmp_path: Path) -> None:
     with collect_rows(model, clips[:4], HOOKS, memory=0, folder=tmp_path) as rows:
-        next(rows.blocks(Site(HOOKS[0], random_orthonormal(64)), rows.labels(OPTIONS)))
+        next(rows.blocks(HookBasis(HOOKS[0], random_orthonormal(64)), rows.labels(OPTIONS)))
     assert not list(tmp_path.iterdir())
 
 
@@ -181,7 +183,7 @@ def test_a_block_is_as_large_as_its_bytes_allow(
             monkeypatch.setattr(row_labels, "BLOCK_BYTES", limit)
             made = rows.labels(replace(OPTIONS, names=names))
             sizes[limit] = made.size
-            for block in rows.blocks(Site(HOOKS[0]), made):
+            for block in rows.blocks(HookBasis(HOOKS[0]), made):
                 held = sum(one.counts.nbytes for one in (*block.folds, *block.shifted, block.counts))
                 assert held <= max(limit, made.tokens.size * 257 * 4 * 3)
         assert sizes[1 << 22] >= 3 * sizes[1 << 20] > 0
@@ -197,11 +199,29 @@ def test_what_is_refused(model: HookedWhisper, clips: list[Clip], unchecked: Non
         CountOptions(positions="iner")  # type: ignore[arg-type]
     with collect_rows(model, clips[:3], HOOKS[:1]) as rows:
         with pytest.raises(PatchError, match=r"blocks\.1.*was not collected"):
-            rows.features(Site(HOOKS[1]), 0)
+            rows.features(HookBasis(HOOKS[1]), 0)
         with pytest.raises(PatchError, match="mel bands are read at"):
-            rows.features(Site(HOOKS[0], mel_bands(model)), 0)
+            rows.features(HookBasis(HOOKS[0], mel_bands(model)), 0)
         labels = rows.labels(OPTIONS)
         values = torch.zeros(rows.n_rows, 3)
         values[2, 1] = torch.nan
         with pytest.raises(PatchError, match="feature 6 is NaN"):
             labels.count(values, first=5)
+
+
+def test_packed_clips_have_the_rows_of_their_place_in_the_window(model):
+    hook, rng = HOOKS[1], np.random.default_rng(0)
+    clips = [
+        Clip.aligned(
+            0.1 * rng.standard_normal(n).astype(np.float32), Alignment(f"u{i}", speaker, "", n / 16_000, (), ())
+        )
+        for i, (n, speaker) in enumerate([(4000, "a"), (3333, "b"), (2500, "a")])
+    ]
+    with collect_rows(model, clips, [hook], room=model.time.duration) as rows:
+        x = [rows.features(HookBasis(hook), i) for i in range(3)]
+    samples, starts = join_samples([clips[0], clips[2]], multiple=320)
+    _, cache = model.run_with_cache(model.to_mel([samples, clips[1].samples]), names_filter=hook)
+    whole = cache[hook]
+    torch.testing.assert_close(x[0], whole[0, : len(x[0])])
+    torch.testing.assert_close(x[2], whole[0, starts[1] // 320 :][: len(x[2])])
+    torch.testing.assert_close(x[1], whole[1, : len(x[1])])

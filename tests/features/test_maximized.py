@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hooked_whisper import HookedWhisper
 from hooked_whisper.errors import PatchError
 from hooked_whisper.features import axes, random_orthonormal
-from hooked_whisper.features.visualize import RANGE, dream_of, in_full_window, start_mel
+from hooked_whisper.features.visualize import RANGE, in_full_window, maximize_features, start_mel
 from tests.core.twins import listeners
 from tests.findings.worlds import small_model
 
@@ -40,7 +40,7 @@ def test_it_never_ends_below_its_start(kind: str, units: list[int], jitter: int,
     generator = torch.Generator().manual_seed(seed)
     clips = [0.5 - 2 * torch.rand(80, 30, generator=generator)]
     start = start_mel(kind, clips, 24, seed)
-    found = dream_of(model, PRE, axes(64), units, start, first_position=5, steps=6, jitter=jitter, seed=seed)
+    found = maximize_features(model, PRE, axes(64), units, start, first_position=5, steps=6, jitter=jitter, seed=seed)
     assert found.mel.shape == (len(units), 80, 24) and found.trace.shape == (len(units), 7)
     assert (found.activation >= found.start_activation).all()
     assert (found.activation > found.start_activation).float().mean() > 0.5
@@ -56,10 +56,10 @@ def test_it_never_ends_below_its_start(kind: str, units: list[int], jitter: int,
 
 def test_rows_do_not_know_of_each_other(model: HookedWhisper, real: list[torch.Tensor]) -> None:
     start = start_mel("mean", real, 24)
-    both = dream_of(model, PRE, axes(64), [3, 9], start, steps=5, seed=1)
-    alone = dream_of(model, PRE, axes(64), [9], start, steps=5, seed=1)
+    both = maximize_features(model, PRE, axes(64), [3, 9], start, steps=5, seed=1)
+    alone = maximize_features(model, PRE, axes(64), [9], start, steps=5, seed=1)
     torch.testing.assert_close(both.trace[1], alone.trace[0], atol=1e-3, rtol=1e-3)
-    again = dream_of(model, PRE, axes(64), [3, 9], start, steps=5, seed=1)
+    again = maximize_features(model, PRE, axes(64), [3, 9], start, steps=5, seed=1)
     assert torch.equal(both.mel, again.mel) and torch.equal(both.trace, again.trace)
 
 
@@ -67,7 +67,7 @@ def test_a_direction_and_a_stretch_of_positions(model: HookedWhisper, real: list
     basis = random_orthonormal(32, 4)
     name = "encoder.blocks.0.hook_resid_post"
     starts = torch.stack([start_mel("noise", real, 24, seed) for seed in (0, 1)])
-    found = dream_of(model, name, basis, [0, 2], starts, first_position=10, at=slice(14, 18), steps=8)
+    found = maximize_features(model, name, basis, [0, 2], starts, first_position=10, at=slice(14, 18), steps=8)
     assert (found.activation > found.start_activation).all() and found.labels == ("random 0", "random 2")
     assert torch.equal(found.start, starts.clamp(starts.amax((1, 2), True) - RANGE))
 
@@ -76,12 +76,12 @@ def test_the_model_is_left_as_it_was(model: HookedWhisper, real: list[torch.Tens
     weight = model.encoder.conv1.conv.weight
     weight.grad = torch.ones_like(weight)
     with torch.no_grad():
-        dream_of(model, PRE, axes(64), [0], start_mel("silence", real, 16), steps=2)
+        maximize_features(model, PRE, axes(64), [0], start_mel("silence", real, 16), steps=2)
     assert torch.equal(weight.grad, torch.ones_like(weight))
     weight.grad = None
     assert all(p.grad is None for p in model.parameters()) and not listeners(model)
     with pytest.raises(RuntimeError, match="on purpose"), model.hooks(fwd_hooks=[("encoder.hook_embed", _fail)]):
-        dream_of(model, PRE, axes(64), [0], start_mel("silence", real, 16), steps=2)
+        maximize_features(model, PRE, axes(64), [0], start_mel("silence", real, 16), steps=2)
     assert not listeners(model)
 
 
@@ -91,7 +91,7 @@ def _fail(x: torch.Tensor, hook: object) -> None:
 
 def test_nothing_behind_the_point_is_computed(model: HookedWhisper, real: list[torch.Tensor]) -> None:
     with model.hooks(fwd_hooks=[(POST, _fail)]):
-        dream_of(model, PRE, axes(64), [0], start_mel("silence", real, 16), steps=1)
+        maximize_features(model, PRE, axes(64), [0], start_mel("silence", real, 16), steps=1)
 
 
 def test_a_full_window_is_the_model_on_it(model: HookedWhisper, real: list[torch.Tensor]) -> None:
@@ -113,22 +113,22 @@ def test_starts(real: list[torch.Tensor]) -> None:
 
 
 def test_sound_can_be_asked_for(model: HookedWhisper, real: list[torch.Tensor]) -> None:
-    found = dream_of(model, PRE, axes(64), [0, 1], start_mel("silence", real, 16), steps=2)
+    found = maximize_features(model, PRE, axes(64), [0, 1], start_mel("silence", real, 16), steps=2)
     assert found.audio().shape == (2, 16 * 160)
 
 
 def test_what_is_refused(model: HookedWhisper, real: list[torch.Tensor], unchecked: None) -> None:
     start = start_mel("mean", real, 24)
     with pytest.raises(PatchError, match="features are 0 to 63"):
-        dream_of(model, PRE, axes(64), [64], start)
+        maximize_features(model, PRE, axes(64), [64], start)
     with pytest.raises(PatchError, match="does not fit"):
-        dream_of(model, PRE, axes(64), [0], start, first_position=55)
+        maximize_features(model, PRE, axes(64), [0], start, first_position=55)
     with pytest.raises(PatchError, match="not among"):
-        dream_of(model, PRE, axes(64), [0], start, at=40)
+        maximize_features(model, PRE, axes(64), [0], start, at=40)
     with pytest.raises(PatchError, match="no encoder point"):
-        dream_of(model, "decoder.blocks.0.mlp.hook_pre", axes(64), [0], start)
+        maximize_features(model, "decoder.blocks.0.mlp.hook_pre", axes(64), [0], start)
     with pytest.raises(PatchError, match="NaN"):
-        dream_of(model, PRE, axes(64), [0], torch.full((80, 24), torch.nan))
+        maximize_features(model, PRE, axes(64), [0], torch.full((80, 24), torch.nan))
     with pytest.raises(PatchError, match="did you mean 'silence'"):
         start_mel("silent", real, 9)
     with pytest.raises(PatchError, match="no clips"):

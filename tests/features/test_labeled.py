@@ -12,10 +12,10 @@ from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import AlignmentError, AudioError, CacheSizeError, HookedWhisperError, PatchError
 from hooked_whisper.features import random_orthonormal
 from hooked_whisper.features.baselines import mel_bands
+from hooked_whisper.features.hook_basis import HookBasis
 from hooked_whisper.features.phones.joint_histogram import JointCounts, count
-from hooked_whisper.features.phones.labeled_evaluation import activations, evaluate_sites, speaker_folds
+from hooked_whisper.features.phones.labeled_evaluation import activations, evaluate_bases, speaker_folds
 from hooked_whisper.features.phones.position_labels import label_names, label_positions
-from hooked_whisper.features.sites import Site
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
 
 HOOK = "encoder.blocks.1.mlp.hook_post"
@@ -57,7 +57,7 @@ def test_counts_are_those_of_the_activations(model: HookedWhisper, clips: list[C
             seen.append(batch)
             yield batch
 
-    found = evaluate_sites(model, some, {"n": Site(HOOK), "r": Site(HOOK, basis)}, track=track, k=3, folds=2)
+    found = evaluate_bases(model, some, {"n": HookBasis(HOOK), "r": HookBasis(HOOK, basis)}, track=track, k=3, folds=2)
     assert [i for batch in seen for i in batch] == list(range(11))
     names = label_names(c.alignment for c in some)
     fold = speaker_folds([c.speaker for c in some], 2)
@@ -75,7 +75,7 @@ def test_counts_are_those_of_the_activations(model: HookedWhisper, clips: list[C
         parts.append(count(torch.cat(rows), np.concatenate(ids), names))
         got = found["n"].folds[f]
         assert got.rows == parts[-1].rows == sum(len(x) for x in ids)
-        assert np.abs(got.counts - parts[-1].counts).sum() <= 4  # batches round differently at a cell's edge
+        assert np.abs(got.counts - parts[-1].counts).sum() <= 4  # batches round differently at a bin's edge
         np.testing.assert_array_equal(got.tokens, tokens)
         np.testing.assert_array_equal(found["n"].shifted[f].counts.sum((0, 1)), got.counts.sum((0, 1)))
     assert found["r"].counts.rows == found["n"].counts.rows
@@ -83,7 +83,7 @@ def test_counts_are_those_of_the_activations(model: HookedWhisper, clips: list[C
 
 
 def test_tones_are_found_and_shifted_labels_are_not(model: HookedWhisper, clips: list[Clip]) -> None:
-    found = evaluate_sites(model, clips, {"mel": Site("encoder.hook_mel", mel_bands(model))}, k=10, min_tokens=30)[
+    found = evaluate_bases(model, clips, {"mel": HookBasis("encoder.hook_mel", mel_bands(model))}, k=10, min_tokens=30)[
         "mel"
     ]
     best = found.phones.f1_by_label.max(0)
@@ -98,13 +98,13 @@ def test_tones_are_found_and_shifted_labels_are_not(model: HookedWhisper, clips:
 
 
 def test_inner_positions_only(model: HookedWhisper, clips: list[Clip]) -> None:
-    sites = {"n": Site(HOOK)}
-    every, inner = (evaluate_sites(model, clips[:6], sites, positions=p)["n"].counts for p in ("all", "inner"))
+    sites = {"n": HookBasis(HOOK)}
+    every, inner = (evaluate_bases(model, clips[:6], sites, positions=p)["n"].counts for p in ("all", "inner"))
     assert 0 < inner.rows < every.rows and (inner.counts <= every.counts).all()
 
 
 def test_the_same_again(model: HookedWhisper, clips: list[Clip]) -> None:
-    one, two = (evaluate_sites(model, clips[:6], {"n": Site(HOOK)}, seed=3)["n"] for _ in range(2))
+    one, two = (evaluate_bases(model, clips[:6], {"n": HookBasis(HOOK)}, seed=3)["n"] for _ in range(2))
     for a, b in zip(one.shifted, two.shifted, strict=True):
         np.testing.assert_array_equal(a.counts, b.counts)
 
@@ -127,15 +127,15 @@ def test_activations_for_fitting(model: HookedWhisper, clips: list[Clip]) -> Non
 
 
 def test_what_is_refused(model: HookedWhisper, clips: list[Clip], unchecked: None) -> None:
-    sites = {"n": Site(HOOK)}
+    sites = {"n": HookBasis(HOOK)}
     with pytest.raises(CacheSizeError, match="fewer sites"):
-        evaluate_sites(model, clips[:6], sites, max_bytes=1000)
+        evaluate_bases(model, clips[:6], sites, max_bytes=1000)
     long = Clip.aligned(np.zeros(40_000, np.float32), clips[0].alignment, "x")
     with pytest.raises(AudioError, match="cut it into windows"):
-        evaluate_sites(model, [clips[1], long], sites)
+        evaluate_bases(model, [clips[1], long], sites)
     with pytest.raises(PatchError, match="vector at every position"):
-        evaluate_sites(model, clips[:3], {"z": Site("encoder.blocks.0.attn.hook_z")})
+        evaluate_bases(model, clips[:3], {"z": HookBasis("encoder.blocks.0.attn.hook_z")})
     with pytest.raises(PatchError, match="'all' or 'inner'"):
-        evaluate_sites(model, clips[:3], sites, positions="edges")  # type: ignore[arg-type]
+        evaluate_bases(model, clips[:3], sites, positions="edges")  # type: ignore[arg-type]
     with pytest.raises(HookedWhisperError):
-        evaluate_sites(model, clips[:3], {"z": Site("encoder.blocks.0.nothing")})
+        evaluate_bases(model, clips[:3], {"z": HookBasis("encoder.blocks.0.nothing")})

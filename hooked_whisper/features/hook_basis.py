@@ -9,7 +9,7 @@ from hooked_whisper.protocols import FeatureBasis
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
+class HookBasis:
     """A hook point of the encoder and what to read its activations in.
 
     basis: ``None`` reads them as they are (neurons of ``mlp.hook_post``, dimensions of a residual; heads of ``hook_z``

@@ -15,11 +15,11 @@ from torch import Tensor
 from hooked_whisper.corpora import Clip, Recording, windows_of
 from hooked_whisper.corpora.own_texts import own_alignments_fact
 from hooked_whisper.errors import AlignmentError, AudioError
+from hooked_whisper.features.hook_basis import HookBasis
 from hooked_whisper.features.phones.autolabel import AutoLabel, Evidence, autolabels
-from hooked_whisper.features.phones.labeled_evaluation import SiteCounts, evaluate_sites
+from hooked_whisper.features.phones.labeled_evaluation import FeatureCounts, evaluate_bases
 from hooked_whisper.features.phones.polyphony import PhoneRanges, ranges_between
-from hooked_whisper.features.scan import SiteScan
-from hooked_whisper.features.sites import Site
+from hooked_whisper.features.scan import FeatureScan
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import FeatureBasis
 from hooked_whisper.report.units.data import POSITION_S, OnsetMeans, PhoneShare, Unit
@@ -34,7 +34,7 @@ _LEAST_ONSETS = 20  # a mean of fewer is mostly what the neighbours are
 class Labelling:
     """Empty (no counts) where nothing is aligned."""
 
-    counts: SiteCounts | None = None
+    counts: FeatureCounts | None = None
     names: tuple[AutoLabel, ...] = ()
     ranges: PhoneRanges | None = None
     facts: tuple[tuple[str, str], ...] = ()
@@ -140,7 +140,7 @@ class _Some:
 def label_units(
     model: HookedWhisper,
     corpus: Sequence[Recording],
-    scanned: SiteScan,
+    scanned: FeatureScan,
     basis: FeatureBasis | None,
     chosen: Sequence[int],
     most: int,
@@ -153,9 +153,9 @@ def label_units(
     if len(speakers) < 2:
         why = "none: no recording has phones" if not clips else "none: labels need two speakers or more"
         return Labelling(facts=(("phone labels", why),))
-    site = Site(scanned.hook, _Some(basis, tuple(chosen)))
+    site = HookBasis(scanned.hook, _Some(basis, tuple(chosen)))
     with torch.no_grad():
-        counts = evaluate_sites(model, clips, {"units": site}, track=track, seed=seed)["units"]
+        counts = evaluate_bases(model, clips, {"units": site}, track=track, seed=seed)["units"]
     names = autolabels(
         Evidence(counts.phones, counts.purity(), counts.classes, counts.class_purity()),
         Evidence(counts.shifted_phones, counts.purity(1), counts.shifted_classes, counts.class_purity(1)),
