@@ -24,6 +24,7 @@ from hooked_whisper.corpora.folders import audio_folder, librispeech, parent_fol
 from hooked_whisper.corpora.forced_alignment import align_recording
 from hooked_whisper.corpora.hf_datasets import DatasetCorpus, from_dataset
 from hooked_whisper.corpora.json_alignments import from_dict, from_json, to_dict, to_json
+from hooked_whisper.corpora.label_files import from_timit
 from hooked_whisper.corpora.loading import Failure, Loaded, Loader, Windows, windows_of
 from hooked_whisper.corpora.manifests import manifest
 from hooked_whisper.corpora.opening import open_corpus
@@ -43,7 +44,7 @@ from hooked_whisper.corpora.records import Recording, fingerprint
 from hooked_whisper.corpora.splits import Split, folds_by_speaker, split_by_speaker
 from hooked_whisper.corpora.textgrid import from_textgrid, to_textgrid
 from hooked_whisper.corpora.tiers import Tiers, without_stress
-from hooked_whisper.corpora.timit import fold_closures, fold_timit, from_timit
+from hooked_whisper.corpora.timit import fold_closures, fold_timit
 from hooked_whisper.corpora.windows import Cursor, Window, batched, windows_from
 
 __all__ = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,10 +17,10 @@ from hooked_whisper.corpora.ctm import Tier, ctm_alignment, ctm_lines
 from hooked_whisper.corpora.files import decode_text, files_under, inside, read_bytes, read_text
 from hooked_whisper.corpora.fitting import fitted
 from hooked_whisper.corpora.json_alignments import from_json
+from hooked_whisper.corpora.label_files import from_timit, is_label_file
 from hooked_whisper.corpora.records import Recording
 from hooked_whisper.corpora.textgrid import from_textgrid
 from hooked_whisper.corpora.tiers import USUAL, Tiers, merged
-from hooked_whisper.corpora.timit import from_timit
 from hooked_whisper.errors import AlignmentError
 from hooked_whisper.protocols import Alignment
 
@@ -29,7 +28,6 @@ log = logging.getLogger(__name__)
 
 # In this order: where several files align one recording, the first that has words, or phones, is believed.
 ALIGNMENT_ENDINGS = (".textgrid", ".ctm", ".phn", ".wrd", ".json")
-_SAMPLES = re.compile(r"\d+\s+\d+\s+\S")
 
 Finder = Callable[[], Alignment]
 
@@ -128,7 +126,7 @@ def _looks_like(content: str) -> str:
         return ".textgrid"
     if start.startswith(("{", "[")):
         return ".json"
-    if _SAMPLES.match(start):
+    if is_label_file(start.split("\n")[0]):
         return ".phn"
     first = next((line for line in content.split("\n") if line.strip() and not line.startswith(";;")), "")
     return ".ctm" if len(first.split()) >= 5 else ""

@@ -14,6 +14,7 @@ from hooked_whisper._support.storage import AnyPath, Place, as_path, is_local
 from hooked_whisper.corpora import metadata
 from hooked_whisper.corpora.alignments import ALIGNMENT_ENDINGS, apply_alignments, with_files
 from hooked_whisper.corpora.files import AUDIO_ENDINGS, files_under, inside, names_of, read_text
+from hooked_whisper.corpora.label_files import is_label_file
 from hooked_whisper.corpora.metadata import Facts, facts_of
 from hooked_whisper.corpora.records import Recording
 from hooked_whisper.corpora.tiers import USUAL, Tiers
@@ -74,7 +75,8 @@ def audio_folder(
     corpus = []
     for name, file in zip(names_of(audio, folder), audio, strict=True):
         others = beside.get(file.with_suffix(""), [])
-        texts = [other for other in others if other.suffix.lower() in _TRANSCRIPTS]
+        labels = [other for other in others if other.suffix.lower() == ".lab" and _has_times(other)]
+        texts = [other for other in others if other.suffix.lower() in _TRANSCRIPTS and other not in labels]
         listed = facts.get(str(file), _UNKNOWN)
         recording = Recording(
             name,
@@ -86,6 +88,13 @@ def audio_folder(
         )
         corpus.append(with_files(recording, [o for o in others if o not in texts] if alignments is None else [], tiers))
     return corpus if alignments is None else apply_alignments(corpus, alignments, tiers)
+
+
+def _has_times(file: AnyPath) -> bool:
+    """Whether a ``.lab`` file holds labels with times, as HTK's do, and not a transcript such as "1 2 three"."""
+    content = read_text(file, AudioError).strip()
+    fields = content.split()
+    return is_label_file(content) and ("\n" in content or len(fields) < 2 or int(fields[1]) >= 1_000)
 
 
 def librispeech(

@@ -6,11 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from hooked_whisper.corpora.tiers import USUAL, Row, Tiers, make_alignment
-from hooked_whisper.errors import AlignmentError
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
-
-RATE = 16_000  # Hz; label files count samples
 
 # 61 phones to 38 and silence. Source: Lee and Hon 1989, "Speaker-independent phone recognition using hidden Markov
 # models", table II, as most publications on TIMIT use it; but closures belong to their stops here.
@@ -66,29 +62,3 @@ def folded(find: Callable[[], Alignment], facts: dict[str, str]) -> Alignment:
 def without_folding(find: Callable[[], Alignment], facts: dict[str, str]) -> Alignment:
     alignment = find()
     return replace(alignment, extra={**facts, **alignment.extra})
-
-
-def from_timit(
-    content: str, tier: str, utterance: str = "", speaker: str = "", tiers: Tiers = USUAL, source: str = "TIMIT"
-) -> Alignment:
-    """A ``.phn`` (``tier="phones"``) or ``.wrd`` (``"words"``) file: ``start end label``, in samples at 16 kHz.
-
-    Words of TIMIT overlap where they share a phone ("had your"): there the second takes it.
-    Raises :class:`AlignmentError`, naming the line.
-    """
-    rows = []
-    for number, line in enumerate(content.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            start, end, label = line.split(None, 2)
-            rows.append(Row(int(start) / RATE, int(end) / RATE, label, f"line {number}"))
-        except ValueError:
-            raise AlignmentError(
-                f"{source}, line {number}: expected `first-sample last-sample label`, got {line.strip()!r}"
-            ) from None
-    if tier == "words":
-        return make_alignment(
-            rows, [], source, utterance=utterance, speaker=speaker, tiers=tiers, shared_s=float("inf")
-        )
-    return make_alignment([], rows, source, utterance=utterance, speaker=speaker, tiers=tiers)

@@ -18,6 +18,7 @@ from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.corpora import (
     PHONES,
     Tiers,
+    audio_folder,
     fold_closures,
     fold_timit,
     from_ctm,
@@ -173,6 +174,45 @@ def test_timit_labels():
     assert (joined.phones[1].start, joined.phones[1].end) == (raw.phones[1].start, raw.phones[2].end)
     with pytest.raises(AlignmentError, match="line 2"):
         from_timit("0 1600 h#\n1600 b\n", "phones")
+
+
+HTK = "0 1000000 sil -58.25\n1000000 2500000 ay -102.5 hi\n2500000 10000000 sil\n"
+
+
+@pytest.mark.parametrize("name", ["a.lab", "a.phn", "a.txt"])
+def test_htk_labels_are_in_units_of_100_ns(tmp_path: Path, name: str):
+    (tmp_path / name).write_text(HTK)
+    found = read_alignment(tmp_path / name)
+    assert [(p.start, p.end, p.label) for p in found.phones] == [(0, 0.1, "SIL"), (0.1, 0.25, "ay"), (0.25, 1, "SIL")]
+    assert found.duration == 1.0
+    (tmp_path / "a.wrd").write_text("1000000 2500000 hi\n")
+    assert read_alignment(tmp_path / "a.wrd").words == (Interval(0.1, 0.25, "hi"),)
+
+
+@pytest.mark.parametrize(
+    ("content", "seconds"),
+    [
+        ("0 16000 a b\n", 1.0),  # TIMIT: one second
+        ("0 1600000 a\n", 0.16),  # HTK: TIMIT would be 100 s
+        ("0 1600001 a\n", 1600001 / 16_000),  # no frames of HTK: a long recording in samples
+        ("0 99999999 a\n", 9.9999999),  # HTK, not in frames: TIMIT would be 1.7 hours
+    ],
+)
+def test_times_tell_timit_from_htk(content: str, seconds: float):
+    assert from_timit(content, "phones").duration == pytest.approx(seconds)
+
+
+def test_htk_labels_beside_audio_are_no_transcript(tmp_path: Path):
+    master = '#!MLF!#\n"*/d.lab"\n0 100 a\n.\n'
+    for name, content in {"a": HTK, "b": "1 2 three", "c": "hello\nthere", "d": master}.items():
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(16_000), 16_000)
+        (tmp_path / f"{name}.lab").write_text(content)
+    htk, digits, text, of_many = audio_folder(tmp_path)
+    alignment = htk.alignment()
+    assert htk.text == "" and alignment is not None and [p.label for p in alignment.phones] == ["SIL", "ay", "SIL"]
+    assert digits.text == "1 2 three" and text.text == "hello there" and digits.alignment() is text.alignment() is None
+    with pytest.raises(AlignmentError, match=r"d\.lab.*MLF"):
+        of_many.alignment()
 
 
 def test_timit_folds_61_phones_to_39():
