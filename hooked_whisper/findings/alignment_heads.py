@@ -40,7 +40,7 @@ from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, F
 from hooked_whisper.findings.core.records import Axis, Example, Measurement, Span, Table
 from hooked_whisper.findings.core.statistics import cluster_rate
 from hooked_whisper.findings.core.transcripts import corpus_wer, errors_of
-from hooked_whisper.findings.words.lag import lag_estimate, median_lag, milliseconds, moved, start_lags
+from hooked_whisper.findings.words.lag import lag_estimate, median_lag, milliseconds, shifted_words, start_lags
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment, Interval
 
@@ -136,7 +136,7 @@ def run(context: Context) -> Finding:
             counts[name].append(boundary_counts(words, clip.truth))
             lags[name].append(start_lags(words, clip.truth))
             if name == CHOSEN:
-                counts[LAG_REMOVED].append(boundary_counts(moved(words, -lag), clip.truth))
+                counts[LAG_REMOVED].append(boundary_counts(shifted_words(words, -lag), clip.truth))
                 found.append(words)
     cfg = context.model.cfg.decoder
     shape = (len(second), cfg.n_layers, cfg.n_heads, len(TOLERANCES_S), 3)

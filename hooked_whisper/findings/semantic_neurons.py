@@ -176,7 +176,9 @@ class SyntheticClassNeurons(Experiment[ClassNeurons]):
         truth = context.truth
         assert truth is not None
         if not truth.class_of:
-            raise Untestable("this model's synthetic corpus has no classes of words: use the demo model or a released one")
+            raise Untestable(
+                "this model's synthetic corpus has no classes of words: use the demo model or a released one"
+            )
         known = set(truth.words)
         usable = [i for i, text in enumerate(context.references) if text and set(text.split()) <= known]
         if len(usable) < 2:
@@ -222,7 +224,11 @@ class SyntheticClassNeurons(Experiment[ClassNeurons]):
             criteria=(
                 Criterion(COUNT, count, ENOUGH_NEURONS, "at least"),
                 Criterion(
-                    "utterances", Estimate(len(set(words.utterance.tolist()))), ENOUGH_UTTERANCES, "at least", role="gate"
+                    "utterances",
+                    Estimate(len(set(words.utterance.tolist()))),
+                    ENOUGH_UTTERANCES,
+                    "at least",
+                    role="gate",
                 ),
                 Criterion("classes", Estimate(len(classes)), ENOUGH_CLASSES, "at least", role="gate"),
             ),

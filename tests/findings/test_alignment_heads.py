@@ -10,7 +10,7 @@ from hooked_whisper.analysis import alignment_heads as heads_analysis
 from hooked_whisper.analysis.boundaries import boundaries
 from hooked_whisper.findings import alignment_heads
 from hooked_whisper.findings.alignment_heads import CHOSEN, CONTRAST, EVEN, F1, GAIN, OTHER, f1_estimate, f1_gain
-from hooked_whisper.findings.words.lag import lag_estimate, median_lag, moved, start_lags
+from hooked_whisper.findings.words.lag import lag_estimate, median_lag, shifted_words, start_lags
 from hooked_whisper.protocols import Alignment, Interval
 from tests.findings.worlds import small_context
 
@@ -34,14 +34,14 @@ def test_f1_and_its_paired_difference() -> None:
 
 def test_the_lag_is_found_minus_given_and_can_be_taken_off() -> None:
     truth = (Interval(0.3, 0.5, "a"), Interval(0.6, 0.8, "b"), Interval(0.8, 1.0, "c"))
-    late = (Interval(0.0, 0.7, "a"), *moved(truth[1:], 0.1))
+    late = (Interval(0.0, 0.7, "a"), *shifted_words(truth[1:], 0.1))
     lags = start_lags(late, truth)
     assert lags == pytest.approx([0.1, 0.1])  # the first word, which the recipe puts at 0, is left out
     assert len(start_lags(late[1:], truth)) == 0
     estimate = lag_estimate([lags, lags, np.zeros(0)], np.random.default_rng(0))
     assert (estimate.value, estimate.low, estimate.high) == pytest.approx((0.1, 0.1, 0.1))
     assert lag_estimate([], np.random.default_rng(0)).value is None and median_lag([]) == 0
-    assert [w.start for w in moved(late, -0.1)] == pytest.approx([0, 0.6, 0.8])
+    assert [w.start for w in shifted_words(late, -0.1)] == pytest.approx([0, 0.6, 0.8])
 
 
 def knowing(model, encoder_out, tokens, n_positions, heads=None):

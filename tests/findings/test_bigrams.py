@@ -1,4 +1,4 @@
-"""F9 on logits whose answer is known, and through a model whose decoder was made to know its world."""
+"""F9 on the synthetic corpus: logits with a known answer, and models whose decoder knows its grammar."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hooked_whisper.findings import bigrams
-from hooked_whisper.findings.bigrams import RANKS, RATIO, TOP, log_softmax, with_end, words_only
+from hooked_whisper.findings.bigrams import RANKS, RATIO, TOP, Bigrams, log_softmax, with_end, words_only
 from tests.findings.worlds import WORDS, small_context, small_model, small_truth
 
 
@@ -27,20 +27,20 @@ def _log(p: np.ndarray) -> np.ndarray:
 
 
 def test_logits_that_are_the_log_of_the_matrix_have_no_distance(truth) -> None:
-    found = words_only(truth, _log(truth.row) + 3.7).statistics(np.random.default_rng(0))
-    assert found[RATIO].value == pytest.approx(0, abs=1e-6)
-    assert found[TOP].value == 1 and found[RANKS].value == pytest.approx(1)
-    assert found[RATIO].low <= found[RATIO].value <= found[RATIO].high
+    statistics = words_only(truth, _log(truth.row) + 3.7).statistics(np.random.default_rng(0))
+    assert statistics[RATIO].value == pytest.approx(0, abs=1e-6)
+    assert statistics[TOP].value == 1 and statistics[RANKS].value == pytest.approx(1)
+    assert statistics[RATIO].low <= statistics[RATIO].value <= statistics[RATIO].high
 
 
 def test_word_frequencies_have_the_ratio_one(truth) -> None:
-    found = words_only(truth, np.broadcast_to(_log(truth.unigram), truth.row.shape)).statistics()
-    assert found[RATIO].value == pytest.approx(1)
+    statistics = words_only(truth, np.broadcast_to(_log(truth.unigram), truth.row.shape)).statistics()
+    assert statistics[RATIO].value == pytest.approx(1)
 
 
 def test_logits_of_other_words_are_worse_than_frequencies(truth) -> None:
-    found = words_only(truth, _log(np.roll(truth.row, 1, axis=0))).statistics()
-    assert found[RATIO].value > 1
+    statistics = words_only(truth, _log(np.roll(truth.row, 1, axis=0))).statistics()
+    assert statistics[RATIO].value > 1
 
 
 def test_the_end_as_in_the_corpus_and_as_in_the_row(truth) -> None:
@@ -75,7 +75,7 @@ def _context_with_logits(table: np.ndarray):
 
 def test_a_decoder_that_knows_its_world_reproduces_the_finding() -> None:
     table = _log(small_truth(small_model()).row)
-    finding = bigrams.run(_context_with_logits(table))
+    finding = Bigrams().run(_context_with_logits(table))
     assert finding.status == "reproduced", finding.status_reason
     assert finding.statistic.name == RATIO and finding.statistic.estimate.value < 1e-3
     values = {c.name: c.values[RATIO].value for c in finding.controls}
@@ -91,18 +91,18 @@ def test_a_decoder_that_knows_its_world_reproduces_the_finding() -> None:
 
 def test_a_decoder_that_knows_frequencies_only_does_not() -> None:
     truth = small_truth(small_model())
-    finding = bigrams.run(_context_with_logits(np.tile(_log(truth.unigram), (len(WORDS), 1))))
+    finding = Bigrams().run(_context_with_logits(np.tile(_log(truth.unigram), (len(WORDS), 1))))
     assert finding.status == "not reproduced"
 
 
 def test_shuffled_rows_do_not() -> None:
     truth = small_truth(small_model())
-    finding = bigrams.run(_context_with_logits(_log(np.roll(truth.row, 5, axis=0))))
+    finding = Bigrams().run(_context_with_logits(_log(np.roll(truth.row, 5, axis=0))))
     assert finding.status == "not reproduced"
 
 
-def test_inputs_with_nothing_in_them_are_all_there() -> None:
-    finding = bigrams.run(small_context(count=2))
+def test_all_inputs_without_speech_are_measured() -> None:
+    finding = Bigrams().run(small_context(count=2))
     table = finding.measurement("statistics by input and prefix")
     assert table.axis("input").entries == ("zero audio", "mel floor", "white noise", "mean encoding")
     assert finding.measurement("KL by prompt").axis("word").entries == WORDS

@@ -1,4 +1,4 @@
-"""The packaged lists of English words and bigrams: whole, sorted, and what the builder writes."""
+"""The packaged lists of English words and bigrams: complete, sorted, and equal to the builder's output."""
 
 from __future__ import annotations
 

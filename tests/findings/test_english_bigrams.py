@@ -75,7 +75,7 @@ def test_a_decoder_that_knows_frequencies_does_not() -> None:
     assert abs(finding.criteria[0].estimate.value or 0.0) < 0.05  # nothing is left once frequency is taken out
 
 
-def test_published_lists_are_judged_for_tiny_alone() -> None:
+def test_published_lists_are_judged_for_tiny_only() -> None:
     context = small_context(truth=False)
     assert len(REGISTRY["F9"].run(context).criteria) == 3
     object.__setattr__(context.model.cfg, "name", "tiny")

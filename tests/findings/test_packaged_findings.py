@@ -1,4 +1,4 @@
-"""W1, W2, F11 and F15 on the packaged speech: what is spliced, read and counted; they run and draw on any model."""
+"""W1, W2, F11 and F15 on the packaged speech: splices, readings and counts; they run and draw on any model."""
 
 from __future__ import annotations
 
@@ -11,15 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooked_whisper import HookedWhisper
-from hooked_whisper.corpora.packaged import SemanticWord, conflict_pairs, packaged_speech, semantic_words
+from hooked_whisper.corpora.packaged import conflict_pairs, packaged_speech, semantic_words
 from hooked_whisper.findings import REGISTRY, Context, word_swap
 from hooked_whisper.findings.core.sources import make_context
 from hooked_whisper.findings.swaps.packaged_pairs import MOST_STRETCH, PAD, packaged_candidates
 from hooked_whisper.findings.swaps.pairs import prepare, third_outputs
-from hooked_whisper.findings.words import classes as word_classes
-from hooked_whisper.findings.words import context_conflict, spoken_fragments
-from hooked_whisper.findings.words.classes import PUBLISHED_CLASSES, Tokens, dealt, place_of, read_tokens
-from hooked_whisper.findings.words.spoken_fragments import encode, score, token_ids
+from hooked_whisper.findings.words import context_conflict, semantic_classes, spoken_fragments
+from hooked_whisper.findings.words.encode import encode_recordings
+from hooked_whisper.findings.words.semantic_classes import (
+    PUBLISHED_CLASSES,
+    NamedWordNeurons,
+    NamedWordTokens,
+    read_tokens,
+    shuffle_membership,
+    token_index,
+)
+from hooked_whisper.findings.words.spoken_fragments import score, token_ids
 from hooked_whisper.loading.data_packages import PACKAGED
 from tests.core.twins import listeners
 from tests.findings.worlds import small_context, small_model
@@ -32,7 +39,7 @@ def context() -> Context:
     return replace(small_context(truth=False), model=model, untrained=twin)
 
 
-def test_a_spliced_pair_differs_in_its_word_alone() -> None:
+def test_a_spliced_pair_differs_only_in_its_word() -> None:
     candidates = packaged_candidates(0)
     assert len(candidates) > 150 and {c.place for c in candidates} == {"onset", "vowel", "coda"}
     for candidate in candidates:
@@ -49,15 +56,15 @@ def test_a_spliced_pair_differs_in_its_word_alone() -> None:
         assert np.array_equal(third.clean, pair.clean) and third.spans[0].start == span.start
         assert third.parameters["donor"][2] not in (candidate.a, candidate.b)
         assert span.duration > 2 * PAD
-    again = packaged_candidates(0)
-    assert [c.a for c in again] == [c.a for c in candidates] != [c.a for c in packaged_candidates(1)]
+    repeated = packaged_candidates(0)
+    assert [c.a for c in repeated] == [c.a for c in candidates] != [c.a for c in packaged_candidates(1)]
 
 
 @pytest.mark.parametrize("id", ["W1", "W2", "F11", "F15"])
 def test_a_finding_runs_on_random_weights(context: Context, id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(word_swap, "packaged_candidates", lambda seed: packaged_candidates(seed)[:4])
     monkeypatch.setattr(context_conflict, "conflict_pairs", lambda: conflict_pairs()[:12])
-    monkeypatch.setattr(word_classes, "semantic_words", lambda: semantic_words()[::4])
+    monkeypatch.setattr(semantic_classes, "semantic_words", lambda: semantic_words()[::4])
     monkeypatch.setattr(spoken_fragments, "packaged_speech", lambda kind: packaged_speech(kind)[:24])
     finding = REGISTRY[id].run(context)
     expected = "not testable" if id == "W1" else "measured, no verdict"  # W1: no pair is written; others: too few clips
@@ -88,7 +95,7 @@ def test_conflict_rows_are_those_of_each_sentence_alone(context: Context) -> Non
 
 
 def test_all_evidence_of_the_audio_comes_through_cross_attention(context: Context) -> None:
-    """Silence of the self-attention before it: with one token in the context, all that the audio brings comes there."""
+    """Without self-attention, a single token can get the evidence of the audio only through cross-attention."""
     pair = replace(conflict_pairs()[0], context="the")
     encoded = context_conflict.encode(context, context.model, [pair.other])
     context.model.add_hook("decoder.blocks.*.attn.hook_z", lambda x, hook: torch.zeros_like(x))
@@ -98,37 +105,37 @@ def test_all_evidence_of_the_audio_comes_through_cross_attention(context: Contex
     assert shares["self-attention"] == pytest.approx(0, abs=1e-3)
 
 
-def _tokens(seed: int, kind: str) -> Tokens:
+def _tokens(seed: int, kind: str) -> NamedWordTokens:
     rng = np.random.default_rng(seed)
     word = np.repeat([f"{label}{k}" for label in "abcd" for k in range(6)], 2)
     member = np.array([w[0] for w in word])[:, None] == np.array(list("abcd"))[None, :]
     values = rng.random((len(word), 3))
     values[:, 1] = member[:, 2] if kind == "class" else word == "c0"
-    return Tokens(values, word, member, 1)
+    return NamedWordTokens(values, word, member, 1)
 
 
 @settings(max_examples=5, deadline=None)
 @given(st.integers(0, 1000))
 def test_a_neuron_for_a_class_is_counted_and_one_for_a_word_is_not(seed: int) -> None:
     of_class, of_word = (_tokens(seed, kind) for kind in ("class", "word"))
-    found, other = (
-        word_classes.score(t.values, t.word, t.member, np.random.default_rng(seed), 20) for t in (of_class, of_word)
+    scores, of_one_word = (
+        semantic_classes.score(t.values, t.word, t.member, np.random.default_rng(seed), 20) for t in (of_class, of_word)
     )
-    assert (found.f1[:, 1] == 1).all() and (found.label[:, 1] == 2).all() and found.resampled.mean() > 0.9
-    assert other.f1[:, 1].mean() < 0.5
-    estimate = found.estimate()
-    assert estimate.low <= found.count == estimate.value <= estimate.high
-    shuffled = dealt(of_class.word, of_class.member, np.random.default_rng(seed))
+    assert (scores.f1[:, 1] == 1).all() and (scores.label[:, 1] == 2).all() and scores.resampled.mean() > 0.9
+    assert of_one_word.f1[:, 1].mean() < 0.5
+    estimate = scores.estimate()
+    assert estimate.low <= scores.count == estimate.value <= estimate.high
+    shuffled = shuffle_membership(of_class.word, of_class.member, np.random.default_rng(seed))
     assert shuffled.sum(0).tolist() == of_class.member.sum(0).tolist() and (shuffled.sum(1) == 1).all()
     assert all(len(np.unique(shuffled[of_class.word == w], axis=0)) == 1 for w in set(of_class.word.tolist()))
 
 
 def test_thinning_keeps_every_word_and_the_balance_of_classes() -> None:
     words = semantic_words()
-    some = word_classes.thinned(words, word_classes.MOST)
-    assert {w.word for w in some} == {w.word for w in words} and some == [w for w in words if w in some]
-    counts = {label: sum(w.semantic_class == label for w in some) for label in {w.semantic_class for w in words}}
-    assert set(counts.values()) == {13} and word_classes.thinned(words, 1000) == list(words)
+    selected = semantic_classes.select_sentences(words, semantic_classes.MOST)
+    assert {w.word for w in selected} == {w.word for w in words} and selected == [w for w in words if w in selected]
+    counts = {label: sum(w.semantic_class == label for w in selected) for label in {w.semantic_class for w in words}}
+    assert set(counts.values()) == {13} and semantic_classes.select_sentences(words, 1000) == list(words)
 
 
 def test_activations_are_read_at_the_named_word(context: Context) -> None:
@@ -136,7 +143,7 @@ def test_activations_are_read_at_the_named_word(context: Context) -> None:
     encoded = torch.zeros(3, 1500, 16)
     tokens = read_tokens(context, model, words, ["animals"], encoded)
     text = model.to_tokens(f" {words[1].recording.text}", prompt=False)[0].tolist()
-    place = place_of(model, words[1].word, text)
+    place = token_index(model, words[1].word, text)
     assert model.to_str_tokens(text)[place] == f" {words[1].word}"
     prompt = context.transcriber().prompt()[0].tolist()
     with torch.no_grad():
@@ -144,34 +151,30 @@ def test_activations_are_read_at_the_named_word(context: Context) -> None:
     expected = [cache[f"decoder.blocks.{b}.mlp.hook_post"][0, len(prompt) + place].numpy() for b in range(2)]
     np.testing.assert_allclose(tokens.values[1], np.concatenate(expected), atol=1e-5)
     with pytest.raises(ValueError, match="not in"):
-        place_of(model, "giraffe" if "giraffe" not in words[1].recording.text else "dog", [1, 2])
+        token_index(model, "giraffe" if "giraffe" not in words[1].recording.text else "dog", [1, 2])
 
 
 def test_every_named_word_and_every_conflict_is_one_token() -> None:
     model = small_model(0)
-    for one in semantic_words():
-        place_of(model, one.word, model.to_tokens(f" {one.recording.text}", prompt=False)[0].tolist())
+    for word in semantic_words():
+        token_index(model, word.word, model.to_tokens(f" {word.recording.text}", prompt=False)[0].tolist())
     assert context_conflict.word_ids(model, conflict_pairs()).shape == (len(conflict_pairs()), 2)
 
 
-def test_published_neurons_are_judged_for_tiny_alone(context: Context) -> None:
-    words: list[SemanticWord] = semantic_words()[::8]
-    names = {c.name for c in word_classes.run(context, _identity(), words).criteria}
+def test_published_neurons_are_judged_for_tiny_only(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(semantic_classes, "semantic_words", lambda: semantic_words()[::8])
+    names = {c.name for c in NamedWordNeurons().run(context).criteria}
     model = context.model
     object.__setattr__(model.cfg, "name", "openai/whisper-tiny")
-    listed = {c.name for c in word_classes.run(context, _identity(), words).criteria} - names
+    listed = {c.name for c in NamedWordNeurons().run(context).criteria} - names
     assert len(listed) == len(PUBLISHED_CLASSES)
-
-
-def _identity() -> dict[str, str]:
-    return {"id": "F11", "title": "", "claim": ""}
 
 
 def test_a_word_scores_with_its_better_spelling(context: Context) -> None:
     model, fragment = context.model, packaged_speech("fragment")[0]
     small, capital = (model.to_single_token(f" {word}") for word in ("house", "House"))
     assert token_ids(model, "house") == [small, capital] and token_ids(model, "xqzzyw") == []
-    encoded = encode(context, [fragment])
+    encoded = encode_recordings(context, model, [fragment], "")
     both, _, offsets = score(context, model, encoded, [[small, capital], [small]])
     each, _, _ = score(context, model, encoded, [[small], [capital]])
     for name in spoken_fragments.MEASURES:

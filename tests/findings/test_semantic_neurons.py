@@ -1,4 +1,4 @@
-"""F11: thresholds are the best there are, classes are dealt fairly, planted neurons are found, the finding runs."""
+"""F11: thresholds are optimal, shuffled classes keep their sizes, planted neurons are found, the experiment runs."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooked_whisper.findings import semantic_neurons
 from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.semantic_neurons import (
     COUNT,
-    Words,
-    dealt,
+    SemanticNeurons,
+    WordActivations,
     evaluate,
     membership,
     read_words,
+    shuffle_classes,
     unseen_f1,
     usable_classes,
 )
@@ -30,10 +30,10 @@ CLASS_OF = {w: ("thing", "animal", "drink", "verb")[k % 4] for k, w in enumerate
 
 def context_of(count: int) -> Context:
     rng = np.random.default_rng(0)
-    made = small_context(count=1)
+    context = small_context(count=1)
     clips = tuple(utterance(f"u{k}", " ".join(rng.permutation(WORDS)[:6]), seed=k) for k in range(count))
-    truth = replace(made.truth, class_of=CLASS_OF)
-    return replace(made, utterances=clips, truth=truth)
+    truth = replace(context.truth, class_of=CLASS_OF)
+    return replace(context, utterances=clips, truth=truth)
 
 
 @given(st.integers(0, 10_000))
@@ -52,12 +52,12 @@ def test_thresholds_are_the_best_of_all(seed: int) -> None:
             assert tried[thresholds[n, c]] == pytest.approx(scores[n, c], abs=1e-6)
 
 
-def planted() -> Words:
+def planted() -> WordActivations:
     rng = np.random.default_rng(1)
     word = rng.choice(WORDS, 400)
     values = rng.random((400, 5))
     values[:, 2] += 2 * np.array([CLASS_OF[w] == "drink" for w in word])
-    return Words(values, word, np.repeat(np.arange(80), 5))
+    return WordActivations(values, word, np.repeat(np.arange(80), 5))
 
 
 def test_a_planted_neuron_is_found_and_no_other() -> None:
@@ -66,10 +66,10 @@ def test_a_planted_neuron_is_found_and_no_other() -> None:
     classes = usable_classes(CLASS_OF, words, train)
     assert classes == ["animal", "drink", "thing", "verb"]
     member = membership(words, CLASS_OF, classes)
-    found = evaluate(words.values, member, train)
-    assert found.f1[2] > 0.95 and classes[found.label[2]] == "drink" and (np.delete(found.f1, 2) < 0.7).all()
-    assert unseen_f1(words, found, member, np.random.default_rng(0))[2] > 0.95
-    other = dealt(CLASS_OF, np.random.default_rng(3))
+    best = evaluate(words.values, member, train)
+    assert best.f1[2] > 0.95 and classes[best.label[2]] == "drink" and (np.delete(best.f1, 2) < 0.7).all()
+    assert unseen_f1(words, best, member, np.random.default_rng(0))[2] > 0.95
+    other = shuffle_classes(CLASS_OF, np.random.default_rng(3))
     assert sorted(other.values()) == sorted(CLASS_OF.values()) and set(other) == set(CLASS_OF)
     shuffled = evaluate(words.values, membership(words, other, classes), train)
     assert (shuffled.f1 < 0.7).all()
@@ -81,7 +81,7 @@ def test_f1_of_nothing_is_nothing() -> None:
 
 
 def test_classes_with_few_words_are_left_out() -> None:
-    words = Words(np.zeros((40, 1)), np.array(["rug", "mug", "jug", "hat"] * 10), np.arange(40) // 4)
+    words = WordActivations(np.zeros((40, 1)), np.array(["rug", "mug", "jug", "hat"] * 10), np.arange(40) // 4)
     train = words.utterance % 2 == 0
     assert usable_classes({"rug": "a", "mug": "a", "jug": "b", "hat": "a"}, words, train) == ["a"]
 
@@ -98,14 +98,14 @@ def test_activations_are_those_of_each_utterance_alone() -> None:
 
 
 def test_it_runs_and_draws() -> None:
-    finding = semantic_neurons.run(context_of(24))
+    finding = SemanticNeurons().run(context_of(24))
     assert finding.status == "measured, no verdict" and "gate" in finding.status_reason  # 24 clips are not 40
     assert {c.name for c in finding.controls} == {"shuffled classes", "untrained model"}
     assert all(COUNT in c.values for c in finding.controls)
-    assert len(semantic_neurons.draw(finding)) == 2 and len(finding.tables[0].rows) == 12
+    assert len(finding.draw()) == 2 and len(finding.tables[0].rows) == 12
 
 
 def test_without_classes_it_says_so() -> None:
-    finding = semantic_neurons.run(small_context(count=2))
+    finding = SemanticNeurons().run(small_context(count=2))
     assert finding.status == "not testable" and "classes" in finding.status_reason
-    assert semantic_neurons.draw(finding) == []
+    assert finding.draw() == []

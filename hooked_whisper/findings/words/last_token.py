@@ -1,4 +1,4 @@
-"""Logit differences at the last token of each row, and what outputs of another run do to them (both forms of W2)."""
+"""Logit differences at the last token of each row, also with activations patched from another run (W2)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hooked_whisper.hooks import HookPoint
 
 
 def logits_at(logits: Tensor | None, here: Bool[Tensor, "row token"]) -> Float[Tensor, "row vocab"]:
-    """Logits at the one marked token of each row."""
+    """Return the logits at the marked token of each row."""
     assert logits is not None
     return logits[here]
 
 
 def logit_difference(logits: Float[Tensor, "row vocab"], ids: Int[Tensor, "row word"]) -> Float[Tensor, "row"]:
-    """Logit of the first word of each row minus that of the second; further words are ignored."""
+    """Return the logit of each row's first word minus that of its second; further words are ignored."""
     both = logits.gather(1, ids[:, :2])
     return (both[:, 0] - both[:, 1]).double()
 
@@ -33,7 +33,7 @@ def patched_difference(
     encoded: Float[Tensor, "row position d_model"],
     ids: Int[Tensor, "row word"],
 ) -> Float[Tensor, "row"]:
-    """:func:`logit_difference` of a run whose outputs at the marked token come from another run's ``cache``."""
+    """Return :func:`logit_difference` with the outputs at the marked token patched from another run's ``cache``."""
 
     def patch(x: Tensor, hook: HookPoint) -> Tensor:
         return torch.where(here[..., None], cache[hook.name], x)

@@ -1,4 +1,4 @@
-"""F10 on real vocabularies: embeddings that cluster by sound and use, or by nothing."""
+"""F10 on real vocabularies: embeddings that cluster by sound and use, or at random."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hooked_whisper.findings.english import load_english, one_syllable_rime
-from hooked_whisper.findings.english import neighbors as english_neighbours
+from hooked_whisper.findings.english import neighbors as english_neighbors
 from hooked_whisper.findings.english.neighbors import P_SOUND, P_USE, SOUND, UNSPELLED, USE
 from hooked_whisper.findings.english.word_pairs import PairContrast, make_words
 from hooked_whisper.findings.registry import REGISTRY
@@ -17,7 +17,7 @@ from tests.findings.worlds import small_context
 @pytest.fixture(autouse=True)
 def fewer(monkeypatch) -> None:
     for name, value in (("N_WORDS", 800), ("SAMPLED_PAIRS", 40_000), ("PERMUTATIONS", 120), ("DRAWS", 40)):
-        monkeypatch.setattr(english_neighbours, name, value)
+        monkeypatch.setattr(english_neighbors, name, value)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def rng_of(phone: str) -> np.ndarray:
     return np.random.default_rng(list(phone.encode())).standard_normal(32)
 
 
-def test_random_embeddings_do_not_and_published_lists_are_judged_for_tiny_alone() -> None:
+def test_random_embeddings_do_not_and_published_lists_are_judged_for_tiny_only() -> None:
     context = small_context(truth=False)
     finding = REGISTRY["F10"].run(context)
     assert finding.status == "not reproduced" and len(finding.criteria) == 5

@@ -1,4 +1,4 @@
-"""F10 on embeddings that were built to cluster by sound, by use, by both, or by nothing."""
+"""F10 on the synthetic corpus: embeddings built to cluster by sound, by use, by both, or by neither."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from hooked_whisper.analysis import cosine_matrix, nearest_tokens
-from hooked_whisper.findings import neighbors as neighbours
-from hooked_whisper.findings.neighbors import AUC, draw_pairs
+from hooked_whisper.findings.neighbors import AUC, Neighbors, draw_pairs
 from tests.findings.worlds import small_context, small_model, small_truth
 
 
@@ -28,7 +27,7 @@ def _root(similarity: np.ndarray, d: int = 32) -> np.ndarray:
 @pytest.fixture(scope="module")
 def contexts():
     rng = np.random.default_rng(0)
-    found = {}
+    by_kind = {}
     for kind in ("both", "use", "nothing"):
         context = small_context()
         truth = context.truth
@@ -42,12 +41,12 @@ def contexts():
         else:
             rows = rng.standard_normal((len(use), 32))
         _embed(context, rows)
-        found[kind] = context
-    return found
+        by_kind[kind] = context
+    return by_kind
 
 
 def test_sound_and_use_are_found(contexts) -> None:
-    finding = neighbours.run(contexts["both"])
+    finding = Neighbors().run(contexts["both"])
     assert finding.statistic.estimate.value > 0.8
     assert [c.passed for c in finding.criteria] == [True, True, True]
     assert finding.status in ("reproduced", "partly")  # with 16 words an interval may cross
@@ -59,11 +58,11 @@ def test_sound_and_use_are_found(contexts) -> None:
 
 
 def test_embeddings_of_nothing_are_not_reproduced(contexts) -> None:
-    assert neighbours.run(contexts["nothing"]).status == "not reproduced"
+    assert Neighbors().run(contexts["nothing"]).status == "not reproduced"
 
 
 def test_use_alone_is_not_enough(contexts) -> None:
-    finding = neighbours.run(contexts["use"])
+    finding = Neighbors().run(contexts["use"])
     assert finding.status == "not reproduced"
     assert not finding.criteria[0].passed
 
@@ -79,8 +78,8 @@ def test_random_pairs_never_sound_alike_and_are_as_frequent() -> None:
 def test_cosines() -> None:
     rows = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
     assert cosine_matrix(rows)[0].tolist() == pytest.approx([1, 1, 0])
-    centred = cosine_matrix(rows, centred=True)
-    assert centred[0, 2] < 0
+    centered = cosine_matrix(rows, centred=True)
+    assert centered[0, 2] < 0
 
 
 def test_nearest_tokens_leave_the_word_out_and_show_spaces() -> None:
