@@ -12,7 +12,7 @@ from typing import Any
 
 
 def _threads(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 1024:  # more can end the interpreter itself
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:  # more can crash the interpreter
         raise argparse.ArgumentTypeError(f"needs a whole number from 1 to 1024, got {text!r}")
     return int(text)
 
@@ -21,7 +21,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m hooked_whisper.synthetic",
         description="Rebuild the synthetic corpus and its demo model: speak the corpus, train, evaluate, package. "
-        "Every step depends on its seed alone and goes on where a killed run stopped.",
+        "Each command depends only on its seed, and resumes after an interruption.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="build|train|evaluate|export")
 
@@ -36,15 +36,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     build.add_argument("--seed", type=int, default=0)
     build.add_argument("--utterances", type=int, default=20_000, help="training utterances (default: %(default)s)")
-    build.add_argument("--tests", type=int, default=300, help="utterances of each test split (default: %(default)s)")
-    build.add_argument("--shard", type=int, default=500, help="utterances of a shard (default: %(default)s)")
+    build.add_argument("--tests", type=int, default=300, help="utterances per test split (default: %(default)s)")
+    build.add_argument("--shard", type=int, default=500, help="utterances per shard (default: %(default)s)")
     build.add_argument("--processes", type=int, default=2)
     build.set_defaults(run=_build)
 
     train = commands.add_parser(
         "train",
         help="train the demo model on a built corpus",
-        description="Options that are not given have the recipe's values (recipe.py): those of the packaged model.",
+        description="The defaults are the settings of the packaged model (recipe.py).",
     )
     train.add_argument(
         "--corpus",
@@ -54,25 +54,31 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("corpus"),
         help="folder of the corpus (default: %(default)s)",
     )
-    train.add_argument("--run", type=Path, default=Path("runs/demo"), dest="folder", help="folder of the run's state")
+    train.add_argument("--run", type=Path, default=Path("runs/demo"), dest="folder", help="folder of the run")
     train.add_argument("--seed", type=int)
     train.add_argument("--steps", type=int, help="length of the whole schedule")
-    train.add_argument("--batch", type=int, help="utterances of a step")
+    train.add_argument("--batch", type=int, help="utterances per step")
     train.add_argument("--lr", type=float, help="peak learning rate")
     train.add_argument("--clean", type=float, help="share of clips without noise")
-    train.add_argument("--snr-high", type=float, help="noise is 0 to this many dB below the speech")
-    train.add_argument("--speed-low", type=float, help="slowest resampling of the voice (1: as it is)")
+    train.add_argument("--snr-high", type=float, help="signal-to-noise ratio from 0 dB to this")
+    train.add_argument("--speed-low", type=float, help="slowest resampling of the voice (1: unchanged)")
     train.add_argument("--tilt", type=float, help="largest random spectral tilt, 0 to 1")
-    train.add_argument("--equaliser", type=float, help="dB of a random frequency response")
-    train.add_argument("--flite-weight", type=int, help="times an epoch has each utterance of flite")
-    train.add_argument("--drop-silenced", type=float, help="share of words cut to silence that leave the transcript")
+    train.add_argument(
+        "--equalizer",
+        "--equaliser",
+        dest="equaliser",
+        type=float,
+        help="deviation of a random frequency response in dB",
+    )
+    train.add_argument("--flite-weight", type=int, help="repetitions of flite's utterances in an epoch")
+    train.add_argument("--drop-silenced", type=float, help="share of silenced words removed from the transcript")
     train.add_argument("--mask-all", type=float, help="share of clips with every word masked, transcript kept")
     train.add_argument("--empty", type=float, help="share of clips without speech")
     train.add_argument("--bare-share", type=float, help="share of prefixes that end with <|transcribe|>")
     train.add_argument("--full-window-start", type=float, help="share of the steps on short windows")
     train.add_argument("--threads", type=_threads, default=1, help="CPU threads (default: %(default)s)")
-    train.add_argument("--stop-at", type=int, help="end after this step; the same command without it goes on")
-    train.add_argument("--start-from", type=Path, help="a run whose last state a new run takes over")
+    train.add_argument("--stop-at", type=int, help="stop after this step; run again without it to resume")
+    train.add_argument("--start-from", type=Path, help="another run to start from")
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="word error rates of a run on the test splits, to metrics.json")
@@ -99,12 +105,12 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of the corpus (default: %(default)s)",
     )
     export.add_argument("--run", type=Path, default=Path("runs/demo"), dest="folder", help="folder of the run")
-    export.add_argument("--to", type=Path, help="folder to write (default: the package's own demo folder)")
+    export.add_argument("--to", type=Path, help="folder to write (default: the demo folder of the package)")
     export.add_argument("--clips", type=int, default=24, help="held-out recordings to add (default: %(default)s)")
     export.add_argument(
         "--align-on",
         type=int,
-        help="utterances to choose alignment heads on; 0: none (default: 120, as for the packaged model)",
+        help="utterances for choosing the alignment heads; 0 skips this (default: 120)",
     )
     export.add_argument("--note", default="", help="a line for the weights' metadata")
     export.set_defaults(run=_export)
@@ -136,8 +142,8 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
 
     torch.set_num_threads(arguments.threads)
     names = (field.name for field in fields(TrainConfig))
-    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name, None) is not None}
-    config = TrainConfig(**given)
+    options = {name: getattr(arguments, name) for name in names if getattr(arguments, name, None) is not None}
+    config = TrainConfig(**options)
     train(config, arguments.corpus_folder, arguments.folder, arguments.stop_at, arguments.start_from)
     return {"run": str(arguments.folder), "steps": arguments.stop_at or config.steps, "recipe": config.describe()}
 
@@ -168,7 +174,7 @@ def _export(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0, or 2 with one line on stderr when something about the request or its files is wrong."""
+    """Run the command. Return 0, 2 after an error (printed as one line), or 130 after an interruption."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
@@ -177,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("stopped; the same command goes on from here\n")
+        sys.stderr.write("stopped; run the same command again to resume\n")
         return 130
     sys.stdout.write(json.dumps(result, indent=1) + "\n")
     return 0

@@ -25,20 +25,20 @@ _BATCH = 8
 def choose_alignment_heads(
     model: HookedWhisper, synthetic: SyntheticCorpus, utterances: int = UTTERANCES, seed: int = SEED
 ) -> tuple[Head, ...]:
-    """Sentences of the grammar, spoken by espeak-ng's training speakers in turn, whose word times are exact: the set
-    of heads that finds most of them within 100 ms by openai-whisper's recipe (:func:`choose_heads`).
+    """Return the set of heads that finds the most word boundaries within 100 ms (:func:`choose_heads`).
 
-    The last third of the utterances chooses nothing: if the set is not better there than openai-whisper's fallback,
-    all heads of the last half of the blocks, that is what is returned.
+    The sentences of the grammar, spoken by espeak-ng's training speakers, have exact word times. The last third of the
+    utterances is for validation: if the set is not better there than all heads of the second half of the blocks, which
+    openai-whisper uses by default, this default is returned.
 
     Raises:
-        RuntimeError: there is no synthesizer.
+        RuntimeError: if no synthesizer is installed.
     """
     voices = speakers("train", "espeak")
     lead = np.zeros(round(LEAD_S * SAMPLE_RATE), np.float32)
     clips: list[np.ndarray] = []
     alignments: list[Alignment] = []
-    for text in synthetic.sample_sentences(2 * utterances, seed):  # some have words the synthesizer runs together
+    for text in synthetic.sample_sentences(2 * utterances, seed):  # the synthesizer merges words in some of them
         if len(clips) == utterances:
             break
         try:
@@ -47,23 +47,23 @@ def choose_alignment_heads(
             continue
         clips.append(np.concatenate([lead, audio.astype(np.float32)]))
         alignments.append(alignment.shifted(LEAD_S))
-    batches = [clips[at : at + _BATCH] for at in range(0, len(clips), _BATCH)]
+    batches = [clips[start : start + _BATCH] for start in range(0, len(clips), _BATCH)]
     encoder_out = torch.cat([model.embed_audio(model.to_mel(batch)) for batch in batches])
     n = len(clips) - len(clips) // VALIDATION
-    chosen = choose_heads(model, encoder_out[:n], alignments[:n])
+    best = choose_heads(model, encoder_out[:n], alignments[:n])
     cfg = model.cfg.decoder
     fallback = tuple((b, h) for b in range(cfg.n_layers // 2, cfg.n_layers) for h in range(cfg.n_heads))
     if n == len(clips):
-        return chosen
+        return best
 
     def f1(heads: tuple[Head, ...]) -> float:
-        kept = clip_maps(model, encoder_out[n:], alignments[n:], heads)
-        return float(f1_of(*set_counts(kept)[:, -1].sum(0)))
+        maps = clip_maps(model, encoder_out[n:], alignments[n:], heads)
+        return float(f1_of(*set_counts(maps)[:, -1].sum(0)))
 
-    return chosen if f1(chosen) > f1(fallback) else fallback
+    return best if f1(best) > f1(fallback) else fallback
 
 
 def with_alignment_heads(model: HookedWhisper, heads: tuple[Head, ...]) -> HookedWhisper:
-    """The same model, whose word timing reads these heads."""
+    """Set the alignment heads of a model and return it."""
     model.cfg = replace(model.cfg, alignment_heads=heads)
     return model

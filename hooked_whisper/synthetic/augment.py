@@ -1,8 +1,8 @@
-"""Spoilt speech: noise, gain, silence before, other speeds, words masked, and clips with nothing in them.
+"""Augmentation: noise, gain, leading silence, other speeds, masked words, and clips without speech.
 
-Words covered by noise keep their transcript, so the decoder has a reason to learn the grammar; words cut to silence
-were not said and leave it; clips with every word masked are like mislabelled captions; silent clips have an empty
-transcript. The caller's generator decides everything.
+Words covered by noise stay in the transcript, which gives the decoder a reason to learn the grammar. Words replaced by
+silence are removed from it. Clips with every word masked imitate wrong captions. Silent clips have an empty transcript.
+All randomness comes from the generator that the caller passes.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from jaxtyping import Float
 from hooked_whisper.protocols import Alignment, Interval
 
 SAMPLE_RATE = 16_000
-Audio = Float[np.ndarray, "_"]  # samples; their number changes on the way
+Audio = Float[np.ndarray, "_"]  # samples; augmentation changes their number
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Shares are probabilities; times are seconds; SNR and the equaliser's deviation are in dB."""
+    """Shares are probabilities, times are in seconds, SNR and the deviation of the equalizer in dB."""
 
     clean: float = 0.4
     snr: tuple[float, float] = (0.0, 25.0)
@@ -33,7 +33,7 @@ class AugmentConfig:
     tilt: float = 0.0
     equaliser: float = 0.0
     mask_word: float = 0.08
-    drop_silenced: float = 0.0  # share of the words cut to silence that leave the transcript
+    drop_silenced: float = 0.0  # share of the words replaced by silence that are removed from the transcript
     mask_all: float = 0.02
     empty: float = 0.03
 
@@ -43,7 +43,7 @@ DEFAULTS = AugmentConfig()
 
 @dataclass(frozen=True)
 class Example:
-    """What one row of a batch is made of; ``alignment.text`` is the target (empty for a clip without speech)."""
+    """One row of a batch; ``alignment.text`` is the target (empty for a clip without speech)."""
 
     audio: Audio
     alignment: Alignment
@@ -51,7 +51,8 @@ class Example:
 
 
 def noise(rng: np.random.Generator, count: int, kind: str, babble: Callable[[int], Audio] | None = None) -> Audio:
-    """Noise of unit power: ``white``, ``pink`` (1/f power) or ``babble`` (other speech, given by ``babble``)."""
+    """Return noise of unit power: ``white``, ``pink`` (1/f power) or ``babble`` (speech from the function
+    ``babble``)."""
     if kind == "babble" and babble is not None:
         sound = babble(count)
     else:
@@ -65,7 +66,7 @@ def noise(rng: np.random.Generator, count: int, kind: str, babble: Callable[[int
 
 
 def change_speed(audio: Audio, alignment: Alignment, factor: float) -> tuple[Audio, Alignment]:
-    """Play ``factor`` times faster: tempo, pitch and formants move together, and so do the intervals."""
+    """Play ``factor`` times faster, which scales tempo, pitch and formants together, and scale the intervals."""
     faster = soxr.resample(audio, SAMPLE_RATE * factor, SAMPLE_RATE, quality="LQ").astype(np.float32)
     duration = len(faster) / SAMPLE_RATE
     scale = duration / alignment.duration
@@ -78,11 +79,11 @@ def change_speed(audio: Audio, alignment: Alignment, factor: float) -> tuple[Aud
     return faster, moved
 
 
-def equalise(audio: Audio, rng: np.random.Generator, deviation: float) -> Audio:
-    """A random smooth frequency response (another voice, microphone, bandwidth); power stays as it was."""
+def equalize(audio: Audio, rng: np.random.Generator, deviation: float) -> Audio:
+    """Apply a random smooth frequency response (another voice, microphone, bandwidth) and keep the power."""
     knots = np.array([0, 300, 1000, 2000, 3500, 5500, 8000])
     gains = rng.normal(0, deviation, len(knots))
-    if rng.random() < 0.4:  # and nothing above some frequency
+    if rng.random() < 0.4:  # remove everything above some frequency
         gains[knots > rng.uniform(3000, 8000)] -= 40
     spectrum = np.fft.rfft(audio)
     response = np.interp(np.fft.rfftfreq(len(audio), 1 / SAMPLE_RATE), knots, gains)
@@ -100,15 +101,15 @@ def _mask(audio: Audio, word: Interval, rng: np.random.Generator, silence: bool)
 
 
 def _mask_words(audio: Audio, alignment: Alignment, rng: np.random.Generator, config: AugmentConfig) -> Alignment:
-    """Cover some words of ``audio`` in place; the alignment without those that are gone."""
-    kept = []
+    """Mask some words of ``audio`` in place. Return the alignment without words that are removed."""
+    remaining = []
     for word in alignment.words:
         masked, silence = rng.random() < config.mask_word, rng.random() < 0.5
         if masked:
             _mask(audio, word, rng, silence)
         if not (masked and silence and rng.random() < config.drop_silenced):
-            kept.append(word)
-    return replace(alignment, text=" ".join(word.label for word in kept), words=tuple(kept))
+            remaining.append(word)
+    return replace(alignment, text=" ".join(word.label for word in remaining), words=tuple(remaining))
 
 
 def augment(
@@ -119,16 +120,16 @@ def augment(
     config: AugmentConfig = DEFAULTS,
     longest_lead: float | None = None,
 ) -> Example:
-    """One training example from one clean utterance; ``longest_lead`` (seconds) overrides the settings' lead."""
-    fate = rng.random()
-    if fate < config.empty:
+    """Make a training example from a clean utterance. ``longest_lead`` (in seconds) overrides ``config.lead``."""
+    draw = rng.random()
+    if draw < config.empty:
         silent = Alignment(alignment.utterance, alignment.speaker, "", alignment.duration)
         sound = np.zeros(len(audio), np.float32)
         if rng.random() < 0.6:
             kind = str(rng.choice(["white", "pink"]))
             sound += np.float32(10 ** rng.uniform(-3.5, -0.7)) * noise(rng, len(audio), kind)
         return Example(sound, silent)
-    audible = fate >= config.empty + config.mask_all
+    audible = draw >= config.empty + config.mask_all
     if rng.random() < config.speed_share:
         audio, alignment = change_speed(audio, alignment, float(rng.uniform(*config.speed)))
     audio = audio.copy()
@@ -144,7 +145,7 @@ def augment(
         audio = np.concatenate([np.zeros(samples, np.float32), audio])
         alignment = alignment.shifted(samples / SAMPLE_RATE)
     if config.equaliser and rng.random() < 0.7:
-        audio = equalise(audio, rng, config.equaliser)
+        audio = equalize(audio, rng, config.equaliser)
     if config.tilt:  # another microphone
         audio[1:] -= np.float32(rng.uniform(-config.tilt, config.tilt)) * audio[:-1]
     audio *= np.float32(rng.uniform(*config.gain))

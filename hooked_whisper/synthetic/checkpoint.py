@@ -1,4 +1,4 @@
-"""Training state in one safetensors file: weights, optimizer moments, and where the run stands."""
+"""Training state in one safetensors file: weights, optimizer moments, step and settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hooked_whisper._support.storage import write_atomic
 def save_checkpoint(
     folder: Path, step: int, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, facts: dict[str, Any]
 ) -> Path:
-    """Write ``step-000200.safetensors``; only the newest two are kept."""
+    """Write a file such as ``step-000200.safetensors``, and delete all but the newest two."""
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
         for key, value in module.state_dict().items():
@@ -33,14 +33,18 @@ def save_checkpoint(
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Oldest first."""
+    """Return the checkpoints of a folder, oldest first."""
     return sorted(folder.glob("step-*.safetensors"))
 
 
 def load_checkpoint(
     path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer | None = None
 ) -> tuple[int, dict[str, Any]]:
-    """Load in place; returns the number of steps done and the facts saved with them."""
+    """Load a checkpoint in place. Return its step and the facts saved with it.
+
+    Raises:
+        ValueError: if the file cannot be read.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata()
@@ -48,8 +52,8 @@ def load_checkpoint(
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
     for name, module in modules.items():
-        own = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
-        module.load_state_dict(own)
+        weights = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+        module.load_state_dict(weights)
     if optimizer is not None:
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():

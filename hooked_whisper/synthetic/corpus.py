@@ -1,7 +1,7 @@
-"""Build and read the corpus: shards of 16-bit audio with an alignment per utterance.
+"""Build and read the training corpus: shards of 16-bit audio with an alignment per utterance.
 
-A shard is spoken by a fresh process (the synthesizer keeps state), so its bytes depend on the seed alone. Finished
-shards stand in ``manifest.json`` with their checksums; a build that was killed goes on where it stopped.
+A new process speaks each shard, because the synthesizer keeps state; so the bytes depend only on the seed. Finished
+shards are listed in ``manifest.json`` with their checksums, and an interrupted build resumes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ SPLITS = ("train", "sentences", "speakers", "bigrams")
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """Sizes are utterances. ``flite_share`` of the training utterances are flite's (about ten times slower)."""
+    """Sizes in utterances. flite, which is about ten times slower, speaks ``flite_share`` of the training
+    utterances."""
 
     seed: int = 0
     train: int = 20_000
@@ -60,7 +61,8 @@ class Job:
 
 
 def plan(config: CorpusConfig, grammar: Grammar) -> dict[str, list[Job]]:
-    """Shard name to jobs. Test sentences (three words or more) never occur in training; nor do held-out bigrams."""
+    """Return shard name -> jobs. Test sentences (of three words or more) and held-out bigrams never occur in
+    training."""
     rng = np.random.default_rng([config.seed, 2])
     stream, full = grammar.sentences(rng), grammar.sentences(rng, full=True)
     taken: set[str] = set()
@@ -100,17 +102,22 @@ def plan(config: CorpusConfig, grammar: Grammar) -> dict[str, list[Job]]:
 
 
 def _distinct(stream: Iterator[str], count: int, taken: set[str], wanted) -> list[str]:
-    found: list[str] = []
-    while len(found) < count:
+    texts: list[str] = []
+    while len(texts) < count:
         text = next(stream)
         if text not in taken and wanted(text):
             taken.add(text)
-            found.append(text)
-    return found
+            texts.append(text)
+    return texts
 
 
 def build(folder: Path, config: CorpusConfig, processes: int = 2) -> dict[str, Any]:
-    """Speak everything that is not there yet; returns the manifest."""
+    """Speak all missing shards. Return the manifest.
+
+    Raises:
+        ValueError: if the folder has a corpus with other settings.
+        RuntimeError: if a shard fails.
+    """
     grammar = build_grammar(config.seed)
     shards = plan(config, grammar)
     manifest = _manifest(folder, config)
@@ -120,7 +127,7 @@ def build(folder: Path, config: CorpusConfig, processes: int = 2) -> dict[str, A
     if not (folder / "sounds.json").exists():
         pronounce(grammar.words).save(folder)
     todo = [name for name in shards if name not in done]
-    log.info("%d shards, %d already there", len(shards), len(done))
+    log.info("%d shards, %d already built", len(shards), len(done))
     with (
         ThreadPoolExecutor(processes) as pool,
         tqdm(total=len(shards), initial=len(done), unit="shard", desc="speaking") as bar,
@@ -149,7 +156,7 @@ def _manifest(folder: Path, config: CorpusConfig) -> dict[str, Any]:
         return {"config": asdict(config), "sample_rate": SAMPLE_RATE, "shards": {}}
     manifest = json.loads(path.read_text(encoding="utf-8"))
     if manifest["config"] != asdict(config):
-        raise ValueError(f"{folder} holds a corpus with other settings: choose another folder or the same settings")
+        raise ValueError(f"{folder} has a corpus with other settings: use another folder or the same settings")
     return manifest
 
 
@@ -166,7 +173,7 @@ def _intact(folder: Path, checksums: dict[str, str]) -> bool:
 
 
 def _in_fresh_process(folder: Path, name: str, jobs: list[Job]) -> dict[str, Any]:
-    """(An executor of processes with one task each can hang when a worker is replaced, in Python 3.11.)"""
+    """Speak a shard in a new process. (In Python 3.11, a process pool with one task per worker can hang.)"""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_report_shard, args=(there, folder, name, jobs), daemon=True)
@@ -191,7 +198,7 @@ def _report_shard(pipe: Connection, folder: Path, name: str, jobs: list[Job]) ->
 
 
 def _speak_shard(folder: Path, name: str, jobs: list[Job]) -> dict[str, Any]:
-    """Runs in a process of its own. An utterance whose words cannot be told apart is left out and counted."""
+    """Speak and write a shard. Utterances whose words cannot be separated are skipped and counted."""
     audio, rows, offset, skipped = [], [], 0, 0
     for job in jobs:
         try:
@@ -257,11 +264,11 @@ class Corpus:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Samples of each utterance."""
+        """Number of samples of each utterance."""
         return np.array([count for _, _, count in self._where])
 
     def audio(self, index: int) -> Float[np.ndarray, "sample"]:
-        """16 kHz float32."""
+        """Return an utterance as 16 kHz float32."""
         shard, offset, count = self._where[index]
         return self._audio[shard][offset : offset + count].astype(np.float32) / 32768
 

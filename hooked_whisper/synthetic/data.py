@@ -1,4 +1,4 @@
-"""Batches of the training run, each a pure function of (seed, step): a resumed run sees what it would have seen."""
+"""Batches of the training run. Each is a function of seed and step, so a resumed run sees the same batches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LATEST_FIRST_TIMESTAMP = 1.0  # openai-whisper's max_initial_timestamp
 
 @dataclass(frozen=True)
 class Specials:
-    """Ids of the special tokens the targets use."""
+    """Ids of the special tokens in the targets."""
 
     sot: int
     en: int
@@ -37,7 +37,7 @@ class Specials:
     timestamp_begin: int
 
     def at(self, seconds: float) -> int:
-        """Timestamp token, 0.02 s resolution."""
+        """Return the timestamp token (0.02 s resolution)."""
         return self.timestamp_begin + round(seconds / 0.02)
 
 
@@ -59,7 +59,7 @@ def specials() -> Specials:
 
 @lru_cache(maxsize=1)
 def corpus_vocabulary() -> Tensor:
-    """Ids a target can hold: words, specials and timestamps, sorted."""
+    """Return the ids that can occur in a target: words, specials and timestamps, sorted."""
     s = specials()
     ids = {*token_ids().values(), s.en, s.no_speech, s.eot, *range(s.timestamp_begin, s.timestamp_begin + 1501)}
     return torch.tensor(sorted(ids))
@@ -67,10 +67,13 @@ def corpus_vocabulary() -> Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """``labels[b, t]`` is the token to predict after ``tokens[b, t]`` (``IGNORE`` where nothing is asked).
+    """One training batch.
 
-    ``letters`` are CTC targets, one after the other; ``audible`` rows take part in the CTC loss (a clip without
-    words would not: its loss per letter has no meaning, and as a sum it drowns all others).
+    Attributes:
+        labels: ``labels[b, t]`` is the token to predict after ``tokens[b, t]``, or ``IGNORE``.
+        letters: CTC targets of all rows, concatenated.
+        audible: rows in the CTC loss. Clips without words are not: they have no loss per letter, and a summed loss
+            would dominate the others.
     """
 
     audio: Float[Tensor, "batch sample"]
@@ -115,7 +118,7 @@ class Batches:
             mask_all=config.mask_all,
             empty=config.empty,
         )
-        # One row with a long silence before it would lengthen the window of all: whole batches have it or not.
+        # A single row with a long leading silence would lengthen all windows, so whole batches have it or not.
         lead = self.augmentation.lead if full or rng.random() < 0.3 else 0.2
         examples = [
             augment(
@@ -137,7 +140,8 @@ class Batches:
 
     @lru_cache(maxsize=2)  # noqa: B019 - one Batches lives as long as the run
     def _epoch(self, epoch: int) -> np.ndarray:
-        """``[batch number, row]``: shuffled, then sorted by length within blocks of 40 batches, then shuffled."""
+        """Return indices ``[batch, row]``: shuffled, sorted by length within blocks of 40 batches, and shuffled
+        again."""
         rng = np.random.default_rng([self.config.seed, 3, epoch])
         size = self.config.batch
         count = len(self._pool) // size
@@ -160,11 +164,11 @@ class Batches:
 def collate(
     examples: list[Example], rng: np.random.Generator, timestamp_share: float, full: bool, bare_share: float = 0.0
 ) -> Batch:
-    """Pad to a common window: 30 s, or the longest example (sometimes with some silence after it)."""
+    """Pad examples to a common window: 30 s, or the longest example (sometimes plus silence)."""
     longest = max(len(e.audio) for e in examples)
     tail = int(rng.uniform(0, 3.0) * SAMPLE_RATE) if rng.random() < 0.2 else 0
     size = WINDOW if full else min(WINDOW, -(-(longest + tail) // POSITION) * POSITION)
-    # Timestamps count from the window's first position, so a batch that has them stands at position 0.
+    # Timestamps count from the first position of the window, so a batch with timestamps starts at position 0.
     timed = rng.random() < 2 * timestamp_share
     start = 0 if full or timed or rng.random() < 0.2 else int(rng.integers((WINDOW - size) // POSITION + 1))
     audio = np.zeros((len(examples), size), np.float32)
@@ -179,9 +183,9 @@ def collate(
     width = max(len(tokens) for tokens, _ in rows)
     tokens = torch.full((len(rows), width), specials().eot)
     labels = torch.full((len(rows), width), IGNORE)
-    for k, (own, asked) in enumerate(rows):
-        tokens[k, : len(own)] = torch.tensor(own)
-        labels[k, : len(asked)] = torch.tensor(asked)
+    for k, (inputs, targets) in enumerate(rows):
+        tokens[k, : len(inputs)] = torch.tensor(inputs)
+        labels[k, : len(targets)] = torch.tensor(targets)
     letters = [[LETTERS.index(c) + 1 for c in e.alignment.text] for e in examples]
     return Batch(
         torch.from_numpy(audio),
@@ -195,8 +199,8 @@ def collate(
 
 
 def target(example: Example, shift: float, timed: bool, bare: bool = False) -> tuple[list[int], list[int]]:
-    """Decoder input and what to predict after each of its tokens. A ``bare`` prefix has neither timestamps nor
-    ``<|notimestamps|>``; what follows ``<|transcribe|>`` is then not asked, so it stays free for those."""
+    """Return the decoder input and the token to predict after each of its tokens. A ``bare`` prefix has neither
+    timestamps nor ``<|notimestamps|>``, and the token after ``<|transcribe|>`` is then not predicted."""
     s, ids = specials(), token_ids()
     words = [ids[word] for word in example.alignment.text.split()]
     language = s.en if words else s.no_speech

@@ -1,9 +1,9 @@
 """espeak-ng through its C API: audio with phone and word times at sample precision.
 
-Two things to know. A phone's event marks the start of sounding, so the silent closure of a stop lies before its event;
-:func:`_phones` moves boundaries back over closures. And the engine keeps state between calls: the same text gives a few
-samples more or less the second time, so bytes are reproducible only for a fixed call sequence in a fresh process, or
-from a library of one's own (:func:`fresh`).
+The event of a phone marks the start of its sound, so the silent closure of a stop comes before its event;
+:func:`_phones` moves boundaries back over closures. The library keeps state between calls: the second time, the same
+text gives a few samples more or less. Bytes are reproducible only for a fixed sequence of calls in a new process, or
+with a separate copy of the library (:func:`fresh`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SYNCHRONOUS, _PHONEME_EVENTS_IPA, _DONT_EXIT = 2, 1 | 2, 0x8000
 _UTF8, _END_PAUSE = 1, 0x1000
 _WORD, _PHONEME, _TERMINATED = 1, 7, 0
 _PARAMETERS = {"rate": 1, "volume": 2, "pitch": 3, "range": 4}
-_QUIET = 2e-3  # closures are digital zeros; this is a little above
+_QUIET = 2e-3  # closures are digital zeros
 _CLOSURE_S = 0.01
 _FIRST_PHONES = {"the": 2, "a": 1, "an": 2}
 
@@ -73,8 +73,8 @@ class _Phone:
 
 
 class Espeak:
-    """A synthesizer in a library, espeak-ng's own if none is named. All in one library are one, and not thread-safe:
-    use :func:`engine` or :func:`fresh`."""
+    """The synthesizer of a loaded library, by default the installed one. Objects of one library share their state and
+    are not thread-safe: use :func:`engine` or :func:`fresh`."""
 
     def __init__(self, library: str | None = None) -> None:
         installed, data = _library()
@@ -110,14 +110,19 @@ class Espeak:
         return 0
 
     def _seed(self) -> None:
-        """Breathy voices draw noise: from a generator seeded with the time (1.52), or from the C library's (1.51)."""
+        """Seed the noise of breathy voices: espeak-ng's generator (1.52) or the C library's (1.51)."""
         if hasattr(self._lib, "espeak_ng_SetRandSeed"):
             self._lib.espeak_ng_SetRandSeed(ctypes.c_long(1))
         else:
             ctypes.CDLL(None).srand(1)
 
     def say(self, text: str, voice: str, rate: int = 175, pitch: int = 50, range_: int = 50) -> Spoken:
-        """Speak lower-case words joined by single spaces. ``rate`` in words a minute, pitch and range 0 to 99."""
+        """Speak lower-case words joined by single spaces. ``rate`` is in words per minute, pitch and range are 0 to 99.
+
+        Raises:
+            ValueError: if the voice is unknown or two words share their phones.
+            RuntimeError: if there is no audio.
+        """
         self._chunks, self._events = [], []
         self._seed()
         if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
@@ -134,7 +139,7 @@ class Espeak:
         return _spoken(audio, self.rate, phones, end, text)
 
     def close(self) -> None:
-        """Unload the library: only for one that nobody else uses."""
+        """Unload the library. Call this only if no other object uses it."""
         self._lib.espeak_Terminate()
         ctypes.CDLL(None).dlclose(ctypes.c_void_p(self._lib._handle))
 
@@ -150,16 +155,16 @@ def _library() -> tuple[str, str | None]:
 
 @cache
 def engine() -> Espeak:
-    """The one synthesizer of this process."""
+    """Return the synthesizer shared by this process."""
     return Espeak()
 
 
 @contextmanager
 def fresh() -> Iterator[Espeak]:
-    """A synthesizer that has said nothing yet: what it says first is the same to the sample, always.
+    """Yield a new synthesizer, whose first utterance is always the same to the sample.
 
-    espeak-ng keeps its state in variables of the library, and no call of its resets them all; so this loads a copy of
-    the library, which has variables of its own, and lets it go afterwards (about 3 ms).
+    espeak-ng keeps state in global variables and has no call that resets them all. So this loads a copy of the library,
+    with separate variables, and unloads it afterwards (about 3 ms).
     """
     with tempfile.TemporaryDirectory(prefix="espeak-") as folder:
         copy = shutil.copy(_file_of(_library()[0]), folder)
@@ -170,7 +175,7 @@ def fresh() -> Iterator[Espeak]:
         synthesizer.close()
 
 
-class _Place(ctypes.Structure):
+class _SymbolInfo(ctypes.Structure):
     _fields_ = [
         ("file", ctypes.c_char_p),
         ("base", ctypes.c_void_p),
@@ -180,22 +185,23 @@ class _Place(ctypes.Structure):
 
 
 def _file_of(library: str) -> Path:
-    """The system's linker finds a library by its name alone; then it says which file that is."""
+    """Return the file of a library that may be given by name only: load it and ask the linker."""
     if Path(library).is_file():
         return Path(library)
     try:
         function = ctypes.CDLL(library).espeak_Initialize
     except OSError as error:
         raise RuntimeError(INSTALL) from error
-    place = _Place()
-    ctypes.CDLL(None).dladdr(ctypes.cast(function, ctypes.c_void_p), ctypes.byref(place))
-    return Path(place.file.decode())
+    info = _SymbolInfo()
+    ctypes.CDLL(None).dladdr(ctypes.cast(function, ctypes.c_void_p), ctypes.byref(info))
+    return Path(info.file.decode())
 
 
 def _phones(
     audio: np.ndarray, events: list[tuple[int, int, int, str]], text: str, rate: int
 ) -> tuple[list[_Phone], int]:
-    """Sounding phones (word numbers, starts moved back over closures) and the end of the last, in samples."""
+    """Return the phones (with word numbers, and starts moved back over closures) and the end of the last, in
+    samples."""
     starts = np.cumsum([0, *(len(w) + 1 for w in text.split())])
     phones: list[_Phone] = []
     word, word_start, end = -1, None, len(audio)
@@ -208,10 +214,10 @@ def _phones(
             if word_start is not None:
                 start = word_start if phones else sample
             else:
-                at, low = sample, phones[-1].start if phones else 0
-                while at > low and abs(audio[at - 1]) < _QUIET:
-                    at -= 1
-                start = at if sample - at > _CLOSURE_S * rate else sample
+                closure, earliest = sample, phones[-1].start if phones else 0
+                while closure > earliest and abs(audio[closure - 1]) < _QUIET:
+                    closure -= 1
+                start = closure if sample - closure > _CLOSURE_S * rate else sample
             phones.append(_Phone(name, start, word))
             word_start, end = None, len(audio)
         elif kind == _PHONEME and phones:
@@ -226,11 +232,11 @@ def _spoken(audio: np.ndarray, rate: int, phones: list[_Phone], end: int, text: 
     intervals = [Interval(bounds[k] / rate, bounds[k + 1] / rate, from_espeak(p.label)) for k, p in enumerate(phones)]
     words, raw = [], []
     for k, name in enumerate(spelled):
-        own = [i for i, p in enumerate(phones) if p.word == k]
-        if not own or own != list(range(own[0], own[-1] + 1)):
+        indices = [i for i, p in enumerate(phones) if p.word == k]
+        if not indices or indices != list(range(indices[0], indices[-1] + 1)):
             raise ValueError(f"espeak-ng gave no separate phones for word {k} of {text!r}")
-        words.append(Interval(intervals[own[0]].start, intervals[own[-1]].end, name))
-        raw.append(tuple(phones[i].label for i in own))
+        words.append(Interval(intervals[indices[0]].start, intervals[indices[-1]].end, name))
+        raw.append(tuple(phones[i].label for i in indices))
     total = len(audio) / rate
     if intervals[0].start > 0:
         intervals.insert(0, Interval(0.0, intervals[0].start, SILENCE))
@@ -240,7 +246,7 @@ def _spoken(audio: np.ndarray, rate: int, phones: list[_Phone], end: int, text: 
 
 
 def _split_merged(phones: list[_Phone], count: int, spelled: list[str]) -> None:
-    """espeak-ng speaks "at the" as one word: give the article its phones back (they end the merged word)."""
+    """Split words that espeak-ng merges, such as "at the": the last phones of the merged word are the article's."""
     present = {p.word for p in phones}
     for k in range(1, count):
         if k not in present and spelled[k] in _FIRST_PHONES:

@@ -20,17 +20,17 @@ from hooked_whisper.synthetic.corpus import Corpus
 from hooked_whisper.synthetic.data import POSITION, WINDOW, specials
 
 MAX_WORDS = 16
-Clips = Sequence[Float[np.ndarray, "_"]]  # each of its own length, 16 kHz
+Clips = Sequence[Float[np.ndarray, "_"]]  # 16 kHz samples, of any lengths
 
 
 def greedy(model: WhisperCore, audio: Clips, full: bool = True, batch: int = 20) -> list[str]:
-    """Transcribe clips greedily, on 30 s windows or (``full=False``) on windows just long enough."""
+    """Transcribe clips greedily, in 30 s windows or (``full=False``) in windows as long as the longest clip."""
     from whisper.tokenizer import get_tokenizer
 
     tokenizer, s = get_tokenizer(multilingual=True), specials()
     texts: list[str] = []
-    for at in range(0, len(audio), batch):
-        clips = audio[at : at + batch]
+    for start in range(0, len(audio), batch):
+        clips = audio[start : start + batch]
         size = WINDOW if full else -(-max(len(c) for c in clips) // POSITION) * POSITION
         window = torch.zeros(len(clips), size)
         for k, clip in enumerate(clips):
@@ -52,7 +52,7 @@ def greedy(model: WhisperCore, audio: Clips, full: bool = True, batch: int = 20)
 
 
 def word_errors(reference: str, heard: str) -> tuple[int, int]:
-    """(substitutions + deletions + insertions, words of the reference)."""
+    """Return (substitutions + deletions + insertions, words of the reference)."""
     import jiwer
 
     measured = jiwer.process_words(reference, heard)
@@ -70,8 +70,8 @@ class WordErrorRate:
     words: int
 
 
-def summarise(errors: Sequence[int], words: Sequence[int], seed: int = 0, draws: int = 2000) -> WordErrorRate:
-    """Pool utterances and resample them."""
+def summarize(errors: Sequence[int], words: Sequence[int], seed: int = 0, draws: int = 2000) -> WordErrorRate:
+    """Pool the utterances, and bootstrap over them for the interval."""
     e, w = np.asarray(errors), np.asarray(words)
     rng = np.random.default_rng([seed, 5])
     picks = rng.integers(len(e), size=(draws, len(e)))
@@ -87,7 +87,7 @@ def evaluate(
     splits: Sequence[str] = ("sentences", "speakers", "bigrams"),
     limit: int | None = None,
 ) -> dict[str, Any]:
-    """Word error rate per split, clean, on full 30 s windows; and per speaker, and on clips without speech."""
+    """Return word error rates by split and speaker, without noise and on 30 s windows, and results without speech."""
     model.eval()
     results: dict[str, Any] = {}
     for split in splits:
@@ -95,19 +95,20 @@ def evaluate(
         count = len(corpus) if limit is None else min(limit, len(corpus))
         heard = transcribe(model, [corpus.audio(i) for i in tqdm(range(count), desc=split, unit="clip")])
         pairs = [word_errors(corpus.texts[i], heard[i]) for i in range(count)]
-        results[split] = asdict(summarise([e for e, _ in pairs], [w for _, w in pairs]))
+        results[split] = asdict(summarize([e for e, _ in pairs], [w for _, w in pairs]))
         by_speaker: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for i, pair in enumerate(pairs):
             by_speaker[corpus.alignment(i).speaker].append(pair)
         results[split]["by_speaker"] = {
-            name: round(sum(e for e, _ in own) / sum(w for _, w in own), 4) for name, own in sorted(by_speaker.items())
+            name: round(sum(e for e, _ in counts) / sum(w for _, w in counts), 4)
+            for name, counts in sorted(by_speaker.items())
         }
     results["no_speech"] = _no_speech(model, 40 if limit is None else limit)
     return results
 
 
 def transcribe(model: WhisperCore, audio: Clips) -> list[str]:
-    """Through the model's public ``decode`` where it has one, else by :func:`greedy`; lower case, stripped."""
+    """Transcribe with ``model.decode``, or with :func:`greedy` if it has none. Return stripped lower-case texts."""
     decode = getattr(model, "decode", None)
     if decode is None:
         return greedy(model, audio)
@@ -115,16 +116,17 @@ def transcribe(model: WhisperCore, audio: Clips) -> list[str]:
 
     options = DecodingOptions(language="en", without_timestamps=True, fp16=False)
     texts: list[str] = []
-    for at in range(0, len(audio), 10):
-        window = torch.zeros(len(audio[at : at + 10]), WINDOW)
-        for k, clip in enumerate(audio[at : at + 10]):
+    for start in range(0, len(audio), 10):
+        window = torch.zeros(len(audio[start : start + 10]), WINDOW)
+        for k, clip in enumerate(audio[start : start + 10]):
             window[k, : len(clip)] = torch.from_numpy(np.asarray(clip[:WINDOW], np.float32))
         texts += [result.text.strip().lower() for result in decode(log_mel_spectrogram(window), options)]
     return texts
 
 
 def _no_speech(model: WhisperCore, count: int) -> dict[str, int | float]:
-    """Share of clips of silence or noise that give an empty transcript (Whisper's decoding forbids one, greedy not)."""
+    """Return the share of silent or noisy clips with an empty transcript. (Whisper's decoding rules forbid one, so this
+    uses :func:`greedy`.)"""
     rng = np.random.default_rng(7)
     clips = [np.zeros(32_000, np.float32)]
     for k in range(count - 1):

@@ -32,7 +32,7 @@ CLIP_SPLITS = ("sentences", "speakers")
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """The newest weights of a training run, its settings, the steps done, and (until step, settings) of what it
+    """The newest weights of a training run, its settings and steps, and (until step, settings) of earlier runs that it
     started from, oldest first."""
 
     model: HookedWhisper
@@ -42,14 +42,18 @@ class Run:
 
 
 def load_run(run: Path) -> Run:
-    """Read the newest checkpoint of a run's folder."""
-    found = checkpoints(run)
-    if not found:
+    """Load the newest checkpoint of a run.
+
+    Raises:
+        FileNotFoundError: if the folder has no checkpoint.
+    """
+    saved = checkpoints(run)
+    if not saved:
         raise FileNotFoundError(f"no checkpoint in {run}: run `python -m hooked_whisper.synthetic train` first")
-    _, facts = load_checkpoint(found[-1], {})
+    _, facts = load_checkpoint(saved[-1], {})
     config = TrainConfig.from_dict(facts["config"])
     model = HookedWhisper(config.model_config())
-    steps, _ = load_checkpoint(found[-1], {"model": model})
+    steps, _ = load_checkpoint(saved[-1], {"model": model})
     history = tuple(
         (int(part["until_step"]), TrainConfig.from_dict(part["config"])) for part in facts.get("history", [])
     )
@@ -67,8 +71,9 @@ def export(
 ) -> dict[str, Any]:
     """Write weights, ``grammar.*``, ``sounds.json``, ``train_bigram_counts.npy`` and ``clips/`` to ``folder``.
 
-    ``align_on``: utterances on which the alignment heads are chosen; with 0, word timing reads all heads of the last
-    half of the blocks.
+    Args:
+        align_on: number of utterances for choosing the alignment heads; with 0, word times use all heads of the second
+            half of the blocks.
     """
     trained = load_run(run)
     if align_on:
@@ -89,7 +94,7 @@ def export(
 
 
 def describe(trained: Run, metrics: Mapping[str, Any] | None) -> dict[str, str]:
-    """What the weights' metadata say: strings only."""
+    """Return the metadata of the weights, as strings."""
     config = trained.config
     return {
         "command": " && ".join(f"python -m hooked_whisper.synthetic {command}" for command in _commands(trained)),
@@ -103,22 +108,22 @@ def describe(trained: Run, metrics: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def _recipe(trained: Run) -> str:
-    """What each stretch of steps was trained on, over all parts of the run."""
+    """Describe the phases of training, over all parts of the run."""
     ends = [*trained.history, (trained.steps, trained.config)]
     starts = [0, *(until for until, _ in trained.history)]
-    stretches = [(start, until, c) for start, (until, c) in zip(starts, ends, strict=True)]
-    ctc = max((min(until, c.ctc_steps) for start, until, c in stretches if start < c.ctc_steps), default=0)
-    full = [(max(start, c.full_window_step), until) for start, until, c in stretches if until > c.full_window_step]
+    parts = [(start, until, c) for start, (until, c) in zip(starts, ends, strict=True)]
+    ctc = max((min(until, c.ctc_steps) for start, until, c in parts if start < c.ctc_steps), default=0)
+    full = [(max(start, c.full_window_step), until) for start, until, c in parts if until > c.full_window_step]
     on_full = " and ".join(f"{start}-{until}" for start, until in full) or "none"
     return (
         f"steps 0-{ctc}: next-token loss + CTC on letters, annealed to zero at the end of its part; "
         f"steps {ctc}-{trained.steps}: next-token loss alone; full 30 s windows in steps: {on_full}, short windows "
-        f"elsewhere; parts with schedules of {', '.join(str(c.steps) for _, _, c in stretches)} steps. No phone labels."
+        f"elsewhere; parts with schedules of {', '.join(str(c.steps) for _, _, c in parts)} steps. No phone labels."
     )
 
 
 def _commands(trained: Run) -> list[str]:
-    """The command lines that make these weights, in order."""
+    """Return the commands that reproduce the weights, in order."""
     commands, earlier = [f"build --seed {trained.config.seed}"], ""
     for number, (until, config) in enumerate(trained.history):
         folder = f"runs/part{number}"
@@ -130,8 +135,8 @@ def _commands(trained: Run) -> list[str]:
 
 
 def _flags(config: TrainConfig) -> str:
-    """Options of ``train`` that give these settings."""
-    usual = TrainConfig()
+    """Return the options of ``train`` for these settings."""
+    defaults = TrainConfig()
     names = (
         "seed",
         "batch",
@@ -148,7 +153,7 @@ def _flags(config: TrainConfig) -> str:
         "bare_share",
         "full_window_start",
     )
-    changed = [name for name in names if getattr(config, name) != getattr(usual, name)]
+    changed = [name for name in names if getattr(config, name) != getattr(defaults, name)]
     options = [f" --{name.replace('_', '-')} {getattr(config, name):g}" for name in changed]
     return f" --steps {config.steps}{''.join(options)}"
 
@@ -169,7 +174,7 @@ def _megabytes(folder: Path) -> float:
 
 
 def _export_clips(corpus_folder: Path, folder: Path, count: int) -> list[str]:
-    """Half of known speakers, half of unknown ones, longer sentences first in line, every speaker in turn."""
+    """Write clips, half by training speakers and half by held-out ones, with the speakers in turn. Return the names."""
     rows, names = [], []
     for split in CLIP_SPLITS:
         corpus = Corpus(corpus_folder, split)
@@ -188,7 +193,7 @@ def _export_clips(corpus_folder: Path, folder: Path, count: int) -> list[str]:
 
 
 def _choose(corpus: Corpus, count: int) -> list[int]:
-    """Sentences of four to eight words, going round the speakers."""
+    """Return indices of sentences of four to eight words, with the speakers in turn."""
     by_speaker: dict[str, list[int]] = {}
     for index in range(len(corpus)):
         if 4 <= len(corpus.texts[index].split()) <= 8:

@@ -1,4 +1,4 @@
-"""flite by subprocess: 16 kHz audio, and phone end times from ``-psdur``; words from the phones each word has alone."""
+"""flite as a subprocess: 16 kHz audio, phone end times from ``-psdur``, and words from the phones of single words."""
 
 from __future__ import annotations
 
@@ -21,26 +21,31 @@ _PHONE = re.compile(r"([a-z]+):([\d.]+)")
 
 
 def say(text: str, voice: str, stretch: float = 1.0, f0: float | None = None) -> Spoken:
-    """Speak lower-case words joined by single spaces; ``f0`` is the mean pitch target in Hz."""
+    """Speak lower-case words joined by single spaces. ``f0`` is the mean pitch in Hz.
+
+    Raises:
+        ValueError: if the phones differ from those of the single words.
+        RuntimeError: if flite is missing or fails.
+    """
     audio, rate, timed = _synthesize(text, voice, stretch, f0)
     total = len(audio) / rate
     phones: list[Interval] = []
-    at = 0.0
+    start = 0.0
     for name, end in timed:
         end = min(end, total)  # the diphone voice cuts its last pause short
-        if end > at:
-            phones.append(Interval(at, end, from_flite(name)))
-        at = max(at, end)
-    if at < total:
-        phones.append(Interval(at, total, SILENCE))
+        if end > start:
+            phones.append(Interval(start, end, from_flite(name)))
+        start = max(start, end)
+    if start < total:
+        phones.append(Interval(start, total, SILENCE))
     sounding = [p for p in phones if p.label != SILENCE]
     counts = [len(_pronunciation(word)) for word in text.split()]
     expected = [phone for word in text.split() for phone in _pronunciation(word)]
-    # Vowels may reduce in context (the, a, to); consonants and the number of phones may not.
+    # Vowels may be reduced in context (the, a, to); consonants and the number of phones must be equal.
     if len(expected) != len(sounding) or any(
         a != b.label and not (a in VOWELS and b.label in VOWELS) for a, b in zip(expected, sounding, strict=True)
     ):
-        raise ValueError(f"flite spoke {text!r} with other phones than its words alone")
+        raise ValueError(f"flite spoke {text!r} with phones that differ from those of its single words")
     words, first = [], 0
     for word, count in zip(text.split(), counts, strict=True):
         words.append(Interval(sounding[first].start, sounding[first + count - 1].end, word))
@@ -68,6 +73,6 @@ def _synthesize(
 
 @cache
 def _pronunciation(word: str) -> tuple[str, ...]:
-    """Phones of a word spoken alone (flite's lexicon does not depend on the voice's accent)."""
+    """Return the phones of a single word (flite's lexicon does not depend on the accent of the voice)."""
     _, _, timed = _synthesize(word, "kal16", 1.0, None)
     return tuple(from_flite(name) for name, _ in timed if name != "pau")

@@ -1,8 +1,8 @@
-"""A first-order Markov grammar over the lexicon: which word follows which, exactly known.
+"""A first-order Markov grammar over the lexicon, with exactly known bigram probabilities.
 
 State 0 is START, states 1..n are the words, state n+1 is END. ``B[i, j]`` is the probability that state j follows
-state i. The training matrix lacks a few held-out bigrams; the full matrix has them, for the test set of that name.
-Sentences outside the length limits are drawn again, which moves the empirical bigrams slightly off the matrix.
+state i. The training matrix lacks a few held-out bigrams; the full matrix includes them, for the test set ``bigrams``.
+Sentences outside the length limits are sampled again, so empirical bigrams differ slightly from the matrix.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ class Grammar:
         return list(pairwise(path))
 
     def log_prob(self, text: str, full: bool = False) -> float:
-        """Natural log probability of a sentence (``-inf`` where a bigram has none)."""
+        """Return the natural log probability of a sentence (``-inf`` if a bigram has probability 0)."""
         matrix = self.full if full else self.train
         with np.errstate(divide="ignore"):
             return float(sum(np.log(matrix[self.index[a], self.index[b]]) for a, b in self.bigrams(text)))
 
     def sentences(self, rng: np.random.Generator, full: bool = False) -> Iterator[str]:
-        """Endless stream of sentences of 2 to 9 words."""
+        """Yield sentences of 2 to 9 words without end."""
         cumulative = np.cumsum(self.full if full else self.train, axis=1)
         last = len(self.words) + 1
         while True:
@@ -119,7 +119,7 @@ class Grammar:
 
 
 def build_grammar(seed: int = 0) -> Grammar:
-    """The matrices from class transitions, collocations and seeded taste of each word for its followers."""
+    """Build the matrices from class transitions, collocations and random preferences of each word for its followers."""
     rng = np.random.default_rng([seed, 1])
     full = _full_matrix(rng)
     held_out = _choose_held_out(full, rng)
@@ -143,7 +143,7 @@ def _full_matrix(rng: np.random.Generator) -> Matrix:
     for state in states[:-1]:
         for name, mass in class_table(state).items():
             followers = members[name]
-            # Each word likes some followers and never takes others: rows of one class differ, and support is sparse.
+            # Each word prefers some followers and excludes others, so the rows of a class differ and are sparse.
             taste = popularity[followers] * np.exp(rng.normal(0, 1.1, len(followers)))
             if len(followers) > 4 and state != START:
                 taste[rng.permutation(len(followers))[: int(0.45 * len(followers))]] = 0
@@ -155,7 +155,7 @@ def _full_matrix(rng: np.random.Generator) -> Matrix:
         for follower, weight in fixed.items():
             matrix[row, index[follower]] += share * weight / total
     matrix[:-1] /= matrix[:-1].sum(1, keepdims=True)
-    for _ in range(4):  # a word nobody leads to would never be heard
+    for _ in range(4):  # raise the frequency of rare words
         visits = _visits(matrix)
         matrix[:, 1:-1] *= np.clip(RAREST / visits[1:-1], 1, 3)
         matrix[:-1] /= matrix[:-1].sum(1, keepdims=True)
@@ -163,7 +163,7 @@ def _full_matrix(rng: np.random.Generator) -> Matrix:
 
 
 def _choose_held_out(full: Matrix, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """About 3 % of the supported word pairs; no state loses more than a third of its ways out or in."""
+    """Choose about 3 % of the possible word pairs; no state loses more than 35 % of its probability out or in."""
     states = (START, *WORDS, END)
     fixed = set(collocations())
     out_left = np.full(len(full), 0.35)
@@ -175,16 +175,16 @@ def _choose_held_out(full: Matrix, rng: np.random.Generator) -> list[tuple[int, 
         if 0 < i < len(states) - 1 and j < len(states) - 1 and states[i] not in fixed
     ]
     wanted = round(HELD_OUT_SHARE * int((full > 0).sum()))
-    chosen: list[tuple[int, int]] = []
+    held_out: list[tuple[int, int]] = []
     for k in rng.permutation(len(candidates)):
         i, j = candidates[k]
         if full[i, j] <= out_left[i] and flow[i, j] <= in_left[j]:
             out_left[i] -= full[i, j]
             in_left[j] -= flow[i, j]
-            chosen.append((i, j))
-        if len(chosen) == wanted:
+            held_out.append((i, j))
+        if len(held_out) == wanted:
             break
-    return sorted(chosen)
+    return sorted(held_out)
 
 
 def _visits(matrix: Matrix) -> Float[np.ndarray, "state"]:
@@ -194,7 +194,7 @@ def _visits(matrix: Matrix) -> Float[np.ndarray, "state"]:
 
 
 def empirical(grammar: Grammar, texts: Sequence[str]) -> Matrix:
-    """Bigram counts of some sentences, in the grammar's state order."""
+    """Count the bigrams of sentences, in the grammar's order of states."""
     counts = np.zeros_like(grammar.train)
     for text in texts:
         for a, b in grammar.bigrams(text):

@@ -1,8 +1,8 @@
-"""The words of the synthetic corpus and what kind of word each is.
+"""The words of the synthetic corpus and their classes.
 
-Every word is one token of Whisper's multilingual tokenizer with a leading space, so that a word is one decoder step.
-Classes are by meaning; sound cuts across them on purpose (rug, mug, jug are things, bug is an animal; tea is food,
-bee an animal, key a thing, sea a place, knee a part of the body, three a number).
+With a leading space, every word is one token of Whisper's multilingual tokenizer, so a word is one decoding step. The
+classes are semantic, and rhymes cut across them on purpose (rug, mug and jug are things, bug is an animal; tea is food,
+bee an animal, key a thing, sea a place, knee a body part, three a number).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
         "degree": "very so",
         "manner": "much well important fast soon",
         "adjective": "good bad big small old new hot cold warm slow happy sad long tall wet dry dark bright fat young",
-        "colour": "red blue green black white brown pink",
+        "color": "red blue green black white brown pink",
         "animal": "dog cat rat bat frog duck cow bee bear horse sheep pig goat fish bird hen fox mouse bug snake",
         "food": "tea bread cake rice meat egg soup pie milk corn nut honey ham pea bun pear butter jam peach wine",
         "vehicle": "car bus truck train boat ship bike plane van cart",
@@ -43,10 +43,10 @@ CLASSES: dict[str, tuple[str, ...]] = {
 WORDS: tuple[str, ...] = tuple(word for words in CLASSES.values() for word in words)
 CLASS_OF: dict[str, str] = {word: name for name, words in CLASSES.items() for word in words}
 
-# Classes a listener would call semantic fields; the others are mostly grammar.
+# Classes with a common meaning; the others are mostly grammatical.
 CONTENT_CLASSES = (
     "adjective",
-    "colour",
+    "color",
     "animal",
     "food",
     "vehicle",
@@ -62,7 +62,11 @@ CONTENT_CLASSES = (
 
 @cache
 def token_ids() -> dict[str, int]:
-    """Word to token id, with the leading space; raises if a word is not exactly one token."""
+    """Return word -> token id, with the leading space.
+
+    Raises:
+        ValueError: if a word is not exactly one token.
+    """
     from whisper.tokenizer import get_tokenizer
 
     tokenizer = get_tokenizer(multilingual=True)
@@ -70,6 +74,6 @@ def token_ids() -> dict[str, int]:
     for word in WORDS:
         pieces = tokenizer.encode(" " + word)
         if len(pieces) != 1:
-            raise ValueError(f"{word!r} is {len(pieces)} tokens, a word of the synthetic corpus must be one")
+            raise ValueError(f"{word!r} is {len(pieces)} tokens; each word of the synthetic corpus must be one token")
         ids[word] = pieces[0]
     return ids

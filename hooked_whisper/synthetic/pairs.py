@@ -1,7 +1,7 @@
-"""Minimal pairs as sound: one sentence, one voice, one slot, two words a phone apart.
+"""Spoken minimal pairs: one sentence and voice, with two words that differ in one phone.
 
-Both sentences are synthesized; the second's word is taken from its own sentence, fitted phone by phone to the first's
-word and put in its place. So the two clips are as long, bit-equal outside the slot, and their phones start together.
+Both sentences are synthesized. The word of the second is fitted, phone by phone, into the time slot of the first. So
+both clips have the same length, are bit-equal outside the slot, and their phones start at the same times.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Audio = Float[np.ndarray, "_"]
 
 @dataclass(frozen=True)
 class Carrier:
-    """A sentence with a slot: the words before and after, and whether the grammar allows both words there."""
+    """A sentence with a slot: the words before and after it, and whether the grammar allows both words there."""
 
     before: tuple[str, ...]
     after: tuple[str, ...]
@@ -55,14 +55,14 @@ class SpokenPair:
 
     Attributes:
         words: the two words, where they differ and in which phones.
-        carrier: the sentence round the slot. ``carrier.grammatical`` is false if no sentence allows both words.
+        carrier: the sentence around the slot. ``carrier.grammatical`` is false if no sentence allows both words.
         speaker: id of the voice.
-        clean, corrupt: 16 kHz audio with A and with B, [sample] each, as long, equal outside ``span``.
+        clean, corrupt: 16 kHz audio with A and with B, [sample] each, of equal length and equal outside ``span``.
         clean_alignment, corrupt_alignment: words and phones of both, in seconds.
         span: the slot in seconds.
-        log_prob_a, log_prob_b: natural log of the grammar's probability (training matrix) of each word after the word
-            before the slot; ``-inf`` where training never showed it.
-        largest_shift: how far a phone boundary of B is from its place in A, in seconds, after the fit.
+        log_prob_a, log_prob_b: natural log of the probability (training matrix) that each word follows the word before
+            the slot; ``-inf`` if it never does in training.
+        largest_shift: largest distance, in seconds, of a phone boundary of B from that of A after the fit.
     """
 
     words: MinimalPair
@@ -96,7 +96,7 @@ class SpokenPair:
 
     @property
     def index(self) -> int:
-        """Number of the slot's word in the sentence."""
+        """Index of the word in the sentence."""
         return len(self.carrier.before)
 
     @property
@@ -108,15 +108,15 @@ class SpokenPair:
         return self.carrier.text(self.b)
 
     def corruption(self) -> Corruption:
-        """The pair as patching takes it: both clips, the slot, and log-mels with one reference maximum."""
+        """Return the pair for patching."""
         parameters = {"a": self.a, "b": self.b, "contrast": self.contrast, "speaker": self.speaker}
         return Corruption("word swap", self.clean, self.corrupt, (self.span,), parameters)
 
     def with_word(self, word: str) -> Corruption:
-        """The clean clip with a third word in the slot, fitted as B was: for the third-word control.
+        """Return the clean clip with a third word in the slot, for the third-word control.
 
         Raises:
-            AudioError: a word too long or too short for the slot.
+            AudioError: if the word is too long or too short for the slot.
         """
         fitted = _fit(self.clean, self.clean_alignment, self.carrier, word, voices.BY_ID[self.speaker])
         parameters = {"a": self.a, "b": word, "speaker": self.speaker, "control": "third word"}
@@ -132,11 +132,11 @@ class _Fitted:
 
 
 def find_carrier(grammar: Grammar, a: str, b: str, rng: np.random.Generator) -> Carrier:
-    """A sentence of 3 to 7 words in which both words may stand, drawn by its probability.
+    """Sample a sentence of 3 to 7 words that allows both words.
 
-    The words beside the slot are drawn by the smaller of both words' transition probabilities (training matrix), the
-    rest of the sentence from the Markov chain. Where no word leads to both (or from both), the larger probability
-    decides, and ``grammatical`` is false.
+    The words next to the slot are sampled by the smaller of the transition probabilities of the two words (training
+    matrix), the other words from the Markov chain. If no word can precede (or follow) both, the larger probability is
+    used, and ``grammatical`` is false.
     """
     index, matrix, states = grammar.index, grammar.train, grammar.states
     i, j = index[a], index[b]
@@ -152,22 +152,22 @@ def find_carrier(grammar: Grammar, a: str, b: str, rng: np.random.Generator) -> 
             before.insert(0, _draw(flow[:, before[0]], rng))
         while after[-1] != index[END] and len(after) <= LONGEST:
             after.append(_draw(matrix[after[-1]], rng))
-        found = Carrier(tuple(states[k] for k in before[1:]), tuple(states[k] for k in after[:-1]), grammatical)
+        carrier = Carrier(tuple(states[k] for k in before[1:]), tuple(states[k] for k in after[:-1]), grammatical)
         n_words = len(before) + len(after) - 1
         if before[0] == 0 and after[-1] == index[END] and SHORTEST <= n_words <= LONGEST:
-            return found
+            return carrier
         if best is None or abs(n_words - SHORTEST) < abs(len(best.text(a).split()) - SHORTEST):
-            best = found
+            best = carrier
     assert best is not None
     return best
 
 
 def speak_pair(words: MinimalPair, carrier: Carrier, speaker: voices.Speaker, grammar: Grammar) -> SpokenPair | None:
-    """Both words in one sentence; ``None`` if this voice does not say them one phone apart in it."""
+    """Speak both words in one sentence. Return ``None`` if this voice does not say them one phone apart."""
     try:
         clean, alignment = voices.speak(carrier.text(words.a), speaker, utterance=f"{speaker.id}:{words.a}")
         fitted = _fit(clean, alignment, carrier, words.b, speaker)
-    except ValueError:  # espeak-ng merged two words, or the words are too unlike in length for the slot
+    except ValueError:  # espeak-ng merged two words, or the lengths of the words differ too much
         return None
     slot = alignment.words[len(carrier.before)]
     ours = tuple(p.label for p in _phones_in(alignment, slot))
@@ -199,33 +199,34 @@ def speak_pairs(
     n: int,
     seed: int = 0,
 ) -> list[SpokenPair]:
-    """``n`` spoken pairs, each word pair once before any is used again (in another sentence), both orders alike.
+    """Return ``n`` spoken pairs in random order of the two words. A word pair repeats only after all have been used.
 
-    Pairs that some sentence allows come first. A word that sounds like another of the world is left out: a transcript
-    could not tell them apart. The seed fixes words, sentences and voices; espeak-ng's own state moves the audio by a
-    few samples from call to call. Fewer than ``n`` come back if no voice says some pairs one phone apart.
+    Grammatical sentences come first. Words that sound like another word of the corpus are left out, because a
+    transcript cannot distinguish them. The seed determines words, sentences and voices; the audio varies by a few
+    samples between calls, because espeak-ng keeps state. There are fewer than ``n`` if the voices do not say some pairs
+    one phone apart.
     """
     said = list(sounds.phones.values())
     distinct = [p for p in candidates if said.count(sounds.phones[p.a]) == said.count(sounds.phones[p.b]) == 1]
     rng = np.random.default_rng([seed, 17])
-    found: list[SpokenPair] = []
+    pairs: list[SpokenPair] = []
     for _ in range(1 + math.ceil(n / max(1, len(distinct)))):
         drawn = []
         for k in rng.permutation(len(distinct)).tolist():
             pair = distinct[k] if rng.random() < 0.5 else _reversed(distinct[k])
             drawn.append((pair, find_carrier(grammar, pair.a, pair.b, rng), speakers[int(rng.integers(len(speakers)))]))
-        for words, carrier, speaker in sorted(drawn, key=lambda one: not one[1].grammatical):
-            if len(found) == n:
-                return found
+        for words, carrier, speaker in sorted(drawn, key=lambda draw: not draw[1].grammatical):
+            if len(pairs) == n:
+                return pairs
             spoken = speak_pair(words, carrier, speaker, grammar)
             if spoken is not None:
-                found.append(spoken)
-    return found
+                pairs.append(spoken)
+    return pairs
 
 
 def third_words(pair: SpokenPair, grammar: Grammar, sounds: Sounds) -> list[str]:
-    """Words for the third-word control, best first: allowed in the slot, neither A nor B, with as many phones as they
-    have (nearest first), then likeliest after the word before."""
+    """Return words for the third-word control: allowed in the slot and neither A nor B, sorted by the difference in the
+    number of phones, then by their probability after the preceding word."""
     index, length = grammar.index, len(sounds.phones[pair.a])
     row, column = grammar.train[index[pair.carrier.previous]], grammar.train[:, index[pair.carrier.next]]
     allowed = [w for w in grammar.words if w not in (pair.a, pair.b) and row[index[w]] > 0 and column[index[w]] > 0]
@@ -233,7 +234,8 @@ def third_words(pair: SpokenPair, grammar: Grammar, sounds: Sounds) -> list[str]
 
 
 def _fit(clean: Audio, alignment: Alignment, carrier: Carrier, word: str, speaker: voices.Speaker) -> _Fitted:
-    """The clean clip with ``word`` in the slot, from the sentence said at the tempo that needs the least warping."""
+    """Put ``word`` into the slot of the clean clip, from a sentence spoken at the tempo that needs the least
+    warping."""
     slot = alignment.words[len(carrier.before)]
     ours = _phones_in(alignment, slot)
     tried: list[tuple[float, int, Audio, Alignment, Interval]] = []
@@ -244,7 +246,7 @@ def _fit(clean: Audio, alignment: Alignment, carrier: Carrier, word: str, speake
         tried.append((stretch, len(tried), donor, theirs, piece))
         if stretch < 0.02:
             break
-    _, _, donor, theirs, piece = min(tried, key=lambda one: one[:2])
+    _, _, donor, theirs, piece = min(tried, key=lambda trial: trial[:2])
     phones = _phones_in(theirs, piece)
     same = len(phones) == len(ours)
     knots = [(p.start, q.start) for p, q in zip(phones[1:], ours[1:], strict=True)] if same else []
@@ -254,8 +256,8 @@ def _fit(clean: Audio, alignment: Alignment, carrier: Carrier, word: str, speake
         slot.end
     ]
     moved = [Interval(a, b, p.label) for p, a, b in zip(phones, starts, starts[1:], strict=False)]
-    rest = [p for p in alignment.phones if p not in ours]
-    timed = tuple(sorted([*rest, *moved], key=lambda p: p.start))
+    others = [p for p in alignment.phones if p not in ours]
+    timed = tuple(sorted([*others, *moved], key=lambda p: p.start))
     shift = max((abs(p.start - q.start) for p, q in zip(moved, ours, strict=same)), default=0.0)
     spoken = tuple(
         Interval(w.start, w.end, word) if k == len(carrier.before) else w for k, w in enumerate(alignment.words)
@@ -267,7 +269,7 @@ def _fit(clean: Audio, alignment: Alignment, carrier: Carrier, word: str, speake
 def _phones_in(alignment: Alignment, word: Interval) -> list[Interval]:
     inside = [
         p for p in alignment.phones if p.start >= word.start - 1e-6 and p.end <= word.end + 1e-6 and p.duration > 1e-3
-    ]  # espeak-ng leaves a phone of no length now and then
+    ]  # espeak-ng sometimes gives a phone of zero length
     if not inside:
         raise AudioError(f"the alignment of {alignment.text!r} has no phones in {word.label!r}")
     return inside

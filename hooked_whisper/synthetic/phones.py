@@ -1,8 +1,9 @@
-"""One phone label set for both synthesizers: IPA without stress and length, near-merged vowels folded.
+"""One phone label set for both synthesizers: IPA without stress and length, with nearly merged vowels folded.
 
-espeak-ng names phones in IPA per accent, flite in ARPAbet. Labels are folded so that the same word gets labels that can
-be compared across speakers: r-coloured vowels take the vowel's label, a flap is a t, and accent-only vowel qualities
-go to the nearest label of the set.
+espeak-ng labels phones in IPA, differently for each accent, and flite in ARPAbet. The labels are folded so that words
+can
+be compared across speakers: r-colored vowels get the label of the vowel, a flap is a t, and vowel qualities of single
+accents get the nearest label of the set.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ ARPABET = {
 
 PHONES: tuple[str, ...] = tuple(sorted(set(ARPABET.values()) - {SILENCE}))
 
-# espeak-ng label (stress, length and r-colour already off) to label of the set, where they differ.
+# espeak-ng label (without stress, length and r-color) -> label of the set, where they differ.
 _FOLD = {
     "a": "æ", "aa": "ɑ", "e": "eɪ", "ei": "eɪ", "eə": "ɛ", "ɛə": "æ", "iə": "ɪ", "ɪə": "ɪ", "o": "oʊ", "oə": "ɔ",
     "oɪ": "ɔɪ", "əʊ": "oʊ", "ʌʊ": "oʊ", "r": "ɹ", "t̪": "θ", "d̪": "ð", "æʊ": "aʊ", "ʌʉ": "aʊ", "ɐ": "ə", "ɑə": "ɑ",
@@ -31,7 +32,11 @@ VOWELS = frozenset(["ɑ", "æ", "ʌ", "ɔ", "aʊ", "ə", "ɜ", "aɪ", "ɛ", "eɪ
 
 
 def from_espeak(label: str) -> str:
-    """``"ˈɑːɹ" -> "ɑ"``; an unknown label is an error, so that no phone slips into the corpus unlabelled."""
+    """Fold an espeak-ng label: ``"ˈɑːɹ" -> "ɑ"``.
+
+    Raises:
+        ValueError: if the label is unknown, so that no phone enters the corpus without a label.
+    """
     bare = label.replace("ˈ", "").replace("ˌ", "").replace("ː", "").replace(":", "")
     if len(bare) > 1:
         bare = bare.removesuffix("ɹ").removesuffix("-")
@@ -42,7 +47,11 @@ def from_espeak(label: str) -> str:
 
 
 def from_flite(label: str) -> str:
-    """``"aa" -> "ɑ"``, ``"pau" -> SIL``."""
+    """Fold a flite label: ``"aa" -> "ɑ"``, ``"pau" -> SIL``.
+
+    Raises:
+        ValueError: if the label is unknown.
+    """
     try:
         return ARPABET[label]
     except KeyError:

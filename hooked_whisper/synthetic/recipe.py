@@ -1,4 +1,4 @@
-"""Every number of the training run, and what a step's number says about it."""
+"""The settings of the training run, and the schedules that depend on the step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BEFORE = {
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Phases: CTC beside the next-token loss (weight annealed to zero), next-token loss alone, full 30 s windows."""
+    """Settings. Phases: next-token loss plus CTC (annealed to zero), next-token loss alone, full 30 s windows."""
 
     seed: int = 0
     steps: int = 8000
@@ -37,17 +37,17 @@ class TrainConfig:
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
-    full_softmax_every: int = 8  # in the CTC phase, the other steps score the words of the world only
+    full_softmax_every: int = 8  # in the CTC phase, the other steps score only the words of the corpus
     timestamp_share: float = 0.2
     clean: float = 0.5  # share of clips without added noise
-    snr_high: float = 40.0  # noise is 0 dB to this many below the speech
+    snr_high: float = 40.0  # signal-to-noise ratio from 0 dB to this
     speed_low: float = 0.76  # slowest resampling (a long vocal tract); the fastest is 1.13
     tilt: float = 0.5  # largest random spectral tilt (coefficient of a first-order filter)
-    equaliser: float = 5.0  # dB, deviation of a random frequency response
-    flite_weight: int = 2  # how often an epoch has each utterance of flite, the rarer and harder synthesizer
-    drop_silenced: float = 1.0  # share of the words cut to silence that leave the transcript
-    mask_all: float = 0.03  # share of clips whose every word is masked and still asked for
-    empty: float = 0.08  # share of clips with nothing said, and an empty transcript
+    equaliser: float = 5.0  # dB, deviation of a random frequency response (spelled as in saved runs)
+    flite_weight: int = 2  # repetitions of flite's utterances in an epoch; flite is rarer and harder
+    drop_silenced: float = 1.0  # share of the words replaced by silence that are removed from the transcript
+    mask_all: float = 0.03  # share of clips with every word masked but kept in the transcript
+    empty: float = 0.08  # share of clips without speech and with an empty transcript
     bare_share: float = 0.15  # share of prefixes that end with <|transcribe|>, as in the bigram finding
     checkpoint_every: int = 200
     log_every: int = 25
@@ -59,7 +59,7 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> TrainConfig:
-        """From JSON; what a file does not name was not done when it was written."""
+        """Read settings from JSON. Settings that are missing in an old file get the values of that time."""
         return cls(**(_BEFORE | saved | {"betas": tuple(saved["betas"])}))
 
     @property
@@ -72,11 +72,11 @@ class TrainConfig:
         return int(self.full_window_start * self.steps)
 
     def ctc_weight(self, step: int) -> float:
-        """One for the first half of the CTC phase, then linearly to exactly zero."""
+        """Return 1 in the first half of the CTC phase, then a linear decay to exactly zero."""
         return max(0.0, min(1.0, 2.0 * (1.0 - step / max(1, self.ctc_steps))))
 
     def clean_share(self, step: int) -> float:
-        """Least share of clips without noise: all at first, no such demand after a fifth of the steps."""
+        """Return the minimum share of clips without noise: 1 at first, 0 after a fifth of the steps."""
         return max(0.0, 1.0 - step / max(1.0, 0.2 * self.steps))
 
     def full_windows(self, step: int) -> bool:

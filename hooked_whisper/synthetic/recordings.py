@@ -1,4 +1,4 @@
-"""The synthetic corpus as a corpus: recordings that are spoken when they are asked for, with exact words and phones."""
+"""New sentences of the synthetic corpus as recordings, which are spoken when their audio or alignment is read."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from hooked_whisper.synthetic.corpus import CorpusConfig, Job, plan
 from hooked_whisper.synthetic.grammar import Grammar
 from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus, espeak_voices
 
-_KEPT = 64  # recordings of 2 s: 8 MB
+_CACHED = 64  # recordings of 2 s: 8 MB
 
 
 def held_out_sentences(synthetic: SyntheticCorpus, count: int, seed: int) -> list[str]:
-    """New sentences of the grammar, three words or more, none of which was in training (training is replayed)."""
+    """Return new sentences of three words or more that are not in the training corpus."""
     known = _trained(synthetic.grammar)
-    found: dict[str, None] = {}
+    sentences: dict[str, None] = {}
     for text in synthetic.grammar.sentences(np.random.default_rng([seed, 77])):
         if len(text.split()) >= 3 and text not in known:
-            found[text] = None
-        if len(found) == count:
+            sentences[text] = None
+        if len(sentences) == count:
             break
-    return list(found)
+    return list(sentences)
 
 
 @lru_cache(2)
 def _trained(grammar: Grammar) -> frozenset[str]:
-    """Sentences of the training corpus, planned again (about a second)."""
+    """Return the sentences of the training corpus, by planning it again (about a second)."""
     shards = plan(CorpusConfig(seed=grammar.seed), grammar)
     return frozenset(job.text for name, jobs in shards.items() if name.startswith("train") for job in jobs)
 
@@ -42,23 +42,22 @@ def _trained(grammar: Grammar) -> frozenset[str]:
 def synthetic_recordings(
     synthetic: SyntheticCorpus, n: int, seed: int = 0, speakers: str | Sequence[str] = "held-out"
 ) -> list[Recording]:
-    """Sentences that were not in training, said by some voices in turn: text, speaker, words and phones are known.
+    """Return recordings of ``n`` sentences that were not in training, with text, speaker, words and phones.
 
-    Nothing is spoken before a recording is asked for its sound or its alignment; that takes about 15 ms, and the last
-    64 are remembered. A recording depends on its sentence and voice alone: it is the same to the sample whenever, and
-    in whatever order, it is spoken (each has a synthesizer of its own, see :func:`espeak.fresh`).
+    A recording is spoken when its audio or alignment is read. This takes about 15 ms, and the last 64 are cached. The
+    samples depend only on the sentence and the voice, not on the order of reading (see :func:`espeak.fresh`). Reading a
+    sentence whose words espeak-ng merges raises an ``AudioError``.
 
     Args:
-        speakers: ``"held-out"``, ``"train"``, or ids of espeak-ng's voices.
+        speakers: ``"held-out"``, ``"train"``, or ids of espeak-ng's voices, which speak in turn.
 
     Raises:
-        ValueError: ``n < 1``, or a voice that espeak-ng does not have.
-        MissingExtraError: there is no espeak-ng. A sentence whose words it runs together is an ``AudioError`` when
-            that recording is asked for.
+        ValueError: if ``n < 1`` or espeak-ng does not have a voice.
+        MissingExtraError: if espeak-ng is not installed.
     """
     if n < 1:
-        raise ValueError(f"synthetic_recordings gives at least one recording, got n={n}")
-    chosen = espeak_voices(speakers)
+        raise ValueError(f"n must be at least 1, got {n}")
+    selected = espeak_voices(speakers)
     try:
         espeak.engine()
     except RuntimeError as error:
@@ -66,7 +65,7 @@ def synthetic_recordings(
     booth = _Booth()
     corpus = []
     for k, text in enumerate(held_out_sentences(synthetic, n, seed)):
-        speaker = chosen[k % len(chosen)].id
+        speaker = selected[k % len(selected)].id
         job = Job(f"{speaker}-{k:05d}", text, speaker, 1.0, 0.0)
         sound, find = partial(booth.sound, job), partial(booth.alignment, job)
         corpus.append(Recording(job.utterance, sound, speaker=speaker, text=text, find_alignment=find))
@@ -74,11 +73,11 @@ def synthetic_recordings(
 
 
 class _Booth:
-    """Speaks, one at a time, and remembers the last few."""
+    """Speak one utterance at a time, and cache the last ones."""
 
     def __init__(self) -> None:
-        self._lock = Lock()  # espeak-ng 1.51 draws noise from the C library's generator, which all copies share
-        self._speak = lru_cache(_KEPT)(self._speak_now)
+        self._lock = Lock()  # all copies of espeak-ng 1.51 share the C library's random generator
+        self._speak = lru_cache(_CACHED)(self._speak_now)
 
     def sound(self, job: Job) -> Float[np.ndarray, "sample"]:
         return self._speak(job)[0]

@@ -1,4 +1,4 @@
-"""How the words sound: pronunciations from espeak-ng, rhyme families and minimal pairs computed from them."""
+"""Pronunciations of the words from espeak-ng, and the rhyme families and minimal pairs computed from them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ ACCENT = "en-us"
 
 @dataclass(frozen=True)
 class Sounds:
-    """Phones of every word (common label set) and, per word, what it rhymes on."""
+    """Phones of every word (common label set), and its rhyme: the phones from the stressed vowel on."""
 
     phones: dict[str, tuple[str, ...]]
     rhyme_of: dict[str, str]
 
     @property
     def families(self) -> dict[str, tuple[str, ...]]:
-        """Rhyme to its words, largest family first; words that rhyme with nothing are left out."""
+        """Rhyme -> its words, largest family first, without words that rhyme with no other."""
         grouped: dict[str, list[str]] = defaultdict(list)
         for word, rhyme in self.rhyme_of.items():
             grouped[rhyme].append(word)
-        kept = ((rhyme, tuple(words)) for rhyme, words in grouped.items() if len(words) > 1)
-        return dict(sorted(kept, key=lambda item: (-len(item[1]), item[0])))
+        families = ((rhyme, tuple(words)) for rhyme, words in grouped.items() if len(words) > 1)
+        return dict(sorted(families, key=lambda item: (-len(item[1]), item[0])))
 
     def save(self, folder: Path) -> None:
         """Write ``sounds.json``."""
@@ -43,7 +43,7 @@ class Sounds:
 
 @dataclass(frozen=True)
 class MinimalPair:
-    """Two words that differ in one phone; ``position`` counts phones from 0."""
+    """Two words that differ in one phone; ``position`` is the index of this phone."""
 
     a: str
     b: str
@@ -54,43 +54,47 @@ class MinimalPair:
 
 
 def pronounce(words: Iterable[str]) -> Sounds:
-    """Ask espeak-ng how each word sounds alone. A rhyme is everything from the stressed vowel on."""
+    """Return the pronunciation of each single word by espeak-ng, and its rhyme."""
     from hooked_whisper.synthetic.espeak import engine
 
     phones, rhymes = {}, {}
     for word in words:
         raw = engine().say(word, ACCENT).raw[0]
-        own = tuple(from_espeak(name) for name in raw)
-        first = sum(len(_spelled(name)) for name in raw[: _nucleus(raw, own)])
+        labels = tuple(from_espeak(name) for name in raw)
+        first = sum(len(_spelled(name)) for name in raw[: _nucleus(raw, labels)])
         phones[word] = tuple(label for name in raw for label in _spelled(name))
         rhymes[word] = "".join(phones[word][first:])
     return Sounds(phones, rhymes)
 
 
 def _spelled(name: str) -> tuple[str, ...]:
-    """A timed label folds ``ɑːɹ`` into its vowel; a pronunciation keeps the r, or dark would rhyme with clock."""
-    coloured = name.endswith("ɹ") and from_espeak(name) != "ɹ"
-    return (from_espeak(name), "ɹ") if coloured else (from_espeak(name),)
+    """Fold a label but keep the r of ``ɑːɹ``, which timed labels drop; otherwise dark would rhyme with clock."""
+    r_colored = name.endswith("ɹ") and from_espeak(name) != "ɹ"
+    return (from_espeak(name), "ɹ") if r_colored else (from_espeak(name),)
 
 
-def _nucleus(raw: tuple[str, ...], own: tuple[str, ...]) -> int:
-    """Index of the vowel with primary stress (older espeak-ng gives no stress: the last full vowel)."""
+def _nucleus(raw: tuple[str, ...], labels: tuple[str, ...]) -> int:
+    """Return the index of the vowel with primary stress, or of the last full vowel if espeak-ng marks no stress."""
     stressed = [i for i, name in enumerate(raw) if "ˈ" in name]
-    vowels = [i for i, label in enumerate(own) if label in VOWELS]
-    full = [i for i in vowels if own[i] not in ("ə", "ɜ", "i")] or vowels
+    vowels = [i for i, label in enumerate(labels) if label in VOWELS]
+    full = [i for i in vowels if labels[i] not in ("ə", "ɜ", "i")] or vowels
     return stressed[-1] if stressed else (full[-1] if full else 0)
 
 
 def minimal_pairs(phones: Mapping[str, tuple[str, ...]], contrast: str | None = None) -> list[MinimalPair]:
-    """All word pairs that differ in one phone, alphabetically.
+    """Return all word pairs that differ in one phone, in alphabetical order.
 
-    ``contrast`` keeps one kind: ``"onset"``, ``"vowel"``, ``"coda"``, or two phones such as ``"b/p"``.
+    Args:
+        contrast: only pairs of this kind: ``"onset"``, ``"vowel"``, ``"coda"``, or two phones such as ``"b/p"``.
+
+    Raises:
+        ValueError: if the contrast is none of these.
     """
     kinds = ("onset", "vowel", "coda")
     wanted = frozenset(contrast.split("/")) if contrast and contrast not in kinds else None
     if wanted is not None and len(wanted) != 2:
         raise ValueError(f"contrast must be onset, vowel, coda or two phones such as 'b/p', got {contrast!r}")
-    found = []
+    pairs = []
     ordered = sorted(phones)
     for i, a in enumerate(ordered):
         for b in ordered[i + 1 :]:
@@ -99,15 +103,17 @@ def minimal_pairs(phones: Mapping[str, tuple[str, ...]], contrast: str | None = 
             differing = [k for k, (x, y) in enumerate(zip(phones[a], phones[b], strict=True)) if x != y]
             if len(differing) != 1:
                 continue
-            at = differing[0]
-            pair = MinimalPair(a, b, at, phones[a][at], phones[b][at], _place(phones[a], at))
+            position = differing[0]
+            pair = MinimalPair(
+                a, b, position, phones[a][position], phones[b][position], _syllable_part(phones[a], position)
+            )
             kind_fits = wanted == {pair.phone_a, pair.phone_b} if wanted else contrast in (None, pair.place)
             if kind_fits:
-                found.append(pair)
-    return found
+                pairs.append(pair)
+    return pairs
 
 
-def _place(phones: tuple[str, ...], at: int) -> str:
-    if phones[at] in VOWELS:
+def _syllable_part(phones: tuple[str, ...], position: int) -> str:
+    if phones[position] in VOWELS:
         return "vowel"
-    return "onset" if any(label in VOWELS for label in phones[at + 1 :]) else "coda"
+    return "onset" if any(label in VOWELS for label in phones[position + 1 :]) else "coda"

@@ -1,7 +1,7 @@
-"""The synthetic corpus as a user meets it: sentences, speech, the true matrix, rhymes, and clips to listen to.
+"""The synthetic corpus: sentences, speech, the true bigram matrix, rhymes, and packaged clips.
 
->>> world = SyntheticCorpus.default()
->>> audio, alignment = world.say("the very good duck", "us-f2")
+>>> synthetic = SyntheticCorpus.default()
+>>> audio, alignment = synthetic.say("the very good duck", "us-f2")
 """
 
 from __future__ import annotations
@@ -32,19 +32,24 @@ DEMO = Path(__file__).resolve().parent.parent / "demo"
 
 
 class SyntheticCorpus:
-    """A grammar, its sounds and its speakers. Sampling and tables need no synthesizer; :meth:`say` does."""
+    """A grammar, the sounds of its words, and its speakers. Only :meth:`say` and :meth:`minimal_pairs` need a
+    synthesizer."""
 
     def __init__(self, grammar: Grammar, sounds: Sounds, folder: Path | None = None) -> None:
         self.grammar, self.sounds, self._folder = grammar, sounds, folder
 
     @classmethod
     def default(cls) -> SyntheticCorpus:
-        """The world the packaged demo model was trained on."""
+        """Return the corpus that the packaged demo model was trained on."""
         return cls.load(DEMO)
 
     @classmethod
     def load(cls, folder: str | Path) -> SyntheticCorpus:
-        """From a folder that ``python -m hooked_whisper.synthetic build`` or ``export`` wrote."""
+        """Load a folder written by ``python -m hooked_whisper.synthetic build`` or ``export``.
+
+        Raises:
+            FileNotFoundError: if the folder has no grammar.
+        """
         folder = Path(folder)
         if not (folder / "grammar.json").exists():
             raise FileNotFoundError(
@@ -54,7 +59,7 @@ class SyntheticCorpus:
 
     @classmethod
     def build(cls, seed: int = 0) -> SyntheticCorpus:
-        """A world of its own matrix; its sounds come from espeak-ng."""
+        """Build a corpus with another bigram matrix. This needs espeak-ng for the pronunciations."""
         from hooked_whisper.synthetic.sounds import pronounce
 
         grammar = build_grammar(seed)
@@ -73,13 +78,13 @@ class SyntheticCorpus:
 
     @cached_property
     def classes(self) -> dict[str, tuple[str, ...]]:
-        """Semantic class to its words."""
+        """Semantic class -> its words."""
         names = dict.fromkeys(self.grammar.class_of[word] for word in self.words)
         return {name: tuple(w for w in self.words if self.grammar.class_of[w] == name) for name in names}
 
     @property
     def rhymes(self) -> dict[str, tuple[str, ...]]:
-        """Rhyme (IPA) to the words that share it, largest family first."""
+        """Rhyme (IPA) -> the words that share it, largest family first."""
         return self.sounds.families
 
     @property
@@ -94,7 +99,7 @@ class SyntheticCorpus:
 
     @property
     def full_transition_matrix(self) -> Float[np.ndarray, "state state"]:
-        """The same with the bigrams that training never showed."""
+        """The matrix that includes the bigrams held out of training."""
         return self.grammar.full
 
     @property
@@ -102,13 +107,14 @@ class SyntheticCorpus:
         return voices.SPEAKERS
 
     def next_words(self, word: str, n: int = 10) -> list[tuple[str, float]]:
-        """The likeliest followers of a word (or of ``<s>``) in training, with their probabilities."""
+        """Return the most likely followers of a word (or of ``<s>``) in training, with their probabilities."""
         row = self.transition_matrix[self._state(word)]
         best = np.argsort(-row, kind="stable")[:n]
         return [(self.states[i], float(row[i])) for i in best if row[i] > 0]
 
     def sample_sentences(self, n: int, seed: int = 0, split: str = "train") -> list[str]:
-        """``split="bigrams"`` gives sentences with a bigram that training never showed, ``"train"`` others."""
+        """Sample sentences. ``split="bigrams"`` gives only sentences with a held-out bigram, ``"train"`` none of
+        them."""
         if split not in ("train", "bigrams"):
             raise ValueError(f"split must be 'train' or 'bigrams', got {split!r}")
         novel = split == "bigrams"
@@ -119,7 +125,12 @@ class SyntheticCorpus:
     def say(
         self, text: str, speaker: str | voices.Speaker = "us-m0", tempo: float = 1.0
     ) -> tuple[Float[np.ndarray, "sample"], Alignment]:
-        """Speak words of the world (or other lower-case English words): 16 kHz float32 audio and its alignment."""
+        """Speak words of the corpus or other English words. Return 16 kHz float32 audio and its alignment.
+
+        Raises:
+            ValueError: if the speaker is unknown, or the text has anything but words of letters.
+            RuntimeError: if the synthesizer is not installed.
+        """
         if isinstance(speaker, str):
             if speaker not in voices.BY_ID:
                 raise ValueError(f"no speaker {speaker!r}: one of {', '.join(voices.BY_ID)}")
@@ -130,9 +141,10 @@ class SyntheticCorpus:
         return voices.speak(" ".join(words), speaker, utterance=f"{speaker.id}:{'-'.join(words)}", tempo=tempo)
 
     def word_pairs(self, contrast: str | None = None) -> list[MinimalPair]:
-        """Word pairs one phone apart that can stand in the same place (some word leads to both).
+        """Return word pairs that differ in one phone and can both follow some word.
 
-        ``contrast``: ``"onset"``, ``"vowel"``, ``"coda"``, or two phones such as ``"b/p"``.
+        Args:
+            contrast: ``"onset"``, ``"vowel"``, ``"coda"``, or two phones such as ``"b/p"``.
         """
         reachable = self.grammar.full > 0
         index = self.grammar.index
@@ -149,41 +161,42 @@ class SyntheticCorpus:
         seed: int = 0,
         speakers: str | Sequence[str] = "held-out",
     ) -> list[SpokenPair]:
-        """``n`` sentences spoken twice, with a word and with one a phone away in its slot: for activation patching.
+        """Return ``n`` sentences for activation patching, each spoken with two words that differ in one phone.
 
-        Needs espeak-ng; about 20 ms a pair. Words, sentences and voices follow from the seed.
+        Needs espeak-ng; takes about 20 ms per pair. Words, sentences and voices depend only on the seed.
 
         Args:
             contrast: ``"onset"``, ``"vowel"``, ``"coda"``, two phones such as ``"b/p"``, or ``None`` for any.
-            speakers: espeak voices: a split (``"held-out"``, ``"train"``) or the ids of some.
+            speakers: a split of espeak's voices (``"held-out"``, ``"train"``) or ids of voices.
 
         Returns:
-            the pairs, those that a sentence of the grammar allows first; fewer than ``n`` if the voices do not say some
-            of the words one phone apart, none if the world has no such pair.
+            the pairs, grammatical sentences first. There are fewer than ``n`` if the voices do not say some words one
+            phone apart, and none if the corpus has no such words.
 
         Raises:
-            ValueError: an unknown contrast or voice, a voice that is not of espeak-ng, or ``n < 1``.
+            ValueError: if the contrast or a voice is unknown, a voice is not espeak's, or ``n < 1``.
         """
         from hooked_whisper.synthetic.pairs import speak_pairs
 
         if n < 1:
-            raise ValueError(f"minimal_pairs gives at least one pair, got n={n}")
+            raise ValueError(f"n must be at least 1, got {n}")
         return speak_pairs(self.grammar, self.sounds, self.word_pairs(contrast), espeak_voices(speakers), n, seed)
 
     def third_words(self, pair: SpokenPair) -> list[str]:
-        """Other words that may stand in the pair's slot, most alike in length first: see ``SpokenPair.with_word``."""
+        """Return other words for the slot of the pair, most similar in length first: see ``SpokenPair.with_word``."""
         from hooked_whisper.synthetic.pairs import third_words
 
         return third_words(pair, self.grammar, self.sounds)
 
     def carriers(self, pair: MinimalPair | SpokenPair) -> Sequence[str]:
-        """Words that may precede both words of a pair, likeliest first."""
+        """Return words that may precede both words of a pair, most likely first."""
         a, b = self.grammar.full[:, self._state(pair.a)], self.grammar.full[:, self._state(pair.b)]
         both = np.minimum(a, b)
         return [self.states[i] for i in np.argsort(-both, kind="stable") if both[i] > 0]
 
     def clips(self, split: str | None = None) -> list[Clip]:
-        """Packaged held-out recordings (``sentences``: known speakers; ``speakers``: unknown ones)."""
+        """Load the packaged held-out clips (``split``: ``"sentences"`` by training speakers, ``"speakers"`` by held-out
+        ones)."""
         folder = (self._folder or DEMO) / "clips"
         if not (folder / "clips.json").exists():
             raise FileNotFoundError(f"no clips in {folder}: `python -m hooked_whisper.synthetic export` writes them")
@@ -201,12 +214,16 @@ class SyntheticCorpus:
 
     def _state(self, word: str) -> int:
         if word not in self.grammar.index:
-            raise ValueError(f"{word!r} is not a word of this world")
+            raise ValueError(f"{word!r} is not a word of this corpus")
         return self.grammar.index[word]
 
 
 def espeak_voices(wanted: str | Sequence[str]) -> tuple[voices.Speaker, ...]:
-    """espeak-ng's voices of a split (``held-out`` or ``train``), or those of some ids; ``ValueError`` for others."""
+    """Return espeak-ng's voices of a split (``held-out`` or ``train``) or of some ids.
+
+    Raises:
+        ValueError: if an id is unknown or there are none.
+    """
     if isinstance(wanted, str) and wanted in ("held-out", "train"):
         return voices.speakers(wanted, "espeak")
     ids = [wanted] if isinstance(wanted, str) else list(wanted)
@@ -215,7 +232,7 @@ def espeak_voices(wanted: str | Sequence[str]) -> tuple[voices.Speaker, ...]:
         if name not in known:
             near = closest(name, known)
             hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-            raise ValueError(f"no espeak voice {name!r}: give 'held-out', 'train' or ids of such voices{hint}")
+            raise ValueError(f"no espeak voice {name!r}: give 'held-out', 'train' or ids of espeak voices{hint}")
     if not ids:
-        raise ValueError("no voices: give 'held-out', 'train' or the ids of some")
+        raise ValueError("no voices: give 'held-out', 'train' or ids of espeak voices")
     return tuple(known[name] for name in ids)

@@ -1,4 +1,4 @@
-"""Train the demo model: a run is a function of its settings and the corpus, and resumes as if never stopped."""
+"""Train the demo model. A run depends only on its settings and the corpus, and resumes exactly."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Losses:
-    """Nats: next-token loss per asked token, CTC loss per letter; ``total`` is what is minimised."""
+    """Losses in nats: per predicted token and per CTC letter. Training minimizes ``total``."""
 
     total: Float[Tensor, ""]
     next_token: float
@@ -38,7 +38,7 @@ class Losses:
 
 
 def new_model(config: TrainConfig) -> WhisperCore:
-    """Fresh weights from the seed: PyTorch's defaults, embeddings and decoder positions normal(0.02)."""
+    """Initialize a model from the seed: PyTorch's defaults, and normal(0.02) for embeddings and decoder positions."""
     torch.manual_seed(config.seed)
     model = WhisperCore(config.model_config())
     nn.init.normal_(model.decoder.token_embedding.weight, std=0.02)
@@ -47,7 +47,7 @@ def new_model(config: TrainConfig) -> WhisperCore:
 
 
 def losses(model: WhisperCore, ctc_head: nn.Linear, batch: Batch, ctc_weight: float, full_softmax: bool) -> Losses:
-    """Next-token cross-entropy, plus CTC on the letters through ``ctc_head`` while its weight is not zero."""
+    """Return the next-token cross-entropy, plus CTC on letters through ``ctc_head`` if its weight is not zero."""
     mel = batch.mel()
     encoded = model.encoder(mel, positions=slice(batch.start, batch.start + mel.shape[-1] // 2))
     hidden = model.decoder.hidden(batch.tokens, encoded)  # [batch, token, d_model]
@@ -79,7 +79,7 @@ def _interruptible() -> Iterator[list[int]]:
     numbers = (signal.SIGINT, signal.SIGTERM)
     try:
         before = {number: signal.signal(number, lambda n, _: caught.append(n)) for number in numbers}
-    except ValueError:  # not the main thread: nothing to catch there
+    except ValueError:  # not the main thread, which alone receives signals
         before = {}
     try:
         yield caught
@@ -91,11 +91,15 @@ def _interruptible() -> Iterator[list[int]]:
 def train(
     config: TrainConfig, corpus_folder: Path, run: Path, stop_at: int | None = None, start_from: Path | None = None
 ) -> WhisperCore:
-    """Run (or go on with) a training run in folder ``run``; ``stop_at`` ends early, as an interruption would.
-    A new run with ``start_from`` takes over weights, optimizer and step of another run, under its own settings.
+    """Start or resume a training run in folder ``run``.
+
+    Args:
+        stop_at: stop after this step, as if interrupted.
+        start_from: another run whose weights, optimizer state and step a new run starts from, with its new settings.
 
     Raises:
         KeyboardInterrupt: after SIGINT or SIGTERM, once the state is saved.
+        ValueError: if the folder has a run with other settings.
     """
     run.mkdir(parents=True, exist_ok=True)
     batches = Batches(Corpus(corpus_folder, "train"), config)
@@ -123,7 +127,7 @@ def train(
             if torch.isfinite(norm):
                 optimizer.step()
             else:
-                log.warning("step %d: gradient is not finite, step left out", step)
+                log.warning("step %d: gradient is not finite, step skipped", step)
             done = step + 1
             bar.update()
             if done % config.log_every == 0 or done == last:
@@ -149,22 +153,22 @@ def _resume(
     facts: dict[str, Any],
     start_from: Path | None,
 ) -> int:
-    """Load the newest state; fills in ``history``: what ran under which settings before this run."""
-    found = checkpoints(run)
-    if not found and start_from is not None:
+    """Load the newest state and fill ``history``: the steps and settings of earlier runs. Return the step."""
+    saved = checkpoints(run)
+    if not saved and start_from is not None:
         earlier = checkpoints(start_from)
         if not earlier:
             raise FileNotFoundError(f"no checkpoint in {start_from} to start from")
         step, before = load_checkpoint(earlier[-1], modules, optimizer)
         facts["history"] = [*before.get("history", []), {"until_step": step, "config": before["config"]}]
         return step
-    if not found:
+    if not saved:
         return 0
-    step, before = load_checkpoint(found[-1], modules, optimizer)
+    step, before = load_checkpoint(saved[-1], modules, optimizer)
     if TrainConfig.from_dict(before["config"]) != config:
-        raise ValueError(f"{run} holds a run with other settings: choose another folder or the same settings")
+        raise ValueError(f"{run} has a run with other settings: use another folder or the same settings")
     facts["history"] = before.get("history", [])
-    log.info("going on from step %d", step)
+    log.info("resuming at step %d", step)
     return step
 
 

@@ -1,4 +1,4 @@
-"""The speakers: two synthesizers, several accents, voices and pitches, four of them held out of training."""
+"""The speakers: two synthesizers with several accents, voices and pitches. Four speakers are held out of training."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SAMPLE_RATE = 16_000
 
 @dataclass(frozen=True)
 class Speaker:
-    """A voice and its settings. ``rate`` is words a minute (espeak) or a duration stretch (flite); ``pitch`` is
-    espeak's 0 to 99 or flite's mean f0 in Hz (0: the voice's own)."""
+    """A voice and its settings. ``rate`` is in words per minute (espeak) or a duration factor (flite). ``pitch`` is 0
+    to 99 (espeak) or the mean f0 in Hz (flite; 0 is the default of the voice)."""
 
     id: str
     synthesizer: str
@@ -64,7 +64,7 @@ SPEAKERS: tuple[Speaker, ...] = (
     Speaker("flite-kal-high", "flite", "kal16", 1.05, 135.0),
     Speaker("flite-awb", "flite", "awb", 1.0, 0.0),
     Speaker("flite-awb-low", "flite", "awb", 1.05, 100.0),
-    # The first two were looked at while the augmentation was chosen; the last two only when all was done.
+    # The first two were evaluated while the augmentation was chosen, the last two only after training had ended.
     Speaker("us-f4", "espeak", "en-us+f4", 165.0, 50.0, "held-out"),
     Speaker("flite-rms", "flite", "rms", 1.0, 0.0, "held-out"),
     Speaker("us-annie", "espeak", "en-us+Annie", 165.0, 50.0, "held-out"),
@@ -74,7 +74,7 @@ BY_ID = {speaker.id: speaker for speaker in SPEAKERS}
 
 
 def speakers(split: str = "train", synthesizer: str | None = None) -> tuple[Speaker, ...]:
-    """Speakers of a split (``train`` or ``held-out``), of one synthesizer or both."""
+    """Return the speakers of a split (``train`` or ``held-out``), of one synthesizer or both."""
     return tuple(s for s in SPEAKERS if s.split == split and synthesizer in (None, s.synthesizer))
 
 
@@ -86,8 +86,12 @@ def speak(
     pitch_shift: float = 0.0,
     engine: espeak.Espeak | None = None,
 ) -> tuple[Float[np.ndarray, "sample"], Alignment]:
-    """Audio at 16 kHz and its alignment. ``tempo`` above one is faster; ``pitch_shift`` is in espeak's pitch units
-    (flite: per cent of its f0). ``engine`` is the synthesizer for espeak's voices, the process's own if none is given.
+    """Speak a text. Return the audio at 16 kHz and its alignment.
+
+    Args:
+        tempo: above 1 is faster.
+        pitch_shift: in espeak's pitch units, or percent of f0 (flite).
+        engine: synthesizer for espeak's voices; default: the one shared by the process.
     """
     if speaker.synthesizer == "espeak":
         pitch = int(np.clip(round(speaker.pitch + pitch_shift), 0, 99))
@@ -99,7 +103,7 @@ def speak(
     if spoken.rate != SAMPLE_RATE:
         audio = soxr.resample(audio, spoken.rate, SAMPLE_RATE, quality="HQ")
     duration = len(audio) / SAMPLE_RATE
-    # Resampling rounds the number of samples: the last interval ends with the audio, none after it.
+    # Resampling rounds the number of samples, so cut the intervals to the end of the audio.
     phones = [_within(i, duration) for i in spoken.phones if i.start < duration]
     phones[-1] = Interval(phones[-1].start, duration, phones[-1].label)
     words = tuple(_within(i, duration) for i in spoken.words)

@@ -76,7 +76,7 @@ def test_the_loader_speaks_ahead(packaged: SyntheticCorpus) -> None:
 
 
 def test_what_is_refused(packaged: SyntheticCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="at least 1, got 0"):
         synthetic_recordings(packaged, 0)
     with pytest.raises(ValueError, match="us-f4"):
         synthetic_recordings(packaged, 1, speakers="us-f44")

@@ -16,11 +16,11 @@ from torch import nn
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment, Interval
 from hooked_whisper.synthetic.__main__ import main
-from hooked_whisper.synthetic.augment import AugmentConfig, Example, _mask_words, augment, change_speed, equalise, noise
+from hooked_whisper.synthetic.augment import AugmentConfig, Example, _mask_words, augment, change_speed, equalize, noise
 from hooked_whisper.synthetic.checkpoint import checkpoints
 from hooked_whisper.synthetic.corpus import Corpus
 from hooked_whisper.synthetic.data import IGNORE, LETTERS, WINDOW, Batches, collate, corpus_vocabulary, specials, target
-from hooked_whisper.synthetic.evaluate import greedy, summarise, word_errors
+from hooked_whisper.synthetic.evaluate import greedy, summarize, word_errors
 from hooked_whisper.synthetic.export import describe, load_run
 from hooked_whisper.synthetic.lexicon import token_ids
 from hooked_whisper.synthetic.recipe import TrainConfig
@@ -92,7 +92,7 @@ def test_speed_moves_the_alignment_with_the_sound():
 
 def test_equaliser_shapes_the_spectrum_and_keeps_the_power():
     sound = np.random.default_rng(0).standard_normal(16000).astype(np.float32)
-    shaped = equalise(sound, np.random.default_rng(1), 6.0)
+    shaped = equalize(sound, np.random.default_rng(1), 6.0)
     assert shaped.shape == sound.shape and np.mean(shaped**2) == pytest.approx(np.mean(sound**2), rel=1e-3)
     assert not np.allclose(shaped, sound, atol=0.1)
 
@@ -220,6 +220,6 @@ def test_greedy_and_word_errors(one_thread):
     model = new_model(SMALL).eval()
     assert len(greedy(model, [np.zeros(8000, np.float32)] * 3, full=False, batch=2)) == 3
     assert word_errors("the red bus", "a red bus ran") == (2, 3) and word_errors("red", "") == (1, 1)
-    rate = summarise([0, 1, 0, 3], [4, 4, 4, 4])
+    rate = summarize([0, 1, 0, 3], [4, 4, 4, 4])
     assert rate.wer == 0.25 and rate.low <= 0.25 <= rate.high
     assert AugmentConfig().mask_word == 0.08
