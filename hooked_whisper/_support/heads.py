@@ -6,12 +6,19 @@ from collections.abc import Iterable
 
 from hooked_whisper._support.indices import read_indices
 from hooked_whisper.config import WhisperConfig
-from hooked_whisper.errors import ArgumentError
-from hooked_whisper.protocols import HeadLike, HeadRef, Stack
+from hooked_whisper.errors import ArgumentError, HookedWhisperError, check_option
+from hooked_whisper.protocols import STACKS, HeadLike, HeadRef, Stack
 
 
-def n_blocks_and_heads(cfg: WhisperConfig, stack: Stack) -> tuple[int, int]:
-    """Number of blocks, and of heads per block; those of ``"cross"`` are the decoder's."""
+def n_blocks_and_heads(
+    cfg: WhisperConfig, stack: Stack, error: type[HookedWhisperError] = ArgumentError
+) -> tuple[int, int]:
+    """Return the number of blocks and of heads per block; those of ``"cross"`` are the decoder's.
+
+    Raises:
+        ``error``: the stack is unknown.
+    """
+    check_option("stack", stack, STACKS, error)
     stack_cfg = cfg.encoder if stack == "encoder" else cfg.decoder
     return stack_cfg.n_layers, stack_cfg.n_heads
 
@@ -20,7 +27,7 @@ def read_heads(
     heads: Iterable[HeadLike] | None,
     cfg: WhisperConfig,
     stack: Stack = "encoder",
-    error: type[Exception] = ArgumentError,
+    error: type[HookedWhisperError] = ArgumentError,
 ) -> list[HeadRef]:
     """Return heads that the model has.
 
@@ -33,13 +40,14 @@ def read_heads(
     Raises:
         ``error``: an entry is not a head, or its block or head does not exist.
     """
+    check_option("stack", stack, STACKS, error)
     if heads is None:
         n_blocks, n_heads = n_blocks_and_heads(cfg, stack)
         return [HeadRef(stack, block, head) for block in range(n_blocks) for head in range(n_heads)]
     return [_existing(HeadRef.parse(head, stack, error), cfg, error) for head in heads]
 
 
-def _existing(head: HeadRef, cfg: WhisperConfig, error: type[Exception]) -> HeadRef:
+def _existing(head: HeadRef, cfg: WhisperConfig, error: type[HookedWhisperError]) -> HeadRef:
     n_blocks, n_heads = n_blocks_and_heads(cfg, head.stack)
     (block,) = read_indices(head.block, n_blocks, f"blocks of {head.stack}", error)
     (number,) = read_indices(head.head, n_heads, f"heads of {head.stack}", error)

@@ -82,6 +82,8 @@ def patch(
     check_option("direction", direction, DIRECTIONS, PatchError)
     check_option("stack", stack, STACKS, PatchError)
     check_option("method", method, get_args(PatchMethod), PatchError)
+    for axis in [over] if isinstance(over, str) else over or ():
+        check_option("over", axis, _OVER, PatchError)
     if not pairs:
         raise PatchError("there are no pairs to patch: give at least one")
     values, base, source = [], [], []
@@ -144,8 +146,6 @@ def _axes_of(component: str, spans: object, units: object, subspaces: object) ->
 
 
 def _checked_over(over: Sequence[Over], available: dict[Over, bool]) -> tuple[Over, ...]:
-    for axis in over:
-        check_option("over", axis, _OVER, PatchError)
     if len(set(over)) < len(over):
         raise PatchError(f"over={tuple(over)} names an axis twice")
     if available["block"] and "block" not in over:

@@ -83,7 +83,7 @@ OPTIONS = _options()
 
 def test_the_options_are_found() -> None:
     ids = " ".join(str(option.id) for option in OPTIONS)
-    for name in ("patch_pairs:direction", "path_patch_pairs:direction", "align:method", "decompose_resid:mode"):
+    for name in ("patch:direction", "path_patch_pairs:direction", "align:method", "decompose_resid:mode"):
         assert name in ids
     assert len(OPTIONS) > 60
 

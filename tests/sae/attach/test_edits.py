@@ -50,10 +50,10 @@ EDITS: dict[str, tuple[Callable, Callable[[Tensor], Tensor]]] = {
 }
 SPANS = {
     "everywhere": ({}, slice(0, 60)),
-    "positions": ({"where": (5, 9)}, slice(5, 9)),
-    "seconds": ({"where": (0.1, 0.2), "unit": "seconds"}, slice(5, 11)),
-    "a word": ({"where": Interval(0.1, 0.2, "w")}, slice(5, 11)),
-    "nowhere": ({"where": []}, slice(0, 0)),
+    "positions": ({"positions": (5, 9)}, slice(5, 9)),
+    "seconds": ({"positions": (0.1, 0.2), "unit": "seconds"}, slice(5, 11)),
+    "a word": ({"positions": Interval(0.1, 0.2, "w")}, slice(5, 11)),
+    "nowhere": ({"positions": []}, slice(0, 0)),
 }
 
 
@@ -95,7 +95,7 @@ def test_tools_for_units_work_on_latents() -> None:
         (lambda: edited(ablate_latents(HOOK, 3, positions=(60, 70))), "has 60 positions, none of them"),
         (lambda: ablate_latents(HOOK, []), "at least one"),
         (lambda: ablate_latents(HOOK, [-1]), "numbers from 0"),
-        (lambda: ablate_latents(HOOK, [2, 2]), "none twice"),
+        (lambda: ablate_latents(HOOK, [2, 2]), "distinct"),
         (lambda: clamp_latents(HOOK, [2, 3], [1.0, 2.0, 3.0]), r"2 latents, but \[3\] values"),
         (lambda: clamp_latents(HOOK, 2, float("nan")), "finite"),
         (lambda: steer_latents(HOOK, 2, 1.0, by="times"), "'add' or 'scale'"),
@@ -113,7 +113,7 @@ def test_edits_that_cannot_be(unchecked: None, make: Callable, words: str) -> No
 @pytest.mark.parametrize("component", ["resid_pre", "mlp_out", "resid_post"])
 @pytest.mark.parametrize("stack", ["encoder", "decoder"])
 def test_patches_inside_a_splice(component: str, stack: str) -> None:
-    """Before the dictionary, right before it, and what comes out of it (which is final)."""
+    """Before the SAE, right before it, and what comes out of it (which is final)."""
     name = f"{stack}.blocks.0.hook_{component}"
     base, source = (RunInputs(tokens(1), mel=mel[None]) for mel in mels())
     if stack == "decoder":
