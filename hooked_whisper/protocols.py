@@ -20,6 +20,9 @@ SILENCE = "SIL"
 Stack = Literal["encoder", "decoder", "cross"]
 """Where attention heads live: the encoder, the decoder's self-attention, and its cross-attention."""
 STACKS: tuple[Stack, ...] = get_args(Stack)
+ResidualStack = Literal["encoder", "decoder"]
+"""The stacks of blocks, each with a residual stream."""
+RESIDUAL_STACKS: tuple[ResidualStack, ...] = get_args(ResidualStack)
 _LETTERS: dict[Stack, str] = {"encoder": "E", "decoder": "D", "cross": "X"}
 _HEAD = re.compile(r"(?P<stack>encoder|decoder|cross)\s+(?P<block>\d+)\.(?P<head>\d+)|(?P<letter>[EDX])(\d+)\.(\d+)")
 
@@ -233,8 +236,8 @@ class DecodesLike(Protocol):
 
 
 AttachableSAE = Decodes | DecodesLike
-"""What :meth:`~hooked_whisper.model.WhisperCore.attach_sae` takes. ``decode_like`` is preferred where there are both.
+"""What :meth:`~hooked_whisper.model.WhisperCore.attach_sae` takes. ``decode_like`` is preferred if both exist.
 
-``d_in``, ``d_out`` and ``n_features``, as attributes or in a ``config``, say what it takes and gives; where they are
-missing it is tried on one vector.
+Its sizes are the attributes ``d_in``, ``d_out`` and ``n_features``, of the object or of its ``config``. If they are
+missing, it is tried on one vector.
 """

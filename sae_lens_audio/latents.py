@@ -1,8 +1,8 @@
-"""Interventions on the latents of a spliced-in dictionary, and what each latent adds to a metric.
+"""Interventions on the latents of an attached SAE, and attribution of a metric to latents.
 
-The interventions are lists of hooks for ``model.hooks``, ``run_with_cache`` and
-:func:`hooked_whisper.interventions.transcript_changes`, inside ``with model.attach_sae(...)``; they stay live in decoding.
-Several are joined with ``+``. With ``use_error_term=True`` only the latents' part of the activation changes.
+Interventions are lists of hooks for ``model.hooks``, ``run_with_cache`` and
+:func:`hooked_whisper.interventions.transcript_changes`, inside ``with model.attach_sae(...)``; they also act during
+decoding. Join several with ``+``. With ``use_error_term=True`` only the latents' part of the activation changes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ACTS, _ERROR = ".hook_sae_acts_post", ".hook_sae_error"
 
 @renamed_arguments(where="positions")
 def ablate_latents(hook: str, latents: Latents, positions: PositionsLike = None, unit: Unit = "positions") -> FwdHooks:
-    """Hooks that set latents to 0; arguments as for :func:`clamp_latents`."""
+    """Return hooks that set latents to 0; arguments as for :func:`clamp_latents`."""
     return clamp_latents(hook, latents, 0.0, positions, unit)
 
 
@@ -45,23 +45,25 @@ def ablate_latents(hook: str, latents: Latents, positions: PositionsLike = None,
 def clamp_latents(
     hook: str, latents: Latents, values: Numbers, positions: PositionsLike = None, unit: Unit = "positions"
 ) -> FwdHooks:
-    """Hooks that set latents to fixed values, active or not.
+    """Return hooks that set latents to fixed values, active or not.
 
     Args:
-        hook: the point where the dictionary is spliced in (its name, published name, or that of its latents).
-        latents: their numbers.
-        values: one for all, or one per latent, in the latents' own scale.
-        positions, unit: only here, see :func:`hooked_whisper.patching.read_positions`: encoder positions
-            or seconds, decoder ``"tokens"``; ``None``: everywhere, padding included.
+        hook: the hook point where the SAE is attached (its name, published name, or that of its latents).
+        latents: indices.
+        values: one for all, or one per latent, in the scale of the latents.
+        positions, unit: where to act, see :func:`hooked_whisper.patching.read_positions`: encoder positions or seconds,
+            or decoder ``"tokens"``; ``None``: everywhere, padding included.
 
     Raises:
-        PatchError: latents that do not exist (when the pass runs) or come twice, as many values as latents missing,
-            places outside the window, a unit that the point does not have.
+        ArgumentError: an unknown unit, a latent that is given twice, or values that are not finite.
+        ShapeError: the number of values differs from the number of latents.
+        PatchError: positions or a unit that the hook point does not have; when the model runs, latents that the SAE
+            does not have.
     """
     check_option("unit", unit, get_args(Unit))
-    numbers = _numbers(latents)
-    given = _per_latent(values, numbers)
-    return _edit(hook, numbers, lambda old: given.to(old).expand_as(old), positions, unit)
+    indices = _indices(latents)
+    new_values = _per_latent(values, indices)
+    return _edit(hook, indices, lambda old: new_values.to(old).expand_as(old), positions, unit)
 
 
 @renamed_arguments(where="positions")
@@ -73,49 +75,48 @@ def steer_latents(
     positions: PositionsLike = None,
     unit: Unit = "positions",
 ) -> FwdHooks:
-    """Hooks that add to latents (``f + coefficient``) or multiply them (``coefficient * f``: 1 changes nothing).
+    """Return hooks that add to latents (``f + coefficient``) or scale them (``coefficient * f``).
 
-    Adding moves silent latents too, and is not stopped at 0; scaling moves only those that are active. Other arguments
-    as for :func:`clamp_latents`; ``coefficient`` is one for all, or one per latent.
+    Adding also changes inactive latents and can make latents negative; scaling changes only active ones.
+    ``coefficient`` is one for all, or one per latent. Other arguments and errors as for :func:`clamp_latents`.
     """
     check_option("by", by, ("add", "scale"))
     check_option("unit", unit, get_args(Unit))
-    numbers = _numbers(latents)
-    given = _per_latent(coefficient, numbers)
+    indices = _indices(latents)
+    coefficients = _per_latent(coefficient, indices)
     if by == "add":
-        return _edit(hook, numbers, lambda old: old + given.to(old), positions, unit)
-    return _edit(hook, numbers, lambda old: old * given.to(old), positions, unit)
+        return _edit(hook, indices, lambda old: old + coefficients.to(old), positions, unit)
+    return _edit(hook, indices, lambda old: old * coefficients.to(old), positions, unit)
 
 
 @dataclass(frozen=True, eq=False)
 class LatentAttribution:
-    """What latents add to a metric, to first order.
+    """First-order attribution of a metric to the latents of an SAE.
 
-    values: gradient times latent, ``[row, place, d_sae]``; 0 where a latent is silent.
-    latents: the latents themselves. gradients: of the metric; the mean along the path with ``steps``.
-    error: gradient times error, ``[row, place]``: what the dictionary leaves out; ``None`` without an error term, and
-        with ``steps``.
-    metric: of the pass with all latents as they are, ``[row]``. unit: of the metric and of ``values``.
+    values: gradient times latent, ``[row, position, d_sae]``; 0 where a latent is inactive.
+    latents: activations of the latents. gradients: of the metric; with ``steps`` their mean along the path.
+    error: gradient times SAE error, ``[row, position]``; ``None`` without an error term, and with ``steps``.
+    metric: with unchanged latents, ``[row]``. unit: of the metric and of ``values``.
     axes: names of the axes of ``values``.
     """
 
-    values: Float[Tensor, "row *place d_sae"]
-    latents: Float[Tensor, "row *place d_sae"]
-    gradients: Float[Tensor, "row *place d_sae"]
-    error: Float[Tensor, "row *place"] | None
+    values: Float[Tensor, "row *position d_sae"]
+    latents: Float[Tensor, "row *position d_sae"]
+    gradients: Float[Tensor, "row *position d_sae"]
+    error: Float[Tensor, "row *position"] | None
     metric: Float[Tensor, "row_out"]
     unit: str
     axes: tuple[str, ...]
 
     def by_latent(self) -> Float[Tensor, "row d_sae"]:
-        """Summed over places."""
+        """Return the sum over positions."""
         return self.values if self.values.dim() == 2 else self.values.flatten(1, -2).sum(1)
 
     def top(self, k: int = 10, row: int = 0) -> list[tuple[int, float]]:
-        """The latents that move the metric most, summed over places: ``(number, attribution)``, largest size first."""
+        """Return the latents of largest absolute attribution, summed over positions: ``(index, attribution)``."""
         total = self.by_latent()[row]
-        chosen = total.abs().topk(min(k, len(total))).indices
-        return [(int(n), float(total[n])) for n in chosen]
+        largest = total.abs().topk(min(k, len(total))).indices
+        return [(int(n), float(total[n])) for n in largest]
 
 
 @renamed_arguments(error_term="use_error_term")
@@ -129,29 +130,30 @@ def latent_attribution(
     *,
     use_error_term: bool = True,
     hook_out: str | None = None,
-    positions: Selection | Bool[Tensor, "row place"] | None = None,
+    positions: Selection | Bool[Tensor, "row position"] | None = None,
     steps: int | None = None,
 ) -> LatentAttribution:
-    """Every latent's share in a metric, at every place: gradient times activation, in one pass forward and one back.
+    """Attribute a metric to every latent at every position: gradient times activation, with one backward pass.
 
-    It estimates what setting the latent to 0 takes away, and is exact where everything behind the splice is linear.
+    Each value estimates the effect of setting the latent to 0. It is exact if the model after the hook point is linear.
 
     Args:
-        sae, hook, use_error_term, hook_out, positions: as for ``model.attach_sae``, which this does itself. With the error
-            term the metric is that of the model as it is.
-        tokens: decoder input; one clip may serve several rows, whose metrics are then added up at encoder points.
-        steps: integrated gradients instead, from no latents at all to these: the mean gradient at the middles of
-            ``steps`` equal steps. The values of a row then add up to the metric's change over that path, the better
-            the more steps; each is a pass.
+        sae, hook, use_error_term, hook_out, positions: as for ``model.attach_sae``, which this function calls. With the
+            error term the metric is that of the unchanged model.
+        tokens: decoder input. If several rows share one clip, their metrics are summed at encoder points.
+        steps: use integrated gradients from zero latents to the actual ones: the mean gradient at the midpoints of
+            ``steps`` equal steps, one pass each. With more steps, the sum of a row's values approaches the change of
+            the metric along the path.
 
     Raises:
-        PatchError: as ``model.attach_sae``; a metric that reads a token that is not there; no steps.
+        ArgumentError: ``steps`` is below 1.
+        PatchError: as for ``model.attach_sae``, or the metric reads a token beyond the input.
 
     Sources: Marks et al. 2024 (arXiv 2403.19647), for both on sparse features and error terms; Sundararajan et al. 2017
     (arXiv 1703.01365), for integrated gradients.
     """
     if steps is not None and steps < 1:
-        raise ArgumentError(f"integrated gradients need a step at least, not {steps}")
+        raise ArgumentError(f"integrated gradients need at least 1 step, got {steps}")
     site = _site(hook)
     with (
         torch.enable_grad(),
@@ -159,17 +161,19 @@ def latent_attribution(
     ):
         run = _Run(model, site, mel, tokens, metric, use_error_term and steps is None)
         if steps is None:
-            found = run(1.0)
-            mean = found.gradient
+            result = run(1.0)
+            mean = result.gradient
         else:
-            found = run(1.0, backward=False)
+            result = run(1.0, backward=False)
             mean = torch.stack([run((step + 0.5) / steps).gradient for step in range(steps)]).mean(0)
         axes = model.hook_dict[f"{site}{_ACTS}"].axes
-    return LatentAttribution(mean * found.latents, found.latents, mean, found.error, found.metric, metric.unit, axes)
+    return LatentAttribution(
+        mean * result.latents, result.latents, mean, result.error, result.metric, metric.unit, axes
+    )
 
 
 @dataclass(frozen=True, eq=False)
-class _Found:
+class _Pass:
     latents: Tensor
     gradient: Tensor
     error: Tensor | None
@@ -177,7 +181,7 @@ class _Found:
 
 
 class _Run:
-    """Passes of the spliced model with the latents scaled."""
+    """Runs the model with the attached SAE and scaled latents."""
 
     def __init__(
         self, model: HookedWhisper, site: str, mel: Tensor, tokens: Tensor, metric: Metric, with_error: bool
@@ -185,15 +189,15 @@ class _Run:
         self.model, self.site, self.mel, self.tokens, self.metric = model, site, mel, tokens, metric
         self.with_error = with_error
         self.stack = model.hook_dict[site].stack
-        with torch.no_grad():  # never encode twice
+        with torch.no_grad():  # encode once
             self.encoded = None if self.stack == "encoder" else model.embed_audio(mel)
 
-    def __call__(self, scale: float, backward: bool = True) -> _Found:
+    def __call__(self, scale: float, backward: bool = True) -> _Pass:
         leaves: dict[str, Tensor] = {}
 
         def scaled(x: Tensor, hook: HookPoint) -> Tensor:
             x = x.detach()
-            # a product with 1 would be a copy that is not needed, and the clean pass must stay clean
+            # no product with a scale of 1: it would copy, and could round
             leaves[hook.name] = (x if scale == 1 or hook.name.endswith(_ERROR) else scale * x).requires_grad_()
             return leaves[hook.name]
 
@@ -201,92 +205,92 @@ class _Run:
         with self.model.hooks(fwd_hooks=[(names, scaled)]):
             value = self._value()
         if not backward:
-            return _Found(leaves[names[0]].detach(), torch.zeros(0), None, value.detach())
+            return _Pass(leaves[names[0]].detach(), torch.zeros(0), None, value.detach())
         gradients = torch.autograd.grad(value.sum(), [leaves[name] for name in names], materialize_grads=True)
         latents = leaves[names[0]].detach()
         error = None
         if self.with_error:
             product = leaves[names[1]].detach() * gradients[1]
             error = product.flatten(latents.dim() - 1).sum(-1)
-        return _Found(latents, gradients[0], error, value.detach())
+        return _Pass(latents, gradients[0], error, value.detach())
 
     def _value(self) -> Float[Tensor, "row"]:
         encoded = self.model.embed_audio(self.mel) if self.encoded is None else self.encoded
         hidden = self.model.decoder.hidden(self.tokens, encoded)
         if self.stack != "unembed":
             return read_metric(self.model, hidden, self.metric)
-        # all tokens, not those alone that the metric reads: a place of the splice is the token of that number
+        # at unembedding points, positions of the SAE are tokens: compute all logits, not only those that the metric reads
         logits = self.model.decoder.to_logits(hidden)
-        at, n = self.metric.at, hidden.shape[1]
-        if not at or min(at) < 0 or max(at) >= n:
-            raise PatchError(f"the metric reads after tokens {list(at)}, but the decoder input has {n} tokens")
-        read = logits[:, list(at)]
-        return self.metric(read if self.metric.vocab is None else read[..., list(self.metric.vocab)])
+        tokens, n = self.metric.at, hidden.shape[1]
+        if not tokens or min(tokens) < 0 or max(tokens) >= n:
+            raise PatchError(f"the metric reads after tokens {list(tokens)}, but the decoder input has {n} tokens")
+        logits = logits[:, list(tokens)]
+        return self.metric(logits if self.metric.vocab is None else logits[..., list(self.metric.vocab)])
 
 
 @dataclass(frozen=True, eq=False)
 class _Edit:
-    """A hook that changes some latents at some places."""
+    """A hook that changes some latents at some positions."""
 
-    numbers: tuple[int, ...]
+    latents: tuple[int, ...]
     change: Callable[[Tensor], Tensor]
     positions: Positions
 
     def __call__(self, x: Tensor, hook: HookPoint) -> Tensor:
-        if max(self.numbers) >= x.shape[-1]:
-            raise PatchError(f"{hook.name} has latents 0 to {x.shape[-1] - 1}, not {max(self.numbers)}")
-        index = torch.tensor(self.numbers, device=x.device)
+        if max(self.latents) >= x.shape[-1]:
+            raise PatchError(f"{hook.name} has latents 0 to {x.shape[-1] - 1}, not {max(self.latents)}")
+        index = torch.tensor(self.latents, device=x.device)
         old = x.index_select(-1, index)
         new = self.change(old)
         if self.positions.spans is not None:
             new = torch.where(self._mask(x, hook), new, old)
-        return x.index_copy_(-1, index, new)  # a hook is given a copy of its own
+        return x.index_copy_(-1, index, new)  # hooks receive a copy, so this is safe
 
     def _mask(self, x: Tensor, hook: HookPoint) -> Tensor:
-        place = None if hook.sequence_axis is None else hook.axes.index(hook.sequence_axis)
-        if place is None:
-            raise PatchError(f"{hook.name} {list(hook.axes)} has no positions to choose from: leave out positions=")
-        filled = [span for span in self.positions.spans or () if span[0] < span[1]]
-        n = x.shape[place] // hook.steps_per_position
-        # decoding sees token by token; the encoder its whole window at once
-        if hook.axes[place] != "token" and filled and min(start for start, _ in filled) >= hook.offset + n:
-            raise PatchError(f"{hook.name} has {n} positions, none of them in {filled}")
-        return position_mask(self.positions, x, hook, place)
+        axis = None if hook.sequence_axis is None else hook.axes.index(hook.sequence_axis)
+        if axis is None:
+            raise PatchError(f"{hook.name} {list(hook.axes)} has no positions to select: leave out positions=")
+        spans = [span for span in self.positions.spans or () if span[0] < span[1]]
+        n = x.shape[axis] // hook.steps_per_position
+        # decoding runs token by token, but the encoder sees its whole window at once
+        if hook.axes[axis] != "token" and spans and min(start for start, _ in spans) >= hook.offset + n:
+            raise PatchError(f"{hook.name} has {n} positions, none of them in {spans}")
+        return position_mask(self.positions, x, hook, axis)
 
 
 def _edit(
-    hook: str, numbers: tuple[int, ...], change: Callable[[Tensor], Tensor], positions: PositionsLike, unit: str
+    hook: str, latents: tuple[int, ...], change: Callable[[Tensor], Tensor], positions: PositionsLike, unit: str
 ) -> FwdHooks:
     site = _site(hook)
     of_tokens = not is_per_clip(site)
     if unit == "tokens":
         if not of_tokens:
-            raise PatchError(f"{site} has encoder positions, no tokens: give unit='positions' or 'seconds'")
+            raise PatchError(f"{site} has encoder positions, no tokens: use unit='positions' or 'seconds'")
         unit = "positions"
-    read = read_positions(positions, unit, time=None if of_tokens else TimeMap())
-    return [(f"{site}{_ACTS}", _Edit(numbers, change, read))]
+    where = read_positions(positions, unit, time=None if of_tokens else TimeMap())
+    return [(f"{site}{_ACTS}", _Edit(latents, change, where))]
 
 
 def _site(hook: str) -> str:
     return canonical_name(hook.removesuffix(_ACTS))
 
 
-def _numbers(latents: Latents) -> tuple[int, ...]:
-    several: list[Any] = [latents]
+def _indices(latents: Latents) -> tuple[int, ...]:
+    indices: list[Any] = [latents]
     if not is_integer(latents) and isinstance(latents, Iterable) and not isinstance(latents, str):
-        several = list(latents)
-    if not several or not all(is_integer(n) and n >= 0 for n in several) or len(set(map(int, several))) < len(several):
+        indices = list(latents)
+    if not indices or not all(is_integer(n) and n >= 0 for n in indices) or len(set(map(int, indices))) < len(indices):
         raise ArgumentError(
-            f"latents are whole numbers from 0, at least one and none twice, got {several!s:.80}; of a mask, give "
+            f"latents must be distinct whole numbers from 0, at least one, got {indices!s:.80}; for a mask, pass "
             "mask.nonzero().flatten()"
         )
-    return tuple(int(n) for n in several)
+    return tuple(int(n) for n in indices)
 
 
-def _per_latent(values: Numbers, numbers: tuple[int, ...]) -> Float[Tensor, "latent"]:
-    given = torch.as_tensor(values, dtype=torch.float64)
-    if given.dim() > 1 or (given.dim() == 1 and len(given) != len(numbers)):
-        raise ShapeError(f"{len(numbers)} latents, but {list(given.shape)} values: give one for all, or one for each")
-    if not bool(given.isfinite().all()):
+def _per_latent(values: Numbers, indices: tuple[int, ...]) -> Float[Tensor, "latent"]:
+    tensor = torch.as_tensor(values, dtype=torch.float64)
+    if tensor.dim() > 1 or (tensor.dim() == 1 and len(tensor) != len(indices)):
+        raise ShapeError(f"{len(indices)} latents, but {list(tensor.shape)} values: give one for all, or one for each")
+    if not bool(tensor.isfinite().all()):
         raise ArgumentError("values of latents must be finite")
-    return given.expand(len(numbers))
+    return tensor.expand(len(indices))

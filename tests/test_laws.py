@@ -85,5 +85,5 @@ def test_cached_decoding_in_any_chunks_equals_one_pass(cuts):
 
 @pytest.mark.parametrize("stack", ["encoder", "decoder"])
 def test_cached_parts_sum_to_the_residual(stack):
-    parts, _ = CACHE.decompose_resid(stack)
+    parts, _ = CACHE.decompose_resid(stack, return_labels=True)
     assert torch.allclose(parts.sum(0), CACHE[stack, "resid_post", -1])

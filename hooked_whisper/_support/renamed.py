@@ -119,6 +119,28 @@ def keywords_elsewhere(**answers: str) -> Callable[[Function], Function]:
     return decorate
 
 
+def changing_default(**defaults: tuple[Any, str]) -> Callable[[Function], Function]:
+    """Warn if a keyword argument whose default changes in the next version is left out.
+
+    defaults: argument -> (its default in version 0.1, what to write).
+    """
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            omitted = defaults.keys() - kwargs.keys()
+            result = function(*args, **kwargs, **{argument: defaults[argument][0] for argument in omitted})
+            for argument in omitted:
+                advice = defaults[argument][1]
+                message = f"{function.__name__}: the default of {argument}= changes in the next version; {advice}"
+                warnings.warn(message, RenamedWarning, stacklevel=2)
+            return result
+
+        return wrapper  # type: ignore[return-value]
+
+    return decorate
+
+
 def renamed_method(old: str, new: str) -> Callable[..., Any]:
     """Return a method under its name of version 0.1 that warns and calls the new one:
     ``splice = renamed_method("splice", "attach_sae")``."""
@@ -130,3 +152,13 @@ def renamed_method(old: str, new: str) -> Callable[..., Any]:
     method.__name__ = old
     method.__doc__ = f"The name of :meth:`{new}` in version 0.1."
     return method
+
+
+def renamed_property(old: str, new: str) -> property:
+    """Return a property under its name of version 0.1 that warns and reads the new one."""
+
+    def read(self: Any) -> Any:
+        warnings.warn(f"{type(self).__name__}.{old} is now called {new}", RenamedWarning, stacklevel=2)
+        return getattr(self, new)
+
+    return property(read, doc=f"The name of ``{new}`` in version 0.1.")

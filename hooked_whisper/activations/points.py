@@ -9,7 +9,6 @@ from typing import Literal
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import Names
-from hooked_whisper.hooks.caching import axis_sizes
 from hooked_whisper.hooks.hook_names import listed
 
 RowUnit = Literal["position", "token"]
@@ -37,9 +36,7 @@ def points_of(model: HookedWhisper, hooks: Names) -> tuple[str, ...]:
 
 def row_width(model: HookedWhisper, hook: str) -> int:
     """Length of a point's rows, heads side by side."""
-    sizes = {"batch": 1, "position": 1, "token": 1, "d_model": model.cfg.encoder.d_model, "one": 1}
-    sizes["vocab"] = model.cfg.decoder.n_vocab
-    return math.prod(axis_sizes(model.hook_dict[hook], model.cfg, sizes)[2:])
+    return math.prod(model.hook_dict[hook].shape({})[2:])
 
 
 def row_unit(model: HookedWhisper, hooks: Sequence[str]) -> RowUnit:

@@ -133,7 +133,7 @@ _Group = tuple[list[str], str, Tensor]  # labels, kind, values [component, clip,
 def _blocks(
     cache: ActivationCache, correct: Answer, incorrect: Answer | None, without: tuple[str, ...]
 ) -> list[_Group]:
-    components, labels = cache.decompose_resid("decoder")
+    components, labels = cache.decompose_resid("decoder", return_labels=True)
     values = cache.logit_attrs(components, correct, incorrect)
     groups = [([label], _kind(label), values[k : k + 1]) for k, label in enumerate(labels)]
     return [group for group in groups if group[1] not in without]
@@ -142,7 +142,7 @@ def _blocks(
 def _heads(cache: ActivationCache, correct: Answer, incorrect: Answer | None) -> list[_Group]:
     groups: list[_Group] = []
     for kind, module in (("self", "attn"), ("cross", "cross_attn")):
-        components, labels = cache.stack_head_results("decoder", cross=kind == "cross")
+        components, labels = cache.stack_head_results("decoder", cross=kind == "cross", return_labels=True)
         groups.append((labels, kind, cache.logit_attrs(components, correct, incorrect)))
         biases = [getattr(block, module).out.bias for block in cache.model.decoder.blocks]
         groups.append(_bias_group(cache, biases, f"{module}.b_O", correct, incorrect))

@@ -82,8 +82,8 @@ def _add_features(commands: Any) -> None:
         help="write web pages that show and play what neurons or other features respond to",
         description="Scan a corpus and write web pages that open from disk: an index of all features, and a page for "
         "each with its strongest examples and a sample from every activation range, with spectrogram, activation, "
-        "words, phones and sound. If the corpus is aligned, the page also has the phones in each range and a label with its "
-        "evidence. An interrupted scan resumes.",
+        "words, phones and sound. If the corpus is aligned, the page also has the phones in each range and a label "
+        "with its evidence. An interrupted scan resumes.",
     )
     add_model(parser)
     add_features(parser)
@@ -96,7 +96,8 @@ def _add_scan(commands: Any) -> None:
         help="write tables of what neurons or other features respond to",
         description="Scan a corpus and write parquet tables: the largest activations of every feature, samples from "
         "its whole range, moments and histograms. An interrupted scan resumes. To use several processes or machines, "
-        "which must share a folder, run `torchrun --nproc-per-node N -m hooked_whisper scan ...`; it writes the same bytes.",
+        "which must share a folder, run `torchrun --nproc-per-node N -m hooked_whisper scan ...`; it writes the "
+        "same bytes.",
     )
     add_scan(parser)
     parser.set_defaults(run=run_scan)
@@ -216,21 +217,9 @@ def _shapes_only(name: str) -> HookedWhisper:
 
 def _hook_row(model: HookedWhisper, name: str) -> dict[str, Any]:
     """Return the axes and their lengths (``None`` for batch and tokens, which depend on the input)."""
-    from hooked_whisper.hooks.caching import axis_sizes
-
-    enc = model.cfg.encoder
-    sizes = {
-        "batch": -1,
-        "token": -1,
-        "mel": enc.n_mels,
-        "frame": enc.n_frames,
-        "position": enc.n_ctx,
-        "d_model": enc.d_model,
-        "vocab": model.cfg.decoder.n_vocab,
-        "one": 1,
-    }
-    point = model.hook_dict[name]
-    shape = [None if size < 0 else size for size in axis_sizes(point, model.cfg, sizes)]
+    cfg, point = model.cfg.encoder, model.hook_dict[name]
+    lengths = {"batch": -1, "token": -1, "frame": cfg.n_frames, "position": cfg.n_ctx}
+    shape = [None if size < 0 else size for size in point.shape(lengths)]
     return {"name": name, "axes": list(point.axes), "shape": shape, "optional": point.optional}
 
 

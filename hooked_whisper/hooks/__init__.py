@@ -1,19 +1,27 @@
-"""Hook points, names, caching."""
+"""Hook points, their names, hooks, and caches of activations."""
 
+from hooked_whisper._support.renamed import renamed_names
 from hooked_whisper.hooks.activation_cache import ActivationCache
-from hooked_whisper.hooks.hook_names import Names, canonical_name, resolve_names
-from hooked_whisper.hooks.hook_point import HookHandle, HookPoint, StackClock, watched
-from hooked_whisper.hooks.root_module import HookedModule, Hooks
+from hooked_whisper.hooks.hook_names import Names, resolve_names
+from hooked_whisper.hooks.hook_point import HookHandle, HookPoint, StackClock
+from hooked_whisper.hooks.root_module import HookedRootModule, Hooks
 
 __all__ = [
     "ActivationCache",
     "HookHandle",
     "HookPoint",
-    "HookedModule",
+    "HookedRootModule",
     "Hooks",
     "Names",
     "StackClock",
-    "canonical_name",
     "resolve_names",
-    "watched",
 ]
+
+__getattr__ = renamed_names(
+    __name__,
+    {
+        "HookedModule": "HookedRootModule",
+        "canonical_name": "hooked_whisper.model:canonical_name",
+        "watched": "hooked_whisper.model.kernels:watched",
+    },
+)

@@ -1,4 +1,4 @@
-"""The activations of one pass: a mapping from hook name to tensor, with shorthands and residual arithmetic."""
+"""``ActivationCache``: the activations of one pass by hook name, with shorthands and residual decomposition."""
 
 from __future__ import annotations
 
@@ -19,17 +19,13 @@ from torch import Tensor
 from hooked_whisper._support.indices import Selection, is_integer, read_indices, take
 from hooked_whisper._support.storage import new_file_mode
 from hooked_whisper.errors import ArgumentError, CheckpointError, HookedWhisperError, UnknownHookError, closest
-from hooked_whisper.hooks.decompose import ResidualMixin
-from hooked_whisper.hooks.hook_names import canonical_name, unknown_name
-from hooked_whisper.hooks.sizes import axis_sizes
+from hooked_whisper.hooks.decompose import ResidualDecomposition
+from hooked_whisper.hooks.hook_names import resolve_alias, unknown_name
 
 if TYPE_CHECKING:
     from hooked_whisper.model.whisper import WhisperCore
 
-# axes whose size is the model's, whatever the pass
-_OF_THE_MODEL = frozenset(("d_model", "d_mlp", "d_head", "head", "vocab", "mel"))
-
-# shorthand -> where in a block it lives
+# shorthand -> path inside a block
 _IN_BLOCK = {
     **{
         key: f"hook_{key}" for key in ("resid_pre", "resid_mid", "resid_mid_cross", "resid_post", "attn_out", "mlp_out")
@@ -46,8 +42,8 @@ _IN_BLOCK = {
 }
 
 
-class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
-    """What ``run_with_cache`` kept, in execution order.
+class ActivationCache(ResidualDecomposition):
+    """The activations that ``run_with_cache`` collected, in execution order.
 
     ``cache["encoder.blocks.3.attn.hook_pattern"]``, ``cache["encoder", "pattern", 3]``,
     ``cache["decoder", "cross_pattern", -1]``, ``cache["decoder", "scale", 0, "ln_cross"]`` and published names
@@ -59,11 +55,16 @@ class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
         # weak: a cache must not keep a dropped model's weights alive
         self._model_ref: weakref.ref[Any] | None = weakref.ref(model)
         self._axes = {name: point.axes for name, point in model.hook_dict.items()}
+        self._aliases = model.hook_aliases
         self._layers = {"encoder": model.cfg.encoder.n_layers, "decoder": model.cfg.decoder.n_layers}
 
     @property
     def model(self) -> WhisperCore:
-        """The model that made the cache; it is needed for weights, and must still exist."""
+        """The model that made the cache, needed for its weights.
+
+        Raises:
+            HookedWhisperError: the model no longer exists, or the cache was pickled.
+        """
         model = None if self._model_ref is None else self._model_ref()
         if model is None:
             raise HookedWhisperError(
@@ -73,16 +74,16 @@ class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
         return model
 
     def axes(self, name: str) -> tuple[str, ...]:
-        """Axis names of a cached tensor."""
+        """Return the axis names of a cached tensor."""
         return self._axes[self.full_name(name).removesuffix("_grad")]
 
     def full_name(self, key: str | tuple[Any, ...]) -> str:
-        """The hook name a key or shorthand stands for."""
+        """Return the hook name that a key or shorthand stands for."""
         if isinstance(key, str):
             if key in self._axes:
                 return key
             plain = key.removesuffix("_grad")
-            return canonical_name(plain) + key[len(plain) :]
+            return resolve_alias(plain, self._aliases) + key[len(plain) :]
         if not isinstance(key, tuple) or len(key) < 2 or not isinstance(key[0], str) or key[0] not in self._layers:
             raise UnknownHookError(
                 f"a cache key is a hook name, or (stack, what, layer) such as ('encoder', 'pattern', 3), not {key!r}"
@@ -133,7 +134,7 @@ class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, tensors that share memory counted once."""
+        """Bytes held. Tensors that share memory count once."""
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in self._tensors.values()}
         return sum(storages.values())
 
@@ -149,13 +150,13 @@ class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
         return "\n".join(lines)
 
     def _with(self, tensors: Mapping[str, Tensor]) -> ActivationCache:
-        """The same cache with other tensors; works when the model is gone."""
+        """Return the same cache with other tensors, even if the model no longer exists."""
         other = copy.copy(self)  # with its model, by __copy__
         other._tensors = dict(tensors)
         return other
 
     def to(self, *args: Any, **kwargs: Any) -> ActivationCache:
-        """A cache with every tensor moved or converted (integer tensors keep their dtype)."""
+        """Return a cache with every tensor moved or converted; integer tensors keep their dtype."""
         return self._with(
             {
                 n: t.to(*args, **kwargs)
@@ -166,17 +167,20 @@ class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
         )
 
     def slice(self, **cuts: Selection | None) -> ActivationCache:
-        """Cut by axis name: ``cache.slice(batch=0, token=slice(3, None))``.
+        """Return a cache cut by axis name: ``cache.slice(batch=0, token=slice(3, None))``.
 
-        A cut is an index, slice, list, array, or mask of booleans
-        (:func:`hooked_whisper._support.indices.read_indices`). An integer keeps the axis with length one. Tensors
-        without the axis stay whole. An unknown axis raises.
+        A cut is an index, slice, list, array, or mask of booleans, as in
+        :func:`hooked_whisper._support.indices.read_indices`. An integer keeps the axis with length one. Tensors without
+        the axis stay whole.
+
+        Raises:
+            ArgumentError: no cached tensor has the axis, or an index is out of range.
         """
         known = {axis for name in self for axis in self.axes(name)}
         for axis in cuts:
             if axis not in known:
                 raise ArgumentError(
-                    f"no cached tensor has an axis {axis!r}; there are {sorted(known)}{_hint(axis, known)}"
+                    f"no cached tensor has an axis {axis!r}; the axes are {sorted(known)}{_hint(axis, known)}"
                 )
         out: dict[str, Tensor] = {}
         for name, tensor in self.items():
@@ -187,7 +191,7 @@ class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
         return self._with(out)
 
     def save(self, path: str | Path) -> None:
-        """Write to a safetensors file (whole or not at all)."""
+        """Write to a safetensors file, atomically."""
         path = Path(path)
         tensors = {n: t.detach().cpu().contiguous().clone() for n, t in self.items()}
         metadata = {"format": "hooked_whisper.ActivationCache", "names": json.dumps(list(tensors))}
@@ -205,7 +209,14 @@ class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
 
     @classmethod
     def load(cls, path: str | Path, model: WhisperCore | Any) -> ActivationCache:
-        """Read a file written by :meth:`save`; ``model`` gives axes and weights and must have these hook points."""
+        """Read a file written by :meth:`save`.
+
+        model: gives axes and weights; it must have these hook points.
+
+        Raises:
+            CheckpointError: the file cannot be read, or holds activations of a model of another size.
+            UnknownHookError: the model does not have one of the points.
+        """
         try:
             with safe_open(str(path), framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -229,7 +240,7 @@ class ActivationCache(ResidualMixin, Mapping[str, Tensor]):
         return other
 
     def __getstate__(self) -> dict[str, Any]:
-        # a pickle holds the activations, not the weights that the model has
+        # a pickle holds the activations, not the weights of the model
         return {**self.__dict__, "_model_ref": None}
 
 
@@ -239,17 +250,13 @@ def _hint(name: str, names: Iterable[str]) -> str:
 
 
 def _check_fits(tensors: Mapping[str, Tensor], model: WhisperCore | Any, path: Path | str) -> None:
-    """Refuse activations of a model of another size."""
+    """Refuse the activations of a model of another size."""
     known = model.hook_dict
     for name, tensor in tensors.items():
         point = known[name.removesuffix("_grad")]
-        sizes = {axis: size for axis, size in zip(point.axes, tensor.shape, strict=False) if axis in _OF_THE_MODEL}
-        given = {"d_model": model.cfg.encoder.d_model, "vocab": model.cfg.decoder.n_vocab}
-        free = {"batch": 0, "position": 0, "token": 0, "mel": model.cfg.encoder.n_mels}
-        wanted = axis_sizes(point, model.cfg, given | free)
-        needed = {axis: size for axis, size in zip(point.axes, wanted, strict=True) if axis in sizes}
-        if tensor.dim() != len(point.axes) or sizes != needed:
+        sizes = {axis: size for axis, size in zip(point.axes, tensor.shape, strict=False) if axis in point.sizes}
+        if tensor.dim() != len(point.axes) or sizes != point.sizes:
             raise CheckpointError(
-                f"{path}: {name} is {list(tensor.shape)}, but this model's {point.described()} has {needed}: give the "
-                "model that made the cache"
+                f"{path}: {name} is {list(tensor.shape)}, but this model's {point.described()} has {point.sizes}: give "
+                "the model that made the cache"
             )

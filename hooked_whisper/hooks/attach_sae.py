@@ -1,16 +1,16 @@
-"""A dictionary in the middle of a pass: the activation of a hook point is replaced by what its features say of it.
+"""Attach an SAE: replace the activation at a hook point by the SAE's reconstruction of it.
 
-``with model.attach_sae(sae, hook="encoder.blocks.2"):`` adds, behind the point, points of the dictionary's own:
+``with model.attach_sae(sae, hook="encoder.blocks.2"):`` adds hook points after the one named:
 
     <hook>.hook_sae_input       the activation that is encoded                     [axes of the point]
-    <hook>.hook_sae_acts_post   its features (latents)                             [.., d_sae]
-    <hook>.hook_sae_recons      what they decode to                                [axes of the point replaced]
-    <hook>.hook_sae_error       what they leave out; with ``use_error_term`` alone     [axes of the point replaced]
-    <hook>.hook_sae_output      what the model goes on with                        [axes of the point replaced]
+    <hook>.hook_sae_acts_post   its feature activations (latents)                  [.., d_sae]
+    <hook>.hook_sae_recons      the reconstruction                                 [axes of the point replaced]
+    <hook>.hook_sae_error       the reconstruction error; with ``use_error_term``  [axes of the point replaced]
+    <hook>.hook_sae_output      what the model uses                                [axes of the point replaced]
 
-They are points like all others: cached, hooked, causal. The splice comes before every hook of the point itself,
-whichever was there first: these hooks, and caches of the point, get the spliced activation, and what they return is
-final. What the dictionary gets is changed at ``hook_sae_input``.
+They are points like all others: cached, hooked, causal. The SAE runs before every hook of the point itself, whenever
+that hook was added. These hooks, and caches of the point, therefore see the reconstruction, and what they return is
+final. Hooks at ``hook_sae_input`` change what the SAE encodes.
 
 Names of the points, and an error term that does not mask edits: SAELens (``HookedSAETransformer``).
 """
@@ -20,331 +20,311 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from hooked_whisper._support.indices import Selection
-from hooked_whisper._support.renamed import renamed_arguments, renamed_method
 from hooked_whisper.config import WhisperConfig
 from hooked_whisper.errors import HookedWhisperError, PatchError
-from hooked_whisper.hooks.attach_layout import Chosen, Layout, fitting, sae_positions
-from hooked_whisper.hooks.hook_names import SPLICED
+from hooked_whisper.hooks.attach_layout import AttachedPositions, Layout, fitting_layout, sae_positions
+from hooked_whisper.hooks.hook_names import SAE_PART
 from hooked_whisper.hooks.hook_point import HookPoint
-from hooked_whisper.hooks.root_module import HookedModule
+from hooked_whisper.hooks.root_module import HookedRootModule
 from hooked_whisper.protocols import AttachableSAE
-
-Model = TypeVar("Model", bound="SplicingMixin")
 
 
 class SAEHookPoint(HookPoint):
-    """A point of a splice. It is no part of the model: not in its modules, copies or weights."""
+    """A point of an attached SAE. It is not part of the model: neither of its modules, nor of copies or weights."""
 
-    def __init__(self, name: str, at: HookPoint, axes: tuple[str, ...], **sizes: int) -> None:
-        super().__init__(*axes)
+    def __init__(self, name: str, site: HookPoint, axes: tuple[str, ...], **sizes: int) -> None:
+        sizes = {**site.sizes, **sizes}
+        super().__init__(*axes, sizes=sizes, per_clip=site._declared_per_clip, shared=site.shared)
         self.name = name
-        self.clock = at.clock
-        self.sizes = sizes
-        self._site = at.name
+        self.clock = site.clock
+        self._site = site.name
 
     @property
     def site(self) -> str:
         return self._site
 
 
-class SplicingMixin(HookedModule):
-    """``splice`` for a hooked model."""
+@contextmanager
+def attached_sae(
+    model: HookedRootModule,
+    cfg: WhisperConfig,
+    sae: AttachableSAE,
+    hook: str,
+    *,
+    use_error_term: bool,
+    hook_out: str | None,
+    positions: Selection | Bool[Tensor, "row place"] | None,
+) -> Iterator[None]:
+    """Attach an SAE for a block of code, see :meth:`~hooked_whisper.model.WhisperCore.attach_sae`."""
+    source = _single_point(model, hook)
+    target = source if hook_out is None else _single_point(model, hook_out)
+    attached = _checked_attachment(model, cfg, sae, source, target, hook_out is not None, use_error_term, positions)
+    with ExitStack() as stack:
+        stack.callback(attached.detach)
+        points = attached.points
+        stack.callback(model._remove_points, points)
+        sae_points = [p.name for p in model.hook_dict.values() if p.site == source.name and p.site != target.name]
+        model._insert_points(points[:2], after=sae_points[-1] if sae_points else source.name)
+        model._insert_points(points[2:], after=points[1].name if target is source else target.name)
+        if target is source:
+            target._replacement = attached.replace
+        else:
+            stack.callback(source.add_reader(attached.read_source).remove)
+            target._replacement = attached.replace_target
+        yield
 
-    cfg: WhisperConfig
 
-    splice = renamed_method("splice", "attach_sae")
-
-    @renamed_arguments(error_term="use_error_term")
-    @contextmanager
-    def attach_sae(
-        self: Model,
-        sae: AttachableSAE,
-        hook: str,
-        *,
-        use_error_term: bool = False,
-        hook_out: str | None = None,
-        positions: Selection | Bool[Tensor, "row place"] | None = None,
-    ) -> Iterator[Model]:
-        """Replace an activation by a dictionary's reconstruction of it, for a block of code. Gives the model.
-
-        Several splices at different points may be open, and be left in any order.
-
-        Args:
-            sae: anything with ``encode`` and ``decode`` (or ``decode_like(features, activation)``): it takes the
-                vectors along the point's last axis, or those of all heads as one where it is as wide as they are
-                together. The reconstruction is cast to the activation's dtype.
-            hook: one hook point, by name or published name.
-            use_error_term: add what the reconstruction leaves out, as a constant: the output is then the activation,
-                bit for bit, until a hook edits a point of the splice. An edit of the latents adds
-                ``decode(edited) - decode(latents)``, one of the input ``decode(encode(edited)) - decode(encode(x))``.
-                Gradients pass through the dictionary, not past it.
-            hook_out: for transcoders, the later point of the same stack whose activation is replaced.
-            positions: only there; elsewhere the activation passes as it is, and latents and error read 0. Absolute
-                encoder positions (decoder: tokens) in any form of :func:`hooked_whisper._support.indices.read_indices`,
-                or a mask of booleans ``[row, place]``: a row per clip, or one for all; as long as the pass.
-
-        Raises:
-            UnknownHookError: no such point; names the closest.
-            PatchError: a point without vectors of the dictionary's width, a point where one is spliced in already, a
-                transcoder without ``hook_out``, a crosscoder, positions that are none.
-        """
-        reads = self._one_point(hook)
-        writes = reads if hook_out is None else self._one_point(hook_out)
-        splice = _plan(self, sae, reads, writes, hook_out is not None, use_error_term, positions)
-        with ExitStack() as stack:
-            stack.callback(splice.close)
-            points = splice.points
-            stack.callback(self._drop_points, points)
-            behind = [p.name for p in self._hook_dict.values() if p.site == reads.name and p.site != writes.name]
-            self._place_points(points[:2], after=behind[-1] if behind else reads.name)
-            self._place_points(points[2:], after=points[1].name if writes is reads else writes.name)
-            if writes is not reads:
-                stack.callback(reads.add_reader(splice.take).remove)
-            writes._splice = splice.replace if writes is reads else splice.replace_later
-            yield self
-
-    def _one_point(self, name: str) -> HookPoint:
-        found = self.hook_points(name)
-        if len(found) != 1:
-            raise PatchError(f"{name!r} names {len(found)} points: splice one dictionary in at one of them")
-        if found[0].site != found[0].name:
-            raise PatchError(f"{found[0].name} belongs to a splice itself: splice at a point of the model")
-        return found[0]
+def _single_point(model: HookedRootModule, name: str) -> HookPoint:
+    points = model.hook_points(name)
+    if len(points) != 1:
+        raise PatchError(f"{name!r} names {len(points)} points: attach an SAE at one point")
+    if points[0].site != points[0].name:
+        raise PatchError(f"{points[0].name} belongs to an attached SAE: attach at a point of the model")
+    return points[0]
 
 
 @dataclass(frozen=True, eq=False)
-class _Read:
-    """One pass's activation on its way through the dictionary; rows are all vectors, or the chosen ones alone."""
+class _Encoded:
+    """The activation of one pass inside the SAE. Rows are all vectors, or only those at the selected positions."""
 
-    given: Tensor  # rows, as the model has them
-    seen: Tensor  # rows, as the hooks at the input left them
-    latents: Tensor  # rows of features, before hooks
-    edited: Tensor  # and after
-    chosen: Tensor | None  # bool over the axes before the vector
+    activation: Tensor  # rows of the model
+    input: Tensor  # rows after the hooks at the input
+    latents: Tensor  # rows of feature activations, before hooks
+    edited_latents: Tensor  # and after
+    mask: Tensor | None  # bool over the axes before the vector; None: all
 
 
-class _Splice:
-    """What a splice does in a pass."""
+class _AttachedSAE:
+    """An SAE at its points: ``source`` is read, ``target`` replaced (the same point except for transcoders)."""
 
     def __init__(
         self,
         sae: AttachableSAE,
-        reads: HookPoint,
-        writes: HookPoint,
+        source: HookPoint,
+        target: HookPoint,
         layout_in: Layout,
         layout_out: Layout,
         n_features: int,
         use_error_term: bool,
-        chosen: Chosen | None,
+        positions: AttachedPositions | None,
     ) -> None:
-        self.sae, self.reads, self.writes = sae, reads, writes
-        self.layout_in, self.layout_out, self.chosen = layout_in, layout_out, chosen
-        self.plain = Layout(layout_in.axes, n_features)
+        self.sae, self.source, self.target = sae, source, target
+        self.layout_in, self.layout_out, self.positions = layout_in, layout_out, positions
+        self.latent_layout = Layout(layout_in.axes, n_features)
 
-        def point(what: str, at: HookPoint, axes: tuple[str, ...], **sizes: int) -> SAEHookPoint:
-            return SAEHookPoint(f"{reads.name}{SPLICED}{what}", at, axes, **sizes)
+        def point(part: str, site: HookPoint, axes: tuple[str, ...], **sizes: int) -> SAEHookPoint:
+            return SAEHookPoint(f"{source.name}{SAE_PART}{part}", site, axes, **sizes)
 
-        self.input = point("input", reads, reads.axes)
-        self.acts = point("acts_post", reads, (*layout_in.axes, "d_sae"), d_sae=n_features)
-        self.recons = point("recons", writes, writes.axes)
-        self.error = point("error", writes, writes.axes) if use_error_term else None
-        self.output = point("output", writes, writes.axes)
-        self._taken: _Read | None = None
+        self.input = point("input", source, source.axes)
+        self.acts = point("acts_post", source, (*layout_in.axes, "d_sae"), d_sae=n_features)
+        self.recons = point("recons", target, target.axes)
+        self.error = point("error", target, target.axes) if use_error_term else None
+        self.output = point("output", target, target.axes)
+        self._encoded: _Encoded | None = None
 
     @property
     def points(self) -> list[SAEHookPoint]:
         """In the order in which they fire."""
-        all_of_them = (self.input, self.acts, self.recons, self.error, self.output)
-        return [point for point in all_of_them if point is not None]
+        parts = (self.input, self.acts, self.recons, self.error, self.output)
+        return [point for point in parts if point is not None]
 
-    def close(self) -> None:
-        """Let go of the point replaced; nobody else can have it before."""
-        self.writes._splice = self._taken = None
+    def detach(self) -> None:
+        """Release the target, which no other SAE could replace until now."""
+        self.target._replacement = self._encoded = None
 
     def replace(self, x: Tensor) -> Tensor:
-        """For one point that is read and replaced."""
-        return self._write(x, self._read(x))
+        """Replace the activation of a point that is both read and replaced."""
+        return self._decode_into(x, self._encode_from(x))
 
-    def take(self, x: Tensor, point: HookPoint) -> None:
-        """For a transcoder: the activation it reads goes by."""
-        self._taken = self._read(x)
+    def read_source(self, x: Tensor, point: HookPoint) -> None:
+        """Encode the activation that a transcoder reads."""
+        self._encoded = self._encode_from(x)
 
-    def replace_later(self, x: Tensor) -> Tensor:
-        """For a transcoder: the activation it predicts."""
-        taken, self._taken = self._taken, None
-        if taken is None:
+    def replace_target(self, x: Tensor) -> Tensor:
+        """Replace the activation that a transcoder predicts."""
+        encoded, self._encoded = self._encoded, None
+        if encoded is None:
             raise HookedWhisperError(
-                f"{self.writes.name} is to be replaced by a dictionary that reads {self.reads.name}, but that did not "
-                "run before it in this pass: run the model from there on"
+                f"the SAE attached at {self.source.name} replaces {self.target.name}, but the first did not run before "
+                "the second in this pass: run the model from there on"
             )
-        return self._write(x, taken)
+        return self._decode_into(x, encoded)
 
-    def _read(self, x: Tensor) -> _Read:
-        chosen = None if self.chosen is None else self.chosen.at(x, self.reads, self.layout_in.axes)
-        given = self.layout_in.vectors(_picked(x, chosen))
-        seen = _past(self.input, given, chosen, self.layout_in, lambda: x)
-        latents = self._encode(seen)
-        edited = _past(
-            self.acts, latents, chosen, self.plain, lambda: latents.new_zeros(*_lead(chosen), latents.shape[-1])
-        )
-        return _Read(given, seen, latents, edited, chosen)
+    def _encode_from(self, x: Tensor) -> _Encoded:
+        mask = None if self.positions is None else self.positions.in_tensor(x, self.source, self.layout_in.axes)
+        activation = self.layout_in.vectors(_selected(x, mask))
+        sae_input = _through(self.input, activation, mask, self.layout_in, lambda: x)
+        latents = self._encode(sae_input)
 
-    def _write(self, x: Tensor, read: _Read) -> Tensor:
-        chosen, layout = read.chosen, self.layout_out
-        own = layout.vectors(_picked(x, chosen))
-        made = self._decode(read.edited, read.seen, own)
-        recons = _past(self.recons, made, chosen, layout, lambda: x)
-        out = recons if self.error is None else self._with_error(own, read, made, recons, x)
-        out = layout.tensor(out)
-        return self.output(out if chosen is None else x.index_put((chosen,), out))
+        def zeros() -> Tensor:
+            assert mask is not None
+            return latents.new_zeros(*mask.shape, latents.shape[-1])
 
-    def _with_error(self, own: Tensor, read: _Read, made: Tensor, recons: Tensor, x: Tensor) -> Tensor:
-        """The activation, plus what hooks changed. Written as differences, so that nothing changed leaves every bit."""
+        edited_latents = _through(self.acts, latents, mask, self.latent_layout, zeros)
+        return _Encoded(activation, sae_input, latents, edited_latents, mask)
+
+    def _decode_into(self, x: Tensor, encoded: _Encoded) -> Tensor:
+        mask, layout = encoded.mask, self.layout_out
+        activation = layout.vectors(_selected(x, mask))
+        decoded = self._decode(encoded.edited_latents, encoded.input, activation)
+        recons = _through(self.recons, decoded, mask, layout, lambda: x)
+        rows = recons if self.error is None else self._with_error(activation, encoded, decoded, recons, x)
+        out = layout.tensor(rows)
+        return self.output(out if mask is None else x.index_put((mask,), out))
+
+    def _with_error(self, activation: Tensor, encoded: _Encoded, decoded: Tensor, recons: Tensor, x: Tensor) -> Tensor:
+        """Return the activation plus whatever hooks changed.
+
+        Written as differences, so that the activation is unchanged bit for bit where no hook changed anything.
+        """
         assert self.error is not None
         with torch.no_grad():
-            clean = self._clean(read, made, own)
-            error = own - clean
-        out = own.detach() - (clean - recons)
+            clean = self._clean_reconstruction(encoded, decoded, activation)
+            error = activation - clean
+        out = activation.detach() - (clean - recons)
         if self.error.active:
             if torch.is_grad_enabled() and (x.requires_grad or recons.requires_grad):
-                error.requires_grad_()  # a constant for the rest of the graph, but its own gradient can be read
-            after = _past(self.error, error, read.chosen, self.layout_out, lambda: torch.zeros_like(x))
-            out = out - (error.detach() - after)
+                error.requires_grad_()  # a constant for the rest of the graph, but its gradient can be read
+            edited = _through(self.error, error, encoded.mask, self.layout_out, lambda: torch.zeros_like(x))
+            out = out - (error.detach() - edited)
         return out
 
-    def _clean(self, read: _Read, made: Tensor, own: Tensor) -> Tensor:
-        """The reconstruction without any hook. Encoded and decoded again only where hooks made a difference."""
-        same_input = _same(read.given, read.seen)
-        if same_input and _same(read.latents, read.edited):
-            return made.detach()
-        latents = read.latents if same_input else self._encode(read.given)
-        return self._decode(latents, read.given, own)
+    def _clean_reconstruction(self, encoded: _Encoded, decoded: Tensor, activation: Tensor) -> Tensor:
+        """Return the reconstruction without hooks, encoded and decoded again only where hooks changed something."""
+        same_input = _equal(encoded.activation, encoded.input)
+        if same_input and _equal(encoded.latents, encoded.edited_latents):
+            return decoded.detach()
+        latents = encoded.latents if same_input else self._encode(encoded.activation)
+        return self._decode(latents, encoded.activation, activation)
 
     def _encode(self, rows: Tensor) -> Tensor:
-        return self._of_dictionary(lambda: self.sae.encode(rows), (*rows.shape[:-1], self.plain.width), "encode")
+        return self._call_sae(lambda: self.sae.encode(rows), (*rows.shape[:-1], self.latent_layout.width), "encode")
 
     def _decode(self, latents: Tensor, rows: Tensor, like: Tensor) -> Tensor:
-        return self._of_dictionary(lambda: _decoded(self.sae, latents, rows), tuple(like.shape), "decode").to(like)
+        return self._call_sae(lambda: _decoded(self.sae, latents, rows), tuple(like.shape), "decode").to(like)
 
-    def _of_dictionary(self, call: Callable[[], Any], shape: tuple[int, ...], what: str) -> Tensor:
-        where = f"the dictionary spliced in at {self.reads.described()}"
+    def _call_sae(self, call: Callable[[], Any], shape: tuple[int, ...], method: str) -> Tensor:
+        description = f"{method} of the SAE attached at {self.source.described()}"
         try:
-            found = call()
+            output = call()
         except Exception as error:
-            error.add_note(f"raised in {what} of {where}")
+            error.add_note(f"raised in {description}")
             raise
-        if not isinstance(found, Tensor) or tuple(found.shape) != shape:
-            got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise PatchError(f"{what} of {where} gave {got}, but {list(shape)} is needed")
-        return found
+        if not isinstance(output, Tensor) or tuple(output.shape) != shape:
+            got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise PatchError(f"{description} gave {got}, but {list(shape)} is needed")
+        return output
 
 
 def _decoded(sae: AttachableSAE, latents: Tensor, activations: Tensor) -> Tensor:
-    like = getattr(sae, "decode_like", None)
-    return sae.decode(latents) if like is None else like(latents, activations)  # type: ignore[union-attr]
+    decode_like = getattr(sae, "decode_like", None)
+    return sae.decode(latents) if decode_like is None else decode_like(latents, activations)  # type: ignore[union-attr]
 
 
-def _picked(x: Tensor, chosen: Tensor | None) -> Tensor:
-    return x if chosen is None else x[chosen]
+def _selected(x: Tensor, mask: Tensor | None) -> Tensor:
+    return x if mask is None else x[mask]
 
 
-def _lead(chosen: Tensor | None) -> tuple[int, ...]:
-    assert chosen is not None
-    return tuple(chosen.shape)
-
-
-def _past(
-    point: HookPoint, rows: Tensor, chosen: Tensor | None, layout: Layout, elsewhere: Callable[[], Tensor]
+def _through(
+    point: HookPoint, rows: Tensor, mask: Tensor | None, layout: Layout, background: Callable[[], Tensor]
 ) -> Tensor:
-    """Rows behind a point, which sees them at their places in the whole tensor. Not put there if nobody looks."""
+    """Return rows after the hooks of a point, which sees them at their positions in the whole tensor.
+
+    background: the tensor at all other positions; made only if the point has hooks.
+    """
     if not point.active:
         return rows
-    if chosen is None:
+    if mask is None:
         return layout.vectors(point(layout.tensor(rows)))
-    whole = elsewhere().index_put((chosen,), layout.tensor(rows))
-    return layout.vectors(point(whole)[chosen])
+    whole = background().index_put((mask,), layout.tensor(rows))
+    return layout.vectors(point(whole)[mask])
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
+def _equal(a: Tensor, b: Tensor) -> bool:
     return a is b or torch.equal(a, b)
 
 
-def _plan(
-    model: SplicingMixin,
+def _checked_attachment(
+    model: HookedRootModule,
+    cfg: WhisperConfig,
     sae: AttachableSAE,
-    reads: HookPoint,
-    writes: HookPoint,
-    has_out: bool,
+    source: HookPoint,
+    target: HookPoint,
+    has_hook_out: bool,
     use_error_term: bool,
-    positions: Selection | None,
-) -> _Splice:
-    """The splice, if everything fits; nothing has been touched yet."""
+    positions: Any,
+) -> _AttachedSAE:
+    """Return the attachment, if everything fits. Nothing is changed yet."""
+    kind = type(sae).__name__
     if not hasattr(sae, "encode") or not (hasattr(sae, "decode") or hasattr(sae, "decode_like")):
-        raise PatchError(f"{type(sae).__name__} cannot be spliced in: it needs encode, and decode or decode_like")
-    if _declared(sae, "n_blocks") is not None:
+        raise PatchError(f"{kind} cannot be attached: it needs encode, and decode or decode_like")
+    n_blocks, d_out = _declared_size(sae, "n_blocks"), _declared_size(sae, "d_out")
+    if n_blocks is not None:
         raise PatchError(
-            f"{type(sae).__name__} takes {_declared(sae, 'n_blocks')} blocks in one input, which no single point has: "
-            "a crosscoder cannot be spliced in"
+            f"{kind} takes {n_blocks} blocks in one input, which no single point has: a crosscoder cannot be attached"
         )
-    if _declared(sae, "d_out") is not None and not has_out:
+    if d_out is not None and not has_hook_out:
         raise PatchError(
-            f"{type(sae).__name__} predicts another point's activation ({_declared(sae, 'd_out')} wide) from that at "
-            f"{reads.name}: say with hook_out= which one it replaces"
+            f"{kind} predicts another point's activation ({d_out} wide) from that at {source.name}: say with hook_out= "
+            "which one it replaces"
         )
-    if writes._splice is not None or f"{reads.name}{SPLICED}input" in model.hook_dict:
-        taken = reads if writes._splice is None else writes
-        raise PatchError(f"{taken.name} has a dictionary spliced in already: leave that splice first")
-    d_in, n_features = _declared(sae, "d_in"), _declared(sae, "n_features")
-    d_out = _declared(sae, "d_out")
+    if target._replacement is not None or f"{source.name}{SAE_PART}input" in model.hook_dict:
+        taken = source if target._replacement is None else target
+        raise PatchError(f"{taken.name} already has an SAE attached: leave that context first")
+    d_in, n_features = _declared_size(sae, "d_in"), _declared_size(sae, "n_features")
     d_out = d_in if d_out is None else d_out
     if d_in is None or n_features is None:
-        layout_in, n_features, d_out = _tried(model, sae, reads)
+        layout_in, n_features, d_out = _tried_sizes(model, sae, source)
     else:
-        layout_in = fitting(reads, model.cfg, lambda one: one.width == d_in, f"the dictionary takes d_in = {d_in}")
-    needs = f"the dictionary gives {d_out} for each of [{', '.join(layout_in.axes)}]"
-    layout_out = fitting(writes, model.cfg, lambda one: one.width == d_out and one.axes == layout_in.axes, needs)
-    if writes is not reads:
+        layout_in = fitting_layout(source, lambda layout: layout.width == d_in, f"the SAE takes d_in = {d_in}")
+    requirement = f"the SAE gives {d_out} for each of [{', '.join(layout_in.axes)}]"
+    layout_out = fitting_layout(
+        target, lambda layout: layout.width == d_out and layout.axes == layout_in.axes, requirement
+    )
+    if target is not source:
         names = list(model.hook_dict)
-        if writes.stack != reads.stack or names.index(writes.name) < names.index(reads.name):
-            raise PatchError(f"hook_out {writes.name} must come after {reads.name}, in the same stack")
-    chosen = sae_positions(positions, reads, model.cfg)
-    return _Splice(sae, reads, writes, layout_in, layout_out, n_features, use_error_term, chosen)
+        if target.stack != source.stack or names.index(target.name) < names.index(source.name):
+            raise PatchError(f"hook_out {target.name} must come after {source.name}, in the same stack")
+    selected = sae_positions(positions, source, cfg)
+    return _AttachedSAE(sae, source, target, layout_in, layout_out, n_features, use_error_term, selected)
 
 
-def _declared(sae: AttachableSAE, what: str) -> int | None:
-    """A size that a dictionary or its config (``cfg``, in SAELens) names."""
-    for place in (sae, getattr(sae, "config", None), getattr(sae, "cfg", None)):
-        value = getattr(place, what, None)
+def _declared_size(sae: AttachableSAE, name: str) -> int | None:
+    """Return a size that an SAE or its config (``cfg`` in SAELens) names."""
+    for holder in (sae, getattr(sae, "config", None), getattr(sae, "cfg", None)):
+        value = getattr(holder, name, None)
         if isinstance(value, int):
             return value
     return None
 
 
 @torch.no_grad()
-def _tried(model: SplicingMixin, sae: AttachableSAE, reads: HookPoint) -> tuple[Layout, int, int]:
-    """How a dictionary that does not say its sizes fits, how many features it has and what width it gives."""
+def _tried_sizes(model: HookedRootModule, sae: AttachableSAE, source: HookPoint) -> tuple[Layout, int, int]:
+    """Return layout, number of features and output width of an SAE that does not declare them, tried on one vector."""
     parameter = next(model.parameters())
-    found: dict[int, tuple[int, int]] = {}
-    why: list[Exception] = []
+    sizes: dict[int, tuple[int, int]] = {}
+    failures: list[Exception] = []
 
     def fits(layout: Layout) -> bool:
         row = torch.linspace(-1, 1, layout.width, device=parameter.device, dtype=parameter.dtype)[None]
         try:
             latents = sae.encode(row)
-            found[layout.width] = latents.shape[-1], _decoded(sae, latents, row).shape[-1]
+            sizes[layout.width] = latents.shape[-1], _decoded(sae, latents, row).shape[-1]
         except Exception as error:
-            why.append(error)
-        return layout.width in found
+            failures.append(error)
+        return layout.width in sizes
 
     try:
-        layout = fitting(reads, model.cfg, fits, "the dictionary does not take them")
+        layout = fitting_layout(source, fits, "the SAE does not take them")
     except PatchError as error:
-        raise (error if not why else PatchError(f"{error} ({why[-1]})")) from (why[-1] if why else None)
-    return layout, *found[layout.width]
+        if not failures:
+            raise
+        raise PatchError(f"{error} ({failures[-1]})") from failures[-1]
+    return layout, *sizes[layout.width]

@@ -1,23 +1,26 @@
-"""One hook point: an identity that hooks can read or replace."""
+"""``HookPoint``: an identity in the forward pass that hooks can read or replace, and the facts about its tensor."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from hooked_whisper._support.renamed import renamed_property
 from hooked_whisper.errors import ArgumentError, HookedWhisperError, HookShapeError, check_option
 
 HookFn = Callable[..., Tensor | None]
 Direction = Literal["fwd", "bwd"]
 
+SEQUENCE_AXES = ("position", "token", "query", "frame")  # axes along which time or text runs
+
 
 class StackClock:
-    """Index of the first token (or encoder position) of the pass that is running; shared by one stack's points."""
+    """Index of the first token or encoder position of the current pass, shared by the points of one stack."""
 
     __slots__ = ("offset",)
 
@@ -36,7 +39,7 @@ class StackClock:
 
 
 class HookHandle:
-    """Takes back exactly one hook. ``remove`` may be called more than once."""
+    """Removes one hook. Calling ``remove`` again does nothing."""
 
     __slots__ = ("_entries", "_entry")
 
@@ -51,7 +54,7 @@ class HookHandle:
 
 
 class _Hook:
-    """A user's function, called with the arguments it takes."""
+    """A user's function, called with the arguments that it takes."""
 
     __slots__ = ("fn", "takes_point")
 
@@ -66,60 +69,119 @@ class _Hook:
 
 
 class HookPoint(nn.Module):
-    """Identity in the forward pass; hooks see its tensor and what they return is what the model goes on with.
+    """Identity in the forward pass. Hooks see its tensor, and the model uses whatever a hook returns.
 
-    ``axes`` names the tensor's axes: ``batch``, ``position``, ``token``, ``head``, ``query``, ``key``, ``d_model``, ...
-    ``optional`` points are computed only while someone listens.
+    Args:
+        axes: names of the tensor's axes: ``batch``, ``position``, ``token``, ``head``, ``query``, ``key``,
+            ``d_model``, ...
+        sizes: sizes of the axes that the model fixes, such as ``{"d_model": 384}`` (entries of other axes are ignored).
+            The remaining sizes depend on the pass.
+        counts: what ``query`` and ``key`` count: ``"token"`` or ``"position"``.
+        aliases: other names of this tensor, from published work and openai-whisper's module tree. Those that begin
+            with a dot are relative to the parent module: ``"."`` is the parent itself, ``".mlp"`` its child.
+        optional: computed only while a hook is attached.
+        cached_by_default: whether ``run_with_cache`` without ``names_filter`` caches it.
+        per_clip: a point of the decoder with one row per clip and all positions of that clip: keys and values of
+            cross-attention. Encoder points are per clip anyway.
+        shared: the tensor is also held outside the pass (an input, an output, a parameter), so caches copy it.
     """
 
-    def __init__(self, *axes: str, optional: bool = False) -> None:
+    def __init__(
+        self,
+        *axes: str,
+        sizes: Mapping[str, int] | None = None,
+        counts: Mapping[str, str] | None = None,
+        aliases: tuple[str, ...] = (),
+        optional: bool = False,
+        cached_by_default: bool = True,
+        per_clip: bool = False,
+        shared: bool = False,
+    ) -> None:
         super().__init__()
         self.axes = axes
+        self.sizes = {axis: sizes[axis] for axis in axes if axis in sizes} if sizes else {}
+        self.counts = dict(counts or {})
+        self.aliases = aliases
         self.optional = optional
-        self.sizes: dict[str, int] = {}  # of axes that no config knows (``d_sae``)
+        self.cached_by_default = cached_by_default and not optional
+        self.shared = shared
+        self._declared_per_clip = per_clip
         self.name = ""
         self.ctx: dict[str, Any] = {}
         self.clock = StackClock()
         self._fwd: list[_Hook] = []
         self._bwd: list[_Hook] = []
         self._readers: list[Callable[[Tensor, HookPoint], None]] = []
-        self._splice: Callable[[Tensor], Tensor] | None = None  # what stands in for the tensor before any hook sees it
+        self._replacement: Callable[[Tensor], Tensor] | None = None  # replaces the tensor before any hook sees it
 
     @property
     def active(self) -> bool:
-        """Whether anyone listens here."""
-        return bool(self._fwd or self._bwd or self._readers or self._splice)
+        """Whether any hook, reader or SAE is attached."""
+        return bool(self._fwd or self._bwd or self._readers or self._replacement)
 
     @property
     def offset(self) -> int:
-        """Absolute index of the first token (decoder) or position (encoder) in the tensor a hook sees."""
+        """Absolute index of the first token (decoder) or position (encoder) in the tensor that a hook sees."""
         return self.clock.offset
 
     @property
     def site(self) -> str:
-        """The point of the model this is about: itself, or where the splice that it belongs to stands."""
+        """Name of the model's point: this one, or the one where the SAE is attached that this point belongs to."""
         return self.name
 
     @property
-    def first_place(self) -> int:
-        """Absolute number of the first position, token or frame a hook sees; cross-attention's keys begin at 0."""
-        return 0 if of_cross_keys(self.site) else (2 if "frame" in self.axes else 1) * self.offset
-
-    @property
     def stack(self) -> str:
+        """``"encoder"``, ``"decoder"`` or ``"unembed"``."""
         return self.name.split(".", 1)[0]
 
+    @property
+    def per_clip(self) -> bool:
+        """Whether the tensor has one row per clip rather than one per row of tokens."""
+        return self.stack == "encoder" or self._declared_per_clip
+
+    @property
+    def sequence_axis(self) -> str | None:
+        """The axis along which time or text runs, or ``None``."""
+        return next((axis for axis in SEQUENCE_AXES if axis in self.axes), None)
+
+    @property
+    def steps_per_position(self) -> int:
+        """Entries of the sequence axis per encoder position: 2 for mel frames, else 1."""
+        return 2 if self.sequence_axis == "frame" else 1
+
+    @property
+    def first_index(self) -> int:
+        """Absolute index of the first position, token or frame that a hook sees; keys of cross-attention begin at 0."""
+        return 0 if self._declared_per_clip else self.steps_per_position * self.offset
+
+    first_place = renamed_property("first_place", "first_index")
+
+    def shape(self, lengths: Mapping[str, int]) -> tuple[int, ...]:
+        """Return the tensor's shape in a pass with these lengths (``batch``, ``position``, ``token``, ``frame``).
+
+        ``clip`` is the number of clips where one clip serves several rows of tokens (default: ``batch``). An axis
+        whose length is not given has length 1.
+        """
+        words = {axis: self.counts.get(axis, axis) for axis in self.axes}
+        if self.per_clip and "clip" in lengths:
+            words["batch"] = "clip"
+        return tuple(self.sizes.get(axis, lengths.get(words[axis], 1)) for axis in self.axes)
+
     def layer(self) -> int:
-        """Block number; raises if the point is outside the blocks."""
+        """Return the block number.
+
+        Raises:
+            HookedWhisperError: the point is outside the blocks.
+        """
         match = re.search(r"\.blocks\.(\d+)\.", self.name)
         if match is None:
             raise HookedWhisperError(f"{self.name} is not inside a block, so it has no layer")
         return int(match.group(1))
 
     def add_hook(self, fn: HookFn, dir: Direction = "fwd", prepend: bool = False) -> HookHandle:
-        """Add ``fn(tensor)`` or ``fn(tensor, hook)``; it returns ``None`` or a tensor of the same shape, dtype, device.
+        """Add ``fn(tensor)`` or ``fn(tensor, hook)``, which returns ``None`` or a tensor of equal shape, dtype, device.
 
-        ``dir="bwd"`` gives the gradient instead of the activation. Hooks run in the order they were added.
+        With ``dir="bwd"`` it gets the gradient instead of the activation. Hooks run in the order they were added.
         """
         check_option("dir", dir, ("fwd", "bwd"))
         if not callable(fn):
@@ -131,7 +193,7 @@ class HookPoint(nn.Module):
         return handle
 
     def add_reader(self, fn: Callable[[Tensor, HookPoint], None]) -> HookHandle:
-        """Add a function that only reads, after all hooks; it must not edit the tensor in place."""
+        """Add a function that reads the tensor after all hooks. It must not edit the tensor in place."""
         return HookHandle(self._readers, fn)
 
     def remove_hooks(self, dir: Literal["fwd", "bwd", "both"] = "both") -> None:
@@ -143,14 +205,14 @@ class HookPoint(nn.Module):
             self._bwd.clear()
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self._fwd or self._bwd or self._readers or self._splice):
+        if not (self._fwd or self._bwd or self._readers or self._replacement):
             return x
-        if self._splice is not None:
-            x = self._splice(x)
+        if self._replacement is not None:
+            x = self._replacement(x)
         for hook in tuple(self._fwd):
             x = self._run(hook, x)
         if x.requires_grad:
-            # A node of its own: the gradient here is that of this branch, not of everyone who reads the same tensor.
+            # A separate graph node: the gradient here is that of this branch, not of all readers of the same tensor.
             x = x.view_as(x)
         if self._bwd:
             self._listen_backward(x)
@@ -159,9 +221,9 @@ class HookPoint(nn.Module):
         return x
 
     def _run(self, hook: _Hook, x: Tensor) -> Tensor:
-        # Every hook edits a copy of its own: an in-place edit must not reach tensors that share memory with this one
-        # (the previous block's cached resid_post, a softmax output saved for the backward pass, what the hook before
-        # returned, the gradient of a sister branch).
+        # Every hook edits a copy: an in-place edit must not reach tensors that share memory with this one (the previous
+        # block's cached resid_post, a softmax output saved for the backward pass, the tensor that the previous hook
+        # returned, the gradient of another branch).
         x = x.clone()
         try:
             after = hook(x, self)
@@ -186,38 +248,29 @@ class HookPoint(nn.Module):
             raise HookShapeError(
                 f"a hook at {self.described()} returned {type(after).__name__}; return a tensor or None"
             )
-        for what in ("shape", "dtype", "device"):
-            want, got = getattr(before, what), getattr(after, what)
-            if want != got:
-                want, got = (tuple(v) if what == "shape" else v for v in (want, got))
-                raise HookShapeError(f"a hook at {self.described()} returned {what} {got}, but {want} is needed")
+        for attribute in ("shape", "dtype", "device"):
+            expected, actual = getattr(before, attribute), getattr(after, attribute)
+            if expected != actual:
+                expected, actual = (tuple(v) if attribute == "shape" else v for v in (expected, actual))
+                raise HookShapeError(
+                    f"a hook at {self.described()} returned {attribute} {actual}, but {expected} is needed"
+                )
         return after
 
     def described(self) -> str:
+        """Return name and axes, for errors."""
         return f"{self.name} [{', '.join(self.axes)}]"
 
     def __getstate__(self) -> dict[str, Any]:
-        # copies and pickles of a model carry no hooks: they belong to the run, not to the weights
-        return {**super().__getstate__(), "_fwd": [], "_bwd": [], "_readers": [], "_splice": None, "ctx": {}}
+        # copies and pickles of a model carry no hooks: hooks belong to a run, not to the weights
+        return {**super().__getstate__(), "_fwd": [], "_bwd": [], "_readers": [], "_replacement": None, "ctx": {}}
 
     def extra_repr(self) -> str:
         return ", ".join(self.axes)
 
 
-def watched(*modules: nn.Module) -> bool:
-    """Whether anyone sees what these modules give: by our hooks, or by those that torch knows."""
-    if nn.modules.module._global_forward_hooks:
-        return True
-    return any(m._forward_hooks or (isinstance(m, HookPoint) and m.active) for m in modules)
-
-
-def of_cross_keys(name: str) -> bool:
-    """Whether a point's rows and places are the clips' and not the tokens', though it lies in the decoder."""
-    return ".cross_attn." in name and name.endswith(("hook_k", "hook_v"))
-
-
 def _takes_point(fn: HookFn) -> Literal["", "positional", "keyword"]:
-    """How the function wants the hook point: as ``hook=``, as a second argument, or not at all."""
+    """Return how the function takes the hook point: as ``hook=``, as its second argument, or not at all."""
     try:
         parameters = list(inspect.signature(fn).parameters.values())
     except (TypeError, ValueError):  # builtins without a signature

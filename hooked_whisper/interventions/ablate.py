@@ -24,7 +24,6 @@ from hooked_whisper.errors import PatchError, check_option, closest
 from hooked_whisper.hooks import HookPoint, Names
 from hooked_whisper.interventions.activation_values import By, Means, check_by
 from hooked_whisper.model import WhisperCore
-from hooked_whisper.patching.grid import TIME_AXES
 from hooked_whisper.patching.metrics import Metric, read_metric
 from hooked_whisper.patching.positions import UNITS, PositionsLike, point_positions
 from hooked_whisper.patching.resume import required_activations, resume_from
@@ -70,7 +69,7 @@ def ablate(
         point = model.hook_dict[name]
         entries = _entries_mask(model, point, heads, units)
         read = point_positions(model, point, positions, unit)
-        axis = next((i for i, axis in enumerate(point.axes) if axis in TIME_AXES), None)
+        axis = None if point.sequence_axis is None else point.axes.index(point.sequence_axis)
         if read.spans is not None and axis is None:
             raise PatchError(f"{name} {list(point.axes)} has no positions or tokens: leave out positions=")
         hooks.append((name, _Ablation(_value(by, point, axis, model), entries, read, axis, _subspaces(directions))))
@@ -106,10 +105,10 @@ class _Ablation:
 def position_mask(positions: Positions, x: Tensor, hook: HookPoint, axis: int) -> Bool[Tensor, "..."]:
     """Return which entries of an activation, along its time axis ``axis``, are at ``positions``; other axes have
     size 1."""
-    numbers = hook.first_place + torch.arange(x.shape[axis], device=x.device)
+    numbers = hook.first_index + torch.arange(x.shape[axis], device=x.device)
     view = [1] * x.dim()
     view[axis] = -1
-    return positions.mask(numbers // (2 if hook.axes[axis] == "frame" else 1)).view(view)
+    return positions.mask(numbers // hook.steps_per_position).view(view)
 
 
 def _value(
@@ -132,7 +131,7 @@ def _value(
     draws = torch.randint(len(values), (longest,), generator=torch.Generator().manual_seed(by.seed))
 
     def resample(x: Tensor, hook: HookPoint) -> Tensor:
-        start = hook.first_place
+        start = hook.first_index
         rows = values[draws[start : start + x.shape[time_axis]].to(values.device)]
         return rows.to(x).movedim(0, time_axis - 1)[None]
 

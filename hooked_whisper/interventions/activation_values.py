@@ -114,7 +114,7 @@ def _collect(
         for name in hook_names:
             x = cache[name].movedim(time_axes[name], 1)  # [clip, position, ...]
             axis = model.hook_dict[name].axes[time_axes[name]]
-            ends = torch.tensor(valid[clips], device=x.device) * (2 if axis == "frame" else 1)
+            ends = torch.tensor(valid[clips], device=x.device) * model.hook_dict[name].steps_per_position
             is_valid = (torch.arange(x.shape[1], device=x.device)[None] < ends[:, None]) | (axis == "token")
             rows[name].append(x[is_valid])
     return {name: torch.cat(parts) for name, parts in rows.items()}

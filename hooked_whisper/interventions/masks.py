@@ -29,7 +29,7 @@ from hooked_whisper.model.masks import (
     LocalWindow,
     Mask,
     MaskEntry,
-    Pass,
+    AttentionPass,
     check_mask,
     combine_masks,
     local_window,
@@ -277,7 +277,7 @@ def _score_hook(attn: Attention, entries: Sequence[MaskEntry]) -> Any:
     def mask_scores(scores: Float[Tensor, "batch head query key"], hook: HookPoint) -> Tensor:
         batch, n_heads, n_query, n_key = scores.shape
         start = 0 if attn.kind == "encoder" else hook.offset
-        now = Pass(attn.name, attn.kind, batch, n_heads, start, n_query, n_key, scores.device)
+        now = AttentionPass(attn.name, attn.kind, batch, n_heads, start, n_query, n_key, scores.device)
         mask = combine_masks(entries, False, now)
         assert mask is not None
         return scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask.to(scores.dtype)

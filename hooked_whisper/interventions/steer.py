@@ -22,7 +22,6 @@ from hooked_whisper.interventions.ablate import position_mask
 from hooked_whisper.interventions.activation_values import CLIPS_PER_PASS, means
 from hooked_whisper.interventions.transcript_changes import TranscriptChanges, compare_transcripts
 from hooked_whisper.model import WhisperCore
-from hooked_whisper.patching.grid import TIME_AXES
 from hooked_whisper.patching.positions import UNITS, PositionsLike, point_positions
 
 FwdHooks = list[tuple[str, Any]]
@@ -55,7 +54,7 @@ def steer(
     if len(names) != 1:
         raise PatchError(f"{name!r} names {len(names)} points: give one (hooks for several can be concatenated)")
     point = model.hook_dict[names[0]]
-    axis = next((axis for axis in TIME_AXES if axis in point.axes), None)
+    axis = point.sequence_axis
     if axis is None or point.axes[0] != "batch" or "key" in point.axes or point.axes[-1] == axis:
         raise PatchError(f"{point.name} {list(point.axes)} has no vector per position or token to add to")
     time_axis = point.axes.index(axis)
@@ -75,7 +74,7 @@ def steer(
         mask = position_mask(read, x, hook, time_axis).to(x)
         if not per_position:
             return x + step.to(x) * mask
-        numbers = hook.first_place + torch.arange(x.shape[time_axis], device=x.device)
+        numbers = hook.first_index + torch.arange(x.shape[time_axis], device=x.device)
         if int(numbers[-1]) >= len(step):
             raise PatchError(f"{hook.name}: there are vectors for {len(step)} positions, none for number {numbers[-1]}")
         return x + step.to(x)[numbers] * mask

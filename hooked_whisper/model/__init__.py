@@ -10,9 +10,20 @@ if TYPE_CHECKING:
     from hooked_whisper.model.encoder import Encoder
     from hooked_whisper.model.factored_matrix import FactoredMatrix
     from hooked_whisper.model.masks import LocalWindow, local_window
+    from hooked_whisper.model.names import canonical_name
     from hooked_whisper.model.whisper import WhisperCore
 
-__all__ = ["Attention", "Decoder", "Encoder", "FactoredMatrix", "KVCache", "LocalWindow", "WhisperCore", "local_window"]
+__all__ = [
+    "Attention",
+    "Decoder",
+    "Encoder",
+    "FactoredMatrix",
+    "KVCache",
+    "LocalWindow",
+    "WhisperCore",
+    "canonical_name",
+    "local_window",
+]
 
 # sae_lens_audio uses the kernels without the model and what the model needs
 __getattr__, __dir__ = lazily(
@@ -25,6 +36,7 @@ __getattr__, __dir__ = lazily(
         "KVCache": "attention",
         "LocalWindow": "masks",
         "WhisperCore": "whisper",
+        "canonical_name": "names",
         "local_window": "masks",
     },
 )

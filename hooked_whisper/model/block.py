@@ -1,4 +1,4 @@
-"""One transformer block, for either stack."""
+"""One transformer block, of either stack."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ class Block(nn.Module):
     def __init__(self, d_model: int, n_heads: int, d_mlp: int, cross: bool) -> None:
         super().__init__()
         axes = ("batch", "token" if cross else "position")
-        self.hook_resid_pre = HookPoint(*axes, "d_model")
-        self.hook_q_input = HookPoint(*axes, "head", "d_model", optional=True)
-        self.hook_k_input = HookPoint(*axes, "head", "d_model", optional=True)
-        self.hook_v_input = HookPoint(*axes, "head", "d_model", optional=True)
+        sizes = {"d_model": d_model, "head": n_heads}
+        self.hook_resid_pre = HookPoint(*axes, "d_model", sizes=sizes)
+        self.hook_q_input = HookPoint(*axes, "head", "d_model", sizes=sizes, optional=True)
+        self.hook_k_input = HookPoint(*axes, "head", "d_model", sizes=sizes, optional=True)
+        self.hook_v_input = HookPoint(*axes, "head", "d_model", sizes=sizes, optional=True)
         self.ln1 = LayerNorm(d_model, *axes)
         self.attn = Attention(d_model, n_heads, "decoder" if cross else "encoder")
-        self.hook_attn_out = HookPoint(*axes, "d_model")
-        self.hook_resid_mid = HookPoint(*axes, "d_model")
+        self.hook_attn_out = HookPoint(*axes, "d_model", sizes=sizes, aliases=(".attn",))
+        self.hook_resid_mid = HookPoint(*axes, "d_model", sizes=sizes)
         self.cross = cross
         if cross:
-            self.hook_cross_attn_in = HookPoint(*axes, "d_model")
+            self.hook_cross_attn_in = HookPoint(*axes, "d_model", sizes=sizes)
             self.ln_cross = LayerNorm(d_model, *axes)
             self.cross_attn = Attention(d_model, n_heads, "cross")
-            self.hook_cross_attn_out = HookPoint(*axes, "d_model")
-            self.hook_resid_mid_cross = HookPoint(*axes, "d_model")
-        self.hook_mlp_in = HookPoint(*axes, "d_model")
+            self.hook_cross_attn_out = HookPoint(*axes, "d_model", sizes=sizes, aliases=(".cross_attn",))
+            self.hook_resid_mid_cross = HookPoint(*axes, "d_model", sizes=sizes)
+        self.hook_mlp_in = HookPoint(*axes, "d_model", sizes=sizes)
         self.ln2 = LayerNorm(d_model, *axes)
         self.mlp = MLP(d_model, d_mlp, *axes)
-        self.hook_mlp_out = HookPoint(*axes, "d_model")
-        self.hook_resid_post = HookPoint(*axes, "d_model")
+        self.hook_mlp_out = HookPoint(*axes, "d_model", sizes=sizes, aliases=(".mlp", ".mlp.2"))
+        self.hook_resid_post = HookPoint(*axes, "d_model", sizes=sizes, aliases=(".",))
 
     def forward(
         self,
@@ -51,7 +52,7 @@ class Block(nn.Module):
         source: Float[Tensor, "clip key d_model"] | None = None,
         kv_cache: KVCache | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
-        """The block, given what left ``hook_resid_pre``. This and the two below resume a pass inside the block."""
+        """Run the block from the output of ``hook_resid_pre``. This and the next two resume a pass inside the block."""
         head_inputs = self._head_inputs(x)
         attn_out, _ = self.attn(self.ln1(x), kv_cache=kv_cache, head_inputs=head_inputs)
         x = self.hook_resid_mid(x + self.hook_attn_out(attn_out))  # [batch, pos, d_model]
@@ -63,7 +64,7 @@ class Block(nn.Module):
         source: Float[Tensor, "clip key d_model"] | None = None,
         kv_cache: KVCache | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
-        """Its rest, given what left ``hook_resid_mid``."""
+        """Run the rest of the block from the output of ``hook_resid_mid``."""
         if not self.cross:
             return self.from_mid_cross(x)
         cross_in = self.ln_cross(self.hook_cross_attn_in(x))
@@ -71,17 +72,17 @@ class Block(nn.Module):
         return self.from_mid_cross(self.hook_resid_mid_cross(x + self.hook_cross_attn_out(cross_out)))
 
     def from_mid_cross(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        """Its rest, given what enters the MLP's branch: what left ``hook_resid_mid_cross`` (decoder) or
-        ``hook_resid_mid`` (encoder)."""
+        """Run the MLP and the rest, from the output of ``hook_resid_mid_cross`` (decoder) or ``hook_resid_mid``
+        (encoder)."""
         mlp_out = self.hook_mlp_out(self.mlp(self.ln2(self.hook_mlp_in(x))))
         return self.hook_resid_post(x + mlp_out)  # [batch, pos, d_model]
 
     def _head_inputs(self, x: Tensor) -> dict[str, Tensor]:
-        """What hooks on the split inputs add to each head's normalised input: nothing where they changed nothing."""
+        """Return what hooks on the split inputs add to each head's normalized input (zero where nothing changed)."""
         points = {"q": self.hook_q_input, "k": self.hook_k_input, "v": self.hook_v_input}
-        listened = {key: point for key, point in points.items() if point.active}
-        if not listened:
+        active = {key: point for key, point in points.items() if point.active}
+        if not active:
             return {}
         per_head = x.unsqueeze(2).expand(-1, -1, self.attn.n_heads, -1)
         plain = self.ln1.unhooked(per_head)
-        return {key: self.ln1.unhooked(point(per_head)) - plain for key, point in listened.items()}
+        return {key: self.ln1.unhooked(point(per_head)) - plain for key, point in active.items()}

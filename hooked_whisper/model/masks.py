@@ -1,8 +1,8 @@
-"""Attention masks: what a user may give, and how it is cut to the queries and keys of one pass.
+"""Attention masks: the forms that users may give, and how they are cut to the queries and keys of one pass.
 
 A mask is a bool tensor (True = may attend), an additive float tensor, or a rule such as :func:`local_window` that is
-asked for the positions at hand. Tensors broadcast to ``[batch, head, query, key]``. Masks are combined with each other
-and with the decoder's causal mask; a query that may attend to nothing gets a zero output row.
+called with the positions of the pass. Tensors broadcast to ``[batch, head, query, key]``. Masks are combined with each
+other and with the decoder's causal mask. A query that may attend to nothing gets a zero output row.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -20,15 +20,16 @@ from torch import Tensor
 
 from hooked_whisper._support.indices import read_indices
 from hooked_whisper.errors import MaskError, closest
+from hooked_whisper.model.kernels import Heads
+from hooked_whisper.protocols import Stack
 
-Kind = Literal["encoder", "decoder", "cross"]
 MaskRule = Callable[[Int[Tensor, "query"], Int[Tensor, "key"]], Tensor]
 Mask = Tensor | MaskRule
 
 
 @dataclass(frozen=True)
 class LocalWindow:
-    """Query i may attend to key j when ``|i - j| <= k``; only in query rows below ``n_rows``, if that is given."""
+    """Query i may attend to key j if ``|i - j| <= k``. With ``n_rows``, only query rows below it are restricted."""
 
     k: int
     n_rows: int | None = None
@@ -45,10 +46,10 @@ class LocalWindow:
 
 
 def local_window(k: int, n_rows: int | None = None) -> LocalWindow:
-    """Band mask of half-width ``k`` positions (20 ms each in the encoder).
+    """Return a band mask of half-width ``k`` positions (20 ms each in the encoder).
 
-    ``n_rows`` leaves query rows from that position on unmasked (the padding after speech). With ``k`` at least
-    the number of positions it is no mask at all.
+    ``n_rows`` leaves query rows from that position on unmasked (the padding after speech). A ``k`` of at least the
+    number of positions masks nothing.
     """
     return LocalWindow(k, n_rows)
 
@@ -58,15 +59,15 @@ class MaskEntry:
     """One mask on one attention module; ``heads`` None means all of them."""
 
     mask: Mask
-    heads: tuple[int, ...] | None = None
+    heads: Heads | None = None
 
 
 @dataclass(frozen=True)
-class Pass:
-    """What one attention call looks like: the first query's absolute index, and sizes."""
+class AttentionPass:
+    """Sizes of one attention call, and the absolute index of its first query (``start``)."""
 
     name: str
-    kind: Kind
+    kind: Stack
     batch: int
     n_heads: int
     start: int
@@ -75,17 +76,17 @@ class Pass:
     device: torch.device
 
 
-def combine_masks(entries: Sequence[MaskEntry], causal: bool, now: Pass) -> Tensor | None:
-    """One mask from all: bool if all are bool, else additive float; ``None`` if there is nothing to mask."""
-    masks = [_on_heads(_evaluate(e, now), e.heads, now) for e in entries]
-    if causal and now.n_query > 1:
-        query = torch.arange(now.start, now.start + now.n_query, device=now.device)
-        masks.append(query[:, None] >= torch.arange(now.n_key, device=now.device)[None, :])
+def combine_masks(entries: Sequence[MaskEntry], causal: bool, this_pass: AttentionPass) -> Tensor | None:
+    """Return all masks as one: bool if all are bool, else additive float; ``None`` if nothing is masked."""
+    masks = [_on_heads(_evaluate(e, this_pass), e.heads, this_pass) for e in entries]
+    if causal and this_pass.n_query > 1:
+        query = torch.arange(this_pass.start, this_pass.start + this_pass.n_query, device=this_pass.device)
+        masks.append(query[:, None] >= torch.arange(this_pass.n_key, device=this_pass.device)[None, :])
     return merge_masks(masks) if masks else None
 
 
 def merge_masks(masks: Sequence[Tensor]) -> Tensor:
-    """What all of them allow: bool if all are bool, else additive float."""
+    """Return the mask that allows what all of them allow: bool if all are bool, else additive float."""
     allowed = [m for m in masks if m.dtype == torch.bool]
     additive = [m for m in masks if m.dtype != torch.bool]
     if not additive:
@@ -94,58 +95,63 @@ def merge_masks(masks: Sequence[Tensor]) -> Tensor:
     return torch.where(reduce(torch.logical_and, allowed), total, -torch.inf) if allowed else total
 
 
-def _evaluate(entry: MaskEntry, now: Pass) -> Tensor:
+def _evaluate(entry: MaskEntry, this_pass: AttentionPass) -> Tensor:
     if isinstance(entry.mask, Tensor):
-        return _cut(entry.mask.to(now.device), now, now.start, fixed=False)
-    query = torch.arange(now.start, now.start + now.n_query, device=now.device)
-    mask = entry.mask(query, torch.arange(now.n_key, device=now.device))
+        return _cut(entry.mask.to(this_pass.device), this_pass, this_pass.start, fixed=False)
+    query = torch.arange(this_pass.start, this_pass.start + this_pass.n_query, device=this_pass.device)
+    mask = entry.mask(query, torch.arange(this_pass.n_key, device=this_pass.device))
     if not isinstance(mask, Tensor):
-        raise MaskError(f"the mask rule for {now.name} returned {type(mask).__name__}, not a tensor")
-    _check_dtype(mask, now.name)
-    return _cut(mask, now, 0, fixed=True)
+        raise MaskError(f"the mask rule for {this_pass.name} returned {type(mask).__name__}, not a tensor")
+    _check_dtype(mask, this_pass.name)
+    return _cut(mask, this_pass, 0, fixed=True)
 
 
-def _cut(mask: Tensor, now: Pass, start: int, fixed: bool) -> Tensor:
-    """The queries (from ``start`` on) and keys of this pass, with at least these two axes.
+def _cut(mask: Tensor, this_pass: AttentionPass, start: int, fixed: bool) -> Tensor:
+    """Cut a mask to the queries (from ``start`` on) and keys of this pass, with at least these two axes.
 
     In the decoder a mask may be larger than the tokens so far, unless it is ``fixed``: made for this pass by a rule.
     """
     if mask.dim() > 4 or mask.dim() < 1:
-        raise MaskError(f"mask for {now.name}: needs 1 to 4 axes [batch, head, query, key], got {tuple(mask.shape)}")
+        raise MaskError(
+            f"mask for {this_pass.name}: needs 1 to 4 axes [batch, head, query, key], got {tuple(mask.shape)}"
+        )
     if mask.dim() == 1:
         mask = mask[None]
     if mask.shape[-1] != 1:
-        _check_size(mask, -1, "key", now.n_key, growing=now.kind == "decoder" and not fixed, now=now)
-        mask = mask[..., : now.n_key]
+        _check_size(
+            mask, -1, "key", this_pass.n_key, growing=this_pass.kind == "decoder" and not fixed, this_pass=this_pass
+        )
+        mask = mask[..., : this_pass.n_key]
     if mask.shape[-2] != 1:
-        stop = start + now.n_query
-        _check_size(mask, -2, "query", stop, growing=now.kind != "encoder" and not fixed, now=now)
+        stop = start + this_pass.n_query
+        growing = this_pass.kind != "encoder" and not fixed
+        _check_size(mask, -2, "query", stop, growing, this_pass)
         mask = mask[..., start:stop, :]
-    for axis, what, size in ((-3, "head", now.n_heads), (-4, "batch", now.batch)):
+    for axis, what, size in ((-3, "head", this_pass.n_heads), (-4, "batch", this_pass.batch)):
         if mask.dim() >= -axis and mask.shape[axis] not in (1, size):
-            raise MaskError(f"mask for {now.name}: axis {what} has {mask.shape[axis]} entries, needs 1 or {size}")
+            raise MaskError(f"mask for {this_pass.name}: axis {what} has {mask.shape[axis]} entries, needs 1 or {size}")
     return mask
 
 
-def _check_size(mask: Tensor, axis: int, what: str, needed: int, growing: bool, now: Pass) -> None:
+def _check_size(mask: Tensor, axis: int, what: str, needed: int, growing: bool, this_pass: AttentionPass) -> None:
     size = mask.shape[axis]
     if size < needed or (size != needed and not growing):
         word = "at least " if growing else ""
         raise MaskError(
-            f"mask for {now.name}: axis {what} has {size} entries, needs 1 or {word}{needed} "
+            f"mask for {this_pass.name}: axis {what} has {size} entries, needs 1 or {word}{needed} "
             f"(mask shape {tuple(mask.shape)}, axes [batch, head, query, key])"
         )
 
 
-def _on_heads(mask: Tensor, heads: tuple[int, ...] | None, now: Pass) -> Tensor:
+def _on_heads(mask: Tensor, heads: Heads | None, this_pass: AttentionPass) -> Tensor:
     if heads is None:
         return mask
-    chosen = torch.zeros(now.n_heads, 1, 1, dtype=torch.bool, device=now.device)
-    chosen[list(heads)] = True
-    elsewhere = torch.ones((), dtype=torch.bool, device=now.device)
+    on_heads = torch.zeros(this_pass.n_heads, 1, 1, dtype=torch.bool, device=this_pass.device)
+    on_heads[list(heads)] = True
+    elsewhere = torch.ones((), dtype=torch.bool, device=this_pass.device)
     if mask.dtype != torch.bool:
-        elsewhere = torch.zeros((), dtype=mask.dtype, device=now.device)
-    return torch.where(chosen, mask, elsewhere)
+        elsewhere = torch.zeros((), dtype=mask.dtype, device=this_pass.device)
+    return torch.where(on_heads, mask, elsewhere)
 
 
 def _check_dtype(mask: Tensor, name: str) -> None:
@@ -154,11 +160,15 @@ def _check_dtype(mask: Tensor, name: str) -> None:
 
 
 def check_mask(mask: Any, target: str) -> Mask:
-    """Refuse what is neither a tensor of the right kind nor a rule."""
+    """Return a mask if it is a tensor of the right kind or a rule.
+
+    Raises:
+        MaskError: it is something else, or contains NaN.
+    """
     if isinstance(mask, Tensor):
         _check_dtype(mask, target)
         if bool(mask.isnan().any()):
-            raise MaskError(f"mask for {target} has NaN in it")
+            raise MaskError(f"mask for {target} has NaN values")
         return mask
     if not callable(mask):
         raise MaskError(
@@ -167,35 +177,54 @@ def check_mask(mask: Any, target: str) -> Mask:
     return mask
 
 
+def windows_of_heads(entries: Sequence[MaskEntry], n_heads: int) -> dict[LocalWindow | None, Heads] | None:
+    """Return window -> its heads (``None``: all keys), or ``None`` if the masks are not one window per head."""
+    windows: list[LocalWindow | None] = [None] * n_heads
+    for entry in entries:
+        if not isinstance(entry.mask, LocalWindow):
+            return None
+        for head in range(n_heads) if entry.heads is None else entry.heads:
+            window = windows[head]
+            if window is not None and window.n_rows != entry.mask.n_rows:
+                return None
+            windows[head] = entry.mask if window is None or entry.mask.k < window.k else window
+    heads_of: dict[LocalWindow | None, Heads] = {}
+    for head, window in enumerate(windows):
+        heads_of[window] = (*heads_of.get(window, ()), head)
+    return heads_of
+
+
 _HEAD = re.compile(r"(?P<target>.+)\.head\.(?P<head>\d+)")
 
 
-def resolve_target(target: Any, names: Sequence[str], n_heads: dict[str, int]) -> dict[str, tuple[int, ...] | None]:
-    """Attention names -> heads for what a user wrote.
+def resolve_target(target: Any, names: Sequence[str], n_heads: dict[str, int]) -> dict[str, Heads | None]:
+    """Return attention names -> heads (``None``: all) of a target.
 
-    ``"encoder"``, ``"decoder"`` (its self-attention), ``"cross_attn"``; one block (``"encoder.blocks.2"``);
-    one attention (``"decoder.blocks.1.cross_attn"``); globs of those; any of them with heads: ``(target, 3)``,
-    ``(target, (0, 3))``, ``(target, mask)`` or ``"encoder.blocks.2.head.3"``.
+    A target is ``"encoder"``, ``"decoder"`` (its self-attention) or ``"cross_attn"``; one block
+    (``"encoder.blocks.2"``); one attention (``"decoder.blocks.1.cross_attn"``); a glob of those; any of them with
+    heads: ``(target, 3)``, ``(target, (0, 3))``, ``(target, mask)`` or ``"encoder.blocks.2.head.3"``.
+
+    Raises:
+        MaskError: the target matches no attention.
     """
     heads: Any = None
     if isinstance(target, tuple) and len(target) == 2:
-        target, chosen = target
-        heads = chosen
+        target, heads = target
     if not isinstance(target, str):
-        raise MaskError(f"an attention mask goes to a name or (name, heads), not {target!r}")
+        raise MaskError(f"the target of an attention mask is a name or (name, heads), not {target!r}")
     match = _HEAD.fullmatch(target)
     if match and heads is None:
         target, heads = match["target"], (int(match["head"]),)
-    found = [name for name in names if _targets(target, name)]
-    if not found:
+    matches = [name for name in names if _targets(target, name)]
+    if not matches:
         near = closest(target, ["encoder", "decoder", "cross_attn", *names])
         raise MaskError(
             f"no attention is named {target!r}{f'; did you mean {near[0]!r}?' if near else ''} "
             "(encoder, decoder, cross_attn, encoder.blocks.L, decoder.blocks.L.cross_attn, or a glob of those)"
         )
     if heads is None:
-        return dict.fromkeys(found)
-    return {name: tuple(read_indices(heads, n_heads[name], f"heads of {name}", MaskError)) for name in found}
+        return dict.fromkeys(matches)
+    return {name: tuple(read_indices(heads, n_heads[name], f"heads of {name}", MaskError)) for name in matches}
 
 
 def _targets(target: str, name: str) -> bool:

@@ -1,8 +1,11 @@
-"""Stacked weights in the words of TransformerLens: ``W_Q [layer, head, d_model, d_head]``, right-multiplied."""
+"""Weights of a whole stack in the words of TransformerLens: ``W_Q [layer, head, d_model, d_head]``, right-multiplied.
+
+Those of one block are views at the block: ``model.encoder.blocks[0].attn.W_Q``, ``.mlp.W_in``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from abc import ABC, abstractmethod
 
 import torch
 from jaxtyping import Float
@@ -11,61 +14,47 @@ from torch import Tensor, nn
 from hooked_whisper.model.attention import Attention
 from hooked_whisper.model.block import Block
 from hooked_whisper.model.factored_matrix import FactoredMatrix
-from hooked_whisper.model.layers import Linear
 
 
-def head_weight(linear: Linear, n_heads: int) -> Float[Tensor, "head d_model d_head"]:
-    """The q, k or v projection per head."""
-    return linear.weight.unflatten(0, (n_heads, -1)).mT
-
-
-def head_bias(linear: Linear, n_heads: int) -> Float[Tensor, "head d_head"]:
-    """Its bias per head; zeros where there is none (keys)."""
-    bias = linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
-    return bias.unflatten(0, (n_heads, -1))
-
-
-class AttentionWeights:
+class AttentionWeights(ABC):
     """Weights of one kind of attention over all blocks of a stack."""
 
+    @abstractmethod
     def attention_modules(self) -> list[Attention]:
-        raise NotImplementedError
-
-    def _stack(self, get: Callable[[Attention], Tensor]) -> Tensor:
-        return torch.stack([get(attn) for attn in self.attention_modules()])
+        """Return the attention of each block."""
 
     @property
     def W_Q(self) -> Float[Tensor, "layer head d_model d_head"]:
-        return self._stack(lambda a: head_weight(a.query, a.n_heads))
+        return torch.stack([attn.W_Q for attn in self.attention_modules()])
 
     @property
     def W_K(self) -> Float[Tensor, "layer head d_model d_head"]:
-        return self._stack(lambda a: head_weight(a.key, a.n_heads))
+        return torch.stack([attn.W_K for attn in self.attention_modules()])
 
     @property
     def W_V(self) -> Float[Tensor, "layer head d_model d_head"]:
-        return self._stack(lambda a: head_weight(a.value, a.n_heads))
+        return torch.stack([attn.W_V for attn in self.attention_modules()])
 
     @property
     def W_O(self) -> Float[Tensor, "layer head d_head d_model"]:
-        return self._stack(lambda a: a.out.weight.unflatten(1, (a.n_heads, -1)).permute(1, 2, 0))
+        return torch.stack([attn.W_O for attn in self.attention_modules()])
 
     @property
     def b_Q(self) -> Float[Tensor, "layer head d_head"]:
-        return self._stack(lambda a: head_bias(a.query, a.n_heads))
+        return torch.stack([attn.b_Q for attn in self.attention_modules()])
 
     @property
     def b_K(self) -> Float[Tensor, "layer head d_head"]:
         """Zeros: Whisper's key projection has no bias."""
-        return self._stack(lambda a: head_bias(a.key, a.n_heads))
+        return torch.stack([attn.b_K for attn in self.attention_modules()])
 
     @property
     def b_V(self) -> Float[Tensor, "layer head d_head"]:
-        return self._stack(lambda a: head_bias(a.value, a.n_heads))
+        return torch.stack([attn.b_V for attn in self.attention_modules()])
 
     @property
     def b_O(self) -> Float[Tensor, "layer d_model"]:
-        return self._stack(lambda a: a.out.bias)
+        return torch.stack([attn.b_O for attn in self.attention_modules()])
 
     @property
     def QK(self) -> FactoredMatrix:
@@ -78,39 +67,42 @@ class AttentionWeights:
         return FactoredMatrix(self.W_V, self.W_O)
 
 
-class StackWeights(nn.Module, AttentionWeights):
-    """Base of encoder and decoder: their self-attention and MLP weights."""
+class BlockStack(nn.Module, AttentionWeights):
+    """Base of encoder and decoder: blocks, and their self-attention and MLP weights."""
 
     blocks: nn.ModuleList
 
-    def _blocks(self) -> Iterable[Block]:
-        return (block for block in self.blocks if isinstance(block, Block))
+    def block_list(self) -> list[Block]:
+        """Return the blocks with their type."""
+        return [block for block in self.blocks if isinstance(block, Block)]
 
     def attention_modules(self) -> list[Attention]:
-        return [block.attn for block in self._blocks()]
+        """Return the self-attention of each block."""
+        return [block.attn for block in self.block_list()]
 
     @property
     def W_in(self) -> Float[Tensor, "layer d_model d_mlp"]:
-        return torch.stack([b.mlp.up.weight.mT for b in self._blocks()])
+        return torch.stack([block.mlp.W_in for block in self.block_list()])
 
     @property
     def b_in(self) -> Float[Tensor, "layer d_mlp"]:
-        return torch.stack([b.mlp.up.bias for b in self._blocks()])
+        return torch.stack([block.mlp.b_in for block in self.block_list()])
 
     @property
     def W_out(self) -> Float[Tensor, "layer d_mlp d_model"]:
-        return torch.stack([b.mlp.down.weight.mT for b in self._blocks()])
+        return torch.stack([block.mlp.W_out for block in self.block_list()])
 
     @property
     def b_out(self) -> Float[Tensor, "layer d_model"]:
-        return torch.stack([b.mlp.down.bias for b in self._blocks()])
+        return torch.stack([block.mlp.b_out for block in self.block_list()])
 
 
 class CrossWeights(AttentionWeights):
     """Weights of the decoder's cross-attention."""
 
-    def __init__(self, decoder: StackWeights) -> None:
+    def __init__(self, decoder: BlockStack) -> None:
         self._decoder = decoder
 
     def attention_modules(self) -> list[Attention]:
-        return [block.cross_attn for block in self._decoder._blocks()]
+        """Return the cross-attention of each block."""
+        return [block.cross_attn for block in self._decoder.block_list()]

@@ -14,9 +14,8 @@ from hooked_whisper._support.heads import n_blocks_and_heads
 from hooked_whisper._support.indices import Selection, read_indices
 from hooked_whisper.errors import PatchError, check_option, closest
 from hooked_whisper.hooks import HookPoint
-from hooked_whisper.hooks.hook_point import of_cross_keys
-from hooked_whisper.hooks.sizes import axis_sizes
 from hooked_whisper.model import WhisperCore
+from hooked_whisper.model.names import is_per_clip
 from hooked_whisper.patching.positions import PositionsLike, point_positions, span_label
 from hooked_whisper.patching.subspaces import Subspaces
 from hooked_whisper.protocols import STACKS, Positions, Stack
@@ -36,7 +35,6 @@ COMPONENTS = {
 }
 """Component name -> end of the hook point's name."""
 _PATCHED_WITH = {"cross_kv": ("cross_attn.hook_v",)}  # points patched together with a component's first point
-TIME_AXES = ("position", "token", "query", "frame")
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ def _component_of(component: str, stack: Stack) -> tuple[str, Stack]:
 def runs_over_positions(component: str, stack: Stack) -> bool:
     """Whether a component's spans are encoder positions, not decoder tokens."""
     component, module = _component_of(component, stack)
-    return module == "encoder" or component in ("cross_k", "cross_v", "cross_kv") or of_cross_keys(component)
+    return module == "encoder" or component in ("cross_k", "cross_v", "cross_kv") or is_per_clip(component)
 
 
 def describe_component(component: str, stack: Stack) -> str:
@@ -203,12 +201,12 @@ def make_grid(
     if not full_name:
         axes.append(GridAxis("block", tuple(str(block) for block in numbers)))
     if spans is not None:
-        time_axis = next((axis for axis in TIME_AXES if axis in point.axes), None)
+        time_axis = point.sequence_axis
         if time_axis is None:
             raise PatchError(f"{point.name} has no positions or tokens: its axes are {list(point.axes)}")
         read = [point_positions(model, point, span) for span in spans]
         axes.append(GridAxis("span", tuple(map(span_label, read))))
-        choices.append([{time_axis: _selection(span, 2 if time_axis == "frame" else 1)} for span in read])
+        choices.append([{time_axis: _selection(span, point.steps_per_position)} for span in read])
     if per_head:
         if "head" not in point.axes:
             raise PatchError(f"{point.name} has no heads: its axes are {list(point.axes)}")
@@ -241,6 +239,4 @@ def _selection(positions: Positions, scale: int) -> Selection:
 
 
 def _last_size(point: HookPoint, model: WhisperCore) -> int:
-    sizes = {"batch": 1, "position": model.cfg.encoder.n_ctx, "token": model.cfg.decoder.n_ctx}
-    sizes |= {"d_model": model.cfg.encoder.d_model, "vocab": model.cfg.decoder.n_vocab}
-    return axis_sizes(point, model.cfg, sizes)[-1]
+    return point.shape({"position": model.cfg.encoder.n_ctx, "token": model.cfg.decoder.n_ctx})[-1]

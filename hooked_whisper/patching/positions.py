@@ -15,7 +15,6 @@ from hooked_whisper._support.indices import is_boolean, is_integer, read_indices
 from hooked_whisper.audio import TimeMap
 from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.hooks import HookPoint
-from hooked_whisper.hooks.hook_point import of_cross_keys
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.protocols import Interval, Positions
 
@@ -81,7 +80,7 @@ def point_positions(
 
 def has_tokens(point: HookPoint) -> bool:
     """Whether a point's positions are decoder tokens. Keys and values of cross-attention are at encoder positions."""
-    return point.stack != "encoder" and not of_cross_keys(point.site)
+    return not point.per_clip
 
 
 def _entries(positions: Any) -> list[Any]:

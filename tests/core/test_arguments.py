@@ -84,7 +84,7 @@ def test_each_has_an_error_of_ours(model: HookedWhisper, mel: torch.Tensor, what
 
 def test_later_ids_are_checked_where_a_cache_begins(model: HookedWhisper, mel: torch.Tensor) -> None:
     _, cache = model.run_with_cache(mel, TOKENS, names_filter=["decoder.*", "unembed.*"])
-    parts, _ = cache.decompose_resid("decoder")
+    parts, _ = cache.decompose_resid("decoder", return_labels=True)
     for wrong in (10**6, -1, 1.5, [True], "a"):
         with pytest.raises(ArgumentError, match="0 to 51864"):
             cache.logit_attrs(parts, wrong)

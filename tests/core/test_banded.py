@@ -8,10 +8,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hooked_whisper.model import local_window
-from hooked_whisper.model import windowed_attention as banded
-from hooked_whisper.model.masks import LocalWindow, MaskEntry
-from hooked_whisper.model.windowed_attention import attend_within_windows, windows_of_heads
+from hooked_whisper.model import kernels, local_window
+from hooked_whisper.model.kernels import windowed_attention
+from hooked_whisper.model.masks import LocalWindow, MaskEntry, windows_of_heads
 from tests.core.twins import Twins
 
 
@@ -42,15 +41,14 @@ def test_equals_masks(n: int, batch: int, of_heads: list[tuple[int, int | None] 
     generator = torch.Generator().manual_seed(seed)
     shape = (batch, n, len(of_heads), 4)
     q, k, v = (torch.randn(shape, generator=generator, dtype=torch.float64).transpose(1, 2) for _ in range(3))
-    torch.testing.assert_close(attend_within_windows(q, k, v, windows), masked(q, k, v, windows))
+    torch.testing.assert_close(windowed_attention(q, k, v, windows), masked(q, k, v, windows))
 
 
 def test_gradients_are_those_of_masks() -> None:
     inputs = [torch.randn(2, 3, 100, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     windows = {local_window(7): (0, 2), local_window(20, 60): (1,)}
     ours, theirs = (
-        torch.autograd.grad(attend(*inputs, windows).square().sum(), inputs)
-        for attend in (attend_within_windows, masked)
+        torch.autograd.grad(attend(*inputs, windows).square().sum(), inputs) for attend in (windowed_attention, masked)
     )
     torch.testing.assert_close(ours, theirs)
 
@@ -67,9 +65,9 @@ def test_the_encoder_takes_the_blocks_and_gives_what_scores_give(odd: Twins, mon
     """The same windows where somebody reads the pattern, which has all keys."""
     model, mel = odd.core, odd.mel(2)
     calls = []
-    inner = banded._banded
-    monkeypatch.setattr(banded, "_CPU_BLOCK", 4)
-    monkeypatch.setattr(banded, "_banded", lambda *a: calls.append(a[3:]) or inner(*a))
+    inner = kernels._banded
+    monkeypatch.setattr(kernels, "_CPU_BLOCK", 4)
+    monkeypatch.setattr(kernels, "_banded", lambda *a: calls.append(a[3:]) or inner(*a))
     masks = {"encoder": local_window(2)}
     with torch.no_grad():
         with model.hooks(attn_masks=masks):

@@ -133,7 +133,7 @@ def test_slice_by_axis_name(cache: ActivationCache) -> None:
     assert torch.equal(
         cache.slice(query=0, key=slice(2))["encoder", "pattern", 0], cache["encoder", "pattern", 0][:, :, :1, :2]
     )
-    with pytest.raises(HookedWhisperError, match=r"no cached tensor has an axis 'pos'; there are \['batch', 'd_head'"):
+    with pytest.raises(HookedWhisperError, match=r"no cached tensor has an axis 'pos'"):
         cache.slice(pos=0)
     with pytest.raises(HookedWhisperError, match=r"no batch 2 of encoder\.hook_mel"):
         cache.slice(batch=2)
@@ -145,7 +145,7 @@ def test_views_of_a_cache_outlive_the_model(odd: Twins) -> None:
     del model
     assert cache.slice(batch=0).to(torch.float64)["encoder.hook_out"].shape == (1, 60, 96)
     with pytest.raises(HookedWhisperError, match="no longer exists"):
-        cache.decompose_resid("encoder")
+        cache.decompose_resid("encoder", return_labels=True)
 
 
 # --- files -------------------------------------------------------------------------------------------------------
@@ -160,7 +160,10 @@ def test_a_saved_cache_comes_back(odd: Twins, cache: ActivationCache, tmp_path: 
     assert list(loaded) == list(mixed) == odd.core.hook_names()
     for name in mixed:
         assert torch.equal(loaded[name], mixed[name]) and loaded[name].dtype == mixed[name].dtype
-    assert torch.equal(loaded.decompose_resid("decoder")[0], mixed.decompose_resid("decoder")[0])
+    assert torch.equal(
+        loaded.decompose_resid("decoder", return_labels=True)[0],
+        mixed.decompose_resid("decoder", return_labels=True)[0],
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["clip.safetensors"]
     _, grads = odd.core.run_with_cache(odd.mel(), names_filter="encoder.hook_out", incl_bwd=True, loss_fn=torch.sum)
     grads.save(path)

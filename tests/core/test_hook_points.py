@@ -10,7 +10,6 @@ from torch import Tensor
 
 from hooked_whisper.config import WhisperConfig
 from hooked_whisper.hooks import HookPoint
-from hooked_whisper.hooks.caching import axis_sizes
 from hooked_whisper.model import KVCache, WhisperCore
 from tests.core.parity import relative_l2
 from tests.core.twins import SIZES, Twins
@@ -155,7 +154,7 @@ def test_shapes_are_the_declared_axes(twins: Twins) -> None:
     _, cache = core.run_with_cache(twins.mel(BATCH), twins.tokens(TOKENS, BATCH), names_filter="*")
     assert list(cache) == core.hook_names()
     for name, tensor in cache.items():
-        assert tuple(tensor.shape) == axis_sizes(core.hook_dict[name], cfg, sizes), name
+        assert tuple(tensor.shape) == core.hook_dict[name].shape(sizes), name
         assert cache.axes(name) == core.hook_dict[name].axes
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hooked_whisper.patching.positions import read_positions
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from hooked_whisper.errors import HookedWhisperError, MaskError, PatchError
 from hooked_whisper.hooks.attach_layout import sae_positions
 from hooked_whisper.interventions import ablate, knock_out, replace_encoder
 from hooked_whisper.patching import Patch
+from hooked_whisper.patching.positions import read_positions
 from tests.core.twins import Twins
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -137,7 +137,7 @@ def test_every_function_takes_every_form(odd: Twins, core: HookedWhisper, number
     for form, at in forms(numbers, 8).items():
         _, cache = core.run_with_cache(mel, tokens, names_filter="decoder.*resid_pre", token_slice=at)
         assert torch.equal(cache["decoder", "resid_pre", 0], whole["decoder", "resid_pre", 0][:, numbers]), form
-        resid = whole.accumulated_resid("decoder", pos=at)
+        resid = whole.accumulated_resid("decoder", pos_slice=at)
         assert torch.equal(resid[0], whole["decoder", "resid_pre", 0][:, numbers]), form
 
 

@@ -266,7 +266,7 @@ def test_masks_while_decoding_with_a_cache(odd: Twins, chunks: list[int], target
         (("encoder", 3), local_window(3), "there is no head 3 of encoder.blocks.0.attn: they are 0 to 2"),
         ("encoder.blocks.0.head.9", local_window(3), "there is no head 9"),
         (("encoder", (0, -4)), local_window(3), "there is no head -4"),
-        (3, local_window(3), "goes to a name or"),
+        (3, local_window(3), r"name or \(name, heads\)"),
     ],
     ids=only_words,
 )

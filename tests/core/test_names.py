@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from hooked_whisper.errors import HookedWhisperError, UnknownHookError
-from hooked_whisper.hooks import canonical_name, resolve_names
-from hooked_whisper.model import WhisperCore
+from hooked_whisper.hooks import resolve_names
+from hooked_whisper.model import WhisperCore, canonical_name
 from tests.core.twins import Twins
 
 SCORES = [

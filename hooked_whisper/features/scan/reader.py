@@ -1,4 +1,4 @@
-"""One site's part in a scan: everything that is counted, kept or sampled about its features."""
+"""Everything that a scan counts, keeps or samples of the features of one basis."""
 
 from __future__ import annotations
 
@@ -23,26 +23,30 @@ from hooked_whisper.features.scan.records import (
     ScanOptions,
 )
 from hooked_whisper.features.scan.sampling import Sampler
-from hooked_whisper.features.scan.state import Accumulator, Stretch
-from hooked_whisper.features.scan.topk import TopK
+from hooked_whisper.features.scan.state import Accumulator, WindowFeatures
+from hooked_whisper.features.scan.topk import TopActivations
 from hooked_whisper.hooked import HookedWhisper
 
-_LOOK = 30_000  # positions between looks at what has become common: a look costs as much as a window
+_LOOK = 30_000  # positions between updates of the sampling levels: an update costs as much as a window
 
 
 class FeatureReader:
-    """Takes in the activations of one hook point, window after window."""
+    """Accumulates the features of one hook point and basis, window after window.
 
-    def __init__(self, model: HookedWhisper, site: HookBasis, options: ScanOptions) -> None:
-        self.hook = encoder_point(model, site.hook)
-        self.name = site.name or self.hook
-        if isinstance(site.basis, MelBands):
-            raise HookedWhisperError("mel bands are read off the mel, which a scan does not: see evaluate_bases")
-        self.basis, self.options = site.basis, options
-        self.labels = axis_labels(model, self.hook) if site.basis is None else tuple(site.basis.labels)
+    Raises:
+        HookedWhisperError: the hook point has no vector per encoder position, or the basis is ``MelBands``.
+    """
+
+    def __init__(self, model: HookedWhisper, hook_basis: HookBasis, options: ScanOptions) -> None:
+        self.hook = encoder_point(model, hook_basis.hook)
+        self.name = hook_basis.name or self.hook
+        if isinstance(hook_basis.basis, MelBands):
+            raise HookedWhisperError("a scan cannot read mel bands: use evaluate_bases")
+        self.basis, self.options = hook_basis.basis, options
+        self.labels = axis_labels(model, self.hook) if self.basis is None else tuple(self.basis.labels)
         n, device = len(self.labels), model.device
         per_second = 1 / model.time.seconds_per_position
-        self.top = TopK(
+        self.top = TopActivations(
             n,
             options.k,
             round(options.context_s * per_second),
@@ -59,51 +63,55 @@ class FeatureReader:
         return {"top": self.top, "moments": self.moments, "sampler": self.sampler}
 
     def state(self) -> dict[str, Tensor]:
-        return {f"{part}.{name}": tensor for part, one in self.parts.items() for name, tensor in one.state().items()}
+        return {
+            f"{part}.{name}": tensor
+            for part, accumulator in self.parts.items()
+            for name, tensor in accumulator.state().items()
+        }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        for part, one in self.parts.items():
+        for part, accumulator in self.parts.items():
             prefix = f"{part}."
-            one.load({name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)})
+            accumulator.load({name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)})
 
     def add(self, activations: Tensor, recording: int, name: str, first: int, priority: Tensor) -> None:
-        """``activations [position, ...]`` of one window, padding left out.
+        """Add the activations ``[position, ...]`` of one window, without padding.
 
         Raises:
-            HookedWhisperError: an activation that is not finite, or a basis of another width.
+            HookedWhisperError: an activation is not finite, or the basis has another number of labels than features.
         """
         x = activations.flatten(1).float().contiguous()
         if self.basis is not None:
             x = self.basis.encode(x)
         if x.shape[1] != len(self.labels):
             raise HookedWhisperError(
-                f"{self.name}: the basis gives {x.shape[1]} features, but has {len(self.labels)} labels"
+                f"{self.name}: the basis has {x.shape[1]} features and {len(self.labels)} labels: give a label for each"
             )
-        stretch = Stretch(x, recording, first, priority)
+        window = WindowFeatures(x, recording, first, priority)
         largest, smallest = x.amax(0), x.amin(0)
         if not (torch.isfinite(largest) & torch.isfinite(smallest)).all():
             raise HookedWhisperError(
-                f"{self.name}: an activation of recording {name!r} is not finite (after position {first}): check the "
-                "weights and the audio; full precision avoids overflow"
+                f"{self.name}: an activation of recording {name!r} is not finite (from position {first} on): check "
+                "the weights and the audio; full precision avoids overflow"
             )
-        self.top.add(stretch, largest)
-        self.moments.add(stretch, largest, smallest)
-        self.sampler.add(stretch)
+        self.top.add(window, largest)
+        self.moments.add(window, largest, smallest)
+        self.sampler.add(window)
         if self.moments.count >= 2 * self._looked or self.moments.count >= self._looked + _LOOK:
             self._looked = int(self.moments.count)
             self.sampler.look(self._tail_counts())
 
     def merge(self, other: FeatureReader) -> None:
-        """Take in what another reader of the same site has seen of other recordings; it is of no use afterwards."""
+        """Add what another reader of the same basis saw of other recordings. Do not use ``other`` afterwards."""
         for name, part in self.parts.items():
             part.merge(other.parts[name])
 
     def _tail_counts(self) -> Tensor:
-        """Positions in each of the tail's bins, which are whole numbers of the histogram's."""
+        """Positions in each bin of the tail, which is a whole number of the histogram's bins."""
         return self.moments.histogram[:, 1:].unflatten(1, (TAIL_BINS.per_sign, -1)).sum(2)
 
     def result(self) -> FeatureScan:
-        """What was found so far."""
+        """Results so far."""
         histogram = self.moments.histogram
         count = int(self.moments.count)
         fires = histogram[:, 1:].sum(1)
@@ -132,21 +140,25 @@ class FeatureReader:
 
 
 def encoder_point(model: HookedWhisper, name: str) -> str:
-    """The point's own name; an error for what a scan cannot read."""
-    found = model.hook_names(name)
-    if len(found) != 1:
-        raise HookedWhisperError(f"{name!r} means {len(found)} hook points: give one site for each")
-    axes = model.hook_dict[found[0]].axes
-    if not found[0].startswith("encoder.") or axes[:2] != ("batch", "position"):
+    """Canonical name of a hook point.
+
+    Raises:
+        HookedWhisperError: the name stands for several points, or for one that has no vector per encoder position.
+    """
+    hooks = model.hook_names(name)
+    if len(hooks) != 1:
+        raise HookedWhisperError(f"{name!r} matches {len(hooks)} hook points: give each by its name")
+    axes = model.hook_dict[hooks[0]].axes
+    if not hooks[0].startswith("encoder.") or axes[:2] != ("batch", "position"):
         raise HookedWhisperError(
-            f"{found[0]} has axes [{', '.join(axes)}]: a scan reads encoder points with [batch, position, ...], "
-            "such as encoder.blocks.2.mlp.hook_post"
+            f"{hooks[0]} has axes [{', '.join(axes)}], expected an encoder point with [batch, position, ...] such as "
+            "encoder.blocks.2.mlp.hook_post"
         )
-    return found[0]
+    return hooks[0]
 
 
 def axis_labels(model: HookedWhisper, hook: str) -> tuple[str, ...]:
-    """``"0", "1", ...``, or ``"head.dimension"`` where a point has more than one axis beside batch and position."""
+    """Labels ``"0", "1", ...`` of a point's features, or ``"head.dimension"`` where it has further axes."""
     lengths = model.hook_dict[hook].shape({})[2:]
     return tuple(".".join(map(str, index)) for index in itertools.product(*map(range, lengths)))
 

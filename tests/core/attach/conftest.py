@@ -18,4 +18,4 @@ def no_splice_left() -> object:
     yield
     for size in ("one", "odd"):
         core = make_twins(size).core
-        assert all(point._splice is None and point.site == name for name, point in core.hook_dict.items())
+        assert all(point._replacement is None and point.site == name for name, point in core.hook_dict.items())

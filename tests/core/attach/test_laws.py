@@ -11,7 +11,6 @@ from torch import Tensor
 
 from hooked_whisper.errors import PatchError
 from hooked_whisper.hooks.attach_layout import layouts
-from hooked_whisper.hooks.caching import axis_sizes
 from hooked_whisper.model import WhisperCore
 from tests.core.attach.toys import (
     OTHERS,
@@ -33,7 +32,7 @@ from tests.core.twins import Twins
 def test_laws_at_every_point(one: Twins, core: WhisperCore, name: str) -> None:
     mel, tokens = one.mel(), one.tokens(2)
     sae = Toy(width(core, name), seed=3)
-    joined = layouts(core.hook_dict[name], core.cfg)[0].heads
+    joined = layouts(core.hook_dict[name])[0].heads
     by_hand = lambda x: sae(x.flatten(-2)).view_as(x) if joined else sae(x)  # noqa: E731
     plain, wanted = (core.run_with_hooks(mel, tokens, fwd_hooks=[(name, fn)]) for fn in (same, by_hand))
     assert not torch.equal(plain, wanted)
@@ -61,7 +60,7 @@ def test_shapes_are_those_that_are_announced(one: Twins, core: WhisperCore, name
         assert list(cache) == core.hook_names([name, f"{name}.hook_sae_*"])
         for part, tensor in cache.items():
             point = core.hook_dict[part]
-            assert tuple(tensor.shape) == axis_sizes(point, core.cfg, sizes) and cache.axes(part) == point.axes
+            assert tuple(tensor.shape) == point.shape(sizes) and cache.axes(part) == point.axes
             assert point.stack == core.hook_dict[name].stack and point.site == name
         assert cache.axes(f"{name}.hook_sae_acts_post")[-1] == "d_sae"
         assert torch.equal(cache[name], cache[f"{name}.hook_sae_output"])

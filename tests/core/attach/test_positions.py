@@ -42,7 +42,7 @@ def test_elsewhere_the_activation_passes_unchanged(one: Twins, data: st.DataObje
         bare = core(mel, tokens)
         for part in [*parts, "*.hook_sae_*"]:
             assert torch.equal(core.run_with_hooks(mel, tokens, fwd_hooks=[(part, same)]), bare)
-    x, layout = clean[name], layouts(point, core.cfg)[0]
+    x, layout = clean[name], layouts(point)[0]
     at = mask if "batch" in point.axes else mask[0]
     if "frame" in point.axes:
         at = at.repeat_interleave(2, dim=-1)

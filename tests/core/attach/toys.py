@@ -14,7 +14,7 @@ RESID = "encoder.blocks.0.hook_resid_post"
 TOKENS = "decoder.blocks.0.hook_resid_post"
 MLP = ("decoder.blocks.0.hook_mlp_in", "decoder.blocks.0.hook_mlp_out")
 ONE = make_twins("one").core
-POINTS = [name for name, point in ONE.hook_dict.items() if layouts(point, ONE.cfg)]
+POINTS = [name for name, point in ONE.hook_dict.items() if layouts(point)]
 OTHERS = [name for name in ONE.hook_names() if name not in POINTS]
 
 
@@ -66,10 +66,10 @@ def noise(x: Tensor) -> Tensor:
 
 
 def width(core: WhisperCore, name: str) -> int:
-    return layouts(core.hook_dict[name], core.cfg)[0].width
+    return layouts(core.hook_dict[name])[0].width
 
 
 def spliced(core: WhisperCore) -> dict[str, list[object]]:
     """Whatever a splice could leave behind."""
     found = {name: listeners(core).get(name, []) for name in core.hook_names()}
-    return found | {f"{name} replaced": [p._splice] for name, p in core.hook_dict.items()}
+    return found | {f"{name} replaced": [p._replacement] for name, p in core.hook_dict.items()}

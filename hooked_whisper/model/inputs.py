@@ -1,4 +1,4 @@
-"""What the model's public functions take: checked at the door, so that a wrong type gets one clear error."""
+"""Checks of mels, tokens and encoder outputs: a wrong argument of a public function gets one clear error."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hooked_whisper._support.torch_state import transformed
 from hooked_whisper.config import DecoderConfig, EncoderConfig
 from hooked_whisper.errors import ArgumentError
+from hooked_whisper.model.kernels import transformed
 
 
 def described(value: Any) -> str:
-    """Type, dtype and shape of a wrong argument, for an error."""
+    """Return type, dtype and shape of a wrong argument, for an error."""
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} of {value.dtype}"
     if hasattr(value, "shape") and hasattr(value, "dtype"):
@@ -26,7 +26,7 @@ def check_mel(mel: Any, cfg: EncoderConfig, positions: slice | None = None) -> N
     """Check a mel for the encoder; with ``positions`` it may be shorter than the window.
 
     Raises:
-        ArgumentError: not a floating-point tensor ``[batch, mel, frame]`` of the model's size.
+        ArgumentError: ``mel`` is not a floating-point tensor ``[batch, mel, frame]`` of the model's size.
     """
     frames = f"{cfg.n_frames} frames" if positions is None else "any even number of frames"
     if not isinstance(mel, Tensor):
@@ -44,15 +44,16 @@ def check_mel(mel: Any, cfg: EncoderConfig, positions: slice | None = None) -> N
         )
     if not len(mel):
         raise ArgumentError(
-            f"the encoder needs a mel [batch, {cfg.n_mels}, frame] of one clip at least, got {described(mel)}"
+            f"the encoder needs a mel [batch, {cfg.n_mels}, frame] of at least one clip, got {described(mel)}"
         )
 
 
 def check_tokens(tokens: Any, cfg: DecoderConfig, values: bool = True) -> None:
-    """Check ids for the decoder; ``values=False`` takes them to be in range.
+    """Check ids for the decoder; ``values=False`` assumes that they are in range.
 
     Raises:
-        ArgumentError: not an integer tensor ``[batch, token]`` with at least one row and token, or ids out of range.
+        ArgumentError: ``tokens`` is not an integer tensor ``[batch, token]`` with at least one row and token, or ids
+            are out of range.
     """
     if not isinstance(tokens, Tensor):
         raise ArgumentError(
@@ -63,7 +64,7 @@ def check_tokens(tokens: Any, cfg: DecoderConfig, values: bool = True) -> None:
         raise ArgumentError(f"tokens must be integers [batch, token], got {described(tokens)}")
     if not tokens.numel():
         raise ArgumentError(f"tokens must have at least one row and one token [batch, token], got {described(tokens)}")
-    if not values or transformed():  # a look at the values would break a graph and makes a GPU wait
+    if not values or transformed():  # reading the values would break a graph and synchronize a GPU
         return
     least, most = (int(edge) for edge in tokens.aminmax())
     if least < 0 or most >= cfg.n_vocab:
@@ -77,7 +78,7 @@ def check_encoder_out(encoder_out: Any, d_model: int) -> None:
     """Check an encoder output for the decoder.
 
     Raises:
-        ArgumentError: not a floating-point tensor ``[clip, position, d_model]``.
+        ArgumentError: it is not a floating-point tensor ``[clip, position, d_model]``.
     """
     good = isinstance(encoder_out, Tensor) and encoder_out.dim() == 3 and encoder_out.shape[-1] == d_model
     if not good or not encoder_out.is_floating_point() or not encoder_out.numel():
