@@ -96,11 +96,13 @@ def test_versions_end_where_they_should() -> None:
     assert (whole.boundary, whole.n_clip, whole.quiet) == (50, 60, 60)
     middle = 0.1 + 1.5 * 0.225  # of "red", the word spoken at 40 %
     assert cut is not None and cut.clip.text == "the"
-    assert len(cut.clip.clip.samples) == pytest.approx(16_000 * middle, abs=1) and np.abs(cut.clip.clip.samples[-100:]).max() > 0.05
+    assert (
+        len(cut.clip.samples) == pytest.approx(16_000 * middle, abs=1) and np.abs(cut.clip.samples[-100:]).max() > 0.05
+    )
     assert cut.boundary == cut.quiet == cut.n_clip == context.model.time.n_positions(middle)
-    assert faded is not None and faded.boundary == 50 and len(faded.clip.clip.samples) == 16_000
-    assert np.abs(faded.clip.clip.samples[-100:]).max() < 1e-4
-    np.testing.assert_array_equal(faded.clip.clip.samples[:8_000], whole.clip.clip.samples[:8_000])
+    assert faded is not None and faded.boundary == 50 and len(faded.clip.samples) == 16_000
+    assert np.abs(faded.clip.samples[-100:]).max() < 1e-4
+    np.testing.assert_array_equal(faded.clip.samples[:8_000], whole.clip.samples[:8_000])
 
 
 def test_noise_goes_on_to_the_end_of_the_window_50_db_below_the_speech() -> None:
