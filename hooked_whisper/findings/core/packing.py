@@ -7,11 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from hooked_whisper.corpora import Clip
+from hooked_whisper.corpora.packing import GAP, SPARE, join_samples, window_groups
 from hooked_whisper.findings.core.context import Context
-from hooked_whisper.protocols import Alignment, Interval
-
-GAP = 0.25  # seconds of silence between two utterances
-SPARE = 0.5  # seconds left free at the end of the window
+from hooked_whisper.protocols import Alignment
 
 
 def packed(context: Context) -> Context:
@@ -35,19 +33,7 @@ def pack(utterances: Sequence[Clip], room: float, gap: float = GAP) -> tuple[Cli
     Words and phones keep their labels and get the times of the window. ``alignment.extra["packed"]`` holds the number
     of utterances in it.
     """
-    by_speaker: dict[str, list[Clip]] = {}
-    for utterance in utterances:
-        by_speaker.setdefault(utterance.alignment.speaker, []).append(utterance)
-    windows: list[Clip] = []
-    for group in by_speaker.values():
-        waiting: list[Clip] = []
-        for utterance in group:
-            if waiting and _seconds([*waiting, utterance], gap) > room:
-                windows.append(_joined(waiting, gap))
-                waiting = []
-            waiting.append(utterance)
-        windows.append(_joined(waiting, gap))
-    return tuple(windows)
+    return tuple(_joined([utterances[i] for i in group], gap) for group in window_groups(utterances, room, gap))
 
 
 def n_packed(utterances: Sequence[Clip]) -> int:
@@ -61,26 +47,15 @@ def holding(utterances: Sequence[Clip], count: int) -> int:
     return min(int((held < count).sum()) + 1, len(utterances))
 
 
-def _seconds(utterances: Sequence[Clip], gap: float) -> float:
-    return sum(len(u.samples) for u in utterances) / 16_000 + gap * (len(utterances) - 1)
-
-
 def _joined(utterances: Sequence[Clip], gap: float) -> Clip:
     if len(utterances) == 1:
         return utterances[0]
-    silence = np.zeros(round(gap * 16_000), np.float32)
-    parts: list[np.ndarray] = []
-    words: list[Interval] = []
-    phones: list[Interval] = []
-    samples = 0
-    for utterance in utterances:
-        start = samples / 16_000
-        words += [word.shifted(start) for word in utterance.alignment.words]
-        phones += [phone.shifted(start) for phone in utterance.alignment.phones]
-        parts += [utterance.samples, silence]
-        samples += len(utterance.samples) + len(silence)
-    audio = np.concatenate(parts[:-1])
-    first = utterances[0].alignment
+    audio, starts = join_samples(utterances, gap)
+    seconds = [start / utterances[0].sample_rate for start in starts]
+    alignments = [utterance.alignment for utterance in utterances]
+    words = [word.shifted(s) for s, alignment in zip(seconds, alignments, strict=True) for word in alignment.words]
+    phones = [phone.shifted(s) for s, alignment in zip(seconds, alignments, strict=True) for phone in alignment.phones]
+    first = alignments[0]
     alignment = Alignment(
         f"{utterances[0].id} and {len(utterances) - 1} more",
         first.speaker,
