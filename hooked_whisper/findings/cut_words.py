@@ -1,4 +1,4 @@
-"""F4: words cut out of the encoder's output. Its positions over a word are replaced by those of an empty input.
+"""F4: words cut out of the encoder's output, by replacing its positions over a word with those of an empty input.
 
 Source: "chopping" in github.com/er537/whisper_interpretability, ``docs/index.md``, and its blog post, section 2.2.
 """
@@ -6,38 +6,42 @@ Source: "chopping" in github.com/er537/whisper_interpretability, ``docs/index.md
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_whisper.findings.core import published
 from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.experiment import Experiment, Setting, Untestable
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
-from hooked_whisper.findings.core.records import Axis, Measurement
+from hooked_whisper.findings.core.published import CUT_TEXTS, CUTS_IN_SHORT
+from hooked_whisper.findings.core.records import BOUNDS, Axis, Example, Measurement
 from hooked_whisper.findings.core.row_decoding import transcribe_cuts
 from hooked_whisper.findings.core.statistics import cluster_rate, peak_offset
 from hooked_whisper.findings.core.transcripts import word_fates
+from hooked_whisper.findings.cuts.figures import draw_cut_words
 from hooked_whisper.findings.cuts.report import examples, fate_row, margin_note, margin_table, percent, whole_number
 from hooked_whisper.findings.cuts.spans import (
     SILENCE_AFTER,
     Counts,
     Cuts,
     Target,
+    centered,
     covered_words,
     elsewhere,
+    in_silence,
     one_per_utterance,
-    silence,
-    stretch,
     targets_of,
     with_margin,
 )
 from hooked_whisper.interventions import baseline_encoding
 
-ID, TITLE = "F4", "Words cut out of the encoder's output"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 CLAIM = "Replacing the encoder's output over a word by that of an empty input removes this word, and only this word."
 PROTOCOL = (
     "The encoder's output (after the final norm) over a word is replaced, at the same positions, by the encoder's "
@@ -50,25 +54,25 @@ PROTOCOL = (
 NULL = "zero audio"
 OFFSETS = tuple(range(-24, 25, 3))  # positions of 20 ms
 MARGINS = (0, 50, 100, 150, 200)  # ms on each side
-# Where the verdict is made. The published cuts are stretches of 0.5 and 1 s around words, so they contain a margin; the
-# aligned span alone is another protocol, which the sweep shows as margin 0. Alignment by cross-attention is accurate to
-# about 100 ms (its boundaries are scored at that tolerance), so a cut with less margin may miss a part of the word.
-# Every criterion on words, the loss of neighbors included, is read at this one margin. Words of the demo model's
-# synthetic speech have exact times and need none.
+# Margin of the verdict. The published cuts last 0.5 and 1 s around words, so they contain a margin; the aligned span
+# alone is another protocol, which the sweep shows as margin 0. Alignment by cross-attention is accurate to about
+# 100 ms (its boundaries are scored at that tolerance), so a cut with less margin may miss a part of the word.
+# Every criterion on words, the loss of neighbors included, is read at this margin. Words of the demo model's synthetic
+# speech have exact times and need none.
 VERDICT_MARGIN, VERDICT_MARGIN_EXACT = 100, 0
 # Target gone in 80 % of the cuts and a WER of at most 10 % over the other words: stated for released models before any
-# run. In a clip of ten words, 10 % would allow half of the direct neighbors to go. So these have a threshold of their
-# own, the mirror image of the first: four of five must stay, as four of five targets must go.
+# run. In a clip of ten words, 10 % would allow half of the direct neighbors to go. So the neighbors have another
+# threshold, the mirror image of the first: four of five must stay, as four of five targets must go.
 LEAST_GONE, MOST_OTHER_ERRORS, MOST_NEIGHBORS = 0.8, 0.1, 0.2
-# The same for the demo model, where a deletion (nothing in the word's place) was asked for.
+# The same for the demo model, which must also delete the word: write nothing in its place.
 LEAST_GONE_EXACT, MOST_OTHERS_EXACT = 0.9, 0.05
 MOST_OFFSET = 100.0  # ms
 # 200 words give a rate of 0.8 an interval of 5 or 6 points to either side, and each word is cut once for each margin.
 MOST_WORDS, MOST_PROFILES = 200, 80
 UNTRAINED_UTTERANCES = 4
-STRETCH = 0.5  # seconds: the shorter one of the published cuts
-# With 30 words, a rate of all or none is known within 10 points (rule of three). A rate in between shows how well it is
-# known by its interval, which the status takes into account.
+PUBLISHED_SECONDS = 0.5  # the shorter one of the published cuts
+# With 30 words, a rate of all or none is known within 10 points (rule of three). Other rates have an interval, which
+# the status takes into account.
 ENOUGH_WORDS = 30
 
 GONE, DELETED = "target word gone", "target word deleted, nothing in its place"
@@ -79,6 +83,126 @@ PEAK = "distance of the most effective cut from the word"
 STATISTICS = (GONE, DELETED, NEIGHBORS, COLLATERAL, OTHER_ERRORS, UNDER, OUTSIDE)
 
 
+@dataclass(frozen=True, eq=False)
+class MeasuredCuts:
+    """Decoded cuts of the target words.
+
+    by_place: cuts at each margin (``"margin 100"``), of the published length (``"published length"``), on another word
+        (``"elsewhere"``) and in ``"silence"``.
+    profile: whether a target is gone when its cut is moved by each of :data:`OFFSETS`; NaN: not run.
+    n_words: words in clips that are transcribed without an error. correct: share of these clips; untrained_correct:
+        the same for the untrained model.
+    """
+
+    by_place: dict[str, Cuts]
+    profile: Float[np.ndarray, "target offset"]
+    n_words: int
+    n_clips: int
+    correct: float
+    untrained_correct: float
+    seconds_per_position: float
+    examples: tuple[Example, ...]
+
+
+class CutWords(Experiment[MeasuredCuts]):
+    """F4: replace the encoder's output over a word and see which words are gone."""
+
+    id, title, claim, protocol = "F4", "Words cut out of the encoder's output", CLAIM, PROTOCOL
+    published, published_summary = (CUT_TEXTS,), CUTS_IN_SHORT
+
+    def parameters(self, context: Context) -> dict[str, Any]:
+        prompt = context.transcriber().prompt()
+        return {
+            "null_input": NULL,
+            "margins_ms": list(MARGINS),
+            "verdict_margin_ms": verdict_margin(context.is_organism),
+            "offsets_positions": list(OFFSETS),
+            "prompt": context.model.to_str_tokens(prompt),
+            "prompt_ids": prompt[0].tolist(),
+        }
+
+    def measure(self, context: Context) -> MeasuredCuts:
+        """Decode about 1,600 cuts and, for the profile over offsets, up to 1,360 more."""
+        if not context.utterances:
+            raise Untestable("no speech: pass --audio or --corpus", {"clips_without_error": float("nan")})
+        candidates = targets_of(context)
+        correct = float(np.mean([a == b for a, b in zip(context.transcripts, context.references, strict=True)]))
+        if not candidates:
+            raise Untestable(
+                "no clip with word times is transcribed without an error: pass clear speech whose texts and word times "
+                "are known, or a larger model",
+                {"clips_without_error": correct},
+            )
+        rng = context.rng("targets")
+        targets = [candidates[i] for i in sorted(rng.permutation(len(candidates))[:MOST_WORDS])]
+        null = baseline_encoding(context.model, NULL)[0]
+        swept = {margin: [with_margin(context, target, margin) for target in targets] for margin in MARGINS}
+        judged = swept[verdict_margin(context.is_organism)]
+        spans: dict[str, Sequence[slice | None]] = {
+            **{f"margin {margin}": [target.span for target in row] for margin, row in swept.items()},
+            "published length": [centered(context, target, PUBLISHED_SECONDS).span for target in targets],
+            "elsewhere": [elsewhere(context, target) for target in judged],
+            "silence": [in_silence(context, target) for target in judged],
+        }
+        by_place = cut(context, targets, spans, null, "F4 cuts")
+        at_verdict = by_place[f"margin {verdict_margin(context.is_organism)}"]
+        return MeasuredCuts(
+            by_place,
+            _profile(context, targets, null, rng),
+            len(candidates),
+            len(context.utterances),
+            correct,
+            _untrained_share(context),
+            context.seconds_per_position,
+            examples(context, at_verdict, by_place["elsewhere"]),
+        )
+
+    def judge(self, measured: MeasuredCuts, setting: Setting) -> Finding:
+        margin, rng = verdict_margin(setting.is_organism), setting.rng("bootstrap of cuts")
+        sweep = {m: statistics_of(measured.by_place[f"margin {m}"], rng) for m in MARGINS}
+        wide, far, quiet = (
+            statistics_of(measured.by_place[name], rng) for name in ("published length", "elsewhere", "silence")
+        )
+        offset = peak(measured.profile, measured.seconds_per_position, rng)
+        n_scored = len(measured.by_place[f"margin {margin}"].targets)
+        on_words = criteria_of(setting.is_organism, sweep[margin])
+        criteria = (
+            *on_words,
+            Criterion(PEAK, _distance(offset), MOST_OFFSET, "at most", unit="ms"),
+            Criterion("words scored", Estimate(n_scored), ENOUGH_WORDS, "at least", role="gate"),
+        )
+        names = [c.name for c in on_words]
+        about_target = [name for name in names if name in (GONE, DELETED)]
+        controls = (
+            # its "other words" include the word that was cut, so it is no control of the criteria on other words
+            Control("cut at another word", "a cut of the same length on a far word", {n: far[n] for n in about_target}),
+            Control(
+                "cut in silence", f"the same, {SILENCE_AFTER:g} s after the last word", {n: quiet[n] for n in names}
+            ),
+            Control(
+                "untrained model",
+                f"random weights transcribe {measured.untrained_correct:.0%} of the clips without an error, so there "
+                "is no word to lose",
+                dict.fromkeys(about_target, Estimate(None)),
+            ),
+        )
+        return self.finding(
+            setting,
+            inputs=setting.inputs | {"clips_without_error": measured.correct},
+            criteria=criteria,
+            controls=controls,
+            measurements=_measurements(measured, sweep, margin),
+            tables=(margin_table(sweep, STATISTICS, margin, (f"{PUBLISHED_SECONDS:g} s around the word", wide)),),
+            examples=measured.examples,
+            notes=_notes(measured, setting, sweep, offset),
+            extra={"most_effective_offset_ms": [offset.value, offset.low, offset.high]},
+        )
+
+    def draw(self, finding: Finding) -> list[Figure]:
+        """Draw losses by margin, the fate of words, and how well a cut works when it is moved."""
+        return draw_cut_words(finding)
+
+
 def cut(
     context: Context,
     targets: Sequence[Target],
@@ -86,9 +210,10 @@ def cut(
     null: Float[Tensor, "position d_model"],
     what: str,
 ) -> dict[str, Cuts]:
-    """Decode every target's clip with its span replaced, for several lists of spans; a target without one is left out.
+    """Decode every target's clip with its span replaced by that of ``null``, for each list of spans.
 
-    All cuts of a clip are decoded together, and equal ones once.
+    Targets without a span, or with one that leaves the window, are left out. All cuts of a clip are decoded together,
+    and equal ones once.
     """
     transcriber, n = context.transcriber(), context.model.cfg.encoder.n_ctx
     wanted: dict[int, set[tuple[int, int]]] = {}
@@ -118,48 +243,23 @@ def _cuts(context: Context, row: list[tuple[Target, slice]], texts: dict[tuple[i
 
 
 def _token_limit(context: Context, utterance: int) -> int:
-    """Twice the tokens of the clip's own text: a transcript that runs away counts as wrong before it is longer."""
+    """Return twice the tokens of the clip's text: a transcript longer than that is wrong anyway."""
     tokens = context.model.tokenizer.encode(f" {context.utterances[utterance].text}")
     return min(context.transcriber().max_new_tokens, 2 * len(tokens) + 4)
 
 
-def run(context: Context) -> Finding:
-    """Decodes about 1,600 cuts and, for the profile over offsets, up to 1,360 more."""
-    if not context.utterances:
-        return _finding(context, reason="no speech: pass --audio or --corpus")
-    candidates = targets_of(context)
-    share = float(np.mean([a == b for a, b in zip(context.transcripts, context.references, strict=True)]))
-    if not candidates:
-        reason = (
-            "no clip with word times is transcribed without an error: pass clear speech whose texts and word times are "
-            "known, or a larger model"
-        )
-        return _finding(context, reason=reason, share=share)
-    rng = context.rng("targets")
-    targets = [candidates[i] for i in sorted(rng.permutation(len(candidates))[:MOST_WORDS])]
-    null = baseline_encoding(context.model, NULL)[0]
-    swept = {margin: [with_margin(context, t, margin) for t in targets] for margin in MARGINS}
-    judged = swept[verdict_margin(context)]
-    spans: dict[str, Sequence[slice | None]] = {
-        **{f"margin {margin}": [t.span for t in row] for margin, row in swept.items()},
-        "stretch": [stretch(context, t, STRETCH).span for t in targets],
-        "elsewhere": [elsewhere(context, t) for t in judged],
-        "silence": [silence(context, t) for t in judged],
-    }
-    runs = cut(context, targets, spans, null, "F4 cuts")
-    return _finding(context, runs, _profile(context, targets, null, rng), len(candidates), share)
-
-
-def verdict_margin(context: Context) -> int:
-    """Milliseconds on each side of the word at which the verdict is made."""
-    return VERDICT_MARGIN_EXACT if context.is_organism else VERDICT_MARGIN
+def verdict_margin(is_organism: bool) -> int:
+    """Return the margin on each side of the word, in milliseconds, at which the verdict is made."""
+    return VERDICT_MARGIN_EXACT if is_organism else VERDICT_MARGIN
 
 
 def _profile(
     context: Context, targets: Sequence[Target], null: Tensor, rng: np.random.Generator
 ) -> Float[np.ndarray, "target offset"]:
-    """Whether the target is gone when a cut without margin is moved; NaN where it would leave the window. One word per
-    utterance."""
+    """Return whether the target is gone when a cut without margin is moved; NaN where the cut leaves the window.
+
+    One word of each utterance is moved.
+    """
     few = one_per_utterance(targets, rng, MOST_PROFILES)
     n = context.model.cfg.encoder.n_ctx
     spans = {str(offset): [t.moved(offset) for t in few] for offset in OFFSETS}
@@ -172,14 +272,14 @@ def _profile(
 
 
 def _untrained_share(context: Context) -> float:
-    some = range(min(UNTRAINED_UTTERANCES, len(context.utterances)))
+    clips = range(min(UNTRAINED_UTTERANCES, len(context.utterances)))
     with torch.no_grad():
-        texts = context.transcriber(context.untrained)(context.untrained.embed_audio(context.mels(some)))
-    return float(np.mean([text == context.references[i] for i, text in zip(some, texts, strict=True)]))
+        texts = context.transcriber(context.untrained)(context.untrained.embed_audio(context.mels(clips)))
+    return float(np.mean([text == context.references[i] for i, text in zip(clips, texts, strict=True)]))
 
 
 def statistics_of(cuts: Cuts, rng: np.random.Generator) -> dict[str, Estimate]:
-    """Every rate of :data:`STATISTICS`, with a bootstrap over utterances."""
+    """Return every rate of :data:`STATISTICS`, with a bootstrap over utterances."""
     if not cuts.targets:
         return dict.fromkeys(STATISTICS, Estimate(None))
     ones = np.ones(len(cuts.targets))
@@ -200,7 +300,7 @@ def _gone(fate: str) -> bool:
 
 
 def peak(profile: Float[np.ndarray, "target offset"], seconds: float, rng: np.random.Generator) -> Estimate:
-    """Where the rate is highest, in milliseconds from the word (signed), with a bootstrap over targets."""
+    """Return the offset from the word, in milliseconds, at which the rate is highest; with a bootstrap over targets."""
     offsets = np.array(OFFSETS) * seconds * 1000
 
     def of(rows: np.ndarray) -> float:
@@ -213,16 +313,16 @@ def peak(profile: Float[np.ndarray, "target offset"], seconds: float, rng: np.ra
 
 
 def _distance(signed: Estimate) -> Estimate:
-    """Of a signed offset with an interval: the distance from 0, its interval the farthest the offset may be."""
+    """Return the distance from 0 of a signed offset; the interval holds the distances of its ends."""
     if signed.value is None:
         return Estimate(None)
     ends = [abs(x) for x in (signed.low, signed.high) if x is not None]
     return Estimate(abs(signed.value), min([abs(signed.value), *ends]), max([abs(signed.value), *ends]))
 
 
-def criteria_of(context: Context, rates: dict[str, Estimate]) -> tuple[Criterion, ...]:
-    """What the rates at one margin are held against."""
-    if context.is_organism:
+def criteria_of(is_organism: bool, rates: dict[str, Estimate]) -> tuple[Criterion, ...]:
+    """Return the criteria on the rates at one margin."""
+    if is_organism:
         return (
             Criterion(GONE, rates[GONE], LEAST_GONE_EXACT, "at least"),
             Criterion(DELETED, rates[DELETED], LEAST_GONE_EXACT, "at least"),
@@ -235,70 +335,22 @@ def criteria_of(context: Context, rates: dict[str, Estimate]) -> tuple[Criterion
     )
 
 
-def _finding(
-    context: Context,
-    runs: dict[str, Cuts] | None = None,
-    profile: Float[np.ndarray, "target offset"] | None = None,
-    n_words: int = 0,
-    share: float = float("nan"),
-    reason: str = "",
-) -> Finding:
-    margin = verdict_margin(context)
-    common: dict[str, Any] = {
-        **context.common(ID, TITLE, CLAIM, PROTOCOL),
-        "inputs": context.inputs() | {"clips_without_error": share},
-        "published": (published.CUT_TEXTS,),
-        "published_summary": published.CUTS_IN_SHORT,
-        "parameters": {
-            "null_input": NULL,
-            "margins_ms": list(MARGINS),
-            "verdict_margin_ms": margin,
-            "offsets_positions": list(OFFSETS),
-            "prompt": context.model.to_str_tokens(context.transcriber().prompt()),
-            "prompt_ids": context.transcriber().prompt()[0].tolist(),
-        },
-    }
-    if runs is None or profile is None:
-        return Finding(**common, reason_untestable=reason)
-    rng = context.rng("bootstrap of cuts")
-    sweep = {m: statistics_of(runs[f"margin {m}"], rng) for m in MARGINS}
-    wide, far, quiet = (statistics_of(runs[name], rng) for name in ("stretch", "elsewhere", "silence"))
-    signed = peak(profile, context.seconds_per_position, rng)
-    blank = _untrained_share(context)
-    judged = runs[f"margin {margin}"]
-    on_words = criteria_of(context, sweep[margin])
-    criteria = (
-        *on_words,
-        Criterion(PEAK, _distance(signed), MOST_OFFSET, "at most", unit="ms"),
-        Criterion("words scored", Estimate(len(judged.targets)), ENOUGH_WORDS, "at least", role="gate"),
-    )
-    names = [c.name for c in on_words]
-    about_target = [name for name in names if name in (GONE, DELETED)]
-    controls = (
-        # its "other words" include the word that was cut, so they are no control of the criteria on other words
-        Control("cut at another word", "a cut of the same length on a far word", {n: far[n] for n in about_target}),
-        Control("cut in silence", f"the same, {SILENCE_AFTER:g} s after the last word", {n: quiet[n] for n in names}),
-        Control(
-            "untrained model",
-            f"random weights transcribe {blank:.0%} of the clips without an error, so there is no word to lose",
-            dict.fromkeys(about_target, Estimate(None)),
-        ),
-    )
-    bound = Axis("bound", ("value", "low", "high"))
+def _measurements(
+    measured: MeasuredCuts, sweep: dict[int, dict[str, Estimate]], margin: int
+) -> tuple[Measurement, ...]:
+    profile, by_place = measured.profile, measured.by_place
+    judged = by_place[f"margin {margin}"]
     rates = np.nanmean(np.where(np.isfinite(profile).any(0), profile, 0), axis=0)
     rates[~np.isfinite(profile).any(0)] = np.nan
-    shown = {"the word": judged, "another word": runs["elsewhere"], "silence": runs["silence"]}
-    measurements = (
+    shown = {"the word": judged, "another word": by_place["elsewhere"], "silence": by_place["silence"]}
+    offsets = tuple(round(offset * measured.seconds_per_position * 1000) for offset in OFFSETS)
+    return (
         Measurement(
             "words gone by margin",
-            (Axis("margin", MARGINS, "ms"), Axis("statistic", STATISTICS), bound),
+            (Axis("margin", MARGINS, "ms"), Axis("statistic", STATISTICS), BOUNDS),
             np.array([[sweep[m][name].row for name in STATISTICS] for m in MARGINS]),
         ),
-        Measurement(
-            "target word gone by offset of the cut",
-            (Axis("offset", tuple(round(o * context.seconds_per_position * 1000) for o in OFFSETS), "ms"),),
-            rates,
-        ),
+        Measurement("target word gone by offset of the cut", (Axis("offset", offsets, "ms"),), rates),
         Measurement(
             "fate of words",
             (
@@ -310,28 +362,26 @@ def _finding(
         ),
         Measurement("words scored", (), np.array(float(len(judged.targets)))),
     )
+
+
+def _notes(
+    measured: MeasuredCuts, setting: Setting, sweep: dict[int, dict[str, Estimate]], offset: Estimate
+) -> tuple[str, ...]:
+    margin = verdict_margin(setting.is_organism)
+    n_scored = len(measured.by_place[f"margin {margin}"].targets)
     notes = [
-        f"{share:.0%} of the {len(context.utterances)} clips are transcribed without an error; they have {n_words} "
-        f"words, {len(judged.targets)} of which were cut.",
+        f"{measured.correct:.0%} of the {measured.n_clips} clips are transcribed without an error; they have "
+        f"{measured.n_words} words, {n_scored} of which were cut.",
         f"The verdict is made at a margin of {margin} ms on each side.",
-        margin_note(0, criteria_of(context, sweep[0])),
+        margin_note(0, criteria_of(setting.is_organism, sweep[0])),
         f"At a margin of {margin} ms, nothing stands in the target's place in {percent(sweep[margin][DELETED])} of the "
         "cuts; in the other cuts that removed it, the decoder wrote another word.",
-        f"Most effective offset of a cut without margin: {whole_number(signed.value)} ms "
-        f"[{whole_number(signed.low)}, {whole_number(signed.high)}] ({len(profile)} words).",
+        f"Most effective offset of a cut without margin: {whole_number(offset.value)} ms "
+        f"[{whole_number(offset.low)}, {whole_number(offset.high)}] ({len(measured.profile)} words).",
     ]
-    if context.is_organism:
+    if setting.is_organism:
         notes.append(
             "This model was trained on clips in which 8 % of the words are masked: those cut to silence leave the "
             "transcript, those covered by noise stay in it."
         )
-    return Finding(
-        **common,
-        criteria=criteria,
-        controls=controls,
-        measurements=measurements,
-        tables=(margin_table(sweep, STATISTICS, margin, (f"{STRETCH:g} s around the word", wide)),),
-        examples=examples(context, judged, runs["elsewhere"]),
-        notes=tuple(notes),
-        extra={"most_effective_offset_ms": [signed.value, signed.low, signed.high]},
-    )
+    return tuple(notes)

@@ -34,7 +34,6 @@ from hooked_whisper.findings.attention_windows import AttentionWindows
 from hooked_whisper.findings.bigrams import Bigrams
 from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.experiment import Experiment, Setting
-from hooked_whisper.findings.core.figures import draw_cut_words
 from hooked_whisper.findings.core.finding import Finding, draw_with
 from hooked_whisper.findings.neighbors import Neighbors
 
@@ -156,7 +155,7 @@ REGISTRY: Mapping[str, Experiment[Any]] = _Registry(
         _module(encoder_locality),
         AttentionWindows(),
         _module(head_windows),
-        _module(cut_words, draw_cut_words),
+        _module(cut_words),
         _module(phonetic_neurons),
         _module(polyphony),
         _module(early_blocks),

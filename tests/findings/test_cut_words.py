@@ -1,4 +1,4 @@
-"""F4 with a decoder that hears exactly what stands at its positions."""
+"""F4 with a fake decoder that reads the words off its positions."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from hooked_whisper.findings.cut_words import (
     PEAK,
     STATISTICS,
     UNDER,
+    CutWords,
     peak,
 )
 from hooked_whisper.findings.cuts.spans import targets_of, with_margin
@@ -37,7 +38,7 @@ TEXTS = ("the red cat sat", "the blue dog ran", "very red tea", "the hat sat")
 class FakeTranscriber:
     """Reads the words off the encoder output: position p of clip i holds (clip, word number) or nothing.
 
-    ``fills``: a word that is gone is replaced by a guess. ``threshold``: share of a word's positions it needs.
+    ``fills``: it writes a guess for a word that is gone. ``threshold``: share of a word's positions that it needs.
     """
 
     texts: tuple[str, ...]
@@ -49,11 +50,11 @@ class FakeTranscriber:
         return torch.tensor([[50258]])
 
     def __call__(self, encoder_out: torch.Tensor, track=iter) -> list[str]:
-        found = []
+        texts = []
         for row in encoder_out:
             clip = int(row[:, 2].max()) - 1
             if clip < 0:
-                found.append("")
+                texts.append("")
                 continue
             heard = []
             for number, word in enumerate(self.texts[clip].split()):
@@ -62,8 +63,8 @@ class FakeTranscriber:
                     heard.append(word)
                 elif self.fills:
                     heard.append("guess")
-            found.append(" ".join(heard))
-        return found
+            texts.append(" ".join(heard))
+        return texts
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +78,8 @@ class FakeContext(Context):
     def encoded(self) -> torch.Tensor:
         n = self.model.cfg.encoder.n_ctx
         out = torch.zeros(len(self.utterances), n, 32)
-        for i, one in enumerate(self.utterances):
-            for number, word in enumerate(one.alignment.words):
+        for i, clip in enumerate(self.utterances):
+            for number, word in enumerate(clip.alignment.words):
                 span = self.model.time.span(word.start, word.end)
                 out[i, span, 0], out[i, span, 1] = i + 1, number + 1
                 out[i, 0, 3 + number] = span.stop - span.start
@@ -114,10 +115,10 @@ def values(finding) -> dict[str, float]:
 
 
 def test_a_model_that_reads_its_positions_reproduces_the_finding() -> None:
-    finding = cut_words.run(context())
-    found = values(finding)
+    finding = CutWords().run(context())
+    rates = values(finding)
     assert finding.status == "reproduced", finding.status_reason
-    assert found[GONE] == 1 and found[OTHER_ERRORS] == found[NEIGHBORS] == 0 and found[PEAK] <= 30
+    assert rates[GONE] == 1 and rates[OTHER_ERRORS] == rates[NEIGHBORS] == 0 and rates[PEAK] <= 30
     controls = {c.name: c for c in finding.controls}
     assert controls["cut at another word"].values[GONE].value == 0
     assert controls["cut in silence"].values[GONE].value == 0
@@ -129,27 +130,27 @@ def test_a_model_that_reads_its_positions_reproduces_the_finding() -> None:
 
 
 def test_the_verdict_on_exact_times_is_made_without_a_margin() -> None:
-    finding = cut_words.run(context(exact=True))
+    finding = CutWords().run(context(exact=True))
     assert finding.status == "reproduced" and finding.parameters["verdict_margin_ms"] == 0
     assert values(finding)[DELETED] == 1 and values(finding)[COLLATERAL] == 0
 
 
-def test_a_model_that_fills_the_gap_is_partly_there() -> None:
-    finding = cut_words.run(context(fills=True, exact=True))
-    found = values(finding)
-    assert found[GONE] == 1 and found[DELETED] == 0
+def test_a_model_that_fills_the_gap_reproduces_it_partly() -> None:
+    finding = CutWords().run(context(fills=True, exact=True))
+    rates = values(finding)
+    assert rates[GONE] == 1 and rates[DELETED] == 0
     assert finding.status == "partly"
 
 
 def test_a_margin_widens_the_cut_and_costs_the_neighbors() -> None:
-    one = context()
-    target = targets_of(one)[1]
-    wide = with_margin(one, target, 100)
+    clips = context()
+    target = targets_of(clips)[1]
+    wide = with_margin(clips, target, 100)
     assert wide.span == slice(target.span.start - 5, target.span.stop + 5)
-    assert with_margin(one, target, 10_000).span == slice(0, 150)
+    assert with_margin(clips, target, 10_000).span == slice(0, 150)
     # neighbors are 0.4 or 0.5 s long here and need 60 % of their positions: only the wide cuts take these from most
-    needy = replace(one, fake=replace(one.fake, threshold=0.4))
-    finding = cut_words.run(needy)
+    needy = replace(clips, fake=replace(clips.fake, threshold=0.4))
+    finding = CutWords().run(needy)
     sweep = finding.measurement("words gone by margin")
     assert sweep.axes[0].entries == MARGINS and sweep.axes[1].entries == STATISTICS
     by_margin = sweep.at(statistic=NEIGHBORS, bound="value")
@@ -163,36 +164,36 @@ def test_a_margin_widens_the_cut_and_costs_the_neighbors() -> None:
 
 def test_a_model_that_loses_the_neighbors_too_is_not_reproduced(monkeypatch) -> None:
     monkeypatch.setattr(cut_words, "VERDICT_MARGIN", 200)
-    one = context()
-    finding = cut_words.run(replace(one, fake=replace(one.fake, threshold=0.4)))
+    clips = context()
+    finding = CutWords().run(replace(clips, fake=replace(clips.fake, threshold=0.4)))
     assert finding.status == "not reproduced" and NEIGHBORS in finding.status_reason
 
 
 def test_clips_with_errors_are_left_out() -> None:
-    one = context()
-    wrong = replace(one.fake, texts=("something else", *one.fake.texts[1:]))
-    finding = cut_words.run(replace(one, fake=wrong))
+    clips = context()
+    wrong = replace(clips.fake, texts=("something else", *clips.fake.texts[1:]))
+    finding = CutWords().run(replace(clips, fake=wrong))
     assert finding.inputs["clips_without_error"] == pytest.approx(23 / 24)
     assert all(e.utterance != "u0" for e in finding.examples)
 
 
 def test_nothing_to_score_is_not_testable() -> None:
-    one = context(count=2)
-    finding = cut_words.run(replace(one, fake=replace(one.fake, texts=("x", "y"))))
+    clips = context(count=2)
+    finding = CutWords().run(replace(clips, fake=replace(clips.fake, texts=("x", "y"))))
     assert finding.status == "not testable"
-    assert cut_words.run(replace(one, utterances=())).status == "not testable"
+    assert CutWords().run(replace(clips, utterances=())).status == "not testable"
 
 
 def test_few_words_have_no_verdict() -> None:
-    finding = cut_words.run(context(count=4))
+    finding = CutWords().run(context(count=4))
     assert finding.status == "measured, no verdict" and "words scored" in finding.status_reason
 
 
 def test_the_peak_of_a_profile() -> None:
     offsets = np.array(OFFSETS)
     profile = np.tile((np.abs(offsets - 6) <= 3).astype(float), (20, 1))
-    found = peak(profile, 0.02, np.random.default_rng(0))
-    assert found.value == pytest.approx(120) and found.low <= 120 <= found.high
+    offset = peak(profile, 0.02, np.random.default_rng(0))
+    assert offset.value == pytest.approx(120) and offset.low <= 120 <= offset.high
     assert peak(np.zeros((5, len(OFFSETS))), 0.02, np.random.default_rng(0)).value is None
 
 

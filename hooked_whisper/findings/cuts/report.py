@@ -1,4 +1,4 @@
-"""What F4 shows beside its verdict: the table by margin, fates of words, examples."""
+"""Tables, notes and examples of F4: words cut out of the encoder's output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def margin_table(
     verdict: int,
     stretch: tuple[str, dict[str, Estimate]],
 ) -> Table:
-    """One row per margin, and one for cuts as long as a published one."""
+    """Return one row per margin, and one for cuts as long as a published one."""
     rows = [
         (f"{margin} ms{' (verdict)' if margin == verdict else ''}", *(percent(rates[name]) for name in statistics))
         for margin, rates in sweep.items()
@@ -28,36 +28,36 @@ def margin_table(
 
 
 def margin_note(margin: int, criteria: Sequence[Criterion]) -> str:
-    """How the criteria on words would come out at another margin."""
+    """Say which criteria on words would be met at another margin."""
     met = "; ".join(f"{describe(c)} ({'met' if c.passed else 'not met'})" for c in criteria)
-    what = "With the aligned span alone (margin 0)" if margin == 0 else f"At a margin of {margin} ms"
-    return f"{what}: {met}."
+    prefix = "With the aligned span alone (margin 0)" if margin == 0 else f"At a margin of {margin} ms"
+    return f"{prefix}: {met}."
 
 
-def percent(e: Estimate) -> str:
-    """A rate with its interval."""
-    if e.value is None or e.low is None or e.high is None:
+def percent(rate: Estimate) -> str:
+    """Format a rate with its interval."""
+    if rate.value is None or rate.low is None or rate.high is None:
         return "–"
-    return f"{e.value:.0%} [{e.low:.0%}, {e.high:.0%}]"
+    return f"{rate.value:.0%} [{rate.low:.0%}, {rate.high:.0%}]"
 
 
 def whole_number(value: float | None) -> str:
-    """Without decimals; an undefined number is a dash."""
+    """Format without decimals; an undefined number is a dash."""
     return "–" if value is None else f"{value:.0f}"
 
 
 def fate_row(cuts: Cuts) -> list[list[float]]:
-    """Shares of kept, replaced, deleted: of the targets, of the other words."""
+    """Return the shares of kept, replaced and deleted words: of the targets, and of the other words."""
     if not cuts.targets:
         return [[np.nan] * 3] * 2
     fates = ("kept", "replaced", "deleted")
-    own = [float(cuts.fates(x.__eq__).mean()) for x in fates]
-    rest = [cuts.others(x.__eq__) for x in fates]
-    return [own, [float(h.sum() / max(c.sum(), 1)) for h, c in rest]]
+    targets = [float(cuts.fates(fate.__eq__).mean()) for fate in fates]
+    others = [cuts.others(fate.__eq__) for fate in fates]
+    return [targets, [float(hits.sum() / max(counts.sum(), 1)) for hits, counts in others]]
 
 
 def examples(context: Context, word: Cuts, far: Cuts, n: int = 6) -> tuple[Example, ...]:
-    """Some of each fate, longer sentences first; one per utterance."""
+    """Return examples of each fate, longer sentences first; one per utterance."""
     elsewhere_texts = {(t.utterance, t.word): text for t, text in zip(far.targets, far.texts, strict=True)}
     order = sorted(range(len(word.targets)), key=lambda k: (-len(word.outcomes[k].fates), k))
     queues = [
@@ -75,7 +75,7 @@ def examples(context: Context, word: Cuts, far: Cuts, n: int = 6) -> tuple[Examp
 
 
 def _example(context: Context, target: Target, text: str, elsewhere_texts: dict[tuple[int, int], str]) -> Example:
-    one = context.utterances[target.utterance]
+    clip = context.utterances[target.utterance]
     reference = context.references[target.utterance]
     start, end = context.model.time.span_seconds(target.span)
     rows = [("as it is", context.transcripts[target.utterance]), ("word cut out", text)]
@@ -84,5 +84,5 @@ def _example(context: Context, target: Target, text: str, elsewhere_texts: dict[
         rows.append(("cut at another word", other))
     name = reference.split()[target.word]
     return Example(
-        one.id, one.alignment.speaker, reference, tuple(rows), (Span(start, end, name),), note=f"cut: {name}"
+        clip.id, clip.alignment.speaker, reference, tuple(rows), (Span(start, end, name),), note=f"cut: {name}"
     )

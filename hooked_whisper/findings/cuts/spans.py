@@ -1,4 +1,4 @@
-"""Which positions to cut for a word, and what became of the words of a clip after a cut."""
+"""Positions to cut for a word, and the fate of a clip's words after a cut."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hooked_whisper.findings.core.records import Number
 from hooked_whisper.findings.core.transcripts import Outcome
 
 EDGE = 1  # positions on either side of a word, for the rounding of its times
-SILENCE_AFTER = 0.5  # seconds from the last word's end to the cut of the silence control
+SILENCE_AFTER = 0.5  # seconds from the last word's end to the control cut in silence
 
 
 @dataclass(frozen=True)
 class Target:
-    """One word to cut out: its utterance, its number in the text, the positions to replace."""
+    """One word to cut out: the number of its utterance, its own in the text, and the encoder positions to replace."""
 
     utterance: int
     word: int
@@ -29,11 +29,12 @@ class Target:
         return self.span.stop - self.span.start
 
     def moved(self, positions: int) -> slice:
+        """Return the span moved by a number of positions."""
         return slice(self.span.start + positions, self.span.stop + positions)
 
 
 def targets_of(context: Context) -> list[Target]:
-    """Every word with a time, in clips that are transcribed without an error; spans without a margin."""
+    """Return every word with a time in clips that are transcribed without an error; spans have no margin."""
     targets: list[Target] = []
     for i, utterance in enumerate(context.utterances):
         words = utterance.alignment.words
@@ -46,15 +47,15 @@ def targets_of(context: Context) -> list[Target]:
 
 
 def with_margin(context: Context, target: Target, margin_ms: Number) -> Target:
-    """The same word with ``margin_ms`` on either side of it, clamped to the window."""
+    """Return the same word with a span of ``margin_ms`` more on either side, clamped to the window."""
     time, word = context.model.time, context.utterances[target.utterance].alignment.words[target.word]
     start, end = max(0.0, word.start - margin_ms / 1000), min(time.duration, word.end + margin_ms / 1000)
     span = time.span(start, end, rounding="outer")
     return replace(target, span=slice(max(0, span.start - EDGE), min(time.n_ctx, span.stop + EDGE)))
 
 
-def stretch(context: Context, target: Target, seconds: Number) -> Target:
-    """A stretch of fixed length with the word in its middle, clamped to the window."""
+def centered(context: Context, target: Target, seconds: Number) -> Target:
+    """Return the same word with a span of ``seconds`` around its middle, clamped to the window."""
     time, word = context.model.time, context.utterances[target.utterance].alignment.words[target.word]
     length = round(seconds / time.seconds_per_position)
     start = max(0, time.position((word.start + word.end) / 2) - length // 2)
@@ -62,7 +63,7 @@ def stretch(context: Context, target: Target, seconds: Number) -> Target:
 
 
 def elsewhere(context: Context, target: Target) -> slice | None:
-    """A span as long as the target's, on the middle of the word farthest from it; ``None`` if they overlap."""
+    """Return a span as long as the target's on the word farthest from it; ``None`` if both overlap."""
     time, words = context.model.time, context.utterances[target.utterance].alignment.words
     number = max(range(len(words)), key=lambda w: abs(w - target.word))
     start = max(0, time.position((words[number].start + words[number].end) / 2) - target.length // 2)
@@ -71,8 +72,8 @@ def elsewhere(context: Context, target: Target) -> slice | None:
     return span if number != target.word and apart and span.stop <= time.n_ctx else None
 
 
-def silence(context: Context, target: Target) -> slice | None:
-    """A span as long as the target's, in the silence after the last word."""
+def in_silence(context: Context, target: Target) -> slice | None:
+    """Return a span as long as the target's in the silence after the last word; ``None`` if it leaves the window."""
     time = context.model.time
     seconds = context.utterances[target.utterance].alignment.words[-1].end + SILENCE_AFTER
     if seconds >= time.duration:
@@ -86,9 +87,10 @@ Counts = tuple[Float[np.ndarray, "target"], Float[np.ndarray, "target"]]
 
 @dataclass(frozen=True)
 class Cuts:
-    """Decoded cuts: which targets, what was replaced, and what became of the words.
+    """Decoded cuts: the targets, the transcripts, and the fate of the words of their clips.
 
     covered: for each target, whether the middle of each word of its clip was replaced.
+    Counts are pairs: words with a wanted fate, and words in all, for each target.
     """
 
     targets: list[Target]
@@ -97,53 +99,54 @@ class Cuts:
     covered: list[list[bool]]
 
     def fates(self, wanted: Callable[[str], bool]) -> Float[np.ndarray, "target"]:
-        """One where the target's own fate is wanted."""
+        """Return 1 where the target has a wanted fate, else 0."""
         pairs = zip(self.targets, self.outcomes, strict=True)
         return np.array([float(wanted(o.fates[t.word])) for t, o in pairs])
 
-    def _counts(self, chosen: Callable[[Target, int, bool], bool], wanted: Callable[[str], bool]) -> Counts:
-        """How many of the chosen words have a wanted fate, out of how many."""
+    def _counts(self, selects: Callable[[Target, int, bool], bool], wanted: Callable[[str], bool]) -> Counts:
+        """Count the words that ``selects`` accepts."""
         hits, counts = [], []
         for target, outcome, covered in zip(self.targets, self.outcomes, self.covered, strict=True):
-            fates = [f for w, f in enumerate(outcome.fates) if chosen(target, w, covered[w])]
+            fates = [f for w, f in enumerate(outcome.fates) if selects(target, w, covered[w])]
             hits.append(float(sum(map(wanted, fates))))
             counts.append(float(len(fates)))
         return np.array(hits), np.array(counts)
 
     def others(self, wanted: Callable[[str], bool]) -> Counts:
-        """Of all words but the target."""
+        """Count all words but the target."""
         return self._counts(lambda target, word, _: word != target.word, wanted)
 
     def neighbors(self, wanted: Callable[[str], bool]) -> Counts:
-        """Of the words right before and right after the target."""
+        """Count the words right before and right after the target."""
         return self._counts(lambda target, word, _: abs(word - target.word) == 1, wanted)
 
     def under(self, wanted: Callable[[str], bool]) -> Counts:
-        """Of the words whose middle was replaced, as the published cuts count."""
+        """Count the words whose middle was replaced, as the published cuts do."""
         return self._counts(lambda _, __, covered: covered, wanted)
 
     def outside(self, wanted: Callable[[str], bool]) -> Counts:
-        """Of the words whose middle was not replaced."""
+        """Count the words whose middle was not replaced."""
         return self._counts(lambda _, __, covered: not covered, wanted)
 
     def other_errors(self) -> Counts:
-        """Word errors that are not the target's: other words gone, and words inserted."""
+        """Count word errors that are not the target's: other words gone, and words inserted."""
         hits, counts = self.others(lambda fate: fate != "kept")
         return hits + np.array([float(o.inserted) for o in self.outcomes]), counts
 
     @property
     def groups(self) -> np.ndarray:
+        """Number of the utterance of each target: ``[target]``."""
         return np.array([t.utterance for t in self.targets], dtype=int)
 
 
 def covered_words(context: Context, target: Target, span: slice) -> list[bool]:
-    """Whether the middle of each word of the target's clip lies in the span."""
+    """Return for each word of the target's clip whether its middle lies in the span."""
     time, words = context.model.time, context.utterances[target.utterance].alignment.words
     middles = (time.position(min((w.start + w.end) / 2, time.duration)) for w in words)
     return [span.start <= middle < span.stop for middle in middles]
 
 
 def one_per_utterance(targets: Sequence[Target], rng: np.random.Generator, most: int) -> list[Target]:
-    """A random target of each utterance, for ``most`` utterances."""
+    """Return a random target of each utterance, for ``most`` utterances."""
     shuffled = [targets[i] for i in rng.permutation(len(targets))]
     return list({t.utterance: t for t in shuffled}.values())[:most]
