@@ -1,4 +1,4 @@
-"""``python -m hooked_whisper.neural build|choose|check|pack|compare``: make the packaged speech again, step by step."""
+"""``python -m hooked_whisper.neural build|choose|check|pack|compare``: rebuild the packaged speech step by step."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from hooked_whisper.errors import HookedWhisperError
 
 log = logging.getLogger(__name__)
 
-DESCRIPTION = """Make the packaged speech again. The steps, in order; each may be interrupted and run again:
+DESCRIPTION = """Rebuild the packaged speech. Run the steps in this order. Each can be interrupted and resumed.
 
-  build   synthesize what texts/*.tsv and choices.tsv say (about 15 minutes on two cores)
-  choose  judge by tiny.en and base what ships, and write choices.tsv; not needed to rebuild what ships
-  check   word error rates, times against forced alignment, codec: check.json in the folder of the build
-  pack    encode everything into the folder that ships, with metadata
-  compare say whether a build gives what ships, within the stated tolerance
+  build   synthesize the recordings of texts/*.tsv and choices.tsv (about 15 minutes on two cores)
+  choose  select recordings by the transcripts of tiny.en and base, and write choices.tsv (not needed for a rebuild)
+  check   measure word error rates, times against forced alignment, and the codec; write check.json
+  pack    encode everything into the packaged folder, with metadata
+  compare check that a build equals the packaged speech within the stated tolerance
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; errors of this library are printed, and give exit code 1."""
+    """Run a command. Return 1 and print the message if this library raises an error."""
     parser = argparse.ArgumentParser(
         prog="python -m hooked_whisper.neural",
         description=DESCRIPTION,
@@ -34,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("step", choices=("build", "choose", "check", "pack", "compare"))
     parser.add_argument("folder", type=Path, help="folder of the build")
-    parser.add_argument("--voices", type=Path, help="folder of Kokoro's voices (default: FOLDER/voices, by npm)")
-    parser.add_argument("--processes", type=int, default=1, metavar="N", help="of the synthesis (default: 1)")
-    parser.add_argument("--out", type=Path, default=FOLDER, help="of pack and compare (default: the folder that ships)")
+    parser.add_argument("--voices", type=Path, help="folder of Kokoro's voices (default: FOLDER/voices)")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="processes for synthesis (default: 1)")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="packaged folder, for pack and compare")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         _run(parser.parse_args(arguments))

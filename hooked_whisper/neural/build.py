@@ -1,4 +1,4 @@
-"""Synthesis of the planned recordings: a file of samples and one of durations each, resumable, in several processes."""
+"""Synthesize the planned recordings in several processes: one file of samples and one of durations for each."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from hooked_whisper.neural.plan import Planned
 log = logging.getLogger(__name__)
 
 SPEED = 1.0
-PAUSES_S = (0.15, 0.3, 0.2, 0.4)  # between the sentences of a window, in turn, on top of twice the margin
-MARGIN_S = 0.1  # of silence left around a sentence of a window
-SHORTEST_S, LONGEST_S = 25.0, 29.0  # of a window
+PAUSES_S = (0.15, 0.3, 0.2, 0.4)  # between the sentences of a window, in turn, in addition to twice the margin
+MARGIN_S = 0.1  # silence left around a sentence of a window
+SHORTEST_S, LONGEST_S = 25.0, 29.0  # duration of a window
 PEAK = 0.99
 QUIET_DB = -40.0  # silence, relative to the loudest 10 ms of a recording
 HOP = RATE // 200  # 5 ms
@@ -40,8 +40,8 @@ class Sentence:
     """One call of the synthesizer within a recording.
 
     Attributes:
-        start: where its first sample lies in the recording, at 24 kHz; negative if silence was cut off before it.
-        durations: frames of 25 ms for the start, each symbol, and the end.
+        start: index of its first sample in the recording, at 24 kHz; negative if leading silence was cut off.
+        durations: numbers of 25 ms frames for the start, each symbol, and the end.
     """
 
     phonemes: Phonemes
@@ -51,7 +51,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Synthesis:
-    """A recording as it was synthesized: what the plan said, and each sentence with its durations."""
+    """A synthesized recording: its plan, and its sentences with durations."""
 
     planned: Planned
     sentences: tuple[Sentence, ...]
@@ -63,14 +63,13 @@ class Synthesis:
 
 
 def build(plan: Sequence[Planned], folder: Path, voices: Path, processes: int = 1) -> int:
-    """Synthesize what ``folder`` does not hold yet, and return how many that were.
+    """Synthesize the recordings that ``folder`` lacks, and return their number.
 
-    A recording counts as done if its ``.json`` names the same voice and the same symbols. An interrupted build
-    continues with the next recording.
+    A recording is done if its ``.json`` has the same voice and text. An interrupted build resumes with the next one.
 
     Raises:
-        MissingExtraError, CheckpointError: as :class:`~hooked_whisper.neural.kokoro.Kokoro`.
-        AlignmentError: espeak-ng writes a phone that ``phones.tsv`` does not list.
+        MissingExtraError, CheckpointError: as for :class:`~hooked_whisper.neural.kokoro.Kokoro`.
+        AlignmentError: if espeak-ng writes a phone that ``phones.tsv`` does not list.
     """
     waiting = [planned for planned in plan if not is_done(planned, folder)]
     if waiting:
@@ -82,27 +81,27 @@ def build(plan: Sequence[Planned], folder: Path, voices: Path, processes: int = 
 
 
 def is_done(planned: Planned, folder: Path) -> bool:
-    """Whether ``folder`` holds this recording, with this voice and text."""
+    """Return whether ``folder`` has this recording with this voice and text."""
     path = folder / f"{stem(planned)}.json"
     return path.is_file() and json.loads(path.read_text("utf-8"))["key"] == key_of(planned)
 
 
 def stem(planned: Planned) -> str:
-    """Name of the files of a recording, without ending: one recording may be made by several voices, to choose from."""
+    """Return the file name of a recording without suffix. It includes the voice, because several may be tried."""
     return f"{planned.id}.{planned.voice}"
 
 
 def key_of(planned: Planned) -> str:
-    """SHA-256 of everything that the samples depend on, but for the phonemizer's version."""
+    """Return a SHA-256 of everything that determines the samples, except the version of the phonemizer."""
     parts = (planned.voice, planned.language, str(SPEED), *planned.texts)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def synthesize(planned: Planned, kokoro: Speaks) -> tuple[Synthesis, Float[np.ndarray, "sample"]]:
-    """A recording and its samples at 24 kHz.
+    """Synthesize a recording. Return it with its samples at 24 kHz.
 
     Raises:
-        AudioError: the sentences of a window do not fill 25 s.
+        AudioError: if the sentences of a window do not fill 25 s.
     """
     chunks: list[np.ndarray] = []
     sentences: list[Sentence] = []
@@ -119,13 +118,13 @@ def synthesize(planned: Planned, kokoro: Speaks) -> tuple[Synthesis, Float[np.nd
         total += pause + last - first
     if planned.kind == "window" and total < SHORTEST_S * RATE:
         raise AudioError(
-            f"window {planned.id!r} lasts {total / RATE:.1f} s, it needs {SHORTEST_S}: give more sentences"
+            f"window {planned.id!r} has {total / RATE:.1f} s of speech but needs {SHORTEST_S}: add sentences"
         )
     return Synthesis(planned, tuple(sentences), total), np.concatenate(chunks)
 
 
 def quiet_hops(audio: Float[np.ndarray, "sample"]) -> Bool[np.ndarray, "hop"]:
-    """Whether the 10 ms from each multiple of 5 ms on are silent: :data:`QUIET_DB` below the loudest."""
+    """Return for each hop of 5 ms whether the next 10 ms are silent: :data:`QUIET_DB` below the loudest."""
     power = np.zeros(-(-len(audio) // HOP) + 1)
     np.add.at(power, np.arange(len(audio)) // HOP, audio.astype(np.float64) ** 2)
     power = power[:-1] + power[1:]
@@ -133,14 +132,14 @@ def quiet_hops(audio: Float[np.ndarray, "sample"]) -> Bool[np.ndarray, "hop"]:
 
 
 def sounding_span(audio: Float[np.ndarray, "sample"], margin: float) -> tuple[int, int]:
-    """First sample and end of what is not silent, with a margin in seconds, within the audio."""
+    """Return the first sample and the end of the sound, extended by a margin in seconds."""
     hops = np.flatnonzero(~quiet_hops(audio))
     around = round(margin * RATE)
     return max(0, int(hops[0]) * HOP - around), min(len(audio), (int(hops[-1]) + 1) * HOP + around)
 
 
 def save(synthesis: Synthesis, audio: Float[np.ndarray, "sample"], folder: Path) -> None:
-    """Write samples, then durations: a ``.json`` says that its ``.flac`` is whole."""
+    """Write the samples, then the durations. So if the ``.json`` exists, the ``.flac`` is complete."""
     peak = float(np.abs(audio).max())
     buffer = io.BytesIO()
     soundfile.write(buffer, audio * min(1.0, PEAK / peak), RATE, "PCM_16", format="FLAC")
@@ -165,10 +164,10 @@ def save(synthesis: Synthesis, audio: Float[np.ndarray, "sample"], folder: Path)
 
 
 def load(planned: Planned, folder: Path) -> tuple[Synthesis, Float[np.ndarray, "sample"]]:
-    """Inverse of :func:`save`.
+    """Read what :func:`save` wrote.
 
     Raises:
-        AudioError: the recording has not been made yet, or with another voice or text.
+        AudioError: if the recording does not exist, or has another voice or text.
     """
     if not is_done(planned, folder):
         raise AudioError(f"{str(folder)!r} has no recording {planned.id!r} by {planned.voice}: build it first")
@@ -189,7 +188,7 @@ def _word(text: str, mark: str, phones: list[list[str]]) -> Word:
     return Word(text, tuple(Phone(symbols, label) for symbols, label in phones), mark)
 
 
-_kokoro: Kokoro | None = None  # of a worker process
+_kokoro: Kokoro | None = None  # one for each worker process
 
 
 def _start(voices: str) -> None:

@@ -1,9 +1,9 @@
-"""Which recordings ship: those that Whisper can follow. One command applies the rules; the metadata state them.
+"""Select the recordings that Whisper can transcribe.
 
-- A minimal pair ships if every model hears both of its words right, in the first of the clear voices with that result.
-- Any other recording ships unless a model gets more than half of its words wrong; then the next voice of its split says
-  it. Both sides of a conflict pair change voice together.
-- What no voice gets right within :data:`ATTEMPTS` does not ship.
+- A minimal pair is accepted if every model transcribes both words correctly. The clearest voices are tried in turn.
+- Any other recording is accepted unless a model gets more than half of its words wrong. Otherwise the next voice of its
+  split is tried. Both sides of a conflict pair change voice together.
+- A recording that fails with :data:`ATTEMPTS` voices is dropped.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ Group = tuple[Planned, ...]
 
 
 def choose(folder: Path, voices: Path, models: Sequence[str] = MODELS, processes: int = 1) -> dict[str, Choice]:
-    """Build and hear the planned recordings, and those of further voices for what fails; return the exceptions.
+    """Build and transcribe the planned recordings, trying other voices for those that fail. Return the exceptions.
 
-    What ``folder`` holds already is used again.
+    Existing recordings and transcripts in ``folder`` are reused.
     """
     choices: dict[str, Choice] = {}
     waiting = groups(make_plan({}))
@@ -56,13 +56,13 @@ def choose(folder: Path, voices: Path, models: Sequence[str] = MODELS, processes
 
 
 def write_choices(choices: dict[str, Choice], path: Path = CHOICES) -> None:
-    """``choices.tsv``, in the order of the ids."""
+    """Write ``choices.tsv``, sorted by id."""
     rows = (f"{choice.id}\t{choice.voice}\t{choice.reason}\n" for _, choice in sorted(choices.items()))
     write_atomic(path, ("id\tvoice\treason\n" + "".join(rows)).encode())
 
 
 def groups(plan: Sequence[Planned]) -> list[Group]:
-    """Recordings that have one voice together: the sides of a pair; all others alone."""
+    """Group the recordings that must have the same voice: the two sides of a pair."""
     by_name: dict[str, list[Planned]] = {}
     for planned in plan:
         by_name.setdefault(planned.about.get("pair", planned.id), []).append(planned)
@@ -70,7 +70,7 @@ def groups(plan: Sequence[Planned]) -> list[Group]:
 
 
 def said_by(group: Group, attempt: int) -> Group:
-    """The group in the voice of an attempt: the planned one, then those after it in turn, of the same split."""
+    """Return the group with the voice of an attempt: the planned voice, then the next ones of the same split."""
     candidates = voices_for(group[0].kind, group[0].language, group[0].split)
     first = next(k for k, voice in enumerate(candidates) if voice.name == group[0].voice)
     voice = candidates[(first + attempt) % len(candidates)]
@@ -78,7 +78,7 @@ def said_by(group: Group, attempt: int) -> Group:
 
 
 def fault(group: Group, heard: Sequence[dict[str, Heard]]) -> str:
-    """What is wrong with a group, in a few words that name model and transcript; empty if it may ship."""
+    """Return why a group fails, with model and transcript; empty if it is accepted."""
     for model, transcripts in zip(MODELS, heard, strict=False):
         for planned in group:
             if planned.id not in transcripts:  # an English-only model and another language
@@ -91,7 +91,7 @@ def fault(group: Group, heard: Sequence[dict[str, Heard]]) -> str:
 
 
 def hears_word(heard: Heard, word: str) -> bool:
-    """Whether a word of the text is in the transcript at its place."""
+    """Return whether the transcript has a word of the text at the same place."""
     normalize = normalizer_for(heard.planned.language)
     reference, wanted = normalize(heard.text), normalize(word)
     return any(

@@ -1,4 +1,4 @@
-"""Whether a build gives what ships: the tolerance that the metadata state."""
+"""Compare a build with the packaged speech, within the tolerance stated in the metadata."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ LEAST_SNR_DB = 10.0  # median over recordings; the codec alone leaves about 17
 
 @dataclass(frozen=True)
 class Comparison:
-    """A build against what ships.
+    """A comparison of a build with the packaged speech.
 
     Attributes:
-        recordings: how many were compared.
-        equal: share of them with the same length and the same word times.
-        within: share of all words that start within 25 ms of the packaged time.
-        snr_db: median over recordings of equal length, packaged audio against the build's.
+        recordings: number of recordings compared.
+        equal: fraction of them with the same length and the same word times.
+        within: fraction of all words that start within 25 ms of the packaged time.
+        snr_db: signal-to-noise ratio of packaged to built audio, median over recordings of equal length.
     """
 
     recordings: int
@@ -36,7 +36,7 @@ class Comparison:
 
     @property
     def passes(self) -> bool:
-        """Whether the build is the packaged speech, within the tolerance."""
+        """Whether the build equals the packaged speech within the tolerance."""
         return self.within >= STARTS_WITHIN and self.snr_db >= LEAST_SNR_DB
 
 
@@ -44,7 +44,7 @@ def compare(build: Path, folder: Path) -> Comparison:
     """Compare all recordings of a build with a folder of packaged speech.
 
     Raises:
-        AudioError: a recording has not been built, or the folder is no packaged speech.
+        AudioError: if a recording has not been built, or the folder is not packaged speech.
     """
     packaged = {recording.id: recording for recording in read_packaged(folder)}
     equal, near, words, ratios = 0, 0, 0, []
@@ -64,7 +64,7 @@ def compare(build: Path, folder: Path) -> Comparison:
 
 
 def tolerance() -> dict[str, Any]:
-    """What the metadata say about building again."""
+    """Return the statement about rebuilding in the metadata."""
     return {
         "rule": f"{STARTS_WITHIN:.0%} of the words start within {1000 * FRAME_S:.0f} ms of the packaged time, and the "
         f"median signal-to-noise ratio against the packaged audio is {LEAST_SNR_DB:.0f} dB or more "

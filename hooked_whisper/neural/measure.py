@@ -1,4 +1,4 @@
-"""Tables of the metadata: word error rates with intervals, counts, and what the codec costs."""
+"""Tables for the metadata: word error rates with intervals, counts, and the effect of the codec."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from hooked_whisper.neural.plan import Choice, Planned, make_plan
 from hooked_whisper.neural.timing import check_times
 
 CODEC_KBPS = (16, 20, 24, 32)
-CODEC_EVERY = 5  # prose recordings on which the codec is judged
+CODEC_EVERY = 5  # every fifth prose recording is used to evaluate the codec
 
 
 def check(folder: Path, choices: dict[str, Choice], models: Sequence[str] = MODELS) -> dict[str, Any]:
-    """Everything that is measured on the recordings of a build, JSON-ready; transcripts are kept in ``folder``."""
+    """Measure a build and return the results for JSON. Transcripts are saved in ``folder``."""
     plan, before = make_plan(choices), make_plan({})
     return {
         "wer": {model: wer_tables(hear(plan, folder, model)) for model in models},
@@ -36,7 +36,7 @@ def check(folder: Path, choices: dict[str, Choice], models: Sequence[str] = MODE
 
 
 def wer_tables(heard: Sequence[Heard]) -> dict[str, Any]:
-    """WER in percent with 95 % intervals: English in all and by kind, voice, split; other languages by language."""
+    """Return WER in percent with 95 % intervals: for English overall, by kind and split, and by voice and language."""
     english = [answer for answer in heard if answer.planned.language == "en"]
     return {
         "english": wer_row(english),
@@ -48,7 +48,7 @@ def wer_tables(heard: Sequence[Heard]) -> dict[str, Any]:
 
 
 def wer_row(heard: Sequence[Heard]) -> dict[str, float]:
-    """WER in percent and its interval over recordings, words, and the share of recordings without an error."""
+    """Return WER in percent with its interval over recordings, and the fraction of recordings without an error."""
     errors = [answer.errors for answer in heard]
     wer, low, high = (round(100 * value, 2) for value in corpus_wer(errors))
     exact = sum(error.errors == 0 for error in errors) / max(1, len(errors))
@@ -57,7 +57,7 @@ def wer_row(heard: Sequence[Heard]) -> dict[str, float]:
 
 
 def selection(before: Sequence[Planned], choices: dict[str, Choice]) -> dict[str, Any]:
-    """The rule, and how many recordings of each kind were said by another voice or dropped."""
+    """Return the rule, and how many recordings of each kind got another voice or were dropped."""
     kinds: dict[str, Counter[str]] = defaultdict(Counter)
     positions: dict[str, Counter[str]] = defaultdict(Counter)
     for planned in before:
@@ -76,7 +76,7 @@ def selection(before: Sequence[Planned], choices: dict[str, Choice]) -> dict[str
 
 
 def check_codec(plan: Sequence[Planned], folder: Path, models: Sequence[str] = MODELS) -> dict[str, Any]:
-    """WER, bytes and lag of some recordings without the codec and at several rates."""
+    """Return WER, size and lag of recordings without the codec and at several bit rates."""
     rows: dict[str, Any] = {}
     for kbps in (None, *CODEC_KBPS):
         row: dict[str, Any] = {model: wer_row(hear(plan, folder, model, kbps)) for model in models}
@@ -87,7 +87,7 @@ def check_codec(plan: Sequence[Planned], folder: Path, models: Sequence[str] = M
 
 
 def joined(plan: Sequence[Planned]) -> dict[str, dict[str, int]]:
-    """By language: words, and those that espeak-ng did not write as one word each."""
+    """Return, by language, the number of words and of those that espeak-ng joined with a neighbor or split."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for planned in plan:
         for text in planned.texts:

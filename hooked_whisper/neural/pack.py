@@ -1,4 +1,4 @@
-"""The folder that ships: encoded audio, a line for each recording, and how it was made."""
+"""Write the packaged folder: encoded audio, one line per recording, and metadata."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from hooked_whisper.protocols import Interval
 from hooked_whisper.synthetic.espeak import engine
 
 AUDIO = "audio"
-CHECK = "check.json"  # in the folder of the build: what was measured on it
+CHECK = "check.json"  # measurements, in the folder of the build
 
 
 def pack(build: Path, folder: Path, choices: dict[str, Choice]) -> dict[str, Any]:
     """Write ``audio/``, ``utterances.jsonl`` and ``metadata.json``, and return the metadata.
 
     Raises:
-        AudioError: a recording has not been built, or the build has not been checked.
+        AudioError: if a recording has not been built or the build has not been checked.
     """
     measured = build / CHECK
     if not measured.is_file():
-        raise AudioError(f"there is no {str(measured)!r}: run `python -m hooked_whisper.neural check` first")
+        raise AudioError(f"{str(measured)!r} does not exist: run `python -m hooked_whisper.neural check` first")
     plan = make_plan(choices)
     shutil.rmtree(folder / AUDIO, ignore_errors=True)
     rows, size = [], 0
@@ -56,7 +56,7 @@ def pack(build: Path, folder: Path, choices: dict[str, Choice]) -> dict[str, Any
 
 
 def row_of(planned: Planned, text: str, finished: Finished, path: str) -> dict[str, Any]:
-    """A recording's line of ``utterances.jsonl``. Times are seconds, to 0.1 ms."""
+    """Return the line of a recording in ``utterances.jsonl``. Times are in seconds, rounded to 0.1 ms."""
     return {
         "id": planned.id,
         "path": path,
@@ -73,7 +73,7 @@ def row_of(planned: Planned, text: str, finished: Finished, path: str) -> dict[s
 
 
 def describe() -> dict[str, Any]:
-    """How the corpus is made: parts with versions and checksums, audio, labels, licenses."""
+    """Return how the corpus is made: parts with versions and checksums, audio, labels, licenses."""
     return {
         "name": "hooked_whisper packaged speech",
         "version": 1,
@@ -109,7 +109,7 @@ def describe() -> dict[str, Any]:
 
 
 def counts(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Recordings and minutes by kind, voice and language; English phones by label."""
+    """Count recordings and minutes by kind, voice, language and split, and English phones by label."""
     tables: dict[str, dict[str, dict[str, float]]] = {}
     for field in ("kind", "speaker", "language", "split"):
         parts: dict[str, list[float]] = defaultdict(list)

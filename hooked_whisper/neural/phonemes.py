@@ -1,7 +1,7 @@
-"""Text to phones and Kokoro's symbols, word by word, by espeak-ng (GPL; in the extra ``neural``, none of it ships).
+"""Convert text to phones and Kokoro's symbols, word by word, with espeak-ng (GPL, in the extra ``neural``).
 
-espeak-ng reads a clause as a whole, so that "the" before a vowel and the t of "better" come out as in speech. It writes
-some words as one ("of the") and some as two ("twenty-one"); :func:`share_units` gives each word of the text its part.
+espeak-ng reads whole clauses, so "the" before a vowel and the t of "better" are pronounced as in speech. It joins some
+words ("of the") and splits others ("twenty-one"); :func:`share_units` assigns the phones to the words of the text.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _STRESS = "ˈˌ"
 
 @dataclass(frozen=True)
 class Phone:
-    """One phone: Kokoro's symbols for it, a stress mark included, and its label in the corpus."""
+    """One phone: Kokoro's symbols for it, including a stress mark, and its label in the corpus."""
 
     symbols: str
     label: str
@@ -37,7 +37,7 @@ class Phone:
 
 @dataclass(frozen=True)
 class Word:
-    """One word of the text, as it is written there, its phones, and the punctuation mark after it (or nothing)."""
+    """One word as written in the text, its phones, and the punctuation mark after it, if any."""
 
     text: str
     phones: tuple[Phone, ...]
@@ -49,8 +49,8 @@ class Phonemes:
     """A text as words and phones.
 
     Attributes:
-        joined: words that espeak-ng wrote as one with a neighbour or in several parts, so that their boundary is
-            the one of least edit distance to the words said alone.
+        joined: number of words that espeak-ng joined with a neighbor or split. Their boundaries come from the smallest
+            edit distance to the single words.
     """
 
     words: tuple[Word, ...]
@@ -58,16 +58,16 @@ class Phonemes:
 
     @property
     def symbols(self) -> str:
-        """What Kokoro is given: words separated by spaces, punctuation directly after the word."""
+        """Input of Kokoro: words separated by spaces, with punctuation directly after the word."""
         return " ".join("".join(phone.symbols for phone in word.phones) + word.mark for word in self.words)
 
 
 def phonemize(text: str, language: str = "en") -> Phonemes:
-    """Words and phones of a text.
+    """Return the words and phones of a text.
 
     Raises:
-        AlignmentError: no words; a word without phones; a phone of espeak-ng that ``phones.tsv`` does not list.
-        RuntimeError: espeak-ng is not installed.
+        AlignmentError: if there are no words, a word has no phones, or ``phones.tsv`` does not list a phone.
+        RuntimeError: if espeak-ng is not installed.
     """
     words, marks = split_words(text)
     units: list[tuple[str, ...]] = []
@@ -87,10 +87,10 @@ def phonemize(text: str, language: str = "en") -> Phonemes:
 
 
 def split_words(text: str) -> tuple[list[str], list[str]]:
-    """Words as written, without punctuation around them, and the first mark after each (or ``""``).
+    """Return the words without surrounding punctuation, and the first mark after each (or ``""``).
 
     Raises:
-        AlignmentError: no words in it.
+        AlignmentError: if the text has no words.
     """
     words, marks = [], []
     for token in text.split():
@@ -102,17 +102,18 @@ def split_words(text: str) -> tuple[list[str], list[str]]:
         elif marks and (token[0] in "-–—"):
             marks[-1] = marks[-1] or "—"
     if not words:
-        raise AlignmentError(f"{text!r} has no words: give a sentence")
+        raise AlignmentError(f"{text!r} has no words: pass a sentence")
     return words, marks
 
 
 def to_phones(unit: str, language: str = "en") -> list[Phone]:
-    """``"ˈɑːɹ" -> [Phone("ˈɑ", "AA"), Phone("ɹ", "R")]``: stress belongs to the first.
+    """Convert a unit of espeak-ng: ``"ˈɑːɹ" -> [Phone("ˈɑ", "AA"), Phone("ɹ", "R")]``. Stress goes to the first phone.
 
-    Outside English a phone that ``phones.tsv`` does not list is its own symbol, and its own label but for length.
+    In other languages than English, a phone that ``phones.tsv`` does not list is used as symbol, and without length as
+    label.
 
     Raises:
-        AlignmentError: an English phone that ``phones.tsv`` does not list.
+        AlignmentError: if ``phones.tsv`` does not list an English phone.
     """
     stress = "".join(character for character in unit if character in _STRESS)[:1]
     bare = unit.translate({ord(character): None for character in _STRESS})
@@ -124,18 +125,18 @@ def to_phones(unit: str, language: str = "en") -> list[Phone]:
 
 
 def share_units(spoken: Sequence[Sequence[str]], alone: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
-    """Give each word its units of a clause.
+    """Assign the units of a clause to its words.
 
     Args:
-        spoken: units of the clause, in the groups that espeak-ng wrote.
-        alone: units of each word of the text when it is said alone.
+        spoken: units of the clause, grouped by espeak-ng.
+        alone: units of each word spoken alone.
 
     Returns:
-        One group of units per word: ``spoken`` itself if it has one group per word; otherwise the segmentation
-        of least edit distance to ``alone``, where a cut that is no boundary of ``spoken`` costs a little.
+        one group of units per word: ``spoken`` if it has one group per word, otherwise the segmentation with the
+        smallest edit distance to ``alone``, with a small penalty for cuts inside groups of ``spoken``.
 
     Raises:
-        AlignmentError: fewer units than words.
+        AlignmentError: if there are fewer units than words.
     """
     if len(spoken) == len(alone):
         return [tuple(group) for group in spoken]
@@ -189,7 +190,7 @@ def _clause_units(words: tuple[str, ...], language: str) -> tuple[list[tuple[str
 
 @cache
 def _phonemizer() -> Espeak:
-    """A copy of espeak-ng for phones alone: the voice set here must not change what the process's synthesizer says."""
+    """Return a separate copy of espeak-ng, so that its voice does not affect the synthesizer of the process."""
     stack = ExitStack()
     atexit.register(stack.close)
     return stack.enter_context(fresh())
@@ -197,16 +198,16 @@ def _phonemizer() -> Espeak:
 
 @cache
 def _espeak_units(text: str, voice: str) -> tuple[tuple[str, ...], ...]:
-    """Phones of each word as espeak-ng separates them, stress marks in front of them."""
+    """Return the phones of each word as separated by espeak-ng, with stress marks in front."""
     library = _phonemizer()._lib
     if library.espeak_SetVoiceByName(voice.encode()) != 0:
         raise RuntimeError(f"espeak-ng has no voice {voice!r}. {INSTALL}")
     library.espeak_TextToPhonemes.restype = ctypes.c_char_p
     library.espeak_TextToPhonemes.argtypes = [ctypes.POINTER(ctypes.c_char_p), ctypes.c_int, ctypes.c_int]
     pointer, parts = ctypes.c_char_p(text.encode()), []
-    while pointer.value is not None:  # a clause a call
+    while pointer.value is not None:  # one clause per call
         parts.append(library.espeak_TextToPhonemes(ctypes.byref(pointer), _UTF8, _IPA | ord(_SEPARATOR) << 8).decode())
-    # "(en)" is a switch of language, a hyphen a French word that leans on the next
+    # "(en)" switches the language; a hyphen marks a French word that attaches to the next
     groups = (re.sub(r"\(.*?\)|-", "", part).split() for part in parts)
     units = (
         tuple(unit for unit in word.split(_SEPARATOR) if unit.strip(_STRESS)) for group in groups for word in group
@@ -215,6 +216,6 @@ def _espeak_units(text: str, voice: str) -> tuple[tuple[str, ...], ...]:
 
 
 def _without_linking_r(units: tuple[str, ...]) -> tuple[str, ...]:
-    """espeak-ng writes the r of "after all" twice, as part of the vowel and as a phone."""
+    """Remove the second r of "after all", which espeak-ng writes as part of the vowel and as a phone."""
     rhotic = ("ɹ", "ɚ", "ɜː")
     return tuple(unit for k, unit in enumerate(units) if unit != "ɹ" or not k or not units[k - 1].endswith(rhotic))

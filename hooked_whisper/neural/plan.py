@@ -1,8 +1,8 @@
-"""Who says what: the sentence lists of ``texts/``, each sentence with a voice.
+"""The planned recordings: the sentences of ``texts/``, each with a voice.
 
-The rules are simple on purpose, so that a row that is added or taken away changes little else: voices take turns by the
-number of the row. ``choices.tsv`` holds the exceptions that :mod:`hooked_whisper.neural.choose` made: another voice
-for a sentence that Whisper misheard, or no recording at all.
+Voices take turns by the number of the row, so adding or removing a row changes little else. ``choices.tsv`` has the
+exceptions from :mod:`hooked_whisper.neural.choose`: another voice for a sentence that Whisper misheard, or no
+recording.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ CHOICES = FOLDER / "choices.tsv"
 
 @dataclass(frozen=True)
 class Planned:
-    """One recording to be made.
+    """One planned recording.
 
     Attributes:
-        texts: its sentences; one, but for windows.
-        split: ``"train"`` or ``"held-out"``, that of the voice.
-        about: what its list says besides the text: the words of a pair, the class of a word.
+        texts: its sentences: several for a window, otherwise one.
+        split: split of the voice, ``"train"`` or ``"held-out"``.
+        about: other columns of its table, such as the words of a pair or the class of a word.
     """
 
     id: str
@@ -44,7 +44,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Choice:
-    """An exception: ``voice`` says this recording, or nobody does if it is empty; ``reason`` is for people."""
+    """An exception: ``voice`` speaks this recording, or it is dropped if ``voice`` is empty. ``reason`` is a note."""
 
     id: str
     voice: str

@@ -1,4 +1,4 @@
-"""The data files of the corpus: texts, voices, phones. All are tables of tab-separated columns with a header line."""
+"""Read the data files: texts, voices, phones. All are tables with tab-separated columns and a header line."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Voice:
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """Rows of a table. Lines that are empty or begin with ``#`` are skipped.
+    """Return the rows of a table. Empty lines and lines that begin with ``#`` are skipped.
 
     Raises:
-        CheckpointError: no such file, no rows, or a row with another number of columns than the header.
+        CheckpointError: if the file does not exist, has no rows, or a row has a wrong number of columns.
     """
     if not path.is_file():
-        raise CheckpointError(f"there is no table {str(path)!r}: install hooked_whisper again")
+        raise CheckpointError(f"table {str(path)!r} does not exist: reinstall hooked_whisper")
     lines = [(n, line) for n, line in enumerate(path.read_text("utf-8").split("\n"), 1) if line.strip()]
     lines = [(n, line) for n, line in lines if not line.startswith("#")]
     if len(lines) < 2:
@@ -46,7 +46,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 @cache
 def voice_table() -> tuple[Voice, ...]:
-    """The voices of ``texts/voices.tsv`` with the checksums of ``voices.sha256``."""
+    """Return the voices of ``texts/voices.tsv`` with the checksums of ``voices.sha256``."""
     lines = (FOLDER / "voices.sha256").read_text("utf-8").splitlines()
     digests = {name: digest for digest, name in map(str.split, lines)}
     return tuple(
@@ -57,7 +57,7 @@ def voice_table() -> tuple[Voice, ...]:
 
 @cache
 def phone_table(language: str) -> dict[str, tuple[tuple[str, str], ...]]:
-    """espeak-ng phone, without stress, to (Kokoro's symbols, label) of each phone that it stands for."""
+    """Return espeak-ng phone (without stress) -> (Kokoro's symbols, label) of each phone that it represents."""
     table = {}
     for row in read_table(FOLDER / "phones.tsv"):
         if language in row["languages"].split(","):

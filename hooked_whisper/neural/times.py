@@ -1,12 +1,13 @@
-"""Word and phone times from the synthesizer's own durations.
+"""Word and phone times from the durations that the synthesizer predicts.
 
-Kokoro gives each input symbol a number of 25 ms frames. Three corrections turn them into times:
+Kokoro predicts a number of 25 ms frames for each input symbol. Three corrections turn them into times:
 
-- the space between two words belongs to the word after it, and a stress mark to the phone after it;
-- sound leads the durations, by :data:`WORD_LEAD_S` at the start of a word and :data:`PHONE_LEAD_S` inside one. Both
-  are medians against forced alignment on training voices (``python -m hooked_whisper.neural check`` measures them);
-- Kokoro lengthens the last phone before a pause instead of naming the pause. Where the samples are silent at a word
-  boundary, the silence becomes an interval of its own; the last 40 ms of it stay with a stop, as its closure.
+- The space between two words is counted with the second word, and a stress mark with the phone after it.
+- Sound precedes the durations, by :data:`WORD_LEAD_S` at the start of a word and :data:`PHONE_LEAD_S` inside a word.
+  Both are medians relative to forced alignment on training voices (measured by ``python -m hooked_whisper.neural
+  check``).
+- Kokoro lengthens the last phone before a pause. If the samples are silent at a word boundary, the silence becomes a
+  separate interval, except for the last 40 ms before a stop, which are its closure.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from hooked_whisper.neural.kokoro import FRAME_S, RATE
 from hooked_whisper.protocols import SILENCE, Interval
 
 WORD_LEAD_S, PHONE_LEAD_S = 0.030, 0.045
-PAUSE_S, PAUSE_AT_MARK_S = 0.100, 0.050  # shorter silences are no pause, but the closure of a stop
+PAUSE_S, PAUSE_AT_MARK_S = 0.100, 0.050  # shorter silences are the closure of a stop
 CLOSURE_S = 0.040
-SHORTEST_S = 0.010  # of a phone, where its word has the room
+SHORTEST_S = 0.010  # minimum duration of a phone, if its word is long enough
 STOPS = frozenset(["P", "B", "T", "D", "K", "G", "CH", "JH", "p", "b", "t", "d", "k", "ɡ", "tʃ", "dʒ", "ts"])
 
 
 @dataclass(frozen=True)
 class Times:
-    """Words, and phones with silences between them, in seconds; phones tile the recording."""
+    """Words, and phones with silences, in seconds. The phones cover the recording without gaps."""
 
     words: tuple[Interval, ...]
     phones: tuple[Interval, ...]
@@ -38,9 +39,9 @@ class Times:
 
 @dataclass(frozen=True)
 class SpokenWord:
-    """A word as the durations have it, corrected: starts of its phones, and whether a mark follows.
+    """A word with corrected times: the starts of its phones, its end, and whether a punctuation mark follows.
 
-    ``after_space`` is its start if the space before it belonged to the word before it.
+    ``after_space`` is the start if the space before it is counted with the preceding word.
     """
 
     text: str
@@ -52,7 +53,7 @@ class SpokenWord:
 
 
 def find_times(synthesis: Synthesis, audio: Float[np.ndarray, "sample"]) -> Times:
-    """Times of a recording at 24 kHz, corrected as the module says."""
+    """Return the corrected times of a recording at 24 kHz."""
     quiet = quiet_hops(audio)
     duration = len(audio) / RATE
     spoken = [word for sentence in synthesis.sentences for word in corrected(sentence)]
@@ -77,7 +78,7 @@ def find_times(synthesis: Synthesis, audio: Float[np.ndarray, "sample"]) -> Time
 
 
 def corrected(sentence: Sentence, word_lead: float = WORD_LEAD_S, phone_lead: float = PHONE_LEAD_S) -> list[SpokenWord]:
-    """Words of a sentence by its durations, spaces and stress marks given away and the leads taken off."""
+    """Return the words of a sentence with the first two corrections."""
     offset, position = sentence.start / RATE, 1
     frames = sentence.durations[0]
     words = []
@@ -101,7 +102,7 @@ def corrected(sentence: Sentence, word_lead: float = WORD_LEAD_S, phone_lead: fl
 
 
 def _boundary(word: SpokenWord, following: SpokenWord, quiet: Bool[np.ndarray, "hop"]) -> tuple[float, float]:
-    """End of a word and start of the next: the same, or around a silence."""
+    """Return the end of a word and the start of the next: equal, or separated by a silence."""
     inner = following.starts[1] if len(following.starts) > 1 else following.end
     low, high = word.starts[-1] + SHORTEST_S, max(inner, following.starts[0] + SHORTEST_S)
     first, last = _longest_run(quiet, low, high)
@@ -112,14 +113,14 @@ def _boundary(word: SpokenWord, following: SpokenWord, quiet: Bool[np.ndarray, "
 
 
 def _last_end(word: SpokenWord, quiet: Bool[np.ndarray, "hop"], duration: float) -> float:
-    """Where the silence at the end of a recording begins."""
+    """Return the start of the silence at the end of a recording."""
     sounding = np.flatnonzero(~quiet)
     end = (int(sounding[-1]) + 1) * HOP / RATE if len(sounding) else word.end
     return min(max(end, word.starts[-1] + SHORTEST_S), duration)
 
 
 def _longest_run(quiet: Bool[np.ndarray, "hop"], low: float, high: float) -> tuple[float, float]:
-    """Start and end in seconds of the longest silence between two times; equal if there is none."""
+    """Return start and end, in seconds, of the longest silence between two times; equal if there is none."""
     first = max(0, round(low * RATE / HOP))
     best, begin = (0, 0), None
     for hop in range(first, min(len(quiet), round(high * RATE / HOP)) + 1):
@@ -133,7 +134,7 @@ def _longest_run(quiet: Bool[np.ndarray, "hop"], low: float, high: float) -> tup
 
 
 def _inside(word: SpokenWord, start: float, end: float) -> list[Interval]:
-    """Phones of a word between its ends, none shorter than 10 ms if there is room for that."""
+    """Return the phones of a word, each at least 10 ms long if the word is long enough."""
     count = len(word.labels)
     least = min(SHORTEST_S, (end - start) / count)
     bounds = [start]

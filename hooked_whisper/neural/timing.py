@@ -1,4 +1,4 @@
-"""How far the times are from forced alignment, before and after the corrections, and which leads fit best."""
+"""Compare the times with forced alignment, before and after the corrections."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from hooked_whisper.neural.plan import Planned
 from hooked_whisper.neural.times import PHONE_LEAD_S, WORD_LEAD_S, Times, corrected, find_times
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
 
-FRAME_S = 0.01  # in which phones are compared
+FRAME_S = 0.01  # phones are compared frame by frame
 
 
 @dataclass
 class Errors:
-    """Differences to forced alignment in seconds, positive where our time is later."""
+    """Differences from forced alignment in seconds, positive if our time is later."""
 
-    words_given: list[float] = field(default_factory=list)  # the space with the word before it, no lead
-    words_raw: list[float] = field(default_factory=list)  # the space with the word after it, no lead
+    words_given: list[float] = field(default_factory=list)  # space counted with the first word, no lead
+    words_raw: list[float] = field(default_factory=list)  # space counted with the second word, no lead
     words: list[float] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
     phones_raw: list[float] = field(default_factory=list)
@@ -38,12 +38,12 @@ class Errors:
     agreeing: int = 0
 
     def add(self, other: Errors) -> None:
-        """Append the differences of other recordings."""
+        """Append other differences."""
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
 
     def summary(self) -> dict[str, Any]:
-        """Median and mean absolute differences in ms, medians with sign, and the share of frames whose phone agrees."""
+        """Return medians and mean absolute differences in ms, and the fraction of frames whose phones agree."""
         return {
             "words": len(self.words),
             "word_starts_as_given": _summary(self.words_given),
@@ -57,10 +57,10 @@ class Errors:
 
 
 def check_times(plan: Sequence[Planned], folder: Path, progress: bool = True) -> dict[str, Any]:
-    """Compare the English prose of a build with forced alignment: by voice, and over training and held-out voices.
+    """Compare the English prose of a build with forced alignment, by voice and by split.
 
     Raises:
-        MissingExtraError: pocketsphinx is not installed.
+        MissingExtraError: if pocketsphinx is not installed.
     """
     by_voice: dict[str, Errors] = {}
     splits = {"train": Errors(), "held-out": Errors()}
@@ -90,10 +90,10 @@ def check_times(plan: Sequence[Planned], folder: Path, progress: bool = True) ->
 
 
 def compare(planned: Planned, folder: Path) -> Errors:
-    """Differences of one recording.
+    """Return the differences for one recording.
 
     Raises:
-        AlignmentError: the aligner does not find the text in it, or finds another number of words.
+        AlignmentError: if the aligner does not find the text, or finds another number of words.
     """
     synthesis, audio = load(planned, folder)
     samples = soxr.resample(audio, RATE, SAMPLE_RATE, "VHQ")
@@ -129,7 +129,7 @@ def _within(phones: Sequence[Interval], word: Interval) -> list[Interval]:
 
 
 def _labels(phones: Sequence[Interval], duration: float) -> np.ndarray:
-    """The phone of each 10 ms, by their middles."""
+    """Return the phone of each frame of 10 ms."""
     labels = np.full(int(duration / FRAME_S), SILENCE, dtype=object)
     for phone in phones:
         labels[round(phone.start / FRAME_S) : round(phone.end / FRAME_S)] = phone.label

