@@ -1,9 +1,9 @@
-"""sae_lens_audio: sparse dictionaries for speech activations, in SAELens' formats and vocabulary.
+"""sae_lens_audio: sparse autoencoders (SAEs) for speech activations, in SAELens' formats and vocabulary.
 
-- architectures with their papers' losses; ``load_sae``, ``save_sae`` and the hub; ``load_demo``: packaged dictionaries
-- :mod:`sae_lens_audio.activations`: ``collect_activations``, ``open_store``, rows for training
-- :mod:`sae_lens_audio.training`: ``Trainer``; or ``sae-lens-audio train settings.toml``
-- :mod:`sae_lens_audio.evals`: ``evaluate``, every score beside neurons, principal and random directions
+- architectures with the losses of their papers; ``load_sae``, ``save_sae`` and the hub; ``load_demo``: packaged SAEs
+- :mod:`sae_lens_audio.activations`: ``collect_activations``, ``open_store``, sources for training
+- :mod:`sae_lens_audio.training`: ``Trainer``, or ``sae-lens-audio train settings.toml``
+- :mod:`sae_lens_audio.evals`: ``evaluate`` scores SAEs beside neurons, principal and random directions
 - in a model: ``with model.attach_sae(sae, hook)``; ``ablate_latents``, ``clamp_latents``, ``steer_latents``,
   ``latent_attribution``
 """
@@ -20,6 +20,7 @@ from sae_lens_audio.architectures import (
     BatchTopKConfig,
     Crosscoder,
     CrosscoderConfig,
+    DecodableBasis,
     Gated,
     GatedConfig,
     JumpReLU,
@@ -66,6 +67,7 @@ __all__ = [
     "BatchTopKConfig",
     "Crosscoder",
     "CrosscoderConfig",
+    "DecodableBasis",
     "Evaluation",
     "Gated",
     "GatedConfig",
@@ -134,11 +136,11 @@ _lazy, __dir__ = lazily(
 __getattr__ = renamed_names(
     __name__,
     {
-        "Dictionary": "SAE",
+        "SAE": "SAE",
         "DictionaryConfig": "SAEConfig",
         "Losses": "TrainStepOutput",
         "Normalised": "NormalizedSAE",
-        "SparseDictionary": "sae_lens_audio.evals:DecodableBasis",
+        "SparseDictionary": "DecodableBasis",
         "harvest": "collect_activations",
     },
     fallback=_lazy,

@@ -219,7 +219,7 @@ class _Run:
         hidden = self.model.decoder.hidden(self.tokens, encoded)
         if self.stack != "unembed":
             return read_metric(self.model, hidden, self.metric)
-        # at unembedding points, positions of the SAE are tokens: compute all logits, not only those that the metric reads
+        # at unembedding points the SAE has a position per token: compute all logits, not only those the metric reads
         logits = self.model.decoder.to_logits(hidden)
         tokens, n = self.metric.at, hidden.shape[1]
         if not tokens or min(tokens) < 0 or max(tokens) >= n:

@@ -45,7 +45,7 @@ from hooked_whisper.features import (
     scan,
 )
 from hooked_whisper.synthetic import SyntheticCorpus, synthetic_recordings
-from sae_lens_audio.evals import PhoneScores, labelled_clips
+from sae_lens_audio.evals import PhoneScores, labeled_clips
 
 MODEL = "tiny.en"  # or "base" ... "large-v3", "turbo", "openai/whisper-tiny", a .pt file, a folder, "demo"
 
@@ -70,7 +70,7 @@ if on_demo:
 else:
     choosing = packaged_speech("prose", split="train")[:60]
     looking = packaged_speech("prose", split="held-out")[:50]
-labelled = labelled_clips(model, choosing, len(choosing)).clips
+labelled = labeled_clips(model, choosing, len(choosing)).clips
 
 example = labelled[0].alignment
 print(f"{model.cfg.name}, {hook}: {model.cfg.encoder.d_mlp} neurons")

@@ -35,7 +35,7 @@ from hooked_whisper.interventions import compare_transcript
 from hooked_whisper.synthetic import SyntheticCorpus, synthetic_recordings
 from sae_lens_audio import TopK, TopKConfig, Trainer, TrainingConfig, ablate_latents, collect_activations
 from sae_lens_audio.activations import StoredActivations
-from sae_lens_audio.evals import EvaluationOptions, PhoneOptions, RandomFeatures, evaluate, labelled_clips
+from sae_lens_audio.evals import EvaluationOptions, PhoneOptions, RandomFeatures, evaluate, labeled_clips
 from sae_lens_audio.training import read_metrics
 
 MODEL = "tiny.en"  # or "base" ... "large-v3", "turbo", "openai/whisper-tiny", a .pt file, a folder, "demo"
@@ -61,7 +61,7 @@ if on_demo:
 else:
     training = packaged_speech("window", split="train")
     others = packaged_speech("prose", split="held-out")
-scoring = labelled_clips(model, others[:20], 20).clips
+scoring = labeled_clips(model, others[:20], 20).clips
 looking, editing = others[20:36], others[36:]
 print(f"{len(training)} recordings to train on, {len(scoring)} to score on, {len(looking)} to look at; {hook}")
 

@@ -1,8 +1,9 @@
-"""Activations for dictionaries: harvested once to the disk, or as the model runs.
+"""Activations to train SAEs on: collected once to the disk, or streamed while the model runs.
 
-- ``collect_activations`` writes a folder, ``open_store`` opens it: rows of one or several hook points, memory-mapped, with
-  statistics and a split by speaker
-- ``StoredActivations``, ``StreamedActivations`` and ``TensorActivations`` give training its rows, all as ``ActivationSource``
+- ``collect_activations`` writes a folder, ``open_store`` opens it: memory-mapped rows of one or several hook points,
+  with statistics and a split by speaker
+- ``StoredActivations``, ``StreamedActivations`` and ``TensorActivations`` are sources for training, all with the
+  interface ``ActivationSource``
 """
 
 from typing import TYPE_CHECKING

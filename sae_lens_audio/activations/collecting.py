@@ -1,4 +1,4 @@
-"""Activations of a corpus to the disk, once, for any number of trainings."""
+"""Write the activations of a corpus to the disk, once for any number of training runs."""
 
 from __future__ import annotations
 
@@ -51,28 +51,29 @@ def collect_activations(
     progress: bool = True,
     ranks: TorchRanks | None = None,
 ) -> ActivationStore:
-    """Write the activations of some hook points on a corpus to a folder, and open it.
+    """Write the activations of hook points on a corpus to a folder, and open it as a store.
 
     Args:
-        corpus: see :mod:`hooked_whisper.corpora`. What cannot be read is passed over and listed in the manifest.
+        corpus: see :mod:`hooked_whisper.corpora`. Recordings that cannot be read are listed in the manifest.
         hooks: points with a vector for each encoder position, or decoder points with one for each token of the text,
-            see :class:`~sae_lens_audio.activations.reading.RowReader`. The model runs once for all of them, and no
-            further than the last.
-        folder: path or URL; gets ``shard-00000.safetensors``, ... and ``manifest.json``. A corpus of more than
-            ``options.part`` recordings is harvested in parts, each with a folder and a manifest of its own below.
-        ranks: the other processes, see :func:`~hooked_whisper._support.ranks.torchrun_ranks` (the CPU's group: they
-            only wait for each other), which share the parts. All must see the same folder.
+            see :class:`~sae_lens_audio.activations.reading.RowReader`. The model runs once for all of them, up to the
+            last one.
+        folder: path or URL for ``shard-00000.safetensors``, ... and ``manifest.json``. A corpus of more than
+            ``options.part`` recordings is collected in parts, each with a subfolder and a manifest.
+        ranks: the other processes, which share the parts, see
+            :func:`~hooked_whisper._support.ranks.torchrun_ranks` (use the CPU's group, since they only wait for each
+            other). All must see the same folder.
 
-    Recordings longer than the model's window are cut into windows; positions go on counting. Files are written whole
-    or not at all. The same call goes on where an earlier one was killed and makes missing or damaged shards anew, also
-    with more or fewer processes; the folder has the same bytes whoever wrote it and however often they were killed
-    (same machines and number of threads). Of a finished store only the digests are checked.
+    Recordings longer than the model's window are cut into windows; positions count from the start of the recording.
+    Files are written atomically. Calling it again resumes after a kill and rewrites missing or damaged shards, also
+    with another number of processes. The bytes depend neither on the number of processes nor on interruptions (on the
+    same kind of machine with the same number of threads). For a finished store only the digests are checked.
 
     Raises:
-        HookedWhisperError: nothing to collect, a folder with another store or one that another process is writing,
-            activations that are not finite or too large for the dtype, a file that cannot be written. What was
-            written before stays and counts.
-        CheckpointError: a manifest that cannot be read, or audio that is not what it was when a shard was written.
+        HookedWhisperError: there is nothing to collect, the folder has another store or is in use by another process,
+            an activation is not finite or too large for the dtype, or a file cannot be written. Files written before
+            remain valid.
+        CheckpointError: the manifest cannot be read, or the audio has changed since a shard was written.
     """
     options = CollectOptions() if options is None else options
     folder = as_path(folder)
@@ -86,12 +87,12 @@ def collect_activations(
     total = sum(min(len(corpus), (k + 1) * options.part) - k * options.part for k in mine)
     with tqdm(total=total, unit="file", desc="collect", disable=not progress or bool(rank)) as bar:
         if n_parts == 1 and not rank:
-            _harvest_one(reader, corpus, folder, header, (), bar)
+            _collect_part(reader, corpus, folder, header, (), bar)
         if n_parts > 1:
             _check_joined(folder, header)
             for k in mine:
                 span = (k * options.part, min(len(corpus), (k + 1) * options.part))
-                _harvest_one(reader, corpus, folder / part_name(k), header | {"part": list(span)}, (k,), bar)
+                _collect_part(reader, corpus, folder / part_name(k), header | {"part": list(span)}, (k,), bar)
     if ranks is not None:
         ranks.wait()
     if n_parts > 1 and not rank:
@@ -101,7 +102,7 @@ def collect_activations(
     return open_store(folder, verify=False)  # every shard was just written or checked
 
 
-def _harvest_one(
+def _collect_part(
     reader: RowReader,
     corpus: Sequence[Recording],
     folder: AnyPath,
@@ -109,7 +110,7 @@ def _harvest_one(
     number: tuple[int, ...],
     bar: tqdm[Any],
 ) -> None:
-    """The whole corpus, or the part of it that the header names."""
+    """Collect the whole corpus, or the part that the header names."""
     with _alone(folder):
         manifest = read_manifest(folder) if (folder / MANIFEST).exists() else Manifest(header, versions())
         check_same(header, manifest, folder)
@@ -119,7 +120,7 @@ def _harvest_one(
         if manifest.complete:
             bar.update(manifest.span[1] - manifest.span[0])
         else:
-            run.go_on(bar)
+            run.resume(bar)
 
 
 def _check_joined(folder: AnyPath, header: dict[str, Any]) -> None:
@@ -130,12 +131,12 @@ def _check_joined(folder: AnyPath, header: dict[str, Any]) -> None:
 def join_parts(
     reader: RowReader, corpus: Sequence[Recording], folder: AnyPath, header: dict[str, Any], n_parts: int
 ) -> None:
-    """One manifest for all parts, which are complete."""
+    """Write one manifest for all parts, which are complete."""
     whole = Manifest(header, versions(), complete=True)
     for number in range(n_parts):
         name = part_name(number)
         part = read_manifest(folder / name)
-        whole.shards += [replace(one, file=f"{name}/{one.file}") for one in part.shards]
+        whole.shards += [replace(shard, file=f"{name}/{shard.file}") for shard in part.shards]
         whole.failures += part.failures
         whole.recordings += part.recordings
     if not whole.shards:
@@ -147,12 +148,12 @@ def join_parts(
 
 
 def _nothing(failures: Sequence[dict[str, Any]], n: int) -> HookedWhisperError:
-    first = next(iter(failures), {"reason": "a margin that leaves nothing"})
+    first = next(iter(failures), {"reason": "the margin leaves no positions"})
     return HookedWhisperError(f"none of {n} recordings has rows; the first failed: {first['reason']}")
 
 
 class _Run:
-    """``corpus`` ends with the part's last recording; the part begins where its manifest says."""
+    """Collects one part: from the start in its manifest to the end of ``corpus``."""
 
     def __init__(
         self,
@@ -163,11 +164,11 @@ class _Run:
         number: tuple[int, ...] = (),
     ) -> None:
         self.reader, self.corpus, self.folder, self.manifest = reader, corpus, folder, manifest
-        self.number = number  # of the part, where there are several
-        self.failures = {one["index"]: one for one in manifest.failures}
+        self.number = number  # of the part; empty if there is only one
+        self.failures = {failure["index"]: failure for failure in manifest.failures}
 
-    def go_on(self, bar: tqdm[Any]) -> None:
-        """From the last shard to the end. A shard is written while the next one is computed."""
+    def resume(self, bar: tqdm[Any]) -> None:
+        """Collect from the last shard to the end. A shard is written while the next one is computed."""
         start, (first, end) = self.manifest.cursor, self.manifest.span
         before = bar.n
         bar.update(start[0] - first)
@@ -185,26 +186,26 @@ class _Run:
         self._finish()
 
     def repair(self) -> None:
-        """Make shards anew whose files are missing or damaged."""
+        """Rewrite shards whose files are missing or damaged."""
         for number, entry in enumerate(self.manifest.shards):
-            if not (found := damage(self.folder, entry)):
+            if not (problem := damage(self.folder, entry)):
                 continue
-            _log.warning("%s; doing that now", found.split(":", 1)[0])
+            _log.warning("%s; rewriting it", problem.split(":", 1)[0])
             with closing(self._parts(entry.start)) as parts:
                 part = next(parts, None)
             if part is None or (part.rows, part.end) != (entry.rows, entry.end):
                 raise CheckpointError(
-                    f"{self.folder / entry.file} cannot be made again: the recordings have other lengths than when it "
-                    f"was written; collect into another folder"
+                    f"{self.folder / entry.file} cannot be rewritten: the recordings have other lengths than when "
+                    "it was written; collect into another folder"
                 )
             again = self._write(part, number)
             if again != entry:
-                _log.warning("%s has other bytes than before: another machine, or other sound", entry.file)
+                _log.warning("%s has other bytes than before: the machine or the audio has changed", entry.file)
                 self.manifest.shards[number] = again
                 self._save()
 
     def _parts(self, start: Cursor, bar: tqdm | None = None) -> Generator[OpenShard, None, None]:
-        """Shards to be, which end with a batch: so whoever begins at the end of one meets the same batches."""
+        """Yield filled shards. Shards end with a batch, so that resuming at the end of one gives the same batches."""
         part, base = OpenShard(start), 0 if bar is None else bar.n - start[0]
         with closing(self.reader.batches(self.corpus, start, failed=self._failed)) as batches:
             for batch in batches:
@@ -232,9 +233,9 @@ class _Run:
         return entry
 
     def _save(self) -> None:
-        """The manifest. It lists the failures before its cursor: those behind it will be met again."""
+        """Write the manifest, with the failures before its cursor; later ones will occur again."""
         last = self.manifest.span[1] if self.manifest.complete else self.manifest.cursor[0]
-        self.manifest.failures = [one for index, one in sorted(self.failures.copy().items()) if index < last]
+        self.manifest.failures = [failure for index, failure in sorted(self.failures.copy().items()) if index < last]
         put(self.folder / MANIFEST, self.manifest.encoded())
 
     def _finish(self) -> None:
@@ -246,12 +247,12 @@ class _Run:
         for number in range(len(manifest.shards)):
             shard = shard_of(self.folder, manifest, number)
             rows += np.bincount(shard.tensor(RECORDING).numpy(), minlength=len(rows))
-            recording, sound = (column.numpy() for column in shard.windows())
-            np.add.at(samples, recording, sound)
+            recording, window_samples = (column.numpy() for column in shard.windows())
+            np.add.at(samples, recording, window_samples)
         rate = self.reader.model.time.sample_rate
         for k in range(first, end):
-            one, seconds = self.corpus[k], round(float(samples[k]) / rate, 4)
-            manifest.recordings.append(RecordingEntry(one.id, one.speaker, int(rows[k]), seconds))
+            recording, seconds = self.corpus[k], round(float(samples[k]) / rate, 4)
+            manifest.recordings.append(RecordingEntry(recording.id, recording.speaker, int(rows[k]), seconds))
         if self.reader.options.window == "sound" and not self.number:
             manifest.deviation = measure_deviation(self.reader, self.corpus)
         manifest.complete = True
@@ -259,18 +260,25 @@ class _Run:
 
 
 def put(path: AnyPath, data: bytes) -> None:
-    """``write_atomic``, with an error that says what to do."""
+    """Write a file atomically.
+
+    Raises:
+        HookedWhisperError: the file cannot be written.
+    """
     try:
         write_atomic(path, data)
     except OSError as error:
         raise HookedWhisperError(
-            f"{path} ({len(data) / 2**20:.0f} MiB) cannot be written: {error.strerror or error}. Make room or "
-            "choose another place; what was written before stays, and the same call resumes from there"
+            f"{path} ({len(data) / 2**20:.0f} MiB) cannot be written: {error.strerror or error}. Free space or "
+            "choose another folder; the same call resumes after the files that are complete"
         ) from error
 
 
 def _check_no_others(folder: AnyPath, manifest: Manifest) -> None:
-    """Raises ``HookedWhisperError`` for shards that the manifest does not know (but the one that a kill may leave)."""
+    """
+    Raises:
+        HookedWhisperError: there are shards that the manifest does not list (one may remain from a kill).
+    """
     ours = {shard_name(number) for number in range(len(manifest.shards) + 1)}
     others = sorted(path.name for path in folder.glob("shard-*.safetensors") if path.name not in ours)
     if others:
@@ -281,10 +289,10 @@ def _check_no_others(folder: AnyPath, manifest: Manifest) -> None:
 
 @contextmanager
 def _alone(folder: AnyPath) -> Iterator[None]:
-    """The folder for this process only, without what a killed one left half written.
+    """Lock the folder for this process, and delete partial files of killed ones.
 
     Raises:
-        HookedWhisperError: another process is harvesting into it.
+        HookedWhisperError: another process is collecting into it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -299,11 +307,11 @@ def _alone(folder: AnyPath) -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise HookedWhisperError(
-                    f"another process is harvesting into {folder}: wait for it, or choose another folder"
+                    f"another process is collecting into {folder}: wait for it, or choose another folder"
                 ) from error
-            except OSError:  # a file system without locks
+            except OSError:  # the file system has no locks
                 _log.debug("%s cannot be locked", folder)
         for pattern in (".shard-*.safetensors.*", f".{MANIFEST}.*"):
-            for left in folder.glob(pattern):
-                left.unlink(missing_ok=True)
+            for partial in folder.glob(pattern):
+                partial.unlink(missing_ok=True)
         yield

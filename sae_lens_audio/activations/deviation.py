@@ -1,4 +1,4 @@
-"""How far activations of a window as long as the sound are from those of the whole window."""
+"""Difference between activations of short windows (``window="sound"``) and those of full windows."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ SAMPLED = 32  # recordings
 
 @dataclass(frozen=True)
 class Deviation:
-    """Of one hook point, over all positions that have rows.
+    """Deviation at one hook point, over all positions that have rows.
 
-    relative_rms: size of the differences, relative to that of the full ones about their mean; worst_5_percent: the same
-    of a single position, which 5 % exceed. cosine: mean over positions, about the mean of the full ones.
+    relative_rms: RMS difference, relative to the RMS of the full-window activations about their mean.
+    worst_5_percent: 95th percentile of the same ratio of single positions. cosine: mean over positions, about the mean
+    of the full-window activations.
     """
 
     relative_rms: float
@@ -32,21 +33,21 @@ class Deviation:
 
 @torch.no_grad()
 def measure_deviation(reader: RowReader, corpus: Sequence[Recording], most: int = SAMPLED) -> dict[str, Any]:
-    """The first windows of recordings from all over the corpus, run both ways.
+    """Run the first windows of recordings from all over the corpus both ways and compare.
 
-    Returns JSON: ``windows`` compared, ``encoded`` (share of the whole window's positions that are computed), and
-    ``hooks`` with a :class:`Deviation` each; empty where nothing could be read.
+    Returns JSON values: number of ``windows`` compared, ``encoded`` (share of the full window's positions that are
+    computed), and ``hooks`` with a :class:`Deviation` each; empty if nothing could be read.
     """
     step = -(-len(corpus) // most)
-    some = Part(corpus, range(step // 2, len(corpus), step))
+    sample = Part(corpus, range(step // 2, len(corpus), step))
     full: dict[str, list[Tensor]] = {hook: [] for hook in reader.hooks}
     short: dict[str, list[Tensor]] = {hook: [] for hook in reader.hooks}
     clock, encoded = reader.model.time, []
 
     def ignored(failure: Failure) -> None:
-        """It is told of elsewhere."""
+        """Failures are reported elsewhere."""
 
-    for window in windows_from(some, clock.n_samples, failed=ignored):
+    for window in windows_from(sample, clock.n_samples, failed=ignored):
         if window.number:
             continue
         mel, n = reader.stream.mel([window]), clock.n_positions(window.length / clock.sample_rate)

@@ -1,4 +1,4 @@
-"""``manifest.json``: what a folder of activations was made from, which shards it has, and whether it is complete."""
+"""``manifest.json``: origin, shards and completeness of a folder of activations."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """A shard as the manifest has it: start and end are the cursors between which its windows lie in the corpus."""
+    """A shard in the manifest. start, end: cursors in the corpus between which its windows lie."""
 
     file: str
     rows: int
@@ -43,7 +43,7 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class RecordingEntry:
-    """A recording of the corpus: how many rows it has, and the seconds of sound that they are from."""
+    """A recording of the corpus, with its number of rows and the seconds of sound that they are from."""
 
     id: str
     speaker: str
@@ -53,14 +53,14 @@ class RecordingEntry:
 
 @dataclass
 class Manifest:
-    """The file's content.
+    """The content of the file.
 
     Attributes:
-        header: what makes two harvests the same: model, weights, corpus, hooks, options. Of a part of the corpus, which
-            has a manifest of its own, also ``part``: the first recording, and the first that is not in it.
+        header: identity of the store: model, weights, corpus, hook points, options. For a part of the corpus also
+            ``part``: its first recording, and the first one after it.
         failures: recordings without rows, each with ``index``, ``id``, ``path`` and ``reason``.
-        recordings: all of the corpus, or of the part, in its order; empty before the harvest is complete.
-        deviation: with ``window="sound"``, how far rows are from those of whole windows.
+        recordings: of the corpus or part, in order; empty until the store is complete.
+        deviation: with ``window="sound"``, difference to the rows of full windows.
     """
 
     header: dict[str, Any]
@@ -73,18 +73,18 @@ class Manifest:
 
     @property
     def span(self) -> tuple[int, int]:
-        """First recording, and the first that is not in it."""
+        """First recording, and the first one after the part."""
         first, end = self.header.get("part", (0, self.header["corpus_recordings"]))
         return first, end
 
     @property
     def cursor(self) -> Cursor:
-        """Where the harvest goes on."""
+        """Where collecting resumes."""
         return self.shards[-1].end if self.shards else (self.span[0], 0)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the shards' digests and the header: whether two folders hold the same rows."""
+        """SHA-256 of the header and the shards' digests, which identifies the rows."""
         content = [json.dumps(self.header, sort_keys=True), *(shard.sha256 for shard in self.shards)]
         return hashlib.sha256("\n".join(content).encode()).hexdigest()
 
@@ -99,7 +99,7 @@ class Manifest:
             "header": self.header,
             "shards": [asdict(shard) for shard in self.shards],
             "failures": self.failures,
-            "recordings": [asdict(one) for one in self.recordings],
+            "recordings": [asdict(recording) for recording in self.recordings],
         }
         if self.deviation is not None:
             content["deviation"] = self.deviation
@@ -107,7 +107,11 @@ class Manifest:
 
 
 def read_manifest(folder: AnyPath) -> Manifest:
-    """Raises ``CheckpointError`` for a file that is missing, damaged, or not ours."""
+    """Read the manifest of a folder.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or not a manifest.
+    """
     path = folder / MANIFEST
     try:
         content = json.loads(path.read_bytes())
@@ -115,7 +119,7 @@ def read_manifest(folder: AnyPath) -> Manifest:
         if (folder / part_name(0)).exists() or next(iter(folder.glob("part-*")), None) is not None:
             raise CheckpointError(
                 f"{folder} is not complete: some parts of the corpus have not been collected; collect into it again "
-                "with the same model, corpus and options, and it goes on from there"
+                "with the same model, corpus and options to resume"
             ) from error
         raise CheckpointError(
             f"{folder} has no {MANIFEST}, so no activations: give the folder of an activation store"
@@ -141,20 +145,20 @@ _LOST = "without it the shards cannot be trusted; collect into another folder"
 def _parsed(content: dict[str, Any]) -> Manifest:
     header = content["header"]
     _check_header(header)
-    recordings = [_built(RecordingEntry, one) for one in content["recordings"]]
+    recordings = [_built(RecordingEntry, entry) for entry in content["recordings"]]
     complete = content["complete"] is True
     first, end = header.get("part", (0, header["corpus_recordings"]))
     if complete and len(recordings) != end - first:
         raise ValueError(f"{len(recordings)} recordings instead of {end - first}")
-    if any(one.rows < 0 for one in recordings):
-        raise ValueError("recordings with fewer rows than none")
+    if any(recording.rows < 0 for recording in recordings):
+        raise ValueError("recordings with a negative number of rows")
     failures = content["failures"]
-    if not all(isinstance(one["index"], int) for one in failures):
-        raise ValueError("failures without a number")
-    shards = [_shard_entry(number, one) for number, one in enumerate(content["shards"])]
+    if not all(isinstance(failure["index"], int) for failure in failures):
+        raise ValueError("failures without an index")
+    shards = [_shard_entry(number, entry) for number, entry in enumerate(content["shards"])]
     empty = not shards and "part" not in header
-    if complete and (empty or sum(one.rows for one in shards) != sum(one.rows for one in recordings)):
-        raise ValueError("rows of the shards are not those of the recordings")
+    if complete and (empty or sum(s.rows for s in shards) != sum(r.rows for r in recordings)):
+        raise ValueError("shards and recordings have different numbers of rows")
     deviation = content.get("deviation")
     if deviation is not None and not isinstance(deviation, dict):
         raise ValueError(f"a deviation that is {deviation!r}")
@@ -162,7 +166,7 @@ def _parsed(content: dict[str, Any]) -> Manifest:
 
 
 def _check_header(header: dict[str, Any]) -> None:
-    """What is read from a header later on."""
+    """Check the parts of a header that are used."""
     CollectOptions(**header["options"])
     names = [hook["name"] for hook in header["hooks"]]
     if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
@@ -182,12 +186,12 @@ def _shard_entry(number: int, values: dict[str, Any]) -> ShardEntry:
     entry = _built(ShardEntry, values | {"start": tuple(values["start"]), "end": tuple(values["end"])})
     cursors = (*entry.start, *entry.end)
     if (
-        # so that no path leads out of the folder
+        # no path may lead out of the folder
         not (entry.file == shard_name(number) or re.fullmatch(r"part-\d{5}/shard-\d{5}\.safetensors", entry.file))
         or len(cursors) != 4
         or not all(isinstance(n, int) for n in cursors)
         or min(entry.rows, *cursors) < 0
-        or 8 * entry.rows > entry.bytes  # recording and position alone
+        or 8 * entry.rows > entry.bytes  # the size of recording and position
         or not re.fullmatch("[0-9a-f]{64}", entry.sha256)
     ):
         raise ValueError(f"shard {number} is {values}")
@@ -195,16 +199,16 @@ def _shard_entry(number: int, values: dict[str, Any]) -> ShardEntry:
 
 
 def _built(cls: type[T], values: dict[str, Any]) -> T:
-    """An entry with values of the types it wants."""
-    wanted: dict[str, Any] = {"str": str, "int": int, "float": (float, int), "Cursor": tuple}
-    for one in fields(cls):  # type: ignore[arg-type]
-        if not isinstance(values[one.name], wanted[str(one.type)]) or isinstance(values[one.name], bool):
-            raise ValueError(f"{one.name} is {values[one.name]!r}")
+    """Make an entry after checking the types of its values."""
+    types: dict[str, Any] = {"str": str, "int": int, "float": (float, int), "Cursor": tuple}
+    for spec in fields(cls):  # type: ignore[arg-type]
+        if not isinstance(values[spec.name], types[str(spec.type)]) or isinstance(values[spec.name], bool):
+            raise ValueError(f"{spec.name} is {values[spec.name]!r}")
     return cls(**values)
 
 
 def header_of(corpus: Sequence[Recording], reader: RowReader) -> dict[str, Any]:
-    """What makes two harvests the same, as JSON gives it back."""
+    """Return the identity of a store, as read back from JSON."""
     model, options = reader.model, reader.options
     hooks = zip(reader.hooks, reader.axes, reader.widths, strict=True)
     return {
@@ -215,25 +219,28 @@ def header_of(corpus: Sequence[Recording], reader: RowReader) -> dict[str, Any]:
         "unit": reader.unit,
         "hooks": [{"name": name, "axes": list(axes), "width": width} for name, axes, width in hooks],
         "padding": options.padding_rule,
-        "options": {one.name: getattr(options, one.name) for one in fields(options)},
+        "options": {option.name: getattr(options, option.name) for option in fields(options)},
         "corpus_sha256": fingerprint(corpus),
         "corpus_recordings": len(corpus),
         **({"texts": texts} if (texts := own_text_fact(corpus)) else {}),
     }
 
 
-def check_same(header: dict[str, Any], found: Manifest, folder: AnyPath) -> None:
-    """Raises ``HookedWhisperError`` for a folder with another store."""
+def check_same(header: dict[str, Any], manifest: Manifest, folder: AnyPath) -> None:
+    """
+    Raises:
+        HookedWhisperError: the folder has another store.
+    """
     for key, value in header.items():
-        if found.header.get(key) != value:
+        if manifest.header.get(key) != value:
             raise HookedWhisperError(
-                f"{folder} holds activations collected with another {key} ({found.header.get(key)!r}, not {value!r}): "
-                "choose another folder, or delete that one"
+                f"{folder} holds activations collected with another {key} ({manifest.header.get(key)!r}, not "
+                f"{value!r}): choose another folder, or delete that one"
             )
 
 
 def versions() -> dict[str, str]:
-    """Of everything that the bytes of a harvest may depend on."""
+    """Return the versions that the bytes of a store may depend on."""
     try:
         ours = metadata.version("hooked-whisper")
     except metadata.PackageNotFoundError:
@@ -247,7 +254,7 @@ def versions() -> dict[str, str]:
 
 
 def damage(folder: AnyPath, entry: ShardEntry, verify: bool = True) -> str:
-    """What is wrong with a shard's file, in a sentence with its remedy; empty if nothing is."""
+    """Return what is wrong with a shard's file, with the remedy; empty if nothing is."""
     path = folder / entry.file
     try:
         size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""What settles the rows of a harvest, and how they lie on the disk."""
+"""Options that determine the rows of an activation store and their layout on the disk."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ WindowOf = Literal["full", "sound"]
 
 @dataclass(frozen=True)
 class CollectOptions:
-    """Everything that changes the files of a harvest beside model, corpus and hooks, and nothing else.
+    """All options that affect the files of a store, beside model, corpus and hook points.
 
     Attributes:
-        dtype: how activations are stored.
-        shard_rows: a shard is closed by the batch that fills it. It is held in memory a few times while it is written.
-        batch: windows that are encoded together.
-        part: recordings that make a harvest of their own, in a folder of its own: processes take whole parts. A corpus
-            of no more recordings is one part.
-        padding: ``"drop"`` leaves out encoder positions behind the end of the sound, ``"keep"`` takes whole windows.
-        margin: positions left out before the padding too. 2 leaves out all that hear it through the convolutions.
-        window: what the encoder sees. ``"full"`` is what Whisper does: its whole window, mostly padding where clips are
-            short. ``"sound"``: no more than the sound and ``beyond`` positions behind it, which is faster and **other
-            activations**; how far they are from the full ones is measured and kept with them, see ``ActivationStore.deviation``.
-        beyond: positions of padding that are encoded behind the sound, with ``window="sound"`` (20 ms each). The number
-            of positions is rounded up to a multiple of 50, so that windows have few lengths.
+        dtype: of the stored activations.
+        shard_rows: minimum rows of a shard, which ends with the batch that reaches them. Memory holds a few copies of
+            it while it is written.
+        batch: windows per forward pass.
+        part: recordings per part. Each part has a folder and manifest of its own, and processes take whole parts. A
+            corpus of no more recordings is one part.
+        padding: ``"drop"`` leaves out encoder positions after the end of the sound, ``"keep"`` keeps whole windows.
+        margin: number of positions before the padding to leave out too. 2 leaves out all positions that the padding
+            reaches through the convolutions.
+        window: input of the encoder. ``"full"`` is Whisper's window, mostly padding for short clips. ``"sound"`` is the
+            sound and ``beyond`` positions after it, which is faster and gives **other activations**; the difference is
+            measured and stored, see :attr:`ActivationStore.deviation`.
+        beyond: with ``window="sound"``, number of padding positions (20 ms each) to encode after the sound. The total
+            is rounded up to a multiple of 50, so that few window lengths occur.
         language: of the texts, for decoder points.
-        seed: of the order of the rows within each shard.
+        seed: of the row order within each shard.
     """
 
     dtype: Dtype = "float16"
@@ -66,9 +68,9 @@ class CollectOptions:
             if not is_integer(value) or value < least:
                 raise HookedWhisperError(f"{name} of a store is a whole number of at least {least}, not {value!r}")
         if self.padding == "keep" and self.window == "sound":
-            raise HookedWhisperError("with window='sound' there is no padding to keep: take padding='drop'")
+            raise HookedWhisperError("with window='sound' there is no padding to keep: use padding='drop'")
         if self.padding == "keep" and self.margin:
-            raise HookedWhisperError("a margin is left out before padding that is dropped: with padding='keep' it is 0")
+            raise HookedWhisperError("margin needs padding='drop': with padding='keep' it must be 0")
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -76,7 +78,7 @@ class CollectOptions:
 
     @property
     def padding_rule(self) -> str:
-        """In the words of a dictionary's metadata: ``"dropped"``, ``"dropped, margin 2"``, ``"kept"``, ``"dropped,
+        """Description for the metadata of an SAE: ``"kept"``, ``"dropped"``, ``"dropped, margin 2"``, ``"dropped,
         window of the sound and 50 positions"``."""
         if self.padding == "keep":
             return "kept"

@@ -1,4 +1,4 @@
-"""Rows of activations on the CPU in the dtype of a store: what is written to the disk, and what streams give."""
+"""Rows of activations in the dtype of a store, for stores and streams."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from sae_lens_audio.activations.sources import ActivationChunk
 VECTORS = ("d_model", "d_mlp", "d_head")  # axes that a row may have; heads are side by side
 
 
-class Batch(NamedTuple):
-    """Rows of some windows on the CPU, in the dtype of the options, window after window; how many each window has."""
+class RowBatch(NamedTuple):
+    """Rows of a batch of windows on the CPU, in the dtype of the store, sorted by window. sizes: rows per window."""
 
-    block: ActivationChunk
+    chunk: ActivationChunk
     sizes: Sequence[int]
     windows: Sequence[Window]
 
@@ -33,9 +33,9 @@ class RowReader:
     """An :class:`~hooked_whisper.activations.ActivationStream` whose rows are in the dtype of a store.
 
     Attributes:
-        stream: where the rows come from.
+        stream: source of the rows.
         hooks: names of the points, in the order given; axes, widths: of each.
-        unit: ``"position"`` or ``"token"``: what a row stands for.
+        unit: ``"position"`` or ``"token"``: what a row is.
 
     Raises:
         HookedWhisperError: no hook point, a point whose rows are not vectors of ``d_model``, ``d_mlp`` or ``d_head``,
@@ -63,14 +63,14 @@ class RowReader:
             row_axes = tuple(axis for axis in axes[2:] if axis != "head")
             if len(row_axes) != 1 or row_axes[0] not in VECTORS:
                 raise HookedWhisperError(
-                    f"{hook} has axes [{', '.join(axes)}]: an SAE needs one vector of {', '.join(VECTORS)} per position "
-                    "or token, from a point such as encoder.blocks.2 or encoder.blocks.2.mlp.hook_post"
+                    f"{hook} has axes [{', '.join(axes)}]: an SAE needs one vector of {', '.join(VECTORS)} per "
+                    "position or token, from a point such as encoder.blocks.2 or encoder.blocks.2.mlp.hook_post"
                 )
 
     def batches(
         self, corpus: Sequence[Recording], start: Cursor = (0, 0), *, failed: Callable[[Failure], None]
-    ) -> Generator[Batch, None, None]:
-        """Rows from a cursor to the end of the corpus, a batch of windows at a time.
+    ) -> Generator[RowBatch, None, None]:
+        """Yield rows from a cursor to the end of the corpus, a batch of windows at a time.
 
         Args:
             failed: called for each recording that is skipped, somewhat ahead of the batch that is yielded.
@@ -82,11 +82,11 @@ class RowReader:
             for batch in batches:
                 yield self._read(corpus, batch)
 
-    def _read(self, corpus: Sequence[Recording], batch: ActivationBatch) -> Batch:
+    def _read(self, corpus: Sequence[Recording], batch: ActivationBatch) -> RowBatch:
         # in the order of the forward pass: the first point that is not finite is reported
         rows = {hook: self._stored(hook, x, corpus, batch) for hook, x in batch.rows.items()}
         chunk = ActivationChunk(tuple(rows[hook] for hook in self.hooks), batch.recording, batch.position)
-        return Batch(chunk, batch.sizes, batch.windows)
+        return RowBatch(chunk, batch.sizes, batch.windows)
 
     def _stored(
         self, hook: str, x: Float[Tensor, "row d"], corpus: Sequence[Recording], batch: ActivationBatch
@@ -108,14 +108,14 @@ class RowReader:
         finite = x.isfinite().all(1)
         bad = ~finite if not finite.all() else x.abs().amax(1) > torch.finfo(self.options.torch_dtype).max
         row = int(bad.nonzero()[0])
-        where = f"recording {corpus[int(recording[row])].id!r}, {self.unit} {int(position[row])}"
+        place = f"recording {corpus[int(recording[row])].id!r}, {self.unit} {int(position[row])}"
         if not finite.all():
             return (
-                f"{hook}: an activation of {where} is not finite: check the weights and the audio; a model in full "
+                f"{hook}: an activation of {place} is not finite: check the weights and the audio; a model in full "
                 "precision does not overflow"
             )
-        most = torch.finfo(self.options.torch_dtype).max
+        largest = torch.finfo(self.options.torch_dtype).max
         return (
-            f"{hook}: an activation of {where} is {float(x[row].abs().amax()):.4g}, and {self.options.dtype} ends at "
-            f"{most:.4g}: collect with dtype='bfloat16' or 'float32', into another folder"
+            f"{hook}: an activation of {place} is {float(x[row].abs().amax()):.4g}, and {self.options.dtype} ends at "
+            f"{largest:.4g}: collect with dtype='bfloat16' or 'float32', into another folder"
         )

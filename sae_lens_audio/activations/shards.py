@@ -1,9 +1,9 @@
-"""One shard: a safetensors file with some rows of all hook points.
+"""One shard: a safetensors file with rows of all hook points.
 
-Tensors: ``<hook>`` [row, d] for each hook, ``recording`` and ``position`` int32 [row] in the same order. Rows are
-shuffled within the shard, so that who reads it from front to back meets frames of many recordings. Beside them stand
-what the manifest of a finished store is made from, so that it need not be kept in memory or written again and again:
-``windows.recording`` and ``windows.samples`` (of the windows that have rows), and float64 ``statistics.<hook>.*``.
+Tensors: ``<hook>`` [row, d] for each hook point, ``recording`` and ``position`` int32 [row] in the same order. Rows are
+shuffled within the shard, so that consecutive rows come from many recordings. Further tensors are the basis of the
+final manifest: ``windows.recording`` and ``windows.samples`` (of the windows that have rows), and float64
+``statistics.<hook>.*``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from hooked_whisper._support.storage import AnyPath, local_copy
 from hooked_whisper.corpora import Cursor
 from hooked_whisper.errors import CheckpointError
-from sae_lens_audio.activations.reading import Batch
+from sae_lens_audio.activations.reading import RowBatch
 from sae_lens_audio.activations.sources import ActivationChunk
 from sae_lens_audio.activations.statistics import Statistics, statistics_of
 
@@ -33,54 +33,56 @@ def shard_name(number: int) -> str:
 
 
 def part_name(number: int) -> str:
-    """Of the folder of a part of the corpus."""
+    """Return the folder name of a part of the corpus."""
     return f"part-{number:05d}"
 
 
 class OpenShard:
-    """Rows of a shard that is being filled, batch after batch, from the cursor ``start`` to the cursor ``end``."""
+    """A shard being filled, batch by batch, from the cursor ``start`` to the cursor ``end``."""
 
     def __init__(self, start: Cursor) -> None:
         self.start = self.end = start
         self.rows = 0
-        self._blocks: list[ActivationChunk] = []
+        self._chunks: list[ActivationChunk] = []
         self._windows: list[tuple[int, int]] = []
 
-    def add(self, batch: Batch) -> None:
-        self._blocks.append(batch.block)
+    def add(self, batch: RowBatch) -> None:
+        self._chunks.append(batch.chunk)
         sizes = zip(batch.windows, batch.sizes, strict=True)
         self._windows += [(window.recording, window.length) for window, size in sizes if size]
-        self.rows += len(batch.block)
+        self.rows += len(batch.chunk)
         self.end = batch.windows[-1].after
 
     def packed(self, hooks: Sequence[str], seed: Sequence[int]) -> bytes:
-        """The shard's file; it is empty afterwards."""
+        """Return the content of the shard's file and empty the shard."""
         order = torch.from_numpy(np.random.default_rng(seed).permutation(self.rows))
         windows = torch.tensor(self._windows, dtype=torch.int32)
         tensors = {
-            RECORDING: torch.cat([block.recording for block in self._blocks])[order],
-            POSITION: torch.cat([block.position for block in self._blocks])[order],
+            RECORDING: torch.cat([chunk.recording for chunk in self._chunks])[order],
+            POSITION: torch.cat([chunk.position for chunk in self._chunks])[order],
             "windows.recording": windows[:, 0].contiguous(),
             "windows.samples": windows[:, 1].contiguous(),
         }
         for k, hook in enumerate(hooks):
-            rows = torch.cat([block.rows[k] for block in self._blocks])[order]
-            found = statistics_of(rows)
+            rows = torch.cat([chunk.rows[k] for chunk in self._chunks])[order]
+            statistics = statistics_of(rows)
             tensors |= {
                 hook: rows,
-                f"statistics.{hook}.mean": found.mean,
-                f"statistics.{hook}.m2": found.m2,
-                f"statistics.{hook}.norms": torch.tensor([found.norm, found.square_norm], dtype=torch.float64),
+                f"statistics.{hook}.mean": statistics.mean,
+                f"statistics.{hook}.m2": statistics.m2,
+                f"statistics.{hook}.norms": torch.tensor(
+                    [statistics.norm, statistics.square_norm], dtype=torch.float64
+                ),
             }
-        self._blocks.clear()
-        return save(tensors, {"format": FORMAT})  # one entry: the order of several would be random
+        self._chunks.clear()
+        return save(tensors, {"format": FORMAT})  # one entry only, since their order is random
 
 
 class Shard:
-    """A finished shard. Tensors are views of the memory-mapped file: nothing is read before it is looked at.
+    """A finished shard. Tensors are views of the memory-mapped file, read on first access.
 
     Raises:
-        CheckpointError: a file that is missing, damaged, or does not hold what the manifest says.
+        CheckpointError: the file is missing, damaged, or does not agree with the manifest.
     """
 
     def __init__(self, path: AnyPath, rows: int, widths: dict[str, int], dtype: torch.dtype) -> None:
@@ -90,40 +92,40 @@ class Shard:
         return self._tensors([name])[name]
 
     def chunk(self, hooks: Sequence[str]) -> ActivationChunk:
-        found = self._tensors([*hooks, RECORDING, POSITION])
-        return ActivationChunk(tuple(found[hook] for hook in hooks), found[RECORDING], found[POSITION])
+        tensors = self._tensors([*hooks, RECORDING, POSITION])
+        return ActivationChunk(tuple(tensors[hook] for hook in hooks), tensors[RECORDING], tensors[POSITION])
 
     def statistics(self, hook: str) -> Statistics:
-        parts = [f"statistics.{hook}.{what}" for what in ("mean", "m2", "norms")]
+        parts = [f"statistics.{hook}.{name}" for name in ("mean", "m2", "norms")]
         mean, m2, norms = self._tensors(parts).values()
         return Statistics(self.rows, mean, m2, float(norms[0]), float(norms[1]))
 
     def windows(self) -> tuple[Int[Tensor, "window"], Int[Tensor, "window"]]:
-        """Recording and samples of sound of every window that has rows here."""
+        """Return the recording, and the number of samples, of every window that has rows in this shard."""
         recording, samples = self._tensors(["windows.recording", "windows.samples"]).values()
         return recording, samples
 
     def _tensors(self, names: Sequence[str]) -> dict[str, Tensor]:
         try:
             with safe_open(local_copy(self.path), "pt") as file:
-                found = {name: file.get_tensor(name) for name in names}
+                tensors = {name: file.get_tensor(name) for name in names}
         except FileNotFoundError as error:
             raise CheckpointError(f"{self.path} is missing: {REMEDY}") from error
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{self.path} cannot be read ({error}): {REMEDY}") from error
-        for name, tensor in found.items():
+        for name, tensor in tensors.items():
             if name in self.widths:
-                wanted, dtype = [self.rows, self.widths[name]], self.dtype
+                shape, dtype = [self.rows, self.widths[name]], self.dtype
             elif name in (RECORDING, POSITION):
-                wanted, dtype = [self.rows], torch.int32
+                shape, dtype = [self.rows], torch.int32
             else:
                 continue
-            if list(tensor.shape) != wanted or tensor.dtype != dtype:
+            if list(tensor.shape) != shape or tensor.dtype != dtype:
                 raise CheckpointError(
-                    f"{self.path}: {name} is {list(tensor.shape)} {tensor.dtype}, the manifest says {wanted} {dtype}: "
+                    f"{self.path}: {name} is {list(tensor.shape)} {tensor.dtype}, the manifest says {shape} {dtype}: "
                     f"{REMEDY}"
                 )
-        return found
+        return tensors
 
 
-REMEDY = "collect into this folder again with the same model, corpus and options, which makes damaged shards anew"
+REMEDY = "collect into this folder again with the same model, corpus and options, which rewrites damaged shards"

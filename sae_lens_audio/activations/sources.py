@@ -1,4 +1,4 @@
-"""Rows of activations in blocks: what training reads, wherever they come from."""
+"""Sources of activations for training."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked_whisper.errors import HookedWhisperError
+from hooked_whisper.errors import ArgumentError, ShapeError
 
 
 @dataclass(frozen=True, eq=False)
 class ActivationChunk:
-    """Rows that are in memory together; those of all hooks in the same order.
+    """Rows in memory, in the same order for all hook points.
 
-    rows: ``[row, d]`` for each hook, in float16, bfloat16 or float32.
-    recording: place of each row's recording in the corpus.
-    position: encoder position (20 ms each) from the start of the recording; for decoder points the number of the token
-        in the text.
+    rows: ``[row, d]`` for each hook point, in float16, bfloat16 or float32.
+    recording: index of each row's recording in the corpus.
+    position: encoder position (20 ms each) from the start of the recording; for decoder points, index of the token in
+        the text.
     """
 
     rows: tuple[Float[Tensor, "row _"], ...]
@@ -32,22 +32,22 @@ class ActivationChunk:
     def __len__(self) -> int:
         return len(self.recording)
 
-    def taken(self, rows: Int[np.ndarray, "_"]) -> ActivationChunk:
-        """Some of the rows, copied."""
-        at = torch.from_numpy(rows)
-        return ActivationChunk(tuple(x[at] for x in self.rows), self.recording[at], self.position[at])
+    def select(self, indices: Int[np.ndarray, "_"]) -> ActivationChunk:
+        """Return a copy of some rows."""
+        index = torch.from_numpy(indices)
+        return ActivationChunk(tuple(x[index] for x in self.rows), self.recording[index], self.position[index])
 
 
 @runtime_checkable
 class ActivationSource(Protocol):
-    """A source of rows. It has no state: epoch and index settle a block entirely, each row comes once an epoch."""
+    """A stateless source of rows: epoch and index determine a chunk. Each row occurs once per epoch."""
 
     hooks: tuple[str, ...]
     widths: tuple[int, ...]
     ids: Sequence[str]
 
     def describe(self) -> dict[str, Any]:
-        """JSON: what makes two sources the same."""
+        """Return JSON values that identify the rows."""
         ...
 
     def n_chunks(self, epoch: int) -> int: ...
@@ -56,15 +56,15 @@ class ActivationSource(Protocol):
 
 
 class TensorActivations:
-    """Rows that are in memory already, as one block.
+    """Rows in memory, as one chunk.
 
     Args:
-        rows: ``[row, d]``, or one such tensor for each hook, all with equally many rows.
-        recording, position: of each row; all of one recording, in order, where they are not known.
+        rows: ``[row, d]``, or one such tensor per hook point, all with the same number of rows.
+        recording, position: of each row; by default all rows are of one recording, in order.
         ids: names of the recordings.
 
     Raises:
-        HookedWhisperError: no rows, unequal numbers of them, integers, NaN or infinity.
+        ShapeError: no rows, different numbers of rows, integers, NaN or infinity.
     """
 
     def __init__(
@@ -79,24 +79,24 @@ class TensorActivations:
         n = next(iter(lengths.values()), -1)
         if n < 1 or set(lengths.values()) != {n}:
             shapes = {name: list(x.shape) for name, x in by_hook.items()}
-            raise HookedWhisperError(f"rows are [row, d], equally many for each hook and at least one, not {shapes}")
+            raise ShapeError(f"rows are [row, d], equally many for each hook and at least one, not {shapes}")
         for name, x in by_hook.items():
             if not x.is_floating_point():
-                raise HookedWhisperError(f"{name}: rows are floating point, not {x.dtype}")
+                raise ShapeError(f"{name}: rows are floating point, not {x.dtype}")
             if not (good := x.isfinite().all(1)).all():
-                raise HookedWhisperError(f"{name}: row {int((~good).nonzero()[0])} is not finite: leave it out")
+                raise ShapeError(f"{name}: row {int((~good).nonzero()[0])} is not finite: leave it out")
         self.hooks = tuple(by_hook)
         self.widths = tuple(x.shape[1] for x in by_hook.values())
         recording = torch.zeros(n, dtype=torch.int32) if recording is None else recording
         position = torch.arange(n, dtype=torch.int32) if position is None else position
         self.ids: Sequence[str] = [str(k) for k in range(int(recording.max()) + 1)] if ids is None else list(ids)
-        self._block = ActivationChunk(tuple(by_hook.values()), recording, position)
+        self._chunk = ActivationChunk(tuple(by_hook.values()), recording, position)
         self._digest = ""
 
     def describe(self) -> dict[str, Any]:
         if not self._digest:
             digest = hashlib.sha256()
-            for x in self._block.rows:
+            for x in self._chunk.rows:
                 digest.update(f"{x.dtype} {list(x.shape)} ".encode())
                 digest.update(x.detach().cpu().contiguous().view(torch.uint8).numpy().data)
             self._digest = digest.hexdigest()
@@ -107,28 +107,31 @@ class TensorActivations:
 
     def chunk(self, epoch: int, index: int) -> ActivationChunk:
         check_index(index, 1)
-        return self._block
+        return self._chunk
 
 
 def check_index(index: int, n: int) -> None:
-    """Raises ``HookedWhisperError`` for a block that there is not."""
+    """
+    Raises:
+        ArgumentError: there is no chunk of this index.
+    """
     if not 0 <= index < n:
-        raise HookedWhisperError(f"there is no block {index}: this epoch has {n}")
+        raise ArgumentError(f"there is no chunk {index}: this epoch has {n}")
 
 
-def chosen_recordings(recordings: Sequence[int] | Int[np.ndarray, "chosen"], n: int) -> Int[np.ndarray, "chosen"]:
-    """Places in a corpus of ``n``, sorted, each once.
+def selected_recordings(recordings: Sequence[int] | Int[np.ndarray, "chosen"], n: int) -> Int[np.ndarray, "chosen"]:
+    """Return the distinct indices in a corpus of ``n``, sorted.
 
     Raises:
-        HookedWhisperError: none, or one outside.
+        ArgumentError: there is none, or one is out of range.
     """
-    found = np.unique(np.asarray(recordings, dtype=np.int64))
-    if not len(found) or found[0] < 0 or found[-1] >= n:
-        given = "none" if not len(found) else f"{found[0]} to {found[-1]}"
-        raise HookedWhisperError(f"recordings are places in a corpus of {n}, got {given}")
-    return found
+    indices = np.unique(np.asarray(recordings, dtype=np.int64))
+    if not len(indices) or indices[0] < 0 or indices[-1] >= n:
+        span = f"{indices[0]} to {indices[-1]}" if len(indices) else "none"
+        raise ArgumentError(f"recordings must be indices in a corpus of {n}, got {span}")
+    return indices
 
 
 def digest_of(recordings: Int[np.ndarray, "chosen"]) -> str:
-    """SHA-256 of places in a corpus."""
+    """Return the SHA-256 of indices in a corpus."""
     return hashlib.sha256(recordings.astype("<i8").tobytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Moments of activations, in parts that can be put together: the same whether a harvest ran through or not."""
+"""Moments of activations, computed per shard and merged, so that they do not depend on interruptions."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-_ROWS = 4096  # in float64 at once
+_ROWS = 4096  # converted to float64 at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Of rows ``[row, d]``, in float64.
+    """Statistics of rows ``[row, d]``, in float64.
 
-    m2: sums of squared differences from the mean. norm, square_norm: sums over rows of the row's length and of its
-    square.
+    m2: sums of squared differences from the mean. norm, square_norm: sums over rows of the norm and of its square.
 
-    Source of the merging: Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample
-    variances".
+    Source of the merging formula: Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for computing
+    sample variances".
     """
 
     count: int
@@ -35,17 +34,17 @@ class Statistics:
 
     @property
     def mean_norm(self) -> float:
-        """Mean length of a row."""
+        """Mean norm of a row."""
         return self.norm / self.count
 
     @property
     def mean_square_norm(self) -> float:
-        """Mean squared length of a row."""
+        """Mean squared norm of a row."""
         return self.square_norm / self.count
 
 
 def statistics_of(rows: Float[Tensor, "row d"]) -> Statistics:
-    """Of at least one row."""
+    """Compute the statistics of at least one row."""
     return merged([_of_part(part.double()) for part in rows.split(_ROWS)])
 
 
@@ -56,7 +55,7 @@ def _of_part(x: Float[Tensor, "row d"]) -> Statistics:
 
 
 def merged(parts: Sequence[Statistics]) -> Statistics:
-    """Of the rows of all parts, which are at least one."""
+    """Merge the statistics of at least one part."""
     whole = parts[0]
     for part in parts[1:]:
         count = whole.count + part.count

@@ -1,4 +1,4 @@
-"""ActivationSource from the disk."""
+"""Activations from a store, for training."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from hooked_whisper.errors import HookedWhisperError
-from sae_lens_audio.activations.sources import ActivationChunk, check_index, chosen_recordings, digest_of
+from hooked_whisper.errors import ArgumentError
+from sae_lens_audio.activations.sources import ActivationChunk, check_index, digest_of, selected_recordings
 from sae_lens_audio.activations.store import ActivationStore
 
 
 class StoredActivations:
-    """Rows of a store. A block is some shards, which are drawn anew in every epoch, in memory.
+    """Rows of a store. A chunk is a few shards in memory, in another random order in every epoch.
 
     Args:
-        hooks: points of the store, in the order in which a block's rows are wanted.
-        recordings: places of those that are wanted, such as one side of ``store.split_by_speaker()``; default: all.
-        shards_together: shards of a block. More mix frames of more recordings and take more memory.
+        hooks: hook points of the store, in the order of a chunk's rows.
+        recordings: indices of recordings, such as one side of ``store.split_by_speaker()``; default: all.
+        shards_together: shards per chunk. More shards mix more recordings and take more memory.
         seed: of the order of shards.
 
     Raises:
-        UnknownHookError: a point that was not collected.
-        HookedWhisperError: no recordings or ones that have no rows, or no shards together.
+        UnknownHookError: the store does not have a hook point.
+        ArgumentError: no recordings, recordings without rows, or ``shards_together`` below 1.
     """
 
     def __init__(
@@ -37,30 +37,32 @@ class StoredActivations:
         seed: int = 0,
     ) -> None:
         if shards_together < 1 or seed < 0:
-            raise HookedWhisperError(f"shards_together is at least 1 and seed 0, got {shards_together} and {seed}")
+            raise ArgumentError(
+                f"shards_together must be at least 1 and seed at least 0, got {shards_together} and {seed}"
+            )
         self.store, self.seed, self.shards_together = store, seed, shards_together
         self.hooks = store.hook_names(hooks)
         self.widths = tuple(store.width(hook) for hook in self.hooks)
         self.ids = store.ids
-        self._chosen: Int[np.ndarray, "chosen"] | None = None
+        self._selected: Int[np.ndarray, "chosen"] | None = None
         if recordings is not None:
-            self._chosen = chosen_recordings(recordings, len(self.ids))
-            if not sum(store.recordings[k].rows for k in self._chosen):
-                raise HookedWhisperError(f"the recordings chosen have no rows in {store.folder}: choose others")
+            self._selected = selected_recordings(recordings, len(self.ids))
+            if not sum(store.recordings[k].rows for k in self._selected):
+                raise ArgumentError(f"the selected recordings have no rows in {store.folder}: choose others")
         self._groups = -(-store.n_shards // shards_together)
 
     @property
     def rows(self) -> int:
-        """In an epoch."""
-        chosen = range(len(self.ids)) if self._chosen is None else self._chosen
-        return sum(self.store.recordings[k].rows for k in chosen)
+        """Rows per epoch."""
+        selected = range(len(self.ids)) if self._selected is None else self._selected
+        return sum(self.store.recordings[k].rows for k in selected)
 
     def describe(self) -> dict[str, Any]:
         return {
             "source": "store",
             "hooks": list(self.hooks),
             "store": self.store.digest,
-            "recordings": None if self._chosen is None else digest_of(self._chosen),
+            "recordings": None if self._selected is None else digest_of(self._selected),
             "shards_together": self.shards_together,
             "seed": self.seed,
         }
@@ -80,7 +82,7 @@ class StoredActivations:
         )
 
     def _part(self, number: int) -> ActivationChunk:
-        block = self.store.shard(number).chunk(self.hooks)
-        if self._chosen is None:
-            return block
-        return block.taken(np.flatnonzero(np.isin(block.recording.numpy(), self._chosen)))
+        chunk = self.store.shard(number).chunk(self.hooks)
+        if self._selected is None:
+            return chunk
+        return chunk.select(np.flatnonzero(np.isin(chunk.recording.numpy(), self._selected)))

@@ -1,4 +1,4 @@
-"""``sae-lens-audio collect``: activations of a corpus to a folder."""
+"""``sae-lens-audio collect``: write the activations of a corpus to a folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WINDOWS = ("full", "sound")
 
 
 def add_collect(parser: argparse.ArgumentParser) -> None:
-    """All arguments of the command."""
+    """Add the arguments of the command."""
     add_model(parser)
     parser.add_argument(
         "--hook",
@@ -24,35 +24,45 @@ def add_collect(parser: argparse.ArgumentParser) -> None:
         dest="hooks",
         metavar="NAME",
         help="hook point, such as encoder.blocks.2, encoder.blocks.2.mlp.1 or decoder.blocks.3 (which is given the "
-        "text); may be repeated, for one pass",
+        "text); repeat it to collect several in one pass",
     )
     add_corpus(parser, sentences=SPOKEN, speakers="train", alignments=False)
     parser.add_argument("--out", default="activations", metavar="PLACE", help="folder or URL (default: activations)")
-    parser.add_argument("--dtype", choices=_DTYPES, default="float16", help="of what is stored (default: float16)")
     parser.add_argument(
-        "--shard-rows", type=positive, default=2**17, metavar="N", help=f"rows of a file, about (default: {2**17})"
+        "--dtype", choices=_DTYPES, default="float16", help="of the stored activations (default: float16)"
+    )
+    parser.add_argument(
+        "--shard-rows", type=positive, default=2**17, metavar="N", help=f"approximate rows per file (default: {2**17})"
     )
     parser.add_argument(
         "--padding",
         choices=_PADDINGS,
         default="drop",
-        help="positions behind the end of the sound: drop (default) or keep",
+        help="positions after the end of the sound: drop (default) or keep",
     )
     parser.add_argument(
-        "--margin", type=not_negative, default=0, metavar="N", help="positions dropped before the padding too (0)"
+        "--margin",
+        type=not_negative,
+        default=0,
+        metavar="N",
+        help="number of positions before the padding to drop too (0)",
     )
     parser.add_argument(
-        "--part", type=positive, default=512, metavar="N", help="recordings that a process takes at a time (512)"
+        "--part", type=positive, default=512, metavar="N", help="recordings per unit of work of a process (512)"
     )
     parser.add_argument(
         "--window",
         choices=_WINDOWS,
         default="full",
-        help="what the encoder sees: its full window (default), or the sound and --beyond positions behind it, which "
-        "is faster and changes the activations: by how much is measured and printed",
+        help="input of the encoder: its full window (default), or the sound and --beyond positions after it, which is "
+        "faster but changes the activations; the difference is measured and printed",
     )
     parser.add_argument(
-        "--beyond", type=not_negative, default=50, metavar="N", help="with --window sound: positions of 20 ms (50)"
+        "--beyond",
+        type=not_negative,
+        default=50,
+        metavar="N",
+        help="with --window sound: number of positions of 20 ms (50)",
     )
     parser.add_argument("--batch", type=positive, default=8, metavar="N", help="windows encoded together (default: 8)")
     parser.add_argument("--language", default="en", metavar="L", help="of the texts, for decoder points (default: en)")
@@ -60,7 +70,7 @@ def add_collect(parser: argparse.ArgumentParser) -> None:
 
 
 def run_collect(parsed: argparse.Namespace) -> int:
-    """Harvest, and say what is there."""
+    """Collect activations and print a summary."""
     import torch
 
     from hooked_whisper._support.ranks import torchrun_ranks
@@ -81,10 +91,10 @@ def run_collect(parsed: argparse.Namespace) -> int:
     corpus, described = corpus_of(parsed)
     model, _ = load_model(parsed)
     check_language(model, parsed.language)
-    with torchrun_ranks(torch.device("cpu")) as ranks:  # they only wait for each other
+    with torchrun_ranks(torch.device("cpu")) as ranks:  # processes only wait for each other
         first = ranks is None or ranks.rank == 0
         if first:
-            print(f"harvesting {described}", file=sys.stderr)
+            print(f"collecting activations of {described}", file=sys.stderr)
         corpus = texts_of(parsed, model, corpus, ranks)
         store = collect_activations(
             model, corpus, parsed.hooks, parsed.out, options, progress=sys.stderr.isatty(), ranks=ranks
@@ -93,19 +103,20 @@ def run_collect(parsed: argparse.Namespace) -> int:
         return 0
     for hook, width in zip(store.hooks, store.widths, strict=True):
         print(f"{hook}: {store.rows} rows of {width}, {parsed.dtype}")
-    speakers = len({one.speaker for one in store.recordings if one.rows and one.speaker})
+    speakers = len({recording.speaker for recording in store.recordings if recording.rows and recording.speaker})
     print(
         f"{store.seconds / 60:.1f} minutes of sound by {speakers or 'unknown'} speakers, {store.bytes / 2**20:.1f} MiB "
         f"in {store.n_shards} shard{'s' if store.n_shards != 1 else ''}"
     )
     if store.deviation:
         encoded = store.deviation["encoded"]
-        print(f"NOT the activations of whole windows: {encoded:.0%} of their positions were encoded. Differences:")
-        for hook, one in store.deviation["hooks"].items():
+        print(f"NOT the activations of full windows: {encoded:.0%} of their positions were encoded. Differences:")
+        for hook, deviation in store.deviation["hooks"].items():
             print(
-                f"  {hook}: {one['relative_rms']:.1%} of the activations' own size, above {one['worst_5_percent']:.1%} "
-                f"at 5 % of positions, cosine {one['cosine']:.4f} ({store.deviation['windows']} windows compared)"
+                f"  {hook}: {deviation['relative_rms']:.1%} of the size of the activations, above "
+                f"{deviation['worst_5_percent']:.1%} at 5 % of positions, cosine {deviation['cosine']:.4f} "
+                f"({store.deviation['windows']} windows compared)"
             )
     print(f"open with sae_lens_audio.activations.open_store({str(parsed.out)!r})")
-    failures = [(one["id"], one["reason"]) for one in store.failures]
+    failures = [(failure["id"], failure["reason"]) for failure in store.failures]
     return report_failures(failures, len(corpus), f"{parsed.out}/manifest.json says why")

@@ -1,7 +1,7 @@
-"""``sae-lens-audio``: harvest activations, train dictionaries on them, score them, look at their features.
+"""``sae-lens-audio``: collect activations, train SAEs on them, score them, browse their features.
 
-Exit codes: 0 done; 1 some recordings could not be read (the others are done); 2 a wrong argument or file, nothing
-done; 130 interrupted.
+Exit codes: 0 done; 1 done, but some recordings could not be read; 2 a wrong argument or file, nothing done; 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hooked_whisper.cli.running import Parser, run, version
+from hooked_whisper.cli.running import Parser, version
+from hooked_whisper.cli.running import run as run_parser
 from sae_lens_audio.cli.collect import add_collect, run_collect
 from sae_lens_audio.cli.evaluate import add_evaluate, run_evaluate
 from sae_lens_audio.cli.features import add_features, run_features
@@ -21,48 +22,62 @@ Run = Callable[[argparse.Namespace, list[str]], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run(_parser(), list(sys.argv[1:] if argv is None else argv))
+    """Run the command line; return the exit code."""
+    return run_parser(_parser(), list(sys.argv[1:] if argv is None else argv))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="sae-lens-audio",
-        description="Sparse autoencoders and their kin for the activations of speech models.",
+        description="Train and evaluate sparse autoencoders, transcoders and crosscoders of speech models.",
         epilog="Example: `sae-lens-audio collect --hook encoder.blocks.2 --out acts`, then `sae-lens-audio train "
         "topk.toml`, `sae-lens-audio evaluate runs/topk/sae`, `sae-lens-audio features runs/topk/sae`. Training in "
         "several processes: `torchrun --nproc-per-node N -m sae_lens_audio train topk.toml`.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="harvest|train|evaluate|features")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="collect|train|evaluate|features")
     _add(
-        commands, "harvest", add_collect, lambda parsed, _: run_collect(parsed),
-        "activations of a corpus to a folder",
-        "Run the encoder over recordings, no further than the last hook point, and write the activations as shuffled, "
-        "checksummed shards. A harvest that was killed goes on.",
+        commands, "collect", add_collect, _collect,
+        "write the activations of a corpus to a folder",
+        "Run the model over recordings, up to the last hook point, and write the activations as shuffled, checksummed "
+        "shards. Run the same command again to resume after an interruption.",
+        old_name="harvest",
     )  # fmt: skip
     _add(
         commands, "train", add_train, lambda parsed, _: run_train(parsed),
-        "a dictionary from a settings file",
-        "Train a dictionary as a TOML file says. A run that was stopped goes on in the same folder.",
+        "train an SAE from a settings file",
+        "Train an SAE from a TOML file. A run that was stopped resumes in the same folder.",
     )  # fmt: skip
     _add(
         commands, "evaluate", add_evaluate, lambda parsed, _: run_evaluate(parsed),
-        "score dictionaries beside neurons, principal and random directions",
-        "Reconstruction, splices into the model, phones on held-out speakers: one JSON and one sheet of figures.",
+        "score SAEs beside neurons, principal and random directions",
+        "Score reconstruction, the model with the SAE attached, and phones on held-out speakers: one JSON file and one "
+        "sheet of figures.",
     )  # fmt: skip
     _add(
         commands, "features", add_features, run_features,
-        "a browsable site about a dictionary's features, with sound",
+        "write a browsable site about the features of an SAE, with sound",
         "The same pages as `hooked-whisper features` writes about neurons.",
     )  # fmt: skip
     return parser
 
 
-def _add(commands: Any, name: str, add: Callable[[Any], None], do: Run, short: str, long: str) -> None:
+def _add(
+    commands: Any, name: str, add: Callable[[Any], None], run: Run, short: str, long: str, old_name: str = ""
+) -> None:
     parser = commands.add_parser(name, help=short, description=long)
     add(parser)
-    parser.set_defaults(run=do)
+    parser.set_defaults(run=run)
+    if old_name:  # of version 0.1, not listed
+        old = commands.add_parser(old_name, description=long)
+        add(old)
+        old.set_defaults(run=run)
+
+
+def _collect(parsed: argparse.Namespace, _: list[str]) -> int:
+    if parsed.command == "harvest":
+        print("`sae-lens-audio harvest` is now called `sae-lens-audio collect`", file=sys.stderr)
+    return run_collect(parsed)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``sae-lens-audio train``: a dictionary from a settings file."""
+"""``sae-lens-audio train``: train an SAE from a settings file."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from hooked_whisper.cli.model_arguments import device_of, threads
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("settings", metavar="CONFIG.toml", help="what to train on what, see the README")
-    parser.add_argument("--out", metavar="DIR", help="folder or URL, in place of the file's")
-    parser.add_argument("--device", metavar="D", help="cpu, cuda, ... in place of the file's (default: cuda if there)")
-    parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads, in place of the file's")
+    parser.add_argument("settings", metavar="CONFIG.toml", help="settings of the run, see docs/howto/dictionaries.md")
+    parser.add_argument("--out", metavar="DIR", help="output folder or URL, overrides the file")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, ...; overrides the file (default: cuda if available)")
+    parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads, overrides the file")
     parser.add_argument("--verbose", "-v", action="store_true", help="tracebacks and details on stderr")
 
 
 def run_train(parsed: argparse.Namespace) -> int:
-    """Train, or go on; the dictionary is in ``sae/`` of the folder, its held-out scores in its metadata."""
+    """Start or resume training. The SAE is in ``sae/`` of the folder, with held-out scores in its metadata."""
     import torch
 
     from hooked_whisper._support.ranks import OF_STEPS, torchrun_ranks
@@ -36,12 +36,12 @@ def run_train(parsed: argparse.Namespace) -> int:
         trainer = trainer_of(settings, source_of(settings.activations, device), folder, device=device, ranks=ranks)
         first = ranks is None or ranks.rank == 0
         if trainer.number and first:
-            print(f"going on after step {trainer.number}", file=sys.stderr)
+            print(f"resuming after step {trainer.number}", file=sys.stderr)
         try:
             trainer.fit(progress=sys.stderr.isatty(), checkpoint_s=settings.run.checkpoint_s)
         except KeyboardInterrupt:
             if first:
-                print(f"stopped after step {trainer.number}; the same command goes on from there", file=sys.stderr)
+                print(f"stopped after step {trainer.number}; the same command resumes from there", file=sys.stderr)
             raise
         if first:
             loaded = load_sae(folder / "sae")

@@ -1,4 +1,4 @@
-"""Small dictionaries of the demo model, trained on its synthetic corpus: tutorials and findings start at once.
+"""Small SAEs of the demo model, trained on its synthetic corpus: tutorials and findings start at once.
 
 Each folder is a SAELens folder in half precision; its metadata and the recipe beside it say how it was made.
 """
@@ -21,15 +21,15 @@ def demo_names() -> list[str]:
 
 
 def load_demo(name: str) -> Loaded:
-    """A packaged dictionary of the demo model, in float32.
+    """A packaged SAE of the demo model, in float32.
 
     Raises:
-        CheckpointError: no such dictionary, with the near names.
+        CheckpointError: no such SAE, with the near names.
     """
     names = demo_names()
     if name not in names:
         near = closest(name, names)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise CheckpointError(f"no packaged dictionary {name!r}: there are {', '.join(names) or 'none'}{hint}")
+        raise CheckpointError(f"no packaged SAE {name!r}: there are {', '.join(names) or 'none'}{hint}")
     loaded = load_sae(FOLDER / name)
     return replace(loaded, sae=loaded.sae.float())

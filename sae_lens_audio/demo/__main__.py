@@ -1,7 +1,7 @@
-"""``python -m sae_lens_audio.demo``: make the packaged dictionaries again, from a seed.
+"""``python -m sae_lens_audio.demo``: make the packaged SAEs again, from a seed.
 
 Speaks new sentences of the demo model's world by its training speakers, harvests blocks 2 and 3, trains both recipes on
-each and writes the dictionaries in half precision. Every part goes on where it was stopped.
+each and writes the SAEs in half precision. Every part goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SENTENCES, SEED = 8000, 1  # not the seed of the sentences that findings are tes
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m sae_lens_audio.demo", description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs/dictionaries"), metavar="DIR", help="work folder")
-    parser.add_argument("--to", type=Path, default=FOLDER, metavar="DIR", help="where the dictionaries go")
+    parser.add_argument("--to", type=Path, default=FOLDER, metavar="DIR", help="where the SAEs go")
     parser.add_argument("--sentences", type=positive, default=SENTENCES, metavar="N")
     parser.add_argument("--seed", type=not_negative, default=SEED, metavar="S", help="of the sentences")
     parser.add_argument("--threads", type=positive, metavar="N")
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def train(store: ActivationStore, recipe: str, block: int, parsed: argparse.Namespace) -> None:
-    """One dictionary, from its recipe to its folder."""
+    """One SAE, from its recipe to its folder."""
     settings = read_settings(RECIPES / f"{recipe}.toml")
     settings = replace(settings, activations=replace(settings.activations, hook=f"encoder.blocks.{block}"))
     name = f"{recipe}-{block}"

@@ -1,4 +1,4 @@
-"""What a dictionary costs the model: word errors and next-token predictions with its reconstruction in the pass."""
+"""Scores of the model with an SAE attached: word errors and next-token predictions with its reconstruction."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ DRAWS = 2000
 
 @dataclass(frozen=True, eq=False)
 class ConditionCounts:
-    """One condition, clip by clip.
+    """One condition, by clip.
 
-    texts: what the model wrote by itself (greedy, one pass); errors: word errors of that.
-    nats: minus the log-probability of the reference's tokens and of the end of the text, each given those before it.
-    kl: KL(clean || this) of the next-token distributions at the same places, summed; nats.
+    texts: greedy transcripts. errors: their word errors.
+    nats: negative log-probability of the reference tokens and the end token, each given those before it.
+    kl: KL(clean || condition) of the next-token distributions at the same tokens, summed, in nats.
     """
 
     texts: tuple[str, ...]
@@ -37,17 +37,17 @@ class ConditionCounts:
 
 @dataclass(frozen=True, eq=False)
 class AttachedScores:
-    """Word error rate, cross-entropy and divergence of every condition, with 95 % intervals.
+    """Word error rate, cross-entropy and KL divergence of every condition, with 95 % intervals.
 
-    Intervals are bootstraps over clips: the same draws for all conditions, so that differences are paired.
+    Intervals are bootstrapped over clips, with the same draws for all conditions, so that differences are paired.
 
     Attributes:
-        hook, hook_out: the point that is read, and the one that is replaced (the same, unless for transcoders).
-        where: which positions are replaced: those of ``"sound"``, tokens of the ``"text"``, or ``"all"``.
-        clips, references: ids, and what was said, as words are compared.
-        words, tokens: how many each clip has; the end of the text counts as a token.
-        conditions: ``"clean"``, dictionaries and baselines by name, ``"mean ablation"``, ``"zero ablation"``, and
-            whatever was done to padding too, named ``"<name>, padding too"``.
+        hook, hook_out: the hook point that is read, and the one that is replaced (another for transcoders).
+        where: replaced positions: those of ``"sound"``, tokens of the ``"text"``, or ``"all"``.
+        clips, references: ids, and normalized reference texts.
+        words, tokens: number of each clip; the end token counts.
+        conditions: ``"clean"``, SAEs and baselines by name, ``"mean ablation"``, ``"zero ablation"``, and
+            ``"<name>, padding too"`` for conditions that also replace padding.
     """
 
     hook: str
@@ -61,37 +61,37 @@ class AttachedScores:
     seed: int = 0
 
     def value(self, measure: Measure, condition: str) -> Estimate:
-        """Word errors per word of the reference; nats per token.
+        """Return word errors per word of the reference, or nats per token.
 
         Raises:
-            ArgumentError: no such measure or condition.
+            ArgumentError: an unknown measure or condition.
         """
         check_option("measure", measure, MEASURES)
         return Estimate.of(*self._rates(measure, condition))
 
     def wer(self, condition: str) -> Estimate:
-        """Word errors per word of the reference."""
+        """Return word errors per word of the reference."""
         return self.value("wer", condition)
 
     def cross_entropy(self, condition: str) -> Estimate:
-        """Nats per token of the reference, teacher-forced."""
+        """Return nats per token of the reference, teacher-forced."""
         return self.value("cross_entropy", condition)
 
     def kl(self, condition: str) -> Estimate:
-        """KL(clean || condition) of the next token, nats."""
+        """Return KL(clean || condition) of the next token, in nats."""
         return self.value("kl", condition)
 
     def change(self, measure: Measure, condition: str, base: str = CLEAN) -> Estimate:
-        """``condition - base``, paired over clips."""
+        """Return ``condition - base``, paired over clips."""
         check_option("measure", measure, MEASURES)
         (value, samples), (other, others) = self._rates(measure, condition), self._rates(measure, base)
         return Estimate.of(value - other, samples - others)
 
     def recovered(self, measure: Measure, condition: str, ablation: str = ZERO) -> Estimate:
-        """``(ablated - condition) / (ablated - clean)``: 1 is as good as clean, 0 no better than the ablation.
+        """Return ``(ablated - condition) / (ablated - clean)``: 1 equals clean, 0 equals the ablation.
 
-        Undefined where the ablation does no harm. Look at the raw values too: an ablation that ruins everything makes
-        everything else look good.
+        Undefined where the ablation does no harm. Check the raw values too: an ablation that destroys the model makes
+        every SAE look good.
         """
         check_option("measure", measure, MEASURES)
         (value, samples), (clean, cleans), (worst, worsts) = (
@@ -106,21 +106,23 @@ class AttachedScores:
         )
 
     def _rates(self, measure: Measure, condition: str) -> tuple[float, Float[np.ndarray, "draw"]]:
-        """The rate over all clips, and that of every bootstrap sample."""
+        """Return the rate over all clips, and that of every bootstrap sample."""
         if condition not in self.conditions:
             near = closest(condition, self.conditions)
-            raise ArgumentError(f"no condition {condition!r} was run: {near or ', '.join(self.conditions)}")
-        one = self.conditions[condition]
-        measured = {"wer": (one.errors, self.words), "cross_entropy": (one.nats, self.tokens)}
-        measured["kl"] = (one.kl, self.tokens)
-        sums, counts = measured[measure]
+            raise ArgumentError(f"no condition {condition!r} was run; conditions: {near or ', '.join(self.conditions)}")
+        result = self.conditions[condition]
+        sums, counts = {
+            "wer": (result.errors, self.words),
+            "cross_entropy": (result.nats, self.tokens),
+            "kl": (result.kl, self.tokens),
+        }[measure]
         drawn = self._draws @ counts
         samples = np.divide(self._draws @ sums, drawn, out=np.full(len(drawn), np.nan), where=drawn > 0)
         return float(sums.sum() / max(counts.sum(), 1)), samples
 
     @cached_property
     def _draws(self) -> Float[np.ndarray, "draw clip"]:
-        """How often each clip is in each bootstrap sample."""
+        """Number of times each clip is in each bootstrap sample."""
         n = len(self.clips)
         rng = np.random.default_rng([self.seed, n])
         return rng.multinomial(n, np.full(n, 1 / n), size=DRAWS).astype(np.float64)

@@ -1,7 +1,6 @@
-"""Runs a model with dictionaries spliced in, or with an activation ablated, beside the clean run.
+"""Runs of a model with SAEs attached, or with an activation ablated, beside the clean run.
 
-What all conditions share is computed once: the encoder up to the block of the hook point, the reference's tokens, the
-clean predictions.
+Shared work is done once: the encoder up to the block of the hook point, the reference tokens, the clean predictions.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import AlignmentError, ArgumentError, HookedWhisperError, check_option
 from hooked_whisper.features.phones.labeled_evaluation import Track
@@ -29,25 +29,26 @@ from hooked_whisper.text import word_errors
 from sae_lens_audio.evals.attached import CLEAN, MEAN, PADDING_TOO, ZERO, AttachedScores, ConditionCounts
 
 Where = Literal["sound", "all"]
-Chosen = Bool[Tensor, "clip position"] | slice | None  # positions of each clip, tokens of all, or everywhere
-CLIPS = 8  # at once
-_LOGITS = 1 << 26  # of the reference's tokens, held at once: 256 MiB
+Chosen = Bool[Tensor, "clip position"] | slice | None  # positions of each clip, a slice of tokens, or everywhere
+CLIPS = 8  # per batch
+_LOGITS = 1 << 26  # logits of reference tokens in memory: 256 MiB
 
 
 class NoTextError(HookedWhisperError, ValueError):
     """No clip is a whole recording with its text.
 
-    Cause: nobody transcribed the corpus, or its recordings are longer than the model's window.
-    Fix: give texts; cut long recordings.
+    Cause: the corpus has no transcripts, or its recordings are longer than the model's window.
+    Fix: add transcripts; cut long recordings.
     """
 
 
+@renamed_arguments(dictionaries="saes")
 @torch.no_grad()
 def attached_scores(
     model: HookedWhisper,
     clips: Sequence[Clip],
     hook: str,
-    dictionaries: Mapping[str, AttachableSAE],
+    saes: Mapping[str, AttachableSAE],
     mean: Float[Tensor, "d"],
     *,
     hook_out: str | None = None,
@@ -57,99 +58,107 @@ def attached_scores(
     seed: int = 0,
     track: Track | None = None,
 ) -> AttachedScores:
-    """Every clip clean, with each dictionary spliced in at ``hook``, and with the activation there set to its mean or
-    to zero: free-running greedy texts for word errors, forced references for cross-entropy and divergence.
+    """Score every clip clean, with each SAE attached at ``hook``, and with the activation set to its mean or to zero.
+
+    Word errors are of greedy transcripts; cross-entropy and divergence are teacher-forced on the references.
 
     Args:
-        clips: whole recordings of at most one window, with their text; others (no text, a window of a longer
-            recording) are left out.
-        dictionaries: by name; sparse baselines go here too.
-        mean: mean activation at ``hook_out`` (or ``hook``), of training rows.
-        hook_out: where a transcoder's prediction goes.
-        where: ``"sound"`` replaces at the positions that a clip fills and lets padding pass, as a dictionary needs that
-            was trained without padding (at points with tokens: at those of the text, and lets the prompt pass);
-            ``"all"`` replaces everywhere. Ablations do the same.
-        padding_too: dictionaries that are run once more with ``"all"``.
+        clips: whole recordings of at most one window, with their text; others are skipped.
+        saes: SAEs or sparse baselines by name.
+        mean: mean activation at ``hook_out`` (or ``hook``), from training rows.
+        hook_out: the hook point that a transcoder predicts.
+        where: ``"sound"`` replaces the positions that a clip fills and keeps padding (at decoder points: the tokens of
+            the text, and keeps the prompt), for SAEs trained without padding; ``"all"`` replaces everywhere. Ablations
+            do the same.
+        padding_too: names of SAEs to run once more with ``"all"``.
         seed: of the bootstrap.
-        track: wraps the batches, say in a progress bar.
+        track: wraps the batches, for instance in a progress bar.
 
     Raises:
         ArgumentError: an unknown or reserved name, or ``hook`` names several points.
         PatchError: an SAE does not fit the point.
-        NoTextError: no whole recording with a text.
-        AlignmentError: a text longer than the decoder.
-        AudioError: a clip longer than the window.
+        NoTextError: no clip is a whole recording with its text.
+        AlignmentError: a text does not fit in the decoder.
+        AudioError: a clip is longer than the window.
     """
     check_option("where", where, get_args(Where))
     reads = _name(model, hook)
     writes = reads if hook_out is None else _name(model, hook_out)
-    chosen = whole_clips(model, clips)
-    if unknown := sorted(set(padding_too) - set(dictionaries)):
+    whole = whole_clips(model, clips)
+    if unknown := sorted(set(padding_too) - set(saes)):
         raise ArgumentError(f"padding_too names {unknown[0]!r}, which is not among the SAEs")
-    if taken := sorted(set(dictionaries) & {CLEAN, ZERO, MEAN}):
-        raise ArgumentError(f"an SAE cannot be called {taken[0]!r}: that is a condition of every run")
+    if reserved := sorted(set(saes) & {CLEAN, ZERO, MEAN}):
+        raise ArgumentError(f"an SAE cannot be called {reserved[0]!r}: that is a condition of every run")
     of_tokens = "token" in model.hook_dict[writes].axes
-    conditions = _conditions(model, reads, writes, dictionaries, mean, where)
+    conditions = _conditions(model, reads, writes, saes, mean, where)
     if where == "sound" and not of_tokens:
-        more = _conditions(model, reads, writes, {name: dictionaries[name] for name in padding_too}, mean, "all")
+        more = _conditions(model, reads, writes, {name: saes[name] for name in padding_too}, mean, "all")
         conditions += [_Condition(f"{c.name}{PADDING_TOO}", "all", c.live) for c in more[: len(padding_too)]]
-    runner = _Runner(model, chosen, _resume(model, reads, writes), conditions, of_tokens, language)
+    runner = _Runner(model, whole, _resume(model, reads, writes), conditions, of_tokens, language)
     for batch in runner.batches if track is None else track(runner.batches):
         runner.run(batch)
-    said = "text" if of_tokens and where == "sound" else where
+    replaced = "text" if of_tokens and where == "sound" else where
     return AttachedScores(
-        reads, writes, said, runner.ids, tuple(runner.references), runner.words, runner.tokens, runner.counts(), seed
+        reads,
+        writes,
+        replaced,
+        runner.ids,
+        tuple(runner.references),
+        runner.words,
+        runner.tokens,
+        runner.counts(),
+        seed,
     )
 
 
 def _name(model: HookedWhisper, hook: str) -> str:
-    found = model.hook_names(hook)
-    if len(found) != 1:
-        raise ArgumentError(f"{hook!r} names {len(found)} points: an SAE is attached at one")
-    return found[0]
+    names = model.hook_names(hook)
+    if len(names) != 1:
+        raise ArgumentError(f"{hook!r} names {len(names)} points: an SAE is attached at one")
+    return names[0]
 
 
 def whole_clips(model: HookedWhisper, clips: Sequence[Clip]) -> list[Clip]:
-    """Clips whose whole text is known and heard.
+    """Return the clips that are whole recordings with their text.
 
     Raises:
         NoTextError: there is none.
     """
     rate, position = model.time.sample_rate, model.time.seconds_per_position
-    found = [
+    whole = [
         clip
         for clip in clips
         if clip.alignment.text.strip()
         and not clip.offset
         and clip.alignment.duration <= len(clip.samples) / rate + position
     ]
-    if not found:
+    if not whole:
         raise NoTextError(
-            f"none of {len(clips)} clips is a whole recording with its text, so that neither word errors nor "
-            f"cross-entropy can be known: give texts, and recordings of {model.time.duration:g} s or less"
+            f"none of {len(clips)} clips is a whole recording with its text, so word errors and cross-entropy "
+            f"are undefined: give texts, and recordings of {model.time.duration:g} s or less"
         )
-    return found
+    return whole
 
 
 @dataclass(frozen=True, eq=False)
 class _Condition:
     name: str
     where: Where
-    live: Callable[[Chosen], AbstractContextManager[Any]]  # given where it acts
+    live: Callable[[Chosen], AbstractContextManager[Any]]  # takes the positions
 
 
 def _conditions(
     model: HookedWhisper,
     reads: str,
     writes: str,
-    dictionaries: Mapping[str, AttachableSAE],
+    saes: Mapping[str, AttachableSAE],
     mean: Float[Tensor, "d"],
     where: Where,
 ) -> list[_Condition]:
     out = None if reads == writes else writes
 
-    def spliced(one: AttachableSAE) -> Callable[[Chosen], AbstractContextManager[Any]]:
-        return lambda chosen: model.attach_sae(one, reads, hook_out=out, positions=chosen)
+    def attached(sae: AttachableSAE) -> Callable[[Chosen], AbstractContextManager[Any]]:
+        return lambda chosen: model.attach_sae(sae, reads, hook_out=out, positions=chosen)
 
     def ablated(by: By) -> Callable[[Chosen], AbstractContextManager[Any]]:
         def live(chosen: Chosen) -> AbstractContextManager[Any]:
@@ -161,13 +170,13 @@ def _conditions(
 
         return live
 
-    found = [_Condition(name, where, spliced(one)) for name, one in dictionaries.items()]
+    conditions = [_Condition(name, where, attached(sae)) for name, sae in saes.items()]
     by_mean = Means({writes: _at_point(model, writes, mean)}, {writes: 1})
-    return [*found, _Condition(MEAN, where, ablated(by_mean)), _Condition(ZERO, where, ablated("zero"))]
+    return [*conditions, _Condition(MEAN, where, ablated(by_mean)), _Condition(ZERO, where, ablated("zero"))]
 
 
 def _at_point(model: HookedWhisper, name: str, mean: Float[Tensor, "d"]) -> Tensor:
-    """A mean row in the shape of the point's vectors: heads, which rows have one after the other, apart."""
+    """Return a mean row in the shape of the hook point's vectors, split into heads where it has heads."""
     cfg = model.cfg.encoder if name.startswith("encoder.") else model.cfg.decoder
     heads = "head" in model.hook_dict[name].axes
     value = mean.to(model.device, model.dtype)
@@ -175,7 +184,7 @@ def _at_point(model: HookedWhisper, name: str, mean: Float[Tensor, "d"]) -> Tens
 
 
 def _only_at(chosen: Bool[Tensor, "clip position"], change: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The same change, at these positions alone."""
+    """Restrict a change to these positions."""
 
     def changed(x: Tensor, hook: Any) -> Tensor:
         return torch.where(chosen.view(*chosen.shape, *[1] * (x.dim() - 2)), change(x, hook), x)
@@ -185,10 +194,10 @@ def _only_at(chosen: Bool[Tensor, "clip position"], change: Callable[..., Tensor
 
 @dataclass(frozen=True, eq=False)
 class _Resume:
-    """keep: what of the clean pass is kept; again: encoder output from that, with whatever is live."""
+    """cache: hook point of the clean pass to resume from. resume: from its activation to the encoder output."""
 
-    keep: str
-    again: Callable[[Tensor], Tensor]
+    cache: str
+    resume: Callable[[Tensor], Tensor]
 
 
 def _resume(model: HookedWhisper, reads: str, writes: str) -> _Resume:
@@ -206,12 +215,12 @@ def _resume(model: HookedWhisper, reads: str, writes: str) -> _Resume:
         return _Resume(reads, at_point)
     if block < 0:
         return _Resume("encoder.hook_mel", model.embed_audio)
-    keep = f"encoder.blocks.{block}.hook_resid_pre" if block < last else f"encoder.blocks.{last - 1}.hook_resid_post"
-    return _Resume(keep, lambda x: encoder.from_resid(x, block))
+    name = f"encoder.blocks.{block}.hook_resid_pre" if block < last else f"encoder.blocks.{last - 1}.hook_resid_post"
+    return _Resume(name, lambda x: encoder.from_resid(x, block))
 
 
 class _Runner:
-    """Runs batches of clips in every condition and collects what came out."""
+    """Runs batches of clips in every condition and collects the results."""
 
     def __init__(
         self,
@@ -243,25 +252,25 @@ class _Runner:
         self._kl: dict[str, list[float]] = {c.name: [] for c in self.conditions}
 
     def run(self, batch: list[int]) -> None:
-        """Clips of one batch, clean first."""
+        """Run the clips of one batch in every condition, clean first."""
         model = self.model
         mel = model.to_mel([self.clips[i].samples for i in batch])
-        keep = self.resume.keep
-        encoded, cache = model.run_with_cache(mel, names_filter=[keep])
+        name = self.resume.cache
+        encoded, cache = model.run_with_cache(mel, names_filter=[name])
         assert encoded is not None
         sound = self._sound(batch)
         targets = self._padded(batch)
         clean: Tensor | None = None
-        for one in self.conditions:
-            with one.live(None if one.where == "all" else sound):
-                changed = encoded if one.name == CLEAN else self.resume.again(cache[keep])
+        for condition in self.conditions:
+            with condition.live(None if condition.where == "all" else sound):
+                changed = encoded if condition.name == CLEAN else self.resume.resume(cache[name])
                 texts = self.write(changed)
                 logprobs = self._forced(changed, targets)
             clean = logprobs if clean is None else clean
-            self._add(one.name, batch, texts, targets, logprobs, clean)
+            self._add(condition.name, batch, texts, targets, logprobs, clean)
 
     def _sound(self, batch: list[int]) -> Chosen:
-        """Positions without padding, tokens without the prompt."""
+        """Return the positions without padding, or the tokens without the prompt."""
         if self.of_tokens:
             return slice(self.prompt.shape[1], self.model.cfg.decoder.n_ctx)
         time = self.model.time
@@ -272,14 +281,14 @@ class _Runner:
     def _padded(self, batch: list[int]) -> Int[Tensor, "clip token"]:
         longest = max(len(self.forced[i]) for i in batch)
         eot = self.model.tokenizer.eot
-        # shorter rows end in end-of-text: what stands behind a token does not reach it
+        # pad with end-of-text: causal attention hides what follows a token
         rows = [[*self.forced[i], *[eot] * (longest - len(self.forced[i]))] for i in batch]
         return torch.tensor(rows, device=self.model.device)
 
     def _forced(
         self, encoded: Float[Tensor, "clip position d_model"], targets: Int[Tensor, "clip token"]
     ) -> Float[Tensor, "clip token vocab"]:
-        """Log-probabilities of the next token at every token of the reference."""
+        """Return log-probabilities of the next token at every token of the reference."""
         decoder = self.model.decoder
         prompt = self.prompt.to(targets).expand(len(targets), -1)
         hidden = decoder.hidden(torch.cat([prompt, targets], dim=1)[:, :-1], encoded)
@@ -297,21 +306,21 @@ class _Runner:
         inside = torch.arange(targets.shape[1], device=targets.device) < torch.tensor(
             [[len(self.forced[i])] for i in batch], device=targets.device
         )
-        said = logprobs.gather(-1, targets[..., None])[..., 0].double()
-        # a text is finished by the end of it, so that behind a shorter one nothing is counted
-        apart = (clean.exp() * (clean - logprobs)).sum(-1).double()
+        token_logprobs = logprobs.gather(-1, targets[..., None])[..., 0].double()
+        # padding after the end token is not counted
+        divergence = (clean.exp() * (clean - logprobs)).sum(-1).double()
         self._texts[name] += texts
-        self._nats[name] += (-said).masked_fill(~inside, 0).sum(1).tolist()
-        self._kl[name] += apart.masked_fill(~inside, 0).sum(1).clamp_min(0).tolist()
+        self._nats[name] += (-token_logprobs).masked_fill(~inside, 0).sum(1).tolist()
+        self._kl[name] += divergence.masked_fill(~inside, 0).sum(1).clamp_min(0).tolist()
 
     def counts(self) -> dict[str, ConditionCounts]:
-        found = {}
-        for one in self.conditions:
-            errors = word_errors(self.references, self._texts[one.name], None)
-            found[one.name] = ConditionCounts(
-                tuple(self._texts[one.name]),
+        counts = {}
+        for name in self._texts:
+            errors = word_errors(self.references, self._texts[name], None)
+            counts[name] = ConditionCounts(
+                tuple(self._texts[name]),
                 np.array([e.errors for e in errors]),
-                np.array(self._nats[one.name]),
-                np.array(self._kl[one.name]),
+                np.array(self._nats[name]),
+                np.array(self._kl[name]),
             )
-        return found
+        return counts

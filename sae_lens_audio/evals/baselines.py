@@ -1,4 +1,4 @@
-"""Sparse codes that nobody had to train: what a dictionary must beat at equal L0."""
+"""Sparse baselines without training, which an SAE should beat at equal L0."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from hooked_whisper.features.bases import LinearBasis, axes, pca, random_orthono
 
 @dataclass(frozen=True, eq=False)
 class KLargest:
-    """The ``k`` coefficients of each activation that are largest in size, in an orthonormal basis; the others are 0.
+    """Keeps the ``k`` coefficients of largest absolute value of each activation in a basis; the others are 0.
 
-    For an orthonormal basis this is the best code with ``k`` coefficients. An entry of a code that is kept and is 0
-    itself counts as not firing.
+    For an orthonormal basis this is the best approximation with ``k`` coefficients. A kept coefficient that is 0 counts
+    as not firing.
     """
 
     basis: LinearBasis
@@ -44,9 +44,9 @@ class KLargest:
     def encode(self, activations: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch n_features"]:
         if activations.shape[-1] != self.d_in:
             raise ShapeError(f"activations are {activations.shape[-1]} wide, this baseline takes {self.d_in}")
-        whole = self.basis.encode(activations)
-        chosen = whole.abs().topk(self.k, dim=-1, sorted=False).indices
-        return torch.zeros_like(whole).scatter(-1, chosen, whole.gather(-1, chosen))
+        coefficients = self.basis.encode(activations)
+        largest = coefficients.abs().topk(self.k, dim=-1, sorted=False).indices
+        return torch.zeros_like(coefficients).scatter(-1, largest, coefficients.gather(-1, largest))
 
     def decode(self, features: Float[Tensor, "*batch n_features"]) -> Float[Tensor, "*batch d"]:
         return self.basis.decode(features)
@@ -54,9 +54,9 @@ class KLargest:
 
 @dataclass(frozen=True, eq=False)
 class RandomFeatures:
-    """``relu((x - mean) . direction)`` for random unit directions, as many as a dictionary has features.
+    """``relu((x - mean) . direction)`` for as many random unit directions as an SAE has features.
 
-    The control of equal size: the more features there are, the better the best of them looks.
+    A control of equal size, since the best of more features scores higher by chance.
     """
 
     directions: Float[Tensor, "n_features d"]
@@ -79,19 +79,22 @@ class RandomFeatures:
 
 
 def random_directions(n: int, d: int, seed: int) -> Float[Tensor, "n d"]:
-    """Unit vectors, drawn evenly. Not from torch's generator: a dictionary's first weights are, of equal seeds too."""
-    drawn = torch.from_numpy(np.random.default_rng([seed, 83]).standard_normal((n, d)))
-    return (drawn / drawn.norm(dim=1, keepdim=True)).float()
+    """Draw uniform unit vectors, with NumPy: with torch and the same seed they would equal an SAE's initial weights."""
+    vectors = torch.from_numpy(np.random.default_rng([seed, 83]).standard_normal((n, d)))
+    return (vectors / vectors.norm(dim=1, keepdim=True)).float()
 
 
 def linear_bases(rows: Float[Tensor, "row d"], seed: int = 0) -> dict[str, LinearBasis]:
-    """Axes ("neurons": those of the MLP, or the residual's dimensions), principal and random directions, all centred.
+    """Return axes ("neurons": MLP neurons or residual dimensions), principal and random directions, all centered.
 
-    rows: activations that the mean and the principal directions are taken from: training rows, without padding.
+    rows: training activations without padding, for the mean and the principal directions.
+
+    Raises:
+        ShapeError: a row is not finite.
     """
     if not torch.isfinite(rows).all():
         bad = int((~torch.isfinite(rows)).any(1).nonzero()[0])
-        raise ShapeError(f"training row {bad} is NaN or infinite: look at the model and the audio behind it")
+        raise ShapeError(f"training row {bad} is NaN or infinite: check the model and the audio")
     mean, d = rows.double().mean(0).float(), rows.shape[1]
     wide = rows.float()
     return {
@@ -102,5 +105,5 @@ def linear_bases(rows: Float[Tensor, "row d"], seed: int = 0) -> dict[str, Linea
 
 
 def sparse_baselines(bases: Mapping[str, LinearBasis], l0: float | int) -> dict[str, KLargest]:
-    """The bases with ``round(l0)`` coefficients kept, at least one and at most all: the code of equal L0."""
+    """Return the bases with ``round(l0)`` coefficients kept (at least one, at most all), to compare at equal L0."""
     return {name: KLargest(basis, min(max(1, round(float(l0))), basis.n_features)) for name, basis in bases.items()}

@@ -1,4 +1,4 @@
-"""What an evaluation found: every score of dictionaries and baselines, as a table, as JSON and back."""
+"""The result of an evaluation: scores of SAEs and baselines, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -20,82 +20,82 @@ from sae_lens_audio.evals.reconstruction import ReconstructionScores
 from sae_lens_audio.evals.serialization import plain, restored, to_text
 from sae_lens_audio.evals.stability import Match, Stability
 
-FORMAT = "sae_lens_audio/evaluation/1"
+FORMAT = "sae_lens_audio/evaluation/2"
+_KEYS_OF_1 = {"spliced": "attached", "dictionaries": "saes"}  # names in version 1 of the format
 SCORES, SHEET = "scores.json", "scores.png"
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Dictionaries of one hook point beside what nobody had to train.
+    """Scores of SAEs of one hook point beside baselines that need no training.
 
     Attributes:
-        model: its name; hook, hook_out: where the dictionaries read, and (transcoders) what they predict.
-        dictionaries: their names, in order, and what each is, in words.
-        baselines: sparse baselines of equal L0 by name, and the dense basis each is of: its phones are that basis's.
+        model: its name. hook, hook_out: the hook points that the SAEs read and reconstruct or predict.
+        saes: description of each SAE by name, in order.
+        baselines: name of the dense basis of each sparse baseline; its phone scores are that basis's.
         inputs: clips, speakers, rows, options.
-        reconstruction: by name, dictionaries and sparse baselines.
-        duplicates: of dictionaries.
-        spliced: ``None`` if it was not run.
-        phones: dictionaries and dense bases; random directions in number; mel bands. Empty if not run.
-        stability: ``None`` unless dictionaries of several seeds were compared.
-        notes: what was not done, and why.
+        reconstruction: by name of SAE or sparse baseline. duplicates: by name of SAE.
+        attached: scores of the model with SAEs attached; ``None`` if not run.
+        phones: by name of SAE, dense basis, as many random directions, or mel bands. Empty if not run.
+        stability: ``None`` unless SAEs of several seeds were compared.
+        notes: what was skipped, and why.
     """
 
     model: str
     hook: str
     hook_out: str
-    dictionaries: Mapping[str, str]
+    saes: Mapping[str, str]
     baselines: Mapping[str, str]
     inputs: Mapping[str, Any]
     reconstruction: Mapping[str, ReconstructionScores]
     duplicates: Mapping[str, Duplicates]
-    spliced: AttachedScores | None = None
+    attached: AttachedScores | None = None
     phones: Mapping[str, PhoneScores] = field(default_factory=dict)
     stability: Stability | None = None
     notes: Sequence[str] = ()
 
     def rows(self) -> list[dict[str, Any]]:
-        """One dict per dictionary, baseline, control and condition: all that is known of each.
+        """Return one dict with all scores per SAE, baseline, control and condition.
 
-        An :class:`~hooked_whisper.findings.core.finding.Estimate` where there is an interval, else a number. Phones
-        beside a sparse baseline are those of its dense basis.
+        An :class:`~hooked_whisper.findings.core.finding.Estimate` where there is an interval, else a number. The
+        phone scores of a sparse baseline are those of its dense basis.
         """
-        controls = [name for name in self.phones if name not in {*self.dictionaries, *self.baselines.values()}]
-        conditions = [] if self.spliced is None else list(self.spliced.conditions)
-        known = [*self.dictionaries, *self.baselines, *controls]
-        found = []
-        for name in [*known, *(c for c in conditions if c not in known)]:
-            kind = "dictionary" if name in self.dictionaries else "baseline" if name in self.baselines else "control"
-            row: dict[str, Any] = {"name": name, "kind": kind if name in known else "condition"}
-            row |= self._reconstructed(name) | self._spliced(name) | self._phones(self.baselines.get(name, name))
-            found.append(row)
-        return found
+        controls = [name for name in self.phones if name not in {*self.saes, *self.baselines.values()}]
+        conditions = [] if self.attached is None else list(self.attached.conditions)
+        scored = [*self.saes, *self.baselines, *controls]
+        rows = []
+        for name in [*scored, *(c for c in conditions if c not in scored)]:
+            kind = "SAE" if name in self.saes else "baseline" if name in self.baselines else "control"
+            row: dict[str, Any] = {"name": name, "kind": kind if name in scored else "condition"}
+            row |= self._reconstructed(name) | self._attached(name) | self._phones(self.baselines.get(name, name))
+            rows.append(row)
+        return rows
 
     def _reconstructed(self, name: str) -> dict[str, Any]:
         if name not in self.reconstruction:
             return {}
-        one = self.reconstruction[name]
-        scores = (
+        reconstruction = self.reconstruction[name]
+        names = (
             "d_in", "n_features", "l0", "explained_variance", "explained_variance_per_position", "normalised_mse",
             "cosine", "relative_norm", "relative_bias", "dead_fraction", "dense_fraction",
         )  # fmt: skip
-        found = {score: getattr(one, score) for score in scores}
+        scores = {score: getattr(reconstruction, score) for score in names}
         if name in self.duplicates:
-            found |= {"duplicates": self.duplicates[name].share, "nearest_cosine": self.duplicates[name].median}
-        return found
+            scores |= {"duplicates": self.duplicates[name].share, "nearest_cosine": self.duplicates[name].median}
+        return scores
 
-    def _spliced(self, name: str) -> dict[str, Any]:
-        if self.spliced is None or name not in self.spliced.conditions:
+    def _attached(self, name: str) -> dict[str, Any]:
+        if self.attached is None or name not in self.attached.conditions:
             return {}
         found: dict[str, Any] = {}
         for measure in MEASURES:
-            found[measure] = self.spliced.value(measure, name)
+            found[measure] = self.attached.value(measure, name)
             if name == CLEAN:
                 continue
-            found[f"{measure}_change"] = self.spliced.change(measure, name)
+            found[f"{measure}_change"] = self.attached.change(measure, name)
             if name not in (ZERO, MEAN):
-                found[f"{measure}_recovered_from_zero"] = self.spliced.recovered(measure, name, ZERO)
-                found[f"{measure}_recovered_from_mean"] = self.spliced.recovered(measure, name, MEAN)
+                found[f"{measure}_recovered_from_zero"] = self.attached.recovered(measure, name, ZERO)
+                found[f"{measure}_recovered_from_mean"] = self.attached.recovered(measure, name, MEAN)
         return found
 
     def _phones(self, name: str) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class Evaluation:
     def __str__(self) -> str:
         where = self.hook if self.hook == self.hook_out else f"{self.hook} -> {self.hook_out}"
         lines = [f"{self.model}, {where}: {', '.join(f'{k} {v}' for k, v in self.inputs.items() if k in _HEAD)}"]
-        lines += [f"{name}: {what}" for name, what in self.dictionaries.items()]
+        lines += [f"{name}: {what}" for name, what in self.saes.items()]
         rows = self.rows()
         phones = [{"name": name, **self._phones(name)} for name in self.phones]
         for columns, of in zip(_TABLES, (rows, rows, phones), strict=True):
@@ -128,26 +128,26 @@ class Evaluation:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, finite numbers and ``null``; ``table`` is :meth:`rows`, ``[value, low, high]`` for estimates."""
+        """Return everything as JSON values; ``table`` is :meth:`rows`, with ``[value, low, high]`` for estimates."""
         return {"format": FORMAT, "table": plain(self.rows()), **plain(self)}
 
     def save(self, folder: str | Path) -> None:
-        """Write ``scores.json`` and ``scores.png``; each is whole or the old one."""
+        """Write ``scores.json`` and ``scores.png``, each atomically."""
         from sae_lens_audio.evals.sheet import draw_sheet, to_png
 
-        picture = to_png(draw_sheet(self))
+        image = to_png(draw_sheet(self))
         text = to_text(self.to_json())
-        write_atomic(Path(folder) / SHEET, picture)
+        write_atomic(Path(folder) / SHEET, image)
         write_atomic(Path(folder) / SCORES, text.encode())
 
 
-def in_words(found: Stability) -> str:
-    """How many features other seeds find again."""
-    again, one_to_one = found.mean("found_again"), found.mean("assigned_again")
+def in_words(stability: Stability) -> str:
+    """Describe in one sentence how many features recur across seeds."""
+    again, one_to_one = stability.mean("found_again"), stability.mean("assigned_again")
     paired = "" if np.isnan(one_to_one) else f", {one_to_one:.1%} one to one"
     return (
         f"seeds: {again:.1%} of the features found again (a cosine above 0.7){paired}; "
-        f"by random directions {found.mean('found_again', 'random'):.1%}"
+        f"by random directions {stability.mean('found_again', 'random'):.1%}"
     )
 
 
@@ -155,7 +155,7 @@ def load_evaluation(path: str | Path) -> Evaluation:
     """Read what :meth:`Evaluation.save` wrote: the folder, or its ``scores.json``.
 
     Raises:
-        CheckpointError: no such file, one that is no evaluation, or one that is broken; names it.
+        CheckpointError: the file does not exist, is not an evaluation, or is damaged.
     """
     file = Path(path) / SCORES if Path(path).is_dir() else Path(path)
     try:
@@ -163,15 +163,17 @@ def load_evaluation(path: str | Path) -> Evaluation:
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read ({error.strerror}): give the folder of an evaluation") from error
     except ValueError as error:
-        raise CheckpointError(f"{file} is no JSON ({error}): evaluate again") from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise CheckpointError(f"{file} is not JSON ({error}): evaluate again") from error
+    if isinstance(data, dict) and data.get("format") == FORMAT.replace("/2", "/1"):
+        data = {_KEYS_OF_1.get(key, key): value for key, value in data.items()}
+    elif not isinstance(data, dict) or data.get("format") != FORMAT:
         raise CheckpointError(f"{file} is not an evaluation of this version ({FORMAT}): evaluate again")
 
     def each(key: str, cls: type) -> dict[str, Any]:
         part = data.get(key)
         if not isinstance(part, dict):
             raise CheckpointError(f"{file} has no {key!r}: evaluate again")
-        return {name: restored(cls, one, file) for name, one in part.items()}
+        return {name: restored(cls, scores, file) for name, scores in part.items()}
 
     return restored(
         Evaluation,
@@ -180,27 +182,27 @@ def load_evaluation(path: str | Path) -> Evaluation:
         reconstruction=each("reconstruction", ReconstructionScores),
         duplicates=each("duplicates", Duplicates),
         phones=each("phones", PhoneScores),
-        spliced=_spliced_of(data.get("spliced"), file),
+        attached=_attached_of(data.get("attached"), file),
         stability=_stability_of(data.get("stability"), file),
         notes=tuple(data.get("notes", ())),
     )
 
 
-def _spliced_of(data: Any, file: Path) -> AttachedScores | None:
+def _attached_of(data: Any, file: Path) -> AttachedScores | None:
     if data is None:
         return None
-    conditions = {name: restored(ConditionCounts, one, file) for name, one in data.get("conditions", {}).items()}
+    conditions = {name: restored(ConditionCounts, counts, file) for name, counts in data.get("conditions", {}).items()}
     return restored(AttachedScores, data, file, conditions=conditions)
 
 
 def _stability_of(data: Any, file: Path) -> Stability | None:
     if data is None:
         return None
-    pairs, random = (tuple(restored(Match, one, file) for one in data.get(key, ())) for key in ("pairs", "random"))
+    pairs, random = (tuple(restored(Match, match, file) for match in data.get(key, ())) for key in ("pairs", "random"))
     return restored(Stability, data, file, pairs=pairs, random=random, itself=restored(Match, data.get("itself"), file))
 
 
-_HEAD = ("clips", "speakers", "rows", "spliced clips")
+_HEAD = ("clips", "speakers", "rows", "attached clips")
 _TABLES: tuple[tuple[tuple[str, tuple[str, ...]], ...], ...] = (
     (
         ("L0 / d_in", ("l0", "d_in")),
@@ -234,12 +236,12 @@ _SHARES = {"wer", "wer_change", "dead_fraction", "dense_fraction", "duplicates",
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: tuple[tuple[str, tuple[str, ...]], ...]) -> list[str]:
-    """Lines of one table: the rows that have something of it."""
-    having = [row for row in rows if row.get(columns[0][1][0]) is not None]
-    if not having:
+    """Return the lines of one table, with the rows that have a value in its first column."""
+    shown = [row for row in rows if row.get(columns[0][1][0]) is not None]
+    if not shown:
         return []
     cells = [["", *(title for title, _ in columns)]]
-    cells += [[row["name"], *(_cell(row, keys) for _, keys in columns)] for row in having]
+    cells += [[row["name"], *(_cell(row, keys) for _, keys in columns)] for row in shown]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns) + 1)]
     return [""] + [
         "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
@@ -248,7 +250,7 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: tuple[tuple[str, tuple[st
 
 
 def _cell(row: Mapping[str, Any], keys: tuple[str, ...]) -> str:
-    """A number as people read it, with its interval where there is one; blank where there is none."""
+    """Format a number with its interval if it has one; blank if there is no value."""
     values = [row.get(key) for key in keys]
     if values[0] is None:
         return ""

@@ -1,4 +1,4 @@
-"""Features as detectors of phones, on speakers they were not fitted on, beside bases of every kind."""
+"""Features as phone detectors on held-out speakers, beside several kinds of bases."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
+from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import ArgumentError, HookedWhisperError
 from hooked_whisper.features.baselines import mel_bands
@@ -25,31 +26,29 @@ from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import FeatureBasis
 from sae_lens_audio.evals.baselines import RandomFeatures
 
-FOUND = 0.3  # F1 from which a feature is said to have a phone
+FOUND = 0.3  # minimum F1 of a feature that detects a phone
 COVERS_AUC, COVERS_F1 = 0.95, 0.7
 DRAWS = 2000
 
 
 class RarePhonesError(HookedWhisperError, ValueError):
-    """No phone was said often enough to be judged.
+    """No phone occurs often enough to be judged.
 
-    Cause: few clips. Fix: more of them, or a smaller ``min_tokens``.
+    Cause: too few clips. Fix: more clips, or a smaller ``min_tokens``.
     """
 
 
 @dataclass(frozen=True, eq=False)
 class PhoneScores:
-    """What one basis tells of phones. F1 is on held-out speakers: phone, sign and threshold come from the others.
+    """Phone scores of one basis. F1 is on held-out speakers: phone, sign and threshold come from the others.
 
     Attributes:
-        phones: those judged (said often enough, and not silence).
-        label: each feature's best phone, as an index into ``phones``.
-        f1: of that, by feature.
-        alive: features that are not 0 everywhere; the others are in no mean.
-        best_f1, best_feature, best_auc: of each phone, over the features that are alive. The best one is picked where
-            it is judged, so that more features look better: compare with random directions of equal number.
-        shifted_f1, shifted_best_f1: the same search on labels turned in a circle within each utterance.
-        shifted_coverage: share of phones covered then.
+        phones: the judged phones: frequent enough, and not silence.
+        label: best phone of each feature, as an index into ``phones``. f1: F1 of that phone, by feature.
+        alive: features that are not 0 everywhere; means are over these.
+        best_f1, best_feature, best_auc: of each phone, over live features. The best feature is selected on the data it
+            is scored on, which favors larger bases: compare with equally many random directions.
+        shifted_f1, shifted_best_f1, shifted_coverage: the same with labels rotated within each utterance.
     """
 
     phones: tuple[str, ...]
@@ -64,32 +63,32 @@ class PhoneScores:
     shifted_coverage: float
 
     @classmethod
-    def of(cls, found: Selectivity, shifted: Selectivity, alive: Bool[np.ndarray, "feature"]) -> PhoneScores:
-        """Of what was counted with the true and with the shifted labels.
+    def of(cls, true: Selectivity, shifted: Selectivity, alive: Bool[np.ndarray, "feature"]) -> PhoneScores:
+        """Compute scores from selectivity for the true and for the shifted labels.
 
         Raises:
-            RarePhonesError: no phone was said often enough.
+            RarePhonesError: no phone occurs often enough.
         """
-        if not found.searched.any():
+        if not true.searched.any():
             raise RarePhonesError(
-                f"none of the {len(found.names)} labels was said often enough to be judged: give more clips, or a "
+                f"none of the {len(true.names)} labels occurs often enough to be judged: give more clips, or a "
                 "smaller min_tokens"
             )
-        place = np.cumsum(found.searched) - 1
-        f1, auc = (_of_alive(x[:, found.searched], alive) for x in (found.f1_by_label, _either(found.auc_by_label)))
-        turned = _of_alive(shifted.f1_by_label[:, found.searched], alive)
-        turned_auc = _of_alive(_either(shifted.auc_by_label)[:, found.searched], alive)
-        covered = (turned.max(0) >= COVERS_F1) | (turned_auc.max(0) >= COVERS_AUC)
+        index = np.cumsum(true.searched) - 1
+        f1, auc = (_of_alive(x[:, true.searched], alive) for x in (true.f1_by_label, _either(true.auc_by_label)))
+        shifted_f1 = _of_alive(shifted.f1_by_label[:, true.searched], alive)
+        shifted_auc = _of_alive(_either(shifted.auc_by_label)[:, true.searched], alive)
+        covered = (shifted_f1.max(0) >= COVERS_F1) | (shifted_auc.max(0) >= COVERS_AUC)
         return cls(
-            tuple(np.array(found.names, dtype=object)[found.searched]),
-            place[found.best],
-            found.f1,
+            tuple(np.array(true.names, dtype=object)[true.searched]),
+            index[true.best],
+            true.f1,
             alive,
             f1.max(0),
             f1.argmax(0),
             auc.max(0),
             shifted.f1,
-            turned.max(0),
+            shifted_f1.max(0),
             float(covered.mean()),
         )
 
@@ -99,27 +98,27 @@ class PhoneScores:
 
     @property
     def mean_f1(self) -> Estimate:
-        """Best-phone F1, mean over features that are alive; 95 % by bootstrap over features."""
+        """Best-phone F1, mean over live features; 95 % interval by bootstrap over features."""
         return bootstrapped_mean(self.f1[self.alive])
 
     @property
     def found_share(self) -> Estimate:
-        """Share of the features that are alive with a best-phone F1 of 0.3 or more."""
+        """Share of live features with a best-phone F1 of at least 0.3."""
         return bootstrapped_mean((self.f1[self.alive] >= FOUND).astype(float))
 
     @property
     def phone_f1(self) -> Estimate:
-        """F1 of each phone's best feature, mean over phones; 95 % by bootstrap over phones."""
+        """F1 of each phone's best feature, mean over phones; 95 % interval by bootstrap over phones."""
         return bootstrapped_mean(self.best_f1)
 
     @property
     def covered(self) -> Estimate:
-        """Share of phones for which some feature has an AUC of 0.95 or an F1 of 0.7."""
+        """Share of phones for which some feature has an AUC of at least 0.95 or an F1 of at least 0.7."""
         return bootstrapped_mean(self._covers.astype(float))
 
     @property
     def covered_by_auc(self) -> Estimate:
-        """Share of phones for which some feature has an AUC of 0.95."""
+        """Share of phones for which some feature has an AUC of at least 0.95."""
         return bootstrapped_mean((self.best_auc >= COVERS_AUC).astype(float))
 
     @property
@@ -135,7 +134,7 @@ class PhoneScores:
         return (self.best_f1 >= COVERS_F1) | (self.best_auc >= COVERS_AUC)
 
     def table(self) -> list[dict[str, Any]]:
-        """One row per phone: its best feature, with F1 and AUC (the largest of any feature)."""
+        """Return one row per phone: its best feature, F1, and the largest AUC of any feature."""
         return [
             {
                 "phone": phone,
@@ -150,8 +149,8 @@ class PhoneScores:
 
 @dataclass(frozen=True)
 class PhoneOptions:
-    """folds: groups of speakers; min_tokens: of a phone that is judged; memory: bytes of activations that are held in
-    memory, more go to temporary files; inner: leave positions within 20 ms of a boundary out.
+    """folds: number of speaker groups. min_tokens: minimum tokens of a phone. memory: bytes of activations in memory;
+    the rest goes to temporary files. inner: exclude positions within 20 ms of a boundary.
     """
 
     folds: int = 4
@@ -161,30 +160,30 @@ class PhoneOptions:
     seed: int = 0
 
 
+@renamed_arguments(dictionaries="saes")
 def phone_scores(
     model: HookedWhisper,
     clips: Sequence[Clip],
     hook: str,
-    dictionaries: Mapping[str, FeatureBasis],
+    saes: Mapping[str, FeatureBasis],
     bases: Mapping[str, LinearBasis],
     options: PhoneOptions | None = None,
     track: Track | None = None,
     also: Sequence[str] = (),
     on_rows: Callable[[LabeledRows], None] | None = None,
 ) -> dict[str, PhoneScores]:
-    """All dictionaries and controls of a hook point in one pass over the clips.
+    """Score SAEs and controls of a hook point in one pass over the clips.
 
-    Controls: the ``bases`` (:func:`~sae_lens_audio.evals.baselines.linear_bases`: neurons, principal and random
-    directions), dense as they are, which is the strongest form of them; random directions as many as the largest
-    dictionary has features (``"random x1024"``); the bands of the log-mel (``"mel bands"``); and for each of these the
-    same labels turned in a circle.
+    Controls: the dense ``bases`` (:func:`~sae_lens_audio.evals.baselines.linear_bases`: neurons, principal and random
+    directions); as many random directions as the largest SAE has features (``"random x1024"``); log-mel bands (``"mel
+    bands"``); and for each basis, labels rotated within each utterance.
 
     Args:
         also: further hook points to read in the same pass; not scored.
         on_rows: called with the activations of all clips before phones are counted, say to keep a sample of them.
 
     Returns:
-        scores by name, dictionaries first.
+        Scores by name, SAEs first.
 
     Raises:
         ArgumentError: an SAE has the name of a control.
@@ -195,15 +194,15 @@ def phone_scores(
     """
     options = options or PhoneOptions()
     controls = {name: HookBasis(hook, basis) for name, basis in bases.items()}
-    if dictionaries and bases:
-        size = max(one.n_features for one in dictionaries.values())
+    if saes and bases:
+        size = max(sae.n_features for sae in saes.values())
         mean = next(iter(bases.values())).mean
         controls[f"random x{size}"] = HookBasis(hook, RandomFeatures.like(size, mean, options.seed))
     controls["mel bands"] = HookBasis("encoder.hook_mel", mel_bands(model))
-    if taken := sorted(set(dictionaries) & set(controls)):
-        raise ArgumentError(f"an SAE cannot be called {taken[0]!r}, the name of a control: give it another name")
-    sites = {name: HookBasis(hook, one) for name, one in dictionaries.items()} | controls
-    # of the strongest examples only the strongest is looked at: whether a feature ever fires
+    if reserved := sorted(set(saes) & set(controls)):
+        raise ArgumentError(f"an SAE cannot be called {reserved[0]!r}, the name of a control: give it another name")
+    bases_at = {name: HookBasis(hook, sae) for name, sae in saes.items()} | controls
+    # k=1: only the strongest example is needed, to know whether a feature ever fires
     counting = CountOptions(
         folds=options.folds,
         k=1,
@@ -211,17 +210,22 @@ def phone_scores(
         min_tokens=options.min_tokens,
         seed=options.seed,
     )
-    hooks = list(dict.fromkeys([*(site.hook for site in sites.values()), *also]))
+    hooks = list(dict.fromkeys([*(site.hook for site in bases_at.values()), *also]))
     with (
         torch.no_grad(),
         collect_rows(
-            model, clips, hooks, track=track, widest=max(_width(site) for site in sites.values()), memory=options.memory
+            model,
+            clips,
+            hooks,
+            track=track,
+            widest=max(_width(site) for site in bases_at.values()),
+            memory=options.memory,
         ) as rows,
     ):
         if on_rows is not None:
             on_rows(rows)
         labels = rows.labels(counting)
-        return {name: _scores(rows.blocks(site, labels)) for name, site in sites.items()}
+        return {name: _scores(rows.blocks(site, labels)) for name, site in bases_at.items()}
 
 
 def _width(site: HookBasis) -> int:
@@ -235,12 +239,12 @@ def _scores(blocks: Iterable[FeatureCounts]) -> PhoneScores:
 
 
 def _alive(site: FeatureCounts) -> Bool[np.ndarray, "feature"]:
-    """Not 0 everywhere: above it somewhere, or of several values (those below 1/128 in size share a cell with 0)."""
+    """Features that are not 0 everywhere. Values below 1/128 in size share a histogram bin with 0."""
     return (site.top.values[:, 0] > 0) | ((site.counts.totals > 0).sum(1) > 1)
 
 
 def bootstrapped_mean(values: Float[np.ndarray, "n"], draws: int = DRAWS, seed: int = 0) -> Estimate:
-    """Mean and its 95 % percentile interval; undefined without values."""
+    """Return the mean with its 95 % percentile interval; undefined without values."""
     n = len(values)
     if not n:
         return Estimate(None)
@@ -251,7 +255,7 @@ def bootstrapped_mean(values: Float[np.ndarray, "n"], draws: int = DRAWS, seed: 
 
 
 def _either(auc: Float[np.ndarray, "feature label"]) -> Float[np.ndarray, "feature label"]:
-    """For high values or for low ones, whichever is better."""
+    """Return the AUC for high or for low values, whichever is better."""
     return np.maximum(auc, 1 - auc)
 
 

@@ -1,4 +1,4 @@
-"""How well features stand for activations, and how often each of them fires: one pass, sums in float64."""
+"""Reconstruction quality and firing frequency, in one pass with sums in float64."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hooked_whisper.errors import ArgumentError, ShapeError
-from sae_lens_audio.evals.decodable import DecodableBasis, reconstruct
+from sae_lens_audio.architectures import DecodableBasis
+from sae_lens_audio.evals.decodable import reconstruct
 
-DENSE = 0.1  # a feature that fires on more of the rows is called dense
-_AT_ONCE = 1 << 24  # features computed together: 64 MB
+DENSE = 0.1  # firing frequency above which a feature is called dense
+_IN_MEMORY = 1 << 24  # features per step: 64 MB
 Batch: TypeAlias = Tensor | tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class ReconstructionScores:
-    """Scores over rows ``x`` (what shall be reconstructed) and ``x_hat`` (what was). NaN where undefined.
+    """Scores over rows ``x`` and their reconstructions ``x_hat``. NaN where undefined.
 
     Attributes:
-        n_rows: activations scored.
-        d_in: width of what is encoded, all blocks of a crosscoder together.
-        l0: features that fire (are not 0), mean over rows.
-        explained_variance: ``1 - sum |x - x_hat|^2 / sum |x - mean|^2``, with the mean of the rows scored. Large rows
-            weigh more.
-        explained_variance_per_position: mean over rows of ``1 - |x - x_hat|^2 / |x - mean|^2``: every position weighs
-            the same, so that one reconstructed worse than by the mean (below 0) cannot hide. The mean is the one given,
-            else that of the rows scored.
-        normalised_mse: ``sum |x - x_hat|^2 / sum |x|^2``; the mean counts as something to be reconstructed.
+        n_rows: number of activations scored.
+        d_in: width of the input, over all blocks of a crosscoder.
+        l0: number of features that are not 0, mean over rows.
+        explained_variance: ``1 - sum |x - x_hat|^2 / sum |x - mean|^2``, with the mean of the scored rows. Rows with
+            a large norm weigh more.
+        explained_variance_per_position: mean over rows of ``1 - |x - x_hat|^2 / |x - mean|^2``: every position has
+            the same weight, which exposes positions reconstructed worse than by the mean (below 0). The mean is the
+            argument, or else that of the scored rows.
+        normalised_mse: ``sum |x - x_hat|^2 / sum |x|^2``, where the mean must be reconstructed too.
         cosine: between ``x`` and ``x_hat``, mean over rows that are not 0.
         relative_norm: ``|x_hat| / |x|``, mean over such rows.
         relative_bias: ``sum |x_hat|^2 / sum x x_hat``: below 1 the reconstruction is shrunk. Source: Rajamanoharan et
             al. 2024, "Improving Dictionary Learning with Gated Sparse Autoencoders", section 2 (gamma).
-        density: share of the rows on which each feature fires.
+        density: share of rows on which each feature fires.
     """
 
     n_rows: int
@@ -60,28 +61,27 @@ class ReconstructionScores:
         mean: Float[Tensor, "*d"] | None = None,
         hook: str = "",
     ) -> ReconstructionScores:
-        """Scores over all batches; the same (to rounding) however the rows are cut into batches.
+        """Score all batches. The result does not depend on the batch size, except for rounding.
 
         Args:
-            codes: a dictionary, transcoder, crosscoder, linear basis or sparse baseline.
+            codes: an SAE, transcoder, crosscoder, linear basis or sparse baseline.
             batches: rows ``[row, d_in]`` (``[row, n_blocks, d_in]`` for a crosscoder), one tensor or several; for a
-                transcoder pairs of rows and of the rows to be predicted.
-            mean: what the per-position form measures against. Without it the rows' own, for which they are read
-                twice.
-            hook: whose rows these are, for messages.
+                transcoder pairs of rows and target rows.
+            mean: reference of the per-position score. Without it, the mean of the rows, which are then read twice.
+            hook: name of the hook point, for messages.
 
         Raises:
-            ShapeError: no rows; rows of another width; NaN or infinity, in them or in the reconstruction; rows that can
-                be read only once and no ``mean``.
+            ShapeError: no rows, rows of another width, or NaN or infinity in them or in the reconstruction.
+            ArgumentError: an iterator without ``mean``, or a transcoder without targets.
         """
-        given: Iterable[Batch] = [batches] if isinstance(batches, Tensor) else batches
+        several: Iterable[Batch] = [batches] if isinstance(batches, Tensor) else batches
         if mean is None:
-            if isinstance(given, Iterator):
+            if isinstance(several, Iterator):
                 raise ArgumentError("these batches can be read only once: give mean=, or a list of batches")
-            mean = mean_of((one[1] if isinstance(one, tuple) else one) for one in given)
+            mean = mean_of((batch[1] if isinstance(batch, tuple) else batch) for batch in several)
         counter = ReconstructionCounter(codes, mean, hook)
-        for one in given:
-            counter.add(*one) if isinstance(one, tuple) else counter.add(one)
+        for batch in several:
+            counter.add(*batch) if isinstance(batch, tuple) else counter.add(batch)
         return counter.result()
 
     @property
@@ -95,138 +95,146 @@ class ReconstructionScores:
 
     @property
     def dead_fraction(self) -> float:
-        """Share of the features that never fire on these rows."""
+        """Share of features that never fire on these rows."""
         return float((~self.alive).mean())
 
     @property
     def dense_fraction(self) -> float:
-        """Share of the features that fire on more than a tenth of these rows."""
+        """Share of features that fire on more than a tenth of these rows."""
         return float((self.density > DENSE).mean())
 
     def histogram(self, edges: Float[np.ndarray, "edge"] | None = None) -> Int[np.ndarray, "bin"]:
-        """Features by log10 of their density, dead ones left out; default: quarters of a decade, see :func:`edges`."""
-        found = np.log10(self.density[self.alive])
-        return np.histogram(found, density_edges(self.n_rows) if edges is None else edges)[0]
+        """Return the number of live features by log10 of their density; default bins: quarters of a decade."""
+        log_density = np.log10(self.density[self.alive])
+        return np.histogram(log_density, density_edges(self.n_rows) if edges is None else edges)[0]
 
 
 def density_edges(n_rows: int) -> Float[np.ndarray, "edge"]:
-    """Quarters of a decade, from one row (the rarest that can be seen) to all rows."""
+    """Return bin edges at quarters of a decade, from one row (the lowest observable density) to all rows."""
     lowest = np.floor(4 * -np.log10(max(n_rows, 10))) / 4
     return np.arange(lowest, 0.125, 0.25)
 
 
 def mean_of(batches: Iterable[Tensor]) -> Float[Tensor, "*d"]:
-    """Mean row, float64. Raises :class:`ShapeError` without rows."""
+    """Return the mean row in float64.
+
+    Raises:
+        ShapeError: there are no rows.
+    """
     total: Tensor | None = None
     n = 0
     for rows in batches:
-        some = rows.detach().double().sum(0)
-        total, n = some if total is None else total + some, n + len(rows)
+        part = rows.detach().double().sum(0)
+        total, n = part if total is None else total + part, n + len(rows)
     if total is None or not n:
-        raise ShapeError("there are no rows to score: give activations of one position or more")
+        raise ShapeError("there are no rows to score: give at least one activation")
     return total / n
 
 
 class ReconstructionCounter:
-    """Adds up rows as they come. ``mean`` is for the per-position form, which is NaN without it."""
+    """Accumulates scores over batches of rows. Without ``mean`` the per-position score is NaN."""
 
     def __init__(self, codes: DecodableBasis, mean: Float[Tensor, "*d"] | None = None, hook: str = "") -> None:
         self._codes, self._hook = codes, hook or "these activations"
         self._mean = None if mean is None else mean.detach().double().flatten()
         self._fired: Tensor = torch.zeros(codes.n_features, dtype=torch.int64)
         self._sums: dict[str, float] = dict.fromkeys(_SUMS, 0.0)
-        self._first: Tensor | None = None  # rows are counted from here: no cancellation where the mean is large
+        self._first: Tensor | None = None  # subtracted from all rows, to avoid cancellation if the mean is large
         self._total: Tensor | None = None
         self._n = self._width = 0
 
     @torch.no_grad()
     def add(self, rows: Float[Tensor, "row *d"], targets: Float[Tensor, "target *out"] | None = None) -> None:
-        """Count some rows; ``targets`` are what a transcoder shall predict.
+        """Add rows; ``targets``: the rows that a transcoder predicts.
 
         Raises:
             ShapeError: as :meth:`ReconstructionScores.of`.
         """
         if getattr(self._codes, "predicts_other_hook", False) and targets is None:
-            raise ArgumentError("a transcoder predicts another hook point: give the rows there as targets")
-        wanted = rows if targets is None else targets
-        if len(wanted) != len(rows):
-            raise ShapeError(f"{len(rows)} rows but {len(wanted)} targets: give one for each")
-        for what, x in (("", rows), ("targets of ", wanted)):
-            self._check_finite(x, what)
-        step = max(1, _AT_ONCE // max(1, self._codes.n_features))
-        for at in range(0, len(rows), step):
-            self._add(rows[at : at + step], wanted[at : at + step], at)
+            raise ArgumentError("a transcoder predicts another hook point: give its rows as targets")
+        targets = rows if targets is None else targets
+        if len(targets) != len(rows):
+            raise ShapeError(f"{len(rows)} rows but {len(targets)} targets: give one for each")
+        for prefix, x in (("", rows), ("targets of ", targets)):
+            self._check_finite(x, prefix)
+        step = max(1, _IN_MEMORY // max(1, self._codes.n_features))
+        for start in range(0, len(rows), step):
+            self._add(rows[start : start + step], targets[start : start + step], start)
 
-    def _add(self, rows: Tensor, wanted: Tensor, at: int) -> None:
+    def _add(self, rows: Tensor, targets: Tensor, start: int) -> None:
         features, predicted = reconstruct(self._codes, rows)
-        if predicted.shape != wanted.shape:
+        if predicted.shape != targets.shape:
             raise ShapeError(
-                f"rows of {self._hook} are {list(wanted.shape[1:])}, their reconstruction is "
-                f"{list(predicted.shape[1:])}: give the activations that this dictionary was made for"
+                f"rows of {self._hook} are {list(targets.shape[1:])}, their reconstruction is "
+                f"{list(predicted.shape[1:])}: give the activations that this SAE was made for"
             )
-        self._check_finite(predicted, "the reconstruction of ", at)
-        x, y = wanted.double().flatten(1), predicted.double().flatten(1)
+        self._check_finite(predicted, "the reconstruction of ", start)
+        x, y = targets.double().flatten(1), predicted.double().flatten(1)
         if self._first is None or self._total is None:
             self._first, self._total = x[0].clone(), torch.zeros_like(x[0])
             self._width = rows[0].numel()
         shifted = x - self._first
-        error, size, made = (x - y).square().sum(1), x.norm(dim=1), y.norm(dim=1)
+        error, norm, norm_hat = (x - y).square().sum(1), x.norm(dim=1), y.norm(dim=1)
         inner = (x * y).sum(1)
-        there = size > 0
-        found = {
+        nonzero = norm > 0
+        sums = {
             "error": error.sum(),
             "shifted": shifted.square().sum(),
-            "size": size.square().sum(),
-            "made": made.square().sum(),
+            "norm": norm.square().sum(),
+            "norm_hat": norm_hat.square().sum(),
             "inner": inner.sum(),
-            "cosine": (inner / (size * made).clamp_min(1e-300))[there].sum(),
-            "ratio": (made / size)[there].sum(),
-            "there": there.sum(),
+            "cosine": (inner / (norm * norm_hat).clamp_min(1e-300))[nonzero].sum(),
+            "ratio": (norm_hat / norm)[nonzero].sum(),
+            "nonzero": nonzero.sum(),
         }
         if self._mean is not None:
             if self._mean.shape != x[0].shape:
                 raise ShapeError(f"the mean is {len(self._mean)} wide, the rows are {x.shape[1]}")
             spread = (x - self._mean.to(x.device)).square().sum(1)
-            known = spread > 0
-            found |= {"by row": (1 - error / spread)[known].sum(), "known": known.sum()}
-        for name, value in found.items():
+            varied = spread > 0
+            sums |= {"by row": (1 - error / spread)[varied].sum(), "varied": varied.sum()}
+        for name, value in sums.items():
             self._sums[name] += float(value)
         self._fired += (features != 0).sum(0).cpu()
         self._total += shifted.sum(0)
         self._n += len(x)
 
-    def _check_finite(self, x: Tensor, what: str, at: int = 0) -> None:
+    def _check_finite(self, x: Tensor, prefix: str, start: int = 0) -> None:
         bad = (~torch.isfinite(x)).flatten(1).any(1)
         if bad.any():
-            row = int(bad.nonzero()[0]) + at
+            row = int(bad.nonzero()[0]) + start
             raise ShapeError(
-                f"{what}row {row} of {self._hook} is NaN or infinite ({int(bad.sum())} rows are): look at the model "
-                "and the audio behind it before scoring"
+                f"{prefix}row {row} of {self._hook} is NaN or infinite ({int(bad.sum())} rows are): check the model "
+                "and the audio"
             )
 
     def result(self) -> ReconstructionScores:
-        """What has been counted so far. Raises :class:`ShapeError` without a row."""
+        """Return the scores of the rows so far.
+
+        Raises:
+            ShapeError: no rows were added.
+        """
         if self._first is None or self._total is None:
-            raise ShapeError("there are no rows to score: give activations of one position or more")
+            raise ShapeError("there are no rows to score: give at least one activation")
         s, n = self._sums, self._n
         variance = s["shifted"] - float(self._total.square().sum()) / n
-        if variance <= 1e-12 * s["size"]:  # one row, or all alike: rounding alone is left
+        if variance <= 1e-12 * s["norm"]:  # one row, or equal rows: only rounding errors
             variance = 0.0
         return ReconstructionScores(
             n_rows=n,
             d_in=self._width,
             l0=int(self._fired.sum()) / n,
             explained_variance=1 - _ratio(s["error"], variance),
-            explained_variance_per_position=_ratio(s["by row"], s["known"]),
-            normalised_mse=_ratio(s["error"], s["size"]),
-            cosine=_ratio(s["cosine"], s["there"]),
-            relative_norm=_ratio(s["ratio"], s["there"]),
-            relative_bias=_ratio(s["made"], s["inner"]),
+            explained_variance_per_position=_ratio(s["by row"], s["varied"]),
+            normalised_mse=_ratio(s["error"], s["norm"]),
+            cosine=_ratio(s["cosine"], s["nonzero"]),
+            relative_norm=_ratio(s["ratio"], s["nonzero"]),
+            relative_bias=_ratio(s["norm_hat"], s["inner"]),
             density=(self._fired.double() / n).numpy(),
         )
 
 
-_SUMS = ("error", "shifted", "size", "made", "inner", "cosine", "ratio", "there", "by row", "known")
+_SUMS = ("error", "shifted", "norm", "norm_hat", "inner", "cosine", "ratio", "nonzero", "by row", "varied")
 
 
 def _ratio(a: float, b: float) -> float:

@@ -1,4 +1,4 @@
-"""Scores to JSON and back, exactly. What is not finite is ``null``."""
+"""Exact conversion of scores to JSON and back. Values that are not finite become ``null``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def plain(value: Any) -> Any:
-    """Dicts, lists, strings and finite numbers."""
+    """Convert to dicts, lists, strings and finite numbers."""
     if isinstance(value, Estimate):
         return [plain(x) for x in (value.value, value.low, value.high)]
     if is_dataclass(value) and not isinstance(value, type):
@@ -35,7 +35,7 @@ def plain(value: Any) -> Any:
 
 
 def to_text(data: Mapping[str, Any]) -> str:
-    """JSON of a :func:`plain` mapping, with a line for each entry of each part: long arrays take one line, not many."""
+    """Return the JSON of a :func:`plain` mapping, with one line per entry of each section."""
 
     def dumped(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
@@ -53,32 +53,32 @@ def to_text(data: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def restored(cls: type[T], data: Any, source: object, **given: Any) -> T:
-    """The inverse for a dataclass of numbers, arrays and strings; ``given`` are fields that are more than that.
+def restored(cls: type[T], data: Any, source: object, **nested: Any) -> T:
+    """Undo :func:`plain` for a dataclass of numbers, arrays and strings. ``nested``: values of its other fields.
 
     Raises:
-        CheckpointError: a field that is missing or of another kind; names it and ``source``.
+        CheckpointError: a field is missing or has the wrong type; the message names it and ``source``.
     """
-    values = dict(given)
+    values = dict(nested)
     for field in fields(cls):  # type: ignore[arg-type]
-        if field.name in given:
+        if field.name in nested:
             continue
         if not isinstance(data, Mapping) or field.name not in data:
             raise CheckpointError(f"{source} has no {field.name!r} of {cls.__name__}: evaluate again")
         try:
             values[field.name] = _restored(str(field.type), data[field.name])
         except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{source}: {field.name!r} of {cls.__name__} is broken ({error})") from error
+            raise CheckpointError(f"{source}: {field.name!r} of {cls.__name__} is damaged ({error})") from error
     return cls(**values)
 
 
-def _restored(kind: str, value: Any) -> Any:
-    if "np.ndarray" in kind:
-        dtype = {"Float": np.float64, "Int": np.int64, "Bool": np.bool_}[kind.split("[", 1)[0]]
+def _restored(annotation: str, value: Any) -> Any:
+    if "np.ndarray" in annotation:
+        dtype = {"Float": np.float64, "Int": np.int64, "Bool": np.bool_}[annotation.split("[", 1)[0]]
         return np.array(_with_nan(value) if dtype is np.float64 else value, dtype=dtype)
-    if kind == "float":
+    if annotation == "float":
         return np.nan if value is None else float(value)
-    return tuple(value) if kind.startswith("tuple") else value
+    return tuple(value) if annotation.startswith("tuple") else value
 
 
 def _with_nan(value: Any) -> Any:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_DICTIONARIES = (BLUE, "#7a5cc0", "#17537d", "#c2455d", "#2aa5b5", "#8a6d1f")  # in their order, then again
+_SAE_COLORS = (BLUE, "#7a5cc0", "#17537d", "#c2455d", "#2aa5b5", "#8a6d1f")  # in their order, then again
 _OF_BASIS = {"neurons": ORANGE, "pca": GREEN, "random": GRAY, "mel bands": PURPLE, CLEAN: INK, MEAN: "#b5b9bd"}
 _LONGEST = 30  # characters of a name
 _STYLE: Any = {
@@ -53,7 +53,7 @@ def draw_sheet(found: Evaluation) -> Figure:
         lambda axes: _densities(axes, found),
         lambda axes: _reconstruction(axes, found),
     ]
-    if found.spliced is not None:
+    if found.attached is not None:
         panels += [lambda axes: _words(axes, found), lambda axes: _tokens(axes, found)]
     if found.phones:
         panels += [lambda axes: _phones(axes, found), lambda axes: _coverage(axes, found)]
@@ -76,7 +76,7 @@ def draw_sheet(found: Evaluation) -> Figure:
         figure.suptitle(head, x=0.01, ha="left", fontsize=13, fontweight="bold")
         if found.stability is not None:
             figure.text(0.01, 0.0, in_words(found.stability), fontsize=10, va="top")
-    figure.set_label(f"Evaluation of {', '.join(found.dictionaries)} at {where}")
+    figure.set_label(f"Evaluation of {', '.join(found.saes)} at {where}")
     return figure
 
 
@@ -87,14 +87,14 @@ def to_png(figure: Figure) -> bytes:
 
 
 def _shown(found: Evaluation) -> list[str]:
-    return [*found.reconstruction, *([] if found.spliced is None else found.spliced.conditions)]
+    return [*found.reconstruction, *([] if found.attached is None else found.attached.conditions)]
 
 
 def colour_of(found: Evaluation, name: str) -> str:
     """The same for one thing in all panels."""
     own = name.removesuffix(PADDING_TOO)
-    if own in found.dictionaries:
-        return _DICTIONARIES[list(found.dictionaries).index(own) % len(_DICTIONARIES)]
+    if own in found.saes:
+        return _SAE_COLORS[list(found.saes).index(own) % len(_SAE_COLORS)]
     if name == ZERO:
         return "#d6d9db"
     return _OF_BASIS.get(found.baselines.get(name, name), "#5d646a")  # the last: random directions in number
@@ -105,9 +105,9 @@ def _short(name: str) -> str:
 
 
 def _densities(axes: Axes, found: Evaluation) -> None:
-    most = max(found.reconstruction[name].n_rows for name in found.dictionaries)
+    most = max(found.reconstruction[name].n_rows for name in found.saes)
     edges = density_edges(most)
-    for name in found.dictionaries:
+    for name in found.saes:
         one = found.reconstruction[name]
         label = f"{_short(name)}: {one.dead_fraction:.1%} dead, {one.dense_fraction:.1%} dense"
         axes.stairs(one.histogram(edges), edges, color=colour_of(found, name), linewidth=2, label=label)
@@ -117,8 +117,8 @@ def _densities(axes: Axes, found: Evaluation) -> None:
     axes.set_ylabel("features per quarter of a decade")
     ticks = np.arange(np.ceil(edges[0]), 0.5)
     axes.set_xticks(ticks, [f"{100 * 10.0**t:g} %" for t in ticks])
-    highest = max(found.reconstruction[name].histogram(edges).max() for name in found.dictionaries)
-    axes.set_ylim(0, highest * (1.1 + 0.1 * len(found.dictionaries)) + 1)
+    highest = max(found.reconstruction[name].histogram(edges).max() for name in found.saes)
+    axes.set_ylim(0, highest * (1.1 + 0.1 * len(found.saes)) + 1)
     axes.legend(loc="upper left")
 
 
@@ -142,23 +142,23 @@ def _reconstruction(axes: Axes, found: Evaluation) -> None:
 
 
 def _words(axes: Axes, found: Evaluation) -> None:
-    spliced = found.spliced
-    assert spliced is not None
-    values = {name: _scaled(spliced.wer(name), 100) for name in spliced.conditions}
-    changes = {name: _scaled(spliced.change("wer", name), 100) for name in values if _of_dictionary(found, name)}
+    attached = found.attached
+    assert attached is not None
+    values = {name: _scaled(attached.wer(name), 100) for name in attached.conditions}
+    changes = {name: _scaled(attached.change("wer", name), 100) for name in values if _is_sae(found, name)}
     notes = {name: f"  ({_with_interval(change)})" for name, change in changes.items()}
     end = max(100.0, *(x for value in values.values() for x in value.row if np.isfinite(x)))
     _bars(axes, values, found, end, notes)
     _clean_line(axes, values[CLEAN])
     axes.set_title("Words wrong, spliced in (in brackets: more than clean)")
-    axes.set_xlabel(f"word errors, % of the words said ({len(spliced.clips)} clips; dotted: clean)")
+    axes.set_xlabel(f"word errors, % of the words said ({len(attached.clips)} clips; dotted: clean)")
 
 
 def _tokens(axes: Axes, found: Evaluation) -> None:
-    """On a logarithmic axis: what dictionaries cost is small beside what ablations do."""
-    spliced = found.spliced
-    assert spliced is not None
-    values = {name: spliced.cross_entropy(name) for name in spliced.conditions}
+    """On a logarithmic axis: what SAEs cost is small beside what ablations do."""
+    attached = found.attached
+    assert attached is not None
+    values = {name: attached.cross_entropy(name) for name in attached.conditions}
     y = np.arange(len(values))[::-1]
     for at, (name, estimate) in zip(y, values.items(), strict=True):
         value, low, high = estimate.row
@@ -187,8 +187,8 @@ def _clean_line(axes: Axes, clean: Estimate) -> None:
         axes.axvline(clean.value, color=INK, linewidth=0.9, linestyle=":")
 
 
-def _of_dictionary(found: Evaluation, name: str) -> bool:
-    return name.removesuffix(PADDING_TOO) in found.dictionaries
+def _is_sae(found: Evaluation, name: str) -> bool:
+    return name.removesuffix(PADDING_TOO) in found.saes
 
 
 def _with_interval(change: Estimate) -> str:
@@ -262,20 +262,20 @@ def _coverage(axes: Axes, found: Evaluation) -> None:
 
 
 def _by_phone(axes: Axes, found: Evaluation) -> None:
-    """Every phone's best feature: dictionaries and the controls that matter most."""
-    first = found.phones[next(iter(found.dictionaries))]
+    """Every phone's best feature: SAEs and the controls that matter most."""
+    first = found.phones[next(iter(found.saes))]
     order = np.argsort(-first.best_f1)
     for name, one in found.phones.items():
-        dictionary = name in found.dictionaries
+        sae = name in found.saes
         axes.plot(
-            np.arange(len(order)), one.best_f1[order], "o" if dictionary else "_", color=colour_of(found, name),
-            markersize=7 if dictionary else 11, markeredgewidth=1 if dictionary else 2.4, linestyle="none",
+            np.arange(len(order)), one.best_f1[order], "o" if sae else "_", color=colour_of(found, name),
+            markersize=7 if sae else 11, markeredgewidth=1 if sae else 2.4, linestyle="none",
             label=_short(name),
         )  # fmt: skip
     axes.set_xticks(np.arange(len(order)), [first.phones[i] for i in order])
     axes.set_xlim(-0.7, len(order) - 0.3)
     axes.set_ylim(0, 1)
     axes.set_title("Each phone's best feature")
-    axes.set_xlabel("phone, in the order of the first dictionary")
+    axes.set_xlabel("phone, in the order of the first SAE")
     axes.set_ylabel("F1 on held-out speakers")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -1,4 +1,4 @@
-"""Whether another seed finds the same features: decoder directions of several dictionaries matched by cosine."""
+"""Stability of features across seeds: decoder directions of several SAEs matched by cosine."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper.errors import ArgumentError, ShapeError
 from sae_lens_audio.evals.baselines import random_directions
 from sae_lens_audio.evals.decodable import directions
 from sae_lens_audio.evals.decoder_rows import nearest, unit_rows
 
 FOUND_AGAIN = 0.7
-LARGEST_ASSIGNMENT = 8192  # features: a cost matrix of half a GiB, and a few minutes
+LARGEST_ASSIGNMENT = 8192  # features; the cost matrix takes half a GiB and the matching a few minutes
 
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """Two dictionaries' features matched by the cosine of their decoder rows.
+    """The features of two SAEs, matched by the cosine of their decoder rows.
 
-    nearest: for each feature of both (those of the first, then of the second) the largest cosine with one of the other;
-        one that several share counts for all of them.
-    assigned: cosines of the one-to-one matching with the largest sum; empty where it was not made.
+    nearest: largest cosine of each feature (of the first SAE, then of the second) with a feature of the other; several
+        features may match the same one.
+    assigned: cosines of the one-to-one matching with the largest sum; empty if it was not computed.
     """
 
     names: tuple[str, str]
@@ -40,26 +41,26 @@ class Match:
 
     @property
     def found_again(self) -> float:
-        """Share of the features of both that have one with a cosine above 0.7 in the other."""
+        """Share of features of both SAEs with a cosine above 0.7 to a feature of the other."""
         return float((self.nearest > FOUND_AGAIN).mean())
 
     @property
     def mean_assigned(self) -> float:
-        """Mean cosine of the one-to-one matching; 1 minus it is overcomplete's distance of dictionaries."""
+        """Mean cosine of the one-to-one matching; 1 minus it is the SAE distance of overcomplete."""
         return float(self.assigned.mean()) if len(self.assigned) else float("nan")
 
     @property
     def assigned_again(self) -> float:
-        """Share of the one-to-one pairs with a cosine above 0.7."""
+        """Share of one-to-one pairs with a cosine above 0.7."""
         return float((self.assigned > FOUND_AGAIN).mean()) if len(self.assigned) else float("nan")
 
 
 @dataclass(frozen=True, eq=False)
 class Stability:
-    """Every pair of dictionaries, and what chance gives.
+    """Matches of every pair of SAEs, and of chance.
 
-    pairs: all of them; random: each dictionary against random unit directions, as many; itself: the first one against
-        itself in another order, which must be 1.
+    pairs: all pairs. random: each SAE with as many random unit directions. itself: the first SAE with itself in another
+        order, as a check: cosines must be 1.
     """
 
     pairs: tuple[Match, ...]
@@ -67,22 +68,23 @@ class Stability:
     itself: Match
 
     def mean(self, measure: str, among: str = "pairs") -> float:
-        """Mean over pairs (or ``"random"``) of ``mean_max_cosine``, ``found_again``, ``mean_assigned``, ..."""
-        return float(np.mean([getattr(one, measure) for one in getattr(self, among)]))
+        """Return the mean of ``mean_max_cosine``, ``found_again``, ... over ``"pairs"`` or ``"random"``."""
+        return float(np.mean([getattr(match, measure) for match in getattr(self, among)]))
 
 
+@renamed_arguments(dictionaries="saes")
 def stability(
-    dictionaries: Mapping[str, Any],
+    saes: Mapping[str, Any],
     alive: Mapping[str, Bool[np.ndarray, "feature"]] | None = None,
     seed: int = 0,
 ) -> Stability:
-    """Match the decoder rows of every two dictionaries, which were trained alike but for the seed.
+    """Match the decoder rows of every two SAEs that differ only in their training seed.
 
-    Signs count: a feature fires one way. Matching one to one takes time with the cube of the number of features, and is
-    left out above 8192.
+    Signs matter, since a feature fires in one direction. The one-to-one matching takes cubic time and is skipped above
+    8192 features.
 
     Args:
-        dictionaries: two or more, of one hook point.
+        SAEs: two or more, of one hook point.
         alive: features of each that fire; the others, which nobody trained, are left out.
 
     Raises:
@@ -93,15 +95,15 @@ def stability(
     (arXiv 2501.16615) for the one-to-one matching; its mean cosine: ``hungarian_loss`` of overcomplete (Fel et al.
     2025).
     """
-    if len(dictionaries) < 2:
-        raise ArgumentError(f"stability compares two SAEs or more, got {len(dictionaries)}")
-    rows = {name: directions(one) for name, one in dictionaries.items()}
-    for name, chosen in (alive or {}).items():
-        if name not in rows or len(chosen) != len(rows[name]):
-            raise ShapeError(f"alive[{name!r}] has {len(chosen)} features, which is not what that SAE has")
-        rows[name] = rows[name][torch.from_numpy(chosen).to(rows[name].device)]
-    for name, found in rows.items():
-        if not len(found):
+    if len(saes) < 2:
+        raise ArgumentError(f"stability compares two SAEs or more, got {len(saes)}")
+    rows = {name: directions(sae) for name, sae in saes.items()}
+    for name, mask in (alive or {}).items():
+        if name not in rows or len(mask) != len(rows[name]):
+            raise ShapeError(f"alive[{name!r}] has {len(mask)} features, which is not what that SAE has")
+        rows[name] = rows[name][torch.from_numpy(mask).to(rows[name].device)]
+    for name, x in rows.items():
+        if not len(x):
             raise ArgumentError(f"no feature of {name} fires, so none can be found again: train it")
     pairs = tuple(match((a, b), rows[a], rows[b]) for a, b in combinations(rows, 2))
     random = tuple(
@@ -109,18 +111,18 @@ def stability(
         for k, (name, x) in enumerate(rows.items())
     )
     first = next(iter(rows))
-    turned = rows[first][torch.randperm(len(rows[first]), generator=torch.Generator().manual_seed(seed))]
-    return Stability(pairs, random, match((first, first), rows[first], turned))
+    permuted = rows[first][torch.randperm(len(rows[first]), generator=torch.Generator().manual_seed(seed))]
+    return Stability(pairs, random, match((first, first), rows[first], permuted))
 
 
 def match(names: Sequence[str], a: Float[Tensor, "feature d"], b: Float[Tensor, "other width"]) -> Match:
-    """Two sets of directions, nearest ones and one to one."""
+    """Match two sets of directions: nearest ones, and one to one."""
     from scipy.optimize import linear_sum_assignment
 
-    one, other = a.cpu(), b.cpu()
-    forth, back = nearest(one, other)
+    a, b = a.cpu(), b.cpu()
+    of_a, of_b = nearest(a, b)
     assigned = np.zeros(0)
-    if max(len(one), len(other)) <= LARGEST_ASSIGNMENT:
-        cosines = (unit_rows(one) @ unit_rows(other).T).clamp(-1, 1).numpy()
+    if max(len(a), len(b)) <= LARGEST_ASSIGNMENT:
+        cosines = (unit_rows(a) @ unit_rows(b).T).clamp(-1, 1).numpy()
         assigned = cosines[linear_sum_assignment(cosines, maximize=True)]
-    return Match((names[0], names[1]), np.concatenate([forth, back]), assigned)
+    return Match((names[0], names[1]), np.concatenate([of_a, of_b]), assigned)

@@ -1,1 +1,1 @@
-"""Findings about dictionaries. They join those of ``hooked_whisper`` through the entry points of the package."""
+"""Findings about SAEs. They join those of ``hooked_whisper`` through the entry points of the package."""

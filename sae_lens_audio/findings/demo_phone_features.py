@@ -112,7 +112,7 @@ def _evaluate(context: Context, number: int) -> _Block:
     }
     fitted = gather_rows(context.model, clips[::4], [hook], seed=context.seed)[hook]
     options = EvaluationOptions(
-        spliced_clips=MOST_SPLICED, padding_too=False, baselines_spliced=False, language=context.language,
+        attached_clips=MOST_SPLICED, padding_too=False, attach_baselines=False, language=context.language,
         seed=context.seed,
     )  # fmt: skip
     found = evaluate(context.model, dictionaries, hook, clips, fitted, options, progress=context.progress)
@@ -150,7 +150,7 @@ def _judge(context: Context, common: dict[str, Any], blocks: list[_Block], publi
     first = blocks[0].found
     return Finding(
         **common | {"inputs": common["inputs"] | {k: v for k, v in first.inputs.items() if k in ("clips", "seconds")}},
-        parameters={"blocks": list(BLOCKS), "dictionaries": dict(first.dictionaries), "draws": DRAWS},
+        parameters={"blocks": list(BLOCKS), "dictionaries": dict(first.saes), "draws": DRAWS},
         criteria=(
             Criterion(C_COVERED, _least(ours, C_COVERED), COVERED, "at least"),
             Criterion(C_BEYOND, _least(ours, C_BEYOND), BEYOND, "at least"),
@@ -179,11 +179,11 @@ def _judge(context: Context, common: dict[str, Any], blocks: list[_Block], publi
 
 
 def _clips(found: Evaluation) -> int:
-    return len(found.spliced.clips) if found.spliced is not None else 0
+    return len(found.attached.clips) if found.attached is not None else 0
 
 
 def _measured(block: _Block, name: str, rng: np.random.Generator) -> dict[str, Estimate]:
-    scores, spliced = block.found.reconstruction[name], block.found.spliced
+    scores, spliced = block.found.reconstruction[name], block.found.attached
     assert spliced is not None
     return _phonetic(block, name, rng) | {
         C_EXPLAINED: Estimate(scores.explained_variance),
@@ -254,7 +254,7 @@ def _scores_table(blocks: list[_Block]) -> Table:
     )  # fmt: skip
     rows: list[tuple[str, ...]] = []
     for block in blocks:
-        spliced = block.found.spliced
+        spliced = block.found.attached
         assert spliced is not None
         for name, key in _bases(block).items():
             phones, scores = block.phones[key], block.found.reconstruction.get(key)

@@ -228,7 +228,7 @@ def _blocks(
 
     n_batches = -(-len(corpus) // reader.options.batch)
     for batch in context.track(reader.batches(corpus, failed=failed), what, n_batches):
-        yield batch.block.rows, torch.cat([masks[window.recording] for window in batch.windows])
+        yield batch.chunk.rows, torch.cat([masks[window.recording] for window in batch.windows])
 
 
 def speech_positions(model: HookedWhisper, window: Clip) -> Bool[np.ndarray, "position"]:

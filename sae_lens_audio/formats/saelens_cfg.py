@@ -16,7 +16,7 @@ from sae_lens_audio.formats.files import parse_dtype
 from sae_lens_audio.formats.metadata import BLOCK, Metadata, from_saelens
 
 FORMAT_VERSION = "6.54.12"
-"""The version of SAELens whose format is written. Files without a version of 6 or later are read as the older format."""
+"""The version of SAELens whose format is written. Files without a version of 6 or later have the older format."""
 
 _NORMALIZATIONS = ("none", "expected_average_only_in", "constant_norm_rescale", "layer_norm", "covariance_whitening")
 # keys of version 6 that concern training only or are read elsewhere

@@ -34,7 +34,7 @@ def write_checkpoint(path: AnyPath, tensors: dict[str, Tensor], facts: dict[str,
         size = sum(t.numel() * t.element_size() for t in on_cpu.values()) / 2**20
         earlier = "the earlier one is intact" if path.exists() else "there was none before"
         raise TrainingError(
-            f"the disk is full: the checkpoint {path} needs {size:.0f} MiB; {earlier}. Free space and run the same again"
+            f"the disk is full: the checkpoint {path} needs {size:.0f} MiB; {earlier}. Free space and run it again"
         ) from error
 
 

@@ -44,7 +44,7 @@ class Source:
 def source_of(
     settings: ActivationSettings, device: torch.device | str = "cpu", store: ActivationStore | None = None
 ) -> Source:
-    """Open the activations that the settings name: a store (or ``store`` in its place), or a model that streams them."""
+    """Open the activations that the settings name: a store (``store`` overrides it), or a model that streams them."""
     if store is None and not settings.store:
         return Source(_streamed(settings, device))
     store = open_store(settings.store) if store is None else store

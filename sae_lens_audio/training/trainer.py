@@ -80,7 +80,7 @@ class Trainer:
         TrainingError: the activations do not fit the SAE, or the folder has another run.
     """
 
-    @renamed_arguments(dictionary="sae", blocks="source")
+    @renamed_arguments(sae="sae", blocks="source")
     def __init__(
         self,
         sae: SAE,
@@ -369,8 +369,8 @@ def _check_widths(sae: SAE, source: ActivationSource) -> None:
     if tuple(source.widths) != sae.input_widths:
         widths = ", ".join(f"{hook} ({width} wide)" for hook, width in zip(source.hooks, source.widths, strict=True))
         raise TrainingError(
-            f"this {sae.architecture} SAE takes activations {' and '.join(map(str, sae.input_widths))} wide, the source "
-            f"has {widths}: choose other hook points, or another d_in"
+            f"this {sae.architecture} SAE takes activations {' and '.join(map(str, sae.input_widths))} wide, the "
+            f"source has {widths}: choose other hook points, or another d_in"
         )
 
 

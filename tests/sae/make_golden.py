@@ -1,4 +1,4 @@
-"""Writes tests/sae/data: small dictionaries by the libraries themselves, with inputs and what those compute.
+"""Writes tests/sae/data: small SAEs by the libraries themselves, with inputs and what those compute.
 
 Not run by the tests: they need none of these packages. To renew, in an environment with sae-lens 6.54.12,
 dictionary-learning 0.1.0 and eai-sparsify 1.3.3: ``python tests/sae/make_golden.py``.
@@ -119,7 +119,7 @@ def dictionary_learning() -> None:
     for name in ("nnsight", "wandb"):  # they are imported for training, which is not done here
         sys.modules.setdefault(name, types.ModuleType(name))
     sys.modules["nnsight"].LanguageModel = object  # type: ignore[attr-defined]
-    from dictionary_learning.dictionary import AutoEncoder, AutoEncoderNew, GatedAutoEncoder, JumpReluAutoEncoder
+    from dictionary_learning.sae import AutoEncoder, AutoEncoderNew, GatedAutoEncoder, JumpReluAutoEncoder
     from dictionary_learning.trainers.batch_top_k import BatchTopKSAE
     from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKSAE
     from dictionary_learning.trainers.top_k import AutoEncoderTopK

@@ -1,4 +1,4 @@
-"""One small dictionary of every architecture, and inputs for it."""
+"""One small SAE of every architecture, and inputs for it."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def test_any_size(tmp_path_factory: pytest.TempPathFactory, d: int, f: int, cent
     torch.testing.assert_close(load_sae(folder).sae.state_dict(), sae.state_dict(), atol=0, rtol=0)
 
 
-def test_the_tied_dictionary_is_their_standard(tmp_path: Path) -> None:
+def test_the_tied_sae_is_their_standard(tmp_path: Path) -> None:
     sae = Tied(TiedConfig(5, 9))
     save_sae(sae, tmp_path)
     cfg, tensors = json.loads((tmp_path / CFG).read_text()), load_file(tmp_path / WEIGHTS)
@@ -140,7 +140,7 @@ def test_nothing_is_written_that_cannot_be_read(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_a_full_disk_leaves_the_old_dictionary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_sae(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = every()["standard"]
     save_sae(old, tmp_path)
     from sae_lens_audio.formats import files
@@ -310,7 +310,7 @@ class Evil:
         return (Path.touch, (self.path,))
 
 
-def test_dictionary_learning_is_checked(tmp_path: Path) -> None:
+def test_sae_learning_is_checked(tmp_path: Path) -> None:
     folder = copied("dictionary_learning/BatchTopKSAE", tmp_path)
     state = torch.load(folder / "ae.pt", weights_only=True)
     (folder / "checkpoints").mkdir()
@@ -329,7 +329,7 @@ def test_dictionary_learning_is_checked(tmp_path: Path) -> None:
         ({key: t for key, t in state.items() if key != "b_dec"}, "missing b_dec"),
         ({"ae": state, "step": 3}, "training backup"),
         (state | {"b_dec": torch.full((6,), torch.inf)}, "b_dec has NaN or infinite"),
-        ([1], "must be a dictionary of tensors"),
+        ([1], "must be an SAE of tensors"),
     ]:
         torch.save(broken, folder / "ae.pt")
         with pytest.raises(CheckpointError, match=message):

@@ -1,4 +1,4 @@
-"""Dictionaries where hooked_whisper takes a basis: features are patched one by one, scanned, and get pages."""
+"""SAEs where hooked_whisper takes a basis: features are patched one by one, scanned, and get pages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.findings.worlds import small_model
     [Standard(StandardConfig(16, 24)), Tied(TiedConfig(16, 24)), BatchTopK(BatchTopKConfig(16, 24, k=4))],
     ids=lambda sae: sae.architecture,
 )
-def test_features_of_a_dictionary_are_patched(sae: SAE) -> None:
+def test_features_of_an_sae_are_patched(sae: SAE) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         shape = {"d_model": 16, "n_heads": 2, "n_layers": 2, "d_mlp": 32}
@@ -57,13 +57,15 @@ def test_features_of_a_dictionary_are_patched(sae: SAE) -> None:
     assert np.isfinite(changed).all() and changed.max() > 1e-4
 
 
-def test_a_saved_dictionary_is_scanned_and_gets_pages(tmp_path: Path) -> None:
+def test_a_saved_sae_is_scanned_and_gets_pages(tmp_path: Path) -> None:
     model, hook = small_model(0), "encoder.blocks.1.hook_resid_post"
     save_sae(TopK(TopKConfig(32, 48, k=4)), tmp_path / "sae", Metadata(hook_name=hook))
     sae = load_sae(tmp_path / "sae").sae
     rng = np.random.default_rng(0)
     corpus = [Recording(f"r{k}", (0.2 * rng.standard_normal(16000)).astype(np.float32)) for k in range(3)]
-    found = scan(model, corpus, [HookBasis(hook, sae, "sae")], tmp_path / "scan", ScanOptions(k=3), progress=False)["sae"]
+    found = scan(model, corpus, [HookBasis(hook, sae, "sae")], tmp_path / "scan", ScanOptions(k=3), progress=False)[
+        "sae"
+    ]
     acts = [model.run_with_cache(model.to_mel(one.audio()), names_filter=hook)[1][hook][0, :50] for one in corpus]
     best = torch.stack([sae.encode(a).amax(0) for a in acts], 1).sort(dim=1, descending=True).values
     np.testing.assert_allclose(found.top.values, best.detach(), atol=1e-5)

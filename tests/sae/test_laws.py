@@ -20,6 +20,7 @@ from sae_lens_audio.architectures import (
     BatchTopKConfig,
     Crosscoder,
     CrosscoderConfig,
+    DecodableBasis,
     JumpReLUConfig,
     NormalizedSAE,
     Standard,
@@ -30,7 +31,6 @@ from sae_lens_audio.architectures import (
     Transcoder,
     TranscoderConfig,
 )
-from sae_lens_audio.evals.decodable import DecodableBasis
 from tests.sae.saes import ALL, D, F, N, all_of_them, filled, inputs, loss_of
 
 

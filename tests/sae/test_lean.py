@@ -1,4 +1,4 @@
-"""What a dictionary is made of, trained with and saved by needs torch, numpy, safetensors (and two small helpers)."""
+"""What an SAE is made of, trained with and saved by needs torch, numpy, safetensors (and two small helpers)."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ D = 32
 
 @pytest.fixture(scope="module")
 def made() -> dict[str, Loaded]:
-    """Dictionaries trained on a few tones, of the context's model."""
+    """SAEs trained on a few tones, of the context's model."""
     context = context_with_phones()
     found = {}
     for block in BLOCKS:
@@ -67,8 +67,8 @@ def test_the_finding_measures_what_it_judges(
     assert all(e.value is not None for e in claims.values())
     assert claims[demo.C_EXPLAINED].value > 0.5
     controls = {c.name: c.values for c in found.controls}
-    assert controls["untrained dictionary"].keys() == claims.keys()
-    assert controls["untrained dictionary"][demo.C_EXPLAINED].value < claims[demo.C_EXPLAINED].value
+    assert controls["untrained SAE"].keys() == claims.keys()
+    assert controls["untrained SAE"][demo.C_EXPLAINED].value < claims[demo.C_EXPLAINED].value
     # labels that have nothing to do with the sound are found by nothing
     assert controls["shifted labels"][demo.C_COVERED].value <= claims[demo.C_COVERED].value
     assert {g.name: g.estimate.value for g in found.gates}["phones judged"] == 14
@@ -216,7 +216,7 @@ def test_large_activations_are_bounded() -> None:
     assert len(trained_saes.within(model, clips, 1)) == 1
 
 
-def test_the_packaged_dictionaries_belong_to_the_demo_model() -> None:
+def test_the_packaged_saes_belong_to_the_demo_model() -> None:
     assert demo_names() == ["tied-2", "tied-3", "topk-2", "topk-3"]
     model = HookedWhisper.from_pretrained("demo", device="cpu")
     digest = weights_sha256(model)

@@ -188,7 +188,7 @@ def test_ours_loads_what_they_trained(architecture: str, tmp_path: Path) -> None
     theirs = SAE.load_from_disk(tmp_path / "inference")
     loaded = load_sae(tmp_path / "inference")
     compare("sae-lens, trained -> ours", architecture, loaded.sae, theirs, 64)
-    # a checkpoint of training holds more than the dictionary; only that, and how often features fire, is read
+    # a checkpoint of training holds more than the SAE; only that, and how often features fire, is read
     trainer.save_checkpoint("step", base_path=tmp_path)
     checkpoint = load_sae(tmp_path / "step")
     compare("sae-lens, checkpoint -> ours", architecture, checkpoint.sae, theirs, 64)

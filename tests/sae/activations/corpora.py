@@ -52,7 +52,7 @@ def taught(model: HookedWhisper, recording: Recording, hook: str) -> Tensor:
 
 def in_order(block: ActivationChunk) -> ActivationChunk:
     """By recording and position."""
-    return block.taken(np.lexsort((block.position.numpy(), block.recording.numpy())))
+    return block.select(np.lexsort((block.position.numpy(), block.recording.numpy())))
 
 
 def joined(blocks: list[ActivationChunk]) -> ActivationChunk:

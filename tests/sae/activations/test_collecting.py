@@ -282,7 +282,7 @@ def test_two_at_once_are_refused(model, tmp_path):
     handle = os.open(tmp_path, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        with pytest.raises(HookedWhisperError, match="another process is harvesting"):
+        with pytest.raises(HookedWhisperError, match="another process is collecting"):
             run(model, tmp_path)
     finally:
         os.close(handle)
@@ -294,7 +294,7 @@ def test_nothing_to_harvest(model, tmp_path):
         run(model, tmp_path, corpus=[])
     with pytest.raises(HookedWhisperError, match=r"none of 2 recordings has rows; the first failed: .* not audio"):
         run(model, tmp_path, corpus=[Recording("a", b"no"), Recording("b", b"no")])
-    with pytest.raises(HookedWhisperError, match="a margin that leaves nothing"):
+    with pytest.raises(HookedWhisperError, match="the margin leaves no positions"):
         run(model, tmp_path, corpus=corpus(2, longest=1.1), options=CollectOptions(margin=60))
     assert list(tmp_path.iterdir()) == []
 

@@ -230,7 +230,7 @@ def test_options_that_make_no_sense(unchecked):
         ({"shard_rows": 0}, "shard_rows of a store is a whole number of at least 1"),
         ({"batch": -1}, "batch"),
         ({"margin": -1}, "margin"),
-        ({"padding": "keep", "margin": 1}, "with padding='keep' it is 0"),
+        ({"padding": "keep", "margin": 1}, "margin needs padding='drop'"),
     ):
         with pytest.raises(HookedWhisperError, match=match):
             CollectOptions(**change)

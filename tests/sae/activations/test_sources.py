@@ -65,7 +65,7 @@ def test_stored_rows_come_once_an_epoch(store, together, seed, epoch, recordings
 
 
 @given(st.integers(1, 6), st.integers(0, 3), subsets)
-def test_a_stored_block_is_settled_by_epoch_and_index(store, together, seed, recordings):
+def test_a_stored_chunk_is_settled_by_epoch_and_index(store, together, seed, recordings):
     one, other = (StoredActivations(store, RESID, recordings, together, seed) for _ in range(2))
     n = one.n_chunks(0)
     forwards = [one.chunk(epoch, k) for epoch in range(2) for k in range(n)]
@@ -138,7 +138,7 @@ def test_broken_recordings_are_passed_over_and_logged_once(model, caplog):
     for epoch in range(3):
         assert 2 not in joined(epoch_of(blocks, epoch)).recording
     assert list(blocks.failures) == [2] and blocks.failures[2].path == "broken.wav"
-    assert len(caplog.records) == 1 and "recording 'broken' is passed over" in caplog.text
+    assert len(caplog.records) == 1 and "recording 'broken' is skipped" in caplog.text
     nothing = StreamedActivations(model, [recordings[2]], [RESID, NEURONS], options=CollectOptions())
     empty = nothing.chunk(0, 0)
     assert len(empty) == 0 and [x.shape for x in empty.rows] == [(0, 32), (0, 64)]
@@ -209,15 +209,15 @@ def test_what_is_refused(model, store, unchecked):
         (lambda: TensorActivations({"a": torch.zeros(2, 3), "b": torch.zeros(3, 3)}), "equally many"),
         (lambda: TensorActivations(torch.zeros(2, 3).long()), "floating point"),
         (lambda: TensorActivations({"a": torch.tensor([[1.0], [torch.nan]])}), "a: row 1 is not finite"),
-        (lambda: TensorActivations(torch.zeros(2, 3)).chunk(0, 1), "there is no block 1: this epoch has 1"),
+        (lambda: TensorActivations(torch.zeros(2, 3)).chunk(0, 1), "there is no chunk 1: this epoch has 1"),
         (lambda: StoredActivations(store, RESID, shards_together=0), "at least 1"),
         (lambda: StoredActivations(store, RESID, recordings=[]), "got none"),
-        (lambda: StoredActivations(store, RESID, recordings=[14]), "places in a corpus of 14"),
-        (lambda: StoredActivations(store, RESID).chunk(0, -1), "no block -1"),
+        (lambda: StoredActivations(store, RESID, recordings=[14]), "indices in a corpus of 14"),
+        (lambda: StoredActivations(store, RESID).chunk(0, -1), "no chunk -1"),
         (lambda: StreamedActivations(model, [], RESID), "no recordings"),
         (lambda: StreamedActivations(model, corpus(2), RESID, 0), "at least 1"),
-        (lambda: StreamedActivations(model, corpus(2), RESID, seed=-1), "at least 1 and seed 0"),
-        (lambda: StreamedActivations(model, corpus(2), RESID).chunk(0, 1), "no block 1"),
+        (lambda: StreamedActivations(model, corpus(2), RESID, seed=-1), "at least 1 and seed at least 0"),
+        (lambda: StreamedActivations(model, corpus(2), RESID).chunk(0, 1), "no chunk 1"),
     ):
         with pytest.raises(HookedWhisperError, match=match):
             make()

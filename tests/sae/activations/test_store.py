@@ -129,8 +129,8 @@ def _where(block) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_read_refuses(store):
     for arguments, match in (
-        ((RESID, [14]), "places in a corpus of 14"),
-        ((RESID, [-1]), "places in a corpus of 14"),
+        ((RESID, [14]), "indices in a corpus of 14"),
+        ((RESID, [-1]), "indices in a corpus of 14"),
         ((RESID, []), "got none"),
         ((RESID, None, 0), "at least one row"),
     ):

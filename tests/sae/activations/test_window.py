@@ -73,7 +73,7 @@ def test_whole_windows_are_whole(demo: HookedWhisper, tmp_path: Path) -> None:
 
 
 def test_what_does_not_go_together(demo: HookedWhisper, spoken: list[Recording], tmp_path: Path) -> None:
-    with pytest.raises(HookedWhisperError, match="decoder points with window='full'"):
+    with pytest.raises(HookedWhisperError, match="use window='full' for decoder points"):
         collect_activations(demo, spoken, "decoder.blocks.1", tmp_path, options(), progress=False)
     with pytest.raises(HookedWhisperError, match="no padding to keep"):
         options(padding="keep")

@@ -76,7 +76,7 @@ def test_attribution_is_exact_where_all_behind_is_linear(hook: str, use_error_te
 
 
 def quiet(scale: float) -> TopK:
-    """A dictionary whose latents each are a small part of the activation, as first-order estimates need it."""
+    """An SAE whose latents each are a small part of the activation, as first-order estimates need it."""
     sae = copy.deepcopy(TOPK)
     sae.W_dec.mul_(scale)
     return sae
@@ -148,7 +148,7 @@ def test_attribution_costs_one_pass_and_leaves_nothing(unchecked: None) -> None:
         assert calls == ["encoder", "decoder"]
         latent_attribution(model(), TOPK, MLP_IN, mels(1), tokens(1), METRIC, steps=3)
         assert calls == ["encoder", "decoder"] + ["encoder"] + 4 * ["decoder"]
-        for kwargs, words in (({"steps": 0}, "a step at least"), ({"metric": LogitDifference(1, 2, 9)}, "reads after")):
+        for kwargs, words in (({"steps": 0}, "at least 1 step"), ({"metric": LogitDifference(1, 2, 9)}, "reads after")):
             with pytest.raises((ArgumentError, PatchError), match=words):
                 latent_attribution(model(), TOPK, HOOK, mels(1), tokens(1), **{"metric": METRIC, **kwargs})
             with pytest.raises((ArgumentError, PatchError), match=words):

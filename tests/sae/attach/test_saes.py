@@ -1,4 +1,4 @@
-"""Every dictionary and transcoder is spliced into a model, and trained through it."""
+"""Every SAE and transcoder is spliced into a model, and trained through it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.sae.attach.attached import (
 @torch.no_grad()
 @pytest.mark.parametrize("sae", SAES.values(), ids=SAES)
 @pytest.mark.parametrize("use_error_term", [False, True])
-def test_every_dictionary_is_spliced(sae: object, use_error_term: bool) -> None:
+def test_every_sae_is_attached(sae: object, use_error_term: bool) -> None:
     clean, _ = model().run_with_cache(mels(), tokens(), names_filter=HOOK)
     with model().attach_sae(sae, "encoder.blocks.0", use_error_term=use_error_term):
         out, cached = model().run_with_cache(mels(), tokens(), names_filter=f"{HOOK}*")
@@ -52,7 +52,7 @@ def test_every_dictionary_is_spliced(sae: object, use_error_term: bool) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("sae", TRANSCODERS, ids=lambda sae: sae.architecture)
-def test_every_transcoder_is_spliced(sae: Transcoder) -> None:
+def test_every_transcoder_is_attached(sae: Transcoder) -> None:
     clean, cached = model().run_with_cache(mels(), tokens(), names_filter=MLP_IN)
     predicted = sae(cached[MLP_IN])
     with model().attach_sae(sae, MLP_IN, hook_out=MLP_OUT):
@@ -69,7 +69,7 @@ def test_every_transcoder_is_spliced(sae: Transcoder) -> None:
         pass
 
 
-def test_crosscoders_and_dictionaries_without_a_threshold(unchecked: None) -> None:
+def test_crosscoders_and_saes_without_a_threshold(unchecked: None) -> None:
     crosscoder = Crosscoder(CrosscoderConfig(D, F, n_blocks=2))
     with pytest.raises(PatchError, match="takes 2 blocks in one input"), model().attach_sae(crosscoder, HOOK):
         pass
@@ -83,7 +83,7 @@ def test_crosscoders_and_dictionaries_without_a_threshold(unchecked: None) -> No
     assert model().hook_names("*hook_resid_post") and not model().list_hooks()
 
 
-def test_a_dictionary_is_trained_through_the_model() -> None:
+def test_an_sae_is_trained_through_the_model() -> None:
     sae = Standard(StandardConfig(D, F))
     with model().attach_sae(sae, HOOK):
         model()(mels(), tokens()).square().mean().backward()

@@ -1,4 +1,4 @@
-"""Dictionaries in the pass: equal to a pass made by hand, exact where nothing is changed, paired intervals."""
+"""SAEs in the pass: equal to a pass made by hand, exact where nothing is changed, paired intervals."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_every_condition_is_what_a_pass_of_its_own_gives(model: HookedWhisper, h
     assert found.words.tolist() == [4, 3, 2]
 
 
-def test_a_perfect_dictionary_recovers_everything(model: HookedWhisper) -> None:
+def test_a_perfect_sae_recovers_everything(model: HookedWhisper) -> None:
     found = attached_scores(model, sentences(3), HOOK, {"all of it": axes(D)}, torch.zeros(D))
     np.testing.assert_allclose(found.conditions["all of it"].nats, found.conditions[CLEAN].nats, rtol=1e-6)
     assert found.conditions["all of it"].texts == found.conditions[CLEAN].texts

@@ -10,8 +10,8 @@ import torch
 from hooked_whisper.errors import ArgumentError, ShapeError
 from hooked_whisper.protocols import FeatureBasis
 from sae_lens_audio import TopK, TopKConfig
+from sae_lens_audio.architectures import DecodableBasis
 from sae_lens_audio.evals.baselines import KLargest, RandomFeatures, linear_bases, sparse_baselines
-from sae_lens_audio.evals.decodable import DecodableBasis
 from sae_lens_audio.evals.reconstruction import ReconstructionScores
 
 
@@ -45,7 +45,7 @@ def test_equal_l0_and_order_of_the_baselines() -> None:
     assert sparse_baselines(bases, 0)["pca"].k == 1
 
 
-def test_they_stand_where_dictionaries_stand() -> None:
+def test_they_stand_where_saes_stand() -> None:
     x = rows()
     code = KLargest(linear_bases(x)["pca"], 3)
     assert isinstance(code, FeatureBasis) and isinstance(code, DecodableBasis)
@@ -63,7 +63,7 @@ def test_random_features() -> None:
     torch.testing.assert_close(features, basis.directions.T.relu())
     assert torch.equal(RandomFeatures.like(50, mean, seed=1).directions, basis.directions)
     start = TopK(TopKConfig(6, 50, k=2), seed=1).W_dec
-    assert not torch.isclose(start, basis.directions, atol=1e-3).any(1).all()  # no dictionary's first weights
+    assert not torch.isclose(start, basis.directions, atol=1e-3).any(1).all()  # no SAE's first weights
 
 
 def test_errors() -> None:

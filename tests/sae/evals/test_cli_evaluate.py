@@ -20,7 +20,7 @@ from tests.sae.evals.clips import HOOK, tones
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, two dictionaries, and recordings of three speakers with TextGrids beside them."""
+    """A model, two SAEs, and recordings of three speakers with TextGrids beside them."""
     folder = tmp_path_factory.mktemp("place")
     small_model(0).save_pretrained(folder / "model")
     for seed in (0, 1):
@@ -45,15 +45,15 @@ def run(place: Path, *arguments: str) -> int:
 
 
 def test_two_seeds_on_recordings(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    audio = ["--audio", str(place / "audio"), "--speaker-folders", "--min-tokens", "4", "--spliced", "2"]
+    audio = ["--audio", str(place / "audio"), "--speaker-folders", "--min-tokens", "4", "--attached", "2"]
     assert run(place, "sae0", "sae1", "--seeds", *audio, "--out", str(tmp_path)) == 1
     shown = capsys.readouterr()
     assert "1 of 10 recordings could not be used" in shown.err and "b/broken: " in shown.err
     found = load_evaluation(tmp_path)
     assert str(found) in shown.out and str(tmp_path / "scores.png") in shown.out
-    assert found.hook == HOOK and list(found.dictionaries) == ["sae0", "sae1"] and found.stability is not None
+    assert found.hook == HOOK and list(found.saes) == ["sae0", "sae1"] and found.stability is not None
     assert found.inputs["speakers"] == 2 and found.inputs["clips"] == 6  # the third speaker was fitted on
-    assert found.spliced is not None and set(found.spliced.references) == {"tones"} and "pca" in found.phones
+    assert found.attached is not None and set(found.attached.references) == {"tones"} and "pca" in found.phones
     told = [name for name, _ in found.inputs["failures"]]
     assert told in ([], ["b/broken"])  # of the scored ones
     assert found.inputs["corpus"] == f"10 recordings of audio, {6 + len(told)} of them scored"
@@ -61,10 +61,10 @@ def test_two_seeds_on_recordings(place: Path, tmp_path: Path, capsys: pytest.Cap
 
 def test_other_recordings_to_fit_on(place: Path, tmp_path: Path) -> None:
     audio = str(place / "audio")
-    fitted = ["--audio", audio, "--fit-audio", f"{audio}/b", "--spliced", "0", "--no-phones", "--clips", "4"]
+    fitted = ["--audio", audio, "--fit-audio", f"{audio}/b", "--attached", "0", "--no-phones", "--clips", "4"]
     assert run(place, "sae0", *fitted, "--out", str(tmp_path)) == 1  # one recording is broken
     found = load_evaluation(tmp_path)
-    assert found.inputs["clips"] == 4 and found.spliced is None and found.phones == {}
+    assert found.inputs["clips"] == 4 and found.attached is None and found.phones == {}
 
 
 def test_a_models_own_texts_are_told_of(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,7 +76,7 @@ def test_a_models_own_texts_are_told_of(place: Path, tmp_path: Path, capsys: pyt
         aligned = tmp_path / "aligned" / clip.speaker / f"{clip.alignment.utterance}.TextGrid"
         aligned.parent.mkdir(parents=True, exist_ok=True)
         aligned.write_text(to_textgrid(own), encoding="utf-8")
-    common = ["--audio", str(tmp_path / "audio"), "--speaker-folders", "--spliced", "0", "--no-phones"]
+    common = ["--audio", str(tmp_path / "audio"), "--speaker-folders", "--attached", "0", "--no-phones"]
     for name, arguments in {
         "tiny.en": ["--alignments", str(tmp_path / "aligned")],
         small_model(0).cfg.name: ["--texts", "own"],
@@ -87,8 +87,8 @@ def test_a_models_own_texts_are_told_of(place: Path, tmp_path: Path, capsys: pyt
         assert f"the transcript of {name}" in texts and texts in capsys.readouterr().out
 
 
-def test_a_foreign_dictionary_is_told_of(place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    audio = ["--audio", str(place / "audio"), "--fit-audio", str(place / "audio"), "--spliced", "0", "--no-phones"]
+def test_a_foreign_sae_is_told_of(place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    audio = ["--audio", str(place / "audio"), "--fit-audio", str(place / "audio"), "--attached", "0", "--no-phones"]
     for name, noted in {
         "sae-name": Metadata(hook_name="encoder.blocks.0", checkpoint="openai/whisper-tiny"),
         "sae-digest": Metadata(hook_name="encoder.blocks.0", checkpoint="small", checkpoint_sha256="0" * 64),

@@ -14,8 +14,8 @@ from PIL import Image
 
 from hooked_whisper import HookedWhisper
 from hooked_whisper.errors import ArgumentError, CheckpointError, ShapeError, UnknownHookError
-from hooked_whisper.features.phones.labeled_evaluation import features_of_clips
 from hooked_whisper.features.hook_basis import HookBasis
+from hooked_whisper.features.phones.labeled_evaluation import features_of_clips
 from sae_lens_audio.architectures import (
     Crosscoder,
     CrosscoderConfig,
@@ -37,7 +37,7 @@ from tests.findings.worlds import small_model
 from tests.sae.evals.clips import HOOK, sentences, tones
 
 D = 32
-OPTIONS = EvaluationOptions(spliced_clips=2, phones=PhoneOptions(min_tokens=10))
+OPTIONS = EvaluationOptions(attached_clips=2, phones=PhoneOptions(min_tokens=10))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def found(model: HookedWhisper, rows: torch.Tensor) -> Evaluation:
 
 def test_everything_is_beside_baselines_of_equal_l0(found: Evaluation) -> None:
     assert found.hook == found.hook_out == HOOK
-    assert dict(found.dictionaries) == {
+    assert dict(found.saes) == {
         "first": "topk, 40 features",
         "second": "topk, 40 features",
         "scaled": "topk, 24 features",
@@ -82,13 +82,13 @@ def test_everything_is_beside_baselines_of_equal_l0(found: Evaluation) -> None:
     baselines = [f"{basis} k={k}" for k in (3, 5) for basis in ("neurons", "pca", "random")]
     assert list(found.baselines) == baselines
     assert list(found.reconstruction) == [*saes(), *baselines]
-    assert found.spliced is not None
+    assert found.attached is not None
     padded = [f"{name}, padding too" for name in saes()]
-    assert list(found.spliced.conditions) == [CLEAN, *saes(), *baselines, MEAN, ZERO, *padded]
+    assert list(found.attached.conditions) == [CLEAN, *saes(), *baselines, MEAN, ZERO, *padded]
     assert list(found.phones) == [*saes(), "neurons", "pca", "random", "random x40", "mel bands"]
     assert found.stability is not None and len(found.stability.pairs) == 1
     assert found.inputs["clips"] == 12 and found.inputs["speakers"] == 3 and found.inputs["corpus"] == "tones"
-    assert found.inputs["spliced clips"] == 2 and found.notes == ()
+    assert found.inputs["attached clips"] == 2 and found.notes == ()
 
 
 def test_scores_are_those_of_the_pieces(found: Evaluation, model: HookedWhisper, rows: torch.Tensor) -> None:
@@ -103,7 +103,7 @@ def test_scores_are_those_of_the_pieces(found: Evaluation, model: HookedWhisper,
 
 def test_a_row_for_each_and_the_table_says_so(found: Evaluation) -> None:
     table = {row["name"]: row for row in found.rows()}
-    assert table["first"]["kind"] == "dictionary" and table["pca k=3"]["kind"] == "baseline"
+    assert table["first"]["kind"] == "SAE" and table["pca k=3"]["kind"] == "baseline"
     assert table["mel bands"]["kind"] == "control" and table[ZERO]["kind"] == "condition"
     assert table["pca k=3"]["phone_f1"] == found.phones["pca"].phone_f1
     assert table["first"]["wer"].low <= table["first"]["wer"].value <= table["first"]["wer"].high
@@ -125,12 +125,12 @@ def test_json_and_back(found: Evaluation, saved: Path) -> None:
     text = (saved / "scores.json").read_text(encoding="utf-8")
     data = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in the JSON"))
     assert data == json.loads(json.dumps(found.to_json()))
-    assert data["table"][0]["wer"] == found.spliced.wer("first").row
+    assert data["table"][0]["wer"] == found.attached.wer("first").row
     assert max(map(len, text.splitlines())) < 50_000
     for place in (saved, saved / "scores.json"):
         again = load_evaluation(place)
         assert str(again) == str(found) and again.to_json() == found.to_json()
-        assert again.phones["pca"].alive.dtype == bool and again.spliced.conditions[CLEAN].errors.dtype == np.int64
+        assert again.phones["pca"].alive.dtype == bool and again.attached.conditions[CLEAN].errors.dtype == np.int64
     assert Image.open(saved / "scores.png").width > 1000
 
 
@@ -144,15 +144,15 @@ def test_a_broken_write_leaves_what_was_there(
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="No space"):
-        replace(found, spliced=None, phones={}).save(tmp_path)
+        replace(found, attached=None, phones={}).save(tmp_path)
     assert (tmp_path / "scores.json").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("missing", ["spliced", "phones", "both"])
+@pytest.mark.parametrize("missing", ["attached", "phones", "both"])
 def test_sheets_of_parts(found: Evaluation, missing: str) -> None:
     part = replace(
         found,
-        spliced=None if missing in ("spliced", "both") else found.spliced,
+        attached=None if missing in ("attached", "both") else found.attached,
         phones={} if missing in ("phones", "both") else found.phones,
         stability=None,
     )
@@ -169,7 +169,7 @@ def test_numbers_that_are_not_there(found: Evaluation, tmp_path: Path) -> None:
     data = json.loads((tmp_path / "scores.json").read_text())
     assert data["reconstruction"]["first"]["explained_variance"] is None
     assert np.isnan(load_evaluation(tmp_path).reconstruction["first"].explained_variance)
-    assert "–" in str(odd) and to_png(draw_sheet(replace(odd, spliced=None, phones={})))
+    assert "–" in str(odd) and to_png(draw_sheet(replace(odd, attached=None, phones={})))
 
 
 def test_files_that_are_no_evaluation(found: Evaluation, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_transcoders(model: HookedWhisper) -> None:
     hooks = ("encoder.blocks.1.hook_mlp_in", "encoder.blocks.1.hook_mlp_out")
     fitted = features_of_clips(model, tones(3), {name: HookBasis(name) for name in hooks})
     pair = fitted[hooks[0]], fitted[hooks[1]]
-    options = replace(OPTIONS, spliced_clips=1)
+    options = replace(OPTIONS, attached_clips=1)
     found = evaluate(model, {"t": one}, hooks[0], tones(6), pair, options, hook_out=hooks[1])
     assert (found.hook, found.hook_out) == hooks
     x = features_of_clips(model, tones(6), {name: HookBasis(name) for name in hooks})
@@ -221,20 +221,20 @@ def test_points_of_the_decoder_have_no_phones(model: HookedWhisper) -> None:
     assert found.inputs["rows"] == n_tokens and found.phones == {}
     assert found.notes == ("no phones: decoder.blocks.0.hook_resid_post [batch, token, d_model] has no vector at every "
                            "position of the encoder",)  # fmt: skip
-    assert found.spliced is not None and found.spliced.where == "text"
+    assert found.attached is not None and found.attached.where == "text"
 
 
 def test_what_cannot_be_done_is_noted(model: HookedWhisper, rows: torch.Tensor) -> None:
     one = {"first": saes()["first"]}
     silent = [c.with_alignment(replace(c.alignment, text="")) for c in sentences(2)]
     found = evaluate(model, one, HOOK, silent, rows, replace(OPTIONS, rows=20))
-    assert [note.split(":")[0] for note in found.notes] == ["no phones", "not spliced"]
-    assert found.spliced is None and 0 < found.inputs["rows"] < 50
-    rare = evaluate(model, one, HOOK, tones(4), rows, EvaluationOptions(spliced_clips=0, rows=100))
+    assert [note.split(":")[0] for note in found.notes] == ["no phones", "not attached"]
+    assert found.attached is None and 0 < found.inputs["rows"] < 50
+    rare = evaluate(model, one, HOOK, tones(4), rows, EvaluationOptions(attached_clips=0, rows=100))
     assert len(rare.notes) == 1 and "often enough" in rare.notes[0] and rare.phones == {}
     assert 60 < rare.inputs["rows"] < 140
     single = [replace(c, recording=replace(c.recording, speaker="a")) for c in tones(4)]
-    assert "one speaker" in evaluate(model, one, HOOK, single, rows, replace(OPTIONS, spliced_clips=0)).notes[0]
+    assert "one speaker" in evaluate(model, one, HOOK, single, rows, replace(OPTIONS, attached_clips=0)).notes[0]
 
 
 def test_what_is_wrong_is_said_at_once(model: HookedWhisper, rows: torch.Tensor) -> None:

@@ -12,9 +12,9 @@ from hooked_whisper import HookedWhisper
 from hooked_whisper.errors import AlignmentError, ArgumentError
 from hooked_whisper.features.baselines import mel_bands
 from hooked_whisper.features.bases import axes
+from hooked_whisper.features.hook_basis import HookBasis
 from hooked_whisper.features.phones.labeled_evaluation import evaluate_bases, features_of_clips
 from hooked_whisper.features.phones.selectivity import coverage
-from hooked_whisper.features.hook_basis import HookBasis
 from sae_lens_audio.architectures import TopK, TopKConfig
 from sae_lens_audio.evals.baselines import linear_bases
 from sae_lens_audio.evals.phones import PhoneOptions, PhoneScores, RarePhonesError, bootstrapped_mean, phone_scores
@@ -26,7 +26,7 @@ OPTIONS = PhoneOptions(min_tokens=20)
 
 
 class Half:
-    """A dictionary of which the second half never fires."""
+    """An SAE of which the second half never fires."""
 
     n_features, labels = 12, tuple(map(str, range(12)))
 
@@ -43,8 +43,8 @@ def model() -> HookedWhisper:
 def scores(model: HookedWhisper) -> dict[str, PhoneScores]:
     clips = tones(30)
     rows = features_of_clips(model, clips[:10], {"rows": HookBasis(HOOK)})["rows"]
-    dictionaries = {"sae": TopK(TopKConfig(32, 40, k=4)), "half": Half()}
-    return phone_scores(model, clips, HOOK, dictionaries, linear_bases(rows), OPTIONS)
+    saes = {"sae": TopK(TopKConfig(32, 40, k=4)), "half": Half()}
+    return phone_scores(model, clips, HOOK, saes, linear_bases(rows), OPTIONS)
 
 
 def test_everything_is_scored_in_one_pass(scores: dict[str, PhoneScores]) -> None:

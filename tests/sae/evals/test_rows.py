@@ -9,10 +9,10 @@ import torch
 from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import AlignmentError, HookedWhisperError, ShapeError
+from hooked_whisper.features.hook_basis import HookBasis
 from hooked_whisper.features.phones.labeled_evaluation import features_of_clips
 from hooked_whisper.features.phones.labeled_rows import collect_rows
-from hooked_whisper.features.hook_basis import HookBasis
-from sae_lens_audio.evals.rows import gather_rows, labelled_clips, row_share
+from sae_lens_audio.evals.rows import gather_rows, labeled_clips, row_share
 from tests.findings.worlds import small_model
 from tests.sae.evals.clips import HOOK, sentences, tones
 
@@ -40,7 +40,7 @@ def test_clips_of_a_corpus(model: HookedWhisper) -> None:
         Recording("long", long, text="very long", speaker="x"),
         Recording("plain", tone[1].samples, text="said"),
     ]
-    clips, failures = labelled_clips(model, corpus, 10)
+    clips, failures = labeled_clips(model, corpus, 10)
     assert [(c.alignment.utterance, c.offset, c.speaker) for c in clips] == [
         ("u0", 0, "a"), ("long", 0, "x"), ("long", pytest.approx(1.2), "x"), ("plain", 0, "plain"),
     ]  # fmt: skip
@@ -49,7 +49,7 @@ def test_clips_of_a_corpus(model: HookedWhisper) -> None:
         len(tone[1].samples) / 16e3
     )
     assert [name for name, _ in failures] == ["missing", "u1"] and "line 3" in failures[1][1]
-    assert len(labelled_clips(model, corpus, 2).clips) == 2
+    assert len(labeled_clips(model, corpus, 2).clips) == 2
 
 
 def test_rows_are_the_clips_activations(model: HookedWhisper) -> None:
@@ -82,7 +82,7 @@ def test_a_sample_of_the_rows_of_labeled_clips(model: HookedWhisper) -> None:
 
 def test_without_rows(model: HookedWhisper) -> None:
     silent = [Recording("a", np.zeros(8000, dtype=np.float32))]
-    clips = labelled_clips(model, silent, 5).clips
+    clips = labeled_clips(model, silent, 5).clips
     with pytest.raises(ShapeError, match="no row at decoder"):
         gather_rows(model, clips, ["decoder.blocks.0.hook_resid_post"])
     with pytest.raises(HookedWhisperError, match="axes"):

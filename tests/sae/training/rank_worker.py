@@ -17,7 +17,7 @@ from tests.sae.training.sources import D, F, mixtures
 CONFIG = TrainingConfig(steps=25, batch=60, lr=1e-2, dead_after=300, resample_every=0)
 
 
-def dictionaries() -> list[SAE]:
+def saes() -> list[SAE]:
     return [
         TopK(TopKConfig(D, F, k=3)),
         BatchTopK(BatchTopKConfig(D, F, k=3)),
@@ -26,7 +26,7 @@ def dictionaries() -> list[SAE]:
 
 
 def train_all(folder: Path, ranks: TorchRanks | None) -> None:
-    for sae in dictionaries():
+    for sae in saes():
         blocks = TensorActivations(mixtures())
         Trainer(sae, blocks, CONFIG, folder / sae.architecture, ranks=ranks, log_every=5).fit(progress=False)
 

@@ -1,4 +1,4 @@
-"""``sae-lens-audio train``: a settings file in, a scored dictionary out; mistakes in the file are named."""
+"""``sae-lens-audio train``: a settings file in, a scored SAE out; mistakes in the file are named."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def written(folder: Path, store: ActivationStore, *swaps: tuple[str, str]) -> Pa
     return path
 
 
-def test_a_dictionary_is_trained_scored_and_goes_on(
+def test_an_sae_is_trained_scored_and_goes_on(
     tmp_path: Path, store: ActivationStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path, store)
@@ -84,7 +84,7 @@ def test_a_dictionary_is_trained_scored_and_goes_on(
     assert about.extra["held_out"]["explained_variance"] == pytest.approx(1 - error.item(), abs=1e-4)
     assert about.extra["held_out"]["rows"] == len(x)
     assert main(["train", str(path)]) == 0, "done already: it is scored again"
-    assert "going on after step 20" in capsys.readouterr().err
+    assert "resuming after step 20" in capsys.readouterr().err
     assert main(["train", str(path), "--out", str(tmp_path / "other"), "--device", "nonsense"]) == 2
     assert "device 'nonsense' is not there" in capsys.readouterr().err
 
@@ -121,11 +121,11 @@ def test_harvesting_while_training(tmp_path: Path, store: ActivationStore) -> No
         ("lr = 1e-2", 'lr = "fast"', r"\[training\] lr must be float"),
         ("lr = 1e-2", "lr = -1.0", "lr must be above 0"),
         ("batchtopk", "batchtop", "did you mean 'batchtopk'"),
-        ("d_sae = 64", "", r"\[dictionary\] needs d_sae"),
-        ("k = 4", "k = 400", r"\[dictionary\] k must be"),
-        ("k = 4", "kk = 4", r"\[dictionary\] has no 'kk'"),
+        ("d_sae = 64", "", r"\[SAE\] needs d_sae"),
+        ("k = 4", "k = 400", r"\[SAE\] k must be"),
+        ("k = 4", "kk = 4", r"\[SAE\] has no 'kk'"),
         ("encoder.blocks.0", "encoder.blocks.1", "has activations of"),
-        ('hook = "encoder.blocks.0"', "", "of a batchtopk dictionary has hook"),
+        ('hook = "encoder.blocks.0"', "", "of a batchtopk SAE has hook"),
         ("[run]", "[ruin]", "there is no 'ruin': did you mean run"),
         ("log_every = 5", 'log = ["paper"]', "log has tensorboard, wandb, not 'paper'"),
         ("[training]", "[training", "is not readable TOML"),
@@ -143,7 +143,7 @@ def test_mistakes_are_named(
 def test_a_file_that_is_not_there_and_sources_that_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="there is no settings file"):
         read_settings(tmp_path / "none.toml")
-    data = {"dictionary": {"architecture": "topk", "d_sae": 9}, "training": {"steps": 3}}
+    data = {"SAE": {"architecture": "topk", "d_sae": 9}, "training": {"steps": 3}}
     for activations in ({"hook": "a"}, {"hook": "a", "store": "x", "model": "demo"}):
         with pytest.raises(TrainingError, match="needs store"):
             parse_settings({**data, "activations": activations})

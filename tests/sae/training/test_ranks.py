@@ -10,7 +10,7 @@ import torch
 
 from sae_lens_audio import load_sae
 from sae_lens_audio.training import read_metrics
-from tests.sae.training.rank_worker import dictionaries, train_all
+from tests.sae.training.rank_worker import saes, train_all
 from tests.sae.training.sources import mixtures
 
 
@@ -21,7 +21,7 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
     done = subprocess.run([*launch, *worker], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     train_all(tmp_path / "one", None)
-    for sae in dictionaries():
+    for sae in saes():
         one, two = (load_sae(tmp_path / n / sae.architecture / "sae").sae for n in ("one", "two"))
         for (name, a), b in zip(one.state_dict().items(), two.state_dict().values(), strict=True):
             torch.testing.assert_close(a, b, atol=2e-4, rtol=2e-4, msg=lambda m, name=name: f"{name}: {m}")

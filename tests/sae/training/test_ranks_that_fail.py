@@ -107,7 +107,7 @@ def test_a_killed_rank_is_started_again(
     victim = rank_of(process, rank)
     subprocess.run(["kill", "-9", str(victim)], check=True)
     said = finished(process)
-    assert "going on after step" in said, said[-2000:]
+    assert "resuming after step" in said, said[-2000:]
     assert_same(tmp_path, undisturbed)
 
 
@@ -124,7 +124,7 @@ def test_a_stopped_run_goes_on(
     said = process.communicate(timeout=60)[0]
     assert process.returncode != 0 and time.monotonic() - began < 20
     assert "stopped after step" in said and "Connection closed" not in said, said[-3000:]
-    assert "going on after step" in finished(started(settings, tmp_path))
+    assert "resuming after step" in finished(started(settings, tmp_path))
     assert_same(tmp_path, undisturbed)
 
 

@@ -118,7 +118,7 @@ def test_a_signal_that_is_passed_on_is_one() -> None:
     with between_steps(0.2) as stop:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
-        assert stop.asked
+        assert stop.requested
         time.sleep(0.25)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)

@@ -102,7 +102,7 @@ def test_transcoders_and_crosscoders_learn_from_several_points() -> None:
     assert (error < 0.15 * (stacked - stacked.mean(0)).square().sum((0, 2))).all(), "both points count alike"
 
 
-def test_raw_and_scaled_activations_make_the_same_dictionary() -> None:
+def test_raw_and_scaled_activations_make_the_same_sae() -> None:
     """What it was trained on times a factor, it must not matter."""
     one = Trainer(TopK(TopKConfig(D, F, k=3)), TensorActivations(mixtures()), config()).fit(progress=False)
     ten = Trainer(TopK(TopKConfig(D, F, k=3)), TensorActivations(16 * mixtures()), config()).fit(progress=False)

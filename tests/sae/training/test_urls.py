@@ -109,7 +109,7 @@ batch = 32
     assert about.corpus == "8 recordings of store" and about.extra["held_out"]["rows"] > 0
 
 
-def test_only_files_of_a_dictionary_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_files_of_an_sae_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     place = as_path("memory://test_train/among")
     save_sae(TopK(TopKConfig(4, 8, k=2)), place)
     for name in ("recording.wav", "other/ae.pt", "readme.md"):

@@ -23,7 +23,7 @@ def as_version_01_wrote(path: Path) -> None:
     with safe_open(path, "pt") as file:
         facts = json.loads(file.metadata()["facts"])
     identity = facts["identity"]
-    identity["dictionary"] = identity.pop("sae")
+    identity["SAE"] = identity.pop("sae")
     training = identity["training"]
     training["optimiser"], training["centre"] = training.pop("optimizer"), training.pop("center")
     facts["place"]["block"] = facts["place"].pop("chunk")
@@ -46,7 +46,7 @@ def test_a_checkpoint_is_resumed(tmp_path: Path) -> None:
 def test_keys_of_a_settings_file_warn() -> None:
     data = {
         "activations": {"hook": "encoder.blocks.1", "model": "demo", "recordings_per_block": 9},
-        "dictionary": {"architecture": "topk", "d_sae": 16, "k": 2},
+        "SAE": {"architecture": "topk", "d_sae": 16, "k": 2},
         "training": {"steps": 5, "optimiser": "radam", "centre": False},
     }
     with pytest.warns(RenamedWarning) as caught:
