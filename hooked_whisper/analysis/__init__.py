@@ -1,4 +1,4 @@
-"""Pure functions of a model and arrays."""
+"""Analysis of a model's activations: lenses, relevance, logit attribution, attention heads, word alignment."""
 
 from hooked_whisper.analysis.alignment import WordAlignment, align
 from hooked_whisper.analysis.alignment_heads import HeadScores, choose_heads, score_alignment_heads, set_counts

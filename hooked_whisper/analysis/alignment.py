@@ -1,11 +1,14 @@
-"""Word times from cross-attention: heads that read the audio in order, and the cheapest path through their maps.
+"""Word times from cross-attention heads that read the audio in order.
 
-Two recipes. ``"whisper"``: OpenAI's (github.com/openai/whisper, ``timing.py``): pre-softmax scores of known alignment
-heads cut to the audio, softmax, z-score over tokens, median filter 7, mean over heads. ``"norms"``: Yeh et al. 2025,
-"Whisper Has an Internal Word Aligner", arXiv 2509.09987 (github.com/30stomercury/whisper-char-alignment, its
-``timing.py``): median filter 3, softmax, the ten heads of the largest sum of row and column norms in this very clip,
-columns normalised, mean. Both end with dynamic time warping; it, the median filter and the split into words are
-openai-whisper's own.
+Two methods:
+
+- ``"whisper"`` (github.com/openai/whisper, ``timing.py``): pre-softmax scores of known alignment heads, cut to the
+  audio; softmax, z-score over tokens, median filter 7, mean over heads.
+- ``"norms"`` (Yeh et al. 2025, "Whisper Has an Internal Word Aligner", arXiv 2509.09987;
+  github.com/30stomercury/whisper-char-alignment, ``timing.py``): median filter 3, softmax, the ten heads with the
+  largest sum of row and column norms in this clip, normalized columns, mean over heads.
+
+Both end with dynamic time warping. It, the median filter and the split into words come from openai-whisper.
 """
 
 from __future__ import annotations
@@ -19,36 +22,37 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.heads import read_heads
 from hooked_whisper._support.heatmap import heat_map
 from hooked_whisper.decoding import threads_kept
 from hooked_whisper.errors import AlignmentError, check_option
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
-from hooked_whisper.protocols import Interval
+from hooked_whisper.protocols import HeadLike, Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Method = Literal["whisper", "norms"]
 Unit = Literal["token", "character"]
-Head = tuple[int, int]
+BlockHead = tuple[int, int]  # (block, head) of cross-attention
 MEDIAN_WIDTH = {"whisper": 7, "norms": 3}  # positions
-TOP_HEADS = 10  # of the recipe "norms"
+TOP_HEADS = 10  # of the method "norms"
 _NAMES = "decoder.blocks.{}.cross_attn.hook_attn_scores"
 
 
 @dataclass(frozen=True, eq=False)
 class WordAlignment:
-    """Words with their times, and what they were read from.
+    """Words with their times, and the attention map they were read from.
 
-    words: times in seconds; a word begins where the one before it ends, the first at 0.
-    heads: (block, head) that were averaged.
-    labels: what each row of ``matrix`` comes to write: the tokens of the text, and the end.
-    matrix: the averaged map; the path maximises its sum.
+    words: times in seconds; a word begins where the previous one ends, the first at 0.
+    heads: averaged cross-attention heads, ``(block, head)``.
+    labels: token that each row of ``matrix`` writes: the tokens of the text, and end-of-text.
+    matrix: the averaged map; the path maximizes its sum.
     """
 
     words: tuple[Interval, ...]
-    heads: tuple[Head, ...]
+    heads: tuple[BlockHead, ...]
     method: Method
     unit: Unit
     labels: tuple[str, ...]
@@ -56,14 +60,14 @@ class WordAlignment:
     seconds_per_position: float
 
     def draw(self, title: str = "") -> Figure:
-        """The averaged map: text down, seconds across."""
+        """Draw the averaged map: text down, seconds across."""
         rows, positions = self.matrix.shape
         return heat_map(
             self.matrix,
             title=title or f"Alignment ({self.method}, {len(self.heads)} heads)",
             x="time (s)",
             y="before token",
-            unit="mean normalised attention",
+            unit="mean normalized attention",
             rows=self.labels,
             extent=(0.0, positions * self.seconds_per_position, rows - 0.5, -0.5),
         )
@@ -75,8 +79,10 @@ class WordAlignment:
 
 @dataclass(frozen=True)
 class Script:
-    """A text as the decoder reads it, teacher-forced. ``tokens`` are prompt, text, end; ``word_ends[w]`` is how many
-    text tokens there are up to the end of word ``w``."""
+    """Teacher-forced input of the decoder.
+
+    tokens: prompt, text, end-of-text. word_ends: number of text tokens up to the end of each word.
+    """
 
     tokens: tuple[int, ...]
     n_prompt: int
@@ -85,24 +91,24 @@ class Script:
 
     @property
     def rows(self) -> slice:
-        """Of the decoder's rows, those that write the text's tokens and the end: one later than the prompt's last
-        but one, since a row writes what comes after it."""
+        """Decoder rows that write the text and end-of-text. A row writes the token after it, so they start at the last
+        token of the prompt."""
         return slice(self.n_prompt - 1, len(self.tokens) - 1)
 
 
 def script(model: HookedWhisper, text: str, unit: Unit = "token", language: str = "en") -> Script:
-    """Prompt without timestamps, text, end of text.
+    """Return the decoder input for a text: prompt without timestamps, text, end-of-text.
 
-    unit: ``"token"`` as the tokenizer splits it; ``"character"``: one token per letter, the first of a word with its
-        space, so that the path can step within a word too (arXiv 2509.09987).
+    unit: ``"token"`` as the tokenizer splits it; ``"character"`` for one token per letter, the first of a word with
+        its space, so that the path can also advance within a word (arXiv 2509.09987).
 
     Raises:
-        AlignmentError: no words, more tokens than the decoder has places for, or an unknown unit.
+        AlignmentError: the text has no words, it is longer than the decoder's window, or ``unit`` is unknown.
     """
     check_option("unit", unit, get_args(Unit), AlignmentError)
     spoken = text.split()
     if not spoken:
-        raise AlignmentError("there are no words to align: give the transcript as text")
+        raise AlignmentError("the text has no words to align: give the transcript")
     tokenizer = model.tokenizer
     prompt = model.to_tokens("", language=language if model.is_multilingual else "en")[0].tolist()
     if unit == "token":
@@ -117,14 +123,14 @@ def script(model: HookedWhisper, text: str, unit: Unit = "token", language: str 
     tokens = (*prompt, *ids, tokenizer.eot)
     if len(tokens) > model.cfg.decoder.n_ctx:
         raise AlignmentError(
-            f"the transcript is {len(tokens)} {unit}s long with its prompt, the decoder has "
-            f"{model.cfg.decoder.n_ctx} places: align it in parts"
+            f"the transcript and its prompt have {len(tokens)} {unit}s, the decoder takes "
+            f"{model.cfg.decoder.n_ctx}: align it in parts"
         )
     return Script(tokens, len(prompt), tuple(w.strip() for w in words), tuple(np.cumsum(lengths).tolist()))
 
 
 def _with_punctuation(words: Sequence[str], lengths: Sequence[int]) -> tuple[list[str], list[int]]:
-    """Punctuation that the tokenizer made a word of its own goes back to the word before it."""
+    """Join punctuation that the tokenizer split off to the word before it."""
     joined: list[str] = []
     counts: list[int] = []
     for word, n in zip(words, lengths, strict=True):
@@ -143,55 +149,55 @@ def cross_scores(
     encoder_out: Float[Tensor, "1 position d_model"],
     tokens: Sequence[int],
     n_positions: int,
-    heads: Sequence[Head] | None = None,
-) -> Float[Tensor, "chosen token heard"]:
-    """Pre-softmax cross-attention scores of the chosen heads (default: all, block by block), over the first
-    ``n_positions``; one pass of the decoder, and no more than this is kept of it. Hooks and masks that are in place
-    have their effect."""
-    chosen = check_heads(model, heads)
-    blocks = sorted({block for block, _ in chosen})
-    kept: dict[int, Tensor] = {}
+    heads: Sequence[HeadLike] | None = None,
+) -> Float[Tensor, "head token position"]:
+    """Return pre-softmax cross-attention scores of heads (default: all, block by block) over the first ``n_positions``.
+
+    Takes one pass of the decoder. Live hooks and masks apply.
+
+    Raises:
+        AlignmentError: as :func:`check_heads`.
+    """
+    refs = check_heads(model, heads)
+    blocks = sorted({block for block, _ in refs})
+    scores: dict[int, Tensor] = {}
 
     def keep(x: Tensor, hook: HookPoint) -> None:
-        block = int(hook.name.split(".")[2])
-        mine = [head for b, head in chosen if b == block]
-        kept[block] = x[0, mine, :, :n_positions].clone()
+        of_block = [head for block, head in refs if block == hook.layer()]
+        scores[hook.layer()] = x[0, of_block, :, :n_positions].clone()
 
     ids = torch.tensor([list(tokens)], device=model.device)
     with model.hooks(fwd_hooks=[([_NAMES.format(block) for block in blocks], keep)]):
         model.decoder.hidden(ids, encoder_out)
-    at = {block: iter(kept[block]) for block in blocks}
-    return torch.stack([next(at[block]) for block, _ in chosen]).float()
+    rows = {block: iter(scores[block]) for block in blocks}
+    return torch.stack([next(rows[block]) for block, _ in refs]).float()
 
 
-def check_heads(model: HookedWhisper, heads: Sequence[Head] | None) -> list[Head]:
-    """The heads as given; all cross-attention heads for ``None``.
+def check_heads(model: HookedWhisper, heads: Sequence[HeadLike] | None) -> list[BlockHead]:
+    """Return cross-attention heads as ``(block, head)``; all of them for ``None``.
+
+    heads: ``(block, head)``, ``"cross 3.1"``, ...; see :meth:`HeadRef.parse`.
 
     Raises:
-        AlignmentError: none, or one that the decoder does not have.
+        AlignmentError: the list is empty, or a head does not exist or is not a cross-attention head.
     """
-    cfg = model.cfg.decoder
-    every = [(block, head) for block in range(cfg.n_layers) for head in range(cfg.n_heads)]
-    if heads is None:
-        return every
-    known = set(every)
-    for pair in heads:
-        if tuple(pair) not in known:
-            raise AlignmentError(
-                f"there is no cross-attention head {tuple(pair)}: blocks are 0 to {cfg.n_layers - 1}, heads 0 to "
-                f"{cfg.n_heads - 1}, as (block, head)"
-            )
-    if not heads:
-        raise AlignmentError("no heads to align with: give at least one (block, head), or None")
-    return [(int(block), int(head)) for block, head in heads]
+    refs = read_heads(heads, model.cfg, "cross", AlignmentError)
+    if not refs:
+        raise AlignmentError("no heads to align with: give at least one (block, head), or None for all")
+    for ref in refs:
+        if ref.stack != "cross":
+            raise AlignmentError(f"{ref} is not a cross-attention head: give (block, head) or 'cross 3.1'")
+    return [(ref.block, ref.head) for ref in refs]
 
 
 def head_maps(
     scores: Float[Tensor, "head token position"], method: Method
 ) -> tuple[Float[Tensor, "head token position"], Float[Tensor, "head"]]:
-    """Each head's normalised map, and the recipe's own weight of the head (``"norms"``: summed row and column norms).
+    """Return each head's normalized map, and the weight by which the method selects heads (``"norms"``: summed row and
+    column norms; ``"whisper"``: 1).
 
-    The maps of chosen heads are averaged; see the head of this file for the two recipes.
+    Raises:
+        AlignmentError: ``method`` is unknown.
     """
     check_option("method", method, get_args(Method), AlignmentError)
     from whisper.timing import median_filter
@@ -210,14 +216,14 @@ def head_maps(
 def word_times(
     matrix: Float[Tensor, "row position"], text: Script, seconds_per_position: float | int
 ) -> tuple[Interval, ...]:
-    """The words along the path of the largest sum through ``matrix`` (rows as :attr:`Script.rows`)."""
+    """Return word times along the path with the largest sum through ``matrix`` (rows as :attr:`Script.rows`)."""
     times = path_starts(matrix) * float(seconds_per_position)
     edges = times[[0, *text.word_ends]]
     return tuple(Interval(float(a), float(b), w) for a, b, w in zip(edges[:-1], edges[1:], text.words, strict=True))
 
 
 def path_starts(matrix: Float[Tensor, "row position"]) -> Int[np.ndarray, "row"]:
-    """Position at which the path of the largest sum enters each row (dynamic time warping, ``whisper.timing.dtw``)."""
+    """Return the position at which the path with the largest sum enters each row (``whisper.timing.dtw``)."""
     from whisper.timing import dtw
 
     with threads_kept():
@@ -232,58 +238,64 @@ def align(
     text: str,
     *,
     duration: float | int | None = None,
-    heads: Sequence[Head] | None = None,
+    heads: Sequence[HeadLike] | None = None,
     method: Method = "whisper",
     unit: Unit | None = None,
     language: str = "en",
 ) -> WordAlignment:
-    """When each word of a transcript is said.
+    """Return when each word of a transcript is said.
 
     Args:
         source: one clip: its mel ``[1, mel, frame]`` or its encoder output ``[1, position, d_model]``.
         text: the transcript, teacher-forced.
-        duration: of the clip (s); attention to the padding behind it is cut away. Default: the whole window.
-        heads: (block, head) to average. Default: ``"whisper"`` takes ``model.alignment_heads``, ``"norms"`` its ten
-            strongest in this clip.
-        method: ``"whisper"`` or ``"norms"``, see the head of this file.
+        duration: of the clip (s); attention to the padding after it is ignored. Default: the whole window.
+        heads: cross-attention heads to average, ``(block, head)`` or ``"cross 3.1"``. Default: ``"whisper"`` takes
+            ``model.alignment_heads``, ``"norms"`` the ten strongest in this clip.
+        method: ``"whisper"`` or ``"norms"``; see :mod:`hooked_whisper.analysis.alignment`.
         unit: ``"token"`` or ``"character"``; default: tokens for ``"whisper"``, characters for ``"norms"``.
 
     Raises:
-        AlignmentError: no words, a transcript too long, heads that do not exist, an unknown method or unit.
-        AudioError: a duration outside the window.
+        AlignmentError: the transcript is empty or too long, a head does not exist, or a method or unit is unknown.
+        AudioError: ``duration`` is outside the window.
     """
     check_option("method", method, get_args(Method), AlignmentError)
     if unit is not None:
         check_option("unit", unit, get_args(Unit), AlignmentError)
-    used: Unit = unit or ("character" if method == "norms" else "token")
-    text_of = script(model, text, used, language)
+    used_unit: Unit = unit or ("character" if method == "norms" else "token")
+    text_script = script(model, text, used_unit, language)
     time = model.time
     n_positions = time.n_ctx if duration is None else time.n_positions(duration)
     if not n_positions:
-        raise AlignmentError("the clip has no audio: its duration must be more than 0 s")
+        raise AlignmentError("the clip has no audio: give a duration above 0 s")
     encoder_out = encode(model, source)
-    given = heads
+    candidates = heads
     if heads is None and method == "whisper":
-        given = [(int(b), int(h)) for b, h in model.alignment_heads.indices().T.tolist()]
-    chosen = check_heads(model, given)
-    maps, strength = head_maps(cross_scores(model, encoder_out, text_of.tokens, n_positions, chosen), method)
+        candidates = [(int(b), int(h)) for b, h in model.alignment_heads.indices().T.tolist()]
+    averaged = check_heads(model, candidates)
+    maps, strength = head_maps(cross_scores(model, encoder_out, text_script.tokens, n_positions, averaged), method)
     if heads is None and method == "norms":
-        best = strength.topk(min(TOP_HEADS, len(chosen))).indices.sort().values
-        maps, chosen = maps[best], [chosen[i] for i in best.tolist()]
-    matrix = maps.mean(0)[text_of.rows].cpu()
-    labels = model.to_str_tokens(list(text_of.tokens[text_of.n_prompt :]))
-    words = word_times(matrix, text_of, time.seconds_per_position)
-    return WordAlignment(words, tuple(chosen), method, used, tuple(labels), matrix.numpy(), time.seconds_per_position)
+        best = strength.topk(min(TOP_HEADS, len(averaged))).indices.sort().values
+        maps, averaged = maps[best], [averaged[i] for i in best.tolist()]
+    matrix = maps.mean(0)[text_script.rows].cpu()
+    labels = model.to_str_tokens(list(text_script.tokens[text_script.n_prompt :]))
+    words = word_times(matrix, text_script, time.seconds_per_position)
+    return WordAlignment(
+        words, tuple(averaged), method, used_unit, tuple(labels), matrix.numpy(), time.seconds_per_position
+    )
 
 
 def encode(model: HookedWhisper, source: Float[Tensor, "clip a b"]) -> Float[Tensor, "clip position d_model"]:
-    """Encoder output of a mel; an encoder output as it is."""
+    """Return the encoder output of a mel; an encoder output is returned unchanged.
+
+    Raises:
+        AlignmentError: ``source`` has neither shape.
+    """
     cfg = model.cfg.encoder
     if source.shape[1:] == (cfg.n_mels, cfg.n_frames):
         return model.embed_audio(source)
     if source.shape[1:] == (cfg.n_ctx, cfg.d_model):
         return source
     raise AlignmentError(
-        f"a clip is a mel of [{cfg.n_mels}, {cfg.n_frames}] or an encoder output of [{cfg.n_ctx}, {cfg.d_model}], "
-        f"got {list(source.shape[1:])}: take model.to_mel(audio)"
+        f"a clip is a mel [{cfg.n_mels}, {cfg.n_frames}] or an encoder output [{cfg.n_ctx}, {cfg.d_model}], "
+        f"got {list(source.shape[1:])}: model.to_mel(audio) makes a mel"
     )

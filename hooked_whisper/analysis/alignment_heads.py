@@ -1,4 +1,4 @@
-"""Which cross-attention heads read the audio word by word: each head's boundary F1, and a choice of a set."""
+"""Find the cross-attention heads that align words: boundary F1 of each head, and selection of a set."""
 
 from __future__ import annotations
 
@@ -11,11 +11,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper._support.heatmap import heat_map
-from hooked_whisper.analysis.alignment import Head, Method, Script, Unit, cross_scores, head_maps, script, word_times
+from hooked_whisper.analysis.alignment import (
+    BlockHead,
+    Method,
+    Script,
+    Unit,
+    cross_scores,
+    head_maps,
+    script,
+    word_times,
+)
 from hooked_whisper.analysis.boundaries import TOLERANCES_S, boundary_counts, f1_of, r_value_of
 from hooked_whisper.errors import AlignmentError, check_option
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.protocols import Alignment, Interval
+from hooked_whisper.protocols import Alignment, HeadLike, Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +34,7 @@ CANDIDATES, MOST_HEADS = 12, 6
 
 @dataclass(frozen=True, eq=False)
 class HeadScores:
-    """Boundary counts (hits, found, true) of every head alone, per clip and tolerance (s)."""
+    """Boundary counts (hits, predicted, true) of every single head, per clip and tolerance (s)."""
 
     counts: Int[np.ndarray, "clip block head tolerance three"]
     tolerances_s: tuple[float | int, ...]
@@ -34,22 +43,22 @@ class HeadScores:
 
     @property
     def f1(self) -> Float[np.ndarray, "block head tolerance"]:
-        """Of all clips together."""
+        """F1 over all clips."""
         return f1_of(*np.moveaxis(self.counts.sum(0), -1, 0))
 
     @property
     def r_value(self) -> Float[np.ndarray, "block head tolerance"]:
-        """Of all clips together, as :func:`r_value_of`."""
+        """R-value over all clips, see :func:`r_value_of`."""
         return r_value_of(*np.moveaxis(self.counts.sum(0), -1, 0))
 
-    def best(self, n: int, tolerance_s: float | int = 0.1) -> tuple[Head, ...]:
-        """The ``n`` heads of the largest F1, best first (ties: the earlier block)."""
-        f1 = self.f1[..., self._at(tolerance_s)]
+    def best(self, n: int, tolerance_s: float | int = 0.1) -> tuple[BlockHead, ...]:
+        """Return the ``n`` heads with the largest F1, ``(block, head)``, best first; ties go to the earlier block."""
+        f1 = self.f1[..., self._tolerance_index(tolerance_s)]
         order = np.argsort(-f1, axis=None, kind="stable")[:n]
         return tuple((int(i) // f1.shape[1], int(i) % f1.shape[1]) for i in order)
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """One dict per head and tolerance."""
+        """Return one dict per head and tolerance."""
         f1, r_value = self.f1, self.r_value
         return [
             {
@@ -65,11 +74,11 @@ class HeadScores:
         ]
 
     def draw(self, tolerance_s: float | int = 0.1) -> Figure:
-        """F1 of every head."""
-        f1 = self.f1[..., self._at(tolerance_s)]
+        """Draw the F1 of every head."""
+        f1 = self.f1[..., self._tolerance_index(tolerance_s)]
         return heat_map(
             f1,
-            title=f"Word boundaries within {1000 * tolerance_s:g} ms, head by head",
+            title=f"Word boundaries within {1000 * tolerance_s:g} ms, by head",
             x="head",
             y="decoder block",
             unit="boundary F1",
@@ -79,20 +88,22 @@ class HeadScores:
         )
 
     def __repr__(self) -> str:
-        at = len(self.tolerances_s) - 1
-        best = ", ".join(f"X{b}.{h} {self.f1[b, h, at]:.2f}" for b, h in self.best(3, self.tolerances_s[at]))
-        return f"HeadScores({len(self.counts)} clips, F1 at {1000 * self.tolerances_s[at]:g} ms: {best}, ...)"
+        widest = self.tolerances_s[-1]
+        best = ", ".join(f"X{b}.{h} {self.f1[b, h, -1]:.2f}" for b, h in self.best(3, widest))
+        return f"HeadScores({len(self.counts)} clips, F1 at {1000 * widest:g} ms: {best}, ...)"
 
-    def _at(self, tolerance_s: float | int) -> int:
+    def _tolerance_index(self, tolerance_s: float | int) -> int:
         for k, t in enumerate(self.tolerances_s):
             if abs(t - tolerance_s) < 1e-9:
                 return k
-        raise AlignmentError(f"no tolerance of {tolerance_s} s here: there are {list(self.tolerances_s)}")
+        raise AlignmentError(
+            f"there are no scores for a tolerance of {tolerance_s} s, only for {list(self.tolerances_s)}"
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class ClipMaps:
-    """One clip's normalised head maps, cut to the rows that write the text."""
+    """One clip's normalized head maps, cut to the rows that write the text."""
 
     maps: Float[Tensor, "head row position"]
     text: Script
@@ -100,7 +111,7 @@ class ClipMaps:
     seconds_per_position: float
 
     def words(self, which: Sequence[int]) -> tuple[Interval, ...]:
-        """Word times from the mean of some of the maps (indices)."""
+        """Return word times from the mean of the maps with these indices."""
         return word_times(self.maps[list(which)].mean(0), self.text, self.seconds_per_position)
 
 
@@ -108,16 +119,17 @@ def clip_maps(
     model: HookedWhisper,
     encoder_out: Float[Tensor, "clip position d_model"],
     alignments: Sequence[Alignment],
-    heads: Sequence[Head] | None = None,
+    heads: Sequence[HeadLike] | None = None,
     *,
     method: Method = "whisper",
     unit: Unit = "token",
     language: str = "en",
 ) -> Iterator[ClipMaps]:
-    """One clip after another: what its heads (default: all) say about its words; a decoder pass each, no encoder pass.
+    """Yield the head maps of each clip (default: of all heads), with one decoder pass per clip.
 
     Raises:
-        AlignmentError: no clips, not one encoder output per alignment, or words whose times are unknown.
+        AlignmentError: there are no clips, the numbers of encoder outputs and alignments differ, or a clip has no word
+            times.
     """
     _check(method, unit)
     if len(encoder_out) != len(alignments) or not alignments:
@@ -134,7 +146,7 @@ def _clip_maps(
     model: HookedWhisper,
     encoder_out: Float[Tensor, "clip position d_model"],
     alignments: Sequence[Alignment],
-    heads: Sequence[Head] | None,
+    heads: Sequence[HeadLike] | None,
     method: Method,
     unit: Unit,
     language: str,
@@ -158,11 +170,12 @@ def score_alignment_heads(
     unit: Unit = "token",
     language: str = "en",
 ) -> HeadScores:
-    """Aligns every clip with every cross-attention head alone.
+    """Align every clip with every single cross-attention head, and score the word boundaries.
 
     Args:
-        encoder_out: of the clips; alignments: their words with true times (s), and durations.
-        tolerances_s: how far (s) a boundary may be off.
+        encoder_out: of the clips.
+        alignments: true word times (s) and durations of the clips.
+        tolerances_s: largest distance (s) of a boundary that counts as hit.
 
     Raises:
         AlignmentError: as :func:`clip_maps`.
@@ -179,7 +192,7 @@ def score_alignment_heads(
 def set_counts(
     clips: Iterable[ClipMaps], which: Sequence[int] | None = None, tolerances_s: Sequence[float | int] = TOLERANCES_S
 ) -> Int[np.ndarray, "clip tolerance three"]:
-    """Boundary counts of a set of heads (indices into the maps; default: all of them), clip by clip."""
+    """Return the boundary counts of a set of heads (indices into the maps; default: all), clip by clip."""
 
     def words(clip: ClipMaps) -> tuple[Interval, ...]:
         return clip.words(range(len(clip.maps)) if which is None else which)
@@ -199,11 +212,17 @@ def choose_heads(
     unit: Unit = "token",
     language: str = "en",
     scores: HeadScores | None = None,
-) -> tuple[Head, ...]:
-    """A set of heads whose averaged map has the best boundary F1 on these clips: greedy, best head first, one more as
-    long as it helps and there are fewer than ``most``; sorted. Score it on other clips, not on these.
+) -> tuple[BlockHead, ...]:
+    """Select a set of heads whose averaged map has a high boundary F1 on these clips. Score it on other clips.
 
-    ``candidates``: only the heads best by themselves are tried. ``scores``: if they have been computed already.
+    Greedy: starting with the best head, add the head that helps most, up to ``most`` heads, while F1 improves.
+
+    Args:
+        candidates: number of best single heads to try.
+        scores: of these clips, if already computed.
+
+    Returns:
+        ``(block, head)`` pairs, sorted.
 
     Raises:
         AlignmentError: as :func:`clip_maps`.
@@ -220,13 +239,13 @@ def choose_heads(
         counts = sum(boundary_counts(c.words(which), c.truth, (tolerance_s,))[0] for c in clips)
         return float(f1_of(*counts))  # type: ignore[misc]
 
-    chosen: list[int] = []
+    selected: list[int] = []
     reached = -1.0
-    while len(chosen) < most:
-        tries = {k: f1([*chosen, k]) for k in range(len(pool)) if k not in chosen}
+    while len(selected) < most:
+        tries = {k: f1([*selected, k]) for k in range(len(pool)) if k not in selected}
         best = max(tries, key=lambda k: (tries[k], -k), default=None)
         if best is None or tries[best] <= reached:
             break
-        chosen.append(best)
+        selected.append(best)
         reached = tries[best]
-    return tuple(sorted(pool[k] for k in chosen))
+    return tuple(sorted(pool[k] for k in selected))

@@ -1,4 +1,4 @@
-"""How well found word boundaries agree with true ones: strict precision, recall, F1 and R-value."""
+"""Agreement of predicted with true word boundaries: strict precision, recall, F1 and R-value."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ _SAME_S = 1e-3  # two edges nearer than this are one boundary
 
 @dataclass(frozen=True)
 class BoundaryScore:
-    """Counts, and what follows from them. Every boundary is used once ("strict"); shares of nothing are NaN."""
+    """Counts of boundaries, each used once ("strict"). Ratios with a denominator of 0 are NaN.
+
+    hits: matched boundaries. predicted: predicted boundaries. truth: true boundaries.
+    """
 
     hits: int
-    found: int
+    predicted: int
     truth: int
 
     @property
     def precision(self) -> float:
-        return self.hits / self.found if self.found else float("nan")
+        return self.hits / self.predicted if self.predicted else float("nan")
 
     @property
     def recall(self) -> float:
@@ -33,30 +36,29 @@ class BoundaryScore:
 
     @property
     def f1(self) -> float:
-        return float(f1_of(self.hits, self.found, self.truth))
+        return float(f1_of(self.hits, self.predicted, self.truth))
 
     @property
     def r_value(self) -> float:
-        """Distance from the ideal of all boundaries found and none too many: 1 is perfect, and finding boundaries
-        everywhere does not help (Räsänen, Laine and Altosaar 2009, "An improved speech segmentation quality measure:
-        the R-value", equations 5 to 7)."""
-        return float(r_value_of(self.hits, self.found, self.truth))
+        """1 for perfect segmentation; unlike F1 it penalizes over-segmentation (Räsänen, Laine and Altosaar 2009, "An
+        improved speech segmentation quality measure: the R-value", equations 5 to 7)."""
+        return float(r_value_of(self.hits, self.predicted, self.truth))
 
     def __add__(self, other: BoundaryScore) -> BoundaryScore:
-        return BoundaryScore(self.hits + other.hits, self.found + other.found, self.truth + other.truth)
+        return BoundaryScore(self.hits + other.hits, self.predicted + other.predicted, self.truth + other.truth)
 
 
 Count = int | np.integer | np.ndarray
 
 
 def f1_of(hits: Count, found: Count, truth: Count) -> np.ndarray:
-    """``2 hits / (found + truth)``, elementwise; NaN of nothing."""
+    """Return ``2 hits / (found + truth)``, elementwise; NaN if there are no boundaries."""
     total = np.asarray(found, float) + truth
     return np.divide(2.0 * np.asarray(hits, float), total, out=np.full(total.shape, np.nan), where=total > 0)
 
 
 def r_value_of(hits: Count, found: Count, truth: Count) -> np.ndarray:
-    """R-value, elementwise; NaN without true boundaries."""
+    """Return the R-value, elementwise; NaN without true boundaries."""
     n = np.asarray(truth, float)
     with np.errstate(invalid="ignore", divide="ignore"):
         hit_rate, over = np.asarray(hits, float) / n, np.asarray(found, float) / n - 1
@@ -66,10 +68,9 @@ def r_value_of(hits: Count, found: Count, truth: Count) -> np.ndarray:
 
 
 def boundaries(words: Sequence[Interval]) -> Float[np.ndarray, "boundary"]:
-    """Times (s) at which words begin and end, in order, an edge that two words share once.
+    """Return the times (s) at which words begin and end, sorted; an edge shared by two words appears once.
 
-    The first word's beginning is left out: the recipes below put it at 0 whatever the audio (nothing comes before it
-    that could end there), so it says nothing about the heads.
+    The start of the first word is left out: alignment puts it at 0 for any audio, so it does not depend on the heads.
     """
     edges = np.sort(np.array([w.start for w in words[1:]] + [w.end for w in words], dtype=float))
     return edges[np.append(True, np.diff(edges) > _SAME_S)] if len(edges) else edges
@@ -80,16 +81,16 @@ def boundary_f1(
     truth: Sequence[float | int] | Float[np.ndarray, "truth"],
     tolerance_s: float | int,
 ) -> BoundaryScore:
-    """Boundaries (s) found within ``tolerance_s`` (s) of a true one, each used once, as many pairs as there can be.
+    """Match predicted boundaries (s) to true ones within ``tolerance_s``, each used once; the matching is maximal.
 
     Raises:
-        AlignmentError: a negative tolerance.
+        AlignmentError: the tolerance is negative.
     """
     if not tolerance_s >= 0:
         raise AlignmentError(f"the tolerance must be 0 s or more, got {tolerance_s}")
     a, b = np.sort(np.asarray(found, float)), np.sort(np.asarray(truth, float))
     i = j = hits = 0
-    while i < len(a) and j < len(b):  # both in order and one width for all: the first pair that fits is never wrong
+    while i < len(a) and j < len(b):  # greedy is optimal: both are sorted and the tolerance is constant
         gap = a[i] - b[j]
         if abs(gap) <= tolerance_s + 1e-9:
             hits, i, j = hits + 1, i + 1, j + 1
@@ -103,20 +104,20 @@ def boundary_f1(
 def boundary_counts(
     found: Sequence[Interval], truth: Sequence[Interval], tolerances_s: Sequence[float | int] = TOLERANCES_S
 ) -> Int[np.ndarray, "tolerance three"]:
-    """Hits, found and true boundaries of the words at each tolerance (s)."""
+    """Return hits, predicted and true boundaries of words at each tolerance (s)."""
     a, b = boundaries(found), boundaries(truth)
     scores = (boundary_f1(a, b, t) for t in tolerances_s)
-    return np.array([[s.hits, s.found, s.truth] for s in scores])
+    return np.array([[s.hits, s.predicted, s.truth] for s in scores])
 
 
 def boundary_errors(found: Sequence[Interval], truth: Sequence[Interval]) -> Float[np.ndarray, "edge"]:
-    """|found - true| (s) of every word's start and end, word by word, but the first word's start.
+    """Return |predicted - true| (s) of the start and end of every word, without the start of the first.
 
     Raises:
-        AlignmentError: different numbers of words.
+        AlignmentError: the numbers of words differ.
     """
     if len(found) != len(truth):
-        raise AlignmentError(f"{len(found)} words found, {len(truth)} true ones: their edges cannot be paired")
+        raise AlignmentError(f"{len(found)} predicted words and {len(truth)} true ones: give the same words")
     a = np.array([(w.start, w.end) for w in found], dtype=float).reshape(-1)
     b = np.array([(w.start, w.end) for w in truth], dtype=float).reshape(-1)
     return np.abs(a - b)[1:]

@@ -1,9 +1,8 @@
-"""Direct logit attribution: how much each part of the decoder adds, by itself, to the logit of a token.
+"""Direct logit attribution: the contribution of each part of the decoder to the logit of a token.
 
-The logit is linear in what every part wrote into the residual stream, once the scale of the final norm is taken as
-given; what a part does through later parts is not counted (Elhage et al. 2021, "A Mathematical Framework for
-Transformer Circuits"). The parts sum to the logit (or difference of logits): :attr:`DirectAttribution.error` says how
-nearly.
+With the scale of the final norm held fixed, the logit is linear in what each part writes into the residual stream.
+Effects through later parts are not counted (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits").
+The contributions sum to the logit, or difference of logits, up to :attr:`DirectAttribution.error`.
 """
 
 from __future__ import annotations
@@ -19,18 +18,19 @@ from torch import Tensor
 from hooked_whisper._support.heatmap import heat_map
 from hooked_whisper.errors import check_option
 from hooked_whisper.hooks import ActivationCache
+from hooked_whisper.patching.metrics import token_id
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Parts = Literal["block", "head", "neuron"]
-Answer = int | Int[Tensor, "..."]
+Answer = int | str | Int[Tensor, "..."]
 _SPLIT: dict[str, tuple[str, ...]] = {"block": (), "head": ("self", "cross"), "neuron": ("mlp",)}
 
 
 @dataclass(frozen=True)
-class Part:
-    """One row of a top list: what it is and what it adds to the logit."""
+class Contribution:
+    """One part of the decoder, and what it adds to the logit."""
 
     label: str
     kind: str
@@ -39,13 +39,13 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class DirectAttribution:
-    """What every part adds to the logit at every token position: ``values [component, clip, token]``.
+    """Contribution of every part to the logit at every token, ``[component, clip, token]``.
 
     labels: ``embed``, ``pos_embed``, ``0_attn_out``, ``0_cross_attn_out``, ``0_mlp_out``; ``D1.3``, ``X1.3`` (heads of
         self- and cross-attention), ``1.207`` (MLP neuron), ``1_attn.b_O`` and ``1_mlp.b_out`` (biases),
         ``ln_final.bias``.
     kinds: ``input``, ``self``, ``cross``, ``mlp`` or ``bias``.
-    total: the logit (difference) that the model gave, ``[clip, token]``.
+    total: the model's logit or difference of logits, ``[clip, token]``.
     """
 
     labels: tuple[str, ...]
@@ -55,74 +55,78 @@ class DirectAttribution:
 
     @property
     def error(self) -> float:
-        """Largest absolute difference between the sum of the parts and the model's logit."""
+        """Largest absolute difference between the sum of the contributions and the model's logit."""
         return float((self.values.sum(0) - self.total).abs().max())
 
-    def top(self, n: int = 10, clip: int = 0, token: int = -1) -> list[Part]:
-        """The ``n`` parts that add the most in either direction, largest first."""
+    def top(self, n: int = 10, clip: int = 0, token: int = -1) -> list[Contribution]:
+        """Return the ``n`` contributions with the largest absolute value, largest first."""
         column = self.values[:, clip, token]
         order = column.abs().topk(min(n, len(column))).indices.tolist()
-        return [Part(self.labels[i], self.kinds[i], float(column[i])) for i in order]
+        return [Contribution(self.labels[i], self.kinds[i], float(column[i])) for i in order]
 
     def by_kind(self) -> dict[str, Float[Tensor, "clip token"]]:
-        """Sums over the parts of each kind."""
+        """Return the sum of the contributions of each kind."""
         kinds = list(dict.fromkeys(self.kinds))
         return {kind: self.values[[k == kind for k in self.kinds]].sum(0) for kind in kinds}
 
     def draw(self, clip: int = 0, most: int = 40) -> Figure:
-        """Parts against tokens: all of them, or the ``most`` largest."""
+        """Draw the ``most`` largest contributions, parts against tokens."""
         column = self.values[:, clip]
-        some = sorted(column.abs().amax(-1).topk(min(most, len(column))).indices.tolist())
+        parts = sorted(column.abs().amax(-1).topk(min(most, len(column))).indices.tolist())
         return heat_map(
-            column[some].double().cpu().numpy(),
+            column[parts].double().cpu().numpy(),
             title="Direct logit attribution",
             x="token position",
             y="",
             unit="logit",
-            rows=[self.labels[i] for i in some],
+            rows=[self.labels[i] for i in parts],
             columns=[str(k) for k in range(column.shape[1])],
             scale="diverging",
         )
 
 
 def attribution_names(parts: Parts = "block") -> list[str]:
-    """What ``run_with_cache(names_filter=...)`` must keep: much less than its default, which holds every key and value."""
+    """Return the hook names that :func:`direct_logit_attribution` needs, for ``run_with_cache(names_filter=...)``."""
     check_option("parts", parts, get_args(Parts))
     names = ["decoder.hook_embed", "decoder.hook_pos_embed", "decoder.ln_final.hook_scale", "unembed.hook_out"]
-    names += [f"decoder.blocks.*.hook_{what}" for what in ("attn_out", "cross_attn_out", "mlp_out")]
+    names += [f"decoder.blocks.*.hook_{output}" for output in ("attn_out", "cross_attn_out", "mlp_out")]
     inner = {"block": [], "head": ["attn.hook_z", "cross_attn.hook_z"], "neuron": ["mlp.hook_post"]}[parts]
-    return names + [f"decoder.blocks.*.{one}" for one in inner]
+    return names + [f"decoder.blocks.*.{name}" for name in inner]
 
 
 def direct_logit_attribution(
     cache: ActivationCache, correct: Answer, incorrect: Answer | None = None, *, parts: Parts = "block"
 ) -> DirectAttribution:
-    """Parts of the logit of ``correct`` (minus that of ``incorrect``) at every token of a cached decoder pass.
+    """Return the contributions to the logit of ``correct``, minus that of ``incorrect``, at every token of a cached
+    decoder pass.
 
-    cache: of ``run_with_cache(..., tokens=...)`` with its default names, or those of :func:`attribution_names`.
-    correct, incorrect: token ids that broadcast to ``[clip, token]``.
-    parts: ``"block"`` (self-attention, cross-attention and MLP of each block), ``"head"`` (the heads of both kinds of
-        attention instead of their blocks) or ``"neuron"`` (the neurons of the MLPs instead of theirs).
+    Args:
+        cache: of ``run_with_cache(..., tokens=...)`` with its default names, or those of :func:`attribution_names`.
+        correct, incorrect: a string of one token (``" very"``), or token ids that broadcast to ``[clip, token]``.
+        parts: ``"block"`` for self-attention, cross-attention and MLP of each block; ``"head"`` splits both kinds of
+            attention into heads; ``"neuron"`` splits the MLPs into neurons.
 
     Raises:
-        UnknownHookError: the cache lacks an activation that is needed.
+        UnknownHookError: the cache lacks an activation.
+        PromptError: a string is several tokens.
     """
     check_option("parts", parts, get_args(Parts))
+    correct, incorrect = (token_id(cache.model, answer) for answer in (correct, incorrect))
     logits = cache["unembed.hook_out"]
     shape = logits.shape[:2]
-    found = _blocks(cache, correct, incorrect, without=_SPLIT[parts])
+    groups = _blocks(cache, correct, incorrect, without=_SPLIT[parts])
     if parts == "head":
-        found += _heads(cache, correct, incorrect)
+        groups += _heads(cache, correct, incorrect)
     if parts == "neuron":
-        found += _neurons(cache, correct, incorrect)
-    found.append((["ln_final.bias"], "bias", _constant(cache, correct, incorrect).expand(1, *shape)))
+        groups += _neurons(cache, correct, incorrect)
+    groups.append((["ln_final.bias"], "bias", _constant(cache, correct, incorrect).expand(1, *shape)))
     total = _picked(logits, correct)
     if incorrect is not None:
         total = total - _picked(logits, incorrect)
     return DirectAttribution(
-        tuple(label for labels, _, _ in found for label in labels),
-        tuple(kind for labels, kind, _ in found for _ in labels),
-        torch.cat([values for *_, values in found]),
+        tuple(label for labels, _, _ in groups for label in labels),
+        tuple(kind for labels, kind, _ in groups for _ in labels),
+        torch.cat([values for *_, values in groups]),
         total,
     )
 
@@ -150,7 +154,7 @@ def _heads(cache: ActivationCache, correct: Answer, incorrect: Answer | None) ->
 
 
 def _neurons(cache: ActivationCache, correct: Answer, incorrect: Answer | None) -> list[_Group]:
-    """``post * (W_out direction)``: no vector per neuron is ever made."""
+    """``post * (W_out direction)``, without a residual vector per neuron."""
     blocks = cache.model.decoder.blocks
     onto = _onto(cache, correct, incorrect)
     groups: list[_Group] = []
@@ -171,8 +175,7 @@ def _bias_group(
 
 
 def _onto(cache: ActivationCache, correct: Answer, incorrect: Answer | None) -> Float[Tensor, "clip token d_model"]:
-    """What one unit of the residual stream adds to the logit: centring, scale and gain of the norm moved onto the
-    token's direction."""
+    """Gradient of the logit with respect to the residual stream, with the scale of the final norm held fixed."""
     scale = cache["decoder.ln_final.hook_scale"]
     gained = _direction(cache, correct, incorrect).to(scale) * cache.model.decoder.ln_final.weight.detach().to(scale)
     return (gained - gained.mean(-1, keepdim=True)) / scale
@@ -181,12 +184,12 @@ def _onto(cache: ActivationCache, correct: Answer, incorrect: Answer | None) -> 
 def _direction(cache: ActivationCache, correct: Answer, incorrect: Answer | None) -> Tensor:
     """Columns of the unembedding, ``[..., d_model]``."""
     columns = cache.model.W_U.detach().mT
-    one = columns[torch.as_tensor(correct, device=columns.device)]
-    return one if incorrect is None else one - columns[torch.as_tensor(incorrect, device=columns.device)]
+    direction = columns[torch.as_tensor(correct, device=columns.device)]
+    return direction if incorrect is None else direction - columns[torch.as_tensor(incorrect, device=columns.device)]
 
 
 def _constant(cache: ActivationCache, correct: Answer, incorrect: Answer | None) -> Tensor:
-    """What does not depend on the input: the final norm's bias on the direction, and the unembedding's bias."""
+    """Part of the logit that does not depend on the input: the biases of the final norm and of the unembedding."""
     model = cache.model
     direction = _direction(cache, correct, incorrect)
     constant = direction @ model.decoder.ln_final.bias.detach().to(direction)

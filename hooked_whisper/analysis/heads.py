@@ -1,15 +1,14 @@
-"""What every attention head looks at: near or far, sharp or spread, into the padding, at the word being said.
+"""Statistics of every attention head: distance, entropy, attention to padding and to the current word.
 
-Attention distance: Vig and Belinkov 2019, arXiv 1906.04284, section 4.3; entropy: the same, section 4.4. Mass on the
-padding asks the question of the encoder's sink (github.com/er537/whisper_interpretability, ``docs/index.md``) head by
-head.
+Attention distance and entropy: Vig and Belinkov 2019, arXiv 1906.04284, sections 4.3 and 4.4. Attention to padding
+tests per head for the encoder's attention sink (github.com/er537/whisper_interpretability, ``docs/index.md``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,20 +22,14 @@ from hooked_whisper.errors import HookedWhisperError, closest
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
 from hooked_whisper.patching.results import table_of
-from hooked_whisper.protocols import Alignment
+from hooked_whisper.protocols import Alignment, Stack
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-Stack = Literal["encoder", "decoder", "cross"]
 Measures = dict[str, Float[np.ndarray, "head"]]
-_PATTERNS = {
-    "encoder": "encoder.blocks.{}.attn.hook_pattern",
-    "decoder": "decoder.blocks.{}.attn.hook_pattern",
-    "cross": "decoder.blocks.{}.cross_attn.hook_pattern",
-}
-# what there is of each stack, and in which unit
+# stack -> measure -> unit
 MEASURES: dict[str, dict[str, str]] = {
     "encoder": {
         "distance": "positions",
@@ -67,48 +60,48 @@ MEASURES: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True, eq=False)
 class HeadReport:
-    """Numbers of every head and clip; means over the rows that count.
+    """Statistics of every head and clip, averaged over rows: ``values[stack][measure]``.
 
-    ``values[stack][measure]``, stacks ``"encoder"``, ``"decoder"`` (self-attention) and ``"cross"``; the measures and
-    their units are in :data:`MEASURES`. NaN where the clip does not tell (no words known, no padding).
+    Stacks are ``"encoder"``, ``"decoder"`` (self-attention) and ``"cross"``; :data:`MEASURES` lists measures and units.
+    Values are NaN where a clip does not determine them (without words, or without padding).
 
-    distance, median distance: between a query and what it attends to, the mean and the distance within which half of
-        the attention lies; of cross-attention: outside the span of the word being written, 0 inside.
-    entropy: of a row; relative: as a share of the logarithm of the number of keys it may see.
-    padding: attention to positions behind the clip. own word: to the span of the word that the query lies in, or is
-        about to write. first token: of decoder rows behind it.
-    monotonicity: Spearman correlation of the row and the mean position it attends to; forward steps: share of rows
-        whose mean position lies behind that of the row before.
+    - distance, median distance: mean distance of a query to what it attends to, and the distance within which half of
+      the attention lies; in cross-attention, distance to the span of the word being written (0 inside).
+    - entropy: of a row. relative entropy: divided by the logarithm of the number of visible keys.
+    - padding: attention to positions after the clip. own word: attention to the span of the word that contains the
+      query, or that it is about to write. first token: attention to it by later decoder rows.
+    - monotonicity: Spearman correlation of row number and mean attended position. forward steps: share of rows whose
+      mean position is later than that of the previous row.
     """
 
     clips: tuple[str, ...]
     values: Mapping[str, Mapping[str, Float[np.ndarray, "clip block head"]]]
 
     def mean(self, stack: str, measure: str) -> Float[np.ndarray, "block head"]:
-        """Mean over the clips that tell."""
+        """Return the mean over clips, without NaN."""
         return _mean(self._of(stack, measure))
 
     def interval(
         self, stack: str, measure: str, draws: int = 1000, seed: int = 0
     ) -> Float[np.ndarray, "two block head"]:
-        """95 % percentile bootstrap interval of :meth:`mean` over clips: low, high. NaN for a single clip."""
+        """Return the 95 % percentile bootstrap interval of :meth:`mean` over clips (low, high); NaN for one clip."""
         rows = self._of(stack, measure)
         if len(rows) < 2:
             return np.full((2, *rows.shape[1:]), np.nan)
-        drawn = np.random.default_rng(seed).integers(len(rows), size=(draws, len(rows)))
-        means = np.stack([_mean(rows[some]) for some in drawn])
+        draws_of_clips = np.random.default_rng(seed).integers(len(rows), size=(draws, len(rows)))
+        means = np.stack([_mean(rows[clips]) for clips in draws_of_clips])
         low, high = (np.where(np.isfinite(means).any(0), _percentile(means, q), np.nan) for q in (2.5, 97.5))
         return np.stack([low, high])
 
     def ranked(self, stack: str, measure: str, largest: bool = True) -> list[tuple[int, int]]:
-        """(block, head) by mean, largest (or smallest) first; heads without a number are left out."""
+        """Return ``(block, head)`` pairs by mean, largest (or smallest) first, without heads whose mean is NaN."""
         mean = self.mean(stack, measure)
         order = np.argsort(-mean if largest else mean, axis=None, kind="stable")
         pairs = [(int(i) // mean.shape[1], int(i) % mean.shape[1]) for i in order]
         return [(b, h) for b, h in pairs if np.isfinite(mean[b, h])]
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """One dict per head and measure: stack, block, head, measure, unit, mean, low, high, clips."""
+        """Return one dict per head and measure: stack, block, head, measure, unit, mean, low, high, clips."""
         rows = []
         for stack, measures in self.values.items():
             for measure, values in measures.items():
@@ -130,7 +123,7 @@ class HeadReport:
         return rows
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """:meth:`to_rows` as a pandas table.
+        """Return :meth:`to_rows` as a pandas table.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -138,7 +131,7 @@ class HeadReport:
         return table_of(self.to_rows())
 
     def draw(self, stack: str = "encoder", measure: str = "distance") -> Figure:
-        """Heat map of the means, blocks down, heads across."""
+        """Draw a heat map of the means, blocks down, heads across."""
         mean = self.mean(stack, measure)
         return heat_map(
             mean,
@@ -167,11 +160,11 @@ class HeadReport:
         return f"HeadReport({len(self.clips)} clips; {'; '.join(parts)})"
 
     def _of(self, stack: str, measure: str) -> Float[np.ndarray, "clip block head"]:
-        for name, known, what in ((stack, self.values, "stack"), (measure, self.values.get(stack, {}), "measure")):
+        for name, known, kind in ((stack, self.values, "stack"), (measure, self.values.get(stack, {}), "measure")):
             if name not in known:
                 near = closest(name, known)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise HookedWhisperError(f"this report has no {what} {name!r}{hint} It has {', '.join(known)}.")
+                raise HookedWhisperError(f"this report has no {kind} {name!r}, only {', '.join(known)}{hint}")
         return self.values[stack][measure]
 
 
@@ -185,36 +178,36 @@ def head_report(
     durations: Sequence[float | int] | None = None,
     language: str = "en",
 ) -> HeadReport:
-    """Where every head looks, clip by clip; patterns are reduced as they come, one block of one clip at a time.
+    """Return statistics of every head in every clip. Patterns are reduced one block of one clip at a time.
 
     Args:
-        tokens: what the decoder reads. Default: prompt and text of the alignments; without either, the report is on
-            the encoder alone. With tokens given, nobody knows which word a row is about to write.
-        alignments: words with times (s) and the clips' durations.
-        durations: of the clips (s), if there are no alignments; what is behind is padding. Default: whole windows.
+        tokens: decoder input; default: prompt and text of the alignments. Without tokens and alignments, the report
+            covers the encoder only. With ``tokens``, the word that a row writes is unknown.
+        alignments: words with times (s), and durations of the clips.
+        durations: of the clips (s), if there are no alignments; the rest is padding. Default: whole windows.
 
     Raises:
-        HookedWhisperError: not one alignment, duration or row of tokens for each clip.
-        AudioError: a duration or a word outside the window.
+        HookedWhisperError: there are no clips, or not one alignment, duration or row of tokens per clip.
+        AudioError: a duration or word is outside the window.
     """
     n_clips = len(mel)
-    for what, given in (("alignments", alignments), ("durations", durations), ("rows of tokens", tokens)):
-        if given is not None and len(given) != n_clips:
-            raise HookedWhisperError(f"{len(given)} {what} for {n_clips} clips: give one for each")
+    for name, per_clip in (("alignments", alignments), ("durations", durations), ("rows of tokens", tokens)):
+        if per_clip is not None and len(per_clip) != n_clips:
+            raise HookedWhisperError(f"{len(per_clip)} {name} for {n_clips} clips: give one for each")
     if not n_clips:
-        raise HookedWhisperError("there are no clips to report on: give a mel with at least one row")
+        raise HookedWhisperError("there are no clips: give a mel with at least one row")
     time = model.time
-    kept: dict[str, list[list[Measures]]] = {}
+    by_stack: dict[str, list[list[Measures]]] = {}
     for c in range(n_clips):
         words = alignments[c] if alignments is not None else None
         seconds = words.duration if words is not None else durations[c] if durations is not None else time.duration
         n_speech = time.n_positions(min(seconds, time.duration))
         ids, row_spans, text_rows = _decoder_rows(model, None if tokens is None else tokens[c], words, language)
         for stack, measures in _one_clip(model, mel[c : c + 1], ids, n_speech, words, row_spans, text_rows).items():
-            kept.setdefault(stack, []).append(measures)
+            by_stack.setdefault(stack, []).append(measures)
     values = {
         stack: {name: np.array([[block[name] for block in clip] for clip in clips]) for name in MEASURES[stack]}
-        for stack, clips in kept.items()
+        for stack, clips in by_stack.items()
     }
     names = tuple(a.utterance for a in alignments) if alignments is not None else tuple(map(str, range(n_clips)))
     return HeadReport(names, values)
@@ -223,7 +216,7 @@ def head_report(
 def _decoder_rows(
     model: HookedWhisper, tokens: Tensor | None, words: Alignment | None, language: str
 ) -> tuple[Tensor | None, list[slice | None], slice]:
-    """The decoder's input, the span of the word each of its rows writes (``None``: no word), and the text's rows."""
+    """Decoder input, span of the word that each row writes (``None``: no word), and the rows of the text."""
     if tokens is not None:
         return tokens[None].to(model.device), [None] * len(tokens), slice(0, len(tokens))
     if words is None or not words.words:
@@ -248,45 +241,46 @@ def _one_clip(
     row_spans: Sequence[slice | None],
     text_rows: slice,
 ) -> dict[str, list[Measures]]:
-    """Measures of every block of the stacks, from hooks that reduce a pattern and let it go."""
+    """Measures of every block, from hooks that reduce each pattern."""
     n = model.cfg.encoder.n_ctx
-    found: dict[str, dict[int, Measures]] = {"encoder": {}, "decoder": {}, "cross": {}}
+    by_block: dict[Stack, dict[int, Measures]] = {"encoder": {}, "decoder": {}, "cross": {}}
     frames: list[slice | None] = [None] * n_speech
     for word in words.words if words is not None else ():
         span = model.time.span(word.start, word.end)
         frames[span] = [span] * len(frames[span])
-    own_frames, own_rows = _own(frames, n, model.device), _own(row_spans, n, model.device)
-
-    def block_of(hook: HookPoint) -> int:
-        return int(hook.name.split(".")[2])
+    own_frames, own_rows = _in_span(frames, n, model.device), _in_span(row_spans, n, model.device)
 
     def in_encoder(x: Tensor, hook: HookPoint) -> None:
-        found["encoder"][block_of(hook)] = encoder_measures(x[0].float(), n_speech, own_frames)
+        by_block["encoder"][hook.layer()] = encoder_measures(x[0].float(), n_speech, own_frames)
 
     def in_decoder(x: Tensor, hook: HookPoint) -> None:
-        found["decoder"][block_of(hook)] = decoder_measures(x[0].float())
+        by_block["decoder"][hook.layer()] = decoder_measures(x[0].float())
 
     def in_cross(x: Tensor, hook: HookPoint) -> None:
-        found["cross"][block_of(hook)] = cross_measures(x[0, :, text_rows].float(), n_speech, own_rows[text_rows])
+        by_block["cross"][hook.layer()] = cross_measures(x[0, :, text_rows].float(), n_speech, own_rows[text_rows])
 
-    with model.hooks(fwd_hooks=[(_PATTERNS["encoder"].format("*"), in_encoder)]):
+    with model.hooks(fwd_hooks=[("encoder.blocks.*.attn.hook_pattern", in_encoder)]):
         encoder_out = model.embed_audio(mel)
     if tokens is not None:
-        hooks = [(_PATTERNS["decoder"].format("*"), in_decoder), (_PATTERNS["cross"].format("*"), in_cross)]
+        hooks = [
+            ("decoder.blocks.*.attn.hook_pattern", in_decoder),
+            ("decoder.blocks.*.cross_attn.hook_pattern", in_cross),
+        ]
         with model.hooks(fwd_hooks=hooks):
             model.decoder.hidden(tokens, encoder_out)
-    return {stack: [blocks[b] for b in sorted(blocks)] for stack, blocks in found.items() if blocks}
+    return {stack: [blocks[b] for b in sorted(blocks)] for stack, blocks in by_block.items() if blocks}
 
 
-def _own(spans: Sequence[slice | None], n: int, device: torch.device) -> Bool[Tensor, "row position"]:
-    """Which positions belong to each row's word; none where there is no word."""
+def _in_span(spans: Sequence[slice | None], n: int, device: torch.device) -> Bool[Tensor, "row position"]:
+    """Mask of the positions of each row's span; empty for ``None``."""
     edges = torch.tensor([(0, 0) if s is None else (s.start, s.stop) for s in spans], device=device).reshape(-1, 2)
-    at = torch.arange(n, device=device)
-    return (at >= edges[:, :1]) & (at < edges[:, 1:])
+    positions = torch.arange(n, device=device)
+    return (positions >= edges[:, :1]) & (positions < edges[:, 1:])
 
 
 def encoder_measures(pattern: Float[Tensor, "head query key"], n_speech: int, own: Bool[Tensor, "row key"]) -> Measures:
-    """Over the queries of the clip (the first ``n_speech``); ``own`` marks the positions of each query's word."""
+    """Return the measures of one encoder block, over the first ``n_speech`` queries. ``own``: positions of each query's
+    word."""
     rows = pattern[:, :n_speech]
     keys = rows.shape[-1]
     by_distance = distance_histogram(rows)
@@ -301,7 +295,7 @@ def encoder_measures(pattern: Float[Tensor, "head query key"], n_speech: int, ow
 
 
 def decoder_measures(pattern: Float[Tensor, "head query key"]) -> Measures:
-    """Of causal self-attention over all tokens; the first row, which sees itself alone, is left out."""
+    """Return the measures of one block's causal self-attention. The first row, which sees only itself, is left out."""
     rows = pattern[:, 1:]
     visible = torch.arange(2, 2 + rows.shape[1], device=rows.device)
     return {
@@ -312,55 +306,59 @@ def decoder_measures(pattern: Float[Tensor, "head query key"]) -> Measures:
 
 
 def cross_measures(pattern: Float[Tensor, "head row key"], n_speech: int, own: Bool[Tensor, "row key"]) -> Measures:
-    """Over the rows that write the text; ``own`` marks the positions of the word that each row is about to write."""
+    """Return the measures of one block's cross-attention, over the rows that write text. ``own``: positions of the word
+    that each row writes."""
     keys = pattern.shape[-1]
     nan = torch.full_like(pattern[:, 0, 0], torch.nan)
-    at = torch.arange(keys, device=pattern.device, dtype=pattern.dtype)
+    positions = torch.arange(keys, device=pattern.device, dtype=pattern.dtype)
     known = own.any(-1)
     distance = nan
     if known.any():
         first = own[known].int().argmax(-1, keepdim=True)
         last = first + own[known].sum(-1, keepdim=True) - 1
-        outside = (first - at).clamp_min(0) + (at - last).clamp_min(0)
+        outside = (first - positions).clamp_min(0) + (positions - last).clamp_min(0)
         distance = (pattern[:, known] * outside).sum(-1).mean(-1)
-    centre = (pattern * at).sum(-1)  # [head, row]
+    mean_position = (pattern * positions).sum(-1)  # [head, row]
     visible = torch.full((pattern.shape[1],), keys, device=pattern.device)
     return {
         "distance": _numpy(distance),
         **_entropies(pattern, visible),
         "padding": _numpy(pattern[..., n_speech:].sum(-1).mean(-1) if n_speech < keys else nan),
         "own word": _own_mass(pattern, own),
-        "monotonicity": monotonicity(_numpy(centre)),
-        "forward steps": _numpy((centre.diff(dim=-1) > 0).float().mean(-1)),
+        "monotonicity": monotonicity(_numpy(mean_position)),
+        "forward steps": _numpy((mean_position.diff(dim=-1) > 0).float().mean(-1)),
     }
 
 
 def distance_histogram(rows: Float[Tensor, "head query key"], first_query: int = 0) -> Float[Tensor, "head distance"]:
-    """Attention by the distance between query and key, as shares of all rows' attention."""
+    """Return the attention at each distance between query and key, as a share of all attention."""
     heads, queries, keys = rows.shape
     query = torch.arange(first_query, first_query + queries, device=rows.device)
     apart = (query[:, None] - torch.arange(keys, device=rows.device)).abs()
     total = torch.zeros(heads, int(apart.max()) + 1 if apart.numel() else 1, dtype=torch.float64, device=rows.device)
-    for head, row in enumerate(rows):  # a head at a time: an index for all would be as large as the pattern, in int64
+    for head, row in enumerate(rows):  # per head: an index for all heads would be as large as the pattern
         total[head] = torch.bincount(apart.flatten(), weights=row.flatten().double(), minlength=total.shape[1])
     return (total / total.sum(-1, keepdim=True)).float()
 
 
-def monotonicity(centres: Float[np.ndarray, "head row"]) -> Float[np.ndarray, "head"]:
-    """Spearman correlation of each head's centres with the row; NaN for fewer than three rows or constant centres."""
-    heads, rows = centres.shape
+def monotonicity(positions: Float[np.ndarray, "head row"]) -> Float[np.ndarray, "head"]:
+    """Return the Spearman correlation of each head's positions with the row number.
+
+    NaN for fewer than three rows or constant positions.
+    """
+    heads, rows = positions.shape
     if rows < 3:
         return np.full(heads, np.nan)
-    ranks = rankdata(centres, axis=1) - (rows + 1) / 2
+    ranks = rankdata(positions, axis=1) - (rows + 1) / 2
     line = np.arange(rows) - (rows - 1) / 2
     scale = np.sqrt((ranks**2).sum(1) * (line**2).sum())
     return np.divide(ranks @ line, scale, out=np.full(heads, np.nan), where=scale > 0)
 
 
 def _distances(by_distance: Float[Tensor, "head distance"]) -> Measures:
-    at = torch.arange(by_distance.shape[1], device=by_distance.device)
+    distances = torch.arange(by_distance.shape[1], device=by_distance.device)
     half = (by_distance.cumsum(-1) >= 0.5 - 1e-6).int().argmax(-1)
-    return {"distance": _numpy((by_distance * at).sum(-1)), "median distance": _numpy(half)}
+    return {"distance": _numpy((by_distance * distances).sum(-1)), "median distance": _numpy(half)}
 
 
 def _entropies(rows: Float[Tensor, "head query key"], visible: Int[Tensor, "query"]) -> Measures:

@@ -1,8 +1,8 @@
-"""What the decoder would say if the model ended earlier: the logit lens and the DecoderLens.
+"""Predictions from earlier layers: the logit lens and the DecoderLens.
 
-The logit lens puts the decoder's residual stream, at every place inside its blocks, through the final norm and the
-unembedding (nostalgebraist 2020). The DecoderLens lets the whole decoder read an earlier block of the *encoder*,
-through the encoder's final norm (Langedijk, Mohebbi, Sarti, Zuidema and Jumelet 2023, arXiv 2310.03686).
+The logit lens applies the final norm and the unembedding to the decoder's residual stream after every component
+(nostalgebraist 2020). The DecoderLens lets the whole decoder read an earlier block of the *encoder* through the
+encoder's final norm (Langedijk, Mohebbi, Sarti, Zuidema and Jumelet 2023, arXiv 2310.03686).
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from hooked_whisper.hooked import HookedWhisper
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_LOGITS_AT_ONCE = 1 << 24  # entries: bounds the memory of the logits to 64 MB in float32
-_ROWS = 32  # of the decoder at once
-_MOST_CELLS = 400  # of a figure with the tokens written into it
+_LOGITS_PER_BATCH = 1 << 24  # entries: 64 MB in float32
+_ROWS = 32  # decoder rows per batch
+_MOST_CELLS = 400  # of a figure with tokens as text
 
 
 @dataclass(frozen=True, eq=False)
 class LensResult:
-    """Curves over layers, for every token position of every clip.
+    """Predictions of every layer, at every token of every clip.
 
     layers: ``"embedding"``, ``"0 self"``, ``"0 cross"``, ``"0 mlp"``, ... (logit lens), or ``"embedding"``,
-        ``"block 0"``, ... (DecoderLens); the last is the model itself.
-    tokens: the decoder's input ``[clip, token]``; ``labels`` are their texts.
-    targets: the token that is looked for after each of them: by default the one that the whole model puts first.
-    log_prob: of the target (nats). rank: 0 if the target is first. entropy: of the whole distribution (nats).
-    top: the token that each layer puts first.
-    texts: what each layer writes, per clip: of the DecoderLens the greedy transcript, of the logit lens its top tokens.
+        ``"block 0"``, ... (DecoderLens); the last is the full model.
+    tokens: decoder input, ``[clip, token]``. labels: their texts.
+    targets: next token to look up after each input token; default: the full model's top token.
+    log_prob: of the target (nats). rank: of the target, 0 for the top token. entropy: of the distribution (nats).
+    top: top token of each layer. top_labels: their texts.
+    texts: greedy transcript (DecoderLens) or top tokens (logit lens) of each layer and clip.
     """
 
     lens: str
@@ -54,18 +54,17 @@ class LensResult:
 
     @property
     def first_layer(self) -> Int[Tensor, "clip token"]:
-        """Index of the first layer that puts the target first; the number of layers if none does."""
+        """First layer whose top token is the target; the number of layers if there is none."""
         return _first_true(self.rank == 0)
 
     @property
     def settled_layer(self) -> Int[Tensor, "clip token"]:
-        """Index of the layer from which on the target stays first; the number of layers if it is not first in the
-        end."""
+        """First layer such that it and all later layers have the target as top token; the number of layers if there is
+        none."""
         return _first_true((self.rank == 0).flip(0).long().cummin(0).values.flip(0) == 1)
 
     def draw(self, clip: int = 0) -> Figure:
-        """Log-probability of the target by layer and token, the last layer on top, each layer's first token written
-        into its cell."""
+        """Draw the log-probability of the target by layer (last on top) and token, with each layer's top token."""
         top = [[visible(text)[:9] for text in row[clip]] for row in self.top_labels]
         n_layers, n_tokens = self.log_prob.shape[0], self.log_prob.shape[2]
         return heat_map(
@@ -87,11 +86,11 @@ def logit_lens(
     encoder_out: Float[Tensor, "clip position d_model"],
     targets: Int[Tensor, "clip token"] | None = None,
 ) -> LensResult:
-    """One pass of the decoder, read after the embedding and after self-attention, cross-attention and MLP of each
-    block.
+    """Apply the logit lens to one decoder pass: after the embedding, and after self-attention, cross-attention and MLP
+    of each block.
 
-    Each reading has the final norm's statistics of its own. ``targets``: token looked for after each input token
-    (default: the model's own first choice).
+    The final norm is applied with the statistics of each layer. ``targets``: next token to look up after each input
+    token; default: the model's top token.
     """
     names = ["decoder.blocks.*.hook_resid_pre", "decoder.blocks.*.hook_resid_mid*", "decoder.blocks.*.hook_resid_post"]
     _, cache = model.run_with_cache(tokens=tokens, encoder_out=encoder_out, names_filter=names, stop_early=True)
@@ -99,8 +98,8 @@ def logit_lens(
     n_blocks = len(model.decoder.blocks)
     layers = ["embedding", *(f"{block} {kind}" for block in range(n_blocks) for kind in ("self", "cross", "mlp"))]
 
-    def logits(some: Tensor) -> Tensor:
-        return model.decoder.to_logits(model.decoder.from_resid(some, n_blocks, encoder_out))
+    def logits(rows: Tensor) -> Tensor:
+        return model.decoder.to_logits(model.decoder.from_resid(rows, n_blocks, encoder_out))
 
     curves = _Curves.of(logits, targets, resid, model.cfg.decoder.n_vocab)
     top_labels = _texts(model, curves.top)
@@ -111,9 +110,9 @@ def logit_lens(
 def encoder_layers(
     model: HookedWhisper, mel: Float[Tensor, "clip mel frame"]
 ) -> Float[Tensor, "layer clip position d_model"]:
-    """What the decoder would read if the encoder ended before block 0, after block 0, ...: all through ``ln_post``.
+    """Return the residual stream before block 0 and after every encoder block, each through ``ln_post``.
 
-    The encoder runs once. The last entry is the encoder's output.
+    The encoder runs once. The last entry is the encoder output.
     """
     names = ["encoder.blocks.*.hook_resid_pre", "encoder.blocks.*.hook_resid_post"]
     _, cache = model.run_with_cache(mel, names_filter=names, stop_early=True)
@@ -131,30 +130,32 @@ def decoder_lens(
     targets: Int[Tensor, "clip token"] | None = None,
     max_new_tokens: int = 64,
 ) -> LensResult:
-    """The decoder reads every entry of :func:`encoder_layers`: layers and clips are one batch, nothing is encoded.
+    """Run the decoder on every entry of :func:`encoder_layers`, with layers and clips as one batch.
 
-    tokens: teacher-forced input for the curves; the greedy texts begin from its first ``n_prompt`` tokens (prompt).
-    targets: as in :func:`logit_lens` (default: the first choice of the decoder on the whole encoder).
+    tokens: teacher-forced input; its first ``n_prompt`` tokens are the prompt of the greedy texts.
+    targets: as in :func:`logit_lens`; default: the top token with the full encoder.
     """
     n_layers = len(layers_out)
     layers = ["embedding", *(f"block {block}" for block in range(n_layers - 1))]
-    heard = layers_out.flatten(0, 1)
-    asked = tokens.to(heard.device).repeat(n_layers, 1)
+    encoded = layers_out.flatten(0, 1)
+    inputs = tokens.to(encoded.device).repeat(n_layers, 1)
     hidden = torch.cat(
-        [model.decoder.hidden(a, h) for a, h in zip(asked.split(_ROWS), heard.split(_ROWS), strict=True)]
+        [model.decoder.hidden(a, h) for a, h in zip(inputs.split(_ROWS), encoded.split(_ROWS), strict=True)]
     )
     curves = _Curves.of(
         model.decoder.to_logits, targets, hidden.unflatten(0, (n_layers, -1)), model.cfg.decoder.n_vocab
     )
     eot = model.tokenizer.eot
     suppress = list(range(eot + 1, model.cfg.decoder.n_vocab))
-    prompt = asked[:, :n_prompt].contiguous()
-    plain: list[str] = []
-    for some, out in zip(prompt.split(_ROWS), heard.split(_ROWS), strict=True):
-        written = model.generate(some, out, max_new_tokens=max_new_tokens, eot=eot, suppress=suppress)
-        plain += [model.tokenizer.decode([t for t in row if t < eot]).strip() for row in written[:, n_prompt:].tolist()]
+    prompt = inputs[:, :n_prompt].contiguous()
+    transcripts: list[str] = []
+    for prompts, out in zip(prompt.split(_ROWS), encoded.split(_ROWS), strict=True):
+        written = model.generate(prompts, out, max_new_tokens=max_new_tokens, eot=eot, suppress=suppress)
+        transcripts += [
+            model.tokenizer.decode([t for t in row if t < eot]).strip() for row in written[:, n_prompt:].tolist()
+        ]
     clips = len(tokens)
-    texts = tuple(tuple(plain[at : at + clips]) for at in range(0, len(plain), clips))
+    texts = tuple(tuple(transcripts[first : first + clips]) for first in range(0, len(transcripts), clips))
     return _result(model, "DecoderLens", layers, tokens, curves, texts)
 
 
@@ -170,19 +171,19 @@ class _Curves:
 
     @classmethod
     def of(cls, logits: Callable[[Tensor], Tensor], targets: Tensor | None, layers: Tensor, vocab: int) -> _Curves:
-        """``layers [layer, clip, token, ...]`` are what ``logits`` makes ``[row, token, vocab]`` from, some rows at a
-        time."""
+        """Reduce ``logits(rows)`` (``[row, token, vocab]``) of ``layers`` (``[layer, clip, token, ...]``) in batches of
+        rows."""
         n_layers, clips, n_tokens = layers.shape[:3]
-        at_once = max(1, _LOGITS_AT_ONCE // (n_tokens * vocab))
+        batch = max(1, _LOGITS_PER_BATCH // (n_tokens * vocab))
         if targets is None:
-            targets = torch.cat([logits(some).argmax(-1) for some in layers[-1].split(at_once)])
-        want = targets.to(layers.device).expand(clips, -1).repeat(n_layers, 1)
+            targets = torch.cat([logits(rows).argmax(-1) for rows in layers[-1].split(batch)])
+        wanted = targets.to(layers.device).expand(clips, -1).repeat(n_layers, 1)
         parts: list[tuple[Tensor, ...]] = []
-        for some, ids in zip(layers.flatten(0, 1).split(at_once), want.split(at_once), strict=True):
-            log_p = logits(some).log_softmax(-1)  # [row, token, vocab]
-            own = log_p.gather(-1, ids[..., None].long())
+        for rows, ids in zip(layers.flatten(0, 1).split(batch), wanted.split(batch), strict=True):
+            log_p = logits(rows).log_softmax(-1)  # [row, token, vocab]
+            target_log_p = log_p.gather(-1, ids[..., None].long())
             entropy = -torch.special.xlogy(log_p.exp(), log_p.exp()).sum(-1)
-            parts.append((own[..., 0], (log_p > own).sum(-1), entropy, log_p.argmax(-1)))
+            parts.append((target_log_p[..., 0], (log_p > target_log_p).sum(-1), entropy, log_p.argmax(-1)))
         columns = [torch.cat(p).unflatten(0, (n_layers, clips)) for p in zip(*parts, strict=True)]
         return cls(targets.expand(clips, -1), *columns)
 
@@ -214,8 +215,8 @@ def _texts(model: HookedWhisper, ids: Int[Tensor, "layer clip token"]) -> tuple[
     return tuple(tuple(tuple(model.to_str_tokens(row)) for row in layer) for layer in ids)
 
 
-def _first_true(found: Tensor) -> Int[Tensor, "clip token"]:
-    """Index along the first axis of the first True; its length if there is none."""
-    n = len(found)
-    index = torch.arange(n, device=found.device)[:, None, None].expand(found.shape)
-    return torch.where(found, index, n).amin(0)
+def _first_true(flags: Tensor) -> Int[Tensor, "clip token"]:
+    """Index of the first True along the first axis; the length of the axis if there is none."""
+    n = len(flags)
+    index = torch.arange(n, device=flags.device)[:, None, None].expand(flags.shape)
+    return torch.where(flags, index, n).amin(0)

@@ -1,9 +1,8 @@
-"""Which tokens have embeddings that point the same way.
+"""Nearest neighbors of token embeddings by cosine similarity.
 
-Source: "Token embeddings" in github.com/er537/whisper_interpretability and its blog post, section 3.2: cosine
-similarity
-of the rows of the decoder's token embedding. All rows share a common direction, so a mean-centered form is offered as
-well. The raw embedding is read, not the unembedding, which weight processing may change.
+Source: "Token embeddings" in github.com/er537/whisper_interpretability and its blog post, section 3.2. All rows of the
+token embedding share a common direction, so similarity after subtracting the mean is available, too. The embedding is
+used, not the unembedding, which weight processing may change.
 """
 
 from __future__ import annotations
@@ -13,44 +12,54 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper.analysis.bigrams import RankedToken, text_tokens, visible
 from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.patching.metrics import token_id
 
 
-def cosine_matrix(rows: Float[Tensor, "row d_model"], centred: bool = False) -> Float[Tensor, "row row"]:
-    """Cosine of every two rows; ``centred`` takes off the rows' mean first."""
+@renamed_arguments(centred="centered")
+def cosine_matrix(rows: Float[Tensor, "row d_model"], centered: bool = False) -> Float[Tensor, "row row"]:
+    """Return the cosine similarity of every two rows; ``centered`` subtracts the mean of the rows first."""
     rows = rows.detach().double()
-    if centred:
+    if centered:
         rows = rows - rows.mean(dim=0)
     unit = F.normalize(rows, dim=-1)
     return unit @ unit.T
 
 
 @torch.no_grad()
+@renamed_arguments(centred="centered")
 def nearest_tokens(
     model: HookedWhisper,
-    token: int,
+    token: int | str,
     n: int = 24,
     among: Int[Tensor, "candidate"] | None = None,
-    centred: bool = False,
+    centered: bool = False,
     text_only: bool = True,
 ) -> list[RankedToken]:
-    """The ``n`` tokens nearest to ``token`` by cosine, itself left out.
+    """Return the ``n`` tokens nearest to ``token`` by cosine similarity, without ``token`` itself.
 
-    Candidates are the tokens that spell text, all tokens for ``text_only=False``, or those of ``among``; ``centred``
-    subtracts the candidates' mean first.
+    Args:
+        token: an id, or a string of one token (``" very"``).
+        among: candidates; default: text tokens, or all tokens with ``text_only=False``.
+        centered: subtract the mean of the candidates first.
+
+    Raises:
+        PromptError: a string is several tokens.
     """
+    token = token_id(model, token)
     rows = model.W_E.detach().float()
     if among is None:
         among = text_tokens(model) if text_only else torch.arange(len(rows))
     ids = among.to(rows.device)
-    candidates, own = rows[ids], rows[token]
-    if centred:
+    candidates, query = rows[ids], rows[token]
+    if centered:
         mean = candidates.mean(dim=0)
-        candidates, own = candidates - mean, own - mean
-    cosine = F.cosine_similarity(candidates, own[None], dim=-1)
+        candidates, query = candidates - mean, query - mean
+    cosine = F.cosine_similarity(candidates, query[None], dim=-1)
     cosine = cosine.masked_fill(ids == token, -torch.inf)
     top = cosine.topk(min(n, int((ids != token).sum())))
-    found = ids[top.indices].tolist()
-    names = model.to_str_tokens(found)
-    return [RankedToken(i, visible(s), float(v)) for i, s, v in zip(found, names, top.values, strict=True)]
+    nearest = ids[top.indices].tolist()
+    names = model.to_str_tokens(nearest)
+    return [RankedToken(i, visible(s), float(v)) for i, s, v in zip(nearest, names, top.values, strict=True)]

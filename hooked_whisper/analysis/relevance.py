@@ -1,11 +1,10 @@
-"""Which positions of the audio mattered: relevance propagated through attention, rollout, gradient times input.
+"""Relevance of audio positions: propagated through attention, attention rollout, and gradient times input.
 
 Sources: Chefer, Gur and Wolf 2021, "Generic Attention-model Explainability for Interpreting Bi-Modal and
 Encoder-Decoder Transformers" (rules are numbered as there); Abnar and Zuidema 2020, "Quantifying Attention Flow in
 Transformers"; Shrikumar et al. 2017 (gradient times input).
 
-Memory: patterns are ``[head, position, position]`` per encoder block and are held for the backward pass of a batch,
-about 9 MB per head, block and clip of 30 s. Give few clips at a time.
+Memory: the backward pass needs all encoder patterns, about 9 MB per head, block and clip of 30 s. Use small batches.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper._support.heatmap import heat_map
-from hooked_whisper._support.indices import read_indices
+from hooked_whisper._support.indices import Selection, read_indices
 from hooked_whisper.analysis.targets import Target, resolve_target, token_log_probs
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
@@ -28,17 +27,17 @@ from hooked_whisper.hooks import HookPoint
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Rows = slice | Sequence[int]
+Rows = Selection
 
 
 @dataclass(frozen=True, eq=False)
 class RelevanceMap:
-    """How much encoder position ``from`` matters to position ``to``: ``values [clip, to, from]``.
+    """Relevance of encoder position ``from`` to position ``to``: ``values [clip, to, from]``.
 
-    values: of Chefer's rules, ``R - I``: without the identity that every path begins with (see :attr:`with_identity`);
-        unnormalised, so its size depends on the target's gradient. Of rollout, rows that sum to 1.
-    rows: the ``to`` positions that were asked for.
-    score: the target's value per clip (NaN for rollout, which has no target).
+    values: Chefer's ``R - I``, without the identity (see :attr:`with_identity`) and unnormalized, so that its size
+        depends on the gradient of the target; or the rows of a rollout, which sum to 1.
+    rows: the ``to`` positions.
+    score: value of the target per clip; NaN for rollout, which has no target.
     """
 
     values: Float[Tensor, "clip to from"]
@@ -50,16 +49,16 @@ class RelevanceMap:
 
     @property
     def with_identity(self) -> Float[Tensor, "clip to from"]:
-        """``R`` as published, the identity included."""
-        whole = self.values.clone()
-        at = torch.tensor(self.rows, device=whole.device)
-        whole[:, torch.arange(len(at)), at] += 1
-        return whole
+        """``R`` as published, including the identity."""
+        relevance = self.values.clone()
+        rows = torch.tensor(self.rows, device=relevance.device)
+        relevance[:, torch.arange(len(rows)), rows] += 1
+        return relevance
 
     def draw(self, clip: int = 0, percentile: float | int = 99.0, until: float | int | None = None) -> Figure:
-        """Destination against source, in seconds; colours end at a percentile (raw values are in ``values``).
+        """Draw destination against source, in seconds; colors are clipped at a percentile.
 
-        ``until``: where the axes end (seconds), such as at the end of the clip; default: the window's end.
+        until: end of the axes (seconds), such as the end of the clip; default: end of the window.
         """
         s, width = self.seconds_per_position, _positions_until(until, self.seconds_per_position, self.values.shape[-1])
         inside = [k for k, row in enumerate(self.rows) if row < width]
@@ -77,21 +76,21 @@ class RelevanceMap:
 
 @dataclass(frozen=True, eq=False)
 class AudioRelevance:
-    """How much each encoder position matters to the probability of each output token: ``[clip, token, position]``.
+    """Relevance of each encoder position to the probability of each output token: ``[clip, token, position]``.
 
-    at: indices of the tokens; ``labels`` are their texts, per clip.
-    log_prob: of each of them (nats), ``[clip, token]``.
+    indices: of the tokens. labels: their texts, per clip.
+    log_prob: of each token (nats), ``[clip, token]``.
     """
 
     values: Float[Tensor, "clip token position"]
-    at: tuple[int, ...]
+    indices: tuple[int, ...]
     labels: tuple[tuple[str, ...], ...]
     log_prob: Float[Tensor, "clip token"]
     method: str
     seconds_per_position: float
 
     def by_word(self, clip: int = 0) -> tuple[tuple[str, ...], Float[Tensor, "word position"]]:
-        """Words (a token that begins with a space begins a word) and the mean relevance of their tokens."""
+        """Return words and the mean relevance of their tokens. A token that starts with a space starts a word."""
         starts = [k for k, text in enumerate(self.labels[clip]) if k == 0 or text.startswith((" ", "<|"))]
         stops = [*starts[1:], len(self.labels[clip])]
         words = tuple("".join(self.labels[clip][a:b]).strip() for a, b in zip(starts, stops, strict=True))
@@ -99,7 +98,7 @@ class AudioRelevance:
         return words, torch.stack(means)
 
     def draw(self, clip: int = 0, percentile: float | int = 99.5, until: float | int | None = None) -> Figure:
-        """Words against seconds (to ``until``), each word scaled to its own largest value."""
+        """Draw words against seconds (to ``until``), each word scaled to its maximum."""
         words, values = self.by_word(clip)
         scaled = values / values.amax(-1, keepdim=True).clamp(min=1e-30)
         scaled = scaled[:, : _positions_until(until, self.seconds_per_position, values.shape[-1])]
@@ -117,7 +116,7 @@ class AudioRelevance:
 
 @dataclass(frozen=True, eq=False)
 class MelRelevance:
-    """Gradient times input on the log-mel: ``[clip, mel, frame]``; its sum is the target's change to first order."""
+    """Gradient times input on the log-mel, ``[clip, mel, frame]``; its sum is the first-order change of the target."""
 
     values: Float[Tensor, "clip mel frame"]
     gradient: Float[Tensor, "clip mel frame"]
@@ -126,7 +125,7 @@ class MelRelevance:
     seconds_per_frame: float
 
     def draw(self, clip: int = 0, percentile: float | int = 99.5, until: float | int | None = None) -> Figure:
-        """Mel bin against seconds (to ``until``), low bins at the bottom."""
+        """Draw mel bins against seconds (to ``until``), low bins at the bottom."""
         n_mels, frames = self.values.shape[1:]
         n = _positions_until(until, self.seconds_per_frame, frames)
         return heat_map(
@@ -148,12 +147,17 @@ def encoder_relevance(
     target: Target = "transcript",
     rows: Rows | None = None,
 ) -> RelevanceMap:
-    """Rules 5 and 6 over all encoder blocks: ``R = I; R += mean_heads(relu(grad * pattern)) R``, block 0 first.
+    """Apply rules 5 and 6 to all encoder blocks: ``R = I; R += mean_heads(relu(grad * pattern)) R``, block 0 first.
 
-    target: ``"transcript"`` (log-probability of the model's own greedy transcript, in English), a
-        :class:`~hooked_whisper.analysis.targets.Transcript` of given tokens, any function of the encoder output, or
-        ``"encoder_sum"``, the published scalar, which is degenerate. Clips do not mix.
-    rows: ``to`` positions wanted (default: all); fewer cost less.
+    Args:
+        target: ``"transcript"`` (log-probability of the model's own greedy transcript, in English), a
+            :class:`~hooked_whisper.analysis.targets.Transcript` of given tokens, any function of the encoder output, or
+            ``"encoder_sum"``, the published target, which is degenerate.
+        rows: ``to`` positions, as indices or :class:`~hooked_whisper.protocols.Positions`; default: all. Fewer rows
+            cost less.
+
+    Raises:
+        ValueError: the target does not return one differentiable number per clip.
     """
     scalar, name = resolve_target(model, target)
     with torch.enable_grad(), _cams(model, "encoder.blocks.*.attn.hook_pattern") as cams:
@@ -176,9 +180,9 @@ def encoder_relevance(
 def attention_rollout(
     model: HookedWhisper, mel: Float[Tensor, "clip mel frame"], *, rows: Rows | None = None
 ) -> RelevanceMap:
-    """Product over blocks of ``(mean_heads pattern + I) / 2``, the last block leftmost (Abnar and Zuidema 2020).
+    """Return the product over blocks of ``(mean_heads pattern + I) / 2``, last block leftmost (Abnar and Zuidema 2020).
 
-    It knows no target and no values: what is attended to, not what it is used for. Every row sums to 1.
+    Rollout uses neither a target nor the value vectors. Every row sums to 1.
     """
     means: dict[str, Tensor] = {}
 
@@ -204,14 +208,14 @@ def audio_relevance(
     tokens: Int[Tensor, "clip token"],
     at: Sequence[int],
 ) -> AudioRelevance:
-    """Rules 5 to 10 through cross-attention: which audio each output token rests on.
+    """Apply rules 5 to 10 through cross-attention: the relevance of the audio to each output token.
 
-    The target is the log-probability of the token at each index of ``at``, given all before it (teacher forcing); the
-    row of ``R_ta`` from which it is read is returned. The audio is encoded once; each token takes one backward pass.
-    Rule 11 changes nothing here: the encoder never attends to the decoder.
+    The target is the log-probability of the token at each index of ``at``, given all before it (teacher forcing). The
+    result holds the row of ``R_ta`` from which that token is read. The audio is encoded once; each token takes one
+    backward pass. Rule 11 does not apply, since the encoder never attends to the decoder.
 
     Raises:
-        ValueError: an index at which there is no token, or nothing before it.
+        ValueError: ``at`` is empty, or an index is 0 or out of range.
     """
     embedded: list[Tensor] = []
 
@@ -219,7 +223,7 @@ def audio_relevance(
         embedded.append(x.detach().requires_grad_())
         return embedded[-1]
 
-    at, rows = list(at), []
+    indices, rows = list(at), []
     names = ["encoder.blocks.*.attn.hook_pattern", "decoder.blocks.*.hook_pattern"]
     with (
         torch.enable_grad(),
@@ -227,20 +231,20 @@ def audio_relevance(
         model.hooks(fwd_hooks=[("decoder.hook_embed", as_leaf)]),
     ):
         leaf = mel.detach().requires_grad_()
-        log_probs = token_log_probs(model, tokens, model.embed_audio(leaf), at)
-        for k, index in enumerate(at):
+        log_probs = token_log_probs(model, tokens, model.embed_audio(leaf), indices)
+        for k, index in enumerate(indices):
             cams.clear()
-            torch.autograd.grad(log_probs[:, k].sum(), [leaf, *embedded], retain_graph=k + 1 < len(at))
+            torch.autograd.grad(log_probs[:, k].sum(), [leaf, *embedded], retain_graph=k + 1 < len(indices))
             through = relevance_through_cross(
                 _by_block(model, cams, "encoder", "attn"),
                 _by_block(model, cams, "decoder", "attn"),
                 _by_block(model, cams, "decoder", "cross_attn"),
             )
             rows.append(through[:, index - 1])
-    labels = tuple(tuple(model.to_str_tokens(row[at])) for row in tokens)
+    labels = tuple(tuple(model.to_str_tokens(row[indices])) for row in tokens)
     return AudioRelevance(
         torch.stack(rows, dim=1),
-        tuple(at),
+        tuple(indices),
         labels,
         log_probs.detach(),
         "Chefer rules 5 to 10",
@@ -255,9 +259,12 @@ def mel_relevance(
     target: Target = "transcript",
     baseline: Float[Tensor, "#clip mel frame"] | None = None,
 ) -> MelRelevance:
-    """Gradient of the target with respect to the log-mel, times the log-mel (minus ``baseline``, default 0).
+    """Return the gradient of the target with respect to the log-mel, times the log-mel minus ``baseline`` (default 0).
 
-    A log-mel of 0 is not silence (-1.5 is, for zero audio): give the baseline that the question is about.
+    A log-mel of 0 is not silence (zero audio has -1.5): choose the baseline to fit the question.
+
+    Raises:
+        ValueError: the target does not return one differentiable number per clip.
     """
     scalar, name = resolve_target(model, target)
     with torch.enable_grad():
@@ -273,11 +280,11 @@ def mel_relevance(
 def propagated_rows(
     cams: Sequence[Float[Tensor, "clip position position"]], rows: Sequence[int]
 ) -> Float[Tensor, "clip to position"]:
-    """Rows of ``(I + A_last) ... (I + A_0) - I`` (rule 6), without ever adding the identity, which would swamp it."""
-    at = list(rows)
-    out = cams[-1][:, at]
+    """Return rows of ``(I + A_last) ... (I + A_0) - I`` (rule 6), without adding the identity, for precision."""
+    indices = list(rows)
+    out = cams[-1][:, indices]
     for cam in reversed(cams[:-1]):
-        out = out + cam[:, at] + out @ cam
+        out = out + cam[:, indices] + out @ cam
     return out
 
 
@@ -286,17 +293,17 @@ def relevance_through_cross(
     decoder: Sequence[Float[Tensor, "clip token token"]],
     cross: Sequence[Float[Tensor, "clip token position"]],
 ) -> Float[Tensor, "clip token position"]:
-    """``R_ta`` by rules 6, 7 and 10 (8 and 9 normalise), given rule 5's map of every block, block 0 first.
+    """Return ``R_ta`` by rules 6, 7 and 10 (normalized by 8 and 9), given the map of rule 5 per block, block 0 first.
 
-    Everything after rule 10's cross map is linear in the encoder's normalised relevance, so that map is never made:
-    only vectors and ``[token, position]`` matrices go through the encoder's blocks.
+    The result is linear in the normalized relevance of the encoder, so its ``[position, position]`` matrix is never
+    built: only ``[token, position]`` matrices are multiplied by the maps of the encoder blocks.
     """
     r_tt = torch.eye(decoder[0].shape[-1], dtype=decoder[0].dtype, device=decoder[0].device).expand_as(decoder[0])
-    weights = torch.zeros_like(cross[0])  # R_ta = weights @ normalised(R_aa)
-    for own, across in zip(decoder, cross, strict=True):
-        weights = weights + own @ weights  # rule 7
-        r_tt = r_tt + own @ r_tt  # rule 6
-        weights = weights + _normalised(r_tt).mT @ across  # rule 10
+    weights = torch.zeros_like(cross[0])  # R_ta = weights @ normalized(R_aa)
+    for self_map, cross_map in zip(decoder, cross, strict=True):
+        weights = weights + self_map @ weights  # rule 7
+        r_tt = r_tt + self_map @ r_tt  # rule 6
+        weights = weights + _normalized(r_tt).mT @ cross_map  # rule 10
     sums = torch.zeros_like(encoder[0][..., :1])  # row sums of R_aa - I
     for cam in encoder:
         sums = sums + cam @ (1 + sums)
@@ -307,21 +314,21 @@ def relevance_through_cross(
     return weights + through
 
 
-def _normalised(r: Float[Tensor, "clip token token"]) -> Float[Tensor, "clip token token"]:
-    """Rules 8 and 9: the rows of ``R - I`` divided by their sums, plus the identity; an empty row stays empty."""
+def _normalized(r: Float[Tensor, "clip token token"]) -> Float[Tensor, "clip token token"]:
+    """Rules 8 and 9: rows of ``R - I`` divided by their sums, plus the identity; rows of zeros stay zero."""
     eye = torch.eye(r.shape[-1], dtype=r.dtype, device=r.device)
-    rest = r - eye
-    return _divided(rest, rest.sum(-1, keepdim=True)) + eye
+    without_identity = r - eye
+    return _divided(without_identity, without_identity.sum(-1, keepdim=True)) + eye
 
 
 def _divided(x: Tensor, by: Tensor) -> Tensor:
-    """``x / by``, and 0 where ``by`` is 0."""
+    """``x / by``, or 0 where ``by`` is 0."""
     return torch.where(by > 0, x / torch.where(by > 0, by, 1), 0)
 
 
 @contextmanager
 def _cams(model: HookedWhisper, names: str | list[str]) -> Iterator[dict[str, Tensor]]:
-    """Rule 5 of every listed pattern, filled by each backward pass: ``mean_heads relu(grad * pattern)`` by name."""
+    """Maps of rule 5 by name, ``mean_heads relu(grad * pattern)``, filled by each backward pass."""
     cams: dict[str, Tensor] = {}
 
     def listen(pattern: Tensor, point: HookPoint) -> None:
@@ -339,15 +346,15 @@ def _cams(model: HookedWhisper, names: str | list[str]) -> Iterator[dict[str, Te
 @contextmanager
 def _readers(model: HookedWhisper, names: str | list[str], read: object) -> Iterator[None]:
     with ExitStack() as stack:
-        for one in [names] if isinstance(names, str) else names:
-            for name in model.hook_names(one):
+        for pattern in [names] if isinstance(names, str) else names:
+            for name in model.hook_names(pattern):
                 stack.callback(model.hook_dict[name].add_reader(read).remove)  # type: ignore[arg-type]
         yield
 
 
-def _by_block(model: HookedWhisper, found: dict[str, Tensor], stack: str, kind: str) -> list[Tensor]:
+def _by_block(model: HookedWhisper, maps: dict[str, Tensor], stack: str, kind: str) -> list[Tensor]:
     n = len(getattr(model, stack).blocks)
-    return [found[f"{stack}.blocks.{block}.{kind}.hook_pattern"] for block in range(n)]
+    return [maps[f"{stack}.blocks.{block}.{kind}.hook_pattern"] for block in range(n)]
 
 
 def _wanted(rows: Rows | None, n: int) -> list[int]:
@@ -355,12 +362,14 @@ def _wanted(rows: Rows | None, n: int) -> list[int]:
 
 
 def _positions_until(seconds: float | int | None, unit: float, n: int) -> int:
-    """How many positions (or frames) a figure shows: at least one, at most all."""
+    """Number of positions (or frames) that a figure shows: at least one, at most all."""
     return n if seconds is None else max(1, min(n, round(seconds / unit)))
 
 
 def _check_score(score: Tensor, clips: int) -> None:
     if score.shape != (clips,):
-        raise ValueError(f"a target gives one number per clip, [{clips}], not {tuple(score.shape)}")
+        raise ValueError(f"a target must return one number per clip, shape [{clips}], got {tuple(score.shape)}")
     if not score.requires_grad:
-        raise ValueError("the target does not depend on the encoder output, or was computed without gradients")
+        raise ValueError(
+            "the target does not depend on the encoder output, or was computed without gradients (torch.enable_grad)"
+        )

@@ -1,8 +1,8 @@
-"""What a gradient is taken of: one number per clip, computed from the encoder's output.
+"""Targets of gradients: one number per clip, computed from the encoder output.
 
-The choice decides what a relevance map means, so it is always named. The sum of all encoder outputs, which published
-code uses, is nearly independent of the input: the encoder ends in a layer norm, whose outputs sum to a constant if its
-gains are equal, and only the spread of the gains leaves a gradient.
+The target determines what a relevance map means, so it is always named. The sum of all encoder outputs, which published
+code uses, barely depends on the input: the encoder ends in a layer norm, whose outputs sum to a constant if its gains
+are equal, so only differences between the gains leave a gradient.
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ Target = Literal["transcript", "encoder_sum"] | Scalar
 
 @dataclass(frozen=True, eq=False)
 class Transcript:
-    """Log-probability (nats) of teacher-forced text: ``tokens`` from index ``n_prompt`` on, given all before.
+    """Log-probability (nats) of teacher-forced text: ``tokens`` from index ``n_prompt``, each given all before it.
 
-    tokens: ``[clip, token]``, or one row for all clips; what follows the first end-of-text after the prompt is padding
-        and does not count.
+    tokens: ``[clip, token]``, or one row for all clips. Tokens after the first end-of-text are padding and do not
+        count.
+
+    Raises:
+        ValueError: ``n_prompt`` is not an index of ``tokens``, or is 0.
     """
 
     model: HookedWhisper
@@ -49,7 +52,7 @@ class Transcript:
 
 @dataclass(frozen=True, eq=False)
 class OwnTranscript:
-    """As :class:`Transcript`, of what the model itself writes for this encoder output (greedy, without timestamps)."""
+    """Log-probability of the model's own transcript of the encoder output (greedy, without timestamps)."""
 
     model: HookedWhisper
     language: str = "en"
@@ -63,7 +66,7 @@ class OwnTranscript:
 
 @dataclass(frozen=True)
 class EncoderSum:
-    """Sum of all outputs of the encoder after its final norm: the published scalar, degenerate (see the module)."""
+    """Sum of all encoder outputs after the final norm: the published target, which is degenerate."""
 
     name: str = "sum of encoder outputs (published, degenerate)"
 
@@ -72,16 +75,16 @@ class EncoderSum:
 
 
 def resolve_target(model: HookedWhisper, target: Target) -> tuple[Scalar, str]:
-    """The function that a target stands for, and its name.
+    """Return the function of a target, and its name.
 
     Raises:
-        ValueError: a name that is none of ``"transcript"`` and ``"encoder_sum"``.
+        ValueError: a string other than ``"transcript"`` and ``"encoder_sum"``.
     """
     if isinstance(target, str):
         check_option("target (or a function of the encoder output)", target, ("transcript", "encoder_sum"))
         if target == "transcript":
-            own = OwnTranscript(model)
-            return own, own.name
+            transcript = OwnTranscript(model)
+            return transcript, transcript.name
         return EncoderSum(), EncoderSum().name
     return target, str(getattr(target, "name", getattr(target, "__name__", type(target).__name__)))
 
@@ -92,10 +95,10 @@ def token_log_probs(
     encoder_out: Float[Tensor, "clip position d_model"],
     at: list[int],
 ) -> Float[Tensor, "batch at"]:
-    """Log-probability (nats) of the tokens at the indices ``at`` (1 or more), each given all before; differentiable.
+    """Return the log-probability (nats) of the tokens at the indices ``at``, each given all before it; differentiable.
 
     Raises:
-        ValueError: an index at which there is no token, or nothing before it.
+        ValueError: ``at`` is empty, or an index is 0 or out of range.
     """
     n = tokens.shape[1]
     if not at or min(at) < 1 or max(at) >= n:
@@ -109,7 +112,7 @@ def token_log_probs(
 def own_transcript(
     model: HookedWhisper, encoder_out: Float[Tensor, "clip position d_model"], language: str, max_new_tokens: int
 ) -> tuple[Int[Tensor, "clip token"], int]:
-    """Greedy transcripts ``[clip, prompt and text and end-of-text, ...]`` and the length of the prompt."""
+    """Return greedy transcripts ``[clip, token]`` (prompt, text, end-of-text) and the length of the prompt."""
     prompt = model.to_tokens("", language=language if model.is_multilingual else "en")
     eot, n = model.tokenizer.eot, prompt.shape[1]
     tokens = model.generate(
@@ -123,6 +126,6 @@ def own_transcript(
 
 
 def _spoken(text: Int[Tensor, "clip token"], eot: int) -> Bool[Tensor, "clip token"]:
-    """Tokens up to and including the first end-of-text."""
+    """Mask of the tokens up to and including the first end-of-text."""
     ended = (text == eot).long().cumsum(-1)
     return ended - (text == eot).long() == 0

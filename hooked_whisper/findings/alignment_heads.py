@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper._support.heatmap import heat_map
-from hooked_whisper.analysis.alignment import Head, check_heads
+from hooked_whisper.analysis.alignment import BlockHead, check_heads
 from hooked_whisper.analysis.alignment_heads import (
     HeadScores,
     choose_heads,
@@ -86,8 +86,8 @@ def proportional(alignment: Alignment) -> tuple[Interval, ...]:
 class Run:
     """Counts on the utterances that chose nothing: those of each set, set by set."""
 
-    chosen: tuple[Head, ...]
-    own: tuple[Head, ...]
+    chosen: tuple[BlockHead, ...]
+    own: tuple[BlockHead, ...]
     scores: HeadScores
     counts: dict[str, Counts]
     random: Int[np.ndarray, "set clip three"]
@@ -182,7 +182,7 @@ def _shifted(
     model: HookedWhisper,
     encoded: Float[Tensor, "clip position d_model"],
     alignments: Sequence[Alignment],
-    heads: Sequence[Head],
+    heads: Sequence[BlockHead],
     language: str,
 ) -> Counts:
     """Every text with the next clip's audio, scored against its own times."""
@@ -192,7 +192,7 @@ def _shifted(
 
 
 def _untrained(
-    context: Context, indices: Sequence[int], alignments: Sequence[Alignment], heads: Sequence[Head]
+    context: Context, indices: Sequence[int], alignments: Sequence[Alignment], heads: Sequence[BlockHead]
 ) -> Counts:
     some = list(indices[:UNTRAINED_CLIPS])
     encoded = context.encode(context.untrained, some)
@@ -320,7 +320,7 @@ def _examples(run: Run) -> tuple[Example, ...]:
     return tuple(shown)
 
 
-def _names(heads: Sequence[Head]) -> str:
+def _names(heads: Sequence[BlockHead]) -> str:
     return " ".join(f"{b}.{h}" for b, h in heads)
 
 

@@ -43,7 +43,7 @@ class PatchResult:
 
     @property
     def effect(self) -> Float[np.ndarray, "pair *grid"]:
-        """``(value - base) / (source - base)``: 0 is no effect, 1 restores the source run; NaN if the runs are equal."""
+        """``(value - base) / (source - base)``: 0 is no effect, 1 restores the source run; NaN for equal runs."""
         ones = (1,) * (self.values.ndim - 1)
         gap = (self.source - self.base).reshape(-1, *ones)
         scale = np.maximum(np.abs(self.source), np.abs(self.base)).reshape(-1, *ones)

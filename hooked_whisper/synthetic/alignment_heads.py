@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from hooked_whisper.analysis.alignment import Head
+from hooked_whisper.analysis.alignment import BlockHead
 from hooked_whisper.analysis.alignment_heads import choose_heads, clip_maps, set_counts
 from hooked_whisper.analysis.boundaries import f1_of
 from hooked_whisper.hooked import HookedWhisper
@@ -24,7 +24,7 @@ _BATCH = 8
 @torch.no_grad()
 def choose_alignment_heads(
     model: HookedWhisper, synthetic: SyntheticCorpus, utterances: int = UTTERANCES, seed: int = SEED
-) -> tuple[Head, ...]:
+) -> tuple[BlockHead, ...]:
     """Return the set of heads that finds the most word boundaries within 100 ms (:func:`choose_heads`).
 
     The sentences of the grammar, spoken by espeak-ng's training speakers, have exact word times. The last third of the
@@ -56,14 +56,14 @@ def choose_alignment_heads(
     if n == len(clips):
         return best
 
-    def f1(heads: tuple[Head, ...]) -> float:
+    def f1(heads: tuple[BlockHead, ...]) -> float:
         maps = clip_maps(model, encoder_out[n:], alignments[n:], heads)
         return float(f1_of(*set_counts(maps)[:, -1].sum(0)))
 
     return best if f1(best) > f1(fallback) else fallback
 
 
-def with_alignment_heads(model: HookedWhisper, heads: tuple[Head, ...]) -> HookedWhisper:
+def with_alignment_heads(model: HookedWhisper, heads: tuple[BlockHead, ...]) -> HookedWhisper:
     """Set the alignment heads of a model and return it."""
     model.cfg = replace(model.cfg, alignment_heads=heads)
     return model

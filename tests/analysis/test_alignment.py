@@ -69,7 +69,7 @@ def test_strict_hits_are_as_many_as_can_be(a: list[float], b: list[float], toler
 
 def test_scores_of_known_counts() -> None:
     score = boundary_f1([0.0, 1.0, 1.02, 3.0], [1.01, 2.0], 0.05)
-    assert (score.hits, score.found, score.truth) == (1, 4, 2)
+    assert (score.hits, score.predicted, score.truth) == (1, 4, 2)
     assert score.precision == 0.25 and score.recall == 0.5 and score.f1 == pytest.approx(1 / 3)
     # all found and none too many is 1; everything found among twice as many is not
     assert r_value_of(5, 5, 5) == 1

@@ -78,7 +78,7 @@ def test_random_pairs_never_sound_alike_and_are_as_frequent() -> None:
 def test_cosines() -> None:
     rows = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
     assert cosine_matrix(rows)[0].tolist() == pytest.approx([1, 1, 0])
-    centered = cosine_matrix(rows, centred=True)
+    centered = cosine_matrix(rows, centered=True)
     assert centered[0, 2] < 0
 
 
@@ -91,7 +91,7 @@ def test_nearest_tokens_leave_the_word_out_and_show_spaces() -> None:
     assert near[0].text == "the" and near[0].value == pytest.approx(1)
     assert token not in [t.id for t in near] and len(near) == 5
     among = torch.tensor([token, model.to_single_token(" mug"), model.to_single_token(" jug")])
-    assert [t.text for t in nearest_tokens(model, token, 5, among, centred=True)] in (
+    assert [t.text for t in nearest_tokens(model, token, 5, among, centered=True)] in (
         ["␣mug", "␣jug"],
         ["␣jug", "␣mug"],
     )

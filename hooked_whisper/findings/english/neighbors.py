@@ -327,7 +327,7 @@ def _nearest(
             continue
         i = words.words.index(word)
         for centered in (False, True):
-            near = nearest_tokens(model, int(tokens[i]), n, among, centred=centered)
+            near = nearest_tokens(model, int(tokens[i]), n, among, centered=centered)
             rows = tuple(
                 (
                     token.text,

@@ -61,7 +61,7 @@ def _compare(model: HookedWhisper, centered: bool = False) -> tuple[tuple[Table,
 def _against_list(
     model: HookedWhisper, spelled: str, listed: tuple[tuple[str, float], ...], centered: bool
 ) -> tuple[Table, float, list[float]]:
-    near = nearest_tokens(model, int(model.to_tokens(spelled, prompt=False)[0, 0]), 24, centred=centered)
+    near = nearest_tokens(model, int(model.to_tokens(spelled, prompt=False)[0, 0]), 24, centered=centered)
     cosines: dict[str, list[float]] = {}
     for token in near:
         cosines.setdefault(token.text.strip("␣"), []).append(token.value)

@@ -1,7 +1,6 @@
-"""Paired inputs for patching: a clean run and a corrupt one that differ in one known respect.
+"""Corruptions: pairs of a clean and a corrupt input that differ in one known respect.
 
-Source of the list and of what each isolates: Zhang & Nanda 2023 (arXiv 2309.16042) for symmetric replacement over
-noise, carried over to audio.
+They follow Zhang & Nanda 2023 (arXiv 2309.16042), who prefer symmetric replacement to noise, applied to audio.
 """
 
 from hooked_whisper.patching.corruptions.edits import (
@@ -34,19 +33,19 @@ from hooked_whisper.patching.corruptions.tokens import (
 from hooked_whisper.patching.corruptions.vocoder import vocode
 
 CORRUPTIONS = {
-    "word swap": "which word it is (swap_word; SyntheticCorpus.minimal_pairs for words one phone apart)",
-    "phone swap": "one phone; its neighbours keep their coarticulation (swap_phone)",
-    "silence": "evidence for the word; zeros are a cue themselves, room tone less so (silence)",
+    "word swap": "which word it is (swap_word; SyntheticCorpus.minimal_pairs for words that differ in one phone)",
+    "phone swap": "one phone; its neighbors keep their coarticulation (swap_phone)",
+    "silence": "evidence for the word; zeros are themselves a cue, room tone less so (silence)",
     "noise": "graded evidence: white, pink, babble at an SNR (add_noise, find_snr)",
-    "speaker swap": "what is said against who says it (swap_speaker)",
+    "speaker swap": "content versus speaker (swap_speaker)",
     "utterance swap": "all content (swap_utterance)",
-    "time shift": "absolute against relative position (shift_time)",
+    "time shift": "absolute versus relative position (shift_time)",
     "language token swap": "the decoder's language, audio fixed (swap_language)",
     "task token swap": "the decoder's task, audio fixed (swap_task)",
-    "previous word swap": "the language model against the audio (swap_previous_word)",
+    "previous word swap": "language model versus audio (swap_previous_word)",
     "encoder ablation": "reliance on the audio (baseline_encoding, shuffle_positions)",
     "spectral edit": "which frequencies a phone needs (low_pass, high_pass, band_pass, band_stop, mask_mel_band)",
-    "vocoder": "loudness of bands over time against pitch and fine structure (vocode)",
+    "vocoder": "envelopes of frequency bands versus pitch and fine structure (vocode)",
 }
 
 __all__ = [

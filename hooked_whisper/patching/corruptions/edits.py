@@ -1,4 +1,4 @@
-"""Edits of one clip's sound: silence, noise, another voice, another sentence, another moment."""
+"""Audio corruptions of a clip: silence, noise, another speaker, another sentence, a shift in time."""
 
 from __future__ import annotations
 
@@ -18,54 +18,56 @@ FEWEST_ROOM_SAMPLES = 160  # 10 ms
 
 
 def silence(audio: Audio, span: Interval, room: Audio | None = None) -> Corruption:
-    """Take what is said in a span away, with 5 ms fades inside it.
+    """Replace a span by silence, with 5 ms fades inside it.
 
-    Args:
-        room: room tone to put in its place (:func:`room_tone`); default zeros, which are a strong cue of their own, so
-            compare both.
+    room: room tone to put in (:func:`room_tone`); default: zeros. Zeros are themselves a strong cue, so compare both.
+
+    Raises:
+        AudioError: the span is outside the clip, or ``room`` is shorter than 10 ms.
     """
     clean = as_audio(audio)
-    here = sample_range(span, len(clean))
-    n = here.stop - here.start
+    samples = sample_range(span, len(clean))
+    n = samples.stop - samples.start
     if room is None:
         filling = np.zeros(n, dtype=np.float32)
     else:
         room = as_audio(room)
         if len(room) < FEWEST_ROOM_SAMPLES:
-            raise AudioError(f"{len(room)} samples of room tone are too few: give at least {FEWEST_ROOM_SAMPLES}")
-        filling = np.pad(room, (0, max(0, n - len(room))), mode="symmetric")[:n]  # mirrored: no clicks at the joins
+            raise AudioError(f"room tone has {len(room)} samples: give at least {FEWEST_ROOM_SAMPLES}")
+        filling = np.pad(room, (0, max(0, n - len(room))), mode="symmetric")[:n]  # mirrored, to avoid clicks
     corrupt = clean.copy()
-    corrupt[here] = cross_fade(clean[here], filling)
+    corrupt[samples] = cross_fade(clean[samples], filling)
     return Corruption("silence", clean, corrupt, (span,), {"fill": "zeros" if room is None else "room tone"})
 
 
 def room_tone(audio: Audio, alignment: Alignment) -> Audio:
-    """The longest stretch that the alignment calls silence.
+    """Return the longest silence of the alignment.
 
     Raises:
-        AudioError: no silence of 10 ms in the alignment.
+        AudioError: the alignment has no silence of 10 ms.
     """
     audio = as_audio(audio)
     longest = max(alignment.silences, key=lambda s: s.duration, default=None)
     if longest is None or longest.duration * SAMPLE_RATE < FEWEST_ROOM_SAMPLES + 2:
         raise AudioError(
-            f"{alignment.text!r} has no silence of 10 ms: give room tone from another clip of the recording"
+            f"{alignment.text!r} has no silence of 10 ms: take room tone from another clip of the recording"
         )
     return audio[sample_range(longest, len(audio))]
 
 
 def noise(n_samples: int, kind: str = "white", seed: int = 0, voices: Sequence[Audio] = ()) -> Audio:
-    """Noise of unit power: ``white``, ``pink`` (power falls as 1/f), or ``babble``: the sum of ``voices``, each at unit
-    power, repeated to the length and started at a random place.
+    """Return noise of unit power: ``"white"``, ``"pink"`` (power falls as 1/f) or ``"babble"``.
+
+    Babble is the sum of ``voices``, each at unit power, repeated to the length and started at a random sample.
 
     Raises:
-        AudioError: another kind, or babble without voices.
+        AudioError: ``kind`` is unknown, or babble is requested without voices.
     """
     check_option("kind", kind, NOISES, AudioError)
     rng = np.random.default_rng(seed)
     if kind == "babble":
         if not len(voices):
-            raise AudioError("babble is other people's speech: give some recordings as voices")
+            raise AudioError("babble is a sum of recordings: give recordings as voices=")
         sound = np.zeros(n_samples)
         for voice in map(as_audio, voices):
             sound += np.roll(np.resize(voice, n_samples), rng.integers(n_samples)) / max(rms(voice), 1e-9)
@@ -86,36 +88,36 @@ def add_noise(
     seed: int = 0,
     voices: Sequence[Audio] = (),
 ) -> Corruption:
-    """Add noise at a signal-to-noise ratio: mean power of the speech over that of the noise, in dB, both in the
-    span, or in the whole clip (``span=None``).
+    """Add noise at a signal-to-noise ratio in dB, within a span or in the whole clip (``span=None``).
 
-    Noise in a span has 5 ms fades inside it. Whole-clip noise is unlike any edit of a word: it lifts
-    the log-mel's floor everywhere.
+    The SNR is the mean power of the speech over that of the noise, both in the span. Noise in a span has 5 ms fades
+    inside it. Noise in the whole clip raises the floor of the log-mel everywhere, unlike edits of a word.
 
     Raises:
-        AudioError: a span of digital silence, which has no SNR; as :func:`noise`.
+        AudioError: the span is digital silence, which has no SNR; as :func:`noise`.
     """
     check_option("kind", kind, NOISES, AudioError)
     clean = as_audio(audio)
-    where = whole_clip(len(clean)) if span is None else span
-    here = sample_range(where, len(clean))
-    level = rms(clean[here])
+    changed = whole_clip(len(clean)) if span is None else span
+    samples = sample_range(changed, len(clean))
+    level = rms(clean[samples])
     if level == 0:
-        raise AudioError(f"{where.label!r} is digital silence: no noise has an SNR to it; choose a span with sound")
-    noisy = clean[here] + np.float32(level * 10 ** (-snr_db / 20)) * noise(here.stop - here.start, kind, seed, voices)
+        raise AudioError(f"{changed.label!r} is digital silence, which has no SNR: choose a span with sound")
+    gain = np.float32(level * 10 ** (-snr_db / 20))
+    noisy = clean[samples] + gain * noise(samples.stop - samples.start, kind, seed, voices)
     corrupt = clean.copy()
-    corrupt[here] = noisy if span is None else cross_fade(clean[here], noisy)
-    return Corruption("noise", clean, corrupt, (where,), {"snr_db": float(snr_db), "noise": kind, "seed": seed})
+    corrupt[samples] = noisy if span is None else cross_fade(clean[samples], noisy)
+    return Corruption("noise", clean, corrupt, (changed,), {"snr_db": float(snr_db), "noise": kind, "seed": seed})
 
 
 def swap_speaker(audio: Audio, alignment: Alignment, other: Audio, other_alignment: Alignment) -> Corruption:
-    """The same words at the same times in another voice: the other recording, warped boundary by boundary.
+    """Replace the speaker: warp another recording of the same words to the word times of this one.
 
-    Boundaries are those of the phones if both alignments have the same ones, else those of the words. The level is
-    matched; silence before and after the words is zero or the other recording's.
+    The warp aligns phone boundaries if both alignments have the same phones, else word boundaries. The level is
+    matched. Samples outside the aligned intervals become zero.
 
     Raises:
-        AudioError: different words, or a stretch of more than 4 times.
+        AudioError: the words differ, or an interval would be stretched by more than a factor of 4.
     """
     clean, donor = as_audio(audio), as_audio(other)
     ours, theirs = [w.label for w in alignment.words], [w.label for w in other_alignment.words]
@@ -125,8 +127,8 @@ def swap_speaker(audio: Audio, alignment: Alignment, other: Audio, other_alignme
     by_phone = bool(phones) and phones == [p.label for p in other_alignment.phones]
     a, b = (alignment.phones, other_alignment.phones) if by_phone else (alignment.words, other_alignment.words)
     target, source = _boundaries(a, len(clean)), _boundaries(b, len(donor))
-    keep = (np.diff(target, append=target[-1] + 1) > 0) & (np.diff(source, append=source[-1] + 1) > 0)
-    target, source = target[keep], source[keep]
+    rising = (np.diff(target, append=target[-1] + 1) > 0) & (np.diff(source, append=source[-1] + 1) > 0)
+    target, source = target[rising], source[rising]
     fitted = warp(donor, source, target)
     corrupt = np.zeros_like(clean)
     corrupt[target[0] : target[-1]] = fitted * np.float32(rms(clean) / max(rms(fitted), 1e-9))
@@ -139,7 +141,7 @@ def swap_speaker(audio: Audio, alignment: Alignment, other: Audio, other_alignme
 
 
 def swap_utterance(audio: Audio, other: Audio) -> Corruption:
-    """Another sentence altogether. The shorter clip is filled up with zeros, so both leave as much padding."""
+    """Use another sentence as corrupt clip. The shorter clip is padded with zeros to the length of the longer."""
     clean, corrupt = as_audio(audio), as_audio(other)
     n = max(len(clean), len(corrupt))
     filled = [np.pad(a, (0, n - len(a))) for a in (clean, corrupt)]
@@ -148,16 +150,16 @@ def swap_utterance(audio: Audio, other: Audio) -> Corruption:
 
 
 def shift_time(audio: Audio, positions: int) -> Corruption:
-    """The same sound ``positions`` encoder positions (320 samples, 20 ms) later, or earlier if negative.
+    """Shift the sound by ``positions`` encoder positions (320 samples, 20 ms): later, or earlier if negative.
 
-    Zeros are added at the other end of each clip, so nothing is lost and both are as long. A clip is shifted earlier by
-    making the clean one later.
+    Zeros are added at the other end of each clip, so no sound is lost and both have the same length. For a negative
+    shift, the clean clip gets the leading zeros.
 
     Raises:
-        AudioError: a shift by nothing.
+        AudioError: ``positions`` is 0.
     """
     if positions == 0:
-        raise AudioError("a shift by 0 positions changes nothing: give another number")
+        raise AudioError("a shift by 0 positions changes nothing: give a positive or negative number")
     clean, n = as_audio(audio), abs(positions) * SAMPLES_PER_POSITION
     early, late = np.pad(clean, (0, n)), np.pad(clean, (n, 0))
     pair = (early, late) if positions > 0 else (late, early)
@@ -165,6 +167,6 @@ def shift_time(audio: Audio, positions: int) -> Corruption:
 
 
 def _boundaries(intervals: Sequence[Interval], n_samples: int) -> np.ndarray:
-    """Where each starts and the last ends, in samples."""
+    """Start of each interval and end of the last, in samples."""
     times = [*(i.start for i in intervals), intervals[-1].end]
     return np.minimum(np.rint(np.array(times) * SAMPLE_RATE).astype(int), n_samples)

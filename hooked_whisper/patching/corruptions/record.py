@@ -1,4 +1,4 @@
-"""What a corruption leaves: two clips of one length, equal outside the changed spans, and what was changed."""
+"""The result of a corruption: a clean and a corrupt clip, equal outside the changed spans."""
 
 from __future__ import annotations
 
@@ -20,59 +20,59 @@ if TYPE_CHECKING:
     from hooked_whisper.hooked import HookedWhisper
 
 Audio = Float[np.ndarray, "_"]  # 16 kHz samples
-MARGIN_FRAMES = 4  # an analysis window reaches 1.25 frames past a span; findings ask for this many
-TOLERANCE = 1e-3  # of the log-mel outside span and margin
+MARGIN_FRAMES = 4  # an analysis window reaches 1.25 frames past a span
+TOLERANCE = 1e-3  # largest difference of the log-mels outside span and margin
 
 
 def sample_range(span: Interval, n_samples: int) -> slice:
-    """Samples of a span: from the one nearest its start up to the one nearest its end.
+    """Return the samples of a span, with both ends rounded to the nearest sample.
 
     Raises:
-        AudioError: a span that starts behind the clip, ends more than a millisecond behind it, or holds no sample.
+        AudioError: the span contains no sample of the clip, or ends more than a millisecond after it.
     """
     start, stop = round(span.start * SAMPLE_RATE), round(span.end * SAMPLE_RATE)
     if stop > n_samples + SAMPLE_RATE // 1000 or start >= min(stop, n_samples):
         raise AudioError(
-            f"span {span.label!r} [{span.start:g}, {span.end:g}) s holds no sample of the clip or ends behind its "
-            f"{n_samples / SAMPLE_RATE:g} s: take an interval of the clip's own alignment"
+            f"span {span.label!r} [{span.start:g}, {span.end:g}) s contains no sample of the clip or ends after its "
+            f"{n_samples / SAMPLE_RATE:g} s: take an interval of this clip's alignment"
         )
     return slice(start, min(stop, n_samples))
 
 
 def whole_clip(n_samples: int, label: str = "clip") -> Interval:
-    """The span that covers everything."""
+    """Return the span of the whole clip."""
     return Interval(0.0, n_samples / SAMPLE_RATE, label)
 
 
 def as_audio(audio: Any) -> Audio:
-    """One clip as a float32 array of its own.
+    """Return a copy of one clip as a float32 array.
 
     Raises:
-        AudioError: more than one axis, integers, no samples, NaN or infinity.
+        AudioError: the clip has more than one axis, no samples, integers, NaN or infinity.
     """
     array = np.asarray(audio.detach().cpu() if isinstance(audio, Tensor) else audio)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.floating) or not len(array):
         raise AudioError(
             f"a corruption needs one clip of float samples at 16 kHz, got shape {array.shape}, dtype {array.dtype}: "
-            "load_audio gives one"
+            "load it with load_audio"
         )
     if not np.isfinite(array).all():
-        raise AudioError("the clip has NaN or infinite samples: load it again or cut them out")
+        raise AudioError("the clip has NaN or infinite samples: remove them")
     return np.array(array, dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class Corruption:
-    """A clean clip and its corrupt twin, as long, and bit-equal outside ``spans``.
+    """A clean and a corrupt clip of the same length, bit-equal outside ``spans``.
 
     Attributes:
         kind: name of the row in :data:`~hooked_whisper.patching.corruptions.CORRUPTIONS`.
         clean, corrupt: 16 kHz audio, [sample] each.
         spans: what was changed, in seconds; one span over everything for edits of the whole clip.
-        parameters: what the function was told (SNR in dB, gain, seed, ...), for the record.
+        parameters: arguments of the corruption (SNR in dB, gain, seed, ...).
 
     Raises:
-        PatchError: clips of different lengths, or samples outside the spans that differ.
+        PatchError: the clips differ in length, there is no span, or samples outside the spans differ.
     """
 
     kind: str
@@ -84,10 +84,10 @@ class Corruption:
     def __post_init__(self) -> None:
         if len(self.clean) != len(self.corrupt):
             raise PatchError(
-                f"{self.kind}: {len(self.clean)} clean and {len(self.corrupt)} corrupt samples: fit the lengths first"
+                f"{self.kind}: {len(self.clean)} clean and {len(self.corrupt)} corrupt samples: fit the lengths"
             )
         if not self.spans:
-            raise PatchError(f"{self.kind}: no span was given: say what was changed")
+            raise PatchError(f"{self.kind}: there is no span: give the changed spans")
         stray = np.flatnonzero((self.clean != self.corrupt) & ~self.changed)
         if len(stray):
             raise PatchError(
@@ -97,7 +97,7 @@ class Corruption:
 
     @property
     def changed(self) -> Bool[np.ndarray, "sample"]:
-        """Which samples lie in a span."""
+        """Mask of the samples inside a span."""
         inside = np.zeros(len(self.clean), dtype=bool)
         for span in self.spans:
             inside[sample_range(span, len(inside))] = True
@@ -105,26 +105,26 @@ class Corruption:
 
     @property
     def whole(self) -> bool:
-        """Whether the spans leave nothing out."""
+        """Whether the spans cover the whole clip."""
         return bool(self.changed.all())
 
     @property
     def swapped(self) -> Corruption:
-        """The same pair the other way round: corrupt for clean."""
+        """The same pair with clean and corrupt exchanged."""
         return Corruption(self.kind, self.corrupt, self.clean, self.spans, {**self.parameters, "swapped": True})
 
     def reference_max(self, n_mels: int = 80) -> float:
-        """The louder clip's maximum log10 mel power, which both log-mels share."""
+        """Return the louder clip's maximum log10 mel power, the reference of both log-mels."""
         return float(log_mel_max(self._both(), n_mels).max())
 
     def mels(self, model: HookedWhisper) -> tuple[Float[Tensor, "1 mel frame"], Float[Tensor, "1 mel frame"]]:
-        """Log-mels of the clean and the corrupt clip, with ONE reference maximum: only the span's frames change.
+        """Return the log-mels of both clips with one reference maximum, so that only frames of the spans differ.
 
-        An edit of the whole clip (noise everywhere, another utterance) shares the maximum too; there the quieter clip's
-        floor is the louder one's, which a listener of that clip alone would not have: see :meth:`own_mels`.
+        In a corruption of the whole clip, this gives the quieter clip the floor of the louder one; :meth:`own_mels`
+        avoids it.
 
         Raises:
-            PatchError: frames outside the spans (4 frames of margin) that differ by more than 1e-3.
+            PatchError: frames outside the spans (and 4 frames of margin) differ by more than 1e-3.
         """
         top = self.reference_max(model.cfg.encoder.n_mels)
         clean, corrupt = (model.to_mel(a, reference_max=top) for a in (self.clean, self.corrupt))
@@ -132,19 +132,19 @@ class Corruption:
         return clean, corrupt
 
     def own_mels(self, model: HookedWhisper) -> tuple[Float[Tensor, "1 mel frame"], Float[Tensor, "1 mel frame"]]:
-        """Log-mels with each clip's own maximum, as when each is transcribed alone. Frames elsewhere may differ."""
+        """Return the log-mels with each clip's own maximum, as in separate transcription. Any frame may differ."""
         return model.to_mel(self.clean), model.to_mel(self.corrupt)
 
     def _both(self) -> Float[Tensor, "two sample"]:
         return torch.from_numpy(np.stack([self.clean, self.corrupt]))
 
     def __repr__(self) -> str:
-        where = ", ".join(f"{s.label} [{s.start:.3f}, {s.end:.3f}) s" for s in self.spans)
-        return f"Corruption({self.kind}: {where}; {len(self.clean) / SAMPLE_RATE:.2f} s)"
+        spans = ", ".join(f"{s.label} [{s.start:.3f}, {s.end:.3f}) s" for s in self.spans)
+        return f"Corruption({self.kind}: {spans}; {len(self.clean) / SAMPLE_RATE:.2f} s)"
 
 
 def frame_mask(spans: Sequence[Interval], n_frames: int) -> Bool[Tensor, "frame"]:
-    """Mel frames that a change within the spans may reach, with the margin."""
+    """Return a mask of the mel frames that a change within the spans can affect, with a margin."""
     touched = torch.zeros(n_frames, dtype=torch.bool)
     for span in spans:
         first = math.floor(span.start * SAMPLE_RATE / HOP) - MARGIN_FRAMES
@@ -158,11 +158,15 @@ def check_frames(
     touched: Bool[Tensor, "frame"],
     kind: str,
 ) -> None:
-    """Refuse a pair whose log-mels differ where nothing was changed."""
-    apart = (clean - corrupt).abs().amax(dim=(0, 1)).cpu()
-    apart[touched] = 0
-    if (worst := float(apart.max())) > TOLERANCE:
+    """Check that the log-mels of a pair agree in frames that are not ``touched``.
+
+    Raises:
+        PatchError: they differ by more than 1e-3.
+    """
+    difference = (clean - corrupt).abs().amax(dim=(0, 1)).cpu()
+    difference[touched] = 0
+    if (worst := float(difference.max())) > TOLERANCE:
         raise PatchError(
-            f"{kind}: mel frame {int(apart.argmax())} lies outside the changed spans and differs by {worst:.3g}: give "
+            f"{kind}: mel frame {int(difference.argmax())} is outside the changed spans and differs by {worst:.3g}: give "
             "both clips one reference maximum"
         )

@@ -1,7 +1,7 @@
-"""Putting a stretch of one recording into another: time fit, level, cross-fades inside the slot.
+"""Splice a piece of one recording into another, with matched duration and level and cross-fades.
 
-The time fit is WSOLA (Verhelst & Roelands 1993, ICASSP, section 2): overlapping windows are taken where they continue
-what is already there best, so that duration changes and pitch and formants do not. Resampling would move both.
+Durations are matched by WSOLA (Verhelst & Roelands 1993, ICASSP, section 2): overlapping windows are taken where they
+best continue the previous one, so duration changes but pitch and formants do not.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hooked_whisper.patching.corruptions.record import Audio, Corruption, as_aud
 from hooked_whisper.protocols import Interval
 
 FADE_S = 0.005
-HOP, WINDOW, SEARCH = 80, 320, 80  # samples: 5 ms, 20 ms, 5 ms to either side (a period of 100 Hz in all)
+HOP, WINDOW, SEARCH = 80, 320, 80  # samples: 5 ms, 20 ms, 5 ms to either side (together one period of 100 Hz)
 MOST_STRETCH = 4.0
 ZERO_CROSSING_S = 0.002
 
@@ -26,57 +26,60 @@ ZERO_CROSSING_S = 0.002
 def warp(
     audio: Audio, source: Sequence[int] | Int[np.ndarray, "knot"], target: Sequence[int] | Int[np.ndarray, "knot"]
 ) -> Audio:
-    """``audio[source[0]:source[-1]]`` with each ``source`` sample moved to its ``target`` sample, linear in between.
+    """Time-warp ``audio[source[0]:source[-1]]`` so that each ``source`` sample moves to its ``target`` sample.
 
-    Pitch and formants stay. Knots are kept to within 5 ms (the search for a good join).
+    The warp is linear between knots and keeps pitch and formants. Knots are accurate to 5 ms.
 
     Returns:
-        audio of ``target[-1] - target[0]`` samples; the very samples if nothing is to be moved.
+        ``target[-1] - target[0]`` samples; a copy of the input samples if no knot moves.
 
     Raises:
-        AudioError: knots that do not rise, or lie outside the clip, or a stretch of more than 4 times either way.
+        AudioError: the knots do not rise or lie outside the clip, or the duration changes by more than a factor of 4.
     """
-    at, to = np.asarray(source, dtype=np.int64), np.asarray(target, dtype=np.int64)
-    if at.shape != to.shape or len(at) < 2 or (np.diff(at) <= 0).any() or (np.diff(to) <= 0).any():
-        raise AudioError(f"a warp needs as many rising source as target samples, at least 2: {at}, {to}")
-    if at[0] < 0 or at[-1] > len(audio):
-        raise AudioError(f"the stretch [{at[0]}, {at[-1]}) is not inside the {len(audio)} samples of the clip")
-    if (ratio := (to[-1] - to[0]) / (at[-1] - at[0])) > MOST_STRETCH or ratio < 1 / MOST_STRETCH:
-        raise AudioError(f"a stretch of {ratio:.2f} times is more than a time fit can do: choose a closer duration")
+    knots, to = np.asarray(source, dtype=np.int64), np.asarray(target, dtype=np.int64)
+    if knots.shape != to.shape or len(knots) < 2 or (np.diff(knots) <= 0).any() or (np.diff(to) <= 0).any():
+        raise AudioError(f"source and target need the same number of rising samples, at least 2, got {knots} and {to}")
+    if knots[0] < 0 or knots[-1] > len(audio):
+        raise AudioError(f"samples [{knots[0]}, {knots[-1]}) are not inside the clip of {len(audio)} samples")
+    if (ratio := (to[-1] - to[0]) / (knots[-1] - knots[0])) > MOST_STRETCH or ratio < 1 / MOST_STRETCH:
+        raise AudioError(
+            f"a warp changes durations by at most a factor of {MOST_STRETCH:g}, got {ratio:.2f}: choose closer durations"
+        )
     to = to - to[0]
-    if np.array_equal(at - at[0], to):
-        return audio[at[0] : at[-1]].copy()
+    if np.array_equal(knots - knots[0], to):
+        return audio[knots[0] : knots[-1]].copy()
     margin = WINDOW + SEARCH
     padded = np.pad(audio.astype(np.float64), margin)
-    centres = np.arange(0, to[-1] + HOP, HOP)
-    wanted = np.rint(np.interp(centres, to, at)).astype(int) + margin
-    taken = _continuing(padded, wanted)
+    centers = np.arange(0, to[-1] + HOP, HOP)
+    wanted = np.rint(np.interp(centers, to, knots)).astype(int) + margin
+    sources = _continuing(padded, wanted)
     window = np.hanning(WINDOW + 1)[:-1]
-    out, weight = np.zeros((2, centres[-1] + WINDOW))
-    for centre, here in zip(centres, taken, strict=True):
-        out[centre : centre + WINDOW] += window * padded[here - WINDOW // 2 : here + WINDOW // 2]
-        weight[centre : centre + WINDOW] += window
+    out, weight = np.zeros((2, centers[-1] + WINDOW))
+    for center, source_center in zip(centers, sources, strict=True):
+        samples = padded[source_center - WINDOW // 2 : source_center + WINDOW // 2]
+        out[center : center + WINDOW] += window * samples
+        weight[center : center + WINDOW] += window
     inner = slice(WINDOW // 2, WINDOW // 2 + int(to[-1]))
     return (out[inner] / np.maximum(weight[inner], 1e-3)).astype(np.float32)
 
 
 def _continuing(padded: Float[np.ndarray, "sample"], wanted: Int[np.ndarray, "frame"]) -> list[int]:
-    """Centres near the wanted ones whose windows continue each other. Each depends on the last: hence the loop."""
-    half, taken = WINDOW // 2, [int(wanted[0])]
-    for at in wanted[1:].tolist():
-        natural = taken[-1] + HOP
+    """Window centers near the wanted ones, each the best continuation of the previous window."""
+    half, centers = WINDOW // 2, [int(wanted[0])]
+    for center in wanted[1:].tolist():
+        natural = centers[-1] + HOP
         template = padded[natural - half : natural + half]
-        candidates = sliding_window_view(padded[at - SEARCH - half : at + SEARCH + half], WINDOW)
+        candidates = sliding_window_view(padded[center - SEARCH - half : center + SEARCH + half], WINDOW)
         if len(template) < WINDOW or len(candidates) < 2 * SEARCH + 1:  # at the very end of the clip
-            taken.append(at)
+            centers.append(center)
             continue
         energy = np.sqrt((candidates**2).sum(1) + 1e-9)
-        taken.append(at - SEARCH + int(np.argmax(candidates @ template / energy)))
-    return taken
+        centers.append(center - SEARCH + int(np.argmax(candidates @ template / energy)))
+    return centers
 
 
 def cross_fade(under: Audio, over: Audio, fade_s: float | int = FADE_S) -> Audio:
-    """``over``, faded in from and out to ``under`` (as long) within its first and last ``fade_s`` seconds."""
+    """Return ``over``, cross-faded with ``under`` (same length) in its first and last ``fade_s`` seconds."""
     n = min(round(fade_s * SAMPLE_RATE), len(over) // 2)
     share = np.ones(len(over), dtype=np.float32)
     ramp = (0.5 - 0.5 * np.cos(np.pi * (np.arange(n) + 0.5) / max(n, 1))).astype(np.float32)
@@ -94,31 +97,31 @@ def splice(
     match_level: bool = True,
     kind: str = "word swap",
 ) -> Corruption:
-    """Put ``piece`` of a donor recording (same voice, room and microphone) in a slot of the carrier recording.
+    """Put a piece of a donor recording into a slot of a carrier recording of the same voice, room and microphone.
 
-    The piece is fitted to the slot's length by :func:`warp`, brought to the slot's RMS level, and cross-faded over 5 ms
-    inside the slot. Works on any recordings with alignments.
+    The piece is warped to the slot's length (:func:`warp`), scaled to the slot's RMS level, and cross-faded over 5 ms
+    inside the slot.
 
     Args:
         carrier, donor: 16 kHz audio, [sample].
-        slot, piece: intervals in seconds, of the carrier and of the donor.
-        knots: (donor second, carrier second) of boundaries inside, such as those of phones both words have.
+        slot, piece: intervals of the carrier and of the donor, in seconds.
+        knots: ``(donor second, carrier second)`` of inner boundaries, such as those of phones that both words share.
         match_level: ``False`` keeps the donor's level, for donors of the same recording or synthesizer setting.
 
     Raises:
-        AudioError: an interval outside its recording, or a stretch of more than 4 times.
+        AudioError: an interval lies outside its recording, or the duration changes by more than a factor of 4.
     """
     carrier, donor = as_audio(carrier), as_audio(donor)
-    here, there = sample_range(slot, len(carrier)), sample_range(piece, len(donor))
-    source = [there.start, *(round(a * SAMPLE_RATE) for a, _ in knots), there.stop]
-    target = [here.start, *(round(b * SAMPLE_RATE) for _, b in knots), here.stop]
+    target_samples, source_samples = sample_range(slot, len(carrier)), sample_range(piece, len(donor))
+    source = [source_samples.start, *(round(a * SAMPLE_RATE) for a, _ in knots), source_samples.stop]
+    target = [target_samples.start, *(round(b * SAMPLE_RATE) for _, b in knots), target_samples.stop]
     fitted = warp(donor, source, target)
-    gain = rms(carrier[here]) / rms(fitted) if match_level and rms(fitted) > 0 else 1.0
+    gain = rms(carrier[target_samples]) / rms(fitted) if match_level and rms(fitted) > 0 else 1.0
     corrupt = carrier.copy()
-    corrupt[here] = cross_fade(carrier[here], (gain * fitted).astype(np.float32))
+    corrupt[target_samples] = cross_fade(carrier[target_samples], (gain * fitted).astype(np.float32))
     parameters = {
         "donor": (piece.start, piece.end, piece.label),
-        "stretch": (here.stop - here.start) / (there.stop - there.start),
+        "stretch": (target[-1] - target[0]) / (source[-1] - source[0]),
         "gain": float(gain),
         "fit": "WSOLA",
         "knots": len(knots),
@@ -128,15 +131,15 @@ def splice(
 
 
 def swap_word(carrier: Audio, slot: Interval, donor: Audio, word: Interval) -> Corruption:
-    """:func:`splice` of a whole word: which word is said, with voice, place and duration as they were."""
+    """:func:`splice` a whole word: voice, time and duration stay, the word changes."""
     return splice(carrier, slot, donor, word)
 
 
 def swap_phone(carrier: Audio, phone: Interval, donor: Audio, other: Interval) -> Corruption:
-    """:func:`splice` of one phone inside a word, cut at zero crossings (within 2 ms of the boundaries).
+    """:func:`splice` one phone inside a word, cut at zero crossings (within 2 ms of the boundaries).
 
-    Its neighbours keep their coarticulation with the phone that was there: leave 2 encoder positions on either side out
-    of what is read off.
+    Neighboring phones keep their coarticulation with the replaced phone: do not interpret the 2 encoder positions on
+    either side.
     """
     carrier, donor = as_audio(carrier), as_audio(donor)
     return splice(
@@ -145,7 +148,7 @@ def swap_phone(carrier: Audio, phone: Interval, donor: Audio, other: Interval) -
 
 
 def _at_zero_crossings(audio: Audio, span: Interval) -> Interval:
-    stretch = sample_range(span, len(audio))
+    samples = sample_range(span, len(audio))
     reach = round(ZERO_CROSSING_S * SAMPLE_RATE)
     crossings = np.flatnonzero(np.signbit(audio[1:]) != np.signbit(audio[:-1])) + 1
 
@@ -153,12 +156,12 @@ def _at_zero_crossings(audio: Audio, span: Interval) -> Interval:
         near = crossings[np.abs(crossings - sample) <= reach]
         return int(near[np.argmin(np.abs(near - sample))]) if len(near) else sample
 
-    start, stop = nearest(stretch.start), nearest(stretch.stop)
+    start, stop = nearest(samples.start), nearest(samples.stop)
     if stop <= start:
         return span
     return Interval(start / SAMPLE_RATE, stop / SAMPLE_RATE, span.label)
 
 
 def rms(audio: np.ndarray) -> float:
-    """Root mean square, in double precision."""
+    """Return the root mean square, in double precision."""
     return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))

@@ -1,4 +1,4 @@
-"""The SNR at which a task is done about half the time: the noise matters and the word is not lost."""
+"""Find the SNR at which a task succeeds about half the time."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ SNRS = (-10, -5, 0, 5, 10, 15, 20)
 
 @dataclass(frozen=True, eq=False)
 class SnrSweep:
-    """Accuracy at each SNR (dB, rising); ``fitted`` is the least-squares curve that never falls.
+    """Accuracy at each SNR (dB, rising).
 
-    ``snr_db`` is where that curve crosses ``target``, linear in between; ``None`` if it does not within the sweep.
+    fitted: isotonic (never falling) least-squares fit of the accuracy.
+    snr_db: SNR at which the fit crosses ``target``, linearly interpolated; ``None`` if it does not.
     """
 
     snrs: tuple[float, ...]
@@ -31,17 +32,17 @@ class SnrSweep:
 def find_snr(
     accuracy: Callable[[float], float | int], snrs: Sequence[float | int] = SNRS, target: float = 0.5
 ) -> SnrSweep:
-    """Measure ``accuracy(snr_db)``, a share, at each SNR once, and say where it is ``target``.
+    """Measure ``accuracy(snr_db)``, from 0 to 1, once per SNR, and find where it crosses ``target``.
 
     Raises:
-        PatchError: fewer than two SNRs, or an accuracy that is no share.
+        PatchError: there are fewer than two SNRs, or an accuracy is outside 0 to 1.
     """
     levels = sorted({float(s) for s in snrs})
     if len(levels) < 2:
-        raise PatchError("a sweep needs at least two SNRs")
+        raise PatchError(f"a sweep needs at least two SNRs, got {levels}")
     measured = np.array([float(accuracy(s)) for s in levels])
     if not ((measured >= 0) & (measured <= 1)).all():
-        raise PatchError(f"accuracy must be a share between 0 and 1, got {measured.tolist()}")
+        raise PatchError(f"accuracy must be between 0 and 1, got {measured.tolist()}")
     fitted = np.asarray(isotonic_regression(measured).x)
     above = int(np.searchsorted(fitted, target))
     if above == len(levels) or (above == 0 and fitted[0] > target):

@@ -1,4 +1,4 @@
-"""Noise-vocoded speech: each band's loudness is kept, its fine structure is replaced by noise.
+"""Noise-vocoded speech: keep the envelope of each frequency band, replace its fine structure by noise.
 
 Source: Shannon, Zeng, Kamath, Wygonski and Ekelid 1995, "Speech recognition with primarily temporal cues", Science 270.
 """
@@ -22,24 +22,26 @@ BAND_ORDER, ENVELOPE_ORDER = 3, 2
 
 
 def vocode(audio: Audio, n_bands: int = 8, span: Interval | None = None, seed: int = 0) -> Corruption:
-    """White noise shaped by the clip's loudness in ``n_bands`` bands of equal ratio, 100 Hz to 7 kHz.
+    """Replace speech by white noise with its envelopes in ``n_bands`` bands of equal ratio from 100 Hz to 7 kHz.
 
-    It keeps manner and rhythm, and takes away voice, pitch and, with few bands, place. In a span or the whole clip.
+    This keeps manner of articulation and rhythm, and removes voice, pitch and, with few bands, place of articulation.
+
+    span: default: the whole clip.
 
     Raises:
-        AudioError: fewer than 1 or more than 32 bands, a span outside the clip, a clip of less than 50 ms.
+        AudioError: ``n_bands`` is not 1 to 32, the span is outside the clip, or the clip is shorter than 50 ms.
     """
     if not 1 <= n_bands <= 32:
-        raise AudioError(f"a vocoder has 1 to 32 bands, got n_bands={n_bands}")
+        raise AudioError(f"n_bands must be 1 to 32, got {n_bands}")
     clean = as_audio(audio)
     if len(clean) < SAMPLE_RATE // 20:
-        raise AudioError(f"{len(clean)} samples are too few for a vocoder: give 50 ms or more")
-    where = whole_clip(len(clean)) if span is None else span
-    here = sample_range(where, len(clean))
-    heard = _vocoded(clean.astype(np.float64), n_bands, np.random.default_rng(seed)).astype(np.float32)
+        raise AudioError(f"a vocoder needs 50 ms of audio, got {len(clean)} samples")
+    changed = whole_clip(len(clean)) if span is None else span
+    samples = sample_range(changed, len(clean))
+    vocoded = _vocoded(clean.astype(np.float64), n_bands, np.random.default_rng(seed)).astype(np.float32)
     corrupt = clean.copy()
-    corrupt[here] = heard[here] if span is None else cross_fade(clean[here], heard[here])
-    return Corruption("vocoder", clean, corrupt, (where,), {"n_bands": n_bands, "seed": seed})
+    corrupt[samples] = vocoded[samples] if span is None else cross_fade(clean[samples], vocoded[samples])
+    return Corruption("vocoder", clean, corrupt, (changed,), {"n_bands": n_bands, "seed": seed})
 
 
 def _vocoded(clean: np.ndarray, n_bands: int, rng: np.random.Generator) -> np.ndarray:
@@ -49,10 +51,10 @@ def _vocoded(clean: np.ndarray, n_bands: int, rng: np.random.Generator) -> np.nd
     out = np.zeros_like(clean)
     for low, high in pairwise(edges):
         band = butter(BAND_ORDER, (low, high), "bandpass", fs=SAMPLE_RATE, output="sos")
-        own = sosfiltfilt(band, clean)
-        envelope = np.maximum(sosfiltfilt(smooth, np.abs(hilbert(own))), 0)
+        band_signal = sosfiltfilt(band, clean)
+        envelope = np.maximum(sosfiltfilt(smooth, np.abs(hilbert(band_signal))), 0)
         shaped = sosfiltfilt(band, noise * envelope)
-        # equal power: the filters take a part of the noise that depends on their width
+        # match the power: how much noise passes the filters depends on their width
         power = np.mean(shaped**2)
-        out += shaped * np.sqrt(np.mean(own**2) / power) if power > 0 else 0
+        out += shaped * np.sqrt(np.mean(band_signal**2) / power) if power > 0 else 0
     return out
