@@ -67,8 +67,8 @@ def run_scan(parsed: argparse.Namespace, arguments: list[str]) -> int:
         result = scan(model, corpus, parsed.hooks, parsed.out, options, progress=sys.stderr.isatty(), ranks=ranks)
     if not first:
         return 0
-    for name, site in result.sites.items():
-        print(f"{name}: {site.n_features} features, {site.positions} positions")
+    for name, basis in result.bases.items():
+        print(f"{name}: {basis.n_features} features, {basis.positions} positions")
     if "texts" in result.header:
         print(f"texts: {result.header['texts']}")
     print(f"open with hooked_whisper.features.load_scan({str(parsed.out)!r})")

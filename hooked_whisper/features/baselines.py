@@ -1,5 +1,8 @@
-"""What features must beat: labels shifted in time, and the bands of the log-mel. Random and principal directions are
-in :mod:`hooked_whisper.features.bases`; an untrained network is the same evaluation on another model."""
+"""Baselines for features: labels shifted in time, and the bands of the log-mel.
+
+Random and principal directions are in :mod:`hooked_whisper.features.bases`. For an untrained network evaluate a model
+with random weights.
+"""
 
 from __future__ import annotations
 
@@ -15,37 +18,37 @@ from torch import Tensor
 from hooked_whisper.errors import AudioError
 from hooked_whisper.hooked import HookedWhisper
 
-SMALLEST_SHIFT = 0.1  # of the labelled positions of a clip
+SMALLEST_SHIFT = 0.1  # of the labeled positions of a clip
 
 
 def shifted_labels(
     ids: Sequence[Int[np.ndarray, "position"]], rng: np.random.Generator
 ) -> list[Int[np.ndarray, "position"]]:
-    """Labels of every utterance turned in a circle by a random number of positions, at least 10 % of those labelled.
+    """Shift the labels of every utterance circularly by a random number of positions, at least 10 % of those labeled.
 
-    Every label keeps its frequency and its runs (but for the one that is cut), which a shuffle of positions would not:
-    the control for measures whose rows are not independent. Unlabelled positions stay where they are; fewer than two
-    labelled ones cannot be shifted and are left.
+    Labels keep their frequencies and their runs, except the one that is cut; a permutation of positions would not keep
+    runs. This is the control for measures whose rows are not independent. Unlabeled positions keep their place.
+    Utterances with fewer than two labeled positions are not changed.
     """
-    return [_shifted(one, rng) for one in ids]
+    return [_shifted(labels, rng) for labels in ids]
 
 
 def _shifted(ids: Int[np.ndarray, "position"], rng: np.random.Generator) -> Int[np.ndarray, "position"]:
-    there = ids >= 0
-    n = int(there.sum())
+    labeled = ids >= 0
+    n = int(labeled.sum())
     if n < 2:
         return ids.copy()
     least = math.ceil(SMALLEST_SHIFT * n)
     turned = ids.copy()
-    turned[there] = np.roll(ids[there], int(rng.integers(least, n - least, endpoint=True)))
+    turned[labeled] = np.roll(ids[labeled], int(rng.integers(least, n - least, endpoint=True)))
     return turned
 
 
 @dataclass(frozen=True)
 class MelBands:
-    """The log-mel at encoder positions, each band a feature: what selectivity the input has without any network.
+    """The bands of the log-mel at encoder positions as features: the selectivity of the input without a network.
 
-    Position i is the mean of the frames ``2 i - 1``, ``2 i``, ``2 i + 1`` with weights 1/4, 1/2, 1/4: its 20 ms.
+    Position i is the mean of the frames ``2 i - 1``, ``2 i``, ``2 i + 1`` (20 ms) with weights 1/4, 1/2, 1/4.
     """
 
     n_features: int
@@ -55,7 +58,11 @@ class MelBands:
         return tuple(f"mel {i}" for i in range(self.n_features))
 
     def encode(self, mel: Float[Tensor, "*batch mel frame"]) -> Float[Tensor, "*batch position mel"]:
-        """Raises :class:`AudioError` for another number of bands or an odd number of frames."""
+        """Average frames to positions.
+
+        Raises:
+            AudioError: the number of bands differs, or the number of frames is odd.
+        """
         if mel.shape[-2] != self.n_features or mel.shape[-1] % 2:
             raise AudioError(f"expected {self.n_features} mel bands and an even number of frames, got {mel.shape[-2:]}")
         before = torch.cat([mel[..., :1], mel[..., 1:-1:2]], dim=-1)
@@ -63,5 +70,5 @@ class MelBands:
 
 
 def mel_bands(model: HookedWhisper) -> MelBands:
-    """The basis for a model's ``encoder.hook_mel``."""
+    """The basis of mel bands for a model's ``encoder.hook_mel``."""
     return MelBands(model.cfg.encoder.n_mels)

@@ -1,7 +1,7 @@
 """Bases of features: axes (neurons, residual dimensions), random and principal directions, centroids, both signs.
 
-Each fits :class:`hooked_whisper.protocols.FeatureBasis`, so that whatever works on a sparse autoencoder's features
-works on its controls too; those with ``decode`` can be patched (:func:`hooked_whisper.interventions.subspaces_of`).
+Each is a :class:`hooked_whisper.protocols.FeatureBasis`, like a sparse autoencoder: the same functions work on an SAE
+and on its controls. Bases with ``decode`` can be patched (:func:`hooked_whisper.interventions.subspaces_of`).
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from torch import Tensor
 from hooked_whisper.errors import PatchError
 from hooked_whisper.protocols import FeatureBasis
 
-_BYTES = 64 << 20  # of rows in double precision at once
-_WIDE = 2048  # dimensions up to which all eigenvectors are computed
+_BYTES = 64 << 20  # per block of rows in double precision
+_WIDE = 2048  # largest dimension for which all eigenvectors are computed
 
 
 @dataclass(frozen=True, eq=False)
 class LinearBasis:
     """Orthonormal directions: ``features = (activations - mean) @ directions.T``.
 
-    directions: ``[n_features, d]``; fewer than d of them leave a part of the activation out, which ``decode`` takes to
-        be the mean.
+    With fewer than d directions, ``decode`` replaces the rest of the activation by the mean.
+
+    Raises:
+        PatchError: the number of labels or the width of the mean does not fit, or the directions are not orthonormal.
     """
 
     directions: Float[Tensor, "n_features d"]
@@ -39,9 +41,12 @@ class LinearBasis:
     def __post_init__(self) -> None:
         n, d = self.directions.shape
         if len(self.labels) != n or self.mean.shape != (d,):
-            raise PatchError(f"{n} directions of {d} need {n} labels and a mean of {d}, got {len(self.labels)}")
+            raise PatchError(
+                f"{n} directions of width {d} got {len(self.labels)} labels and a mean of {list(self.mean.shape)}: "
+                f"give {n} labels and a mean of [{d}]"
+            )
         if not _orthonormal(self.directions):
-            raise PatchError("the directions are not orthonormal: torch.linalg.qr(directions.T).Q.T makes them so")
+            raise PatchError("the directions are not orthonormal: pass torch.linalg.qr(directions.T).Q.T")
 
     @property
     def n_features(self) -> int:
@@ -55,12 +60,12 @@ class LinearBasis:
 
 
 def _orthonormal(directions: Float[Tensor, "n d"]) -> bool:
-    """A block of the Gram matrix at a time: that of 5120 neurons takes 200 MiB, and comparing it several times that."""
+    """Check the Gram matrix in blocks: that of 5120 neurons takes 200 MiB."""
     step, wide = _rows_at_once(len(directions)), directions.double()
     for start in range(0, len(directions), step):
         gram = wide[start : start + step] @ wide.T
-        place = torch.arange(len(gram), device=gram.device)
-        gram[place, start + place] -= 1
+        row = torch.arange(len(gram), device=gram.device)
+        gram[row, start + row] -= 1
         if not gram.abs().max() <= 1e-4:
             return False
     return True
@@ -72,7 +77,7 @@ def _rows_at_once(d: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Centroids:
-    """Nearness to points: minus half the squared distance, so that the largest feature is the nearest centroid."""
+    """Minus half the squared distance to each point: the largest feature is the nearest centroid."""
 
     points: Float[Tensor, "n_features d"]
     labels: tuple[str, ...]
@@ -89,7 +94,7 @@ class Centroids:
 
 @dataclass(frozen=True, eq=False)
 class BothSigns:
-    """Every feature twice, as it is and with the opposite sign: the strongest negative activations are examples too."""
+    """Every feature and its negative, so that the strongest negative activations become examples too."""
 
     basis: FeatureBasis
 
@@ -102,8 +107,8 @@ class BothSigns:
         return tuple(f"{sign}{label}" for sign in "+-" for label in self.basis.labels)
 
     def encode(self, activations: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch n_features"]:
-        found = self.basis.encode(activations)
-        return torch.cat([found, -found], dim=-1)
+        features = self.basis.encode(activations)
+        return torch.cat([features, -features], dim=-1)
 
 
 def axes(d: int, chosen: Sequence[int] | None = None) -> LinearBasis:

@@ -1,10 +1,10 @@
-"""Causal check of features: take a feature out, or hold it high, and see which words become less or more probable.
+"""Causal check of features: ablate or clamp a feature and measure the log-probabilities of words.
 
-A feature that only goes along with a phone does nothing when it is changed. One that the model uses changes the words
-that contain the phone more than others, and more than a random change of the same size does.
+Changing a feature that merely correlates with a phone has no effect. Changing a feature that the model uses affects the
+words that contain the phone more than others, and more than a random change of the same size.
 
-Source: findings on phone features steer a feature and read transcripts; here log-probabilities are compared, with a
-matched-norm random direction as in :func:`hooked_whisper.interventions.steer.random_control`.
+Source: findings on phone features steer a feature and read transcripts. Here log-probabilities are compared, with a
+random direction of matched norm as in :func:`hooked_whisper.interventions.steer.random_control`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 Number = float | int
 Where = Literal["everywhere", "phone"]
-ROWS = 4  # changed runs at once: each is a full window
+ROWS = 4  # changed runs per batch; each is a full window
 RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Interval95:
-    """A mean and its 95 % bootstrap interval; NaN where there is nothing to average."""
+    """A mean and its 95 % bootstrap interval; NaN without data."""
 
     value: float
     low: float
@@ -45,7 +45,7 @@ class Interval95:
 
 @dataclass(frozen=True)
 class WordEffect:
-    """What changing one feature does to one word: log-probabilities in nats, the true text forced."""
+    """Log-probabilities (nats) of one word of the forced text: before and after changing a feature, and the control."""
 
     unit: int
     utterance: str
@@ -66,9 +66,13 @@ class WordEffect:
 
 @dataclass(frozen=True, eq=False)
 class CausalEffect:
-    """One feature: mean change of words with its phone, of words without, their difference; the same of the control.
+    """Effect of changing one feature.
 
-    ``norm``: mean size of the change to the activation, over the positions changed; the control's is the same.
+    Attributes:
+        with_phone, without_phone: mean change of words that contain the feature's phone, and of other words.
+        difference: of the two; ``control_difference`` is that of the control.
+        beyond_control: ``difference`` minus ``control_difference``.
+        norm: mean norm of the change to the activation over changed positions; the control's is the same.
     """
 
     unit: int
@@ -83,7 +87,7 @@ class CausalEffect:
     words: tuple[WordEffect, ...]
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """One dict per word: unit, utterance, word, has_phone, before, change, control_change."""
+        """One dict per word: unit, utterance, word, has_phone, before, change and control_change."""
         return [
             {
                 "unit": w.unit,
@@ -114,28 +118,26 @@ def causal_effects(
 ) -> tuple[CausalEffect, ...]:
     """Set each feature to a value, and compare words that contain its phone with words that do not.
 
-    The encoder is taken up behind the changed point, once per clip for several features and their controls together.
+    The encoder resumes after the changed point, and several features and their controls share a batch.
 
     Args:
-        mels: full windows; a clip's text is its alignment's, forced on the decoder.
+        mels: full windows. The text of a clip's alignment is forced on the decoder.
         name: encoder point with one vector per position, such as ``encoder.blocks.2.mlp.hook_post``.
-        basis: orthonormal directions (:func:`hooked_whisper.features.axes`, ``random_orthonormal``, ``pca``): what has
-            ``directions``. The change is along the feature's direction, so that no other feature moves.
-        phone_of: feature number to its phone.
-        to: the value: 0 takes the feature out, its mean over speech does so more gently, a large one clamps it high.
-            One for all features, or one for each.
-        where: at all positions that the clip's alignment covers, or only where the feature's phone is spoken.
-        seed: of the random directions, one for each feature; at each position the change along it is as large as that
-            along the feature's own, and has its sign.
+        basis: basis with orthonormal ``directions`` (:func:`hooked_whisper.features.axes`, ``random_orthonormal``,
+            ``pca``). The change is along the feature's direction and leaves other features as they are.
+        phone_of: phone of each feature to change.
+        to: the value, one for all features or one for each: 0 or the mean over speech ablates, a large value clamps.
+        where: ``"everywhere"``: at all positions of the alignment; ``"phone"``: where the feature's phone is spoken.
+        seed: of the control's random directions, one per feature. At each position the control's change has the size
+            and sign of the feature's.
 
     Raises:
-        PatchError: a point that is not the encoder's, or does not fit the basis; features that do not exist; a basis
-            without directions.
-        AlignmentError: clips without words or phones, or not as many alignments as clips.
+        PatchError: ``name`` is not one encoder point, a feature does not exist, or the basis has no directions.
+        AlignmentError: no clip has words and phones, or the numbers of alignments and clips differ.
 
     Returns:
-        one effect per feature, in the order of ``phone_of``; a word counts as having the phone if one of its phones,
-        by the times of the alignment, is that one. Intervals are from a bootstrap over clips.
+        one effect per feature, in the order of ``phone_of``. A word contains a phone if the middle of the phone lies in
+        the word. Intervals are from a bootstrap over clips.
     """
     check_option("where", where, get_args(Where), PatchError)
     directions = _directions(model, name, basis, phone_of)
@@ -148,7 +150,7 @@ def causal_effects(
     values = torch.tensor([float(to[u]) if isinstance(to, Mapping) else float(to) for u in units])
     others = torch.stack([random_control(d, seed + k) for k, d in enumerate(directions)])
     prompt = model.to_tokens("", language=language)
-    found: dict[int, list[WordEffect]] = {u: [] for u in units}
+    effects: dict[int, list[WordEffect]] = {u: [] for u in units}
     clips: dict[int, list[int]] = {u: [] for u in units}
     sizes: dict[int, list[float]] = {u: [] for u in units}
     for number, (mel, alignment) in enumerate(zip(mels, alignments, strict=True)):
@@ -160,28 +162,28 @@ def causal_effects(
         base = cache_run(model, RunInputs(tokens, mel=mel[None]), [name, *required_activations(model, name)])
         x = base[name]
         feature = basis.encode(x)[0][:, units].T  # [unit, position]
-        places = torch.stack([_places(model, alignment, phone_of[u], where) for u in units]).to(x.device)
-        step = torch.where(places, values.to(x)[:, None] - feature, 0.0)
+        changed_positions = torch.stack([_positions(model, alignment, phone_of[u], where) for u in units]).to(x.device)
+        step = torch.where(changed_positions, values.to(x)[:, None] - feature, 0.0)
         of_word, start = words_of_tokens(model, ids), prompt.shape[1] - 1
         plain = _word_logprobs(model, base["unembed.hook_in"], ids, of_word, start)[0]
         changed = []
         for rows in (directions, others):
             new = x + step[..., None] * rows.to(x)[:, None]
-            for at in range(0, len(units), ROWS):
-                batch = {name: new[at : at + ROWS]}
+            for start_row in range(0, len(units), ROWS):
+                batch = {name: new[start_row : start_row + ROWS]}
                 hidden = resume_from(model, base, batch, tokens, mel[None], base["encoder.hook_out"])
                 changed.append(_word_logprobs(model, hidden, ids, of_word, start))
         both = np.concatenate(changed)
         after, control = both[: len(units)], both[len(units) :]
         for k, unit in enumerate(units):
-            sizes[unit] += step[k][places[k]].abs().tolist()
+            sizes[unit] += step[k][changed_positions[k]].abs().tolist()
             for w, word in enumerate(alignment.words):
                 has = phone_of[unit] in _phones_of(alignment, w)
                 row = (float(plain[w]), float(after[k, w]), float(control[k, w]))
-                found[unit].append(WordEffect(unit, alignment.utterance, word.label, has, *row))
+                effects[unit].append(WordEffect(unit, alignment.utterance, word.label, has, *row))
                 clips[unit].append(number)
     return tuple(
-        _summary(u, str(basis.labels[u]), phone_of[u], found[u], np.array(clips[u]), sizes[u], seed) for u in units
+        _summary(u, str(basis.labels[u]), phone_of[u], effects[u], np.array(clips[u]), sizes[u], seed) for u in units
     )
 
 
@@ -191,32 +193,30 @@ def _directions(
     names = model.hook_names(name)
     if len(names) != 1 or locate(model, names[0])[0] != "encoder":
         raise PatchError(f"{name!r} is not one point of the encoder: give one such as encoder.blocks.2.mlp.hook_post")
-    given = getattr(basis, "directions", None)
-    if given is None:
-        raise PatchError(
-            "this basis has no directions to change activations along: take axes, pca or random_orthonormal"
-        )
+    directions = getattr(basis, "directions", None)
+    if directions is None:
+        raise PatchError(f"a {type(basis).__name__} has no directions: use axes, pca or random_orthonormal")
     units = list(phone_of)
     if not units or min(units) < 0 or max(units) >= basis.n_features:
-        raise PatchError(f"features are 0 to {basis.n_features - 1}, got {units}")
-    return given[units]  # type: ignore[no-any-return]
+        raise PatchError(f"the features are {units}, expected 0 to {basis.n_features - 1}")
+    return directions[units]  # type: ignore[no-any-return]
 
 
-def _places(model: HookedWhisper, alignment: Alignment, phone: str, where: Where) -> Bool[Tensor, "position"]:
-    """Positions of the clip, or those of a phone (whatever part of their cell it has)."""
+def _positions(model: HookedWhisper, alignment: Alignment, phone: str, where: Where) -> Bool[Tensor, "position"]:
+    """Mask of the clip's positions, or of the positions that a phone overlaps."""
     time = model.time
-    found = torch.zeros(time.n_ctx, dtype=torch.bool)
+    mask = torch.zeros(time.n_ctx, dtype=torch.bool)
     if where == "everywhere":
-        found[: time.n_positions(min(alignment.duration, time.duration))] = True
-        return found
-    for one in alignment.phones:
-        if one.label == phone and one.start < time.duration:
-            found[time.span(one.start, min(one.end, time.duration), rounding="outer")] = True
-    return found
+        mask[: time.n_positions(min(alignment.duration, time.duration))] = True
+        return mask
+    for interval in alignment.phones:
+        if interval.label == phone and interval.start < time.duration:
+            mask[time.span(interval.start, min(interval.end, time.duration), rounding="outer")] = True
+    return mask
 
 
 def _phones_of(alignment: Alignment, word: int) -> set[str]:
-    """Phones whose middle lies in a word."""
+    """Phones whose middle is in a word."""
     span = alignment.words[word]
     return {p.label for p in alignment.phones if span.start <= (p.start + p.end) / 2 < span.end}
 
@@ -228,10 +228,10 @@ def _word_logprobs(
     of_word: Sequence[int],
     start: int,
 ) -> Float[np.ndarray, "row word"]:
-    """Log-probability of each word of a forced text, its tokens summed."""
+    """Log-probability of each word of a forced text, summed over its tokens."""
     read = hidden[:, start : start + len(ids)]
-    chosen = torch.tensor(list(ids), device=hidden.device)[None, :, None].expand(len(read), -1, 1)
-    logprobs = model.decoder.to_logits(read).log_softmax(-1).gather(-1, chosen)[..., 0].double().cpu()
+    targets = torch.tensor(list(ids), device=hidden.device)[None, :, None].expand(len(read), -1, 1)
+    logprobs = model.decoder.to_logits(read).log_softmax(-1).gather(-1, targets)[..., 0].double().cpu()
     words: Int[Tensor, "token"] = torch.tensor(list(of_word))
     sums = torch.zeros(len(read), int(words.max()) + 1, dtype=logprobs.dtype)
     return sums.index_add(1, words, logprobs).numpy()
@@ -251,7 +251,7 @@ def _summary(
     control = np.array([w.control_change for w in words])
     groups, index = np.unique(clips, return_inverse=True)
     drawn = np.random.default_rng(seed).multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=RESAMPLES)
-    weights = np.concatenate([np.ones((1, len(words))), drawn[:, index]])  # the data first
+    weights = np.concatenate([np.ones((1, len(words))), drawn[:, index]])  # the first row is the data
 
     def mean(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
         w = weights[:, rows]
@@ -276,7 +276,7 @@ def _summary(
 
 
 def _interval(samples: Float[np.ndarray, "draw"]) -> Interval95:
-    """The first is the data's value, the others are resamples."""
+    """Mean and interval from samples whose first entry is the data's value and the others are resamples."""
     known = samples[1:][np.isfinite(samples[1:])]
     low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
     return Interval95(float(samples[0]), float(low), float(high))

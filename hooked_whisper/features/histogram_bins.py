@@ -1,5 +1,8 @@
-"""Activations in bins: sign, octave, fraction of an octave. Scale-free, so that one grid serves every feature, and
-made from the bits of the float, so that it costs a few integer operations."""
+"""Logarithmic histogram bins: sign, octave, and fraction of an octave.
+
+The bins are relative, so that one set serves features of every scale. A value's bin is computed from the bits of the
+float with a few integer operations.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ _MANTISSA, _BIAS = 23, 127  # of float32
 
 @dataclass(frozen=True)
 class HistogramBins:
-    """``2 m + 1`` bins in the order of the values they hold: m negative ones, one about zero, m positive ones.
+    """``2 m + 1`` bins in ascending order: m negative ones, one about zero, and m positive ones.
 
-    ``bits`` splits every octave into ``2**bits`` bins of equal width: 4 tells values apart that differ by 6 % or more.
-    What is smaller than ``2**lowest`` is about zero; what is beyond ``2**highest`` goes into the outermost bin.
-    A positive bin holds its lower edge, a negative one its upper.
+    Every octave has ``2**bits`` bins of equal width; 4 bits separate values that differ by 6 % or more. Values smaller
+    than ``2**lowest`` are about zero, and values beyond ``2**highest`` are in the outermost bin. A positive bin
+    contains its lower edge, a negative one its upper edge.
     """
 
     bits: int = 4
@@ -36,7 +39,7 @@ class HistogramBins:
 
     @cached_property
     def edges(self) -> Float[Tensor, "edge"]:
-        """float64 ``[n + 1]``: bin i holds values from ``edges[i]`` to ``edges[i + 1]``; the ends are infinite."""
+        """Edges as float64: bin i contains values from ``edges[i]`` to ``edges[i + 1]``. The outermost are infinite."""
         steps = torch.arange(self.per_sign + 1, dtype=torch.float64)
         octave, part = steps // (1 << self.bits), steps % (1 << self.bits)
         positive = torch.exp2(octave + self.lowest) * (1 + part / (1 << self.bits))
@@ -44,7 +47,7 @@ class HistogramBins:
         return torch.cat([-positive.flip(0), positive])
 
     def of(self, x: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-        """Index of each value's bin, int32. NaN has no bin: check for it before."""
+        """Index of each value's bin, int32. The bin of NaN is undefined."""
         raw = x.to(torch.float32).contiguous().view(torch.int32)
         sign = raw >> 31  # 0 or -1
         size = ((raw & 0x7FFFFFFF) >> (_MANTISSA - self.bits)) - (((_BIAS + self.lowest) << self.bits) - 1)
@@ -52,7 +55,7 @@ class HistogramBins:
         return size.bitwise_xor_(sign).sub_(sign).add_(self.per_sign)
 
     def positive(self, x: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-        """int32: 0 for what is negative or about zero, 1 to ``per_sign`` for the positive bins. Half the work."""
+        """Like :meth:`of`, but 0 for all values that are negative or about zero; takes half the time."""
         below = torch.nextafter(torch.tensor(2.0**self.lowest), torch.tensor(0.0)).item()
         raw = x.to(torch.float32).clamp(below, 2.0 ** (self.highest + 1)).view(torch.int32)
         first = (_BIAS + self.lowest) << self.bits

@@ -1,4 +1,4 @@
-"""Where features are read."""
+"""A hook point with the basis that its activations are read in."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from hooked_whisper.protocols import FeatureBasis
 
 @dataclass(frozen=True, eq=False)
 class HookBasis:
-    """A hook point of the encoder and what to read its activations in.
+    """A hook point of the encoder and the basis that its activations are read in.
 
-    basis: ``None`` reads them as they are (neurons of ``mlp.hook_post``, dimensions of a residual; heads of ``hook_z``
-        one after the other).
-    name: how a scan's results call it; the hook point's name if empty.
+    Attributes:
+        basis: ``None`` for the activations themselves: neurons of ``mlp.hook_post``, dimensions of a residual, the
+            heads of ``hook_z`` side by side.
+        name: in the results of a scan; default: the hook point.
     """
 
     hook: str

@@ -1,7 +1,7 @@
-"""Activations of more positions and features than memory should hold: written clip by clip, read by blocks of features.
+"""A matrix of activations that may exceed the memory: written clip by clip, read by blocks of features.
 
-In memory while they are small, otherwise in a temporary file without a name, which the operating system removes with
-the process. The file is read and not mapped, so that its pages are no part of the process's memory.
+Small matrices stay in memory. Others are in an unnamed temporary file, which the operating system removes with the
+process. The file is read rather than memory-mapped, so that its pages do not count as the process's memory.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from hooked_whisper.errors import CacheSizeError, PatchError
 
 log = logging.getLogger(__name__)
 MEMORY = 384 << 20  # bytes: larger matrices go to disk
-STRIP = 128  # features side by side in the file: a block of features is one run of bytes for every strip
-_SPARE = 1 << 30  # bytes of the disk that are left free
+STRIP = 128  # adjacent features in the file: a block of features is one contiguous range per strip
+_SPARE = 1 << 30  # bytes of the disk to leave free
 _FLOAT = 4  # bytes
 
 
@@ -32,17 +32,17 @@ def matrix_bytes(n_rows: int, n_features: int) -> int:
 
 
 def check_disk(need: int, what: str, folder: Path | None = None) -> None:
-    """Log how much disk a matrix is about to take.
+    """Check that a matrix fits the disk, and log its size.
 
     Raises:
-        CacheSizeError: the folder for temporary files has less room than that and 1 GiB.
+        CacheSizeError: the folder for temporary files would have less than 1 GiB left.
     """
     place = Path(tempfile.gettempdir()) if folder is None else folder
     free = shutil.disk_usage(place).free
     if free < need + _SPARE:
         raise CacheSizeError(
-            f"{what} take {need / 2**30:.1f} GiB in temporary files, {place} has {free / 2**30:.1f} GiB free and 1 GiB "
-            "must stay so: give fewer clips or hook points, or set TMPDIR to a larger disk"
+            f"{what} take {need / 2**30:.1f} GiB of temporary files, {place} has {free / 2**30:.1f} GiB free and 1 GiB "
+            "must stay free: give fewer clips or hook points, or set TMPDIR to a larger disk"
         )
     log.log(
         logging.WARNING if need >= _SPARE else logging.INFO,
@@ -67,10 +67,10 @@ class Spool:
         self._matrix = None if on_disk else torch.empty(n_rows, n_features)
 
     def write(self, start: int, rows: Float[Tensor, "row feature"]) -> None:
-        """Put rows at ``start``.
+        """Write rows from index ``start`` on.
 
         Raises:
-            PatchError: another width, or rows beyond the end.
+            PatchError: the width differs, or the rows exceed the matrix.
             CacheSizeError: the disk is full.
         """
         n, width = rows.shape
@@ -91,11 +91,11 @@ class Spool:
         return self._read(slice(0, self.n_features), start, stop)
 
     def columns(self, features: slice) -> Float[Tensor, "row feature"]:
-        """Some features of all rows; ``features.start`` and ``stop`` are given."""
+        """Some features of all rows; the slice has a start and a stop."""
         return self._read(features, 0, self.n_rows)
 
     def close(self) -> None:
-        """Give memory and disk back; nothing can be read afterwards."""
+        """Free memory and disk. The matrix cannot be read afterwards."""
         self._matrix = None
         if self._file is not None:
             self._file.close()
@@ -103,15 +103,15 @@ class Spool:
     def _read(self, features: slice, start: int, stop: int) -> Tensor:
         if self._matrix is not None:
             return self._matrix[start:stop, features]
-        found = np.empty((stop - start, features.stop - features.start), dtype=np.float32)
+        block = np.empty((stop - start, features.stop - features.start), dtype=np.float32)
         for first, last in self._strips(features):
             part = self._get((stop - start, last - first), self._offset(first, last, start))
             low, high = max(first, features.start), min(last, features.stop)
-            found[:, low - features.start : high - features.start] = part[:, low - first : high - first]
-        return torch.from_numpy(found)
+            block[:, low - features.start : high - features.start] = part[:, low - first : high - first]
+        return torch.from_numpy(block)
 
     def _strips(self, features: slice) -> list[tuple[int, int]]:
-        """First and last (exclusive) feature of each strip that holds some of these."""
+        """First and last (exclusive) feature of each strip that overlaps the slice."""
         starts = range(features.start // STRIP * STRIP, features.stop, STRIP)
         return [(first, min(first + STRIP, self.n_features)) for first in starts]
 
@@ -139,6 +139,6 @@ class Spool:
         while data:
             count = self._file.readinto(data)
             if not count:
-                raise CacheSizeError("a temporary file of activations is too short: rows were read before written")
+                raise CacheSizeError("a temporary file of activations is too short: write all rows before reading them")
             data = data[count:]
         return part

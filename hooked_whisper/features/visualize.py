@@ -1,16 +1,16 @@
-"""Input optimisation: a log-mel that makes a feature fire, found by gradient ascent within what real mels can be.
+"""Feature visualization without priors: find a log-mel that maximizes a feature by gradient ascent.
 
-The published attempt (``optimize_input.py`` of github.com/er537/whisper_interpretability) ascended on the distance to
-its target, so that it moved away from it, and began at ``mel = 0``, which is no silence. Here the activation itself is
-ascended, starts are made from real mels, and values stay in the range that a real mel of that loudness can have.
+The published attempt (``optimize_input.py`` of github.com/er537/whisper_interpretability) ascended the distance to its
+target, which moved it away, and started at ``mel = 0``, which is not silence. Here the activation itself is ascended,
+starting points are made from real mels, and values stay in the range of a real mel of the same loudness.
 
 Sources: Erhan et al. 2009; Mordvintsev et al. 2015 (jitter); Mahendran & Vedaldi 2015 (total variation).
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -19,29 +19,31 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_whisper._support.renamed import RenamedWarning, renamed_arguments
 from hooked_whisper.audio.griffin_lim import griffin_lim
-from hooked_whisper.audio.mel import DYNAMIC_RANGE, Number
+from hooked_whisper.audio.mel import Number
 from hooked_whisper.errors import PatchError, check_option
-from hooked_whisper.hooks import HookPoint
+from hooked_whisper.features.mel_optimization import RANGE, activations_of_mel, check_mels, unit_rms, vector_point
 from hooked_whisper.protocols import FeatureBasis
 
 if TYPE_CHECKING:
     from hooked_whisper.hooked import HookedWhisper
 
-RANGE = DYNAMIC_RANGE / 4  # of a log-mel, which is (log10 + 4) / 4: the clamp leaves no value further below the maximum
 Start = Literal["silence", "noise", "mean"]
 
 
 @dataclass(frozen=True, eq=False)
 class MaximizedFeatures:
-    """What was found, one row per feature.
+    """The result of :func:`maximize_features`, one row per feature.
 
     Attributes:
-        mel: the best mel of each feature, log-mel values as the encoder takes them.
-        start: the mel it began with.
-        trace: activation at every step, in the feature's own unit; entry 0 is the start.
-        positions: where in the encoder's window the mel stands (the encoder ran on these positions alone).
-        at: the encoder positions whose mean activation was ascended.
+        name: hook point.
+        labels: of the features.
+        mel: best log-mel of each feature, as the encoder takes it.
+        start: log-mel it started with.
+        trace: activation at every step; entry 0 is the start.
+        positions: positions of the encoder's window that the mel fills; the encoder ran on these alone.
+        target: encoder positions whose mean activation was maximized.
     """
 
     name: str
@@ -50,7 +52,13 @@ class MaximizedFeatures:
     start: Float[Tensor, "unit mel frame"]
     trace: Float[Tensor, "unit step"]
     positions: slice
-    at: slice
+    target: slice
+
+    @property
+    def at(self) -> slice:
+        """The name of ``target`` in version 0.1."""
+        warnings.warn("MaximizedFeatures.at is now called target", RenamedWarning, stacklevel=2)
+        return self.target
 
     @property
     def start_activation(self) -> Float[Tensor, "unit"]:
@@ -58,33 +66,33 @@ class MaximizedFeatures:
 
     @property
     def activation(self) -> Float[Tensor, "unit"]:
-        """Of the mel that was kept: never below the start's."""
+        """Activation of the best mel; never below the start's."""
         return self.trace.amax(1)
 
     def audio(self, seed: int = 0) -> Float[Tensor, "unit sample"]:
-        """The mels made audible, 16 kHz: see :func:`hooked_whisper.audio.griffin_lim.griffin_lim`."""
+        """Sound of the mels, 16 kHz, by :func:`hooked_whisper.audio.griffin_lim.griffin_lim`."""
         return griffin_lim(self.mel, seed=seed)
 
 
 def start_mel(
     kind: Start, real: Sequence[Float[Tensor, "mel _"]], n_frames: int, seed: int = 0
 ) -> Float[Tensor, "mel frame"]:
-    """A log-mel to begin with, as loud as real clips are.
+    """Make a log-mel to start from, as loud as real clips.
 
     Args:
-        kind: ``"silence"``: the floor under a clip of median loudness; ``"noise"``: each value drawn from those that
-            its mel band has in the clips; ``"mean"``: each band's mean.
+        kind: ``"silence"``: the floor of a clip of median loudness. ``"noise"``: each value is drawn from the clips'
+            values in its mel band. ``"mean"``: each band's mean.
         real: log-mels of real clips, without padding.
 
     Raises:
-        PatchError: an unknown kind, or no clips.
+        PatchError: an unknown ``kind``, or no clips.
     """
     check_option("kind", kind, get_args(Start), PatchError)
     if not real:
-        raise PatchError("there are no clips to take the loudness from: give at least one log-mel")
+        raise PatchError("no clips are given to set the loudness: give at least one log-mel")
     frames = torch.cat(list(real), dim=1)
     if kind == "silence":
-        top = torch.stack([one.amax() for one in real]).median()
+        top = torch.stack([mel.amax() for mel in real]).median()
         return (top - RANGE).expand(frames.shape[0], n_frames).clone()
     if kind == "mean":
         return frames.mean(1, keepdim=True).repeat(1, n_frames)
@@ -92,6 +100,7 @@ def start_mel(
     return frames.gather(1, drawn.to(frames.device))
 
 
+@renamed_arguments(at="target")
 def maximize_features(
     model: HookedWhisper,
     name: str,
@@ -100,7 +109,7 @@ def maximize_features(
     start: Float[Tensor, "mel frame"] | Float[Tensor, "unit mel frame"],
     *,
     first_position: int = 0,
-    at: int | slice | None = None,
+    target: int | slice | None = None,
     top: Number | Float[Tensor, "unit"] | None = None,
     steps: int = 100,
     step_size: Number = 0.05,
@@ -108,50 +117,49 @@ def maximize_features(
     jitter: int = 1,
     seed: int = 0,
 ) -> MaximizedFeatures:
-    """Ascend features of an encoder point, all of them in one batch; the pass ends at that point.
+    """Maximize features of an encoder point by gradient ascent on the mel, all features in one batch.
 
-    Each step moves a row along its gradient, scaled to a root mean square of ``step_size``, then back into
-    ``[top - 2, top]``: what the log-mel's clamp leaves of a clip whose loudest value is ``top``. The best mel met on
-    the way is kept. Parameters keep whatever ``.grad`` they had, and hooks of one's own stay in force.
+    Each step moves a row along its gradient, scaled to a root mean square of ``step_size``, and clamps it to
+    ``[top - 2, top]``, the range of the log-mel of a clip whose loudest value is ``top``. The best mel of all steps is
+    returned. The pass stops at the point. Parameters keep their ``.grad``; the model's hooks stay active.
 
-    Neurons are ascended at ``mlp.hook_pre``: GELU has its minimum at -0.75 and rises to both sides of it, so that a
-    silent neuron ascended at ``mlp.hook_post`` would be silenced further. Where it fires, both have the same order.
+    Maximize neurons at ``mlp.hook_pre``: GELU has its minimum at -0.75 and rises on both sides, so that ascent at
+    ``mlp.hook_post`` would silence a silent neuron further. Where the neuron fires, both have the same order.
 
     Args:
-        basis, units: features of the activations at ``name`` (``axes(512)`` for neurons), and which of them to ascend.
-        start: log-mel, of one window for all features or of one for each; two frames per position. A short one costs
-            little: the encoder runs on it alone.
-        first_position: where in the encoder's window it stands.
-        at: position (or slice) of the encoder's window whose mean activation is ascended; default: the middle one.
-        top: loudest value that a mel may have; default: that of each row's start, or 2 above its lowest value if the
-            start is quieter than that (silence holds nothing but the floor).
-        smoothness: weight of the total variation's gradient, scaled like the activation's, against it.
-        jitter: the mel is moved by up to this many positions at random before each gradient, so that it does not
-            depend on one alignment with the strided convolution; 0 for none.
+        basis, units: features of the activations at ``name`` (``axes(512)`` for neurons), and which to maximize.
+        start: log-mel with two frames per position, one for all features or one for each. The encoder runs on it alone:
+            a short one is cheap.
+        first_position: position of the encoder's window where the mel starts.
+        target: position or slice of the encoder's window whose mean activation is maximized; default: the middle one.
+        top: loudest value of the mel; default: that of each row's start, or 2 above its lowest value if that is louder.
+        smoothness: weight of the gradient of the total variation, which is scaled like the activation's.
+        jitter: largest random shift of the mel in positions before each gradient, which avoids a dependence on the
+            alignment with the strided convolution; 0: none.
 
     Raises:
-        PatchError: a point without positions or outside the encoder, features that do not exist, a mel that does not
-            fit, a position outside it.
+        PatchError: the point has no vector per encoder position, a feature does not exist, the mel does not fit, or
+            ``target`` is outside the mel.
     """
-    point = _point(model, name)
+    point = vector_point(model, name)
     rows = start.expand(len(units), *start.shape[-2:]).detach().clone()
-    n = _check(model, basis, units, rows, first_position)
+    n = check_mels(model, basis, units, rows, first_position)
     positions = slice(first_position, first_position + n)
     middle = first_position + n // 2
-    at = middle if at is None else at
-    wanted = at if isinstance(at, slice) else slice(int(at), int(at) + 1)
-    low_at, high_at = (wanted.start or 0) - first_position, (wanted.stop or 0) - first_position
-    if not 0 <= low_at < high_at <= n:
-        raise PatchError(f"positions {wanted} are not among those of the mel, {positions}")
+    target = middle if target is None else target
+    span = target if isinstance(target, slice) else slice(int(target), int(target) + 1)
+    first, stop = (span.start or 0) - first_position, (span.stop or 0) - first_position
+    if not 0 <= first < stop <= n:
+        raise PatchError(f"positions {span} are outside the mel, which has {positions}")
     highest = _top(rows, top)
     lowest = highest - RANGE
     generator = torch.Generator().manual_seed(seed)
     number = torch.tensor(list(units), device=rows.device)[:, None, None]
 
     def activation(mel: Tensor, moved: int = 0) -> Float[Tensor, "unit"]:
-        found = basis.encode(_partial(model, point, mel, positions))  # [unit, position, feature]
-        chosen = found.gather(2, number.expand(-1, found.shape[1], 1))[..., 0]
-        return chosen.roll(-moved, 1)[:, low_at:high_at].mean(1)
+        features = basis.encode(activations_of_mel(model, point, mel, positions))  # [unit, position, feature]
+        of_unit = features.gather(2, number.expand(-1, features.shape[1], 1))[..., 0]
+        return of_unit.roll(-moved, 1)[:, first:stop].mean(1)
 
     mel = rows = rows.clamp(lowest, highest)
     with torch.no_grad():
@@ -164,14 +172,14 @@ def maximize_features(
             value = activation(leaf.roll(2 * moved, 2), moved)
             (up,) = torch.autograd.grad(value.sum(), leaf)
             (rough,) = torch.autograd.grad(_total_variation(leaf).sum(), leaf)
-        mel = (mel + step_size * (_unit_rms(up) - smoothness * _unit_rms(rough))).clamp(lowest, highest)
+        mel = (mel + step_size * (unit_rms(up) - smoothness * unit_rms(rough))).clamp(lowest, highest)
         with torch.no_grad():
             now = activation(mel)
         better = now > best
         best, best_mel = torch.where(better, now, best), torch.where(better[:, None, None], mel, best_mel)
         trace.append(now)
     labels = tuple(str(basis.labels[u]) for u in units)
-    return MaximizedFeatures(point.name, labels, best_mel, rows, torch.stack(trace, 1), positions, wanted)
+    return MaximizedFeatures(point.name, labels, best_mel, rows, torch.stack(trace, 1), positions, span)
 
 
 @torch.no_grad()
@@ -184,63 +192,21 @@ def in_full_window(
     first_position: int,
     at: slice,
 ) -> Float[Tensor, "unit"]:
-    """Mean activation of each unit for its own row at some positions, with the rest of the window silent: each row's
-    mel is put into a window of its lowest possible value (``top - 2``). What clips of real speech are measured in."""
-    point = _point(model, name)
+    """Mean activation of each unit at some positions, for its own mel in a full window that is otherwise silent.
+
+    Silence is the lowest possible value of a mel (``top - 2``). Real clips are measured in such windows.
+    """
+    point = vector_point(model, name)
     frames = model.cfg.encoder.n_frames
     left = 2 * first_position
     floor = mel.amax((1, 2), keepdim=True) - RANGE
-    found = []
-    for row, bottom, unit in zip(mel, floor, units, strict=True):  # a full window each: a batch would not be faster
+    means = []
+    for row, bottom, unit in zip(mel, floor, units, strict=True):  # a batch of full windows would not be faster
         window = bottom.expand(mel.shape[1], frames).clone()
         window[:, left : left + mel.shape[2]] = row
-        x = basis.encode(_partial(model, point, window[None], None)[:, at])
-        found.append(x[0, :, unit].mean())
-    return torch.stack(found)
-
-
-class _Reached(Exception):
-    """Ends a pass at the point that is wanted."""
-
-
-def _partial(
-    model: HookedWhisper, point: HookPoint, mel: Float[Tensor, "row mel frame"], positions: slice | None
-) -> Float[Tensor, "row position d"]:
-    """What a point holds; nothing behind it is computed."""
-    kept: list[Tensor] = []
-
-    def keep(x: Tensor, hook: HookPoint) -> None:
-        kept.append(x)
-        raise _Reached
-
-    with model.hooks(fwd_hooks=[(point.name, keep)]), suppress(_Reached):
-        model.encoder(mel, positions=positions)
-    return kept[0]
-
-
-def _point(model: HookedWhisper, name: str) -> HookPoint:
-    names = model.hook_names(name)
-    point = model.hook_dict[names[0]]
-    if len(names) != 1 or point.stack != "encoder" or tuple(point.axes[:2]) != ("batch", "position"):
-        raise PatchError(f"{name!r} is no encoder point with positions: give one such as encoder.blocks.2.mlp.hook_pre")
-    if len(point.axes) != 3:
-        raise PatchError(f"{point.name} {list(point.axes)} has no one vector per position to read features from")
-    return point
-
-
-def _check(model: HookedWhisper, basis: FeatureBasis, units: Sequence[int], rows: Tensor, first_position: int) -> int:
-    cfg = model.cfg.encoder
-    if not len(units) or min(units) < 0 or max(units) >= basis.n_features:
-        raise PatchError(f"features are 0 to {basis.n_features - 1}, got {list(units)}")
-    n, odd = divmod(rows.shape[2], 2)
-    if rows.shape[1] != cfg.n_mels or odd or not n or first_position < 0 or first_position + n > cfg.n_ctx:
-        raise PatchError(
-            f"a start of {list(rows.shape[1:])} at position {first_position} does not fit: it needs {cfg.n_mels} bands "
-            f"and two frames for each of at most {cfg.n_ctx} positions"
-        )
-    if not torch.isfinite(rows).all():
-        raise PatchError("the start holds NaN or infinity: give a finite log-mel")
-    return n
+        x = basis.encode(activations_of_mel(model, point, window[None], None)[:, at])
+        means.append(x[0, :, unit].mean())
+    return torch.stack(means)
 
 
 def _top(rows: Float[Tensor, "unit mel frame"], top: Number | Tensor | None) -> Float[Tensor, "unit 1 1"]:
@@ -249,13 +215,8 @@ def _top(rows: Float[Tensor, "unit mel frame"], top: Number | Tensor | None) -> 
     return torch.as_tensor(top).to(rows).expand(len(rows))[:, None, None]
 
 
-def _unit_rms(x: Float[Tensor, "unit mel frame"]) -> Float[Tensor, "unit mel frame"]:
-    size = x.square().mean((1, 2), keepdim=True).sqrt()
-    return torch.where(size > 0, x / torch.where(size > 0, size, 1.0), x)
-
-
 def _total_variation(mel: Float[Tensor, "unit mel frame"]) -> Float[Tensor, "unit"]:
-    """Mean of smooth absolute differences of neighbours in time and in frequency."""
+    """Mean smooth absolute difference of neighbors in time and in frequency."""
     along = (F.huber_loss(mel[:, :, 1:], mel[:, :, :-1], reduction="none", delta=0.05)).mean((1, 2))
     across = (F.huber_loss(mel[:, 1:], mel[:, :-1], reduction="none", delta=0.05)).mean((1, 2))
     return along + across

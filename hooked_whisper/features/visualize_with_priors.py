@@ -1,9 +1,9 @@
-"""Feature visualization with priors: mels that excite a unit of the encoder and are as probable as real mels.
+"""Feature visualization with priors: mels that activate a unit of the encoder and are as probable as real mels.
 
-Plain gradient ascent (:func:`hooked_whisper.features.visualize.maximize_features`) finds mels that no speech resembles. Three
-priors keep it near speech: the mel is circularly shifted by a few frames before each gradient; the gradient is blurred
-in time and frequency, less with each step; and the ascent runs in the whitened space of real mels, no farther from the
-mean than a typical real mel.
+Plain gradient ascent (:func:`hooked_whisper.features.visualize.maximize_features`) finds mels that do not resemble
+speech. Three priors keep the mel near speech. The mel is shifted circularly by a few frames before each gradient. The
+gradient is blurred in time and frequency, less with each step. The ascent runs in the whitened space of real mels, at
+most as far from the mean as a typical real mel.
 
 Sources: Mordvintsev et al. 2015 (jitter); Yosinski et al. 2015 (blur); Olah et al. 2017 (decorrelated space).
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -22,8 +21,7 @@ from torch import Tensor
 
 from hooked_whisper.audio.mel import Number
 from hooked_whisper.errors import PatchError
-from hooked_whisper.features.visualize import RANGE, _check, _partial, _point, _Reached, _unit_rms
-from hooked_whisper.hooks import HookPoint
+from hooked_whisper.features.mel_optimization import RANGE, activations_of_mel, check_mels, unit_rms, vector_point
 from hooked_whisper.protocols import FeatureBasis
 
 if TYPE_CHECKING:
@@ -32,19 +30,19 @@ if TYPE_CHECKING:
 Objective = Callable[[Float[Tensor, "row mel frame"], int], Float[Tensor, "row"]]
 """Maps mels, and the number of frames by which they were shifted to the right, to one number a row."""
 
-LEAST_VARIANCE = 1e-3  # of the largest eigenvalue: directions in which real mels do not vary are not amplified
+LEAST_VARIANCE = 1e-3  # relative to the largest eigenvalue; avoids amplifying directions without variance
 
 
 @dataclass(frozen=True, eq=False)
 class MelPrior:
-    """Statistics of real log-mels, as a Gaussian whose covariance is that of bands times that of frames.
+    """Gaussian model of real log-mels, whose covariance is the product of one over bands and one over frames.
 
     Attributes:
-        mean: of each band.
+        mean: mean of each band.
         bands: symmetric square root of the covariance of the bands.
         frames: symmetric square root of the correlation of the frames of a window.
         low, high: smallest and largest value of each band.
-        radius: largest root mean square of a mel in the whitened space. Real mels have 1.
+        radius: largest root mean square of a mel in the whitened space; that of real mels is 1.
     """
 
     mean: Float[Tensor, "mel"]
@@ -56,10 +54,10 @@ class MelPrior:
 
     @classmethod
     def of(cls, mels: Sequence[Float[Tensor, "mel _"]], n_frames: int) -> MelPrior:
-        """Estimate the statistics from log-mels of real clips (without padding) for windows of ``n_frames``.
+        """Estimate the model from log-mels of real clips (without padding), for windows of ``n_frames``.
 
         Raises:
-            PatchError: no clip has ``n_frames`` frames.
+            PatchError: all clips are shorter than ``n_frames``.
         """
         mels = [mel.detach().double() for mel in mels]
         windows = [mel for mel in mels if mel.shape[1] >= n_frames]
@@ -84,34 +82,34 @@ class MelPrior:
         return cls(mean.float(), bands.float(), frames.float(), every.amin(1).float(), every.amax(1).float())
 
     def without_statistics(self) -> MelPrior:
-        """The same range and mean, but every value of a mel on its own: no covariance and no limit to the distance."""
+        """Prior with the same range and mean, without covariance and without a radius."""
         scale = self.bands.square().sum(1).mean().sqrt()
         bands, frames = torch.eye(len(self.bands)) * scale, torch.eye(len(self.frames))
         return replace(self, bands=bands.to(self.bands), frames=frames.to(self.frames), radius=math.inf)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Bands and frames of a mel."""
+        """Number of bands and frames of a mel."""
         return len(self.mean), len(self.frames)
 
     def mel(self, white: Float[Tensor, "row mel frame"]) -> Float[Tensor, "row mel frame"]:
-        """The mels of points of the whitened space, within the range of real mels."""
+        """Mels of points in the whitened space, clamped to the range of real mels."""
         mel = self.mean[:, None] + self.bands @ white @ self.frames
         mel = mel.clamp(self.low[:, None], self.high[:, None])
         return torch.maximum(mel, mel.amax((1, 2), keepdim=True) - RANGE)
 
     def pull_back(self, gradient: Float[Tensor, "row mel frame"]) -> Float[Tensor, "row mel frame"]:
-        """The gradient with respect to the whitened space, from that with respect to the mel."""
+        """Convert a gradient with respect to the mel to one with respect to the whitened space."""
         return self.bands @ gradient @ self.frames
 
 
 @dataclass(frozen=True, eq=False)
 class Visualization:
-    """What was found: one mel per unit and seed.
+    """The result of :func:`visualize_features`: one mel per unit and seed.
 
     Attributes:
-        mel: the mel after the last step, log-mel values as the encoder takes them.
-        start: the mel before the first step.
+        mel: log-mel after the last step, as the encoder takes it.
+        start: log-mel before the first step.
         trace: the objective at every step, shifts included.
     """
 
@@ -133,10 +131,10 @@ def ascend(
     start_size: Number = 0.5,
     seed: int = 0,
 ) -> Visualization:
-    """Raise an objective in the whitened space of a prior, all rows in one batch (rows: units times seeds).
+    """Maximize an objective in the whitened space of a prior, all rows (units times seeds) in one batch.
 
-    Each step moves a row by a root mean square of ``step_size`` along its gradient. A row farther from the
-    mean than the prior's radius is scaled back to it.
+    Each step moves a row by a root mean square of ``step_size`` along its gradient. A row farther from the mean than
+    the prior's radius is scaled back to it.
 
     Args:
         n_seeds: random starting points of each unit, the same for all units.
@@ -159,7 +157,7 @@ def ascend(
             (gradient,) = torch.autograd.grad(value.sum(), leaf)
         width = blur * (1 - step / steps)
         gradient = blur_matrix(n_mels, width).to(gradient) @ gradient @ blur_matrix(n_frames, width).to(gradient).T
-        white = white + step_size * _unit_rms(prior.pull_back(gradient))
+        white = white + step_size * unit_rms(prior.pull_back(gradient))
         size = white.square().mean((1, 2), keepdim=True).sqrt()
         white = white / (size / prior.radius).clamp(min=1)
         trace.append(value.detach())
@@ -187,29 +185,30 @@ def visualize_features(
     first_position: int = 0,
     **how: Number,
 ) -> Visualization:
-    """Mels that excite features of an encoder point in the middle of a short window; see :func:`ascend` for ``how``.
+    """Find mels that activate features of an encoder point in the middle of a short window.
 
-    The pass ends at the point, and the encoder runs on the window alone.
+    The encoder runs on the window alone and stops at the point.
 
     Args:
-        basis, units: features of the activations at ``name`` (``axes(512)`` for neurons), and which of them to raise.
-        prior: of windows of two frames per position.
-        first_position: where in the encoder's window the mel is.
+        basis, units: features of the activations at ``name`` (``axes(512)`` for neurons), and which to maximize.
+        prior: of windows with two frames per position.
+        first_position: position of the encoder's window where the mel starts.
+        how: see :func:`ascend`.
 
     Raises:
         PatchError: ``name`` is not an encoder point with positions, a feature does not exist, or the window does not
             fit.
     """
-    point = _point(model, name)
+    point = vector_point(model, name)
     n_mels, n_frames = prior.shape
-    n = _check(model, basis, units, prior.mean[None, :, None].expand(1, n_mels, n_frames), first_position)
+    n = check_mels(model, basis, units, prior.mean[None, :, None].expand(1, n_mels, n_frames), first_position)
     positions = slice(first_position, first_position + n)
     n_seeds = int(how.get("n_seeds", 3))
     number = torch.tensor(list(units)).repeat_interleave(n_seeds)[:, None]
 
     def objective(mel: Tensor, shift: int) -> Float[Tensor, "row"]:
-        at = min(max(n // 2 + round(shift / 2), 0), n - 1)
-        encoded = basis.encode(_partial(model, point, mel, positions)[:, at])
+        middle = min(max(n // 2 + round(shift / 2), 0), n - 1)
+        encoded = basis.encode(activations_of_mel(model, point, mel, positions)[:, middle])
         return encoded.gather(1, number.to(encoded.device))[:, 0]
 
     return ascend(objective, prior, len(units), **how)  # type: ignore[arg-type]
@@ -219,18 +218,9 @@ def visualize_features(
 def read_points(
     model: HookedWhisper, names: Sequence[str], mel: Float[Tensor, "row mel frame"]
 ) -> Mapping[str, Float[Tensor, "row position d"]]:
-    """Activations of encoder points, given from the first to the last, on a window as short as ``mel``; nothing after
-    the last point is computed."""
-    cache: dict[str, Tensor] = {}
-
-    def keep(x: Tensor, hook: HookPoint) -> None:
-        cache[hook.name] = x
-        if hook.name == names[-1]:
-            raise _Reached
-
-    with model.hooks(fwd_hooks=[(name, keep) for name in names]), suppress(_Reached):
-        model.encoder(mel, positions=slice(0, mel.shape[2] // 2))
-    return cache
+    """Activations of encoder points on a window as short as ``mel``. The pass stops at the last point."""
+    positions = slice(0, mel.shape[2] // 2)
+    return model.run_with_cache(mel, names_filter=list(names), stop_early=True, mel_positions=positions)[1]
 
 
 @torch.no_grad()
@@ -243,11 +233,14 @@ def activation_in_window(
     first_position: int,
     padding: int,
 ) -> Float[Tensor, "row"]:
-    """Each row's unit at the middle of its mel, with silence before it (from position 0) and ``padding`` positions of
-    silence after it; the encoder runs on these positions alone."""
-    point = _point(model, name)
+    """Activation of each row's unit at the middle of its mel.
+
+    The mel follows silence from position 0 on, and ``padding`` positions of silence follow it. The encoder runs on
+    these positions alone.
+    """
+    point = vector_point(model, name)
     left, n = 2 * first_position, mel.shape[2]
     window = (mel.amax((1, 2), keepdim=True) - RANGE).expand(len(mel), mel.shape[1], left + n + 2 * padding).clone()
     window[:, :, left : left + n] = mel
-    held = _partial(model, point, window, slice(0, window.shape[2] // 2))[:, first_position + n // 4]
+    held = activations_of_mel(model, point, window, slice(0, window.shape[2] // 2))[:, first_position + n // 4]
     return basis.encode(held)[torch.arange(len(mel)), torch.tensor(list(units))]

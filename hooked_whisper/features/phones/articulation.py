@@ -1,11 +1,10 @@
-"""How phones are made: manner, place and voicing of consonants, height, backness, rounding and glide of vowels.
+"""Articulatory features of phones: manner, place, voicing of consonants; height, backness, rounding, glide of vowels.
 
-One table serves IPA (with or without stress, length and r-colour marks) and ARPABET as MFA and TIMIT write it (any
-case, stress digits ignored). Where both use a letter, ARPABET's reading counts: ``y`` is a glide, ``r`` an approximant,
-``q`` a glottal stop.
+One table serves IPA (with or without marks of stress, length and r-coloring) and ARPABET as MFA and TIMIT write it (any
+case, stress digits ignored). A letter of both alphabets is read as ARPABET: ``y`` is a glide, ``r`` an approximant,
+``q`` a glottal stop. Diphthongs are described by their start and by the direction of their glide.
 
-Source: the IPA chart (2020); ARPABET and TIMIT labels as in the TIMIT documentation (Garofolo et al. 1993). Diphthongs
-are described by where they begin and where they glide to.
+Source: the IPA chart (2020); ARPABET and TIMIT labels as in the TIMIT documentation (Garofolo et al. 1993).
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from hooked_whisper.errors import AlignmentError
 
 @dataclass(frozen=True, slots=True)
 class Articulation:
-    """``consonant``: manner, place, voicing. ``vowel``: height, backness, rounding, what it glides to (or ``none``)."""
+    """Manner, place and voicing of a consonant; height, backness, rounding and glide (or ``none``) of a vowel."""
 
     kind: Literal["consonant", "vowel"]
     features: tuple[str, ...]
 
 
-# Symbols that mean one phone stand together, IPA first.
+# Symbols of the same phone share a key, IPA first.
 _CONSONANTS = {
     "p": "stop labial voiceless", "b": "stop labial voiced", "t": "stop alveolar voiceless",
     "d": "stop alveolar voiced", "k": "stop velar voiceless", "ɡ g": "stop velar voiced",
@@ -104,35 +103,37 @@ def _vowel(a: Articulation, height: str, backness: str | None = None) -> bool:
 
 
 def articulation(label: str) -> Articulation | None:
-    """How a phone is made; ``None`` for silence and for labels that the tables do not have.
+    """Return the articulation of a phone; ``None`` for silence and unknown labels.
 
-    ``"ˈiː"``, ``"i"``, ``"iy"`` and ``"IY1"`` are one phone.
+    ``"ˈiː"``, ``"i"``, ``"iy"`` and ``"IY1"`` are the same phone.
     """
     bare = _STRESS.sub("", _MARKS.sub("", label.strip()).lower())
     if bare not in _TABLE and len(bare) > 1:
-        bare = bare.removesuffix("ɹ")  # espeak's r-coloured vowels
+        bare = bare.removesuffix("ɹ")  # espeak's r-colored vowels
     return _TABLE.get(bare)
 
 
 def articulatory_distance(a: str, b: str) -> float:
-    """Share of features in which two phones differ, 0 to 1: three of consonants, four of vowels; 1 between a vowel and
-    a consonant. Different phones with the same features (``i`` and ``ɪ``: tenseness is not among them) have 0.
+    """Share of articulatory features in which two phones differ, 0 to 1.
+
+    Consonants have three features and vowels four; a vowel and a consonant have distance 1. Different phones with the
+    same features, such as ``i`` and ``ɪ`` (tenseness is not a feature), have distance 0.
 
     Raises:
-        AlignmentError: a label that the tables do not have, silence among them.
+        AlignmentError: a label has no articulation, such as silence.
     """
-    one, two = articulation(a), articulation(b)
-    for label, found in ((a, one), (b, two)):
-        if found is None:
+    first, second = articulation(a), articulation(b)
+    for label, known in ((a, first), (b, second)):
+        if known is None:
             raise AlignmentError(f"no articulation is known for {label!r}: give a phone in IPA or ARPABET")
-    assert one is not None and two is not None
-    if one.kind != two.kind:
+    assert first is not None and second is not None
+    if first.kind != second.kind:
         return 1.0
-    return sum(x != y for x, y in zip(one.features, two.features, strict=True)) / len(one.features)
+    return sum(x != y for x, y in zip(first.features, second.features, strict=True)) / len(first.features)
 
 
 def distances(names: Iterable[str]) -> Float[np.ndarray, "label label"]:
-    """:func:`articulatory_distance` of every pair; NaN where one of the two has no articulation."""
+    """:func:`articulatory_distance` of every pair; NaN where a label has no articulation."""
     labels = list(names)
     known = [articulation(label) is not None for label in labels]
     rows = [
@@ -143,12 +144,12 @@ def distances(names: Iterable[str]) -> Float[np.ndarray, "label label"]:
 
 
 def classes(names: Iterable[str]) -> dict[str, frozenset[str]]:
-    """Narrow articulatory classes of some labels: at least two phones each, at most a third of the phones given.
+    """Group labels into narrow articulatory classes of at least two phones and at most a third of all.
 
-    Classes overlap (``m`` is a nasal and a labial). Silence and unknown labels are in none.
+    Classes overlap (``m`` is a nasal and a labial). Silence and unknown labels are in no class.
     """
-    known = {label: found for label in names if (found := articulation(label)) is not None}
+    known = {label: phone for label in names if (phone := articulation(label)) is not None}
     grouped = {
-        name: frozenset(label for label, how in known.items() if belongs(how)) for name, belongs in _CLASSES.items()
+        name: frozenset(label for label, phone in known.items() if belongs(phone)) for name, belongs in _CLASSES.items()
     }
     return {name: members for name, members in grouped.items() if 2 <= len(members) <= len(known) / 3}

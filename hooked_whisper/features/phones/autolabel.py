@@ -1,4 +1,4 @@
-"""Names for features, such as ``/s/ 0.83``, with the evidence; no evidence, no name."""
+"""Labels for features, such as ``/s/ 0.83``, with their evidence. A feature without evidence has no label."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from hooked_whisper.features.phones.top_examples import Purity
 from hooked_whisper.protocols import SILENCE
 
 Kind = Literal["phone", "class", "silence", "none"]
-LEAST_F1, LEAST_PURITY = 0.5, 0.6  # a detector that is right more often than not; the purity asked of a phonetic neuron
+LEAST_F1, LEAST_PURITY = 0.5, 0.6  # of a detector; of the top examples of a phonetic neuron
 NOTHING = "—"
-_FEWEST = 10  # top examples, fewer are no evidence
+_FEWEST = 10  # fewer top examples are no evidence
 
 
 @dataclass(frozen=True, slots=True)
 class AutoLabel:
-    """What a feature is called, and why.
+    """The label of a feature and its evidence.
 
-    text: ``"/s/ 0.83"``, ``"nasals 0.71"``, ``"silence 0.90"`` or ``"—"``.
-    label: the phone or class alone; empty for none.
-    score: held-out F1 of its detector; NaN for none.
-    evidence: a sentence for people, also where the label is none.
+    Attributes:
+        text: ``"/s/ 0.83"``, ``"nasals 0.71"``, ``"silence 0.90"`` or ``"—"``.
+        label: the phone or class; empty for none.
+        score: held-out F1 of its detector; NaN for none.
+        evidence: a sentence, which says why not if there is no label.
     """
 
     text: str
@@ -51,7 +52,7 @@ class _Candidate:
 
 
 class Evidence(NamedTuple):
-    """What is known of every feature: its best phone and class on held-out speakers, and its top examples'."""
+    """Selectivity of every feature on held-out speakers and purity of its top examples, for phones and for classes."""
 
     phones: Selectivity
     top: Purity
@@ -59,34 +60,37 @@ class Evidence(NamedTuple):
     class_top: Purity
 
 
-def autolabels(found: Evidence, control: Evidence) -> list[AutoLabel]:
-    """A label for each feature.
+def autolabels(evidence: Evidence, control: Evidence) -> list[AutoLabel]:
+    """Label each feature with the phone, class or silence that it is most selective for.
 
-    A phone or class is evident if its detector is: a held-out F1 above the largest that any feature reaches with
-    shifted labels (the same search over labels and features), and besides either that F1 is at least 0.5 or the top
-    examples are of that phone or class in at least 60 %, for the detector of high values. Or if its top examples are:
-    at least 60 % of them, and more than of any feature with shifted labels. Silence needs an F1 of 0.5 by high values.
-    Of several evident ones that names the feature whose F1 is farthest above its chance: that of firing always,
-    2 p / (1 + p) for a share p of the positions, which is high for large classes and for silence.
+    A phone or class is a candidate for one of two reasons:
+
+    - Its detector: the held-out F1 is above the largest that any feature reaches with shifted labels, and either the F1
+      is at least 0.5, or the detector is of high values and at least 60 % of the top examples have the label.
+    - Its top examples: at least 60 % have the label, and more than of any feature with shifted labels.
+
+    Silence is a candidate with an F1 of at least 0.5 for high values. The label is the candidate whose F1 is farthest
+    above chance. Chance is the F1 of a detector that always fires, 2 p / (1 + p) for a label with a share p of the
+    positions; it is high for large classes and silence.
 
     Args:
-        control: the same search with shifted labels.
+        control: evidence from the same search with shifted labels.
 
     Raises:
-        PatchError: numbers of features that differ.
+        PatchError: the parts of the evidence have different numbers of features.
     """
-    n = {len(found.phones.best), len(found.classes.best), len(found.top.n), len(found.class_top.n)}
+    n = {len(evidence.phones.best), len(evidence.classes.best), len(evidence.top.n), len(evidence.class_top.n)}
     if len(n) != 1:
-        raise PatchError(f"selectivity and purity are of different numbers of features: {sorted(n)}")
+        raise PatchError(f"selectivity and purity have {sorted(n)} features: give the same features to all")
     floor, class_floor = _largest(control.phones), _largest(control.classes)
     labels = []
     for i in range(n.pop()):
         candidates = [
-            _named("phone", i, found.phones, found.top, floor),
-            _heard("phone", i, found.phones, found.top, control.top),
-            _named("class", i, found.classes, found.class_top, class_floor),
-            _heard("class", i, found.classes, found.class_top, control.class_top),
-            _silence(i, found.phones, control.phones),
+            _named("phone", i, evidence.phones, evidence.top, floor),
+            _heard("phone", i, evidence.phones, evidence.top, control.top),
+            _named("class", i, evidence.classes, evidence.class_top, class_floor),
+            _heard("class", i, evidence.classes, evidence.class_top, control.class_top),
+            _silence(i, evidence.phones, control.phones),
         ]
         labels.append(_pick([c for c in candidates if c is not None]))
     return labels
@@ -102,56 +106,57 @@ def _pick(candidates: list[_Candidate]) -> AutoLabel:
     return AutoLabel(f"{shown} {best.score:.2f}", best.kind, best.label, best.score, best.evidence)
 
 
-def _named(kind: Kind, i: int, found: Selectivity, top: Purity, floor: float) -> _Candidate | None:
-    label, score = found.labels[i], float(found.f1[i])
+def _named(kind: Kind, i: int, selectivity: Selectivity, top: Purity, floor: float) -> _Candidate | None:
+    label, score = selectivity.labels[i], float(selectivity.f1[i])
     if not label or not np.isfinite(score):
         return None
-    same = top.labels[i] == label and found.sign[i] > 0
+    same = top.labels[i] == label and selectivity.sign[i] > 0
     pure = same and top.purity[i] >= LEAST_PURITY
-    side = "" if found.sign[i] > 0 else ", by low values"
+    side = "" if selectivity.sign[i] > 0 else ", by low values"
+    precision, recall, auc = selectivity.precision[i], selectivity.recall[i], selectivity.auc[i]
     evidence = (
-        f"best-{kind} F1 {score:.2f} (precision {found.precision[i]:.2f}, recall {found.recall[i]:.2f}{side}) on "
-        f"held-out speakers, {floor:.2f} at most with shifted labels; {_of_top(top, i, label)}; AUC {found.auc[i]:.2f}"
+        f"best-{kind} F1 {score:.2f} (precision {precision:.2f}, recall {recall:.2f}{side}) on held-out speakers, "
+        f"{floor:.2f} at most with shifted labels; {_of_top(top, i, label)}; AUC {auc:.2f}"
     )
-    enough = score > floor and found.agreement[i] > 0.5 and (score >= LEAST_F1 or bool(pure))
-    return _Candidate(kind, label, score, _chance(found, label), evidence, bool(enough))
+    enough = score > floor and selectivity.agreement[i] > 0.5 and (score >= LEAST_F1 or bool(pure))
+    return _Candidate(kind, label, score, _chance(selectivity, label), evidence, bool(enough))
 
 
-def _heard(kind: Kind, i: int, found: Selectivity, top: Purity, control: Purity) -> _Candidate | None:
-    """By its top examples, as published labels are: for phones too rare to be searched, or fired at only in part."""
+def _heard(kind: Kind, i: int, selectivity: Selectivity, top: Purity, control: Purity) -> _Candidate | None:
+    """Candidate from the top examples, as in published labels: also for phones that are too rare to be searched."""
     label = top.labels[i]
     if not label or top.n[i] < _FEWEST:
         return None
-    score = float(found.f1_by_label[i, found.names.index(label)])
+    score = float(selectivity.f1_by_label[i, selectivity.names.index(label)])
     chance = float(np.nanmax(control.purity)) if np.isfinite(control.purity).any() else 0.0
     evidence = (
         f"{top.hits[i]} of the top {top.n[i]} examples, {chance:.0%} at most with shifted labels; "
         f"F1 {score:.2f} on held-out speakers"
     )
     enough = bool(top.purity[i] >= LEAST_PURITY and top.purity[i] > chance)
-    return _Candidate(kind, label, score, _chance(found, label), evidence, enough)
+    return _Candidate(kind, label, score, _chance(selectivity, label), evidence, enough)
 
 
 def _of_top(top: Purity, i: int, label: str) -> str:
     if top.labels[i] == label:
         return f"{top.hits[i]} of the top {top.n[i]} examples"
-    return f"the top {top.n[i]} examples are mostly {top.labels[i] or 'unlabelled'}"
+    return f"the top {top.n[i]} examples are mostly {top.labels[i] or 'unlabeled'}"
 
 
-def _silence(i: int, found: Selectivity, control: Selectivity) -> _Candidate | None:
-    if SILENCE not in found.names:
+def _silence(i: int, selectivity: Selectivity, control: Selectivity) -> _Candidate | None:
+    if SILENCE not in selectivity.names:
         return None
-    at = found.names.index(SILENCE)
-    score, shifted = float(found.f1_by_label[i, at]), control.f1_by_label[:, at]
-    fires = found.auc_by_label[i, at] > 0.5  # a feature that is low in silence answers to speech
+    label = selectivity.names.index(SILENCE)
+    score, shifted = float(selectivity.f1_by_label[i, label]), control.f1_by_label[:, label]
+    fires = selectivity.auc_by_label[i, label] > 0.5  # a feature that is low in silence responds to speech
     floor = float(np.nanmax(shifted)) if np.isfinite(shifted).any() else 0.0
     evidence = f"F1 {score:.2f} for silence on held-out speakers, {floor:.2f} at most with shifted labels"
     enough = bool(fires) and score > floor and score >= LEAST_F1
-    return _Candidate("silence", "silence", score, _chance(found, SILENCE), evidence, enough)
+    return _Candidate("silence", "silence", score, _chance(selectivity, SILENCE), evidence, enough)
 
 
-def _chance(found: Selectivity, label: str) -> float:
-    share = float(found.shares[found.names.index(label)])
+def _chance(selectivity: Selectivity, label: str) -> float:
+    share = float(selectivity.shares[selectivity.names.index(label)])
     return 2 * share / (1 + share)
 
 

@@ -1,7 +1,7 @@
-"""A phone classifier that knows nothing of the model: multinomial logistic regression on frames of the log-mel.
+"""A phone classifier that is independent of the model: multinomial logistic regression on frames of the log-mel.
 
-It judges sounds that were made to please the model's features; a classifier on the model's own activations would agree
-with them by construction.
+It judges sounds that were optimized for the model's features. A classifier on the model's own activations would agree
+with these features by construction.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from hooked_whisper.audio.mel import HOP, SAMPLE_RATE, Number
 from hooked_whisper.errors import AlignmentError
 from hooked_whisper.protocols import Alignment
 
-CONTEXT = 5  # frames to either side
-RIDGE = 1e-3  # weight decay per frame, on standardised inputs
+CONTEXT = 5  # frames on either side
+RIDGE = 1e-3  # weight decay per frame, on standardized inputs
 STEPS = 60  # of LBFGS
 
 
 @dataclass(frozen=True, eq=False)
 class PhoneClassifier:
-    """Weights over ``2 * 5 + 1`` standardised frames; ``labels`` are the phones, silence among them."""
+    """Weights over ``2 * 5 + 1`` standardized frames; ``labels`` are the phones and silence."""
 
     labels: tuple[str, ...]
     mean: Float[Tensor, "mel"]
@@ -34,12 +34,12 @@ class PhoneClassifier:
     bias: Float[Tensor, "label"]
 
     def log_probs(self, mel: Float[Tensor, "*batch mel frame"]) -> Float[Tensor, "*batch frame label"]:
-        """Log-probability of each phone at each frame; beyond its ends a mel is taken to go on as it ends."""
+        """Log-probability of each phone at each frame. Frames beyond the ends of the mel repeat the outermost ones."""
         stacked = _stacked((mel - self.mean[:, None]) / self.scale[:, None])
         return (stacked @ self.weight.T + self.bias).log_softmax(-1)
 
     def accuracy(self, mels: Sequence[Float[Tensor, "mel _"]], alignments: Sequence[Alignment]) -> float:
-        """Share of labelled frames whose phone is named; a phone that training did not have counts as missed."""
+        """Share of labeled frames that are classified correctly; phones absent from training count as errors."""
         hits = []
         for mel, alignment in _both(mels, alignments):
             truth = frame_labels(alignment, mel.shape[1], self.labels).to(mel.device)
@@ -51,29 +51,34 @@ UNLABELED, UNKNOWN = -1, -2
 
 
 def frame_labels(alignment: Alignment, n_frames: int, labels: Sequence[str]) -> Int[Tensor, "frame"]:
-    """Number of the phone at the centre of each 10 ms frame; -1 where there is none, -2 for one not in ``labels``."""
-    found = torch.full((n_frames,), UNLABELED)
+    """Index of the phone at the center of each 10 ms frame; -1 for none, -2 for a phone that is not in ``labels``."""
+    ids = torch.full((n_frames,), UNLABELED)
     number = {label: k for k, label in enumerate(labels)}
     seconds = torch.arange(n_frames, dtype=torch.float64) * HOP / SAMPLE_RATE
     for phone in alignment.phones:
-        found[(seconds >= phone.start) & (seconds < phone.end)] = number.get(phone.label, UNKNOWN)
-    return found
+        ids[(seconds >= phone.start) & (seconds < phone.end)] = number.get(phone.label, UNKNOWN)
+    return ids
 
 
 def phone_classifier(
     mels: Sequence[Float[Tensor, "mel _"]], alignments: Sequence[Alignment], ridge: Number = RIDGE
 ) -> PhoneClassifier:
-    """Train on log-mels (of any lengths, not padded) and the phones of their alignments.
+    """Train a classifier on log-mels (of any lengths, without padding) and the phones of their alignments.
 
-    Each frame is judged with five on either side. Weights minimise cross-entropy plus a fixed weight decay, by LBFGS
-    from zero: the problem is convex, so there is no seed. ``ridge``: the weight decay; little speech needs more of it.
+    Each frame is classified with five frames on either side. LBFGS minimizes cross-entropy plus weight decay from zero;
+    the problem is convex, so there is no seed.
+
+    Args:
+        ridge: weight decay; less speech needs more.
 
     Raises:
-        AlignmentError: as many mels as alignments missing, or fewer than two phones.
+        AlignmentError: the numbers of mels and alignments differ, or there are fewer than two phones.
     """
     labels = tuple(sorted({phone.label for a in alignments for phone in a.phones}))
     if len(labels) < 2:
-        raise AlignmentError("a phone classifier needs speech with at least two kinds of phones: align it first")
+        raise AlignmentError(
+            f"the alignments have {len(labels)} kinds of phones, expected at least two: align the clips first"
+        )
     truth = torch.cat([frame_labels(a, mel.shape[1], labels) for mel, a in _both(mels, alignments)])
     frames = torch.cat([mel.detach().float() for mel in mels], dim=1)
     mean, scale = frames.mean(1), frames.std(1).clamp(min=1e-3)
@@ -82,16 +87,16 @@ def phone_classifier(
     x, y = x[known], truth[known].to(x.device)
     weight = torch.zeros(len(labels), x.shape[1], device=x.device, requires_grad=True)
     bias = torch.zeros(len(labels), device=x.device, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight, bias], max_iter=STEPS, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=STEPS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         with torch.enable_grad():
             value = F.cross_entropy(x @ weight.T + bias, y) + ridge * weight.square().sum() / 2
             value.backward()
         return value
 
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
     return PhoneClassifier(labels, mean, scale, weight.detach(), bias.detach())
 
 
@@ -102,8 +107,8 @@ def _both(mels: Sequence[Tensor], alignments: Sequence[Alignment]) -> list[tuple
 
 
 def _stacked(mel: Float[Tensor, "*batch mel frame"]) -> Float[Tensor, "*batch frame feature"]:
-    """Each frame with its neighbours."""
+    """Each frame with its neighbors."""
     flat = mel.reshape(-1, *mel.shape[-2:])
     wide = F.pad(flat, (CONTEXT, CONTEXT), mode="replicate")
-    found = wide.unfold(2, 2 * CONTEXT + 1, 1).transpose(1, 2).flatten(2)
-    return found.reshape(*mel.shape[:-2], *found.shape[1:])
+    stacked = wide.unfold(2, 2 * CONTEXT + 1, 1).transpose(1, 2).flatten(2)
+    return stacked.reshape(*mel.shape[:-2], *stacked.shape[1:])

@@ -1,4 +1,4 @@
-"""What was counted at a site, and what follows from it."""
+"""Counts of features by label, and the measures computed from them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from hooked_whisper.protocols import SILENCE
 
 @dataclass(frozen=True, eq=False)
 class FeatureCounts:
-    """What was counted at one site, and what follows from it (computed when first asked for).
+    """Counts of the features of one basis; measures are computed on first use.
 
     Attributes:
         folds: counts of each group of speakers.
         shifted: the same with circularly shifted labels.
-        top: strongest example of each utterance; labelling 0 is the true one, 1 the shifted one.
-        min_tokens: of a label that is searched.
-        average_onsets: makes ``onsets``.
+        top: strongest example of each utterance; labeling 0 is the true one, 1 the shifted one.
+        min_tokens: instances that a label needs to be searched.
+        average_onsets: computes ``onsets``.
     """
 
     folds: tuple[JointCounts, ...]
@@ -47,21 +47,22 @@ class FeatureCounts:
 
     @cached_property
     def counts(self) -> JointCounts:
-        """All speakers together."""
+        """Counts of all speakers."""
         return reduce(add, self.folds)
 
     @cached_property
     def shifted_counts(self) -> JointCounts:
-        """The same with shifted labels."""
+        """Counts of all speakers with shifted labels."""
         return reduce(add, self.shifted)
 
     @cached_property
     def phones(self) -> Selectivity:
+        """Selectivity for phones on held-out speakers."""
         return cross_selectivity(self.folds, self.min_tokens, self.shifted_counts)
 
     @cached_property
     def classes(self) -> Selectivity:
-        """For narrow articulatory classes."""
+        """Selectivity for narrow articulatory classes."""
         return self._by_class(self.folds)
 
     @cached_property
@@ -73,17 +74,17 @@ class FeatureCounts:
     def shifted_classes(self) -> Selectivity:
         return self._by_class(self.shifted)
 
-    def purity(self, labelling: int = 0) -> Purity:
-        """Of the top examples, for phones; 1 is the control with shifted labels. Silence is no majority."""
-        return purity(self.top.ids(labelling), self.names, without=frozenset([SILENCE]))
+    def purity(self, labeling: int = 0) -> Purity:
+        """Purity of the top examples for phones; labeling 1 is the control. Silence cannot be the majority."""
+        return purity(self.top.ids(labeling), self.names, without=frozenset([SILENCE]))
 
-    def class_purity(self, labelling: int = 0) -> Purity:
-        """The same for narrow articulatory classes."""
-        return purity(self.top.ids(labelling), self.names, classes(self.names))
+    def class_purity(self, labeling: int = 0) -> Purity:
+        """Purity of the top examples for narrow articulatory classes."""
+        return purity(self.top.ids(labeling), self.names, classes(self.names))
 
     @cached_property
     def latency(self) -> Float[np.ndarray, "feature"]:
-        """Positions from the onset of each feature's phone to its peak."""
+        """Positions from the onset of each feature's phone to the feature's peak."""
         return latency(self.onsets, self.phones.best, self.phones.sign)
 
     def _by_class(self, folds: Sequence[JointCounts]) -> Selectivity:

@@ -1,4 +1,4 @@
-"""Cumulative counts over the bins, from either end: what thresholds at every bin, and ranges, are read from."""
+"""Cumulative counts over the bins, from either end: the basis of thresholds at every bin and of ranges."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ Table = Float[np.ndarray, "feature label bin"]
 
 @dataclass(frozen=True, eq=False)
 class CumulativeCounts:
-    """Rows up to each bin, as float64 (exact: whole numbers), bins last so that they lie side by side in memory.
+    """Rows up to each bin, as float64 (exact for integers). Bins are the last axis, adjacent in memory.
 
     Attributes:
-        up: rows in this bin or a lower one; down: in the k-th highest bin or a higher one (``down[0]``: the highest).
-        up_totals, down_totals: the same for all labels together.
+        up: rows in this bin or a lower one.
+        down: rows in the k-th highest bin or a higher one; ``down[0]`` is the highest.
+        up_totals, down_totals: the same, summed over labels.
     """
 
     up: Table
@@ -28,9 +29,9 @@ class CumulativeCounts:
 
     @classmethod
     def of(cls, counts: JointCounts, bins: slice) -> CumulativeCounts:
-        """Of some bins; there must be no row in the others."""
+        """Accumulate some bins; the others must be empty."""
         hits, totals = counts.counts[:, bins].transpose(0, 2, 1), counts.totals[:, bins]
-        # sums of int32 and a conversion take a third of the time of sums of float64
+        # int32 sums and a conversion take a third of the time of float64 sums
         return cls(
             *(
                 np.cumsum(x, axis=-1, dtype=np.int32).astype(np.float64)
@@ -70,20 +71,23 @@ class CumulativeCounts:
 
     @property
     def auc(self) -> Float[np.ndarray, "feature label"]:
-        """Probability that a row with the label has a higher value than one without, ties counting half.
+        """Probability that a row with the label has a higher value than a row without it; ties count half.
 
         NaN where all rows or none have the label. Exact: all terms are multiples of 1/2 below 2**53.
         """
         counts = np.diff(self.up, axis=2, prepend=0)
         middle = self.up_totals - np.diff(self.up_totals, axis=1, prepend=0) / 2
-        wins = (counts @ middle[:, :, None])[:, :, 0] - self.rows**2 / 2  # less those against rows of the label itself
+        wins = (counts @ middle[:, :, None])[:, :, 0] - self.rows**2 / 2  # minus pairs of rows of the same label
         pairs = self.rows * (self.up_totals[:, -1:] - self.rows)
         return np.divide(wins, pairs, out=np.full(pairs.shape, np.nan), where=pairs > 0)
 
     def rebinned(
         self, range_of_bin: Int[np.ndarray, "feature bin"], n_ranges: int
     ) -> Int[np.ndarray, "feature range label"]:
-        """Rows in ranges of bins. range_of_bin: the range of each bin, not falling from bin to bin."""
+        """Rows in ranges of bins.
+
+        range_of_bin: the range of each bin, non-decreasing.
+        """
         ends = (range_of_bin[:, :, None] <= np.arange(n_ranges)).sum(axis=1)  # bins up to each range's end
         upto = np.take_along_axis(self.up, np.maximum(ends - 1, 0)[:, None, :], axis=2)
         upto[np.broadcast_to((ends == 0)[:, None, :], upto.shape)] = 0

@@ -1,6 +1,6 @@
-"""How often each value of a feature meets each label: a histogram, from which every measure of selectivity follows.
+"""Joint histogram of a feature's values and labels, from which every measure of selectivity is computed.
 
-Memory does not grow with the corpus, counts of parts add up to those of the whole, and values within one bin are ties.
+Memory does not grow with the corpus, the counts of parts sum to those of the whole, and values in one bin are ties.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from torch import Tensor
 from hooked_whisper.errors import AlignmentError, PatchError, closest
 from hooked_whisper.features.histogram_bins import HistogramBins
 
-#: 257 bins: eight per octave, so that values that differ by an eighth are told apart, from 1/128 to 512.
+#: 257 bins, eight per octave from 1/128 to 512: values that differ by an eighth are in different bins.
 COARSE = HistogramBins(bits=3, lowest=-7, highest=9)
-_CHUNK = 1 << 20  # values turned into bins at once
-_TABLE = 1 << 19  # entries counted into at once: 4 MB, which caches hold
+_CHUNK = 1 << 20  # values per block
+_TABLE = 1 << 19  # table entries per block: 4 MB, which fits the cache
 _MOST = 2**31 - 1
 
 
 @dataclass(frozen=True, eq=False)
 class JointCounts:
-    """Rows (encoder positions) by feature, bin of its value, and label.
+    """Number of rows (encoder positions) by feature, bin of its value, and label.
 
     Attributes:
         counts: ``[feature, bin, label]``, int32.
-        totals: rows by feature and bin, whatever their label; the sum over labels, unless labels overlap (classes).
-        tokens: how many instances (phones said, not positions) of each label are in it.
-        names: of the labels.
-        bins: edges of the bins.
+        totals: rows by feature and bin: the sum over labels, unless labels overlap (classes).
+        tokens: instances of each label (phones, not positions).
+        names: labels.
+        bins: resolution of the values.
     """
 
     counts: Int[np.ndarray, "feature bin label"]
@@ -47,14 +47,18 @@ class JointCounts:
 
     @property
     def rows(self) -> int:
-        """Labelled rows counted; each feature has as many."""
+        """Number of labeled rows, the same for every feature."""
         return int(self.totals[0].sum(dtype=np.int64)) if len(self.totals) else 0
 
     def __add__(self, other: JointCounts) -> JointCounts:
-        """Counts of both parts of a corpus together. Raises :class:`PatchError` if they count different things."""
+        """Counts of both parts of a corpus.
+
+        Raises:
+            PatchError: features, labels or bins differ.
+        """
         check_alike(self, other)
         if self.rows + other.rows > _MOST:
-            raise PatchError(f"{self.rows + other.rows} rows do not fit in 32 bits: evaluate parts of the corpus")
+            raise PatchError(f"{self.rows + other.rows} rows overflow 32 bits: evaluate parts of the corpus")
         return JointCounts(
             self.counts + other.counts,
             self.totals + other.totals,
@@ -64,14 +68,14 @@ class JointCounts:
         )
 
     def at(self, features: slice) -> JointCounts:
-        """Some features only; shares memory."""
+        """Select features. Shares memory."""
         return JointCounts(self.counts[features], self.totals[features], self.tokens, self.names, self.bins)
 
     def grouped(self, classes: Mapping[str, Set[str]]) -> JointCounts:
-        """The same for classes of labels, which may overlap or leave labels out.
+        """Sum labels into classes, which may overlap or leave labels out.
 
         Raises:
-            AlignmentError: a class with a member that is no label here.
+            AlignmentError: a class has a member that is not a label.
         """
         member = membership(self.names, classes)
         counts = (self.counts.astype(np.float64) @ member.astype(np.float64)).astype(np.int32)  # exact below 2**53
@@ -79,12 +83,12 @@ class JointCounts:
 
 
 class JointCounter:
-    """Counts rows as they come.
+    """Counts rows incrementally.
 
     Args:
         n_features: features of every row.
         names: labels; an id is an index into them.
-        bins: resolution; the default tells values apart that differ by 12 % or more.
+        bins: resolution; the default separates values that differ by 12 % or more.
     """
 
     def __init__(self, n_features: int, names: tuple[str, ...], bins: HistogramBins = COARSE) -> None:
@@ -99,23 +103,28 @@ class JointCounter:
         ids: Int[np.ndarray, "row"],
         tokens: Int[np.ndarray, "label"] | None = None,
     ) -> None:
-        """Count some rows; those with id -1 are skipped.
+        """Count rows; those with id -1 are skipped.
 
-        tokens: how many instances of each label these rows hold (:meth:`PositionLabels.tokens`). Default: each run of
-            one id counts as an instance.
+        Args:
+            tokens: instances of each label in these rows (:meth:`PositionLabels.tokens`). Default: each run of one id
+                is an instance.
 
         Raises:
-            PatchError: another number of features, a value that is not finite, an id that is no label.
+            PatchError: the number of features differs, a value is not finite, or an id is out of range.
         """
         self.add_bins(self.bins_of(features), ids, tokens)
 
     def bins_of(self, features: Float[Tensor, "row feature"]) -> Int[Tensor, "row feature"]:
-        """Bins of values, for counting them with several sets of labels. Raises :class:`PatchError` for NaN."""
+        """Bin values, to count them with several sets of labels.
+
+        Raises:
+            PatchError: the number of features differs, or a value is not finite.
+        """
         if features.shape[1] != len(self._counts):
-            raise PatchError(f"rows of {features.shape[1]} features, the counts are of {len(self._counts)}")
+            raise PatchError(f"the rows have {features.shape[1]} features, expected {len(self._counts)}")
         if not torch.isfinite(features).all():
             bad = int((~torch.isfinite(features)).any(0).nonzero()[0])
-            raise PatchError(f"feature {bad} is NaN or infinite: look at the activations before counting them")
+            raise PatchError(f"feature {bad} is NaN or infinite: check the activations before counting them")
         return self.bins.of(features.detach().cpu())
 
     def add_bins(
@@ -124,25 +133,24 @@ class JointCounter:
         ids: Int[np.ndarray, "row"],
         tokens: Int[np.ndarray, "label"] | None = None,
     ) -> None:
-        """:meth:`add` of values that are in bins already."""
-        if len(ids) and not (ids.min() >= -1 and ids.max() < len(self.names)):
-            raise PatchError(f"ids are -1 or 0 to {len(self.names) - 1}, got {ids.min()} to {ids.max()}")
-        there = ids >= 0
-        if self._rows + int(there.sum()) > _MOST:
-            raise PatchError("more rows than fit in 32 bits: evaluate parts of the corpus")
-        self._rows += int(there.sum())
+        """:meth:`add` for binned values."""
+        _check_ids(ids, len(self.names))
+        labeled = ids >= 0
+        if self._rows + int(labeled.sum()) > _MOST:
+            raise PatchError(f"{self._rows + int(labeled.sum())} rows overflow 32 bits: evaluate parts of the corpus")
+        self._rows += int(labeled.sum())
         self._tokens += _runs(ids, len(self.names)) if tokens is None else tokens
-        chosen = bins[torch.from_numpy(there)].T  # feature by feature: one feature's counts stay in the CPU's cache
-        label = torch.from_numpy(ids[there].astype(np.int64))
+        by_feature = bins[torch.from_numpy(labeled)].T  # one feature's counts stay in the CPU's cache
+        label = torch.from_numpy(ids[labeled].astype(np.int64))
         step = max(1, _CHUNK // max(1, len(label)))
-        for at in range(0, len(chosen), step):
-            part = self._counts[at : at + step]
+        for start in range(0, len(by_feature), step):
+            part = self._counts[start : start + step]
             first = torch.arange(len(part))[:, None] * self.bins.n
-            index = ((chosen[at : at + step] + first) * len(self.names) + label).reshape(-1)
+            index = ((by_feature[start : start + step] + first) * len(self.names) + label).reshape(-1)
             part.view(-1).scatter_add_(0, index, torch.ones(1, dtype=torch.int32).expand(len(index)))
 
     def result(self) -> JointCounts:
-        """What has been counted so far; shares memory with what comes."""
+        """Counts so far. Later calls of :meth:`add` change them: they share memory."""
         counts = self._counts.numpy()
         return JointCounts(counts, counts.sum(axis=2, dtype=np.int32), self._tokens, self.names, self.bins)
 
@@ -155,28 +163,27 @@ def count_by_fold(
     names: tuple[str, ...],
     grid: HistogramBins = COARSE,
 ) -> tuple[JointCounts, ...]:
-    """Counts of each fold's rows; those with id -1 are skipped.
+    """Count the rows of each fold; rows with id -1 are skipped.
 
     Args:
-        bins: of every value, feature by feature (``grid.of``).
+        bins: of every value (``grid.of``).
         tokens: instances of each label in each fold.
 
     Raises:
-        PatchError: an id that is no label, or more rows than 32 bits count.
+        PatchError: an id is out of range, or the number of rows overflows 32 bits.
     """
-    if len(ids) and not (ids.min() >= -1 and ids.max() < len(names)):
-        raise PatchError(f"ids are -1 or 0 to {len(names) - 1}, got {ids.min()} to {ids.max()}")
+    _check_ids(ids, len(names))
     if len(ids) > _MOST:
-        raise PatchError(f"{len(ids)} rows do not fit in 32 bits: evaluate parts of the corpus")
+        raise PatchError(f"{len(ids)} rows overflow 32 bits: evaluate parts of the corpus")
     n_folds, n_labels = tokens.shape
     counts = np.zeros((len(bins), n_folds, n_labels, grid.n), dtype=np.int32)
-    there = np.flatnonzero(ids >= 0)
-    first = torch.from_numpy((fold[there] * n_labels + ids[there]) * grid.n)  # of each row's bins
+    labeled = np.flatnonzero(ids >= 0)
+    first = torch.from_numpy((fold[labeled] * n_labels + ids[labeled]) * grid.n)  # entry of each row's lowest bin
     size = n_folds * n_labels * grid.n
     step = max(1, _TABLE // max(1, size))
-    at = torch.from_numpy(there)
+    rows = torch.from_numpy(labeled)
     for start in range(0, len(bins), step):
-        part = bins[start : start + step].index_select(1, at)
+        part = bins[start : start + step].index_select(1, rows)
         index = (part + (first + torch.arange(len(part))[:, None] * size)).reshape(-1).numpy()
         table = np.bincount(index, minlength=len(part) * size)
         counts[start : start + step] = table.reshape(len(part), n_folds, n_labels, grid.n)
@@ -194,29 +201,43 @@ def count(
     names: tuple[str, ...],
     bins: HistogramBins = COARSE,
 ) -> JointCounts:
-    """Counts of rows that are all there at once."""
+    """Count rows that are all in memory."""
     counter = JointCounter(features.shape[1], names, bins)
     counter.add(features, ids)
     return counter.result()
 
 
 def membership(names: tuple[str, ...], classes: Mapping[str, Set[str]]) -> Int[np.ndarray, "label group"]:
-    """1 where a label is in a class. Raises :class:`AlignmentError` for a member that is no label."""
+    """Matrix that is 1 where a label is in a class.
+
+    Raises:
+        AlignmentError: a class has a member that is not a label.
+    """
     for group, members in classes.items():
         if unknown := sorted(set(members) - set(names)):
             near = closest(unknown[0], names)
-            raise AlignmentError(f"class {group!r} has {unknown[0]!r}, which is no label here; near: {near}")
-    found = [[name in members for members in classes.values()] for name in names]
-    return np.array(found, dtype=np.int64).reshape(len(names), len(classes))
+            raise AlignmentError(f"class {group!r} has {unknown[0]!r}, which is not a label; did you mean {near}?")
+    member = [[name in members for members in classes.values()] for name in names]
+    return np.array(member, dtype=np.int64).reshape(len(names), len(classes))
 
 
 def check_alike(a: JointCounts, b: JointCounts) -> None:
-    """Raises :class:`PatchError` unless both count the same features, bins and labels."""
+    """Check that two counts can be added.
+
+    Raises:
+        PatchError: features, bins or labels differ.
+    """
     if a.names != b.names or a.bins != b.bins or a.counts.shape != b.counts.shape:
         raise PatchError(
-            f"counts of {a.n_features} features and {len(a.names)} labels do not fit counts of {b.n_features} and "
-            f"{len(b.names)}, or their bins differ: count both with the same names and bins"
+            f"counts of {a.n_features} features and {len(a.names)} labels cannot be combined with counts of "
+            f"{b.n_features} features and {len(b.names)} labels, or their bins differ: count both with the same names "
+            "and bins"
         )
+
+
+def _check_ids(ids: Int[np.ndarray, "row"], n_labels: int) -> None:
+    if len(ids) and not (ids.min() >= -1 and ids.max() < n_labels):
+        raise PatchError(f"ids are {ids.min()} to {ids.max()}, expected -1 to {n_labels - 1}")
 
 
 def _runs(ids: Int[np.ndarray, "row"], n_labels: int) -> Int[np.ndarray, "label"]:

@@ -1,6 +1,7 @@
-"""Labelled clips through a model once, for many bases of features at many hook points: counts by fold of speakers with
-true and with shifted labels, averages around onsets, top examples. All of it at once, for few features; for many see
-:mod:`hooked_whisper.features.phones.labeled_rows`."""
+"""Evaluate bases of features on labeled clips in one pass, with the counts of all features in memory.
+
+For thousands of features use :mod:`hooked_whisper.features.phones.labeled_rows`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import CacheSizeError
 from hooked_whisper.features.histogram_bins import HistogramBins
@@ -31,11 +33,12 @@ __all__ = [
 ]
 
 
+@renamed_arguments(sites="bases", cells="bins")
 @torch.no_grad()
 def evaluate_bases(
     model: HookedWhisper,
     clips: Sequence[Clip],
-    sites: Mapping[str, HookBasis],
+    bases: Mapping[str, HookBasis],
     *,
     names: tuple[str, ...] | None = None,
     folds: int = 4,
@@ -47,37 +50,39 @@ def evaluate_bases(
     track: Track | None = None,
     max_bytes: int = 4 << 30,
 ) -> dict[str, FeatureCounts]:
-    """Run every clip through the encoder once and count at all sites. An untrained model's sites are a second call.
+    """Run every clip through the encoder once and count the features of all bases, by fold of speakers.
 
-    The counts of every feature are kept: for thousands of features take
-    :func:`~hooked_whisper.features.phones.labeled_rows.collect_rows`, whose counts come by blocks of features.
+    Counts are made with true and with shifted labels, with averages around onsets and top examples. For the control of
+    an untrained model call it again. For thousands of features use
+    :func:`~hooked_whisper.features.phones.labeled_rows.collect_rows`, which counts by blocks of features.
 
     Args:
-        sites: name to hook point and basis; ``HookBasis("encoder.hook_mel", mel_bands(model))`` is the spectral baseline.
+        bases: hook points and bases by name. ``HookBasis("encoder.hook_mel", mel_bands(model))`` is the spectral
+            baseline.
         names, folds, k, positions, min_tokens, bins, seed: see :class:`CountOptions`.
-        track: wraps the batches, say in a progress bar.
-        max_bytes: refuse to count if the counts would take more memory.
+        track: wraps the batches, for instance in a progress bar.
+        max_bytes: largest memory of the counts.
 
     Raises:
-        AlignmentError: fewer than two speakers; overlapping intervals.
-        AudioError: a clip longer than the window.
-        CacheSizeError: too many features, labels, bins or folds for ``max_bytes``.
-        PatchError: a site that has no vector at every position; NaN in an activation.
+        AlignmentError: fewer than two speakers, or overlapping intervals.
+        AudioError: a clip is longer than the window.
+        CacheSizeError: the counts would take more than ``max_bytes``.
+        PatchError: a hook point has no vector per encoder position, or an activation is NaN.
     """
     options = CountOptions(names, folds, k, positions, min_tokens, bins, seed)
-    with collect_rows(model, clips, _hooks(sites), track=track) as rows:
+    with collect_rows(model, clips, _hooks(bases), track=track) as rows:
         labels = rows.labels(options)
-        _check_size({name: rows.width(site) for name, site in sites.items()}, labels, max_bytes)
-        counts = {name: rows.counts(site, labels) for name, site in sites.items()}
-        for site_counts in counts.values():
-            _ = site_counts.onsets  # now: the rows are gone afterwards
+        _check_size({name: rows.width(basis) for name, basis in bases.items()}, labels, max_bytes)
+        counts = {name: rows.counts(basis, labels) for name, basis in bases.items()}
+        for basis_counts in counts.values():
+            _ = basis_counts.onsets  # computed now: the rows are not kept
     return counts
 
 
 def activations(
     model: HookedWhisper, clips: Sequence[Clip], hook: str, most: int = 20_000, seed: int = 0
 ) -> Float[Tensor, "row d"]:
-    """Activations of clips without padding, at most so many rows, drawn evenly: what :func:`pca` is fitted on."""
+    """Activations of clips without padding, at most ``most`` rows drawn at random, to fit :func:`pca` on."""
     rows = features_of_clips(model, clips, {"rows": HookBasis(hook)})["rows"]
     if len(rows) <= most:
         return rows
@@ -86,20 +91,20 @@ def activations(
 
 @torch.no_grad()
 def features_of_clips(
-    model: HookedWhisper, clips: Sequence[Clip], sites: Mapping[str, HookBasis]
+    model: HookedWhisper, clips: Sequence[Clip], bases: Mapping[str, HookBasis]
 ) -> dict[str, Float[Tensor, "row feature"]]:
-    """Features of some sites at every position of the clips, one clip after another, without padding: all in memory.
+    """Features of some bases at every position of the clips, clip after clip, without padding.
 
     Raises:
-        AudioError: a clip longer than the window.
-        PatchError: a site that has no vector at every position.
+        AudioError: a clip is longer than the window.
+        PatchError: a hook point has no vector per encoder position.
     """
-    with collect_rows(model, clips, _hooks(sites)) as rows:
-        return {name: torch.cat([rows.features(site, i) for i in range(len(clips))]) for name, site in sites.items()}
+    with collect_rows(model, clips, _hooks(bases)) as rows:
+        return {name: torch.cat([rows.features(basis, i) for i in range(len(clips))]) for name, basis in bases.items()}
 
 
-def _hooks(sites: Mapping[str, HookBasis]) -> list[str]:
-    return list(dict.fromkeys(site.hook for site in sites.values()))
+def _hooks(bases: Mapping[str, HookBasis]) -> list[str]:
+    return list(dict.fromkeys(basis.hook for basis in bases.values()))
 
 
 def _check_size(widths: Mapping[str, int], labels: RowLabels, most: int) -> None:
@@ -108,6 +113,6 @@ def _check_size(widths: Mapping[str, int], labels: RowLabels, most: int) -> None
     if need > most:
         raise CacheSizeError(
             f"counts of {n} features, {bins} bins, {len(labels.names)} labels and {folds} folds (true and shifted) "
-            f"take {need / 2**30:.1f} GiB, the limit is {most / 2**30:.1f}: count by blocks of features "
-            "(collect_rows), ask for fewer sites at a time or fewer folds, or raise max_bytes"
+            f"take {need / 2**30:.1f} GiB, more than {most / 2**30:.1f} GiB: count by blocks of features "
+            "(collect_rows), give fewer bases or folds, or raise max_bytes"
         )

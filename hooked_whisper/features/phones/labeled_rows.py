@@ -1,7 +1,7 @@
-"""Activations of labelled clips, from one encoder pass, and counts on them by blocks of features.
+"""Activations of labeled clips, from one encoder pass, and counts of them by blocks of features.
 
-Dense counts of every feature, bin and label of a large model take tens of GiB. Activations are kept instead (in memory
-or in temporary files), the counts of a few hundred features are made at a time, and only what follows from them stays.
+Dense counts of every feature, bin and label of a large model take tens of GiB. The activations are kept instead, in
+memory or in temporary files, and a few hundred features are counted at a time.
 """
 
 from __future__ import annotations
@@ -31,20 +31,21 @@ from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
 
 SAMPLES_PER_POSITION = 2 * HOP
-BATCH = 8  # clips encoded together, at most
+BATCH = 8  # largest number of clips encoded together
 MEL = "encoder.hook_mel"
 _ENCODING_BYTES = 512 << 20  # of the activations of a batch within one encoder block
 Track = Callable[[Sequence[list[int]]], Iterable[list[int]]]
 
 
 class LabeledRows:
-    """Activations of some hook points at every position of the clips, without padding. Close it, or use ``with``.
+    """Activations of some hook points at every position of the clips, without padding.
 
-    The bands of the log-mel stand for ``encoder.hook_mel``: read them with ``HookBasis(MEL, mel_bands(model))``.
+    Use it in a ``with`` statement, or close it. For ``encoder.hook_mel`` it holds the bands of the log-mel, read with
+    ``HookBasis(MEL, mel_bands(model))``.
 
     Attributes:
         clips: in the order of the rows.
-        starts: ``[clip + 1]``: clip i has the rows from ``starts[i]`` to ``starts[i + 1]``.
+        starts: ``[clip + 1]``: clip i has the rows ``starts[i]`` to ``starts[i + 1]``.
     """
 
     def __init__(self, model: HookedWhisper, clips: Sequence[Clip], memory: int, folder: Path | None) -> None:
@@ -61,7 +62,7 @@ class LabeledRows:
         self.close()
 
     def close(self) -> None:
-        """Give memory and disk back."""
+        """Free memory and disk."""
         for spool in self._spools.values():
             spool.close()
 
@@ -70,14 +71,14 @@ class LabeledRows:
         return int(self.starts[-1])
 
     def labels(self, options: CountOptions, clips: Sequence[int] | None = None) -> RowLabels:
-        """Labels of some clips' positions (default: all clips)."""
-        chosen = range(len(self.clips)) if clips is None else clips
-        return RowLabels.of(self.clips, self.starts, chosen, self.model.time, options)
+        """Label the positions of some clips (default: all)."""
+        indices = range(len(self.clips)) if clips is None else clips
+        return RowLabels.of(self.clips, self.starts, indices, self.model.time, options)
 
-    def features(self, site: HookBasis, clip: int) -> Float[Tensor, "position feature"]:
+    def features(self, basis: HookBasis, clip: int) -> Float[Tensor, "position feature"]:
         """Features of one clip, on the CPU."""
-        rows = self._raw(site).rows(int(self.starts[clip]), int(self.starts[clip + 1]))
-        return rows if site.basis is None or isinstance(site.basis, MelBands) else self._encoded(site, rows)
+        rows = self._raw(basis).rows(int(self.starts[clip]), int(self.starts[clip + 1]))
+        return rows if basis.basis is None or isinstance(basis.basis, MelBands) else self._encoded(basis, rows)
 
     def sample(self, hook: str, share: float, seed: int = 0) -> Float[Tensor, "row d"]:
         """A share of the activations at a hook point, drawn at random: the same rows at every point for one seed."""
@@ -88,46 +89,45 @@ class LabeledRows:
             parts.append(spool.rows(int(start), int(stop))[drawn])
         return torch.cat(parts).to(self.model.dtype)
 
-    def blocks(self, site: HookBasis, labels: RowLabels) -> Iterator[FeatureCounts]:
-        """Counts of all features of a site, a block of features after the other, in order.
+    def blocks(self, basis: HookBasis, labels: RowLabels) -> Iterator[FeatureCounts]:
+        """Counts of all features of a basis, a block of features after the other, in order.
 
         Raises:
             PatchError: a site that has no vector at every position, NaN in an activation.
             CacheSizeError: no room for the features of a basis.
         """
-        spool, whole = self._spool_of(site, labels), site.basis is None or isinstance(site.basis, MelBands)
-        chosen = torch.from_numpy(labels.rows)
+        spool, whole = self._spool_of(basis, labels), basis.basis is None or isinstance(basis.basis, MelBands)
+        index = torch.from_numpy(labels.rows)
         try:
             for block in labels.blocks(spool.n_features):
                 values = spool.columns(block)
-                yield labels.count(values[chosen] if whole and not labels.every else values, block.start)
+                yield labels.count(values[index] if whole and not labels.every else values, block.start)
         finally:
             if not whole:
                 spool.close()
 
-    def counts(self, site: HookBasis, labels: RowLabels) -> FeatureCounts:
-        """Counts of all features of a site at once: for few features."""
-        n = self.width(site)
-        (found,) = self.blocks(site, replace(labels, size=max(1, n)))
-        return found
+    def counts(self, basis: HookBasis, labels: RowLabels) -> FeatureCounts:
+        """Count all features of a basis at once: for few features."""
+        (counts,) = self.blocks(basis, replace(labels, size=max(1, self.width(basis))))
+        return counts
 
-    def _spool_of(self, site: HookBasis, labels: RowLabels) -> Spool:
-        """The rows themselves, or the features that a basis reads in the labelled clips, clip by clip."""
-        raw = self._raw(site)
-        if site.basis is None or isinstance(site.basis, MelBands):
+    def _spool_of(self, basis: HookBasis, labels: RowLabels) -> Spool:
+        """The activations, or the features of a basis in the labeled clips."""
+        raw = self._raw(basis)
+        if basis.basis is None or isinstance(basis.basis, MelBands):
             return raw
         spool: Spool | None = None
         for start, clip in zip(labels.starts, labels.clips, strict=False):
-            found = self._encoded(site, raw.rows(int(self.starts[clip]), int(self.starts[clip + 1])))
+            features = self._encoded(basis, raw.rows(int(self.starts[clip]), int(self.starts[clip + 1])))
             if spool is None:
-                spool = self._new_spool(len(labels.ids), found.shape[1], f"features at {site.hook}")
-            spool.write(int(start), found)
+                spool = self._new_spool(len(labels.ids), features.shape[1], f"features at {basis.hook}")
+            spool.write(int(start), features)
         assert spool is not None
         return spool
 
-    def _encoded(self, site: HookBasis, rows: Tensor) -> Float[Tensor, "position feature"]:
-        assert site.basis is not None
-        return site.basis.encode(rows.contiguous().to(device=self.model.device, dtype=self.model.dtype)).cpu()
+    def _encoded(self, basis: HookBasis, rows: Tensor) -> Float[Tensor, "position feature"]:
+        assert basis.basis is not None
+        return basis.basis.encode(rows.contiguous().to(device=self.model.device, dtype=self.model.dtype)).cpu()
 
     def _new_spool(self, n_rows: int, n_features: int, what: str) -> Spool:
         held = sum(matrix_bytes(s.n_rows, s.n_features) for s in self._spools.values() if not s.on_disk)
@@ -137,22 +137,24 @@ class LabeledRows:
             check_disk(need, what, self._folder)
         return Spool(n_rows, n_features, on_disk=on_disk, folder=self._folder)
 
-    def _raw(self, site: HookBasis) -> Spool:
-        hook = self.model.hook_names(site.hook)[0]
-        if (hook == MEL) != isinstance(site.basis, MelBands):
+    def _raw(self, basis: HookBasis) -> Spool:
+        hook = self.model.hook_names(basis.hook)[0]
+        if (hook == MEL) != isinstance(basis.basis, MelBands):
             raise PatchError(
-                f"{site.hook} has no vector at every position: take mlp.hook_post or a residual; mel bands are read at "
-                f"{MEL}"
+                f"{basis.hook} has no vector per position: use a point such as mlp.hook_post or a residual; mel bands "
+                f"are read at {MEL}"
             )
         if hook not in self._spools:
-            raise PatchError(f"{hook} was not collected, only {', '.join(self._spools)}: collect it in the same pass")
+            raise PatchError(
+                f"{hook} was not collected, only {', '.join(self._spools)}: add it to hooks= of collect_rows"
+            )
         return self._spools[hook]
 
-    def width(self, site: HookBasis) -> int:
-        """How many features a site has."""
-        if site.basis is None or isinstance(site.basis, MelBands):
-            return self._raw(site).n_features
-        return site.basis.n_features
+    def width(self, basis: HookBasis) -> int:
+        """Number of features of a basis."""
+        if basis.basis is None or isinstance(basis.basis, MelBands):
+            return self._raw(basis).n_features
+        return basis.basis.n_features
 
     @torch.no_grad()
     def _collect(self, hooks: Sequence[str], track: Track | None, widest: int, room: float | None) -> None:
@@ -227,18 +229,18 @@ def collect_rows(
     """Run every clip through the encoder once and keep its activations at some hook points.
 
     Args:
-        hooks: names of encoder points with a vector at every position, and ``encoder.hook_mel`` for its bands.
-        track: wraps the batches, say in a progress bar.
-        widest: features of the widest basis that will be read, for the estimate of the disk; 0 for none.
-        memory: bytes of activations that are held in memory; more of them go to temporary files.
-        folder: for those files (default: the system's, ``TMPDIR``).
+        hooks: encoder points with a vector per position, and ``encoder.hook_mel`` for the bands of the mel.
+        track: wraps the batches, for instance in a progress bar.
+        widest: features of the widest basis that will be read, to estimate the disk; 0: none.
+        memory: bytes of activations held in memory; more are written to temporary files.
+        folder: for temporary files (default: the system's, ``TMPDIR``).
         room: seconds of a window to fill with clips of one speaker, which costs the encoder a fraction; activations
             differ a little. Default: a window for each clip.
 
     Raises:
-        AudioError: a clip longer than the window.
-        CacheSizeError: not enough room on the disk.
-        PatchError: a hook point without a vector at every position.
+        AudioError: a clip is longer than the window.
+        CacheSizeError: there is not enough disk.
+        PatchError: a hook point has no vector per position.
     """
     rows = LabeledRows(model, clips, memory, folder)
     try:
@@ -250,7 +252,7 @@ def collect_rows(
 
 
 def _clips_at_once(model: HookedWhisper) -> int:
-    """As many as one encoder block's activations allow: 8 up to ``base``, 1 or 2 of ``large-v3``."""
+    """Batch size that one encoder block's activations allow: 8 up to ``base``, 1 or 2 for ``large-v3``."""
     encoder = model.cfg.encoder
     per_clip = encoder.n_ctx * (3 * encoder.d_mlp + 8 * encoder.d_model) * 4
     return max(1, min(BATCH, _ENCODING_BYTES // per_clip))
@@ -261,12 +263,14 @@ def _vector(model: HookedWhisper, point: HookPoint) -> int:
     if point.name == MEL:
         return model.cfg.encoder.n_mels
     if point.axes[:2] != ("batch", "position") or len(point.axes) != 3 or point.stack != "encoder":
-        raise PatchError(f"{point.name} has no vector at every position: take mlp.hook_post or a residual")
+        raise PatchError(f"{point.name} has no vector per position: use mlp.hook_post or a residual")
     return row_width(model, point.name)
 
 
 def _n_positions(model: HookedWhisper, clip: Clip) -> int:
     seconds = len(clip.samples) / model.time.sample_rate
     if seconds > model.time.duration:
-        raise AudioError(f"{clip.alignment.utterance} lasts {seconds:.1f} s: cut it into windows, with offset")
+        raise AudioError(
+            f"{clip.alignment.utterance} lasts {seconds:.1f} s, more than a window: cut it into windows, with offset="
+        )
     return model.time.n_positions(seconds)

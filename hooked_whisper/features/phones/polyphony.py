@@ -1,8 +1,9 @@
-"""Which phones a feature answers to over the range of its activation: one at the top, more of them lower down?
+"""The phones that a feature responds to at each level of activation: one at the top, several lower down?
 
-Proportions, not counts: low ranges have more examples whatever the feature does. Entropies are compared at an equal
-number of examples, because the entropy of few is biased low. Positions of one phone are not independent, and no formula
-corrects that: take examples one per utterance (:func:`ranges_of_examples`), or compare with the same of shifted labels.
+Ranges are compared by proportions, because low ranges always have more examples. Entropies are compared at an equal
+number of examples, because the entropy of a small sample is biased low. Positions of one phone are not independent,
+and no formula corrects for that: use one example per utterance (:func:`ranges_of_examples`) or compare with shifted
+labels.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from jaxtyping import Float, Int
 from scipy.special import gammaln
 from scipy.stats import rankdata
 
+from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.features.phones.articulation import distances
 from hooked_whisper.features.phones.joint_histogram import JointCounts
 from hooked_whisper.features.phones.measures import chunks, miller_madow, quantile_bins, rebin, wilson
 
-EQUAL_N = 20  # examples at which entropies of ranges are compared
-_DRAWN_AT_ONCE = 1 << 21  # terms of the hypergeometric sum at once
-_FEATURES_AT_ONCE = 1 << 11  # of the confusion test: 16 MB for each table of 1000 permutations
+EQUAL_N = 20  # number of examples at which entropies are compared
+_DRAWN_AT_ONCE = 1 << 21  # terms of the hypergeometric sum per block
+_FEATURES_AT_ONCE = 1 << 11  # features of the confusion test per block: 16 MB per table of 1000 permutations
 
 Ranges = Float[np.ndarray, "feature range"]
 
@@ -36,8 +38,8 @@ class PhoneRanges:
         names: labels.
         counts: examples by feature, range, label.
         base: share of each label among all rows, for comparison.
-        edges: lower bounds of the ranges and the upper bound of the last, in units of the feature, to the resolution of
-            the bins; NaN where unknown or empty.
+        edges: lower bounds of the ranges and the upper bound of the last one, as feature activations rounded to bin
+            edges; NaN where unknown or empty.
     """
 
     names: tuple[str, ...]
@@ -47,39 +49,40 @@ class PhoneRanges:
 
     @property
     def n(self) -> Int[np.ndarray, "feature range"]:
+        """Number of examples."""
         return self.counts.sum(axis=2)
 
     @property
     def proportions(self) -> Float[np.ndarray, "feature range label"]:
-        """NaN in empty ranges."""
+        """Share of each label in each range; NaN in empty ranges."""
         n = self.n[:, :, None]
         return np.divide(self.counts, n, out=np.full(self.counts.shape, np.nan), where=n > 0)
 
     @property
     def interval(self) -> tuple[Float[np.ndarray, "feature range label"], Float[np.ndarray, "feature range label"]]:
-        """95 % Wilson intervals of the proportions; too narrow if the examples are neighbouring positions."""
+        """95 % Wilson intervals of the proportions; too narrow if the examples are adjacent positions."""
         return wilson(self.counts, self.n[:, :, None])
 
     @property
     def purity(self) -> Ranges:
-        """Share of the commonest label; NaN in empty ranges, biased high in small ones."""
+        """Share of the most frequent label; NaN in empty ranges, biased high in small ones."""
         top, n = self.counts.max(axis=2), self.n
         return np.divide(top, n, out=np.full(n.shape, np.nan), where=n > 0)
 
     @property
     def majority(self) -> Int[np.ndarray, "feature"]:
-        """The commonest label in the highest range that has examples; -1 if none has."""
-        there = self.n > 0
-        last = there.shape[1] - 1 - there[:, ::-1].argmax(axis=1)
-        return np.where(there.any(axis=1), self.counts[np.arange(len(last)), last].argmax(axis=1), -1)
+        """Most frequent label in the highest non-empty range; -1 if all are empty."""
+        filled = self.n > 0
+        last = filled.shape[1] - 1 - filled[:, ::-1].argmax(axis=1)
+        return np.where(filled.any(axis=1), self.counts[np.arange(len(last)), last].argmax(axis=1), -1)
 
     @property
     def label_counts(self) -> Int[np.ndarray, "feature label"]:
-        """Examples in all ranges together."""
+        """Examples of each label, summed over ranges."""
         return self.counts.sum(axis=1)
 
     def summary(self) -> RangeSummary:
-        """What findings need of many features: a tenth of the memory."""
+        """Summary with a tenth of the memory."""
         smallest = np.int32 if self.label_counts.max(initial=0) < 2**31 else np.int64
         counts = self.label_counts.astype(smallest)
         return RangeSummary(self.names, self.equal_entropy(), counts, self.majority, self.base)
@@ -91,48 +94,49 @@ class PhoneRanges:
 
     @property
     def effective(self) -> Ranges:
-        """exp(H): as many equally frequent labels would have this entropy."""
+        """exp(H): the number of equally frequent labels with this entropy."""
         return np.exp(self.entropy)
 
     def equal_entropy(self, n: int = EQUAL_N) -> Ranges:
-        """Mean plug-in entropy (nats) of n examples drawn without replacement from each range: the same bias for all.
+        """Mean plug-in entropy (nats) of ``n`` examples drawn without replacement: the bias is the same for all ranges.
 
-        Exact (hypergeometric), no sampling. NaN where a range has fewer than n examples. Source: rarefaction as in
-        Hurlbert 1971, "The nonconcept of species diversity", applied to entropy.
+        Exact (hypergeometric), without sampling. NaN where a range has fewer than ``n`` examples. Source: rarefaction
+        as in Hurlbert 1971, "The nonconcept of species diversity", applied to entropy.
         """
         if n < 2:
-            raise PatchError(f"entropies are compared at 2 examples or more, not {n}")
+            raise PatchError(f"n is {n}, expected at least 2 examples")
         k = np.arange(1, n + 1)
         terms = -(k / n) * np.log(k / n)
-        found = np.full(self.counts.shape[:2], np.nan)
+        entropies = np.full(self.counts.shape[:2], np.nan)
         enough = self.n >= n
         counts, totals = self.counts[enough], self.n[enough]
-        log_factorial = gammaln(np.arange(int(totals.max(initial=n)) + 1) + 1.0)  # looked up: thirty times as fast
-        # a label's term follows from its count and the range's total; most pairs of these come many times
+        log_factorial = gammaln(np.arange(int(totals.max(initial=n)) + 1) + 1.0)  # a table is thirty times as fast
+        # a label's term depends on its count and the range's total only, and most such pairs occur many times
         size = int(totals.max(initial=0)) + 1
         pairs, place = np.unique(counts.astype(np.int64) * size + totals[:, None], return_inverse=True)
         step = max(1, _DRAWN_AT_ONCE // n)
         parts = [
             (np.exp(_log_hypergeometric(k, pair // size, pair % size, n, log_factorial)) * terms).sum(axis=1)
-            for pair in (pairs[at : at + step, None] for at in range(0, len(pairs), step))
+            for pair in (pairs[start : start + step, None] for start in range(0, len(pairs), step))
         ]
         if parts:
-            found[enough] = np.concatenate(parts)[place.reshape(counts.shape)].sum(axis=1)
-        return found
+            entropies[enough] = np.concatenate(parts)[place.reshape(counts.shape)].sum(axis=1)
+        return entropies
 
     def trend(self, n: int = EQUAL_N) -> Float[np.ndarray, "feature"]:
-        """Spearman correlation of :meth:`equal_entropy` with the order of the ranges: negative if the label is surer
-        the stronger the activation. NaN with fewer than three ranges of n examples, or equal entropies.
+        """Spearman correlation of :meth:`equal_entropy` with the order of the ranges.
 
-        Where labels do not depend on activation its mean is 0 for ranges of one size. Entropies of small ranges are
-        skewed though their mean is right: with 2,000 rows in the lowest range and 30 in the highest, it is about 0.09.
+        Negative if stronger activations are more selective for one label. NaN with fewer than three ranges of ``n``
+        examples, or equal entropies. If labels are independent of activations, the mean is 0 for ranges of equal size.
+        Entropies of small ranges have the right mean but a skewed distribution: with 2,000 rows in the lowest range and
+        30 in the highest, the mean correlation is about 0.09.
         """
         return spearman_with_order(self.equal_entropy(n))
 
     def published_counts(
         self, most: int = 5
     ) -> tuple[Int[np.ndarray, "feature label"], Int[np.ndarray, "feature range label"]]:
-        """The published plot: the commonest labels of each feature, most frequent first, and their counts per range."""
+        """Most frequent labels of each feature and their counts per range, as published plots show them."""
         order = np.argsort(-self.counts.sum(axis=1), axis=1, kind="stable")[:, :most]
         return order, np.take_along_axis(self.counts, order[:, None, :], axis=2)
 
@@ -142,7 +146,7 @@ class RangeSummary:
     """:class:`PhoneRanges` without the counts of each range.
 
     Attributes:
-        names, majority, label_counts, base: as there.
+        names, majority, label_counts, base: as in :class:`PhoneRanges`.
         equal_entropies: :meth:`PhoneRanges.equal_entropy` of :data:`EQUAL_N` examples.
     """
 
@@ -159,27 +163,32 @@ class RangeSummary:
 
     @staticmethod
     def joined(parts: Sequence[RangeSummary]) -> RangeSummary:
-        """Of other features, on the same rows with the same labels."""
+        """Concatenate the summaries of different features, counted on the same rows and labels."""
         return replace(
             parts[0],
-            equal_entropies=np.concatenate([one.equal_entropies for one in parts]),
-            label_counts=np.concatenate([one.label_counts for one in parts]),
-            majority=np.concatenate([one.majority for one in parts]),
+            equal_entropies=np.concatenate([part.equal_entropies for part in parts]),
+            label_counts=np.concatenate([part.label_counts for part in parts]),
+            majority=np.concatenate([part.majority for part in parts]),
         )
 
 
+@renamed_arguments(n_bins="n_ranges")
 def active_ranges(joint: JointCounts, kind: Literal["deciles", "width"], n_ranges: int | None = None) -> PhoneRanges:
-    """Ranges of the active values (above the bin about zero) of all rows counted.
+    """Divide the active values (above the bin about zero) of all rows into ranges.
 
     Args:
-        kind: ``"deciles"``: ranges with equally many rows (10 unless said; ties, that is bins, are not cut);
-            ``"width"``: of equal width from zero to the end of the largest value's bin (5 unless said: bins resolve
-            an eighth of an octave, so more ranges would be narrower than the highest bins).
+        kind: ``"deciles"``: with equal numbers of rows; bins are not split. ``"width"``: of equal width, from zero to
+            the end of the largest value's bin.
+        n_ranges: default: 10 deciles, 5 of equal width. Bins are an eighth of an octave wide, so that more ranges of
+            equal width would be narrower than the highest bins.
+
+    Raises:
+        PatchError: an unknown ``kind``, or no range.
     """
     check_option("kind", kind, ("deciles", "width"), PatchError)
     n = (10 if kind == "deciles" else 5) if n_ranges is None else n_ranges
     if n < 1:
-        raise PatchError(f"there must be a range at least, not {n}")
+        raise PatchError(f"n_ranges is {n}, expected at least 1")
     zero = joint.bins.per_sign
     active = joint.totals.copy()
     active[:, : zero + 1] = 0
@@ -187,8 +196,9 @@ def active_ranges(joint: JointCounts, kind: Literal["deciles", "width"], n_range
     return _ranges(joint, np.where(active > 0, range_of_bin, -1), n)
 
 
+@renamed_arguments(n_bins="n_ranges")
 def signed_ranges(joint: JointCounts, n_ranges: int = 10) -> PhoneRanges:
-    """Ranges with equally many rows of all values, negative ones and zero too (they are one range if most rows)."""
+    """Divide all values, negative ones and zero too, into ranges with equal numbers of rows."""
     return _ranges(joint, np.where(joint.totals > 0, quantile_bins(joint.totals, n_ranges), -1), n_ranges)
 
 
@@ -198,28 +208,31 @@ def ranges_of_examples(
     base: Float[np.ndarray, "label"],
     edges: Float[np.ndarray, "feature edge"] | None = None,
 ) -> PhoneRanges:
-    """From labels of sampled examples, say 50 of each range, one per utterance; negative ids are left out.
+    """Count the labels of sampled examples, such as 50 of each range, one per utterance. Negative ids are skipped.
 
     Raises:
-        PatchError: an id beyond the names.
+        PatchError: an id is out of range.
     """
     if ids.size and ids.max() >= len(names):
-        raise PatchError(f"ids are below {len(names)}, got {ids.max()}")
+        raise PatchError(f"an id is {ids.max()}, expected less than {len(names)}")
     n_features, n_ranges, _ = ids.shape
-    there = ids >= 0
-    bin = np.arange(n_features * n_ranges).reshape(n_features, n_ranges, 1) * len(names) + ids
-    counts = np.bincount(bin[there], minlength=n_features * n_ranges * len(names))
+    labeled = ids >= 0
+    entry = np.arange(n_features * n_ranges).reshape(n_features, n_ranges, 1) * len(names) + ids
+    counts = np.bincount(entry[labeled], minlength=n_features * n_ranges * len(names))
     bounds = np.full((n_features, n_ranges + 1), np.nan) if edges is None else edges
     return PhoneRanges(tuple(names), counts.reshape(n_features, n_ranges, len(names)), base, bounds)
 
 
 @dataclass(frozen=True, eq=False)
 class ConfusionTest:
-    """Whether what a feature confuses with its phone is articulatorily nearer to it than chance.
+    """Test whether the phones that a feature confuses with its own are articulatorily nearer than by chance.
 
-    distance: mean articulatory distance of the other labels' examples to the majority label's, per feature.
-    expected: the same on average over permutations; p_value: share of permutations (the data counted in) at or below.
-    pooled_p: of the mean over features, with the same permutations for all of them.
+    Attributes:
+        majority: the feature's own label.
+        distance: mean articulatory distance of the other labels' examples to the majority label, per feature.
+        expected: mean of the same over permutations.
+        p_value: share of permutations, the data included, with an equal or smaller distance.
+        pooled_p: the same for the mean over features, with the same permutations for all.
     """
 
     majority: Int[np.ndarray, "feature"]
@@ -230,72 +243,72 @@ class ConfusionTest:
 
 
 def confusions(ranges: PhoneRanges | RangeSummary, rng: np.random.Generator, permutations: int = 1000) -> ConfusionTest:
-    """Distance of the confusions in all ranges together to the label that rules the highest one.
+    """Measure the articulatory distance of a feature's confusions, in all ranges, to the majority of the highest range.
 
-    The null hypothesis deals out, among the labels that are not the majority's, how far each is over- or
-    under-represented (its count over its base rate), and leaves the base rates where they are. So a label that is
-    near and merely common is no evidence. Labels without articulation (silence) take no part; a feature whose majority
-    is one of them, or that confuses nothing, has NaN.
+    The null hypothesis permutes the over-representation of the other labels (count divided by base rate) and keeps the
+    base rates. A near label that is merely frequent is therefore no evidence. Labels without articulation (silence) are
+    skipped. A feature has NaN if its majority is such a label, or if it has no confusions.
     """
     table = distances(ranges.names)
     usable = np.isfinite(np.diagonal(table)) & (ranges.base > 0)
     majority = ranges.majority
     judged = np.flatnonzero((majority >= 0) & usable[majority])
-    kept = np.flatnonzero(usable)
-    base, table = ranges.base[kept], table[np.ix_(kept, kept)]
-    own = np.searchsorted(kept, majority[judged])
-    confused = ranges.label_counts[np.ix_(judged, kept)].sum(axis=1) > ranges.label_counts[judged, majority[judged]]
-    judged, own = judged[confused], own[confused]
-    # one permutation of the inventory for all features keeps their dependence
-    orders = np.array([rng.permutation(len(kept)) for _ in range(permutations)]).reshape(permutations, len(kept))
+    labels = np.flatnonzero(usable)
+    base, table = ranges.base[labels], table[np.ix_(labels, labels)]
+    own_label = np.searchsorted(labels, majority[judged])
+    confused = ranges.label_counts[np.ix_(judged, labels)].sum(axis=1) > ranges.label_counts[judged, majority[judged]]
+    judged, own_label = judged[confused], own_label[confused]
+    # the same permutations for all features keep their dependence
+    orders = np.array([rng.permutation(len(labels)) for _ in range(permutations)]).reshape(permutations, len(labels))
 
     true, total, below = np.zeros(len(judged)), np.zeros(len(judged)), np.ones(len(judged))
     pooled = np.zeros(permutations)
-    for label in np.unique(own):
-        mine = base.copy()
-        mine[label] = 0  # the majority is no confusion of itself
-        near = mine * table[label]
+    for label in np.unique(own_label):
+        rates = base.copy()
+        rates[label] = 0  # the majority is not a confusion
+        near = rates * table[label]
         dealt = _dealt(orders, int(label))
-        members = np.flatnonzero(own == label)
-        for at in range(0, len(members), _FEATURES_AT_ONCE):
-            some = members[at : at + _FEATURES_AT_ONCE]
-            counts = ranges.label_counts[np.ix_(judged[some], kept)].astype(float)
-            excess = np.divide(counts, mine, out=np.zeros(counts.shape), where=mine > 0)
-            true[some] = (excess * near).sum(axis=1) / (excess * mine).sum(axis=1)
-            # excess dealt out and weighted is excess times the weights dealt back
-            drawn = (excess @ near[dealt].T) / (excess @ mine[dealt].T)
-            below[some] += (drawn <= true[some, None] + 1e-12).sum(axis=1)
-            total[some] += drawn.sum(axis=1)
+        members = np.flatnonzero(own_label == label)
+        for start in range(0, len(members), _FEATURES_AT_ONCE):
+            block = members[start : start + _FEATURES_AT_ONCE]
+            counts = ranges.label_counts[np.ix_(judged[block], labels)].astype(float)
+            excess = np.divide(counts, rates, out=np.zeros(counts.shape), where=rates > 0)
+            true[block] = (excess * near).sum(axis=1) / (excess * rates).sum(axis=1)
+            # weighting the permuted excess equals weighting by the inversely permuted weights
+            drawn = (excess @ near[dealt].T) / (excess @ rates[dealt].T)
+            below[block] += (drawn <= true[block, None] + 1e-12).sum(axis=1)
+            total[block] += drawn.sum(axis=1)
             pooled += drawn.sum(axis=0)
-    found = np.full((3, len(majority)), np.nan)
-    found[:, judged] = true, total / max(1, permutations), below / (permutations + 1)
+    results = np.full((3, len(majority)), np.nan)
+    results[:, judged] = true, total / max(1, permutations), below / (permutations + 1)
     near_by_chance = 1 + (pooled / max(1, len(true)) <= true.mean() + 1e-12).sum() if len(true) else float("nan")
-    return ConfusionTest(majority, found[0], found[1], found[2], float(near_by_chance / (permutations + 1)))
+    return ConfusionTest(majority, results[0], results[1], results[2], float(near_by_chance / (permutations + 1)))
 
 
-def _dealt(orders: Int[np.ndarray, "permutation label"], own: int) -> Int[np.ndarray, "permutation label"]:
-    """To which label each one's excess is dealt, if place j gets that of ``order[j]``; but that ``own`` keeps its
-    place: the place that drew it gets what it drew."""
+def _dealt(orders: Int[np.ndarray, "permutation label"], fixed: int) -> Int[np.ndarray, "permutation label"]:
+    """Label that receives each label's excess, if label j receives that of ``order[j]`` and ``fixed`` keeps its own.
+
+    The label that would receive the excess of ``fixed`` receives what ``fixed`` would have received.
+    """
     row = np.arange(len(orders))
     drawn = orders.copy()
-    drawn[row, np.argsort(orders, axis=1)[:, own]] = orders[:, own]
-    drawn[:, own] = own
+    drawn[row, np.argsort(orders, axis=1)[:, fixed]] = orders[:, fixed]
+    drawn[:, fixed] = fixed
     return np.argsort(drawn, axis=1)
 
 
 def _width_bins(joint: JointCounts, active: Int[np.ndarray, "feature bin"], n: int) -> Int[np.ndarray, "feature bin"]:
-    """A bin is in the range that its middle is in; the outermost, which has no end, counts from its edge."""
+    """Range of each bin, by the middle of the bin; the outermost bin, which is unbounded, by its edge."""
     edges = joint.bins.edges.numpy()
     upper = np.where(np.isfinite(edges[1:]), edges[1:], edges[:-1])
     middle = (np.maximum(edges[:-1], -upper.max()) + upper) / 2
-    there = active > 0
-    top = np.where(there, upper, 0).max(axis=1, keepdims=True)
+    top = np.where(active > 0, upper, 0).max(axis=1, keepdims=True)
     return np.clip((middle / np.where(top > 0, top, 1) * n).astype(np.int64), 0, n - 1)
 
 
 def _ranges(joint: JointCounts, range_of_bin: Int[np.ndarray, "feature bin"], n: int) -> PhoneRanges:
     parts = chunks(joint.n_features, joint.bins.n, len(joint.names))
-    counts = [rebin(joint.counts[some], range_of_bin[some], n) for some in parts]
+    counts = [rebin(joint.counts[part], range_of_bin[part], n) for part in parts]
     edges = joint.bins.edges.numpy()
     lower = [np.where((range_of_bin == b) & (joint.totals > 0), edges[:-1], np.inf).min(axis=1) for b in range(n)]
     upper = np.where((range_of_bin >= 0) & (joint.totals > 0), edges[1:], -np.inf).max(axis=1)
@@ -312,10 +325,10 @@ def _log_hypergeometric(
     n: int,
     log_factorial: Float[np.ndarray, "number"],
 ) -> Float[np.ndarray, "pair k"]:
-    """log P(k of n draws without replacement are marked); minus infinity where impossible."""
+    """Log-probability that k of n draws without replacement are marked; minus infinity where impossible."""
 
-    def log_choose(of: np.ndarray, chosen: np.ndarray | int) -> np.ndarray:
-        return log_factorial[of] - log_factorial[chosen] - log_factorial[of - chosen]
+    def log_choose(size: np.ndarray, k: np.ndarray | int) -> np.ndarray:
+        return log_factorial[size] - log_factorial[k] - log_factorial[size - k]
 
     possible = (k <= marked) & (n - k <= total - marked)
     a, b = np.where(possible, marked, k), np.where(possible, total - marked, n - k)
@@ -323,30 +336,32 @@ def _log_hypergeometric(
 
 
 def spearman_with_order(values: Ranges) -> Float[np.ndarray, "feature"]:
-    """Rank correlation of each row with the order of its entries, those that are NaN left out; NaN for fewer than three
-    entries, or equal ones."""
-    there = np.isfinite(values)
-    order = np.where(there, np.cumsum(there, axis=1), np.nan)
+    """Spearman correlation of each row with the order of its entries, without NaN entries.
+
+    NaN for fewer than three entries, or equal ones.
+    """
+    known = np.isfinite(values)
+    order = np.where(known, np.cumsum(known, axis=1), np.nan)
     ranks = rankdata(values, axis=1, nan_policy="omit")
-    n = there.sum(axis=1)
+    n = known.sum(axis=1)
     middle = (n[:, None] + 1) / 2
-    a, b = (np.where(there, x - middle, 0.0) for x in (order, ranks))
+    a, b = (np.where(known, x - middle, 0.0) for x in (order, ranks))
     scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
     return np.divide((a * b).sum(axis=1), scale, out=np.full(len(values), np.nan), where=(scale > 1e-9) & (n >= 3))
 
 
 def ranges_between(joint: JointCounts, edges: Float[np.ndarray, "feature edge"]) -> PhoneRanges:
-    """Labels in ranges that somebody else drew, such as a scan's: a bin is in the range that its middle is in.
+    """Count labels in given ranges, such as those of a scan. A bin is in the range of its middle.
 
-    edges: rising, ``[feature, range + 1]``; a feature with NaN has no rows in any range.
+    edges: ascending, ``[feature, range + 1]``; a feature with NaN has no rows in any range.
     """
     bounds = joint.bins.edges.numpy()
     middle = (bounds[:-1] + bounds[1:]) / 2  # infinite at both ends: beyond every range
     n = edges.shape[1] - 1
-    at = (middle[None, None, :] >= edges[:, :, None]).sum(axis=1) - 1  # -1 below the first edge, or without edges
+    index = (middle[None, None, :] >= edges[:, :, None]).sum(axis=1) - 1  # -1 below the first edge, or without edges
     counts = [
-        rebin(joint.counts[some], np.where(at[some] < n, at[some], -1), n)
-        for some in chunks(joint.n_features, joint.bins.n, len(joint.names))
+        rebin(joint.counts[part], np.where(index[part] < n, index[part], -1), n)
+        for part in chunks(joint.n_features, joint.bins.n, len(joint.names))
     ]
     labels = joint.counts[0].sum(axis=0, dtype=np.int64)
     return PhoneRanges(joint.names, np.concatenate(counts), labels / max(1, labels.sum()), edges)

@@ -1,4 +1,4 @@
-"""Labels of the positions of many clips, true and shifted, by fold of speakers; and counts of features by them."""
+"""Labels of the positions of many clips, true and shifted, by fold of speakers, and counts of features by label."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import heapq
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper.audio import TimeMap
 from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import AlignmentError, PatchError, check_option
@@ -35,12 +36,12 @@ class CountOptions:
 
     Attributes:
         names: labels (default: all phones of the clips).
-        folds: groups of speakers (fewer if there are fewer speakers): thresholds for each come from the others.
+        folds: groups of speakers, at most one per speaker; thresholds for each group come from the others.
         k: top examples of each feature, one per utterance.
-        positions: ``"inner"`` leaves positions within 20 ms of a boundary out of the counts (not of the top examples).
+        positions: ``"inner"`` drops positions within 20 ms of a boundary from the counts, not from the top examples.
         min_tokens: instances that a label needs to be searched.
         bins: resolution of the counts.
-        seed: for the shifts of the control labels.
+        seed: of the shifts of the control labels.
     """
 
     names: tuple[str, ...] | None = None
@@ -55,17 +56,25 @@ class CountOptions:
         check_option("positions", self.positions, get_args(Positions), PatchError)
 
 
+if not TYPE_CHECKING:
+    CountOptions.__init__ = renamed_arguments(cells="bins")(CountOptions.__init__)
+
+
 @dataclass(frozen=True, eq=False)
 class RowLabels:
     """Labels of every position of some clips, clip after clip.
 
     Attributes:
-        clips: which of the :class:`LabeledRows`; starts: ``[clip + 1]``, among these labels.
-        rows: which rows of the :class:`LabeledRows`; every: whether it is all of them.
-        true: as the alignment has them; turned: in a circle, for the top examples of the control.
-        ids, control: labels that are counted, true and turned; -1 where nothing is counted.
-        fold: of each position; tokens: ``[fold, label]``, instances.
-        size: features of a block.
+        clips: indices of the clips in the :class:`LabeledRows`.
+        starts: ``[clip + 1]``, first label of each clip.
+        rows: indices of the rows in the :class:`LabeledRows`.
+        every: whether these are all rows.
+        true: labels of the alignment.
+        turned: labels after a circular shift, for the top examples of the control.
+        ids, control: true and shifted labels to count; -1: not counted.
+        fold: of each position.
+        tokens: instances of each label in each fold.
+        size: features per block.
     """
 
     options: CountOptions
@@ -91,27 +100,27 @@ class RowLabels:
         time: TimeMap,
         options: CountOptions,
     ) -> RowLabels:
-        """Of some clips of a corpus, whose clip i has the rows from ``edges[i]`` to ``edges[i + 1]``.
+        """Label some clips of a corpus, in which clip i has the rows ``edges[i]`` to ``edges[i + 1]``.
 
         Raises:
-            AlignmentError: fewer than two speakers; overlapping intervals.
+            AlignmentError: fewer than two speakers, or overlapping intervals.
         """
-        chosen = [corpus[i] for i in clips]
-        fold = speaker_folds([clip.speaker for clip in chosen], options.folds)
-        names = label_names(clip.alignment for clip in chosen) if options.names is None else options.names
+        labeled = [corpus[i] for i in clips]
+        fold = speaker_folds([clip.speaker for clip in labeled], options.folds)
+        names = label_names(clip.alignment for clip in labeled) if options.names is None else options.names
         lengths = [int(edges[i + 1] - edges[i]) for i in clips]
         tokens = np.zeros((int(fold.max()) + 1, len(names)), dtype=np.int64)
         true, turned, ids, control = [], [], [], []
-        for index, (clip, n) in enumerate(zip(chosen, lengths, strict=True)):
+        for index, (clip, n) in enumerate(zip(labeled, lengths, strict=True)):
             labels = label_positions(clip.alignment, n, names, time, clip.offset)
             rng = np.random.default_rng([options.seed, index])
             inner = options.positions == "inner"
-            kept: Bool[np.ndarray, "position"] = ~labels.edge if inner else np.ones(n, dtype=bool)
+            counted: Bool[np.ndarray, "position"] = ~labels.edge if inner else np.ones(n, dtype=bool)
             true.append(labels)
             turned.append(shifted_labels([labels.ids], rng)[0])
-            ids.append(np.where(kept, labels.ids, UNLABELED))
+            ids.append(np.where(counted, labels.ids, UNLABELED))
             control.append(shifted_labels([ids[-1]], rng)[0] if inner else turned[-1])
-            tokens[fold[index]] += labels.tokens(kept)  # a shift keeps how many there are
+            tokens[fold[index]] += labels.tokens(counted)  # the same after a shift
         rows = np.concatenate([np.arange(edges[i], edges[i + 1]) for i in clips])
         per_feature = options.bins.n * max(1, len(names)) * 4 * (2 * len(tokens) + 2)
         return cls(
@@ -131,14 +140,22 @@ class RowLabels:
         )
 
     def blocks(self, n_features: int) -> list[slice]:
-        return [slice(at, min(at + self.size, n_features)) for at in range(0, n_features, self.size)]
+        """Blocks of features that are counted together."""
+        return [slice(start, min(start + self.size, n_features)) for start in range(0, n_features, self.size)]
 
     def count(self, values: Float[Tensor, "position feature"], first: int = 0) -> FeatureCounts:
-        """Counts, top examples and onsets of some features; the first one's number is for messages."""
+        """Count some features, with top examples and onsets.
+
+        Args:
+            first: index of the first feature, for error messages.
+
+        Raises:
+            PatchError: a feature is NaN or infinite.
+        """
         finite = torch.isfinite(values).all(0)
         if not finite.all():
             bad = first + int((~finite).nonzero()[0])
-            raise PatchError(f"feature {bad} is NaN or infinite: look at the activations before counting them")
+            raise PatchError(f"feature {bad} is NaN or infinite: check the activations before counting them")
         by_feature = values.T.contiguous()
         bins = self.options.bins.of(by_feature)
         true, shifted = (
@@ -150,21 +167,21 @@ class RowLabels:
         )
 
     def _top(self, by_feature: Float[Tensor, "feature position"]) -> TopExamples:
-        """With true labels, turned ones, and the number of the position among all of these labels."""
-        top = TopExamples(len(by_feature), self.options.k, labellings=3)
+        """Top examples with true labels, shifted labels, and the index of the position among these labels."""
+        top = TopExamples(len(by_feature), self.options.k, labelings=3)
         for i, (labels, turned) in enumerate(zip(self.true, self.turned, strict=True)):
             start, stop = self.starts[i], self.starts[i + 1]
             top.add(by_feature[:, start:stop].T, labels.ids, turned, np.arange(start, stop))
         return top
 
     def lagged(self, most: int) -> Int[np.ndarray, "lag position"]:
-        """True labels so many positions later, from ``-most`` to ``most``; -1 beyond the ends of a clip."""
-        found = np.full((2 * most + 1, len(self.ids)), UNLABELED, dtype=np.int16)
+        """True labels at lags from ``-most`` to ``most`` positions; -1 beyond the ends of a clip."""
+        lagged = np.full((2 * most + 1, len(self.ids)), UNLABELED, dtype=np.int16)
         for start, stop, labels in zip(self.starts[:-1], self.starts[1:], self.true, strict=True):
             padded = np.pad(labels.ids, most, constant_values=UNLABELED)
             for lag in range(2 * most + 1):
-                found[lag, start:stop] = padded[lag : lag + stop - start]
-        return found
+                lagged[lag, start:stop] = padded[lag : lag + stop - start]
+        return lagged
 
     def _onsets(self, values: Float[Tensor, "position feature"]) -> OnsetAverages:
         averages = OnsetAverages(values.shape[1], self.names)
@@ -174,19 +191,19 @@ class RowLabels:
 
 
 def speaker_folds(speakers: Sequence[str], folds: int) -> Int[np.ndarray, "clip"]:
-    """A fold for every clip; a speaker's clips share one, and folds have nearly equal numbers of clips.
+    """Assign every clip to a fold. A speaker's clips share one, and folds have nearly equal numbers of clips.
 
-    The speaker with most clips first, each into the smallest fold. Empty names are speakers of their own.
+    Speakers are assigned to the smallest fold, those with most clips first. Every empty name is a separate speaker.
 
     Raises:
-        AlignmentError: fewer than two speakers, or than two folds.
+        AlignmentError: fewer than two speakers, or fewer than two folds.
     """
     named = [name or f"\0{i}" for i, name in enumerate(speakers)]
     counts = sorted(Counter(named).items(), key=lambda item: (-item[1], item[0]))
     n = min(folds, len(counts))
     if n < 2:
         raise AlignmentError(
-            f"{len(counts)} speakers in {folds} folds: thresholds need other speakers, give clips of two or more"
+            f"{len(counts)} speakers in {folds} folds, expected at least 2 of each: thresholds come from other speakers"
         )
     sizes = [(0, i) for i in range(n)]
     fold_of = {}

@@ -23,31 +23,31 @@ from hooked_whisper.features.phones.measures import (
 from hooked_whisper.protocols import SILENCE
 
 MIN_TOKENS = 50
-_AT_ONCE = 1024  # features times labels assessed at once: about 1 MB for each intermediate array
+_AT_ONCE = 1024  # features times labels per block: about 1 MB per intermediate array
 ByFeature = Float[np.ndarray, "feature"]
 ByLabel = Float[np.ndarray, "feature label"]
 
 
 @dataclass(frozen=True, eq=False)
 class Selectivity:
-    """What each feature tells apart. "Detects" means: is at or above a threshold (sign 1), or at or below it (-1).
+    """How well each feature detects its best label: by values at or above a threshold (sign 1), or at or below (-1).
 
     Attributes:
-        names, tokens: labels, and how many instances of each the evaluation has.
-        searched: labels among which the best was looked for: enough tokens, and not silence.
-        best: the label with the highest F1 on the training rows; -1 if none was searched.
-        sign, threshold: of its detector, from the training rows too.
-        f1, precision, recall: on held-out rows, of a search (label, sign, threshold) that saw the other rows only. With
-            several folds their rows are pooled; each fold's search may have found another label.
+        names, tokens: labels, and the number of instances of each in the evaluation.
+        searched: labels that can be the best: those with enough tokens, except silence.
+        best: label with the highest F1 on the training rows; -1 if none was searched.
+        sign, threshold: of its detector, from the training rows.
+        f1, precision, recall: on held-out rows, of a search over label, sign and threshold on the other rows. The rows
+            of several folds are pooled; the searches of different folds may find different labels.
         agreement: share of folds whose search found ``best``.
-        auc: of ``best`` on held-out rows, for the sign: 0.5 is chance.
-        average_precision, prevalence: the same with its chance level.
-        information: bits about the label (all labels, silence among them) in the feature's decile; bias subtracted:
-            that of circularly shifted labels, or Miller-Madow's without them. NaN for overlapping classes.
-        information_share: of the labels' entropy.
-        auc_by_label: of every label, for high values; ``1 - auc`` is for low ones.
-        f1_by_label: held-out F1 of every label with sign and threshold from the training rows.
-        shares: of the held-out rows that have each label.
+        auc: of ``best`` and ``sign`` on held-out rows; chance is 0.5.
+        average_precision, prevalence: of ``best``, and its chance level.
+        information: bits about the label (any label, silence too) in the feature's decile, minus the bias: that of
+            circularly shifted labels if given, else Miller-Madow's. NaN for overlapping classes.
+        information_share: ``information`` divided by the labels' entropy.
+        auc_by_label: of every label, for high values; ``1 - auc`` for low ones.
+        f1_by_label: held-out F1 of every label, with sign and threshold from the training rows.
+        shares: share of the held-out rows with each label.
     """
 
     names: tuple[str, ...]
@@ -81,20 +81,20 @@ class Selectivity:
         return tuple(self.names[i] for i in np.flatnonzero(~self.searched & ~silent))
 
     def without_tables(self) -> Selectivity:
-        """The same without ``auc_by_label`` and ``f1_by_label`` (tables of width 0), which take most of the memory."""
+        """Copy without ``auc_by_label`` and ``f1_by_label``, which take most of the memory."""
         empty = np.zeros((len(self.best), 0))
         return replace(self, auc_by_label=empty, f1_by_label=empty)
 
     @staticmethod
     def joined(parts: Sequence[Selectivity]) -> Selectivity:
-        """Of blocks of features, counted on the same rows with the same labels."""
+        """Concatenate blocks of features that were counted on the same rows and labels."""
         common = ("names", "tokens", "searched", "shares")
-        names = [one.name for one in fields(Selectivity) if one.name not in common]
-        columns: dict[str, Any] = {name: np.concatenate([getattr(one, name) for one in parts]) for name in names}
+        names = [field.name for field in fields(Selectivity) if field.name not in common]
+        columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         return replace(parts[0], **columns)
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """One dict per feature, for people and tables."""
+        """One dict per feature."""
         numbers = (
             "sign", "threshold", "f1", "precision", "recall", "agreement", "auc", "average_precision", "prevalence",
             "information", "information_share",
@@ -108,7 +108,7 @@ class Selectivity:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many of the searched labels some feature finds."""
+    """The searched labels that some feature detects, and those that none detects."""
 
     covered: tuple[str, ...]
     missed: tuple[str, ...]
@@ -119,28 +119,29 @@ class Coverage:
         return len(self.covered) / n if n else float("nan")
 
 
-def coverage(found: Selectivity, auc: float | int = 0.95, f1: float | int = 0.7) -> Coverage:
+def coverage(selectivity: Selectivity, auc: float | int = 0.95, f1: float | int = 0.7) -> Coverage:
     """Labels for which some feature has at least this AUC (either sign) or this held-out F1.
 
-    The feature is picked where it is judged, so compare with shifted labels and random directions.
+    Features are selected on the rows they are evaluated on: compare with shifted labels and random directions.
     """
-    reach = np.maximum(found.auc_by_label, 1 - found.auc_by_label) >= auc
-    there = (reach | (found.f1_by_label >= f1)).any(axis=0)
-    covered, missed = (tuple(np.array(found.names, dtype=object)[found.searched & mask]) for mask in (there, ~there))
+    by_auc = np.maximum(selectivity.auc_by_label, 1 - selectivity.auc_by_label) >= auc
+    detected = (by_auc | (selectivity.f1_by_label >= f1)).any(axis=0)
+    names = np.array(selectivity.names, dtype=object)
+    covered, missed = (tuple(names[selectivity.searched & mask]) for mask in (detected, ~detected))
     return Coverage(covered, missed)
 
 
 def selectivity(
     train: JointCounts, test: JointCounts, min_tokens: int = MIN_TOKENS, shifted: JointCounts | None = None
 ) -> Selectivity:
-    """Labels, signs and thresholds from ``train``, everything else from ``test`` (other speakers).
+    """Fit labels, signs and thresholds on ``train`` and evaluate them on ``test`` (other speakers).
 
     Args:
-        min_tokens: labels with fewer tokens in ``test`` are not searched (``rare`` lists them).
-        shifted: counts of the test rows with circularly shifted labels, whose information is subtracted.
+        min_tokens: labels with fewer tokens in ``test`` are not searched (see ``rare``).
+        shifted: counts of the test rows with circularly shifted labels; their information is subtracted.
 
     Raises:
-        PatchError: counts that do not fit each other.
+        PatchError: features, labels or bins of the counts differ.
     """
     return _assess((train, test), [((0,), (1,))], min_tokens, shifted)
 
@@ -148,19 +149,21 @@ def selectivity(
 def cross_selectivity(
     folds: Sequence[JointCounts], min_tokens: int = MIN_TOKENS, shifted: JointCounts | None = None
 ) -> Selectivity:
-    """Each fold (one speaker or a group of them) judged by a search on all the others; detections are pooled.
+    """Evaluate each fold (one or several speakers) with a search on all others, and pool the detections.
 
-    ``best``, ``sign`` and ``threshold`` come from all folds together; F1, precision and recall say how well a search
-    like that does on speakers it has not seen. Arguments and errors are those of :func:`selectivity`; fewer than two
-    folds are an error too.
+    ``best``, ``sign`` and ``threshold`` come from all folds. F1, precision and recall are those of such a search on
+    unseen speakers. Arguments are as for :func:`selectivity`.
+
+    Raises:
+        PatchError: fewer than two folds, or counts that cannot be combined.
     """
     if len(folds) < 2:
-        raise PatchError("cross-fitting needs two folds or more: count the rows of different speakers apart")
+        raise PatchError(f"cross-fitting got {len(folds)} folds, expected at least 2: count speakers separately")
     every = range(len(folds))
     return _assess(tuple(folds), [(tuple(j for j in every if j != i), (i,)) for i in every], min_tokens, shifted)
 
 
-Split = tuple[tuple[int, ...], tuple[int, ...]]  # which parts to train and which to test on
+Split = tuple[tuple[int, ...], tuple[int, ...]]  # indices of the parts to train on and to test on
 
 
 def _assess(
@@ -174,20 +177,20 @@ def _assess(
     searched = (tokens >= min_tokens) & np.array([name != SILENCE for name in first.names], dtype=bool)
     if not first.names:  # too few phones for any class
         return _of_no_labels(first.n_features)
-    found = [
-        _assess_chunk([p.at(some) for p in parts], splits, searched, None if shifted is None else shifted.at(some))
-        for some in _chunks(first.n_features, len(first.names))
+    blocks = [
+        _assess_chunk([p.at(block) for p in parts], splits, searched, None if shifted is None else shifted.at(block))
+        for block in _chunks(first.n_features, len(first.names))
     ]
-    joined = {key: np.concatenate([one[key] for one in found]) for key in found[0]}
+    joined = {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
     rows = sum(parts[i].rows for i in tested)
     shares = sum(parts[i].counts[0].sum(axis=0) for i in tested) / max(rows, 1)
     return Selectivity(first.names, tokens, searched, shares=shares, **joined)
 
 
 def _chunks(n_features: int, n_labels: int) -> list[slice]:
-    """Blocks of features small enough for the cache."""
+    """Blocks of features that fit the cache."""
     step = max(1, _AT_ONCE // n_labels)
-    return [slice(at, min(at + step, n_features)) for at in range(0, n_features, step)]
+    return [slice(start, min(start + step, n_features)) for start in range(0, n_features, step)]
 
 
 def _of_no_labels(n: int) -> Selectivity:
@@ -222,33 +225,33 @@ def _assess_chunk(
     detectors = _Detectors.fit(_total(sums, trained, whole))
     best = detectors.choose(searched)
     pooled = np.zeros((3, len(feature), len(searched)))
-    chosen, same = pooled[:, :, 0].copy(), np.zeros(len(feature))
+    of_best, agreement = pooled[:, :, 0].copy(), np.zeros(len(feature))
     for training, testing in splits:
-        one = detectors if len(splits) == 1 else _Detectors.fit(_total(sums, set(training), whole))
-        found = one.apply(_total(sums, set(testing), whole))
-        choice = one.choose(searched)
-        pooled += found
-        chosen += found[:, feature, choice]
-        same += (choice == best) / len(splits)
-    hits, detected, truth = chosen
+        fitted = detectors if len(splits) == 1 else _Detectors.fit(_total(sums, set(training), whole))
+        detections = fitted.apply(_total(sums, set(testing), whole))
+        choice = fitted.choose(searched)
+        pooled += detections
+        of_best += detections[:, feature, choice]
+        agreement += (choice == best) / len(splits)
+    hits, detected, truth = of_best
     counts = test.counts
     sign, auc = detectors.sign[feature, best], test.auc
     bits, share = _information(test, None if shifted is None else CumulativeCounts.of(shifted, used))
-    some = bool(searched.any())
+    any_searched = bool(searched.any())
     measured = {
         "f1": _ratio(2 * hits, detected + truth),
         "precision": _ratio(hits, detected),
         "recall": _ratio(hits, truth),
-        "agreement": same,
+        "agreement": agreement,
         "threshold": detectors.threshold(edges)[feature, best],
         "auc": np.where(sign > 0, auc[feature, best], 1 - auc[feature, best]),
         "average_precision": _average_precision(counts[feature, best], test.totals, sign),
         "prevalence": _ratio(test.rows[feature, best], test.up_totals[:, -1]),
     }
     return {
-        "best": best if some else np.full(len(feature), -1),
-        "sign": sign if some else np.zeros(len(feature), dtype=np.int64),
-        **{name: values if some else np.full(len(feature), np.nan) for name, values in measured.items()},
+        "best": best if any_searched else np.full(len(feature), -1),
+        "sign": sign if any_searched else np.zeros(len(feature), dtype=np.int64),
+        **{name: values if any_searched else np.full(len(feature), np.nan) for name, values in measured.items()},
         "information": bits,
         "information_share": share,
         "auc_by_label": auc,
@@ -257,13 +260,13 @@ def _assess_chunk(
 
 
 def _occupied(parts: Sequence[JointCounts]) -> slice:
-    """From the first to the last bin that has a row: the empty ones outside change no measure, and cost time."""
-    there = np.flatnonzero(np.any([part.totals.any(axis=0) for part in parts], axis=0))
-    return slice(int(there[0]), int(there[-1]) + 1) if len(there) else slice(0, 1)
+    """Slice from the first to the last non-empty bin: the bins outside change no measure and cost time."""
+    filled = np.flatnonzero(np.any([part.totals.any(axis=0) for part in parts], axis=0))
+    return slice(int(filled[0]), int(filled[-1]) + 1) if len(filled) else slice(0, 1)
 
 
 def _total(sums: Sequence[CumulativeCounts], wanted: set[int], whole: CumulativeCounts) -> CumulativeCounts:
-    """Of some parts: all less one costs less than the sum of the others."""
+    """Sum of some parts, computed by subtraction where that is faster."""
     missing = [i for i in range(len(sums)) if i not in wanted]
     if not missing:
         return whole
@@ -274,8 +277,10 @@ def _total(sums: Sequence[CumulativeCounts], wanted: set[int], whole: Cumulative
 
 @dataclass(frozen=True, eq=False)
 class _Detectors:
-    """The best detector of every label with every feature: the bin at which it fires, from its own end of the bins
-    (the high one for sign 1)."""
+    """The best detector of every label with every feature.
+
+    ``bin`` is the bin at which it fires, counted from the high end for sign 1 and from the low end for sign -1.
+    """
 
     f1: ByLabel
     sign: Int[np.ndarray, "feature label"]
@@ -283,33 +288,34 @@ class _Detectors:
 
     @classmethod
     def fit(cls, sums: CumulativeCounts) -> _Detectors:
-        truth = np.maximum(sums.rows[:, :, None], 0.5)  # without a row of the label F1 is 0 and not undefined
-        high, above = _best_cell(sums.down, sums.down_totals, truth)
-        low, below = _best_cell(sums.up, sums.up_totals, truth)
+        truth = np.maximum(sums.rows[:, :, None], 0.5)  # makes F1 zero rather than undefined for a label without rows
+        high, above = _best_bin(sums.down, sums.down_totals, truth)
+        low, below = _best_bin(sums.up, sums.up_totals, truth)
         positive = high >= low
         return cls(np.where(positive, high, low), np.where(positive, 1, -1), np.where(positive, above, below))
 
     def choose(self, searched: Bool[np.ndarray, "label"]) -> Int[np.ndarray, "feature"]:
+        """Label with the highest F1."""
         return np.where(searched, self.f1, -1.0).argmax(axis=1)
 
     def apply(self, test: CumulativeCounts) -> Float[np.ndarray, "three feature label"]:
-        """Rows detected rightly, rows detected, rows with the label."""
+        """Rows detected correctly, rows detected, and rows with the label."""
         bin, positive = self.bin[:, :, None], self.sign > 0
         hits = [np.take_along_axis(x, bin, axis=2)[:, :, 0] for x in (test.down, test.up)]
-        found = [np.take_along_axis(x, self.bin, axis=1) for x in (test.down_totals, test.up_totals)]
-        return np.stack([np.where(positive, *hits), np.where(positive, *found), test.rows])
+        detected = [np.take_along_axis(x, self.bin, axis=1) for x in (test.down_totals, test.up_totals)]
+        return np.stack([np.where(positive, *hits), np.where(positive, *detected), test.rows])
 
     def threshold(self, edges: Float[np.ndarray, "edge"]) -> ByLabel:
-        """The value at or beyond which a detector fires, from the edges of the bins."""
+        """Value at or beyond which a detector fires."""
         return np.where(self.sign > 0, edges[len(edges) - 2 - self.bin], edges[self.bin + 1])
 
 
-def _best_cell(
+def _best_bin(
     hits: Float[np.ndarray, "feature label bin"],
     totals: Float[np.ndarray, "feature bin"],
     truth: Float[np.ndarray, "feature label one"],
 ) -> tuple[ByLabel, Int[np.ndarray, "feature label"]]:
-    """The best F1 of "this bin or one before it means the label", and the bin, the first among equals."""
+    """Best F1 of a detector that fires up to a bin, and the bin (the first of equals)."""
     f1 = totals[:, None, :] + truth
     np.divide(hits, f1, out=f1)
     bin = f1.argmax(axis=2)
@@ -319,7 +325,7 @@ def _best_cell(
 def _average_precision(
     hits: Int[np.ndarray, "feature bin"], totals: Int[np.ndarray, "feature bin"], sign: Int[np.ndarray, "feature"]
 ) -> ByFeature:
-    """Of one label by feature, for its sign."""
+    """Average precision of one label per feature, for its sign."""
     forward = (sign > 0)[:, None]
     ordered = [np.where(forward, x, x[:, ::-1]) for x in (hits, totals)]
     return average_precision(ordered[0][:, :, None], ordered[1])[:, 0]
@@ -327,12 +333,12 @@ def _average_precision(
 
 def _information(test: CumulativeCounts, shifted: CumulativeCounts | None) -> tuple[ByFeature, ByFeature]:
     totals = test.totals
-    if not np.array_equal(test.counts.sum(axis=1), totals):  # classes overlap: a row has no one label
+    if not np.array_equal(test.counts.sum(axis=1), totals):  # overlapping classes: a row has several labels
         return (np.full(len(totals), np.nan),) * 2
     range_of_bin = quantile_bins(totals)
     joint = test.rebinned(range_of_bin, 10)
     nats = information(joint)
-    if shifted is not None:  # the correction of Miller-Madow is nearly the same in both, and cancels
+    if shifted is not None:  # the Miller-Madow correction is nearly the same in both and cancels
         nats = nats - information(shifted.rebinned(range_of_bin, 10))
     return nats / np.log(2), _ratio(nats, entropy(joint.sum(axis=1)))
 

@@ -1,4 +1,4 @@
-"""The strongest examples of each feature, one per utterance, and how pure their labels are."""
+"""The strongest examples of each feature, one per utterance, and the purity of their labels."""
 
 from __future__ import annotations
 
@@ -15,47 +15,48 @@ from hooked_whisper.errors import PatchError
 from hooked_whisper.features.phones.joint_histogram import membership
 from hooked_whisper.features.phones.measures import wilson
 
-ABSENT = -2  # no such example: fewer utterances than examples asked for
+ABSENT = -2  # empty slot: there are fewer utterances than examples
 
 
 class TopExamples:
-    """Keeps the ``k`` largest values of each feature, at most one per utterance; the earlier one among equals.
+    """The ``k`` largest values of each feature, at most one per utterance; of equal values the earlier one.
 
-    Each example has ids of its position: one of every labelling given to :meth:`add` (say true and shifted labels).
+    Each example has a label for every labeling that is passed to :meth:`add`, such as true and shifted labels.
     """
 
-    def __init__(self, n_features: int, k: int, labellings: int = 1) -> None:
+    def __init__(self, n_features: int, k: int, labelings: int = 1) -> None:
         if k < 1:
-            raise PatchError(f"top examples need k of 1 or more, not {k}")
+            raise PatchError(f"k is {k}, expected at least 1 example")
         self.k = k
         self._values = torch.full((n_features, k), -torch.inf)
-        self._ids = torch.full((labellings + 1, n_features, k), ABSENT)  # the last one: which utterance
+        self._ids = torch.full((labelings + 1, n_features, k), ABSENT)  # the last one holds the utterance
         self._seen = 0
-        self._new: list[tuple[Tensor, Tensor]] = []  # sorted in together: once every k utterances
+        self._new: list[tuple[Tensor, Tensor]] = []  # merged once every k utterances
 
     def add(self, features: Float[Tensor, "position feature"], *ids: Int[np.ndarray, "position"]) -> None:
-        """One utterance: its positions' values and labels (-1 = unlabelled). Without positions it adds nothing."""
+        """Add one utterance: values and labels of its positions (-1: unlabeled)."""
         if len(features):
-            largest, at = features.detach().cpu().float().max(dim=0)
-            labels = [torch.from_numpy(one.astype(np.int64))[at] for one in ids]
-            self._new.append((largest, torch.stack([*labels, torch.full_like(at, self._seen)])))
+            largest, position = features.detach().cpu().float().max(dim=0)
+            labels = [torch.from_numpy(labeling.astype(np.int64))[position] for labeling in ids]
+            self._new.append((largest, torch.stack([*labels, torch.full_like(position, self._seen)])))
         self._seen += 1
         if len(self._new) >= max(8, self.k):
             self._merge()
 
     @property
     def values(self) -> Float[np.ndarray, "feature k"]:
-        """Largest first; minus infinity where there are fewer than k utterances."""
+        """Values, largest first; minus infinity in empty slots."""
         self._merge()
         return self._values.numpy()
 
-    def ids(self, labelling: int = 0) -> Int[np.ndarray, "feature k"]:
+    def ids(self, labeling: int = 0) -> Int[np.ndarray, "feature k"]:
+        """Labels of the examples; :data:`ABSENT` in empty slots."""
         self._merge()
-        return self._ids[:-1][labelling].numpy()
+        return self._ids[:-1][labeling].numpy()
 
     @property
     def utterances(self) -> Int[np.ndarray, "feature k"]:
-        """Which of the utterances, in the order in which they were added; :data:`ABSENT` where there are fewer."""
+        """Index of each example's utterance, in the order of :meth:`add`; :data:`ABSENT` in empty slots."""
         self._merge()
         return self._ids[-1].numpy()
 
@@ -75,8 +76,9 @@ class Purity:
 
     Attributes:
         names: labels or classes.
-        majority: the label most of the examples have, the first among equals; -1 without examples.
-        hits, n: examples with that label, and examples; unlabelled ones count among the latter.
+        majority: most frequent label of the examples (the first of equals); -1 without examples.
+        hits: examples with that label.
+        n: examples, including unlabeled ones.
     """
 
     names: tuple[str, ...]
@@ -86,12 +88,12 @@ class Purity:
 
     @property
     def purity(self) -> Float[np.ndarray, "feature"]:
-        """Share of the examples that have the majority label (precision at k); NaN without examples."""
+        """Share of the examples with the majority label (precision at k); NaN without examples."""
         return np.divide(self.hits, self.n, out=np.full(len(self.n), np.nan), where=self.n > 0)
 
     @property
     def interval(self) -> tuple[Float[np.ndarray, "feature"], Float[np.ndarray, "feature"]]:
-        """95 % Wilson interval. It does not know that the label was picked as the commonest one."""
+        """95 % Wilson interval, which ignores that the label was chosen as the most frequent one."""
         return wilson(self.hits, self.n)
 
     @cached_property
@@ -105,26 +107,26 @@ def purity(
     classes: Mapping[str, Set[str]] | None = None,
     without: Set[str] = frozenset(),
 ) -> Purity:
-    """Purity of examples' labels, or of classes of them.
+    """Compute the purity of examples' labels, or of classes of labels.
 
     Args:
-        ids: index into ``names``, -1 for unlabelled, :data:`ABSENT` for no example.
-        classes: judge these (they may overlap) rather than the labels.
-        without: labels that cannot be a majority (silence); examples with them count as others.
+        ids: index into ``names``; -1 for unlabeled examples, :data:`ABSENT` for empty slots.
+        classes: use these classes, which may overlap, instead of the labels.
+        without: labels that cannot be the majority, such as silence.
 
     Raises:
-        AlignmentError: a class with a member that is no label.
-        PatchError: an id that is no label.
+        AlignmentError: a class has a member that is not in ``names``.
+        PatchError: an id is out of range.
     """
     if ids.size and not (ids.min() >= ABSENT and ids.max() < len(names)):
-        raise PatchError(f"ids are {ABSENT} to {len(names) - 1}, got {ids.min()} to {ids.max()}")
-    there: Bool[np.ndarray, "feature k"] = ids >= 0
+        raise PatchError(f"ids are {ids.min()} to {ids.max()}, expected {ABSENT} to {len(names) - 1}")
+    labeled: Bool[np.ndarray, "feature k"] = ids >= 0
     counts = np.zeros((len(ids), len(names)), dtype=np.int64)
-    np.add.at(counts, (np.nonzero(there)[0], ids[there]), 1)
-    chosen = {name: frozenset([name]) for name in names} if classes is None else classes
-    chosen = {name: members for name, members in chosen.items() if not members & without}
-    by_group = counts @ membership(names, chosen)
+    np.add.at(counts, (np.nonzero(labeled)[0], ids[labeled]), 1)
+    groups = {name: frozenset([name]) for name in names} if classes is None else classes
+    groups = {name: members for name, members in groups.items() if not members & without}
+    by_group = counts @ membership(names, groups)
     n = (ids != ABSENT).sum(axis=1)
     if not by_group.shape[1]:
         return Purity((), np.full(len(ids), -1), np.zeros(len(ids), dtype=np.int64), n)
-    return Purity(tuple(chosen), np.where(n > 0, by_group.argmax(axis=1), -1), by_group.max(axis=1), n)
+    return Purity(tuple(groups), np.where(n > 0, by_group.argmax(axis=1), -1), by_group.max(axis=1), n)

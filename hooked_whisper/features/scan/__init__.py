@@ -1,4 +1,4 @@
-"""Scanning a corpus: what every feature responds to most, over its whole range, and how often."""
+"""Scan a corpus for the largest activations of every feature, samples of its whole range, and statistics."""
 
 from hooked_whisper.features.scan.records import (
     FIRES,

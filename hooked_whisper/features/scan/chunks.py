@@ -1,4 +1,4 @@
-"""The pass over a corpus, chunk by chunk: by one process, or by several that each take some of the chunks."""
+"""The pass over a corpus in chunks, by one process or by several that share the chunks."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from hooked_whisper.hooked import HookedWhisper
 class ChunkScan:
     """One process's part of a scan.
 
-    What it has counted is in a file of its own, written between chunks. Files of runs before it are never gone on
-    with, but put together at the end: so each file has its recordings in the order of the corpus.
+    The process writes its counts to its own file between chunks. Files of earlier runs are not continued but merged at
+    the end, so that each file has its recordings in the order of the corpus.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class ChunkScan:
         self._name = new_name()
 
     def go(self, progress: bool, checkpoint_s: float | int) -> bool:
-        """Scan what nobody has scanned. On rank 0, ``readers`` and ``progress`` then are those of the whole corpus.
+        """Scan the chunks that no state file covers. On rank 0, ``readers`` and ``progress`` then cover the corpus.
 
         Returns whether this is rank 0.
         """
-        there = self.files.found()
-        done = {chunk for one in there.values() for chunk in one.chunks}
-        self._wait()  # nobody removes a file before everybody has seen it
-        self._join(sorted(there)[self.rank :: self.n_ranks], there)
+        states = self.files.states()
+        done = {chunk for state in states.values() for chunk in state.chunks}
+        self._wait()  # no process removes a file before all have read the folder
+        self._join(sorted(states)[self.rank :: self.n_ranks], states)
         todo = [chunk for chunk in range(self.n_chunks) if chunk not in done][self.rank :: self.n_ranks]
         self._scan(todo, progress and self.rank == 0, checkpoint_s)
         if self.n_ranks > 1 and self.progress.chunks:
@@ -61,13 +61,13 @@ class ChunkScan:
         self._wait()
         if self.rank:
             return False
-        for name, one in self.files.found().items():
+        for name, state in self.files.states().items():
             if name != self._name:
-                self._take_in(name, one)
+                self._merge(name, state)
         return True
 
     def end(self) -> None:
-        """Once the results are written: the states are of no use any more. All processes leave together."""
+        """Delete the state files, once the results are written, and wait for the other processes."""
         if self.rank == 0:
             self.files.delete_all()
         self._wait()
@@ -80,50 +80,51 @@ class ChunkScan:
         if self.ranks is not None:
             self.ranks.wait()
 
-    def _join(self, names: Sequence[str], there: dict[str, Progress]) -> None:
-        """Make one file of several that were left, so that a run that is killed often does not fill the disk."""
+    def _join(self, names: Sequence[str], states: dict[str, Progress]) -> None:
+        """Merge several leftover files into one, so that a run that is killed often does not fill the disk."""
         if len(names) < 2:
             return
         readers, progress = self.new_readers(), Progress(replaces=list(names))
         self.files.read(names[0], readers)
-        progress.add(there[names[0]])
+        progress.add(states[names[0]])
         for name in names[1:]:
-            self._take_in(name, there[name], readers, progress)
+            self._merge(name, states[name], readers, progress)
         self.files.write(new_name(), readers, progress)
         self.files.delete(names)
 
-    def _take_in(
-        self, name: str, one: Progress, readers: list[FeatureReader] | None = None, progress: Progress | None = None
+    def _merge(
+        self, name: str, state: Progress, readers: list[FeatureReader] | None = None, progress: Progress | None = None
     ) -> None:
+        """Add the counts of a state file."""
         others = self.new_readers()
         self.files.read(name, others)
         for reader, other in zip(self.readers if readers is None else readers, others, strict=True):
             reader.merge(other)
-        (self.progress if progress is None else progress).add(one)
+        (self.progress if progress is None else progress).add(state)
 
     # The pass ---------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _scan(self, chunks: Sequence[int], progress: bool, checkpoint_s: float | int) -> None:
         size = self.options.chunk
-        places = [at for chunk in chunks for at in range(chunk * size, min((chunk + 1) * size, len(self.corpus)))]
+        starts = [chunk * size for chunk in chunks]
+        places = [index for start in starts for index in range(start, min(start + size, len(self.corpus)))]
         if not places:
             return
         part, waiting = Part(self.corpus, places), list(chunks)
-        failures: list[Failure] = []  # of chunks that are not done yet: recordings are decoded ahead
+        failures: list[Failure] = []  # of chunks that are not done: recordings are decoded ahead
 
         def finish(before: int | None) -> None:
-            """All chunks in front of the one whose turn it is (``None``: of the end)."""
+            """Record all chunks before this one as done (``None``: all)."""
             while waiting and waiting[0] != before:
                 chunk = waiting.pop(0)
-                mine = [one for one in failures if one.index // size == chunk]
-                self.progress.failures += [asdict(one) for one in mine]
+                self.progress.failures += [asdict(failure) for failure in failures if failure.index // size == chunk]
                 self.progress.chunks.append(chunk)
 
         def failed(failure: Failure) -> None:
             failures.append(replace(failure, index=places[failure.index]))
 
-        # no batch has recordings of two chunks: whoever computes a chunk computes the same numbers
+        # no batch has recordings of two chunks, so that every process computes the same numbers for a chunk
         batches = self._stream.batches(part, failed=failed, group=size)
         saved = time.monotonic()
         bar = tqdm(total=len(places), unit="file", desc="scan", disable=not progress)

@@ -10,15 +10,17 @@ from torch import Tensor
 
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.features.histogram_bins import HistogramBins
-from hooked_whisper.features.scan.state import Accumulator, Stretch
+from hooked_whisper.features.scan.state import Accumulator, WindowFeatures
 
-_ROWS, _COLUMNS = 128, 256  # worked on together: what stays in the cache takes half of the time
-_BITS = 52  # of the fractions of sums
+_ROWS, _COLUMNS = 128, 256  # block size: blocks that fit the cache take half the time
+_BITS = 52  # of the fractional part of sums
 
 
 class Moments(Accumulator):
-    """Each stretch is summed in float32 about a mean of its own, so that nothing cancels; what comes out is added up in
-    integers, so that the order does not matter.
+    """Mean, variance, extremes and histogram of each feature.
+
+    A window is summed in float32 about its mean, which avoids cancellation. The sums of windows are added as integers,
+    so that their order does not matter.
 
     ``histogram [feature, 1 + per_sign]``: positions that are negative or about zero, then those in each positive bin.
     """
@@ -35,9 +37,15 @@ class Moments(Accumulator):
         self._counted = torch.zeros(n_features * self._width, dtype=torch.int64, device=device)
         self._offsets = torch.arange(_COLUMNS, dtype=torch.int32, device=device) * self._width
 
-    def add(self, stretch: Stretch, largest: Float[Tensor, "feature"], smallest: Float[Tensor, "feature"]) -> None:
-        """Raises ``HookedWhisperError`` for activations whose squares sum up to more than 2**62 in one window."""
-        x = stretch.x
+    def add(
+        self, window: WindowFeatures, largest: Float[Tensor, "feature"], smallest: Float[Tensor, "feature"]
+    ) -> None:
+        """Add one window, given the extremes of its features.
+
+        Raises:
+            HookedWhisperError: the squares of a feature sum to 2**62 or more.
+        """
+        x = window.x
         total, squares = _sums(x)
         add_exactly(self.total, total)
         add_exactly(self.squares, squares)
@@ -89,23 +97,23 @@ def _sums(x: Float[Tensor, "position feature"]) -> tuple[Float[Tensor, "feature"
     total = torch.zeros_like(reference, dtype=torch.float64)
     squares = torch.zeros_like(total)
     for rows in x.split(_ROWS):
-        centred = rows - reference
-        total += centred.sum(0)
-        squares += centred.square_().sum(0)
+        centered = rows - reference
+        total += centered.sum(0)
+        squares += centered.square_().sum(0)
     about = reference.double()
     squares += about * (2 * total + len(x) * about)
     return total + len(x) * about, squares
 
 
 def add_exactly(number: Int[Tensor, "2 feature"], values: Float[Tensor, "feature"]) -> None:
-    """Add float64 values to integers: units, and units of ``2**-52``. Integers can be added in any order.
+    """Add float64 values to fixed-point numbers: integers, and units of ``2**-52``. The order does not change the sum.
 
     Raises:
-        HookedWhisperError: a value of 2**62 or more.
+        HookedWhisperError: a value is 2**62 or larger.
     """
     if not bool((values.abs() < 2.0**62).all()):
         raise HookedWhisperError(
-            "activations are too large to be added up (above a hundred million): check the weights and the audio"
+            "activations are too large to sum (above a hundred million): check the weights and the audio"
         )
     units = values.floor()
     number[0] += units.long()

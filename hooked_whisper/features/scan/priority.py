@@ -1,7 +1,7 @@
-"""A number for every position of a corpus, as good as random, the same in every run and on every machine.
+"""A pseudo-random number for every position of a corpus, the same in every run and on every machine.
 
-Keeping what has the smallest numbers is sampling without replacement that needs no random state: it gives the same
-sample whether a scan ran through, was resumed, or was split over machines.
+Keeping the positions with the smallest numbers samples without replacement and without a random state. The sample is
+the same whether a scan ran in one go, was resumed, or was split over machines.
 
 Source: bottom-k sketches, Cohen & Kaplan 2007, "Summarizing data using bottom-k sketches".
 """
@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-NEVER = torch.iinfo(torch.int64).max  # later than every priority
+NEVER = torch.iinfo(torch.int64).max  # larger than every priority
 
 _STEP, _MIX_1, _MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 def priorities(recording: str, positions: range, seed: int) -> Int[Tensor, "position"]:
-    """int64, at least 0: splitmix64 (Steele et al. 2014) of a hash of seed and recording, and the position."""
+    """Return a number of at least 0 per position: splitmix64 (Steele et al. 2014) of seed, recording and position."""
     digest = hashlib.blake2b(f"{seed}\0{recording}".encode(), digest_size=8).digest()
     start = np.uint64(int.from_bytes(digest, "little"))
     with np.errstate(over="ignore"):

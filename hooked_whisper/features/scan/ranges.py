@@ -1,5 +1,4 @@
-"""Activation ranges of every feature: of equal width, or with equally many positions; edges lie on bin edges, so that
-the counts are exact."""
+"""Activation ranges of every feature, of equal width or with equal counts. Edges are bin edges: counts are exact."""
 
 from __future__ import annotations
 
@@ -24,10 +23,10 @@ class Ranges(NamedTuple):
 
 
 def make_ranges(histogram: Int[Tensor, "feature bin"], bins: HistogramBins, kind: RangeKind, n: int) -> Ranges:
-    """``n`` ranges of each feature's positive activations, from about zero to its largest.
+    """Divide each feature's positive activations into ``n`` ranges, from about zero to the largest.
 
-    ``"equal width"`` divides that stretch evenly, as published count plots do, ``"equal count"`` the positions in it
-    (deciles, if ``n`` is 10). Both as nearly as bins of a sixteenth of an octave allow; ranges may be empty.
+    ``"equal width"`` divides the interval evenly, as published count plots do. ``"equal count"`` divides the positions
+    evenly (deciles, if ``n`` is 10). Both are rounded to bin edges (a sixteenth of an octave); ranges may be empty.
     """
     check_option("kind", kind, get_args(RangeKind), PatchError)
     positive = histogram[:, 1:]
@@ -40,17 +39,17 @@ def make_ranges(histogram: Int[Tensor, "feature bin"], bins: HistogramBins, kind
         finite = edges.clone()
         finite[-1] = 2 * finite[-2]
         top = finite[last]  # upper edge of the highest bin that was reached
-        wanted = share * top[:, None]
-        at = _nearest(finite.expand(len(top), -1).contiguous(), wanted)
+        index = _nearest(finite.expand(len(top), -1).contiguous(), share * top[:, None])
     else:
-        at = _nearest(below.double(), share * below[:, -1:].double())
-    at[:, 0], at[:, -1] = 0, last
-    at = torch.minimum(at.cummax(1).values, last[:, None])
-    found = edges[at].masked_fill(~fires[:, None], torch.nan)
-    return Ranges(found, below.gather(1, at).diff(dim=1))
+        index = _nearest(below.double(), share * below[:, -1:].double())
+    index[:, 0], index[:, -1] = 0, last
+    index = torch.minimum(index.cummax(1).values, last[:, None])
+    range_edges = edges[index].masked_fill(~fires[:, None], torch.nan)
+    return Ranges(range_edges, below.gather(1, index).diff(dim=1))
 
 
 def _nearest(ascending: Float[Tensor, "feature edge"], wanted: Float[Tensor, "feature n"]) -> Int[Tensor, "feature n"]:
+    """Index of the value nearest to each wanted one."""
     wanted = wanted.double().contiguous()
     above = torch.searchsorted(ascending, wanted).clamp(1, ascending.shape[1] - 1)
     low, high = ascending.gather(1, above - 1), ascending.gather(1, above)

@@ -1,20 +1,22 @@
-"""What to scan and how, and what comes out."""
+"""Options and results of a scan."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from hooked_whisper._support.renamed import RenamedWarning, renamed_arguments
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.features.histogram_bins import HistogramBins
 
 HISTOGRAM_BINS = HistogramBins(bits=4, lowest=-14, highest=10)
 TAIL_BINS = HistogramBins(bits=2, lowest=-14, highest=10)
 FIRES = 2.0**HISTOGRAM_BINS.lowest
-"""What an activation must reach to count as active: 0.00006."""
+"""Smallest activation that counts as active: 0.00006."""
 
 
 @dataclass(frozen=True)
@@ -22,15 +24,16 @@ class ScanOptions:
     """Everything that changes the result of a scan, and nothing else.
 
     Attributes:
-        k: examples with the largest activations for each feature.
-        one_per_recording: at most one of them from each recording; the same for samples.
-        separation_s: seconds within which an example must be the largest activation (non-maximum suppression); 0: none.
-        context_s: seconds of activation kept on either side of the largest.
-        ranges: how many activation ranges, of equal width and of equal counts.
-        per_range: examples to sample from each.
-        batch: windows that are encoded together.
-        chunk: recordings that one process takes at a time; no batch has windows of two chunks.
-        rows, per_bin: size of the samples behind the ranges, see :mod:`hooked_whisper.features.scan.sampling`.
+        k: examples with the largest activations of each feature.
+        one_per_recording: take at most one example of a feature from each recording.
+        separation_s: seconds within which an example must be the largest activation (non-maximum suppression); 0: off.
+        context_s: seconds of activations kept on either side of an example.
+        ranges: number of activation ranges, of equal width and of equal counts.
+        per_range: examples sampled from each range.
+        batch: windows encoded together.
+        chunk: recordings that a process takes at a time; no batch has windows of two chunks.
+        rows, per_bin: sizes of the samples behind the ranges, see :mod:`hooked_whisper.features.scan.sampling`.
+        seed: of the samples.
     """
 
     k: int = 20
@@ -48,17 +51,26 @@ class ScanOptions:
     def __post_init__(self) -> None:
         for name in ("k", "ranges", "per_range", "batch", "chunk", "rows", "per_bin"):
             if getattr(self, name) < 1:
-                raise HookedWhisperError(f"a scan needs {name} of at least 1, got {getattr(self, name)}")
+                raise HookedWhisperError(f"{name} is {getattr(self, name)}, expected at least 1")
         if self.separation_s < 0 or self.context_s < 0:
-            raise HookedWhisperError("separation_s and context_s are seconds, at least 0")
+            raise HookedWhisperError(
+                f"separation_s is {self.separation_s} and context_s is {self.context_s}, expected at least 0 seconds"
+            )
+
+
+if not TYPE_CHECKING:
+    ScanOptions.__init__ = renamed_arguments(per_cell="per_bin")(ScanOptions.__init__)
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Positions in a corpus, ``[feature, ..., n]``; a place nobody filled has recording -1 and value NaN.
+    """Positions in a corpus, ``[feature, ..., n]``. Empty slots have recording -1 and value NaN.
 
-    ``positions`` count from the start of the recording, 20 ms each. ``traces``, if there are any, hold the feature's
-    activation around each: ``[feature, n, 2 context + 1]``, NaN beyond the window or the clip.
+    Attributes:
+        values: activations.
+        recordings: index in the corpus.
+        positions: encoder positions (20 ms), counted from the start of the recording.
+        traces: the feature's activation around each example, ``2 context + 1`` positions; NaN outside the window.
     """
 
     values: Float[np.ndarray, "feature *n"]
@@ -69,8 +81,7 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class RangeExamples:
-    """Activation ranges with a uniform sample from each: edges ``[feature, range + 1]``, counts ``[feature, range]``,
-    examples ``[feature, range, n]``."""
+    """Activation ranges with a uniform sample from each; ``examples`` are ``[feature, range, n]``."""
 
     edges: Float[np.ndarray, "feature edge"]
     counts: Int[np.ndarray, "feature range"]
@@ -79,10 +90,10 @@ class RangeExamples:
 
 @dataclass(frozen=True, eq=False)
 class FeatureScan:
-    """Everything a scan knows about the features of one site. Arrays are ``[feature]`` unless they say otherwise.
+    """The results of a scan for the features of one basis at one hook point.
 
-    ``histogram [feature, bin]`` counts positions: first those that are negative or about zero, then the positive bins
-    of :data:`HISTOGRAM_BINS`.
+    ``histogram`` counts positions: first those that are negative or about zero, then those in each positive bin of
+    :data:`HISTOGRAM_BINS`.
     """
 
     name: str
@@ -105,19 +116,30 @@ class FeatureScan:
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """The results of a scan. ``header`` is the JSON that stands beside the tables."""
+    """The results of a scan.
+
+    Attributes:
+        header: content of ``scan.json``.
+        bases: results by name of the basis, which is the hook point unless a name was given.
+        recordings: id of each recording that has an example, by its index in the corpus.
+    """
 
     header: dict[str, Any]
-    sites: dict[str, FeatureScan]
+    bases: dict[str, FeatureScan]
     recordings: dict[int, str]
-    """Index in the corpus -> id, for the recordings that examples name."""
 
     def __getitem__(self, name: str) -> FeatureScan:
-        if name not in self.sites:
-            raise HookedWhisperError(f"this scan has no site {name!r}: there are {', '.join(self.sites)}")
-        return self.sites[name]
+        if name not in self.bases:
+            raise HookedWhisperError(f"this scan has no basis {name!r}, only {', '.join(self.bases)}")
+        return self.bases[name]
+
+    @property
+    def sites(self) -> dict[str, FeatureScan]:
+        """The name of ``bases`` in version 0.1."""
+        warnings.warn("Scan.sites is now called Scan.bases", RenamedWarning, stacklevel=2)
+        return self.bases
 
     @property
     def failures(self) -> list[dict[str, Any]]:
-        """Recordings that could not be read: index, id, path, reason."""
+        """Recordings that could not be read: index, id, path and reason."""
         return list(self.header["failures"])

@@ -1,8 +1,7 @@
 """One pass over any number of recordings, for all features of several hook points at once.
 
-What an afternoon with a notebook does for one neuron (run the encoder, look where it is largest, listen), done for all
-of them: largest activations, uniform samples over the range, statistics. Memory depends on features and options, not
-on the corpus.
+A scan finds each feature's largest activations, uniform samples over its range, and statistics. Memory depends on the
+features and options, not on the corpus.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hooked_whisper._support.ranks import TorchRanks
+from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper._support.storage import Place, as_path
 from hooked_whisper.corpora import Recording, fingerprint, own_text_fact
 from hooked_whisper.errors import HookedWhisperError
@@ -28,11 +28,14 @@ from hooked_whisper.features.scan.states import StateFiles, check_same
 from hooked_whisper.features.scan.store import HEADER, load_scan, save_scan
 from hooked_whisper.hooked import HookedWhisper
 
+_OPTION_KEYS = {"per_bin": "per_cell"}  # names of options in scan.json, where they differ
 
+
+@renamed_arguments(sites="hooks")
 def scan(
     model: HookedWhisper,
     corpus: Sequence[Recording],
-    sites: Sequence[HookBasis | str],
+    hooks: Sequence[HookBasis | str],
     folder: Place,
     options: ScanOptions | None = None,
     *,
@@ -40,54 +43,58 @@ def scan(
     checkpoint_s: float | int = 60.0,
     ranks: TorchRanks | None = None,
 ) -> Scan:
-    """Scan a corpus and write ``folder``; go on where an earlier call was killed; read it back where one was done.
+    """Scan a corpus and write the results to ``folder``.
+
+    A call that was killed is resumed; a finished scan is read back.
 
     Args:
-        corpus: see :mod:`hooked_whisper.corpora`. What cannot be read is skipped, counted, and listed in the header.
-        sites: hook points of the encoder (``"encoder.blocks.2.mlp.1"``), or :class:`HookBasis` for a basis at one.
-        folder: path or URL; gets ``features.parquet``, ``ranges.parquet``, ``examples.parquet`` and ``scan.json``.
-        options: what to keep, see :class:`ScanOptions`.
-        checkpoint_s: seconds between checkpoints, which are taken between chunks of ``options.chunk`` recordings; they
-            do not change the result.
-        ranks: the other processes, see :func:`~hooked_whisper._support.ranks.torchrun_ranks` (the CPU's group: they
-            only wait for each other). All must see the same folder.
+        corpus: see :mod:`hooked_whisper.corpora`. Recordings that cannot be read are skipped and listed in the header.
+        hooks: hook points of the encoder (``"encoder.blocks.2.mlp.1"``), or :class:`HookBasis` for a basis at one.
+        folder: path or URL. It gets ``features.parquet``, ``ranges.parquet``, ``examples.parquet`` and ``scan.json``.
+        options: see :class:`ScanOptions`.
+        checkpoint_s: seconds between checkpoints, which are written between chunks of ``options.chunk`` recordings.
+            They do not change the result.
+        ranks: the other processes, see :func:`~hooked_whisper._support.ranks.torchrun_ranks` (use the CPU's group). All
+            processes must see the same folder.
 
-    Positions of padding never count. Recordings longer than the model's window are cut into windows; seconds and
-    positions go on counting from the start of the recording. The files have the same bytes whether one process wrote
-    them or several, killed and resumed by as many or by others (on the same machines, with as many threads each).
+    Padding is not counted. Recordings longer than the model's window are cut into windows; seconds and positions are
+    counted from the start of the recording. The files have the same bytes whatever the number of processes and kills,
+    given the same kind of machine and number of threads.
 
     Raises:
-        HookedWhisperError: nothing to scan, a folder with another scan, activations that are not finite.
-        CheckpointError: a checkpoint of an earlier call that cannot be read.
+        HookedWhisperError: there is nothing to scan, the folder holds another scan, or an activation is not finite.
+        CheckpointError: a checkpoint of an earlier call cannot be read.
     """
     options = ScanOptions() if options is None else options
     folder = as_path(folder)
-    wanted = [HookBasis(one) if isinstance(one, str) else one for one in sites]
+    bases = [HookBasis(hook) if isinstance(hook, str) else hook for hook in hooks]
 
     def new_readers() -> list[FeatureReader]:
-        return [FeatureReader(model, site, options) for site in wanted]
+        return [FeatureReader(model, basis, options) for basis in bases]
 
     readers = new_readers()
     names = [reader.name for reader in readers]
     if not names or len(set(names)) < len(names):
-        raise HookedWhisperError(f"a scan needs sites with different names, got {names or 'none'}")
+        raise HookedWhisperError(
+            f"the hook points or bases are named {names}: give at least one, each with its own name"
+        )
     if not len(corpus):
         raise HookedWhisperError("the corpus has no recordings: there is nothing to scan")
-    header = _header(model, corpus, wanted, readers, options)
+    header = _header(model, corpus, bases, readers, options)
     if (folder / HEADER).exists():
-        done = load_scan(folder)
-        check_same(header, done.header, folder)
-        return done
+        finished = load_scan(folder)
+        check_same(header, finished.header, folder)
+        return finished
     run = ChunkScan(model, corpus, new_readers, StateFiles(folder, header), options, ranks)
     if run.go(progress, checkpoint_s):
-        found = run.progress
-        failures = sorted(found.failures, key=lambda one: one["index"])
-        if not found.recordings:
+        done = run.progress
+        failures = sorted(done.failures, key=lambda failure: failure["index"])
+        if not done.recordings:
             first = next(iter(failures), {"reason": "nothing in it"})
             raise HookedWhisperError(f"none of {len(corpus)} recordings could be read; the first: {first['reason']}")
         header |= {
-            "recordings": found.recordings,
-            "seconds": round(found.samples / model.time.sample_rate, 3),
+            "recordings": done.recordings,
+            "seconds": round(done.samples / model.time.sample_rate, 3),
             "failures": failures,
         }
         results = [reader.result() for reader in run.readers]
@@ -99,14 +106,14 @@ def scan(
 def _header(
     model: HookedWhisper,
     corpus: Sequence[Recording],
-    sites: Sequence[HookBasis],
+    bases: Sequence[HookBasis],
     readers: Sequence[FeatureReader],
     options: ScanOptions,
 ) -> dict[str, Any]:
-    """What makes two scans the same."""
+    """Everything that decides the result: two scans with equal headers are the same."""
     described = [
-        {"name": r.name, "hook": r.hook, "features": len(r.labels), "basis": _basis_digest(site.basis)}
-        for site, r in zip(sites, readers, strict=True)
+        {"name": r.name, "hook": r.hook, "features": len(r.labels), "basis": _basis_digest(basis.basis)}
+        for basis, r in zip(bases, readers, strict=True)
     ]
     return {
         "model": model.cfg.name,
@@ -115,12 +122,12 @@ def _header(
         "corpus_recordings": len(corpus),
         **({"texts": texts} if (texts := own_text_fact(corpus)) else {}),
         "scanned": described,
-        "options": asdict(options),
+        "options": {_OPTION_KEYS.get(name, name): value for name, value in asdict(options).items()},
     }
 
 
 def _basis_digest(basis: Any) -> str:
-    """Kind, labels and tensors of a basis, so that a scan does not go on with another one."""
+    """Type, labels and tensors of a basis: a scan is not resumed with another one."""
     if basis is None:
         return "axes"
     labels = hashlib.sha256("\0".join(basis.labels).encode()).hexdigest()[:16]
@@ -128,7 +135,7 @@ def _basis_digest(basis: Any) -> str:
 
 
 def _tensors(holder: Any) -> Iterator[Tensor]:
-    """Of a module, or of a dataclass and what it wraps."""
+    """Tensors of a module, or of a dataclass and its fields."""
     if isinstance(holder, Tensor):
         yield holder
     elif isinstance(holder, torch.nn.Module):
@@ -139,6 +146,6 @@ def _tensors(holder: Any) -> Iterator[Tensor]:
 
 
 def _digest(tensors: Iterable[Tensor]) -> str:
-    """Of some sums, so that it costs little for a large model."""
+    """Hash the sums of tensors, which is fast for a large model."""
     sums = [float(t.detach().double().sum()) for t in tensors]
     return hashlib.sha256(np.array(sums).tobytes()).hexdigest()[:16]

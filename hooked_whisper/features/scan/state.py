@@ -1,7 +1,7 @@
-"""What the parts of a scan have in common: tensors that are all there is to save, and to put together.
+"""The common parts of scan accumulators: saving, loading and merging their tensors.
 
-Every part gives the same result whatever the order in which stretches came, and however they were divided among states
-that are merged: that is what makes a scan by several processes exact.
+An accumulator gives the same result in whatever order windows are added and however they are divided among accumulators
+that are merged. This makes a scan by several processes exact.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ from hooked_whisper.errors import CheckpointError
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Positions of one window of one recording, for all parts of a scan.
+class WindowFeatures:
+    """Features at the positions of one window of one recording.
 
-    ``first`` is the index of the first row within the whole recording.
+    Attributes:
+        x: feature activations.
+        recording: index in the corpus.
+        first: index of the first position, counted from the start of the recording.
+        priority: sampling priority of each position.
     """
 
     x: Float[Tensor, "position feature"]
@@ -31,7 +35,7 @@ class Stretch:
 
 
 class Accumulator:
-    """Takes in stretch after stretch; its ``saved`` attributes are its whole state."""
+    """Accumulates one window after another; the attributes named in ``saved`` are its whole state."""
 
     saved: ClassVar[tuple[str, ...]] = ()
 
@@ -39,18 +43,22 @@ class Accumulator:
         return {name: getattr(self, name) for name in self.saved}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Raises :class:`CheckpointError` where a tensor is missing or has another shape."""
-        for name, own in self.state().items():
-            if name not in state or state[name].shape != own.shape or state[name].dtype != own.dtype:
-                found = tuple(state[name].shape) if name in state else "nothing"
-                raise CheckpointError(f"a scan's {name} should be {tuple(own.shape)}, found {found}")
-            setattr(self, name, state[name].to(own.device, copy=True))
+        """Restore a saved state.
+
+        Raises:
+            CheckpointError: a tensor is missing, or has another shape or dtype.
+        """
+        for name, current in self.state().items():
+            if name not in state or state[name].shape != current.shape or state[name].dtype != current.dtype:
+                shape = tuple(state[name].shape) if name in state else "nothing"
+                raise CheckpointError(f"the checkpoint has {shape} as {name}, expected {tuple(current.shape)}")
+            setattr(self, name, state[name].to(current.device, copy=True))
 
     def merge(self, other: Any) -> None:
-        """Take in what ``other``, made with the same options, has seen of other recordings."""
+        """Add the counts of ``other``, which has the same options and saw other recordings."""
         raise NotImplementedError
 
 
-def smallest(priority: Int[Tensor, "... old"], of_other: Int[Tensor, "... new"], n: int) -> Int[Tensor, "... kept"]:
-    """Places of the ``n`` smallest priorities in both, one behind the other."""
-    return torch.cat([priority, of_other], dim=-1).sort(dim=-1, stable=True).indices[..., :n]
+def smallest(priority: Int[Tensor, "... old"], other: Int[Tensor, "... new"], n: int) -> Int[Tensor, "... kept"]:
+    """Indices of the ``n`` smallest priorities in the concatenation of both."""
+    return torch.cat([priority, other], dim=-1).sort(dim=-1, stable=True).indices[..., :n]

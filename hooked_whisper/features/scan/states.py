@@ -1,4 +1,4 @@
-"""What unfinished scans leave in their folder: for each process a file with all that it has counted so far."""
+"""State files of unfinished scans: for each process, one file with its counts so far."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ _PREFIX, _SUFFIX = "state-", ".safetensors"
 
 @dataclass
 class Progress:
-    """Which part of the corpus the numbers of a state are from.
+    """Which part of the corpus a state covers.
 
-    chunks: done, by number. samples: of sound (16 kHz). failures: recordings that could not be read.
-    replaces: files whose content is in this one; a kill may have left them there.
+    Attributes:
+        chunks: numbers of the chunks that are done.
+        samples: 16 kHz samples of sound.
+        recordings: number of recordings.
+        failures: recordings that could not be read.
+        replaces: state files whose counts are in this one; a kill may have left them in the folder.
     """
 
     chunks: list[int] = field(default_factory=list)
@@ -44,32 +48,38 @@ def new_name() -> str:
 
 
 class StateFiles:
-    """The states in a folder, which all belong to one scan.
+    """The state files in a folder, which all belong to one scan.
 
     Raises:
-        CheckpointError: a file that cannot be read. HookedWhisperError: one of another scan.
+        CheckpointError: a file cannot be read.
+        HookedWhisperError: a file belongs to another scan.
     """
 
     def __init__(self, folder: AnyPath, header: Mapping[str, Any]) -> None:
         self.folder, self.header = folder, header
 
-    def found(self) -> dict[str, Progress]:
-        """By name, without those that another one replaces."""
+    def states(self) -> dict[str, Progress]:
+        """Progress by file name, without files that another one replaces."""
         if not self.folder.exists():
             return {}
         names = sorted(path.name for path in self.folder.iterdir())
         names = [name for name in names if name.startswith(_PREFIX) and name.endswith(_SUFFIX)]
         states = {name: self._progress(name) for name in names}
-        gone = {name for one in states.values() for name in one.replaces}
-        return {name: one for name, one in states.items() if name not in gone}
+        replaced = {name for state in states.values() for name in state.replaces}
+        return {name: state for name, state in states.items() if name not in replaced}
 
     def write(self, name: str, readers: Sequence[FeatureReader], progress: Progress) -> None:
-        tensors = {f"{i}.{key}": t.contiguous() for i, one in enumerate(readers) for key, t in one.state().items()}
+        """Write a state file."""
+        tensors = {
+            f"{i}.{key}": tensor.contiguous()
+            for i, reader in enumerate(readers)
+            for key, tensor in reader.state().items()
+        }
         metadata = {"header": json.dumps(self.header), "progress": json.dumps(asdict(progress))}
         write_atomic(self.folder / name, save(tensors, metadata))
 
     def read(self, name: str, readers: Sequence[FeatureReader]) -> None:
-        """Into readers of the same sites."""
+        """Load a state file into readers of the same hook points and bases."""
         path = self.folder / name
         try:
             tensors = load_file(local_copy(path))
@@ -84,9 +94,9 @@ class StateFiles:
             (self.folder / name).unlink(missing_ok=True)
 
     def delete_all(self) -> None:
-        """Also those that are replaced, and what was half written."""
-        found: list[AnyPath] = list(self.folder.iterdir())
-        for path in found:
+        """Delete all state files, replaced and half-written ones too."""
+        paths: list[AnyPath] = list(self.folder.iterdir())
+        for path in paths:
             if path.name.lstrip(".").startswith(_PREFIX):
                 path.unlink(missing_ok=True)
 
@@ -103,16 +113,18 @@ class StateFiles:
 
 
 def _broken(path: AnyPath, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"the checkpoint {path} cannot be read ({error}): delete it, and what it counted is scanned again"
-    )
+    return CheckpointError(f"the checkpoint {path} cannot be read ({error}): delete it to scan its recordings again")
 
 
 def check_same(ours: Mapping[str, Any], theirs: Mapping[str, Any], folder: AnyPath) -> None:
-    """Raises ``HookedWhisperError`` for a folder with another scan."""
+    """Check that a folder's scan is this one.
+
+    Raises:
+        HookedWhisperError: the folder holds another scan.
+    """
     for key, value in json.loads(json.dumps(ours)).items():
         if theirs.get(key) != value:
             raise HookedWhisperError(
-                f"{folder} holds a scan with another {key} ({theirs.get(key)!r}, not {value!r}): "
-                "choose another folder, or delete that one"
+                f"{folder} holds a scan with {key} {theirs.get(key)!r}, expected {value!r}: choose another folder, or "
+                "delete that one"
             )

@@ -1,8 +1,10 @@
-"""A scan on disk: parquet tables that any tool reads, and a JSON header that says what they are.
+"""A scan on disk: parquet tables and a JSON header.
 
-``features.parquet``: a row for each feature: moments, firing rate, histogram as ``cells`` and ``counts`` (the values
-are in the header's ``histogram_edges``). ``ranges.parquet``: a row for each activation range. ``examples.parquet``: a
-row for each example: recording, position, seconds, activation, rank, and for the largest the activation around.
+- ``features.parquet``: a row per feature: moments, firing rate, and the histogram as ``cells`` (bins) and ``counts``.
+  The edges of the bins are the header's ``histogram_edges``.
+- ``ranges.parquet``: a row per activation range.
+- ``examples.parquet``: a row per example: recording, position, seconds, activation, rank, and for the largest ones the
+  activations around.
 """
 
 from __future__ import annotations
@@ -26,15 +28,18 @@ _STATISTICS = ("mean", "variance", "minimum", "maximum", "firing_rate")
 
 
 def save_scan(
-    folder: AnyPath, sites: Sequence[FeatureScan], corpus: Sequence[Recording], header: dict[str, Any], seconds: float
+    folder: AnyPath, bases: Sequence[FeatureScan], corpus: Sequence[Recording], header: dict[str, Any], seconds: float
 ) -> None:
-    """Tables first, header last: a folder with a header is whole. ``seconds`` is the length of one position."""
-    _write(folder / FEATURES, pa.concat_tables([_features(site) for site in sites]))
-    _write(folder / RANGES, pa.concat_tables([_ranges(site, kind) for site in sites for kind in site.ranges]))
+    """Write the tables, and the header last: a folder with a header is complete.
+
+    seconds: length of one position.
+    """
+    _write(folder / FEATURES, pa.concat_tables([_features(basis) for basis in bases]))
+    _write(folder / RANGES, pa.concat_tables([_ranges(basis, kind) for basis in bases for kind in basis.ranges]))
     tables = []
-    for site in sites:
-        tables.append(_examples(site, "top", None, site.top, corpus, seconds))
-        tables += [_examples(site, kind, r.counts.shape[1], r.examples, corpus, seconds) for kind, r in _kinds(site)]
+    for basis in bases:
+        tables.append(_examples(basis, "top", None, basis.top, corpus, seconds))
+        tables += [_examples(basis, kind, r.counts.shape[1], r.examples, corpus, seconds) for kind, r in _kinds(basis)]
     _write(folder / EXAMPLES, pa.concat_tables(tables).unify_dictionaries())
     header = header | {
         "format": 1,
@@ -43,25 +48,25 @@ def save_scan(
         "histogram_edges": [None, *HISTOGRAM_BINS.edges[HISTOGRAM_BINS.per_sign + 1 : -1].tolist(), None],
         "sites": [
             {
-                "name": site.name,
-                "hook": site.hook,
-                "features": site.n_features,
-                "positions": site.positions,
-                "k": site.top.values.shape[1],
-                "context_positions": (_traces(site).shape[2] - 1) // 2,
-                "ranges": {kind: list(r.examples.values.shape[1:]) for kind, r in _kinds(site)},
+                "name": basis.name,
+                "hook": basis.hook,
+                "features": basis.n_features,
+                "positions": basis.positions,
+                "k": basis.top.values.shape[1],
+                "context_positions": (_traces(basis).shape[2] - 1) // 2,
+                "ranges": {kind: list(r.examples.values.shape[1:]) for kind, r in _kinds(basis)},
             }
-            for site in sites
+            for basis in bases
         ],
     }
     write_atomic(folder / HEADER, (json.dumps(header, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def load_scan(folder: Place) -> Scan:
-    """Read what :func:`save_scan` wrote.
+    """Load a finished scan.
 
     Raises:
-        HookedWhisperError: no scan there, or a table that is broken or belongs to another scan.
+        HookedWhisperError: the folder has no finished scan, or a table is broken or belongs to another scan.
     """
     folder = as_path(folder)
     try:
@@ -72,20 +77,20 @@ def load_scan(folder: Place) -> Scan:
     except (ValueError, OSError, pa.ArrowException) as error:
         raise HookedWhisperError(f"the scan in {folder} cannot be read ({error}): scan again") from error
     try:
-        sites = {one["name"]: _site(one, features, ranges, examples) for one in header["sites"]}
+        bases = {entry["name"]: _basis(entry, features, ranges, examples) for entry in header["sites"]}
     except (KeyError, ValueError, TypeError, IndexError, pa.ArrowException) as error:
         raise HookedWhisperError(f"the tables in {folder} do not fit its {HEADER} ({error}): scan again") from error
     numbers, names = examples["recording"].to_numpy(), examples["id"].to_pylist()
-    return Scan(header, sites, dict(sorted(zip(numbers.tolist(), names, strict=True))))
+    return Scan(header, bases, dict(sorted(zip(numbers.tolist(), names, strict=True))))
 
 
-def _kinds(site: FeatureScan) -> list[tuple[str, RangeExamples]]:
-    return list(site.ranges.items())
+def _kinds(basis: FeatureScan) -> list[tuple[str, RangeExamples]]:
+    return list(basis.ranges.items())
 
 
-def _traces(site: FeatureScan) -> np.ndarray:
-    assert site.top.traces is not None
-    return site.top.traces
+def _traces(basis: FeatureScan) -> np.ndarray:
+    assert basis.top.traces is not None
+    return basis.top.traces
 
 
 def _write(path: AnyPath, table: pa.Table) -> None:
@@ -103,71 +108,71 @@ def _lists(values: np.ndarray, lengths: np.ndarray, kind: pa.DataType) -> pa.Arr
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, kind))
 
 
-def _features(site: FeatureScan) -> pa.Table:
-    n = site.n_features
-    rows, bins = site.histogram.nonzero()
+def _features(basis: FeatureScan) -> pa.Table:
+    n = basis.n_features
+    rows, bins = basis.histogram.nonzero()
     filled = np.bincount(rows, minlength=n)
     columns: dict[str, Any] = {
-        "site": _words([site.name] * n),
-        "hook": _words([site.hook] * n),
+        "site": _words([basis.name] * n),
+        "hook": _words([basis.hook] * n),
         "feature": pa.array(np.arange(n, dtype=np.int32)),
-        "label": pa.array(site.labels),
-        "positions": pa.array(np.full(n, site.positions)),
+        "label": pa.array(basis.labels),
+        "positions": pa.array(np.full(n, basis.positions)),
     }
-    columns |= {name: pa.array(getattr(site, name)) for name in _STATISTICS}
+    columns |= {name: pa.array(getattr(basis, name)) for name in _STATISTICS}
     columns["cells"] = _lists(bins.astype(np.int16), filled, pa.int16())
-    columns["counts"] = _lists(site.histogram[rows, bins].astype(np.int64), filled, pa.int64())
+    columns["counts"] = _lists(basis.histogram[rows, bins].astype(np.int64), filled, pa.int64())
     return pa.table(columns)
 
 
-def _ranges(site: FeatureScan, kind: str) -> pa.Table:
-    found = site.ranges[kind]
-    n, n_ranges = found.counts.shape
+def _ranges(basis: FeatureScan, kind: str) -> pa.Table:
+    ranges = basis.ranges[kind]
+    n, n_ranges = ranges.counts.shape
     return pa.table(
         {
-            "site": _words([site.name] * (n * n_ranges)),
+            "site": _words([basis.name] * (n * n_ranges)),
             "kind": _words([kind] * (n * n_ranges)),
             "feature": pa.array(np.repeat(np.arange(n, dtype=np.int32), n_ranges)),
             "range": pa.array(np.tile(np.arange(n_ranges, dtype=np.int16), n)),
-            "low": pa.array(found.edges[:, :-1].ravel()),
-            "high": pa.array(found.edges[:, 1:].ravel()),
-            "count": pa.array(found.counts.ravel().astype(np.int64)),
+            "low": pa.array(ranges.edges[:, :-1].ravel()),
+            "high": pa.array(ranges.edges[:, 1:].ravel()),
+            "count": pa.array(ranges.counts.ravel().astype(np.int64)),
         }
     )
 
 
 def _examples(
-    site: FeatureScan, kind: str, n_ranges: int | None, found: Examples, corpus: Sequence[Recording], seconds: float
+    basis: FeatureScan, kind: str, n_ranges: int | None, examples: Examples, corpus: Sequence[Recording], seconds: float
 ) -> pa.Table:
-    shape = found.recordings.shape
-    there = (found.recordings >= 0).nonzero()
-    count = len(there[0])
-    recordings = found.recordings[there]
-    known, at = np.unique(recordings, return_inverse=True)
-    named = [corpus[int(i)] for i in known]
+    shape = examples.recordings.shape
+    filled = (examples.recordings >= 0).nonzero()
+    count = len(filled[0])
+    recordings = examples.recordings[filled]
+    indices, index = np.unique(recordings, return_inverse=True)
+    named = [corpus[int(i)] for i in indices]
     columns: dict[str, Any] = {
-        "site": _words([site.name] * count),
+        "site": _words([basis.name] * count),
         "kind": _words([kind] * count),
-        "feature": pa.array(there[0].astype(np.int32)),
-        "range": pa.array(there[1].astype(np.int16) if n_ranges else np.full(count, -1, np.int16)),
-        "rank": pa.array(there[-1].astype(np.int16)),
-        "value": pa.array(found.values[there].astype(np.float32)),
+        "feature": pa.array(filled[0].astype(np.int32)),
+        "range": pa.array(filled[1].astype(np.int16) if n_ranges else np.full(count, -1, np.int16)),
+        "rank": pa.array(filled[-1].astype(np.int16)),
+        "value": pa.array(examples.values[filled].astype(np.float32)),
         "recording": pa.array(recordings.astype(np.int32)),
     }
     for name in ("id", "path", "speaker"):
-        words = pa.array([str(getattr(one, name)) for one in named], pa.string())
-        columns[name] = pa.DictionaryArray.from_arrays(pa.array(at.astype(np.int32)), words)
-    columns["position"] = pa.array(found.positions[there].astype(np.int32))
-    columns["seconds"] = pa.array(found.positions[there] * seconds)
-    if found.traces is None:
+        words = pa.array([str(getattr(recording, name)) for recording in named], pa.string())
+        columns[name] = pa.DictionaryArray.from_arrays(pa.array(index.astype(np.int32)), words)
+    columns["position"] = pa.array(examples.positions[filled].astype(np.int32))
+    columns["seconds"] = pa.array(examples.positions[filled] * seconds)
+    if examples.traces is None:
         columns["trace"] = pa.nulls(count, pa.list_(pa.float32()))
     else:
-        traces = found.traces[there].astype(np.float32)
+        traces = examples.traces[filled].astype(np.float32)
         columns["trace"] = _lists(traces.ravel(), np.full(count, shape and traces.shape[1]), pa.float32())
     return pa.table(columns)
 
 
-def _site(header: dict[str, Any], features: pa.Table, ranges: pa.Table, examples: pa.Table) -> FeatureScan:
+def _basis(header: dict[str, Any], features: pa.Table, ranges: pa.Table, examples: pa.Table) -> FeatureScan:
     name, n = str(header["name"]), int(header["features"])
     mine = _where(features, site=name)
     if len(mine) != n:
@@ -176,13 +181,13 @@ def _site(header: dict[str, Any], features: pa.Table, ranges: pa.Table, examples
     lengths = np.diff(mine["cells"].combine_chunks().offsets.to_numpy())
     bins = mine["cells"].combine_chunks().flatten().to_numpy()
     histogram[np.repeat(np.arange(n), lengths), bins] = mine["counts"].combine_chunks().flatten().to_numpy()
-    found = {}
+    range_examples = {}
     for kind, shape in header["ranges"].items():
         table = _where(ranges, site=name, kind=kind)
         low, high, count = (table[c].to_numpy().reshape(n, shape[0]) for c in ("low", "high", "count"))
         edges = np.concatenate([low, high[:, -1:]], axis=1)
         drawn = _read_examples(_where(examples, site=name, kind=kind), (n, *shape), ranged=True)
-        found[kind] = RangeExamples(edges, count, drawn)
+        range_examples[kind] = RangeExamples(edges, count, drawn)
     around = 2 * int(header["context_positions"]) + 1
     top = _read_examples(_where(examples, site=name, kind="top"), (n, int(header["k"])), ranged=False, around=around)
     return FeatureScan(
@@ -190,10 +195,10 @@ def _site(header: dict[str, Any], features: pa.Table, ranges: pa.Table, examples
         hook=str(header["hook"]),
         labels=tuple(mine["label"].to_pylist()),
         positions=int(header["positions"]),
-        **{one: mine[one].to_numpy() for one in _STATISTICS},
+        **{statistic: mine[statistic].to_numpy() for statistic in _STATISTICS},
         histogram=histogram,
         top=top,
-        ranges=found,
+        ranges=range_examples,
     )
 
 
@@ -207,14 +212,14 @@ def _where(table: pa.Table, **wanted: str) -> pa.Table:
 
 def _read_examples(table: pa.Table, shape: tuple[int, ...], ranged: bool, around: int = 0) -> Examples:
     columns = ("feature", "range", "rank") if ranged else ("feature", "rank")
-    at = tuple(table[c].to_numpy() for c in columns)
+    index = tuple(table[c].to_numpy() for c in columns)
     values = np.full(shape, np.nan, np.float32)
     recordings, positions = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
     for into, column in ((values, "value"), (recordings, "recording"), (positions, "position")):
-        into[at] = table[column].to_numpy()
+        into[index] = table[column].to_numpy()
     traces = None
     if around:
         traces = np.full((*shape, around), np.nan, np.float32)
         if len(table):
-            traces[at] = table["trace"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, around)
+            traces[index] = table["trace"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, around)
     return Examples(values, recordings, positions, traces)
