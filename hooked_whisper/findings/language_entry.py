@@ -147,10 +147,7 @@ def read_language(
         true=true.cpu().numpy(),
         heads=tuple(heads),
         detected=(everyone[logits[:, 0, everyone].argmax(-1)] == true_ids).double().cpu().numpy(),
-        lens=alone.gather(-1, _column(everyone, true_ids).expand(len(heads), -1)[..., None])[..., 0]
-        .double()
-        .cpu()
-        .numpy(),
+        lens=alone.gather(-1, column)[..., 0].double().cpu().numpy(),
         read=(together.argmax(-1) == true).double().cpu().numpy(),
         direct=direct,
         ablated=ablated,

@@ -1,7 +1,7 @@
-"""F14: does adding the difference between two languages' means to the encoder change the language that is detected?
+"""F14: does adding the difference between two languages' means to the encoder change the detected language?
 
-Source: the steering code of github.com/er537/whisper_interpretability (no results published), with means over positions
-in place of its means per position, which also hold the clips' lengths.
+Source: the steering code of github.com/er537/whisper_interpretability (no results published). It uses a mean for each
+position, which also encodes the lengths of the clips; here it is a mean over positions.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,43 +17,29 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hooked_whisper.findings.core.context import ENCODER_BATCH, Context
+from hooked_whisper.findings.core.experiment import Experiment, Setting, Untestable
 from hooked_whisper.findings.core.figures import BLUE, GRAY, add_legend, alt_text, draw_controls, new_figure
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.core.records import Axis, Measurement
 from hooked_whisper.findings.core.transcripts import Transcriber, errors_of
 from hooked_whisper.findings.speech.sample import (
     LANGUAGES,
+    SampleFacts,
     SpeechSample,
     counted,
     detect,
-    english_only,
-    facts_of,
-    speech_sample,
+    require_multilingual,
+    require_speech_sample,
 )
 from hooked_whisper.interventions.steer import random_control
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ID, TITLE = "F14", "Language steering"
-CLAIM = (
-    "Adding the mean difference between two languages to the encoder makes the model detect the other language "
-    "while it still transcribes."
-)
-PROTOCOL = (
-    "Direction: mean over the positions of the clips, not of their padding, of one language less that of the other, at "
-    "the output of the middle encoder block, from one half of the clips. It is added with several coefficients at "
-    "every position to the clips of the other half, and the other way round; the language is the likeliest language "
-    "token. Flips: clips of one language detected as the other. Counted at the coefficient with most flips among those "
-    "whose WER is at most twice that without steering (or 10 %, if that is more), chosen for the direction and for its "
-    "control alike; words are read, where a clip was flipped, with the token of the language spoken. Control: a random "
-    "direction of the same norm. The same at the encoder's output is measured, not judged: it tells whether another "
-    "place would have done. Intervals: 95 %, bootstrap over clips."
-)
 COEFFICIENTS = (1.0, 2.0, 4.0)
-# Written before the first run on real Whisper's packaged clips; the criteria are older and stay. Every clip is steered
-# by a direction from the other half, so 6 of each language are 12 steered clips: 10 flips are clearly above a half.
-# More are not steered, to save time (written before any result was seen); all of them are in the directions.
+# Written before the first run on real Whisper's packaged clips, with the thresholds as before. Every clip is steered by
+# a direction from the other half, so that 6 of each language are 12 steered clips: 10 flips are clearly more than half.
+# No more clips are steered, to save time; the directions are made from all of them.
 LEAST_CLIPS = 6  # of each language
 SPARE_WER = 0.1
 EXCESS = "share of clips flipped, less five times that of a random direction"
@@ -61,52 +47,169 @@ FLIPPED = "share of clips flipped before the words are lost"
 
 
 @dataclass(frozen=True, eq=False)
-class Steered:
-    """What steering did to the clips that the direction was not made from."""
+class SteeringResult:
+    """Effect of steering on clips that the direction was not made from.
+
+    Attributes:
+        flipped: whether the clip is detected as the other language.
+        wrong: word errors of the clip.
+    """
 
     flipped: Bool[np.ndarray, "coefficient clip"]
     wrong: Float[np.ndarray, "coefficient clip"]
 
     def usable(self, words: Float[np.ndarray, "clip"], plain: Float[np.ndarray, "clip"]) -> list[int]:
-        """Coefficients at which the words are still understood."""
+        """Return the indices of coefficients whose WER is acceptable. ``words``: number of words of each clip;
+        ``plain``: word errors without steering."""
         most = max(2 * plain.sum() / words.sum(), SPARE_WER)
         return [k for k, row in enumerate(self.wrong) if row.sum() / words.sum() <= most]
 
     def flips(self, usable: Sequence[int]) -> Float[np.ndarray, "clip"]:
-        """Per clip, at the usable coefficient with most flips; zeros if there is none."""
+        """Return the flips of each clip at the usable coefficient with most flips; zeros if none is usable."""
         if not usable:
             return np.zeros(self.flipped.shape[1])
         return self.flipped[max(usable, key=lambda k: self.flipped[k].sum())].astype(float)
 
 
-def run(context: Context) -> Finding:
-    """Clips are encoded once, with F12, F13 and F17; the blocks after the middle one run once per coefficient, for the
-    direction and for its control."""
-    if reason := english_only(context):
-        return _finding(context, reason=reason)
-    if not context.utterances and context.language_speech is None:
-        return _finding(context, reason=f"no speech: {LANGUAGES}")
-    sample = speech_sample(context)
-    common = [code for code, n in Counter(sorted(sample.languages)).most_common() if n >= LEAST_CLIPS]
-    if len(common) < 2:
-        reason = (
-            f"{counted(sample.languages)} were given; needs {LEAST_CLIPS} or more of each of two languages, since a "
-            f"direction from one half of the clips is tested on the other half: {LANGUAGES}"
+@dataclass(frozen=True, eq=False)
+class SteeringMeasurement:
+    """Results of steering with the language direction and with a random direction.
+
+    Attributes:
+        languages: the two languages.
+        clips: indices in the sample of the steered clips.
+        halves: half of each steered clip.
+        point: the hook point at which the directions are added.
+        middle: at the middle block: language, random. output: at the encoder's output: language, random.
+        words, errors: number of words and word errors of each clip without steering.
+    """
+
+    sample: SampleFacts
+    languages: tuple[str, str]
+    clips: tuple[int, ...]
+    halves: tuple[int, ...]
+    point: str
+    middle: tuple[SteeringResult, SteeringResult]
+    output: tuple[SteeringResult, SteeringResult]
+    words: Float[np.ndarray, "clip"]
+    errors: Float[np.ndarray, "clip"]
+
+
+class LanguageSteering(Experiment[SteeringMeasurement]):
+    """F14: language steering."""
+
+    id, title = "F14", "Language steering"
+    claim = (
+        "Adding the mean difference between two languages to the encoder makes the model detect the other language "
+        "while it still transcribes."
+    )
+    protocol = (
+        "Direction: mean over the positions of the clips, not of their padding, of one language less that of the "
+        "other, at the output of the middle encoder block, from one half of the clips. It is added with several "
+        "coefficients at every position to the clips of the other half, and the other way round; the language is the "
+        "likeliest language token. Flips: clips of one language detected as the other. Counted at the coefficient with "
+        "most flips among those whose WER is at most twice that without steering (or 10 %, if that is more), chosen "
+        "for the direction and for its control alike; words are read, where a clip was flipped, with the token of the "
+        "language spoken. Control: a random direction of the same norm. The same at the encoder's output is measured, "
+        "not judged: it tells whether another place would have done. Intervals: 95 %, bootstrap over clips."
+    )
+    published_summary = "code without results; a screenshot of steered outputs elsewhere"
+
+    def parameters(self, context: Context) -> dict[str, Any]:
+        return {"coefficients": list(COEFFICIENTS), "languages": ["", ""]}
+
+    def measure(self, context: Context) -> SteeringMeasurement:
+        """Share the encoder passes with F12, F13 and F17. The blocks after the middle one run once per coefficient, for
+        the direction and for its control."""
+        require_multilingual(context.model)
+        sample = require_speech_sample(context)
+        common = [code for code, n in Counter(sorted(sample.languages)).most_common() if n >= LEAST_CLIPS]
+        if len(common) < 2:
+            raise Untestable(
+                f"{counted(sample.languages)} were given; needs {LEAST_CLIPS} or more of each of two languages, since "
+                f"a direction from one half of the clips is tested on the other half: {LANGUAGES}"
+            )
+        pair = (common[0], common[1])
+        clips = [i for i, code in enumerate(sample.languages) if code in pair]
+        tested = sorted(i for code in pair for i in [k for k in clips if sample.languages[k] == code][:LEAST_CLIPS])
+        results = []
+        for at_output in (False, True):
+            directions = [language_direction(sample, pair, clips, half, at_output) for half in (0, 1)]
+            controls = [random_control(direction, context.seed + half) for half, direction in enumerate(directions)]
+            language, random = (_steer(sample, pair, tested, vectors, at_output) for vectors in (directions, controls))
+            results.append((language, random))
+        references = [sample.context.references[i] for i in tested]
+        plain = errors_of(references, _transcribe(sample, sample.encoded[tested], tested))
+        return SteeringMeasurement(
+            sample.facts,
+            pair,
+            tuple(tested),
+            tuple(_halves(sample, pair, tested)),
+            f"encoder.blocks.{sample.readings.middle_block}.hook_resid_post",
+            results[0],
+            results[1],
+            np.array([max(e.n_reference, 1) for e in plain], dtype=float),
+            np.array([e.errors for e in plain], dtype=float),
         )
-        return _finding(context, reason=reason)
-    pair = (common[0], common[1])
-    clips = [i for i, code in enumerate(sample.languages) if code in pair]
-    tested = sorted(i for code in pair for i in [k for k in clips if sample.languages[k] == code][:LEAST_CLIPS])
-    steered = []
-    for at_output in (False, True):
-        directions = [language_direction(sample, pair, clips, half, at_output) for half in (0, 1)]
-        controls = [random_control(direction, context.seed + half) for half, direction in enumerate(directions)]
-        steered += [_steer(sample, pair, tested, vectors, at_output) for vectors in (directions, controls)]
-    return _finding(context, sample, pair, tested, steered)
+
+    def judge(self, measured: SteeringMeasurement, setting: Setting) -> Finding:
+        words, errors, n = measured.words, measured.errors, len(measured.clips)
+        results = (*measured.middle, *measured.output)
+        language, random, language_output, random_output = (
+            result.flips(result.usable(words, errors)) for result in results
+        )
+        drawn = setting.rng("bootstrap of steered clips").integers(n, size=(1000, n))
+
+        def mean(values: Float[np.ndarray, "clip"]) -> Estimate:
+            return Estimate.of(values.mean(), values[drawn].mean(1))
+
+        axes = (Axis("direction", ("language", "random")), Axis("coefficient", COEFFICIENTS))
+
+        def tables(name: str, values: list[np.ndarray]) -> list[Measurement]:
+            parts = ((name, values[:2]), (f"{name}, added at the encoder's output", values[2:]))
+            return [Measurement(title, axes, np.array(rows)) for title, rows in parts]
+
+        first, second = measured.languages
+        return self.finding(
+            setting,
+            inputs=measured.sample.inputs,
+            parameters=setting.parameters | {"languages": [first, second], "point": measured.point},
+            criteria=(
+                Criterion(FLIPPED, mean(language), 0.5, "at least"),
+                Criterion(EXCESS, mean(language - 5 * random), 0.1, "at least"),
+                Criterion("clips steered", Estimate(n), 2 * LEAST_CLIPS, "at least", role="gate"),
+                Criterion("WER without steering", Estimate(errors.sum() / words.sum()), 0.3, "at most", role="gate"),
+            ),
+            controls=(Control("random direction", "of the same norm", {FLIPPED: mean(random)}),),
+            measurements=(
+                *tables("clips flipped", [result.flipped.mean(1) for result in results]),
+                *tables("WER", [result.wrong.sum(1) / words.sum() for result in results]),
+            ),
+            notes=(
+                f"{first} and {second}, {n} clips steered; each direction is from one half of the clips and added at "
+                f"{measured.point} of the other half. {_shared_voices(measured)}",
+                f"Added at the encoder's output instead, counted in the same way: {language_output.mean():.2f} of the "
+                f"clips are flipped, {random_output.mean():.2f} by a random direction.",
+            ),
+        )
+
+    def draw(self, finding: Finding) -> list[Figure]:
+        """Draw the flips beside the control; flips and WER by coefficient."""
+        figures = [draw_controls(finding, 0, "share of clips")]
+        for name in ("clips flipped", "WER"):
+            table = finding.measurement(name)
+            x = np.array(table.axis("coefficient").entries, dtype=float)
+            figure, axes = new_figure(name, "coefficient", "%")
+            for direction, color in (("language", BLUE), ("random", GRAY)):
+                axes.plot(x, 100 * table.at(direction=direction), color=color, marker="o", label=direction)
+            figure.set_label(alt_text(name, table.at(direction="language"), [f"{c:g}" for c in x]))
+            add_legend(axes)
+            figures.append(figure)
+        return figures
 
 
 def _halves(sample: SpeechSample, pair: tuple[str, str], clips: Sequence[int]) -> list[int]:
-    """0 or 1 for each clip: the clips of each language in turn."""
+    """Return 0 or 1 for each clip, alternating within each language."""
     ranks = {i: k for code in pair for k, i in enumerate(i for i in clips if sample.languages[i] == code)}
     return [ranks[i] % 2 for i in clips]
 
@@ -114,20 +217,20 @@ def _halves(sample: SpeechSample, pair: tuple[str, str], clips: Sequence[int]) -
 def language_direction(
     sample: SpeechSample, pair: tuple[str, str], clips: Sequence[int], half: int, at_output: bool = False
 ) -> Float[Tensor, "d_model"]:
-    """Mean activation of the first language less that of the second, from the clips that are *not* in ``half``.
+    """Return the mean activation of the first language minus that of the second, over clips that are not in ``half``.
 
-    at_output: of the encoder's output, not of the middle block's.
+    at_output: use the encoder's output instead of the middle block's.
     """
     values = sample.encoded if at_output else sample.readings.middle
     n_positions = sample.context.n_positions
     means = []
     for code in pair:
-        mine = [
+        of_language = [
             i
             for i, h in zip(clips, _halves(sample, pair, clips), strict=True)
             if h != half and sample.languages[i] == code
         ]
-        means.append(torch.cat([values[i, : n_positions[i]] for i in mine]).mean(0))
+        means.append(torch.cat([values[i, : n_positions[i]] for i in of_language]).mean(0))
     return means[0] - means[1]
 
 
@@ -138,9 +241,11 @@ def _steer(
     clips: Sequence[int],
     vectors: Sequence[Float[Tensor, "d_model"]],
     at_output: bool = False,
-) -> Steered:
-    """Each clip gets the vector of its half, towards the other language. Errors are NaN where no clip was flipped,
-    which cannot be the coefficient that counts."""
+) -> SteeringResult:
+    """Add to each clip the vector of its half, towards the other language.
+
+    Errors are NaN for coefficients that flip no clip, which are never the ones that count.
+    """
     context, readings = sample.context, sample.readings
     model, halves = context.model, _halves(sample, pair, clips)
     targets = [pair[1] if sample.languages[i] == pair[0] else pair[0] for i in clips]
@@ -163,105 +268,32 @@ def _steer(
             wrong.append([e.errors for e in errors_of([context.references[i] for i in clips], texts)])
         else:
             wrong.append([np.nan] * len(clips))
-    return Steered(np.array(flipped), np.array(wrong, dtype=float))
+    return SteeringResult(np.array(flipped), np.array(wrong, dtype=float))
 
 
 def _transcribe(
     sample: SpeechSample, encoded: Float[Tensor, "clip position d_model"], clips: Sequence[int]
 ) -> list[str]:
-    """What the model writes with the token of the language that each clip is spoken in."""
+    """Transcribe each clip with the token of its spoken language."""
     plain, texts = sample.context.transcriber(), [""] * len(clips)
     for code in sorted({sample.languages[i] for i in clips}):
-        mine = [k for k, i in enumerate(clips) if sample.languages[i] == code]
-        for k, text in zip(mine, Transcriber(plain.model, code, plain.max_new_tokens)(encoded[mine]), strict=True):
+        rows = [k for k, i in enumerate(clips) if sample.languages[i] == code]
+        for k, text in zip(rows, Transcriber(plain.model, code, plain.max_new_tokens)(encoded[rows]), strict=True):
             texts[k] = text
     return texts
 
 
-def _finding(
-    context: Context,
-    sample: SpeechSample | None = None,
-    codes: tuple[str, str] = ("", ""),
-    clips: Sequence[int] = (),
-    done: Sequence[Steered] = (),
-    reason: str = "",
-) -> Finding:
-    common = facts_of(
-        context,
-        sample,
-        (ID, TITLE, CLAIM, PROTOCOL),
-        "code without results; a screenshot of steered outputs elsewhere",
-        coefficients=list(COEFFICIENTS),
-        languages=list(codes),
-    )
-    if sample is None:
-        return Finding(**common, reason_untestable=reason)
-    name = f"encoder.blocks.{sample.readings.middle_block}.hook_resid_post"
-    common["parameters"]["point"] = name
-    rng = context.rng("bootstrap of steered clips")
-    references = [sample.context.references[i] for i in clips]
-    plain = errors_of(references, _transcribe(sample, sample.encoded[list(clips)], clips))
-    words = np.array([max(e.n_reference, 1) for e in plain], dtype=float)
-    before = np.array([e.errors for e in plain], dtype=float)
-    ours, random, *output = (one.flips(one.usable(words, before)) for one in done)
-    drawn = rng.integers(len(clips), size=(1000, len(clips)))
-
-    def mean(values: Float[np.ndarray, "clip"]) -> Estimate:
-        return Estimate.of(values.mean(), values[drawn].mean(1))
-
-    criteria = (
-        Criterion(FLIPPED, mean(ours), 0.5, "at least"),
-        Criterion(EXCESS, mean(ours - 5 * random), 0.1, "at least"),
-        Criterion("clips steered", Estimate(len(clips)), 2 * LEAST_CLIPS, "at least", role="gate"),
-        Criterion("WER without steering", Estimate(before.sum() / words.sum()), 0.3, "at most", role="gate"),
-    )
-    axes = (Axis("direction", ("language", "random")), Axis("coefficient", COEFFICIENTS))
-
-    def tables(what: str, values: list[np.ndarray]) -> list[Measurement]:
-        parts = ((what, values[:2]), (f"{what}, added at the encoder's output", values[2:]))
-        return [Measurement(name, axes, np.array(rows)) for name, rows in parts]
-
-    return Finding(
-        **common,
-        criteria=criteria,
-        controls=(Control("random direction", "of the same norm", {FLIPPED: mean(random)}),),
-        measurements=(
-            *tables("clips flipped", [one.flipped.mean(1) for one in done]),
-            *tables("WER", [one.wrong.sum(1) / words.sum() for one in done]),
-        ),
-        notes=(
-            f"{codes[0]} and {codes[1]}, {len(clips)} clips steered; each direction is from one half of the clips and "
-            f"added at {name} of the other half. {_shared_voices(sample, codes, clips)}",
-            f"Added at the encoder's output instead, counted in the same way: {output[0].mean():.2f} of the clips are "
-            f"flipped, {output[1].mean():.2f} by a random direction.",
-        ),
-    )
-
-
-def _shared_voices(sample: SpeechSample, codes: tuple[str, str], clips: Sequence[int]) -> str:
-    """Whether a direction may be one of voices."""
+def _shared_voices(measured: SteeringMeasurement) -> str:
+    """Say whether a direction may be one of voices."""
+    sample, (first, second) = measured.sample, measured.languages
     if not sample.named_voices:
         return "The corpus does not name speakers, so a direction may hold voices as well as languages."
-    if sample.voices_of(codes[0]) == sample.voices_of(codes[1]):
+    if sample.voices_of(first) == sample.voices_of(second):
         return "The same voices speak both languages."
-    sides = _halves(sample, codes, clips)
-    heard = [{sample.voices[i] for i, h in zip(clips, sides, strict=True) if h == half} for half in (0, 1)]
-    shared = sorted(heard[0] & heard[1])
+    halves = [
+        {sample.voices[i] for i, h in zip(measured.clips, measured.halves, strict=True) if h == half} for half in (0, 1)
+    ]
+    shared = sorted(halves[0] & halves[1])
     if not shared:
         return "No voice is in both halves."
     return f"Voices in both halves, which the direction may hold as well: {', '.join(shared)}."
-
-
-def draw(finding: Finding) -> list[Figure]:
-    """Flips beside the control; flips and WER by coefficient."""
-    figures = [draw_controls(finding, 0, "share of clips")]
-    for name in ("clips flipped", "WER"):
-        table = finding.measurement(name)
-        at = np.array(table.axis("coefficient").entries, dtype=float)
-        figure, axes = new_figure(name, "coefficient", "%")
-        for direction, colour in (("language", BLUE), ("random", GRAY)):
-            axes.plot(at, 100 * table.at(direction=direction), color=colour, marker="o", label=direction)
-        figure.set_label(alt_text(name, table.at(direction="language"), [f"{c:g}" for c in at]))
-        add_legend(axes)
-        figures.append(figure)
-    return figures

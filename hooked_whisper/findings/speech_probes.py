@@ -1,12 +1,13 @@
-"""F13: do the encoder's blocks hold the language and whether it is speech, so that a linear probe reads them?
+"""F13: can linear probes on encoder blocks tell the language, and speech from other sounds?
 
 Source: ``probes/`` of github.com/er537/whisper_interpretability and a comment under the LessWrong version of its post,
-which name encoder blocks 2 and 3 of tiny and give no numbers. Its probes are trained by gradient descent with a softmax
-before the cross-entropy; a ridge regression needs no schedule and has one solution.
+which name encoder blocks 2 and 3 of tiny and give no numbers. Its probes are trained by gradient descent, with a
+softmax before the cross-entropy. Ridge regression needs no schedule and has a unique solution.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.experiment import Experiment, Setting
 from hooked_whisper.findings.core.figures import BLUE, GRAY, ORANGE, PURPLE, add_legend, alt_text, new_figure
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.core.records import Axis, Measurement, Table
@@ -21,29 +23,16 @@ from hooked_whisper.findings.early_blocks import halves
 from hooked_whisper.findings.speech.encoder_readings import EncoderReadings
 from hooked_whisper.findings.speech.non_speech import KINDS, VARIANTS
 from hooked_whisper.findings.speech.probes import Fold, fold_hits, voice_folds
-from hooked_whisper.findings.speech.sample import LANGUAGES, SpeechSample, counted, facts_of, speech_sample
+from hooked_whisper.findings.speech.sample import SampleFacts, SpeechSample, counted, require_speech_sample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ID, TITLE = "F13", "Linear probes for language and for speech"
-CLAIM = "Linear probes on the later encoder blocks tell which language is spoken, and speech from other sounds."
-PROTOCOL = (
-    "One probe per block (ridge regression in closed form, fixed penalty) on the residual stream after it. Language: "
-    "on the mean over a clip's positions; voices of the test are not among those of the training. Is it "
-    "speech: on single positions, speech against silence, noise, tones and noise shaped like speech, all equally loud; "
-    "voices and kinds of sound of the test are not among those of the training. Padding and pauses are left out. "
-    "Scores run from 0 (always the commonest answer) to 1 (no error), are balanced over classes, and are averaged over "
-    "the later half of the blocks (2 and 3 of tiny, as published). The same probes read the log-mel spectrogram that "
-    "the encoder gets, the blocks of an untrained model, and learn shuffled labels. Intervals: 95 %, bootstrap over "
-    "voices and kinds of sound, with all of their clips."
-)
-
-# Written before the first run. The source has no numbers, so each threshold is half of what there is to gain:
-# half of the way from always giving the commonest answer to no error; and a quarter of log-mel's errors avoided, since
-# whatever a probe reads in the spectrogram as well is not the encoder's doing (a half would need nearly all clips right
-# where the spectrogram has few errors, and with some 40 clips the interval of a smaller share includes none).
-# Intervals are over voices since the run on tiny.en, with the same thresholds: clips of one voice are alike, and with
+# Thresholds, written before the first run. The source has no numbers, so they are shares of what there is to gain: half
+# of the way from the commonest answer to no error, and a quarter of log-mel's errors avoided. The latter, because what
+# a probe also reads in the spectrogram is not due to the encoder. Half of the errors would require nearly all clips to
+# be right where the spectrogram has few errors, and with some 40 clips the interval of a smaller share includes zero.
+# Since the run on tiny.en, with the same thresholds, intervals are over voices: clips of one voice are alike, and with
 # two voices for most languages an interval over clips is too narrow.
 LEAST_SCORE = 0.5
 LEAST_AVOIDED = 0.25
@@ -60,11 +49,14 @@ UNITS = ("clip", "position")
 
 
 @dataclass(frozen=True, eq=False)
-class Probed:
-    """Share of right answers per clip: ``hits[feature][block, clip]``, NaN where a clip is not tested.
+class ProbeHits:
+    """Results of probes for one question.
 
-    classes: the class of each clip, over which scores are balanced. For log-mel all blocks are equal.
-    groups: the voice, or kind of sound, of each clip: these are resampled, with all of their clips.
+    Attributes:
+        classes: true class of each clip. Scores are balanced over classes.
+        groups: voice or kind of sound of each clip. The bootstrap resamples groups, with all of their clips.
+        hits: share of right answers of each clip, by features; NaN where a clip is not tested. For log-mel all blocks
+            are equal.
     """
 
     classes: Int[np.ndarray, "clip"]
@@ -80,7 +72,7 @@ class Probed:
         return np.isfinite(self.hits["encoder"][0])
 
     def drawn(self, rng: np.random.Generator) -> Float[np.ndarray, "draw clip"]:
-        """How often each clip is in each resample of the groups of its class."""
+        """Return how often each clip is in each resample. Groups are resampled within their class."""
         counts = np.zeros((DRAWS, len(self.classes)))
         for k in np.unique(self.classes[self.tested]):
             names = np.unique(self.groups[self.tested & (self.classes == k)])
@@ -90,7 +82,7 @@ class Probed:
         return counts
 
     def accuracy(self, feature: str, counts: Float[np.ndarray, "*draw clip"]) -> Float[np.ndarray, "block *draw"]:
-        """Mean over classes of the share of right answers, each clip as often as it counts."""
+        """Return the mean over classes of the share of right answers. ``counts``: weight of each clip."""
         values = np.where(self.tested, self.hits[feature], 0)
         means = []
         for k in np.unique(self.classes[self.tested]):
@@ -99,37 +91,30 @@ class Probed:
         return np.mean(means, axis=0)
 
     def every(self) -> Float[np.ndarray, "clip"]:
-        """Each tested clip once."""
+        """Return a weight of 1 for each tested clip."""
         return self.tested.astype(float)
 
 
-def run(context: Context) -> Finding:
-    """The encoder passes are those of F12, F14 and F17; a probe takes a fraction of a second."""
-    if not context.utterances and context.language_speech is None:
-        return Finding(**_facts(context), reason_untestable=f"no speech: {LANGUAGES}")
-    sample = speech_sample(context)
-    return judge(context, sample, probe_all(context, sample))
-
-
-def probe_all(context: Context, sample: SpeechSample) -> dict[tuple[str, str], Probed]:
-    """By (what is asked, unit): languages have no entry where fewer than two have two voices."""
+def probe_all(context: Context, sample: SpeechSample) -> dict[tuple[str, str], ProbeHits]:
+    """Train and test all probes, by question and unit. Language is left out if fewer than two languages have two
+    voices."""
     rng = context.rng("shuffled labels, F13")
     codes = sorted(set(sample.languages))
     n_speech = len(sample.languages)
-    probed: dict[tuple[str, str], Probed] = {}
+    probed: dict[tuple[str, str], ProbeHits] = {}
     language_of = np.array([codes.index(code) for code in sample.languages])
     folds = voice_folds(sample.languages, sample.voices)
     for unit in UNITS if folds else ():
         probed["language", unit] = _probe(sample, language_of, folds, unit, n_speech, rng)
     is_speech = np.array([1] * n_speech + [0] * len(sample.sounds))
-    for what, by_kind in (("is it speech", True), ("is it speech, known kinds", False)):
+    for question, by_kind in (("is it speech", True), ("is it speech, known kinds", False)):
         for unit in UNITS:
-            probed[what, unit] = _probe(sample, is_speech, speech_folds(sample, by_kind), unit, len(is_speech), rng)
+            probed[question, unit] = _probe(sample, is_speech, speech_folds(sample, by_kind), unit, len(is_speech), rng)
     return probed
 
 
 def speech_folds(sample: SpeechSample, by_kind: bool) -> list[Fold]:
-    """Folds over the voices (two halves) times the kinds of sound, or the variants of every kind."""
+    """Return folds over two halves of the voices times the kinds of sound (``by_kind``) or each kind's variants."""
     voices = sorted(set(sample.voices))
     half = np.array([voices.index(voice) % 2 for voice in sample.voices])
     n_sounds = len(sample.sounds)
@@ -149,7 +134,7 @@ def _probe(
     unit: str,
     n_clips: int,
     rng: np.random.Generator,
-) -> Probed:
+) -> ProbeHits:
     names = [*sample.voices, *(sound.kind for sound in sample.sounds)][:n_clips]
     known = np.flatnonzero(np.any([fold.train | fold.test for fold in folds], axis=0)) if folds else np.arange(0)
     shuffled = np.stack([labels] * (1 + SHUFFLES))
@@ -157,13 +142,13 @@ def _probe(
         row[known] = rng.permutation(labels[known])
     hits: dict[str, list[np.ndarray]] = {feature: [] for feature in FEATURES}
     mel = fold_hits(_mel(sample.readings, unit)[:n_clips], labels[None], folds)[0]
-    for mine, blank in zip(_rows(sample.readings, unit), _rows(sample.untrained, unit), strict=True):
-        both = fold_hits(mine[:n_clips], shuffled, folds)
-        hits["encoder"].append(both[0])
-        hits["shuffled labels"].append(both[1:].mean(0))
-        hits["untrained encoder"].append(fold_hits(blank[:n_clips], labels[None], folds)[0])
+    for block, untrained in zip(_rows(sample.readings, unit), _rows(sample.untrained, unit), strict=True):
+        by_labeling = fold_hits(block[:n_clips], shuffled, folds)
+        hits["encoder"].append(by_labeling[0])
+        hits["shuffled labels"].append(by_labeling[1:].mean(0))
+        hits["untrained encoder"].append(fold_hits(untrained[:n_clips], labels[None], folds)[0])
         hits["log-mel"].append(mel)
-    return Probed(
+    return ProbeHits(
         labels, np.unique(names, return_inverse=True)[1], {feature: np.array(rows) for feature, rows in hits.items()}
     )
 
@@ -176,21 +161,23 @@ def _mel(readings: EncoderReadings, unit: str) -> Float[np.ndarray, "clip row fe
     return readings.pooled_mel[:, None] if unit == "clip" else readings.mel
 
 
-def later_score(probed: Probed, feature: str, counts: np.ndarray) -> Float[np.ndarray, "*draw"]:
-    """From 0 (chance) to 1, mean over the later half of the blocks."""
+def later_score(probed: ProbeHits, feature: str, counts: np.ndarray) -> Float[np.ndarray, "*draw"]:
+    """Return the score from 0 (chance) to 1, mean over the later half of the blocks."""
     later = halves(len(probed.hits[feature]))[1]
     chance = 1 / probed.n_classes
     return np.asarray((probed.accuracy(feature, counts)[later].mean(0) - chance) / (1 - chance))
 
 
-def avoided(probed: Probed, feature: str, counts: np.ndarray) -> Float[np.ndarray, "*draw"]:
-    """Share of log-mel's errors that another probe does not make; NaN where log-mel makes none."""
+def avoided(probed: ProbeHits, feature: str, counts: np.ndarray) -> Float[np.ndarray, "*draw"]:
+    """Return the share of log-mel's errors that another probe avoids; NaN where log-mel makes none."""
     errors = 1 - later_score(probed, "log-mel", counts)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(errors > 1e-9, 1 - (1 - later_score(probed, feature, counts)) / errors, np.nan)
 
 
-def _estimates(probed: Probed, feature: str, names: tuple[str, str], rng: np.random.Generator) -> dict[str, Estimate]:
+def _estimates(
+    probed: ProbeHits, feature: str, names: tuple[str, str], rng: np.random.Generator
+) -> dict[str, Estimate]:
     draws, every = probed.drawn(rng), probed.every()
     return {
         name: Estimate.of(float(statistic(probed, feature, every)), statistic(probed, feature, draws))
@@ -198,87 +185,150 @@ def _estimates(probed: Probed, feature: str, names: tuple[str, str], rng: np.ran
     }
 
 
-def judge(context: Context, sample: SpeechSample, probed: dict[tuple[str, str], Probed]) -> Finding:
-    """Thresholds and controls over what the probes got right."""
-    statistics: dict[str, dict[str, Estimate]] = {feature: {} for feature in FEATURES}
-    judged = ((("language", "clip"), (LANGUAGE, LANGUAGE_GAIN)), (("is it speech", "position"), (SPEECH, SPEECH_GAIN)))
-    for key, names in judged:
-        if key in probed and probed[key].tested.any():
-            for feature in FEATURES:
-                values = _estimates(probed[key], feature, names, context.rng(f"F13 {key}"))
-                statistics[feature] |= values
-    ours = statistics["encoder"]
-    enough = sum(len(sample.voices_of(code)) >= LEAST_VOICES for code in set(sample.languages))
-    voices = ", ".join(f"{len(sample.voices_of(code))} of {code}" for code in sorted(set(sample.languages)))
+@dataclass(frozen=True, eq=False)
+class SpeechProbeHits:
+    """Results of all probes, by question and unit. ``n_blocks``: of the encoder."""
+
+    sample: SampleFacts
+    probed: Mapping[tuple[str, str], ProbeHits]
+    n_blocks: int
+
+
+class SpeechProbes(Experiment[SpeechProbeHits]):
+    """F13: linear probes for language and for speech."""
+
+    id, title = "F13", "Linear probes for language and for speech"
+    claim = "Linear probes on the later encoder blocks tell which language is spoken, and speech from other sounds."
+    protocol = (
+        "One probe per block (ridge regression in closed form, fixed penalty) on the residual stream after it. "
+        "Language: on the mean over a clip's positions; voices of the test are not among those of the training. Is it "
+        "speech: on single positions, speech against silence, noise, tones and noise shaped like speech, all equally "
+        "loud; voices and kinds of sound of the test are not among those of the training. Padding and pauses are left "
+        "out. Scores run from 0 (always the commonest answer) to 1 (no error), are balanced over classes, and are "
+        "averaged over the later half of the blocks (2 and 3 of tiny, as published). The same probes read the log-mel "
+        "spectrogram that the encoder gets, the blocks of an untrained model, and learn shuffled labels. Intervals: "
+        "95 %, bootstrap over voices and kinds of sound, with all of their clips."
+    )
+    published_summary = "tiny, blocks 2 and 3: probes for language and is-speech were said to work; no numbers"
+
+    def parameters(self, context: Context) -> dict[str, Any]:
+        return {"later_blocks": halves(context.model.cfg.encoder.n_layers)[1], "shuffles": SHUFFLES}
+
+    def measure(self, context: Context) -> SpeechProbeHits:
+        """Share the encoder passes with F12, F14 and F17; a probe takes a fraction of a second."""
+        sample = require_speech_sample(context)
+        return SpeechProbeHits(sample.facts, probe_all(context, sample), context.model.cfg.encoder.n_layers)
+
+    def judge(self, measured: SpeechProbeHits, setting: Setting) -> Finding:
+        probed, sample = measured.probed, measured.sample
+        statistics: dict[str, dict[str, Estimate]] = {features: {} for features in FEATURES}
+        judged = (
+            (("language", "clip"), (LANGUAGE, LANGUAGE_GAIN)),
+            (("is it speech", "position"), (SPEECH, SPEECH_GAIN)),
+        )
+        for key, names in judged:
+            if key in probed and probed[key].tested.any():
+                for features in FEATURES:
+                    statistics[features] |= _estimates(probed[key], features, names, setting.rng(f"F13 {key}"))
+        encoder = statistics["encoder"]
+        enough, name = _voices_gate(sample)
+        descriptions = {
+            "log-mel": "the same probes on the spectrogram that the encoder gets (mean and deviation over a clip)",
+            "untrained encoder": "the same probes on random weights",
+            "shuffled labels": (
+                f"probes that learned each other clip's label, {SHUFFLES} times, tested on the true ones"
+            ),
+        }
+        chance = {name: Estimate(0) for name in (LANGUAGE, SPEECH) if name in encoder}
+        thresholds = {
+            LANGUAGE: LEAST_SCORE,
+            SPEECH: LEAST_SCORE,
+            LANGUAGE_GAIN: LEAST_AVOIDED,
+            SPEECH_GAIN: LEAST_AVOIDED,
+        }
+        return self.finding(
+            setting,
+            inputs=sample.inputs,
+            criteria=(
+                *(Criterion(n, encoder[n], least, "at least") for n, least in thresholds.items() if n in encoder),
+                Criterion(name, Estimate(enough), 2, "at least", role="gate"),
+            ),
+            controls=(
+                *(Control(name, text, statistics[name]) for name, text in descriptions.items()),
+                Control("commonest answer", "chance: the classes are balanced", chance),
+            ),
+            measurements=_measurements(measured, setting),
+            tables=_tables(probed),
+            notes=_notes(sample, probed),
+        )
+
+    def draw(self, finding: Finding) -> list[Figure]:
+        """Draw the accuracy by block for language and for speech, with the controls."""
+        looks = dict(
+            zip(FEATURES, ((BLUE, "o", "-"), (PURPLE, "s", "--"), (GRAY, "x", ":"), (ORANGE, "^", "-")), strict=True)
+        )
+        names = [measurement.name for measurement in finding.measurements]
+        figures = []
+        for question, unit, title in (
+            ("language", "clip", "Language"),
+            ("is it speech", "position", "Is it speech?"),
+        ):
+            if f"accuracy, {question}" not in names:
+                continue
+            table = finding.measurement(f"accuracy, {question}")
+            blocks = np.array(table.axis("block").entries)
+            title_of_unit = f"{title} by block, one answer per {unit}"
+            figure, axes = new_figure(title_of_unit, "encoder block", "balanced accuracy (%)")
+            for features, (color, marker, line) in looks.items():
+                values = 100 * table.at(unit=unit, features=features)
+                axes.plot(blocks, values[:, 0], color=color, marker=marker, linestyle=line, label=features)
+                axes.fill_between(blocks, values[:, 1], values[:, 2], color=color, alpha=0.2, linewidth=0)
+            axes.set_xticks(blocks)
+            axes.set_ylim(0, 102)
+            add_legend(axes, below=True)
+            accuracy = table.at(unit=unit, features="encoder", bound="value")
+            figure.set_label(alt_text(f"{title} by block", accuracy, [f"block {b}" for b in blocks]))
+            figures.append(figure)
+        return figures
+
+
+def _voices_gate(sample: SampleFacts) -> tuple[int, str]:
+    """Return the number of languages with enough voices, and the name of the gate, with the remedy if it is not met."""
+    codes = sorted(set(sample.languages))
+    enough = sum(len(sample.voices_of(code)) >= LEAST_VOICES for code in codes)
+    voices = ", ".join(f"{len(sample.voices_of(code))} of {code}" for code in codes)
     missing = (
         f" ({counted(sample.languages)} by {voices} voices: leave out --corpus and --audio, or pass --corpus with "
         f"{LEAST_VOICES} voices or more of each of two languages)"
         if enough < 2
         else ""
     )
-    criteria = (
-        *(Criterion(name, ours[name], LEAST_SCORE, "at least") for name in (LANGUAGE, SPEECH) if name in ours),
-        *(
-            Criterion(name, ours[name], LEAST_AVOIDED, "at least")
-            for name in (LANGUAGE_GAIN, SPEECH_GAIN)
-            if name in ours
-        ),
-        Criterion(
-            f"languages with {LEAST_VOICES} voices or more{missing}", Estimate(enough), 2, "at least", role="gate"
-        ),
-    )
-    descriptions = {
-        "log-mel": "the same probes on the spectrogram that the encoder gets (mean and deviation over a clip)",
-        "untrained encoder": "the same probes on random weights",
-        "shuffled labels": f"probes that learned each other clip's label, {SHUFFLES} times, tested on the true ones",
-    }
-    chance = {name: Estimate(0) for name in (LANGUAGE, SPEECH) if name in ours}
-    return Finding(
-        **_facts(context, sample),
-        criteria=criteria,
-        controls=(
-            *(Control(name, text, statistics[name]) for name, text in descriptions.items()),
-            Control("commonest answer", "chance: the classes are balanced", chance),
-        ),
-        measurements=_measurements(context, sample, probed),
-        tables=_tables(probed),
-        notes=_notes(sample, probed),
-    )
+    return enough, f"languages with {LEAST_VOICES} voices or more{missing}"
 
 
-def _facts(context: Context, sample: SpeechSample | None = None) -> dict[str, Any]:
-    return facts_of(
-        context,
-        sample,
-        (ID, TITLE, CLAIM, PROTOCOL),
-        "tiny, blocks 2 and 3: probes for language and is-speech were said to work; no numbers",
-        later_blocks=halves(context.model.cfg.encoder.n_layers)[1],
-        shuffles=SHUFFLES,
-    )
-
-
-def _measurements(
-    context: Context, sample: SpeechSample, probed: dict[tuple[str, str], Probed]
-) -> tuple[Measurement, ...]:
-    blocks = Axis("block", tuple(range(context.model.cfg.encoder.n_layers)))
+def _measurements(measured: SpeechProbeHits, setting: Setting) -> tuple[Measurement, ...]:
+    probed = measured.probed
+    blocks = Axis("block", tuple(range(measured.n_blocks)))
     bound, features, units = Axis("bound", ("value", "low", "high")), Axis("features", FEATURES), Axis("unit", UNITS)
     tables = []
-    for what in dict.fromkeys(name for name, _ in probed):
+    for question in dict.fromkeys(question for question, _ in probed):
         rows = []
         for unit in UNITS:
-            one = probed[what, unit]
-            if not one.tested.any():
+            hits = probed[question, unit]
+            if not hits.tested.any():
                 continue
-            draws, every = one.drawn(context.rng(f"F13 {what} {unit}")), one.every()
+            draws, every = hits.drawn(setting.rng(f"F13 {question} {unit}")), hits.every()
             for feature in FEATURES:
-                values, samples = one.accuracy(feature, every), one.accuracy(feature, draws)
+                values, samples = hits.accuracy(feature, every), hits.accuracy(feature, draws)
                 rows.append([Estimate.of(v, s).row for v, s in zip(values, samples, strict=True)])
         if rows:
             shape = (len(UNITS), len(FEATURES), len(blocks.entries), 3)
-            tables.append(Measurement(f"accuracy, {what}", (units, features, blocks, bound), np.reshape(rows, shape)))
+            tables.append(
+                Measurement(f"accuracy, {question}", (units, features, blocks, bound), np.reshape(rows, shape))
+            )
     speech = probed["is it speech", "position"]
     if speech.tested.any():
-        n = len(sample.languages)
+        n = len(measured.sample.languages)
         kinds = [
             [speech.hits[f][:, n + VARIANTS * k : n + VARIANTS * (k + 1)].mean(1) for k in range(len(KINDS))]
             for f in FEATURES
@@ -288,36 +338,29 @@ def _measurements(
     return tuple(tables)
 
 
-def _tables(probed: dict[tuple[str, str], Probed]) -> tuple[Table, ...]:
+def _tables(probed: Mapping[tuple[str, str], ProbeHits]) -> tuple[Table, ...]:
     tables = []
-    for (what, unit), one in probed.items():
-        if not one.tested.any():
+    for (question, unit), hits in probed.items():
+        if not hits.tested.any():
             continue
-        values = {feature: one.accuracy(feature, one.every()) for feature in FEATURES}
+        values = {feature: hits.accuracy(feature, hits.every()) for feature in FEATURES}
         rows = tuple((feature, *(f"{100 * v:.0f} %" for v in row)) for feature, row in values.items())
         columns = ("features", *(f"block {b}" for b in range(len(rows[0]) - 1)))
-        tables.append(
-            Table(
-                f"Accuracy, {what}, one answer per {unit} (chance {100 / one.n_classes:.0f} %)",
-                "this run",
-                columns,
-                rows,
-            )
-        )
+        title = f"Accuracy, {question}, one answer per {unit} (chance {100 / hits.n_classes:.0f} %)"
+        tables.append(Table(title, "this run", columns, rows))
     return tuple(tables)
 
 
-def _notes(sample: SpeechSample, probed: dict[tuple[str, str], Probed]) -> tuple[str, ...]:
+def _notes(sample: SampleFacts, probed: Mapping[tuple[str, str], ProbeHits]) -> tuple[str, ...]:
     voices = {code: len(sample.voices_of(code)) for code in sorted(set(sample.languages))}
     notes = [f"Clips: {counted(sample.languages)}; voices: {', '.join(f'{n} of {c}' for c, n in voices.items())}."]
     if ("language", "clip") in probed:
         single = [code for code, n in voices.items() if n < LEAST_VOICES]
         if single:
-            notes.append(f"Left out, since no second voice is there to be tested on: {', '.join(single)}.")
+            notes.append(f"Left out, since there is no second voice to test on: {', '.join(single)}.")
         if not sample.named_voices:
             notes.append("The corpus does not name speakers: a voice may be in training and in test.")
-        texts = [u.text for u in sample.context.utterances]
-        if len(set(texts)) < len(texts):
+        if sample.repeated_texts:
             notes.append("Some sentences are spoken by several voices: a sentence may be in training and in test.")
     notes.append(
         "Each voice speaks one language. Whatever else the voices of a language share (how a synthesizer speaks it, "
@@ -325,29 +368,3 @@ def _notes(sample: SpeechSample, probed: dict[tuple[str, str], Probed]) -> tuple
     )
     notes.append("The sounds are synthetic; music, animals and crowds are not among them.")
     return tuple(notes)
-
-
-def draw(finding: Finding) -> list[Figure]:
-    """Accuracy by block for language and for speech, with the controls."""
-    looks = dict(
-        zip(FEATURES, ((BLUE, "o", "-"), (PURPLE, "s", "--"), (GRAY, "x", ":"), (ORANGE, "^", "-")), strict=True)
-    )
-    figures = []
-    for what, unit, title in (("language", "clip", "Language"), ("is it speech", "position", "Is it speech?")):
-        names = [m.name for m in finding.measurements]
-        if f"accuracy, {what}" not in names:
-            continue
-        table = finding.measurement(f"accuracy, {what}")
-        blocks = np.array(table.axis("block").entries)
-        figure, axes = new_figure(f"{title} by block, one answer per {unit}", "encoder block", "balanced accuracy (%)")
-        for feature, (colour, marker, line) in looks.items():
-            values = 100 * table.at(unit=unit, features=feature)
-            axes.plot(blocks, values[:, 0], color=colour, marker=marker, linestyle=line, label=feature)
-            axes.fill_between(blocks, values[:, 1], values[:, 2], color=colour, alpha=0.2, linewidth=0)
-        axes.set_xticks(blocks)
-        axes.set_ylim(0, 102)
-        add_legend(axes, below=True)
-        own = table.at(unit=unit, features="encoder", bound="value")
-        figure.set_label(alt_text(f"{title} by block", own, [f"block {b}" for b in blocks]))
-        figures.append(figure)
-    return figures

@@ -1,4 +1,4 @@
-"""F14: counted where the words are still understood; runs on two languages; says what is missing."""
+"""F14: flips count only while the words are recognized; it runs on two languages; refusals."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ import torch
 from hooked_whisper import HookedWhisper
 from hooked_whisper.findings import REGISTRY, language_steering
 from hooked_whisper.findings.core.context import Context
-from hooked_whisper.findings.language_steering import Steered, language_direction
+from hooked_whisper.findings.language_steering import LanguageSteering, SteeringResult, language_direction
 from hooked_whisper.findings.speech.sample import speech_sample
 from hooked_whisper.interventions.steer import steer
 from tests.core.twins import listeners
 from tests.findings.worlds import small_config, small_context, utterance
 
 
-def test_flips_count_only_while_the_words_are_there() -> None:
+def test_flips_count_only_while_the_words_are_recognized() -> None:
     words, plain = np.full(4, 5.0), np.array([1.0, 0, 0, 0])
     flipped = np.array([[False] * 4, [True, False, False, True], [True] * 4])
-    one = Steered(flipped, np.array([[1.0, 0, 0, 0], [1.0, 1, 0, 0], [5.0, 5, 5, 5]]))
-    assert one.usable(words, plain) == [0, 1]
-    assert one.flips([0, 1]).tolist() == [1, 0, 0, 1] and one.flips([]).tolist() == [0] * 4
+    result = SteeringResult(flipped, np.array([[1.0, 0, 0, 0], [1.0, 1, 0, 0], [5.0, 5, 5, 5]]))
+    assert result.usable(words, plain) == [0, 1]
+    assert result.flips([0, 1]).tolist() == [1, 0, 0, 1] and result.flips([]).tolist() == [0] * 4
 
 
 def spoken(codes: str) -> Context:
     context = small_context()
     clips = []
     for k, code in enumerate(codes.split()):
-        one = utterance(f"u{k}", "the cat sat", seed=k)
-        clips.append(one.with_alignment(replace(one.alignment, extra={"language": code})))
+        clip = utterance(f"u{k}", "the cat sat", seed=k)
+        clips.append(clip.with_alignment(replace(clip.alignment, extra={"language": code})))
     return Context(context.model, context.untrained, tuple(clips))
 
 
 def test_it_runs_on_two_languages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(language_steering, "LEAST_CLIPS", 3)
     context = spoken("de en de en de en fr")
-    finding = language_steering.run(context)
+    finding = LanguageSteering().run(context)
     assert finding.status == "measured, no verdict" and "WER" in finding.status_reason
     assert finding.measurement("clips flipped").values.shape == (2, 3)
     assert finding.measurement("WER, added at the encoder's output").values.shape == (2, 3)
-    assert len(language_steering.draw(finding)) == 3 and not listeners(context.model)
+    assert len(finding.draw()) == 3 and not listeners(context.model)
 
 
 def test_a_direction_is_from_the_other_half() -> None:
@@ -63,11 +63,11 @@ def test_steering_is_that_of_a_hook_at_the_middle_block() -> None:
     assert torch.allclose(hooked, resumed, atol=1e-5)
 
 
-def test_too_few_clips_say_how_many_there_are() -> None:
-    finding = language_steering.run(spoken("de de en"))
+def test_too_few_clips_are_counted_in_the_reason() -> None:
+    finding = LanguageSteering().run(spoken("de de en"))
     assert finding.status == "not testable" and "2 of de, 1 of en were given; needs 6" in finding.status_reason
     assert "other half" in finding.status_reason and "--corpus" in finding.status_reason
-    assert language_steering.run(small_context()).status == "not testable"
+    assert LanguageSteering().run(small_context()).status == "not testable"
 
 
 @pytest.mark.parametrize("id", ["F12", "F14"])

@@ -1,4 +1,4 @@
-"""F13: probes against least squares, folds without leaks, planted language and speech that must be found, refusals."""
+"""F13: probes against least squares, folds without leaks, planted language and speech, refusals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.speech.non_speech import KINDS, VARIANTS
 from hooked_whisper.findings.speech.probes import fold_hits, ridge_scores, voice_folds
 from hooked_whisper.findings.speech.sample import balanced_indices, speech_sample
-from hooked_whisper.findings.speech_probes import FEATURES, LANGUAGE, SPEECH, Probed, probe_all, speech_folds
+from hooked_whisper.findings.speech_probes import (
+    FEATURES,
+    LANGUAGE,
+    SPEECH,
+    ProbeHits,
+    SpeechProbes,
+    probe_all,
+    speech_folds,
+)
 from tests.core.twins import listeners
 from tests.findings.worlds import small_context, small_model, utterance
 
@@ -22,8 +30,8 @@ from tests.findings.worlds import small_context, small_model, utterance
 def spoken(codes: str, voices: str) -> Context:
     clips = []
     for k, (code, voice) in enumerate(zip(codes.split(), voices.split(), strict=True)):
-        one = utterance(f"u{k}", "the cat sat", seed=k)
-        clips.append(one.with_alignment(replace(one.alignment, speaker=voice, extra={"language": code})))
+        clip = utterance(f"u{k}", "the cat sat", seed=k)
+        clips.append(clip.with_alignment(replace(clip.alignment, speaker=voice, extra={"language": code})))
     return Context(small_model(0), small_model(1), tuple(clips))
 
 
@@ -58,7 +66,7 @@ def test_folds_share_no_voice_and_test_each_once(clips: list[tuple[str, int]]) -
     assert tested.tolist() == [1.0 if len(several) == 2 else 0.0] * len(clips) or len(several) < 2
 
 
-def test_a_probe_finds_what_is_planted_and_no_more() -> None:
+def test_a_probe_finds_planted_labels_and_not_shuffled_ones() -> None:
     rng = np.random.default_rng(0)
     labels = np.array([0, 1] * 20)
     voices = [f"{k % 2}{(k // 2) % 4}" for k in range(40)]
@@ -73,18 +81,18 @@ def test_a_probe_finds_what_is_planted_and_no_more() -> None:
 def test_scores_run_from_chance_to_one() -> None:
     classes = np.array([0, 0, 0, 1])
     perfect, constant = np.ones((2, 4)), np.tile([1.0, 1, 1, 0], (2, 1))
-    probed = Probed(classes, np.arange(4), {"encoder": perfect, "log-mel": constant})
+    probed = ProbeHits(classes, np.arange(4), {"encoder": perfect, "log-mel": constant})
     assert speech_probes.later_score(probed, "encoder", probed.every()) == 1
     assert speech_probes.later_score(probed, "log-mel", probed.every()) == 0
     assert speech_probes.avoided(probed, "encoder", probed.every()) == 1
-    none = Probed(classes, np.arange(4), {"encoder": perfect, "log-mel": perfect})
+    none = ProbeHits(classes, np.arange(4), {"encoder": perfect, "log-mel": perfect})
     assert np.isnan(speech_probes.avoided(none, "encoder", none.every()))
 
 
 def test_intervals_are_over_voices() -> None:
     classes, voices = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1]), np.array([0, 0, 1, 1, 2, 2, 3, 3, 4])
     right = np.array([[1.0, 1, 0, 0, 1, 1, 1, 1, np.nan]])
-    probed = Probed(classes, voices, {"encoder": right})
+    probed = ProbeHits(classes, voices, {"encoder": right})
     counts = probed.drawn(np.random.default_rng(0))
     assert (counts[:, [0, 2, 4, 6]] == counts[:, [1, 3, 5, 7]]).all() and not counts[:, 8].any()
     assert set(probed.accuracy("encoder", counts)[0]) == {0.5, 0.75, 1.0}
@@ -92,7 +100,7 @@ def test_intervals_are_over_voices() -> None:
 
 
 def test_a_language_with_one_voice_is_named() -> None:
-    finding = speech_probes.run(spoken("de en de en fr", "a b c d e"))
+    finding = SpeechProbes().run(spoken("de en de en fr", "a b c d e"))
     assert any("Left out" in note and note.endswith("fr.") for note in finding.notes)
 
 
@@ -100,9 +108,9 @@ def test_languages_and_voices_take_turns() -> None:
     assert balanced_indices(["en"] * 5 + ["de"], ["a", "a", "a", "b", "b", "c"], 3) == [0, 1, 3, 5]
 
 
-def test_it_runs_and_shows_every_probe() -> None:
+def test_it_runs_and_draws_every_probe() -> None:
     context = spoken(*TWO)
-    finding = speech_probes.run(context)
+    finding = SpeechProbes().run(context)
     assert {LANGUAGE, SPEECH} < {c.name for c in finding.claims} and len(finding.controls) == 4
     assert finding.measurement("accuracy, language").values.shape == (2, len(FEATURES), 2, 3)
     assert len(finding.draw()) == 2 and not listeners(context.model)

@@ -1,4 +1,4 @@
-"""F17: mean cosines against slow ones, a planted difference that raw cosines hide, sounds as loud as the speech."""
+"""F17: mean cosines against slow ones, a difference that raw cosines hide, loudness of the sounds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hooked_whisper.findings import REGISTRY
 from hooked_whisper.findings.speech.encoder_readings import loud_positions, read_encoder
 from hooked_whisper.findings.speech.non_speech import KINDS, VARIANTS, sounds_like
 from hooked_whisper.findings.speech.sample import speech_sample
-from hooked_whisper.findings.speech_similarity import CENTRED, RAW, _contrast, cosines, within_speech
+from hooked_whisper.findings.speech_similarity import CENTERED, RAW, _contrast, cosines, within_speech
 from tests.findings.worlds import small_context, small_model
 
 RNG = np.random.default_rng(0)
@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 
 def test_mean_cosines_are_those_of_all_pairs() -> None:
     rows = RNG.normal(size=(3, 4, 6))
-    values = cosines(rows, 2, centred=False).values
+    values = cosines(rows, 2, centered=False).values
     unit = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
     slow = np.mean([unit[0, i] @ unit[2, j] for i in range(4) for j in range(4)])
     assert values[0, 2] == pytest.approx(slow) and values == pytest.approx(values.T)
@@ -30,8 +30,8 @@ def test_a_common_part_hides_a_difference_from_raw_cosines() -> None:
     rows = RNG.normal(size=(12, 8, 16))
     rows[:6, :, 0] += 4
     rows[..., 1] += 100
-    raw, centred = (_contrast(cosines(rows, 6, c).groups(np.arange(6), np.arange(6, 12))) for c in (False, True))
-    assert raw < 0.01 < 0.2 < centred
+    raw, centered = (_contrast(cosines(rows, 6, c).groups(np.arange(6), np.arange(6, 12))) for c in (False, True))
+    assert raw < 0.01 < 0.2 < centered
 
 
 def test_sounds_are_as_loud_as_the_clips() -> None:
@@ -66,14 +66,14 @@ def test_the_measure_finds_nothing_within_speech_and_voices_that_differ() -> Non
     sample = speech_sample(small_context(count=10))
     rows = RNG.normal(size=sample.readings.early.shape)
     vars(sample)["readings"] = replace(sample.readings, early=rows)
-    assert abs(within_speech(sample, centred=True)) < 0.05
+    assert abs(within_speech(sample, centered=True)) < 0.05
     rows[:10:2, :, 0] += 50  # every second clip, as the halves of a single voice
-    assert within_speech(sample, centred=True) > 0.2
+    assert within_speech(sample, centered=True) > 0.2
 
 
 def test_it_runs_on_any_speech() -> None:
     finding = REGISTRY["F17"].run(small_context(count=12))
-    assert [c.name for c in finding.claims] == [RAW, CENTRED]
+    assert [c.name for c in finding.claims] == [RAW, CENTERED]
     assert finding.measurement("mean cosine").values.shape == (4, 2, 4, 3) and len(finding.draw()) == 2
     assert finding.measurement("contrast of speech and each kind of sound").values.shape == (len(KINDS), 2)
     assert REGISTRY["F17"].run(small_context(count=3)).status == "measured, no verdict"

@@ -40,8 +40,8 @@ class EncoderReadings:
     early: Float[np.ndarray, "clip position d_mlp"]
     mel: Float[np.ndarray, "clip position feature"]
     pooled_mel: Float[np.ndarray, "clip feature"]
-    middle: Float[Tensor, "speech position d_model"]
-    encoded: Float[Tensor, "speech position d_model"]
+    middle: Float[Tensor, "speech n_ctx d_model"]
+    encoded: Float[Tensor, "speech n_ctx d_model"]
     middle_block: int
 
 
@@ -66,7 +66,9 @@ def read_encoder(
     step = model.time.samples_per_position
     clip_positions = [loud_positions(clip, model) for clip in speech]
     clip_positions += [np.arange(min(len(clip) // step, model.time.n_ctx)) for clip in sounds]
-    sampled_positions = [positions[np.linspace(0, len(positions) - 1, POSITIONS).round().astype(int)] for positions in clip_positions]
+    sampled_positions = [
+        positions[np.linspace(0, len(positions) - 1, POSITIONS).round().astype(int)] for positions in clip_positions
+    ]
     n_blocks, halfway = model.cfg.encoder.n_layers, middle_block(model)
     pooled: list[list[np.ndarray]] = [[] for _ in range(n_blocks)]
     at_positions: list[list[np.ndarray]] = [[] for _ in range(n_blocks)]

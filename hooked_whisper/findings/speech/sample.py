@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper.findings.core.context import ENCODER_BATCH, Context
+from hooked_whisper.findings.core.experiment import Untestable
 from hooked_whisper.findings.core.sources import PER_LANGUAGE
 from hooked_whisper.findings.speech.encoder_readings import EncoderReadings, read_encoder
 from hooked_whisper.findings.speech.non_speech import Sound, sounds_like
@@ -25,6 +26,28 @@ LANGUAGES = (
 
 
 @dataclass(frozen=True, eq=False)
+class SampleFacts:
+    """Facts about a sample of clips.
+
+    Attributes:
+        languages, voices: of each clip.
+        named_voices: whether the corpus names speakers.
+        repeated_texts: whether several clips have the same text.
+        inputs: what a finding records about the clips and sounds.
+    """
+
+    languages: tuple[str, ...]
+    voices: tuple[str, ...]
+    named_voices: bool
+    repeated_texts: bool
+    inputs: dict[str, Any]
+
+    def voices_of(self, code: str) -> set[str]:
+        """Return the voices that speak a language."""
+        return {voice for voice, language in zip(self.voices, self.languages, strict=True) if language == code}
+
+
+@dataclass(frozen=True, eq=False)
 class SpeechSample:
     """At most :data:`PER_LANGUAGE` clips of each language, and non-speech sounds of the same loudness.
 
@@ -32,11 +55,13 @@ class SpeechSample:
         context: its utterances are the clips.
         languages: language code of each clip.
         sounds: non-speech sounds.
+        packaged: whether the clips are the packaged speech in several languages.
     """
 
     context: Context
     languages: tuple[str, ...]
     sounds: tuple[Sound, ...]
+    packaged: bool = False
 
     @property
     def voices(self) -> tuple[str, ...]:
@@ -46,10 +71,6 @@ class SpeechSample:
     def named_voices(self) -> bool:
         """Whether the corpus names speakers. If not, each clip counts as a separate voice."""
         return any(voice != u.id for voice, u in zip(self.voices, self.context.utterances, strict=True))
-
-    def voices_of(self, code: str) -> set[str]:
-        """Return the voices that speak a language."""
-        return {voice for voice, language in zip(self.voices, self.languages, strict=True) if language == code}
 
     @cached_property
     def readings(self) -> EncoderReadings:
@@ -66,12 +87,20 @@ class SpeechSample:
         """Encoder output of the clips; the context's if another finding has computed it."""
         return self.context.encoded if "encoded" in vars(self.context) else self.readings.encoded
 
-    def inputs(self, context: Context) -> dict[str, Any]:
-        """Describe the clips and sounds for the record of a finding on ``context``."""
-        facts = dict(self.context.inputs())
-        if context.language_speech is not None:
-            facts["origin"] = "packaged speech in several languages"
-        return facts | {"languages": counted(self.languages), "other_sounds": len(self.sounds)}
+    @property
+    def facts(self) -> SampleFacts:
+        """What a finding on this sample records."""
+        inputs = dict(self.context.inputs())
+        if self.packaged:
+            inputs["origin"] = "packaged speech in several languages"
+        texts = [u.text for u in self.context.utterances]
+        return SampleFacts(
+            self.languages,
+            self.voices,
+            self.named_voices,
+            len(set(texts)) < len(texts),
+            inputs | {"languages": counted(self.languages), "other_sounds": len(self.sounds)},
+        )
 
     def _read(self, model: HookedWhisper) -> EncoderReadings:
         audio = [u.samples for u in self.context.utterances]
@@ -79,18 +108,25 @@ class SpeechSample:
         return read_encoder(model, audio, [sound.audio for sound in self.sounds], steps)
 
 
-def english_only(context: Context) -> str:
-    """Return why a finding about languages cannot run on an English-only model, and the remedy; empty if it can."""
-    model = context.model
-    return "" if model.is_multilingual else f"{model.cfg.name} is English-only: run with --model base"
+def require_multilingual(model: HookedWhisper) -> None:
+    """Check that the model has language tokens.
+
+    Raises:
+        Untestable: if it is English-only.
+    """
+    if not model.is_multilingual:
+        raise Untestable(f"{model.cfg.name} is English-only: run with --model base")
 
 
-def facts_of(
-    context: Context, sample: SpeechSample | None, names: tuple[str, str, str, str], published: str, **parameters: Any
-) -> dict[str, Any]:
-    """Return the fields that every finding on these clips sets. ``names``: id, title, claim, protocol."""
-    facts = context.common(*names) | {"published_summary": published, "parameters": parameters}
-    return facts if sample is None else facts | {"inputs": sample.inputs(context)}
+def require_speech_sample(context: Context) -> SpeechSample:
+    """Return :func:`speech_sample`.
+
+    Raises:
+        Untestable: if the context has no speech.
+    """
+    if not context.utterances and context.language_speech is None:
+        raise Untestable(f"no speech: {LANGUAGES}")
+    return speech_sample(context)
 
 
 def speech_sample(context: Context) -> SpeechSample:
@@ -116,7 +152,7 @@ def _speech_sample(context: Context) -> SpeechSample:
         pool = selected
     rng = context.rng("sounds that are not speech")
     sounds = sounds_like([u.samples for u in pool.utterances], pool.model.time, rng)
-    return SpeechSample(pool, tuple(languages[i] for i in indices), sounds)
+    return SpeechSample(pool, tuple(languages[i] for i in indices), sounds, context.language_speech is not None)
 
 
 def balanced_indices(languages: Sequence[str], voices: Sequence[str], most: int) -> list[int]:
