@@ -1,4 +1,4 @@
-"""The parts of a logit sum to it, and each is what its part alone writes."""
+"""Contributions sum to the logit, and each equals what its part writes."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ def run(model):
 def test_parts_sum_to_the_logit_and_to_differences(model, run, parts) -> None:
     logits, cache = run
     right = torch.tensor([[17], [99]])
-    one = direct_logit_attribution(cache, right, parts=parts)
+    single = direct_logit_attribution(cache, right, parts=parts)
     torch.testing.assert_close(
-        one.values.sum(0), logits.gather(-1, right[:, None].expand(2, 7, 1))[..., 0], rtol=0, atol=1e-4
+        single.values.sum(0), logits.gather(-1, right[:, None].expand(2, 7, 1))[..., 0], rtol=0, atol=1e-4
     )
-    two = direct_logit_attribution(cache, right, 5, parts=parts)
-    torch.testing.assert_close(two.values.sum(0), one.total - logits[..., 5], rtol=0, atol=1e-4)
-    assert one.error < 1e-4 and two.error < 1e-4
-    assert len(one.labels) == len(one.kinds) == len(one.values)
-    assert len(set(one.labels)) == len(one.labels)
-    torch.testing.assert_close(sum(two.by_kind().values()), two.values.sum(0))
+    difference = direct_logit_attribution(cache, right, 5, parts=parts)
+    torch.testing.assert_close(difference.values.sum(0), single.total - logits[..., 5], rtol=0, atol=1e-4)
+    assert single.error < 1e-4 and difference.error < 1e-4
+    assert len(single.labels) == len(single.kinds) == len(single.values)
+    assert len(set(single.labels)) == len(single.labels)
+    torch.testing.assert_close(sum(difference.by_kind().values()), difference.values.sum(0))
 
 
 @pytest.mark.parametrize("parts", ["block", "head", "neuron"])
-def test_the_names_that_are_needed_are_enough(model, parts) -> None:
+def test_attribution_names_are_sufficient(model, parts) -> None:
     mel, tokens = torch.zeros(1, 80, 120), torch.tensor([[1, 2]])
     _, small = model.run_with_cache(mel, tokens, names_filter=attribution_names(parts))
     _, whole = model.run_with_cache(mel, tokens)
-    found, same = (direct_logit_attribution(cache, 3, parts=parts) for cache in (small, whole))
-    torch.testing.assert_close(found.values, same.values)
+    table, same = (direct_logit_attribution(cache, 3, parts=parts) for cache in (small, whole))
+    torch.testing.assert_close(table.values, same.values)
     assert small.nbytes < whole.nbytes
 
 
-def test_parts_are_what_their_names_say(model, run) -> None:
+def test_labels_name_the_parts(model, run) -> None:
     _, cache = run
     blocks = direct_logit_attribution(cache, 3, parts="block")
     heads = direct_logit_attribution(cache, 3, parts="head")
@@ -71,14 +71,14 @@ def test_parts_are_what_their_names_say(model, run) -> None:
     assert {k for label, k in zip(heads.labels, heads.kinds, strict=True) if label.startswith("X")} == {"cross"}
 
 
-def test_top_list_figure_and_mistakes(model, run, unchecked) -> None:
+def test_top_list_figure_and_errors(model, run, unchecked) -> None:
     _, cache = run
-    found = direct_logit_attribution(cache, 3, 4, parts="head")
-    top = found.top(5, clip=1)
+    table = direct_logit_attribution(cache, 3, 4, parts="head")
+    top = table.top(5, clip=1)
     assert len(top) == 5 and abs(top[0].value) >= abs(top[-1].value)
-    index = found.labels.index(top[0].label)
-    assert float(found.values[index, 1, -1]) == pytest.approx(top[0].value)
-    assert found.draw().axes
+    index = table.labels.index(top[0].label)
+    assert float(table.values[index, 1, -1]) == pytest.approx(top[0].value)
+    assert table.draw().axes
     with pytest.raises(ValueError, match="'block', 'head' or 'neuron'"):
         direct_logit_attribution(cache, 3, parts="layer")  # type: ignore[arg-type]
     _, poor = model.run_with_cache(torch.zeros(1, 80, 120), torch.tensor([[1]]), names_filter="decoder.hook_embed")

@@ -1,4 +1,4 @@
-"""Head report: patterns with known numbers, a model's own patterns, and no pattern kept."""
+"""Head report: patterns with known measures, and the patterns of a model."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ def test_encoder_patterns_with_known_numbers() -> None:
     uniform = torch.full((N, N), 1 / N)
     sink = torch.zeros(N, N)
     sink[:, SPEECH] = 1.0
-    own = none(SPEECH)
-    own[4:8, 4:8] = True
-    found = encoder_measures(torch.stack([diagonal, shifted, uniform, sink]), SPEECH, own)
-    assert found["distance"][:2] == pytest.approx([0, 3])
-    assert found["median distance"][:2].tolist() == [0, 3]
+    own_word = none(SPEECH)
+    own_word[4:8, 4:8] = True
+    measures = encoder_measures(torch.stack([diagonal, shifted, uniform, sink]), SPEECH, own_word)
+    assert measures["distance"][:2] == pytest.approx([0, 3])
+    assert measures["median distance"][:2].tolist() == [0, 3]
     apart = np.abs(np.arange(SPEECH)[:, None] - np.arange(N)).mean()
-    assert found["distance"][2] == pytest.approx(apart, rel=1e-5)
-    assert found["distance"][3] == pytest.approx(np.mean(SPEECH - np.arange(SPEECH)))
-    assert found["entropy"] == pytest.approx([0, 0, math.log(N), 0], abs=1e-6)
-    assert found["relative entropy"][2] == pytest.approx(1)
-    assert found["padding"] == pytest.approx([0, 3 / SPEECH, 8 / N, 1])
-    assert found["own word"] == pytest.approx([1, 1 / 4, 4 / N, 0])
+    assert measures["distance"][2] == pytest.approx(apart, rel=1e-5)
+    assert measures["distance"][3] == pytest.approx(np.mean(SPEECH - np.arange(SPEECH)))
+    assert measures["entropy"] == pytest.approx([0, 0, math.log(N), 0], abs=1e-6)
+    assert measures["relative entropy"][2] == pytest.approx(1)
+    assert measures["padding"] == pytest.approx([0, 3 / SPEECH, 8 / N, 1])
+    assert measures["own word"] == pytest.approx([1, 1 / 4, 4 / N, 0])
 
 
 def test_a_clip_that_fills_the_window_has_no_padding() -> None:
-    found = encoder_measures(torch.eye(N)[None], N, none(N))
-    assert np.isnan(found["padding"]).all() and np.isnan(found["own word"]).all()
+    measures = encoder_measures(torch.eye(N)[None], N, none(N))
+    assert np.isnan(measures["padding"]).all() and np.isnan(measures["own word"]).all()
 
 
 def test_decoder_patterns_with_known_numbers() -> None:
@@ -62,28 +62,28 @@ def test_decoder_patterns_with_known_numbers() -> None:
     first = torch.zeros(t, t)
     first[:, 0] = 1.0
     uniform = torch.ones(t, t).tril() / torch.arange(1, t + 1)[:, None]
-    found = decoder_measures(torch.stack([previous, first, uniform]))
-    assert found["distance"] == pytest.approx([1, np.mean(range(1, t)), np.mean([k / 2 for k in range(1, t)])])
-    assert found["first token"] == pytest.approx([1 / (t - 1), 1, np.mean([1 / (k + 1) for k in range(1, t)])])
-    assert found["relative entropy"] == pytest.approx([0, 0, 1], abs=1e-6)
+    measures = decoder_measures(torch.stack([previous, first, uniform]))
+    assert measures["distance"] == pytest.approx([1, np.mean(range(1, t)), np.mean([k / 2 for k in range(1, t)])])
+    assert measures["first token"] == pytest.approx([1 / (t - 1), 1, np.mean([1 / (k + 1) for k in range(1, t)])])
+    assert measures["relative entropy"] == pytest.approx([0, 0, 1], abs=1e-6)
 
 
 def test_cross_patterns_with_known_numbers() -> None:
-    own = none(4)
+    own_word = none(4)
     for row in range(3):  # the last row writes the end
-        own[row, 3 * row : 3 * row + 3] = True
+        own_word[row, 3 * row : 3 * row + 3] = True
     aligned = torch.zeros(4, N)
     aligned[range(4), [1, 4, 7, 10]] = 1.0
     backwards = aligned.flip(0)
     padding = torch.zeros(4, N)
     padding[:, N - 1] = 1.0
-    found = cross_measures(torch.stack([aligned, backwards, padding]), SPEECH, own)
-    assert found["own word"] == pytest.approx([1, 0, 0])
+    measures = cross_measures(torch.stack([aligned, backwards, padding]), SPEECH, own_word)
+    assert measures["own word"] == pytest.approx([1, 0, 0])
     # backwards: 10 for 0-2, 7 for 3-5, 4 for 6-8
-    assert found["distance"] == pytest.approx([0, (8 + 2 + 2) / 3, (17 + 14 + 11) / 3])
-    assert found["monotonicity"][:2] == pytest.approx([1, -1]) and np.isnan(found["monotonicity"][2])
-    assert found["forward steps"] == pytest.approx([1, 0, 0])
-    assert found["padding"] == pytest.approx([0, 0, 1])
+    assert measures["distance"] == pytest.approx([0, (8 + 2 + 2) / 3, (17 + 14 + 11) / 3])
+    assert measures["monotonicity"][:2] == pytest.approx([1, -1]) and np.isnan(measures["monotonicity"][2])
+    assert measures["forward steps"] == pytest.approx([1, 0, 0])
+    assert measures["padding"] == pytest.approx([0, 0, 1])
 
 
 @given(st.integers(0, 99), st.integers(1, 9), st.integers(1, 9), st.integers(0, 4))
@@ -110,7 +110,7 @@ def setting():
     return model, mel, alignments
 
 
-def test_the_report_is_that_of_the_models_own_patterns(setting) -> None:
+def test_the_report_matches_the_cached_patterns(setting) -> None:
     model, mel, alignments = setting
     report = head_report(model, mel, alignments=alignments)
     assert {stack: set(m) for stack, m in report.values.items()} == {s: set(m) for s, m in MEASURES.items()}
@@ -122,9 +122,11 @@ def test_the_report_is_that_of_the_models_own_patterns(setting) -> None:
             encoder[..., n_speech:].sum(-1).mean(-1).numpy(), rel=1e-4
         )
         cross = cache["decoder.blocks.0.cross_attn.hook_pattern"][clip]
-        # <|notimestamps|> is about to write "the", whose cells are those of positions 5 to 20; and so on
-        own = [cross[:, 3, 5:21].sum(-1), cross[:, 4, 20:36].sum(-1), cross[:, 5, 35:46].sum(-1)]
-        assert report.values["cross"]["own word"][clip, 0] == pytest.approx(torch.stack(own).mean(0).numpy(), rel=1e-4)
+        # the row of <|notimestamps|> writes "the", at positions 5 to 20; and so on
+        own_word = [cross[:, 3, 5:21].sum(-1), cross[:, 4, 20:36].sum(-1), cross[:, 5, 35:46].sum(-1)]
+        assert report.values["cross"]["own word"][clip, 0] == pytest.approx(
+            torch.stack(own_word).mean(0).numpy(), rel=1e-4
+        )
         first = cache["decoder.blocks.1.attn.hook_pattern"][clip, :, 1:, 0].mean(-1)
         assert report.values["decoder"]["first token"][clip, 1] == pytest.approx(first.numpy(), rel=1e-4)
     assert not model.list_hooks()
@@ -156,7 +158,7 @@ def test_means_intervals_tables_and_drawings(setting) -> None:
     assert mean[best[0]] == mean.min() and len(best) == 4
 
 
-def test_encoder_alone_and_tokens_alone(setting) -> None:
+def test_only_the_encoder_and_only_tokens(setting) -> None:
     model, mel, _ = setting
     assert set(head_report(model, mel, durations=[1.0, 0.5]).values) == {"encoder"}
     whole = head_report(model, mel[:1])

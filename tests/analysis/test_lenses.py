@@ -1,4 +1,4 @@
-"""Lenses agree with the model where they should, and with the model cut short where they stand for it."""
+"""Lenses agree with the full model in the last layer, and with the truncated model in earlier layers."""
 
 from __future__ import annotations
 
@@ -35,31 +35,39 @@ def tokens(model: HookedWhisper) -> Tensor:
 @torch.no_grad()
 def test_the_last_layer_of_the_logit_lens_is_the_model(model, mel, tokens) -> None:
     out = model.embed_audio(mel)
-    found = logit_lens(model, tokens, out)
+    lens = logit_lens(model, tokens, out)
     logits = model.logits(tokens, out)
-    assert found.layers == ("embedding", "0 self", "0 cross", "0 mlp", "1 self", "1 cross", "1 mlp")
-    torch.testing.assert_close(found.targets, logits.argmax(-1))
-    torch.testing.assert_close(found.log_prob[-1], logits.log_softmax(-1).amax(-1))
-    assert (found.rank[-1] == 0).all() and (found.top[-1] == found.targets).all()
+    assert lens.layers == ("embedding", "0 self", "0 cross", "0 mlp", "1 self", "1 cross", "1 mlp")
+    torch.testing.assert_close(lens.targets, logits.argmax(-1))
+    torch.testing.assert_close(lens.log_prob[-1], logits.log_softmax(-1).amax(-1))
+    assert (lens.rank[-1] == 0).all() and (lens.top[-1] == lens.targets).all()
     probs = logits.softmax(-1)
-    torch.testing.assert_close(found.entropy[-1], -(probs * probs.log()).sum(-1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(lens.entropy[-1], -(probs * probs.log()).sum(-1), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_every_layer_of_the_logit_lens_is_the_residual_through_norm_and_unembedding(model, mel, tokens) -> None:
     out = model.embed_audio(mel)
     wanted = tokens.roll(-1, 1)
-    found = logit_lens(model, tokens, out, targets=wanted)
+    lens = logit_lens(model, tokens, out, targets=wanted)
     _, cache = model.run_with_cache(mel, tokens)
-    places = ["resid_pre", "resid_mid", "resid_mid_cross", "resid_post", "resid_mid", "resid_mid_cross", "resid_post"]
-    for k, place in enumerate(places):
-        resid = cache["decoder", place, max(0, (k - 1) // 3)]
+    components = [
+        "resid_pre",
+        "resid_mid",
+        "resid_mid_cross",
+        "resid_post",
+        "resid_mid",
+        "resid_mid_cross",
+        "resid_post",
+    ]
+    for k, component in enumerate(components):
+        resid = cache["decoder", component, max(0, (k - 1) // 3)]
         logits = model.decoder.ln_final(resid) @ model.W_U
         torch.testing.assert_close(
-            found.log_prob[k], logits.log_softmax(-1).gather(-1, wanted[..., None])[..., 0], rtol=1e-4, atol=1e-4
+            lens.log_prob[k], logits.log_softmax(-1).gather(-1, wanted[..., None])[..., 0], rtol=1e-4, atol=1e-4
         )
-        own = logits.gather(-1, wanted[..., None])
-        assert ((logits > own).sum(-1) - found.rank[k]).abs().max() <= 1  # rounding may swap neighbours
+        target_logit = logits.gather(-1, wanted[..., None])
+        assert ((logits > target_logit).sum(-1) - lens.rank[k]).abs().max() <= 1  # rounding may swap neighbors
 
 
 @torch.no_grad()
@@ -68,22 +76,22 @@ def test_the_last_layer_of_the_decoder_lens_is_the_model(model, mel, tokens) -> 
     out = model.embed_audio(mel)
     torch.testing.assert_close(layers[-1], out)
     assert layers.shape[0] == 3
-    found = decoder_lens(model, tokens, layers, n_prompt=4, max_new_tokens=5)
+    lens = decoder_lens(model, tokens, layers, n_prompt=4, max_new_tokens=5)
     logits = model.logits(tokens, out)
-    torch.testing.assert_close(found.log_prob[-1], logits.log_softmax(-1).amax(-1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(lens.log_prob[-1], logits.log_softmax(-1).amax(-1), rtol=1e-5, atol=1e-5)
     eot = model.tokenizer.eot
     alone = model.generate(
         tokens[:, :4], out, max_new_tokens=5, eot=eot, suppress=list(range(eot + 1, model.cfg.decoder.n_vocab))
     )
-    assert found.texts[-1] == tuple(
+    assert lens.texts[-1] == tuple(
         model.tokenizer.decode([t for t in row if t < eot]).strip() for row in alone[:, 4:].tolist()
     )
-    # an earlier entry is the encoder stopped there
+    # an earlier entry is the truncated encoder
     _, cache = model.run_with_cache(mel)
     first = model.encoder.ln_post(cache["encoder", "resid_post", 0])
     torch.testing.assert_close(layers[1], first)
-    early = model.logits(tokens, first).log_softmax(-1).gather(-1, found.targets[..., None])[..., 0]
-    torch.testing.assert_close(found.log_prob[1], early, rtol=1e-4, atol=1e-4)
+    early = model.logits(tokens, first).log_softmax(-1).gather(-1, lens.targets[..., None])[..., 0]
+    torch.testing.assert_close(lens.log_prob[1], early, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -91,7 +99,7 @@ def test_chunks_change_nothing_and_the_model_runs_once(model, mel, tokens, monke
     layers = encoder_layers(model, mel)
     out = layers[-1]
     whole = [logit_lens(model, tokens, out), decoder_lens(model, tokens, layers, 4, max_new_tokens=2)]
-    monkeypatch.setattr(lenses, "_LOGITS_AT_ONCE", 1)
+    monkeypatch.setattr(lenses, "_LOGITS_PER_BATCH", 1)
     monkeypatch.setattr(lenses, "_ROWS", 2)
     runs = []
     with model.hooks(fwd_hooks=[("decoder.hook_embed", lambda x: runs.append(len(x)))]):
@@ -106,15 +114,15 @@ def test_chunks_change_nothing_and_the_model_runs_once(model, mel, tokens, monke
 def test_first_and_settled_layer() -> None:
     ranks = torch.tensor([[5, 0, 0, 3], [0, 1, 0, 2], [0, 0, 0, 1]])[:, None, :]
     zero = torch.zeros(3, 1, 4)
-    found = lenses.LensResult(
+    lens = lenses.LensResult(
         "Logit lens", ("a", "b", "c"), ranks[0], (("w",) * 4,), ranks[0], zero, ranks, zero, ranks, (), ()
     )
-    assert found.first_layer.tolist() == [[1, 0, 0, 3]]
-    assert found.settled_layer.tolist() == [[1, 2, 0, 3]]
+    assert lens.first_layer.tolist() == [[1, 0, 0, 3]]
+    assert lens.settled_layer.tolist() == [[1, 2, 0, 3]]
 
 
 def test_figures_and_texts(model, mel, tokens) -> None:
     layers = encoder_layers(model, mel)
-    found = logit_lens(model, tokens, layers[-1])
-    assert len(found.texts) == 7 and len(found.texts[0]) == 3
-    assert found.draw(1).axes and decoder_lens(model, tokens, layers, 4, max_new_tokens=2).draw().axes
+    lens = logit_lens(model, tokens, layers[-1])
+    assert len(lens.texts) == 7 and len(lens.texts[0]) == 3
+    assert lens.draw(1).axes and decoder_lens(model, tokens, layers, 4, max_new_tokens=2).draw().axes

@@ -1,4 +1,4 @@
-"""Relevance against the rules written out one loop at a time, and what maps of any kind must satisfy."""
+"""Relevance equals the published rules written as loops, and satisfies their properties."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.findings.worlds import small_model
 
 @pytest.fixture(scope="module")
 def model() -> HookedWhisper:
-    """Two blocks in each stack, float64, gains and patterns that are not all alike."""
+    """Two blocks per stack in float64, with unequal gains and patterns."""
     model = small_model(3, n_ctx=20).double()
     generator = torch.Generator().manual_seed(0)
     for name, p in model.named_parameters():
@@ -83,8 +83,8 @@ def slow_relevance(model: HookedWhisper, mel: Tensor, tokens: Tensor, index: int
         r_aa = r_aa + cam(f"encoder.blocks.{block}.attn.hook_pattern") @ r_aa
     r_tt, r_ta = torch.eye(index, dtype=torch.float64), torch.zeros(index, 20, dtype=torch.float64)
     for block in range(2):
-        own = cam(f"decoder.blocks.{block}.attn.hook_pattern")
-        r_tt, r_ta = r_tt + own @ r_tt, r_ta + own @ r_ta
+        self_map = cam(f"decoder.blocks.{block}.attn.hook_pattern")
+        r_tt, r_ta = r_tt + self_map @ r_tt, r_ta + self_map @ r_ta
         across = cam(f"decoder.blocks.{block}.cross_attn.hook_pattern")
         r_ta = r_ta + slow_bar(r_tt).T @ across @ slow_bar(r_aa)
     return r_aa, r_ta
@@ -99,17 +99,17 @@ def test_audio_relevance_is_the_rules_in_loops(model, mel, tokens) -> None:
 
 
 def test_encoder_relevance_is_the_rules_in_loops(model, mel, tokens) -> None:
-    one = tokens[:1, :6]
-    fast = encoder_relevance(model, mel[:1], target=Transcript(model, one, 5))
-    slow, _ = slow_relevance(model, mel[:1], one, 5)
+    first = tokens[:1, :6]
+    fast = encoder_relevance(model, mel[:1], target=Transcript(model, first, 5))
+    slow, _ = slow_relevance(model, mel[:1], first, 5)
     torch.testing.assert_close(fast.with_identity[0], slow, rtol=1e-8, atol=1e-14)
-    some = encoder_relevance(model, mel[:1], target=Transcript(model, one, 5), rows=slice(4, 9))
-    torch.testing.assert_close(some.values[0], fast.values[0, 4:9])
-    torch.testing.assert_close(some.with_identity[0], slow[4:9], rtol=1e-8, atol=1e-14)
+    part = encoder_relevance(model, mel[:1], target=Transcript(model, first, 5), rows=slice(4, 9))
+    torch.testing.assert_close(part.values[0], fast.values[0, 4:9])
+    torch.testing.assert_close(part.with_identity[0], slow[4:9], rtol=1e-8, atol=1e-14)
 
 
 def test_batched_is_one_by_one(model, mel, tokens) -> None:
-    def one(k: int) -> Transcript:
+    def single(k: int) -> Transcript:
         return Transcript(model, tokens[k : k + 1], 4)
 
     maps = encoder_relevance(model, mel, target=Transcript(model, tokens, 4))
@@ -118,19 +118,19 @@ def test_batched_is_one_by_one(model, mel, tokens) -> None:
     flow = attention_rollout(model, mel)
     for k in range(3):
         clip = mel[k : k + 1]
-        alone = encoder_relevance(model, clip, target=one(k))
+        alone = encoder_relevance(model, clip, target=single(k))
         torch.testing.assert_close(alone.values[0], maps.values[k], rtol=1e-7, atol=1e-13)
         torch.testing.assert_close(alone.score[0], maps.score[k])
         row = audio_relevance(model, clip, tokens[k : k + 1], at=[5, 6])
         torch.testing.assert_close(row.values[0], words.values[k], rtol=1e-7, atol=1e-13)
         assert row.labels[0] == words.labels[k]
         torch.testing.assert_close(
-            mel_relevance(model, clip, target=one(k)).values[0], mels.values[k], rtol=1e-7, atol=1e-13
+            mel_relevance(model, clip, target=single(k)).values[0], mels.values[k], rtol=1e-7, atol=1e-13
         )
         torch.testing.assert_close(attention_rollout(model, clip).values[0], flow.values[k])
 
 
-def test_padding_behind_the_end_of_text_does_not_count(model, mel, tokens) -> None:
+def test_padding_after_the_end_of_text_does_not_count(model, mel, tokens) -> None:
     eot = torch.full((3, 1), model.tokenizer.eot)
     ended = torch.cat([tokens, eot], dim=1)
     padded = torch.cat([ended, eot, eot], dim=1)
@@ -140,10 +140,10 @@ def test_padding_behind_the_end_of_text_does_not_count(model, mel, tokens) -> No
 
 def test_the_default_is_the_models_own_transcript(model, mel) -> None:
     out = model.embed_audio(mel[:1])
-    own = OwnTranscript(model, max_new_tokens=3)(out)
-    found = encoder_relevance(model, mel[:1], target=OwnTranscript(model, max_new_tokens=3), rows=[0])
-    torch.testing.assert_close(found.score, own.detach())
-    assert "transcript" in found.target and own.item() < 0
+    log_prob = OwnTranscript(model, max_new_tokens=3)(out)
+    relevance = encoder_relevance(model, mel[:1], target=OwnTranscript(model, max_new_tokens=3), rows=[0])
+    torch.testing.assert_close(relevance.score, log_prob.detach())
+    assert "transcript" in relevance.target and log_prob.item() < 0
 
 
 def test_rollout_rows_sum_to_one_and_follow_the_product(model, mel) -> None:
@@ -159,16 +159,16 @@ def test_rollout_rows_sum_to_one_and_follow_the_product(model, mel) -> None:
 def test_gradient_times_input_is_complete_where_the_model_is_linear(model, mel, monkeypatch) -> None:
     weight = torch.randn(80, 32, generator=torch.Generator().manual_seed(2)).double()
     monkeypatch.setattr(model.encoder, "forward", lambda x: (x[..., ::2] + x[..., 1::2]).mT @ weight)
-    found = mel_relevance(model, mel, target="encoder_sum")
-    torch.testing.assert_close(found.values.sum((1, 2)), found.score)
+    relevance = mel_relevance(model, mel, target="encoder_sum")
+    torch.testing.assert_close(relevance.values.sum((1, 2)), relevance.score)
     base = torch.full((1, 80, 40), -1.5).double()
     against = mel_relevance(model, mel, target="encoder_sum", baseline=base)
-    change = found.score - model.embed_audio(base).sum().detach()
+    change = relevance.score - model.embed_audio(base).sum().detach()
     torch.testing.assert_close(against.values.sum((1, 2)), change)
 
 
-def test_the_published_scalar_has_no_gradient_with_equal_gains(model, mel) -> None:
-    """LayerNorm outputs sum to sum(bias) whatever the input, if the gains are equal."""
+def test_the_published_target_has_no_gradient_with_equal_gains(model, mel) -> None:
+    """With equal gains, LayerNorm outputs sum to sum(bias) for any input."""
     plain = small_model(0, n_ctx=20).double()  # gains of 1
     flat = encoder_relevance(plain, mel, target="encoder_sum")
     torch.testing.assert_close(flat.score, flat.score[:1].expand(3), rtol=0, atol=1e-9)
@@ -194,7 +194,7 @@ def test_a_frozen_model_under_no_grad_gives_the_same(model, mel, tokens) -> None
     assert not listeners(model)
 
 
-def test_mistakes_are_told(model, mel, tokens, unchecked) -> None:
+def test_errors_name_the_argument(model, mel, tokens, unchecked) -> None:
     with pytest.raises(ValueError, match="encoder_sum"):
         encoder_relevance(model, mel, target="sum")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="one number per clip"):
@@ -213,11 +213,11 @@ def test_zero_relevance_stays_zero_without_nan() -> None:
 
 
 def test_words_and_figures(model, mel, tokens) -> None:
-    found = audio_relevance(model, mel[:1], model.to_tokens(" the zgx cat"), at=[4, 5, 6, 7])
-    words, values = found.by_word()
+    relevance = audio_relevance(model, mel[:1], model.to_tokens(" the zgx cat"), at=[4, 5, 6, 7])
+    words, values = relevance.by_word()
     assert words[0] == "the" and words[-1] == "cat" and len(words) < 4 + 1
     assert values.shape == (len(words), 20)
     assert np.isfinite(values.numpy()).all()
-    for one in (found, attention_rollout(model, mel[:1]), mel_relevance(model, mel[:1], target="encoder_sum")):
-        assert one.draw().axes[0].get_xlim() == (0.0, 0.4)
-        assert one.draw(until=0.2).axes[0].get_xlim() == (0.0, 0.2)
+    for drawn in (relevance, attention_rollout(model, mel[:1]), mel_relevance(model, mel[:1], target="encoder_sum")):
+        assert drawn.draw().axes[0].get_xlim() == (0.0, 0.4)
+        assert drawn.draw(until=0.2).axes[0].get_xlim() == (0.0, 0.2)

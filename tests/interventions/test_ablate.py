@@ -1,4 +1,4 @@
-"""Ablations: what they put in, where, that live decoding sees the same, and that the sweep equals single runs."""
+"""Ablations: values, positions, live decoding, and a sweep that equals single runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def cached(model: HookedWhisper, name: str, hooks=()) -> Tensor:
     return model.run_with_cache(MELS, TOKENS, names_filter=name, fwd_hooks=hooks)[1][name]
 
 
-def test_zeroed_heads_are_zero_and_the_others_are_not_touched(model) -> None:
+def test_only_the_ablated_heads_are_zero(model) -> None:
     before, after = cached(model, Z), cached(model, Z, ablate_heads(model, [(1, 0)], positions=[2, (5, 8)]))
     assert (after[:, [2, 5, 6, 7], 0] == 0).all()
     assert torch.equal(after[:, :, 1], before[:, :, 1])
@@ -32,18 +32,18 @@ def test_zeroed_heads_are_zero_and_the_others_are_not_touched(model) -> None:
 def test_means_are_over_valid_positions_of_all_clips(model) -> None:
     z = cached(model, Z)
     valid = torch.cat([z[0, :4], z[1, :N], z[2, :1]])
-    given = means(model, MELS, Z, n_valid=[4, N, 1])
-    assert torch.allclose(given.values[Z], valid.mean(0), atol=1e-6) and given.n_positions[Z] == N + 5
-    after = cached(model, Z, ablate(model, Z, by=given, heads=[1]))
+    values = means(model, MELS, Z, n_valid=[4, N, 1])
+    assert torch.allclose(values.values[Z], valid.mean(0), atol=1e-6) and values.n_positions[Z] == N + 5
+    after = cached(model, Z, ablate(model, Z, by=values, heads=[1]))
     assert torch.allclose(after[:, :, 1], valid.mean(0)[1].expand(3, N, -1), atol=1e-6)
 
 
 def test_valid_positions_are_read_off_the_mel(model) -> None:
     padded = MELS.clone()
     padded[:, :, 10:] = -1.5
-    found = means(model, padded, "encoder.hook_out")
+    averages = means(model, padded, "encoder.hook_out")
     encoded = model.embed_audio(padded)
-    assert torch.allclose(found.values["encoder.hook_out"], encoded[:, :5].mean((0, 1)), atol=1e-6)
+    assert torch.allclose(averages.values["encoder.hook_out"], encoded[:, :5].mean((0, 1)), atol=1e-6)
 
 
 def test_resamples_are_activations_of_the_clips(model) -> None:
@@ -58,13 +58,13 @@ def test_resamples_are_activations_of_the_clips(model) -> None:
 @pytest.mark.parametrize("by", ["zero", "mean", "sample"])
 def test_live_decoding_is_ablated_like_one_pass(model, by: str) -> None:
     names = [DECODER, "decoder.blocks.1.cross_attn.hook_v"]
-    given = {
+    values = {
         "zero": "zero",
         "mean": means(model, MELS, names, tokens=TOKENS),
         "sample": samples(model, MELS, names, tokens=TOKENS),
     }[by]
-    hooks = ablate(model, DECODER, by=given, units=range(20), positions=(3, 9)) + ablate(
-        model, names[1], by=given, positions=(4, 12)
+    hooks = ablate(model, DECODER, by=values, units=range(20), positions=(3, 9)) + ablate(
+        model, names[1], by=values, positions=(4, 12)
     )
     encoder_out = model.embed_audio(MELS).detach()
     with torch.no_grad(), model.hooks(fwd_hooks=hooks):
@@ -73,7 +73,7 @@ def test_live_decoding_is_ablated_like_one_pass(model, by: str) -> None:
     assert torch.equal(live[:, 2:], forced[:, 1:-1])
 
 
-def test_a_direction_is_gone_and_the_rest_is_not(model) -> None:
+def test_only_the_direction_is_removed(model) -> None:
     name = "encoder.blocks.0.hook_resid_post"
     direction = torch.randn(16)
     unit_vector = direction / direction.norm()

@@ -1,4 +1,4 @@
-"""Mask builders: what they cut, the same as hooks, wide windows are none, live decoding, errors."""
+"""Mask builders: what they mask, masks as hooks, wide windows, live decoding, errors."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ def test_a_window_per_head_leaves_the_other_heads_alone(model) -> None:
     got, plain = (patterns(model, m, "encoder.blocks.0.attn") for m in (masks, {}))
     assert torch.allclose(got[:, 0], plain[:, 0], atol=1e-6)
     assert (got[0, 1, 5] > 0).nonzero().flatten().tolist() == [3, 4, 5, 6, 7]
-    assert (got[0, 1, 10:] > 0).all()  # rows behind the clip see everything
+    assert (got[0, 1, 10:] > 0).all()  # rows after the clip see everything
     assert (got[1, 1, 20] > 0).sum() == 5
 
 
-def test_knocked_out_pairs_get_nothing_and_no_other_pair_is_cut(model) -> None:
+def test_exactly_the_knocked_out_pairs_have_no_attention(model) -> None:
     got = patterns(model, knock_out(model, [2, (5, 7)], slice(10, 14), heads=[0], blocks=[1]), "encoder.blocks.1.attn")
     cut = torch.zeros(2, 2, N, N, dtype=torch.bool)
     for query in (2, 5, 6):
@@ -87,7 +87,7 @@ def test_knocked_out_pairs_get_nothing_and_no_other_pair_is_cut(model) -> None:
     assert torch.equal(got == 0, cut)
 
 
-def test_seconds_words_and_positions_are_the_same_places(model) -> None:
+def test_seconds_words_and_positions_are_the_same_span(model) -> None:
     word = Interval(0.1, 0.2, "word")
     masks = [knock_out(model, None, where, stack="cross", unit=unit) for where, unit in
              (((0.1, 0.2), "seconds"), (word, "positions"), ((5, 11), "positions"))]  # fmt: skip
@@ -111,7 +111,7 @@ def test_masks_hold_in_live_decoding(model) -> None:
 
 
 @given(st.integers(0, N), st.integers(0, N))
-def test_places_are_half_open(a: int, b: int) -> None:
+def test_spans_are_half_open(a: int, b: int) -> None:
     low, high = sorted((a, b))
     inside = read_positions((low, high), n=N).mask(torch.arange(N)).nonzero().flatten().tolist()
     assert inside == list(range(low, high))

@@ -1,4 +1,4 @@
-"""One front for replacing encoder outputs: sources, spans, clips, hooks, errors."""
+"""Replacing encoder outputs: sources, spans, clips, hooks, errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steering: where the vector goes, class means, controls of matched norm, and the sweep on the demo model."""
+"""Steering: positions, class means, controls of matched norm, and a sweep on the demo model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def cached(model: HookedWhisper, name: str, hooks=()) -> torch.Tensor:
     return model.run_with_cache(MELS, TOKENS, names_filter=name, fwd_hooks=hooks)[1][name]
 
 
-def test_it_is_added_in_the_span_alone(model) -> None:
+def test_the_vector_is_added_only_in_the_span(model) -> None:
     v = torch.randn(16)
     difference = cached(model, NAME, steer(model, NAME, v, 2, positions=(0.1, 0.14), unit="seconds")) - cached(
         model, NAME
@@ -72,10 +72,10 @@ def test_a_vector_for_each_position(model) -> None:
 
 def test_controls_have_the_norm_and_another_direction() -> None:
     v = torch.randn(2, 64)
-    one, same, other = random_control(v, 1), random_control(v, 1), random_control(v, 2)
-    assert torch.equal(one, same) and not torch.equal(one, other)
-    assert torch.allclose(one.norm(dim=-1), v.norm(dim=-1))
-    assert torch.cosine_similarity(one, v, dim=-1).abs().max() < 0.5
+    control, same, other = random_control(v, 1), random_control(v, 1), random_control(v, 2)
+    assert torch.equal(control, same) and not torch.equal(control, other)
+    assert torch.allclose(control.norm(dim=-1), v.norm(dim=-1))
+    assert torch.cosine_similarity(control, v, dim=-1).abs().max() < 0.5
 
 
 def test_a_sweep_on_the_demo_model() -> None:

@@ -1,4 +1,4 @@
-"""One result for every intervention: texts, fates, times, log-probabilities, and how often the encoder runs."""
+"""Transcript changes: texts, fates, times, log-probabilities, and how often the encoder runs."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def encoded(demo, mel) -> torch.Tensor:
         return demo.embed_audio(mel)
 
 
-def test_nothing_done_changes_nothing(demo, encoded, clips) -> None:
+def test_without_an_intervention_nothing_changes(demo, encoded, clips) -> None:
     references = [c.alignment.text for c in clips]
-    found = compare_transcripts(demo, encoded, references=references, alignments=[c.alignment for c in clips])
-    assert found.wer == 0 and all(o.before == o.after for o in found)
-    assert [normalize_words(o.before) for o in found] == references  # the demo model hears these two clips
-    assert all(w.fate == "kept" and w.logprob_change == pytest.approx(0, abs=1e-5) for o in found for w in o.words)
-    times = [(w.start, w.end) for w in found[0].words]
+    changes = compare_transcripts(demo, encoded, references=references, alignments=[c.alignment for c in clips])
+    assert changes.wer == 0 and all(o.before == o.after for o in changes)
+    assert [normalize_words(o.before) for o in changes] == references  # the demo model hears these two clips
+    assert all(w.fate == "kept" and w.logprob_change == pytest.approx(0, abs=1e-5) for o in changes for w in o.words)
+    times = [(w.start, w.end) for w in changes[0].words]
     assert times == [(w.start, w.end) for w in clips[0].alignment.words]
 
 
@@ -62,29 +62,29 @@ def test_a_cut_word_is_gone_at_its_time_and_loses_its_probability(demo, encoded,
     alignment = clips[0].alignment
     word = alignment.words[-1]
     edit = replace_encoder(demo, {0: Interval(max(word.start - 0.02, 0), word.end + 0.02, word.label)})
-    found = compare_transcripts(demo, encoded, encoder_edit=edit, alignments=[c.alignment for c in clips])
-    (lost,) = [w for w in found[0].words if w.fate != "kept" and w.before]
+    changes = compare_transcripts(demo, encoded, encoder_edit=edit, alignments=[c.alignment for c in clips])
+    (lost,) = [w for w in changes[0].words if w.fate != "kept" and w.before]
     assert lost.before == word.label and (lost.start, lost.end) == (word.start, word.end)
-    assert lost.logprob_change < -1 and found[0].error.errors >= 1 and found[0].reference is None
-    assert found[1].before == found[1].after  # the other clip was left alone
+    assert lost.logprob_change < -1 and changes[0].error.errors >= 1 and changes[0].reference is None
+    assert changes[1].before == changes[1].after  # the other clip was left alone
     again = compare_transcripts(demo, encoded, fwd_hooks=edit.hooks)
-    assert [o.after for o in again] == [o.after for o in found]
+    assert [o.after for o in again] == [o.after for o in changes]
     assert compare_transcript(demo, encoded[1:], encoder_edit=replace_encoder(demo, (1400, 1500))).label == ""
 
 
 def test_log_probabilities_are_those_of_one_pass(demo, encoded) -> None:
     hooks = ablate_heads(demo, [(2, 0), (2, 1), (1, 3)], stack="cross")
     text = "thank you very much"
-    (found,) = compare_transcripts(demo, encoded[:1], fwd_hooks=hooks, texts=[text])
+    (changes,) = compare_transcripts(demo, encoded[:1], fwd_hooks=hooks, texts=[text])
     tokens = demo.to_tokens(f" {text}")
     with torch.no_grad(), demo.hooks(fwd_hooks=hooks):
         logprobs = demo.logits(tokens, encoded[:1]).log_softmax(-1)
     ids = tokens[0, 4:].tolist()
     each = [float(logprobs[0, 3 + k, i]) for k, i in enumerate(ids)]
-    assert [w.word for w in found.forced] == text.split()
-    assert sum(w.after for w in found.forced) == pytest.approx(sum(each), abs=1e-4)
-    assert any(abs(w.change) > 1e-3 for w in found.forced)
-    assert all(w.logprob_before is None for w in found.words)  # another text was forced
+    assert [w.word for w in changes.forced] == text.split()
+    assert sum(w.after for w in changes.forced) == pytest.approx(sum(each), abs=1e-4)
+    assert any(abs(w.change) > 1e-3 for w in changes.forced)
+    assert all(w.logprob_before is None for w in changes.words)  # another text was forced
 
 
 @pytest.mark.parametrize(
@@ -114,13 +114,13 @@ def test_hooks_at_the_output_are_the_same_on_a_mel_and_on_its_encoding(demo, mel
 
 
 def test_times_by_attention_are_in_the_clip_and_rise(demo, mel, clips, monkeypatch) -> None:
-    found = compare_transcript(demo, mel[:1], alignment="attention")
-    starts = [w.start for w in found.words]
-    assert starts == sorted(starts) and starts[0] >= 0 and max(w.end for w in found.words) < 5
+    changes = compare_transcript(demo, mel[:1], alignment="attention")
+    starts = [w.start for w in changes.words]
+    assert starts == sorted(starts) and starts[0] >= 0 and max(w.end for w in changes.words) < 5
     spoken = [w.start for w in clips[0].alignment.words]
     assert sum(abs(a - b) for a, b in zip(starts, spoken, strict=True)) / len(spoken) < 0.25
     if demo.cfg.alignment_heads is not None:
-        assert compare_transcript(demo, mel[:1]).words == found.words
+        assert compare_transcript(demo, mel[:1]).words == changes.words
     monkeypatch.setattr(demo, "cfg", replace(demo.cfg, alignment_heads=None))
     assert compare_transcript(demo, mel[:1]).words[0].start is None
 
@@ -131,8 +131,8 @@ def test_tokens_belong_to_the_words_of_the_text(demo) -> None:
     of_word = words_of_tokens(demo, ids)
     assert of_word == sorted(of_word) and set(of_word) == set(range(5)) and len(of_word) == len(ids)
     for number, word in enumerate(text.split()):
-        own = [i for i, w in zip(ids, of_word, strict=True) if w == number]
-        assert demo.tokenizer.decode(own).strip() == word
+        word_ids = [i for i, w in zip(ids, of_word, strict=True) if w == number]
+        assert demo.tokenizer.decode(word_ids).strip() == word
     assert words_of_tokens(demo, []) == [] and attention_times(demo, torch.zeros(1500, 128), []) == []
 
 
@@ -146,14 +146,14 @@ def test_times_follow_the_spoken_words() -> None:
 
 
 def test_rows_and_html(demo, encoded) -> None:
-    found = compare_transcript(demo, encoded[:1], label="<b>")
-    words = (*found.words, WordChange("new", "", "<script>"))
-    page = replace(found, words=words)._repr_html_()
+    changes = compare_transcript(demo, encoded[:1], label="<b>")
+    words = (*changes.words, WordChange("new", "", "<script>"))
+    page = replace(changes, words=words)._repr_html_()
     assert "<script>" not in page and "&lt;script&gt;" in page and html.escape("<b>") in page
-    both = TranscriptChanges((found, found))
+    both = TranscriptChanges((changes, changes))
     rows = both.to_rows()
-    assert len(rows) == 2 * len(found.words) and rows[-1]["clip"] == 1 and rows[0]["fate"] == "kept"
-    assert both._repr_html_().count("<table>") == 2 and both[1] is found
+    assert len(rows) == 2 * len(changes.words) and rows[-1]["clip"] == 1 and rows[0]["fate"] == "kept"
+    assert both._repr_html_().count("<table>") == 2 and both[1] is changes
 
 
 @pytest.mark.parametrize(

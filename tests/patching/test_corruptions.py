@@ -1,4 +1,4 @@
-"""Corruptions change what they say and nothing else."""
+"""Corruptions change the intended part of the input and nothing else."""
 
 from __future__ import annotations
 
@@ -60,29 +60,29 @@ def test_stray_changes_and_unequal_lengths_are_refused():
         c.Corruption("x", clean, corrupt, (Interval(0.5, 0.6, "w"),))
     with pytest.raises(PatchError, match="fit the lengths"):
         c.Corruption("x", clean, clean[:-1], (Interval(0.5, 0.6, "w"),))
-    with pytest.raises(AudioError, match="holds no sample"):
+    with pytest.raises(AudioError, match="late"):
         c.silence(clean, Interval(2.0, 2.1, "late"))
 
 
 def test_span_edits_share_the_mel_outside(demo: HookedWhisper, clips):
     clip, other = clips[0], clips[1]
-    # the loudest word: its own maximum would move every frame
+    # the loudest word, whose own maximum would change every frame
     word = max(
         clip.alignment.words, key=lambda w: np.square(clip.samples[round(w.start * RATE) : round(w.end * RATE)]).mean()
     )
     room = c.room_tone(clip.samples, clip.alignment)
-    made = [
+    corruptions = [
         c.silence(clip.samples, word),
         c.silence(clip.samples, word, room),
         c.add_noise(clip.samples, 0, "pink", word),
         c.swap_word(clip.samples, word, other.samples, other.alignment.words[0]),
         c.low_pass(clip.samples, 1000, word),
     ]
-    for one in made:
-        outside = ~one.changed
-        np.testing.assert_array_equal(one.clean[outside], one.corrupt[outside])
-        assert (one.clean != one.corrupt)[one.changed].mean() > 0.5 and not one.whole
-        clean, corrupt = one.mels(demo)
+    for corruption in corruptions:
+        outside, clean, corrupt = ~corruption.changed, corruption.clean, corruption.corrupt
+        np.testing.assert_array_equal(clean[outside], corrupt[outside])
+        assert (clean != corrupt)[corruption.changed].mean() > 0.5 and not corruption.whole
+        clean, corrupt = corruption.mels(demo)
         assert clean.shape == corrupt.shape and (clean - corrupt).abs().max() > 0.1
 
 
@@ -96,24 +96,24 @@ def test_own_maxima_would_be_refused():
 
 
 @pytest.mark.parametrize("kind", ["white", "pink", "babble"])
-def test_noise_has_the_snr_it_was_told(kind: str):
-    made = c.add_noise(tone(200), 6.0, kind, voices=[tone(500, 0.4), tone(900, 0.7)])
-    added = made.corrupt - made.clean
-    assert 10 * np.log10(np.square(made.clean).mean() / np.square(added).mean()) == pytest.approx(6, abs=0.1)
-    assert made.whole
+def test_noise_has_the_requested_snr(kind: str):
+    corruption = c.add_noise(tone(200), 6.0, kind, voices=[tone(500, 0.4), tone(900, 0.7)])
+    added = corruption.corrupt - corruption.clean
+    assert 10 * np.log10(np.square(corruption.clean).mean() / np.square(added).mean()) == pytest.approx(6, abs=0.1)
+    assert corruption.whole
 
 
 def test_noise_names_are_checked():
     with pytest.raises(AudioError, match="did you mean 'pink'"):
         c.noise(100, "pnik")
-    with pytest.raises(AudioError, match="recordings as voices"):
+    with pytest.raises(AudioError, match="voices="):
         c.noise(100, "babble")
 
 
 @given(st.integers(-20, 20).filter(bool))
 def test_time_shift_moves_whole_positions(n: int):
-    made = c.shift_time(tone(200), n)
-    early, late = (made.clean, made.corrupt) if n > 0 else (made.corrupt, made.clean)
+    corruption = c.shift_time(tone(200), n)
+    early, late = (corruption.clean, corruption.corrupt) if n > 0 else (corruption.corrupt, corruption.clean)
     np.testing.assert_array_equal(late[320 * abs(n) :], early[: -320 * abs(n)])
 
 
@@ -125,8 +125,11 @@ def test_speaker_swap_puts_words_where_they_were():
 
     audio, alignment = said(0.5, (200, 700), "x")
     other, other_alignment = said(0.3, (300, 1000), "y")
-    made = c.swap_speaker(audio, alignment, other, other_alignment)
-    assert abs(peak_hz(made.corrupt[2000:9000]) - 300) < 15 and abs(peak_hz(made.corrupt[10200:14000]) - 1000) < 15
+    corruption = c.swap_speaker(audio, alignment, other, other_alignment)
+    assert (
+        abs(peak_hz(corruption.corrupt[2000:9000]) - 300) < 15
+        and abs(peak_hz(corruption.corrupt[10200:14000]) - 1000) < 15
+    )
     with pytest.raises(AudioError, match="same words"):
         c.swap_speaker(audio, alignment, other, dataclasses.replace(other_alignment, words=alignment.words[:1]))
 
@@ -143,12 +146,12 @@ def test_filters_keep_their_band():
 
 def test_mel_band_mask(demo: HookedWhisper, clips):
     word = clips[0].alignment.words[0]
-    made = c.mask_mel_band(demo, clips[0].samples, 1000, 3000, word)
-    changed = made.clean != made.corrupt
-    assert set(torch.nonzero(changed.any(-1)[0]).flatten().tolist()) <= set(made.bins)
+    corruption = c.mask_mel_band(demo, clips[0].samples, 1000, 3000, word)
+    changed = corruption.clean != corruption.corrupt
+    assert set(torch.nonzero(changed.any(-1)[0]).flatten().tolist()) <= set(corruption.bins)
     frames = torch.nonzero(changed.any(1)[0]).flatten()
     assert frames.min() >= word.start * 100 - 1 and frames.max() < word.end * 100
-    assert made.corrupt.min() >= made.clean.min() - 1e-6
+    assert corruption.corrupt.min() >= corruption.clean.min() - 1e-6
 
 
 def test_token_swaps(demo: HookedWhisper):
@@ -175,17 +178,17 @@ def test_snr_sweep_finds_the_crossing():
     sweep = c.find_snr(lambda snr: min(1.0, max(0.0, (snr + 10) / 20)))
     assert sweep.snr_db == pytest.approx(0.0)
     assert c.find_snr(lambda snr: 0.9).snr_db is None and c.find_snr(lambda snr: 0.1).snr_db is None
-    with pytest.raises(PatchError, match="share"):
+    with pytest.raises(PatchError, match="between 0 and 1"):
         c.find_snr(lambda snr: 50)
 
 
 def test_a_phone_swapped_for_itself_changes_nothing_and_for_another_only_its_span() -> None:
-    one, other = SyntheticCorpus.default().clips()[:2]
-    phones = [p for p in one.alignment.phones if p.label != "SIL" and p.duration > 0.06]
+    clip, other = SyntheticCorpus.default().clips()[:2]
+    phones = [p for p in clip.alignment.phones if p.label != "SIL" and p.duration > 0.06]
     donors = [p for p in other.alignment.phones if p.label != "SIL" and p.duration > 0.06]
-    same = c.swap_phone(one.samples, phones[1], one.samples, phones[1])
+    same = c.swap_phone(clip.samples, phones[1], clip.samples, phones[1])
     np.testing.assert_allclose(same.corrupt, same.clean, atol=1e-4)
-    found = c.swap_phone(one.samples, phones[1], other.samples, donors[2])
-    assert found.kind == "phone swap" and np.any(found.corrupt != found.clean)
-    (span,) = found.spans
+    swapped = c.swap_phone(clip.samples, phones[1], other.samples, donors[2])
+    assert swapped.kind == "phone swap" and np.any(swapped.corrupt != swapped.clean)
+    (span,) = swapped.spans
     assert abs(span.start - phones[1].start) <= 0.002 + 1e-9 and abs(span.end - phones[1].end) <= 0.002 + 1e-9

@@ -167,6 +167,6 @@ def check_frames(
     difference[touched] = 0
     if (worst := float(difference.max())) > TOLERANCE:
         raise PatchError(
-            f"{kind}: mel frame {int(difference.argmax())} is outside the changed spans and differs by {worst:.3g}: give "
-            "both clips one reference maximum"
+            f"{kind}: mel frame {int(difference.argmax())} is outside the changed spans and differs by {worst:.3g}: "
+            "give both clips one reference maximum"
         )

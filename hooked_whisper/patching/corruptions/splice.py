@@ -43,7 +43,7 @@ def warp(
         raise AudioError(f"samples [{knots[0]}, {knots[-1]}) are not inside the clip of {len(audio)} samples")
     if (ratio := (to[-1] - to[0]) / (knots[-1] - knots[0])) > MOST_STRETCH or ratio < 1 / MOST_STRETCH:
         raise AudioError(
-            f"a warp changes durations by at most a factor of {MOST_STRETCH:g}, got {ratio:.2f}: choose closer durations"
+            f"a warp changes durations by a factor of at most {MOST_STRETCH:g}, got {ratio:.2f}: use closer ones"
         )
     to = to - to[0]
     if np.array_equal(knots - knots[0], to):
