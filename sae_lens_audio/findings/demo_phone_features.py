@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.experiment import Experiment, Setting, Untestable
 from hooked_whisper.findings.core.figures import (
     BLUE,
     GRAY,
@@ -27,27 +28,30 @@ from hooked_whisper.findings.phones.evaluation import DRAWS, ENOUGH_PHONES, ENOU
 from hooked_whisper.protocols import SILENCE
 from sae_lens_audio.architectures import SAE
 from sae_lens_audio.demo import load_demo
+from sae_lens_audio.evals.attached import AttachedScores
 from sae_lens_audio.evals.evaluate import EvaluationOptions, evaluate
 from sae_lens_audio.evals.evaluation import Evaluation
 from sae_lens_audio.evals.phones import PhoneScores
 from sae_lens_audio.evals.rows import gather_rows
+from sae_lens_audio.findings.estimates import least, most
+from sae_lens_audio.findings.published import CLAIM, SUMMARY, TIED_FEATURES_BY_EAR
 from sae_lens_audio.formats import Loaded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLOCKS = (2, 3)
-MOST_SPLICED = 100
+MOST_ATTACHED = 100
 COVERED, BEYOND, DEAD, EXPLAINED, WORSE = 0.9, 0.1, 0.2, 0.9, 0.02
 
 PROTOCOL = (
-    "Packaged dictionaries of the demo model, trained on other sentences by other speakers: TopK with 8 features for "
+    "Packaged SAEs of the demo model, trained on other sentences by other speakers: TopK with 8 features for "
     "every dimension (k 32), and the published form, tied and without decoder bias, 200 features, L1. Residual stream "
     "after blocks 2 and 3, at the positions of each clip in its 30 s window. A feature's best phone, sign and "
     "threshold come from other speakers than those its F1 is of. Each criterion is judged in the block where the TopK "
-    "dictionary does worse on it. Splice: its reconstruction in place of the residual at the positions of the sound, "
-    "greedy decoding. Controls: as many random directions through a ReLU, the same dictionary untrained, labels "
-    "turned in a circle within each utterance. Intervals: 95 %, bootstrap over phones, and over clips for word "
+    "SAE does worse on it. Attached: its reconstruction in place of the residual at the positions of the sound, "
+    "greedy decoding. Controls: as many random directions through a ReLU, the same SAE untrained, labels "
+    "rotated within each utterance. Intervals: 95 %, bootstrap over phones, and over clips for word "
     "errors; explained variance and dead features have none. The best feature of a phone is picked where it is "
     "judged: the random directions show what that alone gives."
 )
@@ -59,77 +63,131 @@ C_WER = "word error rate spliced, less that without"
 
 
 @dataclass(frozen=True, eq=False)
-class _Block:
-    """One block's dictionaries and what they score."""
+class DemoBlock:
+    """The SAEs of one block and their scores. random: name of the equally many random directions in the evaluation."""
 
     number: int
-    found: Evaluation
-    random: str  # name of the random directions of equal number
+    evaluation: Evaluation
+    random: str
 
     @property
     def phones(self) -> Mapping[str, PhoneScores]:
-        assert self.found.phones is not None
-        return self.found.phones
+        return self.evaluation.phones
+
+    @property
+    def attached(self) -> AttachedScores:
+        assert self.evaluation.attached is not None
+        return self.evaluation.attached
 
 
-def run(context: Context, common: dict[str, Any], published: Table) -> Finding:
-    """The finding on the demo model. ``common``: id, claim and whatever else its record says of every model."""
-    reason = _unfit(context)
-    if reason:
-        return Finding(**common, parameters={}, reason_untestable=reason)
-    blocks = [_evaluate(context, number) for number in BLOCKS]
-    return _judge(context, common, blocks, published)
+class DemoPhoneFeatures(Experiment[tuple[DemoBlock, ...]]):
+    """F6 on the packaged demo model."""
+
+    id, title, claim, protocol = "F6", "Features for phones", CLAIM, PROTOCOL
+    published, published_summary = (TIED_FEATURES_BY_EAR,), SUMMARY
+
+    def measure(self, context: Context) -> tuple[DemoBlock, ...]:
+        """Evaluate the packaged SAEs of each block."""
+        _check_context(context)
+        return tuple(_evaluate(context, number) for number in BLOCKS)
+
+    def judge(self, measured: tuple[DemoBlock, ...], setting: Setting) -> Finding:
+        rng, blocks = setting.rng(self.id), measured
+        topk = [_measured(block, "TopK", rng) for block in blocks]
+        random = [_phonetic(block, block.random, rng) for block in blocks]
+        untrained = [_measured(block, "untrained", rng) for block in blocks]
+        shifted = [_shifted(block, rng) for block in blocks]
+        first = blocks[0]
+        return self.finding(
+            setting,
+            inputs=setting.inputs | {key: first.evaluation.inputs[key] for key in ("clips", "seconds")},
+            parameters={"blocks": list(BLOCKS), "dictionaries": dict(first.evaluation.saes), "draws": DRAWS},
+            criteria=(
+                Criterion(C_COVERED, least(topk, C_COVERED), COVERED, "at least"),
+                Criterion(C_BEYOND, least(topk, C_BEYOND), BEYOND, "at least"),
+                Criterion(C_EXPLAINED, least(topk, C_EXPLAINED), EXPLAINED, "at least"),
+                Criterion(C_DEAD, most(topk, C_DEAD), DEAD, "at most"),
+                Criterion(C_WER, most(topk, C_WER), WORSE, "at most"),
+                Criterion("clips", Estimate(len(first.attached.clips)), ENOUGH_UTTERANCES, "at least", role="gate"),
+                Criterion(
+                    "phones judged", Estimate(len(first.phones["TopK"].phones)), ENOUGH_PHONES, "at least", role="gate"
+                ),
+            ),
+            # controls get their best block, which favors them
+            controls=(
+                Control("random directions", "as many, through a ReLU", _best(random)),
+                Control(
+                    "untrained dictionary", "the same architecture, fresh weights about the same mean", _best(untrained)
+                ),
+                Control("shifted labels", "the SAE's features, labels rotated within each utterance", _best(shifted)),
+            ),
+            measurements=(_by_basis(blocks), _by_phone(blocks)),
+            tables=(_scores_table(blocks), _phones_table(blocks[-1])),
+            notes=_notes(blocks),
+            extra={"seeds": 1},
+        )
+
+    def draw(self, finding: Finding) -> list[Figure]:
+        """Draw controls, F1 by kind of features and block, and F1 by phone."""
+        return _draw(finding) if finding.measurements else []
 
 
-def _unfit(context: Context) -> str:
+def _check_context(context: Context) -> None:
+    """
+    Raises:
+        Untestable: the clips have no texts or phones, or the model is not the packaged demo model.
+    """
     from hooked_whisper.loading import weights_sha256
 
     if not context.utterances or context.reference != "truth":
-        return "there are no clips with texts and phones that are not the model's own: pass --corpus and --alignments"
+        raise Untestable(
+            "there are no clips with texts and phones that are not the model's own: pass --corpus and --alignments"
+        )
     if load_demo("topk-2").metadata.checkpoint_sha256 != weights_sha256(context.model):
         name = context.model.cfg.name
-        return (
-            f"{name} has a grammar of its own and is not the packaged demo model, whose SAEs this finding has: train "
+        raise Untestable(
+            f"{name} was trained on a synthetic corpus, but this finding uses SAEs of the packaged demo model: train "
             f"SAEs with `sae-lens-audio collect --model {name} --hook encoder.blocks.2 --audio recordings --out acts` "
             "and `sae-lens-audio train topk.toml` (see docs/howto/dictionaries.md), and score them with "
             f"`sae-lens-audio evaluate runs/topk/sae --model {name} --audio recordings`"
         )
     if not any(i.label != SILENCE for u in context.utterances for i in u.alignment.phones):
-        return "these clips have no phone alignment: pass --alignments, or run `hooked-whisper align`"
-    return ""
+        raise Untestable("these clips have no phone alignment: pass --alignments, or run `hooked-whisper align`")
 
 
-def _evaluate(context: Context, number: int) -> _Block:
+def _evaluate(context: Context, number: int) -> DemoBlock:
     topk, tied = load_demo(f"topk-{number}"), load_demo(f"tied-{number}")
     hook = str(topk.metadata.hook_name)
-    known = _trained_on(topk)
-    clips = [u for u in context.labelled if u.text not in known and any(i.label != SILENCE for i in u.alignment.phones)]
+    trained_on = _trained_on(topk)
+    clips = [
+        u for u in context.labelled if u.text not in trained_on and any(i.label != SILENCE for i in u.alignment.phones)
+    ]
     device = context.model.device
-    dictionaries = {
+    saes = {
         "TopK": topk.sae.to(device),
         "tied L1": tied.sae.to(device),
         "untrained": _untrained(topk).to(device),
     }
     fitted = gather_rows(context.model, clips[::4], [hook], seed=context.seed)[hook]
     options = EvaluationOptions(
-        attached_clips=MOST_SPLICED, padding_too=False, attach_baselines=False, language=context.language,
+        attached_clips=MOST_ATTACHED, padding_too=False, attach_baselines=False, language=context.language,
         seed=context.seed,
     )  # fmt: skip
-    found = evaluate(context.model, dictionaries, hook, clips, fitted, options, progress=context.progress)
-    return _Block(number, found, f"random x{topk.sae.n_features}")
+    evaluation = evaluate(context.model, saes, hook, clips, fitted, options, progress=context.progress)
+    return DemoBlock(number, evaluation, f"random x{topk.sae.n_features}")
 
 
 def _trained_on(loaded: Loaded) -> frozenset[str]:
-    """Sentences of the recordings that it was trained on, planned again."""
+    """Return the sentences of its training recordings, planned again."""
     from hooked_whisper.synthetic import SyntheticCorpus
     from hooked_whisper.synthetic.recordings import held_out_sentences
 
-    made = loaded.metadata.extra.get("sentences", {})
-    return frozenset(held_out_sentences(SyntheticCorpus.default(), int(made["count"]), int(made["seed"])))
+    sentences = loaded.metadata.extra.get("sentences", {})
+    return frozenset(held_out_sentences(SyntheticCorpus.default(), int(sentences["count"]), int(sentences["seed"])))
 
 
 def _untrained(loaded: Loaded) -> SAE:
-    """The same architecture with fresh weights, centred and scaled by nothing but the trained one's ``b_dec``."""
+    """Return the same architecture with fresh weights, centered with the trained ``b_dec``."""
     trained = loaded.sae
     assert isinstance(trained, SAE)
     fresh = type(trained)(trained.config, seed=1)
@@ -141,66 +199,24 @@ def _untrained(loaded: Loaded) -> SAE:
 # Judging --------------------------------------------------------------------------------------------------------------
 
 
-def _judge(context: Context, common: dict[str, Any], blocks: list[_Block], published: Table) -> Finding:
-    rng = context.rng("F6")
-    ours = [_measured(block, "TopK", rng) for block in blocks]
-    random = [_phonetic(block, block.random, rng) for block in blocks]
-    untrained = [_measured(block, "untrained", rng) for block in blocks]
-    shifted = [_shifted(block, rng) for block in blocks]
-    first = blocks[0].found
-    return Finding(
-        **common | {"inputs": common["inputs"] | {k: v for k, v in first.inputs.items() if k in ("clips", "seconds")}},
-        parameters={"blocks": list(BLOCKS), "dictionaries": dict(first.saes), "draws": DRAWS},
-        criteria=(
-            Criterion(C_COVERED, _least(ours, C_COVERED), COVERED, "at least"),
-            Criterion(C_BEYOND, _least(ours, C_BEYOND), BEYOND, "at least"),
-            Criterion(C_EXPLAINED, _least(ours, C_EXPLAINED), EXPLAINED, "at least"),
-            Criterion(C_DEAD, _most(ours, C_DEAD), DEAD, "at most"),
-            Criterion(C_WER, _most(ours, C_WER), WORSE, "at most"),
-            Criterion("clips", Estimate(_clips(first)), ENOUGH_UTTERANCES, "at least", role="gate"),
-            Criterion(
-                "phones judged", Estimate(len(blocks[0].phones["TopK"].phones)), ENOUGH_PHONES, "at least", role="gate"
-            ),
-        ),
-        # a control is favoured: it is taken in the block where it does best
-        controls=(
-            Control("random directions", "as many, through a ReLU", _best(random)),
-            Control(
-                "untrained dictionary", "the same architecture, fresh weights about the same mean", _best(untrained)
-            ),
-            Control("shifted labels", "the dictionary's features, labels turned in a circle", _best(shifted)),
-        ),
-        measurements=(_by_basis(blocks), _by_phone(blocks)),
-        tables=(_scores_table(blocks), _phones_table(blocks[-1])),
-        published=(published,),
-        notes=_notes(blocks),
-        extra={"seeds": 1},
-    )
-
-
-def _clips(found: Evaluation) -> int:
-    return len(found.attached.clips) if found.attached is not None else 0
-
-
-def _measured(block: _Block, name: str, rng: np.random.Generator) -> dict[str, Estimate]:
-    scores, spliced = block.found.reconstruction[name], block.found.attached
-    assert spliced is not None
+def _measured(block: DemoBlock, name: str, rng: np.random.Generator) -> dict[str, Estimate]:
+    scores = block.evaluation.reconstruction[name]
     return _phonetic(block, name, rng) | {
         C_EXPLAINED: Estimate(scores.explained_variance),
         C_DEAD: Estimate(scores.dead_fraction),
-        C_WER: spliced.change("wer", name),
+        C_WER: block.attached.change("wer", name),
     }
 
 
-def _phonetic(block: _Block, name: str, rng: np.random.Generator) -> dict[str, Estimate]:
-    mine, axes = block.phones[name], block.phones["neurons"]
-    return {C_COVERED: mine.covered_by_auc, C_BEYOND: _mean(mine.best_f1 - axes.best_f1, rng)}
+def _phonetic(block: DemoBlock, name: str, rng: np.random.Generator) -> dict[str, Estimate]:
+    scores, axes = block.phones[name], block.phones["neurons"]
+    return {C_COVERED: scores.covered_by_auc, C_BEYOND: _mean(scores.best_f1 - axes.best_f1, rng)}
 
 
-def _shifted(block: _Block, rng: np.random.Generator) -> dict[str, Estimate]:
-    mine, axes = block.phones["TopK"], block.phones["neurons"]
-    beyond = _mean(mine.shifted_best_f1 - axes.shifted_best_f1, rng)
-    return {C_COVERED: Estimate(mine.shifted_coverage), C_BEYOND: beyond}
+def _shifted(block: DemoBlock, rng: np.random.Generator) -> dict[str, Estimate]:
+    scores, axes = block.phones["TopK"], block.phones["neurons"]
+    beyond = _mean(scores.shifted_best_f1 - axes.shifted_best_f1, rng)
+    return {C_COVERED: Estimate(scores.shifted_coverage), C_BEYOND: beyond}
 
 
 def _mean(values: Float[np.ndarray, "phone"], rng: np.random.Generator) -> Estimate:
@@ -208,37 +224,29 @@ def _mean(values: Float[np.ndarray, "phone"], rng: np.random.Generator) -> Estim
     return Estimate.of(float(values.mean()), drawn)
 
 
-def _least(rows: list[dict[str, Estimate]], name: str) -> Estimate:
-    return min((row[name] for row in rows), key=lambda e: np.inf if e.value is None else e.value)
-
-
-def _most(rows: list[dict[str, Estimate]], name: str) -> Estimate:
-    return max((row[name] for row in rows), key=lambda e: -np.inf if e.value is None else e.value)
-
-
 def _best(rows: list[dict[str, Estimate]]) -> dict[str, Estimate]:
-    return {name: (_least if name in (C_DEAD, C_WER) else _most)(rows, name) for name in rows[0]}
+    return {name: (least if name in (C_DEAD, C_WER) else most)(rows, name) for name in rows[0]}
 
 
 # Showing --------------------------------------------------------------------------------------------------------------
 
 
-def _bases(block: _Block) -> dict[str, str]:
-    """What is shown of each block -> its name there."""
+def _bases(block: DemoBlock) -> dict[str, str]:
+    """Return the name in the evaluation of everything shown of a block."""
     return {
         "TopK": "TopK", "tied L1": "tied L1", "untrained": "untrained", "random, as many": block.random,
         "residual axes": "neurons", "principal": "pca", "mel bands": "mel bands",
     }  # fmt: skip
 
 
-def _by_basis(blocks: list[_Block]) -> Measurement:
+def _by_basis(blocks: Sequence[DemoBlock]) -> Measurement:
     names = tuple(_bases(blocks[0]))
     values = [[block.phones[_bases(block)[name]].phone_f1.row for block in blocks] for name in names]
     axes = (Axis("features", names), Axis("block", BLOCKS), Axis("bound", ("value", "low", "high")))
     return Measurement("best feature's F1, mean over phones", axes, np.array(values))
 
 
-def _by_phone(blocks: list[_Block]) -> Measurement:
+def _by_phone(blocks: Sequence[DemoBlock]) -> Measurement:
     last = blocks[-1]
     shown = ("TopK", last.random, "neurons")
     axes = (Axis("features", ("TopK", "random, as many", "residual axes")), Axis("phone", last.phones["TopK"].phones))
@@ -247,33 +255,32 @@ def _by_phone(blocks: list[_Block]) -> Measurement:
     )
 
 
-def _scores_table(blocks: list[_Block]) -> Table:
+def _scores_table(blocks: Sequence[DemoBlock]) -> Table:
     columns = (
         "block", "features", "number", "L0", "explained variance", "dead", "WER spliced", "cross-entropy recovered",
         "mean best-phone F1", "share with F1 0.3", "phone's best F1", "phones covered (AUC)",
     )  # fmt: skip
     rows: list[tuple[str, ...]] = []
     for block in blocks:
-        spliced = block.found.attached
-        assert spliced is not None
+        attached = block.attached
         for name, key in _bases(block).items():
-            phones, scores = block.phones[key], block.found.reconstruction.get(key)
-            spliced_here = key in spliced.conditions
+            phones, scores = block.phones[key], block.evaluation.reconstruction.get(key)
+            was_attached = key in attached.conditions
             rows.append((
                 str(block.number), name, str(phones.n_features),
                 f"{scores.l0:.1f}" if scores else "", f"{scores.explained_variance:.3f}" if scores else "",
                 f"{scores.dead_fraction:.1%}" if scores else "",
-                f"{_value(spliced.wer(key)):.1%}" if spliced_here else "",
-                f"{_value(spliced.recovered('cross_entropy', key)):.3f}" if spliced_here else "",
+                f"{_value(attached.wer(key)):.1%}" if was_attached else "",
+                f"{_value(attached.recovered('cross_entropy', key)):.3f}" if was_attached else "",
                 f"{_value(phones.mean_f1):.3f}", f"{_value(phones.found_share):.2f}", f"{_value(phones.phone_f1):.3f}",
                 f"{_value(phones.covered_by_auc):.2f}",
             ))  # fmt: skip
         for name in ("clean", "mean ablation", "zero ablation"):
-            rows.append((str(block.number), name, *[""] * 4, f"{_value(spliced.wer(name)):.1%}", *[""] * 5))
+            rows.append((str(block.number), name, *[""] * 4, f"{_value(attached.wer(name)):.1%}", *[""] * 5))
     return Table("Scores by block", "this run, held-out speakers and sentences", columns, tuple(rows))
 
 
-def _phones_table(block: _Block) -> Table:
+def _phones_table(block: DemoBlock) -> Table:
     mine, axes = block.phones["TopK"], block.phones["neurons"]
     order = np.argsort(-mine.best_f1)
     rows = tuple(
@@ -287,10 +294,10 @@ def _phones_table(block: _Block) -> Table:
     return Table(f"Each phone's best TopK feature, block {block.number}", "this run", columns, rows)
 
 
-def _notes(blocks: list[_Block]) -> tuple[str, ...]:
+def _notes(blocks: Sequence[DemoBlock]) -> tuple[str, ...]:
     parts = []
     for block in blocks:
-        topk, tied = block.found.reconstruction["TopK"], block.found.reconstruction["tied L1"]
+        topk, tied = block.evaluation.reconstruction["TopK"], block.evaluation.reconstruction["tied L1"]
         parts.append(
             f"block {block.number}: TopK explains {topk.explained_variance:.3f} of the variance with {topk.l0:.0f} of "
             f"{topk.n_features} features, the tied form {tied.explained_variance:.3f} with {tied.l0:.0f} of "
@@ -306,19 +313,16 @@ def _value(estimate: Estimate) -> float:
     return float("nan") if estimate.value is None else float(estimate.value)
 
 
-def draw(finding: Finding) -> list[Figure]:
-    """Controls; F1 by kind of features and block; F1 by phone."""
-    if not finding.measurements:
-        return []
+def _draw(finding: Finding) -> list[Figure]:
     by_basis = finding.measurement("best feature's F1, mean over phones")
     names, blocks = by_basis.axis("features").entries, by_basis.axis("block").entries
     second, axes = new_figure("How well phones are found", "F1 of the best feature, mean over phones", "")
     places = np.arange(len(names))[::-1]
-    for i, (block, colour) in enumerate(zip(blocks, (BLUE, GREEN), strict=True)):
+    for i, (block, color) in enumerate(zip(blocks, (BLUE, GREEN), strict=True)):
         values = by_basis.at(block=block)
         error = np.abs(values[:, 1:] - values[:, :1]).T
         axes.barh(
-            places + 0.2 - 0.4 * i, values[:, 0], 0.36, color=colour, label=f"block {block}", xerr=error, capsize=2
+            places + 0.2 - 0.4 * i, values[:, 0], 0.36, color=color, label=f"block {block}", xerr=error, capsize=2
         )
     axes.set_yticks(places, names)
     add_legend(axes, below=True)
@@ -328,8 +332,8 @@ def draw(finding: Finding) -> list[Figure]:
     order = np.argsort(-by_phone.at(features="TopK"))
     third, axes = new_figure(f"Phone by phone, block {blocks[-1]}", "phone", "F1 of its best feature")
     looks = {"TopK": (BLUE, "o"), "random, as many": (ORANGE, "^"), "residual axes": (GRAY, "x")}
-    for name, (colour, marker) in looks.items():
-        axes.plot(by_phone.at(features=name)[order], color=colour, marker=marker, linestyle="", label=name)
+    for name, (color, marker) in looks.items():
+        axes.plot(by_phone.at(features=name)[order], color=color, marker=marker, linestyle="", label=name)
     phones = [by_phone.axis("phone").entries[i] for i in order]
     axes.set_xticks(range(len(phones)), phones, fontsize=8)
     axes.set_ylim(0, 1)

@@ -39,8 +39,8 @@ def _by_basis(finding: Finding) -> Figure:
     for i, block in enumerate(blocks):
         values = f1.at(block=block)
         error = np.nan_to_num(np.abs(values[:, 1:] - values[:, :1]).T)
-        at = places + 0.2 - 0.4 * i
-        axes.barh(at, values[:, 0], 0.36, color=_COLORS[i], label=f"block {block}", xerr=error, capsize=2)
+        y = places + 0.2 - 0.4 * i
+        axes.barh(y, values[:, 0], 0.36, color=_COLORS[i], label=f"block {block}", xerr=error, capsize=2)
     axes.set_yticks(places, names)
     add_legend(axes, below=True)
     last = f1.at(block=blocks[-1], bound="value")

@@ -21,7 +21,9 @@ from sae_lens_audio import Metadata, Tied, TiedConfig, TopK, TopKConfig, demo_na
 from sae_lens_audio.activations import TensorActivations
 from sae_lens_audio.evals import gather_rows
 from sae_lens_audio.findings import demo_phone_features as demo
-from sae_lens_audio.findings import phone_features, trained_saes
+from sae_lens_audio.findings import trained_phone_features as released
+from sae_lens_audio.findings import trained_saes
+from sae_lens_audio.findings.phone_features import PhoneFeatures
 from sae_lens_audio.formats import Loaded
 from sae_lens_audio.training import Trainer, TrainingConfig
 from tests.findings.phone_worlds import context_with_phones, spoken
@@ -32,10 +34,10 @@ D = 32
 
 
 @pytest.fixture(scope="module")
-def made() -> dict[str, Loaded]:
+def packaged() -> dict[str, Loaded]:
     """SAEs trained on a few tones, of the context's model."""
     context = context_with_phones()
-    found = {}
+    saes = {}
     for block in BLOCKS:
         hook = f"encoder.blocks.{block}.hook_resid_post"
         rows = gather_rows(context.model, tones(20), [hook])[hook]
@@ -45,64 +47,64 @@ def made() -> dict[str, Loaded]:
         tied = Trainer(Tied(TiedConfig(D, 40)), TensorActivations(rows), replace(settings, scale="none")).fit(
             progress=False
         )
-        found |= {f"{k}-{block}": Loaded(s, about, Path(k)) for k, s in (("topk", topk), ("tied", tied))}
-    return found
+        saes |= {f"{k}-{block}": Loaded(s, about, Path(k)) for k, s in (("topk", topk), ("tied", tied))}
+    return saes
 
 
 def test_the_finding_measures_what_it_judges(
-    made: dict[str, Loaded], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    packaged: dict[str, Loaded], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(demo, "BLOCKS", BLOCKS)
-    monkeypatch.setattr(demo, "load_demo", lambda name: made[name.replace("2", "0")])
+    monkeypatch.setattr(demo, "load_demo", lambda name: packaged[name.replace("2", "0")])
     monkeypatch.setattr(demo, "_trained_on", lambda loaded: frozenset())
-    monkeypatch.setattr(demo, "MOST_SPLICED", 4)
+    monkeypatch.setattr(demo, "MOST_ATTACHED", 4)
     context = context_with_phones(54)
-    found = phone_features.run(context)
-    assert found.status in STATUSES and found.id == "F6" and not found.error
-    claims = {c.name: c.estimate for c in found.claims}
+    finding = PhoneFeatures().run(context)
+    assert finding.status in STATUSES and finding.id == "F6" and not finding.error
+    claims = {c.name: c.estimate for c in finding.claims}
     assert list(claims) == [
         demo.C_COVERED, demo.C_BEYOND, demo.C_EXPLAINED, demo.C_DEAD,
         demo.C_WER,
     ]  # fmt: skip
     assert all(e.value is not None for e in claims.values())
     assert claims[demo.C_EXPLAINED].value > 0.5
-    controls = {c.name: c.values for c in found.controls}
-    assert controls["untrained SAE"].keys() == claims.keys()
-    assert controls["untrained SAE"][demo.C_EXPLAINED].value < claims[demo.C_EXPLAINED].value
-    # labels that have nothing to do with the sound are found by nothing
+    controls = {c.name: c.values for c in finding.controls}
+    assert controls["untrained dictionary"].keys() == claims.keys()
+    assert controls["untrained dictionary"][demo.C_EXPLAINED].value < claims[demo.C_EXPLAINED].value
+    # no feature detects labels that are unrelated to the sound
     assert controls["shifted labels"][demo.C_COVERED].value <= claims[demo.C_COVERED].value
-    assert {g.name: g.estimate.value for g in found.gates}["phones judged"] == 14
-    # it is worth as much on the disk, and is drawn from there
-    save_findings(tmp_path / "findings.json", [found], model="small")
+    assert {g.name: g.estimate.value for g in finding.gates}["phones judged"] == 14
+    # a saved finding is drawn alike
+    save_findings(tmp_path / "findings.json", [finding], model="small")
     (again,) = load_findings(tmp_path / "findings.json")
-    for one in (found, again):
-        assert [len(figure.axes) for figure in phone_features.draw(one)] == [1, 1, 1]
-    assert len(found.tables[0].rows) == 2 * 10
+    for version in (finding, again):
+        assert [len(figure.axes) for figure in PhoneFeatures().draw(version)] == [1, 1, 1]
+    assert len(finding.tables[0].rows) == 2 * 10
 
 
-def test_sentences_of_training_are_left_out(made: dict[str, Loaded], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sentences_of_training_are_left_out(packaged: dict[str, Loaded], monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     def stop(model, clips, *_, **__):
         seen.extend(clips)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "load_demo", lambda name: made[name.replace("2", "0").replace("3", "1")])
+    monkeypatch.setattr(demo, "load_demo", lambda name: packaged[name.replace("2", "0").replace("3", "1")])
     monkeypatch.setattr(demo, "_trained_on", lambda loaded: frozenset({"tones"}))
     monkeypatch.setattr(demo, "gather_rows", stop)
     utterances = spoken(6)
     others = tuple(u.with_alignment(replace(u.alignment, text="new")) for u in utterances[::2])
     with pytest.raises(KeyboardInterrupt):
-        phone_features.run(replace(context_with_phones(), utterances=(*utterances, *others)))
+        PhoneFeatures().run(replace(context_with_phones(), utterances=(*utterances, *others)))
     assert seen, "one in four of those that are left"
 
 
 def test_another_model_with_a_grammar_is_told_how_to_train_saes() -> None:
     assert "--alignments" in REGISTRY["F6"].run(context_with_phones()).status_reason
-    found = REGISTRY["F6"].run(context_with_phones(3))
-    assert found.status == "not testable" and not found.measurements
+    finding = REGISTRY["F6"].run(context_with_phones(3))
+    assert finding.status == "not testable" and not finding.measurements
     for command in ("collect", "train", "evaluate"):
-        assert f"`sae-lens-audio {command} " in found.status_reason
+        assert f"`sae-lens-audio {command} " in finding.status_reason
 
 
 # Real Whisper: a model without a grammar ------------------------------------------------------------------------------
@@ -127,9 +129,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         trained_saes, "TOPK_TRAINING", replace(topk, steps=60, batch=256, warmup_steps=5, decay_steps=5)
     )
     monkeypatch.setattr(trained_saes, "TIED_FEATURES", 40)
-    monkeypatch.setattr(phone_features, "TIED_FEATURES", 40)
-    monkeypatch.setattr(phone_features, "MIN_TOKENS", 5)
-    for module in (trained_saes, phone_features):
+    monkeypatch.setattr(released, "TIED_FEATURES", 40)
+    monkeypatch.setattr(released, "MIN_TOKENS", 5)
+    for module in (trained_saes, released):
         monkeypatch.setattr(module, "training_speech", lambda: recordings(12))
 
 
@@ -140,29 +142,27 @@ def test_on_real_whisper_saes_are_trained_and_judged(
     finding = REGISTRY["F6"].run(context)
     assert finding.status in STATUSES and not finding.error
     claims = {c.name: c.estimate for c in finding.claims}
-    assert list(claims) == [phone_features.C_FOUND, *phone_features.C_BEYOND.values()]
+    assert list(claims) == [released.C_FOUND, *released.C_BEYOND.values()]
     assert all(e.value is not None and e.low <= e.value <= e.high for e in claims.values())
     assert [c.values.keys() for c in finding.controls] == [claims.keys()] * 3
     assert finding.inputs["clips"] == 24 and finding.inputs["speakers judged"] == ["a", "b", "c"]
     assert finding.parameters["training recordings"] == 12
     # the criterion is of the block where the published form does worse
-    share = finding.measurement(phone_features.SHARE_BY_BASIS)
-    assert claims[phone_features.C_FOUND].value == pytest.approx(
-        share.at(features=trained_saes.TIED, bound="value").min()
-    )
-    curve = finding.measurement(phone_features.CURVE).values
+    share = finding.measurement(released.SHARE_BY_BASIS)
+    assert claims[released.C_FOUND].value == pytest.approx(share.at(features=trained_saes.TIED, bound="value").min())
+    curve = finding.measurement(released.CURVE).values
     assert curve.shape == (2, 2, trained_saes.POINTS) and (curve[..., -1] > curve[..., 0]).all()
     save_findings(tmp_path / "findings.json", [finding], model="small")
     (again,) = load_findings(tmp_path / "findings.json")
-    for one in (finding, again):
-        assert [len(figure.axes) for figure in phone_features.draw(one)] == [1, 1, 1, 1]
+    for version in (finding, again):
+        assert [len(figure.axes) for figure in PhoneFeatures().draw(version)] == [1, 1, 1, 1]
     # SAEs are made once per context; those that explain too little are not judged
     saes = trained_saes.trained_saes(context, ())
     assert n_packed(saes.clips) == 24
-    monkeypatch.setattr(phone_features, "EXPLAINED", 1.01)
-    finding = phone_features.run(context)
+    monkeypatch.setattr(released, "EXPLAINED", 1.01)
+    finding = PhoneFeatures().run(context)
     assert finding.status == "measured, no verdict"
-    assert finding.deciding is not None and finding.deciding.name == phone_features.C_EXPLAINED
+    assert finding.deciding is not None and finding.deciding.name == released.C_EXPLAINED
     assert trained_saes.trained_saes(context, ()) is saes
 
 
@@ -188,10 +188,10 @@ def test_voices_and_texts_of_training_are_left_out() -> None:
 
 
 def test_reasons_name_their_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(phone_features, "training_speech", lambda: recordings(3))
+    monkeypatch.setattr(released, "training_speech", lambda: recordings(3))
 
     def reason(utterances: tuple) -> str:
-        finding = phone_features.run(replace(context_with_phones(truth=None), utterances=utterances))
+        finding = PhoneFeatures().run(replace(context_with_phones(truth=None), utterances=utterances))
         assert finding.status == "not testable"
         return finding.status_reason
 
@@ -199,13 +199,13 @@ def test_reasons_name_their_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--corpus" in reason(())
     assert "--alignments" in reason(tuple(u.with_alignment(replace(u.alignment, phones=())) for u in clips))
     assert "of 1 speaker" in reason(clips[::3])
-    monkeypatch.setattr(phone_features, "training_speech", lambda: [Recording("1", np.zeros(9), text="tones")])
+    monkeypatch.setattr(released, "training_speech", lambda: [Recording("1", np.zeros(9), text="tones")])
     assert "pass another corpus" in reason(clips)
 
     def missing() -> list[Recording]:
         raise AudioError("no list")
 
-    monkeypatch.setattr(phone_features, "training_speech", missing)
+    monkeypatch.setattr(released, "training_speech", missing)
     assert "release wheel" in reason(clips)
 
 
