@@ -65,6 +65,11 @@ class HeadRef:
                 return cls(named, int(block), int(number))
         raise error(f"{head!r:.80} is not an attention head: give 'encoder 2.3', 'E2.3', or (block, head) with a stack")
 
+    @staticmethod
+    def is_head(value: object) -> bool:
+        """Whether ``value`` names a head including its stack, so that :meth:`parse` needs no ``stack``."""
+        return isinstance(value, HeadRef) or (isinstance(value, str) and _HEAD.fullmatch(value.strip()) is not None)
+
     @property
     def attn(self) -> str:
         """Module name of the attention: ``decoder.blocks.3.cross_attn``."""

@@ -150,7 +150,7 @@ def cross_scores(
     tokens: Sequence[int],
     n_positions: int,
     heads: Sequence[HeadLike] | None = None,
-) -> Float[Tensor, "head token position"]:
+) -> Float[Tensor, "head token filled"]:
     """Return pre-softmax cross-attention scores of heads (default: all, block by block) over the first ``n_positions``.
 
     Takes one pass of the decoder. Live hooks and masks apply.

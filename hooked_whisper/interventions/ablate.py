@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -29,7 +29,7 @@ from hooked_whisper.patching.positions import UNITS, PositionsLike, point_positi
 from hooked_whisper.patching.resume import required_activations, resume_from
 from hooked_whisper.patching.runs import RunInputs, cache_run
 from hooked_whisper.patching.subspaces import Subspaces, subspaces_of
-from hooked_whisper.protocols import STACKS, HeadLike, Positions, Stack, attention_name
+from hooked_whisper.protocols import STACKS, HeadLike, Positions, ResidualStack, Stack, attention_name
 
 if TYPE_CHECKING:
     from hooked_whisper.hooked import HookedWhisper
@@ -197,7 +197,7 @@ def ablate_neurons(
     model: WhisperCore,
     neurons: Sequence[tuple[int, int]],
     *,
-    stack: Literal["encoder", "decoder"] = "encoder",
+    stack: ResidualStack = "encoder",
     by: By = "zero",
     positions: PositionsLike = None,
     unit: str = "positions",

@@ -26,10 +26,10 @@ from hooked_whisper.hooks import HookPoint
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.model.attention import Attention
 from hooked_whisper.model.masks import (
+    AttentionPass,
     LocalWindow,
     Mask,
     MaskEntry,
-    AttentionPass,
     check_mask,
     combine_masks,
     local_window,

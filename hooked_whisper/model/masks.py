@@ -21,7 +21,7 @@ from torch import Tensor
 from hooked_whisper._support.indices import read_indices
 from hooked_whisper.errors import MaskError, closest
 from hooked_whisper.model.kernels import Heads
-from hooked_whisper.protocols import Stack
+from hooked_whisper.protocols import HeadRef, Stack
 
 MaskRule = Callable[[Int[Tensor, "query"], Int[Tensor, "key"]], Tensor]
 Mask = Tensor | MaskRule
@@ -202,13 +202,17 @@ def resolve_target(target: Any, names: Sequence[str], n_heads: dict[str, int]) -
 
     A target is ``"encoder"``, ``"decoder"`` (its self-attention) or ``"cross_attn"``; one block
     (``"encoder.blocks.2"``); one attention (``"decoder.blocks.1.cross_attn"``); a glob of those; any of them with
-    heads: ``(target, 3)``, ``(target, (0, 3))``, ``(target, mask)`` or ``"encoder.blocks.2.head.3"``.
+    heads: ``(target, 3)``, ``(target, (0, 3))``, ``(target, mask)`` or ``"encoder.blocks.2.head.3"``; or a
+    :class:`HeadRef` or its name, ``"encoder 2.3"``.
 
     Raises:
         MaskError: the target matches no attention.
     """
     heads: Any = None
-    if isinstance(target, tuple) and len(target) == 2:
+    if HeadRef.is_head(target):
+        ref = HeadRef.parse(target, error=MaskError)
+        target, heads = ref.attn, ref.head
+    elif isinstance(target, tuple) and len(target) == 2:
         target, heads = target
     if not isinstance(target, str):
         raise MaskError(f"the target of an attention mask is a name or (name, heads), not {target!r}")

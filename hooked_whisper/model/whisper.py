@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from whisper.model import ModelDimensions
 
+from hooked_whisper._support.heads import read_heads
 from hooked_whisper._support.indices import Selection
 from hooked_whisper._support.renamed import (
     argument_synonyms,
@@ -30,7 +31,7 @@ from hooked_whisper.model.decoder import Decoder, Unembed
 from hooked_whisper.model.encoder import Encoder
 from hooked_whisper.model.inputs import check_encoder_out, check_mel, check_tokens
 from hooked_whisper.model.masks import MaskEntry, check_mask, resolve_target
-from hooked_whisper.protocols import STACKS, AttachableSAE, Stack
+from hooked_whisper.protocols import AttachableSAE, Stack
 
 # keywords of HookedTransformer.run_with_cache and HookedSAETransformer.run_with_cache_with_saes
 _KEYWORDS_ELSEWHERE = {
@@ -370,12 +371,8 @@ class WhisperCore(HookedRootModule):
             attn.masks.clear()
 
     def head_labels(self, stack: Stack = "encoder") -> Sequence[str]:
-        """Return ``block.head`` labels: ``E0.1`` (encoder), ``D0.1`` (decoder self-attention), ``X0.1`` (cross-attention)."""
-        letters = {"encoder": "E", "decoder": "D", "cross": "X"}
-        check_option("stack", stack, STACKS)
-        cfg = self.cfg.encoder if stack == "encoder" else self.cfg.decoder
-        pairs = ((block, head) for block in range(cfg.n_layers) for head in range(cfg.n_heads))
-        return [f"{letters[stack]}{block}.{head}" for block, head in pairs]
+        """Return labels of all heads: ``E0.1`` (encoder), ``D0.1`` (decoder self-attention), ``X0.1`` (cross)."""
+        return [head.label for head in read_heads(None, self.cfg, stack)]
 
 
 def _pass_lengths(mel: Tensor | None, encoder_out: Tensor | None, tokens: Tensor | None) -> dict[str, int]:

@@ -28,7 +28,7 @@ from hooked_whisper.patching.metrics import Metric, read_metric
 from hooked_whisper.patching.results import DIRECTIONS, Direction, PatchResult
 from hooked_whisper.patching.resume import n_layers, required_activations, resume_from
 from hooked_whisper.patching.runs import CleanCorruptPair, PatchedMetric, RunInputs, cache_run
-from hooked_whisper.protocols import HeadLike, HeadRef
+from hooked_whisper.protocols import HeadLike, HeadRef, ResidualStack
 
 if TYPE_CHECKING:
     from hooked_whisper.hooked import HookedWhisper
@@ -43,7 +43,7 @@ class Receiver:
     ``cross_k`` and ``cross_v`` read the encoder output, so only encoder heads can send to them.
     """
 
-    stack: Literal["encoder", "decoder"]
+    stack: ResidualStack
     input: ReceiverInput
     block: int = 0
     head: int | None = None

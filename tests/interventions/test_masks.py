@@ -12,7 +12,7 @@ from hooked_whisper.errors import MaskError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions.masks import cut_padding, join_masks, knock_out, mask_hooks, window_masks
 from hooked_whisper.patching.positions import filled_positions, read_positions
-from hooked_whisper.protocols import Interval
+from hooked_whisper.protocols import HeadRef, Interval
 from tests.patching.conftest import N_POSITIONS as N
 
 TOKENS = torch.tensor([[3, 5, 7, 11, 13], [2, 4, 6, 8, 10]])
@@ -147,3 +147,14 @@ def test_filled_positions_end_where_the_mel_stops_changing() -> None:
 def test_errors_say_what_to_do(model, unchecked, build, words: str) -> None:
     with pytest.raises(MaskError, match=words):
         build(model)
+
+
+def test_heads_can_be_named(model) -> None:
+    by_pair = window_masks(model, {(0, 1): 2, (1, 0): 3})
+    assert window_masks(model, {"encoder 0.1": 2, HeadRef("encoder", 1, 0): 3}) == by_pair
+    by_lists = knock_out(model, [2], [3], stack="cross", blocks=[1], heads=[0])
+    assert knock_out(model, [2], [3], heads=["cross 1.0"]) == knock_out(model, [2], [3], heads=["X1.0"]) == by_lists
+    rule = by_pair["encoder.blocks.0.attn", (1,)]
+    for target in ("encoder 0.1", HeadRef("encoder", 0, 1), "encoder.blocks.0.head.1"):
+        named = logits(model, attn_masks={target: rule})
+        assert torch.equal(named, logits(model, attn_masks={("encoder.blocks.0.attn", 1): rule}))
