@@ -25,6 +25,8 @@ from sae_lens_audio import errors as sae_errors
 MODULES = (
     "hooked_whisper",
     "hooked_whisper.hooks",
+    "hooked_whisper.patching",
+    "hooked_whisper.patching.corruptions",
     "hooked_whisper.interventions",
     "hooked_whisper.analysis",
     "hooked_whisper.features",

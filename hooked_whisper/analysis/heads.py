@@ -152,11 +152,11 @@ class HeadReport:
             ("most in order", "cross", "monotonicity", "X", True),
         )
         parts = []
-        for what, stack, measure, letter, largest in wanted:
+        for title, stack, measure, letter, largest in wanted:
             if stack in self.values and (best := self.ranked(stack, measure, largest)[:3]):
                 mean = self.mean(stack, measure)
                 names = ", ".join(f"{letter}{b}.{h} {mean[b, h]:.3g}" for b, h in best)
-                parts.append(f"{what}: {names} {MEASURES[stack][measure]}")
+                parts.append(f"{title}: {names} {MEASURES[stack][measure]}")
         return f"HeadReport({len(self.clips)} clips; {'; '.join(parts)})"
 
     def _of(self, stack: str, measure: str) -> Float[np.ndarray, "clip block head"]:
