@@ -34,12 +34,12 @@ def roc_auc(hits: Counts, totals: Totals) -> ByLabel:
 def best_thresholds(hits: Counts, totals: Totals) -> tuple[ByLabel, Int[np.ndarray, "feature label"]]:
     """The best F1 of "this bin or a higher one means the label", and its bin; the highest such bin among equals."""
     h = hits[:, ::-1].astype(np.float64)
-    found = np.cumsum(totals[:, ::-1], axis=1, dtype=np.float64)[:, :, None]
+    detected = np.cumsum(totals[:, ::-1], axis=1, dtype=np.float64)[:, :, None]
     truth = h.sum(axis=1, keepdims=True)
-    f1 = np.cumsum(2 * h, axis=1) / np.maximum(found + truth, 1)
-    at = f1.argmax(axis=1)
-    best = np.take_along_axis(f1, at[:, None], axis=1)[:, 0]
-    return best, hits.shape[1] - 1 - at
+    f1 = np.cumsum(2 * h, axis=1) / np.maximum(detected + truth, 1)
+    best_bin = f1.argmax(axis=1)
+    best = np.take_along_axis(f1, best_bin[:, None], axis=1)[:, 0]
+    return best, hits.shape[1] - 1 - best_bin
 
 
 def detections(
@@ -47,8 +47,8 @@ def detections(
 ) -> tuple[Int[np.ndarray, "feature label"], Int[np.ndarray, "feature label"]]:
     """Rows at or above a bin: those with the label, and all."""
     true = np.cumsum(hits[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]
-    found = np.cumsum(totals[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]
-    return np.take_along_axis(true, bins[:, None], axis=1)[:, 0], np.take_along_axis(found, bins, axis=1)
+    detected = np.cumsum(totals[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]
+    return np.take_along_axis(true, bins[:, None], axis=1)[:, 0], np.take_along_axis(detected, bins, axis=1)
 
 
 def dense_selectivity(
@@ -62,15 +62,15 @@ def dense_selectivity(
     f1, sign, bin = _fit(whole)
     best = np.where(searched, f1, -1.0).argmax(axis=1)
     pooled = np.zeros((3, *f1.shape), dtype=np.int64)
-    chosen, same = pooled[:, :, 0].copy(), np.zeros(len(feature))
+    of_best, same = pooled[:, :, 0].copy(), np.zeros(len(feature))
     for i, test in enumerate(folds):
-        trained, fold_sign, fold_cell = _fit(reduce(add, [one for j, one in enumerate(folds) if j != i]))
+        trained, fold_sign, fold_cell = _fit(reduce(add, [fitted for j, fitted in enumerate(folds) if j != i]))
         choice = np.where(searched, trained, -1.0).argmax(axis=1)
         high = detections(test.counts, test.totals, fold_cell)
         low = detections(test.counts[:, ::-1], test.totals[:, ::-1], fold_cell)
-        hits, found = (np.where(fold_sign > 0, a, b) for a, b in zip(high, low, strict=True))
-        result = np.stack([hits, found, test.counts.sum(axis=1)])
-        pooled, chosen = pooled + result, chosen + result[:, feature, choice]
+        hits, detected = (np.where(fold_sign > 0, a, b) for a, b in zip(high, low, strict=True))
+        result = np.stack([hits, detected, test.counts.sum(axis=1)])
+        pooled, of_best = pooled + result, of_best + result[:, feature, choice]
         same += (choice == best) / len(folds)
     edges = whole.bins.edges.numpy()
     threshold = np.where(sign > 0, edges[bin], edges[len(edges) - 1 - bin])
@@ -84,9 +84,9 @@ def dense_selectivity(
             "best": best,
             "sign": sign[feature, best],
             "threshold": threshold[feature, best],
-            "f1": 2 * chosen[0] / (chosen[1] + chosen[2]),
-            "precision": chosen[0] / chosen[1],
-            "recall": chosen[0] / chosen[2],
+            "f1": 2 * of_best[0] / (of_best[1] + of_best[2]),
+            "precision": of_best[0] / of_best[1],
+            "recall": of_best[0] / of_best[2],
             "agreement": same,
             "auc": np.where(up, auc[feature, best], 1 - auc[feature, best]),
             "average_precision": np.where(up, *(x[feature, best] for x in precisions)),

@@ -30,7 +30,7 @@ def _values(seed: int) -> np.ndarray:
 
 def folds(planted: bool) -> list[JointCounts]:
     """0 fires for s, 1 for nasals, 2 in silence, 3 for nothing, 4 falls for t, 5 for a part of i."""
-    made = []
+    parts = []
     for seed in range(3):
         rng = np.random.default_rng(seed)
         ids = rng.integers(8, size=2500)
@@ -39,8 +39,8 @@ def folds(planted: bool) -> list[JointCounts]:
         for feature, rows in enumerate(fires):
             size = (-8.0 if feature == 4 else 8.0) if planted else 0.0
             x[:, feature] += size * torch.from_numpy(rows.astype(np.float32))
-        made.append(count(x, ids, NAMES))
-    return made
+        parts.append(count(x, ids, NAMES))
+    return parts
 
 
 TOP = np.array([[1] * 19 + [2], [3, 4] * 10, [0] * 20, [1, 2, 3, 4, 5] * 4, [5] * 20, [6] * 18 + [1, 2]])
@@ -90,31 +90,31 @@ def test_the_evidence_is_said(labels: list[AutoLabel]) -> None:
 
 
 def test_chance_gets_no_name() -> None:
-    found = autolabels(evidence(False), evidence(False))
-    assert {x.kind for x in found} == {"none"} and {x.text for x in found} == {"—"}
+    labels = autolabels(evidence(False), evidence(False))
+    assert {x.kind for x in labels} == {"none"} and {x.text for x in labels} == {"—"}
 
 
 def test_nothing_beats_a_control_that_does_as_well() -> None:
-    found = autolabels(evidence(True), evidence(True))
-    assert {x.kind for x in found} == {"none"}
+    labels = autolabels(evidence(True), evidence(True))
+    assert {x.kind for x in labels} == {"none"}
 
 
 def test_numbers_of_features_must_agree() -> None:
-    found = evidence(True)
-    with pytest.raises(PatchError, match="different numbers"):
-        autolabels(found._replace(class_top=purity(TOP[:2], NAMES, GROUPS)), found)
+    labels = evidence(True)
+    with pytest.raises(PatchError, match=r"\[2, 6\] features"):
+        autolabels(labels._replace(class_top=purity(TOP[:2], NAMES, GROUPS)), labels)
 
 
 def test_a_phone_too_rare_to_be_searched_is_named_by_what_is_heard_most() -> None:
-    found, control = evidence(True), evidence(False)
+    labels, control = evidence(True), evidence(False)
     nothing = cross_selectivity(folds(True), min_tokens=10**6)
-    label = autolabels(found._replace(phones=nothing), control)[5]
+    label = autolabels(labels._replace(phones=nothing), control)[5]
     assert (label.kind, label.label) == ("phone", "i") and "18 of the top 20 examples" in label.evidence
-    few = found._replace(phones=nothing, top=purity(TOP[:, :5], NAMES))
+    few = labels._replace(phones=nothing, top=purity(TOP[:, :5], NAMES))
     assert autolabels(few, control)[5].kind != "phone"
 
 
 def test_what_falls_in_silence_is_not_called_silence() -> None:
-    found, control = evidence(True), evidence(False)
+    labels, control = evidence(True), evidence(False)
     turned = cross_selectivity([count(-torch.from_numpy(_values(seed)), _ids(seed), NAMES) for seed in range(3)])
-    assert autolabels(found._replace(phones=turned), control)[2].kind == "none"
+    assert autolabels(labels._replace(phones=turned), control)[2].kind == "none"

@@ -30,19 +30,19 @@ def test_a_shift_turns_the_labelled_positions(ids: list[int], seed: int) -> None
 
 def test_every_shift_comes_and_clips_turn_apart() -> None:
     rng = np.random.default_rng(0)
-    found = {int(one[0]) for one in shifted_labels([np.arange(20)] * 500, rng)}
-    assert found == set(range(2, 19))  # 20 - k for shifts k of 2 to 18
+    features = {int(shifted[0]) for shifted in shifted_labels([np.arange(20)] * 500, rng)}
+    assert features == set(range(2, 19))  # 20 - k for shifts k of 2 to 18
 
 
 def test_mel_bands() -> None:
     mel = torch.randn(2, 5, 12)
     basis = MelBands(5)
-    found = basis.encode(mel)
-    assert isinstance(basis, FeatureBasis) and found.shape == (2, 6, 5) and basis.labels[4] == "mel 4"
+    features = basis.encode(mel)
+    assert isinstance(basis, FeatureBasis) and features.shape == (2, 6, 5) and basis.labels[4] == "mel 4"
     for i in range(1, 6):
         want = mel[..., 2 * i - 1] / 4 + mel[..., 2 * i] / 2 + mel[..., 2 * i + 1] / 4
-        torch.testing.assert_close(found[:, i], want)
-    torch.testing.assert_close(found[:, 0], mel[..., 0] * 0.75 + mel[..., 1] / 4)
+        torch.testing.assert_close(features[:, i], want)
+    torch.testing.assert_close(features[:, 0], mel[..., 0] * 0.75 + mel[..., 1] / 4)
     torch.testing.assert_close(basis.encode(torch.ones(5, 8)), torch.ones(4, 5))
     for wrong in (torch.ones(4, 8), torch.ones(5, 7)):
         with pytest.raises(AudioError, match="5 mel bands"):

@@ -38,9 +38,9 @@ def test_pca_finds_the_directions_of_variance() -> None:
     truth = random_orthonormal(6, seed=3).directions
     scales = torch.tensor([9.0, 5.0, 3.0, 0.5, 0.2, 0.1])
     x = torch.randn(4000, 6, generator=generator).exp() * scales @ truth + 4.0
-    found = pca(x, 3)
-    np.testing.assert_allclose((found.directions @ truth.T).abs().diagonal(), 1, atol=0.02)
-    features = found.encode(x)
+    fitted = pca(x, 3)
+    np.testing.assert_allclose((fitted.directions @ truth.T).abs().diagonal(), 1, atol=0.02)
+    features = fitted.encode(x)
     torch.testing.assert_close(features.mean(0), torch.zeros(3), atol=1e-2, rtol=0)
     assert (features.var(0).diff() < 0).all() and (features.pow(3).mean(0) > 0).all()
     with pytest.raises(PatchError, match="no 7"):
@@ -51,10 +51,10 @@ def test_kmeans_finds_clusters_and_its_largest_feature_is_the_nearest() -> None:
     generator = torch.Generator().manual_seed(0)
     centres = torch.tensor([[0.0, 0, 0], [10, 0, 0], [0, 10, 0]])
     x = (centres[:, None] + 0.3 * torch.randn(3, 50, 3, generator=generator)).flatten(0, 1)
-    found = kmeans(x, 3, seed=1)
-    nearest = torch.cdist(x, found.points).argmin(1)
-    assert torch.equal(found.encode(x).argmax(1), nearest) and len(nearest.unique()) == 3
-    torch.testing.assert_close(-2 * found.encode(x), torch.cdist(x, found.points) ** 2, atol=1e-3, rtol=1e-3)
+    fitted = kmeans(x, 3, seed=1)
+    nearest = torch.cdist(x, fitted.points).argmin(1)
+    assert torch.equal(fitted.encode(x).argmax(1), nearest) and len(nearest.unique()) == 3
+    torch.testing.assert_close(-2 * fitted.encode(x), torch.cdist(x, fitted.points) ** 2, atol=1e-3, rtol=1e-3)
     with pytest.raises(PatchError, match="cannot have"):
         kmeans(x[:2], 3)
 

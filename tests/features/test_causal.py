@@ -56,15 +56,15 @@ def table(effect: CausalEffect, field: str) -> np.ndarray:
 
 
 def test_it_is_zero_ablation_of_a_neuron(model: HookedWhisper, mels: torch.Tensor) -> None:
-    found = causal_effects(model, mels, CLIPS, POST, axes(64), {5: "k", 9: "d"})
-    assert [(e.unit, e.phone, e.label) for e in found] == [(5, "k", "5"), (9, "d", "9")]
+    effects = causal_effects(model, mels, CLIPS, POST, axes(64), {5: "k", 9: "d"})
+    assert [(e.unit, e.phone, e.label) for e in effects] == [(5, "k", "5"), (9, "d", "9")]
     # the hooks' own clips fill 1.2 s = 60 positions: the whole window of this model
-    for effect in found:
+    for effect in effects:
         hooks = ablate(model, POST, units=[effect.unit])
         np.testing.assert_allclose(table(effect, "before"), np.concatenate(slow(model, mels, [])), atol=1e-4)
         np.testing.assert_allclose(table(effect, "after"), np.concatenate(slow(model, mels, hooks)), atol=1e-4)
-    assert table(found[0], "has_phone").tolist() == [False, True, False, True, False]
-    assert table(found[1], "has_phone").tolist() == [True, False, True, False, False]
+    assert table(effects[0], "has_phone").tolist() == [False, True, False, True, False]
+    assert table(effects[1], "has_phone").tolist() == [True, False, True, False, False]
     assert not listeners(model)
 
 
@@ -116,7 +116,7 @@ def test_a_feature_set_to_what_it_is_changes_nothing(model: HookedWhisper, mels:
 def test_what_is_refused(model: HookedWhisper, mels: torch.Tensor) -> None:
     with pytest.raises(PatchError, match="not one point of the encoder"):
         causal_effects(model, mels, CLIPS, "decoder.blocks.0.mlp.hook_post", axes(64), {0: "k"})
-    with pytest.raises(PatchError, match="features are 0 to 63"):
+    with pytest.raises(PatchError, match="expected 0 to 63"):
         causal_effects(model, mels, CLIPS, POST, axes(64), {64: "k"})
     with pytest.raises(PatchError, match="no directions"):
         causal_effects(model, mels, CLIPS, POST, Centroids(torch.zeros(2, 64), ("a", "b")), {0: "k"})

@@ -17,15 +17,15 @@ NAMES = ("SIL", "s", "z", "m")
 @given(st.integers(0, 12), st.integers(1, 6), st.integers(0, 999))
 def test_the_best_of_every_utterance_in_order(utterances: int, k: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    top, best = TopExamples(3, k, labellings=2), []
+    top, best = TopExamples(3, k, labelings=2), []
     for u in range(utterances):
         n = int(rng.integers(0, 6))
         x = torch.from_numpy(rng.integers(4, size=(n, 3))).float()
         ids, other = rng.integers(-1, 4, size=(2, n))
         top.add(x, ids, other)
         if n:
-            at = x.argmax(0).numpy()
-            best.append((x.max(0).values.numpy(), ids[at], other[at], u))
+            position = x.argmax(0).numpy()
+            best.append((x.max(0).values.numpy(), ids[position], other[position], u))
     for f in range(3):
         order = sorted(range(len(best)), key=lambda u: (-best[u][0][f], u))[:k]
         missing = k - len(order)
@@ -37,12 +37,12 @@ def test_the_best_of_every_utterance_in_order(utterances: int, k: int, seed: int
 
 def test_purity() -> None:
     ids = np.array([[1, 1, 1, 2, -1], [2, 1, 2, 1, ABSENT], [0, 0, 0, 3, 3], [ABSENT] * 5])
-    found = purity(ids, NAMES)
-    assert found.labels == ("s", "s", "SIL", "") and found.hits.tolist() == [3, 2, 3, 0]
-    assert found.n.tolist() == [5, 4, 5, 0]
-    np.testing.assert_allclose(found.purity, [0.6, 0.5, 0.6, np.nan])
-    low, high = found.interval
-    assert (low[:3] < found.purity[:3]).all() and (found.purity[:3] < high[:3]).all()
+    result = purity(ids, NAMES)
+    assert result.labels == ("s", "s", "SIL", "") and result.hits.tolist() == [3, 2, 3, 0]
+    assert result.n.tolist() == [5, 4, 5, 0]
+    np.testing.assert_allclose(result.purity, [0.6, 0.5, 0.6, np.nan])
+    low, high = result.interval
+    assert (low[:3] < result.purity[:3]).all() and (result.purity[:3] < high[:3]).all()
     speech = purity(ids, NAMES, without=frozenset(["SIL"]))
     assert speech.labels == ("s", "s", "m", "") and speech.purity[2] == pytest.approx(0.4)
     grouped = purity(ids, NAMES, {"sibilants": {"s", "z"}, "nasals": {"m"}})
@@ -51,7 +51,7 @@ def test_purity() -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(PatchError, match="k of 1"):
+    with pytest.raises(PatchError, match="k is 0"):
         TopExamples(3, 0)
     with pytest.raises(PatchError, match="ids are"):
         purity(np.array([[4]]), NAMES)

@@ -26,17 +26,17 @@ def test_every_row_is_counted_once(n: int, seed: int, chunk: int) -> None:
     x, ids = rows(seed, n)
     before, joint._CHUNK = joint._CHUNK, chunk
     try:
-        found = count(x, ids, NAMES, HistogramBins(2, -3, 4))
+        joint_counts = count(x, ids, NAMES, HistogramBins(2, -3, 4))
     finally:
         joint._CHUNK = before
-    slow = np.zeros((4, found.bins.n, 3), dtype=int)
-    for row, label in zip(found.bins.of(x).numpy(), ids, strict=True):
+    slow = np.zeros((4, joint_counts.bins.n, 3), dtype=int)
+    for row, label in zip(joint_counts.bins.of(x).numpy(), ids, strict=True):
         for feature, bin in enumerate(row):
             if label >= 0:
                 slow[feature, bin, label] += 1
-    np.testing.assert_array_equal(found.counts, slow)
-    np.testing.assert_array_equal(found.totals, slow.sum(2))
-    assert found.rows == (ids >= 0).sum() and found.counts.dtype == np.int32
+    np.testing.assert_array_equal(joint_counts.counts, slow)
+    np.testing.assert_array_equal(joint_counts.totals, slow.sum(2))
+    assert joint_counts.rows == (ids >= 0).sum() and joint_counts.counts.dtype == np.int32
 
 
 @given(st.integers(0, 60), st.integers(0, 999))
@@ -46,8 +46,8 @@ def test_parts_make_the_whole(at: int, seed: int) -> None:
     np.testing.assert_array_equal(whole.counts, parts.counts)
     np.testing.assert_array_equal(whole.totals, parts.totals)
     counter = JointCounter(4, NAMES)
-    for some in (slice(0, at), slice(at, None)):
-        counter.add_bins(counter.bins_of(x[some]), ids[some])
+    for part in (slice(0, at), slice(at, None)):
+        counter.add_bins(counter.bins_of(x[part]), ids[part])
     np.testing.assert_array_equal(whole.counts, counter.result().counts)
 
 
@@ -61,14 +61,17 @@ def test_tokens() -> None:
 
 def test_classes_may_overlap() -> None:
     x, ids = rows(0, 500)
-    found = count(x, ids, NAMES)
-    groups = found.grouped({"both": {"a", "b"}, "b": {"b"}})
-    np.testing.assert_array_equal(groups.counts[:, :, 0], found.counts[:, :, 1:].sum(2))
-    np.testing.assert_array_equal(groups.counts[:, :, 1], found.counts[:, :, 2])
-    np.testing.assert_array_equal(groups.totals, found.totals)
-    assert groups.tokens.tolist() == [found.tokens[1:].sum(), found.tokens[2]] and groups.names == ("both", "b")
-    with pytest.raises(AlignmentError, match="no label here"):
-        found.grouped({"c": {"c"}})
+    joint_counts = count(x, ids, NAMES)
+    groups = joint_counts.grouped({"both": {"a", "b"}, "b": {"b"}})
+    np.testing.assert_array_equal(groups.counts[:, :, 0], joint_counts.counts[:, :, 1:].sum(2))
+    np.testing.assert_array_equal(groups.counts[:, :, 1], joint_counts.counts[:, :, 2])
+    np.testing.assert_array_equal(groups.totals, joint_counts.totals)
+    assert groups.tokens.tolist() == [joint_counts.tokens[1:].sum(), joint_counts.tokens[2]] and groups.names == (
+        "both",
+        "b",
+    )
+    with pytest.raises(AlignmentError, match="not a label"):
+        joint_counts.grouped({"c": {"c"}})
 
 
 def test_what_is_refused() -> None:
@@ -77,7 +80,7 @@ def test_what_is_refused() -> None:
         counter.add(torch.tensor([[0.0, torch.nan]]), np.array([0]))
     with pytest.raises(PatchError, match="feature 0 is NaN or infinite"):
         counter.add(torch.tensor([[torch.inf, 0.0]]), np.array([0]))
-    with pytest.raises(PatchError, match="rows of 3"):
+    with pytest.raises(PatchError, match="3 features"):
         counter.add(torch.zeros(1, 3), np.array([0]))
     for bad in (3, -2):
         with pytest.raises(PatchError, match="ids are"):

@@ -64,12 +64,12 @@ def dense(rows: LabeledRows, site: HookBasis, labels: RowLabels) -> tuple[list[J
     return true, shifted
 
 
-def same(found: Selectivity, expected: dict[str, np.ndarray]) -> None:
+def same(selectivity: Selectivity, expected: dict[str, np.ndarray]) -> None:
     for name, values in expected.items():
         if name in ("average_precision", "information", "information_share"):  # sums in another order
-            np.testing.assert_allclose(getattr(found, name), values, rtol=0, atol=1e-12, err_msg=name)
+            np.testing.assert_allclose(getattr(selectivity, name), values, rtol=0, atol=1e-12, err_msg=name)
         else:
-            np.testing.assert_array_equal(getattr(found, name), values, err_msg=name)
+            np.testing.assert_array_equal(getattr(selectivity, name), values, err_msg=name)
 
 
 @pytest.mark.parametrize("positions", ["all", "inner"])
@@ -94,23 +94,23 @@ def test_blocks_are_equal_to_dense_counts(
         groups = classes(labels.names)
         selectivities = {"phones": dense_selectivity(true, 8, turned), "shifted_phones": dense_selectivity(shifted, 8)}
         for name, folds in (("classes", true), ("shifted_classes", shifted)) if groups else ():
-            selectivities[name] = dense_selectivity([one.grouped(groups) for one in folds], 8)
+            selectivities[name] = dense_selectivity([part.grouped(groups) for part in folds], 8)
         for name, expected in selectivities.items():
             same(Selectivity.joined([getattr(block, name) for block in blocks]), expected)
         for got, want in (("counts", reduce(add, true)), ("shifted_counts", turned)):
             counts = [getattr(block, got) for block in blocks]
-            np.testing.assert_array_equal(np.concatenate([one.counts for one in counts]), want.counts)
-            np.testing.assert_array_equal(np.concatenate([one.totals for one in counts]), want.totals)
+            np.testing.assert_array_equal(np.concatenate([part.counts for part in counts]), want.counts)
+            np.testing.assert_array_equal(np.concatenate([part.totals for part in counts]), want.totals)
             np.testing.assert_array_equal(counts[0].tokens, want.tokens)
             for ranges in ("deciles", "width"):
-                summary = RangeSummary.joined([active_ranges(one, ranges).summary() for one in counts])
+                summary = RangeSummary.joined([active_ranges(part, ranges).summary() for part in counts])
                 whole = active_ranges(want, ranges)
                 np.testing.assert_array_equal(summary.majority, whole.majority)
                 np.testing.assert_array_equal(summary.label_counts, whole.counts.sum(1))
                 np.testing.assert_array_equal(summary.equal_entropies, whole.equal_entropy())
         averages = OnsetAverages(rows.width(site), labels.names)
-        for clip, one in zip(labels.clips, labels.true, strict=True):
-            averages.add(rows.features(site, clip), one)
+        for clip, part in zip(labels.clips, labels.true, strict=True):
+            averages.add(rows.features(site, clip), part)
         np.testing.assert_allclose(
             np.concatenate([block.onsets.mean for block in blocks]), averages.mean, rtol=0, atol=1e-12
         )
@@ -121,18 +121,18 @@ def test_blocks_are_equal_to_dense_counts(
 
 
 def test_some_clips_are_counted_as_if_they_were_all(model: HookedWhisper, clips: list[Clip]) -> None:
-    chosen = [1, 2, 6, 9, 11]
+    indices = [1, 2, 6, 9, 11]
     site = HookBasis(HOOKS[0])
     for memory in (1 << 30, 0):
         with collect_rows(model, clips, HOOKS, memory=memory) as rows:
-            some = rows.counts(site, rows.labels(OPTIONS, chosen))
-            turned = rows.counts(HookBasis(HOOKS[0], random_orthonormal(64)), rows.labels(OPTIONS, chosen))
-            values = torch.cat([rows.features(site, i) for i in chosen])
-            labels = rows.labels(OPTIONS, chosen)
+            partial = rows.counts(site, rows.labels(OPTIONS, indices))
+            turned = rows.counts(HookBasis(HOOKS[0], random_orthonormal(64)), rows.labels(OPTIONS, indices))
+            values = torch.cat([rows.features(site, i) for i in indices])
+            labels = rows.labels(OPTIONS, indices)
         want = count(values, labels.ids, labels.names)
-        np.testing.assert_array_equal(some.counts.counts, want.counts)
-        assert turned.counts.rows == some.counts.rows == len(values)
-        assert some.top.utterances.max() == 4
+        np.testing.assert_array_equal(partial.counts.counts, want.counts)
+        assert turned.counts.rows == partial.counts.rows == len(values)
+        assert partial.top.utterances.max() == 4
 
 
 @settings(max_examples=25)
@@ -140,17 +140,17 @@ def test_some_clips_are_counted_as_if_they_were_all(model: HookedWhisper, clips:
 def test_a_spool_gives_back_what_was_written(n: int, width: int, seed: int, on_disk: bool) -> None:
     rng = np.random.default_rng(seed)
     x = torch.from_numpy(rng.standard_normal((n, width)).astype(np.float32))
-    kept = Spool(n, width, on_disk=on_disk)
+    matrix = Spool(n, width, on_disk=on_disk)
     cuts = sorted({0, n, *rng.integers(0, n + 1, 3).tolist()})
     for a, b in list(pairwise(cuts))[::-1]:
-        kept.write(a, x[a:b])
+        matrix.write(a, x[a:b])
     low, high = sorted(rng.integers(0, width + 1, 2).tolist())
     first, last = sorted(rng.integers(0, n + 1, 2).tolist())
-    assert torch.equal(kept.columns(slice(low, high)), x[:, low:high])
-    assert torch.equal(kept.rows(first, last), x[first:last])
+    assert torch.equal(matrix.columns(slice(low, high)), x[:, low:high])
+    assert torch.equal(matrix.rows(first, last), x[first:last])
     with pytest.raises(PatchError, match="do not fit"):
-        kept.write(n, x[:1])
-    kept.close()
+        matrix.write(n, x[:1])
+    matrix.close()
 
 
 def test_the_disk_is_asked_first(
@@ -181,11 +181,11 @@ def test_a_block_is_as_large_as_its_bytes_allow(
         sizes = {}
         for limit in (1 << 20, 1 << 22):
             monkeypatch.setattr(row_labels, "BLOCK_BYTES", limit)
-            made = rows.labels(replace(OPTIONS, names=names))
-            sizes[limit] = made.size
-            for block in rows.blocks(HookBasis(HOOKS[0]), made):
-                held = sum(one.counts.nbytes for one in (*block.folds, *block.shifted, block.counts))
-                assert held <= max(limit, made.tokens.size * 257 * 4 * 3)
+            labeled = rows.labels(replace(OPTIONS, names=names))
+            sizes[limit] = labeled.size
+            for block in rows.blocks(HookBasis(HOOKS[0]), labeled):
+                held = sum(part.counts.nbytes for part in (*block.folds, *block.shifted, block.counts))
+                assert held <= max(limit, labeled.tokens.size * 257 * 4 * 3)
         assert sizes[1 << 22] >= 3 * sizes[1 << 20] > 0
 
 
@@ -193,7 +193,7 @@ def test_what_is_refused(model: HookedWhisper, clips: list[Clip], unchecked: Non
     long = Clip.aligned(np.zeros(16_000 * 40, np.float32), clips[0].alignment, "x")
     with pytest.raises(AudioError, match="cut it into windows"):
         collect_rows(model, [clips[0], long], HOOKS)
-    with pytest.raises(PatchError, match="vector at every position"):
+    with pytest.raises(PatchError, match="hook_z has no vector per position"):
         collect_rows(model, clips[:2], ["encoder.blocks.0.attn.hook_z"])
     with pytest.raises(PatchError, match="'all' or 'inner', not 'iner'; did you mean 'inner'"):
         CountOptions(positions="iner")  # type: ignore[arg-type]

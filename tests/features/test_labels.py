@@ -26,40 +26,40 @@ def test_as_a_slow_search(hundredths: list[int], data: st.DataObject) -> None:
     offset = data.draw(st.integers(0, 100)) / 100
     alignment = aligned([h / 100 for h in hundredths], labels)
     n = data.draw(st.integers(0, 220))
-    found = label_positions(alignment, n, ("a", "b", "c"), offset=offset)
+    result = label_positions(alignment, n, ("a", "b", "c"), offset=offset)
     for i in range(n):
-        at = round(100 * offset) + 2 * i  # hundredths of a second, exact
-        inside = [k for k in range(len(labels)) if hundredths[k] <= at < hundredths[k + 1]]
+        time = round(100 * offset) + 2 * i  # hundredths of a second, exact
+        inside = [k for k in range(len(labels)) if hundredths[k] <= time < hundredths[k + 1]]
         want = "abc".find(labels[inside[0]]) if inside else -1
-        assert found.ids[i] == want and found.instance[i] == (inside[0] if inside else -1)
-        near = [h for h in hundredths if abs(h - at) <= 2 and h not in (0, hundredths[-1])]
-        assert found.edge[i] == bool(near)
-        first = bool(inside) and not hundredths[inside[0]] <= at - 2
-        assert found.onset[i] == first
+        assert result.ids[i] == want and result.instance[i] == (inside[0] if inside else -1)
+        near = [h for h in hundredths if abs(h - time) <= 2 and h not in (0, hundredths[-1])]
+        assert result.edge[i] == bool(near)
+        first = bool(inside) and not hundredths[inside[0]] <= time - 2
+        assert result.onset[i] == first
 
 
 @given(cuts)
 def test_positions_are_those_of_the_span(hundredths: list[int]) -> None:
     alignment = aligned([h / 100 for h in hundredths], "abcdefghijkl")
-    found = label_positions(alignment, 300, label_names([alignment]))
+    result = label_positions(alignment, 300, label_names([alignment]))
     for k, phone in enumerate(alignment.phones):
         span = TimeMap().span(phone.start, phone.end)
-        assert np.flatnonzero(found.instance == k).tolist() == list(range(span.start, span.stop))
+        assert np.flatnonzero(result.instance == k).tolist() == list(range(span.start, span.stop))
 
 
 def test_windows_of_one_recording_make_the_whole() -> None:
     alignment = aligned([0.0, 0.33, 0.71, 0.9, 1.6], "abab")
     whole = label_positions(alignment, 80, ("a", "b"))
-    parts = [label_positions(alignment, 40, ("a", "b"), offset=at) for at in (0.0, 0.8)]
+    parts = [label_positions(alignment, 40, ("a", "b"), offset=time) for time in (0.0, 0.8)]
     for name in ("ids", "instance", "edge", "onset"):
         np.testing.assert_array_equal(getattr(whole, name), np.concatenate([getattr(p, name) for p in parts]))
 
 
 def test_tokens_are_phones_not_positions() -> None:
     alignment = aligned([0.0, 0.1, 0.2, 0.3, 0.301], "aab" + "b")
-    found = label_positions(alignment, 16, ("a", "b"))
-    assert found.tokens().tolist() == [2, 2]  # the last one is 1 ms long and holds the centre of position 15
-    assert found.tokens(~found.edge).sum() < 4
+    result = label_positions(alignment, 16, ("a", "b"))
+    assert result.tokens().tolist() == [2, 2]  # the last one is 1 ms long and holds the center of position 15
+    assert result.tokens(~result.edge).sum() < 4
 
 
 def test_names() -> None:

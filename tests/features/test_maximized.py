@@ -1,4 +1,4 @@
-"""Input optimisation ascends, stays in range, is reproducible, and leaves nothing on the model."""
+"""Input optimization ascends, stays in range, is reproducible, and leaves nothing on the model."""
 
 from __future__ import annotations
 
@@ -35,26 +35,28 @@ def real() -> list[torch.Tensor]:
     st.integers(0, 3),
     st.integers(0, 50),
 )
-def test_it_never_ends_below_its_start(kind: str, units: list[int], jitter: int, seed: int) -> None:
+def test_the_result_is_never_below_the_start(kind: str, units: list[int], jitter: int, seed: int) -> None:
     model = small_model(0)
     generator = torch.Generator().manual_seed(seed)
     clips = [0.5 - 2 * torch.rand(80, 30, generator=generator)]
     start = start_mel(kind, clips, 24, seed)
-    found = maximize_features(model, PRE, axes(64), units, start, first_position=5, steps=6, jitter=jitter, seed=seed)
-    assert found.mel.shape == (len(units), 80, 24) and found.trace.shape == (len(units), 7)
-    assert (found.activation >= found.start_activation).all()
-    assert (found.activation > found.start_activation).float().mean() > 0.5
+    maximized = maximize_features(
+        model, PRE, axes(64), units, start, first_position=5, steps=6, jitter=jitter, seed=seed
+    )
+    assert maximized.mel.shape == (len(units), 80, 24) and maximized.trace.shape == (len(units), 7)
+    assert (maximized.activation >= maximized.start_activation).all()
+    assert (maximized.activation > maximized.start_activation).float().mean() > 0.5
     top = start.amax() if start.amax() - start.amin() >= RANGE else start.amin() + RANGE
-    assert found.mel.amax() <= top + 1e-5 and found.mel.amin() >= top - RANGE - 1e-5
-    # the kept mel has the activation that is said
+    assert maximized.mel.amax() <= top + 1e-5 and maximized.mel.amin() >= top - RANGE - 1e-5
+    # the returned mel has the reported activation
     read = []
     with torch.no_grad(), model.hooks(fwd_hooks=[(PRE, lambda x, hook: read.append(x))]):
-        model.encoder(found.mel, positions=found.positions)
-    here = read[0][torch.arange(len(units)), found.at.start - 5, units]
-    torch.testing.assert_close(here, found.activation, atol=1e-4, rtol=1e-4)
+        model.encoder(maximized.mel, positions=maximized.positions)
+    here = read[0][torch.arange(len(units)), maximized.target.start - 5, units]
+    torch.testing.assert_close(here, maximized.activation, atol=1e-4, rtol=1e-4)
 
 
-def test_rows_do_not_know_of_each_other(model: HookedWhisper, real: list[torch.Tensor]) -> None:
+def test_rows_are_independent(model: HookedWhisper, real: list[torch.Tensor]) -> None:
     start = start_mel("mean", real, 24)
     both = maximize_features(model, PRE, axes(64), [3, 9], start, steps=5, seed=1)
     alone = maximize_features(model, PRE, axes(64), [9], start, steps=5, seed=1)
@@ -63,13 +65,13 @@ def test_rows_do_not_know_of_each_other(model: HookedWhisper, real: list[torch.T
     assert torch.equal(both.mel, again.mel) and torch.equal(both.trace, again.trace)
 
 
-def test_a_direction_and_a_stretch_of_positions(model: HookedWhisper, real: list[torch.Tensor]) -> None:
+def test_a_direction_and_a_span_of_positions(model: HookedWhisper, real: list[torch.Tensor]) -> None:
     basis = random_orthonormal(32, 4)
     name = "encoder.blocks.0.hook_resid_post"
     starts = torch.stack([start_mel("noise", real, 24, seed) for seed in (0, 1)])
-    found = maximize_features(model, name, basis, [0, 2], starts, first_position=10, at=slice(14, 18), steps=8)
-    assert (found.activation > found.start_activation).all() and found.labels == ("random 0", "random 2")
-    assert torch.equal(found.start, starts.clamp(starts.amax((1, 2), True) - RANGE))
+    maximized = maximize_features(model, name, basis, [0, 2], starts, first_position=10, target=slice(14, 18), steps=8)
+    assert (maximized.activation > maximized.start_activation).all() and maximized.labels == ("random 0", "random 2")
+    assert torch.equal(maximized.start, starts.clamp(starts.amax((1, 2), True) - RANGE))
 
 
 def test_the_model_is_left_as_it_was(model: HookedWhisper, real: list[torch.Tensor]) -> None:
@@ -89,18 +91,18 @@ def _fail(x: torch.Tensor, hook: object) -> None:
     raise RuntimeError("on purpose")
 
 
-def test_nothing_behind_the_point_is_computed(model: HookedWhisper, real: list[torch.Tensor]) -> None:
+def test_the_pass_stops_at_the_point(model: HookedWhisper, real: list[torch.Tensor]) -> None:
     with model.hooks(fwd_hooks=[(POST, _fail)]):
         maximize_features(model, PRE, axes(64), [0], start_mel("silence", real, 16), steps=1)
 
 
-def test_a_full_window_is_the_model_on_it(model: HookedWhisper, real: list[torch.Tensor]) -> None:
+def test_in_full_window_equals_the_model(model: HookedWhisper, real: list[torch.Tensor]) -> None:
     mel = torch.stack([start_mel("noise", real, 24, seed) for seed in (0, 1)])
-    found = in_full_window(model, PRE, axes(64), [4, 5], mel, 10, slice(15, 17))
+    maximized = in_full_window(model, PRE, axes(64), [4, 5], mel, 10, slice(15, 17))
     window = (mel.amax((1, 2), True) - RANGE).expand(2, 80, 120).clone()
     window[:, :, 20:44] = mel
     _, cache = model.run_with_cache(window, names_filter=PRE, stop_early=True)
-    torch.testing.assert_close(found, torch.stack([cache[PRE][k, 15:17, 4 + k].mean() for k in (0, 1)]))
+    torch.testing.assert_close(maximized, torch.stack([cache[PRE][k, 15:17, 4 + k].mean() for k in (0, 1)]))
 
 
 def test_starts(real: list[torch.Tensor]) -> None:
@@ -112,20 +114,20 @@ def test_starts(real: list[torch.Tensor]) -> None:
     torch.testing.assert_close(mean[:, 4], frames.mean(1))
 
 
-def test_sound_can_be_asked_for(model: HookedWhisper, real: list[torch.Tensor]) -> None:
-    found = maximize_features(model, PRE, axes(64), [0, 1], start_mel("silence", real, 16), steps=2)
-    assert found.audio().shape == (2, 16 * 160)
+def test_audio(model: HookedWhisper, real: list[torch.Tensor]) -> None:
+    maximized = maximize_features(model, PRE, axes(64), [0, 1], start_mel("silence", real, 16), steps=2)
+    assert maximized.audio().shape == (2, 16 * 160)
 
 
-def test_what_is_refused(model: HookedWhisper, real: list[torch.Tensor], unchecked: None) -> None:
+def test_errors(model: HookedWhisper, real: list[torch.Tensor], unchecked: None) -> None:
     start = start_mel("mean", real, 24)
-    with pytest.raises(PatchError, match="features are 0 to 63"):
+    with pytest.raises(PatchError, match=r"\[64\], expected 0 to 63"):
         maximize_features(model, PRE, axes(64), [64], start)
     with pytest.raises(PatchError, match="does not fit"):
         maximize_features(model, PRE, axes(64), [0], start, first_position=55)
-    with pytest.raises(PatchError, match="not among"):
-        maximize_features(model, PRE, axes(64), [0], start, at=40)
-    with pytest.raises(PatchError, match="no encoder point"):
+    with pytest.raises(PatchError, match="outside the mel"):
+        maximize_features(model, PRE, axes(64), [0], start, target=40)
+    with pytest.raises(PatchError, match="decoder.blocks.0.mlp.hook_pre"):
         maximize_features(model, "decoder.blocks.0.mlp.hook_pre", axes(64), [0], start)
     with pytest.raises(PatchError, match="NaN"):
         maximize_features(model, PRE, axes(64), [0], torch.full((80, 24), torch.nan))

@@ -36,23 +36,23 @@ def histogram(seed: int, n: int = 60, bins: int = 9) -> tuple[np.ndarray, np.nda
 @given(st.integers(0, 10_000), st.integers(1, 80))
 def test_auc_is_the_share_of_pairs_won(seed: int, n: int) -> None:
     values, ids, hits, totals = histogram(seed, n)
-    found = roc_auc(hits, totals)
+    result = roc_auc(hits, totals)
     for f in range(2):
         for p in range(3):
-            one, other = values[f, ids == p], values[f, ids != p]
-            if not len(one) or not len(other):
-                assert np.isnan(found[f, p])
+            first, other = values[f, ids == p], values[f, ids != p]
+            if not len(first) or not len(other):
+                assert np.isnan(result[f, p])
                 continue
-            wins = (one[:, None] > other).mean() + (one[:, None] == other).mean() / 2
-            np.testing.assert_allclose(found[f, p], wins)
-    np.testing.assert_allclose(roc_auc(hits[:, ::-1], totals[:, ::-1]), 1 - found)
+            wins = (first[:, None] > other).mean() + (first[:, None] == other).mean() / 2
+            np.testing.assert_allclose(result[f, p], wins)
+    np.testing.assert_allclose(roc_auc(hits[:, ::-1], totals[:, ::-1]), 1 - result)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 80))
 def test_average_precision_and_best_f1_by_going_through_thresholds(seed: int, n: int) -> None:
     values, ids, hits, totals = histogram(seed, n)
     ap, (f1, bin) = average_precision(hits, totals), best_thresholds(hits, totals)
-    true, found = detections(hits, totals, bin)
+    true, result = detections(hits, totals, bin)
     for f in range(2):
         for p in range(3):
             area, before, best = 0.0, 0.0, 0.0
@@ -66,7 +66,7 @@ def test_average_precision_and_best_f1_by_going_through_thresholds(seed: int, n:
                 np.testing.assert_allclose(ap[f, p], area)
             np.testing.assert_allclose(f1[f, p], best)
             assert true[f, p] == ((values[f] >= bin[f, p]) & (ids == p)).sum()
-            assert found[f, p] == (values[f] >= bin[f, p]).sum()
+            assert result[f, p] == (values[f] >= bin[f, p]).sum()
 
 
 @given(st.integers(0, 1000), st.integers(-3, 3))
@@ -74,27 +74,29 @@ def test_monotone_scaling_changes_nothing(seed: int, octaves: int) -> None:
     """A power of two moves every value by whole bins; and ranks of bins are all that counts."""
     x = torch.randn(200, 3, generator=torch.Generator().manual_seed(seed)).clamp(0.0625, 8)
     ids = np.random.default_rng(seed).integers(3, size=200)
-    one, two = count(x, ids, NAMES), count(x * 2.0**octaves, ids, NAMES)
+    first, second = count(x, ids, NAMES), count(x * 2.0**octaves, ids, NAMES)
     for measure in (roc_auc, average_precision):
-        np.testing.assert_allclose(measure(one.counts, one.totals), measure(two.counts, two.totals))
-    np.testing.assert_allclose(best_thresholds(one.counts, one.totals)[0], best_thresholds(two.counts, two.totals)[0])
+        np.testing.assert_allclose(measure(first.counts, first.totals), measure(second.counts, second.totals))
+    np.testing.assert_allclose(
+        best_thresholds(first.counts, first.totals)[0], best_thresholds(second.counts, second.totals)[0]
+    )
 
 
 def test_chance_is_half_for_auc_prevalence_for_ap_and_nothing_for_information() -> None:
     rng = np.random.default_rng(0)
     ids = rng.choice(3, size=4000, p=[0.7, 0.2, 0.1])
-    found = count(torch.randn(4000, 60, generator=torch.Generator().manual_seed(0)), ids, NAMES)
-    assert np.abs(roc_auc(found.counts, found.totals).mean(0) - 0.5).max() < 0.01
-    np.testing.assert_allclose(average_precision(found.counts, found.totals).mean(0), [0.7, 0.2, 0.1], atol=0.02)
-    joint = rebin(found.counts, quantile_bins(found.totals), 10)
+    result = count(torch.randn(4000, 60, generator=torch.Generator().manual_seed(0)), ids, NAMES)
+    assert np.abs(roc_auc(result.counts, result.totals).mean(0) - 0.5).max() < 0.01
+    np.testing.assert_allclose(average_precision(result.counts, result.totals).mean(0), [0.7, 0.2, 0.1], atol=0.02)
+    joint = rebin(result.counts, quantile_bins(result.totals), 10)
     plain = entropy(joint.sum(1)) + entropy(joint.sum(2)) - entropy(joint.reshape(60, -1))
     assert plain.mean() > 1.5e-3 and abs(information(joint).mean()) < 2e-4
 
 
 def test_information_of_a_copy_is_the_entropy() -> None:
     ids = np.random.default_rng(0).integers(3, size=9000)
-    found = count(torch.from_numpy(ids)[:, None].float() + 1, ids, NAMES)
-    joint = rebin(found.counts, quantile_bins(found.totals), 10)
+    result = count(torch.from_numpy(ids)[:, None].float() + 1, ids, NAMES)
+    joint = rebin(result.counts, quantile_bins(result.totals), 10)
     np.testing.assert_allclose(information(joint), np.log(3), atol=1e-3)
 
 

@@ -25,20 +25,20 @@ def clip(seed: int, n: int = 90) -> tuple[torch.Tensor, PositionLabels]:
 
 
 def test_as_a_slow_sum_and_additive() -> None:
-    whole, one, two = (OnsetAverages(3, NAMES, 4, 6) for _ in range(3))
-    found: dict[tuple[int, int], list[np.ndarray]] = {}
+    whole, first, second = (OnsetAverages(3, NAMES, 4, 6) for _ in range(3))
+    rows_by_lag: dict[tuple[int, int], list[np.ndarray]] = {}
     for seed in range(4):
         x, labels = clip(seed)
         whole.add(x, labels)
-        (one if seed < 2 else two).add(x, labels)
-        for at in np.flatnonzero(labels.onset):
+        (first if seed < 2 else second).add(x, labels)
+        for onset in np.flatnonzero(labels.onset):
             for lag in range(-4, 7):
-                if 0 <= at + lag < len(x):
-                    found.setdefault((labels.ids[at], lag), []).append(x[at + lag].numpy())
-    for (label, lag), rows in found.items():
+                if 0 <= onset + lag < len(x):
+                    rows_by_lag.setdefault((labels.ids[onset], lag), []).append(x[onset + lag].numpy())
+    for (label, lag), rows in rows_by_lag.items():
         np.testing.assert_allclose(whole.mean[:, label, lag + 4], np.mean(rows, axis=0))
         assert whole.counts[label, lag + 4] == len(rows)
-    np.testing.assert_allclose((one + two).mean, whole.mean)
+    np.testing.assert_allclose((first + second).mean, whole.mean)
 
 
 def test_latency_is_where_the_peak_was_put() -> None:
@@ -47,12 +47,12 @@ def test_latency_is_where_the_peak_was_put() -> None:
         _, labels = clip(seed, 200)
         x = torch.from_numpy(np.random.default_rng(seed).normal(size=(200, 4)) * 0.1)
         for feature, (label, lag, size) in enumerate([(0, 3, 5.0), (1, -2, 5.0), (0, 4, -5.0)]):
-            at = np.flatnonzero(labels.onset & (labels.ids == label)) + lag
-            x[at[(at >= 0) & (at < 200)], feature] += size
+            onset = np.flatnonzero(labels.onset & (labels.ids == label)) + lag
+            x[onset[(onset >= 0) & (onset < 200)], feature] += size
         x[:, 3] = 1
         averages.add(x, labels)
-    found = latency(averages, np.array([0, 1, 0, 0]), np.array([1, 1, -1, 1]))
-    np.testing.assert_array_equal(found, [3, -2, 4, np.nan])
+    lags = latency(averages, np.array([0, 1, 0, 0]), np.array([1, 1, -1, 1]))
+    np.testing.assert_array_equal(lags, [3, -2, 4, np.nan])
     assert np.isnan(latency(averages, np.full(4, -1), np.ones(4, dtype=int))).all()
     assert np.isnan(latency(OnsetAverages(4, NAMES), np.zeros(4, dtype=int), np.ones(4, dtype=int))).all()
 
@@ -63,7 +63,7 @@ def test_what_is_refused() -> None:
         OnsetAverages(3, ("a",)).add(x, labels)
     with pytest.raises(PatchError, match="NaN"):
         OnsetAverages(3, NAMES).add(x * torch.nan, labels)
-    with pytest.raises(PatchError, match="lags"):
+    with pytest.raises(PatchError, match="before is -1"):
         OnsetAverages(3, NAMES, -1)
-    with pytest.raises(PatchError, match="add up"):
+    with pytest.raises(PatchError, match="different features, labels or lags"):
         OnsetAverages(3, NAMES) + OnsetAverages(2, NAMES)

@@ -33,36 +33,38 @@ def test_it_learns_what_can_be_told_apart() -> None:
             + 0.3 * torch.randn(80, 80, generator=generator)
         )
         alignments.append(spoken([(0.2 * k, 0.2 * k + 0.2, p) for k, p in enumerate("abab")]))
-    found = phone_classifier(mels[:4], alignments[:4])
-    assert found.labels == ("a", "b") and found.accuracy(mels[4:], alignments[4:]) > 0.95
-    log_probs = found.log_probs(torch.stack(mels[4:]))
+    classifier = phone_classifier(mels[:4], alignments[:4])
+    assert classifier.labels == ("a", "b") and classifier.accuracy(mels[4:], alignments[4:]) > 0.95
+    log_probs = classifier.log_probs(torch.stack(mels[4:]))
     assert log_probs.shape == (2, 80, 2)
-    torch.testing.assert_close(log_probs[0], found.log_probs(mels[4]))
+    torch.testing.assert_close(log_probs[0], classifier.log_probs(mels[4]))
     torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(2, 80))
     again = phone_classifier(mels[:4], alignments[:4])
-    assert torch.equal(found.weight, again.weight)
+    assert torch.equal(classifier.weight, again.weight)
 
 
 def test_a_phone_never_heard_is_missed() -> None:
     mel = torch.randn(80, 40, generator=torch.Generator().manual_seed(1))
     mel[:, 20:] += 3
-    found = phone_classifier([mel], [spoken([(0, 0.2, "a"), (0.2, 0.4, "b")])])
-    assert found.accuracy([mel], [spoken([(0, 0.2, "a"), (0.2, 0.4, "c")])]) == pytest.approx(0.5, abs=0.1)
+    classifier = phone_classifier([mel], [spoken([(0, 0.2, "a"), (0.2, 0.4, "b")])])
+    assert classifier.accuracy([mel], [spoken([(0, 0.2, "a"), (0.2, 0.4, "c")])]) == pytest.approx(0.5, abs=0.1)
 
 
 def test_real_speech_beats_the_commonest_phone_on_other_utterances() -> None:
     clips = SyntheticCorpus.default().clips()
     mels = [log_mel_spectrogram(torch.from_numpy(c.samples)) for c in clips]
     alignments = [c.alignment for c in clips]
-    found = phone_classifier(mels[::2], alignments[::2])
-    truth = torch.cat([frame_labels(a, m.shape[1], found.labels) for a, m in zip(alignments, mels, strict=True)][1::2])
+    classifier = phone_classifier(mels[::2], alignments[::2])
+    truth = torch.cat(
+        [frame_labels(a, m.shape[1], classifier.labels) for a, m in zip(alignments, mels, strict=True)][1::2]
+    )
     commonest = float(truth[truth >= 0].bincount().max() / (truth != -1).sum())
-    assert found.accuracy(mels[1::2], alignments[1::2]) > commonest + 0.15
+    assert classifier.accuracy(mels[1::2], alignments[1::2]) > commonest + 0.15
 
 
 def test_what_is_refused() -> None:
     mel = torch.zeros(80, 10)
-    with pytest.raises(AlignmentError, match="two kinds"):
+    with pytest.raises(AlignmentError, match="1 kinds"):
         phone_classifier([mel], [spoken([(0, 0.1, "a")])])
     with pytest.raises(AlignmentError, match="give one for each"):
         phone_classifier([mel, mel], [spoken([(0, 0.05, "a"), (0.05, 0.1, "b")])])

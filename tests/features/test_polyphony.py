@@ -38,10 +38,10 @@ def test_every_active_row_is_in_one_range(seed: int) -> None:
     ids = np.random.default_rng(seed).integers(len(NAMES), size=300)
     joint = count(x, ids, NAMES)
     active = (joint.bins.of(x) > joint.bins.per_sign).numpy().sum(0)
-    for found in (active_ranges(joint, "deciles"), active_ranges(joint, "width")):
-        np.testing.assert_array_equal(found.n.sum(1), active)
-        np.testing.assert_allclose(found.base, np.bincount(ids, minlength=len(NAMES)) / 300)
-        for edges in found.edges[:3]:
+    for result in (active_ranges(joint, "deciles"), active_ranges(joint, "width")):
+        np.testing.assert_array_equal(result.n.sum(1), active)
+        np.testing.assert_allclose(result.base, np.bincount(ids, minlength=len(NAMES)) / 300)
+        for edges in result.edges[:3]:
             assert (np.diff(edges[np.isfinite(edges)]) >= 0).all()
     np.testing.assert_array_equal(signed_ranges(joint).n.sum(1), 300)
     assert np.isnan(active_ranges(joint, "width").entropy[3]).all() and active_ranges(joint, "width").majority[3] == -1
@@ -74,9 +74,9 @@ def test_no_trend_where_labels_do_not_depend_on_activation() -> None:
     rng = np.random.default_rng(0)
     base = np.array([0.3, 0.2, 0.15, 0.1, 0.1, 0.05, 0.05, 0.05])
     sizes = [2000, 700, 200, 70, 30]
-    found = ranges(np.stack([rng.multinomial(n, base, size=400) for n in sizes], axis=1), base)
-    plain = np.mean([spearmanr(range(5), row).statistic for row in entropy(found.counts)])
-    assert plain < -0.4 and -0.05 < found.trend().mean() < 0.12
+    result = ranges(np.stack([rng.multinomial(n, base, size=400) for n in sizes], axis=1), base)
+    plain = np.mean([spearmanr(range(5), row).statistic for row in entropy(result.counts)])
+    assert plain < -0.4 and -0.05 < result.trend().mean() < 0.12
     equal = ranges(rng.multinomial(100, base, size=(400, 5)), base)
     assert abs(equal.trend().mean()) < 0.08
 
@@ -84,10 +84,10 @@ def test_no_trend_where_labels_do_not_depend_on_activation() -> None:
 def test_a_trend_where_the_label_gets_surer() -> None:
     rng = np.random.default_rng(0)
     shares = [np.append(1 - 7 * p, np.full(7, p)) for p in (0.12, 0.08, 0.05, 0.02, 0.005)]
-    found = ranges(np.stack([rng.multinomial(200, p, size=50) for p in shares], axis=1))
-    assert (found.trend() < -0.85).all() and (ranges(found.counts[:, ::-1]).trend() > 0.85).all()
-    np.testing.assert_allclose(found.effective[:, 0], 8, atol=1)
-    assert (found.purity[:, -1] > 0.9).all() and (found.majority == 0).all()
+    result = ranges(np.stack([rng.multinomial(200, p, size=50) for p in shares], axis=1))
+    assert (result.trend() < -0.85).all() and (ranges(result.counts[:, ::-1]).trend() > 0.85).all()
+    np.testing.assert_allclose(result.effective[:, 0], 8, atol=1)
+    assert (result.purity[:, -1] > 0.9).all() and (result.majority == 0).all()
 
 
 @given(st.lists(st.lists(st.integers(0, 3) | st.none(), min_size=5, max_size=5), min_size=1, max_size=8))
@@ -95,37 +95,37 @@ def test_trend_as_in_scipy(rows: list[list[int | None]]) -> None:
     from hooked_whisper.features.phones.polyphony import spearman_with_order
 
     values = np.array([[np.nan if x is None else float(x) for x in row] for row in rows])
-    found = spearman_with_order(values)
-    for row, one in zip(values, found, strict=True):
+    result = spearman_with_order(values)
+    for row, correlation in zip(values, result, strict=True):
         there = np.isfinite(row)
         if there.sum() < 3 or np.ptp(row[there]) == 0:
-            assert np.isnan(one)
+            assert np.isnan(correlation)
         else:
-            np.testing.assert_allclose(one, spearmanr(np.flatnonzero(there), row[there]).statistic, atol=1e-9)
+            np.testing.assert_allclose(correlation, spearmanr(np.flatnonzero(there), row[there]).statistic, atol=1e-9)
 
 
 def test_proportions_intervals_and_the_published_counts() -> None:
     counts = np.array([[[5, 0, 0, 15, 0, 0, 0, 0], [0, 0, 0, 2, 8, 0, 0, 0], [0] * 8]])
-    found = ranges(counts)
-    low, high = found.interval
-    assert found.proportions[0, 0, 3] == 0.75 and np.isnan(found.proportions[0, 2]).all()
-    assert (low[0, :2] <= found.proportions[0, :2]).all() and (found.proportions[0, :2] <= high[0, :2]).all()
-    labels, per_range = found.published_counts(2)
+    result = ranges(counts)
+    low, high = result.interval
+    assert result.proportions[0, 0, 3] == 0.75 and np.isnan(result.proportions[0, 2]).all()
+    assert (low[0, :2] <= result.proportions[0, :2]).all() and (result.proportions[0, :2] <= high[0, :2]).all()
+    labels, per_range = result.published_counts(2)
     assert labels.tolist() == [[3, 4]] and per_range.tolist() == [[[15, 0], [2, 8], [0, 0]]]
-    assert found.majority.tolist() == [4]
+    assert result.majority.tolist() == [4]
 
 
 def test_examples_make_ranges() -> None:
     ids = np.array([[[1, 1, -1], [2, 3, 3]], [[0, 0, 0], [-2, -2, -1]]])
-    found = ranges_of_examples(ids, NAMES, np.full(8, 0.125))
-    assert found.counts[0].tolist() == [[0, 2, 0, 0, 0, 0, 0, 0], [0, 0, 1, 2, 0, 0, 0, 0]]
-    assert found.n.tolist() == [[2, 3], [3, 0]]
-    with pytest.raises(PatchError, match="below 8"):
+    result = ranges_of_examples(ids, NAMES, np.full(8, 0.125))
+    assert result.counts[0].tolist() == [[0, 2, 0, 0, 0, 0, 0, 0], [0, 0, 1, 2, 0, 0, 0, 0]]
+    assert result.n.tolist() == [[2, 3], [3, 0]]
+    with pytest.raises(PatchError, match="9, expected"):
         ranges_of_examples(ids + 6, NAMES, np.full(8, 0.125))
 
 
 def sibilants(near: bool, n_features: int, seed: int) -> PhoneRanges:
-    """Features for s that confuse it with its neighbours, or with three labels drawn for each feature."""
+    """Features for s that confuse it with its neighbors, or with three labels drawn for each feature."""
     rng = np.random.default_rng(seed)
     names = (SILENCE, *"pbtdkɡmnŋfvθðszʃʒlɹjwhiuɑæ")
     s, counts = names.index("s"), np.zeros((n_features, 2, len(names)), dtype=np.int64)
@@ -145,14 +145,14 @@ def test_near_confusions_are_told_from_chance() -> None:
     np.testing.assert_allclose(chance.distance.mean(), chance.expected.mean(), atol=0.02)
 
 
-def test_common_neighbours_are_no_evidence() -> None:
+def test_common_neighbors_are_no_evidence() -> None:
     """Confusions in proportion to base rates are chance, however near the common labels are."""
-    found = sibilants(True, 4, 0)
-    times = np.ones(len(found.names), dtype=np.int64)
-    times[[found.names.index(x) for x in "zʃ"]] = 40
-    counts, base = found.counts.copy(), times / times.sum()
+    result = sibilants(True, 4, 0)
+    times = np.ones(len(result.names), dtype=np.int64)
+    times[[result.names.index(x) for x in "zʃ"]] = 40
+    counts, base = result.counts.copy(), times / times.sum()
     counts[:, 0] = 5 * times
-    tested = confusions(PhoneRanges(found.names, counts, base, found.edges), np.random.default_rng(0), 200)
+    tested = confusions(PhoneRanges(result.names, counts, base, result.edges), np.random.default_rng(0), 200)
     assert (tested.p_value > 0.5).all()
 
 
@@ -160,15 +160,15 @@ def test_features_without_a_phone_or_a_confusion_are_not_judged() -> None:
     counts = np.zeros((3, 2, 8), dtype=np.int64)
     counts[0, :, 0] = 5  # silence
     counts[1, :, 1] = 5  # s and nothing else
-    found = confusions(ranges(counts), np.random.default_rng(0), 10)
-    assert np.isnan(found.distance).all() and np.isnan(found.p_value).all() and np.isnan(found.pooled_p)
+    result = confusions(ranges(counts), np.random.default_rng(0), 10)
+    assert np.isnan(result.distance).all() and np.isnan(result.p_value).all() and np.isnan(result.pooled_p)
 
 
 def test_what_is_refused(unchecked: None) -> None:
     joint = count(torch.ones(5, 1), np.zeros(5, dtype=int), NAMES)
     with pytest.raises(PatchError, match="deciles"):
         active_ranges(joint, "thirds")  # type: ignore[arg-type]
-    with pytest.raises(PatchError, match="a range at least"):
+    with pytest.raises(PatchError, match="n_ranges is 0"):
         active_ranges(joint, "width", 0)
-    with pytest.raises(PatchError, match="2 examples"):
+    with pytest.raises(PatchError, match="n is 1|2 examples"):
         active_ranges(joint, "width").trend(1)

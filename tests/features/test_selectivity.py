@@ -27,33 +27,37 @@ def speaker(seed: int, n: int = 3000, chance: bool = False) -> JointCounts:
 
 
 def test_planted_features_are_found() -> None:
-    found = cross_selectivity([speaker(i) for i in range(3)])
-    assert found.labels[:2] == ("s", "t") and found.sign[:2].tolist() == [1, -1]
-    assert (found.f1[:2] > 0.95).all() and (found.auc[:2] > 0.99).all() and (found.average_precision[:2] > 0.98).all()
-    assert 2 < found.threshold[0] < 4 and -4 < found.threshold[1] < -2 and (found.agreement[:2] == 1).all()
-    np.testing.assert_allclose(found.prevalence[0], 0.2, atol=0.02)
-    assert found.rare == ("ʒ",) and not found.searched[0] and "ʒ" not in found.labels and SILENCE not in found.labels
-    assert found.f1_by_label[3, 0] > 0.95 and found.auc_by_label[3, 0] > 0.99
-    assert coverage(found).covered == ("s", "t") and coverage(found).share == pytest.approx(0.5)
-    assert (found.information[:4] > 0.3).all() and np.abs(found.information[4:]).max() < 0.01
-    rows = found.to_rows()
-    assert rows[0]["label"] == "s" and rows[0]["f1"] == found.f1[0] and len(rows) == 6
+    result = cross_selectivity([speaker(i) for i in range(3)])
+    assert result.labels[:2] == ("s", "t") and result.sign[:2].tolist() == [1, -1]
+    assert (
+        (result.f1[:2] > 0.95).all() and (result.auc[:2] > 0.99).all() and (result.average_precision[:2] > 0.98).all()
+    )
+    assert 2 < result.threshold[0] < 4 and -4 < result.threshold[1] < -2 and (result.agreement[:2] == 1).all()
+    np.testing.assert_allclose(result.prevalence[0], 0.2, atol=0.02)
+    assert (
+        result.rare == ("ʒ",) and not result.searched[0] and "ʒ" not in result.labels and SILENCE not in result.labels
+    )
+    assert result.f1_by_label[3, 0] > 0.95 and result.auc_by_label[3, 0] > 0.99
+    assert coverage(result).covered == ("s", "t") and coverage(result).share == pytest.approx(0.5)
+    assert (result.information[:4] > 0.3).all() and np.abs(result.information[4:]).max() < 0.01
+    rows = result.to_rows()
+    assert rows[0]["label"] == "s" and rows[0]["f1"] == result.f1[0] and len(rows) == 6
 
 
 def test_classes_find_what_answers_to_several_phones() -> None:
     groups = {"nasals": {"m", "n"}, "stops": {"t"}}
-    found = cross_selectivity([speaker(i).grouped(groups) for i in range(3)])
-    assert found.labels[2] == "nasals" and found.f1[2] > 0.95 and found.labels[1] == "stops"
+    result = cross_selectivity([speaker(i).grouped(groups) for i in range(3)])
+    assert result.labels[2] == "nasals" and result.f1[2] > 0.95 and result.labels[1] == "stops"
     single = cross_selectivity([speaker(i) for i in range(3)])
     assert single.labels[2] in ("m", "n") and single.f1[2] < 0.75
 
 
 def test_nothing_to_find_is_chance() -> None:
-    found = cross_selectivity([speaker(i, chance=True) for i in range(4)])
-    np.testing.assert_allclose(found.auc_by_label[:, :5], 0.5, atol=0.03)
-    chance = 2 * found.prevalence / (1 + found.prevalence)  # of saying yes always
-    assert (found.f1 <= chance + 0.02).all() and coverage(found).covered == ()
-    assert np.abs(found.information).max() < 0.003
+    result = cross_selectivity([speaker(i, chance=True) for i in range(4)])
+    np.testing.assert_allclose(result.auc_by_label[:, :5], 0.5, atol=0.03)
+    chance = 2 * result.prevalence / (1 + result.prevalence)  # of saying yes always
+    assert (result.f1 <= chance + 0.02).all() and coverage(result).covered == ()
+    assert np.abs(result.information).max() < 0.003
 
 
 def test_a_speaker_is_judged_by_the_others_threshold() -> None:
@@ -73,36 +77,36 @@ def test_a_speaker_is_judged_by_the_others_threshold() -> None:
 @given(st.permutations(range(3)))
 def test_the_order_of_folds_does_not_matter(order: list[int]) -> None:
     folds = [speaker(i, 400) for i in range(3)]
-    one, two = (cross_selectivity(some, min_tokens=10) for some in (folds, [folds[i] for i in order]))
+    first, second = (cross_selectivity(parts, min_tokens=10) for parts in (folds, [folds[i] for i in order]))
     for name in ("best", "f1", "threshold", "auc", "information", "f1_by_label"):
-        np.testing.assert_allclose(getattr(one, name), getattr(two, name), err_msg=name)
+        np.testing.assert_allclose(getattr(first, name), getattr(second, name), err_msg=name)
 
 
 def test_pooled_f1_by_hand() -> None:
     folds = [speaker(i, 500) for i in range(2)]
-    found = cross_selectivity(folds, min_tokens=10)
+    result = cross_selectivity(folds, min_tokens=10)
     halves = [selectivity(folds[1 - i], folds[i], min_tokens=1) for i in range(2)]
     p, r = np.stack([h.precision for h in halves]), np.stack([h.recall for h in halves])
     truth = np.stack([[folds[i].counts[0].sum(0)[b] for b in halves[i].best] for i in range(2)])
     hits = r * truth
-    np.testing.assert_allclose(found.f1, 2 * hits.sum(0) / (truth + hits / p).sum(0))
+    np.testing.assert_allclose(result.f1, 2 * hits.sum(0) / (truth + hits / p).sum(0))
 
 
 def test_shifted_labels_are_subtracted() -> None:
     folds = [speaker(i) for i in range(2)]
-    found = cross_selectivity(folds, shifted=folds[0] + folds[1])
-    np.testing.assert_allclose(found.information, 0, atol=1e-12)
+    result = cross_selectivity(folds, shifted=folds[0] + folds[1])
+    np.testing.assert_allclose(result.information, 0, atol=1e-12)
 
 
 def test_without_labels_to_search() -> None:
-    found = cross_selectivity([speaker(i, 40) for i in range(2)], min_tokens=1000)
-    assert (found.best == -1).all() and np.isnan(found.f1).all() and set(found.labels) == {""}
-    assert np.isnan(coverage(found).share)
+    result = cross_selectivity([speaker(i, 40) for i in range(2)], min_tokens=1000)
+    assert (result.best == -1).all() and np.isnan(result.f1).all() and set(result.labels) == {""}
+    assert np.isnan(coverage(result).share)
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(PatchError, match="two folds"):
+    with pytest.raises(PatchError, match="got 1 folds"):
         cross_selectivity([speaker(0, 40)])
     other = count(torch.zeros(3, 6), np.zeros(3, dtype=int), ("x",))
-    with pytest.raises(PatchError, match="do not fit"):
+    with pytest.raises(PatchError, match="cannot be combined"):
         selectivity(speaker(0, 40), other)

@@ -38,37 +38,37 @@ def site(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    with chromium("--autoplay-policy=user-gesture-required") as one:
-        yield one
+    with chromium("--autoplay-policy=user-gesture-required") as tab:
+        yield tab
 
 
 @pytest.fixture
 def page(browser) -> Iterator:
     """A page that fails its test on any error in the console or any request beyond the disk."""
-    one = browser.new_page(viewport={"width": 1200, "height": 900})
-    problems = problems_of(one, "file:", "data:", "blob:")
-    yield one
-    one.close()
+    tab = browser.new_page(viewport={"width": 1200, "height": 900})
+    problems = problems_of(tab, "file:", "data:", "blob:")
+    yield tab
+    tab.close()
     assert not problems
 
 
 def card(page, number: int = 0):
     page.set_default_timeout(10_000)
-    found = page.locator(".card").nth(number)
-    found.scroll_into_view_if_needed()  # far from the window it is not drawn
-    found.locator(".trace").first.wait_for(state="attached")
-    return found
+    unit_card = page.locator(".card").nth(number)
+    unit_card.scroll_into_view_if_needed()  # far from the window it is not drawn
+    unit_card.locator(".trace").first.wait_for(state="attached")
+    return unit_card
 
 
 def test_play_moves_the_playhead_and_pauses(page, site) -> None:
     page.goto(f"{site}/units/0.html")
-    one = card(page)
-    play, audio = one.locator(".play"), one.locator(".context")
+    unit_card = card(page)
+    play, audio = unit_card.locator(".play"), unit_card.locator(".context")
     play.click()
     assert audio.evaluate(PLAYED)
     assert play.get_attribute("aria-pressed") == "true" and "❚❚" in play.inner_text()
-    assert one.locator(".playhead").evaluate("p => !p.hidden && parseFloat(p.style.left) > 0")
-    assert float(one.locator(".seek").input_value()) > 0
+    assert unit_card.locator(".playhead").evaluate("p => !p.hidden && parseFloat(p.style.left) > 0")
+    assert float(unit_card.locator(".seek").input_value()) > 0
     play.click()
     assert audio.evaluate("a => a.paused") and play.get_attribute("aria-pressed") == "false"
 
@@ -88,22 +88,22 @@ def test_a_click_on_the_spectrogram_plays_from_there_and_stops_others(page, site
 
 def test_the_amplified_moment_plays(page, site) -> None:
     page.goto(f"{site}/units/0.html")
-    one = card(page, 2)
-    one.locator(".amplified").click()
-    moment = one.locator(".peak-sound")
+    unit_card = card(page, 2)
+    unit_card.locator(".amplified").click()
+    moment = unit_card.locator(".peak-sound")
     assert moment.evaluate(PLAYED)
     assert 0.95 <= moment.evaluate("a => a.duration") <= 1.1
     page.wait_for_function("a => a.ended", arg=moment.element_handle(), timeout=4000)
-    assert one.locator(".amplified").get_attribute("aria-pressed") == "false"
+    assert unit_card.locator(".amplified").get_attribute("aria-pressed") == "false"
 
 
 def test_the_loop_stays_on_the_active_moment(page, site) -> None:
     page.goto(f"{site}/units/0.html")
-    one = card(page, 3)
+    unit_card = card(page, 3)
     start, end = page.evaluate("JSON.parse(document.getElementById('data').textContent).examples[3].loop")
     assert 0.24 <= end - start < 0.5
-    one.locator(".loop").click()
-    times = one.locator(".context").evaluate(
+    unit_card.locator(".loop").click()
+    times = unit_card.locator(".context").evaluate(
         """a => new Promise(r => { const out = []; const until = performance.now() + 1500;
         const look = () => { out.push(a.currentTime);
           performance.now() < until ? requestAnimationFrame(look) : r(out); };
@@ -111,45 +111,45 @@ def test_the_loop_stays_on_the_active_moment(page, site) -> None:
     )
     assert min(times) >= start - 0.06 and max(times) <= end + 0.25
     assert sum(b < a for a, b in itertools.pairwise(times)) >= 2  # went back
-    one.locator(".mel").click(position={"x": 5, "y": 40})  # outside: the loop is left
-    assert one.locator(".loop").get_attribute("aria-pressed") == "false"
+    unit_card.locator(".mel").click(position={"x": 5, "y": 40})  # outside: the loop is left
+    assert unit_card.locator(".loop").get_attribute("aria-pressed") == "false"
 
 
 def test_spectrogram_trace_and_captions_share_one_axis(page, site) -> None:
     page.goto(f"{site}/units/0.html")
-    one = card(page, 5)
+    unit_card = card(page, 5)
     peak = 0.02 * (20 + 11 * 5)
-    view = one.locator(".view").bounding_box()
+    view = unit_card.locator(".view").bounding_box()
 
     def at(seconds: float) -> float:
         return view["x"] + seconds / 3 * view["width"]
 
-    dashed = one.locator(".peak").bounding_box()
+    dashed = unit_card.locator(".peak").bounding_box()
     assert dashed["x"] == pytest.approx(at(peak), abs=1.5)
-    spans = one.locator(".phones span")
+    spans = unit_card.locator(".phones span")
     assert spans.count() == 10
     assert spans.nth(4).bounding_box()["x"] == pytest.approx(at(4 * 0.3), abs=1.5)
-    assert one.locator(".phones .here").inner_text() == "t"
-    assert one.locator(".words .here").inner_text() == "teen" == one.locator("mark").inner_text()
-    image = one.locator(".mel img").bounding_box()
+    assert unit_card.locator(".phones .here").inner_text() == "t"
+    assert unit_card.locator(".words .here").inner_text() == "teen" == unit_card.locator("mark").inner_text()
+    image = unit_card.locator(".mel img").bounding_box()
     assert image["x"] == pytest.approx(at(-0.005), abs=1) and image["width"] == pytest.approx(view["width"], abs=2)
-    trace = one.locator("path.trace").evaluate(
+    trace = unit_card.locator("path.trace").evaluate(
         """p => { let best = null; const length = p.getTotalLength();
         for (let i = 0; i <= 2000; i++) { const q = p.getPointAtLength(length * i / 2000);
         if (!best || q.y < best.y) best = q; } return best.x; }"""
     )
     assert trace / 100 * 3 == pytest.approx(peak, abs=0.02)
-    assert "in /t/ of teen" in one.locator(".mel svg").get_attribute("aria-label")
+    assert "in /t/ of teen" in unit_card.locator(".mel svg").get_attribute("aria-label")
 
 
 def test_pointing_tells_the_value(page, site) -> None:
     page.goto(f"{site}/units/0.html")
-    one = card(page, 0)
-    box = one.locator(".mel").bounding_box()
-    one.locator(".mel").hover(position={"x": box["width"] * 0.4 / 3, "y": 40})
-    assert one.locator(".clock").inner_text() == "0.40 s: 5.2"
+    unit_card = card(page, 0)
+    box = unit_card.locator(".mel").bounding_box()
+    unit_card.locator(".mel").hover(position={"x": box["width"] * 0.4 / 3, "y": 40})
+    assert unit_card.locator(".clock").inner_text() == "0.40 s: 5.2"
     page.locator("h1").hover()
-    assert one.locator(".clock").inner_text() == "0.00 / 3.00 s"
+    assert unit_card.locator(".clock").inner_text() == "0.00 / 3.00 s"
 
 
 def test_every_card_is_drawn_for_printing(page, site) -> None:
@@ -162,17 +162,17 @@ def test_every_card_is_drawn_for_printing(page, site) -> None:
 
 def test_keys(page, site) -> None:
     page.goto(f"{site}/units/0.html")
-    one = card(page)
-    one.locator(".play").focus()
+    unit_card = card(page)
+    unit_card.locator(".play").focus()
     page.keyboard.press("Enter")
-    assert one.locator(".context").evaluate(PLAYED)
+    assert unit_card.locator(".context").evaluate(PLAYED)
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "loop"
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-    one.locator(".seek").focus()
-    before = float(one.locator(".seek").input_value())
+    unit_card.locator(".seek").focus()
+    before = float(unit_card.locator(".seek").input_value())
     page.keyboard.press("End")
-    assert float(one.locator(".seek").input_value()) > before and page.url.endswith("/0.html")
+    assert float(unit_card.locator(".seek").input_value()) > before and page.url.endswith("/0.html")
     page.locator("h1").click()
     page.evaluate("document.activeElement.blur()")
     page.keyboard.press("ArrowRight")
@@ -193,12 +193,12 @@ def test_sort(page, site) -> None:
     assert len(column(page, 1)) == 100 and column(page, 1)[:3] == ["0", "1", "2"]
     score = page.locator("th", has_text="score")
     score.locator("button").click()
-    found = [float(x) for x in column(page, 3)]
-    assert found == sorted(found, reverse=True) and score.get_attribute("aria-sort") == "descending"
-    assert found[0] > 0.99
+    scores = [float(x) for x in column(page, 3)]
+    assert scores == sorted(scores, reverse=True) and score.get_attribute("aria-sort") == "descending"
+    assert scores[0] > 0.99
     score.locator("button").click()
-    found = [float(x) for x in column(page, 3)]
-    assert found == sorted(found) and score.get_attribute("aria-sort") == "ascending" and found[0] < 0.01
+    scores = [float(x) for x in column(page, 3)]
+    assert scores == sorted(scores) and score.get_attribute("aria-sort") == "ascending" and scores[0] < 0.01
     page.locator("#on").click()
     page.locator("#on").click()
     assert column(page, 3)[-1] == "–" and column(page, 1)[-1] == "9"  # without a score: last
@@ -234,15 +234,15 @@ def test_hostile_labels_are_text(page, site) -> None:
 def test_light_dark_and_a_phone(browser, site, name) -> None:
     grounds = {}
     for scheme in ("light", "dark"):
-        one = browser.new_page(viewport={"width": 360, "height": 740}, color_scheme=scheme)
-        one.goto(f"{site}/{name}")
+        tab = browser.new_page(viewport={"width": 360, "height": 740}, color_scheme=scheme)
+        tab.goto(f"{site}/{name}")
         if name == "index.html":
-            one.locator("#rows tr").first.wait_for()
+            tab.locator("#rows tr").first.wait_for()
         else:
-            card(one)
-        grounds[scheme] = one.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert one.evaluate("document.documentElement.scrollWidth") <= 360
-        one.close()
+            card(tab)
+        grounds[scheme] = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+        tab.close()
     assert grounds["light"] != grounds["dark"]
 
 
@@ -253,9 +253,9 @@ def test_a_missing_clip_is_said_and_harms_nothing_else(browser, tmp_path) -> Non
     writer.add_unit(unit(0, examples(["a", "b"])))
     writer.finish()
     next((tmp_path / "clips").glob("a-*.js")).unlink()
-    one = browser.new_page()
-    one.goto(f"{tmp_path.as_uri()}/units/0.html")
-    one.locator(".missing").wait_for()
-    assert "cannot be shown" in one.locator(".missing").inner_text()
-    assert one.locator("path.trace").count() == 1
-    one.close()
+    tab = browser.new_page()
+    tab.goto(f"{tmp_path.as_uri()}/units/0.html")
+    tab.locator(".missing").wait_for()
+    assert "cannot be shown" in tab.locator(".missing").inner_text()
+    assert tab.locator("path.trace").count() == 1
+    tab.close()

@@ -34,7 +34,7 @@ def model() -> HookedWhisper:
 
 def recordings(n: int = 8, aligned: bool = True) -> list[Recording]:
     """Noise bursts of up to three windows; a phone every 0.1 s."""
-    found = []
+    recordings = []
     for k in range(n):
         rng = np.random.default_rng(k)
         seconds = float(rng.integers(5, 32)) / 10
@@ -44,8 +44,8 @@ def recordings(n: int = 8, aligned: bool = True) -> list[Recording]:
         words = (Interval(0.1, min(0.5, seconds), "<b>sit"),)
         alignment = Alignment(f"r{k}", f"s{k % 2}", "<b>sit", seconds, words, phones)
         find = (lambda a=alignment: a) if aligned else None
-        found.append(Recording(f"r{k}", sound, speaker=f"s{k % 2}", text="<b>sit", find_alignment=find))
-    return found
+        recordings.append(Recording(f"r{k}", sound, speaker=f"s{k % 2}", text="<b>sit", find_alignment=find))
+    return recordings
 
 
 def test_pages_show_what_the_model_did(model: HookedWhisper, tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_pages_show_what_the_model_did(model: HookedWhisper, tmp_path: Path) -> 
     assert [u["index"] for u in site["units"]] == [3, 7, 40] and site["n_units"] == 64
     unit = json.loads((tmp_path / "units/7.json").read_text())
     assert len(unit["activations"]) >= 5
-    by_id = {one.id: one for one in corpus}
+    by_id = {clip.id: clip for clip in corpus}
     for example in unit["activations"]:
         recording, start = example["recording"], example["start_s"]
         samples = by_id[recording].audio()

@@ -18,16 +18,16 @@ from hooked_whisper.protocols import Interval
 from hooked_whisper.report.units import (
     POSITION_S,
     ActivationRange,
-    Example,
     Histogram,
     LogitEffects,
     MeanMel,
     OnsetMeans,
     PhoneShare,
     SiteInfo,
+    UnitExample,
     UnitStats,
 )
-from hooked_whisper.report.units.figures import histogram_figure, onset_figure, phone_colours, spread
+from hooked_whisper.report.units.figures import histogram_figure, onset_figure, phone_colors, spread
 from hooked_whisper.report.units.images import mel_png
 from hooked_whisper.report.units.pages import embedded
 from hooked_whisper.report.units.records import (
@@ -64,10 +64,10 @@ def test_clips_that_cannot_be_shown(change, error, says) -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Example("a", np.array([1.0, NAN]), 0, "top"), "NaN"),
-        (lambda: Example("a", trace(3), 150, "top"), "peak at 150"),
-        (lambda: Example("a", trace(3), -1, "top"), "peak at -1"),
-        (lambda: Example("a", trace(3), 3, "top", -0.1), "cut its trace"),
+        (lambda: UnitExample("a", np.array([1.0, NAN]), 0, "top"), "NaN"),
+        (lambda: UnitExample("a", trace(3), 150, "top"), "peak at 150"),
+        (lambda: UnitExample("a", trace(3), -1, "top"), "peak at -1"),
+        (lambda: UnitExample("a", trace(3), 3, "top", -0.1), "cut its trace"),
         (lambda: UnitStats(1.2, 0.0, 1.0, 1.0, 0.0), "statistics"),
         (lambda: UnitStats(0.2, NAN, 1.0, 1.0, 0.0), "NaN"),
         (lambda: UnitStats(0.2, 0.0, 1.0, -1.0, 0.0), "statistics"),
@@ -83,7 +83,7 @@ def test_clips_that_cannot_be_shown(change, error, says) -> None:
         (lambda: MeanMel(np.zeros((80, 10)), 10), "peak"),
         (lambda: unit(-1), "from 0"),
         (lambda: unit(0, score=NAN), "score"),
-        (lambda: unit(0, (Example("a", trace(3), 3, 5),)), "range 5"),
+        (lambda: unit(0, (UnitExample("a", trace(3), 3, 5),)), "range 5"),
         (lambda: info((1, 1)), "twice"),
         (lambda: info((1536,)), "0 to 1535"),
     ],
@@ -102,7 +102,7 @@ def test_the_active_moment_against_a_walk(values, data) -> None:
         first -= 1
     while last + 1 < len(values) and values[last + 1] > half:
         last += 1
-    example = Example("a", values, peak, "top", 0.3)
+    example = UnitExample("a", values, peak, "top", 0.3)
     expected = (0.3 + (first - 0.5) * POSITION_S, 0.3 + (last + 0.5) * POSITION_S)
     assert example.active_s == pytest.approx(expected)
     start, end = loop_s(example, 0.3 + len(values) * POSITION_S)
@@ -111,10 +111,10 @@ def test_the_active_moment_against_a_walk(values, data) -> None:
 
 
 def test_clip_programs_are_read_back_and_cannot_be_broken_out_of() -> None:
-    one = dataclasses.replace(clip("a"), text=HOSTILE, words=(Interval(0.0, 1.0, HOSTILE),))
-    one = by_speaker(one, '");alert(1);("')
-    script = clip_script("name", clip_record(one))
-    assert read_clip_script(script) == clip_record(one)
+    hostile = dataclasses.replace(clip("a"), text=HOSTILE, words=(Interval(0.0, 1.0, HOSTILE),))
+    hostile = by_speaker(hostile, '");alert(1);("')
+    script = clip_script("name", clip_record(hostile))
+    assert read_clip_script(script) == clip_record(hostile)
     assert script.isascii() and script.startswith(b'HW.clip("name", {') and script.count(b"\n") == 1
 
 
@@ -178,23 +178,23 @@ def test_labels_are_spread_in_order(at) -> None:
 
 
 def test_figures_hold_what_they_are_given() -> None:
-    one = unit(0)
-    colours = phone_colours(one)
-    assert colours["s"] == 0 and len(set(colours.values())) == len(colours) <= 10
-    drawn = histogram_figure(one.histogram, one)
-    assert len(drawn.bars) == int((one.histogram.counts > 0).sum())
+    shown = unit(0)
+    colors = phone_colors(shown)
+    assert colors["s"] == 0 and len(set(colors.values())) == len(colors) <= 10
+    drawn = histogram_figure(shown.histogram, shown)
+    assert len(drawn.bars) == int((shown.histogram.counts > 0).sum())
     tops = [b.y for b in drawn.bars]
     assert tops == sorted(tops) and all(8 <= b.y < 156 and b.height > 0 for b in drawn.bars)
     assert [t.text for t in drawn.y_ticks] == ["1", "100", "10k", "1M"]
-    lines = onset_figure(one.onset, colours).lines
+    lines = onset_figure(shown.onset, colors).lines
     assert {line.phone for line in lines} == {"s", "z", "f", "m"}
     assert "s: largest 4 at 60 ms" in [line.title for line in lines]
     assert re.fullmatch(r"([\d.]+,[\d.]+ ?)+", lines[0].points)
-    assert onset_figure(one.onset, {}) is None
+    assert onset_figure(shown.onset, {}) is None
     flat = OnsetMeans(np.array([0.0, 0.1]), {"s": np.zeros(2)})
     assert onset_figure(flat, {"s": 0}) is not None
     empty = Histogram(np.array([0.0, 1.0]), np.array([0]))
-    assert histogram_figure(empty, one).bars == ()
+    assert histogram_figure(empty, shown).bars == ()
 
 
 def test_site_info_takes_any_order() -> None:

@@ -20,7 +20,7 @@ from scipy.signal import correlate
 import hooked_whisper
 from hooked_whisper.audio import load_audio, log_mel_spectrogram, to_mp3_bytes
 from hooked_whisper.errors import HookedWhisperError
-from hooked_whisper.report.units import Example, SiteWriter, Unit, UnitStats
+from hooked_whisper.report.units import SiteWriter, Unit, UnitExample, UnitStats
 from hooked_whisper.report.units import site as site_module
 from tests.report.test_page import parse
 from tests.report.units_worlds import HOSTILE, by_speaker, clip, examples, info, trace, unit, with_samples
@@ -115,7 +115,7 @@ def test_the_moment_is_the_peak_made_louder(tmp_path) -> None:
     t = np.arange(48_000) / 16_000
     quiet = with_samples(quiet, (0.05 * np.sin(2 * np.pi * 440 * t)).astype(np.float32))
     site.add_clip(quiet)
-    site.add_unit(unit(0, (Example("a", trace(50), 50, "top"),)))
+    site.add_unit(unit(0, (UnitExample("a", trace(50), 50, "top"),)))
     (path,) = (tmp_path / "clips").glob("*-1000.mp3")
     samples, rate = soundfile.read(io.BytesIO(path.read_bytes()))
     assert rate == 16_000 and len(samples) == 16_000
@@ -147,15 +147,15 @@ def test_names_that_are_wrong_say_what_is_right(tmp_path) -> None:
     site.add_clip(clip("rec-12"))
     assert site.has_clip("rec-12") and not site.has_clip("rec-13")
     with pytest.raises(HookedWhisperError, match="did you mean 'rec-12'"):
-        site.add_unit(unit(0, (Example("rec-1", trace(3), 3, "top"),)))
+        site.add_unit(unit(0, (UnitExample("rec-1", trace(3), 3, "top"),)))
     with pytest.raises(HookedWhisperError, match="not in the site's indices"):
         site.add_unit(unit(7))
     with pytest.raises(HookedWhisperError, match="two different clips"):
         site.add_clip(clip("rec-12", seed=1))
     with pytest.raises(HookedWhisperError, match="which lasts 3 s"):
-        site.add_unit(unit(0, (Example("rec-12", trace(3, 160), 155, "top"),)))
+        site.add_unit(unit(0, (UnitExample("rec-12", trace(3, 160), 155, "top"),)))
     with pytest.raises(HookedWhisperError, match=r"a trace until 3\.18 s"):
-        site.add_unit(unit(0, (Example("rec-12", trace(3, 160), 3, "top"),)))
+        site.add_unit(unit(0, (UnitExample("rec-12", trace(3, 160), 3, "top"),)))
     with pytest.raises(HookedWhisperError, match="3 units were not added"):
         site.finish()
     assert not (tmp_path / "index.html").exists() and not (tmp_path / "units" / "0.html").exists()
@@ -168,7 +168,7 @@ def test_hostile_text_is_text(tmp_path) -> None:
     )
     hostile = dataclasses.replace(clip("../../" + HOSTILE), text=HOSTILE, words=())
     site.add_clip(by_speaker(hostile, HOSTILE, recording=HOSTILE))
-    example = Example("../../" + HOSTILE, trace(3), 3, "top")
+    example = UnitExample("../../" + HOSTILE, trace(3), 3, "top")
     hostile = dataclasses.replace(
         unit(0, (example,), HOSTILE), evidence=HOSTILE, notes=(HOSTILE,), selectivity={HOSTILE: 1}
     )
@@ -194,7 +194,14 @@ def test_tags_nest_and_nothing_optional_is_needed(tmp_path) -> None:
     bare = Unit(3, UnitStats(0.0, 0, 0, 0, 0, True))
     site.add_unit(bare)
     site.add_unit(
-        unit(0, (Example("a", trace(3), 3, "top"), Example("a", trace(0), 0, 2), Example("a", trace(9), 9, "random")))
+        unit(
+            0,
+            (
+                UnitExample("a", trace(3), 3, "top"),
+                UnitExample("a", trace(0), 0, 2),
+                UnitExample("a", trace(9), 9, "random"),
+            ),
+        )
     )
     site.finish()
     dead, full = ((tmp_path / "units" / f"{i}.html").read_text() for i in (3, 0))
@@ -241,19 +248,19 @@ def test_1536_units_in_bounded_time_and_memory(tmp_path, monkeypatch) -> None:
         if i == 300:
             gc.collect()
             ours = [tracemalloc.Filter(True, f"*/{part}/*") for part in ("report/units", "jinja2", "json")]
-            kept = sum(t.size for t in tracemalloc.take_snapshot().filter_traces(ours).traces)
+            held = sum(t.size for t in tracemalloc.take_snapshot().filter_traces(ours).traces)
             tracemalloc.stop()
         site.add_unit(unit(i) if i % 50 == 0 else Unit(i, UnitStats(0.1, 0, 1, 2, 0), f"/{i}/", score=i / n))
     site.finish()
     assert time.process_time() - started < 15
-    assert kept < 200 * 1_500  # a row of the index each
+    assert held < 200 * 1_500  # a row of the index each
     assert sizes[-1] < 200_000  # the index
 
 
 def test_without_phones_there_is_no_chart_of_phones(tmp_path) -> None:
     site = SiteWriter(tmp_path, info((0, 1)))
     known = unit(0)
-    unknown = tuple(dataclasses.replace(one, phones=(), entropy=0.0) for one in known.ranges)
+    unknown = tuple(dataclasses.replace(span, phones=(), entropy=0.0) for span in known.ranges)
     site.add_unit(known)
     site.add_unit(dataclasses.replace(known, index=1, ranges=unknown, base_rates={}))
     site.finish()

@@ -12,7 +12,6 @@ from hooked_whisper.protocols import Interval
 from hooked_whisper.report.units import (
     POSITION_S,
     ActivationRange,
-    Example,
     Histogram,
     LogitEffects,
     MeanMel,
@@ -21,6 +20,7 @@ from hooked_whisper.report.units import (
     PhoneShare,
     SiteInfo,
     Unit,
+    UnitExample,
     UnitStats,
 )
 
@@ -74,15 +74,17 @@ def ranges(n: int = 5) -> tuple[ActivationRange, ...]:
     out = []
     for i in range(n):
         s = (i + 1) / (n + 1)
-        rest = (1 - s) / 4
-        shares = [("s", s), ("f", rest), ("t", rest), ("iː", rest), ("SIL", rest / 2), ("ʒ", rest / 2)]
+        other = (1 - s) / 4
+        shares = [("s", s), ("f", other), ("t", other), ("iː", other), ("SIL", other / 2), ("ʒ", other / 2)]
         phones = tuple(PhoneShare(p, v, max(0.0, v - 0.1), min(1.0, v + 0.1)) for p, v in shares)
         entropy = -sum(v * np.log(v) for _, v in shares)
         out.append(ActivationRange(float(i), float(i + 1), 50, phones, float(entropy)))
     return tuple(out)
 
 
-def unit(index: int, examples: tuple[Example, ...] = (), label: str = "/s/", score: float | int | None = 0.9) -> Unit:
+def unit(
+    index: int, examples: tuple[UnitExample, ...] = (), label: str = "/s/", score: float | int | None = 0.9
+) -> Unit:
     """A unit with every part a page can draw."""
     lags = np.arange(-10, 16) * POSITION_S
     means = {
@@ -108,11 +110,11 @@ def unit(index: int, examples: tuple[Example, ...] = (), label: str = "/s/", sco
     )
 
 
-def examples(ids: list[str]) -> tuple[Example, ...]:
+def examples(ids: list[str]) -> tuple[UnitExample, ...]:
     """Top ones, five ranges, random ones, in turn."""
     groups = ["top"] * 10 + [4, 3, 2, 1, 0] * 2 + ["random"] * 5
     return tuple(
-        Example(id, trace(20 + 11 * (i % 10), height=5.2 - 0.1 * i), 20 + 11 * (i % 10), groups[i % 25], rank=i)
+        UnitExample(id, trace(20 + 11 * (i % 10), height=5.2 - 0.1 * i), 20 + 11 * (i % 10), groups[i % 25], rank=i)
         for i, id in enumerate(ids)
     )
 

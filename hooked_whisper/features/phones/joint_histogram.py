@@ -216,7 +216,8 @@ def membership(names: tuple[str, ...], classes: Mapping[str, Set[str]]) -> Int[n
     for group, members in classes.items():
         if unknown := sorted(set(members) - set(names)):
             near = closest(unknown[0], names)
-            raise AlignmentError(f"class {group!r} has {unknown[0]!r}, which is not a label; did you mean {near}?")
+            hint = f"did you mean {near[0]!r}?" if near else f"the labels are {', '.join(names)}"
+            raise AlignmentError(f"class {group!r} has {unknown[0]!r}, which is not a label: {hint}")
     member = [[name in members for members in classes.values()] for name in names]
     return np.array(member, dtype=np.int64).reshape(len(names), len(classes))
 

@@ -1,10 +1,10 @@
 """A browsable site about units (neurons, directions, latents): what they fire on, to be seen and heard."""
 
+from hooked_whisper._support.renamed import renamed_names
 from hooked_whisper.report.units.build import PageOptions, build_site
 from hooked_whisper.report.units.data import (
     POSITION_S,
     ActivationRange,
-    Example,
     Histogram,
     LogitEffects,
     MeanMel,
@@ -13,14 +13,16 @@ from hooked_whisper.report.units.data import (
     PhoneShare,
     SiteInfo,
     Unit,
+    UnitExample,
     UnitStats,
 )
 from hooked_whisper.report.units.site import SiteWriter
 
+__getattr__ = renamed_names(__name__, {"Example": "UnitExample"})
+
 __all__ = [
     "POSITION_S",
     "ActivationRange",
-    "Example",
     "Histogram",
     "LogitEffects",
     "MeanMel",
@@ -31,6 +33,7 @@ __all__ = [
     "SiteInfo",
     "SiteWriter",
     "Unit",
+    "UnitExample",
     "UnitStats",
     "build_site",
 ]

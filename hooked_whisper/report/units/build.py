@@ -1,11 +1,11 @@
-"""From a corpus to a browsable site: scan, label, look again at the examples, write the pages."""
+"""Build a browsable site from a corpus: scan it, label units, read the examples again, write the pages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hooked_whisper._support.ranks import TorchRanks
+from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper.corpora import Recording, own_text_fact
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.features.hook_basis import HookBasis
@@ -21,16 +22,16 @@ from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import FeatureBasis
 from hooked_whisper.report.units.data import (
     ActivationRange,
-    Example,
     Histogram,
     MeanMel,
     SiteInfo,
     Unit,
+    UnitExample,
     UnitStats,
 )
 from hooked_whisper.report.units.excerpts import linear_histogram
 from hooked_whisper.report.units.gather import PEAK_FRAME, Gathered, Wanted, gather
-from hooked_whisper.report.units.labeling import Labelling, label_units
+from hooked_whisper.report.units.labeling import Labeling, label_units
 from hooked_whisper.report.units.site import SiteWriter
 
 T = TypeVar("T")
@@ -41,19 +42,27 @@ _NEAREST = 5
 class PageOptions:
     """What the pages show.
 
-    top: strongest examples of a unit, one per recording. per_range: examples from each activation range.
-    ranges: how many, of equal width. labelled: most windows of aligned recordings that phones are counted on; 0: none.
+    Attributes:
+        top: strongest examples of a unit, one per recording.
+        per_range: examples from each activation range.
+        ranges: number of activation ranges, of equal width.
+        labeled: largest number of windows of aligned recordings to count phones on; 0: do not count phones.
+        seed: of the samples.
     """
 
     top: int = 8
     per_range: int = 2
     ranges: int = 5
-    labelled: int = 300
+    labeled: int = 300
     seed: int = 0
 
     @property
     def scan(self) -> ScanOptions:
         return ScanOptions(k=max(self.top, 20), ranges=self.ranges, per_range=max(self.per_range, 2), seed=self.seed)
+
+
+if not TYPE_CHECKING:
+    PageOptions.__init__ = renamed_arguments(labelled="labeled")(PageOptions.__init__)
 
 
 def build_site(
@@ -71,92 +80,98 @@ def build_site(
     progress: bool = True,
     ranks: TorchRanks | None = None,
 ) -> Path:
-    """Write a site about the units of a hook point: an index, and a page for each, which open from the disk.
+    """Write a site about the units of a hook point: an index and a page per unit, which open from the disk.
 
-    The corpus is scanned once (``out/scan``, see :func:`hooked_whisper.features.scan.scan`; killed, it goes on);
-    recordings that examples are from are read a second time. Phones, labels and onsets need recordings with alignments
-    by two speakers or more; without them the pages show the rest.
+    The corpus is scanned once into ``out/scan`` (see :func:`hooked_whisper.features.scan.scan`; a killed scan is
+    resumed), and recordings with examples are read a second time. Phones, labels and onsets need aligned recordings of
+    at least two speakers; the pages omit them otherwise.
 
     Args:
-        units: which get a page (default: all).
-        basis: reads the activations, see :class:`~hooked_whisper.features.HookBasis`.
-        ranks: processes that share the scan; the first of them writes the site.
-        described: the corpus, in words. command: what made the site, for its footer.
+        units: units that get a page (default: all).
+        basis: basis of the units, see :class:`~hooked_whisper.features.HookBasis`.
+        title: heading of the index.
+        described: the corpus in words, for the index.
+        command: command that made the site, for its footer.
+        ranks: processes that share the scan; the first one writes the site.
 
     Returns:
-        the index.
+        path of the index.
 
     Raises:
-        HookedWhisperError: units that do not exist; what ``scan`` raises.
+        HookedWhisperError: a unit does not exist, or as ``scan``.
     """
     options = PageOptions() if options is None else options
     out = Path(out)
-    sites = [HookBasis(hook, basis, "units")]
-    found = scan(model, corpus, sites, out / "scan", options.scan, progress=progress, ranks=ranks)
+    bases = [HookBasis(hook, basis, "units")]
+    corpus_scan = scan(model, corpus, bases, out / "scan", options.scan, progress=progress, ranks=ranks)
     if ranks is not None and ranks.rank:
         return out / "index.html"
-    scanned = found["units"]
-    chosen = list(range(scanned.n_features)) if units is None else list(units)
-    wrong = [i for i in chosen if not 0 <= i < scanned.n_features]
-    if wrong or not chosen:
-        raise HookedWhisperError(f"{scanned.hook} has units 0 to {scanned.n_features - 1}, not {wrong or 'none'}")
+    scanned = corpus_scan["units"]
+    shown = list(range(scanned.n_features)) if units is None else list(units)
+    wrong = [i for i in shown if not 0 <= i < scanned.n_features]
+    if wrong or not shown:
+        raise HookedWhisperError(
+            f"units are {wrong or 'empty'}, expected 0 to {scanned.n_features - 1} at {scanned.hook}"
+        )
 
     def track(steps: Iterable[T], what: str) -> Iterable[T]:
         return tqdm(steps, desc=what, disable=not progress)
 
     def features(activations: Tensor) -> Tensor:
         flat = activations.flatten(1)
-        return (flat if basis is None else basis.encode(flat))[:, chosen]
+        return (flat if basis is None else basis.encode(flat))[:, shown]
 
-    labelling = label_units(
-        model, corpus, scanned, basis, chosen, options.labelled, options.seed, lambda x: track(x, "phones")
+    labeling = label_units(
+        model, corpus, scanned, basis, shown, options.labeled, options.seed, lambda x: track(x, "phones")
     )
-    skipped = found.header["failures"]
+    skipped = corpus_scan.header["failures"]
     texts = own_text_fact(corpus)
     facts = [
-        ("recordings", str(found.header["recordings"])),
-        ("hours of sound", f"{found.header['seconds'] / 3600:.2f}"),
+        ("recordings", str(corpus_scan.header["recordings"])),
+        ("hours of sound", f"{corpus_scan.header['seconds'] / 3600:.2f}"),
         ("encoder positions", f"{scanned.positions:,}"),
         *([("texts", texts)] if texts else []),
         *([("recordings that could not be read", f"{len(skipped)}: {skipped[0]['reason']}")] if skipped else []),
-        *labelling.facts,
+        *labeling.facts,
     ]
     info = SiteInfo(
         title or f"{scanned.hook} of {model.cfg.name}",
         model.cfg.name,
         scanned.hook,
-        (described or f"{found.header['recordings']} recordings") + (f" (texts: {texts})" if texts else ""),
-        tuple(chosen),
+        (described or f"{corpus_scan.header['recordings']} recordings") + (f" (texts: {texts})" if texts else ""),
+        tuple(shown),
         scanned.n_features,
         command,
         tuple(facts),
     )
     writer = SiteWriter(out, info)
-    wanted = [one for place, index in enumerate(chosen) for one in _wanted(scanned, place, index, options)]
+    wanted = [example for place, index in enumerate(shown) for example in _wanted(scanned, place, index, options)]
     seen = gather(model, corpus, scanned.hook, features, wanted, writer, lambda x: track(x, "clips"))
-    near = _nearest(model, scanned.hook, basis, chosen)
-    for place, index in enumerate(track(chosen, "pages")):
-        writer.add_unit(_unit(scanned, place, index, seen, labelling, near))
+    near = _nearest(model, scanned.hook, basis, shown)
+    for place, index in enumerate(track(shown, "pages")):
+        writer.add_unit(_unit(scanned, place, index, seen, labeling, near))
     writer.finish()
     return out / "index.html"
 
 
 def _wanted(scanned: FeatureScan, place: int, index: int, options: PageOptions) -> list[Wanted]:
-    """The examples of one unit: strongest first, then from every range."""
+    """Examples of one unit: the strongest, then those of every range."""
     if scanned.maximum[index] < FIRES:
         return []
     top, ranges = scanned.top, scanned.ranges["equal width"]
-    there = np.flatnonzero(top.recordings[index, : options.top] >= 0)
-    found = [Wanted(place, int(top.recordings[index, r]), int(top.positions[index, r]), "top", int(r)) for r in there]
+    examples = [
+        Wanted(place, int(top.recordings[index, rank]), int(top.positions[index, rank]), "top", int(rank))
+        for rank in np.flatnonzero(top.recordings[index, : options.top] >= 0)
+    ]
     sampled = ranges.examples
     for part in range(ranges.counts.shape[1]):
         low, high = float(ranges.edges[index, part]), float(ranges.edges[index, part + 1])
         share = float(ranges.counts[index, part]) / max(scanned.positions, 1)
         for rank in np.flatnonzero(sampled.recordings[index, part, : options.per_range] >= 0):
-            at = (index, part, rank)
-            where = int(sampled.recordings[at]), int(sampled.positions[at])
-            found.append(Wanted(place, *where, part, int(rank), low, high, share))
-    return found
+            entry = (index, part, rank)
+            recording, position = int(sampled.recordings[entry]), int(sampled.positions[entry])
+            examples.append(Wanted(place, recording, position, part, int(rank), low, high, share))
+    return examples
 
 
 def _unit(
@@ -164,7 +179,7 @@ def _unit(
     place: int,
     index: int,
     seen: Gathered,
-    labelling: Labelling,
+    labeling: Labeling,
     near: Callable[[int], tuple[tuple[int, float], ...]],
 ) -> Unit:
     largest = float(scanned.maximum[index])
@@ -189,11 +204,11 @@ def _unit(
         notes=("It was never active on this corpus.",) if dead else (),
         examples=tuple(sorted(seen.examples.get(place, []), key=_order)),
     )
-    return labelling.add_to(unit, place)
+    return labeling.add_to(unit, place)
 
 
-def _order(example: Example) -> tuple[int, int, int]:
-    """Strongest first, then ranges from high to low."""
+def _order(example: UnitExample) -> tuple[int, int, int]:
+    """Sort key: the strongest first, then ranges from high to low."""
     return (0, 0, example.rank) if example.group == "top" else (1, -int(example.group), example.rank)
 
 
@@ -207,15 +222,15 @@ def _ranges(scanned: FeatureScan, index: int) -> tuple[ActivationRange, ...]:
 
 
 def _nearest(
-    model: HookedWhisper, hook: str, basis: FeatureBasis | None, chosen: Sequence[int]
+    model: HookedWhisper, hook: str, basis: FeatureBasis | None, shown: Sequence[int]
 ) -> Callable[[int], tuple[tuple[int, float], ...]]:
-    """Units that write most alike (cosine of output weights): of MLP neurons; nothing is known of others."""
+    """Units with the most similar output weights (cosine), for MLP neurons; none for other units."""
     if basis is not None or not hook.endswith("mlp.hook_post"):
         return lambda place: ()
     block = int(hook.split(".")[2])
     written = torch.nn.functional.normalize(model.encoder.W_out[block].detach().float(), dim=-1)  # [d_mlp, d_model]
-    rows = written[list(chosen)] @ written.T
-    rows[torch.arange(len(chosen)), list(chosen)] = -2.0
+    rows = written[list(shown)] @ written.T
+    rows[torch.arange(len(shown)), list(shown)] = -2.0
     cosines, indices = rows.topk(min(_NEAREST, rows.shape[1] - 1), dim=1)
 
     def near(place: int) -> tuple[tuple[int, float], ...]:

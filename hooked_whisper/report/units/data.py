@@ -1,8 +1,7 @@
-"""What a site about units draws: the contract between the scan of a corpus and the pages.
+"""The data of a site about units: the contract between the scan of a corpus and the pages.
 
 A unit is anything with one activation per encoder position: a neuron, a direction, a latent of a sparse autoencoder.
-Times are seconds from the start of the excerpt (clips, examples) unless said otherwise. Everything is checked here,
-so that a page is never half drawn.
+Times are seconds from the start of the excerpt. All values are checked here, so that a page is never incomplete.
 """
 
 from __future__ import annotations
@@ -25,20 +24,20 @@ _LONGEST_S = 30.0
 
 Number = float | int
 Group = Literal["top", "random"] | int
-"""Why an example is shown: one of the strongest, drawn from range number ``int`` of the unit, or drawn from all."""
+"""Why an example is shown: it is among the strongest, sampled from range number ``int``, or from all positions."""
 
 
 @dataclass(frozen=True)
 class SiteInfo:
-    """What the whole site is about.
+    """Title, model, corpus and units of a site.
 
     Attributes:
         title: heading of the index.
-        model, hook: whose activations these are.
-        corpus: the recordings, in words.
-        indices: the units that get a page, in the order of "previous" and "next".
-        n_units: how many units there are at the hook point, with or without a page.
-        command: what made the site.
+        model, hook: name of the model, and the hook point of the units.
+        corpus: description of the recordings.
+        indices: units that get a page, in the order of "previous" and "next".
+        n_units: number of units at the hook point, with or without a page.
+        command: command that made the site.
         facts: further rows to print, ``(name, value)``.
     """
 
@@ -53,10 +52,12 @@ class SiteInfo:
 
     def __post_init__(self) -> None:
         if len(set(self.indices)) != len(self.indices):
-            raise HookedWhisperError("a unit is named twice in indices: give each one page")
+            raise HookedWhisperError(
+                f"{len(self.indices)} indices name {len(set(self.indices))} different units: give each unit once"
+            )
         wrong = [i for i in self.indices if not 0 <= i < self.n_units]
         if wrong:
-            raise HookedWhisperError(f"units are 0 to {self.n_units - 1}, indices has {wrong[:5]}")
+            raise HookedWhisperError(f"indices contain {wrong[:5]}, expected units 0 to {self.n_units - 1}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,17 +109,18 @@ class PageClip:
 
 
 @dataclass(frozen=True, eq=False)
-class Example:
+class UnitExample:
     """A unit's activation over a clip.
 
     Attributes:
         clip: id of the clip.
         trace: activation every 20 ms.
         start_s: excerpt time of ``trace[0]``.
-        peak: which position the example was chosen for; not always the largest of the trace.
-        group: see :data:`Group`. rank: 0 first, within its group.
-        bin_min, bin_max, bin_contains: Neuronpedia's names: the range of activation the example was drawn from and the
-            share of all positions within it.
+        peak: index in the trace of the example's position; not always the largest activation.
+        group: see :data:`Group`.
+        rank: within its group, from 0.
+        bin_min, bin_max, bin_contains: activation range that the example was sampled from, and the share of all
+            positions in it (Neuronpedia's names).
     """
 
     clip: str
@@ -153,9 +155,9 @@ class Example:
 
     @property
     def active_s(self) -> tuple[float, float]:
-        """The moment round the peak: all neighbouring positions above half way from the trace's lowest to the peak.
+        """The span around the peak where the trace is above the middle between its lowest value and the peak.
 
-        Each position stands for its cell of 20 ms. The least is the peak's own cell.
+        Each position covers 20 ms. The span contains at least the peak's position.
         """
         above = self.trace > (self.value + float(self.trace.min())) / 2
         above[self.peak] = True
@@ -167,7 +169,10 @@ class Example:
 
 @dataclass(frozen=True)
 class UnitStats:
-    """Over all positions that are not padding. frac_nonzero: share of positions where the unit fires."""
+    """Statistics over all positions except padding.
+
+    frac_nonzero: share of positions where the unit is active.
+    """
 
     frac_nonzero: Number
     mean: Number
@@ -179,7 +184,9 @@ class UnitStats:
     def __post_init__(self) -> None:
         _finite("stats", self.frac_nonzero, self.mean, self.variance, self.max, self.min)
         if not 0 <= self.frac_nonzero <= 1 or self.min > self.max or self.variance < 0:
-            raise HookedWhisperError(f"no activations have these statistics: {self}")
+            raise HookedWhisperError(
+                f"these statistics are inconsistent: {self}; frac_nonzero is 0 to 1, min <= max, variance >= 0"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,14 +198,18 @@ class Histogram:
 
     def __post_init__(self) -> None:
         if len(self.edges) != len(self.counts) + 1 or len(self.counts) == 0:
-            raise HookedWhisperError(f"{len(self.counts)} counts need one edge more, got {len(self.edges)}")
+            raise HookedWhisperError(
+                f"{len(self.counts)} counts got {len(self.edges)} edges: give one edge more than counts"
+            )
         if not np.isfinite(self.edges).all() or (np.diff(self.edges) <= 0).any() or (self.counts < 0).any():
-            raise HookedWhisperError("edges of a histogram rise and are finite, counts are not negative")
+            raise HookedWhisperError(
+                "the edges of a histogram must ascend and be finite, and its counts must not be negative"
+            )
 
 
 @dataclass(frozen=True)
 class PhoneShare:
-    """Share of a range's examples whose phone this is, with its Wilson interval."""
+    """Share of a range's examples with a phone, and its Wilson interval."""
 
     phone: str
     share: Number
@@ -215,7 +226,7 @@ class PhoneShare:
 
 @dataclass(frozen=True)
 class ActivationRange:
-    """Activations from ``low`` to ``high``: how many, and the phones they fall on. entropy: of the phones, in nats."""
+    """Number and phones of the activations from ``low`` to ``high``. entropy: of the phones, in nats."""
 
     low: Number
     high: Number
@@ -226,19 +237,24 @@ class ActivationRange:
     def __post_init__(self) -> None:
         _finite("a range", self.low, self.high, self.entropy)
         if self.low > self.high or self.count < 0 or sum(p.share for p in self.phones) > 1.001:
-            raise HookedWhisperError(f"range {self.low} to {self.high}: its edges rise, its shares sum to at most 1")
+            raise HookedWhisperError(
+                f"range {self.low} to {self.high} with {self.count} examples: give ascending edges, and shares that "
+                "sum to at most 1"
+            )
 
 
 @dataclass(frozen=True, eq=False)
 class OnsetMeans:
-    """Mean activation round the onsets of each phone; ``lags_s`` is negative before the onset."""
+    """Mean activation around the onsets of each phone; ``lags_s`` is negative before the onset."""
 
     lags_s: Float[np.ndarray, "lag"]
     means: Mapping[str, Float[np.ndarray, "..."]]  # [lag] each; checked below, with words
 
     def __post_init__(self) -> None:
         if len(self.lags_s) < 2 or not np.isfinite(self.lags_s).all() or (np.diff(self.lags_s) <= 0).any():
-            raise HookedWhisperError("lags rise and are at least two")
+            raise HookedWhisperError(
+                f"{len(self.lags_s)} lags are given: give at least 2 finite lags in ascending order"
+            )
         for phone, mean in self.means.items():
             if mean.shape != self.lags_s.shape or not np.isfinite(mean).all():
                 raise HookedWhisperError(
@@ -248,7 +264,7 @@ class OnsetMeans:
 
 @dataclass(frozen=True)
 class LogitEffects:
-    """Tokens a unit writes towards and against, strongest first: only where a unit reaches the logits directly."""
+    """Tokens that a unit promotes and suppresses, strongest first, for units that write to the logits directly."""
 
     pos_str: tuple[str, ...]
     pos_values: tuple[Number, ...]
@@ -257,31 +273,41 @@ class LogitEffects:
 
     def __post_init__(self) -> None:
         if len(self.pos_str) != len(self.pos_values) or len(self.neg_str) != len(self.neg_values):
-            raise HookedWhisperError("each token of the logit effects needs one value")
+            raise HookedWhisperError(
+                f"{len(self.pos_str)} and {len(self.neg_str)} tokens got {len(self.pos_values)} and "
+                f"{len(self.neg_values)} values: give one value per token"
+            )
         _finite("logit effects", *self.pos_values, *self.neg_values)
 
 
 @dataclass(frozen=True, eq=False)
 class MeanMel:
-    """Mean log-mel round the peaks: an acoustic receptive field. ``peak_frame`` is where the peaks are."""
+    """Mean log-mel around the peaks: an acoustic receptive field. ``peak_frame`` is the frame of the peaks."""
 
     values: Float[np.ndarray, "mel frame"]
     peak_frame: int
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.values).all() or not 0 <= self.peak_frame < self.values.shape[1]:
-            raise HookedWhisperError(f"a mean mel is finite and holds its peak, frame {self.peak_frame}")
+            raise HookedWhisperError(
+                f"a mean mel of {list(self.values.shape)} has its peak at frame {self.peak_frame}: give finite values "
+                "and a frame of the mel"
+            )
 
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """Everything on one page.
+    """Everything on the page of a unit.
 
     Attributes:
-        label: a name, for instance ``/s/``; evidence: why, in words; score: how well it fits, for sorting.
-        ranges: from low to high; ``Example.group`` counts them from 0.
+        label: for instance ``/s/``.
+        evidence: why it has this label.
+        score: of the label, for sorting.
+        ranges: from low to high; ``UnitExample.group`` counts them from 0.
         base_rates: share of all positions by phone.
-        nearest: ``(index, cosine)`` of like units. selectivity: further scores by name. notes: sentences.
+        nearest: ``(index, cosine)`` of similar units.
+        selectivity: further scores by name.
+        notes: sentences.
     """
 
     index: int
@@ -298,23 +324,23 @@ class Unit:
     nearest: tuple[tuple[int, Number], ...] = ()
     selectivity: Mapping[str, Number] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    examples: tuple[Example, ...] = ()
+    examples: tuple[UnitExample, ...] = ()
 
     def __post_init__(self) -> None:
         if self.index < 0:
-            raise HookedWhisperError(f"units count from 0, got {self.index}")
+            raise HookedWhisperError(f"the index of a unit is {self.index}, expected at least 0")
         if self.score is not None:
-            _finite(f"the score of unit {self.index} (None is: not scored)", self.score)
+            _finite(f"the score of unit {self.index} (use None for no score)", self.score)
         _finite(
             f"unit {self.index}", *self.base_rates.values(), *self.selectivity.values(), *dict(self.nearest).values()
         )
         for example in self.examples:
             if isinstance(example.group, int) and not 0 <= example.group < len(self.ranges):
                 raise HookedWhisperError(
-                    f"unit {self.index} has {len(self.ranges)} ranges, an example is of range {example.group}"
+                    f"unit {self.index} has {len(self.ranges)} ranges, an example has range {example.group}"
                 )
 
 
 def _finite(what: str, *values: Number) -> None:
     if not np.isfinite(values).all():
-        raise HookedWhisperError(f"{what}: NaN or infinity cannot be shown; leave it out or give None")
+        raise HookedWhisperError(f"{what}: a value is NaN or infinite: omit it or give None")

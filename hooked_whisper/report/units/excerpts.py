@@ -1,4 +1,4 @@
-"""Which few seconds of a recording show an example: on a grid, so that many examples share them."""
+"""Excerpts of a recording that show an example. They start on a grid, so that examples share them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ class Excerpt:
 
 
 def excerpt_round(recording: int, position: int, n_positions: int, clock: TimeMap) -> Excerpt:
-    """Three seconds that begin at a whole second and have the position near their middle; less where the recording, or
-    the window that the position is in, is shorter.
+    """Three seconds that start at a whole second and have the position near their middle.
 
-    n_positions: of the whole recording.
+    The excerpt is shorter if the recording, or the window that contains the position, is shorter.
+
+    n_positions: of the recording.
     """
     length, step = round(LENGTH_S / clock.seconds_per_position), round(STEP_S / clock.seconds_per_position)
     window = position // clock.n_ctx * clock.n_ctx
@@ -36,7 +37,7 @@ def excerpt_round(recording: int, position: int, n_positions: int, clock: TimeMa
 
 
 def captions(alignment: Alignment, start_s: float, end_s: float) -> tuple[tuple[Interval, ...], tuple[Interval, ...]]:
-    """Words and phones within a stretch, with times from its start; what reaches over its edges is cut."""
+    """Words and phones in a span, with times from its start; intervals are cut at its edges."""
 
     def within(intervals: tuple[Interval, ...]) -> tuple[Interval, ...]:
         cut = ((max(i.start, start_s), min(i.end, end_s), i.label) for i in intervals)
@@ -48,15 +49,17 @@ def captions(alignment: Alignment, start_s: float, end_s: float) -> tuple[tuple[
 def linear_histogram(
     counts: np.ndarray, edges: np.ndarray, largest: float, n_bins: int = 30
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positive activations in bins of equal width, from a histogram on a scan's cells, within which they are spread
-    evenly.
+    """Convert a scan's histogram of positive activations to bins of equal width.
+
+    Activations are taken to be uniform within each bin of the scan.
 
     Args:
-        counts: ``[cell]`` of one feature, the first for what is not positive. edges: of the positive cells.
+        counts: of one feature; the first bin is that of values that are not positive.
+        edges: of the positive bins.
         largest: the feature's largest activation.
 
     Returns:
-        edges ``[n_bins + 1]`` and counts ``[n_bins]``, which sum to the positive ones.
+        edges ``[n_bins + 1]`` and counts ``[n_bins]``, which sum to the positive counts.
     """
     bounds = np.linspace(0, largest, n_bins + 1)
     below = np.concatenate([[0.0], np.cumsum(counts[1:], dtype=float)])

@@ -1,4 +1,4 @@
-"""Geometry of a unit page's figures: the templates only write it down."""
+"""Geometry of the figures of a unit page, which the templates render."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from hooked_whisper.report.units.data import Histogram, Number, OnsetMeans, Unit
 
 WIDTH, HEIGHT = 360.0, 190.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 10.0, 8.0, 34.0
-_LABELS = 44.0  # room for the names of lines
-_LINE = 11.0  # least distance between two of them
-_PER_FIGURE, COLOURS = 6, 10
+_LABELS = 44.0  # width of the labels of lines
+_LINE = 11.0  # smallest distance between two labels
+_PER_FIGURE, COLORS = 6, 10
 
 
 @dataclass(frozen=True)
 class Tick:
-    at: float
+    """A mark on an axis."""
+
+    position: float
     text: str
 
 
 @dataclass(frozen=True)
 class Bar:
+    """A bar of a histogram."""
+
     x: float
     y: float
     width: float
@@ -35,7 +39,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class HistogramFigure:
-    """Bars over a logarithmic axis of counts; ``marks`` are the edges of the ranges."""
+    """Bars over a logarithmic count axis. ``marks`` are the edges of the activation ranges."""
 
     bars: tuple[Bar, ...]
     x_ticks: tuple[Tick, ...]
@@ -45,9 +49,11 @@ class HistogramFigure:
 
 
 @dataclass(frozen=True)
-class Line:
+class OnsetLine:
+    """Mean activation of a unit around the onsets of one phone."""
+
     phone: str
-    colour: int
+    color: int
     points: str
     label_y: float
     title: str
@@ -55,7 +61,9 @@ class Line:
 
 @dataclass(frozen=True)
 class OnsetFigure:
-    lines: tuple[Line, ...]
+    """Lines over the time from the onset."""
+
+    lines: tuple[OnsetLine, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     zero_x: float | None
@@ -63,23 +71,24 @@ class OnsetFigure:
     alt: str
 
 
-def phone_colours(unit: Unit) -> dict[str, int]:
-    """Numbers of colours by phone, one for the whole page: the largest in any range first, then in onset means."""
+def phone_colors(unit: Unit) -> dict[str, int]:
+    """Color number of each phone on the page: phones with the largest share in a range first, then by onset means."""
     largest: dict[str, float] = {}
     for phone, share in ((p.phone, float(p.share)) for r in unit.ranges for p in r.phones):
         largest[phone] = max(share, largest.get(phone, 0.0))
-    chosen = sorted(largest, key=lambda p: (-largest[p], p))[:_PER_FIGURE]
+    phones = sorted(largest, key=lambda p: (-largest[p], p))[:_PER_FIGURE]
     if unit.onset is not None:
         means = unit.onset.means
-        chosen += [p for p in sorted(means, key=lambda p: (-float(means[p].max()), p))[:_PER_FIGURE] if p not in chosen]
-    return {phone: i for i, phone in enumerate(chosen[:COLOURS])}
+        phones += [p for p in sorted(means, key=lambda p: (-float(means[p].max()), p))[:_PER_FIGURE] if p not in phones]
+    return {phone: i for i, phone in enumerate(phones[:COLORS])}
 
 
 def histogram_figure(histogram: Histogram, unit: Unit) -> HistogramFigure:
+    """Bars, ticks and range edges of a unit's histogram."""
     edges, counts = histogram.edges, histogram.counts
     x = _axis(float(edges[0]), float(edges[-1]), _LEFT, WIDTH - _RIGHT)
     decades = max(1, math.ceil(math.log10(max(1, int(counts.max())) + 1)))
-    base = math.log10(0.7)  # one count must show as a bar
+    base = math.log10(0.7)  # a count of 1 must be visible as a bar
     y = _axis(base, decades, HEIGHT - _BOTTOM, _TOP)
     bars = [
         Bar(x(a), y(math.log10(c)), max(0.5, x(b) - x(a) - 0.6), HEIGHT - _BOTTOM - y(math.log10(c)), _bin(a, b, c))
@@ -94,9 +103,9 @@ def histogram_figure(histogram: Histogram, unit: Unit) -> HistogramFigure:
     return HistogramFigure(tuple(bars), _ticks(float(edges[0]), float(edges[-1]), x), y_ticks, marks, alt)
 
 
-def onset_figure(onset: OnsetMeans, colours: dict[str, int]) -> OnsetFigure | None:
-    """Lines of the phones that have a colour; ``None`` if none has."""
-    phones = [p for p in onset.means if p in colours]
+def onset_figure(onset: OnsetMeans, colors: dict[str, int]) -> OnsetFigure | None:
+    """Lines of the phones that have a color; ``None`` if no phone has one."""
+    phones = [p for p in onset.means if p in colors]
     if not phones:
         return None
     rows = np.stack([onset.means[p] for p in phones]).astype(float)
@@ -105,27 +114,27 @@ def onset_figure(onset: OnsetMeans, colours: dict[str, int]) -> OnsetFigure | No
     lags = onset.lags_s.astype(float)
     label_x = WIDTH - _LABELS
     x, y = _axis(lags[0], lags[-1], _LEFT, label_x), _axis(low, high, HEIGHT - _BOTTOM, _TOP + 4)
-    places = spread(np.array([y(v) for v in rows[:, -1]]), _LINE, _TOP + 4, HEIGHT - _BOTTOM)
+    label_places = spread(np.array([y(v) for v in rows[:, -1]]), _LINE, _TOP + 4, HEIGHT - _BOTTOM)
     lines = []
-    for phone, row, place in zip(phones, rows, places.tolist(), strict=True):
+    for phone, row, place in zip(phones, rows, label_places.tolist(), strict=True):
         peak = int(row.argmax())
         points = " ".join(f"{x(t):.1f},{y(v):.1f}" for t, v in zip(lags.tolist(), row.tolist(), strict=True))
         title = f"{phone}: largest {row[peak]:.3g} at {1000 * lags[peak]:.0f} ms"
-        lines.append(Line(phone, colours[phone], points, place, title))
+        lines.append(OnsetLine(phone, colors[phone], points, place, title))
     alt = "Mean activation by time from the onset of phones. " + "; ".join(line.title for line in lines)
     zero = x(0.0) if lags[0] <= 0 <= lags[-1] else None
-    x_ticks = tuple(Tick(t.at, f"{1000 * float(t.text):.0f}") for t in _ticks(lags[0], lags[-1], x))
+    x_ticks = tuple(Tick(t.position, f"{1000 * float(t.text):.0f}") for t in _ticks(lags[0], lags[-1], x))
     return OnsetFigure(tuple(lines), x_ticks, _ticks(low, high, y), zero, label_x + 4, alt)
 
 
-def spread(at: Float[np.ndarray, "n"], gap: Number, low: Number, high: Number) -> Float[np.ndarray, "n"]:
-    """Places for labels in the order of ``at``, no two nearer than ``gap`` if there is room, none beyond ``high``."""
-    order = np.argsort(at, kind="stable")
-    n = len(at)
+def spread(places: Float[np.ndarray, "n"], gap: Number, low: Number, high: Number) -> Float[np.ndarray, "n"]:
+    """Move places for labels apart by at least ``gap``, in their order and up to ``high``, as far as there is room."""
+    order = np.argsort(places, kind="stable")
+    n = len(places)
     gap = min(float(gap), (high - low) / max(1, n - 1))
     steps = gap * np.arange(n)
-    # no nearer than gap: at - steps must not fall; and the last must leave room for those after it
-    placed = np.minimum(np.maximum.accumulate(np.maximum(at[order], low) - steps), high - gap * (n - 1)) + steps
+    # places - steps must not decrease; each place must leave room for those after it
+    placed = np.minimum(np.maximum.accumulate(np.maximum(places[order], low) - steps), high - gap * (n - 1)) + steps
     out = np.empty(n)
     out[order] = placed
     return out
@@ -145,7 +154,7 @@ def _ticks(low: float, high: float, axis: Callable[[Number], float]) -> tuple[Ti
 
 
 def _power(k: int) -> str:
-    """10 to the k, short: 100, 10k, 1M."""
+    """10 to the power k in short form: 100, 10k, 1M."""
     return str(10 ** (k % 3)) + ("", "k", "M", "G", "T")[k // 3]
 
 

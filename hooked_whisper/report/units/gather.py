@@ -1,4 +1,4 @@
-"""The second look at a corpus: only at recordings that an example is from, for its sound, mel and activations."""
+"""The second pass over a corpus: sound, mel and activations of the windows that contain an example."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hooked_whisper.corpora.windows import Part
 from hooked_whisper.errors import AlignmentError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment
-from hooked_whisper.report.units.data import Example, Group, PageClip
+from hooked_whisper.report.units.data import Group, PageClip, UnitExample
 from hooked_whisper.report.units.excerpts import Excerpt, captions, excerpt_round
 from hooked_whisper.report.units.site import SiteWriter
 
@@ -28,7 +28,11 @@ _AROUND = 16  # mel frames on either side of a peak
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An example to show: unit number ``unit`` of those that get pages at a position of a recording."""
+    """An example to show: a position of a recording.
+
+    ``unit`` counts the units that get a page; the other attributes are those of
+    :class:`~hooked_whisper.report.units.data.UnitExample`.
+    """
 
     unit: int
     recording: int
@@ -42,9 +46,9 @@ class Wanted:
 
 @dataclass(frozen=True, eq=False)
 class Gathered:
-    """What the pages need beside the scan: examples by unit, and the mean log-mel round the strongest of them."""
+    """What the pages need beside the scan: examples by unit, and the mean log-mel around the strongest ones."""
 
-    examples: Mapping[int, list[Example]]
+    examples: Mapping[int, list[UnitExample]]
     mean_mels: Mapping[int, Float[np.ndarray, "mel frame"]]
 
 
@@ -57,16 +61,16 @@ def gather(
     writer: SiteWriter,
     track: Callable[[Iterable[Cursor]], Iterable[Cursor]],
 ) -> Gathered:
-    """Write every clip that an example needs, recording by recording, and cut out the activations over it.
+    """Write every clip that an example needs, and cut out the activations over it.
 
-    features: ``[position, ...] of the hook -> [position, unit]``, the units that get pages.
+    features: maps activations ``[position, ...]`` at the hook point to ``[position, unit]``, the units that get pages.
     """
     by_window: dict[Cursor, list[Wanted]] = defaultdict(list)
     n_ctx = model.time.n_ctx
     for example in wanted:
         by_window[example.recording, example.position // n_ctx].append(example)
     order = sorted({recording for recording, _ in by_window})
-    examples: dict[int, list[Example]] = defaultdict(list)
+    examples: dict[int, list[UnitExample]] = defaultdict(list)
     sums: dict[int, tuple[np.ndarray, int]] = {}
 
     def needed(window: Window) -> bool:
@@ -75,7 +79,7 @@ def gather(
     def failed(failure: Failure) -> None:
         log.warning("%s was scanned and cannot be read now: %s", failure.path or failure.id, failure.reason)
 
-    # one window at a time: what a batch computes may differ in the last digit
+    # one window at a time: the last digit may depend on the batch
     stream = ActivationStream(model, hook, batch=1)
     batches = stream.batches(Part(corpus, order), failed=failed, select=needed)
     alignments = _Alignments(corpus)
@@ -96,7 +100,7 @@ def gather(
                 peak = example.position - excerpt.first
                 trace = activations[part, example.unit].copy()
                 examples[example.unit].append(
-                    Example(
+                    UnitExample(
                         clip.id, trace, peak, example.group, rank=example.rank, bin_min=example.low,
                         bin_max=example.high, bin_contains=example.share,
                     )
@@ -150,7 +154,7 @@ class _Alignments:
 
 
 def _patch(mel: Float[np.ndarray, "mel frame"], frame: int) -> Float[np.ndarray, "mel around"] | None:
-    """Mel frames round a peak; nothing where the excerpt does not reach."""
+    """Mel frames around a peak; ``None`` if the excerpt is too short."""
     first = frame - _AROUND
     return mel[:, first : frame + _AROUND + 1] if first >= 0 and frame + _AROUND < mel.shape[1] else None
 

@@ -1,4 +1,4 @@
-"""Spectrograms as PNG with a palette: a browser draws them without a line of program, and prints them."""
+"""Spectrograms as PNG with a palette, which a browser shows and prints without a script."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from functools import cache
 import numpy as np
 from jaxtyping import Float
 
-_LEVELS = 16  # 4 bits: half the bytes of 8, and banding that nobody sees in a spectrogram
-_COLOURS = "magma"
+_LEVELS = 16  # 4 bits take half the bytes of 8, without visible banding
+_PALETTE = "magma"
 
 
 def mel_png(mel: Float[np.ndarray, "mel frame"]) -> bytes:
-    """PNG of ``frame`` x ``mel`` pixels, low frequencies at the bottom, colours from the least to the largest value."""
+    """PNG of ``frame`` x ``mel`` pixels, low frequencies at the bottom, colors from smallest to largest value."""
     from PIL import Image
 
     low, high = float(mel.min()), float(mel.max())
@@ -29,5 +29,5 @@ def mel_png(mel: Float[np.ndarray, "mel frame"]) -> bytes:
 def _palette() -> bytes:
     from matplotlib import colormaps
 
-    rgba = colormaps[_COLOURS](np.linspace(0, 1, _LEVELS), bytes=True)
+    rgba = colormaps[_PALETTE](np.linspace(0, 1, _LEVELS), bytes=True)
     return bytes(np.asarray(rgba, np.uint8)[:, :3].tobytes())

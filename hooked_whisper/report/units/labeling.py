@@ -1,4 +1,4 @@
-"""What alignments say about units: their phones, over their range and round onsets, and a name with its evidence."""
+"""Phones of units from aligned recordings: by activation range, around onsets, and as a label with its evidence."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from hooked_whisper.report.units.data import POSITION_S, OnsetMeans, PhoneShare,
 log = logging.getLogger(__name__)
 _PHONES_SHOWN = 6
 _LEAST_S = 0.1
-_LEAST_ONSETS = 20  # a mean of fewer is mostly what the neighbours are
+_LEAST_ONSETS = 20  # a mean of fewer mostly reflects the adjacent phones
 
 
 @dataclass(frozen=True, eq=False)
-class Labelling:
-    """Empty (no counts) where nothing is aligned."""
+class Labeling:
+    """Counts and labels of the units that get a page; empty if no recording is aligned."""
 
     counts: FeatureCounts | None = None
     names: tuple[AutoLabel, ...] = ()
     ranges: PhoneRanges | None = None
     facts: tuple[tuple[str, str], ...] = ()
 
-    # of all units at once: computed for the first, looked up for the others
+    # computed for all units at once, when the first one needs it
 
     @cached_property
     def _purity(self) -> Float[np.ndarray, "unit"]:
@@ -53,12 +53,12 @@ class Labelling:
 
     @cached_property
     def _by_range(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Shares of phones, their intervals' ends ``[unit, range, phone]``, entropies ``[unit, range]``."""
+        """Shares of phones and the ends of their intervals ``[unit, range, phone]``, entropies ``[unit, range]``."""
         assert self.ranges is not None
         return (self.ranges.proportions, *self.ranges.interval, self.ranges.entropy)
 
     def add_to(self, unit: Unit, place: int) -> Unit:
-        """The unit with its name, phones by range, onset means and scores."""
+        """Return the unit with its label, phones by range, onset means and scores."""
         if self.counts is None or self.ranges is None:
             return unit
         name, phones = self.names[place], self.counts.phones
@@ -117,24 +117,24 @@ class Labelling:
 
 
 @dataclass(frozen=True, eq=False)
-class _Some:
-    """Some features of a basis, or of the activations themselves: phones are counted for units with a page only."""
+class _Subset:
+    """Some features of a basis, or of the activations: phones are counted only for units that get a page."""
 
     basis: FeatureBasis | None
-    chosen: tuple[int, ...]
+    indices: tuple[int, ...]
 
     @property
     def n_features(self) -> int:
-        return len(self.chosen)
+        return len(self.indices)
 
     @property
     def labels(self) -> tuple[str, ...]:
         names = None if self.basis is None else self.basis.labels
-        return tuple(str(i) if names is None else names[i] for i in self.chosen)
+        return tuple(str(i) if names is None else names[i] for i in self.indices)
 
     def encode(self, activations: Tensor) -> Tensor:
         whole = activations if self.basis is None else self.basis.encode(activations)
-        return whole[..., list(self.chosen)]
+        return whole[..., list(self.indices)]
 
 
 def label_units(
@@ -142,35 +142,35 @@ def label_units(
     corpus: Sequence[Recording],
     scanned: FeatureScan,
     basis: FeatureBasis | None,
-    chosen: Sequence[int],
+    units: Sequence[int],
     most: int,
     seed: int,
     track: Callable[[Iterable[list[int]]], Iterable[list[int]]],
-) -> Labelling:
+) -> Labeling:
     """Count phones on at most ``most`` windows of aligned recordings, drawn at random from the corpus."""
     clips = _clips(model, corpus, most, seed) if most else []
     speakers = {clip.speaker or str(i) for i, clip in enumerate(clips)}
     if len(speakers) < 2:
         why = "none: no recording has phones" if not clips else "none: labels need two speakers or more"
-        return Labelling(facts=(("phone labels", why),))
-    site = HookBasis(scanned.hook, _Some(basis, tuple(chosen)))
+        return Labeling(facts=(("phone labels", why),))
+    hook_basis = HookBasis(scanned.hook, _Subset(basis, tuple(units)))
     with torch.no_grad():
-        counts = evaluate_bases(model, clips, {"units": site}, track=track, seed=seed)["units"]
+        counts = evaluate_bases(model, clips, {"units": hook_basis}, track=track, seed=seed)["units"]
     names = autolabels(
         Evidence(counts.phones, counts.purity(), counts.classes, counts.class_purity()),
         Evidence(counts.shifted_phones, counts.purity(1), counts.shifted_classes, counts.class_purity(1)),
     )
-    ranges = ranges_between(counts.counts, scanned.ranges["equal width"].edges[list(chosen)])
+    ranges = ranges_between(counts.counts, scanned.ranges["equal width"].edges[list(units)])
     fact = f"from {len(clips)} aligned windows of {len(speakers)} speakers; thresholds from other speakers than scores"
     texts = own_alignments_fact(clip.alignment for clip in clips)
     facts = (("phone labels", fact), *([("texts of the labels", texts)] if texts else []))
-    return Labelling(counts, tuple(names), ranges, facts)
+    return Labeling(counts, tuple(names), ranges, facts)
 
 
 def _clips(model: HookedWhisper, corpus: Sequence[Recording], most: int, seed: int) -> list[Clip]:
-    """Windows of recordings whose phones are known. What cannot be read is left out; the scan has reported it."""
-    known = [i for i, one in enumerate(corpus) if one.find_alignment is not None]
-    clock, found = model.time, []
+    """Windows of aligned recordings. Recordings that cannot be read are skipped; the scan has reported them."""
+    known = [i for i, recording in enumerate(corpus) if recording.find_alignment is not None]
+    time, clips = model.time, []
     for i in np.random.default_rng(seed).permutation(known) if known else ():
         recording = corpus[int(i)]
         try:
@@ -179,13 +179,13 @@ def _clips(model: HookedWhisper, corpus: Sequence[Recording], most: int, seed: i
                 continue
             samples = recording.audio()
         except (AlignmentError, AudioError, OSError) as error:
-            log.warning("%s: not labelled, %s", recording.id, error)
+            log.warning("%s: skipped for labels, %s", recording.id, error)
             continue
-        windows = windows_of(samples, clock.n_samples)
+        windows = windows_of(samples, time.n_samples)
         for number, (sound, length) in enumerate(zip(windows.samples, windows.lengths.tolist(), strict=True)):
-            if length >= _LEAST_S * clock.sample_rate:
-                offset = number * clock.duration
-                found.append(Clip.aligned(sound[:length].numpy(), alignment, recording.speaker or recording.id, offset))
-        if len(found) >= most:
+            if length >= _LEAST_S * time.sample_rate:
+                offset = number * time.duration
+                clips.append(Clip.aligned(sound[:length].numpy(), alignment, recording.speaker or recording.id, offset))
+        if len(clips) >= most:
             break
-    return found[:most]
+    return clips[:most]

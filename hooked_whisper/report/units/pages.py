@@ -11,28 +11,33 @@ from typing import Any
 from markupsafe import Markup
 
 from hooked_whisper.report.page import _environment as report_environment
-from hooked_whisper.report.units.data import FRAME_S, Example, MeanMel, SiteInfo, Unit
-from hooked_whisper.report.units.figures import histogram_figure, onset_figure, phone_colours
+from hooked_whisper.report.units.data import FRAME_S, MeanMel, SiteInfo, Unit, UnitExample
+from hooked_whisper.report.units.figures import histogram_figure, onset_figure, phone_colors
 from hooked_whisper.report.units.images import mel_png
 from hooked_whisper.report.units.records import Record, dump, label_at
 
 
 @dataclass(frozen=True)
-class Card:
-    """An example as its card shows it. number: of the example within the page's data."""
+class UnitCard:
+    """An example as its card shows it.
+
+    Attributes:
+        number: index of the example in the page's data.
+        words: words of the clip, and whether the peak is in them.
+    """
 
     number: int
-    example: Example
+    example: UnitExample
     clip: Record
     name: str
     moment: str
     loop: tuple[float, float]
     phone: str
     words: tuple[tuple[str, bool], ...]
-    """The words said, and whether the peak falls on them."""
 
     @property
     def alt(self) -> str:
+        """Text alternative of the spectrogram."""
         e, where = self.example, f" in /{self.phone}/" if self.phone else ""
         word = next((w for w, here in self.words if here), "")
         return (
@@ -47,25 +52,29 @@ class Group:
     """Examples under one heading."""
 
     title: str
-    cards: tuple[Card, ...]
+    cards: tuple[UnitCard, ...]
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A phone's part of a row of shares, in percent."""
+    """The share of a phone in a row, in percent."""
 
     phone: str
     percent: float
-    colour: int | None
+    color: int | None
     title: str
 
 
 def render_asset(template: str) -> str:
+    """Content of a style sheet or script."""
     return str(_environment().get_template(template).render())
 
 
 def render_index(info: SiteInfo, rows: Sequence[Sequence[Any]]) -> str:
-    """HTML of the index. rows: of :func:`hooked_whisper.report.units.records.index_row`."""
+    """HTML of the index.
+
+    rows: from :func:`hooked_whisper.report.units.records.index_row`.
+    """
     return str(_environment().get_template("site.html.j2").render(info=info, n=len(rows), rows=embedded(rows)))
 
 
@@ -73,11 +82,11 @@ def render_unit(info: SiteInfo, unit: Unit, place: int, clips: Mapping[str, Reco
     """HTML of a unit's page.
 
     Args:
-        place: where in ``info.indices`` the unit stands.
-        clips: records by id.
-        examples: for the page's program, one for each of the unit's.
+        place: position of the unit in ``info.indices``.
+        clips: records of clips by id.
+        examples: data for the page's script, one entry per example of the unit.
     """
-    colours = phone_colours(unit)
+    colors = phone_colors(unit)
     low, high = min(0.0, float(unit.stats.min)), float(unit.stats.max)
     scale = (low, high if high > low else low + 1.0)
     return str(
@@ -90,10 +99,10 @@ def render_unit(info: SiteInfo, unit: Unit, place: int, clips: Mapping[str, Reco
             following=info.indices[place + 1] if place + 1 < len(info.indices) else None,
             groups=_groups(unit, clips, examples),
             histogram=histogram_figure(unit.histogram, unit) if unit.histogram else None,
-            onset=onset_figure(unit.onset, colours) if unit.onset else None,
-            legend=[(phone, colour) for phone, colour in colours.items() if _in_ranges(phone, unit)],
-            rows=_share_rows(unit, colours),
-            base=_base_row(unit, colours),
+            onset=onset_figure(unit.onset, colors) if unit.onset else None,
+            legend=[(phone, color) for phone, color in colors.items() if _in_ranges(phone, unit)],
+            rows=_share_rows(unit, colors),
+            base=_base_row(unit, colors),
             mel=_mel(unit.mean_mel) if unit.mean_mel else None,
             scale=scale,
             linked={i for i, _ in unit.nearest if i in info.indices},
@@ -103,7 +112,7 @@ def render_unit(info: SiteInfo, unit: Unit, place: int, clips: Mapping[str, Reco
 
 
 def embedded(value: Any) -> Markup:
-    """JSON for a ``<script>``: no text in it can end the script, or begin a comment."""
+    """JSON for a ``<script>``, escaped so that it cannot end the script or start a comment."""
     text = dump(value)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -119,8 +128,8 @@ def _environment() -> Any:
 
 
 def _groups(unit: Unit, clips: Mapping[str, Record], examples: Sequence[Record]) -> list[Group]:
-    """The strongest, then ranges from high to low, then random ones."""
-    by_group: dict[Any, list[Card]] = {}
+    """Groups of examples: the strongest, ranges from high to low, random ones."""
+    by_group: dict[Any, list[UnitCard]] = {}
     for number, (example, record) in enumerate(zip(unit.examples, examples, strict=True)):
         by_group.setdefault(example.group, []).append(_card(number, example, clips[example.clip], record))
     titles: dict[Any, str] = {"top": "Strongest"}
@@ -134,23 +143,23 @@ def _groups(unit: Unit, clips: Mapping[str, Record], examples: Sequence[Record])
     ]
 
 
-def _card(number: int, example: Example, clip: Record, record: Record) -> Card:
+def _card(number: int, example: UnitExample, clip: Record, record: Record) -> UnitCard:
     peak = example.peak_s
     words = tuple((label, start <= peak < end) for start, end, label in clip["words"])
     first, last = record["loop"]
     phone = label_at(clip["phones"], peak)
-    return Card(number, example, clip, record["clip"], record["moment"], (first, last), phone, words)
+    return UnitCard(number, example, clip, record["clip"], record["moment"], (first, last), phone, words)
 
 
-def _share_rows(unit: Unit, colours: Mapping[str, int]) -> list[tuple[Any, list[Segment]]]:
-    """Ranges from high to low, each with its segments; phones without a colour are one segment."""
+def _share_rows(unit: Unit, colors: Mapping[str, int]) -> list[tuple[Any, list[Segment]]]:
+    """Ranges from high to low with their segments; phones without a color share one segment."""
     rows = []
     for r in reversed(unit.ranges):
         shares = {p.phone: float(p.share) for p in r.phones}
         titles = {
             p.phone: f"{p.phone}: {100 * p.share:.0f} % [{100 * p.low:.0f}, {100 * p.high:.0f}]" for p in r.phones
         }
-        rows.append((r, _segments(shares, titles, colours)))
+        rows.append((r, _segments(shares, titles, colors)))
     return rows
 
 
@@ -158,15 +167,15 @@ def _in_ranges(phone: str, unit: Unit) -> bool:
     return any(p.phone == phone for r in unit.ranges for p in r.phones)
 
 
-def _base_row(unit: Unit, colours: Mapping[str, int]) -> list[Segment]:
+def _base_row(unit: Unit, colors: Mapping[str, int]) -> list[Segment]:
     shares = {p: float(v) for p, v in unit.base_rates.items()}
-    return _segments(shares, {p: f"{p}: {100 * v:.1f} %" for p, v in shares.items()}, colours)
+    return _segments(shares, {p: f"{p}: {100 * v:.1f} %" for p, v in shares.items()}, colors)
 
 
-def _segments(shares: Mapping[str, float], titles: Mapping[str, str], colours: Mapping[str, int]) -> list[Segment]:
-    named = sorted((p for p in shares if p in colours and shares[p] > 0), key=lambda p: colours[p])
-    segments = [Segment(p, 100 * shares[p], colours[p], titles[p]) for p in named]
-    others = 100 * sum(v for p, v in shares.items() if p not in colours)
+def _segments(shares: Mapping[str, float], titles: Mapping[str, str], colors: Mapping[str, int]) -> list[Segment]:
+    named = sorted((p for p in shares if p in colors and shares[p] > 0), key=lambda p: colors[p])
+    segments = [Segment(p, 100 * shares[p], colors[p], titles[p]) for p in named]
+    others = 100 * sum(v for p, v in shares.items() if p not in colors)
     if others > 0:
         segments.append(Segment("other", others, None, f"other phones: {others:.0f} %"))
     return segments

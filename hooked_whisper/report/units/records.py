@@ -11,15 +11,15 @@ import numpy as np
 from jaxtyping import Float
 
 from hooked_whisper.protocols import Interval
-from hooked_whisper.report.units.data import POSITION_S, Example, Number, PageClip, SiteInfo, Unit
+from hooked_whisper.report.units.data import POSITION_S, Number, PageClip, SiteInfo, Unit, UnitExample
 
 Record = dict[str, Any]
-_LOOP_S = 0.24  # a shorter loop is a buzz
+_LOOP_S = 0.24  # shorter loops sound like a buzz
 _PREFIX, _SUFFIX = "HW.clip(", ");\n"
 
 
 def clip_record(clip: PageClip) -> Record:
-    """What is known of a clip besides its sound and its picture."""
+    """Metadata of a clip: everything except its sound and spectrogram."""
     return {
         "id": clip.id,
         "recording": clip.clip.id,
@@ -33,21 +33,21 @@ def clip_record(clip: PageClip) -> Record:
 
 
 def clip_script(name: str, record: Record) -> bytes:
-    """A program that registers a clip: pages on a disk may not fetch JSON, but may load programs."""
+    """Script that registers a clip. Pages opened from a disk cannot fetch JSON but can load scripts."""
     return f"{_PREFIX}{dump(name)}, {dump(record)}{_SUFFIX}".encode("ascii")
 
 
 def read_clip_script(content: bytes) -> Record:
-    """The record of :func:`clip_script`."""
+    """Read the record from a script of :func:`clip_script`."""
     arguments = content.decode("ascii").removeprefix(_PREFIX).removesuffix(_SUFFIX)
     record: Record = json.loads(f"[{arguments}]")[1]
     return record
 
 
 def unit_record(info: SiteInfo, unit: Unit, clips: Mapping[str, Record]) -> Record:
-    """A unit as Neuronpedia exports it (``activations``, ``freq_hist_data_bar_values`` and so on), and what audio adds.
+    """A unit in Neuronpedia's export format (``activations``, ``freq_hist_data_bar_values``, ...), with audio fields.
 
-    ``tokens`` are the phones at each position, or words where nobody aligned phones.
+    ``tokens`` are the phones at each position, or the words of clips without phones.
     """
     stats, hist, logits, onset = unit.stats, unit.histogram, unit.logits, unit.onset
     record: Record = {
@@ -89,8 +89,8 @@ def unit_record(info: SiteInfo, unit: Unit, clips: Mapping[str, Record]) -> Reco
     return record
 
 
-def page_example(example: Example, record: Record, name: str, moment: str) -> Record:
-    """What the page's program needs of an example: its clip, its trace, and what to loop."""
+def page_example(example: UnitExample, record: Record, name: str, moment: str) -> Record:
+    """Data of an example for the page's script: clip, trace, and the loop to play."""
     return {
         "clip": name,
         "moment": moment,
@@ -102,20 +102,20 @@ def page_example(example: Example, record: Record, name: str, moment: str) -> Re
     }
 
 
-def loop_s(example: Example, duration: float) -> tuple[float, float]:
-    """The active moment, lengthened about its middle to 0.24 s where it is shorter, within the clip."""
+def loop_s(example: UnitExample, duration: float) -> tuple[float, float]:
+    """The active span of an example, extended around its middle to at least 0.24 s, within the clip."""
     start, end = example.active_s
     more = max(0.0, _LOOP_S - (end - start)) / 2
     return max(0.0, start - more), min(duration, end + more)
 
 
 def label_at(intervals: Sequence[Sequence[Any]], seconds: float) -> str:
-    """Label of the interval that holds a moment, or ``""``."""
+    """Label of the interval that contains a time, or ``""``."""
     return next((str(label) for start, end, label in intervals if start <= seconds < end), "")
 
 
 def index_row(unit: Unit) -> list[Any]:
-    """``[index, label, score, max, frac_nonzero, mean, dead]``, a line of the index."""
+    """A row of the index: ``[index, label, score, max, frac_nonzero, mean, dead]``."""
     stats = unit.stats
     numbers = [
         None if unit.score is None else short(unit.score),
@@ -125,27 +125,28 @@ def index_row(unit: Unit) -> list[Any]:
 
 
 def short(value: Number) -> float:
-    """Five significant digits: what a page can show, and half the bytes."""
+    """Round to five significant digits, which takes half the bytes."""
     return float(f"{value:.5g}")
 
 
 def shorts(values: Iterable[Number] | np.ndarray) -> list[float]:
+    """Round each value to five significant digits."""
     return [short(v) for v in values]
 
 
 def _fine(trace: Float[np.ndarray, "position"]) -> list[float]:
-    """Steps of at most a thousandth of the largest: a drawing shows no more, and tails near 0 are short to write."""
+    """Round to a thousandth of the largest value or finer, so that values near 0 are short."""
     largest = float(np.abs(trace).max())
     decimals = 3 - math.floor(math.log10(largest)) if largest > 0 else 0
     return [float(v) for v in np.round(trace.astype(float), decimals)]
 
 
 def dump(value: Any) -> str:
-    """Compact JSON in ASCII (a line separator would end a line of a program), without NaN."""
+    """Compact JSON in ASCII, without NaN. Unicode line separators would break a script."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
-def _activation(example: Example, clip: Record) -> Record:
+def _activation(example: UnitExample, clip: Record) -> Record:
     times = example.start_s + POSITION_S * np.arange(len(example.trace))
     return {
         "tokens": _labels(clip["phones"] or clip["words"], times),
@@ -168,8 +169,8 @@ def _labels(intervals: Sequence[Sequence[Any]], times: np.ndarray) -> list[str]:
         return [""] * len(times)
     ordered = sorted(map(tuple, intervals))
     starts = np.array([i[0] for i in ordered])
-    at = np.searchsorted(starts, times + 1e-9, side="right") - 1
-    return [ordered[i][2] if i >= 0 and t < ordered[i][1] else "" for i, t in zip(at, times, strict=True)]
+    index = np.searchsorted(starts, times + 1e-9, side="right") - 1
+    return [ordered[i][2] if i >= 0 and t < ordered[i][1] else "" for i, t in zip(index, times, strict=True)]
 
 
 def _intervals(intervals: Iterable[Interval], duration: float) -> list[list[Any]]:

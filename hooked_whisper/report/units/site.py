@@ -1,7 +1,10 @@
-"""Writes the site: a page per unit, sounds and pictures shared between them, an index.
+"""Write the site: an index, a page per unit, and the sounds and spectrograms that pages share.
 
-Files: ``index.html`` and ``units.json``; ``units/<index>.html`` and ``.json`` by unit; ``clips/``: for each clip a
-``.mp3``, a ``.png`` (its spectrogram) and a ``.js`` (words, phones), and an ``.mp3`` by amplified moment; ``assets/``.
+- ``index.html``, ``units.json``
+- ``units/<index>.html`` and ``.json`` per unit
+- ``clips/``: per clip a ``.mp3``, a ``.png`` (spectrogram), a ``.js`` (words and phones), and a ``.mp3`` per amplified
+  moment
+- ``assets/``
 """
 
 from __future__ import annotations
@@ -33,10 +36,10 @@ _ASSETS = {"units.css": "units.css.j2", "units.js": "units.js", "index.js": "ind
 
 
 class SiteWriter:
-    """Add clips and units one by one, then :meth:`finish`. Nothing but names and the index's rows stays in memory.
+    """Writes clips and units one by one; call :meth:`finish` at the end. Only names and index rows stay in memory.
 
-    Every file is written whole or not at all, so that an interrupted build leaves valid pages; run again with the same
-    data it writes the same bytes, and does not encode a sound twice. Files of other builds in ``out`` are left alone.
+    Files are written atomically, so that an interrupted build leaves valid pages. A second run with the same data
+    writes the same bytes and does not encode sounds again. Files of other builds in ``out`` are kept.
     """
 
     def __init__(self, out: Path, info: SiteInfo) -> None:
@@ -49,21 +52,21 @@ class SiteWriter:
             write_atomic(self.out / "assets" / name, render_asset(template).encode())
 
     def has_clip(self, id: str) -> bool:
-        """Whether a clip was added: ask before cutting one out of its recording again."""
+        """Whether a clip was added."""
         return id in self._clips
 
     def add_clip(self, clip: PageClip) -> None:
-        """Write a clip's sound, spectrogram and captions, unless they are there already.
+        """Write a clip's sound, spectrogram and captions, unless the files exist.
 
         Raises:
-            HookedWhisperError: another clip was added under this id.
+            HookedWhisperError: another clip was added with this id.
         """
         record = clip_record(clip)
         name = _file_name(clip, record)
         if self._clips.get(clip.id, name) != name:
-            raise HookedWhisperError(f"two different clips are called {clip.id!r}: give each its own id")
+            raise HookedWhisperError(f"two different clips have the id {clip.id!r}: give each clip a unique id")
         folder = self.out / "clips"
-        if not (folder / f"{name}.js").exists():  # written last: the others are there; the name says what is in them
+        if not (folder / f"{name}.js").exists():  # written last; the name contains a digest
             write_atomic(folder / f"{name}.mp3", to_mp3_bytes(clip.clip.samples))
             write_atomic(folder / f"{name}.png", mel_png(clip.mel))
             write_atomic(folder / f"{name}.js", clip_script(name, record))
@@ -73,19 +76,19 @@ class SiteWriter:
         """Write a unit's page and JSON, and the amplified moments of its examples.
 
         Raises:
-            HookedWhisperError: a unit that is not in ``info.indices``, an example of a clip that was not added, or one
-                that reaches beyond its clip.
+            HookedWhisperError: the unit is not in ``info.indices``, the clip of an example was not added, or an example
+                ends after its clip.
         """
         if unit.index not in self._places:
-            raise HookedWhisperError(f"unit {unit.index} is not in the site's indices: name it in SiteInfo")
+            raise HookedWhisperError(f"unit {unit.index} is not in the site's indices: add it to SiteInfo")
         names = {e.clip: self._name(e.clip) for e in unit.examples}
         clips = {id: self._record(name) for id, name in names.items()}
         for e in unit.examples:
             duration, end = clips[e.clip]["duration"], e.start_s + (len(e.trace) - 1) * POSITION_S
             if end > duration + POSITION_S or e.peak_s > duration:
                 raise HookedWhisperError(
-                    f"unit {unit.index}: a trace until {end:g} s, with its peak at {e.peak_s:g} s, in clip {e.clip!r}, "
-                    f"which lasts {duration:g} s: cut the trace, and count from the start of the excerpt"
+                    f"unit {unit.index}: a trace ends at {end:g} s, its peak is at {e.peak_s:g} s, and clip {e.clip!r} "
+                    f"is {duration:g} s long: cut the trace, with times from the start of the excerpt"
                 )
         examples = [
             page_example(e, clips[e.clip], names[e.clip], self._moment(names[e.clip], e.peak_s)) for e in unit.examples
@@ -100,11 +103,11 @@ class SiteWriter:
         """Write the index.
 
         Raises:
-            HookedWhisperError: units of ``info.indices`` that were not added: links would lead nowhere.
+            HookedWhisperError: a unit of ``info.indices`` was not added, so that links would be broken.
         """
         missing = [i for i in self.info.indices if i not in self._rows]
         if missing:
-            raise HookedWhisperError(f"{len(missing)} units were not added ({missing[:5]}): add them, dead ones too")
+            raise HookedWhisperError(f"{len(missing)} units were not added ({missing[:5]}): add all, dead ones too")
         rows = [self._rows[i] for i in self.info.indices]
         write_atomic(self.out / "units.json", dump(_units_json(self.info, rows)).encode())
         write_atomic(self.out / "index.html", render_index(self.info, rows).encode())
@@ -113,15 +116,15 @@ class SiteWriter:
         if id not in self._clips:
             near = closest(id, self._clips)
             hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-            raise HookedWhisperError(f"no clip {id!r} was added: add_clip comes before add_unit{hint}")
+            raise HookedWhisperError(f"no clip {id!r} was added: call add_clip before add_unit{hint}")
         return self._clips[id]
 
     def _record(self, name: str) -> Record:
-        # read back, since words and phones of a whole corpus would fill the memory
+        # read back: words and phones of a whole corpus would fill the memory
         return read_clip_script((self.out / "clips" / f"{name}.js").read_bytes())
 
     def _moment(self, name: str, peak_s: float) -> str:
-        """File name of the amplified moment; made from the clip's MP3, whose samples are where they were."""
+        """Write the amplified moment of a clip and return its file name."""
         moment = f"{name}-{round(peak_s * 1000)}"
         path = self.out / "clips" / f"{moment}.mp3"
         if not path.exists():
@@ -130,7 +133,7 @@ class SiteWriter:
 
 
 def _file_name(clip: PageClip, record: Record) -> str:
-    """A name from the id, for people, and from everything within, so that other content never meets an old file."""
+    """File name from the id and a digest of the content, so that changed clips get new files."""
     digest = hashlib.sha256(dump(record).encode())
     for array in (clip.clip.samples, clip.mel):
         digest.update(str(array.dtype).encode() + array.tobytes())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hooked_whisper.features.scan.priority import priorities
-from hooked_whisper.features.scan.state import Stretch
+from hooked_whisper.features.scan.state import WindowFeatures
 
 
 @dataclass(frozen=True)
@@ -22,26 +22,26 @@ class Item:
     priority: int
 
 
-def stream(lengths: Sequence[int], n_features: int, seed: int = 0, levels: int = 0) -> list[Stretch]:
+def stream(lengths: Sequence[int], n_features: int, seed: int = 0, levels: int = 0) -> list[WindowFeatures]:
     """Recordings of some lengths (a window each); ``levels`` makes ties: so many different values."""
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    windows = []
     for recording, n in enumerate(lengths):
         if levels:
             x = torch.randint(0, levels, (n, n_features), generator=generator).float()
         else:
             x = torch.randn(n, n_features, generator=generator).exp() - 1
-        found.append(Stretch(x, recording, 0, priorities(f"r{recording}", range(n), seed)))
-    return found
+        windows.append(WindowFeatures(x, recording, 0, priorities(f"r{recording}", range(n), seed)))
+    return windows
 
 
-def items(stretches: Sequence[Stretch], feature: int) -> list[Item]:
+def items(windows: Sequence[WindowFeatures], feature: int) -> list[Item]:
     return [
         Item(float(s.x[row, feature]), s.recording, s.first + row, int(s.priority[row]))
-        for s in stretches
+        for s in windows
         for row in range(len(s.x))
     ]
 
 
-def largest(stretch: Stretch) -> Tensor:
-    return stretch.x.amax(0)
+def largest(window: WindowFeatures) -> Tensor:
+    return window.x.amax(0)

@@ -16,7 +16,7 @@ from hooked_whisper.features.histogram_bins import HistogramBins
 from hooked_whisper.features.scan import HISTOGRAM_BINS
 from hooked_whisper.features.scan.moments import Moments, add_exactly
 from hooked_whisper.features.scan.ranges import make_ranges
-from hooked_whisper.features.scan.state import Stretch
+from hooked_whisper.features.scan.state import WindowFeatures
 from tests.features.scan.streams import stream
 
 N_BINS = 1 + HISTOGRAM_BINS.per_sign
@@ -24,29 +24,29 @@ N_BINS = 1 + HISTOGRAM_BINS.per_sign
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(0, 99), st.sampled_from([0.0, 300.0]))
 def test_moments_are_those_of_everything(sizes: list[int], seed: int, far: float) -> None:
-    found = Moments(3, HISTOGRAM_BINS)
-    stretches = [Stretch(s.x + far, s.recording, 0, s.priority) for s in stream(sizes, 3, seed)]
-    for one in stretches:
-        found.add(one, one.x.amax(0), one.x.amin(0))
-    x = torch.cat([s.x for s in stretches]).double().numpy()
-    np.testing.assert_allclose(found.mean, x.mean(0), rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(found.variance, x.var(0), rtol=1e-5, atol=1e-7)
-    np.testing.assert_array_equal(found.largest, x.max(0).astype(np.float32))
-    np.testing.assert_array_equal(found.smallest, x.min(0).astype(np.float32))
-    assert found.histogram.sum(1).tolist() == [len(x)] * 3
+    moments = Moments(3, HISTOGRAM_BINS)
+    windows = [WindowFeatures(s.x + far, s.recording, 0, s.priority) for s in stream(sizes, 3, seed)]
+    for window in windows:
+        moments.add(window, window.x.amax(0), window.x.amin(0))
+    x = torch.cat([s.x for s in windows]).double().numpy()
+    np.testing.assert_allclose(moments.mean, x.mean(0), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(moments.variance, x.var(0), rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(moments.largest, x.max(0).astype(np.float32))
+    np.testing.assert_array_equal(moments.smallest, x.min(0).astype(np.float32))
+    assert moments.histogram.sum(1).tolist() == [len(x)] * 3
     for feature in range(3):
         bins = HISTOGRAM_BINS.positive(torch.from_numpy(x[:, feature])).numpy()
-        np.testing.assert_array_equal(found.histogram[feature], np.bincount(bins, minlength=N_BINS))
+        np.testing.assert_array_equal(moments.histogram[feature], np.bincount(bins, minlength=N_BINS))
 
 
 @given(st.lists(st.integers(1, 40), min_size=2, max_size=8), st.integers(0, 99), st.integers(0, 8), st.data())
 def test_moments_do_not_depend_on_order_or_parts(sizes: list[int], seed: int, cut: int, data: st.DataObject) -> None:
-    stretches = stream(sizes, 3, seed)
-    shuffled = data.draw(st.permutations(stretches))
+    windows = stream(sizes, 3, seed)
+    shuffled = data.draw(st.permutations(windows))
     whole, left, right = (Moments(3, HISTOGRAM_BINS) for _ in range(3))
-    for found, some in ((whole, stretches), (left, shuffled[:cut]), (right, shuffled[cut:])):
-        for one in some:
-            found.add(one, one.x.amax(0), one.x.amin(0))
+    for moments, part in ((whole, windows), (left, shuffled[:cut]), (right, shuffled[cut:])):
+        for window in part:
+            moments.add(window, window.x.amax(0), window.x.amin(0))
     left.merge(right)
     for name in ("mean", "variance", "largest", "smallest", "histogram"):
         assert torch.equal(getattr(left, name), getattr(whole, name)), name
@@ -58,23 +58,23 @@ def test_sums_in_integers_are_exact(values: list[float]) -> None:
     for value in values:
         add_exactly(number, torch.tensor([value], dtype=torch.float64))
     units = sum(Fraction(math.floor(v)) * 2**52 + math.floor((Fraction(v) - math.floor(v)) * 2**52) for v in values)
-    found = (int(number[0]) << 52) + int(number[1])
-    assert abs(found - units) <= len(values)  # v - floor(v) is rounded once where v is negative and tiny
+    total = (int(number[0]) << 52) + int(number[1])
+    assert abs(total - units) <= len(values)  # v - floor(v) is rounded once where v is negative and tiny
 
 
 def test_what_cannot_be_added_up_is_said() -> None:
-    huge = Stretch(torch.full((4, 2), 3e10), 0, 0, torch.arange(4))
+    huge = WindowFeatures(torch.full((4, 2), 3e10), 0, 0, torch.arange(4))
     with pytest.raises(HookedWhisperError, match="too large"):
         Moments(2, HISTOGRAM_BINS).add(huge, huge.x.amax(0), huge.x.amin(0))
 
 
 def test_counts_beyond_32_bits_are_kept() -> None:
-    found = Moments(1, HistogramBins(2, -2, 2))
-    found._counted[3] = 2**32 - 1
-    stretch = stream([5], 1)[0]
+    moments = Moments(1, HistogramBins(2, -2, 2))
+    moments._counted[3] = 2**32 - 1
+    window = stream([5], 1)[0]
     for _ in range(3):
-        found.add(stretch, stretch.x.amax(0), stretch.x.amin(0))
-    assert found.histogram.sum() == 2**32 + 14
+        moments.add(window, window.x.amax(0), window.x.amin(0))
+    assert moments.histogram.sum() == 2**32 + 14
 
 
 @given(st.integers(0, 200), st.integers(1, 12), st.sampled_from(["equal width", "equal count"]))

@@ -12,37 +12,37 @@ from scipy.stats import chisquare
 from hooked_whisper.features.histogram_bins import HistogramBins
 from hooked_whisper.features.scan.priority import NEVER, priorities
 from hooked_whisper.features.scan.sampling import Drawn, Sampler
-from hooked_whisper.features.scan.state import Stretch
+from hooked_whisper.features.scan.state import WindowFeatures
 from tests.features.scan.streams import items, stream
 
 BINS = HistogramBins(2, -14, 10)
 
 
-def run(stretches: list[Stretch], rows: int, kept: int, crowded: int = 12, look_every: int = 1) -> Sampler:
+def run(windows: list[WindowFeatures], rows: int, kept: int, crowded: int = 12, look_every: int = 1) -> Sampler:
     """As a scan does it: now and then it looks at what has become common."""
-    sampler = Sampler(stretches[0].x.shape[1], rows, kept, BINS, crowded=crowded)
-    for number, one in enumerate(stretches):
-        sampler.add(one)
+    sampler = Sampler(windows[0].x.shape[1], rows, kept, BINS, crowded=crowded)
+    for number, window in enumerate(windows):
+        sampler.add(window)
         if number % look_every == 0:
-            sampler.look(counts(stretches[: number + 1]))
+            sampler.look(counts(windows[: number + 1]))
     return sampler
 
 
-def counts(stretches: list[Stretch]) -> torch.Tensor:
+def counts(windows: list[WindowFeatures]) -> torch.Tensor:
     """Positions in each positive bin, ``[feature, bin]``."""
-    x = torch.cat([one.x for one in stretches])
+    x = torch.cat([window.x for window in windows])
     return torch.stack([torch.bincount(BINS.positive(c), minlength=BINS.per_sign + 1)[1:] for c in x.T])
 
 
 def of_one_range(drawn: Drawn) -> Drawn:
-    return Drawn(*(one[:, 0] for one in drawn))
+    return Drawn(*(window[:, 0] for window in drawn))
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=20), st.integers(1, 30), st.integers(0, 99))
 def test_rows_are_those_with_the_smallest_priorities(sizes: list[int], n: int, seed: int) -> None:
-    stretches = stream(sizes, 2, seed)
-    rows = run(stretches, n, 2).rows
-    everything = sorted(items(stretches, 0), key=lambda i: i.priority)[:n]
+    windows = stream(sizes, 2, seed)
+    rows = run(windows, n, 2).rows
+    everything = sorted(items(windows, 0), key=lambda i: i.priority)[:n]
     order = rows.priority.argsort()[: len(everything)]
     assert rows.priority[order].tolist() == [i.priority for i in everything]
     assert rows.recordings[order].tolist() == [i.recording for i in everything]
@@ -64,15 +64,15 @@ def test_rows_are_those_with_the_smallest_priorities(sizes: list[int], n: int, s
 def test_a_sample_is_the_beginning_of_its_range_by_priority(
     sizes: list[int], n_rows: int, kept: int, seed: int, single: bool
 ) -> None:
-    stretches = stream(sizes, 2, seed)
-    sampler = run(stretches, n_rows, kept)
+    windows = stream(sizes, 2, seed)
+    sampler = run(windows, n_rows, kept)
     fine = HistogramBins(4, -14, 10).edges[HistogramBins(4, -14, 10).per_sign + 1 :]
     generator = np.random.default_rng(seed)
     ends = np.sort(generator.integers(180, 290, size=(2, 2)), axis=0)
     low, high = fine[ends[0]], fine[ends[1]]
-    drawn = of_one_range(sampler.draw(counts(stretches), torch.stack([low, high], 1), 5, one_per_recording=single))
+    drawn = of_one_range(sampler.draw(counts(windows), torch.stack([low, high], 1), 5, one_per_recording=single))
     for feature in range(2):
-        inside = [i for i in items(stretches, feature) if low[feature] <= i.value < high[feature]]
+        inside = [i for i in items(windows, feature) if low[feature] <= i.value < high[feature]]
         inside.sort(key=lambda i: i.priority)
         if single:
             first: dict[int, object] = {}
@@ -89,14 +89,14 @@ def test_a_sample_is_the_beginning_of_its_range_by_priority(
 
 
 def test_rare_large_values_are_all_there_and_common_ones_enough() -> None:
-    stretches = stream([500] * 20, 1, 5)
-    sampler = run(stretches, 200, 8)
-    x = torch.cat([s.x for s in stretches])[:, 0]
+    windows = stream([500] * 20, 1, 5)
+    sampler = run(windows, 200, 8)
+    x = torch.cat([s.x for s in windows])[:, 0]
     assert int(sampler.tail.level[0]) > 40  # the bulk is left to the rows
     for low, least in ((0.5, 20), (4.0, 8), (float(x.sort().values[-5]), 5)):
         edges = torch.tensor([[low, 1000.0]], dtype=torch.float64)
-        found = sampler.draw(counts(stretches), edges, 20, one_per_recording=False)
-        assert (found.recordings >= 0).sum() >= least
+        sample = sampler.draw(counts(windows), edges, 20, one_per_recording=False)
+        assert (sample.recordings >= 0).sum() >= least
 
 
 @pytest.mark.parametrize("low", [0.4, 4.0])
@@ -106,19 +106,19 @@ def test_every_position_is_equally_likely(low: float) -> None:
     hits = dict.fromkeys(inside, 0)
     edges = torch.tensor([[low, 1e6]], dtype=torch.float64)
     for seed in range(120):
-        drawn = [Stretch(s.x, s.recording, 0, priorities(f"r{s.recording}", range(60), seed)) for s in x]
-        found = of_one_range(run(drawn, 50, 4).draw(counts(drawn), edges, 3, one_per_recording=False))
-        there = found.recordings[0] >= 0
-        for at in zip(found.recordings[0][there].tolist(), found.positions[0][there].tolist(), strict=True):
-            hits[at] += 1
+        drawn = [WindowFeatures(s.x, s.recording, 0, priorities(f"r{s.recording}", range(60), seed)) for s in x]
+        sample = of_one_range(run(drawn, 50, 4).draw(counts(drawn), edges, 3, one_per_recording=False))
+        there = sample.recordings[0] >= 0
+        for place in zip(sample.recordings[0][there].tolist(), sample.positions[0][there].tolist(), strict=True):
+            hits[place] += 1
     assert chisquare(list(hits.values())).pvalue > 1e-3
 
 
 def test_priorities_are_the_same_everywhere_and_look_random() -> None:
-    some = priorities("a.wav", range(5), 0)
-    assert some.tolist() == priorities("a.wav", range(10), 0)[:5].tolist()
-    assert priorities("a.wav", range(3, 8), 0)[:2].tolist() == some[3:].tolist()
-    assert some.tolist() != priorities("b.wav", range(5), 0).tolist() != priorities("b.wav", range(5), 1).tolist()
+    numbers = priorities("a.wav", range(5), 0)
+    assert numbers.tolist() == priorities("a.wav", range(10), 0)[:5].tolist()
+    assert priorities("a.wav", range(3, 8), 0)[:2].tolist() == numbers[3:].tolist()
+    assert numbers.tolist() != priorities("b.wav", range(5), 0).tolist() != priorities("b.wav", range(5), 1).tolist()
     many = torch.cat([priorities(f"{i}", range(500), 0) for i in range(40)])
     assert len(many.unique()) == len(many) and many.min() >= 0
     assert chisquare(torch.histc(many.double() / 2**63, 20, 0, 1).numpy()).pvalue > 1e-3
@@ -137,21 +137,21 @@ def test_parts_in_any_order_give_what_one_pass_gives(
     sizes: list[int], n_rows: int, kept: int, seed: int, n_parts: int, data: st.DataObject
 ) -> None:
     """Bit for bit, whoever had which recordings, in which order, and however often each looked."""
-    stretches = stream(sizes, 2, seed)
-    whole = run(stretches, n_rows, kept)
+    windows = stream(sizes, 2, seed)
+    whole = run(windows, n_rows, kept)
     owner = data.draw(st.lists(st.integers(0, n_parts - 1), min_size=len(sizes), max_size=len(sizes)))
     parts = []
     for number in sorted(set(owner)):
-        mine = [one for one, who in zip(stretches, owner, strict=True) if who == number]
+        mine = [window for window, who in zip(windows, owner, strict=True) if who == number]
         mine = data.draw(st.permutations(mine))
         parts.append(run(mine, n_rows, kept, look_every=data.draw(st.integers(1, 4))))
     merged = parts[0]
-    for one in data.draw(st.permutations(parts[1:])):
-        merged.merge(one)
-    every = counts(stretches)
+    for window in data.draw(st.permutations(parts[1:])):
+        merged.merge(window)
+    every = counts(windows)
     fine = HistogramBins(4, -14, 10).edges[HistogramBins(4, -14, 10).per_sign + 1 :]
     edges = fine[[0, 150, 200, 200, 230, 300, 384]].expand(2, -1)
     for single in (False, True):
-        one, other = (s.draw(every, edges, 7, single) for s in (whole, merged))
-        for a, b in zip(one, other, strict=True):
+        window, other = (s.draw(every, edges, 7, single) for s in (whole, merged))
+        for a, b in zip(window, other, strict=True):
             assert torch.equal(a.nan_to_num(), b.nan_to_num())

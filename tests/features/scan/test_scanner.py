@@ -38,34 +38,34 @@ def corpus(n: int = 14, seed: int = 0) -> list[Recording]:
 
 def activations(model: HookedWhisper, recording: Recording, hook: str = NEURONS) -> torch.Tensor:
     """Of all positions of a recording, window by window, padding left out."""
-    size, found = model.time.n_samples, []
+    size, result = model.time.n_samples, []
     samples = recording.audio()
     for start in range(0, len(samples), size):
         part = samples[start : start + size]
         mel = model.to_mel(torch.nn.functional.pad(part, (0, size - len(part))))
         _, cache = model.run_with_cache(mel, names_filter=hook, stop_early=True)
-        found.append(cache[hook][0, : model.time.n_positions(len(part) / 16000)])
-    return torch.cat(found)
+        result.append(cache[hook][0, : model.time.n_positions(len(part) / 16000)])
+    return torch.cat(result)
 
 
 def test_a_scan_finds_what_the_encoder_did(model: HookedWhisper, tmp_path: Path) -> None:
     recordings = corpus()
-    found = scan(model, recordings, ["encoder.blocks.1.mlp.1"], tmp_path, OPTIONS, progress=False)[NEURONS]
-    acts = [activations(model, one) for one in recordings]
+    result = scan(model, recordings, ["encoder.blocks.1.mlp.1"], tmp_path, OPTIONS, progress=False)[NEURONS]
+    acts = [activations(model, recording) for recording in recordings]
     every = torch.cat(acts).double().numpy()
-    assert found.positions == len(every) and found.labels[:2] == ("0", "1")
-    np.testing.assert_allclose(found.mean, every.mean(0), atol=1e-6)
-    np.testing.assert_allclose(found.variance, every.var(0), rtol=1e-4, atol=1e-8)
-    np.testing.assert_allclose(found.maximum, every.max(0), rtol=1e-5)
-    np.testing.assert_allclose(found.firing_rate, (every >= FIRES).mean(0), atol=2 / len(every))
+    assert result.positions == len(every) and result.labels[:2] == ("0", "1")
+    np.testing.assert_allclose(result.mean, every.mean(0), atol=1e-6)
+    np.testing.assert_allclose(result.variance, every.var(0), rtol=1e-4, atol=1e-8)
+    np.testing.assert_allclose(result.maximum, every.max(0), rtol=1e-5)
+    np.testing.assert_allclose(result.firing_rate, (every >= FIRES).mean(0), atol=2 / len(every))
     best = np.array([a.amax(0).numpy() for a in acts]).T  # [feature, recording]
-    np.testing.assert_allclose(found.top.values, -np.sort(-best, 1)[:, :6], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(result.top.values, -np.sort(-best, 1)[:, :6], rtol=1e-5, atol=1e-7)
     for feature, rank in ((0, 0), (5, 3), (60, 5)):
-        at, recording = found.top.positions[feature, rank], found.top.recordings[feature, rank]
-        assert abs(acts[recording][at, feature].item() - found.top.values[feature, rank]) < 1e-6
-        assert found.top.traces is not None
-        assert found.top.traces[feature, rank, 5] == found.top.values[feature, rank]
-    for ranges in found.ranges.values():
+        position, recording = result.top.positions[feature, rank], result.top.recordings[feature, rank]
+        assert abs(acts[recording][position, feature].item() - result.top.values[feature, rank]) < 1e-6
+        assert result.top.traces is not None
+        assert result.top.traces[feature, rank, 5] == result.top.values[feature, rank]
+    for ranges in result.ranges.values():
         edges, examples = ranges.edges, ranges.examples
         there = examples.recordings >= 0
         assert there.any(2).mean() > 0.7
@@ -83,30 +83,31 @@ def test_several_sites_and_bases_in_one_pass(model: HookedWhisper, tmp_path: Pat
         HookBasis("encoder.blocks.0", basis, "random"),
         HookBasis("encoder.blocks.0.attn.hook_z"),
     ]
-    found = scan(model, corpus(4), sites, tmp_path, OPTIONS, progress=False)
-    assert [s.n_features for s in found.sites.values()] == [64, 10, 32]
+    result = scan(model, corpus(4), sites, tmp_path, OPTIONS, progress=False)
+    assert [s.n_features for s in result.bases.values()] == [64, 10, 32]
     assert (
-        found["random"].labels[:1] == ("+random 0",) and found.sites["encoder.blocks.0.attn.hook_z"].labels[17] == "1.1"
+        result["random"].labels[:1] == ("+random 0",)
+        and result.bases["encoder.blocks.0.attn.hook_z"].labels[17] == "1.1"
     )
-    acts = torch.cat([activations(model, one, "encoder.blocks.0.hook_resid_post") for one in corpus(4)])
-    np.testing.assert_allclose(found["random"].maximum, basis.encode(acts).amax(0), rtol=1e-4)
-    np.testing.assert_allclose(found["random"].minimum[:5], -found["random"].maximum[5:], rtol=1e-5)
+    acts = torch.cat([activations(model, recording, "encoder.blocks.0.hook_resid_post") for recording in corpus(4)])
+    np.testing.assert_allclose(result["random"].maximum, basis.encode(acts).amax(0), rtol=1e-4)
+    np.testing.assert_allclose(result["random"].minimum[:5], -result["random"].maximum[5:], rtol=1e-5)
 
 
 def test_the_tables_can_be_read_without_us(model: HookedWhisper, tmp_path: Path) -> None:
-    found = scan(model, corpus(), [NEURONS], tmp_path, OPTIONS, progress=False)[NEURONS]
+    result = scan(model, corpus(), [NEURONS], tmp_path, OPTIONS, progress=False)[NEURONS]
     header = json.loads((tmp_path / "scan.json").read_text())
     examples = pq.read_table(tmp_path / "examples.parquet").to_pylist()
     first = next(row for row in examples if row["kind"] == "top" and row["feature"] == 3 and row["rank"] == 0)
-    assert first["id"] == f"clip-{found.top.recordings[3, 0]:02d}" and first["speaker"].startswith("s")
-    assert first["seconds"] == pytest.approx(0.02 * found.top.positions[3, 0]) and len(first["trace"]) == 11
+    assert first["id"] == f"clip-{result.top.recordings[3, 0]:02d}" and first["speaker"].startswith("s")
+    assert first["seconds"] == pytest.approx(0.02 * result.top.positions[3, 0]) and len(first["trace"]) == 11
     features = pq.read_table(tmp_path / "features.parquet").to_pylist()
     assert len(features) == 64 and sum(features[3]["counts"]) == header["sites"][0]["positions"]
     edges = header["histogram_edges"]
     assert edges[features[3]["cells"][-1]] <= features[3]["maximum"] <= edges[features[3]["cells"][-1] + 1]
     again = load_scan(tmp_path)[NEURONS]
-    np.testing.assert_array_equal(again.histogram, found.histogram)
-    np.testing.assert_array_equal(again.top.traces, found.top.traces)
+    np.testing.assert_array_equal(again.histogram, result.histogram)
+    np.testing.assert_array_equal(again.top.traces, result.top.traces)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -143,12 +144,12 @@ def test_broken_files_are_listed_and_change_nothing_else(model: HookedWhisper, t
     good = corpus(6)
     bad = [Recording("gone", tmp_path / "gone.wav", path="gone.wav"), Recording("text", b"this is no sound")]
     mixed = [bad[0], *good[:3], bad[1], *good[3:]]
-    found = scan(model, mixed, [NEURONS], tmp_path / "mixed", OPTIONS, progress=False)
+    result = scan(model, mixed, [NEURONS], tmp_path / "mixed", OPTIONS, progress=False)
     clean = scan(model, good, [NEURONS], tmp_path / "good", OPTIONS, progress=False)
-    assert [(f["index"], f["id"]) for f in found.failures] == [(0, "gone"), (4, "text")]
-    assert "does not exist" in found.failures[0]["reason"] and found.header["recordings"] == 6
-    np.testing.assert_array_equal(found[NEURONS].top.values, clean[NEURONS].top.values)
-    names = np.vectorize(lambda i: mixed[i].id)(found[NEURONS].top.recordings)
+    assert [(f["index"], f["id"]) for f in result.failures] == [(0, "gone"), (4, "text")]
+    assert "does not exist" in result.failures[0]["reason"] and result.header["recordings"] == 6
+    np.testing.assert_array_equal(result[NEURONS].top.values, clean[NEURONS].top.values)
+    names = np.vectorize(lambda i: mixed[i].id)(result[NEURONS].top.recordings)
     assert (names == np.vectorize(lambda i: good[i].id)(clean[NEURONS].top.recordings)).all()
     with pytest.raises(HookedWhisperError, match="none of 2 recordings"):
         scan(model, bad, [NEURONS], tmp_path / "bad", OPTIONS, progress=False)
@@ -161,31 +162,31 @@ def test_a_finished_scan_is_read_and_another_refused(model: HookedWhisper, tmp_p
     scan(model, recordings, [NEURONS], tmp_path, OPTIONS, progress=False)
     for change in (
         {"corpus": corpus(4)},
-        {"sites": ["encoder.blocks.0.mlp.1"]},
+        {"hooks": ["encoder.blocks.0.mlp.1"]},
         {"options": ScanOptions(k=3)},
         {"model": small_model(3)},
-        {"sites": [HookBasis(NEURONS, random_orthonormal(64, 64), NEURONS)]},
+        {"hooks": [HookBasis(NEURONS, random_orthonormal(64, 64), NEURONS)]},
     ):
-        options = {"model": model, "corpus": recordings, "sites": [NEURONS], "options": OPTIONS} | change
+        options = {"model": model, "corpus": recordings, "hooks": [NEURONS], "options": OPTIONS} | change
         with pytest.raises(HookedWhisperError, match="choose another folder"):
             scan(folder=tmp_path, progress=False, **options)  # type: ignore[arg-type]
     assert content(tmp_path) == before
 
 
-def test_what_is_refused(model: HookedWhisper, tmp_path: Path) -> None:
-    some = corpus(2)
+def test_errors(model: HookedWhisper, tmp_path: Path) -> None:
+    recordings = corpus(2)
     for sites, match in (
-        ([], "different names"),
-        ([NEURONS, "encoder.blocks.1.mlp.1"], "different names"),
-        (["encoder.blocks.*.mlp.hook_post"], "2 hook points"),
+        ([], "names"),
+        ([NEURONS, "encoder.blocks.1.mlp.1"], "names"),
+        (["encoder.blocks.*.mlp.hook_post"], "matches 2 hook points"),
         (["encoder.blocks.0.attn.hook_pattern"], "has axes"),
-        (["decoder.blocks.0.mlp.1"], "encoder points"),
+        (["decoder.blocks.0.mlp.1"], "an encoder point"),
     ):
         with pytest.raises(HookedWhisperError, match=match):
-            scan(model, some, sites, tmp_path, OPTIONS, progress=False)
+            scan(model, recordings, sites, tmp_path, OPTIONS, progress=False)
     with pytest.raises(HookedWhisperError, match="no recordings"):
         scan(model, [], [NEURONS], tmp_path, OPTIONS, progress=False)
-    with pytest.raises(HookedWhisperError, match="k of at least 1"):
+    with pytest.raises(HookedWhisperError, match="k is 0"):
         ScanOptions(k=0)
     with pytest.raises(HookedWhisperError, match="no finished scan"):
         load_scan(tmp_path)

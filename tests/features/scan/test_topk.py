@@ -6,59 +6,59 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooked_whisper.features.scan.state import Stretch
-from hooked_whisper.features.scan.topk import Ranked, TopK, first_largest, peaks
+from hooked_whisper.features.scan.state import WindowFeatures
+from hooked_whisper.features.scan.topk import RankedActivations, TopActivations, first_largest, peaks
 from tests.features.scan.streams import Item, items, largest, stream
 
 lengths = st.lists(st.integers(1, 30), min_size=1, max_size=12)
 
 
-def run(stretches: list[Stretch], k: int, **options: object) -> Ranked:
-    found = TopK(stretches[0].x.shape[1], k, **options)  # type: ignore[arg-type]
-    for one in stretches:
-        found.add(one, largest(one))
-    return found.ranked()
+def run(windows: list[WindowFeatures], k: int, **options: object) -> RankedActivations:
+    top = TopActivations(windows[0].x.shape[1], k, **options)  # type: ignore[arg-type]
+    for window in windows:
+        top.add(window, largest(window))
+    return top.ranked()
 
 
-def in_order(found: list[Item]) -> list[Item]:
-    return sorted(found, key=lambda i: (-i.value, i.recording, i.position))
+def in_order(top: list[Item]) -> list[Item]:
+    return sorted(top, key=lambda i: (-i.value, i.recording, i.position))
 
 
-def check(found: Ranked, feature: int, expected: list[Item]) -> None:
-    k = found.values.shape[1]
+def check(top: RankedActivations, feature: int, expected: list[Item]) -> None:
+    k = top.values.shape[1]
     n = min(k, len(expected))
-    assert found.values[feature, :n].tolist() == [i.value for i in expected[:n]]
-    assert found.recordings[feature].tolist() == [i.recording for i in expected[:n]] + [-1] * (k - n)
-    assert found.positions[feature].tolist() == [i.position for i in expected[:n]] + [-1] * (k - n)
+    assert top.values[feature, :n].tolist() == [i.value for i in expected[:n]]
+    assert top.recordings[feature].tolist() == [i.recording for i in expected[:n]] + [-1] * (k - n)
+    assert top.positions[feature].tolist() == [i.position for i in expected[:n]] + [-1] * (k - n)
 
 
 @given(lengths, st.integers(1, 8), st.sampled_from([0, 1, 2, 5]), st.integers(0, 99))
 def test_it_is_what_sorting_everything_gives(sizes: list[int], k: int, levels: int, seed: int) -> None:
-    stretches = stream(sizes, 3, seed, levels)
-    found = run(stretches, k)
+    windows = stream(sizes, 3, seed, levels)
+    top = run(windows, k)
     for feature in range(3):
-        check(found, feature, in_order(items(stretches, feature)))
+        check(top, feature, in_order(items(windows, feature)))
 
 
 @given(lengths, st.integers(1, 6), st.sampled_from([0, 3]), st.integers(0, 99))
 def test_one_per_recording_takes_each_ones_largest(sizes: list[int], k: int, levels: int, seed: int) -> None:
-    stretches = stream(sizes, 2, seed, levels)
-    found = run(stretches, k, one_per_recording=True)
+    windows = stream(sizes, 2, seed, levels)
+    top = run(windows, k, one_per_recording=True)
     for feature in range(2):
         best: dict[int, Item] = {}
-        for item in in_order(items(stretches, feature)):
+        for item in in_order(items(windows, feature)):
             best.setdefault(item.recording, item)
-        check(found, feature, in_order(list(best.values())))
+        check(top, feature, in_order(list(best.values())))
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 4), st.sampled_from([0, 3]))
 def test_a_recording_of_many_windows_is_still_one(windows: list[int], k: int, levels: int) -> None:
     whole = stream([sum(windows), 5], 2, 1, levels)
-    parts, at = [], 0
+    parts, start = [], 0
     for n in windows:
-        rows = slice(at, at + n)
-        parts.append(Stretch(whole[0].x[rows], 0, at, whole[0].priority[rows]))
-        at += n
+        rows = slice(start, start + n)
+        parts.append(WindowFeatures(whole[0].x[rows], 0, start, whole[0].priority[rows]))
+        start += n
     for options in ({"one_per_recording": True}, {}):
         split, together = run([*parts, whole[1]], k, **options), run(whole, k, **options)
         for name in ("values", "recordings", "positions"):
@@ -68,35 +68,33 @@ def test_a_recording_of_many_windows_is_still_one(windows: list[int], k: int, le
 @given(st.integers(1, 40), st.integers(1, 12), st.sampled_from([0, 3]), st.integers(0, 99))
 def test_peaks_are_the_first_largest_within_reach(n: int, reach: int, levels: int, seed: int) -> None:
     x = stream([n], 2, seed, levels)[0].x
-    found = peaks(x, reach)
+    top = peaks(x, reach)
     for feature in range(2):
         row = x[:, feature].tolist()
         for i, value in enumerate(row):
             before, after = row[max(0, i - reach) : i], row[i + 1 : i + 1 + reach]
-            assert bool(found[i, feature]) == (all(value > b for b in before) and all(value >= a for a in after))
+            assert bool(top[i, feature]) == (all(value > b for b in before) and all(value >= a for a in after))
 
 
 @given(lengths, st.integers(1, 6), st.integers(1, 10), st.integers(0, 99))
 def test_separated_examples(sizes: list[int], k: int, reach: int, seed: int) -> None:
-    stretches = stream(sizes, 2, seed, 4)
-    found = run(stretches, k, separation=reach)
+    windows = stream(sizes, 2, seed, 4)
+    top = run(windows, k, separation=reach)
     for feature in range(2):
-        alone = {
-            (s.recording, row) for s in stretches for row in peaks(s.x, reach)[:, feature].nonzero()[:, 0].tolist()
-        }
-        check(found, feature, [i for i in in_order(items(stretches, feature)) if (i.recording, i.position) in alone])
+        alone = {(s.recording, row) for s in windows for row in peaks(s.x, reach)[:, feature].nonzero()[:, 0].tolist()}
+        check(top, feature, [i for i in in_order(items(windows, feature)) if (i.recording, i.position) in alone])
 
 
 def test_traces_are_what_happened_around() -> None:
-    stretches = stream([6, 9], 3, 2)
-    found = run(stretches, 4, context=2)
+    windows = stream([6, 9], 3, 2)
+    top = run(windows, 4, context=2)
     for feature in range(3):
         for rank in range(4):
-            recording, position = int(found.recordings[feature, rank]), int(found.positions[feature, rank])
-            row = stretches[recording].x[:, feature].tolist()
+            recording, position = int(top.recordings[feature, rank]), int(top.positions[feature, rank])
+            row = windows[recording].x[:, feature].tolist()
             expected = [row[i] if 0 <= i < len(row) else None for i in range(position - 2, position + 3)]
-            seen = [None if x != x else x for x in found.traces[feature, rank].tolist()]
-            assert seen == expected and seen[2] == found.values[feature, rank].item()
+            seen = [None if x != x else x for x in top.traces[feature, rank].tolist()]
+            assert seen == expected and seen[2] == top.values[feature, rank].item()
 
 
 @given(st.integers(1, 150), st.integers(1, 4), st.sampled_from([0, 2]), st.integers(0, 99))
@@ -120,13 +118,13 @@ def test_parts_give_what_one_pass_gives(
     sizes: list[int], k: int, seed: int, single: bool, n_parts: int, data: st.DataObject
 ) -> None:
     """Ties too, as long as each part is in the order of the corpus."""
-    stretches = stream(sizes, 3, seed, levels=5)
-    whole = TopK(3, k, 1, single)
-    for one in stretches:
-        whole.add(one, largest(one))
-    parts = [TopK(3, k, 1, single) for _ in range(n_parts)]
-    for one in stretches:
-        data.draw(st.sampled_from(parts)).add(one, largest(one))
+    windows = stream(sizes, 3, seed, levels=5)
+    whole = TopActivations(3, k, 1, single)
+    for window in windows:
+        whole.add(window, largest(window))
+    parts = [TopActivations(3, k, 1, single) for _ in range(n_parts)]
+    for window in windows:
+        data.draw(st.sampled_from(parts)).add(window, largest(window))
     order = data.draw(st.permutations(parts))
     for other in order[1:]:
         order[0].merge(other)
