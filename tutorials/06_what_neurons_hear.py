@@ -70,9 +70,9 @@ if on_demo:
 else:
     choosing = packaged_speech("prose", split="train")[:60]
     looking = packaged_speech("prose", split="held-out")[:50]
-labelled = labeled_clips(model, choosing, len(choosing)).clips
+labeled = labeled_clips(model, choosing, len(choosing)).clips
 
-example = labelled[0].alignment
+example = labeled[0].alignment
 print(f"{model.cfg.name}, {hook}: {model.cfg.encoder.d_mlp} neurons")
 print(f"{example.text!r} by {example.speaker}:", " ".join(phone.label for phone in example.phones))
 
@@ -88,9 +88,9 @@ print(f"{example.text!r} by {example.speaker}:", " ".join(phone.label for phone 
 d = model.cfg.encoder.d_mlp
 n = min(d, 512)
 bases = {"neurons": axes(d, range(n)), "random": random_orthonormal(d, n)}
-sites = {name: HookBasis(hook, basis, name) for name, basis in bases.items()}
-sites["mel bands"] = HookBasis("encoder.hook_mel", mel_bands(model))
-counts = evaluate_bases(model, labelled, sites, min_tokens=20)
+hook_bases = {name: HookBasis(hook, basis, name) for name, basis in bases.items()}
+hook_bases["mel bands"] = HookBasis("encoder.hook_mel", mel_bands(model))
+counts = evaluate_bases(model, labeled, hook_bases, min_tokens=20)
 
 selected = {}
 for name in bases:
@@ -123,7 +123,7 @@ for name, site_counts in counts.items():
 # %%
 options = ScanOptions(k=20, context_s=0.3, ranges=5, per_range=20)
 with tempfile.TemporaryDirectory() as folder:
-    scanned = scan(model, looking, [sites[name] for name in bases], folder, options, progress=False)
+    scanned = scan(model, looking, [hook_bases[name] for name in bases], folder, options, progress=False)
 print(f"{scanned.header['recordings']} recordings, {scanned['neurons'].positions} positions of 20 ms")
 for name, feature in selected.items():
     site = scanned[name]

@@ -172,8 +172,8 @@ phone = scores.phones["trained"].phones[lead.argmax()]
 feature, rival = (int(scores.phones[name].best_feature[lead.argmax()]) for name in ("trained", random_name))
 random = RandomFeatures.like(n_features, rows.double().mean(0).float(), options.seed)
 
-sites = [HookBasis(hook, sae, "trained"), HookBasis(hook, random, "random")]
-scanned = scan(model, looking, sites, Path(folder.name) / "scan", progress=False)
+hook_bases = [HookBasis(hook, sae, "trained"), HookBasis(hook, random, "random")]
+scanned = scan(model, looking, hook_bases, Path(folder.name) / "scan", progress=False)
 names = label_names(clip.alignment for clip in scoring)
 
 

@@ -242,7 +242,7 @@ display(Audio(np.concatenate(moments), rate=16000))
 
 
 # %%
-def labelled(corpus: list) -> list[Clip]:
+def labeled(corpus: list) -> list[Clip]:
     by_id = {recording.id: recording for recording in corpus}
     return [Clip(by_id[item.recording.id], item.samples.numpy()) for item in readable]
 
@@ -256,11 +256,11 @@ for k in range(len(clips)):
 wrong = open_corpus(corpus_folder / "table.csv", alignments=work / "swapped")
 
 directions = random_orthonormal(encoder.d_mlp, 256)
-sites = {"neurons": HookBasis(hook), "random directions": HookBasis(hook, directions)}
+hook_bases = {"neurons": HookBasis(hook), "random directions": HookBasis(hook, directions)}
 counted = evaluate_bases(
-    model, labelled(corpus), sites | {"mel bands": HookBasis("encoder.hook_mel", mel_bands(model))}, min_tokens=8
+    model, labeled(corpus), hook_bases | {"mel bands": HookBasis("encoder.hook_mel", mel_bands(model))}, min_tokens=8
 )
-mistaken = evaluate_bases(model, labelled(wrong), {"neurons": HookBasis(hook)}, min_tokens=8)["neurons"]
+mistaken = evaluate_bases(model, labeled(wrong), {"neurons": HookBasis(hook)}, min_tokens=8)["neurons"]
 curves = {name: np.nan_to_num(counts.phones.f1) for name, counts in counted.items()}
 curves |= {
     "neurons, shifted labels": counted["neurons"].shifted_phones.f1,
