@@ -1,6 +1,8 @@
-"""W2: the audio says one word, the word before calls for another. Which wins, and along which path?
+"""W2: the audio says one word, the word before predicts another. Which wins, and along which path?
 
-Source: recipe for conflict patching (change the previous word in the decoder's input, audio fixed); the two kinds of
+On the synthetic corpus. :mod:`.words.context_conflict` is the version for real Whisper.
+
+Source: recipe for conflict patching (change the previous word in the decoder's input, audio fixed). The two kinds of
 evidence are those of Langedijk et al. 2023 (arXiv 2310.03686) and of context mixing studies (arXiv 2310.09925).
 """
 
@@ -15,16 +17,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hooked_whisper._support.heatmap import heat_map
-from hooked_whisper.errors import AudioError
 from hooked_whisper.findings.core.context import Context
-from hooked_whisper.findings.core.figures import draw_controls
+from hooked_whisper.findings.core.experiment import Experiment, Setting, Untestable
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.core.records import Axis, Example, Measurement
 from hooked_whisper.findings.core.statistics import cluster_rate
+from hooked_whisper.findings.core.two_protocols import TwoProtocols
 from hooked_whisper.findings.word_swap import mean_over_pairs
-from hooked_whisper.findings.words import context_conflict
-from hooked_whisper.findings.words.context_conflict import pooled
+from hooked_whisper.findings.words.context_conflict import ContextConflicts, draw_conflicts, pooled
 from hooked_whisper.findings.words.last_token import logit_difference, logits_at, patched_difference
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions.baseline_inputs import baseline_encoding
@@ -32,21 +32,6 @@ from hooked_whisper.interventions.baseline_inputs import baseline_encoding
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ID, TITLE = "W2", "Audio against context"
-CLAIM = (
-    "When context and audio disagree, the decoder writes the word that was said, and the audio's evidence enters "
-    "through cross-attention."
-)
-PROTOCOL = context_conflict.PROTOCOL
-SYNTHETIC_PROTOCOL = (
-    "Audio fixed, one word w of the decoder's input replaced by w', after which the grammar often has C and never A, "
-    "the word that was said next. Metric: logit of A minus logit of C after w'. Neutral run: w in place; conflict run: "
-    "w'; deaf run: w' and the encoder output of zero audio. Paths: outputs of one kind of part (cross-attention, "
-    "self-attention, MLP in all blocks; the embedding), at the token w' alone, taken from the deaf run (what the audio "
-    "brings along it) or from the neutral run (what w' brings along it) and put into the conflict run; share of the "
-    "gap between the runs. Shares need not add up to 1: later parts answer to earlier ones. Intervals: 95 %, bootstrap "
-    "over clips."
-)
 MOST, PER_CLIP, ROWS = 96, 2, 16
 OFTEN = 0.2  # probability of C after w'
 ENOUGH = 50
@@ -64,7 +49,14 @@ BY_CROSS = "share of the audio's evidence through cross-attention at the token i
 
 @dataclass(frozen=True)
 class Conflict:
-    """One item: utterance and the number of the word said (A); the word before, its replacement, and C."""
+    """A word of an utterance that the word before it does not predict once it is replaced.
+
+    Attributes:
+        clip, index: the utterance, and the index of the word said (A) in it.
+        before, replaced: the word before A, and its replacement.
+        said, called: A, and a likely word after the replacement (C).
+        unrelated: a word that the grammar never has after the replacement.
+    """
 
     clip: int
     index: int
@@ -72,12 +64,19 @@ class Conflict:
     replaced: str
     said: str
     called: str
-    unrelated: str  # a word that the grammar never has after the replacement either
+    unrelated: str
 
 
 @dataclass(frozen=True, eq=False)
-class Outcomes:
-    """One row per item: logit differences of A to C (and to the unrelated word, deaf), top words, shares by path."""
+class ConflictRuns:
+    """Results of the runs, one per conflict.
+
+    Attributes:
+        neutral, conflict, deaf: logit of A minus logit of C in each run.
+        unrelated_deaf: logit of A minus that of the unrelated word in the deaf run.
+        top_is_said: whether A is the likeliest token in the conflict run.
+        audio, word: share of the gap through each path, for the evidence of the audio and of the word before.
+    """
 
     neutral: Float[np.ndarray, "item"]
     conflict: Float[np.ndarray, "item"]
@@ -88,12 +87,16 @@ class Outcomes:
     word: Float[np.ndarray, "item path"]
 
 
-def conflicts(context: Context, rng: np.random.Generator) -> list[Conflict]:
-    """Items from utterances that the model transcribes without an error, at most two from each, none at its start."""
+def find_conflicts(context: Context, rng: np.random.Generator) -> list[Conflict]:
+    """Make conflicts from utterances that the model transcribes without an error.
+
+    At most two are made from each utterance, none at its first word.
+    """
     truth = context.truth
     assert truth is not None
     number = {word: i for i, word in enumerate(truth.words)}
-    found = []
+    names = truth.words
+    conflicts = []
     for clip, (said, wrote) in enumerate(zip(context.references, context.transcripts, strict=True)):
         words = said.split()
         if said != wrote or any(w not in number for w in words):
@@ -109,37 +112,39 @@ def conflicts(context: Context, rng: np.random.Generator) -> list[Conflict]:
             other, c = options[rng.integers(len(options))]
             never = np.flatnonzero(truth.row[other, : len(truth.words)] == 0)
             free = [k for k in never.tolist() if k not in (a, c, int(other))]
-            names = truth.words
             unrelated = names[int(rng.choice(free))]
-            found.append(
+            conflicts.append(
                 Conflict(clip, index, words[index - 1], names[int(other)], words[index], names[int(c)], unrelated)
             )
-    return [found[i] for i in rng.permutation(len(found))[:MOST]]
+    return [conflicts[i] for i in rng.permutation(len(conflicts))[:MOST]]
 
 
 @torch.no_grad()
-def measure(
+def run_conflicts(
     context: Context,
     model: HookedWhisper,
-    items: Sequence[Conflict],
+    conflicts: Sequence[Conflict],
     encoded: Float[Tensor, "clip position d_model"],
     paths: bool = True,
-) -> Outcomes:
-    """Decoder passes only, many items a batch; rows are padded on the right, which a causal decoder does not see."""
+) -> ConflictRuns:
+    """Run the decoder on each conflict, in batches. ``paths=False`` leaves out the patched runs.
+
+    Rows are padded on the right, which does not change the logits of a causal decoder.
+    """
     silence = baseline_encoding(model, "zero audio")
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in Outcomes.__dataclass_fields__}
-    for at in range(0, len(items), ROWS):
-        some = items[at : at + ROWS]
-        heard = encoded[[one.clip for one in some]]
-        tokens, last = _inputs(context, model, some, replaced=True)
-        plain, _ = _inputs(context, model, some, replaced=False)
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ConflictRuns.__dataclass_fields__}
+    names = list(PATHS.values())
+    for start in range(0, len(conflicts), ROWS):
+        batch = conflicts[start : start + ROWS]
+        heard = encoded[[conflict.clip for conflict in batch]]
+        tokens, last = _inputs(context, model, batch, replaced=True)
+        plain, _ = _inputs(context, model, batch, replaced=False)
         here = torch.arange(tokens.shape[1], device=tokens.device) == last[:, None]  # [row, token]
         ids = torch.tensor(
-            [[model.to_single_token(f" {w}") for w in (o.said, o.called, o.unrelated)] for o in some],
+            [[model.to_single_token(f" {w}") for w in (c.said, c.called, c.unrelated)] for c in batch],
             device=tokens.device,
         )
-        deaf_out = silence.expand(len(some), -1, -1)
-        names = list(PATHS.values())
+        deaf_out = silence.expand(len(batch), -1, -1)
         neutral, from_neutral = model.run_with_cache(tokens=plain, encoder_out=heard, names_filter=names)
         deaf, from_deaf = model.run_with_cache(tokens=tokens, encoder_out=deaf_out, names_filter=names)
         logits = logits_at(model.logits(tokens, heard), here)
@@ -151,163 +156,183 @@ def measure(
             "unrelated_deaf": logit_difference(logits_at(deaf, here), ids[:, [0, 2]]),
             "top_is_said": (logits.argmax(-1) == ids[:, 0]).double(),
         }
-        for what, cache, end in (("audio", from_deaf, ends[2]), ("word", from_neutral, ends[0])):
+        for evidence, cache, end in (("audio", from_deaf, ends[2]), ("word", from_neutral, ends[0])):
             if paths:
-                moved = [patched_difference(model, name, cache, here, tokens, heard, ids) for name in PATHS.values()]
-                rows[what] = torch.stack([(m - ends[1]) / (end - ends[1]) for m in moved], 1)
+                patched = [patched_difference(model, name, cache, here, tokens, heard, ids) for name in names]
+                rows[evidence] = torch.stack([(p - ends[1]) / (end - ends[1]) for p in patched], 1)
             else:
-                rows[what] = torch.full((len(some), len(PATHS)), torch.nan)
+                rows[evidence] = torch.full((len(batch), len(PATHS)), torch.nan)
         for name, values in rows.items():
-            parts[name].append(values.double().cpu().numpy())
-    return Outcomes(**{name: np.concatenate(values) for name, values in parts.items()})
+            columns[name].append(values.double().cpu().numpy())
+    return ConflictRuns(**{name: np.concatenate(values) for name, values in columns.items()})
 
 
 def _inputs(
-    context: Context, model: HookedWhisper, items: Sequence[Conflict], replaced: bool
+    context: Context, model: HookedWhisper, conflicts: Sequence[Conflict], replaced: bool
 ) -> tuple[Int[Tensor, "row token"], Int[Tensor, "row"]]:
-    """Prompt and the words before A, the last of them replaced or not; and the index of that last token."""
+    """Return the prompt and the words before A, the last of them replaced or not; and the index of that last token."""
     prompt = context.transcriber(model).prompt()[0].tolist()
     rows = []
-    for one in items:
-        words = context.references[one.clip].split()[: one.index]
-        words[-1] = one.replaced if replaced else one.before
+    for conflict in conflicts:
+        words = context.references[conflict.clip].split()[: conflict.index]
+        words[-1] = conflict.replaced if replaced else conflict.before
         rows.append(prompt + [model.to_single_token(f" {w}") for w in words])
     longest = max(map(len, rows))
     padded = [row + [model.tokenizer.eot] * (longest - len(row)) for row in rows]
     return torch.tensor(padded, device=model.device), torch.tensor([len(r) - 1 for r in rows], device=model.device)
 
 
-def run(context: Context) -> Finding:
-    """Replaces the word before on the synthetic corpus; real Whisper hears sentences with an unexpected last word."""
-    if context.truth is None:
-        try:
-            return context_conflict.run(context, {"id": ID, "title": TITLE, "claim": CLAIM})
-        except AudioError as error:
-            return _finding(context, reason=f"conflicts need the packaged speech ({error})")
-    items = conflicts(context, context.rng("conflicts"))
-    if not items:
-        return _finding(
-            context,
-            reason="the model transcribes no clip without an error, so no word is known to be heard: use a model that "
-            "transcribes this speech",
-        )
-    ours = measure(context, context.model, items, context.encoded)
-    other = measure(context, context.model, items, context.encoded.roll(1, 0), paths=False)
-    clips = sorted({one.clip for one in items[: 2 * ROWS]})
-    few = [one for one in items if one.clip in clips]
-    blank_out = torch.zeros_like(context.encoded)
-    blank_out[clips] = context.encode(context.untrained, clips)
-    blank = measure(context, context.untrained, few, blank_out, paths=False)
-    return _finding(context, items, ours, other, (few, blank))
+@dataclass(frozen=True, eq=False)
+class SyntheticConflictRuns:
+    """Runs of the conflicts.
+
+    Attributes:
+        clips: utterance of each conflict.
+        runs: with each conflict's audio. other_audio: with that of another clip.
+        untrained_clips, untrained: the first conflicts, on the untrained model.
+        examples: of conflicts.
+    """
+
+    clips: Int[np.ndarray, "item"]
+    runs: ConflictRuns
+    other_audio: ConflictRuns
+    untrained_clips: Int[np.ndarray, "few"]
+    untrained: ConflictRuns
+    examples: tuple[Example, ...]
 
 
-def _finding(
-    context: Context,
-    items: Sequence[Conflict] = (),
-    ours: Outcomes | None = None,
-    other: Outcomes | None = None,
-    untrained: tuple[Sequence[Conflict], Outcomes] | None = None,
-    reason: str = "",
-) -> Finding:
-    common: dict[str, Any] = {
-        **context.common(ID, TITLE, CLAIM, SYNTHETIC_PROTOCOL),
-        "parameters": {
+class SyntheticConflicts(Experiment[SyntheticConflictRuns]):
+    """W2 on the synthetic corpus: the word before is replaced by one that predicts another word."""
+
+    id, title, claim = ContextConflicts.id, ContextConflicts.title, ContextConflicts.claim
+    protocol = (
+        "Audio fixed, one word w of the decoder's input replaced by w', after which the grammar often has C and never "
+        "A, the word that was said next. Metric: logit of A minus logit of C after w'. Neutral run: w in place; "
+        "conflict run: w'; deaf run: w' and the encoder output of zero audio. Paths: outputs of one kind of part "
+        "(cross-attention, self-attention, MLP in all blocks; the embedding), at the token w' alone, taken from the "
+        "deaf run (what the audio brings along it) or from the neutral run (what w' brings along it) and put into the "
+        "conflict run; share of the gap between the runs. Shares need not add up to 1: later parts answer to earlier "
+        "ones. Intervals: 95 %, bootstrap over clips."
+    )
+    own_speech = True
+
+    def parameters(self, context: Context) -> dict[str, Any]:
+        return {
             "items": MOST,
             "per_clip": PER_CLIP,
             "least_probability_of_c": OFTEN,
             "prompt_ids": context.transcriber().prompt()[0].tolist(),
-        },
-    }
-    if ours is None or other is None or untrained is None:
-        return Finding(**common, reason_untestable=reason)
-    rng = context.rng("bootstrap of conflicts")
-    clips = np.array([one.clip for one in items])
-    few, blank = untrained
-    few_clips = np.array([one.clip for one in few])
-    cross = list(PATHS).index("cross-attention")
+        }
 
-    def share(hits: Bool[np.ndarray, "item"], groups: Int[np.ndarray, "item"] = clips) -> Estimate:
-        return cluster_rate(hits.astype(float), np.ones(len(hits)), groups, rng)
+    def measure(self, context: Context) -> SyntheticConflictRuns:
+        """Run the decoder on each conflict: with its audio, with another clip's, and for some the untrained model."""
+        conflicts = find_conflicts(context, context.rng("conflicts"))
+        if not conflicts:
+            raise Untestable(
+                "the model transcribes no clip without an error, so no word is known to be heard: use a model that "
+                "transcribes this speech"
+            )
+        runs = run_conflicts(context, context.model, conflicts, context.encoded)
+        other_audio = run_conflicts(context, context.model, conflicts, context.encoded.roll(1, 0), paths=False)
+        clips = sorted({conflict.clip for conflict in conflicts[: 2 * ROWS]})
+        few = [conflict for conflict in conflicts if conflict.clip in clips]
+        encoded = torch.zeros_like(context.encoded)
+        encoded[clips] = context.encode(context.untrained, clips)
+        return SyntheticConflictRuns(
+            np.array([conflict.clip for conflict in conflicts]),
+            runs,
+            other_audio,
+            np.array([conflict.clip for conflict in few]),
+            run_conflicts(context, context.untrained, few, encoded, paths=False),
+            _examples(context, conflicts, runs),
+        )
 
-    criteria = (
-        Criterion(FOLLOWS_AUDIO, share(ours.conflict > 0), 0.8, "at least"),
-        Criterion(FOLLOWS_WORD, share(ours.deaf < 0), 0.8, "at least"),
-        Criterion(BY_CROSS, pooled(ours.audio, ours.deaf - ours.conflict, rng)[cross], 0.5, "at least"),
-        Criterion("conflicts", Estimate(len(items)), ENOUGH, "at least", role="gate"),
-    )
-    controls = (
-        Control("audio of another clip", "the same words, other sound", {FOLLOWS_AUDIO: share(other.conflict > 0)}),
-        Control(
-            "unrelated word",
-            "a word that the grammar never has there, in place of the one called for",
-            {FOLLOWS_WORD: share(ours.unrelated_deaf < 0)},
-        ),
-        Control(
-            "untrained model",
-            f"random weights ({len(few)} conflicts)",
-            {
-                FOLLOWS_AUDIO: share(blank.conflict > 0, few_clips),
-                FOLLOWS_WORD: share(blank.deaf < 0, few_clips),
-            },
-        ),
-    )
-    bounds = Axis("bound", ("value", "low", "high"))
-    shares = [
-        pooled(ours.audio, ours.deaf - ours.conflict, rng),
-        pooled(ours.word, ours.neutral - ours.conflict, rng),
-    ]
-    levels = [mean_over_pairs(x, rng).row for x in (ours.neutral, ours.conflict, ours.deaf)]
-    return Finding(
-        **common,
-        criteria=criteria,
-        controls=controls,
-        measurements=(
-            Measurement(
-                "share of the gap by path",
-                (Axis("evidence", ("audio", "word before")), Axis("path", tuple(PATHS)), bounds),
-                np.array([[e.row for e in row] for row in shares]),
+    def judge(self, measured: SyntheticConflictRuns, setting: Setting) -> Finding:
+        runs, clips, untrained = measured.runs, measured.clips, measured.untrained
+        rng = setting.rng("bootstrap of conflicts")
+        cross = list(PATHS).index("cross-attention")
+
+        def share(hits: Bool[np.ndarray, "item"], groups: Int[np.ndarray, "item"] = clips) -> Estimate:
+            return cluster_rate(hits.astype(float), np.ones(len(hits)), groups, rng)
+
+        criteria = (
+            Criterion(FOLLOWS_AUDIO, share(runs.conflict > 0), 0.8, "at least"),
+            Criterion(FOLLOWS_WORD, share(runs.deaf < 0), 0.8, "at least"),
+            Criterion(BY_CROSS, pooled(runs.audio, runs.deaf - runs.conflict, rng)[cross], 0.5, "at least"),
+            Criterion("conflicts", Estimate(len(clips)), ENOUGH, "at least", role="gate"),
+        )
+        controls = (
+            Control(
+                "audio of another clip",
+                "the same words, other sound",
+                {FOLLOWS_AUDIO: share(measured.other_audio.conflict > 0)},
             ),
-            Measurement(
-                "logit of the word said minus that of the word called for",
-                (Axis("run", ("neutral", "conflict", "deaf")), bounds),
-                np.array(levels),
-                "logits",
+            Control(
+                "unrelated word",
+                "a word that the grammar never has there, in place of the one called for",
+                {FOLLOWS_WORD: share(runs.unrelated_deaf < 0)},
             ),
-        ),
-        examples=_examples(context, items, ours),
-        notes=(
-            f"{len(items)} conflicts in {len(set(clips.tolist()))} clips; the word said is the likeliest of all tokens "
-            f"in {ours.top_is_said.mean():.0%} of the conflicts.",
-            "Whoever takes the word before from the conflict run changes where cross-attention looks, too: the query "
-            "says which word comes next.",
-        ),
-    )
+            Control(
+                "untrained model",
+                f"random weights ({len(measured.untrained_clips)} conflicts)",
+                {
+                    FOLLOWS_AUDIO: share(untrained.conflict > 0, measured.untrained_clips),
+                    FOLLOWS_WORD: share(untrained.deaf < 0, measured.untrained_clips),
+                },
+            ),
+        )
+        bounds = Axis("bound", ("value", "low", "high"))
+        shares = [
+            pooled(runs.audio, runs.deaf - runs.conflict, rng),
+            pooled(runs.word, runs.neutral - runs.conflict, rng),
+        ]
+        levels = [mean_over_pairs(x, rng).row for x in (runs.neutral, runs.conflict, runs.deaf)]
+        return self.finding(
+            setting,
+            criteria=criteria,
+            controls=controls,
+            measurements=(
+                Measurement(
+                    "share of the gap by path",
+                    (Axis("evidence", ("audio", "word before")), Axis("path", tuple(PATHS)), bounds),
+                    np.array([[estimate.row for estimate in row] for row in shares]),
+                ),
+                Measurement(
+                    "logit of the word said minus that of the word called for",
+                    (Axis("run", ("neutral", "conflict", "deaf")), bounds),
+                    np.array(levels),
+                    "logits",
+                ),
+            ),
+            examples=measured.examples,
+            notes=(
+                f"{len(clips)} conflicts in {len(set(clips.tolist()))} clips; the word said is the likeliest of all "
+                f"tokens in {runs.top_is_said.mean():.0%} of the conflicts.",
+                "Patching the self-attention or the embedding also changes where cross-attention looks: its query "
+                "depends on which word comes next.",
+            ),
+        )
+
+    def draw(self, finding: Finding) -> list[Figure]:
+        return draw_conflicts(finding)
 
 
-def _examples(context: Context, items: Sequence[Conflict], ours: Outcomes) -> tuple[Example, ...]:
-    shown = []
-    for k, one in enumerate(items[:4]):
-        said = context.references[one.clip].split()
-        given = " ".join([*said[: one.index - 1], one.replaced])
-        wins = one.said if ours.conflict[k] > 0 else one.called
-        rows = ((f"after '{given}'", f"{given} {wins}"),)
-        utterance = context.utterances[one.clip]
-        shown.append(Example(utterance.id, utterance.alignment.speaker, " ".join(said[: one.index + 1]), rows))
-    return tuple(shown)
+class AudioAgainstContext(TwoProtocols):
+    """W2: audio against context."""
+
+    organism, released = SyntheticConflicts(), ContextConflicts()
+    released_measurement = "last word of the transcript"
+    own_speech = True
 
 
-def draw(finding: Finding) -> list[Figure]:
-    """Who wins, beside the controls; and along which path."""
-    table = finding.measurement("share of the gap by path")
-    paths = heat_map(
-        table.at(bound="value"),
-        title="Along which path",
-        x="output taken over",
-        y="evidence",
-        unit="share of the gap",
-        rows=[str(e) for e in table.axis("evidence").entries],
-        columns=[str(e) for e in table.axis("path").entries],
-        scale="diverging",
-        texts=[[f"{v:.2f}" for v in row] for row in table.at(bound="value")],
-    )
-    return [draw_controls(finding, 0, "share of conflicts"), draw_controls(finding, 1, "share of conflicts"), paths]
+def _examples(context: Context, conflicts: Sequence[Conflict], runs: ConflictRuns) -> tuple[Example, ...]:
+    examples = []
+    for conflict, difference in list(zip(conflicts, runs.conflict, strict=True))[:4]:
+        said = context.references[conflict.clip].split()
+        before = " ".join([*said[: conflict.index - 1], conflict.replaced])
+        winner = conflict.said if difference > 0 else conflict.called
+        rows = ((f"after '{before}'", f"{before} {winner}"),)
+        clip = context.utterances[conflict.clip]
+        reference = " ".join(said[: conflict.index + 1])
+        examples.append(Example(clip.id, clip.alignment.speaker, reference, rows))
+    return tuple(examples)

@@ -1,12 +1,18 @@
-"""W2: conflicts are conflicts, paths are what they are called, the finding runs and draws."""
+"""W2: conflicts, padding and paths; the experiment runs and draws."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from hooked_whisper.findings import audio_against_context as conflict
-from hooked_whisper.findings.audio_against_context import Conflict, _inputs, conflicts, measure
+from hooked_whisper.findings.audio_against_context import (
+    PATHS,
+    AudioAgainstContext,
+    Conflict,
+    _inputs,
+    find_conflicts,
+    run_conflicts,
+)
 from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.words.context_conflict import pooled
 from tests.core.twins import listeners
@@ -15,48 +21,52 @@ from tests.findings.worlds import small_context
 
 @pytest.fixture
 def context() -> Context:
-    made = small_context(count=6)
-    vars(made)["transcripts"] = list(made.references)  # as if the model heard every word
-    return made
+    context = small_context(count=6)
+    vars(context)["transcripts"] = list(context.references)  # as if the model heard every word
+    return context
 
 
-def test_a_conflict_is_one(context: Context) -> None:
+def test_a_conflict_contradicts_the_grammar(context: Context) -> None:
     truth = context.truth
     number = {w: i for i, w in enumerate(truth.words)}
-    found = conflicts(context, np.random.default_rng(0))
-    assert found
-    for one in found:
-        words = context.references[one.clip].split()
-        assert (words[one.index - 1], words[one.index]) == (one.before, one.said)
-        row = truth.row[number[one.replaced]]
-        assert row[number[one.called]] >= 0.2 and row[number[one.said]] == 0 and row[number[one.unrelated]] == 0
-        assert one.replaced != one.before and len({one.said, one.called, one.unrelated}) == 3
+    conflicts = find_conflicts(context, np.random.default_rng(0))
+    assert conflicts
+    for conflict in conflicts:
+        words = context.references[conflict.clip].split()
+        assert (words[conflict.index - 1], words[conflict.index]) == (conflict.before, conflict.said)
+        row = truth.row[number[conflict.replaced]]
+        assert (
+            row[number[conflict.called]] >= 0.2
+            and row[number[conflict.said]] == 0
+            and row[number[conflict.unrelated]] == 0
+        )
+        assert conflict.replaced != conflict.before and len({conflict.said, conflict.called, conflict.unrelated}) == 3
 
 
 def test_clips_with_an_error_are_left_out(context: Context) -> None:
     context.transcripts[:] = ["the red dog sat"] * 6
-    assert conflicts(context, np.random.default_rng(0)) == []
-    finding = conflict.run(context)
+    assert find_conflicts(context, np.random.default_rng(0)) == []
+    finding = AudioAgainstContext().run(context)
     assert finding.status == "not testable" and "without an error" in finding.status_reason
 
 
 def test_padding_on_the_right_changes_nothing(context: Context) -> None:
     items = [Conflict(0, 1, "the", "very", "red", "dog", "sea"), Conflict(1, 3, "cat", "tea", "sat", "dog", "sea")]
-    both = measure(context, context.model, items, context.encoded)
-    for k, one in enumerate(items):
-        alone = measure(context, context.model, [one], context.encoded)
-        np.testing.assert_allclose(alone.conflict[0], both.conflict[k], rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(alone.audio[0], both.audio[k], rtol=1e-2, atol=1e-3)
+    together = run_conflicts(context, context.model, items, context.encoded)
+    for k, conflict in enumerate(items):
+        alone = run_conflicts(context, context.model, [conflict], context.encoded)
+        np.testing.assert_allclose(alone.conflict[0], together.conflict[k], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(alone.audio[0], together.audio[k], rtol=1e-2, atol=1e-3)
     tokens, last = _inputs(context, context.model, items, replaced=True)
     assert tokens.shape[1] == last.max() + 1 and last.tolist() == [4, 6]
     assert not listeners(context.model)
 
 
-def test_the_embedding_carries_all_that_the_word_brings(context: Context) -> None:
-    """The runs differ in one token, the last: with its embedding taken over, the run is the other one."""
-    found = measure(context, context.model, conflicts(context, np.random.default_rng(0)), context.encoded)
-    np.testing.assert_allclose(found.word[:, list(conflict.PATHS).index("embedding")], 1, atol=1e-2)
-    np.testing.assert_allclose(found.audio[:, list(conflict.PATHS).index("embedding")], 0, atol=1e-2)
+def test_the_embedding_carries_all_evidence_of_the_word(context: Context) -> None:
+    """The runs differ in one token, the last: with its embedding taken over, the run is the other conflict."""
+    runs = run_conflicts(context, context.model, find_conflicts(context, np.random.default_rng(0)), context.encoded)
+    np.testing.assert_allclose(runs.word[:, list(PATHS).index("embedding")], 1, atol=1e-2)
+    np.testing.assert_allclose(runs.audio[:, list(PATHS).index("embedding")], 0, atol=1e-2)
 
 
 def test_shares_are_pooled() -> None:
@@ -66,7 +76,7 @@ def test_shares_are_pooled() -> None:
 
 
 def test_it_runs_and_draws(context: Context) -> None:
-    finding = conflict.run(context)
+    finding = AudioAgainstContext().run(context)
     assert finding.status == "measured, no verdict" and "conflicts" in finding.status_reason
     assert {c.name for c in finding.controls} == {"audio of another clip", "unrelated word", "untrained model"}
     assert len(finding.draw()) == 3

@@ -79,11 +79,13 @@ def test_a_finding_runs_on_random_weights(context: Context, id: str, monkeypatch
 
 def test_conflict_rows_are_those_of_each_sentence_alone(context: Context) -> None:
     pairs, model = conflict_pairs()[:3], context.model
-    encoded = context_conflict.encode(context, model, [pair.other for pair in pairs])
+    encoded = encode_recordings(context, model, [pair.other for pair in pairs], "")
     others = np.array([1, 2, 0])
-    together = context_conflict.measure(model, pairs, encoded, others)
+    together = context_conflict.run_sentences(model, pairs, encoded, others)
     for k, pair in enumerate(pairs):
-        alone = context_conflict.measure(model, [pair, pairs[others[k]]], encoded[[k, others[k]]], np.array([1, 0]))
+        alone = context_conflict.run_sentences(
+            model, [pair, pairs[others[k]]], encoded[[k, others[k]]], np.array([1, 0])
+        )
         np.testing.assert_allclose(alone.audio[0], together.audio[k], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(alone.unrelated_deaf[0], together.unrelated_deaf[k], rtol=1e-4, atol=1e-5)
     with torch.no_grad():
@@ -97,9 +99,9 @@ def test_conflict_rows_are_those_of_each_sentence_alone(context: Context) -> Non
 def test_all_evidence_of_the_audio_comes_through_cross_attention(context: Context) -> None:
     """Without self-attention, a single token can get the evidence of the audio only through cross-attention."""
     pair = replace(conflict_pairs()[0], context="the")
-    encoded = context_conflict.encode(context, context.model, [pair.other])
+    encoded = encode_recordings(context, context.model, [pair.other], "")
     context.model.add_hook("decoder.blocks.*.attn.hook_z", lambda x, hook: torch.zeros_like(x))
-    runs = context_conflict.measure(context.model, [pair], encoded, np.array([0]))
+    runs = context_conflict.run_sentences(context.model, [pair], encoded, np.array([0]))
     shares = dict(zip(context_conflict.PATHS, runs.shares[0], strict=True))
     assert shares["cross-attention"] == pytest.approx(1, abs=1e-3)
     assert shares["self-attention"] == pytest.approx(0, abs=1e-3)
