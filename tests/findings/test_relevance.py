@@ -1,4 +1,4 @@
-"""F1: statistics on maps made by hand, the clips, and the wiring on a small model."""
+"""F1: statistics of simple maps, the versions of clips, and a run on a small model."""
 
 from __future__ import annotations
 
@@ -46,24 +46,24 @@ def test_a_diagonal_is_local_and_an_even_map_is_not() -> None:
 def test_a_map_spread_over_a_short_clip_passes_the_band_but_not_the_second_criterion() -> None:
     spread = np.zeros((N, N))
     spread[:, :60] = 1
-    found = clip_statistics(spread, ROWS, slice(10, 50), 60)
-    assert found.band > 4
-    assert found.within == pytest.approx(0, abs=1e-9)
+    relevance_of_clip = clip_statistics(spread, ROWS, slice(10, 50), 60)
+    assert relevance_of_clip.band > 4
+    assert relevance_of_clip.within == pytest.approx(0, abs=1e-9)
 
 
 def test_the_sink_is_where_rows_after_the_end_look() -> None:
     values = np.zeros((N, N))
     values[:, 295] = 1
-    found = sink_of(values, ROWS, boundary=300, quiet=310)
-    assert (found.share, found.peak, found.distance, found.own) == (1, 295, 5, 0)
+    sink = sink_of(values, ROWS, boundary=300, quiet=310)
+    assert (sink.share, sink.peak, sink.distance, sink.local) == (1, 295, 5, 0)
     values[380:, 100] = 2
     assert sink_of(values, ROWS, 300, 310).share == pytest.approx(29 / 49)
     assert np.isnan(sink_of(values, ROWS, boundary=N, quiet=N).share)
 
 
-def test_rows_that_look_at_themselves_are_no_sink() -> None:
+def test_rows_that_look_at_themselves_are_not_a_sink() -> None:
     itself = sink_of(np.eye(N), ROWS, boundary=300, quiet=300)
-    assert itself.share == 0 and itself.own == 1
+    assert itself.share == 0 and itself.local == 1
     shifted = np.roll(np.eye(N), -25, axis=1)  # as far back as the band reaches
     assert sink_of(shifted, ROWS, boundary=300, quiet=300).share == 0
 
@@ -105,7 +105,7 @@ def test_versions_end_where_they_should() -> None:
     np.testing.assert_array_equal(faded.clip.samples[:8_000], whole.clip.samples[:8_000])
 
 
-def test_noise_goes_on_to_the_end_of_the_window_50_db_below_the_speech() -> None:
+def test_noise_continues_to_the_end_of_the_window_50_db_below_the_speech() -> None:
     context = small_context(count=1)
     big = type(context)(small_model(0, n_ctx=400), context.untrained, context.utterances)
     clip = noisy_clip(big, 0)
@@ -118,8 +118,8 @@ def test_noise_goes_on_to_the_end_of_the_window_50_db_below_the_speech() -> None
 
 def test_without_word_times_there_is_one_version_only() -> None:
     context = small_context(count=1)
-    one = context.utterances[0]
-    bare = context.with_utterances((one.with_alignment(replace(one.alignment, words=())),))
+    clip = context.utterances[0]
+    bare = context.with_utterances((clip.with_alignment(replace(clip.alignment, words=())),))
     assert whole_clip(bare, 0).boundary == whole_clip(bare, 0).n_clip
     assert cut_clip(bare, 0) is faded_clip(bare, 0) is noisy_clip(bare, 0) is None
 

@@ -1,4 +1,4 @@
-"""What F1 measures on one clip's relevance map, and a model with shuffled weights."""
+"""Statistics of one clip's relevance map, and a model with shuffled weights (F1)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ DISTANCE = "median distance to the most relevant position"
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
-    """Statistics of one clip."""
+class ClipRelevance:
+    """Statistics of one clip's relevance map. ``profile``: mean share of relevance at each signed distance."""
 
     band: float
     within: float
@@ -36,24 +36,24 @@ class Row:
 
 def clip_statistics(
     relevance: Float[np.ndarray, "row position"], rows: Int[np.ndarray, "row"], speech: slice, n_clip: int
-) -> Row:
-    """Of a relevance map without the identity.
+) -> ClipRelevance:
+    """Return the statistics of a relevance map without the identity.
 
-    ``rows`` are the destinations, ``speech`` the positions judged, ``n_clip`` the positions that the clip fills.
+    rows: the destinations. speech: the positions judged. n_clip: how many positions the clip fills.
     """
     n = relevance.shape[1]
-    at = np.arange(n)
+    positions = np.arange(n)
     spoken = (rows >= speech.start) & (rows < speech.stop)
     total = relevance.sum(1)
     judged = spoken & (total > 0)
-    near = np.abs(rows[:, None] - at[None, :]) <= HALF_WIDTH
-    inside = at < n_clip
+    near = np.abs(rows[:, None] - positions[None, :]) <= HALF_WIDTH
+    inside = positions < n_clip
     r, close = relevance[judged], near[judged]
     whole = r.sum(1)
     clip = r[:, inside].sum(1)
     share = _ratio((r * close)[:, inside].sum(1), clip)
     expected = close[:, inside].mean(1)
-    return Row(
+    return ClipRelevance(
         band=_mean((r * close).sum(1) / whole) / ((2 * HALF_WIDTH + 1) / n),
         within=_mean(_ratio(share - expected, 1 - expected)),
         distance=float(np.median(np.abs(rows[judged] - r.argmax(1)))) if judged.any() else np.nan,
@@ -62,7 +62,7 @@ def clip_statistics(
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """``a / b``, NaN where ``b`` is 0."""
+    """Return ``a / b``; NaN where ``b`` is 0."""
     return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=b > 0)
 
 
@@ -72,16 +72,18 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _profile(shares: Float[np.ndarray, "row position"], rows: Int[np.ndarray, "row"]) -> Float[np.ndarray, "offset"]:
-    """Mean share of a row's relevance at each signed distance ``source - destination``; NaN where no row has it."""
+    """Return the mean share of a row's relevance at each distance ``source - destination``; NaN where no row has it."""
     offsets = np.arange(-PROFILE, PROFILE + 1)
     sources = rows[:, None] + offsets[None, :]
-    there = (sources >= 0) & (sources < shares.shape[1])
-    found = np.take_along_axis(shares, np.clip(sources, 0, shares.shape[1] - 1), axis=1) if len(rows) else there * 1.0
-    return _ratio(np.where(there, found, 0).sum(0), there.sum(0).astype(float))
+    exists = (sources >= 0) & (sources < shares.shape[1])
+    if not len(rows):
+        return np.full(len(offsets), np.nan)
+    picked = np.take_along_axis(shares, np.clip(sources, 0, shares.shape[1] - 1), axis=1)
+    return _ratio(np.where(exists, picked, 0).sum(0), exists.sum(0).astype(float))
 
 
 def shuffled_weights(model: HookedWhisper, seed: int) -> HookedWhisper:
-    """A copy whose encoder parameters have their entries in random order, each tensor on its own."""
+    """Return a copy whose encoder parameters have their entries shuffled within each tensor."""
     copied = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -92,10 +94,10 @@ def shuffled_weights(model: HookedWhisper, seed: int) -> HookedWhisper:
 
 
 def sum_sensitivity(model: HookedWhisper, resid: Float[Tensor, "clip position d_model"], seed: int = 0) -> float:
-    """How much the sum of the encoder's outputs depends on what enters the final norm.
+    """Return how much the sum of the encoder's outputs depends on the input of the final norm.
 
-    The norm of its gradient, over that of a random combination of the outputs with weights of the same size; 0 for
-    equal gains, whatever the input.
+    This is the norm of its gradient, over that of a random combination of the outputs with weights of the same size.
+    It is 0 for any input if all gains of the norm are equal.
     """
 
     def slope(weights: Tensor) -> float:

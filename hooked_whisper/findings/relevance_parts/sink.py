@@ -1,4 +1,4 @@
-"""Where the rows after the end look: four versions of a clip that separate the end of speech from an edge to zero."""
+"""Where the rows after the end look, in versions of a clip that separate the end of speech from an edge to zero."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hooked_whisper.corpora import Clip
 from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.figures import BLUE, ORANGE, add_legend, alt_text, draw_bars, new_figure
 from hooked_whisper.findings.core.finding import Estimate, Finding
-from hooked_whisper.findings.core.records import Axis, Measurement
+from hooked_whisper.findings.core.records import BOUNDS, Axis, Measurement
 from hooked_whisper.findings.core.statistics import bootstrap
 from hooked_whisper.findings.relevance_parts.measures import HALF_WIDTH
 from hooked_whisper.protocols import Interval
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 SINK = "rows after the end that look at the end of speech, clips as recorded"
 CUT = "rows after a cut that look at the cut"
 
-# Thresholds, written before the first run of these four versions.
+# Thresholds, fixed before the first run of these four versions.
 LEAST = 0.8  # share of rows: the published figure shows one dark column for all rows after the end
-MOST_ROWS = 0.5  # from here on a version counts as "looks at the boundary" when the explanation is chosen
-# A row that looks at its own neighborhood would count as looking at the boundary if it is close to it. Local attention
-# alone gave 2 % that way. Rows therefore begin where the two neighborhoods (25 positions each) no longer meet.
+MOST_ROWS = 0.5  # share of rows from which a version counts as "looks at the boundary" in the explanation
+# A row near the boundary that looks only around itself would count as looking at the boundary (2 % of rows with local
+# attention alone). Rows therefore begin where the two neighborhoods of 25 positions no longer meet.
 CLEAR_OF = 2 * HALF_WIDTH + 1
 CUT_AT = 0.4  # of the time from the first word's start to the last word's end; the word spoken then is cut in half
 FADE_SECONDS = 0.5
@@ -57,74 +57,84 @@ class MarkedClip:
 
 @dataclass(frozen=True)
 class Sink:
-    """Of the rows after the end: share that looks at the boundary, median peak and distance to it (positions), and the
-    share that looks at its own neighborhood."""
+    """Statistics of the rows after the end.
+
+    share: of the rows that look at the boundary. peak, distance: median position of the most relevant audio, and its
+    median distance to the boundary (positions). local: share of the rows that look at their own neighborhood.
+    """
 
     share: float
     peak: float
     distance: float
-    own: float
+    local: float
 
 
 def sink_of(
     relevance: Float[np.ndarray, "row position"], rows: Int[np.ndarray, "row"], boundary: int, quiet: int
 ) -> Sink:
-    """Where rows from ``quiet`` on look, if they are far enough from ``boundary``; NaN without such rows."""
+    """Return the statistics of the rows from ``quiet`` on that are clear of ``boundary``; NaN without such rows."""
     judged = (rows >= max(quiet, boundary + CLEAR_OF)) & (relevance.sum(1) > 0)
     if not judged.any():
         return Sink(np.nan, np.nan, np.nan, np.nan)
     peaks = relevance[judged].argmax(1)
     away = np.abs(peaks - boundary)
-    own = np.abs(peaks - rows[judged]) <= HALF_WIDTH
-    return Sink(float((away <= HALF_WIDTH).mean()), float(np.median(peaks)), float(np.median(away)), float(own.mean()))
+    itself = np.abs(peaks - rows[judged]) <= HALF_WIDTH
+    near = away <= HALF_WIDTH
+    return Sink(float(near.mean()), float(np.median(peaks)), float(np.median(away)), float(itself.mean()))
 
 
 def whole_clip(context: Context, i: int) -> MarkedClip:
-    """The clip as recorded; what follows is zeros."""
-    one, n = context.utterances[i], context.n_positions[i]
-    speech = _spoken_span(context, one, n)
-    return MarkedClip(_changed(context, i, one.samples), speech, n, speech.stop, n)
+    """Return the clip as recorded, followed by zeros."""
+    clip, n = context.utterances[i], context.n_positions[i]
+    speech = _spoken_span(context, clip, n)
+    return MarkedClip(_changed(context, i, clip.samples), speech, n, speech.stop, n)
 
 
 def faded_clip(context: Context, i: int) -> MarkedClip | None:
-    """The last half second of the speech fades to zero along a raised cosine; nothing follows. There is no edge."""
-    one, time = context.utterances[i], context.model.time
-    words = _timed(context, one)
+    """Return the clip with its last half second of speech faded to zero along a raised cosine, so without an edge.
+
+    ``None`` if no word has a time.
+    """
+    clip, time = context.utterances[i], context.model.time
+    words = _timed(context, clip)
     if not words:
         return None
-    audio = np.array(one.samples[: time.sample(words[-1].end)], dtype=np.float32)
+    audio = np.array(clip.samples[: time.sample(words[-1].end)], dtype=np.float32)
     n_fade = min(round(FADE_SECONDS * time.sample_rate), len(audio))
     audio[len(audio) - n_fade :] *= 0.5 * (1 + np.cos(np.linspace(0, np.pi, n_fade, dtype=np.float32)))
     return _ending_at(context, i, audio, None, words[0].start)
 
 
 def cut_clip(context: Context, i: int) -> MarkedClip | None:
-    """The clip stops in the middle of a word, near 40 % of its speech; the text is the words before it.
+    """Return the clip cut in the middle of a word, near 40 % of its speech; the text is the words before it.
 
     ``None`` if there are fewer than two words with times.
     """
-    one, time = context.utterances[i], context.model.time
-    words = _timed(context, one)
+    clip, time = context.utterances[i], context.model.time
+    words = _timed(context, clip)
     if len(words) < 2:
         return None
     aim = words[0].start + CUT_AT * (words[-1].end - words[0].start)
     middles = np.array([(w.start + w.end) / 2 for w in words[1:]])
     k = 1 + int(np.abs(middles - aim).argmin())
     text = " ".join(w.label for w in words[:k])
-    return _ending_at(context, i, one.samples[: time.sample(middles[k - 1])], text, words[0].start)
+    return _ending_at(context, i, clip.samples[: time.sample(middles[k - 1])], text, words[0].start)
 
 
 def noisy_clip(context: Context, i: int) -> MarkedClip | None:
-    """From the end of the speech to the end of the window there is faint noise: speech ends, the signal does not."""
-    one, time = context.utterances[i], context.model.time
-    words = _timed(context, one)
+    """Return the clip with faint noise from the end of the speech to the end of the window: the signal does not end.
+
+    ``None`` if no word has a time.
+    """
+    clip, time = context.utterances[i], context.model.time
+    words = _timed(context, clip)
     if not words:
         return None
     begin, end = time.sample(words[0].start), time.sample(words[-1].end)
-    level = float(np.sqrt(np.mean(np.square(one.samples[begin:end], dtype=np.float64))))
+    level = float(np.sqrt(np.mean(np.square(clip.samples[begin:end], dtype=np.float64))))
     n_noise = round(time.duration * time.sample_rate) - end
     noise = context.rng(f"noise {i}").standard_normal(max(n_noise, 0)) * level * 10 ** (NOISE_DB / 20)
-    audio = np.concatenate([one.samples[:end], noise.astype(np.float32)])
+    audio = np.concatenate([clip.samples[:end], noise.astype(np.float32)])
     n = context.model.cfg.encoder.n_ctx
     boundary = min(time.n_positions(words[-1].end), n)
     speech = slice(min(time.position(words[0].start), boundary), boundary)
@@ -140,13 +150,13 @@ MAKERS: Mapping[str, Callable[[Context, int], MarkedClip | None]] = {
 
 
 def _changed(context: Context, i: int, samples: Float[np.ndarray, "sample"], text: str | None = None) -> Clip:
-    """An utterance with other samples; text: default: the reference."""
+    """Return a clip with other samples, and with its reference or ``text`` as its text."""
     recording = replace(context.utterances[i].recording, text=context.references[i] if text is None else text)
     return Clip(recording, samples)
 
 
 def _timed(context: Context, utterance: Clip) -> list[Interval]:
-    """Words that last and end within the window."""
+    """Return the words that have a duration and end within the window."""
     return [w for w in utterance.alignment.words if w.duration > 0 and w.end <= context.model.time.duration]
 
 
@@ -159,7 +169,7 @@ def _ending_at(
 
 
 def _spoken_span(context: Context, utterance: Clip, n_clip: int) -> slice:
-    """Positions from the first word to the last, within the clip; the whole clip if no word has a time."""
+    """Return the positions from the first word to the last, within the clip; the whole clip if no word has a time."""
     words = _timed(context, utterance)
     if not words:
         return slice(0, n_clip)
@@ -168,7 +178,7 @@ def _spoken_span(context: Context, utterance: Clip, n_clip: int) -> slice:
 
 
 def share_estimate(shares: Sequence[float], rng: np.random.Generator) -> Estimate:
-    """Mean share over clips; the bootstrap draws clips."""
+    """Return the mean share over clips, with a bootstrap over clips."""
     known = np.array(shares, dtype=float)
     known = known[np.isfinite(known)]
     if not len(known):
@@ -177,7 +187,7 @@ def share_estimate(shares: Sequence[float], rng: np.random.Generator) -> Estimat
 
 
 def explanation(shares: Mapping[str, float | None]) -> str:
-    """Which explanation the shares support, by rule: what most rows (half of them) of each version do."""
+    """Return the explanation that the shares support, by what at least half of the rows of each version do."""
     faded, cut, noise = (shares.get(name) for name in (FADED, CUT_SHORT, NOISE))
     if faded is None or cut is None or noise is None:
         return "Which of the two draws the rows was not measured: the words have no times."
@@ -200,16 +210,15 @@ def sink_measurements(
     seconds: float,
     rng: np.random.Generator,
 ) -> tuple[Measurement, ...]:
-    """Share of rows and distance by version, with intervals; and every clip."""
-    what = ("share of rows", "distance (s)", "share of rows that look at themselves")
-    bounds = Axis("bound", ("value", "low", "high"))
+    """Return the share of rows and the distance by version, with intervals, and the same of every clip."""
+    statistics = ("share of rows", "distance (s)", "share of rows that look at themselves")
     table = np.full((len(VERSIONS), 3, 3), np.nan)
     most = max((len(rows) for rows in sinks.values()), default=0)
     each = np.full((len(VERSIONS), most, 4), np.nan)
     for v, version in enumerate(VERSIONS):
         rows = sinks.get(version, ())
         table[v, 0] = share_estimate([s.share for s in rows], rng).row
-        table[v, 2] = share_estimate([s.own for s in rows], rng).row
+        table[v, 2] = share_estimate([s.local for s in rows], rng).row
         away = np.array([s.distance for s in rows if np.isfinite(s.distance)]) * seconds
         if len(away):
             samples = bootstrap(len(away), lambda i, a=away: float(np.median(a[i])), rng)  # type: ignore[misc]
@@ -219,7 +228,7 @@ def sink_measurements(
     version_axis = Axis("version", VERSIONS)
     columns = Axis("what", ("share of rows", "peak (s)", "end of speech (s)", "end of signal (s)"))
     return (
-        Measurement("where rows after the end look", (version_axis, Axis("statistic", what), bounds), table),
+        Measurement("where rows after the end look", (version_axis, Axis("statistic", statistics), BOUNDS), table),
         Measurement(
             "where rows after the end look, by clip", (version_axis, Axis("clip", tuple(range(most))), columns), each
         ),
@@ -227,32 +236,32 @@ def sink_measurements(
 
 
 def sink_notes(table: Measurement) -> tuple[str, ...]:
-    """Shares and distances by version, and the explanation that they support."""
-    told, shares = [], {}
+    """Return notes with shares and distances by version, and the explanation that they support."""
+    parts, shares = [], {}
     for version in VERSIONS:
         share = float(table.at(version=version, statistic="share of rows", bound="value"))
         away = float(table.at(version=version, statistic="distance (s)", bound="value"))
         if np.isfinite(share):
             shares[version] = share
-            own = float(table.at(version=version, statistic="share of rows that look at themselves", bound="value"))
-            told.append(f"{version}: {share:.0%}, {away:.1f} s, {own:.0%}")
-    if not told:
+            itself = float(table.at(version=version, statistic="share of rows that look at themselves", bound="value"))
+            parts.append(f"{version}: {share:.0%}, {away:.1f} s, {itself:.0%}")
+    if not parts:
         return ("Where the rows after the end look was not measured: no clip leaves enough of the window empty.",)
     return (
         "Rows after the end whose most relevant position is within 0.5 s of the end of speech (or the cut); the median "
-        f"distance of that position from it; rows that look within 0.5 s of themselves: {'; '.join(told)}.",
+        f"distance of that position from it; rows that look within 0.5 s of themselves: {'; '.join(parts)}.",
         explanation(shares),
     )
 
 
 def draw_sink(finding: Finding) -> Figure:
-    """Share of rows at the boundary for the four versions."""
+    """Draw the share of rows that look at the boundary for the four versions."""
     table = finding.measurement("where rows after the end look")
     values = 100 * table.at(statistic="share of rows")
     figure, axes = new_figure("Where rows after the end look", "rows that look at the boundary (%)", "")
-    at = np.arange(len(VERSIONS))[::-1]
-    draw_bars(axes, at, values, [BLUE] * len(VERSIONS))
-    axes.set_yticks(at, [f"{name}\n(edge: {HAS_EDGE[name]})" for name in VERSIONS])
+    heights = np.arange(len(VERSIONS))[::-1]
+    draw_bars(axes, heights, values, [BLUE] * len(VERSIONS))
+    axes.set_yticks(heights, [f"{name}\n(edge: {HAS_EDGE[name]})" for name in VERSIONS])
     axes.axvline(100 * LEAST, color=ORANGE, linestyle="--", label=f"needs at least {LEAST:.0%}")
     axes.set_xlim(0, 103)
     figure.set_label(alt_text("Rows after the end that look at the boundary", values[:, 0], VERSIONS, "%", 1.0))

@@ -1,4 +1,4 @@
-"""Relevance carried on through cross-attention: does it find the words?"""
+"""Does relevance through cross-attention locate words? (F1)"""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ WORDS = 4  # of each clip: every token takes a backward pass
 NEAR = 0.1  # seconds from a word within which its most relevant audio may lie
 
 
-def words_found(context: Context, some: Sequence[int]) -> Float[np.ndarray, "word what"]:
-    """Relevance carried on through cross-attention (rules 7 to 10), word by word.
+def words_located(context: Context, clips: Sequence[int]) -> Float[np.ndarray, "word what"]:
+    """Return for each word whether its most relevant audio is within 100 ms of it, and the probability by chance.
 
-    Is the most relevant audio within 100 ms of the word, and what chance would have (that stretch over the clip)?
+    Relevance is carried on through cross-attention (rules 7 to 10). Chance is the length of that span over the clip's.
     """
-    model, found = context.model, []
-    for i in context.track(some, "F1 words"):
-        one, n_prompt = context.utterances[i], context.transcriber().prompt().shape[1]
+    model, words = context.model, []
+    for i in context.track(clips, "F1 words"):
+        clip, n_prompt = context.utterances[i], context.transcriber().prompt().shape[1]
         tokens = model.to_tokens(f" {context.references[i]}", prompt=False)
         tokens = torch.cat([context.transcriber().prompt().to(tokens.device), tokens], dim=1)
         labels = model.to_str_tokens(tokens[0, n_prompt:])
@@ -30,23 +30,23 @@ def words_found(context: Context, some: Sequence[int]) -> Float[np.ndarray, "wor
         n_tokens = starts[WORDS] if len(starts) > WORDS else len(labels)
         result = audio_relevance(model, context.mels([i]), tokens, list(range(n_prompt, n_prompt + n_tokens)))
         _, values = result.by_word()
-        times = [w for w in one.alignment.words if w.duration > 0]
+        times = [w for w in clip.alignment.words if w.duration > 0]
         if len(times) != len(starts):
             continue
         for word, row in zip(times, values, strict=False):
             peak = context.model.time.seconds(int(row.argmax()))
             length = context.n_positions[i] * context.seconds_per_position
             near = word.start - NEAR <= peak <= word.end + NEAR
-            found.append([float(near), min(1.0, (word.duration + 2 * NEAR) / length)])
-    return np.array(found).reshape(-1, 2)
+            words.append([float(near), min(1.0, (word.duration + 2 * NEAR) / length)])
+    return np.array(words).reshape(-1, 2)
 
 
 def word_notes(words: Float[np.ndarray, "word what"]) -> tuple[str, ...]:
-    """What share of the words their most relevant audio finds, and by chance."""
+    """Return a note with the share of words that are located, and the share by chance."""
     if not len(words):
         return ()
-    found, chance = words.mean(0)
+    located, chance = words.mean(0)
     return (
-        f"Carried on through cross-attention: the most relevant audio of {found:.0%} of "
+        f"Carried on through cross-attention: the most relevant audio of {located:.0%} of "
         f"{len(words)} words lies within 100 ms of them (chance: {chance:.0%}).",
     )
