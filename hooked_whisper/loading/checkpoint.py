@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
+from hooked_whisper._support.files import reason
 from hooked_whisper.config import WhisperConfig
 from hooked_whisper.errors import CheckpointError
 from hooked_whisper.loading.sniff import describe_names
@@ -32,24 +34,22 @@ class Checkpoint:
 
 
 def parameter_shapes(config: WhisperConfig) -> Shapes:
-    """Name -> shape of every tensor a model of this configuration always has."""
-    enc, dec, d = config.encoder, config.decoder, config.encoder.d_model
-    shapes: Shapes = {
-        "encoder.conv1.conv.weight": (d, enc.n_mels, 3),
-        "encoder.conv1.conv.bias": (d,),
-        "encoder.conv2.conv.weight": (d, d, 3),
-        "encoder.conv2.conv.bias": (d,),
-        "encoder.positional_embedding": (enc.n_ctx, d),
-        "decoder.token_embedding.weight": (dec.n_vocab, d),
-        "decoder.positional_embedding": (dec.n_ctx, d),
-        **_norm_shapes("encoder.ln_post", d),
-        **_norm_shapes("decoder.ln_final", d),
-    }
-    for block in range(enc.n_layers):
-        shapes |= _block_shapes(f"encoder.blocks.{block}", d, enc.d_mlp, cross=False)
-    for block in range(dec.n_layers):
-        shapes |= _block_shapes(f"decoder.blocks.{block}", d, dec.d_mlp, cross=True)
-    return shapes
+    """Return name -> shape of every tensor that a model of this configuration always has.
+
+    Raises:
+        CheckpointError: torch cannot represent tensors of these sizes.
+    """
+    return dict(_shapes_on_meta(_shape_only(config)))
+
+
+@lru_cache(maxsize=32)
+def _shapes_on_meta(config: WhisperConfig) -> Shapes:
+    try:
+        with torch.device("meta"):
+            model = WhisperCore(config)
+    except (RuntimeError, OverflowError) as error:
+        raise CheckpointError(f"no tensors have the sizes of {config}: {reason(error)}") from None
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def optional_shapes(config: WhisperConfig) -> Shapes:
@@ -139,25 +139,6 @@ def set_unembed(model: WhisperCore, which: str, value: Tensor | None) -> None:
 
 def _shape_only(config: WhisperConfig) -> WhisperConfig:
     return replace(config, name="", alignment_heads=None, vocabulary=None)
-
-
-def _norm_shapes(path: str, d: int) -> Shapes:
-    return {f"{path}.weight": (d,), f"{path}.bias": (d,)}
-
-
-def _linear_shapes(path: str, d_in: int, d_out: int) -> Shapes:
-    return {f"{path}.weight": (d_out, d_in), f"{path}.bias": (d_out,)}
-
-
-def _block_shapes(path: str, d: int, d_mlp: int, cross: bool) -> Shapes:
-    shapes: Shapes = {}
-    for norm, attn in (("ln1", "attn"), ("ln_cross", "cross_attn"))[: 1 + cross]:
-        shapes |= _norm_shapes(f"{path}.{norm}", d)
-        for projection in ("query", "key", "value", "out"):
-            shapes |= _linear_shapes(f"{path}.{attn}.{projection}", d, d)
-        del shapes[f"{path}.{attn}.key.bias"]  # Whisper's key projections have none
-    shapes |= _norm_shapes(f"{path}.ln2", d)
-    return shapes | _linear_shapes(f"{path}.mlp.up", d, d_mlp) | _linear_shapes(f"{path}.mlp.down", d_mlp, d)
 
 
 def _listed(what: str, names: list[str]) -> list[str]:

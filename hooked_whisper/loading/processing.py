@@ -27,12 +27,12 @@ def fold_ln(model: WhisperCore) -> None:
     a query, which softmax ignores. So ``hook_attn_scores`` shift by a constant per row, patterns do not change.
     """
     for stack in (model.encoder, model.decoder):
-        for block in stack.blocks:
+        for block in stack.block_list():
             _fold(block.ln1, block.attn.query, block.attn.key, block.attn.value)
             if block.cross:
                 _fold(block.ln_cross, block.cross_attn.query)
             _fold(block.ln2, block.mlp.up)
-    cross = [block.cross_attn for block in model.decoder.blocks]
+    cross = [block.cross_attn for block in model.decoder.block_list()]
     _fold(model.encoder.ln_post, *(linear for attn in cross for linear in (attn.key, attn.value)))
     _fold_into_unembed(model)
 
@@ -45,10 +45,10 @@ def center_writing_weights(model: WhisperCore) -> None:
     first). The conv stem is left alone: its output comes out of a GELU, so no weights can centre it; the mean of the
     encoder's stream is then that of ``encoder.hook_embed`` alone.
     """
-    _untie(model)
+    _untied(model)
     for stack in (model.encoder, model.decoder):
         _center(stack.positional_embedding, dim=-1)
-        for block in stack.blocks:
+        for block in stack.block_list():
             attns = [block.attn, block.cross_attn] if block.cross else [block.attn]
             for linear in [attn.out for attn in attns] + [block.mlp.down]:
                 _center(linear.weight, dim=0)
@@ -75,9 +75,8 @@ def center_unembed(model: WhisperCore) -> None:
 
     Logits shift by one number per position of the text, so log-probabilities, and what is decoded, do not change.
     """
-    _untie(model)
     unembed = model.decoder.unembed
-    _center(unembed.weight, dim=0)
+    _center(_untied(model), dim=0)
     if unembed.bias is not None:
         _center(unembed.bias, dim=0)
 
@@ -123,18 +122,22 @@ def _fold(norm: LayerNorm, *readers: Linear) -> None:
 
 def _fold_into_unembed(model: WhisperCore) -> None:
     norm, unembed = model.decoder.ln_final, model.decoder.unembed
-    _untie(model)
-    weight = _wide(unembed.weight)
+    untied = _untied(model)
+    weight = _wide(untied)
     moved = weight @ _wide(norm.bias)
     bias = moved if unembed.bias is None else _wide(unembed.bias) + moved
-    set_unembed(model, "bias", bias.to(unembed.weight.dtype))
-    unembed.weight.copy_(weight * _wide(norm.weight))
+    set_unembed(model, "bias", bias.to(untied.dtype))
+    untied.copy_(weight * _wide(norm.weight))
     _reset(norm)
 
 
-def _untie(model: WhisperCore) -> None:
-    if model.decoder.unembed.weight is None:
+def _untied(model: WhisperCore) -> Tensor:
+    """Return the weight of the unembedding, untied from the token embedding."""
+    unembed = model.decoder.unembed
+    if unembed.weight is None:
         set_unembed(model, "weight", model.W_E.detach().clone())
+    assert unembed.weight is not None
+    return unembed.weight
 
 
 def _reset(norm: LayerNorm) -> None:

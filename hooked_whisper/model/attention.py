@@ -52,9 +52,10 @@ class Attention(nn.Module):
         self.hook_k = HookPoint("batch", key_axis, "head", "d_head", sizes=sizes, per_clip=kind == "cross")
         self.hook_v = HookPoint("batch", key_axis, "head", "d_head", sizes=sizes, per_clip=kind == "cross")
         # the encoder's are the bulk of the memory
-        square = {"sizes": sizes, "counts": counts, "cached_by_default": kind != "encoder"}
-        self.hook_attn_scores = HookPoint("batch", "head", "query", "key", **square)
-        self.hook_pattern = HookPoint("batch", "head", "query", "key", **square)
+        cached = kind != "encoder"
+        axes = ("batch", "head", "query", "key")
+        self.hook_attn_scores = HookPoint(*axes, sizes=sizes, counts=counts, cached_by_default=cached)
+        self.hook_pattern = HookPoint(*axes, sizes=sizes, counts=counts, cached_by_default=cached)
         self.hook_z = HookPoint("batch", query_axis, "head", "d_head", sizes=sizes)
         self.hook_result = HookPoint("batch", query_axis, "head", "d_model", sizes=sizes, optional=True)
         self.out = Linear(d_model, d_model)

@@ -24,10 +24,10 @@ class Unembed(nn.Module):
     def __init__(self, d_model: int, n_vocab: int) -> None:
         super().__init__()
         sizes = {"d_model": d_model, "vocab": n_vocab}
-        aliases = ("decoder.ln", "decoder.ln_final")
-        self.hook_in = HookPoint("batch", "token", "d_model", sizes=sizes, aliases=aliases)
-        aliases = ("decoder", "unembed", "logits")
-        self.hook_out = HookPoint("batch", "token", "vocab", sizes=sizes, aliases=aliases, shared=True)
+        normed = ("decoder.ln", "decoder.ln_final")
+        self.hook_in = HookPoint("batch", "token", "d_model", sizes=sizes, aliases=normed)
+        logits = ("decoder", "unembed", "logits")
+        self.hook_out = HookPoint("batch", "token", "vocab", sizes=sizes, aliases=logits, shared=True)
         self.weight: nn.Parameter | None
         self.bias: nn.Parameter | None
         self.register_parameter("weight", None)  # [vocab, d_model] when untied

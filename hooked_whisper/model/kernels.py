@@ -12,7 +12,8 @@ Private torch symbols are used only in this file.
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -190,14 +191,14 @@ def windowed_attention(
     q: Float[Tensor, "batch head n d_head"],
     k: Float[Tensor, "batch head n d_head"],
     v: Float[Tensor, "batch head n d_head"],
-    windows: dict[Window | None, Heads],
+    windows: Mapping[Any, Heads],
 ) -> Float[Tensor, "batch head n d_head"]:
     """Attention within a window per head, at a cost that grows with the window. Differentiable.
 
     Queries are cut into blocks, each with the keys that any query of the block may attend to: overlapping views of the
     keys, not copies. The blocks are one batch of the fused kernel, with ``block + 2 k`` keys instead of all.
 
-    windows: window -> the heads that have it; ``None`` for all keys.
+    windows: :class:`Window` -> the heads that have it; ``None`` for all keys.
 
     Source: the sliding chunks of Longformer, Beltagy et al. 2020, arXiv:2004.05150, section 3.2.
     """
@@ -208,7 +209,7 @@ def windowed_attention(
     return torch.cat(parts, dim=1)[:, order.argsort()]
 
 
-def plain_windowed_attention(q: Tensor, k: Tensor, v: Tensor, windows: dict[Window | None, Heads]) -> Tensor:
+def plain_windowed_attention(q: Tensor, k: Tensor, v: Tensor, windows: Mapping[Any, Heads]) -> Tensor:
     positions = torch.arange(q.shape[2], device=q.device)
     mask = torch.ones(q.shape[1], q.shape[2], q.shape[2], dtype=torch.bool, device=q.device)
     for window, heads in windows.items():

@@ -274,8 +274,8 @@ class WhisperCore(HookedRootModule):
         check_cache_size(points, lengths, storing, self.dtype, incl_bwd, max_bytes)
 
         def run() -> Tensor:
-            output = encoder_out if mel is None else self.encoder(mel, mel_positions)
-            return output if tokens is None else self.decoder(tokens, output)
+            encoded: Tensor = encoder_out if mel is None else self.encoder(mel, mel_positions)  # type: ignore[assignment]
+            return encoded if tokens is None else self.decoder(tokens, encoded)
 
         with self.hooks(fwd_hooks, attn_masks=attn_masks):
             output, activations = collect_activations(
