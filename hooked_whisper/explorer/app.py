@@ -1,8 +1,8 @@
-"""The page's server: routes, limits, and who may ask.
+"""The server of the page: routes, limits and access control.
 
-It is for the one person in front of this machine. Every answer needs the token of the page's address (compared in
-constant time), requests for another host name are refused (a foreign page cannot reach it by DNS rebinding), nothing is
-allowed across origins, and the page may load nothing from elsewhere (Content-Security-Policy).
+The server is for one user of this machine. Every request needs the token in the page's address (compared in constant
+time). Requests for other host names are refused, which prevents DNS rebinding. No other origin has access, and the page
+cannot load anything from elsewhere (Content-Security-Policy).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hooked_whisper.explorer.views import (
     head_pattern,
     liking_units,
     model_facts,
-    outcome_facts,
+    change_facts,
     pattern_png,
     spectrogram_png,
 )
@@ -49,9 +49,9 @@ _HEADERS = {
 
 @dataclass(eq=False)
 class Explorer:
-    """What the routes share. One request at a time is at the model.
+    """State shared by the routes. Only one request at a time uses the model.
 
-    source: what ``from_pretrained`` takes. stop: ends the server.
+    source: argument of ``from_pretrained``. stop: function that ends the server.
     """
 
     model: HookedWhisper
@@ -63,7 +63,7 @@ class Explorer:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     async def work(self, job: Callable[[], Any]) -> Any:
-        """Run away from the event loop, after those who came before."""
+        """Run a job in a thread, after all earlier jobs."""
         from starlette.concurrency import run_in_threadpool
 
         def alone() -> Any:
@@ -77,7 +77,11 @@ Route = Callable[[Explorer, "Request"], Awaitable["Response"]]
 
 
 def make_app(explorer: Explorer) -> Starlette:
-    """The ASGI application. Raises ``MissingExtraError`` without starlette."""
+    """Make the ASGI application.
+
+    Raises:
+        MissingExtraError: if starlette is not installed.
+    """
     try:
         from starlette.applications import Starlette
         from starlette.middleware import Middleware
@@ -112,9 +116,9 @@ def _guarded(explorer: Explorer, route: Route) -> Callable[[Request], Awaitable[
 
     @functools.wraps(route)
     async def answer(request: Request) -> Response:
-        given = request.headers.get("x-token") or request.query_params.get("token") or ""
-        if not secrets.compare_digest(given.encode(), explorer.token.encode()):
-            text = "This page opens by the address that hooked-whisper explore printed, with its token.\n"
+        token = request.headers.get("x-token") or request.query_params.get("token") or ""
+        if not secrets.compare_digest(token.encode(), explorer.token.encode()):
+            text = "Open this page with the address that hooked-whisper explore printed. It contains a token.\n"
             return PlainTextResponse(text, 403, headers=_HEADERS)
         try:
             response = await route(explorer, request)
@@ -160,7 +164,7 @@ def _template() -> Any:
 
 
 async def _clips(explorer: Explorer, request: Request) -> Response:
-    def listed() -> dict[str, Any]:  # not while an upload changes the shelf
+    def listed() -> dict[str, Any]:  # runs as a job, so that no upload changes the shelf meanwhile
         first = explorer.shelf.first()
         return {"clips": [{"id": k, "name": name} for k, name in explorer.shelf.names().items()], "first": first}
 
@@ -192,9 +196,9 @@ async def _audio(explorer: Explorer, request: Request) -> Response:
 
     clip = await explorer.work(lambda: explorer.shelf[request.path_params["clip"]])
     content = to_wav_bytes(clip.clip.samples)
-    size, headers = len(content), {"Accept-Ranges": "bytes"}  # without them a browser cannot seek
-    found = re.fullmatch(r"bytes=(\d{1,12})-(\d{0,12})", request.headers.get("range", ""))
-    start, end = (int(found[1]), min(int(found[2] or size), size - 1)) if found else (0, -1)
+    size, headers = len(content), {"Accept-Ranges": "bytes"}  # without ranges a browser cannot seek
+    span = re.fullmatch(r"bytes=(\d{1,12})-(\d{0,12})", request.headers.get("range", ""))
+    start, end = (int(span[1]), min(int(span[2] or size), size - 1)) if span else (0, -1)
     if start <= end:
         headers["Content-Range"] = f"bytes {start}-{end}/{size}"
         return Response(content[start : end + 1], 206, headers, media_type="audio/wav")
@@ -206,7 +210,7 @@ async def _mel(explorer: Explorer, request: Request) -> Response:
     return _png(await explorer.work(lambda: spectrogram_png(explorer.model, explorer.shelf[key])))
 
 
-# --- what one does with them -----------------------------------------------------------------------------------------
+# --- edits and views -------------------------------------------------------------------------------------------------
 
 
 async def _act(explorer: Explorer, request: Request) -> Response:
@@ -214,14 +218,14 @@ async def _act(explorer: Explorer, request: Request) -> Response:
     try:
         edits = Edits.from_json(json.loads(content))
     except (ValueError, RecursionError) as error:
-        raise HookedWhisperError(f"edits are no JSON: {error}") from error
+        raise HookedWhisperError(f"the edits are not valid JSON: {error}") from error
 
     def act() -> dict[str, Any]:
         shelf, language = explorer.shelf, explorer.language
         clip = shelf[key]
-        found = edits.apply(explorer.model, clip, shelf.__getitem__, language)
+        change = edits.apply(explorer.model, clip, shelf.__getitem__, language)
         code = edits.python(explorer.source, clip, shelf.__getitem__, language)
-        return {**outcome_facts(found), "python": code}
+        return {**change_facts(change), "python": code}
 
     return _json(await explorer.work(act))
 
@@ -256,16 +260,20 @@ async def _stop(explorer: Explorer, request: Request) -> Response:
     return _json({"stopped": True})
 
 
-# --- small things ----------------------------------------------------------------------------------------------------
+# --- helpers ---------------------------------------------------------------------------------------------------------
 
 
 async def _body(request: Request, most: int, what: str) -> bytes:
-    """The whole body, but never more than ``most`` bytes of it in memory."""
+    """Read the body, up to ``most`` bytes.
+
+    Raises:
+        AudioError: if it is longer.
+    """
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
         if size > most:
-            raise AudioError(f"the {what} has more than {most / 1e6:g} MB: give less")
+            raise AudioError(f"the {what} has more than {most / 1e6:g} MB: upload a smaller file")
         parts.append(part)
     return b"".join(parts)
 
@@ -278,16 +286,16 @@ def _int(text: str, name: str) -> int:
     try:
         return int(text)
     except ValueError as error:
-        raise HookedWhisperError(f"{name} needs a whole number, not {text!r}") from error
+        raise HookedWhisperError(f"{name} must be a whole number, got {text!r}") from error
 
 
 def _float(text: str, name: str) -> float:
     try:
         value = float(text)
     except ValueError as error:
-        raise HookedWhisperError(f"{name} needs seconds, not {text!r}") from error
+        raise HookedWhisperError(f"{name} must be a number of seconds, got {text!r}") from error
     if not 0 <= value <= MOST_SECONDS:
-        raise HookedWhisperError(f"{name} needs seconds from 0 to {MOST_SECONDS:.0f}, not {text!r}")
+        raise HookedWhisperError(f"{name} must be from 0 to {MOST_SECONDS:.0f} seconds, got {text!r}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""The clips that a page works on: heard once, encoded once."""
+"""The clips of the page. Each is encoded and transcribed once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from hooked_whisper.text import word_error
 
 MOST_BYTES = 25_000_000
 MOST_SECONDS = 30.0  # one window of Whisper
-MOST_UPLOADS = 16  # the oldest makes room
+MOST_UPLOADS = 16  # a further upload replaces the oldest
 _TRIED = 6
 
 
@@ -37,9 +37,9 @@ class HeardClip:
     """A clip with the model's encoding and transcript of it.
 
     clip: the sound; its id is the name on the page.
-    source: Python that gives the sound again (a file name in quotes, or a packaged clip).
-    text: the model's transcript.
-    words: in seconds; from an alignment if ``aligned``, else by cross-attention from the transcript.
+    source: Python expression for the sound (a quoted file name, or a packaged clip).
+    text: the transcript of the model.
+    words: in seconds; from an alignment if ``aligned``, otherwise the transcript with times from cross-attention.
     """
 
     clip: Clip
@@ -53,12 +53,12 @@ class HeardClip:
 
     @property
     def words_source(self) -> str:
-        """Where the words on the page are from, in words."""
+        """A sentence that says where the words on the page come from."""
         if self.aligned:
-            return "Words as they were aligned."
+            return "The words come from an alignment."
         if not self.words:
-            return "No alignment is given: there are no words to choose."
-        return "Words: the model's own transcript, timed by its cross-attention; no text was given."
+            return "There is no alignment, so there are no words to select."
+        return "The words are the model's own transcript, with times from its cross-attention."
 
     @property
     def name(self) -> str:
@@ -70,13 +70,18 @@ class HeardClip:
 
     @property
     def alignment(self) -> Alignment:
-        """What is known of it, so that nobody looks for the words again at every change."""
+        """Words and phones of the clip, so that word times are not computed again for each edit."""
         return Alignment(self.name, "", " ".join(w.label for w in self.words), self.seconds, self.words, self.phones)
 
     def with_alignment(self, alignment: Alignment) -> HeardClip:
-        """The same with words and phones of somebody else's, as far as the clip reaches."""
+        """Return the clip with the words and phones of an alignment.
+
+        Raises:
+            AlignmentError: if the alignment has none within the clip.
+        """
         words, phones = (
-            tuple(one for one in tier if one.start < self.seconds) for tier in (alignment.words, alignment.phones)
+            tuple(interval for interval in tier if interval.start < self.seconds)
+            for tier in (alignment.words, alignment.phones)
         )
         if not words and not phones:
             raise AlignmentError(f"the alignment has no words or phones within the {self.seconds:.1f} s of {self.name}")
@@ -86,10 +91,10 @@ class HeardClip:
 
 
 class Shelf:
-    """Clips by id: packaged ones are heard when somebody first asks, uploads at once."""
+    """Clips by id. Packaged clips are encoded when they are first requested, uploads at once."""
 
     def __init__(self, model: HookedWhisper, language: str = "en", packaged: bool = True, texts: str = "own") -> None:
-        """``texts``: ``"given"`` leaves a clip without alignment without words."""
+        """Make a shelf. With ``texts="given"``, clips without an alignment have no words."""
         check_texts(texts)
         self.model, self.language, self.texts = model, language, texts
         self._packaged = SyntheticCorpus.default().clips() if packaged else []
@@ -97,14 +102,14 @@ class Shelf:
         self._uploads = 0
 
     def names(self) -> dict[str, str]:
-        """Id to what people call it, packaged clips first."""
+        """Return id -> displayed name, packaged clips first."""
         packaged = {
             f"demo-{i}": f"{i + 1}. “{clip.text}” ({clip.alignment.speaker})" for i, clip in enumerate(self._packaged)
         }
         return packaged | {key: clip.name for key, clip in self._heard.items() if key not in packaged}
 
     def first(self) -> str | None:
-        """The one to begin with: the newest upload, or the first packaged clip that the model gets right."""
+        """Return the clip to show first: the newest upload, or the first correctly transcribed packaged clip."""
         names = list(self.names())
         uploads = [key for key in names if key.startswith("upload-")]
         if uploads or not names:
@@ -119,7 +124,7 @@ class Shelf:
         if key not in self._heard:
             names = list(self.names())
             if key not in names:
-                raise HookedWhisperError(f"there is no clip {key!r} here (any more): choose one from the list")
+                raise HookedWhisperError(f"clip {key!r} does not exist or was removed: choose one from the list")
             i = names.index(key)
             clip = self._packaged[i]
             source = f"SyntheticCorpus.default().clips()[{i}].samples"
@@ -128,17 +133,17 @@ class Shelf:
         return self._heard[key]
 
     def add(self, content: bytes, name: str, source: str | None = None) -> str:
-        """Take an upload; returns its id. ``source``: where the file is, for the Python that is shown.
+        """Add an upload and return its id. ``source`` is the path of the file, for the displayed Python code.
 
         Raises:
-            AudioError: too large, too long, or no sound.
+            AudioError: if the file is too large, too long, or not audio.
         """
         name = PurePath(name.replace("\\", "/")).name or "upload"
         path, n, taken = PurePath(name), 2, set(self.names().values())
-        while name in taken:  # a second recording is another one
+        while name in taken:  # give a second recording with the same name another name
             name, n = f"{path.stem}-{n}{path.suffix}", n + 1
         if len(content) > MOST_BYTES:
-            raise AudioError(f"{name} has more than {MOST_BYTES // 1_000_000} MB: give a shorter clip")
+            raise AudioError(f"{name} has more than {MOST_BYTES // 1_000_000} MB: use a shorter clip")
         _refuse_long(_promised_seconds(content), name)
         try:
             audio = load_audio(content)
@@ -148,20 +153,24 @@ class Shelf:
         heard = self._hear(name, repr(source or name), audio)
         self._uploads += 1
         key = f"upload-{self._uploads}"
-        uploads = [one for one in self._heard if one.startswith("upload-")]
-        for one in uploads[: max(0, len(uploads) - MOST_UPLOADS + 1)]:
-            del self._heard[one]
+        uploads = [upload for upload in self._heard if upload.startswith("upload-")]
+        for oldest in uploads[: max(0, len(uploads) - MOST_UPLOADS + 1)]:
+            del self._heard[oldest]
         self._heard[key] = heard
         return key
 
     def align(self, key: str, content: bytes, name: str) -> None:
-        """Words and phones of a clip from a TextGrid, CTM, TIMIT or JSON file. Raises ``AlignmentError``."""
+        """Read the words and phones of a clip from a TextGrid, CTM, TIMIT or JSON file.
+
+        Raises:
+            AlignmentError: if the file is too large, cannot be read, or does not fit the clip.
+        """
         if len(content) > MOST_BYTES:
             raise AlignmentError(f"{name} has more than {MOST_BYTES // 1_000_000} MB")
         clip = self[key]
         with tempfile.TemporaryDirectory() as folder:
             safe = re.sub(r"[^\w.-]", "_", PurePath(name.replace("\\", "/")).name, flags=re.ASCII)[-100:]
-            path = Path(folder) / (safe or "alignment")  # its name says what a CTM holds
+            path = Path(folder) / (safe or "alignment")  # the name of a CTM file tells phones from words
             path.write_bytes(content)
             alignment = read_alignment(path, PurePath(clip.name).stem)
         self._heard[key] = clip.with_alignment(fitted(alignment, (clip.clip.samples, SAMPLE_RATE), clip.name))
@@ -177,14 +186,14 @@ class Shelf:
         if text.strip() and self.texts == "own":
             try:
                 words = align(model, encoded, text, duration=len(samples) / SAMPLE_RATE, language=self.language).words
-            except AlignmentError:  # a text of signs alone: the page goes without
+            except AlignmentError:  # only punctuation: the page shows no words
                 words = ()
         clip = Clip(Recording(name, audio), samples.cpu().numpy())
         return HeardClip(clip, source, mel, encoded, text, tuple(words))
 
 
 def _promised_seconds(content: bytes) -> float:
-    """What the file's head says, before anything is unpacked; where soundfile cannot tell, by decoding."""
+    """Return the duration from the file header, or by decoding if soundfile cannot read it."""
     try:
         info = soundfile.info(io.BytesIO(content))
     except (soundfile.LibsndfileError, ValueError, RuntimeError):
@@ -193,7 +202,7 @@ def _promised_seconds(content: bytes) -> float:
 
 
 def _decoded_seconds(content: bytes) -> float:
-    """By decoding in constant memory, no further than the page takes; 0 where PyAV cannot tell or is not there."""
+    """Return the duration by decoding in constant memory, up to the page's limit; 0 if PyAV is missing or fails."""
     try:
         import av
     except ImportError:

@@ -1,4 +1,4 @@
-"""What somebody did to a clip on the page: as interventions, and as the Python that does the same."""
+"""The edits of a clip on the page: as interventions, and as Python code for the same interventions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Head = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Swap:
-    """Encoder outputs in ``[start, end)`` seconds come from clip ``clip``, from its second ``begin`` on."""
+    """Replace the encoder output in ``[start, end)`` seconds with that of ``clip`` from second ``begin`` on."""
 
     start: float
     end: float
@@ -38,9 +38,11 @@ class Swap:
 
 @dataclass(frozen=True)
 class Edits:
-    """cuts, swaps: seconds, of the encoder's output. window: half-width in positions, every encoder block.
+    """All edits of a clip.
 
-    heads: (stack, block, head); units: (block, neuron) of the encoder's MLPs. Both are set to zero.
+    cuts, swaps: spans of the encoder's output, in seconds.
+    window: half-width of the attention window in every encoder block, in positions.
+    heads, units: heads as (stack, block, head) and encoder neurons as (block, neuron), which are set to zero.
     """
 
     cuts: tuple[tuple[float, float], ...] = ()
@@ -51,12 +53,18 @@ class Edits:
 
     @classmethod
     def from_json(cls, data: Any) -> Edits:
-        """From what the page sends. Raises ``HookedWhisperError`` for anything else."""
+        """Read the edits that the page sends.
+
+        Raises:
+            HookedWhisperError: if the data are not valid edits.
+        """
         if not isinstance(data, Mapping):
-            raise HookedWhisperError(f"edits are an object, not {type(data).__name__}")
+            raise HookedWhisperError(f"edits must be an object, got {type(data).__name__}")
         unknown = set(data) - {"cuts", "swaps", "window", "heads", "units"}
         if unknown:
-            raise HookedWhisperError(f"there is no edit {sorted(unknown)[0]!r}: cuts, swaps, window, heads, units")
+            raise HookedWhisperError(
+                f"unknown edit {sorted(unknown)[0]!r}: expected cuts, swaps, window, heads or units"
+            )
         window = data.get("window")
         return cls(
             cuts=tuple(_span(row, "a cut") for row in _rows(data, "cuts")),
@@ -68,7 +76,7 @@ class Edits:
 
     @property
     def inside(self) -> bool:
-        """Whether the encoder has to run again."""
+        """Whether the edits change the encoder, so that it must run again."""
         return bool(self.window is not None or self.units or any(stack == "encoder" for stack, _, _ in self.heads))
 
     def apply(
@@ -80,8 +88,8 @@ class Edits:
             edits.append(replace_encoder(model, list(self.cuts), "padding", unit="seconds"))
 
         def edit(x: Tensor) -> Tensor:
-            for one in edits:
-                x = one(x)
+            for step in edits:
+                x = step(x)
             return x
 
         hooks = [h for stack, heads in self._by_stack().items() for h in ablate_heads(model, heads, stack=stack)]  # type: ignore[arg-type]
@@ -100,7 +108,7 @@ class Edits:
             )
 
     def python(self, source: str, clip: HeardClip, clips: Callable[[str], HeardClip], language: str = "en") -> str:
-        """A script that does the same; ``source`` is what ``from_pretrained`` takes."""
+        """Return a script that makes the same edits. ``source`` is the argument of ``from_pretrained``."""
         names = ["compare_transcript"]
         steps: list[str] = []
         arguments: list[str] = []
@@ -139,12 +147,12 @@ class Edits:
             arguments.append(f"attn_masks=window_masks(model, {self.window})")
         if language != "en":
             arguments.append(f"language={language!r}")
-        world = any("SyntheticCorpus" in one for one in sources)
+        uses_synthetic = any("SyntheticCorpus" in expression for expression in sources)
         return "\n".join(
             [
                 "from hooked_whisper import HookedWhisper",
                 f"from hooked_whisper.interventions import {', '.join(sorted(names))}",
-                *(["from hooked_whisper.synthetic import SyntheticCorpus"] if world else []),
+                *(["from hooked_whisper.synthetic import SyntheticCorpus"] if uses_synthetic else []),
                 "",
                 f"model = HookedWhisper.from_pretrained({source!r})",
                 f"mel = model.to_mel({clip.source})",
@@ -156,9 +164,9 @@ class Edits:
 
     def _by_stack(self) -> dict[str, list[tuple[int, int]]]:
         return {
-            stack: found
+            stack: heads
             for stack in STACKS
-            if (found := [(block, head) for kind, block, head in self.heads if kind == stack])
+            if (heads := [(block, head) for kind, block, head in self.heads if kind == stack])
         }
 
     @staticmethod
@@ -170,50 +178,54 @@ class Edits:
 def _rows(data: Mapping[str, Any], key: str) -> Sequence[Any]:
     rows = data.get(key) or []
     if not isinstance(rows, list):
-        raise HookedWhisperError(f"{key} are a list, not {rows!r}")
+        raise HookedWhisperError(f"{key} must be a list, got {rows!r}")
     if len(rows) > MOST_EDITS:
-        raise HookedWhisperError(f"{len(rows)} {key} are more than the page takes ({MOST_EDITS})")
+        raise HookedWhisperError(f"got {len(rows)} {key}; the page accepts at most {MOST_EDITS}")
     return rows
 
 
 def _seconds(x: Any, what: str) -> float:
     if isinstance(x, bool) or not isinstance(x, int | float) or not 0 <= x <= MOST_SECONDS:
-        raise HookedWhisperError(f"{what} needs seconds from 0 to {MOST_SECONDS:.0f}, not {x!r}")
+        raise HookedWhisperError(f"{what} must be from 0 to {MOST_SECONDS:.0f} seconds, got {x!r}")
     return round(float(x), 3)
 
 
 def _span(row: Any, what: str) -> tuple[float, float]:
     if not isinstance(row, list) or len(row) != 2:
-        raise HookedWhisperError(f"{what} is [start, end] in seconds, not {row!r}")
+        raise HookedWhisperError(f"{what} must be [start, end] in seconds, got {row!r}")
     start, end = (_seconds(x, what) for x in row)
     if not start < end:
-        raise HookedWhisperError(f"{what} ends after it starts, not [{start}, {end}]")
+        raise HookedWhisperError(f"{what} must end after it starts, got [{start}, {end}]")
     return start, end
 
 
 def _swap(row: Any) -> Swap:
     if not isinstance(row, Mapping) or set(row) != {"start", "end", "clip", "begin"}:
-        raise HookedWhisperError(f"a swap has start, end, clip and begin, not {row!r}")
+        raise HookedWhisperError(f"a swap must have start, end, clip and begin, got {row!r}")
     start, end = _span([row["start"], row["end"]], "a swap")
     begin = _seconds(row["begin"], "a swap's begin")
     if begin + end - start > MOST_SECONDS:
-        raise HookedWhisperError(f"from second {begin} on, the other clip's window has no {end - start:.2f} s left")
+        raise HookedWhisperError(
+            f"the window of the other clip ends less than {end - start:.2f} s after second {begin}"
+        )
     return Swap(start, end, str(row["clip"]), begin)
 
 
 def _whole(x: Any, what: str) -> int:
     if isinstance(x, bool) or not isinstance(x, int) or x < 0:
-        raise HookedWhisperError(f"{what} needs a whole number of at least 0, not {x!r}")
+        raise HookedWhisperError(f"{what} must be a whole number of at least 0, got {x!r}")
     return x
 
 
 def _head(row: Any) -> Head:
     if not isinstance(row, list) or len(row) != 3 or row[0] not in STACKS:
-        raise HookedWhisperError(f"a head is [stack, block, head], stack one of {', '.join(STACKS)}, not {row!r}")
+        raise HookedWhisperError(
+            f"a head must be [stack, block, head] with a stack of {', '.join(STACKS)}, got {row!r}"
+        )
     return row[0], _whole(row[1], "a block"), _whole(row[2], "a head")
 
 
 def _unit(row: Any) -> tuple[int, int]:
     if not isinstance(row, list) or len(row) != 2:
-        raise HookedWhisperError(f"a neuron is [block, number], not {row!r}")
+        raise HookedWhisperError(f"a neuron must be [block, number], got {row!r}")
     return _whole(row[0], "a block"), _whole(row[1], "a neuron")

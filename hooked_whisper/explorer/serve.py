@@ -1,4 +1,4 @@
-"""Start the page on this machine, say where it is, and stop without a trace."""
+"""Serve the page on this machine until it is stopped."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ ADDRESS = "127.0.0.1"
 
 
 def serve(explorer: Explorer, port: int = 0, announce: Callable[[str], None] = print, browser: bool = False) -> None:
-    """Serve until Ctrl-C, SIGTERM or the page's own stop button.
+    """Serve the page until Ctrl-C, SIGTERM or its stop button.
 
     Args:
-        port: 0 takes a free one.
-        announce: is given the page's address, token included, once it can be opened.
-        browser: open it too.
+        port: 0 selects a free port.
+        announce: called with the address of the page, including the token, when it can be opened.
+        browser: also open the page in a browser.
 
     Raises:
-        HookedWhisperError: the port is taken. MissingExtraError: uvicorn or starlette is not installed.
+        HookedWhisperError: if the port cannot be used.
+        MissingExtraError: if uvicorn or starlette is not installed.
     """
     try:
         import uvicorn
@@ -34,8 +35,8 @@ def serve(explorer: Explorer, port: int = 0, announce: Callable[[str], None] = p
         try:
             listener.bind((ADDRESS, port))
         except OSError as error:
-            raise HookedWhisperError(f"port {port} cannot be used ({error.strerror}): leave out --port") from error
-        listener.listen()  # from here on a browser waits for us instead of failing
+            raise HookedWhisperError(f"port {port} cannot be used ({error.strerror}): omit --port") from error
+        listener.listen()  # from now on a browser waits instead of failing
         server = uvicorn.Server(
             uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, server_header=False)
         )
@@ -44,5 +45,5 @@ def serve(explorer: Explorer, port: int = 0, announce: Callable[[str], None] = p
         announce(address)
         if browser:
             webbrowser.open(address)
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything is closed
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after closing
             server.run(sockets=[listener])

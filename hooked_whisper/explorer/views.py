@@ -1,4 +1,4 @@
-"""What the page draws: facts of a clip, attention patterns of one head, neurons that like a stretch, word diffs."""
+"""Data for the page: facts about a clip, attention patterns, neurons active in a span, transcript changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hooked_whisper.protocols import Interval
 from hooked_whisper.report.units.images import mel_png
 
 UNITS_SHOWN = 12
-_MOST_PIXELS = 480  # of a pattern's side
+_MOST_PIXELS = 480  # largest side of a pattern image
 
 
 def clip_facts(clip: HeardClip) -> dict[str, Any]:
@@ -34,12 +34,12 @@ def clip_facts(clip: HeardClip) -> dict[str, Any]:
     }
 
 
-def _intervals(found: tuple[Interval, ...]) -> list[list[Any]]:
-    return [[round(one.start, 3), round(one.end, 3), one.label] for one in found]
+def _intervals(intervals: tuple[Interval, ...]) -> list[list[Any]]:
+    return [[round(interval.start, 3), round(interval.end, 3), interval.label] for interval in intervals]
 
 
 def spectrogram_png(model: HookedWhisper, clip: HeardClip) -> bytes:
-    """The clip's log-mel, a pixel a frame (10 ms) and mel bin."""
+    """Return an image of the log-mel, with one pixel per frame (10 ms) and mel bin."""
     frames = max(1, min(model.time.n_frames, round(clip.seconds * model.time.n_frames / float(model.time.duration))))
     return mel_png(clip.mel[0, :, :frames].float().cpu().numpy())
 
@@ -62,14 +62,14 @@ def model_facts(model: HookedWhisper) -> dict[str, Any]:
 def head_pattern(
     model: HookedWhisper, clip: HeardClip, stack: str, block: int, head: int, language: str = "en"
 ) -> Float[np.ndarray, "query key"]:
-    """Attention of one head over the clip, padding left out.
+    """Return the attention pattern of one head over the clip, without the padding.
 
     Raises:
-        HookedWhisperError: a stack, block or head that does not exist.
+        HookedWhisperError: if the stack, block or head does not exist.
     """
     layers, heads = model_facts(model)["stacks"].get(stack, (0, 0))
     if not (0 <= block < layers and 0 <= head < heads):
-        raise HookedWhisperError(f"there is no head {head} in block {block} of {stack!r}: stacks are {STACKS}")
+        raise HookedWhisperError(f"no head {head} in block {block} of {stack!r}: stacks are {STACKS}")
     speech = max(1, model.time.n_positions(clip.seconds))
     if stack == "encoder":
         name = f"encoder.blocks.{block}.attn.hook_pattern"
@@ -86,7 +86,7 @@ def head_pattern(
 
 
 def pattern_png(pattern: Float[np.ndarray, "query key"]) -> bytes:
-    """As an image, first query on top; the square root shows faint attention too."""
+    """Return an image of a pattern, first query on top. Its square root is shown, so that weak attention is visible."""
     from matplotlib import colormaps
     from PIL import Image
 
@@ -105,12 +105,15 @@ def pattern_png(pattern: Float[np.ndarray, "query key"]) -> bytes:
 def liking_units(
     model: HookedWhisper, clip: HeardClip, block: int, start: float, end: float, also: tuple[int, ...] = ()
 ) -> list[dict[str, Any]]:
-    """Neurons of an encoder block that are more active within ``[start, end)`` seconds than in the rest of the clip.
+    """Return neurons of an encoder block that are more active in ``[start, end)`` seconds than elsewhere in the clip.
 
-    Ranked by the difference of means over the standard deviation in the clip. ``also``: neurons listed in any case.
+    They are ranked by the difference of the means divided by the standard deviation in the clip.
+
+    Args:
+        also: neurons to list in any case.
 
     Raises:
-        HookedWhisperError: a block or neuron that does not exist, a stretch outside the clip.
+        HookedWhisperError: if the block or a neuron does not exist, or the span is outside the clip.
     """
     enc = model.cfg.encoder
     if not 0 <= block < enc.n_layers:
@@ -134,19 +137,19 @@ def liking_units(
 
 
 def _contrast(acts: Float[Tensor, "position neuron"], inside: slice) -> Float[Tensor, "neuron"]:
-    chosen = torch.zeros(len(acts), dtype=torch.bool, device=acts.device)
-    chosen[inside] = True
-    if bool(chosen.all()):  # the whole clip: what is active at all
+    selected = torch.zeros(len(acts), dtype=torch.bool, device=acts.device)
+    selected[inside] = True
+    if bool(selected.all()):  # the whole clip: compare with zero
         return acts.mean(0) / acts.std(0, correction=0).clamp_min(1e-6)
-    return (acts[chosen].mean(0) - acts[~chosen].mean(0)) / acts.std(0, correction=0).clamp_min(1e-6)
+    return (acts[selected].mean(0) - acts[~selected].mean(0)) / acts.std(0, correction=0).clamp_min(1e-6)
 
 
-def outcome_facts(found: TranscriptChange) -> dict[str, Any]:
-    """The two texts, the changes word by word, and word errors against the unedited text."""
+def change_facts(change: TranscriptChange) -> dict[str, Any]:
+    """Return both transcripts, the change of each word, and the word errors relative to the unedited transcript."""
     return {
-        "before": found.before,
-        "after": found.after,
-        "wer": found.wer if found.before.strip() else None,
+        "before": change.before,
+        "after": change.after,
+        "wer": change.wer if change.before.strip() else None,
         "words": [
             {
                 "fate": w.fate,
@@ -154,6 +157,6 @@ def outcome_facts(found: TranscriptChange) -> dict[str, Any]:
                 "after": w.after,
                 "logprob_change": None if w.logprob_change is None else round(w.logprob_change, 3),
             }
-            for w in found.words
+            for w in change.words
         ],
     }

@@ -1,4 +1,4 @@
-"""Pages: findings as one self-contained HTML file, with figures, transcripts and sound."""
+"""The page of findings: one self-contained HTML file with figures, transcripts and sound."""
 
 from hooked_whisper.report.card import ModelCard, model_card
 from hooked_whisper.report.page import render_page, write_page

@@ -1,4 +1,4 @@
-"""What a page says about the model it is about."""
+"""The description of the model on a page."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SPLITS = {
 
 @dataclass(frozen=True)
 class ModelCard:
-    """A name, rows to print, and one line for the top of the page."""
+    """The name of a model, rows of facts, and one line for the top of the page."""
 
     name: str
     rows: tuple[tuple[str, str], ...]
@@ -35,7 +35,7 @@ class ModelCard:
 
 
 def model_card(model: HookedWhisper, metadata: Mapping[str, str]) -> ModelCard:
-    """Architecture, and what the weights' metadata say: word error rates, the training command, seed and commit."""
+    """Describe the architecture and the metadata of the weights: word error rates, training command, seed, commit."""
     enc, dec = model.cfg.encoder, model.cfg.decoder
     n = sum(p.numel() for p in model.parameters())
     rows = [
@@ -56,17 +56,17 @@ def model_card(model: HookedWhisper, metadata: Mapping[str, str]) -> ModelCard:
 
 
 def _error_rates(text: str) -> list[tuple[str, str]]:
-    """``wer`` of the metadata is JSON by split; anything else is shown as it is."""
+    """Format ``wer`` of the metadata: JSON by split, or any other text unchanged."""
     try:
         splits: Any = json.loads(text)
         return [
             (
                 f"word error rate, {_SPLITS.get(name, name)}",
-                f"{100 * one['wer']:.1f} % [{100 * one['low']:.1f}, {100 * one['high']:.1f}] "
-                f"({one['utterances']} utterances)",
+                f"{100 * row['wer']:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}] "
+                f"({row['utterances']} utterances)",
             )
-            for name, one in splits.items()
-            if isinstance(one, dict) and {"wer", "low", "high", "utterances"} <= set(one)
+            for name, row in splits.items()
+            if isinstance(row, dict) and {"wer", "low", "high", "utterances"} <= set(row)
         ]
     except (ValueError, AttributeError, TypeError, KeyError):
         return [("word error rate", text)] if text else []

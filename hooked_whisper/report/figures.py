@@ -1,4 +1,4 @@
-"""Matplotlib figures as inline SVG that takes its ink and grid colours from the page, light or dark."""
+"""Matplotlib figures as inline SVG that uses the colors of the page, light or dark."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ from hooked_whisper.findings.core.figures import GRID, INK
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MAX_SVG = 400_000  # characters; a figure with more (many points) goes in as a bitmap
-
-
-_MARGIN = 4  # points round the axes of a thumbnail
+_MAX_SVG = 400_000  # characters; larger figures (many points) become bitmaps
+_MARGIN = 4  # points around the axes of a thumbnail
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One figure as an ``<svg>``, and how to show it small.
+    """One figure as an ``<svg>`` element, and the view box of its thumbnail.
 
     Attributes:
-        markup: the element, ready for a page; its id is ``id``.
-        alt: what it shows, in words.
+        markup: the element for the page; its id is ``id``.
+        alt: a text description.
         title: the first sentence of ``alt``.
-        width: of its view box, as ``height``.
+        width, height: size of its view box.
         thumbnail: the view box of its first axes, without their labels.
     """
 
@@ -40,7 +38,7 @@ class Picture:
 
 
 def picture(figure: Figure, key: str) -> Picture:
-    """Return a figure as SVG. ``key`` must differ between the figures of a page; it becomes the element's id."""
+    """Return a figure as SVG. ``key`` becomes the id of the element and must be unique on the page."""
     import matplotlib
 
     alt = str(figure.get_label()) or "figure"
@@ -54,9 +52,8 @@ def picture(figure: Figure, key: str) -> Picture:
 
 
 def themed(svg: str, key: str, alt: str) -> str:
-    """Return the ``<svg>`` element alone: no prolog or outside names, its own ids, colors and font by CSS variables.
-
-    Text is as opaque as ``--figure-text`` says, so that a thumbnail can hide it.
+    """Return only the ``<svg>`` element, without prolog and namespaces, with unique ids, and with CSS variables for
+    colors and fonts. ``--figure-text`` sets the opacity of the text, so that a thumbnail can hide it.
     """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -77,12 +74,12 @@ def themed(svg: str, key: str, alt: str) -> str:
 def _names(key: str, alt: str) -> str:
     from markupsafe import escape
 
-    # a line break in the label would end up in the page's source only, but an attribute is better without
+    # an attribute should have no line breaks
     return f'id="{escape(key)}" role="img" aria-label="{escape(" ".join(alt.split()))}"'
 
 
 def _bitmap(figure: Figure, key: str, alt: str, width: float, height: float) -> str:
-    """Return a figure of many points as a PNG inside an ``<svg>``, so that a thumbnail can refer to it."""
+    """Return a figure with many points as a PNG inside an ``<svg>``, so that a thumbnail can refer to it."""
     import base64
 
     stream = io.BytesIO()
@@ -94,7 +91,7 @@ def _bitmap(figure: Figure, key: str, alt: str, width: float, height: float) -> 
 
 
 def _thumbnail(figure: Figure, width: float, height: float) -> str:
-    """Return the view box of the first axes; of the whole figure if there are none."""
+    """Return the view box of the first axes, or of the whole figure if there are none."""
     if not figure.axes:
         return f"0 0 {width:g} {height:g}"
     box = figure.axes[0].get_position()

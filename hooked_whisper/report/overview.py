@@ -1,4 +1,4 @@
-"""The top of the page: which model and speech, how much of it, and what decided each verdict."""
+"""The top of the page: model, speech, amount of speech, and the number that decided each verdict."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ IDS = (
 
 @dataclass(frozen=True)
 class Deciding:
-    """The number that decided a verdict, its threshold, and what that means.
+    """The number that decided a verdict, its threshold, and its meaning.
 
     Attributes:
-        by_control: the control that meets the criteria although it must not, with its number.
+        by_control: name and number of a control that also meets the criteria, which it must not.
     """
 
     name: str
@@ -47,12 +47,12 @@ class Deciding:
 
     @property
     def value(self) -> str:
-        """As many digits as tell it from the threshold."""
+        """The value, with enough digits to distinguish it from the threshold."""
         text, threshold = format_number(self.estimate.value), format_number(self.threshold)
         if self.estimate.value is None or text != threshold or self.estimate.value == self.threshold:
             return text
         longer = (f"{self.estimate.value:.{digits}g}" for digits in range(4, 17))
-        return next((one for one in longer if float(one) != self.threshold), text)
+        return next((number for number in longer if float(number) != self.threshold), text)
 
     @property
     def needs(self) -> str:
@@ -66,7 +66,7 @@ class Deciding:
 
 
 def deciding(finding: Finding) -> Deciding | None:
-    """Return what decided the verdict; ``None`` if there is no number to show."""
+    """Return the number that decided the verdict, or ``None`` if there is none."""
     criterion = finding.deciding
     if criterion is None or finding.status in ("not testable", "error"):
         return None
@@ -106,13 +106,13 @@ def tally(finding: Finding) -> str:
 def facts(
     findings: Sequence[Finding], card: ModelCard | None, about: Mapping[str, str]
 ) -> tuple[tuple[str, str, str], ...]:
-    """Return label, value and remark of the model, the speech, how much of it, and the verdicts."""
+    """Return label, value and remark for the model, the speech, its amount, and the verdicts."""
     inputs = max((f.inputs for f in findings), key=lambda i: i.get("utterances", 0), default={})
     origin, _, remarks = (about.get("origin") or str(inputs.get("origin", ""))).partition("; ")
     counted = re.fullmatch(r"(.+): (\d+ clips by .+)", origin)
     source, amount = counted.groups() if counted else (origin, _amount(inputs))
     if not remarks and any(f.inputs.get("reference", "truth") != "truth" for f in findings):
-        remarks = "the model's own transcripts stand in for the texts"
+        remarks = "the model's own transcripts are used as texts"
     counts = Counter(f.status for f in findings)
     verdicts = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     rows = [
@@ -125,7 +125,7 @@ def facts(
 
 
 def model_name(findings: Sequence[Finding], card: ModelCard | None) -> str:
-    """Return the card's name, or else the name in the findings."""
+    """Return the name on the card, or otherwise in the findings."""
     return card.name if card else ", ".join(dict.fromkeys(f.model for f in findings)) or "a model"
 
 
@@ -149,7 +149,7 @@ def cost(finding: Finding) -> str:
 
 
 def plain(value: Any) -> str:
-    """Return an input or parameter as a reader would write it: lists with commas, no quotes or braces."""
+    """Format an input or parameter for reading: lists with commas, without quotes or braces."""
     if isinstance(value, Mapping):
         return "; ".join(f"{key}: {plain(v)}" for key, v in value.items())
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""One page for a run: summary, every finding, and how to run it again. Everything is inside the file."""
+"""One page for a run: summary, findings, and the command to repeat it. The file includes everything it needs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SYMBOLS = {
 
 @dataclass(frozen=True)
 class Line:
-    """One transcript, as what has to be done to the reference."""
+    """One transcript, as a word diff from the reference."""
 
     condition: str
     ops: tuple[DiffOp, ...]
@@ -56,7 +56,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Grid:
-    """A measurement as a table: the last axes are columns."""
+    """A measurement as a table. The last axis becomes the columns."""
 
     title: str
     header: tuple[str, ...]
@@ -65,7 +65,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Section:
-    """A finding with everything its section shows."""
+    """A finding with everything that its section shows."""
 
     finding: Finding
     deciding: Deciding | None
@@ -82,12 +82,12 @@ def render_page(
     card: ModelCard | None = None,
     about: Mapping[str, str] | None = None,
 ) -> str:
-    """HTML of the page.
+    """Return the HTML of the page.
 
     Args:
-        utterances: clips that examples may name; examples without a clip have no player.
-        card: what to say about the model.
-        about: facts on the run (``version``, ``command``, ``origin``, ``date``, ``seconds``), printed as they are.
+        utterances: clips of the examples; examples without a clip have no player.
+        card: description of the model.
+        about: facts about the run (``version``, ``command``, ``origin``, ``date``, ``seconds``).
     """
     by_id = {u.id: u for u in utterances}
     sections = [_section(f, by_id) for f in findings]
@@ -109,7 +109,7 @@ def render_page(
 
 
 def write_page(path: Path, *args: Any, **kwargs: Any) -> None:
-    """Write :func:`render_page`'s HTML, the whole file or nothing."""
+    """Write the HTML of :func:`render_page` atomically."""
     write_atomic(path, render_page(*args, **kwargs).encode())
 
 
@@ -141,11 +141,11 @@ def _section(finding: Finding, utterances: Mapping[str, Clip]) -> Section:
 
 
 def _pictures(finding: Finding) -> tuple[Picture, ...]:
-    """Return a finding's figures. If they cannot be drawn, as from a file of another version, the page does without."""
+    """Return the figures of a finding, or none if they cannot be drawn, as with a file of another version."""
     try:
         return tuple(picture(figure, f"{finding.id}-{k}") for k, figure in enumerate(finding.draw()))
     except Exception as error:
-        log.warning("%s: its figures cannot be drawn: %s: %s", finding.id, type(error).__name__, error)
+        log.warning("%s: the figures cannot be drawn: %s: %s", finding.id, type(error).__name__, error)
         return ()
 
 
@@ -153,17 +153,17 @@ def _card(example: Example, utterance: Clip | None) -> Card:
     lines = tuple(Line(name, tuple(word_diff(example.reference, text)), text) for name, text in example.transcripts)
     if utterance is None:
         return Card(example, lines, (), None)
-    players = [player(utterance.samples, f"{example.utterance}: the clip as it is")]
+    players = [player(utterance.samples, f"{example.utterance}: the original clip")]
     if example.spans:
         words = ", ".join(s.label for s in example.spans)
         cut = damped(utterance.samples, example.spans)
-        players.append(player(cut, f"{example.utterance}: the stretch that was cut ({words}) turned down"))
-    found = tuple(p for p in players if p is not None)
-    return Card(example, lines, found, waveform(utterance, example.spans))
+        players.append(player(cut, f"{example.utterance}: the clip with the cut span ({words}) turned down"))
+    playable = tuple(p for p in players if p is not None)
+    return Card(example, lines, playable, waveform(utterance, example.spans))
 
 
 def _grid(m: Measurement) -> Grid | None:
-    """Small measurements only. An axis of (value, low, high) becomes one cell with an interval."""
+    """Return a small measurement as a table, or ``None``. An axis (value, low, high) becomes one cell."""
     if m.values.ndim == 0 or m.values.size > _MOST_CELLS:
         return None
     axes, values = list(m.axes), m.values

@@ -1,4 +1,4 @@
-"""Sound on a page: players that need no file beside it, and a drawn waveform with words and a marked stretch."""
+"""Sound on a page: players with embedded sound, and a waveform with words and marked spans."""
 
 from __future__ import annotations
 
@@ -12,42 +12,43 @@ from hooked_whisper.corpora import Clip
 from hooked_whisper.findings.core.records import Span
 
 MOST_SECONDS = 30.0
-_DAMPED = 0.04  # -28 dB: the cut can still be heard to be there
+_DAMPED = 0.04  # -28 dB: barely audible
 _FADE_S = 0.01
 _WIDTH, _HEIGHT, _LABELS = 360, 56, 16
 
 
 @dataclass(frozen=True)
 class Player:
-    """One ``<audio>``: what it plays, and what it is called."""
+    """One ``<audio>`` element: its sound as a data URI, and its label."""
 
     uri: str
     label: str
 
 
 def player(samples: Float[np.ndarray, "sample"], label: str) -> Player | None:
-    """``None`` for nothing at all, which no player could play."""
+    """Return a player for at most 30 s, or ``None`` if there are no samples."""
     cut = samples[: round(MOST_SECONDS * SAMPLE_RATE)]
     return Player(to_data_uri(cut), label) if len(cut) else None
 
 
 def damped(samples: Float[np.ndarray, "sample"], spans: tuple[Span, ...]) -> Float[np.ndarray, "sample"]:
-    """The clip with some stretches turned down to a trace, so that one hears what a cut takes away."""
+    """Return the clip with the spans turned down, to let a listener hear what a cut removes."""
     gain = np.ones(len(samples), np.float32)
     fade = max(1, round(_FADE_S * SAMPLE_RATE))
     for span in spans:
         start, end = (max(0, min(len(gain), round(t * SAMPLE_RATE))) for t in (span.start, span.end))
         gain[start:end] = _DAMPED
         for edge, rising in ((start, False), (end, True)):
-            at = slice(max(0, edge - fade), min(len(gain), edge + fade))
-            ramp = np.linspace(1, _DAMPED, at.stop - at.start, dtype=np.float32)
-            gain[at] = np.minimum(gain[at], 1) if at.stop <= at.start else (ramp[::-1] if rising else ramp)
+            around = slice(max(0, edge - fade), min(len(gain), edge + fade))
+            ramp = np.linspace(1, _DAMPED, around.stop - around.start, dtype=np.float32)
+            if around.stop > around.start:
+                gain[around] = ramp[::-1] if rising else ramp
     return (samples * gain).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Word:
-    """A word under the waveform, in the drawing's units."""
+    """A word below the waveform, in units of the drawing."""
 
     x: float
     text: str
@@ -56,7 +57,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Waveform:
-    """What the template draws: an outline, marked stretches ``(x, width)``, words."""
+    """The data of a waveform: an outline, marked spans ``(x, width)``, words."""
 
     path: str
     marks: tuple[tuple[float, float], ...]
@@ -68,7 +69,7 @@ class Waveform:
 
 
 def waveform(utterance: Clip, spans: tuple[Span, ...]) -> Waveform:
-    """Outline of the clip's loudness, with the words where they are said."""
+    """Return the outline of the loudness of a clip, with the words at their times."""
     samples = utterance.samples[: round(MOST_SECONDS * SAMPLE_RATE)]
     duration = max(len(samples) / SAMPLE_RATE, 1e-3)
     columns = np.array_split(samples, min(_WIDTH // 2, max(1, len(samples))))
@@ -80,7 +81,7 @@ def waveform(utterance: Clip, spans: tuple[Span, ...]) -> Waveform:
     lower = [f"{i * step:.1f},{middle + max(h, 0.5):.1f}" for i, h in enumerate(heights)]
     marks = tuple((s.start / duration * _WIDTH, (s.end - s.start) / duration * _WIDTH) for s in spans)
     words = []
-    free = 0.0  # labels do not overlap: one that has no room is left out
+    free = 0.0  # labels must not overlap, so labels without room are skipped
     for word in utterance.alignment.words:
         x = (word.start + word.end) / 2 / duration * _WIDTH
         half = 3.4 * len(word.label)

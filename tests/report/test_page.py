@@ -179,7 +179,7 @@ def test_every_finding_has_the_same_order(page: str) -> None:
 def test_the_top_says_which_model_what_speech_and_how_much() -> None:
     inputs = {"utterances": 100, "seconds": 240.0, "speakers": ["a", "b"], "origin": "my corpus", "reference": "model"}
     rows = {label: (value, remark) for label, value, remark in facts([replace(finding(), inputs=inputs)], None, {})}
-    assert rows["Speech"] == ("my corpus", "the model's own transcripts stand in for the texts")
+    assert rows["Speech"] == ("my corpus", "the model's own transcripts are used as texts")
     assert rows["How much"] == ("100 clips by 2 speakers, 4.0 minutes", "")
     assert rows["1 finding"] == ("1 reproduced", "")
     about = {"origin": "news: 3 clips by 1 speakers, 0.5 minutes; 2 recordings could not be used"}
