@@ -24,7 +24,7 @@ from hooked_whisper.analysis.alignment import (
 from hooked_whisper.analysis.boundaries import TOLERANCES_S, boundary_counts, f1_of, r_value_of
 from hooked_whisper.errors import AlignmentError, check_option
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.protocols import Alignment, HeadLike, Interval
+from hooked_whisper.protocols import Alignment, HeadLike, HeadRef, Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,7 +89,7 @@ class HeadScores:
 
     def __repr__(self) -> str:
         widest = self.tolerances_s[-1]
-        best = ", ".join(f"X{b}.{h} {self.f1[b, h, -1]:.2f}" for b, h in self.best(3, widest))
+        best = ", ".join(f"{HeadRef('cross', b, h).label} {self.f1[b, h, -1]:.2f}" for b, h in self.best(3, widest))
         return f"HeadScores({len(self.counts)} clips, F1 at {1000 * widest:g} ms: {best}, ...)"
 
     def _tolerance_index(self, tolerance_s: float | int) -> int:

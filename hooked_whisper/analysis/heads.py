@@ -22,7 +22,7 @@ from hooked_whisper.errors import HookedWhisperError, closest
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
 from hooked_whisper.patching.results import table_of
-from hooked_whisper.protocols import Alignment, Stack
+from hooked_whisper.protocols import Alignment, HeadRef, Stack
 
 if TYPE_CHECKING:
     import pandas
@@ -145,17 +145,17 @@ class HeadReport:
         )
 
     def __repr__(self) -> str:
-        wanted = (
-            ("most local", "encoder", "distance", "E", False),
-            ("most attention to padding", "encoder", "padding", "E", True),
-            ("most aligning", "cross", "own word", "X", True),
-            ("most in order", "cross", "monotonicity", "X", True),
+        wanted: tuple[tuple[str, Stack, str, bool], ...] = (
+            ("most local", "encoder", "distance", False),
+            ("most attention to padding", "encoder", "padding", True),
+            ("most aligning", "cross", "own word", True),
+            ("most in order", "cross", "monotonicity", True),
         )
         parts = []
-        for title, stack, measure, letter, largest in wanted:
+        for title, stack, measure, largest in wanted:
             if stack in self.values and (best := self.ranked(stack, measure, largest)[:3]):
                 mean = self.mean(stack, measure)
-                names = ", ".join(f"{letter}{b}.{h} {mean[b, h]:.3g}" for b, h in best)
+                names = ", ".join(f"{HeadRef(stack, b, h).label} {mean[b, h]:.3g}" for b, h in best)
                 parts.append(f"{title}: {names} {MEASURES[stack][measure]}")
         return f"HeadReport({len(self.clips)} clips; {'; '.join(parts)})"
 
