@@ -24,8 +24,8 @@ class CollectOptions:
         shard_rows: minimum rows of a shard, which ends with the batch that reaches them. Memory holds a few copies of
             it while it is written.
         batch: windows per forward pass.
-        part: recordings per part. Each part has a folder and manifest of its own, and processes take whole parts. A
-            corpus of no more recordings is one part.
+        part: recordings per part. Each part has its own folder and manifest, and processes take whole parts. A corpus
+            of no more recordings is one part.
         padding: ``"drop"`` leaves out encoder positions after the end of the sound, ``"keep"`` keeps whole windows.
         margin: number of positions before the padding to leave out too. 2 leaves out all positions that the padding
             reaches through the convolutions.

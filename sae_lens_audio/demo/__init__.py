@@ -1,6 +1,6 @@
-"""Small SAEs of the demo model, trained on its synthetic corpus: tutorials and findings start at once.
+"""Small SAEs of the demo model, trained on its synthetic corpus, for tutorials and findings.
 
-Each folder is a SAELens folder in half precision; its metadata and the recipe beside it say how it was made.
+Each folder is a SAELens folder in half precision. Its metadata and the recipe beside it document the training.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ RECIPES = FOLDER / "recipes"
 
 
 def demo_names() -> list[str]:
-    """``"topk-2"``: architecture and encoder block."""
-    return sorted(one.parent.name for one in FOLDER.glob("*/cfg.json"))
+    """Return the names of the packaged SAEs, such as ``"topk-2"``: architecture and encoder block."""
+    return sorted(path.parent.name for path in FOLDER.glob("*/cfg.json"))
 
 
 def load_demo(name: str) -> Loaded:
-    """A packaged SAE of the demo model, in float32.
+    """Load a packaged SAE of the demo model, in float32.
 
     Raises:
-        CheckpointError: no such SAE, with the near names.
+        CheckpointError: no such SAE; the message has similar names.
     """
     names = demo_names()
     if name not in names:

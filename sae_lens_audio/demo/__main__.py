@@ -1,7 +1,7 @@
-"""``python -m sae_lens_audio.demo``: make the packaged SAEs again, from a seed.
+"""``python -m sae_lens_audio.demo``: train the packaged SAEs again, from a seed.
 
-Speaks new sentences of the demo model's world by its training speakers, harvests blocks 2 and 3, trains both recipes on
-each and writes the SAEs in half precision. Every part goes on where it was stopped.
+Synthesizes new sentences of the demo model's corpus by its training speakers, collects activations of blocks 2 and 3,
+trains both recipes on each and writes the SAEs in half precision. Every step resumes after an interruption.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from sae_lens_audio.training.runs import source_of, trainer_of
 from sae_lens_audio.training.settings import read_settings
 
 BLOCKS = (2, 3)
-SENTENCES, SEED = 8000, 1  # not the seed of the sentences that findings are tested on
+SENTENCES, SEED = 8000, 1  # differs from the seed of the sentences that findings use
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m sae_lens_audio.demo", description=__doc__)
-    parser.add_argument("--runs", type=Path, default=Path("runs/dictionaries"), metavar="DIR", help="work folder")
-    parser.add_argument("--to", type=Path, default=FOLDER, metavar="DIR", help="where the SAEs go")
+    parser.add_argument("--runs", type=Path, default=Path("runs/saes"), metavar="DIR", help="work folder")
+    parser.add_argument("--to", type=Path, default=FOLDER, metavar="DIR", help="output folder of the SAEs")
     parser.add_argument("--sentences", type=positive, default=SENTENCES, metavar="N")
     parser.add_argument("--seed", type=not_negative, default=SEED, metavar="S", help="of the sentences")
     parser.add_argument("--threads", type=positive, metavar="N")
@@ -46,19 +46,19 @@ def main() -> None:
 
 
 def train(store: ActivationStore, recipe: str, block: int, parsed: argparse.Namespace) -> None:
-    """One SAE, from its recipe to its folder."""
+    """Train one SAE from its recipe and write its folder."""
     settings = read_settings(RECIPES / f"{recipe}.toml")
     settings = replace(settings, activations=replace(settings.activations, hook=f"encoder.blocks.{block}"))
     name = f"{recipe}-{block}"
     trainer = trainer_of(settings, source_of(settings.activations, store=store), parsed.runs / name)
     finished = trainer.fit(progress=sys.stderr.isatty())
     metadata = load_sae(parsed.runs / name / "sae").metadata
-    made = {
+    origin = {
         "sentences": {"count": parsed.sentences, "seed": parsed.seed},
         "command": f"python -m sae_lens_audio.demo --sentences {parsed.sentences} --seed {parsed.seed}",
     }
     metadata = replace(
-        metadata, corpus=f"{parsed.sentences} sentences of the synthetic corpus", extra={**metadata.extra, **made}
+        metadata, corpus=f"{parsed.sentences} sentences of the synthetic corpus", extra={**metadata.extra, **origin}
     )
     save_sae(finished.half(), parsed.to / name, metadata, trainer.dead.log_rates.half())
     print(f"{name}: {metadata.extra['held_out']}")  # noqa: T201

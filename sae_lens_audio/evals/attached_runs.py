@@ -246,7 +246,7 @@ class _Runner:
         self.words = np.array([len(text.split()) for text in self.references])
         self.tokens = np.array(list(map(len, self.forced)))
         step = max(1, min(CLIPS, _LOGITS // (longest * model.cfg.decoder.n_vocab)))
-        self.batches = [list(range(at, min(at + step, len(clips)))) for at in range(0, len(clips), step)]
+        self.batches = [list(range(k, min(k + step, len(clips)))) for k in range(0, len(clips), step)]
         self._texts: dict[str, list[str]] = {c.name: [] for c in self.conditions}
         self._nats: dict[str, list[float]] = {c.name: [] for c in self.conditions}
         self._kl: dict[str, list[float]] = {c.name: [] for c in self.conditions}
@@ -275,8 +275,8 @@ class _Runner:
             return slice(self.prompt.shape[1], self.model.cfg.decoder.n_ctx)
         time = self.model.time
         ends = [time.n_positions(len(self.clips[i].samples) / time.sample_rate) for i in batch]
-        at = torch.arange(self.model.cfg.encoder.n_ctx, device=self.model.device)
-        return at < torch.tensor(ends, device=at.device)[:, None]
+        positions = torch.arange(self.model.cfg.encoder.n_ctx, device=self.model.device)
+        return positions < torch.tensor(ends, device=positions.device)[:, None]
 
     def _padded(self, batch: list[int]) -> Int[Tensor, "clip token"]:
         longest = max(len(self.forced[i]) for i in batch)

@@ -21,7 +21,7 @@ from sae_lens_audio.evals.serialization import plain, restored, to_text
 from sae_lens_audio.evals.stability import Match, Stability
 
 FORMAT = "sae_lens_audio/evaluation/2"
-_KEYS_OF_1 = {"spliced": "attached", "dictionaries": "saes"}  # names in version 1 of the format
+_KEYS_OF_1 = {"spliced": "attached", "dictionaries": "saes", "normalised_mse": "normalized_mse"}  # in version 1
 SCORES, SHEET = "scores.json", "scores.png"
 
 
@@ -76,7 +76,7 @@ class Evaluation:
             return {}
         reconstruction = self.reconstruction[name]
         names = (
-            "d_in", "n_features", "l0", "explained_variance", "explained_variance_per_position", "normalised_mse",
+            "d_in", "n_features", "l0", "explained_variance", "explained_variance_per_position", "normalized_mse",
             "cosine", "relative_norm", "relative_bias", "dead_fraction", "dense_fraction",
         )  # fmt: skip
         scores = {score: getattr(reconstruction, score) for score in names}
@@ -87,32 +87,32 @@ class Evaluation:
     def _attached(self, name: str) -> dict[str, Any]:
         if self.attached is None or name not in self.attached.conditions:
             return {}
-        found: dict[str, Any] = {}
+        scores: dict[str, Any] = {}
         for measure in MEASURES:
-            found[measure] = self.attached.value(measure, name)
+            scores[measure] = self.attached.value(measure, name)
             if name == CLEAN:
                 continue
-            found[f"{measure}_change"] = self.attached.change(measure, name)
+            scores[f"{measure}_change"] = self.attached.change(measure, name)
             if name not in (ZERO, MEAN):
-                found[f"{measure}_recovered_from_zero"] = self.attached.recovered(measure, name, ZERO)
-                found[f"{measure}_recovered_from_mean"] = self.attached.recovered(measure, name, MEAN)
-        return found
+                scores[f"{measure}_recovered_from_zero"] = self.attached.recovered(measure, name, ZERO)
+                scores[f"{measure}_recovered_from_mean"] = self.attached.recovered(measure, name, MEAN)
+        return scores
 
     def _phones(self, name: str) -> dict[str, Any]:
         if name not in self.phones:
             return {}
-        one = self.phones[name]
+        scores = self.phones[name]
         return {
-            "phone_features": one.n_features,
-            "alive_features": int(one.alive.sum()),
-            "mean_f1": one.mean_f1,
-            "share_f1_03": one.found_share,
-            "phone_f1": one.phone_f1,
-            "coverage": one.covered,
-            "coverage_auc": one.covered_by_auc,
-            "shifted_mean_f1": one.shifted_mean_f1,
-            "shifted_phone_f1": one.shifted_phone_f1,
-            "shifted_coverage": one.shifted_coverage,
+            "phone_features": scores.n_features,
+            "alive_features": int(scores.alive.sum()),
+            "mean_f1": scores.mean_f1,
+            "share_f1_03": scores.found_share,
+            "phone_f1": scores.phone_f1,
+            "coverage": scores.covered,
+            "coverage_auc": scores.covered_by_auc,
+            "shifted_mean_f1": scores.shifted_mean_f1,
+            "shifted_phone_f1": scores.shifted_phone_f1,
+            "shifted_coverage": scores.shifted_coverage,
         }
 
     def __str__(self) -> str:
@@ -165,7 +165,7 @@ def load_evaluation(path: str | Path) -> Evaluation:
     except ValueError as error:
         raise CheckpointError(f"{file} is not JSON ({error}): evaluate again") from error
     if isinstance(data, dict) and data.get("format") == FORMAT.replace("/2", "/1"):
-        data = {_KEYS_OF_1.get(key, key): value for key, value in data.items()}
+        data = _from_version_1(data)
     elif not isinstance(data, dict) or data.get("format") != FORMAT:
         raise CheckpointError(f"{file} is not an evaluation of this version ({FORMAT}): evaluate again")
 
@@ -188,6 +188,14 @@ def load_evaluation(path: str | Path) -> Evaluation:
     )
 
 
+def _from_version_1(data: dict[str, Any]) -> dict[str, Any]:
+    data = {_KEYS_OF_1.get(key, key): value for key, value in data.items()}
+    if isinstance(data.get("reconstruction"), dict):
+        for name, scores in data["reconstruction"].items():
+            data["reconstruction"][name] = {_KEYS_OF_1.get(key, key): value for key, value in scores.items()}
+    return data
+
+
 def _attached_of(data: Any, file: Path) -> AttachedScores | None:
     if data is None:
         return None
@@ -202,7 +210,7 @@ def _stability_of(data: Any, file: Path) -> Stability | None:
     return restored(Stability, data, file, pairs=pairs, random=random, itself=restored(Match, data.get("itself"), file))
 
 
-_HEAD = ("clips", "speakers", "rows", "attached clips")
+_HEAD = ("clips", "speakers", "rows", "attached clips", "spliced clips")
 _TABLES: tuple[tuple[tuple[str, tuple[str, ...]], ...], ...] = (
     (
         ("L0 / d_in", ("l0", "d_in")),

@@ -249,8 +249,8 @@ def bootstrapped_mean(values: Float[np.ndarray, "n"], draws: int = DRAWS, seed: 
     if not n:
         return Estimate(None)
     rng = np.random.default_rng(seed)
-    at_once = max(1, (1 << 22) // n)
-    samples = [values[rng.integers(n, size=(min(at_once, draws - at), n))].mean(1) for at in range(0, draws, at_once)]
+    step = max(1, (1 << 22) // n)
+    samples = [values[rng.integers(n, size=(min(step, draws - k), n))].mean(1) for k in range(0, draws, step)]
     return Estimate.of(float(values.mean()), np.concatenate(samples))
 
 

@@ -33,7 +33,7 @@ class ReconstructionScores:
         explained_variance_per_position: mean over rows of ``1 - |x - x_hat|^2 / |x - mean|^2``: every position has
             the same weight, which exposes positions reconstructed worse than by the mean (below 0). The mean is the
             argument, or else that of the scored rows.
-        normalised_mse: ``sum |x - x_hat|^2 / sum |x|^2``, where the mean must be reconstructed too.
+        normalized_mse: ``sum |x - x_hat|^2 / sum |x|^2``, where the mean must be reconstructed too.
         cosine: between ``x`` and ``x_hat``, mean over rows that are not 0.
         relative_norm: ``|x_hat| / |x|``, mean over such rows.
         relative_bias: ``sum |x_hat|^2 / sum x x_hat``: below 1 the reconstruction is shrunk. Source: Rajamanoharan et
@@ -46,7 +46,7 @@ class ReconstructionScores:
     l0: float
     explained_variance: float
     explained_variance_per_position: float
-    normalised_mse: float
+    normalized_mse: float
     cosine: float
     relative_norm: float
     relative_bias: float
@@ -226,7 +226,7 @@ class ReconstructionCounter:
             l0=int(self._fired.sum()) / n,
             explained_variance=1 - _ratio(s["error"], variance),
             explained_variance_per_position=_ratio(s["by row"], s["varied"]),
-            normalised_mse=_ratio(s["error"], s["norm"]),
+            normalized_mse=_ratio(s["error"], s["norm"]),
             cosine=_ratio(s["cosine"], s["nonzero"]),
             relative_norm=_ratio(s["ratio"], s["nonzero"]),
             relative_bias=_ratio(s["norm_hat"], s["inner"]),

@@ -34,7 +34,7 @@ def from_pretrained(
     try:
         patterns = [prefix + name for name in FILES]
         root = huggingface_hub.snapshot_download(repo_id, revision=revision, allow_patterns=patterns)
-    except Exception as error:  # the client raises errors of its own, of the HTTP library and of the system
+    except Exception as error:  # the client raises its own errors, and those of the HTTP library and the system
         raise CheckpointError(
             f"{repo_id!r} cannot be fetched from the hub ({reason(error)}): check its name, or give a local folder to "
             "load_sae"

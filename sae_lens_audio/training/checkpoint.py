@@ -45,7 +45,7 @@ def read_checkpoint(path: AnyPath) -> tuple[dict[str, dict[str, Tensor]], dict[s
         CheckpointError: the file is damaged, or not a checkpoint.
     """
     try:
-        # ranks on one machine read at the same time: each makes a copy of its own
+        # ranks on one machine read at the same time: each uses a separate copy
         with TemporaryDirectory() as cache, safe_open(local_copy(path, cache), "pt") as file:
             facts = json.loads((file.metadata() or {})["facts"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -125,11 +125,11 @@ def dictionary_learning() -> None:
     from dictionary_learning.trainers.top_k import AutoEncoderTopK
 
     x = inputs()
-    made = [
+    saes = [
         AutoEncoder(D, F), AutoEncoderNew(D, F), GatedAutoEncoder(D, F), JumpReluAutoEncoder(D, F),
         AutoEncoderTopK(D, F, 3), BatchTopKSAE(D, F, 3), MatryoshkaBatchTopKSAE(D, F, 3, [4, 6]),
     ]  # fmt: skip
-    for number, sae in enumerate(made):
+    for number, sae in enumerate(saes):
         fill(sae, 100 + number)
         name = type(sae).__name__
         if name in ("BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
@@ -163,8 +163,8 @@ def sparsify() -> None:
         folder = DATA / "sparsify" / name
         sae.save_to_disk(folder)
         with torch.no_grad():
-            found = sae.encode(x)
-            features = torch.zeros(ROWS, F).scatter(1, found.top_indices, found.top_acts)
+            top = sae.encode(x)
+            features = torch.zeros(ROWS, F).scatter(1, top.top_indices, top.top_acts)
             answers(folder, x, features, sae(x).sae_out)
 
 

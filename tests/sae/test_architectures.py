@@ -60,8 +60,8 @@ def distance(a: list[float], b: list[float]) -> float:
 
 
 def top(values: list[float], k: int) -> list[float]:
-    chosen = sorted(range(len(values)), key=lambda i: -values[i])[:k]
-    return [max(v, 0.0) if i in chosen else 0.0 for i, v in enumerate(values)]
+    largest = sorted(range(len(values)), key=lambda i: -values[i])[:k]
+    return [max(v, 0.0) if i in largest else 0.0 for i, v in enumerate(values)]
 
 
 def check(losses, reconstruction: float, sparsity: float, auxiliary: float = 0.0) -> None:
@@ -74,9 +74,9 @@ def test_standard() -> None:
     sae = filled(Standard(StandardConfig(D, F, l1_coefficient=0.3)))
     x = inputs(sae)
     error = penalty = 0.0
-    for row, found in zip(rows_of(x), sae.encode(x), strict=True):
+    for row, encoded in zip(rows_of(x), sae.encode(x), strict=True):
         features = [max(0.0, p) for p in pre_of(sae, row, sae.b_enc)]
-        assert found.tolist() == pytest.approx(features)
+        assert encoded.tolist() == pytest.approx(features)
         error += distance(decoded(sae, features), row) / N
         penalty += 0.3 * sum(f * math.dist(sae.W_dec[i].tolist(), [0] * D) for i, f in enumerate(features)) / N
     check(sae.loss(x), error, penalty)
@@ -103,8 +103,8 @@ def test_tied() -> None:
 
 
 def aux(sae: SAE, pre: list[float], error: list[float], dead: list[int], k: int) -> float:
-    kept = top([pre[i] for i in dead], min(k, len(dead)))
-    back = [sum(v * sae.W_dec[i, d].item() for v, i in zip(kept, dead, strict=True)) for d in range(len(error))]
+    selected = top([pre[i] for i in dead], min(k, len(dead)))
+    back = [sum(v * sae.W_dec[i, d].item() for v, i in zip(selected, dead, strict=True)) for d in range(len(error))]
     return distance(back, error)
 
 
@@ -113,10 +113,10 @@ def test_topk(dead: list[int]) -> None:
     sae = filled(TopK(TopKConfig(D, F, k=3, aux_k=2)))
     x = inputs(sae)
     error = revived = 0.0
-    for row, found in zip(rows_of(x), sae.encode(x), strict=True):
+    for row, encoded in zip(rows_of(x), sae.encode(x), strict=True):
         pre = pre_of(sae, row, sae.b_enc)
         features = top(pre, 3)
-        assert found.tolist() == pytest.approx(features)
+        assert encoded.tolist() == pytest.approx(features)
         back = decoded(sae, features)
         error += distance(back, row) / N
         if dead:
@@ -140,18 +140,18 @@ def test_the_auxiliary_loss_reaches_dead_features_only() -> None:
 def test_abs_topk_keeps_signs() -> None:
     sae = filled(AbsTopK(TopKConfig(D, F, k=3)))
     x = inputs(sae)
-    for row, found in zip(rows_of(x), sae.encode(x), strict=True):
+    for row, encoded in zip(rows_of(x), sae.encode(x), strict=True):
         pre = pre_of(sae, row, sae.b_enc)
-        chosen = sorted(range(F), key=lambda i: -abs(pre[i]))[:3]
-        assert found.tolist() == pytest.approx([p if i in chosen else 0.0 for i, p in enumerate(pre)])
+        largest = sorted(range(F), key=lambda i: -abs(pre[i]))[:3]
+        assert encoded.tolist() == pytest.approx([p if i in largest else 0.0 for i, p in enumerate(pre)])
     assert (sae.encode(x) < 0).any()
 
 
 def batch_features(sae: SAE, x: Tensor, k: float) -> list[list[float]]:
     pre = [pre_of(sae, row, sae.b_enc) for row in rows_of(x)]
     ranked = sorted(((max(0.0, v), n, i) for n, row in enumerate(pre) for i, v in enumerate(row)), reverse=True)
-    kept = {(n, i) for _, n, i in ranked[: int(k * len(pre))]}
-    return [[max(0.0, v) if (n, i) in kept else 0.0 for i, v in enumerate(row)] for n, row in enumerate(pre)]
+    selected = {(n, i) for _, n, i in ranked[: int(k * len(pre))]}
+    return [[max(0.0, v) if (n, i) in selected else 0.0 for i, v in enumerate(row)] for n, row in enumerate(pre)]
 
 
 def test_batch_topk() -> None:
@@ -165,8 +165,8 @@ def test_batch_topk() -> None:
     sae.eval().loss(inputs(sae, seed=9))
     assert sae.topk_threshold.item() == pytest.approx(0.75 * 0.5 + 0.25 * smallest)
     t = sae.topk_threshold.item()
-    for row, found in zip(rows_of(x), sae.encode(x), strict=True):
-        assert found.tolist() == pytest.approx([p if p > t else 0.0 for p in pre_of(sae, row, sae.b_enc)])
+    for row, encoded in zip(rows_of(x), sae.encode(x), strict=True):
+        assert encoded.tolist() == pytest.approx([p if p > t else 0.0 for p in pre_of(sae, row, sae.b_enc)])
 
 
 def test_batch_topk_without_a_threshold_says_so() -> None:
@@ -192,9 +192,9 @@ def test_matryoshka() -> None:
     x = inputs(sae)
     features = batch_features(sae, x, 3)
     error = 0.0
-    for row, found in zip(rows_of(x), features, strict=True):
+    for row, encoded in zip(rows_of(x), features, strict=True):
         for width in widths:
-            error += distance(decoded(sae, [f if i < width else 0.0 for i, f in enumerate(found)]), row) / N
+            error += distance(decoded(sae, [f if i < width else 0.0 for i, f in enumerate(encoded)]), row) / N
     check(sae.loss(x), error, 0.0)
     codes = sae.encode_sparse(x)
     prefixes = sae.decode_levels(codes, N)
@@ -211,10 +211,10 @@ def test_jumprelu_and_its_pseudo_derivatives() -> None:
     theta, width = sae.threshold.tolist(), 0.5
     error = active = 0.0
     to_theta = [0.0] * F
-    for row, found in zip(rows_of(x), sae.encode(x), strict=True):
+    for row, encoded in zip(rows_of(x), sae.encode(x), strict=True):
         pre = pre_of(sae, row, sae.b_enc)
         features = [p if p > t else 0.0 for p, t in zip(pre, theta, strict=True)]
-        assert found.tolist() == pytest.approx(features)
+        assert encoded.tolist() == pytest.approx(features)
         back = decoded(sae, features)
         error += distance(back, row) / 30
         active += sum(f > 0 for f in features) / 30
@@ -246,14 +246,14 @@ def test_gated() -> None:
     sae = filled(Gated(GatedConfig(D, F, l1_coefficient=0.3)))
     x = inputs(sae)
     error = penalty = gate_error = 0.0
-    for row, found in zip(rows_of(x), sae.encode(x), strict=True):
+    for row, encoded in zip(rows_of(x), sae.encode(x), strict=True):
         gate = pre_of(sae, row, sae.b_gate)
         product = pre_of(sae, row, torch.zeros(F))
         magnitude = [
             math.exp(r) * p + b for r, p, b in zip(sae.r_mag.tolist(), product, sae.b_mag.tolist(), strict=True)
         ]
         features = [max(0.0, float(m)) if g > 0 else 0.0 for g, m in zip(gate, magnitude, strict=True)]
-        assert found.tolist() == pytest.approx(features)
+        assert encoded.tolist() == pytest.approx(features)
         error += distance(decoded(sae, features), row) / N
         open_gate = [max(0.0, g) for g in gate]
         penalty += 0.3 * sum(open_gate) / N
@@ -299,10 +299,10 @@ def test_crosscoder() -> None:
     sae = filled(Crosscoder(CrosscoderConfig(D, F, n_blocks=2, l1_coefficient=0.3)))
     x = inputs(sae)
     error = penalty = 0.0
-    for row, found in zip(x, sae.encode(x), strict=True):
+    for row, encoded in zip(x, sae.encode(x), strict=True):
         pre = [(sum(row[b] @ sae.W_enc[b, :, i] for b in range(2)) + sae.b_enc[i]).item() for i in range(F)]
         features = torch.tensor([max(0.0, p) for p in pre], dtype=torch.float64)
-        torch.testing.assert_close(found, features)
+        torch.testing.assert_close(encoded, features)
         for b in range(2):
             error += (row[b] - features @ sae.W_dec[:, b] - sae.b_dec[b]).square().sum().item() / N
             penalty += 0.3 * sum(features[i] * sae.W_dec[i, b].norm() for i in range(F)).item() / N

@@ -64,9 +64,9 @@ def test_round_trip(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
     assert loaded.metadata == metadata and loaded.source == tmp_path / WEIGHTS
     assert loaded.log_sparsity is not None and torch.equal(loaded.log_sparsity, log_sparsity)
     for key, tensor in sae.state_dict().items():
-        found = loaded.sae.state_dict()[key]
-        assert torch.equal(found, tensor.to(found.dtype)) and found.device.type == "cpu", key
-        assert found.dtype == (torch.float64 if key == "topk_threshold" else dtype)
+        read = loaded.sae.state_dict()[key]
+        assert torch.equal(read, tensor.to(read.dtype)) and read.device.type == "cpu", key
+        assert read.dtype == (torch.float64 if key == "topk_threshold" else dtype)
     x = inputs(sae).to(dtype)
     assert torch.equal(loaded.sae.encode(x), sae.encode(x)) and torch.equal(loaded.sae(x), sae(x))
     assert not list(tmp_path.glob(".*")), "no temporary file is left"

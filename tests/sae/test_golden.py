@@ -1,6 +1,6 @@
 """Equality with the libraries that own the formats: files they wrote, inputs, what they computed (make_golden.py).
 
-With sae-lens itself: test_with_sae_lens.py, in an environment of its own.
+With sae-lens itself: test_with_sae_lens.py, in a separate environment.
 """
 
 from __future__ import annotations

@@ -52,8 +52,8 @@ def test_features_of_an_sae_are_patched(sae: SAE) -> None:
         sae.calibrate_([torch.randn(64, 16, generator=generator)])
     grid = make_grid(model, "resid_post", "decoder", blocks=[1], subspaces=subspaces_of(sae))
     assert grid.shape == (1, 24) and grid.axes[-1].labels == sae.labels
-    found = run_patches(model, grid.patches, base, source, LogitDifference(3, 4, 4))
-    changed = np.abs(found.values.detach().numpy() - found.base)
+    results = run_patches(model, grid.patches, base, source, LogitDifference(3, 4, 4))
+    changed = np.abs(results.values.detach().numpy() - results.base)
     assert np.isfinite(changed).all() and changed.max() > 1e-4
 
 
@@ -63,12 +63,15 @@ def test_a_saved_sae_is_scanned_and_gets_pages(tmp_path: Path) -> None:
     sae = load_sae(tmp_path / "sae").sae
     rng = np.random.default_rng(0)
     corpus = [Recording(f"r{k}", (0.2 * rng.standard_normal(16000)).astype(np.float32)) for k in range(3)]
-    found = scan(model, corpus, [HookBasis(hook, sae, "sae")], tmp_path / "scan", ScanOptions(k=3), progress=False)[
+    results = scan(model, corpus, [HookBasis(hook, sae, "sae")], tmp_path / "scan", ScanOptions(k=3), progress=False)[
         "sae"
     ]
-    acts = [model.run_with_cache(model.to_mel(one.audio()), names_filter=hook)[1][hook][0, :50] for one in corpus]
+    acts = [
+        model.run_with_cache(model.to_mel(recording.audio()), names_filter=hook)[1][hook][0, :50]
+        for recording in corpus
+    ]
     best = torch.stack([sae.encode(a).amax(0) for a in acts], 1).sort(dim=1, descending=True).values
-    np.testing.assert_allclose(found.top.values, best.detach(), atol=1e-5)
+    np.testing.assert_allclose(results.top.values, best.detach(), atol=1e-5)
     with pytest.raises(Exception, match="choose another folder"):
         other = TopK(TopKConfig(32, 48, k=4), seed=5)
         scan(model, corpus, [HookBasis(hook, other, "sae")], tmp_path / "scan", ScanOptions(k=3), progress=False)

@@ -52,7 +52,7 @@ def test_fits_a_feature_basis(sae: SAE) -> None:
     assert features.shape == (N, F)
     if not isinstance(sae, AbsTopK):
         assert (features >= 0).all()
-    # a row's features do not depend on its neighbours, nor on how rows are stacked
+    # features of a row depend neither on other rows nor on how rows are stacked
     torch.testing.assert_close(torch.stack([sae.encode(row) for row in x]), features)
     torch.testing.assert_close(sae.encode(x[None, None])[0, 0], features)
 
@@ -119,8 +119,8 @@ def test_batch_topk_has_k_on_average(quarters: int, rows: int, seed: int) -> Non
     sae = filled(BatchTopK(BatchTopKConfig(D, F, k=k)), seed)
     pre = sae.pre_activations(inputs(sae, rows, seed))
     codes = sae.encode_sparse(inputs(sae, rows, seed))
-    kept = int((codes.values > 0).sum())
-    assert kept == int(codes.active.sum()) == min(int(k * rows), int((pre > 0).sum()))
+    n_active = int((codes.values > 0).sum())
+    assert n_active == int(codes.active.sum()) == min(int(k * rows), int((pre > 0).sum()))
 
 
 @given(st.integers(0, 50))

@@ -63,8 +63,10 @@ def their_losses(theirs: TrainingSAE, x: Tensor, dead: Tensor | None = None) -> 
 
 def gradients(loss: Tensor, sae: torch.nn.Module) -> dict[str, Tensor]:
     names, parameters = zip(*sae.named_parameters(), strict=True)
-    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
-    return dict(zip(names, found, strict=True))
+    gradients_of_all = torch.autograd.grad(
+        loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return dict(zip(names, gradients_of_all, strict=True))
 
 
 def same(ours: dict[str, Tensor], theirs: dict[str, Tensor], *names: str) -> None:
@@ -192,10 +194,10 @@ def test_jumprelu() -> None:
     x = rows()
     a, b = ours.loss(x), their_losses(theirs, x)
     torch.testing.assert_close([a.reconstruction, a.sparsity], [b["mse_loss"], b["l0_loss"]])
-    found, wanted = gradients(a.total, ours), gradients(b["total"], theirs)
-    same(found, wanted, "W_enc", "b_enc", "W_dec", "b_dec")
-    torch.testing.assert_close(found["threshold"], wanted["threshold"].double(), atol=1e-5, rtol=1e-5)
-    assert (found["threshold"] != 0).any()
+    ours_gradients, their_gradients = gradients(a.total, ours), gradients(b["total"], theirs)
+    same(ours_gradients, their_gradients, "W_enc", "b_enc", "W_dec", "b_dec")
+    torch.testing.assert_close(ours_gradients["threshold"], their_gradients["threshold"].double(), atol=1e-5, rtol=1e-5)
+    assert (ours_gradients["threshold"] != 0).any()
 
 
 def test_jumprelu_with_thresholds_in_reach_of_zero() -> None:
@@ -211,8 +213,8 @@ def test_jumprelu_with_thresholds_in_reach_of_zero() -> None:
     x = rows()
     a, b = ours.loss(x), their_losses(theirs, x)
     torch.testing.assert_close(a.total, b["total"])
-    found, wanted = gradients(a.total, ours), gradients(b["total"], theirs)
-    same(found, wanted, "W_enc", "b_enc", "W_dec", "b_dec")
+    ours_gradients, their_gradients = gradients(a.total, ours), gradients(b["total"], theirs)
+    same(ours_gradients, their_gradients, "W_enc", "b_enc", "W_dec", "b_dec")
     assert (gradients(a.sparsity, ours)["threshold"] < gradients(b["l0_loss"], theirs)["threshold"].double()).all()
 
 
@@ -227,8 +229,8 @@ def test_gated() -> None:
         [a.reconstruction, a.sparsity, a.auxiliary],
         [b["mse_loss"], b["l1_loss"], b["auxiliary_reconstruction_loss"]],
     )
-    found, wanted = gradients(a.total, ours), gradients(b["total"], theirs)
-    same(found, wanted, "W_enc", "b_gate", "b_mag", "r_mag")
-    same(found, gradients(b["mse_loss"], theirs), "W_dec")
+    ours_gradients, their_gradients = gradients(a.total, ours), gradients(b["total"], theirs)
+    same(ours_gradients, their_gradients, "W_enc", "b_gate", "b_mag", "r_mag")
+    same(ours_gradients, gradients(b["mse_loss"], theirs), "W_dec")
     for name in ("W_dec", "b_dec"):
-        assert not torch.allclose(found[name], wanted[name]), name
+        assert not torch.allclose(ours_gradients[name], their_gradients[name]), name

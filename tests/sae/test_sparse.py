@@ -39,11 +39,11 @@ def test_the_largest_of_rows_are_those_of_topk(rows: int, n: int, k: int, seed: 
 def test_the_threshold_of_several_ranks_is_that_of_all_values(values: list[float], count: int, n: int) -> None:
     whole = torch.tensor(values)
     wanted = whole.sort(descending=True).values[count - 1].item() if count <= len(whole) else 0.0
-    found = in_ranks(n, lambda ranks, i: count_at_least(whole[i::n], count, ranks))
-    assert [f.item() for f in found] == pytest.approx([wanted] * n, abs=0)
-    kept = in_ranks(n, lambda ranks, i: whole[i::n][largest_of_all(whole[i::n], count, ranks)])
-    assert sum(map(len, kept)) >= min(count, len(whole))
-    assert torch.cat(kept).min() >= wanted
+    results = in_ranks(n, lambda ranks, i: count_at_least(whole[i::n], count, ranks))
+    assert [f.item() for f in results] == pytest.approx([wanted] * n, abs=0)
+    indices = in_ranks(n, lambda ranks, i: whole[i::n][largest_of_all(whole[i::n], count, ranks)])
+    assert sum(map(len, indices)) >= min(count, len(whole))
+    assert torch.cat(indices).min() >= wanted
 
 
 class Meeting:
@@ -63,9 +63,9 @@ class Ranked:
     def _all(self, x: Tensor) -> Tensor:
         self.meeting.parts[self.i] = x
         self.meeting.barrier.wait()
-        found = torch.stack([self.meeting.parts[i] for i in range(self.n)])
+        results = torch.stack([self.meeting.parts[i] for i in range(self.n)])
         self.meeting.barrier.wait()
-        return found
+        return results
 
     def sum(self, x: Tensor) -> Tensor:
         return self._all(x).sum(0)
@@ -75,17 +75,17 @@ class Ranked:
 
 
 def in_ranks(n, work) -> list:
-    meeting, found = Meeting(n), [None] * n
+    meeting, results = Meeting(n), [None] * n
 
     def one(i: int) -> None:
-        found[i] = work(meeting.rank(i), i)
+        results[i] = work(meeting.rank(i), i)
 
     threads = [threading.Thread(target=one, args=(i,)) for i in range(n)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return found
+    return results
 
 
 @pytest.mark.parametrize("centered", [False, True])
@@ -100,8 +100,8 @@ def test_topk_codes_and_gradients_are_the_dense_ones(k: int, centered: bool) -> 
     (codes.decode(mine[3]) - target).square().sum().backward()
 
     pre = (x - theirs[2] if centered else x) @ theirs[0] + theirs[1]
-    values, chosen = pre.topk(k)
-    dense = torch.zeros_like(pre).scatter(1, chosen, values.relu())
+    values, latents = pre.topk(k)
+    dense = torch.zeros_like(pre).scatter(1, latents, values.relu())
     (dense @ theirs[3] - target).square().sum().backward()
 
     torch.testing.assert_close(codes.dense(300), dense)
@@ -156,9 +156,9 @@ def dense_loss(sae: SAE, x: Tensor, target: Tensor, dead: Tensor) -> Tensor:
         features = sae.activate(pre)
     widths = sae.config.widths if isinstance(sae, Matryoshka) else (WIDE,)
     predicted = [sae.decode_like(features * (torch.arange(WIDE) < w), x) for w in widths]
-    values, chosen = pre[:, dead].topk(4)
-    kept = torch.zeros_like(pre[:, dead]).scatter(1, chosen, values.relu())
-    missed = kept @ sae.W_dec[dead] - (target - predicted[-1]).detach()
+    values, latents = pre[:, dead].topk(4)
+    indices = torch.zeros_like(pre[:, dead]).scatter(1, latents, values.relu())
+    missed = indices @ sae.W_dec[dead] - (target - predicted[-1]).detach()
     errors = sum((p - target).square().sum(1).mean() for p in predicted)
     return errors + missed.square().sum(1).mean() / 32
 

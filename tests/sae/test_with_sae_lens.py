@@ -61,9 +61,9 @@ def rows(width: int) -> Tensor:
 def compare(comparison: str, kind: str, ours: Any, theirs: Any, width: int) -> None:
     """Same active features, same values, same reconstruction; the worst differences are noted."""
     x = rows(width)
-    found, wanted = ours.encode(x), theirs.encode(x)
-    assert torch.equal(found != 0, wanted != 0) and (wanted != 0).any()
-    differences = {f"{kind} encode": (found, wanted), f"{kind} forward": (ours(x), theirs(x))}
+    our_acts, wanted = ours.encode(x), theirs.encode(x)
+    assert torch.equal(our_acts != 0, wanted != 0) and (wanted != 0).any()
+    differences = {f"{kind} encode": (our_acts, wanted), f"{kind} forward": (ours(x), theirs(x))}
     if not isinstance(ours, NormalizedSAE):  # whose decode alone has no scale
         differences[f"{kind} decode"] = (ours.decode(wanted), theirs.decode(wanted))
     for a, b in differences.values():
@@ -113,10 +113,10 @@ def test_theirs_loads_other_precisions(architecture: str, dtype: torch.dtype, tm
 
 
 @pytest.mark.parametrize("normalisation", ["layer_norm", "constant_norm_rescale"])
-def test_theirs_loads_ours_with_normalised_input(normalisation: Any, tmp_path: Path) -> None:
-    sae = NormalizedSAE(ours_of("standard"), normalisation)
+def test_theirs_loads_ours_with_normalised_input(normalization: Any, tmp_path: Path) -> None:
+    sae = NormalizedSAE(ours_of("standard"), normalization)
     save_sae(sae, tmp_path)
-    compare("ours -> sae-lens", f"standard, {normalisation}", sae, SAE.load_from_disk(tmp_path), WIDE)
+    compare("ours -> sae-lens", f"standard, {normalization}", sae, SAE.load_from_disk(tmp_path), WIDE)
 
 
 def test_their_from_pretrained_loads_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,9 +128,9 @@ def test_their_from_pretrained_loads_ours(tmp_path: Path, monkeypatch: pytest.Mo
     )
     sae, sparsity = ours_of("topk", False), torch.linspace(-9, 0, 9)
     save_sae(sae, tmp_path / "some/body/block2", Metadata(hook_name=HERE), sparsity)
-    theirs, cfg, found = SAE.from_pretrained_with_cfg_and_sparsity("some/body", "block2")
+    theirs, cfg, log_sparsity = SAE.from_pretrained_with_cfg_and_sparsity("some/body", "block2")
     compare("ours -> sae-lens", "topk, from the hub", sae, theirs, sae.d_in)
-    assert found is not None and torch.equal(found, sparsity)
+    assert log_sparsity is not None and torch.equal(log_sparsity, sparsity)
     assert cfg["architecture"] == "topk" and theirs.cfg.metadata.hook_name == HERE
 
 

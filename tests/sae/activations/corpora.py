@@ -20,17 +20,17 @@ WORDS = ("the", "red", "cat", "sat", "very", "tea", "rug", "dog")
 def corpus(n: int = 14, seed: int = 0, longest: float = 3.0) -> list[Recording]:
     """0.2 s to ``longest`` of noise by three speakers, with texts of one to five words."""
     rng = np.random.default_rng(seed)
-    found = []
+    recordings = []
     for i in range(n):
         sound = 0.2 * rng.standard_normal(int(rng.integers(3200, int(16000 * longest))))
         text = " ".join(rng.choice(WORDS, int(rng.integers(1, 6))))
-        found.append(Recording(f"clip-{i:02d}", sound.astype(np.float32), speaker=f"s{i % 3}", text=text))
-    return found
+        recordings.append(Recording(f"clip-{i:02d}", sound.astype(np.float32), speaker=f"s{i % 3}", text=text))
+    return recordings
 
 
 def alone(model: HookedWhisper, recording: Recording, hook: str, keep: bool = False) -> Tensor:
     """All positions of a recording, window by window, each run by itself: ``[position, d]``."""
-    size, found = model.time.n_samples, []
+    size, parts = model.time.n_samples, []
     samples = recording.audio()
     tokens = None if hook.startswith("encoder") else model.to_tokens("")
     for start in range(0, len(samples), size):
@@ -38,8 +38,8 @@ def alone(model: HookedWhisper, recording: Recording, hook: str, keep: bool = Fa
         mel = model.to_mel(torch.nn.functional.pad(part, (0, size - len(part))))
         _, cache = model.run_with_cache(mel, tokens, names_filter=hook, stop_early=True)
         n = model.time.n_ctx if keep else model.time.n_positions(len(part) / 16000)
-        found.append(cache[hook][0, :n].flatten(1))
-    return torch.cat(found)
+        parts.append(cache[hook][0, :n].flatten(1))
+    return torch.cat(parts)
 
 
 def taught(model: HookedWhisper, recording: Recording, hook: str) -> Tensor:

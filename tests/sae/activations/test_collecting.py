@@ -36,10 +36,10 @@ def model() -> HookedWhisper:
 
 def recordings() -> list[Recording]:
     """Broken ones at the start, in the middle and at the end."""
-    found = corpus()
+    recordings = corpus()
     for k in (0, 5, 6, 13):
-        found[k] = Recording(f"broken-{k}", b"no audio", path=f"{k}.wav")
-    return found
+        recordings[k] = Recording(f"broken-{k}", b"no audio", path=f"{k}.wav")
+    return recordings
 
 
 def run(model: HookedWhisper, folder: Path, **change) -> ActivationStore:
@@ -57,17 +57,17 @@ def whole(model, tmp_path_factory) -> dict[str, bytes]:
 def test_the_manifest_says_what_it_is(whole):
     manifest = json.loads(whole["manifest.json"])
     assert manifest["complete"] and manifest["header"]["padding"] == "dropped"
-    assert [one["name"] for one in manifest["header"]["hooks"]] == [NEURONS, RESID]
-    assert [one["axes"][-1] for one in manifest["header"]["hooks"]] == ["d_mlp", "d_model"]
-    assert [one["index"] for one in manifest["failures"]] == [0, 5, 6, 13]
-    assert [one["rows"] == 0 for one in manifest["recordings"]] == [k in (0, 5, 6, 13) for k in range(14)]
-    for one, recording in zip(manifest["recordings"], recordings(), strict=True):
-        seconds = len(recording.audio()) / 16000 if one["rows"] else 0
-        assert (one["id"], one["speaker"]) == (recording.id, recording.speaker)
-        assert one["seconds"] == pytest.approx(seconds, abs=1e-4) and one["rows"] == int(
+    assert [entry["name"] for entry in manifest["header"]["hooks"]] == [NEURONS, RESID]
+    assert [entry["axes"][-1] for entry in manifest["header"]["hooks"]] == ["d_mlp", "d_model"]
+    assert [entry["index"] for entry in manifest["failures"]] == [0, 5, 6, 13]
+    assert [entry["rows"] == 0 for entry in manifest["recordings"]] == [k in (0, 5, 6, 13) for k in range(14)]
+    for entry, recording in zip(manifest["recordings"], recordings(), strict=True):
+        seconds = len(recording.audio()) / 16000 if entry["rows"] else 0
+        assert (entry["id"], entry["speaker"]) == (recording.id, recording.speaker)
+        assert entry["seconds"] == pytest.approx(seconds, abs=1e-4) and entry["rows"] == int(
             np.ceil(round(50 * seconds, 6))
         )
-    assert sum(one["rows"] for one in manifest["recordings"]) == manifest["rows"]
+    assert sum(entry["rows"] for entry in manifest["recordings"]) == manifest["rows"]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -215,11 +215,11 @@ def test_damaged_shards_are_made_anew(model, tmp_path, monkeypatch, whole, damag
     match = r"shard-00001.safetensors is (missing|truncated|too long|damaged).*collect into this folder again.*2 of 6"
     with pytest.raises(CheckpointError, match=match):
         open_store(tmp_path)
-    made = []
+    written = []
     real = MODULE._Run._write
-    monkeypatch.setattr(MODULE._Run, "_write", lambda self, part, k: made.append(k) or real(self, part, k))
+    monkeypatch.setattr(MODULE._Run, "_write", lambda self, part, k: written.append(k) or real(self, part, k))
     run(model, tmp_path)
-    assert made == [1, 4] and content(tmp_path) == whole
+    assert written == [1, 4] and content(tmp_path) == whole
 
 
 def test_damaged_and_not_complete(model, tmp_path, monkeypatch, whole):
@@ -243,12 +243,16 @@ def test_a_shard_of_other_sound_cannot_be_made_again(model, tmp_path, whole, cap
     for name in whole:
         (tmp_path / name).write_bytes(whole[name])
     (tmp_path / "shard-00001.safetensors").unlink()
-    other = recordings()
-    other[3] = Recording(other[3].id, other[3].audio()[:4000], speaker=other[3].speaker, text=other[3].text)
+    other_entry = recordings()
+    other_entry[3] = Recording(
+        other_entry[3].id, other_entry[3].audio()[:4000], speaker=other_entry[3].speaker, text=other_entry[3].text
+    )
     with pytest.raises(CheckpointError, match="the recordings have other lengths"):
-        run(model, tmp_path, corpus=other)
-    other[3] = Recording(other[3].id, recordings()[3].audio().flip(0), speaker=other[3].speaker, text=other[3].text)
-    store = run(model, tmp_path, corpus=other)
+        run(model, tmp_path, corpus=other_entry)
+    other_entry[3] = Recording(
+        other_entry[3].id, recordings()[3].audio().flip(0), speaker=other_entry[3].speaker, text=other_entry[3].text
+    )
+    store = run(model, tmp_path, corpus=other_entry)
     assert "shard-00001.safetensors has other bytes than before" in caplog.text
     assert open_store(tmp_path).digest == store.digest != json.loads(whole["manifest.json"])
 
@@ -300,11 +304,11 @@ def test_nothing_to_harvest(model, tmp_path):
 
 
 def test_a_margin_that_leaves_nothing_of_the_last_recordings(model, tmp_path):
-    some = corpus(3, longest=1.1)
-    some[0] = Recording("long", np.full(19200, 0.01, np.float32))
-    store = run(model, tmp_path, corpus=some, options=CollectOptions(margin=60, batch=1, shard_rows=60))
-    assert [one.rows for one in store.recordings] == [60, 0, 0] and store.failures == ()
-    assert [one.seconds for one in store.recordings] == [1.2, 0, 0]
+    clips = corpus(3, longest=1.1)
+    clips[0] = Recording("long", np.full(19200, 0.01, np.float32))
+    store = run(model, tmp_path, corpus=clips, options=CollectOptions(margin=60, batch=1, shard_rows=60))
+    assert [entry.rows for entry in store.recordings] == [60, 0, 0] and store.failures == ()
+    assert [entry.seconds for entry in store.recordings] == [1.2, 0, 0]
 
 
 def test_rows_are_shuffled_within_a_shard_and_depend_on_the_seed(model, tmp_path):
@@ -329,5 +333,5 @@ def test_batches_do_not_change_what_is_there(model, tmp_path):
         .rows
         for batch, rows in ((1, 100), (5, 10**6))
     ]
-    for one, other in zip(*rows, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    for entry, other_entry in zip(*rows, strict=True):
+        torch.testing.assert_close(entry, other_entry, rtol=1e-4, atol=1e-5)

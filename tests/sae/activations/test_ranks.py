@@ -39,9 +39,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def test_parts_are_one_store(whole: dict[str, bytes], tmp_path: Path) -> None:
     store = run(tmp_path)
     assert sorted({name.split("/")[0] for name in whole}) == ["manifest.json", *(f"part-{k:05d}" for k in range(5))]
-    assert [one.id for one in store.recordings] == [f"clip-{k:02d}" for k in range(14)]
+    assert [recording.id for recording in store.recordings] == [f"clip-{k:02d}" for k in range(14)]
     rows = store.read(store.hooks)
-    assert len(rows) == store.rows == sum(one.rows for one in store.recordings)
+    assert len(rows) == store.rows == sum(recording.rows for recording in store.recordings)
     assert rows.recording.unique().tolist() == list(range(14))
     # the order within two shards of one number is not the same
     first, second = (store.shard(k).chunk(store.hooks).position[:15].tolist() for k in (0, store.n_shards // 2))

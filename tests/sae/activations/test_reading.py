@@ -56,11 +56,11 @@ def test_encoder_rows_are_the_encoders_positions(model, tmp_path):
     store = collect_activations(model, recordings, POSITIONS, tmp_path, F32, progress=False)
     assert store.hooks == POSITIONS and store.unit == "position"
     block = store.read(POSITIONS)
-    lengths = [len(alone(model, one, RESID)) for one in recordings]
+    lengths = [len(alone(model, recording, RESID)) for recording in recordings]
     assert block.recording.tolist() == [k for k, n in enumerate(lengths) for _ in range(n)]
     assert block.position.tolist() == [p for n in lengths for p in range(n)]
     for hook, width, rows in zip(POSITIONS, store.widths, block.rows, strict=True):
-        expected = torch.cat([alone(model, one, hook) for one in recordings])
+        expected = torch.cat([alone(model, recording, hook) for recording in recordings])
         assert rows.shape == expected.shape == (sum(lengths), width)
         torch.testing.assert_close(rows, expected, rtol=1e-4, atol=1e-5, msg=lambda m, hook=hook: f"{hook}: {m}")
 
@@ -70,24 +70,24 @@ def test_decoder_rows_are_the_tokens_of_the_text(model, tmp_path):
     store = collect_activations(model, recordings, TOKENS, tmp_path, F32, progress=False)
     assert store.unit == "token"
     block = store.read(TOKENS)
-    lengths = [model.to_tokens(f" {one.text}", prompt=False).shape[1] for one in recordings]
+    lengths = [model.to_tokens(f" {recording.text}", prompt=False).shape[1] for recording in recordings]
     assert len(set(lengths)) > 2, "texts of one length would hide mistakes in padding"
     assert block.position.tolist() == [p for n in lengths for p in range(n)]
     for hook, rows in zip(TOKENS, block.rows, strict=True):
-        expected = torch.cat([taught(model, one, hook) for one in recordings])
+        expected = torch.cat([taught(model, recording, hook) for recording in recordings])
         torch.testing.assert_close(rows, expected, rtol=1e-4, atol=1e-5, msg=lambda m, hook=hook: f"{hook}: {m}")
 
 
 def test_every_point_is_read_or_refused(model):
     """By its axes alone; widths are those of the tensors."""
-    one = corpus(1, longest=1.2)
+    recording = corpus(1, longest=1.2)
     for name, point in model.hook_dict.items():
         vector = point.axes[1:2] in (("position",), ("token",)) and point.axes[-1] in VECTORS and len(point.axes) > 2
         if not vector:
             with pytest.raises(HookedWhisperError, match=r"has axes \["):
                 RowReader(model, name, F32)
             continue
-        block = StreamedActivations(model, one, name, options=F32).chunk(0, 0)
+        block = StreamedActivations(model, recording, name, options=F32).chunk(0, 0)
         assert block.rows[0].shape == (len(block), RowReader(model, name, F32).widths[0]), name
 
 
@@ -133,10 +133,10 @@ def test_padding_and_margin(model):
         sizes[name] = torch.bincount(block.recording, minlength=6).tolist()
         if name == "keep":
             whole = alone(model, recordings[2], RESID, keep=True)
-            at = (block.recording == 2).nonzero()[:, 0]
-            torch.testing.assert_close(block.rows[0][at], whole, rtol=1e-4, atol=1e-5)
-            assert block.position[at].tolist() == list(range(len(whole)))
-    seconds = [len(one.audio()) / 16000 for one in recordings]
+            rows_of_it = (block.recording == 2).nonzero()[:, 0]
+            torch.testing.assert_close(block.rows[0][rows_of_it], whole, rtol=1e-4, atol=1e-5)
+            assert block.position[rows_of_it].tolist() == list(range(len(whole)))
+    seconds = [len(recording.audio()) / 16000 for recording in recordings]
     filled = [int(np.ceil(round(50 * s, 6))) for s in seconds]
     assert sizes["drop"] == filled
     assert sizes["keep"] == [60 * int(np.ceil(n / 60)) for n in filled]
@@ -156,9 +156,9 @@ def test_padding_and_margin(model):
 def test_recordings_that_a_decoder_cannot_be_given_are_listed(model, tmp_path, recording, reason):
     good = corpus(2, longest=1.2)
     store = collect_activations(model, [good[0], recording, good[1]], "decoder.blocks.1", tmp_path, progress=False)
-    assert [(one["index"], one["id"]) for one in store.failures] == [(1, "x")]
+    assert [(failure["index"], failure["id"]) for failure in store.failures] == [(1, "x")]
     assert reason in store.failures[0]["reason"]
-    assert [one.rows > 0 for one in store.recordings] == [True, False, True]
+    assert [entry.rows > 0 for entry in store.recordings] == [True, False, True]
 
 
 def test_special_tokens_in_a_transcript_are_text(model):

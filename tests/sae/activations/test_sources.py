@@ -46,8 +46,10 @@ def epoch_of(blocks: ActivationSource, epoch: int) -> list[ActivationChunk]:
     return [blocks.chunk(epoch, k) for k in range(blocks.n_chunks(epoch))]
 
 
-def same(one: ActivationChunk, other: ActivationChunk) -> bool:
-    pairs = zip((*one.rows, one.recording, one.position), (*other.rows, other.recording, other.position), strict=True)
+def same(first: ActivationChunk, second: ActivationChunk) -> bool:
+    pairs = zip(
+        (*first.rows, first.recording, first.position), (*second.rows, second.recording, second.position), strict=True
+    )
     return all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -66,10 +68,10 @@ def test_stored_rows_come_once_an_epoch(store, together, seed, epoch, recordings
 
 @given(st.integers(1, 6), st.integers(0, 3), subsets)
 def test_a_stored_chunk_is_settled_by_epoch_and_index(store, together, seed, recordings):
-    one, other = (StoredActivations(store, RESID, recordings, together, seed) for _ in range(2))
-    n = one.n_chunks(0)
-    forwards = [one.chunk(epoch, k) for epoch in range(2) for k in range(n)]
-    backwards = [other.chunk(epoch, k) for epoch in (1, 0) for k in reversed(range(n))][::-1]
+    first, second = (StoredActivations(store, RESID, recordings, together, seed) for _ in range(2))
+    n = first.n_chunks(0)
+    forwards = [first.chunk(epoch, k) for epoch in range(2) for k in range(n)]
+    backwards = [second.chunk(epoch, k) for epoch in (1, 0) for k in reversed(range(n))][::-1]
     assert all(same(a, b) for a, b in zip(forwards, backwards, strict=True))
 
 
@@ -93,26 +95,26 @@ def test_streamed_rows_are_the_stored_ones(model, store):
     blocks = StreamedActivations(model, corpus(), [NEURONS, RESID], 4, OPTIONS, seed=3)
     assert blocks.n_chunks(0) == 4 and blocks.widths == (64, 32) and list(blocks.ids) == list(store.ids)
     for epoch in range(2):
-        found, expected = in_order(joined(epoch_of(blocks, epoch))), store.read([NEURONS, RESID])
-        assert torch.equal(found.recording, expected.recording) and torch.equal(found.position, expected.position)
-        for one, other in zip(found.rows, expected.rows, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        streamed, expected = in_order(joined(epoch_of(blocks, epoch))), store.read([NEURONS, RESID])
+        assert torch.equal(streamed.recording, expected.recording) and torch.equal(streamed.position, expected.position)
+        for first, second in zip(streamed.rows, expected.rows, strict=True):
+            torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
 
 
 @given(st.integers(1, 5), st.integers(0, 3), subsets)
 def test_streamed_rows_come_once_and_are_settled(model, store, together, seed, recordings):
-    one, other = (
+    first, second = (
         StreamedActivations(
             model, corpus(6), RESID, together, OPTIONS, seed, recordings and [k % 6 for k in recordings]
         )
         for _ in range(2)
     )
-    forwards = epoch_of(one, 1)
-    backwards = [other.chunk(1, k) for k in reversed(range(other.n_chunks(1)))][::-1]
+    forwards = epoch_of(first, 1)
+    backwards = [second.chunk(1, k) for k in reversed(range(second.n_chunks(1)))][::-1]
     assert all(same(a, b) for a, b in zip(forwards, backwards, strict=True))
-    chosen = range(6) if recordings is None else sorted({k % 6 for k in recordings})
+    selected = range(6) if recordings is None else sorted({k % 6 for k in recordings})
     block = in_order(joined(forwards))
-    expected = [(k, p) for k in chosen for p in range(store.recordings[k].rows)]
+    expected = [(k, p) for k in selected for p in range(store.recordings[k].rows)]
     assert list(zip(block.recording.tolist(), block.position.tolist(), strict=True)) == expected
 
 
@@ -126,9 +128,9 @@ def test_streams_of_tokens(model, tmp_path):
     recordings = corpus(6, longest=1.2)
     hook = "decoder.blocks.1.hook_cross_attn_out"
     stored = collect_activations(model, recordings, hook, tmp_path, OPTIONS, progress=False).read(hook)
-    found = in_order(joined(epoch_of(StreamedActivations(model, recordings, hook, 2, OPTIONS), 0)))
-    assert torch.equal(found.position, stored.position)
-    torch.testing.assert_close(found.rows[0], stored.rows[0], rtol=1e-4, atol=1e-5)
+    streamed = in_order(joined(epoch_of(StreamedActivations(model, recordings, hook, 2, OPTIONS), 0)))
+    assert torch.equal(streamed.position, stored.position)
+    torch.testing.assert_close(streamed.rows[0], stored.rows[0], rtol=1e-4, atol=1e-5)
 
 
 def test_broken_recordings_are_passed_over_and_logged_once(model, caplog):
@@ -147,13 +149,13 @@ def test_broken_recordings_are_passed_over_and_logged_once(model, caplog):
 
 def test_streams_may_be_asked_by_several_threads(model):
     blocks = StreamedActivations(model, corpus(8), [RESID, NEURONS], 2, OPTIONS)
-    expected, found = epoch_of(blocks, 0), {}
-    threads = [Thread(target=lambda k=k: found.update({k: blocks.chunk(0, k)})) for k in range(4)]
+    expected, streamed = epoch_of(blocks, 0), {}
+    threads = [Thread(target=lambda k=k: streamed.update({k: blocks.chunk(0, k)})) for k in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(same(expected[k], found[k]) for k in range(4))
+    assert all(same(expected[k], streamed[k]) for k in range(4))
 
 
 def test_streams_leave_nothing_on_the_model(model):
@@ -182,12 +184,12 @@ def test_descriptions_tell_sources_apart(model, store):
         TensorActivations(torch.zeros(3, 2, dtype=torch.bfloat16)),
         TensorActivations({"other": torch.zeros(3, 2)}),
     ]
-    described = [json.dumps(one.describe(), sort_keys=True) for one in others]
+    described = [json.dumps(first.describe(), sort_keys=True) for first in others]
     assert len(set(described)) == len(others)
     again = [StoredActivations(store, ["encoder.blocks.0"]), StreamedActivations(model, corpus(), "encoder.blocks.0")]
-    assert [json.dumps(one.describe(), sort_keys=True) for one in again] == [described[0], described[6]]
-    some = StreamedActivations(model, recordings, RESID, options=CollectOptions(shard_rows=7))
-    assert json.dumps(some.describe(), sort_keys=True) == described[6], "there are no shards in a stream"
+    assert [json.dumps(first.describe(), sort_keys=True) for first in again] == [described[0], described[6]]
+    other_shards = StreamedActivations(model, recordings, RESID, options=CollectOptions(shard_rows=7))
+    assert json.dumps(other_shards.describe(), sort_keys=True) == described[6], "there are no shards in a stream"
 
 
 def test_tensors():

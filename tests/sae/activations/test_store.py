@@ -41,11 +41,11 @@ def damaged(store, tmp_path) -> Path:
 def test_what_it_has(store):
     again = open_store(store.folder)
     assert again.hooks == (NEURONS, RESID) and again.widths == (64, 32) and again.unit == "position"
-    assert again.rows == store.rows == sum(one.rows for one in again.recordings)
-    assert again.ids[:2] == ["clip-00", "clip-01"] and [one["id"] for one in again.failures] == ["broken"]
+    assert again.rows == store.rows == sum(entry.rows for entry in again.recordings)
+    assert again.ids[:2] == ["clip-00", "clip-01"] and [entry["id"] for entry in again.failures] == ["broken"]
     assert again.options == CollectOptions(shard_rows=150, batch=3)
     assert again.bytes == sum(path.stat().st_size for path in store.folder.glob("shard-*"))
-    assert again.seconds == pytest.approx(sum(one.seconds for one in again.recordings))
+    assert again.seconds == pytest.approx(sum(entry.seconds for entry in again.recordings))
     assert again.digest == store.digest and again.width("encoder.blocks.1.mlp.1") == 64
     assert repr(again).endswith(f"{store.rows} rows of {NEURONS}, {RESID})")
 
@@ -67,13 +67,13 @@ def test_rows_are_a_map_of_the_file(tmp_path, dtype):
 def test_statistics_are_those_of_the_rows(store):
     for hook in store.hooks:
         rows = torch.cat([store.shard(k).tensor(hook) for k in range(store.n_shards)]).double().numpy()
-        found = store.statistics[hook]
-        assert found.count == len(rows) == store.rows
-        np.testing.assert_allclose(found.mean, rows.mean(0), rtol=1e-12, atol=1e-14)
-        np.testing.assert_allclose(found.variance, rows.var(0), rtol=1e-11)
+        statistics = store.statistics[hook]
+        assert statistics.count == len(rows) == store.rows
+        np.testing.assert_allclose(statistics.mean, rows.mean(0), rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(statistics.variance, rows.var(0), rtol=1e-11)
         norms = np.linalg.norm(rows, axis=1)
-        assert found.mean_norm == pytest.approx(norms.mean(), rel=1e-12)
-        assert found.mean_square_norm == pytest.approx((norms**2).mean(), rel=1e-12)
+        assert statistics.mean_norm == pytest.approx(norms.mean(), rel=1e-12)
+        assert statistics.mean_square_norm == pytest.approx((norms**2).mean(), rel=1e-12)
 
 
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=6), st.integers(0, 99))
@@ -132,7 +132,7 @@ def test_read_refuses(store):
         ((RESID, [14]), "indices in a corpus of 14"),
         ((RESID, [-1]), "indices in a corpus of 14"),
         ((RESID, []), "got none"),
-        ((RESID, None, 0), "at least one row"),
+        ((RESID, None, 0), "most must be at least 1"),
     ):
         with pytest.raises(HookedWhisperError, match=match):
             store.read(*arguments)
@@ -142,7 +142,7 @@ def test_read_refuses(store):
         store.read([])
     with pytest.raises(HookedWhisperError, match="there is no 99"):
         store.shard(99)
-    assert len(store.read(RESID, [4])) == 0, "a recording that was passed over has no rows"
+    assert len(store.read(RESID, [4])) == 0, "a recording that could not be read has no rows"
 
 
 def test_split_by_speaker(store):

@@ -37,25 +37,25 @@ def options(**change: object) -> CollectOptions:
     return CollectOptions(**{"dtype": "float32", "batch": 3, "window": "sound", "beyond": 25} | change)  # type: ignore[arg-type]
 
 
-def rows(demo: HookedWhisper, some: list[Recording], folder: Path, **change: object) -> torch.Tensor:
-    return collect_activations(demo, some, LAST, folder, options(**change), progress=False).read(LAST).rows[0]
+def rows(demo: HookedWhisper, recordings: list[Recording], folder: Path, **change: object) -> torch.Tensor:
+    return collect_activations(demo, recordings, LAST, folder, options(**change), progress=False).read(LAST).rows[0]
 
 
 def test_deviation_is_measured_and_kept(demo: HookedWhisper, spoken: list[Recording], tmp_path: Path) -> None:
-    found = {}
+    stored = {}
     for beyond in (0, 250, 1500):
         store = collect_activations(
             demo, spoken, [RESID, LAST], tmp_path / f"{beyond}", options(beyond=beyond), progress=False
         )
-        found[beyond] = open_store(tmp_path / f"{beyond}").deviation
+        stored[beyond] = open_store(tmp_path / f"{beyond}").deviation
         assert f"window of the sound and {beyond} positions" in store.header["padding"]
     full = collect_activations(demo, spoken, [RESID, LAST], tmp_path / "full", options(window="full"), progress=False)
     assert full.deviation is None
-    early, late = (found[0]["hooks"][hook]["relative_rms"] for hook in full.hooks)
-    assert 0 < early < late < 1 and found[0]["encoded"] < found[250]["encoded"] < 0.7
-    assert found[1500]["encoded"] == 1 and found[1500]["hooks"][full.hooks[1]]["relative_rms"] == 0
+    early, late = (stored[0]["hooks"][hook]["relative_rms"] for hook in full.hooks)
+    assert 0 < early < late < 1 and stored[0]["encoded"] < stored[250]["encoded"] < 0.7
+    assert stored[1500]["encoded"] == 1 and stored[1500]["hooks"][full.hooks[1]]["relative_rms"] == 0
     # what the manifest says is what the rows are
-    theirs, ours = (open_store(tmp_path / one).read(LAST).rows[0].double() for one in ("full", "0"))
+    theirs, ours = (open_store(tmp_path / name).read(LAST).rows[0].double() for name in ("full", "0"))
     size = (theirs - theirs.mean(0)).square().sum(1).mean().sqrt()
     relative = float((ours - theirs).square().sum(1).mean().sqrt() / size)
     assert relative == pytest.approx(late, rel=0.05)
@@ -68,8 +68,8 @@ def test_rows_do_not_depend_on_neighbours(demo: HookedWhisper, spoken: list[Reco
 
 def test_whole_windows_are_whole(demo: HookedWhisper, tmp_path: Path) -> None:
     noise = (0.1 * np.random.default_rng(0).standard_normal(480000)).astype(np.float32)
-    some = [Recording("long", noise)]
-    assert torch.equal(rows(demo, some, tmp_path / "a"), rows(demo, some, tmp_path / "b", window="full"))
+    recordings = [Recording("long", noise)]
+    assert torch.equal(rows(demo, recordings, tmp_path / "a"), rows(demo, recordings, tmp_path / "b", window="full"))
 
 
 def test_what_does_not_go_together(demo: HookedWhisper, spoken: list[Recording], tmp_path: Path) -> None:
@@ -82,12 +82,12 @@ def test_what_does_not_go_together(demo: HookedWhisper, spoken: list[Recording],
 def test_a_store_behind_an_url(tmp_path: Path) -> None:
     from tests.findings.worlds import small_model
 
-    model, some = small_model(0), corpus(5)
+    model, recordings = small_model(0), corpus(5)
     for part in (512, 2):
         change = CollectOptions(shard_rows=60, batch=2, part=part)
         place = as_path(f"memory://test_window/store-{part}")
-        far = collect_activations(model, some, RESID, place, change, progress=False)
-        near = collect_activations(model, some, RESID, tmp_path / f"{part}", change, progress=False)
+        far = collect_activations(model, recordings, RESID, place, change, progress=False)
+        near = collect_activations(model, recordings, RESID, tmp_path / f"{part}", change, progress=False)
         assert far.digest == near.digest and far.n_shards > 1
         again = open_store(str(place))
         assert torch.equal(again.read(RESID).rows[0], near.read(RESID).rows[0])

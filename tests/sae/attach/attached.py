@@ -52,11 +52,11 @@ def rand(*shape: int, seed: int = 0) -> Tensor:
 @cache
 def model() -> HookedWhisper:
     """Random weights, large enough that an edit in the encoder moves the logits."""
-    made = small_model(0)
+    fresh = small_model(0)
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in fresh.parameters():
             parameter.mul_(2)
-    return made
+    return fresh
 
 
 def mels(n: int = 2) -> Tensor:

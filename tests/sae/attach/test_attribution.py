@@ -34,7 +34,7 @@ from tests.sae.attach.attached import (
 
 def exact(sae: object, hook: str, metric: object, latents: Tensor, use_error_term: bool = True, **kw: object) -> Tensor:
     """What ablating each latent at each place takes away, one by one."""
-    found = torch.zeros_like(latents)
+    attribution = torch.zeros_like(latents)
     site = f"{hook}.hook_sae_acts_post"
     with torch.no_grad(), model().attach_sae(sae, hook, use_error_term=use_error_term, **kw):  # type: ignore[arg-type]
 
@@ -49,15 +49,15 @@ def exact(sae: object, hook: str, metric: object, latents: Tensor, use_error_ter
             def silent(f: Tensor, place: int = place, latent: int = latent) -> None:
                 f[:, place, latent] = 0
 
-            found[:, place, latent] = clean - value([(site, silent)])
-    return found
+            attribution[:, place, latent] = clean - value([(site, silent)])
+    return attribution
 
 
 @pytest.mark.parametrize("hook", ["decoder.ln_final.hook_normalized", "unembed.hook_in"])
 @pytest.mark.parametrize("use_error_term", [False, True])
 @pytest.mark.parametrize("steps", [None, 3])
 def test_attribution_is_exact_where_all_behind_is_linear(hook: str, use_error_term: bool, steps: int | None) -> None:
-    found = latent_attribution(
+    attribution = latent_attribution(
         model(),
         TOPK,
         hook,
@@ -67,12 +67,12 @@ def test_attribution_is_exact_where_all_behind_is_linear(hook: str, use_error_te
         use_error_term=use_error_term,
         steps=steps,  # type: ignore[arg-type]
     )
-    wanted = exact(TOPK, hook, METRIC, found.latents, use_error_term)
-    assert found.axes == ("batch", "token", "d_sae") and found.values.shape == (1, 5, F)
-    torch.testing.assert_close(found.values, wanted, atol=1e-4, rtol=1e-3)
-    assert found.values[0, 3].count_nonzero() == 5 and not found.values[:, [0, 1, 2, 4]].any()
-    assert found.top(1)[0][0] == int(found.by_latent()[0].abs().argmax())
-    assert found.unit == "logits" and not found.values.requires_grad
+    wanted = exact(TOPK, hook, METRIC, attribution.latents, use_error_term)
+    assert attribution.axes == ("batch", "token", "d_sae") and attribution.values.shape == (1, 5, F)
+    torch.testing.assert_close(attribution.values, wanted, atol=1e-4, rtol=1e-3)
+    assert attribution.values[0, 3].count_nonzero() == 5 and not attribution.values[:, [0, 1, 2, 4]].any()
+    assert attribution.top(1)[0][0] == int(attribution.by_latent()[0].abs().argmax())
+    assert attribution.unit == "logits" and not attribution.values.requires_grad
 
 
 def quiet(scale: float) -> TopK:
@@ -85,14 +85,14 @@ def quiet(scale: float) -> TopK:
 @pytest.mark.parametrize("hook", [HOOK, "encoder.blocks.1.attn.hook_z", MLP_IN])
 def test_attribution_ranks_latents_as_ablation_does(hook: str) -> None:
     metric, sae = WordLogProb((300, 400), 2), quiet(0.01)
-    found = latent_attribution(model(), sae, hook, mels(1), tokens(1), metric, positions=slice(0, 4))
-    wanted = exact(sae, hook, metric, found.latents, positions=slice(0, 4))
-    at = found.latents != 0
-    ours, theirs = found.values[at], wanted[at]
+    attribution = latent_attribution(model(), sae, hook, mels(1), tokens(1), metric, positions=slice(0, 4))
+    wanted = exact(sae, hook, metric, attribution.latents, positions=slice(0, 4))
+    active = attribution.latents != 0
+    ours, theirs = attribution.values[active], wanted[active]
     assert len(ours) == 20 and spearmanr(ours, theirs).statistic > 0.8 and pearsonr(ours, theirs).statistic > 0.99
-    assert not found.values[:, 4:].any()
+    assert not attribution.values[:, 4:].any()
     with torch.no_grad():
-        torch.testing.assert_close(found.metric, metric(model()(mels(1), tokens(1))[:, list(metric.at)]))
+        torch.testing.assert_close(attribution.metric, metric(model()(mels(1), tokens(1))[:, list(metric.at)]))
 
 
 def test_integrated_gradients_add_up() -> None:
@@ -101,16 +101,16 @@ def test_integrated_gradients_add_up() -> None:
     edits = ablate_latents(HOOK, range(F))
     with torch.no_grad(), model().attach_sae(sae, HOOK, use_error_term=True), model().hooks(edits):
         nothing = read_metric(model(), model().decoder.hidden(tokens(1), model().embed_audio(mels(1))), METRIC)
-    found = [latent_attribution(model(), sae, HOOK, mels(1), tokens(1), METRIC, steps=n) for n in (4, 60)]
-    off = [abs(float(one.values.sum() - (one.metric - nothing))) for one in (whole, *found)]
+    attribution = [latent_attribution(model(), sae, HOOK, mels(1), tokens(1), METRIC, steps=n) for n in (4, 60)]
+    off = [abs(float(single.values.sum() - (single.metric - nothing))) for single in (whole, *attribution)]
     assert off[2] < 0.01 * abs(float(whole.metric - nothing)) < off[1] and off[2] < 0.01 * off[0]
-    assert all(one.error is None and torch.equal(one.metric, whole.metric) for one in found)
+    assert all(single.error is None and torch.equal(single.metric, whole.metric) for single in attribution)
 
 
 def test_attribution_of_errors_rows_and_transcoders() -> None:
     """Latents, their bias and the error are the activation: their shares add up to gradient x activation."""
     hook = "decoder.ln_final.hook_normalized"
-    found = latent_attribution(model(), TOPK, hook, mels(2), tokens(2), METRIC)
+    attribution = latent_attribution(model(), TOPK, hook, mels(2), tokens(2), METRIC)
     with torch.no_grad(), model().attach_sae(TOPK, hook):
         names = [hook, f"{hook}.hook_sae_input"]
         _, cached = model().run_with_cache(mels(2), tokens(2), names_filter=names)
@@ -122,9 +122,11 @@ def test_attribution_of_errors_rows_and_transcoders() -> None:
         read,
     )
     bias = (moved * TOPK.b_dec).sum(-1)
-    torch.testing.assert_close(found.values.sum(-1) + found.error + bias, (moved * read).sum(-1), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        attribution.values.sum(-1) + attribution.error + bias, (moved * read).sum(-1), atol=1e-4, rtol=1e-3
+    )
     alone = [latent_attribution(model(), TOPK, hook, mels(2)[[k]], tokens(2)[[k]], METRIC) for k in (0, 1)]
-    torch.testing.assert_close(found.values, torch.cat([one.values for one in alone]), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(attribution.values, torch.cat([single.values for single in alone]), atol=1e-5, rtol=1e-4)
     sae = TRANSCODERS[0]
     crossing = latent_attribution(
         model(), sae, MLP_IN, mels(1), tokens(1), METRIC, hook_out=MLP_OUT, use_error_term=False

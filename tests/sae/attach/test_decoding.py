@@ -33,11 +33,11 @@ def test_generation_with_edits_is_greedy_over_full_passes(use_error_term: bool) 
     hooks = steer_latents(hook, [3, 7], 9.0, positions=(4, 7), unit="tokens") + ablate_latents(hook, [11, 12, 13])
     plain = model().generate(prompt, encoder_out, max_new_tokens=6)
     with model().attach_sae(TOPK, hook, use_error_term=use_error_term), model().hooks(hooks):
-        found = model().generate(prompt, encoder_out, max_new_tokens=6)
+        result = model().generate(prompt, encoder_out, max_new_tokens=6)
         whole = prompt
         for _ in range(6):
             whole = torch.cat([whole, model().logits(whole, encoder_out)[:, -1:].argmax(-1)], 1)
-    assert torch.equal(found, whole) and not torch.equal(found, plain)
+    assert torch.equal(result, whole) and not torch.equal(result, plain)
 
 
 @pytest.mark.parametrize("options", [{}, {"beam_size": 2}], ids=["greedy", "beams"])
@@ -48,7 +48,7 @@ def test_decoding_and_outcomes_inside_a_splice(options: dict) -> None:
 
     def text(hooks: Hooks = ()) -> list[str]:
         with model().hooks(hooks):
-            return [one.text for one in model().decode(mels(), **settings)]
+            return [single.text for single in model().decode(mels(), **settings)]
 
     with model().attach_sae(TOPK, HOOK, positions=torch.ones(1, 60, dtype=torch.bool)):
         spliced, steered = text(), text(hooks)
@@ -59,12 +59,12 @@ def test_decoding_and_outcomes_inside_a_splice(options: dict) -> None:
 def test_outcome_of_an_edit_inside_a_splice() -> None:
     hooks = steer_latents(HOOK, range(8), 5.0)
     with model().attach_sae(TOPK, HOOK):
-        found = compare_transcripts(model(), mels(), fwd_hooks=hooks, max_new_tokens=4)
-        one = compare_transcript(model(), mels()[:1], fwd_hooks=hooks, max_new_tokens=4)
+        result = compare_transcripts(model(), mels(), fwd_hooks=hooks, max_new_tokens=4)
+        single = compare_transcript(model(), mels()[:1], fwd_hooks=hooks, max_new_tokens=4)
     wanted = compare_transcripts(model(), mels(), fwd_hooks=[(HOOK, TOPK)], max_new_tokens=4)
-    assert [o.before for o in found] == [o.after for o in wanted] and one.before == found[0].before
-    assert all(o.before != o.after for o in found) and one.after == found[0].after
-    assert np.isfinite(found.logprob_change) and found.logprob_change != 0
+    assert [o.before for o in result] == [o.after for o in wanted] and single.before == result[0].before
+    assert all(o.before != o.after for o in result) and single.after == result[0].after
+    assert np.isfinite(result.logprob_change) and result.logprob_change != 0
     with model().attach_sae(TOPK, HOOK, use_error_term=True):  # nothing but the edit is to be seen
         assert [o.before for o in compare_transcripts(model(), mels(), fwd_hooks=hooks, max_new_tokens=4)] == [
             o.before for o in wanted
@@ -79,6 +79,6 @@ def test_transcribing_inside_a_splice() -> None:
     with whole.attach_sae(TOPK, HOOK, positions=slice(0, 700)), whole.hooks([(ACTS, lambda f: windows.append(f))]):
         inside = whole.transcribe(audio, **settings)
     assert len(windows) >= 2 and all(f.shape == (1, 1500, F) and not f[:, 700:].any() for f in windows)
-    at = torch.arange(1500)[:, None] < 700
-    with whole.hooks([(HOOK, lambda x: torch.where(at, TOPK(x), x))]):
+    mask = torch.arange(1500)[:, None] < 700
+    with whole.hooks([(HOOK, lambda x: torch.where(mask, TOPK(x), x))]):
         assert whole.transcribe(audio, **settings).text == inside.text

@@ -60,10 +60,10 @@ SPANS = {
 @pytest.mark.parametrize("span", SPANS)
 @pytest.mark.parametrize("edit", EDITS)
 def test_latents_are_edited_at_their_places(edit: str, span: str) -> None:
-    (make, law), (at, rows) = EDITS[edit], SPANS[span]
+    (make, law), (positions, rows) = EDITS[edit], SPANS[span]
     wanted = edited(()).clone()
     wanted[:, rows, [3, 40]] = law(wanted[:, rows, [3, 40]])
-    assert torch.equal(edited(make(**at)), wanted)
+    assert torch.equal(edited(make(**positions)), wanted)
 
 
 def test_edits_are_joined_and_reach_the_activation() -> None:
@@ -74,8 +74,8 @@ def test_edits_are_joined_and_reach_the_activation() -> None:
     assert torch.equal(edited(hooks), wanted)
     with torch.no_grad(), model().attach_sae(TOPK, HOOK, use_error_term=True):
         clean = model().run_with_cache(mels(), names_filter=HOOK)[1][HOOK]
-        found = model().run_with_cache(mels(), names_filter=HOOK, fwd_hooks=hooks)[1][HOOK]
-    torch.testing.assert_close(found, clean + (wanted - edited(())) @ TOPK.W_dec)
+        activations = model().run_with_cache(mels(), names_filter=HOOK, fwd_hooks=hooks)[1][HOOK]
+    torch.testing.assert_close(activations, clean + (wanted - edited(())) @ TOPK.W_dec)
 
 
 def test_tools_for_units_work_on_latents() -> None:
@@ -119,11 +119,13 @@ def test_patches_inside_a_splice(component: str, stack: str) -> None:
     if stack == "decoder":
         source = RunInputs(tokens(2)[1:], mel=mels(1))
     with model().attach_sae(TOPK, f"{stack}.blocks.0"):
-        found = run_patches(model(), make_grid(model(), component, stack, blocks=[0]).patches, base, source, METRIC)  # type: ignore[arg-type]
+        activations = run_patches(
+            model(), make_grid(model(), component, stack, blocks=[0]).patches, base, source, METRIC
+        )  # type: ignore[arg-type]
         _, cached = model().run_with_cache(source.mel, source.tokens, names_filter=name)
         hook = [(name, lambda x: cached[name])]
         logits = model().run_with_hooks(base.mel, base.tokens, fwd_hooks=hook)
         plain = model()(base.mel, base.tokens)
     ends = [METRIC(x[:, [3]][..., [100, 200]]) for x in (logits, plain)]
-    torch.testing.assert_close(found.values.float(), ends[0], atol=1e-4, rtol=1e-3)
-    assert found.base == pytest.approx(float(ends[1]), abs=1e-4) and abs(float(ends[0] - ends[1])) > 1e-3
+    torch.testing.assert_close(activations.values.float(), ends[0], atol=1e-4, rtol=1e-3)
+    assert activations.base == pytest.approx(float(ends[1]), abs=1e-4) and abs(float(ends[0] - ends[1])) > 1e-3

@@ -56,9 +56,9 @@ def test_every_transcoder_is_attached(sae: Transcoder) -> None:
     clean, cached = model().run_with_cache(mels(), tokens(), names_filter=MLP_IN)
     predicted = sae(cached[MLP_IN])
     with model().attach_sae(sae, MLP_IN, hook_out=MLP_OUT):
-        out, found = model().run_with_cache(mels(), tokens(), names_filter=[f"{MLP_IN}.*", MLP_OUT])
-    assert torch.equal(found[f"{MLP_IN}.hook_sae_acts_post"], sae.encode(cached[MLP_IN]))
-    assert torch.equal(found[MLP_OUT], predicted) and torch.equal(found[f"{MLP_IN}.hook_sae_recons"], predicted)
+        out, cache = model().run_with_cache(mels(), tokens(), names_filter=[f"{MLP_IN}.*", MLP_OUT])
+    assert torch.equal(cache[f"{MLP_IN}.hook_sae_acts_post"], sae.encode(cached[MLP_IN]))
+    assert torch.equal(cache[MLP_OUT], predicted) and torch.equal(cache[f"{MLP_IN}.hook_sae_recons"], predicted)
     assert torch.equal(out, model().run_with_hooks(mels(), tokens(), fwd_hooks=[(MLP_OUT, lambda x: predicted)]))
     with model().attach_sae(sae, MLP_IN, hook_out=MLP_OUT, use_error_term=True):
         assert torch.equal(model()(mels(), tokens()), clean)

@@ -75,10 +75,10 @@ HOOKS = [
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_every_condition_is_what_a_pass_of_its_own_gives(model: HookedWhisper, hook: str) -> None:
-    clips, one, mean = sentences(3), sae(), torch.linspace(-1, 1, D)
-    found = attached_scores(model, clips, hook, {"sae": one}, mean, padding_too=["sae"])
-    assert list(found.conditions) == [CLEAN, "sae", MEAN, ZERO, "sae, padding too"]
-    assert found.hook == found.hook_out == hook and found.where == "sound"
+    clips, coder, mean = sentences(3), sae(), torch.linspace(-1, 1, D)
+    scores = attached_scores(model, clips, hook, {"sae": coder}, mean, padding_too=["sae"])
+    assert list(scores.conditions) == [CLEAN, "sae", MEAN, ZERO, "sae, padding too"]
+    assert scores.hook == scores.hook_out == hook and scores.where == "sound"
     for k, clip in enumerate(clips):
         n = n_sound(clip)
 
@@ -94,40 +94,40 @@ def test_every_condition_is_what_a_pass_of_its_own_gives(model: HookedWhisper, h
         clean = forced_by_hand(model, clip)
         passes = {
             CLEAN: clean,
-            "sae": forced_by_hand(model, clip, at(one), hook),
+            "sae": forced_by_hand(model, clip, at(coder), hook),
             MEAN: forced_by_hand(model, clip, at(lambda x: mean.expand_as(x).clone()), hook),
             ZERO: forced_by_hand(model, clip, at(torch.zeros_like), hook),
-            "sae, padding too": forced_by_hand(model, clip, at(one, True), hook),
+            "sae, padding too": forced_by_hand(model, clip, at(coder, True), hook),
         }
         for name, rows in passes.items():
-            got = found.conditions[name]
+            got = scores.conditions[name]
             assert got.nats[k] == pytest.approx(nats(rows), rel=1e-5), (name, k)
             assert got.kl[k] == pytest.approx(divergence(clean, rows), rel=1e-3, abs=5e-6), (name, k)
-            assert got.errors[k] == word_error(found.references[k], got.texts[k], None).errors
-    assert found.tokens.tolist() == [len(model.tokenizer.encode(f" {c.alignment.text}")) + 1 for c in clips]
-    assert found.words.tolist() == [4, 3, 2]
+            assert got.errors[k] == word_error(scores.references[k], got.texts[k], None).errors
+    assert scores.tokens.tolist() == [len(model.tokenizer.encode(f" {c.alignment.text}")) + 1 for c in clips]
+    assert scores.words.tolist() == [4, 3, 2]
 
 
 def test_a_perfect_sae_recovers_everything(model: HookedWhisper) -> None:
-    found = attached_scores(model, sentences(3), HOOK, {"all of it": axes(D)}, torch.zeros(D))
-    np.testing.assert_allclose(found.conditions["all of it"].nats, found.conditions[CLEAN].nats, rtol=1e-6)
-    assert found.conditions["all of it"].texts == found.conditions[CLEAN].texts
+    scores = attached_scores(model, sentences(3), HOOK, {"all of it": axes(D)}, torch.zeros(D))
+    np.testing.assert_allclose(scores.conditions["all of it"].nats, scores.conditions[CLEAN].nats, rtol=1e-6)
+    assert scores.conditions["all of it"].texts == scores.conditions[CLEAN].texts
     for ablation in (ZERO, MEAN):
-        back = found.recovered("kl", "all of it", ablation)
+        back = scores.recovered("kl", "all of it", ablation)
         assert back.value == pytest.approx(1, abs=1e-4) and back.low == pytest.approx(1, abs=1e-3)
-        assert found.recovered("kl", ablation, ablation).value == 0
-    assert found.change("cross_entropy", "all of it").value == pytest.approx(0, abs=1e-5)
-    assert found.kl(CLEAN).value == 0 and found.kl(ZERO).value > 0
+        assert scores.recovered("kl", ablation, ablation).value == 0
+    assert scores.change("cross_entropy", "all of it").value == pytest.approx(0, abs=1e-5)
+    assert scores.kl(CLEAN).value == 0 and scores.kl(ZERO).value > 0
 
 
 def test_mean_of_zero_is_zero_ablation(model: HookedWhisper) -> None:
-    found = attached_scores(model, sentences(2), HOOK, {}, torch.zeros(D))
-    np.testing.assert_array_equal(found.conditions[MEAN].nats, found.conditions[ZERO].nats)
+    scores = attached_scores(model, sentences(2), HOOK, {}, torch.zeros(D))
+    np.testing.assert_array_equal(scores.conditions[MEAN].nats, scores.conditions[ZERO].nats)
 
 
 def test_batches_do_not_matter(model: HookedWhisper, monkeypatch: pytest.MonkeyPatch) -> None:
-    clips, one = sentences(3), sae()
-    whole = attached_scores(model, clips, HOOK, {"sae": one}, torch.zeros(D))
+    clips, coder = sentences(3), sae()
+    whole = attached_scores(model, clips, HOOK, {"sae": coder}, torch.zeros(D))
     monkeypatch.setattr(splicing_runs, "_LOGITS", 1)
     seen: list[list[int]] = []
 
@@ -136,7 +136,7 @@ def test_batches_do_not_matter(model: HookedWhisper, monkeypatch: pytest.MonkeyP
             seen.append(batch)
             yield batch
 
-    alone = attached_scores(model, clips, HOOK, {"sae": one}, torch.zeros(D), track=track)
+    alone = attached_scores(model, clips, HOOK, {"sae": coder}, torch.zeros(D), track=track)
     assert seen == [[0], [1], [2]]
     for name, got in whole.conditions.items():
         np.testing.assert_allclose(got.nats, alone.conditions[name].nats, rtol=1e-5)
@@ -144,43 +144,43 @@ def test_batches_do_not_matter(model: HookedWhisper, monkeypatch: pytest.MonkeyP
 
 
 def test_transcoders_replace_another_point(model: HookedWhisper) -> None:
-    one = TopKTranscoder(TopKTranscoderConfig(D, 40, d_out=D, k=3, skip=True))
+    coder = TopKTranscoder(TopKTranscoderConfig(D, 40, d_out=D, k=3, skip=True))
     with torch.no_grad():
-        one.W_skip.normal_(generator=torch.Generator().manual_seed(0))
+        coder.W_skip.normal_(generator=torch.Generator().manual_seed(0))
     reads, writes = "encoder.blocks.1.hook_mlp_in", "encoder.blocks.1.hook_mlp_out"
     clips = sentences(2)
-    found = attached_scores(model, clips, reads, {"t": one}, torch.zeros(D), hook_out=writes, where="all")
-    assert (found.hook, found.hook_out) == (reads, writes)
+    scores = attached_scores(model, clips, reads, {"t": coder}, torch.zeros(D), hook_out=writes, where="all")
+    assert (scores.hook, scores.hook_out) == (reads, writes)
     for k, clip in enumerate(clips):
         with torch.no_grad():
             _, cache = model.run_with_cache(model.to_mel(clip.samples), names_filter=[reads])
-            predicted = one(cache[reads])
+            predicted = coder(cache[reads])
         rows = forced_by_hand(model, clip, lambda x, new=predicted: new, writes)
-        assert found.conditions["t"].nats[k] == pytest.approx(nats(rows), rel=1e-5)
+        assert scores.conditions["t"].nats[k] == pytest.approx(nats(rows), rel=1e-5)
 
 
 def test_points_of_the_decoder_are_replaced_at_the_text(model: HookedWhisper) -> None:
-    hook, clips, one, mean = "decoder.blocks.0.hook_resid_post", sentences(2), sae(), torch.linspace(-1, 1, D)
-    found = attached_scores(model, clips, hook, {"sae": one}, mean, padding_too=["sae"])
-    assert found.where == "text" and list(found.conditions) == [CLEAN, "sae", MEAN, ZERO]
-    everywhere = attached_scores(model, clips, hook, {"sae": one}, mean, where="all")
+    hook, clips, coder, mean = "decoder.blocks.0.hook_resid_post", sentences(2), sae(), torch.linspace(-1, 1, D)
+    scores = attached_scores(model, clips, hook, {"sae": coder}, mean, padding_too=["sae"])
+    assert scores.where == "text" and list(scores.conditions) == [CLEAN, "sae", MEAN, ZERO]
+    everywhere = attached_scores(model, clips, hook, {"sae": coder}, mean, where="all")
 
     def text_only(x: Tensor, value) -> Tensor:
         return torch.cat([x[:, :4], value(x)[:, 4:]], dim=1)  # behind the four tokens of the prompt
 
     for k, clip in enumerate(clips):
-        for name, value in (("sae", one), (MEAN, lambda x: mean.expand_as(x)), (ZERO, torch.zeros_like)):
+        for name, value in (("sae", coder), (MEAN, lambda x: mean.expand_as(x)), (ZERO, torch.zeros_like)):
             text = forced_by_hand(model, clip, lambda x, value=value: text_only(x, value), hook)
-            assert found.conditions[name].nats[k] == pytest.approx(nats(text), rel=1e-5)
+            assert scores.conditions[name].nats[k] == pytest.approx(nats(text), rel=1e-5)
             whole = forced_by_hand(model, clip, lambda x, value=value: value(x).clone(), hook)
             assert everywhere.conditions[name].nats[k] == pytest.approx(nats(whole), rel=1e-5)
 
 
 @pytest.mark.parametrize("hook", ["encoder.blocks.1.attn.hook_z", "decoder.blocks.0.cross_attn.hook_v"])
 def test_heads_stand_side_by_side(model: HookedWhisper, hook: str) -> None:
-    clips, one, mean = sentences(2), sae(), torch.linspace(-1, 1, D)
-    found = attached_scores(model, clips, hook, {"sae": one}, mean)
-    assert found.where == "sound"
+    clips, coder, mean = sentences(2), sae(), torch.linspace(-1, 1, D)
+    scores = attached_scores(model, clips, hook, {"sae": coder}, mean)
+    assert scores.where == "sound"
     for k, clip in enumerate(clips):
         n = n_sound(clip)
 
@@ -188,13 +188,13 @@ def test_heads_stand_side_by_side(model: HookedWhisper, hook: str) -> None:
             return torch.cat([mean.view(2, 16).expand_as(x)[:, :n], x[:, n:]], dim=1)
 
         rows = forced_by_hand(model, clip, change, hook)
-        assert found.conditions[MEAN].nats[k] == pytest.approx(nats(rows), rel=1e-5)
+        assert scores.conditions[MEAN].nats[k] == pytest.approx(nats(rows), rel=1e-5)
 
         def spliced(x: Tensor, n: int = n) -> Tensor:
-            return torch.cat([one(x.flatten(2)).unflatten(2, (2, 16))[:, :n], x[:, n:]], dim=1)
+            return torch.cat([coder(x.flatten(2)).unflatten(2, (2, 16))[:, :n], x[:, n:]], dim=1)
 
         rows = forced_by_hand(model, clip, spliced, hook)
-        assert found.conditions["sae"].nats[k] == pytest.approx(nats(rows), rel=1e-5)
+        assert scores.conditions["sae"].nats[k] == pytest.approx(nats(rows), rel=1e-5)
 
 
 def test_parts_of_recordings_and_clips_without_text_are_left_out(model: HookedWhisper) -> None:
@@ -204,8 +204,8 @@ def test_parts_of_recordings_and_clips_without_text_are_left_out(model: HookedWh
     whole = clips[0].alignment
     silent = clips[0].with_alignment(replace(whole, text=" "))
     parts = [replace(clips[0], offset=0.2), clips[0].with_alignment(replace(whole, duration=9.0))]
-    found = attached_scores(model, [silent, *parts, clips[1]], HOOK, {}, torch.zeros(D))
-    assert found.clips == ("u1",)
+    scores = attached_scores(model, [silent, *parts, clips[1]], HOOK, {}, torch.zeros(D))
+    assert scores.clips == ("u1",)
     with pytest.raises(NoTextError, match="none of 3 clips is a whole recording with its text"):
         attached_scores(model, [silent, *parts], HOOK, {}, torch.zeros(D))
     long = clips[0].with_alignment(replace(clips[0].alignment, text="very " * 80))
@@ -240,23 +240,23 @@ def counts(errors: list[int], scale: float = 1.0) -> ConditionCounts:
 def test_intervals_are_paired() -> None:
     rng = np.random.default_rng(0)
     clean = rng.integers(0, 9, 40)
-    found = AttachedScores(
+    scores = AttachedScores(
         HOOK, HOOK, "sound", tuple(map(str, range(40))), ("",) * 40, np.full(40, 10), np.full(40, 5),
         {CLEAN: counts(clean.tolist()), "sae": counts((clean + 1).tolist()), ZERO: counts((clean + 4).tolist())},
     )  # fmt: skip
-    clear = found.change("wer", "sae")
+    clear = scores.change("wer", "sae")
     assert clear.value == pytest.approx(0.1) and clear.low == pytest.approx(0.1) and clear.high == pytest.approx(0.1)
-    assert found.wer("sae").high - found.wer("sae").low > 0.05
-    back = found.recovered("wer", "sae")
+    assert scores.wer("sae").high - scores.wer("sae").low > 0.05
+    back = scores.recovered("wer", "sae")
     assert back.value == pytest.approx(0.75) and back.low == pytest.approx(0.75)
-    assert found.cross_entropy("sae").value == pytest.approx((clean + 1).sum() / 200)
-    assert found.recovered("wer", "sae", CLEAN).value is None
+    assert scores.cross_entropy("sae").value == pytest.approx((clean + 1).sum() / 200)
+    assert scores.recovered("wer", "sae", CLEAN).value is None
     with pytest.raises(ArgumentError, match="no condition 'zero'"):
-        found.wer("zero")
+        scores.wer("zero")
 
 
 def test_an_unknown_measure(unchecked: None) -> None:
-    one = {CLEAN: counts([1])}
-    found = AttachedScores(HOOK, HOOK, "sound", ("a",), ("x",), np.array([1]), np.array([1]), one)
+    coder = {CLEAN: counts([1])}
+    scores = AttachedScores(HOOK, HOOK, "sound", ("a",), ("x",), np.array([1]), np.array([1]), coder)
     with pytest.raises(ArgumentError, match=r"measure must be .*'loss'"):
-        found.value("loss", CLEAN)  # type: ignore[arg-type]
+        scores.value("loss", CLEAN)  # type: ignore[arg-type]

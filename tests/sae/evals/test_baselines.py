@@ -24,19 +24,19 @@ def test_no_other_k_coefficients_are_better() -> None:
     x = rows(20)
     for basis in linear_bases(x).values():
         code = KLargest(basis, 2)
-        kept = (code.decode(code.encode(x)) - x).square().sum(1)
+        errors = (code.decode(code.encode(x)) - x).square().sum(1)
         whole = basis.encode(x)
         for pair in combinations(range(6), 2):
             other = torch.zeros_like(whole)
             other[:, pair] = whole[:, pair]
-            assert ((basis.decode(other) - x).square().sum(1) >= kept - 1e-3).all()
+            assert ((basis.decode(other) - x).square().sum(1) >= errors - 1e-3).all()
 
 
 def test_equal_l0_and_order_of_the_baselines() -> None:
     x = rows(2000)
     bases = linear_bases(x)
     assert list(bases) == ["neurons", "pca", "random"]
-    scores = {name: ReconstructionScores.of(one, x) for name, one in sparse_baselines(bases, 2.4).items()}
+    scores = {name: ReconstructionScores.of(code, x) for name, code in sparse_baselines(bases, 2.4).items()}
     assert {s.l0 for s in scores.values()} == {2.0}
     assert scores["pca"].explained_variance > scores["random"].explained_variance > 0
     assert scores["neurons"].explained_variance > 0  # centered: without the mean it would be far below

@@ -49,22 +49,26 @@ def test_two_seeds_on_recordings(place: Path, tmp_path: Path, capsys: pytest.Cap
     assert run(place, "sae0", "sae1", "--seeds", *audio, "--out", str(tmp_path)) == 1
     shown = capsys.readouterr()
     assert "1 of 10 recordings could not be used" in shown.err and "b/broken: " in shown.err
-    found = load_evaluation(tmp_path)
-    assert str(found) in shown.out and str(tmp_path / "scores.png") in shown.out
-    assert found.hook == HOOK and list(found.saes) == ["sae0", "sae1"] and found.stability is not None
-    assert found.inputs["speakers"] == 2 and found.inputs["clips"] == 6  # the third speaker was fitted on
-    assert found.attached is not None and set(found.attached.references) == {"tones"} and "pca" in found.phones
-    told = [name for name, _ in found.inputs["failures"]]
+    evaluation = load_evaluation(tmp_path)
+    assert str(evaluation) in shown.out and str(tmp_path / "scores.png") in shown.out
+    assert evaluation.hook == HOOK and list(evaluation.saes) == ["sae0", "sae1"] and evaluation.stability is not None
+    assert evaluation.inputs["speakers"] == 2 and evaluation.inputs["clips"] == 6  # the third speaker was fitted on
+    assert (
+        evaluation.attached is not None
+        and set(evaluation.attached.references) == {"tones"}
+        and "pca" in evaluation.phones
+    )
+    told = [name for name, _ in evaluation.inputs["failures"]]
     assert told in ([], ["b/broken"])  # of the scored ones
-    assert found.inputs["corpus"] == f"10 recordings of audio, {6 + len(told)} of them scored"
+    assert evaluation.inputs["corpus"] == f"10 recordings of audio, {6 + len(told)} of them scored"
 
 
 def test_other_recordings_to_fit_on(place: Path, tmp_path: Path) -> None:
     audio = str(place / "audio")
     fitted = ["--audio", audio, "--fit-audio", f"{audio}/b", "--attached", "0", "--no-phones", "--clips", "4"]
     assert run(place, "sae0", *fitted, "--out", str(tmp_path)) == 1  # one recording is broken
-    found = load_evaluation(tmp_path)
-    assert found.inputs["clips"] == 4 and found.attached is None and found.phones == {}
+    evaluation = load_evaluation(tmp_path)
+    assert evaluation.inputs["clips"] == 4 and evaluation.attached is None and evaluation.phones == {}
 
 
 def test_a_models_own_texts_are_told_of(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,10 +76,10 @@ def test_a_models_own_texts_are_told_of(place: Path, tmp_path: Path, capsys: pyt
         speaker = tmp_path / "audio" / clip.speaker
         speaker.mkdir(parents=True, exist_ok=True)
         soundfile.write(speaker / f"{clip.alignment.utterance}.wav", clip.samples, 16_000)
-        own = replace(clip.alignment, extra={TEXT_SOURCE: "tiny.en"})
+        alignment = replace(clip.alignment, extra={TEXT_SOURCE: "tiny.en"})
         aligned = tmp_path / "aligned" / clip.speaker / f"{clip.alignment.utterance}.TextGrid"
         aligned.parent.mkdir(parents=True, exist_ok=True)
-        aligned.write_text(to_textgrid(own), encoding="utf-8")
+        aligned.write_text(to_textgrid(alignment), encoding="utf-8")
     common = ["--audio", str(tmp_path / "audio"), "--speaker-folders", "--attached", "0", "--no-phones"]
     for name, arguments in {
         "tiny.en": ["--alignments", str(tmp_path / "aligned")],

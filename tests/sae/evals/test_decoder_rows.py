@@ -20,11 +20,11 @@ def drawn(n: int, d: int, seed: int = 0) -> torch.Tensor:
 
 
 def by_loop(a: torch.Tensor, b: torch.Tensor, skip_own: bool) -> list[float]:
-    found = []
+    result = []
     for i, x in enumerate(a.double()):
         cosines = [float(x @ y / (x.norm() * y.norm())) for j, y in enumerate(b.double()) if not (skip_own and i == j)]
-        found.append(max(cosines))
-    return found
+        result.append(max(cosines))
+    return result
 
 
 @pytest.mark.parametrize("at_once", [1, 30, 1 << 22])
@@ -39,31 +39,31 @@ def test_nearest_ones_are_those_of_a_loop(monkeypatch: pytest.MonkeyPatch, at_on
 
 def test_copies_are_counted() -> None:
     rows = torch.cat([torch.eye(6), 3 * torch.eye(6)[:2], -torch.eye(6)[2:3], torch.zeros(1, 6)])
-    found = duplicates(rows)
-    assert found.share == pytest.approx(4 / 10)  # two rows twice; an opposite is no copy, nor is nothing
-    assert found.nearest[-1] == 0 and found.nearest.max() == 1 and found.median == 0
+    result = duplicates(rows)
+    assert result.share == pytest.approx(4 / 10)  # two rows twice; an opposite is no copy, nor is nothing
+    assert result.nearest[-1] == 0 and result.nearest.max() == 1 and result.median == 0
 
 
 def test_a_seed_that_finds_the_same_and_one_that_does_not() -> None:
     base = drawn(40, 24)
     noisy = (base + 0.05 * drawn(40, 24, seed=1))[torch.randperm(40, generator=torch.Generator().manual_seed(2))]
     half = torch.cat([base[:20], drawn(20, 24, seed=3)])
-    found = stability({"a": _with(base), "b": _with(noisy), "c": _with(half)})
-    ab, ac, bc = found.pairs
+    result = stability({"a": _with(base), "b": _with(noisy), "c": _with(half)})
+    ab, ac, bc = result.pairs
     assert (ab.names, ac.names, bc.names) == (("a", "b"), ("a", "c"), ("b", "c"))
     assert ab.found_again == ab.assigned_again == 1 and ab.mean_max_cosine > 0.98
     assert 0.5 <= ac.assigned_again < 0.6 and 0.5 <= ac.found_again < 0.65
-    assert found.itself.mean_max_cosine == pytest.approx(1) and found.itself.mean_assigned == pytest.approx(1)
-    assert len(found.random) == 3 and found.mean("found_again", "random") < 0.2
-    assert found.mean("mean_assigned") > found.mean("mean_assigned", "random")
+    assert result.itself.mean_max_cosine == pytest.approx(1) and result.itself.mean_assigned == pytest.approx(1)
+    assert len(result.random) == 3 and result.mean("found_again", "random") < 0.2
+    assert result.mean("mean_assigned") > result.mean("mean_assigned", "random")
 
 
 def test_features_that_never_fire_are_left_out() -> None:
     base = drawn(30, 24)
     other = torch.cat([base[:10], drawn(20, 24, seed=9)])
     alive = np.arange(30) < 10
-    found = stability({"a": _with(base), "b": _with(other)}, {"a": alive, "b": alive})
-    assert found.pairs[0].found_again == 1 and len(found.pairs[0].assigned) == 10
+    result = stability({"a": _with(base), "b": _with(other)}, {"a": alive, "b": alive})
+    assert result.pairs[0].found_again == 1 and len(result.pairs[0].assigned) == 10
 
 
 def test_one_to_one_is_the_best_there_is() -> None:
@@ -77,12 +77,12 @@ def test_one_to_one_is_the_best_there_is() -> None:
 
 
 def test_sizes_may_differ_and_large_ones_are_not_assigned(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = match(("a", "b"), drawn(12, 5), drawn(7, 5, seed=1))
-    assert len(found.nearest) == 19 and len(found.assigned) == 7
+    result = match(("a", "b"), drawn(12, 5), drawn(7, 5, seed=1))
+    assert len(result.nearest) == 19 and len(result.assigned) == 7
     monkeypatch.setattr(import_module("sae_lens_audio.evals.stability"), "LARGEST_ASSIGNMENT", 10)
     large = match(("a", "b"), drawn(12, 5), drawn(7, 5, seed=1))
     assert len(large.assigned) == 0 and np.isnan(large.mean_assigned) and np.isnan(large.assigned_again)
-    np.testing.assert_array_equal(large.nearest, found.nearest)
+    np.testing.assert_array_equal(large.nearest, result.nearest)
 
 
 def test_what_cannot_be_compared() -> None:

@@ -72,70 +72,76 @@ def found(model: HookedWhisper, rows: torch.Tensor) -> Evaluation:
     )
 
 
-def test_everything_is_beside_baselines_of_equal_l0(found: Evaluation) -> None:
-    assert found.hook == found.hook_out == HOOK
-    assert dict(found.saes) == {
+def test_everything_is_beside_baselines_of_equal_l0(evaluation: Evaluation) -> None:
+    assert evaluation.hook == evaluation.hook_out == HOOK
+    assert dict(evaluation.saes) == {
         "first": "topk, 40 features",
         "second": "topk, 40 features",
         "scaled": "topk, 24 features",
     }
     baselines = [f"{basis} k={k}" for k in (3, 5) for basis in ("neurons", "pca", "random")]
-    assert list(found.baselines) == baselines
-    assert list(found.reconstruction) == [*saes(), *baselines]
-    assert found.attached is not None
+    assert list(evaluation.baselines) == baselines
+    assert list(evaluation.reconstruction) == [*saes(), *baselines]
+    assert evaluation.attached is not None
     padded = [f"{name}, padding too" for name in saes()]
-    assert list(found.attached.conditions) == [CLEAN, *saes(), *baselines, MEAN, ZERO, *padded]
-    assert list(found.phones) == [*saes(), "neurons", "pca", "random", "random x40", "mel bands"]
-    assert found.stability is not None and len(found.stability.pairs) == 1
-    assert found.inputs["clips"] == 12 and found.inputs["speakers"] == 3 and found.inputs["corpus"] == "tones"
-    assert found.inputs["attached clips"] == 2 and found.notes == ()
+    assert list(evaluation.attached.conditions) == [CLEAN, *saes(), *baselines, MEAN, ZERO, *padded]
+    assert list(evaluation.phones) == [*saes(), "neurons", "pca", "random", "random x40", "mel bands"]
+    assert evaluation.stability is not None and len(evaluation.stability.pairs) == 1
+    assert (
+        evaluation.inputs["clips"] == 12
+        and evaluation.inputs["speakers"] == 3
+        and evaluation.inputs["corpus"] == "tones"
+    )
+    assert evaluation.inputs["attached clips"] == 2 and evaluation.notes == ()
 
 
-def test_scores_are_those_of_the_pieces(found: Evaluation, model: HookedWhisper, rows: torch.Tensor) -> None:
+def test_scores_are_those_of_the_pieces(evaluation: Evaluation, model: HookedWhisper, rows: torch.Tensor) -> None:
     x = features_of_clips(model, tones(12), {"rows": HookBasis(HOOK)})["rows"]
-    assert found.inputs["rows"] == len(x)
+    assert evaluation.inputs["rows"] == len(x)
     codes = {**saes(), **{f"{n} k={b.k}": b for n, b in sparse_baselines(linear_bases(rows), 5).items()}}
-    for name, one in codes.items():
-        again = ReconstructionScores.of(one, x)
+    for name, coder in codes.items():
+        again = ReconstructionScores.of(coder, x)
         for score in ("l0", "explained_variance", "explained_variance_per_position", "cosine"):
-            assert getattr(found.reconstruction[name], score) == pytest.approx(getattr(again, score), rel=1e-4), name
+            assert getattr(evaluation.reconstruction[name], score) == pytest.approx(getattr(again, score), rel=1e-4), (
+                name
+            )
 
 
-def test_a_row_for_each_and_the_table_says_so(found: Evaluation) -> None:
-    table = {row["name"]: row for row in found.rows()}
+def test_a_row_for_each_and_the_table_says_so(evaluation: Evaluation) -> None:
+    table = {row["name"]: row for row in evaluation.rows()}
     assert table["first"]["kind"] == "SAE" and table["pca k=3"]["kind"] == "baseline"
     assert table["mel bands"]["kind"] == "control" and table[ZERO]["kind"] == "condition"
-    assert table["pca k=3"]["phone_f1"] == found.phones["pca"].phone_f1
+    assert table["pca k=3"]["phone_f1"] == evaluation.phones["pca"].phone_f1
     assert table["first"]["wer"].low <= table["first"]["wer"].value <= table["first"]["wer"].high
     assert "wer_change" not in table[CLEAN] and "kl_recovered_from_zero" not in table[ZERO]
-    text = str(found)
+    text = str(evaluation)
     for word in ("first", "pca k=5", "3 / 32", "WER", "recovered", "coverage", "found again"):
         assert word in text, word
     assert "nan" not in text.lower()
 
 
 @pytest.fixture(scope="module")
-def saved(found: Evaluation, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(evaluation: Evaluation, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluation")
-    found.save(folder)
+    evaluation.save(folder)
     return folder
 
 
-def test_json_and_back(found: Evaluation, saved: Path) -> None:
+def test_json_and_back(evaluation: Evaluation, saved: Path) -> None:
     text = (saved / "scores.json").read_text(encoding="utf-8")
     data = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in the JSON"))
-    assert data == json.loads(json.dumps(found.to_json()))
-    assert data["table"][0]["wer"] == found.attached.wer("first").row
+    assert data == json.loads(json.dumps(evaluation.to_json()))
+    assert data["table"][0]["wer"] == evaluation.attached.wer("first").row
     assert max(map(len, text.splitlines())) < 50_000
     for place in (saved, saved / "scores.json"):
         again = load_evaluation(place)
-        assert str(again) == str(found) and again.to_json() == found.to_json()
+        assert str(again) == str(evaluation) and again.to_json() == evaluation.to_json()
         assert again.phones["pca"].alive.dtype == bool and again.attached.conditions[CLEAN].errors.dtype == np.int64
     assert Image.open(saved / "scores.png").width > 1000
 
 
 def test_a_broken_write_leaves_what_was_there(
-    found: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "scores.json").write_text("old")
 
@@ -144,16 +150,16 @@ def test_a_broken_write_leaves_what_was_there(
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="No space"):
-        replace(found, attached=None, phones={}).save(tmp_path)
+        replace(evaluation, attached=None, phones={}).save(tmp_path)
     assert (tmp_path / "scores.json").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("missing", ["attached", "phones", "both"])
-def test_sheets_of_parts(found: Evaluation, missing: str) -> None:
+def test_sheets_of_parts(evaluation: Evaluation, missing: str) -> None:
     part = replace(
-        found,
-        attached=None if missing in ("attached", "both") else found.attached,
-        phones={} if missing in ("phones", "both") else found.phones,
+        evaluation,
+        attached=None if missing in ("attached", "both") else evaluation.attached,
+        phones={} if missing in ("phones", "both") else evaluation.phones,
         stability=None,
     )
     picture = Image.open(io.BytesIO(to_png(draw_sheet(part))))
@@ -161,10 +167,10 @@ def test_sheets_of_parts(found: Evaluation, missing: str) -> None:
     assert "nan" not in str(part)
 
 
-def test_numbers_that_are_not_there(found: Evaluation, tmp_path: Path) -> None:
-    scores = {f.name: getattr(found.reconstruction["first"], f.name) for f in fields(ReconstructionScores)}
+def test_numbers_that_are_not_there(evaluation: Evaluation, tmp_path: Path) -> None:
+    scores = {f.name: getattr(evaluation.reconstruction["first"], f.name) for f in fields(ReconstructionScores)}
     undefined = ReconstructionScores(**scores | {"explained_variance": float("nan"), "relative_bias": float("inf")})
-    odd = replace(found, reconstruction={**found.reconstruction, "first": undefined})
+    odd = replace(evaluation, reconstruction={**evaluation.reconstruction, "first": undefined})
     (tmp_path / "scores.json").write_text(to_text(odd.to_json()))
     data = json.loads((tmp_path / "scores.json").read_text())
     assert data["reconstruction"]["first"]["explained_variance"] is None
@@ -172,10 +178,10 @@ def test_numbers_that_are_not_there(found: Evaluation, tmp_path: Path) -> None:
     assert "–" in str(odd) and to_png(draw_sheet(replace(odd, attached=None, phones={})))
 
 
-def test_files_that_are_no_evaluation(found: Evaluation, tmp_path: Path) -> None:
+def test_files_that_are_no_evaluation(evaluation: Evaluation, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_evaluation(tmp_path / "none.json")
-    file, whole = tmp_path / "scores.json", found.to_json()
+    file, whole = tmp_path / "scores.json", evaluation.to_json()
     broken = {
         "is no JSON": "{",
         "not an evaluation": "[]",
@@ -195,20 +201,20 @@ def test_files_that_are_no_evaluation(found: Evaluation, tmp_path: Path) -> None
 
 
 def test_transcoders(model: HookedWhisper) -> None:
-    one = TopKTranscoder(TopKTranscoderConfig(D, 40, d_out=D, k=3, skip=True))
+    coder = TopKTranscoder(TopKTranscoderConfig(D, 40, d_out=D, k=3, skip=True))
     hooks = ("encoder.blocks.1.hook_mlp_in", "encoder.blocks.1.hook_mlp_out")
     fitted = features_of_clips(model, tones(3), {name: HookBasis(name) for name in hooks})
     pair = fitted[hooks[0]], fitted[hooks[1]]
     options = replace(OPTIONS, attached_clips=1)
-    found = evaluate(model, {"t": one}, hooks[0], tones(6), pair, options, hook_out=hooks[1])
-    assert (found.hook, found.hook_out) == hooks
+    evaluation = evaluate(model, {"t": coder}, hooks[0], tones(6), pair, options, hook_out=hooks[1])
+    assert (evaluation.hook, evaluation.hook_out) == hooks
     x = features_of_clips(model, tones(6), {name: HookBasis(name) for name in hooks})
-    by_hand = ReconstructionScores.of(one, [(x[hooks[0]], x[hooks[1]])])
-    assert found.reconstruction["t"].explained_variance == pytest.approx(by_hand.explained_variance, rel=1e-4)
+    by_hand = ReconstructionScores.of(coder, [(x[hooks[0]], x[hooks[1]])])
+    assert evaluation.reconstruction["t"].explained_variance == pytest.approx(by_hand.explained_variance, rel=1e-4)
     out = ReconstructionScores.of(sparse_baselines(linear_bases(pair[1]), 3)["pca"], x[hooks[1]])
-    assert found.reconstruction["pca k=3"].explained_variance == pytest.approx(out.explained_variance, rel=1e-4)
+    assert evaluation.reconstruction["pca k=3"].explained_variance == pytest.approx(out.explained_variance, rel=1e-4)
     with pytest.raises(ArgumentError, match="hook_out="):
-        evaluate(model, {"t": one}, hooks[0], tones(6), pair)
+        evaluate(model, {"t": coder}, hooks[0], tones(6), pair)
     with pytest.raises(ArgumentError, match="no transcoder"):
         evaluate(model, saes(), hooks[0], tones(6), pair, hook_out=hooks[1])
 
@@ -216,25 +222,25 @@ def test_transcoders(model: HookedWhisper) -> None:
 def test_points_of_the_decoder_have_no_phones(model: HookedWhisper) -> None:
     hook, clips = "decoder.blocks.0.hook_resid_post", sentences(3)
     fitted = torch.randn(50, D, generator=torch.Generator().manual_seed(0))
-    found = evaluate(model, {"first": saes()["first"]}, hook, clips, fitted, OPTIONS)
+    evaluation = evaluate(model, {"first": saes()["first"]}, hook, clips, fitted, OPTIONS)
     n_tokens = sum(len(model.tokenizer.encode(f" {c.alignment.text}")) for c in clips)
-    assert found.inputs["rows"] == n_tokens and found.phones == {}
-    assert found.notes == ("no phones: decoder.blocks.0.hook_resid_post [batch, token, d_model] has no vector at every "
-                           "position of the encoder",)  # fmt: skip
-    assert found.attached is not None and found.attached.where == "text"
+    assert evaluation.inputs["rows"] == n_tokens and evaluation.phones == {}
+    (note,) = evaluation.notes
+    assert note.startswith("no phones: decoder.blocks.0.hook_resid_post [batch, token, d_model] has no vector")
+    assert evaluation.attached is not None and evaluation.attached.where == "text"
 
 
 def test_what_cannot_be_done_is_noted(model: HookedWhisper, rows: torch.Tensor) -> None:
-    one = {"first": saes()["first"]}
+    coder = {"first": saes()["first"]}
     silent = [c.with_alignment(replace(c.alignment, text="")) for c in sentences(2)]
-    found = evaluate(model, one, HOOK, silent, rows, replace(OPTIONS, rows=20))
-    assert [note.split(":")[0] for note in found.notes] == ["no phones", "not attached"]
-    assert found.attached is None and 0 < found.inputs["rows"] < 50
-    rare = evaluate(model, one, HOOK, tones(4), rows, EvaluationOptions(attached_clips=0, rows=100))
+    evaluation = evaluate(model, coder, HOOK, silent, rows, replace(OPTIONS, rows=20))
+    assert [note.split(":")[0] for note in evaluation.notes] == ["no phones", "not attached"]
+    assert evaluation.attached is None and 0 < evaluation.inputs["rows"] < 50
+    rare = evaluate(model, coder, HOOK, tones(4), rows, EvaluationOptions(attached_clips=0, rows=100))
     assert len(rare.notes) == 1 and "often enough" in rare.notes[0] and rare.phones == {}
     assert 60 < rare.inputs["rows"] < 140
     single = [replace(c, recording=replace(c.recording, speaker="a")) for c in tones(4)]
-    assert "one speaker" in evaluate(model, one, HOOK, single, rows, replace(OPTIONS, attached_clips=0)).notes[0]
+    assert "one speaker" in evaluate(model, coder, HOOK, single, rows, replace(OPTIONS, attached_clips=0)).notes[0]
 
 
 def test_what_is_wrong_is_said_at_once(model: HookedWhisper, rows: torch.Tensor) -> None:

@@ -50,10 +50,16 @@ def scores(model: HookedWhisper) -> dict[str, PhoneScores]:
 def test_everything_is_scored_in_one_pass(scores: dict[str, PhoneScores]) -> None:
     assert list(scores) == ["sae", "half", "neurons", "pca", "random", "random x40", "mel bands"]
     assert [s.n_features for s in scores.values()] == [40, 12, 32, 32, 32, 40, 80]
-    for name, one in scores.items():
-        assert set(one.phones) == set(PHONES), name
-        assert len(one.best_f1) == len(one.best_auc) == len(one.table()) == len(PHONES)
-        for estimate in (one.mean_f1, one.found_share, one.phone_f1, one.covered, one.covered_by_auc):
+    for name, phone_score in scores.items():
+        assert set(phone_score.phones) == set(PHONES), name
+        assert len(phone_score.best_f1) == len(phone_score.best_auc) == len(phone_score.table()) == len(PHONES)
+        for estimate in (
+            phone_score.mean_f1,
+            phone_score.found_share,
+            phone_score.phone_f1,
+            phone_score.covered,
+            phone_score.covered_by_auc,
+        ):
             assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1, name
 
 
@@ -82,22 +88,22 @@ def test_it_is_the_scanner_s_selectivity(model: HookedWhisper, scores: dict[str,
     site = evaluate_bases(
         model, clips, {"m": HookBasis("encoder.hook_mel", mel_bands(model))}, k=1, min_tokens=OPTIONS.min_tokens
     )["m"]
-    found, mel = site.phones, scores["mel bands"]
-    np.testing.assert_array_equal(mel.f1, found.f1)
-    np.testing.assert_array_equal(mel.best_f1, found.f1_by_label.max(0)[found.searched])
-    assert mel.covered.value == pytest.approx(coverage(found).share)
+    estimate, mel = site.phones, scores["mel bands"]
+    np.testing.assert_array_equal(mel.f1, estimate.f1)
+    np.testing.assert_array_equal(mel.best_f1, estimate.f1_by_label.max(0)[estimate.searched])
+    assert mel.covered.value == pytest.approx(coverage(estimate).share)
     assert mel.shifted_coverage == coverage(site.shifted_phones).share
-    assert [mel.phones[i] for i in mel.label] == list(found.labels)
+    assert [mel.phones[i] for i in mel.label] == list(estimate.labels)
 
 
 def test_bootstrap() -> None:
     values = np.random.default_rng(0).uniform(size=400)
-    found = bootstrapped_mean(values)
+    estimate = bootstrapped_mean(values)
     half = 1.96 * values.std() / 20
-    assert found.value == pytest.approx(values.mean())
-    assert found.low == pytest.approx(values.mean() - half, abs=0.003)
-    assert found.high == pytest.approx(values.mean() + half, abs=0.003)
-    assert bootstrapped_mean(values) == found and bootstrapped_mean(np.zeros(0)).value is None
+    assert estimate.value == pytest.approx(values.mean())
+    assert estimate.low == pytest.approx(values.mean() - half, abs=0.003)
+    assert estimate.high == pytest.approx(values.mean() + half, abs=0.003)
+    assert bootstrapped_mean(values) == estimate and bootstrapped_mean(np.zeros(0)).value is None
 
 
 def test_what_cannot_be_judged(model: HookedWhisper) -> None:

@@ -29,18 +29,18 @@ def targets_of(sae, x: Tensor) -> Tensor:
 def by_hand(codes, x: Tensor, y: Tensor) -> dict[str, float]:
     """Every score in a loop over rows, from its definition."""
     features, predicted = reconstruct(codes, x)
-    wanted, made = ([row.flatten().double().tolist() for row in part] for part in (y, predicted))
+    wanted, reconstructed = ([row.flatten().double().tolist() for row in part] for part in (y, predicted))
     n, mean = len(wanted), y.double().flatten(1).mean(0).tolist()
-    error = [sum((a - b) ** 2 for a, b in zip(p, q, strict=True)) for p, q in zip(wanted, made, strict=True)]
+    error = [sum((a - b) ** 2 for a, b in zip(p, q, strict=True)) for p, q in zip(wanted, reconstructed, strict=True)]
     spread = [sum((a - b) ** 2 for a, b in zip(p, mean, strict=True)) for p in wanted]
     size = [math.sqrt(sum(a * a for a in p)) for p in wanted]
-    length = [math.sqrt(sum(a * a for a in p)) for p in made]
-    inner = [sum(a * b for a, b in zip(p, q, strict=True)) for p, q in zip(wanted, made, strict=True)]
+    length = [math.sqrt(sum(a * a for a in p)) for p in reconstructed]
+    inner = [sum(a * b for a, b in zip(p, q, strict=True)) for p, q in zip(wanted, reconstructed, strict=True)]
     return {
         "l0": sum(sum(v != 0 for v in row.tolist()) for row in features) / n,
         "explained_variance": 1 - sum(error) / sum(spread),
         "explained_variance_per_position": sum(1 - e / s for e, s in zip(error, spread, strict=True)) / n,
-        "normalised_mse": sum(error) / sum(s * s for s in size),
+        "normalized_mse": sum(error) / sum(s * s for s in size),
         "cosine": sum(i / (s * t) if t else 0.0 for i, s, t in zip(inner, size, length, strict=True)) / n,
         "relative_norm": sum(t / s for s, t in zip(size, length, strict=True)) / n,
         "relative_bias": sum(t * t for t in length) / sum(inner),
@@ -53,13 +53,13 @@ def test_scores_of_every_architecture_are_those_of_a_loop(name: str) -> None:
     x = inputs(sae, rows=23)
     y = targets_of(sae, x)
     pairs = [(x[:9], y[:9]), (x[9:], y[9:])]
-    found = ReconstructionScores.of(sae, pairs if isinstance(sae, Transcoder) else [x[:9], x[9:]])
+    scores = ReconstructionScores.of(sae, pairs if isinstance(sae, Transcoder) else [x[:9], x[9:]])
     for score, value in by_hand(sae, x, y).items():
-        assert getattr(found, score) == pytest.approx(value, rel=1e-9), score
+        assert getattr(scores, score) == pytest.approx(value, rel=1e-9), score
     features = sae.encode(x)
-    np.testing.assert_allclose(found.density, (features != 0).double().mean(0).numpy())
-    assert found.n_rows == 23 and found.d_in == x[0].numel() and found.n_features == sae.n_features
-    assert found.dead_fraction == float((found.density == 0).mean())
+    np.testing.assert_allclose(scores.density, (features != 0).double().mean(0).numpy())
+    assert scores.n_rows == 23 and scores.d_in == x[0].numel() and scores.n_features == sae.n_features
+    assert scores.dead_fraction == float((scores.density == 0).mean())
 
 
 def test_normalised_and_linear_ones() -> None:
@@ -71,9 +71,9 @@ def test_normalised_and_linear_ones() -> None:
         pca(x.float(), 2),
         KLargest(pca(x.float()), 2),
     ):
-        found = ReconstructionScores.of(codes, x)
+        scores = ReconstructionScores.of(codes, x)
         for score, value in by_hand(codes, x, x).items():
-            assert getattr(found, score) == pytest.approx(value, rel=1e-6), (codes, score)
+            assert getattr(scores, score) == pytest.approx(value, rel=1e-6), (codes, score)
     exact = ReconstructionScores.of(axes(D), x)
     assert exact.explained_variance == 1 and exact.relative_bias == pytest.approx(1)
     assert exact.dense_fraction == 1 and exact.l0 == D
@@ -100,29 +100,29 @@ def test_rows_of_half_precision_are_widened() -> None:
 
 def test_a_mean_of_other_rows_serves_the_per_position_form_only() -> None:
     sae, x = filled(ALL["topk"]), inputs(ALL["topk"], rows=30)
-    own, other = ReconstructionScores.of(sae, x), ReconstructionScores.of(sae, iter([x]), mean=torch.ones(D))
-    assert own.explained_variance == other.explained_variance
+    by_own_mean, other = ReconstructionScores.of(sae, x), ReconstructionScores.of(sae, iter([x]), mean=torch.ones(D))
+    assert by_own_mean.explained_variance == other.explained_variance
     expected = 1 - (sae(x) - x).square().sum(1) / (x - 1).square().sum(1)
     assert other.explained_variance_per_position == pytest.approx(expected.mean().item())
 
 
 def test_undefined_scores_are_nan() -> None:
     sae = filled(ALL["topk"])
-    one = ReconstructionScores.of(sae, torch.ones(1, D, dtype=torch.float64))
-    assert math.isnan(one.explained_variance) and math.isnan(one.explained_variance_per_position)
-    assert math.isfinite(one.cosine)
+    single = ReconstructionScores.of(sae, torch.ones(1, D, dtype=torch.float64))
+    assert math.isnan(single.explained_variance) and math.isnan(single.explained_variance_per_position)
+    assert math.isfinite(single.cosine)
     nothing = ReconstructionScores.of(sae, torch.zeros(4, D, dtype=torch.float64))
-    assert math.isnan(nothing.cosine) and math.isnan(nothing.normalised_mse)
+    assert math.isnan(nothing.cosine) and math.isnan(nothing.normalized_mse)
     counter = ReconstructionCounter(sae)
     counter.add(inputs(sae))
     assert math.isnan(counter.result().explained_variance_per_position)
 
 
 def test_densities_in_bins() -> None:
-    found = ReconstructionScores.of(filled(ALL["topk"]), inputs(ALL["topk"], rows=50))
+    scores = ReconstructionScores.of(filled(ALL["topk"]), inputs(ALL["topk"], rows=50))
     edges = density_edges(50)
     assert edges[0] <= np.log10(1 / 50) and edges[-1] == pytest.approx(0)
-    assert found.histogram().sum() == found.alive.sum()
+    assert scores.histogram().sum() == scores.alive.sum()
 
 
 def test_hostile_rows_are_named() -> None:

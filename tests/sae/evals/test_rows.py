@@ -1,4 +1,4 @@
-"""Recordings to labelled clips, clips to rows: without padding, drawn evenly, broken ones told of."""
+"""Labeled clips of recordings, and rows of clips: without padding, drawn uniformly, with failures reported."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def model() -> HookedWhisper:
 
 
 def recording(clip, **more) -> Recording:
-    given = {"speaker": clip.speaker, "text": clip.alignment.text, "find_alignment": lambda: clip.alignment}
-    return Recording(clip.alignment.utterance, clip.samples, **given | more)
+    fields = {"speaker": clip.speaker, "text": clip.alignment.text, "find_alignment": lambda: clip.alignment}
+    return Recording(clip.alignment.utterance, clip.samples, **fields | more)
 
 
 def test_clips_of_a_corpus(model: HookedWhisper) -> None:
@@ -55,14 +55,14 @@ def test_clips_of_a_corpus(model: HookedWhisper) -> None:
 def test_rows_are_the_clips_activations(model: HookedWhisper) -> None:
     clips = sentences(3)
     other = "encoder.blocks.0.mlp.hook_post"
-    found = gather_rows(model, clips, [HOOK, other])
+    rows = gather_rows(model, clips, [HOOK, other])
     expected = features_of_clips(model, clips, {HOOK: HookBasis(HOOK), other: HookBasis(other)})
     for hook in (HOOK, other):
-        torch.testing.assert_close(found[hook], expected[hook], atol=1e-5, rtol=1e-5)
-    some = gather_rows(model, clips, [HOOK, other], most=40)
-    places = (some[HOOK][:, None] == found[HOOK]).all(-1).nonzero()[:, 1]
-    assert 20 < len(places) < 60 and torch.equal(some[other], found[other][places])
-    assert torch.equal(gather_rows(model, clips, [HOOK], most=40)[HOOK], some[HOOK])
+        torch.testing.assert_close(rows[hook], expected[hook], atol=1e-5, rtol=1e-5)
+    sample = gather_rows(model, clips, [HOOK, other], most=40)
+    places = (sample[HOOK][:, None] == rows[HOOK]).all(-1).nonzero()[:, 1]
+    assert 20 < len(places) < 60 and torch.equal(sample[other], rows[other][places])
+    assert torch.equal(gather_rows(model, clips, [HOOK], most=40)[HOOK], sample[HOOK])
 
 
 def test_a_sample_of_the_rows_of_labeled_clips(model: HookedWhisper) -> None:

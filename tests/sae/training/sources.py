@@ -19,8 +19,8 @@ def mixtures(n: int = 1200, d: int = D, seed: int = 0, n_true: int = 24, active:
     generator = torch.Generator().manual_seed(seed)
     true = torch.randn(n_true, d, generator=torch.Generator().manual_seed(99))
     true = 5 * true / true.norm(dim=1, keepdim=True)
-    chosen = torch.rand(n, n_true, generator=generator).topk(active).indices
-    amounts = torch.zeros(n, n_true).scatter(1, chosen, 0.5 + torch.rand(n, active, generator=generator))
+    latents = torch.rand(n, n_true, generator=generator).topk(active).indices
+    amounts = torch.zeros(n, n_true).scatter(1, latents, 0.5 + torch.rand(n, active, generator=generator))
     return amounts @ true + 3 + 0.05 * torch.randn(n, d, generator=generator)
 
 

@@ -103,8 +103,8 @@ def test_harvesting_while_training(tmp_path: Path, store: ActivationStore) -> No
     """Nothing is written but the run: a model and recordings in place of a store."""
     small_model(0).save_pretrained(tmp_path / "model")
     (tmp_path / "audio").mkdir()
-    for one in corpus(8, longest=1.0):
-        soundfile.write(tmp_path / "audio" / f"{one.id}.wav", one.audio().numpy(), 16000)
+    for recording in corpus(8, longest=1.0):
+        soundfile.write(tmp_path / "audio" / f"{recording.id}.wav", recording.audio().numpy(), 16000)
     source = f'model = "{tmp_path / "model"}"\naudio = "{tmp_path / "audio"}"\nrecordings_per_chunk = 4'
     path = written(tmp_path, store, (f'store = "{store.folder}"', source), ("batch = 64", "batch = 32"))
     assert main(["train", str(path), "--threads", "1"]) == 0
@@ -153,5 +153,5 @@ def test_the_recipes_are_readable() -> None:
     from sae_lens_audio.demo import RECIPES
 
     for name in ("topk", "tied"):
-        made = read_settings(RECIPES / f"{name}.toml").make_sae((128,))
-        assert made.architecture == name and made.d_in == 128
+        sae = read_settings(RECIPES / f"{name}.toml").make_sae((128,))
+        assert sae.architecture == name and sae.d_in == 128

@@ -17,18 +17,18 @@ from tests.sae.training.sources import fit_until_interrupted, trainer
 def test_tensorboard_has_the_values_of_the_lines_and_none_twice(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    def run() -> Trainer:
-        made = trainer(tmp_path)
-        made._make_writers = (TensorBoard,)
-        return made
+    def with_tensorboard() -> Trainer:
+        run = trainer(tmp_path)
+        run._make_writers = (TensorBoard,)
+        return run
 
-    fit_until_interrupted(run(), 12)
-    run().fit(progress=False)
+    fit_until_interrupted(with_tensorboard(), 12)
+    with_tensorboard().fit(progress=False)
     events = EventAccumulator(str(tmp_path))
     events.Reload()
-    found = {e.step: e.value for e in events.Scalars("explained_variance")}
+    logged = {e.step: e.value for e in events.Scalars("explained_variance")}
     lines = {line["step"]: line["explained_variance"] for line in read_metrics(tmp_path)}
-    assert found.keys() == lines.keys() and all(found[s] == pytest.approx(lines[s], rel=1e-5) for s in found)
+    assert logged.keys() == lines.keys() and all(logged[s] == pytest.approx(lines[s], rel=1e-5) for s in logged)
 
 
 def test_wandb_gets_one_run_per_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,11 +22,11 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     train_all(tmp_path / "one", None)
     for sae in saes():
-        one, two = (load_sae(tmp_path / n / sae.architecture / "sae").sae for n in ("one", "two"))
-        for (name, a), b in zip(one.state_dict().items(), two.state_dict().values(), strict=True):
+        alone, together = (load_sae(tmp_path / n / sae.architecture / "sae").sae for n in ("one", "two"))
+        for (name, a), b in zip(alone.state_dict().items(), together.state_dict().values(), strict=True):
             torch.testing.assert_close(a, b, atol=2e-4, rtol=2e-4, msg=lambda m, name=name: f"{name}: {m}")
         x = mixtures(100, seed=3)
-        torch.testing.assert_close(one(x), two(x), atol=2e-3, rtol=1e-3)
+        torch.testing.assert_close(alone(x), together(x), atol=2e-3, rtol=1e-3)
         ones, twos = (read_metrics(tmp_path / n / sae.architecture) for n in ("one", "two"))
         assert [line["step"] for line in ones] == [line["step"] for line in twos]
         for key in ("reconstruction", "l0", "explained_variance", "gradient_norm"):

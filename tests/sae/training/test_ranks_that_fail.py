@@ -85,8 +85,8 @@ def wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None:
 def rank_of(process: subprocess.Popen[str], rank: int) -> int:
     """The process that torchrun started as this rank."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    found = [pid for pid in children if f"\0RANK={rank}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes()]
-    return int(found[0])
+    pids = [pid for pid in children if f"\0RANK={rank}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes()]
+    return int(pids[0])
 
 
 def assert_same(out: Path, expected: dict[str, torch.Tensor]) -> None:

@@ -105,10 +105,10 @@ def test_one_that_is_asked_tells_the_others_before_it_stops(tmp_path: Path) -> N
 
 
 def test_processes_that_would_go_on_from_different_steps_are_refused(tmp_path: Path) -> None:
-    with trainer(tmp_path) as one:
+    with trainer(tmp_path) as run:
         for _ in range(3):
-            one.step()
-        one.save()
+            run.step()
+        run.save()
     with pytest.raises(TrainingError, match="after step 0, others after step 3: give all of them one folder"):
         trainer(tmp_path, Alone(other_step=0))
 

@@ -91,24 +91,24 @@ def test_transcoders_and_crosscoders_learn_from_several_points() -> None:
     x = mixtures()
     y = 4 * x @ torch.randn(D, 7, generator=torch.Generator().manual_seed(3)) - 1
     sae = TopKTranscoder(TopKTranscoderConfig(D, F, d_out=7, k=5, skip=True))
-    made = Trainer(sae, TensorActivations({"in": x, "out": y}), config(steps=150)).fit(progress=False)
+    trained = Trainer(sae, TensorActivations({"in": x, "out": y}), config(steps=150)).fit(progress=False)
     with torch.no_grad():
-        assert (made(x) - y).square().sum() < 0.1 * (y - y.mean(0)).square().sum()
+        assert (trained(x) - y).square().sum() < 0.1 * (y - y.mean(0)).square().sum()
     both = Crosscoder(CrosscoderConfig(D, F, n_blocks=2, l1_coefficient=0.01))
-    made = Trainer(both, TensorActivations({"one": x, "two": 20 * x}), config(steps=150)).fit(progress=False)
+    trained = Trainer(both, TensorActivations({"one": x, "two": 20 * x}), config(steps=150)).fit(progress=False)
     stacked = torch.stack([x, 20 * x], 1)
     with torch.no_grad():
-        error = (made(stacked) - stacked).square().sum((0, 2))
+        error = (trained(stacked) - stacked).square().sum((0, 2))
     assert (error < 0.15 * (stacked - stacked.mean(0)).square().sum((0, 2))).all(), "both points count alike"
 
 
 def test_raw_and_scaled_activations_make_the_same_sae() -> None:
     """What it was trained on times a factor, it must not matter."""
-    one = Trainer(TopK(TopKConfig(D, F, k=3)), TensorActivations(mixtures()), config()).fit(progress=False)
+    scaled = Trainer(TopK(TopKConfig(D, F, k=3)), TensorActivations(mixtures()), config()).fit(progress=False)
     ten = Trainer(TopK(TopKConfig(D, F, k=3)), TensorActivations(16 * mixtures()), config()).fit(progress=False)
     x = mixtures(50, seed=5)
-    torch.testing.assert_close(16 * one.encode(x), ten.encode(16 * x), atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(16 * one(x), ten(16 * x), atol=1e-2, rtol=1e-3)
+    torch.testing.assert_close(16 * scaled.encode(x), ten.encode(16 * x), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(16 * scaled(x), ten(16 * x), atol=1e-2, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["topk", "matryoshka", "gated"])
@@ -129,7 +129,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(name: str, tmp_path: Path) -> 
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    """kill -9 at some moment, in a process of its own."""
+    """kill -9 at some moment, in a separate process."""
     script = (
         "import sys, torch; torch.set_num_threads(1)\n"
         "from pathlib import Path\n"
@@ -157,10 +157,10 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
 
 def test_what_a_run_leaves(tmp_path: Path) -> None:
     run = trainer(tmp_path, steps=40)
-    made = run.fit(progress=False)
+    trained = run.fit(progress=False)
     loaded = load_sae(tmp_path / "sae")
     x = mixtures(20, seed=4)
-    torch.testing.assert_close(loaded.sae.encode(x), made.encode(x))
+    torch.testing.assert_close(loaded.sae.encode(x), trained.encode(x))
     assert loaded.log_sparsity is not None
     rates = 10**loaded.log_sparsity
     assert rates.sum().item() == pytest.approx(3, abs=0.1), "k = 3 features fire on each row"
@@ -172,7 +172,7 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
     )
     again = trainer(tmp_path, steps=40)
     assert again.number == 40
-    torch.testing.assert_close(again.fit(progress=False).W_enc, made.W_enc, rtol=0, atol=0)
+    torch.testing.assert_close(again.fit(progress=False).W_enc, trained.W_enc, rtol=0, atol=0)
 
 
 def test_interrupted_it_writes_a_checkpoint_first(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_an_error_in_the_middle_of_a_step_leaves_the_earlier_checkpoint(tmp_path
     run = trainer(tmp_path)
     run.step()
     run.save()
-    kept = (tmp_path / CHECKPOINT).read_bytes()
+    saved = (tmp_path / CHECKPOINT).read_bytes()
 
     def broken() -> None:
         raise MemoryError
@@ -213,7 +213,7 @@ def test_an_error_in_the_middle_of_a_step_leaves_the_earlier_checkpoint(tmp_path
     run.sae.project_weights_ = broken  # type: ignore[method-assign]
     with pytest.raises(MemoryError):
         run.fit(progress=False)
-    assert (tmp_path / CHECKPOINT).read_bytes() == kept
+    assert (tmp_path / CHECKPOINT).read_bytes() == saved
 
 
 def test_another_run_in_the_folder_is_an_error_that_says_what_differs(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatch: 
     run = trainer(tmp_path)
     run.step()
     run.save()
-    kept = (tmp_path / CHECKPOINT).read_bytes()
+    saved = (tmp_path / CHECKPOINT).read_bytes()
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -267,7 +267,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatch: 
     with pytest.raises(TrainingError, match=r"disk is full.*checkpoint.safetensors.*the earlier one is intact"):
         run.save()
     run.close()
-    assert (tmp_path / CHECKPOINT).read_bytes() == kept and len(list(tmp_path.iterdir())) == 1
+    assert (tmp_path / CHECKPOINT).read_bytes() == saved and len(list(tmp_path.iterdir())) == 1
 
 
 @given(st.sampled_from([1, 2, 4]), st.sampled_from(["topk", "standard"]))
@@ -283,8 +283,8 @@ def test_parts_of_a_batch_add_up_to_it(parts: int, name: str) -> None:
 
 
 def test_half_precision_products_learn_too() -> None:
-    made = trainer(steps=120, precision="bfloat16").fit(progress=False)
-    assert made.dtype == torch.float32 and explained(made, mixtures(seed=7)) > 0.75
+    trained = trainer(steps=120, precision="bfloat16").fit(progress=False)
+    assert trained.dtype == torch.float32 and explained(trained, mixtures(seed=7)) > 0.75
 
 
 @pytest.mark.parametrize("name", ["standard", "gated", "jumprelu", "tied"])

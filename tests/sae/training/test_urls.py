@@ -42,12 +42,12 @@ def test_a_run_behind_an_url_is_the_same(tmp_path: Path) -> None:
                 else:
                     assert trainer.number == 5
                     trainer.fit(progress=False)
-    one, two = (load_sae(folder / "sae") for folder in folders)
-    for name, tensor in one.sae.state_dict().items():
-        assert torch.equal(tensor, two.sae.state_dict()[name])
-    assert str(one.source) == "memory://test_train/run/sae/sae_weights.safetensors"
-    kept = [[{k: v for k, v in line.items() if k != "steps_per_s"} for line in read_metrics(f)] for f in folders]
-    assert kept[0] == kept[1] and [line["step"] for line in kept[0]] == [6, 8, 10, 12]
+    first, second = (load_sae(folder / "sae") for folder in folders)
+    for name, tensor in first.sae.state_dict().items():
+        assert torch.equal(tensor, second.sae.state_dict()[name])
+    assert str(first.source) == "memory://test_train/run/sae/sae_weights.safetensors"
+    metrics = [[{k: v for k, v in line.items() if k != "steps_per_s"} for line in read_metrics(f)] for f in folders]
+    assert metrics[0] == metrics[1] and [line["step"] for line in metrics[0]] == [6, 8, 10, 12]
 
 
 def test_errors_name_the_url() -> None:
@@ -132,10 +132,10 @@ def test_foreign_folders_behind_urls(name: str) -> None:
     far.mkdir(parents=True)
     for file in near.iterdir():
         (far / file.name).write_bytes(file.read_bytes())
-    one, two = load_sae(near), load_sae(far)
-    assert one.metadata == two.metadata and str(two.source) == f"{far}/{one.source.name}"
-    for key, tensor in one.sae.state_dict().items():
-        assert torch.equal(tensor, two.sae.state_dict()[key])
+    first, second = load_sae(near), load_sae(far)
+    assert first.metadata == second.metadata and str(second.source) == f"{far}/{first.source.name}"
+    for key, tensor in first.sae.state_dict().items():
+        assert torch.equal(tensor, second.sae.state_dict()[key])
 
 
 def test_a_file_of_weights_behind_an_url_finds_its_configuration() -> None:
@@ -145,5 +145,5 @@ def test_a_file_of_weights_behind_an_url_finds_its_configuration() -> None:
     with pytest.raises(CheckpointError, match=r"memory://test_train/steps/checkpoints/config.json does not exist"):
         load_sae(far / "checkpoints/ae_100.pt")
     (far / "config.json").write_bytes((near / "config.json").read_bytes())
-    found = load_sae(str(far / "checkpoints/ae_100.pt"))
-    assert torch.equal(found.sae.W_enc, load_sae(near).sae.W_enc)
+    loaded = load_sae(str(far / "checkpoints/ae_100.pt"))
+    assert torch.equal(loaded.sae.W_enc, load_sae(near).sae.W_enc)

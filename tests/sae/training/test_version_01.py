@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from hooked_whisper._support.renamed import RenamedWarning
 from sae_lens_audio.training import TrainingConfig
 from sae_lens_audio.training.checkpoint import CHECKPOINT
+from sae_lens_audio.training.config import RENAMED
 from sae_lens_audio.training.settings import parse_settings
 from tests.sae.training.sources import trainer
 
@@ -25,7 +26,8 @@ def as_version_01_wrote(path: Path) -> None:
     identity = facts["identity"]
     identity["SAE"] = identity.pop("sae")
     training = identity["training"]
-    training["optimiser"], training["centre"] = training.pop("optimizer"), training.pop("center")
+    for old, new in RENAMED.items():
+        training[old] = training.pop(new)
     facts["place"]["block"] = facts["place"].pop("chunk")
     save_file(tensors, path, {"facts": json.dumps(facts)})
 
@@ -51,8 +53,9 @@ def test_keys_of_a_settings_file_warn() -> None:
     }
     with pytest.warns(RenamedWarning) as caught:
         settings = parse_settings(data)
+    training = {f"[training] {old}" for old in RENAMED}
     assert {str(w.message).split(" is now")[0] for w in caught} == {
-        "section [dictionary]", "[activations] recordings_per_block", "[training] optimiser", "[training] centre",
+        "section [dictionary]", "[activations] recordings_per_block", *training
     }  # fmt: skip
     assert settings.activations.recordings_per_chunk == 9 and settings.sae["k"] == 2
     assert settings.training == TrainingConfig(steps=5, optimizer="radam", center=False)
