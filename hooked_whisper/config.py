@@ -1,4 +1,4 @@
-"""Frozen configurations: the encoder and the decoder each have their own, so they can differ in depth and width."""
+"""Frozen configurations. Encoder and decoder have separate ones, so they can differ in depth and MLP width."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class EncoderConfig:
 
     @property
     def n_frames(self) -> int:
-        """Mel frames the encoder takes: two per position."""
+        """Mel frames of the encoder's window: two per position."""
         return 2 * self.n_ctx
 
 
@@ -57,11 +57,12 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class WhisperConfig:
-    """Both stacks, a name to print, and the cross-attention heads known to follow the audio (block, head).
+    """Shapes of both stacks, the model's name, and its vocabulary.
 
-    vocabulary: the released vocabulary whose ids the model has: 51864 (English), 51865 (99 languages) or 51866 (100);
-        ``n_vocab`` is larger where tokens were added. 0: a tokenizer of the model's own. ``None``: as the sizes say,
-        see :attr:`token_layout`.
+    alignment_heads: the cross-attention heads known to follow the audio, as (block, head).
+    vocabulary: the released vocabulary whose ids the model uses: 51864 (English), 51865 (99 languages) or 51866 (100
+        languages); ``n_vocab`` is larger where tokens were added. 0: another tokenizer. ``None``: inferred from the
+        sizes, see :attr:`token_layout`.
     """
 
     encoder: EncoderConfig
@@ -81,7 +82,7 @@ class WhisperConfig:
         if self.encoder.d_model != self.decoder.d_model:
             raise ValueError(
                 f"encoder d_model {self.encoder.d_model} and decoder d_model {self.decoder.d_model} must be equal: "
-                "cross-attention reads the encoder's output without a projection of its own width"
+                "cross-attention reads the encoder's output without a projection in between"
             )
         for block, head in self.alignment_heads or ():
             if not (0 <= block < self.decoder.n_layers and 0 <= head < self.decoder.n_heads):
@@ -89,22 +90,22 @@ class WhisperConfig:
 
     @property
     def token_layout(self) -> int | None:
-        """The released vocabulary whose ids this model has; ``None`` where neither ``vocabulary`` nor the sizes say.
+        """The released vocabulary whose ids this model uses; ``None`` if ``vocabulary`` and the sizes leave it open.
 
-        51866 tokens are large-v3's only with its 128 mel bins: with 80 they are another vocabulary and added tokens.
+        51866 tokens are large-v3's vocabulary only with its 128 mel bins; with 80, tokens were added to another one.
         """
         if self.vocabulary is not None:
             return self.vocabulary or None
-        n_vocab, hundred = self.decoder.n_vocab, self.encoder.n_mels == 128
+        n_vocab = self.decoder.n_vocab
         if n_vocab in (51864, 51865):
             return n_vocab
-        return 51866 if n_vocab >= 51866 and hundred else None
+        return 51866 if n_vocab >= 51866 and self.encoder.n_mels == 128 else None
 
     @classmethod
     def from_dims(
         cls, dims: ModelDimensions, name: str = "whisper", alignment_heads: tuple[tuple[int, int], ...] | None = None
     ) -> WhisperConfig:
-        """From openai-whisper's ``ModelDimensions`` (the ``dims`` of its checkpoints)."""
+        """Return the configuration for openai-whisper's ``ModelDimensions`` (the ``dims`` of its checkpoints)."""
         encoder = EncoderConfig(
             n_mels=dims.n_mels,
             n_ctx=dims.n_audio_ctx,
@@ -125,7 +126,7 @@ class WhisperConfig:
 
     @property
     def dims(self) -> ModelDimensions:
-        """The same shape in openai-whisper's words."""
+        """The same shape under openai-whisper's names."""
         return ModelDimensions(
             n_mels=self.encoder.n_mels,
             n_audio_ctx=self.encoder.n_ctx,
@@ -140,14 +141,19 @@ class WhisperConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the configuration as JSON data."""
         data = asdict(self)
-        if self.vocabulary is None:  # as files of earlier versions have it
+        if self.vocabulary is None:  # files of earlier versions have no such field
             del data["vocabulary"]
         return data
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> WhisperConfig:
-        """Inverse of :meth:`to_dict`; raises ``ValueError`` naming fields that are missing or unknown."""
+        """Return the configuration of :meth:`to_dict`.
+
+        Raises:
+            ValueError: fields are missing or unknown; names them.
+        """
         heads = data.get("alignment_heads")
         return cls(
             encoder=_from_dict(EncoderConfig, data.get("encoder"), "encoder"),

@@ -1,6 +1,6 @@
-"""Exceptions of our own: each says what went wrong and what to do next.
+"""Exceptions. Each says what went wrong and what to do next.
 
-Every class also inherits the builtin that fits: ``except ValueError`` keeps working in code that knows nothing of us.
+Every class also inherits a fitting builtin, so that ``except ValueError`` catches it too.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 
 
 class HookedWhisperError(Exception):
-    """Anything this package raises on purpose. Catch it to catch all of them."""
+    """Base of all exceptions that this package raises on purpose."""
 
     def __str__(self) -> str:
-        # KeyError would print the repr of its argument: quotes round the sentence, escaped newlines.
+        # KeyError would print the repr of its argument: quotes around the sentence, escaped newlines.
         return BaseException.__str__(self)
 
 
@@ -27,26 +27,26 @@ class UnknownHookError(HookedWhisperError, KeyError):
 
 
 class HookShapeError(HookedWhisperError, ValueError):
-    """A hook returned something that cannot stand in for the activation it got.
+    """A hook returned something that cannot replace its activation.
 
-    Cause: another shape, dtype or device than the point's, or no tensor at all.
-    Fix: return ``None`` (only looking) or a tensor like the argument; the message names the point and its axes.
+    Cause: a shape, dtype or device that differs from the point's, or something that is not a tensor.
+    Fix: return ``None`` (to read only) or a tensor like the argument; the message names point and axes.
     """
 
 
 class CacheSizeError(HookedWhisperError, MemoryError):
-    """The activations asked for would take more memory than the limit allows.
+    """The requested activations would take more memory than the limit allows.
 
     Cause: attention scores or patterns of many encoder blocks, or a large batch.
-    Fix: ask for fewer names, positions or clips, store a smaller dtype, or raise the limit.
-    The message has the estimate.
+    Fix: request fewer points, positions or clips, store a smaller dtype, or raise the limit; the message has the
+    estimate.
     """
 
 
 class MaskError(HookedWhisperError, ValueError):
     """An attention mask does not fit.
 
-    Cause: a shape that does not broadcast to [batch, head, query, key], a wrong dtype, or a key naming no attention.
+    Cause: a shape that does not broadcast to [batch, head, query, key], a wrong dtype, or a key without an attention.
     Fix: give a bool (True = may attend) or an additive float mask under a key that the message lists.
     """
 
@@ -60,15 +60,15 @@ class CheckpointError(HookedWhisperError, ValueError):
 
 
 class MissingWeightsError(CheckpointError):
-    """The weights of a known model are neither on this machine nor can they be downloaded.
+    """The weights of a known model are not on this machine and cannot be downloaded.
 
     Cause: they are not cached and not installed, and there is no connection, or ``local_files_only`` forbids one.
-    Fix: run the command of the message, or load from a file; the message lists each place that was looked at.
+    Fix: run the command in the message, or load from a file; the message lists every place that was searched.
     """
 
 
 class UnknownModelError(HookedWhisperError, ValueError):
-    """No model goes by this name.
+    """No model has this name.
 
     Cause: a typing error, or a path that does not exist.
     Fix: take one of the close names in the message, or give the path of a local file or folder.
@@ -84,10 +84,10 @@ class AudioError(HookedWhisperError, ValueError):
 
 
 class MissingExtraError(HookedWhisperError, ImportError):
-    """An optional package is needed for this.
+    """An optional package is missing.
 
-    Cause: the extra that brings it was not installed.
-    Fix: run the ``pip install hooked-whisper[...]`` of the message.
+    Cause: the extra that contains it is not installed.
+    Fix: run the ``pip install hooked-whisper[...]`` in the message.
     """
 
 
@@ -95,16 +95,16 @@ class PromptError(HookedWhisperError, ValueError):
     """Text cannot be turned into tokens, or tokens into text, for this model.
 
     Cause: an unknown language, a task an English-only model does not have, texts of unequal token lengths in one batch,
-    a word of several tokens where one is needed, or a vocabulary that has no tokenizer.
+    a word of several tokens where one is needed, or a vocabulary without a tokenizer.
     Fix: the message lists the choices or the pieces.
     """
 
 
 class PatchError(HookedWhisperError, ValueError):
-    """A patch, its site or its metric does not fit the model or the pair of runs.
+    """A patch, its hook point or its metric does not fit the model or the pair of runs.
 
     Cause: a component or axis the point does not have, a span outside the window, runs of different lengths.
-    Fix: the message names the point, its axes and what was asked.
+    Fix: the message names the point, its axes and the request.
     """
 
 
@@ -144,7 +144,7 @@ def check_option(argument: str, value: Any, options: Iterable[str], error: type[
     """Return ``value`` if it is one of ``options``.
 
     Raises:
-        ``error``: it is not; the message lists the options and names the most similar.
+        ``error``: it is not; the message lists the options and proposes the most similar.
     """
     known = tuple(options)
     if isinstance(value, str) and value in known:
@@ -157,7 +157,7 @@ def check_option(argument: str, value: Any, options: Iterable[str], error: type[
 
 
 def closest(name: str, names: Iterable[str], n: int = 3) -> list[str]:
-    """The at most ``n`` strings of ``names`` most like ``name``, best first; case does not matter. May be empty."""
+    """Return at most ``n`` strings of ``names`` similar to ``name``, best first, ignoring case. May be empty."""
     by_lower: dict[str, str] = {}
     for candidate in names:
         by_lower.setdefault(candidate.lower(), candidate)

@@ -1,4 +1,4 @@
-"""``HookedWhisper``: the hooked model with weights, audio, text and decoding attached."""
+"""``HookedWhisper``: the hooked model with weights, audio, text and decoding."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from hooked_whisper.text.prompts import ENGLISH_ONLY, TASKS, tokenizer_of
 class HookedWhisper(WhisperCore):
     """Whisper with a named, causal hook point on every activation and attention score.
 
-    ``HookedWhisper.from_pretrained("demo")`` needs no network; ``HookedWhisper(config)`` has random weights.
+    ``HookedWhisper.from_pretrained("demo")`` needs no network. ``HookedWhisper(config)`` has random weights.
     """
 
     def __init__(self, cfg: WhisperConfig) -> None:
         super().__init__(cfg)
-        self.metadata: dict[str, str] = {}  # of the checkpoint: its source, how it was trained, its word errors
+        self.metadata: dict[str, str] = {}  # of the checkpoint: source, training, word error rate
         self.eval()
 
     @classmethod
@@ -57,19 +57,21 @@ class HookedWhisper(WhisperCore):
             (``"openai/whisper-tiny"``, ``"Systran/faster-whisper-tiny.en"``; fine-tuned and distil models too); a
             folder of transformers, faster-whisper, MLX or :meth:`save_pretrained`; an openai-whisper ``.pt`` file, a
             whisper.cpp ``ggml-*.bin``, a CTranslate2 ``model.bin``; a loaded ``whisper`` or ``transformers`` model; or
-            a :class:`WhisperConfig` for random weights. ``model.metadata["source"]`` says where a name or id was found.
-        device: default CUDA if there is one, else CPU.
+            a :class:`WhisperConfig` for random weights. ``model.metadata["source"]`` names where the weights came from.
+        device: by default CUDA if available, else CPU.
         dtype: of the parameters; checkpoints in half precision are converted.
         revision, cache_dir, local_files_only: for downloads.
-        vocabulary: the released vocabulary whose special tokens the model has (51864, 51865 or 51866), where tokens
-            were added and the checkpoint does not say, see :attr:`WhisperConfig.token_layout`.
+        vocabulary: the released vocabulary (51864, 51865 or 51866) whose special tokens the model uses, if tokens were
+            added and the checkpoint does not say so, see :attr:`WhisperConfig.token_layout`.
         fold_ln, center_writing_weights, fold_value_biases, center_unembed: weight processing that preserves the
-            logits (the last one only up to a constant per token); off by default, so that numbers equal the original's.
+            logits (the last one up to a constant per token). Off by default, so that numbers equal the original's.
 
         Raises:
-            UnknownModelError: no such name (close names are listed), path or repository.
-            MissingWeightsError: the name is known, but no place has its weights; lists the places and what to install.
-            CheckpointError: names the file and every missing, unexpected or misshapen tensor.
+            UnknownModelError: the name, path or repository does not exist; lists close names.
+            MissingWeightsError: the weights of a known name were not found; lists the places and what to install.
+            CheckpointError: the checkpoint does not fit; names the file and every missing, unexpected or misshapen
+                tensor.
+            ArgumentError: ``dtype``, ``device`` or ``vocabulary`` is invalid.
         """
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ArgumentError(f"dtype must be a floating-point torch.dtype such as torch.float16, not {dtype!r}")
@@ -105,25 +107,26 @@ class HookedWhisper(WhisperCore):
     def save_pretrained(
         self, folder: str | Path, metadata: dict[str, str] | None = None, dtype: torch.dtype | None = None
     ) -> None:
-        """Write ``config.json`` and ``model.safetensors`` (both or neither); ``dtype`` converts what is stored."""
+        """Write ``config.json`` and ``model.safetensors``, both or neither; ``dtype`` converts the stored weights."""
         save_pretrained(self, folder, metadata=self.metadata if metadata is None else metadata, dtype=dtype)
 
     # --- audio -------------------------------------------------------------------------------------------------------
 
     @property
     def time(self) -> TimeMap:
-        """Seconds, samples, mel frames and encoder positions of this model's window."""
+        """Conversion between seconds, samples, mel frames and encoder positions of this model's window."""
         return TimeMap(n_ctx=self.cfg.encoder.n_ctx)
 
     def to_mel(
         self, audio: Any, *, sample_rate: int | None = None, reference_max: float | Tensor | None = None
     ) -> Float[Tensor, "batch mel frame"]:
-        """Log-mel of one window per clip, padded with silence.
+        """Return the log-mel of one window per clip, padded with silence.
 
-        ``audio``: path, bytes, file object, array (16 kHz unless ``sample_rate``), ``(array, rate)``,
-        ``{"array", "sampling_rate"}``, tensor (gradients pass), or a list of those for a batch. ``reference_max``
-        (see :func:`hooked_whisper.audio.log_mel_max`) shares the loudness reference between clips, so that editing one
-        word does not move other frames.
+        Args:
+            audio: path, bytes, file object, array (16 kHz unless ``sample_rate``), ``(array, rate)``,
+                ``{"array", "sampling_rate"}``, tensor (gradients pass), or a list of those for a batch.
+            reference_max: loudness reference shared between clips, so that editing one word does not change other
+                frames, see :func:`hooked_whisper.audio.log_mel_max`.
         """
         return prepare_mel(
             audio,
@@ -141,7 +144,7 @@ class HookedWhisper(WhisperCore):
     def prompter(self) -> Prompter:
         """Prompts and token names for this model's vocabulary."""
         if self.cfg.token_layout is None:
-            tokenizer_of(self.cfg)  # raises, naming the model's sizes
+            tokenizer_of(self.cfg)  # raises an error with the model's sizes
         return Prompter.of(self.cfg)
 
     @property
@@ -158,25 +161,29 @@ class HookedWhisper(WhisperCore):
         timestamps: bool = False,
         prompt: bool = True,
     ) -> Int[Tensor, "batch token"]:
-        """Prompt and text as ids: ``<|startoftranscript|><|en|><|transcribe|><|notimestamps|>`` and the text as given.
+        """Return ids of the prompt, ``<|startoftranscript|><|en|><|transcribe|><|notimestamps|>``, and of the text.
 
-        A word inside a sentence has its space in front: ``" very"``, not ``"very"``. ``prompt=False`` leaves the
-        special tokens out.
+        A word inside a sentence begins with its space: ``" very"``, not ``"very"``. ``prompt=False`` omits the special
+        tokens.
         """
         check_option("task", task, TASKS, PromptError)
         tokens = self.prompter.to_tokens(text, language=language, task=task, timestamps=timestamps, prompt=prompt)
         return tokens.to(self.device)
 
     def to_str_tokens(self, tokens: str | Tensor | list[int]) -> list[str]:
-        """One string per id (special tokens spelled out); a string is tokenised first, without a prompt."""
+        """Return one string per id, special tokens spelled out. A string is tokenized first, without a prompt."""
         return self.prompter.to_str_tokens(tokens)
 
     def to_string(self, tokens: Tensor | list[int]) -> str:
-        """Text of the ids, special tokens spelled out."""
+        """Return the text of the ids, special tokens spelled out."""
         return self.prompter.to_string(tokens)
 
     def to_single_token(self, text: str) -> int:
-        """Id of a text that is one token; the error lists the pieces if it is not."""
+        """Return the id of a text that is one token.
+
+        Raises:
+            PromptError: it is several tokens; lists them.
+        """
         return self.prompter.to_single_token(text)
 
     # --- decoding ----------------------------------------------------------------------------------------------------
@@ -184,11 +191,11 @@ class HookedWhisper(WhisperCore):
     def decode(
         self, mel: Float[Tensor, "*batch a b"], options: DecodingOptions | None = None, **changes: Any
     ) -> DecodingResult | list[DecodingResult]:
-        """``whisper.decode``: see :func:`hooked_whisper.decoding.decode`."""
+        """Decode with ``whisper.decode``, see :func:`hooked_whisper.decoding.decode`."""
         return decoding.decode(self, mel, options, **changes)
 
     def transcribe(self, audio: Any, *, sample_rate: int | None = None, **options: Any) -> decoding.Transcription:
-        """``whisper.transcribe`` without ffmpeg: see :func:`hooked_whisper.decoding.transcribe`."""
+        """Transcribe as ``whisper.transcribe`` does, without ffmpeg, see :func:`hooked_whisper.decoding.transcribe`."""
         return decoding.transcribe(self, audio, sample_rate=sample_rate, **options)
 
     def generate(
@@ -197,11 +204,11 @@ class HookedWhisper(WhisperCore):
         encoder_out: Float[Tensor, "clip position d_model"],
         **options: Any,
     ) -> Int[Tensor, "batch token_out"]:
-        """Plain greedy generation: see :func:`hooked_whisper.decoding.generate`."""
+        """Generate greedily, see :func:`hooked_whisper.decoding.generate`."""
         return decoding.generate(self, prompt, encoder_out, **options)
 
     def detect_language(self, mel: Tensor, tokenizer: Tokenizer | None = None) -> Any:
-        """``whisper.detect_language``: language tokens and probabilities per window.
+        """Return language tokens and probabilities per window, as ``whisper.detect_language`` does.
 
         An English-only model has no language tokens: English has probability 1.
         """
@@ -209,7 +216,7 @@ class HookedWhisper(WhisperCore):
 
         mel = decoding.as_input(self, mel)
         if tokenizer is None:
-            tokenizer_of(self.cfg)  # refused where no ids are known
+            tokenizer_of(self.cfg)  # raises an error if the ids are unknown
         if self.cfg.token_layout == ENGLISH_ONLY:
             return decoding.detect_english(self, mel)
         return detect_language(self, mel, tokenizer)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Small record types and protocols that several layers share.
+"""Record types and protocols that several layers share.
 
 Times are seconds, intervals are half-open: ``[start, end)``.
 """
@@ -146,7 +146,7 @@ class Positions:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """One labelled stretch of audio, in seconds: ``start`` belongs to it, ``end`` does not."""
+    """A labeled interval of audio in seconds: ``start`` is included, ``end`` is not."""
 
     start: float
     end: float
@@ -169,7 +169,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """What was said when: words, phones and silences of one utterance (times in seconds).
+    """Words, phones and silences of one utterance, with times in seconds.
 
     ``phones`` covers speech and silence (label :data:`SILENCE`); ``words`` covers words only.
     """
@@ -187,7 +187,7 @@ class Alignment:
         return tuple(p for p in self.phones if p.label == SILENCE)
 
     def shifted(self, seconds: float, duration: float | None = None) -> Alignment:
-        """The same utterance, ``seconds`` later (a leading silence of that length is added by the caller)."""
+        """Return the alignment ``seconds`` later. The caller adds leading silence of that length."""
         return Alignment(
             self.utterance,
             self.speaker,
@@ -201,7 +201,7 @@ class Alignment:
 
 @runtime_checkable
 class FeatureBasis(Protocol):
-    """Anything that turns activations into features: neurons, directions, a sparse autoencoder."""
+    """Anything that encodes activations as features: neurons, directions, an SAE."""
 
     @property
     def n_features(self) -> int: ...
@@ -216,7 +216,7 @@ class FeatureBasis(Protocol):
 
 @runtime_checkable
 class Decodes(Protocol):
-    """Features of an activation, and the way back from them."""
+    """Encodes activations as features, and decodes features."""
 
     def encode(self, activations: Tensor) -> Tensor:
         """``[..., d_in] -> [..., n_features]``"""
@@ -229,14 +229,14 @@ class Decodes(Protocol):
 
 @runtime_checkable
 class DecodesLike(Protocol):
-    """The same where the way back needs the activation too: a skip path, a scale of each activation."""
+    """The same where decoding also needs the activation: a skip path, a scale per activation."""
 
     def encode(self, activations: Tensor) -> Tensor:
         """``[..., d_in] -> [..., n_features]``"""
         ...
 
     def decode_like(self, features: Tensor, activations: Tensor) -> Tensor:
-        """``[..., n_features], [..., d_in] -> [..., d_out]``: the reconstruction that belongs to ``activations``."""
+        """``[..., n_features], [..., d_in] -> [..., d_out]``: the reconstruction for these ``activations``."""
         ...
 
 

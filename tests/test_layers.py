@@ -1,4 +1,4 @@
-"""Imports go down the list of the design only: what stands higher never imports what stands lower."""
+"""Imports follow the order of the layers: a module imports only from its layer and those above."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def layer(parts: tuple[str, ...]) -> str:
 
 
 def imported(tree: ast.Module) -> set[str]:
-    """Layers imported at run time (imports under ``if TYPE_CHECKING`` are for the type checker alone)."""
-    found: set[str] = set()
+    """Layers imported at run time (not those under ``if TYPE_CHECKING``)."""
+    layers: set[str] = set()
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
@@ -60,15 +60,15 @@ def imported(tree: ast.Module) -> set[str]:
             )
         elif isinstance(node, ast.Import):
             names = [a.name for a in node.names]
-        found |= {n.split(".")[1] for n in names if n.startswith("hooked_whisper.")}
-        assert not any(n.startswith("sae_lens_audio") for n in names), "the companion imports us, never the other way"
+        layers |= {n.split(".")[1] for n in names if n.startswith("hooked_whisper.")}
+        assert not any(n.startswith("sae_lens_audio") for n in names), "hooked_whisper must not import sae_lens_audio"
         waiting.extend(ast.iter_child_nodes(node))
-    return found & set(LAYERS)
+    return layers & set(LAYERS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_go_down_only(path):
-    own = layer(path.relative_to(ROOT).parts)
-    assert own in LAYERS, f"say in LAYERS where {own} stands"
-    above = set(LAYERS[: LAYERS.index(own) + 1])
+    own_layer = layer(path.relative_to(ROOT).parts)
+    assert own_layer in LAYERS, f"add {own_layer} to LAYERS"
+    above = set(LAYERS[: LAYERS.index(own_layer) + 1])
     assert imported(ast.parse(path.read_text())) <= above

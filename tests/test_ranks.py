@@ -23,8 +23,8 @@ def test_every_start_has_a_name_of_its_own_whatever_is_left_in_the_store() -> No
         for start in range(3):
             if start == 1:
                 store.set("here/1", "a dead one's word")
-            found = [pool.submit(agreed_name, store, rank, 3, SOON) for rank in (1, 0, 2)]
-            of_all = {one.result() for one in found}
+            futures = [pool.submit(agreed_name, store, rank, 3, SOON) for rank in (1, 0, 2)]
+            of_all = {future.result() for future in futures}
             assert len(of_all) == 1
             names += of_all
     assert len(set(names)) == 3
@@ -42,5 +42,5 @@ def test_the_first_waits_for_the_slowest() -> None:
 
 
 def test_one_that_never_comes_is_an_error() -> None:
-    with pytest.raises(HookedWhisperError, match=r"ranks \[1\] of 2 have not come"):
+    with pytest.raises(HookedWhisperError, match=r"ranks \[1\] of 2"):
         agreed_name(dist.HashStore(), 0, 2, timedelta(seconds=0.1))

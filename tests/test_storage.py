@@ -13,8 +13,8 @@ from hooked_whisper.errors import HookedWhisperError, MissingExtraError
 
 def test_local_places_are_plain_paths(tmp_path: Path) -> None:
     for place in (str(tmp_path), tmp_path, tmp_path.as_uri(), UPath(tmp_path)):
-        found = as_path(place)
-        assert is_local(found) and found == tmp_path
+        path = as_path(place)
+        assert is_local(path) and path == tmp_path
     assert as_path("relative/folder") == Path("relative/folder")
 
 

@@ -1,6 +1,6 @@
-"""Reading files that somebody else wrote: JSON, safetensors, pickled tensors.
+"""Read files from other programs: JSON, safetensors, pickled tensors.
 
-A bad one gives one clear error. Nothing in a file is ever executed.
+A bad file gives one clear error. Nothing in a file is ever executed.
 """
 
 from __future__ import annotations
@@ -18,16 +18,20 @@ from torch import Tensor
 
 from hooked_whisper.errors import CheckpointError
 
-# what somebody without the weights can do
+# the remedy where weights are missing
 LOCAL_HINT = "Give the path of a local .pt file or model folder instead, or 'demo', which is packaged"
 
 _UNSAFE = re.compile("weights_only|safe_globals|trust")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``."""
+    """Return the JSON object in ``path``.
+
+    Raises:
+        CheckpointError: the file does not exist or does not hold a JSON object.
+    """
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark of UTF-8 in front
+        data = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a UTF-8 byte order mark
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist: a model folder needs it beside the weights") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -38,7 +42,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors of ``path`` and the metadata of its header."""
+    """Return the tensors of ``path`` and the metadata of its header.
+
+    Raises:
+        CheckpointError: the file is not a complete safetensors file.
+    """
     _need_file(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -50,28 +58,36 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_pickle(path: Path) -> Any:
-    """What ``torch.save`` wrote to ``path``, as long as it is tensors and plain containers."""
+    """Return what ``torch.save`` wrote to ``path``: only tensors and plain containers.
+
+    Raises:
+        CheckpointError: the file is damaged or holds anything else.
+    """
     _need_file(path)
     try:
         with path.open("rb") as file:
-            is_zip = file.read(4) == b"PK\x03\x04"  # older files are not, and cannot be mapped
+            is_zip = file.read(4) == b"PK\x03\x04"  # older files are not zip archives and cannot be memory-mapped
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # a foreign pickle can fail in any way
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if found:
+        match = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if match:
             why = (
-                f"it holds more than tensors ({found.group(1)}); none of it was executed: save its state_dict in the "
+                f"it holds more than tensors ({match.group(1)}); none of it was executed: save its state_dict in the "
                 "program that wrote it"
             )
-        elif _UNSAFE.search(str(error)):  # PyTorch proposes to execute what is in the file
-            why = "it is damaged or no PyTorch file of tensors alone: fetch or save it again"
+        elif _UNSAFE.search(str(error)):  # PyTorch proposes to execute the content
+            why = "it is damaged, or not a PyTorch file that holds only tensors: fetch or save it again"
         else:
-            why = f"it is damaged or no PyTorch file: {reason(error)}"
+            why = f"it is damaged, or not a PyTorch file: {reason(error)}"
         raise CheckpointError(f"{path} cannot be loaded as weights: {why}") from None
 
 
 def as_tensors(data: Any, source: object) -> dict[str, Tensor]:
-    """``data`` if it maps names to ordinary tensors with data of their own."""
+    """Return ``data`` if it maps names to dense tensors with data.
+
+    Raises:
+        CheckpointError: it does not.
+    """
     if not isinstance(data, Mapping):
         raise CheckpointError(f"{source}: the weights must be a dictionary of tensors, not {type(data).__name__}")
     for name, tensor in data.items():
@@ -82,13 +98,13 @@ def as_tensors(data: Any, source: object) -> dict[str, Tensor]:
                 f"{source}: {name} is a {tensor.layout} tensor on {tensor.device}, without plain data"
             )
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            # strides of 0 claim any size for a few bytes; copying would allocate all of it
+            # strides of 0 claim any size with a few bytes; a copy would allocate all of it
             raise CheckpointError(f"{source}: {name} claims shape {tuple(tensor.shape)}, more than the file holds")
     return {name: tensor.detach() for name, tensor in data.items()}
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of tensors on any device with their names, dtypes and shapes, whatever order they come in."""
+    """Return the SHA-256 of named tensors (names, dtypes, shapes, values), independent of device and order."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -97,7 +113,7 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 
 def file_sha256(*paths: Path) -> str:
-    """SHA-256 of a file, or of the files that several parts would give if they were joined."""
+    """Return the SHA-256 of a file, or of several parts joined."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -107,7 +123,7 @@ def file_sha256(*paths: Path) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """First line of an error, short enough for a sentence of ours."""
+    """Return the first line of an error, cut to 200 characters."""
     lines = str(error).strip().splitlines()
     text = lines[0].strip().rstrip(".:") if lines else type(error).__name__
     return text if len(text) <= 200 else text[:197] + "..."

@@ -1,5 +1,4 @@
-"""Heat maps of arrays with labelled axes, for the results of this package; drawn without pyplot, on transparent
-ground."""
+"""Heat maps of arrays with labeled axes, drawn without pyplot on a transparent background."""
 
 from __future__ import annotations
 
@@ -32,11 +31,14 @@ def heat_map(
     clip: float | int = 100.0,
     texts: Sequence[Sequence[str]] | None = None,
 ) -> Figure:
-    """Row 0 at the top. ``rows`` and ``columns`` name the entries, or ``extent`` (left, right, bottom, top) gives
-    coordinates.
+    """Draw a heat map with row 0 at the top.
 
-    scale: ``"diverging"`` is centred on 0. clip: percentile of the absolute values at which the colours end, since few
-    large entries would hide the rest; the bar says so. texts: what to write into the cells.
+    Args:
+        rows, columns: names of the entries; or give coordinates as ``extent`` (left, right, bottom, top).
+        scale: ``"diverging"`` is centered on 0.
+        clip: percentile of the absolute values where the colors end, so that a few large entries do not hide the
+            others; the color bar says so.
+        texts: text of each cell.
     """
     check_option("scale", scale, get_args(Scale))
     from matplotlib.figure import Figure
@@ -44,11 +46,11 @@ def heat_map(
     known = values[np.isfinite(values)]
     if scale == "diverging":
         top = float(np.percentile(np.abs(known), clip)) if known.size else 1.0
-        low, high, colours = -(top or 1.0), top or 1.0, "PuOr"
+        low, high, color_map = -(top or 1.0), top or 1.0, "PuOr"
     else:
         low = float(known.min()) if known.size else 0.0
         high = float(np.percentile(known, clip)) if known.size else 1.0
-        high, colours = (high if high > low else low + 1.0), "viridis"
+        high, color_map = (high if high > low else low + 1.0), "viridis"
     cell = 0.45 if texts is None else 0.8  # inches
     wide = min(14.0, max(4.9, cell * values.shape[1] + 1.5)) if columns is not None else 4.9
     high_in = min(12.0, max(3.6, 0.28 * values.shape[0])) if rows is not None else 4.2
@@ -58,16 +60,16 @@ def heat_map(
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     image = axes.imshow(
-        values, aspect="auto", cmap=colours, vmin=low, vmax=high, extent=extent, interpolation="nearest"
+        values, aspect="auto", cmap=color_map, vmin=low, vmax=high, extent=extent, interpolation="nearest"
     )
-    clipped = f"\n(colours end at percentile {clip:g})" if clip < 100 else ""
+    clipped = f"\n(colors end at percentile {clip:g})" if clip < 100 else ""
     figure.colorbar(image, ax=axes, label=unit + clipped)
     if rows is not None:
-        some = _ticks(len(rows))
-        axes.set_yticks(some, [rows[i] for i in some], fontsize=8)
+        ticks = _ticks(len(rows))
+        axes.set_yticks(ticks, [rows[i] for i in ticks], fontsize=8)
     if columns is not None:
-        some = _ticks(len(columns))
-        axes.set_xticks(some, [columns[i] for i in some], rotation=60, ha="right", fontsize=8)
+        ticks = _ticks(len(columns))
+        axes.set_xticks(ticks, [columns[i] for i in ticks], rotation=60, ha="right", fontsize=8)
     for r, row in enumerate(texts or ()):
         for c, text in enumerate(row):
             if scale == "sequential":
@@ -80,5 +82,5 @@ def heat_map(
 
 
 def _ticks(n: int) -> list[int]:
-    """At most :data:`_MOST_TICKS` indices, evenly spaced."""
+    """Return at most :data:`_MOST_TICKS` indices, evenly spaced."""
     return list(range(0, n, max(1, -(-n // _MOST_TICKS))))

@@ -1,4 +1,4 @@
-"""Selections of positions, tokens, heads or units: one reader for every form in which they can be written."""
+"""Read selections of positions, tokens, heads or units, in any form in which they can be written."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Indices = range | tuple[int, ...]
 
 
 def is_integer(value: Any) -> bool:
-    """Whether ``value`` is one whole number: Python's, numpy's or a tensor without axes, but no boolean."""
+    """Return whether ``value`` is one integer (Python, numpy, or a tensor without axes), and not a boolean."""
     if isinstance(value, Tensor | np.ndarray):
         return value.ndim == 0 and is_integer(value.item())
     return isinstance(value, Integral) and not isinstance(value, bool | np.bool_)
 
 
 def is_boolean(value: Any) -> bool:
-    """Whether ``value`` is one boolean: Python's, numpy's or a tensor without axes."""
+    """Return whether ``value`` is one boolean: Python, numpy, or a tensor without axes."""
     if isinstance(value, Tensor | np.ndarray):
         return value.ndim == 0 and isinstance(value.item(), bool)
     return isinstance(value, bool | np.bool_)
@@ -35,7 +35,7 @@ def is_boolean(value: Any) -> bool:
 def read_indices(
     selection: Any, size: int, what: str = "positions", error: type[Exception] = ArgumentError, clamp: bool = True
 ) -> Indices:
-    """Return the indices that a selection means, from 0 to ``size - 1``.
+    """Return the indices, from 0 to ``size - 1``, that a selection means.
 
     Args:
         selection: ``None`` (all); an integer; a slice or range; integers in a list, tuple, array or tensor; a mask
@@ -44,13 +44,14 @@ def read_indices(
         size: number of entries.
         what: their name, for errors.
         error: type of the error.
-        clamp: whether a slice may pass the end, as in Python.
+        clamp: whether a slice may exceed the end, as in Python.
 
     Returns:
-        A range where the selection is one, else a tuple: in the order given, a mask in rising order.
+        A range if the selection is an integer or a slice, else a tuple in the order given (a mask: ascending).
 
     Raises:
-        ``error``: an index out of range, a mask of another length, an empty list or mask, floats, anything else.
+        ``error``: an index is out of range, a mask has another length, a list or mask is empty, or the selection has
+            another form.
     """
     if selection is None:
         return range(size)
@@ -59,21 +60,21 @@ def read_indices(
             raise error(f"{_shown(selection)} is not inside the {size} {what}")
         selection = selection.indices(size)
     if isinstance(selection, slice):
-        chosen: Indices = range(size)[_whole(selection, size, what, error, clamp)]
+        indices: Indices = range(size)[_whole(selection, size, what, error, clamp)]
     elif is_integer(selection):
         number = _in_range(int(selection), size, what, error)
-        chosen = range(number, number + 1)
+        indices = range(number, number + 1)
     elif isinstance(selection, range):
-        chosen = tuple(_in_range(k, size, what, error) for k in selection)
+        indices = tuple(_in_range(k, size, what, error) for k in selection)
     else:
-        chosen = _listed(selection, size, what, error)
-    if not len(chosen) and not isinstance(selection, slice | range):  # theirs are meant
+        indices = _listed(selection, size, what, error)
+    if not len(indices) and not isinstance(selection, slice | range):  # an empty slice is intended
         raise error(f"{_shown(selection)} selects none of the {size} {what}: give at least one")
-    return chosen
+    return indices
 
 
 def take(x: Tensor, axis: int, indices: Indices) -> Tensor:
-    """Return these entries of one axis: a view where they are a rising range, else a copy."""
+    """Return these entries of one axis: a view for an ascending range, else a copy."""
     if isinstance(indices, range) and indices.step > 0:
         return x[(slice(None),) * axis + (slice(indices.start, indices.stop, indices.step),)]
     return x.index_select(axis, torch.tensor(tuple(indices), dtype=torch.long, device=x.device))
@@ -109,8 +110,8 @@ def _listed(selection: Any, size: int, what: str, error: type[Exception]) -> tup
 def _in_range(number: int, size: int, what: str, error: type[Exception]) -> int:
     if not -size <= number < size:
         kind, of, whole = what.partition(" of ")
-        one = re.sub(r"s\b", "", kind, count=1)
-        raise error(f"there is no {one} {number}{of}{whole}: they are 0 to {size - 1}")
+        singular = re.sub(r"s\b", "", kind, count=1)
+        raise error(f"there is no {singular} {number}{of}{whole}: they are 0 to {size - 1}")
     return number % size
 
 

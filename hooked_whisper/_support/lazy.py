@@ -1,4 +1,4 @@
-"""Names of a package that are imported when somebody first asks for them (PEP 562)."""
+"""Names of a package that are imported on first use (PEP 562)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def lazily(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` for a package: ``modules`` says in which of its modules each name is."""
+    """Return ``__getattr__`` and ``__dir__`` of a package. modules: name -> the module of the package that holds it."""
 
     def find(name: str) -> Any:
         if name not in modules:

@@ -1,4 +1,4 @@
-"""Processes started by ``torchrun`` that do one job together."""
+"""Processes started by ``torchrun`` that share one job."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from hooked_whisper.errors import HookedWhisperError
 
-# How long one process waits for the others; one that dies is noticed at once, a host that vanishes is not.
-OF_STEPS = timedelta(minutes=10)  # training: all come at nearly the same time
-OF_PASSES = timedelta(days=1)  # passes over a corpus: the first waits until the last has done its share
+# How long one process waits for the others. A process that dies is noticed at once, a host that vanishes is not.
+OF_STEPS = timedelta(minutes=10)  # training: all arrive at nearly the same time
+OF_PASSES = timedelta(days=1)  # passes over a corpus: the first waits until the last has finished its share
 
 
 @dataclass(frozen=True)
@@ -29,19 +29,19 @@ class TorchRanks:
     n: int
 
     def sum(self, x: Tensor) -> Tensor:
-        """The sum over all processes, element by element, the same on each."""
+        """Return the elementwise sum over all processes, the same on each."""
         x = x.clone()
         dist.all_reduce(x)
         return x
 
     def minimum(self, x: Tensor) -> Tensor:
-        """The smallest of all processes, element by element."""
+        """Return the elementwise minimum over all processes."""
         x = x.clone()
         dist.all_reduce(x, dist.ReduceOp.MIN)
         return x
 
     def sum_gradients_(self, parameters: Sequence[nn.Parameter]) -> None:
-        """One message for all of them."""
+        """Sum the gradients of all processes in place, in one message."""
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         flat = torch.cat([g.flatten() for g in gradients])
         dist.all_reduce(flat)
@@ -49,20 +49,23 @@ class TorchRanks:
             p.grad = g.view(p.shape)
 
     def wait(self) -> None:
-        """Until all processes have come here."""
+        """Wait until all processes have called this."""
         dist.barrier()
 
 
 def started_by_torchrun() -> bool:
+    """Return whether ``torchrun`` started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 @contextmanager
 def torchrun_ranks(device: torch.device, patience: timedelta = OF_PASSES) -> Iterator[TorchRanks | None]:
-    """The group that ``torchrun`` says this process is one of; ``None`` where it was started alone.
+    """Yield the group of processes that ``torchrun`` started, or ``None`` for a single process.
 
-    Messages go by nccl between GPUs, by gloo otherwise. Passes over a corpus only wait for each other: they take the
-    CPU's group whatever the model runs on. ``patience``: after so long without the others, waiting is an error.
+    Messages use nccl between GPUs, else gloo. Passes over a corpus only wait for each other, so they use the CPU's
+    group wherever the model runs.
+
+    patience: longest wait for the other processes; after that, an error.
     """
     if not started_by_torchrun():
         yield None
@@ -70,7 +73,7 @@ def torchrun_ranks(device: torch.device, patience: timedelta = OF_PASSES) -> Ite
     if device.type == "cuda":
         torch.cuda.set_device(device)
     store, rank, n = next(dist.rendezvous("env://", timeout=patience))
-    # a restart by torchrun finds the addresses of the processes before it in the store, and may take them for its own
+    # after a restart by torchrun the store still holds the addresses of the previous processes
     store = dist.PrefixStore(agreed_name(store, rank, n, patience), store)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=n, timeout=patience)
@@ -81,29 +84,29 @@ def torchrun_ranks(device: torch.device, patience: timedelta = OF_PASSES) -> Ite
 
 
 def agreed_name(store: dist.Store, rank: int, n: int, patience: timedelta) -> str:
-    """A word that the ``n`` processes of this start have in common, and no earlier ones with the same store had.
+    """Return a name that the ``n`` processes of this start agree on, and that no earlier start used in this store.
 
-    Whatever was left in the store: everybody says a word of its own, and listens only for the answer to that.
+    Every process writes a fresh identifier and waits for the answer to that, so leftovers in the store do no harm.
 
     Raises:
-        HookedWhisperError: not all have come in time.
+        HookedWhisperError: not all processes have started in time.
     """
-    own = uuid.uuid4().hex
+    identifier = uuid.uuid4().hex
     if rank:
-        store.set(f"here/{rank}", own)
-        name = store.get(f"name/{own}").decode()
+        store.set(f"here/{rank}", identifier)
+        name = store.get(f"name/{identifier}").decode()
         store.set(f"heard/{name}/{rank}", "")
         return name
     until, missing = time.monotonic() + patience.total_seconds(), set(range(1, n))
     while missing:
-        for one in [*missing]:
-            if store.check([f"heard/{own}/{one}"]):
-                missing.remove(one)
-            elif store.check([f"here/{one}"]):  # perhaps of a dead one: then nobody listens to the answer
-                store.set(f"name/{store.get(f'here/{one}').decode()}", own)
+        for other in [*missing]:
+            if store.check([f"heard/{identifier}/{other}"]):
+                missing.remove(other)
+            elif store.check([f"here/{other}"]):  # may be left by a dead process, which then reads no answer
+                store.set(f"name/{store.get(f'here/{other}').decode()}", identifier)
         if time.monotonic() > until:
             raise HookedWhisperError(
-                f"ranks {sorted(missing)} of {n} have not come: look at what they say, start again"
+                f"ranks {sorted(missing)} of {n} did not start in time: read their logs and start again"
             )
         time.sleep(0.01)
-    return own
+    return identifier

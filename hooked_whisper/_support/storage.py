@@ -1,7 +1,7 @@
-"""Where results lie: files that are whole or absent, on this machine or behind an URL.
+"""Files that are either complete or absent, on this machine or at a URL.
 
-A *place* is a path, or an URL of a file system that fsspec knows (``s3://bucket/harvest``, ``gs://...``, ``sftp://...``;
-each needs its own package, such as s3fs). Remote places have the methods of :class:`pathlib.Path`.
+A *place* is a path, or a URL of a file system that fsspec supports (``s3://bucket/activations``, ``gs://...``,
+``sftp://...``; each needs its package, such as s3fs). Remote places have the methods of :class:`pathlib.Path`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Place = str | os.PathLike[str] | UPath
 
 
 def as_path(place: Place) -> AnyPath:
-    """A local :class:`Path`, or for an URL a ``UPath``, which has the same methods.
+    """Return a local :class:`Path`, or for a URL a ``UPath``, which has the same methods.
 
     Raises:
-        MissingExtraError: a kind of URL whose package is not installed.
-        HookedWhisperError: a kind of URL that nobody knows.
+        MissingExtraError: the package for this kind of URL is not installed.
+        HookedWhisperError: fsspec does not support this kind of URL.
     """
     if isinstance(place, Path):
         return place
@@ -50,16 +50,16 @@ def is_local(path: AnyPath) -> TypeIs[Path]:
 
 
 def new_file_mode() -> int:
-    """Permissions that a file made by ``open`` gets: what the umask leaves; temporary files are for the owner only."""
-    umask = os.umask(0o077)  # there is no way to read it without setting it
+    """Return the permissions of a file created by ``open``; those of temporary files are for the owner only."""
+    umask = os.umask(0o077)  # the umask cannot be read without setting it
     os.umask(umask)
     return 0o666 & ~umask
 
 
 def write_atomic(path: AnyPath, data: bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new one, never a part.
+    """Write a file atomically: readers, also after a crash, see the old content or the new, never a part.
 
-    Remote files are uploaded under another name and moved; object stores show an upload only once it is whole.
+    Remote files are uploaded under another name and moved; object stores show an upload only once it is complete.
     """
     if not is_local(path):
         _upload(path, data)
@@ -91,16 +91,16 @@ def _upload(path: UPath, data: bytes) -> None:
 
 
 def local_copy(path: AnyPath, cache: str | os.PathLike[str] | None = None) -> Path:
-    """The file itself if it is local; else a copy of it, fetched anew where the remote one has changed.
+    """Return a local file as it is, or a local copy of a remote one, fetched again if the remote file changed.
 
-    Processes may ask for the same file at the same time: a copy takes its name once it is whole.
+    Several processes may call this for the same file at once: a copy gets its name once it is complete.
 
-    cache: folder of the copies; by default one below the system's temporary folder that all runs share.
+    cache: folder of the copies, by default a folder in the system's temporary folder that all runs share.
     """
     if is_local(path):
         return path
     folder = Path(tempfile.gettempdir(), "hooked_whisper") if cache is None else Path(cache)
-    state = f"{path} {path.fs.ukey(path.path)}"  # changes with the file, where the file system can tell
+    state = f"{path} {path.fs.ukey(path.path)}"  # changes with the file, if the file system reports changes
     copy = folder / (hashlib.sha256(state.encode()).hexdigest()[:32] + path.suffix)
     if not copy.exists():
         folder.mkdir(parents=True, exist_ok=True)

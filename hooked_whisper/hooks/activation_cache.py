@@ -88,20 +88,20 @@ class ActivationCache(ResidualDecomposition):
             raise UnknownHookError(
                 f"a cache key is a hook name, or (stack, what, layer) such as ('encoder', 'pattern', 3), not {key!r}"
             )
-        stack, what, *rest = key
-        if not rest:
-            names = [f"{stack}.hook_{what}", f"{stack}.{what}"]
-            names += [f"unembed.hook_{what}"] if stack == "decoder" else []
+        stack, kind, *indices = key
+        if not indices:
+            names = [f"{stack}.hook_{kind}", f"{stack}.{kind}"]
+            names += [f"unembed.hook_{kind}"] if stack == "decoder" else []
             for name in names:
                 if name in self._axes:
                     return name
             raise unknown_name(names[0], self._axes)
-        layer = self._layer(stack, rest[0])
-        if what in ("scale", "normalized"):
-            if len(rest) < 2:
-                raise UnknownHookError(f"cache[{stack!r}, {what!r}, {layer}, ...]: add which norm, such as 'ln1'")
-            return f"{stack}.blocks.{layer}.{rest[1]}.hook_{what}"
-        return f"{stack}.blocks.{layer}.{_IN_BLOCK.get(what, f'hook_{what}')}"
+        layer = self._layer(stack, indices[0])
+        if kind in ("scale", "normalized"):
+            if len(indices) < 2:
+                raise UnknownHookError(f"cache[{stack!r}, {kind!r}, {layer}, ...]: add which norm, such as 'ln1'")
+            return f"{stack}.blocks.{layer}.{indices[1]}.hook_{kind}"
+        return f"{stack}.blocks.{layer}.{_IN_BLOCK.get(kind, f'hook_{kind}')}"
 
     def _layer(self, stack: str, layer: Any) -> int:
         n = self._layers[stack]
@@ -115,7 +115,7 @@ class ActivationCache(ResidualDecomposition):
             return self._tensors[name]
         if name.removesuffix("_grad") in self._axes:
             raise UnknownHookError(
-                f"{name} was not cached; ask for it with run_with_cache(..., names_filter=...) "
+                f"{name} was not cached; request it with run_with_cache(..., names_filter=...) "
                 f"(this cache has {len(self._tensors)} entries)"
             )
         raise unknown_name(name, self._tensors)

@@ -303,8 +303,8 @@ def _ids(tokens: Any, n_vocab: int) -> Tensor:
         raise ArgumentError(f"tokens are ids, whole numbers from 0 to {n_vocab - 1}, not {tokens!r:.80}") from None
     whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
     if not whole or (ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < n_vocab):
-        given = f"{ids.dtype} {ids.tolist()!s:.80}"
-        raise ArgumentError(f"tokens are ids, whole numbers from 0 to {n_vocab - 1}, got {given}")
+        actual = f"{ids.dtype} {ids.tolist()!s:.80}"
+        raise ArgumentError(f"tokens are ids, whole numbers from 0 to {n_vocab - 1}, got {actual}")
     return ids.long()
 
 

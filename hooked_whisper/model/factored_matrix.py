@@ -1,4 +1,4 @@
-"""A product of two thin matrices, kept as its factors."""
+"""``FactoredMatrix``: a product of two thin matrices, stored as its factors."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 class FactoredMatrix:
     """``AB`` for ``A [*lead, left, mid]`` and ``B [*lead, mid, right]``, as in TransformerLens.
 
-    Norms, singular values and eigenvalues are computed from the factors: the full ``[left, right]`` matrix is only
-    made when ``AB`` is asked for.
+    Norms, singular values and eigenvalues are computed from the factors. Only :attr:`AB` makes the full
+    ``[left, right]`` matrix.
     """
 
     def __init__(self, A: Float[Tensor, "*leadA left mid"], B: Float[Tensor, "*leadB mid right"]) -> None:
@@ -32,7 +32,7 @@ class FactoredMatrix:
 
     @property
     def rank_bound(self) -> int:
-        """The inner dimension: the rank is at most this."""
+        """The inner dimension, an upper bound of the rank."""
         return self.A.shape[-1]
 
     @property
@@ -51,7 +51,7 @@ class FactoredMatrix:
         return FactoredMatrix(self.B.mT, self.A.mT)
 
     def __matmul__(self, other: Tensor | FactoredMatrix) -> Any:
-        """Product with a matrix (a ``FactoredMatrix`` again) or a vector (a vector)."""
+        """Multiply by a matrix, which gives a ``FactoredMatrix``, or by a vector, which gives a vector."""
         if isinstance(other, FactoredMatrix):
             return self @ other.A @ other.B
         if other.shape[-min(other.dim(), 2)] != self.shape[-1]:
@@ -72,13 +72,13 @@ class FactoredMatrix:
 
     def __mul__(self, scalar: int | float | Tensor) -> FactoredMatrix:
         if isinstance(scalar, Tensor) and scalar.numel() != 1:
-            raise ValueError(f"FactoredMatrix can be multiplied by one number, not by a tensor {tuple(scalar.shape)}")
+            raise ValueError(f"FactoredMatrix can be multiplied by a number, not by a tensor {tuple(scalar.shape)}")
         return FactoredMatrix(self.A * scalar, self.B)
 
     __rmul__ = __mul__
 
     def __getitem__(self, index: object) -> FactoredMatrix:
-        """Indexing acts on the leading axes (layers, heads)."""
+        """Index the leading axes (layers, heads)."""
         keys = index if isinstance(index, tuple) else (index,)
         n_lead = self.A.dim() - 2
         unused = n_lead - sum(k is not None and k is not Ellipsis for k in keys)
@@ -99,7 +99,7 @@ class FactoredMatrix:
         return qa @ u, s, vh @ qb.mT
 
     def svd(self) -> tuple[Tensor, Tensor, Tensor]:
-        """``U [.., left, k], S [.., k], Vh [.., k, right]`` with k the least of left, mid and right."""
+        """Return ``U [.., left, k], S [.., k], Vh [.., k, right]``, where k is the least of left, mid and right."""
         return self._svd
 
     @property
@@ -116,11 +116,11 @@ class FactoredMatrix:
 
     @property
     def eigenvalues(self) -> Tensor:
-        """Non-zero eigenvalues of a square product (``AB`` and ``BA`` have the same ones)."""
+        """Nonzero eigenvalues of a square product (``AB`` and ``BA`` share them)."""
         return torch.linalg.eigvals(self.AB if self.shape[-1] < self.rank_bound else self.BA)
 
     def norm(self) -> Tensor:
-        """Frobenius norm, from the singular values."""
+        """Return the Frobenius norm, from the singular values."""
         return self.S.pow(2).sum(-1).sqrt()
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Checks of ``torch.compile`` for a process of their own: shapes are checked under pytest, which breaks graphs.
+"""Checks of ``torch.compile`` in a separate process: shapes are checked under pytest, which breaks graphs.
 
 ``python -m tests.core.compiled_worker graphs|hooks|inductor``
 """

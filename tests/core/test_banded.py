@@ -1,4 +1,4 @@
-"""Windows of attention by blocks give what the same windows give as masks."""
+"""Attention windows in blocks agree with the same windows as masks."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_windows_of_one_head_are_joined() -> None:
 
 
 def test_the_encoder_takes_the_blocks_and_gives_what_scores_give(odd: Twins, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same windows where somebody reads the pattern, which has all keys."""
+    """The explicit path, taken when the pattern is read, has all keys."""
     model, mel = odd.core, odd.mel(2)
     calls = []
     inner = kernels._banded

@@ -97,8 +97,8 @@ def test_impossible_shapes_are_refused(make: object, words: str, unchecked: None
 def test_alignment_heads() -> None:
     """Given ones, or all heads of the last half of the blocks, as openai-whisper chooses."""
     dims = ModelDimensions(80, 20, 32, 2, 1, 67, 41, 32, 2, 3)
-    chosen = WhisperCore(WhisperConfig.from_dims(dims, alignment_heads=((0, 1), (2, 0))))
-    assert chosen.alignment_heads.indices().T.tolist() == [[0, 1], [2, 0]]
+    configured = WhisperCore(WhisperConfig.from_dims(dims, alignment_heads=((0, 1), (2, 0))))
+    assert configured.alignment_heads.indices().T.tolist() == [[0, 1], [2, 0]]
     default = WhisperCore(WhisperConfig.from_dims(dims))
     theirs = whisper.model.Whisper(dims)
     assert torch.equal(default.alignment_heads.to_dense(), theirs.alignment_heads.to_dense())

@@ -62,7 +62,7 @@ def test_accumulated_residual(cache: ActivationCache, stack: str) -> None:
     assert labels == [*(f"{i}_pre" for i in range(n)), "final_post"]
     assert torch.equal(resid, torch.stack([entering(cache, stack, i) for i in range(n + 1)]))
     assert torch.equal(cache.accumulated_resid(stack, 1), resid[:2])
-    # with the steps in between, neighbours differ by what one part wrote
+    # with the steps in between, neighbors differ by what one part wrote
     resid, labels = cache.accumulated_resid(stack, incl_mid=True, return_labels=True)
     parts, names = cache.decompose_resid(stack, return_labels=True)
     assert labels[:2] == ["0_pre", "0_mid"] and len(labels) == n * (2 if stack == "encoder" else 3) + 1
@@ -127,15 +127,17 @@ def test_logit_attributions_sum_to_the_logit(odd: Twins, core: WhisperCore, cach
 
 @pytest.mark.parametrize("pos", [0, -1, 2, slice(1, 4)])
 def test_cutting_before_is_cutting_after(cache: ActivationCache, pos: int | slice) -> None:
-    at = slice(pos, pos + 1 or None) if isinstance(pos, int) else pos
+    selected = slice(pos, pos + 1 or None) if isinstance(pos, int) else pos
     for stack in STACKS:
         whole, _ = cache.decompose_resid(stack, return_labels=True)
         cut, _ = cache.decompose_resid(stack, pos_slice=pos, return_labels=True)
-        assert torch.equal(cut, whole[..., at, :])
-        normed = cache.apply_ln_to_stack(whole, stack)[..., at, :]
+        assert torch.equal(cut, whole[..., selected, :])
+        normed = cache.apply_ln_to_stack(whole, stack)[..., selected, :]
         assert torch.allclose(cache.apply_ln_to_stack(cut, stack, pos_slice=pos), normed, atol=1e-6)
-        assert torch.equal(cache.accumulated_resid(stack, pos_slice=pos), cache.accumulated_resid(stack)[..., at, :])
-        heads = cache.stack_head_results(stack, return_labels=True)[0][..., at, :]
+        assert torch.equal(
+            cache.accumulated_resid(stack, pos_slice=pos), cache.accumulated_resid(stack)[..., selected, :]
+        )
+        heads = cache.stack_head_results(stack, return_labels=True)[0][..., selected, :]
         assert torch.allclose(cache.stack_head_results(stack, pos_slice=pos, return_labels=True)[0], heads, atol=1e-5)
 
 

@@ -92,15 +92,15 @@ POINTS = {size: points_of(size) for size in ("one", "odd")}
 
 
 def walk(choose: Callable[[HookPoint], bool] = lambda point: True) -> pytest.MarkDecorator:
-    """Parametrise over every chosen point of the smallest model, and those of the odd one (of blocks, the last)."""
+    """Parametrize over every chosen point of the smallest model, and those of the odd one (of blocks, the last)."""
     last = {"encoder": 1, "decoder": 2}
-    found = [
+    parameters = [
         (size, name)
         for size, points in POINTS.items()
         for name, point in points.items()
         if choose(point) and (size == "one" or ".blocks." not in name or point.layer() == last[point.stack])
     ]
-    return pytest.mark.parametrize(("size", "name"), found, ids=[f"{size}:{name}" for size, name in found])
+    return pytest.mark.parametrize(("size", "name"), parameters, ids=[f"{size}:{name}" for size, name in parameters])
 
 
 def token_axis(point: HookPoint) -> int | None:
@@ -214,7 +214,7 @@ def test_looking_leaves_every_bit(size: str, name: str, given_run: dict) -> None
     core, mel, tokens, plain = given_run[size]
     outputs = [core.run_with_hooks(mel, tokens, fwd_hooks=[(name, look)]) for look in IDENTITIES.values()]
     if name.endswith(("hook_attn_scores", "hook_pattern")):
-        # somebody listens: attention is written out instead of fused
+        # a hook sees scores or pattern, so attention is not fused
         assert relative_l2(outputs[0], plain) < 1e-5
         plain = outputs[0]
     assert all(torch.equal(output, plain) for output in outputs)

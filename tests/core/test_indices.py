@@ -31,7 +31,7 @@ def core(odd: Twins) -> HookedWhisper:
 def forms(numbers: list[int], size: int) -> dict[str, Any]:
     """All ways to write some numbers, which rise, each once."""
     mask = np.isin(np.arange(size), numbers)
-    found: dict[str, Any] = {
+    selections: dict[str, Any] = {
         "list": numbers,
         "numpy integers": [np.int64(k) for k in numbers],
         "array": np.array(numbers),
@@ -45,12 +45,16 @@ def forms(numbers: list[int], size: int) -> dict[str, Any]:
         "numpy booleans": list(mask),
     }
     if numbers == list(range(numbers[0], numbers[-1] + 1)):
-        found["slice"] = slice(numbers[0], numbers[-1] + 1)
-        found["numpy slice"] = slice(np.int64(numbers[0]), torch.tensor(numbers[-1] + 1))
-        found["range"] = range(numbers[0], numbers[-1] + 1)
+        selections["slice"] = slice(numbers[0], numbers[-1] + 1)
+        selections["numpy slice"] = slice(np.int64(numbers[0]), torch.tensor(numbers[-1] + 1))
+        selections["range"] = range(numbers[0], numbers[-1] + 1)
     if len(numbers) == 1:
-        found |= {"number": numbers[0], "numpy integer": np.int32(numbers[0]), "one tensor": torch.tensor(numbers[0])}
-    return found
+        selections |= {
+            "number": numbers[0],
+            "numpy integer": np.int32(numbers[0]),
+            "one tensor": torch.tensor(numbers[0]),
+        }
+    return selections
 
 
 def any_numbers(size: int) -> st.SearchStrategy[list[int]]:
@@ -71,9 +75,9 @@ def test_all_forms_are_the_same_indices(numbers: list[int]) -> None:
 
 @given(any_numbers(SIZE))
 def test_all_forms_are_the_same_places(numbers: list[int]) -> None:
-    at = torch.arange(SIZE)
+    positions = torch.arange(SIZE)
     for form, selection in forms(numbers, SIZE).items():
-        assert read_positions(selection, n=SIZE).mask(at).nonzero().flatten().tolist() == numbers, form
+        assert read_positions(selection, n=SIZE).mask(positions).nonzero().flatten().tolist() == numbers, form
 
 
 @given(st.lists(st.integers(-SIZE, SIZE - 1), min_size=1))
@@ -120,24 +124,24 @@ def test_every_function_takes_every_form(odd: Twins, core: HookedWhisper, number
         mel, tokens, names_filter=["encoder.hook_out", "decoder.*resid*", "decoder.ln_final*"]
     )
     x = whole["encoder.hook_out"]
-    for form, at in forms(numbers, n).items():
-        _, cache = core.run_with_cache(mel, names_filter="encoder.hook_out", pos_slice=at)
+    for form, positions in forms(numbers, n).items():
+        _, cache = core.run_with_cache(mel, names_filter="encoder.hook_out", pos_slice=positions)
         assert torch.equal(cache["encoder.hook_out"], x[:, numbers]), form
-        assert torch.equal(whole.slice(position=at)["encoder.hook_out"], x[:, numbers]), form
-        chosen = sae_positions(at, point, core.cfg)
-        assert chosen is not None and chosen.mask.nonzero()[:, 1].tolist() == numbers, form
-        mask = Patch("encoder.hook_out", {"position": at}).mask(point, x.shape)
+        assert torch.equal(whole.slice(position=positions)["encoder.hook_out"], x[:, numbers]), form
+        attached = sae_positions(positions, point, core.cfg)
+        assert attached is not None and attached.mask.nonzero()[:, 1].tolist() == numbers, form
+        mask = Patch("encoder.hook_out", {"position": positions}).mask(point, x.shape)
         assert mask.flatten().nonzero().flatten().tolist() == numbers, form
-        ((_, hook),) = ablate(core, "encoder.hook_out", positions=at)
+        ((_, hook),) = ablate(core, "encoder.hook_out", positions=positions)
         assert (hook(x.clone(), point) == 0).all(-1)[0].nonzero().flatten().tolist() == numbers, form
-        edit = replace_encoder(core, at, torch.zeros(1, n, x.shape[-1]))  # type: ignore[arg-type]
+        edit = replace_encoder(core, positions, torch.zeros(1, n, x.shape[-1]))  # type: ignore[arg-type]
         assert (edit(x) == 0).all(-1)[0].nonzero().flatten().tolist() == numbers, form
-        (rule,) = knock_out(core, keys=at, blocks=[0]).values()
+        (rule,) = knock_out(core, keys=positions, blocks=[0]).values()
         assert (~rule(torch.arange(n), torch.arange(n)))[0, 0, 0].nonzero().flatten().tolist() == numbers, form
-    for form, at in forms(numbers, 8).items():
-        _, cache = core.run_with_cache(mel, tokens, names_filter="decoder.*resid_pre", token_slice=at)
+    for form, positions in forms(numbers, 8).items():
+        _, cache = core.run_with_cache(mel, tokens, names_filter="decoder.*resid_pre", token_slice=positions)
         assert torch.equal(cache["decoder", "resid_pre", 0], whole["decoder", "resid_pre", 0][:, numbers]), form
-        resid = whole.accumulated_resid("decoder", pos_slice=at)
+        resid = whole.accumulated_resid("decoder", pos_slice=positions)
         assert torch.equal(resid[0], whole["decoder", "resid_pre", 0][:, numbers]), form
 
 
@@ -160,8 +164,8 @@ def test_a_mask_with_a_row_for_each_clip(core: HookedWhisper) -> None:
     point, n = core.hook_dict["encoder.hook_out"], core.cfg.encoder.n_ctx
     mask = torch.rand(2, n) > 0.5
     for rows in (mask, mask.numpy(), mask.tolist(), list(mask.numpy())):
-        chosen = sae_positions(rows, point, core.cfg)
-        assert chosen is not None and torch.equal(chosen.mask, mask)
+        attached = sae_positions(rows, point, core.cfg)
+        assert attached is not None and torch.equal(attached.mask, mask)
     for wrong in (mask.float(), mask[None], [[True], [True, False]], np.ones((2, 3))):
         with pytest.raises(PatchError, match="row"):
             sae_positions(wrong, point, core.cfg)

@@ -25,7 +25,7 @@ def theirs(odd: Twins) -> Activations:
 
 @pytest.fixture
 def mutant(odd: Twins) -> WhisperCore:
-    """A model of its own to spoil."""
+    """A copy of the model to spoil."""
     return copy.deepcopy(odd.core).requires_grad_(False)
 
 

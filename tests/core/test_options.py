@@ -67,15 +67,15 @@ def _functions() -> Iterator[tuple[str, Callable[..., Any]]]:
 
 
 def _options() -> list[Any]:
-    found = []
+    options = []
     for name, function in _functions():
         code = function.__init__ if inspect.isclass(function) else inspect.unwrap(function)
         for parameter, annotation in getattr(code, "__annotations__", {}).items():
             module = function.__module__
             words = () if parameter == "return" else _words(_evaluated(annotation, module))
             if words:
-                found.append(pytest.param(function, parameter, words, id=f"{name}:{parameter}"))
-    return found
+                options.append(pytest.param(function, parameter, words, id=f"{name}:{parameter}"))
+    return options
 
 
 OPTIONS = _options()

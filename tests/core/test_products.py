@@ -33,9 +33,9 @@ def test_unembeddings_of_any_length(n: int) -> None:
     generator = torch.Generator().manual_seed(n)
     weight, x = (torch.randn(*shape, generator=generator) for shape in ((9000, D_IN), (1, n, D_IN)))
     for bias in (None, torch.randn(9000, generator=generator)):
-        found = linear(x, weight, bias)
-        assert found.shape == (1, n, 9000) and found.is_contiguous()
-        torch.testing.assert_close(found, F.linear(x, weight, bias), atol=1e-4, rtol=1e-4)
+        product = linear(x, weight, bias)
+        assert product.shape == (1, n, 9000) and product.is_contiguous()
+        torch.testing.assert_close(product, F.linear(x, weight, bias), atol=1e-4, rtol=1e-4)
 
 
 def test_takes_any_memory_layout() -> None:

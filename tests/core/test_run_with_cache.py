@@ -152,13 +152,13 @@ def test_hooks_and_masks_of_the_pass(odd: Twins, core: WhisperCore) -> None:
 
 
 def test_cached_inputs_and_outputs_are_copies(odd: Twins, core: WhisperCore) -> None:
-    """Somebody else holds them too, and may edit them afterwards."""
+    """The caller also holds them, and may edit them later."""
     mel, tokens = odd.mel(), odd.tokens(3)
     logits, cache = core.run_with_cache(mel, tokens)
-    kept = {name: cache[name].clone() for name in cache}
+    copies = {name: cache[name].clone() for name in cache}
     for theirs in (mel, tokens, logits.detach()):
         theirs.zero_()
-    assert all(torch.equal(cache[name], kept[name]) for name in cache)
+    assert all(torch.equal(cache[name], copies[name]) for name in cache)
     cache["encoder.hook_pos_embed"].zero_()
     cache["decoder.hook_pos_embed"].zero_()
     assert core.encoder.positional_embedding.any() and core.decoder.positional_embedding.any()
@@ -197,7 +197,7 @@ def test_kept_gradients_are_those_of_autograd(odd: Twins, core: WhisperCore) -> 
 
     with_leaves = core.run_with_hooks(mel, tokens, fwd_hooks=[(names, add_leaf)])
     for name, wanted in zip(leaves, torch.autograd.grad(loss(with_leaves), list(leaves.values())), strict=True):
-        if name == "encoder.hook_pos_embed":  # a constant: no gradient of its own
+        if name == "encoder.hook_pos_embed":  # a constant has no gradient
             assert f"{name}_grad" not in cache
             continue
         assert torch.allclose(cache[f"{name}_grad"], wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max())), name

@@ -78,9 +78,9 @@ def test_scores_pattern_and_z(core: WhisperCore, cache: ActivationCache, kind: s
         q, k, v = (get(cache, kind, what, layer) for what in "qkv")
         scores = einsum(q, k, "b q h e, b k h e -> b h q k") / 32**0.5
         seen = get(cache, kind, "attn_scores", layer)
-        kept = seen > -torch.inf
-        assert relative_l2(scores[kept], seen[kept]) < EXACT
-        assert kept.all() if kind != "decoder" else torch.equal(kept, torch.ones_like(kept).tril())
+        allowed = seen > -torch.inf
+        assert relative_l2(scores[allowed], seen[allowed]) < EXACT
+        assert allowed.all() if kind != "decoder" else torch.equal(allowed, torch.ones_like(allowed).tril())
         pattern = get(cache, kind, "pattern", layer)
         assert relative_l2(pattern, seen.softmax(-1)) < EXACT
         z = einsum(pattern, v, "b h q k, b k h e -> b q h e")
@@ -106,8 +106,8 @@ def test_qk_and_ov_circuits(core: WhisperCore, cache: ActivationCache, kind: str
         circuit = einsum(x, weights.QK[layer].AB, source, "b q d, h d c, b k c -> b h q k")
         bias = einsum(weights.b_Q[layer], source, weights.W_K[layer], "h e, b k d, h d e -> b h k")[:, :, None]
         seen = get(cache, kind, "attn_scores", layer)
-        kept = seen > -torch.inf
-        assert relative_l2(((circuit + bias) / 32**0.5)[kept], seen[kept]) < EXACT
+        allowed = seen > -torch.inf
+        assert relative_l2(((circuit + bias) / 32**0.5)[allowed], seen[allowed]) < EXACT
         # results = pattern (s W_V + b_V) W_O
         moved = einsum(
             get(cache, kind, "pattern", layer), source, weights.OV[layer].AB, "b h q k, b k d, h d c -> b q h c"
@@ -139,7 +139,7 @@ def test_embedding_and_unembedding(odd: Twins, core: WhisperCore, cache: Activat
 
 @stacks
 def test_norms(core: WhisperCore, cache: ActivationCache, stack: str) -> None:
-    """normalized = centred / scale, with the scale that is cached."""
+    """normalized = centered / scale, with the scale that is cached."""
     for layer in range(N_LAYERS[stack]):
         for norm, resid in (("ln1", "resid_pre"), ("ln2", "mlp_in")):
             x = cache[stack, resid, layer]

@@ -91,9 +91,9 @@ def make_twins(size: str) -> Twins:
 
 def listeners(core: WhisperCore) -> dict[str, list[list[object]]]:
     """Every hook, reader and mask on a model, where there are any."""
-    found = {name: [list(p._fwd), list(p._bwd), list(p._readers)] for name, p in core.hook_dict.items()}
-    found |= {name: [list(attn.masks)] for name, attn in core.attention_modules().items()}
-    return {name: kinds for name, kinds in found.items() if any(kinds)}
+    handles = {name: [list(p._fwd), list(p._bwd), list(p._readers)] for name, p in core.hook_dict.items()}
+    handles |= {name: [list(attn.masks)] for name, attn in core.attention_modules().items()}
+    return {name: kinds for name, kinds in handles.items() if any(kinds)}
 
 
 def random_openai(dims: ModelDimensions, seed: int = 0) -> Whisper:

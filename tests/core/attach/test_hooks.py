@@ -120,12 +120,12 @@ def test_gradients_pass_through_the_dictionary_and_not_past_it(one: Twins, core:
     (wanted,) = torch.autograd.grad(sae(x), x, direction)
     for use_error_term in (False, True):
         with core.attach_sae(sae, RESID, use_error_term=use_error_term):
-            (found,) = torch.autograd.grad(point(x), x, direction)
-        torch.testing.assert_close(found, wanted)
+            (gradient,) = torch.autograd.grad(point(x), x, direction)
+        torch.testing.assert_close(gradient, wanted)
         with core.attach_sae(sae, RESID, use_error_term=use_error_term, positions=slice(3, 9)):
-            (found,) = torch.autograd.grad(point(x), x, direction)
-        torch.testing.assert_close(found[:, 3:9], wanted[:, 3:9])
-        assert torch.equal(found[:, :3], direction[:, :3]) and torch.equal(found[:, 9:], direction[:, 9:])
+            (gradient,) = torch.autograd.grad(point(x), x, direction)
+        torch.testing.assert_close(gradient[:, 3:9], wanted[:, 3:9])
+        assert torch.equal(gradient[:, :3], direction[:, :3]) and torch.equal(gradient[:, 9:], direction[:, 9:])
 
 
 def test_backward_hooks(one: Twins, core: WhisperCore) -> None:

@@ -113,8 +113,8 @@ def test_heads_together_or_each_alone(one: Twins, core: WhisperCore) -> None:
             _, cache = core.run_with_cache(mel, names_filter=f"{z}*")
         assert cache.axes(f"{z}.hook_sae_acts_post") == (*axes, "d_sae")
         x = cache[f"{z}.hook_sae_input"]
-        made = sae(x.flatten(2)).view_as(x) if len(axes) == 2 else sae(x)
-        torch.testing.assert_close(cache[z], torch.where(mask[:, :, None, None], made, x))
+        reconstruction = sae(x.flatten(2)).view_as(x) if len(axes) == 2 else sae(x)
+        torch.testing.assert_close(cache[z], torch.where(mask[:, :, None, None], reconstruction, x))
 
 
 @torch.no_grad()

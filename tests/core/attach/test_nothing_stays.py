@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import attachments
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -48,7 +48,7 @@ ACTIONS = st.recursive(
 
 
 @torch.no_grad()
-@given(plan=st.lists(ACTIONS, min_size=1, max_size=3))
+@attachments(plan=st.lists(ACTIONS, min_size=1, max_size=3))
 def test_leaving_takes_back_exactly_what_was_added(one: Twins, plan: list) -> None:
     core, mel, tokens = one.core, one.mel(), one.tokens(2)
     plain = core(mel, tokens)
@@ -93,20 +93,20 @@ def test_leaving_takes_back_exactly_what_was_added(one: Twins, plan: list) -> No
 @pytest.mark.parametrize("order", itertools.permutations(range(3)))
 def test_splices_are_left_in_any_order(one: Twins, core: WhisperCore, order: tuple[int, ...]) -> None:
     mel, tokens, before = one.mel(), one.tokens(3), spliced(core)
-    given = [
+    attachments = [
         (Toy(32), {"hook": RESID}),
         (Toy(32), {"hook": TOKENS}),
         (Sized(32, d_out=32), dict(zip(("hook", "hook_out"), MLP, strict=True))),
     ]
-    made = [core.attach_sae(sae, **kwargs) for sae, kwargs in given]
-    for one_splice in made:
-        one_splice.__enter__()
+    contexts = [core.attach_sae(sae, **kwargs) for sae, kwargs in attachments]
+    for context in contexts:
+        context.__enter__()
     for position, k in enumerate(order):
-        made[k].__exit__(None, None, None)
+        contexts[k].__exit__(None, None, None)
         with ExitStack() as stack:  # the same, nested anew on a copy
             fresh = copy.deepcopy(core)
             for left in order[position + 1 :]:
-                stack.enter_context(fresh.attach_sae(given[left][0], **given[left][1]))
+                stack.enter_context(fresh.attach_sae(attachments[left][0], **attachments[left][1]))
             assert torch.equal(core(mel, tokens), fresh(mel, tokens))
             assert core.hook_names() == fresh.hook_names()
     assert spliced(core) == before

@@ -43,20 +43,20 @@ def test_elsewhere_the_activation_passes_unchanged(one: Twins, data: st.DataObje
         for part in [*parts, "*.hook_sae_*"]:
             assert torch.equal(core.run_with_hooks(mel, tokens, fwd_hooks=[(part, same)]), bare)
     x, layout = clean[name], layouts(point)[0]
-    at = mask if "batch" in point.axes else mask[0]
+    selected = mask if "batch" in point.axes else mask[0]
     if "frame" in point.axes:
-        at = at.repeat_interleave(2, dim=-1)
-    at = at.expand(*x.shape[: 2 if "batch" in point.axes else 1])
+        selected = selected.repeat_interleave(2, dim=-1)
+    selected = selected.expand(*x.shape[: 2 if "batch" in point.axes else 1])
     vectors = layout.vectors(x)
     acts = cache[f"{name}.hook_sae_acts_post"]
-    torch.testing.assert_close(acts, torch.where(at[..., None], sae.encode(vectors), torch.zeros(())))
+    torch.testing.assert_close(acts, torch.where(selected[..., None], sae.encode(vectors), torch.zeros(())))
     torch.testing.assert_close(
-        layout.vectors(cache[f"{name}.hook_sae_recons"]), torch.where(at[..., None], sae(vectors), vectors)
+        layout.vectors(cache[f"{name}.hook_sae_recons"]), torch.where(selected[..., None], sae(vectors), vectors)
     )
-    assert torch.equal(layout.vectors(cache[name])[~at], vectors[~at])
+    assert torch.equal(layout.vectors(cache[name])[~selected], vectors[~selected])
     if use_error_term:
         assert torch.equal(cache[name], x)
-        assert not layout.vectors(cache[f"{name}.hook_sae_error"])[~at].any()
+        assert not layout.vectors(cache[f"{name}.hook_sae_error"])[~selected].any()
 
 
 @torch.no_grad()
@@ -96,13 +96,13 @@ def test_rows_of_a_mask(one: Twins, core: WhisperCore) -> None:
     mask = torch.tensor([[True, False, False, True], [False, True, False, False]])
     sae = Toy(32)
     with core.attach_sae(sae, TOKENS, positions=mask):
-        found = core.logits(tokens, encoder_out)
+        logits = core.logits(tokens, encoder_out)
         with pytest.raises(PatchError, match=r"positions has 2 rows, but .* has 5"):
             core.logits(tokens[:5], encoder_out)
         with pytest.raises(PatchError, match=r"first 4 tokens .* number 4"):
             core.logits(one.tokens(5, 2), encoder_out)
     with core.attach_sae(sae, TOKENS, positions=mask.repeat_interleave(3, 0)):
-        assert torch.equal(core.logits(tokens, encoder_out), found)
+        assert torch.equal(core.logits(tokens, encoder_out), logits)
     with core.attach_sae(sae, RESID, positions=torch.ones(2, 20, dtype=torch.bool)):
         core.embed_audio(one.mel(2))
         with pytest.raises(PatchError, match=r"give one row per clip"):

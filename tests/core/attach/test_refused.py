@@ -94,9 +94,9 @@ def test_a_dictionary_that_fails_says_where(one: Twins, core: WhisperCore) -> No
 def test_a_point_of_its_own_may_be_named_as_its_output(one: Twins, core: WhisperCore) -> None:
     sae, mel = Sized(32, d_out=32), one.mel()  # says d_out, as transcoders do
     with core.attach_sae(sae, RESID, hook_out="encoder.blocks.0"):
-        found = core.embed_audio(mel)
+        encoded = core.embed_audio(mel)
     with core.hooks([(RESID, sae)]):
-        assert torch.equal(core.embed_audio(mel), found)
+        assert torch.equal(core.embed_audio(mel), encoded)
 
 
 def test_the_names_of_version_0_1_warn(core: WhisperCore) -> None:

@@ -29,8 +29,10 @@ def test_transcoders_read_here_and_replace_there(one: Twins, core: WhisperCore, 
     plain, clean = core.run_with_cache(mel, tokens, names_filter=list(MLP))
     read = clean[MLP[0]]
     predicted = sae.decode_like(sae.encode(read), read)
-    at = torch.ones(4, dtype=torch.bool) if positions is None else torch.isin(torch.arange(4), torch.tensor([1, 2]))
-    predicted = torch.where(at[:, None], predicted, clean[MLP[1]])
+    selected = (
+        torch.ones(4, dtype=torch.bool) if positions is None else torch.isin(torch.arange(4), torch.tensor([1, 2]))
+    )
+    predicted = torch.where(selected[:, None], predicted, clean[MLP[1]])
     wanted = core.run_with_hooks(mel, tokens, fwd_hooks=[(MLP[1], lambda x: predicted)])
     for use_error_term, out in ((False, wanted), (True, plain)):
         with core.attach_sae(sae, MLP[0], hook_out=MLP[1], use_error_term=use_error_term, positions=positions):
@@ -46,7 +48,7 @@ def test_transcoders_read_here_and_replace_there(one: Twins, core: WhisperCore, 
                 assert torch.equal(core.run_with_hooks(mel, tokens, fwd_hooks=[(part, same)]), bare)
                 assert not torch.equal(core.run_with_hooks(mel, tokens, fwd_hooks=[(part, noise)]), bare), part
             _, cache = core.run_with_cache(mel, tokens, names_filter=parts[1], stop_early=True)
-            torch.testing.assert_close(cache[parts[1]][:, at], sae.encode(read)[:, at])
+            torch.testing.assert_close(cache[parts[1]][:, selected], sae.encode(read)[:, selected])
             assert torch.equal(core(mel, tokens), bare)  # the pass that stopped left nothing
             with pytest.raises(HookedWhisperError, match=r"did not run before"):
                 core.decoder.blocks[0].hook_mlp_out(clean[MLP[1]])

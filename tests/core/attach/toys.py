@@ -71,5 +71,5 @@ def width(core: WhisperCore, name: str) -> int:
 
 def spliced(core: WhisperCore) -> dict[str, list[object]]:
     """Whatever a splice could leave behind."""
-    found = {name: listeners(core).get(name, []) for name in core.hook_names()}
-    return found | {f"{name} replaced": [p._replacement] for name, p in core.hook_dict.items()}
+    hooks = {name: listeners(core).get(name, []) for name in core.hook_names()}
+    return hooks | {f"{name} replaced": [p._replacement] for name, p in core.hook_dict.items()}
