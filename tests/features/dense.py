@@ -1,4 +1,4 @@
-"""Selectivity computed straight from dense histograms of all features: the reference for the evaluation by blocks."""
+"""Selectivity from dense histograms of all features: the reference for the evaluation by blocks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ByLabel = Float[np.ndarray, "feature label"]
 
 
 def roc_auc(hits: Counts, totals: Totals) -> ByLabel:
-    """Probability that a row with the label has a higher value than one without, ties counting half.
+    """Probability that a row with the label has a higher value than a row without it; ties count half.
 
     1 - AUC is that of the negated feature. NaN where all rows or none have the label.
     """
@@ -32,7 +32,7 @@ def roc_auc(hits: Counts, totals: Totals) -> ByLabel:
 
 
 def best_thresholds(hits: Counts, totals: Totals) -> tuple[ByLabel, Int[np.ndarray, "feature label"]]:
-    """The best F1 of "this bin or a higher one means the label", and its bin; the highest such bin among equals."""
+    """Best F1 of a detector that fires from a bin upward, and the bin (the highest of equals)."""
     h = hits[:, ::-1].astype(np.float64)
     detected = np.cumsum(totals[:, ::-1], axis=1, dtype=np.float64)[:, :, None]
     truth = h.sum(axis=1, keepdims=True)
@@ -45,7 +45,7 @@ def best_thresholds(hits: Counts, totals: Totals) -> tuple[ByLabel, Int[np.ndarr
 def detections(
     hits: Counts, totals: Totals, bins: Int[np.ndarray, "feature label"]
 ) -> tuple[Int[np.ndarray, "feature label"], Int[np.ndarray, "feature label"]]:
-    """Rows at or above a bin: those with the label, and all."""
+    """Rows at or above a bin: those with the label, and all rows."""
     true = np.cumsum(hits[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]
     detected = np.cumsum(totals[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]
     return np.take_along_axis(true, bins[:, None], axis=1)[:, 0], np.take_along_axis(detected, bins, axis=1)

@@ -1,4 +1,4 @@
-"""Automatic labels: given where there is evidence, withheld where there is none."""
+"""Automatic labels are given with evidence, and only then."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def _ids(seed: int) -> np.ndarray:
 
 
 def _values(seed: int) -> np.ndarray:
-    """Only feature 2 has anything to say: silence."""
+    """Counts in which only feature 2 is selective: for silence."""
     x = np.random.default_rng(100 + seed).normal(size=(2500, 6)).astype(np.float32)
     x[:, 2] += 8.0 * (_ids(seed) == 0)
     return x
 
 
 def folds(planted: bool) -> list[JointCounts]:
-    """0 fires for s, 1 for nasals, 2 in silence, 3 for nothing, 4 falls for t, 5 for a part of i."""
+    """Feature 0 is selective for s, 1 for nasals, 2 for silence, 3 for nothing, 4 for t (low values), 5 for some i."""
     parts = []
     for seed in range(3):
         rng = np.random.default_rng(seed)
@@ -67,7 +67,7 @@ def labels() -> list[AutoLabel]:
     return autolabels(evidence(True), evidence(False))
 
 
-def test_what_fires_for_something_is_called_that(labels: list[AutoLabel]) -> None:
+def test_selective_features_get_their_label(labels: list[AutoLabel]) -> None:
     assert [(x.kind, x.label) for x in labels] == [
         ("phone", "s"),
         ("class", "nasals"),
@@ -81,7 +81,7 @@ def test_what_fires_for_something_is_called_that(labels: list[AutoLabel]) -> Non
     assert labels[3].text == "—" and np.isnan(labels[3].score)
 
 
-def test_the_evidence_is_said(labels: list[AutoLabel]) -> None:
+def test_evidence_names_its_numbers(labels: list[AutoLabel]) -> None:
     assert "best-phone F1" in labels[0].evidence and "19 of the top 20 examples" in labels[0].evidence
     assert "held-out speakers" in labels[0].evidence and "AUC 1.00" in labels[0].evidence
     assert "20 of the top 20" in labels[1].evidence and "by low values" in labels[4].evidence
@@ -89,12 +89,12 @@ def test_the_evidence_is_said(labels: list[AutoLabel]) -> None:
     assert labels[5].score < 0.5 and "18 of the top 20" in labels[5].evidence  # rare, but pure
 
 
-def test_chance_gets_no_name() -> None:
+def test_features_at_chance_have_no_label() -> None:
     labels = autolabels(evidence(False), evidence(False))
     assert {x.kind for x in labels} == {"none"} and {x.text for x in labels} == {"—"}
 
 
-def test_nothing_beats_a_control_that_does_as_well() -> None:
+def test_no_label_if_the_control_is_as_good() -> None:
     labels = autolabels(evidence(True), evidence(True))
     assert {x.kind for x in labels} == {"none"}
 
@@ -105,7 +105,7 @@ def test_numbers_of_features_must_agree() -> None:
         autolabels(labels._replace(class_top=purity(TOP[:2], NAMES, GROUPS)), labels)
 
 
-def test_a_phone_too_rare_to_be_searched_is_named_by_what_is_heard_most() -> None:
+def test_rare_phones_are_labeled_by_top_examples() -> None:
     labels, control = evidence(True), evidence(False)
     nothing = cross_selectivity(folds(True), min_tokens=10**6)
     label = autolabels(labels._replace(phones=nothing), control)[5]
@@ -114,7 +114,7 @@ def test_a_phone_too_rare_to_be_searched_is_named_by_what_is_heard_most() -> Non
     assert autolabels(few, control)[5].kind != "phone"
 
 
-def test_what_falls_in_silence_is_not_called_silence() -> None:
+def test_low_values_in_silence_are_not_labeled_silence() -> None:
     labels, control = evidence(True), evidence(False)
     turned = cross_selectivity([count(-torch.from_numpy(_values(seed)), _ids(seed), NAMES) for seed in range(3)])
     assert autolabels(labels._replace(phones=turned), control)[2].kind == "none"

@@ -1,4 +1,4 @@
-"""Controls: shifts that keep what they should, mel bands at their positions."""
+"""Controls: shifts keep label statistics, mel bands are averaged at positions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hooked_whisper.protocols import FeatureBasis
 
 
 @given(st.lists(st.integers(-1, 4), max_size=60), st.integers(0, 999))
-def test_a_shift_turns_the_labelled_positions(ids: list[int], seed: int) -> None:
+def test_a_shift_is_circular_over_labeled_positions(ids: list[int], seed: int) -> None:
     before = np.array(ids, dtype=np.int64)
     (after,) = shifted_labels([before], np.random.default_rng(seed))
     np.testing.assert_array_equal(before < 0, after < 0)
@@ -28,7 +28,7 @@ def test_a_shift_turns_the_labelled_positions(ids: list[int], seed: int) -> None
     assert before is not after and (before == np.array(ids)).all()
 
 
-def test_every_shift_comes_and_clips_turn_apart() -> None:
+def test_all_shifts_occur_and_clips_shift_independently() -> None:
     rng = np.random.default_rng(0)
     features = {int(shifted[0]) for shifted in shifted_labels([np.arange(20)] * 500, rng)}
     assert features == set(range(2, 19))  # 20 - k for shifts k of 2 to 18

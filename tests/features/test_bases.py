@@ -1,4 +1,4 @@
-"""Bases: laws of orthonormal ones, what they find in known data, and that patching takes them."""
+"""Bases: orthonormality, known directions are recovered, and patching accepts them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from hooked_whisper.protocols import FeatureBasis
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 40), st.integers(0, 1000))
-def test_a_full_basis_loses_nothing(d: int, seed: int) -> None:
+def test_a_full_basis_reconstructs_exactly(d: int, seed: int) -> None:
     basis = random_orthonormal(d, seed=seed)
     x = torch.randn(3, d, generator=torch.Generator().manual_seed(seed))
     torch.testing.assert_close(basis.decode(basis.encode(x)), x, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(basis.encode(x).norm(dim=-1), x.norm(dim=-1), atol=1e-4, rtol=1e-4)
 
 
-def test_axes_are_the_activations() -> None:
+def test_axes_return_the_activations() -> None:
     x = torch.randn(2, 5, 7)
     assert torch.equal(axes(7).encode(x), x)
     assert torch.equal(axes(7, [6, 2]).encode(x), x[..., [6, 2]]) and axes(7, [6, 2]).labels == ("6", "2")
@@ -47,7 +47,7 @@ def test_pca_finds_the_directions_of_variance() -> None:
         pca(x, 7)
 
 
-def test_kmeans_finds_clusters_and_its_largest_feature_is_the_nearest() -> None:
+def test_kmeans_largest_feature_is_the_nearest_centroid() -> None:
     generator = torch.Generator().manual_seed(0)
     centres = torch.tensor([[0.0, 0, 0], [10, 0, 0], [0, 10, 0]])
     x = (centres[:, None] + 0.3 * torch.randn(3, 50, 3, generator=generator)).flatten(0, 1)
@@ -66,7 +66,7 @@ def test_both_signs() -> None:
     assert basis.encode(torch.tensor([[1.0, -2, 3]])).tolist() == [[1, -2, 3, -1, 2, -3]]
 
 
-def test_what_is_refused() -> None:
+def test_errors() -> None:
     with pytest.raises(PatchError, match="not orthonormal"):
         LinearBasis(torch.ones(2, 3), torch.zeros(3), ("a", "b"))
     with pytest.raises(PatchError, match="labels"):

@@ -1,4 +1,4 @@
-"""Causal check: the numbers that plain hooks give, matched controls, nothing where nothing changes, clear refusals."""
+"""Causal check: results equal those of plain hooks, controls are matched, errors name the value."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POST, RESID = "encoder.blocks.0.mlp.hook_post", "encoder.blocks.1.hook_resid_pos
 
 
 def spoken(name: str, words: dict[str, str]) -> Alignment:
-    """Words and their phones, one letter each; 0.4 s a word, in a clip of 1.2 s."""
+    """Words of one-letter phones, 0.4 s each, in a clip of 1.2 s."""
     spans, phones = [], []
     for k, (word, letters) in enumerate(words.items()):
         start = 0.4 * k
@@ -45,7 +45,7 @@ def mels() -> torch.Tensor:
 
 
 def slow(model: HookedWhisper, mels: torch.Tensor, hooks: list) -> list[np.ndarray]:
-    """Log-probabilities of the (single-token) words of each clip with hooks in a whole new pass."""
+    """Log-probabilities of the single-token words of each clip, from a full pass with hooks."""
     ids = [[model.to_single_token(f" {w.label}") for w in a.words] for a in CLIPS]
     with torch.no_grad(), model.hooks(fwd_hooks=hooks):
         return token_logprobs(model, model.embed_audio(mels), model.to_tokens(""), ids)
@@ -55,10 +55,10 @@ def table(effect: CausalEffect, field: str) -> np.ndarray:
     return np.array([getattr(w, field) for w in effect.words])
 
 
-def test_it_is_zero_ablation_of_a_neuron(model: HookedWhisper, mels: torch.Tensor) -> None:
+def test_setting_zero_equals_zero_ablation(model: HookedWhisper, mels: torch.Tensor) -> None:
     effects = causal_effects(model, mels, CLIPS, POST, axes(64), {5: "k", 9: "d"})
     assert [(e.unit, e.phone, e.label) for e in effects] == [(5, "k", "5"), (9, "d", "9")]
-    # the hooks' own clips fill 1.2 s = 60 positions: the whole window of this model
+    # clips of 1.2 s fill the 60 positions of this model's window
     for effect in effects:
         hooks = ablate(model, POST, units=[effect.unit])
         np.testing.assert_allclose(table(effect, "before"), np.concatenate(slow(model, mels, [])), atol=1e-4)
@@ -96,7 +96,7 @@ def test_the_control_is_a_random_direction_of_the_same_size(model: HookedWhisper
     assert effect.norm == pytest.approx(float((4.0 - features).abs().mean()), rel=1e-4)
 
 
-def test_only_where_the_phone_is(model: HookedWhisper, mels: torch.Tensor) -> None:
+def test_where_phone_changes_only_its_positions(model: HookedWhisper, mels: torch.Tensor) -> None:
     (effect,) = causal_effects(model, mels, CLIPS, POST, axes(64), {5: "t"}, to=2.0, where="phone")
     span = model.time.span(CLIPS[0].phones[-1].start, CLIPS[0].phones[-1].end, rounding="outer")
     _, cache = model.run_with_cache(mels, names_filter=POST, stop_early=True)
@@ -105,7 +105,7 @@ def test_only_where_the_phone_is(model: HookedWhisper, mels: torch.Tensor) -> No
     assert table(effect, "change")[2:] == pytest.approx(0, abs=1e-5)  # the second clip has no such phone
 
 
-def test_a_feature_set_to_what_it_is_changes_nothing(model: HookedWhisper, mels: torch.Tensor) -> None:
+def test_setting_the_same_value_changes_nothing(model: HookedWhisper, mels: torch.Tensor) -> None:
     dead = small_model(0)
     with torch.no_grad():
         dead.encoder.blocks[0].mlp.down.weight[:, 5] = 0
@@ -113,7 +113,7 @@ def test_a_feature_set_to_what_it_is_changes_nothing(model: HookedWhisper, mels:
     assert table(effect, "change") == pytest.approx(0, abs=1e-5) and effect.norm > 0
 
 
-def test_what_is_refused(model: HookedWhisper, mels: torch.Tensor) -> None:
+def test_errors(model: HookedWhisper, mels: torch.Tensor) -> None:
     with pytest.raises(PatchError, match="not one point of the encoder"):
         causal_effects(model, mels, CLIPS, "decoder.blocks.0.mlp.hook_post", axes(64), {0: "k"})
     with pytest.raises(PatchError, match="expected 0 to 63"):

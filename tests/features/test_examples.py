@@ -15,7 +15,7 @@ NAMES = ("SIL", "s", "z", "m")
 
 
 @given(st.integers(0, 12), st.integers(1, 6), st.integers(0, 999))
-def test_the_best_of_every_utterance_in_order(utterances: int, k: int, seed: int) -> None:
+def test_top_examples_equal_a_slow_search(utterances: int, k: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     top, best = TopExamples(3, k, labelings=2), []
     for u in range(utterances):
@@ -50,7 +50,7 @@ def test_purity() -> None:
     assert purity(ids, NAMES, {}).labels == ("",) * 4
 
 
-def test_what_is_refused() -> None:
+def test_errors() -> None:
     with pytest.raises(PatchError, match="k is 0"):
         TopExamples(3, 0)
     with pytest.raises(PatchError, match="ids are"):

@@ -1,4 +1,4 @@
-"""HistogramBins: order, edges, and that the bits say what a search would."""
+"""Histogram bins: order, edges, and equality with a search."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
 @given(st.lists(numbers, min_size=1, max_size=50), st.integers(0, 6))
-def test_a_cell_holds_its_values(values: list[float], bits: int) -> None:
+def test_a_bin_contains_its_values(values: list[float], bits: int) -> None:
     bins, x = HistogramBins(bits, -6, 5), torch.tensor(values)
     index = bins.of(x).long()
     low, high = bins.edges[index], bins.edges[index + 1]
@@ -25,18 +25,18 @@ def test_a_cell_holds_its_values(values: list[float], bits: int) -> None:
 
 
 @given(st.lists(numbers, min_size=2, max_size=50))
-def test_cells_keep_the_order(values: list[float]) -> None:
+def test_bins_keep_the_order(values: list[float]) -> None:
     x = torch.tensor(values).sort().values
     assert (HistogramBins().of(x).diff() >= 0).all()
 
 
 @given(st.lists(numbers, min_size=1, max_size=50), st.integers(0, 6))
-def test_positive_cells_are_the_upper_half(values: list[float], bits: int) -> None:
+def test_positive_bins_are_the_upper_half(values: list[float], bits: int) -> None:
     bins, x = HistogramBins(bits, -6, 5), torch.tensor(values)
     assert torch.equal(bins.positive(x), (bins.of(x) - bins.per_sign).clamp_min(0))
 
 
-def test_the_ends() -> None:
+def test_extreme_values() -> None:
     bins = HistogramBins()
     x = torch.tensor([-torch.inf, -1e30, -0.0, 0.0, 2.0**-10, 1e30, torch.inf])
     assert bins.of(x).tolist() == [0, 0, bins.per_sign, bins.per_sign, bins.per_sign + 1, bins.n - 1, bins.n - 1]

@@ -1,4 +1,4 @@
-"""Joint counts: exact, additive, and what they refuse."""
+"""Joint counts are exact and additive; errors name the value."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_every_row_is_counted_once(n: int, seed: int, chunk: int) -> None:
 
 
 @given(st.integers(0, 60), st.integers(0, 999))
-def test_parts_make_the_whole(at: int, seed: int) -> None:
+def test_parts_sum_to_the_whole(at: int, seed: int) -> None:
     x, ids = rows(seed, 60)
     whole, parts = count(x, ids, NAMES), count(x[:at], ids[:at], NAMES) + count(x[at:], ids[at:], NAMES)
     np.testing.assert_array_equal(whole.counts, parts.counts)
@@ -74,7 +74,7 @@ def test_classes_may_overlap() -> None:
         joint_counts.grouped({"c": {"c"}})
 
 
-def test_what_is_refused() -> None:
+def test_errors() -> None:
     counter = JointCounter(2, NAMES)
     with pytest.raises(PatchError, match="feature 1 is NaN"):
         counter.add(torch.tensor([[0.0, torch.nan]]), np.array([0]))

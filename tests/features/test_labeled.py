@@ -1,4 +1,4 @@
-"""Clips through a model once: the counts are those of the activations, padding is no row, controls are at chance."""
+"""Evaluation of labeled clips: counts equal the activations, without padding; controls are at chance."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def model() -> HookedWhisper:
 
 
 def tone_clip(seed: int, speaker: str) -> Clip:
-    """Each label is a tone of its own, which mel bands must find."""
+    """A clip in which every label is a different tone, which mel bands detect."""
     rng = np.random.default_rng(seed)
     labels = rng.choice(list(TONES), size=int(rng.integers(5, 9)))
     spans = tuple(Interval(0.12 * k, 0.12 * (k + 1), str(label)) for k, label in enumerate(labels))
@@ -82,7 +82,7 @@ def test_counts_are_those_of_the_activations(model: HookedWhisper, clips: list[C
     assert (counts["n"].top.values[:, 0] >= counts["n"].top.values[:, 2]).all()
 
 
-def test_tones_are_found_and_shifted_labels_are_not(model: HookedWhisper, clips: list[Clip]) -> None:
+def test_tones_are_detected_with_true_labels_only(model: HookedWhisper, clips: list[Clip]) -> None:
     counts = evaluate_bases(
         model, clips, {"mel": HookBasis("encoder.hook_mel", mel_bands(model))}, k=10, min_tokens=30
     )["mel"]
@@ -103,7 +103,7 @@ def test_inner_positions_only(model: HookedWhisper, clips: list[Clip]) -> None:
     assert 0 < inner.rows < every.rows and (inner.counts <= every.counts).all()
 
 
-def test_the_same_again(model: HookedWhisper, clips: list[Clip]) -> None:
+def test_repeated_calls_are_equal(model: HookedWhisper, clips: list[Clip]) -> None:
     first, second = (evaluate_bases(model, clips[:6], {"n": HookBasis(HOOK)}, seed=3)["n"] for _ in range(2))
     for a, b in zip(first.shifted, second.shifted, strict=True):
         np.testing.assert_array_equal(a.counts, b.counts)
@@ -126,7 +126,7 @@ def test_activations_for_fitting(model: HookedWhisper, clips: list[Clip]) -> Non
     assert few.shape == (20, 32) and all((every == row).all(1).any() for row in few)
 
 
-def test_what_is_refused(model: HookedWhisper, clips: list[Clip], unchecked: None) -> None:
+def test_errors(model: HookedWhisper, clips: list[Clip], unchecked: None) -> None:
     sites = {"n": HookBasis(HOOK)}
     with pytest.raises(CacheSizeError, match="fewer bases"):
         evaluate_bases(model, clips[:6], sites, max_bytes=1000)

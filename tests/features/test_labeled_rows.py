@@ -1,4 +1,4 @@
-"""Counts by blocks of features are those of dense histograms, whatever the block and wherever the activations lie."""
+"""Counts by blocks of features equal dense histograms, for every block size, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def clips() -> list[Clip]:
 
 
 def dense(rows: LabeledRows, site: HookBasis, labels: RowLabels) -> tuple[list[JointCounts], list[JointCounts]]:
-    """Histograms of whole sites, clip by clip, true and with shifted labels."""
+    """Histograms of all features, clip by clip, with true and shifted labels."""
     folds = [[JointCounter(rows.width(site), labels.names) for _ in labels.tokens] for _ in range(2)]
     for i, clip in enumerate(labels.clips):
         part = slice(labels.starts[i], labels.starts[i + 1])
@@ -83,7 +83,7 @@ def test_blocks_are_equal_to_dense_counts(
         "random": HookBasis(HOOKS[1], BothSigns(random_orthonormal(64, 20))),
         "mel": HookBasis(MEL, mel_bands(model)),
     }[kind]
-    if positions == "inner":  # of phones that have inner positions
+    if positions == "inner":  # phones long enough to have inner positions
         clips = [tone_clip(i, f"speaker{i % 3}") for i in range(13)]
     with collect_rows(model, clips, [*HOOKS, MEL], memory=memory) as rows:
         labels = replace(rows.labels(replace(OPTIONS, positions=positions)), size=7)
@@ -120,7 +120,7 @@ def test_blocks_are_equal_to_dense_counts(
             np.testing.assert_array_equal(np.concatenate(parts), getattr(whole.top, name))
 
 
-def test_some_clips_are_counted_as_if_they_were_all(model: HookedWhisper, clips: list[Clip]) -> None:
+def test_counting_some_clips(model: HookedWhisper, clips: list[Clip]) -> None:
     indices = [1, 2, 6, 9, 11]
     site = HookBasis(HOOKS[0])
     for memory in (1 << 30, 0):
@@ -137,7 +137,7 @@ def test_some_clips_are_counted_as_if_they_were_all(model: HookedWhisper, clips:
 
 @settings(max_examples=25)
 @given(st.integers(1, 40), st.integers(1, 300), st.integers(0, 999), st.booleans())
-def test_a_spool_gives_back_what_was_written(n: int, width: int, seed: int, on_disk: bool) -> None:
+def test_a_spool_returns_what_was_written(n: int, width: int, seed: int, on_disk: bool) -> None:
     rng = np.random.default_rng(seed)
     x = torch.from_numpy(rng.standard_normal((n, width)).astype(np.float32))
     matrix = Spool(n, width, on_disk=on_disk)
@@ -153,7 +153,7 @@ def test_a_spool_gives_back_what_was_written(n: int, width: int, seed: int, on_d
     matrix.close()
 
 
-def test_the_disk_is_asked_first(
+def test_disk_space_is_checked_first(
     model: HookedWhisper, clips: list[Clip], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -175,7 +175,7 @@ def test_temporary_files_leave_nothing_behind(model: HookedWhisper, clips: list[
 def test_a_block_is_as_large_as_its_bytes_allow(
     model: HookedWhisper, clips: list[Clip], monkeypatch: pytest.MonkeyPatch, labels: int
 ) -> None:
-    """What counting holds goes with the size of a block, not with the number of features."""
+    """The memory of counting depends on the size of a block, not on the number of features."""
     names = tuple(str(i) for i in range(labels))
     with collect_rows(model, clips, HOOKS[:1]) as rows:
         sizes = {}
@@ -189,7 +189,7 @@ def test_a_block_is_as_large_as_its_bytes_allow(
         assert sizes[1 << 22] >= 3 * sizes[1 << 20] > 0
 
 
-def test_what_is_refused(model: HookedWhisper, clips: list[Clip], unchecked: None) -> None:
+def test_errors(model: HookedWhisper, clips: list[Clip], unchecked: None) -> None:
     long = Clip.aligned(np.zeros(16_000 * 40, np.float32), clips[0].alignment, "x")
     with pytest.raises(AudioError, match="cut it into windows"):
         collect_rows(model, [clips[0], long], HOOKS)

@@ -1,4 +1,4 @@
-"""Labels of positions: against a slow search, at edges, in windows, and what is refused."""
+"""Labels of positions: equality with a slow search, edges, windows, and errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def aligned(times: list[float], labels: str, duration: float = 0.0) -> Alignment
 
 
 @given(cuts, st.data())
-def test_as_a_slow_search(hundredths: list[int], data: st.DataObject) -> None:
+def test_labels_equal_a_slow_search(hundredths: list[int], data: st.DataObject) -> None:
     labels = data.draw(st.text("abcx", min_size=len(hundredths) - 1, max_size=len(hundredths) - 1))
     offset = data.draw(st.integers(0, 100)) / 100
     alignment = aligned([h / 100 for h in hundredths], labels)
@@ -47,7 +47,7 @@ def test_positions_are_those_of_the_span(hundredths: list[int]) -> None:
         assert np.flatnonzero(result.instance == k).tolist() == list(range(span.start, span.stop))
 
 
-def test_windows_of_one_recording_make_the_whole() -> None:
+def test_windows_join_to_the_recording() -> None:
     alignment = aligned([0.0, 0.33, 0.71, 0.9, 1.6], "abab")
     whole = label_positions(alignment, 80, ("a", "b"))
     parts = [label_positions(alignment, 40, ("a", "b"), offset=time) for time in (0.0, 0.8)]
@@ -55,7 +55,7 @@ def test_windows_of_one_recording_make_the_whole() -> None:
         np.testing.assert_array_equal(getattr(whole, name), np.concatenate([getattr(p, name) for p in parts]))
 
 
-def test_tokens_are_phones_not_positions() -> None:
+def test_tokens_count_phones_not_positions() -> None:
     alignment = aligned([0.0, 0.1, 0.2, 0.3, 0.301], "aab" + "b")
     result = label_positions(alignment, 16, ("a", "b"))
     assert result.tokens().tolist() == [2, 2]  # the last one is 1 ms long and holds the center of position 15
@@ -70,7 +70,7 @@ def test_names() -> None:
     assert label_names([]) == ()
 
 
-def test_what_is_refused() -> None:
+def test_errors() -> None:
     fine = aligned([0.0, 1.0], "a")
     over = Alignment("u", "s", "", 1.0, (), (Interval(0.0, 0.6, "a"), Interval(0.5, 1.0, "b")))
     with pytest.raises(AlignmentError, match="overlap"):

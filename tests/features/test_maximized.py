@@ -1,4 +1,4 @@
-"""Input optimization ascends, stays in range, is reproducible, and leaves nothing on the model."""
+"""Maximization increases features, stays in range, is reproducible, and leaves the model unchanged."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_direction_and_a_span_of_positions(model: HookedWhisper, real: list[to
     assert torch.equal(maximized.start, starts.clamp(starts.amax((1, 2), True) - RANGE))
 
 
-def test_the_model_is_left_as_it_was(model: HookedWhisper, real: list[torch.Tensor]) -> None:
+def test_the_model_is_unchanged(model: HookedWhisper, real: list[torch.Tensor]) -> None:
     weight = model.encoder.conv1.conv.weight
     weight.grad = torch.ones_like(weight)
     with torch.no_grad():
@@ -127,7 +127,7 @@ def test_errors(model: HookedWhisper, real: list[torch.Tensor], unchecked: None)
         maximize_features(model, PRE, axes(64), [0], start, first_position=55)
     with pytest.raises(PatchError, match="outside the mel"):
         maximize_features(model, PRE, axes(64), [0], start, target=40)
-    with pytest.raises(PatchError, match="decoder.blocks.0.mlp.hook_pre"):
+    with pytest.raises(PatchError, match=r"decoder\.blocks\.0\.mlp\.hook_pre"):
         maximize_features(model, "decoder.blocks.0.mlp.hook_pre", axes(64), [0], start)
     with pytest.raises(PatchError, match="NaN"):
         maximize_features(model, PRE, axes(64), [0], torch.full((80, 24), torch.nan))

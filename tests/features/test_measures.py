@@ -1,4 +1,4 @@
-"""Measures on histograms: exactly their definitions, and the same for any monotone scale."""
+"""Measures on histograms equal their definitions, for any monotone scale."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def histogram(seed: int, n: int = 60, bins: int = 9) -> tuple[np.ndarray, np.nda
 
 
 @given(st.integers(0, 10_000), st.integers(1, 80))
-def test_auc_is_the_share_of_pairs_won(seed: int, n: int) -> None:
+def test_auc_equals_the_share_of_pairs_won(seed: int, n: int) -> None:
     values, ids, hits, totals = histogram(seed, n)
     result = roc_auc(hits, totals)
     for f in range(2):
@@ -49,7 +49,7 @@ def test_auc_is_the_share_of_pairs_won(seed: int, n: int) -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(1, 80))
-def test_average_precision_and_best_f1_by_going_through_thresholds(seed: int, n: int) -> None:
+def test_average_precision_and_best_f1_equal_a_slow_search(seed: int, n: int) -> None:
     values, ids, hits, totals = histogram(seed, n)
     ap, (f1, bin) = average_precision(hits, totals), best_thresholds(hits, totals)
     true, result = detections(hits, totals, bin)
@@ -71,7 +71,7 @@ def test_average_precision_and_best_f1_by_going_through_thresholds(seed: int, n:
 
 @given(st.integers(0, 1000), st.integers(-3, 3))
 def test_monotone_scaling_changes_nothing(seed: int, octaves: int) -> None:
-    """A power of two moves every value by whole bins; and ranks of bins are all that counts."""
+    """A power of two shifts values by whole bins, and measures depend on the ranks of bins only."""
     x = torch.randn(200, 3, generator=torch.Generator().manual_seed(seed)).clamp(0.0625, 8)
     ids = np.random.default_rng(seed).integers(3, size=200)
     first, second = count(x, ids, NAMES), count(x * 2.0**octaves, ids, NAMES)
@@ -82,7 +82,7 @@ def test_monotone_scaling_changes_nothing(seed: int, octaves: int) -> None:
     )
 
 
-def test_chance_is_half_for_auc_prevalence_for_ap_and_nothing_for_information() -> None:
+def test_chance_levels() -> None:
     rng = np.random.default_rng(0)
     ids = rng.choice(3, size=4000, p=[0.7, 0.2, 0.1])
     result = count(torch.randn(4000, 60, generator=torch.Generator().manual_seed(0)), ids, NAMES)
@@ -110,7 +110,7 @@ def test_rebinning_keeps_every_row_and_the_order(seed: int) -> None:
     np.testing.assert_array_equal(rebin(hits, range_of_bin, 4), slow)
 
 
-def test_miller_madow_repairs_most_of_the_bias() -> None:
+def test_miller_madow_corrects_most_of_the_bias() -> None:
     drawn = np.random.default_rng(0).multinomial(60, np.full(10, 0.1), size=2000)
     assert np.log(10) - entropy(drawn).mean() > 0.06
     assert abs(np.log(10) - miller_madow(drawn).mean()) < 0.01
@@ -118,7 +118,7 @@ def test_miller_madow_repairs_most_of_the_bias() -> None:
 
 
 @given(st.integers(0, 50), st.integers(1, 50))
-def test_wilson_as_in_scipy(hits: int, more: int) -> None:
+def test_wilson_equals_scipy(hits: int, more: int) -> None:
     n = hits + more
     want = binomtest(hits, n).proportion_ci(method="wilson")
     low, high = wilson(np.array([hits]), np.array([n]))

@@ -1,4 +1,4 @@
-"""Averages round onsets: as a slow sum, additive, and peaks where they were put."""
+"""Averages around onsets: equality with a slow sum, additivity, and planted peaks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def clip(seed: int, n: int = 90) -> tuple[torch.Tensor, PositionLabels]:
     return torch.from_numpy(rng.normal(size=(n, 3))), labelled(ids)
 
 
-def test_as_a_slow_sum_and_additive() -> None:
+def test_onset_means_equal_a_slow_sum_and_add() -> None:
     whole, first, second = (OnsetAverages(3, NAMES, 4, 6) for _ in range(3))
     rows_by_lag: dict[tuple[int, int], list[np.ndarray]] = {}
     for seed in range(4):
@@ -41,7 +41,7 @@ def test_as_a_slow_sum_and_additive() -> None:
     np.testing.assert_allclose((first + second).mean, whole.mean)
 
 
-def test_latency_is_where_the_peak_was_put() -> None:
+def test_latency_finds_planted_peaks() -> None:
     averages = OnsetAverages(4, NAMES)
     for seed in range(20):
         _, labels = clip(seed, 200)
@@ -57,7 +57,7 @@ def test_latency_is_where_the_peak_was_put() -> None:
     assert np.isnan(latency(OnsetAverages(4, NAMES), np.zeros(4, dtype=int), np.ones(4, dtype=int))).all()
 
 
-def test_what_is_refused() -> None:
+def test_errors() -> None:
     x, labels = clip(0)
     with pytest.raises(PatchError, match="names"):
         OnsetAverages(3, ("a",)).add(x, labels)

@@ -1,4 +1,4 @@
-"""The classifier of frames: separable phones are named, labels sit where the alignment says, bad input is refused."""
+"""The frame classifier: separable phones are learned, labels follow the alignment, errors name the value."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def spoken(phones: list[tuple[float, float, str]]) -> Alignment:
     )
 
 
-def test_labels_are_those_at_the_centres_of_frames() -> None:
+def test_labels_are_those_at_the_centers_of_frames() -> None:
     alignment = spoken([(0.0, 0.02, "a"), (0.02, 0.055, "b"), (0.06, 0.08, "z")])
     assert frame_labels(alignment, 10, ("a", "b")).tolist() == [0, 0, 1, 1, 1, 1, -2, -2, -1, -1]
 
 
-def test_it_learns_what_can_be_told_apart() -> None:
+def test_separable_phones_are_learned() -> None:
     generator = torch.Generator().manual_seed(0)
     shapes = {"a": torch.randn(80, generator=generator), "b": torch.randn(80, generator=generator)}
     mels, alignments = [], []
@@ -43,7 +43,7 @@ def test_it_learns_what_can_be_told_apart() -> None:
     assert torch.equal(classifier.weight, again.weight)
 
 
-def test_a_phone_never_heard_is_missed() -> None:
+def test_unknown_phones_count_as_errors() -> None:
     mel = torch.randn(80, 40, generator=torch.Generator().manual_seed(1))
     mel[:, 20:] += 3
     classifier = phone_classifier([mel], [spoken([(0, 0.2, "a"), (0.2, 0.4, "b")])])
@@ -62,7 +62,7 @@ def test_real_speech_beats_the_commonest_phone_on_other_utterances() -> None:
     assert classifier.accuracy(mels[1::2], alignments[1::2]) > commonest + 0.15
 
 
-def test_what_is_refused() -> None:
+def test_errors() -> None:
     mel = torch.zeros(80, 10)
     with pytest.raises(AlignmentError, match="1 kinds"):
         phone_classifier([mel], [spoken([(0, 0.1, "a")])])

@@ -1,4 +1,4 @@
-"""Articulation: one table for two alphabets, distances that are distances, classes that are narrow."""
+"""Articulation: one table for two alphabets, a metric distance, narrow classes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TIMIT = (
 phones = st.sampled_from([*PHONES, *TIMIT])
 
 
-def test_both_alphabets_say_the_same_of_a_phone() -> None:
+def test_ipa_and_arpabet_agree() -> None:
     for arpabet, ipa in ARPABET.items():
         assert articulation(arpabet) == articulation(ipa)
     assert {p for p in PHONES if articulation(p).kind == "vowel"} == VOWELS
@@ -34,14 +34,14 @@ def test_marks_case_and_stress_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize("label", [SILENCE, "", "spn", "h#", "1", "ɹɹɹ", "iy3"])
-def test_what_is_no_phone_has_no_articulation(label: str) -> None:
+def test_other_labels_have_no_articulation(label: str) -> None:
     assert articulation(label) is None
     with pytest.raises(AlignmentError, match="no articulation"):
         articulatory_distance(label, "s")
 
 
 @given(phones, phones, phones)
-def test_distance_is_a_distance(a: str, b: str, c: str) -> None:
+def test_distance_is_a_metric(a: str, b: str, c: str) -> None:
     d = articulatory_distance
     assert d(a, a) == 0 and 0 <= d(a, b) == d(b, a) <= 1
     assert d(a, c) <= d(a, b) + d(b, c) + 1e-9
@@ -57,7 +57,7 @@ def test_known_distances() -> None:
 
 
 @given(st.sets(phones))
-def test_classes_are_narrow_and_of_these_labels(names: set[str]) -> None:
+def test_classes_are_narrow(names: set[str]) -> None:
     for members in classes([*names, SILENCE, "?"]).values():
         assert members <= names and 2 <= len(members) <= len(names) / 3
 

@@ -1,4 +1,4 @@
-"""Selectivity: planted features are found with their phone, others are at chance, and no row judges itself."""
+"""Selectivity: planted features are detected, others are at chance, and no row is evaluated with its own fit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMES = (SILENCE, "s", "t", "m", "n", "ʒ")
 
 
 def speaker(seed: int, n: int = 3000, chance: bool = False) -> JointCounts:
-    """Features: 0 fires for s, 1 falls for t, 2 for m and n, 3 in silence, 4 and 5 for nothing; ʒ is rare."""
+    """Feature 0 is selective for s, 1 for t (low values), 2 for m and n, 3 for silence, 4 and 5 for none; ʒ is rare."""
     ids = np.random.default_rng(seed).choice(6, size=n, p=[0.3, 0.2, 0.2, 0.15, 0.149, 0.001])
     x = torch.randn(n, 6, generator=torch.Generator().manual_seed(seed))
     if not chance:
@@ -26,7 +26,7 @@ def speaker(seed: int, n: int = 3000, chance: bool = False) -> JointCounts:
     return count(x, ids, NAMES)
 
 
-def test_planted_features_are_found() -> None:
+def test_planted_features_are_detected() -> None:
     result = cross_selectivity([speaker(i) for i in range(3)])
     assert result.labels[:2] == ("s", "t") and result.sign[:2].tolist() == [1, -1]
     assert (
@@ -44,7 +44,7 @@ def test_planted_features_are_found() -> None:
     assert rows[0]["label"] == "s" and rows[0]["f1"] == result.f1[0] and len(rows) == 6
 
 
-def test_classes_find_what_answers_to_several_phones() -> None:
+def test_classes_detect_features_of_several_phones() -> None:
     groups = {"nasals": {"m", "n"}, "stops": {"t"}}
     result = cross_selectivity([speaker(i).grouped(groups) for i in range(3)])
     assert result.labels[2] == "nasals" and result.f1[2] > 0.95 and result.labels[1] == "stops"
@@ -52,16 +52,16 @@ def test_classes_find_what_answers_to_several_phones() -> None:
     assert single.labels[2] in ("m", "n") and single.f1[2] < 0.75
 
 
-def test_nothing_to_find_is_chance() -> None:
+def test_unrelated_labels_are_at_chance() -> None:
     result = cross_selectivity([speaker(i, chance=True) for i in range(4)])
     np.testing.assert_allclose(result.auc_by_label[:, :5], 0.5, atol=0.03)
-    chance = 2 * result.prevalence / (1 + result.prevalence)  # of saying yes always
+    chance = 2 * result.prevalence / (1 + result.prevalence)  # of a detector that always fires
     assert (result.f1 <= chance + 0.02).all() and coverage(result).covered == ()
     assert np.abs(result.information).max() < 0.003
 
 
-def test_a_speaker_is_judged_by_the_others_threshold() -> None:
-    """Each speaker's scale differs: a threshold of its own would be perfect, one from the other is not."""
+def test_thresholds_come_from_other_speakers() -> None:
+    """Speakers differ in scale: a speaker's threshold is perfect for that speaker and not for the other."""
     ids = np.tile(np.repeat([1, 2], 100), 2)
     x = torch.from_numpy((ids == 1).astype(np.float32) + 1)[:, None]
     quiet, loud = count(x, ids, NAMES), count(x * 8, ids, NAMES)
@@ -70,7 +70,7 @@ def test_a_speaker_is_judged_by_the_others_threshold() -> None:
     assert crossed.f1[0] < 0.7
     np.testing.assert_allclose(
         selectivity(quiet, loud, min_tokens=1).f1[0], 2 * 200 / (400 + 200)
-    )  # all of the loud one's rows are above the quiet one's threshold
+    )  # all rows of the loud speaker are above the threshold of the quiet one
 
 
 @settings(max_examples=10)
@@ -82,7 +82,7 @@ def test_the_order_of_folds_does_not_matter(order: list[int]) -> None:
         np.testing.assert_allclose(getattr(first, name), getattr(second, name), err_msg=name)
 
 
-def test_pooled_f1_by_hand() -> None:
+def test_pooled_f1_equals_a_direct_computation() -> None:
     folds = [speaker(i, 500) for i in range(2)]
     result = cross_selectivity(folds, min_tokens=10)
     halves = [selectivity(folds[1 - i], folds[i], min_tokens=1) for i in range(2)]
@@ -104,7 +104,7 @@ def test_without_labels_to_search() -> None:
     assert np.isnan(coverage(result).share)
 
 
-def test_what_is_refused() -> None:
+def test_errors() -> None:
     with pytest.raises(PatchError, match="got 1 folds"):
         cross_selectivity([speaker(0, 40)])
     other = count(torch.zeros(3, 6), np.zeros(3, dtype=int), ("x",))

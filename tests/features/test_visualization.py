@@ -59,7 +59,7 @@ def test_samples_of_a_prior_have_the_statistics_of_its_mels() -> None:
         assert float(along) == pytest.approx(0.6**lag, abs=0.06)
 
 
-def test_without_statistics_nothing_is_correlated() -> None:
+def test_without_statistics_values_are_independent() -> None:
     plain = MelPrior.of(mels(0), 16).without_statistics()
     off = plain.bands - torch.diag(plain.bands.diagonal())
     assert off.abs().max() == 0 and plain.frames.equal(torch.eye(16)) and plain.radius == float("inf")
@@ -67,7 +67,7 @@ def test_without_statistics_nothing_is_correlated() -> None:
 
 @settings(max_examples=10)
 @given(st.integers(0, 1000), st.integers(0, 4), st.floats(0, 4))
-def test_the_ascent_stays_in_range_and_rises(seed: int, jitter: int, blur: float) -> None:
+def test_the_ascent_increases_and_stays_in_range(seed: int, jitter: int, blur: float) -> None:
     prior = MelPrior.of(mels(1), 16)
     result = ascend(
         lambda mel, shift: mel[:, 10:20, 8 + shift].mean(1), prior, 2, n_seeds=2, steps=8, jitter=jitter, blur=blur,
@@ -85,17 +85,17 @@ def test_the_distance_from_the_mean_is_limited() -> None:
     result = ascend(lambda mel, shift: mel.sum((1, 2)), prior, 1, n_seeds=1, steps=40)
     white = torch.linalg.solve(prior.bands, result.mel[0, 0] - prior.mean[:, None])
     white = torch.linalg.solve(prior.frames, white.T).T
-    assert float(white.square().mean().sqrt()) <= 1.001  # within the range of the mels, clipping brings it closer
+    assert float(white.square().mean().sqrt()) <= 1.001  # clipping to the range of the mels reduces it
 
 
-def test_blur_keeps_the_mean_and_zero_keeps_everything() -> None:
+def test_blur_keeps_the_mean_and_zero_is_the_identity() -> None:
     assert blur_matrix(9, 0).equal(torch.eye(9))
     matrix = blur_matrix(9, 2.0)
     torch.testing.assert_close(matrix.sum(1), torch.ones(9))
     assert (matrix[4] <= matrix[4, 4]).all() and matrix[4, 3] == matrix[4, 5]
 
 
-def test_units_rise_and_the_model_is_left_as_it_was(model: HookedWhisper) -> None:
+def test_units_increase_and_the_model_is_unchanged(model: HookedWhisper) -> None:
     prior = MelPrior.of(mels(3), 24)
     result = visualize_features(model, PRE, axes(64), [3, 9], prior, first_position=5, n_seeds=2, steps=10)
     first, last = (
@@ -106,7 +106,7 @@ def test_units_rise_and_the_model_is_left_as_it_was(model: HookedWhisper) -> Non
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_points_are_those_of_the_model(model: HookedWhisper) -> None:
+def test_read_points_equals_the_model(model: HookedWhisper) -> None:
     mel = torch.stack([clip[:, :120] for clip in mels(4)])
     names = ["encoder.blocks.0.mlp.hook_pre", PRE]
     cache = read_points(model, names, mel)
@@ -116,7 +116,7 @@ def test_points_are_those_of_the_model(model: HookedWhisper) -> None:
     assert not listeners(model)
 
 
-def test_what_is_refused(model: HookedWhisper) -> None:
+def test_errors(model: HookedWhisper) -> None:
     prior = MelPrior.of(mels(3), 24)
     with pytest.raises(PatchError, match="2000 frames"):
         MelPrior.of(mels(3), 2000)

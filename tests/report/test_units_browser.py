@@ -1,4 +1,4 @@
-"""The site in headless Chromium, from the file system: it plays, seeks, loops, sorts, searches, without errors."""
+"""The site in headless Chromium, from the file system: play, seek, loop, sort and search without errors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def browser() -> Iterator:
 
 @pytest.fixture
 def page(browser) -> Iterator:
-    """A page that fails its test on any error in the console or any request beyond the disk."""
+    """A page whose test fails on console errors and on requests other than to the disk."""
     tab = browser.new_page(viewport={"width": 1200, "height": 900})
     problems = problems_of(tab, "file:", "data:", "blob:")
     yield tab
@@ -55,7 +55,7 @@ def page(browser) -> Iterator:
 def card(page, number: int = 0):
     page.set_default_timeout(10_000)
     unit_card = page.locator(".card").nth(number)
-    unit_card.scroll_into_view_if_needed()  # far from the window it is not drawn
+    unit_card.scroll_into_view_if_needed()  # cards outside the viewport are not drawn
     unit_card.locator(".trace").first.wait_for(state="attached")
     return unit_card
 
@@ -111,7 +111,7 @@ def test_the_loop_stays_on_the_active_moment(page, site) -> None:
     )
     assert min(times) >= start - 0.06 and max(times) <= end + 0.25
     assert sum(b < a for a, b in itertools.pairwise(times)) >= 2  # went back
-    unit_card.locator(".mel").click(position={"x": 5, "y": 40})  # outside: the loop is left
+    unit_card.locator(".mel").click(position={"x": 5, "y": 40})  # outside the loop: leaves it
     assert unit_card.locator(".loop").get_attribute("aria-pressed") == "false"
 
 
@@ -142,7 +142,7 @@ def test_spectrogram_trace_and_captions_share_one_axis(page, site) -> None:
     assert "in /t/ of teen" in unit_card.locator(".mel svg").get_attribute("aria-label")
 
 
-def test_pointing_tells_the_value(page, site) -> None:
+def test_pointing_shows_the_value(page, site) -> None:
     page.goto(f"{site}/units/0.html")
     unit_card = card(page, 0)
     box = unit_card.locator(".mel").bounding_box()
@@ -246,7 +246,7 @@ def test_light_dark_and_a_phone(browser, site, name) -> None:
     assert grounds["light"] != grounds["dark"]
 
 
-def test_a_missing_clip_is_said_and_harms_nothing_else(browser, tmp_path) -> None:
+def test_a_missing_clip_is_reported(browser, tmp_path) -> None:
     writer = SiteWriter(tmp_path, dataclasses.replace(info((0,))))
     for id in ("a", "b"):
         writer.add_clip(clip(id, ord(id)))

@@ -1,4 +1,4 @@
-"""From a corpus to a site: what the pages say is what the model did; the command line; a browser opens it."""
+"""Building a site from a corpus: pages equal the model's activations; the command line."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def recordings(n: int = 8, aligned: bool = True) -> list[Recording]:
     return recordings
 
 
-def test_pages_show_what_the_model_did(model: HookedWhisper, tmp_path: Path) -> None:
+def test_pages_equal_the_model(model: HookedWhisper, tmp_path: Path) -> None:
     corpus = recordings()
     index = build_site(model, corpus, HOOK, tmp_path, units=[3, 7, 40], options=OPTIONS, progress=False)
     assert index == tmp_path / "index.html" and index.exists()
@@ -72,7 +72,7 @@ def test_pages_show_what_the_model_did(model: HookedWhisper, tmp_path: Path) -> 
     assert (tmp_path / "units/7.html").read_text().count("<b>sit") == 0
 
 
-def test_built_again_it_is_the_same(model: HookedWhisper, tmp_path: Path) -> None:
+def test_a_second_build_is_equal(model: HookedWhisper, tmp_path: Path) -> None:
     def build(folder: Path) -> dict[str, bytes]:
         build_site(model, recordings(), HOOK, folder, units=[1, 2], options=OPTIONS, progress=False)
         return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
@@ -101,7 +101,7 @@ def test_units_that_do_not_exist(model: HookedWhisper, tmp_path: Path) -> None:
         build_site(model, recordings(2), HOOK, tmp_path, units=[1, 64], options=OPTIONS, progress=False)
 
 
-def test_excerpts_hold_their_position_and_stay_in_the_window() -> None:
+def test_excerpts_contain_their_position_within_the_window() -> None:
     clock = TimeMap()
     for total in (40, 151, 1500, 1700, 4000):
         for position in range(0, total, 7):
@@ -139,7 +139,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "there is no file or folder" in capsys.readouterr().err
 
 
-def test_units_are_written_in_three_ways() -> None:
+def test_units_are_written_in_three_formats() -> None:
     assert units("2:5") == [2, 3, 4] and units("0:10:4") == [0, 4, 8] and units("7,3") == [7, 3]
     for wrong in ("", "a", "5:2", "1,1", "-1:2", "1:2:0"):
         with pytest.raises(Exception, match="needs units such as"):

@@ -1,4 +1,4 @@
-"""The contract: what is not fit to be drawn is refused, with what to do; records and geometry against slow twins."""
+"""The data contract: invalid values are errors with a remedy; records and geometry equal slow references."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_the_active_moment_against_a_walk(values, data) -> None:
     assert end - start >= min(0.24, 0.3 + len(values) * POSITION_S) / 2 - 1e-9
 
 
-def test_clip_programs_are_read_back_and_cannot_be_broken_out_of() -> None:
+def test_clip_scripts_are_read_back_and_escaped() -> None:
     hostile = dataclasses.replace(clip("a"), text=HOSTILE, words=(Interval(0.0, 1.0, HOSTILE),))
     hostile = by_speaker(hostile, '");alert(1);("')
     script = clip_script("name", clip_record(hostile))
@@ -125,7 +125,7 @@ def test_embedded_json_cannot_end_its_script() -> None:
         embedded([NAN])
 
 
-def test_a_unit_under_neuronpedias_names() -> None:
+def test_unit_records_use_neuronpedia_names() -> None:
     ids = [f"c{i}" for i in range(25)]
     clips = {id: clip_record(clip(id)) for id in ids}
     record = unit_record(info(), unit(1, examples(ids)), clips)
@@ -152,7 +152,7 @@ def test_a_unit_under_neuronpedias_names() -> None:
     assert first["tokens"] == expected
 
 
-def test_spectrogram_keeps_rows_and_columns_where_they_are() -> None:
+def test_spectrogram_keeps_rows_and_columns() -> None:
     from PIL import Image
 
     mel = np.zeros((80, 120), np.float32)
@@ -162,7 +162,7 @@ def test_spectrogram_keeps_rows_and_columns_where_they_are() -> None:
     levels = np.asarray(image)
     assert image.size == (120, 80) and levels.max() == 15
     assert levels[80 - 1 - 3, 7] == 15 and (levels == 15).sum() == 1
-    assert len(set(mel_png(np.full((80, 5), 3.0)))) > 1  # all the same is no division by zero
+    assert len(set(mel_png(np.full((80, 5), 3.0)))) > 1  # a constant image does not divide by zero
 
 
 @given(hnp.arrays(np.float64, st.integers(1, 12), elements=st.floats(0, 150)))
@@ -172,12 +172,12 @@ def test_labels_are_spread_in_order(at) -> None:
     gap = min(11.0, 140 / max(1, len(at) - 1))
     assert (np.diff(out[order]) >= gap - 1e-9).all()
     assert out.min() >= 10 - 1e-9 and out.max() <= 150 + 1e-9
-    # what has room stays
+    # labels with enough room stay
     alone = np.array([40.0, 80.0])
     assert spread(alone, 11.0, 10.0, 150.0).tolist() == [40, 80]
 
 
-def test_figures_hold_what_they_are_given() -> None:
+def test_figures_contain_the_data() -> None:
     shown = unit(0)
     colors = phone_colors(shown)
     assert colors["s"] == 0 and len(set(colors.values())) == len(colors) <= 10

@@ -1,4 +1,4 @@
-"""The writer: files whole, shared, the same again, small; everything escaped."""
+"""The site writer: files are complete, shared, reproducible, small and escaped."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_second_build_writes_the_same_and_encodes_nothing(tmp_path, monkeypatc
     assert contents(tmp_path) == before
 
 
-def test_an_interrupted_build_goes_on(tmp_path, monkeypatch) -> None:
+def test_an_interrupted_build_resumes(tmp_path, monkeypatch) -> None:
     whole = tmp_path / "whole"
     build(whole)
     out = tmp_path / "cut"
@@ -79,7 +79,7 @@ def test_an_interrupted_build_goes_on(tmp_path, monkeypatch) -> None:
     assert contents(out) == contents(whole)
 
 
-def test_a_clip_whose_writing_stopped_is_written_again(tmp_path, monkeypatch) -> None:
+def test_a_partly_written_clip_is_written_again(tmp_path, monkeypatch) -> None:
     def full(mel):
         raise OSError("no space left")
 
@@ -101,7 +101,7 @@ def test_units_share_clips_and_equal_moments(tmp_path) -> None:
     assert by_suffix == {".js": 4, ".png": 4, ".mp3": 4 + 4}
 
 
-def test_other_content_never_meets_an_old_file(tmp_path) -> None:
+def test_changed_content_gets_a_new_file(tmp_path) -> None:
     SiteWriter(tmp_path, info()).add_clip(clip("a", 0))
     old = contents(tmp_path)
     SiteWriter(tmp_path, info()).add_clip(clip("a", 1))
@@ -109,7 +109,7 @@ def test_other_content_never_meets_an_old_file(tmp_path) -> None:
     assert len(new) == len(old) + 3 and all(new[name] == data for name, data in old.items())
 
 
-def test_the_moment_is_the_peak_made_louder(tmp_path) -> None:
+def test_the_moment_amplifies_the_peak(tmp_path) -> None:
     site = SiteWriter(tmp_path, info((0,)))
     quiet = clip("a")
     t = np.arange(48_000) / 16_000
@@ -123,7 +123,7 @@ def test_the_moment_is_the_peak_made_louder(tmp_path) -> None:
     assert loud == pytest.approx(0.5, rel=0.1) and around == pytest.approx(0.05, rel=0.1)
 
 
-def test_an_mp3_keeps_samples_where_they_are_and_never_clips() -> None:
+def test_mp3_keeps_sample_positions() -> None:
     samples = np.zeros(48_000, np.float32)
     samples[16_000:17_600] = 3 * np.sin(np.arange(1_600) * 0.6)
     decoded, rate = soundfile.read(io.BytesIO(to_mp3_bytes(samples)))
@@ -142,7 +142,7 @@ def test_no_mp3_is_beyond_full_scale() -> None:
         assert 0.3 < np.abs(decoded).max() <= 1
 
 
-def test_names_that_are_wrong_say_what_is_right(tmp_path) -> None:
+def test_wrong_names_suggest_close_ones(tmp_path) -> None:
     site = SiteWriter(tmp_path, info())
     site.add_clip(clip("rec-12"))
     assert site.has_clip("rec-12") and not site.has_clip("rec-13")
@@ -188,7 +188,7 @@ def test_hostile_text_is_text(tmp_path) -> None:
     assert json.loads(files["units.json"])["units"][0]["description"] == HOSTILE
 
 
-def test_tags_nest_and_nothing_optional_is_needed(tmp_path) -> None:
+def test_tags_nest_without_optional_parts(tmp_path) -> None:
     site = SiteWriter(tmp_path, info((3, 0)))
     site.add_clip(clip("a"))
     bare = Unit(3, UnitStats(0.0, 0, 0, 0, 0, True))
@@ -219,7 +219,7 @@ def test_tags_nest_and_nothing_optional_is_needed(tmp_path) -> None:
 
 
 def test_a_unit_of_25_examples_weighs_at_most_800_kb(tmp_path) -> None:
-    """With the spoken clips of the demo without their pauses, 3 s each, none shared."""
+    """With 3 s of the demo's spoken clips without pauses, none shared."""
     spoken = torch.cat([load_audio(path) for path in sorted(DEMO_CLIPS.glob("*.flac"))])
     starts = np.linspace(0, len(spoken) - 48_000, len(IDS)).astype(int).tolist()
     site = SiteWriter(tmp_path, info((0,)))
@@ -242,7 +242,7 @@ def test_1536_units_in_bounded_time_and_memory(tmp_path, monkeypatch) -> None:
     site = SiteWriter(tmp_path, info(tuple(range(n))))
     started = time.process_time()
     for i in range(n):
-        if i == 100:  # tracing is slow: a stretch of units shows whether anything of them stays
+        if i == 100:  # tracing is slow: some units show whether they stay in memory
             gc.collect()
             tracemalloc.start()
         if i == 300:
@@ -253,7 +253,7 @@ def test_1536_units_in_bounded_time_and_memory(tmp_path, monkeypatch) -> None:
         site.add_unit(unit(i) if i % 50 == 0 else Unit(i, UnitStats(0.1, 0, 1, 2, 0), f"/{i}/", score=i / n))
     site.finish()
     assert time.process_time() - started < 15
-    assert held < 200 * 1_500  # a row of the index each
+    assert held < 200 * 1_500  # one row of the index per unit
     assert sizes[-1] < 200_000  # the index
 
 

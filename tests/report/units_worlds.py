@@ -1,4 +1,4 @@
-"""Small made-up units with clips of tones and noise, for the tests of the site."""
+"""Small synthetic units with clips of tones and noise, for the tests of the site."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HOSTILE = "<img src=x onerror=alert(1)></script><!--\u2028"
 
 
 def clip(id: str, seed: int = 0, seconds: float | int = 3.0) -> PageClip:
-    """Alternating tones and noise, a phone each, and a mel of the same frames."""
+    """Alternating tones and noise, one phone each, and a mel of the same frames."""
     rng = np.random.default_rng(seed)
     n, frames = round(seconds * 16_000), round(seconds * 100)
     edges = np.linspace(0, seconds, len(PHONES) + 1)
@@ -111,7 +111,7 @@ def unit(
 
 
 def examples(ids: list[str]) -> tuple[UnitExample, ...]:
-    """Top ones, five ranges, random ones, in turn."""
+    """Examples of the top group, five ranges and the random group in turn."""
     groups = ["top"] * 10 + [4, 3, 2, 1, 0] * 2 + ["random"] * 5
     return tuple(
         UnitExample(id, trace(20 + 11 * (i % 10), height=5.2 - 0.1 * i), 20 + 11 * (i % 10), groups[i % 25], rank=i)

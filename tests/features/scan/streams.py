@@ -1,4 +1,4 @@
-"""Streams of activations for the parts of a scan, and what a slow, obvious program makes of them."""
+"""Streams of activations for tests of a scan's parts, and slow reference results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Item:
 
 
 def stream(lengths: Sequence[int], n_features: int, seed: int = 0, levels: int = 0) -> list[WindowFeatures]:
-    """Recordings of some lengths (a window each); ``levels`` makes ties: so many different values."""
+    """Recordings of given lengths, one window each. ``levels`` limits the number of different values, to make ties."""
     generator = torch.Generator().manual_seed(seed)
     windows = []
     for recording, n in enumerate(lengths):

@@ -1,4 +1,4 @@
-"""Moments and ranges against numpy on everything at once."""
+"""Moments and ranges equal numpy's on all values at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ N_BINS = 1 + HISTOGRAM_BINS.per_sign
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(0, 99), st.sampled_from([0.0, 300.0]))
-def test_moments_are_those_of_everything(sizes: list[int], seed: int, far: float) -> None:
+def test_moments_equal_a_direct_computation(sizes: list[int], seed: int, far: float) -> None:
     moments = Moments(3, HISTOGRAM_BINS)
     windows = [WindowFeatures(s.x + far, s.recording, 0, s.priority) for s in stream(sizes, 3, seed)]
     for window in windows:
@@ -62,13 +62,13 @@ def test_sums_in_integers_are_exact(values: list[float]) -> None:
     assert abs(total - units) <= len(values)  # v - floor(v) is rounded once where v is negative and tiny
 
 
-def test_what_cannot_be_added_up_is_said() -> None:
+def test_too_large_sums_are_an_error() -> None:
     huge = WindowFeatures(torch.full((4, 2), 3e10), 0, 0, torch.arange(4))
     with pytest.raises(HookedWhisperError, match="too large"):
         Moments(2, HISTOGRAM_BINS).add(huge, huge.x.amax(0), huge.x.amin(0))
 
 
-def test_counts_beyond_32_bits_are_kept() -> None:
+def test_counts_exceed_32_bits() -> None:
     moments = Moments(1, HistogramBins(2, -2, 2))
     moments._counted[3] = 2**32 - 1
     window = stream([5], 1)[0]
@@ -78,7 +78,7 @@ def test_counts_beyond_32_bits_are_kept() -> None:
 
 
 @given(st.integers(0, 200), st.integers(1, 12), st.sampled_from(["equal width", "equal count"]))
-def test_ranges_share_out_what_is_active(seed: int, n: int, kind: str) -> None:
+def test_ranges_divide_active_positions(seed: int, n: int, kind: str) -> None:
     x = stream([400], 4, seed)[0].x
     x[:, 3] = -1.0  # never active
     histogram = torch.stack([torch.bincount(HISTOGRAM_BINS.positive(c), minlength=N_BINS) for c in x.T])

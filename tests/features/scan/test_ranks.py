@@ -1,4 +1,4 @@
-"""Several processes write the bytes that one writes, also after one of them was killed."""
+"""Several processes write the same bytes as one, also after one of them was killed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def launch(n: int, folder: Path, *killed: int, restarts: int = 0) -> subprocess.
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the workers: sums may be taken in another order with more
+    torch.set_num_threads(1)  # as in the workers: more threads may sum in another order
     folder = tmp_path_factory.mktemp("whole")
     scan(small_model(0), corpus(), [NEURONS], folder, OPTIONS, progress=False)
     torch.set_num_threads(threads)
@@ -41,7 +41,7 @@ def test_two_processes_write_what_one_does_though_one_is_killed(whole: dict[str,
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(3, 1), (1, 3), (3, 2), (2, 3)])
-def test_another_number_of_processes_goes_on(whole: dict[str, bytes], tmp_path: Path, first: int, then: int) -> None:
+def test_another_number_of_processes_resumes(whole: dict[str, bytes], tmp_path: Path, first: int, then: int) -> None:
     folder = tmp_path / "scan"
     assert launch(first, folder, 0, 1).returncode != 0
     assert list(folder.glob("state-*")) and not (folder / "scan.json").exists()

@@ -1,4 +1,4 @@
-"""Samples: the first positions by priority in every range, none twice, and every position equally likely."""
+"""Samples have the smallest priorities of every range, without repetition; positions are equally likely."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BINS = HistogramBins(2, -14, 10)
 
 
 def run(windows: list[WindowFeatures], rows: int, kept: int, crowded: int = 12, look_every: int = 1) -> Sampler:
-    """As a scan does it: now and then it looks at what has become common."""
+    """Add windows as a scan does, updating the levels from time to time."""
     sampler = Sampler(windows[0].x.shape[1], rows, kept, BINS, crowded=crowded)
     for number, window in enumerate(windows):
         sampler.add(window)
@@ -39,7 +39,7 @@ def of_one_range(drawn: Drawn) -> Drawn:
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=20), st.integers(1, 30), st.integers(0, 99))
-def test_rows_are_those_with_the_smallest_priorities(sizes: list[int], n: int, seed: int) -> None:
+def test_rows_have_the_smallest_priorities(sizes: list[int], n: int, seed: int) -> None:
     windows = stream(sizes, 2, seed)
     rows = run(windows, n, 2).rows
     everything = sorted(items(windows, 0), key=lambda i: i.priority)[:n]
@@ -58,10 +58,8 @@ def test_rows_are_those_with_the_smallest_priorities(sizes: list[int], n: int, s
     st.integers(0, 999),
     st.booleans(),
 )
-@example(
-    sizes=[2, 6], n_rows=2, kept=1, seed=0, single=False
-)  # the rows are full, and do not overflow, after the first
-def test_a_sample_is_the_beginning_of_its_range_by_priority(
+@example(sizes=[2, 6], n_rows=2, kept=1, seed=0, single=False)  # the first window fills the rows without overflow
+def test_a_sample_has_the_smallest_priorities_of_its_range(
     sizes: list[int], n_rows: int, kept: int, seed: int, single: bool
 ) -> None:
     windows = stream(sizes, 2, seed)
@@ -83,16 +81,16 @@ def test_a_sample_is_the_beginning_of_its_range_by_priority(
         assert drawn.recordings[feature, :n].tolist() == [i.recording for i in inside[:n]]
         assert drawn.positions[feature, :n].tolist() == [i.position for i in inside[:n]]
         assert drawn.values[feature, :n].tolist() == [i.value for i in inside[:n]]
-        # all of a rare range is there: the bins it lies in never filled up
+        # a rare range is complete: its bins never filled up
         if not single and len(inside) <= 5 and sampler.rows.reach == NEVER:
             assert n == len(inside)
 
 
-def test_rare_large_values_are_all_there_and_common_ones_enough() -> None:
+def test_rare_ranges_are_complete_and_common_ones_full() -> None:
     windows = stream([500] * 20, 1, 5)
     sampler = run(windows, 200, 8)
     x = torch.cat([s.x for s in windows])[:, 0]
-    assert int(sampler.tail.level[0]) > 40  # the bulk is left to the rows
+    assert int(sampler.tail.level[0]) > 40  # common values are covered by the rows
     for low, least in ((0.5, 20), (4.0, 8), (float(x.sort().values[-5]), 5)):
         edges = torch.tensor([[low, 1000.0]], dtype=torch.float64)
         sample = sampler.draw(counts(windows), edges, 20, one_per_recording=False)
@@ -133,10 +131,10 @@ def test_priorities_are_the_same_everywhere_and_look_random() -> None:
     st.integers(1, 5),
     st.data(),
 )
-def test_parts_in_any_order_give_what_one_pass_gives(
+def test_merged_parts_equal_one_pass(
     sizes: list[int], n_rows: int, kept: int, seed: int, n_parts: int, data: st.DataObject
 ) -> None:
-    """Bit for bit, whoever had which recordings, in which order, and however often each looked."""
+    """Equal bits for any division of recordings, any order, and any number of updates."""
     windows = stream(sizes, 2, seed)
     whole = run(windows, n_rows, kept)
     owner = data.draw(st.lists(st.integers(0, n_parts - 1), min_size=len(sizes), max_size=len(sizes)))

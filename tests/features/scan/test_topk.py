@@ -1,4 +1,4 @@
-"""Largest examples: exact against sorting everything, with ties, one per recording, separation, long recordings."""
+"""Largest examples equal sorting: with ties, one per recording, separation, long recordings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check(top: RankedActivations, feature: int, expected: list[Item]) -> None:
 
 
 @given(lengths, st.integers(1, 8), st.sampled_from([0, 1, 2, 5]), st.integers(0, 99))
-def test_it_is_what_sorting_everything_gives(sizes: list[int], k: int, levels: int, seed: int) -> None:
+def test_top_activations_equal_sorting(sizes: list[int], k: int, levels: int, seed: int) -> None:
     windows = stream(sizes, 3, seed, levels)
     top = run(windows, k)
     for feature in range(3):
@@ -41,7 +41,7 @@ def test_it_is_what_sorting_everything_gives(sizes: list[int], k: int, levels: i
 
 
 @given(lengths, st.integers(1, 6), st.sampled_from([0, 3]), st.integers(0, 99))
-def test_one_per_recording_takes_each_ones_largest(sizes: list[int], k: int, levels: int, seed: int) -> None:
+def test_one_per_recording_takes_the_largest(sizes: list[int], k: int, levels: int, seed: int) -> None:
     windows = stream(sizes, 2, seed, levels)
     top = run(windows, k, one_per_recording=True)
     for feature in range(2):
@@ -52,7 +52,7 @@ def test_one_per_recording_takes_each_ones_largest(sizes: list[int], k: int, lev
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 4), st.sampled_from([0, 3]))
-def test_a_recording_of_many_windows_is_still_one(windows: list[int], k: int, levels: int) -> None:
+def test_one_per_recording_across_windows(windows: list[int], k: int, levels: int) -> None:
     whole = stream([sum(windows), 5], 2, 1, levels)
     parts, start = [], 0
     for n in windows:
@@ -85,7 +85,7 @@ def test_separated_examples(sizes: list[int], k: int, reach: int, seed: int) -> 
         check(top, feature, [i for i in in_order(items(windows, feature)) if (i.recording, i.position) in alone])
 
 
-def test_traces_are_what_happened_around() -> None:
+def test_traces_are_the_activations_around() -> None:
     windows = stream([6, 9], 3, 2)
     top = run(windows, 4, context=2)
     for feature in range(3):
@@ -114,10 +114,10 @@ def test_the_largest_is_the_first_of_equals(n: int, columns: int, levels: int, s
     st.integers(1, 3),
     st.data(),
 )
-def test_parts_give_what_one_pass_gives(
+def test_merged_tops_equal_one_pass(
     sizes: list[int], k: int, seed: int, single: bool, n_parts: int, data: st.DataObject
 ) -> None:
-    """Ties too, as long as each part is in the order of the corpus."""
+    """Ties are equal too if each part is in the order of the corpus."""
     windows = stream(sizes, 3, seed, levels=5)
     whole = TopActivations(3, k, 1, single)
     for window in windows:
