@@ -108,7 +108,7 @@ print(f"step {last['step']}: explained variance of the batch {last['explained_va
 
 # %%
 rows = store.read(hook).rows[0]
-options = EvaluationOptions(spliced_clips=4, padding_too=False, phones=PhoneOptions(folds=2, min_tokens=10))
+options = EvaluationOptions(attached_clips=4, padding_too=False, phones=PhoneOptions(folds=2, min_tokens=10))
 scores = evaluate(model, {"trained": sae, "untrained": untrained}, hook, scoring, rows, options)
 print(scores)
 

@@ -45,7 +45,7 @@ def gather(source: Path) -> None:
     notebooks = sorted((ROOT / "tutorials").glob("*.ipynb"))
     for notebook in notebooks:
         shutil.copy(notebook, source / "tutorials")
-    listed = "\n".join(one.stem for one in notebooks)
+    listed = "\n".join(notebook.stem for notebook in notebooks)
     text = (ROOT / "tutorials" / "README.md").read_text(encoding="utf-8").replace("../docs/", "../")
     toc = f"\n```{{toctree}}\n:maxdepth: 1\n:hidden:\n\n{listed}\n```\n"
     (source / "tutorials" / "index.md").write_text(text + toc, encoding="utf-8")
@@ -59,13 +59,13 @@ class _Page(HTMLParser):
         self.anchors: set[str] = set()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        self.anchors |= {given[key] or "" for key in ("id", "name") if key in given}
-        self.links += [given[key] or "" for key in ("href", "src") if key in given]
+        values = dict(attrs)
+        self.anchors |= {values[key] or "" for key in ("id", "name") if key in values}
+        self.links += [values[key] or "" for key in ("href", "src") if key in values]
 
 
 def dead_links(html: Path) -> list[str]:
-    """Links and images within the built pages that lead nowhere; others' sites are not asked."""
+    """Return dead links and images within the built pages. Links to other sites are not checked."""
     pages = {}
     for path in html.rglob("*.html"):
         page = _Page()

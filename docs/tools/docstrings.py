@@ -1,7 +1,7 @@
-"""Our docstrings as sphinx wants them: parameters as lists, and signatures as they stand in the source.
+"""Convert our docstrings for sphinx: parameters as lists, and signatures as written in the source.
 
-A docstring of ours is text, parameter lines (``name: what it is``, continued by indented lines), lists, and sections
-(``Args:``, ``Returns:``, ``Raises:``) whose indented body is more of the same.
+A docstring has text, parameter lines (``name: description``, continued by indented lines), lists, and sections
+(``Args:``, ``Returns:``, ``Raises:``) whose indented body has the same elements.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def _rendered(block: list[str]) -> list[str]:
     if _SECTION.match(block[0]):
         return [f"**{block[0][:-1]}**", "", *(_rendered(block[1:]) if block[1:] else [])]
     out: list[str] = []
-    for first, rest in _items(block):
-        text = " ".join([first, *(line.strip() for line in rest)])
+    for first, following in _items(block):
+        text = " ".join([first, *(line.strip() for line in following)])
         parameter, bullet = _PARAMETER.match(first), _BULLET.match(first)
         if parameter:
-            names = ", ".join(f"``{one.strip()}``" for one in parameter[1].split(","))
+            names = ", ".join(f"``{name.strip()}``" for name in parameter[1].split(","))
             out.append(f"- {names}: {escaped(text[len(parameter[1]) + 2 :])}")
         elif bullet:
             out.append(f"- {escaped(text[2:])}")
@@ -66,17 +66,17 @@ def _with_blank_before_lists(lines: list[str]) -> list[str]:
 
 
 def _items(block: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """A line and the lines that go on with it."""
-    first, rest = block[0], list[str]()
+    """Yield each first line of an item with its continuation lines."""
+    first, following = block[0], list[str]()
     for line in block[1:]:
         begins = not _indent(line) and (_PARAMETER.match(line) or _BULLET.match(line))
         plain = not (_PARAMETER.match(first) or _BULLET.match(first))
         if begins or (not _indent(line) and not plain):
-            yield first, rest
-            first, rest = line, []
+            yield first, following
+            first, following = line, []
         else:
-            rest.append(line)
-    yield first, rest
+            following.append(line)
+    yield first, following
 
 
 def _indent(line: str) -> int:
@@ -84,27 +84,27 @@ def _indent(line: str) -> int:
 
 
 def escaped(text: str) -> str:
-    """Asterisks, bars and trailing underscores of prose are no markup."""
+    """Escape asterisks, bars and trailing underscores outside literals."""
     parts = _LITERAL.split(text)
     return "".join(part if i % 2 else re.sub(r"([*|`\\]|_(?=\W|$))", r"\\\1", part) for i, part in enumerate(parts))
 
 
 def signature(obj: Any) -> str | None:
-    """As it is written: annotations are strings in our modules, and are not evaluated."""
+    """Return the signature as in the source. Annotations are strings in our modules and are not evaluated."""
     try:
-        found = inspect.signature(obj, eval_str=False)
+        parsed = inspect.signature(obj, eval_str=False)
     except (TypeError, ValueError):
         return None
     parameters = [
         p.replace(annotation=_AsWritten(p.annotation)) if isinstance(p.annotation, str) else p
-        for name, p in found.parameters.items()
+        for name, p in parsed.parameters.items()
         if name not in ("self", "cls")
     ]
-    return str(found.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
+    return str(parsed.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
 
 
 class _AsWritten(str):
-    """An annotation that is shown without quotes round it."""
+    """An annotation that is shown without quotes."""
 
     def __repr__(self) -> str:
         return str(self)
@@ -117,8 +117,8 @@ def setup(app: Any) -> dict[str, Any]:
     def head(app: Any, what: str, name: str, obj: Any, options: Any, args: str, returns: str) -> tuple[str, str] | None:
         if what not in ("function", "class", "method"):
             return None
-        found = signature(obj)
-        return None if found is None else (found, "")
+        written = signature(obj)
+        return None if written is None else (written, "")
 
     app.connect("autodoc-process-docstring", text)
     app.connect("autodoc-process-signature", head)

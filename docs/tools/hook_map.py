@@ -37,14 +37,14 @@ class Point:
 
 
 def points(model: HookedWhisper, stack: str) -> list[Point]:
-    """In the order of the forward pass; of the blocks, the first stands for all."""
+    """Return the points of a stack in the order of the forward pass, with the first block for all blocks."""
     prefix = (stack,) if stack == "encoder" else (stack, "unembed")
     names = [n for n in model.hook_names() if n.startswith(prefix) and (".blocks." not in n or _OF_BLOCK_0.match(n))]
     return [Point(n, tuple(model.hook_dict[n].axes), model.hook_dict[n].optional) for n in names]
 
 
 def hook_map(model: HookedWhisper) -> str:
-    """SVG of both stacks, side by side. Colours are the page's."""
+    """Return an SVG of both stacks, side by side. It uses the colors of the page."""
     columns = [_column(model, stack, left) for stack, left in (("encoder", 0), ("decoder", WIDTH + 20))]
     height = max(bottom for _, bottom in columns) + 10
     words = (
@@ -59,13 +59,13 @@ def hook_map(model: HookedWhisper) -> str:
 def _column(model: HookedWhisper, stack: str, left: int) -> tuple[str, int]:
     n = (model.cfg.encoder if stack == "encoder" else model.cfg.decoder).n_layers
     y, parts, stream = 24, [_text(left + 4, 16, stack, "bold", size=15)], []
-    for in_block, some in groupby(points(model, stack), lambda p: bool(_OF_BLOCK_0.match(p.name))):
+    for in_block, group in groupby(points(model, stack), lambda p: bool(_OF_BLOCK_0.match(p.name))):
         if in_block:
             y += 8
             top = y
             parts.append(_text(left + 34, y + 16, f"blocks 0 to {n - 1}: {stack}.blocks.L.", "bold"))
             y += ROW + 2
-        for module, inner in groupby(some, lambda p: p.module):
+        for module, inner in groupby(group, lambda p: p.module):
             rows = list(inner)
             if module:
                 parts.append(_rect(left + 52, y + 3, WIDTH - 70, ROW * len(rows) + 2))

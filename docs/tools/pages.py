@@ -101,7 +101,7 @@ def finding_page(id: str, results: Mapping[str, Finding | None], replication: Pa
         "## Run it\n\n```bash\n"
         f"hooked-whisper reproduce --model tiny.en --only {id} --out out/{id}\n"
         f"hooked-whisper reproduce --model tiny.en --corpus recordings/ --only {id} --out out/{id}-own\n```\n\n"
-        "The first line takes the packaged speech, the second your recordings. "
+        "The first command uses the packaged speech, the second your recordings. "
         f"In Python the experiment is the module {{py:mod}}`{entry.module_name}`.",
     ]
     sentence = sentence_on(id, replication)
@@ -113,7 +113,7 @@ def finding_page(id: str, results: Mapping[str, Finding | None], replication: Pa
     published = next((finding for finding in results.values() if finding is not None and finding.published), None)
     if published is not None:
         parts += ["## What was published", _plain(published.published_summary)]
-        parts += [_own_table(one) for one in published.published]
+        parts += [_own_table(rows) for rows in published.published]
     return "\n\n".join(parts) + "\n"
 
 
@@ -131,9 +131,9 @@ def _result(f: Finding, heading: str) -> Iterator[str]:
         yield "\n".join(f"- {_plain(note)}" for note in f.notes)
     figures = [picture(figure, f"{f.id}-{f.model}-{i}".replace(".", "-")).markup for i, figure in enumerate(f.draw())]
     if figures:
-        yield _html("".join(f"<figure>{one}</figure>" for one in figures), "figure-row")
-    for one in f.tables:
-        yield _own_table(one)
+        yield _html("".join(f"<figure>{figure}</figure>" for figure in figures), "figure-row")
+    for rows in f.tables:
+        yield _own_table(rows)
 
 
 def _controls(f: Finding, c: Criterion) -> str:
@@ -144,8 +144,8 @@ def _with_unit(c: Criterion) -> str:
     return f"{format_estimate(c.estimate)} {c.unit}".strip()
 
 
-def _own_table(one: Table) -> str:
-    return f"**{_plain(one.title)}** {_plain(one.source)}\n\n" + _table(one.columns, one.rows)
+def _own_table(rows: Table) -> str:
+    return f"**{_plain(rows.title)}** {_plain(rows.source)}\n\n" + _table(rows.columns, rows.rows)
 
 
 def findings_index(results: Results) -> str:
@@ -154,10 +154,10 @@ def findings_index(results: Results) -> str:
         cells = [_verdict(run.get(id)) for run in results.values()]
         rows.append((f"[{id} {entry.title}]({id}.md)", *cells))
     text = (
-        "Every experiment with its controls, its published numbers, and what came out: on tiny.en and the packaged "
-        "speech, and on the demo model, the ground-truth organism, which checks methods and says nothing about "
-        "Whisper. [All models and kinds of speech](../replication.md). A verdict follows from criteria that were "
-        "fixed beforehand."
+        "Every experiment with its controls, the published numbers and our results: on tiny.en with the packaged "
+        "speech, and on the demo model, which checks methods and says nothing about Whisper. "
+        "[All models and kinds of speech](../replication.md). Each verdict follows from criteria that were fixed "
+        "in advance."
     )
     listed = table(("finding", *results), rows)
     return _toc("Findings", f"{text}\n\n{listed}", list(REGISTRY))
@@ -175,14 +175,14 @@ def _verdict(finding: Finding | None) -> str:
 
 
 def error_classes() -> list[type[Exception]]:
-    """Of both packages, the base class first."""
-    found = [*vars(errors).values(), *vars(sae_errors).values()]
-    classes = [c for c in found if inspect.isclass(c) and issubclass(c, errors.HookedWhisperError)]
+    """Return the errors of both packages, the base class first."""
+    members = [*vars(errors).values(), *vars(sae_errors).values()]
+    classes = [c for c in members if inspect.isclass(c) and issubclass(c, errors.HookedWhisperError)]
     return list(dict.fromkeys(classes))
 
 
 def error_page(cls: type[Exception], example: Path) -> str:
-    """From the class's docstring (what, cause, fix), and an example that the tests run."""
+    """Make a page from the docstring of the class (description, cause, fix) and an example that the tests run."""
     text = inspect.getdoc(cls) or ""
     what, cause, fix = _what_cause_fix(text)
     bases = ", ".join(f"`{b.__name__}`" for b in cls.__mro__[1:] if b.__module__ == "builtins" and b is not object)
@@ -195,15 +195,15 @@ def error_page(cls: type[Exception], example: Path) -> str:
 
 def _what_cause_fix(text: str) -> tuple[str, str, str]:
     joined = " ".join(text.replace("``", "`").split())
-    what, _, rest = joined.partition("Cause:")
-    cause, _, fix = rest.partition("Fix:")
+    what, _, remainder = joined.partition("Cause:")
+    cause, _, fix = remainder.partition("Fix:")
     return what.strip(), _sentence(cause.strip()), _sentence(fix.strip())
 
 
 def errors_index(names: list[str]) -> str:
     text = (
-        "Every exception of ours says what went wrong and what to do next, and inherits the builtin that fits, so that "
-        "`except ValueError` goes on working. Each has a page with its cause, its fix and an example."
+        "Every exception says what went wrong and what to do. It also inherits the matching builtin, so that "
+        "`except ValueError` works. Each has a page with its cause, its fix and an example."
     )
     return _toc("Errors", text, names)
 
@@ -212,12 +212,12 @@ def errors_index(names: list[str]) -> str:
 
 
 def api_page(module: str) -> str:
-    """Members by autodoc, whose docstrings ``docs.tools.docstrings`` translates; each at one place only."""
+    """Make an API page with autodoc. ``docs.tools.docstrings`` converts the docstrings. Each name is on one page."""
     owners = {name: _owner(module, name) for name in _public(module)}
-    own = ", ".join(name for name, owner in owners.items() if owner == module)
+    members = ", ".join(name for name, owner in owners.items() if owner == module)
     parts = [
         f"# {module}",
-        f"```{{eval-rst}}\n.. automodule:: {module}\n   :members: {own}\n```",
+        f"```{{eval-rst}}\n.. automodule:: {module}\n   :members: {members}\n```",
     ]
     elsewhere = [f"{{py:obj}}`{n} <{o}.{n}>`" for n, o in owners.items() if o != module]
     if elsewhere:
@@ -226,14 +226,14 @@ def api_page(module: str) -> str:
 
 
 def _public(module: str) -> list[str]:
-    found = importlib.import_module(module)
-    own = [n for n, x in vars(found).items() if getattr(x, "__module__", "") == module and not n.startswith("_")]
-    return list(getattr(found, "__all__", own))
+    imported = importlib.import_module(module)
+    public = [n for n, x in vars(imported).items() if getattr(x, "__module__", "") == module and not n.startswith("_")]
+    return list(getattr(imported, "__all__", public))
 
 
 @cache
 def _owner(module: str, name: str) -> str:
-    """The most special of our modules that has the same thing under the same name."""
+    """Return the most specific module that has the same object under the same name."""
     thing = getattr(importlib.import_module(module), name)
     having = [m for m in MODULES if name in _public(m) and getattr(importlib.import_module(m), name) is thing]
     return max(having, key=lambda m: (m.count("."), m == module))
@@ -252,12 +252,12 @@ def _html(markup: str, css: str) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Of plain text: nothing in its cells is markup."""
+    """Make a table of plain text, with all markup escaped."""
     return table([_plain(cell) for cell in header], [[_plain(str(cell)) for cell in row] for row in rows])
 
 
 def _plain(text: str) -> str:
-    """Nothing in it is markup, but for code between backticks."""
+    """Escape all markup except code between backticks."""
     parts = re.split(r"(`[^`]+`)", text.replace("``", "`").replace("\n", " "))
     return "".join(
         part.replace("|", "\\|") if i % 2 else re.sub(r"([*_\[\]|$#])", r"\\\1", escape(part, quote=False))

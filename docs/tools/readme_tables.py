@@ -92,7 +92,7 @@ def speech_table(path: Path) -> str:
                 model,
                 _rate(groups["english"]),
                 _rate(groups["splits"]["held-out"]),
-                ", ".join(f"{language} {one['wer']:.1f}" for language, one in others.items()) or "–",
+                ", ".join(f"{language} {row['wer']:.1f}" for language, row in others.items()) or "–",
             )
         )
     return table(("model", "English, 95 % interval", "held-out voices", "other languages"), rows).strip()

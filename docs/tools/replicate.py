@@ -68,7 +68,7 @@ def run_cell(
 ) -> None:
     """Run the experiments that depend on this cell's speech, and print a line for each.
 
-    Findings with speech of their own run with packaged speech alone.
+    Findings with fixed sentences run only with the packaged speech.
     """
     experiments = [e for e in experiments if cell.speech == "packaged" or not e.own_speech]
     context = _context(cell, human if cell.speech == "human" else None, progress)

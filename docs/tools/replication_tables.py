@@ -12,8 +12,8 @@ from pathlib import Path
 from benchmarks.bench.markdown import table
 from docs.tools.replicate import MODELS, SPEECH, cells
 from hooked_whisper.findings.core.finding import Criterion, Estimate, Finding, format_estimate, format_number
-from hooked_whisper.findings.registry import REGISTRY
 from hooked_whisper.findings.core.serialization import load_findings
+from hooked_whisper.findings.registry import REGISTRY
 
 SENTENCES = "sentences.toml"  # beside the runs: for each finding one sentence on what is true of Whisper
 COLUMNS = tuple((model, speech) for model in MODELS for speech in SPEECH)
