@@ -247,8 +247,8 @@ class _Run:
         for number in range(len(manifest.shards)):
             shard = shard_of(self.folder, manifest, number)
             rows += np.bincount(shard.tensor(RECORDING).numpy(), minlength=len(rows))
-            recording, window_samples = (column.numpy() for column in shard.windows())
-            np.add.at(samples, recording, window_samples)
+            indices, window_samples = (column.numpy() for column in shard.windows())
+            np.add.at(samples, indices, window_samples)
         rate = self.reader.model.time.sample_rate
         for k in range(first, end):
             recording, seconds = self.corpus[k], round(float(samples[k]) / rate, 4)

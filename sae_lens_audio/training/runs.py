@@ -136,10 +136,11 @@ def held_out_scores(sae: SAE, store: ActivationStore, hooks: tuple[str, ...], re
     """Return explained variance, L0 and the share of features that never fire, on rows of some recordings."""
     from sae_lens_audio.evals.reconstruction import ReconstructionScores
 
-    x, *target = sae.training_inputs(store.read(hooks, recordings, most=SCORED).rows)
-    scores = ReconstructionScores.of(sae, [(x, *target)] if target else x, hook=", ".join(hooks))
+    inputs = sae.training_inputs(store.read(hooks, recordings, most=SCORED).rows)
+    batch = (inputs[0], inputs[1]) if sae.predicts_other_hook else inputs[0]
+    scores = ReconstructionScores.of(sae, [batch], hook=", ".join(hooks))
     return {
-        "rows": len(x),
+        "rows": len(inputs[0]),
         "explained_variance": round(scores.explained_variance, 5),
         "l0": round(scores.l0, 3),
         "dead": round(scores.dead_fraction, 5),

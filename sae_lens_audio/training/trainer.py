@@ -186,8 +186,8 @@ class Trainer:
 
     def _backward(self, rows: tuple[Tensor, ...], n_rows: int, sparsity: float) -> TrainStepOutput:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            inputs = self.sae.training_inputs(rows)
-            output: TrainStepOutput = self.sae.loss(*inputs, dead=self.dead.dead, ranks=self.ranks)
+            loss_of: Callable[..., TrainStepOutput] = self.sae.loss
+            output = loss_of(*self.sae.training_inputs(rows), dead=self.dead.dead, ranks=self.ranks)
         loss = output.reconstruction + sparsity * output.sparsity + output.auxiliary
         (loss * (len(rows[0]) / (n_rows * self.batches.n_ranks))).backward()
         return output

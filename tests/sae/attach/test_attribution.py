@@ -117,7 +117,9 @@ def test_attribution_of_errors_rows_and_transcoders() -> None:
     read = cached[f"{hook}.hook_sae_input"]
     moved = torch.autograd.functional.jacobian(
         lambda x: METRIC(
-            model().decoder.to_logits(model().decoder.ln_final.affine(x, x.dtype))[:, [3]][..., [100, 200]]
+            model().decoder.to_logits(x * model().decoder.ln_final.weight + model().decoder.ln_final.bias)[:, [3]][
+                ..., [100, 200]
+            ]
         ).sum(),
         read,
     )

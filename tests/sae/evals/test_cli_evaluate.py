@@ -109,11 +109,11 @@ def test_a_foreign_sae_is_told_of(place: Path, tmp_path: Path, caplog: pytest.Lo
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["sae0", "sae0"], "named twice"),
+        (["sae0", "sae0"], "given twice"),
         (["sae-missing"], "not a folder"),
         (["sae-silent"], "name it with --hook"),
         (["sae0", "sae-other"], "different hook points"),
-        (["sae-wide"], "sae-wide is for vectors of 16"),
+        (["sae-wide"], "sae-wide takes vectors of 16"),
         (["sae0", "--hook", "encoder.blocks.9"], "encoder.blocks.9"),
         (["sae0", "--audio", "/nowhere"], "nowhere"),
         (["sae0", "--clips", "0"], "at least 1"),

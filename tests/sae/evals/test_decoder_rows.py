@@ -27,9 +27,9 @@ def by_loop(a: torch.Tensor, b: torch.Tensor, skip_own: bool) -> list[float]:
     return result
 
 
-@pytest.mark.parametrize("at_once", [1, 30, 1 << 22])
-def test_nearest_ones_are_those_of_a_loop(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
-    monkeypatch.setattr(decoder_rows, "_AT_ONCE", at_once)
+@pytest.mark.parametrize("in_memory", [1, 30, 1 << 22])
+def test_nearest_ones_are_those_of_a_loop(monkeypatch: pytest.MonkeyPatch, in_memory: int) -> None:
+    monkeypatch.setattr(decoder_rows, "_IN_MEMORY", in_memory)
     a, b = drawn(17, 4), drawn(9, 4, seed=1)
     np.testing.assert_allclose(duplicates(a).nearest, by_loop(a, a, True), atol=1e-12)
     forth, back = nearest(a, b)

@@ -183,7 +183,7 @@ def test_files_that_are_no_evaluation(evaluation: Evaluation, tmp_path: Path) ->
         load_evaluation(tmp_path / "none.json")
     file, whole = tmp_path / "scores.json", evaluation.to_json()
     broken = {
-        "is no JSON": "{",
+        "is not JSON": "{",
         "not an evaluation": "[]",
         "of this version": json.dumps({**whole, "format": "sae_lens_audio/evaluation/0"}),
         "has no 'phones'": json.dumps({k: v for k, v in whole.items() if k != "phones"}),
@@ -215,7 +215,7 @@ def test_transcoders(model: HookedWhisper) -> None:
     assert evaluation.reconstruction["pca k=3"].explained_variance == pytest.approx(out.explained_variance, rel=1e-4)
     with pytest.raises(ArgumentError, match="hook_out="):
         evaluate(model, {"t": coder}, hooks[0], tones(6), pair)
-    with pytest.raises(ArgumentError, match="no transcoder"):
+    with pytest.raises(ArgumentError, match="not a transcoder"):
         evaluate(model, saes(), hooks[0], tones(6), pair, hook_out=hooks[1])
 
 
@@ -245,7 +245,7 @@ def test_what_cannot_be_done_is_noted(model: HookedWhisper, rows: torch.Tensor) 
 
 def test_what_is_wrong_is_said_at_once(model: HookedWhisper, rows: torch.Tensor) -> None:
     clips = tones(2)
-    with pytest.raises(ShapeError, match=r"first is for vectors of 16, those of .*hook_resid_post are 32"):
+    with pytest.raises(ShapeError, match=r"first takes vectors of 16, those of .*hook_resid_post are 32"):
         evaluate(model, {"first": TopK(TopKConfig(16, 20, k=2))}, HOOK, clips, rows)
     with pytest.raises(ArgumentError, match="crosscoder"):
         evaluate(model, {"c": Crosscoder(CrosscoderConfig(D, 20, n_blocks=2))}, HOOK, clips, rows)

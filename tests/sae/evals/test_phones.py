@@ -110,7 +110,7 @@ def test_what_cannot_be_judged(model: HookedWhisper) -> None:
     clips = tones(3)
     with pytest.raises(RarePhonesError, match="often enough"):
         phone_scores(model, clips, HOOK, {}, {})
-    with pytest.raises(AlignmentError, match="two or more"):
+    with pytest.raises(AlignmentError, match="at least 2"):
         phone_scores(model, clips[:1], HOOK, {}, {}, PhoneOptions(min_tokens=1))
     with pytest.raises(ArgumentError, match="cannot be called 'pca'"):
         phone_scores(model, clips, HOOK, {"pca": Half()}, {"pca": axes(32)}, OPTIONS)
