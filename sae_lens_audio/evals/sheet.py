@@ -171,8 +171,8 @@ def _tokens(axes: Axes, evaluation: Evaluation) -> None:
         error = [[value - max(low, 1e-9)], [high - value]] if np.isfinite(low) else None
         axes.errorbar(value, row, xerr=error, fmt="o", color=color, mfc=inside, markersize=8, capsize=3)
         axes.annotate(
-            f"{value:.3g}", (high if np.isfinite(high) else value, row), (6, 0), textcoords="offset points", va="center",
-            fontsize=9.5,
+            f"{value:.3g}", (high if np.isfinite(high) else value, row), (6, 0), textcoords="offset points",
+            va="center", fontsize=9.5,
         )  # fmt: skip
     axes.set_xscale("log")
     axes.margins(x=0.14)

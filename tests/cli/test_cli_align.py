@@ -77,7 +77,9 @@ def test_one_bad_recording_is_reported_and_the_rest_is_done(recordings, tmp_path
         (("--layout", "timt"), "timt"),
     ],
 )
-def test_wrong_arguments_are_one_line_and_exit_2(recordings, tmp_path, capsys, arguments, word) -> None:
+def test_wrong_arguments_are_one_line_and_exit_2(
+    recordings, tmp_path, capsys, arguments, word, unchecked: None
+) -> None:
     assert run("align", str(recordings), "--out", str(tmp_path / "out"), *arguments) == 2
     error = capsys.readouterr().err
     assert len(error.strip().splitlines()) == 1 and word in error
@@ -116,7 +118,7 @@ def test_own_texts_of_the_other_commands(without_texts, tmp_path, capsys) -> Non
 
 def test_points_with_text_need_one(without_texts, tmp_path, capsys) -> None:
     arguments = (
-        "harvest",
+        "collect",
         "--audio",
         str(without_texts),
         "--hook",

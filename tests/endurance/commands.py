@@ -16,7 +16,7 @@ from tests.findings.worlds import small_model
 
 
 def make_input(folder: Path, clips: int = 40) -> None:
-    """A small model, clips of noise by four speakers, and settings for a training on a harvest of them."""
+    """A small model, clips of noise by four speakers, and settings for training on their activations."""
     small_model(0).save_pretrained(folder / "model")
     rng = np.random.default_rng(0)
     for k in range(clips):
@@ -49,13 +49,13 @@ log_every = 100
 
 
 def command(what: str, folder: Path, out: Path, ranks: int = 1) -> list[str]:
-    """``what``: harvest, scan or train."""
+    """``what``: collect, scan or train."""
     start = [sys.executable]
     if ranks > 1:
         start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     common = ["--threads", "1"]
     of_corpus = ["--model", str(folder / "model"), "--audio", str(folder / "audio"), "--speaker-folders", *common]
-    if what == "harvest":
+    if what == "collect":
         options = ["--hook", "encoder.blocks.0", "--shard-rows", "300", "--part", "8", "--batch", "2"]
         return [*start, "-m", "sae_lens_audio", "collect", *options, *of_corpus, "--out", str(out)]
     if what == "scan":

@@ -13,7 +13,7 @@ from tests.endurance.commands import command, content, make_input, run, run_with
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kills")
     make_input(folder)
-    run(command("harvest", folder, folder / "store"))
+    run(command("collect", folder, folder / "store"))
     return folder
 
 
@@ -21,26 +21,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(folder: Path) -> dict[str, tuple[float, dict[str, bytes]]]:
     """By command: how long it takes undisturbed, and what it writes."""
     found = {}
-    for what in ("harvest", "scan", "train"):
+    for what in ("collect", "scan", "train"):
         seconds = run(command(what, folder, folder / f"whole-{what}"))
         found[what] = seconds, content(folder / f"whole-{what}")
     return found
 
 
-@pytest.mark.parametrize("what", ["harvest", "scan", "train"])
+@pytest.mark.parametrize("what", ["collect", "scan", "train"])
 def test_killed_once(what: str, folder: Path, whole: dict, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     _check(what, folder, whole, tmp_path, kills=1, seed=len(request.node.name))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("what", ["harvest", "scan", "train"])
+@pytest.mark.parametrize("what", ["collect", "scan", "train"])
 def test_killed_again_and_again(what: str, folder: Path, whole: dict, tmp_path: Path, seed: int) -> None:
     _check(what, folder, whole, tmp_path, kills=6, seed=seed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["harvest", "scan"])
+@pytest.mark.parametrize("what", ["collect", "scan"])
 def test_killed_with_two_processes_and_finished_by_one(what: str, folder: Path, whole: dict, tmp_path: Path) -> None:
     seconds, expected = whole[what]
     for seed in range(3):

@@ -51,7 +51,7 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-@pytest.mark.parametrize("what", ["harvest", pytest.param("scan", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("what", ["collect", pytest.param("scan", marks=pytest.mark.slow)])
 def test_two_hosts_write_what_one_process_does(hosts: Pair, folder: Path, tmp_path: Path, what: str) -> None:
     run(command(what, folder, tmp_path / "one"))
     finish(both(hosts, command(what, folder, tmp_path / "two")))
@@ -59,7 +59,7 @@ def test_two_hosts_write_what_one_process_does(hosts: Pair, folder: Path, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["harvest", "scan"])
+@pytest.mark.parametrize("what", ["collect", "scan"])
 def test_a_host_is_lost_and_the_pair_started_again(hosts: Pair, folder: Path, tmp_path: Path, what: str) -> None:
     seconds = run(command(what, folder, tmp_path / "one"))
     processes = both(hosts, command(what, folder, tmp_path / "two"))
@@ -74,7 +74,7 @@ def test_a_host_is_lost_and_the_pair_started_again(hosts: Pair, folder: Path, tm
 def test_training_on_two_hosts(hosts: Pair, folder: Path, tmp_path: Path) -> None:
     """The weights of two processes on one host; stopped in the middle and started again too."""
     if not (folder / "store").exists():
-        run(command("harvest", folder, folder / "store"))
+        run(command("collect", folder, folder / "store"))
     run(command("train", folder, tmp_path / "one", ranks=2))
     finish(both(hosts, command("train", folder, tmp_path / "two")))
     processes = both(hosts, command("train", folder, tmp_path / "again"))
