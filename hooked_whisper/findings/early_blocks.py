@@ -1,4 +1,4 @@
-"""F8: whether phones are found in later encoder blocks only, by single neurons and by each layer as a whole."""
+"""F8: do phones appear only in later encoder blocks? In single neurons, and in each layer as a whole."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.experiment import Experiment, Setting, Untestable
 from hooked_whisper.findings.core.figures import (
     BLUE,
     GRAY,
@@ -21,7 +22,7 @@ from hooked_whisper.findings.core.figures import (
     new_figure,
 )
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding, format_estimate
-from hooked_whisper.findings.core.records import Axis, Measurement, Table
+from hooked_whisper.findings.core.records import BOUNDS, Axis, Measurement, Table
 from hooked_whisper.findings.phones.evaluation import (
     DRAWS,
     FITTED,
@@ -47,10 +48,9 @@ LEGEND = {
     "best neuron of each phone": "best neuron",
     "best random direction of each phone": "best random",
 }
-LEAST_ERRORS = 1.96  # so many standard errors above nothing: the 95 % interval excludes it
+LEAST_ERRORS = 1.96  # standard errors above 0: the 95 % interval excludes 0
 
 WHOLE = "mean F1 over phones by block"
-ID, TITLE = "F8", "Phones appear in later blocks"
 CLAIM = "Neurons for phones appear in the later encoder blocks, not in the first ones."
 PROTOCOL = (
     f"{SAMPLE} F1 of each neuron's best phone: phone, sign and threshold are chosen on the other speakers, and F1 is "
@@ -76,110 +76,134 @@ PUBLISHED = Table(
 )
 
 
-def run(context: Context) -> Finding:
-    """One evaluation, shared with F5 and F7."""
-    found = phone_evaluation(context)
-    if isinstance(found, str):
-        return Finding(**_common(context), reason_untestable=found)
-    if found.n_blocks < 2:
-        return Finding(**_common(context), reason_untestable="one encoder block has no earlier and later ones")
-    return judge(context, found)
+class EarlyBlocks(Experiment[PhoneEvaluation]):
+    """F8: phones by encoder block, in single neurons and in each layer as a whole."""
 
+    id, title, claim, protocol = "F8", "Phones appear in later blocks", CLAIM, PROTOCOL
+    published, published_summary = (PUBLISHED,), PUBLISHED_IN_SHORT
 
-def judge(context: Context, found: PhoneEvaluation) -> Finding:
-    """What the counts amount to."""
-    f1 = {
-        "neurons": [site.phones.f1 for site in found.neurons],
-        "random directions": [site.phones.f1 for site in found.random],
-        "shifted labels": [site.shifted.f1 for site in found.neurons],
-        "untrained model": [site.phones.f1 for site in found.untrained],
-    }
-    bands = {
-        "neurons": found.bands["neurons"],
-        "random directions": found.bands["random"],
-        "untrained model": found.bands["untrained"],
-    }
-    rises = {name: _contrast(values, context.rng(f"F8 {name}")) for name, values in f1.items()}
-    falls = {name: _contrast(values, context.rng(f"F8 bands {name}")) for name, values in bands.items()}
-    rise, other = rises["neurons"], rises["random directions"]
-    beyond = {
-        name: Estimate(0 if name == "random directions" else _in_errors(value - other[0], drawn - other[1]))
-        for name, (value, drawn) in rises.items()
-    }
-    excess = Estimate.of(rise[0] - other[0], rise[1] - other[1])
-    layers = _layer_rises(context, found.probes)
-    whole = _by_phone(context, found)
-    return Finding(
-        **_common(context, found),
-        criteria=(
-            Criterion(RISE, Estimate.of(*rise), 0, "at least"),
-            Criterion(BEYOND, beyond["neurons"], LEAST_ERRORS, "at least"),
-            Criterion(FALL, _negative(falls["neurons"]), 0, "at least"),
-            # later blocks build on earlier ones: if phones come in the later blocks, the layer as a whole rises
-            Criterion(LAYER, layers["layer as a whole"], 0, "at least"),
-            *found.gates(),
-        ),
-        controls=(
-            Control(
-                "random directions",
-                "orthonormal directions of the same activations; beyond themselves they rise by nothing",
-                {
-                    RISE: Estimate.of(*other),
-                    BEYOND: beyond["random directions"],
-                    FALL: _negative(falls["random directions"]),
-                },
+    def parameters(self, context: Context) -> dict[str, Any]:
+        return {"draws": DRAWS, "clips_for_bands": FITTED}
+
+    def measure(self, context: Context) -> PhoneEvaluation:
+        """Return the evaluation that F5, F7 and F8 share."""
+        evaluation = phone_evaluation(context)
+        if evaluation.n_blocks < 2:
+            raise Untestable("one encoder block has no earlier and later ones")
+        return evaluation
+
+    def judge(self, measured: PhoneEvaluation, setting: Setting) -> Finding:
+        f1 = {
+            "neurons": [site.phones.f1 for site in measured.neurons],
+            "random directions": [site.phones.f1 for site in measured.random],
+            "shifted labels": [site.shifted.f1 for site in measured.neurons],
+            "untrained model": [site.phones.f1 for site in measured.untrained],
+        }
+        bands = {
+            "neurons": measured.bands["neurons"],
+            "random directions": measured.bands["random"],
+            "untrained model": measured.bands["untrained"],
+        }
+        rises = {name: _contrast(values, setting.rng(f"F8 {name}")) for name, values in f1.items()}
+        falls = {name: _contrast(values, setting.rng(f"F8 bands {name}")) for name, values in bands.items()}
+        rise, other = rises["neurons"], rises["random directions"]
+        beyond = {
+            name: Estimate(0 if name == "random directions" else _in_errors(value - other[0], drawn - other[1]))
+            for name, (value, drawn) in rises.items()
+        }
+        excess = Estimate.of(rise[0] - other[0], rise[1] - other[1])
+        layers = _layer_rises(setting, measured.probes)
+        whole = _by_phone(setting, measured)
+        return self.finding(
+            setting,
+            inputs=setting.inputs | measured.inputs(),
+            criteria=(
+                Criterion(RISE, Estimate.of(*rise), 0, "at least"),
+                Criterion(BEYOND, beyond["neurons"], LEAST_ERRORS, "at least"),
+                Criterion(FALL, _negative(falls["neurons"]), 0, "at least"),
+                # later blocks build on earlier ones: if phones come in the later blocks, the layer as a whole rises
+                Criterion(LAYER, layers["layer as a whole"], 0, "at least"),
+                *measured.gates(),
             ),
-            Control(
-                "shifted labels",
-                "the neurons, with each utterance's labels turned in a circle",
-                {
-                    RISE: Estimate.of(*rises["shifted labels"]),
-                    BEYOND: beyond["shifted labels"],
-                    LAYER: layers["layer, shifted labels"],
-                },
+            controls=(
+                Control(
+                    "random directions",
+                    "orthonormal directions of the same activations; beyond themselves they rise by nothing",
+                    {
+                        RISE: Estimate.of(*other),
+                        BEYOND: beyond["random directions"],
+                        FALL: _negative(falls["random directions"]),
+                    },
+                ),
+                Control(
+                    "shifted labels",
+                    "the neurons, with each utterance's labels turned in a circle",
+                    {
+                        RISE: Estimate.of(*rises["shifted labels"]),
+                        BEYOND: beyond["shifted labels"],
+                        LAYER: layers["layer, shifted labels"],
+                    },
+                ),
+                Control(
+                    "untrained model",
+                    "random weights, half of the utterances",
+                    {
+                        RISE: Estimate.of(*rises["untrained model"]),
+                        BEYOND: beyond["untrained model"],
+                        FALL: _negative(falls["untrained model"]),
+                        LAYER: layers["layer, untrained model"],
+                    },
+                ),
             ),
-            Control(
-                "untrained model",
-                "random weights, half of the utterances",
-                {
-                    RISE: Estimate.of(*rises["untrained model"]),
-                    BEYOND: beyond["untrained model"],
-                    FALL: _negative(falls["untrained model"]),
-                    LAYER: layers["layer, untrained model"],
-                },
+            measurements=(
+                _by_block("best-phone F1 by block", f1, setting),
+                _by_block("largest correlation with a mel band by block", bands, setting),
+                *((_whole_measurement(whole),) if whole else ()),
             ),
-        ),
-        measurements=(
-            _by_block("best-phone F1 by block", f1, context),
-            _by_block("largest correlation with a mel band by block", bands, context),
-            *((_whole_measurement(whole),) if whole else ()),
-        ),
-        tables=(
-            *((_whole_table(whole),) if whole else ()),
-            _table("Mean best-phone F1 by block", f1, rises),
-            _table("Mean of the largest |correlation| with a mel band, by block", bands, falls),
-        ),
-        published=(PUBLISHED,),
-        notes=(
-            f"Mel bands themselves, before any block, have a mean best-phone F1 of {_mean(found.mel.phones.f1):.3f}.",
-            f"The neurons' rise is {format_estimate(excess)} larger than that of random directions.",
-            f"Random directions rise by {other[0]:.3f}, as any direction of these activations does; only what neurons "
-            "have beyond that is theirs.",
-            *_whole_notes(whole),
-            "The bar in standard errors was set after the first run of this finding: with a bar of 0 a control's rise "
-            "of 0.0004 (shifted labels) met it, and failed the finding by the rule on controls.",
-        ),
-    )
+            tables=(
+                *((_whole_table(whole),) if whole else ()),
+                _table("Mean best-phone F1 by block", f1, rises),
+                _table("Mean of the largest |correlation| with a mel band, by block", bands, falls),
+            ),
+            notes=(
+                "Mel bands themselves, before any block, have a mean best-phone F1 of "
+                f"{_mean(measured.mel.phones.f1):.3f}.",
+                f"The neurons' rise is {format_estimate(excess)} larger than that of random directions.",
+                f"Random directions rise by {other[0]:.3f}, as any direction of these activations does; only what "
+                "neurons have beyond that is theirs.",
+                *_whole_notes(whole),
+                "The bar in standard errors was set after the first run of this finding: with a bar of 0 a control's "
+                "rise of 0.0004 (shifted labels) met it, and failed the finding by the rule on controls.",
+            ),
+        )
+
+    def draw(self, finding: Finding) -> list[Figure]:
+        """Draw the layer as a whole beside single features, best-phone F1, and spectral selectivity, by block."""
+        whole = any(measurement.name == WHOLE for measurement in finding.measurements)
+        return [
+            *(
+                (_lines(finding, WHOLE, "Phones in each layer", "mean F1 over phones", "layer as a whole"),)
+                if whole
+                else ()
+            ),
+            _lines(finding, "best-phone F1 by block", "Best-phone F1 by block", "mean F1"),
+            _lines(
+                finding,
+                "largest correlation with a mel band by block",
+                "Spectral selectivity by block",
+                "mean largest |r|",
+            ),
+        ]
 
 
 def halves(n_blocks: int) -> tuple[list[int], list[int]]:
-    """The earlier and the later blocks; the middle one of an odd number is in neither."""
+    """Return the earlier and the later blocks; the middle one of an odd number is in neither."""
     half = n_blocks // 2
     return list(range(half)), list(range(n_blocks - half, n_blocks))
 
 
 def _contrast(by_block: ByBlock, rng: np.random.Generator) -> tuple[float, Float[np.ndarray, "draw"]]:
-    """Mean over the later blocks' means minus that over the earlier ones', and of bootstrap samples."""
+    """Return the later blocks' mean minus the earlier blocks', and the same of bootstrap samples."""
     known = [values[np.isfinite(values)] for values in by_block]
     drawn = np.stack([resampled_means(values, rng, DRAWS) for values in known])
     means = np.array([_mean(values) for values in known])
@@ -188,7 +212,7 @@ def _contrast(by_block: ByBlock, rng: np.random.Generator) -> tuple[float, Float
 
 
 def _in_errors(value: float, drawn: Float[np.ndarray, "draw"]) -> float:
-    """In standard errors by the bootstrap: a rise of nothing is above 0 half of the time, above 1.96 hardly ever."""
+    """Return a rise in its bootstrap standard errors: without a true rise, it is above 1.96 in 2.5 % of cases."""
     error = float(drawn.std())
     return value / error if error > 0 else float("nan")
 
@@ -202,17 +226,17 @@ def _mean(values: Float[np.ndarray, "feature"]) -> float:
     return float(known.mean()) if len(known) else float("nan")
 
 
-def _layer_rises(context: Context, probes: LayerProbes | None) -> dict[str, Estimate]:
-    """Of macro-F1, with the same bootstrap samples of speakers in all blocks."""
+def _layer_rises(setting: Setting, probes: LayerProbes | None) -> dict[str, Estimate]:
+    """Return the rises of macro-F1, from the same bootstrap samples of speakers in all blocks."""
     names = ("layer as a whole", "layer, shifted labels", "layer, untrained model")
     if probes is None:
         return dict.fromkeys(names, Estimate(None))
-    drawn = drawn_speakers(probes, context.rng("F8 layers"))
+    drawn = drawn_speakers(probes, setting.rng("F8 layers"))
     early, late = halves(len(probes.layers))
 
     def rise(by_block: Sequence[LayerProbe]) -> Estimate:
-        values = np.array([one.macro_f1 for one in by_block])
-        samples = np.stack([one.macro_f1s(drawn) for one in by_block])
+        values = np.array([probe.macro_f1 for probe in by_block])
+        samples = np.stack([probe.macro_f1s(drawn) for probe in by_block])
         return Estimate.of(
             float(values[late].mean() - values[early].mean()), samples[late].mean(axis=0) - samples[early].mean(axis=0)
         )
@@ -220,42 +244,42 @@ def _layer_rises(context: Context, probes: LayerProbes | None) -> dict[str, Esti
     return dict(zip(names, map(rise, (probes.layers, probes.shifted, probes.untrained)), strict=True))
 
 
-def _by_phone(context: Context, found: PhoneEvaluation) -> dict[str, list[Estimate]]:
-    """F1 as a mean over phones, by block: of each layer as a whole, and of the best single feature for each phone."""
-    if found.probes is None:
+def _by_phone(setting: Setting, evaluation: PhoneEvaluation) -> dict[str, list[Estimate]]:
+    """Return mean F1 over phones by block: of each layer as a whole, and of the best single feature for each phone."""
+    if evaluation.probes is None:
         return {}
-    rng = context.rng("F8 layers")
+    rng = setting.rng("F8 layers")
     single = {
-        "best neuron of each phone": [site.best_of_phones for site in found.neurons],
-        "best random direction of each phone": [site.best_of_phones for site in found.random],
+        "best neuron of each phone": [site.best_of_phones for site in evaluation.neurons],
+        "best random direction of each phone": [site.best_of_phones for site in evaluation.random],
     }
-    return estimates(found.probes, rng) | {
+    return estimates(evaluation.probes, rng) | {
         name: [Estimate.of(_mean(values), resampled_means(values, rng)) for values in by_block]
         for name, by_block in single.items()
     }
 
 
 def _whole_measurement(whole: dict[str, list[Estimate]]) -> Measurement:
-    rows = [[one.row for one in by_block] for by_block in whole.values()]
+    rows = [[f1.row for f1 in by_block] for by_block in whole.values()]
     return Measurement(
         WHOLE,
         (
             Axis("features", tuple(whole)),
             Axis("block", tuple(range(len(rows[0])))),
-            Axis("bound", ("value", "low", "high")),
+            BOUNDS,
         ),
         np.array(rows),
     )
 
 
 def _whole_table(whole: dict[str, list[Estimate]]) -> Table:
-    rows = tuple((name, *(format_estimate(one) for one in by_block)) for name, by_block in whole.items())
+    rows = tuple((name, *(format_estimate(f1) for f1 in by_block)) for name, by_block in whole.items())
     columns = ("features", *(f"block {b}" for b in range(len(rows[0]) - 1)))
     return Table("Mean F1 over phones, by block: the layer as a whole and single features", "this run", columns, rows)
 
 
 def _whole_notes(whole: dict[str, list[Estimate]]) -> tuple[str, ...]:
-    """In words, what a reader asks first: are there phones in the first blocks?"""
+    """Return a note on the phones in the first blocks."""
     if not whole:
         return ()
     layer, single = whole["layer as a whole"], whole["best neuron of each phone"]
@@ -268,25 +292,15 @@ def _whole_notes(whole: dict[str, list[Estimate]]) -> tuple[str, ...]:
     )
 
 
-def _common(context: Context, found: PhoneEvaluation | None = None) -> dict[str, Any]:
-    common = context.common(ID, TITLE, CLAIM, PROTOCOL)
-    return {
-        **common,
-        "inputs": common["inputs"] | (found.inputs() if found is not None else {}),
-        "parameters": {"draws": DRAWS, "clips_for_bands": FITTED},
-        "published_summary": PUBLISHED_IN_SHORT,
-    }
-
-
-def _by_block(name: str, groups: dict[str, Any], context: Context) -> Measurement:
-    rng = context.rng(f"F8 {name}")
+def _by_block(name: str, groups: dict[str, Any], setting: Setting) -> Measurement:
+    rng = setting.rng(f"F8 {name}")
     rows = [[_row(values[np.isfinite(values)], rng) for values in by_block] for by_block in groups.values()]
     return Measurement(
         name,
         (
             Axis("features", tuple(groups)),
             Axis("block", tuple(range(len(rows[0])))),
-            Axis("bound", ("value", "low", "high")),
+            BOUNDS,
         ),
         np.array(rows),
     )
@@ -303,24 +317,6 @@ def _table(title: str, groups: dict[str, Any], contrasts: dict[str, Any]) -> Tab
     )
     n = len(rows[0]) - 2
     return Table(title, "this run", ("features", *(f"block {b}" for b in range(n)), "later minus earlier"), rows)
-
-
-def draw(finding: Finding) -> list[Figure]:
-    """The layer as a whole beside single features; best-phone F1 and spectral selectivity by block."""
-    if not finding.measurements:
-        return []
-    whole = any(one.name == WHOLE for one in finding.measurements)
-    return [
-        *(
-            (_lines(finding, WHOLE, "Phones in each layer", "mean F1 over phones", "layer as a whole"),)
-            if whole
-            else ()
-        ),
-        _lines(finding, "best-phone F1 by block", "Best-phone F1 by block", "mean F1"),
-        _lines(
-            finding, "largest correlation with a mel band by block", "Spectral selectivity by block", "mean largest |r|"
-        ),
-    ]
 
 
 def _lines(finding: Finding, name: str, title: str, label: str, main: str = "neurons") -> Figure:
@@ -340,15 +336,13 @@ def _lines(finding: Finding, name: str, title: str, label: str, main: str = "neu
         "best random direction of each phone": (ORANGE, "^", "-"),
     }
     for kind in table.axis("features").entries:
-        colour, marker, line = looks[kind]
+        color, marker, line = looks[kind]
         values = table.at(features=kind)
-        axes.plot(
-            blocks, values[:, 0], color=colour, marker=marker, linestyle=line, label=LEGEND.get(kind, short(kind))
-        )
-        axes.fill_between(blocks, values[:, 1], values[:, 2], color=colour, alpha=0.2, linewidth=0)
+        axes.plot(blocks, values[:, 0], color=color, marker=marker, linestyle=line, label=LEGEND.get(kind, short(kind)))
+        axes.fill_between(blocks, values[:, 1], values[:, 2], color=color, alpha=0.2, linewidth=0)
     axes.set_xticks(blocks)
     axes.set_ylim(bottom=0)
     add_legend(axes, below=True)
-    own = table.at(features=main, bound="value")
-    figure.set_label(alt_text(f"{title}, {main}", own, [f"block {b}" for b in blocks], "", 1.0))
+    main_row = table.at(features=main, bound="value")
+    figure.set_label(alt_text(f"{title}, {main}", main_row, [f"block {b}" for b in blocks], "", 1.0))
     return figure

@@ -1,4 +1,4 @@
-"""F7: one phone at the top of a neuron's range, several lower down; and whether those sound alike."""
+"""F7: does a neuron respond to one phone at the top of its range and to several, similar ones lower down?"""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hooked_whisper.features.phones.polyphony import (
     spearman_with_order,
 )
 from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.experiment import Experiment, Setting
 from hooked_whisper.findings.core.figures import (
     BLUE,
     GRAY,
@@ -31,7 +32,7 @@ from hooked_whisper.findings.core.figures import (
 )
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
 from hooked_whisper.findings.core.published import BLOG
-from hooked_whisper.findings.core.records import Axis, Measurement, Table
+from hooked_whisper.findings.core.records import BOUNDS, Axis, Measurement, Table
 from hooked_whisper.findings.phones.evaluation import (
     SAMPLE,
     PhoneEvaluation,
@@ -50,7 +51,6 @@ FALLS, ENOUGH, LARGEST_P = -0.5, 0.5, 0.01
 PERMUTATIONS = 1000
 N_SHOWN, MOST_LABELS = 3, 5
 
-ID, TITLE = "F7", "Polyphonetic neurons"
 CLAIM = "A neuron's strongest activations come from one phone, and its weaker ones from several similar phones."
 PROTOCOL = (
     f"{SAMPLE} The active values (above 1/128) of each neuron in deciles; entropy of the label (phone or silence) "
@@ -59,7 +59,7 @@ PROTOCOL = (
     f"{FALLS} or less. Neurons of all blocks together; those with {EQUAL_N} examples in three deciles or more count. "
     "Confusions: mean articulatory distance (share of features of place, manner and so on that differ) of the other "
     f"phones to the one that rules the top decile, over all neurons, against {PERMUTATIONS} permutations of the "
-    "inventory that keep base rates. Every position is an example: neighbouring ones are not independent, but shifted "
+    "inventory that keep base rates. Every position is an example: neighboring ones are not independent, but shifted "
     "labels have the same runs. Interval: 95 %, bootstrap over neurons. Counts in ranges of equal width are shown as "
     "published."
 )
@@ -98,93 +98,108 @@ PUBLISHED = (
 PUBLISHED_IN_SHORT = "tiny, two neurons: counts by range, which rise at the bottom whatever a neuron does; no controls"
 
 
-def run(context: Context) -> Finding:
-    """One evaluation, shared with F5 and F8."""
-    found = phone_evaluation(context)
-    if isinstance(found, str):
-        return Finding(**_common(context), reason_untestable=found)
-    return judge(context, found)
+class Polyphony(Experiment[PhoneEvaluation]):
+    """F7: how many phones a neuron responds to, from its weakest activations to its strongest."""
 
+    id, title, claim, protocol = "F7", "Polyphonetic neurons", CLAIM, PROTOCOL
+    published, published_summary = PUBLISHED, PUBLISHED_IN_SHORT
 
-def judge(context: Context, found: PhoneEvaluation) -> Finding:
-    """What the counts amount to."""
-    groups = {
-        "neurons": RangeSummary.joined([site.deciles for site in found.neurons]),
-        "random directions": RangeSummary.joined([site.deciles for site in found.random]),
-        "shifted labels": RangeSummary.joined([site.shifted_deciles for site in found.neurons]),
-        "untrained model": RangeSummary.joined([site.deciles for site in found.untrained]),
-    }
-    entropies = {name: one.equal_entropies for name, one in groups.items()}
-    trends = {name: spearman_with_order(one) for name, one in entropies.items()}
-    shares = {name: share(fall(trend), context.rng(f"F7 {name}")) for name, trend in trends.items()}
-    near = {
-        name: confusions(one, context.rng("F7 confusions"), PERMUTATIONS)
-        for name, one in context.track(groups.items(), "F7 confusions")
-    }
-    p = {name: Estimate(test.pooled_p) for name, test in near.items()}
-    descriptions = {
-        "random directions": "orthonormal directions of the same activations",
-        "shifted labels": "the neurons, with each utterance's labels turned in a circle",
-        "untrained model": "random weights, half of the utterances",
-    }
-    return Finding(
-        **_common(context, found),
-        criteria=(
-            Criterion(SHARE, shares["neurons"], ENOUGH, "at least"),
-            Criterion(P_VALUE, p["neurons"], LARGEST_P, "at most"),
-            *found.gates(),
-            Criterion(
-                "neurons with three ranges or more",
-                Estimate(int(np.isfinite(trends["neurons"]).sum())),
-                20,
-                "at least",
-                role="gate",
-            ),
-        ),
-        controls=tuple(
-            Control(name, text, {SHARE: shares[name], P_VALUE: p[name]}) for name, text in descriptions.items()
-        ),
-        measurements=(_entropies(context, entropies), *_selective(found)),
-        tables=(_summary(groups, trends, shares, near), _blocks(trends, found.n_blocks)),
-        published=PUBLISHED,
-        notes=(
-            f"With ranges of equal width (five from zero to the maximum) {_share_by_width(found)} of neurons fall; "
-            "their top ranges have few examples, so fewer neurons have three ranges to compare.",
-            "Deciles are those of every position; the protocol's alternative, one example per utterance and range, was "
-            "not run.",
-            "That a random direction falls too says that any direction of these activations is surer at its end; only "
-            "what neurons have beyond it is theirs.",
-        ),
-    )
-
-
-def fall(trend: Float[np.ndarray, "feature"]) -> np.ndarray:
-    """Of the features that have a trend: whether it falls."""
-    return trend[np.isfinite(trend)] <= FALLS
-
-
-def _common(context: Context, found: PhoneEvaluation | None = None) -> dict[str, Any]:
-    common = context.common(ID, TITLE, CLAIM, PROTOCOL)
-    return {
-        **common,
-        "inputs": common["inputs"] | (found.inputs() if found is not None else {}),
-        "parameters": {
+    def parameters(self, context: Context) -> dict[str, Any]:
+        return {
             "examples": EQUAL_N,
             "spearman": FALLS,
             "share": ENOUGH,
             "largest_p": LARGEST_P,
             "permutations": PERMUTATIONS,
-        },
-        "published_summary": PUBLISHED_IN_SHORT,
-    }
+        }
+
+    def measure(self, context: Context) -> PhoneEvaluation:
+        """Return the evaluation that F5, F7 and F8 share."""
+        return phone_evaluation(context)
+
+    def judge(self, measured: PhoneEvaluation, setting: Setting) -> Finding:
+        groups = {
+            "neurons": RangeSummary.joined([site.deciles for site in measured.neurons]),
+            "random directions": RangeSummary.joined([site.deciles for site in measured.random]),
+            "shifted labels": RangeSummary.joined([site.shifted_deciles for site in measured.neurons]),
+            "untrained model": RangeSummary.joined([site.deciles for site in measured.untrained]),
+        }
+        entropies = {name: ranges.equal_entropies for name, ranges in groups.items()}
+        trends = {name: spearman_with_order(entropy) for name, entropy in entropies.items()}
+        shares = {name: share(fall(trend), setting.rng(f"F7 {name}")) for name, trend in trends.items()}
+        near = {name: confusions(ranges, setting.rng("F7 confusions"), PERMUTATIONS) for name, ranges in groups.items()}
+        p = {name: Estimate(test.pooled_p) for name, test in near.items()}
+        descriptions = {
+            "random directions": "orthonormal directions of the same activations",
+            "shifted labels": "the neurons, with each utterance's labels turned in a circle",
+            "untrained model": "random weights, half of the utterances",
+        }
+        return self.finding(
+            setting,
+            inputs=setting.inputs | measured.inputs(),
+            criteria=(
+                Criterion(SHARE, shares["neurons"], ENOUGH, "at least"),
+                Criterion(P_VALUE, p["neurons"], LARGEST_P, "at most"),
+                *measured.gates(),
+                Criterion(
+                    "neurons with three ranges or more",
+                    Estimate(int(np.isfinite(trends["neurons"]).sum())),
+                    20,
+                    "at least",
+                    role="gate",
+                ),
+            ),
+            controls=tuple(
+                Control(name, text, {SHARE: shares[name], P_VALUE: p[name]}) for name, text in descriptions.items()
+            ),
+            measurements=(_entropies(setting, entropies), *_selective(measured)),
+            tables=(_summary(groups, trends, shares, near), _blocks(trends, measured.n_blocks)),
+            notes=(
+                f"With ranges of equal width (five from zero to the maximum) {_share_by_width(measured)} of neurons "
+                "fall; their top ranges have few examples, so fewer neurons have three ranges to compare.",
+                "Deciles are those of every position; the protocol's alternative, one example per utterance and range, "
+                "was not run.",
+                "That a random direction falls too says that any direction of these activations is surer at its end; "
+                "only what neurons have beyond it is theirs.",
+            ),
+        )
+
+    def draw(self, finding: Finding) -> list[Figure]:
+        """Draw the effective number of phones over the range, and the phones of the most selective neurons."""
+        table = finding.measurement("effective number of phones by decile")
+        x = np.array(table.axis("decile").entries)
+        figure, axes = new_figure(
+            "Phones by activation", "decile of the active values (10: strongest)", "effective phones"
+        )
+        looks = ((BLUE, "o", "-"), (ORANGE, "^", "-"), (GRAY, "x", ":"), (PURPLE, "s", "--"))
+        for name, (color, marker, line) in zip(table.axis("features").entries, looks, strict=True):
+            values = table.at(features=name)
+            axes.plot(x, values[:, 0], color=color, marker=marker, linestyle=line, label=short(name))
+            axes.fill_between(x, values[:, 1], values[:, 2], color=color, alpha=0.2, linewidth=0)
+        axes.set_ylim(bottom=0)
+        add_legend(axes, below=True)
+        neurons = table.at(features="neurons", bound="value")
+        figure.set_label(alt_text("Effective number of phones, neurons", neurons, [f"decile {k}" for k in x], "", 1.0))
+        if all(measurement.name != "phones by decile" for measurement in finding.measurements):
+            return [figure]
+        return [
+            figure,
+            _draw_ranges(finding, "phones by decile"),
+            _draw_ranges(finding, "phones by range of equal width"),
+        ]
 
 
-def _entropies(context: Context, entropies: dict[str, np.ndarray]) -> Measurement:
-    """Mean over features, of the effective number of phones: exp of the entropy."""
+def fall(trend: Float[np.ndarray, "feature"]) -> np.ndarray:
+    """Return whether the trend falls, of each feature that has one."""
+    return trend[np.isfinite(trend)] <= FALLS
+
+
+def _entropies(setting: Setting, entropies: dict[str, np.ndarray]) -> Measurement:
+    """Return the effective number of phones (exp of the entropy), mean over features."""
     rows = []
     for name, entropy in entropies.items():
         whole = np.exp(entropy[np.isfinite(entropy).all(axis=1)])
-        samples = resampled_means(whole, context.rng(f"F7 entropy {name}"), 400)
+        samples = resampled_means(whole, setting.rng(f"F7 entropy {name}"), 400)
         mean = whole.mean(axis=0) if len(whole) else np.full(entropy.shape[1], np.nan)
         rows.append(np.stack([mean, *np.percentile(samples.reshape(400, -1), [2.5, 97.5], axis=0)], axis=1))
     n = rows[0].shape[0]
@@ -193,34 +208,36 @@ def _entropies(context: Context, entropies: dict[str, np.ndarray]) -> Measuremen
         (
             Axis("features", tuple(entropies)),
             Axis("decile", tuple(range(1, n + 1))),
-            Axis("bound", ("value", "low", "high")),
+            BOUNDS,
         ),
         np.array(rows),
         "phones",
     )
 
 
-def _selective(found: PhoneEvaluation) -> tuple[Measurement, ...]:
-    """Counts by range of the neurons with the highest F1, of three different phones; and the base rates."""
+def _selective(evaluation: PhoneEvaluation) -> tuple[Measurement, ...]:
+    """Return counts by range of the best neurons for three different phones, and the base rates."""
     ranked = sorted(
-        ((b, phone, one) for b, site in enumerate(found.neurons) for phone, one in site.examples.items()),
+        ((b, phone, example) for b, site in enumerate(evaluation.neurons) for phone, example in site.examples.items()),
         key=lambda item: (-item[2].f1, item[0], item[2].neuron),
     )
     shown: dict[str, tuple[int, RangeExample]] = {}
-    for b, phone, one in ranked:
-        shown.setdefault(phone, (b, one))
+    for b, phone, example in ranked:
+        shown.setdefault(phone, (b, example))
         if len(shown) == N_SHOWN:
             break
     if not shown:
         return ()
-    neurons = Axis("neuron", tuple(f"{b}.{one.neuron} /{phone}/" for phone, (b, one) in shown.items()))
-    names = Axis("phone", found.neurons[0].names)
-    deciles, widths = (np.stack([getattr(one, kind) for _, one in shown.values()]) for kind in ("deciles", "widths"))
+    neurons = Axis("neuron", tuple(f"{b}.{example.neuron} /{phone}/" for phone, (b, example) in shown.items()))
+    names = Axis("phone", evaluation.neurons[0].names)
+    deciles, widths = (
+        np.stack([getattr(example, kind) for _, example in shown.values()]) for kind in ("deciles", "widths")
+    )
     tens, fives = (Axis("range", tuple(range(1, x.shape[1] + 1))) for x in (deciles, widths))
     return (
         Measurement("phones by decile", (neurons, tens, names), deciles, "positions"),
         Measurement("phones by range of equal width", (neurons, fives, names), widths, "positions"),
-        Measurement("base rates", (names,), found.neurons[0].deciles.base),
+        Measurement("base rates", (names,), evaluation.neurons[0].deciles.base),
     )
 
 
@@ -231,7 +248,7 @@ def _summary(
     near: dict[str, ConfusionTest],
 ) -> Table:
     rows = []
-    for name, one in groups.items():
+    for name, ranges in groups.items():
         known, test = trends[name][np.isfinite(trends[name])], near[name]
         distance, expected = (
             float(np.nanmean(x)) if np.isfinite(x).any() else np.nan for x in (test.distance, test.expected)
@@ -241,7 +258,7 @@ def _summary(
         rows.append(
             (
                 name,
-                f"{len(known)} of {len(one.majority)}",
+                f"{len(known)} of {len(ranges.majority)}",
                 f"{value:.2f}",
                 f"{median:.2f}",
                 f"{distance:.3f}",
@@ -254,16 +271,16 @@ def _summary(
 
 
 def _blocks(trends: dict[str, np.ndarray], n_blocks: int) -> Table:
-    """Blocks have as many features each, one after another."""
+    """Return the share that falls by block. All blocks have the same number of features."""
     rows = tuple(
-        (name, *(_mean_text(fall(one)) for one in np.split(trend, n_blocks))) for name, trend in trends.items()
+        (name, *(_mean_text(fall(part)) for part in np.split(trend, n_blocks))) for name, trend in trends.items()
     )
     columns = ("features", *(f"block {b}" for b in range(n_blocks)))
     return Table("Share whose entropy falls, by block", "this run", columns, rows)
 
 
-def _share_by_width(found: PhoneEvaluation) -> str:
-    trend = np.concatenate([site.widths.trend for site in found.neurons])
+def _share_by_width(evaluation: PhoneEvaluation) -> str:
+    trend = np.concatenate([site.widths.trend for site in evaluation.neurons])
     known = fall(trend)
     return f"{_mean_text(known)} ({len(known)} of {len(trend)} neurons)"
 
@@ -272,29 +289,8 @@ def _mean_text(true: np.ndarray) -> str:
     return f"{true.mean():.2f}" if len(true) else "none"
 
 
-def draw(finding: Finding) -> list[Figure]:
-    """Effective number of phones over the range; proportions and counts of the most selective neurons."""
-    if not finding.measurements:
-        return []
-    table = finding.measurement("effective number of phones by decile")
-    x = np.array(table.axis("decile").entries)
-    figure, axes = new_figure("Phones by activation", "decile of the active values (10: strongest)", "effective phones")
-    looks = ((BLUE, "o", "-"), (ORANGE, "^", "-"), (GRAY, "x", ":"), (PURPLE, "s", "--"))
-    for name, (colour, marker, line) in zip(table.axis("features").entries, looks, strict=True):
-        values = table.at(features=name)
-        axes.plot(x, values[:, 0], color=colour, marker=marker, linestyle=line, label=short(name))
-        axes.fill_between(x, values[:, 1], values[:, 2], color=colour, alpha=0.2, linewidth=0)
-    axes.set_ylim(bottom=0)
-    add_legend(axes, below=True)
-    own = table.at(features="neurons", bound="value")
-    figure.set_label(alt_text("Effective number of phones, neurons", own, [f"decile {k}" for k in x], "", 1.0))
-    if all(one.name != "phones by decile" for one in finding.measurements):
-        return [figure]
-    return [figure, _draw_ranges(finding, "phones by decile"), _draw_ranges(finding, "phones by range of equal width")]
-
-
 def _draw_ranges(finding: Finding, name: str) -> Figure:
-    """A panel for each neuron: proportions by decile beside the base rate, or counts by range as published."""
+    """Draw a panel for each neuron: proportions by decile beside the base rate, or counts by range as published."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -323,17 +319,17 @@ def _draw_ranges(finding: Finding, name: str) -> Figure:
     return figure
 
 
-_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, "#c9b23c")
+_COLORS = (BLUE, ORANGE, GREEN, PURPLE, "#c9b23c")
 
 
 def _stack(axes: Axes, counts: np.ndarray, shown: np.ndarray, phones: Sequence[str], base: np.ndarray) -> None:
-    """Proportions, with the 95 % interval of the lowest part of each stack; the last bar is the base rate."""
+    """Draw proportions, with the 95 % interval of the lowest part of each stack; the last bar is the base rate."""
     n = counts.sum(1)
     parts = np.concatenate([counts / np.maximum(n, 1)[:, None], base[None]])[:, shown]
     x = np.append(np.arange(1, len(counts) + 1), len(counts) + 2)
     bottom = np.zeros(len(x))
-    for part, k, colour in zip(parts.T, shown, _COLOURS, strict=False):
-        axes.bar(x, part, bottom=bottom, color=colour, label=phones[k])
+    for part, k, color in zip(parts.T, shown, _COLORS, strict=False):
+        axes.bar(x, part, bottom=bottom, color=color, label=phones[k])
         bottom += part
     axes.bar(x, 1 - bottom, bottom=bottom, color=GRAY, alpha=0.35, label="other")
     low, high = wilson(counts[:, shown[0]], n)
@@ -356,7 +352,7 @@ def _counts(axes: Axes, counts: np.ndarray, shown: np.ndarray, phones: Sequence[
     """Bars side by side, as published."""
     x, width = np.arange(1, len(counts) + 1), 0.8 / len(shown)
     for j, k in enumerate(shown):
-        axes.bar(x + (j - (len(shown) - 1) / 2) * width, counts[:, k], width, color=_COLOURS[j], label=phones[k])
+        axes.bar(x + (j - (len(shown) - 1) / 2) * width, counts[:, k], width, color=_COLORS[j], label=phones[k])
     axes.set_xticks(x)
     axes.set_yscale("symlog")
     axes.set_ylabel("positions (log)")

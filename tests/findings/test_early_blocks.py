@@ -1,4 +1,4 @@
-"""F8: a planted rise is found, a flat or general one is not."""
+"""F8: a planted rise is evaluation, a flat or general one is not."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hooked_whisper.findings.early_blocks import BEYOND, FALL, LAYER, RISE, WHOLE, _contrast, draw, halves, judge, run
+from hooked_whisper.findings import Context, Finding
+from hooked_whisper.findings.early_blocks import BEYOND, FALL, LAYER, RISE, WHOLE, EarlyBlocks, _contrast, halves
+from hooked_whisper.findings.phones.evaluation import PhoneEvaluation
 from tests.findings.phone_worlds import context_with_phones, layer_probes, planted
 from tests.findings.worlds import small_context
+
+EXPERIMENT = EarlyBlocks()
+
+
+def judge(context: Context, evaluation: PhoneEvaluation) -> Finding:
+    return EXPERIMENT.judge(evaluation, EXPERIMENT.setting(context))
 
 
 def test_a_planted_rise_is_found() -> None:
@@ -17,13 +25,13 @@ def test_a_planted_rise_is_found() -> None:
     assert finding.status == "reproduced", finding.status_reason
     values = {c.name: c.estimate.value or 0 for c in finding.claims}
     assert values[RISE] > 0.2 and values[BEYOND] > 5 and values[FALL] > 0.4
-    figures = draw(finding)
+    figures = finding.draw()
     assert len(figures) == 3 and all("block 1" in figure.get_label() for figure in figures)
 
 
 def test_the_layer_as_a_whole_may_know_phones_that_no_neuron_is_for() -> None:
-    found = planted(True)
-    known = replace(found, neurons=(found.neurons[0],) * 2, probes=layer_probes(0.7, 0.7))
+    evaluation = planted(True)
+    known = replace(evaluation, neurons=(evaluation.neurons[0],) * 2, probes=layer_probes(0.7, 0.7))
     finding = judge(small_context(), known)
     whole = finding.measurement(WHOLE)
     layer, single = (whole.at(features=f, bound="value") for f in ("layer as a whole", "best neuron of each phone"))
@@ -39,15 +47,19 @@ def test_a_layer_that_falls_fails_that_criterion_only() -> None:
 
 
 def test_a_rise_of_random_directions_too_is_no_rise_of_neurons() -> None:
-    found = planted(True)
-    finding = judge(small_context(), replace(found, random=(found.neurons[0], found.neurons[1])))
+    evaluation = planted(True)
+    finding = judge(small_context(), replace(evaluation, random=(evaluation.neurons[0], evaluation.neurons[1])))
     beyond = {c.name: c for c in finding.claims}[BEYOND]
     assert not beyond.passed and finding.status != "reproduced"
 
 
 def test_no_rise_is_not_reproduced() -> None:
-    found = planted(True)
-    falling = replace(found, neurons=found.neurons[::-1], bands=found.bands | {"neurons": found.bands["neurons"][::-1]})
+    evaluation = planted(True)
+    falling = replace(
+        evaluation,
+        neurons=evaluation.neurons[::-1],
+        bands=evaluation.bands | {"neurons": evaluation.bands["neurons"][::-1]},
+    )
     assert judge(small_context(), falling).status == "not reproduced"
 
 
@@ -62,6 +74,6 @@ def test_contrast_leaves_undefined_features_out() -> None:
 
 @pytest.mark.parametrize("count", [0, 24])
 def test_runs_on_a_random_model(count: int) -> None:
-    finding = run(context_with_phones(count))
+    finding = EXPERIMENT.run(context_with_phones(count))
     assert finding.id == "F8" and finding.status == ("measured, no verdict" if count else "not testable")
-    assert bool(draw(finding)) == (count > 0)
+    assert bool(finding.draw()) == (count > 0)

@@ -8,21 +8,29 @@ import numpy as np
 import pytest
 
 from hooked_whisper.features.phones.polyphony import RangeSummary, ranges_of_examples
-from hooked_whisper.findings.polyphony import P_VALUE, SHARE, draw, fall, judge, run
+from hooked_whisper.findings import Context, Finding
+from hooked_whisper.findings.phones.evaluation import PhoneEvaluation
+from hooked_whisper.findings.polyphony import P_VALUE, SHARE, Polyphony, fall
 from tests.findings.phone_worlds import context_with_phones, planted
 from tests.findings.worlds import small_context
+
+EXPERIMENT = Polyphony()
+
+
+def judge(context: Context, evaluation: PhoneEvaluation) -> Finding:
+    return EXPERIMENT.judge(evaluation, EXPERIMENT.setting(context))
 
 
 def test_planted_phones_get_surer() -> None:
     """The tones of neighbours in the list are near, and so are their articulations: confusions are near too."""
-    found = planted(True)
-    finding = judge(small_context(), replace(found, neurons=(found.neurons[1],) * 2))
+    evaluation = planted(True)
+    finding = judge(small_context(), replace(evaluation, neurons=(evaluation.neurons[1],) * 2))
     assert finding.status == "reproduced", finding.status_reason
     values = {c.name: c.estimate.value or 0 for c in finding.claims}
     assert values[SHARE] > 0.6 and values[P_VALUE] < 0.01
     falls = finding.measurement("effective number of phones by decile").at(features="neurons", bound="value")
     assert falls[-1] < falls[0]
-    figures = draw(finding)
+    figures = finding.draw()
     assert len(figures) == 3 and all(figure.get_label() for figure in figures)
     assert finding.measurement("phones by decile").values.sum() > 0
     assert [len(table.rows) for table in finding.tables] == [4, 4]
@@ -34,9 +42,9 @@ def test_blind_features_do_not() -> None:
 
 
 def test_a_control_that_does_too_decides() -> None:
-    found = planted(True)
-    both = (found.neurons[1],) * 2
-    finding = judge(small_context(), replace(found, neurons=both, random=both))
+    evaluation = planted(True)
+    both = (evaluation.neurons[1],) * 2
+    finding = judge(small_context(), replace(evaluation, neurons=both, random=both))
     assert finding.status == "not reproduced" and "random directions" in finding.status_reason
 
 
@@ -54,6 +62,6 @@ def test_only_features_with_a_trend_count() -> None:
 
 @pytest.mark.parametrize("count", [0, 24])
 def test_runs_on_a_random_model(count: int) -> None:
-    finding = run(context_with_phones(count))
+    finding = EXPERIMENT.run(context_with_phones(count))
     assert finding.id == "F7" and finding.status == ("measured, no verdict" if count else "not testable")
-    assert bool(draw(finding)) == (count > 0)
+    assert bool(finding.draw()) == (count > 0)

@@ -1,4 +1,4 @@
-"""What a finding runs on: a model and its untrained twin, clips with alignments, and the truth if there is one."""
+"""What an experiment runs on: a model and its untrained twin, clips with alignments, and the truth if it is known."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from hooked_whisper.hooked import HookedWhisper
 
 T = TypeVar("T")
 ENCODER_BATCH = 8
-MOST_TOKENS = 224  # of a transcript whose length nobody knows: half of the decoder's positions, as in openai-whisper
+MOST_TOKENS = 224  # of a transcript of unknown length: half of the decoder's positions, as in openai-whisper
 
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """Everything a finding may use. Made once per run; what several findings need is computed once and kept.
+    """Everything an experiment may use. What several experiments need is computed once.
 
     Attributes:
-        untrained: the same architecture with seeded random weights: the control that knows nothing.
-        reference: ``"truth"`` if the utterances' texts are what was said, ``"model"`` if they are what this model
-            wrote without intervention (real recordings, whose truth nobody gave).
-        truth: the world behind the model, or ``None``.
-        facts: what the weights' metadata say, and where the clips are from, for the record.
-        more_speech: makes further clips, for findings to which these are few (phones); called when one asks.
-        language_speech: loads clips of several languages for the findings on language, where the utterances are all
-            of one language; ``None``: these findings use the utterances.
+        untrained: the same architecture with seeded random weights, as a control.
+        reference: ``"truth"`` if the utterances' texts are what was said; ``"model"`` if they are the model's own
+            transcripts, because the recordings came without texts.
+        truth: the synthetic corpus that the model was trained on, or ``None``.
+        facts: the weights' metadata and the origin of the clips, for the record.
+        more_speech: makes further clips for experiments that need many (phones); called when first used.
+        language_speech: loads clips of several languages for the experiments on language; ``None``: they use the
+            utterances.
         failures: recordings that could not be read or used.
     """
 
@@ -56,31 +56,31 @@ class Context:
 
     @property
     def is_organism(self) -> bool:
-        """Whether the model is the ground-truth organism (it has a world of its own) and not a real Whisper."""
+        """Whether the model was trained on a synthetic corpus whose truth is known, and is not a released Whisper."""
         return self.truth is not None
 
     @cached_property
     def labelled(self) -> tuple[Clip, ...]:
-        """The utterances and the further ones, spoken now if they are not yet."""
+        """The utterances and the further ones, which are made on first use."""
         return self.utterances + (() if self.more_speech is None else self.more_speech())
 
     def with_utterances(self, utterances: tuple[Clip, ...]) -> Context:
-        """The same models and facts on other clips; nothing that was computed is shared."""
+        """Return the same models and facts with other clips. Nothing that was computed is shared."""
         return replace(self, utterances=utterances, more_speech=None, language_speech=None, _kept={})
 
     def once(self, name: str, make: Callable[[], T]) -> T:
-        """What ``make`` gives, made by the first finding that asks for this name and kept for the others."""
+        """Return the result of ``make``, which is called once for each name."""
         if name not in self._kept:
             self._kept[name] = make()
-        kept: T = self._kept[name]
-        return kept
+        result: T = self._kept[name]
+        return result
 
     def rng(self, name: str) -> np.random.Generator:
         """Return a random generator for one use, seeded by its name: draws of one finding do not change another's."""
         return seeded_rng(self.seed, name)
 
     def track(self, steps: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-        """The same steps, with a progress bar on stderr if this context shows progress."""
+        """Yield the steps, with a progress bar on stderr if this context shows progress."""
         yield from tqdm(steps, desc=what, total=total, disable=not self.progress, leave=False)
 
     @property
@@ -88,7 +88,7 @@ class Context:
         return self.model.time.seconds_per_position
 
     def transcriber(self, model: HookedWhisper | None = None) -> Transcriber:
-        """Greedy decoding without timestamps, long enough for these clips."""
+        """Return a greedy decoder without timestamps, with enough tokens for these clips."""
         longest = max((len(u.text.split()) for u in self.utterances), default=8)
         tokens = 2 * longest + 4 if self.reference == "truth" else MOST_TOKENS
         return Transcriber(self.model if model is None else model, self.language, tokens)
@@ -102,17 +102,17 @@ class Context:
         return self.model.to_mel([self.utterances[i].samples for i in indices])
 
     def batches(self, indices: Iterable[int] | None = None) -> list[list[int]]:
-        """Indices of some utterances (default: all), as many together as the encoder takes at once."""
+        """Split the indices of utterances (default: all) into batches for the encoder."""
         order = list(range(len(self.utterances)) if indices is None else indices)
-        return [order[at : at + ENCODER_BATCH] for at in range(0, len(order), ENCODER_BATCH)]
+        return [order[start : start + ENCODER_BATCH] for start in range(0, len(order), ENCODER_BATCH)]
 
     @torch.no_grad()
     def encode(
         self, model: HookedWhisper, indices: Iterable[int] | None = None
     ) -> Float[Tensor, "clip position d_model"]:
-        """Encoder output of some utterances (default: all) by a model, which need not be this context's."""
+        """Return the encoder output of any model for utterances (default: all)."""
         batches = self.track(self.batches(indices), "encoding")
-        return torch.cat([model.embed_audio(self.mels(some)) for some in batches])
+        return torch.cat([model.embed_audio(self.mels(batch)) for batch in batches])
 
     @cached_property
     def encoded(self) -> Float[Tensor, "clip position d_model"]:
@@ -121,7 +121,7 @@ class Context:
 
     @cached_property
     def transcripts(self) -> list[str]:
-        """What the model writes without intervention; computed once."""
+        """The model's transcripts without intervention; computed once."""
         return self.transcriber()(self.encoded, track=lambda x: self.track(x, "decoding"))
 
     @cached_property
@@ -131,7 +131,7 @@ class Context:
         return [time.n_positions(min(len(u.samples) / time.sample_rate, time.duration)) for u in self.utterances]
 
     def common(self, id: str, title: str, claim: str, protocol: str) -> dict[str, Any]:
-        """What every finding on this context says of itself."""
+        """Return the fields that every finding on this context has. An ``Experiment`` fills them in by itself."""
         return {
             "id": id,
             "title": title,
@@ -142,7 +142,7 @@ class Context:
         }
 
     def inputs(self) -> dict[str, Any]:
-        """The utterances, for the record."""
+        """Return facts about the utterances, for the record."""
         seconds = [len(u.samples) / self.model.time.sample_rate for u in self.utterances]
         return {
             "utterances": len(self.utterances),

@@ -1,4 +1,4 @@
-"""Clips of a corpus for the findings: loaded, cut to the window, with texts and times where the corpus has them."""
+"""Load clips of a corpus for experiments: cut to the window, with texts and word times."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from hooked_whisper.findings.core.transcripts import Transcriber, normalize_word
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment, Interval
 
-SHORTEST = 0.1  # seconds; a shorter clip has no word in it
+SHORTEST = 0.1  # seconds; a shorter clip holds no word
 
 
 @dataclass(frozen=True)
 class CorpusClips:
-    """Utterances of a corpus.
+    """Clips of a corpus.
 
-    own_texts: how many have the model's own transcript for a text; own_times: how many have word times by the model's
-    own cross-attention. failures: recordings that could not be read or used, with the reason.
+    own_texts: number of clips whose text is the model's transcript. own_times: number of clips whose word times are
+    from the model's cross-attention. failures: recordings that could not be read or used, with the reason.
     """
 
     utterances: tuple[Clip, ...]
@@ -38,7 +38,7 @@ class CorpusClips:
 
 
 def balanced(corpus: Sequence[Recording]) -> list[Recording]:
-    """The same recordings with the speakers taking turns, so that any first part of the list has all of them."""
+    """Return the recordings with the speakers taking turns, so that the start of the list has all of them."""
     by_speaker: dict[str, list[Recording]] = defaultdict(list)
     for recording in corpus:
         by_speaker[recording.speaker].append(recording)
@@ -54,14 +54,14 @@ def clips_of(
     own_times: bool = True,
     own_texts: bool = True,
 ) -> CorpusClips:
-    """Load recordings, and cut those that are longer than the model's window between two words; without text and word
-    times, into windows one after the other.
+    """Load recordings. Cut those that are longer than the model's window between two words, or, without text and word
+    times, into consecutive windows.
 
-    A recording without a text gets the model's own transcript if ``own_texts``, else it is a failure. One without word
-    times gets those of the model's alignment heads if ``own_times``, else none.
+    A recording without a text gets the model's transcript if ``own_texts``; otherwise it is a failure. One without word
+    times gets those of the model's alignment heads if ``own_times``.
 
     Raises:
-        AudioError: no recording can be used; the message has the reason of the first one.
+        AudioError: no recording can be used; the message names the first reason.
     """
     utterances: list[Clip] = []
     failures: list[Failure] = []
@@ -119,23 +119,23 @@ def _pieces(item: Loaded, window: float) -> list[tuple[Tensor, Alignment]]:
         )
     else:
         bounds = [0.0, *_cuts(alignment.words, duration, window), duration]
-    found = []
+    parts = []
     for number, (start, end) in enumerate(pairwise(bounds), 1):
         part = cut(alignment, start, end)
-        found.append(
+        parts.append(
             (
                 samples[round(start * rate) : round(end * rate)],
                 replace(part, utterance=f"{recording.id} #{number}", speaker=alignment.speaker),
             )
         )
-    return [(samples, part) for samples, part in found if len(samples) >= SHORTEST * rate]
+    return [(samples, part) for samples, part in parts if len(samples) >= SHORTEST * rate]
 
 
 def _cuts(words: Sequence[Interval], duration: float, window: float) -> list[float]:
-    """Times between words, each as late as the window allows.
+    """Return times between words at which to cut, each as late as the window allows.
 
     Raises:
-        AlignmentError: a stretch longer than the window without a gap between two words.
+        AlignmentError: a span longer than the window has no gap between two words.
     """
     gaps = [(a.end + b.start) / 2 for a, b in pairwise(words)]
     cuts: list[float] = []
@@ -153,7 +153,7 @@ def _cuts(words: Sequence[Interval], duration: float, window: float) -> list[flo
 def _transcript(model: HookedWhisper, encoded: Float[Tensor, "1 position d_model"], language: str) -> str:
     text = Transcriber(model, language)(encoded)[0]
     ids = model.to_tokens(f" {text}", prompt=False)[0]
-    most = model.cfg.decoder.n_ctx // 2  # a model that repeats itself writes more than it can read again
+    most = model.cfg.decoder.n_ctx // 2  # a model that repeats itself writes more than it can read back
     return text if len(ids) <= most else normalize_words(model.tokenizer.decode(ids[:most].tolist()))
 
 
@@ -164,13 +164,13 @@ def _word_times(
     duration = alignment.duration
     try:
         words = align(model, encoded, alignment.text, duration=duration, language=language).words
-    except AlignmentError:  # an empty text, or one that the decoder cannot read again: no word has a time
+    except AlignmentError:  # an empty text, or one too long for the decoder: no word has a time
         return ()
     return tuple(replace(w, start=min(w.start, duration), end=min(w.end, duration)) for w in words)
 
 
 def origin_of(name: str, clips: CorpusClips) -> str:
-    """A sentence for the record: which corpus, how many clips and speakers, and what is the model's own."""
+    """Describe the clips for the record: corpus, clips, speakers, and texts and times that are the model's."""
     speakers = {u.alignment.speaker for u in clips.utterances}
     seconds = float(np.sum([len(u.samples) for u in clips.utterances])) / 16_000
     text = f"{name}: {len(clips.utterances)} clips by {len(speakers)} speakers, {seconds / 60:.1f} minutes"

@@ -1,4 +1,4 @@
-"""What a finding cost: wall time and peak memory of the process while it ran."""
+"""Wall time and peak memory of an experiment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Cost:
 
 @contextmanager
 def measured() -> Iterator[Cost]:
-    """Yield a :class:`Cost` that is filled in when the block ends, also by an exception."""
+    """Yield a :class:`Cost` that is filled in when the block ends, even by an exception."""
     cost = Cost()
     can_reset = _reset_peak()
     began = time.monotonic()

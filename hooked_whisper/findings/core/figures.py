@@ -1,7 +1,6 @@
-"""Figures of the findings: drawn from their measurements alone, small enough for a phone, colour-blind-safe.
+"""Helpers for the figures of findings: one style, small enough for a phone, and safe for color-blind readers.
 
-Ink, grid and background are left to whoever shows them: drawn in :data:`INK` and :data:`GRID`, which a page may replace
-by its own colours, on a transparent ground.
+Text and grid are drawn in :data:`INK` and :data:`GRID` on a transparent background; a page may replace both colors.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, GRID = "#313233", "#c9cacb"
-# Okabe and Ito's palette, the entries that show on white and on near-black.
+# Entries of Okabe and Ito's palette that are visible on white and on near-black.
 BLUE, ORANGE, GREEN, PURPLE, GRAY = "#3b8ec9", "#d9822b", "#1fa187", "#c06fa8", "#8a8f94"
 SIZE = (4.9, 3.6)
 STYLE: Any = {
@@ -49,7 +48,8 @@ STYLE: Any = {
 
 
 def new_figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
-    """A figure with a title, two labels and our style; not registered with pyplot, so nothing needs closing."""
+    """Return a figure with a title, axis labels and the house style. It is not registered with pyplot, so it needs no
+    closing."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -65,7 +65,7 @@ def new_figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
 
 
 def add_legend(axes: Axes, below: bool = False) -> None:
-    """Where there is room in the axes, or below them."""
+    """Add a legend where the axes have room, or below them."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
@@ -75,21 +75,21 @@ def add_legend(axes: Axes, below: bool = False) -> None:
             axes.legend(loc="best")
 
 
-def draw_bars(axes: Axes, y: np.ndarray, values: np.ndarray, colours: Sequence[str], height: float = 0.6) -> None:
-    """Horizontal bars of ``[bar, (value, low, high)]`` with whiskers."""
+def draw_bars(axes: Axes, y: np.ndarray, values: np.ndarray, colors: Sequence[str], height: float = 0.6) -> None:
+    """Draw horizontal bars of ``[bar, (value, low, high)]`` with whiskers."""
     value, low, high = np.nan_to_num(values[:, 0]), values[:, 1], values[:, 2]
-    axes.barh(y, value, height=height, color=list(colours))
+    axes.barh(y, value, height=height, color=list(colors))
     known = np.isfinite(low) & np.isfinite(high)
-    for at, v, a, b in zip(y[known], value[known], low[known], high[known], strict=True):
-        axes.errorbar(v, at, xerr=[[max(v - a, 0)], [max(b - v, 0)]], color=INK, capsize=3, linewidth=1.2)
+    for bar, v, a, b in zip(y[known], value[known], low[known], high[known], strict=True):
+        axes.errorbar(v, bar, xerr=[[max(v - a, 0)], [max(b - v, 0)]], color=INK, capsize=3, linewidth=1.2)
 
 
 def _controls(finding: Finding, criterion: str) -> tuple[list[str], np.ndarray]:
-    """The headline and every control that has it: names and (value, low, high)."""
+    """Return names and ``[row, (value, low, high)]`` of a criterion: this model, and every control that measures it."""
     rows: list[tuple[str, list[float]]] = []
-    for one in finding.claims:
-        if one.name == criterion:
-            rows.append(("this model", one.estimate.row))
+    for claim in finding.claims:
+        if claim.name == criterion:
+            rows.append(("this model", claim.estimate.row))
     for control in finding.controls:
         if criterion in control.values:
             rows.append((control.name, control.values[criterion].row))
@@ -97,13 +97,13 @@ def _controls(finding: Finding, criterion: str) -> tuple[list[str], np.ndarray]:
 
 
 def draw_controls(finding: Finding, index: int, label: str) -> Figure:
-    """One criterion for the model and its controls, with the threshold as a line."""
+    """Draw one criterion for the model and its controls, with the threshold as a line."""
     criterion = finding.claims[index]
     names, values = _controls(finding, criterion.name)
     figure, axes = new_figure("Model and controls", label, "")
-    at = np.arange(len(names))[::-1]
-    draw_bars(axes, at, values, [BLUE] + [GRAY] * (len(names) - 1))
-    axes.set_yticks(at, names)
+    heights = np.arange(len(names))[::-1]
+    draw_bars(axes, heights, values, [BLUE] + [GRAY] * (len(names) - 1))
+    axes.set_yticks(heights, names)
     axes.axvline(criterion.threshold, color=ORANGE, linestyle="--")
     side = "at least" if criterion.direction == "at least" else "at most"
     axes.plot([], [], color=ORANGE, linestyle="--", label=f"needs {side} {criterion.threshold:g}")
@@ -114,6 +114,6 @@ def draw_controls(finding: Finding, index: int, label: str) -> Figure:
 
 
 def alt_text(title: str, values: np.ndarray, names: Sequence[str], unit: str = "%", scale: float = 100.0) -> str:
-    """What a figure shows, for those who cannot see it: ``"... : k = 10: 47 %, ..."``"""
+    """Return a description of a figure for screen readers: ``"WER. k = 10: 47 %, k = 20: 31 %"``."""
     parts = (f"{name}: {scale * v:.3g} {unit}".strip() for name, v in zip(names, values, strict=True) if np.isfinite(v))
     return f"{title}. {', '.join(parts)}"

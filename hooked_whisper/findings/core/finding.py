@@ -1,6 +1,6 @@
-"""What an experiment leaves behind: numbers with intervals, controls, and a status that a rule computes.
+"""The result of an experiment: numbers with intervals, controls, and a status.
 
-A status is never typed in. The rule (:data:`RULE`, shown on every page) reads the criteria and the controls.
+The status is never set by hand: :data:`RULE` derives it from the criteria and the controls.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Estimate:
 
     @classmethod
     def of(cls, value: Number | np.floating[Any], samples: Sequence[float] | np.ndarray) -> Estimate:
-        """With the percentile interval of bootstrap ``samples`` (undefined ones are left out)."""
+        """Return a value with the percentile interval of bootstrap ``samples``; undefined samples are left out."""
         drawn = np.asarray(samples, dtype=float)
         drawn = drawn[np.isfinite(drawn)]
         if not len(drawn):
@@ -71,7 +71,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Criterion:
-    """One condition of acceptance. A ``gate`` must hold before any claim is judged; it is no evidence for one."""
+    """One condition of acceptance. A ``gate`` must hold before any claim is judged; it is not evidence for a claim."""
 
     name: str
     estimate: Estimate
@@ -81,7 +81,7 @@ class Criterion:
     role: Role = "claim"
 
     def met_by(self, estimate: Estimate) -> bool:
-        """Whether a value is on the right side of the threshold. An undefined value is not."""
+        """Return whether a value is on the right side of the threshold. An undefined value is not."""
         if estimate.value is None:
             return False
         at_least = self.direction == "at least"
@@ -107,17 +107,18 @@ class Control:
     values: dict[str, Estimate]
 
     def reproduces(self, criteria: Sequence[Criterion]) -> bool:
-        """Whether it meets every criterion that was measured on it, which it must not."""
+        """Return whether it meets every criterion that was measured on it, which counts against the finding."""
         measured = [c for c in criteria if c.name in self.values]
         return bool(measured) and all(c.met_by(self.values[c.name]) for c in measured)
 
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """One experiment on one model: what was claimed, what was done, what came out, and what that amounts to.
+    """One experiment on one model: claim, protocol, numbers, and the status that follows from them.
 
-    ``criteria`` and ``controls`` decide the status; the first claim is the headline. ``tables`` are ours, ``published``
-    are others'. ``reason_untestable`` says why there is nothing to judge, ``error`` that the experiment broke.
+    ``criteria`` and ``controls`` decide the status; the first claim is the headline. ``tables`` are this run's,
+    ``published`` are other authors'. ``reason_untestable``: why nothing was measured. ``error``: the exception that
+    ended the experiment.
     ``seconds`` is the wall time of the run, ``peak_mib`` the largest memory of the process while it ran (``None``: not
     measured).
     """
@@ -218,9 +219,14 @@ class Finding:
         return self._verdict[1]
 
     def measurement(self, name: str) -> Measurement:
-        for one in self.measurements:
-            if one.name == name:
-                return one
+        """Return the measurement of a name.
+
+        Raises:
+            KeyError: the finding has no such measurement.
+        """
+        for measurement in self.measurements:
+            if measurement.name == name:
+                return measurement
         raise KeyError(f"finding {self.id} has no measurement {name!r}: {[m.name for m in self.measurements]}")
 
     def draw(self) -> list[Figure]:
@@ -249,7 +255,7 @@ def describe(criterion: Criterion) -> str:
 
 
 def format_number(value: Number | None) -> str:
-    """Three significant digits, as people write them; an undefined number is a dash."""
+    """Format with three significant digits; an undefined number is a dash."""
     if value is None:
         return "–"
     if value == int(value) and abs(value) < 1e6:

@@ -1,4 +1,4 @@
-"""Several utterances in one window: a 30 s window costs the same however little is said in it."""
+"""Pack several utterances into one window: a 30 s window costs the same however little is said in it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hooked_whisper.protocols import Alignment
 
 
 def packed(context: Context) -> Context:
-    """The context with its utterances packed into long windows, made once and kept.
+    """Return the context with its utterances packed into long windows; packed once.
 
-    The demo model was trained on single sentences and cannot read several: a context with a world of its own is
-    returned as it is, and so is one whose references are the model's own transcripts of the single clips.
+    A context whose model was trained on a synthetic corpus is returned unchanged, because that model was trained on
+    single sentences. So is one whose references are the model's own transcripts of the single clips.
     """
     if context.is_organism or context.reference == "model":
         return context
@@ -28,7 +28,7 @@ def _room(context: Context) -> float:
 
 
 def pack(utterances: Sequence[Clip], room: float, gap: float = GAP) -> tuple[Clip, ...]:
-    """Join utterances of one speaker, in their order, as many as fit in ``room`` seconds; longer ones stay as they are.
+    """Join utterances of one speaker, in order, up to ``room`` seconds; longer ones are unchanged.
 
     Words and phones keep their labels and get the times of the window. ``alignment.extra["packed"]`` holds the number
     of utterances in it.
@@ -37,12 +37,12 @@ def pack(utterances: Sequence[Clip], room: float, gap: float = GAP) -> tuple[Cli
 
 
 def n_packed(utterances: Sequence[Clip]) -> int:
-    """How many utterances there were before packing."""
+    """Return the number of utterances before packing."""
     return sum(int(u.alignment.extra.get("packed", "1")) for u in utterances)
 
 
 def holding(utterances: Sequence[Clip], count: int) -> int:
-    """How many of the first windows it takes to hold ``count`` utterances; all of them if they hold fewer."""
+    """Return how many of the first windows hold ``count`` utterances; all of them if they hold fewer."""
     held = np.cumsum([n_packed([u]) for u in utterances])
     return min(int((held < count).sum()) + 1, len(utterances))
 

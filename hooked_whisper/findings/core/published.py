@@ -1,10 +1,8 @@
-"""Numbers and texts that others published, as read off their pages; never mixed with ours.
+"""Numbers and texts that other authors published, copied from their pages.
 
 Sources: github.com/er537/whisper_interpretability ("DOCS": ``docs/index.md``; "BLOG": the blog post of 5 September
-2023),
-model ``tiny``. Values read off figures are within 0.02. Whether a token has a leading space is inferred from the
-figures
-where that is possible.
+2023), model ``tiny``. Values read from figures are accurate to 0.02. Leading spaces of tokens are inferred from the
+figures where possible.
 """
 
 from __future__ import annotations
@@ -114,10 +112,10 @@ CUT_TEXTS = Table(
 )
 
 
-def list_table(one: TopList) -> Table:
-    """A top list as cells, leading spaces visible."""
-    rows = tuple((text.replace(" ", "␣"), f"{value:.2f}") for text, value in one.entries)
-    return Table(f"After {one.prompt.replace(' ', '␣')!r}, tiny", one.source, ("token", "logit"), rows)
+def list_table(top: TopList) -> Table:
+    """Return a top list as a table, with leading spaces visible."""
+    rows = tuple((text.replace(" ", "␣"), f"{value:.2f}") for text, value in top.entries)
+    return Table(f"After {top.prompt.replace(' ', '␣')!r}, tiny", top.source, ("token", "logit"), rows)
 
 
 def neighbour_table(word: str) -> Table:

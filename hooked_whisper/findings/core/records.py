@@ -1,4 +1,4 @@
-"""The parts of a finding that are not judged: arrays with named axes, published numbers, example transcripts."""
+"""Parts of a finding besides its criteria: arrays with named axes, tables, example transcripts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Number = float | int  # mypy takes an int for a float, the run-time checks under
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """One axis of a measurement: what its entries are (numbers in ``unit``, or labels)."""
+    """One axis of a measurement. Its entries are numbers in ``unit``, or labels."""
 
     name: str
     entries: tuple[Any, ...]
@@ -25,7 +25,7 @@ BOUNDS = Axis("bound", ("value", "low", "high"))
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """An array whose axes have names and entries. NaN is "undefined" and is written as ``null``."""
+    """An array with named axes. NaN means undefined and is saved as ``null``."""
 
     name: str
     axes: tuple[Axis, ...]
@@ -46,7 +46,7 @@ class Measurement:
         raise KeyError(f"measurement {self.name!r} has no axis {name!r}: {[a.name for a in self.axes]}")
 
     def at(self, **where: Any) -> np.ndarray:
-        """The values where each named axis has that entry: ``m.at(rows="all")``."""
+        """Return the values at an entry of each named axis: ``m.at(rows="all")``."""
         index: list[Any] = []
         unknown = set(where) - {axis.name for axis in self.axes}
         if unknown:
@@ -58,7 +58,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells to print: what someone else published, or ours beside it; ``source`` says whose."""
+    """A table of text, of this run or of other authors (``source``)."""
 
     title: str
     source: str
@@ -68,7 +68,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of an example's audio, in seconds."""
+    """A span of an example's audio, in seconds."""
 
     start: Number
     end: Number
@@ -77,7 +77,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Example:
-    """What was said and what was written: ``transcripts`` are (condition, text). ``utterance`` finds the audio."""
+    """A reference and its transcripts: pairs of condition and text. ``utterance`` is the id of the clip."""
 
     utterance: str
     speaker: str

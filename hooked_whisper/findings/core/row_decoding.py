@@ -1,4 +1,4 @@
-"""Greedy decoding of many encoder outputs at once, for findings that decode thousands of variants of a few clips.
+"""Greedy decoding of many encoder outputs at once, for experiments that decode thousands of variants of a few clips.
 
 The texts are those of :class:`Transcriber` (up to the rounding of floating point). Three things make it faster: rows
 that have ended leave the batch, encoder outputs of several conditions share one batch, and the cuts of one clip share
@@ -20,12 +20,12 @@ from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.model.attention import KVCache
 
 CUT_ROWS = 64  # cuts of one clip in a batch: they share their keys and values, so a row costs little memory
-LEAVE = 4  # ended rows leave the batch once they are a quarter of it: each time, the rest is copied
+LEAVE = 4  # ended rows leave the batch once they are a quarter of it, because the other rows are copied each time
 
 
 @dataclass
 class RowKeys:
-    """A mask rule: the keys that each row of the batch may attend to, whatever the query."""
+    """A mask: the keys that each row of the batch may attend to, for all queries."""
 
     allowed: Bool[Tensor, "row key"]
 
@@ -42,7 +42,7 @@ def greedy_ids(
     max_new_tokens: int,
     allowed: Bool[Tensor, "row position"] | None = None,
 ) -> list[list[int]]:
-    """Text tokens of each row; special tokens other than end-of-text are never chosen.
+    """Return the text tokens of each row; special tokens other than end-of-text are never picked.
 
     encoder_out: one for each row, or one for all rows. allowed: the positions that each row may read.
     """
@@ -54,9 +54,9 @@ def greedy_ids(
     with nullcontext() if rule is None else model.hooks(attn_masks={"cross_attn": rule}):
         for _ in range(min(max_new_tokens, model.cfg.decoder.n_ctx - prompt.shape[1])):
             logits = model.decoder.to_logits(model.decoder.hidden(new, encoder_out, cache)[:, -1:])[:, -1]
-            chosen = logits[:, : eot + 1].argmax(-1)
-            ended = ended | (chosen == eot)
-            for row, token, over in zip(rows, chosen.tolist(), ended.tolist(), strict=True):
+            tokens = logits[:, : eot + 1].argmax(-1)
+            ended = ended | (tokens == eot)
+            for row, token, over in zip(rows, tokens.tolist(), ended.tolist(), strict=True):
                 if not over:
                     texts[row].append(token)
             n_ended = int(ended.sum())
@@ -66,12 +66,12 @@ def greedy_ids(
                 stay = (~ended).nonzero().flatten()
                 _keep_rows(cache, stay, len(rows))
                 rows = [rows[i] for i in stay.tolist()]
-                chosen, ended = chosen[stay], ended[stay]
-                # keys and values are cached: from here on, only the number of rows of the encoder output is read
+                tokens, ended = tokens[stay], ended[stay]
+                # keys and values are cached: only the number of rows of the encoder output is still read
                 encoder_out = encoder_out[: len(rows)]
                 if rule is not None:
                     rule.allowed = rule.allowed[stay]
-            new = chosen[:, None].to(prompt.dtype)
+            new = tokens[:, None].to(prompt.dtype)
     return texts
 
 
@@ -93,10 +93,10 @@ def transcribe_cuts(
     spans: Sequence[slice],
     max_new_tokens: int | None = None,
 ) -> list[str]:
-    """One text per span: the clip with that span replaced by the same positions of ``null``.
+    """Return one text per span: of the clip with that span replaced by the same positions of ``null``.
 
-    Cross-attention does not know where a key stands, so every row reads the clip's own positions and those of ``null``
-    behind them, each row with a mask that hides what it must not see.
+    Cross-attention does not depend on the order of keys. So all rows share one encoder output, the clip followed by the
+    positions of ``null``, and each row's mask hides what it must not see.
     """
     if not spans:
         return []
@@ -125,7 +125,7 @@ class DecodingQueue:
         self._waiting: list[tuple[Hashable, Tensor]] = []
 
     def add(self, condition: Hashable, encoder_out: Float[Tensor, "clip position d_model"]) -> None:
-        """Queue some clips, and decode once there are enough."""
+        """Queue clips, and decode them once they fill a batch."""
         self._waiting += [(condition, row) for row in encoder_out]
         while len(self._waiting) >= self.batch:
             self._decode(self.batch)
@@ -138,7 +138,7 @@ class DecodingQueue:
     def _decode(self, count: int) -> None:
         now, self._waiting = self._waiting[:count], self._waiting[count:]
         encoder_out = torch.stack([row for _, row in now])
-        one = self.transcriber
-        ids = greedy_ids(one.model, one.prompt(), encoder_out, count, one.max_new_tokens)
-        for (condition, _), text in zip(now, _texts(one, ids), strict=True):
+        transcriber = self.transcriber
+        ids = greedy_ids(transcriber.model, transcriber.prompt(), encoder_out, count, transcriber.max_new_tokens)
+        for (condition, _), text in zip(now, _texts(transcriber, ids), strict=True):
             self.texts[condition].append(text)

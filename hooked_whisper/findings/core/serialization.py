@@ -19,7 +19,7 @@ _DIGITS = 7  # significant digits of measurements: more than any of them is know
 
 
 def to_dict(finding: Finding) -> dict[str, Any]:
-    """JSON-ready form, with the status beside what it follows from."""
+    """Return a JSON-ready form, with the status and the numbers that it follows from."""
     return {
         "id": finding.id,
         "title": finding.title,
@@ -49,7 +49,7 @@ def to_dict(finding: Finding) -> dict[str, Any]:
 
 
 def from_dict(data: dict[str, Any]) -> Finding:
-    """Inverse of :func:`to_dict`. The status in the file is not read: it is computed again."""
+    """Invert :func:`to_dict`. The status is not read but computed again."""
     return Finding(
         id=data["id"],
         title=data["title"],
@@ -99,19 +99,23 @@ def from_dict(data: dict[str, Any]) -> Finding:
 
 
 def save_findings(path: Path, findings: Sequence[Finding], **about: Any) -> None:
-    """Write ``findings.json``: the rule, what ``about`` says (version, command, ...), the findings."""
+    """Write ``findings.json``: the rule, the facts in ``about`` (version, command, ...), and the findings."""
     data = {"format": FORMAT, "rule": RULE, **_plain(about), "findings": [to_dict(f) for f in findings]}
     write_atomic(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False).encode())
 
 
 def load_findings(path: Path) -> list[Finding]:
-    """Read what :func:`save_findings` wrote."""
+    """Read a file of :func:`save_findings`.
+
+    Raises:
+        ValueError: the file has another format.
+    """
     data = json.loads(path.read_text(encoding="utf-8"))
     if data.get("format") != FORMAT:
         raise ValueError(
             f"{path} is not a findings file of this version: format {data.get('format')!r}, not {FORMAT!r}"
         )
-    return [from_dict(one) for one in data["findings"]]
+    return [from_dict(entry) for entry in data["findings"]]
 
 
 def _table(t: dict[str, Any]) -> Table:
@@ -143,7 +147,7 @@ def _to_nan(values: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Plain Python numbers, lists and strings; what is not finite becomes ``None``."""
+    """Convert to plain Python numbers, lists and strings; numbers that are not finite become ``None``."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -31,14 +31,14 @@ Further = Callable[[], tuple[Clip, ...]]
 
 @dataclass(frozen=True)
 class Clips:
-    """Utterances and a sentence on where they are from."""
+    """Clips, and a sentence on their origin."""
 
     utterances: tuple[Clip, ...]
     origin: str
 
 
 def synthetic_corpus_of(model: str) -> SyntheticCorpus | None:
-    """The world that a model was trained on: the packaged one for ``demo``, or one saved beside the weights."""
+    """Return the synthetic corpus of a model: the packaged one for ``demo``, or one saved beside the weights."""
     if model == DEMO:
         return SyntheticCorpus.default()
     folder = Path(model)
@@ -65,7 +65,7 @@ def truth_of(synthetic: SyntheticCorpus, model: HookedWhisper) -> Truth:
 
 
 def synthetic_clips(synthetic: SyntheticCorpus, count: int, seed: int = 0) -> Clips:
-    """Held-out sentences spoken by the held-out speakers of espeak-ng in turn; the packaged clips without it."""
+    """Synthesize held-out sentences by the held-out espeak-ng speakers in turn. Without it, return packaged clips."""
     speakers = [s.id for s in synthetic.speakers if s.split == "held-out" and s.synthesizer == "espeak"]
     texts = held_out_sentences(synthetic, 2 * count, seed)  # some sentences have words the synthesizer runs together
     try:
@@ -81,9 +81,9 @@ def synthetic_clips(synthetic: SyntheticCorpus, count: int, seed: int = 0) -> Cl
 def further_clips(
     synthetic: SyntheticCorpus, taken: Sequence[Clip], count: int = FURTHER, seed: int = 0
 ) -> tuple[Clip, ...]:
-    """Other held-out sentences than those taken, by all held-out speakers in turn: flite's too if flite is there.
+    """Synthesize held-out sentences other than those taken, by all held-out speakers in turn (flite's if installed).
 
-    Without espeak-ng: the packaged clips that are not among those taken.
+    Without espeak-ng, return the packaged clips that are not among those taken.
     """
     known = {u.text for u in taken}
     voices = [s for s in synthetic.speakers if s.split == "held-out"]
@@ -99,7 +99,7 @@ def further_clips(
 def _spoken(
     synthetic: SyntheticCorpus, texts: Sequence[str], speakers: Sequence[str], count: int, prefix: str = ""
 ) -> tuple[Clip, ...]:
-    """As many of the texts as are wanted, by the speakers in turn; texts that cannot be said are passed over."""
+    """Synthesize up to ``count`` of the texts, by the speakers in turn; skip texts that cannot be synthesized."""
     utterances: list[Clip] = []
     for text in texts:
         if len(utterances) == count:
@@ -114,7 +114,7 @@ def _spoken(
 
 
 def packaged_clips(synthetic: SyntheticCorpus, count: int, why: str) -> Clips:
-    """The held-out recordings that ship with the package."""
+    """Return the held-out recordings that ship with the package."""
     clips = synthetic.clips()[:count]
     utterances = tuple(_with_lead(clip.samples, clip.alignment) for clip in clips)
     return Clips(utterances, f"{why}: the {len(utterances)} packaged held-out clips instead")
@@ -126,7 +126,7 @@ def _with_lead(audio: np.ndarray, alignment: Alignment) -> Clip:
 
 
 def packaged_speech_clips(model: HookedWhisper, count: int, seed: int = 0) -> tuple[CorpusClips, Further]:
-    """``count`` sentences of the packaged neural speech, held-out voices first, and a function that gives the others.
+    """Return ``count`` sentences of the packaged neural speech, held-out voices first, and a function for the others.
 
     Raises:
         AudioError: this installation has no packaged speech.
@@ -142,7 +142,7 @@ def packaged_speech_clips(model: HookedWhisper, count: int, seed: int = 0) -> tu
 
 
 def packaged_language_clips(model: HookedWhisper) -> tuple[Clip, ...]:
-    """``PER_LANGUAGE`` packaged sentences in each language, by its voices in turn.
+    """Return :data:`PER_LANGUAGE` packaged sentences in each language, by its voices in turn.
 
     Raises:
         AudioError: this installation has no packaged speech.
@@ -157,8 +157,10 @@ def packaged_language_clips(model: HookedWhisper) -> tuple[Clip, ...]:
 def corpus_clips(
     model: HookedWhisper, corpus: Sequence[Recording], count: int, language: str, own_texts: bool = True
 ) -> tuple[CorpusClips, Further]:
-    """The same of any corpus: ``count`` recordings with the speakers taking turns, and a function that gives the
-    others. ``own_texts``: see :func:`~hooked_whisper.findings.core.corpus_clips.clips_of`."""
+    """Return ``count`` recordings of a corpus with the speakers taking turns, and a function for the others.
+
+    own_texts: see :func:`~hooked_whisper.findings.core.corpus_clips.clips_of`.
+    """
     ordered = balanced(corpus)
     load = partial(clips_of, model, language=language, own_texts=own_texts)
     return (
@@ -168,7 +170,7 @@ def corpus_clips(
 
 
 def untrained_twin(model: HookedWhisper, seed: int) -> HookedWhisper:
-    """The same architecture with seeded random weights; the process's random state is left as it was."""
+    """Return the same architecture with seeded random weights. The global random state does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
         twin = HookedWhisper(model.cfg)

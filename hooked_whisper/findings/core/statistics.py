@@ -1,5 +1,4 @@
-"""Statistics of the findings on plain arrays, with bootstrap and permutation tests. All randomness comes in as
-``rng``."""
+"""Statistics on plain arrays, with bootstrap and permutation tests. All randomness is the caller's ``rng``."""
 
 from __future__ import annotations
 
@@ -16,14 +15,14 @@ Rng = np.random.Generator
 
 
 def kl_rows(p: Float[np.ndarray, "row outcome"], log_q: Float[np.ndarray, "row outcome"]) -> Float[np.ndarray, "row"]:
-    """KL(p || q) in nats for each row; outcomes that p never has add nothing."""
+    """Return KL(p || q) in nats for each row; outcomes with p = 0 add nothing."""
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(p > 0, p * (np.log(np.where(p > 0, p, 1)) - log_q), 0.0)
     return terms.sum(axis=1)
 
 
 def spearman(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> float:
-    """Rank correlation; NaN where one side is constant or there are fewer than three pairs."""
+    """Return the rank correlation; NaN if one side is constant or there are fewer than three pairs."""
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
@@ -31,15 +30,15 @@ def spearman(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> float:
 
 
 def spearman_rows(x: Float[np.ndarray, "row n"], y: Float[np.ndarray, "row n"]) -> Float[np.ndarray, "row"]:
-    """:func:`spearman` of every row of ``x`` with the same row of ``y``, for resamples."""
+    """Return :func:`spearman` of every row of ``x`` with the same row of ``y``."""
     if x.shape[1] < 3:
         return np.full(len(x), np.nan)
-    a, b = (_centred(rankdata(rows, axis=1)) for rows in (x, y))
+    a, b = (_centered(rankdata(rows, axis=1)) for rows in (x, y))
     scale = np.sqrt((a**2).sum(1) * (b**2).sum(1))
     return np.divide((a * b).sum(1), scale, out=np.full(len(x), np.nan), where=scale > 0)
 
 
-def _centred(rows: Float[np.ndarray, "row n"]) -> Float[np.ndarray, "row n"]:
+def _centered(rows: Float[np.ndarray, "row n"]) -> Float[np.ndarray, "row n"]:
     return rows - rows.mean(axis=1, keepdims=True)
 
 
@@ -49,7 +48,7 @@ def auc(
     w_positive: Float[np.ndarray, "p"] | None = None,
     w_negative: Float[np.ndarray, "n"] | None = None,
 ) -> float:
-    """Probability that a positive scores higher than a negative, ties counting half; weighted if weights are given."""
+    """Return the probability that a positive scores higher than a negative; ties count half, weights are optional."""
     wp = np.ones(len(positive)) if w_positive is None else w_positive
     wn = np.ones(len(negative)) if w_negative is None else w_negative
     if wp.sum() == 0 or wn.sum() == 0:
@@ -64,12 +63,12 @@ def auc(
 def bootstrap(
     n: int, statistic: Callable[[Int[np.ndarray, "n"]], float], rng: Rng, draws: int = 1000
 ) -> Float[np.ndarray, "draw"]:
-    """The statistic of ``draws`` resamples; it is given the indices drawn (with replacement) out of ``n``."""
+    """Return a statistic of ``draws`` resamples. It gets indices drawn with replacement from ``n``."""
     return np.array([statistic(rng.integers(n, size=n)) for _ in range(draws)])
 
 
 def edit_distance(a: tuple[str, ...], b: tuple[str, ...]) -> int:
-    """Levenshtein distance between two sequences."""
+    """Return the Levenshtein distance between two sequences."""
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
         previous, row[0] = row[0], i
@@ -80,7 +79,7 @@ def edit_distance(a: tuple[str, ...], b: tuple[str, ...]) -> int:
 
 @dataclass(frozen=True)
 class MatrixRegression:
-    """Standardised coefficients of a regression between similarity matrices, with permutation p-values (one-sided)."""
+    """Standardized coefficients of a regression between similarity matrices, with one-sided permutation p-values."""
 
     names: tuple[str, ...]
     coefficients: Float[np.ndarray, "name"]
@@ -94,11 +93,10 @@ def matrix_regression(
     rng: Rng,
     permutations: int = 1000,
 ) -> MatrixRegression:
-    """Least squares of the upper triangle of ``y`` on those of ``x``, everything standardised.
+    """Regress the upper triangle of ``y`` on those of ``x`` by least squares, everything standardized.
 
     The null distribution permutes the words of ``y`` (rows and columns together), which keeps the dependence between
-    pairs
-    that share a word. The p-value is the share of permutations (the data counted in) with a coefficient at least as
+    pairs that share a word. The p-value is the share of permutations, the data included, with a coefficient at least as
     large.
 
     Source: Mantel 1967; Krackhardt 1988 (quadratic assignment).
@@ -107,20 +105,20 @@ def matrix_regression(
     design = np.stack([_standard(m[upper]) for m in x.values()], axis=1)
     solve = np.linalg.pinv(design)
     target = _standard(y[upper])
-    found = solve @ target
+    coefficients = solve @ target
     larger = np.ones(len(x))
     for _ in range(permutations):
         order = rng.permutation(len(y))
-        larger += solve @ _standard(y[np.ix_(order, order)][upper]) >= found
-    residual = target - design @ found
+        larger += solve @ _standard(y[np.ix_(order, order)][upper]) >= coefficients
+    residual = target - design @ coefficients
     r_squared = 1 - float(residual @ residual) / max(float(target @ target), 1e-12)
-    return MatrixRegression(tuple(x), found, larger / (permutations + 1), r_squared)
+    return MatrixRegression(tuple(x), coefficients, larger / (permutations + 1), r_squared)
 
 
 def regression_coefficients(
     y: Float[np.ndarray, "word word"], x: dict[str, Float[np.ndarray, "word word"]], drawn: Int[np.ndarray, "n"]
 ) -> Float[np.ndarray, "name"]:
-    """The same coefficients on resampled words; pairs of a word with itself are left out."""
+    """Return the same coefficients on resampled words; pairs of a word with itself are left out."""
     a, b = np.triu_indices(len(drawn), 1)
     i, j = drawn[a], drawn[b]
     keep = i != j
@@ -135,7 +133,7 @@ def _standard(values: np.ndarray) -> np.ndarray:
 
 
 def peak_offset(offsets: Float[np.ndarray, "offset"], rates: Float[np.ndarray, "offset"]) -> float:
-    """Where a profile is highest; the middle of the plateau if several offsets share the maximum. NaN if it is flat."""
+    """Return the offset at which a profile is highest; the middle of a plateau; NaN if it is flat."""
     known = np.isfinite(rates)
     if not known.any() or np.ptp(rates[known]) == 0:
         return float("nan")
@@ -149,8 +147,8 @@ def cluster_rate(
     rng: Rng,
     draws: int = 1000,
 ) -> Estimate:
-    """Sum of hits over sum of counts; the bootstrap draws whole groups (utterances), whose entries are not
-    independent."""
+    """Return the sum of hits over the sum of counts. The bootstrap draws whole groups (utterances), because entries of
+    one group are not independent."""
     if not counts.sum() > 0:
         return Estimate(None)
     _, index = np.unique(groups, return_inverse=True)

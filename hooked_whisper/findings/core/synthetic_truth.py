@@ -16,7 +16,7 @@ Outcomes = Float[np.ndarray, "outcome"]
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """The world a model was trained on. ``outcome`` axes hold the words, in order, and END last.
+    """The synthetic corpus that a model was trained on. ``outcome`` axes hold the words, in order, and END last.
 
     follows: what comes after a sentence's first word, exactly as in the training sentences (their length is limited, so
         a sentence never ends after its first word although the grammar's row may allow it).
@@ -24,7 +24,7 @@ class Truth:
     unigram: how often each outcome occurs anywhere.
     seen: (expected) occurrences of each word in training.
     first: probability of each word to begin a sentence of the grammar.
-    class_of: semantic class of each word; empty if nobody knows.
+    class_of: semantic class of each word; empty if unknown.
     """
 
     words: tuple[str, ...]
@@ -46,7 +46,7 @@ class Truth:
 
     @cached_property
     def phone_distance(self) -> Float[np.ndarray, "word word"]:
-        """Phones to insert, delete or replace to get from one word to the other."""
+        """Number of phones to insert, delete or replace to get from one word to the other."""
         n = len(self.words)
         distance = np.zeros((n, n))
         for i in range(n):
@@ -91,18 +91,18 @@ def length_limited(
     """
     inner, ends, first = matrix[1:-1, 1:-1], matrix[1:-1, -1], matrix[0, 1:-1]
     n = len(inner)
-    # kept[t]: probability that a sentence whose word number t is this one will be kept
-    kept = np.zeros((longest + 2, n))
+    # accepted[t]: probability that a sentence with this word as its word number t has an accepted length
+    accepted = np.zeros((longest + 2, n))
     for t in range(longest, 0, -1):
-        kept[t] = inner @ kept[t + 1] + (ends if t >= shortest else 0.0)
-    follows = np.concatenate([inner * kept[2][None, :], (ends * (shortest <= 1))[:, None]], axis=1)
+        accepted[t] = inner @ accepted[t + 1] + (ends if t >= shortest else 0.0)
+    follows = np.concatenate([inner * accepted[2][None, :], (ends * (shortest <= 1))[:, None]], axis=1)
     totals = follows.sum(axis=1, keepdims=True)
     follows = np.divide(follows, totals, out=np.zeros_like(follows), where=totals > 0)
     reach, visits = first.copy(), np.zeros(n)
     for t in range(1, longest + 1):
-        visits += reach * kept[t]
+        visits += reach * accepted[t]
         reach = reach @ inner
-    return follows, visits / max(float(first @ kept[1]), 1e-300)
+    return follows, visits / max(float(first @ accepted[1]), 1e-300)
 
 
 def make_truth(
@@ -118,7 +118,7 @@ def make_truth(
     sentences: int,
     class_of: Mapping[str, str] | None = None,
 ) -> Truth:
-    """Truth from the grammar's training matrix (START, words, END) and the number of training sentences."""
+    """Compute the truth from the grammar's training matrix (START, words, END) and the number of training sentences."""
     follows, visits = length_limited(matrix, shortest, longest)
     unigram = np.append(visits, 1.0)
     return Truth(

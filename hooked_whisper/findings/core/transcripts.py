@@ -1,4 +1,4 @@
-"""Word errors of transcripts, and what happened to each word of a reference."""
+"""Word errors of transcripts, and the fate of each word of a reference."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Fate = Literal["kept", "replaced", "deleted"]
 
 __all__ = [
     "DECODER_BATCH",
-    "Outcome",
     "Transcriber",
+    "WordFates",
     "corpus_wer",
     "errors_of",
     "fate_rates",
@@ -26,12 +26,12 @@ __all__ = [
 
 
 def errors_of(references: Sequence[str], hypotheses: Sequence[str]) -> list[WordError]:
-    """Word errors of texts that are already in the form in which they are compared."""
+    """Return the word errors of normalized texts."""
     return word_errors(list(references), list(hypotheses), normalizer=None)
 
 
 def corpus_wer(errors: Sequence[WordError], seed: int = 0) -> tuple[float, float, float]:
-    """WER and its 95 % interval over utterances, as fractions."""
+    """Return the WER and its 95 % interval over utterances, as fractions."""
     counts = [e.n_reference for e in errors]
     wrong = [e.errors for e in errors]
     if not sum(counts):
@@ -41,15 +41,15 @@ def corpus_wer(errors: Sequence[WordError], seed: int = 0) -> tuple[float, float
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of each word of a reference, and how many words came from nowhere."""
+class WordFates:
+    """The fate of each word of a reference, and the number of inserted words."""
 
     fates: tuple[Fate, ...]
     inserted: int
 
 
-def word_fates(reference: str, hypothesis: str) -> Outcome:
-    """Each reference word is kept, replaced by another, or deleted, by a word alignment of least cost."""
+def word_fates(reference: str, hypothesis: str) -> WordFates:
+    """Say for each reference word whether it is kept, replaced or deleted, by the word alignment of least cost."""
     fates: list[Fate] = []
     inserted = 0
     for op in word_diff(reference, hypothesis):
@@ -58,10 +58,10 @@ def word_fates(reference: str, hypothesis: str) -> Outcome:
         else:
             fate: Fate = {"equal": "kept", "substitute": "replaced", "delete": "deleted"}[op.kind]  # type: ignore[assignment]
             fates += [fate] * len(op.reference)
-    return Outcome(tuple(fates), inserted)
+    return WordFates(tuple(fates), inserted)
 
 
 def fate_rates(fates: Sequence[Fate]) -> dict[Fate, float]:
-    """Share of each fate; NaN of nothing."""
+    """Return the share of each fate; NaN without words."""
     n = len(fates)
     return {f: (sum(x == f for x in fates) / n if n else np.nan) for f in ("kept", "replaced", "deleted")}  # type: ignore[misc]

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.records import Number
-from hooked_whisper.findings.core.transcripts import Outcome
+from hooked_whisper.findings.core.transcripts import WordFates
 
 EDGE = 1  # positions on either side of a word, for the rounding of its times
 SILENCE_AFTER = 0.5  # seconds from the last word's end to the control cut in silence
@@ -95,7 +95,7 @@ class Cuts:
 
     targets: list[Target]
     texts: list[str]
-    outcomes: list[Outcome]
+    outcomes: list[WordFates]
     covered: list[list[bool]]
 
     def fates(self, wanted: Callable[[str], bool]) -> Float[np.ndarray, "target"]:

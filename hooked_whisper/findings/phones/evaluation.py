@@ -23,6 +23,7 @@ from hooked_whisper.features.phones.labeled_rows import MEL, LabeledRows, collec
 from hooked_whisper.features.phones.position_labels import label_positions
 from hooked_whisper.features.phones.row_labels import CountOptions, RowLabels
 from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.experiment import Untestable
 from hooked_whisper.findings.core.finding import Criterion, Estimate
 from hooked_whisper.findings.phones.layer_probes import LayerProbe, LayerProbes, probe_layer
 from hooked_whisper.findings.phones.summaries import MOST_LAG, Named, NeuronSite, PhoneSite, TopPurity, Tops
@@ -107,21 +108,24 @@ class PhoneEvaluation:
         )
 
 
-def phone_evaluation(context: Context) -> PhoneEvaluation | str:
-    """The one of this context, made when first asked for; or the reason why there is none."""
+def phone_evaluation(context: Context) -> PhoneEvaluation:
+    """Return the evaluation of a context, which is computed once.
+
+    Raises:
+        Untestable: the context has no clips, no phones, or only one speaker.
+    """
     if not context.utterances:
-        return "there are no clips: give a corpus whose phones are aligned with --corpus and --alignments"
-    made: PhoneEvaluation | str = context.once("phone evaluation", lambda: _evaluate(context))
-    return made
+        raise Untestable("there are no clips: give a corpus whose phones are aligned with --corpus and --alignments")
+    return context.once("phone evaluation", lambda: _evaluate(context))
 
 
-def _evaluate(context: Context) -> PhoneEvaluation | str:
+def _evaluate(context: Context) -> PhoneEvaluation:
     said = [u for u in context.labelled if any(i.label != SILENCE for i in u.alignment.phones)]
     speakers = tuple(sorted({u.alignment.speaker for u in said}))
     if not said:
-        return "these clips have no phone alignment: pass --alignments, or run `hooked-whisper align`"
+        raise Untestable("these clips have no phone alignment: pass --alignments, or run `hooked-whisper align`")
     if len(speakers) < ENOUGH_SPEAKERS:
-        return (
+        raise Untestable(
             f"the clips with phones are of {len(speakers)} speaker, thresholds come from other speakers than those "
             "they judge: give clips of two or more"
         )
