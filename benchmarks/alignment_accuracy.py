@@ -64,16 +64,16 @@ def alignment_accuracy(folder: Path) -> dict[str, Any]:
         samples, text = load_audio(path), " ".join(path.with_suffix(".txt").read_text().split()[2:])
         began = time.process_time()
         try:
-            found = align_recording(samples, text)
+            alignment = align_recording(samples, text)
         except AlignmentError as error:
             failures.append({"id": str(path.relative_to(folder)), "reason": str(error)})
             continue
         took += time.process_time() - began
-        seconds += found.duration
+        seconds += alignment.duration
         words, phones = (read_alignment(path.with_suffix(end)) for end in (".wrd", ".phn"))
-        for one, hand in zip(found.words, _hand_words(found, words), strict=True):
-            errors += [one.start - hand.start, one.end - hand.end]
-        counts = _agreement(found, phones)
+        for word, hand in zip(alignment.words, _hand_words(alignment, words), strict=True):
+            errors += [word.start - hand.start, word.end - hand.end]
+        counts = _agreement(alignment, phones)
         agreed, spoken = agreed + counts[0], spoken + counts[1]
     distances = 1000 * np.abs(errors)
     return {

@@ -31,9 +31,9 @@ from benchmarks.patching import N_SPEECH
 from hooked_whisper.config import RELEASED, DecoderConfig, EncoderConfig, WhisperConfig
 from hooked_whisper.features.scan import ScanOptions, scan
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.patching import LogitDifference, RunInputs, make_grid, run_patches, window_spans
 from hooked_whisper.model import local_window
-from sae_lens_audio import TopK, TopKConfig
+from hooked_whisper.patching import LogitDifference, RunInputs, make_grid, run_patches, window_spans
+from sae_lens_audio import TopActivations, TopKConfig
 from sae_lens_audio.activations import CollectOptions, collect_activations
 from sae_lens_audio.architectures.sparse.encode import encode_topk
 
@@ -63,12 +63,12 @@ def grown(what: str, of: str, amounts: Sequence[float], cost: Sequence[float], u
 def fastest(work: Callable[[], object], repeats: int) -> float:
     """Seconds; what else the machine does only adds."""
     work()
-    found = []
+    growths = []
     for _ in range(repeats):
         start = time.perf_counter()
         work()
-        found.append(time.perf_counter() - start)
-    return min(found)
+        growths.append(time.perf_counter() - start)
+    return min(growths)
 
 
 @torch.no_grad()
@@ -78,16 +78,21 @@ def positions(repeats: int) -> list[Growth]:
     lengths, widths = [200, 400, 800, 1500], [25, 50, 100, 200, 400]
     encoder = [fastest(lambda n=n: model.encoder(mel[..., : 2 * n], slice(0, n)), repeats) for n in lengths]
     pattern = "encoder.blocks.1.attn.hook_pattern"
-    kept = [model.run_with_cache(mel[..., : 2 * n], mel_positions=slice(0, n), names_filter=pattern)[1][pattern].nbytes for n in lengths]
+    sizes = [
+        model.run_with_cache(mel[..., : 2 * n], mel_positions=slice(0, n), names_filter=pattern)[1][pattern].nbytes
+        for n in lengths
+    ]
     within = []
     for k in widths:
         with model.hooks(attn_masks={"encoder": local_window(k)}):
             within.append(fastest(lambda: model.encoder(mel), repeats))
-    rest = 2 * within[0] - within[1]  # a window of nothing, were the cost a line: its slope is that of what is beyond
-    beyond = [max(t - rest, 1e-6) for t in within]
+    intercept = (
+        2 * within[0] - within[1]
+    )  # a window of nothing, were the cost a line: its slope is that of what is beyond
+    beyond = [max(t - intercept, 1e-6) for t in within]
     return [
         grown("encoder, tiny", "positions", lengths, encoder),
-        grown("memory of one pattern", "positions", lengths, kept, "bytes"),
+        grown("memory of one pattern", "positions", lengths, sizes, "bytes"),
         grown("what windows add to the encoder", "positions to either side", widths, beyond),
     ]
 
@@ -140,9 +145,9 @@ def features(repeats: int) -> list[Growth]:
     widths, x = [768, 1536, 3072, 6144, 12288], torch.randn(2048, 384)
     encode = []
     for width in widths:
-        sae = TopK(TopKConfig(384, width, k=32))
+        sae = TopActivations(TopKConfig(384, width, k=32))
         encode.append(fastest(lambda sae=sae: encode_topk(x, sae.W_enc, sae.b_enc, None, 32), repeats))
-    return [grown("TopK: 2,048 rows to codes", "features", widths, encode)]
+    return [grown("TopActivations: 2,048 rows to codes", "features", widths, encode)]
 
 
 @torch.no_grad()
@@ -181,11 +186,13 @@ def draw(found: Sequence[Growth], path: Path) -> None:
     columns = 3
     rows = -(-len(found) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(11, 2.7 * rows), constrained_layout=True, squeeze=False)
-    for axis, one in zip(axes.flat, found, strict=False):
-        axis.loglog(one.amounts, one.cost, "o-", color="#2a6f97")
-        axis.set(xlabel=one.of, ylabel=one.unit, xticks=one.amounts, xticklabels=[f"{a:g}" for a in one.amounts])
+    for axis, growth in zip(axes.flat, found, strict=False):
+        axis.loglog(growth.amounts, growth.cost, "o-", color="#2a6f97")
+        axis.set(
+            xlabel=growth.of, ylabel=growth.unit, xticks=growth.amounts, xticklabels=[f"{a:g}" for a in growth.amounts]
+        )
         axis.minorticks_off()
-        axis.set_title(f"{one.what}\nslope {one.slope:.2f} ± {one.error:.2f}", fontsize=9)
+        axis.set_title(f"{growth.what}\nslope {growth.slope:.2f} ± {growth.error:.2f}", fontsize=9)
     for axis in axes.flat[len(found) :]:
         axis.axis("off")
     path.parent.mkdir(exist_ok=True)
@@ -203,13 +210,14 @@ def main() -> None:
     if args.scan_and_say:
         scan_and_say(args.scan_and_say)
         return
-    found = []
+    growths = []
     for measure in tqdm((positions, clips, features, patches, processes), desc="growth"):
-        found += measure(args.repeats)
-    for one in found:
-        print(f"{one.what} / {one.of}: slope {one.slope} ± {one.error}  {[round(c, 4) for c in one.cost]} {one.unit}")
-    (HERE / "growth.json").write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n")
-    draw(found, HERE / "figures" / "growth.svg")
+        growths += measure(args.repeats)
+    for growth in growths:
+        costs = [round(c, 4) for c in growth.cost]
+        print(f"{growth.what} / {growth.of}: slope {growth.slope} ± {growth.error}  {costs} {growth.unit}")
+    (HERE / "growth.json").write_text(json.dumps([asdict(growth) for growth in growths], indent=1) + "\n")
+    draw(growths, HERE / "figures" / "growth.svg")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What a harvest costs beside the bare encoder to the same block.
+"""Measure the time of collecting activations relative to the bare encoder up to the same block.
 
     python -m benchmarks.harvesting [--clips 200] [--threads 2] [--size tiny] [--seconds 30 10] [--json FILE]
 
-In turn, several times: the encoder alone, block by block up to the hook, on log-mels that are there already; and a
-whole harvest of the same clips (decoding, log-mel, encoder to the hook, checks, shuffling, statistics, SHA-256, files
-synced to the disk). Random weights, random sound in WAV files, one process. Rates are ratios of neighbours in time. By
-CPU time, the threads that decode, make log-mels and write are counted too.
+Several times in turn: the encoder alone up to the hook, on prepared log-mels; and the whole collection of the same clips
+(decoding, log-mel, encoder, checks, shuffling, statistics, SHA-256, files synced to disk). Random weights, random sound in
+WAV files, one process. Rates are ratios of neighboring measurements. CPU time includes the threads that decode, make
+log-mels and write.
 """
 
 from __future__ import annotations
@@ -79,13 +79,18 @@ def measure(size: str, clips: int, seconds: float, batch: int, rounds: int) -> d
         folder = Path(name)
         corpus = write_clips(folder / "audio", clips, seconds)
         # the bare encoder gets as many batches, of the same few log-mels, which are there already
-        mels = [model.to_mel([one.audio() for one in corpus[k : k + batch]]) for k in range(0, min(clips, 32), batch)]
+        mels = [
+            model.to_mel([recording.audio() for recording in corpus[k : k + batch]])
+            for k in range(0, min(clips, 32), batch)
+        ]
         todo = [mels[k % len(mels)] for k in range(-(-clips // batch))]
         bare(model, mels[0], block)
         for number in range(rounds):
             clock.time("bare", lambda: [bare(model, mel, block) for mel in todo])
             out = folder / f"h{number}"
-            clock.time("harvest", lambda out=out: collect_activations(model, corpus, hook, out, options, progress=False))
+            clock.time(
+                "harvest", lambda out=out: collect_activations(model, corpus, hook, out, options, progress=False)
+            )
             shutil.rmtree(out)
     rate, cpu_rate = clock.ratios("bare", "harvest")
     return {"clips": clips, "seconds": seconds, "rate": rate, "cpu_rate": cpu_rate, "wall": clock.wall}
@@ -106,7 +111,7 @@ def main() -> None:
     print(f"{platform.machine()}, {options.threads} thread(s), {options.size}, torch {torch.__version__}")
     print("| sound in each clip | harvest's rate / the bare encoder's | all rounds | by CPU time |\n|---|---|---|---|")
     for row in rows:
-        rounds = ", ".join(f"{one:.3f}" for one in row["rate"])
+        rounds = ", ".join(f"{rate:.3f}" for rate in row["rate"])
         middle = (statistics.median(row[name]) for name in ("rate", "cpu_rate"))
         print("| {:g} s | {:.3f} | {} | {:.3f} |".format(row["seconds"], next(middle), rounds, next(middle)))
     if options.json:

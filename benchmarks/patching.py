@@ -82,7 +82,7 @@ def naive(
     """One full forward pass per patch; the source's activations are kept beforehand. Seconds per patch."""
     names = sorted({p.name for p in patches})
     _, cache = model.run_with_cache(source.mel, source.tokens, names_filter=names)
-    found = []
+    results = []
     start = time.perf_counter()
     for patch in patches:
         theirs = cache[patch.name]
@@ -92,8 +92,8 @@ def naive(
             return torch.where(mask, theirs, x)
 
         logits = model.run_with_hooks(base.mel, base.tokens, fwd_hooks=[(patch.name, hook)])
-        found.append(float(logits[0, metric.at[0], metric.vocab[0]] - logits[0, metric.at[0], metric.vocab[1]]))  # type: ignore[index]
-    return found, (time.perf_counter() - start) / len(patches)
+        results.append(float(logits[0, metric.at[0], metric.vocab[0]] - logits[0, metric.at[0], metric.vocab[1]]))  # type: ignore[index]
+    return results, (time.perf_counter() - start) / len(patches)
 
 
 @torch.no_grad()
@@ -110,14 +110,14 @@ def measure(model: HookedWhisper, case: Case, rounds: int, n_naive: int) -> dict
     else:
         ready = [base, source]
     metric = LogitDifference(7, 9, N_TOKENS - 1)
-    some = case.sample(n_naive)
+    sample = case.sample(n_naive)
     ratios, mine, theirs = [], [], []
     for _ in tqdm(range(rounds), desc=case.label, leave=False):
-        slow, per_patch = naive(model, [case.grid.patches[i] for i in some], base, source, metric)
+        slow, per_patch = naive(model, [case.grid.patches[i] for i in sample], base, source, metric)
         start = time.perf_counter()
         fast = run_patches(model, case.grid.patches, *ready, metric)
         seconds = (time.perf_counter() - start) / len(case.grid.patches)
-        torch.testing.assert_close(fast.values[some].float(), torch.tensor(slow), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(fast.values[sample].float(), torch.tensor(slow), rtol=1e-3, atol=1e-3)
         ratios.append(per_patch / seconds)
         mine.append(1 / seconds)
         theirs.append(1 / per_patch)

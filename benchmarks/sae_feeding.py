@@ -121,21 +121,21 @@ def main() -> None:
             "harvest": StoredActivations(store, hook, shards_together=together),
             "harvest, no cache": Forgotten(store, hook, shards_together=together),
         }
-        found: dict[str, list[tuple[list[float], float]]] = {name: [] for name in sources}
+        waits: dict[str, list[tuple[list[float], float]]] = {name: [] for name in sources}
         for _ in tqdm(range(options.runs), desc="runs"):
             for name, blocks in sources.items():
-                found[name].append(run(blocks, options.steps, options.batch, options.k))
+                waits[name].append(run(blocks, options.steps, options.batch, options.k))
         shape = f"{store.rows:,} rows x {store.widths[0]} in {store.n_shards} shards, {store.bytes / 2**20:.0f} MiB"
     print(f"{shape}; {platform.machine()}, {options.threads} threads, torch {torch.__version__}\n")
     print("| rows from | ms a step (median) | times as long as from memory | waiting, share of all time |")
     print("|---|---|---|---|")
-    base = statistics.median(second for times, _ in found["memory"] for second in times)
-    for name, runs in found.items():
+    base = statistics.median(second for times, _ in waits["memory"] for second in times)
+    for name, runs in waits.items():
         step = statistics.median(second for times, _ in runs for second in times)
         waiting = sum(waited for _, waited in runs) / sum(sum(times) for times, _ in runs)
         print(f"| {name} | {1e3 * step:.0f} | {step / base:.3f} | {waiting:.4f} |")
     if options.json:
-        options.json.write_text(json.dumps({"store": shape, "seconds": found}, indent=1) + "\n")
+        options.json.write_text(json.dumps({"store": shape, "seconds": waits}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ ratio, turn by turn, and the variance explained of rows that nobody trained on, 
 The same for all: rows, their order (ours shuffles by itself) and scale (a row's mean squared distance from the mean is
 its width), sizes, k, float32, threads, Adam's rate (that of Gao et al. 2024, which two of the peers take by default),
 constant from the first step, and the L1 coefficient. Left as each has it: how weights and biases start, clipping and
-projection of gradients, auxiliary losses, statistics, thresholds of JumpReLU, sparsify's default optimiser (signum at
+projection of gradients, auxiliary losses, statistics, thresholds of JumpReLU, sparsify's default optimizer (signum at
 its own rate; "adam" is the other one it has). BatchTopK is scored as it trains, on the largest features of a batch.
 """
 
@@ -80,7 +80,7 @@ def machine(threads: int, device: str) -> dict[str, Any]:
 
 def table(name: str, cases: list[Case], found: dict[str, Any], score_at: tuple[int, ...]) -> str:
     heads = ["steps/s", "activations/s", "times as long as ours", "quartiles", "memory MB"]
-    heads += [f"explained at {at}" for at in score_at] + ["L0", "dead"]
+    heads += [f"explained at {point}" for point in score_at] + ["L0", "dead"]
     others = found["others_used_cores"]
     ours, rates = cases[0], " and ".join(f"{rate:.2g}" for rate in sorted({case.lr for case in cases}))
     lines = [
@@ -99,7 +99,7 @@ def table(name: str, cases: list[Case], found: dict[str, Any], score_at: tuple[i
             f"{ratio['median']:.2f}",
             "{:.2f} to {:.2f}".format(*ratio["quartiles"]),
             f"{row['peak_mb']:.0f}",
-            *(f"{row['scores'][at]['explained_variance']:.3f}" for at in score_at),
+            *(f"{row['scores'][point]['explained_variance']:.3f}" for point in score_at),
             f"{last['l0']:.1f}",
             f"{last['dead']:.3f}",
         ]
@@ -179,9 +179,9 @@ def main() -> None:
             work = WORK[name]
             score_at = tuple(sorted(options.score_at or work.score_at))
             cases = cases_of(work, options, rows.shape[1], data)
-            found = take_turns(cases, score_at, options.per_turn, options.warm_up)
-            print(table(name, cases, found, score_at), flush=True)
-            facts["results"].append({"name": name, "case": asdict(cases[0]), **found})
+            results = take_turns(cases, score_at, options.per_turn, options.warm_up)
+            print(table(name, cases, results, score_at), flush=True)
+            facts["results"].append({"name": name, "case": asdict(cases[0]), **results})
             if options.json:
                 options.json.write_text(json.dumps(facts, indent=1) + "\n")
 

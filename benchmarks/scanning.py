@@ -1,12 +1,11 @@
-"""What a scan costs beside the encoder, and beside the loop of heaps that people write.
+"""Measure the time of a scan relative to the encoder and to the usual loop with heaps.
 
     python -m benchmarks.scanning [--clips 40] [--threads 1] [--size tiny] [--json FILE]
 
-For each clip in turn: the bare encoder on its 30 s window; the scan's part (everything: largest examples, samples of
-ranges, moments, histogram) on the activations of one block's MLP neurons; the core of that work, the k largest per
-neuron and clip, as a Python loop over neurons with a heap for each (as in the published code), and over all positions
-too (a few neurons only, scaled up). Random weights, random sound, one process; totals over all clips, the first ones
-included, when everything is new and kept.
+For each clip in turn: the bare encoder on its 30 s window; the scan (largest examples, samples of ranges, moments,
+histogram) of the MLP neurons of one block; and only the k largest values per neuron and clip, as a Python loop over neurons
+with a heap for each (as in the published code), and over all positions (for a few neurons, scaled up). Random weights, random
+sound, one process. Totals are over all clips, including the first ones.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from hooked_whisper.features.hook_basis import HookBasis
 from hooked_whisper.features.scan import ScanOptions, scan
 from hooked_whisper.features.scan.priority import priorities
 from hooked_whisper.features.scan.reader import FeatureReader
-from hooked_whisper.features.scan.state import Stretch
+from hooked_whisper.features.scan.state import WindowFeatures
 from hooked_whisper.hooked import HookedWhisper
 from sae_lens_audio.activations import CollectOptions, collect_activations
 
@@ -103,7 +102,7 @@ def measure(size: str, clips: int, seconds: float, seed: int = 0) -> dict[str, f
             reader.add(x, clip, f"{clip}", 0, priorities(f"{clip}", range(n), 0))
             clock("scan", began)
             shares.append((time.perf_counter() - began) / bare)
-            stretch = Stretch(x, clip, 0, torch.zeros(len(x), dtype=torch.int64))
+            stretch = WindowFeatures(x, clip, 0, torch.zeros(len(x), dtype=torch.int64))
             began = time.perf_counter()
             top_only.add(stretch, x.amax(0))
             clock("largest only", began)
@@ -150,8 +149,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.beside_harvest:
-        found = compare(options.size, options.clips, options.seconds[0], 5)
-        print(f"scan / harvest: {found['ratio']}, by CPU time {found['cpu_ratio']}")
+        result = compare(options.size, options.clips, options.seconds[0], 5)
+        print(f"scan / harvest: {result['ratio']}, by CPU time {result['cpu_ratio']}")
         return
     rows = [measure(options.size, options.clips, seconds) for seconds in options.seconds]
     print(f"{platform.machine()}, {options.threads} thread(s), {options.size}, torch {torch.__version__}")

@@ -33,15 +33,15 @@ KEEPING = ("one residual*", "every *", "one attention*")
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--size", nargs="+", help="default: tiny base; toy with --quick")
-    found.add_argument("--rounds", type=int, default=15)
-    found.add_argument("--threads", type=int, default=2)
-    found.add_argument("--clips", type=int, default=200, help="of 30 s, for harvests and scans")
-    found.add_argument("--only", nargs="+", metavar="GLOB", help="cases; no harvests, scans and sweeps then")
-    found.add_argument("--quick", action="store_true", help="few rounds, no memory, nothing written: does it run?")
-    found.add_argument("--memory-of", nargs=2, metavar=("CASE", "WHO"), help=argparse.SUPPRESS)
-    return found
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", nargs="+", help="default: tiny base; toy with --quick")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clips", type=int, default=200, help="of 30 s, for harvests and scans")
+    parser.add_argument("--only", nargs="+", metavar="GLOB", help="cases; no harvests, scans and sweeps then")
+    parser.add_argument("--quick", action="store_true", help="few rounds, no memory, nothing written: does it run?")
+    parser.add_argument("--memory-of", nargs=2, metavar=("CASE", "WHO"), help=argparse.SUPPRESS)
+    return parser
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     torch.set_num_threads(args.threads)
     if args.memory_of:
         name, who = args.memory_of
-        (case,) = [one for one in cases(make_models(args.size[0])) if one.name == name]
+        (case,) = [candidate for candidate in cases(make_models(args.size[0])) if candidate.name == name]
         print(json.dumps(measure_here(case, who)))
         return {}
     rounds, only = 3 if args.quick else args.rounds, args.only or ["*"]
@@ -59,16 +59,22 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     others = Others()
     sizes = args.size or (["toy"] if args.quick else ["tiny", "base"])
     for size in sizes:
-        chosen = [one for one in cases(make_models(size)) if any(fnmatch.fnmatch(one.name, glob) for glob in only)]
+        selected = [
+            candidate
+            for candidate in cases(make_models(size))
+            if any(fnmatch.fnmatch(candidate.name, glob) for glob in only)
+        ]
         rows = results["sizes"][size] = []
-        for case in chosen:
+        for case in selected:
             check(case)
             counted = {OURS: gflop(case.work[OURS])} if case.counted else None
-            found = [row.as_json() for row in rows_of(case, take_turns(case, rounds), counted)]
-            rows += found
-            print(f"{size}, {case.name}:", ", ".join(f"{row['ratio']:.2f} {row['other']}" for row in found), flush=True)
+            measured = [row.as_json() for row in rows_of(case, take_turns(case, rounds), counted)]
+            rows += measured
+            print(
+                f"{size}, {case.name}:", ", ".join(f"{row['ratio']:.2f} {row['other']}" for row in measured), flush=True
+            )
         if not args.quick and size == sizes[0]:
-            results["memory"][size] = memory(size, chosen)
+            results["memory"][size] = memory(size, selected)
     if whole:
         results["sections"], results["passes"] = sections(args)
     results["others_cores"] = others.cores()
@@ -80,15 +86,15 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 
 def memory(size: str, chosen: list[Case]) -> list[dict[str, Any]]:
-    found = []
+    peaks = []
     for case in chosen:
         if not any(fnmatch.fnmatch(case.name, pattern) for pattern in KEEPING):
             continue
         for who in case.work:
             if who == OURS or "bare" in who or "torch hook" in who or "nnsight" in who or "eager" in who:
                 peak = peak_of(size, case.name, who)
-                found += [{"case": case.name, "who": who} | peak] if peak else []
-    return found
+                peaks += [{"case": case.name, "who": who} | peak] if peak else []
+    return peaks
 
 
 if __name__ == "__main__":

@@ -20,16 +20,20 @@ def check(case: Case, tolerance: float = 1e-4) -> None:
     for name in names:
         theirs = tensors(case.work[name]())
         assert len(mine) == len(theirs), f"{case.name}: {name} keeps {len(theirs)} tensors, ours {len(mine)}"
-        for one, other in zip(mine, theirs, strict=True):
+        for output, other in zip(mine, theirs, strict=True):
             torch.testing.assert_close(
-                other, one, atol=tolerance, rtol=tolerance, msg=lambda text, name=name: f"{case.name}, {name}: {text}"
+                other,
+                output,
+                atol=tolerance,
+                rtol=tolerance,
+                msg=lambda text, name=name: f"{case.name}, {name}: {text}",
             )
 
 
-def tensors(kept: Any) -> list[Tensor]:
-    """The activations in what was kept; a module that returns several things has its activation first."""
-    if isinstance(kept, Tensor):
-        return [kept]
-    if hasattr(kept, "values"):
-        kept = list(kept.values())
-    return [one if isinstance(one, Tensor) else one[0] for one in kept]
+def tensors(outputs: Any) -> list[Tensor]:
+    """Return the activations of an output. If a module returns several things, its activation is the first."""
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    if hasattr(outputs, "values"):
+        outputs = list(outputs.values())
+    return [output if isinstance(output, Tensor) else output[0] for output in outputs]

@@ -85,32 +85,32 @@ def forward(m: Models) -> list[Case]:
 
 
 def greedy_ours(m: Models, n: int) -> list[Tensor]:
-    cache, new, found = KVCache(), m.tokens[:, :4], []
+    cache, new, generated = KVCache(), m.tokens[:, :4], []
     for _ in range(n):
         new = m.ours.decoder(new, m.encoded, cache)[:, -1:].argmax(-1)
-        found.append(new)
-    return found
+        generated.append(new)
+    return generated
 
 
 def greedy_openai(m: Models, n: int) -> list[Tensor]:
     cache, hooks = m.openai.install_kv_cache_hooks()
-    new, found = m.tokens[:, :4], []
+    new, generated = m.tokens[:, :4], []
     for _ in range(n):
         new = m.openai.decoder(new, m.encoded, kv_cache=cache)[:, -1:].argmax(-1)
-        found.append(new)
+        generated.append(new)
     for hook in hooks:
         hook.remove()
-    return found
+    return generated
 
 
 def greedy_transformers(m: Models, n: int) -> list[Tensor]:
-    past, new, found = None, m.tokens[:, :4], []
+    past, new, generated = None, m.tokens[:, :4], []
     for _ in range(n):
         out = m.hf.model.decoder(new, encoder_hidden_states=m.encoded, past_key_values=past, use_cache=True)
         past = out.past_key_values
         new = m.hf.proj_out(out.last_hidden_state)[:, -1:].argmax(-1)
-        found.append(new)
-    return found
+        generated.append(new)
+    return generated
 
 
 # --- keeping activations ---------------------------------------------------------------------------------------------
@@ -187,26 +187,26 @@ def everything(m: Models) -> list[str]:
 
 def hooked(model: nn.Module, modules: list[nn.Module], *inputs: Tensor) -> list[Any]:
     """What people write with torch's own hooks."""
-    kept: list[Any] = []
+    activations: list[Any] = []
     with ExitStack() as stack:
         for module in modules:
-            stack.callback(module.register_forward_hook(lambda _m, _i, out: kept.append(out)).remove)
+            stack.callback(module.register_forward_hook(lambda _m, _i, out: activations.append(out)).remove)
         model(*inputs)
-    return kept
+    return activations
 
 
 def hooked_all(m: Models) -> list[Any]:
-    modules = [one for one in m.openai.modules() if one is not m.openai]
+    modules = [module for module in m.openai.modules() if module is not m.openai]
     return hooked(m.openai, modules, m.mel, m.tokens)
 
 
 def openai_scores(m: Models, block: int) -> list[Any]:
     before, MultiHeadAttention.use_sdpa = MultiHeadAttention.use_sdpa, False
     try:
-        kept = hooked(m.openai.encoder, [m.openai.encoder.blocks[block].attn], m.mel)
+        activations = hooked(m.openai.encoder, [m.openai.encoder.blocks[block].attn], m.mel)
     finally:
         MultiHeadAttention.use_sdpa = before
-    return [scores.softmax(-1) for _, scores in kept]
+    return [scores.softmax(-1) for _, scores in activations]
 
 
 def nnsight_work(m: Models, what: str, block: int) -> dict[str, Work]:
@@ -219,22 +219,22 @@ def nnsight_work(m: Models, what: str, block: int) -> dict[str, Work]:
 
     def residual() -> Tensor:
         with model.trace(m.mel) as tracer:
-            kept = model.layers[block].output.save()
+            saved = model.layers[block].output.save()
             tracer.stop()
-        return kept
+        return saved
 
     def residuals() -> list[Tensor]:
-        kept: list[Tensor] = []
+        activations: list[Tensor] = []
         with model.trace(m.mel):
             for layer in model.layers:
-                kept.append(layer.output.save())
-        return kept
+                activations.append(layer.output.save())
+        return activations
 
     def pattern() -> Tensor:
         with model.trace(m.mel) as tracer:
-            kept = model.layers[block].self_attn.output[1].save()
+            saved = model.layers[block].self_attn.output[1].save()
             tracer.stop()
-        return kept
+        return saved
 
     name = NNSIGHT_EAGER if what == "pattern" else NNSIGHT
     return {name: {"residual": residual, "residuals": residuals, "pattern": pattern}[what]}
@@ -261,7 +261,7 @@ def precision(m: Models) -> list[Case]:
     half = type(m.ours)(m.ours.cfg).to(torch.bfloat16)
     compiled = compiler(m.ours.encoder)
     mel = m.mel.to(torch.bfloat16)
-    found = [
+    selected = [
         Case(
             "encoder, bfloat16",
             {OURS: lambda: half.encoder(mel), "ours, float32": lambda: low(m.mel)},
@@ -274,11 +274,11 @@ def precision(m: Models) -> list[Case]:
             counted=False,
         ),
     ]
-    return found + (on_cuda(m) if torch.cuda.is_available() else [])
+    return selected + (on_cuda(m) if torch.cuda.is_available() else [])
 
 
 def compiler(module: nn.Module) -> Callable[[], Any]:
-    """Compiled by whoever asks first: torch's compiler takes seconds to import."""
+    """Compile on first use, because importing torch's compiler takes seconds."""
     return cache(lambda: torch.compile(module, fullgraph=True))
 
 

@@ -20,7 +20,7 @@ def section(path: Path = LEFT) -> str | None:
     lines = [f"{here['processor']}, {here['threads']} threads, torch {here['torch']}."]
     for result in facts["results"]:
         head = (result["name"], "activations/s", "times as long as ours", "quartiles", "MB at most")
-        lines += ["", table(head, [_row(one) for one in result["implementations"]])]
+        lines += ["", table(head, [_row(result_row) for result_row in result["implementations"]])]
     return "\n".join(lines)
 
 

@@ -15,8 +15,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def write_into(readme: Path, text: str) -> None:
     """What people wrote around the marks stays. Raises ``ValueError`` for a file without the two marks."""
-    before, begin, rest = readme.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, after = readme.read_text().partition(BEGIN)
+    _, end, after = after.partition(END)
     if not begin or not end:
         raise ValueError(f"{readme} has no {BEGIN} ... {END}")
     readme.write_text(f"{before}{BEGIN}\n{text}{END}{after}")

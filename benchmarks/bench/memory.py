@@ -1,4 +1,4 @@
-"""The most memory that a piece of work takes beyond what was there before, each in a process of its own."""
+"""Peak memory of each piece of work beyond the memory before it, measured in separate processes."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def peak_of(size: str, case: str, who: str) -> dict[str, float] | None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | _GIVEN_BACK)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
-    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    measured: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return measured
 
 
 @torch.no_grad()
@@ -43,8 +43,8 @@ def measure_here(case: Case, who: str) -> dict[str, float]:
     _give_back()
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    kept = case.work[who]()
-    peak, new = _status("VmHWM") - before, _bytes(kept, set()) / 2**20
+    result = case.work[who]()
+    peak, new = _status("VmHWM") - before, _bytes(result, set()) / 2**20
     if peak < 0.9 * new - 4:
         raise RuntimeError(f"{case.name}, {who}: {new:.0f} MiB are kept, but only {peak:.0f} MiB were taken")
     return {"peak_mib": round(peak, 1), "kept_mib": round(new, 1)}
@@ -70,5 +70,5 @@ def _bytes(x: Any, seen: set[int]) -> int:
         seen.add(storage.data_ptr())
         return storage.nbytes()
     if hasattr(x, "values"):
-        return sum(_bytes(one, seen) for one in x.values())
-    return sum(_bytes(one, seen) for one in x) if isinstance(x, list | tuple) else 0
+        return sum(_bytes(value, seen) for value in x.values())
+    return sum(_bytes(value, seen) for value in x) if isinstance(x, list | tuple) else 0

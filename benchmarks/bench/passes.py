@@ -12,13 +12,13 @@ from benchmarks.bench.markdown import table
 
 def sections(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, Any]]:
     """Text for the table, and the numbers."""
-    found = harvesting.measure("tiny", args.clips, 30.0, 8, max(3, args.rounds // 3))
+    measured = harvesting.measure("tiny", args.clips, 30.0, 8, max(3, args.rounds // 3))
     scanned = scanning.compare("tiny", args.clips, 30.0, max(3, args.rounds // 3))
     swept = patching.measure_all("tiny", max(2, args.rounds // 4), n_naive=3)
     texts = {
         "Harvest of one block, 30 s of sound in each clip": table(
             ("clips", "rate / the bare encoder's to that block, at least 0.95", "quartiles", "by CPU time"),
-            [(args.clips, _cell(found["rate"]), _span(found["rate"]), _cell(found["cpu_rate"]))],
+            [(args.clips, _cell(measured["rate"]), _span(measured["rate"]), _cell(measured["cpu_rate"]))],
         ),
         "Top-k scan of 1,536 neurons": table(
             ("clips", "time / that of a harvest, at most 1.10", "quartiles", "by CPU time"),
@@ -32,7 +32,7 @@ def sections(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, Any]]:
             ],
         ),
     }
-    return texts, {"harvest": found, "scan": scanned, "patches": swept}
+    return texts, {"harvest": measured, "scan": scanned, "patches": swept}
 
 
 def _cell(values: list[float]) -> str:

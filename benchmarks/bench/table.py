@@ -28,8 +28,8 @@ def rendered(results: Mapping[str, Any]) -> str:
         if line := line_of(rows):
             parts.append(str(line))
         if memory := results["memory"].get(size):
-            found = [(one["case"], one["who"], one["peak_mib"], one["kept_mib"]) for one in memory]
-            parts += [table(_MEMORY, found), *_more_than_kept(memory)]
+            peaks = [(row["case"], row["who"], row["peak_mib"], row["kept_mib"]) for row in memory]
+            parts += [table(_MEMORY, peaks), *_more_than_kept(memory)]
     sections = dict(results.get("sections", {}))
     if trained := dictionaries.section():
         sections["Training of dictionaries (`make bench-sae`)"] = trained
@@ -68,18 +68,18 @@ def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _more_than_kept(memory: Sequence[Mapping[str, Any]]) -> list[str]:
     """Where a bare pass of ours is beside it: what keeping takes, and how much of that is kept."""
-    peaks = {(one["case"], one["who"]): one["peak_mib"] for one in memory}
-    found = []
-    for one in memory:
-        bare = peaks.get((one["case"], "ours, bare forward"))
-        if one["who"] == "ours" and bare is not None:
-            extra, kept = one["peak_mib"] - bare, one["kept_mib"]
-            met = "✓" if extra <= MORE_THAN_KEPT * kept else "✗"
-            found.append(
-                f"Keeping {one['case']} takes {extra:.0f} MiB beyond the bare pass, {kept:.0f} MiB are kept: "
-                f"{extra / kept:.2f}, at most {MORE_THAN_KEPT:g} {met}"
+    peaks = {(row["case"], row["who"]): row["peak_mib"] for row in memory}
+    notes = []
+    for row in memory:
+        bare = peaks.get((row["case"], "ours, bare forward"))
+        if row["who"] == "ours" and bare is not None:
+            extra, held = row["peak_mib"] - bare, row["kept_mib"]
+            met = "✓" if extra <= MORE_THAN_KEPT * held else "✗"
+            notes.append(
+                f"Keeping {row['case']} takes {extra:.0f} MiB beyond the bare pass, {held:.0f} MiB are kept: "
+                f"{extra / held:.2f}, at most {MORE_THAN_KEPT:g} {met}"
             )
-    return found
+    return notes
 
 
 if __name__ == "__main__":

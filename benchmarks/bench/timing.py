@@ -47,12 +47,12 @@ def take_turns(case: Case, rounds: int) -> dict[str, list[float]]:
         work()
     order = list(case.work)
     for turn in tqdm(range(rounds), desc=case.name, leave=False):
-        at = turn % len(order)
-        for name in order[at:] + order[:at]:
+        first = turn % len(order)
+        for name in order[first:] + order[:first]:
             start = time.perf_counter()
-            kept = case.work[name]()
+            result = case.work[name]()
             seconds[name].append(time.perf_counter() - start)
-            del kept
+            del result
     return seconds
 
 
@@ -69,11 +69,11 @@ def rows_of(
     counted = counted or {}
     named = [name for name in case.against if name in seconds]
     best = min(named, key=lambda name: statistics.median(seconds[name]))
-    found = []
+    rows = []
     for other, theirs in seconds.items():
         if other != OURS:
             ratio = compared(seconds[OURS], theirs)
             ms = (1e3 * statistics.median(s) for s in (seconds[OURS], theirs))
             target = case.target if other == best else None
-            found.append(Row(case.name, other, *ratio, *ms, target, case.notes, counted.get(OURS)))
-    return found
+            rows.append(Row(case.name, other, *ratio, *ms, target, case.notes, counted.get(OURS)))
+    return rows

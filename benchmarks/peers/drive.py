@@ -1,4 +1,4 @@
-"""Implementations in processes of their own, taking turns: only one works at a time, all meet the same machine."""
+"""Run implementations in separate processes that take turns, so that only one works at a time."""
 
 from __future__ import annotations
 
@@ -103,10 +103,10 @@ def take_turns(cases: list[Case], score_at: tuple[int, ...], per_turn: int, warm
             workers.append(Worker.start(case))
             workers[-1].wait_until_ready()  # one after the other: their imports are heavy
         began, busy = time.monotonic(), _busy_seconds()
-        done, turn, own = 0, 0, sum(os.times()[:2])
+        done, turn, cpu = 0, 0, sum(os.times()[:2])
         with tqdm(total=max(score_at), desc=cases[0].architecture, unit="step", leave=False) as bar:
             while done < max(score_at):
-                n = min([per_turn, *(at - done for at in score_at if at > done)])
+                n = min([per_turn, *(point - done for point in score_at if point > done)])
                 first = turn % len(workers)  # another one begins each time
                 for worker in workers[first:] + workers[:first]:
                     worker.steps(n)
@@ -116,7 +116,7 @@ def take_turns(cases: list[Case], score_at: tuple[int, ...], per_turn: int, warm
                     for worker in workers:
                         worker.score()
         wall = time.monotonic() - began
-        spent = sum(worker.cpu for worker in workers) + sum(os.times()[:2]) - own
+        spent = sum(worker.cpu for worker in workers) + sum(os.times()[:2]) - cpu
         others = None if busy is None else max(0.0, (_busy_seconds() or 0.0) - busy - spent) / wall
     finally:
         for worker in workers:

@@ -27,10 +27,10 @@ def synthetic(n: int, d: int, seed: int) -> Tensor:
     popularity = torch.arange(1, TRUE_FEATURES + 1).float().rsqrt()
     mean = 0.3 * torch.randn(d, generator=generator)
     rows = torch.empty(n, d)
-    for some in rows.split(4096):
-        chosen = torch.multinomial(popularity.expand(len(some), -1), ACTIVE, generator=generator)
-        amounts = 0.5 + 4 * torch.rand(len(some), ACTIVE, generator=generator)
-        some.copy_(F.embedding_bag(chosen, directions, per_sample_weights=amounts, mode="sum"))
+    for part in rows.split(4096):
+        active = torch.multinomial(popularity.expand(len(part), -1), ACTIVE, generator=generator)
+        amounts = 0.5 + 4 * torch.rand(len(part), ACTIVE, generator=generator)
+        part.copy_(F.embedding_bag(active, directions, per_sample_weights=amounts, mode="sum"))
     return rows + mean + 0.05 * torch.randn(n, d, generator=generator)
 
 

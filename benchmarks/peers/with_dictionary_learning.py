@@ -24,7 +24,7 @@ from benchmarks.peers.worker import Feed
 def train(case: Case, feed: Feed) -> None:
     parts = [(b - a) / case.d_sae for a, b in pairwise((0, *case.widths))]
     no_warmup: dict[str, Any] = {"sparsity_warmup_steps": None}
-    cls, own = {
+    cls, options = {
         "topk": (TopKTrainer, {"k": case.k}),
         "batchtopk": (BatchTopKTrainer, {"k": case.k}),
         "matryoshka": (MatryoshkaBatchTopKTrainer, {"k": case.k, "group_fractions": parts}),
@@ -35,12 +35,12 @@ def train(case: Case, feed: Feed) -> None:
         "jumprelu": (JumpReluTrainer, {"target_l0": float(case.k)} | no_warmup),
     }[case.architecture]
     common = {"activation_dim": case.d_in, "dict_size": case.d_sae, "layer": 0, "lm_name": "none"}
-    trainer = cls(steps=10**6, warmup_steps=0, lr=case.lr, device=case.device, **common, **own)
-    chosen = case.architecture in ("topk", "batchtopk", "matryoshka")
+    trainer = cls(steps=10**6, warmup_steps=0, lr=case.lr, device=case.device, **common, **options)
+    sparse = case.architecture in ("topk", "batchtopk", "matryoshka")
 
     def score(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         # without the threshold, which it starts to set after 1,000 steps
-        features = trainer.ae.encode(x, use_threshold=False) if chosen else trainer.ae.encode(x)
+        features = trainer.ae.encode(x, use_threshold=False) if sparse else trainer.ae.encode(x)
         return trainer.ae.decode(features), (features != 0).sum(0)
 
     def hold_dead() -> None:

@@ -16,7 +16,7 @@ from benchmarks.peers.worker import Feed
 
 def train(case: Case, feed: Feed) -> None:
     name = "matryoshka_batchtopk" if case.architecture == "matryoshka" else case.architecture
-    own = {
+    options = {
         "topk": {"k": case.k},
         "batchtopk": {"k": case.k},
         "matryoshka": {"k": case.k, "matryoshka_widths": list(case.widths)},
@@ -25,9 +25,9 @@ def train(case: Case, feed: Feed) -> None:
         "jumprelu": {"l0_coefficient": case.l0},
     }[case.architecture]
     if case.variant == "sparse":  # its default of rescaling fails in the backward pass of sparse activations
-        own |= {"use_sparse_activations": True, "rescale_acts_by_decoder_norm": False}
+        options |= {"use_sparse_activations": True, "rescale_acts_by_decoder_norm": False}
     common = {"architecture": name, "d_in": case.d_in, "d_sae": case.d_sae, "device": case.device}
-    sae = TrainingSAE.from_dict(common | own)
+    sae = TrainingSAE.from_dict(common | options)
     config = SAETrainerConfig(
         total_training_samples=case.batch * 10**6,
         train_batch_size_samples=case.batch,

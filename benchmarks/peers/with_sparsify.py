@@ -53,7 +53,7 @@ def train(case: Case, feed: Feed) -> None:
         SparseCoderConfig(num_latents=case.d_sae, k=case.k),
         batch_size=1,
         hookpoints=["point"],
-        optimizer="adam" if adam else "signum",  # signum is its default, at a rate of its own
+        optimizer="adam" if adam else "signum",  # signum is its default, with another learning rate
         lr=case.lr if adam else None,
         lr_warmup_steps=0,
         auxk_alpha=1 / 32 if case.dead else 0.0,  # off is its default

@@ -1,4 +1,4 @@
-"""One implementation in a process of its own: it trains when it is told to, and says how long each step took.
+"""One implementation in a separate process. It trains on request and reports the time of each step.
 
     python -m benchmarks.peers.worker '{"implementation": "ours", ...}'     (a Case as JSON; the driver does this)
 
@@ -105,9 +105,9 @@ class Feed:
         assert self.score is not None, "the adapter has no score"
         x = self._held_out
         error, active = 0.0, torch.zeros(self.case.d_sae, dtype=torch.int64, device=x.device)
-        for some in x.split(self.case.batch):
-            predicted, counts = self.score(some)
-            error += (predicted - some).double().square().sum().item()
+        for part in x.split(self.case.batch):
+            predicted, counts = self.score(part)
+            error += (predicted - part).double().square().sum().item()
             active += counts
         spread = (x - x.mean(0)).double().square().sum().item()
         return {

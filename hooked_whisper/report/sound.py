@@ -47,7 +47,7 @@ def damped(samples: Float[np.ndarray, "sample"], spans: tuple[Span, ...]) -> Flo
 
 
 @dataclass(frozen=True)
-class Word:
+class WordLabel:
     """A word below the waveform, in units of the drawing."""
 
     x: float
@@ -61,7 +61,7 @@ class Waveform:
 
     path: str
     marks: tuple[tuple[float, float], ...]
-    words: tuple[Word, ...]
+    words: tuple[WordLabel, ...]
     width: int = _WIDTH
     height: int = _HEIGHT
     total_height: int = _HEIGHT + _LABELS
@@ -87,7 +87,7 @@ def waveform(utterance: Clip, spans: tuple[Span, ...]) -> Waveform:
         half = 3.4 * len(word.label)
         if x - half >= free and x + half <= _WIDTH:
             cut = any(s.start <= (word.start + word.end) / 2 < s.end for s in spans)
-            words.append(Word(round(x, 1), word.label, cut))
+            words.append(WordLabel(round(x, 1), word.label, cut))
             free = x + half + 3
     marked = ", ".join(f"{s.label} from {s.start:.2f} to {s.end:.2f} s" for s in spans)
     alt = f"Waveform of {duration:.1f} s" + (f"; cut: {marked}" if marked else "")

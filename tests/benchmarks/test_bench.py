@@ -123,13 +123,13 @@ def test_windows_on_a_line() -> None:
 
 
 def test_dictionaries_that_another_run_has_left(tmp_path: Path) -> None:
-    one = {
+    row = {
         "name": "ours", "version": "1", "activations_per_s": 31386.2, "peak_mb": 700.4,
         "times_as_long": {"median": 1.0, "quartiles": [1.0, 1.0]},
     }  # fmt: skip
     facts = {
         "machine": {"processor": "some", "threads": 2, "torch": "2.13"},
-        "results": [{"name": "topk", "implementations": [one]}],
+        "results": [{"name": "topk", "implementations": [row]}],
     }
     assert section(tmp_path / "none.json") is None
     (tmp_path / "left.json").write_text(json.dumps(facts))

@@ -90,8 +90,8 @@ def test_a_model_with_another_window_cannot_transcribe_but_findings_run(capsys, 
     assert "window of 30 s" in capsys.readouterr().err
     out = tmp_path / "o"
     assert run("reproduce", "--audio", clip, "--model", folder, "--out", str(out), "--only", "F1,L2,L3") == 0
-    found = json.loads((out / "findings.json").read_text())["findings"]
-    assert not any(f["status"] in ("reproduced", "error") for f in found)
+    findings = json.loads((out / "findings.json").read_text())["findings"]
+    assert not any(f["status"] in ("reproduced", "error") for f in findings)
 
 
 def test_a_device_that_is_not_there(capsys, folder, clip) -> None:
@@ -317,7 +317,7 @@ def test_recordings_without_a_text_need_own_texts(half_minute, clip, tmp_path, c
 )
 def test_a_language_that_the_model_does_not_have(arguments, clip, half_minute, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    filled = [{"CLIP": clip, "FOLDER": str(tmp_path)}.get(one, one) for one in arguments]
+    filled = [{"CLIP": clip, "FOLDER": str(tmp_path)}.get(argument, argument) for argument in arguments]
     assert run(*filled, "--model", half_minute) == 2
     said, told = capsys.readouterr()
     assert said == "" and len(told.strip().splitlines()) == 1

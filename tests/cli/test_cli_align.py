@@ -106,8 +106,8 @@ def test_own_texts_of_the_other_commands(without_texts, tmp_path, capsys) -> Non
     fact = "2 of 2 recordings: the transcript of demo"
     site, scan, store = (str(tmp_path / name) for name in ("site", "scan", "store"))
     assert run("features", *audio, "--hook", "encoder.blocks.0.mlp.1", "--units", "0:1", "--out", site) == 0
-    made = json.loads((Path(site) / "units.json").read_text())
-    assert fact in made["corpus"] and fact in made["facts"]["texts"]
+    units = json.loads((Path(site) / "units.json").read_text())
+    assert fact in units["corpus"] and fact in units["facts"]["texts"]
     assert fact in (Path(site) / "index.html").read_text()
     assert run("scan", *audio, "--hook", "encoder.blocks.0", "--out", scan) == 0
     assert fact in json.loads((Path(scan) / "scan.json").read_text())["texts"]
@@ -144,6 +144,6 @@ def test_tiny_en_transcribes_and_is_aligned(tmp_path, capsys) -> None:
     assert run("align", str(folder), "--out", str(out), "--texts", "own", "--format", "json") == 0
     assert "3 of 3 recordings: the transcript of tiny.en" in capsys.readouterr().out
     for clip in clips:
-        made = json.loads((out / f"{clip.id}.json").read_text())
-        assert made["extra"]["text_source"] == "tiny.en" and len(made["words"]) == len(made["text"].split())
-        assert word_error(clip.text, made["text"]).wer < 0.2
+        aligned = json.loads((out / f"{clip.id}.json").read_text())
+        assert aligned["extra"]["text_source"] == "tiny.en" and len(aligned["words"]) == len(aligned["text"].split())
+        assert word_error(clip.text, aligned["text"]).wer < 0.2

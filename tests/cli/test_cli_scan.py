@@ -34,9 +34,9 @@ def test_a_scan_from_the_command_line(audio: Path, tmp_path: Path, capsys: pytes
     said, told = capsys.readouterr()
     assert "encoder.blocks.1.mlp.hook_post: 512 units" in said and "open with" in said
     assert "1 of 6 recordings could not be used" in told and "broken: " in told
-    found = load_scan(tmp_path / "scan")
-    assert list(found.sites) == ["encoder.blocks.1.mlp.hook_post", "encoder.blocks.0.hook_resid_post"]
-    assert found.header["options"]["k"] == 3 and [one["id"] for one in found.failures] == ["broken"]
+    result = load_scan(tmp_path / "scan")
+    assert list(result.bases) == ["encoder.blocks.1.mlp.hook_post", "encoder.blocks.0.hook_resid_post"]
+    assert result.header["options"]["k"] == 3 and [failure["id"] for failure in result.failures] == ["broken"]
 
 
 def test_pages_are_written_though_a_recording_is_broken(

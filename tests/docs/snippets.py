@@ -36,18 +36,18 @@ class Block:
 
 def blocks(page: str) -> list[Block]:
     """In order. A ``text`` block directly behind a ``python`` block is its output."""
-    found: list[Block] = []
+    listed: list[Block] = []
     end = 0
     for match in _FENCE.finditer(page):
         language, text = match["head"].strip(), match["body"]
         line = page.count("\n", 0, match.start()) + 1
-        behind_python = found and found[-1].language == "python" and found[-1].shown is None
+        behind_python = listed and listed[-1].language == "python" and listed[-1].shown is None
         if language == "text" and behind_python and not page[end : match.start()].strip():
-            found[-1] = Block("python", found[-1].text, found[-1].line, text)
+            listed[-1] = Block("python", listed[-1].text, listed[-1].line, text)
         else:
-            found.append(Block(language, text, line))
+            listed.append(Block(language, text, line))
         end = match.end()
-    return found
+    return listed
 
 
 def run_page(path: Path) -> Iterator[str]:

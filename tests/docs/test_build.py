@@ -97,11 +97,11 @@ def test_everything_public_has_a_docstring(module: str) -> None:
     import importlib
     import inspect
 
-    found = importlib.import_module(module)
+    imported = importlib.import_module(module)
     silent = [
         name
-        for name in getattr(found, "__all__", ())
-        if (inspect.isclass(x := getattr(found, name)) or inspect.isfunction(x)) and not inspect.getdoc(x)
+        for name in getattr(imported, "__all__", ())
+        if (inspect.isclass(x := getattr(imported, name)) or inspect.isfunction(x)) and not inspect.getdoc(x)
     ]
     assert not silent
 

@@ -90,5 +90,5 @@ def run_with_kills(words: list[str], seconds: float, kills: int, seed: int) -> i
 
 def content(folder: Path) -> dict[str, bytes]:
     """All files but those that hold times: metrics, and the checkpoint, whose entries have no order."""
-    found = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
-    return {n: p.read_bytes() for n, p in found.items() if p.name not in ("metrics.jsonl", "checkpoint.safetensors")}
+    files = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
+    return {n: p.read_bytes() for n, p in files.items() if p.name not in ("metrics.jsonl", "checkpoint.safetensors")}

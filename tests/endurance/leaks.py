@@ -31,8 +31,8 @@ def in_use() -> int:
     """
     mallinfo = ctypes.CDLL(None).mallinfo2
     mallinfo.restype = _Mallinfo
-    found = mallinfo()
-    return int(found.uordblks + found.hblkhd) + _SMALL * sys.getallocatedblocks()
+    info = mallinfo()
+    return int(info.uordblks + info.hblkhd) + _SMALL * sys.getallocatedblocks()
 
 
 def resident() -> int:
@@ -59,7 +59,7 @@ class Left:
 def _counts() -> tuple[int, int, int, int]:
     gc.collect()
     with warnings.catch_warnings(action="ignore"):  # deprecated objects of torch, looked at
-        tensors = sum(isinstance(one, torch.Tensor) for one in gc.get_objects())
+        tensors = sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
     return resident(), tensors, threading.active_count(), len(os.listdir("/proc/self/fd"))
 
 
@@ -71,13 +71,13 @@ def left_by(call: Callable[[int], object], n: int, samples: int = 20) -> Left:
     for number in range(n // 2):
         call(number)
     before = _counts()
-    at, memory = [], []
+    steps, memory = [], []
     for number in range(n // 2, n):
         call(number)
         if (number - n // 2) % max(1, n // 2 // samples) == 0:
             gc.collect()
-            at.append(number)
+            steps.append(number)
             memory.append(in_use())
-    slope, _, low, high = theilslopes(np.array(memory, float), np.array(at, float))
+    slope, _, low, high = theilslopes(np.array(memory, float), np.array(steps, float))
     after = _counts()
     return Left(float(slope), float(low), float(high), *(b - a for a, b in zip(before, after, strict=True)))

@@ -20,11 +20,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> dict[str, tuple[float, dict[str, bytes]]]:
     """By command: how long it takes undisturbed, and what it writes."""
-    found = {}
+    contents = {}
     for what in ("collect", "scan", "train"):
         seconds = run(command(what, folder, folder / f"whole-{what}"))
-        found[what] = seconds, content(folder / f"whole-{what}")
-    return found
+        contents[what] = seconds, content(folder / f"whole-{what}")
+    return contents
 
 
 @pytest.mark.parametrize("what", ["collect", "scan", "train"])
@@ -54,6 +54,6 @@ def test_killed_with_two_processes_and_finished_by_one(what: str, folder: Path, 
 def _check(what: str, folder: Path, whole: dict, out: Path, kills: int, seed: int) -> None:
     seconds, expected = whole[what]
     run_with_kills(command(what, folder, out / "out"), seconds, kills, seed)
-    found = content(out / "out")
-    assert sorted(found) == sorted(expected), f"seed {seed}"
-    assert [name for name in found if found[name] != expected[name]] == [], f"seed {seed}"
+    contents = content(out / "out")
+    assert sorted(contents) == sorted(expected), f"seed {seed}"
+    assert [name for name in contents if contents[name] != expected[name]] == [], f"seed {seed}"

@@ -29,24 +29,32 @@ def passes(model: HookedWhisper, n_frames: int = 3000):
     mel = torch.randn(1, model.cfg.encoder.n_mels, n_frames, generator=generator)
     tokens = torch.randint(0, 50000, (1, 8), generator=generator)
     encoded = torch.randn(1, n_frames // 2, model.cfg.encoder.d_model, generator=generator)
-    at = slice(0, n_frames // 2)
+    span = slice(0, n_frames // 2)
 
     def backward() -> None:
         model.run_with_cache(
-            tokens=tokens, encoder_out=encoded, names_filter="decoder.*.hook_z", incl_bwd=True, loss_fn=lambda x: x.sum()
+            tokens=tokens,
+            encoder_out=encoded,
+            names_filter="decoder.*.hook_z",
+            incl_bwd=True,
+            loss_fn=lambda x: x.sum(),
         )
 
     def stopped() -> None:
-        model.run_with_cache(mel, mel_positions=at, names_filter=RESID, stop_early=True, pos_slice=3)
+        model.run_with_cache(mel, mel_positions=span, names_filter=RESID, stop_early=True, pos_slice=3)
 
     def masked() -> None:
         names = "encoder.blocks.2.attn.hook_pattern"
-        model.run_with_cache(mel[:, :, :400], mel_positions=slice(0, 200), names_filter=names, attn_masks={"encoder": local_window(9)})
+        model.run_with_cache(
+            mel[:, :, :400], mel_positions=slice(0, 200), names_filter=names, attn_masks={"encoder": local_window(9)}
+        )
 
     def hooked() -> None:
         hooks = [(RESID, lambda x: x * 0.5), ("decoder.blocks.0.mlp.hook_post", lambda x, hook: None)]
         model.run_with_cache(tokens=tokens, encoder_out=encoded, fwd_hooks=hooks[1:], token_slice=-1)
-        model.run_with_cache(mel[:, :, :400], mel_positions=slice(0, 200), names_filter="encoder.*.hook_z", fwd_hooks=hooks[:1])
+        model.run_with_cache(
+            mel[:, :, :400], mel_positions=slice(0, 200), names_filter="encoder.*.hook_z", fwd_hooks=hooks[:1]
+        )
 
     def failing() -> None:
         def fails(x: torch.Tensor) -> None:
@@ -87,23 +95,23 @@ def test_transcriptions_leave_nothing(model: HookedWhisper, n: int, unchecked: N
         words = number % 5 == 0
         model.transcribe(sounds[number % 3], language="en", sample_len=5, word_timestamps=words, temperature=0.0)
 
-    found = left_by(call, n, samples=40 if n > 100 else 2)
+    growth = left_by(call, n, samples=40 if n > 100 else 2)
     if n > 100:  # a few calls say nothing about the allocator
-        check(found)
-    assert found.tensors <= 0 and found.threads <= 0 and found.files <= 0, found
+        check(growth)
+    assert growth.tensors <= 0 and growth.threads <= 0 and growth.files <= 0, growth
     assert not listeners(model)
 
 
 def test_a_leak_of_a_page_a_call_is_noticed(model: HookedWhisper) -> None:
-    kept: list[object] = []
+    leaked: list[object] = []
 
     def leaks(number: int) -> None:
-        kept.append(bytearray(b"?" * 4096))
+        leaked.append(bytearray(b"?" * 4096))
 
-    found = left_by(leaks, 200, samples=6)
-    assert found.low > MOST and found.bytes_per_call > 4000
+    growth = left_by(leaks, 200, samples=6)
+    assert growth.low > MOST and growth.bytes_per_call > 4000
 
     def keeps_tensors(number: int) -> None:
-        kept.append(torch.zeros(3))
+        leaked.append(torch.zeros(3))
 
     assert left_by(keeps_tensors, 100, samples=2).tensors == 50

@@ -46,24 +46,26 @@ def test_nothing_is_left(one: Twins, data: st.DataObject) -> None:
         may_raise()
         return logits.square().mean()
 
-    some = data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=6, unique=True))
+    points = data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=6, unique=True))
     where = data.draw(st.sampled_from(["run_with_hooks", "run_with_cache", "backward", "attach_sae"]))
     masks = data.draw(st.sampled_from([{}, {"encoder": rule}, {"decoder": rule, "encoder": local_window(2)}]))
-    hooks = [(name, may_raise) for name in some]
+    hooks = [(name, may_raise) for name in points]
     width = model.cfg.encoder.d_model
     with ExitStack() as stack:
-        if data.draw(st.booleans()):  # what was there before stays: it is somebody else's
+        if data.draw(st.booleans()):  # hooks that existed before must stay
             handle = model.add_hook(names[3], lambda x: None)[0]
             stack.callback(handle.remove)
-        kept = listeners(model)
+        installed = listeners(model)
         raised = None
         try:
             if where == "run_with_hooks":
                 model.run_with_hooks(mel, tokens, fwd_hooks=hooks, attn_masks=masks)
             elif where == "run_with_cache":
-                model.run_with_cache(mel, tokens, names_filter=some, fwd_hooks=hooks, attn_masks=masks, stop_early=True)
+                model.run_with_cache(
+                    mel, tokens, names_filter=points, fwd_hooks=hooks, attn_masks=masks, stop_early=True
+                )
             elif where == "backward":
-                backward = [(name, may_raise) for name in some if not name.endswith(("hook_tokens", "hook_mel"))]
+                backward = [(name, may_raise) for name in points if not name.endswith(("hook_tokens", "hook_mel"))]
                 with model.hooks(bwd_hooks=backward, attn_masks=masks):
                     model.run_with_cache(mel, tokens, names_filter="*.hook_resid_post", incl_bwd=True, loss_fn=loss)
             else:
@@ -72,12 +74,12 @@ def test_nothing_is_left(one: Twins, data: st.DataObject) -> None:
                     model.attach_sae("encoder.blocks.0", TopK(TopKConfig(width, 2 * width, k=3))),
                     model.hooks(hooks, attn_masks=masks),
                 ):
-                    model.run_with_cache(mel, tokens, stop_early=True, names_filter=some)
+                    model.run_with_cache(mel, tokens, stop_early=True, names_filter=points)
         except (*ERRORS, Exception) as found:
             raised = found
         # a hook's own error comes out as it is, not as one of ours that hides it
         assert raised is None or count <= countdown or isinstance(raised, error), raised
-        assert listeners(model) == kept
+        assert listeners(model) == installed
         assert model.hook_names() == names
         assert all(p.grad is None for p in model.parameters())
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The demo model behind a page on a port of its own."""
+"""The demo model behind a page on a free port."""
 
 from __future__ import annotations
 

@@ -93,10 +93,10 @@ def test_a_clip_has_words_phones_sound_and_a_picture(served: Served) -> None:
 
 
 def test_the_first_clip_is_one_that_the_model_gets_right(served: Served) -> None:
-    found = get(served, "/api/clips")
-    clip = get(served, f"/api/clips/{found['first']}")
+    response = get(served, "/api/clips")
+    clip = get(served, f"/api/clips/{response['first']}")
     assert clip["text"].split() == [w[2] for w in clip["words"]]
-    assert len(found["clips"]) >= 24
+    assert len(response["clips"]) >= 24
 
 
 def test_uploads_are_heard_named_and_aligned(served: Served) -> None:
@@ -108,8 +108,8 @@ def test_uploads_are_heard_named_and_aligned(served: Served) -> None:
     grid = to_textgrid(truth.alignment).encode()
     clip = get(served, f"/api/clips/{key}/alignment?name=my.TextGrid", grid)
     assert clip["aligned"] and [p[2] for p in clip["phones"]] == [p.label for p in truth.alignment.phones]
-    found = get(served, f"/api/clips/{key}/act", json.dumps({"cuts": [clip["words"][0][:2]]}).encode())
-    assert "'my <b>.flac'" in found["python"]
+    response = get(served, f"/api/clips/{key}/act", json.dumps({"cuts": [clip["words"][0][:2]]}).encode())
+    assert "'my <b>.flac'" in response["python"]
     for broken in (b"", b"not a grid", b"\xff\xfe\x00"):
         status, _, body = ask(served, f"/api/clips/{key}/alignment?name=x.TextGrid", broken)
         assert status == 400 and json.loads(body)["error"]
@@ -175,11 +175,15 @@ def test_patterns_and_neurons(served: Served) -> None:
         assert status == 200 and headers["Content-Type"] == "image/png"
         assert abs(width - positions) <= 1 if stack != "decoder" else width == height
     start, end, _ = clip["words"][1]
-    found = get(served, f"/api/clips/demo-1/units?block=2&start={start}&end={end}&also=7")
-    assert found[0]["unit"] == 7 and len(found) >= 12 and all(abs(len(u["trace"]) - positions) <= 1 for u in found)
-    z = [u["z"] for u in found[1:]]
+    response = get(served, f"/api/clips/demo-1/units?block=2&start={start}&end={end}&also=7")
+    assert (
+        response[0]["unit"] == 7
+        and len(response) >= 12
+        and all(abs(len(u["trace"]) - positions) <= 1 for u in response)
+    )
+    z = [u["z"] for u in response[1:]]
     assert z == sorted(z, reverse=True)
-    trace = np.array(found[1]["trace"])
+    trace = np.array(response[1]["trace"])
     inside = slice(int(start * 50), int(end * 50))
     assert trace[inside].mean() > np.delete(trace, np.r_[inside]).mean()
     assert len(get(served, "/api/clips/demo-1/units?block=0")) >= 12

@@ -27,8 +27,8 @@ def browser(tmp_path_factory) -> Iterator:
         "--use-fake-ui-for-media-stream",
         f"--use-file-for-fake-audio-capture={said}",
         "--autoplay-policy=no-user-gesture-required",
-    ) as one:
-        yield one
+    ) as instance:
+        yield instance
 
 
 @pytest.fixture
@@ -40,15 +40,15 @@ def problems() -> list[str]:
 @pytest.fixture
 def page(browser, served: Served, problems: list[str]) -> Iterator:
     """The page, ready; a test fails on any error in the console and on any request beyond the server."""
-    one = browser.new_page(viewport={"width": 1200, "height": 1400})
-    one.set_default_timeout(20_000)
-    problems_of(one, served.base, "data:", "blob:", into=problems)
-    one.goto(served.address)
-    one.wait_for_selector("#words button")
-    expect(one.locator("#after")).to_have_text(ANY)
-    expect(one.locator("#donors button").first).to_be_visible()
-    yield one
-    one.close()
+    tab = browser.new_page(viewport={"width": 1200, "height": 1400})
+    tab.set_default_timeout(20_000)
+    problems_of(tab, served.base, "data:", "blob:", into=problems)
+    tab.goto(served.address)
+    tab.wait_for_selector("#words button")
+    expect(tab.locator("#after")).to_have_text(ANY)
+    expect(tab.locator("#donors button").first).to_be_visible()
+    yield tab
+    tab.close()
     assert not problems
 
 
@@ -183,8 +183,8 @@ def test_a_selection_is_heard_from_its_beginning_to_its_end(page) -> None:
     start, end = (float(page.locator("#words button").nth(1).get_attribute(f"data-{k}")) for k in ("start", "end"))
     page.click("#hear")
     page.wait_for_timeout(1500)
-    at = page.locator("#player").evaluate("player => [player.currentTime, player.paused]")
-    assert start < at[0] < end + 0.3 and at[1]
+    state = page.locator("#player").evaluate("player => [player.currentTime, player.paused]")
+    assert start < state[0] < end + 0.3 and state[1]
 
 
 def test_a_word_swapped_into_a_cut_is_heard(page) -> None:

@@ -17,8 +17,8 @@ WORD = 1  # of the packaged clip that the tests cut
 
 
 def word(shelf: Shelf, clip: str = "demo-1", n: int = WORD) -> tuple[float, float]:
-    one = shelf[clip].words[n]
-    return round(one.start, 3), round(one.end, 3)
+    word = shelf[clip].words[n]
+    return round(word.start, 3), round(word.end, 3)
 
 
 def every_kind(shelf: Shelf) -> dict[str, Edits]:
@@ -39,12 +39,12 @@ def every_kind(shelf: Shelf) -> dict[str, Edits]:
 @pytest.mark.parametrize("kind", ["nothing", "cut", "swap", "cut and swap", "window", "heads", "neurons", "all"])
 def test_the_python_beside_it_says_the_same(kind: str, shelf: Shelf, demo, monkeypatch) -> None:
     edits = every_kind(shelf)[kind]
-    found = edits.apply(demo, shelf["demo-1"], shelf.__getitem__)
+    change = edits.apply(demo, shelf["demo-1"], shelf.__getitem__)
     code = edits.python("demo", shelf["demo-1"], shelf.__getitem__)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(code, "the page's Python", "exec"), {})
-    assert printed.getvalue().strip() == repr(found)
+    assert printed.getvalue().strip() == repr(change)
     assert max(map(len, code.splitlines())) < 200
 
 

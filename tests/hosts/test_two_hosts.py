@@ -22,8 +22,8 @@ Pair = tuple[Host, Host]
 @pytest.fixture
 def hosts() -> Iterator[Pair]:
     try:
-        with two_hosts() as found:
-            yield found
+        with two_hosts() as pair:
+            yield pair
     except NoHosts as error:
         pytest.skip(str(error))
 

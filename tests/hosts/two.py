@@ -1,4 +1,4 @@
-"""Two hosts on one machine: network namespaces of their own, joined by a cable. Needs root and Debian's iproute2."""
+"""Two hosts on one machine: network namespaces joined by a virtual cable. Needs root and Debian's iproute2."""
 
 from __future__ import annotations
 

@@ -77,12 +77,12 @@ def test_speech_ends_where_the_sound_does() -> None:
 
 
 def test_sentences_of_a_window_follow_each_other() -> None:
-    (one, first), (two, second) = synthesis("mama"), synthesis("tata")
+    (mama, first), (two, second) = synthesis("mama"), synthesis("tata")
     cut = 2000
     later = Sentence(two.sentences[0].phonemes, len(first) - cut, two.sentences[0].durations)
     planned = Planned("w", "window", "en", "af_heart", "train", ("mama", "tata"))
     audio = np.concatenate([first, second[cut:]])
-    times = find_times(Synthesis(planned, (one.sentences[0], later), len(audio)), audio)
+    times = find_times(Synthesis(planned, (mama.sentences[0], later), len(audio)), audio)
     alone = find_times(two, second)
     assert times.words[1].end == pytest.approx(alone.words[0].end + (len(first) - cut) / RATE, abs=0.006)
     assert times.phones[-1].end == pytest.approx(len(audio) / RATE)

@@ -227,12 +227,12 @@ def test_a_finding_on_clips_of_its_own_says_what_was_said() -> None:
 
 def test_everything_is_escaped() -> None:
     for text in (HOSTILE, QUOTED):
-        one = utterance(text, "the red cat sat")
-        words = tuple(type(w)(w.start, w.end, text) for w in one.alignment.words)
-        object.__setattr__(one.alignment, "words", words)
+        clip = utterance(text, "the red cat sat")
+        words = tuple(type(w)(w.start, w.end, text) for w in clip.alignment.words)
+        object.__setattr__(clip.alignment, "words", words)
         card = ModelCard(text, ((text, text),))
         about = dict.fromkeys(("version", "command", "origin", "date", "seconds"), text)
-        html = render_page([finding(text, text)], [one], card, about)
+        html = render_page([finding(text, text)], [clip], card, about)
         parser = parse(html)
         assert html.count("<script>") == 1 and "<script>alert" not in html
         assert not any("onerror" in a for _, a in parser.elements)
@@ -241,8 +241,8 @@ def test_everything_is_escaped() -> None:
 
 
 def test_hostile_words_in_a_figure_are_escaped() -> None:
-    one = finding()
-    figure = one.draw()[0]
+    record = finding()
+    figure = record.draw()[0]
     figure.axes[0].set_title(HOSTILE)
     figure.set_label(QUOTED)
     markup = picture(figure, "k").markup

@@ -29,8 +29,8 @@ def report(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    with chromium() as one:
-        yield one
+    with chromium() as instance:
+        yield instance
 
 
 def test_it_is_small(report: Path) -> None:
@@ -126,16 +126,16 @@ BEYOND_ITS_ROW = """[...document.querySelectorAll(".row, .top div")].flatMap(row
   [...row.querySelectorAll("a, p, span, h3, dd")].filter(e => !e.closest("svg")
     && e.getBoundingClientRect().right > row.getBoundingClientRect().right + 1).map(e => e.textContent))"""
 LUMINANCE = """element => {
-  const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
+  const numbers = color => color.match(/[\\d.]+/g).map(Number);
   const light = ([r, g, b]) => [r, g, b].map(c => c / 255)
     .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
     .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
   const [a, b] = [getComputedStyle(element).color, getComputedStyle(document.body).backgroundColor]
-    .map(colour => light(numbers(colour)) + 0.05);
+    .map(color => light(numbers(color)) + 0.05);
   return Math.max(a, b) / Math.min(a, b); }"""
 
 
 def contrast(page, where) -> float:
-    """Of the text's colour against the page's, as WCAG counts it."""
-    found = page.locator(where) if isinstance(where, str) else where
-    return found.evaluate(LUMINANCE)
+    """Of the text's color against the page's, as WCAG counts it."""
+    elements = page.locator(where) if isinstance(where, str) else where
+    return elements.evaluate(LUMINANCE)

@@ -97,7 +97,7 @@ def test_one_speaker_is_not_enough_for_labels(model: HookedWhisper, tmp_path: Pa
 
 
 def test_units_that_do_not_exist(model: HookedWhisper, tmp_path: Path) -> None:
-    with pytest.raises(HookedWhisperError, match=r"units 0 to 63, not \[64\]"):
+    with pytest.raises(HookedWhisperError, match=r"units are \[64\], expected 0 to 63"):
         build_site(model, recordings(2), HOOK, tmp_path, units=[1, 64], options=OPTIONS, progress=False)
 
 

@@ -31,10 +31,10 @@ def test_killed_and_resumed_gives_the_same_bytes(corpus_folder: Path, tmp_path: 
     del manifest["shards"][names[-1]]
     (broken / "manifest.json").write_text(json.dumps(manifest))
     (broken / f"{names[0]}.npy").write_bytes(b"torn")
-    kept = (broken / f"{names[1]}.npy").stat().st_mtime_ns
+    modified = (broken / f"{names[1]}.npy").stat().st_mtime_ns
     build(broken, TINY, processes=1)
     assert shards(broken) == shards(corpus_folder)
-    assert (broken / f"{names[1]}.npy").stat().st_mtime_ns == kept
+    assert (broken / f"{names[1]}.npy").stat().st_mtime_ns == modified
     assert json.loads((broken / "manifest.json").read_text()) == json.loads(
         (corpus_folder / "manifest.json").read_text()
     )

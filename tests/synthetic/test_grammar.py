@@ -75,7 +75,7 @@ def test_training_plan_never_shows_test_material(grammar: Grammar):
     trained = {job.speaker for name, jobs in shards.items() if name.startswith("train") for job in jobs}
     unknown = [job.speaker for job in shards["speakers-000"]]
     held_out = [speaker.id for speaker in speakers("held-out")]
-    assert not trained & set(held_out) and [unknown.count(one) for one in held_out] == [75] * 4
+    assert not trained & set(held_out) and [unknown.count(index) for index in held_out] == [75] * 4
     assert len(trained) >= 10
 
 

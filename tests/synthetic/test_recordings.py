@@ -25,12 +25,12 @@ def packaged() -> SyntheticCorpus:
 
 def test_recordings_know_what_they_say(packaged: SyntheticCorpus) -> None:
     corpus = synthetic_recordings(packaged, 8, seed=1)
-    assert len({one.id for one in corpus}) == 8
-    assert {one.speaker for one in corpus} == {s.id for s in voices.speakers("held-out", "espeak")}
-    for one in corpus:
-        samples, alignment = one.audio(), one.alignment()
-        assert alignment is not None and alignment.utterance == one.id and alignment.speaker == one.speaker
-        assert alignment.text == one.text == " ".join(word.label for word in alignment.words)
+    assert len({recording.id for recording in corpus}) == 8
+    assert {recording.speaker for recording in corpus} == {s.id for s in voices.speakers("held-out", "espeak")}
+    for recording in corpus:
+        samples, alignment = recording.audio(), recording.alignment()
+        assert alignment is not None and alignment.utterance == recording.id and alignment.speaker == recording.speaker
+        assert alignment.text == recording.text == " ".join(word.label for word in alignment.words)
         assert alignment.duration == pytest.approx(len(samples) / 16_000)
         assert alignment.phones[0].start == 0 and alignment.phones[-1].end == pytest.approx(alignment.duration)
         assert all(a.end == b.start for a, b in zip(alignment.phones, alignment.phones[1:], strict=False))
@@ -44,12 +44,12 @@ def test_sentences_were_never_in_training(packaged: SyntheticCorpus) -> None:
     trained = {job.text for name, jobs in shards.items() if name.startswith("train") for job in jobs}
     texts = held_out_sentences(packaged, 50, 3)
     assert len(set(texts)) == 50 and trained.isdisjoint(texts)
-    assert texts == [one.text for one in synthetic_recordings(packaged, 50, seed=3)]
+    assert texts == [recording.text for recording in synthetic_recordings(packaged, 50, seed=3)]
 
 
 def test_a_recording_is_the_same_in_any_order_and_whatever_was_said_before(packaged: SyntheticCorpus) -> None:
     first, again = (synthetic_recordings(packaged, 12, seed=2) for _ in range(2))
-    sounds = [one.audio() for one in first]
+    sounds = [recording.audio() for recording in first]
     packaged.say("the very good duck", "us-f2")  # the process's own synthesizer goes on
     with ThreadPoolExecutor(3) as pool:
         backwards = list(pool.map(lambda one: one.audio(), again[::-1]))[::-1]
@@ -62,17 +62,17 @@ def test_sound_and_alignment_are_spoken_once(packaged: SyntheticCorpus, monkeypa
     calls = []
     real = voices.speak
     monkeypatch.setattr(voices, "speak", lambda text, *rest, **more: calls.append(text) or real(text, *rest, **more))
-    one, two = synthetic_recordings(packaged, 2)
+    first, two = synthetic_recordings(packaged, 2)
     assert not calls
-    one.audio(), one.alignment(), one.audio(), two.alignment(), two.audio()
-    assert calls == [one.text, two.text]
+    first.audio(), first.alignment(), first.audio(), two.alignment(), two.audio()
+    assert calls == [first.text, two.text]
 
 
 def test_the_loader_speaks_ahead(packaged: SyntheticCorpus) -> None:
     corpus = synthetic_recordings(packaged, 6, speakers=["us-f4", "gb-paul"])
-    found = list(Loader(corpus, ahead=3, threads=2))
-    assert all(isinstance(one, Loaded) for one in found) and [one.index for one in found] == list(range(6))
-    assert all(torch.equal(one.samples, corpus[one.index].audio()) for one in found)
+    loaded = list(Loader(corpus, ahead=3, threads=2))
+    assert all(isinstance(item, Loaded) for item in loaded) and [item.index for item in loaded] == list(range(6))
+    assert all(torch.equal(item.samples, corpus[item.index].audio()) for item in loaded)
 
 
 def test_what_is_refused(packaged: SyntheticCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,10 +84,10 @@ def test_what_is_refused(packaged: SyntheticCorpus, monkeypatch: pytest.MonkeyPa
         patch.setattr(espeak, "engine", lambda: (_ for _ in ()).throw(RuntimeError(espeak.INSTALL)))
         with pytest.raises(MissingExtraError, match="pip install"):
             synthetic_recordings(packaged, 1)
-    (one,) = synthetic_recordings(packaged, 1)
+    (recording,) = synthetic_recordings(packaged, 1)
     monkeypatch.setattr(voices, "speak", lambda *_, **__: (_ for _ in ()).throw(ValueError("no separate phones")))
     with pytest.raises(AudioError, match="no separate phones"):
-        one.audio()
+        recording.audio()
 
 
 def copies() -> set[str]:

@@ -19,12 +19,12 @@ def check(audio: np.ndarray, alignment: Alignment) -> None:
     assert audio.dtype == np.float32 and np.abs(audio).max() <= 1.5
     assert alignment.duration == len(audio) / voices.SAMPLE_RATE
     assert [w.label for w in alignment.words] == alignment.text.split()
-    at = 0.0
+    end = 0.0
     for phone in alignment.phones:  # they tile the utterance
-        assert abs(phone.start - at) < 1e-9 and phone.end >= phone.start
+        assert abs(phone.start - end) < 1e-9 and phone.end >= phone.start
         assert phone.label in (*PHONES, SILENCE)
-        at = phone.end
-    assert abs(at - alignment.duration) < 1e-9
+        end = phone.end
+    assert abs(end - alignment.duration) < 1e-9
     starts = {p.start for p in alignment.phones}
     for before, after in zip(alignment.words[:-1], alignment.words[1:], strict=True):
         assert before.start < before.end <= after.start

@@ -46,10 +46,10 @@ def test_augmented_words_stay_within_the_audio(seed: int):
     example = augment(audio, alignment, np.random.default_rng(seed), lambda n: np.ones(n, np.float32))
     assert example.audio.dtype == np.float32 and np.isfinite(example.audio).all()
     assert abs(len(example.audio) / 16000 - example.alignment.duration) < 1e-6
-    at = 0.0
+    end = 0.0
     for word in example.alignment.words:
-        assert at <= word.start <= word.end <= example.alignment.duration + 1e-9
-        at = word.end
+        assert end <= word.start <= word.end <= example.alignment.duration + 1e-9
+        end = word.end
     assert example.alignment.text in ("red bus", "") and (example.alignment.text or not example.alignment.words)
 
 
@@ -128,13 +128,13 @@ def test_targets_follow_whispers_layout():
 
 def test_batches_depend_on_seed_and_step_alone(corpus_folder: Path):
     corpus = Corpus(corpus_folder, "train")
-    one, two = Batches(corpus, SMALL), Batches(corpus, SMALL)
-    assert one[2].audio.shape[1] % 320 == 0 and one[2].start + one[2].audio.shape[1] // 320 <= 1500
-    assert torch.equal(one[1].audio, two[1].audio) and torch.equal(one[1].tokens, two[1].tokens)
-    assert not torch.equal(one[0].tokens, one[1].tokens)
+    first, two = Batches(corpus, SMALL), Batches(corpus, SMALL)
+    assert first[2].audio.shape[1] % 320 == 0 and first[2].start + first[2].audio.shape[1] // 320 <= 1500
+    assert torch.equal(first[1].audio, two[1].audio) and torch.equal(first[1].tokens, two[1].tokens)
+    assert not torch.equal(first[0].tokens, first[1].tokens)
     other = Batches(corpus, replace(SMALL, seed=1))[1]
-    assert other.audio.shape != one[1].audio.shape or not torch.equal(other.audio, one[1].audio)
-    full = one[3]
+    assert other.audio.shape != first[1].audio.shape or not torch.equal(other.audio, first[1].audio)
+    full = first[3]
     assert full.audio.shape == (2, WINDOW) and full.start == 0
 
 
@@ -188,16 +188,16 @@ def test_resumed_run_equals_the_uninterrupted_one(corpus_folder: Path, tmp_path:
 def test_run_that_starts_from_another_tells_its_history(corpus_folder: Path, tmp_path: Path, one_thread):
     train(SMALL, corpus_folder, tmp_path / "first", stop_at=1)
     train(replace(SMALL, steps=3), corpus_folder, tmp_path / "second", start_from=tmp_path / "first")
-    made = describe(load_run(tmp_path / "second"), {"sentences": {"wer": 0.5}})
+    metadata = describe(load_run(tmp_path / "second"), {"sentences": {"wer": 0.5}})
     flags = "--batch 6 --full-window-start 0.75"
-    assert made["command"].split(" && ")[1:3] == [
+    assert metadata["command"].split(" && ")[1:3] == [
         f"python -m hooked_whisper.synthetic train --steps 4 {flags} --stop-at 1 --run runs/part0",
         f"python -m hooked_whisper.synthetic train --steps 3 {flags} --start-from runs/part0",
     ]
     assert (
-        made["steps"] == "3"
-        and "schedules of 4, 3 steps" in made["recipe"]
-        and json.loads(made["wer"])["sentences"]["wer"] == 0.5
+        metadata["steps"] == "3"
+        and "schedules of 4, 3 steps" in metadata["recipe"]
+        and json.loads(metadata["wer"])["sentences"]["wer"] == 0.5
     )
 
 
