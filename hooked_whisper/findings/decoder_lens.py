@@ -1,4 +1,4 @@
-"""L2: what the decoder writes if it reads an earlier block of the encoder.
+"""L2: what does the decoder write if it reads an earlier block of the encoder?
 
 Source: Langedijk, Mohebbi, Sarti, Zuidema and Jumelet 2023, "DecoderLens: Layerwise Interpretation of Encoder-Decoder
 Transformers", arXiv 2310.03686.
@@ -18,6 +18,7 @@ from torch import Tensor
 from hooked_whisper.analysis import decoder_lens, encoder_layers
 from hooked_whisper.analysis.bigrams import visible
 from hooked_whisper.findings.core.context import Context
+from hooked_whisper.findings.core.experiment import Experiment, Setting, Untestable
 from hooked_whisper.findings.core.figures import (
     BLUE,
     GRAY,
@@ -37,20 +38,6 @@ from hooked_whisper.hooked import HookedWhisper
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ID, TITLE = "L2", "DecoderLens: the decoder on earlier encoder blocks"
-CLAIM = (
-    "The decoder can read the encoder block by block: no block is harder to read than the one before, and earlier "
-    "blocks already decide some of the words."
-)
-PROTOCOL = (
-    "The residual stream entering and leaving every block of the encoder goes through the encoder's final norm, and "
-    "the decoder reads it in place of the encoder's output: greedy text without timestamps, and teacher-forced "
-    "log-probability, rank and entropy at every token of the true text. Corpus WER by block; the first block from "
-    "which on a token of the text is the decoder's first choice, of the tokens that it gets right in the end. Order: "
-    "of all pairs of blocks whose WER differs, the share in which the later one has fewer errors, minus the share in "
-    "which it has more (Goodman and Kruskal's gamma). A WER of 0.9 or more counts as unreadable, and unreadable blocks "
-    "are equal. Intervals: 95 %, bootstrap over clips."
-)
 CLIPS, UNTRAINED_CLIPS, ENOUGH_CLIPS = 30, 6, 20
 N_EXAMPLES = 3
 DRAWS = 1000
@@ -60,10 +47,10 @@ MOST_SHOWN = 1.6  # WER: random weights write endless texts
 # Order: Spearman's correlation, used before, cannot reach 0.9 where blocks tie at "unreadable" (at most 0.71 if only
 # the last of five is readable). Gamma leaves ties out: 1 if no block is harder to read than an earlier one, 0 on
 # average for blocks in random order, undefined (not met) if no block can be read. 0.9 allows one wrong pair of twenty.
-# Early words: what the paper claims is not an order but that low and intermediate layers already solve parts of the
-# task. A tenth of the words is the least that would be called a part; words that the decoder guesses from the words
-# before are right at the embedding already and do not count.
-# Gain: a WER counts as 1 at most, since the run on human speech. A text that is too long is no less readable than one
+# Early words: the paper does not claim an order, but that low and intermediate layers already solve parts of the task.
+# A tenth of the words is the least that counts as a part. Words that the decoder guesses from the words before are
+# right at the embedding already and do not count.
+# Gain: since the run on human speech a WER counts as 1 at most. A text that is too long is no less readable than one
 # that is wrong from start to end; by its length alone the control with texts of other clips had gained 0.57.
 UNREADABLE = 0.9  # WER, the threshold of "nothing to read" before the first block
 ORDER = "order of the blocks by readability (gamma)"
@@ -73,8 +60,14 @@ GAIN = "WER before the first block minus WER after the last, each at most 1"
 
 
 @dataclass(frozen=True, eq=False)
-class Lens:
-    """One model's readings. ``texts [layer][clip]``; curves hold one row per token of the true texts, end included."""
+class LensReadings:
+    """A model's readings of every layer.
+
+    Attributes:
+        texts: by layer and clip.
+        log_prob, rank, entropy: of each token of the true texts, the end included.
+        clip_of: clip of each token. labels: its text.
+    """
 
     layers: tuple[str, ...]
     texts: tuple[tuple[str, ...], ...]
@@ -88,7 +81,7 @@ class Lens:
 def text_tokens(
     context: Context, model: HookedWhisper, indices: Sequence[int]
 ) -> tuple[Int[Tensor, "clip token"], list[int]]:
-    """Prompt, text and end-of-text of some utterances, padded with end-of-text; and how many tokens each text has."""
+    """Return the prompt, text and end-of-text of utterances, padded with end-of-text; and the length of each text."""
     prompt = context.transcriber(model).prompt()[0].tolist()
     texts = [model.to_tokens(f" {context.references[i]}", prompt=False)[0].tolist() for i in indices]
     eot = model.tokenizer.eot
@@ -97,38 +90,38 @@ def text_tokens(
     return torch.tensor(rows, device=model.device), [len(t) for t in texts]
 
 
-def read(context: Context, model: HookedWhisper, indices: Sequence[int], what: str) -> Lens:
-    """Encodes each utterance once; layers and clips are one decoder batch."""
+def read_layers(context: Context, model: HookedWhisper, indices: Sequence[int], label: str) -> LensReadings:
+    """Encode each utterance once, and decode all layers of a batch of clips together. ``label``: of the progress
+    bar."""
     transcriber = context.transcriber(model)
     n_prompt, longest = transcriber.prompt().shape[1], transcriber.max_new_tokens
     texts: list[list[str]] = []
-    kept: list[tuple[np.ndarray, ...]] = []
+    rows: list[tuple[np.ndarray, ...]] = []
     clips: list[int] = []
     labels: list[str] = []
     layers: tuple[str, ...] = ()
-    # texts of like length ride together, so that little is padding; few clips, since every layer is held
-    for some in context.track(context.batches(indices), what):
-        tokens, lengths = text_tokens(context, model, some)
-        heard = encoder_layers(model, context.mels(some))
-        found = decoder_lens(model, tokens[:, :-1], heard, n_prompt, targets=tokens[:, 1:], max_new_tokens=longest)
-        layers = found.layers
+    for batch in context.track(context.batches(indices), label):
+        tokens, lengths = text_tokens(context, model, batch)
+        heard = encoder_layers(model, context.mels(batch))
+        lens = decoder_lens(model, tokens[:, :-1], heard, n_prompt, targets=tokens[:, 1:], max_new_tokens=longest)
+        layers = lens.layers
         texts = [
-            [*old, *map(normalize_words, new)]
-            for old, new in zip(texts or [[] for _ in layers], found.texts, strict=True)
+            [*before, *map(normalize_words, new)]
+            for before, new in zip(texts or [[] for _ in layers], lens.texts, strict=True)
         ]
-        for row, (i, length) in enumerate(zip(some, lengths, strict=True)):
-            span = slice(n_prompt - 1, n_prompt + length)  # what predicts the text's tokens, and its end
-            kept.append(tuple(x[:, row, span].cpu().numpy() for x in (found.log_prob, found.rank, found.entropy)))
-            clips += [i] * (length + 1)
+        for row, (clip, length) in enumerate(zip(batch, lengths, strict=True)):
+            span = slice(n_prompt - 1, n_prompt + length)  # the positions that predict the text's tokens and its end
+            rows.append(tuple(x[:, row, span].cpu().numpy() for x in (lens.log_prob, lens.rank, lens.entropy)))
+            clips += [clip] * (length + 1)
             labels += model.to_str_tokens(tokens[row, n_prompt : n_prompt + length + 1])
-    log_prob, rank, entropy = (np.concatenate(parts, axis=1) for parts in zip(*kept, strict=True))
-    return Lens(layers, tuple(map(tuple, texts)), log_prob, rank, entropy, np.array(clips), tuple(labels))
+    log_prob, rank, entropy = (np.concatenate(parts, axis=1) for parts in zip(*rows, strict=True))
+    return LensReadings(layers, tuple(map(tuple, texts)), log_prob, rank, entropy, np.array(clips), tuple(labels))
 
 
-class Curve:
+class ErrorCurve:
     """WER by layer, with resamples of the clips, the same for every layer."""
 
-    def __init__(self, references: Sequence[str], lens: Lens, rng: np.random.Generator) -> None:
+    def __init__(self, references: Sequence[str], lens: LensReadings, rng: np.random.Generator) -> None:
         errors = [errors_of(references, texts) for texts in lens.texts]
         wrong = np.array([[e.errors for e in row] for row in errors])  # [layer, clip]
         words = np.array([e.n_reference for e in errors[0]])
@@ -137,7 +130,7 @@ class Curve:
         self.samples = np.stack([row[drawn].sum(1) / np.maximum(words[drawn].sum(1), 1) for row in wrong], axis=1)
 
     def in_random_order(self, rng: np.random.Generator) -> Estimate:
-        """Order of the same WERs with the blocks shuffled: the mean, and 95 % of the shuffles."""
+        """Return :data:`ORDER` with the blocks shuffled: the mean and 95 % of the shuffles."""
         samples = gamma(rng.permuted(np.repeat(self.wer[None], DRAWS, axis=0), axis=1))
         return Estimate.of(float(samples.mean()), samples)
 
@@ -154,7 +147,8 @@ class Curve:
 
 
 def gamma(wer: Float[np.ndarray, "row layer"]) -> Float[np.ndarray, "row"]:
-    """Goodman and Kruskal's gamma of layer and readability, row by row; NaN where all layers are equally readable."""
+    """Return Goodman and Kruskal's gamma of layer and readability for each row; NaN if all layers are equally
+    readable."""
     capped = np.minimum(wer, UNREADABLE)
     early, late = np.triu_indices(wer.shape[1], 1)
     change = np.sign(capped[:, early] - capped[:, late])  # 1: the later layer has fewer errors
@@ -162,8 +156,8 @@ def gamma(wer: Float[np.ndarray, "row layer"]) -> Float[np.ndarray, "row"]:
     return np.divide(change.sum(1), differ, out=np.full(len(wer), np.nan), where=differ > 0)
 
 
-def early_share(lens: Lens, rng: np.random.Generator) -> Estimate:
-    """Of the tokens right in the end: the share that is first choice for good from a block before the last one on."""
+def early_share(lens: LensReadings, rng: np.random.Generator) -> Estimate:
+    """Return, of the tokens that are right in the end, the share that stays the first choice from an earlier block."""
     first, right = settled(lens)
     if not right.any():
         return Estimate(None)
@@ -171,81 +165,135 @@ def early_share(lens: Lens, rng: np.random.Generator) -> Estimate:
     return cluster_rate(early, np.ones(len(early)), lens.clip_of[right], rng)
 
 
-def run(context: Context) -> Finding:
-    """Thirty encoder passes; each clip is decoded once per block."""
-    usable = [i for i in range(len(context.utterances)) if context.references[i]][:CLIPS]
-    if not usable:
-        return _finding(context, reason="no speech: pass --audio or --corpus")
-    lens = read(context, context.model, usable, "L2 blocks")
-    blank = read(context, context.untrained, usable[:UNTRAINED_CLIPS], "L2 untrained")
-    return _finding(context, lens, blank, usable)
+@dataclass(frozen=True, eq=False)
+class DecoderLensReadings:
+    """Readings of the model, and of the untrained model on the first clips.
+
+    references: true texts of the clips.
+    """
+
+    lens: LensReadings
+    untrained: LensReadings
+    references: tuple[str, ...]
+    examples: tuple[Example, ...]
 
 
-def _finding(
-    context: Context,
-    lens: Lens | None = None,
-    blank: Lens | None = None,
-    indices: Sequence[int] = (),
-    reason: str = "",
-) -> Finding:
-    common: dict[str, Any] = {
-        **context.common(ID, TITLE, CLAIM, PROTOCOL),
-        "published": (PUBLISHED,),
-        "published_summary": "several models: some subtasks are solved in low and middle layers; no number for tiny",
-        "parameters": {
+class DecoderLens(Experiment[DecoderLensReadings]):
+    """L2: the decoder on earlier encoder blocks."""
+
+    id, title = "L2", "DecoderLens: the decoder on earlier encoder blocks"
+    claim = (
+        "The decoder can read the encoder block by block: no block is harder to read than the one before, and earlier "
+        "blocks already decide some of the words."
+    )
+    protocol = (
+        "The residual stream entering and leaving every block of the encoder goes through the encoder's final norm, "
+        "and the decoder reads it in place of the encoder's output: greedy text without timestamps, and teacher-forced "
+        "log-probability, rank and entropy at every token of the true text. Corpus WER by block; the first block from "
+        "which on a token of the text is the decoder's first choice, of the tokens that it gets right in the end. "
+        "Order: of all pairs of blocks whose WER differs, the share in which the later one has fewer errors, minus the "
+        "share in which it has more (Goodman and Kruskal's gamma). A WER of 0.9 or more counts as unreadable, and "
+        "unreadable blocks are equal. Intervals: 95 %, bootstrap over clips."
+    )
+    published = (
+        Table(
+            "DecoderLens elsewhere",
+            "arXiv 2310.03686 (abstract)",
+            ("what", "reported"),
+            (
+                ("models", "question answering, logical reasoning, speech recognition, machine translation"),
+                ("result", "several specific subtasks are solved at low or intermediate layers of the encoder"),
+            ),
+        ),
+    )
+    published_summary = "several models: some subtasks are solved in low and middle layers; no number for tiny"
+
+    def parameters(self, context: Context) -> dict[str, Any]:
+        return {
             "clips": CLIPS,
             "untrained_clips": UNTRAINED_CLIPS,
             "norm": "the encoder's final norm, with the statistics of each block",
             "prompt_ids": context.transcriber().prompt()[0].tolist(),
-        },
-    }
-    if lens is None or blank is None:
-        return Finding(**common, reason_untestable=reason)
-    references = [context.references[i] for i in indices]
-    rng = context.rng("bootstrap of clips, DecoderLens")
-    curve, untrained = Curve(references, lens, rng), Curve(references[: len(blank.texts[0])], blank, rng)
-    # each clip's text against what was said in the next one
-    other = Curve(references[1:] + references[:1], lens, rng)
-    ours = curve.statistics()
-    criteria = (
-        Criterion(ORDER, ours[ORDER], 0.9, "at least"),
-        Criterion(EARLY, early_share(lens, rng), 0.1, "at least"),
-        Criterion(BLANK, ours[BLANK], UNREADABLE, "at least"),
-        Criterion(GAIN, ours[GAIN], 0.5, "at least"),
-        Criterion("clips", Estimate(len(indices)), ENOUGH_CLIPS, "at least", role="gate"),
-        Criterion("WER after the last block", curve.at(-1), 0.2, "at most", role="gate"),
-    )
-    controls = (
-        Control(
-            "untrained model",
-            f"random weights ({len(blank.texts[0])} clips)",
-            {**untrained.statistics(), EARLY: early_share(blank, rng)},
-        ),
-        Control("texts of other clips", "the same readings against what was said elsewhere", other.statistics()),
-        Control(
-            "blocks in random order",
-            f"the same WERs, {DRAWS} random orders of the blocks",
-            {ORDER: curve.in_random_order(rng)},
-        ),
-    )
-    return Finding(
-        **common,
-        criteria=criteria,
-        controls=controls,
-        measurements=_measurements(lens, blank, curve, untrained, rng),
-        examples=_examples(context, lens, indices),
-        notes=_notes(context, lens, curve),
-    )
+        }
+
+    def measure(self, context: Context) -> DecoderLensReadings:
+        """Run thirty encoder passes, and decode each clip once per block."""
+        usable = [i for i in range(len(context.utterances)) if context.references[i]][:CLIPS]
+        if not usable:
+            raise Untestable("no speech: pass --audio or --corpus")
+        lens = read_layers(context, context.model, usable, "L2 blocks")
+        untrained = read_layers(context, context.untrained, usable[:UNTRAINED_CLIPS], "L2 untrained")
+        references = tuple(context.references[i] for i in usable)
+        return DecoderLensReadings(lens, untrained, references, _examples(context, lens, usable))
+
+    def judge(self, measured: DecoderLensReadings, setting: Setting) -> Finding:
+        lens, blank, references = measured.lens, measured.untrained, list(measured.references)
+        rng = setting.rng("bootstrap of clips, DecoderLens")
+        n_untrained = len(blank.texts[0])
+        curve, untrained = ErrorCurve(references, lens, rng), ErrorCurve(references[:n_untrained], blank, rng)
+        other = ErrorCurve(references[1:] + references[:1], lens, rng)  # each text against the next clip's
+        statistics = curve.statistics()
+        criteria = (
+            Criterion(ORDER, statistics[ORDER], 0.9, "at least"),
+            Criterion(EARLY, early_share(lens, rng), 0.1, "at least"),
+            Criterion(BLANK, statistics[BLANK], UNREADABLE, "at least"),
+            Criterion(GAIN, statistics[GAIN], 0.5, "at least"),
+            Criterion("clips", Estimate(len(references)), ENOUGH_CLIPS, "at least", role="gate"),
+            Criterion("WER after the last block", curve.at(-1), 0.2, "at most", role="gate"),
+        )
+        controls = (
+            Control(
+                "untrained model",
+                f"random weights ({n_untrained} clips)",
+                {**untrained.statistics(), EARLY: early_share(blank, rng)},
+            ),
+            Control("texts of other clips", "the same readings against what was said elsewhere", other.statistics()),
+            Control(
+                "blocks in random order",
+                f"the same WERs, {DRAWS} random orders of the blocks",
+                {ORDER: curve.in_random_order(rng)},
+            ),
+        )
+        return self.finding(
+            setting,
+            criteria=criteria,
+            controls=controls,
+            measurements=_measurements(lens, curve, untrained, rng),
+            examples=measured.examples,
+            notes=_notes(lens, curve, setting),
+        )
+
+    def draw(self, finding: Finding) -> list[Figure]:
+        """Draw the controls; WER by block; where words are first right."""
+        wer = finding.measurement("WER by layer")
+        layers = [str(entry) for entry in wer.axis("layer").entries]
+        x = np.arange(len(layers))
+        errors, axes = new_figure("What the decoder writes", "encoder read after", "WER (%)")
+        for name, color, marker in (("this model", BLUE, "o"), ("untrained model", GRAY, "x")):
+            values = 100 * np.minimum(wer.at(whose=name), MOST_SHOWN)
+            beyond = f" (cut off at {MOST_SHOWN:.0%})" if (values >= 100 * MOST_SHOWN).any() else ""
+            axes.plot(x, values[:, 0], color=color, marker=marker, label=name + beyond)
+            axes.fill_between(x, values[:, 1], values[:, 2], color=color, alpha=0.2, linewidth=0)
+        axes.set_xticks(*_sparse_ticks(layers))
+        axes.set_ylim(0, None)
+        errors.set_label(alt_text(finding.title, wer.at(whose="this model", bound="value"), layers))
+        add_legend(axes)
+        share = finding.measurement("tokens right from here on")
+        words, axes = new_figure("Where words appear", "tokens right from there on (%)", "")
+        draw_bars(axes, x[::-1], 100 * share.values, [GREEN] * len(x))
+        axes.set_yticks(x[::-1], layers)
+        words.set_label(alt_text("Tokens right from there on", share.values[:, 0], layers))
+        return [draw_controls(finding, 3, "fall of WER from first to last"), errors, words]
 
 
-def settled(lens: Lens) -> tuple[Int[np.ndarray, "token"], np.ndarray]:
-    """Index of the layer from which on a token is the first choice, and which tokens are right in the end."""
+def settled(lens: LensReadings) -> tuple[Int[np.ndarray, "token"], np.ndarray]:
+    """Return the first layer after which a token stays the first choice, and which tokens are right in the end."""
     right = lens.rank == 0
     return np.logical_and.accumulate(right[::-1])[::-1].argmax(0), right[-1]
 
 
 def _measurements(
-    lens: Lens, blank: Lens, curve: Curve, untrained: Curve, rng: np.random.Generator
+    lens: LensReadings, curve: ErrorCurve, untrained: ErrorCurve, rng: np.random.Generator
 ) -> tuple[Measurement, ...]:
     layers, bounds = Axis("layer", lens.layers), Axis("bound", ("value", "low", "high"))
     first, right = settled(lens)
@@ -257,7 +305,7 @@ def _measurements(
         [cluster_rate(row.astype(float), np.ones(len(row)), lens.clip_of, rng).row for row in values]
         for values in (lens.log_prob, lens.entropy, (lens.rank == 0).astype(float))
     ]
-    one = lens.clip_of == lens.clip_of[0]
+    first_clip = lens.clip_of == lens.clip_of[0]
     return (
         Measurement(
             "WER by layer",
@@ -272,25 +320,25 @@ def _measurements(
         ),
         Measurement(
             "log-probability in one clip",
-            (layers, Axis("token", tuple(f"{k} {visible(lens.labels[k])}" for k in np.flatnonzero(one)))),
-            lens.log_prob[:, one],
+            (layers, Axis("token", tuple(f"{k} {visible(lens.labels[k])}" for k in np.flatnonzero(first_clip)))),
+            lens.log_prob[:, first_clip],
             "nats",
         ),
     )
 
 
-def _examples(context: Context, lens: Lens, indices: Sequence[int]) -> tuple[Example, ...]:
-    """The clips with the most words, after every block."""
+def _examples(context: Context, lens: LensReadings, indices: Sequence[int]) -> tuple[Example, ...]:
+    """Return the clips with the most words, with the text after every block."""
     order = sorted(range(len(indices)), key=lambda k: (-len(context.references[indices[k]].split()), k))
-    shown = []
+    examples = []
     for k in order[:N_EXAMPLES]:
-        one = context.utterances[indices[k]]
+        clip = context.utterances[indices[k]]
         rows = tuple((layer, texts[k]) for layer, texts in zip(lens.layers, lens.texts, strict=True))
-        shown.append(Example(one.id, one.alignment.speaker, context.references[indices[k]], rows))
-    return tuple(shown)
+        examples.append(Example(clip.id, clip.alignment.speaker, context.references[indices[k]], rows))
+    return tuple(examples)
 
 
-def _notes(context: Context, lens: Lens, curve: Curve) -> tuple[str, ...]:
+def _notes(lens: LensReadings, curve: ErrorCurve, setting: Setting) -> tuple[str, ...]:
     first, right = settled(lens)
     before = float((first[right] < len(lens.layers) - 1).mean()) if right.any() else 0.0
     notes = [
@@ -302,47 +350,13 @@ def _notes(context: Context, lens: Lens, curve: Curve) -> tuple[str, ...]:
         "The decoder and the final norm were trained on the last block alone: a block that looks unreadable may hold "
         "the words in another form.",
     ]
-    if context.reference == "model":
-        notes.append("Nobody gave the true texts: WER is against the model's own transcript.")
+    if setting.reference == "model":
+        notes.append("The true texts are not known: WER is against the model's own transcript.")
     return tuple(notes)
 
 
-def draw(finding: Finding) -> list[Figure]:
-    """WER by block; where words are first right; the model beside its controls."""
-    wer = finding.measurement("WER by layer")
-    layers = [str(entry) for entry in wer.axis("layer").entries]
-    at = np.arange(len(layers))
-    first, axes = new_figure("What the decoder writes", "encoder read after", "WER (%)")
-    for name, colour, marker in (("this model", BLUE, "o"), ("untrained model", GRAY, "x")):
-        values = 100 * np.minimum(wer.at(whose=name), MOST_SHOWN)
-        beyond = f" (cut off at {MOST_SHOWN:.0%})" if (values >= 100 * MOST_SHOWN).any() else ""
-        axes.plot(at, values[:, 0], color=colour, marker=marker, label=name + beyond)
-        axes.fill_between(at, values[:, 1], values[:, 2], color=colour, alpha=0.2, linewidth=0)
-    axes.set_xticks(*_some(layers))
-    axes.set_ylim(0, None)
-    first.set_label(alt_text(finding.title, wer.at(whose="this model", bound="value"), layers))
-    add_legend(axes)
-    share = finding.measurement("tokens right from here on")
-    second, axes = new_figure("Where words appear", "tokens right from there on (%)", "")
-    draw_bars(axes, at[::-1], 100 * share.values, [GREEN] * len(at))
-    axes.set_yticks(at[::-1], layers)
-    second.set_label(alt_text("Tokens right from there on", share.values[:, 0], layers))
-    return [draw_controls(finding, 3, "fall of WER from first to last"), first, second]
-
-
-def _some(names: Sequence[str], most: int = 8) -> tuple[list[int], list[str]]:
-    """Ticks for at most ``most`` of the names, the last among them."""
+def _sparse_ticks(names: Sequence[str], most: int = 8) -> tuple[list[int], list[str]]:
+    """Return ticks for about ``most`` of the names, the last among them, and their labels."""
     step = -(-len(names) // most)
     ticks = list(range(len(names) - 1, -1, -step))[::-1]
     return ticks, [names[t].replace("block ", "") if len(names) > 6 else names[t] for t in ticks]
-
-
-PUBLISHED = Table(
-    "DecoderLens elsewhere",
-    "arXiv 2310.03686 (abstract)",
-    ("what", "reported"),
-    (
-        ("models", "question answering, logical reasoning, speech recognition, machine translation"),
-        ("result", "several specific subtasks are solved at low or intermediate layers of the encoder"),
-    ),
-)

@@ -1,4 +1,4 @@
-"""L3: the statistics on counts, the trivial baseline, and the wiring: which half chooses, which is scored."""
+"""L3: statistics on counts, the baseline without a model, and which half selects and which is scored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ import torch
 from hooked_whisper.analysis import alignment_heads as heads_analysis
 from hooked_whisper.analysis.boundaries import boundaries
 from hooked_whisper.findings import alignment_heads
-from hooked_whisper.findings.alignment_heads import CHOSEN, CONTRAST, EVEN, F1, GAIN, OTHER, f1_estimate, f1_gain
+from hooked_whisper.findings.alignment_heads import (
+    CONTRAST,
+    EVEN,
+    F1,
+    GAIN,
+    OTHER,
+    SELECTED,
+    AlignmentHeads,
+    f1_estimate,
+    f1_gain,
+)
 from hooked_whisper.findings.words.lag import lag_estimate, median_lag, shifted_words, start_lags
 from hooked_whisper.protocols import Alignment, Interval
 from tests.findings.worlds import small_context
@@ -70,7 +80,7 @@ def test_the_knowing_head_is_chosen_on_one_half_and_scored_on_the_other(monkeypa
 
     monkeypatch.setattr(alignment_heads, "choose_heads", spy)
     context = small_context(count=6)
-    finding = alignment_heads.run(context)
+    finding = AlignmentHeads().run(context)
     assert seen == [["u0", "u2", "u4"]]
     assert {e.utterance for e in finding.examples} == {"u1", "u3", "u5"}
     values = {c.name: c.estimate.value for c in finding.criteria}
@@ -80,13 +90,13 @@ def test_the_knowing_head_is_chosen_on_one_half_and_scored_on_the_other(monkeypa
     assert alone[1, 0] == 1 and alone[0, 0] < 1
     assert "1.0" in finding.notes[0]
     curve = finding.measurement("boundary F1")
-    assert curve.at(heads=CHOSEN, tolerance=0.1, bound="value") == 1
+    assert curve.at(heads=SELECTED, tolerance=0.1, bound="value") == 1
     assert curve.at(heads=EVEN, tolerance=0.1, bound="value") < 1
-    assert len(finding.draw() or alignment_heads.draw(finding)) == 3
+    assert len(finding.draw()) == 3
 
 
 def test_real_passes_of_a_random_model_run_through() -> None:
-    finding = alignment_heads.run(small_context(count=4))
+    finding = AlignmentHeads().run(small_context(count=4))
     assert finding.status == "measured, no verdict"
     assert {c.name for c in finding.controls} == {alignment_heads.UNTRAINED, OTHER, alignment_heads.RANDOM, EVEN}
     even = next(c for c in finding.controls if c.name == EVEN)
@@ -94,11 +104,11 @@ def test_real_passes_of_a_random_model_run_through() -> None:
 
 
 def test_own_word_times_are_no_truth() -> None:
-    finding = alignment_heads.run(small_context(count=4, truth=False, reference="model"))
+    finding = AlignmentHeads().run(small_context(count=4, truth=False, reference="model"))
     assert finding.status == "measured, no verdict" and alignment_heads.SCORED in finding.status_reason
     assert finding.measurements and "agreement" in finding.notes[-1]
 
 
 def test_without_speech_it_is_not_testable() -> None:
-    finding = alignment_heads.run(small_context())
+    finding = AlignmentHeads().run(small_context())
     assert finding.status == "not testable" and "--audio" in finding.status_reason

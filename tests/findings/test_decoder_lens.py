@@ -1,4 +1,4 @@
-"""L2: readings of every block, the curve, and the finding on a small model."""
+"""L2: readings of every block, statistics of the error curve, and the experiment on a small model."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hooked_whisper.findings.decoder_lens import (
     EARLY,
     GAIN,
     ORDER,
-    Curve,
-    Lens,
+    ErrorCurve,
+    LensReadings,
     early_share,
     gamma,
-    read,
+    read_layers,
     settled,
     text_tokens,
 )
@@ -24,38 +24,38 @@ from tests.core.twins import listeners
 from tests.findings.worlds import small_context, utterance
 
 
-def lens(*texts: list[str], rank: np.ndarray | None = None) -> Lens:
+def lens(*texts: list[str], rank: np.ndarray | None = None) -> LensReadings:
     ranks = np.zeros((len(texts), 1), int) if rank is None else rank
     zero = np.zeros(ranks.shape, np.float32)
     clip_of = np.zeros(ranks.shape[1], int)
     layers = tuple(f"block {k}" for k in range(len(texts)))
-    return Lens(layers, tuple(map(tuple, texts)), zero, ranks, zero, clip_of, ("x",) * ranks.shape[1])
+    return LensReadings(layers, tuple(map(tuple, texts)), zero, ranks, zero, clip_of, ("x",) * ranks.shape[1])
 
 
 def test_a_model_that_gets_better_block_by_block() -> None:
     said = ["a b c d"] * 30
-    found = Curve(
+    statistics = ErrorCurve(
         said, lens([""] * 30, ["a x y z"] * 30, ["a b y z"] * 30, said), np.random.default_rng(0)
     ).statistics()
-    assert found[ORDER].value == pytest.approx(1) and found[BLANK].value == 1 and found[GAIN].value == 1
+    assert statistics[ORDER].value == pytest.approx(1) and statistics[BLANK].value == 1 and statistics[GAIN].value == 1
 
 
 def test_a_model_that_does_not() -> None:
     said = ["a b"] * 10
-    found = Curve(said, lens([""] * 10, [""] * 10, [""] * 10), np.random.default_rng(0)).statistics()
-    assert found[ORDER].value is None and found[GAIN].value == 0
+    statistics = ErrorCurve(said, lens([""] * 10, [""] * 10, [""] * 10), np.random.default_rng(0)).statistics()
+    assert statistics[ORDER].value is None and statistics[GAIN].value == 0
 
 
 def test_gamma_reaches_one_with_ties_and_falls_with_every_wrong_pair() -> None:
     readable_at_last = [1.9, 1.6, 1.0, 1.2, 0.1]  # ties at "unreadable", whatever the WER
     one_wrong_pair = [1.0, 0.6, 0.7, 0.1]
-    found = gamma(np.array([readable_at_last[1:], one_wrong_pair, one_wrong_pair[::-1], [1.0, 2.0, 0.95, 0.9]]))
-    assert found[:3] == pytest.approx([1, 4 / 6, -4 / 6]) and np.isnan(found[3])
+    gammas = gamma(np.array([readable_at_last[1:], one_wrong_pair, one_wrong_pair[::-1], [1.0, 2.0, 0.95, 0.9]]))
+    assert gammas[:3] == pytest.approx([1, 4 / 6, -4 / 6]) and np.isnan(gammas[3])
 
 
 def test_blocks_in_random_order_have_no_order() -> None:
     said = ["a b c d"] * 5
-    curve = Curve(said, lens(["x"] * 5, ["a y z y"] * 5, ["a b y z"] * 5, said), np.random.default_rng(0))
+    curve = ErrorCurve(said, lens(["x"] * 5, ["a y z y"] * 5, ["a b y z"] * 5, said), np.random.default_rng(0))
     shuffled = curve.in_random_order(np.random.default_rng(1))
     assert curve.statistics()[ORDER].value == 1 and abs(shuffled.value or 0) < 0.1 and (shuffled.low or 0) < -0.9
 
@@ -63,8 +63,8 @@ def test_blocks_in_random_order_have_no_order() -> None:
 def test_tokens_of_earlier_blocks_are_those_neither_guessed_nor_left_to_the_last() -> None:
     #       guessed, block 0, the last, wrong in the end
     rank = np.array([[0, 3, 4, 0], [0, 0, 2, 0], [0, 0, 0, 5]])
-    found = early_share(lens([], [], [], rank=rank), np.random.default_rng(0))
-    assert found.value == pytest.approx(1 / 3)
+    share = early_share(lens([], [], [], rank=rank), np.random.default_rng(0))
+    assert share.value == pytest.approx(1 / 3)
     assert early_share(lens([], [], rank=np.ones((2, 3), int)), np.random.default_rng(0)).value is None
 
 
@@ -81,16 +81,16 @@ def test_readings_are_the_models_own_log_probabilities() -> None:
     context = type(context)(context.model, context.untrained, clips)
     tokens, lengths = text_tokens(context, context.model, [0, 1])
     assert lengths == [4, 2] and tokens.shape == (2, 9)
-    found = read(context, context.model, [0, 1], "")
-    assert found.log_prob.shape == (3, 5 + 3) and found.clip_of.tolist() == [0] * 5 + [1] * 3
-    assert found.labels[0] == " the" and found.labels[-1] == "<|endoftext|>"
-    for clip, at in ((0, 0), (1, 5)):
+    readings = read_layers(context, context.model, [0, 1], "")
+    assert readings.log_prob.shape == (3, 5 + 3) and readings.clip_of.tolist() == [0] * 5 + [1] * 3
+    assert readings.labels[0] == " the" and readings.labels[-1] == "<|endoftext|>"
+    for clip, start in ((0, 0), (1, 5)):
         n = lengths[clip] + 1
         row = tokens[clip : clip + 1, : 4 + n]
         logits = context.model(context.mels([clip]), row[:, :-1])[0, 3:]
         expected = logits.log_softmax(-1).gather(-1, row[0, 4:, None])[:, 0]
-        np.testing.assert_allclose(found.log_prob[-1, at : at + n], expected.numpy(), rtol=1e-4, atol=1e-4)
-    assert found.texts[-1] == tuple(context.transcriber()(context.encoded))
+        np.testing.assert_allclose(readings.log_prob[-1, start : start + n], expected.numpy(), rtol=1e-4, atol=1e-4)
+    assert readings.texts[-1] == tuple(context.transcriber()(context.encoded))
 
 
 def test_it_runs_draws_and_says_what_is_missing() -> None:
@@ -108,7 +108,7 @@ def test_it_runs_draws_and_says_what_is_missing() -> None:
 
 def test_many_blocks_have_few_ticks() -> None:
     names = ["embedding", *(f"block {k}" for k in range(32))]
-    ticks, labels = decoder_lens._some(names)
+    ticks, labels = decoder_lens._sparse_ticks(names)
     assert len(ticks) <= 9 and ticks[-1] == 32 and labels[-1] == "31"
 
 
