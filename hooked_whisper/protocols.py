@@ -53,16 +53,14 @@ class HeadRef:
         """
         if isinstance(head, HeadRef):
             return head
-        if isinstance(head, str):
-            if match := _HEAD.fullmatch(head.strip()):
-                named, block, number, letter, *short = match.groups()
-                if letter is None:
-                    return cls(named, int(block), int(number))
-                return cls(next(s for s, known in _LETTERS.items() if known == letter), int(short[0]), int(short[1]))
-        elif isinstance(head, Sequence) and len(head) in (2, 3):
+        match = _HEAD.fullmatch(head.strip()) if isinstance(head, str) else None
+        if match is not None:
+            named = match["stack"] or next(stack for stack in STACKS if _LETTERS[stack] == match["letter"])
+            return cls(named, int(match["block"] or match[5]), int(match["head"] or match[6]))  # type: ignore[arg-type]
+        if isinstance(head, Sequence) and not isinstance(head, str) and len(head) in (2, 3):
             named, block, number = (stack, *head) if len(head) == 2 else head
             if named in STACKS and all(hasattr(n, "__index__") and not isinstance(n, bool) for n in (block, number)):
-                return cls(named, int(block), int(number))
+                return cls(named, int(block), int(number))  # type: ignore[arg-type]
         raise error(f"{head!r:.80} is not an attention head: give 'encoder 2.3', 'E2.3', or (block, head) with a stack")
 
     @staticmethod

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Parts = Literal["block", "head", "neuron"]
-Answer = int | str | Int[Tensor, "..."]
+TokenIds = int | Int[Tensor, "..."]
 _SPLIT: dict[str, tuple[str, ...]] = {"block": (), "head": ("self", "cross"), "neuron": ("mlp",)}
 
 
@@ -95,7 +95,7 @@ def attribution_names(parts: Parts = "block") -> list[str]:
 
 
 def direct_logit_attribution(
-    cache: ActivationCache, correct: Answer, incorrect: Answer | None = None, *, parts: Parts = "block"
+    cache: ActivationCache, correct: TokenIds | str, incorrect: TokenIds | str | None = None, *, parts: Parts = "block"
 ) -> DirectAttribution:
     """Return the contributions to the logit of ``correct``, minus that of ``incorrect``, at every token of a cached
     decoder pass.
@@ -111,18 +111,18 @@ def direct_logit_attribution(
         PromptError: a string is several tokens.
     """
     check_option("parts", parts, get_args(Parts))
-    correct, incorrect = (token_id(cache.model, answer) for answer in (correct, incorrect))
+    ids, other_ids = (token_id(cache.model, answer) for answer in (correct, incorrect))
     logits = cache["unembed.hook_out"]
     shape = logits.shape[:2]
-    groups = _blocks(cache, correct, incorrect, without=_SPLIT[parts])
+    groups = _blocks(cache, ids, other_ids, without=_SPLIT[parts])
     if parts == "head":
-        groups += _heads(cache, correct, incorrect)
+        groups += _heads(cache, ids, other_ids)
     if parts == "neuron":
-        groups += _neurons(cache, correct, incorrect)
-    groups.append((["ln_final.bias"], "bias", _constant(cache, correct, incorrect).expand(1, *shape)))
-    total = _picked(logits, correct)
-    if incorrect is not None:
-        total = total - _picked(logits, incorrect)
+        groups += _neurons(cache, ids, other_ids)
+    groups.append((["ln_final.bias"], "bias", _constant(cache, ids, other_ids).expand(1, *shape)))
+    total = _picked(logits, ids)
+    if other_ids is not None:
+        total = total - _picked(logits, other_ids)
     return DirectAttribution(
         tuple(label for labels, _, _ in groups for label in labels),
         tuple(kind for labels, kind, _ in groups for _ in labels),
@@ -135,7 +135,7 @@ _Group = tuple[list[str], str, Tensor]  # labels, kind, values [component, clip,
 
 
 def _blocks(
-    cache: ActivationCache, correct: Answer, incorrect: Answer | None, without: tuple[str, ...]
+    cache: ActivationCache, correct: TokenIds, incorrect: TokenIds | None, without: tuple[str, ...]
 ) -> list[_Group]:
     components, labels = cache.decompose_resid("decoder", return_labels=True)
     values = cache.logit_attrs(components, correct, incorrect)
@@ -143,7 +143,7 @@ def _blocks(
     return [group for group in groups if group[1] not in without]
 
 
-def _heads(cache: ActivationCache, correct: Answer, incorrect: Answer | None) -> list[_Group]:
+def _heads(cache: ActivationCache, correct: TokenIds, incorrect: TokenIds | None) -> list[_Group]:
     groups: list[_Group] = []
     for kind, module in (("self", "attn"), ("cross", "cross_attn")):
         components, labels = cache.stack_head_results("decoder", cross=kind == "cross", return_labels=True)
@@ -153,9 +153,9 @@ def _heads(cache: ActivationCache, correct: Answer, incorrect: Answer | None) ->
     return groups
 
 
-def _neurons(cache: ActivationCache, correct: Answer, incorrect: Answer | None) -> list[_Group]:
+def _neurons(cache: ActivationCache, correct: TokenIds, incorrect: TokenIds | None) -> list[_Group]:
     """``post * (W_out direction)``, without a residual vector per neuron."""
-    blocks = cache.model.decoder.blocks
+    blocks: Any = cache.model.decoder.blocks
     onto = _onto(cache, correct, incorrect)
     groups: list[_Group] = []
     for k, block in enumerate(blocks):
@@ -167,28 +167,28 @@ def _neurons(cache: ActivationCache, correct: Answer, incorrect: Answer | None) 
 
 
 def _bias_group(
-    cache: ActivationCache, biases: Sequence[Tensor], name: str, correct: Answer, incorrect: Answer | None
+    cache: ActivationCache, biases: Sequence[Tensor], name: str, correct: TokenIds, incorrect: TokenIds | None
 ) -> _Group:
     like = cache["decoder.hook_embed"]
     rows = torch.stack([b.detach().to(like).expand_as(like) for b in biases])
     return [f"{k}_{name}" for k in range(len(biases))], "bias", cache.logit_attrs(rows, correct, incorrect)
 
 
-def _onto(cache: ActivationCache, correct: Answer, incorrect: Answer | None) -> Float[Tensor, "clip token d_model"]:
+def _onto(cache: ActivationCache, correct: TokenIds, incorrect: TokenIds | None) -> Float[Tensor, "clip token d_model"]:
     """Gradient of the logit with respect to the residual stream, with the scale of the final norm held fixed."""
     scale = cache["decoder.ln_final.hook_scale"]
     gained = _direction(cache, correct, incorrect).to(scale) * cache.model.decoder.ln_final.weight.detach().to(scale)
     return (gained - gained.mean(-1, keepdim=True)) / scale
 
 
-def _direction(cache: ActivationCache, correct: Answer, incorrect: Answer | None) -> Tensor:
+def _direction(cache: ActivationCache, correct: TokenIds, incorrect: TokenIds | None) -> Tensor:
     """Columns of the unembedding, ``[..., d_model]``."""
     columns = cache.model.W_U.detach().mT
     direction = columns[torch.as_tensor(correct, device=columns.device)]
     return direction if incorrect is None else direction - columns[torch.as_tensor(incorrect, device=columns.device)]
 
 
-def _constant(cache: ActivationCache, correct: Answer, incorrect: Answer | None) -> Tensor:
+def _constant(cache: ActivationCache, correct: TokenIds, incorrect: TokenIds | None) -> Tensor:
     """Part of the logit that does not depend on the input: the biases of the final norm and of the unembedding."""
     model = cache.model
     direction = _direction(cache, correct, incorrect)
@@ -201,7 +201,7 @@ def _constant(cache: ActivationCache, correct: Answer, incorrect: Answer | None)
     return constant.to(cache["decoder.hook_embed"].device)
 
 
-def _picked(logits: Float[Tensor, "clip token vocab"], ids: Answer) -> Float[Tensor, "clip token"]:
+def _picked(logits: Float[Tensor, "clip token vocab"], ids: TokenIds) -> Float[Tensor, "clip token"]:
     index = torch.as_tensor(ids, device=logits.device).expand(logits.shape[:2])
     return logits.gather(-1, index[..., None].long())[..., 0]
 

@@ -48,18 +48,18 @@ def nearest_tokens(
     Raises:
         PromptError: a string is several tokens.
     """
-    token = token_id(model, token)
+    index: int = token_id(model, token)
     rows = model.W_E.detach().float()
     if among is None:
         among = text_tokens(model) if text_only else torch.arange(len(rows))
     ids = among.to(rows.device)
-    candidates, query = rows[ids], rows[token]
+    candidates, query = rows[ids], rows[index]
     if centered:
         mean = candidates.mean(dim=0)
         candidates, query = candidates - mean, query - mean
     cosine = F.cosine_similarity(candidates, query[None], dim=-1)
-    cosine = cosine.masked_fill(ids == token, -torch.inf)
-    top = cosine.topk(min(n, int((ids != token).sum())))
+    cosine = cosine.masked_fill(ids == index, -torch.inf)
+    top = cosine.topk(min(n, int((ids != index).sum())))
     nearest = ids[top.indices].tolist()
     names = model.to_str_tokens(nearest)
     return [RankedToken(i, visible(s), float(v)) for i, s, v in zip(nearest, names, top.values, strict=True)]
