@@ -20,7 +20,7 @@ VECTOR_AXES = ("d_model", "d_mlp", "d_head", "vocab")
 
 
 @dataclass(frozen=True)
-class Layout:
+class VectorLayout:
     """Vectors along the last axis, or along the last two where the vectors of all heads are one.
 
     axes: the axes before the vector. width: of the vector. heads: their number, where they are one vector.
@@ -39,20 +39,20 @@ class Layout:
         return vectors if self.heads is None else vectors.unflatten(-1, (self.heads, -1))
 
 
-def layouts(point: HookPoint) -> tuple[Layout, ...]:
+def layouts(point: HookPoint) -> tuple[VectorLayout, ...]:
     """Return the ways to read a point as vectors; none for scores, patterns, tokens and mels."""
     last = point.axes[-1]
     if last not in VECTOR_AXES:
         return ()
     width = point.sizes[last]
-    per_vector = Layout(point.axes[:-1], width)
+    per_vector = VectorLayout(point.axes[:-1], width)
     if point.axes[-2:-1] != ("head",):
         return (per_vector,)
     heads = point.sizes["head"]
-    return Layout(point.axes[:-2], width * heads, heads), per_vector
+    return VectorLayout(point.axes[:-2], width * heads, heads), per_vector
 
 
-def fitting_layout(point: HookPoint, fits: Callable[[Layout], bool], requirement: str) -> Layout:
+def fitting_layout(point: HookPoint, fits: Callable[[VectorLayout], bool], requirement: str) -> VectorLayout:
     """Return the layout that fits.
 
     Raises:

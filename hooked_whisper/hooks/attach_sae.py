@@ -29,7 +29,7 @@ from torch import Tensor
 from hooked_whisper._support.indices import Selection
 from hooked_whisper.config import WhisperConfig
 from hooked_whisper.errors import HookedWhisperError, PatchError
-from hooked_whisper.hooks.attach_layout import AttachedPositions, Layout, fitting_layout, sae_positions
+from hooked_whisper.hooks.attach_layout import AttachedPositions, VectorLayout, fitting_layout, sae_positions
 from hooked_whisper.hooks.hook_names import SAE_PART
 from hooked_whisper.hooks.hook_point import HookPoint
 from hooked_whisper.hooks.root_module import HookedRootModule
@@ -109,15 +109,15 @@ class _AttachedSAE:
         sae: AttachableSAE,
         source: HookPoint,
         target: HookPoint,
-        layout_in: Layout,
-        layout_out: Layout,
+        layout_in: VectorLayout,
+        layout_out: VectorLayout,
         n_features: int,
         use_error_term: bool,
         positions: AttachedPositions | None,
     ) -> None:
         self.sae, self.source, self.target = sae, source, target
         self.layout_in, self.layout_out, self.positions = layout_in, layout_out, positions
-        self.latent_layout = Layout(layout_in.axes, n_features)
+        self.latent_layout = VectorLayout(layout_in.axes, n_features)
 
         def point(part: str, site: HookPoint, axes: tuple[str, ...], **sizes: int) -> SAEHookPoint:
             return SAEHookPoint(f"{source.name}{SAE_PART}{part}", site, axes, **sizes)
@@ -233,7 +233,7 @@ def _selected(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _through(
-    point: HookPoint, rows: Tensor, mask: Tensor | None, layout: Layout, background: Callable[[], Tensor]
+    point: HookPoint, rows: Tensor, mask: Tensor | None, layout: VectorLayout, background: Callable[[], Tensor]
 ) -> Tensor:
     """Return rows after the hooks of a point, which sees them at their positions in the whole tensor.
 
@@ -306,13 +306,13 @@ def _declared_size(sae: AttachableSAE, name: str) -> int | None:
 
 
 @torch.no_grad()
-def _tried_sizes(model: HookedRootModule, sae: AttachableSAE, source: HookPoint) -> tuple[Layout, int, int]:
+def _tried_sizes(model: HookedRootModule, sae: AttachableSAE, source: HookPoint) -> tuple[VectorLayout, int, int]:
     """Return layout, number of features and output width of an SAE that does not declare them, tried on one vector."""
     parameter = next(model.parameters())
     sizes: dict[int, tuple[int, int]] = {}
     failures: list[Exception] = []
 
-    def fits(layout: Layout) -> bool:
+    def fits(layout: VectorLayout) -> bool:
         row = torch.linspace(-1, 1, layout.width, device=parameter.device, dtype=parameter.dtype)[None]
         try:
             latents = sae.encode(row)

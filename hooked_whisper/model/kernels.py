@@ -175,7 +175,7 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None,
 
 
 @runtime_checkable
-class Window(Protocol):
+class AttentionWindow(Protocol):
     """The part of :class:`~hooked_whisper.model.masks.LocalWindow` that the kernel uses."""
 
     @property
@@ -198,7 +198,7 @@ def windowed_attention(
     Queries are cut into blocks, each with the keys that any query of the block may attend to: overlapping views of the
     keys, not copies. The blocks are one batch of the fused kernel, with ``block + 2 k`` keys instead of all.
 
-    windows: :class:`Window` -> the heads that have it; ``None`` for all keys.
+    windows: :class:`AttentionWindow` -> the heads that have it; ``None`` for all keys.
 
     Source: the sliding chunks of Longformer, Beltagy et al. 2020, arXiv:2004.05150, section 3.2.
     """
@@ -218,7 +218,7 @@ def plain_windowed_attention(q: Tensor, k: Tensor, v: Tensor, windows: Mapping[A
     return plain_attention(q, k, v, mask[None])
 
 
-def _one_window(q: Tensor, k: Tensor, v: Tensor, window: Window | None) -> Tensor:
+def _one_window(q: Tensor, k: Tensor, v: Tensor, window: AttentionWindow | None) -> Tensor:
     n = q.shape[2]
     size = _CPU_BLOCK if q.device.type == "cpu" else _GPU_BLOCK
     if window is None or window.k >= n - 1:

@@ -14,7 +14,7 @@ def core(one: Twins) -> WhisperCore:
 
 
 @pytest.fixture(autouse=True)
-def no_splice_left() -> object:
+def no_sae_left() -> object:
     yield
     for size in ("one", "odd"):
         core = make_twins(size).core

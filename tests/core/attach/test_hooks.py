@@ -1,4 +1,4 @@
-"""What hooks see of a splice, in which order, and the gradients that pass through it."""
+"""What hooks see of an attached SAE, in which order, and the gradients that pass through it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.core.twins import Twins
 # --- what hooks see, and in which order -----------------------------------------------------------------------------
 
 
-def test_hooks_of_the_point_come_behind_the_splice_and_are_final(one: Twins, core: WhisperCore) -> None:
+def test_hooks_of_the_point_run_after_the_sae_and_are_final(one: Twins, core: WhisperCore) -> None:
     mel, tokens, sae = one.mel(), one.tokens(3), Toy(32)
     _, clean = core.run_with_cache(mel, names_filter=RESID)
     seen: list[Tensor] = []
@@ -64,7 +64,7 @@ def test_the_size_of_latents_is_counted(one: Twins, core: WhisperCore) -> None:
         )  # 1000 x 20 x 5000 x 4 bytes
 
 
-def test_hooks_inside_a_splice_are_listed_reset_and_know_where_they_are(one: Twins, core: WhisperCore) -> None:
+def test_hooks_of_an_attached_sae_are_listed_reset_and_know_where_they_are(one: Twins, core: WhisperCore) -> None:
     acts = f"{TOKENS}.hook_sae_acts_post"
     offsets: list[int] = []
     encoder_out, cache = core.embed_audio(one.mel()), KVCache()
@@ -113,7 +113,7 @@ def test_gradients_to_latents_are_finite_differences(one: Twins, use_error_term:
                 assert (ends[0] - ends[1]) / 2 == pytest.approx(slope, rel=1e-5, abs=1e-12), name
 
 
-def test_gradients_pass_through_the_dictionary_and_not_past_it(one: Twins, core: WhisperCore) -> None:
+def test_gradients_pass_through_the_sae_and_not_past_it(one: Twins, core: WhisperCore) -> None:
     point, sae = core.hook_dict[RESID], Toy(32)
     x = torch.randn(2, 20, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
     direction = noise(torch.zeros_like(x.detach()))

@@ -1,4 +1,4 @@
-"""What a splice promises at every point that has vectors, its error term, heads and dtypes."""
+"""Laws of an attached SAE at every point that has vectors: error term, heads, dtypes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_shapes_are_those_that_are_announced(one: Twins, core: WhisperCore, name
             assert point.stack == core.hook_dict[name].stack and point.site == name
         assert cache.axes(f"{name}.hook_sae_acts_post")[-1] == "d_sae"
         assert torch.equal(cache[name], cache[f"{name}.hook_sae_output"])
-    assert cache.axes(f"{name}.hook_sae_acts_post")[-1] == "d_sae"  # a cache outlives its splice
+    assert cache.axes(f"{name}.hook_sae_acts_post")[-1] == "d_sae"  # a cache outlives the attached SAE
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -1,4 +1,4 @@
-"""Leaving a splice takes back exactly what it added."""
+"""Leaving `attach_sae` removes exactly what it added."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 import torch
-from hypothesis import attachments
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -23,8 +23,8 @@ from tests.core.attach.toys import (
     TOKENS,
     Sized,
     Toy,
+    attached_state,
     same,
-    spliced,
 )
 from tests.core.twins import Twins, listeners
 
@@ -39,16 +39,16 @@ def _raise(x: Tensor) -> None:
     raise Planned
 
 
-SPLICES = st.sampled_from([RESID, MLP[0], TOKENS, "encoder.hook_out", "encoder.blocks.0.attn.hook_z", "bad", "wide"])
+HOOKS = st.sampled_from([RESID, MLP[0], TOKENS, "encoder.hook_out", "encoder.blocks.0.attn.hook_z", "bad", "wide"])
 ACTIONS = st.recursive(
     st.sampled_from(["raise", "run", "failing run", "stopped run", "hook", "reset"]),
-    lambda inner: st.tuples(SPLICES, st.booleans(), st.lists(inner, max_size=3)),
+    lambda inner: st.tuples(HOOKS, st.booleans(), st.lists(inner, max_size=3)),
     max_leaves=8,
 )
 
 
 @torch.no_grad()
-@attachments(plan=st.lists(ACTIONS, min_size=1, max_size=3))
+@given(plan=st.lists(ACTIONS, min_size=1, max_size=3))
 def test_leaving_takes_back_exactly_what_was_added(one: Twins, plan: list) -> None:
     core, mel, tokens = one.core, one.mel(), one.tokens(2)
     plain = core(mel, tokens)
@@ -67,10 +67,10 @@ def test_leaving_takes_back_exactly_what_was_added(one: Twins, plan: list) -> No
         elif action == "reset":
             core.reset_hooks()
         else:
-            splice(*action)
+            attach(*action)
 
-    def splice(hook: str, use_error_term: bool, inner: list) -> None:
-        before = spliced(core)
+    def attach(hook: str, use_error_term: bool, inner: list) -> None:
+        before = attached_state(core)
         sae = Sized(33 if hook == "wide" else 32, d_out=32 if hook == MLP[0] else None)
         out = MLP[1] if hook == MLP[0] else None
         try:
@@ -78,21 +78,21 @@ def test_leaving_takes_back_exactly_what_was_added(one: Twins, plan: list) -> No
                 for action in inner:
                     perform(action)
         finally:
-            assert spliced(core) == before
+            assert attached_state(core) == before
 
-    before = spliced(core)
+    before = attached_state(core)
     try:
         for action in plan:
             perform(action)
     except (Planned, HookedWhisperError):
         pass
-    assert spliced(core) == before and torch.equal(core(mel, tokens), plain)
+    assert attached_state(core) == before and torch.equal(core(mel, tokens), plain)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("order", itertools.permutations(range(3)))
-def test_splices_are_left_in_any_order(one: Twins, core: WhisperCore, order: tuple[int, ...]) -> None:
-    mel, tokens, before = one.mel(), one.tokens(3), spliced(core)
+def test_saes_are_detached_in_any_order(one: Twins, core: WhisperCore, order: tuple[int, ...]) -> None:
+    mel, tokens, before = one.mel(), one.tokens(3), attached_state(core)
     attachments = [
         (Toy(32), {"hook": RESID}),
         (Toy(32), {"hook": TOKENS}),
@@ -109,7 +109,7 @@ def test_splices_are_left_in_any_order(one: Twins, core: WhisperCore, order: tup
                 stack.enter_context(fresh.attach_sae(attachments[left][0], **attachments[left][1]))
             assert torch.equal(core(mel, tokens), fresh(mel, tokens))
             assert core.hook_names() == fresh.hook_names()
-    assert spliced(core) == before
+    assert attached_state(core) == before
 
 
 def test_copies_pickles_and_weights_know_nothing_of_it(one: Twins, core: WhisperCore) -> None:
@@ -128,7 +128,7 @@ def test_copies_pickles_and_weights_know_nothing_of_it(one: Twins, core: Whisper
             assert torch.equal(model(one.mel(), one.tokens(3)), inside)
 
 
-def test_a_dropped_model_and_dictionary_die_at_once(one: Twins) -> None:
+def test_a_dropped_model_and_sae_die_at_once(one: Twins) -> None:
     model, mel, tokens, sae = copy.deepcopy(one.core), one.mel(), one.tokens(3), Toy(32)
     transcoder = Sized(32, d_out=32)
     with model.attach_sae(sae, RESID, use_error_term=True), model.attach_sae(transcoder, MLP[0], hook_out=MLP[1]):

@@ -1,4 +1,4 @@
-"""Splices at some positions only: elsewhere nothing changes, with a key-value cache too."""
+"""SAEs attached at some positions: nothing changes elsewhere, also with a key-value cache."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from tests.core.attach.toys import (
     RESID,
     Sized,
     Toy,
-    spliced,
+    attached_state,
 )
 from tests.core.twins import Twins
 
@@ -48,15 +48,15 @@ from tests.core.twins import Twins
 def test_what_does_not_fit_is_refused(
     core: WhisperCore, unchecked: None, sae: object, kwargs: dict, error: type, words: str
 ) -> None:
-    before = spliced(core)
+    before = attached_state(core)
     with pytest.raises(error, match=words), core.attach_sae(sae, **kwargs):
         pass
-    assert spliced(core) == before
+    assert attached_state(core) == before
 
 
-def test_one_splice_at_a_point(core: WhisperCore) -> None:
+def test_one_sae_at_a_point(core: WhisperCore) -> None:
     with core.attach_sae(Toy(32), RESID):
-        inside = spliced(core)
+        inside = attached_state(core)
         for hook in ("encoder.blocks.0", f"{RESID}.hook_sae_recons"):
             with pytest.raises(PatchError, match=r"already|belongs to"), core.attach_sae(Toy(32), hook):
                 pass
@@ -65,7 +65,7 @@ def test_one_splice_at_a_point(core: WhisperCore) -> None:
             core.attach_sae(Sized(32, d_out=32), RESID, hook_out="encoder"),
         ):
             pass
-        assert spliced(core) == inside
+        assert attached_state(core) == inside
 
 
 @pytest.mark.parametrize(
@@ -75,14 +75,14 @@ def test_one_splice_at_a_point(core: WhisperCore) -> None:
         (lambda x: [x], "gave list"),
     ],
 )
-def test_a_dictionary_that_gives_something_else(one: Twins, core: WhisperCore, encode: Callable, words: str) -> None:
+def test_an_sae_that_gives_something_else(one: Twins, core: WhisperCore, encode: Callable, words: str) -> None:
     sae = Sized(32)
     sae.encode = encode  # type: ignore[method-assign]
     with pytest.raises(PatchError, match=words), core.attach_sae(sae, RESID):
         core(one.mel(), one.tokens(2))
 
 
-def test_a_dictionary_that_fails_says_where(one: Twins, core: WhisperCore) -> None:
+def test_an_sae_that_fails_says_where(one: Twins, core: WhisperCore) -> None:
     sae = Sized(32)
     sae.dec = torch.zeros(3, 3)
     with pytest.raises(RuntimeError) as raised, core.attach_sae(sae, RESID):

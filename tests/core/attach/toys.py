@@ -1,4 +1,4 @@
-"""Dictionaries to splice in, and where they can be."""
+"""SAEs to attach, and the points that have vectors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OTHERS = [name for name in ONE.hook_names() if name not in POINTS]
 
 
 class Toy:
-    """A dictionary with random weights that says nothing about its sizes, and counts what it is asked for."""
+    """An SAE with random weights that does not declare its sizes, and counts its calls."""
 
     def __init__(self, d_in: int, n: int = 12, d_out: int | None = None, seed: int = 0) -> None:
         rand = torch.Generator().manual_seed(seed)
@@ -69,7 +69,7 @@ def width(core: WhisperCore, name: str) -> int:
     return layouts(core.hook_dict[name])[0].width
 
 
-def spliced(core: WhisperCore) -> dict[str, list[object]]:
-    """Whatever a splice could leave behind."""
+def attached_state(core: WhisperCore) -> dict[str, list[object]]:
+    """Everything that an attached SAE could leave behind."""
     hooks = {name: listeners(core).get(name, []) for name in core.hook_names()}
     return hooks | {f"{name} replaced": [p._replacement] for name, p in core.hook_dict.items()}
