@@ -90,11 +90,11 @@ class LabeledRows:
         return torch.cat(parts).to(self.model.dtype)
 
     def blocks(self, basis: HookBasis, labels: RowLabels) -> Iterator[FeatureCounts]:
-        """Counts of all features of a basis, a block of features after the other, in order.
+        """Count the features of a basis, one block of features after another.
 
         Raises:
-            PatchError: a site that has no vector at every position, NaN in an activation.
-            CacheSizeError: no room for the features of a basis.
+            PatchError: the hook point was not collected, or an activation is NaN.
+            CacheSizeError: there is not enough disk for the features of the basis.
         """
         spool, whole = self._spool_of(basis, labels), basis.basis is None or isinstance(basis.basis, MelBands)
         index = torch.from_numpy(labels.rows)
@@ -188,7 +188,7 @@ class LabeledRows:
                 n_read += len(batch.sizes)
 
     def _packed(self, room: float) -> list[list[tuple[int, int]]]:
-        """Windows of several clips of one speaker: the clips in each, and the position where each begins."""
+        """Pack clips of one speaker into windows: the clips of each window, with the position where each starts."""
         groups = window_groups(self.clips, room)
         return [list(zip(group, self._join(group)[1], strict=True)) for group in groups]
 
@@ -197,7 +197,7 @@ class LabeledRows:
         return replace(self.clips[clips[0]].recording, source=self._join(clips)[0])
 
     def _join(self, clips: Sequence[int]) -> tuple[Float[np.ndarray, "sample"], list[int]]:
-        """Samples of clips one after the other, each at the start of a position, and these positions."""
+        """Join clips so that each starts at the start of a position; return samples and these positions."""
         samples, starts = join_samples([self.clips[i] for i in clips], multiple=SAMPLES_PER_POSITION)
         return samples, [start // SAMPLES_PER_POSITION for start in starts]
 
@@ -234,8 +234,8 @@ def collect_rows(
         widest: features of the widest basis that will be read, to estimate the disk; 0: none.
         memory: bytes of activations held in memory; more are written to temporary files.
         folder: for temporary files (default: the system's, ``TMPDIR``).
-        room: seconds of a window to fill with clips of one speaker, which costs the encoder a fraction; activations
-            differ a little. Default: a window for each clip.
+        room: fill this many seconds of a window with clips of one speaker, which is faster and changes activations
+            slightly. Default: one window per clip.
 
     Raises:
         AudioError: a clip is longer than the window.

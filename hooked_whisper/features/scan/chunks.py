@@ -108,10 +108,10 @@ class ChunkScan:
     def _scan(self, chunks: Sequence[int], progress: bool, checkpoint_s: float | int) -> None:
         size = self.options.chunk
         starts = [chunk * size for chunk in chunks]
-        places = [index for start in starts for index in range(start, min(start + size, len(self.corpus)))]
-        if not places:
+        indices = [index for start in starts for index in range(start, min(start + size, len(self.corpus)))]
+        if not indices:
             return
-        part, waiting = Part(self.corpus, places), list(chunks)
+        part, waiting = Part(self.corpus, indices), list(chunks)
         failures: list[Failure] = []  # of chunks that are not done: recordings are decoded ahead
 
         def finish(before: int | None) -> None:
@@ -122,30 +122,30 @@ class ChunkScan:
                 self.progress.chunks.append(chunk)
 
         def failed(failure: Failure) -> None:
-            failures.append(replace(failure, index=places[failure.index]))
+            failures.append(replace(failure, index=indices[failure.index]))
 
         # no batch has recordings of two chunks, so that every process computes the same numbers for a chunk
         batches = self._stream.batches(part, failed=failed, group=size)
         saved = time.monotonic()
-        bar = tqdm(total=len(places), unit="file", desc="scan", disable=not progress)
+        bar = tqdm(total=len(indices), unit="file", desc="scan", disable=not progress)
         with bar, closing(batches):
             for batch in batches:
-                chunk = places[batch.windows[0].recording] // size
+                chunk = indices[batch.windows[0].recording] // size
                 if waiting[0] != chunk:
                     finish(chunk)
                     if time.monotonic() - saved > checkpoint_s:
                         self.files.write(self._name, self.readers, self.progress)
                         saved = time.monotonic()
-                self._add(batch, places)
+                self._add(batch, indices)
                 last = batch.windows[-1]
                 bar.update(last.recording + last.last - bar.n)
             finish(None)
-            bar.update(len(places) - bar.n)
+            bar.update(len(indices) - bar.n)
 
-    def _add(self, batch: ActivationBatch, places: Sequence[int]) -> None:
+    def _add(self, batch: ActivationBatch, indices: Sequence[int]) -> None:
         """Count the rows of a batch."""
         for window, rows in batch.by_window():
-            recording = places[window.recording]
+            recording = indices[window.recording]
             name = self.corpus[recording].id
             first = window.number * self.model.time.n_ctx
             n_positions = rows.stop - rows.start

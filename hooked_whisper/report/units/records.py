@@ -1,4 +1,4 @@
-"""The site's data as JSON: clips, units under Neuronpedia's names, what a page's program needs."""
+"""The data of a site as JSON: clips, units in Neuronpedia's format, and the data of a page's script."""
 
 from __future__ import annotations
 
