@@ -66,14 +66,14 @@ PUBLISHED_IN_SHORT = (
 
 
 def pure(
-    site: PhoneSite, chosen: Bool[np.ndarray, "utterance"], labelling: int = 0
+    site: PhoneSite, utterances: Bool[np.ndarray, "utterance"], label_set: int = 0
 ) -> tuple[Bool[np.ndarray, "alive"], Float[np.ndarray, "alive"]]:
     """Return which of the features that are alive in some utterances are phonetic, and their purity.
 
     Purity is the larger of that for phones and that for classes.
     """
-    phones, narrow = site.purity(chosen, labelling)
-    both = np.fmax(phones.purity, narrow.purity)[site.alive(chosen)]
+    phones, narrow = site.purity(utterances, label_set)
+    both = np.fmax(phones.purity, narrow.purity)[site.alive(utterances)]
     return both >= PURE, both
 
 
@@ -96,8 +96,8 @@ class PhoneticNeurons(Experiment[PhoneEvaluation]):
         picking = [_mean(pure(site, measured.chooses)[0]) for site in measured.neurons]
         best = int(np.nanargmax(picking)) if np.isfinite(picking).any() else 0
 
-        def shares(sites: Sequence[PhoneSite], chosen: np.ndarray, labelling: int = 0) -> list[Estimate]:
-            return [share(pure(site, chosen, labelling)[0], rng) for site in sites]
+        def shares(sites: Sequence[PhoneSite], utterances: np.ndarray, label_set: int = 0) -> list[Estimate]:
+            return [share(pure(site, utterances, label_set)[0], rng) for site in sites]
 
         rows = {
             "neurons": shares(measured.neurons, judges),

@@ -10,32 +10,30 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from hooked_whisper.errors import ArgumentError, HookedWhisperError, closest
-from hooked_whisper.findings import (
-    alignment_heads,
-    audio_against_context,
-    cut_words,
-    decoder_lens,
-    early_blocks,
-    encoder_locality,
-    feature_visualization,
-    head_windows,
-    language_entry,
-    language_steering,
-    listening,
-    phonetic_neurons,
-    polyphony,
-    semantic_neurons,
-    speech_probes,
-    speech_similarity,
-    word_fragments,
-    word_swap,
-)
+from hooked_whisper.findings import feature_visualization
+from hooked_whisper.findings.alignment_heads import AlignmentHeads
 from hooked_whisper.findings.attention_windows import AttentionWindows
+from hooked_whisper.findings.audio_against_context import AudioAgainstContext
 from hooked_whisper.findings.bigrams import Bigrams
 from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.experiment import Experiment, Setting
 from hooked_whisper.findings.core.finding import Finding, draw_with
+from hooked_whisper.findings.cut_words import CutWords
+from hooked_whisper.findings.decoder_lens import DecoderLens
+from hooked_whisper.findings.early_blocks import EarlyBlocks
+from hooked_whisper.findings.encoder_locality import EncoderLocality
+from hooked_whisper.findings.head_windows import LocalHeads
+from hooked_whisper.findings.language_entry import LanguageEntry
+from hooked_whisper.findings.language_steering import LanguageSteering
+from hooked_whisper.findings.listening import Listening
 from hooked_whisper.findings.neighbors import Neighbors
+from hooked_whisper.findings.phonetic_neurons import PhoneticNeurons
+from hooked_whisper.findings.polyphony import Polyphony
+from hooked_whisper.findings.semantic_neurons import SemanticNeurons
+from hooked_whisper.findings.speech_probes import SpeechProbes
+from hooked_whisper.findings.speech_similarity import SpeechSimilarity
+from hooked_whisper.findings.word_fragments import WordFragments
+from hooked_whisper.findings.word_swap import WordSwap
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,14 +48,12 @@ class ModuleExperiment(Experiment[Finding]):
     """A module with ``ID``, ``TITLE``, ``CLAIM``, ``PROTOCOL``, ``run``, ``draw`` and ``NEEDS_SPEECH``, as in version
     0.1."""
 
-    def __init__(self, module: Any, **attributes: Any) -> None:
+    def __init__(self, module: Any) -> None:
         self.module = module
         self.id, self.title = module.ID, module.TITLE
         self.claim, self.protocol = module.CLAIM, module.PROTOCOL
         self.needs_speech = getattr(module, "NEEDS_SPEECH", True)
         self.after = getattr(module, "AFTER", "")
-        for name, value in attributes.items():
-            setattr(self, name, value)
 
     def run(self, context: Context) -> Finding:
         return self.measure(context)
@@ -87,7 +83,11 @@ def experiment_of(entry: Any) -> Experiment[Any]:
         return entry
     if inspect.isclass(entry) and issubclass(entry, Experiment):
         return entry()
-    classes = _experiment_classes(entry)
+    classes = [
+        value
+        for value in vars(entry).values()
+        if inspect.isclass(value) and issubclass(value, Experiment) and value.__module__ == entry.__name__
+    ]
     if not classes and hasattr(entry, "ID"):
         return ModuleExperiment(entry)
     if len(classes) != 1:
@@ -96,15 +96,6 @@ def experiment_of(entry: Any) -> Experiment[Any]:
             f"as in {entry.__name__}:MyExperiment"
         )
     return classes[0]()  # type: ignore[no-any-return]
-
-
-def _experiment_classes(module: Any) -> list[type[Experiment[Any]]]:
-    """Return the experiments that a module defines."""
-    return [
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, Experiment) and value.__module__ == module.__name__
-    ]
 
 
 class _Registry(Mapping[str, Experiment[Any]]):
@@ -141,36 +132,29 @@ def _with_entry_points(packaged: Sequence[Experiment[Any]]) -> dict[str, Experim
     return {experiment.id: experiment for experiment in experiments}
 
 
-def _module(module: Any, draw: Any = None, **attributes: Any) -> Experiment[Any]:
-    classes = _experiment_classes(module)
-    if classes:  # converted already: the last one defined
-        return classes[-1]()  # type: ignore[no-any-return]
-    return ModuleExperiment(module, **attributes, **({"draw": draw} if draw is not None else {}))
-
-
 REGISTRY: Mapping[str, Experiment[Any]] = _Registry(
     (
         Bigrams(),
         Neighbors(),
-        _module(encoder_locality),
+        EncoderLocality(),
         AttentionWindows(),
-        _module(head_windows),
-        _module(cut_words),
-        _module(phonetic_neurons),
-        _module(polyphony),
-        _module(early_blocks),
-        _module(semantic_neurons, own_speech=True),
-        _module(word_fragments, own_speech=True),
-        _module(feature_visualization),
-        _module(listening),
-        _module(language_entry),
-        _module(speech_probes),
-        _module(language_steering),
-        _module(speech_similarity),
-        _module(word_swap, needs_speech=False, own_speech=True),
-        _module(decoder_lens),
-        _module(alignment_heads),
-        _module(audio_against_context, own_speech=True),
+        LocalHeads(),
+        CutWords(),
+        PhoneticNeurons(),
+        Polyphony(),
+        EarlyBlocks(),
+        SemanticNeurons(),
+        WordFragments(),
+        experiment_of(feature_visualization),
+        Listening(),
+        LanguageEntry(),
+        SpeechProbes(),
+        LanguageSteering(),
+        SpeechSimilarity(),
+        WordSwap(),
+        DecoderLens(),
+        AlignmentHeads(),
+        AudioAgainstContext(),
     )
 )
 

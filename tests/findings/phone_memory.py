@@ -1,6 +1,6 @@
-"""Phone evaluation of a random model of any size, in a process of its own: prints by how many GiB it grew.
+"""Run the phone evaluation of a random model of any size in a separate process, and print how many GiB it grew.
 
-Arguments: blocks, neurons of each, clips, labels, seconds of a clip, whether each block's directions are computed.
+Arguments: blocks, neurons per block, clips, labels, seconds per clip, whether to compute each block's directions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SPEAKERS = 10
 
 
 def model(n_blocks: int, d_mlp: int, seconds: int) -> HookedWhisper:
-    """A narrow residual stream: the evaluation sees the neurons only, and the test needs no hours of encoding."""
+    """Return a model with a narrow residual stream, which is fast to encode with; the evaluation reads neurons only."""
     encoder = EncoderConfig(n_mels=80, n_ctx=50 * seconds, d_model=8, n_heads=1, n_layers=n_blocks, d_mlp=d_mlp)
     decoder = DecoderConfig(n_vocab=60, n_ctx=12, d_model=8, n_heads=1, n_layers=1, d_mlp=8)
     return HookedWhisper(WhisperConfig(encoder, decoder)).eval()
@@ -34,26 +34,26 @@ def utterances(count: int, n_labels: int, seconds: int) -> tuple[Clip, ...]:
     rng = np.random.default_rng(0)
     labels = [SILENCE, *(f"p{i}" for i in range(n_labels - 1))]
     order = iter(np.concatenate([rng.permutation(n_labels) for _ in range(count * seconds)]))  # every label is said
-    found = []
+    clips = []
     for k in range(count):
         starts = np.arange(10 * seconds) / 10
         said = [next(order) for _ in starts]
         phones = tuple(Interval(float(a), float(a + 0.1), labels[i]) for a, i in zip(starts, said, strict=True))
         audio = (0.1 * rng.standard_normal(16_000 * seconds)).astype(np.float32)
         alignment = Alignment(f"u{k}", f"s{k % SPEAKERS}", "", float(seconds), (), phones)
-        found.append(Clip.aligned(audio, alignment))
-    return tuple(found)
+        clips.append(Clip.aligned(audio, alignment))
+    return tuple(clips)
 
 
 def once() -> None:
-    """Each decomposition of 5120 dimensions takes a minute: those of the first block serve all; so does its probe."""
-    made: dict[str, LinearBasis] = {}
+    """Reuse the decompositions and the probe of the first block: each of 5120 dimensions takes a minute."""
+    bases: dict[str, LinearBasis] = {}
 
     def same_random(d: int, seed: int) -> LinearBasis:
-        return made.get("random") or made.setdefault("random", random_orthonormal(d, seed=seed))
+        return bases.get("random") or bases.setdefault("random", random_orthonormal(d, seed=seed))
 
     def same_pca(rows, n: int) -> LinearBasis:
-        return made.get("pca") or made.setdefault("pca", pca(rows, n))
+        return bases.get("pca") or bases.setdefault("pca", pca(rows, n))
 
     def same_probe(*arguments):
         if "probe" not in probes:
@@ -66,7 +66,7 @@ def once() -> None:
 
 
 def main() -> None:
-    """Grow, and print by how much."""
+    """Evaluate, and print by how much the process grew."""
     n_blocks, d_mlp, n_clips, n_labels, seconds, each = map(int, sys.argv[1:])
     clips = utterances(n_clips, n_labels, seconds)
     phone_sites._options = lambda context, n: CountOptions(k=n, min_tokens=2)  # few clips, all labels searched
@@ -76,13 +76,16 @@ def main() -> None:
     small = [model(1, 16, seconds) for _ in range(2)]
     phone_sites.phone_evaluation(Context(small[0], small[1], clips))  # what libraries load at first use
     if not each:
-        once()  # again: what was kept is of the small model
+        once()  # forget those of the small model
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = phone_sites.phone_evaluation(Context(whole, blank, clips))
-    assert isinstance(found, phone_sites.PhoneEvaluation), found
-    assert found.probes is not None and len(found.probes.layers) == n_blocks
-    assert len(found.neurons) == len(found.random) == n_blocks and len(found.neurons[0].names) == n_labels
-    assert all(len(site.phones.f1) == d_mlp for site in (*found.neurons, *found.random, *found.untrained))
+    evaluation = phone_sites.phone_evaluation(Context(whole, blank, clips))
+    assert evaluation.probes is not None and len(evaluation.probes.layers) == n_blocks
+    assert (
+        len(evaluation.neurons) == len(evaluation.random) == n_blocks and len(evaluation.neurons[0].names) == n_labels
+    )
+    assert all(
+        len(site.phones.f1) == d_mlp for site in (*evaluation.neurons, *evaluation.random, *evaluation.untrained)
+    )
     sys.stdout.write(f"{(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20}\n")
 
 

@@ -1,4 +1,4 @@
-"""Evaluations whose truth is planted: each phone is a tone, so that bands of the log-mel are detectors of phones."""
+"""Evaluations with planted truth: each phone is a tone, so that bands of the log-mel detect phones."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from hooked_whisper.corpora import Clip
 from hooked_whisper.features import mel_bands
-from hooked_whisper.features.phones.labeled_evaluation import evaluate_bases
 from hooked_whisper.features.hook_basis import HookBasis
+from hooked_whisper.features.phones.labeled_evaluation import evaluate_bases
 from hooked_whisper.findings import Context
 from hooked_whisper.findings.phones.evaluation import PhoneEvaluation, first_half
 from hooked_whisper.findings.phones.layer_probes import LayerProbe, LayerProbes
@@ -24,7 +24,7 @@ TONE, SPEAKERS = 0.06, ("a", "b", "c")  # seconds
 
 
 def spoken(count: int, seed: int = 0, shuffled: bool = False) -> tuple[Clip, ...]:
-    """1.2 s of tones each, 60 ms long, with silence about them. ``shuffled``: the labels are in another order."""
+    """Clips of 1.2 s: tones of 60 ms between two silences. ``shuffled``: the labels are in another order."""
     rng = np.random.default_rng(seed)
     return tuple(_utterance(k, rng, shuffled) for k in range(count))
 
@@ -35,18 +35,18 @@ def _utterance(k: int, rng: np.random.Generator, shuffled: bool) -> Clip:
     tones = [np.sin(2 * np.pi * HERTZ[PHONES.index(p)] * time) * rng.uniform(0.1, 0.5) for p in said]
     quiet = np.zeros(2880)
     audio = np.concatenate([quiet, *tones, quiet]) + 1e-3 * rng.standard_normal(5760 + len(said) * len(time))
-    at = 0.18 + TONE * np.arange(len(said) + 1)
+    edges = 0.18 + TONE * np.arange(len(said) + 1)
     labels = [said[i] for i in rng.permutation(len(said))] if shuffled else said
-    phones = [Interval(float(a), float(b), p) for a, b, p in zip(at[:-1], at[1:], labels, strict=True)]
+    phones = [Interval(float(a), float(b), p) for a, b, p in zip(edges[:-1], edges[1:], labels, strict=True)]
     end = len(audio) / 16_000
-    phones = [Interval(0.0, 0.18, SILENCE), *phones, Interval(float(at[-1]), end, SILENCE)]
+    phones = [Interval(0.0, 0.18, SILENCE), *phones, Interval(float(edges[-1]), end, SILENCE)]
     speaker = SPEAKERS[k % len(SPEAKERS)]
-    words = (Interval(0.18, float(at[-1]), "tones"),)
+    words = (Interval(0.18, float(edges[-1]), "tones"),)
     return Clip.aligned(audio.astype(np.float32), Alignment(f"u{k}", speaker, "tones", end, words, tuple(phones)))
 
 
 def context_with_phones(count: int = 0, **more) -> Context:
-    """Of a random model; the clips are the tones."""
+    """A context with a random model and clips of tones."""
     return replace(small_context(0), utterances=spoken(count), **more)
 
 
@@ -58,9 +58,7 @@ def planted(phonetic: bool) -> PhoneEvaluation:
     clips = spoken(120)
     blind = spoken(120, shuffled=True)
     site = {"x": HookBasis("encoder.hook_mel", mel_bands(model))}
-    seen, unseen = (
-        evaluate_bases(model, list(some), site, k=len(clips))["x"] for some in (clips, blind)
-    )
+    seen, unseen = (evaluate_bases(model, list(speech), site, k=len(clips))["x"] for speech in (clips, blind))
     first = first_half([u.alignment.speaker for u in clips])
     noise = PhoneSite.of(unseen, first)
     half = evaluate_bases(model, [u for u, a in zip(blind, first, strict=True) if not a], site, k=60)["x"]
@@ -86,7 +84,7 @@ def planted(phonetic: bool) -> PhoneEvaluation:
 
 
 def layer_probes(first: float, second: float) -> LayerProbes:
-    """Of two blocks, of which probes know a share of each phone's positions; the controls know 5 %."""
+    """Probes of two blocks that get a share of each phone's positions right; the controls get 5 % right."""
 
     def knows(share: float) -> LayerProbe:
         said = np.full((len(SPEAKERS), len(PHONES)), 100)

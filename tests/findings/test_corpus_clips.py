@@ -80,14 +80,14 @@ def utterance(name: str, speaker: str, seconds: float) -> Clip:
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.floats(0.2, 9)), min_size=1, max_size=12))
 def test_packing_loses_nothing(clips: list[tuple[str, float]]) -> None:
-    made = [utterance(f"u{k}", speaker, seconds) for k, (speaker, seconds) in enumerate(clips)]
-    windows = pack(made, room=10.0)
-    assert n_packed(windows) == len(made)
-    assert sorted(w.label for u in windows for w in u.alignment.words) == sorted(u.id for u in made)
+    originals = [utterance(f"u{k}", speaker, seconds) for k, (speaker, seconds) in enumerate(clips)]
+    windows = pack(originals, room=10.0)
+    assert n_packed(windows) == len(originals)
+    assert sorted(w.label for u in windows for w in u.alignment.words) == sorted(u.id for u in originals)
     for window in windows:
         assert len(window.samples) <= 10 * RATE
-        assert len({u.alignment.speaker for u in made if u.id in window.text.split()}) == 1
+        assert len({u.alignment.speaker for u in originals if u.id in window.text.split()}) == 1
         for word in window.alignment.words:  # each word's sound is where its time says
-            own = next(u for u in made if u.id == word.label)
+            original = next(u for u in originals if u.id == word.label)
             start = round(word.start * RATE)
-            np.testing.assert_array_equal(window.samples[start : start + 100], own.samples[:100])
+            np.testing.assert_array_equal(window.samples[start : start + 100], original.samples[:100])

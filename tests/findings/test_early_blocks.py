@@ -29,7 +29,7 @@ def test_a_planted_rise_is_found() -> None:
     assert len(figures) == 3 and all("block 1" in figure.get_label() for figure in figures)
 
 
-def test_the_layer_as_a_whole_may_know_phones_that_no_neuron_is_for() -> None:
+def test_a_layer_may_encode_phones_without_single_neurons_for_them() -> None:
     evaluation = planted(True)
     known = replace(evaluation, neurons=(evaluation.neurons[0],) * 2, probes=layer_probes(0.7, 0.7))
     finding = judge(small_context(), known)

@@ -45,10 +45,10 @@ def test_every_criterion_clear_is_reproduced() -> None:
 
 
 def test_an_interval_across_the_threshold_is_partly() -> None:
-    one = finding(HOLDS, BARELY)
-    assert one.criteria[1].passed and not one.criteria[1].clear
-    assert one.status == "partly"
-    assert "c1" in one.status_reason
+    result = finding(HOLDS, BARELY)
+    assert result.criteria[1].passed and not result.criteria[1].clear
+    assert result.status == "partly"
+    assert "c1" in result.status_reason
 
 
 def test_one_of_three_failing_is_partly_two_are_not() -> None:
@@ -76,11 +76,11 @@ def test_a_control_with_undefined_values_or_none_does_not_pass() -> None:
 
 def test_gates_come_first() -> None:
     gate = criterion("clips", Estimate(0.5), role="gate")
-    one = finding(HOLDS, gates=(gate,))
-    assert one.status == "measured, no verdict" and "clips" in one.status_reason
-    assert one.deciding is gate
+    result = finding(HOLDS, gates=(gate,))
+    assert result.status == "measured, no verdict" and "clips" in result.status_reason
+    assert result.deciding is gate
     assert finding(Estimate(None), gates=(gate,)).status == "not testable"
-    assert one.statistic is not None and one.statistic.name == "c0"
+    assert result.statistic is not None and result.statistic.name == "c0"
 
 
 def test_nothing_to_compare_and_reasons_and_errors() -> None:
@@ -129,12 +129,12 @@ estimates = st.builds(Estimate, values, values, values)
 @given(st.lists(estimates, max_size=4), st.lists(estimates, max_size=4))
 def test_status_is_one_of_the_rule_and_survives_json(ours: list[Estimate], theirs: list[Estimate]) -> None:
     control = Control("k", "", {f"c{i}": e for i, e in enumerate(theirs[: len(ours)])})
-    one = finding(*ours, controls=(control,))
-    assert one.status in ("reproduced", "partly", "not reproduced", "not testable")
-    assert one.deciding is None or one.deciding in one.criteria
-    again = from_dict(json.loads(json.dumps(to_dict(one), allow_nan=False)))
-    assert again.status == one.status and again.status_reason == one.status_reason
-    assert again.criteria == one.criteria and again.controls == one.controls
+    result = finding(*ours, controls=(control,))
+    assert result.status in ("reproduced", "partly", "not reproduced", "not testable")
+    assert result.deciding is None or result.deciding in result.criteria
+    again = from_dict(json.loads(json.dumps(to_dict(result), allow_nan=False)))
+    assert again.status == result.status and again.status_reason == result.status_reason
+    assert again.criteria == result.criteria and again.controls == result.controls
 
 
 def full_finding() -> Finding:
@@ -160,12 +160,12 @@ def full_finding() -> Finding:
 
 def test_round_trip_of_a_full_finding(tmp_path) -> None:
     path = tmp_path / "deep" / "findings.json"
-    one = full_finding()
-    save_findings(path, [one], version="1", number=math.inf)
+    result = full_finding()
+    save_findings(path, [result], version="1", number=math.inf)
     text = path.read_text(encoding="utf-8")
     assert "NaN" not in text and "Infinity" not in text
     (again,) = load_findings(path)
-    assert to_dict(again) == to_dict(one)
+    assert to_dict(again) == to_dict(result)
     assert math.isnan(again.measurement("WER").values[0, 2])
     assert again.measurement("WER").at(rows="clip").tolist() == [1, 2, 3]
     assert again.measurement("WER").at(window=20, rows="all") == 0.5

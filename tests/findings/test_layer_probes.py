@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from hooked_whisper.features import mel_bands
+from hooked_whisper.features.hook_basis import HookBasis
 from hooked_whisper.features.phones.labeled_rows import MEL, collect_rows
 from hooked_whisper.features.phones.row_labels import CountOptions
-from hooked_whisper.features.hook_basis import HookBasis
 from hooked_whisper.findings.phones.layer_probes import SHRINKAGE, LayerProbe, _Moments, probe_layer, with_context
 from tests.findings.phone_worlds import PHONES, spoken
 from tests.findings.worlds import small_model

@@ -1,4 +1,4 @@
-"""Phone evaluation holds a bounded amount of memory, whatever the model: measured in a process of its own."""
+"""The phone evaluation needs bounded memory for any model, measured in a separate process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def grown(*arguments: int, timeout: float = 300) -> float:
-    """GiB by which the process grew."""
+    """Return by how many GiB the process grew."""
     command = [sys.executable, "-m", "tests.findings.phone_memory", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -17,8 +17,9 @@ from hooked_whisper.features.phones import TopExamples
 from hooked_whisper.features.phones.labeled_rows import MEL, collect_rows
 from hooked_whisper.features.phones.row_labels import CountOptions
 from hooked_whisper.features.phones.top_examples import ABSENT
-from hooked_whisper.findings import Untestable, early_blocks, phonetic_neurons, polyphony
+from hooked_whisper.findings import Untestable
 from hooked_whisper.findings.core.sources import further_clips, packaged_clips
+from hooked_whisper.findings.early_blocks import EarlyBlocks
 from hooked_whisper.findings.phones import evaluation as phone_sites
 from hooked_whisper.findings.phones.evaluation import (
     PhoneEvaluation,
@@ -29,6 +30,8 @@ from hooked_whisper.findings.phones.evaluation import (
     share,
 )
 from hooked_whisper.findings.phones.summaries import Named, TopPurity, Tops
+from hooked_whisper.findings.phonetic_neurons import PhoneticNeurons
+from hooked_whisper.findings.polyphony import Polyphony
 from hooked_whisper.protocols import SILENCE
 from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus
 from tests.findings.phone_worlds import PHONES, context_with_phones, planted, spoken
@@ -36,38 +39,38 @@ from tests.findings.worlds import small_context, small_model
 
 
 @given(st.integers(1, 15), st.integers(1, 6), st.integers(0, 999))
-def test_tops_among_some_utterances_are_those_of_a_run_on_them_alone(count: int, k: int, seed: int) -> None:
+def test_tops_among_utterances_are_those_of_a_run_on_only_these(count: int, k: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    chosen = rng.random(count) < 0.5
-    every, some = TopExamples(3, count, labellings=3), TopExamples(3, k, labellings=3)
+    mask = rng.random(count) < 0.5
+    every, few = TopExamples(3, count, labellings=3), TopExamples(3, k, labellings=3)
     for u in range(count):
         x = torch.from_numpy(rng.integers(5, size=(int(rng.integers(0, 4)), 3))).float()
         ids = [*rng.integers(-1, 4, size=(2, len(x))), 10 * u + np.arange(len(x))]
         every.add(x, *ids)
-        if chosen[u]:
-            some.add(x, *ids)
-    found = Tops.of(every).among(chosen, k)
+        if mask[u]:
+            few.add(x, *ids)
+    tops = Tops.of(every).among(mask, k)
     n = min(k, count)  # no more than there are utterances at all
-    np.testing.assert_array_equal(found.values, some.values[:, :n])
-    np.testing.assert_array_equal(found.ids, np.stack([some.ids(0), some.ids(1)])[:, :, :n])
-    both = Tops.of(every).of_both(chosen, k)
-    for part in (chosen, ~chosen, np.ones(count, dtype=bool)):
+    np.testing.assert_array_equal(tops.values, few.values[:, :n])
+    np.testing.assert_array_equal(tops.ids, np.stack([few.ids(0), few.ids(1)])[:, :, :n])
+    both = Tops.of(every).of_both(mask, k)
+    for part in (mask, ~mask, np.ones(count, dtype=bool)):
         whole, short = Tops.of(every).among(part, k), both.among(part, k)
         m = short.values.shape[1]  # what is left out is absent
         np.testing.assert_array_equal(whole.values[:, :m], short.values)
         np.testing.assert_array_equal(whole.ids[:, :, :m], short.ids)
         np.testing.assert_array_equal(whole.utterance[:, :m], short.utterance)
         assert (whole.utterance[:, m:] == ABSENT).all()
-    np.testing.assert_array_equal(found.position, some.ids(2)[:, :n])
-    numbers = np.append(np.flatnonzero(chosen), ABSENT)
-    np.testing.assert_array_equal(found.utterance, numbers[np.where(some.utterances >= 0, some.utterances, -1)][:, :n])
+    np.testing.assert_array_equal(tops.position, few.ids(2)[:, :n])
+    numbers = np.append(np.flatnonzero(mask), ABSENT)
+    np.testing.assert_array_equal(tops.utterance, numbers[np.where(few.utterances >= 0, few.utterances, -1)][:, :n])
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=30))
 def test_halves_have_the_same_speakers(speakers: list[str]) -> None:
     first = first_half(speakers)
-    for one in set(speakers):
-        mine = np.array([s == one for s in speakers])
+    for speaker in set(speakers):
+        mine = np.array([s == speaker for s in speakers])
         assert 0 <= (first & mine).sum() - (~first & mine).sum() <= 1
 
 
@@ -76,8 +79,8 @@ def test_mel_correlations_find_the_band_that_is_the_feature() -> None:
     clips = list(spoken(6))
     hook = "encoder.blocks.0.mlp.hook_post"
     with collect_rows(model, clips, [hook, MEL]) as rows:
-        found = mel_correlations(rows, HookBasis(hook), range(6))
-        assert found.shape == (64,) and (found <= 1 + 1e-5).all() and (found >= 0).all()
+        correlations = mel_correlations(rows, HookBasis(hook), range(6))
+        assert correlations.shape == (64,) and (correlations <= 1 + 1e-5).all() and (correlations >= 0).all()
         bands = mel_correlations(rows, HookBasis(MEL, mel_bands(model)), range(6))
     np.testing.assert_allclose(bands, 1, atol=1e-4)
 
@@ -91,20 +94,20 @@ def test_it_is_evaluated_once_with_the_further_clips() -> None:
 
     context = replace(context_with_phones(18), more_speech=more)
     assert not asked
-    found = phone_evaluation(context)
-    assert isinstance(found, PhoneEvaluation) and found is phone_evaluation(context) and asked == [1]
-    assert found.n_blocks == len(found.random) == len(found.principal) == len(found.untrained) == 2
-    assert len(found.judges) == 24 and found.chooses.sum() == found.judges.sum() == 12
-    assert found.untrained[0].tops.values.shape == (64, 12)
+    evaluation = phone_evaluation(context)
+    assert isinstance(evaluation, PhoneEvaluation) and evaluation is phone_evaluation(context) and asked == [1]
+    assert evaluation.n_blocks == len(evaluation.random) == len(evaluation.principal) == len(evaluation.untrained) == 2
+    assert len(evaluation.judges) == 24 and evaluation.chooses.sum() == evaluation.judges.sum() == 12
+    assert evaluation.untrained[0].tops.values.shape == (64, 12)
     assert (
-        found.inputs()["further clips"] == 6
-        and found.inputs()["utterances"] == 24
-        and found.inputs()["phones judged"] == 0
+        evaluation.inputs()["further clips"] == 6
+        and evaluation.inputs()["utterances"] == 24
+        and evaluation.inputs()["phones judged"] == 0
     )  # 24 of each: below 50
-    assert not any(gate.passed for gate in found.gates())
-    assert len(found.labels(0)) == 64
-    assert found.sizes == (24,) and found.top_purity["neurons"][1].by_size.shape == (2, 1, 64)
-    assert found.probes is None  # no phone is said 50 times
+    assert not any(gate.passed for gate in evaluation.gates())
+    assert len(evaluation.labels(0)) == 64
+    assert evaluation.sizes == (24,) and evaluation.top_purity["neurons"][1].by_size.shape == (2, 1, 64)
+    assert evaluation.probes is None  # no phone is said 50 times
 
 
 @pytest.mark.parametrize("kind", ["no clips", "no phones", "one speaker"])
@@ -132,19 +135,20 @@ def test_any_set_of_phone_labels_is_evaluated(labels: tuple[str, ...]) -> None:
         phones = tuple(replace(i, label=written[i.label]) for i in u.alignment.phones)
         utterances.append(u.with_alignment(replace(u.alignment, phones=phones)))
     context = replace(context_with_phones(0), utterances=tuple(utterances))
-    found = phone_evaluation(context)
-    assert isinstance(found, PhoneEvaluation)
-    assert set(found.neurons[0].names) == {*labels, SILENCE} and found.inputs()["phones judged"] == len(labels)
-    assert found.neurons[0].classes.names  # articulations are known
-    assert found.probes is not None and set(found.probes.mel.names) == set(labels)
-    assert found.probes.mel.accuracy > 0.5 > found.probes.shifted[0].accuracy
-    for finding in (phonetic_neurons, early_blocks):
-        assert [len(figure.axes) for figure in finding.draw(finding.run(context))]
-    for finding in (phonetic_neurons, polyphony, early_blocks):
-        assert finding.run(context).claims
+    evaluation = phone_evaluation(context)
+    assert isinstance(evaluation, PhoneEvaluation)
+    assert set(evaluation.neurons[0].names) == {*labels, SILENCE}
+    assert evaluation.inputs()["phones judged"] == len(labels)
+    assert evaluation.neurons[0].classes.names  # articulations are known
+    assert evaluation.probes is not None and set(evaluation.probes.mel.names) == set(labels)
+    assert evaluation.probes.mel.accuracy > 0.5 > evaluation.probes.shifted[0].accuracy
+    for experiment in (PhoneticNeurons(), EarlyBlocks()):
+        assert [len(figure.axes) for figure in experiment.run(context).draw()]
+    for experiment in (PhoneticNeurons(), Polyphony(), EarlyBlocks()):
+        assert experiment.run(context).claims
 
 
-def test_purity_by_number_of_clips_and_with_a_lag_of_its_own() -> None:
+def test_purity_by_number_of_clips_and_with_the_best_lag() -> None:
     """Feature 0 peaks at its phone, 1 two positions after it, 2 anywhere; 3 is never positive."""
     rng = np.random.default_rng(0)
     count, length = 60, 40
@@ -160,12 +164,12 @@ def test_purity_by_number_of_clips_and_with_a_lag_of_its_own() -> None:
     named = Named(("p", "b", "t", "d", "k"), {}, lags, rng.permutation(count))
     assert named.sizes == (25, 50, 60)
     half = np.arange(count) % 2 == 0
-    found = TopPurity.of(Tops.of(top), named, half)
-    assert found.by_size.shape == (2, 3, 4)
-    np.testing.assert_array_equal(found.by_size[:, :, 0], 1)
-    assert (found.by_size[:, :, 1:3] < 0.8).all() and np.isnan(found.by_size[:, :, 3]).all()
-    assert found.lagged[0] == found.lagged[1] == 1 and found.lagged[2] < 0.7 and np.isnan(found.lagged[3])
-    joined = TopPurity.joined([found, found])
+    purity = TopPurity.of(Tops.of(top), named, half)
+    assert purity.by_size.shape == (2, 3, 4)
+    np.testing.assert_array_equal(purity.by_size[:, :, 0], 1)
+    assert (purity.by_size[:, :, 1:3] < 0.8).all() and np.isnan(purity.by_size[:, :, 3]).all()
+    assert purity.lagged[0] == purity.lagged[1] == 1 and purity.lagged[2] < 0.7 and np.isnan(purity.lagged[3])
+    joined = TopPurity.joined([purity, purity])
     assert joined.by_size.shape == (2, 3, 8) and joined.lagged.shape == (8,)
 
 
@@ -182,8 +186,8 @@ def test_labels_at_a_lag_stay_within_their_clip() -> None:
 
 def test_bootstraps() -> None:
     rng = np.random.default_rng(0)
-    found = share(np.arange(400) < 240, rng)
-    assert found.value == 0.6 and 0.54 < (found.low or 0) < 0.57 and 0.63 < (found.high or 0) < 0.66
+    estimate = share(np.arange(400) < 240, rng)
+    assert estimate.value == 0.6 and 0.54 < (estimate.low or 0) < 0.57 and 0.63 < (estimate.high or 0) < 0.66
     assert share(np.zeros(0, dtype=bool), rng).value is None
     means = resampled_means(np.arange(100.0), rng)
     assert abs(means.mean() - 49.5) < 0.3 and abs(means.std() - np.arange(100).std() / 10) < 0.15
@@ -191,9 +195,9 @@ def test_bootstraps() -> None:
 
 
 def test_planted_sites_are_what_they_are_said_to_be() -> None:
-    found = planted(True)
-    assert np.nanmean(found.neurons[1].phones.f1) > np.nanmean(found.neurons[0].phones.f1) + 0.2
-    assert found.neurons[1].alive(found.judges).any() and phone_sites.short("random directions") == "random"
+    evaluation = planted(True)
+    assert np.nanmean(evaluation.neurons[1].phones.f1) > np.nanmean(evaluation.neurons[0].phones.f1) + 0.2
+    assert evaluation.neurons[1].alive(evaluation.judges).any() and phone_sites.short("random directions") == "random"
 
 
 def test_further_clips_are_other_sentences_by_held_out_speakers() -> None:

@@ -1,4 +1,4 @@
-"""F7: planted phones get surer with activation, blind features do not."""
+"""F7: the entropy of planted phones falls with activation, that of blind features does not."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def judge(context: Context, evaluation: PhoneEvaluation) -> Finding:
     return EXPERIMENT.judge(evaluation, EXPERIMENT.setting(context))
 
 
-def test_planted_phones_get_surer() -> None:
-    """The tones of neighbours in the list are near, and so are their articulations: confusions are near too."""
+def test_entropy_falls_for_planted_phones() -> None:
+    """The tones of neighbors in the list are near, and so are their articulations: confusions are near too."""
     evaluation = planted(True)
     finding = judge(small_context(), replace(evaluation, neurons=(evaluation.neurons[1],) * 2))
     assert finding.status == "reproduced", finding.status_reason
@@ -50,10 +50,10 @@ def test_a_control_that_does_too_decides() -> None:
 
 def test_features_of_blocks_together() -> None:
     ids = np.zeros((2, 3, 4), dtype=np.int64)
-    one = ranges_of_examples(ids, ("a", "b"), np.array([0.5, 0.5]))
-    both = RangeSummary.joined([one.summary()] * 3)
+    ranges = ranges_of_examples(ids, ("a", "b"), np.array([0.5, 0.5]))
+    both = RangeSummary.joined([ranges.summary()] * 3)
     assert both.label_counts.shape == (6, 2) and both.equal_entropies.shape == (6, 3) and both.majority.shape == (6,)
-    np.testing.assert_array_equal(both.label_counts[2:4], one.counts.sum(1))
+    np.testing.assert_array_equal(both.label_counts[2:4], ranges.counts.sum(1))
 
 
 def test_only_features_with_a_trend_count() -> None:

@@ -14,18 +14,18 @@ from tests.findings.worlds import small_model
 @pytest.fixture(scope="module")
 def model():
     """A random model whose rows end at different steps: the state decides on end-of-text."""
-    one = small_model(0)
-    original, eot = one.decoder.to_logits, one.tokenizer.eot
+    small = small_model(0)
+    original, eot = small.decoder.to_logits, small.tokenizer.eot
 
     def to_logits(hidden: torch.Tensor) -> torch.Tensor:
         logits = original(hidden)
         logits[..., eot] = torch.where((9 * hidden[..., 0]).sin() > 0.7, 1e3, -1e3)
         return logits
 
-    one.decoder.to_logits = to_logits
+    small.decoder.to_logits = to_logits
     with torch.no_grad():
-        one.decoder.positional_embedding *= 50
-    return one
+        small.decoder.positional_embedding *= 50
+    return small
 
 
 def encoded(model, rows: int) -> torch.Tensor:
@@ -34,29 +34,29 @@ def encoded(model, rows: int) -> torch.Tensor:
 
 def test_rows_that_leave_the_batch_do_not_change_the_others(model) -> None:
     clips = encoded(model, 12)
-    one = Transcriber(model, max_new_tokens=16)
-    rows = greedy_ids(model, one.prompt(), clips, 12, 16)
+    transcriber = Transcriber(model, max_new_tokens=16)
+    rows = greedy_ids(model, transcriber.prompt(), clips, 12, 16)
     assert len({len(row) for row in rows}) > 2  # otherwise this test shows nothing
-    assert rows == one.ids(clips) == [one.ids(clip[None])[0] for clip in clips]
+    assert rows == transcriber.ids(clips) == [transcriber.ids(clip[None])[0] for clip in clips]
 
 
 def test_cuts_of_one_clip_are_those_of_spliced_encoder_outputs(model) -> None:
     clip, null = encoded(model, 2)
     spans = [slice(0, 9), slice(5, 40), slice(20, 20), slice(50, 60), slice(0, 60)]
-    one = Transcriber(model, max_new_tokens=16)
-    texts = transcribe_cuts(one, clip, null, spans)
-    assert texts == one(replace_spans(clip, spans, null))
+    transcriber = Transcriber(model, max_new_tokens=16)
+    texts = transcribe_cuts(transcriber, clip, null, spans)
+    assert texts == transcriber(replace_spans(clip, spans, null))
     assert len(set(texts)) > 2
-    assert transcribe_cuts(one, clip, null, []) == []
+    assert transcribe_cuts(transcriber, clip, null, []) == []
     assert not any(model.list_hooks().values())
 
 
 def test_a_queue_keeps_the_order_of_each_condition(model) -> None:
     clips = encoded(model, 7)
-    one = Transcriber(model, max_new_tokens=8)
-    queue = DecodingQueue(one, ("a", "b"), batch=4)
+    transcriber = Transcriber(model, max_new_tokens=8)
+    queue = DecodingQueue(transcriber, ("a", "b"), batch=4)
     queue.add("a", clips[:3])
     queue.add("b", clips[:3] * 2)
     queue.add("a", clips[3:])
     queue.flush()
-    assert queue.texts == {"a": one(clips), "b": one(clips[:3] * 2)}
+    assert queue.texts == {"a": transcriber(clips), "b": transcriber(clips[:3] * 2)}

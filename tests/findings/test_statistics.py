@@ -88,17 +88,17 @@ def _similarity(rng: np.random.Generator, n: int) -> np.ndarray:
     return rows @ rows.T
 
 
-def test_matrix_regression_finds_what_is_there_and_nothing_else() -> None:
+def test_matrix_regression_finds_true_predictors_only() -> None:
     rng = np.random.default_rng(0)
     sound, context, nothing = (_similarity(rng, 40) for _ in range(3))
     y = 0.6 * sound / sound.std() + 0.4 * context / context.std() + 0.3 * rng.standard_normal((40, 40))
     y = (y + y.T) / 2
-    found = matrix_regression(y, {"sound": sound, "context": context, "nothing": nothing}, rng, 200)
-    assert found.p_values[0] < 0.01 and found.p_values[1] < 0.01 and found.p_values[2] > 0.01
-    assert found.coefficients[0] > found.coefficients[1] > abs(found.coefficients[2])
-    assert 0.5 < found.r_squared < 1
+    regression = matrix_regression(y, {"sound": sound, "context": context, "nothing": nothing}, rng, 200)
+    assert regression.p_values[0] < 0.01 and regression.p_values[1] < 0.01 and regression.p_values[2] > 0.01
+    assert regression.coefficients[0] > regression.coefficients[1] > abs(regression.coefficients[2])
+    assert 0.5 < regression.r_squared < 1
     again = regression_coefficients(y, {"sound": sound, "context": context, "nothing": nothing}, np.arange(40))
-    assert again == pytest.approx(found.coefficients)
+    assert again == pytest.approx(regression.coefficients)
 
 
 def test_permutation_p_values_are_uniform_without_an_effect() -> None:

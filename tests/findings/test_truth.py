@@ -13,7 +13,7 @@ def test_length_limited_equals_counting() -> None:
     b, rng = matrix(3), np.random.default_rng(0)
     follows, visits = length_limited(b, 2, 4)
     n = len(WORDS)
-    pairs, seen, kept = np.zeros((n, n + 1)), np.zeros(n), 0
+    pairs, seen, accepted = np.zeros((n, n + 1)), np.zeros(n), 0
     for _ in range(15_000):
         path, state = [], 0
         while len(path) <= 4:
@@ -22,10 +22,10 @@ def test_length_limited_equals_counting() -> None:
                 break
             path.append(state - 1)
         if 2 <= len(path) <= 4:
-            kept += 1
+            accepted += 1
             np.add.at(seen, path, 1)
             pairs[path[0], path[1]] += 1
-    assert visits == pytest.approx(seen / kept, abs=0.03)
+    assert visits == pytest.approx(seen / accepted, abs=0.03)
     common = pairs.sum(1) > 600
     assert common.any()
     counted = pairs[common] / pairs[common].sum(1, keepdims=True)
@@ -41,11 +41,11 @@ def test_without_limits_rows_are_the_matrix() -> None:
 
 def test_sound_and_use() -> None:
     truth = small_truth(small_model())
-    at = {w: k for k, w in enumerate(WORDS)}
-    assert truth.phone_distance[at["rug"], at["mug"]] == 1
-    assert truth.phone_similarity[at["rug"], at["mug"]] == pytest.approx(2 / 3)
-    assert truth.sounds_alike[at["hat"], at["cat"]] and truth.sounds_alike[at["ran"], at["rug"]] == (
-        truth.phone_distance[at["ran"], at["rug"]] <= 1
+    index = {w: k for k, w in enumerate(WORDS)}
+    assert truth.phone_distance[index["rug"], index["mug"]] == 1
+    assert truth.phone_similarity[index["rug"], index["mug"]] == pytest.approx(2 / 3)
+    assert truth.sounds_alike[index["hat"], index["cat"]] and truth.sounds_alike[index["ran"], index["rug"]] == (
+        truth.phone_distance[index["ran"], index["rug"]] <= 1
     )
     assert not truth.sounds_alike.diagonal().any()
     assert truth.context_similarity.diagonal() == pytest.approx(np.ones(len(WORDS)), abs=1e-6)

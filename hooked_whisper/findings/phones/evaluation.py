@@ -1,5 +1,5 @@
-"""Neurons, random directions, principal directions, mel bands and an untrained model on labelled speech: evaluated once
-for the findings on phones (F5, F7, F8)."""
+"""Evaluation of neurons, random and principal directions, mel bands and an untrained model on labeled speech, shared by
+the experiments on phones (F5, F7, F8)."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ SAMPLE = (
 
 @dataclass(frozen=True, eq=False)
 class PhoneEvaluation:
-    """Everything counted once. Tuples have a site per block; ``mel`` has no blocks.
+    """Counts of all sites. Tuples have one site for each block; ``mel`` has no blocks.
 
-    top_purity: of each block's neurons and random directions, by number of utterances and with lags; empty: not made.
+    top_purity: of each block's neurons and random directions, by number of utterances and with lags; may be empty.
     probes: a linear phone probe of each layer as a whole; ``None`` if fewer than two phones are said often enough.
 
-    chooses, judges: halves of the utterances, with the same speakers. ``untrained`` saw the second half only.
-    seconds, further: how long each utterance is, and how many are not among the context's own.
+    chooses, judges: halves of the utterances, with the same speakers. ``untrained`` has only the second half.
+    seconds, further: duration of each utterance, and how many of them are further clips.
     bands: for ``neurons``, ``random`` and ``untrained`` the largest \\|correlation\\| of each feature with a mel band.
     """
 
@@ -77,11 +77,11 @@ class PhoneEvaluation:
 
     @property
     def own(self) -> Bool[np.ndarray, "utterance"]:
-        """All utterances of the untrained model's sites."""
+        """Mask of all utterances of the untrained model's sites."""
         return np.ones(int(self.judges.sum()), dtype=bool)
 
     def labels(self, block: int) -> list[AutoLabel]:
-        """Automatic labels of a block's neurons, from all utterances."""
+        """Return automatic labels of a block's neurons, from all utterances."""
         site, every = self.neurons[block], np.ones(len(self.judges), dtype=bool)
         top, shifted = site.purity(every), site.purity(every, 1)
         return autolabels(
@@ -90,7 +90,7 @@ class PhoneEvaluation:
         )
 
     def inputs(self) -> dict[str, Any]:
-        """For the record: the context's clips, and further held-out sentences, by other speakers too."""
+        """Return facts about the clips, further ones included, for the record."""
         return {
             "utterances": len(self.judges),
             "seconds": round(float(self.seconds.sum()), 2),
@@ -240,25 +240,25 @@ def _collected(context: Context, model: HookedWhisper, clips: Sequence[Clip], ho
 
 
 def _options(context: Context, n_clips: int) -> CountOptions:
-    """With an example of every utterance, so that halves can be told apart."""
+    """Keep an example of every utterance, so that top examples of each half can be taken later."""
     return CountOptions(k=n_clips, seed=context.seed)
 
 
 def _fitted(model: HookedWhisper, clips: Sequence[Clip]) -> list[int]:
-    """Clips from the whole length of the list: at most :data:`FITTED`, and :data:`FITTED_ROWS` positions."""
+    """Return evenly spaced clips: at most :data:`FITTED` of them, with at most :data:`FITTED_ROWS` positions."""
     longest = max(model.time.n_positions(len(clip.samples) / model.time.sample_rate) for clip in clips)
     n = min(FITTED, len(clips), max(1, FITTED_ROWS // max(1, longest)))
     return np.linspace(0, len(clips) - 1, n).astype(int).tolist()
 
 
 def first_half(speakers: Sequence[str]) -> Bool[np.ndarray, "utterance"]:
-    """Every second utterance of each speaker, so that both halves have the same speakers."""
+    """Return a mask of every second utterance of each speaker, so that both halves have the same speakers."""
     seen: dict[str, int] = {}
-    found = []
+    mask = []
     for speaker in speakers:
-        found.append(seen.get(speaker, 0) % 2 == 0)
+        mask.append(seen.get(speaker, 0) % 2 == 0)
         seen[speaker] = seen.get(speaker, 0) + 1
-    return np.array(found, dtype=bool)
+    return np.array(mask, dtype=bool)
 
 
 def mel_correlations(rows: LabeledRows, site: HookBasis, clips: Sequence[int]) -> Float[np.ndarray, "feature"]:
@@ -268,20 +268,20 @@ def mel_correlations(rows: LabeledRows, site: HookBasis, clips: Sequence[int]) -
     Silence is left out: whatever tells speech from silence would correlate with every band. Constant features have 0.
     """
     model = rows.model
-    some = [rows.clips[i] for i in clips]
-    names = sorted({i.label for c in some for i in c.alignment.phones} - {SILENCE})
+    fitted = [rows.clips[i] for i in clips]
+    names = sorted({i.label for c in fitted for i in c.alignment.phones} - {SILENCE})
     lengths = [int(rows.starts[i + 1] - rows.starts[i]) for i in clips]
     inside = [
         torch.from_numpy(label_positions(clip.alignment, n, names, model.time, clip.offset).ids >= 0)
-        for clip, n in zip(some, lengths, strict=True)
+        for clip, n in zip(fitted, lengths, strict=True)
     ]
     mel = torch.cat(
-        [rows.features(HookBasis(MEL, mel_bands(model)), i)[there] for i, there in zip(clips, inside, strict=True)]
+        [rows.features(HookBasis(MEL, mel_bands(model)), i)[mask] for i, mask in zip(clips, inside, strict=True)]
     )
     features, start = torch.empty(len(mel), rows.width(site)), 0
-    for i, there in zip(clips, inside, strict=True):
-        stop = start + int(there.sum())
-        features[start:stop] = rows.features(site, i)[there]
+    for i, mask in zip(clips, inside, strict=True):
+        stop = start + int(mask.sum())
+        features[start:stop] = rows.features(site, i)[mask]
         start = stop
     bands = _standard(mel)
     parts = features.split(_FEATURES_AT_ONCE, dim=1)
@@ -295,14 +295,14 @@ def _standard(x: torch.Tensor) -> torch.Tensor:
 
 
 def share(true: Bool[np.ndarray, "n"], rng: np.random.Generator) -> Estimate:
-    """Of features; 95 % by bootstrap over features (of a share, that is a binomial draw)."""
+    """Return the share of features, with a bootstrap over features (for a share, a binomial draw)."""
     if not len(true):
         return Estimate(None)
     return Estimate.of(float(true.mean()), rng.binomial(len(true), true.mean(), DRAWS) / len(true))
 
 
 def resampled_means(values: Float[np.ndarray, "n *more"], rng: np.random.Generator, draws: int = DRAWS) -> np.ndarray:
-    """Means over the first axis, of bootstrap samples: ``[draw, *more]``."""
+    """Return means over the first axis of bootstrap samples: ``[draw, *more]``."""
     n = len(values)
     if not n:
         return np.full((draws, *values.shape[1:]), np.nan)
@@ -310,5 +310,5 @@ def resampled_means(values: Float[np.ndarray, "n *more"], rng: np.random.Generat
 
 
 def short(name: str) -> str:
-    """For a legend, where there is little room."""
+    """Shorten a name for a legend."""
     return name.removesuffix(" directions").removesuffix(" model")

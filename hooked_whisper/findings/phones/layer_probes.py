@@ -1,4 +1,4 @@
-"""A linear phone probe on all neurons of a block together: what a layer knows, beside what single neurons know."""
+"""A linear phone probe on all neurons of a block, to compare a layer as a whole with its single neurons."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hooked_whisper.findings.core.finding import Estimate
 from hooked_whisper.protocols import SILENCE
 
 SHRINKAGE = 0.1  # added to each variance; features are standardized, so it is a tenth of the average variance
-MEL_CONTEXT = 5  # positions to each side that the log-mel probe sees: 0.1 s, as a block sees its surroundings too
+MEL_CONTEXT = 5  # positions to each side that the log-mel probe sees (0.1 s), since a block sees its surroundings too
 DRAWS = 2000
 TEXT = (
     "The layer as a whole: a linear probe on all neurons of a block at once (discriminant analysis, pooled covariance; "
@@ -36,8 +36,8 @@ TEXT = (
 class LayerProbe:
     """Answers of a probe on held-out speakers, counted by speaker.
 
-    names: the phones it tells apart; speakers: whose answers are counted.
-    hits, answered, said: positions by speaker and phone that are right, that got this answer, that have this phone.
+    names: the phones that it distinguishes. speakers: rows of the counts.
+    hits, answered, said: positions that are right, that got this answer, and that have this phone.
     """
 
     names: tuple[str, ...]
@@ -47,11 +47,11 @@ class LayerProbe:
     said: Int[np.ndarray, "speaker phone"]
 
     def accuracies(self, drawn: Int[np.ndarray, "draw speaker"]) -> Float[np.ndarray, "draw"]:
-        """For each row of numbers of times that a speaker is drawn."""
+        """Return the accuracy of each bootstrap sample; ``drawn`` holds how often each speaker is in it."""
         return _ratio(drawn @ self.hits.sum(axis=1), drawn @ self.said.sum(axis=1))
 
     def macro_f1s(self, drawn: Int[np.ndarray, "draw speaker"]) -> Float[np.ndarray, "draw"]:
-        """The same; a phone that none of the drawn speakers says does not count."""
+        """Return the macro-F1 of each bootstrap sample, over the phones that its speakers say."""
         said = drawn @ self.said
         f1 = _ratio(2 * (drawn @ self.hits), said + drawn @ self.answered)
         return _ratio(np.where(said > 0, f1, 0).sum(axis=1), (said > 0).sum(axis=1))
@@ -69,7 +69,7 @@ class LayerProbe:
         return float(self.macro_f1s(self.each_once)[0])
 
     def draws(self, rng: np.random.Generator, count: int = DRAWS) -> Int[np.ndarray, "draw speaker"]:
-        """How often each speaker is in each bootstrap sample."""
+        """Draw how often each speaker is in each bootstrap sample."""
         n = len(self.speakers)
         return rng.multinomial(n, np.full(n, 1 / n), size=count)
 
@@ -82,7 +82,7 @@ class LayerProbe:
 
 @dataclass(frozen=True, eq=False)
 class LayerProbes:
-    """Of every block of the model and of the untrained one, of the model's with shifted labels, and of the log-mel."""
+    """Probes of every block of the model, with shifted labels, and of the untrained model; and of the log-mel."""
 
     layers: tuple[LayerProbe, ...]
     shifted: tuple[LayerProbe, ...]
@@ -91,7 +91,7 @@ class LayerProbes:
 
 
 def probe_layer(rows: LabeledRows, site: HookBasis, labels: RowLabels) -> tuple[LayerProbe, LayerProbe] | None:
-    """A probe on all features of a site, and one that learns and is tested on labels turned in a circle.
+    """Fit a probe on all features of a site, and another one on labels turned in a circle.
 
     ``None`` if fewer than two phones are said often enough (``labels.options.min_tokens``). Held in memory: four
     matrices of ``n_features ** 2``.
@@ -102,7 +102,7 @@ def probe_layer(rows: LabeledRows, site: HookBasis, labels: RowLabels) -> tuple[
     )
     if len(searched) < 2:
         return None
-    number = np.full(len(labels.names) + 1, -1)  # the last one is that of unlabelled positions, -1
+    number = np.full(len(labels.names) + 1, -1)  # the last entry is for positions without a label, -1
     number[searched] = np.arange(len(searched))
     names = tuple(labels.names[i] for i in searched)
     truth = [number[labels.ids[a:b]] for a, b in zip(labels.starts[:-1], labels.starts[1:], strict=True)]
@@ -121,15 +121,15 @@ class _Data:
     rows: LabeledRows
     site: HookBasis
     clips: tuple[int, ...]
-    kept: tuple[Bool[np.ndarray, "position"], ...]
+    labeled: tuple[Bool[np.ndarray, "position"], ...]
 
     def of(self, i: int) -> Float[Tensor, "position feature"]:
         x = self.rows.features(self.site, self.clips[i])
         x = with_context(x, MEL_CONTEXT) if isinstance(self.site.basis, MelBands) else x
-        return x[torch.from_numpy(self.kept[i])].float()
+        return x[torch.from_numpy(self.labeled[i])].float()
 
     def scale(self) -> tuple[Float[Tensor, "feature"], Float[Tensor, "feature"]]:
-        """Mean, and one over the spread (0 for constant features)."""
+        """Return the mean and the inverse standard deviation of each feature (0 for constant features)."""
         n, total, squares = 0, torch.zeros(()).double(), torch.zeros(()).double()
         for i in range(len(self.clips)):
             x = self.of(i)
@@ -140,30 +140,30 @@ class _Data:
 
 
 def with_context(x: Float[Tensor, "position feature"], reach: int) -> Float[Tensor, "position more"]:
-    """Each row beside its neighbors, ``reach`` to either side; the first and last row are repeated at the ends."""
-    place = (torch.arange(len(x))[:, None] + torch.arange(-reach, reach + 1)).clamp(0, len(x) - 1)
-    return x[place].flatten(1)
+    """Concatenate each row with ``reach`` neighbors to either side; the first and last row are repeated at the ends."""
+    index = (torch.arange(len(x))[:, None] + torch.arange(-reach, reach + 1)).clamp(0, len(x) - 1)
+    return x[index].flatten(1)
 
 
 @dataclass
 class _Moments:
-    """Sums over rows: of products, and of each labelling by class."""
+    """Sums over rows: of products, and by class for each set of labels."""
 
     products: Float[Tensor, "feature feature"]
     sums: list[Float[Tensor, "class feature"]]
     counts: list[Float[Tensor, "class"]]
 
     @classmethod
-    def zero(cls, width: int, n_classes: int, n_labellings: int) -> _Moments:
+    def zero(cls, width: int, n_classes: int, n_label_sets: int) -> _Moments:
         return cls(
             torch.zeros(width, width),
-            [torch.zeros(n_classes, width) for _ in range(n_labellings)],
-            [torch.zeros(n_classes) for _ in range(n_labellings)],
+            [torch.zeros(n_classes, width) for _ in range(n_label_sets)],
+            [torch.zeros(n_classes) for _ in range(n_label_sets)],
         )
 
-    def add(self, x: Float[Tensor, "row feature"], labellings: Sequence[Int[np.ndarray, "row"]]) -> None:
+    def add(self, x: Float[Tensor, "row feature"], label_sets: Sequence[Int[np.ndarray, "row"]]) -> None:
         self.products.addmm_(x.T, x)
-        for sums, counts, labels in zip(self.sums, self.counts, labellings, strict=True):
+        for sums, counts, labels in zip(self.sums, self.counts, label_sets, strict=True):
             ids = torch.from_numpy(labels)
             sums.index_add_(0, ids, x)
             counts.index_add_(0, ids, torch.ones(len(ids)))
@@ -173,9 +173,9 @@ class _Moments:
         counts = [a - b for a, b in zip(self.counts, other.counts, strict=True)]
         return _Moments(self.products - other.products, sums, counts)
 
-    def rule(self, labelling: int) -> tuple[Float[Tensor, "class feature"], Float[Tensor, "class"]]:
-        """Weights and offsets of a linear discriminant analysis; a class without rows is never the answer."""
-        count, sums = self.counts[labelling], self.sums[labelling]
+    def rule(self, label_set: int) -> tuple[Float[Tensor, "class feature"], Float[Tensor, "class"]]:
+        """Return weights and offsets of a linear discriminant analysis; a class without rows is never the answer."""
+        count, sums = self.counts[label_set], self.sums[label_set]
         n = count.sum()
         means = sums / count.clamp(min=1)[:, None]
         within = self.products.addmm((means * count[:, None]).T, means, alpha=-1)
@@ -187,28 +187,28 @@ class _Moments:
 
 
 def _cross_fit(
-    data: _Data, labellings: Sequence[Sequence[Int[np.ndarray, "_"]]], folds: Int[np.ndarray, "clip"], n_classes: int
+    data: _Data, label_sets: Sequence[Sequence[Int[np.ndarray, "_"]]], folds: Int[np.ndarray, "clip"], n_classes: int
 ) -> list[list[Int[np.ndarray, "_"]]]:
-    """Answers at the kept positions of each clip, by a rule of the other folds; a list for each labelling.
+    """Return the answers at the labeled positions of each clip, by the rule of the other folds, for each set of labels.
 
-    Rows are summed again for each fold rather than kept by fold: a matrix of products of ``large-v3`` takes 100 MiB.
+    Rows are summed again for each fold instead of stored by fold: a matrix of products of ``large-v3`` takes 100 MiB.
     """
     mean, scale = data.scale()
 
     def moments(clips: Iterable[int]) -> _Moments:
-        found = _Moments.zero(len(mean), n_classes, len(labellings))
+        total = _Moments.zero(len(mean), n_classes, len(label_sets))
         for i in clips:
-            found.add((data.of(i) - mean) * scale, [labels[i][data.kept[i]] for labels in labellings])
-        return found
+            total.add((data.of(i) - mean) * scale, [labels[i][data.labeled[i]] for labels in label_sets])
+        return total
 
     whole = moments(range(len(folds)))
     rules = []
     for fold in range(int(folds.max()) + 1):
         training = whole - moments(np.flatnonzero(folds == fold).tolist())
-        rules.append([training.rule(k) for k in range(len(labellings))])
+        rules.append([training.rule(k) for k in range(len(label_sets))])
         del training
     del whole
-    answers: list[list[np.ndarray]] = [[] for _ in labellings]
+    answers: list[list[np.ndarray]] = [[] for _ in label_sets]
     for i in range(len(folds)):
         x = (data.of(i) - mean) * scale
         for k, (weights, offset) in enumerate(rules[folds[i]]):
@@ -226,8 +226,8 @@ def _counted(
     hits, answered, said = (np.zeros((len(voices), len(names)), dtype=np.int64) for _ in range(3))
     for speaker, ids, answer in zip(speakers, labels, answers, strict=True):
         k, true = voices.index(speaker), ids[ids >= 0]
-        for counts, some in ((hits, true[true == answer]), (answered, answer), (said, true)):
-            counts[k] += np.bincount(some, minlength=len(names))
+        for counts, phones in ((hits, true[true == answer]), (answered, answer), (said, true)):
+            counts[k] += np.bincount(phones, minlength=len(names))
     return LayerProbe(names, voices, hits, answered, said)
 
 
@@ -235,16 +235,13 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(a, b, out=np.zeros(np.broadcast(a, b).shape), where=np.asarray(b) > 0)
 
 
-# Showing --------------------------------------------------------------------------------------------------------------
-
-
 def drawn_speakers(probes: LayerProbes, rng: np.random.Generator) -> Int[np.ndarray, "draw speaker"]:
-    """The same bootstrap samples for all probes, so that differences are of the same speakers."""
+    """Draw bootstrap samples for all probes, so that differences are between the same speakers."""
     return probes.mel.draws(rng)
 
 
 def estimates(probes: LayerProbes, rng: np.random.Generator) -> dict[str, list[Estimate]]:
-    """Macro-F1 by block of what is compared."""
+    """Return macro-F1 by block of the probes to compare."""
     drawn = drawn_speakers(probes, rng)
     groups = {
         "layer as a whole": probes.layers,
@@ -252,10 +249,10 @@ def estimates(probes: LayerProbes, rng: np.random.Generator) -> dict[str, list[E
         "layer, untrained model": probes.untrained,
         "log-mel, no layer": (probes.mel,) * len(probes.layers),
     }
-    return {name: [one.macro_f1_estimate(drawn) for one in by_block] for name, by_block in groups.items()}
+    return {name: [probe.macro_f1_estimate(drawn) for probe in by_block] for name, by_block in groups.items()}
 
 
 def accuracies(probes: LayerProbes, rng: np.random.Generator) -> list[Estimate]:
-    """Accuracy by block of the layer as a whole."""
+    """Return the accuracy by block of the layer as a whole."""
     drawn = drawn_speakers(probes, rng)
-    return [one.accuracy_estimate(drawn) for one in probes.layers]
+    return [probe.accuracy_estimate(drawn) for probe in probes.layers]

@@ -1,4 +1,4 @@
-"""What the findings on phones keep of each site: made of the counts of a block of features at a time, then joined."""
+"""Summaries of each site for the experiments on phones, made of one block of features at a time and then joined."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from hooked_whisper.features.phones.top_examples import ABSENT, Purity, TopExamp
 from hooked_whisper.protocols import SILENCE
 
 TOP = 20  # strongest examples of a feature, one per utterance
-TOPS = (10, TOP)  # as published, and as judged
+TOPS = (10, TOP)  # published, and judged
 SIZES = (25, 50, 100, 200, 400, 800, 1600)  # utterances that examples are taken from
-MOST_LAG = 6  # positions: a neuron's peak may be so much before or after its phone, 120 ms
+MOST_LAG = 6  # positions (120 ms) by which a neuron's peak may precede or follow its phone
 
 
 @dataclass(frozen=True, eq=False)
 class Named:
-    """Labels, and what top examples are judged by besides the label at the strongest moment.
+    """Labels of positions, for judging top examples.
 
-    lagged: labels of each position from :data:`MOST_LAG` positions earlier to as many later.
-    order: of the utterances, at random: examples among the first 25, 50, ... of them show what their number changes.
+    lagged: label of each position, moved by -:data:`MOST_LAG` to :data:`MOST_LAG` positions.
+    order: a random order of the utterances. Top examples are also taken from its first 25, 50, ... utterances.
     """
 
     names: tuple[str, ...]
@@ -37,17 +37,17 @@ class Named:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Numbers of utterances: doubling, and all of them."""
+        """Numbers of utterances that examples are taken from: doubling, up to all."""
         n = len(self.order)
         return (*(size for size in SIZES if size < n), n)
 
 
 @dataclass(frozen=True, eq=False)
 class TopPurity:
-    """How pure the top examples are, by number of utterances and with a lag of each feature's own; NaN: not alive.
+    """Purity of the top examples, by number of utterances, and with the best lag of each feature; NaN: not alive.
 
-    by_size: ``[top 10 or 20, size, feature]``, among the first so many utterances of a random order.
-    lagged: in the half that judges, of labels at the lag at which the feature's examples in the other half are purest.
+    by_size: ``[top 10 or 20, size, feature]``, among the first utterances of a random order.
+    lagged: in the half that judges, with labels at the lag that makes the feature's examples in the other half purest.
     """
 
     by_size: Float[np.ndarray, "top size feature"]
@@ -57,11 +57,11 @@ class TopPurity:
     def of(cls, tops: Tops, named: Named, half: Bool[np.ndarray, "utterance"]) -> TopPurity:
         by_size = np.full((len(TOPS), len(named.sizes), len(tops.values)), np.nan, dtype=np.float32)
         for j, size in enumerate(named.sizes):
-            some = np.zeros(len(half), dtype=bool)
-            some[named.order[:size]] = True
+            first = np.zeros(len(half), dtype=bool)
+            first[named.order[:size]] = True
             for i, k in enumerate(TOPS):
                 if size >= k:
-                    top = tops.among(some, k)
+                    top = tops.among(first, k)
                     by_size[i, j] = top.purity(top.ids[0], named)
         chooses, judges = tops.among(half), tops.among(~half)
         picking = np.stack([chooses.purity(_labels(chooses, labels), named) for labels in named.lagged])
@@ -72,7 +72,7 @@ class TopPurity:
     @staticmethod
     def joined(parts: Sequence[TopPurity]) -> TopPurity:
         return TopPurity(
-            np.concatenate([one.by_size for one in parts], axis=2), np.concatenate([one.lagged for one in parts])
+            np.concatenate([part.by_size for part in parts], axis=2), np.concatenate([part.lagged for part in parts])
         )
 
 
@@ -82,78 +82,79 @@ def _labels(tops: Tops, labels: Int[np.ndarray, "position"]) -> Int[np.ndarray, 
 
 @dataclass(frozen=True, eq=False)
 class Tops:
-    """For each feature the strongest position of every utterance, strongest first; ``ABSENT`` where there is none.
+    """The strongest position of every utterance for each feature, strongest first; ``ABSENT`` pads.
 
-    ids: labels of those positions, true and shifted; utterance: which one; position: its number among all positions.
+    ids: labels of those positions, true and shifted. utterance, position: their numbers.
     """
 
     values: Float[np.ndarray, "feature k"]
-    ids: Int[np.ndarray, "labelling feature k"]
+    ids: Int[np.ndarray, "label_set feature k"]
     utterance: Int[np.ndarray, "feature k"]
     position: Int[np.ndarray, "feature k"]
 
     @classmethod
     def of(cls, top: TopExamples) -> Tops:
-        """Of labellings that are the true one, the shifted one, and the position's number."""
+        """Convert top examples whose label sets are the true labels, the shifted ones, and the positions' numbers."""
         ids = np.stack([top.ids(0), top.ids(1)]).astype(np.int16)
         return cls(top.values.copy(), ids, top.utterances.astype(np.int32), top.ids(2).astype(np.int32))
 
     def of_both(self, half: Bool[np.ndarray, "utterance"], k: int = TOP) -> Tops:
-        """The k strongest of some utterances and of the others: enough for :meth:`among` these, the others and all."""
+        """Keep the k strongest in half of the utterances and in the others: enough for :meth:`among` either and all."""
         order = np.append(half, False)[self.utterance]
         rank = [np.where(part, np.cumsum(part, axis=1), np.inf) for part in (order, ~order & (self.utterance >= 0))]
-        kept = np.minimum(*rank) <= k
-        n = min(2 * k, kept.shape[1])
-        place = np.argsort(~kept, axis=1, kind="stable")[:, :n]
-        there = np.take_along_axis(kept, place, axis=1)
-        return self._at(place, there)
+        needed = np.minimum(*rank) <= k
+        n = min(2 * k, needed.shape[1])
+        index = np.argsort(~needed, axis=1, kind="stable")[:, :n]
+        return self._at(index, np.take_along_axis(needed, index, axis=1))
 
     @staticmethod
     def joined(parts: Sequence[Tops]) -> Tops:
-        """Of other features, on the same utterances."""
+        """Concatenate the features of several parts, on the same utterances."""
         return Tops(
-            np.concatenate([one.values for one in parts]),
-            np.concatenate([one.ids for one in parts], axis=1),
-            np.concatenate([one.utterance for one in parts]),
-            np.concatenate([one.position for one in parts]),
+            np.concatenate([part.values for part in parts]),
+            np.concatenate([part.ids for part in parts], axis=1),
+            np.concatenate([part.utterance for part in parts]),
+            np.concatenate([part.position for part in parts]),
         )
 
-    def among(self, chosen: Bool[np.ndarray, "utterance"], k: int = TOP) -> Tops:
-        """The k strongest of some utterances."""
-        there = (self.utterance >= 0) & np.append(chosen, False)[self.utterance]
-        order = np.argsort(~there, axis=1, kind="stable")[:, :k]
-        return self._at(order, np.take_along_axis(there, order, axis=1))
+    def among(self, utterances: Bool[np.ndarray, "utterance"], k: int = TOP) -> Tops:
+        """Return the k strongest in the masked utterances."""
+        inside = (self.utterance >= 0) & np.append(utterances, False)[self.utterance]
+        index = np.argsort(~inside, axis=1, kind="stable")[:, :k]
+        return self._at(index, np.take_along_axis(inside, index, axis=1))
 
-    def _at(self, place: Int[np.ndarray, "feature k"], there: Bool[np.ndarray, "feature k"]) -> Tops:
+    def _at(self, index: Int[np.ndarray, "feature k"], exists: Bool[np.ndarray, "feature k"]) -> Tops:
         values, utterance, position = (
-            np.take_along_axis(x, place, axis=1) for x in (self.values, self.utterance, self.position)
+            np.take_along_axis(x, index, axis=1) for x in (self.values, self.utterance, self.position)
         )
-        ids = np.take_along_axis(self.ids, place[None], axis=2)
+        ids = np.take_along_axis(self.ids, index[None], axis=2)
         return Tops(
-            np.where(there, values, np.float32(-np.inf)),
-            np.where(there, ids, np.int16(ABSENT)),
-            np.where(there, utterance, np.int32(ABSENT)),
-            np.where(there, position, np.int32(ABSENT)),
+            np.where(exists, values, np.float32(-np.inf)),
+            np.where(exists, ids, np.int16(ABSENT)),
+            np.where(exists, utterance, np.int32(ABSENT)),
+            np.where(exists, position, np.int32(ABSENT)),
         )
 
     def purity(self, ids: Int[np.ndarray, "feature k"], named: Named) -> Float[np.ndarray, "feature"]:
-        """Of the phones (silence is no majority) or of narrow classes, whichever is larger; NaN for a feature that is
-        not positive in as many utterances as these are."""
+        """Return the purity for phones (silence is no majority) or for narrow classes, whichever is larger.
+
+        NaN for a feature that is not positive in all of these utterances.
+        """
         alive = self.values[:, -1] > 0
-        found = np.fmax(
+        larger = np.fmax(
             purity(ids, named.names, without=frozenset([SILENCE])).purity,
             purity(ids, named.names, named.classes).purity,
         )
-        return np.where(alive, found, np.nan)
+        return np.where(alive, larger, np.nan)
 
 
 @dataclass(frozen=True, eq=False)
 class PhoneSite:
-    """What the findings on phones need of one site; the counts themselves are not kept.
+    """Summary of one site for the experiments on phones.
 
-    phones: of neurons whole, of other sites without the tables by label.
+    phones: selectivity; without the tables by label, except for neurons.
     deciles: labels by range of activation.
-    best_f1: of each label, the highest held-out F1 of any feature for it.
+    best_f1: the highest held-out F1 of any feature, for each label.
     """
 
     tops: Tops
@@ -164,7 +165,7 @@ class PhoneSite:
 
     @classmethod
     def of(cls, counts: FeatureCounts, half: Bool[np.ndarray, "utterance"]) -> PhoneSite:
-        """half: the utterances that are told apart from the others, see :meth:`Tops.of_both`."""
+        """Summarize counts. ``half``: see :meth:`Tops.of_both`."""
         return cls(
             Tops.of(counts.top).of_both(half),
             counts.names,
@@ -175,34 +176,36 @@ class PhoneSite:
 
     @classmethod
     def joined(cls, blocks: Iterable[FeatureCounts], half: Bool[np.ndarray, "utterance"]) -> Any:
-        """Of all blocks of features of a site; of each block only what is needed is held."""
+        """Summarize all blocks of features of a site, holding the counts of one block at a time."""
         return cls._join([cls.of(block, half) for block in blocks])
 
     @classmethod
     def _join(cls, parts: Sequence[PhoneSite]) -> PhoneSite:
         return PhoneSite(
-            Tops.joined([one.tops for one in parts]),
+            Tops.joined([part.tops for part in parts]),
             parts[0].names,
-            Selectivity.joined([one.phones for one in parts]),
-            RangeSummary.joined([one.deciles for one in parts]),
-            _highest([one.best_f1 for one in parts]),
+            Selectivity.joined([part.phones for part in parts]),
+            RangeSummary.joined([part.deciles for part in parts]),
+            _highest([part.best_f1 for part in parts]),
         )
 
     @property
     def best_of_phones(self) -> Float[np.ndarray, "phone"]:
-        """Of each phone that is said often enough, the highest F1 of any feature. The feature is picked where it is
-        judged."""
+        """Highest F1 of any feature, for each phone that is said often enough; picked on the data that judges."""
         return self.best_f1[self.phones.searched]
 
-    def purity(self, chosen: Bool[np.ndarray, "utterance"], labelling: int = 0) -> tuple[Purity, Purity]:
-        """Of the top examples among some utterances: for phones (silence is no majority), and for narrow classes."""
-        ids = self.tops.among(chosen).ids[labelling]
+    def purity(self, utterances: Bool[np.ndarray, "utterance"], label_set: int = 0) -> tuple[Purity, Purity]:
+        """Return the purity of the top examples in utterances: for phones (silence is no majority), and for classes.
+
+        label_set: 0 for the true labels, 1 for the shifted ones.
+        """
+        ids = self.tops.among(utterances).ids[label_set]
         phones = purity(ids, self.names, without=frozenset([SILENCE]))
         return phones, purity(ids, self.names, classes(self.names))
 
-    def alive(self, chosen: Bool[np.ndarray, "utterance"]) -> Bool[np.ndarray, "feature"]:
-        """Whether a feature is positive in as many of the utterances as it has top examples."""
-        return self.tops.among(chosen).values[:, -1] > 0
+    def alive(self, utterances: Bool[np.ndarray, "utterance"]) -> Bool[np.ndarray, "feature"]:
+        """Return which features are positive in at least as many of the utterances as they have top examples."""
+        return self.tops.among(utterances).values[:, -1] > 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,11 +220,11 @@ class RangeExample:
 
 @dataclass(frozen=True, eq=False)
 class NeuronSite(PhoneSite):
-    """More of the neurons themselves.
+    """Summary of a site's neurons.
 
-    shifted, classes, shifted_classes, shifted_deciles: as named, with shifted labels.
-    widths: ranges of equal width.
-    examples: of each phone the neuron with the highest F1 for it by high values.
+    shifted, classes, shifted_classes, shifted_deciles: with shifted labels, for classes of phones, or both.
+    widths: labels by ranges of equal width.
+    examples: for each phone the neuron with the highest F1 for it by high values.
     """
 
     shifted: Selectivity
@@ -251,7 +254,7 @@ class NeuronSite(PhoneSite):
     @classmethod
     def _join(cls, parts: Sequence[Any]) -> NeuronSite:
         columns: dict[str, Any] = {
-            name: kind.joined([getattr(one, name) for one in parts])
+            name: kind.joined([getattr(part, name) for part in parts])
             for kind, names in (
                 (Selectivity, ("phones", "shifted", "classes", "shifted_classes")),
                 (RangeSummary, ("deciles", "widths", "shifted_deciles")),
@@ -259,33 +262,35 @@ class NeuronSite(PhoneSite):
             )
             for name in names
         }
-        columns["best_f1"] = _highest([one.best_f1 for one in parts])
+        columns["best_f1"] = _highest([part.best_f1 for part in parts])
         examples: dict[str, RangeExample] = {}
         first = 0
-        for one in parts:
-            for phone, example in one.examples.items():
+        for part in parts:
+            for phone, example in part.examples.items():
                 if phone not in examples or example.f1 > examples[phone].f1:
                     examples[phone] = replace(example, neuron=example.neuron + first)
-            first += len(one.phones.best)
+            first += len(part.phones.best)
         return cls(names=parts[0].names, examples=examples, **columns)
 
 
-def _smaller(found: Selectivity) -> Selectivity:
-    """With its tables by label, which take most of the memory, in single precision."""
+def _smaller(selectivity: Selectivity) -> Selectivity:
+    """Convert the tables by label, which take most of the memory, to single precision."""
     return replace(
-        found, auc_by_label=found.auc_by_label.astype(np.float32), f1_by_label=found.f1_by_label.astype(np.float32)
+        selectivity,
+        auc_by_label=selectivity.auc_by_label.astype(np.float32),
+        f1_by_label=selectivity.f1_by_label.astype(np.float32),
     )
 
 
 def _highest(rows: Sequence[np.ndarray] | np.ndarray) -> Float[np.ndarray, "label"]:
-    """Of each label; NaN where no feature has a number."""
+    """Return the maximum for each label; NaN where no feature has a number."""
     return np.fmax.reduce(np.asarray(rows), axis=0)
 
 
 def _examples(phones: Selectivity, deciles: PhoneRanges, widths: PhoneRanges) -> dict[str, RangeExample]:
-    found: dict[str, RangeExample] = {}
+    examples: dict[str, RangeExample] = {}
     for i in np.argsort(-phones.f1, kind="stable"):
-        if np.isfinite(phones.f1[i]) and phones.sign[i] > 0 and phones.labels[i] not in found:
+        if np.isfinite(phones.f1[i]) and phones.sign[i] > 0 and phones.labels[i] not in examples:
             example = RangeExample(int(i), float(phones.f1[i]), deciles.counts[i].copy(), widths.counts[i].copy())
-            found[phones.labels[i]] = example
-    return found
+            examples[phones.labels[i]] = example
+    return examples

@@ -1,4 +1,4 @@
-"""Which neurons answer to which phones, for findings that make mels for them: activations, AUCs, and the judge."""
+"""Target neurons of feature visualization, and the phone classifier's reading of mels (F16)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from hooked_whisper.features.visualize_with_priors import read_points
 from hooked_whisper.findings.core.context import ENCODER_BATCH, Context
 from hooked_whisper.hooked import HookedWhisper
 
-AROUND = 2  # frames to either side of the position that is judged
-PADDING = 25  # positions of silence after the longest clip of a batch, and after a mel that is judged
+AROUND = 2  # frames to either side of the judged position
+PADDING = 25  # positions of silence after the longest clip of a batch, and after a judged mel
 LONGEST = 500  # positions of a clip that are read
 
 
 @dataclass(frozen=True)
 class Target:
-    """A feature of a hook point and the phone that it answers to."""
+    """A feature of a hook point and the phone that it responds to."""
 
     hook: str
     unit: int
@@ -34,7 +34,7 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Speech:
-    """Pre-activations of the positions of some utterances by hook point, and the phone at each (empty: none)."""
+    """Pre-activations at positions of utterances by hook point, and the phone at each position (empty: none)."""
 
     values: Mapping[str, Float[np.ndarray, "row d"]]
     phone: np.ndarray
@@ -42,19 +42,19 @@ class Speech:
     position: Int[np.ndarray, "row"]
 
     def encoded(self, bases: Mapping[str, LinearBasis]) -> Speech:
-        """The same positions with the features of a basis in place of the neurons."""
+        """Return the same positions with the features of a basis in place of the neurons."""
         values = {hook: basis.encode(torch.from_numpy(self.values[hook])).numpy() for hook, basis in bases.items()}
         return Speech(values, self.phone, self.utterance, self.position)
 
     def largest(self, target: Target) -> float:
-        """Largest pre-activation of a feature in the utterances."""
+        """Return the largest pre-activation of a feature."""
         return float(self.values[target.hook][:, target.unit].max())
 
 
 def phone_aucs(
     values: Float[np.ndarray, "row unit"], phone: np.ndarray, phones: Sequence[str]
 ) -> Float[np.ndarray, "unit phone"]:
-    """Probability that a unit is higher where the phone is than where it is not, ties counting half."""
+    """Return the probability that a unit is higher at a phone than elsewhere; ties count half."""
     ranks = rankdata(values, axis=0)
     here = np.stack([phone == p for p in phones], axis=1).astype(float)  # [row, phone]
     n = here.sum(0)
@@ -63,35 +63,37 @@ def phone_aucs(
 
 
 def targets(aucs: Mapping[str, Float[np.ndarray, "unit phone"]], phones: Sequence[str], count: int) -> list[Target]:
-    """The best unit of each phone over all hook points, best first; a unit that is best for two phones counts once."""
-    chosen, taken = [], set()
+    """Return the best unit of each phone over all hook points, best first; a unit is used for one phone only."""
+    selected, taken = [], set()
     rows = list(aucs.items())
     best = [max(((float(t[:, p].max()), h, int(t[:, p].argmax())) for h, t in rows)) for p in range(len(phones))]
     for p in sorted(range(len(phones)), key=lambda p: -best[p][0]):
         value, hook, unit = best[p]
         if (hook, unit) not in taken:
             taken.add((hook, unit))
-            chosen.append(Target(hook, unit, phones[p], value))
-    return chosen[:count]
+            selected.append(Target(hook, unit, phones[p], value))
+    return selected[:count]
 
 
 def best_phones(
     bases: Mapping[str, LinearBasis], speech: Speech, rows: Bool[np.ndarray, "row"], phones: Sequence[str]
 ) -> list[Target]:
-    """Every feature of some bases and the phone of its highest AUC; ``speech`` holds the features' own values."""
-    chosen = []
+    """Return every feature of bases with the phone of its highest AUC; ``speech`` holds the features' values."""
+    features = []
     for hook in bases:
         table = phone_aucs(speech.values[hook][rows], speech.phone[rows], phones)
-        chosen += [Target(hook, u, phones[int(row.argmax())], float(row.max())) for u, row in enumerate(table)]
-    return chosen
+        features += [Target(hook, u, phones[int(row.argmax())], float(row.max())) for u, row in enumerate(table)]
+    return features
 
 
 @torch.no_grad()
 def read_speech(
     context: Context, hooks: Sequence[str], model: HookedWhisper | None = None, indices: Sequence[int] | None = None
 ) -> Speech:
-    """Activations of utterances (default: all) at the positions that their sound fills, by a model (default: the
-    context's). The encoder runs on the clips and half a second of silence, not on the rest of its window."""
+    """Return activations of utterances (default: all) at the positions that their sound fills.
+
+    model: default: the context's. The encoder runs on the clips and half a second of silence, not on its whole window.
+    """
     model = context.model if model is None else model
     order = sorted(range(len(context.utterances)) if indices is None else indices, key=lambda i: context.n_positions[i])
     values: dict[str, list[np.ndarray]] = {hook: [] for hook in hooks}
@@ -112,7 +114,7 @@ def read_speech(
 
 
 def _phones(context: Context, index: int, n: int) -> np.ndarray:
-    """Phone at the center of each position: every second frame's."""
+    """Return the phone at the center of each position, which is that of every second frame."""
     alignment = context.utterances[index].alignment
     labels = tuple(sorted({p.label for p in alignment.phones}))
     numbers = frame_labels(alignment, 2 * n, labels)[::2].numpy()
@@ -122,7 +124,7 @@ def _phones(context: Context, index: int, n: int) -> np.ndarray:
 def named_phones(
     classifier: PhoneClassifier, mel: Float[Tensor, "row mel frame"], frame: int | Int[np.ndarray, "row"]
 ) -> tuple[str, ...]:
-    """The phone of highest mean log-probability over the five frames around one frame of each row."""
+    """Return the phone of highest mean log-probability over the five frames around one frame of each row."""
     middle = np.broadcast_to(np.asarray(frame), (len(mel),))
     best = near_log_probs(classifier, mel, middle).argmax(-1)
     return tuple(classifier.labels[int(k)] for k in best)
@@ -131,6 +133,6 @@ def named_phones(
 def near_log_probs(
     classifier: PhoneClassifier, mel: Float[Tensor, "row mel frame"], frame: Int[np.ndarray, "row"]
 ) -> Float[Tensor, "row label"]:
-    """Mean log-probability of each phone over the five frames around one frame of each row."""
+    """Return the mean log-probability of each phone over the five frames around one frame of each row."""
     near = np.clip(frame[:, None] + np.arange(-AROUND, AROUND + 1), 0, mel.shape[2] - 1)
     return classifier.log_probs(mel)[torch.arange(len(mel))[:, None], torch.from_numpy(near)].mean(1)
