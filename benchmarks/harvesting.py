@@ -2,10 +2,10 @@
 
     python -m benchmarks.harvesting [--clips 200] [--threads 2] [--size tiny] [--seconds 30 10] [--json FILE]
 
-Several times in turn: the encoder alone up to the hook, on prepared log-mels; and the whole collection of the same clips
-(decoding, log-mel, encoder, checks, shuffling, statistics, SHA-256, files synced to disk). Random weights, random sound in
-WAV files, one process. Rates are ratios of neighboring measurements. CPU time includes the threads that decode, make
-log-mels and write.
+Several times in turn: the encoder alone up to the hook, on prepared log-mels; and the whole collection of the same
+clips (decoding, log-mel, encoder, checks, shuffling, statistics, SHA-256, files synced to disk). Random weights, random
+sound in WAV files, one process. Rates are ratios of neighboring measurements. CPU time includes the threads that
+decode, make log-mels and write.
 """
 
 from __future__ import annotations

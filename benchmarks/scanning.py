@@ -3,9 +3,9 @@
     python -m benchmarks.scanning [--clips 40] [--threads 1] [--size tiny] [--json FILE]
 
 For each clip in turn: the bare encoder on its 30 s window; the scan (largest examples, samples of ranges, moments,
-histogram) of the MLP neurons of one block; and only the k largest values per neuron and clip, as a Python loop over neurons
-with a heap for each (as in the published code), and over all positions (for a few neurons, scaled up). Random weights, random
-sound, one process. Totals are over all clips, including the first ones.
+histogram) of the MLP neurons of one block; and only the k largest values per neuron and clip, as a Python loop over
+neurons with a heap for each (as in the published code), and over all positions (for a few neurons, scaled up). Random
+weights, random sound, one process. Totals are over all clips, including the first ones.
 """
 
 from __future__ import annotations

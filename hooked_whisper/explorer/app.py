@@ -21,11 +21,11 @@ from hooked_whisper.errors import AudioError, HookedWhisperError, MissingExtraEr
 from hooked_whisper.explorer.clips import MOST_BYTES, MOST_SECONDS, Shelf
 from hooked_whisper.explorer.edits import Edits
 from hooked_whisper.explorer.views import (
+    change_facts,
     clip_facts,
     head_pattern,
     liking_units,
     model_facts,
-    change_facts,
     pattern_png,
     spectrogram_png,
 )

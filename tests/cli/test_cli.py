@@ -247,9 +247,9 @@ def test_own_recordings(half_minute, clip, capsys, tmp_path, monkeypatch) -> Non
 
 
 def test_english_is_judged_without_speech_or_world(folder, tmp_path, capsys, monkeypatch) -> None:
-    for module, few in (("bigrams", {"PROMPTS": 20, "SHUFFLES": 2}), ("neighbours", {"N_WORDS": 500, "DRAWS": 20})):
-        for name, value in few.items():
-            monkeypatch.setattr(f"hooked_whisper.findings.english_{module}.{name}", value)
+    smaller = {"bigrams.PROMPTS": 20, "bigrams.SHUFFLES": 2, "neighbors.N_WORDS": 500, "neighbors.DRAWS": 20}
+    for name, value in smaller.items():
+        monkeypatch.setattr(f"hooked_whisper.findings.english.{name}", value)
     assert run("reproduce", "--model", folder, "--out", str(tmp_path / "o"), "--only", "F9,F10") == 0
     data = json.loads((tmp_path / "o" / "findings.json").read_text())
     assert [f["status"] for f in data["findings"]] == ["not reproduced"] * 2  # random weights know no English
@@ -265,7 +265,7 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 
 def test_a_finding_on_no_context_is_an_error_not_a_crash() -> None:
-    from hooked_whisper.findings.registry import REGISTRY, run_experiment
+    from hooked_whisper.findings import REGISTRY, run_experiment
 
     context = small_context(truth=False)
     assert isinstance(run_experiment(REGISTRY["F2"], context), Finding)
