@@ -1,1 +1,1 @@
-"""Findings about SAEs. They join those of ``hooked_whisper`` through the entry points of the package."""
+"""Findings about SAEs. The entry points of the package add them to those of ``hooked_whisper``."""

@@ -1,4 +1,4 @@
-"""Figures of F6 on real Whisper."""
+"""Figures of F6 on released models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _COLORS = (BLUE, GREEN, ORANGE, GRAY)
 
 
 def draw(finding: Finding) -> list[Figure]:
-    """Controls; F1 by kind of features and block; features by F1; the learning curves."""
+    """Draw controls, F1 by kind of features and block, features by F1, and the learning curves."""
     return [draw_controls(finding, 0, "share of features"), _by_basis(finding), _by_f1(finding), _curves(finding)]
 
 

@@ -46,14 +46,14 @@ TOPK_TRAINING = TrainingConfig(steps=500, batch=1024, lr=1e-3, warmup_steps=50, 
 
 @dataclass(frozen=True, eq=False)
 class TrainedBlock:
-    """SAEs of the residual stream after one encoder block, and what is needed to judge them.
+    """SAEs of the residual stream after one encoder block, with controls and held-out activations.
 
     Attributes:
         saes: by name; :data:`TIED` and :data:`TOPK`.
-        untrained: the tied form with the weights it started with.
+        untrained: the tied form with its initial weights.
         bases: axes, principal and random directions, centered; from training activations.
-        curves: explained variance of held-out activations after each part of the training.
-        held_out: activations of speech that was not trained on.
+        curves: explained variance of held-out activations at points of the training.
+        held_out: activations of held-out speech.
     """
 
     number: int
@@ -67,11 +67,11 @@ class TrainedBlock:
 
 @dataclass(frozen=True, eq=False)
 class TrainedSAEs:
-    """SAEs of some blocks, what they were trained on, and the held-out clips for their evaluation (packed).
+    """SAEs of several blocks, and the held-out clips (packed into windows) to evaluate them on.
 
     Attributes:
-        n_rows: activations that each SAE was trained on.
-        recordings, windows: how many were trained on, and in how many windows.
+        n_rows: number of training activations of each SAE.
+        recordings, windows: number of training recordings, and of the windows that they were packed into.
         seconds: CPU time of encoding and training.
     """
 
@@ -84,22 +84,22 @@ class TrainedSAEs:
 
 
 def blocks_of(model: HookedWhisper) -> tuple[int, ...]:
-    """The last two encoder blocks: 2 and 3 of tiny, as published."""
+    """Return the last two encoder blocks: 2 and 3 of tiny, as published."""
     n = model.cfg.encoder.n_layers
     return tuple(range(max(0, n - 2), n))
 
 
 def training_speech() -> list[Recording]:
-    """The packaged speech by the training voices, all kinds and languages.
+    """Return the packaged speech by the training voices, of all kinds and languages.
 
     Raises:
-        AudioError: this installation has no packaged speech.
+        AudioError: the installation has no packaged speech.
     """
     return packaged_speech(split="train")
 
 
 def held_out_clips(context: Context, trained_on: Sequence[Recording]) -> tuple[Clip, ...]:
-    """The context's clips with phones whose texts and speakers are not among the recordings."""
+    """Return the context's clips with phones whose texts and speakers are not in the training data."""
     texts, voices = {r.text for r in trained_on}, {r.speaker for r in trained_on}
     return tuple(
         u for u in context.labelled if u.text not in texts and u.alignment.speaker not in voices and has_phones(u)
@@ -111,7 +111,7 @@ def has_phones(utterance: Clip) -> bool:
 
 
 def trained_saes(context: Context, held_out: Sequence[Clip]) -> TrainedSAEs:
-    """SAEs of the last two blocks, trained when first asked for and kept with the context."""
+    """Return the SAEs of the last two blocks, trained once per context."""
     saes: TrainedSAEs = context.once("trained SAEs", lambda: _train(context, held_out))
     return saes
 
@@ -137,7 +137,7 @@ def _train(context: Context, held_out: Sequence[Clip]) -> TrainedSAEs:
 
 
 def _windows(model: HookedWhisper, clips: Sequence[Clip], most: int, rng: np.random.Generator) -> tuple[Clip, ...]:
-    """Clips packed into windows, in random order, as many as have ``most`` positions."""
+    """Pack clips into windows, in random order, up to ``most`` positions."""
     packed = pack(clips, _room(model))
     return within(model, [packed[i] for i in rng.permutation(len(packed))], most)
 
@@ -178,7 +178,7 @@ def fit(
     watched: Float[Tensor, "row d"],
     what: str,
 ) -> tuple[SAE, Float[np.ndarray, "point"]]:
-    """The trained SAE, and the explained variance of ``watched`` after each of :data:`POINTS` parts of the steps."""
+    """Train an SAE; also return the explained variance of ``watched`` at :data:`POINTS` evenly spaced steps."""
     points = {-(-config.steps * (k + 1) // POINTS) for k in range(POINTS)}
     curve: list[float] = []
     with Trainer(sae, source, config, device=context.model.device) as trainer:
@@ -192,10 +192,10 @@ def fit(
 def speech_rows(
     context: Context, windows: Sequence[Clip], hooks: Sequence[str], what: str
 ) -> dict[str, Float[Tensor, "row d"]]:
-    """Activations within phones, silence left out, as float16 on the CPU; window after window.
+    """Return activations within phones except silence, as float16 on the CPU, in the order of the windows.
 
     Raises:
-        HookedWhisperError: an activation that is not finite or beyond float16.
+        HookedWhisperError: an activation is not finite, or too large for float16.
     """
     model = context.model
     reader = RowReader(model, list(hooks), CollectOptions(dtype="float16", batch=ENCODED))
@@ -221,7 +221,7 @@ def _blocks(
     masks: Sequence[Bool[Tensor, "position"]],
     what: str,
 ) -> Iterator[tuple[tuple[Tensor, ...], Bool[Tensor, "row"]]]:
-    """Rows of each batch of windows, and which of them are speech."""
+    """Yield the rows of each batch of windows, and the mask of speech among them."""
 
     def failed(failure: object) -> None:
         raise AssertionError(f"samples in memory cannot fail: {failure}")
@@ -232,7 +232,7 @@ def _blocks(
 
 
 def speech_positions(model: HookedWhisper, window: Clip) -> Bool[np.ndarray, "position"]:
-    """Which positions of a clip are within a phone that is not silence."""
+    """Return the mask of a clip's positions within phones other than silence."""
     names = [name for name in label_names([window.alignment]) if name != SILENCE]
     n = n_positions(model, window)
     return label_positions(window.alignment, n, names, model.time).ids >= 0
@@ -243,11 +243,11 @@ def n_positions(model: HookedWhisper, window: Clip) -> int:
 
 
 def within(model: HookedWhisper, windows: Sequence[Clip], most: int) -> tuple[Clip, ...]:
-    """The first windows that have at most so many positions together; one at least."""
+    """Return the first windows with at most ``most`` positions together, but at least one."""
     ends = np.cumsum([n_positions(model, window) for window in windows])
     return tuple(windows[: max(1, int((ends <= most).sum()))])
 
 
 def evenly(rows: Float[Tensor, "row d"], n: int) -> Float[Tensor, "part d"]:
-    """So many rows, from the whole length."""
+    """Return ``n`` evenly spaced rows."""
     return rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(int)]

@@ -1,4 +1,4 @@
-"""Architectures: each against its paper's equations, written out in loops: one row and one feature at a time."""
+"""Architectures against the equations of their papers, in loops over rows and features."""
 
 from __future__ import annotations
 

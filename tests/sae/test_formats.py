@@ -72,7 +72,7 @@ def test_round_trip(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*")), "no temporary file is left"
 
 
-def test_normalised_and_nothing_noted(tmp_path: Path) -> None:
+def test_normalized_without_metadata(tmp_path: Path) -> None:
     sae = NormalizedSAE(every()["standard"], "layer_norm")
     save_sae(sae, tmp_path, log_sparsity=torch.zeros(9))
     save_sae(sae, tmp_path)
@@ -111,13 +111,13 @@ def test_an_edit_beside_our_block_is_refused(name: str, key: str, value: Any, tm
         load_sae(tmp_path)
 
 
-def test_a_mark_of_utf8_is_read(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
     save_sae(every()["standard"], tmp_path)
     (tmp_path / CFG).write_bytes(b"\xef\xbb\xbf" + (tmp_path / CFG).read_bytes())
     load_sae(tmp_path)
 
 
-def test_rewritten_by_somebody_else(tmp_path: Path) -> None:
+def test_a_file_rewritten_by_another_program(tmp_path: Path) -> None:
     """Without our digest only the common keys hold: the block may be of other weights."""
     save_sae(every()["tied"], tmp_path, Metadata(hook_name="here", sample_rate=16000))
     tensors = load_file(tmp_path / WEIGHTS)
@@ -189,7 +189,7 @@ def copied(name: str, tmp_path: Path) -> Path:
         (lambda c: c["metadata"].update(sae_lens_version="new"), "no version number"),
     ],
 )
-def test_configurations_that_cannot_be_honoured(change: Any, message: str, tmp_path: Path) -> None:
+def test_unsupported_configurations_are_refused(change: Any, message: str, tmp_path: Path) -> None:
     folder = copied("saelens/topk", tmp_path)
     edit(folder, change)
     with pytest.raises(CheckpointError, match=message) as error:

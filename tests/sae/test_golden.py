@@ -45,7 +45,7 @@ def test_same_features_and_output(folder: Path) -> None:
         assert loaded.metadata.hook_name == "encoder.blocks.2.hook_resid_post"
 
 
-def test_and_again_after_our_own_save(folder: Path, tmp_path: Path) -> None:
+def test_same_numbers_after_saving_and_loading(folder: Path, tmp_path: Path) -> None:
     loaded = load_sae(folder)
     save_sae(loaded.sae, tmp_path, loaded.metadata)
     again = load_sae(tmp_path)

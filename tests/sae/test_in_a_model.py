@@ -1,4 +1,4 @@
-"""SAEs where hooked_whisper takes a basis: features are patched one by one, scanned, and get pages."""
+"""SAEs where hooked_whisper takes a basis: features are patched, scanned and shown on pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for every architecture: they are bases, decode is affine, gradients are those of the loss."""
+"""Laws of every architecture: they are bases, decode is affine, gradients are those of the loss."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_width_is_checked(sae: SAE) -> None:
         sae.encode(inputs(sae)[..., :-1])
 
 
-def test_fresh_weights_are_settled_by_the_seed() -> None:
+def test_fresh_weights_are_determined_by_the_seed() -> None:
     for first, second in zip(all_of_them(), all_of_them(), strict=True):
         torch.testing.assert_close(first.state_dict(), second.state_dict(), equal_nan=True)
     a, b = Standard(StandardConfig(D, F), seed=1), Standard(StandardConfig(D, F), seed=2)
@@ -145,7 +145,7 @@ def test_methods_without_a_constraint_are_left_alone() -> None:
 
 
 @given(st.floats(0.1, 100), st.integers(0, 20))
-def test_normalised_input(scale: float, seed: int) -> None:
+def test_normalized_input(scale: float, seed: int) -> None:
     inner = filled(Standard(StandardConfig(D, F)), seed)
     x = inputs(inner, seed=seed)
     rescaled = NormalizedSAE(inner, "constant_norm_rescale")

@@ -1,4 +1,4 @@
-"""What an SAE is made of, trained with and saved by needs torch, numpy, safetensors (and two small helpers)."""
+"""Making, training and saving an SAE needs torch, numpy, safetensors and two small helpers only."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_training_imports_nothing_heavy(tmp_path: Path) -> None:
     assert "torch.Size([2, 4])" in done.stdout
 
 
-def test_names_are_there_and_others_are_not() -> None:
+def test_exported_names_exist_and_others_are_errors() -> None:
     import hooked_whisper
     import sae_lens_audio
     from sae_lens_audio import activations

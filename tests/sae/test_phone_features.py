@@ -122,7 +122,7 @@ def recordings(count: int) -> list[Recording]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few steps on few recordings; phones that are said a few times count."""
+    """Few steps on few recordings, and a low minimum of tokens."""
     tied, topk = trained_saes.TIED_TRAINING, trained_saes.TOPK_TRAINING
     monkeypatch.setattr(trained_saes, "TIED_TRAINING", replace(tied, steps=60, decay_steps=60, batch=256))
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Sparse codes are the dense ones without their zeros: values, decoding, gradients, counts; over ranks too."""
+"""Sparse feature activations equal dense ones: values, decoding, gradients, counts; also over ranks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_threshold_of_several_ranks_is_that_of_all_values(values: list[float
 
 
 class Meeting:
-    """Threads that stand for processes: a sum waits for all of them."""
+    """Threads in place of processes: a sum waits for all of them."""
 
     def __init__(self, n: int) -> None:
         self.n, self.barrier, self.parts = n, threading.Barrier(n, timeout=20), {}
@@ -90,8 +90,8 @@ def in_ranks(n, work) -> list:
 
 @pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("k", [1, 12, 90])
-def test_topk_codes_and_gradients_are_the_dense_ones(k: int, centered: bool) -> None:
-    """300 rows are more than a tile, 512 features with k = 12 are ranked by groups."""
+def test_topk_values_and_gradients_equal_dense_ones(k: int, centered: bool) -> None:
+    """300 rows exceed a tile; 512 features with k = 12 are ranked by groups."""
     x, target = drawn(300, 6), drawn(300, 6, seed=1)
     weight, bias, center, directions = (drawn(*s, seed=9) for s in ((6, 512), (512,), (6,), (512, 6)))
     mine, theirs = ([t.clone().requires_grad_() for t in (weight, bias, center, directions)] for _ in range(2))
@@ -111,8 +111,8 @@ def test_topk_codes_and_gradients_are_the_dense_ones(k: int, centered: bool) -> 
 
 
 @given(st.integers(1, 700), st.integers(0, 60), st.integers(0, 30), st.sampled_from([0.0, -3.0, 3.0]))
-def test_batch_topk_codes_are_the_largest_of_all(rows: int, k: int, seed: int, shift: float) -> None:
-    """Whatever the first tile looks like: here its rows may be unlike the others'."""
+def test_batch_topk_keeps_the_largest_of_all(rows: int, k: int, seed: int, shift: float) -> None:
+    """The rows of the first tile may differ from the others."""
     x, weight, bias = drawn(rows, 4, seed=seed), drawn(4, 40, seed=1), drawn(40, seed=2)
     x[256:] *= 3
     bias += shift
@@ -127,7 +127,7 @@ def test_batch_topk_codes_are_the_largest_of_all(rows: int, k: int, seed: int, s
     assert (codes.entries.bags.diff() >= 0).all()
 
 
-def test_batch_topk_over_ranks_chooses_as_one() -> None:
+def test_batch_topk_over_ranks_selects_as_one_process() -> None:
     x, weight, bias = (drawn(*s, seed=i, dtype=torch.float32) for i, s in enumerate(((600, 4), (4, 40), (40,))))
     x[:200] *= 4  # the first rank has most of what is chosen
     whole = encode_batch_topk(x, weight, bias, None, 1500).dense(600)
@@ -147,7 +147,7 @@ FAMILY = [
 
 
 def dense_loss(sae: SAE, x: Tensor, target: Tensor, dead: Tensor) -> Tensor:
-    """The papers' losses with nothing sparse, by autograd alone."""
+    """The papers' losses with dense features and plain autograd."""
     pre = sae.pre_activations(x)
     if isinstance(sae, BatchTopK):
         values, flat = pre.relu().flatten().topk(int(7.5 * len(x)))
@@ -183,7 +183,7 @@ def test_losses_and_gradients_are_those_of_dense_autograd(make) -> None:
         torch.testing.assert_close(a.grad, b.grad, msg=lambda m, name=name: f"{name}: {m}")
 
 
-def test_no_rows_or_no_entries_are_no_trouble() -> None:
+def test_empty_inputs_work() -> None:
     weight, bias, directions = drawn(4, 40).requires_grad_(), drawn(40).sub(100).requires_grad_(), drawn(40, 4)
     codes = encode_batch_topk(drawn(10, 4), weight, bias, None, 20)
     assert not len(codes.values) and not codes.active.any()

@@ -93,8 +93,8 @@ def test_theirs_loads_ours(architecture: str, real_size: bool, tmp_path: Path) -
     assert again.metadata.hook_name == HERE
 
 
-def test_ours_knows_its_own_after_all(tmp_path: Path) -> None:
-    """What is one of several architectures of ours in their form comes back as the one that it was."""
+def test_our_architecture_is_restored_from_their_form(tmp_path: Path) -> None:
+    """Several of our architectures share a form of theirs; loading restores the original one."""
     for architecture, cls in (("tied", Tied), ("batchtopk", BatchTopK), ("matryoshka_batchtopk", Matryoshka)):
         save_sae(ours_of(architecture, False), tmp_path / architecture)
         assert type(load_sae(tmp_path / architecture).sae) is cls
@@ -113,7 +113,7 @@ def test_theirs_loads_other_precisions(architecture: str, dtype: torch.dtype, tm
 
 
 @pytest.mark.parametrize("normalisation", ["layer_norm", "constant_norm_rescale"])
-def test_theirs_loads_ours_with_normalised_input(normalization: Any, tmp_path: Path) -> None:
+def test_theirs_loads_ours_with_normalized_input(normalization: Any, tmp_path: Path) -> None:
     sae = NormalizedSAE(ours_of("standard"), normalization)
     save_sae(sae, tmp_path)
     compare("ours -> sae-lens", f"standard, {normalization}", sae, SAE.load_from_disk(tmp_path), WIDE)

@@ -1,4 +1,4 @@
-"""A harvest for tests to kill: ``python -m tests.sae.activations.killed FOLDER``."""
+"""A process that collects activations, for tests to kill: ``python -m tests.sae.activations.killed FOLDER``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One of several processes of a harvest: ``torchrun ... -m tests.sae.activations.rank_worker FOLDER [RANK FILES]``.
+"""One of several processes that collect activations: ``torchrun ... -m tests.sae.activations.rank_worker FOLDER [RANK FILES]``.
 
 With ``RANK`` and ``FILES`` this rank kills itself with SIGKILL once it has written so many files, the first time.
 """

@@ -1,4 +1,4 @@
-"""``sae-lens-audio collect``: what is printed, what is written."""
+"""``sae-lens-audio collect``: output and files."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_folder_of_sound(folder, tmp_path, capsys):
     assert run(*command) == 1 and capsys.readouterr().out == printed, "a finished store is read"
 
 
-def test_what_cannot_be_is_an_error_of_ours(folder, tmp_path):
+def test_invalid_inputs_raise_our_errors(folder, tmp_path):
     model = str(folder / "model")
     with pytest.raises(HookedWhisperError, match="no synthetic corpus: give recordings with --audio"):
         run("--model", model, "--hook", "encoder.blocks.0", "--out", str(tmp_path))

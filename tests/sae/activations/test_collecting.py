@@ -1,4 +1,4 @@
-"""Whatever stops a harvest, the same call goes on, and the files are those of one that ran through."""
+"""After any interruption the same call resumes, and the files equal those of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_stopped_at_any_batch(model, tmp_path, monkeypatch, whole, after):
     assert content(tmp_path) == whole
 
 
-def test_nothing_is_computed_twice_but_the_open_shard(model, tmp_path, monkeypatch, whole):
+def test_only_the_open_shard_is_computed_twice(model, tmp_path, monkeypatch, whole):
     (tmp_path / "manifest.json").write_bytes(whole["manifest.json"])
     for name in whole:
         (tmp_path / name).write_bytes(whole[name])
@@ -180,7 +180,7 @@ def test_no_room_says_which_file_and_what_to_do(model, tmp_path, monkeypatch, wh
     assert content(tmp_path) == whole
 
 
-def test_what_is_not_finite_leaves_what_was_written(model, tmp_path, whole):
+def test_an_activation_that_is_not_finite_keeps_written_shards(model, tmp_path, whole):
     passes = 0
 
     def spoil(x, hook):
@@ -207,7 +207,7 @@ def test_what_is_not_finite_leaves_what_was_written(model, tmp_path, whole):
     ],
     ids=["missing", "truncated", "empty", "longer", "a bit", "rubbish"],
 )
-def test_damaged_shards_are_made_anew(model, tmp_path, monkeypatch, whole, damage):
+def test_damaged_shards_are_rewritten(model, tmp_path, monkeypatch, whole, damage):
     for name in whole:
         (tmp_path / name).write_bytes(whole[name])
     for number in (1, 4):
@@ -239,7 +239,7 @@ def test_damaged_and_not_complete(model, tmp_path, monkeypatch, whole):
     assert content(tmp_path) == whole
 
 
-def test_a_shard_of_other_sound_cannot_be_made_again(model, tmp_path, whole, caplog):
+def test_a_shard_of_changed_audio_cannot_be_rewritten(model, tmp_path, whole, caplog):
     for name in whole:
         (tmp_path / name).write_bytes(whole[name])
     (tmp_path / "shard-00001.safetensors").unlink()
@@ -257,7 +257,7 @@ def test_a_shard_of_other_sound_cannot_be_made_again(model, tmp_path, whole, cap
     assert open_store(tmp_path).digest == store.digest != json.loads(whole["manifest.json"])
 
 
-def test_another_harvest_in_the_folder_is_refused(model, tmp_path, whole):
+def test_another_store_in_the_folder_is_refused(model, tmp_path, whole):
     for name in whole:
         (tmp_path / name).write_bytes(whole[name])
     before = {"model": model}
@@ -293,7 +293,7 @@ def test_two_at_once_are_refused(model, tmp_path):
     assert run(model, tmp_path).rows
 
 
-def test_nothing_to_harvest(model, tmp_path):
+def test_nothing_to_collect(model, tmp_path):
     with pytest.raises(HookedWhisperError, match="no recordings"):
         run(model, tmp_path, corpus=[])
     with pytest.raises(HookedWhisperError, match=r"none of 2 recordings has rows; the first failed: .* not audio"):
@@ -325,7 +325,7 @@ def test_rows_are_shuffled_within_a_shard_and_depend_on_the_seed(model, tmp_path
     assert store.shard(0).chunk([RESID]).position[:20].tolist() != second[:20].tolist()
 
 
-def test_batches_do_not_change_what_is_there(model, tmp_path):
+def test_the_batch_size_does_not_change_the_rows(model, tmp_path):
     """Beside rounding."""
     rows = [
         run(model, tmp_path / f"{batch}", options=CollectOptions(shard_rows=rows, batch=batch, dtype="float32"))

@@ -1,4 +1,4 @@
-"""Several processes write the bytes that one writes, also after one of them was killed."""
+"""Several processes write the same bytes as one, also after one of them was killed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_two_processes_write_what_one_does_though_one_is_killed(whole: dict[str,
     assert content(tmp_path / "store") == whole
 
 
-def test_what_is_missing_is_said_and_made(whole: dict[str, bytes], tmp_path: Path) -> None:
+def test_missing_shards_are_named_and_rewritten(whole: dict[str, bytes], tmp_path: Path) -> None:
     run(tmp_path)
     (tmp_path / "manifest.json").unlink()
     with pytest.raises(CheckpointError, match="is not complete: some parts"):
@@ -74,7 +74,7 @@ def test_what_is_missing_is_said_and_made(whole: dict[str, bytes], tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(3, 1), (1, 3), (3, 2), (2, 3)])
 @pytest.mark.parametrize("files", [1, 2, 3])
-def test_another_number_of_processes_goes_on(
+def test_another_number_of_processes_resumes(
     whole: dict[str, bytes], tmp_path: Path, first: int, then: int, files: int
 ) -> None:
     folder = tmp_path / "store"

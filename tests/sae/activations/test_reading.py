@@ -1,4 +1,4 @@
-"""Rows are what the model computes on the clip by itself; what cannot be a row is refused."""
+"""Rows equal what the model computes on a single clip; hook points without vectors are refused."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_decoder_rows_are_the_tokens_of_the_text(model, tmp_path):
 
 
 def test_every_point_is_read_or_refused(model):
-    """By its axes alone; widths are those of the tensors."""
+    """Judged by axes; widths equal those of the tensors."""
     recording = corpus(1, longest=1.2)
     for name, point in model.hook_dict.items():
         vector = point.axes[1:2] in (("position",), ("token",)) and point.axes[-1] in VECTORS and len(point.axes) > 2
@@ -105,7 +105,7 @@ def test_every_point_is_read_or_refused(model):
         ([], "name a hook point"),
     ],
 )
-def test_what_is_refused_names_the_axes(model, tmp_path, hooks, match):
+def test_refused_hook_points_name_their_axes(model, tmp_path, hooks, match):
     with pytest.raises(HookedWhisperError, match=match):
         collect_activations(model, corpus(2), hooks, tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
@@ -153,7 +153,7 @@ def test_padding_and_margin(model):
         (Recording("x", b"nothing", text="the cat"), "not audio"),
     ],
 )
-def test_recordings_that_a_decoder_cannot_be_given_are_listed(model, tmp_path, recording, reason):
+def test_recordings_that_do_not_fit_the_decoder_are_listed(model, tmp_path, recording, reason):
     good = corpus(2, longest=1.2)
     store = collect_activations(model, [good[0], recording, good[1]], "decoder.blocks.1", tmp_path, progress=False)
     assert [(failure["index"], failure["id"]) for failure in store.failures] == [(1, "x")]
@@ -176,7 +176,7 @@ def test_english_only_models_take_no_language():
     assert len(block) > 2
 
 
-def test_what_overflows_names_hook_and_remedy(tmp_path):
+def test_an_overflow_names_hook_and_remedy(tmp_path):
     loud = small_model(1)
     with torch.no_grad():
         loud.encoder.blocks[1].mlp.up.bias[3] = 1e5
@@ -192,7 +192,7 @@ def test_what_overflows_names_hook_and_remedy(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_what_is_not_finite_names_recording_position_and_hook(bad):
+def test_an_activation_that_is_not_finite_is_located(bad):
     sick = small_model(1)
 
     def spoil(x, hook):
@@ -211,8 +211,8 @@ def test_what_is_not_finite_names_recording_position_and_hook(bad):
                 blocks.chunk(0, 0)
 
 
-def test_what_is_dropped_may_be_anything(model):
-    """Padding that is left out is not looked at."""
+def test_dropped_padding_may_hold_any_value(model):
+    """Dropped padding is not checked."""
     recordings = [Recording("short", corpus(1)[0].audio()[:8000])]  # 25 of 60 positions
 
     def spoil(x, hook):
@@ -223,7 +223,7 @@ def test_what_is_dropped_may_be_anything(model):
         assert len(StreamedActivations(model, recordings, RESID).chunk(0, 0)) == 25
 
 
-def test_options_that_make_no_sense(unchecked):
+def test_contradictory_options_are_refused(unchecked):
     for change, match in (
         ({"dtype": "int8"}, "dtype must be .float16"),
         ({"padding": "pad"}, "padding must be .drop"),

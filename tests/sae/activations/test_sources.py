@@ -1,4 +1,4 @@
-"""Sources of rows: every row once an epoch, settled by epoch and index alone, stored and streamed alike."""
+"""Sources of rows: every row once per epoch, determined by epoch and index, stored and streamed alike."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ subsets = st.one_of(st.none(), st.lists(st.integers(0, 13), min_size=1, max_size
 
 
 @given(st.integers(1, 12), st.integers(0, 3), st.integers(0, 5), subsets)
-def test_stored_rows_come_once_an_epoch(store, together, seed, epoch, recordings):
+def test_stored_rows_occur_once_per_epoch(store, together, seed, epoch, recordings):
     blocks = StoredActivations(store, [RESID, NEURONS], recordings, together, seed)
     all_of_it = in_order(joined(epoch_of(blocks, epoch)))
     expected = store.read([RESID, NEURONS], recordings)
@@ -67,7 +67,7 @@ def test_stored_rows_come_once_an_epoch(store, together, seed, epoch, recordings
 
 
 @given(st.integers(1, 6), st.integers(0, 3), subsets)
-def test_a_stored_chunk_is_settled_by_epoch_and_index(store, together, seed, recordings):
+def test_a_stored_chunk_is_determined_by_epoch_and_index(store, together, seed, recordings):
     first, second = (StoredActivations(store, RESID, recordings, together, seed) for _ in range(2))
     n = first.n_chunks(0)
     forwards = [first.chunk(epoch, k) for epoch in range(2) for k in range(n)]
@@ -102,7 +102,7 @@ def test_streamed_rows_are_the_stored_ones(model, store):
 
 
 @given(st.integers(1, 5), st.integers(0, 3), subsets)
-def test_streamed_rows_come_once_and_are_settled(model, store, together, seed, recordings):
+def test_streamed_rows_occur_once_and_are_determined(model, store, together, seed, recordings):
     first, second = (
         StreamedActivations(
             model, corpus(6), RESID, together, OPTIONS, seed, recordings and [k % 6 for k in recordings]
@@ -133,7 +133,7 @@ def test_streams_of_tokens(model, tmp_path):
     torch.testing.assert_close(streamed.rows[0], stored.rows[0], rtol=1e-4, atol=1e-5)
 
 
-def test_broken_recordings_are_passed_over_and_logged_once(model, caplog):
+def test_broken_recordings_are_skipped_and_logged_once(model, caplog):
     recordings = corpus(6)
     recordings[2] = Recording("broken", b"no audio", path="broken.wav")
     blocks = StreamedActivations(model, recordings, RESID, 3, OPTIONS)
@@ -203,7 +203,7 @@ def test_tensors():
     assert list(known.ids) == ["x", "y", "z"] and known.chunk(0, 0).recording.tolist() == [0, 0, 2, 1, 1]
 
 
-def test_what_is_refused(model, store, unchecked):
+def test_invalid_sources_are_refused(model, store, unchecked):
     for make, match in (
         (lambda: TensorActivations(torch.zeros(0, 3)), "at least one"),
         (lambda: TensorActivations({}), "at least one"),
@@ -227,7 +227,7 @@ def test_what_is_refused(model, store, unchecked):
         StoredActivations(store, "encoder.blocks.1")
 
 
-def test_recordings_without_rows_are_refused_as_a_choice(model, tmp_path):
+def test_selected_recordings_without_rows_are_refused(model, tmp_path):
     recordings = [*corpus(2), Recording("broken", b"no audio")]
     store = collect_activations(model, recordings, RESID, tmp_path, OPTIONS, progress=False)
     with pytest.raises(HookedWhisperError, match="have no rows"):

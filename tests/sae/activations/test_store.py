@@ -1,4 +1,4 @@
-"""Stores: opened only when whole, read without copying, evenly drawn, with the statistics of their rows."""
+"""Stores: opened only if complete, read without copying, sampled uniformly, with statistics of their rows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def damaged(store, tmp_path) -> Path:
     return tmp_path
 
 
-def test_what_it_has(store):
+def test_contents_of_a_store(store):
     again = open_store(store.folder)
     assert again.hooks == (NEURONS, RESID) and again.widths == (64, 32) and again.unit == "position"
     assert again.rows == store.rows == sum(entry.rows for entry in again.recordings)
@@ -112,7 +112,7 @@ def test_read_takes_what_is_asked(store, recordings, most, seed):
 
 
 def test_read_draws_evenly(store):
-    """Every row has the same chance, wherever it lies."""
+    """Every row has the same probability."""
     times = torch.zeros(store.rows)
     key = {pair: k for k, pair in enumerate(zip(*(x.tolist() for x in _where(store.read(RESID))), strict=True))}
     for seed in range(200):
@@ -157,7 +157,7 @@ def test_split_by_speaker(store):
 # What is not whole -------------------------------------------------------------------------------------------------
 
 
-def test_sizes_are_looked_at_without_verifying(damaged):
+def test_without_verification_sizes_are_checked(damaged):
     path = damaged / "shard-00002.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[:-2] + b"??")
@@ -184,7 +184,7 @@ def test_files_that_change_while_they_are_open(damaged):
         store.read(RESID)
 
 
-def test_no_harvest_there(tmp_path):
+def test_a_folder_without_a_store(tmp_path):
     with pytest.raises(CheckpointError, match=r"has no manifest.json, so no activations"):
         open_store(tmp_path)
     with pytest.raises(CheckpointError, match=r"has no manifest.json"):
@@ -199,7 +199,7 @@ def test_no_harvest_there(tmp_path):
 
 
 def leaves(node, path=()):
-    """Every place in a JSON value, the containers too."""
+    """Every path in a JSON value, including containers."""
     yield path
     inner = node.items() if isinstance(node, dict) else enumerate(node[:2]) if isinstance(node, list) else ()
     for key, value in inner:
@@ -210,7 +210,7 @@ JUNK = (None, -1, 10**30, "", "../../etc/passwd", [], {}, [[]], True, 0.5)
 
 
 def test_hostile_manifests_are_errors_or_change_nothing(damaged, unchecked):
-    """Whatever stands at any place: our own error, or a store that can be read."""
+    """Any value anywhere gives our own error, or a store that can be read."""
     manifest = json.loads((damaged / MANIFEST).read_text())
     tried = 0
     for path in leaves(manifest):

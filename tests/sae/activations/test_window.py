@@ -1,4 +1,4 @@
-"""Windows of the sound: fewer positions, other activations, and how other they are."""
+"""Windows of the sound: fewer positions, other activations, and the measured difference."""
 
 from __future__ import annotations
 
@@ -61,18 +61,18 @@ def test_deviation_is_measured_and_kept(demo: HookedWhisper, spoken: list[Record
     assert relative == pytest.approx(late, rel=0.05)
 
 
-def test_rows_do_not_depend_on_neighbours(demo: HookedWhisper, spoken: list[Recording], tmp_path: Path) -> None:
+def test_rows_do_not_depend_on_other_rows(demo: HookedWhisper, spoken: list[Recording], tmp_path: Path) -> None:
     alone, together = (rows(demo, spoken, tmp_path / f"{batch}", batch=batch) for batch in (1, 6))
     torch.testing.assert_close(alone, together, atol=2e-4, rtol=1e-3)
 
 
-def test_whole_windows_are_whole(demo: HookedWhisper, tmp_path: Path) -> None:
+def test_full_windows_have_all_positions(demo: HookedWhisper, tmp_path: Path) -> None:
     noise = (0.1 * np.random.default_rng(0).standard_normal(480000)).astype(np.float32)
     recordings = [Recording("long", noise)]
     assert torch.equal(rows(demo, recordings, tmp_path / "a"), rows(demo, recordings, tmp_path / "b", window="full"))
 
 
-def test_what_does_not_go_together(demo: HookedWhisper, spoken: list[Recording], tmp_path: Path) -> None:
+def test_contradictory_window_options_are_refused(demo: HookedWhisper, spoken: list[Recording], tmp_path: Path) -> None:
     with pytest.raises(HookedWhisperError, match="use window='full' for decoder points"):
         collect_activations(demo, spoken, "decoder.blocks.1", tmp_path, options(), progress=False)
     with pytest.raises(HookedWhisperError, match="no padding to keep"):

@@ -1,4 +1,4 @@
-"""A small model, and one SAE of every kind to splice into it."""
+"""A small model, and one SAE of every kind to attach to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shares of latents in a metric: exact where all behind is linear, ranked as by ablation."""
+"""Attribution to latents: exact if the rest is linear, ranked as by ablation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.sae.attach.attached import (
 
 
 def exact(sae: object, hook: str, metric: object, latents: Tensor, use_error_term: bool = True, **kw: object) -> Tensor:
-    """What ablating each latent at each place takes away, one by one."""
+    """The effect of ablating each latent at each position, one by one."""
     attribution = torch.zeros_like(latents)
     site = f"{hook}.hook_sae_acts_post"
     with torch.no_grad(), model().attach_sae(sae, hook, use_error_term=use_error_term, **kw):  # type: ignore[arg-type]
@@ -56,7 +56,7 @@ def exact(sae: object, hook: str, metric: object, latents: Tensor, use_error_ter
 @pytest.mark.parametrize("hook", ["decoder.ln_final.hook_normalized", "unembed.hook_in"])
 @pytest.mark.parametrize("use_error_term", [False, True])
 @pytest.mark.parametrize("steps", [None, 3])
-def test_attribution_is_exact_where_all_behind_is_linear(hook: str, use_error_term: bool, steps: int | None) -> None:
+def test_attribution_is_exact_if_the_rest_is_linear(hook: str, use_error_term: bool, steps: int | None) -> None:
     attribution = latent_attribution(
         model(),
         TOPK,

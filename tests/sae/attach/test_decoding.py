@@ -1,4 +1,4 @@
-"""Splices and edits of their latents are live while the model decodes and transcribes."""
+"""Attached SAEs and edits of their latents act while the model decodes and transcribes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_generation_with_edits_is_greedy_over_full_passes(use_error_term: bool) 
 
 
 @pytest.mark.parametrize("options", [{}, {"beam_size": 2}], ids=["greedy", "beams"])
-def test_decoding_and_outcomes_inside_a_splice(options: dict) -> None:
+def test_decoding_and_transcript_changes_with_an_attached_sae(options: dict) -> None:
     hooks = steer_latents(HOOK, range(8), 5.0)
     by_hand = [(HOOK, lambda x: TOPK.decode(TOPK.encode(x) + 5 * (torch.arange(F) < 8)))]
     settings = {"language": "en", "without_timestamps": True, "sample_len": 4, **options}
@@ -56,7 +56,7 @@ def test_decoding_and_outcomes_inside_a_splice(options: dict) -> None:
     assert len({tuple(t) for t in (text(), spliced, steered)}) == 3
 
 
-def test_outcome_of_an_edit_inside_a_splice() -> None:
+def test_transcript_change_of_an_edit_with_an_attached_sae() -> None:
     hooks = steer_latents(HOOK, range(8), 5.0)
     with model().attach_sae(TOPK, HOOK):
         result = compare_transcripts(model(), mels(), fwd_hooks=hooks, max_new_tokens=4)
@@ -71,7 +71,7 @@ def test_outcome_of_an_edit_inside_a_splice() -> None:
         ]
 
 
-def test_transcribing_inside_a_splice() -> None:
+def test_transcribing_with_an_attached_sae() -> None:
     whole = small_model(0, n_ctx=1500)
     audio = 0.1 * rand(16000 * 35).numpy()
     settings = {"language": "en", "temperature": 0.0, "sample_len": 3, "no_speech_threshold": None}

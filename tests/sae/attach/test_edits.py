@@ -1,4 +1,4 @@
-"""Latents edited at their places, by tools for units and patches too."""
+"""Latents edited at selected positions, also by the tools for units and patches."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ SPANS = {
 
 @pytest.mark.parametrize("span", SPANS)
 @pytest.mark.parametrize("edit", EDITS)
-def test_latents_are_edited_at_their_places(edit: str, span: str) -> None:
+def test_latents_are_edited_at_the_selected_positions(edit: str, span: str) -> None:
     (make, law), (positions, rows) = EDITS[edit], SPANS[span]
     wanted = edited(()).clone()
     wanted[:, rows, [3, 40]] = law(wanted[:, rows, [3, 40]])
@@ -104,7 +104,7 @@ def test_tools_for_units_work_on_latents() -> None:
         (lambda: ablate_latents(HOOK, 2, positions=(5, 2)), "span"),
     ],
 )
-def test_edits_that_cannot_be(unchecked: None, make: Callable, words: str) -> None:
+def test_invalid_edits_are_refused(unchecked: None, make: Callable, words: str) -> None:
     with pytest.raises((ArgumentError, PatchError, ShapeError), match=words):
         make()
 
@@ -112,7 +112,7 @@ def test_edits_that_cannot_be(unchecked: None, make: Callable, words: str) -> No
 @torch.no_grad()
 @pytest.mark.parametrize("component", ["resid_pre", "mlp_out", "resid_post"])
 @pytest.mark.parametrize("stack", ["encoder", "decoder"])
-def test_patches_inside_a_splice(component: str, stack: str) -> None:
+def test_patches_with_an_attached_sae(component: str, stack: str) -> None:
     """Before the SAE, right before it, and what comes out of it (which is final)."""
     name = f"{stack}.blocks.0.hook_{component}"
     base, source = (RunInputs(tokens(1), mel=mel[None]) for mel in mels())

@@ -1,4 +1,4 @@
-"""Every SAE and transcoder is spliced into a model, and trained through it."""
+"""Every SAE and transcoder is attached to a model, and trained through it."""
 
 from __future__ import annotations
 

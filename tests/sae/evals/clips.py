@@ -10,7 +10,7 @@ HOOK = "encoder.blocks.1.hook_resid_post"
 
 
 def sentences(n: int = 3) -> list[Clip]:
-    """Noise that is said to be words: what a random model writes of it is as good as anything. No phones."""
+    """Noise with texts but no phones, for a random model whose transcripts do not matter."""
     texts = ("the red cat sat", "very blue hat", "dog ran", "the sea")
     return [utterance(f"u{k}", texts[k % len(texts)], 0.5 + 0.2 * k, seed=k) for k in range(n)]
 

@@ -1,4 +1,4 @@
-"""SAEs in the pass: equal to a pass made by hand, exact where nothing is changed, paired intervals."""
+"""Attached SAEs: equal to a manual pass, exact for a perfect SAE, paired intervals."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ HOOKS = [
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-def test_every_condition_is_what_a_pass_of_its_own_gives(model: HookedWhisper, hook: str) -> None:
+def test_every_condition_equals_a_separate_pass(model: HookedWhisper, hook: str) -> None:
     clips, coder, mean = sentences(3), sae(), torch.linspace(-1, 1, D)
     scores = attached_scores(model, clips, hook, {"sae": coder}, mean, padding_too=["sae"])
     assert list(scores.conditions) == [CLEAN, "sae", MEAN, ZERO, "sae, padding too"]
@@ -213,7 +213,7 @@ def test_parts_of_recordings_and_clips_without_text_are_left_out(model: HookedWh
         attached_scores(model, [long], HOOK, {}, torch.zeros(D))
 
 
-def test_what_does_not_fit(model: HookedWhisper) -> None:
+def test_saes_that_do_not_fit_are_refused(model: HookedWhisper) -> None:
     clips, mean = sentences(1), torch.zeros(D)
     with pytest.raises(UnknownHookError):
         attached_scores(model, clips, "encoder.blocks.9.hook_resid_post", {}, mean)

@@ -45,7 +45,7 @@ def test_equal_l0_and_order_of_the_baselines() -> None:
     assert sparse_baselines(bases, 0)["pca"].k == 1
 
 
-def test_they_stand_where_saes_stand() -> None:
+def test_baselines_work_where_saes_do() -> None:
     x = rows()
     code = KLargest(linear_bases(x)["pca"], 3)
     assert isinstance(code, FeatureBasis) and isinstance(code, DecodableBasis)

@@ -71,7 +71,7 @@ def test_other_recordings_to_fit_on(place: Path, tmp_path: Path) -> None:
     assert evaluation.inputs["clips"] == 4 and evaluation.attached is None and evaluation.phones == {}
 
 
-def test_a_models_own_texts_are_told_of(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_texts_by_the_model_are_noted(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for clip in tones(9):
         speaker = tmp_path / "audio" / clip.speaker
         speaker.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def test_a_models_own_texts_are_told_of(place: Path, tmp_path: Path, capsys: pyt
         assert f"the transcript of {name}" in texts and texts in capsys.readouterr().out
 
 
-def test_a_foreign_sae_is_told_of(place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_sae_of_another_model_is_warned_about(place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     audio = ["--audio", str(place / "audio"), "--fit-audio", str(place / "audio"), "--attached", "0", "--no-phones"]
     for name, noted in {
         "sae-name": Metadata(hook_name="encoder.blocks.0", checkpoint="openai/whisper-tiny"),

@@ -1,4 +1,4 @@
-"""Copies among decoder rows, and features found again by another seed."""
+"""Duplicates among decoder rows, and stability across seeds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def by_loop(a: torch.Tensor, b: torch.Tensor, skip_own: bool) -> list[float]:
 
 
 @pytest.mark.parametrize("in_memory", [1, 30, 1 << 22])
-def test_nearest_ones_are_those_of_a_loop(monkeypatch: pytest.MonkeyPatch, in_memory: int) -> None:
+def test_nearest_cosines_equal_those_of_a_loop(monkeypatch: pytest.MonkeyPatch, in_memory: int) -> None:
     monkeypatch.setattr(decoder_rows, "_IN_MEMORY", in_memory)
     a, b = drawn(17, 4), drawn(9, 4, seed=1)
     np.testing.assert_allclose(duplicates(a).nearest, by_loop(a, a, True), atol=1e-12)
@@ -44,7 +44,7 @@ def test_copies_are_counted() -> None:
     assert result.nearest[-1] == 0 and result.nearest.max() == 1 and result.median == 0
 
 
-def test_a_seed_that_finds_the_same_and_one_that_does_not() -> None:
+def test_stability_of_equal_and_different_features() -> None:
     base = drawn(40, 24)
     noisy = (base + 0.05 * drawn(40, 24, seed=1))[torch.randperm(40, generator=torch.Generator().manual_seed(2))]
     half = torch.cat([base[:20], drawn(20, 24, seed=3)])
@@ -66,7 +66,7 @@ def test_features_that_never_fire_are_left_out() -> None:
     assert result.pairs[0].found_again == 1 and len(result.pairs[0].assigned) == 10
 
 
-def test_one_to_one_is_the_best_there_is() -> None:
+def test_one_to_one_matching_is_optimal() -> None:
     a, b = drawn(4, 3), drawn(4, 3, seed=1)
     from itertools import permutations
 
@@ -85,7 +85,7 @@ def test_sizes_may_differ_and_large_ones_are_not_assigned(monkeypatch: pytest.Mo
     np.testing.assert_array_equal(large.nearest, result.nearest)
 
 
-def test_what_cannot_be_compared() -> None:
+def test_incomparable_directions_are_refused() -> None:
     a = _with(drawn(6, 4))
     with pytest.raises(ArgumentError, match="two SAEs"):
         stability({"a": a})

@@ -107,7 +107,7 @@ def test_scores_are_those_of_the_pieces(evaluation: Evaluation, model: HookedWhi
             )
 
 
-def test_a_row_for_each_and_the_table_says_so(evaluation: Evaluation) -> None:
+def test_rows_and_table_cover_everything_scored(evaluation: Evaluation) -> None:
     table = {row["name"]: row for row in evaluation.rows()}
     assert table["first"]["kind"] == "SAE" and table["pca k=3"]["kind"] == "baseline"
     assert table["mel bands"]["kind"] == "control" and table[ZERO]["kind"] == "condition"
@@ -167,7 +167,7 @@ def test_sheets_of_parts(evaluation: Evaluation, missing: str) -> None:
     assert "nan" not in str(part)
 
 
-def test_numbers_that_are_not_there(evaluation: Evaluation, tmp_path: Path) -> None:
+def test_missing_shards_and_chunks_are_refused(evaluation: Evaluation, tmp_path: Path) -> None:
     scores = {f.name: getattr(evaluation.reconstruction["first"], f.name) for f in fields(ReconstructionScores)}
     undefined = ReconstructionScores(**scores | {"explained_variance": float("nan"), "relative_bias": float("inf")})
     odd = replace(evaluation, reconstruction={**evaluation.reconstruction, "first": undefined})
@@ -178,7 +178,7 @@ def test_numbers_that_are_not_there(evaluation: Evaluation, tmp_path: Path) -> N
     assert "–" in str(odd) and to_png(draw_sheet(replace(odd, attached=None, phones={})))
 
 
-def test_files_that_are_no_evaluation(evaluation: Evaluation, tmp_path: Path) -> None:
+def test_files_that_are_not_evaluations(evaluation: Evaluation, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_evaluation(tmp_path / "none.json")
     file, whole = tmp_path / "scores.json", evaluation.to_json()
@@ -230,7 +230,7 @@ def test_points_of_the_decoder_have_no_phones(model: HookedWhisper) -> None:
     assert evaluation.attached is not None and evaluation.attached.where == "text"
 
 
-def test_what_cannot_be_done_is_noted(model: HookedWhisper, rows: torch.Tensor) -> None:
+def test_skipped_scores_are_noted(model: HookedWhisper, rows: torch.Tensor) -> None:
     coder = {"first": saes()["first"]}
     silent = [c.with_alignment(replace(c.alignment, text="")) for c in sentences(2)]
     evaluation = evaluate(model, coder, HOOK, silent, rows, replace(OPTIONS, rows=20))
@@ -243,7 +243,7 @@ def test_what_cannot_be_done_is_noted(model: HookedWhisper, rows: torch.Tensor) 
     assert "one speaker" in evaluate(model, coder, HOOK, single, rows, replace(OPTIONS, attached_clips=0)).notes[0]
 
 
-def test_what_is_wrong_is_said_at_once(model: HookedWhisper, rows: torch.Tensor) -> None:
+def test_errors_come_before_long_computations(model: HookedWhisper, rows: torch.Tensor) -> None:
     clips = tones(2)
     with pytest.raises(ShapeError, match=r"first takes vectors of 16, those of .*hook_resid_post are 32"):
         evaluate(model, {"first": TopK(TopKConfig(16, 20, k=2))}, HOOK, clips, rows)

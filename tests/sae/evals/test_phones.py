@@ -1,4 +1,4 @@
-"""Best phones of features: planted detectors are found, controls are at chance, dead features are in no mean."""
+"""Phone scores: planted detectors are found, controls are at chance, dead features are excluded."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_bootstrap() -> None:
     assert bootstrapped_mean(values) == estimate and bootstrapped_mean(np.zeros(0)).value is None
 
 
-def test_what_cannot_be_judged(model: HookedWhisper) -> None:
+def test_scores_that_cannot_be_computed_are_refused(model: HookedWhisper) -> None:
     clips = tones(3)
     with pytest.raises(RarePhonesError, match="often enough"):
         phone_scores(model, clips, HOOK, {}, {})

@@ -62,7 +62,7 @@ def test_scores_of_every_architecture_are_those_of_a_loop(name: str) -> None:
     assert scores.dead_fraction == float((scores.density == 0).mean())
 
 
-def test_normalised_and_linear_ones() -> None:
+def test_normalized_saes_and_linear_bases() -> None:
     x = torch.randn(40, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 30
     for codes in (
         NormalizedSAE(filled(ALL["topk"]), "layer_norm"),
@@ -98,7 +98,7 @@ def test_rows_of_half_precision_are_widened() -> None:
     assert ReconstructionScores.of(sae, x).cosine == ReconstructionScores.of(sae, x.float()).cosine
 
 
-def test_a_mean_of_other_rows_serves_the_per_position_form_only() -> None:
+def test_a_given_mean_affects_the_per_position_score_only() -> None:
     sae, x = filled(ALL["topk"]), inputs(ALL["topk"], rows=30)
     by_own_mean, other = ReconstructionScores.of(sae, x), ReconstructionScores.of(sae, iter([x]), mean=torch.ones(D))
     assert by_own_mean.explained_variance == other.explained_variance

@@ -15,7 +15,7 @@ D, F = 12, 40
 
 
 def mixtures(n: int = 1200, d: int = D, seed: int = 0, n_true: int = 24, active: int = 3) -> Tensor:
-    """Sparse sums of unit directions about a mean: what an SAE can explain."""
+    """Sparse sums of unit directions about a mean, which an SAE can explain."""
     generator = torch.Generator().manual_seed(seed)
     true = torch.randn(n_true, d, generator=torch.Generator().manual_seed(99))
     true = 5 * true / true.norm(dim=1, keepdim=True)

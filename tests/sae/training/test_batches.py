@@ -1,4 +1,4 @@
-"""Batches: every row once an epoch, settled by the place alone, shared among processes, errors where they belong."""
+"""Batches: every row at most once per epoch, determined by the place, shared among processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sae_lens_audio.training.batches import Batches, Place
 
 
 class Parts:
-    """Numbered rows in blocks of given sizes."""
+    """Numbered rows in chunks of given sizes."""
 
     hooks, widths, ids = ("rows",), (1,), ("r",)
 
@@ -63,14 +63,14 @@ def test_an_epoch_has_every_row_at_most_once_and_all_that_fill_batches(sizes: li
 
 
 @given(st.integers(0, 12), st.integers(0, 5))
-def test_batches_from_a_place_are_those_that_would_have_come(skip: int, seed: int) -> None:
+def test_batches_from_a_place_continue_the_sequence(skip: int, seed: int) -> None:
     batches = Batches(Parts([20, 9, 14]), 4, seed)
     whole = take(batches, skip + 4)
     later = take(batches, 4, whole[skip - 1].end if skip else Place())
     assert [values(b) for b in later] == [values(b) for b in whole[skip:]]
 
 
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+def test_epochs_and_seeds_have_different_orders() -> None:
     first, second = take(Batches(Parts([40]), 40), 2)
     assert sorted(values(first)) == sorted(values(second)) and values(first) != values(second)
     assert values(take(Batches(Parts([40]), 40, seed=1), 1)[0]) != values(first)
@@ -94,7 +94,7 @@ def test_too_few_rows_for_a_batch_is_an_error_and_the_thread_is_gone() -> None:
     assert not [t for t in threading.enumerate() if t not in others and t.name == "batches"]
 
 
-def test_an_error_of_the_source_comes_out_where_its_batch_would_have() -> None:
+def test_an_error_of_the_source_is_raised_in_place_of_its_batch() -> None:
     class Broken(Parts):
         def chunk(self, epoch: int, index: int) -> ActivationChunk:
             if index:
@@ -119,8 +119,8 @@ def test_tensors_are_a_source() -> None:
 
 
 @pytest.mark.parametrize("sizes", [[20], [20, 3], [3, 20]])
-def test_a_stop_after_the_last_batch_of_an_epoch_is_a_place_as_well(sizes: list[int]) -> None:
-    """What is left of the epoch then fills no batch, which is no error."""
+def test_resuming_after_the_last_batch_of_an_epoch(sizes: list[int]) -> None:
+    """The rest of the epoch is then too short for a batch, which is not an error."""
     batches = Batches(Parts(sizes), 8)
     whole = take(batches, 6)
     for k, batch in enumerate(whole[:-1]):

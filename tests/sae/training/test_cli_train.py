@@ -59,7 +59,7 @@ def written(folder: Path, store: ActivationStore, *swaps: tuple[str, str]) -> Pa
     return path
 
 
-def test_an_sae_is_trained_scored_and_goes_on(
+def test_an_sae_is_trained_scored_and_resumed(
     tmp_path: Path, store: ActivationStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path, store)
@@ -99,8 +99,8 @@ def test_several_hook_points(tmp_path: Path, store: ActivationStore) -> None:
     assert loaded.sae(torch.randn(3, 32)).shape == (3, store.width(NEURONS))
 
 
-def test_harvesting_while_training(tmp_path: Path, store: ActivationStore) -> None:
-    """Nothing is written but the run: a model and recordings in place of a store."""
+def test_training_on_streamed_activations(tmp_path: Path, store: ActivationStore) -> None:
+    """Train on a model and recordings in place of a store."""
     small_model(0).save_pretrained(tmp_path / "model")
     (tmp_path / "audio").mkdir()
     for recording in corpus(8, longest=1.0):

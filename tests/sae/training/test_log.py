@@ -55,13 +55,13 @@ def test_wandb_gets_one_run_per_folder(tmp_path: Path, monkeypatch: pytest.Monke
         ("torch.utils.tensorboard", lambda folder: TensorBoard(folder, 0), "tensorboard"),
     ],
 )
-def test_what_is_not_installed_is_named(module: str, make, extra: str, tmp_path: Path, monkeypatch) -> None:
+def test_a_missing_extra_is_named(module: str, make, extra: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=rf"hooked-whisper\[{extra}\]"):
         make(tmp_path)
 
 
-def test_lines_of_steps_that_are_done_again_are_dropped(tmp_path: Path) -> None:
+def test_lines_of_repeated_steps_are_dropped(tmp_path: Path) -> None:
     writer = JsonLines(tmp_path, 0)
     for step in (5, 10, 15):
         writer.write(step, {"l0": float(step), "dead": float("nan")})

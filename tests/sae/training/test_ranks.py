@@ -1,4 +1,4 @@
-"""Several processes train what one would have."""
+"""Several processes train the same SAE as one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.sae.training.sources import mixtures
 
 
 def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
-    """Real ones, started by torchrun, with gloo between them."""
+    """Real processes, started by torchrun, with gloo."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     worker = ["-m", "tests.sae.training.rank_worker", str(tmp_path / "two")]
     done = subprocess.run([*launch, *worker], capture_output=True, text=True, timeout=300)

@@ -113,7 +113,7 @@ def test_a_killed_rank_is_started_again(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_goes_on(
+def test_a_stopped_run_resumes(
     number: signal.Signals, settings: Path, undisturbed: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     """By a scheduler's SIGTERM, or Ctrl-C: torchrun passes it on, and the processes get it at different steps."""
@@ -129,9 +129,7 @@ def test_a_stopped_run_goes_on(
 
 
 @pytest.mark.slow
-def test_one_rank_that_is_told_to_stop_stops_all(
-    settings: Path, undisturbed: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
+def test_a_stop_of_one_rank_stops_all(settings: Path, undisturbed: dict[str, torch.Tensor], tmp_path: Path) -> None:
     process = started(settings, tmp_path)
     wait_for_step(process, tmp_path, 200)
     subprocess.run(["kill", "-TERM", str(rank_of(process, 1))], check=True)

@@ -67,8 +67,10 @@ def undisturbed(tmp_path: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("at", [1, 2, 17])
-def test_a_step_that_others_did_not_end_is_done_again(at: int, tmp_path: Path, undisturbed: dict[str, Tensor]) -> None:
-    """By then the threshold has moved, and in the first step the weights: both would move twice."""
+def test_a_step_that_other_processes_did_not_finish_is_repeated(
+    at: int, tmp_path: Path, undisturbed: dict[str, Tensor]
+) -> None:
+    """The threshold has been updated by then, and in the first step the weights: neither may be updated twice."""
     with pytest.raises(RuntimeError, match="closed by peer"):
         trainer(tmp_path, Alone(fails=at)).fit(progress=False)
     again = trainer(tmp_path)
@@ -78,7 +80,9 @@ def test_a_step_that_others_did_not_end_is_done_again(at: int, tmp_path: Path, u
         assert torch.equal(tensor, undisturbed[name]), name
 
 
-def test_all_stop_after_the_step_in_which_one_is_asked(tmp_path: Path, undisturbed: dict[str, Tensor]) -> None:
+def test_all_processes_stop_after_the_step_in_which_one_is_asked(
+    tmp_path: Path, undisturbed: dict[str, Tensor]
+) -> None:
     stopped = trainer(tmp_path, Alone(stop=12))
     with pytest.raises(KeyboardInterrupt):
         stopped.fit(progress=False)
@@ -88,7 +92,7 @@ def test_all_stop_after_the_step_in_which_one_is_asked(tmp_path: Path, undisturb
         assert torch.equal(tensor, undisturbed[name]), name
 
 
-def test_one_that_is_asked_tells_the_others_before_it_stops(tmp_path: Path) -> None:
+def test_a_rank_that_is_asked_to_stop_tells_the_others(tmp_path: Path) -> None:
     asked = trainer(tmp_path, Alone())
     step = asked.step
 
@@ -113,8 +117,8 @@ def test_processes_that_would_go_on_from_different_steps_are_refused(tmp_path: P
         trainer(tmp_path, Alone(other_step=0))
 
 
-def test_a_signal_that_is_passed_on_is_one() -> None:
-    """Ctrl-C comes from the terminal and from torchrun; one of later on is meant."""
+def test_a_forwarded_signal_counts_once() -> None:
+    """Ctrl-C arrives from the terminal and from torchrun; only a later one stops at once."""
     with between_steps(0.2) as stop:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""The loop: it learns, it is the same after a stop, it says what is wrong, and what it writes is whole."""
+"""The training loop: it learns, resumes identically, reports errors and writes complete files."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_every_architecture_learns_from_raw_activations(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(EVERY) - {"tied"}))
 def test_the_first_reconstructions_are_of_the_right_size(name: str) -> None:
-    """Eight features a dimension: without the fit a ReLU's reconstruction is four times what it should be."""
+    """With eight ReLU features per dimension, reconstructions start four times too large without the fit."""
 
     def first(**changes) -> float:
         wide = type(EVERY[name]())(dataclasses.replace(EVERY[name]().config, d_sae=8 * D, **widths))
@@ -103,7 +103,7 @@ def test_transcoders_and_crosscoders_learn_from_several_points() -> None:
 
 
 def test_raw_and_scaled_activations_make_the_same_sae() -> None:
-    """What it was trained on times a factor, it must not matter."""
+    """Scaling the activations must not change the SAE."""
     scaled = Trainer(TopK(TopKConfig(D, F, k=3)), TensorActivations(mixtures()), config()).fit(progress=False)
     ten = Trainer(TopK(TopKConfig(D, F, k=3)), TensorActivations(16 * mixtures()), config()).fit(progress=False)
     x = mixtures(50, seed=5)
@@ -128,7 +128,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(name: str, tmp_path: Path) -> 
             assert torch.equal(value, resumed.state_dict()[key]), (stop, key)
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     """kill -9 at some moment, in a separate process."""
     script = (
         "import sys, torch; torch.set_num_threads(1)\n"
@@ -155,7 +155,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     assert not list(killed.glob(".*")), "no temporary files"
 
 
-def test_what_a_run_leaves(tmp_path: Path) -> None:
+def test_files_of_a_run(tmp_path: Path) -> None:
     run = trainer(tmp_path, steps=40)
     trained = run.fit(progress=False)
     loaded = load_sae(tmp_path / "sae")

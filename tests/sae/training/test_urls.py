@@ -62,7 +62,7 @@ def test_errors_name_the_url() -> None:
         TensorBoard(place, 0)
 
 
-def test_lines_behind_an_url_are_there_before_the_checkpoint() -> None:
+def test_lines_behind_an_url_are_written_before_the_checkpoint() -> None:
     """A killed run loses the lines of steps that it does again."""
     place = as_path("memory://test_train/killed")
     with trainer(place) as run:
