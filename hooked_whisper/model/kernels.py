@@ -148,8 +148,8 @@ def plain_gelu(x: Tensor, overwrite: bool) -> Tensor:
 
 def fused_attention(
     q: Float[Tensor, "batch head query d_head"],
-    k: Float[Tensor, "batch head key d_head"],
-    v: Float[Tensor, "batch head key d_head"],
+    k: Float[Tensor, "#batch head key d_head"],
+    v: Float[Tensor, "#batch head key d_head"],
     mask: Tensor | None = None,
     causal: bool = False,
 ) -> Float[Tensor, "batch head query d_head"]:
