@@ -195,9 +195,9 @@ def test_tiny_en_writes_spliced_pairs() -> None:
     assert len(prepared.pairs) >= 2
     pair = prepared.pairs[0]
     [third] = third_outputs(model, [pair])
-    row, exact = word_swap.measure(model, pair, third)
+    row, exact = word_swap.patch_pair(model, pair, third)
     assert row["word"] == pytest.approx(1, abs=0.1) and row["noised"] == pytest.approx(1, abs=0.1)
     assert row["third"] < 0.8 and row["parts"][-1, word_swap.COMPONENTS.index("resid_post")] == pytest.approx(
         1, abs=1e-3
     )
-    assert min(word_swap.attributed(model, pair, exact)) > 0.5
+    assert min(word_swap.attribution_agreement(model, pair, exact)) > 0.5

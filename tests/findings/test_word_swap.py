@@ -10,8 +10,8 @@ from hooked_whisper import HookedWhisper
 from hooked_whisper.findings import word_swap
 from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.sources import make_context
-from hooked_whisper.findings.swaps.pairs import LEAST_GAP, Prepared, candidates, prepare, third_outputs
-from hooked_whisper.findings.word_swap import by_block, mean_over_pairs, measure
+from hooked_whisper.findings.swaps.pairs import LEAST_GAP, PreparedPairs, prepare, synthetic_candidates, third_outputs
+from hooked_whisper.findings.word_swap import WordSwap, mean_over_pairs, patch_by_block, patch_pair
 from hooked_whisper.synthetic import SyntheticCorpus
 from tests.core.twins import listeners
 
@@ -24,11 +24,11 @@ def context() -> Context:
 
 
 @pytest.fixture(scope="module")
-def prepared(context: Context) -> Prepared:
-    return prepare(context, context.model, candidates(SyntheticCorpus.default(), 12, 0), 3, "")
+def prepared(context: Context) -> PreparedPairs:
+    return prepare(context, context.model, synthetic_candidates(SyntheticCorpus.default(), 12, 0), 3, "")
 
 
-def test_pairs_are_heard_as_meant(context: Context, prepared: Prepared) -> None:
+def test_both_words_of_each_pair_are_written(context: Context, prepared: PreparedPairs) -> None:
     assert 1 <= len(prepared.pairs) <= 3
     for pair in prepared.pairs:
         assert pair.gap >= LEAST_GAP
@@ -39,24 +39,26 @@ def test_pairs_are_heard_as_meant(context: Context, prepared: Prepared) -> None:
         assert [pair.metric.answer, pair.metric.foil] == ids
 
 
-def test_what_must_be_so(context: Context, prepared: Prepared) -> None:
-    """Everything of the difference enters in the word's stretch, and leaves by the last residual."""
+def test_the_difference_enters_in_the_word_and_leaves_by_the_last_residual(
+    context: Context, prepared: PreparedPairs
+) -> None:
+    """The word's span before the first block, and the last residual, each restore all of the gap."""
     pair = prepared.pairs[0]
     [third] = third_outputs(context.model, [pair])
-    row, exact = measure(context.model, pair, third)
+    row, exact = patch_pair(context.model, pair, third)
     last = row["parts"][-1, word_swap.COMPONENTS.index("resid_post")]
     assert last == pytest.approx(1, abs=1e-4)
     assert abs(row["wrong"]) < 0.2 < row["word"] and 0 <= row["local"] <= 1
     assert abs(row["third"]) < row["word"] and row["noised"] > 0.2
-    assert exact.shape == (exact.size,) and min(word_swap.attributed(context.model, pair, exact)) > 0.3
-    table = by_block(context.model, pair)
+    assert exact.shape == (exact.size,) and min(word_swap.attribution_agreement(context.model, pair, exact)) > 0.3
+    table = patch_by_block(context.model, pair)
     assert table.shape == (5, 4) and table[0, 1] == pytest.approx(1, abs=1e-3)
     assert np.nan_to_num(np.abs(table[0, [0, 2, 3]])).max() < 1e-3
     assert not listeners(context.model)
 
 
 def test_untrained_weights_write_no_pair(context: Context) -> None:
-    assert prepare(context, context.untrained, candidates(SyntheticCorpus.default(), 2, 0), 3, "").pairs == ()
+    assert prepare(context, context.untrained, synthetic_candidates(SyntheticCorpus.default(), 2, 0), 3, "").pairs == ()
 
 
 def test_it_runs_and_draws(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,21 +67,21 @@ def test_it_runs_and_draws(context: Context, monkeypatch: pytest.MonkeyPatch) ->
         "DETAILED_PAIRS": 1, "THIRD_PAIRS": 1,
     }.items():  # fmt: skip
         monkeypatch.setattr(word_swap, name, value)
-    finding = word_swap.run(context)
+    finding = WordSwap().run(context)
     assert finding.status == "measured, no verdict" and "pairs" in finding.status_reason
     assert {c.name for c in finding.controls} == {"wrong stretch", "third word", "spread evenly", "untrained model"}
     assert len(finding.draw()) == 5
 
 
-def test_without_a_synthesiser_it_says_so(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_synthesizer_it_is_not_testable(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> None:
         raise OSError("no espeak-ng")
 
-    monkeypatch.setattr(word_swap, "candidates", missing)
-    finding = word_swap.run(context)
+    monkeypatch.setattr(word_swap, "synthetic_candidates", missing)
+    finding = WordSwap().run(context)
     assert finding.status == "not testable" and "no espeak-ng" in finding.status_reason
 
 
 def test_undefined_pairs_are_left_out() -> None:
-    found = mean_over_pairs(np.array([1.0, np.nan, 3.0]), np.random.default_rng(0))
-    assert found.value == 2 and mean_over_pairs(np.array([np.nan]), np.random.default_rng(0)).value is None
+    mean = mean_over_pairs(np.array([1.0, np.nan, 3.0]), np.random.default_rng(0))
+    assert mean.value == 2 and mean_over_pairs(np.array([np.nan]), np.random.default_rng(0)).value is None

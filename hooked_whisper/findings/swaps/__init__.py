@@ -1,1 +1,1 @@
-"""Word swaps: clean and corrupted runs for word-swap patching."""
+"""Pairs of clips for word-swap patching (W1), and its figures."""

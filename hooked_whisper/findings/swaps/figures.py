@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def draw_word_swap(finding: Finding) -> list[Figure]:
-    """The word's stretch beside its controls; encoder by block; decoder parts; heads; effect by distance."""
+    """Draw the word's stretch beside its controls; encoder by block; decoder parts; heads; effect by distance."""
     encoder = finding.measurement("encoder by block and stretch")
     parts = finding.measurement("decoder at the predicting token")
     heads = finding.measurement("cross-attention heads at the predicting token")
@@ -30,12 +30,12 @@ def draw_word_swap(finding: Finding) -> list[Figure]:
     ):
         figures.append(heat_map(table, title=title, x=x, y=y, unit=unit, rows=rows, columns=columns, scale="diverging"))
     profile = finding.measurement("effect by distance from the word's middle")
-    at = np.array(profile.axis("window").entries, dtype=float)
+    x = np.array(profile.axis("window").entries, dtype=float)
     figure, axes = new_figure("Effect by place", "from the word's middle (s)", "share of the gap")
-    axes.plot(at, profile.values[:, 0], color=BLUE, marker="o", label="100 ms of the encoder's output")
-    axes.fill_between(at, profile.values[:, 1], profile.values[:, 2], color=BLUE, alpha=0.2, linewidth=0)
+    axes.plot(x, profile.values[:, 0], color=BLUE, marker="o", label="100 ms of the encoder's output")
+    axes.fill_between(x, profile.values[:, 1], profile.values[:, 2], color=BLUE, alpha=0.2, linewidth=0)
     axes.axhline(0, color=ORANGE, linewidth=1)
-    figure.set_label(alt_text("Effect by place", profile.values[:, 0], [f"{t:.1f} s" for t in at]))
+    figure.set_label(alt_text("Effect by place", profile.values[:, 0], [f"{t:.1f} s" for t in x]))
     add_legend(axes)
     return [*figures, figure]
 

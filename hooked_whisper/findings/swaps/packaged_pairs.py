@@ -17,14 +17,14 @@ from hooked_whisper.patching.corruptions.record import Corruption
 from hooked_whisper.patching.corruptions.splice import splice
 from hooked_whisper.protocols import Interval
 
-PAD = 0.02  # seconds spliced with the word on both sides: word times are accurate to about a frame of the aligner
-MOST_STRETCH = 1.5  # of B's word to A's length, either way; a third word's too
+PAD = 0.02  # seconds spliced on both sides of the word: word times are accurate to about a frame of the aligner
+MOST_STRETCH = 1.5  # of B's or a third word to the length of A's word, either way
 THIRDS = 3  # third words tried
 
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One recording of a minimal pair: the word, its time, and its phones."""
+    """One recording of a minimal pair: its word, with time and phones."""
 
     recording: Recording
     word: str
@@ -38,25 +38,25 @@ class Side:
 
 
 def packaged_candidates(seed: int) -> list[Candidate]:
-    """All minimal pairs of the packaged speech in random order; which word is A is random too.
+    """Return the minimal pairs of the packaged speech in random order. Which of the two words is A is random too.
 
     Raises:
-        AudioError: this installation has no packaged speech.
+        AudioError: if this installation has no packaged speech.
     """
     pairs = minimal_pairs()
     rng = np.random.default_rng([seed, 23])
     sides = [_sides(pair) for pair in pairs]
     by_speaker: dict[str, list[Side]] = {}
-    for both in sides:
-        by_speaker.setdefault(both[0].recording.speaker, []).extend(both)
-    some = []
+    for pair_sides in sides:
+        by_speaker.setdefault(pair_sides[0].recording.speaker, []).extend(pair_sides)
+    candidates = []
     for k in rng.permutation(len(pairs)).tolist():
         a, b = sides[k] if rng.random() < 0.5 else sides[k][::-1]
         if _stretch(a, b) > MOST_STRETCH:
             continue
         others = by_speaker[a.recording.speaker]
         words = [word.strip(".,?!").lower() for word in a.recording.text.split()]
-        some.append(
+        candidates.append(
             Candidate(
                 a.word.lower(),
                 b.word.lower(),
@@ -69,7 +69,7 @@ def packaged_candidates(seed: int) -> list[Candidate]:
                 partial(_thirds, a, b, others),
             )
         )
-    return some
+    return candidates
 
 
 def _sides(pair: MinimalPair) -> tuple[Side, Side]:
@@ -89,7 +89,8 @@ def _stretch(a: Side, b: Side) -> float:
 
 
 def _swapped(a: Side, b: Side) -> Corruption:
-    """Recording A, and the same with B's word in A's slot: fitted phone by phone if both have as many phones."""
+    """Return recording A, and the same with B's word in A's slot, warped phone by phone if both words have as many
+    phones."""
     same = len(a.phones) == len(b.phones)
     inner = [(q.start, p.start) for q, p in zip(b.phones[1:], a.phones[1:], strict=True)] if same else []
     knots = [(b.time.start, a.time.start), *inner, (b.time.end, a.time.end)]
@@ -99,7 +100,8 @@ def _swapped(a: Side, b: Side) -> Corruption:
 
 
 def _thirds(a: Side, b: Side, others: Sequence[Side]) -> Iterator[Corruption]:
-    """Words of the same voice that are neither A nor B, as many phones and as long as A first."""
+    """Yield recording A with other words of the same voice in the slot, those closest to A in phones and length
+    first."""
     fitting = [side for side in others if side.word not in (a.word, b.word) and _stretch(a, side) <= MOST_STRETCH]
     fitting.sort(key=lambda side: (abs(len(side.phones) - len(a.phones)), _stretch(a, side)))
     for side in fitting[:THIRDS]:

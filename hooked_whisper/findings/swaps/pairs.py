@@ -1,4 +1,4 @@
-"""The pairs of runs that word-swap patching compares: made, checked, and measured before anything is patched."""
+"""Pairs of runs for word-swap patching: made, checked, and measured before anything is patched."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from hooked_whisper.protocols import Interval
 from hooked_whisper.synthetic.pairs import SpokenPair, third_words
 from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus
 
-MARGIN = 5  # positions to both sides of the word that are patched with it
-LEAST_GAP = 2.0  # logits between the two runs, as the recipe asks
+MARGIN = 5  # positions patched on both sides of the word
+LEAST_GAP = 2.0  # logits between the two runs, as in the recipe
 MOST_TOKENS = 24  # of the transcript of one sentence
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """Two sentences that differ in one word, and functions that make the sound when it is needed.
+    """Two sentences that differ in one word, and functions that make the clips.
 
     Attributes:
         place: of the phone in which the words differ: onset, vowel, coda.
-        index: number of the word in the sentence.
+        index: of the word in the sentence.
         load: returns the clip with A (clean) and with B (corrupt).
-        load_thirds: yields the same pair with a third word in place of B, the best one first.
+        load_thirds: yields the same pair with a third word in place of B, best first.
     """
 
     a: str
@@ -60,9 +60,13 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class SwapPair:
-    """A pair of runs up to the token that predicts the word; ``gap`` is the metric of clean minus corrupt.
+    """A pair of runs up to the token that predicts the word.
 
-    word: the word's time in the clip (seconds). n_positions: encoder positions that the clip fills.
+    Attributes:
+        clean_out, corrupt_out: encoder outputs.
+        word: the word's time in the clip (seconds).
+        n_positions: encoder positions that the clip fills.
+        gap: metric of the clean run minus that of the corrupt run.
     """
 
     candidate: Candidate
@@ -84,44 +88,44 @@ class SwapPair:
         return f"{self.candidate.a}/{self.candidate.b} ({self.candidate.speaker})"
 
     def decoder_side(self) -> tuple[RunInputs, RunInputs]:
-        """Clean and corrupt run from the encoder's output on: nothing is encoded again."""
+        """Return the clean and the corrupt run, starting from the encoder's output."""
         return RunInputs(self.tokens, encoder_out=self.clean_out), RunInputs(self.tokens, encoder_out=self.corrupt_out)
 
     def word_span(self, model: HookedWhisper) -> Positions:
-        """The word's positions and the margin, inside the window."""
+        """Return the word's positions with the margin, inside the window."""
         return interval_spans([self.word], model.time, MARGIN)[0]
 
     def wrong_span(self, model: HookedWhisper) -> Positions | None:
-        """As many positions at the clip's farther end; ``None`` if that reaches into the word's."""
-        own = self.word_span(model)
-        size = own.stop - own.start
+        """Return as many positions at the clip's farther end; ``None`` if they overlap the word's."""
+        word = self.word_span(model)
+        size = word.stop - word.start
         left = read_positions((0, size), label="wrong")
         right = read_positions((max(0, self.n_positions - size), self.n_positions), label="wrong")
-        far = left if own.start > self.n_positions - own.stop else right
-        return None if far.start < own.stop and own.start < far.stop else far
+        far = left if word.start > self.n_positions - word.stop else right
+        return None if far.start < word.stop and word.start < far.stop else far
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """Pairs that may be patched, and how many were tried and kept by place of the contrast."""
+class PreparedPairs:
+    """Accepted pairs, and the numbers of pairs tried and accepted by place of the phone."""
 
     pairs: tuple[SwapPair, ...]
     tried: Counter[str]
-    kept: Counter[str]
+    accepted: Counter[str]
 
 
 def with_lead(pair: Corruption) -> Corruption:
-    """The same pair behind half a second of silence."""
+    """Prepend half a second of silence to both clips."""
     lead = np.zeros(round(LEAD * 16_000), np.float32)
     clean, corrupt = (np.concatenate([lead, audio]) for audio in (pair.clean, pair.corrupt))
     return replace(pair, clean=clean, corrupt=corrupt, spans=tuple(s.shifted(LEAD) for s in pair.spans))
 
 
-def candidates(synthetic: SyntheticCorpus, n: int, seed: int) -> list[Candidate]:
-    """Pairs of the synthetic corpus, by held-out speakers of espeak-ng.
+def synthetic_candidates(synthetic: SyntheticCorpus, n: int, seed: int) -> list[Candidate]:
+    """Return pairs of the synthetic corpus, spoken by held-out speakers of espeak-ng.
 
     Raises:
-        RuntimeError, OSError, ImportError: there is no synthesizer.
+        RuntimeError, OSError, ImportError: if there is no synthesizer.
     """
     return [
         Candidate(
@@ -152,18 +156,21 @@ def _spoken_thirds(synthetic: SyntheticCorpus, pair: SpokenPair) -> Iterator[Cor
 
 
 @torch.no_grad()
-def prepare(context: Context, model: HookedWhisper, some: Sequence[Candidate], most: int, what: str) -> Prepared:
-    """Step 1 of the recipe: keep pairs whose clean clip is written with A, the corrupt one with B, with a gap.
+def prepare(
+    context: Context, model: HookedWhisper, candidates: Sequence[Candidate], most: int, label: str
+) -> PreparedPairs:
+    """Accept at most ``most`` pairs whose clean clip is written with A and the corrupt one with B, with a large gap.
 
-    The spliced clips (B) are read first: where one is not written with B, the clean clip is not encoded.
+    This is step 1 of the recipe. The corrupt clips are transcribed first: if one is not written with B, the clean clip
+    is not encoded. ``label``: of the progress bar.
     """
     pairs: list[SwapPair] = []
     tried: Counter[str] = Counter()
-    kept: Counter[str] = Counter()
+    accepted: Counter[str] = Counter()
     transcriber = Transcriber(model, "en", MOST_TOKENS)
     prompt = transcriber.prompt()
-    for start in context.track(range(0, len(some), ENCODER_BATCH), what):
-        batch = some[start : start + ENCODER_BATCH]
+    for start in context.track(range(0, len(candidates), ENCODER_BATCH), label):
+        batch = candidates[start : start + ENCODER_BATCH]
         sounds = [candidate.load() for candidate in batch]
         mels = [sound.mels(model) for sound in sounds]
         corrupt = model.embed_audio(torch.cat([mel for _, mel in mels]))
@@ -177,21 +184,21 @@ def prepare(context: Context, model: HookedWhisper, some: Sequence[Candidate], m
             of_clean = {}
         for k, candidate in enumerate(batch):
             if len(pairs) == most:
-                return Prepared(tuple(pairs), tried, kept)
+                return PreparedPairs(tuple(pairs), tried, accepted)
             tried[candidate.place] += 1
             if k not in of_clean:
                 continue
             encoded = torch.cat([of_clean[k], corrupt[k : k + 1]])
             pair = _runs(model, prompt, candidate, sounds[k], mels[k], encoded)
             if pair.gap >= LEAST_GAP:
-                kept[candidate.place] += 1
+                accepted[candidate.place] += 1
                 pairs.append(pair)
-    return Prepared(tuple(pairs), tried, kept)
+    return PreparedPairs(tuple(pairs), tried, accepted)
 
 
-def _heard(texts: Iterable[str], some: Sequence[Candidate]) -> list[str]:
-    """The word that each transcript has in the place of the swapped word; empty if it is too short."""
-    return [(text.split()[c.index :] or [""])[0] for text, c in zip(texts, some, strict=True)]
+def _heard(texts: Iterable[str], candidates: Sequence[Candidate]) -> list[str]:
+    """Return the word of each transcript at the index of the swapped word; empty if the transcript is too short."""
+    return [(text.split()[c.index :] or [""])[0] for text, c in zip(texts, candidates, strict=True)]
 
 
 def _runs(
@@ -225,7 +232,7 @@ def _runs(
 
 @torch.no_grad()
 def third_outputs(model: HookedWhisper, pairs: Sequence[SwapPair]) -> list[Float[Tensor, "1 position d_model"] | None]:
-    """Encoder output of each pair's clip with a third word in the slot; ``None`` where no word fits it."""
+    """Return the encoder output of each pair's clip with a third word in the slot; ``None`` where no word fits."""
     outputs: list[Tensor | None] = []
     for start in range(0, len(pairs), ENCODER_BATCH):
         sounds = [next(pair.candidate.load_thirds(), None) for pair in pairs[start : start + ENCODER_BATCH]]
