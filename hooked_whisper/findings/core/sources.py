@@ -190,11 +190,14 @@ def make_context(
     progress: bool = False,
     own_texts: bool = True,
 ) -> Context:
-    """Model, untrained twin, truth (if the model called ``name`` has a world), and clips.
+    """Load everything that experiments need for a model: its untrained twin, the truth if it is known, and clips.
 
-    A ``corpus`` of recordings goes before everything else. Without it, a model with a world hears new sentences of this
-    world, any other model the packaged speech. ``speech=False`` loads no clips; ``own_texts=False`` leaves out
-    recordings that have no text.
+    The clips are those of ``corpus``. Without it, they are new sentences of the synthetic corpus that the model called
+    ``name`` was trained on, or the packaged speech if there is none.
+
+    Args:
+        speech: whether to load clips.
+        own_texts: whether recordings without a text get the model's transcript; otherwise they are left out.
 
     Raises:
         AudioError: none of the recordings can be used.

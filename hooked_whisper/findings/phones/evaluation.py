@@ -126,8 +126,8 @@ def _evaluate(context: Context) -> PhoneEvaluation:
         raise Untestable("these clips have no phone alignment: pass --alignments, or run `hooked-whisper align`")
     if len(speakers) < ENOUGH_SPEAKERS:
         raise Untestable(
-            f"the clips with phones are of {len(speakers)} speaker, thresholds come from other speakers than those "
-            "they judge: give clips of two or more"
+            f"the clips with phones have {len(speakers)} speaker, but thresholds are set on other speakers than they "
+            "are tested on: give clips of two or more"
         )
     clips = list(said)
     chooses = first_half([c.speaker for c in clips])
@@ -151,10 +151,10 @@ def _evaluate(context: Context) -> PhoneEvaluation:
         labels = rows.labels(_options(context, n), range(n))
         every = np.ones(n, dtype=bool)
         untrained = tuple(PhoneSite.joined(rows.blocks(HookBasis(hook), labels), every) for hook in hooks)
-        places = [reading.index(i) for i in fitted]
-        blank = tuple(mel_correlations(rows, HookBasis(hook), places) for hook in hooks)
+        fitted_here = [reading.index(i) for i in fitted]
+        untrained_bands = tuple(mel_correlations(rows, HookBasis(hook), fitted_here) for hook in hooks)
         labels = rows.labels(_options(context, len(clips)))
-        blank_probes = [probe_layer(rows, HookBasis(hook), labels) for hook in context.track(hooks, "layer probes")]
+        untrained_probes = [probe_layer(rows, HookBasis(hook), labels) for hook in context.track(hooks, "layer probes")]
     neurons, random, principal, neuron_bands, random_bands, purities = zip(*blocks, strict=True)
     return PhoneEvaluation(
         neurons,
@@ -164,12 +164,12 @@ def _evaluate(context: Context) -> PhoneEvaluation:
         mel,
         chooses,
         ~chooses,
-        {"neurons": neuron_bands, "random": random_bands, "untrained": blank},
+        {"neurons": neuron_bands, "random": random_bands, "untrained": untrained_bands},
         speakers,
         np.array([len(c.samples) for c in clips]) / context.model.time.sample_rate,
         len(context.labelled) - len(context.utterances),
-        _probes(probes, blank_probes, mel_probe),
-        {"neurons": tuple(mine for mine, _ in purities), "random directions": tuple(other for _, other in purities)},
+        _probes(probes, untrained_probes, mel_probe),
+        {"neurons": tuple(pair[0] for pair in purities), "random directions": tuple(pair[1] for pair in purities)},
         named.sizes,
     )
 
@@ -178,11 +178,14 @@ Probed = tuple[LayerProbe, LayerProbe] | None
 
 
 def _probes(blocks: Sequence[Probed], untrained: Sequence[Probed], mel: Probed) -> LayerProbes | None:
-    known, blank = [pair for pair in blocks if pair], [pair for pair in untrained if pair]
-    if not known or not blank or mel is None:
+    known, control = [pair for pair in blocks if pair], [pair for pair in untrained if pair]
+    if not known or not control or mel is None:
         return None
     return LayerProbes(
-        tuple(true for true, _ in known), tuple(turned for _, turned in known), tuple(true for true, _ in blank), mel[0]
+        tuple(true for true, _ in known),
+        tuple(turned for _, turned in known),
+        tuple(true for true, _ in control),
+        mel[0],
     )
 
 
@@ -203,29 +206,38 @@ def _evaluate_block(
     Float[np.ndarray, "feature"],
     tuple[TopPurity, TopPurity],
 ]:
-    """Neurons, random and principal directions of an encoder block, and the first two's correlations with mel bands
-    and purities. Directions are made here, and not for all blocks at once: those of ``large-v3`` take 100 MiB a
-    block."""
-    mine: list[TopPurity] = []
-    other: list[TopPurity] = []
-    counts = _with_purity(rows.blocks(HookBasis(hook), labels), mine, named, chooses)
+    """Evaluate neurons, random and principal directions of an encoder block.
+
+    Also return the correlations of neurons and random directions with mel bands, and the purities of both. Directions
+    are made one block at a time, since those of ``large-v3`` take 100 MiB for each block.
+    """
+    neuron_purity: list[TopPurity] = []
+    random_purity: list[TopPurity] = []
+    counts = _with_purity(rows.blocks(HookBasis(hook), labels), neuron_purity, named, chooses)
     neurons = NeuronSite.joined(counts, chooses)
     d = context.model.cfg.encoder.d_mlp
     turned = HookBasis(hook, random_orthonormal(d, seed=context.seed + block))
-    random = PhoneSite.joined(_with_purity(rows.blocks(turned, labels), other, named, chooses), chooses)
+    random = PhoneSite.joined(_with_purity(rows.blocks(turned, labels), random_purity, named, chooses), chooses)
     bands = [mel_correlations(rows, site, fitted) for site in (HookBasis(hook), turned)]
     del turned
     fit = torch.cat([rows.features(HookBasis(hook), i) for i in fitted])
     basis = pca(fit, min(N_PRINCIPAL, d, len(fit)))
     del fit
     principal = PhoneSite.joined(rows.blocks(HookBasis(hook, basis), labels), chooses)
-    return neurons, random, principal, bands[0], bands[1], (TopPurity.joined(mine), TopPurity.joined(other))
+    return (
+        neurons,
+        random,
+        principal,
+        bands[0],
+        bands[1],
+        (TopPurity.joined(neuron_purity), TopPurity.joined(random_purity)),
+    )
 
 
 def _with_purity(
     blocks: Iterator[FeatureCounts], purities: list[TopPurity], named: Named, half: Bool[np.ndarray, "utterance"]
 ) -> Iterator[FeatureCounts]:
-    """The same blocks; the purity of each one's top examples is appended to a list on the way."""
+    """Yield the blocks, and append the purity of each block's top examples to ``purities``."""
     for counts in blocks:
         purities.append(TopPurity.of(Tops.of(counts.top), named, half))
         yield counts
