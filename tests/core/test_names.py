@@ -10,6 +10,7 @@ import torch
 from hooked_whisper.errors import HookedWhisperError, UnknownHookError
 from hooked_whisper.hooks import resolve_names
 from hooked_whisper.model import WhisperCore, canonical_name
+from hooked_whisper.model.names import is_per_clip
 from tests.core.twins import Twins
 
 SCORES = [
@@ -125,3 +126,10 @@ def test_something_else_is_refused(unchecked: None) -> None:
         resolve_names([3], ["encoder.hook_out"])
     with pytest.raises(KeyError):  # also the builtin that fits
         resolve_names("encoder.hook_in", ["encoder.hook_out"])
+
+
+def test_facts_of_names_without_a_model_are_those_of_the_points(core: WhisperCore) -> None:
+    points = core.hook_dict
+    assert {name for name in points if is_per_clip(name)} == {name for name, point in points.items() if point.per_clip}
+    assert all(canonical_name(alias) == name for alias, name in core.hook_aliases.items())
+    assert not is_per_clip("encoder.nothing")

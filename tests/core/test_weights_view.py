@@ -169,3 +169,17 @@ def test_head_labels(core: WhisperCore, unchecked: None) -> None:
     assert core.head_labels("decoder")[-1] == "D2.2" and core.head_labels("cross")[3] == "X1.0"
     with pytest.raises(ValueError, match="'encoder', 'decoder' or 'cross'"):
         core.head_labels("both")
+
+
+def test_weights_of_a_block_are_views_in_the_shapes_of_transformer_lens(core: WhisperCore) -> None:
+    names = ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O")
+    for stack in (core.encoder, core.decoder):
+        for layer, block in enumerate(stack.blocks):
+            assert all(torch.equal(getattr(block.attn, name), getattr(stack, name)[layer]) for name in names)
+            assert block.attn.W_Q.data_ptr() == block.attn.query.weight.data_ptr()
+            for name in ("W_in", "b_in", "W_out", "b_out"):
+                assert torch.equal(getattr(block.mlp, name), getattr(stack, name)[layer])
+    cross = core.decoder.blocks[0].cross_attn
+    assert all(torch.equal(getattr(cross, name), getattr(core.decoder.cross, name)[0]) for name in names)
+    assert core.W_pos is core.decoder.positional_embedding and core.encoder.W_pos is core.encoder.positional_embedding
+    assert core.b_U.shape == (core.cfg.decoder.n_vocab,) and not core.b_U.any()
