@@ -1,4 +1,6 @@
-"""One of several processes that collect activations: ``torchrun ... -m tests.sae.activations.rank_worker FOLDER [RANK FILES]``.
+"""One of several processes that collect activations.
+
+``torchrun ... -m tests.sae.activations.rank_worker FOLDER [RANK FILES]``
 
 With ``RANK`` and ``FILES`` this rank kills itself with SIGKILL once it has written so many files, the first time.
 """
@@ -14,7 +16,7 @@ import torch
 
 from hooked_whisper._support.ranks import TorchRanks, torchrun_ranks
 from sae_lens_audio.activations import ActivationStore, CollectOptions, collect_activations
-from sae_lens_audio.activations import collecting as harvesting
+from sae_lens_audio.activations import collecting
 from tests.findings.worlds import small_model
 from tests.sae.activations.corpora import NEURONS, RESID, corpus
 
@@ -26,7 +28,7 @@ def run(folder: Path, ranks: TorchRanks | None = None) -> ActivationStore:
 
 
 def killed_after(marker: Path, files: int) -> None:
-    real, written = harvesting.write_atomic, []
+    real, written = collecting.write_atomic, []
 
     def write(path: Path, data: bytes) -> None:
         real(path, data)
@@ -35,7 +37,7 @@ def killed_after(marker: Path, files: int) -> None:
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    harvesting.write_atomic = write
+    collecting.write_atomic = write
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import soundfile
 from hooked_whisper.errors import HookedWhisperError
 from sae_lens_audio.activations import open_store
 from sae_lens_audio.cli.collect import add_collect, run_collect
+from sae_lens_audio.cli.parser import main
 from tests.findings.worlds import small_model
 
 
@@ -24,7 +25,7 @@ def run(*arguments: str) -> int:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """A small model and a folder of sound, one file of it broken, by two speakers."""
-    path = tmp_path_factory.mktemp("harvest")
+    path = tmp_path_factory.mktemp("collect")
     small_model().save_pretrained(path / "model")
     rng = np.random.default_rng(0)
     for k in range(4):
@@ -41,14 +42,21 @@ def test_a_folder_of_sound(folder, tmp_path, capsys):
     command += ["--hook", "encoder.blocks.0", "--hook", "encoder.blocks.1.mlp.1", "--dtype", "bfloat16"]
     command += ["--shard-rows", "100", "--batch", "2", "--margin", "2", "--out", str(out), "--device", "cpu"]
     assert run(*command) == 1
-    printed, told = capsys.readouterr()
+    printed, errors = capsys.readouterr()
     store = open_store(out)
     assert f"encoder.blocks.0.hook_resid_post: {store.rows} rows of 32, bfloat16" in printed
     assert f"encoder.blocks.1.mlp.hook_post: {store.rows} rows of 64, bfloat16" in printed
-    assert "by 2 speakers" in printed and "1 of 5 recordings could not be used" in told and "s0/broken: " in told
+    assert "by 2 speakers" in printed and "1 of 5 recordings could not be used" in errors and "s0/broken: " in errors
     assert printed.rstrip().endswith(f"open with sae_lens_audio.activations.open_store({str(out)!r})")
     assert store.options.margin == 2 and store.n_shards > 1
     assert run(*command) == 1 and capsys.readouterr().out == printed, "a finished store is read"
+
+
+def test_the_name_of_version_01_works_and_says_so(folder, tmp_path, capsys):
+    audio = ["--model", str(folder / "model"), "--audio", str(folder / "sound"), "--speaker-folders", "--device", "cpu"]
+    assert main(["harvest", *audio, "--hook", "encoder.blocks.0", "--out", str(tmp_path / "out")]) == 1
+    assert "is now called `sae-lens-audio collect`" in capsys.readouterr().err
+    assert open_store(tmp_path / "out").rows
 
 
 def test_invalid_inputs_raise_our_errors(folder, tmp_path):

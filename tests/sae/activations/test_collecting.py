@@ -18,7 +18,7 @@ from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
 from sae_lens_audio.activations import ActivationStore, CollectOptions, open_store
-from sae_lens_audio.activations import collect_activations as harvest_it
+from sae_lens_audio.activations import collect_activations
 from sae_lens_audio.activations.reading import RowReader
 from tests.findings.worlds import small_model
 from tests.sae.activations.corpora import NEURONS, RESID, content, corpus
@@ -44,7 +44,7 @@ def recordings() -> list[Recording]:
 
 def run(model: HookedWhisper, folder: Path, **change) -> ActivationStore:
     settings = {"model": model, "corpus": recordings(), "hooks": [NEURONS, RESID], "options": OPTIONS} | change
-    return harvest_it(folder=folder, progress=False, **settings)  # type: ignore[arg-type]
+    return collect_activations(folder=folder, progress=False, **settings)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
