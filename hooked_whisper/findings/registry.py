@@ -10,7 +10,6 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from hooked_whisper.errors import ArgumentError, HookedWhisperError, closest
-from hooked_whisper.findings import feature_visualization
 from hooked_whisper.findings.alignment_heads import AlignmentHeads
 from hooked_whisper.findings.attention_windows import AttentionWindows
 from hooked_whisper.findings.audio_against_context import AudioAgainstContext
@@ -22,6 +21,7 @@ from hooked_whisper.findings.cut_words import CutWords
 from hooked_whisper.findings.decoder_lens import DecoderLens
 from hooked_whisper.findings.early_blocks import EarlyBlocks
 from hooked_whisper.findings.encoder_locality import EncoderLocality
+from hooked_whisper.findings.feature_visualization import FeatureVisualization
 from hooked_whisper.findings.head_windows import LocalHeads
 from hooked_whisper.findings.language_entry import LanguageEntry
 from hooked_whisper.findings.language_steering import LanguageSteering
@@ -145,7 +145,7 @@ REGISTRY: Mapping[str, Experiment[Any]] = _Registry(
         EarlyBlocks(),
         SemanticNeurons(),
         WordFragments(),
-        experiment_of(feature_visualization),
+        FeatureVisualization(),
         Listening(),
         LanguageEntry(),
         SpeechProbes(),

@@ -1,4 +1,4 @@
-"""F16: targets are the best phones, names are those of the right frames, the finding runs, draws and refuses."""
+"""F16: targets are the best phones, names are those of the right frames; the experiment runs, draws and refuses."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooked_whisper.features.phones.classifier import PhoneClassifier
-from hooked_whisper.findings import feature_visualization as dream
+from hooked_whisper.findings import feature_visualization
 from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.statistics import auc
 from hooked_whisper.findings.feature_visualization import (
-    Judged,
+    FeatureVisualization,
     Target,
+    VisualizationChecks,
     named_phones,
     named_planted,
     phone_aucs,
@@ -29,13 +30,13 @@ from tests.findings.worlds import small_context
 
 @pytest.fixture
 def context() -> Context:
-    made = small_context(count=6)
+    base = small_context(count=6)
     labels = ["SIL", "a", "b", "a", "b", "SIL"]
     clips = []
-    for one in made.utterances:
+    for clip in base.utterances:
         phones = tuple(Interval(0.2 * k, 0.2 * k + 0.2, p) for k, p in enumerate(labels))
-        clips.append(one.with_alignment(replace(one.alignment, phones=phones)))
-    return replace(made, utterances=tuple(clips))
+        clips.append(clip.with_alignment(replace(clip.alignment, phones=phones)))
+    return replace(base, utterances=tuple(clips))
 
 
 @given(st.integers(0, 1000))
@@ -43,14 +44,14 @@ def test_aucs_are_those_of_the_slow_definition(seed: int) -> None:
     rng = np.random.default_rng(seed)
     values = rng.integers(0, 5, size=(30, 3)).astype(float)  # with ties
     phone = rng.permutation(np.array(["a"] * 8 + ["b"] * 10 + ["c"] * 12))
-    found = phone_aucs(values, phone, ["a", "b"])
+    aucs = phone_aucs(values, phone, ["a", "b"])
     for u in range(3):
         for p, name in enumerate(["a", "b"]):
             here = phone == name
-            assert found[u, p] == pytest.approx(auc(values[here, u], values[~here, u]))
+            assert aucs[u, p] == pytest.approx(auc(values[here, u], values[~here, u]))
 
 
-def test_a_unit_stands_for_one_phone_and_the_best_come_first() -> None:
+def test_a_unit_has_one_phone_and_the_best_come_first() -> None:
     tables = {
         "x": np.array([[0.9, 0.95, 0.2], [0.6, 0.5, 0.5]]),
         "y": np.array([[0.1, 0.1, 0.7], [0.2, 0.3, 0.6]]),
@@ -71,39 +72,37 @@ def test_names_are_of_the_frames_round_the_middle() -> None:
 
 
 def test_it_runs_and_draws(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dream, "FIRST", 4)
-    monkeypatch.setattr(dream, "STEPS", 3)
-    finding = dream.run(context)
+    monkeypatch.setattr(feature_visualization, "FIRST", 4)
+    monkeypatch.setattr(feature_visualization, "STEPS", 3)
+    finding = FeatureVisualization().run(context)
     assert finding.status == "measured, no verdict" and "gate" in finding.status_reason  # two phones are not twenty
-    assert {c.name for c in finding.controls} == set(dream.CONTROLS)
+    assert {c.name for c in finding.controls} == set(feature_visualization.CONTROLS)
     shares = finding.measurement("share of features")
-    real = shares.at(mel=dream.REAL, bound="value")
+    real = shares.at(mel=feature_visualization.REAL, bound="value")
     assert real[0] == 0 and real[2] == 0  # no moment of speech exceeds the largest moment of speech
-    assert len(dream.draw(finding)) == 2 and len(finding.tables[0].rows) == len(
-        finding.measurement("pre-activation").values
-    )
+    assert len(finding.draw()) == 2 and len(finding.tables[0].rows) == len(finding.measurement("pre-activation").values)
     assert not listeners(context.model)
 
 
-def test_phones_of_positions_are_those_at_their_centres(context: Context) -> None:
-    speech = dream.read_speech(context, ["encoder.blocks.1.mlp.hook_pre"])
+def test_phones_of_positions_are_those_at_their_centers(context: Context) -> None:
+    speech = feature_visualization.read_speech(context, ["encoder.blocks.1.mlp.hook_pre"])
     first = speech.utterance == 0
     assert speech.phone[first][:30].tolist() == ["SIL"] * 10 + ["a"] * 10 + ["b"] * 10
     assert speech.values["encoder.blocks.1.mlp.hook_pre"].shape == (len(first), 64)
 
 
 def test_without_phones_it_says_so() -> None:
-    finding = dream.run(small_context(count=3))
+    finding = FeatureVisualization().run(small_context(count=3))
     assert finding.status == "not testable" and "no clip has phones" in finding.status_reason
-    assert dream.draw(finding) == []
+    assert finding.draw() == []
 
 
 def test_a_feature_counts_by_the_share_of_its_starts() -> None:
-    chosen = [Target("x", 0, "a", 0.9), Target("x", 1, "b", 0.8)]
+    features = [Target("x", 0, "a", 0.9), Target("x", 1, "b", 0.8)]
     activation = np.array([[2.0, 2.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0]])
-    judged = Judged.of(chosen, [["a", "b", "a", "a"], ["b"] * 4], activation, np.array([1.0, 1.0]))
-    assert judged.both.tolist() == [[True, False, False, True], [False] * 4]
-    others = judged.with_targets_of_others(chosen)
+    checks = VisualizationChecks.of(features, [["a", "b", "a", "a"], ["b"] * 4], activation, np.array([1.0, 1.0]))
+    assert checks.both.tolist() == [[True, False, False, True], [False] * 4]
+    others = checks.with_targets_of_others(features)
     assert others.named.tolist() == [[False, True, False, False], [False] * 4]
 
 
@@ -114,5 +113,5 @@ def test_planted_phones_are_found() -> None:
     low_or_high = PhoneClassifier(("low", "high"), torch.zeros(80), torch.ones(80), weight.flatten(1), torch.zeros(2))
     generator = torch.Generator().manual_seed(0)
     real = [torch.randn(80, 120, generator=generator)]
-    prior = dream.MelPrior.of(real, 2 * dream.POSITIONS)
+    prior = feature_visualization.MelPrior.of(real, 2 * feature_visualization.POSITIONS)
     assert named_planted(low_or_high, low_or_high, ["low", "high", "unknown"], prior, 0).tolist() == [[True] * 3] * 2
