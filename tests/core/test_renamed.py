@@ -8,6 +8,7 @@ import types
 import pytest
 import torch
 
+from hooked_whisper import hooks
 from hooked_whisper._support.renamed import RenamedWarning, renamed_arguments, renamed_names
 from hooked_whisper.errors import ArgumentError
 from tests.core.twins import Twins
@@ -71,3 +72,21 @@ def test_keywords_of_other_libraries_are_answered(one: Twins, unchecked: None, k
     with pytest.raises(ArgumentError, match=answer) as raised:
         one.core.run_with_cache(one.mel(), **{keyword: True})
     assert f"{keyword}=" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["HookedModule", "canonical_name", "watched"])
+def test_names_that_moved_out_of_hooks(name: str):
+    with pytest.warns(RenamedWarning, match=name):
+        assert callable(getattr(hooks, name))
+
+
+def test_the_default_of_return_labels_warns(one: Twins):
+    _, cache = one.core.run_with_cache(one.mel(), one.tokens(3))
+    for method in (cache.decompose_resid, cache.stack_head_results):
+        with pytest.warns(RenamedWarning, match="return_labels"):
+            parts, labels = method("decoder")
+        assert len(parts) == len(labels) and torch.equal(method("decoder", return_labels=False), parts)
+    with pytest.warns(RenamedWarning, match="pos_slice"):
+        assert cache.accumulated_resid("decoder", pos=-1).shape[-2] == 1
+    with pytest.raises(ArgumentError, match="has_batch_dim="):
+        cache.logit_attrs(parts, 1, has_batch_dim=False)
