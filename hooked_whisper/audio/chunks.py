@@ -28,7 +28,7 @@ _MPEG_TAGS = (0x50, 0x55)
 
 @dataclass(frozen=True)
 class Layout:
-    """How chunks are written. ``head``: bytes of name and size. ``counts_head``: whether the size includes them."""
+    """How chunks are stored. head: bytes of name and size. counts_head: whether the size includes them."""
 
     order: str
     head: int = 8
@@ -36,7 +36,7 @@ class Layout:
     counts_head: bool = False
 
     def chunk(self, stream: Seekable, at: int) -> tuple[bytes, int, int] | None:
-        """Name, first byte of the content and its size, of the chunk here; ``None`` where there can be none."""
+        """Return name, first byte of the content and its size, of the chunk at an offset; ``None`` if there is none."""
         head = read_at(stream, at, self.head)
         if len(head) < self.head or not _NAME.match(head):
             return None
@@ -60,7 +60,7 @@ CAF = Layout(">", head=12, align=1)
 
 @dataclass(frozen=True)
 class Sound:
-    """The samples of a file and what is needed to time them."""
+    """Position and byte rate of the samples of a file."""
 
     start: int
     declared: int | None  # bytes; None: until the end
@@ -68,37 +68,37 @@ class Sound:
     block: int
 
 
-def chunks(stream: Seekable, layout: Layout, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Name, content and size of the chunks from here on; the size may be more than there is."""
-    start = at
+def chunks(stream: Seekable, layout: Layout, offset: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, content offset and size of the chunks from an offset on; the size may exceed the file."""
+    start = offset
     for _ in range(_MOST_CHUNKS):
-        chunk = layout.chunk(stream, at)
+        chunk = layout.chunk(stream, offset)
         if chunk is None:
             return
         yield chunk
-        at = layout.after(chunk[1], chunk[2], start)
-        if at >= end:
+        offset = layout.after(chunk[1], chunk[2], start)
+        if offset >= end:
             return
 
 
-def are_chunks(stream: Seekable, layout: Layout, at: int, end: int) -> bool:
-    """Whether chunks fill the rest of a file; a missing or an extra byte of padding is no matter."""
-    start = at
+def are_chunks(stream: Seekable, layout: Layout, offset: int, end: int) -> bool:
+    """Whether chunks fill the rest of a file, up to a missing or extra padding byte."""
+    start = offset
     for _ in range(_MOST_CHUNKS):
-        if end - at < layout.head:
-            return not read_at(stream, at, end - at).strip(b"\0")
-        chunk = layout.chunk(stream, at)
+        if end - offset < layout.head:
+            return not read_at(stream, offset, end - offset).strip(b"\0")
+        chunk = layout.chunk(stream, offset)
         if chunk is None or chunk[1] + chunk[2] > end:
             return False
-        at = layout.after(chunk[1], chunk[2], start)
+        offset = layout.after(chunk[1], chunk[2], start)
     return False
 
 
 def sound_end(stream: Seekable, name: str, layout: Layout, sound: Sound, end: int) -> int:
-    """The byte behind the last sample.
+    """Return the offset after the last sample.
 
     Raises:
-        AudioError: the file has fewer bytes than the header says.
+        AudioError: the file has fewer bytes than the header counts.
     """
     there = end - sound.start
     if sound.declared is None:
@@ -111,17 +111,17 @@ def sound_end(stream: Seekable, name: str, layout: Layout, sound: Sound, end: in
     stop = sound.start + sound.declared
     behind = layout.after(sound.start, sound.declared, sound.start)
     end = without_trailing_tags(stream, stop, end)
-    if behind >= end or any(are_chunks(stream, layout, at, end) for at in {stop, behind}):
+    if behind >= end or any(are_chunks(stream, layout, offset, end) for offset in {stop, behind}):
         return stop
     if not sound.declared or read_at(stream, stop, 1 << 16).strip(b"\0") or end - stop > 1 << 16:
         _warn(name, sound, end)
         return end
-    return stop  # a disk's padding
+    return stop  # padding of a disk block
 
 
 def _warn(name: str, sound: Sound, end: int) -> None:
     assert sound.declared is not None
-    if sound.declared:  # 0 is what a pipe leaves, and no mistake
+    if sound.declared:  # 0 is what programs write to a pipe
         says, has = (n / sound.bytes_per_second for n in (sound.declared, end - sound.start))
         warnings.warn(f"{name}: its header counts {says:.2f} s, but {has:.2f} s follow and are read", stacklevel=6)
 
@@ -130,65 +130,65 @@ def _warn(name: str, sound: Sound, end: int) -> None:
 
 
 def wav_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]:
-    """The samples as WAV files that keep what libsndfile expects; joined files give a piece each, and MPEG audio inside
-    those of its streams."""
+    """Split into WAV files with correct headers for libsndfile: one per joined file, or the streams of MPEG audio
+    inside."""
     pieces: list[Piece] = []
-    at = start
-    while at < end:
-        kind = read_at(stream, at, 4)
+    offset = start
+    while offset < end:
+        kind = read_at(stream, offset, 4)
         layout = W64 if kind == b"riff" else RIFX if kind == b"RIFX" else RIFF
-        header_end = at + (40 if layout is W64 else 12)
-        found: dict[bytes, tuple[int, int]] = {}
+        header_end = offset + (40 if layout is W64 else 12)
+        by_name: dict[bytes, tuple[int, int]] = {}
         for word, content, size in chunks(stream, layout, header_end, end):
-            found.setdefault(word.lower(), (content, size))
+            by_name.setdefault(word.lower(), (content, size))
             if word.lower() == b"data":
                 break
-        if b"data" not in found or b"fmt " not in found:
+        if b"data" not in by_name or b"fmt " not in by_name:
             if pieces:
                 break
-            raise broken(name, "no samples in it" if b"fmt " in found else "its header is incomplete")
-        fmt = read_at(stream, *found[b"fmt "])
+            raise broken(name, "no samples in it" if b"fmt " in by_name else "its header is incomplete")
+        fmt = read_at(stream, *by_name[b"fmt "])
         if len(fmt) < 16:
             raise broken(name, "its header is incomplete")
         tag, channels, rate, byte_rate, block = struct.unpack_from(layout.order + "HHIIH", fmt)
         if not (rate and channels and (block or tag in _MPEG_TAGS)):
             raise broken(name, f"its header has {channels} channels at {rate} Hz in blocks of {block} bytes")
-        content, size = found[b"data"]
-        declared = _declared(stream, layout, found, size, end - content)
+        content, size = by_name[b"data"]
+        declared = _declared(stream, layout, by_name, size, end - content)
         if tag in (1, 3, 6, 7, 0xFFFE):
             byte_rate = rate * block
         else:
-            byte_rate = _measured_rate(stream, layout, found, rate) or byte_rate
+            byte_rate = _measured_rate(stream, layout, by_name, rate) or byte_rate
         sound = Sound(content, declared, float(byte_rate or rate * block), block)
         joined = _joined_at(stream, layout, sound, end)
         stop = joined or sound_end(stream, name, layout, sound, end)
         if tag in _MPEG_TAGS:
             pieces += mpeg_pieces(stream, name, content, stop)
-            at = joined or end
+            offset = joined or end
             continue
         if not pieces and not joined and _is_sound(stream, layout, start, end, content, size, stop):
             return [_as_it_is(stream, start, end)]
         pieces += _as_wavs(stream, b"RIFX" if layout is RIFX else b"RIFF", fmt, (content, stop), block)
-        at = joined or end
+        offset = joined or end
     return pieces
 
 
-def _measured_rate(stream: Seekable, layout: Layout, found: dict[bytes, tuple[int, int]], rate: int) -> float:
-    """Bytes per second of a compressed WAV that counts its samples; 0 if it does not."""
-    if b"fact" not in found or found[b"fact"][1] < 4:
+def _measured_rate(stream: Seekable, layout: Layout, by_name: dict[bytes, tuple[int, int]], rate: int) -> float:
+    """Return the bytes per second of a compressed WAV from its sample count; 0 without a count."""
+    if b"fact" not in by_name or by_name[b"fact"][1] < 4:
         return 0.0
-    n_samples = struct.unpack(layout.order + "I", read_at(stream, found[b"fact"][0], 4).ljust(4, b"\0"))[0]
-    return found[b"data"][1] * rate / n_samples if n_samples else 0.0
+    n_samples = struct.unpack(layout.order + "I", read_at(stream, by_name[b"fact"][0], 4).ljust(4, b"\0"))[0]
+    return by_name[b"data"][1] * rate / n_samples if n_samples else 0.0
 
 
 def _declared(
-    stream: Seekable, layout: Layout, found: dict[bytes, tuple[int, int]], size: int, there: int
+    stream: Seekable, layout: Layout, by_name: dict[bytes, tuple[int, int]], size: int, there: int
 ) -> int | None:
-    """Bytes of samples by the header, ``None`` if it leaves them open."""
+    """Return the number of bytes of samples by the header; ``None`` if it is open."""
     if layout is W64:
         return None if size >= _STREAMED_64 or not size else size
-    if b"ds64" in found and size >= _STREAMED:
-        wide = int.from_bytes(read_at(stream, found[b"ds64"][0] + 8, 8), "little")
+    if b"ds64" in by_name and size >= _STREAMED:
+        wide = int.from_bytes(read_at(stream, by_name[b"ds64"][0] + 8, 8), "little")
         return None if wide >= _STREAMED_64 or not wide else wide
     if size >= _STREAMED and size > there:
         return None
@@ -196,20 +196,20 @@ def _declared(
 
 
 def _joined_at(stream: Seekable, layout: Layout, sound: Sound, end: int) -> int:
-    """Where the next of several joined files begins; 0 if none does."""
+    """Return where the next joined file begins, or 0."""
     if sound.declared is None:
         return 0
-    for at in {sound.start + sound.declared, layout.after(sound.start, sound.declared, sound.start)}:
-        head = read_at(stream, at, 40) if at < end else b""
+    for offset in {sound.start + sound.declared, layout.after(sound.start, sound.declared, sound.start)}:
+        head = read_at(stream, offset, 40) if offset < end else b""
         if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:12] == b"WAVE" and layout is not W64:
-            return at
+            return offset
         if layout is W64 and head[:4] == b"riff" and head[24:28] == b"wave":
-            return at
+            return offset
     return 0
 
 
 def _is_sound(stream: Seekable, layout: Layout, start: int, end: int, content: int, size: int, stop: int) -> bool:
-    """Whether the sizes in the header are right, so that libsndfile needs no help."""
+    """Whether the sizes in the header are right, so that libsndfile can read the file as it is."""
     head = read_at(stream, start, 24)
     whole = (
         int.from_bytes(head[16:24], "little") if layout is W64 else struct.unpack(layout.order + "I", head[4:8])[0] + 8
@@ -225,11 +225,11 @@ def _as_wavs(stream: Seekable, kind: bytes, fmt: bytes, span: Span, block: int) 
     order = ">" if kind == b"RIFX" else "<"
     step = _LARGEST_WAV // block * block
     fmt_chunk = b"fmt " + struct.pack(order + "I", len(fmt)) + fmt + bytes(len(fmt) % 2)
-    for at in range(span[0], span[1], step):
-        n = min(step, span[1] - at)
+    for offset in range(span[0], span[1], step):
+        n = min(step, span[1] - offset)
         body = b"WAVE" + fmt_chunk + b"data" + struct.pack(order + "I", n)
         head = kind + struct.pack(order + "I", len(body) + n + n % 2) + body
-        yield Piece(Spliced(stream, [head, (at, at + n), bytes(n % 2)]))
+        yield Piece(Spliced(stream, [head, (offset, offset + n), bytes(n % 2)]))
 
 
 # AIFF, 8SVX and CAF ---------------------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ _AIFF_BLOCKS = {  # bytes and frames of a block, a channel
 
 
 def iff_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]:
-    """AIFF, AIFF-C and 8SVX, with sizes that agree with the file; joined files give a piece each."""
+    """Split AIFF, AIFF-C and 8SVX into pieces with correct sizes, one per joined file."""
     pieces: list[Piece] = []
     while start < end:
         behind = _next_form(stream, start, end)
@@ -252,7 +252,7 @@ def iff_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]
 
 
 def _next_form(stream: Seekable, start: int, end: int) -> int:
-    """Where the file that begins at ``start`` ends: at the next of several joined ones, or at ``end``."""
+    """Return where the file that begins at ``start`` ends: at the next joined file, or at ``end``."""
     for word, content, _ in chunks(stream, IFF, start + 12, end):
         if word == b"FORM" and read_at(stream, content, 4) in _IFF_KINDS:
             return content - IFF.head
@@ -260,14 +260,14 @@ def _next_form(stream: Seekable, start: int, end: int) -> int:
 
 
 def _iff_piece(stream: Seekable, name: str, start: int, end: int) -> Piece:
-    found: dict[bytes, tuple[int, int]] = {}
+    by_name: dict[bytes, tuple[int, int]] = {}
     for word, content, size in chunks(stream, IFF, start + 12, end):
-        found.setdefault(word, (content, size))
-    body = b"SSND" if b"SSND" in found else b"BODY"
-    settings = read_at(stream, *found.get(b"COMM", found.get(b"VHDR", (end, 0))))
-    if body not in found or len(settings) < 18:
+        by_name.setdefault(word, (content, size))
+    body = b"SSND" if b"SSND" in by_name else b"BODY"
+    settings = read_at(stream, *by_name.get(b"COMM", by_name.get(b"VHDR", (end, 0))))
+    if body not in by_name or len(settings) < 18:
         raise broken(name, "no samples in it" if settings else "its header is incomplete")
-    content, size = found[body]
+    content, size = by_name[body]
     if body == b"BODY":
         rate, block, frames = float(int.from_bytes(settings[12:14])), 1, 1
         block = 2 if read_at(stream, start + 8, 4) == b"16SV" else 1
@@ -288,16 +288,16 @@ def _iff_piece(stream: Seekable, name: str, start: int, end: int) -> Piece:
         return _as_it_is(stream, start, end)
     before = read_at(stream, start + 8, content - 4 - start - 8)
     if body == b"SSND":
-        at = found[b"COMM"][0] - start - 8
+        offset = by_name[b"COMM"][0] - start - 8
         n_frames = (stop - content - skip) // block * frames
-        before = before[: at + 2] + struct.pack(">I", n_frames & 0xFFFFFFFF) + before[at + 6 :]
+        before = before[: offset + 2] + struct.pack(">I", n_frames & 0xFFFFFFFF) + before[offset + 6 :]
     n = stop - content
     head = b"FORM" + struct.pack(">I", len(before) + 4 + n + n % 2) + before + struct.pack(">I", n)
     return Piece(Spliced(stream, [head, (content, stop), bytes(n % 2)]))
 
 
 def _extended(data: bytes) -> float:
-    """An 80-bit number of AIFF."""
+    """Read an 80-bit float of AIFF."""
     exponent, mantissa = struct.unpack(">HQ", data)
     try:
         return mantissa * 2.0 ** ((exponent & 0x7FFF) - 16383 - 63)
@@ -306,22 +306,22 @@ def _extended(data: bytes) -> float:
 
 
 def caf_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]:
-    """Core Audio, whose last chunk may leave its size open."""
-    found: dict[bytes, tuple[int, int]] = {}
+    """Read Core Audio, whose last chunk may have an open size."""
+    by_name: dict[bytes, tuple[int, int]] = {}
     for word, content, size in chunks(stream, CAF, start + 8, end):
-        found.setdefault(word, (content, size))
-    if b"data" not in found or b"desc" not in found:
-        raise broken(name, "no samples in it" if b"desc" in found else "its header is incomplete")
-    description = read_at(stream, *found[b"desc"])
+        by_name.setdefault(word, (content, size))
+    if b"data" not in by_name or b"desc" not in by_name:
+        raise broken(name, "no samples in it" if b"desc" in by_name else "its header is incomplete")
+    description = read_at(stream, *by_name[b"desc"])
     if len(description) < 32:
         raise broken(name, "its header is incomplete")
     rate, _, _, packet, frames, _, _ = struct.unpack_from(">d4sIIIII", description)
-    content, size = found[b"data"]
+    content, size = by_name[b"data"]
     if not 0 < rate < 1e9:
         raise broken(name, f"its header has a sample rate of {rate:g} Hz")
     declared = None if size >= _STREAMED_64 or size <= 4 else size
-    # packets of varying size (ALAC): seconds are those of the bytes' share
-    per_second = rate * packet / frames if packet and frames else _bytes_per_second(stream, found, rate, size)
+    # packets of varying size (ALAC): seconds in proportion to bytes
+    per_second = rate * packet / frames if packet and frames else _bytes_per_second(stream, by_name, rate, size)
     stop = sound_end(stream, name, CAF, Sound(content, declared, per_second, packet or 1), end)
     if stop == content + size:
         return [_as_it_is(stream, start, end)]
@@ -329,9 +329,9 @@ def caf_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]
     return [Piece(Spliced(stream, [head, (content, stop)]))]
 
 
-def _bytes_per_second(stream: Seekable, found: dict[bytes, tuple[int, int]], rate: float, size: int) -> float:
-    if b"pakt" in found:
-        n_frames = int.from_bytes(read_at(stream, found[b"pakt"][0] + 8, 8))
+def _bytes_per_second(stream: Seekable, by_name: dict[bytes, tuple[int, int]], rate: float, size: int) -> float:
+    if b"pakt" in by_name:
+        n_frames = int.from_bytes(read_at(stream, by_name[b"pakt"][0] + 8, 8))
         if n_frames:
             return size * rate / n_frames
     return rate

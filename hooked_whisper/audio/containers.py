@@ -1,4 +1,4 @@
-"""Which format a file has by its first bytes, and the pieces that libsndfile reads whole."""
+"""Detect the format of a file by its first bytes, and split it into pieces for libsndfile."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _PROBED = 1 << 17
 
 
 def needs_av(head: bytes) -> bool:
-    """Whether a file that begins so is in a container that libsndfile does not know (m4a, webm, aac, wma, amr)."""
-    return any(head[at : at + len(magic)] == magic for at, magic in _AV_MAGIC)
+    """Whether the first bytes are of a container that libsndfile does not know (m4a, webm, aac, wma, amr)."""
+    return any(head[offset : offset + len(magic)] == magic for offset, magic in _AV_MAGIC)
 
 
 def pieces_of(stream: Seekable, name: str, until: float = float("inf")) -> list[Piece]:
-    """What libsndfile decodes, one after the other, to give every sample of the file.
+    """Return the pieces that libsndfile decodes in order to get every sample of the file.
 
     Args:
         stream: seekable.
-        until: seconds from the start that are wanted. A hint: what lies behind need not be looked at.
+        until: seconds that are needed; later data may be left unchecked.
 
     Raises:
-        AudioError: the file ends before what it promises, by a known or an unknown amount.
+        AudioError: the file is truncated.
     """
     end, start = size_of(stream), leading_tags(stream)
     head = read_at(stream, start, 16)
@@ -62,7 +62,7 @@ def _whole(stream: Seekable, start: int, end: int) -> Piece:
 
 
 def _format_of(piece: Piece) -> str:
-    """libsndfile's name for the format; empty if it knows none."""
+    """Return libsndfile's name of the format; empty if it is unknown."""
     piece.stream.seek(0)
     try:
         with soundfile.SoundFile(piece.stream) as sound:

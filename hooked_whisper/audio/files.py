@@ -1,4 +1,4 @@
-"""Decoding audio files: libsndfile first, PyAV for what it does not know."""
+"""Decode audio files: by libsndfile, or by PyAV for formats that it does not know."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from hooked_whisper.audio.pieces import Piece, Seekable, truncated
 from hooked_whisper.audio.pyav import read_with_av
 from hooked_whisper.errors import AudioError
 
-_BLOCK = 1 << 20  # samples a read: a header that lies about its length cannot make us allocate it
-_UNRECOGNISED = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
+_BLOCK = 1 << 20  # samples per read, so that a wrong length in a header cannot cause a huge allocation
+_UNRECOGNIZED = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
 
 
 class Decoded(NamedTuple):
-    """Mono samples, their rate in Hz, and whether the coding can hold floats of any size (full scale is 1)."""
+    """Mono samples and their rate in Hz. unscaled: whether the format can hold floats beyond full scale, 1."""
 
     samples: Float32[np.ndarray, "sample"]
     rate: int
@@ -30,17 +30,17 @@ class Decoded(NamedTuple):
 
 
 def read_audio(stream: Seekable, name: str) -> Decoded:
-    """All samples of an audio file, channels averaged, and its rate in Hz.
+    """Decode an audio file; average its channels.
 
     Every sample that a decoder can give is read, whatever the header counts; of joined files, all. Where these have
     different rates, each is resampled to 16 kHz.
 
     Args:
         stream: seekable, at the start of the file.
-        name: what to call it in an error.
+        name: of the file, for error messages.
 
     Raises:
-        AudioError: empty, not audio, broken, or truncated: the message says how much is missing.
+        AudioError: the file is empty, broken, truncated or not audio; the message says how much is missing.
         MissingExtraError: the format needs PyAV, which is not installed.
     """
     head = checked_head(stream, name)
@@ -50,7 +50,7 @@ def read_audio(stream: Seekable, name: str) -> Decoded:
     for piece in pieces_of(stream, name):
         parts.append(_decode(piece, name, sum((len(part.samples) / part.rate for part in parts), 0.0)))
     if not any(len(part.samples) for part in parts):
-        raise AudioError(f"{name} holds no samples: fetch or record it again")
+        raise AudioError(f"{name} has no samples: fetch or record it again")
     if len({part.rate for part in parts}) > 1:
         parts = [
             Decoded(soxr.resample(part.samples, part.rate, SAMPLE_RATE, quality="HQ"), SAMPLE_RATE, part.unscaled)
@@ -61,10 +61,10 @@ def read_audio(stream: Seekable, name: str) -> Decoded:
 
 
 def seconds_of(stream: Seekable, name: str) -> float | None:
-    """How long an audio file lasts, without decoding it; ``None`` for the formats of PyAV.
+    """Return the duration of an audio file in seconds without decoding; ``None`` for the formats of PyAV.
 
     Raises:
-        AudioError: as :func:`read_audio`, where that shows without decoding.
+        AudioError: as :func:`read_audio`, if the problem is detected without decoding.
     """
     if needs_av(checked_head(stream, name)):
         return None
@@ -76,25 +76,25 @@ def seconds_of(stream: Seekable, name: str) -> float | None:
 
 
 def checked_head(stream: Seekable, name: str) -> bytes:
-    """The first 16 bytes; leaves the stream at its start.
+    """Read the first 16 bytes and seek to the start.
 
     Raises:
-        AudioError: an empty file, or samples without a header.
+        AudioError: the file is empty or has raw samples without a header.
     """
     head = stream.read(16)
     if not head:
         raise AudioError(f"{name} is empty (0 bytes): fetch or record it again")
     stream.seek(0)
-    if str(getattr(stream, "name", "")).lower().endswith(".raw"):  # soundfile goes by this one ending, and wants a rate
+    if str(getattr(stream, "name", "")).lower().endswith(".raw"):  # for this ending soundfile requires a rate
         raise AudioError(f"{name} has raw samples without a header: give them as (array, rate)")
     return head
 
 
 def open_piece(piece: Piece, name: str) -> soundfile.SoundFile:
-    """The piece, ready to be read.
+    """Open a piece.
 
     Raises:
-        AudioError: libsndfile does not know its format, or finds it broken.
+        AudioError: libsndfile does not know the format, or the piece is broken.
     """
     piece.stream.seek(0)
     try:
@@ -104,7 +104,7 @@ def open_piece(piece: Piece, name: str) -> soundfile.SoundFile:
 
 
 def unreadable(error: soundfile.LibsndfileError, name: str) -> AudioError:
-    if error.code == _UNRECOGNISED:
+    if error.code == _UNRECOGNIZED:
         return AudioError(
             f"{name} is not audio in a known format (wav, flac, ogg, opus, mp3, aiff): convert it or check it"
         )
@@ -112,7 +112,7 @@ def unreadable(error: soundfile.LibsndfileError, name: str) -> AudioError:
 
 
 def _decode(piece: Piece, name: str, before: float) -> Decoded:
-    """All samples of a piece. ``before``: seconds of the file that other pieces hold, for the error."""
+    """Read all samples of a piece. before: seconds of the file in earlier pieces, for error messages."""
     with open_piece(piece, name) as sound:
         rate = sound.samplerate
         wanted = sound.frames if piece.n_frames is None else piece.n_frames
@@ -128,7 +128,7 @@ def _decode(piece: Piece, name: str, before: float) -> Decoded:
 
 
 def _read_blocks(sound: soundfile.SoundFile, n_frames: int | None) -> Float32[np.ndarray, "sample"]:
-    """All samples, or ``n_frames`` of them."""
+    """Read all samples, or the first ``n_frames``."""
     size = max(1, _BLOCK // sound.channels)
     blocks, missing = [np.zeros(0, np.float32)], math.inf if n_frames is None else n_frames
     while missing and len(block := sound.read(int(min(size, missing)), dtype="float32", always_2d=True)):
@@ -138,8 +138,8 @@ def _read_blocks(sound: soundfile.SoundFile, n_frames: int | None) -> Float32[np
 
 
 def _logged_frames(sound: soundfile.SoundFile) -> float:
-    """Frame count stated by the header of a rarer format (AVR, MPC, MAT, WVE, VOC). libsndfile corrects it to the
-    actual count and logs the correction. 0 if nothing was wrong, infinite if the log says only that frames are missing.
+    """Return the frame count in the header of a rare format (AVR, MPC, MAT, WVE, VOC), which libsndfile corrects with a
+    log message; 0 without a correction, infinite if the message gives no number.
     """
     if sound.format in _COUNTED_ELSEWHERE:
         return 0.0

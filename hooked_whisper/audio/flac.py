@@ -29,13 +29,13 @@ class _StreamInfo:
 
 
 def flac_pieces(stream: Seekable, name: str, start: int, end: int, until: float = float("inf")) -> list[Piece]:
-    """One piece a FLAC file, with the true number of samples in its header.
+    """Split into FLAC files, each with the true number of samples in its header.
 
     Args:
-        until: seconds of the first piece that are wanted; if its header promises so many, the rest is not read.
+        until: seconds of the first piece that are needed; if its header counts so many, the rest is not read.
 
     Raises:
-        AudioError: the file ends inside a frame, or before what its header counts.
+        AudioError: the file ends inside a frame, or has fewer samples than its header counts.
     """
     first = _stream_info(read_at(stream, start, 42), name)
     if first.total and until * first.rate <= first.total:
@@ -77,26 +77,26 @@ def _with_total(head: bytes, samples: int) -> bytes:
 
 
 def _begins(stream: Seekable, start: int, end: int) -> list[int]:
-    """Where FLAC files begin; a marker that a chunk's end cuts in two is found in the next."""
-    begins, at = [], start
-    while at < end:
-        chunk = read_at(stream, at, min(_CHUNK + 7, end - at))
+    """Return the offsets at which FLAC files begin."""
+    begins, offset = [], start
+    while offset < end:
+        chunk = read_at(stream, offset, min(_CHUNK + 7, end - offset))
         for mark in _MARKS:
-            found = chunk.find(mark)
-            while found >= 0:
-                if found < _CHUNK:
-                    begins.append(at + found)
-                found = chunk.find(mark, found + 1)
-        at += _CHUNK
+            index = chunk.find(mark)
+            while index >= 0:
+                if index < _CHUNK:
+                    begins.append(offset + index)
+                index = chunk.find(mark, index + 1)
+        offset += _CHUNK
     return sorted(begins)
 
 
 def _last_frame(stream: Seekable, begin: int, end: int, info: _StreamInfo) -> tuple[bool, int]:
-    """Whether the last frame is whole, and how many samples there are at least: to the end of the last frame, or to
-    the start of the one that is cut."""
+    """Return whether the last frame is complete, and the number of samples up to its end, or up to its start if it is
+    cut."""
     for size in (_TAIL, _LONGEST_FRAME):
-        at = max(begin + 42, end - size)
-        tail = read_at(stream, at, end - at)
+        offset = max(begin + 42, end - size)
+        tail = read_at(stream, offset, end - offset)
         mark, frames = len(tail), []
         while (mark := tail.rfind(b"\xff", 0, mark)) >= 0:
             frame = _frame_at(tail, mark, info)
@@ -105,7 +105,7 @@ def _last_frame(stream: Seekable, begin: int, end: int, info: _StreamInfo) -> tu
             if not _crc16(tail[mark:]):
                 return True, sum(frame)
             frames.append((frame, mark))
-        if frames or at == begin + 42:
+        if frames or offset == begin + 42:
             break
     if not frames:
         return False, 0
@@ -114,7 +114,7 @@ def _last_frame(stream: Seekable, begin: int, end: int, info: _StreamInfo) -> tu
 
 
 def _frame_at(data: bytes, at: int, info: _StreamInfo) -> tuple[int, int] | None:
-    """First sample and number of samples of the frame whose header stands here, if one does."""
+    """Return first sample and number of samples of the frame header at this place, if there is one."""
     head = data[at : at + 16]
     if len(head) < 6 or head[1] & 0xFE != 0xF8 or head[3] & 1:
         return None
@@ -134,7 +134,7 @@ def _frame_at(data: bytes, at: int, info: _StreamInfo) -> tuple[int, int] | None
 
 
 def _coded_number(data: bytes) -> tuple[int, int]:
-    """A number in FLAC's extension of UTF-8, and its length in bytes; 0 for none."""
+    """Decode a number in FLAC's extension of UTF-8; return it and its length in bytes, 0 if it is invalid."""
     lead = data[0] if data else 0xFF
     if lead < 0x80:
         return lead, 1
@@ -176,8 +176,8 @@ def _crc16(data: bytes) -> int:
 
 
 def _may_end_early(data: bytes) -> bool:
-    """Whether a frame's checksum comes out right before the end of the data: other bytes follow the last frame. That
-    happens by accident too; then the decoder finds the frame broken."""
+    """Whether a frame's checksum matches before the end of the data, so that other bytes follow the last frame. It may
+    match by accident; then the decoder reports the frame as broken."""
     value = 0
     for byte in data:
         value = (value << 8 & 0xFFFF) ^ _CRC16[value >> 8 ^ byte]

@@ -1,4 +1,4 @@
-"""G.722 telephone prompts (``.g722``): 64 kbit/s without a header, so the file's ending says what it is."""
+"""G.722 telephone prompts (``.g722``): 64 kbit/s without a header, recognized by the file ending."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ BYTES_PER_SECOND = _BITS // 8
 
 
 def decode_g722(content: bytes, name: str) -> tuple[Int16[np.ndarray, "sample"], int]:
-    """Samples and their rate, 16 kHz: two a byte.
+    """Decode to 16 kHz, two samples per byte.
 
     Raises:
-        AudioError: an empty file.
+        AudioError: the file is empty.
         MissingExtraError: the decoder is not installed.
     """
     try:

@@ -1,4 +1,4 @@
-"""Sound from a log-mel: the spectrum that fits the mel bands, and phases that fit the spectrum.
+"""Invert a log-mel: find the spectrum of the mel bands, then phases for the spectrum.
 
 A mel says nothing about phases and little about fine structure, so that the voice sounds hoarse; what is said stays.
 """
@@ -32,7 +32,7 @@ def mel_to_power(
     Source: Richardson 1972 and Lucy 1974; Lee & Seung 2001 (the same step, one factor held).
     """
     if not torch.isfinite(mel).all():
-        raise AudioError("the mel holds NaN or infinity: repair it before making sound of it")
+        raise AudioError("the mel has NaN or infinity: it cannot be converted to audio")
     bands = torch.pow(10.0, 4.0 * mel - 4.0)
     filters = mel_filters(mel.shape[-2], mel.dtype, mel.device)
     weight = filters.sum(0)[:, None]  # [frequency, 1]
@@ -61,9 +61,9 @@ def griffin_lim(
     """
     frames = mel.shape[-1]
     if frames < 3:
-        raise AudioError(f"a mel of {frames} frames is too short to make sound of: give at least 3 (30 ms)")
+        raise AudioError(f"a mel of {frames} frames is too short to invert: give at least 3 (30 ms)")
     flat = mel.detach().float().reshape(-1, *mel.shape[-2:])
-    # The log-mel drops the last frame of the STFT: it is taken to sound like the one before.
+    # The log-mel drops the last frame of the STFT: repeat the one before.
     magnitude = mel_to_power(flat).sqrt()
     magnitude = torch.cat([magnitude, magnitude[..., -1:]], dim=-1)
     window = torch.hann_window(N_FFT, device=flat.device)
@@ -72,18 +72,18 @@ def griffin_lim(
     def sound(spectrum: Tensor) -> Tensor:
         return torch.istft(spectrum, N_FFT, HOP, window=window, center=True, length=samples)
 
-    # drawn one clip at a time, so that a clip sounds the same alone and in a batch
+    # the same phases for each clip, so that a clip does not depend on its batch
     generator = torch.Generator().manual_seed(seed)
     phase = (2 * torch.pi * torch.rand(magnitude.shape[1:], generator=generator)).to(flat.device)
     spectrum = torch.polar(magnitude, phase.expand_as(magnitude))
     before = torch.zeros_like(spectrum)
     for _ in range(iterations):
-        found = torch.stft(
+        projected = torch.stft(
             sound(spectrum), N_FFT, HOP, window=window, center=True, pad_mode="reflect", return_complex=True
         )
-        ahead = found + MOMENTUM * (found - before)
+        ahead = projected + MOMENTUM * (projected - before)
         spectrum = magnitude * ahead / ahead.abs().clamp(min=_TINY)
-        before = found
+        before = projected
     audio = sound(spectrum)
     peak = audio.abs().amax(-1, keepdim=True)
     audio = audio * torch.where(peak > PEAK, PEAK / peak, 1.0)

@@ -1,4 +1,4 @@
-"""Files of one header and samples up to the end: Sun's AU and NIST's SPHERE."""
+"""Formats with one header and samples to the end of the file: Sun AU and NIST SPHERE."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FIELD = re.compile(rb"^([a-z_]+) -(?:i|r|s\d+) ([^\r\n]*)", re.MULTILINE)
 
 
 def au_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]:
-    """AU in either byte order; a size left open, or too small, means the rest of the file."""
+    """Read AU in either byte order. An unknown or too small size means the rest of the file."""
     head = read_at(stream, start, 24)
     order = ">" if head[:4] == b".snd" else "<"
     if len(head) < 24:
@@ -36,7 +36,7 @@ def au_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]:
 
 
 def sphere_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]:
-    """NIST SPHERE. libsndfile reads to the end of the file whatever the header counts."""
+    """Read NIST SPHERE. libsndfile ignores the count in the header and reads to the end of the file."""
     lines = read_at(stream, start, 16).split()
     length = int(lines[1]) if len(lines) == 2 and lines[1].isdigit() else 0
     if not 16 <= length <= _LONGEST_HEADER:

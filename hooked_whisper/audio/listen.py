@@ -1,4 +1,4 @@
-"""Clips to listen to, and sound out of the program: files, MP3 bytes, data URIs for pages."""
+"""Excerpts to listen to, and audio output: files, MP3 bytes, data URIs for pages."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper.audio.mel import SAMPLE_RATE, Number
 from hooked_whisper.errors import AudioError
 
@@ -26,44 +27,46 @@ Samples = Float[Tensor, "sample"] | Float[np.ndarray, "sample"]
 
 
 class ListeningClip(NamedTuple):
-    """A stretch of audio with its centre made louder. Unpacks to ``(clip, limited)``."""
+    """An excerpt with its center amplified. Unpacks to ``(clip, limited)``."""
 
     clip: Float[Tensor, "sample"]
-    """As loud as the gain makes it, perhaps beyond full scale: for measuring, not for 16-bit files."""
+    """Amplified, possibly beyond full scale: for measurements, not for 16-bit files."""
     limited: Float[Tensor, "sample"]
-    """The same scaled down as a whole, if need be, so that its peak is at most 0.99: for listening."""
+    """The same, scaled so that its peak is at most 0.99: for listening."""
 
 
+@renamed_arguments(centre_s="center_s")
 def clip_around(
     audio: Samples,
-    centre_s: Number,
+    center_s: Number,
     context_s: Number = 1.0,
     gain: Number = 10.0,
     width_s: Number = 0.0625,
     fade_s: Number = 0.005,
 ) -> ListeningClip:
-    """The sound round one moment, with that moment amplified: what a neuron's strongest activation listens to.
+    """Cut out the audio around a moment, such as a neuron's strongest activation, and amplify the moment.
 
     Args:
         audio: 16 kHz samples.
-        centre_s: the moment, in seconds.
-        context_s: length of the clip, with the moment in its middle; zeros where the audio does not reach.
-        gain: factor on the middle ``width_s`` seconds. The defaults, 10 on 1,000 samples, are the published clips'.
-        fade_s: length of the raised-cosine ramps: of the gain, just outside its full width, and of the clip at both its
-            ends. Without them a click is what one hears.
+        center_s: the moment, in seconds.
+        context_s: length of the clip, padded with zeros outside the audio.
+        gain: factor on the middle ``width_s`` seconds. The defaults, 10 on 1,000 samples, are those of the published
+            clips.
+        fade_s: length of the raised-cosine ramps, which avoid clicks: of the gain, outside ``width_s``, and at both
+            ends of the clip.
 
     Raises:
-        AudioError: a centre outside the audio, or lengths that do not fit into each other.
+        AudioError: the center is outside the audio, or the clip is too short for ``width_s`` and the ramps.
     """
     samples = torch.as_tensor(audio).detach().float().cpu()
     n, width, fade = (round(s * SAMPLE_RATE) for s in (context_s, width_s, fade_s))
-    if not 0 <= centre_s <= len(samples) / SAMPLE_RATE:
-        raise AudioError(f"centre {centre_s} s is outside the audio of {len(samples) / SAMPLE_RATE:g} s")
+    if not 0 <= center_s <= len(samples) / SAMPLE_RATE:
+        raise AudioError(f"center {center_s} s is outside the audio of {len(samples) / SAMPLE_RATE:g} s")
     if width < 1 or fade < 0 or width + 2 * fade > n:
         raise AudioError(
             f"a clip of {context_s} s cannot hold {width_s} s of gain with fades of {fade_s} s: take a longer context_s"
         )
-    start = round(centre_s * SAMPLE_RATE) - n // 2
+    start = round(center_s * SAMPLE_RATE) - n // 2
     clip = torch.zeros(n)
     begin, end = max(0, start), min(len(samples), start + n)
     clip[begin - start : end - start] = samples[begin:end]
@@ -80,8 +83,8 @@ def clip_around(
 
 
 def to_mp3_bytes(audio: Samples, sample_rate: int = SAMPLE_RATE) -> bytes:
-    """An MP3 file for listening, 4 kB a second of speech. What would be louder than full scale, before or after the
-    codec, is scaled down as a whole, so that it never clips: an MP3 overshoots, by 6 % in speech, by more in tones."""
+    """Encode an MP3 for listening, 4 kB per second of speech. Audio that would exceed full scale, before or after the
+    codec, is scaled down: an MP3 overshoots by 6 % in speech and by more in tones."""
     samples = _limited(_checked(audio)).numpy()
     content = _encode(samples, sample_rate, "MP3", None)
     while (heard := float(np.abs(soundfile.read(io.BytesIO(content))[0]).max())) > 1:
@@ -91,7 +94,7 @@ def to_mp3_bytes(audio: Samples, sample_rate: int = SAMPLE_RATE) -> bytes:
 
 
 def to_wav_bytes(audio: Samples, sample_rate: int = SAMPLE_RATE) -> bytes:
-    """A WAV file of 16 bit, as browsers play it everywhere; what is beyond full scale is clipped."""
+    """Encode a 16-bit WAV, which all browsers play; samples beyond full scale are clipped."""
     return _encode(_checked(audio).numpy(), sample_rate, "WAV", "PCM_16")
 
 

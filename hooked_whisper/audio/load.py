@@ -1,7 +1,7 @@
-"""From any source of sound to mono float32 at 16 kHz, and on to the model's mel input.
+"""Load audio from any source as mono float32 at 16 kHz, and convert it to the model's mel input.
 
-No ffmpeg: libsndfile reads wav, flac, ogg, opus, mp3 and aiff. If installed, PyAV reads what it cannot (m4a, webm), and
-the package G722 telephone prompts (g722).
+ffmpeg is not needed: libsndfile reads wav, flac, ogg, opus, mp3 and aiff. Optional packages, PyAV and G722, read others
+(m4a, webm; telephone prompts in g722).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from hooked_whisper.errors import AudioError
 
 @runtime_checkable
 class Readable(Protocol):
-    """A file object in binary mode."""
+    """A file object opened in binary mode."""
 
     def read(self, size: int = -1, /) -> Any: ...
 
@@ -48,26 +48,27 @@ AudioSource = (
     | tuple[Any, Any]
     | Mapping[str, Any]
 )
-"""One clip: what :func:`load_audio` takes. A list of these is a batch."""
+"""A source of one clip, see :func:`load_audio`. A list of sources is a batch."""
 
 _INTEGER_SCALES = {"uint8": (128, 128), "int8": (0, 128), "int16": (0, 2**15), "int32": (0, 2**31)}  # offset, divisor
 _LOUD = 1.5  # float samples above this are most likely unscaled integers
 
 
 def load_audio(source: AudioSource, sample_rate: Number | None = None) -> Float[Tensor, "sample"]:
-    """One clip as mono float32 samples in [-1, 1] at 16 kHz.
+    """Load one clip as mono float32 samples in [-1, 1] at 16 kHz.
 
     Args:
         source: one of
 
-            - a path or URL (``s3://...``), the bytes of an audio file, or a file object opened in binary mode. All of
-              its sound is read, whatever its header counts; of joined files (mp3, ogg, opus, flac, wav), all;
+            - a path or URL (``s3://...``), the bytes of an audio file, or a file object opened in binary mode. All
+              samples are read, even if the header counts fewer, and all parts of joined files (mp3, ogg, opus, flac,
+              wav);
             - an array or tensor of samples. Floats are taken as they are (with a warning above 1.5); ``int16``,
               ``int32``, ``int8`` and ``uint8`` are scaled to [-1, 1]. With two axes the shorter one is channels,
               whichever comes first (soundfile has ``[sample, channel]``, torchaudio ``[channel, sample]``): 1 or 2;
             - ``(array, rate)``, ``{"array": ..., "sampling_rate": ...}`` as in Hugging Face datasets (a mapping, or an
               object with these items: ``AudioDecoder``), or their undecoded ``{"bytes": ..., "path": ...}``.
-        sample_rate: rate of a bare array in Hz, 16000 if not given. Where the source has its own, this must agree.
+        sample_rate: rate of a bare array in Hz, default 16000. If the source has a rate, both must agree.
 
     Channels are averaged; other rates are resampled with soxr (HQ). A tensor stays on its device. A tensor that
     requires grad passes through with its gradient and its dtype, and must be at 16 kHz.
@@ -79,9 +80,9 @@ def load_audio(source: AudioSource, sample_rate: Number | None = None) -> Float[
     """
     samples, rate, name = _decode(source, sample_rate)
     if samples.numel() == 0:
-        raise AudioError(f"{name} is empty: there is nothing to load")
+        raise AudioError(f"{name} is empty: it has no samples")
     if not torch.isfinite(samples.detach()).all():
-        raise AudioError(f"{name} holds NaN or infinite samples: repair it, for example with numpy.nan_to_num")
+        raise AudioError(f"{name} has NaN or infinite samples: repair it, for example with numpy.nan_to_num")
     samples = _resample(samples, rate, name)
     if len(samples) < MIN_SAMPLES:
         raise AudioError(
@@ -94,9 +95,9 @@ def load_audio(source: AudioSource, sample_rate: Number | None = None) -> Float[
 def to_windows(
     source: AudioSource, seconds: Number = 30.0, sample_rate: Number | None = None
 ) -> Float[Tensor, "window sample"]:
-    """A clip of any length, cut into windows of ``seconds`` one after the other; the last is filled up with zeros.
+    """Cut a clip of any length into consecutive windows of ``seconds``; the last is padded with zeros.
 
-    ``model.to_mel(list(to_windows(audio)))`` is the whole recording as one batch. Keeps gradients.
+    ``model.to_mel(list(to_windows(audio)))`` converts a whole recording to one batch. Gradients are kept.
     """
     size = round(seconds * SAMPLE_RATE) if seconds > 0 else 0
     if size < MIN_SAMPLES:
@@ -115,27 +116,27 @@ def prepare_mel(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Float[Tensor, "batch mel frame"]:
-    """The model's input from one clip, or from a list of clips: what ``HookedWhisper.to_mel`` calls.
+    """Convert one clip or a list of clips to the model's input, as ``HookedWhisper.to_mel`` does.
 
-    Each clip is filled up with zeros to ``160 n_frames`` samples, as ``whisper.pad_or_trim`` does, but never trimmed.
-    Then comes the log-mel, with each clip's own maximum.
+    Each clip is padded with zeros to ``160 n_frames`` samples, as by ``whisper.pad_or_trim``, but never trimmed. Each
+    clip's log-mel has its own maximum.
 
     Args:
-        source: what :func:`load_audio` takes, or a float mel ``[mel, frame]`` or ``[batch, mel, frame]`` of this very
-            size, which passes through; or a list of these. A bare array ``[k, sample]`` with ``k > 1`` is refused: it
+        source: whatever :func:`load_audio` takes, or a float mel ``[mel, frame]`` or ``[batch, mel, frame]`` of exactly
+            this size, which is returned; or a list of these. A bare array ``[k, sample]`` with ``k > 1`` is refused: it
             could be a batch (``list(x)``) or channels (``load_audio(x)``).
         n_mels: mel bins, 80 or 128 for audio.
         n_frames: frames of the window, twice ``n_audio_ctx``.
         reference_max: log10 maximum that all clips share, see :func:`~hooked_whisper.audio.mel.log_mel_spectrogram`.
         sample_rate: rate of bare arrays, see :func:`load_audio`.
-        dtype: of the result. The log-mel is computed in float32, or in float64 if that is asked for.
+        dtype: of the result. The log-mel is computed in float32, or in float64 for ``torch.float64``.
 
     Raises:
         AudioError: as :func:`load_audio`; a clip longer than the window; a mel of another size; an empty list.
     """
     if isinstance(source, list):
         if not source:
-            raise AudioError("an empty list of clips: there is nothing to load")
+            raise AudioError("the list of clips is empty: give at least one")
         rows = []
         for i, item in enumerate(source):
             try:
@@ -193,7 +194,7 @@ def _refuse_ambiguous(array: np.ndarray | Tensor, n_mels: int, n_frames: int) ->
 
 
 def _decode(source: Any, sample_rate: Number | None) -> tuple[Tensor, Number, str]:
-    """Samples (mono, float, any rate), their rate, and what to call the source in an error."""
+    """Return mono float samples, their rate, and a name of the source for error messages."""
     if isinstance(source, np.ndarray | Tensor):
         rate = SAMPLE_RATE if sample_rate is None else sample_rate
         return _mono_float(source, "audio array"), rate, "audio array"
@@ -218,7 +219,7 @@ def _decode(source: Any, sample_rate: Number | None) -> tuple[Tensor, Number, st
 
 
 def _of_decoder(source: Any) -> tuple[Any, Any] | None:
-    """Array and rate of an object that has them as items (``AudioDecoder`` of Hugging Face datasets); else None."""
+    """Return array and rate of an object with these items (``AudioDecoder`` of ``datasets``), else ``None``."""
     if isinstance(source, str | bytes | bytearray | os.PathLike) or not hasattr(type(source), "__getitem__"):
         return None
     try:
@@ -233,14 +234,14 @@ def _decode_array(array: Any, rate: Any, sample_rate: Number | None) -> tuple[Te
 
 
 def _fetched(path: UPath, name: str) -> bytes:
-    """All of a remote file at once: decoders jump about in it."""
+    """Fetch a remote file whole, because decoders seek in it."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
         raise AudioError(f"{name} does not exist: check the URL") from None
     except IsADirectoryError:
         raise AudioError(f"{name} is a folder: give one audio file, or a list of them") from None
-    except Exception as error:  # clients of object stores have errors of their own
+    except Exception as error:  # clients of object stores raise other types too
         raise AudioError(f"{name} cannot be fetched: {str(error) or type(error).__name__}") from error
 
 
@@ -248,6 +249,8 @@ def _decode_file(source: Any) -> tuple[np.ndarray, Number, str]:
     if isinstance(source, str | os.PathLike | UPath):
         path = as_path(source)
         name = f"file {str(path)!r}"
+        if "\0" in str(path):
+            raise AudioError(f"{name} has a null character in its name: check the path")
         if not is_local(path):
             return _read(io.BytesIO(_fetched(path, name)), path, name)
         try:
@@ -263,7 +266,10 @@ def _decode_file(source: Any) -> tuple[np.ndarray, Number, str]:
         return _read(io.BytesIO(source), None, "byte string")
     if hasattr(source, "read"):
         name = f"file object {getattr(source, 'name', type(source).__name__)!r}"
-        content = source.read()
+        try:
+            content = source.read()
+        except (OSError, ValueError) as error:  # closed, or opened for writing
+            raise AudioError(f"{name} cannot be read ({error}): open it in binary mode ('rb')") from error
         if not isinstance(content, bytes):
             raise AudioError(f"{name} gives text: open it in binary mode ('rb')")
         if not content:

@@ -1,8 +1,8 @@
 """Whisper's log-mel spectrogram, differentiable down to the waveform.
 
-The numbers are those of ``whisper.log_mel_spectrogram`` (its own filter bank, window and clamp), with two differences
-that experiments need: in a batch every clip has its own maximum, as if it were alone, and the maximum can be given, so
-that editing one word of a clip leaves all other frames as they were.
+The values are those of ``whisper.log_mel_spectrogram`` (same filter bank, window and clamp), with two differences: in a
+batch each clip has its own maximum, and the maximum can be given, so that an edit of one word leaves all other frames
+unchanged.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from hooked_whisper.errors import AudioError
 
-Number = float | int  # mypy takes an int for a float, the run-time checks under pytest do not
+Number = float | int  # mypy accepts an int for a float, the run-time checks under pytest do not
 
 SAMPLE_RATE = 16_000
 N_FFT = 400
 HOP = 160
-POWER_FLOOR = 1e-10  # below this, power counts as this
+POWER_FLOOR = 1e-10  # lower power is raised to this
 DYNAMIC_RANGE = 8.0  # log10 units kept below the maximum
 MIN_SAMPLES = N_FFT  # one analysis window, 25 ms; the STFT reflects N_FFT // 2 samples at each end
 
@@ -34,15 +34,15 @@ def log_mel_spectrogram(
 ) -> Float[Tensor, "*batch mel frame"]:
     """Log-mel spectrogram of 16 kHz audio: ``sample // 160`` frames of 10 ms.
 
-    Frame ``f`` looks at the 400 samples round sample ``160 f``. Values are about -1.5 (silence) to 1.5.
+    Frame ``f`` covers the 400 samples around sample ``160 f``. Values are about -1.5 (silence) to 1.5.
 
     Args:
         audio: waveform in [-1, 1], at least 400 samples. Half precision is computed in float32.
         n_mels: 80, or 128 for large-v3 and turbo.
-        reference_max: log10 of the mel power that counts as the loudest, from :func:`log_mel_max`; values more than
-            8 below it are raised to 8 below it. One number, or one per clip. ``None`` takes each clip's own maximum
-            (``whisper.log_mel_spectrogram`` takes one over all it is given, so there a clip depends on its batch).
-        padding: zero samples to add on the right first.
+        reference_max: log10 of the maximum mel power, from :func:`log_mel_max`; values more than 8 below it are raised
+            to 8 below it. One number, or one per clip. ``None`` takes each clip's own maximum
+            (``whisper.log_mel_spectrogram`` takes the maximum of the batch).
+        padding: number of zero samples to append first.
 
     Raises:
         AudioError: too few samples, integer samples, or another ``n_mels``.
@@ -59,7 +59,7 @@ def log_mel_spectrogram(
 
 
 def log_mel_max(audio: Float[Tensor, "*batch sample"], n_mels: int = 80, padding: int = 0) -> Float[Tensor, "*batch"]:
-    """Each clip's maximum log10 mel power: what ``reference_max`` of :func:`log_mel_spectrogram` is by default.
+    """Return each clip's maximum log10 mel power, the default ``reference_max`` of :func:`log_mel_spectrogram`.
 
     For clips to be compared, take the maximum over all of them and give it to each. Silence has -10.
     """
@@ -93,6 +93,6 @@ def mel_filters(n_mels: int, dtype: torch.dtype, device: torch.device) -> Float[
 
     if n_mels not in (80, 128):
         raise AudioError(f"no mel filter bank with {n_mels} bins: Whisper has 80 and 128; give a mel instead of audio")
-    # A tensor made in inference mode could never be part of a graph again, and this one is kept: hence the fresh copy.
+    # Copied outside inference mode: a tensor made in it could never be part of a graph, and this one is cached.
     with torch.inference_mode(False):
         return openai_mel_filters("cpu", n_mels).to(device=device, dtype=dtype, copy=True)

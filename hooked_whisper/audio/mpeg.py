@@ -1,4 +1,4 @@
-"""MPEG audio (mp3, mp2, mp1): every frame is counted, because headers and file sizes do not tell how many there are.
+"""MPEG audio (mp3, mp2, mp1): count every frame, because headers and file sizes do not give the number.
 
 libsndfile believes a Xing tag, or multiplies the first frames' size by the file's: without a tag, a variable bit rate
 loses its end. Each stream of a file is given to it with a Xing tag that holds the true count; junk and tags between
@@ -24,18 +24,18 @@ _BITRATES = {  # kbit/s by (MPEG-1, layer)
     (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
     (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-_CHAIN = 3  # frames in a row that are no accident
+_CHAIN = 3  # frames in a row that are not accidental
 _SEARCHED = 1 << 16  # bytes before the first frame
 _LONGEST_FREE = 8192  # bytes of a frame in free format
 _SMALLEST = 24  # bytes of a frame
-_SHORT = 4  # bytes: encoders are known to leave the last frame's last slot out
+_SHORT = 4  # bytes: some encoders omit the last slot of the last frame
 _SLACK_FRAMES = 4  # a header may count this many too many
 _XING_ROOM = 160  # bytes a Xing tag needs at most with everything before it
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the four bytes before a frame say.
+    """The header of a frame.
 
     size: bytes, 0 in free format. kind: what stays the same within a stream.
     """
@@ -54,13 +54,13 @@ class Header:
 
     @property
     def tag_offset(self) -> int:
-        """Where a Xing tag stands in a frame: behind the header and the side information."""
+        """Offset of a Xing tag in a frame: after the header and the side information."""
         return 4 + ((17 if self.mono else 32) if self.mpeg1 else (9 if self.mono else 17))
 
 
 @lru_cache(4096)
 def parse_header(word: int) -> Header | None:
-    """The header in a big-endian 32-bit word, or ``None``."""
+    """Parse the header in a big-endian 32-bit word; ``None`` if it is not one."""
     version, layer = word >> 19 & 3, 4 - (word >> 17 & 3)
     bitrate, rate = word >> 12 & 15, word >> 10 & 3
     if word >> 21 != 0x7FF or version == 1 or layer == 4 or bitrate == 15 or rate == 3 or word & 3 == 2:
@@ -76,12 +76,12 @@ def parse_header(word: int) -> Header | None:
 
 @dataclass
 class Stream:
-    """Frames of one encoder run. ``tag``: its first frame holds a Xing, Info or VBRI tag and no sound."""
+    """Frames of one encoder run. tag: its first frame, if that has a Xing, Info or VBRI tag instead of audio."""
 
     header: Header
     tag: bytes = b""
     spans: list[list[int]] = field(default_factory=list)
-    first: bytes = b""  # of sound: its header is the model of a tag
+    first: bytes = b""  # first frame of audio: a tag copies its header
     last: bytes = b""
     n_frames: int = 0
     promised: int = 0
@@ -98,7 +98,7 @@ class Stream:
 
 
 def is_mpeg(data: bytes) -> bool:
-    """Whether frames begin in the first 64 KiB of this, behind whatever comes before them."""
+    """Whether frames begin in the first 64 KiB, after any other bytes."""
     header = parse_header(int.from_bytes(data[:4]))
     if header is not None and _tag_of(data[: header.size], header):
         return True
@@ -106,54 +106,54 @@ def is_mpeg(data: bytes) -> bool:
 
 
 def mpeg_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]:
-    """One piece a stream of frames between two places of a file.
+    """Split a part of a file into streams of frames.
 
     Raises:
-        AudioError: no frames; the file ends inside one, or holds fewer than its tag counts.
+        AudioError: there are no frames, the file ends inside one, or it has fewer than its tag counts.
     """
     end = without_trailing_tags(stream, start, end)
     stream.seek(start)
     data = stream.read(end - start)
-    streams = [run for found in _streams(data, name) for run in _split_at_count(found, data)]
+    runs = [run for encoded in _streams(data, name) for run in _split_at_count(encoded, data)]
     before = 0.0
     pieces = []
-    for one in streams:
-        seconds = one.n_frames * one.header.samples / one.header.rate
-        missing = max(one.promised - one.n_frames, 1 if one.cut else 0)
-        if one.cut or missing > _SLACK_FRAMES:
-            lost = missing * one.header.samples / one.header.rate
-            raise truncated(name, before + seconds, lost, at_least=one.promised <= one.n_frames)
+    for run in runs:
+        seconds = run.n_frames * run.header.samples / run.header.rate
+        missing = max(run.promised - run.n_frames, 1 if run.cut else 0)
+        if run.cut or missing > _SLACK_FRAMES:
+            lost = missing * run.header.samples / run.header.rate
+            raise truncated(name, before + seconds, lost, at_least=run.promised <= run.n_frames)
         before += seconds
-        if one.n_frames:
-            pieces.append(_piece(stream, start, one))
+        if run.n_frames:
+            pieces.append(_piece(stream, start, run))
     if not pieces:
         raise broken(name, "no MPEG frames in it")
     return pieces
 
 
 def _streams(data: bytes, name: str) -> Iterator[Stream]:
-    """Walk the frames; a tag frame, or frames of another kind, begin a stream."""
-    at, end, current = 0, len(data), None
+    """Yield the streams; a tag frame, or frames of another kind, begin a new one."""
+    offset, end, current = 0, len(data), None
     base = 0  # bytes of a frame without padding in free format
-    while at + 4 <= end:
-        header = parse_header(int.from_bytes(data[at : at + 4]))
+    while offset + 4 <= end:
+        header = parse_header(int.from_bytes(data[offset : offset + 4]))
         if header is not None and not header.size and not base:
-            base = _free_size(data, at, header)
+            base = _free_size(data, offset, header)
         size = 0 if header is None else header.size or (base and base + header.padding)
         follows = current is not None and header is not None and header.kind == current.header.kind
-        # what directly follows its like is a frame, and so is what a file begins with; else it takes several
-        if header is None or not size or not (follows or at == 0 or _chain(data, at, end, base)):
-            after = _sync(data, at, end, base, _SEARCHED if current is None else end)
+        # a header is a frame after a frame of its kind, or at the start of the file; elsewhere it takes several
+        if header is None or not size or not (follows or offset == 0 or _chain(data, offset, end, base)):
+            after = _sync(data, offset, end, base, _SEARCHED if current is None else end)
             after = end if after < 0 else after
-            _warn_skipped(data[at:after], name, current, after == end)
-            at = after
+            _warn_skipped(data[offset:after], name, current, after == end)
+            offset = after
             continue
-        if at + size > end + _SHORT:
+        if offset + size > end + _SHORT:
             if current is None or not follows:
                 current = Stream(header) if current is None else current
             current.cut = True
             break
-        frame = data[at : at + size]
+        frame = data[offset : offset + size]
         tag = _tag_of(frame, header)
         if current is None or not follows or tag:
             if current is not None:
@@ -163,45 +163,45 @@ def _streams(data: bytes, name: str) -> Iterator[Stream]:
             current.tag, current.promised = frame, _promised(frame, header, tag)
         else:
             current.first = current.first or frame[:4]
-            current.last = frame if at + size <= end else current.last
-            current.add(at, min(size, end - at))
-        at += size
+            current.last = frame if offset + size <= end else current.last
+            current.add(offset, min(size, end - offset))
+        offset += size
     if current is not None:
         yield current
 
 
-def _chain(data: bytes, at: int, end: int, base: int) -> bool:
-    """Whether three frames of one kind stand here, or as many as there are before the file's end or a tag."""
+def _chain(data: bytes, offset: int, end: int, base: int) -> bool:
+    """Whether three frames of one kind begin here, or fewer up to the end of the file or a tag."""
     kind = None
     for _ in range(_CHAIN):
-        if kind is not None and (at == end or tag_length(data[at : at + 32])):
+        if kind is not None and (offset == end or tag_length(data[offset : offset + 32])):
             return True
-        header = parse_header(int.from_bytes(data[at : at + 4])) if at + 4 <= end else None
+        header = parse_header(int.from_bytes(data[offset : offset + 4])) if offset + 4 <= end else None
         if header is None or (kind is not None and header.kind != kind):
             return False
         size = header.size or (base and base + header.padding)
-        if not size or at + size > end:
+        if not size or offset + size > end:
             return False
-        kind, at = header.kind, at + size
+        kind, offset = header.kind, offset + size
     return True
 
 
-def _sync(data: bytes, at: int, end: int, base: int, limit: int) -> int:
-    """Where the next frames begin, tags skipped; -1 if none do within ``limit`` bytes."""
-    last = min(end, at + limit)
-    while at < last:
-        if length := tag_length(data[at : at + 32]):
-            at += length
-            last = min(end, at + limit)
+def _sync(data: bytes, offset: int, end: int, base: int, limit: int) -> int:
+    """Return where the next frames begin, without tags; -1 if none begin within ``limit`` bytes."""
+    last = min(end, offset + limit)
+    while offset < last:
+        if length := tag_length(data[offset : offset + 32]):
+            offset += length
+            last = min(end, offset + limit)
             continue
-        marks = [mark for mark in (data.find(b"\xff", at, last), _next_tag(data, at, last)) if mark >= 0]
+        marks = [mark for mark in (data.find(b"\xff", offset, last), _next_tag(data, offset, last)) if mark >= 0]
         if not marks:
             return -1
-        at = min(marks)
-        if data[at] == 0xFF and _chain(data, at, end, base):
-            return at
-        if not tag_length(data[at : at + 32]):
-            at += 1
+        offset = min(marks)
+        if data[offset] == 0xFF and _chain(data, offset, end, base):
+            return offset
+        if not tag_length(data[offset : offset + 32]):
+            offset += 1
     return -1
 
 
@@ -210,8 +210,7 @@ def _next_tag(data: bytes, at: int, end: int) -> int:
 
 
 def _free_size(data: bytes, at: int, header: Header) -> int:
-    """Bytes of a frame without padding in free format: the distance to the next two headers like it. 0 if there are
-    none."""
+    """Return the bytes of an unpadded frame in free format, the distance to the next two headers of its kind, or 0."""
     like = data[at : at + 2]
     mark = at + 4
     while (mark := data.find(like, mark + 1, at + _LONGEST_FREE)) >= 0:
@@ -229,43 +228,45 @@ def _free_size(data: bytes, at: int, header: Header) -> int:
 
 
 def _tag_of(frame: bytes, header: Header) -> bytes:
-    """``b"Xing"``, ``b"Info"`` or ``b"VBRI"`` if the frame is such a tag."""
+    """Return ``b"Xing"``, ``b"Info"`` or ``b"VBRI"`` if the frame is such a tag."""
     if header.layer != 3:
         return b""
     if frame[36:40] == b"VBRI":
         return b"VBRI"
-    at = header.tag_offset
-    words = (frame[place : place + 4] for place in (at, at + 2))  # two bytes of CRC may stand before
+    offset = header.tag_offset
+    words = (frame[place : place + 4] for place in (offset, offset + 2))  # a CRC of two bytes may come before
     return next((word for word in words if word in (b"Xing", b"Info")), b"")
 
 
 def _promised(frame: bytes, header: Header, tag: bytes) -> int:
-    at = frame.find(tag, 4)
+    offset = frame.find(tag, 4)
     if tag == b"VBRI":
-        return int.from_bytes(frame[at + 14 : at + 18])
-    return int.from_bytes(frame[at + 8 : at + 12]) if frame[at + 7] & 1 else 0
+        return int.from_bytes(frame[offset + 14 : offset + 18])
+    return int.from_bytes(frame[offset + 8 : offset + 12]) if frame[offset + 7] & 1 else 0
 
 
 def _split_at_count(stream: Stream, data: bytes) -> Iterable[Stream]:
-    """A tagged stream with more frames than its tag counts is two joined ones where a frame that needs none before it
-    follows the counted ones; otherwise the count is wrong."""
+    """Split a stream with more frames than its tag counts, if the next frame does not depend on those before it;
+    otherwise the count is wrong."""
     n = stream.promised
     if not 0 < n < stream.n_frames - 1 or not stream.tag:
         return [stream]
-    for count in (n, n - 1):  # some count the tag
-        at = stream.heads[count]
-        if _starts_anew(data[at : at + 8], stream.header):
-            before = [[a, min(b, at)] for a, b in stream.spans if a < at]
-            behind = [[max(a, at), b] for a, b in stream.spans if b > at]
+    for count in (n, n - 1):  # some encoders count the tag
+        offset = stream.heads[count]
+        if _starts_anew(data[offset : offset + 8], stream.header):
+            before = [[a, min(b, offset)] for a, b in stream.spans if a < offset]
+            behind = [[max(a, offset), b] for a, b in stream.spans if b > offset]
             first = replace(stream, spans=before, n_frames=count, cut=False)
-            rest = stream.n_frames - count
-            second = replace(stream, tag=b"", spans=behind, first=data[at : at + 4], n_frames=rest, promised=0)
+            remaining = stream.n_frames - count
+            second = replace(
+                stream, tag=b"", spans=behind, first=data[offset : offset + 4], n_frames=remaining, promised=0
+            )
             return [first, second]
     return [stream]
 
 
 def _starts_anew(head: bytes, header: Header) -> bool:
-    """``main_data_begin`` is 0: the frame borrows no bits from those before."""
+    """Whether ``main_data_begin`` is 0: the frame uses no bits of those before."""
     side = head[4 if head[1] & 1 else 6 :]
     return len(side) > 1 and side[0] == 0 and (not header.mpeg1 or side[1] < 0x80)
 
@@ -275,29 +276,29 @@ def _piece(stream: Seekable, start: int, one: Stream) -> Piece:
     spans: list[bytes | Span] = [(start + a, start + b) for a, b in one.spans]
     n_bytes = sum(b - a for a, b in one.spans)
     slack = _SLACK_FRAMES * header.samples
-    if header.layer != 3:  # no Xing tags there: more frames behind raise libsndfile's estimate above the truth
+    if header.layer != 3:  # without Xing tags: more frames at the end raise libsndfile's estimate above the true count
         filler = one.last * _filler(one, n_bytes)
         return Piece(Spliced(stream, [*spans, filler]), one.n_frames * header.samples, slack)
     tag = _patched_tag(one) or _new_tag(one)
-    at = max(tag.find(b"Xing"), tag.find(b"Info"))
-    flags = tag[at + 7]
-    place = at + 12
+    offset = max(tag.find(b"Xing"), tag.find(b"Info"))
+    flags = tag[offset + 7]
+    place = offset + 12
     if flags & 2:
         tag = tag[:place] + struct.pack(">I", min(n_bytes + len(tag), 2**32 - 1)) + tag[place + 4 :]
     return Piece(Spliced(stream, [tag, *spans, bytes(_SHORT)]), slack=slack)
 
 
 def _patched_tag(one: Stream) -> bytes:
-    """The stream's own Xing tag with the true count; nothing if it has none that says how many frames there are."""
-    at = max(one.tag.find(b"Xing"), one.tag.find(b"Info"))
-    if at < 0 or not one.tag[at + 7] & 1:
+    """Return the stream's Xing tag with the true count; empty if it has no tag with a count."""
+    offset = max(one.tag.find(b"Xing"), one.tag.find(b"Info"))
+    if offset < 0 or not one.tag[offset + 7] & 1:
         return b""
     tag = bytearray(one.tag)
-    tag[at + 8 : at + 12] = struct.pack(">I", one.n_frames)
-    flags = tag[at + 7]
-    lame = at + 8 + 4 * (flags & 1) + 2 * (flags & 2) + 25 * (flags & 4) + (flags & 8) // 2
+    tag[offset + 8 : offset + 12] = struct.pack(">I", one.n_frames)
+    flags = tag[offset + 7]
+    lame = offset + 8 + 4 * (flags & 1) + 2 * (flags & 2) + 25 * (flags & 4) + (flags & 8) // 2
     if one.promised not in (one.n_frames, one.n_frames + 1) and len(tag) >= lame + 24:
-        tag[lame + 22] &= 0xF0  # the padding that LAME wrote is that of another end
+        tag[lame + 22] &= 0xF0  # the padding that LAME wrote belongs to another end
         tag[lame + 23] = 0
     return bytes(tag)
 
@@ -314,27 +315,27 @@ def _new_tag(one: Stream) -> bytes:
 
 
 def _filler(one: Stream, n_bytes: int) -> int:
-    """Copies of the last frame that bring libsndfile's estimate, file size over the first frame's size, above the
-    number of frames; they are not read."""
+    """Return copies of the last frame, not to be read, that raise libsndfile's estimate (file size over the size of the
+    first frame) above the number of frames."""
     first = parse_header(int.from_bytes(one.first))
     size = (first.size if first else 0) or n_bytes // max(1, one.n_frames)
     return max(0, (one.n_frames + 2) * size - n_bytes) // max(1, len(one.last)) + 1
 
 
 def _warn_skipped(junk: bytes, name: str, current: Stream | None, at_end: bool) -> None:
-    """Warn of bytes between frames that are neither zeros nor tags and as long as a frame or more; at the file's end as
-    long as the stream's first, since some programs write notes there."""
+    """Warn of bytes between frames that are neither zeros nor tags and at least as long as a frame; at the end of the
+    file as long as the first frame, because some programs write notes there."""
     if current is None or not current.n_frames:
         return
-    rest, at = 0, 0
-    while at < len(junk):
-        if length := tag_length(junk[at : at + 32]):
-            at += length
+    n_junk, offset = 0, 0
+    while offset < len(junk):
+        if length := tag_length(junk[offset : offset + 32]):
+            offset += length
             continue
-        rest += 1 if junk[at] else 0
-        at += 1
-    if rest > (current.header.size if at_end else _SMALLEST):
+        n_junk += 1 if junk[offset] else 0
+        offset += 1
+    if n_junk > (current.header.size if at_end else _SMALLEST):
         seconds = current.n_frames * current.header.samples / current.header.rate
         warnings.warn(
-            f"{name}: {rest} bytes at {seconds:.2f} s of a stream are no MPEG frames and are skipped", stacklevel=6
+            f"{name}: {n_junk} bytes at {seconds:.2f} s of a stream are not MPEG frames and are skipped", stacklevel=6
         )

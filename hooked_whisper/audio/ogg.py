@@ -1,4 +1,4 @@
-"""Ogg: streams that are joined one behind the other (chained), files cut inside a page, and lost pages.
+"""Ogg: chained streams, files cut inside a page, and lost pages.
 
 Source: RFC 3533.
 """
@@ -22,24 +22,24 @@ _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """``granule``: samples from the stream's start to the page's end; of Opus, at 48 kHz with the pre-skip. ``number``:
-    pages of a stream are counted. ``whole``: its checksum is right."""
+    """A page. granule: samples from the stream's start to the page's end; for Opus at 48 kHz, with the pre-skip.
+    number: index in its stream. whole: whether its checksum is right."""
 
     start: int
     end: int
     begins: bool
     serial: int
     granule: int
-    continues: bool  # its last packet goes on in the next page
+    continues: bool  # its last packet continues in the next page
     last: bool
     number: int
     whole: bool
 
 
 def ogg_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]:
-    """One piece a link of the chain.
+    """Split into the links of the chain.
 
-    Warns where a stream's last page is not marked as such: its end may be missing.
+    Warns if the last page of a stream is not marked as such: its end may be missing.
 
     Raises:
         AudioError: the file ends inside a page or a packet; a page in its middle is missing or damaged, which decoders
@@ -48,16 +48,16 @@ def ogg_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]
     links: list[tuple[int, int]] = []
     granules: dict[int, int] = {}  # by serial number, of the link
     rates: dict[int, tuple[int, int]] = {}
-    at, had_sound, before = start, True, 0.0
+    offset, had_sound, before = start, True, 0.0
     continues: dict[int, bool] = {}
     numbers: dict[int, int] = {}
     ended: dict[int, bool] = {}
     for page in _pages(stream, start, end):
         if page.begins:
-            if had_sound:  # several streams of one link begin together
+            if had_sound:  # the streams of one link begin together
                 before += _seconds(granules, rates)
                 links.append((page.start, page.start))
-                _check_ends(ended, name, before, page.start - at)
+                _check_ends(ended, name, before, page.start - offset)
                 granules, rates, continues, numbers, ended, had_sound = {}, {}, {}, {}, {}, False
             rates[page.serial] = _rate(read_at(stream, page.start, page.end - page.start))
         else:
@@ -78,12 +78,12 @@ def ogg_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]
         continues[page.serial] = page.continues
         if links:
             links[-1] = (links[-1][0], page.end)
-        at = page.end
+        offset = page.end
     if not links:
         raise broken(name, "no Ogg stream begins in it")
-    if any(continues.values()) or read_at(stream, at, 4) == b"OggS":
+    if any(continues.values()) or read_at(stream, offset, 4) == b"OggS":
         raise truncated(name, before + _seconds(granules, rates))
-    _check_ends(ended, name, before + _seconds(granules, rates), end - at)
+    _check_ends(ended, name, before + _seconds(granules, rates), end - offset)
     if links == [(0, end)]:
         stream.seek(0)
         return [Piece(stream)]
@@ -91,40 +91,40 @@ def ogg_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]
 
 
 def _pages(stream: Seekable, start: int, end: int) -> Iterator[Page]:
-    """Pages in order, junk between them left out. The last may end behind the file."""
-    at = start
-    while at + _HEADER <= end:
-        head = read_at(stream, at, _HEADER + 255)
+    """Yield pages in order, without junk between them. The last may end after the file."""
+    offset = start
+    while offset + _HEADER <= end:
+        head = read_at(stream, offset, _HEADER + 255)
         if head[:5] != b"OggS\0":
-            at = _next_page(stream, at + 1, end)
+            offset = _next_page(stream, offset + 1, end)
             continue
         flags, granule, serial = head[5], *struct.unpack_from("<qI", head, 6)
         segments = head[_HEADER : _HEADER + head[26]]
         size = _HEADER + head[26] + sum(segments)
         if len(segments) < head[26]:
-            size = max(size, end - at + 1)
+            size = max(size, end - offset + 1)
         continues = len(segments) > 0 and segments[-1] == 255
         begins, last = bool(flags & _BEGIN), bool(flags & _LAST)
         number, stored = struct.unpack_from("<II", head, 18)
-        whole = at + size <= end and _checksum(read_at(stream, at, size)) == stored
-        yield Page(at, at + size, begins, serial, granule, continues, last, number, whole)
-        at += size
+        whole = offset + size <= end and _checksum(read_at(stream, offset, size)) == stored
+        yield Page(offset, offset + size, begins, serial, granule, continues, last, number, whole)
+        offset += size
 
 
 def _checksum(page: bytes) -> int:
-    """CRC-32 of a page with zeros in the checksum's place: polynomial 0x04c11db7, the highest bit of a byte first.
+    """Return the CRC-32 of a page without its checksum: polynomial 0x04c11db7, highest bit first.
 
-    ``zlib`` has the lowest first, and inverts the register before and after.
+    ``zlib`` takes the lowest bit first, and inverts the register before and after.
     """
     mirrored = (page[:22] + bytes(4) + page[26:]).translate(_MIRRORED)
     return int(f"{zlib.crc32(mirrored, 0xFFFFFFFF) ^ 0xFFFFFFFF:032b}"[::-1], 2)
 
 
 def _check_ends(ended: dict[int, bool], name: str, seconds: float, n_bytes: int) -> None:
-    """Streams end with a page that says so; recordings of broadcasts often do not, and lose nothing but the mark.
+    """Check that streams end with a page marked as their last; recordings of broadcasts often lack the mark.
 
     Raises:
-        AudioError: bytes that are no page follow in its place.
+        AudioError: bytes that are not a page follow instead.
     """
     if all(ended.values()):
         return
@@ -136,18 +136,18 @@ def _check_ends(ended: dict[int, bool], name: str, seconds: float, n_bytes: int)
     )
 
 
-def _next_page(stream: Seekable, at: int, end: int) -> int:
-    while at < end:
-        chunk = read_at(stream, at, _CHUNK + 4)
-        found = chunk.find(b"OggS\0")
-        if found >= 0:
-            return at + found
-        at += _CHUNK
+def _next_page(stream: Seekable, offset: int, end: int) -> int:
+    while offset < end:
+        chunk = read_at(stream, offset, _CHUNK + 4)
+        index = chunk.find(b"OggS\0")
+        if index >= 0:
+            return offset + index
+        offset += _CHUNK
     return end
 
 
 def _rate(first: bytes) -> tuple[int, int]:
-    """Granules per second and those before the sound, of a stream whose first page this is; 0 if it is unknown."""
+    """Return granules per second and granules before the audio, from a stream's first page; 0 if unknown."""
     packet = first[_HEADER + first[26] :] if len(first) > _HEADER else b""
     if packet[:7] == b"\x01vorbis" and len(packet) >= 16:
         return int.from_bytes(packet[12:16], "little"), 0
@@ -159,7 +159,7 @@ def _rate(first: bytes) -> tuple[int, int]:
 
 
 def _seconds(granules: dict[int, int], rates: dict[int, tuple[int, int]]) -> float:
-    """How far a link has come by its longest stream whose rate is known."""
+    """Return the seconds of a link so far: of its longest stream with a known rate."""
     times = [
         (granule - rates[serial][1]) / rates[serial][0]
         for serial, granule in granules.items()

@@ -1,4 +1,4 @@
-"""What a decoder is given of a file: pieces that are each a whole file, without copying the audio."""
+"""Pieces of a file, each a complete file for a decoder, without a copy of the audio."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any, Protocol, runtime_checkable
 from hooked_whisper.errors import AudioError
 
 Span = tuple[int, int]
-"""First byte and the one behind the last."""
+"""First byte, and the byte after the last."""
 
 
 @runtime_checkable
 class Seekable(Protocol):
-    """A file in binary mode in which any place can be read."""
+    """A seekable file in binary mode."""
 
     def read(self, size: int = -1, /) -> bytes: ...
 
@@ -26,9 +26,9 @@ class Seekable(Protocol):
 
 
 class Spliced(io.RawIOBase):
-    """A read-only file put together from bytes and spans of another file.
+    """A read-only file composed of bytes and spans of another file.
 
-    Several may read one file in turn: each seeks before it reads.
+    Several may share a file: each seeks before it reads.
     """
 
     def __init__(self, stream: Seekable, parts: Sequence[bytes | Span]) -> None:
@@ -53,7 +53,7 @@ class Spliced(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any, /) -> int:
-        """Fill the buffer, also across parts; fewer bytes only at the end."""
+        """Fill the buffer across parts; fewer bytes only at the end."""
         target = memoryview(buffer).cast("B")
         filled = 0
         number = bisect_right(self._ends, self._position)
@@ -81,11 +81,11 @@ def _length(part: bytes | Span) -> int:
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a file that libsndfile decodes as a file of its own.
+    """A part of a file that libsndfile decodes as a separate file.
 
     Attributes:
-        n_frames: samples per channel, where libsndfile does not know.
-        slack: how many of them may be missing, such as an encoder's delay.
+        n_frames: samples per channel, if libsndfile does not know it.
+        slack: number of samples that may be missing, such as an encoder's delay.
     """
 
     stream: Seekable
@@ -94,20 +94,20 @@ class Piece:
 
 
 def size_of(stream: Seekable) -> int:
-    """Length in bytes; leaves the stream at its start."""
+    """Return the length in bytes and seek to the start."""
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     return size
 
 
 def read_at(stream: Seekable, at: int, n: int) -> bytes:
-    """``n`` bytes from a place on; fewer at the end."""
+    """Read ``n`` bytes from an offset; fewer at the end."""
     stream.seek(at)
     return stream.read(n)
 
 
 def truncated(name: str, seconds: float, missing: float | None = None, *, at_least: bool = False) -> AudioError:
-    """The error for a file whose end is missing: how much is there, and how much is known to be missing."""
+    """Make the error for a file whose end is missing, with the seconds present and, if known, missing."""
     there = f"it ends after {max(0.0, seconds):.2f} s"
     lost = "" if missing is None else f", {'at least ' if at_least else ''}{max(0.01, missing):.2f} s are missing"
     return AudioError(

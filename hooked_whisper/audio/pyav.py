@@ -1,4 +1,4 @@
-"""Containers that libsndfile does not know (m4a, mp4, webm, aac, wma, amr), through PyAV."""
+"""Decode containers that libsndfile does not know (m4a, mp4, webm, aac, wma, amr) by PyAV."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _MICROSECONDS = 1e6
 
 
 def read_with_av(stream: Seekable, name: str) -> tuple[Float32[np.ndarray, "sample"], int]:
-    """All samples, channels averaged, and their rate in Hz. Of joined MP4 files, all.
+    """Decode all samples, with channels averaged, also of joined MP4 files.
 
     Raises:
-        AudioError: no audio track, broken, or shorter than the container says.
+        AudioError: the file has no audio track, is broken, or is shorter than its container says.
         MissingExtraError: PyAV is not installed.
     """
     try:
@@ -60,23 +60,23 @@ def _decode(stream: Seekable, name: str) -> tuple[Float32[np.ndarray, "sample"],
 
 
 def _is_estimate(stream: Seekable) -> bool:
-    """Whether the duration is one of a bare stream (aac, amr), guessed from its bit rate."""
+    """Whether the duration is PyAV's guess from the bit rate of a bare stream (aac, amr)."""
     return read_at(stream, 0, 2) in (b"\xff\xf1", b"\xff\xf9", b"#!")
 
 
 def _joined(stream: Seekable) -> list[Seekable]:
-    """The MP4 files that follow each other here: a second ``ftyp`` box begins one."""
-    size, at, begins = size_of(stream), 0, []
-    while at + 8 <= size:
-        head = read_at(stream, at, 16)
+    """Split joined MP4 files: a second ``ftyp`` box begins one."""
+    size, offset, begins = size_of(stream), 0, []
+    while offset + 8 <= size:
+        head = read_at(stream, offset, 16)
         length = int.from_bytes(head[:4])
         if head[4:8] == b"ftyp":
-            begins.append(at)
+            begins.append(offset)
         if length == 1:
             length = int.from_bytes(head[8:16])
         if length < 8 or not begins:
             break
-        at += length
+        offset += length
     stream.seek(0)
     if len(begins) < 2:
         return [stream]

@@ -1,4 +1,4 @@
-"""Tags around audio: ID3v1, ID3v2, APE and Lyrics3. They are no sound, and decoders count their bytes as some."""
+"""Tags around audio: ID3v1, ID3v2, APE and Lyrics3. Decoders would count their bytes as audio."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LONGEST_LYRICS_V1 = 5100
 
 
 def leading_tags(stream: Seekable) -> int:
-    """Length in bytes of the ID3v2 and APE tags that a file begins with."""
+    """Return the length in bytes of the ID3v2 and APE tags at the start of a file."""
     size, start = size_of(stream), 0
     while length := tag_length(read_at(stream, start, 32)):
         start = min(size, start + length)
@@ -21,7 +21,7 @@ def leading_tags(stream: Seekable) -> int:
 
 
 def tag_length(head: bytes) -> int:
-    """Length of the tag that begins here, whole; 0 if none does. ``head``: 32 bytes or more, where there are so many.
+    """Return the length of the tag that starts here, or 0. head: at least 32 bytes, if the file has them.
 
     An ID3v1 tag, which has no length, is 128 bytes.
     """
@@ -31,14 +31,14 @@ def tag_length(head: bytes) -> int:
     if head[:8] == b"APETAGEX" and len(head) >= 32:
         size, _, flags = struct.unpack_from("<III", head, 12)
         is_header = bool(flags & 1 << 29)
-        return 32 + size if is_header else 32  # size counts items and footer; a footer found alone is only itself
+        return 32 + size if is_header else 32  # size counts items and footer; a footer without items counts only itself
     if head[:4] == b"TAG+":
         return _ENHANCED
     return _ID3V1 if head[:3] == b"TAG" else 0
 
 
 def without_trailing_tags(stream: Seekable, start: int, end: int) -> int:
-    """Where the audio between two places ends, before the tags at its end."""
+    """Return where the audio ends, before the tags at its end."""
     while True:
         length = _trailing(stream, start, end)
         if not 0 < length <= end - start:
@@ -47,7 +47,7 @@ def without_trailing_tags(stream: Seekable, start: int, end: int) -> int:
 
 
 def _trailing(stream: Seekable, start: int, end: int) -> int:
-    """Length of the tag that ends here; 0 if none does."""
+    """Return the length of the tag that ends here, or 0."""
     tail = read_at(stream, max(start, end - _ID3V1), min(_ID3V1, end - start))
     if len(tail) == _ID3V1 and tail[:3] == b"TAG":
         before = read_at(stream, max(start, end - _ID3V1 - _ENHANCED), 4)

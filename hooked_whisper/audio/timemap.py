@@ -1,9 +1,9 @@
 """One clock for seconds, samples, mel frames and encoder positions.
 
-Mel frame ``f`` is centred on sample ``160 f`` (10 ms apart); encoder position ``i`` is centred on frame ``2 i``, which
-is second ``0.02 i``. A position stands for its cell: the time nearer to its centre than to any other position's, so
+Mel frame ``f`` is centered on sample ``160 f`` (10 ms apart); encoder position ``i`` is centered on frame ``2 i``, which
+is second ``0.02 i``. A position stands for its cell, the times nearest to its center:
 ``[0, 0.01)`` for position 0, ``[0.02 i - 0.01, 0.02 i + 0.01)`` for position ``i``, and up to the end of the window for
-the last one. What it *hears*, before attention, is wider: its receptive field. All spans are half-open.
+the last one. Its receptive field before attention is wider. All spans are half-open.
 """
 
 from __future__ import annotations
@@ -72,20 +72,20 @@ class TimeMap:
         return round(self._in_window(seconds) * self.sample_rate)
 
     def frame(self, seconds: Number) -> int:
-        """The mel frame whose centre is nearest."""
+        """The mel frame whose center is nearest."""
         return min(math.floor(self._in_units(seconds, self.hop) + 0.5), self.n_frames - 1)
 
     def position(self, seconds: Number) -> int:
-        """The encoder position whose centre is nearest: the one whose cell holds this time."""
+        """The encoder position whose center is nearest: the one whose cell holds this time."""
         return min(math.floor(self._in_positions(seconds) + 0.5), self.n_ctx - 1)
 
     def seconds(self, position: int) -> float:
-        """Centre of an encoder position in seconds: ``0.02 i``."""
+        """Center of an encoder position in seconds: ``0.02 i``."""
         self._check_index("position", position, self.n_ctx)
         return position * self.samples_per_position / self.sample_rate
 
     def frame_seconds(self, frame: int) -> float:
-        """Centre of a mel frame in seconds: ``0.01 f``."""
+        """Center of a mel frame in seconds: ``0.01 f``."""
         self._check_index("mel frame", frame, self.n_frames)
         return frame * self.hop / self.sample_rate
 
@@ -94,17 +94,17 @@ class TimeMap:
         self._check_index("sample", sample, self.n_samples + 1)
         return sample / self.sample_rate
 
-    # Stretches of time ------------------------------------------------------------------------------------------
+    # Spans of time ------------------------------------------------------------------------------------------
 
     def span(self, start: Number, end: Number, rounding: Rounding = "nearest") -> slice:
-        """Encoder positions of the time ``[start, end)`` in seconds.
+        """Return the encoder positions of the span ``[start, end)`` in seconds.
 
         Args:
-            rounding: which positions belong to it.
-                ``"nearest"``: those whose centre lies in it. Neighbouring intervals share none and leave none out; one
-                shorter than 20 ms may get none.
-                ``"inner"``: those whose whole cell lies in it. May be none.
-                ``"outer"``: those whose cell has a part in it. Never none, if the interval has a length.
+            rounding: which positions belong to the span.
+                ``"nearest"``: those whose center lies in it. Adjacent spans share no position and skip none; a span
+                shorter than 20 ms may have none.
+                ``"inner"``: those whose whole cell lies in it; there may be none.
+                ``"outer"``: those whose cell overlaps it: at least one, unless the span is empty.
         """
         check_option("rounding", rounding, get_args(Rounding), AudioError)
         if end < start:
@@ -114,7 +114,7 @@ class TimeMap:
             begin, stop = math.ceil(first), math.ceil(last)
         elif rounding == "inner":
             begin = math.ceil(first + 0.5) if first > 0 else 0
-            # The last cell reaches to the end of the window, so only that end takes it in whole.
+            # The last cell reaches to the end of the window, so only a span up to there contains it.
             stop = self.n_ctx if last >= self.n_ctx else min(math.floor(last + 0.5), self.n_ctx - 1)
         else:
             begin = min(math.floor(first + 0.5), self.n_ctx - 1)
@@ -124,26 +124,26 @@ class TimeMap:
         return slice(begin, max(begin, stop))
 
     def span_seconds(self, positions: slice) -> tuple[float, float]:
-        """Start and end in seconds of the cells; :meth:`span` gives the slice back, however rounded."""
+        """Return start and end of the cells in seconds; :meth:`span` inverts it with any rounding."""
         begin, stop, step = positions.indices(self.n_ctx)
         if step != 1 or stop < begin:
             raise AudioError(f"a span of positions is slice(start, stop) with start <= stop, got {positions}")
         return self._cell_start(begin), self._cell_start(stop)
 
     def n_positions(self, duration: Number) -> int:
-        """Positions that a clip of ``duration`` seconds fills (``ceil(50 duration)``); the rest are padding."""
+        """Return the number of positions of a clip of ``duration`` seconds (``ceil(50 duration)``)."""
         return self.span(0.0, duration).stop
 
     def receptive_field(self, position: int) -> tuple[int, int]:
-        """Samples that reach a position before attention: first, and one past the last; cut to the window.
+        """Return the samples that reach a position before attention: first, and one past the last.
 
         Two convolutions of width 3 take mel frames ``2 i - 2 .. 2 i + 2``, and a frame takes the 199 samples on either
-        side of its centre (the Hann window is 0 at the 200th): samples ``320 i ± 519``. The clip's maximum couples all
-        samples besides, unless the log-mel was given a ``reference_max``.
+        side of its center (the Hann window is 0 at the 200th): samples ``320 i ± 519``. The clip's maximum also
+        couples all samples, unless the log-mel has a given ``reference_max``.
         """
         self._check_index("position", position, self.n_ctx)
-        centre, reach = position * self.samples_per_position, 2 * self.hop + N_FFT // 2 - 1
-        return max(0, centre - reach), min(self.n_samples, centre + reach + 1)
+        center, reach = position * self.samples_per_position, 2 * self.hop + N_FFT // 2 - 1
+        return max(0, center - reach), min(self.n_samples, center + reach + 1)
 
     # ------------------------------------------------------------------------------------------------------------
 
@@ -155,7 +155,7 @@ class TimeMap:
         return (position - 0.5) * self.samples_per_position / self.sample_rate
 
     def _in_window(self, seconds: Number) -> float:
-        # A millionth of a second past the end is rounding, not a mistake.
+        # Up to a millionth of a second past the end counts as rounding.
         if not -1e-6 <= seconds <= self.duration + 1e-6:  # False for NaN too
             raise AudioError(
                 f"{seconds} s is outside the window of 0 to {self.duration:g} s; cut longer audio into windows"
@@ -166,7 +166,7 @@ class TimeMap:
         return self._in_units(seconds, self.samples_per_position)
 
     def _in_units(self, seconds: Number, samples: int) -> float:
-        # Most times have no exact float (1.005 * 16000 < 16080): what is within a millionth of an edge is on it.
+        # Most times have no exact float (1.005 * 16000 < 16080): within a millionth of an edge they count as on it.
         return round(self._in_window(seconds) * self.sample_rate / samples, 6)
 
     @staticmethod

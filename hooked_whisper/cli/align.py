@@ -83,7 +83,7 @@ def run_align(parsed: argparse.Namespace, arguments: list[str]) -> int:
     skipped = [(name, reason) for name, reason in result.skipped if name not in lost]
     print(
         f"aligned: {len(result.aligned)} recordings, {result.seconds / 60:.1f} minutes; "
-        f"{len(result.kept)} were already aligned"
+        f"{len(result.unchanged)} were already aligned"
     )
     if fact := own_text_fact(corpus):
         print(f"texts: {fact}")

@@ -1,16 +1,16 @@
-"""Corpora of recordings: folders, manifests, data sets; with words and phones where somebody aligned them.
+"""Corpora of recordings: folders, manifests and data sets, with words and phones where they are aligned.
 
 A corpus is a ``Sequence[Recording]``. A ``Clip`` is a recording, or a part of one, with its samples in memory.
 
-- recordings from ``open_corpus`` (anything on disk): ``audio_folder``, ``librispeech``, ``timit``,
-  ``common_voice``, ``fleurs``, ``asterisk``, ``manifest``; and from ``from_dataset``
-- ``packaged_speech`` ships with the library; ``minimal_pairs``, ``conflict_pairs``, ``semantic_words``, its
-  ``speech_metadata``
-- words and phones from ``read_alignment`` (a file) and ``apply_alignments`` (a corpus): TextGrid, CTM, TIMIT, JSON
-- words and phones of recordings with a text from ``align_recording`` and ``align_corpus`` (forced alignment), texts of
-  recordings without one from ``with_own_texts`` (the model's transcript)
-- ``Loader`` goes through a corpus and passes over what is broken, ``windows_from`` does so window by window;
-  ``split_by_speaker`` and ``folds_by_speaker``
+- Recordings: ``open_corpus`` opens anything on disk by ``audio_folder``, ``librispeech``, ``timit``,
+  ``common_voice``, ``fleurs``, ``asterisk`` or ``manifest``; ``from_dataset`` wraps a Hugging Face data set.
+- ``packaged_speech`` ships with the library, with ``minimal_pairs``, ``conflict_pairs``, ``semantic_words`` and
+  ``speech_metadata``.
+- Words and phones: ``read_alignment`` reads a TextGrid, CTM, TIMIT, HTK or JSON file and ``apply_alignments`` a folder
+  of them. ``align_recording`` and ``align_corpus`` compute them from a text (forced alignment); ``with_own_texts``
+  takes the model's transcript as the text.
+- ``Loader`` decodes a corpus in threads and skips broken recordings; ``windows_from`` cuts it into windows.
+  ``split_by_speaker`` and ``folds_by_speaker`` split it.
 """
 
 from hooked_whisper.corpora.aligning import CorpusAlignments, align_corpus

@@ -1,7 +1,7 @@
-"""Forced alignment of a whole corpus into a folder of files: resumable, by several processes.
+"""Forced alignment of a corpus into a folder of files: resumable, with several processes.
 
-The folder gets ``<id>.TextGrid`` and ``<id>.json``, and ``alignments.jsonl``, which says of each recording what it was
-made from. A file whose text, sound and settings are still the same is left alone, also if somebody has corrected it.
+The folder gets ``<id>.TextGrid`` and ``<id>.json``, and ``alignments.jsonl`` with the inputs of each file. A file whose
+text, audio and settings have not changed is not written again, so corrections by hand stay.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import signal
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -18,13 +19,16 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal
 
 from tqdm import tqdm
 
+from hooked_whisper._support.renamed import RenamedWarning
 from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.corpora.forced_alignment import (
     AlignmentJob,
     Labelled,
+    OutOfDictionary,
     aligner_name,
     alignment_job,
     as_alignment,
@@ -38,15 +42,16 @@ from hooked_whisper.corpora.records import Recording
 from hooked_whisper.corpora.textgrid import to_textgrid
 from hooked_whisper.corpora.tiers import TEXT_SOURCE
 from hooked_whisper.corpora.windows import Part
-from hooked_whisper.errors import AlignmentError, HookedWhisperError, closest
+from hooked_whisper.errors import AlignmentError, HookedWhisperError, check_option
 
 MANIFEST = "alignments.jsonl"
-FORMATS: Mapping[str, tuple[str, ...]] = {
+Formats = Literal["textgrid", "json", "both"]
+FORMATS: Mapping[Formats, tuple[str, ...]] = {
     "textgrid": (".TextGrid",), "json": (".json",), "both": (".TextGrid", ".json"),
 }  # fmt: skip
 _WRITERS = {".TextGrid": to_textgrid, ".json": to_json}
-_VERSION = 1  # of what is aligned and how: a new one makes every file anew
-NO_TEXT = "it has no text: give one (a .txt file of its name, or a table), or take the model's own with --texts own"
+_VERSION = 1  # of the method: a new version aligns every file again
+NO_TEXT = "it has no text: add a .txt file beside the audio or a table, or use the model's transcript (--texts own)"
 NOT_ENGLISH = (
     "forced alignment knows English only, not {!r}: its acoustic model is pocketsphinx's en-us; for other languages "
     "align with the Montreal Forced Aligner and pass its TextGrids with --alignments"
@@ -57,13 +62,13 @@ Times = tuple[list[Labelled], list[Labelled]]
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the manifest: one recording.
+    """One recording: a line of ``alignments.jsonl``.
 
     Attributes:
-        key: SHA-256 of its text, its sound, and the settings.
-        text_source: the model whose transcript the text is; empty for a given text.
-        guessed: spoken words outside the dictionary, with the phones they were given.
-        problem: why there is no file; empty if there is one.
+        key: SHA-256 of text, audio and settings.
+        text_source: the model that transcribed the text; empty for a given text.
+        guessed: spoken words outside the dictionary, with their guessed phones.
+        problem: why no file was written; empty if one was.
     """
 
     id: str
@@ -77,52 +82,61 @@ class Entry:
 
 @dataclass(frozen=True)
 class CorpusAlignments:
-    """What :func:`align_corpus` did.
+    """Result of :func:`align_corpus`.
 
     Attributes:
-        aligned, kept: ids of new files, and of files that were there already.
-        skipped: recordings that were left out for want of a text, or for words outside the dictionary, with the reason.
-        failures: recordings that could not be aligned, with the reason.
+        aligned: ids of the recordings whose files were written.
+        unchanged: ids of the recordings whose files were up to date.
+        skipped: id and reason of recordings without a text or with words outside the dictionary.
+        failures: id and reason of recordings that could not be aligned.
         guessed: spoken words outside the dictionary, with their phones.
-        seconds: of sound in new files.
+        seconds: duration of the recordings in ``aligned``.
     """
 
     folder: Path
     aligned: tuple[str, ...]
-    kept: tuple[str, ...]
+    unchanged: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
     failures: tuple[tuple[str, str], ...]
     guessed: Mapping[str, str]
     seconds: float
+
+    if not TYPE_CHECKING:
+
+        @property
+        def kept(self) -> tuple[str, ...]:
+            """The name of ``unchanged`` in version 0.1."""
+            warnings.warn("CorpusAlignments.kept is now called unchanged", RenamedWarning, stacklevel=2)
+            return self.unchanged
 
 
 def align_corpus(
     corpus: Sequence[Recording],
     folder: str | os.PathLike[str],
     *,
-    formats: str = "both",
-    oov: str = "guess",
+    formats: Formats = "both",
+    oov: OutOfDictionary = "guess",
     jobs: int = 1,
     overwrite: bool = False,
     progress: bool = True,
 ) -> CorpusAlignments:
-    """Align every recording that has a text; :func:`~hooked_whisper.corpora.apply_alignments` takes the folder.
+    """Align every recording that has a text. Pass the folder to :func:`~hooked_whisper.corpora.apply_alignments`.
 
-    What fails is listed, and the rest is done. However the call ends, files are whole, and the next one continues.
+    Recordings that fail are listed in the result. After an interruption, call again to continue.
 
     Args:
-        corpus: recordings with texts; for those without, see :func:`~hooked_whisper.corpora.with_own_texts`.
-        formats: ``"textgrid"``, ``"json"`` or ``"both"``.
-        oov: see :func:`~hooked_whisper.corpora.align_recording`; with ``"skip"`` such recordings are skipped.
-        jobs: processes. They give the same files as one.
-        overwrite: also files that this function did not make.
+        corpus: recordings with texts; see :func:`~hooked_whisper.corpora.with_own_texts` for those without.
+        formats: which files to write.
+        oov: see :func:`~hooked_whisper.corpora.align_recording`; ``"skip"`` skips the recording.
+        jobs: number of processes; the files do not depend on it.
+        overwrite: replace files that this function did not write.
 
     Raises:
         MissingExtraError: pocketsphinx is not installed.
-        AlignmentError: unknown ``formats`` or ``oov``, no recording with a text, or an id that leads out of the folder.
+        AlignmentError: unknown ``formats`` or ``oov``, no recording with a text, or an id outside the folder.
         HookedWhisperError: a process was killed.
     """
-    endings = _endings(formats)
+    check_option("formats", formats, FORMATS, AlignmentError)
     check_oov(oov)
     if jobs < 1:
         raise AlignmentError(f"jobs is the number of processes, 1 or more, got {jobs}")
@@ -135,7 +149,7 @@ def align_corpus(
     place = Path(folder)
     _check_ids(corpus)
     place.mkdir(parents=True, exist_ok=True)
-    run = _Run(corpus, place, endings, oov, settings, overwrite, _read_manifest(place / MANIFEST))
+    run = _Run(corpus, place, FORMATS[formats], oov, settings, overwrite, _read_manifest(place / MANIFEST))
     skipped = [Entry(recording.id, problem=NO_TEXT) for recording in corpus if not recording.text.strip()]
     with ExitStack() as stack:
         stack.callback(run.finish)
@@ -147,16 +161,8 @@ def align_corpus(
 
 
 def is_english(language: str) -> bool:
-    """Whether a code or name is that of English; an unknown language, the empty one, counts as English."""
+    """Whether a language code or name means English; an empty string does."""
     return language.lower().replace("_", "-").split("-")[0] in ("", "en", "english")
-
-
-def _endings(formats: str) -> tuple[str, ...]:
-    if formats not in FORMATS:
-        near = closest(str(formats), FORMATS)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise AlignmentError(f"formats is {', '.join(map(repr, FORMATS))}, not {formats!r}{hint}")
-    return FORMATS[formats]
 
 
 def _check_ids(corpus: Sequence[Recording]) -> None:
@@ -174,7 +180,7 @@ def _check_ids(corpus: Sequence[Recording]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """A recording, its line in the manifest, and what to align; no job where nothing is to be done."""
+    """A recording, its manifest entry, and the alignment job, or ``None`` if there is nothing to do."""
 
     recording: Recording
     entry: Entry
@@ -182,7 +188,7 @@ class _Task:
 
 
 class _Run:
-    """The state of one call: what is known of the folder, and what was done."""
+    """State of one call: the folder's manifest and the results so far."""
 
     def __init__(
         self,
@@ -198,7 +204,7 @@ class _Run:
         self.oov, self.settings, self.overwrite = oov, settings, overwrite
         self.known = known
         self.aligned: list[Entry] = []
-        self.kept: list[Entry] = []
+        self.unchanged: list[Entry] = []
         self.skipped: list[Entry] = []
         self.failed: list[Entry] = []
 
@@ -206,7 +212,7 @@ class _Run:
         self._log = stack.enter_context((self.folder / MANIFEST).open("a", encoding="utf-8"))
 
     def jobs(self, indices: Sequence[int]) -> Iterator[_Task]:
-        """The recordings as they are loaded, each with a job, or without one where nothing is to be done."""
+        """Yield a task per recording, in order."""
         for item in Loader(Part(self.corpus, indices)):
             language = self.corpus[indices[item.index]].language
             if not is_english(language):
@@ -223,12 +229,13 @@ class _Run:
         before = self.known.get(recording.id)
         paths = [self._path(recording.id, ending) for ending in self.endings]
         if before is not None and before.key == key and not before.problem and all(p.exists() for p in paths):
-            self.kept.append(before)
+            self.unchanged.append(before)
             return before, None
         foreign = [path for path in paths if path.exists()] if before is None and not self.overwrite else []
         if foreign:
-            problem = f"{foreign[0]} is there and was not made by align: choose another folder, or overwrite it"
-            self.failed.append(Entry(recording.id, problem=problem))  # not noted: it would count as ours next time
+            problem = f"{foreign[0]} exists and was not written by align: choose another folder, or pass overwrite"
+            # not in the manifest: there it would count as ours next time
+            self.failed.append(Entry(recording.id, problem=problem))
             return self.failed[-1], None
         try:
             missing = outside_dictionary(recording.text) if self.oov == "skip" else []
@@ -245,7 +252,7 @@ class _Run:
         return Entry(recording.id, key, text, recording.text_source, round(job.duration, 6), guessed), job
 
     def write(self, task: _Task, times: Times | str) -> None:
-        """Note it, then write its files: a file that is not noted is somebody else's."""
+        """Add the entry to the manifest, then write the files: a file without an entry counts as another program's."""
         recording, entry = task.recording, task.entry
         if isinstance(times, str):
             self.failed.append(self._noted(Entry(entry.id, problem=times)))
@@ -260,18 +267,18 @@ class _Run:
         self.aligned.append(entry)
 
     def finish(self) -> None:
-        """One line for each recording, in the order of the corpus; then others that the folder has."""
+        """Rewrite the manifest: recordings in the order of the corpus, then other entries by id."""
         order = {recording.id: i for i, recording in enumerate(self.corpus)}
         ids = sorted(self.known, key=lambda id: (order.get(id, len(order)), id))
         lines = [json.dumps(asdict(self.known[id]), ensure_ascii=False) for id in ids]
         write_atomic(self.folder / MANIFEST, "".join(f"{line}\n" for line in lines).encode())
 
     def result(self, without_text: Sequence[Entry]) -> CorpusAlignments:
-        guessed = {word: phones for entry in (*self.aligned, *self.kept) for word, phones in entry.guessed.items()}
+        guessed = {word: phones for entry in (*self.aligned, *self.unchanged) for word, phones in entry.guessed.items()}
         return CorpusAlignments(
             self.folder,
             tuple(entry.id for entry in self.aligned),
-            tuple(entry.id for entry in self.kept),
+            tuple(entry.id for entry in self.unchanged),
             tuple((entry.id, entry.problem) for entry in (*without_text, *self.skipped)),
             tuple((entry.id, entry.problem) for entry in self.failed),
             dict(sorted(guessed.items())),
@@ -295,7 +302,7 @@ def _key(recording: Recording, item: Loaded, settings: str) -> str:
 
 
 def _read_manifest(path: Path) -> dict[str, Entry]:
-    """Entries by id, the last of each. A last line that a kill cut short is dropped."""
+    """Read the last entry of each id. An incomplete last line, from an interrupted run, is dropped."""
     if not path.exists():
         return {}
     entries = {}
@@ -319,7 +326,7 @@ def _read_manifest(path: Path) -> dict[str, Entry]:
 
 
 def _in_order(tasks: Iterator[_Task], jobs: int, write: Callable[[_Task, Times | str], None]) -> Iterator[None]:
-    """Align by one process or several, and write in the order of the corpus."""
+    """Align with ``jobs`` processes and write in the order of the corpus."""
     if jobs == 1:
         for task in tasks:
             if task.job is not None:
@@ -346,8 +353,8 @@ def _in_order(tasks: Iterator[_Task], jobs: int, write: Callable[[_Task, Times |
             yield None
     except BrokenProcessPool as error:
         raise HookedWhisperError(
-            "a process of the alignment was killed, perhaps for want of memory: run the command again with fewer "
-            "--jobs; what is done is kept"
+            "an alignment process was killed, perhaps because memory ran out: run again with fewer --jobs; finished "
+            "files are not aligned again"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Words and phones of recordings, from the files of aligners: one file, or a folder of them for a whole corpus."""
+"""Read words and phones from alignment files: one file, or a folder for a whole corpus."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ from hooked_whisper.protocols import Alignment
 
 log = logging.getLogger(__name__)
 
-# In this order: where several files align one recording, the first that has words, or phones, is believed.
+# In order of preference: of several files for one recording, the first with words gives the words, likewise phones.
 ALIGNMENT_ENDINGS = (".textgrid", ".ctm", ".phn", ".wrd", ".json")
 
 Finder = Callable[[], Alignment]
 
 
 def read_alignment(path: Place, utterance: str = "", tiers: Tiers = USUAL) -> Alignment:
-    """Words and phones of one recording, in seconds.
+    """Read the words and phones of one recording, in seconds.
 
-    The ending says which format: ``.TextGrid``, ``.ctm``, ``.phn``, ``.wrd``, ``.json``; other files are looked into.
-    A CTM holds phones if its name says so (``phones.ctm``), else words.
+    The file ending names the format: ``.TextGrid``, ``.ctm``, ``.phn``, ``.wrd`` or ``.json``. Other files, such as
+    HTK's ``.lab``, are recognized by their content. A CTM holds phones if its name contains ``phon``, otherwise words.
 
     Args:
-        utterance: its name. Of a CTM with several it picks the one; the last part of a path will do.
-        tiers: which tiers of a TextGrid are read, and how phones are renamed.
+        utterance: name of the recording. It selects the utterance of a CTM; the last part of a path is enough.
+        tiers: which tiers of a TextGrid to read, and how to rename phones.
 
     Raises:
-        AlignmentError: no such file, no known format, broken, or with intervals that overlap or are out of order; the
-            message names the file and the line.
+        AlignmentError: the file is missing, broken or in no known format, or its intervals overlap or are out of
+            order; the message names the file and the line.
     """
     path = as_path(path)
     raw, source = read_bytes(path, AlignmentError), repr(str(path))
     if raw.startswith(b"ooBinaryFile"):
-        raise AlignmentError(f"{source} is a binary file of Praat, which is not read: save it there as a text file")
+        raise AlignmentError(f"{source} is a binary Praat file, which is not read: save it as a text file in Praat")
     content = decode_text(raw, path, AlignmentError)
     ending = path.suffix.lower()
     kind = ending if ending in ALIGNMENT_ENDINGS else _looks_like(content)
@@ -62,7 +62,7 @@ def read_alignment(path: Place, utterance: str = "", tiers: Tiers = USUAL) -> Al
         return from_json(content, name, "", tiers, source)
     if kind == ".ctm":
         return replace(_from_ctm(content, name, _ctm_tier(path), tiers, source), utterance=name)
-    raise AlignmentError(f"{source} is no alignment in a known format: {', '.join(ALIGNMENT_ENDINGS)}")
+    raise AlignmentError(f"{source} is not an alignment in a known format: {', '.join(ALIGNMENT_ENDINGS)}")
 
 
 def apply_alignments(
@@ -70,37 +70,41 @@ def apply_alignments(
     source: Place | Sequence[Place],
     tiers: Tiers = USUAL,
 ) -> list[Recording]:
-    """The same recordings with words and phones from a folder (and those below it), from files, or from both.
+    """Return the recordings with words and phones from alignment files.
 
-    A file belongs to the recording whose id is its path in the folder without the ending; or else to the only one
-    whose id ends with the file's name, if no other file has that name. A CTM belongs to the recordings that it names,
-    and to the one of its own name if it holds one utterance. Several files for one recording, such as ``.phn`` and
-    ``.wrd`` or a CTM of words and one of phones, are put together. How many matched is logged; the others stay as they
-    are. Files are read when an alignment is asked for; of CTMs, which may hold whole corpora, the lines are kept.
+    A file belongs to the recording whose id equals the file's path in the folder, without the ending; otherwise to the
+    only recording whose id ends with the file's name, if no other file has that name. A CTM belongs to the recordings
+    that it names; one with a single utterance also to the recording with the name of the file. Several files of a
+    recording, such as ``.phn`` and ``.wrd``, are merged. The number of matches is logged, and recordings without a
+    match stay unchanged. CTMs are read now, other files when an alignment is requested.
+
+    Args:
+        source: a folder (searched recursively), a file, or several of either.
 
     Raises:
-        AlignmentError: no such folder or file, or not one of them fits a recording: the message shows both sides.
+        AlignmentError: a folder or file does not exist, or no file matches a recording; the message shows one name of
+            each.
     """
     sources = [source] if isinstance(source, str | os.PathLike | UPath) else list(source)
     if not sources:
         raise AlignmentError("no alignments were given: give a folder, or files")
     table: dict[str, list[Finder]] = {}
-    for one in map(as_path, sources):
-        is_folder = one.is_dir()
-        files = files_under(one, ALIGNMENT_ENDINGS, AlignmentError) if is_folder else [one]
+    for place in map(as_path, sources):
+        is_folder = place.is_dir()
+        files = files_under(place, ALIGNMENT_ENDINGS, AlignmentError) if is_folder else [place]
         if not files:
-            raise AlignmentError(f"folder {str(one)!r} has no files in {', '.join(ALIGNMENT_ENDINGS)}")
+            raise AlignmentError(f"folder {str(place)!r} has no files in {', '.join(ALIGNMENT_ENDINGS)}")
         for path in sorted(files, key=_rank):
-            name = inside(path, one).with_suffix("").as_posix() if is_folder else path.stem
-            for key, finder in _finders(path, name, tiers, sure=is_folder and not is_local(one)):
+            name = inside(path, place).with_suffix("").as_posix() if is_folder else path.stem
+            for key, finder in _finders(path, name, tiers, sure=is_folder and not is_local(place)):
                 table.setdefault(key, []).append(finder)
     keys = _matches([r.id for r in corpus], list(table))
     n = sum(key is not None for key in keys)
     if not n:
         example = repr(corpus[0].id) if len(corpus) else "none: the corpus is empty"
         raise AlignmentError(
-            f"no alignment belongs to a recording: recordings are called {example}, alignments "
-            f"{next(iter(table))!r}: give the folder whose files are named after the recordings"
+            f"no alignment matches a recording: the first recording is called {example}, the first alignment "
+            f"{next(iter(table))!r}; give the folder whose files have the recordings' names"
         )
     log.info("%d of %d recordings have an alignment, of %d alignments", n, len(keys), len(table))
     return [
@@ -110,7 +114,7 @@ def apply_alignments(
 
 
 def with_files(recording: Recording, files: Sequence[AnyPath], tiers: Tiers = USUAL) -> Recording:
-    """The recording with words and phones from alignment files, put together; without files, as it is."""
+    """Return the recording with the merged words and phones of alignment files; unchanged without files."""
     finders = [partial(read_alignment, path, recording.id, tiers) for path in sorted(files, key=_rank)]
     return _aligned(recording, finders) if finders else recording
 
@@ -141,30 +145,32 @@ def _from_ctm(content: str, name: str, tier: Tier, tiers: Tiers, source: str) ->
     wanted = next((n for n in (name, name.rpartition("/")[2]) if n in lines), None)
     if wanted is None:
         if len(lines) > 1:
-            some = ", ".join(map(repr, list(lines)[:3]))
-            raise AlignmentError(f"{source} has {len(lines)} utterances, {some} ..., but no {name!r}: give one of them")
+            examples = ", ".join(map(repr, list(lines)[:3]))
+            raise AlignmentError(
+                f"{source} has {len(lines)} utterances, {examples} ..., but no {name!r}: give one of them"
+            )
         wanted = next(iter(lines))
     return ctm_alignment(wanted, lines[wanted], tier, tiers, source)
 
 
 def _finders(path: AnyPath, name: str, tiers: Tiers, sure: bool) -> list[tuple[str, Finder]]:
-    """What a file aligns, by name, and how to read it. ``sure``: a listing just had it, and asking costs a request."""
+    """Return the recordings that a file aligns and how to read each. sure: a listing has just shown that it exists."""
     if path.suffix.lower() != ".ctm":
         if not sure and not path.is_file():
             raise AlignmentError(f"there is no file {str(path)!r}: check the path and the working folder")
         return [(name, partial(read_alignment, path, name, tiers))]
     source, tier = repr(str(path)), _ctm_tier(path)
     by_name = ctm_lines(read_text(path, AlignmentError), source)
-    found: list[tuple[str, Finder]] = [
+    finders: list[tuple[str, Finder]] = [
         (key, partial(ctm_alignment, key, lines, tier, tiers, source)) for key, lines in by_name.items()
     ]
-    if len(found) == 1 and found[0][0] != name:
-        found.append((name, found[0][1]))
-    return found
+    if len(finders) == 1 and finders[0][0] != name:
+        finders.append((name, finders[0][1]))
+    return finders
 
 
 def _matches(ids: Sequence[str], keys: Sequence[str]) -> list[str | None]:
-    """The key of each id, itself or of the same last part; a last part that several ids or keys share is none."""
+    """Return the matching key of each id: equal, or with the same last part where that is unique on both sides."""
 
     def last(name: str) -> str:
         return name.rpartition("/")[2]
@@ -189,8 +195,11 @@ def _aligned(recording: Recording, finders: Sequence[Finder]) -> Recording:
 
 
 def _find(utterance: str, speaker: str, text: str, source: Any, finders: Sequence[Finder]) -> Alignment:
-    """What the recording says of itself goes before what files say."""
-    found = fitted(reduce(merged, (finder() for finder in finders)), source, utterance)
+    """Merge the alignment files; utterance, speaker and text of the recording take precedence."""
+    alignment = fitted(reduce(merged, (finder() for finder in finders)), source, utterance)
     return replace(
-        found, utterance=utterance or found.utterance, speaker=speaker or found.speaker, text=text or found.text
+        alignment,
+        utterance=utterance or alignment.utterance,
+        speaker=speaker or alignment.speaker,
+        text=text or alignment.text,
     )

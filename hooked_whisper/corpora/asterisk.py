@@ -1,4 +1,4 @@
-"""Asterisk's voice prompts, as Debian distributes them: ``.g722`` files and one list of their texts."""
+"""Asterisk's voice prompts as distributed by Debian: ``.g722`` files and a list of their texts."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ log = logging.getLogger(__name__)
 _VOICE = re.compile(r"([a-z]{2,3})(?:_[A-Z]{2})?(?:_[a-z]_(\w+))?")  # en, en_US, en_US_f_Allison
 _LIST = re.compile(r"(?:core|extra)-sounds-([a-z]{2,3})(?:_\w+)?\.txt(?:\.gz)?")
 _ENTRY = re.compile(r"([\w./-]+):(?:\s+|$)(.*)")
-_ASIDE = re.compile(r"\[[^\]]*\]|<[^>]*>|\([^)]*\)")  # what is not said: "[tone]", "<beep>", "(1 second of silence)"
+_ASIDE = re.compile(r"\[[^\]]*\]|<[^>]*>|\([^)]*\)")  # not spoken: "[tone]", "<beep>", "(1 second of silence)"
 _NAMED = 6
 
 
 def asterisk(path: Place, texts: Place | None = None) -> list[Recording]:
-    """Prompts of one voice or several, ``sounds/<voice>/**/<prompt>.g722``, with texts from
+    """Return the prompts of one or several voices, ``sounds/<voice>/**/<prompt>.g722``, with texts from
     ``core-sounds-<language>.txt`` (``.gz`` in Debian).
 
-    Ids are paths below ``path`` without the ending. The folder of a voice (``en_US_f_Allison``) gives language and
-    speaker. Words in brackets are not spoken and are taken out of the texts; prompts without any word, such as tones,
-    are left out, and named in a log message.
+    Ids are paths in the folder without the ending. The folder of a voice (``en_US_f_Allison``) names language and
+    speaker. Words in brackets are not spoken and are removed from the texts. Prompts without words, such as tones, are
+    left out and logged.
 
     Args:
-        path: a folder that the packages ``asterisk-core-sounds-<language>`` and ``...-g722`` were unpacked to
-            (``dpkg -x``), or ``/usr/share/asterisk/sounds``, or a voice's folder.
-        texts: the list, where it is not found there or in ``doc`` of the same ``share``.
+        path: a folder with the unpacked packages ``asterisk-core-sounds-<language>`` and ``...-g722`` (``dpkg -x``),
+            or ``/usr/share/asterisk/sounds``, or the folder of a voice.
+        texts: the list, if it is neither in the folder nor in ``doc`` of the same ``share``.
 
     Raises:
-        AudioError: no such folder, no ``.g722`` files in it, or no list of texts.
+        AudioError: the folder, its ``.g722`` files or the list of texts is missing.
     """
     folder = as_path(path)
     sounds = files_under(folder, {".g722"}, AudioError)
@@ -66,9 +66,9 @@ def asterisk(path: Place, texts: Place | None = None) -> list[Recording]:
             Recording(name, file, str(file), speaker, "" if text is None else _spoken(text), language=language)
         )
     if not corpus:
-        raise AudioError(f"folder {str(folder)!r} has prompts without any word only, such as tones")
+        raise AudioError(f"folder {str(folder)!r} has only prompts without words, such as tones")
     if silent:
-        log.warning("%d prompts without a word are left out: %s", len(silent), _some(silent))
+        log.warning("%d prompts without words are left out: %s", len(silent), _some(silent))
     without = [recording.id for recording in corpus if not recording.text]
     if without:
         log.warning("%d prompts have no text in the list: %s", len(without), _some(without))
@@ -76,7 +76,7 @@ def asterisk(path: Place, texts: Place | None = None) -> list[Recording]:
 
 
 def _lists(folder: AnyPath) -> list[AnyPath]:
-    """Lists of texts below the folder, or else in the documentation beside ``share/asterisk``."""
+    """Find the lists of texts in the folder, or else in the documentation beside ``share/asterisk``."""
     places: list[AnyPath] = [
         folder,
         *(parent / "doc" for parent in folder.absolute().parents if parent.name == "share"),
@@ -97,7 +97,7 @@ def _language_of_list(file: AnyPath) -> str:
 
 
 def _texts(file: AnyPath) -> dict[str, str]:
-    """Prompt to text; lines that begin with ``;`` are comments."""
+    """Map prompts to texts; lines that begin with ``;`` are comments."""
     content = read_bytes(file, AudioError)
     if content[:2] == b"\x1f\x8b":
         try:
@@ -114,12 +114,12 @@ def _spoken(text: str) -> str:
 
 
 def _voice(file: PurePath, top: str) -> tuple[str, str]:
-    """The voice's folder and the prompt's name in it, from a path below the corpus."""
+    """Return the voice's folder and the prompt's name in it, from a path in the corpus."""
     parts = (top, *file.with_suffix("").parts)
     named = [k for k, part in enumerate(parts[:-1]) if (match := _VOICE.fullmatch(part)) and match[0] != match[1]]
     behind = [k + 1 for k, part in enumerate(parts[:-2]) if part == "sounds"]
-    at = next(iter(named), next(iter(behind), 0))
-    return parts[at], PurePosixPath(*parts[at + 1 :]).as_posix()
+    index = next(iter(named), next(iter(behind), 0))
+    return parts[index], PurePosixPath(*parts[index + 1 :]).as_posix()
 
 
 def _some(names: Sequence[str] | Iterable[str]) -> str:

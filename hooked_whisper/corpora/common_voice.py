@@ -1,4 +1,4 @@
-"""Mozilla Common Voice: ``clips/`` and tables of them beside it."""
+"""Mozilla Common Voice: ``clips/`` with tables beside it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _LOCALE = re.compile(r"([a-z]{2,3})(?:-[A-Za-z]+)*")
 
 
 def common_voice(path: Place, splits: Sequence[str] | None = None) -> list[Recording]:
-    """The clips of one or several locales: speaker from ``client_id``, text from ``sentence``, language from ``locale``
-    or the folder's name.
+    """Return the clips of one or several locales.
 
-    Ids are the clips' names, such as ``common_voice_en_17``.
+    Ids are the names of the clips, such as ``common_voice_en_17``. Speakers come from ``client_id``, texts from
+    ``sentence``, languages from ``locale`` or the folder's name.
 
     Args:
-        path: the folder of a locale (with ``clips`` in it), the one above several, or one table (``train.tsv``).
-        splits: tables to read, such as ``["train", "dev"]``. Without it ``validated`` (train, dev and test are parts of
-            it), or the first of train, dev and test together, other, invalidated that there are.
+        path: the folder of a locale (with ``clips`` in it), its parent, or one table (``train.tsv``).
+        splits: tables to read, such as ``["train", "dev"]``. Default: ``validated``, which includes train, dev and
+            test; without it train, dev and test, then ``other``, then ``invalidated``.
 
     Raises:
-        AudioError: no such folder or table, or a broken one; the message names the line.
+        AudioError: a folder or table is missing or broken; the message names the line.
     """
     place = as_path(path)
     if place.suffix == ".tsv":
@@ -67,7 +67,7 @@ def _table(table: AnyPath) -> list[Recording]:
     for recording in corpus:
         language = (recording.language or (match[0] if match else "")).partition("-")[0]
         source = recording.source
-        if not source.suffix:  # the first releases leave the ending out
+        if not source.suffix:  # the first releases omit the ending
             source = source.with_name(f"{source.name}.mp3")
         recordings.append(replace(recording, source=source, path=str(source), language=language))
     return recordings

@@ -1,5 +1,5 @@
-"""CTM, as Kaldi and NIST have it: ``utterance channel start duration label [confidence ...]``, a tier of many
-utterances in one file."""
+"""CTM files of Kaldi and NIST: one tier of many utterances, ``utterance channel start duration label [confidence ...]``
+a line."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ from hooked_whisper.protocols import Alignment
 
 Tier = Literal["words", "phones"]
 Lines = Sequence[tuple[int, str]]
-"""Lines of one utterance, with their numbers in the file."""
+"""Line numbers and lines of one utterance."""
 
 
 def ctm_lines(content: str, source: str = "CTM") -> dict[str, Lines]:
-    """The lines of each utterance, not yet read. Empty lines and comments (``;;``) are left out.
+    """Group the lines of a file by utterance, without empty lines and comments (``;;``).
 
-    Raises :class:`AlignmentError` for a file without any.
+    Raises:
+        AlignmentError: the file has no lines.
     """
-    found: dict[str, list[tuple[int, str]]] = {}
+    by_utterance: dict[str, list[tuple[int, str]]] = {}
     for number, line in enumerate(content.split("\n"), 1):
         if line.strip() and not line.startswith(";;"):
-            found.setdefault(line.split(None, 1)[0], []).append((number, line))
-    if not found:
+            by_utterance.setdefault(line.split(None, 1)[0], []).append((number, line))
+    if not by_utterance:
         raise AlignmentError(f"{source} has no lines of `utterance channel start duration label`")
-    return dict(found)
+    return dict(by_utterance)
 
 
 def ctm_alignment(
     utterance: str, lines: Lines, tier: Tier, tiers: Tiers = USUAL, source: str = "CTM", speaker: str = ""
 ) -> Alignment:
-    """Words or phones of one utterance; its duration is the end of the last.
+    """Read the words or phones of one utterance; its duration is the end of the last interval.
 
-    Raises :class:`AlignmentError`, naming the line, for a missing column or impossible times.
+    Raises:
+        AlignmentError: a column is missing or times are impossible; the message names the line.
     """
     check_option("tier", tier, get_args(Tier), AlignmentError)
     rows = [_row(number, line, source) for number, line in lines]
@@ -43,25 +45,27 @@ def ctm_alignment(
 
 
 def from_ctm(content: str, tier: Tier, tiers: Tiers = USUAL, source: str = "CTM") -> dict[str, Alignment]:
-    """All utterances of a file, words or phones: see :func:`ctm_alignment`."""
+    """Read the words or phones of all utterances of a file, as :func:`ctm_alignment` does."""
     check_option("tier", tier, get_args(Tier), AlignmentError)
     return {name: ctm_alignment(name, lines, tier, tiers, source) for name, lines in ctm_lines(content, source).items()}
 
 
 def to_ctm(alignments: Iterable[Alignment], tier: Tier) -> str:
-    """A file of the words or phones of some utterances, channel 1, times to the microsecond.
+    """Write the words or phones of utterances as channel 1, with times to the microsecond.
 
-    Raises :class:`AlignmentError` for names or labels that are empty or have spaces in them: CTM has no way to write
-    them.
+    Raises:
+        AlignmentError: a name or label is empty or has spaces, which CTM cannot represent.
     """
     check_option("tier", tier, get_args(Tier), AlignmentError)
     lines = []
     for alignment in alignments:
-        for one in alignment.words if tier == "words" else alignment.phones:
-            for text in (alignment.utterance, one.label):
+        for interval in alignment.words if tier == "words" else alignment.phones:
+            for text in (alignment.utterance, interval.label):
                 if len(text.split()) != 1 or text.split()[0] != text:
                     raise AlignmentError(f"CTM cannot hold {text!r}: names and labels must be words without spaces")
-            lines.append(f"{alignment.utterance} 1 {one.start:.6f} {one.end - one.start:.6f} {one.label}\n")
+            lines.append(
+                f"{alignment.utterance} 1 {interval.start:.6f} {interval.end - interval.start:.6f} {interval.label}\n"
+            )
     return "".join(lines)
 
 

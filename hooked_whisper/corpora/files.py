@@ -1,4 +1,4 @@
-"""Files of a corpus: which there are under a folder, and what a text file says."""
+"""List the files of a corpus folder and read text files."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def files_under(folder: AnyPath, endings: Collection[str], error: type[HookedWhisperError]) -> list[AnyPath]:
-    """Files of some endings (lower case, with the dot; case in names does not matter) in a folder and all below it,
-    sorted by their paths. What is hidden, by a dot, is left out; links to folders are not followed.
+    """List the files with these endings in a folder and its subfolders, sorted by path.
+
+    Hidden files (``.name``) are left out, and links to folders are not followed.
+
+    Args:
+        endings: in lower case, with the dot; the case of file names is ignored.
 
     Raises:
-        ``error``: no such folder, or one that may not be read.
+        ``error``: the folder does not exist or cannot be read.
     """
     if not is_local(folder):
         return _remote(folder, endings, error)
@@ -34,36 +38,36 @@ def files_under(folder: AnyPath, endings: Collection[str], error: type[HookedWhi
     def refuse(problem: OSError) -> None:
         raise error(f"folder {str(problem.filename)!r} cannot be read: {problem.strerror}") from problem
 
-    found: list[AnyPath] = []
+    files: list[AnyPath] = []
     for parent, below, names in os.walk(folder, onerror=refuse):
         below[:] = [name for name in below if not name.startswith(".")]
-        found += [Path(parent, n) for n in names if not n.startswith(".") and Path(n).suffix.lower() in endings]
-    return sorted(found, key=lambda path: inside(path, folder).as_posix())
+        files += [Path(parent, n) for n in names if not n.startswith(".") and Path(n).suffix.lower() in endings]
+    return sorted(files, key=lambda path: inside(path, folder).as_posix())
 
 
 def _remote(folder: UPath, endings: Collection[str], error: type[HookedWhisperError]) -> list[AnyPath]:
-    """One listing of the whole tree: object stores have no folders to walk through."""
+    """List the whole tree with one request: object stores have no folders."""
     try:
         names = folder.fs.find(folder.path)
-    except Exception as problem:  # clients of object stores have errors of their own
+    except Exception as problem:  # clients of object stores raise other types too
         raise error(f"folder {str(folder)!r} cannot be read: {str(problem) or type(problem).__name__}") from problem
     if not names and not folder.exists():
         raise error(f"there is no folder {str(folder)!r}: check the URL")
     top = folder.path.rstrip("/")
     parts = [PurePosixPath(name.removeprefix(top).lstrip("/")) for name in names]
-    shown = [part for part in parts if not any(one.startswith(".") for one in part.parts)]
+    shown = [part for part in parts if not any(name.startswith(".") for name in part.parts)]
     return [folder / str(part) for part in sorted(shown, key=str) if part.suffix.lower() in endings]
 
 
 def inside(file: AnyPath, folder: AnyPath) -> PurePath:
-    """The path of a file in a folder."""
+    """Return the path of a file relative to a folder."""
     if isinstance(file, Path) and isinstance(folder, Path):
         return file.relative_to(folder)
     return PurePosixPath(str(file).removeprefix(str(folder)).lstrip("/"))
 
 
 def names_of(files: Sequence[AnyPath], folder: AnyPath) -> list[str]:
-    """A name for each file: its path in the folder without the ending; with it where two would have one name."""
+    """Name each file by its path in the folder, without the ending unless two names would be equal."""
     whole = [inside(path, folder).as_posix() for path in files]
     short = [name.removesuffix(Path(name).suffix) for name in whole]
     times = Counter(short)
@@ -73,35 +77,34 @@ def names_of(files: Sequence[AnyPath], folder: AnyPath) -> list[str]:
 
 
 def read_bytes(path: AnyPath, error: type[HookedWhisperError]) -> bytes:
-    """The content of a file.
+    """Read a file.
 
     Raises:
-        ``error``: it cannot be opened.
+        ``error``: the file cannot be opened.
     """
     try:
         return path.read_bytes()
     except Exception as problem:
-        if is_local(path) and not isinstance(problem, OSError):
+        if is_local(path) and not isinstance(problem, OSError | ValueError):
             raise
         why = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
         raise error(f"{str(path)!r} cannot be read: {why}") from problem
 
 
 def read_text(path: AnyPath, error: type[HookedWhisperError]) -> str:
-    """The text of a file in UTF-8 (with or without a byte order mark) or in UTF-16 with one, as Praat writes it; line
-    ends are ``\\n``.
+    """Read a text file in UTF-8, or in UTF-16 with a byte order mark, as Praat writes it; line ends become ``\\n``.
 
     Raises:
-        ``error``: a file that cannot be opened, or another encoding.
+        ``error``: the file cannot be opened or has another encoding.
     """
     return decode_text(read_bytes(path, error), path, error)
 
 
 def decode_text(content: bytes, path: AnyPath, error: type[HookedWhisperError]) -> str:
-    """The text of a file whose bytes were read: see :func:`read_text`."""
+    """Decode the bytes of a text file, as :func:`read_text` does."""
     try:
         text = content.decode("utf-16" if content.startswith(_UTF16) else "utf-8-sig")
     except UnicodeDecodeError as problem:
         line = content.count(b"\n", 0, problem.start) + 1
-        raise error(f"{str(path)!r}, line {line}: this is not UTF-8: save the file in that encoding") from problem
+        raise error(f"{str(path)!r}, line {line}: the text is not UTF-8: save the file as UTF-8") from problem
     return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -1,4 +1,4 @@
-"""Whether an alignment is that of its audio: its times end where the sound does, and begin at 0."""
+"""Check the times of an alignment against the duration of its audio."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from hooked_whisper.corpora.tiers import ORIGIN
 from hooked_whisper.errors import AlignmentError, AudioError
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
 
-_BEYOND_S = 0.1  # aligners count in frames, and pad what they align
+_BEYOND_S = 0.1  # allowed: aligners count frames and pad the audio
 
 
 def fitted(alignment: Alignment, source: Any, name: str) -> Alignment:
-    """The alignment, with times from the start of its audio.
+    """Return the alignment with times from the start of its audio.
 
-    A TextGrid that begins later than 0 was read from its own start, which is that of its audio, if this was cut out
-    too. Audio that lasts as long as the TextGrid's last time is the longer recording itself: then the times are those
-    of the file. Audio behind URLs, and in containers that PyAV decodes (m4a), is not asked for its length.
+    A TextGrid that begins after 0 has been read with times from its start, for audio that was cut out with it. If the
+    audio is at least as long as the TextGrid's end time, it is the whole recording, and the times of the file are
+    restored. The duration is unknown, and not checked, for URLs and for formats that PyAV decodes (m4a).
 
     Args:
-        source: what :attr:`~hooked_whisper.corpora.Recording.source` is.
+        source: the recording's :attr:`~hooked_whisper.corpora.Recording.source`.
 
     Raises:
-        AlignmentError: words or phones more than 0.1 s behind the end of the audio.
+        AlignmentError: a word or phone ends more than 0.1 s after the audio.
     """
     seconds = _seconds(source)
     origin = float(alignment.extra.get(ORIGIN, 0.0))
@@ -48,13 +48,13 @@ def fitted(alignment: Alignment, source: Any, name: str) -> Alignment:
     if seconds is not None and last is not None and last.end > seconds + _BEYOND_S:
         raise AlignmentError(
             f"{name}: {last.label!r} of its alignment ends at {last.end:.2f} s, but the audio lasts {seconds:.2f} s: "
-            "give the alignment of this recording"
+            "use the alignment of this recording"
         )
     return alignment
 
 
 def _seconds(source: Any) -> float | None:
-    """How long audio lasts, if that shows without decoding it; what is wrong with a file shows when it is decoded."""
+    """Return the duration of audio if it is known without decoding, else ``None``, also for broken files."""
     try:
         if callable(source):
             source = source()

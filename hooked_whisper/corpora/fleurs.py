@@ -1,4 +1,4 @@
-"""Google's FLEURS, laid out as its repository: ``data/<language>/<split>.tsv`` without a header, archives of audio."""
+"""Google's FLEURS as in its repository: ``data/<language>/<split>.tsv`` without header, and archives of audio."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hooked_whisper.corpora.records import Recording
 from hooked_whisper.errors import AudioError, closest
 
 SPLITS = ("train", "dev", "test")
-_COLUMNS = 7  # number of the sentence, file, text as written, text in lower case, its letters, samples, gender
+_COLUMNS = 7  # sentence number, file, text as written, text in lower case, its letters, samples, gender
 # FLEURS' codes of languages where Whisper's differ.
 _CODES = {"cmn": "zh", "fil": "tl", "nb": "no", "jv": "jw", "iw": "he"}
 
@@ -24,17 +24,17 @@ class _Table:
 
 
 def fleurs(path: Place, splits: Sequence[str] | None = None) -> list[Recording]:
-    """The recordings of one or several languages, with the text as it is written and the language as Whisper's code.
+    """Return the recordings of one or several languages, with the text as written and Whisper's language code.
 
-    Ids are ``<language>/<split>/<file>``, such as ``de_de/test/123``; speakers are not told. The archives
-    ``audio/<split>.tar.gz`` must be unpacked where they lie, or beside the table.
+    Ids are ``<language>/<split>/<file>``, such as ``de_de/test/123``; speakers are unknown. Unpack the archives
+    ``audio/<split>.tar.gz`` first, in place or beside the table.
 
     Args:
-        path: the folder of a language (``data/de_de``), the one above several, or one table (``test.tsv``).
-        splits: of train, dev and test; without it all there are.
+        path: the folder of a language (``data/de_de``), its parent, or one table (``test.tsv``).
+        splits: of train, dev and test; default: all.
 
     Raises:
-        AudioError: no such folder or table, a line without seven columns, or archives that are not unpacked.
+        AudioError: a folder or table is missing, a line does not have seven columns, or an archive is not unpacked.
     """
     place = as_path(path)
     tables = tables_of(place)
@@ -46,11 +46,13 @@ def fleurs(path: Place, splits: Sequence[str] | None = None) -> list[Recording]:
             near = closest(split, known)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise AudioError(f"no {split}.tsv in {str(place)!r}, there are {', '.join(known)}{hint}")
-    return [one for table in tables if splits is None or table.split in splits for one in _recordings(table)]
+    return [
+        recording for table in tables if splits is None or table.split in splits for recording in _recordings(table)
+    ]
 
 
 def tables_of(place: AnyPath) -> list[_Table]:
-    """The tables of a folder in this layout; none if it has another."""
+    """Return the tables of a folder with FLEURS' layout; empty for other layouts."""
     if place.suffix == ".tsv":
         folders, names = [place.parent], [place.stem]
     else:
@@ -66,7 +68,7 @@ def tables_of(place: AnyPath) -> list[_Table]:
 
 
 def is_fleurs(table: AnyPath) -> bool:
-    """Whether a table has FLEURS' columns; there is no header to tell."""
+    """Whether a table has FLEURS' columns; it has no header."""
     if not table.is_file():
         return False
     with table.open("rb") as file:
@@ -93,7 +95,7 @@ def _recordings(table: _Table) -> list[Recording]:
             if folder is None:
                 raise AudioError(
                     f"{where}: {name!r} is not in {', '.join(repr(str(place)) for place in places[:2])}: unpack "
-                    f"audio/{table.split}.tar.gz where it lies (tar -xzf)"
+                    f"audio/{table.split}.tar.gz in its folder (tar -xzf)"
                 )
         assert folder is not None
         if name in seen:

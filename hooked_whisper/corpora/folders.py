@@ -1,4 +1,4 @@
-"""Corpora that are folders: any audio, the LibriSpeech layout, TIMIT."""
+"""Corpora in folders: any audio, the LibriSpeech layout, TIMIT."""
 
 from __future__ import annotations
 
@@ -24,15 +24,13 @@ from hooked_whisper.errors import AudioError, closest
 _TRANSCRIPTS = (".txt", ".lab")
 _TABLES = (".csv", ".tsv", ".jsonl")
 _UNKNOWN = Facts("")
-_REGION = re.compile(
-    r"dr([1-8])(?:-|$)", re.IGNORECASE
-)  # the folder of a dialect region, or what a speaker's begins with
+_REGION = re.compile(r"dr([1-8])(?:-|$)", re.IGNORECASE)  # folder of a dialect region, or prefix of a speaker's
 _SPEAKER = re.compile(r"(?:dr[1-8]-)?(([fm])[a-z]{3}\d)", re.IGNORECASE)
 _SEXES = {"f": "female", "m": "male"}
 
 
 def parent_folder(path: PurePath) -> str:
-    """Name of the folder that a file is in: the speaker, in many corpora. Empty for a path without folder."""
+    """Return the name of a file's folder, in many corpora the speaker; empty for a path without a folder."""
     return path.parent.name
 
 
@@ -43,33 +41,32 @@ def audio_folder(
     alignments: Place | Sequence[Place] | None = None,
     tiers: Tiers = USUAL,
 ) -> list[Recording]:
-    """Every audio file in a folder and below it, sorted by path; hidden files and folders are left out.
+    """Return every audio file in a folder and its subfolders, sorted by path, without hidden files.
 
-    Ids are paths in the folder without the ending (with it where two files would have one id). The transcript is what
-    a ``.txt`` or ``.lab`` file of the same name beside the audio says, or else a table ``metadata.csv`` (``.tsv``,
-    ``.jsonl``) in the folder or below, which may name speakers and languages too; the alignment is in a ``.TextGrid``,
-    ``.ctm``, ``.phn`` and ``.wrd``, or ``.json`` beside the audio, unless another place is named.
+    Ids are paths in the folder, without the ending unless two ids would be equal. The transcript is a ``.txt`` or
+    ``.lab`` file of the same name beside the audio, or a row of a table ``metadata.csv`` (``.tsv``, ``.jsonl``), which
+    may also name speakers and languages. The alignment is a ``.TextGrid``, ``.ctm``, ``.phn`` and ``.wrd``, ``.json``
+    or HTK ``.lab`` file beside the audio, unless ``alignments`` is given.
 
     Args:
-        speaker: from a file's path in the folder to its speaker, such as :func:`parent_folder`; without it nothing is
-            known of speakers.
+        speaker: returns the speaker for a file's path in the folder, such as :func:`parent_folder`. Default: unknown.
         alignments: a folder or files, see :func:`~hooked_whisper.corpora.apply_alignments`.
-        tiers: how alignments are read.
+        tiers: how to read alignments.
 
     Raises:
-        AudioError: no such folder, no audio in it, or a transcript that is not UTF-8.
-        AlignmentError: none of the ``alignments`` belongs to a recording.
+        AudioError: the folder does not exist or has no audio, or a transcript is not UTF-8.
+        AlignmentError: none of the ``alignments`` matches a recording.
     """
     folder = as_path(path)
-    found = files_under(folder, {*AUDIO_ENDINGS, *_TRANSCRIPTS, *ALIGNMENT_ENDINGS, *_TABLES}, AudioError)
-    audio = [file for file in found if file.suffix.lower() in AUDIO_ENDINGS]
+    files = files_under(folder, {*AUDIO_ENDINGS, *_TRANSCRIPTS, *ALIGNMENT_ENDINGS, *_TABLES}, AudioError)
+    audio = [file for file in files if file.suffix.lower() in AUDIO_ENDINGS]
     if not audio:
         raise AudioError(
             f"folder {str(folder)!r} has no audio files in it or below ({', '.join(sorted(AUDIO_ENDINGS))})"
         )
-    facts = facts_of([file for file in found if file.name.lower() in metadata.NAMES])
+    facts = facts_of([file for file in files if file.name.lower() in metadata.NAMES])
     beside: dict[AnyPath, list[AnyPath]] = {}
-    for file in found:
+    for file in files:
         if file.suffix.lower() not in {*AUDIO_ENDINGS, *_TABLES}:
             beside.setdefault(file.with_suffix(""), []).append(file)
     corpus = []
@@ -104,21 +101,21 @@ def librispeech(
     alignments: Place | Sequence[Place] | None = None,
     tiers: Tiers = USUAL,
 ) -> list[Recording]:
-    """LibriSpeech, or a corpus laid out like it: ``<subset>/<speaker>/<chapter>/<speaker>-<chapter>-<number>.flac``
-    with the texts of a chapter in ``<speaker>-<chapter>.trans.txt``.
+    """Return LibriSpeech, or a corpus with its layout: ``<subset>/<speaker>/<chapter>/<name>.flac`` with the texts in
+    ``<speaker>-<chapter>.trans.txt``.
 
-    Ids are the files' names (``"1272-128104-0000"``); the speaker is the number of one. A file that the transcripts
-    leave out has the text ``""``.
+    Ids are file names (``"1272-128104-0000"``), and the speaker is the speaker's number. A file without a line in the
+    transcripts has the text ``""``.
 
     Args:
-        path: the folder ``LibriSpeech``, or the one above it.
-        subsets: such as ``["dev-clean", "test-clean"]``; without it all there are, by name.
-        alignments: TextGrids in a tree of their own, as the Montreal Forced Aligner's are distributed.
-        tiers: how alignments are read; that aligner's phones have stress digits, see ``without_stress``.
+        path: the folder ``LibriSpeech`` or its parent.
+        subsets: such as ``["dev-clean", "test-clean"]``; default: all, sorted by name.
+        alignments: a separate tree of TextGrids, such as the published ones of the Montreal Forced Aligner.
+        tiers: how to read alignments; the phones of that aligner have stress digits, see ``without_stress``.
 
     Raises:
-        AudioError: no such folder or subset, no audio, or a line of a transcript that is not ``id text``.
-        AlignmentError: none of the ``alignments`` belongs to a recording.
+        AudioError: the folder, a subset or audio is missing, or a line of a transcript is not ``id text``.
+        AlignmentError: none of the ``alignments`` matches a recording.
     """
     folder = as_path(path)
     if (folder / "LibriSpeech").is_dir():
@@ -152,42 +149,46 @@ def _local_chapters(subset: Path) -> Iterator[list[AnyPath]]:
 
 
 def _by_subset(folder: UPath) -> dict[str, list[list[AnyPath]]]:
-    """Subset to files of its chapters, from one listing; subsets without audio are left out."""
+    """Map each subset to the files of its chapters, from one listing; subsets without audio are left out."""
     chapters: dict[tuple[str, ...], list[AnyPath]] = {}
     for file in files_under(folder, {".flac", ".txt"}, AudioError):
         *where, _ = inside(file, folder).parts
         if len(where) == 3:
             chapters.setdefault(tuple(where), []).append(file)
-    found: dict[str, list[list[AnyPath]]] = {}
+    by_subset: dict[str, list[list[AnyPath]]] = {}
     for place in sorted(chapters):
-        found.setdefault(place[0], []).append(chapters[place])
-    return {k: all_ for k, all_ in found.items() if any(f.suffix == ".flac" for one in all_ for f in one)}
+        by_subset.setdefault(place[0], []).append(chapters[place])
+    return {
+        k: in_subset
+        for k, in_subset in by_subset.items()
+        if any(f.suffix == ".flac" for chapter in in_subset for f in chapter)
+    }
 
 
 def timit(path: Place, tiers: Tiers = USUAL, phones: int | None = None) -> list[Recording]:
-    """TIMIT: ``<region>/<speaker>/<sentence>.wav`` with ``.phn``, ``.wrd`` and ``.txt`` (``0 46797 She had ...``), in
-    lower or upper case, for instance its folders ``TRAIN`` or ``TEST`` or the one above them; or NLTK's sample of it,
-    ``dr1-fvmh0/<sentence>.wav``.
+    """Return TIMIT: ``<region>/<speaker>/<sentence>.wav`` with ``.phn``, ``.wrd`` and ``.txt`` files.
 
-    Ids are paths without the ending. The speaker is the code of one (``fvmh0``); sex and dialect region are in
-    ``alignment().extra``.
+    Names may be in lower or upper case. ``path`` is ``TRAIN``, ``TEST``, their parent, or NLTK's sample
+    (``dr1-fvmh0/<sentence>.wav``). Ids are paths without the ending; the speaker is the speaker's code (``fvmh0``). Sex
+    and dialect region are in ``alignment().extra``.
 
     Args:
-        phones: 39 for the usual classes, closures joined to their stops, see
-            :func:`~hooked_whisper.corpora.fold_timit`; 61 for the labels of the files. Without it 39, or 61 where
-            ``tiers.relabel`` renames them.
+        phones: 39 for the usual classes with closures joined to their stops, see
+            :func:`~hooked_whisper.corpora.fold_timit`, or 61 for the labels of the files. Default: 39, or 61 if
+            ``tiers.relabel`` is given.
 
     Raises:
-        AudioError: as :func:`audio_folder`; a ``.txt`` that does not start with two sample numbers; other ``phones``.
+        AudioError: as :func:`audio_folder`; a ``.txt`` does not start with two sample numbers, or ``phones`` is
+            another number.
     """
     if phones not in (None, 39, 61):
-        raise AudioError(f"phones is 39 (folded classes) or 61 (TIMIT's own labels), got {phones!r}")
+        raise AudioError(f"phones must be 39 (folded classes) or 61 (TIMIT's labels), got {phones!r}")
     fold = folded if phones == 39 or (phones is None and tiers.relabel is None) else without_folding
     folder = as_path(path)
-    found = files_under(folder, {".wav", ".txt", ".phn", ".wrd"}, AudioError)
-    files = [f for f in found if f.suffix.lower() == ".wav" and "." not in f.stem]  # copies are called SA1.WAV.wav
+    listed = files_under(folder, {".wav", ".txt", ".phn", ".wrd"}, AudioError)
+    files = [f for f in listed if f.suffix.lower() == ".wav" and "." not in f.stem]  # copies are called SA1.WAV.wav
     beside_of: dict[AnyPath, dict[str, AnyPath]] = {}
-    for file in found:
+    for file in listed:
         beside_of.setdefault(file.with_suffix(""), {})[file.suffix.lower()] = file
     if not files:
         raise AudioError(f"folder {str(folder)!r} has no .wav files in it or below: give TIMIT's own folder")
@@ -210,7 +211,7 @@ def timit(path: Place, tiers: Tiers = USUAL, phones: int | None = None) -> list[
 
 
 def _timit_speaker(file: AnyPath) -> tuple[str, dict[str, str]]:
-    """The speaker's code, and what it and the folders say of sex and dialect."""
+    """Return the speaker's code, and sex and dialect region from the names of the folders."""
     folder = file.parent.name
     code = _SPEAKER.fullmatch(folder)
     region = _REGION.match(folder) or _REGION.match(file.parent.parent.name)
@@ -219,7 +220,7 @@ def _timit_speaker(file: AnyPath) -> tuple[str, dict[str, str]]:
 
 
 def _chapter_texts(files: Sequence[AnyPath]) -> dict[str, str]:
-    """Recording to text, from all transcripts of a chapter."""
+    """Map recordings to texts, from all transcripts of a chapter."""
     texts: dict[str, str] = {}
     for file in files:
         prefix = file.name.removesuffix(".trans.txt") + "-"

@@ -1,7 +1,7 @@
-"""Words and phones of a recording whose text is known: forced alignment by pocketsphinx (extra ``align``).
+"""Forced alignment of a recording with its text, by pocketsphinx (extra ``align``).
 
-The acoustic model and the dictionary are those inside the PyPI package (English, BSD). Two passes, as pocketsphinx
-has them: first the words, with pauses between them, then the phones within the words. Source: CMU Sphinx,
+The acoustic model and the dictionary are those of the PyPI package (English, BSD). As in pocketsphinx, a first pass
+finds the words and the pauses between them, a second one the phones within the words. Source: CMU Sphinx,
 github.com/cmusphinx/pocketsphinx.
 
 Phones are the 39 of :data:`PHONES` and :data:`~hooked_whisper.protocols.SILENCE`.
@@ -26,15 +26,15 @@ from hooked_whisper.audio import SAMPLE_RATE, AudioSource, load_audio
 from hooked_whisper.corpora.letter_to_sound import Phones
 from hooked_whisper.corpora.pronunciations import PHONES, cmu_dictionary, model_folder
 from hooked_whisper.corpora.spoken_forms import SpokenWord, spoken_words
-from hooked_whisper.errors import AlignmentError, closest
+from hooked_whisper.errors import AlignmentError, check_option
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
 
 OutOfDictionary = Literal["guess", "skip"]
-LONGEST_S = 1200.0  # tried so far: processor time grows faster than the length
-PIECE_S = 30.0  # phones are searched in pieces of about this length: memory grows with its square
+LONGEST_S = 1200.0  # longest tested: processor time grows faster than the length
+PIECE_S = 30.0  # approximate length of the pieces searched for phones: memory grows with its square
 FRAME_S = 0.01
 WINDOW_S = 0.0256  # of one feature vector
-_SHIFT_S = (WINDOW_S - FRAME_S) / 2  # frame k is about the 10 ms round the middle of its window
+_SHIFT_S = (WINDOW_S - FRAME_S) / 2  # frame k covers about 10 ms around the middle of its window
 _LEAST_PHONE_S = 3 * FRAME_S  # three states of the acoustic model, a frame each
 _BEAMS = (1e-80, 1e-250)  # pocketsphinx's own, 1e-48, loses the path in recordings of a minute
 _FILLERS = ("<", "[", "(", "+")
@@ -45,10 +45,10 @@ Word = tuple[Labelled, list[Labelled]]  # a spoken word and its phones
 
 @dataclass(frozen=True)
 class AlignmentJob:
-    """What one alignment needs, in plain values that another process can be sent.
+    """Inputs of one alignment, as plain values that can be sent to another process.
 
-    words: as written, each with what is said. dictionary: pronunciations of all spoken words.
-    guessed: those that the dictionary of pocketsphinx lacks.
+    words: written words with their spoken forms. dictionary: pronunciations of all spoken words. guessed: those of the
+    words that pocketsphinx's dictionary lacks.
     """
 
     samples: Int16[np.ndarray, "sample"]
@@ -58,7 +58,7 @@ class AlignmentJob:
 
     @property
     def said(self) -> list[str]:
-        """All spoken words, in order."""
+        """Spoken words, in order."""
         return [word for written in self.words for word in written.said]
 
     @property
@@ -72,47 +72,52 @@ def align_recording(
     *,
     utterance: str = "",
     speaker: str = "",
-    oov: str = "guess",
+    oov: OutOfDictionary = "guess",
 ) -> Alignment:
-    """When each word and phone of a text is said.
+    """Find the times of each word and phone of a text in its recording.
 
-    Words keep the spelling of the text, without punctuation around them; numbers and signs are aligned as they are
-    read out. Phones tile the recording from 0 to its end; pauses and noise are silence.
+    Words keep the spelling of the text, without surrounding punctuation; numbers and signs are aligned as they are
+    spoken. Phones cover the recording from 0 to its end; pauses and noise are silence.
 
     Args:
         audio: whatever :func:`hooked_whisper.audio.load_audio` takes, up to 20 minutes.
-        oov: words outside the dictionary: ``"guess"`` their phones from their letters, or ``"skip"``: raise.
+        oov: for words outside the dictionary, ``"guess"`` the phones from the letters, or ``"skip"`` to raise.
 
     Raises:
         MissingExtraError: pocketsphinx is not installed.
-        AlignmentError: no words, a text that is not English, words outside the dictionary with ``oov="skip"``, a text
-            that does not fit the sound, or more than 20 minutes.
-        AudioError: no sound.
+        AlignmentError: the text has no words, is not English, has words outside the dictionary with ``oov="skip"``, or
+            does not match the audio; or the audio is longer than 20 minutes.
+        AudioError: the audio cannot be read.
     """
-    check_oov(oov)
+    check_oov(oov)  # before the audio is decoded
     job = alignment_job(load_audio(audio), text, oov)
     words, phones = find_times(job)
     return as_alignment(job, words, phones, text, utterance, speaker)
 
 
-def alignment_job(samples: Float[Tensor, "sample"], text: str, oov: str = "guess") -> AlignmentJob:
-    """Check and prepare. Raises ``AlignmentError`` as :func:`align_recording`."""
+def alignment_job(samples: Float[Tensor, "sample"], text: str, oov: OutOfDictionary = "guess") -> AlignmentJob:
+    """Check and prepare one alignment. Raises ``AlignmentError`` as :func:`align_recording`."""
+    check_oov(oov)
     dictionary = cmu_dictionary()
     words = tuple(spoken_words(text, dictionary.__contains__))
     seconds = len(samples) / SAMPLE_RATE
     if not words:
-        raise AlignmentError(f"the text {text!r:.60} has no words: give what is said in the recording")
+        raise AlignmentError(f"the text {text!r:.60} has no words: give the transcript of the recording")
     if seconds > LONGEST_S:
         raise AlignmentError(
-            f"the recording lasts {seconds / 60:.0f} minutes, up to {LONGEST_S / 60:.0f} can be aligned: cut it, and "
-            "its text, into parts (a table with start and end of each will do, see corpora.manifest)"
+            f"the recording lasts {seconds / 60:.0f} minutes, the limit is {LONGEST_S / 60:.0f}: cut it and its text "
+            "into parts (a table with start and end of each is enough, see corpora.manifest)"
         )
     missing = _missing(words)
     if missing and oov == "skip":
         raise AlignmentError(f"not in the dictionary: {', '.join(missing)}; --oov guess (the default) takes a guess")
     guessed = {said: dictionary.guess(said) for said in missing}
-    said = {one: (guessed[one],) if one in guessed else dictionary[one] for word in words for one in word.said}
-    n_phones = sum(min(map(len, said[one])) for word in words for one in word.said)
+    said = {
+        spoken: (guessed[spoken],) if spoken in guessed else dictionary[spoken]
+        for word in words
+        for spoken in word.said
+    }
+    n_phones = sum(min(map(len, said[spoken])) for word in words for spoken in word.said)
     if n_phones * _LEAST_PHONE_S > seconds:
         raise AlignmentError(
             f"{len(words)} words of {n_phones} phones cannot be said in {seconds:.2f} s: does the text belong to this "
@@ -123,7 +128,7 @@ def alignment_job(samples: Float[Tensor, "sample"], text: str, oov: str = "guess
 
 
 def outside_dictionary(text: str) -> list[str]:
-    """Spoken words of a text that the dictionary lacks. Raises ``AlignmentError`` for a text that is not English."""
+    """Return the spoken words of a text that the dictionary lacks. Raises ``AlignmentError`` if it is not English."""
     return _missing(spoken_words(text, cmu_dictionary().__contains__))
 
 
@@ -140,7 +145,7 @@ def as_alignment(
     utterance: str = "",
     speaker: str = "",
 ) -> Alignment:
-    """The answer of :func:`find_times` as an :class:`Alignment`, which says who made it and what was guessed."""
+    """Convert the result of :func:`find_times`; ``extra`` names the aligner and the guessed words."""
     extra = {"aligner": aligner_name()}
     if job.guessed:
         extra["guessed"] = "; ".join(f"{word} {' '.join(phones)}" for word, phones in job.guessed.items())
@@ -156,52 +161,52 @@ def as_alignment(
 
 
 def check_oov(oov: str) -> None:
-    """Raises ``AlignmentError`` unless it is ``"guess"`` or ``"skip"``."""
-    if oov not in get_args(OutOfDictionary):
-        near = closest(str(oov), get_args(OutOfDictionary))
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise AlignmentError(f"oov is 'guess' or 'skip', not {oov!r}{hint}")
+    """Raise ``AlignmentError`` unless it is ``"guess"`` or ``"skip"``."""
+    check_option("oov", oov, get_args(OutOfDictionary), AlignmentError)
 
 
 @lru_cache(maxsize=1)
 def aligner_name() -> str:
-    """Such as ``"pocketsphinx 5.1.1"``. Raises ``MissingExtraError``."""
+    """Return a name such as ``"pocketsphinx 5.1.1"``. Raises ``MissingExtraError``."""
     model_folder()
     return f"pocketsphinx {metadata.version('pocketsphinx')}"
 
 
 def find_times(job: AlignmentJob) -> tuple[list[Labelled], list[Labelled]]:
-    """Written words, in order; and phones, which tile the recording.
+    """Return the written words and the phones with their times; the phones cover the recording.
 
     Raises:
-        AlignmentError: no path through the words fits the sound.
+        AlignmentError: the words do not match the audio.
     """
     for beam in _BEAMS:
-        # a new decoder: one that has heard another recording gives other times at the beginning of the next
+        # a new decoder: a used one gives other times at the beginning of the next recording
         with _Decoder(beam, job.dictionary) as decoder:
-            found = _all_words(decoder, job)
-        if found is not None:
-            return _joined(job, found)
-    some = " ".join(job.said[:6]) + (" ..." if len(job.said) > 6 else "")
+            spoken = _all_words(decoder, job)
+        if spoken is not None:
+            return _joined(job, spoken)
+    shown = " ".join(job.said[:6]) + (" ..." if len(job.said) > 6 else "")
     raise AlignmentError(
-        f"the words {some!r} were not found in the sound, in this order: does the text belong to this recording?"
+        f"the words {shown!r} were not found in the audio in this order: does the text belong to this recording?"
     )
 
 
 def _all_words(decoder: _Decoder, job: AlignmentJob) -> list[Word] | None:
-    said, found = job.said, []
+    said, words_with_phones = job.said, []
     pieces = _pieces(decoder, job, said)
     for first, last, start, end in pieces or ():
         piece = job.samples[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
         words = decoder.words_with_phones(piece, said[first:last])
         if words is None:
             return None
-        found += [(_later(word, start), [_later(phone, start) for phone in phones]) for word, phones in words]
-    return found or None
+        words_with_phones += [
+            (_later(word, start), [_later(phone, start) for phone in phones]) for word, phones in words
+        ]
+    return words_with_phones or None
 
 
 def _pieces(decoder: _Decoder, job: AlignmentJob, said: Sequence[str]) -> list[tuple[int, int, float, float]] | None:
-    """First word, end of the words, start and end (s) of each piece, cut in the longest pauses of its second half."""
+    """Return first word, end of words, start and end (s) of each piece. Each ends in the longest pause of its second
+    half."""
     if job.duration <= PIECE_S:
         return [(0, len(said), 0.0, job.duration)]
     times = decoder.words(job.samples, said)
@@ -224,7 +229,7 @@ def _pieces(decoder: _Decoder, job: AlignmentJob, said: Sequence[str]) -> list[t
 
 
 class _Decoder:
-    """pocketsphinx for the words of one recording."""
+    """A pocketsphinx decoder with a dictionary of one recording."""
 
     def __init__(self, beam: float, dictionary: Mapping[str, tuple[Phones, ...]]) -> None:
         self._beam, self._dictionary = beam, dictionary
@@ -252,7 +257,7 @@ class _Decoder:
         del self._decoder
 
     def words(self, samples: Int16[np.ndarray, "sample"], said: Sequence[str]) -> list[Labelled] | None:
-        """Times of the words, or ``None`` where the search lost its path."""
+        """Return the times of the words, or ``None`` if the search failed."""
         self._decoder.set_align_text(" ".join(said))
         self._hear(samples)
         segments = [s for s in self._decoder.seg() or () if not s.word.startswith(_FILLERS)]
@@ -261,7 +266,7 @@ class _Decoder:
         return [(s.word, s.start_frame * FRAME_S, (s.end_frame + 1) * FRAME_S) for s in segments]
 
     def words_with_phones(self, samples: Int16[np.ndarray, "sample"], said: Sequence[str]) -> list[Word] | None:
-        """Words with the phones in each, or ``None`` where the search lost its path."""
+        """Return each word with its phones, or ``None`` if the search failed."""
         if self.words(samples, said) is None:
             return None
         try:
@@ -300,7 +305,7 @@ def _seconds(value: float) -> float:
 
 
 def _joined(job: AlignmentJob, found: Sequence[Word]) -> tuple[list[Labelled], list[Labelled]]:
-    """Spoken words to written ones; phones with silence between, so that they tile the recording."""
+    """Merge spoken words into written ones, and fill the gaps between phones with silence."""
     duration = _seconds(job.duration)
 
     def at(seconds: float) -> float:

@@ -1,4 +1,4 @@
-"""Hugging Face ``datasets`` with a column of audio as a corpus, read row by row when asked."""
+"""A Hugging Face data set with a column of audio as a corpus, read row by row on demand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class DatasetCorpus(Sequence[Recording]):
-    """What :func:`from_dataset` gives: recordings made when they are looked at."""
+    """The corpus of :func:`from_dataset`: recordings are created on access."""
 
     def __init__(self, sounds: Any, facts: Any, columns: dict[str, str]) -> None:
         self._sounds, self._facts, self._columns = sounds, facts, columns
@@ -33,7 +33,7 @@ class DatasetCorpus(Sequence[Recording]):
         if isinstance(index, slice):
             return [self[k] for k in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
-            raise IndexError(f"the corpus has {len(self)} recordings, there is no {index}")
+            raise IndexError(f"the corpus has {len(self)} recordings, index {index} is out of range")
         index %= len(self)
         row = self._facts[index] if self._columns else {}
         said = {field: "" if row[name] is None else str(row[name]) for field, name in self._columns.items()}
@@ -52,15 +52,17 @@ def from_dataset(
     speaker: str | None = None,
     id: str | None = None,
 ) -> DatasetCorpus:
-    """A split of a data set as a corpus. Audio is decoded by :func:`~hooked_whisper.audio.load_audio` from the stored
-    bytes or paths, so that the decoder of ``datasets`` need not be installed.
+    """Use one split of a data set as a corpus.
+
+    Audio is decoded by :func:`~hooked_whisper.audio.load_audio` from the stored bytes or paths, so the decoders of
+    ``datasets`` are not needed.
 
     Args:
-        audio: column of ``datasets.Audio``, of paths, or of arrays with their rate.
-        text, speaker, id: columns of what is said, by whom, and of unique names; without ``id``, rows are numbered.
+        audio: a column of ``datasets.Audio``, of paths, or of arrays with their sample rate.
+        text, speaker, id: columns of transcripts, speakers and unique ids; without ``id``, rows are numbered.
 
     Raises:
-        AudioError: a streamed data set or several splits at once, a column that is not there, ids that are not unique.
+        AudioError: the data set is streamed or has several splits, a column does not exist, or ids are not unique.
         MissingExtraError: ``datasets`` is not installed.
     """
     try:
@@ -71,12 +73,12 @@ def from_dataset(
         ) from None
     if isinstance(dataset, datasets.IterableDataset):
         raise AudioError(
-            "a streamed data set has no rows to go back to: load it with streaming=False, or keep some of it with "
+            "a streamed data set has no random access: load it with streaming=False, or keep a part of it with "
             "datasets.Dataset.from_list(list(dataset.take(n)), features=dataset.features)"
         )
     if isinstance(dataset, dict):
         raise AudioError(
-            f"this has several splits: give one of them, such as dataset[{next(iter(dataset), 'train')!r}]"
+            f"the data set has several splits: give one of them, such as dataset[{next(iter(dataset), 'train')!r}]"
         )
     if not isinstance(dataset, datasets.Dataset):
         raise AudioError(f"expected a datasets.Dataset, got {type(dataset).__name__}")
@@ -93,7 +95,7 @@ def from_dataset(
     del columns["audio"]
     facts = dataset.select_columns(list(dict.fromkeys(columns.values()))).with_format(None)
     if id is not None and len(set(map(str, facts[id]))) < len(facts):
-        raise AudioError(f"column {id!r} has some values twice: ids are unique; leave id out, and rows are numbered")
+        raise AudioError(f"column {id!r} has duplicate values: ids must be unique; without id, rows are numbered")
     return DatasetCorpus(sounds, facts, columns)
 
 

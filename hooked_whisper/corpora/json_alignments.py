@@ -1,4 +1,4 @@
-"""Alignments as JSON: our own form, WhisperX's and openai-whisper's segments, and plain lists of labelled times."""
+"""Alignments as JSON: our form, segments of WhisperX and openai-whisper, and lists of labels with times."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from hooked_whisper.errors import AlignmentError
 from hooked_whisper.protocols import Alignment, Interval
 
 _FORMS = (
-    "our own (to_dict), {'segments': [{'words': [{'word', 'start', 'end'}]}]} as WhisperX writes it, {'words': [...], "
+    "ours (to_dict), {'segments': [{'words': [{'word', 'start', 'end'}]}]} as WhisperX writes it, {'words': [...], "
     "'phones': [...]}, or a list of {'label', 'start', 'end', 'tier'}"
 )
 _LABELS = {"words": ("word", "label", "text"), "phones": ("phone", "label", "text")}
 
 
 def to_dict(alignment: Alignment) -> dict[str, Any]:
-    """JSON-ready form; times in seconds, microsecond precision."""
+    """Convert an alignment to a JSON-ready dictionary; times in seconds, rounded to microseconds."""
 
     def rows(intervals: tuple[Interval, ...]) -> list[list[Any]]:
         return [[round(i.start, 6), round(i.end, 6), i.label] for i in intervals]
@@ -37,12 +37,12 @@ def to_dict(alignment: Alignment) -> dict[str, Any]:
 
 
 def to_json(alignment: Alignment) -> str:
-    """A JSON file of :func:`to_dict`, which :func:`from_json` reads back."""
+    """Write an alignment as JSON, which :func:`from_json` reads."""
     return json.dumps(to_dict(alignment), ensure_ascii=False) + "\n"
 
 
 def from_dict(data: dict[str, Any]) -> Alignment:
-    """Inverse of :func:`to_dict`."""
+    """Invert :func:`to_dict`."""
     return Alignment(
         data["utterance"],
         data["speaker"],
@@ -57,11 +57,13 @@ def from_dict(data: dict[str, Any]) -> Alignment:
 def from_json(
     content: str, utterance: str = "", speaker: str = "", tiers: Tiers = USUAL, source: str = "JSON"
 ) -> Alignment:
-    """An alignment from any of the forms that the module names. Words without times (WhisperX could not place them)
-    stay in the text only, with a warning.
+    """Read an alignment in any of the module's forms.
 
-    Raises :class:`AlignmentError`, naming the line or the entry, for what is not JSON, another form, or times that are
-    impossible or out of order.
+    Words without times, which WhisperX could not place, are kept in the text only, with a warning.
+
+    Raises:
+        AlignmentError: the content is not JSON or has another form, or times are impossible or out of order; the
+            message names the line or entry.
     """
     try:
         data = json.loads(content)
@@ -70,14 +72,14 @@ def from_json(
     text, duration, extra = "", 0.0, {}
     if isinstance(data, list):
         entries = list(enumerate(data))
-        words = _rows([(f"[{k}]", one) for k, one in entries if _tier_of(one) == "words"], "words", source)
-        phones = _rows([(f"[{k}]", one) for k, one in entries if _tier_of(one) == "phones"], "phones", source)
+        words = _rows([(f"[{k}]", entry) for k, entry in entries if _tier_of(entry) == "words"], "words", source)
+        phones = _rows([(f"[{k}]", entry) for k, entry in entries if _tier_of(entry) == "phones"], "phones", source)
     elif isinstance(data, dict) and isinstance(data.get("segments"), list):
         segments = [s if isinstance(s, Mapping) else {} for s in data["segments"]]
         numbered = [
-            (f"segments[{i}].words[{k}]", one)
+            (f"segments[{i}].words[{k}]", entry)
             for i, s in enumerate(segments)
-            for k, one in enumerate(_list(s, "words"))
+            for k, entry in enumerate(_list(s, "words"))
         ]
         if segments and not any("words" in s for s in segments):
             raise AlignmentError(
@@ -87,7 +89,7 @@ def from_json(
         text = " ".join(str(s.get("text", "")).strip() for s in segments).strip()
     elif isinstance(data, dict) and ("words" in data or "phones" in data):
         words, phones = (
-            _rows([(f"{tier}[{k}]", one) for k, one in enumerate(_list(data, tier))], tier, source)
+            _rows([(f"{tier}[{k}]", entry) for k, entry in enumerate(_list(data, tier))], tier, source)
             for tier in ("words", "phones")
         )
         text, duration = str(data.get("text") or ""), _number(data.get("duration", 0.0), source, "duration")
@@ -103,15 +105,15 @@ def from_json(
 
 
 def _tier_of(entry: Any) -> str:
-    """``words`` unless the entry says otherwise."""
+    """Return the tier of an entry, by default ``words``."""
     if not isinstance(entry, Mapping):
-        return "words"  # refused there
+        return "words"  # refused later
     return "phones" if str(entry.get("tier", "")).lower().startswith("phon") or "phone" in entry else "words"
 
 
 def _list(data: Mapping[str, Any], key: str) -> list[Any]:
-    found = data.get(key)
-    return found if isinstance(found, list) else []
+    value = data.get(key)
+    return value if isinstance(value, list) else []
 
 
 def _rows(entries: Iterable[tuple[str, Any]], tier: str, source: str) -> list[Row]:

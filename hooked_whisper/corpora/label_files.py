@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 TIMIT_RATE = 16_000  # samples a second
 HTK_RATE = 10_000_000  # units of 100 ns a second
 MASTER_LABELS = "#!MLF!#"  # first line of an HTK file with the labels of many recordings
-# Times are HTK's if all are whole tenths of a millisecond there (aligners count frames) and the last is at 0.1 s or
-# more, 62.5 s of TIMIT's samples; or, whole or not, if it would be an hour or more of samples.
+# Times count as HTK's if all are multiples of 0.1 ms in its units (aligners count frames) and the last is 0.1 s or more
+# there, which is 62.5 s in TIMIT's samples; or if the last is an hour or more in TIMIT's samples.
 _HTK_STEP, _HTK_LEAST, _TIMIT_MOST = 1_000, 1_000_000, 3_600 * TIMIT_RATE
 
 _LINE = re.compile(r"\s*\d+\s+\d+\s+\S")

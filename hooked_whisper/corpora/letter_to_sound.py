@@ -1,9 +1,9 @@
-"""Letters to phones for words that no dictionary holds: a joint n-gram model learned from the dictionary itself.
+"""Letter-to-sound for words outside the dictionary: a joint n-gram model trained on the dictionary.
 
-Each letter of a word is aligned with no, one or two phones; such a pair is a graphone. An n-gram model with
-interpolated Kneser-Ney smoothing over graphones, searched with a beam, gives the phones of a new word. Source: Bisani
-and Ney 2008, "Joint-sequence models for grapheme-to-phoneme conversion", here with one letter to a graphone and a
-Viterbi alignment. Learning from 120,000 words takes a few seconds, so nothing is stored.
+Each letter is aligned with zero, one or two phones; such a pair is a graphone. An n-gram model over graphones with
+interpolated Kneser-Ney smoothing, decoded by beam search, gives the phones of a new word. Source: Bisani and Ney 2008,
+"Joint-sequence models for grapheme-to-phoneme conversion", here with one letter per graphone and a Viterbi alignment.
+Training on 120,000 words takes a few seconds, so nothing is stored.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ ORDER = 6
 BEAM = 16
 _BITS = 9  # of a graphone in a key: 6 graphones fill 54 of 63 bits
 _MOST_GRAPHONES = (1 << _BITS) - 2
-_START, _END = 0, 1  # ids of the two marks; graphones count from 2
+_START, _END = 0, 1  # ids of the boundary marks; graphone ids start at 2
 _DISCOUNT = 0.8
 _ROUNDS = 5  # of the Viterbi alignment
-_UNSEEN = 12.0  # cost (nats) of a pair that the alignment has not met yet
+_UNSEEN = 12.0  # cost (nats) of an unseen pair
 
 Phones = tuple[str, ...]
 Graphone = tuple[str, Phones]
 
 
 def aligned_words(words: Mapping[str, Phones]) -> Iterator[list[Graphone]]:
-    """Each word as letters with their phones, along the cheapest alignment; words that have none are left out.
+    """Yield each word as graphones, by the cheapest alignment; words that cannot be aligned are left out.
 
-    Words of equal numbers of letters and phones are aligned together, cell by cell, with numpy.
+    Words with equal numbers of letters and of phones are aligned together, vectorized.
     """
     phones = sorted({phone for pronunciation in words.values() for phone in pronunciation})
     letter_ids = {letter: i for i, letter in enumerate(LETTERS)}
@@ -50,9 +50,10 @@ def aligned_words(words: Mapping[str, Phones]) -> Iterator[list[Graphone]]:
         costs = _counted_costs(((x, p, _steps(x, p, costs)) for x, p in batches), len(phones))
     for letters, sounds in batches:
         for row, sound, steps in zip(letters, sounds, _steps(letters, sounds, costs), strict=True):
-            at = np.concatenate([[0], np.cumsum(steps)])
+            edges = np.concatenate([[0], np.cumsum(steps)])
             yield [
-                (LETTERS[x], tuple(phones[i] for i in sound[a:b])) for x, a, b in zip(row, at[:-1], at[1:], strict=True)
+                (LETTERS[x], tuple(phones[i] for i in sound[a:b]))
+                for x, a, b in zip(row, edges[:-1], edges[1:], strict=True)
             ]
 
 
@@ -60,45 +61,45 @@ def aligned_words(words: Mapping[str, Phones]) -> Iterator[list[Graphone]]:
 class _Costs:
     """Negative log-probability that a letter is silent, one phone, or two phones."""
 
-    none: Float[np.ndarray, "letter"]
-    one: Float[np.ndarray, "letter phone"]
-    two: Float[np.ndarray, "letter phone phone"]
+    silent: Float[np.ndarray, "letter"]
+    single: Float[np.ndarray, "letter phone"]
+    double: Float[np.ndarray, "letter phone phone"]
 
 
 def _first_costs(batches: Sequence[tuple[np.ndarray, np.ndarray]], n_phones: int) -> _Costs:
-    """From how often a letter and a phone stand at about the same place of a word."""
+    """Initialize the costs from how often a letter and a phone are at about the same place of a word."""
     counts = np.full((len(LETTERS), n_phones), 1e-3)
     for letters, sounds in batches:
         places = np.linspace(0, sounds.shape[1] - 1, letters.shape[1]).round().astype(int)
         np.add.at(counts, (letters, sounds[:, places]), 1.0)
-    one = -np.log(counts / counts.sum(1, keepdims=True))
-    return _Costs(np.full(len(LETTERS), 3.0), one, np.full((len(LETTERS), n_phones, n_phones), 9.0))
+    single = -np.log(counts / counts.sum(1, keepdims=True))
+    return _Costs(np.full(len(LETTERS), 3.0), single, np.full((len(LETTERS), n_phones, n_phones), 9.0))
 
 
 def _counted_costs(batches: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]], n_phones: int) -> _Costs:
     n = len(LETTERS)
-    none, one, two = np.zeros(n), np.zeros((n, n_phones)), np.zeros((n, n_phones, n_phones))
+    silent, single, double = np.zeros(n), np.zeros((n, n_phones)), np.zeros((n, n_phones, n_phones))
     for letters, sounds, steps in batches:
         after = np.cumsum(steps, axis=1)
         rows = np.arange(len(letters))[:, None]
         first = sounds[rows, np.minimum(after - steps, sounds.shape[1] - 1)]
         second = sounds[rows, np.minimum(after - steps + 1, sounds.shape[1] - 1)]
-        np.add.at(none, letters[steps == 0], 1)
-        np.add.at(one, (letters[steps == 1], first[steps == 1]), 1)
-        np.add.at(two, (letters[steps == 2], first[steps == 2], second[steps == 2]), 1)
-    total = np.log(none + one.sum(1) + two.sum((1, 2)) + 1)
+        np.add.at(silent, letters[steps == 0], 1)
+        np.add.at(single, (letters[steps == 1], first[steps == 1]), 1)
+        np.add.at(double, (letters[steps == 2], first[steps == 2], second[steps == 2]), 1)
+    total = np.log(silent + single.sum(1) + double.sum((1, 2)) + 1)
     with np.errstate(divide="ignore"):
         return _Costs(
-            np.minimum(total - np.log(none), _UNSEEN),
-            np.minimum(total[:, None] - np.log(one), _UNSEEN),
-            np.minimum(total[:, None, None] - np.log(two), _UNSEEN),
+            np.minimum(total - np.log(silent), _UNSEEN),
+            np.minimum(total[:, None] - np.log(single), _UNSEEN),
+            np.minimum(total[:, None, None] - np.log(double), _UNSEEN),
         )
 
 
 def _steps(
     letters: Int[np.ndarray, "word letter"], sounds: Int[np.ndarray, "word phone"], costs: _Costs
 ) -> Int[np.ndarray, "word letter"]:
-    """How many phones each letter takes on the cheapest path."""
+    """Return the number of phones of each letter on the cheapest path."""
     n_words, n_letters, n_sounds = len(letters), letters.shape[1], sounds.shape[1]
     total = np.full((n_letters + 1, n_sounds + 1, n_words), np.inf)
     total[0, 0] = 0
@@ -106,11 +107,11 @@ def _steps(
     for i in range(1, n_letters + 1):
         x = letters[:, i - 1]
         for j in range(max(0, n_sounds - 2 * (n_letters - i)), min(n_sounds, 2 * i) + 1):
-            ways = [total[i - 1, j] + costs.none[x]]
+            ways = [total[i - 1, j] + costs.silent[x]]
             if j >= 1:
-                ways.append(total[i - 1, j - 1] + costs.one[x, sounds[:, j - 1]])
+                ways.append(total[i - 1, j - 1] + costs.single[x, sounds[:, j - 1]])
             if j >= 2:
-                ways.append(total[i - 1, j - 2] + costs.two[x, sounds[:, j - 2], sounds[:, j - 1]])
+                ways.append(total[i - 1, j - 2] + costs.double[x, sounds[:, j - 2], sounds[:, j - 1]])
             stacked = np.stack(ways)
             choice[i, j] = stacked.argmin(0)
             total[i, j] = stacked.min(0)
@@ -124,7 +125,7 @@ def _steps(
 
 @dataclass(frozen=True, eq=False)
 class _Order:
-    """n-grams of one length as sorted keys, and what smoothing needs of each history."""
+    """n-grams of one length as sorted keys, with the smoothing statistics of each history."""
 
     keys: Int[np.ndarray, "ngram"]
     counts: Float[np.ndarray, "ngram"]
@@ -139,13 +140,13 @@ class _Order:
         return cls(keys, counts.astype(float), histories, totals, np.bincount(where).astype(float))
 
     def mixed(self, keys: Int[np.ndarray, "query"], lower: Float[np.ndarray, "query"]) -> Float[np.ndarray, "query"]:
-        """Discounted relative frequency plus the mass taken off times the probability of the shorter n-gram."""
+        """Interpolate the discounted relative frequency with the probability of the shorter n-gram."""
         counts, known = _looked_up(self.keys, self.counts, keys)
         totals, seen = _looked_up(self.histories, self.totals, keys >> _BITS)
         kinds, _ = _looked_up(self.histories, self.kinds, keys >> _BITS)
         totals = np.where(seen, totals, 1.0)
-        own = np.where(known, np.maximum(counts - _DISCOUNT, 0.0), 0.0)
-        return np.where(seen, (own + _DISCOUNT * kinds * lower) / totals, lower)
+        discounted = np.where(known, np.maximum(counts - _DISCOUNT, 0.0), 0.0)
+        return np.where(seen, (discounted + _DISCOUNT * kinds * lower) / totals, lower)
 
 
 def _looked_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -163,20 +164,20 @@ class LetterToSound:
 
     @classmethod
     def learned_from(cls, words: Mapping[str, Phones], order: int = ORDER) -> LetterToSound:
-        """Learn from a dictionary: word to phones.
+        """Train on a dictionary of words and their phones.
 
         Raises:
-            AlignmentError: no word that can be aligned letter by letter, or an order outside 1 to 7.
+            AlignmentError: no word can be aligned letter by letter, or ``order`` is outside 1 to 6.
         """
         if not 1 <= order <= ORDER:
-            raise AlignmentError(f"order is 1 to {ORDER} graphones, got {order}")
+            raise AlignmentError(f"order must be 1 to {ORDER} graphones, got {order}")
         sequences = list(aligned_words(words))
         times: dict[Graphone, int] = defaultdict(int)
         for sequence in sequences:
             for graphone in sequence:
                 times[graphone] += 1
         if not times:
-            raise AlignmentError("the dictionary has no word of letters a to z with its phones: nothing to learn from")
+            raise AlignmentError("the dictionary has no word of letters a to z with phones: nothing to train on")
         common = sorted(times, key=lambda g: (-times[g], g))[:_MOST_GRAPHONES]
         ids = {graphone: i for i, graphone in enumerate(common, 2)}
         by_letter: dict[str, list[int]] = {letter: [] for letter in LETTERS}
@@ -185,12 +186,12 @@ class LetterToSound:
         rows = [[ids[g] for g in sequence] for sequence in sequences if all(g in ids for g in sequence)]
         return cls(
             (("", ()), ("", ()), *common),
-            {letter: np.array(found, dtype=np.int64) for letter, found in by_letter.items()},
+            {letter: np.array(indices, dtype=np.int64) for letter, indices in by_letter.items()},
             _orders(rows, order),
         )
 
     def __call__(self, word: str) -> Phones:
-        """Raises :class:`AlignmentError` for a word with other signs, or one in which nothing sounds."""
+        """Return the phones of a word. Raises ``AlignmentError`` for other characters or only silent letters."""
         word = word.lower()
         unknown = sorted({x for x in word if x not in LETTERS or not len(self.by_letter[x])})
         if not word.strip("'") or unknown:
@@ -207,13 +208,13 @@ class LetterToSound:
             paths = [(*paths[k // len(choices)], int(choices[k % len(choices)])) for k in best.tolist()]
             histories, scores = keys[best] & mask, total[best]
         spoken = (tuple(p for i in path for p in self.graphones[i][1]) for path in paths)
-        phones = next((found for found in spoken if found), ())
+        phones = next((pronunciation for pronunciation in spoken if pronunciation), ())
         if not phones:
             raise AlignmentError(f"{word!r} cannot be pronounced: every letter of it came out silent")
         return phones
 
     def _probability(self, keys: Int[np.ndarray, "query"]) -> Float[np.ndarray, "query"]:
-        """Of the last graphone of each key after those before it."""
+        """Return the probability of the last graphone of each key given those before it."""
         probability = np.full(len(keys), 1.0 / len(self.graphones))
         for n, order in enumerate(self.orders, 1):
             probability = order.mixed(keys & ((1 << (_BITS * n)) - 1), probability)
@@ -221,7 +222,7 @@ class LetterToSound:
 
 
 def _orders(rows: Sequence[Sequence[int]], order: int) -> tuple[_Order, ...]:
-    """Counts of the longest n-grams; of shorter ones how many different graphones stand before them (Kneser-Ney)."""
+    """Count the longest n-grams, and for shorter ones the different graphones before them (Kneser-Ney)."""
     pad = order - 1
     stream = np.array([i for row in rows for i in (*[_START] * pad, *row, _END)], dtype=np.int64)
     n = len(stream) - pad
@@ -230,16 +231,16 @@ def _orders(rows: Sequence[Sequence[int]], order: int) -> tuple[_Order, ...]:
         keys = (keys << _BITS) | stream[k : k + n]
     keys = keys[stream[pad:] != _START]
     unique, counts = np.unique(keys, return_counts=True)
-    found = [_Order.of(unique, counts)]
+    orders = [_Order.of(unique, counts)]
     for k in range(order - 1, 0, -1):
         shorter, counts = np.unique(unique & ((1 << (_BITS * k)) - 1), return_counts=True)
         unique = shorter
-        found.append(_Order.of(shorter, counts))
-    return tuple(reversed(found))
+        orders.append(_Order.of(shorter, counts))
+    return tuple(reversed(orders))
 
 
 def phone_errors(given: Phones, expected: Phones) -> int:
-    """Substitutions, insertions and deletions between two pronunciations (edit distance)."""
+    """Return the edit distance between two pronunciations."""
     row = list(range(len(expected) + 1))
     for i, phone in enumerate(given, 1):
         above, row[0] = row[0], i

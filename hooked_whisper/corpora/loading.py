@@ -1,4 +1,4 @@
-"""Going through a corpus: recordings decoded ahead of their use, broken ones reported and passed over."""
+"""Decode the recordings of a corpus in threads, ahead of use; broken ones become :class:`Failure`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hooked_whisper.errors import AlignmentError, AudioError, MissingExtraError
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A recording of the corpus and its sound: 16 kHz mono, of any length."""
+    """A recording, its index in the corpus, and its samples: 16 kHz mono, of any length."""
 
     index: int
     recording: Recording
@@ -28,7 +28,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Failure:
-    """A recording that could not be read, and why, in a sentence."""
+    """A recording that could not be read, and the reason."""
 
     index: int
     id: str
@@ -38,19 +38,19 @@ class Failure:
 
 @dataclass(frozen=True)
 class Loader:
-    """The recordings of a corpus in its order, decoded by threads while the caller computes.
+    """Iterate over the recordings of a corpus in order, decoded by threads while the caller computes.
+
+    Iterating yields :class:`Loaded`, or :class:`Failure` if the file is missing or broken or needs a package that is
+    not installed. Other errors and ``KeyboardInterrupt`` propagate. All threads end with the iteration. Each ``iter``
+    starts from the beginning.
 
     Attributes:
-        start: first recording, for a run that goes on.
-        ahead: decoded recordings that may wait. With the one in the caller's hands this bounds the memory.
-        threads: how many are decoded at a time.
-
-    Iterating gives :class:`Loaded`, or :class:`Failure` where the file is missing, broken or needs a package that is
-    not there; other errors, and ``KeyboardInterrupt``, end the iteration and are the caller's. However it ends, no
-    thread is left behind. Every ``iter`` starts again.
+        start: index of the first recording, to resume a run.
+        ahead: number of decoded recordings that may wait; it bounds the memory.
+        threads: number of recordings decoded at a time.
 
     Raises:
-        AudioError: a start outside the corpus, or no threads.
+        AudioError: ``start`` is outside the corpus, or ``ahead`` or ``threads`` is less than 1.
     """
 
     corpus: Sequence[Recording]
@@ -60,9 +60,9 @@ class Loader:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= len(self.corpus):
-            raise AudioError(f"the corpus has {len(self.corpus)} recordings: start is 0 to that, not {self.start}")
+            raise AudioError(f"start must be 0 to {len(self.corpus)}, the number of recordings, not {self.start}")
         if self.ahead < 1 or self.threads < 1:
-            raise AudioError(f"ahead and threads are at least 1, got {self.ahead} and {self.threads}")
+            raise AudioError(f"ahead and threads must be at least 1, got {self.ahead} and {self.threads}")
 
     def __len__(self) -> int:
         return len(self.corpus) - self.start
@@ -79,10 +79,10 @@ class Loader:
         try:
             fill()
             while waiting:
-                found = waiting.popleft().result()
-                fill()  # before the caller computes, so that threads work meanwhile
-                yield found
-                del found
+                item = waiting.popleft().result()
+                fill()  # before the yield, so that the threads work while the caller computes
+                yield item
+                del item
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -96,17 +96,17 @@ def _load(corpus: Sequence[Recording], index: int) -> Loaded | Failure:
 
 
 class Windows(NamedTuple):
-    """Audio cut into pieces of one length, and how many samples of each are sound; the rest is zeros."""
+    """Audio cut into windows of one length; each has ``lengths`` samples of audio, then zeros."""
 
     samples: Float[Tensor, "window sample"]
     lengths: Int[Tensor, "window"]
 
 
 def windows_of(samples: Float[Tensor, "_"], n_samples: int) -> Windows:
-    """A recording (16 kHz) in windows of ``n_samples`` one after the other, such as ``model.time.n_samples``.
+    """Cut 16 kHz audio into consecutive windows of ``n_samples``, such as ``model.time.n_samples``.
 
     Raises:
-        AudioError: less than 25 ms of sound, NaN, or windows shorter than that.
+        AudioError: the audio or the windows are shorter than 25 ms, or the audio has NaN.
     """
     windows = to_windows(samples, n_samples / SAMPLE_RATE)
     lengths = torch.full((len(windows),), n_samples)

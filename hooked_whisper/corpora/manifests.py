@@ -1,4 +1,4 @@
-"""Corpora as lists: CSV, TSV and JSON lines that name audio files, texts, speakers, and parts of files."""
+"""Manifests: CSV, TSV and JSON lines with audio files or parts of them, texts and speakers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hooked_whisper.corpora.tiers import USUAL, Tiers, cut
 from hooked_whisper.errors import AudioError, closest
 from hooked_whisper.protocols import Alignment
 
-# What the columns are called: ours first, then NeMo's, Common Voice's and others'. The first that is there counts.
+# Column names: ours first, then NeMo's, Common Voice's and others'. The first one present is used.
 _COLUMNS = {
     "path": ("path", "audio", "audio_filepath", "audio_path", "file", "file_name", "filename", "wav"),
     "id": ("id", "utterance", "utt_id", "utterance_id"),
@@ -46,34 +46,37 @@ def manifest(
     root: Place | None = None,
     tiers: Tiers = USUAL,
 ) -> list[Recording]:
-    """The recordings that a table lists: ``.csv`` with quotes, ``.tsv`` without (as Common Voice has it), both with a
-    header line; ``.jsonl``, an object a line (as NeMo has it).
+    """Return the recordings that a table lists.
 
-    Columns, of which only the first must be there, and other names that are understood:
+    ``.csv`` (with quotes) and ``.tsv`` (without, as in Common Voice) have a header line; ``.jsonl`` has one object per
+    line, as in NeMo. Columns, of which only the first is required, with their other names:
 
-    - ``path`` (``audio``, ``audio_filepath``, ``file`` ...): the audio file; a path or an URL
-    - ``id``: without it, the path without its ending, with the times of a part and, if need be, a number
+    - ``path`` (``audio``, ``audio_filepath``, ``file`` ...): the audio file, a path or URL
+    - ``id``: default: the path without its ending, plus the times of a part and, to be unique, a number
     - ``text`` (``sentence``, ``transcript`` ...), ``speaker`` (``speaker_id``, ``client_id`` ...), ``language``
       (``lang``, ``locale``)
-    - ``alignment``: a file that :func:`~hooked_whisper.corpora.read_alignment` reads. Its times are those of the audio
-      file; of a part, they are cut to it.
-    - ``start`` (``offset``) and ``end``, or ``duration``, in seconds: only that part of the file, which is all that is
-      read. A ``duration`` without ``start`` or ``offset`` is only information.
+    - ``alignment``: a file for :func:`~hooked_whisper.corpora.read_alignment`, with times in the audio file; they are
+      cut to a part
+    - ``start`` (``offset``) and ``end``, or ``duration``, in seconds: read only this part of the file. A ``duration``
+      without ``start`` or ``offset`` is ignored
 
     Args:
-        columns: what this table calls them, such as ``{"text": "normalised"}``.
-        root: what relative paths start from: the folder of the table, which may be an URL, if not given.
-        tiers: how alignments are read.
+        columns: names of the columns in this table, such as ``{"text": "normalized"}``.
+        root: folder or URL that relative paths start from; default: the folder of the table.
+        tiers: how to read alignments.
 
     Raises:
-        AudioError: no such file, another ending, not UTF-8, no column for the path, a row without path, an id twice,
-            times that are no numbers or backwards; the message names the file, the line and the column.
+        AudioError: the file is missing, has another ending or is not UTF-8, the column or a value of the path is
+            missing, an id is repeated, or times are not numbers or end before they start; the message names the file,
+            the line and the column.
     """
     path = as_path(path)
     columns = {} if columns is None else columns
     for field in columns:
         if field not in _COLUMNS:
-            raise AudioError(f"columns names {', '.join(_COLUMNS)}; there is no {field!r}{_hint(field, _COLUMNS)}")
+            raise AudioError(
+                f"columns has the unknown key {field!r}; keys are {', '.join(_COLUMNS)}{_hint(field, _COLUMNS)}"
+            )
     base = path.parent if root is None else as_path(root)
     rows = [_read_row(row, columns, base) for row in _rows(path, columns)]
     if not rows:
@@ -81,28 +84,28 @@ def manifest(
     seen: dict[str, str] = {}
     for row in rows:
         if row.id and row.id in seen:
-            raise AudioError(f"{row.where}: the id {row.id!r} stands at {seen[row.id]} already: ids are unique")
+            raise AudioError(f"{row.where}: the id {row.id!r} is already used at {seen[row.id]}: ids must be unique")
         seen[row.id] = row.where
     return [_recording(row, name, tiers) for row, name in zip(rows, _names(rows), strict=True)]
 
 
 @dataclass(frozen=True)
 class _Cells:
-    """A row of the table as it was read."""
+    """The unchecked values of a row."""
 
     values: Mapping[str, Any]
     where: str
 
     def get(self, field: str, columns: Mapping[str, str]) -> tuple[str, Any]:
-        """The column that a field has in this row, and what is in it; ``None`` if there is neither."""
+        """Return the name and value of a field's column in this row; the value is ``None`` if there is none."""
         names = (columns[field],) if field in columns else _COLUMNS[field]
-        found = next((n for n in names if self.values.get(n) not in (None, "")), names[0])
-        return found, self.values.get(found) if self.values.get(found) != "" else None
+        column = next((n for n in names if self.values.get(n) not in (None, "")), names[0])
+        return column, self.values.get(column) if self.values.get(column) != "" else None
 
 
 @dataclass(frozen=True)
 class _Row:
-    """What a row says."""
+    """The checked values of a row."""
 
     where: str
     path: AnyPath
@@ -123,7 +126,9 @@ class _Row:
 def _rows(path: AnyPath, columns: Mapping[str, str]) -> Iterator[_Cells]:
     ending, source = path.suffix.lower(), repr(str(path))
     if ending not in _SEPARATORS and ending not in _JSON_LINES:
-        raise AudioError(f"{source} is no manifest: the ending is one of {', '.join([*_SEPARATORS, *_JSON_LINES])}")
+        raise AudioError(
+            f"{source} is not a manifest: the ending must be one of {', '.join([*_SEPARATORS, *_JSON_LINES])}"
+        )
     content = read_text(path, AudioError)
     if ending in _JSON_LINES:
         yield from _json_rows(content, source, columns)
@@ -163,9 +168,9 @@ def _json_rows(content: str, source: str, columns: Mapping[str, str]) -> list[_C
         except (json.JSONDecodeError, RecursionError) as error:
             raise AudioError(f"{where} is not JSON: {error}; a manifest has an object in every line") from error
         if not isinstance(values, dict):
-            raise AudioError(f"{where} is no object with a 'path', but {line.strip()!r:.60}")
+            raise AudioError(f"{where} is not an object with a 'path', but {line.strip()!r:.60}")
         rows.append(_Cells(values, where))
-    if rows:  # objects may leave out what they do not know
+    if rows:  # objects may omit columns
         _check_header(list(dict.fromkeys(name for row in rows for name in row.values)), columns, source)
     return rows
 
@@ -173,12 +178,12 @@ def _json_rows(content: str, source: str, columns: Mapping[str, str]) -> list[_C
 def _check_header(header: list[str], columns: Mapping[str, str], where: str) -> None:
     twice = [name for name, times in Counter(header).items() if times > 1]
     if twice:
-        raise AudioError(f"{where}: the column {twice[0]!r} is there twice")
+        raise AudioError(f"{where}: the column {twice[0]!r} is repeated")
     for field, name in columns.items():
         if name not in header:
             raise AudioError(f"{where}: no column {name!r} for {field}, but {', '.join(header)}{_hint(name, header)}")
     if "path" not in columns and not set(_COLUMNS["path"]) & set(header):
-        near = [(name, found[0]) for name in header if (found := closest(name, _COLUMNS["path"], 1))]
+        near = [(name, matches[0]) for name in header if (matches := closest(name, _COLUMNS["path"], 1))]
         hint = "".join(f"; is {name!r} meant to be {wanted!r}?" for name, wanted in near)
         raise AudioError(
             f"{where}: no column for the audio file ({', '.join(_COLUMNS['path'])}) among {', '.join(header)}{hint} "
@@ -236,19 +241,19 @@ def _read_row(row: _Cells, columns: Mapping[str, str], base: AnyPath) -> _Row:
 
 
 def _joined(base: AnyPath, name: str) -> AnyPath:
-    """A table may name URLs wherever it lies itself; behind an URL, an absolute path is still one of this machine."""
+    """Join a path of the table; URLs and absolute local paths stay as they are, also in a remote table."""
     return as_path(name) if "://" in name or Path(name).is_absolute() else base / name
 
 
 def _slashes(name: str, base: AnyPath) -> str:
-    """Backslashes of a table from Windows turned, unless a file has one in its name."""
+    """Replace the backslashes of a Windows path, unless a file has this name."""
     if "\\" not in name or os.sep != "/" or (is_local(base) and (base / name).exists()):
         return name
     return name.replace("\\", "/")
 
 
 def _names(rows: list[_Row]) -> list[str]:
-    """Ids: those of the table; or else made of path and times, numbered where that is not unique."""
+    """Return the ids of the table, or ids made of path and times, with a number where needed to be unique."""
     taken = {row.id for row in rows if row.id}
     names = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""Tables inside a folder of audio that say what is said in its files: Hugging Face's ``metadata.csv``, LJ Speech's."""
+"""Tables of transcripts in a folder of audio: ``metadata.csv`` of Hugging Face and of LJ Speech."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
 
 @dataclass(frozen=True)
 class Facts:
-    """What a table says of a file."""
+    """Transcript, speaker and language of a file, from a table."""
 
     text: str
     speaker: str = ""
@@ -26,14 +26,14 @@ class Facts:
 
 
 def facts_of(tables: Sequence[AnyPath]) -> dict[str, Facts]:
-    """Audio file, by its path, to what the tables say of it.
+    """Map the paths of audio files to their rows in the tables.
 
-    Understood are the columns that :func:`~hooked_whisper.corpora.manifest` knows (``file_name``, ``transcription``,
-    ``text``, ``speaker_id`` ...), and LJ Speech's lines ``name|text|text in words``, whose audio is in ``wavs``. A
-    table without a column for files is of something else: that is logged.
+    The columns are those of :func:`~hooked_whisper.corpora.manifest` (``file_name``, ``transcription``, ``text``,
+    ``speaker_id`` ...), or LJ Speech's lines ``name|text|text in words`` with the audio in ``wavs``. A table without a
+    column of files is skipped with a log message.
 
     Raises:
-        AudioError: a broken table; the message names the line.
+        AudioError: a table is broken; the message names the line.
     """
     facts: dict[str, Facts] = {}
     for table in tables:

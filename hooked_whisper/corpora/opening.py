@@ -1,4 +1,4 @@
-"""One call for any corpus on disk."""
+"""Open any corpus on disk."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ from hooked_whisper.corpora.manifests import manifest
 from hooked_whisper.corpora.packaged import LIST, from_name, is_reserved, read_packaged
 from hooked_whisper.corpora.records import Recording
 from hooked_whisper.corpora.tiers import USUAL, Tiers
-from hooked_whisper.errors import AudioError, closest
+from hooked_whisper.errors import AudioError, check_option
 
-Layout = Literal["auto", "folder", "librispeech", "timit", "common-voice", "fleurs", "asterisk", "manifest", "packaged"]
+CorpusLayout = Literal[
+    "auto", "folder", "librispeech", "timit", "common-voice", "fleurs", "asterisk", "manifest", "packaged"
+]
 _NLTK_SPEAKER = re.compile(r"dr[1-8]-\w+", re.IGNORECASE)
 
 
 def open_corpus(
     path: Place,
-    layout: str = "auto",
+    layout: CorpusLayout = "auto",
     *,
     alignments: Place | None = None,
     speaker_folders: bool = False,
     tiers: Tiers = USUAL,
     phones: int | None = None,
 ) -> list[Recording]:
-    """Recordings of a folder, a published corpus, or a table.
+    """Return the recordings of a folder, a published corpus, or a table.
 
     Args:
-        path: also ``"packaged"`` for the packaged speech, or ``"packaged:prose,window"`` for kinds of it (see
-            :func:`~hooked_whisper.corpora.packaged_speech`), if there is no such file.
-        layout: ``"auto"`` takes a file for a manifest (or a table of Common Voice or FLEURS); a folder with
-            ``*.trans.txt`` three levels down for LibriSpeech; one with ``.phn`` files three levels down, or in folders
-            such as ``dr1-fvmh0`` (NLTK's sample), for TIMIT; one with ``clips`` and tables beside it for Common Voice;
-            one with FLEURS' tables for that; one with ``.g722`` files for Asterisk's prompts; one with
-            ``utterances.jsonl`` for packaged speech; and any other for a folder of audio.
-        alignments: a folder or file of alignments; without it those beside the audio are taken.
-        speaker_folders: in a plain folder, files in one folder have one speaker.
-        phones: of TIMIT, 39 classes (default) or its 61 labels, see :func:`~hooked_whisper.corpora.timit`.
+        path: a folder or file; or ``"packaged"`` for the packaged speech and ``"packaged:prose,window"`` for kinds of
+            it (see :func:`~hooked_whisper.corpora.packaged_speech`), if no file has that name.
+        layout: ``"auto"`` detects it. A file is a manifest, or a table of Common Voice or FLEURS. A folder is
+            LibriSpeech if it has ``*.trans.txt`` three levels down; TIMIT if it has ``.phn`` files three levels down or
+            in folders such as ``dr1-fvmh0`` (NLTK's sample); Common Voice if it has ``clips`` and tables beside it;
+            FLEURS if it has FLEURS' tables; Asterisk's prompts if it has ``.g722`` files; packaged speech if it has
+            ``utterances.jsonl``; otherwise a folder of audio.
+        alignments: a folder or file of alignments; default: those beside the audio.
+        speaker_folders: in a plain folder, take the name of a file's folder as its speaker.
+        phones: 39 classes (default) or 61 labels, for TIMIT only, see :func:`~hooked_whisper.corpora.timit`.
 
     Raises:
-        AudioError: no such place, another layout, nothing in it, ``phones`` for another corpus than TIMIT.
-        AlignmentError: none of the ``alignments`` belongs to a recording.
+        AudioError: the path does not exist, has another layout or no recordings, or ``phones`` is given for a corpus
+            other than TIMIT.
+        AlignmentError: none of the ``alignments`` matches a recording.
     """
+    check_option("layout", layout, get_args(CorpusLayout), AudioError)
     place = as_path(path)
-    if layout not in get_args(Layout):
-        near = closest(layout, get_args(Layout))
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise AudioError(f"a corpus has the layout {', '.join(get_args(Layout))}, not {layout!r}{hint}")
     if isinstance(path, str) and is_reserved(path) and layout in ("auto", "packaged") and not place.exists():
         corpus = from_name(path)
         return corpus if alignments is None else list(apply_alignments(corpus, alignments, tiers))
@@ -63,7 +63,7 @@ def open_corpus(
         raise AudioError(f"there is no file or folder {str(place)!r}: check the path and the working folder")
     kind = _layout_of(place) if layout == "auto" else layout
     if phones is not None and kind != "timit":
-        raise AudioError(f"phones={phones} is for TIMIT, but {str(place)!r} has the layout {kind!r}: leave it out")
+        raise AudioError(f"phones={phones} is for TIMIT only, but {str(place)!r} has the layout {kind!r}: omit phones")
     if kind == "librispeech":
         return librispeech(place, alignments=alignments, tiers=tiers)
     if kind == "folder":
@@ -80,7 +80,7 @@ def open_corpus(
 
 
 def _layout_of(place: AnyPath) -> str:
-    if place.is_file() and (is_local(place) or place.suffix):  # a web server shows its folders as files
+    if place.is_file() and (is_local(place) or place.suffix):  # web servers list folders as files
         if place.suffix == ".tsv" and (place.parent / "clips").is_dir():
             return "common-voice"
         return "fleurs" if place.suffix == ".tsv" and tables_of(place) else "manifest"
@@ -104,16 +104,16 @@ def _layout_of(place: AnyPath) -> str:
 
 
 def _remote_layout(place: UPath) -> str:
-    """The same from one listing of the whole tree: patterns would be looked for folder by folder."""
+    """Detect the layout from one listing of the whole tree; patterns would list each folder."""
     parts = [inside(file, place).parts for file in files_under(place, {".txt", ".phn", ".tsv", ".g722"}, AudioError)]
-    if any(len(one) - (one[0] == "LibriSpeech") == 4 and one[-1].endswith(".trans.txt") for one in parts):
+    if any(len(file) - (file[0] == "LibriSpeech") == 4 and file[-1].endswith(".trans.txt") for file in parts):
         return "librispeech"
-    phones = [one for one in parts if one[-1].lower().endswith(".phn")]
-    if any(len(one) == 3 or (len(one) == 2 and _NLTK_SPEAKER.fullmatch(one[0])) for one in phones):
+    phones = [file for file in parts if file[-1].lower().endswith(".phn")]
+    if any(len(file) == 3 or (len(file) == 2 and _NLTK_SPEAKER.fullmatch(file[0])) for file in phones):
         return "timit"
-    if any(one[-1].endswith(".g722") for one in parts):
+    if any(file[-1].endswith(".g722") for file in parts):
         return "asterisk"
-    if not any(one[-1].endswith(".tsv") for one in parts):
+    if not any(file[-1].endswith(".tsv") for file in parts):
         return "folder"
     if is_common_voice(place):
         return "common-voice"

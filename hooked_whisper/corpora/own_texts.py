@@ -1,8 +1,8 @@
-"""Texts for recordings that have none: the model's own transcript, with word times from its cross-attention.
+"""Transcribe recordings without a text by the model itself, with word times from its cross-attention.
 
-Texts and word times are found together, in batches, so that no clip is encoded twice for them; a file keeps them for
-the next call. Such recordings name the model in ``text_source``, their alignments in ``extra["text_source"]``.
-For phones of such texts, align them: ``hooked-whisper align --texts own``.
+Texts and word times come from one encoder pass, in batches, and can be cached in a file. The model's name is in the
+recordings' ``text_source`` and the alignments' ``extra["text_source"]``. For phones of such texts, run
+``hooked-whisper align --texts own``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hooked_whisper.corpora.loading import Failure
 from hooked_whisper.corpora.records import Recording
 from hooked_whisper.corpora.tiers import TEXT_SOURCE
 from hooked_whisper.corpora.windows import Part, Window, batched, windows_from
-from hooked_whisper.errors import AlignmentError, AudioError, HookedWhisperError, closest
+from hooked_whisper.errors import AlignmentError, AudioError, HookedWhisperError, check_option
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions.transcriber import Transcriber
 from hooked_whisper.loading import weights_sha256
@@ -40,7 +40,7 @@ _LEAST_S = 0.1
 
 @dataclass(frozen=True)
 class OwnText:
-    """A model's transcript of one recording. words: start and end (s) and label of each."""
+    """A model's transcript of one recording. words: start (s), end (s) and label of each."""
 
     id: str
     text: str
@@ -49,13 +49,8 @@ class OwnText:
 
 
 def check_texts(texts: str) -> None:
-    """Raises ``HookedWhisperError`` unless it is ``"given"`` or ``"own"``."""
-    if texts not in get_args(Texts):
-        near = closest(str(texts), get_args(Texts))
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise HookedWhisperError(
-            f"texts is 'given' or 'own' (the model's transcript where none is given), not {texts!r}{hint}"
-        )
+    """Raise ``HookedWhisperError`` unless it is ``"given"`` or ``"own"`` (the model's transcript if none is given)."""
+    check_option("texts", texts, get_args(Texts), HookedWhisperError)
 
 
 def with_own_texts(
@@ -69,22 +64,21 @@ def with_own_texts(
     ranks: TorchRanks | None = None,
     failed: Callable[[Failure], None] | None = None,
 ) -> list[Recording]:
-    """The same recordings; those with neither text nor alignment get the model's transcript and its word times.
+    """Return the recordings; those with neither text nor alignment get the model's transcript and its word times.
 
-    Recordings longer than the model's window are transcribed window by window (greedy, without timestamps); a word that
-    is cut by the edge of a window may be lost or heard twice. A recording that cannot be read stays as it is: whoever
-    reads it next reports it.
+    Recordings longer than the model's window are transcribed window by window (greedy, without timestamps); a word at
+    the edge of a window may be lost or transcribed twice. Recordings that cannot be read are returned unchanged.
 
     Args:
-        language: of recordings that do not say it, for multilingual models.
-        cache: a folder or URL that keeps the transcripts (``own_texts.jsonl``); only those of this model, language and
-            corpus are used. Without it they are in memory only.
-        ranks: processes that share the work, see :func:`~hooked_whisper._support.ranks.torchrun_ranks`; needs a
-            ``cache`` that all of them see.
-        failed: told of each recording that cannot be read. Default: a warning in the log.
+        language: of recordings without a language, for multilingual models.
+        cache: a folder or URL for the transcripts (``own_texts.jsonl``); only transcripts of this model and language
+            are reused. Default: no cache.
+        ranks: processes that share the work, see :func:`~hooked_whisper._support.ranks.torchrun_ranks`; they need a
+            common ``cache``.
+        failed: called with each recording that cannot be read. Default: log a warning.
 
     Raises:
-        HookedWhisperError: a cache that cannot be read, or ``ranks`` without one.
+        HookedWhisperError: the cache cannot be read, or ``ranks`` is given without ``cache``.
     """
     wanted = [
         i for i, recording in enumerate(corpus) if not recording.text.strip() and recording.find_alignment is None
@@ -94,7 +88,7 @@ def with_own_texts(
     n_ranks, rank = (1, 0) if ranks is None else (ranks.n, ranks.rank)
     if n_ranks > 1 and cache is None:
         raise HookedWhisperError(
-            "several processes need a cache for the transcripts: give a folder that all of them see"
+            "several processes need a common cache for the transcripts: give a folder that all of them can read"
         )
     keeper = _Cache(None if cache is None else as_path(cache), _identity(model, language))
     texts = keeper.read(n_ranks)
@@ -105,7 +99,7 @@ def with_own_texts(
         by_language.setdefault(corpus[i].language or language, []).append(i)
     for spoken, indices in by_language.items():
         if not model.is_multilingual and spoken.lower() not in ("en", "english"):
-            reason = f"{model.cfg.name} hears English only, this recording is in {spoken!r}: take a multilingual model"
+            reason = f"{model.cfg.name} is English-only, this recording is in {spoken!r}: use a multilingual model"
             for i in indices:
                 report(Failure(i, corpus[i].id, corpus[i].path, reason))
             continue
@@ -115,13 +109,13 @@ def with_own_texts(
         texts = keeper.read(n_ranks)
     filled = list(corpus)
     for i in wanted:
-        if (found := texts.get(_key(corpus[i]))) is not None:
-            filled[i] = _with_text(corpus[i], found, model.cfg.name)
+        if (own_text := texts.get(_key(corpus[i]))) is not None:
+            filled[i] = _with_text(corpus[i], own_text, model.cfg.name)
     return filled
 
 
 def own_text_fact(corpus: Iterable[Recording]) -> str:
-    """``"12 of 40 recordings: the transcript of tiny.en"``; empty if every text was given."""
+    """Describe the transcribed texts: ``"12 of 40 recordings: the transcript of tiny.en"``; empty if there are none."""
     recordings = list(corpus)
     sources = [recording.text_source for recording in recordings if recording.text_source]
     if not sources:
@@ -131,12 +125,12 @@ def own_text_fact(corpus: Iterable[Recording]) -> str:
 
 
 def own_alignments_fact(alignments: Iterable[Alignment | None]) -> str:
-    """The same of alignments that were read."""
-    found = [alignment.extra.get(TEXT_SOURCE, "") for alignment in alignments if alignment is not None]
-    if not any(found):
+    """Describe the transcribed texts of alignments, as :func:`own_text_fact` does of recordings."""
+    sources = [alignment.extra.get(TEXT_SOURCE, "") for alignment in alignments if alignment is not None]
+    if not any(sources):
         return ""
-    models = " and ".join(sorted({source for source in found if source}))
-    return f"{sum(map(bool, found))} of {len(found)} windows: the transcript of {models}, not a given text"
+    models = " and ".join(sorted({source for source in sources if source}))
+    return f"{sum(map(bool, sources))} of {len(sources)} windows: the transcript of {models}, not a given text"
 
 
 # --- transcripts -----------------------------------------------------------------------------------------------------
@@ -155,7 +149,7 @@ def _transcribed(
     progress: bool,
     failed: Callable[[Failure], None],
 ) -> dict[str, OwnText]:
-    """Texts by key. Windows of several recordings are encoded together."""
+    """Transcribe recordings, in batches of windows; return texts by key."""
     if not indices:
         return {}
     transcriber, part = Transcriber(model, language), Part(corpus, indices)
@@ -169,8 +163,8 @@ def _transcribed(
                 words = _word_times(model, window, row[None], text, language)
                 parts.setdefault(window.recording, []).append((text, words))
                 if window.last:
-                    found = _joined(part[window.recording], window, parts.pop(window.recording), model)
-                    texts[_key(part[window.recording])] = found
+                    own_text = _joined(part[window.recording], window, parts.pop(window.recording), model)
+                    texts[_key(part[window.recording])] = own_text
                     if len(texts) % _SAVED_EVERY == 0:
                         keeper.write(known | texts, rank)
                 bar.update(window.recording - bar.n)
@@ -186,7 +180,7 @@ def _warn(failure: Failure) -> None:
 def _word_times(
     model: HookedWhisper, window: Window, encoded: torch.Tensor, text: str, language: str
 ) -> tuple[Interval, ...]:
-    """Seconds from the start of the recording; none for a text without words, or with too many for the decoder."""
+    """Return word times from the start of the recording; empty if the text has no words or too many for the decoder."""
     duration = window.length / model.time.sample_rate
     if not text or duration < _LEAST_S:
         return ()
@@ -204,15 +198,15 @@ def _joined(
     seconds = last.number * model.time.duration + last.length / model.time.sample_rate
     words = tuple(
         (round(min(word.start, seconds), 6), round(min(word.end, seconds), 6), word.label)
-        for _, found in parts
-        for word in found
+        for _, window_words in parts
+        for word in window_words
     )
     return OwnText(recording.id, " ".join(text for text, _ in parts if text), round(float(seconds), 6), words)
 
 
 def _with_text(recording: Recording, found: OwnText, source: str) -> Recording:
     find = partial(_alignment, recording.speaker, found, source) if found.words else None
-    if not found.text:  # the model heard nothing
+    if not found.text:  # an empty transcript
         return recording
     return replace(recording, text=found.text, text_source=source, find_alignment=find)
 
@@ -230,7 +224,7 @@ def _key(recording: Recording) -> str:
 
 
 def _identity(model: HookedWhisper, language: str) -> dict[str, str]:
-    """What a transcript depends on, beside the sound."""
+    """Return what a transcript depends on, except the audio."""
     return {
         "format": "own_texts 1",
         "model": model.cfg.name,
@@ -240,13 +234,13 @@ def _identity(model: HookedWhisper, language: str) -> dict[str, str]:
 
 
 class _Cache:
-    """``own_texts.jsonl``, and ``own_texts-1.jsonl`` ... of further processes: the model, then a line for each text."""
+    """The files ``own_texts.jsonl`` and, for further ranks, ``own_texts-1.jsonl`` ...: model, then a line per text."""
 
     def __init__(self, folder: AnyPath | None, identity: dict[str, str]) -> None:
         self._folder, self._identity = folder, identity
 
     def read(self, n_ranks: int) -> dict[str, OwnText]:
-        """Texts by key; none of another model."""
+        """Read texts by key; files of another model are ignored."""
         texts: dict[str, OwnText] = {}
         for rank in range(n_ranks) if self._folder is not None else ():
             path = self._path(rank)
@@ -272,7 +266,7 @@ class _Cache:
                 return {}
             return {row["key"]: _own_text(row) for row in rows}
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise HookedWhisperError(f"{path} is damaged ({error}): delete it, and it is made again") from error
+            raise HookedWhisperError(f"{path} is damaged ({error}): delete it to transcribe again") from error
 
 
 def _own_text(row: dict[str, Any]) -> OwnText:

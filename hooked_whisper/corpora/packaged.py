@@ -1,6 +1,6 @@
-"""The packaged speech: neural voices with text, words and phones, made for real Whisper. No extra is needed to use it.
+"""The packaged speech: neural voices with text, words and phones, for released Whisper models. It needs no extra.
 
-:mod:`hooked_whisper.neural` made it, and says how; ``docs/howto/packaged_speech.md`` says what it is good for.
+:mod:`hooked_whisper.neural` synthesized it; see ``docs/howto/packaged_speech.md`` for its uses.
 """
 
 from __future__ import annotations
@@ -10,19 +10,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from hooked_whisper._support.storage import AnyPath
 from hooked_whisper.corpora.records import Recording
-from hooked_whisper.errors import AudioError, closest
+from hooked_whisper.errors import AudioError, check_option, closest
 from hooked_whisper.protocols import Alignment, Interval
 
 FOLDER = Path(__file__).parents[1] / "packaged_speech"
 LIST = "utterances.jsonl"
-NAME = "packaged"  # in place of a path, alone or with kinds: "packaged:prose,window"
-KINDS = ("prose", "pair", "conflict", "semantic", "fragment", "window", "foreign")
+NAME = "packaged"  # given instead of a path, alone or with kinds: "packaged:prose,window"
+SpeechKind = Literal["prose", "pair", "conflict", "semantic", "fragment", "window", "foreign"]
+SplitName = Literal["train", "held-out"]
+PhonePosition = Literal["onset", "vowel", "coda"]
+KINDS: tuple[SpeechKind, ...] = get_args(SpeechKind)
 LANGUAGES = ("en", "es", "fr", "it", "pt")
-SPLITS = ("train", "held-out")
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 _FIELDS = ("id", "path", "speaker", "text", "kind", "language", "split")
 _Row = dict[str, Any]
@@ -30,14 +33,14 @@ _Row = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class MinimalPair:
-    """Two recordings by one voice that differ in one phone of one word; tiny.en and base hear both words right.
+    """Two recordings by one voice that differ in one phone of one word; tiny.en and base transcribe both correctly.
 
     Attributes:
-        position: of the phone: ``"onset"``, ``"vowel"`` or ``"coda"``.
-        words: the two words, that of ``a`` first.
+        position: of the phone in its syllable: ``"onset"``, ``"vowel"`` or ``"coda"``.
+        words: the word of ``a``, then the word of ``b``.
         phones: the two phones that differ.
-        word_times: where each word is in its recording, in seconds.
-        phone_times: the same for the phone.
+        word_times: the interval of each word in its recording, in seconds.
+        phone_times: the interval of each phone in its recording.
     """
 
     id: str
@@ -52,12 +55,12 @@ class MinimalPair:
 
 @dataclass(frozen=True, eq=False)
 class ConflictPair:
-    """One context by one voice with two last words: the one it calls for, and another.
+    """One context by one voice with two last words: the expected one and another.
 
     Attributes:
         context: the sentence without its last word.
-        words: the last words, that of ``expected`` first.
-        word_times: where the last word is in each recording, in seconds.
+        words: the last word of ``expected``, then that of ``other``.
+        word_times: the interval of the last word in each recording, in seconds.
     """
 
     id: str
@@ -70,7 +73,7 @@ class ConflictPair:
 
 @dataclass(frozen=True, eq=False)
 class SemanticWord:
-    """A word of a semantic class in a frame, and where it is in the recording (seconds)."""
+    """A word of a semantic class in a carrier sentence. time: its interval in the recording, in seconds."""
 
     recording: Recording
     word: str
@@ -79,44 +82,44 @@ class SemanticWord:
 
 
 def packaged_speech(
-    kind: str | Sequence[str] | None = None,
+    kind: SpeechKind | Sequence[SpeechKind] | None = None,
     *,
     language: str | None = None,
-    split: str | None = None,
+    split: SplitName | None = None,
     voices: Sequence[str] | None = None,
 ) -> list[Recording]:
-    """Recordings of the packaged speech with text, voice, and words and phones in seconds; audio is read when asked.
+    """Return recordings of the packaged speech, with text, voice, words and phones.
 
     Args:
         kind: one or several of ``prose`` (rich in phones), ``pair``, ``conflict``, ``semantic``, ``fragment`` (words
-            and short phrases), ``window`` (25 to 29 s), all of them English, and ``foreign``. All if not given.
-        language: ``en``, ``es``, ``fr``, ``it`` or ``pt``. All if not given.
-        split: ``"train"`` or ``"held-out"``; voices and sentences of the two are disjoint.
-        voices: names of voices, such as ``["af_heart"]``.
+            and short phrases), ``window`` (25 to 29 s), all in English, and ``foreign``. Default: all.
+        language: ``en``, ``es``, ``fr``, ``it`` or ``pt``. Default: all.
+        split: ``train`` and ``held-out`` share no voice and no sentence. Default: both.
+        voices: names of voices, such as ``["af_heart"]``. Default: all.
 
     Raises:
-        AudioError: an unknown kind, language, split or voice, or no recording that fits all of them.
+        AudioError: a kind, language, split or voice is unknown, or no recording meets all conditions.
     """
     rows = _selected(_rows(FOLDER), kind, language, split, voices)
     return [_recording(row, FOLDER) for row in rows]
 
 
 def read_packaged(folder: AnyPath, kinds: Sequence[str] | None = None) -> list[Recording]:
-    """Recordings of a folder that holds packaged speech: an ``utterances.jsonl``, and the files that it names.
+    """Return the recordings of a folder of packaged speech: ``utterances.jsonl`` and the files that it lists.
 
     Raises:
-        AudioError: no such list, a line that is not JSON or lacks a field, or no recording of these kinds.
+        AudioError: the list is missing, a line is not JSON or lacks a field, or no recording has one of the kinds.
     """
     return [_recording(row, folder) for row in _selected(_rows(folder), kinds, None, None, None)]
 
 
 def is_reserved(name: str) -> bool:
-    """Whether ``name`` is ``"packaged"`` or ``"packaged:KIND,KIND"``, which stand for the packaged speech."""
+    """Whether ``name`` is ``"packaged"`` or ``"packaged:KIND,KIND"``."""
     return name.partition(":")[0] == NAME
 
 
 def from_name(name: str) -> list[Recording]:
-    """Recordings of ``"packaged"``, ``"packaged:prose"``, ``"packaged:prose,window"``. Kinds may be languages, too.
+    """Return the recordings of ``"packaged"`` or ``"packaged:prose,window"``. Languages are allowed instead of kinds.
 
     Raises:
         AudioError: as :func:`packaged_speech`.
@@ -129,13 +132,14 @@ def from_name(name: str) -> list[Recording]:
     return packaged_speech(names)
 
 
-def minimal_pairs(position: str | None = None) -> list[MinimalPair]:
-    """The minimal pairs, in the order of their ids; ``position`` is ``onset``, ``vowel``, ``coda``, or all.
+def minimal_pairs(position: PhonePosition | None = None) -> list[MinimalPair]:
+    """Return the minimal pairs, sorted by id. position: where the phones differ; default: anywhere.
 
     Raises:
-        AudioError: another position.
+        AudioError: ``position`` is unknown.
     """
-    _check("position", position, ("onset", "vowel", "coda"))
+    if position is not None:
+        check_option("position", position, get_args(PhonePosition), AudioError)
     pairs = []
     for name, (a, b) in _by_pair("pair", "a", "b").items():
         if position not in (None, a["position"]):
@@ -157,7 +161,7 @@ def minimal_pairs(position: str | None = None) -> list[MinimalPair]:
 
 
 def conflict_pairs() -> list[ConflictPair]:
-    """Contexts with the expected last word and with another one."""
+    """Return the contexts with the expected last word and with another one."""
     pairs = []
     for name, (expected, other) in _by_pair("conflict", "expected", "other").items():
         words = (expected["word"], other["word"])
@@ -169,7 +173,7 @@ def conflict_pairs() -> list[ConflictPair]:
 
 
 def semantic_words() -> list[SemanticWord]:
-    """Words of eight semantic classes in varied frames."""
+    """Return words of eight semantic classes in various carrier sentences."""
     rows = _selected(_rows(FOLDER), "semantic", None, None, None)
     return [
         SemanticWord(_recording(row, FOLDER), row["word"], row["class"], _last_named(row, row["word"])) for row in rows
@@ -177,7 +181,7 @@ def semantic_words() -> list[SemanticWord]:
 
 
 def speech_metadata() -> dict[str, Any]:
-    """How the packaged speech was made and what was measured on it (``metadata.json``)."""
+    """Return how the packaged speech was made and what was measured on it (``metadata.json``)."""
     return json.loads((FOLDER / "metadata.json").read_text("utf-8"))
 
 
@@ -199,7 +203,7 @@ def _rows(folder: AnyPath) -> tuple[_Row, ...]:
             raise AudioError(f"{str(path)!r}, line {number}, is not JSON: {error}") from error
         if missing:
             raise AudioError(
-                f"{str(path)!r}, line {number}, has no {missing[0]!r}: it is no packaged speech, open its "
+                f"{str(path)!r}, line {number}, has no {missing[0]!r}: this is not packaged speech, open the "
                 "folder with layout='folder'"
             )
         rows.append(row)
@@ -221,13 +225,15 @@ def _selected(
     rows = list(rows)
     kinds = [kind] if isinstance(kind, str) else kind
     for name in kinds or ():
-        _check("kind", name, KINDS)
-    _check("language", language, LANGUAGES)
-    _check("split", split, SPLITS)
+        check_option("kind", name, KINDS, AudioError)
+    if language is not None:
+        check_option("language", language, LANGUAGES, AudioError)
+    if split is not None:
+        check_option("split", split, SPLITS, AudioError)
     voices = [voices] if isinstance(voices, str) else voices
     speakers = list(dict.fromkeys(row["speaker"] for row in rows))
     for name in voices or ():
-        _check("voice", name, speakers)
+        _check_voice(name, speakers)
     selected = [
         row
         for row in rows
@@ -243,12 +249,12 @@ def _selected(
     return selected
 
 
-def _check(what: str, name: str | None, names: Sequence[str]) -> None:
-    if name is None or name in names:
+def _check_voice(name: str, speakers: Sequence[str]) -> None:
+    if name in speakers:
         return
-    near = closest(name, names)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(names)}"
-    raise AudioError(f"the packaged speech has no {what} {name!r}: {hint}")
+    near = closest(name, speakers)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(speakers)}"
+    raise AudioError(f"the packaged speech has no voice {name!r}: {hint}")
 
 
 def _recording(row: _Row, folder: AnyPath) -> Recording:
@@ -272,12 +278,12 @@ def _by_pair(kind: str, first: str, second: str) -> dict[str, tuple[_Row, _Row]]
 
 
 def _last_named(row: _Row, word: str) -> Interval:
-    """The last interval of a recording's words that has this label, whatever its case."""
+    """Return the last interval with this word, ignoring case."""
     return next(Interval(*times) for times in reversed(row["words"]) if times[2].lower() == word.lower())
 
 
 def _differing(rows: tuple[_Row, _Row], words: tuple[Interval, Interval]) -> tuple[Interval, Interval]:
-    """The phones in which two words differ: the first such position."""
+    """Return the first phone of each word that differs between the two."""
     a, b = (
         [Interval(*times) for times in row["phones"] if word.start <= times[0] < word.end]
         for row, word in zip(rows, words, strict=True)

@@ -1,4 +1,4 @@
-"""A part of an audio file, without decoding the rest where the format allows it."""
+"""Load a part of an audio file, without decoding the rest if the format allows it."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ from hooked_whisper.corpora.tiers import ROUNDING_S
 from hooked_whisper.errors import AudioError
 
 _SOUGHT = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"FORM", b"caff", b".snd", b"NIST", b"fLaC")
-"""First bytes of formats of which a remote file is fetched in part; others have to be read to the end."""
+"""First bytes of the formats whose remote files can be fetched in part; others are fetched whole."""
 
 
 def load_part(path: AnyPath, start: float | int, end: float | int) -> Float[Tensor, "sample"]:
-    """16 kHz mono samples of a file from ``start`` to ``end`` seconds; an infinite end is that of the file.
+    """Load 16 kHz mono samples of a file from ``start`` to ``end`` seconds; an infinite end means the end of the file.
 
-    The samples are those of :func:`~hooked_whisper.audio.load_audio`. An end up to 10 ms after the file's is taken for
-    rounding. Other rates are resampled after cutting. Joined files, and formats that libsndfile does not read (m4a),
-    are decoded as a whole.
+    An end up to 10 ms after the file's counts as rounding. Other rates are resampled after cutting. Joined files, and
+    formats that libsndfile does not read (m4a), are decoded whole.
 
     Raises:
-        AudioError: as :func:`~hooked_whisper.audio.load_audio`; a part that is not in the file.
+        AudioError: as :func:`~hooked_whisper.audio.load_audio`, or the part is not inside the file.
     """
     try:
         with path.open("rb") as stream:
@@ -38,9 +37,9 @@ def load_part(path: AnyPath, start: float | int, end: float | int) -> Float[Tens
     except (AudioError, soundfile.LibsndfileError):
         raise
     except Exception as error:
-        if is_local(path) and not isinstance(error, OSError):
+        if is_local(path) and not isinstance(error, OSError | ValueError):
             raise
-        part = None  # fetching the whole file says what is wrong
+        part = None  # loading the whole file reports the problem
     if part is not None:
         return part
     samples = load_audio(path)
@@ -49,7 +48,7 @@ def load_part(path: AnyPath, start: float | int, end: float | int) -> Float[Tens
 
 
 def _sought(stream: Seekable, path: AnyPath, start: float | int, end: float | int) -> Float[Tensor, "sample"] | None:
-    """The part, if it can be reached without decoding the file; else ``None``."""
+    """Return the part if it can be reached without decoding the whole file, else ``None``."""
     name = f"file {str(path)!r}"
     head = checked_head(stream, name)
     if needs_av(head) or path.suffix.lower() == ENDING:
@@ -76,5 +75,7 @@ def _frames(path: AnyPath, start: float | int, end: float | int, rate: int, fram
     duration = frames / rate
     beyond = math.isfinite(end) and end > duration + ROUNDING_S
     if not 0 <= start < end or beyond or start >= duration:
-        raise AudioError(f"file {str(path)!r} lasts {duration:.2f} s, there is no part from {start:g} to {end:g} s")
+        raise AudioError(
+            f"file {str(path)!r} lasts {duration:.2f} s, the part from {start:g} to {end:g} s is not inside it"
+        )
     return round(start * rate), frames if math.isinf(end) else min(round(end * rate), frames)

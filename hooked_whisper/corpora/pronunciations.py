@@ -1,4 +1,4 @@
-"""The pronouncing dictionary inside pocketsphinx, and a guess for words that it does not hold."""
+"""The pronouncing dictionary of pocketsphinx, and guesses for words that it lacks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _VARIANT = re.compile(r"\(\d+\)$")
 
 @dataclass(frozen=True, eq=False)
 class Pronunciations:
-    """Word (lower case) to its pronunciations, the usual one first.
+    """Map lower-case words to their pronunciations, the most usual first.
 
     >>> cmu_dictionary()["tomato"]
     (('T', 'AH', 'M', 'EY', 'T', 'OW'), ('T', 'AH', 'M', 'AA', 'T', 'OW'))
@@ -35,16 +35,17 @@ class Pronunciations:
         return word in self.words
 
     def __getitem__(self, word: str) -> tuple[Phones, ...]:
-        """Raises :class:`AlignmentError` for a word that is not in the dictionary."""
+        """Look a word up. Raises ``AlignmentError`` if the dictionary lacks it."""
         if word not in self.words:
-            raise AlignmentError(f"the dictionary has no word {word!r}: take guess({word!r})")
+            raise AlignmentError(f"the dictionary has no word {word!r}: use guess({word!r})")
         return self.words[word]
 
     def __len__(self) -> int:
         return len(self.words)
 
     def guess(self, word: str) -> Phones:
-        """Phones by letter-to-sound, learned from this dictionary when first asked for (some seconds)."""
+        """Guess the phones of a word by a letter-to-sound model, trained on this dictionary at the first call (a few
+        seconds)."""
         if word not in self._guesses:
             self._guesses[word] = _learned(self)(word)
         return self._guesses[word]
@@ -52,7 +53,7 @@ class Pronunciations:
 
 @lru_cache(maxsize=1)
 def cmu_dictionary() -> Pronunciations:
-    """The dictionary of pocketsphinx's English model (CMU, BSD).
+    """Return the dictionary of pocketsphinx's English model (CMU, BSD).
 
     Raises:
         MissingExtraError: pocketsphinx is not installed.
@@ -65,7 +66,7 @@ def cmu_dictionary() -> Pronunciations:
 
 
 def model_folder() -> Path:
-    """The English model that the pocketsphinx package brings."""
+    """Return the folder of the English model in the pocketsphinx package."""
     try:
         import pocketsphinx
     except ImportError as error:

@@ -1,8 +1,7 @@
-"""How a written English text is said: each written word with the words that are spoken for it.
+"""Spoken forms of written English words.
 
-``"In 1999, Dr. Lee's well-known $5 book"`` is ten spoken words more than it is written ones. Numbers, money, percent,
-years, ordinals, times of day, abbreviations and signs are spelled out by the rules below, which cover running text and
-not tables or formulas.
+Numbers, money, percentages, years, ordinals, times of day, abbreviations and signs are spelled out by rules for running
+text, not for tables or formulas.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _ABBREVIATIONS = {
     "vs": "versus", "etc": "et cetera",
 }  # fmt: skip
 _TYPOGRAPHIC = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "`": "'", "´": "'", "–": "-", "—": "-", "‐": "-", "‑": "-"})
-_AROUND = "\"'“”„«»()[]{}<>.,;:!?…¿¡*_~|-"  # not said, before or after a word
+_AROUND = "\"'“”„«»()[]{}<>.,;:!?…¿¡*_~|-"  # punctuation, not spoken
 _YEARS = range(1100, 2100)
 _MOST_DIGITS = 15  # longer numbers are read digit by digit
 
@@ -45,16 +44,16 @@ InDictionary = Callable[[str], bool]
 
 @dataclass(frozen=True, slots=True)
 class SpokenWord:
-    """A word as written, without punctuation around it, and the lower-case words that are said for it (one or more)."""
+    """A written word without surrounding punctuation, and its spoken form: one or more lower-case words."""
 
     label: str
     said: tuple[str, ...]
 
 
 def spoken_words(text: str, in_dictionary: InDictionary) -> list[SpokenWord]:
-    """The words of a text with what is said for each. What is punctuation alone, such as a dash, is no word.
+    """Return the words of a text with their spoken forms, without tokens that are only punctuation.
 
-    in_dictionary: whether a lower-case word has a pronunciation; decides between ``"well-known"`` as one word and as
+    in_dictionary: whether a lower-case word has a pronunciation. It decides whether ``"well-known"`` is one word or
         two, and whether capitals are a word or are spelled.
 
     Raises:
@@ -70,30 +69,30 @@ def spoken_words(text: str, in_dictionary: InDictionary) -> list[SpokenWord]:
 
 
 def number_words(value: int) -> list[str]:
-    """A whole number from 0 as it is said: ``1205 -> one thousand two hundred five``."""
+    """Spell out a whole number from 0: ``1205 -> one thousand two hundred five``."""
     if value < 20:
         return [_ONES[value]]
     if value < 100:
         tens = [_TENS[value // 10]]
         return tens + ([_ONES[value % 10]] if value % 10 else [])
     size, name = next(scale for scale in _SCALES if value >= scale[0])
-    rest = value % size
-    return [*number_words(value // size), name, *(number_words(rest) if rest else [])]
+    remainder = value % size
+    return [*number_words(value // size), name, *(number_words(remainder) if remainder else [])]
 
 
 def year_words(value: int) -> list[str]:
-    """A year from 1100 to 2099: ``1999 -> nineteen ninety nine``, ``1905 -> nineteen oh five``, ``2005 -> two thousand
-    five``."""
-    century, rest = divmod(value, 100)
+    """Spell out a year from 1100 to 2099: ``1999 -> nineteen ninety nine``, ``1905 -> nineteen oh five``, ``2005 -> two
+    thousand five``."""
+    century, years = divmod(value, 100)
     if 2000 <= value < 2010:
         return number_words(value)
-    if not rest:
+    if not years:
         return number_words(value) if century == 20 else [*number_words(century), "hundred"]
-    return [*number_words(century), *(["oh", _ONES[rest]] if rest < 10 else number_words(rest))]
+    return [*number_words(century), *(["oh", _ONES[years]] if years < 10 else number_words(years))]
 
 
 def _label(token: str, written: str, in_dictionary: InDictionary) -> str:
-    """The word in its own spelling, without punctuation around it."""
+    """Return the word as written, without surrounding punctuation."""
     inner = written.strip(_AROUND + "’‘")
     if not inner:
         return written
@@ -102,12 +101,12 @@ def _label(token: str, written: str, in_dictionary: InDictionary) -> str:
         inner += "."
     if token.startswith("'") and in_dictionary("'" + inner.lower()):  # 'cause, 'em
         inner = written[0] + inner
-    # aligners write such labels for silence: a word of that spelling would be lost when the file is read
+    # these labels mean silence in alignment files: the word would be lost when the file is read
     return inner.capitalize() if inner in ("sil", "SIL", "sp", "SP") else inner
 
 
 def _said(token: str, following: str, in_dictionary: InDictionary) -> list[str]:
-    """What is said for a token; empty for punctuation. following: the next token, empty at the end."""
+    """Return the spoken form of a token; empty for punctuation. following: the next token, empty at the end."""
     whole = token.lower()
     bare = whole.strip(_AROUND)
     if not bare:
@@ -141,7 +140,7 @@ def _said(token: str, following: str, in_dictionary: InDictionary) -> list[str]:
 
 
 def _piece(piece: str, written: str, in_dictionary: InDictionary) -> list[str]:
-    """Of a token of several parts: a number, letters, or a sign."""
+    """Return the spoken form of a number, letters or a sign inside a token."""
     if piece in _SIGNS:
         return [_SIGNS[piece]]
     number = _NUMBER.fullmatch(piece)
@@ -157,7 +156,7 @@ def _piece(piece: str, written: str, in_dictionary: InDictionary) -> list[str]:
     if in_dictionary(word) and len(word) > 1:
         return [word]
     stem = word.removesuffix("'s")
-    # MP, WXYZ: letters that make no syllable, unless they are in the dictionary, as "hmm" is
+    # MP, WXYZ: letters without a vowel that are not in the dictionary, unlike "hmm"
     is_spelled = len(stem) == 1 or (
         not in_dictionary(stem) and not re.search("[aeiouy]" if len(stem) < 4 else "[aeiou]", stem) and len(stem) < 6
         and (len(stem) < 4 or stem.upper() in written)

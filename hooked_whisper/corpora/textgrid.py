@@ -22,9 +22,9 @@ _ROUNDING_S = 1e-6
 
 
 def to_textgrid(alignment: Alignment) -> str:
-    """Praat's long text format with the tiers ``words`` and ``phones``; silence is the empty label.
+    """Write Praat's long text format with tiers ``words`` and ``phones``; silence is the empty label.
 
-    If the text is a model's own transcript (``extra["text_source"]``), a third tier, ``text source``, names the model.
+    If a model transcribed the text (``extra["text_source"]``), a third tier, ``text source``, names the model.
     """
     source = alignment.extra.get(TEXT_SOURCE, "")
     about = (Interval(0.0, alignment.duration, source),) if source else ()
@@ -49,11 +49,15 @@ def from_textgrid(
 ) -> Alignment:
     """Read a TextGrid in long, short or chronological text format. Point tiers and other interval tiers are skipped.
 
-    Times are counted from the start of the TextGrid: one that was cut from a longer recording may begin later than 0,
-    which ``extra["origin"]`` says.
+    Times are relative to the start of the TextGrid. If that is not 0, as in parts of a longer recording, it is in
+    ``extra["origin"]``.
 
-    ``source`` is the file's name for errors. Raises :class:`AlignmentError` for what is no TextGrid or is broken, for
-    times that are out of order, and where no tier or several have the name asked for.
+    Args:
+        source: name of the file, for error messages.
+
+    Raises:
+        AlignmentError: the content is not a TextGrid or is broken, times are out of order, or no tier or several tiers
+            have a requested name.
     """
     if "TextGrid" not in content[:200]:
         known = _CLASS.search(content[:200])
@@ -61,7 +65,7 @@ def from_textgrid(
         raise AlignmentError(f"{source} is not a TextGrid, but {what}: the header names no TextGrid")
     values = _Values(content, source)
     if content.lstrip().startswith(_CHRONOLOGICAL):
-        origin, end, found = _chronological(values)
+        origin, end, named_tiers = _chronological(values)
     else:
         kind = _CLASS.search(content[:200])
         if kind and "TextGrid" not in (kind[1] or kind[2]):
@@ -69,32 +73,32 @@ def from_textgrid(
                 f"{source} is a Praat {kind[1] or kind[2]} with a TextGrid in it: select the TextGrid alone in Praat "
                 "and save it as a text file"
             )
-        origin, end, found = _tier_by_tier(values, _ABSENT.search(content[:300]) is not None)
+        origin, end, named_tiers = _tier_by_tier(values, _ABSENT.search(content[:300]) is not None)
     duration = end - origin
     if not math.isfinite(duration):
         raise AlignmentError(f"{source}: the TextGrid lasts {duration:g} s: correct xmin and xmax")
-    words, phones = (_chosen(found, wanted, source) for wanted in (tiers.words, tiers.phones))
+    words, phones = (_chosen(named_tiers, wanted, source) for wanted in (tiers.words, tiers.phones))
     if words is None and phones is None:
-        names = ", ".join(repr(name) for name, _ in found) or "none"
+        names = ", ".join(repr(name) for name, _ in named_tiers) or "none"
         raise AlignmentError(
             f"{source} has no interval tier {tiers.words!r} or {tiers.phones!r}, but {names}: say which are words and "
-            "phones, such as Tiers(words='ORT', phones='MAU')"
+            "phones, such as with Tiers(words='ORT', phones='MAU')"
         )
     words, phones = ([_moved(row, origin) for row in rows or []] for rows in (words, phones))
     alignment = make_alignment(
         words, phones, source, utterance=utterance, speaker=speaker, duration=duration, tiers=tiers
     )
-    transcriber = next((rows[0].label for name, rows in found if name == _SOURCE_TIER and rows), "")
+    transcriber = next((rows[0].label for name, rows in named_tiers if name == _SOURCE_TIER and rows), "")
     extra = ({TEXT_SOURCE: transcriber} if transcriber else {}) | ({ORIGIN: repr(origin)} if origin else {})
     return replace(alignment, extra=extra)
 
 
 _Tiers = list[tuple[str, list[Row]]]
-"""Names and intervals of a TextGrid's tiers; a point tier is left out."""
+"""Names and intervals of the interval tiers."""
 
 
 def _tier_by_tier(values: _Values, absent: bool) -> tuple[float, float, _Tiers]:
-    """Start, end and tiers of the long and the short format."""
+    """Read start, end and tiers of the long or short format."""
     values.label(), values.label()  # the two header strings
     origin, end = values.number(), values.number()
     tiers: _Tiers = []
@@ -110,7 +114,7 @@ def _tier_by_tier(values: _Values, absent: bool) -> tuple[float, float, _Tiers]:
 
 
 def _chronological(values: _Values) -> tuple[float, float, _Tiers]:
-    """Start, end and tiers of the format that has the intervals and points of all tiers in the order of time."""
+    """Read start, end and tiers of the chronological format, which mixes the intervals and points of all tiers."""
     values.label()  # the header
     origin, end = values.number(), values.number()
     kinds: list[tuple[str, str]] = []
@@ -121,7 +125,7 @@ def _chronological(values: _Values) -> tuple[float, float, _Tiers]:
     while not values.done():
         number = values.count()
         if not 1 <= number <= len(kinds):
-            raise values.error(f"there is no tier {number}, but {len(kinds)}")
+            raise values.error(f"tier {number} does not exist, there are {len(kinds)} tiers")
         if kinds[number - 1][0] == "IntervalTier":
             rows[number - 1].append(values.row())
         else:
@@ -130,13 +134,13 @@ def _chronological(values: _Values) -> tuple[float, float, _Tiers]:
 
 
 def _moved(row: Row, origin: float) -> Row:
-    """The row in seconds from the origin; a start before it by rounding is at 0."""
+    """Return the row relative to the origin; a start just before it, by rounding, becomes 0."""
     start = row.start - origin
     return replace(row, start=0.0 if -_ROUNDING_S < start < 0 else start, end=row.end - origin)
 
 
 class _Values:
-    """The strings and numbers of a TextGrid, one after the other."""
+    """The strings and numbers of a TextGrid, read in order."""
 
     def __init__(self, content: str, source: str) -> None:
         self._content, self._source = content, source
@@ -173,7 +177,7 @@ class _Values:
     def count(self) -> int:
         value = self.number()
         if not (math.isfinite(value) and value >= 0 and value == int(value)):
-            raise self.error(f"{value:g} is no size")
+            raise self.error(f"{value:g} is not a size")
         return int(value)
 
     def row(self) -> Row:
@@ -182,7 +186,7 @@ class _Values:
 
 
 def _chosen(tiers: list[tuple[str, list[Row]]], wanted: str, source: str) -> list[Row] | None:
-    """The tier of a name: written so, or else in other case, or after a speaker's name and a dash."""
+    """Find a tier by name: exactly, or else ignoring case and a speaker's name before a dash."""
     exact = [rows for name, rows in tiers if name == wanted]
     alike = [(name, rows) for name, rows in tiers if name.rpartition(" - ")[2].strip().lower() == wanted.lower()]
     if len(exact) == 1:
@@ -195,14 +199,14 @@ def _chosen(tiers: list[tuple[str, list[Row]]], wanted: str, source: str) -> lis
 
 def _tier(number: int, name: str, intervals: tuple[Interval, ...], duration: float) -> list[str]:
     filled: list[tuple[float, float, str]] = []
-    at = 0.0
+    position = 0.0
     for interval in intervals:
-        if interval.start > at:
-            filled.append((at, interval.start, ""))
+        if interval.start > position:
+            filled.append((position, interval.start, ""))
         filled.append((interval.start, interval.end, "" if interval.label == SILENCE else interval.label))
-        at = interval.end
-    if at < duration or not filled:
-        filled.append((at, duration, ""))
+        position = interval.end
+    if position < duration or not filled:
+        filled.append((position, duration, ""))
     lines = [
         f"    item [{number}]:",
         '        class = "IntervalTier"',

@@ -1,4 +1,4 @@
-"""From the rows of an alignment file to intervals: times checked, silence under one name, labels renamed."""
+"""Turn the rows of an alignment file into intervals: check times, unify silence, rename labels."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from dataclasses import dataclass
 from hooked_whisper.errors import AlignmentError
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
 
-ROUNDING_S = 0.01  # files round starts and durations apart, to two decimals or more: overlaps up to this are no mistake
-TEXT_SOURCE = "text_source"  # in ``Alignment.extra``: the model whose own transcript the text is
+ROUNDING_S = 0.01  # allowed overlap: files round starts and durations separately, to two or more decimals
+TEXT_SOURCE = "text_source"  # in ``Alignment.extra``: the model that transcribed the text
 ORIGIN = "origin"  # in ``Alignment.extra``: where a TextGrid begins, in seconds, if not at 0
-_NOISE_S = 1e-9  # of sums of such decimals
-# Aligners' names for nothing being said. MFA's "spn" is not one: somebody speaks there, in words unknown to it.
-_SILENT_PHONES = frozenset(["", "sil", "sp", "pau", "epi", "h#", "<eps>", "<sil>"])  # whatever their case
+_NOISE_S = 1e-9  # rounding error of sums of such decimals
+# Aligners' names for silence. MFA's "spn" is speech in unknown words, not silence.
+_SILENT_PHONES = frozenset(["", "sil", "sp", "pau", "epi", "h#", "<eps>", "<sil>"])  # case is ignored
 _SILENT_WORDS = frozenset(["", "sil", "SIL", "sp", "SP", "h#", "<eps>", "<sil>"])
 _STRESS = re.compile(r"(?<=[A-Za-z])[012]$")
 
 
 @dataclass(frozen=True)
 class Tiers:
-    """How alignment files are read.
+    """How to read alignment files.
 
     Attributes:
-        words, phones: names of the tiers in a TextGrid. Case does not matter, nor does a speaker's name before it
-            (``"ann - words"``, as MFA has it).
-        relabel: new name for a phone, such as :func:`without_stress` or :func:`~hooked_whisper.corpora.fold_timit`;
-            names of silence become ``"SIL"`` after it.
+        words, phones: names of the tiers in a TextGrid. Case is ignored, and so is a speaker's name before it
+            (``"ann - words"``, as MFA writes it).
+        relabel: renames phones, such as :func:`without_stress` or :func:`~hooked_whisper.corpora.fold_timit`; then
+            names of silence become ``"SIL"``.
     """
 
     words: str = "words"
@@ -41,7 +41,7 @@ USUAL = Tiers()
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One labelled time of a file, unchecked, in seconds; ``where`` it stands, for errors (``"line 3"``)."""
+    """An unchecked interval of a file, in seconds. where: its location for error messages, such as ``"line 3"``."""
 
     start: float
     end: float
@@ -50,7 +50,7 @@ class Row:
 
 
 def without_stress(label: str) -> str:
-    """ARPABET without its stress digit: ``"AH0" -> "AH"``."""
+    """Remove the stress digit of an ARPABET label: ``"AH0" -> "AH"``."""
     return _STRESS.sub("", label)
 
 
@@ -66,23 +66,24 @@ def make_alignment(
     tiers: Tiers = USUAL,
     shared_s: float = ROUNDING_S,
 ) -> Alignment:
-    """The rows of a file as an alignment.
+    """Make an alignment from the rows of a file.
 
-    Words of silence are dropped. Where phones leave more than 10 ms out, silence is filled in, if there are phones.
-    The text is that of the words if none is given; the duration is at least the end of the last row.
+    Silent words are dropped, and gaps of more than 10 ms between phones are filled with silence. The default text is
+    the words; the duration is at least the end of the last row.
 
     Args:
-        source: the file, for errors.
-        shared_s: longest overlap that is no mistake: of such two intervals the first ends where the second starts.
+        source: name of the file, for error messages.
+        shared_s: overlap of two intervals that is allowed; the first then ends where the second starts.
 
     Raises:
-        AlignmentError: NaN, infinite or negative times, an end before its start, rows that overlap or are unordered.
+        AlignmentError: times are NaN, infinite or negative, an end is before its start, or rows overlap or are out of
+            order.
     """
     word_tier = tuple(i for i in _ordered(words, source, shared_s) if i.label not in _SILENT_WORDS)
     phone_tier = _ordered(phones, source, shared_s)
     named = [_renamed(phone, tiers.relabel) for phone in phone_tier]
     if word_tier and all(phone.label == SILENCE for phone in named):
-        named = []  # an empty tier: words are said, so their phones are unknown, not silent
+        named = []  # an empty tier beside words: the phones are unknown, not silent
     duration = max([duration, *(tier[-1].end for tier in (word_tier, phone_tier) if tier)])
     return Alignment(
         utterance,
@@ -95,7 +96,7 @@ def make_alignment(
 
 
 def merged(first: Alignment, second: Alignment) -> Alignment:
-    """Words of one file and phones of another, of one recording: the first's, where it has them."""
+    """Merge two alignments of one recording; words and phones come from ``first`` where it has them."""
     return Alignment(
         first.utterance or second.utterance,
         first.speaker or second.speaker,
@@ -108,9 +109,9 @@ def merged(first: Alignment, second: Alignment) -> Alignment:
 
 
 def cut(alignment: Alignment, start: float, end: float) -> Alignment:
-    """What is said between two times of a recording, as if it were one of its own (times in seconds).
+    """Return the part of an alignment between two times (seconds), with times from ``start``.
 
-    A word belongs to it if its middle does; phones at the edges are cut.
+    Words are included if their middle is; phones are cut at the edges.
     """
 
     def clipped(interval: Interval) -> Interval:
@@ -125,15 +126,15 @@ def cut(alignment: Alignment, start: float, end: float) -> Alignment:
 
 
 def _ordered(rows: Iterable[Row], source: str, shared_s: float) -> list[Interval]:
-    found: list[Interval] = []
+    intervals: list[Interval] = []
     for row in rows:
         if not 0 <= row.start <= row.end < math.inf:  # False for NaN too
             raise AlignmentError(
                 f"{source}, {row.where}: {row.label!r} is from {row.start:g} to {row.end:g} s: times must be numbers, "
                 "not negative, the end not before the start"
             )
-        if found and row.start < found[-1].end:
-            last = found[-1]
+        if intervals and row.start < intervals[-1].end:
+            last = intervals[-1]
             if row.start < last.start:
                 raise AlignmentError(
                     f"{source}, {row.where}: {row.label!r} starts at {row.start:g} s, before {last.label!r} at "
@@ -144,9 +145,9 @@ def _ordered(rows: Iterable[Row], source: str, shared_s: float) -> list[Interval
                     f"{source}, {row.where}: {row.label!r} starts at {row.start:g} s, where {last.label!r} lasts until "
                     f"{last.end:g} s: intervals of one tier must not overlap"
                 )
-            found[-1] = Interval(last.start, row.start, last.label)
-        found.append(Interval(float(row.start), float(row.end), row.label.strip()))
-    return found
+            intervals[-1] = Interval(last.start, row.start, last.label)
+        intervals.append(Interval(float(row.start), float(row.end), row.label.strip()))
+    return intervals
 
 
 def _renamed(phone: Interval, relabel: Callable[[str], str] | None) -> Interval:
@@ -158,10 +159,10 @@ def _with_silence(phones: list[Interval], duration: float) -> tuple[Interval, ..
     if not phones:
         return ()
     filled: list[Interval] = []
-    at = 0.0
+    end = 0.0
     for phone in [*phones, Interval(duration, duration, "")]:
-        if phone.start - at > ROUNDING_S + _NOISE_S:
-            filled.append(Interval(at, phone.start, SILENCE))
+        if phone.start - end > ROUNDING_S + _NOISE_S:
+            filled.append(Interval(end, phone.start, SILENCE))
         filled.append(phone)
-        at = phone.end
+        end = phone.end
     return tuple(filled[:-1])

@@ -1,4 +1,4 @@
-"""TIMIT: its label files, its 61 phones and the usual 39."""
+"""Fold TIMIT's 61 phones to the usual 39."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
 
 # 61 phones to 38 and silence. Source: Lee and Hon 1989, "Speaker-independent phone recognition using hidden Markov
-# models", table II, as most publications on TIMIT use it; but closures belong to their stops here.
+# models", table II, as in most publications on TIMIT, except that closures belong to their stops here.
 _FOLDED = {
     "AO": "AA", "AX": "AH", "AX-H": "AH", "AXR": "ER", "HV": "HH", "IX": "IH", "EL": "L", "EM": "M", "EN": "N",
     "NX": "N", "ENG": "NG", "ZH": "SH", "UX": "UW",
@@ -21,29 +21,29 @@ _STRESS = re.compile(r"(?<=[A-Z])[012]$")
 
 
 def fold_timit(label: str) -> str:
-    """One of the usual 39 classes for one of TIMIT's 61 labels, or for one of the CMU dictionary's 39 phones.
+    """Fold one of TIMIT's 61 labels, or a phone of the CMU dictionary, to one of the usual 39 classes.
 
-    The classes are written in upper case: 38 phones (``"AA"``, ``"DX"``, ...) and ``"SIL"``. AO goes to AA, AX to AH,
-    ZH to SH, as in Lee and Hon (1989). A closure gets the label of its stop (``"bcl"`` to ``"B"``). The glottal stop
-    ``q``, which that paper leaves out, is silence, for every moment has a label here. Case and stress digits of the
-    given label do not matter (``"AO1"``, ``"ao"``), and other labels are returned in upper case.
+    The classes are 38 phones in upper case (``"AA"``, ``"DX"``, ...) and ``"SIL"``. As in Lee and Hon (1989), AO
+    becomes AA, AX becomes AH and ZH becomes SH. A closure gets the label of its stop (``"bcl"`` becomes ``"B"``). The
+    glottal stop ``q``, which the paper drops, becomes silence. Case and stress digits are ignored (``"AO1"``,
+    ``"ao"``), and unknown labels are returned in upper case.
 
-    So corpora aligned with the CMU dictionary and TIMIT can be compared: fold both. The dictionary has no flap:
-    ``"DX"`` of TIMIT is T or D there.
+    Fold both to compare TIMIT with a corpus aligned by the CMU dictionary; the dictionary has no flap and writes T or D
+    for ``"DX"``.
     """
     upper = _STRESS.sub("", label.upper())
     return _FOLDED.get(upper, upper)
 
 
 def fold_closures(alignment: Alignment) -> Alignment:
-    """The alignment with TIMIT's 61 labels folded to 39 classes, one interval a stop.
+    """Fold an alignment with TIMIT's 61 labels to 39 classes, with one interval per stop.
 
-    A closure and the stop behind it become one interval with the stop's label; so do ``dcl jh`` and ``tcl ch``. A
-    closure without a release is its stop.
+    A closure and its release become one interval with the stop's label; so do ``dcl jh`` and ``tcl ch``. A closure
+    without a release also gets the stop's label.
     """
     phones: list[Interval] = []
     labels = [phone.label for phone in alignment.phones]
-    start: float | None = None  # of the closure that goes with the next phone
+    start: float | None = None  # of the closure before this phone
     for phone, following in zip(alignment.phones, [*labels[1:], ""], strict=True):
         begin = phone.start if start is None else start
         start = None
@@ -55,7 +55,7 @@ def fold_closures(alignment: Alignment) -> Alignment:
 
 
 def folded(find: Callable[[], Alignment], facts: dict[str, str]) -> Alignment:
-    """What ``find`` returns, with its phones folded to 39 classes; ``facts`` go to its ``extra``."""
+    """Return ``find()`` with its phones folded to 39 classes and ``facts`` in its ``extra``."""
     return fold_closures(without_folding(find, facts))
 
 

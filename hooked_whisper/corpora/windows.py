@@ -1,4 +1,4 @@
-"""A corpus window by window, from any place in it: what every pass over recordings goes on from after a kill."""
+"""Read a corpus window by window from any position, so that an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from hooked_whisper.corpora.records import Recording
 
 T = TypeVar("T")
 U = TypeVar("U")
-Cursor = tuple[int, int]  # the recording and the window of it to read next
+Cursor = tuple[int, int]  # index of the next recording, and of the next window in it
 
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """A stretch of one recording as long as the model's window, of which ``length`` samples are sound.
+    """Part of a recording, padded to the model's window; its first ``length`` samples are audio.
 
-    recording: place in the corpus. number: which window of the recording; last: there is none behind it.
+    recording: index in the corpus. number: index of the window in the recording. last: whether it is the last one.
     """
 
     recording: int
@@ -34,7 +34,7 @@ class Window:
 
     @property
     def after(self) -> Cursor:
-        """Where to go on once this window is done."""
+        """The cursor of the next window."""
         return (self.recording + 1, 0) if self.last else (self.recording, self.number + 1)
 
 
@@ -46,11 +46,11 @@ def windows_from(
     failed: Callable[[Failure], None],
     refuse: Callable[[Loaded], str] | None = None,
 ) -> Generator[Window, None, None]:
-    """All windows of ``n_samples`` from a cursor on, in the order of the corpus; recordings are decoded ahead.
+    """Yield the windows of ``n_samples`` from a cursor on, in order; recordings are decoded ahead.
 
     Args:
-        failed: told of each recording that is passed over, when its turn comes.
-        refuse: why a recording that could be read is passed over all the same; empty if it is not.
+        failed: called with each skipped recording, in order.
+        refuse: returns why a readable recording must be skipped, or ``""`` to read it.
     """
     start, skip = cursor
     for item in Loader(corpus, start=start):
@@ -67,14 +67,14 @@ def windows_from(
 
 
 def batched(windows: Iterable[Window], n: int) -> Iterator[list[Window]]:
-    """``n`` windows at a time; the last batch may be smaller. No window is read before its batch is asked for."""
+    """Yield lists of ``n`` windows, the last one maybe shorter; windows are read when their batch is requested."""
     stream = iter(windows)
     while batch := list(itertools.islice(stream, n)):
         yield batch
 
 
 def prepared(batches: Iterable[T], work: Callable[[T], U]) -> Generator[tuple[T, U], None, None]:
-    """Each batch with what ``work`` makes of it, which a thread does while the caller is busy with the batch before."""
+    """Yield each batch with ``work(batch)``, which a thread computes while the caller uses the batch before."""
     with ThreadPoolExecutor(1, thread_name_prefix="prepared") as pool:
         waiting: tuple[T, Future[U]] | None = None
         for batch in batches:
@@ -88,7 +88,7 @@ def prepared(batches: Iterable[T], work: Callable[[T], U]) -> Generator[tuple[T,
 
 @dataclass(frozen=True)
 class Part(Sequence[Recording]):
-    """Some recordings of a corpus, by their places in it; nothing is copied."""
+    """Recordings of a corpus, selected by index, without a copy."""
 
     corpus: Sequence[Recording]
     places: Sequence[int]

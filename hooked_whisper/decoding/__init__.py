@@ -1,4 +1,4 @@
-"""From encoder output to text, hooks live."""
+"""Decode encoder output to text, with active hooks."""
 
 from hooked_whisper.decoding.english import detect_english
 from hooked_whisper.decoding.generate import generate

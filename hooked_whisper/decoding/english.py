@@ -39,10 +39,10 @@ def without_added_tokens(model: WhisperCore, suppress: str | Iterable[int] | Non
     if suppress is None or isinstance(suppress, str):
         if layout is None or layout == n_vocab:
             return suppress
-        given = [int(token) for token in (suppress or "").split(",") if token]
+        suppressed = [int(token) for token in (suppress or "").split(",") if token]
     else:
-        given = [int(token) for token in suppress]
-    return given + list(range(layout or n_vocab, n_vocab))
+        suppressed = [int(token) for token in suppress]
+    return suppressed + list(range(layout or n_vocab, n_vocab))
 
 
 def detect_english(model: WhisperCore, mel: Tensor) -> tuple[Tensor, Any]:

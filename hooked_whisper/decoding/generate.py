@@ -9,9 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper._support.indices import is_integer
-from hooked_whisper.model.inputs import check_encoder_out, check_tokens
 from hooked_whisper.errors import ArgumentError
 from hooked_whisper.model import KVCache, WhisperCore
+from hooked_whisper.model.inputs import check_encoder_out, check_tokens
 
 
 @torch.no_grad()

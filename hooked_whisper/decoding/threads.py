@@ -1,5 +1,7 @@
-"""openai-whisper's word timing runs numba in parallel, which changes torch's number of threads for good, and whose idle
-threads spin. The warping is tiny: one thread is faster."""
+"""Keep the number of threads during openai-whisper's word timing.
+
+Its parallel numba code permanently changes torch's number of threads, and idle threads spin. One thread is faster here.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import torch
 
 @contextmanager
 def threads_kept() -> Iterator[None]:
-    """Within it numba has one thread; behind it numba and torch have as many as before."""
+    """Run numba with one thread inside the context, and restore the threads of numba and torch after it."""
     import numba
 
     of_torch, of_numba = torch.get_num_threads(), numba.get_num_threads()

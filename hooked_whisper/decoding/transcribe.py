@@ -16,12 +16,12 @@ from torch import Tensor
 from whisper.audio import FRAMES_PER_SECOND, HOP_LENGTH, N_FRAMES
 from whisper.decoding import DecodingOptions, DecodingResult, DecodingTask
 
-from hooked_whisper.model.inputs import described
 from hooked_whisper.audio import load_audio
 from hooked_whisper.decoding.english import check_language, without_added_tokens
 from hooked_whisper.decoding.threads import threads_kept
 from hooked_whisper.errors import ArgumentError, HookedWhisperError, check_option
 from hooked_whisper.model import WhisperCore
+from hooked_whisper.model.inputs import described
 
 _OPTIONS = sorted(
     {

@@ -125,14 +125,14 @@ class BinaryCursor:
     def skip_entries(self, n: int, content: str) -> None:
         """Skip ``n`` byte strings, each after its length as a 32-bit number."""
         start, position = self.position, 0
-        rest, self.position = self.take(self.remaining, content), start
+        content_left, self.position = self.take(self.remaining, content), start
         for _ in range(n):  # a vocabulary has 50,000: no call in this loop
             stop = position + 4
-            length = int.from_bytes(rest[position:stop], "little")
-            if stop + length > len(rest):
+            length = int.from_bytes(content_left[position:stop], "little")
+            if stop + length > len(content_left):
                 raise self.error(
                     f"truncated: {content} at byte {start + position} needs {4 + length} bytes, "
-                    f"{len(rest) - position} are left; {_REFETCH}"
+                    f"{len(content_left) - position} are left; {_REFETCH}"
                 )
             position = stop + length
         self.position = start + position

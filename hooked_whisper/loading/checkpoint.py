@@ -1,4 +1,4 @@
-"""A checkpoint in our names, checked strictly, whatever wrote it."""
+"""A checkpoint under our parameter names, strictly checked."""
 
 from __future__ import annotations
 
@@ -82,20 +82,20 @@ def make_checkpoint(
 
     problems = _listed("missing", [foreign(name) for name in needed if foreign(name) not in tensors])
     problems += _listed("unexpected", [name for name in tensors if name not in theirs])
-    found: dict[str, Tensor] = {}
+    by_name: dict[str, Tensor] = {}
     for name in tensors.keys() & theirs.keys():
         tensor, (our_name, shape) = tensors[name], theirs[name]
         if tuple(tensor.shape) != shape:
             problems.append(f"{name} has shape {tuple(tensor.shape)} instead of {shape}")
         elif not tensor.is_floating_point():
             problems.append(f"{name} is {tensor.dtype}, not floating point")
-        found[our_name] = tensor
+        by_name[our_name] = tensor
     if problems:
         description = describe_names(tensors.keys(), theirs.keys())
         if description is not None:
             raise CheckpointError(f"{source} holds {description}")
         raise CheckpointError(f"{source} does not fit its configuration: {'; '.join(problems)}")
-    return Checkpoint(config, found, source, dict(metadata or {}))
+    return Checkpoint(config, by_name, source, dict(metadata or {}))
 
 
 def from_core(model: WhisperCore) -> Checkpoint:
@@ -128,12 +128,12 @@ def load_into(model: WhisperCore, checkpoint: Checkpoint, dtype: torch.dtype | N
         }
         model.load_state_dict(copies, assign=True)
         return
-    for name, own in model.state_dict().items():
-        own.copy_(checkpoint.tensors[name])
+    for name, parameter in model.state_dict().items():
+        parameter.copy_(checkpoint.tensors[name])
 
 
 def set_unembed(model: WhisperCore, which: str, value: Tensor | None) -> None:
-    """Give the unembedding a ``weight`` or ``bias`` of its own, or (None) take it away."""
+    """Give the unembedding a separate ``weight`` or ``bias``, or remove it (``None``)."""
     setattr(model.decoder.unembed, which, None if value is None else nn.Parameter(value))
 
 

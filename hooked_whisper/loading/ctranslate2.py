@@ -169,7 +169,7 @@ def _read(cursor: BinaryCursor) -> _Model:
     for _ in range(cursor.count("I", "the number of variables", MAX_TENSORS)):
         name = _string(cursor, "a variable's name")
         if name in variables:
-            raise cursor.error(f"variable {name!r} is there twice")
+            raise cursor.error(f"variable {name!r} is repeated")
         variables[name] = _variable(cursor, name)
     quantized = {name: variables.pop(name) for name, tensor in list(variables.items()) if _is_quantized(name, tensor)}
     for name, tensor in quantized.items():

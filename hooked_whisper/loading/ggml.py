@@ -83,7 +83,7 @@ def load_ggml(path: Path) -> Checkpoint:
             raise cursor.error(f"more than {MAX_TENSORS} tensors")
         name, tensor, quantization = _tensor(cursor)
         if name in tensors:
-            raise cursor.error(f"tensor {name!r} is there twice")
+            raise cursor.error(f"tensor {name!r} is repeated")
         tensors[name] = tensor.squeeze(1) if name in _COLUMNS and tensor.shape[1:] == (1,) else tensor
         if quantization:
             quantized.add(quantization)

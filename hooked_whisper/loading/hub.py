@@ -57,9 +57,10 @@ def load_from_hub(
             problem = reason(error)
     cached = cached_model(repo, file, revision=revision, cache_dir=cache_dir)
     if cached is None:
-        at = f" at revision {revision!r}" if revision else ""
+        revision_note = f" at revision {revision!r}" if revision else ""
         raise MissingWeightsError(
-            f"model {repo_id!r}{at} is not in the Hugging Face cache and cannot be downloaded ({problem}). {LOCAL_HINT}"
+            f"model {repo_id!r}{revision_note} is not in the Hugging Face cache and cannot be downloaded ({problem}). "
+            f"{LOCAL_HINT}"
         ) from None
     return _loaded(cached, repo_id, "Hugging Face cache")
 
@@ -81,7 +82,7 @@ def cached_model(
 ) -> Path | None:
     """Return the folder of a model in the Hugging Face cache, or the path of one ``file`` of it; None if it is absent.
 
-    A folder without weights (somebody loaded only the tokenizer) does not count.
+    A folder without weights, such as one with only a tokenizer, does not count.
     """
     try:
         path = hf_hub_download(repo_id, file or CONFIG, revision=revision, cache_dir=cache_dir, local_files_only=True)

@@ -18,7 +18,7 @@ from hooked_whisper.loading.checkpoint import UNEMBED_BIAS, UNEMBED_WEIGHT, Chec
 from hooked_whisper.loading.vocabulary import GENERATION_CONFIG, with_vocabulary
 
 CONFIG = "config.json"
-# the first of these that is there is taken
+# the first one present is used
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",

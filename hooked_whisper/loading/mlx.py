@@ -28,7 +28,7 @@ from hooked_whisper.loading.checkpoint import Checkpoint, make_checkpoint
 from hooked_whisper.loading.openai import openai_name
 
 CONFIG = "config.json"
-_WEIGHTS = ("weights.safetensors", "weights.npz", "model.safetensors")  # the first of these that is there is taken
+_WEIGHTS = ("weights.safetensors", "weights.npz", "model.safetensors")  # the first one present is used
 _SIZES = tuple(ModelDimensions.__dataclass_fields__)
 _POSITIONS = "encoder.positional_embedding"
 _BITS = (2, 4, 8)  # weights that fill a 32-bit word exactly
@@ -156,7 +156,7 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
             for member in members:
                 name = member.filename.removesuffix(".npy")
                 if name in tensors:
-                    raise CheckpointError(f"{path}: array {name!r} is there twice")
+                    raise CheckpointError(f"{path}: array {name!r} is repeated")
                 tensors[name] = _read_array(archive, member, f"{path}: {name}")
     except CheckpointError:
         raise

@@ -112,20 +112,20 @@ def _replace_both(folder: Path, new_weights: Path, new_config: Path) -> None:
 
     A power cut between the two is noticed on loading, by the digest in both.
     """
-    weights, kept = folder / WEIGHTS, folder / f".{WEIGHTS}.old"
-    kept.unlink(missing_ok=True)
+    weights, backup = folder / WEIGHTS, folder / f".{WEIGHTS}.old"
+    backup.unlink(missing_ok=True)
     with suppress(OSError):  # no old weights, or a file system without links
-        os.link(weights, kept)
+        os.link(weights, backup)
     try:
         os.replace(new_weights, weights)
         try:
             os.replace(new_config, folder / CONFIG)
         except BaseException:
-            if kept.exists():
-                os.replace(kept, weights)
+            if backup.exists():
+                os.replace(backup, weights)
             raise
     finally:
-        kept.unlink(missing_ok=True)
+        backup.unlink(missing_ok=True)
     with suppress(OSError):  # not every system lets a folder be synced
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -41,8 +41,8 @@ def fold_ln(model: WhisperCore) -> None:
 def center_writing_weights(model: WhisperCore) -> None:
     """Take the mean over ``d_model`` out of everything written to the residual stream.
 
-    Every reader is a layer norm, which removes that mean anyway. ``W_E`` is centred too (the unembedding is untied
-    first). The conv stem is left alone: its output comes out of a GELU, so no weights can centre it; the mean of the
+    Every reader is a layer norm, which removes that mean anyway. ``W_E`` is centered too (the unembedding is untied
+    first). The conv stem is left alone: its output comes out of a GELU, so no weights can center it; the mean of the
     encoder's stream is then that of ``encoder.hook_embed`` alone.
     """
     _untied(model)

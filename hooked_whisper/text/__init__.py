@@ -1,4 +1,4 @@
-"""Text: prompts and tokens, normalisation, word errors and word diffs."""
+"""Text: prompts and tokens, normalization, word errors and word diffs."""
 
 from hooked_whisper.text.normalize import Normalizer, normalize_basic, normalize_english, normalizer_for
 from hooked_whisper.text.prompts import Prompter, tokenizer_for

@@ -148,7 +148,7 @@ def bare_word(word: str) -> str:
 
 
 def word_diff(reference: str, hypothesis: str, key: Callable[[str], str] = bare_word) -> list[DiffOp]:
-    """How to get from one text to the other, word by word, for coloured display.
+    """How to get from one text to the other, word by word, for colored display.
 
     Words are equal if their ``key`` is; the ops hold them as they were written, so that all ``reference`` words in
     order are ``reference.split()``, and all ``hypothesis`` words ``hypothesis.split()``. Of several shortest diffs this

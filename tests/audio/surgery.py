@@ -38,12 +38,12 @@ def lyrics3() -> bytes:
 
 def mp3_frames(content: bytes) -> list[bytes]:
     """The frames of a clean MP3, its tag frame among them."""
-    frames, at = [], 0
-    while at + 4 <= len(content):
-        header = parse_header(int.from_bytes(content[at : at + 4]))
+    frames, offset = [], 0
+    while offset + 4 <= len(content):
+        header = parse_header(int.from_bytes(content[offset : offset + 4]))
         assert header is not None and header.size
-        frames.append(content[at : at + header.size])
-        at += header.size
+        frames.append(content[offset : offset + header.size])
+        offset += header.size
     return frames
 
 
@@ -59,8 +59,8 @@ def free_format(content: bytes) -> bytes:
 
 def with_frame_count(content: bytes, count: int) -> bytes:
     """An MP3 whose Xing tag counts ``count`` frames."""
-    at = max(content.find(b"Xing"), content.find(b"Info"))
-    return content[: at + 8] + struct.pack(">I", count) + content[at + 12 :]
+    offset = max(content.find(b"Xing"), content.find(b"Info"))
+    return content[: offset + 8] + struct.pack(">I", count) + content[offset + 12 :]
 
 
 def flac_total(content: bytes, total: int) -> bytes:
@@ -71,10 +71,10 @@ def flac_total(content: bytes, total: int) -> bytes:
 
 def wav_size(content: bytes, size: int, riff: int | None = None) -> bytes:
     """A WAV whose data chunk claims ``size`` bytes."""
-    at = content.find(b"data") + 4
+    offset = content.find(b"data") + 4
     order = ">I" if content[:4] == b"RIFX" else "<I"
     riff_size = content[4:8] if riff is None else struct.pack(order, riff)
-    return content[:4] + riff_size + content[8:at] + struct.pack(order, size) + content[at + 4 :]
+    return content[:4] + riff_size + content[8:offset] + struct.pack(order, size) + content[offset + 4 :]
 
 
 def chunk(name: bytes, content: bytes, order: str = "<I") -> bytes:
@@ -83,12 +83,12 @@ def chunk(name: bytes, content: bytes, order: str = "<I") -> bytes:
 
 def ogg_pages(content: bytes) -> list[bytes]:
     """The pages of a clean Ogg file."""
-    pages, at = [], 0
-    while at < len(content):
-        n = content[at + 26]
-        end = at + 27 + n + sum(content[at + 27 : at + 27 + n])
-        pages.append(content[at:end])
-        at = end
+    pages, offset = [], 0
+    while offset < len(content):
+        n = content[offset + 26]
+        end = offset + 27 + n + sum(content[offset + 27 : offset + 27 + n])
+        pages.append(content[offset:end])
+        offset = end
     return pages
 
 

@@ -21,8 +21,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def clips() -> list[torch.Tensor]:
-    found = [torch.from_numpy(clip.samples) for clip in SyntheticCorpus.default().clips()[:5]]
-    return [audio[: len(audio) // 160 * 160] for audio in found]
+    sounds = [torch.from_numpy(clip.samples) for clip in SyntheticCorpus.default().clips()[:5]]
+    return [audio[: len(audio) // 160 * 160] for audio in sounds]
 
 
 def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -39,7 +39,7 @@ def test_speech_comes_back(clips: list[torch.Tensor]) -> None:
         assert correlation(log_mel_spectrogram(sounds[-1]), mel) > 0.98
     write = Transcriber(model, max_new_tokens=12)
     with torch.no_grad():
-        heard, rebuilt = (write(model.embed_audio(model.to_mel(list(some)))) for some in (clips, sounds))
+        heard, rebuilt = (write(model.embed_audio(model.to_mel(list(batch)))) for batch in (clips, sounds))
     errors = word_errors(heard, rebuilt)
     assert sum(e.errors for e in errors) <= 0.3 * sum(e.n_reference for e in errors)
 

@@ -61,12 +61,12 @@ def test_beyond_the_ends_is_silence() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"centre_s": -0.1},
-        {"centre_s": 2.1},
-        {"centre_s": float("nan")},
-        {"centre_s": 1.0, "context_s": 0.07},
-        {"centre_s": 1.0, "width_s": 0.0},
-        {"centre_s": 1.0, "fade_s": -0.01},
+        {"center_s": -0.1},
+        {"center_s": 2.1},
+        {"center_s": float("nan")},
+        {"center_s": 1.0, "context_s": 0.07},
+        {"center_s": 1.0, "width_s": 0.0},
+        {"center_s": 1.0, "fade_s": -0.01},
     ],
 )
 def test_bad_windows(arguments: dict[str, float]) -> None:

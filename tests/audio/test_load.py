@@ -358,3 +358,12 @@ def test_a_decoder_of_datasets_is_its_array() -> None:
         assert torch.equal(load_audio(Decoder(samples, rate)), wanted)
     with pytest.raises(AudioError, match="8000 Hz"):
         load_audio(Decoder(samples, 8000), sample_rate=16000)
+
+
+def test_paths_and_file_objects_that_cannot_be_read(tmp_path: Path) -> None:
+    closed = (tmp_path / "a.wav").open("wb")
+    closed.close()
+    with (tmp_path / "a.wav").open("wb") as writing:
+        for source, named in ((closed, "a.wav"), (writing, "a.wav"), (tmp_path / "a\0b.wav", "null character")):
+            with pytest.raises(AudioError, match=named):
+                load_audio(source)

@@ -68,19 +68,19 @@ def test_mp3_of_variable_frame_sizes_is_read_whole() -> None:
 
 @pytest.mark.parametrize("bare", [False, True])
 def test_joined_mp3s_are_read_whole(bare: bool) -> None:
-    one = mp3()
-    first, second = (surgery.without_tag(one), surgery.without_tag(one)) if bare else (one, one)
+    single = mp3()
+    first, second = (surgery.without_tag(single), surgery.without_tag(single)) if bare else (single, single)
     assert abs(seconds(first + second) - 2 * seconds(first)) < FRAMES
     tagged = surgery.id3v2() + first + surgery.id3v1() + surgery.id3v2(99) + second + surgery.ape() + surgery.id3v1()
     assert abs(seconds(tagged) - 2 * seconds(first)) < FRAMES
-    assert abs(seconds(mp3(44_100) + one) - 2 * SECONDS) < FRAMES  # of different rates
+    assert abs(seconds(mp3(44_100) + single) - 2 * SECONDS) < FRAMES  # of different rates
 
 
 def test_a_tagged_mp3_joined_to_one_without() -> None:
-    one = mp3()
-    both = load_audio(one + surgery.without_tag(one))
+    single = mp3()
+    both = load_audio(single + surgery.without_tag(single))
     assert abs(len(both) / 16_000 - 2 * SECONDS) < FRAMES + 0.05
-    assert torch.equal(both[: 16_000 * SECONDS - 2000], load_audio(one)[:-2000])
+    assert torch.equal(both[: 16_000 * SECONDS - 2000], load_audio(single)[:-2000])
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_an_mp3_that_is_cut_says_so(bare: bool) -> None:
 def test_junk_between_frames_is_skipped_with_a_warning() -> None:
     frames = surgery.mp3_frames(surgery.without_tag(mp3()))
     junk = b"".join(frames[:30]) + b"<html>no sound</html>" * 100 + b"".join(frames[30:])
-    with pytest.warns(UserWarning, match="no MPEG frames"):
+    with pytest.warns(UserWarning, match="not MPEG frames"):
         assert abs(seconds(junk) - seconds(b"".join(frames))) < 0.05
 
 
@@ -160,21 +160,21 @@ STREAMS = [("OGG", "VORBIS"), ("OGG", "OPUS"), ("FLAC", "PCM_16"), ("FLAC", "PCM
 
 @pytest.mark.parametrize(("format", "subtype"), STREAMS)
 def test_joined_streams_are_read_whole(format: str, subtype: str) -> None:
-    one = encoded(WAVE, 16_000, format, subtype)
+    single = encoded(WAVE, 16_000, format, subtype)
     other = encoded(babble(48_000, 1).numpy(), 48_000, format, subtype)
-    first, second = load_audio(one), load_audio(other)
-    assert torch.equal(load_audio(one + one + one), first.repeat(3))
-    assert torch.allclose(load_audio(one + other), torch.cat([first, second]), atol=1e-6)
+    first, second = load_audio(single), load_audio(other)
+    assert torch.equal(load_audio(single + single + single), first.repeat(3))
+    assert torch.allclose(load_audio(single + other), torch.cat([first, second]), atol=1e-6)
     stereo = encoded(np.stack([WAVE, WAVE], 1), 16_000, format, subtype)
-    assert abs(seconds(one + stereo) - 2 * SECONDS) < 0.01
+    assert abs(seconds(single + stereo) - 2 * SECONDS) < 0.01
 
 
 @pytest.mark.parametrize(("format", "subtype"), STREAMS)
 @pytest.mark.parametrize("part", [0.02, 0.3, 0.6, 0.97])
 def test_cut_streams_say_so(format: str, subtype: str, part: float) -> None:
-    one = encoded(WAVE, 16_000, format, subtype)
-    cut = one[: int(part * len(one))]
-    for content in (cut, one + cut):
+    single = encoded(WAVE, 16_000, format, subtype)
+    cut = single[: int(part * len(single))]
+    for content in (cut, single + cut):
         with pytest.raises(AudioError, match="truncated") as caught:
             load_audio(content)
         there = float(re.findall(r"after ([\d.]+) s", str(caught.value))[0])
@@ -237,8 +237,8 @@ def test_flac_whose_header_counts_nothing_or_too_little(subtype: str, total: int
     whole = encoded(WAVE, 16_000, "FLAC", subtype)
     expected = load_audio(whole)
     for content in (whole, surgery.id3v2() + whole, whole + surgery.id3v1(), whole + surgery.ape(), whole + bytes(99)):
-        at = content.find(b"fLaC")
-        assert torch.equal(load_audio(content[:at] + surgery.flac_total(content[at:], total)), expected)
+        offset = content.find(b"fLaC")
+        assert torch.equal(load_audio(content[:offset] + surgery.flac_total(content[offset:], total)), expected)
     lied = surgery.flac_total(whole, total)
     assert torch.equal(load_audio(lied + lied), expected.repeat(2))
     with pytest.raises(AudioError, match="truncated"):
@@ -284,20 +284,20 @@ def test_wav_streams_are_read_whole(format: str, size: int, riff: int | None) ->
 def test_streams_of_other_containers_are_read_whole() -> None:
     rf64 = encoded(WAVE, 16_000, "RF64")
     expected = load_audio(rf64)
-    at = rf64.find(b"ds64") + 8
+    offset = rf64.find(b"ds64") + 8
     for open_size in (bytes(8), b"\xff" * 8):
-        assert torch.equal(load_audio(rf64[: at + 8] + open_size + rf64[at + 16 :]), expected)
+        assert torch.equal(load_audio(rf64[: offset + 8] + open_size + rf64[offset + 16 :]), expected)
     au = encoded(WAVE, 16_000, "AU")
     assert torch.equal(load_audio(au[:8] + b"\xff" * 4 + au[12:]), expected)
     sphere = encoded(WAVE, 16_000, "NIST")
     counted = re.sub(rb"sample_count -i \d+\n", b"", sphere[:1024]).ljust(1024, b" ") + sphere[1024:]
     assert torch.equal(load_audio(counted), expected)
     caf = encoded(WAVE, 16_000, "CAF")
-    at = caf.find(b"data") + 4
-    assert torch.equal(load_audio(caf[:at] + b"\xff" * 8 + caf[at + 8 :]), expected)
+    offset = caf.find(b"data") + 4
+    assert torch.equal(load_audio(caf[:offset] + b"\xff" * 8 + caf[offset + 8 :]), expected)
     aiff = encoded(WAVE, 16_000, "AIFF")
-    at = aiff.find(b"SSND") + 4
-    assert torch.equal(load_audio(aiff[:at] + bytes(4) + aiff[at + 4 :]), expected)
+    offset = aiff.find(b"SSND") + 4
+    assert torch.equal(load_audio(aiff[:offset] + bytes(4) + aiff[offset + 4 :]), expected)
 
 
 @pytest.mark.parametrize("format", PCM)
@@ -308,13 +308,13 @@ def test_headers_that_promise_less_are_not_believed(format: str) -> None:
     code = "Q" if format in ("RF64", "W64", "CAF") else "I"
     wide = {"W64": 24, "AIFF": 8, "CAF": 4}.get(format, 0)  # what else the size counts
     old, new = (struct.pack(order + code, size + wide) for size in (n_bytes, n_bytes // 4))
-    at = whole.rfind(old, 0, 5000)
+    offset = whole.rfind(old, 0, 5000)
     if format == "NIST":
-        whole, old, new, at = whole, b"sample_count -i 32000", b"sample_count -i  8000", 0
+        whole, old, new, offset = whole, b"sample_count -i 32000", b"sample_count -i  8000", 0
         whole = whole.replace(old, new)
     else:
-        assert at > 0
-        whole = whole[:at] + new + whole[at + len(new) :]
+        assert offset > 0
+        whole = whole[:offset] + new + whole[offset + len(new) :]
     with warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
         assert seconds(whole) == SECONDS
@@ -325,10 +325,10 @@ def test_chunks_behind_the_samples_are_no_samples(order: str) -> None:
     content = encoded(WAVE, 16_000)
     if order == ">I":
         content = bytes(encoded(WAVE, 16_000, "AIFF"))
-    rest = surgery.chunk(b"LIST", b"INFOISFT" + b"x" * 101, order) + surgery.chunk(b"id3 ", b"y" * 40, order)
+    chunks = surgery.chunk(b"LIST", b"INFOISFT" + b"x" * 101, order) + surgery.chunk(b"id3 ", b"y" * 40, order)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for tail in (rest, surgery.id3v1(), bytes(512), rest[:-1] if len(rest) % 2 else rest):
+        for tail in (chunks, surgery.id3v1(), bytes(512), chunks[:-1] if len(chunks) % 2 else chunks):
             assert torch.equal(load_audio(content + tail), load_audio(content))
 
 
@@ -340,8 +340,8 @@ def test_samples_behind_a_too_small_chunk_are_read_with_a_warning() -> None:
 
 @pytest.mark.parametrize("format", ["WAV", "RF64", "W64", "AIFF"])
 def test_joined_wavs_are_read_whole(format: str) -> None:
-    one = encoded(WAVE, 16_000, format)
-    assert torch.equal(load_audio(one + one), load_audio(one).repeat(2))
+    single = encoded(WAVE, 16_000, format)
+    assert torch.equal(load_audio(single + single), load_audio(single).repeat(2))
 
 
 @pytest.mark.parametrize("subtype", ["IMA_ADPCM", "MS_ADPCM", "GSM610", "FLOAT", "DOUBLE", "PCM_24", "PCM_U8"])
@@ -389,7 +389,7 @@ def test_parts_urls_and_bytes_agree(name: str, tmp_path: Path) -> None:
             with pytest.raises(AudioError, match="truncated"):
                 load_audio(source)
         for path in (tmp_path / name, remote):
-            with pytest.raises(AudioError, match=r"truncated|no part"):
+            with pytest.raises(AudioError, match=r"truncated|is not inside"):
                 load_part(path, 0.1, float("inf"))
         return
     whole = load_audio(content)
@@ -427,8 +427,8 @@ def test_mutated_files_are_audio_or_an_audio_error(
     seed: int, edits: list[tuple[int, int]], cut: int, inserted: bytes, joined: bool
 ) -> None:
     content = bytearray(SEEDS[seed])
-    for at, value in edits:
-        content[at % len(content)] = value
+    for offset, value in edits:
+        content[offset % len(content)] = value
     content[cut:cut] = inserted
     if joined:
         content += SEEDS[seed]

@@ -97,31 +97,31 @@ WORDS = st.from_regex(r"\A[a-z]{3,6}\Z").filter(lambda s: s not in ("sil", "pau"
 @given(st.lists(alignments(), min_size=1, max_size=3), st.data())
 def test_ctm_round_trip(several: list[Alignment], data: st.DataObject):
     named = []
-    for k, one in enumerate(several):
+    for k, alignment in enumerate(several):
         phones = tuple(
-            Interval(p.start, p.end, p.label if p.label == SILENCE else data.draw(WORDS)) for p in one.phones
+            Interval(p.start, p.end, p.label if p.label == SILENCE else data.draw(WORDS)) for p in alignment.phones
         )
         words = tuple(Interval(p.start, p.end, p.label) for p in phones if p.label != SILENCE)
-        named.append(Alignment(f"u-{k}", "", "", one.duration, words, phones))
+        named.append(Alignment(f"u-{k}", "", "", alignment.duration, words, phones))
     phones_read = from_ctm(to_ctm(named, "phones"), "phones")
-    assert list(phones_read) == [one.utterance for one in named]
-    for one in named:
-        assert len(phones_read[one.utterance].phones) == len(one.phones)
-        for a, b in zip(phones_read[one.utterance].phones, one.phones, strict=True):
+    assert list(phones_read) == [alignment.utterance for alignment in named]
+    for alignment in named:
+        assert len(phones_read[alignment.utterance].phones) == len(alignment.phones)
+        for a, b in zip(phones_read[alignment.utterance].phones, alignment.phones, strict=True):
             assert a.label == b.label and (a.start, a.end) == pytest.approx((b.start, b.end), abs=2e-6)
-    with_words = [one for one in named if one.words]
+    with_words = [alignment for alignment in named if alignment.words]
     if with_words:
         words_read = from_ctm(to_ctm(with_words, "words"), "words")
-        assert [words_read[one.utterance].text for one in with_words] == [
-            " ".join(word.label for word in one.words) for one in with_words
+        assert [words_read[alignment.utterance].text for alignment in with_words] == [
+            " ".join(word.label for word in alignment.words) for alignment in with_words
         ]
 
 
 def test_ctm_as_kaldi_writes_it():
     content = ";; comment\nu1 1 0.00 0.30 hello 0.98\nu2 A 0.5 0.25 you\n\nu1 1 0.45 0.10 <eps>\nu1 1 0.55 0.20 world\n"
-    found = from_ctm(content, "words")
-    assert found["u1"].words == (Interval(0.0, 0.3, "hello"), Interval(0.55, 0.75, "world"))
-    assert found["u1"].text == "hello world" and found["u2"].words[0].start == 0.5
+    by_name = from_ctm(content, "words")
+    assert by_name["u1"].words == (Interval(0.0, 0.3, "hello"), Interval(0.55, 0.75, "world"))
+    assert by_name["u1"].text == "hello world" and by_name["u2"].words[0].start == 0.5
     phones = from_ctm("u 1 0.1 0.2 hh\nu 1 0.3 0.2 sil\nu 1 0.8 0.2 AH0\n", "phones", Tiers(relabel=without_stress))
     assert [(p.start, p.label) for p in phones["u"].phones] == [
         (0.0, SILENCE), (0.1, "hh"), (pytest.approx(0.3), SILENCE), (0.5, SILENCE), (0.8, "AH")
@@ -129,8 +129,8 @@ def test_ctm_as_kaldi_writes_it():
 
 
 def test_ctm_rounding_is_no_overlap_but_more_is():
-    (one,) = from_ctm("u 1 0.10 0.11 a\nu 1 0.20 0.10 b\n", "words").values()
-    assert one.words[0] == Interval(0.1, 0.2, "a") and one.words[1].start == 0.2
+    (alignment,) = from_ctm("u 1 0.10 0.11 a\nu 1 0.20 0.10 b\n", "words").values()
+    assert alignment.words[0] == Interval(0.1, 0.2, "a") and alignment.words[1].start == 0.2
     with pytest.raises(AlignmentError, match=r"line 2.*overlap"):
         from_ctm("u 1 0.10 0.13 a\nu 1 0.20 0.10 b\n", "words")
 
@@ -182,9 +182,13 @@ HTK = "0 1000000 sil -58.25\n1000000 2500000 ay -102.5 hi\n2500000 10000000 sil\
 @pytest.mark.parametrize("name", ["a.lab", "a.phn", "a.txt"])
 def test_htk_labels_are_in_units_of_100_ns(tmp_path: Path, name: str):
     (tmp_path / name).write_text(HTK)
-    found = read_alignment(tmp_path / name)
-    assert [(p.start, p.end, p.label) for p in found.phones] == [(0, 0.1, "SIL"), (0.1, 0.25, "ay"), (0.25, 1, "SIL")]
-    assert found.duration == 1.0
+    alignment = read_alignment(tmp_path / name)
+    assert [(p.start, p.end, p.label) for p in alignment.phones] == [
+        (0, 0.1, "SIL"),
+        (0.1, 0.25, "ay"),
+        (0.25, 1, "SIL"),
+    ]
+    assert alignment.duration == 1.0
     (tmp_path / "a.wrd").write_text("1000000 2500000 hi\n")
     assert read_alignment(tmp_path / "a.wrd").words == (Interval(0.1, 0.25, "hi"),)
 
@@ -200,6 +204,11 @@ def test_htk_labels_are_in_units_of_100_ns(tmp_path: Path, name: str):
 )
 def test_times_tell_timit_from_htk(content: str, seconds: float):
     assert from_timit(content, "phones").duration == pytest.approx(seconds)
+
+
+def test_a_null_character_in_a_path_is_named(tmp_path: Path):
+    with pytest.raises(AlignmentError, match="a.*null"):
+        read_alignment(tmp_path / "a\0.json")
 
 
 def test_htk_labels_beside_audio_are_no_transcript(tmp_path: Path):
@@ -239,8 +248,8 @@ def test_folding_joins_closures_and_keeps_every_moment(labels: list[str]) -> Non
     assert len(joined.phones) == len(raw.phones) - n_joined
     assert joined.phones[0].start == 0 and joined.phones[-1].end == raw.phones[-1].end
     assert all(a.end == b.start for a, b in pairwise(joined.phones))
-    at = {phone.end: phone.label for phone in joined.phones}  # a stop is named by its release
-    assert all(at[p.end] == fold_timit(p.label) for p in raw.phones if p.end in at)
+    labels_by_end = {phone.end: phone.label for phone in joined.phones}  # a stop is named by its release
+    assert all(labels_by_end[p.end] == fold_timit(p.label) for p in raw.phones if p.end in labels_by_end)
 
 
 def test_words_of_timit_that_share_a_phone_are_parted():
@@ -258,9 +267,9 @@ def test_json_as_whisperx_writes_it():
             {"text": " left.", "words": [{"word": "left.", "start": 0.75, "end": 1.0}]},
         ]
     }  # fmt: skip
-    found = from_json(json.dumps(data), "u")
-    assert [w.label for w in found.words] == ["In", "he", "left."] and found.text == "In 1990 he left."
-    assert found.duration == 1.0 and found.utterance == "u" and found.phones == ()
+    alignment = from_json(json.dumps(data), "u")
+    assert [w.label for w in alignment.words] == ["In", "he", "left."] and alignment.text == "In 1990 he left."
+    assert alignment.duration == 1.0 and alignment.utterance == "u" and alignment.phones == ()
     with pytest.raises(AlignmentError, match="no words with times"):
         from_json('{"segments": [{"text": "hello", "start": 0, "end": 1}]}')
 
@@ -271,8 +280,8 @@ def test_json_lists_of_labelled_times():
         {"label": "h", "start": 0.1, "end": 0.2, "tier": "phones"},
         {"phone": "aɪ", "start": 0.2, "end": 0.4},
     ]
-    found = from_json(json.dumps(rows))
-    assert [w.label for w in found.words] == ["hi"] and [p.label for p in found.phones] == [SILENCE, "h", "aɪ"]
+    alignment = from_json(json.dumps(rows))
+    assert [w.label for w in alignment.words] == ["hi"] and [p.label for p in alignment.phones] == [SILENCE, "h", "aɪ"]
 
 
 @pytest.mark.parametrize(
@@ -300,8 +309,8 @@ def test_broken_json_names_the_entry(content: str, message: str):
 def test_textgrid_tiers_are_found_as_aligners_name_them():
     grid = to_textgrid(Alignment("u", "", "hi", 1.0, (Interval(0.0, 1.0, "hi"),), (Interval(0.0, 1.0, "AY1"),)))
     upper = grid.replace('"words"', '"Ann - Words"').replace('"phones"', '"Ann - phones"')
-    found = from_textgrid(upper, tiers=Tiers(relabel=without_stress))
-    assert found.text == "hi" and found.phones[0].label == "AY"
+    alignment = from_textgrid(upper, tiers=Tiers(relabel=without_stress))
+    assert alignment.text == "hi" and alignment.phones[0].label == "AY"
     munich = grid.replace('"words"', '"ORT"').replace('"phones"', '"MAU"')
     assert from_textgrid(munich, tiers=Tiers("ORT", "MAU")).phones[0].label == "AY1"
     with pytest.raises(AlignmentError, match="'ORT', 'MAU'"):
@@ -353,9 +362,11 @@ def test_read_alignment_goes_by_ending_and_content(tmp_path: Path):
     }
     for name, (content, words, phones) in contents.items():
         (tmp_path / name).write_text(content)
-        found = read_alignment(tmp_path / name)
-        assert [w.label for w in found.words] == words and len(found.phones) == phones and found.duration == 1
-        assert found.utterance == Path(name).stem
+        alignment = read_alignment(tmp_path / name)
+        assert (
+            [w.label for w in alignment.words] == words and len(alignment.phones) == phones and alignment.duration == 1
+        )
+        assert alignment.utterance == Path(name).stem
     (tmp_path / "many.ctm").write_text("u 1 0 1 a\nv 1 0 1 b\n")
     assert read_alignment(tmp_path / "many.ctm", "deep/v").text == "b"
     with pytest.raises(AlignmentError, match="2 utterances, 'u', 'v'"):

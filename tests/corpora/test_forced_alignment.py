@@ -80,24 +80,24 @@ def tiles(intervals: tuple[Interval, ...], start: float, end: float) -> bool:
 
 def test_words_keep_their_spelling_and_order_and_phones_tile_them(corpus) -> None:
     for recording in corpus:
-        found = align_recording(recording.audio(), recording.text)
-        assert [w.label for w in found.words] == [w.strip(".,;:!?\"'") for w in recording.text.split()]
-        assert all(a.end <= b.start for a, b in zip(found.words[:-1], found.words[1:], strict=True))
-        assert found.words[0].start >= 0 and found.words[-1].end <= found.duration
-        assert {p.label for p in found.phones} <= {*PHONES, SILENCE}
-        assert tiles(found.phones, 0.0, found.duration)
-        for word in found.words:
-            inside = tuple(p for p in found.phones if word.start <= p.start and p.end <= word.end)
+        alignment = align_recording(recording.audio(), recording.text)
+        assert [w.label for w in alignment.words] == [w.strip(".,;:!?\"'") for w in recording.text.split()]
+        assert all(a.end <= b.start for a, b in zip(alignment.words[:-1], alignment.words[1:], strict=True))
+        assert alignment.words[0].start >= 0 and alignment.words[-1].end <= alignment.duration
+        assert {p.label for p in alignment.phones} <= {*PHONES, SILENCE}
+        assert tiles(alignment.phones, 0.0, alignment.duration)
+        for word in alignment.words:
+            inside = tuple(p for p in alignment.phones if word.start <= p.start and p.end <= word.end)
             assert tiles(inside, word.start, word.end)
 
 
 def test_times_are_those_of_the_synthesizer(corpus) -> None:
     distances = []
     for recording in corpus:
-        found, known = align_recording(recording.audio(), recording.text), recording.alignment()
+        alignment, known = align_recording(recording.audio(), recording.text), recording.alignment()
         assert known is not None
-        assert len(found.words) == len(known.words)
-        distances += [abs(a.start - b.start) for a, b in zip(found.words, known.words, strict=True)]
+        assert len(alignment.words) == len(known.words)
+        distances += [abs(a.start - b.start) for a, b in zip(alignment.words, known.words, strict=True)]
     assert np.median(distances) < 0.04
 
 
@@ -107,11 +107,15 @@ def test_the_same_recording_has_the_same_times_whatever_was_aligned_before(corpu
 
 
 def test_files_read_back(aligned, tmp_path) -> None:
-    own = replace(aligned, utterance="x", speaker="s", extra={**aligned.extra, TEXT_SOURCE: "tiny.en"})
-    assert from_json(to_json(own)) == own
-    found = from_textgrid(to_textgrid(own), "x", "s")
-    assert (found.words, found.phones, found.duration) == (own.words, own.phones, own.duration)
-    assert found.extra == {TEXT_SOURCE: "tiny.en"}
+    transcribed = replace(aligned, utterance="x", speaker="s", extra={**aligned.extra, TEXT_SOURCE: "tiny.en"})
+    assert from_json(to_json(transcribed)) == transcribed
+    read_back = from_textgrid(to_textgrid(transcribed), "x", "s")
+    assert (read_back.words, read_back.phones, read_back.duration) == (
+        transcribed.words,
+        transcribed.phones,
+        transcribed.duration,
+    )
+    assert read_back.extra == {TEXT_SOURCE: "tiny.en"}
     assert from_textgrid(to_textgrid(aligned)).extra == {}
 
 
@@ -119,20 +123,20 @@ def test_recordings_longer_than_a_piece(corpus) -> None:
     gap = torch.zeros(8000)
     n = int(PIECE_S / (len(corpus[0].audio()) / 16_000)) + 3
     sound = torch.cat([part for _ in range(n) for part in (corpus[0].audio(), gap)])
-    found = align_recording(sound, " ".join([corpus[0].text] * n))
+    alignment = align_recording(sound, " ".join([corpus[0].text] * n))
     once = align_recording(corpus[0].audio(), corpus[0].text)
-    assert found.duration > PIECE_S and len(found.words) == n * len(once.words)
-    assert tiles(found.phones, 0.0, found.duration)
+    assert alignment.duration > PIECE_S and len(alignment.words) == n * len(once.words)
+    assert tiles(alignment.phones, 0.0, alignment.duration)
     period = (len(corpus[0].audio()) + len(gap)) / 16_000
     later = [w.start - once.words[k % len(once.words)].start - k // len(once.words) * period
-             for k, w in enumerate(found.words)]  # fmt: skip
+             for k, w in enumerate(alignment.words)]  # fmt: skip
     assert np.median(np.abs(later)) <= 0.02 and np.max(np.abs(later)) < 0.3
 
 
 def test_words_outside_the_dictionary_are_guessed_or_refused(corpus) -> None:
     text = " ".join(["Zorblefitz", *corpus[0].text.split()[1:]])
-    found = align_recording(corpus[0].audio(), text)
-    assert found.words[0].label == "Zorblefitz" and found.extra["guessed"].startswith("zorblefitz Z ")
+    alignment = align_recording(corpus[0].audio(), text)
+    assert alignment.words[0].label == "Zorblefitz" and alignment.extra["guessed"].startswith("zorblefitz Z ")
     with pytest.raises(AlignmentError, match="zorblefitz"):
         align_recording(corpus[0].audio(), text, oov="skip")
 
@@ -146,7 +150,7 @@ def test_texts_that_cannot_be_aligned(corpus, text, match) -> None:
         align_recording(corpus[0].audio(), text)
 
 
-def test_an_unknown_way_with_unknown_words(corpus) -> None:
+def test_an_unknown_oov_is_refused(corpus, unchecked: None) -> None:
     with pytest.raises(AlignmentError, match=r"'gues'.*'guess'"):
         align_recording(corpus[0].audio(), "hello", oov="gues")
 
@@ -185,7 +189,7 @@ def contents(folder) -> dict[str, bytes]:
 
 def test_what_fails_is_listed_and_the_rest_is_done(mixed, tmp_path) -> None:
     result = align_corpus(mixed, tmp_path, progress=False)
-    assert result.aligned == (mixed[0].id, mixed[4].id, mixed[5].id) and result.kept == ()
+    assert result.aligned == (mixed[0].id, mixed[4].id, mixed[5].id) and result.unchanged == ()
     assert [name for name, _ in result.skipped] == [mixed[1].id] and "--texts own" in result.skipped[0][1]
     assert [name for name, _ in result.failures] == [mixed[2].id, mixed[3].id]
     read = apply_alignments([replace(r, find_alignment=None) for r in mixed], tmp_path)
@@ -204,9 +208,11 @@ def test_other_languages_fail(corpus, tmp_path) -> None:
 
 
 def test_several_processes_write_the_same(mixed, tmp_path) -> None:
-    one, two = (align_corpus(mixed, tmp_path / str(jobs), jobs=jobs, progress=False) for jobs in (1, 2))
+    single_process, two_processes = (
+        align_corpus(mixed, tmp_path / str(jobs), jobs=jobs, progress=False) for jobs in (1, 2)
+    )
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
-    assert replace(one, folder=two.folder) == two
+    assert replace(single_process, folder=two_processes.folder) == two_processes
 
 
 def test_what_is_there_is_kept_and_an_interrupted_run_continues(mixed, corpus, tmp_path, monkeypatch) -> None:
@@ -226,7 +232,7 @@ def test_what_is_there_is_kept_and_an_interrupted_run_continues(mixed, corpus, t
     monkeypatch.setattr(aligning, "find_times", original)
     assert len(list((tmp_path / "cut").rglob("*.json"))) == 1
     result = align_corpus(mixed, tmp_path / "cut", progress=False)
-    assert result.kept == (mixed[0].id,) and len(result.aligned) == 2
+    assert result.unchanged == (mixed[0].id,) and len(result.aligned) == 2
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
     changed = [replace(mixed[0], text=mixed[0].text.split(" ", 1)[1]), *mixed[1:]]
     assert align_corpus(changed, tmp_path / "cut", progress=False).aligned == (mixed[0].id,)
@@ -237,11 +243,11 @@ def test_a_corrected_file_is_kept_and_a_foreign_one_is_refused(corpus, tmp_path)
     path = tmp_path / f"{corpus[0].id}.TextGrid"
     path.write_text(path.read_text() + "\n")
     before = path.read_bytes()
-    assert align_corpus(corpus[:1], tmp_path, progress=False).kept == (corpus[0].id,)
+    assert align_corpus(corpus[:1], tmp_path, progress=False).unchanged == (corpus[0].id,)
     assert path.read_bytes() == before
     (tmp_path / MANIFEST).unlink()
     result = align_corpus(corpus[:1], tmp_path, progress=False)
-    assert "was not made by align" in result.failures[0][1] and path.read_bytes() == before
+    assert "was not written by align" in result.failures[0][1] and path.read_bytes() == before
     assert align_corpus(corpus[:1], tmp_path, overwrite=True, progress=False).aligned == (corpus[0].id,)
 
 
@@ -331,8 +337,10 @@ def test_phones_of_unseen_words(learned) -> None:
 
 def test_letters_and_phones_are_aligned_without_loss() -> None:
     words = {w: v[0] for w, v in list(cmu_dictionary().words.items())[::500] if set(w) <= set(LETTERS)}
-    found = {"".join(x for x, _ in row): tuple(p for _, phones in row for p in phones) for row in aligned_words(words)}
-    assert found == {w: phones for w, phones in words.items() if len(phones) <= 2 * len(w)}
+    pronunciations = {
+        "".join(x for x, _ in row): tuple(p for _, phones in row for p in phones) for row in aligned_words(words)
+    }
+    assert pronunciations == {w: phones for w, phones in words.items() if len(phones) <= 2 * len(w)}
 
 
 @settings(max_examples=10)

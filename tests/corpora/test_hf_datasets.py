@@ -38,11 +38,11 @@ def some() -> datasets.Dataset:
 
 def test_rows_are_recordings(some: datasets.Dataset) -> None:
     corpus = from_dataset(some, text="sentence", speaker="who", id="name")
-    assert len(corpus) == 6 and [one.id for one in corpus] == list("uvwxyz")
+    assert len(corpus) == 6 and [recording.id for recording in corpus] == list("uvwxyz")
     assert (corpus[0].text, corpus[1].text, corpus[0].speaker) == ("Hello you", "", "1")
     for k in range(4):
         assert torch.equal(corpus[k].audio(), load_audio(flac(k)))
-    assert corpus[-1].id == "z" and [one.id for one in corpus[1:3]] == ["v", "w"]
+    assert corpus[-1].id == "z" and [recording.id for recording in corpus[1:3]] == ["v", "w"]
     with pytest.raises(IndexError, match="no 6"):
         corpus[6]
     train, test = split_by_speaker(corpus)
@@ -51,15 +51,19 @@ def test_rows_are_recordings(some: datasets.Dataset) -> None:
 
 def test_broken_rows_are_passed_over_and_rows_without_names_are_numbered(some: datasets.Dataset) -> None:
     corpus = from_dataset(some)
-    assert [one.id for one in corpus] == list("012345") and {one.speaker for one in corpus} == {""}
-    found = list(Loader(corpus))
-    assert [isinstance(one, Failure) for one in found] == [False] * 4 + [True] * 2
-    assert isinstance(found[4], Failure) and "row 4 of the data set has no audio" in found[4].reason
+    assert [recording.id for recording in corpus] == list("012345") and {recording.speaker for recording in corpus} == {
+        ""
+    }
+    items = list(Loader(corpus))
+    assert [isinstance(recording, Failure) for recording in items] == [False] * 4 + [True] * 2
+    assert isinstance(items[4], Failure) and "row 4 of the data set has no audio" in items[4].reason
 
 
 def test_formats_selections_paths_and_arrays(some: datasets.Dataset, tmp_path: Path) -> None:
     corpus = from_dataset(some.select([2, 0]).with_format("numpy"), text="sentence", id="sentence")
-    assert [one.id for one in corpus] == ["c", "Hello  you"] and torch.equal(corpus[0].audio(), load_audio(flac(2)))
+    assert [recording.id for recording in corpus] == ["c", "Hello  you"] and torch.equal(
+        corpus[0].audio(), load_audio(flac(2))
+    )
     path = write_noise(tmp_path / "a.wav")
     paths = datasets.Dataset.from_dict({"file": [str(path)]})
     assert torch.equal(from_dataset(paths, "file")[0].audio(), load_audio(path))

@@ -49,7 +49,7 @@ def uploaded(folder: Path, place: AnyPath) -> AnyPath:
 
 
 def facts(corpus: list[Recording]) -> list[tuple[str, str, str, str]]:
-    return [(one.id, one.speaker, one.text, one.language) for one in corpus]
+    return [(recording.id, recording.speaker, recording.text, recording.language) for recording in corpus]
 
 
 # TIMIT --------------------------------------------------------------------------------------------------------------
@@ -69,21 +69,21 @@ def test_the_sample_of_nltk_is_timit(tmp_path: Path) -> None:
     nltk_sample(tmp_path / "timit")
     remote = uploaded(tmp_path / "timit", as_path("memory://test_layouts/timit"))
     for place in (tmp_path / "timit", tmp_path, str(remote)):
-        one, two = open_corpus(place)
-        assert (one.speaker, one.text, one.language) == ("fvmh0", "Burr.", "en") and two.speaker == "mcpm0"
-        alignment = one.alignment()
+        first, second = open_corpus(place)
+        assert (first.speaker, first.text, first.language) == ("fvmh0", "Burr.", "en") and second.speaker == "mcpm0"
+        alignment = first.alignment()
         assert alignment is not None and alignment.extra == {"sex": "female", "dialect_region": "1"}
         assert [(p.label, p.start) for p in alignment.phones] == [
             (SILENCE, 0), ("B", 0.1), (SILENCE, 0.2), ("ER", 0.3)
         ]  # fmt: skip
-        own = open_corpus(place, phones=61)[1].alignment()
-        assert own is not None and [p.label for p in own.phones] == [SILENCE, "bcl", "b", "q", "axr"]
-        assert own.extra["sex"] == "male"
+        unfolded = open_corpus(place, phones=61)[1].alignment()
+        assert unfolded is not None and [p.label for p in unfolded.phones] == [SILENCE, "bcl", "b", "q", "axr"]
+        assert unfolded.extra["sex"] == "male"
 
 
 def test_phones_are_those_of_timit(tmp_path: Path) -> None:
     write_noise(tmp_path / "a.wav")
-    with pytest.raises(AudioError, match=r"phones=39 is for TIMIT.*'folder'"):
+    with pytest.raises(AudioError, match=r"phones=39 .*TIMIT.*'folder'"):
         open_corpus(tmp_path, phones=39)
 
 
@@ -132,15 +132,19 @@ def test_asterisk_prompts(prompts: Path, caplog: pytest.LogCaptureFixture) -> No
         (f"{base}/unlisted", "Allison", "", "en"),
     ]
     warned = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert any("2 prompts without a word" in line and "beep" in line for line in warned)
+    assert any("2 prompts" in line and "beep" in line for line in warned)
     assert any("1 prompts have no text" in line and "unlisted" in line for line in warned)
     for place, name in (
         (prompts / base, "activated"),
         (prompts / "usr/share/asterisk/sounds", "en_US_f_Allison/activated"),
     ):
         again = open_corpus(place)
-        assert [one.text for one in again] == [one.text for one in corpus] and again[0].id == name
-        assert {one.speaker for one in again} == {"Allison"} and {one.language for one in again} == {"en"}
+        assert [recording.text for recording in again] == [recording.text for recording in corpus] and again[
+            0
+        ].id == name
+        assert {recording.speaker for recording in again} == {"Allison"} and {
+            recording.language for recording in again
+        } == {"en"}
 
 
 def test_asterisk_without_its_texts(prompts: Path) -> None:
@@ -206,7 +210,7 @@ def test_common_voice(tmp_path: Path, column: bool) -> None:
     with pytest.raises(AudioError, match="did you mean 'train'"):
         common_voice(folder, ["trian"])
     locale_of_common_voice(tmp_path / "cv/de", "de", column)
-    assert [one.language for one in open_corpus(tmp_path / "cv")] == ["de"] * 3 + ["sv"] * 3
+    assert [recording.language for recording in open_corpus(tmp_path / "cv")] == ["de"] * 3 + ["sv"] * 3
     (folder / "validated.tsv").unlink()
     assert facts(open_corpus(folder)) == [facts(corpus)[0], facts(corpus)[2]]
     with pytest.raises(AudioError, match="not laid out"):
@@ -271,19 +275,21 @@ def test_metadata_of_an_audio_folder_is_read(tmp_path: Path) -> None:
 def test_metadata_of_something_else_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_noise(tmp_path / "a.wav")
     write(tmp_path / "metadata.csv", "colour,size\nred,3\n")
-    assert [one.text for one in open_corpus(tmp_path)] == [""] and "metadata.csv" in caplog.text
+    assert [recording.text for recording in open_corpus(tmp_path)] == [""] and "metadata.csv" in caplog.text
 
 
 def test_lj_speech(tmp_path: Path) -> None:
     write_noise(tmp_path / "wavs/LJ001-0001.wav")
     write(tmp_path / "metadata.csv", "LJ001-0001|Nr. 1, printing|number one, printing\n")
-    assert [(one.id, one.text) for one in open_corpus(tmp_path)] == [("wavs/LJ001-0001", "number one, printing")]
+    assert [(recording.id, recording.text) for recording in open_corpus(tmp_path)] == [
+        ("wavs/LJ001-0001", "number one, printing")
+    ]
 
 
 def test_backslashes_in_a_manifest(tmp_path: Path) -> None:
     write_noise(tmp_path / "clips/a.wav")
-    (one,) = manifest(write(tmp_path / "list.csv", "path,text\nclips\\a.wav,hello\n"))
-    assert one.id == "clips/a" and len(one.audio()) == 1600
+    (recording,) = manifest(write(tmp_path / "list.csv", "path,text\nclips\\a.wav,hello\n"))
+    assert recording.id == "clips/a" and len(recording.audio()) == 1600
 
 
 # Times that belong to the audio -------------------------------------------------------------------------------------

@@ -49,15 +49,15 @@ def test_order_is_the_corpus_order(
     corpus = [sound(k, delay, error) for k, (delay, error) in enumerate(plan)]
     start = data.draw(st.integers(0, len(corpus)))
     loader = Loader(corpus, start, ahead, threads)
-    found = list(loader)
-    assert [one.index for one in found] == list(range(start, len(corpus))) and len(found) == len(loader)
-    for one in found:
-        error = plan[one.index][1]
+    items = list(loader)
+    assert [item.index for item in items] == list(range(start, len(corpus))) and len(items) == len(loader)
+    for item in items:
+        error = plan[item.index][1]
         if error is None:
-            assert isinstance(one, Loaded) and one.recording is corpus[one.index]
-            assert torch.equal(one.samples, torch.full((400,), one.index / 1000))
+            assert isinstance(item, Loaded) and item.recording is corpus[item.index]
+            assert torch.equal(item.samples, torch.full((400,), item.index / 1000))
         else:
-            assert one == Failure(one.index, str(one.index), f"{one.index}.wav", str(error))
+            assert item == Failure(item.index, str(item.index), f"{item.index}.wav", str(error))
     assert not loaders()
 
 
@@ -83,16 +83,16 @@ def test_decoding_goes_on_while_the_caller_computes() -> None:
         return np.zeros(400, np.float32)
 
     corpus = [Recording(str(k), lambda k=k: source(k)) for k in range(8)]
-    for one in Loader(corpus, ahead=2, threads=1):
-        assert all(event.wait(10) for event in decoded[one.index + 1 : one.index + 3])
+    for item in Loader(corpus, ahead=2, threads=1):
+        assert all(event.wait(10) for event in decoded[item.index + 1 : item.index + 3])
 
 
 def test_an_early_end_leaves_no_thread() -> None:
     corpus = [sound(k, delay=0.005) for k in range(50)]
-    for one in Loader(corpus, ahead=8, threads=4):
-        if one.index == 3:
+    for item in Loader(corpus, ahead=8, threads=4):
+        if item.index == 3:
             break
-    del one
+    del item
     assert not loaders()
     with pytest.raises(RuntimeError, match="mine"):
         for _ in Loader(corpus):
@@ -105,8 +105,8 @@ def test_interrupts_and_bugs_are_not_swallowed(error: BaseException) -> None:
     corpus = [sound(0), sound(1, error=error), sound(2)]
     seen = []
     with pytest.raises(type(error)):
-        for one in Loader(corpus):
-            seen.append(one.index)
+        for item in Loader(corpus):
+            seen.append(item.index)
     assert seen == [0] and not loaders()
 
 
@@ -148,8 +148,8 @@ def test_ctrl_c_while_waiting_ends_at_once_and_cleanly(monkeypatch: pytest.Monke
     decoded = []
     try:
         with pytest.raises(KeyboardInterrupt):
-            for one in Loader([Recording("a", source)] * 20, ahead=20, threads=1):
-                decoded.append(one)
+            for item in Loader([Recording("a", source)] * 20, ahead=20, threads=1):
+                decoded.append(item)
         presser.join()
     finally:
         signal.signal(signal.SIGINT, usual)
@@ -165,10 +165,10 @@ def test_broken_files_are_told_and_passed_over(tmp_path: Path) -> None:
     (tmp_path / "5.m4a").write_bytes(b"\0\0\0\x18ftypM4A ")
     corpus = audio_folder(tmp_path)
     (tmp_path / "4.flac").unlink()
-    found = list(Loader(corpus))
-    assert isinstance(found[0], Loaded) and all(isinstance(one, Failure) for one in found[1:])
-    for one, word in zip(found[1:], ["truncated", "empty", "known format", "not exist", "m4a"], strict=True):
-        assert isinstance(one, Failure) and word in one.reason and one.path == str(corpus[one.index].path)
+    items = list(Loader(corpus))
+    assert isinstance(items[0], Loaded) and all(isinstance(item, Failure) for item in items[1:])
+    for item, word in zip(items[1:], ["truncated", "empty", "known format", "not exist", "m4a"], strict=True):
+        assert isinstance(item, Failure) and word in item.reason and item.path == str(corpus[item.index].path)
 
 
 def test_what_is_refused() -> None:

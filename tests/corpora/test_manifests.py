@@ -28,17 +28,17 @@ def test_csv_with_everything_that_spoils_simple_readers(tmp_path: Path) -> None:
     write_noise(tmp_path / "clips/a.wav")
     content = 'id,path,text,speaker\r\n1,clips/a.wav,"She said ""no"",\r\nthen left",s1\r\n\r\n2,clips/b.wav,,\r\n'
     for encoding in ("utf-8", "utf-8-sig", "utf-16"):
-        one, two = manifest(table(tmp_path, content, encoding=encoding))
-        assert (one.id, one.text, one.speaker) == ("1", 'She said "no", then left', "s1")
-        assert (two.id, two.text, two.speaker, two.alignment()) == ("2", "", "", None)
-        assert torch.equal(one.audio(), load_audio(tmp_path / "clips/a.wav"))
+        first, second = manifest(table(tmp_path, content, encoding=encoding))
+        assert (first.id, first.text, first.speaker) == ("1", 'She said "no", then left', "s1")
+        assert (second.id, second.text, second.speaker, second.alignment()) == ("2", "", "", None)
+        assert torch.equal(first.audio(), load_audio(tmp_path / "clips/a.wav"))
 
 
 def test_tsv_of_common_voice_has_no_quotes(tmp_path: Path) -> None:
     content = 'client_id\tpath\tsentence\nx\ta.mp3\t"Go," he said\ny\tb.mp3\tan "open quote\n'
-    one, two = manifest(table(tmp_path, content, "dev.tsv"), root=tmp_path / "clips")
-    assert (one.id, one.speaker, one.text) == ("a", "x", '"Go," he said') and two.text == 'an "open quote'
-    assert one.path == str(tmp_path / "clips/a.mp3")
+    first, second = manifest(table(tmp_path, content, "dev.tsv"), root=tmp_path / "clips")
+    assert (first.id, first.speaker, first.text) == ("a", "x", '"Go," he said') and second.text == 'an "open quote'
+    assert first.path == str(tmp_path / "clips/a.mp3")
 
 
 def test_jsonl_of_nemo(tmp_path: Path) -> None:
@@ -49,8 +49,8 @@ def test_jsonl_of_nemo(tmp_path: Path) -> None:
         {"audio_filepath": "a.wav", "offset": 0.25, "duration": 0.5},
     ]
     corpus = manifest(table(tmp_path, "\n\n".join(map(json.dumps, rows)), "list.jsonl"))
-    assert [one.id for one in corpus] == ["a", "a@0.25-0.75", "a@0.25-0.75#2"]
-    assert [len(one.audio()) for one in corpus] == [16_000, 8_000, 8_000]
+    assert [recording.id for recording in corpus] == ["a", "a@0.25-0.75", "a@0.25-0.75#2"]
+    assert [len(recording.audio()) for recording in corpus] == [16_000, 8_000, 8_000]
     assert corpus[1].speaker == "7"
     whole = load_audio(tmp_path / "a.wav")
     assert torch.equal(corpus[1].audio(), whole[4_000:12_000])
@@ -61,8 +61,8 @@ def test_parts_of_other_rates_channels_and_formats(tmp_path: Path) -> None:
         write_noise(tmp_path / f"a.{ending}", 2.0, rate=44_100)
     lines = "".join(f"a.{ending},0.5,1.25\na.{ending},1.5,\n" for ending in ("wav", "flac", "ogg", "mp3"))
     corpus = manifest(table(tmp_path, "path,start,end\n" + lines))
-    for part, rest in zip(corpus[::2], corpus[1::2], strict=True):
-        assert len(part.audio()) == 12_000 and abs(len(rest.audio()) - 8_000) < 2_000  # mp3 pads its end
+    for part, end in zip(corpus[::2], corpus[1::2], strict=True):
+        assert len(part.audio()) == 12_000 and abs(len(end.audio()) - 8_000) < 2_000  # mp3 pads its end
         whole = load_audio(part.path)[8_000:20_000]
         # away from the edges, where the resampler sees the rest of the file or not
         torch.testing.assert_close(part.audio()[500:-500], whole[500:-500], atol=2e-3, rtol=0)
@@ -74,10 +74,10 @@ def test_parts_that_are_not_in_the_file(tmp_path: Path) -> None:
     (tmp_path / "text.flac").write_text("no audio")
     parts = "a.flac,0.5,1.005 a.flac,0.5,1.2 a.flac,1.5,2 cut.flac,0.5,0.9 text.flac,0,1 gone.flac,0,1"
     content = "path,start,end\n" + parts.replace(" ", "\n")
-    found = list(Loader(manifest(table(tmp_path, content))))
-    reasons = [one.reason if isinstance(one, Failure) else f"{len(one.samples)}" for one in found]
+    items = list(Loader(manifest(table(tmp_path, content))))
+    reasons = [item.reason if isinstance(item, Failure) else f"{len(item.samples)}" for item in items]
     for reason, word in zip(
-        reasons, ["8000", "no part from 0.5 to 1.2", "no part", "cut.flac", "known format", "not exist"], strict=True
+        reasons, ["8000", "from 0.5 to 1.2 s is not inside", "is not inside", "cut.flac", "known format", "not exist"], strict=True
     ):
         assert word in reason
 
@@ -88,21 +88,21 @@ def test_alignments_of_files_are_cut_to_their_parts(tmp_path: Path) -> None:
     )
     content = "path,alignment,start,end,text,speaker\na.wav,a.json,,,,s\na.wav,a.json,0.45,2,Two!,\na.wav,,0,1,,\n"
     whole, part, none = manifest(table(tmp_path, content))
-    found = whole.alignment()
-    assert found is not None and (found.text, found.speaker, found.utterance) == ("one two", "s", "a")
-    found = part.alignment()
-    assert found is not None and found.text == "Two!" and found.utterance == part.id
-    assert found.words == (Interval(0.5 - 0.45, 1 - 0.45, "two"),) and found.duration == pytest.approx(0.55)
+    alignment = whole.alignment()
+    assert alignment is not None and (alignment.text, alignment.speaker, alignment.utterance) == ("one two", "s", "a")
+    alignment = part.alignment()
+    assert alignment is not None and alignment.text == "Two!" and alignment.utterance == part.id
+    assert alignment.words == (Interval(0.5 - 0.45, 1 - 0.45, "two"),) and alignment.duration == pytest.approx(0.55)
     assert none.alignment() is None
 
 
 def test_columns_of_ones_own(tmp_path: Path) -> None:
     path = table(tmp_path, "where,id,normalised,text\na.wav,1,yes,YES\n")
-    (one,) = manifest(path, columns={"path": "where", "text": "normalised"})
-    assert one.text == "yes" and one.path == str(tmp_path / "a.wav")
+    (recording,) = manifest(path, columns={"path": "where", "text": "normalised"})
+    assert recording.text == "yes" and recording.path == str(tmp_path / "a.wav")
     with pytest.raises(AudioError, match=r"no column 'normalized' for text.*did you mean 'normalised'"):
         manifest(path, columns={"path": "where", "text": "normalized"})
-    with pytest.raises(AudioError, match="there is no 'spaeker'; did you mean 'speaker'"):
+    with pytest.raises(AudioError, match=r"'spaeker'.*did you mean 'speaker'"):
         manifest(path, columns={"spaeker": "x"})
 
 
@@ -114,7 +114,7 @@ def test_columns_of_ones_own(tmp_path: Path) -> None:
         ("a.jsonl", "\n", "no recordings"),
         ("a.csv", "pth,text\na.wav,x\n", "line 1: no column for the audio file.*'pth' meant to be 'path'"),
         ("a.csv", "x,y\na.wav,x\n", "line 1: no column.*columns="),
-        ("a.csv", "path,path\na,b\n", "line 1: the column 'path' is there twice"),
+        ("a.csv", "path,path\na,b\n", "line 1: the column 'path' is repeated"),
         ("a.csv", "path,text\na.wav,x,y\n", "line 2 has 3 columns, the header 2"),
         ("a.csv", "path,text\na.wav\n", "line 2 has 1 columns"),
         ("a.csv", "path,text\na.wav,x\n,y\n", "line 3, column 'path': the row names no audio"),
@@ -124,9 +124,9 @@ def test_columns_of_ones_own(tmp_path: Path) -> None:
         ("a.csv", "path,start\na.wav,-1\n", "line 2, column 'start'"),
         ("a.csv", "path,offset,duration\na.wav,1,nan\n", "line 2, column 'duration'"),
         ("a.csv", "path,start,end\na.wav,2,1\n", "line 2, column 'end': the part ends at 1 s"),
-        ("a.csv", "path,id\na.wav,1\nb.wav,1\n", "line 3: the id '1' stands at .*line 2 already"),
+        ("a.csv", "path,id\na.wav,1\nb.wav,1\n", "line 3: the id '1' .*line 2"),
         ("a.jsonl", '{"path": "a.wav"}\n{"path": \n', "line 2 is not JSON"),
-        ("a.jsonl", '["a.wav"]\n', "line 1 is no object"),
+        ("a.jsonl", '["a.wav"]\n', "line 1 is not an object"),
         ("a.jsonl", '{"path": "a.wav"}\n{"text": "x"}\n', "line 2, column 'path': the row names no audio"),
         ("a.jsonl", '{"path": ["a.wav"]}\n', "line 1, column 'path': expected text"),
         ("a.jsonl", '{"path": "a.wav", "text": true}\n', "line 1, column 'text': expected text"),
@@ -157,8 +157,10 @@ def test_any_text_survives_csv_and_jsonl(tmp_path: Path, rows: list[tuple[str, s
     (tmp_path / "x.jsonl").write_text("\n".join(lines), encoding="utf-8")
     for name in ("x.csv", "x.jsonl"):
         corpus = manifest(tmp_path / name)
-        assert [(one.text, one.speaker) for one in corpus] == [(" ".join(t.split()), s.strip()) for t, s in rows]
-        assert len({one.id for one in corpus}) == len(rows)
+        assert [(recording.text, recording.speaker) for recording in corpus] == [
+            (" ".join(t.split()), s.strip()) for t, s in rows
+        ]
+        assert len({recording.id for recording in corpus}) == len(rows)
 
 
 @given(st.binary(max_size=60))

@@ -26,11 +26,11 @@ def test_layouts_are_recognised(tmp_path: Path) -> None:
     (timit / "DR1/FABC0/SA1.phn").write_text("0 4000 h#\n4000 8000 s\n")
     table = tmp_path / "list.csv"
     table.write_text("path,speaker\nplain/anna/a.wav,anna\n")
-    found = [open_corpus(place) for place in (plain, libri, libri / "LibriSpeech", timit, table)]
-    assert [c[0].id for c in found] == ["anna/a", "12-34-0000", "12-34-0000", "DR1/FABC0/SA1", "plain/anna/a"]
-    assert [c[0].speaker for c in found] == ["", "12", "12", "FABC0", "anna"]
+    corpora = [open_corpus(place) for place in (plain, libri, libri / "LibriSpeech", timit, table)]
+    assert [c[0].id for c in corpora] == ["anna/a", "12-34-0000", "12-34-0000", "DR1/FABC0/SA1", "plain/anna/a"]
+    assert [c[0].speaker for c in corpora] == ["", "12", "12", "FABC0", "anna"]
     assert open_corpus(plain, speaker_folders=True)[0].speaker == "anna"
-    assert [p.label for p in found[3][0].alignment().phones] == ["SIL", "S"]
+    assert [p.label for p in corpora[3][0].alignment().phones] == ["SIL", "S"]
     assert open_corpus(libri / "LibriSpeech", "folder")[0].speaker == ""
 
 
@@ -48,7 +48,7 @@ def test_alignments_go_with_any_layout(tmp_path: Path) -> None:
         open_corpus(table, alignments=times)
 
 
-def test_what_is_refused(tmp_path: Path) -> None:
+def test_what_is_refused(tmp_path: Path, unchecked: None) -> None:
     with pytest.raises(AudioError, match="there is no file or folder"):
         open_corpus(tmp_path / "nowhere")
     with pytest.raises(AudioError, match="did you mean 'manifest'"):

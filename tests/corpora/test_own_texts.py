@@ -30,7 +30,7 @@ def model() -> HookedWhisper:
 @pytest.fixture(scope="module")
 def corpus() -> list[Recording]:
     """Three without text, one with a text, one with an alignment only, one that cannot be read."""
-    clips = [replace(one, text="", find_alignment=None) for one in open_corpus(CLIPS)[:6]]
+    clips = [replace(recording, text="", find_alignment=None) for recording in open_corpus(CLIPS)[:6]]
     clips[1] = replace(clips[1], text="as it was given")
     clips[3] = replace(clips[3], find_alignment=lambda: None)  # type: ignore[return-value, arg-type]
     clips[4] = replace(clips[4], source="/no/such/file.flac")
@@ -43,8 +43,8 @@ def filled(model, corpus) -> list[Recording]:
 
 
 def test_only_what_has_neither_text_nor_alignment_is_filled(model, corpus, filled) -> None:
-    own = [i for i, recording in enumerate(filled) if recording.text_source]
-    assert own == [0, 2, 5] and {filled[i].text_source for i in own} == {"demo"}
+    transcribed = [i for i, recording in enumerate(filled) if recording.text_source]
+    assert transcribed == [0, 2, 5] and {filled[i].text_source for i in transcribed} == {"demo"}
     assert [filled[i] for i in (1, 3, 4)] == [corpus[i] for i in (1, 3, 4)]
     assert own_text_fact(filled).startswith("3 of 6 recordings: the transcript of demo")
     assert own_text_fact(corpus) == ""
@@ -56,11 +56,11 @@ def test_texts_are_the_transcripts_and_words_are_inside_the_sound(model, filled)
         samples = recording.audio()
         encoded = model.embed_audio(model.to_mel(samples))
         assert recording.text == Transcriber(model).raw(encoded)[0]
-        found = recording.alignment()
-        assert found is not None and found.extra[TEXT_SOURCE] == "demo" and not found.phones
-        assert [w.label for w in found.words] == recording.text.split()
-        assert all(a.end <= b.start for a, b in zip(found.words[:-1], found.words[1:], strict=True))
-        assert found.words[-1].end <= found.duration == pytest.approx(len(samples) / 16_000)
+        alignment = recording.alignment()
+        assert alignment is not None and alignment.extra[TEXT_SOURCE] == "demo" and not alignment.phones
+        assert [w.label for w in alignment.words] == recording.text.split()
+        assert all(a.end <= b.start for a, b in zip(alignment.words[:-1], alignment.words[1:], strict=True))
+        assert alignment.words[-1].end <= alignment.duration == pytest.approx(len(samples) / 16_000)
 
 
 def test_an_english_model_leaves_other_languages(corpus) -> None:
@@ -99,9 +99,9 @@ def test_recordings_longer_than_the_window(model, corpus, filled) -> None:
     window = model.time.n_samples
     sound = torch.cat([torch.nn.functional.pad(corpus[0].audio(), (0, window - len(corpus[0].audio()))),
                        corpus[2].audio()])  # fmt: skip
-    found = with_own_texts(model, [Recording("long", sound)], progress=False)[0]
-    assert found.text == f"{filled[0].text} {filled[2].text}"
-    words, n = found.alignment().words, len(filled[0].text.split())
+    long = with_own_texts(model, [Recording("long", sound)], progress=False)[0]
+    assert long.text == f"{filled[0].text} {filled[2].text}"
+    words, n = long.alignment().words, len(filled[0].text.split())
     assert words[n].start >= model.time.duration and words[n - 1].end <= model.time.duration
 
 
@@ -117,7 +117,7 @@ def test_an_unknown_choice() -> None:
 
 
 def test_a_scan_says_whose_texts_it_had(model, filled, tmp_path) -> None:
-    some = [filled[i] for i in (0, 2)]
-    header = scan(model, some, ["encoder.blocks.0"], tmp_path, ScanOptions(k=1), progress=False).header
-    assert header["texts"] == own_text_fact(some)
-    assert json.loads((tmp_path / "scan.json").read_text())["texts"] == own_text_fact(some)
+    transcribed = [filled[i] for i in (0, 2)]
+    header = scan(model, transcribed, ["encoder.blocks.0"], tmp_path, ScanOptions(k=1), progress=False).header
+    assert header["texts"] == own_text_fact(transcribed)
+    assert json.loads((tmp_path / "scan.json").read_text())["texts"] == own_text_fact(transcribed)

@@ -59,8 +59,8 @@ def test_every_file_is_listed_and_has_the_stated_length():
         facts = soundfile.info(recording.path)
         assert (facts.samplerate, facts.channels) == (16000, 1)
         assert facts.frames == round(recording.alignment().duration * 16000)
-    some = CORPUS[::150]
-    assert all(len(one.audio()) == round(one.alignment().duration * 16000) for one in some)
+    sample = CORPUS[::150]
+    assert all(len(recording.audio()) == round(recording.alignment().duration * 16000) for recording in sample)
 
 
 def test_phones_tile_the_audio_and_words_are_runs_of_them():
@@ -91,9 +91,9 @@ def test_every_english_phone_occurs_a_hundred_times_in_the_prose():
 def test_splits_share_neither_voices_nor_sentences():
     train, held_out = packaged_speech(split="train"), packaged_speech(split="held-out")
     assert len(train) + len(held_out) == len(CORPUS)
-    assert not {one.speaker for one in train} & {one.speaker for one in held_out}
-    assert not {one.text for one in train} & {one.text for one in held_out}
-    assert len({one.speaker for one in held_out}) == 2
+    assert not {recording.speaker for recording in train} & {recording.speaker for recording in held_out}
+    assert not {recording.text for recording in train} & {recording.text for recording in held_out}
+    assert len({recording.speaker for recording in held_out}) == 2
 
 
 def test_minimal_pairs_differ_in_the_named_phone_and_nowhere_else():
@@ -106,7 +106,7 @@ def test_minimal_pairs_differ_in_the_named_phone_and_nowhere_else():
         assert pair.a.speaker == pair.b.speaker
         assert tuple(time.label for time in pair.phone_times) == pair.phones
         assert tuple(time.label for time in pair.word_times) == pair.words
-        a, b = ([p.label for p in one.alignment().phones if p.label != SILENCE] for one in (pair.a, pair.b))
+        a, b = ([p.label for p in recording.alignment().phones if p.label != SILENCE] for recording in (pair.a, pair.b))
         assert sum(x != y for x, y in zip(a, b, strict=True)) == 1
 
 
@@ -127,7 +127,11 @@ def test_semantic_words_are_of_eight_classes_at_varied_places():
     for word in words:
         assert word.time in word.recording.alignment().words and word.time.label.lower() == word.word.lower()
     places = {
-        name: {one.recording.alignment().words.index(one.time) for one in words if one.semantic_class == name}
+        name: {
+            semantic.recording.alignment().words.index(semantic.time)
+            for semantic in words
+            if semantic.semantic_class == name
+        }
         for name in classes
     }
     assert min(map(len, places.values())) >= 3
@@ -149,22 +153,24 @@ def test_whisper_hears_english_within_six_percent(model):
 def test_the_metadata_agree_with_the_recordings():
     metadata = speech_metadata()
     assert metadata["recordings"] == len(CORPUS)
-    assert metadata["minutes"] == pytest.approx(sum(one.alignment().duration for one in CORPUS) / 60, abs=0.01)
-    assert metadata["audio_bytes"] == sum(Path(one.path).stat().st_size for one in CORPUS)
+    assert metadata["minutes"] == pytest.approx(
+        sum(recording.alignment().duration for recording in CORPUS) / 60, abs=0.01
+    )
+    assert metadata["audio_bytes"] == sum(Path(recording.path).stat().st_size for recording in CORPUS)
     assert {name: row["recordings"] for name, row in metadata["counts"]["kind"].items()} == Counter(
         map(kind_of, CORPUS)
     )
-    chosen = metadata["codec"]["rates"][f"{metadata['codec']['chosen_kbps']} kbit/s"]
-    assert chosen["largest_lag_samples"] <= 2
+    codec = metadata["codec"]["rates"][f"{metadata['codec']['chosen_kbps']} kbit/s"]
+    assert codec["largest_lag_samples"] <= 2
     assert metadata["times"]["train"]["word_starts"]["median_abs_ms"] <= 20
     assert metadata["selection"]["rule"] and metadata["wer_before_selection"]["base"]["english"]
 
 
-def test_names_are_checked_and_close_ones_proposed():
+def test_names_are_checked_and_close_ones_proposed(unchecked: None):
     for wrong, hint in (
         (lambda: packaged_speech("pros"), "'prose'"),
         (lambda: packaged_speech(["prose", "windows"]), "'window'"),
-        (lambda: packaged_speech(language="english"), "en, es"),
+        (lambda: packaged_speech(language="english"), "'en', 'es'"),
         (lambda: packaged_speech(split="heldout"), "'held-out'"),
         (lambda: packaged_speech(voices=["af_hart"]), "'af_heart'"),
         (lambda: minimal_pairs("onsets"), "'onset'"),
@@ -177,22 +183,22 @@ def test_names_are_checked_and_close_ones_proposed():
 
 def test_it_opens_as_a_corpus(tmp_path, monkeypatch):
     ids = [recording.id for recording in CORPUS]
-    assert [one.id for one in open_corpus("packaged")] == ids
-    assert [one.id for one in open_corpus("packaged:prose,window")] == [
-        one.id for one in packaged_speech(["prose", "window"])
+    assert [recording.id for recording in open_corpus("packaged")] == ids
+    assert [recording.id for recording in open_corpus("packaged:prose,window")] == [
+        recording.id for recording in packaged_speech(["prose", "window"])
     ]
-    assert {one.language for one in open_corpus("packaged:fr,it")} == {"fr", "it"}
+    assert {recording.language for recording in open_corpus("packaged:fr,it")} == {"fr", "it"}
     folder = open_corpus(FOLDER)
-    assert [one.id for one in folder] == ids and folder[5].alignment() == CORPUS[5].alignment()
+    assert [recording.id for recording in folder] == ids and folder[5].alignment() == CORPUS[5].alignment()
     table = open_corpus(FOLDER / LIST)
-    assert [(one.id, one.path, one.speaker, one.text) for one in table[:9]] == [
-        (one.id, one.path, one.speaker, one.text) for one in CORPUS[:9]
+    assert [(recording.id, recording.path, recording.speaker, recording.text) for recording in table[:9]] == [
+        (recording.id, recording.path, recording.speaker, recording.text) for recording in CORPUS[:9]
     ]
     monkeypatch.chdir(tmp_path)
     soundfile.write(tmp_path / "x.wav", [0.0] * 800, 16000)
     (tmp_path / "packaged").mkdir()
     (tmp_path / "x.wav").rename(tmp_path / "packaged" / "x.wav")
-    assert [one.id for one in open_corpus("packaged")] == ["x"]  # a folder of that name comes first
+    assert [recording.id for recording in open_corpus("packaged")] == ["x"]  # a folder of that name comes first
 
 
 def test_another_list_of_that_name_is_named(tmp_path):

@@ -59,7 +59,7 @@ def test_what_is_refused() -> None:
     for share in (0, 1, -0.5, float("nan")):
         with pytest.raises(AudioError, match="between 0 and 1"):
             split_by_speaker(corpus, share)
-    with pytest.raises(AudioError, match="two folds"):
+    with pytest.raises(AudioError, match="2 folds"):
         folds_by_speaker(corpus, 1)
 
 
@@ -67,5 +67,5 @@ def test_the_fingerprint_knows_names_order_speakers_and_texts() -> None:
     corpus = [Recording("a", None), Recording("b", None)]
     others = [corpus[:1], corpus[::-1], [Recording("a", None, speaker="s"), corpus[1]],
               [Recording("a", None, text="t"), corpus[1]], [Recording("a", None, path="t"), corpus[1]]]  # fmt: skip
-    assert len({fingerprint(one) for one in [corpus, *others]}) == 6
+    assert len({fingerprint(variant) for variant in [corpus, *others]}) == 6
     assert fingerprint(corpus) == fingerprint([Recording("a", 1), Recording("b", 2)])

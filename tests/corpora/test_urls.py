@@ -100,7 +100,7 @@ def test_a_corpus_behind_an_url_is_the_same(layout: str, tmp_path: Path) -> None
     inner = "list.csv" if layout == "manifest" else ""
     near = open_corpus(tmp_path / inner, speaker_folders=True)
     far = open_corpus(str(place / inner) if inner else str(place), speaker_folders=True)
-    assert len(near) and [facts(one) for one in far] == [facts(one) for one in near]
+    assert len(near) and [facts(recording) for recording in far] == [facts(recording) for recording in near]
     for a, b in zip(near, far, strict=True):
         assert torch.equal(a.audio(), b.audio())
         assert b.path.startswith("memory://") and Path(a.path).name == b.path.rsplit("/", 1)[1]
@@ -150,10 +150,10 @@ def test_what_cannot_be_fetched_is_a_failure_with_its_reason(tmp_path: Path, bro
     uploaded(tmp_path, as_path("memory://test_urls/place"))
     good, *bad = Loader(open_corpus("memory://test_urls/place/list.csv"))
     assert not isinstance(good, Failure)
-    for one in bad:
-        assert isinstance(one, Failure) and one.path == "memory://test_urls/place/audio/broken.wav"
+    for url in bad:
+        assert isinstance(url, Failure) and url.path == "memory://test_urls/place/audio/broken.wav"
         assert re.search(
-            r"memory://test_urls/place/audio/broken.wav.* cannot be fetched: EndpointConnectionError", one.reason
+            r"memory://test_urls/place/audio/broken.wav.* cannot be fetched: EndpointConnectionError", url.reason
         )
     as_path("memory://test_urls/place/broken.csv").write_bytes(b"path\n")
     with pytest.raises(AudioError, match=r"place/broken.csv.* cannot be read: EndpointConnectionError"):
@@ -190,7 +190,7 @@ def test_links_to_subsets_on_another_disk_are_followed(tmp_path: Path) -> None:
     librispeech(tmp_path / "disk")
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus/dev-clean").symlink_to(tmp_path / "disk/LibriSpeech/dev-clean")
-    assert [one.id for one in open_corpus(tmp_path / "corpus", "librispeech")] == [
+    assert [recording.id for recording in open_corpus(tmp_path / "corpus", "librispeech")] == [
         "12-0-0000",
         "12-0-0002",
         "12-1-0001",
@@ -200,17 +200,21 @@ def test_links_to_subsets_on_another_disk_are_followed(tmp_path: Path) -> None:
 def test_recordings_behind_urls_are_cheap_and_travel(tmp_path: Path) -> None:
     table(tmp_path)
     place = uploaded(tmp_path, as_path("memory://test_urls/travel"))
-    for one in open_corpus(str(place / "list.csv")):
-        again = pickle.loads(pickle.dumps(one))
-        assert again.path == one.path and torch.equal(again.audio(), one.audio()) and len(pickle.dumps(one)) < 2000
+    for recording in open_corpus(str(place / "list.csv")):
+        again = pickle.loads(pickle.dumps(recording))
+        assert (
+            again.path == recording.path
+            and torch.equal(again.audio(), recording.audio())
+            and len(pickle.dumps(recording)) < 2000
+        )
 
 
 def test_file_urls_are_paths(tmp_path: Path) -> None:
     folder(tmp_path)
     near, far = open_corpus(tmp_path), open_corpus(f"file://{tmp_path}")
-    assert [facts(one) for one in near] == [facts(one) for one in far] and [r.path for r in near] == [
-        r.path for r in far
-    ]
+    assert [facts(recording) for recording in near] == [facts(recording) for recording in far] and [
+        r.path for r in near
+    ] == [r.path for r in far]
 
 
 def test_a_remote_table_names_its_own_folder_and_this_machine(tmp_path: Path) -> None:
@@ -229,4 +233,4 @@ def test_the_option_takes_an_url(tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
     add_corpus(parser, 10, "train")
     corpus, what = corpus_of(parser.parse_args(["--audio", "memory://test_urls/option", "--speaker-folders"]))
-    assert what == "3 recordings of option" and [one.speaker for one in corpus] == ["anna", "anna", "ben"]
+    assert what == "3 recordings of option" and [recording.speaker for recording in corpus] == ["anna", "anna", "ben"]

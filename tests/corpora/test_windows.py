@@ -1,4 +1,4 @@
-"""Windows of a corpus: all of them, in order, from any place; what is passed over is told."""
+"""Windows of a corpus: all of them, in order, from any position; skipped recordings are reported."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SIZE = 1600
 
 def corpus(lengths: list[int]) -> list[Recording]:
     """Sounds that count up through the whole corpus; a length of 0 is a broken file."""
-    found, at = [], 0
+    samples, start = [], 0
     for k, length in enumerate(lengths):
-        sound = (np.arange(at, at + length) / 1e5).astype(np.float32)
-        found.append(Recording(f"r{k}", sound if length else b"broken", path=f"r{k}.wav"))
-        at += length
-    return found
+        sound = (np.arange(start, start + length) / 1e5).astype(np.float32)
+        samples.append(Recording(f"r{k}", sound if length else b"broken", path=f"r{k}.wav"))
+        start += length
+    return samples
 
 
 def read(corpus: list[Recording], cursor: tuple[int, int] = (0, 0), **more) -> tuple[list[Window], list[Failure]]:
@@ -48,8 +48,8 @@ def test_any_batch_is_a_place_to_go_on_from(lengths, size, stop):
     batches = list(batched(read(recordings)[0], size))
     stop = min(stop, len(batches))
     cursor = batches[stop - 1][-1].after if stop else (0, 0)
-    rest = list(batched(read(recordings, cursor)[0], size))
-    assert [[(w.recording, w.number, w.last, w.length) for w in batch] for batch in rest] == [
+    remaining = list(batched(read(recordings, cursor)[0], size))
+    assert [[(w.recording, w.number, w.last, w.length) for w in batch] for batch in remaining] == [
         [(w.recording, w.number, w.last, w.length) for w in batch] for batch in batches[stop:]
     ]
 

@@ -107,11 +107,11 @@ def test_decode_batches_and_encoder_outputs_agree(pair, mel):
     with torch.no_grad():
         encoded = ours.embed_audio(both)
     options = {"language": "en", "sample_len": 10}
-    rows = [decode(ours, one, **options).tokens for one in both]
+    rows = [decode(ours, row, **options).tokens for row in both]
     assert [r.tokens for r in decode(ours, both, **options)] == rows
     assert [r.tokens for r in decode(ours, encoded, **options)] == rows
     beams = decode(ours, encoded, beam_size=3, **options)
-    assert [r.tokens for r in beams] == [decode(ours, one, beam_size=3, **options).tokens for one in both]
+    assert [r.tokens for r in beams] == [decode(ours, row, beam_size=3, **options).tokens for row in both]
 
 
 def test_hooks_stay_live_inside_decode(pair, mel):

@@ -1,4 +1,4 @@
-"""Word timing leaves the number of threads as it was; in a process of its own, for it is set once for all."""
+"""Word timing keeps the number of threads. It runs in a subprocess, because the number is process-wide."""
 
 from __future__ import annotations
 

@@ -43,26 +43,26 @@ def mutated(content: bytes, n: int, seed: str) -> Iterator[bytes]:
 
 def _change(content: bytearray, source: random.Random) -> None:
     size = len(content)
-    at = source.randrange(min(size, 256) + 1) if source.random() < 0.5 else source.randrange(size + 1)
+    offset = source.randrange(min(size, 256) + 1) if source.random() < 0.5 else source.randrange(size + 1)
     kind = source.randrange(9)
     if kind == 0:
-        content[at : at + 1] = bytes([source.randrange(256)])
+        content[offset : offset + 1] = bytes([source.randrange(256)])
     elif kind == 1:
-        if at < size:
-            content[at] ^= 1 << source.randrange(8)
+        if offset < size:
+            content[offset] ^= 1 << source.randrange(8)
     elif kind == 2:
-        content[at : at + 4] = source.choice(_SIZES)
+        content[offset : offset + 4] = source.choice(_SIZES)
     elif kind == 3:
-        content[at : at + 8] = source.choice(_SIZES) * 2
+        content[offset : offset + 8] = source.choice(_SIZES) * 2
     elif kind == 4:
-        del content[at : at + source.choice((1, 4, 40, size))]
+        del content[offset : offset + source.choice((1, 4, 40, size))]
     elif kind == 5:
-        content[at:at] = content[at : at + source.choice((1, 8, 100))]
+        content[offset:offset] = content[offset : offset + source.choice((1, 8, 100))]
     elif kind == 6:
-        content[at:at] = source.randbytes(source.choice((1, 3, 16)))
+        content[offset:offset] = source.randbytes(source.choice((1, 3, 16)))
     elif kind == 7:
-        content[at : at + source.randrange(6)] = source.choice(_WORDS)
+        content[offset : offset + source.randrange(6)] = source.choice(_WORDS)
     else:
-        end = min(size, at + source.choice((2, 8, 64)))
+        end = min(size, offset + source.choice((2, 8, 64)))
         other = source.randrange(size + 1)
-        content[at:end] = content[other : other + end - at]
+        content[offset:end] = content[other : other + end - offset]

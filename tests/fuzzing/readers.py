@@ -71,11 +71,11 @@ def readers(folder: Path) -> dict[str, Reader]:
 
 def _sounds(folder: Path) -> dict[str, Reader]:
     samples = babble(3000).numpy()
-    found = {}
+    files = {}
     for name, (format, subtype) in SOUNDS.items():
-        found[f"audio {name}"] = _written(folder / f"a.{name}", encoded(samples, 16_000, format, subtype), load_audio)
+        files[f"audio {name}"] = _written(folder / f"a.{name}", encoded(samples, 16_000, format, subtype), load_audio)
     bare = surgery.id3v2(40) + surgery.without_tag(encoded(samples, 16_000, "MP3")) + surgery.ape() + surgery.id3v1()
-    return found | {"audio tagged mp3": _written(folder / "tagged.mp3", bare, load_audio)}
+    return files | {"audio tagged mp3": _written(folder / "tagged.mp3", bare, load_audio)}
 
 
 def _texts(folder: Path) -> dict[str, Reader]:
@@ -98,17 +98,17 @@ def _texts(folder: Path) -> dict[str, Reader]:
         "segments.json": json.dumps(segments),
         "list.json": json.dumps(entries),
     }
-    found = {}
+    kinds = {}
     for name, text in files.items():
-        found[f"alignment {name}"] = _written(folder / name, text.encode(), read_alignment)
+        kinds[f"alignment {name}"] = _written(folder / name, text.encode(), read_alignment)
     utf16 = to_textgrid(alignment).encode("utf-16")
-    found["alignment utf-16"] = _written(folder / "utf16.TextGrid", utf16, read_alignment)
-    found["settings toml"] = _written(folder / "a.toml", SETTINGS.encode(), read_settings)
+    kinds["alignment utf-16"] = _written(folder / "utf16.TextGrid", utf16, read_alignment)
+    kinds["settings toml"] = _written(folder / "a.toml", SETTINGS.encode(), read_settings)
     table = 'path,text,speaker,start,end\na.wav,"tea, pot",ann,0,1\nb.wav,,,,\n'
     lines = '{"audio_filepath": "a.wav", "text": "tea", "duration": 1.5}\n{"audio_filepath": "b.wav"}\n'
-    found["manifest csv"] = _written(folder / "a.csv", table.encode(), manifest)
-    found["manifest jsonl"] = _written(folder / "a.jsonl", lines.encode(), manifest)
-    return found
+    kinds["manifest csv"] = _written(folder / "a.csv", table.encode(), manifest)
+    kinds["manifest jsonl"] = _written(folder / "a.jsonl", lines.encode(), manifest)
+    return kinds
 
 
 def _checkpoints(folder: Path) -> dict[str, Reader]:
@@ -138,10 +138,10 @@ def _checkpoints(folder: Path) -> dict[str, Reader]:
         "ggml f16": write_ggml(folder / "f16.bin", checkpoint, "f16"),
         "ggml q8_0": write_ggml(folder / "q8.bin", checkpoint, "q8_0"),
     }
-    found = {name: Reader(path, _load if path.suffix != ".json" else _load_folder) for name, path in files.items()}
+    by_kind = {name: Reader(path, _load if path.suffix != ".json" else _load_folder) for name, path in files.items()}
     for name in ("cfg.json", "sae_weights.safetensors"):
-        found[f"sae {name}"] = Reader(folder / "sae" / name, lambda path: load_sae(path.parent))
-    return found
+        by_kind[f"sae {name}"] = Reader(folder / "sae" / name, lambda path: load_sae(path.parent))
+    return by_kind
 
 
 def _load(path: Path) -> Any:

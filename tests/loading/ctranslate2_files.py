@@ -70,7 +70,7 @@ class RawFile:
         return cls(variables, aliases, version, spec, revision)
 
     def array(self, name: str) -> np.ndarray:
-        shape, dtype, data = next(rest for n, *rest in self.variables if n == name)
+        shape, dtype, data = next(values for n, *values in self.variables if n == name)
         return np.frombuffer(data, dtype).reshape(shape).copy()
 
     def put(self, name: str, value: np.ndarray) -> RawFile:

@@ -104,7 +104,7 @@ def rounded(checkpoint: Checkpoint, kind: str) -> dict[str, Tensor]:
 def whisper_cpp_logits(path: Path, mel: Tensor, tokens: Sequence[int], folder: Path) -> Tensor:
     """whisper.cpp's logits ``[token, vocabulary]`` of the last token, for each beginning of ``tokens``.
 
-    In a process of its own: whisper.cpp aborts on some errors.
+    In a subprocess: whisper.cpp aborts on some errors.
     """
     np.savez(folder / "input.npz", mel=mel.numpy().astype(np.float32), tokens=np.array(tokens, np.int32))
     command = [sys.executable, str(Path(__file__).with_name("whisper_cpp.py"))]

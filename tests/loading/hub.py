@@ -26,10 +26,10 @@ class Hub:
     def answer(self, method: str, path: str) -> tuple[int, dict[str, str], bytes]:
         api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/?]+))?(?:\?.*)?", path)
         file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
-        found = api or file
-        if not found or found[1] != self.repo_id:
+        match = api or file
+        if not match or match[1] != self.repo_id:
             return 404, {"X-Error-Code": "RepoNotFound"}, b""
-        if found[2] not in (None, "main", "v1", self.commit):
+        if match[2] not in (None, "main", "v1", self.commit):
             return 404, {"X-Error-Code": "RevisionNotFound"}, b""
         if api:
             siblings = [{"rfilename": p.name} for p in sorted(self.folder.iterdir())]

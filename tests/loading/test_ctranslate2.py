@@ -106,13 +106,13 @@ def test_floats_are_bit_equal(small: Twins, folders, quantization):
 @pytest.mark.parametrize("quantization", ["int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16"])
 def test_integers_are_within_their_rounding(small: Twins, folders, quantization):
     checkpoint = load_ctranslate2(folders[quantization])
-    rest = {"int8_float16": torch.float16, "int8_bfloat16": torch.bfloat16}.get(quantization, torch.float32)
+    dtype = {"int8_float16": torch.float16, "int8_bfloat16": torch.bfloat16}.get(quantization, torch.float32)
     n_quantized, worst = 0, 0.0
     for name, original in originals(small, checkpoint).items():
         tensor = checkpoint.tensors[name]
         is_weight = name.endswith(".weight") and "ln" not in name.split(".")[-2]
         if not is_weight:
-            assert torch.equal(tensor, original.to(rest)), name
+            assert torch.equal(tensor, original.to(dtype)), name
             continue
         n_quantized += 1
         assert tensor.dtype == torch.float32
@@ -308,7 +308,7 @@ class TestRefused:
 
     def test_duplicate_variable(self, changed, tmp_path):
         changed.variables.append(changed.variables[0])
-        refused(changed, tmp_path, f"{changed.variables[0][0]}' is there twice")
+        refused(changed, tmp_path, f"{changed.variables[0][0]}' is repeated")
 
     @pytest.mark.parametrize("alias", [("a", "b"), ("encoder/conv1/bias", "encoder/conv2/bias"), ("a", "a")])
     def test_alias(self, changed, tmp_path, alias):

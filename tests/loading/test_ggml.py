@@ -240,7 +240,7 @@ class TestRefused:
         refused(head + b"".join(tensors) + extra, tmp_path, match)
 
     def test_tensors(self, head, tensors, small, tmp_path):
-        refused(head + b"".join([*tensors, tensors[3]]), tmp_path, "is there twice")
+        refused(head + b"".join([*tensors, tensors[3]]), tmp_path, "is repeated")
         refused(head + b"".join(tensors[:-1]), tmp_path, f"missing {list(file_tensors(small.tensors))[-1]}")
         refused(head, tmp_path, "missing")
         refused(b"", tmp_path, "empty")
@@ -285,8 +285,10 @@ def test_real_model_hears_what_whisper_cpp_hears(tmp_path, kind):
     checkpoint = load_ggml(path)
     assert checkpoint.config.dims == RELEASED["tiny.en"].dims and checkpoint.config.name.startswith("tiny.en")
     if kind == "f16":
-        kept = {name for name in released.tensors if checkpoint.tensors[name].dtype == torch.float16}
-        assert len(kept) == 67 and all(torch.equal(checkpoint.tensors[n], released.tensors[n]) for n in kept)
+        float16_names = {name for name in released.tensors if checkpoint.tensors[name].dtype == torch.float16}
+        assert len(float16_names) == 67 and all(
+            torch.equal(checkpoint.tensors[n], released.tensors[n]) for n in float16_names
+        )
     model = HookedWhisper(copy.copy(checkpoint.config)).eval()
     model.load_state_dict({name: tensor.float() for name, tensor in checkpoint.tensors.items()})
     clip = Path(hooked_whisper.__file__).parent / "demo" / "clips" / "sentences-00.flac"

@@ -64,8 +64,8 @@ def test_added_tokens_are_never_said(vocabulary: int) -> None:
     for options in ({}, {"suppress_tokens": None}, {"suppress_tokens": [1, 2]}, {"without_timestamps": True}):
         (result,) = model.decode(mel, language="en", sample_len=4, **options)
         assert all(token < vocabulary for token in result.tokens)
-    found = model.transcribe(torch.zeros(16000), language="en", temperature=0, sample_len=4)
-    assert all(token < vocabulary for segment in found.segments for token in segment["tokens"])
+    result = model.transcribe(torch.zeros(16000), language="en", temperature=0, sample_len=4)
+    assert all(token < vocabulary for segment in result.segments for token in segment["tokens"])
     assert "yue" not in model.detect_language(mel)[1][0]
 
 
