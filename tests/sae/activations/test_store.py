@@ -138,7 +138,7 @@ def test_read_refuses(store):
             store.read(*arguments)
     with pytest.raises(UnknownHookError, match=r"did you mean encoder.blocks.0.hook_resid_post"):
         store.read("encoder.blocks.3")
-    with pytest.raises(UnknownHookError, match="name a hook point"):
+    with pytest.raises(UnknownHookError, match="no hook point is given"):
         store.read([])
     with pytest.raises(HookedWhisperError, match="there is no 99"):
         store.shard(99)
