@@ -31,7 +31,7 @@ from hooked_whisper.model.decoder import Decoder, Unembed
 from hooked_whisper.model.encoder import Encoder
 from hooked_whisper.model.inputs import check_encoder_out, check_mel, check_tokens
 from hooked_whisper.model.masks import MaskEntry, check_mask, resolve_target
-from hooked_whisper.protocols import AttachableSAE, Stack
+from hooked_whisper.protocols import STACKS, AttachableSAE, Stack
 
 # keywords of HookedTransformer.run_with_cache and HookedSAETransformer.run_with_cache_with_saes
 _KEYWORDS_ELSEWHERE = {
@@ -372,6 +372,7 @@ class WhisperCore(HookedRootModule):
 
     def head_labels(self, stack: Stack = "encoder") -> Sequence[str]:
         """Return labels of all heads: ``E0.1`` (encoder), ``D0.1`` (decoder self-attention), ``X0.1`` (cross)."""
+        check_option("stack", stack, STACKS)
         return [head.label for head in read_heads(None, self.cfg, stack)]
 
 

@@ -15,11 +15,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper._support.heads import n_blocks_and_heads
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.hooks import HookPoint
 from hooked_whisper.model import Attention, KVCache
 from hooked_whisper.model.block import Block
-from hooked_whisper.protocols import Stack
+from hooked_whisper.protocols import STACKS, Stack
 
 if TYPE_CHECKING:
     from hooked_whisper.hooked import HookedWhisper
@@ -47,7 +47,8 @@ def locate(model: HookedWhisper, name: str) -> tuple[Stack, int]:
 
 
 def n_layers(model: HookedWhisper, stack: Stack) -> int:
-    """Number of blocks of a stack."""
+    """Return the number of blocks of a stack."""
+    check_option("stack", stack, STACKS, PatchError)
     return n_blocks_and_heads(model.cfg, stack)[0]
 
 
