@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 
 from hooked_whisper._support.ranks import TorchRanks, torchrun_ranks
-from sae_lens_audio.activations import ActivationStore, CollectOptions, collect_activations
-from sae_lens_audio.activations import collecting
+from sae_lens_audio.activations import ActivationStore, CollectOptions, collect_activations, collecting
 from tests.findings.worlds import small_model
 from tests.sae.activations.corpora import NEURONS, RESID, corpus
 

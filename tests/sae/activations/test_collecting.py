@@ -17,8 +17,7 @@ import torch
 from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import CheckpointError, HookedWhisperError
-from sae_lens_audio.activations import ActivationStore, CollectOptions, open_store
-from sae_lens_audio.activations import collect_activations
+from sae_lens_audio.activations import ActivationStore, CollectOptions, collect_activations, open_store
 from sae_lens_audio.activations.reading import RowReader
 from tests.findings.worlds import small_model
 from tests.sae.activations.corpora import NEURONS, RESID, content, corpus
