@@ -22,5 +22,5 @@ def check_windows(padding: Padding, window: WindowSize, margin: int) -> None:
         raise HookedWhisperError("window='sound' computes no padding that could be kept: use padding='drop'")
     if padding == "keep" and margin:
         raise HookedWhisperError(
-            f"margin={margin} removes positions before dropped padding: use padding='drop', or margin=0"
+            f"margin={margin} needs padding that is dropped: use padding='drop', or margin=0"
         )
