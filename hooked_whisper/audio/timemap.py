@@ -1,7 +1,7 @@
 """One clock for seconds, samples, mel frames and encoder positions.
 
-Mel frame ``f`` is centered on sample ``160 f`` (10 ms apart); encoder position ``i`` is centered on frame ``2 i``, which
-is second ``0.02 i``. A position stands for its cell, the times nearest to its center:
+Mel frame ``f`` is centered on sample ``160 f`` (10 ms apart); encoder position ``i`` is centered on frame ``2 i``, at
+``0.02 i`` seconds. A position stands for its cell, the times nearest to its center:
 ``[0, 0.01)`` for position 0, ``[0.02 i - 0.01, 0.02 i + 0.01)`` for position ``i``, and up to the end of the window for
 the last one. Its receptive field before attention is wider. All spans are half-open.
 """

@@ -129,7 +129,7 @@ def from_name(name: str) -> list[Recording]:
         return packaged_speech()
     if all(part in LANGUAGES for part in names):
         return [recording for part in names for recording in packaged_speech(language=part)]
-    return packaged_speech(names)
+    return read_packaged(FOLDER, names)
 
 
 def minimal_pairs(position: PhonePosition | None = None) -> list[MinimalPair]:

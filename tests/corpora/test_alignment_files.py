@@ -207,7 +207,7 @@ def test_times_tell_timit_from_htk(content: str, seconds: float):
 
 
 def test_a_null_character_in_a_path_is_named(tmp_path: Path):
-    with pytest.raises(AlignmentError, match="a.*null"):
+    with pytest.raises(AlignmentError, match=r"a.*null"):
         read_alignment(tmp_path / "a\0.json")
 
 
