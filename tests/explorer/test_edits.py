@@ -118,15 +118,15 @@ def test_nothing_else_does_more_than_raise_an_error_of_ours(data) -> None:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        ({"cuts": [[1, 0.5]]}, "ends after it starts"),
-        ({"cuts": [[0, 31]]}, "seconds from 0 to 30"),
-        ({"cuts": [[0, float("nan")]]}, "seconds from 0 to 30"),
-        ({"window": -1}, "window needs a whole number"),
-        ({"heads": [["middle", 0, 0]]}, "stack one of"),
-        ({"units": [[0]]}, "a neuron is"),
-        ({"swaps": [{"start": 0, "end": 5, "clip": "x", "begin": 28}]}, "has no 5.00 s left"),
-        ({"burn": 1}, "no edit 'burn'"),
-        ({"cuts": [[0, 1]] * 1000}, "more than the page takes"),
+        ({"cuts": [[1, 0.5]]}, r"got \[1.0, 0.5\]"),
+        ({"cuts": [[0, 31]]}, "0 to 30 seconds, got 31"),
+        ({"cuts": [[0, float("nan")]]}, "0 to 30 seconds, got nan"),
+        ({"window": -1}, "window must be a whole number.*got -1"),
+        ({"heads": [["middle", 0, 0]]}, "head.*'middle'"),
+        ({"units": [[0]]}, r"a neuron.*got \[0\]"),
+        ({"swaps": [{"start": 0, "end": 5, "clip": "x", "begin": 28}]}, "less than 5.00 s after second 28"),
+        ({"burn": 1}, "edit 'burn'"),
+        ({"cuts": [[0, 1]] * 1000}, "got 1000 cuts.*200"),
     ],
 )
 def test_what_is_wrong_is_named(data, says: str) -> None:
@@ -138,5 +138,5 @@ def test_places_that_the_model_does_not_have_are_named(shelf: Shelf, demo) -> No
     for edits in (Edits(heads=(("encoder", 9, 0),)), Edits(units=((0, 9999),)), Edits(heads=(("cross", 0, 99),))):
         with pytest.raises(HookedWhisperError):
             edits.apply(demo, shelf["demo-1"], shelf.__getitem__)
-    with pytest.raises(HookedWhisperError, match="no clip 'gone'"):
+    with pytest.raises(HookedWhisperError, match="clip 'gone'"):
         Edits(swaps=(Swap(0.0, 1.0, "gone", 0.0),)).apply(demo, shelf["demo-1"], shelf.__getitem__)
