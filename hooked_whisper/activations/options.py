@@ -21,6 +21,4 @@ def check_windows(padding: Padding, window: WindowSize, margin: int) -> None:
     if padding == "keep" and window == "sound":
         raise HookedWhisperError("window='sound' computes no padding that could be kept: use padding='drop'")
     if padding == "keep" and margin:
-        raise HookedWhisperError(
-            f"margin={margin} needs padding that is dropped: use padding='drop', or margin=0"
-        )
+        raise HookedWhisperError(f"margin={margin} needs padding that is dropped: use padding='drop', or margin=0")

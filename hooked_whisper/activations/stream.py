@@ -247,7 +247,7 @@ class ActivationStream:
         return self.model.tokenizer.encode(f" {recording.text.strip()}", disallowed_special=())
 
     def _tokens(self, texts: Sequence[Sequence[int]], n: int) -> Int[Tensor, "window token"]:
-        """Prompt and text of each window. Shorter rows end in end tokens, which causal attention hides from the text."""
+        """Prompt and text of each window. End tokens pad shorter rows; causal attention hides them from the text."""
         longest = max((len(ids) for ids in texts), default=0)
         end = self.model.tokenizer.eot
         rows = [[*self._prompt, *ids, *[end] * (longest - len(ids))] for ids in texts] or [self._prompt] * n

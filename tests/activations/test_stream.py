@@ -113,7 +113,7 @@ def test_errors(model: HookedWhisper, corpus: list[Recording]) -> None:
     for hooks in (NEURONS + "x", "encoder.blocks.0.attn.hook_pattern", [NEURONS, NEURONS]):
         with pytest.raises(HookedWhisperError, match=r"hook_postx|\[batch, head, query, key\]|twice"):
             ActivationStream(model, hooks)
-    with pytest.raises(HookedWhisperError, match="margin=1"):
+    with pytest.raises(HookedWhisperError, match=r"margin=1"):
         ActivationStream(model, NEURONS, padding="keep", margin=1)
     with pytest.raises(HookedWhisperError, match="sound"):
         ActivationStream(model, "decoder.blocks.0.hook_resid_post", window="sound")
