@@ -130,7 +130,7 @@ def test_columns_of_ones_own(tmp_path: Path) -> None:
         ("a.jsonl", '{"path": ["a.wav"]}\n', "line 1, column 'path': expected text"),
         ("a.jsonl", '{"path": "a.wav", "text": true}\n', "line 1, column 'text': expected text"),
         ("a.jsonl", '{"path": "a.wav", "start": true}\n', "line 1, column 'start'"),
-        ("a.txt", "a.wav\n", "the ending is one of"),
+        ("a.txt", "a.wav\n", "the ending must be one of"),
     ],
 )
 def test_broken_tables_name_file_line_and_column(tmp_path: Path, name: str, content: str, message: str) -> None:
