@@ -28,7 +28,7 @@ from hooked_whisper.findings.cuts.spans import (
     SILENCE_AFTER,
     Counts,
     Cuts,
-    Target,
+    CutTarget,
     centered,
     covered_words,
     elsewhere,
@@ -60,7 +60,7 @@ MARGINS = (0, 50, 100, 150, 200)  # ms on each side
 # Every criterion on words, the loss of neighbors included, is read at this margin. Words of the demo model's synthetic
 # speech have exact times and need none.
 VERDICT_MARGIN, VERDICT_MARGIN_EXACT = 100, 0
-# Target gone in 80 % of the cuts and a WER of at most 10 % over the other words: stated for released models before any
+# CutTarget gone in 80 % of the cuts and a WER of at most 10 % over the other words: stated for released models before any
 # run. In a clip of ten words, 10 % would allow half of the direct neighbors to go. So the neighbors have another
 # threshold, the mirror image of the first: four of five must stay, as four of five targets must go.
 LEAST_GONE, MOST_OTHER_ERRORS, MOST_NEIGHBORS = 0.8, 0.1, 0.2
@@ -205,7 +205,7 @@ class CutWords(Experiment[MeasuredCuts]):
 
 def cut(
     context: Context,
-    targets: Sequence[Target],
+    targets: Sequence[CutTarget],
     spans: dict[str, Sequence[slice | None]],
     null: Float[Tensor, "position d_model"],
     what: str,
@@ -217,7 +217,7 @@ def cut(
     """
     transcriber, n = context.transcriber(), context.model.cfg.encoder.n_ctx
     wanted: dict[int, set[tuple[int, int]]] = {}
-    rows: dict[str, list[tuple[Target, slice]]] = {}
+    rows: dict[str, list[tuple[CutTarget, slice]]] = {}
     for name, row in spans.items():
         inside = [(t, s) for t, s in zip(targets, row, strict=True) if s is not None and s.start >= 0 and s.stop <= n]
         rows[name] = inside
@@ -235,7 +235,7 @@ def cut(
     return {name: _cuts(context, row, texts) for name, row in rows.items()}
 
 
-def _cuts(context: Context, row: list[tuple[Target, slice]], texts: dict[tuple[int, int, int], str]) -> Cuts:
+def _cuts(context: Context, row: list[tuple[CutTarget, slice]], texts: dict[tuple[int, int, int], str]) -> Cuts:
     written = [texts[(t.utterance, s.start, s.stop)] for t, s in row]
     fates = [word_fates(context.references[t.utterance], text) for (t, _), text in zip(row, written, strict=True)]
     targets = [replace(t, span=s) for t, s in row]
@@ -254,7 +254,7 @@ def verdict_margin(is_organism: bool) -> int:
 
 
 def _profile(
-    context: Context, targets: Sequence[Target], null: Tensor, rng: np.random.Generator
+    context: Context, targets: Sequence[CutTarget], null: Tensor, rng: np.random.Generator
 ) -> Float[np.ndarray, "target offset"]:
     """Return whether the target is gone when a cut without margin is moved; NaN where the cut leaves the window.
 

@@ -9,7 +9,7 @@ import numpy as np
 from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.finding import Criterion, Estimate, describe
 from hooked_whisper.findings.core.records import Example, Span, Table
-from hooked_whisper.findings.cuts.spans import Cuts, Target
+from hooked_whisper.findings.cuts.spans import Cuts, CutTarget
 
 
 def margin_table(
@@ -74,7 +74,7 @@ def examples(context: Context, word: Cuts, far: Cuts, n: int = 6) -> tuple[Examp
     return tuple(shown)
 
 
-def _example(context: Context, target: Target, text: str, elsewhere_texts: dict[tuple[int, int], str]) -> Example:
+def _example(context: Context, target: CutTarget, text: str, elsewhere_texts: dict[tuple[int, int], str]) -> Example:
     clip = context.utterances[target.utterance]
     reference = context.references[target.utterance]
     start, end = context.model.time.span_seconds(target.span)

@@ -17,7 +17,7 @@ SILENCE_AFTER = 0.5  # seconds from the last word's end to the control cut in si
 
 
 @dataclass(frozen=True)
-class Target:
+class CutTarget:
     """One word to cut out: the number of its utterance, its own in the text, and the encoder positions to replace."""
 
     utterance: int
@@ -33,20 +33,20 @@ class Target:
         return slice(self.span.start + positions, self.span.stop + positions)
 
 
-def targets_of(context: Context) -> list[Target]:
+def targets_of(context: Context) -> list[CutTarget]:
     """Return every word with a time in clips that are transcribed without an error; spans have no margin."""
-    targets: list[Target] = []
+    targets: list[CutTarget] = []
     for i, utterance in enumerate(context.utterances):
         words = utterance.alignment.words
         if context.transcripts[i] != context.references[i] or len(words) != len(context.references[i].split()):
             continue
         for number, word in enumerate(words):
             if word.duration > 0 and word.end <= context.model.time.duration:
-                targets.append(with_margin(context, Target(i, number, slice(0, 0)), 0))
+                targets.append(with_margin(context, CutTarget(i, number, slice(0, 0)), 0))
     return targets
 
 
-def with_margin(context: Context, target: Target, margin_ms: Number) -> Target:
+def with_margin(context: Context, target: CutTarget, margin_ms: Number) -> CutTarget:
     """Return the same word with a span of ``margin_ms`` more on either side, clamped to the window."""
     time, word = context.model.time, context.utterances[target.utterance].alignment.words[target.word]
     start, end = max(0.0, word.start - margin_ms / 1000), min(time.duration, word.end + margin_ms / 1000)
@@ -54,7 +54,7 @@ def with_margin(context: Context, target: Target, margin_ms: Number) -> Target:
     return replace(target, span=slice(max(0, span.start - EDGE), min(time.n_ctx, span.stop + EDGE)))
 
 
-def centered(context: Context, target: Target, seconds: Number) -> Target:
+def centered(context: Context, target: CutTarget, seconds: Number) -> CutTarget:
     """Return the same word with a span of ``seconds`` around its middle, clamped to the window."""
     time, word = context.model.time, context.utterances[target.utterance].alignment.words[target.word]
     length = round(seconds / time.seconds_per_position)
@@ -62,7 +62,7 @@ def centered(context: Context, target: Target, seconds: Number) -> Target:
     return replace(target, span=slice(start, min(time.n_ctx, start + length)))
 
 
-def elsewhere(context: Context, target: Target) -> slice | None:
+def elsewhere(context: Context, target: CutTarget) -> slice | None:
     """Return a span as long as the target's on the word farthest from it; ``None`` if both overlap."""
     time, words = context.model.time, context.utterances[target.utterance].alignment.words
     number = max(range(len(words)), key=lambda w: abs(w - target.word))
@@ -72,7 +72,7 @@ def elsewhere(context: Context, target: Target) -> slice | None:
     return span if number != target.word and apart and span.stop <= time.n_ctx else None
 
 
-def in_silence(context: Context, target: Target) -> slice | None:
+def in_silence(context: Context, target: CutTarget) -> slice | None:
     """Return a span as long as the target's in the silence after the last word; ``None`` if it leaves the window."""
     time = context.model.time
     seconds = context.utterances[target.utterance].alignment.words[-1].end + SILENCE_AFTER
@@ -93,7 +93,7 @@ class Cuts:
     Counts are pairs: words with a wanted fate, and words in all, for each target.
     """
 
-    targets: list[Target]
+    targets: list[CutTarget]
     texts: list[str]
     outcomes: list[WordFates]
     covered: list[list[bool]]
@@ -103,7 +103,7 @@ class Cuts:
         pairs = zip(self.targets, self.outcomes, strict=True)
         return np.array([float(wanted(o.fates[t.word])) for t, o in pairs])
 
-    def _counts(self, selects: Callable[[Target, int, bool], bool], wanted: Callable[[str], bool]) -> Counts:
+    def _counts(self, selects: Callable[[CutTarget, int, bool], bool], wanted: Callable[[str], bool]) -> Counts:
         """Count the words that ``selects`` accepts."""
         hits, counts = [], []
         for target, outcome, covered in zip(self.targets, self.outcomes, self.covered, strict=True):
@@ -139,14 +139,14 @@ class Cuts:
         return np.array([t.utterance for t in self.targets], dtype=int)
 
 
-def covered_words(context: Context, target: Target, span: slice) -> list[bool]:
+def covered_words(context: Context, target: CutTarget, span: slice) -> list[bool]:
     """Return for each word of the target's clip whether its middle lies in the span."""
     time, words = context.model.time, context.utterances[target.utterance].alignment.words
     middles = (time.position(min((w.start + w.end) / 2, time.duration)) for w in words)
     return [span.start <= middle < span.stop for middle in middles]
 
 
-def one_per_utterance(targets: Sequence[Target], rng: np.random.Generator, most: int) -> list[Target]:
+def one_per_utterance(targets: Sequence[CutTarget], rng: np.random.Generator, most: int) -> list[CutTarget]:
     """Return a random target of each utterance, for ``most`` utterances."""
     shuffled = [targets[i] for i in rng.permutation(len(targets))]
     return list({t.utterance: t for t in shuffled}.values())[:most]
