@@ -60,7 +60,7 @@ MARGINS = (0, 50, 100, 150, 200)  # ms on each side
 # Every criterion on words, the loss of neighbors included, is read at this margin. Words of the demo model's synthetic
 # speech have exact times and need none.
 VERDICT_MARGIN, VERDICT_MARGIN_EXACT = 100, 0
-# CutTarget gone in 80 % of the cuts and a WER of at most 10 % over the other words: stated for released models before any
+# Target gone in 80 % of the cuts and a WER of at most 10 % over the other words: stated for released models before any
 # run. In a clip of ten words, 10 % would allow half of the direct neighbors to go. So the neighbors have another
 # threshold, the mirror image of the first: four of five must stay, as four of five targets must go.
 LEAST_GONE, MOST_OTHER_ERRORS, MOST_NEIGHBORS = 0.8, 0.1, 0.2
