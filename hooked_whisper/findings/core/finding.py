@@ -236,8 +236,11 @@ class Finding:
         return experiment.draw(self) if experiment is not None and self.measurements else []
 
 
-def _find_experiment(id: str) -> Any:
+def _no_experiment(id: str) -> Any:
     return None
+
+
+_find_experiment: Callable[[str], Any] = _no_experiment
 
 
 def draw_with(find: Callable[[str], Any]) -> None:
