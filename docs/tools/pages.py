@@ -236,7 +236,7 @@ def _owner(module: str, name: str) -> str:
     """Return the most specific module that has the same object under the same name."""
     thing = getattr(importlib.import_module(module), name)
     having = [m for m in MODULES if name in _public(m) and getattr(importlib.import_module(m), name) is thing]
-    return max(having, key=lambda m: (m.count("."), m == module))
+    return max(having, key=lambda m: (m.count("."), -MODULES.index(m)))  # one page for each object
 
 
 # --- markdown --------------------------------------------------------------------------------------------------------
