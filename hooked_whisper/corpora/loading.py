@@ -40,7 +40,7 @@ class Failure:
 class Loader:
     """Iterate over the recordings of a corpus in order, decoded by threads while the caller computes.
 
-    Iterating yields :class:`Loaded`, or :class:`Failure` if the file is missing or broken or needs a package that is
+    Iterating yields ``Loaded``, or :class:`Failure` if the file is missing or broken or needs a package that is
     not installed. Other errors and ``KeyboardInterrupt`` propagate. All threads end with the iteration. Each ``iter``
     starts from the beginning.
 

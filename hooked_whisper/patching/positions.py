@@ -36,13 +36,13 @@ def read_positions(
 
     Args:
         positions: ``None`` (everywhere); a half-open span as a tuple ``(start, stop)``, a slice or
-            :class:`Positions`; an :class:`Interval`, always in seconds (a word or phone of an alignment); one number; a
+            ``Positions``; an :class:`Interval`, always in seconds (a word or phone of an alignment); one number; a
             list of those, a range, or an array or tensor of numbers; or a mask with one boolean per position, in a
             list, array or tensor. ``(3, 7)`` is four positions, ``[3, 7]`` is two.
         unit: ``"positions"`` (tokens in the decoder), or ``"seconds"``: every position that overlaps the span.
         n: number of positions or tokens, to check against.
         time: time map of the model (``model.time``), needed for seconds.
-        label: name for figures; default: that of an interval or of :class:`Positions`.
+        label: name for figures; default: that of an interval or of ``Positions``.
 
     Raises:
         PatchError: a span ends before it starts or lies outside ``n``; ``unit`` is unknown; seconds without ``time``.
