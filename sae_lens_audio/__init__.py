@@ -44,7 +44,7 @@ from sae_lens_audio.architectures import (
     TranscoderConfig,
 )
 from sae_lens_audio.errors import TrainingError
-from sae_lens_audio.formats import Loaded, Metadata, from_pretrained, load_sae, push_to_hub, save_sae
+from sae_lens_audio.formats import LoadedSAE, Metadata, from_pretrained, load_sae, push_to_hub, save_sae
 
 if TYPE_CHECKING:
     from sae_lens_audio.activations import collect_activations, open_store
@@ -76,7 +76,7 @@ __all__ = [
     "JumpReLUTranscoder",
     "JumpReLUTranscoderConfig",
     "LatentAttribution",
-    "Loaded",
+    "LoadedSAE",
     "Matryoshka",
     "MatryoshkaConfig",
     "Metadata",
@@ -136,8 +136,9 @@ _lazy, __dir__ = lazily(
 __getattr__ = renamed_names(
     __name__,
     {
-        "SAE": "SAE",
+        "Dictionary": "SAE",
         "DictionaryConfig": "SAEConfig",
+        "Loaded": "LoadedSAE",
         "Losses": "TrainStepOutput",
         "Normalised": "NormalizedSAE",
         "SparseDictionary": "DecodableBasis",

@@ -18,8 +18,8 @@ def chromium(*args: str) -> Iterator[Any]:
     """A running browser; the test is skipped where there is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright, and a Chromium")
     with playwright.sync_playwright() as p:
-        own = p.chromium.executable_path
-        path = own if Path(own).exists() else next(filter(None, map(shutil.which, BROWSERS)), None)
+        packaged = p.chromium.executable_path
+        path = packaged if Path(packaged).exists() else next(filter(None, map(shutil.which, BROWSERS)), None)
         if path is None:
             pytest.skip("no browser: playwright install chromium, or install Debian's chromium")
         browser = p.chromium.launch(executable_path=path, args=["--no-sandbox", "--mute-audio", *args])

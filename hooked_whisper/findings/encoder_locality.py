@@ -95,7 +95,7 @@ PUBLISHED = Table(
 
 
 @dataclass(frozen=True, eq=False)
-class RelevanceMap:
+class MeasuredRelevance:
     """Relevance for a clip as recorded, and its statistics. ``rows`` are the destinations."""
 
     clip: MarkedClip
@@ -125,14 +125,14 @@ class RelevanceMaps:
     sensitivity: of the published scalar, for each of its clips. words: see :func:`words_located`.
     """
 
-    maps: dict[str, list[RelevanceMap]]
+    maps: dict[str, list[MeasuredRelevance]]
     versions: ClipVersions
     sensitivity: list[float]
     words: Float[np.ndarray, "word what"]
     seconds_per_position: float
 
     @property
-    def ours(self) -> list[RelevanceMap]:
+    def ours(self) -> list[MeasuredRelevance]:
         return self.maps["model"]
 
 
@@ -274,16 +274,16 @@ def relevance_map(
     return relevance.values[0].double().cpu().numpy()
 
 
-def map_clip(context: Context, model: HookedWhisper, i: int, published_scalar: bool = False) -> RelevanceMap:
+def map_clip(context: Context, model: HookedWhisper, i: int, published_scalar: bool = False) -> MeasuredRelevance:
     """Return the map of the clip's own rows, and of every tenth row after it."""
     clip, n = whole_clip(context, i), model.cfg.encoder.n_ctx
     rows = np.concatenate([np.arange(clip.n_clip), np.arange(clip.n_clip, n, PADDING_STEP)])
     values = relevance_map(context, model, clip.clip, rows.tolist(), published_scalar)
     local = clip_statistics(values, rows, clip.speech, clip.n_clip)
-    return RelevanceMap(clip, rows, values, local, sink_of(values, rows, clip.boundary, clip.quiet))
+    return MeasuredRelevance(clip, rows, values, local, sink_of(values, rows, clip.boundary, clip.quiet))
 
 
-def _versions(context: Context, usable: Sequence[int], recorded: Sequence[RelevanceMap]) -> ClipVersions:
+def _versions(context: Context, usable: Sequence[int], recorded: Sequence[MeasuredRelevance]) -> ClipVersions:
     """Measure the rows after the end of every version. The maps of the clips as recorded are reused."""
     clips: dict[str, list[MarkedClip]] = {RECORDED: [whole.clip for whole in recorded]}
     sinks: dict[str, list[Sink]] = {RECORDED: [whole.sink for whole in recorded]}
@@ -309,7 +309,7 @@ def _versions(context: Context, usable: Sequence[int], recorded: Sequence[Releva
     return ClipVersions(clips, sinks, uncut)
 
 
-def _published_scalar(context: Context, clips: Sequence[int]) -> tuple[list[RelevanceMap], list[float]]:
+def _published_scalar(context: Context, clips: Sequence[int]) -> tuple[list[MeasuredRelevance], list[float]]:
     """Return the maps for the published scalar, and how little that scalar depends on the input of the final norm."""
     model, resids, maps = context.model, [], []
     last = f"encoder.blocks.{model.cfg.encoder.n_layers - 1}.hook_resid_post"
@@ -323,7 +323,7 @@ def _published_scalar(context: Context, clips: Sequence[int]) -> tuple[list[Rele
     return maps, [sum_sensitivity(model, resid, context.seed) for resid in resids]
 
 
-def _estimates(maps: Sequence[RelevanceMap], rng: np.random.Generator) -> dict[str, Estimate]:
+def _estimates(maps: Sequence[MeasuredRelevance], rng: np.random.Generator) -> dict[str, Estimate]:
     """Return the mean of each statistic over clips (of the distance: the median), with a bootstrap over clips."""
     estimates: dict[str, Estimate] = {}
     for name in STATISTICS:
@@ -341,7 +341,7 @@ def _estimates(maps: Sequence[RelevanceMap], rng: np.random.Generator) -> dict[s
     return estimates
 
 
-def _spread(maps: Sequence[RelevanceMap]) -> Estimate:
+def _spread(maps: Sequence[MeasuredRelevance]) -> Estimate:
     """Return the band statistic if each row's relevance lay evenly on its clip: what short clips alone give."""
     n, values = maps[0].values.shape[1], []
     for whole in maps:

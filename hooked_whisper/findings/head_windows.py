@@ -127,7 +127,7 @@ def local_count(n_heads: int) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
+class HeadSplit:
     """Word errors of each utterance with the local heads masked, with the others masked (in each draw), and with none
     masked."""
 
@@ -215,14 +215,14 @@ class LocalHeads(Experiment[MaskedHeads]):
         wrong = {name: np.array([float(e.errors) for e in row]) for name, row in errors.items()}
         words = np.array([float(e.n_reference) for e in errors[NONE]])
         draws = range(1, RANDOM_DRAWS + 1)
-        by_distance = Split(wrong[LOCAL][None], wrong[OTHERS][None], wrong[NONE], words)
-        at_random = Split(
+        by_distance = HeadSplit(wrong[LOCAL][None], wrong[OTHERS][None], wrong[NONE], words)
+        at_random = HeadSplit(
             np.stack([wrong[f"random heads {k}"] for k in draws]),
             np.stack([wrong[f"the rest {k}"] for k in draws]),
             wrong[NONE],
             words,
         )
-        equally_many = Split(wrong[NEAREST][None], wrong[OTHERS][None], wrong[NONE], words)
+        equally_many = HeadSplit(wrong[NEAREST][None], wrong[OTHERS][None], wrong[NONE], words)
         ours, random, as_many = (split.estimates(setting.seed) for split in (by_distance, at_random, equally_many))
         names = [EXTRA, P]
         criteria = [Criterion(EXTRA, ours[EXTRA], 0.0, "at least"), Criterion(P, ours[P], 0.01, "at most")]

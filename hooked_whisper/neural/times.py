@@ -38,7 +38,7 @@ class Times:
 
 
 @dataclass(frozen=True)
-class SpokenWord:
+class TimedWord:
     """A word with corrected times: the starts of its phones, its end, and whether a punctuation mark follows.
 
     ``after_space`` is the start if the space before it is counted with the preceding word.
@@ -77,7 +77,7 @@ def find_times(synthesis: Synthesis, audio: Float[np.ndarray, "sample"]) -> Time
     return Times(tuple(words), tuple(phones))
 
 
-def corrected(sentence: Sentence, word_lead: float = WORD_LEAD_S, phone_lead: float = PHONE_LEAD_S) -> list[SpokenWord]:
+def corrected(sentence: Sentence, word_lead: float = WORD_LEAD_S, phone_lead: float = PHONE_LEAD_S) -> list[TimedWord]:
     """Return the words of a sentence with the first two corrections."""
     offset, position = sentence.start / RATE, 1
     frames = sentence.durations[0]
@@ -95,13 +95,13 @@ def corrected(sentence: Sentence, word_lead: float = WORD_LEAD_S, phone_lead: fl
             position += len(phone.symbols)
         labels = tuple(phone.label for phone in word.phones)
         end = offset + frames * FRAME_S - word_lead
-        words.append(SpokenWord(word.text, labels, tuple(starts), end, bool(word.mark), after_space))
+        words.append(TimedWord(word.text, labels, tuple(starts), end, bool(word.mark), after_space))
         frames += sum(sentence.durations[position : position + len(word.mark)])
         position += len(word.mark)
     return words
 
 
-def _boundary(word: SpokenWord, following: SpokenWord, quiet: Bool[np.ndarray, "hop"]) -> tuple[float, float]:
+def _boundary(word: TimedWord, following: TimedWord, quiet: Bool[np.ndarray, "hop"]) -> tuple[float, float]:
     """Return the end of a word and the start of the next: equal, or separated by a silence."""
     inner = following.starts[1] if len(following.starts) > 1 else following.end
     low, high = word.starts[-1] + SHORTEST_S, max(inner, following.starts[0] + SHORTEST_S)
@@ -112,7 +112,7 @@ def _boundary(word: SpokenWord, following: SpokenWord, quiet: Bool[np.ndarray, "
     return first, max(first, last - closure)
 
 
-def _last_end(word: SpokenWord, quiet: Bool[np.ndarray, "hop"], duration: float) -> float:
+def _last_end(word: TimedWord, quiet: Bool[np.ndarray, "hop"], duration: float) -> float:
     """Return the start of the silence at the end of a recording."""
     sounding = np.flatnonzero(~quiet)
     end = (int(sounding[-1]) + 1) * HOP / RATE if len(sounding) else word.end
@@ -133,7 +133,7 @@ def _longest_run(quiet: Bool[np.ndarray, "hop"], low: float, high: float) -> tup
     return best[1] * HOP / RATE, (best[1] + best[0]) * HOP / RATE
 
 
-def _inside(word: SpokenWord, start: float, end: float) -> list[Interval]:
+def _inside(word: TimedWord, start: float, end: float) -> list[Interval]:
     """Return the phones of a word, each at least 10 ms long if the word is long enough."""
     count = len(word.labels)
     least = min(SHORTEST_S, (end - start) / count)

@@ -42,7 +42,7 @@ DEFAULTS = AugmentConfig()
 
 
 @dataclass(frozen=True)
-class Example:
+class SpeechExample:
     """One row of a batch; ``alignment.text`` is the target (empty for a clip without speech)."""
 
     audio: Audio
@@ -119,7 +119,7 @@ def augment(
     babble: Callable[[int], Audio] | None = None,
     config: AugmentConfig = DEFAULTS,
     longest_lead: float | None = None,
-) -> Example:
+) -> SpeechExample:
     """Make a training example from a clean utterance. ``longest_lead`` (in seconds) overrides ``config.lead``."""
     draw = rng.random()
     if draw < config.empty:
@@ -128,7 +128,7 @@ def augment(
         if rng.random() < 0.6:
             kind = str(rng.choice(["white", "pink"]))
             sound += np.float32(10 ** rng.uniform(-3.5, -0.7)) * noise(rng, len(audio), kind)
-        return Example(sound, silent)
+        return SpeechExample(sound, silent)
     audible = draw >= config.empty + config.mask_all
     if rng.random() < config.speed_share:
         audio, alignment = change_speed(audio, alignment, float(rng.uniform(*config.speed)))
@@ -156,4 +156,4 @@ def augment(
         audio = audio + np.float32(level) * noise(rng, len(audio), kind, babble)
     if rng.random() < 0.3:  # a recording is rarely digitally silent
         audio = audio + np.float32(10 ** rng.uniform(-5, -3)) * rng.standard_normal(len(audio), dtype=np.float32)
-    return Example(audio, alignment, audible)
+    return SpeechExample(audio, alignment, audible)

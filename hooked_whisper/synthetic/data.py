@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hooked_whisper.audio import log_mel_spectrogram
-from hooked_whisper.synthetic.augment import DEFAULTS, AugmentConfig, Example, augment
+from hooked_whisper.synthetic.augment import DEFAULTS, AugmentConfig, SpeechExample, augment
 from hooked_whisper.synthetic.corpus import Corpus
 from hooked_whisper.synthetic.lexicon import token_ids
 from hooked_whisper.synthetic.recipe import TrainConfig
@@ -66,7 +66,7 @@ def corpus_vocabulary() -> Tensor:
 
 
 @dataclass(frozen=True)
-class Batch:
+class SpeechBatch:
     """One training batch.
 
     Attributes:
@@ -88,7 +88,7 @@ class Batch:
         return log_mel_spectrogram(self.audio)
 
 
-class Batches:
+class SpeechBatches:
     """The training split as batches of utterances of similar length."""
 
     def __init__(self, corpus: Corpus, config: TrainConfig, augmentation: AugmentConfig = DEFAULTS) -> None:
@@ -98,7 +98,7 @@ class Batches:
         times = [config.flite_weight if name == "flite" else 1 for name in corpus.synthesizers]
         self._pool = np.repeat(np.arange(len(corpus)), times)
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> SpeechBatch:
         config = self.config
         rng = np.random.default_rng([config.seed, 4, step])
         full = config.full_windows(step)
@@ -138,7 +138,7 @@ class Batches:
         epoch, k = divmod(step, per_epoch)
         return self._epoch(epoch)[k]
 
-    @lru_cache(maxsize=2)  # noqa: B019 - one Batches lives as long as the run
+    @lru_cache(maxsize=2)  # noqa: B019 - one SpeechBatches lives as long as the run
     def _epoch(self, epoch: int) -> np.ndarray:
         """Return indices ``[batch, row]``: shuffled, sorted by length within blocks of 40 batches, and shuffled
         again."""
@@ -162,8 +162,8 @@ class Batches:
 
 
 def collate(
-    examples: list[Example], rng: np.random.Generator, timestamp_share: float, full: bool, bare_share: float = 0.0
-) -> Batch:
+    examples: list[SpeechExample], rng: np.random.Generator, timestamp_share: float, full: bool, bare_share: float = 0.0
+) -> SpeechBatch:
     """Pad examples to a common window: 30 s, or the longest example (sometimes plus silence)."""
     longest = max(len(e.audio) for e in examples)
     tail = int(rng.uniform(0, 3.0) * SAMPLE_RATE) if rng.random() < 0.2 else 0
@@ -187,7 +187,7 @@ def collate(
         tokens[k, : len(inputs)] = torch.tensor(inputs)
         labels[k, : len(targets)] = torch.tensor(targets)
     letters = [[LETTERS.index(c) + 1 for c in e.alignment.text] for e in examples]
-    return Batch(
+    return SpeechBatch(
         torch.from_numpy(audio),
         start,
         tokens,
@@ -198,7 +198,7 @@ def collate(
     )
 
 
-def target(example: Example, shift: float, timed: bool, bare: bool = False) -> tuple[list[int], list[int]]:
+def target(example: SpeechExample, shift: float, timed: bool, bare: bool = False) -> tuple[list[int], list[int]]:
     """Return the decoder input and the token to predict after each of its tokens. A ``bare`` prefix has neither
     timestamps nor ``<|notimestamps|>``, and the token after ``<|transcribe|>`` is then not predicted."""
     s, ids = specials(), token_ids()

@@ -19,7 +19,7 @@ from hooked_whisper.patching.corruptions.splice import splice
 from hooked_whisper.protocols import Alignment, Interval
 from hooked_whisper.synthetic import voices
 from hooked_whisper.synthetic.grammar import END, START, Grammar
-from hooked_whisper.synthetic.sounds import MinimalPair, Sounds
+from hooked_whisper.synthetic.sounds import Sounds, WordPair
 
 SHORTEST, LONGEST = 3, 7  # words of a carrier sentence with the word in it
 CARRIER_DRAWS = 40
@@ -65,7 +65,7 @@ class SpokenPair:
         largest_shift: largest distance, in seconds, of a phone boundary of B from that of A after the fit.
     """
 
-    words: MinimalPair
+    words: WordPair
     carrier: Carrier
     speaker: str
     clean: Audio
@@ -162,7 +162,7 @@ def find_carrier(grammar: Grammar, a: str, b: str, rng: np.random.Generator) -> 
     return best
 
 
-def speak_pair(words: MinimalPair, carrier: Carrier, speaker: voices.Speaker, grammar: Grammar) -> SpokenPair | None:
+def speak_pair(words: WordPair, carrier: Carrier, speaker: voices.Speaker, grammar: Grammar) -> SpokenPair | None:
     """Speak both words in one sentence. Return ``None`` if this voice does not say them one phone apart."""
     try:
         clean, alignment = voices.speak(carrier.text(words.a), speaker, utterance=f"{speaker.id}:{words.a}")
@@ -194,7 +194,7 @@ def speak_pair(words: MinimalPair, carrier: Carrier, speaker: voices.Speaker, gr
 def speak_pairs(
     grammar: Grammar,
     sounds: Sounds,
-    candidates: Sequence[MinimalPair],
+    candidates: Sequence[WordPair],
     speakers: Sequence[voices.Speaker],
     n: int,
     seed: int = 0,
@@ -275,8 +275,8 @@ def _phones_in(alignment: Alignment, word: Interval) -> list[Interval]:
     return inside
 
 
-def _reversed(pair: MinimalPair) -> MinimalPair:
-    return MinimalPair(pair.b, pair.a, pair.position, pair.phone_b, pair.phone_a, pair.place)
+def _reversed(pair: WordPair) -> WordPair:
+    return WordPair(pair.b, pair.a, pair.position, pair.phone_b, pair.phone_a, pair.place)
 
 
 def _draw(weights: Float[np.ndarray, "state"], rng: np.random.Generator) -> int:

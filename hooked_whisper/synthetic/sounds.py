@@ -42,7 +42,7 @@ class Sounds:
 
 
 @dataclass(frozen=True)
-class MinimalPair:
+class WordPair:
     """Two words that differ in one phone; ``position`` is the index of this phone."""
 
     a: str
@@ -81,7 +81,7 @@ def _nucleus(raw: tuple[str, ...], labels: tuple[str, ...]) -> int:
     return stressed[-1] if stressed else (full[-1] if full else 0)
 
 
-def minimal_pairs(phones: Mapping[str, tuple[str, ...]], contrast: str | None = None) -> list[MinimalPair]:
+def minimal_pairs(phones: Mapping[str, tuple[str, ...]], contrast: str | None = None) -> list[WordPair]:
     """Return all word pairs that differ in one phone, in alphabetical order.
 
     Args:
@@ -104,7 +104,7 @@ def minimal_pairs(phones: Mapping[str, tuple[str, ...]], contrast: str | None = 
             if len(differing) != 1:
                 continue
             position = differing[0]
-            pair = MinimalPair(
+            pair = WordPair(
                 a, b, position, phones[a][position], phones[b][position], _syllable_part(phones[a], position)
             )
             kind_fits = wanted == {pair.phone_a, pair.phone_b} if wanted else contrast in (None, pair.place)

@@ -23,7 +23,7 @@ from hooked_whisper.errors import closest
 from hooked_whisper.protocols import Alignment
 from hooked_whisper.synthetic import voices
 from hooked_whisper.synthetic.grammar import Grammar, build_grammar
-from hooked_whisper.synthetic.sounds import MinimalPair, Sounds, minimal_pairs
+from hooked_whisper.synthetic.sounds import Sounds, WordPair, minimal_pairs
 
 if TYPE_CHECKING:
     from hooked_whisper.synthetic.pairs import SpokenPair
@@ -140,7 +140,7 @@ class SyntheticCorpus:
             raise ValueError(f"say needs words of letters, separated by spaces, got {text!r}")
         return voices.speak(" ".join(words), speaker, utterance=f"{speaker.id}:{'-'.join(words)}", tempo=tempo)
 
-    def word_pairs(self, contrast: str | None = None) -> list[MinimalPair]:
+    def word_pairs(self, contrast: str | None = None) -> list[WordPair]:
         """Return word pairs that differ in one phone and can both follow some word.
 
         Args:
@@ -188,7 +188,7 @@ class SyntheticCorpus:
 
         return third_words(pair, self.grammar, self.sounds)
 
-    def carriers(self, pair: MinimalPair | SpokenPair) -> Sequence[str]:
+    def carriers(self, pair: WordPair | SpokenPair) -> Sequence[str]:
         """Return words that may precede both words of a pair, most likely first."""
         a, b = self.grammar.full[:, self._state(pair.a)], self.grammar.full[:, self._state(pair.b)]
         both = np.minimum(a, b)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from hooked_whisper.model.whisper import WhisperCore
 from hooked_whisper.synthetic.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from hooked_whisper.synthetic.corpus import Corpus
-from hooked_whisper.synthetic.data import IGNORE, LETTERS, Batch, Batches, corpus_vocabulary
+from hooked_whisper.synthetic.data import IGNORE, LETTERS, SpeechBatch, SpeechBatches, corpus_vocabulary
 from hooked_whisper.synthetic.evaluate import greedy, word_errors
 from hooked_whisper.synthetic.recipe import TrainConfig
 
@@ -46,7 +46,9 @@ def new_model(config: TrainConfig) -> WhisperCore:
     return model
 
 
-def losses(model: WhisperCore, ctc_head: nn.Linear, batch: Batch, ctc_weight: float, full_softmax: bool) -> Losses:
+def losses(
+    model: WhisperCore, ctc_head: nn.Linear, batch: SpeechBatch, ctc_weight: float, full_softmax: bool
+) -> Losses:
     """Return the next-token cross-entropy, plus CTC on letters through ``ctc_head`` if its weight is not zero."""
     mel = batch.mel()
     encoded = model.encoder(mel, positions=slice(batch.start, batch.start + mel.shape[-1] // 2))
@@ -102,7 +104,7 @@ def train(
         ValueError: if the folder has a run with other settings.
     """
     run.mkdir(parents=True, exist_ok=True)
-    batches = Batches(Corpus(corpus_folder, "train"), config)
+    batches = SpeechBatches(Corpus(corpus_folder, "train"), config)
     held_out = Corpus(corpus_folder, "sentences")
     model = new_model(config)
     ctc_head = nn.Linear(config.d_model, len(LETTERS) + 1)

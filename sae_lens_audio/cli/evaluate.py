@@ -15,7 +15,7 @@ from hooked_whisper.cli.model_arguments import add_model, check_language, load_m
 if TYPE_CHECKING:
     from hooked_whisper.corpora import Recording
     from hooked_whisper.hooked import HookedWhisper
-    from sae_lens_audio.formats import Loaded
+    from sae_lens_audio.formats import LoadedSAE
 
 log = logging.getLogger(__name__)
 SENTENCES, FITTED, ATTACHED = 300, 150, 100
@@ -137,7 +137,7 @@ def run_evaluate(parsed: argparse.Namespace) -> int:
     return report_failures(failures, len(corpus) + len(fitted))
 
 
-def _loaded(folders: Sequence[str]) -> dict[str, Loaded]:
+def _loaded(folders: Sequence[str]) -> dict[str, LoadedSAE]:
     """Load SAEs, named after their folders; by path if two folders have the same name."""
     from hooked_whisper.errors import HookedWhisperError
     from sae_lens_audio.formats import load_sae
@@ -151,7 +151,7 @@ def _loaded(folders: Sequence[str]) -> dict[str, Loaded]:
     return {name: load_sae(path) for name, path in zip(names, paths, strict=True)}
 
 
-def _one_hook(loaded: dict[str, Loaded], value: str | None, key: str, argument: str) -> str | None:
+def _one_hook(loaded: dict[str, LoadedSAE], value: str | None, key: str, argument: str) -> str | None:
     """Return the hook point of the command line, else the one that all folders name."""
     from hooked_whisper.errors import HookedWhisperError
 
@@ -172,7 +172,7 @@ def _one_hook(loaded: dict[str, Loaded], value: str | None, key: str, argument: 
     return hook or None
 
 
-def _check_model(model: HookedWhisper, loaded: dict[str, Loaded]) -> None:
+def _check_model(model: HookedWhisper, loaded: dict[str, LoadedSAE]) -> None:
     """Warn about SAEs that were trained on other model weights."""
     from hooked_whisper.findings.core.context import released_name
     from hooked_whisper.loading import weights_sha256

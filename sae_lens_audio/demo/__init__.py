@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hooked_whisper.errors import CheckpointError, closest
-from sae_lens_audio.formats import Loaded, load_sae
+from sae_lens_audio.formats import LoadedSAE, load_sae
 
 FOLDER = Path(__file__).parent
 RECIPES = FOLDER / "recipes"
@@ -20,7 +20,7 @@ def demo_names() -> list[str]:
     return sorted(path.parent.name for path in FOLDER.glob("*/cfg.json"))
 
 
-def load_demo(name: str) -> Loaded:
+def load_demo(name: str) -> LoadedSAE:
     """Load a packaged SAE of the demo model, in float32.
 
     Raises:

@@ -35,7 +35,7 @@ from sae_lens_audio.evals.phones import PhoneScores
 from sae_lens_audio.evals.rows import gather_rows
 from sae_lens_audio.findings.estimates import least, most
 from sae_lens_audio.findings.published import CLAIM, SUMMARY, TIED_FEATURES_BY_EAR
-from sae_lens_audio.formats import Loaded
+from sae_lens_audio.formats import LoadedSAE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -177,7 +177,7 @@ def _evaluate(context: Context, number: int) -> DemoBlock:
     return DemoBlock(number, evaluation, f"random x{topk.sae.n_features}")
 
 
-def _trained_on(loaded: Loaded) -> frozenset[str]:
+def _trained_on(loaded: LoadedSAE) -> frozenset[str]:
     """Return the sentences of its training recordings, planned again."""
     from hooked_whisper.synthetic import SyntheticCorpus
     from hooked_whisper.synthetic.recordings import held_out_sentences
@@ -186,7 +186,7 @@ def _trained_on(loaded: Loaded) -> frozenset[str]:
     return frozenset(held_out_sentences(SyntheticCorpus.default(), int(sentences["count"]), int(sentences["seed"])))
 
 
-def _untrained(loaded: Loaded) -> SAE:
+def _untrained(loaded: LoadedSAE) -> SAE:
     """Return the same architecture with fresh weights, centered with the trained ``b_dec``."""
     trained = loaded.sae
     assert isinstance(trained, SAE)

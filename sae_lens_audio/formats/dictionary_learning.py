@@ -13,7 +13,7 @@ from hooked_whisper._support.files import as_tensors, read_json, read_pickle
 from hooked_whisper.errors import CheckpointError, closest
 from sae_lens_audio.architectures import ARCHITECTURES
 from sae_lens_audio.architectures.conversion import DictionaryLearningForm
-from sae_lens_audio.formats.files import Loaded, build, check_tensors
+from sae_lens_audio.formats.files import LoadedSAE, build, check_tensors
 from sae_lens_audio.formats.folding import fold_decoder_norms
 from sae_lens_audio.formats.metadata import Metadata
 
@@ -21,7 +21,7 @@ CONFIG, WEIGHTS = "config.json", "ae.pt"
 _SETTINGS = ("k", "threshold", "group_sizes")  # tensors of a file that are not weights
 
 
-def read_dictionary_learning(path: Path) -> Loaded:
+def read_dictionary_learning(path: Path) -> LoadedSAE:
     """Read a folder with ``ae.pt``, or such a file under another name with ``config.json`` beside it or in the folder
     above (``checkpoints/ae_1000.pt``). The pickle may hold tensors only; nothing in it is executed.
 
@@ -57,7 +57,7 @@ def read_dictionary_learning(path: Path) -> Loaded:
             tensors = fold_decoder_norms(tensors, weights)
     sae = build(cls, values, tensors, tensors["W_enc"].dtype, weights, with_buffers=False)
     sae.load_dictionary_learning_buffers_(state, weights)
-    return Loaded(sae, Metadata(extra={"dictionary_learning": config}), weights)
+    return LoadedSAE(sae, Metadata(extra={"dictionary_learning": config}), weights)
 
 
 def _converted(

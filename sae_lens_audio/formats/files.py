@@ -17,7 +17,7 @@ from sae_lens_audio.formats.metadata import Metadata
 
 
 @dataclass(frozen=True, eq=False)
-class Loaded:
+class LoadedSAE:
     """An SAE with the metadata of its folder.
 
     log_sparsity: log10 of each feature's firing frequency, ``[d_sae]``, if the folder has it.

@@ -11,7 +11,7 @@ from torch import Tensor
 from hooked_whisper._support.files import reason
 from hooked_whisper.errors import CheckpointError
 from sae_lens_audio.architectures import SAE, NormalizedSAE
-from sae_lens_audio.formats.files import Loaded
+from sae_lens_audio.formats.files import LoadedSAE
 from sae_lens_audio.formats.load import FILES, load_sae
 from sae_lens_audio.formats.metadata import Metadata
 from sae_lens_audio.formats.saelens import save_sae
@@ -22,7 +22,7 @@ def from_pretrained(
     folder: str = "",
     revision: str | None = None,
     scaling_factor: float | int | None = None,
-) -> Loaded:
+) -> LoadedSAE:
     """Load the SAE in ``folder`` of a repository, through the hub's cache. Other folders are not downloaded.
 
     Raises:

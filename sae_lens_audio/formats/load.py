@@ -12,13 +12,13 @@ from upath import UPath
 from hooked_whisper._support.storage import Place, as_path, is_local
 from hooked_whisper.errors import CheckpointError
 from sae_lens_audio.formats import dictionary_learning, saelens, sparsify
-from sae_lens_audio.formats.files import Loaded
+from sae_lens_audio.formats.files import LoadedSAE
 
 # every file that a reader looks at
 FILES = ("cfg.json", "config.json", "*.safetensors", "ae.pt", "activation_scaler.json")
 
 
-def load_sae(path: Place, scaling_factor: float | int | None = None) -> Loaded:
+def load_sae(path: Place, scaling_factor: float | int | None = None) -> LoadedSAE:
     """Load an SAE from a folder or URL in the format of SAELens (ours too), sparsify or dictionary_learning.
 
     The format is recognized by the files. ``scaling_factor``: the factor of the activations, for SAELens files that
@@ -46,7 +46,7 @@ def load_sae(path: Place, scaling_factor: float | int | None = None) -> Loaded:
     raise CheckpointError(f"{folder} holds none of {', '.join(names)}{hint}: give a folder that does")
 
 
-def _load_remote(place: UPath, scaling_factor: float | int | None) -> Loaded:
+def _load_remote(place: UPath, scaling_factor: float | int | None) -> LoadedSAE:
     """Load through a local copy of the files that an SAE can have."""
     file = place.name if place.suffix == ".pt" and place.is_file() else ""
     folder = place.parent if file else place

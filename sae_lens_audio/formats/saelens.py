@@ -24,7 +24,7 @@ from hooked_whisper._support.storage import Place, as_path
 from hooked_whisper.errors import CheckpointError
 from sae_lens_audio.architectures import ARCHITECTURES, SAE, NormalizedSAE
 from sae_lens_audio.architectures.conversion import SAELensForm
-from sae_lens_audio.formats.files import Loaded, build, check_tensors, dtype_name, parse_dtype, write_together
+from sae_lens_audio.formats.files import LoadedSAE, build, check_tensors, dtype_name, parse_dtype, write_together
 from sae_lens_audio.formats.folding import fold_decoder_norms, fold_scaling, fold_whitening
 from sae_lens_audio.formats.metadata import BLOCK, Metadata, from_saelens, to_saelens
 from sae_lens_audio.formats.saelens_cfg import FORMAT_VERSION, SaeLensConfig, our_block, parse
@@ -108,7 +108,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     return hashlib.sha256(save(tensors)).hexdigest()
 
 
-def read_saelens(folder: Path, scaling_factor: float | int | None = None) -> Loaded:
+def read_saelens(folder: Path, scaling_factor: float | int | None = None) -> LoadedSAE:
     """Read a folder that SAELens or :func:`save_sae` wrote.
 
     scaling_factor: of ``expected_average_only_in``, if the folder does not have it.
@@ -129,7 +129,7 @@ def read_saelens(folder: Path, scaling_factor: float | int | None = None) -> Loa
         # a file without the digest was rewritten by another program, so only SAELens' keys count
         config = parse(cfg, folder / CONFIG)
         sae, metadata = _read_foreign(config, tensors, folder, scaling_factor), config.metadata
-    return Loaded(sae, metadata, folder / WEIGHTS, _log_sparsity(folder, sae.n_features))
+    return LoadedSAE(sae, metadata, folder / WEIGHTS, _log_sparsity(folder, sae.n_features))
 
 
 def _read_ours(

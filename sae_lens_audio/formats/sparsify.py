@@ -9,13 +9,13 @@ from hooked_whisper._support.files import read_json, read_safetensors
 from hooked_whisper.errors import CheckpointError
 from sae_lens_audio.architectures import SAE, TopK, TopKTranscoder
 from sae_lens_audio.architectures.conversion import read_size
-from sae_lens_audio.formats.files import Loaded, build, check_tensors
+from sae_lens_audio.formats.files import LoadedSAE, build, check_tensors
 from sae_lens_audio.formats.metadata import Metadata
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 
 
-def read_sparsify(folder: Path) -> Loaded:
+def read_sparsify(folder: Path) -> LoadedSAE:
     """Read a TopK SAE, or a TopK transcoder for ``transcode`` or ``skip_connection``.
 
     An autoencoder with a skip connection is read as a transcoder from the hook point to itself, with the centering
@@ -54,4 +54,4 @@ def read_sparsify(folder: Path) -> Loaded:
             ours["b_enc"] = ours["b_enc"] - ours["b_dec"] @ ours["W_enc"]
     sae = build(cls, values, ours, tensors["encoder.weight"].dtype, folder / WEIGHTS)
     # the folder is named after the hook point, in the names of the library that trained it
-    return Loaded(sae, Metadata(extra={"sparsify": cfg, "folder": folder.name}), folder / WEIGHTS)
+    return LoadedSAE(sae, Metadata(extra={"sparsify": cfg, "folder": folder.name}), folder / WEIGHTS)

@@ -31,7 +31,7 @@ SCORED = 50_000  # held-out rows
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class TrainingRows:
     """Activations to train on. store: the store they are read from, if any. test: indices of its held-out recordings,
     if any.
     """
@@ -43,16 +43,16 @@ class Source:
 
 def source_of(
     settings: ActivationSettings, device: torch.device | str = "cpu", store: ActivationStore | None = None
-) -> Source:
+) -> TrainingRows:
     """Open the activations that the settings name: a store (``store`` overrides it), or a model that streams them."""
     if store is None and not settings.store:
-        return Source(_streamed(settings, device))
+        return TrainingRows(_streamed(settings, device))
     store = open_store(settings.store) if store is None else store
     speakers = {recording.speaker for recording in store.recordings if recording.rows}
     split = store.split_by_speaker(1 - settings.held_out) if settings.held_out and len(speakers) > 1 else None
     train = None if split is None else split.train
     activations = StoredActivations(store, settings.names, train, settings.shards_together)
-    return Source(activations, store, None if split is None else split.test)
+    return TrainingRows(activations, store, None if split is None else split.test)
 
 
 def _streamed(settings: ActivationSettings, device: torch.device | str) -> ActivationSource:
@@ -80,7 +80,7 @@ def _streamed(settings: ActivationSettings, device: torch.device | str) -> Activ
 
 def trainer_of(
     settings: Settings,
-    source: Source,
+    source: TrainingRows,
     folder: Place,
     *,
     device: torch.device | str = "cpu",
@@ -113,7 +113,7 @@ def trainer_of(
     )
 
 
-def describe(settings: Settings, source: Source) -> Metadata:
+def describe(settings: Settings, source: TrainingRows) -> Metadata:
     """Return the hook points, model and training data of the SAE."""
     store = source.store
     header = source.activations.describe()["header"] if store is None else store.header

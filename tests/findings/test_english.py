@@ -21,7 +21,7 @@ from hooked_whisper.findings.english import (
     parse,
     spelled_rime,
 )
-from hooked_whisper.findings.english.build import Source, in_millions, is_lower_case_token, whisper_vocabularies
+from hooked_whisper.findings.english.build import ListSource, in_millions, is_lower_case_token, whisper_vocabularies
 from tests.findings.worlds import small_model
 
 UNIGRAMS = "the 900\nvery 500\ngood 400\nlondon 350\nlug 300\nbike's 200\nzyzzyva 100\nnews 90\n"
@@ -101,9 +101,9 @@ def test_lists_that_do_not_fit_are_refused(words: str, bigrams: str, named: str)
 def test_a_source_of_another_version_is_refused(tmp_path) -> None:
     (tmp_path / "list.txt").write_text("\ufeffthe 5\n", encoding="utf-8")
     with pytest.raises(HookedWhisperError, match="install symspellpy"):
-        Source("symspellpy==6.10.1", "list.txt", "0" * 64).read(tmp_path)
+        ListSource("symspellpy==6.10.1", "list.txt", "0" * 64).read(tmp_path)
     digest = build.hashlib.sha256((tmp_path / "list.txt").read_bytes()).hexdigest()
-    assert Source("p==1", "list.txt", digest).read(tmp_path) == "the 5\n"
+    assert ListSource("p==1", "list.txt", digest).read(tmp_path) == "the 5\n"
 
 
 @given(st.integers(1, 10**12))

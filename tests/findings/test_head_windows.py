@@ -18,10 +18,10 @@ from hooked_whisper.findings.head_windows import (
     NEAREST,
     NONE,
     OTHERS,
+    HeadSplit,
     LocalHeads,
     MaskedHeads,
     P,
-    Split,
     distances,
     local_count,
     most_local,
@@ -73,14 +73,14 @@ def test_distances_are_those_of_the_pattern_over_speech() -> None:
     assert distances(context, [0])[0, 1, 0] == pytest.approx(by_hand, rel=1e-4)
 
 
-def split(local: float, others: float, n: int = 40, none: float = 0.0) -> Split:
+def split(local: float, others: float, n: int = 40, none: float = 0.0) -> HeadSplit:
     rng = np.random.default_rng(1)
     words = np.full(n, 5.0)
 
     def errors(rate: float) -> np.ndarray:
         return rng.binomial(5, rate, n).astype(float)
 
-    return Split(errors(local)[None], errors(others)[None], errors(none), words)
+    return HeadSplit(errors(local)[None], errors(others)[None], errors(none), words)
 
 
 def test_a_true_difference_is_significant() -> None:
@@ -92,7 +92,7 @@ def test_a_true_difference_is_significant() -> None:
 
 def test_no_difference_is_not_significant() -> None:
     same = split(0.3, 0.3)
-    estimates = Split(same.local, same.local, same.none, same.words).estimates(0)
+    estimates = HeadSplit(same.local, same.local, same.none, same.words).estimates(0)
     assert estimates[EXTRA].value == 0 and estimates[P].value == 1
     # a gain from masking the local heads does not lower the bar for the others
     assert split(0.0, 0.1, none=0.2).estimates(0)[FIVE].value < 0

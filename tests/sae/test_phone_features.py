@@ -24,7 +24,7 @@ from sae_lens_audio.findings import demo_phone_features as demo
 from sae_lens_audio.findings import trained_phone_features as released
 from sae_lens_audio.findings import trained_saes
 from sae_lens_audio.findings.phone_features import PhoneFeatures
-from sae_lens_audio.formats import Loaded
+from sae_lens_audio.formats import LoadedSAE
 from sae_lens_audio.training import Trainer, TrainingConfig
 from tests.findings.phone_worlds import context_with_phones, spoken
 from tests.sae.evals.clips import tones
@@ -34,7 +34,7 @@ D = 32
 
 
 @pytest.fixture(scope="module")
-def packaged() -> dict[str, Loaded]:
+def packaged() -> dict[str, LoadedSAE]:
     """SAEs trained on a few tones, of the context's model."""
     context = context_with_phones()
     saes = {}
@@ -47,12 +47,12 @@ def packaged() -> dict[str, Loaded]:
         tied = Trainer(Tied(TiedConfig(D, 40)), TensorActivations(rows), replace(settings, scale="none")).fit(
             progress=False
         )
-        saes |= {f"{k}-{block}": Loaded(s, about, Path(k)) for k, s in (("topk", topk), ("tied", tied))}
+        saes |= {f"{k}-{block}": LoadedSAE(s, about, Path(k)) for k, s in (("topk", topk), ("tied", tied))}
     return saes
 
 
 def test_the_finding_measures_what_it_judges(
-    packaged: dict[str, Loaded], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    packaged: dict[str, LoadedSAE], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(demo, "BLOCKS", BLOCKS)
     monkeypatch.setattr(demo, "load_demo", lambda name: packaged[name.replace("2", "0")])
@@ -82,7 +82,7 @@ def test_the_finding_measures_what_it_judges(
     assert len(finding.tables[0].rows) == 2 * 10
 
 
-def test_sentences_of_training_are_left_out(packaged: dict[str, Loaded], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sentences_of_training_are_left_out(packaged: dict[str, LoadedSAE], monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     def stop(model, clips, *_, **__):

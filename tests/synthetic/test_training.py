@@ -16,10 +16,27 @@ from torch import nn
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment, Interval
 from hooked_whisper.synthetic.__main__ import main
-from hooked_whisper.synthetic.augment import AugmentConfig, Example, _mask_words, augment, change_speed, equalize, noise
+from hooked_whisper.synthetic.augment import (
+    AugmentConfig,
+    SpeechExample,
+    _mask_words,
+    augment,
+    change_speed,
+    equalize,
+    noise,
+)
 from hooked_whisper.synthetic.checkpoint import checkpoints
 from hooked_whisper.synthetic.corpus import Corpus
-from hooked_whisper.synthetic.data import IGNORE, LETTERS, WINDOW, Batches, collate, corpus_vocabulary, specials, target
+from hooked_whisper.synthetic.data import (
+    IGNORE,
+    LETTERS,
+    WINDOW,
+    SpeechBatches,
+    collate,
+    corpus_vocabulary,
+    specials,
+    target,
+)
 from hooked_whisper.synthetic.evaluate import greedy, summarize, word_errors
 from hooked_whisper.synthetic.export import describe, load_run
 from hooked_whisper.synthetic.lexicon import token_ids
@@ -104,7 +121,7 @@ def test_noise_has_unit_power(kind: str):
 
 def test_targets_follow_whispers_layout():
     s, ids = specials(), token_ids()
-    example = Example(*utterance())
+    example = SpeechExample(*utterance())
     words = [ids["red"], ids["bus"]]
     assert target(example, 0.0, False) == (
         [s.sot, s.en, s.transcribe, s.no_timestamps, *words],
@@ -118,7 +135,7 @@ def test_targets_follow_whispers_layout():
         [s.sot, s.en, s.transcribe, *words],
         [s.en, IGNORE, IGNORE, words[1], s.eot],
     )
-    empty = Example(example.audio, Alignment("u", "s", "", 1.0))
+    empty = SpeechExample(example.audio, Alignment("u", "s", "", 1.0))
     assert target(empty, 0.0, True) == (
         [s.sot, s.en, s.transcribe, s.no_timestamps],
         [s.no_speech, IGNORE, IGNORE, s.eot],
@@ -128,11 +145,11 @@ def test_targets_follow_whispers_layout():
 
 def test_batches_depend_on_seed_and_step_alone(corpus_folder: Path):
     corpus = Corpus(corpus_folder, "train")
-    first, two = Batches(corpus, SMALL), Batches(corpus, SMALL)
+    first, two = SpeechBatches(corpus, SMALL), SpeechBatches(corpus, SMALL)
     assert first[2].audio.shape[1] % 320 == 0 and first[2].start + first[2].audio.shape[1] // 320 <= 1500
     assert torch.equal(first[1].audio, two[1].audio) and torch.equal(first[1].tokens, two[1].tokens)
     assert not torch.equal(first[0].tokens, first[1].tokens)
-    other = Batches(corpus, replace(SMALL, seed=1))[1]
+    other = SpeechBatches(corpus, replace(SMALL, seed=1))[1]
     assert other.audio.shape != first[1].audio.shape or not torch.equal(other.audio, first[1].audio)
     full = first[3]
     assert full.audio.shape == (2, WINDOW) and full.start == 0
@@ -140,7 +157,7 @@ def test_batches_depend_on_seed_and_step_alone(corpus_folder: Path):
 
 def test_flite_can_count_more(corpus_folder: Path):
     corpus = Corpus(corpus_folder, "train")
-    rows = Batches(corpus, replace(SMALL, flite_weight=3))._epoch(0).ravel().tolist()
+    rows = SpeechBatches(corpus, replace(SMALL, flite_weight=3))._epoch(0).ravel().tolist()
     flite = [i for i, name in enumerate(corpus.synthesizers) if name == "flite"]
     assert 0 < len(flite) < len(corpus) / 2 < sum(i in flite for i in rows)
 
@@ -155,7 +172,7 @@ def test_schedule():
 
 
 def test_restricted_softmax_is_the_full_one_without_other_words(corpus_folder: Path, one_thread):
-    batch = Batches(Corpus(corpus_folder, "train"), SMALL)[0]
+    batch = SpeechBatches(Corpus(corpus_folder, "train"), SMALL)[0]
     model, head = new_model(SMALL), nn.Linear(SMALL.d_model, len(LETTERS) + 1)
     with torch.no_grad():
         small = losses(model, head, batch, 0.0, full_softmax=False)
@@ -168,7 +185,11 @@ def test_restricted_softmax_is_the_full_one_without_other_words(corpus_folder: P
 
 def test_clips_without_words_do_not_enter_the_ctc_loss():
     audio, spoken = utterance()
-    examples = [Example(audio, spoken), Example(audio, Alignment("u", "s", "", 1.0)), Example(audio, spoken, False)]
+    examples = [
+        SpeechExample(audio, spoken),
+        SpeechExample(audio, Alignment("u", "s", "", 1.0)),
+        SpeechExample(audio, spoken, False),
+    ]
     batch = collate(examples, np.random.default_rng(0), 0.0, False)
     assert batch.audible.tolist() == [True, False, False]
 

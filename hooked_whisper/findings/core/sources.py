@@ -30,7 +30,7 @@ Further = Callable[[], tuple[Clip, ...]]
 
 
 @dataclass(frozen=True)
-class Clips:
+class PreparedClips:
     """Clips, and a sentence on their origin."""
 
     utterances: tuple[Clip, ...]
@@ -64,7 +64,7 @@ def truth_of(synthetic: SyntheticCorpus, model: HookedWhisper) -> Truth:
     )
 
 
-def synthetic_clips(synthetic: SyntheticCorpus, count: int, seed: int = 0) -> Clips:
+def synthetic_clips(synthetic: SyntheticCorpus, count: int, seed: int = 0) -> PreparedClips:
     """Synthesize held-out sentences by the held-out espeak-ng speakers in turn. Without it, return packaged clips."""
     speakers = [s.id for s in synthetic.speakers if s.split == "held-out" and s.synthesizer == "espeak"]
     texts = held_out_sentences(synthetic, 2 * count, seed)  # some sentences have words the synthesizer runs together
@@ -72,7 +72,7 @@ def synthetic_clips(synthetic: SyntheticCorpus, count: int, seed: int = 0) -> Cl
         utterances = _spoken(synthetic, texts, speakers, count)
     except (RuntimeError, OSError, ImportError) as error:
         return packaged_clips(synthetic, count, f"no synthesizer ({error})")
-    return Clips(
+    return PreparedClips(
         utterances,
         f"{len(utterances)} held-out sentences spoken by held-out speakers {', '.join(speakers)} (espeak-ng)",
     )
@@ -113,11 +113,11 @@ def _spoken(
     return tuple(utterances)
 
 
-def packaged_clips(synthetic: SyntheticCorpus, count: int, why: str) -> Clips:
+def packaged_clips(synthetic: SyntheticCorpus, count: int, why: str) -> PreparedClips:
     """Return the held-out recordings that ship with the package."""
     clips = synthetic.clips()[:count]
     utterances = tuple(_with_lead(clip.samples, clip.alignment) for clip in clips)
-    return Clips(utterances, f"{why}: the {len(utterances)} packaged held-out clips instead")
+    return PreparedClips(utterances, f"{why}: the {len(utterances)} packaged held-out clips instead")
 
 
 def _with_lead(audio: np.ndarray, alignment: Alignment) -> Clip:
@@ -203,7 +203,7 @@ def make_context(
         AudioError: none of the recordings can be used.
     """
     synthetic = synthetic_corpus_of(name)
-    clips, has_own_texts = Clips((), "none was needed"), False
+    clips, has_own_texts = PreparedClips((), "none was needed"), False
     further: Further | None = None
     language_speech: Further | None = None
     failures: tuple[Failure, ...] = ()
@@ -217,7 +217,7 @@ def make_context(
             language_speech = partial(packaged_language_clips, model)
         else:
             loaded, further = corpus_clips(model, corpus, utterances, language, own_texts)
-        clips, has_own_texts = Clips(loaded.utterances, origin_of(corpus_name, loaded)), loaded.own_texts > 0
+        clips, has_own_texts = PreparedClips(loaded.utterances, origin_of(corpus_name, loaded)), loaded.own_texts > 0
         failures = loaded.failures
     return Context(
         model,

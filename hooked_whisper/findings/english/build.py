@@ -26,7 +26,7 @@ Vocabulary = Callable[[str], int | None]
 
 
 @dataclass(frozen=True)
-class Source:
+class ListSource:
     """A file of a pinned version of a Python package."""
 
     package: str
@@ -48,17 +48,17 @@ class Source:
         return content.decode("utf-8-sig")
 
 
-UNIGRAMS = Source(
+UNIGRAMS = ListSource(
     "symspellpy==6.10.1",
     "symspellpy/frequency_dictionary_en_82_765.txt",
     "68e9dc81c7e73bd7310b57e516ecaea0d8b6387ff71344a57c04174650a407a7",
 )
-BIGRAMS = Source(
+BIGRAMS = ListSource(
     "symspellpy==6.10.1",
     "symspellpy/frequency_bigramdictionary_en_243_342.txt",
     "fd892a160184101dd7ae807ac5a302d01fcea1c47304181a8ed7ed9c94545bcd",
 )
-PRONUNCIATIONS = Source(
+PRONUNCIATIONS = ListSource(
     "pocketsphinx==5.1.1",
     "pocketsphinx/model/en-us/cmudict-en-us.dict",
     "20b5c293e1f311fb375fe067e500ec5636f4fc7af5594967263696def9b23bfe",

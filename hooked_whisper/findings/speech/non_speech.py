@@ -21,14 +21,14 @@ Samples = Float[np.ndarray, "_"]  # clips differ in length
 
 
 @dataclass(frozen=True, eq=False)
-class Sound:
+class NonSpeechSound:
     """16 kHz audio of one of :data:`KINDS`."""
 
     kind: str
     audio: Samples
 
 
-def sounds_like(clips: Sequence[Samples], time: TimeMap, rng: np.random.Generator) -> tuple[Sound, ...]:
+def sounds_like(clips: Sequence[Samples], time: TimeMap, rng: np.random.Generator) -> tuple[NonSpeechSound, ...]:
     """Synthesize :data:`VARIANTS` sounds of each kind. Except for silence, their RMS is the clips' median RMS."""
     if not clips:
         return ()
@@ -48,7 +48,7 @@ def sounds_like(clips: Sequence[Samples], time: TimeMap, rng: np.random.Generato
         "tones": [_scaled(np.asarray(tone), level) for tone in tones],
         "speech-shaped noise": [_scaled(_shaped(clip[:n], rate, rng), level) for clip in models],
     }
-    return tuple(Sound(kind, wave.astype(np.float32)) for kind in KINDS for wave in waves[kind])
+    return tuple(NonSpeechSound(kind, wave.astype(np.float32)) for kind in KINDS for wave in waves[kind])
 
 
 def _colored(n: int, slope: float, rng: np.random.Generator) -> Samples:

@@ -16,7 +16,7 @@ from hooked_whisper.findings.core.context import ENCODER_BATCH, Context
 from hooked_whisper.findings.core.experiment import Untestable
 from hooked_whisper.findings.core.sources import PER_LANGUAGE
 from hooked_whisper.findings.speech.encoder_readings import EncoderReadings, read_encoder
-from hooked_whisper.findings.speech.non_speech import Sound, sounds_like
+from hooked_whisper.findings.speech.non_speech import NonSpeechSound, sounds_like
 from hooked_whisper.hooked import HookedWhisper
 
 LANGUAGES = (
@@ -60,7 +60,7 @@ class SpeechSample:
 
     context: Context
     languages: tuple[str, ...]
-    sounds: tuple[Sound, ...]
+    sounds: tuple[NonSpeechSound, ...]
     packaged: bool = False
 
     @property

@@ -30,12 +30,12 @@ def draw_word_swap(finding: Finding) -> list[Figure]:
     ):
         figures.append(heat_map(table, title=title, x=x, y=y, unit=unit, rows=rows, columns=columns, scale="diverging"))
     profile = finding.measurement("effect by distance from the word's middle")
-    x = np.array(profile.axis("window").entries, dtype=float)
+    seconds = np.array(profile.axis("window").entries, dtype=float)
     figure, axes = new_figure("Effect by place", "from the word's middle (s)", "share of the gap")
-    axes.plot(x, profile.values[:, 0], color=BLUE, marker="o", label="100 ms of the encoder's output")
-    axes.fill_between(x, profile.values[:, 1], profile.values[:, 2], color=BLUE, alpha=0.2, linewidth=0)
+    axes.plot(seconds, profile.values[:, 0], color=BLUE, marker="o", label="100 ms of the encoder's output")
+    axes.fill_between(seconds, profile.values[:, 1], profile.values[:, 2], color=BLUE, alpha=0.2, linewidth=0)
     axes.axhline(0, color=ORANGE, linewidth=1)
-    figure.set_label(alt_text("Effect by place", profile.values[:, 0], [f"{t:.1f} s" for t in x]))
+    figure.set_label(alt_text("Effect by place", profile.values[:, 0], [f"{t:.1f} s" for t in seconds]))
     add_legend(axes)
     return [*figures, figure]
 
