@@ -59,7 +59,7 @@ __all__ = [
 __getattr__ = renamed_names(
     __name__,
     {
-        "SAE": "SAE",
+        "Dictionary": "SAE",
         "DictionaryConfig": "SAEConfig",
         "Losses": "TrainStepOutput",
         "Normalised": "NormalizedSAE",

@@ -80,7 +80,7 @@ class Trainer:
         TrainingError: the activations do not fit the SAE, or the folder has another run.
     """
 
-    @renamed_arguments(sae="sae", blocks="source")
+    @renamed_arguments(dictionary="sae", blocks="source")
     def __init__(
         self,
         sae: SAE,

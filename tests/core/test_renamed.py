@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import types
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,3 +92,13 @@ def test_the_default_of_return_labels_warns(one: Twins):
         assert cache.accumulated_resid("decoder", pos=-1).shape[-2] == 1
     with pytest.raises(ArgumentError, match="has_batch_dim="):
         cache.logit_attrs(parts, 1, has_batch_dim=False)
+
+
+NAMES = (Path(__file__).parents[1] / "data" / "names_0_1.txt").read_text().splitlines()
+
+
+@pytest.mark.filterwarnings("ignore::hooked_whisper._support.renamed.RenamedWarning")
+@pytest.mark.parametrize("package", sorted({line.split()[0] for line in NAMES}))
+def test_every_public_name_of_version_0_1_still_works(package):
+    names = [line.split()[1] for line in NAMES if line.split()[0] == package]
+    assert [name for name in names if not hasattr(import_module(package), name)] == []

@@ -18,7 +18,7 @@ from hooked_whisper.report.units.data import (
 )
 from hooked_whisper.report.units.site import SiteWriter
 
-__getattr__ = renamed_names(__name__, {"Example": "UnitExample"})
+__getattr__ = renamed_names(__name__, {"Clip": "PageClip", "Example": "UnitExample"})
 
 __all__ = [
     "POSITION_S",
