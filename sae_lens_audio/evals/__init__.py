@@ -8,7 +8,6 @@
 """
 
 from hooked_whisper._support.renamed import renamed_names
-from sae_lens_audio.architectures import DecodableBasis
 from sae_lens_audio.evals.attached import AttachedScores
 from sae_lens_audio.evals.attached_runs import attached_scores
 from sae_lens_audio.evals.baselines import KLargest, RandomFeatures, linear_bases, sparse_baselines
@@ -23,7 +22,6 @@ from sae_lens_audio.evals.stability import Match, Stability, stability
 
 __all__ = [
     "AttachedScores",
-    "DecodableBasis",
     "Duplicates",
     "Evaluation",
     "EvaluationOptions",
@@ -51,7 +49,7 @@ __all__ = [
 __getattr__ = renamed_names(
     __name__,
     {
-        "Codes": "DecodableBasis",
+        "Codes": "sae_lens_audio.architectures:DecodableBasis",
         "SplicedScores": "AttachedScores",
         "labelled_clips": "labeled_clips",
         "spliced_scores": "attached_scores",
