@@ -47,8 +47,9 @@ def _shapes_on_meta(config: WhisperConfig) -> Shapes:
     try:
         with torch.device("meta"):
             model = WhisperCore(config)
-    except (RuntimeError, OverflowError) as error:
-        raise CheckpointError(f"no tensors have the sizes of {config}: {reason(error)}") from None
+    except (RuntimeError, OverflowError, TypeError) as error:
+        message = reason(error).splitlines()[0]
+        raise CheckpointError(f"no tensors have the sizes of {config}: {message}") from None
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
@@ -76,7 +77,10 @@ def make_checkpoint(
     n_blocks = config.encoder.n_layers + config.decoder.n_layers
     if n_blocks > max(256, len(tensors)):  # do not write out a million missing names
         raise CheckpointError(f"{source}: its configuration has {n_blocks} blocks, but it holds {len(tensors)} tensors")
-    needed, optional = parameter_shapes(config), optional_shapes(config)
+    try:
+        needed, optional = parameter_shapes(config), optional_shapes(config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from None
     needed |= {name: optional[name] for name in require}
     theirs = {foreign(name): (name, shape) for name, shape in (optional | needed).items()}
 

@@ -33,7 +33,7 @@ def check_identity(ours: Mapping[str, Any], theirs: object, path: AnyPath) -> No
 
 def _modernized(identity: Mapping[str, Any]) -> Mapping[str, Any]:
     """Rename the keys of version 0.1."""
-    renamed = {"sae" if key == "SAE" else key: value for key, value in identity.items()}
+    renamed = {"sae" if key == "dictionary" else key: value for key, value in identity.items()}
     training = renamed.get("training")
     if isinstance(training, Mapping):
         renamed["training"] = {RENAMED.get(key, key): value for key, value in training.items()}

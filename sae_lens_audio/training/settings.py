@@ -117,7 +117,7 @@ def read_settings(path: Place) -> Settings:
 
 def parse_settings(data: Mapping[str, Any]) -> Settings:
     """Parse the content of a settings file; see :func:`read_settings`."""
-    data = _renamed("", data, {"SAE": "sae"})
+    data = _renamed("", data, {"dictionary": "sae"})
     _check_keys("", data, {"activations", "sae", "training", "run"})
     for section in ("activations", "sae", "training"):
         if not isinstance(data.get(section), Mapping):

@@ -108,7 +108,7 @@ def test_long_audio() -> None:
         (torch.zeros(2, 5000), "ambiguous"),
         (torch.zeros(80, 2 * N_FRAMES), "ambiguous"),  # a mel of another window
         (torch.zeros(2, 128, N_FRAMES), r"\[batch, 80, 60\]"),
-        ([], "empty list"),
+        ([], "is empty"),
         ([babble(1000), np.zeros(10, np.float32)], "clip 1 of the list: .*too short"),
     ],
 )

@@ -32,7 +32,7 @@ def test_a_scan_from_the_command_line(audio: Path, tmp_path: Path, capsys: pytes
     arguments = ["scan", *hooks, "--audio", str(audio), "--out", str(tmp_path / "scan"), "--top", "3", "--threads", "1"]
     assert main(arguments) == 1
     said, told = capsys.readouterr()
-    assert "encoder.blocks.1.mlp.hook_post: 512 units" in said and "open with" in said
+    assert "encoder.blocks.1.mlp.hook_post: 512 features" in said and "open with" in said
     assert "1 of 6 recordings could not be used" in told and "broken: " in told
     result = load_scan(tmp_path / "scan")
     assert list(result.bases) == ["encoder.blocks.1.mlp.hook_post", "encoder.blocks.0.hook_resid_post"]

@@ -261,7 +261,7 @@ def test_words_outside_the_dictionary_skip_a_recording(corpus, tmp_path) -> None
     ("options", "match"),
     [({"formats": "textgird"}, "textgird.*textgrid"), ({"oov": "x"}, "'x'"), ({"jobs": 0}, "0")],
 )
-def test_unknown_options(corpus, tmp_path, options, match) -> None:
+def test_unknown_options(corpus, tmp_path, options, match, unchecked) -> None:
     with pytest.raises(AlignmentError, match=match):
         align_corpus(corpus, tmp_path, progress=False, **options)
 

@@ -43,7 +43,7 @@ def test_rows_are_recordings(some: datasets.Dataset) -> None:
     for k in range(4):
         assert torch.equal(corpus[k].audio(), load_audio(flac(k)))
     assert corpus[-1].id == "z" and [recording.id for recording in corpus[1:3]] == ["v", "w"]
-    with pytest.raises(IndexError, match="no 6"):
+    with pytest.raises(IndexError, match="index 6"):
         corpus[6]
     train, test = split_by_speaker(corpus)
     assert len(train) + len(test) == 6 and len(fingerprint(corpus)) == 64
@@ -84,7 +84,7 @@ def test_what_is_refused(some: datasets.Dataset, monkeypatch: pytest.MonkeyPatch
         from_dataset(datasets.DatasetDict(test=some))
     with pytest.raises(AudioError, match="got list"):
         from_dataset([])
-    with pytest.raises(AudioError, match="twice"):
+    with pytest.raises(AudioError, match="duplicate"):
         from_dataset(some, id="who")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtraError, match=r"hooked-whisper\[datasets\]"):

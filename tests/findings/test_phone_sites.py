@@ -42,7 +42,7 @@ from tests.findings.worlds import small_context, small_model
 def test_tops_among_utterances_are_those_of_a_run_on_only_these(count: int, k: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     mask = rng.random(count) < 0.5
-    every, few = TopExamples(3, count, labellings=3), TopExamples(3, k, labellings=3)
+    every, few = TopExamples(3, count, labelings=3), TopExamples(3, k, labelings=3)
     for u in range(count):
         x = torch.from_numpy(rng.integers(5, size=(int(rng.integers(0, 4)), 3))).float()
         ids = [*rng.integers(-1, 4, size=(2, len(x))), 10 * u + np.arange(len(x))]
@@ -152,7 +152,7 @@ def test_purity_by_number_of_clips_and_with_the_best_lag() -> None:
     """Feature 0 peaks at its phone, 1 two positions after it, 2 anywhere; 3 is never positive."""
     rng = np.random.default_rng(0)
     count, length = 60, 40
-    top, ids = TopExamples(4, count, labellings=3), []
+    top, ids = TopExamples(4, count, labelings=3), []
     for u in range(count):
         labels = rng.integers(1, 5, length)
         labels[10] = 0

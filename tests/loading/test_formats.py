@@ -89,14 +89,14 @@ def test_heads_of_ctranslate2_come_from_its_config(ct2, tmp_path):
 
 @pytest.mark.parametrize(("layout", "file"), LAYOUTS.items())
 def test_a_hub_id_of_each_layout(folders, odd, small, tmp_path, monkeypatch, layout, file):
-    """Only the config and the weights are downloaded; later the cache is enough."""
+    """Only configs, the vocabulary and the weights are downloaded; later the cache is enough."""
     repo_id, cache = "me/whisper-mine", tmp_path / "cache"
     with running(Hub(repo_id, folders[layout])) as hub, monkeypatch.context() as patch:
         point_at(hub.url, patch)
         checkpoint = resolve(repo_id, cache_dir=cache)
     assert checkpoint.config.name == repo_id
     assert checkpoint.metadata["source"] == f"Hugging Face hub ({repo_id})"
-    assert set(hub.fetched) <= {"config.json", "generation_config.json", file}
+    assert set(hub.fetched) <= {"config.json", "generation_config.json", "vocabulary.json", file}
     unplug(monkeypatch)
     again = resolve(repo_id, cache_dir=cache)
     assert again.metadata["source"] == f"Hugging Face cache ({repo_id})"

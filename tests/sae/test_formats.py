@@ -329,7 +329,7 @@ def test_sae_learning_is_checked(tmp_path: Path) -> None:
         ({key: t for key, t in state.items() if key != "b_dec"}, "missing b_dec"),
         ({"ae": state, "step": 3}, "training backup"),
         (state | {"b_dec": torch.full((6,), torch.inf)}, "b_dec has NaN or infinite"),
-        ([1], "must be an SAE of tensors"),
+        ([1], "must be a dictionary of tensors"),
     ]:
         torch.save(broken, folder / "ae.pt")
         with pytest.raises(CheckpointError, match=message):

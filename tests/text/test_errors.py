@@ -20,6 +20,8 @@ BUILTINS = {
     "PatchError": ValueError,
     "AlignmentError": ValueError,
     "ArgumentError": ValueError,
+    "ConfigError": ValueError,
+    "ShapeError": ValueError,
 }
 
 

@@ -59,7 +59,7 @@ def saes() -> dict[str, TopK | NormalizedSAE]:
 
 
 @pytest.fixture(scope="module")
-def found(model: HookedWhisper, rows: torch.Tensor) -> Evaluation:
+def evaluation(model: HookedWhisper, rows: torch.Tensor) -> Evaluation:
     return evaluate(
         model,
         saes(),
@@ -188,7 +188,7 @@ def test_files_that_are_not_evaluations(evaluation: Evaluation, tmp_path: Path) 
         "of this version": json.dumps({**whole, "format": "sae_lens_audio/evaluation/0"}),
         "has no 'phones'": json.dumps({k: v for k, v in whole.items() if k != "phones"}),
         "has no 'hook'": json.dumps({k: v for k, v in whole.items() if k != "hook"}),
-        "'density' of ReconstructionScores is broken": json.dumps(
+        "'density' of ReconstructionScores is damaged": json.dumps(
             {**whole, "reconstruction": {"first": {**whole["reconstruction"]["first"], "density": "x"}}}
         ),
         "has no 'names' of Match": json.dumps({**whole, "stability": {"random": [], "itself": {}}}),

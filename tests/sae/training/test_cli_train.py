@@ -86,7 +86,7 @@ def test_an_sae_is_trained_scored_and_resumed(
     assert main(["train", str(path)]) == 0, "done already: it is scored again"
     assert "resuming after step 20" in capsys.readouterr().err
     assert main(["train", str(path), "--out", str(tmp_path / "other"), "--device", "nonsense"]) == 2
-    assert "device 'nonsense' is not there" in capsys.readouterr().err
+    assert "device 'nonsense' is not available" in capsys.readouterr().err
 
 
 def test_several_hook_points(tmp_path: Path, store: ActivationStore) -> None:
@@ -121,15 +121,15 @@ def test_training_on_streamed_activations(tmp_path: Path, store: ActivationStore
         ("lr = 1e-2", 'lr = "fast"', r"\[training\] lr must be float"),
         ("lr = 1e-2", "lr = -1.0", "lr must be above 0"),
         ("batchtopk", "batchtop", "did you mean 'batchtopk'"),
-        ("d_sae = 64", "", r"\[SAE\] needs d_sae"),
-        ("k = 4", "k = 400", r"\[SAE\] k must be"),
-        ("k = 4", "kk = 4", r"\[SAE\] has no 'kk'"),
+        ("d_sae = 64", "", r"\[sae\] needs d_sae"),
+        ("k = 4", "k = 400", r"\[sae\] k must be"),
+        ("k = 4", "kk = 4", r"\[sae\] has no 'kk'"),
         ("encoder.blocks.0", "encoder.blocks.1", "has activations of"),
         ('hook = "encoder.blocks.0"', "", "of a batchtopk SAE has hook"),
         ("[run]", "[ruin]", "there is no 'ruin': did you mean run"),
         ("log_every = 5", 'log = ["paper"]', "log has tensorboard, wandb, not 'paper'"),
         ("[training]", "[training", "is not readable TOML"),
-        ("batch = 64", "batch = 64000", "no block of the activations has the 64000 rows"),
+        ("batch = 64", "batch = 64000", "no chunk of the activations has the 64000 rows"),
     ],
 )
 def test_mistakes_are_named(
@@ -143,7 +143,7 @@ def test_mistakes_are_named(
 def test_a_file_that_is_not_there_and_sources_that_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="there is no settings file"):
         read_settings(tmp_path / "none.toml")
-    data = {"SAE": {"architecture": "topk", "d_sae": 9}, "training": {"steps": 3}}
+    data = {"sae": {"architecture": "topk", "d_sae": 9}, "training": {"steps": 3}}
     for activations in ({"hook": "a"}, {"hook": "a", "store": "x", "model": "demo"}):
         with pytest.raises(TrainingError, match="needs store"):
             parse_settings({**data, "activations": activations})

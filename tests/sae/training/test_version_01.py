@@ -24,7 +24,7 @@ def as_version_01_wrote(path: Path) -> None:
     with safe_open(path, "pt") as file:
         facts = json.loads(file.metadata()["facts"])
     identity = facts["identity"]
-    identity["SAE"] = identity.pop("sae")
+    identity["dictionary"] = identity.pop("sae")
     training = identity["training"]
     for old, new in RENAMED.items():
         training[old] = training.pop(new)
@@ -48,7 +48,7 @@ def test_a_checkpoint_is_resumed(tmp_path: Path) -> None:
 def test_keys_of_a_settings_file_warn() -> None:
     data = {
         "activations": {"hook": "encoder.blocks.1", "model": "demo", "recordings_per_block": 9},
-        "SAE": {"architecture": "topk", "d_sae": 16, "k": 2},
+        "dictionary": {"architecture": "topk", "d_sae": 16, "k": 2},
         "training": {"steps": 5, "optimiser": "radam", "centre": False},
     }
     with pytest.warns(RenamedWarning) as caught:
