@@ -1,7 +1,7 @@
-"""English-only models, and vocabularies: no language tokens to ask for where there are none, no ids that do not fit.
+"""Check the language and task of a decoding request, and suppress tokens added to the released vocabulary.
 
-openai-whisper ignores a language or task that a model does not have, and takes its special tokens from the number of
-tokens alone; here the first is an error, and added tokens are never chosen.
+openai-whisper ignores a language or task that a model does not support, and derives its special tokens from the number
+of tokens alone. Here an unsupported language or task is an error, and added tokens are never chosen.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from hooked_whisper.text.prompts import ENGLISH_ONLY, TASKS, tokenizer_of
 
 
 def check_language(model: WhisperCore, language: str | None, task: str | None) -> str | None:
-    """Return the language to decode in: English where the model knows nothing else, else the one given.
+    """Return the language to decode in: ``"en"`` for an English-only model, else ``language``.
 
     Raises:
-        PromptError: an unknown language or task, an English-only model asked for another language or a translation, or
-            a model whose special tokens are unknown.
+        PromptError: the language or task is unknown, an English-only model is used for another language or a
+            translation, or the model's special tokens are unknown.
     """
     if task is not None:
         check_option("task", task, (*TASKS, "lang_id"), PromptError)
@@ -31,9 +31,9 @@ def check_language(model: WhisperCore, language: str | None, task: str | None) -
 
 
 def without_added_tokens(model: WhisperCore, suppress: str | Iterable[int] | None) -> str | list[int] | None:
-    """Return ``suppress_tokens`` of ``DecodingOptions`` with the tokens that were added to the released vocabulary.
+    """Return ``suppress_tokens`` for ``DecodingOptions``, extended by tokens added to the released vocabulary.
 
-    openai-whisper would take them for times behind the last timestamp.
+    openai-whisper would treat them as timestamps after the last one.
     """
     layout, n_vocab = model.cfg.token_layout, model.cfg.decoder.n_vocab
     if suppress is None or isinstance(suppress, str):
@@ -46,7 +46,7 @@ def without_added_tokens(model: WhisperCore, suppress: str | Iterable[int] | Non
 
 
 def detect_english(model: WhisperCore, mel: Tensor) -> tuple[Tensor, Any]:
-    """Return what ``whisper.detect_language`` would, for a model that knows English only: English, probability 1.
+    """Return the result of ``whisper.detect_language`` for an English-only model: English with probability 1.
 
     Args:
         mel: ``[mel, frame]`` or a batch of those, or encoder output ``[.., position, d_model]``.

@@ -24,14 +24,14 @@ def generate(
     eot: int | None = None,
     suppress: Sequence[int] = (),
 ) -> Int[Tensor, "batch token_out"]:
-    """Decode greedily: return the prompt and its continuation.
+    """Decode greedily and return the prompt with its continuation.
 
     Cross-attention keys and values are cached, so hooks on them fire at the first step only. In hooks, ``hook.offset``
     is the index of the first token of the step. For beam search, temperature and timestamp rules use
     ``model.decode``.
 
     Args:
-        max_new_tokens: fewer are generated where the decoder's context ends.
+        max_new_tokens: upper limit; generation also stops at the end of the decoder's context.
         eot: token id that ends a row; the row is filled with it until all rows have ended.
         suppress: token ids that are never chosen.
 
@@ -52,7 +52,7 @@ def generate(
     cache = KVCache()
     done = torch.zeros(prompt.shape[0], dtype=torch.bool, device=prompt.device)
     for _ in range(min(max_new_tokens, cfg.n_ctx - prompt.shape[1])):
-        # only the last position's logits are needed: a prompt of n tokens costs one row of the unembedding
+        # unembed only the last position: the logits of the others are not used
         logits = model.decoder.to_logits(model.decoder.hidden(step_tokens, encoder_out, cache)[:, -1:])[:, -1]
         if len(suppress):
             logits[:, list(suppress)] = -torch.inf

@@ -1,4 +1,4 @@
-"""Decoding and transcription by openai-whisper's own code, with our model (and its hooks) inside."""
+"""Decode and transcribe with openai-whisper's code, running our model and its hooks."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _OPTIONS = sorted(
 
 
 def clip_times(times: str | Sequence[float | int], duration: float) -> list[float]:
-    """Return ``clip_timestamps`` of ``whisper.transcribe`` (``"start,end,start,end,..."`` in seconds) inside the audio.
+    """Parse ``clip_timestamps`` of ``whisper.transcribe`` (``"start,end,start,end,..."`` in seconds).
 
-    A last end after the audio's is cut to it: openai-whisper never comes to an end there.
+    Times after the end of the audio are clipped to it: openai-whisper would loop forever.
 
     Raises:
-        ArgumentError: not numbers, not rising, or a clip that starts at or after the end of the audio.
+        ArgumentError: the times are not numbers or not rising, or a clip starts at or after the end of the audio.
     """
     try:
         parts = [part for part in times.split(",") if part.strip()] if isinstance(times, str) else list(times)
@@ -71,12 +71,12 @@ class Transcription(dict[str, Any]):
 
     @property
     def segments(self) -> list[dict[str, Any]]:
-        """Each with ``start`` and ``end`` in seconds, ``text``, ``tokens``, ``avg_logprob``, ``no_speech_prob``, ..."""
+        """Segments with ``start`` and ``end`` in seconds, ``text``, ``tokens``, ``avg_logprob``, ..."""
         return self["segments"]
 
     @property
     def words(self) -> list[dict[str, Any]]:
-        """Each with ``word``, ``start``, ``end`` (seconds), ``probability``; empty without ``word_timestamps=True``."""
+        """Words with ``word``, ``start``, ``end`` (s), ``probability``; empty without ``word_timestamps=True``."""
         return [word for segment in self.segments for word in segment.get("words", [])]
 
 
@@ -86,16 +86,20 @@ def decode(
     options: DecodingOptions | None = None,
     **changes: Any,
 ) -> DecodingResult | list[DecodingResult]:
-    """``whisper.decode``, one window per row: mel ``[.., mel, frame]`` or encoder output ``[.., position, d_model]``.
+    """Decode with ``whisper.decode``, one window per row.
 
-    Without ``options`` the defaults are openai-whisper's, in the model's own precision, also inside ``torch.autocast``;
-    ``changes`` are fields of ``DecodingOptions``. One result for one window, a list for a batch. An English-only model
-    decodes English.
+    Args:
+        mel: ``[.., mel, frame]``, or encoder output ``[.., position, d_model]``.
+        options: default: openai-whisper's, in the model's precision, also inside ``torch.autocast``.
+        changes: fields of ``DecodingOptions`` that replace those of ``options``.
+
+    Returns:
+        One result for one window, a list for a batch. An English-only model decodes English.
 
     Raises:
-        ArgumentError: a path or anything else that is no mel, or an unknown option.
-        PromptError: an unknown language or task, an English-only model asked for another language or a translation, or
-            a model whose special tokens are unknown (:attr:`WhisperConfig.token_layout`).
+        ArgumentError: ``mel`` has another type or shape, or an option is unknown.
+        PromptError: the language or task is unknown, an English-only model is used for another language or a
+            translation, or the model's special tokens are unknown (:attr:`WhisperConfig.token_layout`).
     """
     mel = as_input(model, mel)
     if options is None:
@@ -110,26 +114,26 @@ def decode(
         language=check_language(model, options.language, options.task),
         suppress_tokens=without_added_tokens(model, options.suppress_tokens),
     )
-    # openai-whisper computes in one of these two and refuses any other
+    # openai-whisper supports only these two dtypes
     mel = mel.to(device=model.device, dtype=torch.float16 if options.fp16 else torch.float32)
     _check_options(model, options)
     with _own_precision(model):
         if mel.dim() == 3 and mel.shape[0] > 1 and (options.beam_size or options.best_of):
-            # its beam search pairs one clip with all its beams; several clips would be mixed up
+            # openai-whisper's beam search assumes one clip: it would mix up several
             return [whisper.decode(model, row, options) for row in mel]  # type: ignore[arg-type, misc]
         return whisper.decode(model, mel, options)  # type: ignore[arg-type]
 
 
 def as_input(model: WhisperCore, mel: Any) -> Tensor:
-    """Return ``mel`` if it is one that decoding takes.
+    """Return ``mel`` after checking its type and shape.
 
     Raises:
-        ArgumentError: not a tensor ``[.., mel, frame]`` or ``[.., position, d_model]`` of the model's size.
+        ArgumentError: ``mel`` is not a tensor ``[.., mel, frame]`` or ``[.., position, d_model]`` of the model's size.
     """
     enc = model.cfg.encoder
     shapes = ((enc.n_mels, enc.n_frames), (enc.n_ctx, enc.d_model))
-    good = isinstance(mel, Tensor) and mel.dim() in (2, 3) and tuple(mel.shape[-2:]) in shapes and mel.numel() > 0
-    if not good or not mel.is_floating_point():
+    fits = isinstance(mel, Tensor) and mel.dim() in (2, 3) and tuple(mel.shape[-2:]) in shapes and mel.numel() > 0
+    if not fits or not mel.is_floating_point():
         (a, b), (c, d) = shapes
         raise ArgumentError(
             f"decoding takes a mel [{a}, {b}] or [batch, {a}, {b}], or encoder output [{c}, {d}] or [batch, {c}, {d}], "
@@ -147,22 +151,22 @@ def _check_options(model: WhisperCore, options: DecodingOptions) -> None:
 
 
 def _own_precision(model: WhisperCore) -> Any:
-    """Within it ``torch.autocast`` is off: openai-whisper decodes in one precision and refuses what it changes."""
+    """Disable ``torch.autocast``: openai-whisper decodes in one precision and rejects converted tensors."""
     return torch.autocast(model.device.type, enabled=False)
 
 
 def transcribe(model: WhisperCore, audio: Any, *, sample_rate: int | None = None, **options: Any) -> Transcription:
-    """``whisper.transcribe`` of audio of any length, read without ffmpeg.
+    """Transcribe audio of any length with ``whisper.transcribe``, without ffmpeg.
 
-    ``audio`` is whatever :func:`hooked_whisper.audio.load_audio` takes. Options are those of ``whisper.transcribe``
-    (``language``, ``temperature``, ``word_timestamps``, ``beam_size``, ...). It may decode a window several times
-    (temperature fallback): for interventions pass ``temperature=0`` and a ``language``.
+    ``audio`` is any source that :func:`hooked_whisper.audio.load_audio` accepts. Options are those of
+    ``whisper.transcribe`` (``language``, ``temperature``, ``word_timestamps``, ``beam_size``, ...). It may decode a
+    window several times (temperature fallback): for interventions pass ``temperature=0`` and a ``language``.
 
     Raises:
-        HookedWhisperError: the model's window is not 30 s, the only one openai-whisper's loop over windows knows.
-        PromptError: an unknown language or task, an English-only model asked for another language or a translation, or
-            a model whose special tokens are unknown.
-        ArgumentError: an unknown option, or ``clip_timestamps`` that are not rising seconds inside the audio.
+        HookedWhisperError: the model's window is not 30 s, the only length that ``whisper.transcribe`` supports.
+        PromptError: the language or task is unknown, an English-only model is used for another language or a
+            translation, or the model's special tokens are unknown.
+        ArgumentError: an option is unknown, or ``clip_timestamps`` are not rising seconds inside the audio.
     """
     if model.cfg.encoder.n_frames != N_FRAMES:
         raise HookedWhisperError(
@@ -184,5 +188,5 @@ def transcribe(model: WhisperCore, audio: Any, *, sample_rate: int | None = None
 
 
 def texts(results: DecodingResult | Sequence[DecodingResult]) -> list[str]:
-    """Texts of decoding results, surrounding space removed."""
+    """Return the texts of decoding results without surrounding white space."""
     return [r.text.strip() for r in (results if isinstance(results, Sequence) else [results])]

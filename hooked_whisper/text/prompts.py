@@ -1,4 +1,4 @@
-"""Prompts and tokens for each of Whisper's vocabularies, on openai-whisper's tokenizer."""
+"""Prompts and tokens for each of Whisper's vocabularies, from openai-whisper's tokenizer."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 ENGLISH_ONLY, _, _ = VOCABULARIES
 N_LANGUAGES = dict(zip(VOCABULARIES, (99, 99, 100), strict=True))  # by size of the vocabulary
 TASKS = ("transcribe", "translate")
-_ADDED = "<|added {}|>"  # how a token prints that the tokenizer does not know
+_ADDED = "<|added {}|>"  # text of a token that the tokenizer does not have
 
 
 def tokenizer_of(cfg: WhisperConfig, language: str | None = None, task: str | None = None) -> Tokenizer:
-    """Return the tokenizer of a model; added tokens (``n_vocab`` above the released vocabulary) are not in it.
+    """Return a model's tokenizer. It does not contain tokens that were added to the released vocabulary.
 
     Raises:
-        PromptError: no released vocabulary has the model's ids; else as :func:`tokenizer_for`.
+        PromptError: no released vocabulary has the model's ids, or :func:`tokenizer_for` raises.
     """
     layout = cfg.token_layout
     if layout is None:
@@ -40,7 +40,7 @@ def tokenizer_of(cfg: WhisperConfig, language: str | None = None, task: str | No
 
 
 def tokenizer_for(n_vocab: int, language: str | None = None, task: str | None = None) -> Tokenizer:
-    """openai-whisper's tokenizer for a vocabulary; its special ids (``.sot``, ``.eot``, ...) follow from the size.
+    """Return openai-whisper's tokenizer for a vocabulary size, which determines its special ids (``.sot``, ...).
 
     Args:
         n_vocab: 51864 (English-only), 51865 (99 languages) or 51866 (100 languages: large-v3, turbo).
@@ -48,9 +48,10 @@ def tokenizer_for(n_vocab: int, language: str | None = None, task: str | None = 
         task: ``"transcribe"`` or ``"translate"``; ``None`` is ``"transcribe"``.
 
     Raises:
-        PromptError: another vocabulary; an unknown language or task; an English-only model asked for more than English.
+        PromptError: ``n_vocab`` is another size, the language or task is unknown, or an English-only vocabulary is used
+            with another language or ``"translate"``.
     """
-    from whisper.tokenizer import get_tokenizer  # here, because importing whisper takes a while
+    from whisper.tokenizer import get_tokenizer  # imported here because it is slow
 
     if n_vocab not in N_LANGUAGES:
         known = ", ".join(map(str, N_LANGUAGES))
@@ -62,8 +63,8 @@ def tokenizer_for(n_vocab: int, language: str | None = None, task: str | None = 
     code = _language_code(language or "en", N_LANGUAGES[n_vocab])
     if n_vocab == ENGLISH_ONLY:
         if code != "en" or task == "translate":
-            wish = "translate" if task == "translate" else f"take language {language!r}"
-            raise PromptError(f"an English-only model cannot {wish}: use a multilingual one")
+            request = "translate" if task == "translate" else f"take language {language!r}"
+            raise PromptError(f"an English-only model cannot {request}: use a multilingual one")
         return get_tokenizer(multilingual=False)
     return get_tokenizer(
         multilingual=True, num_languages=N_LANGUAGES[n_vocab], language=code, task=task or "transcribe"
@@ -79,7 +80,7 @@ def _language_code(language: str, n_languages: int) -> str:
         return code
     if code in LANGUAGES:
         raise PromptError(f"this vocabulary has {n_languages} languages, and {language!r} is not among them")
-    names = [*codes, *(name for name, its_code in TO_LANGUAGE_CODE.items() if its_code in codes)]
+    names = [*codes, *(name for name, name_code in TO_LANGUAGE_CODE.items() if name_code in codes)]
     near = closest(language, names)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     raise PromptError(f"unknown language {language!r}: give a code such as 'en' or a name such as 'english'{hint}")
@@ -87,15 +88,15 @@ def _language_code(language: str, n_languages: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Prompter:
-    """Text to tokens and back, for a model with ``n_vocab`` tokens.
+    """Convert text to tokens and back, for a model with ``n_vocab`` tokens.
 
-    Any size may be given; the methods raise :class:`PromptError` where there is no tokenizer for it. Text is encoded
-    exactly as given. A word inside a sentence has its space within its token: ``" very"`` is what the model says,
-    ``"very"`` is another token. Special tokens are written as they print: ``<|en|>``, ``<|nospeech|>``, ``<|0.40|>``.
+    ``n_vocab`` may be any size; methods raise :class:`PromptError` if it has no tokenizer. Text is encoded exactly as
+    given. A word inside a sentence includes its leading space: the model writes ``" very"``; ``"very"`` is another
+    token. Special tokens are written as text: ``<|en|>``, ``<|nospeech|>``, ``<|0.40|>``.
     """
 
     n_vocab: int
-    layout: int | None = None  # the released vocabulary that the ids belong to, where tokens were added to it
+    layout: int | None = None  # size of the released vocabulary, if tokens were added to it
 
     @classmethod
     def of(cls, cfg: WhisperConfig) -> Prompter:
@@ -110,7 +111,11 @@ class Prompter:
     def prompt_ids(
         self, *, language: str | None = "en", task: str = "transcribe", timestamps: bool = False
     ) -> list[int]:
-        """Special tokens before the text: start; language and task, if multilingual; no-timestamps, if wanted."""
+        """Return the special tokens before the text.
+
+        These are start of transcript, language and task (multilingual models only), and no-timestamps (unless
+        ``timestamps``).
+        """
         tokenizer = self._tokenizer(language, task)
         return list(tokenizer.sot_sequence if timestamps else tokenizer.sot_sequence_including_notimestamps)
 
@@ -123,15 +128,15 @@ class Prompter:
         timestamps: bool = False,
         prompt: bool = True,
     ) -> Int[Tensor, "batch token"]:
-        """Prompt and text as ids, one row for a text or for each text of a list.
+        """Encode the prompt and the text, one row per text.
 
         Args:
             text: encoded exactly as given; special tokens may be written out in it.
             language, task, timestamps: see :meth:`prompt_ids`.
-            prompt: ``False`` leaves the prompt out.
+            prompt: whether to start with :meth:`prompt_ids`.
 
         Raises:
-            PromptError: texts of different lengths in tokens, an empty list, or as :func:`tokenizer_for`.
+            PromptError: the texts have different numbers of tokens, the list is empty, or :func:`tokenizer_for` raises.
         """
         head = self.prompt_ids(language=language, task=task, timestamps=timestamps) if prompt else []
         if not isinstance(text, str | Sequence):
@@ -149,7 +154,7 @@ class Prompter:
         return torch.tensor(rows, dtype=torch.long)
 
     def to_str_tokens(self, tokens: str | int | Sequence[int] | Int[Tensor, "..."]) -> list[str]:
-        """Each token as text, special ones as they print; bytes that are no character by themselves as ``\\xe2``.
+        """Return each token as text. Bytes that do not form a character are escaped, as in ``\\xe2``.
 
         ``tokens`` is one row of ids ([token] or [1, token]), or a text, which is encoded without a prompt.
         """
@@ -162,7 +167,7 @@ class Prompter:
         ]
 
     def to_string(self, tokens: int | Sequence[int] | Int[Tensor, "..."]) -> str:
-        """The text of one row of ids ([token] or [1, token]), special tokens and timestamps written out."""
+        """Return the text of one row of ids ([token] or [1, token]), including special tokens and timestamps."""
         ids, encoding = self._ids(tokens), self.tokenizer.encoding
         if max(ids, default=0) < encoding.n_vocab:
             return encoding.decode(ids)
@@ -172,10 +177,11 @@ class Prompter:
         return b"".join(pieces).decode("utf-8", errors="replace")
 
     def to_single_token(self, text: str) -> int:
-        """The id of a text that is one token, such as ``" very"`` or ``"<|en|>"``.
+        """Return the id of a text that is one token, such as ``" very"`` or ``"<|en|>"``.
 
         Raises:
-            PromptError: it is none or several; the message lists them, and says if only the leading space is wrong.
+            PromptError: ``text`` is not exactly one token. The message lists its tokens, and says whether adding or
+                removing the leading space would help.
         """
         ids = self._encode(text)
         if len(ids) == 1:

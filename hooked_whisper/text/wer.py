@@ -14,12 +14,12 @@ from hooked_whisper.text.normalize import Normalizer, normalize_english
 
 Kind = Literal["equal", "substitute", "delete", "insert"]
 
-_RESAMPLED_AT_ONCE = 1 << 22  # indices drawn in one go: bounds the bootstrap's memory
+_RESAMPLED_AT_ONCE = 1 << 22  # indices drawn in one call, to limit the bootstrap's memory
 
 
 @dataclass(frozen=True, slots=True)
 class WordError:
-    """Counts of a word alignment of least cost, over one utterance or a whole corpus."""
+    """Word error counts of a minimum-cost alignment, for one utterance or a whole corpus."""
 
     substitutions: int
     deletions: int
@@ -39,7 +39,7 @@ class WordError:
     def wer(self) -> float:
         """Errors per reference word; may exceed 1.
 
-        An empty reference counts as one word: 0.0 if nothing was said, else the number of inserted words (as in jiwer).
+        An empty reference counts as one word, as in jiwer: the result is then the number of inserted words.
         """
         return self.errors / max(self.n_reference, 1)
 
@@ -57,13 +57,13 @@ def word_error(
     hypothesis: str | Sequence[str],
     normalizer: Normalizer | None = normalize_english,
 ) -> WordError:
-    """Word errors of one utterance, or summed over a corpus (two lists: its WER weights utterances by their words).
+    """Count the word errors of one utterance, or sum them over a corpus given as two lists.
 
     Args:
         normalizer: applied to both sides first; ``None`` compares the words as they are.
 
     Raises:
-        ValueError: lists of different lengths, or a text against a list.
+        ValueError: the lists differ in length, or one argument is a text and the other a list.
     """
     if isinstance(reference, str) and isinstance(hypothesis, str):
         return _count(reference, hypothesis, normalizer)
@@ -73,7 +73,11 @@ def word_error(
 def word_errors(
     references: Sequence[str], hypotheses: Sequence[str], normalizer: Normalizer | None = normalize_english
 ) -> list[WordError]:
-    """Word errors of each utterance, as :func:`word_error` counts them; :func:`bootstrap_interval` takes them on."""
+    """Count the word errors of each utterance, for example for :func:`bootstrap_interval`.
+
+    Raises:
+        ValueError: an argument is a text, or the lists differ in length.
+    """
     if isinstance(references, str) or isinstance(hypotheses, str) or len(references) != len(hypotheses):
         raise ValueError("references and hypotheses must be two texts, or two lists of texts of the same length")
     return [_count(r, h, normalizer) for r, h in zip(references, hypotheses, strict=True)]
@@ -87,7 +91,7 @@ def _count(reference: str, hypothesis: str, normalizer: Normalizer | None) -> Wo
 
 
 def _align(reference: Sequence[str], hypothesis: Sequence[str]) -> jiwer.WordOutput:
-    # As numbers, since jiwer splits on plain spaces only, and these words may come from anywhere.
+    # Replace words by numbers: jiwer splits at plain spaces only, and a word may contain other white space.
     number = {word: str(i) for i, word in enumerate(dict.fromkeys([*reference, *hypothesis]))}
     return jiwer.process_words(" ".join(number[w] for w in reference), " ".join(number[w] for w in hypothesis))
 
@@ -99,7 +103,7 @@ def bootstrap_interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the corpus WER, utterances drawn with replacement.
+    """Return the percentile bootstrap interval of the corpus WER, resampling utterances with replacement.
 
     Args:
         errors: errors of each utterance (:attr:`WordError.errors`).
@@ -109,7 +113,7 @@ def bootstrap_interval(
         level: coverage.
 
     Raises:
-        ValueError: lengths that differ, no reference words, or ``n`` or ``level`` out of range.
+        ValueError: the lengths differ, there are no reference words, or ``n`` or ``level`` is out of range.
     """
     e, c = np.asarray(errors, dtype=np.int64), np.asarray(counts, dtype=np.int64)
     if e.ndim != 1 or e.shape != c.shape or not c.sum() > 0:
@@ -119,18 +123,18 @@ def bootstrap_interval(
     if n < 1 or not 0 < level < 1:
         raise ValueError(f"need n >= 1 and 0 < level < 1, got n={n}, level={level}")
     generator = np.random.default_rng(seed)
-    at_once = max(1, _RESAMPLED_AT_ONCE // len(e))
+    chunk = max(1, _RESAMPLED_AT_ONCE // len(e))
     rates = []
-    for first in range(0, n, at_once):
-        drawn = generator.integers(len(e), size=(min(at_once, n - first), len(e)))
-        rates.append(e[drawn].sum(axis=1) / np.maximum(c[drawn].sum(axis=1), 1))
+    for first in range(0, n, chunk):
+        sample = generator.integers(len(e), size=(min(chunk, n - first), len(e)))
+        rates.append(e[sample].sum(axis=1) / np.maximum(c[sample].sum(axis=1), 1))
     low, high = np.quantile(np.concatenate(rates), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 @dataclass(frozen=True, slots=True)
 class DiffOp:
-    """One stretch of a word diff. ``reference`` is empty for an insertion, ``hypothesis`` for a deletion."""
+    """One span of a word diff. ``reference`` is empty for an insertion, ``hypothesis`` for a deletion."""
 
     kind: Kind
     reference: tuple[str, ...]
@@ -138,7 +142,7 @@ class DiffOp:
 
 
 def bare_word(word: str) -> str:
-    """A word without case and without punctuation round it (punctuation alone stays)."""
+    """Case-fold a word and strip the punctuation around it; keep a word that is only punctuation."""
     folded = word.casefold()
     first = next((i for i, c in enumerate(folded) if c.isalnum()), None)
     if first is None:
@@ -148,11 +152,11 @@ def bare_word(word: str) -> str:
 
 
 def word_diff(reference: str, hypothesis: str, key: Callable[[str], str] = bare_word) -> list[DiffOp]:
-    """How to get from one text to the other, word by word, for colored display.
+    """Return the word-level edits from one text to the other, for example for colored display.
 
-    Words are equal if their ``key`` is; the ops hold them as they were written, so that all ``reference`` words in
-    order are ``reference.split()``, and all ``hypothesis`` words ``hypothesis.split()``. Of several shortest diffs this
-    is the one that :func:`word_error` counts (jiwer's choice).
+    Words match if their ``key`` is equal. The ops keep the original spelling: together, their ``reference`` words are
+    ``reference.split()``, and their ``hypothesis`` words ``hypothesis.split()``. Of several shortest diffs this is the
+    one that :func:`word_error` counts (jiwer's choice).
     """
     ref, hyp = reference.split(), hypothesis.split()
     chunks = _align([key(w) for w in ref], [key(w) for w in hyp]).alignments[0]
