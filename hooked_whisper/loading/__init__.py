@@ -1,4 +1,4 @@
-"""Weights: one resolver for every source, our own format, logit-preserving processing."""
+"""Load, save and process weights: a resolver for every source, our own format, logit-preserving processing."""
 
 from hooked_whisper.loading.checkpoint import Checkpoint, from_core, load_into
 from hooked_whisper.loading.ctranslate2 import load_ctranslate2

@@ -1,7 +1,7 @@
-"""Alignment heads of the released models, for checkpoints that do not name their own.
+"""Find the alignment heads of checkpoints that do not list them.
 
-Word timing reads the cross-attention of these heads. openai-whisper has the list for every released model; files of
-other formats carry it, or belong to a released model that their name or their shape identifies.
+Word timing reads the cross-attention of these heads. openai-whisper lists them for every released model. Files of other
+formats list them, or belong to a released model that their name or shape identifies.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NAME = re.compile(rf"(?<![a-z0-9.])({'|'.join(map(re.escape, _NAMES))})(?![a-z0
 
 
 def released_heads(name: str, decoder: DecoderConfig) -> AlignmentHeads:
-    """Return OpenAI's alignment heads of a released model, whose decoder this is, as (block, head) pairs."""
+    """Return OpenAI's alignment heads of a released model, with this decoder, as (block, head) pairs."""
     packed = whisper._ALIGNMENT_HEADS[ALIASES.get(name, name)]
     mask = np.frombuffer(gzip.decompress(base64.b85decode(packed)), dtype=bool)
     rows = np.argwhere(mask.reshape(decoder.n_layers, decoder.n_heads))
@@ -38,9 +38,9 @@ def released_names(config: WhisperConfig, label: str, sha256: Callable[[], str] 
     """Return the released models that a checkpoint may be, or may be fine-tuned from: none, one, or several.
 
     Args:
-        config: the checkpoint's shape. Widths, depths and vocabulary identify every released size but ``large-v1`` and
-            ``large-v2``, which share theirs. Lengths of the windows do not count.
-        label: a file name or Hugging Face id; a released name in it decides between models of one shape.
+        config: the checkpoint's shape. Widths, depths and vocabulary identify every released size, except that
+            ``large-v1`` and ``large-v2`` share theirs. Context lengths are ignored.
+        label: a file name or Hugging Face id; a released name in it decides between models of the same shape.
         sha256: computes the checksum of a file as OpenAI published it; called only if shape and label do not decide.
     """
     names = [name for name, released in RELEASED.items() if _shape(released) == _shape(config)]
@@ -61,9 +61,9 @@ def published_sha256(name: str) -> str:
 def with_known_heads(
     config: WhisperConfig, label: str, source: str, sha256: Callable[[], str] | None = None
 ) -> WhisperConfig:
-    """Return the config with alignment heads: its own, or those of the released model that it is.
+    """Return the config with alignment heads: its own, or those of the released model that it matches.
 
-    Where neither is known, one warning names ``source`` and the heads that word timing will use.
+    If neither is known, warn with ``source`` and the heads that word timing will use.
     """
     if config.alignment_heads is not None:
         return config
@@ -78,8 +78,8 @@ def with_known_heads(
 def with_listed_heads(config: WhisperConfig, heads: Any, label: str, source: str) -> WhisperConfig:
     """Return the config with the alignment heads that a JSON file lists.
 
-    If it lists none (``heads`` is None), as :func:`with_known_heads`. Heads that this decoder does not have (distilled
-    models are published with their teacher's) are dropped with a warning.
+    If it lists none (``heads`` is None), use :func:`with_known_heads`. If this decoder lacks a listed head (distilled
+    models are published with their teacher's), drop the list with a warning.
     """
     if heads is None:
         return with_known_heads(config, label, source)

@@ -1,4 +1,4 @@
-"""Read numbers, names and tensors from a mapped binary file, every length checked before it is used."""
+"""Read numbers, names and tensors from a memory-mapped binary file, checking every length before use."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ MAX_RANK = 3
 class BinaryCursor:
     """A position in one little-endian file, or in several parts read as if they were joined.
 
-    The parts are mapped, copy-on-write: tensors share the mapped pages, and nothing written to them reaches the file.
-    Only a piece that lies across two parts is copied. Tensors need not be aligned to their item size; x86-64 and arm64
-    read them all the same.
+    The parts are mapped copy-on-write: tensors share the mapped pages, and writing to them does not change the file.
+    Only data that spans two parts is copied. Tensors need not be aligned to their item size: x86-64 and arm64 support
+    unaligned reads.
 
     Raises:
         CheckpointError: a part cannot be mapped, or a read goes past the end. The message names the file.
@@ -52,11 +52,11 @@ class BinaryCursor:
         return self.size - self.position
 
     def error(self, problem: str) -> CheckpointError:
-        """The error for a file that is not what it should be."""
+        """Return an error that names the file and the problem."""
         return CheckpointError(f"{self.source}: {problem}")
 
     def take(self, n_bytes: int, content: str) -> memoryview:
-        """The next ``n_bytes``, not copied unless they lie in two parts. ``content`` names them in the error."""
+        """Return the next ``n_bytes``, copied only if they span two parts. ``content`` names them in the error."""
         if n_bytes < 0:
             raise self.error(f"{content} at byte {self.position} has the negative length {n_bytes}; {_REFETCH}")
         if n_bytes > self.remaining:
@@ -80,19 +80,19 @@ class BinaryCursor:
         return memoryview(joined)
 
     def number(self, code: str, content: str) -> int:
-        """One integer, by its ``struct`` code (``"B"``, ``"H"``, ``"I"``, ``"i"``)."""
+        """Read one integer with a ``struct`` code (``"B"``, ``"H"``, ``"I"``, ``"i"``)."""
         value: int = struct.unpack("<" + code, self.take(struct.calcsize("<" + code), content))[0]
         return value
 
     def count(self, code: str, content: str, most: int) -> int:
-        """An integer in ``0..most``."""
+        """Read an integer in ``0..most``."""
         value = self.number(code, content)
         if not 0 <= value <= most:
             raise self.error(f"{content} at byte {self.position} is {value}, expected 0 to {most}; {_REFETCH}")
         return value
 
     def name(self, n_bytes: int, content: str) -> str:
-        """A printable UTF-8 name of ``n_bytes``."""
+        """Read a printable UTF-8 name of ``n_bytes``."""
         if n_bytes > MAX_NAME_BYTES:
             raise self.error(f"{content} at byte {self.position} claims {n_bytes} bytes, at most {MAX_NAME_BYTES} fit")
         raw = bytes(self.take(n_bytes, content))
@@ -105,7 +105,7 @@ class BinaryCursor:
         return name
 
     def shape(self, code: str, rank: int, content: str) -> tuple[int, ...]:
-        """``rank`` positive sizes whose product fits into what is left of the file, at least a bit each."""
+        """Read ``rank`` positive sizes, and check that the rest of the file has at least one bit per element."""
         if not 0 <= rank <= MAX_RANK:
             raise self.error(f"{content} has rank {rank}, expected at most {MAX_RANK}")
         shape = tuple(self.number(code, f"a dimension of {content}") for _ in range(rank))
@@ -118,15 +118,15 @@ class BinaryCursor:
         return shape
 
     def tensor(self, dtype: torch.dtype, shape: Sequence[int], content: str) -> Tensor:
-        """A tensor of ``shape`` that shares the mapped file."""
+        """Return a tensor of ``shape`` that shares the mapped file."""
         data = self.take(math.prod(shape) * dtype.itemsize, content)
         return torch.frombuffer(data, dtype=dtype).reshape(tuple(shape))
 
     def skip_entries(self, n: int, content: str) -> None:
-        """Skip ``n`` byte strings, each after its length as a 32-bit number."""
+        """Skip ``n`` byte strings, each preceded by its length as a 32-bit number."""
         start, position = self.position, 0
         content_left, self.position = self.take(self.remaining, content), start
-        for _ in range(n):  # a vocabulary has 50,000: no call in this loop
+        for _ in range(n):  # a vocabulary has 50,000 entries: avoid method calls
             stop = position + 4
             length = int.from_bytes(content_left[position:stop], "little")
             if stop + length > len(content_left):
@@ -138,7 +138,7 @@ class BinaryCursor:
         self.position = start + position
 
     def finish(self) -> None:
-        """Check that nothing is left to read."""
+        """Check that the end of the file is reached."""
         if self.remaining:
             raise self.error(f"{self.remaining} bytes follow the end of the model at byte {self.position}; {_REFETCH}")
 
@@ -147,7 +147,7 @@ _REFETCH = "fetch the file again"
 
 
 def first_bytes(path: Path, n: int) -> bytes:
-    """The first ``n`` bytes of a file; fewer if it is shorter, none if it cannot be read."""
+    """Return the first ``n`` bytes of a file: fewer if it is shorter, none if it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(n)

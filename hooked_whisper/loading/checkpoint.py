@@ -1,4 +1,4 @@
-"""A checkpoint under our parameter names, strictly checked."""
+"""Checkpoints under our parameter names, strictly checked."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A configuration and the tensors that fit it, under our parameter names.
+    """A configuration and its tensors, under our parameter names.
 
-    ``source`` says where they come from. Tensors of a loaded model are shared with it until :func:`load_into` copies.
+    ``source`` names their origin. Tensors of a loaded model are shared with it until :func:`load_into` copies them.
     """
 
     config: WhisperConfig
@@ -34,7 +34,7 @@ class Checkpoint:
 
 
 def parameter_shapes(config: WhisperConfig) -> Shapes:
-    """Return name -> shape of every tensor that a model of this configuration always has.
+    """Return the shape by name of every tensor that a model of this configuration always has.
 
     Raises:
         CheckpointError: torch cannot represent tensors of these sizes.
@@ -54,7 +54,7 @@ def _shapes_on_meta(config: WhisperConfig) -> Shapes:
 
 
 def optional_shapes(config: WhisperConfig) -> Shapes:
-    """The same for tensors that exist only once the unembedding is untied from the token embedding."""
+    """Return the shape by name of the tensors that exist only if the unembedding is untied or has a bias."""
     return {UNEMBED_WEIGHT: (config.decoder.n_vocab, config.decoder.d_model), UNEMBED_BIAS: (config.decoder.n_vocab,)}
 
 
@@ -67,35 +67,37 @@ def make_checkpoint(
     foreign: Callable[[str], str] = str,
     require: Iterable[str] = (),
 ) -> Checkpoint:
-    """The checkpoint, if ``tensors`` are exactly those that ``config`` asks for.
+    """Make a checkpoint after checking that ``tensors`` are exactly those of ``config``.
 
-    ``foreign`` turns one of our names into the name that ``tensors`` uses; errors speak of those. ``require`` lists
-    optional tensors that must be there this time.
+    Args:
+        foreign: converts one of our names into the name that ``tensors`` and error messages use.
+        require: optional tensors that must be present.
 
-    Raises one ``CheckpointError`` with every missing and unexpected name, wrong shape and wrong type.
+    Raises:
+        CheckpointError: a name is missing or unexpected, or a shape or type is wrong. The message lists all of them.
     """
     n_blocks = config.encoder.n_layers + config.decoder.n_layers
-    if n_blocks > max(256, len(tensors)):  # do not write out a million missing names
+    if n_blocks > max(256, len(tensors)):  # avoid an error message with a million missing names
         raise CheckpointError(f"{source}: its configuration has {n_blocks} blocks, but it holds {len(tensors)} tensors")
     try:
-        needed, optional = parameter_shapes(config), optional_shapes(config)
+        required, optional = parameter_shapes(config), optional_shapes(config)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from None
-    needed |= {name: optional[name] for name in require}
-    theirs = {foreign(name): (name, shape) for name, shape in (optional | needed).items()}
+    required |= {name: optional[name] for name in require}
+    expected = {foreign(name): (name, shape) for name, shape in (optional | required).items()}
 
-    problems = _listed("missing", [foreign(name) for name in needed if foreign(name) not in tensors])
-    problems += _listed("unexpected", [name for name in tensors if name not in theirs])
+    problems = _listed("missing", [foreign(name) for name in required if foreign(name) not in tensors])
+    problems += _listed("unexpected", [name for name in tensors if name not in expected])
     by_name: dict[str, Tensor] = {}
-    for name in tensors.keys() & theirs.keys():
-        tensor, (our_name, shape) = tensors[name], theirs[name]
+    for name in tensors.keys() & expected.keys():
+        tensor, (our_name, shape) = tensors[name], expected[name]
         if tuple(tensor.shape) != shape:
             problems.append(f"{name} has shape {tuple(tensor.shape)} instead of {shape}")
         elif not tensor.is_floating_point():
             problems.append(f"{name} is {tensor.dtype}, not floating point")
         by_name[our_name] = tensor
     if problems:
-        description = describe_names(tensors.keys(), theirs.keys())
+        description = describe_names(tensors.keys(), expected.keys())
         if description is not None:
             raise CheckpointError(f"{source} holds {description}")
         raise CheckpointError(f"{source} does not fit its configuration: {'; '.join(problems)}")
@@ -103,7 +105,7 @@ def make_checkpoint(
 
 
 def from_core(model: WhisperCore) -> Checkpoint:
-    """The weights of one of our models (shared, not copied)."""
+    """Return the weights of one of our models (shared, not copied)."""
     return make_checkpoint(model.cfg, model.state_dict(), f"{type(model).__name__} {model.cfg.name!r} in memory")
 
 
@@ -111,8 +113,10 @@ def from_core(model: WhisperCore) -> Checkpoint:
 def load_into(model: WhisperCore, checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> None:
     """Copy the weights into ``model``, converted to its dtype, or convert the model to ``dtype`` first.
 
-    Unties the unembedding, or ties it again, as the checkpoint has it. A model built on the meta device gets its
-    memory here, on the CPU.
+    Tie or untie the unembedding as in the checkpoint. A model on the meta device is allocated here, on the CPU.
+
+    Raises:
+        CheckpointError: the checkpoint's configuration differs from the model's.
     """
     if _shape_only(model.cfg) != _shape_only(checkpoint.config):
         raise CheckpointError(

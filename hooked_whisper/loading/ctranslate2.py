@@ -1,7 +1,7 @@
 """Read CTranslate2 (faster-whisper) checkpoints: ``model.bin``, with or without its ``config.json``.
 
 Layout: binary version 6, ``WhisperSpec`` revisions 1 to 3, as CTranslate2's ``specs/model_spec.py`` writes it and
-``src/models/model.cc`` reads it; older binary versions are older than Whisper. Nothing of CTranslate2 is imported.
+``src/models/model.cc`` reads it. Older binary versions predate Whisper. CTranslate2 is not imported.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _EMBEDDING, _PROJECTION = "decoder/embeddings/weight", "decoder/projection/weigh
 _HEADS = ("encoder/num_heads", "decoder/num_heads")
 _IGNORED_OPTIONS = ("decoder/alignment_layer", "decoder/alignment_heads")  # of CTranslate2's translators
 
-# our words -> theirs
+# our names -> CTranslate2's
 _NAMES = {
     "encoder.positional_embedding": "encoder/position_encodings/encodings",
     "decoder.positional_embedding": "decoder/position_encodings/encodings",
@@ -58,7 +58,7 @@ _MODULES = {
     "mlp.up": "ffn/linear_0",
     "mlp.down": "ffn/linear_1",
 }
-# projections that one linear layer computes together, by the end of its name
+# suffix of a fused linear layer's name -> the projections that it combines
 _FUSED = {
     "/self_attention/linear_0/weight": ("query", "key", "value"),
     "/self_attention/linear_0/bias": ("query", "key", "value"),
@@ -69,7 +69,7 @@ _FUSED = {
 
 @dataclass(frozen=True)
 class _Model:
-    """The content of ``model.bin``: tensors dequantized, aliases resolved, numbers of rank 0 apart."""
+    """The content of ``model.bin``, with dequantized tensors and resolved aliases. ``options`` has the scalars."""
 
     tensors: dict[str, Tensor]
     options: dict[str, float]
@@ -79,7 +79,7 @@ class _Model:
 
 
 def is_ctranslate2(path: Path) -> bool:
-    """Whether a file, or the ``model.bin`` of a folder, starts like a CTranslate2 model (of any architecture)."""
+    """Whether a file, or a folder's ``model.bin``, has the header of a CTranslate2 model (of any architecture)."""
     header = first_bytes(path / MODEL if path.is_dir() else path, 64)
     length = int.from_bytes(header[4:6], "little")
     spec = header[6 : 6 + length]
@@ -87,13 +87,13 @@ def is_ctranslate2(path: Path) -> bool:
 
 
 def load_ctranslate2(path: Path, *, name: str | None = None) -> Checkpoint:
-    """Load a folder with ``model.bin``, or that file, which may have another name.
+    """Load a folder with ``model.bin``, or such a file under any name.
 
-    Sizes come from the tensors, so ``config.json`` may be absent; alignment heads come from it, else from the shape.
-    ``metadata["quantization"]`` says what was dequantized; float16 and bfloat16 stay what they are.
+    Sizes come from the tensors, so ``config.json`` may be absent. Alignment heads come from ``config.json``, else from
+    the shape. ``metadata["quantization"]`` names the dequantized types; float16 and bfloat16 tensors keep theirs.
 
     Raises:
-        CheckpointError: a truncated, padded, foreign or inconsistent file, or a model that is not Whisper.
+        CheckpointError: the file is truncated, has extra bytes, is inconsistent, or is not a CTranslate2 Whisper model.
     """
     path = Path(path)
     file = path / MODEL if path.is_dir() else path
@@ -108,14 +108,14 @@ def load_ctranslate2_parts(parts: Sequence[Path], *, source: str, config: Mappin
 
     Args:
         parts: the files.
-        source: what errors and ``Checkpoint.source`` call them.
+        source: their name in errors and in ``Checkpoint.source``.
         config: the content of ``config.json``, for the alignment heads.
     """
     return _load([Path(part) for part in parts], source, config, "whisper")
 
 
 def ctranslate2_name(name: str) -> str:
-    """CTranslate2's name of one of our parameters; a part of a fused layer has the part in brackets."""
+    """Return CTranslate2's name of one of our parameters; a part of a fused layer has a suffix such as ``[key]``."""
     if name in _NAMES:
         return _NAMES[name]
     match = re.fullmatch(r"(encoder|decoder)(?:\.blocks\.(\d+))?\.(.+)\.(weight|bias)", name)
@@ -125,10 +125,10 @@ def ctranslate2_name(name: str) -> str:
     if module.rpartition(".")[2].startswith("ln"):
         kind = {"weight": "gamma", "bias": "beta"}[kind]
     layer = "" if block is None else f"layer_{block}/"
-    theirs = f"{stack}/{layer}{_MODULES[module]}/{kind}"
+    path = f"{stack}/{layer}{_MODULES[module]}/{kind}"
     projection = module.rpartition(".")[2]
-    fused = any(theirs.endswith(end) and projection in names for end, names in _FUSED.items())
-    return f"{theirs}[{projection}]" if fused else theirs
+    fused = any(path.endswith(suffix) and projection in names for suffix, names in _FUSED.items())
+    return f"{path}[{projection}]" if fused else path
 
 
 def _load(parts: Sequence[Path], source: str, config: Mapping[str, Any] | None, name: str) -> Checkpoint:
@@ -194,7 +194,7 @@ def _read(cursor: BinaryCursor) -> _Model:
 
 
 def _string(cursor: BinaryCursor, content: str) -> str:
-    """A string: its length with the closing zero, its bytes, the zero."""
+    """Read a string: its length including the final zero byte, then its bytes and the zero."""
     length = cursor.number("H", f"the length of {content}")
     if length < 2:
         raise cursor.error(f"{content} at byte {cursor.position} is empty")
@@ -210,9 +210,9 @@ def _variable(cursor: BinaryCursor, name: str) -> Tensor:
     if type_id >= len(_DTYPES):
         raise cursor.error(f"{name} has type {type_id}, expected 0 to {len(_DTYPES) - 1}")
     dtype = _DTYPES[type_id]
-    n_bytes, wanted = cursor.number("I", f"the size of {name}"), dtype.itemsize * int(torch.Size(shape).numel())
-    if n_bytes != wanted:
-        raise cursor.error(f"{name} claims {n_bytes} bytes; {dtype} of shape {shape} takes {wanted}")
+    n_bytes, expected = cursor.number("I", f"the size of {name}"), dtype.itemsize * int(torch.Size(shape).numel())
+    if n_bytes != expected:
+        raise cursor.error(f"{name} claims {n_bytes} bytes; {dtype} of shape {shape} takes {expected}")
     return cursor.tensor(dtype, shape, name)
 
 
@@ -221,7 +221,7 @@ def _is_quantized(name: str, tensor: Tensor) -> bool:
 
 
 def _dequantized(name: str, tensor: Tensor, scale: Tensor | None, cursor: BinaryCursor) -> Tensor:
-    """``integer / scale`` in float32; the scale is one number (int16), or one per row (int8)."""
+    """Return ``integer / scale`` in float32. The scale is one number (int16), or one per row (int8)."""
     if scale is None or tensor.dtype not in (torch.int8, torch.int16):
         raise cursor.error(
             f"{name} is {tensor.dtype} {'without' if scale is None else 'with'} {name}_scale, expected floating point, "
@@ -239,7 +239,7 @@ def _dequantized(name: str, tensor: Tensor, scale: Tensor | None, cursor: Binary
 
 
 def _check_options(model: _Model, source: str) -> None:
-    """Refuse every option that would change the forward pass."""
+    """Reject options that would change the forward pass."""
     gelu = 3 if model.revision >= 3 else 1  # the numbers of the activations changed with revision 3
     expected = {"decoder/pre_norm": 1, "decoder/activation": gelu}
     for name, value in model.options.items():
@@ -252,7 +252,7 @@ def _check_options(model: _Model, source: str) -> None:
 
 
 def _config(model: _Model, source: str, name: str) -> WhisperConfig:
-    """The sizes of the tensors, and the stored numbers of heads."""
+    """Build the configuration from the sizes of the tensors and the stored numbers of heads."""
 
     def size(tensor: str, rank: int, axis: int) -> int:
         if tensor not in model.tensors or model.tensors[tensor].ndim != rank:
@@ -299,10 +299,10 @@ def _config(model: _Model, source: str, name: str) -> WhisperConfig:
 
 
 def _split_fused(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Query, key and value apart, under the names of :func:`ctranslate2_name`; the key's zero bias is left out."""
+    """Split fused layers into query, key and value, named as in :func:`ctranslate2_name`; drop the key's zero bias."""
     split: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        projections = next((parts for end, parts in _FUSED.items() if name.endswith(end)), None)
+        projections = next((parts for suffix, parts in _FUSED.items() if name.endswith(suffix)), None)
         if projections is None:
             split[name] = tensor
             continue

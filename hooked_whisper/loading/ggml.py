@@ -1,7 +1,7 @@
 """Read whisper.cpp's ``ggml-*.bin`` checkpoints: float32, float16, and the block-quantized types it publishes.
 
 Layout (little-endian), as whisper.cpp's ``convert-pt-to-ggml.py`` writes it and ``whisper_model_load`` reads it: magic;
-11 sizes; the mel filter bank; the vocabulary; then tensors under openai-whisper's names until the file ends.
+11 sizes; the mel filter bank; the vocabulary; then tensors under openai-whisper's names to the end of the file.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ def is_ggml(path: Path) -> bool:
 def load_ggml(path: Path) -> Checkpoint:
     """Load a ``ggml-*.bin`` file of whisper.cpp.
 
-    Floats keep their type; quantized tensors are dequantized to float32, and ``metadata["quantization"]`` says so. The
-    file names no alignment heads. Its vocabulary is skipped.
+    Floats keep their type. Quantized tensors are dequantized to float32; ``metadata["quantization"]`` names their type.
+    The file has no alignment heads. Its vocabulary is skipped.
 
     Raises:
-        CheckpointError: a truncated, padded, foreign or inconsistent file, a type that is not read (k-quants), or a mel
-            filter bank that is not Whisper's.
+        CheckpointError: the file is truncated, has extra bytes, is inconsistent or is not from whisper.cpp, it uses an
+            unsupported type (k-quants), or its mel filter bank is not Whisper's.
     """
     path = Path(path)
     cursor = BinaryCursor([path], str(path))
@@ -110,14 +110,14 @@ def _file_type(cursor: BinaryCursor) -> str:
 
 
 def _check_filters(cursor: BinaryCursor, n_mels: int) -> None:
-    """Skip the mel filter bank, once it is known to be the one that this library computes mels with."""
+    """Skip the mel filter bank after checking that it is the one that this library uses."""
     shape = (cursor.number("i", "the number of mel filters"), cursor.number("i", "the number of frequencies"))
     if shape != (n_mels, _N_FREQUENCIES):
         raise cursor.error(f"its mel filter bank has shape {shape}, expected {(n_mels, _N_FREQUENCIES)}")
     filters = cursor.tensor(torch.float32, shape, "the mel filter bank")
     if n_mels not in (80, 128):
-        return  # Whisper has no such bank: the model is given mels, never audio
-    with torch.inference_mode(False):  # whisper keeps the bank, and one made in inference mode is never part of a graph
+        return  # Whisper has no such bank: the model accepts mels only, not audio
+    with torch.inference_mode(False):  # whisper caches the bank; an inference tensor could not be used in autograd
         difference = float((filters - mel_filters("cpu", n_mels)).abs().max())
     if not difference <= _FILTER_TOLERANCE:  # NaN is refused as well
         raise cursor.error(
@@ -127,7 +127,7 @@ def _check_filters(cursor: BinaryCursor, n_mels: int) -> None:
 
 
 def _tensor(cursor: BinaryCursor) -> tuple[str, Tensor, str | None]:
-    """Name, tensor, and what it was quantized to."""
+    """Read one tensor; return its name, the tensor, and its quantized type, if any."""
     if cursor.remaining < 12:
         raise cursor.error(f"{cursor.remaining} bytes follow the last tensor at byte {cursor.position}; expected none")
     start = cursor.position
@@ -154,5 +154,5 @@ def _tensor(cursor: BinaryCursor) -> tuple[str, Tensor, str | None]:
 
 
 def _model_name(path: Path) -> str:
-    """``tiny.en`` of ``ggml-tiny.en-q5_1.bin``."""
+    """Return the model's name from a file name: ``tiny.en`` for ``ggml-tiny.en-q5_1.bin``."""
     return re.sub(r"^ggml-(?=.)|(?<=.)-q\d_\d$", "", path.stem)

@@ -19,7 +19,7 @@ BLOCK = 32  # weights
 class BlockType:
     """One way to store 32 weights.
 
-    ``bits`` a weight; ``has_minimum``: unsigned values above a stored minimum, instead of values around zero.
+    ``bits`` is per weight. ``has_minimum``: values are unsigned, above a stored minimum, instead of centered on zero.
     """
 
     name: str
@@ -28,14 +28,14 @@ class BlockType:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of a block."""
+        """Bytes per block."""
         return 2 * (1 + self.has_minimum) + BLOCK * self.bits // 8
 
     def dequantize(self, data: memoryview | bytes) -> Float[np.ndarray, "weight"]:
-        """The weights of whole blocks, as float32.
+        """Return the weights of complete blocks as float32.
 
         Raises:
-            ValueError: a length that is not a multiple of ``n_bytes``, or a scale or minimum that is not finite.
+            ValueError: the length is not a multiple of ``n_bytes``, or a scale or minimum is not finite.
         """
         blocks = np.frombuffer(data, np.uint8).reshape(-1, self.n_bytes)
         n_numbers = 1 + self.has_minimum
@@ -58,7 +58,7 @@ class BlockType:
         return values if self.has_minimum else values - np.int8(1 << (self.bits - 1))
 
 
-# by ggml's number of the type
+# by ggml's type number
 BLOCK_TYPES = {
     2: BlockType("q4_0", 4, False),
     3: BlockType("q4_1", 4, True),

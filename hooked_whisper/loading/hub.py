@@ -1,4 +1,4 @@
-"""The Hugging Face hub: models of every layout that we read, through the hub's own cache."""
+"""Load models of every supported layout from the Hugging Face hub, through its cache."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hooked_whisper.loading.vocabulary import GENERATION_CONFIG, TOKENIZER_FILES
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 HUB_FILE = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)/(ggml-[\w.-]+\.bin)")  # ggerganov/whisper.cpp/ggml-tiny.en.bin
 _TIMEOUT = 5.0  # seconds
-# of transformers, CTranslate2 (faster-whisper) and MLX; the first of these that a repository has is taken
+# of transformers, CTranslate2 (faster-whisper) and MLX; the first that a repository has is used
 _ALL_WEIGHT_FILES = (*WEIGHT_FILES, "model.bin", "weights.safetensors", "weights.npz")
 
 
@@ -36,17 +36,17 @@ def load_from_hub(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Checkpoint:
-    """Load a model of the Hugging Face hub through its cache; only the files that are needed are downloaded.
+    """Load a model from the Hugging Face hub through its cache, downloading only the files that are required.
 
     A repository may have the layout of transformers, of CTranslate2 (``Systran/faster-whisper-tiny.en``) or of MLX
-    (``mlx-community/whisper-tiny.en-mlx``); of whisper.cpp's repositories, name the file
+    (``mlx-community/whisper-tiny.en-mlx``). For a whisper.cpp repository, add the file name
     (``ggerganov/whisper.cpp/ggml-tiny.en.bin``). ``HF_HUB_OFFLINE``, ``HF_HOME``, ``HF_ENDPOINT`` and stored tokens
-    work as everywhere. Without a connection, the cached files are used.
+    work as usual. Without a connection, the cached files are used.
 
     Raises:
         UnknownModelError: the hub has no such repository.
         MissingWeightsError: the model is not cached and cannot be downloaded.
-        CheckpointError: the repository has no weights that we read, or they are damaged.
+        CheckpointError: the repository has no weights in a supported format, or they are damaged.
     """
     repo, file = _split(repo_id)
     problem = "downloading was not allowed"
@@ -66,11 +66,11 @@ def load_from_hub(
 
 
 def download_from_hub(repo_id: str, *, revision: str | None = None, cache_dir: str | Path | None = None) -> Checkpoint:
-    """Load a model of the hub as it is there now; what the cache already has is not downloaded again.
+    """Load the current version of a model from the hub, without downloading cached files again.
 
     Raises:
         ConnectionError: the hub cannot be reached within a few seconds.
-        UnknownModelError, CheckpointError: as :func:`load_from_hub`.
+        UnknownModelError, CheckpointError: as for :func:`load_from_hub`.
     """
     repo, file = _split(repo_id)
     path = _download(repo, file, revision, _files(repo, revision), cache_dir)
@@ -80,9 +80,9 @@ def download_from_hub(repo_id: str, *, revision: str | None = None, cache_dir: s
 def cached_model(
     repo_id: str, file: str | None = None, *, revision: str | None = None, cache_dir: str | Path | None = None
 ) -> Path | None:
-    """Return the folder of a model in the Hugging Face cache, or the path of one ``file`` of it; None if it is absent.
+    """Return the folder of a model in the Hugging Face cache, or the path of one ``file`` in it; None if it is absent.
 
-    A folder without weights, such as one with only a tokenizer, does not count.
+    A folder without weights, such as one with only a tokenizer, counts as absent.
     """
     try:
         path = hf_hub_download(repo_id, file or CONFIG, revision=revision, cache_dir=cache_dir, local_files_only=True)
@@ -95,13 +95,13 @@ def cached_model(
 
 
 def load_cached(repo_id: str, *, cache_dir: str | Path | None = None) -> Checkpoint | None:
-    """Load a model from the Hugging Face cache; None if it is not there."""
+    """Load a model from the Hugging Face cache; return None if it is not cached."""
     folder = cached_model(repo_id, cache_dir=cache_dir)
     return None if folder is None else _loaded(folder, repo_id, "Hugging Face cache")
 
 
 def _split(repo_id: str) -> tuple[str, str | None]:
-    """The repository, and the file in it that an id may name."""
+    """Split an id into the repository and the file, if it names one."""
     match = HUB_FILE.fullmatch(repo_id)
     return (match[1], match[2]) if match else (repo_id, None)
 
@@ -112,10 +112,14 @@ def _loaded(path: Path, repo_id: str, place: str) -> Checkpoint:
 
 
 def _files(repo_id: str, revision: str | None) -> set[str]:
-    """Ask the hub which files a repository has.
+    """Return the names of the files in a repository on the hub.
 
-    Asked first, because it is one request: a download without a connection retries for half a minute. Raises
-    ``ConnectionError`` where the hub cannot be reached.
+    This single request comes first because a download without a connection retries for half a minute.
+
+    Raises:
+        ConnectionError: the hub cannot be reached.
+        UnknownModelError: the hub has no such repository, or the id is invalid.
+        CheckpointError: the repository is gated, or has no such revision.
     """
     try:
         info = HfApi().model_info(repo_id, revision=revision, timeout=_TIMEOUT)
@@ -130,7 +134,7 @@ def _files(repo_id: str, revision: str | None) -> set[str]:
             f"the Hugging Face hub has no model {repo_id!r} (or it is private), and there is no such folder here. "
             f"{LOCAL_HINT}"
         ) from None
-    except Exception as error:  # the client raises its own, the HTTP library's and the system's errors
+    except Exception as error:  # the client raises its own errors, the HTTP library's and the system's
         raise ConnectionError(reason(error)) from None
     return {file.rfilename for file in info.siblings or ()}
 
@@ -138,7 +142,7 @@ def _files(repo_id: str, revision: str | None) -> set[str]:
 def _download(
     repo_id: str, file: str | None, revision: str | None, listed: set[str], cache_dir: str | Path | None
 ) -> Path:
-    """Download what is needed of the ``listed`` files; return their folder in the cache, or the path of ``file``."""
+    """Download the required ones of the ``listed`` files; return their folder in the cache, or the path of ``file``."""
 
     def fetch(name: str, commit: str | None) -> Path:
         try:
@@ -159,7 +163,7 @@ def _download(
             f"{hint}"
         )
     folder = fetch(CONFIG, revision).parent
-    commit = folder.name  # the others from the same commit, also if the branch moves meanwhile
+    commit = folder.name  # fetch all files from the same commit, even if the branch moves
     if GENERATION_CONFIG in listed:
         fetch(GENERATION_CONFIG, commit)
     for name in TOKENIZER_FILES:

@@ -1,4 +1,4 @@
-"""transformers: local folders (safetensors or ``.bin``, whole or sharded), and models already loaded."""
+"""Read transformers checkpoints: folders (safetensors or ``.bin``, sharded or not), and loaded models."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 
-# their words for the fields of EncoderConfig and DecoderConfig, in order
+# transformers' names for the fields of EncoderConfig and DecoderConfig, in order
 _ENCODER_SIZES = (
     "num_mel_bins",
     "max_source_positions",
@@ -44,7 +44,7 @@ _DECODER_SIZES = (
     "decoder_ffn_dim",
 )
 
-# our words -> theirs; None leaves the word out
+# our words -> transformers'; None omits the word
 _WORDS: dict[str, str | None] = {
     "conv": None,
     "mlp": None,
@@ -69,7 +69,7 @@ _UNEMBED = {UNEMBED_WEIGHT: "proj_out.weight", UNEMBED_BIAS: "proj_out.bias"}
 
 
 def huggingface_name(name: str, prefix: str = "model.") -> str:
-    """transformers' name of one of our parameters (``prefix=""``: in a bare ``WhisperModel``)."""
+    """Return transformers' name of one of our parameters (``prefix=""``: in a bare ``WhisperModel``)."""
     if name in _UNEMBED:
         return _UNEMBED[name]
     words = (_WORDS.get(word, word) for word in name.split("."))
@@ -77,7 +77,7 @@ def huggingface_name(name: str, prefix: str = "model.") -> str:
 
 
 def load_huggingface_folder(folder: str | Path, *, name: str | None = None) -> Checkpoint:
-    """A folder that transformers' ``save_pretrained`` wrote, or one of the hub."""
+    """Load a folder that transformers' ``save_pretrained`` wrote, or one from the hub."""
     folder = Path(folder)
     for file in WEIGHT_FILES:
         if (folder / file).is_file():
@@ -86,7 +86,7 @@ def load_huggingface_folder(folder: str | Path, *, name: str | None = None) -> C
 
 
 def load_huggingface_file(path: str | Path, *, name: str | None = None) -> Checkpoint:
-    """One weight file (or shard index) of transformers, with ``config.json`` beside it."""
+    """Load a weight file (or shard index) of transformers, with ``config.json`` in the same folder."""
     path = Path(path)
     folder = path.parent
     data = read_json(folder / CONFIG)
@@ -98,7 +98,7 @@ def load_huggingface_file(path: str | Path, *, name: str | None = None) -> Check
 
 
 def from_huggingface_model(model: Any) -> Checkpoint:
-    """A loaded ``WhisperForConditionalGeneration`` or ``WhisperModel``; weights are shared until copied."""
+    """Convert a loaded ``WhisperForConditionalGeneration`` or ``WhisperModel``; weights are shared until copied."""
     data = model.config.to_dict()
     generation = getattr(model, "generation_config", None)
     heads = getattr(generation, "alignment_heads", None)
@@ -112,9 +112,9 @@ def from_huggingface_model(model: Any) -> Checkpoint:
 
 
 def _config(data: Mapping[str, Any], name: str, where: str) -> WhisperConfig:
-    """Our configuration from transformers' one; anything that changes the forward pass is refused."""
-    only = {"model_type": "whisper", "activation_function": "gelu", "scale_embedding": False}
-    for key, value in only.items():
+    """Convert transformers' configuration to ours, rejecting settings that change the forward pass."""
+    required = {"model_type": "whisper", "activation_function": "gelu", "scale_embedding": False}
+    for key, value in required.items():
         if data.get(key, None if key == "model_type" else value) != value:
             raise CheckpointError(f"{where}: {key} must be {value!r} for a Whisper model, not {data.get(key)!r}")
 
@@ -132,7 +132,7 @@ def _config(data: Mapping[str, Any], name: str, where: str) -> WhisperConfig:
 
 
 def _with_heads(checkpoint: Checkpoint, heads: Any, where: str) -> Checkpoint:
-    """The checkpoint with the alignment heads of its generation config, else with those that its shape implies."""
+    """Return the checkpoint with the alignment heads of its generation config, else those that its shape implies."""
     config = checkpoint.config
     return replace(checkpoint, config=with_listed_heads(config, heads, config.name, where))
 
@@ -166,7 +166,11 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def shards(index: Path) -> list[str]:
-    """Files named by a shard index; they must lie beside it."""
+    """Return the weight files that a shard index names.
+
+    Raises:
+        CheckpointError: the index names none, or a file that is not a weight file in the same folder.
+    """
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no 'weight_map'")

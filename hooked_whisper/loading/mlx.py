@@ -1,8 +1,8 @@
 """Read MLX Whisper folders (mlx-community): ``config.json`` with ``weights.npz`` or ``weights.safetensors``.
 
 Layout, as ``mlx-examples/whisper/convert.py`` writes it: openai-whisper's sizes and names, but ``mlp1`` and ``mlp2``;
-convolutions [out, kernel, in]; no encoder positions, which are sinusoids; ``alignment_heads`` [head, block and head]. A
-quantized layer has packed ``weight``, ``scales`` and ``biases``, from ``mlx.core.quantize``. MLX itself is not needed.
+convolutions [out, kernel, in]; no encoder positions, which are sinusoids; ``alignment_heads`` [head, 2]: block, head.
+A quantized layer has packed ``weight``, ``scales`` and ``biases``, from ``mlx.core.quantize``. MLX is not required.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def is_mlx_folder(folder: Path) -> bool:
 def load_mlx_folder(folder: Path) -> Checkpoint:
     """Load an MLX Whisper folder.
 
-    Floats keep their type; layers quantized to 2, 4 or 8 bits are dequantized to float32, and
-    ``metadata["quantization"]`` says so.
+    Floats keep their type. Layers quantized to 2, 4 or 8 bits are dequantized to float32;
+    ``metadata["quantization"]`` names the number of bits.
 
     Raises:
-        CheckpointError: a damaged or inconsistent file, or a quantization that is not read.
+        CheckpointError: a file is damaged or inconsistent, or the quantization is not supported.
     """
     folder = Path(folder)
     data = read_json(folder / CONFIG)
@@ -76,7 +76,7 @@ def load_mlx_folder(folder: Path) -> Checkpoint:
 
 
 def mlx_name(name: str) -> str:
-    """MLX's name of one of our parameters."""
+    """Return MLX's name of one of our parameters."""
     return re.sub(r"\.mlp\.([02])\.", lambda match: f".mlp{int(match[1]) // 2 + 1}.", openai_name(name))
 
 
@@ -96,16 +96,16 @@ def _config(data: Mapping[str, Any], heads: Tensor | None, folder: Path) -> Whis
 
 
 def _sinusoids(config: WhisperConfig, tensors: Mapping[str, Tensor]) -> Tensor:
-    """The positions, as openai-whisper makes them; no larger than the weights, which are in the file."""
+    """Return openai-whisper's positional embedding; empty if the width or ``n_ctx`` is implausible."""
     encoder = config.encoder
     bias = tensors.get("encoder.conv2.bias")
     if bias is None or bias.shape != (encoder.d_model,) or encoder.n_ctx > 1 << 16:
-        return torch.empty(0)  # make_checkpoint names every shape that is wrong
+        return torch.empty(0)  # make_checkpoint reports the wrong shape
     return sinusoids(encoder.n_ctx, encoder.d_model)
 
 
 def _dequantized(raw: Mapping[str, Tensor], scheme: Any, path: Path) -> tuple[dict[str, Tensor], int | None]:
-    """Every tensor in floating point, and the bits of those that were not."""
+    """Return every tensor in floating point, and the number of bits of the quantized ones, if any."""
     layers = [name.removesuffix(".scales") for name in raw if name.endswith(".scales")]
     if not layers:
         return dict(raw), None
@@ -128,7 +128,7 @@ def _dequantized(raw: Mapping[str, Tensor], scheme: Any, path: Path) -> tuple[di
 
 
 def _affine(packed: Tensor, scales: Tensor, biases: Tensor, bits: int, group: int, source: str) -> Tensor:
-    """``scale * integer + bias``, one scale and bias for each group of a row; the first integer has the lowest bits."""
+    """Return ``scale * integer + bias``, with a scale and bias per group of a row; the lowest bits come first."""
     n_columns = packed.shape[-1] * (32 // bits) if packed.ndim == 2 else 0
     groups = (packed.shape[0], n_columns // group) if n_columns else ()
     if packed.dtype != torch.uint32 or not n_columns or n_columns % group or not scales.shape == biases.shape == groups:
@@ -145,7 +145,7 @@ def _affine(packed: Tensor, scales: Tensor, biases: Tensor, bits: int, group: in
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
-    """The arrays of an ``.npz`` file, each header checked against the archive before anything is allocated."""
+    """Read the arrays of an ``.npz`` file, checking each header against the archive before allocating memory."""
     tensors: dict[str, Tensor] = {}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -160,7 +160,7 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
                 tensors[name] = _read_array(archive, member, f"{path}: {name}")
     except CheckpointError:
         raise
-    except Exception as error:  # zipfile, zlib and numpy each raise their own
+    except Exception as error:  # zipfile, zlib and numpy have their own exceptions
         raise CheckpointError(f"{path} is not a whole .npz file ({reason(error)}); fetch the file again") from None
     return tensors
 

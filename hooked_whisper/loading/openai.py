@@ -1,4 +1,4 @@
-"""openai-whisper: ``.pt`` files, the released names with their cache, and models already loaded."""
+"""Read openai-whisper's ``.pt`` files, its cache and downloads of released models, and loaded models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hooked_whisper.loading.alignment_heads import published_sha256, released_he
 from hooked_whisper.loading.checkpoint import Checkpoint, make_checkpoint
 from hooked_whisper.loading.sniff import describe_content
 
-# our words -> theirs; None leaves the word out
+# our words -> openai-whisper's; None omits the word
 _WORDS: dict[str, str | None] = {
     "conv": None,
     "ln1": "attn_ln",
@@ -32,21 +32,24 @@ _WORDS: dict[str, str | None] = {
     "down": "2",
 }
 
-_TIMEOUT = 5.0  # seconds without an answer or data
+_TIMEOUT = 5.0  # seconds without a response or data
 _CHUNK = 1 << 20
 
 
 def openai_name(name: str) -> str:
-    """openai-whisper's name of one of our parameters."""
+    """Return openai-whisper's name of one of our parameters."""
     words = (_WORDS.get(word, word) for word in name.split("."))
     return ".".join(word for word in words if word is not None)
 
 
 def load_openai_file(path: str | Path) -> Checkpoint:
-    """A ``.pt`` file of openai-whisper: ``{"dims": ..., "model_state_dict": ...}``.
+    """Load a ``.pt`` file of openai-whisper: ``{"dims": ..., "model_state_dict": ...}``.
 
-    The file does not name the alignment heads: they are those of the released model that it is by shape, file name or
-    checksum, else openai-whisper's fallback, with a warning.
+    The file has no alignment heads. They are those of the released model that its shape, file name or checksum
+    identifies, else openai-whisper's fallback, with a warning.
+
+    Raises:
+        CheckpointError: the file is not an openai-whisper checkpoint, or its tensors do not match ``dims``.
     """
     path = Path(path)
     data = read_pickle(path)
@@ -54,9 +57,9 @@ def load_openai_file(path: str | Path) -> Checkpoint:
         description = describe_content(data) if isinstance(data, dict) else None
         if description is not None:
             raise CheckpointError(f"{path} holds {description}")
-        holds = sorted(map(str, data))[:5] if isinstance(data, dict) else type(data).__name__
+        content = sorted(map(str, data))[:5] if isinstance(data, dict) else type(data).__name__
         raise CheckpointError(
-            f"{path} is not an openai-whisper checkpoint: it needs 'dims' and 'model_state_dict', but holds {holds}"
+            f"{path} is not an openai-whisper checkpoint: it needs 'dims' and 'model_state_dict', but holds {content}"
         )
     tensors = as_tensors(data["model_state_dict"], path)
     try:
@@ -69,7 +72,7 @@ def load_openai_file(path: str | Path) -> Checkpoint:
 
 
 def from_openai_model(model: Whisper) -> Checkpoint:
-    """A model loaded by openai-whisper, with its alignment heads; weights are shared until copied."""
+    """Convert a model loaded by openai-whisper, with its alignment heads; weights are shared until copied."""
     indices: Tensor = model.alignment_heads.coalesce().indices()
     heads = tuple((int(block), int(head)) for block, head in indices.T.tolist())
     config = WhisperConfig.from_dims(model.dims, alignment_heads=heads)
@@ -79,9 +82,9 @@ def from_openai_model(model: Whisper) -> Checkpoint:
 
 
 def openai_cache_file(name: str, cache_dir: str | Path | None = None) -> Path:
-    """Return where openai-whisper keeps a released model.
+    """Return the path of a released model in openai-whisper's cache.
 
-    ``cache_dir``: default ``$XDG_CACHE_HOME/whisper`` or ``~/.cache/whisper``, as in openai-whisper.
+    ``cache_dir`` defaults to ``$XDG_CACHE_HOME/whisper`` or ``~/.cache/whisper``, as in openai-whisper.
     """
     cache_home = os.getenv("XDG_CACHE_HOME", os.path.join(os.path.expanduser("~"), ".cache"))
     root = Path(cache_home, "whisper") if cache_dir is None else Path(cache_dir).expanduser()
@@ -89,7 +92,7 @@ def openai_cache_file(name: str, cache_dir: str | Path | None = None) -> Path:
 
 
 def load_openai_cache(name: str, *, cache_dir: str | Path | None = None) -> Checkpoint | None:
-    """Load a released model from openai-whisper's cache; None if it is not there.
+    """Load a released model from openai-whisper's cache; return None if it is not cached.
 
     Raises:
         CheckpointError: the file's checksum is not that of the released model.
@@ -110,11 +113,11 @@ def load_openai_cache(name: str, *, cache_dir: str | Path | None = None) -> Chec
 def download_openai(name: str, *, cache_dir: str | Path | None = None) -> Checkpoint:
     """Download a released model from OpenAI into openai-whisper's cache and load it.
 
-    The file takes its name once it is whole and its checksum is right.
+    The file gets its final name only after it is complete and its checksum is verified.
 
     Raises:
-        OSError: no connection within a few seconds, or it broke.
-        CheckpointError: the server sent another file.
+        OSError: the connection fails, breaks, or does not respond within a few seconds.
+        CheckpointError: the file has the wrong checksum.
     """
     file = openai_cache_file(name, cache_dir)
     file.parent.mkdir(parents=True, exist_ok=True)

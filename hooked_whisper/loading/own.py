@@ -1,4 +1,4 @@
-"""Our own folders: ``config.json`` and ``model.safetensors``, each written whole or not at all."""
+"""Save and load our own format: a folder with ``config.json`` and ``model.safetensors``, written atomically."""
 
 from __future__ import annotations
 
@@ -29,10 +29,16 @@ def save_pretrained(
     metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write ``config.json`` and ``model.safetensors`` to ``folder``, which is made if it is not there.
+    """Write ``config.json`` and ``model.safetensors`` to ``folder``, which is created if necessary.
 
-    An interrupted save leaves what was there before. ``dtype`` (say ``torch.float16``) halves the file; loading gives
-    float32 again unless asked otherwise. ``metadata`` maps strings to strings. Tied weights are stored once.
+    An interrupted save leaves the previous files intact. Tied weights are stored once.
+
+    Args:
+        metadata: stored in ``config.json``.
+        dtype: type of the stored weights; ``torch.float16`` halves the file. Loading converts to float32 by default.
+
+    Raises:
+        ValueError: ``metadata`` has other values than strings, or weights are too large for ``dtype``.
     """
     metadata = dict(metadata or {})
     if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
@@ -50,9 +56,9 @@ def save_pretrained(
     }
     new_weights, new_config = folder / f".{WEIGHTS}.new", folder / f".{CONFIG}.new"
     try:
-        save_file(tensors, new_weights, {"sha256": digest})  # one entry: their order would be random
+        save_file(tensors, new_weights, {"sha256": digest})  # one entry only: the order of several would be random
         new_config.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        new_weights.chmod(new_config.stat().st_mode)  # safetensors lets only the owner read
+        new_weights.chmod(new_config.stat().st_mode)  # safetensors makes the file readable by its owner only
         for path in (new_weights, new_config):
             with path.open("r+b") as file:
                 os.fsync(file.fileno())
@@ -63,20 +69,25 @@ def save_pretrained(
 
 
 def weights_sha256(model: WhisperCore) -> str:
-    """SHA-256 of all weights with their names, dtypes and shapes: whether two runs had the same model.
+    """Return the SHA-256 of all weights with their names, dtypes and shapes, to identify a model.
 
-    What :func:`save_pretrained` notes, if it stores them in the dtype that they have.
+    :func:`save_pretrained` stores the same digest if it does not convert the dtype.
     """
     return tensors_sha256(model.state_dict())
 
 
 def load_own_folder(folder: str | Path) -> Checkpoint:
-    """A folder that :func:`save_pretrained` wrote."""
+    """Load a folder that :func:`save_pretrained` wrote."""
     return load_own_file(Path(folder) / WEIGHTS)
 
 
 def load_own_file(path: str | Path) -> Checkpoint:
-    """The same, given its weight file, which may have another name."""
+    """Load a folder that :func:`save_pretrained` wrote, given its weight file, which may have another name.
+
+    Raises:
+        CheckpointError: another program wrote the folder, its format version differs, or its files are damaged or come
+            from different saves.
+    """
     path = Path(path)
     config_path = path.parent / CONFIG
     data = read_json(config_path)
@@ -103,14 +114,14 @@ def load_own_file(path: str | Path) -> Checkpoint:
 
 
 def is_own(data: Mapping[str, Any]) -> bool:
-    """Whether a ``config.json`` is ours."""
+    """Whether :func:`save_pretrained` wrote a ``config.json``."""
     return data.get("format") == FORMAT
 
 
 def _replace_both(folder: Path, new_weights: Path, new_config: Path) -> None:
-    """Two files cannot be replaced at once: if the second step fails, the first is undone.
+    """Replace both files; if replacing the second fails, restore the first.
 
-    A power cut between the two is noticed on loading, by the digest in both.
+    Loading detects a power failure between the two steps by the digest in both files.
     """
     weights, backup = folder / WEIGHTS, folder / f".{WEIGHTS}.old"
     backup.unlink(missing_ok=True)
@@ -126,7 +137,7 @@ def _replace_both(folder: Path, new_weights: Path, new_config: Path) -> None:
             raise
     finally:
         backup.unlink(missing_ok=True)
-    with suppress(OSError):  # not every system lets a folder be synced
+    with suppress(OSError):  # some systems cannot sync a folder
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""Weight processing as in TransformerLens, worked out for Whisper: simpler weights, the same function.
+"""Process weights as in TransformerLens, adapted to Whisper: simpler weights, same function.
 
 Every function changes the model in place, and its logits by rounding only (:func:`center_unembed`: by a constant per
-token). Activations inside do change, that is the point; load the model twice to compare. Off unless called.
+token). Internal activations change, as intended; load the model twice to compare. Nothing is processed by default.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from hooked_whisper.model.layers import LayerNorm, Linear
 
 @torch.no_grad()
 def fold_ln(model: WhisperCore) -> None:
-    """Move gain and bias of every norm into the linear maps that read it; gains become 1, biases 0.
+    """Fold the gain and bias of every layer norm into the linear maps that read it; gains become 1, biases 0.
 
     Readers: ``ln1`` -> q, k, v; ``ln_cross`` -> cross q; ``ln2`` -> ``W_in``; ``encoder.ln_post`` -> k and v of every
-    cross-attention; ``decoder.ln_final`` -> the unembedding, which is untied first: ``W_E`` stays as it was.
+    cross-attention; ``decoder.ln_final`` -> the unembedding, which is untied first, so that ``W_E`` is unchanged.
 
-    The bias that k would get is dropped, Whisper's key projections have none: it adds the same number to all scores of
-    a query, which softmax ignores. So ``hook_attn_scores`` shift by a constant per row, patterns do not change.
+    The bias that k would get is dropped, because Whisper's key projections have none. It would add the same number to
+    all scores of a query, which softmax ignores: ``hook_attn_scores`` shift by a constant per row, and patterns do not
+    change.
     """
     for stack in (model.encoder, model.decoder):
         for block in stack.block_list():
@@ -39,11 +40,11 @@ def fold_ln(model: WhisperCore) -> None:
 
 @torch.no_grad()
 def center_writing_weights(model: WhisperCore) -> None:
-    """Take the mean over ``d_model`` out of everything written to the residual stream.
+    """Subtract the mean over ``d_model`` from everything written to the residual stream.
 
     Every reader is a layer norm, which removes that mean anyway. ``W_E`` is centered too (the unembedding is untied
-    first). The conv stem is left alone: its output comes out of a GELU, so no weights can center it; the mean of the
-    encoder's stream is then that of ``encoder.hook_embed`` alone.
+    first). The conv stem is unchanged: its output comes from a GELU, so no change of weights can center it. The mean
+    of the encoder's residual stream is then that of ``encoder.hook_embed``.
     """
     _untied(model)
     for stack in (model.encoder, model.decoder):
@@ -58,10 +59,10 @@ def center_writing_weights(model: WhisperCore) -> None:
 
 @torch.no_grad()
 def fold_value_biases(model: WhisperCore) -> None:
-    """Move ``b_V`` into ``b_O`` (``b_O + b_V W_O``) in self- and cross-attention; ``b_V`` becomes 0.
+    """Fold ``b_V`` into ``b_O`` (``b_O + b_V W_O``) in self- and cross-attention; ``b_V`` becomes 0.
 
-    Exact wherever a pattern row sums to 1. It does not where a mask leaves no key (that row's ``z`` is 0) or where a
-    hook edits the pattern: there the processed model still adds ``b_V W_O``.
+    This is exact if every pattern row sums to 1. If a mask leaves no key (that row's ``z`` is 0) or a hook edits the
+    pattern, the processed model still adds ``b_V W_O``.
     """
     for attn in model.attention_modules().values():
         moved = _wide(attn.out.weight) @ _wide(attn.value.bias)
@@ -71,9 +72,9 @@ def fold_value_biases(model: WhisperCore) -> None:
 
 @torch.no_grad()
 def center_unembed(model: WhisperCore) -> None:
-    """Take the mean over the vocabulary out of the unembedding, untying it first.
+    """Subtract the mean over the vocabulary from the unembedding, untying it first.
 
-    Logits shift by one number per position of the text, so log-probabilities, and what is decoded, do not change.
+    Logits shift by a constant per token position, so log-probabilities and decoded tokens do not change.
     """
     unembed = model.decoder.unembed
     _center(_untied(model), dim=0)
@@ -81,7 +82,7 @@ def center_unembed(model: WhisperCore) -> None:
         _center(unembed.bias, dim=0)
 
 
-# norms first: folding them makes new value biases, and a bias for the unembedding
+# layer norms first: folding them creates value biases and an unembedding bias
 _STEPS: tuple[Callable[[WhisperCore], None], ...] = (fold_ln, center_writing_weights, fold_value_biases, center_unembed)
 
 
@@ -93,20 +94,20 @@ def process_weights(
     fold_value_biases: bool = True,
     center_unembed: bool = True,
 ) -> None:
-    """The steps asked for, in place; each is a function of this module under the same name."""
-    wanted = {
+    """Apply the selected steps in place; each is a function of this module with the same name."""
+    enabled = {
         "fold_ln": fold_ln,
         "center_writing_weights": center_writing_weights,
         "fold_value_biases": fold_value_biases,
         "center_unembed": center_unembed,
     }
     for step in _STEPS:
-        if wanted[step.__name__]:
+        if enabled[step.__name__]:
             step(model)
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """For arithmetic: half precision as float32."""
+    """Convert half precision to float32, for arithmetic."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 

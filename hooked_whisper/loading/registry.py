@@ -1,4 +1,4 @@
-"""From whatever a user calls a model to its checkpoint."""
+"""Resolve a model name, path or object to its checkpoint."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".npz", ".json")
 
 
 def model_names() -> list[str]:
-    """Every name that needs no path: the packaged model, the released ones, their aliases."""
+    """Return the names of the packaged model, the released models, and their aliases."""
     return [DEMO, *RELEASED, *ALIASES]
 
 
@@ -50,13 +50,14 @@ def resolve(
       file with its ``config.json`` beside it;
     - a loaded ``whisper``, ``transformers`` or ``hooked_whisper`` model.
 
-    A file, or a folder with a ``config.json``, wins over a name. ``cache_dir`` is where downloads are kept (each
-    source has its own default); ``local_files_only`` never uses the network.
+    A file, or a folder with a ``config.json``, takes precedence over a name. ``cache_dir`` is the folder for downloads
+    (each source has its own default); ``local_files_only`` disables the network.
 
     Raises:
-        UnknownModelError: no such name, path or repository.
-        MissingWeightsError: the name is known, but its weights are nowhere to be had.
+        UnknownModelError: the name, path or repository does not exist.
+        MissingWeightsError: the name is known, but no source has its weights.
         CheckpointError: a file is damaged, or its format is unknown.
+        ValueError: ``revision`` is given for a source that is not a Hugging Face id.
     """
     if _is_hub_id(source):
         return load_from_hub(source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
@@ -68,7 +69,7 @@ def resolve(
     path = Path(os.path.expanduser(text))
     name = text.removeprefix("whisper-") if isinstance(source, str) else ""
     known = name in model_names()
-    # a folder of anything else that happens to be called "demo" does not hide the model
+    # an unrelated folder called "demo" does not hide the model
     if text.strip() and os.path.exists(path) and not (known and path.is_dir() and not (path / CONFIG).is_file()):
         return load_path(path)
     if known:
@@ -96,7 +97,7 @@ def _from_object(model: Any) -> Checkpoint:
         return from_core(model)
     if isinstance(model, Whisper):
         return from_openai_model(model)
-    # not by class: transformers need not be installed
+    # do not check the class: transformers may not be installed
     if isinstance(model, nn.Module) and hasattr(getattr(model, "config", None), "model_type"):
         return from_huggingface_model(model)
     raise UnknownModelError(

@@ -1,4 +1,4 @@
-"""Released models by name: taken from wherever this machine has them, else downloaded."""
+"""Load released models by name from a cache or an installed package, else download them."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ from hooked_whisper.loading.openai import download_openai, load_openai_cache, op
 
 
 def hub_ids(name: str) -> list[str]:
-    """Return the Hugging Face repositories of a released model: OpenAI's, then faster-whisper's."""
+    """Return the Hugging Face ids of a released model: OpenAI's, then faster-whisper's."""
     openai = {"large-v1": "openai/whisper-large"}.get(name, f"openai/whisper-{name}")
     faster = {"large-v3-turbo": "mobiuslabsgmbh/faster-whisper-large-v3-turbo"}
     return [openai, faster.get(name, f"Systran/faster-whisper-{name}")]
 
 
 def load_released(name: str, *, cache_dir: str | Path | None = None, local_files_only: bool = False) -> Checkpoint:
-    """Load a released model from the first place that has it; ``metadata["source"]`` names the place.
+    """Load a released model from the first source that has it; ``metadata["source"]`` names the source.
 
-    In turn: openai-whisper's cache, the Hugging Face cache, an installed data package; then downloads from OpenAI and
-    from Hugging Face.
+    The order is: openai-whisper's cache, the Hugging Face cache, an installed data package, a download from OpenAI, a
+    download from Hugging Face.
 
     Args:
         name: ``"tiny"`` ... ``"large-v3"``, ``"turbo"``.
-        cache_dir: of both caches and of downloads; default: openai-whisper's and Hugging Face's own.
-        local_files_only: never use the network.
+        cache_dir: folder of both caches; default: openai-whisper's and Hugging Face's own folders.
+        local_files_only: do not use the network.
 
     Raises:
-        MissingWeightsError: nobody has it; lists every place and the command that installs the weights.
-        CheckpointError: a cached or installed file is damaged. It is named, and no other place is tried.
+        MissingWeightsError: no source has the model. The message lists the sources and the command that installs the
+            weights.
+        CheckpointError: a cached or installed file is damaged. The message names it, and no other source is tried.
     """
     name = ALIASES.get(name, name)
     checkpoint = _from_openai_cache(name, cache_dir) or _from_hub_cache(name, cache_dir) or load_data_package(name)
@@ -78,7 +79,7 @@ def _from(checkpoint: Checkpoint, source: str) -> Checkpoint:
 
 
 def _missing(name: str, cache_dir: str | Path | None, download: str) -> str:
-    """What was looked at, and the one command that helps."""
+    """Return an error message with the sources that were tried and the command that installs the weights."""
     packaged = PACKAGED.get(name)
     places = (
         f"OpenAI cache: no {openai_cache_file(name, cache_dir)}",

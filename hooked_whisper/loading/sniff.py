@@ -1,4 +1,4 @@
-"""Recognize files that are not checkpoints of a format read here, for error messages."""
+"""Recognize files that are not checkpoints of a supported format, for error messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hooked_whisper.loading.binary import first_bytes
 ADAPTER = "adapter_config.json"  # of PEFT
 _HEAD = 512  # bytes
 _CONVERT = "convert the original model again, to safetensors, CTranslate2 or whisper.cpp's ggml-*.bin"
-# first bytes -> what the file is, and what to do
+# first bytes -> description of the file, and the fix
 _MAGIC = (
     (b"GGUF", f"a GGUF file, which is not read: {_CONVERT}"),
     (b"tjgg", f"a ggjt file of early llama.cpp, which is not read: {_CONVERT}"),
@@ -49,7 +49,7 @@ _WRAPPERS = {
     "_fsdp_wrapped_module": " (of FSDP)",
 }
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".npz", ".pt", ".h5", ".onnx", ".gguf", ".tflite")
-_FOLDERS = (  # how a file's name ends -> what the folder is
+_FOLDERS = (  # suffix of a file name -> description of the folder, and the fix
     ("zero_to_fp32.py", "is a DeepSpeed checkpoint: run its zero_to_fp32.py, and give the folder with the result"),
     (".msgpack", "has Flax weights only ({}), which are not read: fetch the model's safetensors"),
     (".index", "has TensorFlow weights only ({}), which are not read: fetch the model's safetensors"),
@@ -69,9 +69,9 @@ _ONNX_SUFFIXES = (".onnx", ".ort")
 
 
 def describe_foreign(path: Path) -> str | None:
-    """What a file is and what to do about it, by its first bytes and name; ``None`` if it is not recognized.
+    """Describe a file and the fix, by its first bytes and name; return ``None`` if it is not recognized.
 
-    The text completes "PATH is ...". Formats that are read here under their own ending give ``None``.
+    The text completes "PATH is ...". Supported formats with their usual suffix give ``None``.
     """
     path = Path(path)
     if path.is_dir():
@@ -103,7 +103,7 @@ def describe_foreign(path: Path) -> str | None:
 
 
 def describe_foreign_folder(folder: Path) -> str | None:
-    """What a folder is and what to do about it, by the names of its files; ``None`` if it is not recognized.
+    """Describe a folder and the fix, by the names of its files; return ``None`` if it is not recognized.
 
     The text completes "folder PATH ...".
     """
@@ -126,23 +126,23 @@ def describe_foreign_folder(folder: Path) -> str | None:
 
 
 def describe_unreadable(path: Path) -> str | None:
-    """What a file, or one of those that a model folder is read from, is in place of what it should be.
+    """Describe a file, or a file in a model folder, that is not in the expected format.
 
-    The text is a sentence; ``None`` if nothing foreign is found.
+    The text is a sentence, ``None`` if no such file is recognized.
     """
     for file in [path / name for name in _READ] if path.is_dir() else [path]:
         head = first_bytes(file, 4)
-        is_right = (file.suffix == ".json" and head[:1] in (b"{", b"\xef")) or (
+        is_expected = (file.suffix == ".json" and head[:1] in (b"{", b"\xef")) or (
             file.suffix == ".npz" and head[:2] == b"PK"
         )
-        description = None if is_right or not file.is_file() else describe_foreign(file)
+        description = None if is_expected or not file.is_file() else describe_foreign(file)
         if description is not None:
             return f"{file} is {description}"
     return None
 
 
 def describe_content(data: Mapping[Any, Any]) -> str | None:
-    """What an unpickled dictionary without openai-whisper's keys is; ``None`` if it is not recognized.
+    """Describe an unpickled dictionary without openai-whisper's keys; return ``None`` if it is not recognized.
 
     The text completes "PATH holds ...".
     """
@@ -166,7 +166,7 @@ def describe_content(data: Mapping[Any, Any]) -> str | None:
 
 
 def describe_names(names: Collection[str], expected: Collection[str]) -> str | None:
-    """What tensors are whose names are not the ``expected`` ones; ``None`` if it is not recognized.
+    """Describe tensors whose names differ from the ``expected`` ones; return ``None`` if they are not recognized.
 
     The text completes "PATH holds ...".
     """
@@ -175,15 +175,15 @@ def describe_names(names: Collection[str], expected: Collection[str]) -> str | N
     quantized = next((name for name in names if name.endswith(_QUANTIZED)), None)
     if quantized is not None and quantized not in expected:
         return f"weights quantized by bitsandbytes, GPTQ or AWQ ({quantized}), which are not read: save them in float16"
-    wanted = set(expected)
+    expected_names = set(expected)
     prefixes: Counter[str] = Counter()
-    for name in set(names) - wanted:
+    for name in set(names) - expected_names:
         words = name.split(".")
         wrapper = next((word for word in words if word in _WRAPPERS), None)
-        if wrapper and ".".join(word for word in words if word not in _WRAPPERS) in wanted:
+        if wrapper and ".".join(word for word in words if word not in _WRAPPERS) in expected_names:
             prefixes[f"{wrapper}."] += 1
             continue
-        start = next((k for k in range(1, len(words)) if ".".join(words[k:]) in wanted), None)
+        start = next((k for k in range(1, len(words)) if ".".join(words[k:]) in expected_names), None)
         if start is not None:
             prefixes[".".join(words[:start]) + "."] += 1
     if not prefixes:
@@ -207,20 +207,20 @@ def _is_text(head: bytes) -> bool:
     try:
         text = head.decode("utf-8")
     except UnicodeDecodeError as error:
-        if len(head) < _HEAD or error.start < len(head) - 3:  # unless a character is cut in two
+        if len(head) < _HEAD or error.start < len(head) - 3:  # not a character cut off at the end
             return False
         text = head[: error.start].decode("utf-8")
     return all(character.isprintable() or character.isspace() for character in text)
 
 
 def _is_safetensors(head: bytes, path: Path) -> bool:
-    """A 64-bit length of the JSON header, then the header."""
+    """Whether a file starts with a 64-bit length and a JSON header of that length."""
     length = int.from_bytes(head[:8], "little")
     return head[8:10] == b'{"' and 2 <= length <= path.stat().st_size - 8
 
 
 def _is_onnx(head: bytes, path: Path) -> bool:
-    """ONNX has no magic: its first field is the version of the format, its second often the producer's name."""
+    """Whether a file looks like ONNX, which has no magic: a format version, then usually the producer's name."""
     return path.suffix.lower() in _ONNX_SUFFIXES or (
         len(head) > 2 and head[0] == 0x08 and 1 <= head[1] <= 20 and head[2] == 0x12
     )

@@ -1,6 +1,6 @@
 """Find the released vocabulary of a checkpoint from its generation config or tokenizer.
 
-The number of tokens is not enough: base with one added token has 51866, the size of large-v3's vocabulary.
+The number of tokens is not enough: base with one added token has 51866 tokens, as many as large-v3.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_FILES = ("added_tokens.json", "tokenizer.json", "vocabulary.json", "vocabulary.txt")
 """Files with special tokens, of transformers and CTranslate2: the smallest first."""
 _START, _NO_TIMESTAMPS = "<|startoftranscript|>", "<|notimestamps|>"
-# ids of these two -> released vocabulary
+# ids of the two tokens above -> size of the released vocabulary
 _LAYOUTS = {(50257, 50362): 51864, (50258, 50363): 51865, (50258, 50364): 51866}
 OTHER = 0  # the special ids belong to no released vocabulary
 
@@ -39,7 +39,7 @@ def with_vocabulary(checkpoint: Checkpoint, folder: Path, generation: Mapping[st
     if vocabulary > config.decoder.n_vocab:
         vocabulary = OTHER
     if vocabulary == config.token_layout:
-        return checkpoint  # the sizes say the same
+        return checkpoint  # the sizes already imply it
     return replace(checkpoint, config=replace(config, vocabulary=vocabulary))
 
 
@@ -57,14 +57,16 @@ def vocabulary_of(folder: Path) -> int | None:
 
 
 def _of_generation(data: Mapping[str, Any]) -> int | None:
-    """Read the id of no-timestamps; ``None`` if the config has none, such as one that transformers derived."""
+    """Return the vocabulary of a generation config; ``None`` without a no-timestamps id, as transformers may derive."""
     no_timestamps = data.get("no_timestamps_token_id")
     return None if no_timestamps is None else _layout({_NO_TIMESTAMPS: no_timestamps})
 
 
 def _layout(ids: Mapping[str, Any]) -> int | None:
-    """Return the released vocabulary with these special ids: :data:`OTHER` if there is none, ``None`` if ``ids`` lacks
-    them."""
+    """Return the released vocabulary with these special ids.
+
+    :data:`OTHER` if there is none, ``None`` if ``ids`` lacks the no-timestamps token.
+    """
     if _NO_TIMESTAMPS not in ids:
         return None
     matches = [
