@@ -1,4 +1,4 @@
-"""Audio input and output: loading, the differentiable log-mel, the time axis, excerpts to listen to."""
+"""Audio input and output: loading, the differentiable log-mel, the time axis, excerpts for listening."""
 
 from hooked_whisper.audio.griffin_lim import griffin_lim, mel_to_power
 from hooked_whisper.audio.listen import ListeningClip, clip_around, save_audio, to_data_uri, to_mp3_bytes, to_wav_bytes

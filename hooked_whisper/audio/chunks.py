@@ -1,8 +1,8 @@
-"""Files made of chunks: WAV (RIFF, RIFX, RF64, BW64), Wave64, AIFF, 8SVX and CAF.
+"""Read files made of chunks: WAV (RIFF, RIFX, RF64, BW64), Wave64, AIFF, 8SVX and CAF.
 
-The chunk of samples says how many bytes it has, and is believed if that can be. Programs that write to a pipe leave
-0 or the largest number there, and recorders that crash leave too little: then the samples go on to the end of the
-file. Only what can be read as chunks up to the end of the file counts as chunks behind the samples.
+The size in the chunk of samples is used if it is plausible. Programs that write to a pipe store 0 or the largest
+number, and recorders that crash store a size that is too small: then the samples extend to the end of the file. Data
+after the samples counts as chunks only if it parses as chunks up to the end of the file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,12 @@ _MPEG_TAGS = (0x50, 0x55)
 
 @dataclass(frozen=True)
 class Layout:
-    """How chunks are stored. head: bytes of name and size. counts_head: whether the size includes them."""
+    """How chunks are stored.
+
+    Attributes:
+        head: number of bytes of the name and the size.
+        counts_head: whether the size includes them.
+    """
 
     order: str
     head: int = 8
@@ -36,7 +41,7 @@ class Layout:
     counts_head: bool = False
 
     def chunk(self, stream: Seekable, at: int) -> tuple[bytes, int, int] | None:
-        """Return name, first byte of the content and its size, of the chunk at an offset; ``None`` if there is none."""
+        """Return the name, content offset and size of the chunk at an offset; ``None`` if there is no chunk."""
         head = read_at(stream, at, self.head)
         if len(head) < self.head or not _NAME.match(head):
             return None
@@ -69,7 +74,7 @@ class Sound:
 
 
 def chunks(stream: Seekable, layout: Layout, offset: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, content offset and size of the chunks from an offset on; the size may exceed the file."""
+    """Yield the name, content offset and size of each chunk from an offset on; the size may exceed the file."""
     start = offset
     for _ in range(_MOST_CHUNKS):
         chunk = layout.chunk(stream, offset)
@@ -82,7 +87,7 @@ def chunks(stream: Seekable, layout: Layout, offset: int, end: int) -> Iterator[
 
 
 def are_chunks(stream: Seekable, layout: Layout, offset: int, end: int) -> bool:
-    """Whether chunks fill the rest of a file, up to a missing or extra padding byte."""
+    """Whether chunks fill the rest of a file, except for a missing or extra padding byte."""
     start = offset
     for _ in range(_MOST_CHUNKS):
         if end - offset < layout.head:
@@ -100,18 +105,18 @@ def sound_end(stream: Seekable, name: str, layout: Layout, sound: Sound, end: in
     Raises:
         AudioError: the file has fewer bytes than the header counts.
     """
-    there = end - sound.start
+    available = end - sound.start
     if sound.declared is None:
         return end
-    if sound.declared > there:
-        missing = (sound.declared - there) / sound.bytes_per_second
-        if sound.declared - there < sound.block:
+    if sound.declared > available:
+        missing = (sound.declared - available) / sound.bytes_per_second
+        if sound.declared - available < sound.block:
             return end
-        raise truncated(name, there / sound.bytes_per_second, missing)
+        raise truncated(name, available / sound.bytes_per_second, missing)
     stop = sound.start + sound.declared
-    behind = layout.after(sound.start, sound.declared, sound.start)
+    next_chunk = layout.after(sound.start, sound.declared, sound.start)
     end = without_trailing_tags(stream, stop, end)
-    if behind >= end or any(are_chunks(stream, layout, offset, end) for offset in {stop, behind}):
+    if next_chunk >= end or any(are_chunks(stream, layout, offset, end) for offset in {stop, next_chunk}):
         return stop
     if not sound.declared or read_at(stream, stop, 1 << 16).strip(b"\0") or end - stop > 1 << 16:
         _warn(name, sound, end)
@@ -130,8 +135,7 @@ def _warn(name: str, sound: Sound, end: int) -> None:
 
 
 def wav_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]:
-    """Split into WAV files with correct headers for libsndfile: one per joined file, or the streams of MPEG audio
-    inside."""
+    """Split into WAV files with correct headers for libsndfile, one per joined file, or into MPEG audio streams."""
     pieces: list[Piece] = []
     offset = start
     while offset < end:
@@ -174,7 +178,7 @@ def wav_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]
 
 
 def _measured_rate(stream: Seekable, layout: Layout, by_name: dict[bytes, tuple[int, int]], rate: int) -> float:
-    """Return the bytes per second of a compressed WAV from its sample count; 0 without a count."""
+    """Return the bytes per second of a compressed WAV from its sample count; 0 if it has no count."""
     if b"fact" not in by_name or by_name[b"fact"][1] < 4:
         return 0.0
     n_samples = struct.unpack(layout.order + "I", read_at(stream, by_name[b"fact"][0], 4).ljust(4, b"\0"))[0]
@@ -182,21 +186,21 @@ def _measured_rate(stream: Seekable, layout: Layout, by_name: dict[bytes, tuple[
 
 
 def _declared(
-    stream: Seekable, layout: Layout, by_name: dict[bytes, tuple[int, int]], size: int, there: int
+    stream: Seekable, layout: Layout, by_name: dict[bytes, tuple[int, int]], size: int, available: int
 ) -> int | None:
-    """Return the number of bytes of samples by the header; ``None`` if it is open."""
+    """Return the number of bytes of samples according to the header; ``None`` if it is unspecified."""
     if layout is W64:
         return None if size >= _STREAMED_64 or not size else size
     if b"ds64" in by_name and size >= _STREAMED:
         wide = int.from_bytes(read_at(stream, by_name[b"ds64"][0] + 8, 8), "little")
         return None if wide >= _STREAMED_64 or not wide else wide
-    if size >= _STREAMED and size > there:
+    if size >= _STREAMED and size > available:
         return None
     return size
 
 
 def _joined_at(stream: Seekable, layout: Layout, sound: Sound, end: int) -> int:
-    """Return where the next joined file begins, or 0."""
+    """Return the offset of the next joined file, or 0."""
     if sound.declared is None:
         return 0
     for offset in {sound.start + sound.declared, layout.after(sound.start, sound.declared, sound.start)}:
@@ -235,7 +239,7 @@ def _as_wavs(stream: Seekable, kind: bytes, fmt: bytes, span: Span, block: int) 
 # AIFF, 8SVX and CAF ---------------------------------------------------------------------------------------------------
 
 _IFF_KINDS = (b"AIFF", b"AIFC", b"8SVX", b"16SV")
-_AIFF_BLOCKS = {  # bytes and frames of a block, a channel
+_AIFF_BLOCKS = {  # bytes and frames per block and channel
     b"ulaw": (1, 1), b"ULAW": (1, 1), b"alaw": (1, 1), b"ALAW": (1, 1), b"fl32": (4, 1), b"FL32": (4, 1),
     b"fl64": (8, 1), b"FL64": (8, 1), b"ima4": (34, 64), b"in24": (3, 1), b"in32": (4, 1), b"GSM ": (33, 160),
 }  # fmt: skip
@@ -245,14 +249,14 @@ def iff_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]
     """Split AIFF, AIFF-C and 8SVX into pieces with correct sizes, one per joined file."""
     pieces: list[Piece] = []
     while start < end:
-        behind = _next_form(stream, start, end)
-        pieces.append(_iff_piece(stream, name, start, behind))
-        start = behind
+        form_end = _next_form(stream, start, end)
+        pieces.append(_iff_piece(stream, name, start, form_end))
+        start = form_end
     return pieces
 
 
 def _next_form(stream: Seekable, start: int, end: int) -> int:
-    """Return where the file that begins at ``start`` ends: at the next joined file, or at ``end``."""
+    """Return the end of the file that begins at ``start``: the next joined file, or ``end``."""
     for word, content, _ in chunks(stream, IFF, start + 12, end):
         if word == b"FORM" and read_at(stream, content, 4) in _IFF_KINDS:
             return content - IFF.head
@@ -286,13 +290,13 @@ def _iff_piece(stream: Seekable, name: str, start: int, end: int) -> Piece:
     whole = int.from_bytes(read_at(stream, start + 4, 4)) + 8
     if stop == content + size and abs(start + whole - end) <= 1:
         return _as_it_is(stream, start, end)
-    before = read_at(stream, start + 8, content - 4 - start - 8)
+    leading = read_at(stream, start + 8, content - 4 - start - 8)
     if body == b"SSND":
         offset = by_name[b"COMM"][0] - start - 8
         n_frames = (stop - content - skip) // block * frames
-        before = before[: offset + 2] + struct.pack(">I", n_frames & 0xFFFFFFFF) + before[offset + 6 :]
+        leading = leading[: offset + 2] + struct.pack(">I", n_frames & 0xFFFFFFFF) + leading[offset + 6 :]
     n = stop - content
-    head = b"FORM" + struct.pack(">I", len(before) + 4 + n + n % 2) + before + struct.pack(">I", n)
+    head = b"FORM" + struct.pack(">I", len(leading) + 4 + n + n % 2) + leading + struct.pack(">I", n)
     return Piece(Spliced(stream, [head, (content, stop), bytes(n % 2)]))
 
 
@@ -306,7 +310,7 @@ def _extended(data: bytes) -> float:
 
 
 def caf_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]:
-    """Read Core Audio, whose last chunk may have an open size."""
+    """Read a Core Audio file, whose last chunk may have an unspecified size."""
     by_name: dict[bytes, tuple[int, int]] = {}
     for word, content, size in chunks(stream, CAF, start + 8, end):
         by_name.setdefault(word, (content, size))
@@ -320,7 +324,7 @@ def caf_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]
     if not 0 < rate < 1e9:
         raise broken(name, f"its header has a sample rate of {rate:g} Hz")
     declared = None if size >= _STREAMED_64 or size <= 4 else size
-    # packets of varying size (ALAC): seconds in proportion to bytes
+    # packets of varying size (ALAC): use the mean bytes per second
     per_second = rate * packet / frames if packet and frames else _bytes_per_second(stream, by_name, rate, size)
     stop = sound_end(stream, name, CAF, Sound(content, declared, per_second, packet or 1), end)
     if stop == content + size:

@@ -1,4 +1,4 @@
-"""Detect the format of a file by its first bytes, and split it into pieces for libsndfile."""
+"""Detect a file's format by its first bytes, and split the file into pieces for libsndfile."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _PROBED = 1 << 17
 
 
 def needs_av(head: bytes) -> bool:
-    """Whether the first bytes are of a container that libsndfile does not know (m4a, webm, aac, wma, amr)."""
+    """Whether the first bytes belong to a container that libsndfile does not support (m4a, webm, aac, wma, amr)."""
     return any(head[offset : offset + len(magic)] == magic for offset, magic in _AV_MAGIC)
 
 
 def pieces_of(stream: Seekable, name: str, until: float = float("inf")) -> list[Piece]:
-    """Return the pieces that libsndfile decodes in order to get every sample of the file.
+    """Return pieces that libsndfile decodes, in order, to every sample of the file.
 
     Args:
         stream: seekable.
-        until: seconds that are needed; later data may be left unchecked.
+        until: number of seconds that are required; later data may not be checked.
 
     Raises:
         AudioError: the file is truncated.
@@ -62,7 +62,7 @@ def _whole(stream: Seekable, start: int, end: int) -> Piece:
 
 
 def _format_of(piece: Piece) -> str:
-    """Return libsndfile's name of the format; empty if it is unknown."""
+    """Return libsndfile's name of the format; empty if libsndfile does not support it."""
     piece.stream.seek(0)
     try:
         with soundfile.SoundFile(piece.stream) as sound:

@@ -1,4 +1,4 @@
-"""Decode audio files: by libsndfile, or by PyAV for formats that it does not know."""
+"""Decode audio files with libsndfile, or with PyAV for formats that libsndfile does not support."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ _UNRECOGNIZED = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
 
 
 class Decoded(NamedTuple):
-    """Mono samples and their rate in Hz. unscaled: whether the format can hold floats beyond full scale, 1."""
+    """Mono samples and their rate in Hz.
+
+    Attributes:
+        unscaled: whether the format can store floats above full scale, 1.
+    """
 
     samples: Float32[np.ndarray, "sample"]
     rate: int
@@ -30,14 +34,14 @@ class Decoded(NamedTuple):
 
 
 def read_audio(stream: Seekable, name: str) -> Decoded:
-    """Decode an audio file; average its channels.
+    """Decode an audio file and average its channels.
 
-    Every sample that a decoder can give is read, whatever the header counts; of joined files, all. Where these have
-    different rates, each is resampled to 16 kHz.
+    All samples that can be decoded are read, regardless of the count in the header, including those of joined files.
+    Joined files with different rates are resampled to 16 kHz.
 
     Args:
         stream: seekable, at the start of the file.
-        name: of the file, for error messages.
+        name: the file's name, for error messages.
 
     Raises:
         AudioError: the file is empty, broken, truncated or not audio; the message says how much is missing.
@@ -61,10 +65,10 @@ def read_audio(stream: Seekable, name: str) -> Decoded:
 
 
 def seconds_of(stream: Seekable, name: str) -> float | None:
-    """Return the duration of an audio file in seconds without decoding; ``None`` for the formats of PyAV.
+    """Return the duration of an audio file in seconds without decoding; ``None`` for PyAV's formats.
 
     Raises:
-        AudioError: as :func:`read_audio`, if the problem is detected without decoding.
+        AudioError: as for :func:`read_audio`, if the problem can be detected without decoding.
     """
     if needs_av(checked_head(stream, name)):
         return None
@@ -85,7 +89,7 @@ def checked_head(stream: Seekable, name: str) -> bytes:
     if not head:
         raise AudioError(f"{name} is empty (0 bytes): fetch or record it again")
     stream.seek(0)
-    if str(getattr(stream, "name", "")).lower().endswith(".raw"):  # for this ending soundfile requires a rate
+    if str(getattr(stream, "name", "")).lower().endswith(".raw"):  # soundfile requires a rate for this suffix
         raise AudioError(f"{name} has raw samples without a header: give them as (array, rate)")
     return head
 
@@ -94,7 +98,7 @@ def open_piece(piece: Piece, name: str) -> soundfile.SoundFile:
     """Open a piece.
 
     Raises:
-        AudioError: libsndfile does not know the format, or the piece is broken.
+        AudioError: libsndfile does not support the format, or the piece is broken.
     """
     piece.stream.seek(0)
     try:
@@ -111,19 +115,19 @@ def unreadable(error: soundfile.LibsndfileError, name: str) -> AudioError:
     return AudioError(f"{name} is broken or truncated: fetch or convert it again")
 
 
-def _decode(piece: Piece, name: str, before: float) -> Decoded:
-    """Read all samples of a piece. before: seconds of the file in earlier pieces, for error messages."""
+def _decode(piece: Piece, name: str, earlier: float) -> Decoded:
+    """Read all samples of a piece. ``earlier`` is the duration of earlier pieces in seconds, for error messages."""
     with open_piece(piece, name) as sound:
         rate = sound.samplerate
-        wanted = sound.frames if piece.n_frames is None else piece.n_frames
+        expected = sound.frames if piece.n_frames is None else piece.n_frames
         try:
             samples = _read_blocks(sound, piece.n_frames)
         except soundfile.LibsndfileError as error:
             raise unreadable(error, name) from error
         logged, unscaled = _logged_frames(sound), sound.subtype in ("FLOAT", "DOUBLE")
-    if len(samples) + piece.slack < max(wanted, logged):
-        missing = None if logged == math.inf else (max(wanted, logged) - len(samples)) / rate
-        raise truncated(name, before + len(samples) / rate, missing)
+    if len(samples) + piece.slack < max(expected, logged):
+        missing = None if logged == math.inf else (max(expected, logged) - len(samples)) / rate
+        raise truncated(name, earlier + len(samples) / rate, missing)
     return Decoded(samples, rate, unscaled)
 
 
@@ -138,8 +142,9 @@ def _read_blocks(sound: soundfile.SoundFile, n_frames: int | None) -> Float32[np
 
 
 def _logged_frames(sound: soundfile.SoundFile) -> float:
-    """Return the frame count in the header of a rare format (AVR, MPC, MAT, WVE, VOC), which libsndfile corrects with a
-    log message; 0 without a correction, infinite if the message gives no number.
+    """Return the header's frame count in a rare format (AVR, MPC, MAT, WVE, VOC), from libsndfile's log.
+
+    libsndfile logs the count if it corrects it. 0 without a correction, infinite if the message has no number.
     """
     if sound.format in _COUNTED_ELSEWHERE:
         return 0.0

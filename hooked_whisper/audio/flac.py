@@ -1,7 +1,7 @@
-"""FLAC: joined files, lengths that the header leaves out or gets wrong, and files cut inside a frame.
+"""Read FLAC files, including joined files, missing or wrong lengths in the header, and files cut inside a frame.
 
-The last frame says where it begins and how long it is, and ends with a checksum: the truth about the whole file
-without decoding it. Source: RFC 9639.
+The last frame contains its first sample, its length and a checksum, which give the true length of the file without
+decoding. Source: RFC 9639.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from hooked_whisper.audio.pieces import Piece, Seekable, Spliced, broken, read_at, truncated
 from hooked_whisper.audio.tags import without_trailing_tags
 
-_MARKS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")  # with the head of STREAMINFO, which comes first
+_MARKS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")  # with the start of STREAMINFO, the first block
 _CHUNK = 1 << 22
-_TAIL = 1 << 17  # bytes that hold a frame of any usual size
+_TAIL = 1 << 17  # bytes, enough for a frame of any usual size
 _LONGEST_FRAME = 1 << 21
 _BLOCK_SIZES = {1: 192, **{k: 576 << k - 2 for k in range(2, 6)}, **{k: 256 << k - 8 for k in range(8, 16)}}
 _UNKNOWN_TOTAL = 0
@@ -32,7 +32,7 @@ def flac_pieces(stream: Seekable, name: str, start: int, end: int, until: float 
     """Split into FLAC files, each with the true number of samples in its header.
 
     Args:
-        until: seconds of the first piece that are needed; if its header counts so many, the rest is not read.
+        until: number of seconds that are required; if the first header counts at least as many, the rest is not read.
 
     Raises:
         AudioError: the file ends inside a frame, or has fewer samples than its header counts.
@@ -40,21 +40,21 @@ def flac_pieces(stream: Seekable, name: str, start: int, end: int, until: float 
     first = _stream_info(read_at(stream, start, 42), name)
     if first.total and until * first.rate <= first.total:
         return [Piece(Spliced(stream, [(start, end)]))]
-    begins = _begins(stream, start, end)
-    if not begins or begins[0] != start:
+    starts = _begins(stream, start, end)
+    if not starts or starts[0] != start:
         raise broken(name, "no FLAC header")
-    pieces, before = [], 0.0
-    for begin, behind in zip(begins, [*begins[1:], end], strict=True):
-        info = _stream_info(read_at(stream, begin, 42), name)
-        stop = without_trailing_tags(stream, begin, behind)
-        whole, samples = _last_frame(stream, begin, stop, info)
+    pieces, seconds = [], 0.0
+    for file_start, file_end in zip(starts, [*starts[1:], end], strict=True):
+        info = _stream_info(read_at(stream, file_start, 42), name)
+        stop = without_trailing_tags(stream, file_start, file_end)
+        whole, samples = _last_frame(stream, file_start, stop, info)
         if not whole or samples < info.total:
             missing = (info.total - samples) / info.rate if info.total > samples else None
-            raise truncated(name, before + samples / info.rate, missing)
-        before += samples / info.rate
+            raise truncated(name, seconds + samples / info.rate, missing)
+        seconds += samples / info.rate
         if samples:
             pieces.append(
-                Piece(Spliced(stream, [_with_total(read_at(stream, begin, 42), samples), (begin + 42, stop)]))
+                Piece(Spliced(stream, [_with_total(read_at(stream, file_start, 42), samples), (file_start + 42, stop)]))
             )
     if not pieces:
         raise broken(name, "no frames in it")
@@ -77,23 +77,22 @@ def _with_total(head: bytes, samples: int) -> bytes:
 
 
 def _begins(stream: Seekable, start: int, end: int) -> list[int]:
-    """Return the offsets at which FLAC files begin."""
-    begins, offset = [], start
+    """Return the start offsets of the FLAC files."""
+    starts, offset = [], start
     while offset < end:
         chunk = read_at(stream, offset, min(_CHUNK + 7, end - offset))
         for mark in _MARKS:
             index = chunk.find(mark)
             while index >= 0:
                 if index < _CHUNK:
-                    begins.append(offset + index)
+                    starts.append(offset + index)
                 index = chunk.find(mark, index + 1)
         offset += _CHUNK
-    return sorted(begins)
+    return sorted(starts)
 
 
 def _last_frame(stream: Seekable, begin: int, end: int, info: _StreamInfo) -> tuple[bool, int]:
-    """Return whether the last frame is complete, and the number of samples up to its end, or up to its start if it is
-    cut."""
+    """Return whether the last frame is complete, and the number of samples in complete frames."""
     for size in (_TAIL, _LONGEST_FRAME):
         offset = max(begin + 42, end - size)
         tail = read_at(stream, offset, end - offset)
@@ -114,7 +113,7 @@ def _last_frame(stream: Seekable, begin: int, end: int, info: _StreamInfo) -> tu
 
 
 def _frame_at(data: bytes, at: int, info: _StreamInfo) -> tuple[int, int] | None:
-    """Return first sample and number of samples of the frame header at this place, if there is one."""
+    """Return the first sample and the number of samples of a frame at this offset; ``None`` if there is no frame."""
     head = data[at : at + 16]
     if len(head) < 6 or head[1] & 0xFE != 0xF8 or head[3] & 1:
         return None
@@ -134,7 +133,7 @@ def _frame_at(data: bytes, at: int, info: _StreamInfo) -> tuple[int, int] | None
 
 
 def _coded_number(data: bytes) -> tuple[int, int]:
-    """Decode a number in FLAC's extension of UTF-8; return it and its length in bytes, 0 if it is invalid."""
+    """Decode a number in FLAC's extended UTF-8; return it and its length in bytes, 0 if it is invalid."""
     lead = data[0] if data else 0xFF
     if lead < 0x80:
         return lead, 1
@@ -176,8 +175,10 @@ def _crc16(data: bytes) -> int:
 
 
 def _may_end_early(data: bytes) -> bool:
-    """Whether a frame's checksum matches before the end of the data, so that other bytes follow the last frame. It may
-    match by accident; then the decoder reports the frame as broken."""
+    """Whether a frame's checksum matches before the end of the data, so that other bytes follow the last frame.
+
+    If it matches by accident, the decoder reports the frame as broken.
+    """
     value = 0
     for byte in data:
         value = (value << 8 & 0xFFFF) ^ _CRC16[value >> 8 ^ byte]

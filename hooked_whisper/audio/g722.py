@@ -1,4 +1,4 @@
-"""G.722 telephone prompts (``.g722``): 64 kbit/s without a header, recognized by the file ending."""
+"""Decode G.722 telephone prompts (``.g722``): 64 kbit/s without a header, recognized by the file name's suffix."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BYTES_PER_SECOND = _BITS // 8
 
 
 def decode_g722(content: bytes, name: str) -> tuple[Int16[np.ndarray, "sample"], int]:
-    """Decode to 16 kHz, two samples per byte.
+    """Decode to samples at 16 kHz, two per byte.
 
     Raises:
         AudioError: the file is empty.

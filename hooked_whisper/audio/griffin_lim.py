@@ -1,6 +1,6 @@
-"""Invert a log-mel: find the spectrum of the mel bands, then phases for the spectrum.
+"""Invert a log-mel: estimate the spectrum from the mel bands, then the phases of the spectrum.
 
-A mel says nothing about phases and little about fine structure, so that the voice sounds hoarse; what is said stays.
+A mel has no phases and little fine structure, so the voice sounds hoarse, but the words remain intelligible.
 """
 
 from __future__ import annotations
@@ -14,48 +14,48 @@ from hooked_whisper.audio.mel import HOP, N_FFT, mel_filters
 from hooked_whisper.errors import AudioError
 
 MOMENTUM = 0.99
-_TINY = 1e-16  # below what any mel holds; keeps quotients finite
+_TINY = 1e-16  # below any mel power; avoids division by zero
 
 
 def mel_to_power(
     mel: Float[Tensor, "*batch mel frame"], iterations: int = 50
 ) -> Float[Tensor, "*batch frequency frame"]:
-    """Power of the 201 frequencies whose mel bands are those of a log-mel, never negative.
+    """Return a non-negative power spectrum of 201 frequencies whose mel bands match a log-mel.
 
-    Undoes the scaling of :func:`hooked_whisper.audio.log_mel_spectrogram`, then improves the mean power of each band by
-    multiplicative steps that lessen the Kullback-Leibler divergence of the bands (which minds quiet bands as much as
-    loud ones). Frequencies in no band (0 and 8,000 Hz) have none.
+    Undo the scaling of :func:`hooked_whisper.audio.log_mel_spectrogram`, start from the mean power of each band, and
+    reduce the Kullback-Leibler divergence of the bands, which counts quiet bands as much as loud ones, by
+    multiplicative steps. Frequencies in no band (0 and 8,000 Hz) get zero power.
 
     Raises:
-        AudioError: another number of mel bands than 80 or 128, NaN or infinity.
+        AudioError: the number of mel bands is not 80 or 128, or the mel has NaN or infinite values.
 
-    Source: Richardson 1972 and Lucy 1974; Lee & Seung 2001 (the same step, one factor held).
+    Source: Richardson 1972 and Lucy 1974; Lee & Seung 2001 (the same step with one factor fixed).
     """
     if not torch.isfinite(mel).all():
         raise AudioError("the mel has NaN or infinity: it cannot be converted to audio")
     bands = torch.pow(10.0, 4.0 * mel - 4.0)
     filters = mel_filters(mel.shape[-2], mel.dtype, mel.device)
     weight = filters.sum(0)[:, None]  # [frequency, 1]
-    heard = weight > 0
-    back = filters.T / torch.where(heard, weight, 1.0)
-    power = back @ (bands / filters.sum(1)[:, None])  # of each frequency, the mean of its bands' mean powers
+    covered = weight > 0
+    back = filters.T / torch.where(covered, weight, 1.0)
+    power = back @ (bands / filters.sum(1)[:, None])  # per frequency, the mean of its bands' mean powers
     for _ in range(iterations):
         power = power * (back @ (bands / (filters @ power).clamp(min=_TINY)))
-    return torch.where(heard, power, 0.0)
+    return torch.where(covered, power, 0.0)
 
 
 @torch.no_grad()
 def griffin_lim(
     mel: Float[Tensor, "*batch mel frame"], iterations: int = 32, seed: int = 0
 ) -> Float[Tensor, "*batch sample"]:
-    """16 kHz audio, ``160 * frame`` samples, whose log-mel is near a given one.
+    """Return 16 kHz audio of ``160 * frame`` samples whose log-mel approximates the given one.
 
-    The spectrum is that of :func:`mel_to_power`; its phases start at random (``seed``) and are made consistent by the
-    fast Griffin-Lim algorithm (momentum 0.99), with the window and hop of the log-mel. A clip beyond full scale is
-    scaled down as a whole to a peak of 0.99, others keep the level that the mel says.
+    The magnitudes come from :func:`mel_to_power`. The phases start at random (``seed``) and are refined by the fast
+    Griffin-Lim algorithm (momentum 0.99), with the window and hop of the log-mel. A clip beyond full scale is scaled to
+    a peak of 0.99; other clips keep their level.
 
     Raises:
-        AudioError: fewer than 3 frames, NaN or infinity, or a number of mel bands that Whisper does not have.
+        AudioError: the mel has fewer than 3 frames, NaN or infinite values, or another number of bands than 80 or 128.
 
     Source: Griffin & Lim 1984; Perraudin, Balazs & Søndergaard 2013.
     """
@@ -63,7 +63,7 @@ def griffin_lim(
     if frames < 3:
         raise AudioError(f"a mel of {frames} frames is too short to invert: give at least 3 (30 ms)")
     flat = mel.detach().float().reshape(-1, *mel.shape[-2:])
-    # The log-mel drops the last frame of the STFT: repeat the one before.
+    # The log-mel drops the last frame of the STFT: repeat the last frame of the mel.
     magnitude = mel_to_power(flat).sqrt()
     magnitude = torch.cat([magnitude, magnitude[..., -1:]], dim=-1)
     window = torch.hann_window(N_FFT, device=flat.device)
@@ -76,14 +76,14 @@ def griffin_lim(
     generator = torch.Generator().manual_seed(seed)
     phase = (2 * torch.pi * torch.rand(magnitude.shape[1:], generator=generator)).to(flat.device)
     spectrum = torch.polar(magnitude, phase.expand_as(magnitude))
-    before = torch.zeros_like(spectrum)
+    previous = torch.zeros_like(spectrum)
     for _ in range(iterations):
         projected = torch.stft(
             sound(spectrum), N_FFT, HOP, window=window, center=True, pad_mode="reflect", return_complex=True
         )
-        ahead = projected + MOMENTUM * (projected - before)
+        ahead = projected + MOMENTUM * (projected - previous)
         spectrum = magnitude * ahead / ahead.abs().clamp(min=_TINY)
-        before = projected
+        previous = projected
     audio = sound(spectrum)
     peak = audio.abs().amax(-1, keepdim=True)
     audio = audio * torch.where(peak > PEAK, PEAK / peak, 1.0)

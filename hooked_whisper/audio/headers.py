@@ -1,4 +1,4 @@
-"""Formats with one header and samples to the end of the file: Sun AU and NIST SPHERE."""
+"""Read formats with one header and samples to the end of the file: Sun AU and NIST SPHERE."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _FIELD = re.compile(rb"^([a-z_]+) -(?:i|r|s\d+) ([^\r\n]*)", re.MULTILINE)
 
 
 def au_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]:
-    """Read AU in either byte order. An unknown or too small size means the rest of the file."""
+    """Read Sun AU in either byte order. If the size is unknown or too small, read to the end of the file."""
     head = read_at(stream, start, 24)
     order = ">" if head[:4] == b".snd" else "<"
     if len(head) < 24:
         raise broken(name, "its header is incomplete")
     offset, size, encoding, rate, channels = struct.unpack(order + "IIIII", head[4:])
     bits = _AU_BITS.get(encoding, 8) * max(1, channels)
-    there = end - start - offset
-    if size != _OPEN and size > there and (size - there) * 8 >= bits:
+    available = end - start - offset
+    if size != _OPEN and size > available and (size - available) * 8 >= bits:
         if not rate:
             raise broken(name, "its header names no sample rate")
         per_second = rate * bits / 8
-        raise truncated(name, there / per_second, (size - there) / per_second)
-    if size == there and start == 0:
+        raise truncated(name, available / per_second, (size - available) / per_second)
+    if size == available and start == 0:
         stream.seek(0)
         return [Piece(stream)]
-    head = head[:8] + struct.pack(order + "I", min(max(0, there), _OPEN)) + head[12:]
+    head = head[:8] + struct.pack(order + "I", min(max(0, available), _OPEN)) + head[12:]
     return [Piece(Spliced(stream, [head, (start + 24, end)]))]
 
 
@@ -53,11 +53,11 @@ def sphere_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Pie
         int(fields[key]) if fields.get(key, b"").isdigit() else default
         for key, default in (("sample_count", 0), ("channel_count", 1), ("sample_n_bytes", 1), ("sample_rate", 0))
     )
-    per_frame, there = max(1, channels * width), end - start - length
+    per_frame, available = max(1, channels * width), end - start - length
     if len(head) < length or not rate:
         raise broken(name, "its SPHERE header is incomplete")
-    if count * per_frame > there:
-        raise truncated(name, there / per_frame / rate, count / rate - there / per_frame / rate)
+    if count * per_frame > available:
+        raise truncated(name, available / per_frame / rate, count / rate - available / per_frame / rate)
     if start == 0:
         stream.seek(0)
         return [Piece(stream)]

@@ -1,4 +1,4 @@
-"""Excerpts to listen to, and audio output: files, MP3 bytes, data URIs for pages."""
+"""Excerpts for listening, and audio output as files, MP3 or WAV bytes, and data URIs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper.audio.mel import SAMPLE_RATE, Number
 from hooked_whisper.errors import AudioError
 
-_COMPRESSION = 0.7  # of libsndfile's 0 to 1 for MP3: two thirds of its default's size
-_SAFE = 0.9  # of full scale, where the codec is known to overshoot
+_COMPRESSION = 0.7  # libsndfile's setting for MP3, 0 to 1: two thirds of the default size
+_SAFE = 0.9  # of full scale, used if the codec overshoots
 PEAK = 0.99  # full scale with a margin, since lossy codecs overshoot
 _FORMATS = {".wav": ("WAV", "FLOAT"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS"), ".mp3": ("MP3", None)}
 
@@ -44,16 +44,16 @@ def clip_around(
     width_s: Number = 0.0625,
     fade_s: Number = 0.005,
 ) -> ListeningClip:
-    """Cut out the audio around a moment, such as a neuron's strongest activation, and amplify the moment.
+    """Cut out the audio around a time, such as a neuron's strongest activation, and amplify its center.
 
     Args:
         audio: 16 kHz samples.
-        center_s: the moment, in seconds.
-        context_s: length of the clip, padded with zeros outside the audio.
-        gain: factor on the middle ``width_s`` seconds. The defaults, 10 on 1,000 samples, are those of the published
+        center_s: the time in seconds.
+        context_s: length of the clip in seconds; outside the audio it is padded with zeros.
+        gain: factor for the middle ``width_s`` seconds. The defaults, 10 for 1,000 samples, are those of the published
             clips.
-        fade_s: length of the raised-cosine ramps, which avoid clicks: of the gain, outside ``width_s``, and at both
-            ends of the clip.
+        fade_s: length in seconds of the raised-cosine ramps that avoid clicks, on both sides of the amplified part and
+            at both ends of the clip.
 
     Raises:
         AudioError: the center is outside the audio, or the clip is too short for ``width_s`` and the ramps.
@@ -83,34 +83,38 @@ def clip_around(
 
 
 def to_mp3_bytes(audio: Samples, sample_rate: int = SAMPLE_RATE) -> bytes:
-    """Encode an MP3 for listening, 4 kB per second of speech. Audio that would exceed full scale, before or after the
-    codec, is scaled down: an MP3 overshoots by 6 % in speech and by more in tones."""
+    """Encode an MP3 for listening, about 4 kB per second of speech.
+
+    Audio that exceeds full scale before or after encoding is scaled down: MP3 overshoots by 6 % in speech, more in
+    tones.
+    """
     samples = _limited(_checked(audio)).numpy()
     content = _encode(samples, sample_rate, "MP3", None)
     while (heard := float(np.abs(soundfile.read(io.BytesIO(content))[0]).max())) > 1:
-        samples = samples * np.float32(_SAFE / heard)  # at another level it overshoots by another factor
+        samples = samples * np.float32(_SAFE / heard)  # the overshoot depends on the level: encode again
         content = _encode(samples, sample_rate, "MP3", None)
     return content
 
 
 def to_wav_bytes(audio: Samples, sample_rate: int = SAMPLE_RATE) -> bytes:
-    """Encode a 16-bit WAV, which all browsers play; samples beyond full scale are clipped."""
+    """Encode a 16-bit WAV, which every browser plays; samples beyond full scale are clipped."""
     return _encode(_checked(audio).numpy(), sample_rate, "WAV", "PCM_16")
 
 
 def to_data_uri(audio: Samples, sample_rate: int = SAMPLE_RATE) -> str:
-    """``data:audio/mpeg;base64,...`` for the ``src`` of an ``<audio>`` element: the MP3 within the page."""
+    """Return an MP3 as ``data:audio/mpeg;base64,...``, for the ``src`` of an ``<audio>`` element."""
     return "data:audio/mpeg;base64," + base64.b64encode(to_mp3_bytes(audio, sample_rate)).decode("ascii")
 
 
 def save_audio(path: str | os.PathLike[str], audio: Samples, sample_rate: int = SAMPLE_RATE) -> None:
-    """Write mono audio, the whole file or nothing: a reader never sees half of it, whenever the program dies.
+    """Write mono audio atomically: an interrupted write leaves no partial file.
 
-    The ending picks the format: ``.wav`` (32-bit float: nothing is lost or clipped), ``.flac`` (16 bit), ``.ogg``,
+    The suffix selects the format: ``.wav`` (32-bit float, lossless and never clipped), ``.flac`` (16 bit), ``.ogg``,
     ``.mp3``.
 
     Raises:
-        AudioError: another ending, NaN, nothing to write, or samples beyond full scale where they would clip.
+        AudioError: the suffix is not supported, there are no samples, or they have NaN or infinite values or would be
+            clipped.
     """
     path = Path(path)
     if path.suffix.lower() not in _FORMATS:
@@ -120,7 +124,7 @@ def save_audio(path: str | os.PathLike[str], audio: Samples, sample_rate: int = 
     if file_format != "WAV" and (peak := np.abs(samples).max()) > 1:
         raise AudioError(f"{path.name!r} would clip: the peak is {peak:.3g}, full scale is 1; divide it, or write .wav")
     content = _encode(samples, sample_rate, file_format, subtype)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # beside the target: a rename is atomic only there
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # in the same folder, for an atomic rename
     try:
         with temporary.open("wb") as stream:
             stream.write(content)
@@ -141,7 +145,7 @@ def _checked(audio: Samples) -> Float[Tensor, "sample"]:
 
 
 def _limited(samples: Float[Tensor, "sample"]) -> Float[Tensor, "sample"]:
-    # One factor for the whole clip: it keeps the waveform and the contrast, where a limiter would undo the gain.
+    # One factor for the whole clip keeps the waveform and the contrast; a limiter would undo the gain.
     peak = samples.abs().max().item()
     return samples * (PEAK / peak) if peak > PEAK else samples
 

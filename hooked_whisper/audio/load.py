@@ -1,7 +1,7 @@
 """Load audio from any source as mono float32 at 16 kHz, and convert it to the model's mel input.
 
-ffmpeg is not needed: libsndfile reads wav, flac, ogg, opus, mp3 and aiff. Optional packages, PyAV and G722, read others
-(m4a, webm; telephone prompts in g722).
+ffmpeg is not required: libsndfile reads wav, flac, ogg, opus, mp3 and aiff. The optional packages PyAV and G722 read
+other formats (m4a, webm; telephone prompts in g722).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from hooked_whisper.errors import AudioError
 
 @runtime_checkable
 class Readable(Protocol):
-    """A file object opened in binary mode."""
+    """A file object in binary mode."""
 
     def read(self, size: int = -1, /) -> Any: ...
 
@@ -48,10 +48,10 @@ AudioSource = (
     | tuple[Any, Any]
     | Mapping[str, Any]
 )
-"""A source of one clip, see :func:`load_audio`. A list of sources is a batch."""
+"""The source of one clip, see :func:`load_audio`. A list of sources is a batch."""
 
 _INTEGER_SCALES = {"uint8": (128, 128), "int8": (0, 128), "int16": (0, 2**15), "int32": (0, 2**31)}  # offset, divisor
-_LOUD = 1.5  # float samples above this are most likely unscaled integers
+_LOUD = 1.5  # float samples above this are probably unscaled integers
 
 
 def load_audio(source: AudioSource, sample_rate: Number | None = None) -> Float[Tensor, "sample"]:
@@ -61,21 +61,21 @@ def load_audio(source: AudioSource, sample_rate: Number | None = None) -> Float[
         source: one of
 
             - a path or URL (``s3://...``), the bytes of an audio file, or a file object opened in binary mode. All
-              samples are read, even if the header counts fewer, and all parts of joined files (mp3, ogg, opus, flac,
-              wav);
-            - an array or tensor of samples. Floats are taken as they are (with a warning above 1.5); ``int16``,
-              ``int32``, ``int8`` and ``uint8`` are scaled to [-1, 1]. With two axes the shorter one is channels,
-              whichever comes first (soundfile has ``[sample, channel]``, torchaudio ``[channel, sample]``): 1 or 2;
+              samples are read, even if the header counts fewer, including all parts of joined files (mp3, ogg, opus,
+              flac, wav);
+            - an array or tensor of samples. Floats are not scaled (with a warning above 1.5); ``int16``, ``int32``,
+              ``int8`` and ``uint8`` are scaled to [-1, 1]. With two axes, the shorter axis is the channels, 1 or 2
+              (soundfile returns ``[sample, channel]``, torchaudio ``[channel, sample]``);
             - ``(array, rate)``, ``{"array": ..., "sampling_rate": ...}`` as in Hugging Face datasets (a mapping, or an
               object with these items: ``AudioDecoder``), or their undecoded ``{"bytes": ..., "path": ...}``.
-        sample_rate: rate of a bare array in Hz, default 16000. If the source has a rate, both must agree.
+        sample_rate: rate of a bare array in Hz, default 16000. If the source has a rate, both must be equal.
 
     Channels are averaged; other rates are resampled with soxr (HQ). A tensor stays on its device. A tensor that
     requires grad passes through with its gradient and its dtype, and must be at 16 kHz.
 
     Raises:
-        AudioError: no such file, empty, shorter than 25 ms, NaN or infinite, truncated (the message says how much is
-            missing), or not audio.
+        AudioError: the file does not exist, is not audio, or is truncated (the message says how much is missing), or
+            the samples are empty, shorter than 25 ms, NaN or infinite.
         MissingExtraError: the format needs ``pip install hooked-whisper[av]``.
     """
     samples, rate, name = _decode(source, sample_rate)
@@ -98,6 +98,9 @@ def to_windows(
     """Cut a clip of any length into consecutive windows of ``seconds``; the last is padded with zeros.
 
     ``model.to_mel(list(to_windows(audio)))`` converts a whole recording to one batch. Gradients are kept.
+
+    Raises:
+        AudioError: ``seconds`` is shorter than 25 ms, or :func:`load_audio` raises.
     """
     size = round(seconds * SAMPLE_RATE) if seconds > 0 else 0
     if size < MIN_SAMPLES:
@@ -118,21 +121,22 @@ def prepare_mel(
 ) -> Float[Tensor, "batch mel frame"]:
     """Convert one clip or a list of clips to the model's input, as ``HookedWhisper.to_mel`` does.
 
-    Each clip is padded with zeros to ``160 n_frames`` samples, as by ``whisper.pad_or_trim``, but never trimmed. Each
-    clip's log-mel has its own maximum.
+    Each clip is padded with zeros to ``160 n_frames`` samples, as by ``whisper.pad_or_trim``, but never trimmed. The
+    maximum of the log-mel is taken per clip.
 
     Args:
-        source: whatever :func:`load_audio` takes, or a float mel ``[mel, frame]`` or ``[batch, mel, frame]`` of exactly
-            this size, which is returned; or a list of these. A bare array ``[k, sample]`` with ``k > 1`` is refused: it
-            could be a batch (``list(x)``) or channels (``load_audio(x)``).
+        source: any source that :func:`load_audio` accepts, or a float mel ``[mel, frame]`` or ``[batch, mel, frame]``
+            of exactly this size, which is returned; or a list of these. A bare array ``[k, sample]`` with ``k > 1`` is
+            an error: it could be a batch (``list(x)``) or channels (``load_audio(x)``).
         n_mels: mel bins, 80 or 128 for audio.
-        n_frames: frames of the window, twice ``n_audio_ctx``.
-        reference_max: log10 maximum that all clips share, see :func:`~hooked_whisper.audio.mel.log_mel_spectrogram`.
+        n_frames: frames per window, twice ``n_audio_ctx``.
+        reference_max: log10 maximum for all clips, see :func:`~hooked_whisper.audio.mel.log_mel_spectrogram`.
         sample_rate: rate of bare arrays, see :func:`load_audio`.
-        dtype: of the result. The log-mel is computed in float32, or in float64 for ``torch.float64``.
+        dtype: type of the result. The log-mel is computed in float32, or in float64 for ``torch.float64``.
 
     Raises:
-        AudioError: as :func:`load_audio`; a clip longer than the window; a mel of another size; an empty list.
+        AudioError: a clip is longer than the window, a mel has another size, the list is empty, or :func:`load_audio`
+            raises.
     """
     if isinstance(source, list):
         if not source:
@@ -194,7 +198,7 @@ def _refuse_ambiguous(array: np.ndarray | Tensor, n_mels: int, n_frames: int) ->
 
 
 def _decode(source: Any, sample_rate: Number | None) -> tuple[Tensor, Number, str]:
-    """Return mono float samples, their rate, and a name of the source for error messages."""
+    """Return mono float samples, their rate, and the source's name for error messages."""
     if isinstance(source, np.ndarray | Tensor):
         rate = SAMPLE_RATE if sample_rate is None else sample_rate
         return _mono_float(source, "audio array"), rate, "audio array"
@@ -234,14 +238,14 @@ def _decode_array(array: Any, rate: Any, sample_rate: Number | None) -> tuple[Te
 
 
 def _fetched(path: UPath, name: str) -> bytes:
-    """Fetch a remote file whole, because decoders seek in it."""
+    """Fetch a complete remote file, because decoders seek in it."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
         raise AudioError(f"{name} does not exist: check the URL") from None
     except IsADirectoryError:
         raise AudioError(f"{name} is a folder: give one audio file, or a list of them") from None
-    except Exception as error:  # clients of object stores raise other types too
+    except Exception as error:  # object store clients also raise other types
         raise AudioError(f"{name} cannot be fetched: {str(error) or type(error).__name__}") from error
 
 

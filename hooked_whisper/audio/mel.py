@@ -1,8 +1,8 @@
-"""Whisper's log-mel spectrogram, differentiable down to the waveform.
+"""Whisper's log-mel spectrogram, differentiable with respect to the waveform.
 
 The values are those of ``whisper.log_mel_spectrogram`` (same filter bank, window and clamp), with two differences: in a
-batch each clip has its own maximum, and the maximum can be given, so that an edit of one word leaves all other frames
-unchanged.
+batch the maximum is taken per clip, and it can be set by the caller, so that editing one word does not change other
+frames.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hooked_whisper.errors import AudioError
 
-Number = float | int  # mypy accepts an int for a float, the run-time checks under pytest do not
+Number = float | int  # mypy accepts an int as a float, the run-time type checks under pytest do not
 
 SAMPLE_RATE = 16_000
 N_FFT = 400
@@ -32,12 +32,12 @@ def log_mel_spectrogram(
     reference_max: Number | Float[Tensor, "*#batch"] | None = None,
     padding: int = 0,
 ) -> Float[Tensor, "*batch mel frame"]:
-    """Log-mel spectrogram of 16 kHz audio: ``sample // 160`` frames of 10 ms.
+    """Return the log-mel spectrogram of 16 kHz audio: ``sample // 160`` frames of 10 ms.
 
     Frame ``f`` covers the 400 samples around sample ``160 f``. Values are about -1.5 (silence) to 1.5.
 
     Args:
-        audio: waveform in [-1, 1], at least 400 samples. Half precision is computed in float32.
+        audio: waveform in [-1, 1], at least 400 samples. Half precision is converted to float32.
         n_mels: 80, or 128 for large-v3 and turbo.
         reference_max: log10 of the maximum mel power, from :func:`log_mel_max`; values more than 8 below it are raised
             to 8 below it. One number, or one per clip. ``None`` takes each clip's own maximum
@@ -45,7 +45,7 @@ def log_mel_spectrogram(
         padding: number of zero samples to append first.
 
     Raises:
-        AudioError: too few samples, integer samples, or another ``n_mels``.
+        AudioError: the audio has fewer than 400 samples or integer samples, or ``n_mels`` is not 80 or 128.
 
     Source: openai-whisper ``audio.py``.
     """
@@ -61,7 +61,7 @@ def log_mel_spectrogram(
 def log_mel_max(audio: Float[Tensor, "*batch sample"], n_mels: int = 80, padding: int = 0) -> Float[Tensor, "*batch"]:
     """Return each clip's maximum log10 mel power, the default ``reference_max`` of :func:`log_mel_spectrogram`.
 
-    For clips to be compared, take the maximum over all of them and give it to each. Silence has -10.
+    To compare clips, pass the largest of their maxima for each. Silence has -10.
     """
     return _log_mel_power(audio, n_mels, padding).amax(dim=(-2, -1))
 
@@ -88,11 +88,11 @@ def _log_mel_power(audio: Tensor, n_mels: int, padding: int) -> Float[Tensor, "*
 
 @lru_cache(maxsize=16)
 def mel_filters(n_mels: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "mel frequency"]:
-    """openai-whisper's mel filter bank over the 201 STFT frequencies. Shared: do not write into it."""
-    from whisper.audio import mel_filters as openai_mel_filters  # here, because importing whisper takes a while
+    """Return openai-whisper's mel filter bank for the 201 STFT frequencies. It is cached: do not modify it."""
+    from whisper.audio import mel_filters as openai_mel_filters  # imported here because it is slow
 
     if n_mels not in (80, 128):
         raise AudioError(f"no mel filter bank with {n_mels} bins: Whisper has 80 and 128; give a mel instead of audio")
-    # Copied outside inference mode: a tensor made in it could never be part of a graph, and this one is cached.
+    # Copy outside inference mode: the tensor is cached, and an inference tensor could not be used in autograd.
     with torch.inference_mode(False):
         return openai_mel_filters("cpu", n_mels).to(device=device, dtype=dtype, copy=True)

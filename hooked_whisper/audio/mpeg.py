@@ -1,8 +1,9 @@
-"""MPEG audio (mp3, mp2, mp1): count every frame, because headers and file sizes do not give the number.
+"""Read MPEG audio (mp3, mp2, mp1), counting every frame because headers and file sizes are not reliable.
 
-libsndfile believes a Xing tag, or multiplies the first frames' size by the file's: without a tag, a variable bit rate
-loses its end. Each stream of a file is given to it with a Xing tag that holds the true count; junk and tags between
-frames are left out. Frame headers: ISO/IEC 11172-3 and 13818-3; Xing and LAME tags as LAME 3.100 writes them.
+libsndfile trusts a Xing tag, or estimates the count from the sizes of the file and its first frames: without a tag,
+the end of a file with variable bit rate is lost. Each stream of a file is passed to libsndfile with a Xing tag with the
+true count, without junk and tags between frames. Sources: ISO/IEC 11172-3 and 13818-3 for frame headers; LAME 3.100 for
+Xing and LAME tags.
 """
 
 from __future__ import annotations
@@ -24,20 +25,22 @@ _BITRATES = {  # kbit/s by (MPEG-1, layer)
     (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
     (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-_CHAIN = 3  # frames in a row that are not accidental
+_CHAIN = 3  # consecutive frames that rule out an accidental match
 _SEARCHED = 1 << 16  # bytes before the first frame
 _LONGEST_FREE = 8192  # bytes of a frame in free format
 _SMALLEST = 24  # bytes of a frame
 _SHORT = 4  # bytes: some encoders omit the last slot of the last frame
 _SLACK_FRAMES = 4  # a header may count this many too many
-_XING_ROOM = 160  # bytes a Xing tag needs at most with everything before it
+_XING_ROOM = 160  # bytes that suffice for a Xing tag and everything before it
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
     """The header of a frame.
 
-    size: bytes, 0 in free format. kind: what stays the same within a stream.
+    Attributes:
+        size: bytes, 0 in free format.
+        kind: the fields that are constant within a stream.
     """
 
     size: int
@@ -60,7 +63,7 @@ class Header:
 
 @lru_cache(4096)
 def parse_header(word: int) -> Header | None:
-    """Parse the header in a big-endian 32-bit word; ``None`` if it is not one."""
+    """Parse the frame header in a big-endian 32-bit word; return ``None`` if it is not a header."""
     version, layer = word >> 19 & 3, 4 - (word >> 17 & 3)
     bitrate, rate = word >> 12 & 15, word >> 10 & 3
     if word >> 21 != 0x7FF or version == 1 or layer == 4 or bitrate == 15 or rate == 3 or word & 3 == 2:
@@ -76,7 +79,12 @@ def parse_header(word: int) -> Header | None:
 
 @dataclass
 class Stream:
-    """Frames of one encoder run. tag: its first frame, if that has a Xing, Info or VBRI tag instead of audio."""
+    """The frames of one encoder run.
+
+    Attributes:
+        tag: the first frame, if it has a Xing, Info or VBRI tag instead of audio.
+        promised: number of frames according to the tag.
+    """
 
     header: Header
     tag: bytes = b""
@@ -98,7 +106,7 @@ class Stream:
 
 
 def is_mpeg(data: bytes) -> bool:
-    """Whether frames begin in the first 64 KiB, after any other bytes."""
+    """Whether a sequence of frames begins in the first 64 KiB."""
     header = parse_header(int.from_bytes(data[:4]))
     if header is not None and _tag_of(data[: header.size], header):
         return True
@@ -109,21 +117,21 @@ def mpeg_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece
     """Split a part of a file into streams of frames.
 
     Raises:
-        AudioError: there are no frames, the file ends inside one, or it has fewer than its tag counts.
+        AudioError: there are no frames, the file ends inside a frame, or it has fewer frames than its tag counts.
     """
     end = without_trailing_tags(stream, start, end)
     stream.seek(start)
     data = stream.read(end - start)
     runs = [run for encoded in _streams(data, name) for run in _split_at_count(encoded, data)]
-    before = 0.0
+    earlier = 0.0
     pieces = []
     for run in runs:
         seconds = run.n_frames * run.header.samples / run.header.rate
         missing = max(run.promised - run.n_frames, 1 if run.cut else 0)
         if run.cut or missing > _SLACK_FRAMES:
             lost = missing * run.header.samples / run.header.rate
-            raise truncated(name, before + seconds, lost, at_least=run.promised <= run.n_frames)
-        before += seconds
+            raise truncated(name, earlier + seconds, lost, at_least=run.promised <= run.n_frames)
+        earlier += seconds
         if run.n_frames:
             pieces.append(_piece(stream, start, run))
     if not pieces:
@@ -132,7 +140,7 @@ def mpeg_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece
 
 
 def _streams(data: bytes, name: str) -> Iterator[Stream]:
-    """Yield the streams; a tag frame, or frames of another kind, begin a new one."""
+    """Yield the streams. A tag frame or a frame of another kind begins a new stream."""
     offset, end, current = 0, len(data), None
     base = 0  # bytes of a frame without padding in free format
     while offset + 4 <= end:
@@ -141,7 +149,7 @@ def _streams(data: bytes, name: str) -> Iterator[Stream]:
             base = _free_size(data, offset, header)
         size = 0 if header is None else header.size or (base and base + header.padding)
         follows = current is not None and header is not None and header.kind == current.header.kind
-        # a header is a frame after a frame of its kind, or at the start of the file; elsewhere it takes several
+        # trust a header after a frame of its kind or at the start of the file; elsewhere require several in a row
         if header is None or not size or not (follows or offset == 0 or _chain(data, offset, end, base)):
             after = _sync(data, offset, end, base, _SEARCHED if current is None else end)
             after = end if after < 0 else after
@@ -171,7 +179,7 @@ def _streams(data: bytes, name: str) -> Iterator[Stream]:
 
 
 def _chain(data: bytes, offset: int, end: int, base: int) -> bool:
-    """Whether three frames of one kind begin here, or fewer up to the end of the file or a tag."""
+    """Whether three frames of one kind follow, or fewer if the file ends or a tag begins after them."""
     kind = None
     for _ in range(_CHAIN):
         if kind is not None and (offset == end or tag_length(data[offset : offset + 32])):
@@ -187,7 +195,7 @@ def _chain(data: bytes, offset: int, end: int, base: int) -> bool:
 
 
 def _sync(data: bytes, offset: int, end: int, base: int, limit: int) -> int:
-    """Return where the next frames begin, without tags; -1 if none begin within ``limit`` bytes."""
+    """Return the offset of the next frames, skipping tags; -1 if there are none within ``limit`` bytes."""
     last = min(end, offset + limit)
     while offset < last:
         if length := tag_length(data[offset : offset + 32]):
@@ -210,7 +218,7 @@ def _next_tag(data: bytes, at: int, end: int) -> int:
 
 
 def _free_size(data: bytes, at: int, header: Header) -> int:
-    """Return the bytes of an unpadded frame in free format, the distance to the next two headers of its kind, or 0."""
+    """Return the size of an unpadded frame in free format from the distance to the next two headers, or 0."""
     like = data[at : at + 2]
     mark = at + 4
     while (mark := data.find(like, mark + 1, at + _LONGEST_FREE)) >= 0:
@@ -234,7 +242,7 @@ def _tag_of(frame: bytes, header: Header) -> bytes:
     if frame[36:40] == b"VBRI":
         return b"VBRI"
     offset = header.tag_offset
-    words = (frame[place : place + 4] for place in (offset, offset + 2))  # a CRC of two bytes may come before
+    words = (frame[start : start + 4] for start in (offset, offset + 2))  # a CRC of two bytes may precede the tag
     return next((word for word in words if word in (b"Xing", b"Info")), b"")
 
 
@@ -246,40 +254,42 @@ def _promised(frame: bytes, header: Header, tag: bytes) -> int:
 
 
 def _split_at_count(stream: Stream, data: bytes) -> Iterable[Stream]:
-    """Split a stream with more frames than its tag counts, if the next frame does not depend on those before it;
-    otherwise the count is wrong."""
+    """Split a stream with more frames than its tag counts, if the next frame does not depend on earlier ones.
+
+    If it does, the count is wrong, and the stream is not split.
+    """
     n = stream.promised
     if not 0 < n < stream.n_frames - 1 or not stream.tag:
         return [stream]
     for count in (n, n - 1):  # some encoders count the tag
         offset = stream.heads[count]
         if _starts_anew(data[offset : offset + 8], stream.header):
-            before = [[a, min(b, offset)] for a, b in stream.spans if a < offset]
-            behind = [[max(a, offset), b] for a, b in stream.spans if b > offset]
-            first = replace(stream, spans=before, n_frames=count, cut=False)
+            head_spans = [[a, min(b, offset)] for a, b in stream.spans if a < offset]
+            tail_spans = [[max(a, offset), b] for a, b in stream.spans if b > offset]
+            first = replace(stream, spans=head_spans, n_frames=count, cut=False)
             remaining = stream.n_frames - count
             second = replace(
-                stream, tag=b"", spans=behind, first=data[offset : offset + 4], n_frames=remaining, promised=0
+                stream, tag=b"", spans=tail_spans, first=data[offset : offset + 4], n_frames=remaining, promised=0
             )
             return [first, second]
     return [stream]
 
 
 def _starts_anew(head: bytes, header: Header) -> bool:
-    """Whether ``main_data_begin`` is 0: the frame uses no bits of those before."""
+    """Whether ``main_data_begin`` is 0: the frame uses no bits of earlier frames."""
     side = head[4 if head[1] & 1 else 6 :]
     return len(side) > 1 and side[0] == 0 and (not header.mpeg1 or side[1] < 0x80)
 
 
-def _piece(stream: Seekable, start: int, one: Stream) -> Piece:
-    header = one.header
-    spans: list[bytes | Span] = [(start + a, start + b) for a, b in one.spans]
-    n_bytes = sum(b - a for a, b in one.spans)
+def _piece(stream: Seekable, start: int, run: Stream) -> Piece:
+    header = run.header
+    spans: list[bytes | Span] = [(start + a, start + b) for a, b in run.spans]
+    n_bytes = sum(b - a for a, b in run.spans)
     slack = _SLACK_FRAMES * header.samples
     if header.layer != 3:  # without Xing tags: more frames at the end raise libsndfile's estimate above the true count
-        filler = one.last * _filler(one, n_bytes)
-        return Piece(Spliced(stream, [*spans, filler]), one.n_frames * header.samples, slack)
-    tag = _patched_tag(one) or _new_tag(one)
+        filler = run.last * _filler(run, n_bytes)
+        return Piece(Spliced(stream, [*spans, filler]), run.n_frames * header.samples, slack)
+    tag = _patched_tag(run) or _new_tag(run)
     offset = max(tag.find(b"Xing"), tag.find(b"Info"))
     flags = tag[offset + 7]
     place = offset + 12
@@ -288,43 +298,47 @@ def _piece(stream: Seekable, start: int, one: Stream) -> Piece:
     return Piece(Spliced(stream, [tag, *spans, bytes(_SHORT)]), slack=slack)
 
 
-def _patched_tag(one: Stream) -> bytes:
-    """Return the stream's Xing tag with the true count; empty if it has no tag with a count."""
-    offset = max(one.tag.find(b"Xing"), one.tag.find(b"Info"))
-    if offset < 0 or not one.tag[offset + 7] & 1:
+def _patched_tag(run: Stream) -> bytes:
+    """Return the stream's Xing tag with the true count; empty if the stream has no tag with a count."""
+    offset = max(run.tag.find(b"Xing"), run.tag.find(b"Info"))
+    if offset < 0 or not run.tag[offset + 7] & 1:
         return b""
-    tag = bytearray(one.tag)
-    tag[offset + 8 : offset + 12] = struct.pack(">I", one.n_frames)
+    tag = bytearray(run.tag)
+    tag[offset + 8 : offset + 12] = struct.pack(">I", run.n_frames)
     flags = tag[offset + 7]
     lame = offset + 8 + 4 * (flags & 1) + 2 * (flags & 2) + 25 * (flags & 4) + (flags & 8) // 2
-    if one.promised not in (one.n_frames, one.n_frames + 1) and len(tag) >= lame + 24:
-        tag[lame + 22] &= 0xF0  # the padding that LAME wrote belongs to another end
+    if run.promised not in (run.n_frames, run.n_frames + 1) and len(tag) >= lame + 24:
+        tag[lame + 22] &= 0xF0  # LAME's padding applies to the original end only
         tag[lame + 23] = 0
     return bytes(tag)
 
 
-def _new_tag(one: Stream) -> bytes:
-    word = int.from_bytes(one.first) | 0x10000  # without CRC
+def _new_tag(run: Stream) -> bytes:
+    word = int.from_bytes(run.first) | 0x10000  # without CRC
     for bitrate in range(1, 15):
         header = parse_header(word & ~0xF200 | bitrate << 12)
         if header is not None and header.size >= _XING_ROOM:
             head = (word & ~0xF200 | bitrate << 12).to_bytes(4)
-            tag = b"Xing" + struct.pack(">III", 3, one.n_frames, 0)
+            tag = b"Xing" + struct.pack(">III", 3, run.n_frames, 0)
             return (head + bytes(header.tag_offset - 4) + tag).ljust(header.size, b"\0")
     raise AssertionError("every rate has frames of 160 bytes")
 
 
-def _filler(one: Stream, n_bytes: int) -> int:
-    """Return copies of the last frame, not to be read, that raise libsndfile's estimate (file size over the size of the
-    first frame) above the number of frames."""
-    first = parse_header(int.from_bytes(one.first))
-    size = (first.size if first else 0) or n_bytes // max(1, one.n_frames)
-    return max(0, (one.n_frames + 2) * size - n_bytes) // max(1, len(one.last)) + 1
+def _filler(run: Stream, n_bytes: int) -> int:
+    """Return how many copies of the last frame raise libsndfile's estimate above the true number of frames.
+
+    The estimate is the file size divided by the size of the first frame. The copies are not decoded.
+    """
+    first = parse_header(int.from_bytes(run.first))
+    size = (first.size if first else 0) or n_bytes // max(1, run.n_frames)
+    return max(0, (run.n_frames + 2) * size - n_bytes) // max(1, len(run.last)) + 1
 
 
 def _warn_skipped(junk: bytes, name: str, current: Stream | None, at_end: bool) -> None:
-    """Warn of bytes between frames that are neither zeros nor tags and at least as long as a frame; at the end of the
-    file as long as the first frame, because some programs write notes there."""
+    """Warn about skipped bytes between frames, apart from zeros, tags and spans shorter than a frame.
+
+    At the end of the file, spans up to the size of the first frame are ignored too: some programs write notes there.
+    """
     if current is None or not current.n_frames:
         return
     n_junk, offset = 0, 0

@@ -1,4 +1,4 @@
-"""Ogg: chained streams, files cut inside a page, and lost pages.
+"""Read Ogg files, including chained streams, and detect truncated files and missing pages.
 
 Source: RFC 3533.
 """
@@ -22,8 +22,13 @@ _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page. granule: samples from the stream's start to the page's end; for Opus at 48 kHz, with the pre-skip.
-    number: index in its stream. whole: whether its checksum is right."""
+    """A page.
+
+    Attributes:
+        granule: samples from the stream's start to the page's end; for Opus at 48 kHz, including the pre-skip.
+        number: index in its stream.
+        whole: whether it is complete and its checksum is correct.
+    """
 
     start: int
     end: int
@@ -39,38 +44,37 @@ class Page:
 def ogg_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]:
     """Split into the links of the chain.
 
-    Warns if the last page of a stream is not marked as such: its end may be missing.
+    Warn if the last page of a stream is not marked as the last: its end may be missing.
 
     Raises:
-        AudioError: the file ends inside a page or a packet; a page in its middle is missing or damaged, which decoders
-            pass over.
+        AudioError: the file ends inside a page or a packet, or a page is missing or damaged (decoders skip it).
     """
     links: list[tuple[int, int]] = []
     granules: dict[int, int] = {}  # by serial number, of the link
     rates: dict[int, tuple[int, int]] = {}
-    offset, had_sound, before = start, True, 0.0
+    offset, had_sound, earlier = start, True, 0.0
     continues: dict[int, bool] = {}
     numbers: dict[int, int] = {}
     ended: dict[int, bool] = {}
     for page in _pages(stream, start, end):
         if page.begins:
             if had_sound:  # the streams of one link begin together
-                before += _seconds(granules, rates)
+                earlier += _seconds(granules, rates)
                 links.append((page.start, page.start))
-                _check_ends(ended, name, before, page.start - offset)
+                _check_ends(ended, name, earlier, page.start - offset)
                 granules, rates, continues, numbers, ended, had_sound = {}, {}, {}, {}, {}, False
             rates[page.serial] = _rate(read_at(stream, page.start, page.end - page.start))
         else:
             had_sound = True
         if page.end > end:
-            there = before + _seconds(granules, rates)
+            present = earlier + _seconds(granules, rates)
             if page.granule > 0:
                 granules[page.serial] = page.granule
-            missing = before + _seconds(granules, rates) - there
-            raise truncated(name, there, missing if missing > 0 else None, at_least=True)
+            missing = earlier + _seconds(granules, rates) - present
+            raise truncated(name, present, missing if missing > 0 else None, at_least=True)
         if not page.whole or page.number != numbers.get(page.serial, page.number):
             problem = "is missing" if page.whole else "is damaged (its checksum is wrong)"
-            raise broken(name, f"the Ogg page at {before + _seconds(granules, rates):.2f} s {problem}")
+            raise broken(name, f"the Ogg page at {earlier + _seconds(granules, rates):.2f} s {problem}")
         numbers[page.serial] = page.number + 1 & 0xFFFFFFFF
         ended[page.serial] = page.last
         if page.granule > 0:
@@ -82,8 +86,8 @@ def ogg_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]
     if not links:
         raise broken(name, "no Ogg stream begins in it")
     if any(continues.values()) or read_at(stream, offset, 4) == b"OggS":
-        raise truncated(name, before + _seconds(granules, rates))
-    _check_ends(ended, name, before + _seconds(granules, rates), end - offset)
+        raise truncated(name, earlier + _seconds(granules, rates))
+    _check_ends(ended, name, earlier + _seconds(granules, rates), end - offset)
     if links == [(0, end)]:
         stream.seek(0)
         return [Piece(stream)]
@@ -91,7 +95,7 @@ def ogg_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]
 
 
 def _pages(stream: Seekable, start: int, end: int) -> Iterator[Page]:
-    """Yield pages in order, without junk between them. The last may end after the file."""
+    """Yield pages in order, skipping junk between them. The last may extend past the end of the file."""
     offset = start
     while offset + _HEADER <= end:
         head = read_at(stream, offset, _HEADER + 255)
@@ -114,17 +118,17 @@ def _pages(stream: Seekable, start: int, end: int) -> Iterator[Page]:
 def _checksum(page: bytes) -> int:
     """Return the CRC-32 of a page without its checksum: polynomial 0x04c11db7, highest bit first.
 
-    ``zlib`` takes the lowest bit first, and inverts the register before and after.
+    ``zlib`` uses the lowest bit first, and inverts the register before and after.
     """
     mirrored = (page[:22] + bytes(4) + page[26:]).translate(_MIRRORED)
     return int(f"{zlib.crc32(mirrored, 0xFFFFFFFF) ^ 0xFFFFFFFF:032b}"[::-1], 2)
 
 
 def _check_ends(ended: dict[int, bool], name: str, seconds: float, n_bytes: int) -> None:
-    """Check that streams end with a page marked as their last; recordings of broadcasts often lack the mark.
+    """Warn about streams whose final page is not marked as the last; recordings of broadcasts often lack the mark.
 
     Raises:
-        AudioError: bytes that are not a page follow instead.
+        AudioError: other bytes follow such a page.
     """
     if all(ended.values()):
         return
@@ -147,7 +151,7 @@ def _next_page(stream: Seekable, offset: int, end: int) -> int:
 
 
 def _rate(first: bytes) -> tuple[int, int]:
-    """Return granules per second and granules before the audio, from a stream's first page; 0 if unknown."""
+    """Return the granules per second and the granules before the audio, from a stream's first page; 0 if unknown."""
     packet = first[_HEADER + first[26] :] if len(first) > _HEADER else b""
     if packet[:7] == b"\x01vorbis" and len(packet) >= 16:
         return int.from_bytes(packet[12:16], "little"), 0
@@ -159,7 +163,7 @@ def _rate(first: bytes) -> tuple[int, int]:
 
 
 def _seconds(granules: dict[int, int], rates: dict[int, tuple[int, int]]) -> float:
-    """Return the seconds of a link so far: of its longest stream with a known rate."""
+    """Return the duration of a link so far in seconds: that of its longest stream with a known rate."""
     times = [
         (granule - rates[serial][1]) / rates[serial][0]
         for serial, granule in granules.items()

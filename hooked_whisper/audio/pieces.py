@@ -1,4 +1,4 @@
-"""Pieces of a file, each a complete file for a decoder, without a copy of the audio."""
+"""Pieces of a file that a decoder reads as separate files, without copying the audio."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Seekable(Protocol):
 class Spliced(io.RawIOBase):
     """A read-only file composed of bytes and spans of another file.
 
-    Several may share a file: each seeks before it reads.
+    Several instances may share a file: each seeks before it reads.
     """
 
     def __init__(self, stream: Seekable, parts: Sequence[bytes | Span]) -> None:
@@ -53,7 +53,7 @@ class Spliced(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any, /) -> int:
-        """Fill the buffer across parts; fewer bytes only at the end."""
+        """Fill the buffer across parts; return fewer bytes only at the end."""
         target = memoryview(buffer).cast("B")
         filled = 0
         number = bisect_right(self._ends, self._position)
@@ -85,7 +85,7 @@ class Piece:
 
     Attributes:
         n_frames: samples per channel, if libsndfile does not know it.
-        slack: number of samples that may be missing, such as an encoder's delay.
+        slack: number of samples that may be missing, such as those of an encoder's delay.
     """
 
     stream: Seekable
@@ -94,24 +94,24 @@ class Piece:
 
 
 def size_of(stream: Seekable) -> int:
-    """Return the length in bytes and seek to the start."""
+    """Return the size in bytes and seek to the start."""
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     return size
 
 
 def read_at(stream: Seekable, at: int, n: int) -> bytes:
-    """Read ``n`` bytes from an offset; fewer at the end."""
+    """Read ``n`` bytes at an offset; fewer at the end of the file."""
     stream.seek(at)
     return stream.read(n)
 
 
 def truncated(name: str, seconds: float, missing: float | None = None, *, at_least: bool = False) -> AudioError:
-    """Make the error for a file whose end is missing, with the seconds present and, if known, missing."""
-    there = f"it ends after {max(0.0, seconds):.2f} s"
-    lost = "" if missing is None else f", {'at least ' if at_least else ''}{max(0.01, missing):.2f} s are missing"
+    """Return the error for a file whose end is missing, with the seconds present and, if known, the seconds missing."""
+    ending = f"it ends after {max(0.0, seconds):.2f} s"
+    shortfall = "" if missing is None else f", {'at least ' if at_least else ''}{max(0.01, missing):.2f} s are missing"
     return AudioError(
-        f"{name} is truncated, {there}{lost}: fetch it again, or pass the part that soundfile.read returns as "
+        f"{name} is truncated, {ending}{shortfall}: fetch it again, or pass the part that soundfile.read returns as "
         "(array, rate)"
     )
 

@@ -1,4 +1,4 @@
-"""Decode containers that libsndfile does not know (m4a, mp4, webm, aac, wma, amr) by PyAV."""
+"""Decode containers that libsndfile does not support (m4a, mp4, webm, aac, wma, amr) with PyAV."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from jaxtyping import Float32
 from hooked_whisper.audio.pieces import Seekable, Spliced, read_at, size_of, truncated
 from hooked_whisper.errors import AudioError, MissingExtraError
 
-_ROUNDING_S = 0.25  # durations of containers count an encoder's delay, or other tracks
+_ROUNDING_S = 0.25  # a container's duration may include an encoder's delay or other tracks
 _MICROSECONDS = 1e6
 
 
 def read_with_av(stream: Seekable, name: str) -> tuple[Float32[np.ndarray, "sample"], int]:
-    """Decode all samples, with channels averaged, also of joined MP4 files.
+    """Decode all samples, including those of joined MP4 files, and average the channels.
 
     Raises:
         AudioError: the file has no audio track, is broken, or is shorter than its container says.
@@ -41,7 +41,7 @@ def _decode(stream: Seekable, name: str) -> tuple[Float32[np.ndarray, "sample"],
                 raise AudioError(f"{name} has no audio track: give a file that has one")
             track = container.streams.audio[0]
             rate = track.codec_context.sample_rate
-            to_planes = av.AudioResampler(format="fltp", rate=rate)  # [channel, sample]; the rate stays
+            to_planes = av.AudioResampler(format="fltp", rate=rate)  # [channel, sample] at the same rate
             planes = [
                 plane.to_ndarray().mean(axis=0)
                 for frame in container.decode(audio=0)
@@ -65,19 +65,19 @@ def _is_estimate(stream: Seekable) -> bool:
 
 
 def _joined(stream: Seekable) -> list[Seekable]:
-    """Split joined MP4 files: a second ``ftyp`` box begins one."""
-    size, offset, begins = size_of(stream), 0, []
+    """Split joined MP4 files, each of which begins with an ``ftyp`` box."""
+    size, offset, starts = size_of(stream), 0, []
     while offset + 8 <= size:
         head = read_at(stream, offset, 16)
         length = int.from_bytes(head[:4])
         if head[4:8] == b"ftyp":
-            begins.append(offset)
+            starts.append(offset)
         if length == 1:
             length = int.from_bytes(head[8:16])
-        if length < 8 or not begins:
+        if length < 8 or not starts:
             break
         offset += length
     stream.seek(0)
-    if len(begins) < 2:
+    if len(starts) < 2:
         return [stream]
-    return [Spliced(stream, [(a, b)]) for a, b in zip(begins, [*begins[1:], size], strict=True)]
+    return [Spliced(stream, [(a, b)]) for a, b in zip(starts, [*starts[1:], size], strict=True)]

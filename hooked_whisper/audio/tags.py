@@ -1,4 +1,4 @@
-"""Tags around audio: ID3v1, ID3v2, APE and Lyrics3. Decoders would count their bytes as audio."""
+"""Find tags before and after audio: ID3v1, ID3v2, APE and Lyrics3. Decoders would treat their bytes as audio."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LONGEST_LYRICS_V1 = 5100
 
 
 def leading_tags(stream: Seekable) -> int:
-    """Return the length in bytes of the ID3v2 and APE tags at the start of a file."""
+    """Return the total length in bytes of the tags at the start of a file."""
     size, start = size_of(stream), 0
     while length := tag_length(read_at(stream, start, 32)):
         start = min(size, start + length)
@@ -21,9 +21,9 @@ def leading_tags(stream: Seekable) -> int:
 
 
 def tag_length(head: bytes) -> int:
-    """Return the length of the tag that starts here, or 0. head: at least 32 bytes, if the file has them.
+    """Return the length of a tag that starts with ``head``, or 0.
 
-    An ID3v1 tag, which has no length, is 128 bytes.
+    ``head`` has at least 32 bytes, unless the file is shorter. An ID3v1 tag always has 128 bytes.
     """
     if head[:3] == b"ID3" and len(head) >= 10 and max(head[3:5]) < 0xFF and max(head[6:10]) < 0x80:
         a, b, c, d = head[6:10]
@@ -38,7 +38,7 @@ def tag_length(head: bytes) -> int:
 
 
 def without_trailing_tags(stream: Seekable, start: int, end: int) -> int:
-    """Return where the audio ends, before the tags at its end."""
+    """Return the end of the audio, before any tags."""
     while True:
         length = _trailing(stream, start, end)
         if not 0 < length <= end - start:
@@ -47,7 +47,7 @@ def without_trailing_tags(stream: Seekable, start: int, end: int) -> int:
 
 
 def _trailing(stream: Seekable, start: int, end: int) -> int:
-    """Return the length of the tag that ends here, or 0."""
+    """Return the length of a tag that ends at ``end``, or 0."""
     tail = read_at(stream, max(start, end - _ID3V1), min(_ID3V1, end - start))
     if len(tail) == _ID3V1 and tail[:3] == b"TAG":
         before = read_at(stream, max(start, end - _ID3V1 - _ENHANCED), 4)

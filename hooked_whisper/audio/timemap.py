@@ -1,9 +1,9 @@
-"""One clock for seconds, samples, mel frames and encoder positions.
+"""Convert between seconds, samples, mel frames and encoder positions.
 
 Mel frame ``f`` is centered on sample ``160 f`` (10 ms apart); encoder position ``i`` is centered on frame ``2 i``, at
-``0.02 i`` seconds. A position stands for its cell, the times nearest to its center:
-``[0, 0.01)`` for position 0, ``[0.02 i - 0.01, 0.02 i + 0.01)`` for position ``i``, and up to the end of the window for
-the last one. Its receptive field before attention is wider. All spans are half-open.
+``0.02 i`` seconds. The cell of a position is the span of times nearest to its center: ``[0, 0.01)`` for position 0,
+``[0.02 i - 0.01, 0.02 i + 0.01)`` for position ``i``, and up to the end of the window for the last position. Its
+receptive field before attention is wider. All spans are half-open.
 """
 
 from __future__ import annotations
@@ -68,29 +68,29 @@ class TimeMap:
     # One point in time ------------------------------------------------------------------------------------------
 
     def sample(self, seconds: Number) -> int:
-        """The sample nearest to a time; the end of the window is ``n_samples``."""
+        """Return the sample nearest to a time; ``n_samples`` at the end of the window."""
         return round(self._in_window(seconds) * self.sample_rate)
 
     def frame(self, seconds: Number) -> int:
-        """The mel frame whose center is nearest."""
+        """Return the mel frame whose center is nearest to a time."""
         return min(math.floor(self._in_units(seconds, self.hop) + 0.5), self.n_frames - 1)
 
     def position(self, seconds: Number) -> int:
-        """The encoder position whose center is nearest: the one whose cell holds this time."""
+        """Return the encoder position whose center is nearest to a time, that is, whose cell contains it."""
         return min(math.floor(self._in_positions(seconds) + 0.5), self.n_ctx - 1)
 
     def seconds(self, position: int) -> float:
-        """Center of an encoder position in seconds: ``0.02 i``."""
+        """Return the center of an encoder position in seconds: ``0.02 i``."""
         self._check_index("position", position, self.n_ctx)
         return position * self.samples_per_position / self.sample_rate
 
     def frame_seconds(self, frame: int) -> float:
-        """Center of a mel frame in seconds: ``0.01 f``."""
+        """Return the center of a mel frame in seconds: ``0.01 f``."""
         self._check_index("mel frame", frame, self.n_frames)
         return frame * self.hop / self.sample_rate
 
     def sample_seconds(self, sample: int) -> float:
-        """Time of a sample in seconds; ``n_samples`` is the end of the window."""
+        """Return the time of a sample in seconds; ``n_samples`` is the end of the window."""
         self._check_index("sample", sample, self.n_samples + 1)
         return sample / self.sample_rate
 
@@ -101,10 +101,10 @@ class TimeMap:
 
         Args:
             rounding: which positions belong to the span.
-                ``"nearest"``: those whose center lies in it. Adjacent spans share no position and skip none; a span
+                ``"nearest"``: those whose center lies in it. Adjacent spans share no position and leave no gap; a span
                 shorter than 20 ms may have none.
-                ``"inner"``: those whose whole cell lies in it; there may be none.
-                ``"outer"``: those whose cell overlaps it: at least one, unless the span is empty.
+                ``"inner"``: those whose entire cell lies in it, possibly none.
+                ``"outer"``: those whose cell overlaps it, at least one unless the span is empty.
         """
         check_option("rounding", rounding, get_args(Rounding), AudioError)
         if end < start:
@@ -114,7 +114,7 @@ class TimeMap:
             begin, stop = math.ceil(first), math.ceil(last)
         elif rounding == "inner":
             begin = math.ceil(first + 0.5) if first > 0 else 0
-            # The last cell reaches to the end of the window, so only a span up to there contains it.
+            # The last cell extends to the end of the window, so only a span up to the end contains it.
             stop = self.n_ctx if last >= self.n_ctx else min(math.floor(last + 0.5), self.n_ctx - 1)
         else:
             begin = min(math.floor(first + 0.5), self.n_ctx - 1)
@@ -124,7 +124,7 @@ class TimeMap:
         return slice(begin, max(begin, stop))
 
     def span_seconds(self, positions: slice) -> tuple[float, float]:
-        """Return start and end of the cells in seconds; :meth:`span` inverts it with any rounding."""
+        """Return the start and end of the cells in seconds; :meth:`span` with any rounding is the inverse."""
         begin, stop, step = positions.indices(self.n_ctx)
         if step != 1 or stop < begin:
             raise AudioError(f"a span of positions is slice(start, stop) with start <= stop, got {positions}")
@@ -135,11 +135,11 @@ class TimeMap:
         return self.span(0.0, duration).stop
 
     def receptive_field(self, position: int) -> tuple[int, int]:
-        """Return the samples that reach a position before attention: first, and one past the last.
+        """Return the samples that affect a position before attention, as (first, one past the last).
 
-        Two convolutions of width 3 take mel frames ``2 i - 2 .. 2 i + 2``, and a frame takes the 199 samples on either
-        side of its center (the Hann window is 0 at the 200th): samples ``320 i ± 519``. The clip's maximum also
-        couples all samples, unless the log-mel has a given ``reference_max``.
+        Two convolutions of width 3 read mel frames ``2 i - 2 .. 2 i + 2``, and a frame reads the 199 samples on either
+        side of its center (the Hann window is 0 at the 200th): samples ``320 i ± 519``. In addition, all samples affect
+        the clip's maximum, unless the log-mel has a fixed ``reference_max``.
         """
         self._check_index("position", position, self.n_ctx)
         center, reach = position * self.samples_per_position, 2 * self.hop + N_FFT // 2 - 1
@@ -155,7 +155,7 @@ class TimeMap:
         return (position - 0.5) * self.samples_per_position / self.sample_rate
 
     def _in_window(self, seconds: Number) -> float:
-        # Up to a millionth of a second past the end counts as rounding.
+        # Allow for rounding by a millionth of a second.
         if not -1e-6 <= seconds <= self.duration + 1e-6:  # False for NaN too
             raise AudioError(
                 f"{seconds} s is outside the window of 0 to {self.duration:g} s; cut longer audio into windows"
@@ -166,7 +166,7 @@ class TimeMap:
         return self._in_units(seconds, self.samples_per_position)
 
     def _in_units(self, seconds: Number, samples: int) -> float:
-        # Most times have no exact float (1.005 * 16000 < 16080): within a millionth of an edge they count as on it.
+        # Most times have no exact float (1.005 * 16000 < 16080): round to a millionth, so that edges compare equal.
         return round(self._in_window(seconds) * self.sample_rate / samples, 6)
 
     @staticmethod
