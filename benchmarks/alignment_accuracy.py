@@ -1,8 +1,8 @@
 """Accuracy of forced alignment against hand labels: ``python benchmarks/alignment_accuracy.py TIMIT [--out FILE]``.
 
 TIMIT is a folder with ``.wav``, ``.txt``, ``.wrd`` and ``.phn`` files, at any depth: the corpus, or NLTK's sample
-of it (``nltk.download("timit")``). Written: distances of word starts and ends, the share of frames of 10 ms with the
-phone of the hand labels, the speed, and the phone error rate of letter-to-sound on words held out of the dictionary.
+of it (``nltk.download("timit")``). Reports the errors of word starts and ends, the share of 10 ms frames whose phone
+matches the hand labels, the speed, and the phone error rate of letter-to-sound on words held out of the dictionary.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hooked_whisper.errors import AlignmentError
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
 
 FRAME_S = 0.01
-HELD_OUT = 20  # one word in so many
+HELD_OUT = 20  # hold out one word in this many
 # TIMIT's labels in the dictionary's phones. Closures belong to their stops; flaps are T; a glottal stop has none.
 _CLOSURES = {"bcl": "B", "dcl": "D", "gcl": "G", "pcl": "P", "tcl": "T", "kcl": "K"}
 _LABELS = _CLOSURES | {
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def alignment_accuracy(folder: Path) -> dict[str, Any]:
-    """Distances in ms, shares from 0 to 1."""
+    """Accuracy over all recordings: distances in ms, shares from 0 to 1."""
     errors: list[float] = []
     agreed = spoken = 0
     seconds = took = 0.0
@@ -95,7 +95,7 @@ def alignment_accuracy(folder: Path) -> dict[str, Any]:
 
 
 def _hand_words(found: Alignment, hand: Alignment) -> list[Interval]:
-    """The hand labels of each word; a word with a hyphen is several of them."""
+    """Return the hand labels of each word. A hyphenated word has several."""
     labels = list(hand.words)
     joined = []
     for word in found.words:
@@ -109,7 +109,7 @@ def _hand_words(found: Alignment, hand: Alignment) -> list[Interval]:
 
 
 def _agreement(found: Alignment, hand: Alignment) -> tuple[int, int]:
-    """Frames with the hand's phone, and frames in which the hand has one."""
+    """Return the number of frames whose phone matches the hand label, and of frames that have a hand label."""
     centers = np.arange(FRAME_S / 2, min(found.duration, hand.duration), FRAME_S)
     ours = _labels_at(found.phones, centers)
     theirs = [_LABELS.get(label, label.upper()) for label in _labels_at(hand.phones, centers)]

@@ -1,4 +1,4 @@
-"""How time and memory grow with clips, positions, windows, features, patches and processes.
+"""Measure how time and memory grow with clips, positions, windows, features, patches and processes.
 
     python -m benchmarks.growth [--repeats 3] [--threads 1]
 
@@ -44,7 +44,7 @@ SMALL = WhisperConfig(EncoderConfig(80, 300, 64, 4, 2, 256), DecoderConfig(51865
 
 @dataclass(frozen=True)
 class Growth:
-    """slope, error: of the logarithms. unit: of ``cost``."""
+    """slope, error: of the fit to the logarithms, and its standard error. unit: of ``cost``."""
 
     what: str
     of: str
@@ -61,14 +61,14 @@ def grown(what: str, of: str, amounts: Sequence[float], cost: Sequence[float], u
 
 
 def fastest(work: Callable[[], object], repeats: int) -> float:
-    """Seconds; what else the machine does only adds."""
+    """Return the least seconds of several runs: other work on the machine can only add time."""
     work()
-    growths = []
+    seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
         work()
-        growths.append(time.perf_counter() - start)
-    return min(growths)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
 
 
 @torch.no_grad()
@@ -86,9 +86,8 @@ def positions(repeats: int) -> list[Growth]:
     for k in widths:
         with model.hooks(attn_masks={"encoder": local_window(k)}):
             within.append(fastest(lambda: model.encoder(mel), repeats))
-    intercept = (
-        2 * within[0] - within[1]
-    )  # a window of nothing, were the cost a line: its slope is that of what is beyond
+    # time at window width 0, extrapolated linearly; the slope is that of the cost beyond it
+    intercept = 2 * within[0] - within[1]
     beyond = [max(t - intercept, 1e-6) for t in within]
     return [
         grown("encoder, tiny", "positions", lengths, encoder),
@@ -125,7 +124,7 @@ def clips(repeats: int) -> list[Growth]:
 
 
 def peak(n: int) -> float:
-    """MiB at most of a process that scans so many clips."""
+    """Return the peak memory (MiB) of a process that scans this many clips."""
     worker = [sys.executable, "-m", "benchmarks.growth", "--scan-and-say", str(n)]
     done = subprocess.run(worker, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
@@ -165,35 +164,35 @@ def patches(repeats: int) -> list[Growth]:
 
 
 def processes(_: int) -> list[Growth]:
-    """Two at most, one core each: all that this machine can show."""
-    took = []
+    """Measure one and two processes, one core each: the reference machine has two cores."""
+    seconds = []
     with tempfile.TemporaryDirectory() as name:
         write_clips(Path(name, "audio"), 96, 20.0)
         HookedWhisper(RELEASED["tiny"]).save_pretrained(Path(name, "model"))
         for n in (1, 2):
-            start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
-            what = ["-m", "sae_lens_audio", "collect", "--hook", "encoder.blocks.2", "--part", "8", "--threads", "1"]
-            where = ["--model", f"{name}/model", "--audio", f"{name}/audio", "--out", f"{name}/out-{n}"]
+            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
+            command = ["-m", "sae_lens_audio", "collect", "--hook", "encoder.blocks.2", "--part", "8", "--threads", "1"]
+            paths = ["--model", f"{name}/model", "--audio", f"{name}/audio", "--out", f"{name}/out-{n}"]
             began = time.perf_counter()
-            subprocess.run([*start, *what, *where], check=True, capture_output=True)
-            took.append(time.perf_counter() - began)
-    return [grown("harvest of 96 clips, start included", "processes", [1, 2], took)]
+            subprocess.run([*launcher, *command, *paths], check=True, capture_output=True)
+            seconds.append(time.perf_counter() - began)
+    return [grown("harvest of 96 clips, start included", "processes", [1, 2], seconds)]
 
 
-def draw(found: Sequence[Growth], path: Path) -> None:
+def draw(growths: Sequence[Growth], path: Path) -> None:
     from matplotlib import pyplot
 
     columns = 3
-    rows = -(-len(found) // columns)
+    rows = -(-len(growths) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(11, 2.7 * rows), constrained_layout=True, squeeze=False)
-    for axis, growth in zip(axes.flat, found, strict=False):
+    for axis, growth in zip(axes.flat, growths, strict=False):
         axis.loglog(growth.amounts, growth.cost, "o-", color="#2a6f97")
         axis.set(
             xlabel=growth.of, ylabel=growth.unit, xticks=growth.amounts, xticklabels=[f"{a:g}" for a in growth.amounts]
         )
         axis.minorticks_off()
         axis.set_title(f"{growth.what}\nslope {growth.slope:.2f} ± {growth.error:.2f}", fontsize=9)
-    for axis in axes.flat[len(found) :]:
+    for axis in axes.flat[len(growths) :]:
         axis.axis("off")
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path)

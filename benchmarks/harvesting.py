@@ -2,10 +2,10 @@
 
     python -m benchmarks.harvesting [--clips 200] [--threads 2] [--size tiny] [--seconds 30 10] [--json FILE]
 
-Several times in turn: the encoder alone up to the hook, on prepared log-mels; and the whole collection of the same
-clips (decoding, log-mel, encoder, checks, shuffling, statistics, SHA-256, files synced to disk). Random weights, random
-sound in WAV files, one process. Rates are ratios of neighboring measurements. CPU time includes the threads that
-decode, make log-mels and write.
+Each round times the encoder alone up to the hook, on prepared log-mels, and then the whole collection of the same clips
+(decoding, log-mel, encoder, checks, shuffling, statistics, SHA-256, files synced to disk). Weights and WAV files are
+random; everything runs in one process. A rate is the ratio of two neighboring measurements. CPU time includes the
+threads that decode, compute log-mels and write.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sae_lens_audio.activations import CollectOptions, collect_activations
 
 
 def bare(model: HookedWhisper, mel: torch.Tensor, block: int) -> None:
-    """The encoder's own modules as far as the hook, nothing kept."""
+    """Run the encoder's modules up to the hook, without caching anything."""
     encoder = model.encoder
     x = encoder.conv2(encoder.conv1(mel).transpose(1, 2)) + encoder.positional_embedding
     for layer in encoder.blocks[: block + 1]:
@@ -40,7 +40,7 @@ def bare(model: HookedWhisper, mel: torch.Tensor, block: int) -> None:
 
 
 def write_clips(folder: Path, clips: int, seconds: float) -> list[Recording]:
-    """Noise of changing loudness in WAV files."""
+    """Write WAV files of noise with changing loudness."""
     rng = np.random.default_rng(0)
     folder.mkdir()
     for k in range(clips):
@@ -50,7 +50,7 @@ def write_clips(folder: Path, clips: int, seconds: float) -> list[Recording]:
 
 
 class Clock:
-    """Wall and CPU seconds of each piece of work, round after round."""
+    """Wall and CPU seconds of each task, per round."""
 
     def __init__(self) -> None:
         self.wall: dict[str, list[float]] = {}
@@ -63,14 +63,14 @@ class Clock:
         self.cpu.setdefault(name, []).append(time.process_time() - cpu)
 
     def ratios(self, one: str, other: str) -> tuple[list[float], list[float]]:
-        """Of wall and of CPU seconds, round by round."""
+        """Return the ratios of wall seconds and of CPU seconds, per round."""
         wall, cpu = ([a / b for a, b in zip(t[one], t[other], strict=True)] for t in (self.wall, self.cpu))
         return wall, cpu
 
 
 @torch.no_grad()
 def measure(size: str, clips: int, seconds: float, batch: int, rounds: int) -> dict[str, Any]:
-    """Rates of harvests as shares of the bare encoder's, of each round."""
+    """Return the collection rate relative to the bare encoder's, per round."""
     torch.manual_seed(0)
     model = HookedWhisper(RELEASED[size])
     block = model.cfg.encoder.n_layers // 2
@@ -78,7 +78,7 @@ def measure(size: str, clips: int, seconds: float, batch: int, rounds: int) -> d
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         corpus = write_clips(folder / "audio", clips, seconds)
-        # the bare encoder gets as many batches, of the same few log-mels, which are there already
+        # the bare encoder runs the same number of batches, reusing a few prepared log-mels
         mels = [
             model.to_mel([recording.audio() for recording in corpus[k : k + batch]])
             for k in range(0, min(clips, 32), batch)

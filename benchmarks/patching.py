@@ -3,8 +3,8 @@
     python -m benchmarks.patching [--rounds 3] [--threads 1] [--size tiny] [--json FILE]
 
 The naive loop is what people write with hooks: one full pass of encoder and decoder for every patch, with one hook that
-puts the kept activation in. Same random weights, same patches, same numbers (checked: the two must agree), one process,
-taking turns. What counts is the ratio of times per patch; the sweep's time includes its two runs that keep activations.
+inserts the cached activation. Both use the same random weights and patches, take turns in one process, and must agree
+in their results. The result is the ratio of times per patch. The sweep's time includes its two caching runs.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from hooked_whisper.patching import (
     window_spans,
 )
 
-N_TOKENS, N_SPEECH = 12, 300  # tokens of the decoder, positions of a clip of 6 s
+N_TOKENS, N_SPEECH = 12, 300  # decoder tokens, encoder positions of a 6 s clip
 
 
 @dataclass(frozen=True)
 class Case:
-    """A sweep and which of its patches the naive loop runs (a few: all cost the same)."""
+    """A sweep, and the patches of it that the naive loop runs (only a few, since all cost the same)."""
 
     label: str
     side: str
@@ -79,7 +79,7 @@ def cases(model: HookedWhisper) -> list[Case]:
 def naive(
     model: HookedWhisper, patches: Sequence[Patch], base: RunInputs, source: RunInputs, metric: Metric
 ) -> tuple[list[float], float]:
-    """One full forward pass per patch; the source's activations are kept beforehand. Seconds per patch."""
+    """Return the seconds per patch of one full forward pass per patch. Source activations are cached beforehand."""
     names = sorted({p.name for p in patches})
     _, cache = model.run_with_cache(source.mel, source.tokens, names_filter=names)
     results = []
@@ -105,7 +105,7 @@ def measure(model: HookedWhisper, case: Case, rounds: int, n_naive: int) -> dict
     corrupt[..., 160:260] = torch.randn(1, enc.n_mels, 100, generator=generator)
     tokens = torch.randint(0, 50000, (2, 1, N_TOKENS), generator=generator)
     base, source = RunInputs(tokens[0], mel=corrupt), RunInputs(tokens[1], mel=clean)
-    if case.side == "decoder":  # the encoder's output is there already, as after a first look at a clip
+    if case.side == "decoder":  # start from a computed encoder output, as in an interactive session
         ready = [RunInputs(i.tokens, encoder_out=model.embed_audio(i.mel)) for i in (base, source)]  # type: ignore[arg-type]
     else:
         ready = [base, source]
@@ -132,7 +132,7 @@ def measure(model: HookedWhisper, case: Case, rounds: int, n_naive: int) -> dict
 
 
 def measure_all(size: str, rounds: int, n_naive: int) -> list[dict[str, Any]]:
-    """A row for each sweep; the last has 500 patches or more."""
+    """Measure each sweep and return one row per sweep. The last has at least 500 patches."""
     torch.manual_seed(0)
     model = HookedWhisper(RELEASED[size])
     return [

@@ -1,12 +1,12 @@
-"""How long training waits for its rows: from memory, from a harvest on the disk, from one that no cache holds.
+"""Measure how long training waits for rows: from memory, from a store on disk, and from a store outside the page cache.
 
     python -m benchmarks.sae_feeding [--clips 350] [--steps 96] [--threads 2] [--json FILE]
 
-A TopK dictionary of 8 times the width is trained on shuffled rows of a harvest in its default form (float16 shards of
-131,072 rows), some shards to a block, so that blocks end during the measurement. The three take turns, in runs of some
-steps each. Counted is the time in which the trainer had no batch to work on; batches are made by a thread that shares
-the cores with training, so steps themselves may get longer too: their ratio is the other column. "No cache": the
-operating system is told to forget the shards before each block is read.
+A TopK SAE with 8 features per dimension is trained on shuffled rows of a store with default settings (float16 shards of
+131,072 rows). Few shards are mixed at a time, so that several chunks end during the measurement. The three sources take
+turns of a few steps. Waiting is the time in which the trainer has no batch. Since the thread that prepares batches
+shares the cores with training, steps may also become slower: the other column is their ratio. "No cache" asks the
+operating system to drop the shards from its page cache before each chunk is read.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from sae_lens_audio.training.batches import Feed, Place
 
 
 class Waiting:
-    """A feed and the seconds that its user spent in it."""
+    """A feed that records the seconds its caller waited for batches."""
 
     def __init__(self, feed: Feed) -> None:
         self.feed, self.seconds = feed, 0.0
@@ -64,7 +64,7 @@ class WatchedBatches(Batches):
 
 
 class Forgotten(StoredActivations):
-    """Shards come from the disk itself each time."""
+    """A store whose shards are dropped from the page cache before each read."""
 
     def chunk(self, epoch: int, index: int) -> ActivationChunk:
         for path in self.store.folder.glob("shard-*.safetensors"):
@@ -75,7 +75,7 @@ class Forgotten(StoredActivations):
 
 
 def stored(folder: Path, clips: int, size: str) -> ActivationStore:
-    """Activations of random weights on random sound, of the stem alone, which is quick."""
+    """Collect activations of a random model's conv stem on random sound, which is quick."""
     torch.manual_seed(0)
     model = HookedWhisper(RELEASED[size])
     sounds = [np.random.default_rng(k).uniform(-0.3, 0.3, 480_000).astype(np.float32) for k in range(8)]
@@ -84,12 +84,12 @@ def stored(folder: Path, clips: int, size: str) -> ActivationStore:
 
 
 def run(blocks: ActivationSource, steps: int, batch: int, k: int) -> tuple[list[float], float]:
-    """Seconds of every step but the first, and seconds of waiting in them."""
+    """Return the seconds of every step but the first, and the seconds spent waiting in them."""
     d = blocks.widths[0]
     trainer = Trainer(TopK(TopKConfig(d, 8 * d, k=k)), blocks, TrainingConfig(steps=steps + 1, batch=batch))
     trainer.batches = WatchedBatches(blocks, batch, 0)
     with trainer:
-        trainer.step()  # waits for the first block, as every start does
+        trainer.step()  # the first step waits for the first chunk, as in every run
         feed: Any = trainer._feed
         feed.seconds = 0.0
         times = []

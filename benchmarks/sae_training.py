@@ -1,18 +1,18 @@
-"""Training of dictionaries side by side: ours, EleutherAI sparsify, sae-lens, dictionary_learning.
+"""Compare SAE training: ours, EleutherAI sparsify, sae-lens, dictionary_learning.
 
     make bench-sae                                          (all; makes the peers' environments first)
     python -m benchmarks.sae_training --architectures topk --score-at 100 300 [--json FILE]
     python -m benchmarks.sae_training --activations FOLDER --key encoder.blocks.2.hook_resid_post
 
-Each library runs its own training loop in its own environment and process, on rows in memory. They take turns of a few
-steps and only one works at a time, so that whatever else the machine does falls on all of them. What counts is the
-ratio, turn by turn, and the variance explained of rows that nobody trained on, after equally many steps.
+Each library runs its own training loop in a separate environment and process, on rows in memory. They take turns of a
+few steps, one at a time, so that other work on the machine affects all of them. The results are the time ratio per
+turn, and the explained variance on held-out rows after the same number of steps.
 
-The same for all: rows, their order (ours shuffles by itself) and scale (a row's mean squared distance from the mean is
-its width), sizes, k, float32, threads, Adam's rate (that of Gao et al. 2024, which two of the peers take by default),
-constant from the first step, and the L1 coefficient. Left as each has it: how weights and biases start, clipping and
-projection of gradients, auxiliary losses, statistics, thresholds of JumpReLU, sparsify's default optimizer (signum at
-its own rate; "adam" is the other one it has). BatchTopK is scored as it trains, on the largest features of a batch.
+The same for all: rows, their order (ours shuffles them itself) and scale (the mean squared distance of a row from the
+mean is its width), sizes, k, float32, threads, the L1 coefficient, and Adam's learning rate, constant from the first
+step (that of Gao et al. 2024, the default of two peers). Each library's default: initialization, clipping and
+projection of gradients, auxiliary losses, statistics, JumpReLU thresholds, and sparsify's optimizer (signum with its
+default rate; "adam" is its alternative). BatchTopK is scored as in training, on the largest features of a batch.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SPARSE = (("ours", ""), ("sparsify", ""), ("sae-lens", ""), ("dictionary_learnin
 
 @dataclass(frozen=True)
 class Work:
-    """score_at: numbers of steps; dead: share of features that are held to be dead."""
+    """score_at: numbers of steps. dead: share of features that are forced to be dead."""
 
     architecture: str
     implementations: tuple[tuple[str, str], ...]
@@ -113,7 +113,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="implementations besides ours")
     parser.add_argument("--activations", type=Path, help="a harvest, or a .npy or .safetensors of rows [row, d]")
     parser.add_argument("--key", help="hook point of the harvest, or tensor of the file")
-    parser.add_argument("--rows", type=int, default=262_144, help="to train on; every pass has the same order")
+    parser.add_argument("--rows", type=int, default=262_144, help="rows to train on, in the same order in every epoch")
     parser.add_argument("--held-out", type=int, default=16_384, help="rows for scores")
     parser.add_argument("--d-in", type=int, default=384, help="of made-up activations")
     parser.add_argument("--d-sae", type=int, help="default: 8 times the width of the activations")
@@ -121,9 +121,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--score-at", type=int, nargs="+", help="numbers of steps")
     parser.add_argument("--per-turn", type=int, default=5, help="steps")
-    parser.add_argument("--warm-up", type=int, default=2, help="turns that are not timed")
+    parser.add_argument("--warm-up", type=int, default=2, help="untimed warm-up turns")
     parser.add_argument("--lr", type=float, help="of Adam; default: 2e-4 / sqrt(d_sae / 2^14)")
-    parser.add_argument("--lr-ours", type=float, help="another rate for ours")
+    parser.add_argument("--lr-ours", type=float, help="learning rate of ours, if different")
     parser.add_argument("--l1", type=float, default=1.0)
     parser.add_argument("--l0", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)

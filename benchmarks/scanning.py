@@ -2,10 +2,10 @@
 
     python -m benchmarks.scanning [--clips 40] [--threads 1] [--size tiny] [--json FILE]
 
-For each clip in turn: the bare encoder on its 30 s window; the scan (largest examples, samples of ranges, moments,
-histogram) of the MLP neurons of one block; and only the k largest values per neuron and clip, as a Python loop over
-neurons with a heap for each (as in the published code), and over all positions (for a few neurons, scaled up). Random
-weights, random sound, one process. Totals are over all clips, including the first ones.
+Per clip, times: the bare encoder on the 30 s window; the scan of one block's MLP neurons (largest examples, samples per
+range, moments, histogram); a Python loop over neurons with a heap each, as in the published code, for the k largest
+values per neuron and clip; and the same loop over all positions (a few neurons, scaled up). Weights and sound are
+random; everything runs in one process. Totals include the first clips.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from hooked_whisper.features.scan.state import WindowFeatures
 from hooked_whisper.hooked import HookedWhisper
 from sae_lens_audio.activations import CollectOptions, collect_activations
 
-FEW = 16  # neurons of the slowest loop
+FEW = 16  # number of neurons in the slowest loop
 
 
 @dataclass
 class Heaps:
-    """The published way: a Python heap for each neuron, a Python loop over neurons."""
+    """The published method: a Python loop over neurons, with a heap for each."""
 
     k: int
     heaps: dict[int, list[tuple[float, int, int]]] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Heaps:
 
 
 def measure(size: str, clips: int, seconds: float, seed: int = 0) -> dict[str, float]:
-    """Seconds in all, by part; of the scan also as if every clip took what the median one of the later half did."""
+    """Return total seconds by part. The scan is also extrapolated from the median clip of the later half."""
     torch.manual_seed(seed)
     config = RELEASED[size]
     model = HookedWhisper(config)
@@ -120,7 +120,7 @@ def measure(size: str, clips: int, seconds: float, seed: int = 0) -> dict[str, f
 
 @torch.no_grad()
 def compare(size: str, clips: int, seconds: float, rounds: int) -> dict[str, Any]:
-    """A whole scan of the neurons of the middle block beside a whole harvest of them, in turn."""
+    """Compare a whole scan of the middle block's neurons with a whole collection of them, taking turns."""
     torch.manual_seed(0)
     model = HookedWhisper(RELEASED[size])
     hook = f"encoder.blocks.{model.cfg.encoder.n_layers // 2}.mlp.hook_post"

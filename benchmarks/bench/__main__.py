@@ -1,10 +1,10 @@
-"""Everything side by side: ``make bench``, or ``python -m benchmarks.bench``.
+"""Compare speed and memory with other libraries: ``make bench``, or ``python -m benchmarks.bench``.
 
     python -m benchmarks.bench [--size tiny base] [--rounds 15] [--threads 2] [--only GLOB ...] [--quick]
 
-Ours, openai-whisper, transformers (fused and eager attention), nnsight and plain torch hooks, with the same random
-weights and the same input, taking turns in one process, after what they keep was compared. What counts is the ratio.
-Writes the table into ``benchmarks/README.md`` and ``benchmarks/results.json``.
+Ours, openai-whisper, transformers (fused and eager attention), nnsight and plain torch hooks run the same random
+weights on the same input. They must first agree in their activations, then take turns in one process. The result is the
+ratio of times. Writes the table into ``benchmarks/README.md`` and ``benchmarks/results.json``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from benchmarks.bench.passes import sections
 from benchmarks.bench.table import README, RESULTS, rendered
 from benchmarks.bench.timing import rows_of, take_turns
 
-# memory is asked of those that keep something
+# memory is measured only for cases that cache something
 KEEPING = ("one residual*", "every *", "one attention*")
 
 
@@ -38,8 +38,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clips", type=int, default=200, help="of 30 s, for harvests and scans")
-    parser.add_argument("--only", nargs="+", metavar="GLOB", help="cases; no harvests, scans and sweeps then")
-    parser.add_argument("--quick", action="store_true", help="few rounds, no memory, nothing written: does it run?")
+    parser.add_argument(
+        "--only", nargs="+", metavar="GLOB", help="cases to run; leaves out collection, scans and sweeps"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="smoke test: few rounds, no memory measurement, writes nothing"
+    )
     parser.add_argument("--memory-of", nargs=2, metavar=("CASE", "WHO"), help=argparse.SUPPRESS)
     return parser
 

@@ -1,4 +1,4 @@
-"""Nobody is timed who does other work: what everybody keeps is compared first."""
+"""Check that all implementations of a case return the same activations, before they are timed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from benchmarks.bench.cases import OURS, Case
 
 @torch.no_grad()
 def check(case: Case, tolerance: float = 1e-4) -> None:
-    """Raises ``AssertionError``, saying who differs."""
+    """Check one case.
+
+    Raises:
+        AssertionError: an implementation differs from ours; names it.
+    """
     names = [name for name in case.same if name in case.work]
     if not names:
         return

@@ -1,4 +1,4 @@
-"""What is timed: one piece of work each, done by us and by the others."""
+"""The benchmark cases: one task each, in our implementation and in others."""
 
 from __future__ import annotations
 
@@ -23,9 +23,13 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Case:
-    """work: by who does it; each returns what it keeps. against: whom ours is compared with, the fastest counts.
-    target: ratio of times that ours should not exceed. same: who must keep the same numbers as ours, in the same order.
-    counted: whether its arithmetic can be counted (not where it is compiled).
+    """One task, in several implementations.
+
+    work: implementation -> function that returns the activations it caches.
+    against: implementations to compare ours with; the target applies to the fastest.
+    target: largest acceptable ratio of times.
+    same: implementations that must return the same numbers as ours, in the same order.
+    counted: whether FLOPs can be counted (not for compiled code).
     """
 
     name: str
@@ -186,7 +190,7 @@ def everything(m: Models) -> list[str]:
 
 
 def hooked(model: nn.Module, modules: list[nn.Module], *inputs: Tensor) -> list[Any]:
-    """What people write with torch's own hooks."""
+    """Cache activations with plain torch forward hooks."""
     activations: list[Any] = []
     with ExitStack() as stack:
         for module in modules:
@@ -210,7 +214,7 @@ def openai_scores(m: Models, block: int) -> list[Any]:
 
 
 def nnsight_work(m: Models, what: str, block: int) -> dict[str, Work]:
-    """With nnsight around transformers; nothing where it is not installed."""
+    """Cache activations with nnsight around transformers; empty if it is not installed."""
     try:
         from nnsight import NNsight
     except ImportError:
@@ -283,7 +287,7 @@ def compiler(module: nn.Module) -> Callable[[], Any]:
 
 
 def on_cuda(m: Models) -> list[Case]:
-    """Half precision beside transformers (its fused attention takes flash kernels), compiled and not."""
+    """Compare half precision with transformers (whose fused attention uses flash kernels), compiled and uncompiled."""
     return [_on_cuda(m, torch.float16, "float16"), _on_cuda(m, torch.bfloat16, "bfloat16")]
 
 

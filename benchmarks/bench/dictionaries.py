@@ -1,4 +1,4 @@
-"""What ``make bench-sae`` has left: training of dictionaries side by side, too long to be done again here."""
+"""Tables of SAE training from the results that ``make bench-sae`` saved; training takes too long to repeat here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LEFT = Path(__file__).parents[1] / "sae_training.json"
 
 
 def section(path: Path = LEFT) -> str | None:
-    """A table for each architecture; ``None`` where nothing was left."""
+    """Return one table per architecture, or ``None`` if there are no saved results."""
     if not path.exists():
         return None
     facts = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""Arithmetic of a piece of work, counted as it is done: two operations for each product with its sum."""
+"""Count the FLOPs of a task while it runs; a multiply-add is two."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 
 def _fused(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    """torch counts fused attention on GPUs only. Shapes; what a mask hides is counted, as on GPUs."""
+    """Count fused attention from its shapes, since torch does so on GPUs only. Masked entries count, as on GPUs."""
     return sdpa_flop_count(query, key, value)
 
 
@@ -19,10 +19,10 @@ _ON_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _fused}
 
 @torch.no_grad()
 def gflop(work: Callable[[], object]) -> float | None:
-    """Of products, attention and convolutions; ``None`` where nothing is seen (compiled code hides what it does).
+    """Return the GFLOP of matrix products, attention and convolutions; ``None`` if none are visible (compiled code).
 
-    Norms, activation functions and sums are left out: they are bound by memory. Products of oneDNN are not seen, but
-    ``hooked_whisper.model.kernels`` takes torch's own while a mode like this watches, which do the same arithmetic.
+    Norms, activation functions and sums are left out, since memory bandwidth limits them. The counter cannot see oneDNN
+    products, but under a dispatch mode ``hooked_whisper.model.kernels`` uses torch's, with the same number of FLOPs.
     """
     with FlopCounterMode(display=False, custom_mapping=_ON_CPU) as counter:
         work()

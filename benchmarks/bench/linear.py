@@ -1,4 +1,4 @@
-"""Whether windows cost as their width: a line through the times of several."""
+"""Fit a line to the time of local windows against their width."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Line:
 
 
 def line_of(rows: Sequence[Mapping[str, Any]]) -> Line | None:
-    """From the rows of a case "... k=K ..." against "..., k=K'"; ``None`` where there are too few."""
+    """Return the fit to the rows of a case "... k=K ..." against "..., k=K'"; ``None`` if there are too few."""
     ms: dict[int, float] = {}
     for row in rows:
         mine, theirs = (re.search(r"k=(\d+)", row[key]) for key in ("case", "other"))

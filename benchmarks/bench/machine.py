@@ -1,4 +1,4 @@
-"""What was measured on, and who else was using it."""
+"""The machine that was measured on, and its load from other processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PACKAGES = ("torch", "openai-whisper", "transformers", "nnsight", "numpy")
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """Processor, threads, versions, and how fast it multiplies matrices."""
+    """Return processor, threads, versions, and the speed of matrix products."""
     cpu = {}
     for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
         name, _, value = line.partition(":")
@@ -51,7 +51,7 @@ def onednn(x: Tensor, weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def product_rate(n: int, k: int, m: int, by: Callable[[Tensor, Tensor], Tensor] = F.linear) -> float:
-    """GFLOP/s of a float32 product ``[n, k] x [m, k]``, the best of several."""
+    """Return the GFLOP/s of a float32 product ``[n, k] x [m, k]``, best of several runs."""
     x, weight = torch.randn(n, k), torch.randn(m, k)
     best = min(_seconds(lambda: by(x, weight)) for _ in range(max(4, int(3e10 / (2 * n * k * m)))))
     return round(2 * n * k * m / best / 1e9, 1)
@@ -77,7 +77,7 @@ def _commit() -> str | None:
 
 @dataclass
 class Others:
-    """Cores that other processes use, on average since it was made."""
+    """Average number of cores that other processes used since this object was created."""
 
     began: float = field(default_factory=time.monotonic)
     busy: float = field(default_factory=lambda: _busy())
@@ -87,11 +87,11 @@ class Others:
 
 
 def _busy() -> float:
-    """CPU seconds of all processes but this one and its children."""
+    """Return the CPU seconds of all processes except this one and its children."""
     stat = Path("/proc/stat")
     if not stat.exists():
         return 0.0
-    values = [int(v) for v in stat.read_text().split("\n", 1)[0].split()[1:9]]  # guests are in the first already
+    values = [int(v) for v in stat.read_text().split("\n", 1)[0].split()[1:9]]  # guest time is included in user time
     mine = os.times()
     whole = (sum(values) - values[3] - values[4]) / os.sysconf("SC_CLK_TCK")
     return whole - (mine.user + mine.system + mine.children_user + mine.children_system)

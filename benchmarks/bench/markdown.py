@@ -1,4 +1,4 @@
-"""Tables in Markdown, and text between two marks of a file."""
+"""Markdown tables, and replacement of the text between two markers in a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def write_into(readme: Path, text: str) -> None:
-    """What people wrote around the marks stays. Raises ``ValueError`` for a file without the two marks."""
+    """Replace the text between the markers; the rest of the file is unchanged.
+
+    Raises:
+        ValueError: the file lacks a marker."""
     before, begin, after = readme.read_text().partition(BEGIN)
     _, end, after = after.partition(END)
     if not begin or not end:

@@ -15,13 +15,13 @@ import torch
 
 from benchmarks.bench.cases import Case
 
-# glibc keeps what was freed, for the next one, and raises by itself the size from which it does not: work that was done
-# once would find its memory there and seem to take none. So everything of 128 KiB or more is given back at once.
+# glibc keeps freed memory for reuse, and adapts the size above which it returns blocks to the system. After a warm-up
+# run, a task would then seem to need no memory. A fixed threshold returns every block of 128 KiB or more at once.
 _GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 
 
 def peak_of(size: str, case: str, who: str) -> dict[str, float] | None:
-    """MiB of the peak, and of the tensors that are kept; ``None`` where the system does not say."""
+    """Return the MiB of the peak and of the cached tensors; ``None`` if the system does not report them."""
     if not sys.platform.startswith("linux"):
         return None
     command = [sys.executable, "-m", "benchmarks.bench", "--size", size, "--memory-of", case, who]
@@ -34,15 +34,16 @@ def peak_of(size: str, case: str, who: str) -> dict[str, float] | None:
 
 @torch.no_grad()
 def measure_here(case: Case, who: str) -> dict[str, float]:
-    """In this process, which has done nothing else. The work is done once before: kernels are compiled, code is loaded.
+    """Measure in this process, which must have done nothing else. A first run loads code and compiles kernels.
 
-    Raises ``RuntimeError`` where less was taken than is kept: then freed memory was used again, and the peak is wrong.
+    Raises:
+        RuntimeError: the peak is below the size of the cached tensors, so freed memory was reused.
     """
     case.work[who]()
     gc.collect()
     _give_back()
     before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     result = case.work[who]()
     peak, new = _status("VmHWM") - before, _bytes(result, set()) / 2**20
     if peak < 0.9 * new - 4:
@@ -62,7 +63,7 @@ def _status(field: str) -> float:
 
 
 def _bytes(x: Any, seen: set[int]) -> int:
-    """Of the memory behind tensors, each once."""
+    """Return the bytes of the tensors' storages, counting each storage once."""
     if isinstance(x, torch.Tensor):
         storage = x.untyped_storage()
         if storage.data_ptr() in seen:

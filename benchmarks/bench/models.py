@@ -1,4 +1,4 @@
-"""The same random weights in ours, openai-whisper's and transformers' model; nothing is timed unless they agree."""
+"""Our model, openai-whisper's and transformers' with the same random weights, checked to agree before timing."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _RENAMED = (
 
 @dataclass(frozen=True, eq=False)
 class Models:
-    """``hf``: transformers with fused attention, ``eager``: the same weights with scores and patterns made.
+    """``hf`` is transformers with fused attention; ``eager`` has the same weights and materializes scores and patterns.
 
-    mel ``[1, mel, frame]``, tokens ``[1, token]``, encoded ``[1, position, d_model]``: what they are run on.
+    Inputs: mel ``[1, mel, frame]``, tokens ``[1, token]``, encoded ``[1, position, d_model]``.
     """
 
     ours: HookedWhisper
@@ -48,7 +48,8 @@ class Models:
 
 @torch.no_grad()
 def make_models(size: str, n_tokens: int = 32) -> Models:
-    """Raises ``AssertionError`` where one of them computes something else."""
+    """Raises:
+    AssertionError: the models disagree."""
     torch.manual_seed(0)
     cfg = SIZES[size]
     hf = _transformers(cfg, "sdpa")

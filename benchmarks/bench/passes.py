@@ -1,4 +1,4 @@
-"""Harvests and scans, which read files and write them, beside the bare encoder; sweeps of patches beside the loop."""
+"""Collection and scans relative to the bare encoder, and patching sweeps relative to the naive loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.bench.markdown import table
 
 
 def sections(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, Any]]:
-    """Text for the table, and the numbers."""
+    """Return the text of the tables, and the numbers."""
     measured = harvesting.measure("tiny", args.clips, 30.0, 8, max(3, args.rounds // 3))
     scanned = scanning.compare("tiny", args.clips, 30.0, max(3, args.rounds // 3))
     swept = patching.measure_all("tiny", max(2, args.rounds // 4), n_naive=3)

@@ -1,6 +1,6 @@
 """The table in ``benchmarks/README.md``.
 
-python -m benchmarks.bench.table      (makes it again from results.json and from what `make bench-sae` has left)
+python -m benchmarks.bench.table      (rebuilds it from results.json and the saved results of `make bench-sae`)
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ HERE = Path(__file__).parents[1]
 README, RESULTS = HERE / "README.md", HERE / "results.json"
 _HEAD = ("work", "against", "ours / theirs", "quartiles", "at most", "ours, ms", "theirs, ms", "GFLOP", "GFLOP/s")
 _MEMORY = ("work", "who", "MiB at most, beyond what was there", "MiB kept")
-MORE_THAN_KEPT = 1.10  # of memory: what every point may take beyond the bare pass, relative to what is kept
+MORE_THAN_KEPT = (
+    1.10  # memory limit: growth over the bare pass when every point is cached, relative to the cached bytes
+)
 
 
 def rendered(results: Mapping[str, Any]) -> str:
@@ -67,7 +69,7 @@ def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _more_than_kept(memory: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Where a bare pass of ours is beside it: what keeping takes, and how much of that is kept."""
+    """For cases with a bare pass of ours: the memory that caching adds, relative to the size of the cache."""
     peaks = {(row["case"], row["who"]): row["peak_mib"] for row in memory}
     notes = []
     for row in memory:

@@ -1,4 +1,4 @@
-"""Turns: everybody does the work once a round, in changing order, so that whatever else goes on falls on all."""
+"""Timing in turns: each implementation runs once per round, in changing order, so that other load affects all."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from benchmarks.bench.cases import OURS, Case
 
 @dataclass(frozen=True)
 class Row:
-    """Ours against one other. ratio: median of the rounds' ratios of times; low, high: their quartiles.
+    """Ours against one other implementation.
 
-    ours_gflop: our arithmetic, where it could be counted.
+    ratio: median over rounds of the ratio of times. low, high: its quartiles. ours_gflop: our GFLOP, if counted.
     """
 
     case: str
@@ -57,7 +57,7 @@ def take_turns(case: Case, rounds: int) -> dict[str, list[float]]:
 
 
 def compared(mine: list[float], theirs: list[float]) -> tuple[float, float, float]:
-    """Median of the per-round ratios, with their quartiles."""
+    """Return the median of the per-round ratios, with their quartiles."""
     low, middle, high = statistics.quantiles([a / b for a, b in zip(mine, theirs, strict=True)], n=4)
     return middle, low, high
 
@@ -65,7 +65,9 @@ def compared(mine: list[float], theirs: list[float]) -> tuple[float, float, floa
 def rows_of(
     case: Case, seconds: Mapping[str, list[float]], counted: Mapping[str, float | None] | None = None
 ) -> list[Row]:
-    """A row for each other. The target belongs to the fastest of those that do the same work. counted: GFLOP by who."""
+    """Return one row per other implementation. The target applies to the fastest one that does the same work.
+
+    counted: GFLOP by implementation."""
     counted = counted or {}
     named = [name for name in case.against if name in seconds]
     best = min(named, key=lambda name: statistics.median(seconds[name]))

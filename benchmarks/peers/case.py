@@ -1,4 +1,4 @@
-"""What is trained, the same for every implementation; no packages needed, for drivers and workers alike."""
+"""The training task, the same for every implementation. Standard library only, since drivers and workers import it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ NEVER = -10.0
 class Case:
     """One architecture at one size.
 
-    implementation, variant: whose, and which of its ways where it has several.
-    data, batch, held_out: a ``.npy`` file of rows, rows of a batch, and how many at its end are for scores.
-    dead: how many features are held dead before every step, so that the loss that revives them is paid: their bias is
-        NEVER, and the trainer's counts say that they have not been active for long.
-    lr: of Adam, constant; l1, l0: coefficients of penalties where the definitions agree.
+    implementation, variant: the library, and which of its variants.
+    data, batch, held_out: a ``.npy`` file of rows, rows per batch, and number of rows at its end that are for scores.
+    dead: number of features that are forced to be dead before every step, so that the auxiliary loss is computed: their
+        bias is NEVER, and the trainer's counters say that they have long been inactive.
+    lr: constant learning rate of Adam. l1, l0: penalty coefficients, where the definitions agree.
     """
 
     implementation: str
@@ -37,5 +37,5 @@ class Case:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Of the levels of a Matryoshka dictionary."""
+        """Numbers of features at the levels of a Matryoshka SAE."""
         return self.d_sae // 16, self.d_sae // 4, self.d_sae

@@ -23,8 +23,8 @@ PEERS = ROOT / ".venv-peers"
 
 @dataclass
 class Worker:
-    """log: what the library prints. turns: seconds of every step, by turn. scores: by number of steps. cpu: seconds
-    used since it was ready.
+    """log: output of the library. turns: seconds of every step, by turn. scores: by number of steps. cpu: CPU
+    seconds since it was ready.
     """
 
     case: Case
@@ -72,7 +72,7 @@ class Worker:
         self.scores[done] = self._ask("score")
 
     def stop(self) -> None:
-        """Closing its input is what ends it."""
+        """End the worker by closing its input."""
         if self.process.stdin and self.process.poll() is None:
             self.process.stdin.close()
         self.process.wait()
@@ -93,21 +93,21 @@ class Worker:
 
 
 def take_turns(cases: list[Case], score_at: tuple[int, ...], per_turn: int, warm_up: int) -> dict[str, Any]:
-    """Train all of them, a few steps each in turn, up to the largest number of ``score_at``.
+    """Train all implementations in turns of a few steps, up to the largest number in ``score_at``.
 
-    warm_up: turns of each whose time does not count.
+    warm_up: untimed turns of each.
     """
     workers: list[Worker] = []
     try:
         for case in cases:
             workers.append(Worker.start(case))
-            workers[-1].wait_until_ready()  # one after the other: their imports are heavy
+            workers[-1].wait_until_ready()  # start one after the other: imports are heavy
         began, busy = time.monotonic(), _busy_seconds()
         done, turn, cpu = 0, 0, sum(os.times()[:2])
         with tqdm(total=max(score_at), desc=cases[0].architecture, unit="step", leave=False) as bar:
             while done < max(score_at):
                 n = min([per_turn, *(point - done for point in score_at if point > done)])
-                first = turn % len(workers)  # another one begins each time
+                first = turn % len(workers)  # rotate the order
                 for worker in workers[first:] + workers[:first]:
                     worker.steps(n)
                 done, turn = done + n, turn + 1
@@ -148,7 +148,7 @@ def _summary(worker: Worker, reference: list[float], warm_up: int) -> dict[str, 
 
 
 def _busy_seconds() -> float | None:
-    """CPU seconds used by everything on the machine; None where there is no /proc/stat."""
+    """Return the CPU seconds of all processes on the machine; ``None`` without /proc/stat."""
     try:
         with open("/proc/stat") as file:
             ticks = [int(x) for x in file.readline().split()[1:]]

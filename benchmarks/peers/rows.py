@@ -1,4 +1,4 @@
-"""Rows to train on: made, or from a file; in one order and at one scale for everybody."""
+"""Rows to train on, synthetic or from a file, with the same order and scale for every implementation."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ TRUE_FEATURES, ACTIVE = 2048, 24
 
 
 def synthetic(n: int, d: int, seed: int) -> Tensor:
-    """Rows with the structure that a dictionary looks for: each is the sum of 24 of 2,048 directions, some far more
-    popular than others, by amounts between 0.5 and 4.5, plus a mean and a little noise.
+    """Return rows with the structure that an SAE assumes: each is the sum of 24 of 2,048 directions, some far more
+    frequent than others, with weights between 0.5 and 4.5, plus a mean and a little noise.
     """
-    # far from the seeds of dictionaries: the same one would start theirs at the very directions that are to be found
+    # not a seed that SAEs use: with an equal seed they would be initialized at the true directions
     generator = torch.Generator().manual_seed(1_000_003 + seed)
     directions = F.normalize(torch.randn(TRUE_FEATURES, d, generator=generator), dim=1)
     popularity = torch.arange(1, TRUE_FEATURES + 1).float().rsqrt()
@@ -35,8 +35,10 @@ def synthetic(n: int, d: int, seed: int) -> Tensor:
 
 
 def from_file(path: Path, key: str | None, n: int, seed: int) -> Tensor:
-    """At most ``n`` rows, in random order, of a harvest's folder or of an array ``[row, d]`` in a .npy or .safetensors
-    file. ``key``: the hook point or the tensor, where there are several.
+    """Return at most ``n`` rows, in random order, of a store, or of an array ``[row, d]`` in a .npy or .safetensors
+    file.
+
+    key: the hook point or tensor, if there are several.
     """
     if path.is_dir():
         store = open_store(path)
@@ -58,6 +60,6 @@ def _only(key: str | None, there: Sequence[str], path: Path) -> str:
 
 
 def scaled(rows: Tensor) -> Tensor:
-    """A row's mean squared distance from the mean is its width, so that rates and penalties mean the same to all."""
+    """Scale rows so that their mean squared distance from the mean is their width."""
     spread = (rows - rows.mean(0)).square().sum(1).mean()
     return rows * (rows.shape[1] / spread).sqrt()

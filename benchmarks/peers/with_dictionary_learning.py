@@ -1,4 +1,4 @@
-"""dictionary_learning: ``trainer.update`` of its trainers, which is what its loop calls with every batch."""
+"""dictionary_learning: ``trainer.update`` of its trainers, which its training loop calls once per batch."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def train(case: Case, feed: Feed) -> None:
         "topk": (TopKTrainer, {"k": case.k}),
         "batchtopk": (BatchTopKTrainer, {"k": case.k}),
         "matryoshka": (MatryoshkaBatchTopKTrainer, {"k": case.k, "group_fractions": parts}),
-        # of its two the one with the same loss as ours and that of sae-lens
+        # of its two variants, the one with the same loss as ours and sae-lens's
         "standard": (StandardTrainerAprilUpdate, {"l1_penalty": case.l1} | no_warmup),
         "gated": (GatedSAETrainer, {"l1_penalty": case.l1} | no_warmup),
-        # its penalty is of another kind: the squared relative distance of L0 from a target
+        # its penalty differs: the squared relative distance of L0 from a target
         "jumprelu": (JumpReluTrainer, {"target_l0": float(case.k)} | no_warmup),
     }[case.architecture]
     common = {"activation_dim": case.d_in, "dict_size": case.d_sae, "layer": 0, "lm_name": "none"}
@@ -39,7 +39,7 @@ def train(case: Case, feed: Feed) -> None:
     sparse = case.architecture in ("topk", "batchtopk", "matryoshka")
 
     def score(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        # without the threshold, which it starts to set after 1,000 steps
+        # without the threshold, which it sets only after 1,000 steps
         features = trainer.ae.encode(x, use_threshold=False) if sparse else trainer.ae.encode(x)
         return trainer.ae.decode(features), (features != 0).sum(0)
 

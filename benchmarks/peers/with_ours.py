@@ -1,4 +1,4 @@
-"""Ours: ``Trainer.step`` at its defaults. It takes its rows from memory by itself, so that their shuffling is timed."""
+"""Ours: ``Trainer.step`` at its defaults. It reads rows from memory itself, so the time includes shuffling."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def train(case: Case, feed: Feed) -> None:
     def score(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         sae = trainer.finished().to(case.device)
         if isinstance(sae, (TopK, BatchTopK)):
-            codes = sae.encode_sparse(x)  # BatchTopK: as in training, the largest of the batch
+            codes = sae.encode_sparse(x)  # as in training, BatchTopK keeps the largest features of the batch
             return codes.decode(sae.W_dec) + sae.b_dec, codes.active
         features = sae.encode(x)
         return sae.decode(features), (features != 0).sum(0)

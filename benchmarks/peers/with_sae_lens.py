@@ -24,7 +24,7 @@ def train(case: Case, feed: Feed) -> None:
         "gated": {"l1_coefficient": case.l1},
         "jumprelu": {"l0_coefficient": case.l0},
     }[case.architecture]
-    if case.variant == "sparse":  # its default of rescaling fails in the backward pass of sparse activations
+    if case.variant == "sparse":  # its default rescaling fails in the backward pass of sparse activations
         options |= {"use_sparse_activations": True, "rescale_acts_by_decoder_norm": False}
     common = {"architecture": name, "d_in": case.d_in, "d_sae": case.d_sae, "device": case.device}
     sae = TrainingSAE.from_dict(common | options)
@@ -32,7 +32,7 @@ def train(case: Case, feed: Feed) -> None:
         total_training_samples=case.batch * 10**6,
         train_batch_size_samples=case.batch,
         lr=case.lr,
-        lr_end=case.lr,  # must be given; the schedule is constant
+        lr_end=case.lr,  # required, although the schedule is constant
         device=case.device,
     )
     trainer = SAETrainer(config, sae, feed)

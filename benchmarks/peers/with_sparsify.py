@@ -1,4 +1,4 @@
-"""sparsify: its ``Trainer.fit``. It wants a model to take activations from: one that hands out the feed's batches."""
+"""sparsify: its ``Trainer.fit``. It needs a model to read activations from; ours returns the feed's batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.peers.worker import Feed
 
 
 class Replay(nn.Module):
-    """A model with one point, whose activations are those of the batch at hand."""
+    """A model with one module, whose output is the current batch of activations."""
 
     def __init__(self, case: Case) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Replay(nn.Module):
 
 
 class Texts(torch.utils.data.Dataset):
-    """What its loader reads; the feed is asked where it would read a text."""
+    """The data set that its loader reads; each item comes from the feed instead of a text."""
 
     def __init__(self, feed: Feed, model: Replay) -> None:
         self.feed, self.model = feed, model
@@ -67,7 +67,7 @@ def train(case: Case, feed: Feed) -> None:
 
     def score(x: Tensor) -> tuple[Tensor, Tensor]:
         for optimiser in trainer.optimizers:
-            if hasattr(optimiser, "eval"):  # schedule-free: the weights that it would save
+            if hasattr(optimiser, "eval"):  # schedule-free optimizer: use the weights that it would save
                 optimiser.eval()
         out = sae(x)
         active = torch.bincount(out.latent_indices[out.latent_acts > 0], minlength=case.d_sae)

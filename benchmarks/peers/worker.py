@@ -1,9 +1,9 @@
-"""One implementation in a separate process. It trains on request and reports the time of each step.
+"""Run one implementation in a separate process: train on request, report the time of each step.
 
     python -m benchmarks.peers.worker '{"implementation": "ours", ...}'     (a Case as JSON; the driver does this)
 
-Commands come as JSON lines, answers go back the same way. Each library runs its own loop; where the loop asks for the
-next batch, the :class:`Feed` ends the time of the step before, waits for the driver, and starts the next.
+Commands and answers are JSON lines. Each library runs its own loop. When the loop requests the next batch, the
+:class:`Feed` stops the clock of the previous step, waits for the driver, and starts the clock of the next.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ Score = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class Finished(BaseException):
-    """The driver needs no more steps. Not an Exception: no library shall swallow it."""
+    """The driver needs no more steps. A BaseException, so that no library catches it."""
 
 
 class Feed:
-    """Batches, always in the same order. An adapter sets ``score`` and, if it needs it, ``before_step``.
+    """Batches, always in the same order. An adapter sets ``score`` and, if needed, ``before_step``.
 
-    score: rows to their reconstruction and the number of them in which each feature is active, as in training.
-    before_step: called outside of the time of a step.
+    score: rows -> their reconstruction, and the number of rows in which each feature is active, as in training.
+    before_step: called before each step, untimed.
     """
 
     def __init__(self, case: Case, rows: Tensor, commands: TextIO, answers: TextIO) -> None:
@@ -55,7 +55,7 @@ class Feed:
         self._seconds: list[float] = []
         self.score: Score | None = None
         self.before_step: Callable[[], None] = lambda: None
-        _peak_mb(reset=True)  # what imports needed in passing does not count
+        _peak_mb(reset=True)  # memory that imports used temporarily does not count
 
     def __iter__(self) -> Iterator[Tensor]:
         return self
@@ -79,7 +79,7 @@ class Feed:
         return time.perf_counter()
 
     def _serve(self) -> None:
-        """Report what was done, and take the next command."""
+        """Report the finished steps, and read the next command."""
         if self._seconds:
             cpu = time.process_time()
             self._answer({"seconds": self._seconds, "cpu": cpu, "peak_mb": _peak_mb() - self._rows_mb})
@@ -101,7 +101,7 @@ class Feed:
 
     @torch.no_grad()
     def _scores(self) -> dict[str, float]:
-        """On rows that are not trained on: explained variance, active features, share that is never active."""
+        """Return explained variance, L0, and the share of features that are never active, on held-out rows."""
         assert self.score is not None, "the adapter has no score"
         x = self._held_out
         error, active = 0.0, torch.zeros(self.case.d_sae, dtype=torch.int64, device=x.device)
@@ -118,7 +118,7 @@ class Feed:
 
 
 def _peak_mb(reset: bool = False) -> float:
-    """Most memory held so far; from where it is now if ``reset`` (on Linux)."""
+    """Return the peak memory so far; ``reset`` first lowers the peak to current use (Linux only)."""
     try:
         if reset:
             with open("/proc/self/clear_refs", "w") as file:
@@ -132,7 +132,7 @@ def _peak_mb(reset: bool = False) -> float:
 
 
 def main() -> None:
-    # libraries print; the driver wants answers only
+    # libraries print to stdout, which is reserved for answers to the driver
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     case = Case(**json.loads(sys.argv[1]))
