@@ -139,7 +139,8 @@ class ActivationCache(ResidualDecomposition):
         return sum(storages.values())
 
     def __repr__(self) -> str:
-        lines = [f"ActivationCache with {len(self)} activations, {self.nbytes / 2**20:.1f} MiB"]
+        plural = "" if len(self) == 1 else "s"
+        lines = [f"ActivationCache with {len(self)} activation{plural}, {self.nbytes / 2**20:.1f} MiB"]
         width = max((len(n) for n in self._tensors), default=0)
         for name, tensor in self._tensors.items():
             axes = ", ".join(

@@ -113,7 +113,8 @@ class PatchResult:
         best = np.unravel_index(np.nanargmax(self.mean), self.mean.shape) if np.isfinite(self.mean).any() else ()
         entry = ", ".join(f"{axis.name} {axis.labels[i]}" for axis, i in zip(self.axes, best, strict=False))
         top = f"; largest mean effect {self.mean[best]:.3g} at {entry}" if entry else ""
-        return f"PatchResult({self.site}, {self.direction}, {len(self.pairs)} pairs, {shape}{top})"
+        pairs = f"{len(self.pairs)} pair{'' if len(self.pairs) == 1 else 's'}"
+        return f"PatchResult({self.site}, {self.direction}, {pairs}, {shape}{top})"
 
 
 def table_of(rows: list[dict[str, Any]]) -> pandas.DataFrame:
