@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jaxtyping import Float
@@ -30,11 +30,11 @@ class Recording:
     """
 
     id: str
-    source: Any
+    source: Any = field(repr=False)
     path: str = ""
     speaker: str = ""
     text: str = ""
-    find_alignment: Callable[[], Alignment] | None = None
+    find_alignment: Callable[[], Alignment] | None = field(default=None, repr=False)
     text_source: str = ""
     language: str = ""
 

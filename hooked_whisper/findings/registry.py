@@ -117,6 +117,9 @@ class _Registry(Mapping[str, Experiment[Any]]):
     def __len__(self) -> int:
         return len(self._experiments)
 
+    def __repr__(self) -> str:
+        return f"Experiments({', '.join(self)})"
+
 
 def _with_entry_points(packaged: Sequence[Experiment[Any]]) -> dict[str, Experiment[Any]]:
     experiments = list(packaged)

@@ -7,7 +7,7 @@ section 2.2: ``enc_out[a:b] = enc_out_for_padding_only[a:b]``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -75,7 +75,7 @@ class EncoderEdit:
     source: ``[1 or clip, position, d_model]``. rows: positions to replace, in all clips (key ``None``) or by clip.
     """
 
-    source: Float[Tensor, "clip position d_model"]
+    source: Float[Tensor, "clip position d_model"] = field(repr=False)
     rows: Mapping[int | None, Positions]
     name: str
 
@@ -125,7 +125,7 @@ def replace_encoder(
     names = {"padding": "zero audio", "mean": "mean encoding"}
     if isinstance(source, str):
         kind = names.get(source, source)
-        check_option("source (or an encoder output)", source, [*names, *BASELINE_INPUTS], PatchError)
+        check_option("source, if it is a name,", source, [*names, *BASELINE_INPUTS], PatchError)
         encoding, name = baseline_encoding(model, kind, clips), kind
     else:
         encoding, name = (source if source.dim() == 3 else source[None]), "array"

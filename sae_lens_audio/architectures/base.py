@@ -239,6 +239,9 @@ class SAE(nn.Module):
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         return self.decode_like(self.encode(x), x)
 
+    def extra_repr(self) -> str:
+        return f"d_in={self.d_in}, d_sae={self.n_features}"
+
     # Training ---------------------------------------------------------------------------------------------------------
 
     def loss(

@@ -153,6 +153,9 @@ class Finding:
             if unknown:
                 raise ValueError(f"finding {self.id}: control {control.name!r} measures no criterion {sorted(unknown)}")
 
+    def __repr__(self) -> str:
+        return f"Finding({self.id}, {self.title!r}, {self.status})"
+
     @property
     def claims(self) -> tuple[Criterion, ...]:
         return tuple(c for c in self.criteria if c.role == "claim")
