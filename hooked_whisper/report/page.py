@@ -108,9 +108,9 @@ def render_page(
     )
 
 
-def write_page(path: Path, *args: Any, **kwargs: Any) -> None:
+def write_page(path: str | Path, *args: Any, **kwargs: Any) -> None:
     """Write the HTML of :func:`render_page` atomically."""
-    write_atomic(path, render_page(*args, **kwargs).encode())
+    write_atomic(Path(path), render_page(*args, **kwargs).encode())
 
 
 @cache

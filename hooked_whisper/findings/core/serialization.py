@@ -98,19 +98,19 @@ def from_dict(data: dict[str, Any]) -> Finding:
     )
 
 
-def save_findings(path: Path, findings: Sequence[Finding], **about: Any) -> None:
+def save_findings(path: str | Path, findings: Sequence[Finding], **about: Any) -> None:
     """Write ``findings.json``: the rule, the facts in ``about`` (version, command, ...), and the findings."""
     data = {"format": FORMAT, "rule": RULE, **_plain(about), "findings": [to_dict(f) for f in findings]}
-    write_atomic(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False).encode())
+    write_atomic(Path(path), json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False).encode())
 
 
-def load_findings(path: Path) -> list[Finding]:
+def load_findings(path: str | Path) -> list[Finding]:
     """Read a file of :func:`save_findings`.
 
     Raises:
         ValueError: the file has another format.
     """
-    data = json.loads(path.read_text(encoding="utf-8"))
+    data = json.loads(Path(path).read_text(encoding="utf-8"))
     if data.get("format") != FORMAT:
         raise ValueError(
             f"{path} is not a findings file of this version: format {data.get('format')!r}, not {FORMAT!r}"
