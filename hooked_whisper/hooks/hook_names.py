@@ -19,7 +19,7 @@ _NAME_FORMS = "a hook name is a string, glob, regex, predicate or a list of them
 
 
 def point_aliases(point: HookPoint, path: str) -> list[str]:
-    """Return the full aliases of the point at a module path, with the path itself where its name differs."""
+    """Return the full aliases of the point at a module path, including the path if the point's name differs."""
     parent = path.rpartition(".")[0]
     aliases = [f"{parent}{alias.rstrip('.')}" if alias.startswith(".") else alias for alias in point.aliases]
     return aliases if point.name == path else [*aliases, path]
@@ -32,7 +32,7 @@ def resolve_alias(name: str, aliases: Mapping[str, str]) -> str:
 
 
 def unknown_name(name: str, known: Iterable[str]) -> UnknownHookError:
-    """Return the error for a name without a hook point; it proposes the closest names."""
+    """Return the error for an unknown hook name, with the closest names."""
     near = closest(name, list(known))
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     if SAE_PART in name and not any(SAE_PART in k for k in known):
@@ -70,7 +70,7 @@ def _resolve_one(name: Name, known: Sequence[str], aliases: Mapping[str, str]) -
             return matches
         target = resolve_alias(name, aliases)
         if target not in known:
-            raise unknown_name(name, known)
+            raise unknown_name(name, [*known, *aliases])
         return [target]
     if isinstance(name, re.Pattern):
         matches = [k for k in known if name.search(k)]

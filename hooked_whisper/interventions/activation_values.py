@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked_whisper.errors import PatchError, check_option
+from hooked_whisper.errors import PatchError
 from hooked_whisper.hooks import HookPoint, Names
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.patching.positions import filled_positions
@@ -49,8 +49,8 @@ def check_by(by: Any) -> None:
     Raises:
         PatchError: ``by`` is anything else.
     """
-    if not isinstance(by, Means | Samples):
-        check_option("by (or what means(...) or samples(...) returned)", by, ("zero",), PatchError)
+    if not isinstance(by, Means | Samples) and not (isinstance(by, str) and by == "zero"):
+        raise PatchError(f"by must be 'zero', means(...) or samples(...), not {by!r:.80}")
 
 
 def means(

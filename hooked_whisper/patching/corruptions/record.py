@@ -53,8 +53,8 @@ def as_audio(audio: Any) -> Audio:
     array = np.asarray(audio.detach().cpu() if isinstance(audio, Tensor) else audio)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.floating) or not len(array):
         raise AudioError(
-            f"a corruption needs one clip of float samples at 16 kHz, got shape {array.shape}, dtype {array.dtype}: "
-            "load it with load_audio"
+            f"a corruption needs one clip of float samples at 16 kHz, got {type(audio).__name__} of "
+            f"shape {array.shape}, dtype {array.dtype}: pass load_audio(path) or recording.audio()"
         )
     if not np.isfinite(array).all():
         raise AudioError("the clip has NaN or infinite samples: remove them")
