@@ -33,7 +33,7 @@ from hooked_whisper.features.scan import ScanOptions, scan
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.model import local_window
 from hooked_whisper.patching import LogitDifference, RunInputs, make_grid, run_patches, window_spans
-from sae_lens_audio import TopActivations, TopKConfig
+from sae_lens_audio import TopK, TopKConfig
 from sae_lens_audio.activations import CollectOptions, collect_activations
 from sae_lens_audio.architectures.sparse.encode import encode_topk
 
@@ -144,9 +144,9 @@ def features(repeats: int) -> list[Growth]:
     widths, x = [768, 1536, 3072, 6144, 12288], torch.randn(2048, 384)
     encode = []
     for width in widths:
-        sae = TopActivations(TopKConfig(384, width, k=32))
+        sae = TopK(TopKConfig(384, width, k=32))
         encode.append(fastest(lambda sae=sae: encode_topk(x, sae.W_enc, sae.b_enc, None, 32), repeats))
-    return [grown("TopActivations: 2,048 rows to codes", "features", widths, encode)]
+    return [grown("TopK: 2,048 rows to codes", "features", widths, encode)]
 
 
 @torch.no_grad()

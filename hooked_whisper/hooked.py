@@ -59,7 +59,7 @@ class HookedWhisper(WhisperCore):
             whisper.cpp ``ggml-*.bin``, a CTranslate2 ``model.bin``; a loaded ``whisper`` or ``transformers`` model; or
             a :class:`WhisperConfig` for random weights. ``model.metadata["source"]`` names where the weights came from.
         device: by default CUDA if available, else CPU.
-        dtype: of the parameters; checkpoints in half precision are converted.
+        dtype: of the parameters; half-precision checkpoints are converted.
         revision, cache_dir, local_files_only: for downloads.
         vocabulary: the released vocabulary (51864, 51865 or 51866) whose special tokens the model uses, if tokens were
             added and the checkpoint does not say so, see :attr:`WhisperConfig.token_layout`.

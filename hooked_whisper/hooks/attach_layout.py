@@ -1,4 +1,4 @@
-"""How the tensor of a hook point holds the vectors that an SAE reads, and at which positions the SAE replaces them."""
+"""The layout of an SAE's vectors in the tensor of a hook point, and the positions where the SAE replaces them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ VECTOR_AXES = ("d_model", "d_mlp", "d_head", "vocab")
 
 @dataclass(frozen=True)
 class VectorLayout:
-    """Vectors along the last axis, or along the last two where the vectors of all heads are one.
+    """Vectors along the last axis, or along the last two if the heads are concatenated.
 
-    axes: the axes before the vector. width: of the vector. heads: their number, where they are one vector.
+    axes: the axes before the vector. width: of the vector. heads: number of concatenated heads, if any.
     """
 
     axes: tuple[str, ...]
@@ -31,16 +31,16 @@ class VectorLayout:
     heads: int | None = None
 
     def vectors(self, x: Shaped[Tensor, "..."]) -> Shaped[Tensor, "*lead width"]:
-        """Return the tensor of a point as vectors."""
+        """Return the point's tensor as vectors."""
         return x if self.heads is None else x.flatten(-2)
 
     def tensor(self, vectors: Shaped[Tensor, "*lead width"]) -> Shaped[Tensor, "..."]:
-        """Return vectors in the shape of the point."""
+        """Return vectors in the shape of the point's tensor."""
         return vectors if self.heads is None else vectors.unflatten(-1, (self.heads, -1))
 
 
 def layouts(point: HookPoint) -> tuple[VectorLayout, ...]:
-    """Return the ways to read a point as vectors; none for scores, patterns, tokens and mels."""
+    """Return the possible layouts of a point; none for scores, patterns, tokens and mels."""
     last = point.axes[-1]
     if last not in VECTOR_AXES:
         return ()
@@ -53,10 +53,10 @@ def layouts(point: HookPoint) -> tuple[VectorLayout, ...]:
 
 
 def fitting_layout(point: HookPoint, fits: Callable[[VectorLayout], bool], requirement: str) -> VectorLayout:
-    """Return the layout that fits.
+    """Return the layout of the point that fits.
 
     Raises:
-        PatchError: none does; names the point, its axes and widths, and the requirement.
+        PatchError: no layout fits; the message names the point, its axes and widths, and the requirement.
     """
     candidates = layouts(point)
     if not candidates:
@@ -73,7 +73,7 @@ def fitting_layout(point: HookPoint, fits: Callable[[VectorLayout], bool], requi
 
 @dataclass(frozen=True, eq=False)
 class AttachedPositions:
-    """The positions where an SAE replaces the activation, by absolute index; one row of the mask serves all rows."""
+    """The positions where an SAE replaces the activation, by absolute index. One mask row applies to all rows."""
 
     mask: Bool[Tensor, "row place"]
 
@@ -116,7 +116,7 @@ def sae_positions(positions: Any, point: HookPoint, cfg: WhisperConfig) -> Attac
     """
     if positions is None:
         return None
-    if point.stack == "unembed":  # it gets only the tokens whose logits are needed, without their indices
+    if point.stack == "unembed":  # the unembedding gets only the tokens whose logits are needed, without their indices
         raise PatchError(f"{point.name} is not given all tokens: take decoder.ln_final.hook_normalized with positions=")
     axis = point.sequence_axis
     if axis is None:

@@ -8,9 +8,9 @@
     <hook>.hook_sae_error       the reconstruction error; with ``use_error_term``  [axes of the point replaced]
     <hook>.hook_sae_output      what the model uses                                [axes of the point replaced]
 
-They are points like all others: cached, hooked, causal. The SAE runs before every hook of the point itself, whenever
-that hook was added. These hooks, and caches of the point, therefore see the reconstruction, and what they return is
-final. Hooks at ``hook_sae_input`` change what the SAE encodes.
+They are points like all others: cached, hooked, causal. The SAE runs before every hook of the point itself, even
+one that was added earlier. These hooks, and caches of the point, therefore see the reconstruction, and the model uses
+what they return. Hooks at ``hook_sae_input`` change what the SAE encodes.
 
 Names of the points, and an error term that does not mask edits: SAELens (``HookedSAETransformer``).
 """
@@ -37,7 +37,7 @@ from hooked_whisper.protocols import AttachableSAE
 
 
 class SAEHookPoint(HookPoint):
-    """A point of an attached SAE. It is not part of the model: neither of its modules, nor of copies or weights."""
+    """A hook point of an attached SAE. It is not part of the model's modules, weights or copies."""
 
     def __init__(self, name: str, site: HookPoint, axes: tuple[str, ...], **sizes: int) -> None:
         sizes = {**site.sizes, **sizes}
@@ -102,7 +102,7 @@ class _Encoded:
 
 
 class _AttachedSAE:
-    """An SAE at its points: ``source`` is read, ``target`` replaced (the same point except for transcoders)."""
+    """An attached SAE. It reads ``source`` and replaces ``target`` (the same point except for transcoders)."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class _AttachedSAE:
         return [point for point in parts if point is not None]
 
     def detach(self) -> None:
-        """Release the target, which no other SAE could replace until now."""
+        """Stop replacing the target, so that another SAE can be attached there."""
         self.target._replacement = self._encoded = None
 
     def replace(self, x: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ class _AttachedSAE:
         return self.output(out if mask is None else x.index_put((mask,), out))
 
     def _with_error(self, activation: Tensor, encoded: _Encoded, decoded: Tensor, recons: Tensor, x: Tensor) -> Tensor:
-        """Return the activation plus whatever hooks changed.
+        """Return the activation plus the changes that hooks made.
 
         Written as differences, so that the activation is unchanged bit for bit where no hook changed anything.
         """
@@ -261,7 +261,7 @@ def _checked_attachment(
     use_error_term: bool,
     positions: Any,
 ) -> _AttachedSAE:
-    """Return the attachment, if everything fits. Nothing is changed yet."""
+    """Check that the SAE fits the points, and return the attachment. The model is not changed yet."""
     kind = type(sae).__name__
     if not hasattr(sae, "encode") or not (hasattr(sae, "decode") or hasattr(sae, "decode_like")):
         raise PatchError(f"{kind} cannot be attached: it needs encode, and decode or decode_like")
@@ -297,7 +297,7 @@ def _checked_attachment(
 
 
 def _declared_size(sae: AttachableSAE, name: str) -> int | None:
-    """Return a size that an SAE or its config (``cfg`` in SAELens) names."""
+    """Return a size that an SAE or its config (``cfg`` in SAELens) declares, if any."""
     for holder in (sae, getattr(sae, "config", None), getattr(sae, "cfg", None)):
         value = getattr(holder, name, None)
         if isinstance(value, int):
@@ -307,7 +307,7 @@ def _declared_size(sae: AttachableSAE, name: str) -> int | None:
 
 @torch.no_grad()
 def _tried_sizes(model: HookedRootModule, sae: AttachableSAE, source: HookPoint) -> tuple[VectorLayout, int, int]:
-    """Return layout, number of features and output width of an SAE that does not declare them, tried on one vector."""
+    """Return layout, number of features and output width of an SAE that declares none, by encoding one vector."""
     parameter = next(model.parameters())
     sizes: dict[int, tuple[int, int]] = {}
     failures: list[Exception] = []

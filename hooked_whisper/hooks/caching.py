@@ -1,4 +1,4 @@
-"""Collect activations while a model runs: readers at the requested points, cut and stored; an estimate of the bytes."""
+"""Collect the requested activations while a model runs, cut and stored; estimate their size."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ DEFAULT_MAX_BYTES = 8 * 2**30
 class Storing:
     """How activations are stored.
 
-    slices: which entries of the axes ``position`` and ``token`` to store; ``query`` is cut as what it counts, ``key``
-        stays whole. device, dtype: of the stored tensors (default: as they are). detach: whether to cut the graph.
+    slices: which entries of the axes ``position`` and ``token`` to store; ``query`` is cut like the axis it counts,
+        ``key`` stays whole.
+    device, dtype: of the stored tensors (default: as they are).
+    detach: whether to cut the graph.
     """
 
     slices: Slices = field(default_factory=dict)
@@ -33,7 +35,7 @@ class Storing:
     detach: bool = True
 
     def stored(self, x: Tensor, point: HookPoint) -> Tensor:
-        """Return what the cache holds of the tensor at ``point``."""
+        """Return the tensor at ``point`` as the cache stores it."""
         if self.detach:
             x = x.detach()
         whole = x
@@ -59,12 +61,12 @@ class Storing:
 
 
 def _cut_axes(point: HookPoint) -> tuple[str, ...]:
-    """Axes in the words of the slices: queries are the stack's positions or tokens, keys stay whole."""
+    """Axis names as slices use them: ``query`` becomes the axis that it counts."""
     return tuple(point.counts.get(axis, axis) if axis == "query" else axis for axis in point.axes)
 
 
 class _Stop(Exception):
-    """The last requested point has fired, and the output is not wanted."""
+    """The last requested point has fired, and the output is not needed."""
 
 
 def collect_activations(
@@ -117,7 +119,7 @@ def collect_activations(
 
 
 def _gradients(loss: Tensor, activations: Mapping[str, Tensor], retain_graph: bool) -> dict[str, Tensor]:
-    """Return the gradients of activations; the ``.grad`` of parameters and inputs stays as it was."""
+    """Return the gradients of activations, without changing the ``.grad`` of parameters and inputs."""
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise ArgumentError("loss_fn must return one number (a tensor with one element)")
     if not loss.requires_grad:
@@ -144,7 +146,7 @@ def check_cache_size(
     lengths: of the axes, as for :meth:`HookPoint.shape`. dtype: of the model.
 
     Raises:
-        CacheSizeError: with the estimate, the largest point, and the remedies.
+        CacheSizeError: the estimate exceeds the limit; the message names the largest point and remedies.
     """
     width = torch.empty(0, dtype=storing.dtype or dtype).element_size() * (2 if with_gradients else 1)
     bytes_of = {point.name: storing.count(point, lengths) * width for point in points}

@@ -296,7 +296,7 @@ class ResidualDecomposition(Mapping[str, Tensor]):
 
 
 def _ids(tokens: Any, n_vocab: int) -> Tensor:
-    """Return token ids as a tensor, checked; ``None`` gives an empty one."""
+    """Return token ids as a checked tensor; an empty one for ``None``."""
     try:
         ids = torch.empty(0, dtype=torch.long) if tokens is None else torch.as_tensor(tokens)
     except (TypeError, ValueError, RuntimeError):

@@ -49,12 +49,12 @@ class HookHandle:
         entries.append(entry)
 
     def remove(self) -> None:
-        # by identity: two hooks with the same function are two hooks
+        # by identity: the same function may be attached twice
         self._entries[:] = [e for e in self._entries if e is not self._entry]
 
 
 class _Hook:
-    """A user's function, called with the arguments that it takes."""
+    """A user's function, called with or without the hook point, as its signature requires."""
 
     __slots__ = ("fn", "takes_point")
 
@@ -126,7 +126,7 @@ class HookPoint(nn.Module):
 
     @property
     def site(self) -> str:
-        """Name of the model's point: this one, or the one where the SAE is attached that this point belongs to."""
+        """Name of the point in the model. For a point of an attached SAE: of the point where the SAE is attached."""
         return self.name
 
     @property

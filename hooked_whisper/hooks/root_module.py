@@ -90,7 +90,7 @@ class HookedRootModule(nn.Module):
             point.ctx.clear()
 
     def list_hooks(self, names: Names | None = None) -> dict[str, int]:
-        """Return the number of hooks, forward and backward, of every point that has any."""
+        """Return the number of hooks (forward and backward) of each point that has some."""
         points = ((n, self._hook_dict[n]) for n in self.hook_names(names))
         return {n: len(p._fwd) + len(p._bwd) for n, p in points if p._fwd or p._bwd}
 
@@ -120,10 +120,10 @@ class HookedRootModule(nn.Module):
 
 
 def refuse_backward_hooks(bwd_hooks: Hooks) -> None:
-    """Refuse backward hooks of ``run_with_hooks``.
+    """Refuse backward hooks in ``run_with_hooks``.
 
     Raises:
-        ArgumentError: there are any.
+        ArgumentError: a backward hook was given.
     """
     if bwd_hooks:
         raise ArgumentError(
@@ -133,10 +133,10 @@ def refuse_backward_hooks(bwd_hooks: Hooks) -> None:
 
 
 def _pairs(hooks: Hooks) -> list[tuple[Names, HookFn]]:
-    """Return the hooks that a user listed.
+    """Return the user's hooks, checked.
 
     Raises:
-        ArgumentError: not a list of pairs.
+        ArgumentError: they are not a list of ``(names, function)`` pairs.
     """
     pairs: list[Any] = list(hooks) if isinstance(hooks, Iterable) and not isinstance(hooks, str | Mapping) else [hooks]
     for pair in pairs:

@@ -25,7 +25,7 @@ __all__ = [
     "local_window",
 ]
 
-# sae_lens_audio uses the kernels without the model and what the model needs
+# lazy: sae_lens_audio imports the kernels without the model and its dependencies
 __getattr__, __dir__ = lazily(
     __name__,
     {

@@ -30,7 +30,7 @@ class KVCache(dict[nn.Module, Tensor]):
 class Attention(nn.Module):
     """``softmax(q kᵀ / sqrt(d_head)) v`` per head, then the output projection.
 
-    Returns the output and, if they had to be computed, the pre-softmax scores (for openai-whisper's word timing).
+    Return the output, and the pre-softmax scores if they were computed (for openai-whisper's word timing).
 
     kind: ``"encoder"`` or ``"decoder"`` for self-attention, ``"cross"`` for cross-attention.
     """
@@ -51,7 +51,7 @@ class Attention(nn.Module):
         self.hook_q = HookPoint("batch", query_axis, "head", "d_head", sizes=sizes)
         self.hook_k = HookPoint("batch", key_axis, "head", "d_head", sizes=sizes, per_clip=kind == "cross")
         self.hook_v = HookPoint("batch", key_axis, "head", "d_head", sizes=sizes, per_clip=kind == "cross")
-        # the encoder's are the bulk of the memory
+        # the encoder's scores and patterns are the bulk of a cache's memory
         cached = kind != "encoder"
         axes = ("batch", "head", "query", "key")
         self.hook_attn_scores = HookPoint(*axes, sizes=sizes, counts=counts, cached_by_default=cached)
@@ -72,9 +72,9 @@ class Attention(nn.Module):
         kv_cache: KVCache | None = None,
         head_inputs: dict[str, Float[Tensor, "batch query head d_model"]] | None = None,
     ) -> tuple[Float[Tensor, "batch query d_model"], Float[Tensor, "batch head query key"] | None]:
-        """Attend from ``x`` to ``source``, which keys and values are computed from (default: ``x``).
+        """Attend from ``x`` to ``source``, the input of keys and values (default: ``x``).
 
-        head_inputs: for ``q``, ``k`` or ``v``, an addition to the input of each head.
+        head_inputs: ``q``, ``k`` or ``v`` -> tensor to add to the input of each head.
         """
         additions = head_inputs or {}
         q = self.hook_q(self._project(self.query, x, additions.get("q")))  # [batch, query, head, d_head]
@@ -99,7 +99,7 @@ class Attention(nn.Module):
     def _keys_and_values(
         self, source: Tensor, kv_cache: KVCache | None, additions: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Return keys and values of all positions so far: computed once in cross-attention, else appended."""
+        """Return keys and values of all positions so far: cached once in cross-attention, else appended."""
         if kv_cache is not None and self.kind == "cross" and self.key in kv_cache:
             return kv_cache[self.key], kv_cache[self.value]
         k = self.hook_k(self._project(self.key, source, additions.get("k")))  # [batch, key, head, d_head]
@@ -124,13 +124,13 @@ class Attention(nn.Module):
             kind=self.kind,
             batch=q.shape[0],
             n_heads=self.n_heads,
-            # the encoder's keys are the positions of the pass, even if these do not begin at 0
+            # encoder keys are those of this pass, even if its positions do not begin at 0
             start=0 if self.kind == "encoder" else start,
             n_query=q.shape[1],
             n_key=k.shape[1],
             device=q.device,
         )
-        # openai-whisper's word timing takes the scores by a forward hook on this module
+        # openai-whisper's word timing reads the scores with a forward hook on this module
         if self.hook_attn_scores.active or self.hook_pattern.active or has_forward_hooks(self):
             return self._attend_explicitly(q, k, v, combine_masks(self.masks, causal, this_pass))
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))

@@ -52,7 +52,7 @@ class Block(nn.Module):
         source: Float[Tensor, "clip key d_model"] | None = None,
         kv_cache: KVCache | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
-        """Run the block from the output of ``hook_resid_pre``. This and the next two resume a pass inside the block."""
+        """Run the block from the output of ``hook_resid_pre``. ``from_*`` methods resume a pass inside the block."""
         head_inputs = self._head_inputs(x)
         attn_out, _ = self.attn(self.ln1(x), kv_cache=kv_cache, head_inputs=head_inputs)
         x = self.hook_resid_mid(x + self.hook_attn_out(attn_out))  # [batch, pos, d_model]
@@ -72,13 +72,13 @@ class Block(nn.Module):
         return self.from_mid_cross(self.hook_resid_mid_cross(x + self.hook_cross_attn_out(cross_out)))
 
     def from_mid_cross(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        """Run the MLP and the rest, from the output of ``hook_resid_mid_cross`` (decoder) or ``hook_resid_mid``
-        (encoder)."""
+        """Run the MLP and the rest of the block from the output of ``hook_resid_mid_cross`` (decoder) or
+        ``hook_resid_mid`` (encoder)."""
         mlp_out = self.hook_mlp_out(self.mlp(self.ln2(self.hook_mlp_in(x))))
         return self.hook_resid_post(x + mlp_out)  # [batch, pos, d_model]
 
     def _head_inputs(self, x: Tensor) -> dict[str, Tensor]:
-        """Return what hooks on the split inputs add to each head's normalized input (zero where nothing changed)."""
+        """Return what hooks on the split inputs add to each head's normalized input (zero if they change nothing)."""
         points = {"q": self.hook_q_input, "k": self.hook_k_input, "v": self.hook_v_input}
         active = {key: point for key, point in points.items() if point.active}
         if not active:

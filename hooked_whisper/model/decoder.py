@@ -79,7 +79,7 @@ class Decoder(BlockStack):
     ) -> Float[Tensor, "batch token vocab"]:
         """Return the logits of the next token after each token. With ``kv_cache``, ``tokens`` are only the new ones.
 
-        One row of encoder output serves any number of token rows; its keys and values are computed once.
+        Encoder output with one row is shared by all rows of tokens: its keys and values are computed once.
         """
         return self.to_logits(self.hidden(tokens, encoder_out, kv_cache))
 

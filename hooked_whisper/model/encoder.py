@@ -68,15 +68,15 @@ class Encoder(BlockStack):
     ) -> Float[Tensor, "batch position d_model"]:
         """Encode one window per row.
 
-        The mel must fill the window (``2 * n_ctx`` frames), unless ``positions`` gives the positions of a shorter one
-        within the ``n_ctx``.
+        The mel must fill the window (``2 * n_ctx`` frames). For a shorter mel, ``positions`` gives its positions within
+        the window.
         """
         start, n = self._window(mel, positions)
         self.clock.offset = start
         x = self.conv1(self.hook_mel(mel))  # [batch, frame, d_model]
         x = self.hook_embed(self.conv2(x.transpose(1, 2)))  # [batch, position, d_model]
         pos = self.hook_pos_embed(self.positional_embedding[start : start + n].to(x.dtype))  # [position, d_model]
-        # convolutions leave positions last in memory, which would slow down every sum and norm after them
+        # convolutions leave positions last in memory, which would slow down all later sums and norms
         return self.from_resid((x + pos).contiguous(), 0, start)
 
     def from_resid(

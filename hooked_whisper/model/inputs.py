@@ -1,4 +1,4 @@
-"""Checks of mels, tokens and encoder outputs: a wrong argument of a public function gets one clear error."""
+"""Checks of mels, tokens and encoder outputs given to public functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hooked_whisper.model.kernels import transformed
 
 
 def described(value: Any) -> str:
-    """Return type, dtype and shape of a wrong argument, for an error."""
+    """Describe an invalid argument by type, dtype and shape, for error messages."""
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} of {value.dtype}"
     if hasattr(value, "shape") and hasattr(value, "dtype"):

@@ -2,9 +2,9 @@
 
 Private torch symbols are used only in this file.
 
-- ``linear``: oneDNN for float32 on a CPU. There torch calls its BLAS, which is a tenth slower and computes products
-  with few rows (the unembedding of one token) on one core. oneDNN compiles and keeps a kernel for each shape, so it is
-  used for recurring shapes: thousands of different ones would take gigabytes.
+- ``linear``: oneDNN for float32 on a CPU. torch's BLAS is a tenth slower and computes products with few rows (the
+  unembedding of one token) on one core. oneDNN compiles and caches a kernel per shape, so it is used only for
+  recurring shapes: thousands of different ones would take gigabytes.
 - ``layer_norm``: the fused norm together with its inverse scale.
 - ``scale_and_shift``, ``gelu``: in place where nothing else needs the input.
 - ``fused_attention``, ``windowed_attention``: without materializing scores; a local window costs only its width.
@@ -24,7 +24,7 @@ Heads = tuple[int, ...]
 
 FEW_ROWS = 8  # rows of decoding: one per beam
 WINDOW = 1500  # positions of every released encoder's window
-_VOCABULARY = 8192  # a weight with at least so many rows is an unembedding
+_VOCABULARY = 8192  # a weight with at least this many rows is an unembedding
 _MOST_TOKENS, _PADDED_TO = 1024, 32
 
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -68,7 +68,7 @@ def has_forward_hooks(module: nn.Module) -> bool:
 def linear(
     x: Float[Tensor, "*batch d_in"], weight: Float[Tensor, "d_out d_in"], bias: Float[Tensor, "d_out"] | None = None
 ) -> Float[Tensor, "*batch d_out"]:
-    """``x Wᵀ + b``, faster for whole windows, for a few rows, and for the unembedding of a text."""
+    """``x Wᵀ + b``, with oneDNN for whole windows, for a few rows, and for the unembedding of a text."""
     rows = x.numel() // max(1, x.shape[-1])
     if 0 < rows <= FEW_ROWS or (rows > 0 and rows % WINDOW == 0):
         return recurring_linear(x, weight, bias)
@@ -82,7 +82,7 @@ def linear(
 def recurring_linear(
     x: Float[Tensor, "*batch d_in"], weight: Float[Tensor, "d_out d_in"], bias: Float[Tensor, "d_out"] | None = None
 ) -> Float[Tensor, "*batch d_out"]:
-    """``x Wᵀ + b``, faster; for programs that use few different shapes."""
+    """``x Wᵀ + b`` with oneDNN, for callers that use few different shapes."""
     if _onednn_applies(x, weight, bias):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return plain_linear(x, weight, bias)
@@ -93,7 +93,7 @@ def plain_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 def _onednn_applies(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether only the numbers are needed: no gradient, and no transform or mode that must see the product."""
+    """Whether oneDNN can be used: no gradient, and no transform or dispatch mode that must see the product."""
     if not (_ONEDNN and x.dim() > 1 and type(x) is Tensor and x.device.type == "cpu"):
         return False
     if not x.dtype == weight.dtype == torch.float32 or transformed():
@@ -134,7 +134,7 @@ def plain_scale_and_shift(x: Tensor, weight: Tensor, bias: Tensor, overwrite: bo
 def gelu(x: Float[Tensor, "*batch d"], overwrite: bool) -> Float[Tensor, "*batch d"]:
     """The exact GELU. With ``overwrite`` the result may take the memory of ``x``.
 
-    New memory for each block's widest tensor takes three times as long.
+    Allocating new memory for it, each block's widest tensor, would take three times as long.
     """
     return torch.ops.aten.gelu_(x) if overwrite and overwritable() else F.gelu(x)
 
@@ -158,7 +158,7 @@ def fused_attention(
     mask: bool (True = may attend) or additive, broadcastable to ``[batch, head, query, key]``.
     """
     if mask is not None:
-        # with three axes per head the fused kernel falls back to a slow one
+        # with a three-axis mask, torch falls back to a slow kernel
         mask = mask[None] if mask.dim() == 3 else mask
         mask = mask if mask.dtype == torch.bool else mask.to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
@@ -193,7 +193,7 @@ def windowed_attention(
     v: Float[Tensor, "batch head n d_head"],
     windows: Mapping[Any, Heads],
 ) -> Float[Tensor, "batch head n d_head"]:
-    """Attention within a window per head, at a cost that grows with the window. Differentiable.
+    """Compute attention within one window per head, at a cost that grows with its width. Differentiable.
 
     Queries are cut into blocks, each with the keys that any query of the block may attend to: overlapping views of the
     keys, not copies. The blocks are one batch of the fused kernel, with ``block + 2 k`` keys instead of all.

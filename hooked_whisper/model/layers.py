@@ -41,7 +41,7 @@ class LayerNorm(nn.Module):
             scale = inverse_scale.reciprocal() if overwritable() else self.scale(wide)
             edited = self.hook_scale(scale)
             if edited is not scale:
-                # the ratio is exactly 1 where the hook changed nothing, so reading leaves every bit unchanged
+                # the ratio is exactly 1 where the hook changed nothing, so the output is then bit-identical
                 normalized = normalized * (scale / edited)
         normalized = self.hook_normalized(normalized)
         return self._affine(normalized, x.dtype, overwrite=not watched(self.hook_normalized))

@@ -1,4 +1,4 @@
-"""Attention masks: the forms that users may give, and how they are cut to the queries and keys of one pass.
+"""Attention masks: the accepted forms, and how they are cut to the queries and keys of one pass.
 
 A mask is a bool tensor (True = may attend), an additive float tensor, or a rule such as :func:`local_window` that is
 called with the positions of the pass. Tensors broadcast to ``[batch, head, query, key]``. Masks are combined with each
@@ -48,8 +48,8 @@ class LocalWindow:
 def local_window(k: int, n_rows: int | None = None) -> LocalWindow:
     """Return a band mask of half-width ``k`` positions (20 ms each in the encoder).
 
-    ``n_rows`` leaves query rows from that position on unmasked (the padding after speech). A ``k`` of at least the
-    number of positions masks nothing.
+    ``n_rows`` restricts only the query rows before that position, such as speech before padding. A ``k`` of at least
+    the number of positions masks nothing.
     """
     return LocalWindow(k, n_rows)
 
@@ -86,7 +86,7 @@ def combine_masks(entries: Sequence[MaskEntry], causal: bool, this_pass: Attenti
 
 
 def merge_masks(masks: Sequence[Tensor]) -> Tensor:
-    """Return the mask that allows what all of them allow: bool if all are bool, else additive float."""
+    """Return the intersection of masks: bool if all are bool, else additive float."""
     allowed = [m for m in masks if m.dtype == torch.bool]
     additive = [m for m in masks if m.dtype != torch.bool]
     if not additive:
@@ -109,7 +109,8 @@ def _evaluate(entry: MaskEntry, this_pass: AttentionPass) -> Tensor:
 def _cut(mask: Tensor, this_pass: AttentionPass, start: int, fixed: bool) -> Tensor:
     """Cut a mask to the queries (from ``start`` on) and keys of this pass, with at least these two axes.
 
-    In the decoder a mask may be larger than the tokens so far, unless it is ``fixed``: made for this pass by a rule.
+    In the decoder a mask may be larger than the tokens so far, unless it is ``fixed`` (computed by a rule for this
+    pass).
     """
     if mask.dim() > 4 or mask.dim() < 1:
         raise MaskError(
@@ -160,10 +161,10 @@ def _check_dtype(mask: Tensor, name: str) -> None:
 
 
 def check_mask(mask: Any, target: str) -> Mask:
-    """Return a mask if it is a tensor of the right kind or a rule.
+    """Return the mask, checked: a bool or float tensor, or a rule.
 
     Raises:
-        MaskError: it is something else, or contains NaN.
+        MaskError: the mask is neither, or contains NaN.
     """
     if isinstance(mask, Tensor):
         _check_dtype(mask, target)
@@ -198,7 +199,7 @@ _HEAD = re.compile(r"(?P<target>.+)\.head\.(?P<head>\d+)")
 
 
 def resolve_target(target: Any, names: Sequence[str], n_heads: dict[str, int]) -> dict[str, Heads | None]:
-    """Return attention names -> heads (``None``: all) of a target.
+    """Resolve a target to attention names and their heads (``None``: all).
 
     A target is ``"encoder"``, ``"decoder"`` (its self-attention) or ``"cross_attn"``; one block
     (``"encoder.blocks.2"``); one attention (``"decoder.blocks.1.cross_attn"``); a glob of those; any of them with

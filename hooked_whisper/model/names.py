@@ -1,4 +1,4 @@
-"""Facts about hook names when no model is at hand, read from the hook points of a small model without weights."""
+"""Facts about hook names that need no loaded model, read from the hook points of a small model without weights."""
 
 from __future__ import annotations
 

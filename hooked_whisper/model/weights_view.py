@@ -1,6 +1,6 @@
-"""Weights of a whole stack in the words of TransformerLens: ``W_Q [layer, head, d_model, d_head]``, right-multiplied.
+"""Weights of a whole stack under TransformerLens' names: ``W_Q [layer, head, d_model, d_head]``, right-multiplied.
 
-Those of one block are views at the block: ``model.encoder.blocks[0].attn.W_Q``, ``.mlp.W_in``.
+Each block has views of its weights: ``model.encoder.blocks[0].attn.W_Q``, ``.mlp.W_in``.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class BlockStack(nn.Module, AttentionWeights):
     blocks: nn.ModuleList
 
     def block_list(self) -> list[Block]:
-        """Return the blocks with their type."""
+        """Return the blocks as a typed list."""
         return [block for block in self.blocks if isinstance(block, Block)]
 
     def attention_modules(self) -> list[Attention]:

@@ -80,7 +80,7 @@ class WhisperCore(HookedRootModule):
     def alignment_heads(self) -> Tensor:
         """Cross-attention heads that word timing reads, sparse bool ``[block, head]`` as in openai-whisper.
 
-        Those of the config, or all heads of the last half of the blocks.
+        The heads in the config, else all heads of the last half of the blocks.
         """
         cfg = self.cfg.decoder
         heads = torch.zeros(cfg.n_layers, cfg.n_heads, dtype=torch.bool, device="cpu")
@@ -94,7 +94,7 @@ class WhisperCore(HookedRootModule):
 
     @property
     def dims(self) -> ModelDimensions:
-        """The shape under openai-whisper's names."""
+        """The model's dimensions under openai-whisper's names."""
         return self.cfg.dims
 
     @property
@@ -152,7 +152,7 @@ class WhisperCore(HookedRootModule):
     def logits(
         self, tokens: Int[Tensor, "batch token"], encoder_out: Float[Tensor, "clip position d_model"]
     ) -> Float[Tensor, "batch token vocab"]:
-        """Return next-token logits. One row of encoder output may serve many rows of tokens."""
+        """Return next-token logits. Encoder output with one row is shared by all rows of tokens."""
         return self.decoder(tokens, encoder_out)
 
     def forward(
@@ -235,8 +235,8 @@ class WhisperCore(HookedRootModule):
         logits. Pass ``encoder_out`` instead of ``mel`` to run only the decoder.
 
         Args:
-            names_filter: hook points to cache: a string, glob, regex, predicate, or a list of them. By default all but
-                the optional points and the encoder's scores and patterns. ``names`` is accepted too.
+            names_filter: hook points to cache: a string, glob, regex, predicate, or a list of them. By default all
+                except the optional points and the encoder's scores and patterns. ``names`` is accepted too.
             fwd_hooks, attn_masks: as in :meth:`hooks`. The cache holds the activations after these hooks.
             incl_bwd, loss_fn: also run backward from ``loss_fn(output)``, a scalar, and cache gradients as
                 ``<name>_grad`` (of ``encoder.hook_mel`` only if ``mel`` requires a gradient).
@@ -246,7 +246,7 @@ class WhisperCore(HookedRootModule):
                 :func:`hooked_whisper._support.indices.read_indices`. They cut the axes ``position``, ``token`` and
                 ``query``; ``key`` stays whole.
             mel_positions: the encoder positions that a mel shorter than the window occupies, see ``encoder.forward``.
-            detach: ``False`` keeps the graph, so that gradients flow from whatever is computed on the cache.
+            detach: ``False`` keeps the graph, so that gradients flow back from anything computed from the cache.
             max_bytes: limit of the estimated size.
 
         Raises:
@@ -284,7 +284,7 @@ class WhisperCore(HookedRootModule):
         return output, ActivationCache(activations, self)
 
     def default_cache_names(self, stacks: Sequence[str] = ("encoder", "decoder", "unembed")) -> list[str]:
-        """Return all points but the optional ones and the encoder's scores and patterns (the bulk of the memory)."""
+        """Return all points except the optional ones and the encoder's scores and patterns (the bulk of the memory)."""
         return [name for name, point in self._hook_dict.items() if point.cached_by_default and point.stack in stacks]
 
     def _names_to_cache(self, names_filter: Names | None, has_mel: bool, has_tokens: bool) -> list[str]:
@@ -299,7 +299,7 @@ class WhisperCore(HookedRootModule):
         for name_filter in filters:
             matches = self.hook_names(name_filter)
             firing = [name for name in matches if self._hook_dict[name].stack in running]
-            # a pattern over both stacks means the stack that runs; a name that cannot fire is a mistake
+            # a pattern over both stacks selects from the stack that runs; an exact name that cannot fire is an error
             if not firing:
                 missing = "tokens" if not has_tokens else "mel instead of encoder_out"
                 raise ArgumentError(f"{matches[0]} would not run in this pass: give {missing}")
@@ -339,10 +339,10 @@ class WhisperCore(HookedRootModule):
             positions: replace only here; elsewhere the activation is unchanged, and latents and error read 0. Absolute
                 encoder positions (decoder: tokens) in any form of
                 :func:`hooked_whisper._support.indices.read_indices`, or a boolean mask ``[row, place]`` as long as the
-                pass, with a row per clip or one for all.
+                pass, with one row per clip or one for all clips.
 
         Raises:
-            UnknownHookError: the point does not exist; names the closest.
+            UnknownHookError: the point does not exist; the message names the closest.
             PatchError: the point has no vectors of the SAE's width or an SAE already, a transcoder lacks ``hook_out``,
                 the SAE is a crosscoder, or ``positions`` is neither a selection nor a boolean mask.
         """
@@ -377,7 +377,7 @@ class WhisperCore(HookedRootModule):
 
 
 def _pass_lengths(mel: Tensor | None, encoder_out: Tensor | None, tokens: Tensor | None) -> dict[str, int]:
-    """Return the axis lengths of a pass, for the estimate of bytes."""
+    """Return the axis lengths of a pass, to estimate the size of a cache."""
     if mel is not None:
         n_clips, n_positions = mel.shape[0], mel.shape[2] // 2
     else:
