@@ -118,7 +118,7 @@ def save_audio(path: str | os.PathLike[str], audio: Samples, sample_rate: int = 
     """
     path = Path(path)
     if path.suffix.lower() not in _FORMATS:
-        raise AudioError(f"cannot write {path.name!r}: the ending must be one of {', '.join(_FORMATS)}")
+        raise AudioError(f"cannot write {path.name!r}: the suffix must be one of {', '.join(_FORMATS)}")
     file_format, subtype = _FORMATS[path.suffix.lower()]
     samples = _checked(audio).numpy()
     if file_format != "WAV" and (peak := np.abs(samples).max()) > 1:

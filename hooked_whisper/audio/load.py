@@ -275,9 +275,9 @@ def _decode_file(source: Any) -> tuple[np.ndarray, Number, str]:
         except (OSError, ValueError) as error:  # closed, or opened for writing
             raise AudioError(f"{name} cannot be read ({error}): open it in binary mode ('rb')") from error
         if not isinstance(content, bytes):
-            raise AudioError(f"{name} gives text: open it in binary mode ('rb')")
+            raise AudioError(f"{name} returns text: open it in binary mode ('rb')")
         if not content:
-            raise AudioError(f"{name} is empty, or was read to its end before: rewind it with seek(0)")
+            raise AudioError(f"{name} is empty, or was already read to its end: rewind it with seek(0)")
         return _read(io.BytesIO(content), None, name)
     raise AudioError(
         f"cannot load audio from {type(source).__name__}: give a path, bytes, a binary file object, an array or "

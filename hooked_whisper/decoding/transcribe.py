@@ -147,7 +147,7 @@ def _check_options(model: WhisperCore, options: DecodingOptions) -> None:
     try:
         DecodingTask(model, options)  # type: ignore[arg-type]
     except (ValueError, TypeError, AssertionError) as error:
-        raise ArgumentError(f"openai-whisper refuses these decoding options: {error}") from error
+        raise ArgumentError(f"openai-whisper rejects these decoding options: {error}") from error
 
 
 def _own_precision(model: WhisperCore) -> Any:

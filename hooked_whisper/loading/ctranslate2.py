@@ -179,7 +179,7 @@ def _read(cursor: BinaryCursor) -> _Model:
     for _ in range(cursor.count("I", "the number of aliases", MAX_TENSORS)):
         alias, target = _string(cursor, "an alias"), _string(cursor, "the target of an alias")
         if alias in variables or target not in variables:
-            problem = "which is there already" if alias in variables else "which does not exist"
+            problem = "which already exists" if alias in variables else "which does not exist"
             raise cursor.error(f"alias {alias!r} for {target!r}: {alias if alias in variables else target}, {problem}")
         if alias == _PROJECTION and target == _EMBEDDING:
             tied = True

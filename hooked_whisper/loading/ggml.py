@@ -122,7 +122,7 @@ def _check_filters(cursor: BinaryCursor, n_mels: int) -> None:
     if not difference <= _FILTER_TOLERANCE:  # NaN is refused as well
         raise cursor.error(
             f"its mel filter bank differs from Whisper's by up to {difference:g}, expected at most "
-            f"{_FILTER_TOLERANCE:g}: the model needs other mels than this library computes"
+            f"{_FILTER_TOLERANCE:g}: this library does not compute the mels that the model requires"
         )
 
 

@@ -124,7 +124,7 @@ def _files(repo_id: str, revision: str | None) -> set[str]:
     try:
         info = HfApi().model_info(repo_id, revision=revision, timeout=_TIMEOUT)
     except HFValidationError as error:
-        raise UnknownModelError(f"{repo_id!r} is no Hugging Face id: {reason(error)}") from None
+        raise UnknownModelError(f"{repo_id!r} is not a Hugging Face id: {reason(error)}") from None
     except GatedRepoError:
         raise CheckpointError(f"model {repo_id!r} is gated: accept its terms on the hub and log in") from None
     except RevisionNotFoundError:

@@ -179,6 +179,6 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, source: str) 
         n_bytes = math.prod(shape) * dtype.itemsize
         if min(shape, default=1) < 1 or n_bytes != member.file_size - file.tell():
             raise CheckpointError(
-                f"{source} has shape {shape}, which takes {n_bytes} bytes; {member.file_size - file.tell()} are there"
+                f"{source} has shape {shape}, taking {n_bytes} bytes; the file has {member.file_size - file.tell()}"
             )
         return torch.from_numpy(np.frombuffer(bytearray(file.read(n_bytes)), dtype).reshape(shape))

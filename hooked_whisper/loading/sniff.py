@@ -87,7 +87,7 @@ def describe_foreign(path: Path) -> str | None:
     if head.startswith(b"PK\x03\x04"):
         return _describe_zip(path)
     if _is_safetensors(head, path) and path.suffix != ".safetensors":
-        return f"a safetensors file with the ending {path.suffix!r}: rename it to {path.stem}.safetensors"
+        return f"a safetensors file with the suffix {path.suffix!r}: rename it to {path.stem}.safetensors"
     if _is_onnx(head, path):
         return "an ONNX graph, which is not read: fetch the model's safetensors or the original .pt"
     if head[_TFLITE[0] :].startswith(_TFLITE[1]):

@@ -32,7 +32,7 @@ def tokenizer_of(cfg: WhisperConfig, language: str | None = None, task: str | No
     if layout is None:
         raise PromptError(
             f"no tokenizer for the {cfg.decoder.n_vocab} tokens of {cfg.name!r}, with {cfg.encoder.n_mels} mel bins: "
-            "nothing says which ids are its special tokens. If it is a released vocabulary and added tokens, load it "
+            "its special token ids are unknown. If it is a released vocabulary with added tokens, load it "
             "with vocabulary=51864 (English only), 51865 (99 languages) or 51866 (100 languages); else give token ids "
             "to the model and to model.generate"
         )
@@ -55,7 +55,7 @@ def tokenizer_for(n_vocab: int, language: str | None = None, task: str | None = 
 
     if n_vocab not in N_LANGUAGES:
         known = ", ".join(map(str, N_LANGUAGES))
-        raise PromptError(f"no tokenizer for a vocabulary of {n_vocab}: Whisper's have {known}; give token ids instead")
+        raise PromptError(f"no tokenizer for a vocabulary of {n_vocab}: expected {known}; give token ids instead")
     if task is not None:
         check_option("task", task, TASKS, PromptError)
     if language is not None and not isinstance(language, str):
@@ -208,7 +208,7 @@ class Prompter:
         if ids.numel() and (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool):
             raise PromptError(f"token ids are whole numbers, got {ids.dtype} {ids.tolist()!s:.80}")
         if ids.ndim > 2 or (ids.ndim == 2 and len(ids) != 1):
-            raise PromptError(f"tokens of shape {tuple(ids.shape)} are not one row: take them row by row, tokens[i]")
+            raise PromptError(f"tokens of shape {tuple(ids.shape)} are not one row: pass one row, tokens[i]")
         row = [int(i) for i in ids.flatten()]
         for i in row:
             if not 0 <= i < self.n_vocab:

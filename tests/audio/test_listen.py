@@ -126,8 +126,8 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("name", "audio", "message"),
     [
-        ("a.xyz", torch.zeros(100), "ending"),
-        ("a", torch.zeros(100), "ending"),
+        ("a.xyz", torch.zeros(100), "suffix"),
+        ("a", torch.zeros(100), "suffix"),
         ("a.wav", torch.zeros(0), "no samples"),
         ("a.wav", torch.full((100,), float("nan")), "NaN"),
         ("a.flac", 2 * torch.ones(100), "clip"),
