@@ -1,6 +1,6 @@
 """Activations of a corpus: one stream that every pass over recordings reads.
 
-``iter_activations(model, corpus, hooks)`` yields an :class:`ActivationBatch` at a time: rows of each hook point, with
+``iter_activations(model, corpus, hooks)`` yields :class:`ActivationBatch` objects: rows of each hook point, with
 the recording and position of each row. :class:`ActivationStream` is the same with a cursor, for passes that can resume.
 For mels already in memory use ``model.run_with_cache``.
 """

@@ -15,7 +15,7 @@ RowUnit = Literal["position", "token"]
 
 
 def points_of(model: HookedWhisper, hooks: Names) -> tuple[str, ...]:
-    """Canonical names of hook points, in the order given; those of a pattern in the order of the forward pass.
+    """Return canonical hook names in the order given; the matches of a pattern in the order of the forward pass.
 
     Raises:
         HookedWhisperError: a point is named twice, or has no row per encoder position or token.
@@ -35,12 +35,12 @@ def points_of(model: HookedWhisper, hooks: Names) -> tuple[str, ...]:
 
 
 def row_width(model: HookedWhisper, hook: str) -> int:
-    """Length of a point's rows, heads side by side."""
+    """Return the length of a point's rows, with heads concatenated."""
     return math.prod(model.hook_dict[hook].shape({})[2:])
 
 
 def row_unit(model: HookedWhisper, hooks: Sequence[str]) -> RowUnit:
-    """What a row of these points stands for.
+    """Return what a row of these points stands for: ``"position"`` or ``"token"``.
 
     Raises:
         HookedWhisperError: some points have a row per encoder position, others one per token.

@@ -34,12 +34,12 @@ class ActivationStream:
     predicts the next one. Prompt and end token have no rows.
 
     Args:
-        hooks: hook points; none reads the mels alone.
-        batch: windows that run together.
-        padding: ``"drop"`` reads the positions that sound fills, ``"keep"`` whole windows.
-        margin: positions dropped before the padding too; 2 drops all that see it through the convolutions.
+        hooks: hook points; if there are none, only the mels are read.
+        batch: windows per forward pass.
+        padding: ``"drop"`` reads only positions with sound, ``"keep"`` whole windows.
+        margin: additional positions to drop before the padding; 2 drops all whose convolutions reach it.
         window: ``"full"`` runs the encoder on its whole window, as Whisper does. ``"sound"`` runs it on the sound and
-            ``beyond`` further positions, which is faster and gives other activations.
+            ``beyond`` further positions, which is faster but changes the activations.
         beyond: positions of padding that ``window="sound"`` includes.
         language: of the texts, for decoder points.
 
@@ -91,18 +91,17 @@ class ActivationStream:
         group: int | None = None,
         on_rows: OnRows | None = None,
     ) -> Generator[ActivationBatch, None, None]:
-        """Rows from a cursor to the end of the corpus, a batch of windows at a time.
+        """Yield rows from a cursor to the end of the corpus, one batch of windows at a time.
 
-        Other threads decode sound and compute log-mels while the model runs.
+        Other threads decode audio and compute log-mels while the model runs.
 
         Args:
             start: first recording, and first window of it.
-            failed: called for each recording that is skipped, somewhat ahead of the batch that is yielded. Default:
-                raise an error.
+            failed: called for each recording that is skipped, possibly some batches early. Default: raise an error.
             select: read only the windows for which this is true.
-            group: keep windows of recordings ``0 .. group - 1``, ``group .. 2 * group - 1`` and so on in batches apart.
+            group: never mix recordings ``0 .. group - 1``, ``group .. 2 * group - 1``, ... in one batch.
             on_rows: receives each point's rows as soon as the model has computed them; ``batch.rows`` is then empty.
-                For more points than memory should hold.
+                Saves memory if there are many points.
 
         Raises:
             AudioError: a recording cannot be read, and ``failed`` is not given.
@@ -135,7 +134,7 @@ class ActivationStream:
         return self.model.to_mel([window.samples for window in batch])
 
     def encoded_positions(self, window: Window) -> int:
-        """Number of positions of a window that the encoder computes."""
+        """Return the number of positions of a window that the encoder computes."""
         time = self.model.time
         if self.window == "full":
             return time.n_ctx
@@ -199,7 +198,7 @@ class ActivationStream:
         with ExitStack() as stack:
             for hook in self.hooks:
                 stack.callback(self.model.hook_dict[hook].add_reader(collect).remove)
-            first = slice(0, 1)  # the pass must end after the last point; what it caches is not used
+            first = slice(0, 1)  # run_with_cache stops the pass after the last point; its cache is not used
             self.model.run_with_cache(
                 mel,
                 tokens,
@@ -235,7 +234,7 @@ class ActivationStream:
         return ActivationBatch(rows, recording, torch.cat(positions), windows, sizes, mel)
 
     def _kept_positions(self, window: Window) -> int:
-        """Number of positions of a window that have rows."""
+        """Return the number of positions of a window that have rows."""
         time = self.model.time
         if self.padding == "keep":
             return time.n_ctx
@@ -247,7 +246,7 @@ class ActivationStream:
         return self.model.tokenizer.encode(f" {recording.text.strip()}", disallowed_special=())
 
     def _tokens(self, texts: Sequence[Sequence[int]], n: int) -> Int[Tensor, "window token"]:
-        """Prompt and text of each window. End tokens pad shorter rows; causal attention hides them from the text."""
+        """Return prompt and text of each window. End tokens pad shorter rows; causal attention hides the padding."""
         longest = max((len(ids) for ids in texts), default=0)
         end = self.model.tokenizer.eot
         rows = [[*self._prompt, *ids, *[end] * (longest - len(ids))] for ids in texts] or [self._prompt] * n
@@ -267,7 +266,7 @@ def iter_activations(
     language: str = "en",
     failed: Callable[[Failure], None] | None = None,
 ) -> Iterator[ActivationBatch]:
-    """Iterate over the activations of a corpus, a batch of windows at a time.
+    """Iterate over the activations of a corpus, one batch of windows at a time.
 
         for batch in iter_activations(model, corpus, ["encoder.blocks.2.mlp.hook_post"]):
             batch.rows["encoder.blocks.2.mlp.hook_post"], batch.recording, batch.position
@@ -294,7 +293,7 @@ def iter_activations(
 
 
 def clip_recordings(clips: Sequence[Clip]) -> list[Recording]:
-    """Return recordings of the samples of clips: the corpus to stream clips that are already in memory."""
+    """Return recordings made from the samples of clips, to stream clips that are already in memory."""
     return [replace(clip.recording, source=clip.samples) for clip in clips]
 
 
@@ -303,7 +302,7 @@ def _raise(failure: Failure) -> None:
 
 
 def _grouped(windows: Iterable[Window], n: int, group: int | None) -> Iterator[list[Window]]:
-    """``n`` windows at a time, none with recordings of two groups."""
+    """Yield ``n`` windows at a time, without mixing recordings of two groups."""
     if group is None:
         yield from batched(windows, n)
         return

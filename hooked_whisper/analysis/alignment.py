@@ -47,7 +47,7 @@ class WordAlignment:
 
     words: times in seconds; a word begins where the previous one ends, the first at 0.
     heads: averaged cross-attention heads, ``(block, head)``.
-    labels: token that each row of ``matrix`` writes: the tokens of the text, and end-of-text.
+    labels: token that each row of ``matrix`` predicts: the tokens of the text, and end-of-text.
     matrix: the averaged map; the path maximizes its sum.
     """
 
@@ -91,7 +91,7 @@ class Script:
 
     @property
     def rows(self) -> slice:
-        """Decoder rows that write the text and end-of-text. A row writes the token after it, so they start at the last
+        """Decoder rows that predict the text and end-of-text. A row predicts the next token, so they start at the last
         token of the prompt."""
         return slice(self.n_prompt - 1, len(self.tokens) - 1)
 
@@ -243,7 +243,7 @@ def align(
     unit: Unit | None = None,
     language: str = "en",
 ) -> WordAlignment:
-    """Return when each word of a transcript is said.
+    """Return when each word of a transcript is spoken.
 
     Args:
         source: one clip: its mel ``[1, mel, frame]`` or its encoder output ``[1, position, d_model]``.

@@ -30,7 +30,7 @@ _SPLIT: dict[str, tuple[str, ...]] = {"block": (), "head": ("self", "cross"), "n
 
 @dataclass(frozen=True)
 class Contribution:
-    """One part of the decoder, and what it adds to the logit."""
+    """One part of the decoder, and its contribution to the logit."""
 
     label: str
     kind: str

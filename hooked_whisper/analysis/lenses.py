@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _LOGITS_PER_BATCH = 1 << 24  # entries: 64 MB in float32
 _ROWS = 32  # decoder rows per batch
-_MOST_CELLS = 400  # of a figure with tokens as text
+_MOST_CELLS = 400  # most entries of a figure with tokens as text
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +59,7 @@ class LensResult:
 
     @property
     def settled_layer(self) -> Int[Tensor, "clip token"]:
-        """First layer such that it and all later layers have the target as top token; the number of layers if there is
-        none."""
+        """First layer from which on the target stays the top token; the number of layers if there is none."""
         return _first_true((self.rank == 0).flip(0).long().cummin(0).values.flip(0) == 1)
 
     def draw(self, clip: int = 0) -> Figure:

@@ -1,8 +1,8 @@
 """Nearest neighbors of token embeddings by cosine similarity.
 
 Source: "Token embeddings" in github.com/er537/whisper_interpretability and its blog post, section 3.2. All rows of the
-token embedding share a common direction, so similarity after subtracting the mean is available, too. The embedding is
-used, not the unembedding, which weight processing may change.
+token embedding share a common direction; ``centered`` subtracts the mean first. Weight processing may change the
+unembedding, so the embedding is used.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ Rows = Selection
 class RelevanceMap:
     """Relevance of encoder position ``from`` to position ``to``: ``values [clip, to, from]``.
 
-    values: Chefer's ``R - I``, without the identity (see :attr:`with_identity`) and unnormalized, so that its size
-        depends on the gradient of the target; or the rows of a rollout, which sum to 1.
+    values: Chefer's ``R - I``, without the identity (see :attr:`with_identity`) and unnormalized, so its scale depends
+        on the gradient of the target; or the rows of a rollout, which sum to 1.
     rows: the ``to`` positions.
     score: value of the target per clip; NaN for rollout, which has no target.
     """

@@ -2,7 +2,7 @@
 
 The target determines what a relevance map means, so it is always named. The sum of all encoder outputs, which published
 code uses, barely depends on the input: the encoder ends in a layer norm, whose outputs sum to a constant if its gains
-are equal, so only differences between the gains leave a gradient.
+are equal, so only differences between gains give a gradient.
 """
 
 from __future__ import annotations

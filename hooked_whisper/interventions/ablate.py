@@ -1,7 +1,7 @@
 """Ablation: set heads, neurons, directions or whole activations to zero, to their mean, or to a resample.
 
-Every function returns hooks for ``model.hooks(fwd_hooks=...)``. They work on one pass and on live decoding: positions
-are absolute, also where a hook sees one token at a time.
+Every function returns hooks for ``model.hooks(fwd_hooks=...)``. They work in single passes and in live decoding:
+positions are absolute, even where a hook sees one token at a time.
 
 Sources: zero and mean ablation: Wang et al. 2022 (arXiv 2211.00593), section 2.1; resample ablation: Chan et al. 2022
 (causal scrubbing).
@@ -232,7 +232,7 @@ class HeadSweep:
 
     @property
     def effect(self) -> Float[Tensor, "block head"]:
-        """Change of the metric by ablating the head."""
+        """Change of the metric caused by ablating each head."""
         return self.values - self.base
 
     def to_rows(self) -> list[dict[str, Any]]:

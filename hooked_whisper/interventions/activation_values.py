@@ -44,7 +44,7 @@ By = Literal["zero"] | Means | Samples
 
 
 def check_by(by: Any) -> None:
-    """Refuse values to ablate with that are neither ``"zero"`` nor means nor samples.
+    """Refuse ablation values other than ``"zero"``, means and samples.
 
     Raises:
         PatchError: ``by`` is anything else.

@@ -112,7 +112,7 @@ def window_masks(
 
     Args:
         k: half-width in positions of 20 ms (tokens in the decoder); or ``{head: k}``, with heads such as
-            ``"encoder 2.3"`` or ``(block, head)`` of ``stack``, which leaves all other heads untouched.
+            ``"encoder 2.3"`` or ``(block, head)`` of ``stack``; other heads are not masked.
         blocks, heads: where a single ``k`` applies; default: everywhere.
         n_speech: positions that each clip of the batch fills. Only these query rows are masked, and padding rows see
             everything. Default: all rows.
@@ -142,7 +142,7 @@ def window_masks(
     for attention in dict.fromkeys((ref.stack, ref.block) for ref in widths):
         n_heads = n_blocks_and_heads(model.cfg, attention[0])[1]
         per_head = tuple(widths.get(HeadRef(*attention, head)) for head in range(n_heads))
-        if rows is None or len(set(rows)) == 1:  # plain windows, for which attention skips what they hide
+        if rows is None or len(set(rows)) == 1:  # plain windows, for which attention skips the hidden keys
             masks |= _plain_windows(attention_name(*attention), per_head, None if rows is None else rows[0])
         else:
             masks[attention_name(*attention)] = HeadWindows(per_head, rows)
@@ -310,7 +310,7 @@ def _attentions(
     blocks: Sequence[int] | None,
     heads: Sequence[int] | Sequence[HeadLike] | None,
 ) -> dict[tuple[Stack, int], tuple[bool, ...] | None]:
-    """Attentions that are masked, and which of their heads (``None``: all)."""
+    """Return the attention modules to mask, and their heads (``None``: all)."""
     if isinstance(heads, list | tuple) and any(isinstance(head, HeadRef | str | tuple) for head in heads):
         if blocks is not None:
             raise MaskError("heads such as 'encoder 2.3' name their block: leave out blocks=")

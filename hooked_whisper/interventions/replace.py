@@ -1,4 +1,4 @@
-"""Replace encoder outputs over spans of time: cut words out, splice others in.
+"""Replace encoder outputs over spans of time: cut words out, or splice in others.
 
 Source of the experiment: "chopping" in github.com/er537/whisper_interpretability (``docs/index.md``) and its blog post,
 section 2.2: ``enc_out[a:b] = enc_out_for_padding_only[a:b]``.

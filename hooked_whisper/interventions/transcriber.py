@@ -68,7 +68,7 @@ class Transcriber:
     def __call__(
         self, encoder_out: Float[Tensor, "clip position d_model"], track: Callable[[Iterable], Iterable] = iter
     ) -> list[str]:
-        """Return the texts in the form in which they are compared."""
+        """Return the texts, normalized for comparison."""
         if not len(encoder_out):
             return []
         with torch.no_grad():

@@ -299,7 +299,7 @@ def _encodings(
     masks: Mapping[Any, Any],
     edit: EditFunction | None,
 ) -> tuple[Float[Tensor, "clip position d_model"], Float[Tensor, "clip position d_model"]]:
-    """Encoder output without and with the intervention."""
+    """Return the encoder output without and with the intervention."""
     cfg = model.cfg.encoder
     inside, at_out = _reach(model, fwd_hooks, masks)
     if _is_mel(model, clips):
@@ -336,12 +336,12 @@ def _is_mel(model: HookedWhisper, clips: Tensor) -> bool:
 
 
 def _reach(model: HookedWhisper, fwd_hooks: Hooks, masks: Mapping[Any, Any]) -> tuple[list[str], bool]:
-    """Points that the intervention touches inside the encoder, and whether it touches the encoder output."""
+    """Return the encoder points that the intervention acts on, and whether it acts on the encoder output."""
     names = [name for hooked, _ in fwd_hooks for name in model.hook_names(hooked)]
     heads = {name: attn.n_heads for name, attn in model.attention_modules().items()}
     names += [name for target in masks for name in resolve_target(target, list(heads), heads)]
     of_encoder = [name for name in names if name.startswith("encoder.")]
-    # hooks at the output from outside have been applied to `encoded` already: then the encoder must run again
+    # hooks attached by the caller have already been applied to `encoded`: then the encoder must run again
     at_output = () if model.encoder.hook_out.active else ("encoder.hook_out",)
     inside = [name for name in of_encoder if name not in at_output]
     return inside, len(inside) < len(of_encoder)

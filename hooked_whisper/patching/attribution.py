@@ -46,7 +46,7 @@ def attribute_patches(
 
 
 def _first_order(point: HookPoint, patches: list[Patch], base: Tensor, source: Tensor, gradient: Tensor) -> Tensor:
-    """``[patch]``: difference times gradient, summed over each patch's entries."""
+    """Return ``[patch]``: difference times gradient, summed over each patch's entries."""
     masks = torch.stack([patch.mask(point, base.shape) for patch in patches]).to(base.device)
     first = patches[0]  # all patches of a grid share directions and subspaces
     if first.subspaces is not None:
@@ -64,7 +64,7 @@ def _first_order(point: HookPoint, patches: list[Patch], base: Tensor, source: T
 def _gradients(
     model: HookedWhisper, base: RunInputs, names: list[str], metric: Metric
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
-    """Activations of the base run, the metric's gradients with respect to them, and the metric."""
+    """Return activations of the base run, the gradients of the metric with respect to them, and the metric."""
     cache: dict[str, Tensor] = {}
 
     def read(x: Tensor, hook: HookPoint) -> Tensor | None:

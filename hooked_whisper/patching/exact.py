@@ -1,6 +1,6 @@
 """Activation patching: put parts of one run's activations into another run, many patches per batch.
 
-A patch changes nothing before it. Both runs are made once, and every patched row resumes at its patch
+A patch does not affect earlier activations. Both runs are computed once, and every patched row resumes at its patch
 (:mod:`hooked_whisper.patching.resume`): a patch in the decoder never runs the encoder, and a patch in encoder block L
 runs only what follows it. The rows of a batch hold different patches.
 
@@ -90,7 +90,7 @@ def patched_rows(
 
 
 def _replacements(patches: Sequence[Patch], base: Tensor, source: Tensor) -> Tensor:
-    """What each patch puts in: the source, or the base with some directions or features of the source."""
+    """Return the patched values: the source, or the base with some directions or features of the source."""
     first = patches[0]
     if first.subspaces is not None and all(patch.subspaces is first.subspaces for patch in patches):
         return first.subspaces.replaced(base, source, torch.tensor([patch.part for patch in patches]))
@@ -100,7 +100,7 @@ def _replacements(patches: Sequence[Patch], base: Tensor, source: Tensor) -> Ten
 
 
 def _batches(patches: Sequence[Patch], encoder_rows: int, decoder_rows: int) -> Iterator[list[int]]:
-    """Indices of patches of the same points, in batches."""
+    """Yield indices of patches of the same points, in batches."""
     groups: dict[tuple[str, ...], list[int]] = {}
     for index, patch in enumerate(patches):
         groups.setdefault(patch.names, []).append(index)

@@ -138,7 +138,7 @@ def point_name(component: str, stack: Stack, block: int) -> str:
 
 
 def _component_of(component: str, stack: Stack) -> tuple[str, Stack]:
-    """Component, and the stack that holds its block: ``("z", "cross")`` is ``("cross_z", "decoder")``."""
+    """Return the component, and the stack that contains its block: ``("z", "cross")`` is ``("cross_z", "decoder")``."""
     check_option("stack", stack, STACKS, PatchError)
     if is_hook_name(component):
         return component, "encoder" if component.startswith("encoder.") else "decoder"
@@ -230,7 +230,7 @@ def make_grid(
 
 
 def _selection(positions: Positions, scale: int) -> Selection:
-    """Entries of the time axis; ``scale`` is 2 for mel frames."""
+    """Return entries of the time axis; ``scale`` is 2 for mel frames."""
     if positions.spans is None:
         return slice(None)
     if len(positions.spans) == 1:

@@ -64,7 +64,7 @@ class LogitDifference:
 
     @classmethod
     def of(cls, model: HookedWhisper, answer: int | str, foil: int | str, index: int) -> LogitDifference:
-        """Make one from token ids or strings of one token each (``" very"``).
+        """Make a metric from token ids or strings of one token each (``" very"``).
 
         Raises:
             PromptError: a string is several tokens.

@@ -77,7 +77,7 @@ def path_patch(
     metric: Metric,
     rows: int = 8,
 ) -> PatchedMetric:
-    """Return the metric of the base run when the path from one sender to the receiver has its source-run value.
+    """Return the metric of the base run with the path from each sender to the receiver taken from the source run.
 
     senders: ``"encoder 0.1"``, ``"cross 2.3"``, ... (:meth:`HeadRef.parse`), one row each.
     rows: senders per batch.
@@ -141,7 +141,7 @@ def path_patch_pairs(
 
 
 def _check(sender: HeadRef, receiver: Receiver) -> None:
-    """Refuse a receiver that does not exist or that the sender does not write to."""
+    """Refuse a receiver that does not exist or does not read what the sender writes."""
     sender_stack = "encoder" if sender.stack == "encoder" else "decoder"
     if receiver.input in ("cross_k", "cross_v"):
         comes_before = sender_stack == "encoder" and receiver.stack == "decoder"
@@ -162,7 +162,7 @@ def _check(sender: HeadRef, receiver: Receiver) -> None:
 
 
 def _points(model: HookedWhisper, receiver: Receiver) -> tuple[str, str]:
-    """Hook point that the path changes, and the residual stream it is computed from."""
+    """Return the hook point that the path changes, and the residual stream it is computed from."""
     last = n_layers(model, receiver.stack) - 1
     block = f"{receiver.stack}.blocks.{receiver.block}"
     final = f"encoder.blocks.{n_layers(model, 'encoder') - 1}.hook_resid_post"
@@ -180,7 +180,7 @@ def _points(model: HookedWhisper, receiver: Receiver) -> tuple[str, str]:
 def _delta(
     model: HookedWhisper, sender: HeadRef, base: Mapping[str, Tensor], source: Mapping[str, Tensor]
 ) -> Float[Tensor, "1 pos d_model"]:
-    """Output of the sender in the source run minus that in the base run."""
+    """Return the sender's output in the source run minus that in the base run."""
     name = f"{sender.attn}.hook_z"
     attn = _attention(model, sender.attn)
     weight = attn.out.weight.unflatten(1, (attn.n_heads, -1))[:, sender.head]
@@ -212,7 +212,7 @@ def _project(
     resid: Float[Tensor, "row pos d_model"],
     unpatched: Float[Tensor, "1 pos head d_head"],
 ) -> Float[Tensor, "row pos head d_head"]:
-    """Queries, keys or values of another residual stream; heads other than the receiver's stay ``unpatched``."""
+    """Compute queries, keys or values from a patched residual stream; other heads than the receiver's stay unpatched."""
     attn = _attention(model, point.rsplit(".", 1)[0])
     block = model.get_submodule(f"{receiver.stack}.blocks.{receiver.block}")
     assert isinstance(block, Block)

@@ -32,7 +32,7 @@ def read_positions(
     time: TimeMap | None = None,
     label: str = "",
 ) -> Positions:
-    """Return the spans that a user's positions mean.
+    """Read the spans that a user's positions describe.
 
     Args:
         positions: ``None`` (everywhere); a half-open span as a tuple ``(start, stop)``, a slice or
@@ -84,14 +84,14 @@ def has_tokens(point: HookPoint) -> bool:
 
 
 def _entries(positions: Any) -> list[Any]:
-    """Entries of a list, range, array or tensor; anything else is one entry."""
+    """Return the entries of a list, range, array or tensor; anything else is one entry."""
     is_collection = isinstance(positions, Iterable) and not isinstance(positions, tuple | str | Mapping)
     is_scalar = isinstance(positions, np.ndarray | Tensor) and positions.ndim == 0
     return list(positions) if is_collection and not is_scalar else [positions]
 
 
 def _mask_spans(positions: object, n: int | None) -> tuple[tuple[int, int], ...] | None:
-    """Spans of a mask (list, array or tensor with one boolean per position); ``None`` if it is not a mask."""
+    """Return the spans of a mask (list, array or tensor with one boolean per position), or ``None`` for a non-mask."""
     if (
         not isinstance(positions, list | np.ndarray | Tensor)
         or getattr(positions, "ndim", 1) != 1
@@ -108,7 +108,7 @@ def _mask_spans(positions: object, n: int | None) -> tuple[tuple[int, int], ...]
 
 
 def _spans(entry: SpanLike, unit: str, n: int | None, time: TimeMap | None) -> tuple[tuple[int, int], ...]:
-    """Spans of one entry, not yet checked."""
+    """Return the spans of one entry, not yet checked."""
     if isinstance(entry, Positions):
         if entry.spans is None and n is None:
             raise PatchError(f"{entry} in a list has no end: give spans, or None alone for everywhere")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Direction = Literal["denoise", "noise"]
 DIRECTIONS = get_args(Direction)
-SMALLEST_GAP = 1e-5  # relative; equal runs differ by this much in float32 if only one had a hook on its patterns
+SMALLEST_GAP = 1e-5  # relative; in float32, equal runs differ by up to this much if only one had a hook on its patterns
 
 
 @dataclass(frozen=True, eq=False)

@@ -132,7 +132,7 @@ def _block(
     source: Tensor | None,
     cache: KVCache | None,
 ) -> Float[Tensor, "row pos d_model"]:
-    """Output of a block, computed from the patched point on."""
+    """Return the output of a block, computed from the patched point on."""
     block = model.get_submodule(path)
     assert isinstance(block, Block)
     name, value = next(iter(values.items()))
@@ -174,7 +174,7 @@ def _block(
 def _after_mid(
     block: Block, patched: Rows, mid: Float[Tensor, "1 pos d_model"], post: Float[Tensor, "1 pos d_model"]
 ) -> Float[Tensor, "row pos d_model"]:
-    """Output of an encoder block whose MLP runs only at positions where ``patched`` differs from ``mid``."""
+    """Return an encoder block's output; its MLP runs only at positions where ``patched`` differs from ``mid``."""
     if any(isinstance(point, HookPoint) and point.active for point in block.modules()):
         return block.from_mid_cross(patched)
     changed = (patched != mid).any(-1).any(0).nonzero()[:, 0]
@@ -205,7 +205,7 @@ def _decoder_over(
 
 
 def _cross_cache(model: HookedWhisper, base: Mapping[str, Tensor]) -> KVCache:
-    """Keys and values of cross-attention in the base run, one row for all patches."""
+    """Return keys and values of cross-attention in the base run, one row for all patches."""
     cache = KVCache()
     for number, block in enumerate(model.decoder.blocks):
         attn = block.cross_attn

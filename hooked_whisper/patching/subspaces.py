@@ -134,7 +134,7 @@ def subspaces_of(
 
 
 def _read_out(basis: FeatureBasis, d: int) -> Float[Tensor, "n_features d"]:
-    """Directions that an affine encoder reads: its values at the unit vectors minus its value at zero."""
+    """Return the directions that an affine encoder reads: its values at the unit vectors minus its value at zero."""
     zero = basis.encode(torch.zeros(1, d))
     slope = (basis.encode(torch.eye(d)) - zero).T
     probe = torch.linspace(-2, 3, d)[None]

@@ -63,7 +63,7 @@ def patch(
             name, which has no block axis.
         stack: ``"cross"`` is the decoder's cross-attention.
         over: axes of the sweep, in the order of the result's axes: ``"block"``, ``"span"``, ``"head"``, ``"unit"``
-            (entry of the last axis), ``"feature"`` (part of ``subspaces``). What is not named is patched at once.
+            (entry of the last axis), ``"feature"`` (part of ``subspaces``). Axes not named are patched at once.
             Default: blocks, and spans, units and features where given.
         method: ``"exact"`` runs every patch; ``"attribution"`` estimates all of them from one gradient
             (:mod:`hooked_whisper.patching.attribution`).
@@ -76,8 +76,8 @@ def patch(
         subspaces: directions or features to patch one by one (:func:`hooked_whisper.patching.subspaces_of`).
 
     Raises:
-        PatchError: no pairs; pairs whose grids differ in shape; ``over`` names an axis that the sweep lacks, or leaves
-            out one that it has.
+        PatchError: no pairs; pairs whose grids differ in shape; ``over`` names an axis that the sweep lacks, or omits
+            one that it has.
     """
     check_option("direction", direction, DIRECTIONS, PatchError)
     check_option("stack", stack, STACKS, PatchError)
@@ -135,7 +135,7 @@ def _run(model: HookedWhisper, grid: PatchGrid, pair: CleanCorruptPair, directio
 
 
 def _axes_of(component: str, spans: object, units: object, subspaces: object) -> dict[Over, bool]:
-    """Axes of a sweep by default."""
+    """Return the default axes of a sweep."""
     return {
         "block": not is_hook_name(component),
         "span": spans is not None,

@@ -34,7 +34,7 @@ def silence(audio: Audio, span: Interval, room: Audio | None = None) -> Corrupti
         room = as_audio(room)
         if len(room) < FEWEST_ROOM_SAMPLES:
             raise AudioError(f"room tone has {len(room)} samples: give at least {FEWEST_ROOM_SAMPLES}")
-        filling = np.pad(room, (0, max(0, n - len(room))), mode="symmetric")[:n]  # mirrored, to avoid clicks
+        filling = np.pad(room, (0, max(0, n - len(room))), mode="symmetric")[:n]  # repeat it mirrored, to avoid clicks
     corrupt = clean.copy()
     corrupt[samples] = cross_fade(clean[samples], filling)
     return Corruption("silence", clean, corrupt, (span,), {"fill": "zeros" if room is None else "room tone"})
@@ -167,6 +167,6 @@ def shift_time(audio: Audio, positions: int) -> Corruption:
 
 
 def _boundaries(intervals: Sequence[Interval], n_samples: int) -> np.ndarray:
-    """Start of each interval and end of the last, in samples."""
+    """Return the start of each interval and the end of the last, in samples."""
     times = [*(i.start for i in intervals), intervals[-1].end]
     return np.minimum(np.rint(np.array(times) * SAMPLE_RATE).astype(int), n_samples)

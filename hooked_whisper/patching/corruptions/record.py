@@ -97,7 +97,7 @@ class Corruption:
 
     @property
     def changed(self) -> Bool[np.ndarray, "sample"]:
-        """Mask of the samples inside a span."""
+        """Return a mask of the samples inside a span."""
         inside = np.zeros(len(self.clean), dtype=bool)
         for span in self.spans:
             inside[sample_range(span, len(inside))] = True
