@@ -59,7 +59,7 @@ class LensResult:
 
     @property
     def settled_layer(self) -> Int[Tensor, "clip token"]:
-        """First layer from which on the target stays the top token; the number of layers if there is none."""
+        """First layer where the target is the top token of it and all later layers; the number of layers if none is."""
         return _first_true((self.rank == 0).flip(0).long().cummin(0).values.flip(0) == 1)
 
     def draw(self, clip: int = 0) -> Figure:

@@ -212,7 +212,7 @@ def _project(
     resid: Float[Tensor, "row pos d_model"],
     unpatched: Float[Tensor, "1 pos head d_head"],
 ) -> Float[Tensor, "row pos head d_head"]:
-    """Compute queries, keys or values from a patched residual stream; other heads than the receiver's stay unpatched."""
+    """Compute queries, keys or values from a patched residual stream; all other heads stay ``unpatched``."""
     attn = _attention(model, point.rsplit(".", 1)[0])
     block = model.get_submodule(f"{receiver.stack}.blocks.{receiver.block}")
     assert isinstance(block, Block)

@@ -21,7 +21,7 @@ def aux_k_loss(
     of each row; 0 if no feature is dead.
 
     The error is a constant: no gradient flows through it. ``e_hat`` has no bias, since the error already accounts for
-    it. Pass ``None`` if no feature is dead: counting them here would wait for the device.
+    it. Pass ``None`` if no feature is dead: checking that here would synchronize the device.
 
     Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders", appendix A.2.
     """

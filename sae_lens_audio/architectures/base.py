@@ -119,15 +119,15 @@ class SAE(nn.Module):
 
     # File formats
     saelens_architectures: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
-    """Names under which SAELens files hold this class, each with the configuration values it stands for."""
+    """SAELens' names for this class, each with the configuration values that it implies."""
     saelens_fields: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    """SAELens' key -> our configuration field, beside the sizes."""
+    """SAELens' key -> our configuration field, except the sizes."""
     saelens_required: ClassVar[tuple[str, ...]] = ()
-    """Configuration fields that a SAELens file must have, beside the sizes."""
+    """Configuration fields that a SAELens file must have, except the sizes."""
     saelens_ranks_by_decoder_norm: ClassVar[bool] = False
     """SAELens' default of ``rescale_acts_by_decoder_norm``."""
     dictionary_learning_forms: ClassVar[Mapping[str, DictionaryLearningForm]] = MappingProxyType({})
-    """Class of dictionary_learning -> how its files hold this architecture."""
+    """Class of dictionary_learning -> how its files store this architecture."""
 
     normalization: ClassVar[str] = "none"  # of the input; see NormalizedSAE
 
@@ -174,7 +174,7 @@ class SAE(nn.Module):
 
     @property
     def can_encode(self) -> bool:
-        """Whether everything that ``encode`` needs has been learned; BatchTopK needs a threshold."""
+        """Whether ``encode`` can run: BatchTopK needs a learned threshold."""
         return True
 
     def to_dtype(self, dtype: torch.dtype) -> SAE:
@@ -216,7 +216,7 @@ class SAE(nn.Module):
     def batch_pre_activations(
         self, x: Float[Tensor, "row d_in"], bias: Float[Tensor, "d_sae"]
     ) -> Float[Tensor, "row d_sae"]:
-        """Pre-activations for a loss: the same numbers, but ``x`` gets no gradient, which saves a matrix product."""
+        """Return pre-activations for a loss. ``x`` gets no gradient, which saves a matrix product."""
         return centered_linear(self.checked(x), self.W_enc, bias, self.center)
 
     def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
@@ -256,20 +256,20 @@ class SAE(nn.Module):
 
     @classmethod
     def sizes_for(cls, widths: Sequence[int]) -> dict[str, int]:
-        """Configuration values that follow from the widths of the hook points."""
+        """Return the configuration values that follow from the widths of the hook points."""
         return {"d_in": widths[0]}
 
     @property
     def input_widths(self) -> tuple[int, ...]:
-        """Widths of the hook points that training needs rows of."""
+        """Widths of the hook points whose rows training needs."""
         return (self.d_in,)
 
     def training_inputs(self, rows: Sequence[Float[Tensor, "row _"]]) -> tuple[Tensor, ...]:
-        """The tensors that :meth:`loss` takes first, from the rows of each hook point."""
+        """Return the first arguments of :meth:`loss`, from the rows of each hook point."""
         return (rows[0],)
 
     def predicted_rows(self, rows: Sequence[Float[Tensor, "row _"]]) -> Sequence[Float[Tensor, "row _"]]:
-        """The rows that the SAE reconstructs or predicts."""
+        """Return the rows that the SAE reconstructs or predicts."""
         return rows
 
     @torch.no_grad()
@@ -279,7 +279,7 @@ class SAE(nn.Module):
 
     @torch.no_grad()
     def fit_encoder_(self, rows: Sequence[Float[Tensor, "row _"]]) -> None:
-        """Multiply ``W_enc`` by the factor that brings reconstructions, without ``b_dec``, nearest to the rows."""
+        """Multiply ``W_enc`` by the factor that minimizes the reconstruction error, without ``b_dec``, on the rows."""
         (x,) = self.training_inputs(rows)
         reconstructed, target = self.decode(self.batch_feature_acts(x)) - self.b_dec, x - self.b_dec
         factor = (reconstructed * target).sum() / reconstructed.square().sum()
@@ -291,10 +291,10 @@ class SAE(nn.Module):
         return self.encode(x)
 
     def unscaled(self, scales: Sequence[float]) -> SAE:
-        """Return a copy for raw activations, of an SAE trained on activations times ``scales`` (one per hook point).
+        """Return a copy for raw activations; this SAE was trained on activations times ``scales`` (one per hook point).
 
-        Features of an autoencoder take the units of the activations, so that decoder rows keep their norm.
-        Reconstructions are the same but for the units.
+        The features of an autoencoder take the units of the activations, so decoder rows keep their norm.
+        Reconstructions change only in units.
         """
         sae = copy.deepcopy(self)
         sae.unscale_(scales)
@@ -377,14 +377,14 @@ class SAE(nn.Module):
     def values_from_dictionary_learning(
         cls, state: Mapping[str, Tensor], trainer: Mapping[str, Any], source: object
     ) -> dict[str, Any]:
-        """Return configuration values beside the sizes, from a file's buffers or else its trainer's settings."""
+        """Return configuration values except the sizes, from a file's buffers or else its trainer's settings."""
         return {}
 
     def load_dictionary_learning_buffers_(self, state: Mapping[str, Tensor], source: object) -> None:
         """Set the buffers, if the architecture has any, from a file's tensors.
 
         Raises:
-            CheckpointError: a tensor that a buffer cannot hold.
+            CheckpointError: a tensor is not a valid value of its buffer.
         """
 
 

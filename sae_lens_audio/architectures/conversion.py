@@ -1,4 +1,4 @@
-"""What an architecture says of itself to the readers and writers of SAE files."""
+"""How an architecture describes itself to the readers and writers of SAE files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SAELensForm:
     architecture: SAELens' name.
     tensors: content of ``sae_weights.safetensors``.
     keys: further keys of ``cfg.json``.
-    saved: values that only we read back, kept in our block of the metadata.
+    saved: values that only this library reads, stored in its block of the metadata.
     """
 
     architecture: str
@@ -29,7 +29,7 @@ class SAELensForm:
 
 @dataclass(frozen=True)
 class DictionaryLearningForm:
-    """How a class of dictionary_learning holds an architecture.
+    """How a class of dictionary_learning stores an architecture.
 
     names: tensor in the file -> our tensor; transposed if the former ends in ``.weight``.
     centered: whether ``b_dec`` is subtracted from the input.
@@ -42,9 +42,9 @@ class DictionaryLearningForm:
 
 
 LINEAR = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": "W_dec"}
-"""Names of dictionary_learning's classes that hold ``torch.nn.Linear`` layers."""
+"""Tensor names of dictionary_learning's classes with ``torch.nn.Linear`` layers."""
 PLAIN = {"W_enc": "W_enc", "b_enc": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
-"""Names of those that hold plain parameters."""
+"""Tensor names of its classes with plain parameters."""
 
 
 def read_size(data: Mapping[str, Any], key: str, source: object) -> int:
@@ -73,7 +73,7 @@ def read_flag(data: Mapping[str, Any], key: str, default: bool, source: object) 
 
 
 def read_saelens_field(data: Mapping[str, Any], key: str, name: str, annotation: str, source: object) -> Any:
-    """Return ``data[key]`` as a configuration field ``name`` with this type annotation takes it.
+    """Return ``data[key]`` converted to the type annotation of the configuration field ``name``.
 
     Raises:
         CheckpointError: the value has another type.

@@ -35,6 +35,6 @@ def centered_linear(
 ) -> Float[Tensor, "row d_sae"]:
     """Return ``(x - center) @ weight + bias`` for a loss.
 
-    ``x`` gets no gradient, so the gradient of ``center`` needs a matrix-vector product only.
+    ``x`` gets no gradient, so the gradient of ``center`` needs only a matrix-vector product.
     """
     return _CenteredLinear.apply(x, weight, bias, center)

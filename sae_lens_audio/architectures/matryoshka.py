@@ -44,7 +44,7 @@ class Matryoshka(BatchTopK):
     config: MatryoshkaConfig
 
     def decode_levels(self, feature_acts: SparseFeatureActs, n_rows: int) -> Float[Tensor, "level row d_in"]:
-        """Return what the first ``m`` features decode to, for every width ``m``."""
+        """Return the reconstruction from the first ``m`` features, for every width ``m``."""
         parts = feature_acts.in_levels(n_rows, (0, *self.config.widths)).decode(self.W_dec)
         return parts.view(len(self.config.widths), n_rows, self.d_in).cumsum(0) + self.b_dec
 

@@ -17,7 +17,7 @@ _EPSILON = 1e-5
 
 
 class NormalizedSAE(nn.Module):
-    """An SAE ``inner`` on normalized activations, whose output is scaled back to each activation's own scale.
+    """An SAE ``inner`` on normalized activations. The output is scaled back to the scale of each activation.
 
     ``layer_norm``: mean 0 and standard deviation 1 (unbiased). ``constant_norm_rescale``: norm ``sqrt(d_in)``. Such
     scales cannot be folded into weights, and features alone do not determine them: :meth:`forward` and

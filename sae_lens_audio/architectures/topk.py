@@ -82,7 +82,7 @@ class TopK(SAE):
         return keep_top(pre, self.config.k)
 
     def encode_sparse(self, x: Float[Tensor, "row d_in"]) -> SparseFeatureActs:
-        """As :meth:`encode`, without the zeros."""
+        """Like :meth:`encode`, but sparse."""
         return encode_topk(self.checked(x), self.W_enc, self.b_enc, self.center, self.config.k)
 
     def loss(

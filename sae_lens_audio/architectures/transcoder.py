@@ -40,7 +40,7 @@ class TranscoderConfig(SAEConfig):
 class Transcoder(SAE):
     """``y_hat = relu(x W_enc + b_enc) W_dec + b_dec [+ x W_skip^T]``; loss ``|y - y_hat|^2 + l1 |f|_1``.
 
-    ``decode`` returns the part of the features and the bias; the skip path needs ``x``, so :meth:`decode_like` and
+    ``decode`` returns the contribution of features and bias. The skip path needs ``x``, so only :meth:`decode_like` and
     :meth:`forward` add it.
 
     Sources: Dunefsky, Chlenski and Nanda 2024, "Transcoders Find Interpretable LLM Feature Circuits", equations 1 to 3;
@@ -103,7 +103,7 @@ class Transcoder(SAE):
         return rows[1:]
 
     def fit_encoder_(self, rows: Sequence[Float[Tensor, "row _"]]) -> None:
-        """Do nothing: a fresh transcoder knows nothing of its output."""
+        """Do nothing: the reconstructions of an untrained transcoder are unrelated to its target."""
 
     @torch.no_grad()
     def unscale_(self, scales: Sequence[float]) -> None:
@@ -118,7 +118,7 @@ class Transcoder(SAE):
     ) -> None:
         """
         Raises:
-            ConfigError: always, since directions of the input say nothing about the output's.
+            ConfigError: always, since directions of the input do not determine those of the output.
         """
         raise ConfigError("features of a transcoder cannot be resampled: the TopK form has an auxiliary loss")
 

@@ -1,4 +1,4 @@
-"""Shuffled batches of rows, prepared ahead by a thread and reproducible after a stop."""
+"""Shuffled batches of rows, prepared in advance by a thread and reproducible after an interruption."""
 
 from __future__ import annotations
 
@@ -58,10 +58,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Batches:
-    """Rows of every chunk in a random order that seed, epoch and chunk determine; each process has a share of each
-    batch.
+    """Rows of every chunk in random order, determined by seed, epoch and chunk; each process has a share of each batch.
 
-    Rows at the end of a chunk that do not fill a batch are dropped; in the next epoch they are others.
+    Rows at the end of a chunk that do not fill a batch are dropped; each epoch drops different ones.
 
     Attributes:
         size: rows of a batch, over all processes.
@@ -79,7 +78,7 @@ class Batches:
             raise TrainingError(f"{self.n_ranks} processes cannot share batches of {self.size} rows evenly")
 
     def start(self, place: Place) -> Feed:
-        """Return endless batches from a place on, made by another thread. Close the feed after use."""
+        """Return endless batches from a place on, prepared by another thread. Close the feed after use."""
         return Feed(self._batches(place))
 
     def _batches(self, place: Place) -> Iterator[Batch]:
@@ -123,7 +122,7 @@ class Feed:
     def __init__(self, batches: Iterator[Batch]) -> None:
         self._queue: queue.Queue[Any] = queue.Queue(_AHEAD)
         self._closed = threading.Event()
-        # each thread has its own setting of the number of threads, which may affect sums
+        # torch's number of threads is set per thread, and may affect sums
         self._thread = threading.Thread(
             target=self._fill, args=(batches, torch.get_num_threads()), name="batches", daemon=True
         )

@@ -23,7 +23,7 @@ def write_checkpoint(path: AnyPath, tensors: dict[str, Tensor], facts: dict[str,
     """Replace the file atomically.
 
     Raises:
-        TrainingError: the disk is full. The message names the file; the earlier one is intact.
+        TrainingError: the disk is full. The message names the file; its previous version is intact.
     """
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
@@ -82,7 +82,7 @@ def load_optimizer_state(sae: nn.Module, optimizer: torch.optim.Optimizer, state
         prefix = f"{name}."
         values = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         optimizer.state[parameter] = {
-            # step counts stay where the optimizer keeps them
+            # step counts stay on the device where the optimizer keeps them
             key: value.clone() if value.ndim == 0 and parameter.device.type == "cpu" else value.to(parameter.device)
             for key, value in values.items()
         }

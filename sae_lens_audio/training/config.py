@@ -20,7 +20,7 @@ RENAMED = {"optimiser": "optimizer", "centre": "center"}
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that affects the trained weights beside the SAE and its data.
+    """Everything that affects the trained weights besides the SAE and its data.
 
     steps: number of optimizer steps. batch: rows per step, over all processes and accumulated parts.
     optimizer, lr, beta1, beta2, epsilon: Adam, or RAdam (Liu et al. 2020).
@@ -33,9 +33,9 @@ class TrainingConfig:
     scale: ``"unit"`` scales activations so that the mean squared distance of a row from the mean is its width, which
         makes rates and coefficients comparable across hook points. The finished SAE takes raw activations.
     center: initialize ``b_dec`` with the mean of the first batch, which leaves far fewer dead features than 0.
-    fit_encoder: initialize ``W_enc`` times the factor that minimizes the error on the first batch. Otherwise eight
-        ReLU features per dimension start with reconstructions four times too large. No effect on tied weights, whose
-        norm is 1, and on transcoders.
+    fit_encoder: initialize ``W_enc`` times the factor that minimizes the error on the first batch. Without it,
+        the initial reconstructions of an SAE with eight ReLU features per dimension are four times too large. No effect
+        on tied weights, whose norm is 1, and on transcoders.
     dead_after: rows without activation after which a feature counts as dead.
     resample_every: steps between resampling of dead features; 0 disables it. resample_until: last step at which
         features are resampled (0: half of the steps).

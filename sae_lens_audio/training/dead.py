@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sae_lens_audio.architectures import SAE
 
-_EVERY = 10  # steps between updates of the mask, each of which waits for the device
+_EVERY = 10  # steps between updates of the mask; each update synchronizes the device
 
 
 class DeadFeatures:
@@ -17,7 +17,7 @@ class DeadFeatures:
     Attributes:
         since: rows since each feature was last active.
         mask: features that were dead at the last update.
-        fired, counted: rows in which each feature fired, of how many.
+        fired: number of rows in which each feature fired. counted: number of rows.
     """
 
     def __init__(self, d_sae: int, after: int, device: torch.device) -> None:
@@ -39,7 +39,7 @@ class DeadFeatures:
 
     @property
     def dead(self) -> Bool[Tensor, "d_sae"] | None:
-        """The mask of dead features; ``None`` if there is none, so that losses need not check."""
+        """The mask of dead features; ``None`` if no feature is dead, so that losses need not check."""
         return self.mask if self._any else None
 
     def reset_rates(self) -> None:

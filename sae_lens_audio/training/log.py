@@ -26,8 +26,8 @@ class Writer(Protocol):
 class JsonLines:
     """``metrics.jsonl``: one object per line. A resumed run first drops the lines of steps that it will repeat.
 
-    Object stores cannot append: behind an URL the lines stay in memory, and the whole file is written before each
-    checkpoint. A kill loses only lines of steps that will be repeated.
+    Object stores cannot append. For a URL the lines stay in memory, and the whole file is written before each
+    checkpoint. A killed run loses only lines of steps that will be repeated.
     """
 
     def __init__(self, folder: AnyPath, step: int) -> None:
@@ -67,7 +67,7 @@ class TensorBoard:
             raise MissingExtraError(
                 "TensorBoard is not installed: pip install 'hooked-whisper[tensorboard]', or leave it out of log"
             ) from error
-        # the viewer ignores what an interrupted run wrote after its checkpoint
+        # TensorBoard hides what an interrupted run wrote after its checkpoint
         self._writer = SummaryWriter(folder, purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -90,7 +90,7 @@ class Wandb:
             raise MissingExtraError(
                 "wandb is not installed: pip install 'hooked-whisper[wandb]', or leave it out of log"
             ) from error
-        # one run per folder, however often it is resumed
+        # one W&B run per folder, even if resumed
         self._run = wandb.init(
             project="sae_lens_audio", dir=folder, name=folder.name, id=folder.name, resume="allow", config=config
         )

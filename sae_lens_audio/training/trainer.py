@@ -48,7 +48,7 @@ class Step:
 
     number: steps done so far. output: loss terms of the whole batch, over all processes.
     norm: gradient norm before clipping. batch: the rows of this process.
-    stop: some process was asked to stop; all processes learn of it in the same step.
+    stop: some process was asked to stop; the flag is equal in all processes.
     """
 
     number: int
@@ -151,8 +151,8 @@ class Trainer:
         return next(self._feed)
 
     def _forward_backward(self, batch: Batch) -> Step:
-        """Compute gradients. If that fails, restore the buffers, so that the state is that before the batch."""
-        # if another process dies, this one fails within its step, and must still be able to save
+        """Compute gradients. If that fails, restore the buffers to their state before the batch."""
+        # if another process dies, this one fails within its step, but must still be able to save
         before = {name: buffer.clone() for name, buffer in self.sae.named_buffers()}
         self._consistent = self.number > 0
         try:
@@ -220,8 +220,8 @@ class Trainer:
     def fit(self, progress: bool = True, checkpoint_s: float | int = 120.0) -> SAE:
         """Do all remaining steps; return (and, with a folder, write) the :meth:`finished` SAE.
 
-        On Ctrl-C or SIGTERM it completes the step and writes a checkpoint first; several processes stop after the same
-        step, whichever is asked. ``checkpoint_s``: seconds between checkpoints, which do not affect the result.
+        On Ctrl-C or SIGTERM, complete the step and write a checkpoint first. If any process is asked to stop, all stop
+        after the same step. ``checkpoint_s``: seconds between checkpoints, which do not affect the result.
         """
         saved = started = time.monotonic()
         first_step, self._writers = self.number, self._open_writers()

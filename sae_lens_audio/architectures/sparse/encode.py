@@ -123,7 +123,7 @@ def _candidates(
 
 
 def _bound(flat: Tensor, share: float) -> float:
-    """Return a value that about this share of a tile's values exceed, at least 0."""
+    """Return a value that about this share of a tile's values exceeds, at least 0."""
     sample = flat[:: max(1, flat.numel() // 200_000)]
     if share * len(sample) + 1 >= len(sample):
         return 0.0

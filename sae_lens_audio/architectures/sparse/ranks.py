@@ -1,4 +1,4 @@
-"""What SAEs need of the other processes that share a batch."""
+"""The operations that SAEs need across processes that share a batch."""
 
 from __future__ import annotations
 
