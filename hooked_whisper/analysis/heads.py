@@ -17,6 +17,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from hooked_whisper._support.heatmap import heat_map
+from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper.analysis.alignment import script
 from hooked_whisper.errors import HookedWhisperError, closest
 from hooked_whisper.hooked import HookedWhisper
@@ -341,6 +342,7 @@ def distance_histogram(rows: Float[Tensor, "head query key"], first_query: int =
     return (total / total.sum(-1, keepdim=True)).float()
 
 
+@renamed_arguments(centres="positions")
 def monotonicity(positions: Float[np.ndarray, "head row"]) -> Float[np.ndarray, "head"]:
     """Return the Spearman correlation of each head's positions with the row number.
 

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper.errors import PatchError
 from hooked_whisper.features.phones.selectivity import Selectivity
 from hooked_whisper.features.phones.top_examples import Purity
@@ -60,6 +61,7 @@ class Evidence(NamedTuple):
     class_top: Purity
 
 
+@renamed_arguments(found="evidence")
 def autolabels(evidence: Evidence, control: Evidence) -> list[AutoLabel]:
     """Label each feature with the phone, class or silence that it is most selective for.
 

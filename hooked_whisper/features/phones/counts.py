@@ -10,6 +10,7 @@ from operator import add
 import numpy as np
 from jaxtyping import Float
 
+from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper.features.phones.articulation import classes
 from hooked_whisper.features.phones.joint_histogram import JointCounts
 from hooked_whisper.features.phones.onsets import OnsetAverages, latency
@@ -74,10 +75,12 @@ class FeatureCounts:
     def shifted_classes(self) -> Selectivity:
         return self._by_class(self.shifted)
 
+    @renamed_arguments(labelling="labeling")
     def purity(self, labeling: int = 0) -> Purity:
         """Purity of the top examples for phones; labeling 1 is the control. Silence cannot be the majority."""
         return purity(self.top.ids(labeling), self.names, without=frozenset([SILENCE]))
 
+    @renamed_arguments(labelling="labeling")
     def class_purity(self, labeling: int = 0) -> Purity:
         """Purity of the top examples for narrow articulatory classes."""
         return purity(self.top.ids(labeling), self.names, classes(self.names))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper.errors import PatchError
 from hooked_whisper.features.phones.cumulative import CumulativeCounts
 from hooked_whisper.features.phones.joint_histogram import JointCounts, check_alike
@@ -119,6 +120,7 @@ class Coverage:
         return len(self.covered) / n if n else float("nan")
 
 
+@renamed_arguments(found="selectivity")
 def coverage(selectivity: Selectivity, auc: float | int = 0.95, f1: float | int = 0.7) -> Coverage:
     """Labels for which some feature has at least this AUC (either sign) or this held-out F1.
 
