@@ -109,7 +109,7 @@ class PatchResult:
         )
 
     def __repr__(self) -> str:
-        shape = " x ".join(f"{len(axis.labels)} {axis.name}s" for axis in self.axes)
+        shape = " x ".join(f"{len(axis.labels)} {axis.name}{'s' if len(axis.labels) > 1 else ''}" for axis in self.axes)
         best = np.unravel_index(np.nanargmax(self.mean), self.mean.shape) if np.isfinite(self.mean).any() else ()
         entry = ", ".join(f"{axis.name} {axis.labels[i]}" for axis, i in zip(self.axes, best, strict=False))
         top = f"; largest mean effect {self.mean[best]:.3g} at {entry}" if entry else ""

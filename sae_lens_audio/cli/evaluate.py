@@ -40,9 +40,12 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--clips", type=positive, default=1000, metavar="N", help="maximum number of windows to score (default: 1000)"
     )
     parser.add_argument(
-        "--attached", "--spliced", type=not_negative, default=ATTACHED, metavar="N",
+        "--attached", type=not_negative, default=ATTACHED, metavar="N",
         help=f"clips to decode with each SAE attached, 0 for none (default: {ATTACHED})",
     )  # fmt: skip
+    parser.add_argument(  # its name in version 0.1
+        "--spliced", dest="attached", type=not_negative, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
     parser.add_argument(
         "--fit-audio", metavar="PLACE",
         help="recordings to fit baselines on (default: a quarter of the speakers of --audio, who are then not scored; "
