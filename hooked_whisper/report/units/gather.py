@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -52,6 +53,7 @@ class Gathered:
     mean_mels: Mapping[int, Float[np.ndarray, "mel frame"]]
 
 
+@torch.no_grad()
 def gather(
     model: HookedWhisper,
     corpus: Sequence[Recording],
