@@ -77,5 +77,7 @@ def test_a_saved_sae_is_scanned_and_gets_pages(tmp_path: Path) -> None:
         scan(model, corpus, [HookBasis(hook, other, "sae")], tmp_path / "scan", ScanOptions(k=3), progress=False)
     options = PageOptions(top=2, per_range=1, ranges=2)
     build_site(model, corpus, hook, tmp_path / "site", basis=sae, units=[0, 40], options=options, progress=False)
+    strongest = int(results.maximum.argmax())  # it has examples, so its activations are read again
+    build_site(model, corpus, hook, tmp_path / "one", basis=sae, units=[strongest], options=options, progress=False)
     units = json.loads((tmp_path / "site" / "units.json").read_text())
     assert [unit["index"] for unit in units["units"]] == [0, 40] and units["n_units"] == 48
