@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from hooked_whisper.protocols import FeatureBasis
-from sae_lens_audio import BatchTopK, Loaded, Matryoshka, NormalizedSAE, Transcoder, load_sae, save_sae
+from sae_lens_audio import BatchTopK, LoadedSAE, Matryoshka, NormalizedSAE, Transcoder, load_sae, save_sae
 
 DATA = Path(__file__).parent / "data"
 FOLDERS = sorted(path.parent for path in DATA.rglob("golden.safetensors"))
@@ -23,7 +23,7 @@ def folder(request: pytest.FixtureRequest) -> Path:
     return request.param
 
 
-def check(loaded: Loaded, folder: Path) -> None:
+def check(loaded: LoadedSAE, folder: Path) -> None:
     golden = load_file(folder / "golden.safetensors")
     with torch.no_grad():
         features, output = loaded.sae.encode(golden["x"]), loaded.sae(golden["x"])
