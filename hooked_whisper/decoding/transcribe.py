@@ -18,6 +18,7 @@ from whisper.decoding import DecodingOptions, DecodingResult, DecodingTask
 
 from hooked_whisper.audio import load_audio
 from hooked_whisper.decoding.english import check_language, without_added_tokens
+from hooked_whisper.decoding.options import check_values
 from hooked_whisper.decoding.threads import threads_kept
 from hooked_whisper.errors import ArgumentError, HookedWhisperError, check_option
 from hooked_whisper.model import WhisperCore
@@ -97,7 +98,7 @@ def decode(
         One result for one window, a list for a batch. An English-only model decodes English.
 
     Raises:
-        ArgumentError: ``mel`` has another type or shape, or an option is unknown.
+        ArgumentError: ``mel`` has another type or shape, or an option is unknown or out of range.
         PromptError: the language or task is unknown, an English-only model is used for another language or a
             translation, or the model's special tokens are unknown (:attr:`WhisperConfig.token_layout`).
     """
@@ -109,6 +110,7 @@ def decode(
     for name in changes:
         check_option("option of decode", name, [field.name for field in fields(DecodingOptions)])
     options = replace(options, **changes)
+    check_values(vars(options), model.cfg.decoder.n_vocab)
     options = replace(
         options,
         language=check_language(model, options.language, options.task),
@@ -166,7 +168,8 @@ def transcribe(model: WhisperCore, audio: Any, *, sample_rate: int | None = None
         HookedWhisperError: the model's window is not 30 s, the only length that ``whisper.transcribe`` supports.
         PromptError: the language or task is unknown, an English-only model is used for another language or a
             translation, or the model's special tokens are unknown.
-        ArgumentError: an option is unknown, or ``clip_timestamps`` are not rising seconds inside the audio.
+        ArgumentError: an option is unknown or out of range, or ``clip_timestamps`` are not rising seconds inside the
+            audio.
     """
     if model.cfg.encoder.n_frames != N_FRAMES:
         raise HookedWhisperError(
@@ -175,6 +178,7 @@ def transcribe(model: WhisperCore, audio: Any, *, sample_rate: int | None = None
         )
     for name in options:
         check_option("option of transcribe", name, _OPTIONS)
+    check_values(options, model.cfg.decoder.n_vocab, several_temperatures=True)
     options["language"] = check_language(model, options.get("language"), options.get("task"))
     options["suppress_tokens"] = without_added_tokens(model, options.get("suppress_tokens", "-1"))
     options.setdefault("fp16", model.dtype == torch.float16)

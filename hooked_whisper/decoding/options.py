@@ -1,0 +1,58 @@
+"""Check the values of decoding options that openai-whisper does not check."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any
+
+from hooked_whisper.errors import ArgumentError
+
+COUNTS = ("sample_len", "beam_size", "best_of")
+
+
+def check_values(options: Mapping[str, Any], n_vocab: int, *, several_temperatures: bool = False) -> None:
+    """Check numbers and token ids of decoding options. Missing options and ``None`` pass.
+
+    Args:
+        options: by name, as in ``whisper.DecodingOptions``.
+        n_vocab: number of token ids of the model.
+        several_temperatures: whether ``temperature`` may be a list or tuple, as in ``whisper.transcribe``.
+
+    Raises:
+        ArgumentError: a count is not an integer of 1 or more, a temperature or ``max_initial_timestamp`` is negative or
+            not a number, or ``suppress_tokens`` holds something other than -1 and ids of the vocabulary.
+    """
+    for name in COUNTS:
+        count = options.get(name)
+        if count is not None and (isinstance(count, bool) or not isinstance(count, Integral) or count < 1):
+            raise ArgumentError(f"{name} must be an integer of 1 or more, not {count!r:.80}")
+    temperature = options.get("temperature", 0.0)
+    several = several_temperatures and isinstance(temperature, list | tuple) and len(temperature) > 0
+    if not all(_is_number_from_0(value) for value in (temperature if several else [temperature])):
+        expected = "a number from 0, or a tuple of them" if several_temperatures else "one number from 0"
+        raise ArgumentError(f"temperature must be {expected}, not {temperature!r:.80}")
+    latest = options.get("max_initial_timestamp")
+    if latest is not None and not _is_number_from_0(latest):
+        raise ArgumentError(f"max_initial_timestamp must be seconds from 0, or None, not {latest!r:.80}")
+    _check_token_ids(options.get("suppress_tokens"), n_vocab)
+
+
+def _is_number_from_0(value: Any) -> bool:
+    return isinstance(value, Real) and math.isfinite(value) and bool(value >= 0)
+
+
+def _check_token_ids(suppressed: Any, n_vocab: int) -> None:
+    if suppressed is None:
+        return
+    try:
+        ids = [int(part) for part in suppressed.split(",") if part] if isinstance(suppressed, str) else list(suppressed)
+        valid = all(isinstance(i, Integral) and -1 <= i < n_vocab for i in ids)
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ArgumentError(
+            f"suppress_tokens must be token ids from 0 to {n_vocab - 1}, or -1 for non-speech symbols, as a list or a "
+            f"string such as '-1,50', not {suppressed!r:.80}"
+        )
