@@ -10,6 +10,15 @@ from typing import Any
 from hooked_whisper.errors import ArgumentError
 
 COUNTS = ("sample_len", "beam_size", "best_of")
+FLAGS = (
+    "word_timestamps",
+    "without_timestamps",
+    "condition_on_previous_text",
+    "carry_initial_prompt",
+    "suppress_blank",
+    "fp16",
+    "verbose",
+)
 
 
 def check_values(options: Mapping[str, Any], n_vocab: int, *, several_temperatures: bool = False) -> None:
@@ -22,7 +31,8 @@ def check_values(options: Mapping[str, Any], n_vocab: int, *, several_temperatur
 
     Raises:
         ArgumentError: a count is not an integer of 1 or more, a temperature or ``max_initial_timestamp`` is negative or
-            not a number, or ``suppress_tokens`` holds something other than -1 and ids of the vocabulary.
+            not a number, ``suppress_tokens`` holds something other than -1 and ids of the vocabulary, ``initial_prompt`` is
+            not text, or a flag is a string.
     """
     for name in COUNTS:
         count = options.get(name)
@@ -37,6 +47,11 @@ def check_values(options: Mapping[str, Any], n_vocab: int, *, several_temperatur
     if latest is not None and not _is_number_from_0(latest):
         raise ArgumentError(f"max_initial_timestamp must be seconds from 0, or None, not {latest!r:.80}")
     _check_token_ids(options.get("suppress_tokens"), n_vocab)
+    if not isinstance(options.get("initial_prompt"), str | None):
+        raise ArgumentError(f"initial_prompt must be text, not {options['initial_prompt']!r:.80}")
+    for name in FLAGS:
+        if isinstance(options.get(name), str):  # any text would count as True
+            raise ArgumentError(f"{name} must be True or False, not {options[name]!r:.80}")
 
 
 def _is_number_from_0(value: Any) -> bool:

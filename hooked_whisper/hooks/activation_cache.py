@@ -157,7 +157,18 @@ class ActivationCache(ResidualDecomposition):
         return other
 
     def to(self, *args: Any, **kwargs: Any) -> ActivationCache:
-        """Return a cache with every tensor moved or converted; integer tensors keep their dtype."""
+        """Return a cache with every tensor moved or converted; integer tensors keep their dtype.
+
+        Raises:
+            ArgumentError: the arguments are not a device, dtype or tensor as ``Tensor.to`` takes them.
+        """
+        try:
+            torch.empty(0).to(*args, **kwargs)
+        except (RuntimeError, TypeError) as error:
+            raise ArgumentError(
+                f"cache.to takes a device such as 'cpu', a dtype such as torch.float16, or both, not "
+                f"{', '.join([*map(repr, args), *(f'{k}={v!r}' for k, v in kwargs.items())]):.80} ({error!s:.80})"
+            ) from error
         return self._with(
             {
                 n: t.to(*args, **kwargs)

@@ -34,6 +34,15 @@ class Storing:
     dtype: torch.dtype | None = None
     detach: bool = True
 
+    def __post_init__(self) -> None:
+        if self.device is not None:
+            try:
+                torch.device(self.device)
+            except (RuntimeError, TypeError) as error:
+                raise ArgumentError(f"device must be one such as 'cpu' or 'cuda', not {self.device!r:.80}") from error
+        if self.dtype is not None and not isinstance(self.dtype, torch.dtype):
+            raise ArgumentError(f"dtype must be a torch.dtype such as torch.float16, not {self.dtype!r:.80}")
+
     def stored(self, x: Tensor, point: HookPoint) -> Tensor:
         """Return the tensor at ``point`` as the cache stores it."""
         if self.detach:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hooked_whisper.errors import CheckpointError, HookedWhisperError, UnknownHookError
+from hooked_whisper.errors import ArgumentError, CheckpointError, HookedWhisperError, UnknownHookError
 from hooked_whisper.hooks import ActivationCache
 from tests.core.twins import Twins
 
@@ -113,6 +114,12 @@ def test_bytes_count_shared_memory_once(odd: Twins) -> None:
     nbytes = odd.core.run_with_cache(odd.mel(), names_filter=names[:1])[1].nbytes
     assert nbytes == 60 * 96 * 4
     assert odd.core.run_with_cache(odd.mel(), names_filter=names)[1].nbytes == nbytes
+
+
+@pytest.mark.parametrize("target", ["float32", "gpu"])
+def test_to_names_an_invalid_target(cache: ActivationCache, target: object) -> None:
+    with pytest.raises(ArgumentError, match=re.escape(repr(target))):
+        cache.to(target)
 
 
 def test_to(cache: ActivationCache) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hooked_whisper.errors import CacheSizeError, HookedWhisperError, MaskError, UnknownHookError
+from hooked_whisper.errors import ArgumentError, CacheSizeError, HookedWhisperError, MaskError, UnknownHookError
 from hooked_whisper.model import WhisperCore, local_window
 from tests.core.twins import Twins
 
@@ -23,6 +23,11 @@ def test_encoder_alone(odd: Twins, core: WhisperCore) -> None:
     assert torch.equal(out, core.embed_audio(odd.mel(2)))
     assert {name.split(".")[0] for name in cache} == {"encoder"}
     assert torch.equal(cache["encoder.hook_out"], out)
+
+
+def test_an_invalid_device_is_named(odd: Twins, core: WhisperCore) -> None:
+    with pytest.raises(ArgumentError, match=r"device .*'gpu'"):
+        core.run_with_cache(odd.mel(), device="gpu")
 
 
 def test_decoder_alone(odd: Twins, core: WhisperCore) -> None:

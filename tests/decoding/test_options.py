@@ -71,3 +71,15 @@ def test_several_temperatures_only_for_transcribe():
 )
 def test_valid_values_pass(options: dict[str, Any]):
     check_values(options, 10)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"initial_prompt": 3}, {"initial_prompt": [1, 2]}, {"word_timestamps": "false"}, {"without_timestamps": "False"}],
+    ids=str,
+)
+def test_transcribe_names_a_prompt_that_is_no_text_and_a_flag_given_as_a_string(
+    model: HookedWhisper, options: dict[str, Any]
+):
+    with pytest.raises(ArgumentError, match=next(iter(options))):
+        model.transcribe(np.zeros(1600, dtype=np.float32), language="en", **options)
