@@ -31,8 +31,8 @@ def check_values(options: Mapping[str, Any], n_vocab: int, *, several_temperatur
 
     Raises:
         ArgumentError: a count is not an integer of 1 or more, a temperature or ``max_initial_timestamp`` is negative or
-            not a number, ``suppress_tokens`` holds something other than -1 and ids of the vocabulary, ``initial_prompt`` is
-            not text, or a flag is a string.
+            not a number, ``suppress_tokens`` holds something other than -1 and ids of the vocabulary,
+            ``initial_prompt`` is not text, or a flag is a string.
     """
     for name in COUNTS:
         count = options.get(name)
