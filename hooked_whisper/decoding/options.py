@@ -10,6 +10,12 @@ from typing import Any
 from hooked_whisper.errors import ArgumentError
 
 COUNTS = ("sample_len", "beam_size", "best_of")
+THRESHOLDS = (
+    "compression_ratio_threshold",
+    "logprob_threshold",
+    "no_speech_threshold",
+    "hallucination_silence_threshold",
+)
 FLAGS = (
     "word_timestamps",
     "without_timestamps",
@@ -31,8 +37,8 @@ def check_values(options: Mapping[str, Any], n_vocab: int, *, several_temperatur
 
     Raises:
         ArgumentError: a count is not an integer of 1 or more, a temperature or ``max_initial_timestamp`` is negative or
-            not a number, ``suppress_tokens`` holds something other than -1 and ids of the vocabulary,
-            ``initial_prompt`` is not text, or a flag is a string.
+            not a number, a threshold is not a number, ``suppress_tokens``, ``prompt`` or ``prefix`` holds something
+            other than ids of the vocabulary, ``initial_prompt`` is not text, or a flag is a string.
     """
     for name in COUNTS:
         count = options.get(name)
@@ -46,7 +52,13 @@ def check_values(options: Mapping[str, Any], n_vocab: int, *, several_temperatur
     latest = options.get("max_initial_timestamp")
     if latest is not None and not _is_number_from_0(latest):
         raise ArgumentError(f"max_initial_timestamp must be seconds from 0, or None, not {latest!r:.80}")
+    for name in THRESHOLDS:
+        threshold = options.get(name)
+        if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, Real)):
+            raise ArgumentError(f"{name} must be a number or None, not {threshold!r:.80}")
     _check_token_ids(options.get("suppress_tokens"), n_vocab)
+    for name in ("prompt", "prefix"):
+        _check_text_or_ids(name, options.get(name), n_vocab)
     if not isinstance(options.get("initial_prompt"), str | None):
         raise ArgumentError(f"initial_prompt must be text, not {options['initial_prompt']!r:.80}")
     for name in FLAGS:
@@ -54,8 +66,34 @@ def check_values(options: Mapping[str, Any], n_vocab: int, *, several_temperatur
             raise ArgumentError(f"{name} must be True or False, not {options[name]!r:.80}")
 
 
+def check_transcription(options: Mapping[str, Any]) -> None:
+    """Check options of ``whisper.transcribe`` that it would ignore.
+
+    Raises:
+        ArgumentError: ``prompt`` is given, or an option that needs word times without ``word_timestamps=True``.
+    """
+    if options.get("prompt") is not None:
+        raise ArgumentError(
+            "transcribe would replace prompt in every window: give initial_prompt, with carry_initial_prompt=True to "
+            "repeat it in every window"
+        )
+    if options.get("hallucination_silence_threshold") is not None and not options.get("word_timestamps"):
+        raise ArgumentError("hallucination_silence_threshold needs word_timestamps=True")
+
+
+def _check_text_or_ids(name: str, value: Any, n_vocab: int) -> None:
+    if value is None or isinstance(value, str):
+        return
+    try:
+        valid = all(isinstance(i, Integral) and 0 <= int(i) < n_vocab for i in value)
+    except TypeError:
+        valid = False
+    if not valid:
+        raise ArgumentError(f"{name} must be text or a list of token ids from 0 to {n_vocab - 1}, not {value!r:.80}")
+
+
 def _is_number_from_0(value: Any) -> bool:
-    return isinstance(value, Real) and math.isfinite(value) and bool(value >= 0)
+    return isinstance(value, Real) and math.isfinite(value) and float(value) >= 0
 
 
 def _check_token_ids(suppressed: Any, n_vocab: int) -> None:
@@ -63,7 +101,7 @@ def _check_token_ids(suppressed: Any, n_vocab: int) -> None:
         return
     try:
         ids = [int(part) for part in suppressed.split(",") if part] if isinstance(suppressed, str) else list(suppressed)
-        valid = all(isinstance(i, Integral) and -1 <= i < n_vocab for i in ids)
+        valid = all(isinstance(i, Integral) and -1 <= int(i) < n_vocab for i in ids)
     except (TypeError, ValueError):
         valid = False
     if not valid:

@@ -18,7 +18,7 @@ from whisper.decoding import DecodingOptions, DecodingResult, DecodingTask
 
 from hooked_whisper.audio import load_audio
 from hooked_whisper.decoding.english import check_language, without_added_tokens
-from hooked_whisper.decoding.options import check_values
+from hooked_whisper.decoding.options import check_transcription, check_values
 from hooked_whisper.decoding.threads import threads_kept
 from hooked_whisper.errors import ArgumentError, HookedWhisperError, check_option
 from hooked_whisper.model import WhisperCore
@@ -179,6 +179,7 @@ def transcribe(model: WhisperCore, audio: Any, *, sample_rate: int | None = None
     for name in options:
         check_option("option of transcribe", name, _OPTIONS)
     check_values(options, model.cfg.decoder.n_vocab, several_temperatures=True)
+    check_transcription(options)
     options["language"] = check_language(model, options.get("language"), options.get("task"))
     options["suppress_tokens"] = without_added_tokens(model, options.get("suppress_tokens", "-1"))
     options.setdefault("fp16", model.dtype == torch.float16)

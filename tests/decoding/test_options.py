@@ -31,6 +31,8 @@ INVALID: list[dict[str, Any]] = [
     {"suppress_tokens": -1},
     {"suppress_tokens": [999999]},
     {"suppress_tokens": [1.5]},
+    {"prefix": 5},
+    {"prefix": [999999]},
 ]
 
 
@@ -81,5 +83,27 @@ def test_valid_values_pass(options: dict[str, Any]):
 def test_transcribe_names_a_prompt_that_is_no_text_and_a_flag_given_as_a_string(
     model: HookedWhisper, options: dict[str, Any]
 ):
+    with pytest.raises(ArgumentError, match=next(iter(options))):
+        model.transcribe(np.zeros(1600, dtype=np.float32), language="en", **options)
+
+
+@pytest.mark.parametrize("prompt", [5, [1.5], [999999], [-1]], ids=str)
+def test_decode_names_an_invalid_prompt(model: HookedWhisper, prompt: Any):
+    with pytest.raises(ArgumentError, match="prompt"):
+        model.decode(torch.zeros(80, 3000), language="en", prompt=prompt)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"prompt": "a word"},
+        {"hallucination_silence_threshold": 2.0},
+        {"logprob_threshold": "x"},
+        {"no_speech_threshold": True},
+        {"compression_ratio_threshold": [2.4]},
+    ],
+    ids=str,
+)
+def test_transcribe_names_options_that_it_would_ignore_or_fail_on(model: HookedWhisper, options: dict[str, Any]):
     with pytest.raises(ArgumentError, match=next(iter(options))):
         model.transcribe(np.zeros(1600, dtype=np.float32), language="en", **options)
