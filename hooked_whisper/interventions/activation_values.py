@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked_whisper.errors import PatchError
+from hooked_whisper.errors import PatchError, closest
 from hooked_whisper.hooks import HookPoint, Names
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.patching.positions import filled_positions
@@ -50,7 +50,8 @@ def check_by(by: Any) -> None:
         PatchError: ``by`` is anything else.
     """
     if not isinstance(by, Means | Samples) and not (isinstance(by, str) and by == "zero"):
-        raise PatchError(f"by must be 'zero', means(...) or samples(...), not {by!r:.80}")
+        hint = "; did you mean 'zero'?" if isinstance(by, str) and closest(by, ["zero"]) else ""
+        raise PatchError(f"by must be 'zero', means(...) or samples(...), not {by!r:.80}{hint}")
 
 
 def means(
