@@ -35,24 +35,27 @@ def window_groups(clips: Sequence[Clip], room: float, gap: float = GAP) -> list[
     return groups
 
 
-def join_samples(
-    clips: Sequence[Clip], gap: float = GAP, multiple: int = 1
-) -> tuple[Float[np.ndarray, "sample"], list[int]]:
-    """Join the sound of clips with silence between them; return the samples and the sample where each clip starts.
+def clip_starts(clips: Sequence[Clip], gap: float = GAP, multiple: int = 1) -> list[int]:
+    """Return the sample where each clip starts if they are joined with ``gap`` seconds of silence between them.
 
     multiple: clips start at multiples of this many samples; the silence is longer where needed.
     """
-    rate = clips[0].sample_rate
-    parts: list[np.ndarray] = []
     starts: list[int] = []
-    length = 0
+    end = 0
     for clip in clips:
-        silence = 0
-        if parts:
-            silence = round(gap * rate)
-            silence += -(length + silence) % multiple
-            parts.append(np.zeros(silence, np.float32))
-        starts.append(length + silence)
-        parts.append(np.asarray(clip.samples, np.float32))
-        length += silence + len(clip.samples)
-    return np.concatenate(parts), starts
+        start = end + round(gap * clip.sample_rate) if starts else 0
+        start += -start % multiple
+        starts.append(start)
+        end = start + len(clip.samples)
+    return starts
+
+
+def join_samples(
+    clips: Sequence[Clip], gap: float = GAP, multiple: int = 1
+) -> tuple[Float[np.ndarray, "sample"], list[int]]:
+    """Join the sound of clips with silence between them; return the samples and :func:`clip_starts`."""
+    starts = clip_starts(clips, gap, multiple)
+    samples = np.zeros(starts[-1] + len(clips[-1].samples), np.float32)
+    for start, clip in zip(starts, clips, strict=True):
+        samples[start : start + len(clip.samples)] = clip.samples
+    return samples, starts

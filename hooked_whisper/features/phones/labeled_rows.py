@@ -17,10 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_whisper.activations import ActivationStream, clip_recordings, row_width
-from hooked_whisper.audio import HOP
+from hooked_whisper.activations import ActivationStream, row_width
 from hooked_whisper.corpora import Clip, Recording
-from hooked_whisper.corpora.packing import join_samples, window_groups
+from hooked_whisper.corpora.packing import clip_starts, join_samples, window_groups
 from hooked_whisper.errors import AudioError, PatchError
 from hooked_whisper.features.baselines import MelBands, mel_bands
 from hooked_whisper.features.hook_basis import HookBasis
@@ -30,7 +29,6 @@ from hooked_whisper.features.spool import MEMORY, Spool, check_disk, matrix_byte
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
 
-SAMPLES_PER_POSITION = 2 * HOP
 BATCH = 8  # largest number of clips encoded together
 MEL = "encoder.hook_mel"
 _ENCODING_BYTES = 512 << 20  # of the activations of a batch within one encoder block
@@ -58,7 +56,9 @@ class LabeledRows:
     def __enter__(self) -> LabeledRows:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -161,45 +161,37 @@ class LabeledRows:
         model, size = self.model, _clips_at_once(self.model)
         points = [model.hook_dict[name] for name in model.hook_names(list(hooks))]
         self._make_spools(points, widest)
-        windows = self._packed(room) if room is not None else [[(clip, 0)] for clip in range(len(self.clips))]
-        batches = [list(range(first, min(first + size, len(windows)))) for first in range(0, len(windows), size)]
+        per_position, rate = model.time.samples_per_position, model.time.sample_rate
+        groups = [[i] for i in range(len(self.clips))] if room is None else window_groups(self.clips, room)
+        starts = [clip_starts([self.clips[i] for i in group], multiple=per_position) for group in groups]
+        sizes = [
+            model.time.n_positions((first[-1] + len(self.clips[group[-1]].samples)) / rate)
+            for group, first in zip(groups, starts, strict=True)
+        ]
+        batches = [list(range(first, min(first + size, len(groups)))) for first in range(0, len(groups), size)]
         n_read = 0  # windows
 
-        def write(hook: str, rows: Tensor, sizes: Sequence[int]) -> None:
-            for window, activations in enumerate(rows.split(list(sizes)), start=n_read):
-                for clip, position in windows[window]:
+        def write(hook: str, rows: Tensor) -> None:
+            for window, activations in enumerate(rows.split(sizes[n_read : n_read + size]), start=n_read):
+                for clip, sample in zip(groups[window], starts[window], strict=True):
                     start, stop = int(self.starts[clip]), int(self.starts[clip + 1])
+                    position = sample // per_position
                     self._spools[hook].write(start, activations[position : position + stop - start])
 
         stream = ActivationStream(model, [point.name for point in points if point.name != MEL], batch=size)
-        recordings = clip_recordings(self.clips) if room is None else [self._joined(window) for window in windows]
-        n_positions = [model.time.n_positions(len(x.source) / model.time.sample_rate) for x in recordings]
-
-        def on_rows(hook: str, rows: Tensor) -> None:
-            write(hook, rows, n_positions[n_read : n_read + size])
-
-        activations = stream.batches(recordings, on_rows=on_rows)
+        activations = stream.batches([self._window(group) for group in groups], on_rows=write)
         with closing(activations):
             for _, batch in zip(batches if track is None else track(batches), activations, strict=True):
                 if MEL in self._spools:
                     bands = mel_bands(model).encode(batch.mel)
-                    cut = torch.cat([x[:n] for x, n in zip(bands, batch.sizes, strict=True)])
-                    write(MEL, cut, batch.sizes)
+                    write(MEL, torch.cat([x[:n] for x, n in zip(bands, batch.sizes, strict=True)]))
                 n_read += len(batch.sizes)
 
-    def _packed(self, room: float) -> list[list[tuple[int, int]]]:
-        """Pack clips of one speaker into windows: the clips of each window, with the position where each starts."""
-        groups = window_groups(self.clips, room)
-        return [list(zip(group, self._join(group)[1], strict=True)) for group in groups]
-
-    def _joined(self, window: Sequence[tuple[int, int]]) -> Recording:
-        clips = [clip for clip, _ in window]
-        return replace(self.clips[clips[0]].recording, source=self._join(clips)[0])
-
-    def _join(self, clips: Sequence[int]) -> tuple[Float[np.ndarray, "sample"], list[int]]:
-        """Join clips so that each starts at the start of a position; return samples and these positions."""
-        samples, starts = join_samples([self.clips[i] for i in clips], multiple=SAMPLES_PER_POSITION)
-        return samples, [start // SAMPLES_PER_POSITION for start in starts]
+    def _window(self, group: Sequence[int]) -> Recording:
+        """Return a recording of the joined sound of clips, which each start at the start of a position."""
+        clips = [self.clips[i] for i in group]
+        per_position = self.model.time.samples_per_position
+        return replace(clips[0].recording, source=lambda: join_samples(clips, multiple=per_position)[0])
 
     def _make_spools(self, points: Sequence[HookPoint], widest: int) -> None:
         widths = {point.name: _vector(self.model, point) for point in points}
