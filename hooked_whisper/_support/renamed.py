@@ -54,13 +54,30 @@ def renamed_arguments(**names: str | tuple[str, Callable[[Any], Any]]) -> Callab
         ArgumentError: if the old and the new name are both given.
     """
 
+    return _accept({old: _new_name(entry) for old, entry in names.items()}, warn=True)
+
+
+def argument_synonyms(**names: str) -> Callable[[Function], Function]:
+    """Accept keyword arguments under a second name, without a warning: ``@argument_synonyms(names="names_filter")``.
+
+    Raises:
+        ArgumentError: if both names are given.
+    """
+    return _accept({synonym: _new_name(new) for synonym, new in names.items()}, warn=False)
+
+
+def _accept(names: Mapping[str, tuple[str, Callable[[Any], Any]]], warn: bool) -> Callable[[Function], Function]:
+    """Decorate a function so that it also takes these keywords. names: keyword -> its name here, conversion."""
+
     def decorate(function: Function) -> Function:
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             for old in names.keys() & kwargs.keys():
-                new, convert = _new_name(names[old])
-                _check_one(function, old, new, kwargs)
-                warnings.warn(f"{function.__name__}: {old}= is now called {new}=", RenamedWarning, stacklevel=2)
+                new, convert = names[old]
+                if new in kwargs:
+                    raise ArgumentError(f"{function.__name__} got both {new}= and {old}=, two names of one argument")
+                if warn:
+                    warnings.warn(f"{function.__name__}: {old}= is now called {new}=", RenamedWarning, stacklevel=2)
                 kwargs[new] = convert(kwargs.pop(old))
             return function(*args, **kwargs)
 
@@ -71,31 +88,6 @@ def renamed_arguments(**names: str | tuple[str, Callable[[Any], Any]]) -> Callab
 
 def _new_name(entry: str | tuple[str, Callable[[Any], Any]]) -> tuple[str, Callable[[Any], Any]]:
     return (entry, lambda value: value) if isinstance(entry, str) else entry
-
-
-def _check_one(function: Callable[..., Any], old: str, new: str, kwargs: Mapping[str, Any]) -> None:
-    if new in kwargs:
-        raise ArgumentError(f"{function.__name__} got both {new}= and {old}=, two names of one argument")
-
-
-def argument_synonyms(**names: str) -> Callable[[Function], Function]:
-    """Accept keyword arguments under a second name, without a warning: ``@argument_synonyms(names="names_filter")``.
-
-    Raises:
-        ArgumentError: if both names are given.
-    """
-
-    def decorate(function: Function) -> Function:
-        @functools.wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            for synonym in names.keys() & kwargs.keys():
-                _check_one(function, synonym, names[synonym], kwargs)
-                kwargs[names[synonym]] = kwargs.pop(synonym)
-            return function(*args, **kwargs)
-
-        return wrapper  # type: ignore[return-value]
-
-    return decorate
 
 
 def keywords_elsewhere(**answers: str) -> Callable[[Function], Function]:
