@@ -82,13 +82,7 @@ def check_transcription(options: Mapping[str, Any]) -> None:
 
 
 def _check_text_or_ids(name: str, value: Any, n_vocab: int) -> None:
-    if value is None or isinstance(value, str):
-        return
-    try:
-        valid = all(isinstance(i, Integral) and 0 <= int(i) < n_vocab for i in value)
-    except TypeError:
-        valid = False
-    if not valid:
+    if value is not None and not isinstance(value, str) and not _are_ids(value, 0, n_vocab):
         raise ArgumentError(f"{name} must be text or a list of token ids from 0 to {n_vocab - 1}, not {value!r:.80}")
 
 
@@ -100,12 +94,18 @@ def _check_token_ids(suppressed: Any, n_vocab: int) -> None:
     if suppressed is None:
         return
     try:
-        ids = [int(part) for part in suppressed.split(",") if part] if isinstance(suppressed, str) else list(suppressed)
-        valid = all(isinstance(i, Integral) and -1 <= int(i) < n_vocab for i in ids)
-    except (TypeError, ValueError):
-        valid = False
-    if not valid:
+        ids = [int(part) for part in suppressed.split(",") if part] if isinstance(suppressed, str) else suppressed
+    except ValueError:
+        ids = None
+    if not _are_ids(ids, -1, n_vocab):
         raise ArgumentError(
             f"suppress_tokens must be token ids from 0 to {n_vocab - 1}, or -1 for non-speech symbols, as a list or a "
             f"string such as '-1,50', not {suppressed!r:.80}"
         )
+
+
+def _are_ids(values: Any, least: int, n_vocab: int) -> bool:
+    try:
+        return all(isinstance(i, Integral) and least <= int(i) < n_vocab for i in values)
+    except TypeError:
+        return False
