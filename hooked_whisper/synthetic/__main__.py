@@ -26,14 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="build|train|evaluate|export")
 
     build = commands.add_parser("build", help="sample sentences, speak them, save audio, alignments and grammar")
-    build.add_argument(
-        "--corpus",
-        "--world",
-        dest="corpus_folder",
-        type=Path,
-        default=Path("corpus"),
-        help="folder of the corpus (default: %(default)s)",
-    )
+    _add_corpus(build)
     build.add_argument("--seed", type=int, default=0)
     build.add_argument("--utterances", type=int, default=20_000, help="training utterances (default: %(default)s)")
     build.add_argument("--tests", type=int, default=300, help="utterances per test split (default: %(default)s)")
@@ -46,14 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         help="train the demo model on a built corpus",
         description="The defaults are the settings of the packaged model (recipe.py).",
     )
-    train.add_argument(
-        "--corpus",
-        "--world",
-        dest="corpus_folder",
-        type=Path,
-        default=Path("corpus"),
-        help="folder of the corpus (default: %(default)s)",
-    )
+    _add_corpus(train)
     train.add_argument("--run", type=Path, default=Path("runs/demo"), dest="folder", help="folder of the run")
     train.add_argument("--seed", type=int)
     train.add_argument("--steps", type=int, help="length of the whole schedule")
@@ -82,28 +68,14 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="word error rates of a run on the test splits, to metrics.json")
-    evaluate.add_argument(
-        "--corpus",
-        "--world",
-        dest="corpus_folder",
-        type=Path,
-        default=Path("corpus"),
-        help="folder of the corpus (default: %(default)s)",
-    )
+    _add_corpus(evaluate)
     evaluate.add_argument("--run", type=Path, default=Path("runs/demo"), dest="folder", help="folder of the run")
     evaluate.add_argument("--limit", type=int, help="utterances per split (default: all)")
     evaluate.add_argument("--threads", type=_threads, default=1, help="CPU threads (default: %(default)s)")
     evaluate.set_defaults(run=_evaluate)
 
     export = commands.add_parser("export", help="package a run: weights with metadata, grammar, clips")
-    export.add_argument(
-        "--corpus",
-        "--world",
-        dest="corpus_folder",
-        type=Path,
-        default=Path("corpus"),
-        help="folder of the corpus (default: %(default)s)",
-    )
+    _add_corpus(export)
     export.add_argument("--run", type=Path, default=Path("runs/demo"), dest="folder", help="folder of the run")
     export.add_argument("--to", type=Path, help="folder to write (default: the demo folder of the package)")
     export.add_argument("--clips", type=int, default=24, help="held-out recordings to add (default: %(default)s)")
@@ -115,6 +87,17 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--note", default="", help="a line for the weights' metadata")
     export.set_defaults(run=_export)
     return parser
+
+
+def _add_corpus(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--corpus",
+        "--world",
+        dest="corpus_folder",
+        type=Path,
+        default=Path("corpus"),
+        help="folder of the corpus (default: %(default)s)",
+    )
 
 
 def _build(arguments: argparse.Namespace) -> dict[str, Any]:

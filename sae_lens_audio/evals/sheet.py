@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hooked_whisper.findings.core.figures import BLUE, GRAY, GREEN, GRID, INK, ORANGE, PURPLE
+from hooked_whisper.findings.core.figures import BASE_STYLE, BLUE, GRAY, GREEN, INK, ORANGE, PURPLE
 from hooked_whisper.findings.core.finding import Estimate
 from sae_lens_audio.evals.attached import CLEAN, MEAN, PADDING_TOO, ZERO
 from sae_lens_audio.evals.evaluation import Evaluation, in_words
@@ -22,25 +22,7 @@ if TYPE_CHECKING:
 _SAE_COLORS = (BLUE, "#7a5cc0", "#17537d", "#c2455d", "#2aa5b5", "#8a6d1f")  # in the order of the SAEs, then repeated
 _OF_BASIS = {"neurons": ORANGE, "pca": GREEN, "random": GRAY, "mel bands": PURPLE, CLEAN: INK, MEAN: "#b5b9bd"}
 _LONGEST = 30  # characters of a name
-_STYLE: Any = {
-    "font.size": 10.5,
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 11.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-    "legend.fontsize": 9.5,
-}
+_STYLE: Any = {**BASE_STYLE, "font.size": 10.5, "axes.titlesize": 11.5, "axes.axisbelow": True}
 
 
 def draw_sheet(evaluation: Evaluation) -> Figure:

@@ -20,13 +20,10 @@ INK, GRID = "#313233", "#c9cacb"
 # Entries of Okabe and Ito's palette that are visible on white and on near-black.
 BLUE, ORANGE, GREEN, PURPLE, GRAY = "#3b8ec9", "#d9822b", "#1fa187", "#c06fa8", "#8a8f94"
 SIZE = (4.9, 3.6)
-STYLE: Any = {
-    "font.size": 11,
-    "font.family": "sans-serif",
+BASE_STYLE: dict[str, Any] = {
     "text.color": INK,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
-    "axes.titlesize": 12,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.spines.top": False,
@@ -38,6 +35,12 @@ STYLE: Any = {
     "ytick.color": INK,
     "legend.frameon": False,
     "legend.fontsize": 9.5,
+}
+STYLE: Any = {
+    **BASE_STYLE,
+    "font.size": 11,
+    "font.family": "sans-serif",
+    "axes.titlesize": 12,
     "legend.labelcolor": INK,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
