@@ -182,6 +182,7 @@ def maximize_features(
     return MaximizedFeatures(point.name, labels, best_mel, rows, torch.stack(trace, 1), positions, span)
 
 
+@renamed_arguments(at="positions")
 @torch.no_grad()
 def in_full_window(
     model: HookedWhisper,
@@ -190,9 +191,9 @@ def in_full_window(
     units: Sequence[int],
     mel: Float[Tensor, "unit mel frame"],
     first_position: int,
-    at: slice,
+    positions: slice,
 ) -> Float[Tensor, "unit"]:
-    """Mean activation of each unit at some positions, for its own mel in a full window that is otherwise silent.
+    """Mean activation of each unit at these positions, for its own mel in a full window that is otherwise silent.
 
     Silence is the lowest possible value of a mel (``top - 2``). Real clips are measured in such windows.
     """
@@ -204,7 +205,7 @@ def in_full_window(
     for row, bottom, unit in zip(mel, floor, units, strict=True):  # a batch of full windows would not be faster
         window = bottom.expand(mel.shape[1], frames).clone()
         window[:, left : left + mel.shape[2]] = row
-        x = basis.encode(activations_of_mel(model, point, window[None], None)[:, at])
+        x = basis.encode(activations_of_mel(model, point, window[None], None)[:, positions])
         means.append(x[0, :, unit].mean())
     return torch.stack(means)
 
