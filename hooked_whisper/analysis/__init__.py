@@ -24,6 +24,7 @@ from hooked_whisper.analysis.heads import (
 )
 from hooked_whisper.analysis.lenses import LensResult, decoder_lens, encoder_layers, logit_lens
 from hooked_whisper.analysis.neighbors import cosine_matrix, nearest_tokens
+from hooked_whisper.analysis.own_texts import with_own_texts
 from hooked_whisper.analysis.relevance import (
     AudioRelevance,
     MelRelevance,
@@ -80,4 +81,5 @@ __all__ = [
     "text_tokens",
     "token_log_probs",
     "top_tokens",
+    "with_own_texts",
 ]

@@ -133,7 +133,8 @@ def _text_of_alignment(recording: Recording) -> Recording:
 
 def _own_texts(parsed: argparse.Namespace, corpus: list[Recording]) -> tuple[list[Recording], dict[str, str]]:
     """Transcribe recordings without text. Return the corpus, and the reasons for recordings still without text."""
-    from hooked_whisper.corpora import Failure, with_own_texts
+    from hooked_whisper.analysis import with_own_texts
+    from hooked_whisper.corpora import Failure
 
     model, _ = load_model(parsed)
     failures: list[Failure] = []

@@ -88,7 +88,7 @@ def texts_of(
     """Return the corpus with texts as set by ``--texts``. Transcripts are saved in ``--out``."""
     if getattr(parsed, "texts", "given") != "own":
         return corpus
-    from hooked_whisper.corpora import with_own_texts
+    from hooked_whisper.analysis import with_own_texts
 
     language = getattr(parsed, "language", "en")
     return with_own_texts(model, corpus, language=language, cache=parsed.out, progress=sys.stderr.isatty(), ranks=ranks)

@@ -7,12 +7,13 @@ A corpus is a ``Sequence[Recording]``. A ``Clip`` is a recording, or a part of o
 - ``packaged_speech`` ships with the library, with ``minimal_pairs``, ``conflict_pairs``, ``semantic_words`` and
   ``speech_metadata``.
 - Words and phones: ``read_alignment`` reads a TextGrid, CTM, TIMIT, HTK or JSON file and ``apply_alignments`` a folder
-  of them. ``align_recording`` and ``align_corpus`` compute them from a text (forced alignment); ``with_own_texts``
-  takes the model's transcript as the text.
+  of them. ``align_recording`` and ``align_corpus`` compute them from a text (forced alignment);
+  :func:`hooked_whisper.analysis.with_own_texts` takes the model's transcript as the text.
 - ``Loader`` decodes a corpus in threads and skips broken recordings; ``windows_from`` cuts it into windows.
   ``split_by_speaker`` and ``folds_by_speaker`` split it.
 """
 
+from hooked_whisper._support.renamed import renamed_names
 from hooked_whisper.corpora.aligning import CorpusAlignments, align_corpus
 from hooked_whisper.corpora.alignments import apply_alignments, read_alignment
 from hooked_whisper.corpora.asterisk import asterisk
@@ -28,7 +29,6 @@ from hooked_whisper.corpora.label_files import from_timit
 from hooked_whisper.corpora.loading import Failure, Loaded, Loader, Windows, windows_of
 from hooked_whisper.corpora.manifests import manifest
 from hooked_whisper.corpora.opening import open_corpus
-from hooked_whisper.corpora.own_texts import own_text_fact, with_own_texts
 from hooked_whisper.corpora.packaged import (
     ConflictPair,
     MinimalPair,
@@ -42,6 +42,7 @@ from hooked_whisper.corpora.packaged import (
 from hooked_whisper.corpora.pronunciations import PHONES, cmu_dictionary
 from hooked_whisper.corpora.records import Recording, fingerprint
 from hooked_whisper.corpora.splits import Split, folds_by_speaker, split_by_speaker
+from hooked_whisper.corpora.text_sources import own_alignments_fact, own_text_fact
 from hooked_whisper.corpora.textgrid import from_textgrid, to_textgrid
 from hooked_whisper.corpora.tiers import Tiers, without_stress
 from hooked_whisper.corpora.timit import fold_closures, fold_timit
@@ -88,6 +89,7 @@ __all__ = [
     "manifest",
     "minimal_pairs",
     "open_corpus",
+    "own_alignments_fact",
     "own_text_fact",
     "packaged_speech",
     "parent_folder",
@@ -102,6 +104,7 @@ __all__ = [
     "to_textgrid",
     "windows_from",
     "windows_of",
-    "with_own_texts",
     "without_stress",
 ]
+
+__getattr__ = renamed_names(__name__, {"with_own_texts": "hooked_whisper.analysis:with_own_texts"})

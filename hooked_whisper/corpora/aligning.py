@@ -53,8 +53,8 @@ _WRITERS = {".TextGrid": to_textgrid, ".json": to_json}
 _VERSION = 1  # of the method: a new version aligns every file again
 NO_TEXT = "it has no text: add a .txt file beside the audio or a table, or use the model's transcript (--texts own)"
 NOT_ENGLISH = (
-    "forced alignment knows English only, not {!r}: its acoustic model is pocketsphinx's en-us; for other languages "
-    "align with the Montreal Forced Aligner and pass its TextGrids with --alignments"
+    "forced alignment supports English only, not {!r}, because it uses pocketsphinx's en-us model: align other "
+    "languages with the Montreal Forced Aligner and pass its TextGrids with --alignments"
 )
 
 Times = tuple[list[Labelled], list[Labelled]]
@@ -66,7 +66,7 @@ class Entry:
 
     Attributes:
         key: SHA-256 of text, audio and settings.
-        text_source: the model that transcribed the text; empty for a given text.
+        text_source: the model that transcribed the text; empty if the text came with the corpus.
         guessed: spoken words outside the dictionary, with their guessed phones.
         problem: why no file was written; empty if one was.
     """
@@ -125,16 +125,17 @@ def align_corpus(
     Recordings that fail are listed in the result. After an interruption, call again to continue.
 
     Args:
-        corpus: recordings with texts; see :func:`~hooked_whisper.corpora.with_own_texts` for those without.
+        corpus: recordings with texts; see :func:`~hooked_whisper.analysis.with_own_texts` for those without.
         formats: which files to write.
         oov: see :func:`~hooked_whisper.corpora.align_recording`; ``"skip"`` skips the recording.
-        jobs: number of processes; the files do not depend on it.
+        jobs: number of processes. It does not change the files.
         overwrite: replace files that this function did not write.
 
     Raises:
         MissingExtraError: pocketsphinx is not installed.
-        AlignmentError: unknown ``formats`` or ``oov``, no recording with a text, or an id outside the folder.
-        HookedWhisperError: a process was killed.
+        AlignmentError: ``formats`` or ``oov`` is unknown, no recording has a text, or an id would place a file outside
+            the folder.
+        HookedWhisperError: a worker process was killed.
     """
     check_option("formats", formats, FORMATS, AlignmentError)
     check_oov(oov)
@@ -146,10 +147,10 @@ def align_corpus(
     texts = [i for i, recording in enumerate(corpus) if recording.text.strip()]
     if not texts:
         raise AlignmentError(f"none of {len(corpus)} recordings has a text; {corpus[0].id}: {NO_TEXT}")
-    place = Path(folder)
+    target = Path(folder)
     _check_ids(corpus)
-    place.mkdir(parents=True, exist_ok=True)
-    run = _Run(corpus, place, FORMATS[formats], oov, settings, overwrite, _read_manifest(place / MANIFEST))
+    target.mkdir(parents=True, exist_ok=True)
+    run = _Run(corpus, target, FORMATS[formats], oov, settings, overwrite, _read_manifest(target / MANIFEST))
     skipped = [Entry(recording.id, problem=NO_TEXT) for recording in corpus if not recording.text.strip()]
     with ExitStack() as stack:
         stack.callback(run.finish)
@@ -170,8 +171,8 @@ def _check_ids(corpus: Sequence[Recording]) -> None:
         path = PurePosixPath(recording.id)
         if not recording.id or path.is_absolute() or ".." in path.parts or "\\" in recording.id or "\0" in recording.id:
             raise AlignmentError(
-                f"a file cannot be named after the recording {recording.id!r}: give it an id without '..' that does "
-                "not start with '/'"
+                f"the recording id {recording.id!r} cannot be a file name: use an id without '..' and backslashes that "
+                "does not start with '/'"
             )
 
 
@@ -234,7 +235,7 @@ class _Run:
         foreign = [path for path in paths if path.exists()] if before is None and not self.overwrite else []
         if foreign:
             problem = f"{foreign[0]} exists and was not written by align: choose another folder, or pass overwrite"
-            # not in the manifest: there it would count as ours next time
+            # not added to the manifest, or the next run would take the file for its own
             self.failed.append(Entry(recording.id, problem=problem))
             return self.failed[-1], None
         try:
@@ -333,7 +334,7 @@ def _in_order(tasks: Iterator[_Task], jobs: int, write: Callable[[_Task, Times |
                 write(task, _times(task.job))
             yield None
         return
-    # spawned, not forked: torch's threads do not survive a fork
+    # spawned because torch's threads do not survive a fork
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin_worker)
     waiting: deque[tuple[_Task, Future[Times | str] | None]] = deque()
 
@@ -361,11 +362,11 @@ def _in_order(tasks: Iterator[_Task], jobs: int, write: Callable[[_Task, Times |
 
 
 def _begin_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's business
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
 
 
 def _times(job: AlignmentJob) -> Times | str:
-    """Words and phones, or why there are none."""
+    """Return words and phones, or the reason why the alignment failed."""
     try:
         return find_times(job)
     except AlignmentError as error:

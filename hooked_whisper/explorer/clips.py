@@ -15,10 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked_whisper.analysis import align
+from hooked_whisper.analysis.own_texts import check_texts
 from hooked_whisper.audio import SAMPLE_RATE, AudioSource, load_audio
 from hooked_whisper.corpora import Clip, Recording, read_alignment
 from hooked_whisper.corpora.fitting import fitted
-from hooked_whisper.corpora.own_texts import check_texts
 from hooked_whisper.errors import AlignmentError, AudioError, HookedWhisperError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions.transcriber import Transcriber

@@ -83,7 +83,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def run_evaluate(parsed: argparse.Namespace) -> int:
     """Score the SAEs, print a table, write ``scores.json`` and ``scores.png``."""
-    from hooked_whisper.corpora.own_texts import own_alignments_fact, own_text_fact
+    from hooked_whisper.corpora import own_alignments_fact, own_text_fact
     from sae_lens_audio.evals.evaluate import EvaluationOptions, evaluate
     from sae_lens_audio.evals.evaluation import SCORES, SHEET
     from sae_lens_audio.evals.phones import PhoneOptions

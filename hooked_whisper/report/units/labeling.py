@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_whisper.corpora import Clip, Recording, windows_of
-from hooked_whisper.corpora.own_texts import own_alignments_fact
+from hooked_whisper.corpora import Clip, Recording, own_alignments_fact, windows_of
 from hooked_whisper.errors import AlignmentError, AudioError
 from hooked_whisper.features.hook_basis import HookBasis
 from hooked_whisper.features.phones.autolabel import AutoLabel, Evidence, autolabels

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
@@ -20,10 +20,9 @@ from tqdm import tqdm
 from hooked_whisper._support.ranks import TorchRanks
 from hooked_whisper._support.storage import AnyPath, Place, as_path, write_atomic
 from hooked_whisper.analysis.alignment import align
-from hooked_whisper.corpora.loading import Failure
-from hooked_whisper.corpora.records import Recording
+from hooked_whisper.corpora import Failure, Recording, Window, batched, windows_from
 from hooked_whisper.corpora.tiers import TEXT_SOURCE
-from hooked_whisper.corpora.windows import Part, Window, batched, windows_from
+from hooked_whisper.corpora.windows import Part
 from hooked_whisper.errors import AlignmentError, AudioError, HookedWhisperError, check_option
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions.transcriber import Transcriber
@@ -112,25 +111,6 @@ def with_own_texts(
         if (own_text := texts.get(_key(corpus[i]))) is not None:
             filled[i] = _with_text(corpus[i], own_text, model.cfg.name)
     return filled
-
-
-def own_text_fact(corpus: Iterable[Recording]) -> str:
-    """Describe the transcribed texts: ``"12 of 40 recordings: the transcript of tiny.en"``; empty if there are none."""
-    recordings = list(corpus)
-    sources = [recording.text_source for recording in recordings if recording.text_source]
-    if not sources:
-        return ""
-    models = " and ".join(sorted(set(sources)))
-    return f"{len(sources)} of {len(recordings)} recordings: the transcript of {models}, not a given text"
-
-
-def own_alignments_fact(alignments: Iterable[Alignment | None]) -> str:
-    """Describe the transcribed texts of alignments, as :func:`own_text_fact` does of recordings."""
-    sources = [alignment.extra.get(TEXT_SOURCE, "") for alignment in alignments if alignment is not None]
-    if not any(sources):
-        return ""
-    models = " and ".join(sorted({source for source in sources if source}))
-    return f"{sum(map(bool, sources))} of {len(sources)} windows: the transcript of {models}, not a given text"
 
 
 # --- transcripts -----------------------------------------------------------------------------------------------------

@@ -11,9 +11,10 @@ import torch
 
 import hooked_whisper
 from hooked_whisper import HookedWhisper
+from hooked_whisper.analysis import with_own_texts
+from hooked_whisper.analysis.own_texts import check_texts
 from hooked_whisper.config import RELEASED
-from hooked_whisper.corpora import Failure, Recording, fingerprint, open_corpus, own_text_fact, with_own_texts
-from hooked_whisper.corpora.own_texts import check_texts
+from hooked_whisper.corpora import Failure, Recording, fingerprint, open_corpus, own_text_fact
 from hooked_whisper.corpora.tiers import TEXT_SOURCE
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.features.scan import ScanOptions, scan
