@@ -41,9 +41,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(scope="session")
-def one() -> Twins:
+def one_block() -> Twins:
     """The smallest model there is: one block in each stack."""
-    return make_twins("one")
+    return make_twins("one_block")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
 """Check words and names against the house style: ``python -m docs.tools.style_check [PATH ...]``.
 
-Reports banned phrases in docstrings, comments, error messages and documentation, local names that carry no meaning, and
-public classes that share a name. Exits with 1 if there is any. Part of ``make lint``.
+Reports banned phrases in docstrings, comments, error messages and documentation, names of locals, parameters and
+functions that carry no meaning, and public classes that share a name. Exits with 1 if there is any. Part of
+``make lint``.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ _BRITISH = re.compile("|".join(rf"\b({word})" for word in BRITISH), re.IGNORECAS
 
 @dataclass(frozen=True)
 class Complaint:
-    """One violation. ``kind``: "phrase", "British spelling", "local name" or "class name"."""
+    """One violation. ``kind`` is such as "phrase", "British spelling", "local name" or "class name"."""
 
     path: Path
     line: int
@@ -105,8 +106,19 @@ def check_code(path: Path, source: str) -> Iterator[Complaint]:
         if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and " " in token.string):
             yield from check_prose(path, token.string, token.start[0])
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in LOCALS:
-            yield Complaint(path, node.lineno, "local name", node.id)
+        for kind, name in _names_bound_by(node):
+            if name in LOCALS:
+                yield Complaint(path, node.lineno, kind, name)
+
+
+def _names_bound_by(node: ast.AST) -> Iterator[tuple[str, str]]:
+    """The kind and the name of each name that a node binds."""
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        yield "local name", node.id
+    elif isinstance(node, ast.arg):
+        yield "parameter", node.arg
+    elif isinstance(node, ast.FunctionDef) and node.name != "at":  # ``curve.at(k)`` says what it returns
+        yield "function name", node.name
 
 
 def check_prose(path: Path, text: str, first_line: int = 1) -> Iterator[Complaint]:

@@ -41,4 +41,4 @@ def inductor(twins: Twins) -> None:
 
 if __name__ == "__main__":
     with torch.no_grad():
-        {"graphs": graphs, "hooks": hooks, "inductor": inductor}[sys.argv[1]](make_twins("one"))
+        {"graphs": graphs, "hooks": hooks, "inductor": inductor}[sys.argv[1]](make_twins("one_block"))

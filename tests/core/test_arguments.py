@@ -120,10 +120,10 @@ def test_a_saved_cache_has_the_rights_of_the_umask(odd: Twins, tmp_path: Path, u
     assert (tmp_path / "cache.safetensors").stat().st_mode & 0o777 == mode
 
 
-def test_a_cache_of_another_model_is_refused(odd: Twins, one: Twins, tmp_path: Path) -> None:
-    _, cache = one.core.run_with_cache(one.mel(1), one.tokens(3, 1))
+def test_a_cache_of_another_model_is_refused(odd: Twins, one_block: Twins, tmp_path: Path) -> None:
+    _, cache = one_block.core.run_with_cache(one_block.mel(1), one_block.tokens(3, 1))
     cache.save(tmp_path / "one.safetensors")
-    ActivationCache.load(tmp_path / "one.safetensors", one.core)
+    ActivationCache.load(tmp_path / "one.safetensors", one_block.core)
     with pytest.raises(CheckpointError, match=r"one\.safetensors: .*model that made the cache"):
         ActivationCache.load(tmp_path / "one.safetensors", odd.core)
 

@@ -193,7 +193,7 @@ def test_a_failed_save_leaves_the_old_file(
     assert [p.name for p in tmp_path.iterdir()] == ["clip.safetensors"]
 
 
-def test_broken_files_are_named(one: Twins, odd: Twins, cache: ActivationCache, tmp_path: Path) -> None:
+def test_broken_files_are_named(one_block: Twins, odd: Twins, cache: ActivationCache, tmp_path: Path) -> None:
     good = tmp_path / "good.safetensors"
     cache.save(good)
     broken = {
@@ -215,4 +215,4 @@ def test_broken_files_are_named(one: Twins, odd: Twins, cache: ActivationCache, 
     with pytest.raises(CheckpointError, match="weights is a safetensors file, but not a saved ActivationCache"):
         ActivationCache.load(tmp_path / "weights", odd.core)
     with pytest.raises(UnknownHookError, match="did you mean"):
-        ActivationCache.load(good, one.core)  # a model with fewer blocks
+        ActivationCache.load(good, one_block.core)  # a model with fewer blocks

@@ -105,7 +105,7 @@ def test_alignment_heads() -> None:
 
 
 def test_wrong_inputs_say_what_is_needed(unchecked: None) -> None:
-    core = WhisperCore(WhisperConfig.from_dims(SIZES["one"]))
+    core = WhisperCore(WhisperConfig.from_dims(SIZES["one_block"]))
     mel, tokens = torch.zeros(2, 80, 40), torch.zeros(2, 3, dtype=torch.int64)
     encoder_out = torch.zeros(2, 20, 32)
     for make, words in (
@@ -127,7 +127,7 @@ def test_wrong_inputs_say_what_is_needed(unchecked: None) -> None:
 
 @torch.no_grad()
 def test_a_short_window_stands_where_it_is_put() -> None:
-    core = WhisperCore(WhisperConfig.from_dims(SIZES["one"])).eval()
+    core = WhisperCore(WhisperConfig.from_dims(SIZES["one_block"])).eval()
     offsets: list[int] = []
     mel = torch.randn(1, 80, 20)
     with core.hooks([("*.hook_z", lambda x, hook: offsets.append(hook.offset))]):

@@ -170,8 +170,8 @@ def test_what_cannot_be_decomposed(odd: Twins, cache: ActivationCache, unchecked
         few.decompose_resid("encoder", return_labels=True)
 
 
-def test_parts_and_scale_are_of_the_same_places(one: Twins) -> None:
-    model = one.core
+def test_parts_and_scale_are_of_the_same_places(one_block: Twins) -> None:
+    model = one_block.core
     mel = torch.randn(1, model.cfg.encoder.n_mels, model.cfg.encoder.n_frames)
     _, cache = model.run_with_cache(mel, torch.tensor([[1, 2, 3, 4]]))
     parts, _ = cache.decompose_resid("decoder", return_labels=True)

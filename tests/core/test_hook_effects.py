@@ -14,17 +14,17 @@ POINT = "decoder.blocks.0.hook_mlp_out"
 
 
 @pytest.fixture
-def core(one: Twins) -> WhisperCore:
-    return one.core
+def core(one_block: Twins) -> WhisperCore:
+    return one_block.core
 
 
 @torch.no_grad()
-def test_offset_is_the_index_of_the_first_token(one: Twins, core: WhisperCore) -> None:
+def test_offset_is_the_index_of_the_first_token(one_block: Twins, core: WhisperCore) -> None:
     seen: dict[str, list[int]] = {}
-    encoder_out = core.embed_audio(one.mel())
+    encoder_out = core.embed_audio(one_block.mel())
     with core.hooks([("*", lambda x, hook: seen.setdefault(hook.name, []).append(hook.offset))]):
         kv_cache = KVCache()
-        for piece in one.tokens(6).split([3, 1, 2], dim=1):
+        for piece in one_block.tokens(6).split([3, 1, 2], dim=1):
             core.decoder(piece, encoder_out, kv_cache)
     once = {n for n in core.hook_names("decoder.*") if n.endswith(("cross_attn.hook_k", "cross_attn.hook_v"))}
     # cross-attention makes its keys and values once per clip
@@ -33,8 +33,8 @@ def test_offset_is_the_index_of_the_first_token(one: Twins, core: WhisperCore) -
 
 
 @torch.no_grad()
-def test_resuming_after_cached_decoding_begins_at_zero(one: Twins, core: WhisperCore) -> None:
-    encoder_out, tokens = core.embed_audio(one.mel()), one.tokens(5)
+def test_resuming_after_cached_decoding_begins_at_zero(one_block: Twins, core: WhisperCore) -> None:
+    encoder_out, tokens = core.embed_audio(one_block.mel()), one_block.tokens(5)
     _, cache = core.run_with_cache(
         tokens=tokens, encoder_out=encoder_out, names_filter=["decoder.blocks.0.hook_resid_pre", "unembed.hook_in"]
     )
@@ -45,21 +45,21 @@ def test_resuming_after_cached_decoding_begins_at_zero(one: Twins, core: Whisper
     assert torch.allclose(resumed, cache["unembed.hook_in"], atol=1e-5)
 
 
-def test_in_place_edits_stay_where_they_are(one: Twins) -> None:
+def test_in_place_edits_stay_where_they_are(one_block: Twins) -> None:
     """Whatever a hook does to its tensor, what was cached before it is as it was, and so are the inputs."""
-    core, mel, tokens = one.core, one.mel(), one.tokens(4)
+    core, mel, tokens = one_block.core, one_block.mel(), one_block.tokens(4)
     _, plain = core.run_with_cache(mel, tokens, names_filter="*")
     names = core.hook_names()
     for i, name in list(enumerate(names))[::2]:
         _, cache = core.run_with_cache(mel, tokens, names_filter="*", fwd_hooks=[(name, lambda x: x.zero_())])
         assert all(torch.equal(cache[earlier], plain[earlier]) for earlier in names[:i]), name
         assert not cache[name].any()
-    assert torch.equal(mel, one.mel()) and torch.equal(tokens, one.tokens(4))
+    assert torch.equal(mel, one_block.mel()) and torch.equal(tokens, one_block.tokens(4))
 
 
-def test_backward_hooks_read_and_replace(one: Twins, core: WhisperCore) -> None:
+def test_backward_hooks_read_and_replace(one_block: Twins, core: WhisperCore) -> None:
     seen: list[Tensor] = []
-    mel, tokens = one.mel().requires_grad_(), one.tokens(4)
+    mel, tokens = one_block.mel().requires_grad_(), one_block.tokens(4)
     with core.hooks(bwd_hooks=[(POINT, lambda grad, hook: seen.append((grad, hook.name)))]):
         (plain,) = torch.autograd.grad(core(mel, tokens).sum(), mel)
     assert seen[0][0].shape == (1, 4, 32) and seen[0][1] == POINT
@@ -70,7 +70,7 @@ def test_backward_hooks_read_and_replace(one: Twins, core: WhisperCore) -> None:
     assert plain.any() and not cut.any()
 
 
-def test_a_backward_hook_sees_its_branch_only(one: Twins, core: WhisperCore) -> None:
+def test_a_backward_hook_sees_its_branch_only(one_block: Twins, core: WhisperCore) -> None:
     """At ``hook_mlp_in`` the gradient is the MLP's, although the residual stream holds the same tensor."""
     leaves: list[Tensor] = []
 
@@ -80,29 +80,29 @@ def test_a_backward_hook_sees_its_branch_only(one: Twins, core: WhisperCore) -> 
 
     name, seen = "decoder.blocks.0.hook_mlp_in", []
     with core.hooks(bwd_hooks=[(name, seen.append)]):
-        torch.autograd.grad(core(one.mel(), one.tokens(4)).sum(), core.decoder.token_embedding.weight)
-    logits = core.run_with_hooks(one.mel(), one.tokens(4), fwd_hooks=[(name, add_leaf)])
+        torch.autograd.grad(core(one_block.mel(), one_block.tokens(4)).sum(), core.decoder.token_embedding.weight)
+    logits = core.run_with_hooks(one_block.mel(), one_block.tokens(4), fwd_hooks=[(name, add_leaf)])
     (wanted,) = torch.autograd.grad(logits.sum(), leaves)
     assert torch.allclose(seen[0], wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_editing_a_gradient_in_place_leaves_other_branches(one: Twins, core: WhisperCore) -> None:
-    name, mel = "decoder.blocks.0.hook_mlp_out", one.mel().requires_grad_()
+def test_editing_a_gradient_in_place_leaves_other_branches(one_block: Twins, core: WhisperCore) -> None:
+    name, mel = "decoder.blocks.0.hook_mlp_out", one_block.mel().requires_grad_()
 
     def gradient(*hooks: tuple) -> Tensor:
         with core.hooks(bwd_hooks=hooks):
-            return torch.autograd.grad(core(mel, one.tokens(4)).sum(), mel)[0]
+            return torch.autograd.grad(core(mel, one_block.tokens(4)).sum(), mel)[0]
 
     assert torch.equal(gradient((name, lambda g: g.zero_())), gradient((name, lambda g: torch.zeros_like(g))))
     assert not torch.equal(gradient((name, lambda g: g.zero_())), gradient())
 
 
-def test_a_backward_hook_that_cannot_run_says_so(one: Twins, core: WhisperCore) -> None:
+def test_a_backward_hook_that_cannot_run_says_so(one_block: Twins, core: WhisperCore) -> None:
     with torch.no_grad(), core.hooks(bwd_hooks=[(POINT, print)]), pytest.raises(HookedWhisperError, match="never run"):
-        core(one.mel(), one.tokens(2))
+        core(one_block.mel(), one_block.tokens(2))
     bad = (POINT, lambda grad: grad[:, :1])
     with core.hooks(bwd_hooks=[bad]), pytest.raises(HookShapeError, match="shape"):
-        torch.autograd.grad(core(mel := one.mel().requires_grad_(), one.tokens(2)).sum(), mel)
+        torch.autograd.grad(core(mel := one_block.mel().requires_grad_(), one_block.tokens(2)).sum(), mel)
 
 
 def test_a_frozen_scale_leaves_a_linear_norm(odd: Twins) -> None:

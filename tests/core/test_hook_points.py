@@ -88,7 +88,7 @@ def points_of(size: str) -> dict[str, HookPoint]:
         return WhisperCore(WhisperConfig.from_dims(SIZES[size])).hook_dict
 
 
-POINTS = {size: points_of(size) for size in ("one", "odd")}
+POINTS = {size: points_of(size) for size in ("one_block", "odd")}
 
 
 def walk(choose: Callable[[HookPoint], bool] = lambda point: True) -> pytest.MarkDecorator:
@@ -98,7 +98,7 @@ def walk(choose: Callable[[HookPoint], bool] = lambda point: True) -> pytest.Mar
         (size, name)
         for size, points in POINTS.items()
         for name, point in points.items()
-        if choose(point) and (size == "one" or ".blocks." not in name or point.layer() == last[point.stack])
+        if choose(point) and (size == "one_block" or ".blocks." not in name or point.layer() == last[point.stack])
     ]
     return pytest.mark.parametrize(("size", "name"), parameters, ids=[f"{size}:{name}" for size, name in parameters])
 
@@ -112,7 +112,7 @@ def token_axis(point: HookPoint) -> int | None:
 def given_run(request: pytest.FixtureRequest) -> dict[str, tuple[WhisperCore, Tensor, Tensor, Tensor]]:
     """Per size: model, mel, tokens and the logits of a pass without hooks."""
     runs = {}
-    for size in ("one", "odd"):
+    for size in ("one_block", "odd"):
         twins: Twins = request.getfixturevalue(size)
         mel, tokens = twins.mel(BATCH), twins.tokens(TOKENS, BATCH)
         runs[size] = (twins.core, mel, tokens, twins.core(mel, tokens).detach())
@@ -128,8 +128,8 @@ def shifted(x: Tensor) -> Tensor:
     return x + noise_like(x) if x.is_floating_point() else (x + 1) % 60
 
 
-def test_names_in_order_of_execution_are_pinned(one: Twins, odd: Twins) -> None:
-    assert one.core.hook_names() == pinned(1, 1)
+def test_names_in_order_of_execution_are_pinned(one_block: Twins, odd: Twins) -> None:
+    assert one_block.core.hook_names() == pinned(1, 1)
     assert odd.core.hook_names() == pinned(2, 3)
 
 
@@ -158,17 +158,17 @@ def test_shapes_are_the_declared_axes(twins: Twins) -> None:
         assert cache.axes(name) == core.hook_dict[name].axes
 
 
-def test_optional_points_cost_nothing_until_named(one: Twins) -> None:
-    optional = [name for name, point in one.core.hook_dict.items() if point.optional]
+def test_optional_points_cost_nothing_until_named(one_block: Twins) -> None:
+    optional = [name for name, point in one_block.core.hook_dict.items() if point.optional]
     assert {name.rsplit(".", 1)[1] for name in optional} == {
         "hook_result",
         "hook_q_input",
         "hook_k_input",
         "hook_v_input",
     }
-    _, cache = one.core.run_with_cache(one.mel(), one.tokens(3))
+    _, cache = one_block.core.run_with_cache(one_block.mel(), one_block.tokens(3))
     assert not set(optional) & set(cache)
-    _, cache = one.core.run_with_cache(one.mel(), one.tokens(3), names_filter=optional)
+    _, cache = one_block.core.run_with_cache(one_block.mel(), one_block.tokens(3), names_filter=optional)
     assert list(cache) == optional
 
 

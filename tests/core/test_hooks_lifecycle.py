@@ -23,12 +23,14 @@ POINT = "decoder.blocks.0.hook_mlp_out"
 
 
 @pytest.fixture
-def core(one: Twins) -> WhisperCore:
-    return one.core
+def core(one_block: Twins) -> WhisperCore:
+    return one_block.core
 
 
-def run(one: Twins, *hooks: object, names: str = POINT) -> Tensor:
-    return one.core.run_with_hooks(one.mel(), one.tokens(4), fwd_hooks=[(names, hook) for hook in hooks])
+def run(one_block: Twins, *hooks: object, names: str = POINT) -> Tensor:
+    return one_block.core.run_with_hooks(
+        one_block.mel(), one_block.tokens(4), fwd_hooks=[(names, hook) for hook in hooks]
+    )
 
 
 class Doubler:
@@ -62,29 +64,29 @@ SIGNATURES = {
 
 
 @pytest.mark.parametrize("signature", SIGNATURES)
-def test_signatures(one: Twins, signature: str) -> None:
+def test_signatures(one_block: Twins, signature: str) -> None:
     hook = SIGNATURES[signature]
-    wanted = run(one) if signature == "module" else run(one, lambda x: x.mul_(2))
-    assert torch.equal(run(one, hook), wanted)
+    wanted = run(one_block) if signature == "module" else run(one_block, lambda x: x.mul_(2))
+    assert torch.equal(run(one_block, hook), wanted)
 
 
-def test_hooks_run_in_the_order_they_were_added_or_first(one: Twins, core: WhisperCore) -> None:
+def test_hooks_run_in_the_order_they_were_added_or_first(one_block: Twins, core: WhisperCore) -> None:
     order: list[str] = []
     handles = core.add_hook(POINT, lambda x: order.append("a"))
     handles += core.add_hook(POINT, lambda x: order.append("b"))
     handles += core.add_hook(POINT, lambda x: order.append("first"), prepend=True)
     with core.hooks([(POINT, lambda x: order.append("inner"))]):
-        run(one, lambda x: order.append("innermost"))
+        run(one_block, lambda x: order.append("innermost"))
     assert order == ["first", "a", "b", "inner", "innermost"]
     for handle in (*handles, *handles):  # twice does no harm
         handle.remove()
     assert core.list_hooks() == {}
 
 
-def test_the_next_hook_gets_what_the_last_returned_but_not_its_tensor(one: Twins) -> None:
+def test_the_next_hook_gets_what_the_last_returned_but_not_its_tensor(one_block: Twins) -> None:
     held = torch.ones(1, 4, 32)
     seen: list[Tensor] = []
-    run(one, lambda x: held, lambda x: x.mul_(3), seen.append)
+    run(one_block, lambda x: held, lambda x: x.mul_(3), seen.append)
     assert torch.equal(seen[0], torch.full_like(held, 3)) and torch.equal(held, torch.ones_like(held))
 
 
@@ -99,14 +101,14 @@ def test_the_next_hook_gets_what_the_last_returned_but_not_its_tensor(one: Twins
         (lambda x: (x,), "returned tuple"),
     ],
 )
-def test_what_cannot_stand_in_is_refused(one: Twins, returned: object, words: str) -> None:
+def test_what_cannot_stand_in_is_refused(one_block: Twins, returned: object, words: str) -> None:
     with pytest.raises(HookShapeError) as raised:
-        run(one, returned)
+        run(one_block, returned)
     assert words in str(raised.value)
     assert f"{POINT} [batch, token, d_model]" in str(raised.value)
 
 
-def test_an_exception_keeps_its_type_and_says_where(one: Twins, core: WhisperCore) -> None:
+def test_an_exception_keeps_its_type_and_says_where(one_block: Twins, core: WhisperCore) -> None:
     class Mine(RuntimeError):
         pass
 
@@ -114,7 +116,7 @@ def test_an_exception_keeps_its_type_and_says_where(one: Twins, core: WhisperCor
         raise Mine("no")
 
     with pytest.raises(Mine, match="no") as raised:
-        run(one, fail)
+        run(one_block, fail)
     assert raised.value.__notes__ == [f"raised in a hook at {POINT} [batch, token, d_model]"]
     assert core.list_hooks() == {}
 
@@ -150,9 +152,9 @@ ACTIONS = st.recursive(
 
 
 @given(plan=st.lists(ACTIONS, min_size=1, max_size=3))
-def test_leaving_takes_back_exactly_what_was_added(one: Twins, plan: list) -> None:
+def test_leaving_takes_back_exactly_what_was_added(one_block: Twins, plan: list) -> None:
     """Any nesting of contexts and runs, with exceptions anywhere."""
-    core, mel, tokens = one.core, one.mel(), one.tokens(3)
+    core, mel, tokens = one_block.core, one_block.mel(), one_block.tokens(3)
     by_hand: list[HookHandle] = []
 
     def perform(action: object) -> None:
@@ -204,8 +206,8 @@ def test_leaving_takes_back_exactly_what_was_added(one: Twins, plan: list) -> No
     assert listeners(core) == before
 
 
-def test_reset_hooks_removes_everything(one: Twins) -> None:
-    core = copy.deepcopy(one.core)
+def test_reset_hooks_removes_everything(one_block: Twins) -> None:
+    core = copy.deepcopy(one_block.core)
     core.add_hook("*", lambda x: None)
     core.add_hook(POINT, lambda x: None, dir="bwd")
     core.add_attn_masks({"encoder": local_window(2)})
@@ -213,10 +215,10 @@ def test_reset_hooks_removes_everything(one: Twins) -> None:
     assert core.list_hooks(POINT) == {POINT: 2}
     core.reset_hooks()
     assert core.list_hooks() == {} and core.hook_dict[POINT].ctx == {}
-    assert torch.equal(core(one.mel(), one.tokens(3)), one.core(one.mel(), one.tokens(3)))
+    assert torch.equal(core(one_block.mel(), one_block.tokens(3)), one_block.core(one_block.mel(), one_block.tokens(3)))
 
 
-def test_a_hook_may_remove_itself(one: Twins, core: WhisperCore) -> None:
+def test_a_hook_may_remove_itself(one_block: Twins, core: WhisperCore) -> None:
     calls: list[int] = []
 
     def once(x: Tensor) -> None:
@@ -224,37 +226,39 @@ def test_a_hook_may_remove_itself(one: Twins, core: WhisperCore) -> None:
         handle.remove()
 
     (handle,) = core.add_hook(POINT, once)
-    run(one)
-    run(one)
+    run(one_block)
+    run(one_block)
     assert len(calls) == 1
 
 
 # --- copies, memory, global state -------------------------------------------------------------------------------------
 
 
-def test_copies_and_pickles_carry_no_hooks(one: Twins) -> None:
-    with one.core.hooks([("*", lambda x: torch.zeros_like(x))], attn_masks={"encoder": lambda q, k: q[:, None] < 0}):
-        copied = copy.deepcopy(one.core)
+def test_copies_and_pickles_carry_no_hooks(one_block: Twins) -> None:
+    with one_block.core.hooks(
+        [("*", lambda x: torch.zeros_like(x))], attn_masks={"encoder": lambda q, k: q[:, None] < 0}
+    ):
+        copied = copy.deepcopy(one_block.core)
         buffer = io.BytesIO()
-        torch.save(one.core, buffer)
+        torch.save(one_block.core, buffer)
     buffer.seek(0)
     loaded = torch.load(buffer, weights_only=False)
-    plain = one.core(one.mel(), one.tokens(3))
+    plain = one_block.core(one_block.mel(), one_block.tokens(3))
     for model in (copied, loaded):
         assert not listeners(model)
-        assert model.hook_names() == one.core.hook_names()
-        assert torch.equal(model(one.mel(), one.tokens(3)), plain)
+        assert model.hook_names() == one_block.core.hook_names()
+        assert torch.equal(model(one_block.mel(), one_block.tokens(3)), plain)
         # points and clocks of the copy are its own
-        edited = model.run_with_hooks(one.mel(), one.tokens(3), fwd_hooks=[(POINT, torch.zeros_like)])
+        edited = model.run_with_hooks(one_block.mel(), one_block.tokens(3), fwd_hooks=[(POINT, torch.zeros_like)])
         assert not torch.equal(edited, plain)
-        model.decoder(one.tokens(2), model.embed_audio(one.mel()), kv := KVCache())
-        model.decoder(one.tokens(1), model.embed_audio(one.mel()), kv)
-        assert model.hook_dict[POINT].offset == 2 and one.core.hook_dict[POINT].offset == 0
+        model.decoder(one_block.tokens(2), model.embed_audio(one_block.mel()), kv := KVCache())
+        model.decoder(one_block.tokens(1), model.embed_audio(one_block.mel()), kv)
+        assert model.hook_dict[POINT].offset == 2 and one_block.core.hook_dict[POINT].offset == 0
 
 
 def test_a_dropped_model_dies_at_once() -> None:
     """No reference cycle: memory comes back without waiting for the garbage collector."""
-    twins = make_twins("one")
+    twins = make_twins("one_block")
     model, mel, tokens = copy.deepcopy(twins.core), twins.mel(), twins.tokens(3)
     with model.hooks([("*", lambda x: x * 1)], attn_masks={"decoder": local_window(1)}):
         model(mel, tokens)
@@ -276,10 +280,10 @@ def test_a_dropped_model_dies_at_once() -> None:
         _ = early.model
 
 
-def test_global_state_stays(one: Twins) -> None:
+def test_global_state_stays(one_block: Twins) -> None:
     before = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_rng_state()
-    one.core.run_with_cache(one.mel(), one.tokens(3), names_filter="*", dtype=torch.float16)
+    one_block.core.run_with_cache(one_block.mel(), one_block.tokens(3), names_filter="*", dtype=torch.float16)
     with pytest.raises(Planned):
-        run(one, _raise)
+        run(one_block, _raise)
     after = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_rng_state()
     assert before[:2] == after[:2] and torch.equal(before[2], after[2])

@@ -41,8 +41,8 @@ def test_an_old_argument_is_passed_on_under_its_new_name():
         function(names="a", names_filter="b")
 
 
-def test_the_keywords_of_version_0_1_give_the_same_cache(one: Twins, unchecked: None):
-    core, mel, tokens = one.core, one.mel(), one.tokens(4)
+def test_the_keywords_of_version_0_1_give_the_same_cache(one_block: Twins, unchecked: None):
+    core, mel, tokens = one_block.core, one_block.mel(), one_block.tokens(4)
     new = {"names_filter": "*.hook_resid_post", "pos_slice": slice(0, 5), "token_slice": -1}
     old = {"names_filter": "*.hook_resid_post", "positions": slice(0, 5), "tokens_slice": -1}
     logits, wanted = core.run_with_cache(mel, tokens, **new)
@@ -70,9 +70,9 @@ def test_the_keywords_of_version_0_1_give_the_same_cache(one: Twins, unchecked: 
         ("use_error_term", "attach_sae"),
     ],
 )
-def test_keywords_of_other_libraries_are_answered(one: Twins, unchecked: None, keyword: str, answer: str):
+def test_keywords_of_other_libraries_are_answered(one_block: Twins, unchecked: None, keyword: str, answer: str):
     with pytest.raises(ArgumentError, match=answer) as raised:
-        one.core.run_with_cache(one.mel(), **{keyword: True})
+        one_block.core.run_with_cache(one_block.mel(), **{keyword: True})
     assert f"{keyword}=" in str(raised.value)
 
 
@@ -82,8 +82,8 @@ def test_names_that_moved_out_of_hooks(name: str):
         assert callable(getattr(hooks, name))
 
 
-def test_the_default_of_return_labels_warns(one: Twins):
-    _, cache = one.core.run_with_cache(one.mel(), one.tokens(3))
+def test_the_default_of_return_labels_warns(one_block: Twins):
+    _, cache = one_block.core.run_with_cache(one_block.mel(), one_block.tokens(3))
     for method in (cache.decompose_resid, cache.stack_head_results):
         with pytest.warns(RenamedWarning, match="return_labels"):
             parts, labels = method("decoder")

@@ -18,7 +18,7 @@ from hooked_whisper.model import WhisperCore
 
 SIZES = {
     # n_mels, audio: ctx, state, head, layer; n_vocab, text: ctx, state, head, layer
-    "one": ModelDimensions(80, 20, 32, 2, 1, 67, 41, 32, 2, 1),
+    "one_block": ModelDimensions(80, 20, 32, 2, 1, 67, 41, 32, 2, 1),
     "odd": ModelDimensions(128, 60, 96, 3, 2, 211, 48, 96, 3, 3),
     "tiny": ModelDimensions(80, 1500, 384, 6, 4, 51865, 448, 384, 6, 4),
 }

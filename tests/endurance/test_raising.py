@@ -23,8 +23,8 @@ ERRORS = (OnPurpose, KeyboardInterrupt, ValueError, MemoryError)
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_nothing_is_left(one: Twins, data: st.DataObject) -> None:
-    model, mel, tokens = one.core, one.mel(1), one.tokens(4)
+def test_nothing_is_left(one_block: Twins, data: st.DataObject) -> None:
+    model, mel, tokens = one_block.core, one_block.mel(1), one_block.tokens(4)
     names = model.hook_names()
     with torch.no_grad():
         before = model(mel, tokens)
@@ -88,9 +88,9 @@ def test_nothing_is_left(one: Twins, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_a_reader_that_raises(one: Twins, error: type[BaseException]) -> None:
+def test_a_reader_that_raises(one_block: Twins, error: type[BaseException]) -> None:
     """As a disk that is full would, while activations are stored."""
-    model, mel = one.core, one.mel(1)
+    model, mel = one_block.core, one_block.mel(1)
 
     def fails(*_: object) -> None:
         raise error("on purpose")

@@ -16,7 +16,7 @@ from hooked_whisper.loading.checkpoint import make_checkpoint, parameter_shapes
 from hooked_whisper.model import WhisperCore
 from tests.core.twins import Twins, make_twins
 
-ONE = make_twins("one")
+ONE = make_twins("one_block")
 STATE = ONE.core.state_dict()
 NAMES: dict[str, Callable[[str], str]] = {"own": str, "openai": openai_name, "transformers": huggingface_name}
 

@@ -31,19 +31,19 @@ def refused(path: Path, *words: str) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])
-def test_truncated_openai_file(one: Twins, tmp_path, keep):
-    path = save_openai(one.openai, tmp_path / "cut.pt")
+def test_truncated_openai_file(one_block: Twins, tmp_path, keep):
+    path = save_openai(one_block.openai, tmp_path / "cut.pt")
     _truncate(path, keep)
     refused(path)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])
 @pytest.mark.parametrize("layout", ["own", "safetensors", "bin", "bin of old PyTorch"])
-def test_truncated_weights_in_a_folder(one: Twins, tmp_path, keep, layout):
+def test_truncated_weights_in_a_folder(one_block: Twins, tmp_path, keep, layout):
     if layout == "own":
-        save_pretrained(one.core, tmp_path)
+        save_pretrained(one_block.core, tmp_path)
     else:
-        HF_LAYOUTS[layout](one.hf, tmp_path)
+        HF_LAYOUTS[layout](one_block.hf, tmp_path)
     path = next(path for path in tmp_path.iterdir() if path.suffix in (".safetensors", ".bin"))
     _truncate(path, keep)
     refused(path)
@@ -52,8 +52,8 @@ def test_truncated_weights_in_a_folder(one: Twins, tmp_path, keep, layout):
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model.pth", "model.safetensors", "pytorch_model.bin", "model"])
-def test_text_under_another_name(one: Twins, tmp_path, name):
-    one.hf.config.save_pretrained(tmp_path)
+def test_text_under_another_name(one_block: Twins, tmp_path, name):
+    one_block.hf.config.save_pretrained(tmp_path)
     (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\n")
     refused(tmp_path / name)
 
@@ -69,13 +69,13 @@ class Payload:
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 @pytest.mark.parametrize("how", ["pickle", "torch zip", "torch legacy", "inside a state dict"])
-def test_pickled_code_is_not_executed(one: Twins, tmp_path, how, protocol):
+def test_pickled_code_is_not_executed(one_block: Twins, tmp_path, how, protocol):
     payload, path = Payload(tmp_path / "executed"), tmp_path / "evil.pt"
     if how == "pickle":
         path.write_bytes(pickle.dumps(payload, protocol=protocol))
     elif how == "inside a state dict":
-        state = {**one.openai.state_dict(), "x": payload}
-        torch.save({"dims": asdict(one.dims), "model_state_dict": state}, path, pickle_protocol=protocol)
+        state = {**one_block.openai.state_dict(), "x": payload}
+        torch.save({"dims": asdict(one_block.dims), "model_state_dict": state}, path, pickle_protocol=protocol)
     else:
         torch.save(payload, path, pickle_protocol=protocol, _use_new_zipfile_serialization=how == "torch zip")
     refused(path)
@@ -84,8 +84,8 @@ def test_pickled_code_is_not_executed(one: Twins, tmp_path, how, protocol):
     assert (tmp_path / "executed").is_dir()
 
 
-def test_pickled_code_in_a_transformers_folder(one: Twins, tmp_path):
-    one.hf.config.save_pretrained(tmp_path)
+def test_pickled_code_in_a_transformers_folder(one_block: Twins, tmp_path):
+    one_block.hf.config.save_pretrained(tmp_path)
     torch.save({"a": Payload(tmp_path / "executed")}, tmp_path / "pytorch_model.bin")
     refused(tmp_path / "pytorch_model.bin", "mkdir", "none of it was executed")
     assert not (tmp_path / "executed").exists()
@@ -141,58 +141,58 @@ def test_plain_zip(tmp_path):
     ],
     ids=str,
 )
-def test_dims_that_lie(one: Twins, tmp_path, change):
-    dims = asdict(one.dims) | change
-    torch.save({"dims": dims, "model_state_dict": one.openai.state_dict()}, tmp_path / "lie.pt")
+def test_dims_that_lie(one_block: Twins, tmp_path, change):
+    dims = asdict(one_block.dims) | change
+    torch.save({"dims": dims, "model_state_dict": one_block.openai.state_dict()}, tmp_path / "lie.pt")
     refused(tmp_path / "lie.pt")
 
 
 @pytest.mark.parametrize("dims", [None, 3, [1] * 10, {}, "tiny"])
-def test_dims_of_another_type(one: Twins, tmp_path, dims):
-    torch.save({"dims": dims, "model_state_dict": one.openai.state_dict()}, tmp_path / "lie.pt")
+def test_dims_of_another_type(one_block: Twins, tmp_path, dims):
+    torch.save({"dims": dims, "model_state_dict": one_block.openai.state_dict()}, tmp_path / "lie.pt")
     refused(tmp_path / "lie.pt", "dims")
 
 
-def test_tensor_that_claims_more_than_it_holds(one: Twins, tmp_path):
-    dims = asdict(one.dims) | {"n_vocab": 10**10}
-    state = one.openai.state_dict() | {"decoder.token_embedding.weight": torch.zeros(1, 32).expand(10**10, 32)}
+def test_tensor_that_claims_more_than_it_holds(one_block: Twins, tmp_path):
+    dims = asdict(one_block.dims) | {"n_vocab": 10**10}
+    state = one_block.openai.state_dict() | {"decoder.token_embedding.weight": torch.zeros(1, 32).expand(10**10, 32)}
     torch.save({"dims": dims, "model_state_dict": state}, tmp_path / "bomb.pt")
     refused(tmp_path / "bomb.pt", "decoder.token_embedding.weight claims")
 
 
-def test_integer_weights(one: Twins, tmp_path):
-    state = one.openai.state_dict() | {"decoder.ln.weight": torch.ones(32, dtype=torch.int8)}
-    torch.save({"dims": asdict(one.dims), "model_state_dict": state}, tmp_path / "int8.pt")
+def test_integer_weights(one_block: Twins, tmp_path):
+    state = one_block.openai.state_dict() | {"decoder.ln.weight": torch.ones(32, dtype=torch.int8)}
+    torch.save({"dims": asdict(one_block.dims), "model_state_dict": state}, tmp_path / "int8.pt")
     refused(tmp_path / "int8.pt", "decoder.ln.weight is torch.int8")
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "3", "null", '"x"', "[" * 100_000, "\x00\xff", '{"format": 3}', '{"model_type": {}}', "{}"]
 )
-def test_config_that_is_not_one(one: Twins, tmp_path, text):
-    save_pretrained(one.core, tmp_path)
+def test_config_that_is_not_one(one_block: Twins, tmp_path, text):
+    save_pretrained(one_block.core, tmp_path)
     (tmp_path / "config.json").write_text(text, encoding="latin-1")
     with pytest.raises(CheckpointError, match=r"config\.json"):
         resolve(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["own", "transformers"])
-def test_config_with_a_billion_blocks(one: Twins, tmp_path, kind):
+def test_config_with_a_billion_blocks(one_block: Twins, tmp_path, kind):
     path = tmp_path / "config.json"
     if kind == "own":
-        save_pretrained(one.core, tmp_path)
+        save_pretrained(one_block.core, tmp_path)
         data = json.loads(path.read_text())
         data["config"]["encoder"]["n_layers"] = 10**9
     else:
-        one.hf.save_pretrained(tmp_path)
+        one_block.hf.save_pretrained(tmp_path)
         data = json.loads(path.read_text()) | {"decoder_layers": 10**9}
     path.write_text(json.dumps(data))
     with pytest.raises(CheckpointError, match="blocks"):
         resolve(tmp_path)
 
 
-def test_folder_where_a_file_should_be(one: Twins, tmp_path):
-    save_pretrained(one.core, tmp_path)
+def test_folder_where_a_file_should_be(one_block: Twins, tmp_path):
+    save_pretrained(one_block.core, tmp_path)
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "model.safetensors").mkdir()
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*names no alignment heads")
 
 
 @pytest.fixture
-def hub(one: Twins, tmp_path, monkeypatch) -> Iterator[Hub]:
-    HF_LAYOUTS["safetensors"](one.hf, tmp_path / "repo")
+def hub(one_block: Twins, tmp_path, monkeypatch) -> Iterator[Hub]:
+    HF_LAYOUTS["safetensors"](one_block.hf, tmp_path / "repo")
     (tmp_path / "repo" / "flax_model.msgpack").write_bytes(b"large")
     (tmp_path / "repo" / "pytorch_model.bin").write_bytes(b"large")
     with running(Hub(NAME, tmp_path / "repo")) as hub:
@@ -40,10 +40,10 @@ def unplug(monkeypatch) -> None:
     point_at("http://127.0.0.1:9", monkeypatch)  # nobody listens there
 
 
-def test_only_what_is_needed_is_fetched(hub, one, tmp_path):
+def test_only_what_is_needed_is_fetched(hub, one_block, tmp_path):
     checkpoint = resolve(NAME, cache_dir=tmp_path / "cache")
     assert checkpoint.config.name == NAME
-    assert logits_error(checkpoint, one) < TOLERANCE
+    assert logits_error(checkpoint, one_block) < TOLERANCE
     assert sorted(hub.fetched) == ["config.json", "generation_config.json", "model.safetensors"]
 
 
@@ -74,7 +74,7 @@ def test_tokenizer_is_not_fetched_if_the_generation_config_names_the_vocabulary(
 
 
 @pytest.mark.parametrize("how", ["local_files_only", "offline", "no network"])
-def test_cached_model_needs_no_network(hub, one, tmp_path, monkeypatch, how):
+def test_cached_model_needs_no_network(hub, one_block, tmp_path, monkeypatch, how):
     resolve(NAME, cache_dir=tmp_path / "cache")
     hub.fetched.clear()
     if how == "offline":
@@ -82,7 +82,7 @@ def test_cached_model_needs_no_network(hub, one, tmp_path, monkeypatch, how):
     if how == "no network":
         unplug(monkeypatch)
     checkpoint = resolve(NAME, cache_dir=tmp_path / "cache", local_files_only=how == "local_files_only")
-    assert logits_error(checkpoint, one) < TOLERANCE
+    assert logits_error(checkpoint, one_block) < TOLERANCE
     assert not hub.fetched
 
 

@@ -39,9 +39,9 @@ def test_folder_of_released_size(tiny: Twins, tmp_path):
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
-def test_weight_file_with_config_beside_it(one: Twins, file, tmp_path):
-    HF_LAYOUTS["bin" if file.endswith("bin") else "safetensors"](one.hf, tmp_path)
-    assert logits_error(resolve(tmp_path / file), one) < TOLERANCE
+def test_weight_file_with_config_beside_it(one_block: Twins, file, tmp_path):
+    HF_LAYOUTS["bin" if file.endswith("bin") else "safetensors"](one_block.hf, tmp_path)
+    assert logits_error(resolve(tmp_path / file), one_block) < TOLERANCE
 
 
 @pytest.mark.parametrize("n_vocab", [51864, 51865, 51866])
@@ -58,8 +58,8 @@ def test_loaded_model(odd: Twins, bare):
     assert not any(tensor.requires_grad for tensor in checkpoint.tensors.values())
 
 
-def test_loaded_half_precision_model(one: Twins):
-    checkpoint = from_huggingface_model(copy.deepcopy(one.hf).bfloat16())
+def test_loaded_half_precision_model(one_block: Twins):
+    checkpoint = from_huggingface_model(copy.deepcopy(one_block.hf).bfloat16())
     assert loaded(checkpoint).dtype == torch.float32
 
 
@@ -83,17 +83,17 @@ def test_unusual_mlp_widths_and_asymmetric_depth(tmp_path):
         assert ((loaded(checkpoint)(mel, tokens) - theirs).norm() / theirs.norm()) < TOLERANCE
 
 
-def test_a_different_proj_out_unties(one: Twins, tmp_path):
-    state = one.hf.state_dict() | {"proj_out.weight": torch.randn(67, 32)}
-    write_bin(state, one.hf, tmp_path)
+def test_a_different_proj_out_unties(one_block: Twins, tmp_path):
+    state = one_block.hf.state_dict() | {"proj_out.weight": torch.randn(67, 32)}
+    write_bin(state, one_block.hf, tmp_path)
     checkpoint = resolve(tmp_path)
     model = loaded(checkpoint)
     assert torch.equal(model.W_U.T, state["proj_out.weight"])
     assert torch.equal(model.W_E, state["model.decoder.embed_tokens.weight"])
 
 
-def test_untied_config_needs_proj_out(one: Twins, tmp_path):
-    one.hf.save_pretrained(tmp_path)
+def test_untied_config_needs_proj_out(one_block: Twins, tmp_path):
+    one_block.hf.save_pretrained(tmp_path)
     edit_json(tmp_path / "config.json", tie_word_embeddings=False)
     with pytest.raises(CheckpointError, match=r"missing proj_out\.weight"):
         resolve(tmp_path)
@@ -134,8 +134,8 @@ class TestAlignmentHeads:
         ("model_type", None),
     ],
 )
-def test_a_config_of_something_else_is_refused(one: Twins, field, value, tmp_path, unchecked):
-    one.hf.save_pretrained(tmp_path)
+def test_a_config_of_something_else_is_refused(one_block: Twins, field, value, tmp_path, unchecked):
+    one_block.hf.save_pretrained(tmp_path)
     edit_json(tmp_path / "config.json", **{field: value})
     with pytest.raises(CheckpointError) as info:
         resolve(tmp_path)
@@ -143,17 +143,17 @@ def test_a_config_of_something_else_is_refused(one: Twins, field, value, tmp_pat
     assert field in str(info.value)
 
 
-def test_heads_that_do_not_divide_the_width(one: Twins, tmp_path):
-    one.hf.save_pretrained(tmp_path)
+def test_heads_that_do_not_divide_the_width(one_block: Twins, tmp_path):
+    one_block.hf.save_pretrained(tmp_path)
     edit_json(tmp_path / "config.json", decoder_attention_heads=5)
     with pytest.raises(CheckpointError, match=r"config\.json: DecoderConfig: d_model 32 is not a multiple"):
         resolve(tmp_path)
 
 
-def test_missing_key_is_named_in_their_words(one: Twins, tmp_path):
-    state = one.hf.state_dict()
+def test_missing_key_is_named_in_their_words(one_block: Twins, tmp_path):
+    state = one_block.hf.state_dict()
     del state["model.decoder.layers.0.encoder_attn.k_proj.weight"]
-    write_bin(state | {"classifier.weight": torch.zeros(2)}, one.hf, tmp_path)
+    write_bin(state | {"classifier.weight": torch.zeros(2)}, one_block.hf, tmp_path)
     with pytest.raises(CheckpointError) as info:
         resolve(tmp_path)
     assert "missing model.decoder.layers.0.encoder_attn.k_proj.weight" in str(info.value)
@@ -186,8 +186,8 @@ class TestShards:
             resolve(folder)
 
 
-def test_config_without_weights(one: Twins, tmp_path):
-    one.hf.config.save_pretrained(tmp_path)
+def test_config_without_weights(one_block: Twins, tmp_path):
+    one_block.hf.config.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=r"no weights.*model\.safetensors"):
         resolve(tmp_path)
 

@@ -38,11 +38,11 @@ def test_each_vocabulary(n_vocab, tmp_path):
     assert logits_error(checkpoint, twins) < TOLERANCE
 
 
-def test_half_precision_file_loads_as_float32(one: Twins, tmp_path):
-    checkpoint = load_openai_file(save_openai(one.openai, tmp_path / "h.pt", torch.float16))
+def test_half_precision_file_loads_as_float32(one_block: Twins, tmp_path):
+    checkpoint = load_openai_file(save_openai(one_block.openai, tmp_path / "h.pt", torch.float16))
     model = loaded(checkpoint)
     assert model.dtype == torch.float32
-    assert torch.equal(model.W_E, one.openai.decoder.token_embedding.weight.half().float())
+    assert torch.equal(model.W_E, one_block.openai.decoder.token_embedding.weight.half().float())
 
 
 def test_loaded_model_with_its_alignment_heads(odd: Twins):
@@ -52,12 +52,12 @@ def test_loaded_model_with_its_alignment_heads(odd: Twins):
     assert torch.equal(heads, odd.openai.alignment_heads.to_dense())
 
 
-def test_loaded_model_is_copied(one: Twins):
-    model = loaded(resolve(one.openai))
-    before = one.openai.decoder.token_embedding.weight.clone()
+def test_loaded_model_is_copied(one_block: Twins):
+    model = loaded(resolve(one_block.openai))
+    before = one_block.openai.decoder.token_embedding.weight.clone()
     with torch.no_grad():
         model.W_E.zero_()
-    assert torch.equal(one.openai.decoder.token_embedding.weight, before)
+    assert torch.equal(one_block.openai.decoder.token_embedding.weight, before)
 
 
 def test_mlp_of_another_width_is_named(tmp_path):

@@ -35,45 +35,45 @@ def test_round_trip(twins: Twins, tmp_path):
     assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == ["config.json", "model.safetensors"]
 
 
-def test_tied_weights_are_stored_once(one: Twins, tmp_path):
-    save_pretrained(one.core, tmp_path)
+def test_tied_weights_are_stored_once(one_block: Twins, tmp_path):
+    save_pretrained(one_block.core, tmp_path)
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         assert "decoder.unembed.weight" not in file.keys()  # noqa: SIM118
 
 
-def test_untied_model_round_trip(one: Twins, tmp_path):
-    core = copy.deepcopy(one.core)
+def test_untied_model_round_trip(one_block: Twins, tmp_path):
+    core = copy.deepcopy(one_block.core)
     fold_ln(core)
     save_pretrained(core, tmp_path)
     assert_same_weights(loaded(resolve(tmp_path)), core)
 
 
-def test_loading_ties_an_untied_model_again(one: Twins):
-    core = copy.deepcopy(one.core)
+def test_loading_ties_an_untied_model_again(one_block: Twins):
+    core = copy.deepcopy(one_block.core)
     fold_ln(core)
-    load_into(core, resolve(one.core))
-    assert_same_weights(core, one.core)
+    load_into(core, resolve(one_block.core))
+    assert_same_weights(core, one_block.core)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_on_disk_is_float32_in_memory(one: Twins, dtype, tmp_path):
-    save_pretrained(one.core, tmp_path / "full")
-    save_pretrained(one.core, tmp_path / "half", dtype=dtype)
+def test_half_precision_on_disk_is_float32_in_memory(one_block: Twins, dtype, tmp_path):
+    save_pretrained(one_block.core, tmp_path / "full")
+    save_pretrained(one_block.core, tmp_path / "half", dtype=dtype)
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("half", "full")]
     assert sizes[0] < 0.6 * sizes[1]
     model = loaded(resolve(tmp_path / "half"))
     assert model.dtype == torch.float32
-    assert torch.equal(model.W_E, one.core.W_E.to(dtype).float())
+    assert torch.equal(model.W_E, one_block.core.W_E.to(dtype).float())
 
 
-def test_load_into_another_dtype(one: Twins):
-    model = WhisperCore(one.core.cfg)
-    load_into(model, resolve(one.core), dtype=torch.float64)
-    assert_same_weights(model, one.core64)
+def test_load_into_another_dtype(one_block: Twins):
+    model = WhisperCore(one_block.core.cfg)
+    load_into(model, resolve(one_block.core), dtype=torch.float64)
+    assert_same_weights(model, one_block.core64)
 
 
-def test_values_too_large_for_half_precision(one: Twins, tmp_path):
-    core = copy.deepcopy(one.core)
+def test_values_too_large_for_half_precision(one_block: Twins, tmp_path):
+    core = copy.deepcopy(one_block.core)
     with torch.no_grad():
         core.W_E[3, 4] = 1e6
     with pytest.raises(ValueError, match=r"decoder\.token_embedding\.weight has values up to 1e\+06"):
@@ -81,35 +81,35 @@ def test_values_too_large_for_half_precision(one: Twins, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_same_weights_give_the_same_files(one: Twins, tmp_path):
+def test_same_weights_give_the_same_files(one_block: Twins, tmp_path):
     for name in ("a", "b"):
-        save_pretrained(one.core, tmp_path / name)
+        save_pretrained(one_block.core, tmp_path / name)
     for file in ("config.json", "model.safetensors"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
-def test_both_files_get_ordinary_permissions(one: Twins, tmp_path):
-    save_pretrained(one.core, tmp_path)
+def test_both_files_get_ordinary_permissions(one_block: Twins, tmp_path):
+    save_pretrained(one_block.core, tmp_path)
     modes = {path.stat().st_mode for path in tmp_path.iterdir()}
     assert len(modes) == 1
 
 
-def test_metadata_must_be_text(one: Twins, tmp_path, unchecked):
+def test_metadata_must_be_text(one_block: Twins, tmp_path, unchecked):
     with pytest.raises(ValueError, match="strings"):
-        save_pretrained(one.core, tmp_path, metadata={"wer": 0.08})  # type: ignore[dict-item]
+        save_pretrained(one_block.core, tmp_path, metadata={"wer": 0.08})  # type: ignore[dict-item]
 
 
-def test_model_on_the_meta_device_gets_its_memory(one: Twins):
-    model = WhisperCore(one.core.cfg).to("meta")
-    load_into(model, resolve(one.core))
-    assert_same_weights(model, one.core)
-    mel, tokens = one.mel(), one.tokens(4)
-    assert torch.equal(model(mel, tokens), one.core(mel, tokens))
+def test_model_on_the_meta_device_gets_its_memory(one_block: Twins):
+    model = WhisperCore(one_block.core.cfg).to("meta")
+    load_into(model, resolve(one_block.core))
+    assert_same_weights(model, one_block.core)
+    mel, tokens = one_block.mel(), one_block.tokens(4)
+    assert torch.equal(model(mel, tokens), one_block.core(mel, tokens))
 
 
-def test_checkpoint_of_another_shape(one: Twins, odd: Twins):
+def test_checkpoint_of_another_shape(one_block: Twins, odd: Twins):
     with pytest.raises(CheckpointError, match="does not fit this model"):
-        load_into(copy.deepcopy(odd.core), resolve(one.core))
+        load_into(copy.deepcopy(odd.core), resolve(one_block.core))
 
 
 class Cut(BaseException):
@@ -118,20 +118,20 @@ class Cut(BaseException):
 
 class TestInterrupted:
     @pytest.fixture
-    def folder(self, one: Twins, tmp_path):
-        save_pretrained(one.core, tmp_path, metadata={"save": "first"})
+    def folder(self, one_block: Twins, tmp_path):
+        save_pretrained(one_block.core, tmp_path, metadata={"save": "first"})
         return tmp_path
 
     @pytest.fixture
-    def other(self, one: Twins):
-        other = copy.deepcopy(one.core)
+    def other(self, one_block: Twins):
+        other = copy.deepcopy(one_block.core)
         with torch.no_grad():
             other.W_E.add_(1)
         return other
 
     @pytest.mark.parametrize("function", ["replace", "fsync"])
     @pytest.mark.parametrize("call", [1, 2])
-    def test_the_old_save_stays(self, folder, one, other, monkeypatch, function, call):
+    def test_the_old_save_stays(self, folder, one_block, other, monkeypatch, function, call):
         real, calls = getattr(os, function), []
 
         def cut(*args, **kwargs):
@@ -145,7 +145,7 @@ class TestInterrupted:
         with pytest.raises(Cut):
             save_pretrained(other, folder, metadata={"save": "second"})
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-        assert_same_weights(loaded(load_own_folder(folder)), one.core)
+        assert_same_weights(loaded(load_own_folder(folder)), one_block.core)
 
     def test_without_hard_links_a_half_done_save_is_noticed(self, folder, other, monkeypatch):
         def no_links(*args, **kwargs):
@@ -179,8 +179,8 @@ class TestInterrupted:
         {"metadata": []},
     ],
 )
-def test_bad_fields_are_refused(one: Twins, tmp_path, changes):
-    save_pretrained(one.core, tmp_path)
+def test_bad_fields_are_refused(one_block: Twins, tmp_path, changes):
+    save_pretrained(one_block.core, tmp_path)
     edit_json(tmp_path / "config.json", **changes)
     with pytest.raises(CheckpointError, match=r"config\.json"):
         resolve(tmp_path)
@@ -190,8 +190,8 @@ def test_bad_fields_are_refused(one: Twins, tmp_path, changes):
     ("field", "value"),
     [("n_ctx", "1500"), ("n_ctx", True), ("n_layers", 0), ("d_model", 1e3), ("n_heads", None), ("extra", 1)],
 )
-def test_bad_shapes_are_refused(one: Twins, tmp_path, field, value):
-    save_pretrained(one.core, tmp_path)
+def test_bad_shapes_are_refused(one_block: Twins, tmp_path, field, value):
+    save_pretrained(one_block.core, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())["config"]
     config["encoder"][field] = value
     edit_json(tmp_path / "config.json", config=config)
@@ -200,16 +200,16 @@ def test_bad_shapes_are_refused(one: Twins, tmp_path, field, value):
 
 
 @pytest.mark.parametrize("heads", ["Infinity", '[["a", 1]]', "[[9, 9]]", "[1]", "[[Infinity, 1]]"])
-def test_bad_alignment_heads_are_refused(one: Twins, tmp_path, heads):
-    save_pretrained(one.core, tmp_path)
+def test_bad_alignment_heads_are_refused(one_block: Twins, tmp_path, heads):
+    save_pretrained(one_block.core, tmp_path)
     path = tmp_path / "config.json"
     path.write_text(path.read_text().replace('"alignment_heads": null', f'"alignment_heads": {heads}'))
     with pytest.raises(CheckpointError, match=r"config\.json"):
         resolve(tmp_path)
 
 
-def test_checkpoint_is_frozen(one: Twins):
-    checkpoint = resolve(one.core)
+def test_checkpoint_is_frozen(one_block: Twins):
+    checkpoint = resolve(one_block.core)
     assert isinstance(checkpoint, Checkpoint)
     with pytest.raises(AttributeError):
         checkpoint.source = "elsewhere"  # type: ignore[misc]

@@ -133,17 +133,17 @@ def test_centered_unembedding(odd: Twins):
     assert outputs(model, odd, False).mean(-1).abs().max() < 1e-10
 
 
-def test_nothing_asked_for_nothing_done(one: Twins):
+def test_nothing_asked_for_nothing_done(one_block: Twins):
     off = {"fold_ln": False, "center_writing_weights": False, "fold_value_biases": False, "center_unembed": False}
-    model = processed(one.core, lambda m: process_weights(m, **off))
-    assert model.state_dict().keys() == one.core.state_dict().keys()
+    model = processed(one_block.core, lambda m: process_weights(m, **off))
+    assert model.state_dict().keys() == one_block.core.state_dict().keys()
     process_weights(model, **(off | {"fold_value_biases": True}))
     assert model.decoder.unembed.weight is None and not model.decoder.b_V.any()
     assert not torch.equal(model.decoder.ln_final.weight, torch.ones(32))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_keeps_its_dtype(one: Twins, dtype):
-    model = processed(copy.deepcopy(one.core).to(dtype), process_weights)
+def test_half_precision_keeps_its_dtype(one_block: Twins, dtype):
+    model = processed(copy.deepcopy(one_block.core).to(dtype), process_weights)
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
     assert all(parameter.requires_grad for parameter in model.parameters())

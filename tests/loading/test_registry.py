@@ -44,20 +44,20 @@ def test_other_objects(source):
         resolve(source)
 
 
-def test_our_own_model_is_a_source(one: Twins):
-    checkpoint = resolve(one.core)
-    assert checkpoint.config == one.core.cfg
-    assert torch.equal(checkpoint.tensors["decoder.token_embedding.weight"], one.core.W_E)
+def test_our_own_model_is_a_source(one_block: Twins):
+    checkpoint = resolve(one_block.core)
+    assert checkpoint.config == one_block.core.cfg
+    assert torch.equal(checkpoint.tensors["decoder.token_embedding.weight"], one_block.core.W_E)
 
 
-def test_a_file_or_model_folder_wins_over_a_name(one: Twins, tmp_path, monkeypatch):
+def test_a_file_or_model_folder_wins_over_a_name(one_block: Twins, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    save_openai(one.openai, tmp_path / "tiny")
-    assert resolve("tiny").config.dims == one.dims
-    save_pretrained(one.core, tmp_path / "base")
-    assert resolve("base").config.dims == one.dims
-    save_pretrained(one.core, tmp_path / "openai" / "whisper-tiny")
-    assert resolve("openai/whisper-tiny").config.dims == one.dims
+    save_openai(one_block.openai, tmp_path / "tiny")
+    assert resolve("tiny").config.dims == one_block.dims
+    save_pretrained(one_block.core, tmp_path / "base")
+    assert resolve("base").config.dims == one_block.dims
+    save_pretrained(one_block.core, tmp_path / "openai" / "whisper-tiny")
+    assert resolve("openai/whisper-tiny").config.dims == one_block.dims
 
 
 def test_a_folder_of_something_else_does_not_hide_a_model(tmp_path, monkeypatch):
@@ -69,35 +69,35 @@ def test_a_folder_of_something_else_does_not_hide_a_model(tmp_path, monkeypatch)
         resolve(tmp_path / "tiny")
 
 
-def test_home_is_expanded(one: Twins, tmp_path, monkeypatch):
+def test_home_is_expanded(one_block: Twins, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    save_pretrained(one.core, tmp_path / "mine")
-    assert resolve("~/mine").config == one.core.cfg
+    save_pretrained(one_block.core, tmp_path / "mine")
+    assert resolve("~/mine").config == one_block.core.cfg
 
 
-def test_own_weight_file_under_another_name(one: Twins, tmp_path):
-    save_pretrained(one.core, tmp_path)
+def test_own_weight_file_under_another_name(one_block: Twins, tmp_path):
+    save_pretrained(one_block.core, tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "step-100.safetensors")
-    assert resolve(tmp_path / "step-100.safetensors").config == one.core.cfg
+    assert resolve(tmp_path / "step-100.safetensors").config == one_block.core.cfg
 
 
-def test_safetensors_without_config(one: Twins, tmp_path):
-    save_pretrained(one.core, tmp_path)
+def test_safetensors_without_config(one_block: Twins, tmp_path):
+    save_pretrained(one_block.core, tmp_path)
     (tmp_path / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"model\.safetensors needs the model's config\.json beside it"):
         resolve(tmp_path / "model.safetensors")
 
 
-def test_revision_only_for_the_hub(one: Twins, tmp_path):
-    save_pretrained(one.core, tmp_path)
-    for source in (tmp_path, "tiny", one.core):
+def test_revision_only_for_the_hub(one_block: Twins, tmp_path):
+    save_pretrained(one_block.core, tmp_path)
+    for source in (tmp_path, "tiny", one_block.core):
         with pytest.raises(ValueError, match="revision='v1'"):
             resolve(source, revision="v1")
 
 
 class TestDemo:
-    def test_is_the_packaged_folder(self, one: Twins, tmp_path, monkeypatch):
-        save_pretrained(one.core, tmp_path / "demo", metadata={"wer": "0.05"})
+    def test_is_the_packaged_folder(self, one_block: Twins, tmp_path, monkeypatch):
+        save_pretrained(one_block.core, tmp_path / "demo", metadata={"wer": "0.05"})
         monkeypatch.setattr(resources, "files", lambda package: tmp_path)
         assert resolve("demo").metadata == {"wer": "0.05"}
 

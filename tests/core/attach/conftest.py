@@ -9,13 +9,13 @@ from tests.core.twins import Twins, make_twins
 
 
 @pytest.fixture
-def core(one: Twins) -> WhisperCore:
-    return one.core
+def core(one_block: Twins) -> WhisperCore:
+    return one_block.core
 
 
 @pytest.fixture(autouse=True)
 def no_sae_left() -> object:
     yield
-    for size in ("one", "odd"):
+    for size in ("one_block", "odd"):
         core = make_twins(size).core
         assert all(point._replacement is None and point.site == name for name, point in core.hook_dict.items())

@@ -29,8 +29,8 @@ from tests.core.twins import Twins
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", POINTS)
-def test_laws_at_every_point(one: Twins, core: WhisperCore, name: str) -> None:
-    mel, tokens = one.mel(), one.tokens(2)
+def test_laws_at_every_point(one_block: Twins, core: WhisperCore, name: str) -> None:
+    mel, tokens = one_block.mel(), one_block.tokens(2)
     sae = Toy(width(core, name), seed=3)
     joined = layouts(core.hook_dict[name])[0].heads
     by_hand = lambda x: sae(x.flatten(-2)).view_as(x) if joined else sae(x)  # noqa: E731
@@ -52,8 +52,8 @@ def test_laws_at_every_point(one: Twins, core: WhisperCore, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", POINTS)
-def test_shapes_are_those_that_are_announced(one: Twins, core: WhisperCore, name: str) -> None:
-    mel, tokens = one.mel(2), one.tokens(4, 2)
+def test_shapes_are_those_that_are_announced(one_block: Twins, core: WhisperCore, name: str) -> None:
+    mel, tokens = one_block.mel(2), one_block.tokens(4, 2)
     sizes = {"batch": 2, "position": 20, "token": 4, "frame": 40, "d_model": 32, "vocab": 67}
     with core.attach_sae(Toy(width(core, name)), name, use_error_term=True):
         _, cache = core.run_with_cache(mel, tokens, names_filter=[name, f"{name}.hook_sae_*"])
@@ -78,8 +78,8 @@ def test_points_without_vectors_are_refused(core: WhisperCore, name: str) -> Non
 
 
 @torch.no_grad()
-def test_edits_are_not_masked_by_the_error(one: Twins, core: WhisperCore) -> None:
-    mel, sae = one.mel(), Toy(32)
+def test_edits_are_not_masked_by_the_error(one_block: Twins, core: WhisperCore) -> None:
+    mel, sae = one_block.mel(), Toy(32)
     _, clean = core.run_with_cache(mel, names_filter=RESID)
     x = clean[RESID]
     f = sae.encode(x)
@@ -105,8 +105,8 @@ def test_edits_are_not_masked_by_the_error(one: Twins, core: WhisperCore) -> Non
 
 
 @torch.no_grad()
-def test_heads_together_or_each_alone(one: Twins, core: WhisperCore) -> None:
-    z, mel = "encoder.blocks.0.attn.hook_z", one.mel(2)
+def test_heads_together_or_each_alone(one_block: Twins, core: WhisperCore) -> None:
+    z, mel = "encoder.blocks.0.attn.hook_z", one_block.mel(2)
     for sae, axes in ((Toy(32), ("batch", "position")), (Toy(16), ("batch", "position", "head"))):
         mask = torch.rand(2, 20, generator=torch.Generator().manual_seed(0)) < 0.5
         with core.attach_sae(sae, z, positions=mask):
@@ -118,14 +118,14 @@ def test_heads_together_or_each_alone(one: Twins, core: WhisperCore) -> None:
 
 
 @torch.no_grad()
-def test_half_precision_goes_in_and_comes_out(one: Twins) -> None:
-    core = copy.deepcopy(one.core).to(torch.bfloat16)
-    sae, mel = Toy(32), one.mel(dtype=torch.bfloat16)
-    plain = core(mel, one.tokens(3))
+def test_half_precision_goes_in_and_comes_out(one_block: Twins) -> None:
+    core = copy.deepcopy(one_block.core).to(torch.bfloat16)
+    sae, mel = Toy(32), one_block.mel(dtype=torch.bfloat16)
+    plain = core(mel, one_block.tokens(3))
     for use_error_term in (False, True):
         with core.attach_sae(sae, RESID, use_error_term=use_error_term, positions=slice(0, 15)):
-            _, cache = core.run_with_cache(mel, one.tokens(3), names_filter=f"{RESID}*")
-            assert torch.equal(core(mel, one.tokens(3)), plain) is use_error_term
+            _, cache = core.run_with_cache(mel, one_block.tokens(3), names_filter=f"{RESID}*")
+            assert torch.equal(core(mel, one_block.tokens(3)), plain) is use_error_term
             assert core.embed_audio(mel).dtype == torch.bfloat16
         kinds = {name.rsplit(".hook_")[-1]: t.dtype for name, t in cache.items()}
         assert kinds.pop("sae_acts_post") == torch.float32 and set(kinds.values()) == {torch.bfloat16}

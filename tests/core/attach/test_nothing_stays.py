@@ -49,8 +49,8 @@ ACTIONS = st.recursive(
 
 @torch.no_grad()
 @given(plan=st.lists(ACTIONS, min_size=1, max_size=3))
-def test_leaving_takes_back_exactly_what_was_added(one: Twins, plan: list) -> None:
-    core, mel, tokens = one.core, one.mel(), one.tokens(2)
+def test_leaving_takes_back_exactly_what_was_added(one_block: Twins, plan: list) -> None:
+    core, mel, tokens = one_block.core, one_block.mel(), one_block.tokens(2)
     plain = core(mel, tokens)
 
     def perform(action: object) -> None:
@@ -91,8 +91,8 @@ def test_leaving_takes_back_exactly_what_was_added(one: Twins, plan: list) -> No
 
 @torch.no_grad()
 @pytest.mark.parametrize("order", itertools.permutations(range(3)))
-def test_saes_are_detached_in_any_order(one: Twins, core: WhisperCore, order: tuple[int, ...]) -> None:
-    mel, tokens, before = one.mel(), one.tokens(3), attached_state(core)
+def test_saes_are_detached_in_any_order(one_block: Twins, core: WhisperCore, order: tuple[int, ...]) -> None:
+    mel, tokens, before = one_block.mel(), one_block.tokens(3), attached_state(core)
     attachments = [
         (Toy(32), {"hook": RESID}),
         (Toy(32), {"hook": TOKENS}),
@@ -112,24 +112,24 @@ def test_saes_are_detached_in_any_order(one: Twins, core: WhisperCore, order: tu
     assert attached_state(core) == before
 
 
-def test_copies_pickles_and_weights_know_nothing_of_it(one: Twins, core: WhisperCore) -> None:
-    names, keys, plain = core.hook_names(), list(core.state_dict()), core(one.mel(), one.tokens(3))
+def test_copies_pickles_and_weights_know_nothing_of_it(one_block: Twins, core: WhisperCore) -> None:
+    names, keys, plain = core.hook_names(), list(core.state_dict()), core(one_block.mel(), one_block.tokens(3))
     modules = [path for path, _ in core.named_modules()]
     with core.attach_sae(Toy(32), RESID), core.attach_sae(Sized(32, d_out=32), MLP[0], hook_out=MLP[1]):
         assert list(core.state_dict()) == keys and [path for path, _ in core.named_modules()] == modules
         copied, buffer = copy.deepcopy(core), io.BytesIO()
         torch.save(core, buffer)
-        inside = core(one.mel(), one.tokens(3))
+        inside = core(one_block.mel(), one_block.tokens(3))
     buffer.seek(0)
     for model in (copied, torch.load(buffer, weights_only=False)):
         assert model.hook_names() == names and not listeners(model)
-        assert torch.equal(model(one.mel(), one.tokens(3)), plain)
+        assert torch.equal(model(one_block.mel(), one_block.tokens(3)), plain)
         with model.attach_sae(Toy(32), RESID), model.attach_sae(Sized(32, d_out=32), MLP[0], hook_out=MLP[1]):
-            assert torch.equal(model(one.mel(), one.tokens(3)), inside)
+            assert torch.equal(model(one_block.mel(), one_block.tokens(3)), inside)
 
 
-def test_a_dropped_model_and_sae_die_at_once(one: Twins) -> None:
-    model, mel, tokens, sae = copy.deepcopy(one.core), one.mel(), one.tokens(3), Toy(32)
+def test_a_dropped_model_and_sae_die_at_once(one_block: Twins) -> None:
+    model, mel, tokens, sae = copy.deepcopy(one_block.core), one_block.mel(), one_block.tokens(3), Toy(32)
     transcoder = Sized(32, d_out=32)
     with model.attach_sae(sae, RESID, use_error_term=True), model.attach_sae(transcoder, MLP[0], hook_out=MLP[1]):
         _, cache = model.run_with_cache(mel, tokens, incl_bwd=True, loss_fn=lambda logits: logits.sum())

@@ -25,8 +25,8 @@ from tests.core.twins import Twins
 
 @torch.no_grad()
 @given(data=st.data())
-def test_elsewhere_the_activation_passes_unchanged(one: Twins, data: st.DataObject) -> None:
-    core, mel, tokens = one.core, one.mel(2), one.tokens(4, 2)
+def test_elsewhere_the_activation_passes_unchanged(one_block: Twins, data: st.DataObject) -> None:
+    core, mel, tokens = one_block.core, one_block.mel(2), one_block.tokens(4, 2)
     name = data.draw(st.sampled_from(POINTS[:-2]))
     point = core.hook_dict[name]
     rows = 1 if "batch" not in point.axes else data.draw(st.sampled_from([1, 2]))
@@ -60,13 +60,13 @@ def test_elsewhere_the_activation_passes_unchanged(one: Twins, data: st.DataObje
 
 
 @torch.no_grad()
-def test_only_the_chosen_are_encoded(one: Twins, core: WhisperCore) -> None:
+def test_only_the_chosen_are_encoded(one_block: Twins, core: WhisperCore) -> None:
     sae = Toy(32)
     rows: list[int] = []
     encode = sae.encode
     with core.attach_sae(sae, RESID, positions=slice(2, 7)):
         sae.encode = lambda x: rows.append(x.numel() // 32) or encode(x)  # type: ignore[method-assign]
-        core(one.mel(3), one.tokens(2, 3))
+        core(one_block.mel(3), one_block.tokens(2, 3))
     assert rows == [15]
 
 
@@ -90,9 +90,9 @@ def test_generating_with_a_cache_equals_full_passes(odd: Twins, name: str, posit
 
 
 @torch.no_grad()
-def test_rows_of_a_mask(one: Twins, core: WhisperCore) -> None:
+def test_rows_of_a_mask(one_block: Twins, core: WhisperCore) -> None:
     """One row for all; one per clip; in the decoder, beams of a clip stand together."""
-    encoder_out, tokens = core.embed_audio(one.mel(1)), one.tokens(4, 6)
+    encoder_out, tokens = core.embed_audio(one_block.mel(1)), one_block.tokens(4, 6)
     mask = torch.tensor([[True, False, False, True], [False, True, False, False]])
     sae = Toy(32)
     with core.attach_sae(sae, TOKENS, positions=mask):
@@ -100,13 +100,13 @@ def test_rows_of_a_mask(one: Twins, core: WhisperCore) -> None:
         with pytest.raises(PatchError, match=r"positions has 2 rows, but .* has 5"):
             core.logits(tokens[:5], encoder_out)
         with pytest.raises(PatchError, match=r"first 4 tokens .* number 4"):
-            core.logits(one.tokens(5, 2), encoder_out)
+            core.logits(one_block.tokens(5, 2), encoder_out)
     with core.attach_sae(sae, TOKENS, positions=mask.repeat_interleave(3, 0)):
         assert torch.equal(core.logits(tokens, encoder_out), logits)
     with core.attach_sae(sae, RESID, positions=torch.ones(2, 20, dtype=torch.bool)):
-        core.embed_audio(one.mel(2))
+        core.embed_audio(one_block.mel(2))
         with pytest.raises(PatchError, match=r"give one row per clip"):
-            core.embed_audio(one.mel(4))
+            core.embed_audio(one_block.mel(4))
 
 
 @pytest.mark.parametrize(

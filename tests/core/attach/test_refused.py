@@ -75,24 +75,24 @@ def test_one_sae_at_a_point(core: WhisperCore) -> None:
         (lambda x: [x], "gave list"),
     ],
 )
-def test_an_sae_that_gives_something_else(one: Twins, core: WhisperCore, encode: Callable, words: str) -> None:
+def test_an_sae_that_gives_something_else(one_block: Twins, core: WhisperCore, encode: Callable, words: str) -> None:
     sae = Sized(32)
     sae.encode = encode  # type: ignore[method-assign]
     with pytest.raises(PatchError, match=words), core.attach_sae(sae, RESID):
-        core(one.mel(), one.tokens(2))
+        core(one_block.mel(), one_block.tokens(2))
 
 
-def test_an_sae_that_fails_says_where(one: Twins, core: WhisperCore) -> None:
+def test_an_sae_that_fails_says_where(one_block: Twins, core: WhisperCore) -> None:
     sae = Sized(32)
     sae.dec = torch.zeros(3, 3)
     with pytest.raises(RuntimeError) as raised, core.attach_sae(sae, RESID):
-        core(one.mel(), one.tokens(2))
+        core(one_block.mel(), one_block.tokens(2))
     assert raised.value.__notes__ == [f"raised in decode of the SAE attached at {RESID} [batch, position, d_model]"]
 
 
 @torch.no_grad()
-def test_a_point_of_its_own_may_be_named_as_its_output(one: Twins, core: WhisperCore) -> None:
-    sae, mel = Sized(32, d_out=32), one.mel()  # says d_out, as transcoders do
+def test_a_point_of_its_own_may_be_named_as_its_output(one_block: Twins, core: WhisperCore) -> None:
+    sae, mel = Sized(32, d_out=32), one_block.mel()  # says d_out, as transcoders do
     with core.attach_sae(sae, RESID, hook_out="encoder.blocks.0"):
         encoded = core.embed_audio(mel)
     with core.hooks([(RESID, sae)]):

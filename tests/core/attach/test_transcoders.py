@@ -24,8 +24,8 @@ from tests.core.twins import Twins
 
 @torch.no_grad()
 @pytest.mark.parametrize("positions", [None, slice(1, 3)])
-def test_transcoders_read_here_and_replace_there(one: Twins, core: WhisperCore, positions: slice | None) -> None:
-    mel, tokens, sae = one.mel(2), one.tokens(4, 2), Skips(32, d_out=32)
+def test_transcoders_read_here_and_replace_there(one_block: Twins, core: WhisperCore, positions: slice | None) -> None:
+    mel, tokens, sae = one_block.mel(2), one_block.tokens(4, 2), Skips(32, d_out=32)
     plain, clean = core.run_with_cache(mel, tokens, names_filter=list(MLP))
     read = clean[MLP[0]]
     predicted = sae.decode_like(sae.encode(read), read)
@@ -55,8 +55,8 @@ def test_transcoders_read_here_and_replace_there(one: Twins, core: WhisperCore, 
     assert torch.equal(core(mel, tokens), plain)
 
 
-def test_transcoders_may_follow_each_other(one: Twins, core: WhisperCore) -> None:
-    mel, tokens = one.mel(), one.tokens(3)
+def test_transcoders_may_follow_each_other(one_block: Twins, core: WhisperCore) -> None:
+    mel, tokens = one_block.mel(), one_block.tokens(3)
     a, b = ("encoder.blocks.0.hook_resid_pre", "encoder.blocks.0.hook_resid_mid"), (RESID, "encoder.hook_out")
     with ExitStack() as stack:
         for first, (hook, out) in enumerate((b, ("encoder.blocks.0.hook_resid_mid", RESID), a)):

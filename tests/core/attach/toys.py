@@ -13,7 +13,7 @@ PARTS = ["input", "acts_post", "recons", "error", "output"]
 RESID = "encoder.blocks.0.hook_resid_post"
 TOKENS = "decoder.blocks.0.hook_resid_post"
 MLP = ("decoder.blocks.0.hook_mlp_in", "decoder.blocks.0.hook_mlp_out")
-ONE = make_twins("one").core
+ONE = make_twins("one_block").core
 POINTS = [name for name, point in ONE.hook_dict.items() if layouts(point)]
 OTHERS = [name for name in ONE.hook_names() if name not in POINTS]
 
