@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_whisper._support.mel_image import mel_png
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.explorer.clips import HeardClip
 from hooked_whisper.explorer.edits import STACKS
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions import TranscriptChange
 from hooked_whisper.protocols import Interval
-from hooked_whisper.report.units.images import mel_png
 
 UNITS_SHOWN = 12
 _MOST_PIXELS = 480  # largest side of a pattern image

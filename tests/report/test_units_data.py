@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from hooked_whisper._support.mel_image import mel_png
 from hooked_whisper.errors import AudioError, HookedWhisperError
 from hooked_whisper.protocols import Interval
 from hooked_whisper.report.units import (
@@ -28,7 +29,6 @@ from hooked_whisper.report.units import (
     UnitStats,
 )
 from hooked_whisper.report.units.figures import histogram_figure, onset_figure, phone_colors, spread
-from hooked_whisper.report.units.images import mel_png
 from hooked_whisper.report.units.pages import embedded
 from hooked_whisper.report.units.records import (
     clip_record,

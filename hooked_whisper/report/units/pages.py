@@ -10,10 +10,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from hooked_whisper._support.mel_image import mel_png
 from hooked_whisper.report.page import _environment as report_environment
 from hooked_whisper.report.units.data import FRAME_S, MeanMel, SiteInfo, Unit, UnitExample
 from hooked_whisper.report.units.figures import histogram_figure, onset_figure, phone_colors
-from hooked_whisper.report.units.images import mel_png
 from hooked_whisper.report.units.records import Record, dump, label_at
 
 

@@ -14,11 +14,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from hooked_whisper._support.mel_image import mel_png
 from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.audio import to_mp3_bytes
 from hooked_whisper.errors import HookedWhisperError, closest
 from hooked_whisper.report.units.data import POSITION_S, PageClip, SiteInfo, Unit
-from hooked_whisper.report.units.images import mel_png
 from hooked_whisper.report.units.pages import render_asset, render_index, render_unit
 from hooked_whisper.report.units.records import (
     Record,
