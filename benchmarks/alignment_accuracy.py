@@ -94,11 +94,11 @@ def alignment_accuracy(folder: Path) -> dict[str, Any]:
     }
 
 
-def _hand_words(found: Alignment, hand: Alignment) -> list[Interval]:
+def _hand_words(alignment: Alignment, hand: Alignment) -> list[Interval]:
     """Return the hand labels of each word. A hyphenated word has several."""
     labels = list(hand.words)
     joined = []
-    for word in found.words:
+    for word in alignment.words:
         n = len([part for part in word.label.split("-") if part])
         n = 1 if "-" in (labels[0].label if labels else "") else n
         parts, labels = labels[:n], labels[n:]
@@ -108,10 +108,10 @@ def _hand_words(found: Alignment, hand: Alignment) -> list[Interval]:
     return joined
 
 
-def _agreement(found: Alignment, hand: Alignment) -> tuple[int, int]:
+def _agreement(alignment: Alignment, hand: Alignment) -> tuple[int, int]:
     """Return the number of frames whose phone matches the hand label, and of frames that have a hand label."""
-    centers = np.arange(FRAME_S / 2, min(found.duration, hand.duration), FRAME_S)
-    ours = _labels_at(found.phones, centers)
+    centers = np.arange(FRAME_S / 2, min(alignment.duration, hand.duration), FRAME_S)
+    ours = _labels_at(alignment.phones, centers)
     theirs = [_LABELS.get(label, label.upper()) for label in _labels_at(hand.phones, centers)]
     spoken = [(a, b) for a, b in zip(ours, theirs, strict=True) if b not in (SILENCE, "")]
     return sum(a == b for a, b in spoken), len(spoken)

@@ -62,9 +62,9 @@ class Clock:
         self.wall.setdefault(name, []).append(time.perf_counter() - wall)
         self.cpu.setdefault(name, []).append(time.process_time() - cpu)
 
-    def ratios(self, one: str, other: str) -> tuple[list[float], list[float]]:
+    def ratios(self, numerator: str, denominator: str) -> tuple[list[float], list[float]]:
         """Return the ratios of wall seconds and of CPU seconds, per round."""
-        wall, cpu = ([a / b for a, b in zip(t[one], t[other], strict=True)] for t in (self.wall, self.cpu))
+        wall, cpu = ([a / b for a, b in zip(t[numerator], t[denominator], strict=True)] for t in (self.wall, self.cpu))
         return wall, cpu
 
 

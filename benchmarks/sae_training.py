@@ -78,10 +78,10 @@ def machine(threads: int, device: str) -> dict[str, Any]:
     }
 
 
-def table(name: str, cases: list[Case], found: dict[str, Any], score_at: tuple[int, ...]) -> str:
+def table(name: str, cases: list[Case], results: dict[str, Any], score_at: tuple[int, ...]) -> str:
     heads = ["steps/s", "activations/s", "times as long as ours", "quartiles", "memory MB"]
     heads += [f"explained at {point}" for point in score_at] + ["L0", "dead"]
-    others = found["others_used_cores"]
+    others = results["others_used_cores"]
     ours, rates = cases[0], " and ".join(f"{rate:.2g}" for rate in sorted({case.lr for case in cases}))
     lines = [
         f"{name}: d_sae {ours.d_sae}, k {ours.k}, batch {ours.batch}, Adam's rate {rates}"
@@ -90,7 +90,7 @@ def table(name: str, cases: list[Case], found: dict[str, Any], score_at: tuple[i
         f"| {name} | " + " | ".join(heads) + " |",
         "|---" * (len(heads) + 1) + "|",
     ]
-    for row in found["implementations"]:
+    for row in results["implementations"]:
         ratio, last = row["times_as_long"], row["scores"][score_at[-1]]
         cells = [
             f"{row['name']} {row['version']}",

@@ -89,9 +89,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     return results
 
 
-def memory(size: str, chosen: list[Case]) -> list[dict[str, Any]]:
+def memory(size: str, cases: list[Case]) -> list[dict[str, Any]]:
     peaks = []
-    for case in chosen:
+    for case in cases:
         if not any(fnmatch.fnmatch(case.name, pattern) for pattern in KEEPING):
             continue
         for who in case.work:

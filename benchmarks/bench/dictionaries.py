@@ -24,12 +24,12 @@ def section(path: Path = LEFT) -> str | None:
     return "\n".join(lines)
 
 
-def _row(one: dict[str, Any]) -> tuple[object, ...]:
-    ratio = one["times_as_long"]
+def _row(result: dict[str, Any]) -> tuple[object, ...]:
+    ratio = result["times_as_long"]
     return (
-        f"{one['name']} {one['version']}",
-        f"{one['activations_per_s']:,.0f}",
+        f"{result['name']} {result['version']}",
+        f"{result['activations_per_s']:,.0f}",
         f"{ratio['median']:.2f}",
         "{:.2f} to {:.2f}".format(*ratio["quartiles"]),
-        f"{one['peak_mb']:.0f}",
+        f"{result['peak_mb']:.0f}",
     )

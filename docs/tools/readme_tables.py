@@ -98,8 +98,8 @@ def speech_table(path: Path) -> str:
     return table(("model", "English, 95 % interval", "held-out voices", "other languages"), rows).strip()
 
 
-def _rate(one: Mapping[str, float]) -> str:
-    return f"{one['wer']:.1f} % [{one['low']:.1f}, {one['high']:.1f}]"
+def _rate(estimate: Mapping[str, float]) -> str:
+    return f"{estimate['wer']:.1f} % [{estimate['low']:.1f}, {estimate['high']:.1f}]"
 
 
 KINDS: dict[str, Callable[[Path], str]] = {

@@ -72,10 +72,10 @@ def passes(model: HookedWhisper, n_frames: int = 3000):
     return call
 
 
-def check(found: Left, most: float = MOST) -> None:
-    assert found.low < most, found  # the interval: caches may still fill a little
-    assert found.resident < 64 * 2**20, found
-    assert found.tensors <= 0 and found.threads <= 0 and found.files <= 0, found
+def check(left: Left, most: float = MOST) -> None:
+    assert left.low < most, left  # the interval: caches may still fill a little
+    assert left.resident < 64 * 2**20, left
+    assert left.tensors <= 0 and left.threads <= 0 and left.files <= 0, left
 
 
 @pytest.mark.parametrize("n", [60, pytest.param(2000, marks=pytest.mark.slow)])
