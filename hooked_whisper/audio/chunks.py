@@ -40,9 +40,9 @@ class Layout:
     align: int = 2
     counts_head: bool = False
 
-    def chunk(self, stream: Seekable, at: int) -> tuple[bytes, int, int] | None:
+    def chunk(self, stream: Seekable, offset: int) -> tuple[bytes, int, int] | None:
         """Return the name, content offset and size of the chunk at an offset; ``None`` if there is no chunk."""
-        head = read_at(stream, at, self.head)
+        head = read_at(stream, offset, self.head)
         if len(head) < self.head or not _NAME.match(head):
             return None
         size = struct.unpack(self.order + ("I" if self.head == 8 else "Q"), head[-4 if self.head == 8 else -8 :])[0]
@@ -50,7 +50,7 @@ class Layout:
             return None
         if self.counts_head and size < self.head:
             return None
-        return head[:4], at + self.head, size - (self.head if self.counts_head else 0)
+        return head[:4], offset + self.head, size - (self.head if self.counts_head else 0)
 
     def after(self, content: int, size: int, start: int) -> int:
         end = content + size
@@ -171,7 +171,7 @@ def wav_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]
             offset = joined or end
             continue
         if not pieces and not joined and _is_sound(stream, layout, start, end, content, size, stop):
-            return [_as_it_is(stream, start, end)]
+            return [_unchanged(stream, start, end)]
         pieces += _as_wavs(stream, b"RIFX" if layout is RIFX else b"RIFF", fmt, (content, stop), block)
         offset = joined or end
     return pieces
@@ -221,7 +221,7 @@ def _is_sound(stream: Seekable, layout: Layout, start: int, end: int, content: i
     return content + size == stop and abs(start + whole - end) <= layout.align
 
 
-def _as_it_is(stream: Seekable, start: int, end: int) -> Piece:
+def _unchanged(stream: Seekable, start: int, end: int) -> Piece:
     return Piece(stream if (start, end) == (0, size_of(stream)) else Spliced(stream, [(start, end)]))
 
 
@@ -289,7 +289,7 @@ def _iff_piece(stream: Seekable, name: str, start: int, end: int) -> Piece:
     stop = sound_end(stream, name, IFF, sound, end)
     whole = int.from_bytes(read_at(stream, start + 4, 4)) + 8
     if stop == content + size and abs(start + whole - end) <= 1:
-        return _as_it_is(stream, start, end)
+        return _unchanged(stream, start, end)
     leading = read_at(stream, start + 8, content - 4 - start - 8)
     if body == b"SSND":
         offset = by_name[b"COMM"][0] - start - 8
@@ -328,7 +328,7 @@ def caf_pieces(stream: Seekable, name: str, start: int, end: int) -> list[Piece]
     per_second = rate * packet / frames if packet and frames else _bytes_per_second(stream, by_name, rate, size)
     stop = sound_end(stream, name, CAF, Sound(content, declared, per_second, packet or 1), end)
     if stop == content + size:
-        return [_as_it_is(stream, start, end)]
+        return [_unchanged(stream, start, end)]
     head = read_at(stream, start, content - start - 8) + struct.pack(">q", stop - content)
     return [Piece(Spliced(stream, [head, (content, stop)]))]
 

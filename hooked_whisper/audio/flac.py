@@ -112,9 +112,9 @@ def _last_frame(stream: Seekable, begin: int, end: int, info: _StreamInfo) -> tu
     return (True, first + n) if _may_end_early(tail[mark:]) else (False, first)
 
 
-def _frame_at(data: bytes, at: int, info: _StreamInfo) -> tuple[int, int] | None:
-    """Return the first sample and the number of samples of a frame at this offset; ``None`` if there is no frame."""
-    head = data[at : at + 16]
+def _frame_at(data: bytes, offset: int, info: _StreamInfo) -> tuple[int, int] | None:
+    """Return the first sample and the number of samples of the frame at an offset; ``None`` if there is no frame."""
+    head = data[offset : offset + 16]
     if len(head) < 6 or head[1] & 0xFE != 0xF8 or head[3] & 1:
         return None
     block_code, rate_code = head[2] >> 4, head[2] & 15

@@ -48,7 +48,7 @@ def mel_to_power(
 def griffin_lim(
     mel: Float[Tensor, "*batch mel frame"], iterations: int = 32, seed: int = 0
 ) -> Float[Tensor, "*batch sample"]:
-    """Return 16 kHz audio of ``160 * frame`` samples whose log-mel approximates the given one.
+    """Return 16 kHz audio of ``160 * frame`` samples whose log-mel approximates ``mel``.
 
     The magnitudes come from :func:`mel_to_power`. The phases start at random (``seed``) and are refined by the fast
     Griffin-Lim algorithm (momentum 0.99), with the window and hop of the log-mel. A clip beyond full scale is scaled to

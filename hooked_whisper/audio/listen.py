@@ -138,9 +138,11 @@ def save_audio(path: str | os.PathLike[str], audio: Samples, sample_rate: int = 
 def _checked(audio: Samples) -> Float[Tensor, "sample"]:
     samples = torch.as_tensor(audio).detach().float().cpu()
     if samples.numel() == 0:
-        raise AudioError("there are no samples to write")
+        raise AudioError("the audio has no samples: there is nothing to write")
     if not torch.isfinite(samples).all():
-        raise AudioError("the samples hold NaN or infinity: repair them before writing")
+        raise AudioError(
+            "the samples have NaN or infinite values: repair them before writing, for example with numpy.nan_to_num"
+        )
     return samples
 
 

@@ -218,7 +218,7 @@ def _decode(source: Any, sample_rate: Number | None) -> tuple[Tensor, Number, st
     if (decoded := _of_decoder(source)) is not None:
         return _decode_array(*decoded, sample_rate)
     samples, rate, name = _decode_file(source)
-    _agree(rate, sample_rate, name)
+    _check_rate(rate, sample_rate, name)
     return torch.from_numpy(samples), rate, name
 
 
@@ -233,7 +233,7 @@ def _of_decoder(source: Any) -> tuple[Any, Any] | None:
 
 
 def _decode_array(array: Any, rate: Any, sample_rate: Number | None) -> tuple[Tensor, Number, str]:
-    _agree(rate, sample_rate, "audio array")
+    _check_rate(rate, sample_rate, "audio array")
     return _mono_float(array if isinstance(array, Tensor) else np.asarray(array), "audio array"), rate, "audio array"
 
 
@@ -304,9 +304,11 @@ def _warn_if_loud(samples: Tensor, name: str) -> None:
         )
 
 
-def _agree(own: Number, given: Number | None, name: str) -> None:
-    if given is not None and given != own:
-        raise AudioError(f"{name} has its own rate of {own} Hz, but sample_rate={given}: leave sample_rate out")
+def _check_rate(rate: Number, requested: Number | None, name: str) -> None:
+    if requested is not None and requested != rate:
+        raise AudioError(
+            f"{name} is at {rate} Hz, but sample_rate={requested}: omit sample_rate, which is for bare arrays"
+        )
 
 
 def _mono_float(array: np.ndarray | Tensor, name: str) -> Tensor:

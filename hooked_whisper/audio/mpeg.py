@@ -96,13 +96,13 @@ class Stream:
     cut: bool = False  # the file ends inside its last frame
     heads: list[int] = field(default_factory=list)
 
-    def add(self, at: int, size: int) -> None:
+    def add(self, offset: int, size: int) -> None:
         self.n_frames += 1
-        self.heads.append(at)
-        if self.spans and self.spans[-1][1] == at:
-            self.spans[-1][1] = at + size
+        self.heads.append(offset)
+        if self.spans and self.spans[-1][1] == offset:
+            self.spans[-1][1] = offset + size
         else:
-            self.spans.append([at, at + size])
+            self.spans.append([offset, offset + size])
 
 
 def is_mpeg(data: bytes) -> bool:
@@ -213,19 +213,19 @@ def _sync(data: bytes, offset: int, end: int, base: int, limit: int) -> int:
     return -1
 
 
-def _next_tag(data: bytes, at: int, end: int) -> int:
-    return min((mark for word in (b"ID3", b"APETAGEX") if (mark := data.find(word, at, end)) >= 0), default=-1)
+def _next_tag(data: bytes, offset: int, end: int) -> int:
+    return min((mark for word in (b"ID3", b"APETAGEX") if (mark := data.find(word, offset, end)) >= 0), default=-1)
 
 
-def _free_size(data: bytes, at: int, header: Header) -> int:
+def _free_size(data: bytes, offset: int, header: Header) -> int:
     """Return the size of an unpadded frame in free format from the distance to the next two headers, or 0."""
-    like = data[at : at + 2]
-    mark = at + 4
-    while (mark := data.find(like, mark + 1, at + _LONGEST_FREE)) >= 0:
+    like = data[offset : offset + 2]
+    mark = offset + 4
+    while (mark := data.find(like, mark + 1, offset + _LONGEST_FREE)) >= 0:
         other = parse_header(int.from_bytes(data[mark : mark + 4]))
         if other is None or other.size or other.kind != header.kind:
             continue
-        base = mark - at - header.padding
+        base = mark - offset - header.padding
         third = mark + base + other.padding
         if third >= len(data) - 4:
             return base

@@ -100,9 +100,9 @@ def size_of(stream: Seekable) -> int:
     return size
 
 
-def read_at(stream: Seekable, at: int, n: int) -> bytes:
+def read_at(stream: Seekable, offset: int, n: int) -> bytes:
     """Read ``n`` bytes at an offset; fewer at the end of the file."""
-    stream.seek(at)
+    stream.seek(offset)
     return stream.read(n)
 
 

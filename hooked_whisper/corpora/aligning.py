@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import signal
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tqdm import tqdm
 
-from hooked_whisper._support.renamed import RenamedWarning
+from hooked_whisper._support.renamed import renamed_property
 from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.corpora.forced_alignment import (
     AlignmentJob,
@@ -102,12 +101,7 @@ class CorpusAlignments:
     seconds: float
 
     if not TYPE_CHECKING:
-
-        @property
-        def kept(self) -> tuple[str, ...]:
-            """The name of ``unchanged`` in version 0.1."""
-            warnings.warn("CorpusAlignments.kept is now called unchanged", RenamedWarning, stacklevel=2)
-            return self.unchanged
+        kept = renamed_property("kept", "unchanged")
 
 
 def align_corpus(

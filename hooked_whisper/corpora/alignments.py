@@ -49,7 +49,9 @@ def read_alignment(path: Place, utterance: str = "", tiers: Tiers = USUAL) -> Al
     path = as_path(path)
     raw, source = read_bytes(path, AlignmentError), repr(str(path))
     if raw.startswith(b"ooBinaryFile"):
-        raise AlignmentError(f"{source} is a binary Praat file, which is not read: save it as a text file in Praat")
+        raise AlignmentError(
+            f"{source} is a binary Praat file, which is not supported: save it as a text file in Praat"
+        )
     content = decode_text(raw, path, AlignmentError)
     ending = path.suffix.lower()
     kind = ending if ending in ALIGNMENT_ENDINGS else _looks_like(content)
@@ -72,11 +74,11 @@ def apply_alignments(
 ) -> list[Recording]:
     """Return the recordings with words and phones from alignment files.
 
-    A file belongs to the recording whose id equals the file's path in the folder, without the ending; otherwise to the
-    only recording whose id ends with the file's name, if no other file has that name. A CTM belongs to the recordings
-    that it names; one with a single utterance also to the recording with the name of the file. Several files of a
-    recording, such as ``.phn`` and ``.wrd``, are merged. The number of matches is logged, and recordings without a
-    match stay unchanged. CTMs are read now, other files when an alignment is requested.
+    A file is matched to the recording whose id equals the file's path in the folder without the ending. If there is
+    none, it is matched by its name to the recording whose id ends with that name, provided that both are unique. A CTM
+    is matched to the recordings that it names; if it has a single utterance, also to the recording named like the file.
+    Several files of one recording, such as ``.phn`` and ``.wrd``, are merged. The number of matches is logged, and
+    recordings without a match stay unchanged. CTMs are read immediately, other files when an alignment is requested.
 
     Args:
         source: a folder (searched recursively), a file, or several of either.
@@ -87,7 +89,7 @@ def apply_alignments(
     """
     sources = [source] if isinstance(source, str | os.PathLike | UPath) else list(source)
     if not sources:
-        raise AlignmentError("no alignments were given: give a folder, or files")
+        raise AlignmentError("source is an empty list: pass a folder of alignments, or files")
     table: dict[str, list[Finder]] = {}
     for place in map(as_path, sources):
         is_folder = place.is_dir()
@@ -96,7 +98,7 @@ def apply_alignments(
             raise AlignmentError(f"folder {str(place)!r} has no files in {', '.join(ALIGNMENT_ENDINGS)}")
         for path in sorted(files, key=_rank):
             name = inside(path, place).with_suffix("").as_posix() if is_folder else path.stem
-            for key, finder in _finders(path, name, tiers, sure=is_folder and not is_local(place)):
+            for key, finder in _finders(path, name, tiers, exists=is_folder and not is_local(place)):
                 table.setdefault(key, []).append(finder)
     keys = _matches([r.id for r in corpus], list(table))
     n = sum(key is not None for key in keys)
@@ -147,16 +149,16 @@ def _from_ctm(content: str, name: str, tier: Tier, tiers: Tiers, source: str) ->
         if len(lines) > 1:
             examples = ", ".join(map(repr, list(lines)[:3]))
             raise AlignmentError(
-                f"{source} has {len(lines)} utterances, {examples} ..., but no {name!r}: give one of them"
+                f"{source} has {len(lines)} utterances, {examples} ..., but no {name!r}: pass one of them as utterance"
             )
         wanted = next(iter(lines))
     return ctm_alignment(wanted, lines[wanted], tier, tiers, source)
 
 
-def _finders(path: AnyPath, name: str, tiers: Tiers, sure: bool) -> list[tuple[str, Finder]]:
-    """Return the recordings that a file aligns and how to read each. sure: a listing has just shown that it exists."""
+def _finders(path: AnyPath, name: str, tiers: Tiers, exists: bool) -> list[tuple[str, Finder]]:
+    """Return the recordings that a file aligns and how to read each. exists: do not check whether the file exists."""
     if path.suffix.lower() != ".ctm":
-        if not sure and not path.is_file():
+        if not exists and not path.is_file():
             raise AlignmentError(f"there is no file {str(path)!r}: check the path and the working folder")
         return [(name, partial(read_alignment, path, name, tiers))]
     source, tier = repr(str(path)), _ctm_tier(path)

@@ -33,7 +33,7 @@ def asterisk(path: Place, texts: Place | None = None) -> list[Recording]:
     Args:
         path: a folder with the unpacked packages ``asterisk-core-sounds-<language>`` and ``...-g722`` (``dpkg -x``),
             or ``/usr/share/asterisk/sounds``, or the folder of a voice.
-        texts: the list, if it is neither in the folder nor in ``doc`` of the same ``share``.
+        texts: path of the list of texts. Default: search the folder, then ``share/doc`` of the same installation.
 
     Raises:
         AudioError: the folder, its ``.g722`` files or the list of texts is missing.
@@ -68,10 +68,10 @@ def asterisk(path: Place, texts: Place | None = None) -> list[Recording]:
     if not corpus:
         raise AudioError(f"folder {str(folder)!r} has only prompts without words, such as tones")
     if silent:
-        log.warning("%d prompts without words are left out: %s", len(silent), _some(silent))
+        log.warning("%d prompts without words are left out: %s", len(silent), _listed(silent))
     without = [recording.id for recording in corpus if not recording.text]
     if without:
-        log.warning("%d prompts have no text in the list: %s", len(without), _some(without))
+        log.warning("%d prompts have no text in the list: %s", len(without), _listed(without))
     return corpus
 
 
@@ -117,11 +117,11 @@ def _voice(file: PurePath, top: str) -> tuple[str, str]:
     """Return the voice's folder and the prompt's name in it, from a path in the corpus."""
     parts = (top, *file.with_suffix("").parts)
     named = [k for k, part in enumerate(parts[:-1]) if (match := _VOICE.fullmatch(part)) and match[0] != match[1]]
-    behind = [k + 1 for k, part in enumerate(parts[:-2]) if part == "sounds"]
-    index = next(iter(named), next(iter(behind), 0))
+    below_sounds = [k + 1 for k, part in enumerate(parts[:-2]) if part == "sounds"]
+    index = next(iter(named), next(iter(below_sounds), 0))
     return parts[index], PurePosixPath(*parts[index + 1 :]).as_posix()
 
 
-def _some(names: Sequence[str] | Iterable[str]) -> str:
+def _listed(names: Sequence[str] | Iterable[str]) -> str:
     names = list(names)
     return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")

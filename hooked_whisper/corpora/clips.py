@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from functools import cached_property, partial, wraps
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
-from hooked_whisper._support.renamed import RenamedWarning
+from hooked_whisper._support.renamed import RenamedWarning, renamed_property
 from hooked_whisper.audio import SAMPLE_RATE
 from hooked_whisper.corpora.records import Recording
 from hooked_whisper.protocols import Alignment
@@ -18,12 +19,12 @@ from hooked_whisper.protocols import Alignment
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """Samples of a recording, loaded.
+    """The samples of a recording, or of a part of it.
 
     Attributes:
-        recording: where the samples come from; id, speaker, text and alignment are its own.
+        recording: the recording that the samples belong to; it has the id, speaker, text and alignment.
         samples: 16 kHz mono.
-        offset: where in the recording the samples begin, seconds.
+        offset: start of the samples in the recording, in seconds.
     """
 
     recording: Recording
@@ -47,29 +48,29 @@ class Clip:
         speaker: str | None = None,
         offset: float | int = 0.0,
     ) -> Clip:
-        """Make a clip from samples and their alignment, as synthesis and edits of speech give them.
+        """Make a clip from samples and their alignment, such as synthesized or edited speech.
 
         Args:
-            speaker: default: the alignment's.
-            offset: where the samples begin in the recording of the alignment, seconds.
+            speaker: default: the speaker of the alignment.
+            offset: start of the samples in the recording of the alignment, in seconds.
         """
         recording = Recording(
             alignment.utterance,
             samples,
             speaker=alignment.speaker if speaker is None else speaker,
             text=alignment.text,
-            find_alignment=partial(_same, alignment),
+            find_alignment=partial(_constant, alignment),
         )
         return cls(recording, samples, offset)
 
     def with_alignment(self, alignment: Alignment) -> Clip:
-        """Return the same samples with another alignment, and its id and text; its speaker too if it names one."""
+        """Return the clip with another alignment, and with its id, text and (unless it is empty) speaker."""
         recording = replace(
             self.recording,
             id=alignment.utterance,
             speaker=alignment.speaker or self.speaker,
             text=alignment.text,
-            find_alignment=partial(_same, alignment),
+            find_alignment=partial(_constant, alignment),
         )
         return replace(self, recording=recording)
 
@@ -87,7 +88,7 @@ class Clip:
 
     @cached_property
     def alignment(self) -> Alignment:
-        """Words and phones in seconds from the start of the recording; without either if nobody aligned it.
+        """Words and phones in seconds from the start of the recording; both are empty if the recording is not aligned.
 
         Raises:
             AlignmentError: the alignment file is broken.
@@ -95,13 +96,14 @@ class Clip:
         end = self.offset + self.duration
         return self.recording.alignment() or Alignment(self.id, self.speaker, self.text, end)
 
-    if not TYPE_CHECKING:
+    if not TYPE_CHECKING:  # names of version 0.1
+        audio = renamed_property("audio", "samples")
 
         @property
-        def audio(self) -> Float[np.ndarray, "sample"]:
-            """The name of ``samples`` in version 0.1."""
-            warnings.warn("Clip.audio is now called Clip.samples", RenamedWarning, stacklevel=2)
-            return self.samples
+        def split(self) -> str:
+            """The split of a clip of the synthetic corpus, now in the alignment."""
+            warnings.warn('Clip.split is now clip.alignment.extra["split"]', RenamedWarning, stacklevel=2)
+            return self.alignment.extra.get("split", "")
 
     @property
     def sample_rate(self) -> int:
@@ -109,9 +111,36 @@ class Clip:
 
     @property
     def duration(self) -> float:
-        """Seconds of the samples."""
+        """Length of the samples in seconds."""
         return len(self.samples) / SAMPLE_RATE
 
 
-def _same(alignment: Alignment) -> Alignment:
+def _constant(alignment: Alignment) -> Alignment:
     return alignment
+
+
+def _accept_arguments_of_0_1(init: Callable[..., None]) -> Callable[..., None]:
+    """Also accept ``Clip(audio=..., alignment=..., split=...)`` and warn."""
+
+    @wraps(init)
+    def accept(
+        self: Clip,
+        *args: Any,
+        audio: Float[np.ndarray, "sample"] | None = None,
+        alignment: Alignment | None = None,
+        split: str = "",
+        **kwargs: Any,
+    ) -> None:
+        if audio is None or alignment is None:
+            init(self, *args, **kwargs)
+            return
+        warnings.warn("Clip(audio=, alignment=) is now Clip.aligned(samples, alignment)", RenamedWarning, stacklevel=2)
+        if split:
+            alignment = replace(alignment, extra={**alignment.extra, "split": split})
+        init(self, Clip.aligned(audio, alignment).recording, audio, **kwargs)
+
+    return accept
+
+
+if not TYPE_CHECKING:
+    Clip.__init__ = _accept_arguments_of_0_1(Clip.__init__)

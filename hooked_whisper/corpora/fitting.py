@@ -18,15 +18,15 @@ from hooked_whisper.corpora.tiers import ORIGIN
 from hooked_whisper.errors import AlignmentError, AudioError
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
 
-_BEYOND_S = 0.1  # allowed: aligners count frames and pad the audio
+_BEYOND_S = 0.1  # tolerance: aligners count whole frames and pad the audio
 
 
 def fitted(alignment: Alignment, source: Any, name: str) -> Alignment:
     """Return the alignment with times from the start of its audio.
 
-    A TextGrid that begins after 0 has been read with times from its start, for audio that was cut out with it. If the
-    audio is at least as long as the TextGrid's end time, it is the whole recording, and the times of the file are
-    restored. The duration is unknown, and not checked, for URLs and for formats that PyAV decodes (m4a).
+    A TextGrid that begins after 0 is read with times relative to its start, which is right if its audio was cut out
+    too. If the audio is as long as the TextGrid's end time, it is the whole recording, and the times of the file are
+    restored. Durations are not checked for URLs and for formats that PyAV decodes (m4a).
 
     Args:
         source: the recording's :attr:`~hooked_whisper.corpora.Recording.source`.
@@ -43,8 +43,8 @@ def fitted(alignment: Alignment, source: Any, name: str) -> Alignment:
             before = (Interval(0.0, origin, SILENCE),) if moved.phones else ()
             alignment = replace(moved, phones=(*before, *moved.phones))
         alignment = replace(alignment, extra=extra)
-    said = [i for i in (*alignment.words, *alignment.phones) if i.label != SILENCE]
-    last = max(said, key=lambda interval: interval.end, default=None)
+    spoken = [i for i in (*alignment.words, *alignment.phones) if i.label != SILENCE]
+    last = max(spoken, key=lambda interval: interval.end, default=None)
     if seconds is not None and last is not None and last.end > seconds + _BEYOND_S:
         raise AlignmentError(
             f"{name}: {last.label!r} of its alignment ends at {last.end:.2f} s, but the audio lasts {seconds:.2f} s: "

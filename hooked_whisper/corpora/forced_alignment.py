@@ -30,7 +30,7 @@ from hooked_whisper.errors import AlignmentError, check_option
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
 
 OutOfDictionary = Literal["guess", "skip"]
-LONGEST_S = 1200.0  # longest tested: processor time grows faster than the length
+LONGEST_S = 1200.0  # the longest tested; processing time grows faster than the length
 PIECE_S = 30.0  # approximate length of the pieces searched for phones: memory grows with its square
 FRAME_S = 0.01
 WINDOW_S = 0.0256  # of one feature vector
@@ -110,7 +110,9 @@ def alignment_job(samples: Float[Tensor, "sample"], text: str, oov: OutOfDiction
         )
     missing = _missing(words)
     if missing and oov == "skip":
-        raise AlignmentError(f"not in the dictionary: {', '.join(missing)}; --oov guess (the default) takes a guess")
+        raise AlignmentError(
+            f"not in the dictionary: {', '.join(missing)}; --oov guess (the default) guesses their phones"
+        )
     guessed = {said: dictionary.guess(said) for said in missing}
     said = {
         spoken: (guessed[spoken],) if spoken in guessed else dictionary[spoken]
@@ -161,7 +163,7 @@ def as_alignment(
 
 
 def check_oov(oov: str) -> None:
-    """Raise ``AlignmentError`` unless it is ``"guess"`` or ``"skip"``."""
+    """Raise ``AlignmentError`` unless ``oov`` is ``"guess"`` or ``"skip"``."""
     check_option("oov", oov, get_args(OutOfDictionary), AlignmentError)
 
 
@@ -179,7 +181,7 @@ def find_times(job: AlignmentJob) -> tuple[list[Labelled], list[Labelled]]:
         AlignmentError: the words do not match the audio.
     """
     for beam in _BEAMS:
-        # a new decoder: a used one gives other times at the beginning of the next recording
+        # a new decoder each time: a used one changes the first times of the next recording
         with _Decoder(beam, job.dictionary) as decoder:
             spoken = _all_words(decoder, job)
         if spoken is not None:
@@ -237,7 +239,7 @@ class _Decoder:
     def __enter__(self) -> _Decoder:
         from pocketsphinx import Decoder
 
-        with TemporaryDirectory() as folder:  # loading the whole dictionary would take five times as long
+        with TemporaryDirectory() as folder:  # with the whole dictionary, loading takes five times as long
             path = Path(folder) / "words.dict"
             path.write_text("".join(f"{line}\n" for line in self._lines()), encoding="utf-8")
             self._decoder: Any = Decoder(
@@ -304,25 +306,25 @@ def _seconds(value: float) -> float:
     return round(value, 6)
 
 
-def _joined(job: AlignmentJob, found: Sequence[Word]) -> tuple[list[Labelled], list[Labelled]]:
+def _joined(job: AlignmentJob, spoken_words: Sequence[Word]) -> tuple[list[Labelled], list[Labelled]]:
     """Merge spoken words into written ones, and fill the gaps between phones with silence."""
     duration = _seconds(job.duration)
 
-    def at(seconds: float) -> float:
+    def centered(seconds: float) -> float:
         return _seconds(min(max(seconds + _SHIFT_S, 0.0), duration))
 
     words: list[Labelled] = []
     phones: list[Labelled] = []
-    spoken = iter(found)
+    spoken = iter(spoken_words)
     for written in job.words:
         parts = [next(spoken) for _ in written.said]
         for _, inner in parts:
             for label, start, end in inner:
                 before = phones[-1][2] if phones else 0.0
-                if at(start) > before:
-                    phones.append((SILENCE, before, at(start)))
-                phones.append((label if label in PHONES else SILENCE, max(before, at(start)), at(end)))
-        words.append((written.label, at(parts[0][0][1]), at(parts[-1][0][2])))
+                if centered(start) > before:
+                    phones.append((SILENCE, before, centered(start)))
+                phones.append((label if label in PHONES else SILENCE, max(before, centered(start)), centered(end)))
+        words.append((written.label, centered(parts[0][0][1]), centered(parts[-1][0][2])))
     if phones[-1][2] < duration:
         phones.append((SILENCE, phones[-1][2], duration))
     return words, phones

@@ -42,7 +42,7 @@ def to_json(alignment: Alignment) -> str:
 
 
 def from_dict(data: dict[str, Any]) -> Alignment:
-    """Invert :func:`to_dict`."""
+    """Read an alignment from a dictionary that :func:`to_dict` returned."""
     return Alignment(
         data["utterance"],
         data["speaker"],
@@ -143,7 +143,7 @@ def _rows(entries: Iterable[tuple[str, Any]], tier: str, source: str) -> list[Ro
 
 
 def _number(value: Any, source: str, where: str) -> float:
-    # compared, not converted: an integer of JSON may be too large for a float
+    # compared before the conversion: a JSON integer may be too large for a float
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
         raise AlignmentError(f"{source}, {where}: times are seconds, numbers from 0, got {value!s:.40}")
     return float(value)

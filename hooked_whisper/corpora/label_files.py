@@ -35,8 +35,8 @@ def from_timit(
 ) -> Alignment:
     """Read a label file of TIMIT, such as ``.phn`` (``tier="phones"``) or ``.wrd`` (``"words"``), or of HTK (``.lab``).
 
-    The times tell the two apart. Scores and further columns of HTK are ignored. Words of TIMIT overlap where they share
-    a phone ("had your"): the second one takes it.
+    The format is detected from the times. Scores and further columns of HTK are ignored. Words of TIMIT overlap where
+    they share a phone ("had your"): the second word gets the shared time.
 
     Raises:
         AlignmentError: a line that is not ``start end label``, impossible times, or an HTK master label file; the
@@ -45,8 +45,8 @@ def from_timit(
     check_option("tier", tier, get_args(LabelTier), AlignmentError)
     if content.startswith(MASTER_LABELS):
         raise AlignmentError(
-            f"{source} is an HTK master label file (MLF), with the labels of many recordings, which is not read: write "
-            "one label file for each recording"
+            f"{source} is an HTK master label file (MLF), with the labels of many recordings, which is not supported: "
+            "write one label file for each recording"
         )
     labels = []
     for number, line in enumerate(content.split("\n"), 1):

@@ -3,7 +3,7 @@
 Each letter is aligned with zero, one or two phones; such a pair is a graphone. An n-gram model over graphones with
 interpolated Kneser-Ney smoothing, decoded by beam search, gives the phones of a new word. Source: Bisani and Ney 2008,
 "Joint-sequence models for grapheme-to-phoneme conversion", here with one letter per graphone and a Viterbi alignment.
-Training on 120,000 words takes a few seconds, so nothing is stored.
+Training on 120,000 words takes a few seconds, so the model is not stored.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class _Costs:
 
 
 def _first_costs(batches: Sequence[tuple[np.ndarray, np.ndarray]], n_phones: int) -> _Costs:
-    """Initialize the costs from how often a letter and a phone are at about the same place of a word."""
+    """Initialize the costs from how often a letter and a phone have about the same relative position in a word."""
     counts = np.full((len(LETTERS), n_phones), 1e-3)
     for letters, sounds in batches:
         places = np.linspace(0, sounds.shape[1] - 1, letters.shape[1]).round().astype(int)
@@ -149,9 +149,9 @@ class _Order:
         return np.where(seen, (discounted + _DISCOUNT * kinds * lower) / totals, lower)
 
 
-def _looked_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return values[places], keys[places] == wanted
+def _looked_up(keys: np.ndarray, values: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    indices = np.minimum(np.searchsorted(keys, queries), len(keys) - 1)
+    return values[indices], keys[indices] == queries
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,10 +239,10 @@ def _orders(rows: Sequence[Sequence[int]], order: int) -> tuple[_Order, ...]:
     return tuple(reversed(orders))
 
 
-def phone_errors(given: Phones, expected: Phones) -> int:
+def phone_errors(actual: Phones, expected: Phones) -> int:
     """Return the edit distance between two pronunciations."""
     row = list(range(len(expected) + 1))
-    for i, phone in enumerate(given, 1):
+    for i, phone in enumerate(actual, 1):
         above, row[0] = row[0], i
         for j, other in enumerate(expected, 1):
             above, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, above + (phone != other))

@@ -150,7 +150,7 @@ def _rows(path: AnyPath, columns: Mapping[str, str]) -> Iterator[_Cells]:
                 continue
             if len(cells) != len(header):
                 raise AudioError(
-                    f"{where} has {len(cells)} columns, the header {len(header)}: quote what has separators"
+                    f"{where} has {len(cells)} columns, the header {len(header)}: quote cells with separators"
                 )
             yield _Cells(dict(zip(header, cells, strict=True)), where)
     except csv.Error as error:
@@ -166,7 +166,7 @@ def _json_rows(content: str, source: str, columns: Mapping[str, str]) -> list[_C
         try:
             values = json.loads(line)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise AudioError(f"{where} is not JSON: {error}; a manifest has an object in every line") from error
+            raise AudioError(f"{where} is not JSON: {error}; a manifest has one object per line") from error
         if not isinstance(values, dict):
             raise AudioError(f"{where} is not an object with a 'path', but {line.strip()!r:.60}")
         rows.append(_Cells(values, where))
@@ -187,7 +187,7 @@ def _check_header(header: list[str], columns: Mapping[str, str], where: str) -> 
         hint = "".join(f"; is {name!r} meant to be {wanted!r}?" for name, wanted in near)
         raise AudioError(
             f"{where}: no column for the audio file ({', '.join(_COLUMNS['path'])}) among {', '.join(header)}{hint} "
-            "columns={'path': ...} says which it is"
+            "(columns={'path': ...} names another column)"
         )
 
 

@@ -47,7 +47,7 @@ def facts_of(tables: Sequence[AnyPath]) -> dict[str, Facts]:
         except AudioError as error:
             if "no column for the audio file" not in str(error):
                 raise
-            log.warning("%s names no audio files (column file_name) and is not used", table)
+            log.warning("%s has no column of audio files (file_name) and is ignored", table)
             continue
         facts.update({row.path: Facts(row.text, row.speaker, row.language) for row in rows})
     return facts

@@ -19,7 +19,7 @@ from hooked_whisper.protocols import Alignment, Interval
 
 FOLDER = Path(__file__).parents[1] / "packaged_speech"
 LIST = "utterances.jsonl"
-NAME = "packaged"  # given instead of a path, alone or with kinds: "packaged:prose,window"
+NAME = "packaged"  # accepted instead of a path, alone or with kinds: "packaged:prose,window"
 SpeechKind = Literal["prose", "pair", "conflict", "semantic", "fragment", "window", "foreign"]
 SplitName = Literal["train", "held-out"]
 PhonePosition = Literal["onset", "vowel", "coda"]

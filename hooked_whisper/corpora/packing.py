@@ -1,4 +1,4 @@
-"""Several clips in one window: a 30 s window costs the encoder the same however little is said in it."""
+"""Pack several clips into one window: the encoder needs the same time for 30 s of silence as for 30 s of speech."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SPARE = 0.5  # seconds left free at the end of the window
 
 
 def window_groups(clips: Sequence[Clip], room: float, gap: float = GAP) -> list[list[int]]:
-    """Group clips of one speaker, in their order, as many as fit in ``room`` seconds; a longer clip is a group alone.
+    """Group successive clips of each speaker so that a group lasts at most ``room`` seconds, gaps included.
 
-    Groups are in the order of the speakers' first clips.
+    A longer clip is a group by itself. Groups are in the order of the speakers' first clips.
     """
     by_speaker: dict[str, list[int]] = {}
     for i, clip in enumerate(clips):
@@ -36,9 +36,9 @@ def window_groups(clips: Sequence[Clip], room: float, gap: float = GAP) -> list[
 
 
 def clip_starts(clips: Sequence[Clip], gap: float = GAP, multiple: int = 1) -> list[int]:
-    """Return the sample where each clip starts if they are joined with ``gap`` seconds of silence between them.
+    """Return the first sample of each clip when clips are joined with ``gap`` seconds of silence between them.
 
-    multiple: clips start at multiples of this many samples; the silence is longer where needed.
+    multiple: clips start at multiples of this number of samples; the silence is lengthened as needed.
     """
     starts: list[int] = []
     end = 0

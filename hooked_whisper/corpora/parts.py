@@ -19,7 +19,7 @@ from hooked_whisper.corpora.tiers import ROUNDING_S
 from hooked_whisper.errors import AudioError
 
 _SOUGHT = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"FORM", b"caff", b".snd", b"NIST", b"fLaC")
-"""First bytes of the formats whose remote files can be fetched in part; others are fetched whole."""
+"""First bytes of formats whose remote files can be fetched in part; other files are fetched completely."""
 
 
 def load_part(path: AnyPath, start: float | int, end: float | int) -> Float[Tensor, "sample"]:

@@ -25,7 +25,7 @@ class Recording:
         speaker: empty if unknown. Splits by speaker count each such recording as a separate speaker.
         text: transcript; empty if unknown.
         find_alignment: reads words and phones with their times; ``None`` if the recording is not aligned.
-        text_source: the model that transcribed ``text``; empty for a given text.
+        text_source: the model that transcribed ``text``; empty if the text came with the corpus.
         language: code such as ``"en"``; empty if unknown.
     """
 
@@ -49,10 +49,8 @@ class Recording:
 
 
 def fingerprint(corpus: Sequence[Recording]) -> str:
-    """Return a SHA-256 of the recordings' ids, paths, speakers and texts, to tell whether a resumed run has the same
-    corpus.
-
-    It does not cover the audio: a file whose content has changed is not noticed.
+    """Return a SHA-256 of the recordings' ids, paths, speakers and texts, to check that a resumed run has the same
+    corpus. Changes of the audio itself are not detected.
     """
     digest = hashlib.sha256()
     for recording in corpus:

@@ -115,8 +115,8 @@ def _said(token: str, following: str, in_dictionary: InDictionary) -> list[str]:
     foreign = sorted({x for x in folded if x.isalpha() and not "a" <= x <= "z"})
     if foreign:
         raise AlignmentError(
-            f"the word {token!r} has the letters {''.join(foreign)!r}: forced alignment knows English only; give an "
-            "English text, or skip this recording"
+            f"the word {token!r} has the letters {''.join(foreign)!r}: forced alignment supports English only: give "
+            "an English text, or leave this recording out"
         )
     has_period = whole.rstrip("\"'”)],;:!?").endswith(".")
     if folded in _ABBREVIATIONS:

@@ -61,8 +61,8 @@ def from_textgrid(
     """
     if "TextGrid" not in content[:200]:
         known = _CLASS.search(content[:200])
-        what = f"a {known[1] or known[2]} of Praat" if known else "something else"
-        raise AlignmentError(f"{source} is not a TextGrid, but {what}: the header names no TextGrid")
+        kind = f", but a Praat {known[1] or known[2]}" if known else ""
+        raise AlignmentError(f"{source} is not a TextGrid{kind}: its header does not contain the word TextGrid")
     values = _Values(content, source)
     if content.lstrip().startswith(_CHRONOLOGICAL):
         origin, end, named_tiers = _chronological(values)
@@ -77,7 +77,7 @@ def from_textgrid(
     duration = end - origin
     if not math.isfinite(duration):
         raise AlignmentError(f"{source}: the TextGrid lasts {duration:g} s: correct xmin and xmax")
-    words, phones = (_chosen(named_tiers, wanted, source) for wanted in (tiers.words, tiers.phones))
+    words, phones = (_tier_named(named_tiers, wanted, source) for wanted in (tiers.words, tiers.phones))
     if words is None and phones is None:
         names = ", ".join(repr(name) for name, _ in named_tiers) or "none"
         raise AlignmentError(
@@ -146,7 +146,7 @@ class _Values:
         self._content, self._source = content, source
         self._matches = (match for match in _VALUE.finditer(content) if not match[0].startswith("!"))
         self._waiting = next(self._matches, None)
-        self._at, self._line = 0, 1
+        self._offset, self._line = 0, 1
 
     def done(self) -> bool:
         return self._waiting is None
@@ -158,8 +158,8 @@ class _Values:
         match, self._waiting = self._waiting, next(self._matches, None)
         if match is None:
             raise AlignmentError(f"{self._source}: the TextGrid ends early, after line {self._line}: export it again")
-        self._line += self._content.count("\n", self._at, match.start())
-        self._at = match.start()
+        self._line += self._content.count("\n", self._offset, match.start())
+        self._offset = match.start()
         return match
 
     def number(self) -> float:
@@ -185,7 +185,7 @@ class _Values:
         return Row(start, end, label, f"line {self._line}")
 
 
-def _chosen(tiers: list[tuple[str, list[Row]]], wanted: str, source: str) -> list[Row] | None:
+def _tier_named(tiers: list[tuple[str, list[Row]]], wanted: str, source: str) -> list[Row] | None:
     """Find a tier by name: exactly, or else ignoring case and a speaker's name before a dash."""
     exact = [rows for name, rows in tiers if name == wanted]
     alike = [(name, rows) for name, rows in tiers if name.rpartition(" - ")[2].strip().lower() == wanted.lower()]
@@ -193,7 +193,7 @@ def _chosen(tiers: list[tuple[str, list[Row]]], wanted: str, source: str) -> lis
         return exact[0]
     if len(alike) > 1:
         names = ", ".join(repr(name) for name, _ in alike)
-        raise AlignmentError(f"{source} has several tiers of {wanted}, {names}: choose one by its whole name in Tiers")
+        raise AlignmentError(f"{source} has several tiers of {wanted}, {names}: select one with its full name in Tiers")
     return alike[0][1] if alike else None
 
 

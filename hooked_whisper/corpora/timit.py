@@ -60,5 +60,6 @@ def folded(find: Callable[[], Alignment], facts: dict[str, str]) -> Alignment:
 
 
 def without_folding(find: Callable[[], Alignment], facts: dict[str, str]) -> Alignment:
+    """Return ``find()`` with ``facts`` in its ``extra``."""
     alignment = find()
     return replace(alignment, extra={**facts, **alignment.extra})

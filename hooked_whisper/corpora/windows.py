@@ -46,7 +46,7 @@ def windows_from(
     failed: Callable[[Failure], None],
     refuse: Callable[[Loaded], str] | None = None,
 ) -> Generator[Window, None, None]:
-    """Yield the windows of ``n_samples`` from a cursor on, in order; recordings are decoded ahead.
+    """Yield windows of ``n_samples``, in order, starting at a cursor; recordings are decoded ahead.
 
     Args:
         failed: called with each skipped recording, in order.
@@ -67,14 +67,14 @@ def windows_from(
 
 
 def batched(windows: Iterable[Window], n: int) -> Iterator[list[Window]]:
-    """Yield lists of ``n`` windows, the last one maybe shorter; windows are read when their batch is requested."""
+    """Yield lists of ``n`` windows (the last may be shorter), reading windows when their batch is requested."""
     stream = iter(windows)
     while batch := list(itertools.islice(stream, n)):
         yield batch
 
 
 def prepared(batches: Iterable[T], work: Callable[[T], U]) -> Generator[tuple[T, U], None, None]:
-    """Yield each batch with ``work(batch)``, which a thread computes while the caller uses the batch before."""
+    """Yield each batch with ``work(batch)``, which a thread computes while the caller uses the previous batch."""
     with ThreadPoolExecutor(1, thread_name_prefix="prepared") as pool:
         waiting: tuple[T, Future[U]] | None = None
         for batch in batches:
@@ -91,10 +91,10 @@ class Part(Sequence[Recording]):
     """Recordings of a corpus, selected by index, without a copy."""
 
     corpus: Sequence[Recording]
-    places: Sequence[int]
+    indices: Sequence[int]
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
-    def __getitem__(self, at: int) -> Recording:  # type: ignore[override]
-        return self.corpus[self.places[at]]
+    def __getitem__(self, index: int) -> Recording:  # type: ignore[override]
+        return self.corpus[self.indices[index]]

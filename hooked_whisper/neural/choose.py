@@ -21,9 +21,9 @@ from hooked_whisper.text import normalizer_for, word_diff
 ATTEMPTS = 3  # voices, the planned one included
 MOST_WER = 0.5
 RULES = (
-    "A minimal pair ships if tiny.en and base hear both its words right (greedy, no timestamps, Whisper's normalizer). "
-    "Any other recording ships unless one of them gets more than half of its words wrong (base alone outside English). "
-    f"Failing ones are said again by the next voice, {ATTEMPTS} voices in all, then dropped."
+    "A minimal pair is packaged if tiny.en and base transcribe both words correctly (greedy, no timestamps, Whisper's "
+    "normalizer). Any other recording is packaged unless one of them gets more than half of its words wrong (outside "
+    f"English, only base). A recording that fails gets the next voice, and is dropped after {ATTEMPTS} voices."
 )
 
 Group = tuple[Planned, ...]

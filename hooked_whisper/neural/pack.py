@@ -85,7 +85,7 @@ def describe() -> dict[str, Any]:
             "voices_sha256": {voice.name: voice.sha256 for voice in voice_table()},
             "speed": SPEED,
         },
-        "phonemizer": f"espeak-ng {engine().version} (GPL-3.0, used to make the corpus; nothing of it is in it)",
+        "phonemizer": f"espeak-ng {engine().version} (GPL-3.0, used to make the corpus, which contains no part of it)",
         "labels": {
             "en": "39 phones of the CMU dictionary and SIL, by hooked_whisper/neural/phones.tsv",
             "es, fr, it, pt": "IPA as espeak-ng writes it, without stress and length, and SIL",

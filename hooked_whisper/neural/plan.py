@@ -52,18 +52,21 @@ class Choice:
 
 
 def read_choices() -> dict[str, Choice]:
-    """The exceptions of ``choices.tsv`` by recording; none if there is no such file."""
+    """Return the exceptions of ``choices.tsv`` by recording; empty if the file does not exist."""
     if not CHOICES.is_file():
         return {}
     return {row["id"]: Choice(row["id"], row["voice"], row["reason"]) for row in read_table(CHOICES)}
 
 
 def make_plan(choices: Mapping[str, Choice] | None = None) -> list[Planned]:
-    """All recordings, prose first. ``choices``: those of ``choices.tsv`` if not given; empty for the plan without any.
+    """Return all planned recordings, prose first.
+
+    Args:
+        choices: exceptions from the plan, ``{}`` for none. Default: those of ``choices.tsv``.
 
     Raises:
         CheckpointError: a table is missing or broken.
-        AudioError: two recordings have one id, or a choice names an unknown voice.
+        AudioError: two recordings have the same id, or a choice names an unknown voice.
     """
     choices = read_choices() if choices is None else choices
     plan = [
@@ -73,21 +76,21 @@ def make_plan(choices: Mapping[str, Choice] | None = None) -> list[Planned]:
     ids = [planned.id for planned in plan]
     if len(ids) != len(set(ids)):
         twice = next(name for name in ids if ids.count(name) > 1)
-        raise AudioError(f"two recordings are called {twice!r}: ids of the sentence lists are unique")
+        raise AudioError(f"two recordings have the id {twice!r}: ids in texts/ must be unique")
     return [
-        _chosen(planned, choices[planned.id]) if planned.id in choices else planned
+        _with_choice(planned, choices[planned.id]) if planned.id in choices else planned
         for planned in plan
         if planned.id not in choices or choices[planned.id].voice
     ]
 
 
 def voices_for(kind: str, language: str, split: str | None = None) -> list[Voice]:
-    """Voices that take turns at recordings of this kind: the clearest for pairs, else all of the language and split."""
+    """Return the voices for recordings of a kind: the clearest for pairs, otherwise all of the language and split."""
     voices = [voice for voice in voice_table() if voice.language == language and split in (None, voice.split)]
     return [voice for voice in voices if voice.name in CLEAREST] if kind in ("pair", "conflict") else voices
 
 
-def _chosen(planned: Planned, choice: Choice) -> Planned:
+def _with_choice(planned: Planned, choice: Choice) -> Planned:
     voice = next((voice for voice in voice_table() if voice.name == choice.voice), None)
     if voice is None:
         raise AudioError(f"choices.tsv gives {planned.id!r} the voice {choice.voice!r}, which voices.tsv does not list")

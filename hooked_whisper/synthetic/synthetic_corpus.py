@@ -204,7 +204,9 @@ class SyntheticCorpus:
         for row in json.loads((folder / "clips.json").read_text(encoding="utf-8")):
             if split in (None, row["split"]):
                 samples, _ = soundfile.read(folder / row["file"], dtype="float32")
-                clip = Clip.aligned(samples, from_dict(row["alignment"]))
+                alignment = from_dict(row["alignment"])
+                alignment.extra["split"] = row["split"]
+                clip = Clip.aligned(samples, alignment)
                 clips.append(replace(clip, recording=replace(clip.recording, language="en")))
         return clips
 
