@@ -39,7 +39,7 @@ def test_patching_clean_into_clean_changes_nothing(names):
 
 @given(name=st.sampled_from([n for n in POINTS if "batch" in MODEL.hook_dict[n].axes]), row=st.integers(0, 2))
 @settings(max_examples=40)
-def test_a_patch_in_one_row_leaves_the_others(name, row):
+def test_patch_in_one_row_leaves_the_others(name, row):
     def edit(x):
         x[row] = x[row].flip(-1) if x.shape[-1] > 1 else 2 * x[row]
 
@@ -68,14 +68,14 @@ def test_the_decoder_is_causal(t, token):
 
 @given(k=st.integers(0, 30))
 @settings(max_examples=20)
-def test_a_window_masks_unless_it_holds_everything(k):
+def test_window_masks_unless_it_covers_all_keys(k):
     masked = MODEL.run_with_hooks(MEL, TOKENS, attn_masks={"encoder": local_window(k)})
     assert torch.allclose(masked, LOGITS, rtol=1e-10, atol=1e-10) == (k >= 19)
 
 
 @given(cuts=st.lists(st.integers(1, 6), unique=True, max_size=4).map(sorted))
 @settings(max_examples=20)
-def test_cached_decoding_in_any_chunks_equals_one_pass(cuts):
+def test_cached_decoding_in_chunks_equals_one_pass(cuts):
     encoded = MODEL.embed_audio(MEL)
     cache, _ = MODEL.install_kv_cache_hooks()
     edges = [0, *cuts, 7]

@@ -16,7 +16,7 @@ from hooked_whisper.errors import HookedWhisperError
 SOON = timedelta(seconds=10)
 
 
-def test_every_start_has_a_name_of_its_own_whatever_is_left_in_the_store() -> None:
+def test_each_start_gets_a_unique_name() -> None:
     """Three starts with one store; of the second, one process died before the others came."""
     store, names = dist.HashStore(), []
     with ThreadPoolExecutor(3) as pool:
@@ -30,7 +30,7 @@ def test_every_start_has_a_name_of_its_own_whatever_is_left_in_the_store() -> No
     assert len(set(names)) == 3
 
 
-def test_the_first_waits_for_the_slowest() -> None:
+def test_first_rank_waits_for_the_slowest() -> None:
     store, names = dist.HashStore(), []
     first = threading.Thread(target=lambda: names.append(agreed_name(store, 0, 2, SOON)))
     first.start()
@@ -41,6 +41,6 @@ def test_the_first_waits_for_the_slowest() -> None:
     assert names
 
 
-def test_one_that_never_comes_is_an_error() -> None:
+def test_missing_rank_is_an_error() -> None:
     with pytest.raises(HookedWhisperError, match=r"ranks \[1\] of 2"):
         agreed_name(dist.HashStore(), 0, 2, timedelta(seconds=0.1))

@@ -27,7 +27,7 @@ def test_urls_have_the_methods_of_paths() -> None:
     assert [p.name for p in place.parent.iterdir()] == ["two.bin"]
 
 
-def test_an_upload_that_fails_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_upload_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch) -> None:
     place = as_path("memory://test_storage/fails/a.bin")
     write_atomic(place, b"old")
 
@@ -52,7 +52,7 @@ def test_a_local_copy_follows_the_remote_file(tmp_path: Path) -> None:
     assert local_copy(copy) == copy
 
 
-def test_unknown_urls_say_so() -> None:
+def test_unknown_url_scheme_is_refused() -> None:
     with pytest.raises(HookedWhisperError, match=r"nosuch://bucket/x cannot be reached.*nosuch"):
         as_path("nosuch://bucket/x")
     with pytest.raises((MissingExtraError, HookedWhisperError), match="cannot be reached"):

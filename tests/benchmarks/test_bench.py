@@ -36,7 +36,7 @@ def results() -> dict[str, object]:
     return {"machine": machine, "rounds": 3, "sizes": {"tiny": rows}, "memory": {"tiny": memory}, "others_cores": 0.1}
 
 
-def test_the_goal_is_on_the_row_of_the_fastest() -> None:
+def test_goal_is_on_the_row_of_the_fastest_peer() -> None:
     slow, fast = results()["sizes"]["tiny"]  # type: ignore[index]
     assert slow["ratio"] == pytest.approx(0.5) and slow["target"] is None and slow["met"] is None
     assert fast["ratio"] == pytest.approx(2.0) and fast["target"] == 1.0 and fast["met"] is False
@@ -47,7 +47,7 @@ def test_the_goal_is_on_the_row_of_the_fastest() -> None:
     json.dumps(results())
 
 
-def test_everybody_has_every_turn() -> None:
+def test_each_implementation_runs_in_each_position() -> None:
     calls = {"a": 0, OURS: 0}
 
     def work(name: str) -> None:
@@ -57,7 +57,7 @@ def test_everybody_has_every_turn() -> None:
     assert calls == {"a": 5, OURS: 5} and all(len(s) == 4 for s in seconds.values())
 
 
-def test_what_people_wrote_stays(tmp_path: Path) -> None:
+def test_hand_written_text_is_preserved(tmp_path: Path) -> None:
     path = tmp_path / "README.md"
     path.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     write_into(path, "new\n")
@@ -78,23 +78,23 @@ def run(*arguments: str) -> str:
     return done.stdout
 
 
-def test_it_runs_at_toy_size() -> None:
+def test_bench_runs_at_toy_size() -> None:
     out = run("--quick", "--only", "one attention*", "decoder*")
     assert "one attention pattern of the middle" in out and "| decoder, 32 tokens | transformers |" in out
 
 
 @pytest.mark.slow
-def test_every_case_runs_and_agrees() -> None:
+def test_all_implementations_of_a_case_agree() -> None:
     assert "encoder, torch.compile" in run("--quick")
 
 
 @pytest.mark.slow
-def test_memory_is_asked_of_a_process_of_its_own() -> None:
+def test_memory_is_measured_in_a_separate_process() -> None:
     out = run("--size", "toy", "--rounds", "3", "--only", "every point*")
     assert "MiB beyond the bare pass" in out
 
 
-def test_whoever_keeps_other_numbers_is_not_timed() -> None:
+def test_implementation_with_other_results_is_not_timed() -> None:
     x = torch.ones(2)
     check(Case("w", {OURS: lambda: [x], "a": lambda: (x,)}, ("a",), same=("a", "not installed")))
     with pytest.raises(AssertionError, match="w, a: "):
@@ -103,7 +103,7 @@ def test_whoever_keeps_other_numbers_is_not_timed() -> None:
         check(Case("w", {OURS: lambda: [x], "a": lambda: [x, x]}, ("a",), same=("a",)))
 
 
-def test_arithmetic_is_counted_also_of_fused_attention() -> None:
+def test_flops_include_fused_attention() -> None:
     q = torch.randn(1, 2, 8, 4)
     assert gflop(lambda: torch.randn(100, 200) @ torch.randn(200, 300)) == pytest.approx(0.012)
     big = q.expand(100, 2, 8, 4).repeat(1, 1, 10, 1)
@@ -112,7 +112,7 @@ def test_arithmetic_is_counted_also_of_fused_attention() -> None:
     assert gflop(lambda: None) is None
 
 
-def test_windows_on_a_line() -> None:
+def test_window_cost_is_fitted_by_a_line() -> None:
     def row(k: int, ms: float) -> dict[str, object]:
         return {"case": "local window, k=50", "other": f"ours, k={k}", "ours_ms": 30.0, "other_ms": ms}
 
@@ -122,7 +122,7 @@ def test_windows_on_a_line() -> None:
     assert line_of([row(25, 25.0)]) is None
 
 
-def test_dictionaries_that_another_run_has_left(tmp_path: Path) -> None:
+def test_sae_results_of_an_earlier_run_are_rendered(tmp_path: Path) -> None:
     row = {
         "name": "ours", "version": "1", "activations_per_s": 31386.2, "peak_mb": 700.4,
         "times_as_long": {"median": 1.0, "quartiles": [1.0, 1.0]},

@@ -36,7 +36,7 @@ Raises:
 """
 
 
-def test_docstrings_become_lists_without_surprises() -> None:
+def test_docstring_sections_become_lists() -> None:
     text = "\n".join(as_rst(DOCSTRING.splitlines()))
     assert '- ``source``: ``"demo"`` (packaged), or a file; *really*.' in text
     assert "- ``n``, ``m``: two numbers." in text and "- ``**y``: another." in text
@@ -51,12 +51,12 @@ def test_docstrings_become_lists_without_surprises() -> None:
     assert escaped("a*b ``c*d`` e_") == r"a\*b ``c*d`` e\_"
 
 
-def test_signatures_are_those_of_the_source() -> None:
+def test_signatures_equal_the_source() -> None:
     said = (signature(HookedWhisper.logits) or "").replace("'", '"')  # the tests' own checks of shapes change quotes
     assert said == '(tokens: Int[Tensor, "batch token"], encoder_out: Float[Tensor, "clip position d_model"])'
 
 
-def test_the_map_has_every_point_of_a_block_once() -> None:
+def test_hook_map_has_every_point_of_a_block_once() -> None:
     model = HookedWhisper.from_pretrained("demo")
     listed = [p.name for stack in ("encoder", "decoder") for p in points(model, stack)]
     wanted = [n for n in model.hook_names() if ".blocks." not in n or ".blocks.0." in n]

@@ -29,18 +29,18 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_every_cell_has_a_file_of_its_own() -> None:
+def test_each_cell_has_its_own_file() -> None:
     paths = {cell.path for cell in cells()}
     assert len(paths) == len(cells()) == 3 * len(COLUMNS)
     assert [cell for cell in cells() if cell.is_full] == [Cell("tiny.en", "packaged", 0)]
 
 
-def test_a_compact_finding_keeps_its_verdict() -> None:
+def test_compact_finding_keeps_its_verdict() -> None:
     small = compact(finding(0.9))
     assert small.status == finding(0.9).status == "reproduced" and not small.measurements and small.controls
 
 
-def test_tables_name_verdicts_of_all_seeds_and_the_deciding_number(folder) -> None:
+def test_tables_show_all_verdicts_and_the_deciding_number(folder) -> None:
     verdicts = next(row for row in verdicts_table(folder).splitlines() if "(F3)" in row)
     assert "reproduced 2, not reproduced 1" in verdicts
     packaged = next(row for row in verdicts_table(folder).splitlines() if "(F9)" in row)
@@ -60,5 +60,5 @@ def test_sentences_take_their_numbers_from_the_runs(folder) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(replicate.FOLDER.glob("*.json")), ids=lambda path: path.stem)
-def test_a_saved_run_names_no_place_of_the_machine_that_ran_it(path) -> None:
+def test_saved_run_contains_no_machine_paths(path) -> None:
     assert not re.search(r'"/[\w.-]+/[\w.-]', path.read_text(encoding="utf-8"))

@@ -40,7 +40,7 @@ FOLDERS = sorted({page.parent for page in PAGES})
 
 
 @pytest.mark.parametrize("pages", FOLDERS, ids=[str(folder.relative_to(ROOT)) for folder in FOLDERS])
-def test_python_runs_and_prints_what_is_shown(pages: Path, tmp_path: Path) -> None:
+def test_snippet_prints_what_the_page_shows(pages: Path, tmp_path: Path) -> None:
     work = [ROOT.as_posix()]
     for page in PAGES:
         if page.parent == pages and any(b.language == "python" for b in blocks(page.read_text(encoding="utf-8"))):
@@ -53,7 +53,7 @@ def test_python_runs_and_prints_what_is_shown(pages: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_commands_and_settings_are_real(page: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_commands_and_settings_exist(page: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     assert not list(only_parsed(page))
     for program, arguments in commands(page):
         try:
@@ -68,7 +68,7 @@ def test_commands_and_settings_are_real(page: Path, tmp_path: Path, monkeypatch,
                 read_settings(tmp_path / f"{i}.toml")
 
 
-def test_it_notices_what_is_wrong(tmp_path: Path) -> None:
+def test_snippet_check_detects_errors(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("```python\nprint('a', 1)\n```\n\n```text\nb 1\n```\n\n```python\n1 / 0\n```\n")
     wrong = list(run_page(page))

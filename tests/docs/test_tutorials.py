@@ -26,7 +26,7 @@ def both(script: Path) -> tuple[nbformat.NotebookNode, nbformat.NotebookNode]:
     return jupytext.read(script), nbformat.read(script.with_suffix(".ipynb"), as_version=4)
 
 
-def test_there_are_nine() -> None:
+def test_there_are_nine_tutorials() -> None:
     assert [script.name[:2] for script in SCRIPTS] == [f"{i:02}" for i in range(1, 10)]
     assert {n.stem for n in FOLDER.glob("*.ipynb")} == {s.stem for s in SCRIPTS}
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -34,7 +34,7 @@ def test_there_are_nine() -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.stem)
-def test_the_notebook_is_the_script_and_was_run(script: Path) -> None:
+def test_notebook_matches_its_script_and_has_outputs(script: Path) -> None:
     source, notebook = both(script)
     assert [(c.cell_type, c.source) for c in notebook.cells] == [(c.cell_type, c.source) for c in source.cells], (
         f"run: make tutorials (or python -m docs.tools.notebooks tutorials/{script.name})"
@@ -52,7 +52,7 @@ def test_the_notebook_is_the_script_and_was_run(script: Path) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.stem)
-def test_it_opens_with_a_question_and_ends_with_exercises(script: Path) -> None:
+def test_tutorial_opens_with_a_question_and_ends_with_exercises(script: Path) -> None:
     cells = jupytext.read(script).cells
     assert re.match(rf"# {int(script.name[:2])}\. ", cells[0].source) and "?" in cells[0].source
     assert "## Exercises" in cells[-1].source
@@ -64,13 +64,13 @@ def test_it_opens_with_a_question_and_ends_with_exercises(script: Path) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.stem)
-def test_it_is_small(script: Path) -> None:
+def test_tutorial_is_small(script: Path) -> None:
     assert script.with_suffix(".ipynb").stat().st_size < MOST_BYTES
     assert not re.search(r"from hooked_whisper[\w.]* import _|\._[a-z]", script.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.stem)
-def test_without_the_weights_it_takes_the_demo_model_and_says_so(
+def test_tutorial_falls_back_to_the_demo_model_with_a_message(
     script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     load = HookedWhisper.from_pretrained
@@ -92,6 +92,6 @@ def test_without_the_weights_it_takes_the_demo_model_and_says_so(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.stem)
-def test_it_runs_on_the_demo_model(script: Path) -> None:
+def test_tutorial_runs_on_the_demo_model(script: Path) -> None:
     notebook = executed(script, timeout=90, model="demo")
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")

@@ -28,20 +28,22 @@ def whole(folder: Path) -> dict[str, tuple[float, dict[str, bytes]]]:
 
 
 @pytest.mark.parametrize("what", ["collect", "scan", "train"])
-def test_killed_once(what: str, folder: Path, whole: dict, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_resume_after_one_kill(
+    what: str, folder: Path, whole: dict, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     _check(what, folder, whole, tmp_path, kills=1, seed=len(request.node.name))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("what", ["collect", "scan", "train"])
-def test_killed_again_and_again(what: str, folder: Path, whole: dict, tmp_path: Path, seed: int) -> None:
+def test_resume_after_many_kills(what: str, folder: Path, whole: dict, tmp_path: Path, seed: int) -> None:
     _check(what, folder, whole, tmp_path, kills=6, seed=seed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["collect", "scan"])
-def test_killed_with_two_processes_and_finished_by_one(what: str, folder: Path, whole: dict, tmp_path: Path) -> None:
+def test_one_process_resumes_what_two_began(what: str, folder: Path, whole: dict, tmp_path: Path) -> None:
     seconds, expected = whole[what]
     for seed in range(3):
         out = tmp_path / f"{seed}"

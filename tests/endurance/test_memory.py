@@ -79,7 +79,7 @@ def check(left: Left, most: float = MOST) -> None:
 
 
 @pytest.mark.parametrize("n", [60, pytest.param(2000, marks=pytest.mark.slow)])
-def test_passes_leave_nothing(model: HookedWhisper, n: int, unchecked: None) -> None:
+def test_passes_do_not_leak(model: HookedWhisper, n: int, unchecked: None) -> None:
     many = n > 1000
     # so few calls are still filling caches: only what keeps a page a call is seen
     check(left_by(passes(model, 3000 if many else 600), n, samples=40 if many else 8), MOST if many else 4096)
@@ -87,7 +87,7 @@ def test_passes_leave_nothing(model: HookedWhisper, n: int, unchecked: None) -> 
 
 
 @pytest.mark.parametrize("n", [12, pytest.param(500, marks=pytest.mark.slow)])
-def test_transcriptions_leave_nothing(model: HookedWhisper, n: int, unchecked: None) -> None:
+def test_transcriptions_do_not_leak(model: HookedWhisper, n: int, unchecked: None) -> None:
     rng = np.random.default_rng(0)
     sounds = [(0.1 * rng.standard_normal(16000 * seconds)).astype(np.float32) for seconds in (1, 3, 2)]
 
@@ -102,7 +102,7 @@ def test_transcriptions_leave_nothing(model: HookedWhisper, n: int, unchecked: N
     assert not listeners(model)
 
 
-def test_a_leak_of_a_page_a_call_is_noticed(model: HookedWhisper) -> None:
+def test_leak_of_one_page_per_call_is_detected(model: HookedWhisper) -> None:
     leaked: list[object] = []
 
     def leaks(number: int) -> None:

@@ -88,7 +88,7 @@ def test_nothing_is_left(one_block: Twins, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_a_reader_that_raises(one_block: Twins, error: type[BaseException]) -> None:
+def test_raising_reader_leaves_no_hooks(one_block: Twins, error: type[BaseException]) -> None:
     """As a disk that is full would, while activations are stored."""
     model, mel = one_block.core, one_block.mel(1)
 

@@ -52,7 +52,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize("what", ["collect", pytest.param("scan", marks=pytest.mark.slow)])
-def test_two_hosts_write_what_one_process_does(hosts: Pair, folder: Path, tmp_path: Path, what: str) -> None:
+def test_two_hosts_write_the_same_bytes_as_one_process(hosts: Pair, folder: Path, tmp_path: Path, what: str) -> None:
     run(command(what, folder, tmp_path / "one"))
     finish(both(hosts, command(what, folder, tmp_path / "two")))
     assert content(tmp_path / "two") == content(tmp_path / "one")
@@ -60,7 +60,7 @@ def test_two_hosts_write_what_one_process_does(hosts: Pair, folder: Path, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["collect", "scan"])
-def test_a_host_is_lost_and_the_pair_started_again(hosts: Pair, folder: Path, tmp_path: Path, what: str) -> None:
+def test_two_hosts_resume_after_one_is_lost(hosts: Pair, folder: Path, tmp_path: Path, what: str) -> None:
     seconds = run(command(what, folder, tmp_path / "one"))
     processes = both(hosts, command(what, folder, tmp_path / "two"))
     time.sleep(1.5 * seconds)
@@ -91,7 +91,7 @@ def test_training_on_two_hosts(hosts: Pair, folder: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_cable_that_is_pulled_is_noticed(hosts: Pair, tmp_path: Path) -> None:
+def test_lost_network_connection_is_an_error(hosts: Pair, tmp_path: Path) -> None:
     """Nobody waits without end for a host that vanished: here ten seconds, in training ten minutes."""
     words = ["-m", "tests.hosts.cable_worker", str(tmp_path)]
     processes = [torchrun(host, rank, hosts[0], words) for rank, host in enumerate(hosts)]

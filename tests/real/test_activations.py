@@ -29,27 +29,27 @@ def openai_errors(twins: RealTwins, clips: list[Clip]) -> Errors:
     return compare(twins.ours, openai_activations(twins.openai, mel, tokens), mel, tokens)
 
 
-def test_mel_is_openai_whispers(twins: RealTwins, clips: list[Clip]):
+def test_mel_equals_openai_whisper(twins: RealTwins, clips: list[Clip]):
     ours, theirs = twins.ours.to_mel([clip.samples for clip in clips]), mels(clips)
     error = float((ours - theirs).abs().max())
     record(f"{twins.name}: mel, absolute", {"mel": error})
     assert error < 1e-5
 
 
-def test_openai_whisper(twins: RealTwins, clips: list[Clip]):
+def test_parity_with_openai_whisper(twins: RealTwins, clips: list[Clip]):
     """Residuals behind every block, cross-attention patterns, encoder output, logits."""
     errors = openai_errors(twins, clips)
     assert record(f"{twins.name}: openai-whisper float32", errors) < FLOAT32, errors
 
 
-def test_transformers(twins: RealTwins, clips: list[Clip]):
+def test_parity_with_transformers(twins: RealTwins, clips: list[Clip]):
     """Residuals before every block, all patterns, encoder output, logits."""
     mel, tokens = mels(clips[:1]), tokens_of(twins, clips[:1])
     errors = compare(twins.ours, hf_activations(twins.hf, mel, tokens), mel, tokens)
     assert record(f"{twins.name}: transformers float32", errors) < FLOAT32, errors
 
 
-def test_transformers_float64(twins: RealTwins, clips: list[Clip]):
+def test_parity_with_transformers_in_float64(twins: RealTwins, clips: list[Clip]):
     mel, tokens = mels(clips[:1]).double(), tokens_of(twins, clips[:1])
     ours, theirs = twins.in_float64()
     errors = compare(ours, hf_activations(theirs, mel, tokens), mel, tokens)
@@ -75,14 +75,14 @@ def _position_shifted(model: torch.nn.Module) -> None:
 
 
 @pytest.mark.parametrize("mistake", [_scaled, _no_bias, _heads_swapped, _position_shifted])
-def test_a_mistake_is_noticed(english_only: RealTwins, clips: list[Clip], mistake):
+def test_parity_detects_a_mistake(english_only: RealTwins, clips: list[Clip], mistake):
     broken = copy.deepcopy(english_only.ours)
     mistake(broken)
     errors = openai_errors(RealTwins("broken", broken, english_only.openai), clips[:1])
     assert max(errors.values()) > 10 * FLOAT32, mistake.__name__
 
 
-def test_the_weights_are_the_released_ones(twins: RealTwins):
+def test_weights_have_the_released_checksum(twins: RealTwins):
     """Stored in half precision as published, and every tensor is used."""
     assert twins.ours.metadata["source"].startswith("installed package")
     assert twins.ours.cfg.name == twins.name
@@ -91,6 +91,6 @@ def test_the_weights_are_the_released_ones(twins: RealTwins):
         assert torch.equal(tensor, twins.openai.state_dict()[openai_name(name)]), name
 
 
-def test_alignment_heads_are_openais(twins: RealTwins):
+def test_alignment_heads_equal_openai_whisper(twins: RealTwins):
     """openai-whisper's list under the model's name against the one that comes with the weights."""
     assert torch.equal(twins.ours.alignment_heads.to_dense(), twins.openai.alignment_heads.to_dense())

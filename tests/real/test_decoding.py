@@ -65,7 +65,7 @@ def test_transcribe_with_word_times(twins: RealTwins, clips: list[Clip]):
     assert gap < 1e-4
 
 
-def test_text_is_about_what_is_said(twins: RealTwins, clips: list[Clip], encoded):
+def test_transcript_matches_reference(twins: RealTwins, clips: list[Clip], encoded):
     """Both implementations with the same wrong weights would agree, but not hear."""
     texts = [twins.ours.decode(row, language="en").text for row in encoded[0]]
     assert word_error([clip.text for clip in clips], texts).wer < 0.5, texts
@@ -102,7 +102,7 @@ def test_english_only_needs_no_language(english_only: RealTwins, clips: list[Cli
     assert english_only.ours.transcribe(clips[0].samples, temperature=0.0).language == "en"
 
 
-def test_prompt_is_openai_whispers(twins: RealTwins):
+def test_prompt_equals_openai_whisper(twins: RealTwins):
     tokenizer = whisper.tokenizer.get_tokenizer(
         twins.openai.is_multilingual, num_languages=twins.openai.num_languages, language="en", task="transcribe"
     )
