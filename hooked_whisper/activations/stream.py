@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import replace
 
 import torch
@@ -14,14 +14,13 @@ from torch import Tensor
 from hooked_whisper.activations.batch import ActivationBatch
 from hooked_whisper.activations.options import Padding, WindowSize, check_windows
 from hooked_whisper.activations.points import points_of, row_unit, row_width
+from hooked_whisper.activations.rows import OnRows, Span, read_rows
 from hooked_whisper.corpora import Clip, Cursor, Failure, Loaded, Recording, Window, batched, windows_from
 from hooked_whisper.corpora.windows import prepared
 from hooked_whisper.errors import AudioError, HookedWhisperError
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.hooks import HookPoint, Names
+from hooked_whisper.hooks import Names
 
-Span = tuple[int, int]
-OnRows = Callable[[str, Float[Tensor, "row d"]], None]
 ROUNDED = 50  # lengths of short windows are rounded up to a multiple of this many positions
 
 
@@ -158,56 +157,11 @@ class ActivationStream:
             tokens: decoder input, for decoder points.
             on_rows: receives the rows instead; see :meth:`batches`.
         """
-        by_length = [[row for row, n in enumerate(lengths) if n == length] for length in sorted(set(lengths))]
-        pieces: dict[str, dict[int, Tensor]] = {}
-        results: dict[str, Tensor] = {}
-
-        def deliver(hook: str, rows: Tensor) -> None:
-            if on_rows is None:
-                results[hook] = rows
-            else:
-                on_rows(hook, rows)
-
-        for group in by_length:
-
-            def collect(x: Tensor, point: HookPoint, group: Sequence[int] = group) -> None:
-                parts = [x[k, slice(*spans[row])].flatten(1) for k, row in enumerate(group)]
-                rows = torch.cat(parts)
-                if len(by_length) == 1:
-                    deliver(point.name, rows)
-                else:
-                    sizes = [len(part) for part in parts]
-                    pieces.setdefault(point.name, {}).update(zip(group, rows.split(sizes), strict=True))
-
-            length = lengths[group[0]]
-            if length < self.model.time.n_ctx:
-                self._run(mel[group, :, : 2 * length], tokens, length, collect)
-            else:
-                self._run(mel if len(group) == len(mel) else mel[group], tokens, length, collect)
-        for hook, by_window in pieces.items():
-            deliver(hook, torch.cat([by_window[row] for row in range(len(lengths))]))
-        return results
-
-    def _run(
-        self,
-        mel: Float[Tensor, "window mel _"],
-        tokens: Int[Tensor, "window token"] | None,
-        length: int,
-        collect: Callable[[Tensor, HookPoint], None],
-    ) -> None:
-        with ExitStack() as stack:
-            for hook in self.hooks:
-                stack.callback(self.model.hook_dict[hook].add_reader(collect).remove)
-            first = slice(0, 1)  # run_with_cache stops the pass after the last point; its cache is not used
-            self.model.run_with_cache(
-                mel,
-                tokens,
-                names_filter=list(self.hooks),
-                stop_early=True,
-                pos_slice=first,
-                token_slice=first,
-                mel_positions=slice(0, length) if length < self.model.time.n_ctx else None,
-            )
+        flat: OnRows | None = None if on_rows is None else (lambda hook, rows: on_rows(hook, rows.flatten(1)))
+        rows = read_rows(
+            self.model, mel, self.hooks, spans, token_spans=spans, lengths=lengths, tokens=tokens, on_rows=flat
+        )
+        return {hook: of_hook.flatten(1) for hook, of_hook in rows.items()}
 
     def _batch(
         self,

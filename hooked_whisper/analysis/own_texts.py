@@ -184,16 +184,16 @@ def _joined(
     return OwnText(recording.id, " ".join(text for text, _ in parts if text), round(float(seconds), 6), words)
 
 
-def _with_text(recording: Recording, found: OwnText, source: str) -> Recording:
-    find = partial(_alignment, recording.speaker, found, source) if found.words else None
-    if not found.text:  # an empty transcript
+def _with_text(recording: Recording, own_text: OwnText, source: str) -> Recording:
+    find = partial(_alignment, recording.speaker, own_text, source) if own_text.words else None
+    if not own_text.text:  # an empty transcript
         return recording
-    return replace(recording, text=found.text, text_source=source, find_alignment=find)
+    return replace(recording, text=own_text.text, text_source=source, find_alignment=find)
 
 
-def _alignment(speaker: str, found: OwnText, source: str) -> Alignment:
-    words = tuple(Interval(start, end, label) for start, end, label in found.words)
-    return Alignment(found.id, speaker, found.text, found.seconds, words, extra={TEXT_SOURCE: source})
+def _alignment(speaker: str, own_text: OwnText, source: str) -> Alignment:
+    words = tuple(Interval(start, end, label) for start, end, label in own_text.words)
+    return Alignment(own_text.id, speaker, own_text.text, own_text.seconds, words, extra={TEXT_SOURCE: source})
 
 
 # --- the cache -------------------------------------------------------------------------------------------------------

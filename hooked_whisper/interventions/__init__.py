@@ -8,7 +8,7 @@ from functools import partial
 from hooked_whisper._support.renamed import renamed_names
 from hooked_whisper.interventions._names_of_0_1 import old_function
 from hooked_whisper.interventions.ablate import HeadSweep, ablate, ablate_heads, ablate_neurons, sweep_heads
-from hooked_whisper.interventions.activation_values import Means, Samples, means, samples
+from hooked_whisper.interventions.activation_values import Means, Samples, means, position_mean, samples
 from hooked_whisper.interventions.baseline_inputs import BASELINE_INPUTS, baseline_encoding, baseline_mel
 from hooked_whisper.interventions.masks import (
     HeadWindows,
@@ -25,7 +25,6 @@ from hooked_whisper.interventions.steer import (
     SteerSweep,
     class_mean,
     mean_difference,
-    position_mean,
     random_control,
     steer,
     sweep_coefficients,

@@ -15,11 +15,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper._support.renamed import renamed_arguments
+from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
 from hooked_whisper.interventions.ablate import position_mask
-from hooked_whisper.interventions.activation_values import CLIPS_PER_PASS, means
+from hooked_whisper.interventions.activation_values import Clips, means
 from hooked_whisper.interventions.transcript_changes import TranscriptChanges, compare_transcripts
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.patching.positions import UNITS, PositionsLike, point_positions
@@ -82,9 +83,10 @@ def steer(
     return [(point.name, add)]
 
 
+@renamed_arguments(mels="clips")
 def class_mean(
-    model: WhisperCore,
-    mels: Float[Tensor, "clip mel frame"],
+    model: HookedWhisper,
+    clips: Clips,
     name: str,
     *,
     tokens: Int[Tensor, "clip token"] | None = None,
@@ -96,38 +98,17 @@ def class_mean(
     Raises:
         PatchError: ``name`` names several points; as :func:`means`.
     """
-    by_point = means(model, mels, name, tokens=tokens, n_valid=n_valid).values
+    by_point = means(model, clips, name, tokens=tokens, n_valid=n_valid).values
     if len(by_point) != 1:
         raise PatchError(f"{name!r} names {len(by_point)} points: give one")
     return next(iter(by_point.values()))
 
 
-@torch.no_grad()
-def position_mean(
-    model: WhisperCore, mels: Float[Tensor, "clip mel frame"], name: str
-) -> Float[Tensor, "position *axes"]:
-    """Return the mean over clips, position by position, including padding (as published), to steer with one vector per
-    position.
-
-    Raises:
-        PatchError: ``name`` is not one point with a position axis, or there are no clips.
-    """
-    if len(model.hook_names(name)) != 1 or "position" not in model.hook_points(name)[0].axes[:2]:
-        raise PatchError(f"{name!r} is not one point with a position axis")
-    total: Tensor | None = None
-    for batch in mels.split(CLIPS_PER_PASS):
-        _, cache = model.run_with_cache(batch, names_filter=name, stop_early=True)
-        part = cache[model.hook_names(name)[0]].sum(0)
-        total = part if total is None else total + part
-    if total is None:
-        raise PatchError("there are no clips to average: give at least one")
-    return total / len(mels)
-
-
+@renamed_arguments(mels_a="clips_a", mels_b="clips_b")
 def mean_difference(
-    model: WhisperCore,
-    mels_a: Float[Tensor, "clip_a mel frame"],
-    mels_b: Float[Tensor, "clip_b mel frame"],
+    model: HookedWhisper,
+    clips_a: Float[Tensor, "clip_a mel frame"] | Sequence[Recording],
+    clips_b: Float[Tensor, "clip_b mel frame"] | Sequence[Recording],
     name: str,
     *,
     tokens_a: Int[Tensor, "clip_a token"] | None = None,
@@ -136,8 +117,8 @@ def mean_difference(
     n_valid_b: Sequence[int] | None = None,
 ) -> Vector:
     """Return the mean of class a minus the mean of class b: the direction from b to a."""
-    a = class_mean(model, mels_a, name, tokens=tokens_a, n_valid=n_valid_a)
-    return a - class_mean(model, mels_b, name, tokens=tokens_b, n_valid=n_valid_b)
+    a = class_mean(model, clips_a, name, tokens=tokens_a, n_valid=n_valid_a)
+    return a - class_mean(model, clips_b, name, tokens=tokens_b, n_valid=n_valid_b)
 
 
 def random_control(vector: Vector, seed: int) -> Vector:

@@ -7,10 +7,10 @@ import torch
 
 from hooked_whisper.errors import PatchError
 from hooked_whisper.hooked import HookedWhisper
+from hooked_whisper.interventions.activation_values import position_mean
 from hooked_whisper.interventions.steer import (
     class_mean,
     mean_difference,
-    position_mean,
     random_control,
     steer,
     sweep_coefficients,
