@@ -89,7 +89,7 @@ def test_shared_edges_count_once_and_the_first_start_not_at_all() -> None:
         boundary_errors(words[1:], words)
 
 
-def test_the_path_through_a_known_map() -> None:
+def test_dtw_path_through_a_known_map() -> None:
     rows = (0, 0, 0, 1, 1, 2, 2, 2, 2, 3)
     matrix = -torch.ones(4, 10)
     matrix[list(rows), list(range(10))] = 1.0
@@ -115,7 +115,7 @@ def test_mel_or_encoder_output(demo, clips, encoded) -> None:
     a = align(demo, demo.to_mel(clip.samples), clip.text, duration=2.0)
     assert a.words == align(demo, encoded[:1], clip.text, duration=2.0).words
     assert a.matrix.shape[1] == 100 and "heads" in repr(a)
-    assert a.draw().axes[0].get_xlabel() == "time (s)"
+    assert a.plot().axes[0].get_xlabel() == "time (s)"
 
 
 def test_characters(demo, clips, encoded) -> None:
@@ -173,7 +173,7 @@ def test_live_hooks_apply(demo, clips, encoded) -> None:
         ({"source": torch.zeros(1, 80, 30)}, "to_mel"),
     ],
 )
-def test_errors_say_what_to_do(demo, encoded, unchecked, change, message) -> None:
+def test_errors_explain_the_remedy(demo, encoded, unchecked, change, message) -> None:
     given_ = {"source": encoded[:1], "text": "the cat", **change}
     with pytest.raises(AlignmentError, match=message):
         align(demo, given_.pop("source"), given_.pop("text"), **given_)
@@ -202,7 +202,7 @@ def test_the_aligning_head_is_selected(demo, encoded, monkeypatch) -> None:
     assert choose_heads(demo, encoded[:3], truths) == ((0, 1),)
     maps = list(clip_maps(demo, encoded[:3], truths, [(0, 1), (1, 0)]))
     assert (set_counts(maps, [0])[..., 0] == 4).all() and (set_counts(maps, [1])[..., 0] == 0).all()
-    assert scores.draw().axes
+    assert scores.plot().axes
     with pytest.raises(AlignmentError, match=r"tolerance of 0\.05"):
         scores.best(1, 0.05)
     with pytest.raises(AlignmentError, match="give one for each"):

@@ -72,7 +72,7 @@ def test_an_english_model_leaves_other_languages(corpus) -> None:
     assert "'es'" in failures[0].reason
 
 
-def test_what_cannot_be_read_is_told(model, corpus) -> None:
+def test_unreadable_files_are_errors(model, corpus) -> None:
     failures: list[Failure] = []
     with_own_texts(model, corpus[4:5], progress=False, failed=failures.append)
     assert [failure.id for failure in failures] == [corpus[4].id]
@@ -112,12 +112,12 @@ def test_a_damaged_cache_is_named(model, corpus, tmp_path) -> None:
         with_own_texts(model, corpus, cache=tmp_path, progress=False)
 
 
-def test_an_unknown_choice() -> None:
+def test_unknown_choice_is_refused() -> None:
     with pytest.raises(HookedWhisperError, match="'own'"):
         check_texts("owm")
 
 
-def test_a_scan_says_whose_texts_it_had(model, filled, tmp_path) -> None:
+def test_scan_records_the_source_of_its_texts(model, filled, tmp_path) -> None:
     transcribed = [filled[i] for i in (0, 2)]
     header = scan(model, transcribed, ["encoder.blocks.0"], tmp_path, ScanOptions(k=1), progress=False).header
     assert header["texts"] == own_text_fact(transcribed)

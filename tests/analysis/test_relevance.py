@@ -90,15 +90,15 @@ def slow_relevance(model: HookedWhisper, mel: Tensor, tokens: Tensor, index: int
     return r_aa, r_ta
 
 
-def test_audio_relevance_is_the_rules_in_loops(model, mel, tokens) -> None:
-    fast = audio_relevance(model, mel[:1], tokens[:1], at=[4, 6])
+def test_audio_relevance_equals_a_loop_implementation(model, mel, tokens) -> None:
+    fast = audio_relevance(model, mel[:1], tokens[:1], indices=[4, 6])
     for k, index in enumerate((4, 6)):
         _, slow = slow_relevance(model, mel[:1], tokens[:1], index)
         torch.testing.assert_close(fast.values[0, k], slow[index - 1], rtol=1e-8, atol=1e-14)
     assert fast.values.min() >= 0 and fast.values.max() > 0
 
 
-def test_encoder_relevance_is_the_rules_in_loops(model, mel, tokens) -> None:
+def test_encoder_relevance_equals_a_loop_implementation(model, mel, tokens) -> None:
     first = tokens[:1, :6]
     fast = encoder_relevance(model, mel[:1], target=Transcript(model, first, 5))
     slow, _ = slow_relevance(model, mel[:1], first, 5)
@@ -108,12 +108,12 @@ def test_encoder_relevance_is_the_rules_in_loops(model, mel, tokens) -> None:
     torch.testing.assert_close(part.with_identity[0], slow[4:9], rtol=1e-8, atol=1e-14)
 
 
-def test_batched_is_one_by_one(model, mel, tokens) -> None:
+def test_batch_equals_single_items(model, mel, tokens) -> None:
     def single(k: int) -> Transcript:
         return Transcript(model, tokens[k : k + 1], 4)
 
     maps = encoder_relevance(model, mel, target=Transcript(model, tokens, 4))
-    words = audio_relevance(model, mel, tokens, at=[5, 6])
+    words = audio_relevance(model, mel, tokens, indices=[5, 6])
     mels = mel_relevance(model, mel, target=Transcript(model, tokens, 4))
     flow = attention_rollout(model, mel)
     for k in range(3):
@@ -121,7 +121,7 @@ def test_batched_is_one_by_one(model, mel, tokens) -> None:
         alone = encoder_relevance(model, clip, target=single(k))
         torch.testing.assert_close(alone.values[0], maps.values[k], rtol=1e-7, atol=1e-13)
         torch.testing.assert_close(alone.score[0], maps.score[k])
-        row = audio_relevance(model, clip, tokens[k : k + 1], at=[5, 6])
+        row = audio_relevance(model, clip, tokens[k : k + 1], indices=[5, 6])
         torch.testing.assert_close(row.values[0], words.values[k], rtol=1e-7, atol=1e-13)
         assert row.labels[0] == words.labels[k]
         torch.testing.assert_close(
@@ -180,11 +180,11 @@ def test_the_published_target_has_no_gradient_with_equal_gains(model, mel) -> No
 
 
 def test_a_frozen_model_under_no_grad_gives_the_same(model, mel, tokens) -> None:
-    before = audio_relevance(model, mel[:1], tokens[:1], at=[5])
+    before = audio_relevance(model, mel[:1], tokens[:1], indices=[5])
     model.requires_grad_(False)
     try:
         with torch.no_grad():
-            frozen = audio_relevance(model, mel[:1], tokens[:1], at=[5])
+            frozen = audio_relevance(model, mel[:1], tokens[:1], indices=[5])
             maps = encoder_relevance(model, mel[:1], target=Transcript(model, tokens[:1], 4))
     finally:
         model.requires_grad_(True)
@@ -200,7 +200,7 @@ def test_errors_name_the_argument(model, mel, tokens, unchecked) -> None:
     with pytest.raises(ValueError, match="one number per clip"):
         encoder_relevance(model, mel, target=lambda out: out.sum())
     with pytest.raises(ValueError, match="indices 1 to"):
-        audio_relevance(model, mel, tokens, at=[0])
+        audio_relevance(model, mel, tokens, indices=[0])
     with pytest.raises(ValueError, match="n_prompt"):
         Transcript(model, tokens, 99)
     assert not listeners(model)
@@ -213,11 +213,11 @@ def test_zero_relevance_stays_zero_without_nan() -> None:
 
 
 def test_words_and_figures(model, mel, tokens) -> None:
-    relevance = audio_relevance(model, mel[:1], model.to_tokens(" the zgx cat"), at=[4, 5, 6, 7])
+    relevance = audio_relevance(model, mel[:1], model.to_tokens(" the zgx cat"), indices=[4, 5, 6, 7])
     words, values = relevance.by_word()
     assert words[0] == "the" and words[-1] == "cat" and len(words) < 4 + 1
     assert values.shape == (len(words), 20)
     assert np.isfinite(values.numpy()).all()
     for drawn in (relevance, attention_rollout(model, mel[:1]), mel_relevance(model, mel[:1], target="encoder_sum")):
-        assert drawn.draw().axes[0].get_xlim() == (0.0, 0.4)
-        assert drawn.draw(until=0.2).axes[0].get_xlim() == (0.0, 0.2)
+        assert drawn.plot().axes[0].get_xlim() == (0.0, 0.4)
+        assert drawn.plot(until=0.2).axes[0].get_xlim() == (0.0, 0.2)

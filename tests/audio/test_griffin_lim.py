@@ -29,7 +29,7 @@ def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(np.corrcoef(a.flatten(), b.flatten())[0, 1])
 
 
-def test_speech_comes_back(clips: list[torch.Tensor]) -> None:
+def test_mel_inversion_keeps_speech(clips: list[torch.Tensor]) -> None:
     model = HookedWhisper.from_pretrained("demo")
     sounds = []
     for audio in clips:
@@ -71,7 +71,7 @@ def test_any_mel_makes_finite_sound(frames: int, top: float, seed: int) -> None:
     torch.testing.assert_close(sound[1], griffin_lim(mel[1], iterations=4, seed=seed), atol=1e-3, rtol=1e-2)
 
 
-def test_the_level_is_the_mels_own(clips: list[torch.Tensor]) -> None:
+def test_level_follows_the_mel(clips: list[torch.Tensor]) -> None:
     quiet = 0.05 * clips[0]
     sound = griffin_lim(log_mel_spectrogram(quiet))
     assert 0.8 < sound.norm() / quiet.norm() < 1.25
@@ -89,6 +89,6 @@ def test_silence_is_silent() -> None:
         (torch.zeros(40, 10), "40 bins"),
     ],
 )
-def test_what_is_refused(mel: torch.Tensor, words: str) -> None:
+def test_invalid_requests_are_refused(mel: torch.Tensor, words: str) -> None:
     with pytest.raises(AudioError, match=words):
         griffin_lim(mel)

@@ -34,7 +34,7 @@ def test_the_published_window() -> None:
 
 
 @given(st.floats(0, 2), st.floats(0.2, 1.5), st.floats(0.01, 100), st.integers(0, 9))
-def test_a_clip_shows_the_moment_asked_for(centre: float, context: float, gain: float, seed: int) -> None:
+def test_clip_shows_the_requested_moment(centre: float, context: float, gain: float, seed: int) -> None:
     audio = babble(32000, seed)
     clip, limited = clip_around(audio, centre, context, gain)
     n = round(context * 16000)
@@ -46,7 +46,7 @@ def test_a_clip_shows_the_moment_asked_for(centre: float, context: float, gain: 
         torch.testing.assert_close(clip[n // 2 - 100 : n // 2 + 100], gain * expected)
 
 
-def test_quiet_clips_are_not_changed() -> None:
+def test_quiet_clips_are_unchanged() -> None:
     clip, limited = clip_around(0.01 * babble(32000), 1.0)
     assert torch.equal(clip, limited)
 
@@ -69,7 +69,7 @@ def test_beyond_the_ends_is_silence() -> None:
         {"center_s": 1.0, "fade_s": -0.01},
     ],
 )
-def test_bad_windows(arguments: dict[str, float]) -> None:
+def test_invalid_windows_are_refused(arguments: dict[str, float]) -> None:
     with pytest.raises(AudioError):
         clip_around(WAVE, **arguments)
 
@@ -133,12 +133,12 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         ("a.flac", 2 * torch.ones(100), "clip"),
     ],
 )
-def test_bad_saves(name: str, audio: torch.Tensor, message: str, tmp_path: Path) -> None:
+def test_invalid_saves_are_refused(name: str, audio: torch.Tensor, message: str, tmp_path: Path) -> None:
     with pytest.raises(AudioError, match=message):
         save_audio(tmp_path / name, audio)
     assert not list(tmp_path.iterdir())
 
 
-def test_mp3_has_no_such_rate() -> None:
+def test_impossible_mp3_rate_is_refused() -> None:
     with pytest.raises(AudioError, match="resample"):
         to_mp3_bytes(babble(1000), 12345)

@@ -64,7 +64,7 @@ def test_float64_and_half_become_float32() -> None:
         assert load_audio(wave).dtype == torch.float32
 
 
-def test_awkward_arrays() -> None:
+def test_unusual_arrays_are_read_or_refused() -> None:
     backwards = WAVE[::-1]
     assert np.array_equal(load_audio(backwards).numpy(), backwards)
     locked = WAVE.copy()
@@ -84,7 +84,7 @@ def test_loud_floats_warn() -> None:
         load_audio(WAVE / np.abs(WAVE).max() * 1.4)
 
 
-def test_a_float_file_of_unscaled_integers_warns_as_arrays_do(tmp_path: Path) -> None:
+def test_float_file_of_unscaled_integers_warns(tmp_path: Path) -> None:
     path = tmp_path / "loud.wav"
     for subtype in ("FLOAT", "DOUBLE"):
         path.write_bytes(encoded(WAVE * 32767, subtype=subtype))
@@ -165,7 +165,7 @@ def test_formats_by_path_bytes_and_file_object(format: str, subtype: str | None,
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF])
-def test_streamed_wav_without_a_length_loads(size: int) -> None:
+def test_streamed_wav_without_length_loads(size: int) -> None:
     content = bytearray(encoded(WAVE))
     content[4:8] = content[40:44] = struct.pack("<I", size)
     assert len(load_audio(bytes(content))) == 16000
@@ -205,7 +205,7 @@ def test_hostile_content(content: bytes, message: str, tmp_path: Path) -> None:
         load_audio(content)
 
 
-def test_paths_that_are_no_file(tmp_path: Path) -> None:
+def test_path_that_is_not_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="does not exist"):
         load_audio(tmp_path / "missing.wav")
     with pytest.raises(AudioError, match="folder"):
@@ -218,7 +218,7 @@ def test_paths_that_are_no_file(tmp_path: Path) -> None:
         load_audio(raw)
 
 
-def test_file_objects_that_give_nothing(tmp_path: Path) -> None:
+def test_empty_file_object_is_refused(tmp_path: Path) -> None:
     stream = io.BytesIO(encoded(WAVE))
     load_audio(stream)
     with pytest.raises(AudioError, match="seek"):
@@ -288,7 +288,7 @@ def test_formats_of_the_extra(container: str, codec: str) -> None:
         ({"bytes": None, "path": None}, "'path'"),
     ],
 )
-def test_bad_arrays(source, message: str) -> None:
+def test_invalid_arrays_are_refused(source, message: str) -> None:
     with pytest.raises(AudioError, match=message):
         load_audio(source)
 
@@ -299,7 +299,7 @@ def test_other_objects(unchecked: None) -> None:
             load_audio(source)  # type: ignore[arg-type]
 
 
-def test_rates_that_disagree() -> None:
+def test_contradictory_sample_rates_are_refused() -> None:
     for source in (encoded(WAVE), (WAVE, 16000), {"array": WAVE, "sampling_rate": 16000}):
         assert len(load_audio(source, sample_rate=16000)) == 16000
         with pytest.raises(AudioError, match="at 16000 Hz"):
@@ -310,7 +310,7 @@ def test_rates_that_disagree() -> None:
 
 
 @given(st.integers(400, 5000), st.sampled_from([0.025, 0.1, 0.3]))
-def test_windows_put_together_are_the_audio(n: int, seconds: float) -> None:
+def test_joined_windows_equal_the_audio(n: int, seconds: float) -> None:
     wave = babble(n)
     windows = to_windows(wave, seconds)
     assert windows.shape == (-(-n // round(16000 * seconds)), round(16000 * seconds))
@@ -318,7 +318,7 @@ def test_windows_put_together_are_the_audio(n: int, seconds: float) -> None:
     assert not windows.flatten()[n:].any()
 
 
-def test_an_hour(tmp_path: Path) -> None:
+def test_one_hour_of_audio(tmp_path: Path) -> None:
     hour = np.zeros(3600 * 16000, np.int16)
     hour[-1] = 1
     windows = to_windows(hour)
@@ -335,7 +335,7 @@ def test_windows_from_a_file_and_with_a_gradient(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0, -1, 0.001, float("nan")])
-def test_windows_too_short(seconds: float) -> None:
+def test_too_short_window_is_refused(seconds: float) -> None:
     with pytest.raises(AudioError, match="too short"):
         to_windows(babble(1000), seconds)
 

@@ -103,7 +103,7 @@ def test_filters_made_in_inference_mode_serve_gradients_later() -> None:
     assert audio.grad is not None and audio.grad.abs().max() > 0
 
 
-def test_filters_are_cached_and_openais() -> None:
+def test_mel_filters_are_cached_and_equal_openai_whisper() -> None:
     filters = mel_filters(80, torch.float32, torch.device("cpu"))
     assert filters is mel_filters(80, torch.float32, torch.device("cpu"))
     assert torch.equal(filters, whisper.audio.mel_filters("cpu", 80))

@@ -117,14 +117,14 @@ def test_errors(source, message: str) -> None:
         prepare(source)
 
 
-def test_plain_numbers_are_no_clip(unchecked: None) -> None:
+def test_numbers_are_not_a_clip(unchecked: None) -> None:
     with pytest.raises(AudioError, match=r"clip 0 of the list: .*numpy.asarray"):
         prepare([[0.1, 0.2]])
     with pytest.raises(AudioError, match=r"clip 0 of the list: .*float"):
         prepare([0.1, 0.2])
 
 
-def test_what_is_not_ambiguous() -> None:
+def test_unambiguous_inputs_are_accepted() -> None:
     wave = babble(5000)
     two_channels = torch.stack([wave, -0.5 * wave], 1)  # [sample, channel], as soundfile reads
     assert torch.equal(prepare(two_channels), prepare(load_audio(two_channels)))

@@ -31,7 +31,7 @@ def cell(time: TimeMap, i: int) -> tuple[float, float]:
     return start, time.n_samples if i == time.n_ctx - 1 else i * time.samples_per_position + half
 
 
-def test_whispers_own_numbers() -> None:
+def test_known_whisper_values() -> None:
     assert (whisper_map.n_samples, whisper_map.n_frames, whisper_map.duration) == (480000, 3000, 30.0)
     assert whisper_map.seconds_per_position == 0.02
     assert whisper_map.seconds(75) == 1.5
@@ -82,7 +82,7 @@ def test_nearest_spans_partition_the_window(case: tuple[TimeMap, list[int]]) -> 
 
 
 @given(map_and_cuts())
-def test_spans_are_what_they_say(case: tuple[TimeMap, list[int]]) -> None:
+def test_spans_match_their_description(case: tuple[TimeMap, list[int]]) -> None:
     time, cuts = case
     for a, b in pairwise(cuts):
         spans = {
@@ -104,7 +104,7 @@ def test_span_seconds_gives_the_span_back(time: TimeMap, data: st.DataObject) ->
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
-def test_no_time_no_positions(rounding: Rounding) -> None:
+def test_empty_time_span_has_no_positions(rounding: Rounding) -> None:
     for t in (0.0, 0.013, 0.4, 30.0):
         span = whisper_map.span(t, t, rounding)
         assert span.start == span.stop

@@ -76,7 +76,7 @@ def test_joined_mp3s_are_read_whole(bare: bool) -> None:
     assert abs(seconds(mp3(44_100) + single) - 2 * SECONDS) < FRAMES  # of different rates
 
 
-def test_a_tagged_mp3_joined_to_one_without() -> None:
+def test_tagged_mp3_joined_to_an_untagged_one() -> None:
     single = mp3()
     both = load_audio(single + surgery.without_tag(single))
     assert abs(len(both) / 16_000 - 2 * SECONDS) < FRAMES + 0.05
@@ -116,7 +116,7 @@ def test_an_mp3_tag_may_count_some_frames_wrong(extra: int) -> None:
 
 
 @pytest.mark.parametrize("bare", [False, True])
-def test_an_mp3_that_is_cut_says_so(bare: bool) -> None:
+def test_truncated_mp3_is_an_error(bare: bool) -> None:
     frames = surgery.mp3_frames(mp3())[1 if bare else 0 :]
     for n in (1, 20, len(frames) - 1):
         content = b"".join(frames[:n]) + frames[n][: len(frames[n]) // 2]
@@ -171,7 +171,7 @@ def test_joined_streams_are_read_whole(format: str, subtype: str) -> None:
 
 @pytest.mark.parametrize(("format", "subtype"), STREAMS)
 @pytest.mark.parametrize("part", [0.02, 0.3, 0.6, 0.97])
-def test_cut_streams_say_so(format: str, subtype: str, part: float) -> None:
+def test_truncated_stream_is_an_error(format: str, subtype: str, part: float) -> None:
     single = encoded(WAVE, 16_000, format, subtype)
     cut = single[: int(part * len(single))]
     for content in (cut, single + cut):
@@ -188,7 +188,7 @@ def ogg_pages(subtype: str) -> list[bytes]:
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
-def test_ogg_pages_that_are_lost_or_damaged_are_told(subtype: str) -> None:
+def test_lost_or_damaged_ogg_pages_are_errors(subtype: str) -> None:
     pages = ogg_pages(subtype)
     assert len(pages) > 4
     damaged = pages[3][:-40] + bytes(30) + pages[3][-10:]
@@ -245,7 +245,7 @@ def test_flac_whose_header_counts_nothing_or_too_little(subtype: str, total: int
         load_audio(lied[: len(lied) // 2])
 
 
-def test_flac_that_promises_more() -> None:
+def test_flac_with_too_many_announced_samples() -> None:
     there, lost = missing(surgery.flac_total(encoded(WAVE, 16_000, "FLAC"), 5 * 16_000))
     assert (there, lost) == (2.0, 3.0)
 
@@ -301,7 +301,7 @@ def test_streams_of_other_containers_are_read_whole() -> None:
 
 
 @pytest.mark.parametrize("format", PCM)
-def test_headers_that_promise_less_are_not_believed(format: str) -> None:
+def test_understated_header_is_ignored(format: str) -> None:
     whole = encoded(WAVE, 16_000, format)
     n_bytes = 2 * len(WAVE)
     order = ">" if format in ("AU", "AIFF", "CAF") else "<"
@@ -321,7 +321,7 @@ def test_headers_that_promise_less_are_not_believed(format: str) -> None:
 
 
 @pytest.mark.parametrize("order", ["<I", ">I"])
-def test_chunks_behind_the_samples_are_no_samples(order: str) -> None:
+def test_chunks_after_the_data_are_not_samples(order: str) -> None:
     content = encoded(WAVE, 16_000)
     if order == ">I":
         content = bytes(encoded(WAVE, 16_000, "AIFF"))
@@ -332,7 +332,7 @@ def test_chunks_behind_the_samples_are_no_samples(order: str) -> None:
             assert torch.equal(load_audio(content + tail), load_audio(content))
 
 
-def test_samples_behind_a_too_small_chunk_are_read_with_a_warning() -> None:
+def test_samples_beyond_an_understated_chunk_are_read_with_a_warning() -> None:
     content = encoded(WAVE, 16_000)
     with pytest.warns(UserWarning, match=r"counts 0\.50 s, but 2\.00 s follow"):
         assert torch.equal(load_audio(surgery.wav_size(content, 16_000, 36 + 16_000)), load_audio(content))

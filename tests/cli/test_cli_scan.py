@@ -27,7 +27,7 @@ def audio(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_scan_from_the_command_line(audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scan_command_equals_scan(audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hooks = ["--hook", "encoder.blocks.1.mlp.1", "--hook", "encoder.blocks.0"]
     arguments = ["scan", *hooks, "--audio", str(audio), "--out", str(tmp_path / "scan"), "--top", "3", "--threads", "1"]
     assert main(arguments) == 1
@@ -52,7 +52,7 @@ def test_pages_are_written_though_a_recording_is_broken(
 
 
 @pytest.mark.slow
-def test_torchrun_writes_the_same(audio: Path, tmp_path: Path) -> None:
+def test_torchrun_writes_the_same_bytes(audio: Path, tmp_path: Path) -> None:
     tail = ["--hook", "encoder.blocks.1.mlp.1", "--audio", str(audio), "--chunk", "1", "--threads", "1", "--out"]
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for start, out in (([sys.executable], "one"), (run, "two")):

@@ -76,7 +76,7 @@ WRONG: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_each_has_an_error_of_ours(model: HookedWhisper, mel: torch.Tensor, what: str) -> None:
+def test_invalid_arguments_raise_library_errors(model: HookedWhisper, mel: torch.Tensor, what: str) -> None:
     call, words = WRONG[what]
     with pytest.raises(HookedWhisperError, match=words):
         call(model, mel)
@@ -139,11 +139,11 @@ def test_clip_timestamps_end_with_the_audio() -> None:
 
 
 @pytest.mark.parametrize("clips", ["0,12", "0,1.005", [0.0, 0.5, 0.6, 99.0]])
-def test_transcribing_clips_ends(model: HookedWhisper, clips: Any) -> None:
+def test_transcribing_with_clip_timestamps_terminates(model: HookedWhisper, clips: Any) -> None:
     audio = 0.1 * np.random.default_rng(0).standard_normal(16077).astype(np.float32)
     model.transcribe(audio, language="en", temperature=0, sample_len=2, clip_timestamps=clips)
 
 
-def test_a_task_of_ours_is_the_one_in_the_prompt(model: HookedWhisper) -> None:
+def test_task_is_the_one_in_the_prompt(model: HookedWhisper) -> None:
     with pytest.raises(PromptError, match="task must be 'transcribe' or 'translate', not 'translation'"):
         model.to_tokens("", task="translation")  # type: ignore[arg-type]

@@ -56,7 +56,7 @@ def test_shorthands(cache: ActivationCache, key: tuple) -> None:
     assert cache[key] is cache[SHORTHANDS[key]]
 
 
-def test_it_is_a_mapping(cache: ActivationCache, odd: Twins) -> None:
+def test_cache_is_a_mapping(cache: ActivationCache, odd: Twins) -> None:
     assert isinstance(cache, Mapping) and list(cache) == odd.core.hook_names() and len(cache) == len(list(cache))
     assert cache["encoder.blocks.1.mlp.1"] is cache["encoder.blocks.1.mlp.hook_post"]  # published name
     assert "encoder.blocks.1.mlp.1" in cache and cache.axes("encoder.blocks.1.mlp.1") == ("batch", "position", "d_mlp")
@@ -82,13 +82,13 @@ def test_it_is_a_mapping(cache: ActivationCache, odd: Twins) -> None:
     ],
     ids=str,
 )
-def test_a_wrong_key_says_what_there_is(cache: ActivationCache, key: object, words: str) -> None:
+def test_unknown_key_lists_what_is_cached(cache: ActivationCache, key: object, words: str) -> None:
     with pytest.raises(UnknownHookError, match=words) as raised:
         cache[key]
     assert isinstance(raised.value, KeyError)
 
 
-def test_a_point_that_was_not_cached_says_how_to(odd: Twins) -> None:
+def test_missing_cache_entry_explains_how_to_cache_it(odd: Twins) -> None:
     _, few = odd.core.run_with_cache(odd.mel(), names_filter="encoder.hook_*")
     with pytest.raises(UnknownHookError, match=r"was not cached.* \(this cache has 4 entries\)"):
         few["encoder", "pattern", 0]

@@ -104,7 +104,7 @@ def test_alignment_heads() -> None:
     assert torch.equal(default.alignment_heads.to_dense(), theirs.alignment_heads.to_dense())
 
 
-def test_wrong_inputs_say_what_is_needed(unchecked: None) -> None:
+def test_invalid_inputs_name_what_is_needed(unchecked: None) -> None:
     core = WhisperCore(WhisperConfig.from_dims(SIZES["one_block"]))
     mel, tokens = torch.zeros(2, 80, 40), torch.zeros(2, 3, dtype=torch.int64)
     encoder_out = torch.zeros(2, 20, 32)
@@ -126,7 +126,7 @@ def test_wrong_inputs_say_what_is_needed(unchecked: None) -> None:
 
 
 @torch.no_grad()
-def test_a_short_window_stands_where_it_is_put() -> None:
+def test_short_window_starts_at_the_requested_time() -> None:
     core = WhisperCore(WhisperConfig.from_dims(SIZES["one_block"])).eval()
     offsets: list[int] = []
     mel = torch.randn(1, 80, 20)

@@ -126,7 +126,7 @@ def test_logit_attributions_sum_to_the_logit(odd: Twins, core: WhisperCore, cach
 
 
 @pytest.mark.parametrize("pos", [0, -1, 2, slice(1, 4)])
-def test_cutting_before_is_cutting_after(cache: ActivationCache, pos: int | slice) -> None:
+def test_cutting_before_and_after_reading_agree(cache: ActivationCache, pos: int | slice) -> None:
     selected = slice(pos, pos + 1 or None) if isinstance(pos, int) else pos
     for stack in STACKS:
         whole, _ = cache.decompose_resid(stack, return_labels=True)
@@ -141,7 +141,7 @@ def test_cutting_before_is_cutting_after(cache: ActivationCache, pos: int | slic
         assert torch.allclose(cache.stack_head_results(stack, pos_slice=pos, return_labels=True)[0], heads, atol=1e-5)
 
 
-def test_a_cache_cut_while_it_was_made_decomposes_too(odd: Twins) -> None:
+def test_sliced_cache_decomposes(odd: Twins) -> None:
     cut = {"pos_slice": slice(5, 9), "token_slice": -1}
     _, cache = odd.core.run_with_cache(odd.mel(), odd.tokens(5), **cut)
     for stack, width in (("encoder", 4), ("decoder", 1)):
@@ -150,7 +150,7 @@ def test_a_cache_cut_while_it_was_made_decomposes_too(odd: Twins) -> None:
         assert relative_l2(parts.sum(0), entering(cache, stack, None)) < SUM
 
 
-def test_what_cannot_be_decomposed(odd: Twins, cache: ActivationCache, unchecked: None) -> None:
+def test_undecomposable_points_are_refused(odd: Twins, cache: ActivationCache, unchecked: None) -> None:
     with pytest.raises(ValueError, match="stack must be"):
         cache.decompose_resid("cross", return_labels=True)
     with pytest.raises(ValueError, match="mode must be"):

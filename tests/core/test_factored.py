@@ -98,7 +98,7 @@ def test_indexing_acts_on_layers_and_heads(index: object) -> None:
     torch.testing.assert_close(m[index].AB, dense, rtol=1e-12, atol=1e-12)  # one product or many: other kernels
 
 
-def test_what_does_not_fit_is_refused(unchecked: None) -> None:
+def test_mismatched_shapes_are_refused(unchecked: None) -> None:
     m = FactoredMatrix(matrix(2, 5, 3), matrix(3, 4))
     with pytest.raises(ValueError, match="needs A"):
         FactoredMatrix(matrix(5, 3), matrix(4, 3))

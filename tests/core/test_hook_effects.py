@@ -97,7 +97,7 @@ def test_editing_a_gradient_in_place_leaves_other_branches(one_block: Twins, cor
     assert not torch.equal(gradient((name, lambda g: g.zero_())), gradient())
 
 
-def test_a_backward_hook_that_cannot_run_says_so(one_block: Twins, core: WhisperCore) -> None:
+def test_backward_hook_that_cannot_run_is_an_error(one_block: Twins, core: WhisperCore) -> None:
     with torch.no_grad(), core.hooks(bwd_hooks=[(POINT, print)]), pytest.raises(HookedWhisperError, match="never run"):
         core(one_block.mel(), one_block.tokens(2))
     bad = (POINT, lambda grad: grad[:, :1])

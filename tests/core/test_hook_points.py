@@ -133,7 +133,7 @@ def test_names_in_order_of_execution_are_pinned(one_block: Twins, odd: Twins) ->
     assert odd.core.hook_names() == pinned(2, 3)
 
 
-def test_points_fire_in_the_order_of_their_names(odd: Twins) -> None:
+def test_points_fire_in_documented_order(odd: Twins) -> None:
     fired: list[str] = []
     hooks = [("*", lambda x, hook: fired.append(hook.name))]
     odd.core.run_with_hooks(odd.mel(), odd.tokens(3), fwd_hooks=hooks)
@@ -210,7 +210,7 @@ IDENTITIES = {"nothing": lambda x: None, "itself": lambda x: x, "a copy": lambda
 
 @walk()
 @torch.no_grad()
-def test_looking_leaves_every_bit(size: str, name: str, given_run: dict) -> None:
+def test_reading_changes_no_bit(size: str, name: str, given_run: dict) -> None:
     core, mel, tokens, plain = given_run[size]
     outputs = [core.run_with_hooks(mel, tokens, fwd_hooks=[(name, look)]) for look in IDENTITIES.values()]
     if name.endswith(("hook_attn_scores", "hook_pattern")):
@@ -221,7 +221,7 @@ def test_looking_leaves_every_bit(size: str, name: str, given_run: dict) -> None
 
 
 @pytest.mark.parametrize("look", IDENTITIES)
-def test_looking_everywhere_at_once(look: str, given_run: dict) -> None:
+def test_caching_every_point_at_once(look: str, given_run: dict) -> None:
     core, mel, tokens, plain = given_run["odd"]
     fused = [n for n in core.hook_names() if not n.endswith(("hook_attn_scores", "hook_pattern"))]
     assert torch.equal(core.run_with_hooks(mel, tokens, fwd_hooks=[(fused, IDENTITIES[look])]), plain)
@@ -259,7 +259,7 @@ def test_rows_of_a_batch_are_independent(size: str, name: str, given_run: dict) 
 
 @walk(lambda point: point.stack != "encoder" and token_axis(point) is not None)
 @torch.no_grad()
-def test_the_past_does_not_see_the_future(size: str, name: str, given_run: dict) -> None:
+def test_past_is_independent_of_the_future(size: str, name: str, given_run: dict) -> None:
     core, mel, tokens, _ = given_run[size]
     axis = token_axis(core.hook_dict[name])
 

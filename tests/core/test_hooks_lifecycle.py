@@ -101,7 +101,7 @@ def test_the_next_hook_gets_what_the_last_returned_but_not_its_tensor(one_block:
         (lambda x: (x,), "returned tuple"),
     ],
 )
-def test_what_cannot_stand_in_is_refused(one_block: Twins, returned: object, words: str) -> None:
+def test_unsuitable_sae_is_refused(one_block: Twins, returned: object, words: str) -> None:
     with pytest.raises(HookShapeError) as raised:
         run(one_block, returned)
     assert words in str(raised.value)
@@ -121,7 +121,7 @@ def test_an_exception_keeps_its_type_and_says_where(one_block: Twins, core: Whis
     assert core.list_hooks() == {}
 
 
-def test_bad_requests_are_refused_at_once(core: WhisperCore, unchecked: None) -> None:
+def test_invalid_requests_are_refused_at_once(core: WhisperCore, unchecked: None) -> None:
     with pytest.raises(TypeError, match="must be callable"):
         core.add_hook(POINT, 3)
     with pytest.raises(ValueError, match="'fwd' or 'bwd'"):

@@ -74,7 +74,7 @@ def test_all_forms_are_the_same_indices(numbers: list[int]) -> None:
 
 
 @given(any_numbers(SIZE))
-def test_all_forms_are_the_same_places(numbers: list[int]) -> None:
+def test_all_forms_are_the_same_positions(numbers: list[int]) -> None:
     positions = torch.arange(SIZE)
     for form, selection in forms(numbers, SIZE).items():
         assert read_positions(selection, n=SIZE).mask(positions).nonzero().flatten().tolist() == numbers, form
@@ -104,13 +104,13 @@ NOTHING = {
 
 
 @pytest.mark.parametrize("what", NOTHING)
-def test_what_is_no_selection_is_refused(what: str) -> None:
+def test_invalid_selection_is_refused(what: str) -> None:
     with pytest.raises(PatchError, match="head"):
         read_indices(NOTHING[what], SIZE, "heads", PatchError)
 
 
 @pytest.mark.parametrize("what", [k for k in NOTHING if k not in ("empty", "empty array", "empty mask", "far")])
-def test_what_is_no_place_is_refused(what: str) -> None:
+def test_invalid_positions_are_refused(what: str) -> None:
     with pytest.raises(PatchError):
         read_positions(NOTHING[what], n=SIZE)
 

@@ -71,7 +71,7 @@ SHAPES: dict[str, Callable[[int, int], tuple[int, ...]]] = {
 
 @kinds
 @pytest.mark.parametrize("shape", SHAPES)
-def test_bool_additive_fused_and_explicit_are_one_thing(odd: Twins, kind: str, shape: str) -> None:
+def test_boolean_additive_fused_and_explicit_masks_agree(odd: Twins, kind: str, shape: str) -> None:
     target, name, sizes = KINDS[kind]
     mask = random_mask(*SHAPES[shape](*sizes))
     with_bool = run(odd, {target: mask})
@@ -178,7 +178,7 @@ def test_local_window(odd: Twins) -> None:
 
 
 @pytest.mark.parametrize("k", [59, 60, 1000])
-def test_a_window_as_wide_as_the_clip_is_no_mask(odd: Twins, k: int) -> None:
+def test_window_as_wide_as_the_clip_masks_nothing(odd: Twins, k: int) -> None:
     assert relative_l2(run(odd, {"encoder": local_window(k), "decoder": local_window(k)}), run(odd, {})) < 1e-6
 
 
@@ -207,7 +207,7 @@ def test_a_row_without_keys_is_zero_and_keeps_gradients_finite(
     assert grads[0].any()
 
 
-def test_a_hook_that_forbids_every_key_gives_zero_too(odd: Twins) -> None:
+def test_hook_that_masks_every_key_gives_zero(odd: Twins) -> None:
     name = "decoder.blocks.0.cross_attn"
     hook = (f"{name}.hook_attn_scores", lambda scores: torch.full_like(scores, -torch.inf))
     _, cache = odd.core.run_with_cache(odd.mel(), odd.tokens(3), names_filter=[f"{name}.hook_*"], fwd_hooks=[hook])
@@ -270,7 +270,7 @@ def test_masks_while_decoding_with_a_cache(odd: Twins, chunks: list[int], target
     ],
     ids=only_words,
 )
-def test_wrong_requests_are_refused_before_anything_runs(odd: Twins, target: object, mask: object, words: str) -> None:
+def test_invalid_requests_are_refused_before_any_pass(odd: Twins, target: object, mask: object, words: str) -> None:
     with pytest.raises(MaskError, match=words), odd.core.hooks(attn_masks={"decoder": local_window(1), target: mask}):
         pytest.fail("entered")
     assert not any(attn.masks for attn in odd.core.attention_modules().values())
@@ -308,7 +308,7 @@ def test_windows_need_a_width(unchecked: None) -> None:
 
 
 @torch.no_grad()
-def test_a_mask_that_is_too_small_for_the_next_token_says_so(odd: Twins) -> None:
+def test_mask_too_small_for_the_next_token_is_an_error(odd: Twins) -> None:
     kv_cache, encoder_out = KVCache(), odd.core.embed_audio(odd.mel())
     with odd.core.hooks(attn_masks={"decoder": random_mask(3, 3)}):
         odd.core.decoder(odd.tokens(3), encoder_out, kv_cache)

@@ -76,7 +76,7 @@ def test_an_exact_copy_passes(mutant: WhisperCore, odd: Twins, theirs: Activatio
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_shows(mistake: str, mutant: WhisperCore, odd: Twins, theirs: Activations) -> None:
+def test_parity_detects_a_mistake(mistake: str, mutant: WhisperCore, odd: Twins, theirs: Activations) -> None:
     MISTAKES[mistake](mutant)
     assert worst(mutant, odd, theirs) > 100 * FLOAT32
 

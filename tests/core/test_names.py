@@ -102,7 +102,7 @@ def test_a_typo_gets_the_closest_names(core: WhisperCore, typo: str, near: str) 
     assert repr(typo) in str(raised.value) and near in str(raised.value)
 
 
-def test_one_unknown_name_in_a_list_is_enough(core: WhisperCore) -> None:
+def test_one_unknown_name_in_a_list_is_refused(core: WhisperCore) -> None:
     for names in (["encoder.hook_out", "encoder.hook_ot"], ["encoder.hook_out", "*.nothing"]):
         with pytest.raises(UnknownHookError):
             core.add_hook(names, print)
@@ -121,7 +121,7 @@ def test_patterns_that_match_nothing_say_what_they_were(core: WhisperCore) -> No
         core.hook_names(nowhere)
 
 
-def test_something_else_is_refused(unchecked: None) -> None:
+def test_other_types_are_refused(unchecked: None) -> None:
     with pytest.raises(HookedWhisperError, match="not int"):
         resolve_names([3], ["encoder.hook_out"])
     with pytest.raises(KeyError):  # also the builtin that fits

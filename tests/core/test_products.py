@@ -73,7 +73,7 @@ def test_gradients_transforms_and_modes_see_the_product() -> None:
         assert linear(x, weight, bias).dtype == torch.bfloat16
 
 
-def test_nothing_that_somebody_holds_is_overwritten() -> None:
+def test_held_tensors_are_not_overwritten() -> None:
     """Memory is reused only where neither a hook of ours nor one of torch's has seen the tensor."""
     mlp, norm = MLP(D_IN, D_OUT, "batch", "position"), LayerNorm(D_IN, "batch", "position")
     x = torch.randn(1, 5, D_IN)

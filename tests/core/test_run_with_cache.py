@@ -220,7 +220,7 @@ def test_keeping_gradients_touches_no_grad(odd: Twins, core: WhisperCore) -> Non
         weight.grad = None
 
 
-def test_requests_that_make_no_sense(odd: Twins, core: WhisperCore, unchecked: None) -> None:
+def test_contradictory_requests_are_refused(odd: Twins, core: WhisperCore, unchecked: None) -> None:
     mel, tokens = odd.mel(), odd.tokens(5)
     encoder_out = core.embed_audio(mel)
     for kwargs, words in (
@@ -242,7 +242,7 @@ def test_requests_that_make_no_sense(odd: Twins, core: WhisperCore, unchecked: N
 # --- memory ------------------------------------------------------------------------------------------------------
 
 
-def test_a_request_that_is_too_large_says_what_to_do(odd: Twins, core: WhisperCore) -> None:
+def test_request_that_exceeds_memory_explains_the_remedy(odd: Twins, core: WhisperCore) -> None:
     calls: list[int] = []
     with core.hooks([("encoder.hook_mel", lambda x: calls.append(1))]), pytest.raises(CacheSizeError) as raised:
         core.run_with_cache(odd.mel(), odd.tokens(5), names_filter="*", max_bytes=1000)
@@ -255,7 +255,7 @@ def test_a_request_that_is_too_large_says_what_to_do(odd: Twins, core: WhisperCo
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"pos_slice": slice(0, 7)}, {"token_slice": [0, 1]}, {"dtype": torch.float16}])
-def test_the_estimate_is_the_size(odd: Twins, core: WhisperCore, kwargs: dict) -> None:
+def test_size_estimate_equals_the_size(odd: Twins, core: WhisperCore, kwargs: dict) -> None:
     """Also where one clip serves many rows of tokens."""
     names = [name for name in core.hook_names() if name != "decoder.hook_tokens"]  # int64: twice the width
     for mel, tokens in ((odd.mel(2), odd.tokens(5, 2)), (odd.mel(1), odd.tokens(5, 4))):

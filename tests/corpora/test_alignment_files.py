@@ -147,7 +147,7 @@ def test_broken_ctm_names_the_line(line: str, message: str):
         from_ctm(f"u 1 0.5 0.1 first\n{line}\n", "words", source="there.ctm")
 
 
-def test_what_ctm_cannot_hold():
+def test_ctm_refuses_what_it_cannot_hold():
     for alignment in (
         Alignment("a b", "", "", 1.0, (Interval(0.0, 1.0, "x"),)),
         Alignment("a", "", "", 1.0, (Interval(0.0, 1.0, "x y"),)),
@@ -211,7 +211,7 @@ def test_broken_json_names_the_entry(content: str, message: str):
         from_json(content, source="there.json")
 
 
-def test_textgrid_tiers_are_found_as_aligners_name_them():
+def test_textgrid_tiers_of_known_aligners_are_found():
     grid = to_textgrid(Alignment("u", "", "hi", 1.0, (Interval(0.0, 1.0, "hi"),), (Interval(0.0, 1.0, "AY1"),)))
     upper = grid.replace('"words"', '"Ann - Words"').replace('"phones"', '"Ann - phones"')
     alignment = from_textgrid(upper, tiers=Tiers(relabel=without_stress))
@@ -283,7 +283,7 @@ def test_read_alignment_goes_by_ending_and_content(tmp_path: Path):
             read_alignment(tmp_path / name)
 
 
-def test_cut_keeps_what_is_said_in_it():
+def test_cut_keeps_the_words_inside():
     alignment = Alignment(
         "u", "s", "a b c", 3.0,
         (Interval(0.0, 1.0, "a"), Interval(1.0, 2.0, "b"), Interval(2.0, 3.0, "c")),
@@ -302,7 +302,7 @@ def test_atomic_write_leaves_the_old_file_on_failure(tmp_path: Path):
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_words_without_times_are_not_left_out_in_silence() -> None:
+def test_words_without_times_warn() -> None:
     words = [{"word": "the", "start": 0, "end": 0.2}, {"word": "5"}, {"word": "cat", "start": 0.5, "end": 0.8}]
     content = json.dumps({"segments": [{"text": "the 5 cat", "words": words}]})
     with pytest.warns(UserWarning, match=r"a\.json: 1 of 3 words have no times \('5'\).*hooked-whisper align"):

@@ -60,7 +60,7 @@ def test_ids_are_unique(tmp_path: Path) -> None:
     assert ids(audio_folder(tmp_path)) == ["a.flac", "a.wav", "a.wav.flac", "b.wav"]
 
 
-def test_folders_that_are_none(tmp_path: Path) -> None:
+def test_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="no audio files"):
         audio_folder(tmp_path)
     with pytest.raises(AudioError, match="no folder"):

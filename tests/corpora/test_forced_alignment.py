@@ -145,7 +145,7 @@ def test_words_outside_the_dictionary_are_guessed_or_refused(corpus) -> None:
     ("text", "match"),
     [("", "no words"), ("-- ...", "no words"), ("это не по-английски", "English"), ("word " * 500, "500 words")],
 )
-def test_texts_that_cannot_be_aligned(corpus, text, match) -> None:
+def test_text_that_cannot_be_aligned_is_an_error(corpus, text, match) -> None:
     with pytest.raises(AlignmentError, match=match):
         align_recording(corpus[0].audio(), text)
 
@@ -155,7 +155,7 @@ def test_an_unknown_oov_is_refused(corpus, unchecked: None) -> None:
         align_recording(corpus[0].audio(), "hello", oov="gues")
 
 
-def test_what_is_too_long_is_refused() -> None:
+def test_overlong_input_is_refused() -> None:
     with pytest.raises(AlignmentError, match="21 minutes"):
         align_recording(torch.zeros(21 * 60 * 16_000), "hello")
 
@@ -187,7 +187,7 @@ def contents(folder) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_what_fails_is_listed_and_the_rest_is_done(mixed, tmp_path) -> None:
+def test_failures_are_listed_and_the_rest_is_aligned(mixed, tmp_path) -> None:
     result = align_corpus(mixed, tmp_path, progress=False)
     assert result.aligned == (mixed[0].id, mixed[4].id, mixed[5].id) and result.unchanged == ()
     assert [name for name, _ in result.skipped] == [mixed[1].id] and "--texts own" in result.skipped[0][1]
@@ -201,13 +201,13 @@ def test_what_fails_is_listed_and_the_rest_is_done(mixed, tmp_path) -> None:
     assert [row["id"] for row in rows] == [r.id for r in mixed if r.text]
 
 
-def test_other_languages_fail(corpus, tmp_path) -> None:
+def test_other_languages_are_refused(corpus, tmp_path) -> None:
     result = align_corpus([replace(corpus[0], language="es"), replace(corpus[1], language="en_us")], tmp_path,
                           progress=False)  # fmt: skip
     assert result.aligned == (corpus[1].id,) and "'es'" in dict(result.failures)[corpus[0].id]
 
 
-def test_several_processes_write_the_same(mixed, tmp_path) -> None:
+def test_several_processes_write_the_same_bytes(mixed, tmp_path) -> None:
     single_process, two_processes = (
         align_corpus(mixed, tmp_path / str(jobs), jobs=jobs, progress=False) for jobs in (1, 2)
     )
@@ -215,7 +215,7 @@ def test_several_processes_write_the_same(mixed, tmp_path) -> None:
     assert replace(single_process, folder=two_processes.folder) == two_processes
 
 
-def test_what_is_there_is_kept_and_an_interrupted_run_continues(mixed, corpus, tmp_path, monkeypatch) -> None:
+def test_existing_alignments_are_kept_and_an_interrupted_run_resumes(mixed, corpus, tmp_path, monkeypatch) -> None:
     align_corpus(mixed, tmp_path / "whole", progress=False)
     done = []
 
@@ -316,7 +316,7 @@ def test_numbers_are_words_that_the_dictionary_has(value) -> None:
 
 
 @given(st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"]), max_size=30))
-def test_any_text_is_words_to_say_or_an_error(text) -> None:
+def test_text_becomes_words_or_an_error(text) -> None:
     try:
         words = spoken_words(text, cmu_dictionary().__contains__)
     except AlignmentError:
@@ -373,7 +373,7 @@ def test_the_dictionary() -> None:
         words["zorblefitz"]
 
 
-def test_a_file_that_is_not_sound(tmp_path, corpus) -> None:
+def test_non_audio_file_is_refused(tmp_path, corpus) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, np.zeros(100), 16_000)
     result = align_corpus([Recording("a", path, text="hello"), corpus[0]], tmp_path / "out", progress=False)

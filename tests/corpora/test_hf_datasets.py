@@ -49,7 +49,7 @@ def test_rows_are_recordings(some: datasets.Dataset) -> None:
     assert len(train) + len(test) == 6 and len(fingerprint(corpus)) == 64
 
 
-def test_broken_rows_are_passed_over_and_rows_without_names_are_numbered(some: datasets.Dataset) -> None:
+def test_broken_rows_are_skipped_and_unnamed_rows_are_numbered(some: datasets.Dataset) -> None:
     corpus = from_dataset(some)
     assert [recording.id for recording in corpus] == list("012345") and {recording.speaker for recording in corpus} == {
         ""
@@ -73,7 +73,7 @@ def test_formats_selections_paths_and_arrays(some: datasets.Dataset, tmp_path: P
     assert len(from_dataset(arrays)[0].audio()) == 1600
 
 
-def test_what_is_refused(some: datasets.Dataset, monkeypatch: pytest.MonkeyPatch, unchecked: None) -> None:
+def test_invalid_requests_are_refused(some: datasets.Dataset, monkeypatch: pytest.MonkeyPatch, unchecked: None) -> None:
     with pytest.raises(AudioError, match=r"no column 'audoi' for audio.*did you mean 'audio'"):
         from_dataset(some, "audoi")
     with pytest.raises(AudioError, match="no column 'text'"):

@@ -101,6 +101,6 @@ def test_folding_joins_closures_and_keeps_every_moment(labels: list[str]) -> Non
     assert all(labels_by_end[p.end] == fold_timit(p.label) for p in raw.phones if p.end in labels_by_end)
 
 
-def test_words_of_timit_that_share_a_phone_are_parted():
+def test_timit_words_that_share_a_phone_are_separated():
     (had, your) = from_timit("11362 16000 had\n15420 17503 your\n", "words").words
     assert had.end == your.start == 15420 / 16000

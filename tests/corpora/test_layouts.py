@@ -272,7 +272,7 @@ def test_metadata_of_an_audio_folder_is_read(tmp_path: Path) -> None:
         open_corpus(tmp_path)
 
 
-def test_metadata_of_something_else_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_metadata_of_another_file_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_noise(tmp_path / "a.wav")
     write(tmp_path / "metadata.csv", "colour,size\nred,3\n")
     assert [recording.text for recording in open_corpus(tmp_path)] == [""] and "metadata.csv" in caplog.text
@@ -307,7 +307,7 @@ def grid(origin: float) -> str:
 
 
 @pytest.mark.parametrize("origin", [0.0, 5.0, -1.0, 3600.125])
-def test_a_textgrid_that_begins_elsewhere(tmp_path: Path, origin: float) -> None:
+def test_textgrid_with_a_nonzero_start(tmp_path: Path, origin: float) -> None:
     write_noise(tmp_path / "a.wav", 2.0)
     path = write(tmp_path / "a.TextGrid", grid(origin))
     for alignment in (open_corpus(tmp_path)[0].alignment(), read_alignment(path)):
@@ -325,7 +325,7 @@ def test_a_textgrid_of_a_part_of_its_audio_keeps_its_times(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["a.TextGrid", "a.ctm", "a.wrd", "a.json"])
 @pytest.mark.parametrize("audio", ["a.wav", "a.flac", "a.mp3", "a.ogg"])
-def test_alignments_behind_the_end_of_their_audio_are_refused(tmp_path: Path, name: str, audio: str) -> None:
+def test_alignment_beyond_the_end_of_the_audio_is_refused(tmp_path: Path, name: str, audio: str) -> None:
     write_noise(tmp_path / audio, 1.0)
     content = {
         "a.TextGrid": grid(0.0),

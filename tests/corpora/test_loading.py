@@ -61,7 +61,7 @@ def test_order_is_the_corpus_order(
     assert not loaders()
 
 
-def test_no_more_are_decoded_than_may_wait() -> None:
+def test_prefetching_is_bounded() -> None:
     decoded: list[int] = []
 
     def source(k: int) -> np.ndarray:
@@ -75,7 +75,7 @@ def test_no_more_are_decoded_than_may_wait() -> None:
     assert sorted(decoded) == list(range(30))
 
 
-def test_decoding_goes_on_while_the_caller_computes() -> None:
+def test_decoding_continues_in_the_background() -> None:
     decoded = [threading.Event() for _ in range(8)]
 
     def source(k: int) -> np.ndarray:
@@ -101,7 +101,7 @@ def test_an_early_end_leaves_no_thread() -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ZeroDivisionError("a bug"), MemoryError()])
-def test_interrupts_and_bugs_are_not_swallowed(error: BaseException) -> None:
+def test_interrupts_and_bugs_propagate(error: BaseException) -> None:
     corpus = [sound(0), sound(1, error=error), sound(2)]
     seen = []
     with pytest.raises(type(error)):
@@ -156,7 +156,7 @@ def test_ctrl_c_while_waiting_ends_at_once_and_cleanly(monkeypatch: pytest.Monke
     assert not decoded and not loaders()
 
 
-def test_broken_files_are_told_and_passed_over(tmp_path: Path) -> None:
+def test_broken_files_are_skipped_with_a_warning(tmp_path: Path) -> None:
     for k in range(5):
         write_noise(tmp_path / f"{k}.flac", seed=k)
     (tmp_path / "1.flac").write_bytes((tmp_path / "1.flac").read_bytes()[:900])
@@ -171,7 +171,7 @@ def test_broken_files_are_told_and_passed_over(tmp_path: Path) -> None:
         assert isinstance(item, Failure) and word in item.reason and item.path == str(corpus[item.index].path)
 
 
-def test_what_is_refused() -> None:
+def test_invalid_requests_are_refused() -> None:
     for settings_ in ({"start": 3}, {"start": -1}, {"ahead": 0}, {"threads": 0}):
         with pytest.raises(AudioError):
             Loader([sound(0), sound(1)], **settings_)

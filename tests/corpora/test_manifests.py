@@ -24,7 +24,7 @@ def table(folder: Path, content: str, name: str = "list.csv", encoding: str = "u
     return path
 
 
-def test_csv_with_everything_that_spoils_simple_readers(tmp_path: Path) -> None:
+def test_csv_with_quotes_newlines_and_separators(tmp_path: Path) -> None:
     write_noise(tmp_path / "clips/a.wav")
     content = 'id,path,text,speaker\r\n1,clips/a.wav,"She said ""no"",\r\nthen left",s1\r\n\r\n2,clips/b.wav,,\r\n'
     for encoding in ("utf-8", "utf-8-sig", "utf-16"):
@@ -68,7 +68,7 @@ def test_parts_of_other_rates_channels_and_formats(tmp_path: Path) -> None:
         torch.testing.assert_close(part.audio()[500:-500], whole[500:-500], atol=2e-3, rtol=0)
 
 
-def test_parts_that_are_not_in_the_file(tmp_path: Path) -> None:
+def test_part_beyond_the_file_is_refused(tmp_path: Path) -> None:
     write_noise(tmp_path / "a.flac", 1.0)
     (tmp_path / "cut.flac").write_bytes((tmp_path / "a.flac").read_bytes()[:10_000])
     (tmp_path / "text.flac").write_text("no audio")
@@ -95,7 +95,7 @@ def test_alignments_of_files_are_cut_to_their_parts(tmp_path: Path) -> None:
     assert none.alignment() is None
 
 
-def test_columns_of_ones_own(tmp_path: Path) -> None:
+def test_custom_column_names(tmp_path: Path) -> None:
     path = table(tmp_path, "where,id,normalised,text\na.wav,1,yes,YES\n")
     (recording,) = manifest(path, columns={"path": "where", "text": "normalised"})
     assert recording.text == "yes" and recording.path == str(tmp_path / "a.wav")
@@ -163,7 +163,7 @@ def test_any_text_survives_csv_and_jsonl(tmp_path: Path, rows: list[tuple[str, s
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_are_an_audio_error_or_a_corpus(tmp_path: Path, junk: bytes) -> None:
+def test_random_bytes_are_a_corpus_or_an_audio_error(tmp_path: Path, junk: bytes) -> None:
     for name in ("x.csv", "x.tsv", "x.jsonl"):
         (tmp_path / name).write_bytes(b"path\n" + junk if name != "x.jsonl" else junk)
         try:
@@ -173,7 +173,7 @@ def test_any_bytes_are_an_audio_error_or_a_corpus(tmp_path: Path, junk: bytes) -
 
 
 @pytest.mark.parametrize("place", [".", "/", "./"])
-def test_a_folder_is_no_audio_file(tmp_path: Path, place: str) -> None:
+def test_folder_is_not_an_audio_file(tmp_path: Path, place: str) -> None:
     table = tmp_path / "list.csv"
     table.write_text(f"path\n{place}\n")
     with pytest.raises(AudioError, match="names no audio file"):

@@ -48,7 +48,7 @@ def test_alignments_go_with_any_layout(tmp_path: Path) -> None:
         open_corpus(table, alignments=times)
 
 
-def test_what_is_refused(tmp_path: Path, unchecked: None) -> None:
+def test_invalid_requests_are_refused(tmp_path: Path, unchecked: None) -> None:
     with pytest.raises(AudioError, match="there is no file or folder"):
         open_corpus(tmp_path / "nowhere")
     with pytest.raises(AudioError, match="did you mean 'manifest'"):

@@ -32,7 +32,7 @@ def kind_of(recording) -> str:
     return recording.alignment().extra["kind"]
 
 
-def test_there_is_as_much_as_promised():
+def test_packaged_speech_has_the_documented_size():
     kinds, languages = Counter(map(kind_of, CORPUS)), Counter(recording.language for recording in CORPUS)
     assert set(kinds) == set(KINDS) and set(languages) == set(LANGUAGES)
     assert kinds["prose"] >= 300 and kinds["conflict"] >= 160 and kinds["window"] >= 10 and kinds["fragment"] >= 100
@@ -43,7 +43,7 @@ def test_there_is_as_much_as_promised():
     assert len({recording.id for recording in CORPUS}) == len(CORPUS)
 
 
-def test_it_fits_into_the_wheel():
+def test_packaged_speech_fits_into_the_wheel():
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(FOLDER.rglob("*")):
@@ -181,7 +181,7 @@ def test_names_are_checked_and_close_ones_proposed(unchecked: None):
             wrong()
 
 
-def test_it_opens_as_a_corpus(tmp_path, monkeypatch):
+def test_packaged_speech_opens_as_a_corpus(tmp_path, monkeypatch):
     ids = [recording.id for recording in CORPUS]
     assert [recording.id for recording in open_corpus("packaged")] == ids
     assert [recording.id for recording in open_corpus("packaged:prose,window")] == [

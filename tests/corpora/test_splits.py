@@ -20,7 +20,7 @@ def groups(corpus: list[Recording], places: np.ndarray) -> set[str]:
 
 
 @given(CORPORA, st.floats(0.05, 0.95), st.integers(0, 100))
-def test_no_speaker_is_on_both_sides(corpus: list[Recording], share: float, seed: int) -> None:
+def test_splits_share_no_speaker(corpus: list[Recording], share: float, seed: int) -> None:
     n = len(groups(corpus, np.arange(len(corpus))))
     if n < 2:
         with pytest.raises(AudioError, match="speakers"):
@@ -34,7 +34,7 @@ def test_no_speaker_is_on_both_sides(corpus: list[Recording], share: float, seed
 
 
 @given(CORPORA, st.integers(2, 5))
-def test_folds_test_everything_once(corpus: list[Recording], n: int) -> None:
+def test_each_item_is_tested_in_one_fold(corpus: list[Recording], n: int) -> None:
     if len(groups(corpus, np.arange(len(corpus)))) < n:
         with pytest.raises(AudioError, match="speakers"):
             folds_by_speaker(corpus, n)
@@ -46,7 +46,7 @@ def test_folds_test_everything_once(corpus: list[Recording], n: int) -> None:
         assert groups(corpus, train).isdisjoint(groups(corpus, test)) and len(train) + len(test) == len(corpus)
 
 
-def test_the_share_is_met_where_speakers_are_small() -> None:
+def test_split_share_with_small_speakers() -> None:
     corpus = [Recording(str(k), None, speaker=str(k // 3)) for k in range(300)]
     train, _ = split_by_speaker(corpus, 0.8)
     assert len(train) == 240
@@ -54,7 +54,7 @@ def test_the_share_is_met_where_speakers_are_small() -> None:
     assert [len(test) for _, test in folds_by_speaker(corpus, 4)] == [75] * 4
 
 
-def test_what_is_refused() -> None:
+def test_invalid_requests_are_refused() -> None:
     corpus = [Recording(str(k), None) for k in range(4)]
     for share in (0, 1, -0.5, float("nan")):
         with pytest.raises(AudioError, match="between 0 and 1"):

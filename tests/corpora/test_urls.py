@@ -114,7 +114,7 @@ def test_a_table_may_name_urls(tmp_path: Path) -> None:
     assert torch.equal(far.audio(), near.audio()) and far.id == "far"
 
 
-def test_what_is_not_there_is_said() -> None:
+def test_missing_url_is_an_error() -> None:
     with pytest.raises(AudioError, match=r"memory://test_urls/nowhere"):
         open_corpus("memory://test_urls/nowhere")
     with pytest.raises(AudioError, match=r"memory://test_urls/gone.wav.* does not exist"):
@@ -141,7 +141,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(MemoryFileSystem, name, failing(name))
 
 
-def test_what_cannot_be_fetched_is_a_failure_with_its_reason(tmp_path: Path, broken: None) -> None:
+def test_failed_download_is_reported_with_its_reason(tmp_path: Path, broken: None) -> None:
     table(tmp_path)
     sound(tmp_path / "audio/broken.wav", 2)
     (tmp_path / "list.csv").write_text(
@@ -161,7 +161,7 @@ def test_what_cannot_be_fetched_is_a_failure_with_its_reason(tmp_path: Path, bro
 
 
 @pytest.mark.parametrize("layout", ["folder", "librispeech", "timit"])
-def test_a_tree_is_listed_as_a_whole(layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nested_folders_are_listed(layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many folders there are: an object store answers with a thousand names at a time."""
     asked, listed, find = [], [0], MemoryFileSystem.find
 
@@ -227,7 +227,7 @@ def test_a_remote_table_names_its_own_folder_and_this_machine(tmp_path: Path) ->
     assert len(far.audio()) == len(near.audio()) == 8000
 
 
-def test_the_option_takes_an_url(tmp_path: Path) -> None:
+def test_option_accepts_a_url(tmp_path: Path) -> None:
     folder(tmp_path)
     uploaded(tmp_path, as_path("memory://test_urls/option"))
     parser = argparse.ArgumentParser()

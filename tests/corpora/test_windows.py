@@ -43,7 +43,7 @@ def test_windows_hold_all_samples_once(lengths):
     st.integers(1, 4),
     st.integers(0, 20),
 )
-def test_any_batch_is_a_place_to_go_on_from(lengths, size, stop):
+def test_stream_resumes_at_any_batch(lengths, size, stop):
     recordings = corpus(lengths)
     batches = list(batched(read(recordings)[0], size))
     stop = min(stop, len(batches))
@@ -54,7 +54,7 @@ def test_any_batch_is_a_place_to_go_on_from(lengths, size, stop):
     ]
 
 
-def test_what_is_refused_is_told_with_its_reason():
+def test_refused_recordings_are_reported_with_the_reason():
     recordings = corpus([400, 3300, 0, 800])
     windows, failures = read(recordings, refuse=lambda item: "too long" if len(item.samples) > SIZE else "")
     assert [w.recording for w in windows] == [0, 3]
@@ -62,7 +62,7 @@ def test_what_is_refused_is_told_with_its_reason():
     assert failures[0].reason == "too long" and "not audio" in failures[1].reason
 
 
-def test_batches_are_read_when_they_are_asked_for():
+def test_batches_are_read_lazily():
     taken = 0
 
     def windows():
@@ -76,7 +76,7 @@ def test_batches_are_read_when_they_are_asked_for():
     assert [len(batch) for batch in batches] == [3, 1]
 
 
-def test_errors_that_are_no_broken_files_are_the_callers():
+def test_other_errors_are_raised():
     def bug():
         raise RuntimeError("a bug")
 

@@ -181,7 +181,7 @@ def test_cached_decoding_of_many_rows_shares_one_clip(pair, mel):
     assert cache[ours.decoder.blocks[0].cross_attn.key].shape[0] == 1
 
 
-def test_transcribe_says_that_it_needs_whispers_window():
+def test_transcribe_needs_the_30_s_window():
     config = WhisperConfig(EncoderConfig(80, 50, 8, 2, 1, 16), DecoderConfig(51865, 16, 8, 2, 1, 16))
     with pytest.raises(HookedWhisperError, match="window of 30 s"):
         transcribe(HookedWhisper(config), np.zeros(16000, np.float32))

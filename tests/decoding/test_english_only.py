@@ -40,7 +40,7 @@ def test_detected_language_has_the_form_of_openai_whispers(english, multilingual
 
 
 @pytest.mark.parametrize("language", [None, "en", "english", "English"])
-def test_decode_is_in_english(english, language):
+def test_decode_defaults_to_english(english, language):
     result = english.decode(torch.zeros(80, 3000), language=language, sample_len=3)
     assert isinstance(result, DecodingResult) and result.language == "en"
     options = DecodingOptions(language=language, fp16=False, sample_len=3)

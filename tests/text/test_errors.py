@@ -26,7 +26,7 @@ BUILTINS = {
 
 
 @pytest.mark.parametrize(("name", "builtin"), BUILTINS.items())
-def test_each_is_ours_and_a_builtin(name: str, builtin: type[Exception]) -> None:
+def test_errors_inherit_from_a_builtin(name: str, builtin: type[Exception]) -> None:
     kind = getattr(errors, name)
     error = kind("no 'x' here;\nuse 'y'")
     assert isinstance(error, errors.HookedWhisperError) and isinstance(error, builtin)

@@ -120,7 +120,7 @@ def test_not_a_single_token(text: str, message: str) -> None:
         (english, {"language": "klingon"}, "unknown language"),
     ],
 )
-def test_what_a_model_cannot_do(prompter: Prompter, options: dict[str, str], message: str) -> None:
+def test_unsupported_requests_are_refused(prompter: Prompter, options: dict[str, str], message: str) -> None:
     with pytest.raises(PromptError, match=message):
         prompter.to_tokens("x", **options)
 

@@ -85,7 +85,7 @@ def test_any_white_space_parts_words() -> None:
     assert word_error("a\tb\n c\u00a0d", "a b c d", None).wer == 0
 
 
-def test_unlike_lengths() -> None:
+def test_clips_of_different_lengths() -> None:
     for reference, hypothesis in ((["a"], ["a", "b"]), (["a"], "a"), ("a", ["a"])):
         with pytest.raises(ValueError, match="same length"):
             word_error(reference, hypothesis)

@@ -64,7 +64,7 @@ def test_the_size_of_latents_is_counted(one_block: Twins, core: WhisperCore) -> 
         )  # 1000 x 20 x 5000 x 4 bytes
 
 
-def test_hooks_of_an_attached_sae_are_listed_reset_and_know_where_they_are(one_block: Twins, core: WhisperCore) -> None:
+def test_hooks_of_an_attached_sae_are_listed_and_reset(one_block: Twins, core: WhisperCore) -> None:
     acts = f"{TOKENS}.hook_sae_acts_post"
     offsets: list[int] = []
     encoder_out, cache = core.embed_audio(one_block.mel()), KVCache()

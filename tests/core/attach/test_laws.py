@@ -52,7 +52,7 @@ def test_laws_at_every_point(one_block: Twins, core: WhisperCore, name: str) -> 
 
 
 @pytest.mark.parametrize("name", POINTS)
-def test_shapes_are_those_that_are_announced(one_block: Twins, core: WhisperCore, name: str) -> None:
+def test_announced_shapes_are_the_shapes(one_block: Twins, core: WhisperCore, name: str) -> None:
     mel, tokens = one_block.mel(2), one_block.tokens(4, 2)
     sizes = {"batch": 2, "position": 20, "token": 4, "frame": 40, "d_model": 32, "vocab": 67}
     with core.attach_sae(Toy(width(core, name)), name, use_error_term=True):

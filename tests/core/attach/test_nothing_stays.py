@@ -112,7 +112,7 @@ def test_saes_are_detached_in_any_order(one_block: Twins, core: WhisperCore, ord
     assert attached_state(core) == before
 
 
-def test_copies_pickles_and_weights_know_nothing_of_it(one_block: Twins, core: WhisperCore) -> None:
+def test_copies_pickles_and_weights_exclude_the_sae(one_block: Twins, core: WhisperCore) -> None:
     names, keys, plain = core.hook_names(), list(core.state_dict()), core(one_block.mel(), one_block.tokens(3))
     modules = [path for path, _ in core.named_modules()]
     with core.attach_sae(Toy(32), RESID), core.attach_sae(Sized(32, d_out=32), MLP[0], hook_out=MLP[1]):

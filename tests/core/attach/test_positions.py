@@ -25,7 +25,7 @@ from tests.core.twins import Twins
 
 @torch.no_grad()
 @given(data=st.data())
-def test_elsewhere_the_activation_passes_unchanged(one_block: Twins, data: st.DataObject) -> None:
+def test_other_positions_are_unchanged(one_block: Twins, data: st.DataObject) -> None:
     core, mel, tokens = one_block.core, one_block.mel(2), one_block.tokens(4, 2)
     name = data.draw(st.sampled_from(POINTS[:-2]))
     point = core.hook_dict[name]
@@ -120,6 +120,6 @@ def test_rows_of_a_mask(one_block: Twins, core: WhisperCore) -> None:
         ("unembed.hook_in", slice(0, 3), "not given all tokens"),
     ],
 )
-def test_positions_that_are_none(core: WhisperCore, unchecked: None, name: str, positions: object, words: str) -> None:
+def test_invalid_positions_are_refused(core: WhisperCore, unchecked: None, name: str, positions: object, words: str) -> None:
     with pytest.raises(PatchError, match=words), core.attach_sae(Toy(32), name, positions=positions):
         pass

@@ -45,7 +45,7 @@ from tests.core.twins import Twins
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(
+def test_mismatched_shapes_are_refused(
     core: WhisperCore, unchecked: None, sae: object, kwargs: dict, error: type, words: str
 ) -> None:
     before = attached_state(core)
@@ -75,14 +75,14 @@ def test_one_sae_at_a_point(core: WhisperCore) -> None:
         (lambda x: [x], "gave list"),
     ],
 )
-def test_an_sae_that_gives_something_else(one_block: Twins, core: WhisperCore, encode: Callable, words: str) -> None:
+def test_sae_with_wrong_output_shape_is_an_error(one_block: Twins, core: WhisperCore, encode: Callable, words: str) -> None:
     sae = Sized(32)
     sae.encode = encode  # type: ignore[method-assign]
     with pytest.raises(PatchError, match=words), core.attach_sae(sae, RESID):
         core(one_block.mel(), one_block.tokens(2))
 
 
-def test_an_sae_that_fails_says_where(one_block: Twins, core: WhisperCore) -> None:
+def test_failing_sae_names_its_hook_point(one_block: Twins, core: WhisperCore) -> None:
     sae = Sized(32)
     sae.dec = torch.zeros(3, 3)
     with pytest.raises(RuntimeError) as raised, core.attach_sae(sae, RESID):
@@ -91,7 +91,7 @@ def test_an_sae_that_fails_says_where(one_block: Twins, core: WhisperCore) -> No
 
 
 @torch.no_grad()
-def test_a_point_of_its_own_may_be_named_as_its_output(one_block: Twins, core: WhisperCore) -> None:
+def test_module_point_can_be_named_as_its_output(one_block: Twins, core: WhisperCore) -> None:
     sae, mel = Sized(32, d_out=32), one_block.mel()  # says d_out, as transcoders do
     with core.attach_sae(sae, RESID, hook_out="encoder.blocks.0"):
         encoded = core.embed_audio(mel)
