@@ -153,9 +153,7 @@ def test_transcribe_json(half_minute, clip, capsys, monkeypatch) -> None:
     assert result["file"] == clip and result["language"] == "en" and "segments" in result
 
 
-def test_bad_file_is_reported_and_the_rest_is_transcribed(
-    half_minute, clip, capsys, monkeypatch, tmp_path
-) -> None:
+def test_bad_file_is_reported_and_the_rest_is_transcribed(half_minute, clip, capsys, monkeypatch, tmp_path) -> None:
     original = HookedWhisper.transcribe
     monkeypatch.setattr(HookedWhisper, "transcribe", lambda *a, **k: original(*a, **k, temperature=0))
     bad, gone = tmp_path / "bad.wav", tmp_path / "gone.wav"

@@ -120,6 +120,8 @@ def test_rows_of_a_mask(one_block: Twins, core: WhisperCore) -> None:
         ("unembed.hook_in", slice(0, 3), "not given all tokens"),
     ],
 )
-def test_invalid_positions_are_refused(core: WhisperCore, unchecked: None, name: str, positions: object, words: str) -> None:
+def test_invalid_positions_are_refused(
+    core: WhisperCore, unchecked: None, name: str, positions: object, words: str
+) -> None:
     with pytest.raises(PatchError, match=words), core.attach_sae(Toy(32), name, positions=positions):
         pass

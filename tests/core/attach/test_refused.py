@@ -75,7 +75,9 @@ def test_one_sae_at_a_point(core: WhisperCore) -> None:
         (lambda x: [x], "gave list"),
     ],
 )
-def test_sae_with_wrong_output_shape_is_an_error(one_block: Twins, core: WhisperCore, encode: Callable, words: str) -> None:
+def test_sae_with_wrong_output_shape_is_an_error(
+    one_block: Twins, core: WhisperCore, encode: Callable, words: str
+) -> None:
     sae = Sized(32)
     sae.encode = encode  # type: ignore[method-assign]
     with pytest.raises(PatchError, match=words), core.attach_sae(sae, RESID):
