@@ -83,7 +83,7 @@ def test_groups_and_selections_of_windows(model: HookedWhisper, corpus: list[Rec
     assert batch.position.tolist() == list(range(model.time.n_ctx, 2 * model.time.n_ctx))
 
 
-def test_on_rows_receives_what_batches_would_hold(model: HookedWhisper, corpus: list[Recording]) -> None:
+def test_on_rows_receives_the_rows_of_the_batches(model: HookedWhisper, corpus: list[Recording]) -> None:
     stream = ActivationStream(model, HOOKS, batch=2)
     received: dict[str, list[Tensor]] = {hook: [] for hook in HOOKS}
     for batch in stream.batches(corpus, on_rows=lambda hook, rows: received[hook].append(rows)):

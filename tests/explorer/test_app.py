@@ -53,7 +53,7 @@ ROUTES = ["/", "/api/clips", "/api/clips/demo-0", "/api/clips/demo-0/audio.wav",
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_without_the_token_nothing_is_told(served: Served, path: str) -> None:
+def test_request_without_token_is_refused(served: Served, path: str) -> None:
     for token in ("", "x", served.explorer.token[:-1], served.explorer.token + "x"):
         status, _, body = ask(served, path, token=token)
         assert status == 403 and b"demo" not in body and served.explorer.token.encode() not in body
@@ -74,7 +74,7 @@ def test_only_this_machine_is_listened_to(served: Served) -> None:
         socket.create_connection(("127.0.0.2", port), timeout=2)
 
 
-def test_the_page_may_load_nothing_from_elsewhere(served: Served) -> None:
+def test_content_policy_blocks_external_resources(served: Served) -> None:
     status, headers, body = ask(served, "/")
     policy, html = headers["Content-Security-Policy"], body.decode()
     assert status == 200 and "default-src 'none'" in policy and "unsafe" not in policy
@@ -99,7 +99,7 @@ def test_the_first_clip_is_one_that_the_model_gets_right(served: Served) -> None
     assert len(response["clips"]) >= 24
 
 
-def test_uploads_are_heard_named_and_aligned(served: Served) -> None:
+def test_uploads_are_transcribed_and_aligned(served: Served) -> None:
     truth = SyntheticCorpus.default().clips()[3]
     key = get(served, "/api/clips?name=..%2F..%2Fetc%2Fmy%20%3Cb%3E.flac", wav(truth.samples, kind="FLAC"))["id"]
     clip = get(served, f"/api/clips/{key}")
@@ -125,13 +125,13 @@ def test_uploads_are_heard_named_and_aligned(served: Served) -> None:
         (wav(np.zeros(16000 * 300, np.float32), kind="FLAC"), "lasts 300.0 s"),  # small, and would grow
     ],
 )
-def test_what_is_no_short_clip_is_refused(served: Served, content: bytes, says: str) -> None:
+def test_long_clip_is_refused(served: Served, content: bytes, says: str) -> None:
     status, _, body = ask(served, "/api/clips", content)
     assert status == 400 and says in json.loads(body)["error"]
     assert get(served, "/api/clips/demo-0")["words"]  # and it goes on
 
 
-def test_a_body_that_is_too_large_is_not_read_to_its_end(served: Served, monkeypatch) -> None:
+def test_oversized_request_body_is_not_read(served: Served, monkeypatch) -> None:
     monkeypatch.setattr("hooked_whisper.explorer.app.MOST_BYTES", 10_000)
     status, _, body = ask(served, "/api/clips", bytes(20_000))
     assert status == 400 and "more than 0.01 MB" in json.loads(body)["error"]
@@ -151,7 +151,7 @@ def test_uploads_make_room_for_later_ones(demo, monkeypatch) -> None:
         shelf.add(sound, "a.wav")
 
 
-def test_sound_can_be_asked_for_in_parts(served: Served) -> None:
+def test_sound_supports_range_requests(served: Served) -> None:
     whole = ask(served, "/api/clips/demo-1/audio.wav")[2]
     status, headers, part = ask(served, "/api/clips/demo-1/audio.wav", Range="bytes=100-199")
     assert (status, part, headers["Content-Range"]) == (206, whole[100:200], f"bytes 100-199/{len(whole)}")
@@ -206,12 +206,12 @@ def test_patterns_and_neurons(served: Served) -> None:
         ("/api/clips/demo-1/act", b'{"heads": [["encoder", 99, 0]]}'),
     ],
 )
-def test_wrong_questions_get_a_sentence(served: Served, path: str, data: bytes | None) -> None:
+def test_invalid_requests_get_a_message(served: Served, path: str, data: bytes | None) -> None:
     status, _, body = ask(served, path, data)
     assert status == 400 and len(json.loads(body)["error"]) > 15
 
 
-def test_a_port_that_is_taken_is_named(served: Served) -> None:
+def test_port_in_use_is_an_error(served: Served) -> None:
     with pytest.raises(HookedWhisperError, match="cannot be used"):
         serve(served.explorer, int(served.base.rsplit(":", 1)[1]))
 

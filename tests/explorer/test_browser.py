@@ -101,7 +101,7 @@ def test_dragging_selects_and_swapping_puts_another_word_there(page) -> None:
     expect(page.locator("#edits rect")).to_have_count(0)
 
 
-def test_the_window_slider_narrows_what_the_encoder_sees(page) -> None:
+def test_window_slider_narrows_encoder_attention(page) -> None:
     before = text(page)
     page.locator("#window").fill("0")
     expect(page.locator("#python")).to_contain_text("window_masks(model, 0)")
@@ -129,7 +129,7 @@ def test_heads_and_neurons_are_shown_and_switched_off(page) -> None:
     expect(page.locator("#done")).not_to_contain_text("cross head")
 
 
-def test_recording_is_heard(page) -> None:
+def test_recording_is_transcribed(page) -> None:
     clips = page.locator("#clips option").count()
     page.click("#record")
     expect(page.locator("#record")).to_have_text("Stop recording")
@@ -140,7 +140,7 @@ def test_recording_is_heard(page) -> None:
     assert page.locator("#wav").is_visible()
 
 
-def test_files_are_taken_and_wrong_ones_are_refused_in_words(page, problems: list[str], tmp_path: Path) -> None:
+def test_audio_uploads_are_accepted_and_others_refused(page, problems: list[str], tmp_path: Path) -> None:
     from hooked_whisper.corpora import to_textgrid
 
     clip = SyntheticCorpus.default().clips()[4]
@@ -178,7 +178,7 @@ def test_another_clip_begins_without_edits(page) -> None:
     assert "off" in page.inner_text("#width")
 
 
-def test_a_selection_is_heard_from_its_beginning_to_its_end(page) -> None:
+def test_selection_plays_from_start_to_end(page) -> None:
     page.locator("#words button").nth(1).click()
     start, end = (float(page.locator("#words button").nth(1).get_attribute(f"data-{k}")) for k in ("start", "end"))
     page.click("#hear")
@@ -187,7 +187,7 @@ def test_a_selection_is_heard_from_its_beginning_to_its_end(page) -> None:
     assert start < state[0] < end + 0.3 and state[1]
 
 
-def test_a_word_swapped_into_a_cut_is_heard(page) -> None:
+def test_word_swapped_into_a_cut_is_transcribed(page) -> None:
     page.locator("#words button").nth(1).click()
     page.click("#cut")
     expect(page.locator("#edits .cut")).to_have_count(1)
@@ -196,7 +196,7 @@ def test_a_word_swapped_into_a_cut_is_heard(page) -> None:
     expect(page.locator("#edits .cut")).to_have_count(0)
 
 
-def test_a_stretch_can_be_selected_from_the_keyboard(page) -> None:
+def test_span_can_be_selected_from_the_keyboard(page) -> None:
     page.focus("#view")
     page.keyboard.press("ArrowRight")
     expect(page.locator("#selected")).to_contain_text("0.05 to 0.25 s")

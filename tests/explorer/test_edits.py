@@ -37,7 +37,7 @@ def every_kind(shelf: Shelf) -> dict[str, Edits]:
 
 
 @pytest.mark.parametrize("kind", ["nothing", "cut", "swap", "cut and swap", "window", "heads", "neurons", "all"])
-def test_the_python_beside_it_says_the_same(kind: str, shelf: Shelf, demo, monkeypatch) -> None:
+def test_shown_python_code_gives_the_same_result(kind: str, shelf: Shelf, demo, monkeypatch) -> None:
     edits = every_kind(shelf)[kind]
     change = edits.apply(demo, shelf["demo-1"], shelf.__getitem__)
     code = edits.python("demo", shelf["demo-1"], shelf.__getitem__)
@@ -48,7 +48,7 @@ def test_the_python_beside_it_says_the_same(kind: str, shelf: Shelf, demo, monke
     assert max(map(len, code.splitlines())) < 200
 
 
-def test_a_cut_word_changes_the_text_and_nothing_changes_nothing(shelf: Shelf, demo) -> None:
+def test_cut_word_changes_the_text_and_an_empty_edit_does_not(shelf: Shelf, demo) -> None:
     kinds = every_kind(shelf)
     nothing = kinds["nothing"].apply(demo, shelf["demo-1"], shelf.__getitem__)
     assert nothing.before == nothing.after == shelf["demo-1"].text
@@ -94,7 +94,7 @@ spans = st.tuples(seconds, seconds).map(sorted).map(list).filter(lambda s: round
         },
     )
 )
-def test_what_is_well_formed_is_read(data) -> None:
+def test_well_formed_files_are_read(data) -> None:
     edits = Edits.from_json(data)
     assert len(edits.cuts) == len(data.get("cuts", ()))
     assert edits.window == data.get("window")
@@ -110,7 +110,7 @@ json = st.recursive(
 
 @settings(max_examples=60)
 @given(st.dictionaries(st.sampled_from(["cuts", "swaps", "window", "heads", "units", "eval"]), json, max_size=3) | json)
-def test_nothing_else_does_more_than_raise_an_error_of_ours(data) -> None:
+def test_other_files_raise_library_errors(data) -> None:
     with contextlib.suppress(HookedWhisperError):
         Edits.from_json(data)
 
@@ -129,12 +129,12 @@ def test_nothing_else_does_more_than_raise_an_error_of_ours(data) -> None:
         ({"cuts": [[0, 1]] * 1000}, "got 1000 cuts.*200"),
     ],
 )
-def test_what_is_wrong_is_named(data, says: str) -> None:
+def test_errors_name_the_cause(data, says: str) -> None:
     with pytest.raises(HookedWhisperError, match=says):
         Edits.from_json(data)
 
 
-def test_places_that_the_model_does_not_have_are_named(shelf: Shelf, demo) -> None:
+def test_missing_hook_points_are_named(shelf: Shelf, demo) -> None:
     for edits in (Edits(heads=(("encoder", 9, 0),)), Edits(units=((0, 9999),)), Edits(heads=(("cross", 0, 99),))):
         with pytest.raises(HookedWhisperError):
             edits.apply(demo, shelf["demo-1"], shelf.__getitem__)

@@ -94,7 +94,7 @@ def test_features_at_chance_have_no_label() -> None:
     assert {x.kind for x in labels} == {"none"} and {x.text for x in labels} == {"—"}
 
 
-def test_no_label_if_the_control_is_as_good() -> None:
+def test_no_label_if_the_control_scores_as_high() -> None:
     labels = autolabels(evidence(True), evidence(True))
     assert {x.kind for x in labels} == {"none"}
 

@@ -137,7 +137,7 @@ def test_counting_some_clips(model: HookedWhisper, clips: list[Clip]) -> None:
 
 @settings(max_examples=25)
 @given(st.integers(1, 40), st.integers(1, 300), st.integers(0, 999), st.booleans())
-def test_a_spool_returns_what_was_written(n: int, width: int, seed: int, on_disk: bool) -> None:
+def test_spool_returns_the_written_rows(n: int, width: int, seed: int, on_disk: bool) -> None:
     rng = np.random.default_rng(seed)
     x = torch.from_numpy(rng.standard_normal((n, width)).astype(np.float32))
     matrix = Spool(n, width, on_disk=on_disk)
@@ -165,7 +165,7 @@ def test_disk_space_is_checked_first(
         collect_rows(model, clips[:4], HOOKS, memory=0)
 
 
-def test_temporary_files_leave_nothing_behind(model: HookedWhisper, clips: list[Clip], tmp_path: Path) -> None:
+def test_temporary_files_are_removed(model: HookedWhisper, clips: list[Clip], tmp_path: Path) -> None:
     with collect_rows(model, clips[:4], HOOKS, memory=0, folder=tmp_path) as rows:
         next(rows.blocks(HookBasis(HOOKS[0], random_orthonormal(64)), rows.labels(OPTIONS)))
     assert not list(tmp_path.iterdir())

@@ -148,6 +148,6 @@ def test_the_sweep_is_the_single_runs(model, pair: CleanCorruptPair, stack: str)
         (lambda m: means(m, MELS, "encoder.blocks.0.attn.hook_pattern"), "no position"),
     ],
 )
-def test_errors_say_what_to_do(model, unchecked, build, words: str) -> None:
+def test_errors_explain_the_remedy(model, unchecked, build, words: str) -> None:
     with pytest.raises(PatchError, match=words):
         build(model)

@@ -62,7 +62,7 @@ def test_every_kind_changes_the_output(model, kind: str) -> None:
 
 
 @pytest.mark.parametrize("stack", ["encoder", "decoder"])
-def test_a_window_as_wide_as_the_input_is_no_mask(model, stack: str) -> None:
+def test_window_as_wide_as_the_input_masks_nothing(model, stack: str) -> None:
     wide = window_masks(model, N, stack=stack)
     assert torch.allclose(logits(model, attn_masks=wide), logits(model), atol=1e-5)
     everyone = cut_padding(model, [N, N])
@@ -144,7 +144,7 @@ def test_filled_positions_end_where_the_mel_stops_changing() -> None:
         (lambda m: mask_hooks(m, {"encodr": torch.ones(1, 1, dtype=torch.bool)}), "encoder"),
     ],
 )
-def test_errors_say_what_to_do(model, unchecked, build, words: str) -> None:
+def test_errors_explain_the_remedy(model, unchecked, build, words: str) -> None:
     with pytest.raises(MaskError, match=words):
         build(model)
 

@@ -18,7 +18,7 @@ SOURCE = torch.randn(1, N, 16, generator=torch.Generator().manual_seed(1))
 
 
 @given(st.integers(0, N), st.integers(0, N))
-def test_it_is_the_span_replaced(model, a: int, b: int) -> None:
+def test_replacement_covers_exactly_the_span(model, a: int, b: int) -> None:
     low, high = sorted((a, b))
     edit = replace_encoder(model, (low, high), SOURCE)
     assert torch.equal(edit(ENCODED), replace_span(ENCODED, low, high, SOURCE))
@@ -68,6 +68,6 @@ def test_as_hooks_it_is_live(model) -> None:
         (lambda m: replace_encoder(m, (0, 3), SOURCE[:, :5])(ENCODED), "same size"),
     ],
 )
-def test_errors_say_what_to_do(model, unchecked, build, words: str) -> None:
+def test_errors_explain_the_remedy(model, unchecked, build, words: str) -> None:
     with pytest.raises(HookedWhisperError, match=words):
         build(model)

@@ -107,6 +107,6 @@ def test_a_sweep_on_the_demo_model() -> None:
         (lambda m: m.run_with_hooks(MELS, TOKENS, fwd_hooks=steer(m, NAME, torch.zeros(5))), "16"),
     ],
 )
-def test_errors_say_what_to_do(model, unchecked, build, words: str) -> None:
+def test_errors_explain_the_remedy(model, unchecked, build, words: str) -> None:
     with pytest.raises(PatchError, match=words):
         build(model)

@@ -48,7 +48,7 @@ def encoded(demo, mel) -> torch.Tensor:
         return demo.embed_audio(mel)
 
 
-def test_without_an_intervention_nothing_changes(demo, encoded, clips) -> None:
+def test_no_intervention_changes_nothing(demo, encoded, clips) -> None:
     references = [c.alignment.text for c in clips]
     changes = compare_transcripts(demo, encoded, references=references, alignments=[c.alignment for c in clips])
     assert changes.wer == 0 and all(o.before == o.after for o in changes)
@@ -58,7 +58,7 @@ def test_without_an_intervention_nothing_changes(demo, encoded, clips) -> None:
     assert times == [(w.start, w.end) for w in clips[0].alignment.words]
 
 
-def test_a_cut_word_is_gone_at_its_time_and_loses_its_probability(demo, encoded, clips) -> None:
+def test_cut_word_disappears_at_its_time_and_loses_probability(demo, encoded, clips) -> None:
     alignment = clips[0].alignment
     word = alignment.words[-1]
     edit = replace_encoder(demo, {0: Interval(max(word.start - 0.02, 0), word.end + 0.02, word.label)})
@@ -165,7 +165,7 @@ def test_rows_and_html(demo, encoded) -> None:
         ({"alignments": "ctc"}, "attention"),
     ],
 )
-def test_errors_say_what_to_do(demo, encoded, unchecked, how, words: str) -> None:
+def test_errors_explain_the_remedy(demo, encoded, unchecked, how, words: str) -> None:
     with pytest.raises(PatchError, match=words):
         compare_transcripts(demo, encoded, max_new_tokens=4, **how)
 

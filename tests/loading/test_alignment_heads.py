@@ -28,7 +28,7 @@ def no_warnings():
 
 
 @pytest.mark.parametrize("name", RELEASED)
-def test_a_published_list_is_what_openai_whisper_sets(name):
+def test_published_alignment_heads_equal_openai_whisper(name):
     buffers: dict[str, torch.Tensor] = {}
     theirs = SimpleNamespace(
         dims=RELEASED[name].dims, register_buffer=lambda name, t, persistent: buffers.update({name: t})

@@ -58,14 +58,14 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize(("layout", "file"), LAYOUTS.items())
-def test_a_folder_and_its_file(folders, odd, small, layout, file):
+def test_folder_and_its_file_load_equally(folders, odd, small, layout, file):
     twins = small if layout == "ctranslate2" else odd
     for source in (folders[layout], folders[layout] / file):
         assert logits_error(resolve(source), twins) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["ggml-mine.bin", "model.bin", "weights", "mine.pt"])
-def test_whisper_cpp_whatever_its_ending(odd, tmp_path, name):
+def test_whisper_cpp_file_with_any_suffix(odd, tmp_path, name):
     """A config.json of something else beside it does not matter."""
     (tmp_path / "config.json").write_text("{}")
     path = write_ggml(tmp_path / name, from_core(odd.core), "f32")
@@ -148,7 +148,7 @@ def test_a_folder_with_a_file_that_was_not_fetched(tmp_path, file, content):
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
-def test_wrapped_weights_are_named_with_the_remedy(small, tmp_path, prefix):
+def test_wrapped_weights_explain_the_remedy(small, tmp_path, prefix):
     path = save_openai(small.openai, tmp_path / "mine.pt")
     data = torch.load(path)
     data["model_state_dict"] = {prefix + name: tensor for name, tensor in data["model_state_dict"].items()}
@@ -165,7 +165,7 @@ def test_wrapped_weights_are_named_with_the_remedy(small, tmp_path, prefix):
 @pytest.mark.parametrize(
     "content", [b"\x80\x02junk", b"\x80\x04K\x01.", b"\x00" * 600, b"\x80\x02}q\x00" + b"\xff" * 30]
 )
-def test_no_error_proposes_to_execute_a_file(tmp_path, content):
+def test_no_error_recommends_unsafe_loading(tmp_path, content):
     for name in ("a.pt", "a.bin", "a"):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CheckpointError) as caught:
@@ -173,7 +173,7 @@ def test_no_error_proposes_to_execute_a_file(tmp_path, content):
         assert not re.search("weights_only|safe_globals|trust", str(caught.value))
 
 
-def test_folders_of_something_else_are_named(small, tmp_path):
+def test_folders_of_other_kinds_are_refused_by_name(small, tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "adapter_model.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")
     for source in (tmp_path, tmp_path / "adapter_model.safetensors"):

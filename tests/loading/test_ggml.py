@@ -277,7 +277,7 @@ class TestRefused:
 @pytest.mark.real
 @pytest.mark.parametrize("kind", ["f16", "q5_1"])
 @torch.no_grad()
-def test_real_model_hears_what_whisper_cpp_hears(tmp_path, kind):
+def test_real_model_transcribes_like_whisper_cpp(tmp_path, kind):
     """tiny.en written as a ggml file: greedy tokens of both, token by token on our own transcript."""
     parts, config = package_files("tiny.en")
     released = load_ctranslate2_parts(parts, source="tiny.en", config=json.loads(config.read_text()))

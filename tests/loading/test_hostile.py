@@ -113,7 +113,7 @@ def test_environment_cannot_switch_the_protection_off(tmp_path, monkeypatch):
         ({"dims": {}, "model_state_dict": {"a": torch.zeros(1, device="meta")}}, "meta"),
     ],
 )
-def test_torch_files_of_something_else(tmp_path, content, word):
+def test_torch_files_of_other_kinds(tmp_path, content, word):
     torch.save(content, tmp_path / "other.pt")
     refused(tmp_path / "other.pt", word)
 
@@ -169,7 +169,7 @@ def test_integer_weights(one_block: Twins, tmp_path):
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "3", "null", '"x"', "[" * 100_000, "\x00\xff", '{"format": 3}', '{"model_type": {}}', "{}"]
 )
-def test_config_that_is_not_one(one_block: Twins, tmp_path, text):
+def test_config_that_is_not_a_mapping(one_block: Twins, tmp_path, text):
     save_pretrained(one_block.core, tmp_path)
     (tmp_path / "config.json").write_text(text, encoding="latin-1")
     with pytest.raises(CheckpointError, match=r"config\.json"):

@@ -40,7 +40,7 @@ def unplug(monkeypatch) -> None:
     point_at("http://127.0.0.1:9", monkeypatch)  # nobody listens there
 
 
-def test_only_what_is_needed_is_fetched(hub, one_block, tmp_path):
+def test_only_required_files_are_downloaded(hub, one_block, tmp_path):
     checkpoint = resolve(NAME, cache_dir=tmp_path / "cache")
     assert checkpoint.config.name == NAME
     assert logits_error(checkpoint, one_block) < TOLERANCE
@@ -115,7 +115,7 @@ def test_repository_without_weights(hub, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["local_files_only", "offline", "no network"])
-def test_not_cached_and_no_network_is_one_sentence(tmp_path, monkeypatch, how):
+def test_missing_network_is_a_one_line_error(tmp_path, monkeypatch, how):
     unplug(monkeypatch)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", how == "offline")
     with pytest.raises(CheckpointError, match=r"not in the Hugging Face cache.*local \.pt file") as info:

@@ -134,7 +134,7 @@ class TestAlignmentHeads:
         ("model_type", None),
     ],
 )
-def test_a_config_of_something_else_is_refused(one_block: Twins, field, value, tmp_path, unchecked):
+def test_config_of_another_model_type_is_refused(one_block: Twins, field, value, tmp_path, unchecked):
     one_block.hf.save_pretrained(tmp_path)
     edit_json(tmp_path / "config.json", **{field: value})
     with pytest.raises(CheckpointError) as info:
@@ -150,7 +150,7 @@ def test_heads_that_do_not_divide_the_width(one_block: Twins, tmp_path):
         resolve(tmp_path)
 
 
-def test_missing_key_is_named_in_their_words(one_block: Twins, tmp_path):
+def test_missing_key_is_named_as_in_the_file(one_block: Twins, tmp_path):
     state = one_block.hf.state_dict()
     del state["model.decoder.layers.0.encoder_attn.k_proj.weight"]
     write_bin(state | {"classifier.weight": torch.zeros(2)}, one_block.hf, tmp_path)
@@ -174,7 +174,7 @@ class TestShards:
             resolve(folder)
 
     @pytest.mark.parametrize("file", ["../model.safetensors", "/etc/passwd", "config.json"])
-    def test_index_that_points_elsewhere(self, folder, file):
+    def test_index_with_a_path_outside_the_folder(self, folder, file):
         edit_json(folder / "model.safetensors.index.json", weight_map={"a": file})
         with pytest.raises(CheckpointError, match="same folder"):
             resolve(folder)

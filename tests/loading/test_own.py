@@ -147,7 +147,7 @@ class TestInterrupted:
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
         assert_same_weights(loaded(load_own_folder(folder)), one_block.core)
 
-    def test_without_hard_links_a_half_done_save_is_noticed(self, folder, other, monkeypatch):
+    def test_interrupted_save_without_hard_links_is_detected(self, folder, other, monkeypatch):
         def no_links(*args, **kwargs):
             raise OSError("not on this file system")
 
@@ -179,7 +179,7 @@ class TestInterrupted:
         {"metadata": []},
     ],
 )
-def test_bad_fields_are_refused(one_block: Twins, tmp_path, changes):
+def test_invalid_fields_are_refused(one_block: Twins, tmp_path, changes):
     save_pretrained(one_block.core, tmp_path)
     edit_json(tmp_path / "config.json", **changes)
     with pytest.raises(CheckpointError, match=r"config\.json"):
@@ -190,7 +190,7 @@ def test_bad_fields_are_refused(one_block: Twins, tmp_path, changes):
     ("field", "value"),
     [("n_ctx", "1500"), ("n_ctx", True), ("n_layers", 0), ("d_model", 1e3), ("n_heads", None), ("extra", 1)],
 )
-def test_bad_shapes_are_refused(one_block: Twins, tmp_path, field, value):
+def test_invalid_shapes_are_refused(one_block: Twins, tmp_path, field, value):
     save_pretrained(one_block.core, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())["config"]
     config["encoder"][field] = value
@@ -200,7 +200,7 @@ def test_bad_shapes_are_refused(one_block: Twins, tmp_path, field, value):
 
 
 @pytest.mark.parametrize("heads", ["Infinity", '[["a", 1]]', "[[9, 9]]", "[1]", "[[Infinity, 1]]"])
-def test_bad_alignment_heads_are_refused(one_block: Twins, tmp_path, heads):
+def test_invalid_alignment_heads_are_refused(one_block: Twins, tmp_path, heads):
     save_pretrained(one_block.core, tmp_path)
     path = tmp_path / "config.json"
     path.write_text(path.read_text().replace('"alignment_heads": null', f'"alignment_heads": {heads}'))

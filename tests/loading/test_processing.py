@@ -133,7 +133,7 @@ def test_centered_unembedding(odd: Twins):
     assert outputs(model, odd, False).mean(-1).abs().max() < 1e-10
 
 
-def test_nothing_asked_for_nothing_done(one_block: Twins):
+def test_empty_request_changes_nothing(one_block: Twins):
     off = {"fold_ln": False, "center_writing_weights": False, "fold_value_biases": False, "center_unembed": False}
     model = processed(one_block.core, lambda m: process_weights(m, **off))
     assert model.state_dict().keys() == one_block.core.state_dict().keys()

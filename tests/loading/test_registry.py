@@ -60,7 +60,7 @@ def test_a_file_or_model_folder_wins_over_a_name(one_block: Twins, tmp_path, mon
     assert resolve("openai/whisper-tiny").config.dims == one_block.dims
 
 
-def test_a_folder_of_something_else_does_not_hide_a_model(tmp_path, monkeypatch):
+def test_unrelated_folder_does_not_hide_a_model_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").mkdir()
     with pytest.raises(MissingWeightsError, match="no weights of 'tiny'"):

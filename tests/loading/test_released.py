@@ -121,7 +121,7 @@ def test_hub_cache_second(file, cache, odd, openai, package, monkeypatch, repo_i
     assert logits_error(checkpoint, odd) < TOLERANCE
 
 
-def test_a_cached_tokenizer_is_no_model(file, cache, odd, package, monkeypatch):
+def test_cached_tokenizer_is_not_a_model(file, cache, odd, package, monkeypatch):
     fill_hub_cache(odd, cache, monkeypatch)
     next(cache.glob("models--openai--whisper-base/snapshots/*/model.safetensors")).unlink()
     assert resolve("base", cache_dir=cache).metadata["source"] == "installed package x 1.0"
@@ -143,7 +143,7 @@ def test_download_from_openai(file, cache, odd, openai):
 
 
 @pytest.mark.parametrize("cut", [0, 1000])
-def test_download_from_hugging_face_where_openai_sends_rubbish(file, cache, odd, openai, monkeypatch, cut):
+def test_download_falls_back_to_hugging_face(file, cache, odd, openai, monkeypatch, cut):
     openai.data = file.read_bytes()[:cut]
     HF_LAYOUTS["safetensors"](odd.hf, cache.parent / "repository")
     with running(Hub("openai/whisper-base", cache.parent / "repository")) as hub:
@@ -153,7 +153,7 @@ def test_download_from_hugging_face_where_openai_sends_rubbish(file, cache, odd,
     assert not list(cache.glob("*.pt*")) and not list(cache.glob(".*.pt*")), "nothing half is left"
 
 
-def test_nothing_is_asked_if_downloads_are_forbidden(cache, openai, monkeypatch):
+def test_offline_mode_makes_no_request(cache, openai, monkeypatch):
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("the network was used")
 
@@ -184,7 +184,7 @@ def test_nowhere(cache, monkeypatch, name, command):
 
 
 @pytest.mark.parametrize("local_files_only", [False, True])
-def test_a_damaged_file_is_named_and_nothing_else_is_taken(file, cache, openai, package, local_files_only):
+def test_damaged_file_is_an_error_without_fallback(file, cache, openai, package, local_files_only):
     openai.data = file.read_bytes()
     (cache / "base.pt").write_bytes(openai.data[:-1])
     with pytest.raises(CheckpointError, match=r"cache/base\.pt has another checksum .*delete the file"):

@@ -81,7 +81,7 @@ def test_by_names(change, word):
     assert re.search(word, describe_names([change(name) for name in NAMES], NAMES))
 
 
-def test_names_that_say_nothing():
+def test_unhelpful_names_are_ignored():
     assert describe_names(NAMES, NAMES) is None
     assert describe_names(["a", "b.c", *NAMES[:1]], NAMES) is None
     assert describe_names(["module.x", *NAMES], NAMES) is None

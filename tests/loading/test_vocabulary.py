@@ -40,7 +40,7 @@ def say_only(model: HookedWhisper, token: int) -> None:
     [(51864, 80, 51864), (51865, 80, 51865), (51866, 128, 51866), (51900, 128, 51866), (51866, 80, None),
      (51900, 80, None), (51863, 80, None), (1000, 80, None), (51865, 128, 51865)],
 )  # fmt: skip
-def test_sizes_say_which_vocabulary_or_nothing(n_vocab: int, n_mels: int, layout: int | None) -> None:
+def test_vocabulary_follows_from_known_sizes_only(n_vocab: int, n_mels: int, layout: int | None) -> None:
     cfg = WhisperConfig(EncoderConfig(n_mels=n_mels), DecoderConfig(n_vocab=n_vocab))
     assert cfg.token_layout == layout
 
@@ -70,7 +70,7 @@ def test_added_tokens_are_never_said(vocabulary: int) -> None:
 
 
 @pytest.mark.parametrize(("n_vocab", "n_mels"), [(51866, 80), (51900, 80), (1000, 80), (60000, 80)])
-def test_where_nothing_is_known_nothing_is_decoded(n_vocab: int, n_mels: int) -> None:
+def test_nothing_is_decoded_without_known_phones(n_vocab: int, n_mels: int) -> None:
     model = make_model(n_vocab, n_mels)
     mel = torch.zeros(1, n_mels, 3000)
     for call in (
@@ -86,7 +86,7 @@ def test_where_nothing_is_known_nothing_is_decoded(n_vocab: int, n_mels: int) ->
     assert model.generate(torch.tensor([[1]]), model.embed_audio(mel), max_new_tokens=2).shape == (1, 3)
 
 
-def test_a_user_can_say_which_it_is() -> None:
+def test_vocabulary_argument_decides() -> None:
     model = HookedWhisper.from_pretrained(make_model(51866), vocabulary=51865)
     assert model.tokenizer.sot == 50258 and model.cfg.vocabulary == 51865
     with pytest.raises(ArgumentError, match="51866"):
@@ -120,7 +120,7 @@ FILES = {
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize(("n_vocab", "vocabulary"), [(51866, 51865), (51865, 51864), (51866, 51864), (51867, 51866)])
-def test_a_folder_says_it(tmp_path: Path, file: str, n_vocab: int, vocabulary: int) -> None:
+def test_folder_declares_its_vocabulary(tmp_path: Path, file: str, n_vocab: int, vocabulary: int) -> None:
     small_twins(n_vocab).hf.save_pretrained(tmp_path)
     (tmp_path / "generation_config.json").unlink()
     (tmp_path / file).write_text(json.dumps(FILES[file](vocabulary)), encoding="utf-8")
@@ -131,7 +131,7 @@ def test_a_folder_says_it(tmp_path: Path, file: str, n_vocab: int, vocabulary: i
     assert HookedWhisper.from_pretrained(tmp_path / "ours").cfg.token_layout == vocabulary
 
 
-def test_a_model_in_memory_says_it() -> None:
+def test_model_in_memory_declares_its_vocabulary() -> None:
     twins = small_twins(51866)
     twins.hf.generation_config.no_timestamps_token_id = 50363
     assert HookedWhisper.from_pretrained(twins.hf).cfg.token_layout == 51865
@@ -139,7 +139,7 @@ def test_a_model_in_memory_says_it() -> None:
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"added_tokens": 3}', '{"no_timestamps_token_id": 7}', "null"])
 @pytest.mark.parametrize("file", ["generation_config.json", "tokenizer.json", "added_tokens.json", "vocabulary.json"])
-def test_other_files_are_no_crash(tmp_path: Path, file: str, content: str) -> None:
+def test_other_files_are_refused(tmp_path: Path, file: str, content: str) -> None:
     from hooked_whisper.errors import HookedWhisperError
 
     small_twins(51866).hf.save_pretrained(tmp_path)

@@ -34,7 +34,7 @@ def letters_for_phones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builds, "phonemize", lambda text, language: words(text))
 
 
-def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+def test_save_and_load_round_trip(tmp_path: Path) -> None:
     recording, audio = synthesis(PROSE.text, planned=PROSE)
     assert not is_done(PROSE, tmp_path)
     save(recording, audio, tmp_path)
@@ -43,7 +43,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     assert np.abs(samples - audio).max() < 1e-4
 
 
-def test_a_recording_of_another_voice_or_text_is_not_done(tmp_path: Path) -> None:
+def test_recording_of_another_voice_or_text_is_made_again(tmp_path: Path) -> None:
     save(*synthesis(PROSE.text, planned=PROSE), tmp_path)
     assert is_done(PROSE, tmp_path)
     for other in (
@@ -55,12 +55,12 @@ def test_a_recording_of_another_voice_or_text_is_not_done(tmp_path: Path) -> Non
             load(other, tmp_path)
 
 
-def test_a_build_makes_only_what_is_missing(tmp_path: Path) -> None:
+def test_build_makes_only_missing_files(tmp_path: Path) -> None:
     save(*synthesis(PROSE.text, planned=PROSE), tmp_path)
     assert build([PROSE], tmp_path, tmp_path / "no_voices_needed") == 0
 
 
-def test_without_its_json_a_recording_is_not_done(tmp_path: Path) -> None:
+def test_recording_without_json_is_made_again(tmp_path: Path) -> None:
     save(*synthesis(PROSE.text, planned=PROSE), tmp_path)
     (path,) = tmp_path.glob("*.json")
     assert json.loads(path.read_text("utf-8"))["samples"] == len(load(PROSE, tmp_path)[1])
@@ -81,7 +81,7 @@ def test_a_window_takes_the_sentences_that_fit() -> None:
     assert second.start == first_length + round(PAUSES_S[1] * RATE) - lead
 
 
-def test_a_window_that_is_not_full_is_refused() -> None:
+def test_partly_filled_window_is_refused() -> None:
     window = Planned("w1", "window", "en", "af_heart", "train", ("mama", "tata"))
     with pytest.raises(AudioError, match="'w1'"):
         synthesize(window, Tones())

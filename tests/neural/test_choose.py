@@ -27,7 +27,7 @@ def test_a_pair_needs_both_words_by_every_model() -> None:
     assert fault((a, b), [careless, careless]) == ""
 
 
-def test_a_word_counts_at_its_place() -> None:
+def test_word_is_counted_at_its_time() -> None:
     planned = Planned("x", "pair", "en", "af_heart", "train", ("The pen is here.",))
     assert hears_word(heard(planned, "the Pen is here"), "pen")
     assert not hears_word(heard(planned, "The pan is here, pen."), "pen")

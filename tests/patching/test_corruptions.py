@@ -38,7 +38,7 @@ def peak_hz(audio: np.ndarray) -> float:
 
 
 @given(st.integers(100, 6000), st.integers(2000, 8000), st.integers(2000, 8000))
-def test_warp_has_the_length_asked_for_and_keeps_pitch(start: int, source: int, target: int):
+def test_warp_has_the_requested_length_and_keeps_pitch(start: int, source: int, target: int):
     out = c.warp(tone(220), [start, start + source], [0, target])
     assert len(out) == target
     assert abs(peak_hz(np.pad(out, (0, RATE - target))) - 220) < 12
@@ -117,7 +117,7 @@ def test_time_shift_moves_whole_positions(n: int):
     np.testing.assert_array_equal(late[320 * abs(n) :], early[: -320 * abs(n)])
 
 
-def test_speaker_swap_puts_words_where_they_were():
+def test_speaker_swap_keeps_word_times():
     def said(first: float, pitches: tuple[int, int], who: str):
         audio = np.concatenate([np.zeros(1600, np.float32), tone(pitches[0], first), tone(pitches[1], 0.8 - first)])
         words = (Interval(0.1, 0.1 + first, "a"), Interval(0.1 + first, 0.9, "b"))

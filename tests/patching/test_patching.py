@@ -125,7 +125,7 @@ def test_a_patch_at_one_token_and_row_changes_no_earlier_token_and_no_other_row(
 
 
 @pytest.mark.parametrize("component", ["attn_out", "z", "resid_mid"])
-def test_what_is_not_recomputed_is_as_if_it_were(model, pair, component):
+def test_resumed_pass_equals_a_full_pass(model, pair, component):
     """In an encoder block with patched attention, the MLP runs only at the changed positions."""
     grid = make_grid(model, component, "encoder", spans=pair.spans)
     short = run_patches(model, grid.patches, pair.corrupt, pair.clean, pair.metric)
@@ -190,9 +190,9 @@ def test_results_are_labeled(model, pair):
     rows = done.to_rows()
     assert len(rows) == 24 and rows[1]["head"] == "1" and rows[0]["span"] == "0-8" and rows[-1]["pair"] == "two"
     assert "PatchResult(encoder z, denoise, 2 pairs" in repr(done)
-    assert done.draw().axes
+    assert done.plot().axes
     pandas = pytest.importorskip("pandas")
-    assert isinstance(done.to_dataframe(), pandas.DataFrame)
+    assert isinstance(done.to_pandas(), pandas.DataFrame)
 
 
 def test_metrics():
@@ -220,7 +220,7 @@ def test_metrics():
         (("encoder.hook_pos_embed", "encoder"), "hook_pos_embed.*batch axis"),
     ],
 )
-def test_errors_name_what_is_wrong(model, pair, arguments, match):
+def test_errors_name_the_cause(model, pair, arguments, match):
     with pytest.raises(PatchError, match=match):
         patch(model, [replace(pair, spans=())], *arguments)
 

@@ -101,7 +101,7 @@ def page() -> str:
     return render_page([finding()], [utterance("u0", "the red cat sat")], card, {"version": "1", "command": "c"})
 
 
-def test_nothing_comes_from_outside(page: str) -> None:
+def test_page_has_no_external_urls(page: str) -> None:
     parser = parse(page)
     assert not re.search(r"https?://", page) and "xmlns" not in page and "@import" not in page
     for tag, attributes in parser.elements:
@@ -158,7 +158,7 @@ def test_a_number_beside_its_threshold_has_digits_enough_to_differ() -> None:
     assert "0.6403 needs at least 0.64" in row(html) or "0.6402 needs at least 0.64" in row(html)
 
 
-def test_a_control_that_decides_is_named_with_its_number() -> None:
+def test_deciding_control_is_shown_with_its_number() -> None:
     meets = Control("shuffled", "d", {"gone": Estimate(0.93)})
     html = render_page([replace(finding(), controls=(meets,))])
     assert "0.95 x needs at least 0.9 x ✗ a control meets it too: shuffled, 0.93" in row(html)
@@ -176,7 +176,7 @@ def test_every_finding_has_the_same_order(page: str) -> None:
     assert headings == ["Claim", "What we did", "Result", "Figures", "Listen and compare", "Details"]
 
 
-def test_the_top_says_which_model_what_speech_and_how_much() -> None:
+def test_header_states_model_and_speech() -> None:
     inputs = {"utterances": 100, "seconds": 240.0, "speakers": ["a", "b"], "origin": "my corpus", "reference": "model"}
     rows = {label: (value, remark) for label, value, remark in facts([replace(finding(), inputs=inputs)], None, {})}
     assert rows["Speech"] == ("my corpus", "the model's own transcripts are used as texts")
@@ -220,7 +220,7 @@ def test_a_figure_of_many_points_is_a_bitmap_with_a_thumbnail(monkeypatch: pytes
     assert not parse(html).problems
 
 
-def test_a_finding_on_clips_of_its_own_says_what_was_said() -> None:
+def test_finding_with_fixed_sentences_shows_them() -> None:
     bare = replace(finding(), inputs={})  # W2 and others choose their clips themselves
     assert "Compared with what was said" in render_page([bare])
 
@@ -284,7 +284,7 @@ def test_svg_takes_the_page_colours() -> None:
     assert 'aria-label="a b"' in themed('<?xml?><svg width="1pt" viewBox="0 0 1 1"></svg>', "k", "a\nb")
 
 
-def test_cut_is_turned_down_and_nothing_else() -> None:
+def test_cut_lowers_the_sound_only_inside() -> None:
     samples = np.ones(16_000, np.float32)
     out = damped(samples, (Span(0.25, 0.5, "w"),))
     assert (out[:3_000] == 1).all() and (out[9_000:] == 1).all() and out[6_000] < 0.1

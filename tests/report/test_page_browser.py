@@ -33,7 +33,7 @@ def browser() -> Iterator:
         yield instance
 
 
-def test_it_is_small(report: Path) -> None:
+def test_page_is_small(report: Path) -> None:
     assert report.stat().st_size < MOST_BYTES
 
 
@@ -98,7 +98,7 @@ def test_the_filter_by_keyboard(browser, report: Path) -> None:
     page.close()
 
 
-def test_without_scripts_everything_is_shown(browser, report: Path) -> None:
+def test_page_without_scripts_shows_everything(browser, report: Path) -> None:
     context = browser.new_context(java_script_enabled=False, viewport={"width": 800, "height": 900})
     page = context.new_page()
     page.goto(report.as_uri())

@@ -43,7 +43,7 @@ def contents(out) -> dict[str, bytes]:
     return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
 
 
-def test_a_second_build_writes_the_same_and_encodes_nothing(tmp_path, monkeypatch) -> None:
+def test_second_build_writes_the_same_bytes_and_encodes_nothing(tmp_path, monkeypatch) -> None:
     build(tmp_path)
     before = contents(tmp_path)
     assert not any(name.split("/")[-1].startswith(".") for name in before)
@@ -142,7 +142,7 @@ def test_no_mp3_is_beyond_full_scale() -> None:
         assert 0.3 < np.abs(decoded).max() <= 1
 
 
-def test_wrong_names_suggest_close_ones(tmp_path) -> None:
+def test_unknown_names_suggest_near_ones(tmp_path) -> None:
     site = SiteWriter(tmp_path, info())
     site.add_clip(clip("rec-12"))
     assert site.has_clip("rec-12") and not site.has_clip("rec-13")

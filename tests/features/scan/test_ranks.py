@@ -32,7 +32,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return content(folder)
 
 
-def test_two_processes_write_what_one_does_though_one_is_killed(whole: dict[str, bytes], tmp_path: Path) -> None:
+def test_two_processes_with_one_killed_write_the_same_bytes(whole: dict[str, bytes], tmp_path: Path) -> None:
     done = launch(2, tmp_path / "scan", 1, 1, restarts=1)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "killed").exists()

@@ -140,7 +140,7 @@ def test_killed_and_resumed_gives_the_same_bytes(
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
 
 
-def test_broken_files_are_listed_and_change_nothing_else(model: HookedWhisper, tmp_path: Path) -> None:
+def test_broken_files_are_listed_and_do_not_affect_others(model: HookedWhisper, tmp_path: Path) -> None:
     good = corpus(6)
     bad = [Recording("gone", tmp_path / "gone.wav", path="gone.wav"), Recording("text", b"this is no sound")]
     mixed = [bad[0], *good[:3], bad[1], *good[3:]]
@@ -201,7 +201,7 @@ def test_nan_names_the_hook_and_the_recording(tmp_path: Path) -> None:
         scan(sick, corpus(2), [NEURONS], tmp_path, OPTIONS, progress=False)
 
 
-def test_broken_tables_and_checkpoints_say_which_file(model: HookedWhisper, tmp_path: Path) -> None:
+def test_broken_tables_and_checkpoints_name_the_file(model: HookedWhisper, tmp_path: Path) -> None:
     scan(model, corpus(2), [NEURONS], tmp_path, OPTIONS, progress=False)
     table = tmp_path / "examples.parquet"
     table.write_bytes(table.read_bytes()[:100])
