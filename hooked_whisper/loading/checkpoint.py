@@ -44,13 +44,21 @@ def parameter_shapes(config: WhisperConfig) -> Shapes:
 
 @lru_cache(maxsize=32)
 def _shapes_on_meta(config: WhisperConfig) -> Shapes:
+    """Take shapes from a model with one block per stack: all blocks are alike, and building the others takes time."""
+    depths = {"encoder": config.encoder.n_layers, "decoder": config.decoder.n_layers}
+    one_block = replace(config, **{stack: replace(getattr(config, stack), n_layers=1) for stack in depths})
     try:
         with torch.device("meta"):
-            model = WhisperCore(config)
+            model = WhisperCore(one_block)
     except (RuntimeError, OverflowError, TypeError) as error:
         message = reason(error).splitlines()[0]
         raise CheckpointError(f"no tensors have the sizes of {config}: {message}") from None
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    shapes: Shapes = {}
+    for name, tensor in model.state_dict().items():
+        stack, of_block, part = name.partition(".blocks.0.")
+        names = [f"{stack}.blocks.{block}.{part}" for block in range(depths[stack])] if of_block else [name]
+        shapes |= dict.fromkeys(names, tuple(tensor.shape))
+    return shapes
 
 
 def optional_shapes(config: WhisperConfig) -> Shapes:

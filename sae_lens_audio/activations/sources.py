@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.renamed import renamed_method
 from hooked_whisper.errors import ArgumentError, ShapeError
 
 
@@ -37,6 +38,8 @@ class ActivationChunk:
         index = torch.from_numpy(indices)
         return ActivationChunk(tuple(x[index] for x in self.rows), self.recording[index], self.position[index])
 
+    taken = renamed_method("taken", "select")
+
 
 @runtime_checkable
 class ActivationSource(Protocol):
@@ -55,7 +58,14 @@ class ActivationSource(Protocol):
     def chunk(self, epoch: int, index: int) -> ActivationChunk: ...
 
 
-class TensorActivations:
+class DeprecatedSourceNames:
+    """The methods of a source under their names of version 0.1, which warn."""
+
+    n_blocks = renamed_method("n_blocks", "n_chunks")
+    block = renamed_method("block", "chunk")
+
+
+class TensorActivations(DeprecatedSourceNames):
     """Rows in memory, as one chunk.
 
     Args:

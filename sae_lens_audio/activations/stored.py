@@ -10,11 +10,17 @@ import torch
 from jaxtyping import Int
 
 from hooked_whisper.errors import ArgumentError
-from sae_lens_audio.activations.sources import ActivationChunk, check_index, digest_of, selected_recordings
+from sae_lens_audio.activations.sources import (
+    ActivationChunk,
+    DeprecatedSourceNames,
+    check_index,
+    digest_of,
+    selected_recordings,
+)
 from sae_lens_audio.activations.store import ActivationStore
 
 
-class StoredActivations:
+class StoredActivations(DeprecatedSourceNames):
     """Rows of a store. A chunk is a few shards in memory, in another random order in every epoch.
 
     Args:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from hooked_whisper._support.renamed import renamed_arguments
+from hooked_whisper._support.renamed import renamed_arguments, renamed_property
 from hooked_whisper.corpora import Failure, Recording
 from hooked_whisper.errors import ArgumentError
 from hooked_whisper.hooked import HookedWhisper
@@ -19,12 +19,18 @@ from hooked_whisper.hooks import Names
 from sae_lens_audio.activations.manifest import header_of
 from sae_lens_audio.activations.options import CollectOptions
 from sae_lens_audio.activations.reading import RowReader
-from sae_lens_audio.activations.sources import ActivationChunk, check_index, digest_of, selected_recordings
+from sae_lens_audio.activations.sources import (
+    ActivationChunk,
+    DeprecatedSourceNames,
+    check_index,
+    digest_of,
+    selected_recordings,
+)
 
 _log = logging.getLogger(__name__)
 
 
-class StreamedActivations:
+class StreamedActivations(DeprecatedSourceNames):
     """Rows of a corpus, computed again in every epoch. A chunk is a few recordings, in random order in every epoch.
 
     Recordings that cannot be read are skipped, kept in ``failures`` by their index in the corpus, and logged once. Any
@@ -68,6 +74,8 @@ class StreamedActivations:
         self._selected = everything if recordings is None else selected_recordings(recordings, len(corpus))
         self.failures: dict[int, Failure] = {}
         self._lock = Lock()
+
+    recordings_per_block = renamed_property("recordings_per_block", "recordings_per_chunk")
 
     def describe(self) -> dict[str, Any]:
         """Return JSON values that identify the rows. This reads the weights of the model."""

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from hooked_whisper._support.renamed import renamed_method, renamed_property
 from hooked_whisper.errors import ConfigError, ShapeError
 from hooked_whisper.protocols import FeatureBasis
 from sae_lens_audio.architectures.conversion import (
@@ -386,6 +387,13 @@ class SAE(nn.Module):
         Raises:
             CheckpointError: a tensor is not a valid value of its buffer.
         """
+
+    # Names of version 0.1 ---------------------------------------------------------------------------------------------
+
+    centre = renamed_property("centre", "center")
+    centred = renamed_method("centred", "centered")
+    pre_of_batch = renamed_method("pre_of_batch", "batch_pre_activations")
+    restart_ = renamed_method("restart_", "resample_")
 
 
 def rows_with(features: Float[Tensor, "row d_sae"]) -> Int[Tensor, "d_sae"]:

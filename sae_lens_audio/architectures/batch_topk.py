@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hooked_whisper._support.renamed import renamed_method
 from hooked_whisper.errors import CheckpointError, ConfigError, ShapeError
 from sae_lens_audio.architectures.auxiliary import aux_k_loss
 from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, squared_error
@@ -91,6 +92,8 @@ class BatchTopK(SAE):
         """Return the ``n k`` largest positive features of the ``n`` rows together; with ``ranks``, of all processes."""
         n = len(x) if ranks is None else int(ranks.sum(torch.tensor(len(x), device=x.device)))
         return encode_batch_topk(self.checked(x), self.W_enc, self.b_enc, self.center, int(self.config.k * n), ranks)
+
+    sparse_codes = renamed_method("sparse_codes", "encode_sparse")
 
     def batch_feature_acts(self, x: Float[Tensor, "row d_in"]) -> Float[Tensor, "row d_sae"]:
         return self.encode_sparse(x).dense(len(x))

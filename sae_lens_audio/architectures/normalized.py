@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hooked_whisper._support.renamed import renamed_arguments
+from hooked_whisper._support.renamed import renamed_arguments, renamed_property
 from hooked_whisper.errors import ConfigError, check_option
 from sae_lens_audio.architectures.base import SAE
 
@@ -39,6 +39,8 @@ class NormalizedSAE(nn.Module):
                 "activations beforehand"
             )
         self.inner, self.normalization = inner, normalization
+
+    normalisation = renamed_property("normalisation", "normalization")
 
     @property
     def d_in(self) -> int:

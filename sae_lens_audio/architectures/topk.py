@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hooked_whisper._support.renamed import renamed_method
 from hooked_whisper.errors import CheckpointError, ConfigError
 from sae_lens_audio.architectures.auxiliary import aux_k_loss
 from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, squared_error
@@ -84,6 +85,8 @@ class TopK(SAE):
     def encode_sparse(self, x: Float[Tensor, "row d_in"]) -> SparseFeatureActs:
         """Like :meth:`encode`, but sparse."""
         return encode_topk(self.checked(x), self.W_enc, self.b_enc, self.center, self.config.k)
+
+    sparse_codes = renamed_method("sparse_codes", "encode_sparse")
 
     def loss(
         self, x: Float[Tensor, "row d_in"], dead: Bool[Tensor, "d_sae"] | None = None, ranks: Ranks | None = None

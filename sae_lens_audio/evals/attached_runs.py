@@ -29,7 +29,7 @@ from hooked_whisper.text import word_errors
 from sae_lens_audio.evals.attached import CLEAN, MEAN, PADDING_TOO, ZERO, AttachedScores, ConditionCounts
 
 Where = Literal["sound", "all"]
-Chosen = Bool[Tensor, "clip position"] | slice | None  # positions of each clip, a slice of tokens, or everywhere
+Selected = Bool[Tensor, "clip position"] | slice | None  # positions of each clip, a slice of tokens, or everywhere
 CLIPS = 8  # per batch
 _LOGITS = 1 << 26  # logits of reference tokens in memory: 256 MiB
 
@@ -144,7 +144,7 @@ def whole_clips(model: HookedWhisper, clips: Sequence[Clip]) -> list[Clip]:
 class _Condition:
     name: str
     where: Where
-    live: Callable[[Chosen], AbstractContextManager[Any]]  # takes the positions
+    live: Callable[[Selected], AbstractContextManager[Any]]  # takes the positions
 
 
 def _conditions(
@@ -157,15 +157,15 @@ def _conditions(
 ) -> list[_Condition]:
     out = None if reads == writes else writes
 
-    def attached(sae: AttachableSAE) -> Callable[[Chosen], AbstractContextManager[Any]]:
-        return lambda chosen: model.attach_sae(sae, reads, hook_out=out, positions=chosen)
+    def attached(sae: AttachableSAE) -> Callable[[Selected], AbstractContextManager[Any]]:
+        return lambda positions: model.attach_sae(sae, reads, hook_out=out, positions=positions)
 
-    def ablated(by: By) -> Callable[[Chosen], AbstractContextManager[Any]]:
-        def live(chosen: Chosen) -> AbstractContextManager[Any]:
-            tokens = chosen if isinstance(chosen, slice) else None
+    def ablated(by: By) -> Callable[[Selected], AbstractContextManager[Any]]:
+        def live(positions: Selected) -> AbstractContextManager[Any]:
+            tokens = positions if isinstance(positions, slice) else None
             [(name, change)] = ablate(model, writes, by=by, positions=tokens)
-            if isinstance(chosen, Tensor):
-                change = _only_at(chosen, change)
+            if isinstance(positions, Tensor):
+                change = _only_at(positions, change)
             return model.hooks(fwd_hooks=[(name, change)])
 
         return live
@@ -183,11 +183,11 @@ def _at_point(model: HookedWhisper, name: str, mean: Float[Tensor, "d"]) -> Tens
     return value.unflatten(0, (cfg.n_heads, -1)) if heads else value
 
 
-def _only_at(chosen: Bool[Tensor, "clip position"], change: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _only_at(positions: Bool[Tensor, "clip position"], change: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Restrict a change to these positions."""
 
     def changed(x: Tensor, hook: Any) -> Tensor:
-        return torch.where(chosen.view(*chosen.shape, *[1] * (x.dim() - 2)), change(x, hook), x)
+        return torch.where(positions.view(*positions.shape, *[1] * (x.dim() - 2)), change(x, hook), x)
 
     return changed
 
@@ -220,7 +220,11 @@ def _resume(model: HookedWhisper, reads: str, writes: str) -> _Resume:
 
 
 class _Runner:
-    """Runs batches of clips in every condition and collects the results."""
+    """Runs batches of clips in every condition and collects the results.
+
+    It does not read :mod:`hooked_whisper.activations`: that stream stops at the last hook point and gives rows, but
+    each condition here continues the same clean pass to the encoder output and decodes it.
+    """
 
     def __init__(
         self,
@@ -232,7 +236,7 @@ class _Runner:
         language: str,
     ) -> None:
         self.model, self.clips, self.resume, self.of_tokens = model, clips, resume, of_tokens
-        self.conditions = [_Condition(CLEAN, "all", lambda chosen: nullcontext()), *conditions]
+        self.conditions = [_Condition(CLEAN, "all", lambda positions: nullcontext()), *conditions]
         tokenizer = model.tokenizer
         self.forced = [[*tokenizer.encode(f" {c.alignment.text.strip()}"), tokenizer.eot] for c in clips]
         longest = max(map(len, self.forced))
@@ -269,7 +273,7 @@ class _Runner:
             clean = logprobs if clean is None else clean
             self._add(condition.name, batch, texts, targets, logprobs, clean)
 
-    def _sound(self, batch: list[int]) -> Chosen:
+    def _sound(self, batch: list[int]) -> Selected:
         """Return the positions without padding, or the tokens without the prompt."""
         if self.of_tokens:
             return slice(self.prompt.shape[1], self.model.cfg.decoder.n_ctx)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_whisper._support.renamed import renamed_arguments
+from hooked_whisper._support.renamed import renamed_arguments, renamed_property
 from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import ArgumentError, ShapeError, check_option
 from hooked_whisper.features.bases import LinearBasis
@@ -57,6 +57,9 @@ class EvaluationOptions:
     phones: PhoneOptions | None = field(default_factory=PhoneOptions)
     language: str = "en"
     seed: int = 0
+
+    spliced_clips = renamed_property("spliced_clips", "attached_clips")
+    baselines_spliced = renamed_property("baselines_spliced", "attach_baselines")
 
     def __post_init__(self) -> None:
         check_option("where", self.where, get_args(Where))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hooked_whisper._support.renamed import renamed_property
 from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.errors import CheckpointError
 from hooked_whisper.findings.core.finding import Estimate, format_number
@@ -53,6 +54,9 @@ class Evaluation:
     phones: Mapping[str, PhoneScores] = field(default_factory=dict)
     stability: Stability | None = None
     notes: Sequence[str] = ()
+
+    dictionaries = renamed_property("dictionaries", "saes")
+    spliced = renamed_property("spliced", "attached")
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one dict with all scores per SAE, baseline, control and condition.

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.renamed import renamed_property
 from hooked_whisper.errors import ArgumentError, ShapeError
 from sae_lens_audio.architectures import DecodableBasis
 from sae_lens_audio.evals.decodable import reconstruct
@@ -51,6 +52,8 @@ class ReconstructionScores:
     relative_norm: float
     relative_bias: float
     density: Float[np.ndarray, "feature"]
+
+    normalised_mse = renamed_property("normalised_mse", "normalized_mse")
 
     @classmethod
     @torch.no_grad()

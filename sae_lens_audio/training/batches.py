@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from hooked_whisper._support.renamed import renamed_property
 from sae_lens_audio.activations import ActivationChunk, ActivationSource
 from sae_lens_audio.errors import TrainingError
 
@@ -31,6 +32,8 @@ class Place:
     def from_json(cls, facts: Mapping[str, int]) -> Place:
         """Read ``asdict`` of a place; version 0.1 called a chunk a block."""
         return cls(facts["epoch"], facts["chunk"] if "chunk" in facts else facts["block"], facts["row"])
+
+    block = renamed_property("block", "chunk")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +59,11 @@ class Batch:
         return tuple(_gather(rows, self.all_indices) for rows in self.chunk.rows)
 
 
+_OLD_NAMES = {"chosen": "indices", "whole": "all_indices", "block": "chunk", "at": "start", "after": "end"}
+for _old, _new in _OLD_NAMES.items():
+    setattr(Batch, _old, renamed_property(_old, _new))
+
+
 @dataclass(frozen=True)
 class Batches:
     """Rows of every chunk in random order, determined by seed, epoch and chunk; each process has a share of each batch.
@@ -76,6 +84,8 @@ class Batches:
     def __post_init__(self) -> None:
         if self.size % self.n_ranks:
             raise TrainingError(f"{self.n_ranks} processes cannot share batches of {self.size} rows evenly")
+
+    blocks = renamed_property("blocks", "source")
 
     def start(self, place: Place) -> Feed:
         """Return endless batches from a place on, prepared by another thread. Close the feed after use."""

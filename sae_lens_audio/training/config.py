@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from hooked_whisper._support.renamed import renamed_arguments
+from hooked_whisper._support.renamed import renamed_arguments, renamed_property
 from hooked_whisper.errors import check_option
 from sae_lens_audio.errors import TrainingError
 
@@ -63,6 +63,9 @@ class TrainingConfig:
     resample_every: int = 0
     resample_until: int = 0
     seed: int = 0
+
+    optimiser = renamed_property("optimiser", "optimizer")
+    centre = renamed_property("centre", "center")
 
     def __post_init__(self) -> None:
         options = (("optimizer", Optimizer), ("decay", Decay), ("precision", Precision), ("scale", Scale))

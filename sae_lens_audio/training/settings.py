@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-from hooked_whisper._support.renamed import RenamedWarning
+from hooked_whisper._support.renamed import RenamedWarning, renamed_method, renamed_property
 from hooked_whisper._support.storage import Place, as_path
 from hooked_whisper.cli.model_arguments import MOST_THREADS
 from hooked_whisper.errors import HookedWhisperError, closest
@@ -77,6 +77,9 @@ class Settings:
     sae: Mapping[str, Any]
     training: TrainingConfig
     run: RunSettings
+
+    dictionary = renamed_property("dictionary", "sae")
+    make_dictionary = renamed_method("make_dictionary", "make_sae")
 
     def make_sae(self, widths: tuple[int, ...]) -> SAE:
         """Make an untrained SAE for activations of these widths.

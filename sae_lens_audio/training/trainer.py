@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from hooked_whisper._support.files import tensors_sha256
 from hooked_whisper._support.ranks import TorchRanks
-from hooked_whisper._support.renamed import renamed_arguments
+from hooked_whisper._support.renamed import renamed_arguments, renamed_property
 from hooked_whisper._support.storage import AnyPath, as_path
 from hooked_whisper._support.storage import Place as Folder
 from sae_lens_audio.activations import ActivationSource
@@ -56,6 +56,8 @@ class Step:
     norm: Float[Tensor, ""]
     batch: Batch
     stop: bool = False
+
+    losses = renamed_property("losses", "output")
 
 
 class Trainer:
@@ -281,6 +283,8 @@ class Trainer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    optimiser = renamed_property("optimiser", "optimizer")
 
     @property
     def _first_rank(self) -> bool:

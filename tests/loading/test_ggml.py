@@ -213,10 +213,10 @@ class TestRefused:
         filters[3, 7] += value
         refused(head_bytes(DIMS, "q5_1", filters=filters) + b"".join(tensors), tmp_path, "mel filter bank differs")
 
-    @pytest.mark.parametrize(("at", "match"), [(0, "number of vocabulary"), (4, "truncated: a vocabulary entry")])
-    def test_vocabulary(self, head, tensors, tmp_path, at, match):
+    @pytest.mark.parametrize(("offset", "match"), [(0, "number of vocabulary"), (4, "truncated: a vocabulary entry")])
+    def test_vocabulary(self, head, tensors, tmp_path, offset, match):
         data, start = bytearray(head + b"".join(tensors)), 56 + 80 * 201 * 4
-        data[start + at : start + at + 4] = struct.pack("<I", 2**31 - 2)
+        data[start + offset : start + offset + 4] = struct.pack("<I", 2**31 - 2)
         refused(bytes(data), tmp_path, match)
 
     @pytest.mark.parametrize(

@@ -77,10 +77,10 @@ class Ranked:
 def in_ranks(n, work) -> list:
     meeting, results = Meeting(n), [None] * n
 
-    def one(i: int) -> None:
+    def run(i: int) -> None:
         results[i] = work(meeting.rank(i), i)
 
-    threads = [threading.Thread(target=one, args=(i,)) for i in range(n)]
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(n)]
     for thread in threads:
         thread.start()
     for thread in threads:

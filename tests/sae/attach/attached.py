@@ -67,28 +67,28 @@ def tokens(n: int = 2) -> Tensor:
     return torch.randint(0, 50000, (n, 5), generator=torch.Generator().manual_seed(1))
 
 
-def some(make: type[SAE], config: object) -> SAE:
+def filled_sae(make: type[SAE], config: object) -> SAE:
     return filled(make(config), seed=3).float().requires_grad_(False)  # type: ignore[arg-type]
 
 
-TOPK = some(TopK, TopKConfig(D, F, k=5))
+TOPK = filled_sae(TopK, TopKConfig(D, F, k=5))
 SAES: dict[str, object] = {
-    "standard": some(Standard, StandardConfig(D, F)),
-    "tied": some(Tied, TiedConfig(D, F)),
+    "standard": filled_sae(Standard, StandardConfig(D, F)),
+    "tied": filled_sae(Tied, TiedConfig(D, F)),
     "topk": TOPK,
-    "abstopk": some(AbsTopK, TopKConfig(D, F, k=5)),
-    "batchtopk": some(BatchTopK, BatchTopKConfig(D, F, k=5)),
-    "matryoshka": some(Matryoshka, MatryoshkaConfig(D, F, k=5, widths=(8, F))),
-    "jumprelu": some(JumpReLU, JumpReLUConfig(D, F)),
-    "gated": some(Gated, GatedConfig(D, F)),
-    "layer norm": NormalizedSAE(some(TopK, TopKConfig(D, F, k=5)), "layer_norm"),
-    "constant norm": NormalizedSAE(some(Standard, StandardConfig(D, F)), "constant_norm_rescale"),
+    "abstopk": filled_sae(AbsTopK, TopKConfig(D, F, k=5)),
+    "batchtopk": filled_sae(BatchTopK, BatchTopKConfig(D, F, k=5)),
+    "matryoshka": filled_sae(Matryoshka, MatryoshkaConfig(D, F, k=5, widths=(8, F))),
+    "jumprelu": filled_sae(JumpReLU, JumpReLUConfig(D, F)),
+    "gated": filled_sae(Gated, GatedConfig(D, F)),
+    "layer norm": NormalizedSAE(filled_sae(TopK, TopKConfig(D, F, k=5)), "layer_norm"),
+    "constant norm": NormalizedSAE(filled_sae(Standard, StandardConfig(D, F)), "constant_norm_rescale"),
     "linear basis": random_orthonormal(D, 20),
 }
 TRANSCODERS = [
-    some(Transcoder, TranscoderConfig(D, F, d_out=D, skip=True)),
-    some(TopKTranscoder, TopKTranscoderConfig(D, F, d_out=D, k=5)),
-    some(JumpReLUTranscoder, JumpReLUTranscoderConfig(D, F, d_out=D, skip=True)),
+    filled_sae(Transcoder, TranscoderConfig(D, F, d_out=D, skip=True)),
+    filled_sae(TopKTranscoder, TopKTranscoderConfig(D, F, d_out=D, k=5)),
+    filled_sae(JumpReLUTranscoder, JumpReLUTranscoderConfig(D, F, d_out=D, skip=True)),
 ]
 
 

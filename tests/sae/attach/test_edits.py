@@ -35,18 +35,18 @@ def edited(hooks: Hooks, sae: object = TOPK, n: int = 2) -> Tensor:
 
 
 EDITS: dict[str, tuple[Callable, Callable[[Tensor], Tensor]]] = {
-    "ablate": (lambda **at: ablate_latents(HOOK, [3, 40], **at), lambda f: 0 * f),
-    "clamp": (lambda **at: clamp_latents("encoder.blocks.0", [3, 40], 2, **at), lambda f: 0 * f + 2),
+    "ablate": (lambda **where: ablate_latents(HOOK, [3, 40], **where), lambda f: 0 * f),
+    "clamp": (lambda **where: clamp_latents("encoder.blocks.0", [3, 40], 2, **where), lambda f: 0 * f + 2),
     "clamp each": (
-        lambda **at: clamp_latents(ACTS, torch.tensor([3, 40]), [1.5, -2], **at),
+        lambda **where: clamp_latents(ACTS, torch.tensor([3, 40]), [1.5, -2], **where),
         lambda f: 0 * f + torch.tensor([1.5, -2]),
     ),
-    "add": (lambda **at: steer_latents(HOOK, [3, 40], 0.5, **at), lambda f: f + 0.5),
+    "add": (lambda **where: steer_latents(HOOK, [3, 40], 0.5, **where), lambda f: f + 0.5),
     "add each": (
-        lambda **at: steer_latents(HOOK, (3, 40), torch.tensor([1.0, 2.0]), **at),
+        lambda **where: steer_latents(HOOK, (3, 40), torch.tensor([1.0, 2.0]), **where),
         lambda f: f + torch.tensor([1.0, 2.0]),
     ),
-    "scale": (lambda **at: steer_latents(HOOK, [3, 40], -3, "scale", **at), lambda f: -3 * f),
+    "scale": (lambda **where: steer_latents(HOOK, [3, 40], -3, "scale", **where), lambda f: -3 * f),
 }
 SPANS = {
     "everywhere": ({}, slice(0, 60)),

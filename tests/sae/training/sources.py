@@ -38,14 +38,14 @@ def fit_until_interrupted(run: Trainer, steps: int) -> None:
     """``fit``, stopped as by Ctrl-C after some steps."""
     step, left = run.step, iter(range(steps))
 
-    def one():
+    def next_step():
         if next(left, None) is None:
             raise KeyboardInterrupt
         return step()
 
-    run.step = one  # type: ignore[method-assign]
+    run.step = next_step  # type: ignore[method-assign]
     try:
         run.fit(progress=False)
     except KeyboardInterrupt:
         return
-    raise AssertionError("it was done before")
+    raise AssertionError("the run finished before it was interrupted")

@@ -66,15 +66,15 @@ def undisturbed(tmp_path: Path) -> dict[str, Tensor]:
     return weights(tmp_path / "undisturbed")
 
 
-@pytest.mark.parametrize("at", [1, 2, 17])
+@pytest.mark.parametrize("step", [1, 2, 17])
 def test_a_step_that_other_processes_did_not_finish_is_repeated(
-    at: int, tmp_path: Path, undisturbed: dict[str, Tensor]
+    step: int, tmp_path: Path, undisturbed: dict[str, Tensor]
 ) -> None:
     """The threshold has been updated by then, and in the first step the weights: neither may be updated twice."""
     with pytest.raises(RuntimeError, match="closed by peer"):
-        trainer(tmp_path, Alone(fails=at)).fit(progress=False)
+        trainer(tmp_path, Alone(fails=step)).fit(progress=False)
     again = trainer(tmp_path)
-    assert again.number == at - 1
+    assert again.number == step - 1
     again.fit(progress=False)
     for name, tensor in weights(tmp_path).items():
         assert torch.equal(tensor, undisturbed[name]), name

@@ -117,11 +117,11 @@ def test_only_files_of_an_sae_are_fetched(monkeypatch: pytest.MonkeyPatch) -> No
         (place / name).write_bytes(b"not needed")
     fetched, get = [], type(place.fs).get_file  # type: ignore[attr-defined]
 
-    def noted(self: object, path: str, *rest: object, **more: object) -> object:
+    def recorded(self: object, path: str, *arguments: object, **options: object) -> object:
         fetched.append(path.rsplit("/", 1)[1])
-        return get(self, path, *rest, **more)
+        return get(self, path, *arguments, **options)
 
-    monkeypatch.setattr(type(place.fs), "get_file", noted)  # type: ignore[attr-defined]
+    monkeypatch.setattr(type(place.fs), "get_file", recorded)  # type: ignore[attr-defined]
     load_sae(place)
     assert sorted(fetched) == ["cfg.json", "sae_weights.safetensors"]
 
