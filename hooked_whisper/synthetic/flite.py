@@ -53,6 +53,12 @@ def say(text: str, voice: str, stretch: float = 1.0, f0: float | None = None) ->
     return Spoken(audio, rate, tuple(phones), tuple(words))
 
 
+def speak(text: str, voice: str) -> tuple[np.ndarray, int]:
+    """Speak any text. Return samples and sample rate. Raises ``RuntimeError`` if flite is missing or fails."""
+    audio, rate, _ = _synthesize(text, voice, 1.0, None)
+    return audio, rate
+
+
 def _synthesize(
     text: str, voice: str, stretch: float, f0: float | None
 ) -> tuple[np.ndarray, int, list[tuple[str, float]]]:
