@@ -1,7 +1,7 @@
 """Baselines for features: labels shifted in time, and the bands of the log-mel.
 
-Random and principal directions are in :mod:`hooked_whisper.features.bases`. For an untrained network evaluate a model
-with random weights.
+Random and principal directions are in :mod:`hooked_whisper.features.bases`. The baseline of an untrained network is the
+same evaluation on a model with random weights.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def shifted_labels(
 ) -> list[Int[np.ndarray, "position"]]:
     """Shift the labels of every utterance circularly by a random number of positions, at least 10 % of those labeled.
 
-    Labels keep their frequencies and their runs, except the one that is cut; a permutation of positions would not keep
-    runs. This is the control for measures whose rows are not independent. Unlabeled positions keep their place.
-    Utterances with fewer than two labeled positions are not changed.
+    This is the control for measures whose rows are not independent: the shift keeps the frequency of each label and the
+    length of its runs, except the one that wraps around; a permutation would break up the runs. Unlabeled positions
+    stay where they are. Utterances with fewer than two labeled positions are unchanged.
     """
     return [_shifted(labels, rng) for labels in ids]
 
@@ -39,9 +39,9 @@ def _shifted(ids: Int[np.ndarray, "position"], rng: np.random.Generator) -> Int[
     if n < 2:
         return ids.copy()
     least = math.ceil(SMALLEST_SHIFT * n)
-    turned = ids.copy()
-    turned[labeled] = np.roll(ids[labeled], int(rng.integers(least, n - least, endpoint=True)))
-    return turned
+    shifted = ids.copy()
+    shifted[labeled] = np.roll(ids[labeled], int(rng.integers(least, n - least, endpoint=True)))
+    return shifted
 
 
 @dataclass(frozen=True)
@@ -70,5 +70,5 @@ class MelBands:
 
 
 def mel_bands(model: HookedWhisper) -> MelBands:
-    """The basis of mel bands for a model's ``encoder.hook_mel``."""
+    """Return the basis of mel bands for a model's ``encoder.hook_mel``."""
     return MelBands(model.cfg.encoder.n_mels)

@@ -17,6 +17,7 @@ from scipy.cluster.vq import kmeans2
 from scipy.linalg import eigh
 from torch import Tensor
 
+from hooked_whisper._support.renamed import renamed_arguments
 from hooked_whisper.errors import PatchError
 from hooked_whisper.protocols import FeatureBasis
 
@@ -77,7 +78,7 @@ def _rows_at_once(d: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Centroids:
-    """Minus half the squared distance to each point: the largest feature is the nearest centroid."""
+    """Features are minus half the squared distance to each point: the largest is the nearest centroid's."""
 
     points: Float[Tensor, "n_features d"]
     labels: tuple[str, ...]
@@ -94,7 +95,7 @@ class Centroids:
 
 @dataclass(frozen=True, eq=False)
 class BothSigns:
-    """Every feature and its negative, so that the strongest negative activations become examples too."""
+    """Each feature and its negative, so that a scan also finds the most negative activations."""
 
     basis: FeatureBasis
 
@@ -111,27 +112,33 @@ class BothSigns:
         return torch.cat([features, -features], dim=-1)
 
 
-def axes(d: int, chosen: Sequence[int] | None = None) -> LinearBasis:
-    """The axes of a hook point: neurons of ``mlp.hook_post``, dimensions of the residual.
+@renamed_arguments(chosen="indices")
+def axes(d: int, indices: Sequence[int] | None = None) -> LinearBasis:
+    """Return the axes of a hook point as a basis: neurons of ``mlp.hook_post``, dimensions of the residual.
+
+    Args:
+        d: width of the hook point.
+        indices: axes to include (default: all).
 
     Raises:
-        PatchError: an axis that does not exist.
+        PatchError: an index is out of range, or ``indices`` is empty.
     """
-    numbers = list(range(d)) if chosen is None else list(chosen)
+    numbers = list(range(d)) if indices is None else list(indices)
     if not numbers or min(numbers) < 0 or max(numbers) >= d:
-        raise PatchError(f"axes are 0 to {d - 1}, got {numbers}")
+        raise PatchError(f"axes are {numbers}, expected at least one from 0 to {d - 1}")
     return LinearBasis(torch.eye(d)[numbers], torch.zeros(d), tuple(map(str, numbers)))
 
 
 def random_orthonormal(d: int, n_features: int | None = None, seed: int = 0) -> LinearBasis:
-    """Directions drawn uniformly from all orthonormal sets (QR of a Gaussian matrix, signs corrected): the control that
-    a basis of neurons or learned features must beat.
+    """Draw an orthonormal basis uniformly at random: the control for a basis of neurons or learned features.
+
+    The directions are the QR decomposition of a Gaussian matrix, with corrected signs.
 
     Source: Mezzadri 2007, "How to generate random matrices from the classical compact groups".
     """
     n = d if n_features is None else n_features
     if not 0 < n <= d:
-        raise PatchError(f"there are 1 to {d} orthonormal directions in {d} dimensions, not {n}")
+        raise PatchError(f"n_features is {n}, expected 1 to {d} orthonormal directions in {d} dimensions")
     drawn = torch.randn(d, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     reflectors, tau = torch.geqrf(drawn)  # what torch.linalg.qr does, without holding four matrices
     del drawn
@@ -143,18 +150,24 @@ def random_orthonormal(d: int, n_features: int | None = None, seed: int = 0) -> 
 
 
 def pca(activations: Float[Tensor, "row d"], n_features: int | None = None) -> LinearBasis:
-    """Principal directions of some activations, largest variance first; each points where its skew is positive.
+    """Compute principal directions of activations, largest variance first; each points to its positive skew.
 
-    Give activations of speech, without padding. Raises :class:`PatchError` for fewer rows than directions.
+    Pass activations of speech, without padding.
+
+    Raises:
+        PatchError: ``n_features`` exceeds the number of rows or their width.
     """
     n = min(activations.shape) if n_features is None else n_features
     if not 0 < n <= min(activations.shape):
-        raise PatchError(f"{activations.shape[0]} rows of {activations.shape[1]} have no {n} principal directions")
+        raise PatchError(
+            f"n_features is {n}, expected 1 to {min(activations.shape)} principal directions of {activations.shape[0]} "
+            f"rows of width {activations.shape[1]}"
+        )
     rows = activations.detach()
     parts = rows.split(_rows_at_once(rows.shape[1]))
     mean = reduce(add, (x.double().sum(0) for x in parts)) / len(rows)
-    centred = (x.double() - mean for x in parts)
-    gram = reduce(add, (x.T @ x for x in centred))
+    centered = (x.double() - mean for x in parts)
+    gram = reduce(add, (x.T @ x for x in centered))
     directions = _largest(gram, n)
     del gram
     skew = reduce(add, (((x.double() - mean) @ directions.T).pow(3).sum(0) for x in parts))
@@ -163,7 +176,7 @@ def pca(activations: Float[Tensor, "row d"], n_features: int | None = None) -> L
 
 
 def _largest(gram: Float[Tensor, "d d"], n: int) -> Float[Tensor, "n d"]:
-    """Eigenvectors of the n largest eigenvalues. Of wide matrices only the wanted ones are computed."""
+    """Eigenvectors of the n largest eigenvalues. For wide matrices, the others are not computed."""
     d = len(gram)
     if d <= _WIDE or n > d // 2:
         return torch.linalg.eigh(gram)[1].T.flip(0)[:n]
@@ -172,16 +185,16 @@ def _largest(gram: Float[Tensor, "d d"], n: int) -> Float[Tensor, "n d"]:
 
 
 def kmeans(activations: Float[Tensor, "row d"], n_features: int, seed: int = 0, iterations: int = 30) -> Centroids:
-    """Centroids of k-means (scipy, k-means++ start); empty clusters are an error of scipy's, named as such.
+    """Cluster activations with k-means (scipy, started by k-means++) and return the centroids.
 
     Raises:
-        PatchError: fewer rows than centroids, or clusters that stay empty.
+        PatchError: ``n_features`` exceeds the number of rows, or a cluster stays empty.
     """
     if not 0 < n_features <= len(activations):
-        raise PatchError(f"{len(activations)} rows cannot have {n_features} centroids")
+        raise PatchError(f"n_features is {n_features}, expected 1 to {len(activations)}, the number of rows")
     rows = activations.detach().double().cpu().numpy()
     try:
         points, _ = kmeans2(rows, n_features, iter=iterations, minit="++", missing="raise", seed=seed)
     except Exception as error:  # scipy's ClusterError is not public
-        raise PatchError(f"k-means with {n_features} centroids failed: {error}; ask for fewer") from error
+        raise PatchError(f"k-means with {n_features} centroids failed: {error}; use fewer") from error
     return Centroids(torch.from_numpy(points).float(), tuple(f"centroid {i}" for i in range(n_features)))

@@ -126,10 +126,10 @@ def causal_effects(
         basis: basis with orthonormal ``directions`` (:func:`hooked_whisper.features.axes`, ``random_orthonormal``,
             ``pca``). The change is along the feature's direction and leaves other features as they are.
         phone_of: phone of each feature to change.
-        to: the value, one for all features or one for each: 0 or the mean over speech ablates, a large value clamps.
-        where: ``"everywhere"``: at all positions of the alignment; ``"phone"``: where the feature's phone is spoken.
+        to: value for all features, or by feature: 0 or the mean over speech ablates, a large value clamps.
+        where: ``"everywhere"`` changes all positions of the alignment, ``"phone"`` only those of the feature's phone.
         seed: of the control's random directions, one per feature. At each position the control's change has the size
-            and sign of the feature's.
+            and sign of the feature's change.
 
     Raises:
         PatchError: ``name`` is not one encoder point, a feature does not exist, or the basis has no directions.
@@ -178,9 +178,9 @@ def causal_effects(
         for k, unit in enumerate(units):
             sizes[unit] += step[k][changed_positions[k]].abs().tolist()
             for w, word in enumerate(alignment.words):
-                has = phone_of[unit] in _phones_of(alignment, w)
+                has_phone = phone_of[unit] in _phones_of(alignment, w)
                 row = (float(plain[w]), float(after[k, w]), float(control[k, w]))
-                effects[unit].append(WordEffect(unit, alignment.utterance, word.label, has, *row))
+                effects[unit].append(WordEffect(unit, alignment.utterance, word.label, has_phone, *row))
                 clips[unit].append(number)
     return tuple(
         _summary(u, str(basis.labels[u]), phone_of[u], effects[u], np.array(clips[u]), sizes[u], seed) for u in units
@@ -195,7 +195,7 @@ def _directions(
         raise PatchError(f"{name!r} is not one point of the encoder: give one such as encoder.blocks.2.mlp.hook_post")
     directions = getattr(basis, "directions", None)
     if directions is None:
-        raise PatchError(f"a {type(basis).__name__} has no directions: use axes, pca or random_orthonormal")
+        raise PatchError(f"a {type(basis).__name__} has no `directions`: use axes, pca or random_orthonormal")
     units = list(phone_of)
     if not units or min(units) < 0 or max(units) >= basis.n_features:
         raise PatchError(f"the features are {units}, expected 0 to {basis.n_features - 1}")

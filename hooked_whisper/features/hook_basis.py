@@ -15,7 +15,7 @@ class HookBasis:
     Attributes:
         basis: ``None`` for the activations themselves: neurons of ``mlp.hook_post``, dimensions of a residual, the
             heads of ``hook_z`` side by side.
-        name: in the results of a scan; default: the hook point.
+        name: key in the results of a scan (default: the hook point).
     """
 
     hook: str

@@ -1,4 +1,4 @@
-"""What the optimizers of mels share: checks, activations of short mels, and the scale of gradients."""
+"""Shared parts of the two optimizers of mels: checks, activations of short mels, and scaling of gradients."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RANGE = DYNAMIC_RANGE / 4
 
 
 def vector_point(model: HookedWhisper, name: str) -> HookPoint:
-    """The encoder point of this name, which must have one vector per position.
+    """Return the encoder point of this name, which must have one vector per position.
 
     Raises:
         PatchError: the name matches several points, or a point without one vector per encoder position.
@@ -45,7 +45,7 @@ def check_mels(
     mels: Float[Tensor, "row mel frame"],
     first_position: int,
 ) -> int:
-    """Return the number of positions of the mels, which stand at ``first_position`` of the encoder's window.
+    """Check mels that start at ``first_position`` of the encoder's window, and return their number of positions.
 
     Raises:
         PatchError: a feature does not exist, the mels do not fit the window, or a value is not finite.
@@ -60,14 +60,14 @@ def check_mels(
             f"two frames for each of at most {cfg.n_ctx} positions"
         )
     if not torch.isfinite(mels).all():
-        raise PatchError("the mel holds NaN or infinity: give a finite log-mel")
+        raise PatchError("the mel contains NaN or infinity: give a finite log-mel")
     return n
 
 
 def activations_of_mel(
     model: HookedWhisper, point: HookPoint, mel: Float[Tensor, "row mel frame"], positions: slice | None
 ) -> Float[Tensor, "row position d"]:
-    """Activations at a point, with their graph. The encoder runs on ``positions`` alone and stops at the point."""
+    """Activations at a point, with gradients. The encoder runs only on ``positions`` and stops at the point."""
     _, cache = model.run_with_cache(
         mel, names_filter=point.name, stop_early=True, mel_positions=positions, detach=False
     )

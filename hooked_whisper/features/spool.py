@@ -31,22 +31,22 @@ def matrix_bytes(n_rows: int, n_features: int) -> int:
     return n_rows * n_features * _FLOAT
 
 
-def check_disk(need: int, what: str, folder: Path | None = None) -> None:
-    """Check that a matrix fits the disk, and log its size.
+def check_disk(need: int, content: str, folder: Path | None = None) -> None:
+    """Check that a matrix of ``need`` bytes fits on the disk, and log its size. ``content`` names it in messages.
 
     Raises:
         CacheSizeError: the folder for temporary files would have less than 1 GiB left.
     """
-    place = Path(tempfile.gettempdir()) if folder is None else folder
-    free = shutil.disk_usage(place).free
+    directory = Path(tempfile.gettempdir()) if folder is None else folder
+    free = shutil.disk_usage(directory).free
     if free < need + _SPARE:
         raise CacheSizeError(
-            f"{what} take {need / 2**30:.1f} GiB of temporary files, {place} has {free / 2**30:.1f} GiB free and 1 GiB "
-            "must stay free: give fewer clips or hook points, or set TMPDIR to a larger disk"
+            f"{content} take {need / 2**30:.1f} GiB of temporary files; {directory} has {free / 2**30:.1f} GiB free, "
+            "and 1 GiB must stay free: give fewer clips or hook points, or set TMPDIR to a larger disk"
         )
     log.log(
         logging.WARNING if need >= _SPARE else logging.INFO,
-        "%s: %.2f GiB in temporary files under %s (%.1f GiB free)", what, need / 2**30, place, free / 2**30,
+        "%s: %.2f GiB in temporary files under %s (%.1f GiB free)", content, need / 2**30, directory, free / 2**30,
     )  # fmt: skip
 
 

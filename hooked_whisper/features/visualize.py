@@ -1,7 +1,7 @@
 """Feature visualization without priors: find a log-mel that maximizes a feature by gradient ascent.
 
-The published attempt (``optimize_input.py`` of github.com/er537/whisper_interpretability) ascended the distance to its
-target, which moved it away, and started at ``mel = 0``, which is not silence. Here the activation itself is ascended,
+The published attempt (``optimize_input.py`` of github.com/er537/whisper_interpretability) increased the distance to its
+target instead of reducing it, and started at ``mel = 0``, which is not silence. Here the activation is maximized,
 starting points are made from real mels, and values stay in the range of a real mel of the same loudness.
 
 Sources: Erhan et al. 2009; Mordvintsev et al. 2015 (jitter); Mahendran & Vedaldi 2015 (total variation).
@@ -42,7 +42,7 @@ class MaximizedFeatures:
         mel: best log-mel of each feature, as the encoder takes it.
         start: log-mel it started with.
         trace: activation at every step; entry 0 is the start.
-        positions: positions of the encoder's window that the mel fills; the encoder ran on these alone.
+        positions: positions of the encoder's window that the mel fills; the encoder ran only on these.
         target: encoder positions whose mean activation was maximized.
     """
 
@@ -77,7 +77,7 @@ class MaximizedFeatures:
 def start_mel(
     kind: Start, real: Sequence[Float[Tensor, "mel _"]], n_frames: int, seed: int = 0
 ) -> Float[Tensor, "mel frame"]:
-    """Make a log-mel to start from, as loud as real clips.
+    """Return a starting log-mel that is as loud as real clips.
 
     Args:
         kind: ``"silence"``: the floor of a clip of median loudness. ``"noise"``: each value is drawn from the clips'
@@ -89,7 +89,7 @@ def start_mel(
     """
     check_option("kind", kind, get_args(Start), PatchError)
     if not real:
-        raise PatchError("no clips are given to set the loudness: give at least one log-mel")
+        raise PatchError("`real` is empty, expected at least one log-mel, which sets the loudness")
     frames = torch.cat(list(real), dim=1)
     if kind == "silence":
         top = torch.stack([mel.amax() for mel in real]).median()
@@ -128,8 +128,8 @@ def maximize_features(
 
     Args:
         basis, units: features of the activations at ``name`` (``axes(512)`` for neurons), and which to maximize.
-        start: log-mel with two frames per position, one for all features or one for each. The encoder runs on it alone:
-            a short one is cheap.
+        start: log-mel with two frames per position, one for all features or one for each. The encoder runs only on it:
+            short ones take less time.
         first_position: position of the encoder's window where the mel starts.
         target: position or slice of the encoder's window whose mean activation is maximized; default: the middle one.
         top: loudest value of the mel; default: that of each row's start, or 2 above its lowest value if that is louder.
@@ -193,9 +193,9 @@ def in_full_window(
     first_position: int,
     positions: slice,
 ) -> Float[Tensor, "unit"]:
-    """Mean activation of each unit at these positions, for its own mel in a full window that is otherwise silent.
+    """Mean activation of each unit at ``positions`` when its mel is placed in an otherwise silent full window.
 
-    Silence is the lowest possible value of a mel (``top - 2``). Real clips are measured in such windows.
+    Silence is the lowest possible value of a mel (``top - 2``). Real clips are measured in the same kind of window.
     """
     point = vector_point(model, name)
     frames = model.cfg.encoder.n_frames

@@ -62,10 +62,10 @@ class MelPrior:
         mels = [mel.detach().double() for mel in mels]
         windows = [mel for mel in mels if mel.shape[1] >= n_frames]
         if not windows:
-            raise PatchError(f"no clip has {n_frames} frames: give longer clips or ask for a shorter window")
-        every = torch.cat(mels, dim=1)
-        mean = every.mean(1)
-        values, vectors = torch.linalg.eigh(torch.cov(every))
+            raise PatchError(f"no clip has {n_frames} frames: give longer clips, or reduce n_frames")
+        frames_of_clips = torch.cat(mels, dim=1)
+        mean = frames_of_clips.mean(1)
+        values, vectors = torch.linalg.eigh(torch.cov(frames_of_clips))
         values = values.clamp(min=LEAST_VARIANCE * float(values.max()))
         bands = vectors * values.sqrt() @ vectors.T
         whiten = vectors / values.sqrt() @ vectors.T
@@ -79,10 +79,11 @@ class MelPrior:
         index = torch.arange(n_frames)
         values, vectors = torch.linalg.eigh((lags / lags[0])[(index[:, None] - index).abs()])
         frames = vectors * values.clamp(min=LEAST_VARIANCE * float(values.max())).sqrt() @ vectors.T
-        return cls(mean.float(), bands.float(), frames.float(), every.amin(1).float(), every.amax(1).float())
+        low, high = frames_of_clips.amin(1), frames_of_clips.amax(1)
+        return cls(*(x.float() for x in (mean, bands, frames, low, high)))
 
     def without_statistics(self) -> MelPrior:
-        """Prior with the same range and mean, without covariance and without a radius."""
+        """Return a prior with the same range and mean, but without covariance or radius (for ablations)."""
         scale = self.bands.square().sum(1).mean().sqrt()
         bands, frames = torch.eye(len(self.bands)) * scale, torch.eye(len(self.frames))
         return replace(self, bands=bands.to(self.bands), frames=frames.to(self.frames), radius=math.inf)
@@ -183,17 +184,17 @@ def visualize_features(
     prior: MelPrior,
     *,
     first_position: int = 0,
-    **how: Number,
+    **options: Number,
 ) -> Visualization:
     """Find mels that activate features of an encoder point in the middle of a short window.
 
-    The encoder runs on the window alone and stops at the point.
+    The encoder runs only on the window and stops at the point.
 
     Args:
         basis, units: features of the activations at ``name`` (``axes(512)`` for neurons), and which to maximize.
         prior: of windows with two frames per position.
         first_position: position of the encoder's window where the mel starts.
-        how: see :func:`ascend`.
+        options: keyword arguments of :func:`ascend`.
 
     Raises:
         PatchError: ``name`` is not an encoder point with positions, a feature does not exist, or the window does not
@@ -203,7 +204,7 @@ def visualize_features(
     n_mels, n_frames = prior.shape
     n = check_mels(model, basis, units, prior.mean[None, :, None].expand(1, n_mels, n_frames), first_position)
     positions = slice(first_position, first_position + n)
-    n_seeds = int(how.get("n_seeds", 3))
+    n_seeds = int(options.get("n_seeds", 3))
     number = torch.tensor(list(units)).repeat_interleave(n_seeds)[:, None]
 
     def objective(mel: Tensor, shift: int) -> Float[Tensor, "row"]:
@@ -211,14 +212,14 @@ def visualize_features(
         encoded = basis.encode(activations_of_mel(model, point, mel, positions)[:, middle])
         return encoded.gather(1, number.to(encoded.device))[:, 0]
 
-    return ascend(objective, prior, len(units), **how)  # type: ignore[arg-type]
+    return ascend(objective, prior, len(units), **options)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
 def read_points(
     model: HookedWhisper, names: Sequence[str], mel: Float[Tensor, "row mel frame"]
 ) -> Mapping[str, Float[Tensor, "row position d"]]:
-    """Activations of encoder points on a window as short as ``mel``. The pass stops at the last point."""
+    """Activations at encoder points on a window as short as ``mel``. The pass stops at the last point."""
     positions = slice(0, mel.shape[2] // 2)
     return model.run_with_cache(mel, names_filter=list(names), stop_early=True, mel_positions=positions)[1]
 
@@ -235,12 +236,12 @@ def activation_in_window(
 ) -> Float[Tensor, "row"]:
     """Activation of each row's unit at the middle of its mel.
 
-    The mel follows silence from position 0 on, and ``padding`` positions of silence follow it. The encoder runs on
-    these positions alone.
+    The mel is preceded by ``first_position`` positions of silence and followed by ``padding`` positions of silence. The
+    encoder runs only on these positions.
     """
     point = vector_point(model, name)
     left, n = 2 * first_position, mel.shape[2]
     window = (mel.amax((1, 2), keepdim=True) - RANGE).expand(len(mel), mel.shape[1], left + n + 2 * padding).clone()
     window[:, :, left : left + n] = mel
-    held = activations_of_mel(model, point, window, slice(0, window.shape[2] // 2))[:, first_position + n // 4]
-    return basis.encode(held)[torch.arange(len(mel)), torch.tensor(list(units))]
+    middle = activations_of_mel(model, point, window, slice(0, window.shape[2] // 2))[:, first_position + n // 4]
+    return basis.encode(middle)[torch.arange(len(mel)), torch.tensor(list(units))]

@@ -84,10 +84,11 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 def run_evaluate(parsed: argparse.Namespace) -> int:
     """Score the SAEs, print a table, write ``scores.json`` and ``scores.png``."""
     from hooked_whisper.corpora import own_alignments_fact, own_text_fact
+    from hooked_whisper.features.phones.labeled_clips import labeled_clips
     from sae_lens_audio.evals.evaluate import EvaluationOptions, evaluate
     from sae_lens_audio.evals.evaluation import SCORES, SHEET
     from sae_lens_audio.evals.phones import PhoneOptions
-    from sae_lens_audio.evals.rows import gather_rows, labeled_clips
+    from sae_lens_audio.evals.rows import gather_rows
 
     loaded = _loaded(parsed.saes)
     hook = _one_hook(loaded, parsed.hook, "hook_name", "--hook")

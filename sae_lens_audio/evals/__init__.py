@@ -8,6 +8,7 @@
 """
 
 from hooked_whisper._support.renamed import renamed_names
+from hooked_whisper.features.phones.labeled_clips import labeled_clips
 from sae_lens_audio.evals.attached import AttachedScores
 from sae_lens_audio.evals.attached_runs import attached_scores
 from sae_lens_audio.evals.baselines import KLargest, RandomFeatures, linear_bases, sparse_baselines
@@ -17,7 +18,7 @@ from sae_lens_audio.evals.evaluate import EvaluationOptions, evaluate
 from sae_lens_audio.evals.evaluation import Evaluation, load_evaluation
 from sae_lens_audio.evals.phones import PhoneOptions, PhoneScores, phone_scores
 from sae_lens_audio.evals.reconstruction import ReconstructionCounter, ReconstructionScores
-from sae_lens_audio.evals.rows import gather_rows, labeled_clips
+from sae_lens_audio.evals.rows import gather_rows
 from sae_lens_audio.evals.stability import Match, Stability, stability
 
 __all__ = [

@@ -1,70 +1,19 @@
-"""Clips and activations for an evaluation."""
+"""Activations for an evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_whisper.audio import TimeMap
-from hooked_whisper.corpora import Clip, Recording, Window, windows_from
-from hooked_whisper.errors import AlignmentError, AudioError, ShapeError
+from hooked_whisper.corpora import Clip, Recording
+from hooked_whisper.errors import ShapeError
 from hooked_whisper.hooked import HookedWhisper
-from hooked_whisper.protocols import Alignment
 from sae_lens_audio.activations.options import CollectOptions
 from sae_lens_audio.activations.reading import RowReader
-
-LEAST_S = 0.1  # windows with less sound are skipped
-
-
-class Clips(NamedTuple):
-    """Clips, and the recordings that could not be read: id and reason."""
-
-    clips: list[Clip]
-    failures: list[tuple[str, str]]
-
-
-def labeled_clips(model: HookedWhisper, corpus: Sequence[Recording], most: int) -> Clips:
-    """Return the first clips of a corpus: whole recordings, or windows of recordings longer than the model's window.
-
-    A recording without alignment becomes a clip with text but no phones.
-    """
-    clock = model.time
-    clips: list[Clip] = []
-    failures: list[tuple[str, str]] = []
-    cached: tuple[int, Alignment | None] = (-1, None)
-    for window in windows_from(corpus, clock.n_samples, failed=lambda f: failures.append((f.id, f.reason))):
-        recording = corpus[window.recording]
-        if cached[0] != window.recording:
-            cached = (window.recording, _alignment(recording, window, clock, failures))
-        alignment = cached[1]
-        if alignment is None or window.length < LEAST_S * clock.sample_rate:
-            continue
-        offset, speaker = window.number * clock.duration, recording.speaker or alignment.speaker or recording.id
-        clips.append(Clip.aligned(window.samples[: window.length].numpy(), alignment, speaker, offset))
-        if len(clips) == most:
-            break
-    return Clips(clips, failures)
-
-
-def _alignment(
-    recording: Recording, first: Window, clock: TimeMap, failures: list[tuple[str, str]]
-) -> Alignment | None:
-    """Return the alignment, or one with the text only; ``None`` (and a failure) if it cannot be read."""
-    try:
-        alignment = recording.alignment()
-    except (AlignmentError, AudioError, OSError) as error:
-        failures.append((recording.id, str(error)))
-        return None
-    if alignment is not None:
-        return alignment
-    # for a longer recording it is enough to know that it is longer
-    seconds = first.length / clock.sample_rate if first.last else 2 * clock.duration
-    return Alignment(recording.id, recording.speaker, recording.text, seconds)
 
 
 def gather_rows(

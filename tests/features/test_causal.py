@@ -118,7 +118,7 @@ def test_errors(model: HookedWhisper, mels: torch.Tensor) -> None:
         causal_effects(model, mels, CLIPS, "decoder.blocks.0.mlp.hook_post", axes(64), {0: "k"})
     with pytest.raises(PatchError, match="expected 0 to 63"):
         causal_effects(model, mels, CLIPS, POST, axes(64), {64: "k"})
-    with pytest.raises(PatchError, match="no directions"):
+    with pytest.raises(PatchError, match="no `directions`"):
         causal_effects(model, mels, CLIPS, POST, Centroids(torch.zeros(2, 64), ("a", "b")), {0: "k"})
     with pytest.raises(AlignmentError, match="one for each"):
         causal_effects(model, mels, CLIPS[:1], POST, axes(64), {0: "k"})

@@ -121,7 +121,7 @@ def test_folds_keep_speakers_together_and_are_even() -> None:
 
 
 def test_activations_for_fitting(model: HookedWhisper, clips: list[Clip]) -> None:
-    every, few = activations(model, clips[:5], HOOK), activations(model, clips[:5], HOOK, most=20)
+    every, few = activations(model, clips[:5], HOOK), activations(model, clips[:5], HOOK, max_rows=20)
     assert len(every) == sum(model.time.n_positions(len(c.samples) / 16_000) for c in clips[:5])
     assert few.shape == (20, 32) and all((every == row).all(1).any() for row in few)
 
@@ -131,7 +131,7 @@ def test_errors(model: HookedWhisper, clips: list[Clip], unchecked: None) -> Non
     with pytest.raises(CacheSizeError, match="fewer bases"):
         evaluate_bases(model, clips[:6], sites, max_bytes=1000)
     long = Clip.aligned(np.zeros(40_000, np.float32), clips[0].alignment, "x")
-    with pytest.raises(AudioError, match="cut it into windows"):
+    with pytest.raises(AudioError, match="cut it into clips"):
         evaluate_bases(model, [clips[1], long], sites)
     with pytest.raises(PatchError, match="hook_z has no vector per position"):
         evaluate_bases(model, clips[:3], {"z": HookBasis("encoder.blocks.0.attn.hook_z")})

@@ -191,7 +191,7 @@ def test_a_block_is_as_large_as_its_bytes_allow(
 
 def test_errors(model: HookedWhisper, clips: list[Clip], unchecked: None) -> None:
     long = Clip.aligned(np.zeros(16_000 * 40, np.float32), clips[0].alignment, "x")
-    with pytest.raises(AudioError, match="cut it into windows"):
+    with pytest.raises(AudioError, match="cut it into clips"):
         collect_rows(model, [clips[0], long], HOOKS)
     with pytest.raises(PatchError, match="hook_z has no vector per position"):
         collect_rows(model, clips[:2], ["encoder.blocks.0.attn.hook_z"])

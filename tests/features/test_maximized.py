@@ -133,5 +133,5 @@ def test_errors(model: HookedWhisper, real: list[torch.Tensor], unchecked: None)
         maximize_features(model, PRE, axes(64), [0], torch.full((80, 24), torch.nan))
     with pytest.raises(PatchError, match="did you mean 'silence'"):
         start_mel("silent", real, 9)
-    with pytest.raises(PatchError, match="no clips"):
+    with pytest.raises(PatchError, match="at least one log-mel"):
         start_mel("mean", [], 9)

@@ -64,7 +64,7 @@ def test_real_speech_beats_the_commonest_phone_on_other_utterances() -> None:
 
 def test_errors() -> None:
     mel = torch.zeros(80, 10)
-    with pytest.raises(AlignmentError, match="1 kinds"):
+    with pytest.raises(AlignmentError, match="1 different phones"):
         phone_classifier([mel], [spoken([(0, 0.1, "a")])])
     with pytest.raises(AlignmentError, match="give one for each"):
         phone_classifier([mel, mel], [spoken([(0, 0.05, "a"), (0.05, 0.1, "b")])])

@@ -45,6 +45,11 @@ def test_old_keywords() -> None:
         assert units.PageOptions(labelled=7).labeled == 7  # type: ignore[call-arg]
     with pytest.warns(RenamedWarning, match="UnitExample"):
         assert units.Example is units.UnitExample
+    with pytest.warns(RenamedWarning, match="indices"):
+        assert features.axes(4, chosen=[2]).labels == ("2",)  # type: ignore[call-arg]
+    counts = phones.JointCounter(3, ("s",)).result()
+    with pytest.warns(RenamedWarning, match="select"):
+        assert counts.at(slice(1, 3)).n_features == 2
 
 
 def test_every_moved_name_exists() -> None:

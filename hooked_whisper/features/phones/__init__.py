@@ -1,4 +1,4 @@
-"""What features say about phones: counts on labeled clips, selectivity, activation ranges, labels with evidence."""
+"""How features relate to phones: counts on labeled clips, selectivity, activation ranges, labels with evidence."""
 
 from hooked_whisper.features.baselines import shifted_labels
 from hooked_whisper.features.phones.articulation import articulation, articulatory_distance, classes

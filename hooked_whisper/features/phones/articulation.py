@@ -1,7 +1,7 @@
 """Articulatory features of phones: manner, place, voicing of consonants; height, backness, rounding, glide of vowels.
 
 One table serves IPA (with or without marks of stress, length and r-coloring) and ARPABET as MFA and TIMIT write it (any
-case, stress digits ignored). A letter of both alphabets is read as ARPABET: ``y`` is a glide, ``r`` an approximant,
+case, stress digits ignored). Letters of both alphabets are read as ARPABET: ``y`` is a glide, ``r`` an approximant,
 ``q`` a glottal stop. Diphthongs are described by their start and by the direction of their glide.
 
 Source: the IPA chart (2020); ARPABET and TIMIT labels as in the TIMIT documentation (Garofolo et al. 1993).
@@ -114,7 +114,7 @@ def articulation(label: str) -> Articulation | None:
 
 
 def articulatory_distance(a: str, b: str) -> float:
-    """Share of articulatory features in which two phones differ, 0 to 1.
+    """Return the share of articulatory features in which two phones differ, 0 to 1.
 
     Consonants have three features and vowels four; a vowel and a consonant have distance 1. Different phones with the
     same features, such as ``i`` and ``ɪ`` (tenseness is not a feature), have distance 0.
@@ -123,9 +123,9 @@ def articulatory_distance(a: str, b: str) -> float:
         AlignmentError: a label has no articulation, such as silence.
     """
     first, second = articulation(a), articulation(b)
-    for label, known in ((a, first), (b, second)):
-        if known is None:
-            raise AlignmentError(f"no articulation is known for {label!r}: give a phone in IPA or ARPABET")
+    for label, entry in ((a, first), (b, second)):
+        if entry is None:
+            raise AlignmentError(f"{label!r} has no articulation, expected a phone in IPA or ARPABET")
     assert first is not None and second is not None
     if first.kind != second.kind:
         return 1.0

@@ -1,4 +1,4 @@
-"""Labels for features, such as ``/s/ 0.83``, with their evidence. A feature without evidence has no label."""
+"""Label features, such as ``/s/ 0.83``, with the evidence for the label. A feature without evidence has no label."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hooked_whisper.features.phones.top_examples import Purity
 from hooked_whisper.protocols import SILENCE
 
 Kind = Literal["phone", "class", "silence", "none"]
-LEAST_F1, LEAST_PURITY = 0.5, 0.6  # of a detector; of the top examples of a phonetic neuron
+LEAST_F1, LEAST_PURITY = 0.5, 0.6  # of a detector, and of the top examples
 NOTHING = "—"
-_FEWEST = 10  # fewer top examples are no evidence
+_MIN_EXAMPLES = 10  # fewer top examples are not evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class AutoLabel:
         text: ``"/s/ 0.83"``, ``"nasals 0.71"``, ``"silence 0.90"`` or ``"—"``.
         label: the phone or class; empty for none.
         score: held-out F1 of its detector; NaN for none.
-        evidence: a sentence, which says why not if there is no label.
+        evidence: a sentence; if there is no label, the reason.
     """
 
     text: str
@@ -63,7 +63,7 @@ class Evidence(NamedTuple):
 
 @renamed_arguments(found="evidence")
 def autolabels(evidence: Evidence, control: Evidence) -> list[AutoLabel]:
-    """Label each feature with the phone, class or silence that it is most selective for.
+    """Label each feature with the phone or class, or silence, that it is most selective for.
 
     A phone or class is a candidate for one of two reasons:
 
@@ -83,16 +83,18 @@ def autolabels(evidence: Evidence, control: Evidence) -> list[AutoLabel]:
     """
     n = {len(evidence.phones.best), len(evidence.classes.best), len(evidence.top.n), len(evidence.class_top.n)}
     if len(n) != 1:
-        raise PatchError(f"selectivity and purity have {sorted(n)} features: give the same features to all")
+        raise PatchError(
+            f"selectivity and purity have {sorted(n)} features, expected the same number in all parts of the evidence"
+        )
     floor, class_floor = _largest(control.phones), _largest(control.classes)
     labels = []
     for i in range(n.pop()):
         candidates = [
-            _named("phone", i, evidence.phones, evidence.top, floor),
-            _heard("phone", i, evidence.phones, evidence.top, control.top),
-            _named("class", i, evidence.classes, evidence.class_top, class_floor),
-            _heard("class", i, evidence.classes, evidence.class_top, control.class_top),
-            _silence(i, evidence.phones, control.phones),
+            _from_detector("phone", i, evidence.phones, evidence.top, floor),
+            _from_top_examples("phone", i, evidence.phones, evidence.top, control.top),
+            _from_detector("class", i, evidence.classes, evidence.class_top, class_floor),
+            _from_top_examples("class", i, evidence.classes, evidence.class_top, control.class_top),
+            _silence_candidate(i, evidence.phones, control.phones),
         ]
         labels.append(_pick([c for c in candidates if c is not None]))
     return labels
@@ -102,13 +104,13 @@ def _pick(candidates: list[_Candidate]) -> AutoLabel:
     evident = [c for c in candidates if c.enough]
     if not evident:
         tried = "; ".join(f"{c.label}: {c.evidence}" for c in candidates if c.kind != "silence")
-        return AutoLabel(NOTHING, "none", "", float("nan"), f"not selective ({tried})" if tried else "nothing to judge")
-    best = max(evident, key=lambda c: c.lift)  # the first among equals
+        return AutoLabel(NOTHING, "none", "", float("nan"), f"not selective ({tried})" if tried else "no label to test")
+    best = max(evident, key=lambda c: c.lift)  # of equal candidates the first
     shown = f"/{best.label}/" if best.kind == "phone" else best.label
     return AutoLabel(f"{shown} {best.score:.2f}", best.kind, best.label, best.score, best.evidence)
 
 
-def _named(kind: Kind, i: int, selectivity: Selectivity, top: Purity, floor: float) -> _Candidate | None:
+def _from_detector(kind: Kind, i: int, selectivity: Selectivity, top: Purity, floor: float) -> _Candidate | None:
     label, score = selectivity.labels[i], float(selectivity.f1[i])
     if not label or not np.isfinite(score):
         return None
@@ -118,16 +120,16 @@ def _named(kind: Kind, i: int, selectivity: Selectivity, top: Purity, floor: flo
     precision, recall, auc = selectivity.precision[i], selectivity.recall[i], selectivity.auc[i]
     evidence = (
         f"best-{kind} F1 {score:.2f} (precision {precision:.2f}, recall {recall:.2f}{side}) on held-out speakers, "
-        f"{floor:.2f} at most with shifted labels; {_of_top(top, i, label)}; AUC {auc:.2f}"
+        f"{floor:.2f} at most with shifted labels; {_top_in_words(top, i, label)}; AUC {auc:.2f}"
     )
     enough = score > floor and selectivity.agreement[i] > 0.5 and (score >= LEAST_F1 or bool(pure))
     return _Candidate(kind, label, score, _chance(selectivity, label), evidence, bool(enough))
 
 
-def _heard(kind: Kind, i: int, selectivity: Selectivity, top: Purity, control: Purity) -> _Candidate | None:
-    """Candidate from the top examples, as in published labels: also for phones that are too rare to be searched."""
+def _from_top_examples(kind: Kind, i: int, selectivity: Selectivity, top: Purity, control: Purity) -> _Candidate | None:
+    """Candidate from the top examples, as in published labels; includes phones that are too rare for a detector."""
     label = top.labels[i]
-    if not label or top.n[i] < _FEWEST:
+    if not label or top.n[i] < _MIN_EXAMPLES:
         return None
     score = float(selectivity.f1_by_label[i, selectivity.names.index(label)])
     chance = float(np.nanmax(control.purity)) if np.isfinite(control.purity).any() else 0.0
@@ -139,21 +141,21 @@ def _heard(kind: Kind, i: int, selectivity: Selectivity, top: Purity, control: P
     return _Candidate(kind, label, score, _chance(selectivity, label), evidence, enough)
 
 
-def _of_top(top: Purity, i: int, label: str) -> str:
+def _top_in_words(top: Purity, i: int, label: str) -> str:
     if top.labels[i] == label:
         return f"{top.hits[i]} of the top {top.n[i]} examples"
     return f"the top {top.n[i]} examples are mostly {top.labels[i] or 'unlabeled'}"
 
 
-def _silence(i: int, selectivity: Selectivity, control: Selectivity) -> _Candidate | None:
+def _silence_candidate(i: int, selectivity: Selectivity, control: Selectivity) -> _Candidate | None:
     if SILENCE not in selectivity.names:
         return None
     label = selectivity.names.index(SILENCE)
     score, shifted = float(selectivity.f1_by_label[i, label]), control.f1_by_label[:, label]
-    fires = selectivity.auc_by_label[i, label] > 0.5  # a feature that is low in silence responds to speech
+    responds = selectivity.auc_by_label[i, label] > 0.5  # a feature that is low in silence responds to speech
     floor = float(np.nanmax(shifted)) if np.isfinite(shifted).any() else 0.0
     evidence = f"F1 {score:.2f} for silence on held-out speakers, {floor:.2f} at most with shifted labels"
-    enough = bool(fires) and score > floor and score >= LEAST_F1
+    enough = bool(responds) and score > floor and score >= LEAST_F1
     return _Candidate("silence", "silence", score, _chance(selectivity, SILENCE), evidence, enough)
 
 

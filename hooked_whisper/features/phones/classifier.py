@@ -1,7 +1,7 @@
 """A phone classifier that is independent of the model: multinomial logistic regression on frames of the log-mel.
 
-It judges sounds that were optimized for the model's features. A classifier on the model's own activations would agree
-with these features by construction.
+It judges sounds that were optimized for the model's features. A classifier of the model's activations
+would agree with these features by construction.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class PhoneClassifier:
     def accuracy(self, mels: Sequence[Float[Tensor, "mel _"]], alignments: Sequence[Alignment]) -> float:
         """Share of labeled frames that are classified correctly; phones absent from training count as errors."""
         hits = []
-        for mel, alignment in _both(mels, alignments):
+        for mel, alignment in _paired(mels, alignments):
             truth = frame_labels(alignment, mel.shape[1], self.labels).to(mel.device)
             hits.append((self.log_probs(mel).argmax(-1) == truth)[truth != UNLABELED])
         return float(torch.cat(hits).float().mean())
@@ -65,8 +65,8 @@ def phone_classifier(
 ) -> PhoneClassifier:
     """Train a classifier on log-mels (of any lengths, without padding) and the phones of their alignments.
 
-    Each frame is classified with five frames on either side. LBFGS minimizes cross-entropy plus weight decay from zero;
-    the problem is convex, so there is no seed.
+    Each frame is classified with five frames on either side. LBFGS minimizes cross-entropy plus weight decay, starting
+    at zero. The problem is convex, so there is no seed.
 
     Args:
         ridge: weight decay; less speech needs more.
@@ -77,14 +77,14 @@ def phone_classifier(
     labels = tuple(sorted({phone.label for a in alignments for phone in a.phones}))
     if len(labels) < 2:
         raise AlignmentError(
-            f"the alignments have {len(labels)} kinds of phones, expected at least two: align the clips first"
+            f"the alignments have {len(labels)} different phones, expected at least two: align the clips first"
         )
-    truth = torch.cat([frame_labels(a, mel.shape[1], labels) for mel, a in _both(mels, alignments)])
+    truth = torch.cat([frame_labels(a, mel.shape[1], labels) for mel, a in _paired(mels, alignments)])
     frames = torch.cat([mel.detach().float() for mel in mels], dim=1)
     mean, scale = frames.mean(1), frames.std(1).clamp(min=1e-3)
     x = torch.cat([_stacked((mel.detach().float() - mean[:, None]) / scale[:, None]) for mel in mels])
-    known = truth != UNLABELED
-    x, y = x[known], truth[known].to(x.device)
+    labeled = truth != UNLABELED
+    x, y = x[labeled], truth[labeled].to(x.device)
     weight = torch.zeros(len(labels), x.shape[1], device=x.device, requires_grad=True)
     bias = torch.zeros(len(labels), device=x.device, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=STEPS, line_search_fn="strong_wolfe")
@@ -100,7 +100,7 @@ def phone_classifier(
     return PhoneClassifier(labels, mean, scale, weight.detach(), bias.detach())
 
 
-def _both(mels: Sequence[Tensor], alignments: Sequence[Alignment]) -> list[tuple[Tensor, Alignment]]:
+def _paired(mels: Sequence[Tensor], alignments: Sequence[Alignment]) -> list[tuple[Tensor, Alignment]]:
     if len(mels) != len(alignments):
         raise AlignmentError(f"{len(mels)} mels but {len(alignments)} alignments: give one for each")
     return list(zip(mels, alignments, strict=True))

@@ -26,9 +26,9 @@ class FeatureCounts:
     Attributes:
         folds: counts of each group of speakers.
         shifted: the same with circularly shifted labels.
-        top: strongest example of each utterance; labeling 0 is the true one, 1 the shifted one.
+        top: strongest example of each utterance; labeling 0 has the true labels, labeling 1 the shifted ones.
         min_tokens: instances that a label needs to be searched.
-        average_onsets: computes ``onsets``.
+        average_onsets: function that computes ``onsets``.
     """
 
     folds: tuple[JointCounts, ...]

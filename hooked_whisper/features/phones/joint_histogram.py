@@ -1,10 +1,12 @@
 """Joint histogram of a feature's values and labels, from which every measure of selectivity is computed.
 
-Memory does not grow with the corpus, the counts of parts sum to those of the whole, and values in one bin are ties.
+Its size does not depend on the corpus, the histograms of two parts of a corpus can be added, and values in one bin are
+ties.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
@@ -13,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.renamed import RenamedWarning
 from hooked_whisper.errors import AlignmentError, PatchError, closest
 from hooked_whisper.features.histogram_bins import HistogramBins
 
@@ -47,7 +50,7 @@ class JointCounts:
 
     @property
     def rows(self) -> int:
-        """Number of labeled rows, the same for every feature."""
+        """Number of labeled rows; it is the same for every feature."""
         return int(self.totals[0].sum(dtype=np.int64)) if len(self.totals) else 0
 
     def __add__(self, other: JointCounts) -> JointCounts:
@@ -67,9 +70,14 @@ class JointCounts:
             self.bins,
         )
 
-    def at(self, features: slice) -> JointCounts:
-        """Select features. Shares memory."""
+    def select(self, features: slice) -> JointCounts:
+        """Return the counts of some features, without a copy."""
         return JointCounts(self.counts[features], self.totals[features], self.tokens, self.names, self.bins)
+
+    def at(self, features: slice) -> JointCounts:
+        """The name of :meth:`select` in version 0.1."""
+        warnings.warn("JointCounts.at is now called select", RenamedWarning, stacklevel=2)
+        return self.select(features)
 
     def grouped(self, classes: Mapping[str, Set[str]]) -> JointCounts:
         """Sum labels into classes, which may overlap or leave labels out.
@@ -115,7 +123,7 @@ class JointCounter:
         self.add_bins(self.bins_of(features), ids, tokens)
 
     def bins_of(self, features: Float[Tensor, "row feature"]) -> Int[Tensor, "row feature"]:
-        """Bin values, to count them with several sets of labels.
+        """Return the bin of each value, to count the values with several sets of labels.
 
         Raises:
             PatchError: the number of features differs, or a value is not finite.

@@ -52,8 +52,8 @@ def evaluate_bases(
 ) -> dict[str, FeatureCounts]:
     """Run every clip through the encoder once and count the features of all bases, by fold of speakers.
 
-    Counts are made with true and with shifted labels, with averages around onsets and top examples. For the control of
-    an untrained model call it again. For thousands of features use
+    The counts include true and shifted labels, averages around onsets, and top examples. For the control of an
+    untrained model, call it with that model. For thousands of features use
     :func:`~hooked_whisper.features.phones.labeled_rows.collect_rows`, which counts by blocks of features.
 
     Args:
@@ -75,18 +75,19 @@ def evaluate_bases(
         _check_size({name: rows.width(basis) for name, basis in bases.items()}, labels, max_bytes)
         counts = {name: rows.counts(basis, labels) for name, basis in bases.items()}
         for basis_counts in counts.values():
-            _ = basis_counts.onsets  # computed now: the rows are not kept
+            _ = basis_counts.onsets  # computed now: the rows are freed
     return counts
 
 
+@renamed_arguments(most="max_rows")
 def activations(
-    model: HookedWhisper, clips: Sequence[Clip], hook: str, most: int = 20_000, seed: int = 0
+    model: HookedWhisper, clips: Sequence[Clip], hook: str, max_rows: int = 20_000, seed: int = 0
 ) -> Float[Tensor, "row d"]:
-    """Activations of clips without padding, at most ``most`` rows drawn at random, to fit :func:`pca` on."""
+    """Return at most ``max_rows`` activations of clips, drawn at random without padding, for example for ``pca``."""
     rows = features_of_clips(model, clips, {"rows": HookBasis(hook)})["rows"]
-    if len(rows) <= most:
+    if len(rows) <= max_rows:
         return rows
-    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:most].sort().values]
+    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:max_rows].sort().values]
 
 
 @torch.no_grad()
@@ -107,12 +108,12 @@ def _hooks(bases: Mapping[str, HookBasis]) -> list[str]:
     return list(dict.fromkeys(basis.hook for basis in bases.values()))
 
 
-def _check_size(widths: Mapping[str, int], labels: RowLabels, most: int) -> None:
+def _check_size(widths: Mapping[str, int], labels: RowLabels, max_bytes: int) -> None:
     n, bins, folds = sum(widths.values()), labels.options.bins.n, len(labels.tokens)
     need = n * bins * (len(labels.names) + 1) * 4 * folds * 2
-    if need > most:
+    if need > max_bytes:
         raise CacheSizeError(
             f"counts of {n} features, {bins} bins, {len(labels.names)} labels and {folds} folds (true and shifted) "
-            f"take {need / 2**30:.1f} GiB, more than {most / 2**30:.1f} GiB: count by blocks of features "
+            f"take {need / 2**30:.1f} GiB, more than {max_bytes / 2**30:.1f} GiB: count by blocks of features "
             "(collect_rows), give fewer bases or folds, or raise max_bytes"
         )

@@ -1,6 +1,6 @@
 """Activations of labeled clips, from one encoder pass, and counts of them by blocks of features.
 
-Dense counts of every feature, bin and label of a large model take tens of GiB. The activations are kept instead, in
+Counts of every feature, bin and label of a large model take tens of GiB. Here the activations are stored instead, in
 memory or in temporary files, and a few hundred features are counted at a time.
 """
 
@@ -96,18 +96,18 @@ class LabeledRows:
             PatchError: the hook point was not collected, or an activation is NaN.
             CacheSizeError: there is not enough disk for the features of the basis.
         """
-        spool, whole = self._spool_of(basis, labels), basis.basis is None or isinstance(basis.basis, MelBands)
+        spool, stored = self._spool_of(basis, labels), basis.basis is None or isinstance(basis.basis, MelBands)
         index = torch.from_numpy(labels.rows)
         try:
             for block in labels.blocks(spool.n_features):
                 values = spool.columns(block)
-                yield labels.count(values[index] if whole and not labels.every else values, block.start)
+                yield labels.count(values[index] if stored and not labels.every else values, block.start)
         finally:
-            if not whole:
+            if not stored:
                 spool.close()
 
     def counts(self, basis: HookBasis, labels: RowLabels) -> FeatureCounts:
-        """Count all features of a basis at once: for few features."""
+        """Count all features of a basis at once, for bases with few features."""
         (counts,) = self.blocks(basis, replace(labels, size=max(1, self.width(basis))))
         return counts
 
@@ -129,12 +129,12 @@ class LabeledRows:
         assert basis.basis is not None
         return basis.basis.encode(rows.contiguous().to(device=self.model.device, dtype=self.model.dtype)).cpu()
 
-    def _new_spool(self, n_rows: int, n_features: int, what: str) -> Spool:
-        held = sum(matrix_bytes(s.n_rows, s.n_features) for s in self._spools.values() if not s.on_disk)
+    def _new_spool(self, n_rows: int, n_features: int, content: str) -> Spool:
+        in_memory = sum(matrix_bytes(s.n_rows, s.n_features) for s in self._spools.values() if not s.on_disk)
         need = matrix_bytes(n_rows, n_features)
-        on_disk = held + need > self._memory
+        on_disk = in_memory + need > self._memory
         if on_disk:
-            check_disk(need, what, self._folder)
+            check_disk(need, content, self._folder)
         return Spool(n_rows, n_features, on_disk=on_disk, folder=self._folder)
 
     def _raw(self, basis: HookBasis) -> Spool:
@@ -218,7 +218,7 @@ def collect_rows(
     folder: Path | None = None,
     room: float | None = None,
 ) -> LabeledRows:
-    """Run every clip through the encoder once and keep its activations at some hook points.
+    """Run every clip through the encoder once and store its activations at some hook points.
 
     Args:
         hooks: encoder points with a vector per position, and ``encoder.hook_mel`` for the bands of the mel.
@@ -263,6 +263,7 @@ def _n_positions(model: HookedWhisper, clip: Clip) -> int:
     seconds = len(clip.samples) / model.time.sample_rate
     if seconds > model.time.duration:
         raise AudioError(
-            f"{clip.alignment.utterance} lasts {seconds:.1f} s, more than a window: cut it into windows, with offset="
+            f"{clip.alignment.utterance} lasts {seconds:.1f} s, more than a window of {model.time.duration:g} s: "
+            "cut it into clips, with offset="
         )
     return model.time.n_positions(seconds)

@@ -33,7 +33,7 @@ class OnsetAverages:
         if labels.names != self.names or len(labels.ids) != len(features):
             raise PatchError(
                 f"{len(features)} rows and {len(labels.ids)} labels, or other label names: give one label per row, "
-                "with the names of these averages"
+                "with the names that these averages were created with"
             )
         if not torch.isfinite(features).all():
             raise PatchError("a feature is NaN or infinite: check the activations before averaging them")
@@ -41,10 +41,10 @@ class OnsetAverages:
         positions = onsets[:, None] + self.lags
         inside = (positions >= 0) & (positions < len(features))
         slots = labels.ids[onsets][:, None] * len(self.lags) + np.arange(len(self.lags))
-        # a position counts at many lags: multiply by how often it counts rather than copy its row
-        used, place = np.unique(slots[inside], return_inverse=True)
+        # a position has many lags: multiply its row by a count matrix instead of copying it
+        used, slot = np.unique(slots[inside], return_inverse=True)
         times = torch.zeros(len(used), len(features), dtype=torch.float64)
-        index = (torch.from_numpy(place), torch.from_numpy(positions[inside]))
+        index = (torch.from_numpy(slot), torch.from_numpy(positions[inside]))
         times.index_put_(index, torch.ones((), dtype=torch.float64), accumulate=True)
         self._sums[torch.from_numpy(used)] += times @ features.detach().cpu().double()
         self._counts += np.bincount(slots[inside], minlength=self._counts.size).reshape(self._counts.shape)
@@ -85,7 +85,7 @@ def latency(
     """Positions (20 ms) from the onset of each feature's label to the peak of its mean activation, -10 to 10.
 
     Args:
-        labels: a label per feature (:attr:`Selectivity.best`); -1 for none.
+        labels: label of each feature (:attr:`Selectivity.best`); -1 for none.
         sign: 1 for the maximum, -1 for the minimum.
 
     Returns:

@@ -1,9 +1,8 @@
-"""The phones that a feature responds to at each level of activation: one at the top, several lower down?
+"""Phones that a feature responds to in each range of its activation, and whether high ranges are more selective.
 
-Ranges are compared by proportions, because low ranges always have more examples. Entropies are compared at an equal
-number of examples, because the entropy of a small sample is biased low. Positions of one phone are not independent,
-and no formula corrects for that: use one example per utterance (:func:`ranges_of_examples`) or compare with shifted
-labels.
+Ranges are compared by proportions, because low ranges have more examples, and their entropies at an equal number of
+examples, because the entropy of a small sample is biased low. Positions of one phone are not independent, and no
+formula corrects for that: use one example per utterance (:func:`ranges_of_examples`) or compare with shifted labels.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ class PhoneRanges:
         return self.counts.sum(axis=1)
 
     def summary(self) -> RangeSummary:
-        """Summary with a tenth of the memory."""
+        """Return a summary that takes a tenth of the memory."""
         smallest = np.int32 if self.label_counts.max(initial=0) < 2**31 else np.int64
         counts = self.label_counts.astype(smallest)
         return RangeSummary(self.names, self.equal_entropy(), counts, self.majority, self.base)
@@ -113,14 +112,14 @@ class PhoneRanges:
         log_factorial = gammaln(np.arange(int(totals.max(initial=n)) + 1) + 1.0)  # a table is thirty times as fast
         # a label's term depends on its count and the range's total only, and most such pairs occur many times
         size = int(totals.max(initial=0)) + 1
-        pairs, place = np.unique(counts.astype(np.int64) * size + totals[:, None], return_inverse=True)
+        pairs, pair_of_label = np.unique(counts.astype(np.int64) * size + totals[:, None], return_inverse=True)
         step = max(1, _DRAWN_AT_ONCE // n)
         parts = [
             (np.exp(_log_hypergeometric(k, pair // size, pair % size, n, log_factorial)) * terms).sum(axis=1)
             for pair in (pairs[start : start + step, None] for start in range(0, len(pairs), step))
         ]
         if parts:
-            entropies[enough] = np.concatenate(parts)[place.reshape(counts.shape)].sum(axis=1)
+            entropies[enough] = np.concatenate(parts)[pair_of_label.reshape(counts.shape)].sum(axis=1)
         return entropies
 
     def trend(self, n: int = EQUAL_N) -> Float[np.ndarray, "feature"]:
@@ -133,11 +132,12 @@ class PhoneRanges:
         """
         return spearman_with_order(self.equal_entropy(n))
 
+    @renamed_arguments(most="n_labels")
     def published_counts(
-        self, most: int = 5
+        self, n_labels: int = 5
     ) -> tuple[Int[np.ndarray, "feature label"], Int[np.ndarray, "feature range label"]]:
         """Most frequent labels of each feature and their counts per range, as published plots show them."""
-        order = np.argsort(-self.counts.sum(axis=1), axis=1, kind="stable")[:, :most]
+        order = np.argsort(-self.counts.sum(axis=1), axis=1, kind="stable")[:, :n_labels]
         return order, np.take_along_axis(self.counts, order[:, None, :], axis=2)
 
 
@@ -225,10 +225,10 @@ def ranges_of_examples(
 
 @dataclass(frozen=True, eq=False)
 class ConfusionTest:
-    """Test whether the phones that a feature confuses with its own are articulatorily nearer than by chance.
+    """Test of whether a feature's other phones are articulatorily closer to its main phone than by chance.
 
     Attributes:
-        majority: the feature's own label.
+        majority: label of the feature.
         distance: mean articulatory distance of the other labels' examples to the majority label, per feature.
         expected: mean of the same over permutations.
         p_value: share of permutations, the data included, with an equal or smaller distance.
@@ -246,8 +246,8 @@ def confusions(ranges: PhoneRanges | RangeSummary, rng: np.random.Generator, per
     """Measure the articulatory distance of a feature's confusions, in all ranges, to the majority of the highest range.
 
     The null hypothesis permutes the over-representation of the other labels (count divided by base rate) and keeps the
-    base rates. A near label that is merely frequent is therefore no evidence. Labels without articulation (silence) are
-    skipped. A feature has NaN if its majority is such a label, or if it has no confusions.
+    base rates, so that a similar label that is merely frequent is not evidence. Labels without articulation, such as
+    silence, are skipped. A feature has NaN if its majority is such a label, or if it has no confusions.
     """
     table = distances(ranges.names)
     usable = np.isfinite(np.diagonal(table)) & (ranges.base > 0)
@@ -255,27 +255,27 @@ def confusions(ranges: PhoneRanges | RangeSummary, rng: np.random.Generator, per
     judged = np.flatnonzero((majority >= 0) & usable[majority])
     labels = np.flatnonzero(usable)
     base, table = ranges.base[labels], table[np.ix_(labels, labels)]
-    own_label = np.searchsorted(labels, majority[judged])
+    majority_label = np.searchsorted(labels, majority[judged])
     confused = ranges.label_counts[np.ix_(judged, labels)].sum(axis=1) > ranges.label_counts[judged, majority[judged]]
-    judged, own_label = judged[confused], own_label[confused]
+    judged, majority_label = judged[confused], majority_label[confused]
     # the same permutations for all features keep their dependence
     orders = np.array([rng.permutation(len(labels)) for _ in range(permutations)]).reshape(permutations, len(labels))
 
     true, total, below = np.zeros(len(judged)), np.zeros(len(judged)), np.ones(len(judged))
     pooled = np.zeros(permutations)
-    for label in np.unique(own_label):
+    for label in np.unique(majority_label):
         rates = base.copy()
         rates[label] = 0  # the majority is not a confusion
         near = rates * table[label]
-        dealt = _dealt(orders, int(label))
-        members = np.flatnonzero(own_label == label)
+        inverse = _inverse_orders(orders, int(label))
+        members = np.flatnonzero(majority_label == label)
         for start in range(0, len(members), _FEATURES_AT_ONCE):
             block = members[start : start + _FEATURES_AT_ONCE]
             counts = ranges.label_counts[np.ix_(judged[block], labels)].astype(float)
             excess = np.divide(counts, rates, out=np.zeros(counts.shape), where=rates > 0)
             true[block] = (excess * near).sum(axis=1) / (excess * rates).sum(axis=1)
-            # weighting the permuted excess equals weighting by the inversely permuted weights
-            drawn = (excess @ near[dealt].T) / (excess @ rates[dealt].T)
+            # permuting the weights inversely equals permuting the excess
+            drawn = (excess @ near[inverse].T) / (excess @ rates[inverse].T)
             below[block] += (drawn <= true[block, None] + 1e-12).sum(axis=1)
             total[block] += drawn.sum(axis=1)
             pooled += drawn.sum(axis=0)
@@ -285,10 +285,10 @@ def confusions(ranges: PhoneRanges | RangeSummary, rng: np.random.Generator, per
     return ConfusionTest(majority, results[0], results[1], results[2], float(near_by_chance / (permutations + 1)))
 
 
-def _dealt(orders: Int[np.ndarray, "permutation label"], fixed: int) -> Int[np.ndarray, "permutation label"]:
-    """Label that receives each label's excess, if label j receives that of ``order[j]`` and ``fixed`` keeps its own.
+def _inverse_orders(orders: Int[np.ndarray, "permutation label"], fixed: int) -> Int[np.ndarray, "permutation label"]:
+    """Invert the permutations, changed so that ``fixed`` maps to itself.
 
-    The label that would receive the excess of ``fixed`` receives what ``fixed`` would have received.
+    The label that a permutation maps to ``fixed`` is mapped to the image of ``fixed`` instead.
     """
     row = np.arange(len(orders))
     drawn = orders.copy()
@@ -320,8 +320,8 @@ def _ranges(joint: JointCounts, range_of_bin: Int[np.ndarray, "feature bin"], n:
 
 def _log_hypergeometric(
     k: Int[np.ndarray, "k"],
-    marked: Int[np.ndarray, "pair one"],
-    total: Int[np.ndarray, "pair one"],
+    marked: Int[np.ndarray, "pair 1"],
+    total: Int[np.ndarray, "pair 1"],
     n: int,
     log_factorial: Float[np.ndarray, "number"],
 ) -> Float[np.ndarray, "pair k"]:

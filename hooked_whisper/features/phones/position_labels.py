@@ -57,7 +57,7 @@ def label_positions(
     offset: float | int = 0.0,
     tier: Tier = "phones",
 ) -> PositionLabels:
-    """Label the center of each position, which is ``offset + 0.02 i`` seconds into the recording.
+    """Label each position of a window by the interval that contains its center, ``offset + 0.02 i`` seconds.
 
     An interval contains its start but not its end; a time within a millionth of a position of an edge is on it, as in
     :meth:`TimeMap.span`. Empty intervals contain nothing. The start and end of the recording are not boundaries.
@@ -65,7 +65,7 @@ def label_positions(
     Args:
         n_positions: positions to label; ``time.n_positions(duration)`` excludes padding.
         names: labels; other labels become :data:`UNLABELED`.
-        time: clock of the model (default: Whisper's).
+        time: time map of the model (default: Whisper's).
         offset: start of this window within the recording, seconds.
 
     Raises:

@@ -70,7 +70,7 @@ class RowLabels:
         rows: indices of the rows in the :class:`LabeledRows`.
         every: whether these are all rows.
         true: labels of the alignment.
-        turned: labels after a circular shift, for the top examples of the control.
+        shifted: labels after a circular shift, for the top examples of the control.
         ids, control: true and shifted labels to count; -1: not counted.
         fold: of each position.
         tokens: instances of each label in each fold.
@@ -84,7 +84,7 @@ class RowLabels:
     rows: Int[np.ndarray, "position"]
     every: bool
     true: tuple[PositionLabels, ...]
-    turned: tuple[Int[np.ndarray, "_"], ...]
+    shifted: tuple[Int[np.ndarray, "_"], ...]
     ids: Int[np.ndarray, "position"]
     control: Int[np.ndarray, "position"]
     fold: Int[np.ndarray, "position"]
@@ -110,16 +110,16 @@ class RowLabels:
         names = label_names(clip.alignment for clip in labeled) if options.names is None else options.names
         lengths = [int(edges[i + 1] - edges[i]) for i in clips]
         tokens = np.zeros((int(fold.max()) + 1, len(names)), dtype=np.int64)
-        true, turned, ids, control = [], [], [], []
+        true, shifted, ids, control = [], [], [], []
         for index, (clip, n) in enumerate(zip(labeled, lengths, strict=True)):
             labels = label_positions(clip.alignment, n, names, time, clip.offset)
             rng = np.random.default_rng([options.seed, index])
             inner = options.positions == "inner"
             counted: Bool[np.ndarray, "position"] = ~labels.edge if inner else np.ones(n, dtype=bool)
             true.append(labels)
-            turned.append(shifted_labels([labels.ids], rng)[0])
+            shifted.append(shifted_labels([labels.ids], rng)[0])
             ids.append(np.where(counted, labels.ids, UNLABELED))
-            control.append(shifted_labels([ids[-1]], rng)[0] if inner else turned[-1])
+            control.append(shifted_labels([ids[-1]], rng)[0] if inner else shifted[-1])
             tokens[fold[index]] += labels.tokens(counted)  # the same after a shift
         rows = np.concatenate([np.arange(edges[i], edges[i + 1]) for i in clips])
         per_feature = options.bins.n * max(1, len(names)) * 4 * (2 * len(tokens) + 2)
@@ -131,7 +131,7 @@ class RowLabels:
             rows,
             np.array_equal(rows, np.arange(edges[-1])),
             tuple(true),
-            tuple(turned),
+            tuple(shifted),
             np.concatenate(ids),
             np.concatenate(control),
             np.repeat(fold, lengths),
@@ -169,17 +169,17 @@ class RowLabels:
     def _top(self, by_feature: Float[Tensor, "feature position"]) -> TopExamples:
         """Top examples with true labels, shifted labels, and the index of the position among these labels."""
         top = TopExamples(len(by_feature), self.options.k, labelings=3)
-        for i, (labels, turned) in enumerate(zip(self.true, self.turned, strict=True)):
+        for i, (labels, shifted) in enumerate(zip(self.true, self.shifted, strict=True)):
             start, stop = self.starts[i], self.starts[i + 1]
-            top.add(by_feature[:, start:stop].T, labels.ids, turned, np.arange(start, stop))
+            top.add(by_feature[:, start:stop].T, labels.ids, shifted, np.arange(start, stop))
         return top
 
-    def lagged(self, most: int) -> Int[np.ndarray, "lag position"]:
-        """True labels at lags from ``-most`` to ``most`` positions; -1 beyond the ends of a clip."""
-        lagged = np.full((2 * most + 1, len(self.ids)), UNLABELED, dtype=np.int16)
+    def lagged(self, max_lag: int) -> Int[np.ndarray, "lag position"]:
+        """True labels at lags from ``-max_lag`` to ``max_lag`` positions; -1 beyond the ends of a clip."""
+        lagged = np.full((2 * max_lag + 1, len(self.ids)), UNLABELED, dtype=np.int16)
         for start, stop, labels in zip(self.starts[:-1], self.starts[1:], self.true, strict=True):
-            padded = np.pad(labels.ids, most, constant_values=UNLABELED)
-            for lag in range(2 * most + 1):
+            padded = np.pad(labels.ids, max_lag, constant_values=UNLABELED)
+            for lag in range(2 * max_lag + 1):
                 lagged[lag, start:stop] = padded[lag : lag + stop - start]
         return lagged
 
@@ -203,7 +203,8 @@ def speaker_folds(speakers: Sequence[str], folds: int) -> Int[np.ndarray, "clip"
     n = min(folds, len(counts))
     if n < 2:
         raise AlignmentError(
-            f"{len(counts)} speakers in {folds} folds, expected at least 2 of each: thresholds come from other speakers"
+            f"{len(counts)} speakers in {folds} folds, expected at least 2 of each: the thresholds of a fold "
+            "come from the other folds"
         )
     sizes = [(0, i) for i in range(n)]
     fold_of = {}

@@ -161,8 +161,8 @@ def cross_selectivity(
     """
     if len(folds) < 2:
         raise PatchError(f"cross-fitting got {len(folds)} folds, expected at least 2: count speakers separately")
-    every = range(len(folds))
-    return _assess(tuple(folds), [(tuple(j for j in every if j != i), (i,)) for i in every], min_tokens, shifted)
+    indices = range(len(folds))
+    return _assess(tuple(folds), [(tuple(j for j in indices if j != i), (i,)) for i in indices], min_tokens, shifted)
 
 
 Split = tuple[tuple[int, ...], tuple[int, ...]]  # indices of the parts to train on and to test on
@@ -180,7 +180,9 @@ def _assess(
     if not first.names:  # too few phones for any class
         return _of_no_labels(first.n_features)
     blocks = [
-        _assess_chunk([p.at(block) for p in parts], splits, searched, None if shifted is None else shifted.at(block))
+        _assess_chunk(
+            [p.select(block) for p in parts], splits, searched, None if shifted is None else shifted.select(block)
+        )
         for block in _chunks(first.n_features, len(first.names))
     ]
     joined = {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
@@ -267,14 +269,14 @@ def _occupied(parts: Sequence[JointCounts]) -> slice:
     return slice(int(filled[0]), int(filled[-1]) + 1) if len(filled) else slice(0, 1)
 
 
-def _total(sums: Sequence[CumulativeCounts], wanted: set[int], whole: CumulativeCounts) -> CumulativeCounts:
-    """Sum of some parts, computed by subtraction where that is faster."""
-    missing = [i for i in range(len(sums)) if i not in wanted]
+def _total(sums: Sequence[CumulativeCounts], indices: set[int], whole: CumulativeCounts) -> CumulativeCounts:
+    """Sum of the parts at ``indices``, computed by subtraction where that is faster."""
+    missing = [i for i in range(len(sums)) if i not in indices]
     if not missing:
         return whole
-    if len(missing) < len(wanted):
+    if len(missing) < len(indices):
         return whole - reduce(add, [sums[i] for i in missing])
-    return reduce(add, [sums[i] for i in sorted(wanted)])
+    return reduce(add, [sums[i] for i in sorted(indices)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,7 +317,7 @@ class _Detectors:
 def _best_bin(
     hits: Float[np.ndarray, "feature label bin"],
     totals: Float[np.ndarray, "feature bin"],
-    truth: Float[np.ndarray, "feature label one"],
+    truth: Float[np.ndarray, "feature label 1"],
 ) -> tuple[ByLabel, Int[np.ndarray, "feature label"]]:
     """Best F1 of a detector that fires up to a bin, and the bin (the first of equals)."""
     f1 = totals[:, None, :] + truth

@@ -19,9 +19,9 @@ ABSENT = -2  # empty slot: there are fewer utterances than examples
 
 
 class TopExamples:
-    """The ``k`` largest values of each feature, at most one per utterance; of equal values the earlier one.
+    """The ``k`` largest values of each feature, at most one per utterance; the earlier of equal values.
 
-    Each example has a label for every labeling that is passed to :meth:`add`, such as true and shifted labels.
+    Each example has one label per labeling passed to :meth:`add`, such as true and shifted labels.
     """
 
     def __init__(self, n_features: int, k: int, labelings: int = 1) -> None:
@@ -93,7 +93,7 @@ class Purity:
 
     @property
     def interval(self) -> tuple[Float[np.ndarray, "feature"], Float[np.ndarray, "feature"]]:
-        """95 % Wilson interval, which ignores that the label was chosen as the most frequent one."""
+        """95 % Wilson interval. It does not account for the selection of the most frequent label."""
         return wilson(self.hits, self.n)
 
     @cached_property

@@ -24,7 +24,7 @@ from hooked_whisper.hooked import HookedWhisper
 class ChunkScan:
     """One process's part of a scan.
 
-    The process writes its counts to its own file between chunks. Files of earlier runs are not continued but merged at
+    The process writes its counts to a state file between chunks. Files of earlier runs are not extended but merged at
     the end, so that each file has its recordings in the order of the corpus.
     """
 
@@ -45,10 +45,10 @@ class ChunkScan:
         self._stream = ActivationStream(model, hooks, batch=options.batch)
         self._name = new_name()
 
-    def go(self, progress: bool, checkpoint_s: float | int) -> bool:
-        """Scan the chunks that no state file covers. On rank 0, ``readers`` and ``progress`` then cover the corpus.
+    def run(self, progress: bool, checkpoint_s: float | int) -> bool:
+        """Scan the chunks that no state file covers, and return whether this is rank 0.
 
-        Returns whether this is rank 0.
+        On rank 0, ``readers`` and ``progress`` then cover the whole corpus.
         """
         states = self.files.states()
         done = {chunk for state in states.values() for chunk in state.chunks}
@@ -66,7 +66,7 @@ class ChunkScan:
                 self._merge(name, state)
         return True
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """Delete the state files, once the results are written, and wait for the other processes."""
         if self.rank == 0:
             self.files.delete_all()
@@ -112,7 +112,7 @@ class ChunkScan:
         if not indices:
             return
         part, waiting = Part(self.corpus, indices), list(chunks)
-        failures: list[Failure] = []  # of chunks that are not done: recordings are decoded ahead
+        failures: list[Failure] = []  # may be of later chunks: recordings are decoded ahead
 
         def finish(before: int | None) -> None:
             """Record all chunks before this one as done (``None``: all)."""

@@ -60,9 +60,9 @@ class Moments(Accumulator):
 
     def merge(self, other: Moments) -> None:
         self.count += other.count
-        for mine, theirs in ((self.total, other.total), (self.squares, other.squares)):
-            mine += theirs
-            _carry(mine)
+        for number, addend in ((self.total, other.total), (self.squares, other.squares)):
+            number += addend
+            _carry(number)
         torch.maximum(self.largest, other.largest, out=self.largest)
         torch.minimum(self.smallest, other.smallest, out=self.smallest)
         self._counted += other._counted
@@ -80,7 +80,7 @@ class Moments(Accumulator):
         if not n:
             return self.mean
         sums = zip(_integers(self.total), _integers(self.squares), strict=True)
-        # exact until the one division
+        # integers are exact; only the division rounds
         return self._numbers([max(0, (n * s << _BITS) - t * t) / (n * n << 2 * _BITS) for t, s in sums])
 
     def _numbers(self, values: list[float]) -> Float[Tensor, "feature"]:
@@ -127,5 +127,5 @@ def _carry(number: Int[Tensor, "2 feature"]) -> None:
 
 
 def _integers(number: Int[Tensor, "2 feature"]) -> list[int]:
-    """In units of ``2**-52``."""
+    """Convert to Python integers in units of ``2**-52``."""
     return [(units << _BITS) + parts for units, parts in zip(*number.tolist(), strict=True)]

@@ -1,7 +1,7 @@
 """A pseudo-random number for every position of a corpus, the same in every run and on every machine.
 
-Keeping the positions with the smallest numbers samples without replacement and without a random state. The sample is
-the same whether a scan ran in one go, was resumed, or was split over machines.
+The positions with the smallest numbers are a uniform sample without replacement that needs no random state. It is the
+same whether a scan ran without interruption, was resumed, or was split over machines.
 
 Source: bottom-k sketches, Cohen & Kaplan 2007, "Summarizing data using bottom-k sketches".
 """

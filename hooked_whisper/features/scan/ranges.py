@@ -48,9 +48,9 @@ def make_ranges(histogram: Int[Tensor, "feature bin"], bins: HistogramBins, kind
     return Ranges(range_edges, below.gather(1, index).diff(dim=1))
 
 
-def _nearest(ascending: Float[Tensor, "feature edge"], wanted: Float[Tensor, "feature n"]) -> Int[Tensor, "feature n"]:
-    """Index of the value nearest to each wanted one."""
-    wanted = wanted.double().contiguous()
-    above = torch.searchsorted(ascending, wanted).clamp(1, ascending.shape[1] - 1)
+def _nearest(ascending: Float[Tensor, "feature edge"], targets: Float[Tensor, "feature n"]) -> Int[Tensor, "feature n"]:
+    """Index of the value nearest to each target."""
+    targets = targets.double().contiguous()
+    above = torch.searchsorted(ascending, targets).clamp(1, ascending.shape[1] - 1)
     low, high = ascending.gather(1, above - 1), ascending.gather(1, above)
-    return torch.where(wanted - low < high - wanted, above - 1, above)
+    return torch.where(targets - low < high - targets, above - 1, above)

@@ -1,4 +1,4 @@
-"""Everything that a scan counts, keeps or samples of the features of one basis."""
+"""Accumulate what a scan reports about the features of one basis: statistics, top examples, and samples."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from hooked_whisper.features.scan.state import Accumulator, WindowFeatures
 from hooked_whisper.features.scan.topk import TopActivations
 from hooked_whisper.hooked import HookedWhisper
 
-_LOOK = 30_000  # positions between updates of the sampling levels: an update costs as much as a window
+_UPDATE_EVERY = 30_000  # positions; an update of the sampling levels takes as long as a window
 
 
 class FeatureReader:
@@ -56,7 +56,7 @@ class FeatureReader:
         )
         self.moments = Moments(n, HISTOGRAM_BINS, device)
         self.sampler = Sampler(n, options.rows, options.per_bin, TAIL_BINS, device)
-        self._looked = 0
+        self._updated_at = 0
 
     @property
     def parts(self) -> dict[str, Accumulator]:
@@ -78,7 +78,7 @@ class FeatureReader:
         """Add the activations ``[position, ...]`` of one window, without padding.
 
         Raises:
-            HookedWhisperError: an activation is not finite, or the basis has another number of labels than features.
+            HookedWhisperError: an activation is not finite, or the basis has a different number of features and labels.
         """
         x = activations.flatten(1).float().contiguous()
         if self.basis is not None:
@@ -97,17 +97,17 @@ class FeatureReader:
         self.top.add(window, largest)
         self.moments.add(window, largest, smallest)
         self.sampler.add(window)
-        if self.moments.count >= 2 * self._looked or self.moments.count >= self._looked + _LOOK:
-            self._looked = int(self.moments.count)
-            self.sampler.look(self._tail_counts())
+        if self.moments.count >= 2 * self._updated_at or self.moments.count >= self._updated_at + _UPDATE_EVERY:
+            self._updated_at = int(self.moments.count)
+            self.sampler.update_levels(self._tail_counts())
 
     def merge(self, other: FeatureReader) -> None:
-        """Add what another reader of the same basis saw of other recordings. Do not use ``other`` afterwards."""
+        """Add the counts of a reader of the same basis on other recordings. Do not use ``other`` afterwards."""
         for name, part in self.parts.items():
             part.merge(other.parts[name])
 
     def _tail_counts(self) -> Tensor:
-        """Positions in each bin of the tail, which is a whole number of the histogram's bins."""
+        """Positions in each bin of the tail sample; each is a whole number of the histogram's bins."""
         return self.moments.histogram[:, 1:].unflatten(1, (TAIL_BINS.per_sign, -1)).sum(2)
 
     def result(self) -> FeatureScan:
@@ -143,11 +143,11 @@ def encoder_point(model: HookedWhisper, name: str) -> str:
     """Canonical name of a hook point.
 
     Raises:
-        HookedWhisperError: the name stands for several points, or for one that has no vector per encoder position.
+        HookedWhisperError: the name matches several points, or a point without a vector per encoder position.
     """
     hooks = model.hook_names(name)
     if len(hooks) != 1:
-        raise HookedWhisperError(f"{name!r} matches {len(hooks)} hook points: give each by its name")
+        raise HookedWhisperError(f"{name!r} matches {len(hooks)} hook points: name one")
     axes = model.hook_dict[hooks[0]].axes
     if not hooks[0].startswith("encoder.") or axes[:2] != ("batch", "position"):
         raise HookedWhisperError(

@@ -21,18 +21,20 @@ FIRES = 2.0**HISTOGRAM_BINS.lowest
 
 @dataclass(frozen=True)
 class ScanOptions:
-    """Everything that changes the result of a scan, and nothing else.
+    """Options of a scan; each of them changes the result.
 
     Attributes:
         k: examples with the largest activations of each feature.
         one_per_recording: take at most one example of a feature from each recording.
-        separation_s: seconds within which an example must be the largest activation (non-maximum suppression); 0: off.
+        separation_s: an example must be the largest activation within this many seconds (non-maximum suppression); 0
+            disables it.
         context_s: seconds of activations kept on either side of an example.
         ranges: number of activation ranges, of equal width and of equal counts.
         per_range: examples sampled from each range.
         batch: windows encoded together.
         chunk: recordings that a process takes at a time; no batch has windows of two chunks.
-        rows, per_bin: sizes of the samples behind the ranges, see :mod:`hooked_whisper.features.scan.sampling`.
+        rows, per_bin: sizes of the samples that range examples are drawn from, see
+            :mod:`hooked_whisper.features.scan.sampling`.
         seed: of the samples.
     """
 
@@ -130,7 +132,7 @@ class Scan:
 
     def __getitem__(self, name: str) -> FeatureScan:
         if name not in self.bases:
-            raise HookedWhisperError(f"this scan has no basis {name!r}, only {', '.join(self.bases)}")
+            raise HookedWhisperError(f"the scan has no basis {name!r}: choose {' or '.join(map(repr, self.bases))}")
         return self.bases[name]
 
     @property

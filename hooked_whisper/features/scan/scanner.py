@@ -50,19 +50,19 @@ def scan(
     Args:
         corpus: see :mod:`hooked_whisper.corpora`. Recordings that cannot be read are skipped and listed in the header.
         hooks: hook points of the encoder (``"encoder.blocks.2.mlp.1"``), or :class:`HookBasis` for a basis at one.
-        folder: path or URL. It gets ``features.parquet``, ``ranges.parquet``, ``examples.parquet`` and ``scan.json``.
+        folder: path or URL for ``features.parquet``, ``ranges.parquet``, ``examples.parquet`` and ``scan.json``.
         options: see :class:`ScanOptions`.
         checkpoint_s: seconds between checkpoints, which are written between chunks of ``options.chunk`` recordings.
             They do not change the result.
-        ranks: the other processes, see :func:`~hooked_whisper._support.ranks.torchrun_ranks` (use the CPU's group). All
-            processes must see the same folder.
+        ranks: processes that share the scan, see :func:`~hooked_whisper._support.ranks.torchrun_ranks` (CPU group). All
+            of them must see the same folder.
 
     Padding is not counted. Recordings longer than the model's window are cut into windows; seconds and positions are
-    counted from the start of the recording. The files have the same bytes whatever the number of processes and kills,
-    given the same kind of machine and number of threads.
+    counted from the start of the recording. On one kind of machine and with the same number of threads, the files
+    have the same bytes for any number of processes and interruptions.
 
     Raises:
-        HookedWhisperError: there is nothing to scan, the folder holds another scan, or an activation is not finite.
+        HookedWhisperError: there is nothing to scan, the folder has another scan, or an activation is not finite.
         CheckpointError: a checkpoint of an earlier call cannot be read.
     """
     options = ScanOptions() if options is None else options
@@ -85,21 +85,21 @@ def scan(
         finished = load_scan(folder)
         check_same(header, finished.header, folder)
         return finished
-    run = ChunkScan(model, corpus, new_readers, StateFiles(folder, header), options, ranks)
-    if run.go(progress, checkpoint_s):
-        done = run.progress
+    chunk_scan = ChunkScan(model, corpus, new_readers, StateFiles(folder, header), options, ranks)
+    if chunk_scan.run(progress, checkpoint_s):
+        done = chunk_scan.progress
         failures = sorted(done.failures, key=lambda failure: failure["index"])
         if not done.recordings:
-            first = next(iter(failures), {"reason": "nothing in it"})
+            first = next(iter(failures), {"reason": "it is empty"})
             raise HookedWhisperError(f"none of {len(corpus)} recordings could be read; the first: {first['reason']}")
         header |= {
             "recordings": done.recordings,
             "seconds": round(done.samples / model.time.sample_rate, 3),
             "failures": failures,
         }
-        results = [reader.result() for reader in run.readers]
+        results = [reader.result() for reader in chunk_scan.readers]
         save_scan(folder, results, corpus, header, model.time.seconds_per_position)
-    run.end()
+    chunk_scan.finish()
     return load_scan(folder)
 
 
@@ -110,7 +110,7 @@ def _header(
     readers: Sequence[FeatureReader],
     options: ScanOptions,
 ) -> dict[str, Any]:
-    """Everything that decides the result: two scans with equal headers are the same."""
+    """Everything that affects the result: two scans with equal headers are the same."""
     described = [
         {"name": r.name, "hook": r.hook, "features": len(r.labels), "basis": _basis_digest(basis.basis)}
         for basis, r in zip(bases, readers, strict=True)
@@ -127,7 +127,7 @@ def _header(
 
 
 def _basis_digest(basis: Any) -> str:
-    """Type, labels and tensors of a basis: a scan is not resumed with another one."""
+    """Digest of a basis's type, labels and tensors, so that a scan is not resumed with another basis."""
     if basis is None:
         return "axes"
     labels = hashlib.sha256("\0".join(basis.labels).encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""The common parts of scan accumulators: saving, loading and merging their tensors.
+"""Base of the scan accumulators: save, load and merge their tensors.
 
-An accumulator gives the same result in whatever order windows are added and however they are divided among accumulators
-that are merged. This makes a scan by several processes exact.
+The result of an accumulator does not depend on the order of the windows, nor on how they were divided among
+accumulators that were merged. A scan by several processes is therefore exact.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class WindowFeatures:
 
 
 class Accumulator:
-    """Accumulates one window after another; the attributes named in ``saved`` are its whole state."""
+    """Accumulates window after window. The attributes named in ``saved`` are its complete state."""
 
     saved: ClassVar[tuple[str, ...]] = ()
 
@@ -59,6 +59,6 @@ class Accumulator:
         raise NotImplementedError
 
 
-def smallest(priority: Int[Tensor, "... old"], other: Int[Tensor, "... new"], n: int) -> Int[Tensor, "... kept"]:
+def smallest(priority: Int[Tensor, "... old"], other: Int[Tensor, "... new"], n: int) -> Int[Tensor, "... n"]:
     """Indices of the ``n`` smallest priorities in the concatenation of both."""
     return torch.cat([priority, other], dim=-1).sort(dim=-1, stable=True).indices[..., :n]

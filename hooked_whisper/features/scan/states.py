@@ -20,14 +20,14 @@ _PREFIX, _SUFFIX = "state-", ".safetensors"
 
 @dataclass
 class Progress:
-    """Which part of the corpus a state covers.
+    """The part of the corpus that a state covers.
 
     Attributes:
         chunks: numbers of the chunks that are done.
         samples: 16 kHz samples of sound.
         recordings: number of recordings.
         failures: recordings that could not be read.
-        replaces: state files whose counts are in this one; a kill may have left them in the folder.
+        replaces: state files whose counts are included in this one; an interrupted run may leave them in the folder.
     """
 
     chunks: list[int] = field(default_factory=list)
@@ -59,7 +59,7 @@ class StateFiles:
         self.folder, self.header = folder, header
 
     def states(self) -> dict[str, Progress]:
-        """Progress by file name, without files that another one replaces."""
+        """Progress by file name, without files that another file replaces."""
         if not self.folder.exists():
             return {}
         names = sorted(path.name for path in self.folder.iterdir())
@@ -120,11 +120,11 @@ def check_same(ours: Mapping[str, Any], theirs: Mapping[str, Any], folder: AnyPa
     """Check that a folder's scan is this one.
 
     Raises:
-        HookedWhisperError: the folder holds another scan.
+        HookedWhisperError: the folder has another scan.
     """
     for key, value in json.loads(json.dumps(ours)).items():
         if theirs.get(key) != value:
             raise HookedWhisperError(
-                f"{folder} holds a scan with {key} {theirs.get(key)!r}, expected {value!r}: choose another folder, or "
+                f"{folder} has a scan with {key} {theirs.get(key)!r}, expected {value!r}: choose another folder, or "
                 "delete that one"
             )

@@ -1,7 +1,7 @@
 """A scan on disk: parquet tables and a JSON header.
 
 - ``features.parquet``: a row per feature: moments, firing rate, and the histogram as ``cells`` (bins) and ``counts``.
-  The edges of the bins are the header's ``histogram_edges``.
+  ``histogram_edges`` in the header are the edges of the bins.
 - ``ranges.parquet``: a row per activation range.
 - ``examples.parquet``: a row per example: recording, position, seconds, activation, rank, and for the largest ones the
   activations around.
@@ -32,7 +32,7 @@ def save_scan(
 ) -> None:
     """Write the tables, and the header last: a folder with a header is complete.
 
-    seconds: length of one position.
+    seconds: duration of one position.
     """
     _write(folder / FEATURES, pa.concat_tables([_features(basis) for basis in bases]))
     _write(folder / RANGES, pa.concat_tables([_ranges(basis, kind) for basis in bases for kind in basis.ranges]))
@@ -174,38 +174,38 @@ def _examples(
 
 def _basis(header: dict[str, Any], features: pa.Table, ranges: pa.Table, examples: pa.Table) -> FeatureScan:
     name, n = str(header["name"]), int(header["features"])
-    mine = _where(features, site=name)
-    if len(mine) != n:
-        raise ValueError(f"{len(mine)} of {n} features of {name}")
+    rows = _filtered(features, site=name)
+    if len(rows) != n:
+        raise ValueError(f"{len(rows)} of {n} features of {name}")
     histogram = np.zeros((n, 1 + HISTOGRAM_BINS.per_sign), np.int64)
-    lengths = np.diff(mine["cells"].combine_chunks().offsets.to_numpy())
-    bins = mine["cells"].combine_chunks().flatten().to_numpy()
-    histogram[np.repeat(np.arange(n), lengths), bins] = mine["counts"].combine_chunks().flatten().to_numpy()
+    lengths = np.diff(rows["cells"].combine_chunks().offsets.to_numpy())
+    bins = rows["cells"].combine_chunks().flatten().to_numpy()
+    histogram[np.repeat(np.arange(n), lengths), bins] = rows["counts"].combine_chunks().flatten().to_numpy()
     range_examples = {}
     for kind, shape in header["ranges"].items():
-        table = _where(ranges, site=name, kind=kind)
+        table = _filtered(ranges, site=name, kind=kind)
         low, high, count = (table[c].to_numpy().reshape(n, shape[0]) for c in ("low", "high", "count"))
         edges = np.concatenate([low, high[:, -1:]], axis=1)
-        drawn = _read_examples(_where(examples, site=name, kind=kind), (n, *shape), ranged=True)
+        drawn = _read_examples(_filtered(examples, site=name, kind=kind), (n, *shape), ranged=True)
         range_examples[kind] = RangeExamples(edges, count, drawn)
     around = 2 * int(header["context_positions"]) + 1
-    top = _read_examples(_where(examples, site=name, kind="top"), (n, int(header["k"])), ranged=False, around=around)
+    top = _read_examples(_filtered(examples, site=name, kind="top"), (n, int(header["k"])), ranged=False, around=around)
     return FeatureScan(
         name=name,
         hook=str(header["hook"]),
-        labels=tuple(mine["label"].to_pylist()),
+        labels=tuple(rows["label"].to_pylist()),
         positions=int(header["positions"]),
-        **{statistic: mine[statistic].to_numpy() for statistic in _STATISTICS},
+        **{statistic: rows[statistic].to_numpy() for statistic in _STATISTICS},
         histogram=histogram,
         top=top,
         ranges=range_examples,
     )
 
 
-def _where(table: pa.Table, **wanted: str) -> pa.Table:
+def _filtered(table: pa.Table, **values: str) -> pa.Table:
     import pyarrow.compute as pc
 
-    for column, value in wanted.items():
+    for column, value in values.items():
         table = table.filter(pc.equal(table[column].cast(pa.string()), value))
     return table
 
@@ -215,8 +215,8 @@ def _read_examples(table: pa.Table, shape: tuple[int, ...], ranged: bool, around
     index = tuple(table[c].to_numpy() for c in columns)
     values = np.full(shape, np.nan, np.float32)
     recordings, positions = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
-    for into, column in ((values, "value"), (recordings, "recording"), (positions, "position")):
-        into[index] = table[column].to_numpy()
+    for array, column in ((values, "value"), (recordings, "recording"), (positions, "position")):
+        array[index] = table[column].to_numpy()
     traces = None
     if around:
         traces = np.full((*shape, around), np.nan, np.float32)

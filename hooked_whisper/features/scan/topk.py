@@ -55,7 +55,7 @@ class TopActivations(Accumulator):
 
     def add(self, window: WindowFeatures, largest: Float[Tensor, "feature"]) -> None:
         """Add one window, given the maximum of each feature over it."""
-        # an example must be larger than the smallest one kept: most features of most windows end here
+        # most features of most windows have no value above the smallest example
         columns = (largest > self.values.amin(1)).nonzero()[:, 0]
         if not len(columns):
             return
@@ -65,7 +65,7 @@ class TopActivations(Accumulator):
             new, rows = self._candidates(window.x[:, columns])
         old = self.values[columns]
         if self.one_per_recording:
-            old, new = _one_of_both(old, new, self.recordings[columns] == window.recording)
+            old, new = _larger_of_recording(old, new, self.recordings[columns] == window.recording)
         k = old.shape[1]
         joined = torch.cat([old, new], dim=1)
         best = self._order(joined, columns)[:, :k]
@@ -74,13 +74,13 @@ class TopActivations(Accumulator):
         taken = stays[:, k:].nonzero(as_tuple=True)
         free = ~stays[:, :k]
         free &= free.cumsum(1) <= stays[:, k:].sum(1, keepdim=True)
-        into, place = free.nonzero(as_tuple=True)
+        row, slot = free.nonzero(as_tuple=True)
         self.values[columns] = old  # slots vacated by a larger value of the same recording are empty now
-        into = columns[into]
-        self.values[into, place] = new[taken]
-        self.recordings[into, place] = window.recording
-        self.positions[into, place] = (rows[taken] + window.first).int()
-        self.traces[into, place] = self._around(window.x, rows[taken], into)
+        feature = columns[row]
+        self.values[feature, slot] = new[taken]
+        self.recordings[feature, slot] = window.recording
+        self.positions[feature, slot] = (rows[taken] + window.first).int()
+        self.traces[feature, slot] = self._around(window.x, rows[taken], feature)
 
     def _order(self, joined: Float[Tensor, "c n"], columns: Int[Tensor, "c"]) -> Int[Tensor, "c n"]:
         """Order by value, largest first; equal values by place in the corpus, where new examples follow old ones."""
@@ -90,8 +90,8 @@ class TopActivations(Accumulator):
         return by_corpus.gather(1, joined.gather(1, by_corpus).sort(dim=1, descending=True, stable=True).indices)
 
     def _corpus_order(self, columns: Int[Tensor, "c"]) -> Int[Tensor, "c k"]:
-        when = (self.recordings[columns].long() << 32) + self.positions[columns]
-        return when.argsort(dim=1, stable=True)
+        place = (self.recordings[columns].long() << 32) + self.positions[columns]
+        return place.argsort(dim=1, stable=True)
 
     def merge(self, other: TopActivations) -> None:
         """Add the examples of ``other``, which saw other recordings.
@@ -100,24 +100,24 @@ class TopActivations(Accumulator):
         """
         k = self.values.shape[1]
         joined = {name: torch.cat([getattr(self, name), getattr(other, name)], dim=1) for name in self.saved}
-        when = (joined["recordings"].long() << 32) + joined["positions"]
-        by_corpus = when.argsort(dim=1, stable=True)
+        place = (joined["recordings"].long() << 32) + joined["positions"]
+        by_corpus = place.argsort(dim=1, stable=True)
         order = joined["values"].gather(1, by_corpus).sort(dim=1, descending=True, stable=True).indices
         best = by_corpus.gather(1, order)[:, :k]
-        every = torch.arange(len(best), device=best.device)[:, None]
-        self.values, self.recordings, self.positions, self.traces = (joined[name][every, best] for name in self.saved)
+        feature = torch.arange(len(best), device=best.device)[:, None]
+        self.values, self.recordings, self.positions, self.traces = (joined[name][feature, best] for name in self.saved)
 
     def ranked(self) -> RankedActivations:
-        """Sorted examples so far."""
-        everything = torch.arange(len(self.values), device=self.values.device)
-        order = self._order(self.values, everything)
+        """Return the examples so far, sorted."""
+        features = torch.arange(len(self.values), device=self.values.device)
+        order = self._order(self.values, features)
         values, recordings, positions = (x.gather(1, order) for x in (self.values, self.recordings, self.positions))
         empty = ~torch.isfinite(values)
         return RankedActivations(
             values.masked_fill(empty, torch.nan),
             recordings.masked_fill(empty, -1),
             positions.masked_fill(empty, -1),
-            self.traces[everything[:, None], order].masked_fill(empty[..., None], torch.nan),
+            self.traces[features[:, None], order].masked_fill(empty[..., None], torch.nan),
         )
 
     def _candidates(self, x: Float[Tensor, "n c"]) -> tuple[Float[Tensor, "c m"], Int[Tensor, "c m"]]:
@@ -163,10 +163,10 @@ def peaks(x: Float[Tensor, "n c"], separation: int) -> Bool[Tensor, "n c"]:
     return (x > before) & (x >= after)
 
 
-def _one_of_both(
+def _larger_of_recording(
     examples: Float[Tensor, "c k"], new: Float[Tensor, "c 1"], same: Bool[Tensor, "c k"]
 ) -> tuple[Float[Tensor, "c k"], Float[Tensor, "c 1"]]:
-    """Keep the larger of a recording's example from an earlier window and its new one."""
+    """For each feature, keep the larger of a recording's earlier example and its new one."""
     old = examples.masked_fill(~same, _LOW).amax(1, keepdim=True)
-    kept_new = new.masked_fill((new <= old) & same.any(1, keepdim=True), _LOW)
-    return examples.masked_fill(same & (new > old), _LOW), kept_new
+    new_if_larger = new.masked_fill((new <= old) & same.any(1, keepdim=True), _LOW)
+    return examples.masked_fill(same & (new > old), _LOW), new_if_larger

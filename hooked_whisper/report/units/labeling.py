@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_whisper.corpora import Clip, Recording, own_alignments_fact, windows_of
-from hooked_whisper.errors import AlignmentError, AudioError
+from hooked_whisper.corpora import Clip, Recording, own_alignments_fact
+from hooked_whisper.corpora.windows import Part
 from hooked_whisper.features.hook_basis import HookBasis
 from hooked_whisper.features.phones.autolabel import AutoLabel, Evidence, autolabels
+from hooked_whisper.features.phones.labeled_clips import labeled_clips
 from hooked_whisper.features.phones.labeled_evaluation import FeatureCounts, evaluate_bases
 from hooked_whisper.features.phones.polyphony import PhoneRanges, ranges_between
 from hooked_whisper.features.scan import FeatureScan
@@ -25,7 +26,6 @@ from hooked_whisper.report.units.data import POSITION_S, OnsetMeans, PhoneShare,
 
 log = logging.getLogger(__name__)
 _PHONES_SHOWN = 6
-_LEAST_S = 0.1
 _LEAST_ONSETS = 20  # a mean of fewer mostly reflects the adjacent phones
 
 
@@ -142,12 +142,12 @@ def label_units(
     scanned: FeatureScan,
     basis: FeatureBasis | None,
     units: Sequence[int],
-    most: int,
+    max_clips: int,
     seed: int,
     track: Callable[[Iterable[list[int]]], Iterable[list[int]]],
 ) -> Labeling:
-    """Count phones on at most ``most`` windows of aligned recordings, drawn at random from the corpus."""
-    clips = _clips(model, corpus, most, seed) if most else []
+    """Count phones on at most ``max_clips`` windows of aligned recordings, drawn at random from the corpus."""
+    clips = _clips_with_phones(model, corpus, max_clips, seed)
     speakers = {clip.speaker or str(i) for i, clip in enumerate(clips)}
     if len(speakers) < 2:
         why = "none: no recording has phones" if not clips else "none: labels need two speakers or more"
@@ -166,25 +166,13 @@ def label_units(
     return Labeling(counts, tuple(names), ranges, facts)
 
 
-def _clips(model: HookedWhisper, corpus: Sequence[Recording], most: int, seed: int) -> list[Clip]:
-    """Windows of aligned recordings. Recordings that cannot be read are skipped; the scan has reported them."""
-    known = [i for i, recording in enumerate(corpus) if recording.find_alignment is not None]
-    time, clips = model.time, []
-    for i in np.random.default_rng(seed).permutation(known) if known else ():
-        recording = corpus[int(i)]
-        try:
-            alignment = recording.alignment()
-            if alignment is None or not alignment.phones:
-                continue
-            samples = recording.audio()
-        except (AlignmentError, AudioError, OSError) as error:
-            log.warning("%s: skipped for labels, %s", recording.id, error)
-            continue
-        windows = windows_of(samples, time.n_samples)
-        for number, (sound, length) in enumerate(zip(windows.samples, windows.lengths.tolist(), strict=True)):
-            if length >= _LEAST_S * time.sample_rate:
-                offset = number * time.duration
-                clips.append(Clip.aligned(sound[:length].numpy(), alignment, recording.speaker or recording.id, offset))
-        if len(clips) >= most:
-            break
-    return clips[:most]
+def _clips_with_phones(model: HookedWhisper, corpus: Sequence[Recording], max_clips: int, seed: int) -> list[Clip]:
+    """Windows of recordings with phones, in random order. Recordings that cannot be read are skipped with a warning."""
+    aligned = [i for i, recording in enumerate(corpus) if recording.find_alignment is not None]
+    if not aligned or not max_clips:
+        return []
+    order = np.random.default_rng(seed).permutation(aligned).tolist()
+    clips, failures = labeled_clips(model, Part(corpus, order), max_clips, phones_only=True)
+    for recording, reason in failures:
+        log.warning("%s: skipped for labels, %s", recording, reason)
+    return clips

@@ -24,7 +24,7 @@ def run(windows: list[WindowFeatures], rows: int, kept: int, crowded: int = 12, 
     for number, window in enumerate(windows):
         sampler.add(window)
         if number % look_every == 0:
-            sampler.look(counts(windows[: number + 1]))
+            sampler.update_levels(counts(windows[: number + 1]))
     return sampler
 
 

@@ -10,9 +10,10 @@ from hooked_whisper import HookedWhisper
 from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import AlignmentError, HookedWhisperError, ShapeError
 from hooked_whisper.features.hook_basis import HookBasis
+from hooked_whisper.features.phones.labeled_clips import labeled_clips
 from hooked_whisper.features.phones.labeled_evaluation import features_of_clips
 from hooked_whisper.features.phones.labeled_rows import collect_rows
-from sae_lens_audio.evals.rows import gather_rows, labeled_clips, row_share
+from sae_lens_audio.evals.rows import gather_rows, row_share
 from tests.findings.worlds import small_model
 from tests.sae.evals.clips import HOOK, sentences, tones
 
