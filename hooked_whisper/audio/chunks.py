@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 import struct
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hooked_whisper.audio.mpeg import mpeg_pieces
+from hooked_whisper.audio.notices import AudioNotice, notify
 from hooked_whisper.audio.pieces import Piece, Seekable, Span, Spliced, broken, read_at, size_of, truncated
 from hooked_whisper.audio.tags import without_trailing_tags
 
@@ -127,8 +127,15 @@ def sound_end(stream: Seekable, name: str, layout: Layout, sound: Sound, end: in
 def _warn(name: str, sound: Sound, end: int) -> None:
     assert sound.declared is not None
     if sound.declared:  # 0 is what programs write to a pipe
-        says, has = (n / sound.bytes_per_second for n in (sound.declared, end - sound.start))
-        warnings.warn(f"{name}: its header counts {says:.2f} s, but {has:.2f} s follow and are read", stacklevel=6)
+        declared, present = (n / sound.bytes_per_second for n in (sound.declared, end - sound.start))
+        notify(
+            AudioNotice(
+                name,
+                "the header declares less sound than the file has",
+                f"{declared:.2f} s of {present:.2f} s",
+                "all of it is read; rewrite the file if the end is not sound",
+            )
+        )
 
 
 # WAV and Wave64 -----------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any, Protocol, runtime_checkable
@@ -25,6 +24,7 @@ from hooked_whisper._support.storage import AnyPath, as_path, is_local
 from hooked_whisper.audio.files import read_audio
 from hooked_whisper.audio.g722 import ENDING, decode_g722
 from hooked_whisper.audio.mel import HOP, MIN_SAMPLES, SAMPLE_RATE, Number, log_mel_spectrogram
+from hooked_whisper.audio.notices import AudioNotice, notify
 from hooked_whisper.audio.pieces import Seekable
 from hooked_whisper.errors import AudioError
 
@@ -51,7 +51,8 @@ AudioSource = (
 """The source of one clip, see :func:`load_audio`. A list of sources is a batch."""
 
 _INTEGER_SCALES = {"uint8": (128, 128), "int8": (0, 128), "int16": (0, 2**15), "int32": (0, 2**31)}  # offset, divisor
-_LOUD = 1.5  # float samples above this are probably unscaled integers
+_LOUD = 1.5  # peak of float samples that is worth a notice
+_MOST_OVERLOAD = 16.0  # 24 dB over full scale; larger peaks are unscaled integers
 
 
 def load_audio(source: AudioSource, sample_rate: Number | None = None) -> Float[Tensor, "sample"]:
@@ -64,8 +65,9 @@ def load_audio(source: AudioSource, sample_rate: Number | None = None) -> Float[
               samples are read, even if the header counts fewer, including all parts of joined files (mp3, ogg, opus,
               flac, wav);
             - an array or tensor of samples. Floats are not scaled (with a warning above 1.5); ``int16``, ``int32``,
-              ``int8`` and ``uint8`` are scaled to [-1, 1]. With two axes, the shorter axis is the channels, 1 or 2
-              (soundfile returns ``[sample, channel]``, torchaudio ``[channel, sample]``);
+              ``int8`` and ``uint8`` are scaled to [-1, 1]. With two axes, the shorter axis is the channels, 1 or 2:
+              soundfile returns ``[sample, channel]``, torchaudio ``[channel, sample]``. ``[2, sample]`` without a
+              rate gives a warning, because it could also be a batch of two clips;
             - ``(array, rate)``, ``{"array": ..., "sampling_rate": ...}`` as in Hugging Face datasets (a mapping, or an
               object with these items: ``AudioDecoder``), or their undecoded ``{"bytes": ..., "path": ...}``.
         sample_rate: rate of a bare array in Hz, default 16000. If the source has a rate, both must be equal.
@@ -127,7 +129,7 @@ def prepare_mel(
     Args:
         source: any source that :func:`load_audio` accepts, or a float mel ``[mel, frame]`` or ``[batch, mel, frame]``
             of exactly this size, which is returned; or a list of these. A bare array ``[k, sample]`` with ``k > 1`` is
-            an error: it could be a batch (``list(x)``) or channels (``load_audio(x)``).
+            an error: it could be a batch (``list(x)``) or channels (``x.mean(0)``).
         n_mels: mel bins, 80 or 128 for audio.
         n_frames: frames per window, twice ``n_audio_ctx``.
         reference_max: log10 maximum for all clips, see :func:`~hooked_whisper.audio.mel.log_mel_spectrogram`.
@@ -190,7 +192,7 @@ def _refuse_ambiguous(array: np.ndarray | Tensor, n_mels: int, n_frames: int) ->
     if array.ndim > 2 or (array.ndim == 2 and 1 < array.shape[0] < array.shape[1]):
         raise AudioError(
             f"an array of shape {tuple(array.shape)} is not a mel of this model [batch, {n_mels}, {n_frames}], and as "
-            "audio it is ambiguous: give list(x) for a batch of clips, or load_audio(x) for one clip with channels"
+            "audio it is ambiguous: give list(x) for a batch of clips, or x.mean(0) for one clip with channels"
         )
 
 
@@ -201,6 +203,7 @@ def _decode(source: Any, sample_rate: Number | None) -> tuple[Tensor, Number, st
     """Return mono float samples, their rate, and the source's name for error messages."""
     if isinstance(source, np.ndarray | Tensor):
         rate = SAMPLE_RATE if sample_rate is None else sample_rate
+        _warn_if_two_rows(source)
         return _mono_float(source, "audio array"), rate, "audio array"
     if isinstance(source, tuple):
         if len(source) != 2 or not isinstance(source[1], Real):
@@ -296,11 +299,27 @@ def _read(stream: Seekable, path: AnyPath | None, name: str) -> tuple[np.ndarray
 
 
 def _warn_if_loud(samples: Tensor, name: str) -> None:
-    if samples.numel() and _LOUD < (peak := samples.detach().abs().max().item()) < float("inf"):
-        warnings.warn(
-            f"{name} has float samples up to {peak:.4g}, full scale is 1: divide unscaled integers by their full scale "
-            "(32768), or give them as int16",
-            stacklevel=5,
+    if not samples.numel() or not _LOUD < (peak := samples.detach().abs().max().item()) < float("inf"):
+        return
+    if peak <= _MOST_OVERLOAD:
+        problem = "float samples exceed full scale, 1 (a loud recording or mix)"
+        advice = "a copy in 16 bits would clip; divide the samples by their peak if the level matters"
+    else:
+        problem = "float samples look like unscaled integers (full scale is 1)"
+        advice = "divide them by 32768, or give them as int16"
+    notify(AudioNotice(name, problem, f"peak {peak:.5g}", advice))
+
+
+def _warn_if_two_rows(array: np.ndarray | Tensor) -> None:
+    """Notify of a bare array ``[2, sample]``: with a rate it is one stereo clip, without one perhaps two clips."""
+    if array.ndim == 2 and 2 == array.shape[0] < array.shape[1]:
+        notify(
+            AudioNotice(
+                "audio array",
+                "two rows of samples are averaged as the channels of one clip",
+                f"shape {tuple(array.shape)}",
+                "give list(x) for two clips, or x.mean(0) for one stereo clip",
+            )
         )
 
 

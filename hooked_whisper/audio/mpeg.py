@@ -9,11 +9,11 @@ Xing and LAME tags.
 from __future__ import annotations
 
 import struct
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+from hooked_whisper.audio.notices import AudioNotice, notify
 from hooked_whisper.audio.pieces import Piece, Seekable, Span, Spliced, broken, truncated
 from hooked_whisper.audio.tags import tag_length, without_trailing_tags
 
@@ -350,6 +350,11 @@ def _warn_skipped(junk: bytes, name: str, current: Stream | None, at_end: bool) 
         offset += 1
     if n_junk > (current.header.size if at_end else _SMALLEST):
         seconds = current.n_frames * current.header.samples / current.header.rate
-        warnings.warn(
-            f"{name}: {n_junk} bytes at {seconds:.2f} s of a stream are not MPEG frames and are skipped", stacklevel=6
+        notify(
+            AudioNotice(
+                name,
+                "bytes that are not MPEG frames are skipped",
+                f"{n_junk} bytes at {seconds:.2f} s of a stream",
+                "listen to this place, or fetch the file again",
+            )
         )

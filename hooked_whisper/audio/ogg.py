@@ -6,11 +6,11 @@ Source: RFC 3533.
 from __future__ import annotations
 
 import struct
-import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from hooked_whisper.audio.notices import AudioNotice, notify
 from hooked_whisper.audio.pieces import Piece, Seekable, Spliced, broken, read_at, truncated
 
 _HEADER = 27
@@ -134,9 +134,13 @@ def _check_ends(ended: dict[int, bool], name: str, seconds: float, n_bytes: int)
         return
     if n_bytes:
         raise truncated(name, seconds)
-    warnings.warn(
-        f"{name}: an Ogg stream stops at {seconds:.2f} s without a page marked as its last: more may be missing",
-        stacklevel=8,
+    notify(
+        AudioNotice(
+            name,
+            "an Ogg stream has no page marked as its last, so its end may be missing",
+            f"it ends at {seconds:.2f} s",
+            "fetch the file again if it should be longer",
+        )
     )
 
 

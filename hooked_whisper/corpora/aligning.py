@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from tqdm import tqdm
 
@@ -100,8 +100,8 @@ class CorpusAlignments:
     guessed: Mapping[str, str]
     seconds: float
 
-    if not TYPE_CHECKING:
-        kept = renamed_property("kept", "unchanged")
+
+setattr(CorpusAlignments, "kept", renamed_property("kept", "unchanged"))  # noqa: B010
 
 
 def align_corpus(

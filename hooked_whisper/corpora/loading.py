@@ -12,18 +12,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked_whisper.audio import SAMPLE_RATE, to_windows
+from hooked_whisper.audio import SAMPLE_RATE, AudioNotice, collected_notices, to_windows
+from hooked_whisper.audio.notices import warn_of_all
 from hooked_whisper.corpora.records import Recording
 from hooked_whisper.errors import AlignmentError, AudioError, MissingExtraError
 
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A recording, its index in the corpus, and its samples: 16 kHz mono, of any length."""
+    """A recording, its index in the corpus, its samples (16 kHz mono, of any length), and notices about the file."""
 
     index: int
     recording: Recording
     samples: Float[Tensor, "sample"]
+    notices: tuple[AudioNotice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,9 @@ class Loader:
     """Iterate over the recordings of a corpus in order, decoded by threads while the caller computes.
 
     Iterating yields ``Loaded``, or :class:`Failure` if the file is missing or broken or needs a package that is
-    not installed. Other errors and ``KeyboardInterrupt`` propagate. All threads end with the iteration. Each ``iter``
-    starts from the beginning.
+    not installed. Other errors and ``KeyboardInterrupt`` propagate. All threads end with the iteration, which then
+    warns once about all files that are louder than full scale or have a wrong header. Each ``iter`` starts from the
+    beginning.
 
     Attributes:
         start: index of the first recording, to resume a run.
@@ -69,6 +72,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[Loaded | Failure]:
         waiting: deque[Future[Loaded | Failure]] = deque()
+        notices: list[AudioNotice] = []
         todo = iter(range(self.start, len(self.corpus)))
         pool = ThreadPoolExecutor(min(self.threads, self.ahead), thread_name_prefix="loader")
 
@@ -81,16 +85,20 @@ class Loader:
             while waiting:
                 item = waiting.popleft().result()
                 fill()  # before the yield, so that the threads work while the caller computes
+                notices += item.notices if isinstance(item, Loaded) else ()
                 yield item
                 del item
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            warn_of_all(notices)
 
 
 def _load(corpus: Sequence[Recording], index: int) -> Loaded | Failure:
     recording = corpus[index]
     try:
-        return Loaded(index, recording, recording.audio())
+        with collected_notices() as notices:
+            samples = recording.audio()
+        return Loaded(index, recording, samples, tuple(notices))
     except (AudioError, AlignmentError, MissingExtraError, OSError) as error:
         return Failure(index, recording.id, recording.path, str(error) or type(error).__name__)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_whisper.audio import load_audio
+from hooked_whisper.audio import collected_notices, load_audio
+from hooked_whisper.audio.notices import notify
 from hooked_whisper.protocols import Alignment
 
 
@@ -40,7 +41,10 @@ class Recording:
 
     def audio(self) -> Float[Tensor, "sample"]:
         """Decode the recording to 16 kHz mono. Raises ``AudioError`` for a broken file."""
-        return load_audio(self.source() if callable(self.source) else self.source)
+        with collected_notices() as notices:
+            samples = load_audio(self.source() if callable(self.source) else self.source)
+        notify(*(replace(notice, name=self.path or self.id) for notice in notices))
+        return samples
 
     def alignment(self) -> Alignment | None:
         """Read words and phones, in seconds from the start of the recording. Raises ``AlignmentError`` for a broken

@@ -89,7 +89,7 @@ def test_float_file_of_unscaled_integers_warns(tmp_path: Path) -> None:
     for subtype in ("FLOAT", "DOUBLE"):
         path.write_bytes(encoded(WAVE * 32767, subtype=subtype))
         for source in (path, path.read_bytes(), io.BytesIO(path.read_bytes())):
-            with pytest.warns(UserWarning, match="full scale is 1"):
+            with pytest.warns(UserWarning, match="full scale"):
                 assert load_audio(source).abs().max() > 100
     with warnings.catch_warnings():
         warnings.simplefilter("error")

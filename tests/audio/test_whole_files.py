@@ -206,10 +206,10 @@ def test_lost_or_damaged_ogg_pages_are_errors(subtype: str) -> None:
 def test_an_ogg_stream_without_its_last_page(subtype: str) -> None:
     pages = ogg_pages(subtype)
     whole = b"".join(pages)
-    with pytest.warns(UserWarning, match=r"stops at [\d.]+ s"):
+    with pytest.warns(UserWarning, match=r"ends at [\d.]+ s"):
         assert 0 < seconds(b"".join(pages[:-1])) < 4 * SECONDS
     if subtype == "VORBIS":  # libsndfile refuses an Opus stream whose last page cuts a packet but is not marked
-        with pytest.warns(UserWarning, match=r"stops at 8\.00 s"):
+        with pytest.warns(UserWarning, match=r"ends at 8\.00 s"):
             assert torch.equal(load_audio(b"".join([*pages[:-1], surgery.ogg_unmarked(pages[-1])])), load_audio(whole))
     for junk in (b"Ogg", pages[-1][3:]):
         with pytest.raises(AudioError, match="truncated"):
@@ -224,7 +224,7 @@ def test_float_files_of_another_scale_warn_as_arrays_do(format: str, subtype: st
     loud = encoded(WAVE * 2**15, 16_000, format, subtype)
     (tmp_path / "a.wav").write_bytes(loud)
     for source in (loud, tmp_path / "a.wav", {"bytes": loud, "path": None}):
-        with pytest.warns(UserWarning, match=r"float samples up to .*full scale is 1"):
+        with pytest.warns(UserWarning, match="full scale"):
             assert load_audio(source).abs().max() > 100
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -334,7 +334,7 @@ def test_chunks_after_the_data_are_not_samples(order: str) -> None:
 
 def test_samples_beyond_an_understated_chunk_are_read_with_a_warning() -> None:
     content = encoded(WAVE, 16_000)
-    with pytest.warns(UserWarning, match=r"counts 0\.50 s, but 2\.00 s follow"):
+    with pytest.warns(UserWarning, match=r"0\.50 s of 2\.00 s"):
         assert torch.equal(load_audio(surgery.wav_size(content, 16_000, 36 + 16_000)), load_audio(content))
 
 
