@@ -38,11 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         passages = plan_passages({"kokoro": parsed.kokoro, "flite": parsed.flite}, parsed.seed)
-        made = build_training_speech(passages, parsed.folder, voices=parsed.voices, processes=parsed.processes)
+        new = build_training_speech(passages, parsed.folder, voices=parsed.voices, processes=parsed.processes)
     except (HookedWhisperError, RuntimeError) as error:
         log.error("error: %s", error)
         return 1
-    log.info("%d passages in %s, %d of them made now", len(passages), parsed.folder, made)
+    log.info("%d passages in %s, %d of them new", len(passages), parsed.folder, new)
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
@@ -24,7 +24,7 @@ from hooked_whisper.neural.encode import encode
 from hooked_whisper.neural.kokoro import RATE, Kokoro, Speaks
 from hooked_whisper.neural.plan import Planned
 from hooked_whisper.neural.voices import fetch_voices
-from hooked_whisper.synthetic.flite import speak
+from hooked_whisper.synthetic import flite
 from sae_lens_audio.speech.plan import Passage
 from sae_lens_audio.speech.sounds import to_16_khz, with_sound
 
@@ -69,14 +69,21 @@ def build_training_speech(
     waiting = [passage for passage in passages if not _is_done(passage, rows, folder)]
     if any(passage.synthesizer == "kokoro" for passage in waiting):
         voices = fetch_voices(voices or folder / "voices")
-    if waiting:
-        make = partial(_make, folder=folder, voices=voices)
-        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-            jobs = tqdm(pool.map(make, waiting), "speech", len(waiting), unit="passage", disable=not progress)
-            for row in jobs:
-                rows[row["key"]] = row
-                _write_rows(rows, folder)
+    for row in tqdm(
+        _made(waiting, folder, voices, processes), "speech", len(waiting), unit="passage", disable=not progress
+    ):
+        rows[row["key"]] = row
+        _write_rows(rows, folder)
     return len(waiting)
+
+
+def _made(passages: Sequence[Passage], folder: Path, voices: Path | None, processes: int) -> Iterator[dict[str, Any]]:
+    make = partial(_make, folder=folder, voices=voices)
+    if processes == 1:
+        yield from map(make, passages)
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        yield from pool.map(make, passages)
 
 
 def _is_done(passage: Passage, rows: dict[str, dict[str, Any]], folder: Path) -> bool:
@@ -123,9 +130,7 @@ def _make(passage: Passage, folder: Path, voices: Path | None) -> dict[str, Any]
     }
 
 
-def speak_passage(
-    passage: Passage, kokoro: Speaks | None, flite: Callable[[str, str], tuple[np.ndarray, int]] = speak
-) -> SpokenPassage:
+def speak_passage(passage: Passage, kokoro: Speaks | None) -> SpokenPassage:
     """Synthesize a passage, without its room sound or noise.
 
     Raises:
@@ -141,7 +146,7 @@ def speak_passage(
     texts: list[str] = []
     total = 0
     for text in passage.texts:
-        sentence = to_16_khz(*flite(text, passage.voice))
+        sentence = to_16_khz(*flite.speak(text, passage.voice))
         if total + len(sentence) > LONGEST_S * SAMPLE_RATE:
             break
         parts += [sentence, pause]
