@@ -30,6 +30,7 @@ LAYERS = [
     "synthetic",
     "findings",
     "neural",
+    "viewer",
     "report",
     "explorer",
     "cli",
