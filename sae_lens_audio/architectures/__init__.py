@@ -1,14 +1,18 @@
 """Architectures: one file each, with the loss of its paper. Importing a subclass of :class:`SAE` registers it."""
 
 from hooked_whisper._support.renamed import renamed_names
-from sae_lens_audio.architectures.base import ARCHITECTURES, SAE, DecodableBasis, SAEConfig, TrainStepOutput
+from sae_lens_audio.architectures.base import ARCHITECTURES, SAE, DecodableBasis
 from sae_lens_audio.architectures.batch_topk import BatchTopK, BatchTopKConfig
+from sae_lens_audio.architectures.config import SAEConfig
 from sae_lens_audio.architectures.crosscoder import Crosscoder, CrosscoderConfig
 from sae_lens_audio.architectures.decoder import decoder_norms, normalize_rows_, remove_parallel_gradient_
 from sae_lens_audio.architectures.gated import Gated, GatedConfig
 from sae_lens_audio.architectures.jumprelu import JumpReLU, JumpReLUConfig
 from sae_lens_audio.architectures.matryoshka import Matryoshka, MatryoshkaConfig
+from sae_lens_audio.architectures.metadata import Metadata
 from sae_lens_audio.architectures.normalized import NormalizedSAE
+from sae_lens_audio.architectures.outputs import TrainStepOutput
+from sae_lens_audio.architectures.saelens_names import SAECfg
 from sae_lens_audio.architectures.standard import Standard, StandardConfig
 from sae_lens_audio.architectures.tied import Tied, TiedConfig
 from sae_lens_audio.architectures.topk import AbsTopK, TopK, TopKConfig
@@ -38,7 +42,9 @@ __all__ = [
     "JumpReLUTranscoderConfig",
     "Matryoshka",
     "MatryoshkaConfig",
+    "Metadata",
     "NormalizedSAE",
+    "SAECfg",
     "SAEConfig",
     "Standard",
     "StandardConfig",

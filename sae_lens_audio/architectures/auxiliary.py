@@ -5,7 +5,8 @@ from __future__ import annotations
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_lens_audio.architectures.base import SAE, squared_error
+from sae_lens_audio.architectures.base import SAE
+from sae_lens_audio.architectures.outputs import squared_error
 from sae_lens_audio.architectures.sparse import encode_topk
 
 

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hooked_whisper._support.renamed import renamed_method, renamed_property
-from hooked_whisper.errors import ConfigError, ShapeError
+from hooked_whisper.errors import ShapeError
 from hooked_whisper.protocols import FeatureBasis
+from sae_lens_audio.architectures.config import SAEConfig
 from sae_lens_audio.architectures.conversion import (
     DictionaryLearningForm,
     SAELensForm,
@@ -32,33 +31,13 @@ from sae_lens_audio.architectures.conversion import (
 )
 from sae_lens_audio.architectures.decoder import normalize_rows_, remove_parallel_gradient_
 from sae_lens_audio.architectures.linear import centered_linear
+from sae_lens_audio.architectures.outputs import TrainStepOutput
+from sae_lens_audio.architectures.saelens_names import SAELensNames, select_hooks
 from sae_lens_audio.architectures.sparse import Ranks
 
 _REGISTRY: dict[str, type[SAE]] = {}
 ARCHITECTURES: Mapping[str, type[SAE]] = MappingProxyType(_REGISTRY)
 """Every architecture by its name in files; a subclass of :class:`SAE` registers itself."""
-
-
-@dataclass(frozen=True, eq=False)
-class TrainStepOutput:
-    """The terms of a training loss, coefficients included: scalars, means over the rows of a batch.
-
-    reconstruction: squared error, summed over the width of an activation.
-    sparsity: sparsity penalty; 0 where the activation function makes features sparse (TopK).
-    auxiliary: auxiliary term that revives dead features or trains a gate; 0 if the architecture has none.
-    error: squared error of the full reconstruction, comparable across architectures; no gradient.
-    active: number of rows in which each feature is not 0.
-    """
-
-    reconstruction: Float[Tensor, ""]
-    sparsity: Float[Tensor, ""]
-    auxiliary: Float[Tensor, ""]
-    error: Float[Tensor, ""]
-    active: Int[Tensor, "d_sae"]
-
-    @property
-    def total(self) -> Float[Tensor, ""]:
-        return self.reconstruction + self.sparsity + self.auxiliary
 
 
 @runtime_checkable
@@ -73,34 +52,7 @@ class DecodableBasis(FeatureBasis, Protocol):
     def decode(self, features: Tensor) -> Tensor: ...
 
 
-@dataclass(frozen=True)
-class SAEConfig:
-    """Fields that every architecture has.
-
-    d_in: width of the activations. d_sae: number of features.
-    apply_b_dec_to_input: the encoder sees ``x - b_dec``, as in most papers.
-    """
-
-    d_in: int
-    d_sae: int
-    apply_b_dec_to_input: bool = True
-
-    def __post_init__(self) -> None:
-        check_size(self, "d_in")
-        check_size(self, "d_sae")
-
-
-def check_size(config: SAEConfig, name: str) -> None:
-    """
-    Raises:
-        ConfigError: the field is not an integer of at least 1.
-    """
-    value = getattr(config, name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{type(config).__name__}: {name} must be a positive integer, got {value!r}")
-
-
-class SAE(nn.Module):
+class SAE(SAELensNames):
     """``encode = activate((x - b_dec) @ W_enc + b_enc)``, ``decode = f @ W_dec + b_dec``.
 
     Fresh weights: rows of ``W_dec`` are random unit vectors, ``W_enc`` is its transpose, biases are zero. ``seed``
@@ -239,6 +191,22 @@ class SAE(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         return self.decode_like(self.encode(x), x)
+
+    def run_with_cache(
+        self, x: Float[Tensor, "*batch d_in"], names_filter: Any = None
+    ) -> tuple[Float[Tensor, "*batch d_out"], dict[str, Tensor]]:
+        """Return the reconstruction, and the activations of the SAE by SAELens' hook names.
+
+        names_filter: names, globs or a predicate; default: all.
+
+        Raises:
+            UnknownHookError: ``names_filter`` matches nothing.
+        """
+        pre = self.pre_activations(x)
+        features = self.activate(pre)
+        out = self.decode_like(features, x)
+        cache = {"hook_sae_input": x, "hook_sae_acts_pre": pre, "hook_sae_acts_post": features}
+        return out, select_hooks(cache | {"hook_sae_recons": out, "hook_sae_output": out}, names_filter)
 
     def extra_repr(self) -> str:
         return f"d_in={self.d_in}, d_sae={self.n_features}"
@@ -394,13 +362,3 @@ class SAE(nn.Module):
     centred = renamed_method("centred", "centered")
     pre_of_batch = renamed_method("pre_of_batch", "batch_pre_activations")
     restart_ = renamed_method("restart_", "resample_")
-
-
-def rows_with(features: Float[Tensor, "row d_sae"]) -> Int[Tensor, "d_sae"]:
-    """Return the number of rows in which each feature is above 0."""
-    return (features.detach() > 0).sum(0)
-
-
-def squared_error(predicted: Float[Tensor, "row *d"], target: Float[Tensor, "row *d"]) -> Float[Tensor, ""]:
-    """Return the squared distance of each row, averaged over rows."""
-    return F.mse_loss(predicted, target, reduction="sum") / len(target)

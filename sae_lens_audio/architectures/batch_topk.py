@@ -13,8 +13,10 @@ from torch import Tensor
 from hooked_whisper._support.renamed import renamed_method
 from hooked_whisper.errors import CheckpointError, ConfigError, ShapeError
 from sae_lens_audio.architectures.auxiliary import aux_k_loss
-from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, squared_error
+from sae_lens_audio.architectures.base import SAE
+from sae_lens_audio.architectures.config import SAEConfig
 from sae_lens_audio.architectures.conversion import LINEAR, DictionaryLearningForm, SAELensForm
+from sae_lens_audio.architectures.outputs import TrainStepOutput, squared_error
 from sae_lens_audio.architectures.sparse import Ranks, SparseFeatureActs, encode_batch_topk
 from sae_lens_audio.architectures.topk import check_k, k_of_dictionary_learning
 
@@ -52,6 +54,7 @@ class BatchTopK(SAE):
     architecture: ClassVar[str] = "batchtopk"
     config_class = BatchTopKConfig
     unit_norm_decoder: ClassVar[bool] = True
+    compares_features: ClassVar[bool] = True
     saelens_architectures = {"batchtopk": {}}
     saelens_fields = {
         "k": "k", "aux_loss_coefficient": "aux_coefficient", "topk_threshold_lr": "threshold_rate",

@@ -11,7 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hooked_whisper.errors import ConfigError, ShapeError
-from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, check_size, rows_with, squared_error
+from sae_lens_audio.architectures.base import SAE
+from sae_lens_audio.architectures.config import SAEConfig, check_size
+from sae_lens_audio.architectures.outputs import TrainStepOutput, rows_with, squared_error
 from sae_lens_audio.architectures.sparse import Ranks
 
 
@@ -117,6 +119,13 @@ class Crosscoder(SAE):
             ConfigError: always, since one direction does not determine those of several blocks.
         """
         raise ConfigError("features of a crosscoder cannot be resampled: set resample_every to 0")
+
+    def fold_W_dec_norm(self) -> None:
+        """
+        Raises:
+            ConfigError: always, since a feature has a decoder row of another norm in every block.
+        """
+        raise ConfigError("a crosscoder has a decoder row per block: its norms cannot be folded into one encoder")
 
     def loss(
         self,

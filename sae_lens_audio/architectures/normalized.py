@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, get_args
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from hooked_whisper._support.renamed import renamed_arguments, renamed_property
 from hooked_whisper.errors import ConfigError, check_option
 from sae_lens_audio.architectures.base import SAE
+from sae_lens_audio.architectures.metadata import Metadata
+from sae_lens_audio.architectures.saelens_names import SAECfg, select_hooks
 
 Normalization = Literal["layer_norm", "constant_norm_rescale"]
 _EPSILON = 1e-5
@@ -82,6 +85,38 @@ class NormalizedSAE(nn.Module):
             f"this SAE takes the scale from each activation ({self.normalization}), which features alone do not have: "
             "use forward(x) or decode_like(features, x)"
         )
+
+    @property
+    def metadata(self) -> Metadata:
+        """The metadata of the SAE inside."""
+        return self.inner.metadata
+
+    @metadata.setter
+    def metadata(self, metadata: Metadata) -> None:
+        self.inner.metadata = metadata
+
+    @property
+    def cfg(self) -> SAECfg:
+        """Sizes, dtype, device and metadata under SAELens' names."""
+        return replace(self.inner.cfg, normalize_activations=self.normalization)
+
+    def to_dtype(self, dtype: torch.dtype) -> NormalizedSAE:
+        """Convert the weights in place and return the SAE."""
+        self.inner.to_dtype(dtype)
+        return self
+
+    def run_with_cache(
+        self, x: Float[Tensor, "*batch d_in"], names_filter: Any = None
+    ) -> tuple[Float[Tensor, "*batch d_in"], dict[str, Tensor]]:
+        """Return the reconstruction, and the activations by SAELens' hook names, see :meth:`SAE.run_with_cache`."""
+        features = self.encode(x)
+        out = self.decode_like(features, x)
+        cache = {"hook_sae_input": x, "hook_sae_acts_post": features}
+        return out, select_hooks(cache | {"hook_sae_recons": out, "hook_sae_output": out}, names_filter)
+
+    def fold_W_dec_norm(self) -> None:
+        """Scale decoder rows to norm 1, see :meth:`SAE.fold_W_dec_norm`."""
+        self.inner.fold_W_dec_norm()
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         return self.decode_like(self.encode(x), x)

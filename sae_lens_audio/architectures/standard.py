@@ -8,8 +8,10 @@ from typing import ClassVar
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, rows_with, squared_error
+from sae_lens_audio.architectures.base import SAE
+from sae_lens_audio.architectures.config import SAEConfig
 from sae_lens_audio.architectures.conversion import LINEAR, DictionaryLearningForm
+from sae_lens_audio.architectures.outputs import TrainStepOutput, rows_with, squared_error
 from sae_lens_audio.architectures.sparse import Ranks
 
 

@@ -11,9 +11,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hooked_whisper.errors import ConfigError
-from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, rows_with
+from sae_lens_audio.architectures.base import SAE
+from sae_lens_audio.architectures.config import SAEConfig
 from sae_lens_audio.architectures.conversion import SAELensForm
 from sae_lens_audio.architectures.decoder import normalize_rows_
+from sae_lens_audio.architectures.outputs import TrainStepOutput, rows_with
 from sae_lens_audio.architectures.sparse import Ranks
 
 
@@ -100,6 +102,9 @@ class Tied(SAE):
     @torch.no_grad()
     def project_gradient_(self) -> None:
         """Do nothing: the original code did not project the gradient."""
+
+    def fold_W_dec_norm(self) -> None:
+        """Do nothing: columns have norm 1."""
 
     @torch.no_grad()
     def project_weights_(self) -> None:

@@ -12,8 +12,10 @@ from torch import Tensor
 from hooked_whisper._support.renamed import renamed_method
 from hooked_whisper.errors import CheckpointError, ConfigError
 from sae_lens_audio.architectures.auxiliary import aux_k_loss
-from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, squared_error
+from sae_lens_audio.architectures.base import SAE
+from sae_lens_audio.architectures.config import SAEConfig
 from sae_lens_audio.architectures.conversion import LINEAR, DictionaryLearningForm, SAELensForm
+from sae_lens_audio.architectures.outputs import TrainStepOutput, squared_error
 from sae_lens_audio.architectures.sparse import Ranks, SparseFeatureActs, encode_topk, largest_of_rows
 
 
@@ -73,6 +75,7 @@ class TopK(SAE):
     architecture: ClassVar[str] = "topk"
     config_class = TopKConfig
     unit_norm_decoder: ClassVar[bool] = True
+    compares_features: ClassVar[bool] = True
     saelens_architectures = {"topk": {}}
     saelens_fields = {"k": "k", "aux_loss_coefficient": "aux_coefficient"}
     saelens_required = ("k",)

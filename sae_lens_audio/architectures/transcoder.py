@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from hooked_whisper.errors import CheckpointError, ConfigError
 from sae_lens_audio.architectures.auxiliary import aux_k_loss
-from sae_lens_audio.architectures.base import SAE, SAEConfig, TrainStepOutput, check_size, rows_with, squared_error
+from sae_lens_audio.architectures.base import SAE
+from sae_lens_audio.architectures.config import SAEConfig, check_size
 from sae_lens_audio.architectures.conversion import SAELensForm
 from sae_lens_audio.architectures.jumprelu import JUMPRELU_FIELDS, jumprelu, step
+from sae_lens_audio.architectures.outputs import TrainStepOutput, rows_with, squared_error
 from sae_lens_audio.architectures.sparse import Ranks, encode_topk
 from sae_lens_audio.architectures.topk import check_k, keep_top
 
@@ -158,6 +160,7 @@ class TopKTranscoder(Transcoder):
     architecture: ClassVar[str] = "topk_transcoder"
     config_class = TopKTranscoderConfig
     unit_norm_decoder: ClassVar[bool] = False
+    compares_features: ClassVar[bool] = True
     saelens_architectures = {}  # SAELens has none
     config: TopKTranscoderConfig
 

@@ -18,7 +18,7 @@ from sae_lens_audio.formats.metadata import Metadata
 
 @dataclass(frozen=True, eq=False)
 class LoadedSAE:
-    """An SAE with the metadata of its folder.
+    """An SAE with the metadata of its folder, which is also ``sae.metadata``.
 
     log_sparsity: log10 of each feature's firing frequency, ``[d_sae]``, if the folder has it.
     source: the file of the weights.
@@ -28,6 +28,9 @@ class LoadedSAE:
     metadata: Metadata
     source: AnyPath
     log_sparsity: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.sae.metadata = self.metadata
 
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}

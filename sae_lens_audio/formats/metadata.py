@@ -1,41 +1,20 @@
-"""Metadata of an SAE: the hook point and model it belongs to, and its training data."""
+"""The metadata of an SAE in its files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, fields
 from types import MappingProxyType
 from typing import Any
 
 from hooked_whisper.errors import CheckpointError
+from sae_lens_audio.architectures.metadata import Metadata
 
 # SAELens' name -> ours
 _SAELENS_NAMES = MappingProxyType(
     {"hook_name": "hook_name", "hook_name_out": "hook_name_out", "model_name": "checkpoint"}
 )
 BLOCK = "sae_lens_audio"
-
-
-@dataclass(frozen=True)
-class Metadata:
-    """Unknown values are ``None``.
-
-    hook_name: hook point whose activations are encoded. hook_name_out: the one that a transcoder predicts.
-    checkpoint: name of the Whisper model. checkpoint_sha256: digest of its weights.
-    sample_rate: of the audio, in Hz. corpus, corpus_sha256: source of the activations.
-    padding: how padding positions were treated (``"dropped"``, ``"kept"``, ``"dropped, margin 2"``).
-    extra: other JSON values of the file, which are written back.
-    """
-
-    hook_name: str | None = None
-    hook_name_out: str | None = None
-    checkpoint: str | None = None
-    checkpoint_sha256: str | None = None
-    sample_rate: int | None = None
-    corpus: str | None = None
-    corpus_sha256: str | None = None
-    padding: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 _OURS = tuple(f.name for f in fields(Metadata) if f.name != "extra" and f.name not in _SAELENS_NAMES.values())

@@ -43,8 +43,10 @@ def save_sae(
     """Write an SAE to a folder, completely or not at all. The folder is created if needed.
 
     In SAELens' vocabulary, BatchTopK and Matryoshka become ``jumprelu`` with one threshold for all features, and a tied
-    SAE becomes ``standard``; :func:`~sae_lens_audio.formats.load.load_sae` returns what was saved. ``log_sparsity``:
-    log10 of each feature's firing frequency.
+    SAE becomes ``standard``; :func:`~sae_lens_audio.formats.load.load_sae` returns what was saved.
+
+    metadata: default: ``sae.metadata``.
+    log_sparsity: log10 of each feature's firing frequency.
 
     Raises:
         CheckpointError: weights that are not finite, or a BatchTopK without a threshold; nothing is written then.
@@ -53,7 +55,7 @@ def save_sae(
     inner, form = sae.inner, sae.inner.to_saelens()
     check_tensors(form.tensors, {name: tuple(tensor.shape) for name, tensor in form.tensors.items()}, "this SAE")
     digest = _digest(form.tensors)
-    shared, block = to_saelens(metadata or Metadata())
+    shared, block = to_saelens(metadata or sae.metadata)
     block |= {
         "version": _BLOCK_VERSION,
         "architecture": inner.architecture,
