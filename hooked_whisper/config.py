@@ -7,6 +7,17 @@ from typing import Any
 
 from whisper.model import ModelDimensions
 
+# fields of HookedTransformerConfig, and what to use
+_STACKS = ("encoder", "decoder")
+_PER_STACK = ("n_layers", "n_heads", "d_head", "d_mlp", "n_ctx")
+_ELSEWHERE = {
+    "device": "use model.device",
+    "dtype": "use model.dtype",
+    "act_fn": "every MLP of Whisper uses the exact GELU",
+    "normalization_type": "Whisper has layer norms with gain and bias; from_pretrained(fold_ln=True) folds them",
+    "default_prepend_bos": "model.to_tokens(text, prompt=...) writes or omits Whisper's prompt",
+}
+
 VOCABULARIES = (51864, 51865, 51866)  # English only, 99 languages, 100 languages
 
 
@@ -87,6 +98,29 @@ class WhisperConfig:
         for block, head in self.alignment_heads or ():
             if not (0 <= block < self.decoder.n_layers and 0 <= head < self.decoder.n_heads):
                 raise ValueError(f"alignment head ({block}, {head}) does not exist in {self.decoder}")
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _PER_STACK:
+            sizes = " or ".join(f"cfg.{part}.{name} ({getattr(vars(self).get(part), name)})" for part in _STACKS)
+            answer = f"Whisper has two stacks: use {sizes}"
+        else:
+            answer = _ELSEWHERE.get(name, "")
+        raise AttributeError(f"WhisperConfig has no {name}{': ' if answer else ''}{answer}", name=name, obj=self)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream of both stacks."""
+        return self.decoder.d_model
+
+    @property
+    def d_vocab(self) -> int:
+        """TransformerLens' name of ``decoder.n_vocab``."""
+        return self.decoder.n_vocab
+
+    @property
+    def model_name(self) -> str:
+        """TransformerLens' name of ``name``."""
+        return self.name
 
     @property
     def token_layout(self) -> int | None:

@@ -1,9 +1,10 @@
-"""Names of version 0.1 that still work and warn (module attributes, methods, keyword arguments), and an answer to the
-keywords of other libraries."""
+"""Names of version 0.1 that still work and warn (module attributes, methods, keyword arguments), and answers to the
+keywords and attributes of other libraries."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from importlib import import_module
 from operator import attrgetter
 from typing import Any, TypeVar
 
-from hooked_whisper.errors import ArgumentError
+from hooked_whisper.errors import ArgumentError, closest
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -81,6 +82,7 @@ def _accept(names: Mapping[str, tuple[str, Callable[[Any], Any]]], warn: bool) -
                 kwargs[new] = convert(kwargs.pop(old))
             return function(*args, **kwargs)
 
+        vars(wrapper)["_accepted_keywords"] = {*names, *vars(function).get("_accepted_keywords", ())}
         return wrapper  # type: ignore[return-value]
 
     return decorate
@@ -91,24 +93,54 @@ def _new_name(entry: str | tuple[str, Callable[[Any], Any]]) -> tuple[str, Calla
 
 
 def keywords_elsewhere(**answers: str) -> Callable[[Function], Function]:
-    """Answer keywords of TransformerLens or SAELens that a function does not take with what to use here.
+    """Answer keywords of TransformerLens or SAELens that a function does not take with what to use here, and every
+    other unknown keyword with the nearest name.
 
     answers: keyword -> what to use: ``@keywords_elsewhere(prepend_bos="model.to_tokens(text) writes the prompt")``.
 
     Raises:
-        ArgumentError: if one of these keywords is given.
+        ArgumentError: one of these keywords, or an unknown one, is given.
     """
 
     def decorate(function: Function) -> Function:
+        accepted = _keywords_of(function)
+
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            for keyword in answers.keys() & kwargs.keys():
-                raise ArgumentError(f"{function.__name__} does not take {keyword}=: {answers[keyword]}")
+            for keyword in kwargs:
+                if keyword in answers:
+                    raise ArgumentError(f"{function.__name__} does not take {keyword}=: {answers[keyword]}")
+                if accepted is not None and keyword not in accepted:
+                    raise ArgumentError(_unknown_keyword(function, keyword, {*accepted, *answers}))
             return function(*args, **kwargs)
 
         return wrapper  # type: ignore[return-value]
 
     return decorate
+
+
+def _keywords_of(function: Callable[..., Any]) -> frozenset[str] | None:
+    """Return the keywords that a function takes, including renamed ones and synonyms; ``None`` if it takes any."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return frozenset({*(parameter.name for parameter in parameters), *vars(function).get("_accepted_keywords", ())})
+
+
+def _unknown_keyword(function: Callable[..., Any], keyword: str, known: set[str]) -> str:
+    near = closest(keyword, known, 1)
+    return f"{function.__name__} has no argument {keyword}={f'; did you mean {near[0]}=?' if near else ''}"
+
+
+def attribute_elsewhere(owner: object, name: str, answers: Mapping[str, str]) -> AttributeError | None:
+    """Return the error for an attribute of TransformerLens that ``owner`` does not have, or ``None`` if it has no
+    answer.
+
+    answers: attribute -> what to use.
+    """
+    if name not in answers:
+        return None
+    return AttributeError(f"{type(owner).__name__} has no {name}: {answers[name]}", name=name, obj=owner)
 
 
 def changing_default(**defaults: tuple[Any, str]) -> Callable[[Function], Function]:

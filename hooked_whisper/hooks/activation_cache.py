@@ -17,38 +17,39 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hooked_whisper._support.indices import Selection, is_integer, read_indices, take
+from hooked_whisper._support.renamed import attribute_elsewhere
 from hooked_whisper._support.storage import new_file_mode
 from hooked_whisper.errors import ArgumentError, CheckpointError, HookedWhisperError, UnknownHookError, closest
-from hooked_whisper.hooks.decompose import ResidualDecomposition
+from hooked_whisper.hooks.cache_summary import CachedTensor, cache_title, summary_html, summary_text
+from hooked_whisper.hooks.decompose_parts import PartDecomposition
 from hooked_whisper.hooks.hook_names import resolve_alias, unknown_name
+from hooked_whisper.hooks.short_names import block_name, key_without_stack, stack_names
+from hooked_whisper.protocols import STACKS
 
 if TYPE_CHECKING:
     from hooked_whisper.model.whisper import WhisperCore
 
-# shorthand -> path inside a block
-_IN_BLOCK = {
-    **{
-        key: f"hook_{key}" for key in ("resid_pre", "resid_mid", "resid_mid_cross", "resid_post", "attn_out", "mlp_out")
-    },
-    **{key: f"hook_{key}" for key in ("cross_attn_out", "cross_attn_in", "mlp_in", "q_input", "k_input", "v_input")},
-    **{key: f"attn.hook_{key}" for key in ("q", "k", "v", "z", "attn_scores", "pattern", "result")},
-    **{f"cross_{key}": f"cross_attn.hook_{key}" for key in ("q", "k", "v", "z", "attn_scores", "pattern", "result")},
-    "scores": "attn.hook_attn_scores",
-    "cross_scores": "cross_attn.hook_attn_scores",
-    "mlp_pre": "mlp.hook_pre",
-    "mlp_post": "mlp.hook_post",
-    "pre": "mlp.hook_pre",
-    "post": "mlp.hook_post",
+# attributes of TransformerLens' ActivationCache
+_ATTRIBUTES_ELSEWHERE = {
+    "compute_head_results": "use cache.stack_head_results(stack), or cache the points '*.hook_result'",
+    "apply_slice_to_batch_dim": "use cache.slice(batch=...)",
+    "toggle_autodiff": "use torch.no_grad() or torch.set_grad_enabled",
+    "has_embed": "write 'decoder.hook_embed' in cache",
+    "has_pos_embed": "write 'decoder.hook_pos_embed' in cache",
 }
 
 
-class ActivationCache(ResidualDecomposition):
+class ActivationCache(PartDecomposition):
     """The activations that ``run_with_cache`` collected, in execution order.
 
     ``cache["encoder.blocks.3.attn.hook_pattern"]``, ``cache["encoder", "pattern", 3]``,
     ``cache["decoder", "cross_pattern", -1]``, ``cache["decoder", "scale", 0, "ln_cross"]`` and published names
-    (``cache["encoder.blocks.2.mlp.1"]``) all work.
+    (``cache["encoder.blocks.2.mlp.1"]``) all work. The decoder's cross-attention is also a stack:
+    ``cache["cross", "pattern", -1]``.
     """
+
+    has_batch_dim: bool = True
+    """Whether the tensors have a batch axis, see :meth:`remove_batch_dim`."""
 
     def __init__(self, tensors: Mapping[str, Tensor], model: WhisperCore | Any) -> None:
         self._tensors = dict(tensors)
@@ -75,7 +76,8 @@ class ActivationCache(ResidualDecomposition):
 
     def axes(self, name: str) -> tuple[str, ...]:
         """Return the axis names of a cached tensor."""
-        return self._axes[self.full_name(name).removesuffix("_grad")]
+        axes = self._axes[self.full_name(name).removesuffix("_grad")]
+        return axes if self.has_batch_dim else tuple(axis for axis in axes if axis != "batch")
 
     def full_name(self, key: str | tuple[Any, ...]) -> str:
         """Return the hook name that a key or shorthand stands for."""
@@ -84,29 +86,26 @@ class ActivationCache(ResidualDecomposition):
                 return key
             plain = key.removesuffix("_grad")
             return resolve_alias(plain, self._aliases) + key[len(plain) :]
-        if not isinstance(key, tuple) or len(key) < 2 or not isinstance(key[0], str) or key[0] not in self._layers:
+        has_stack = isinstance(key, tuple) and bool(key) and key[0] in STACKS
+        if not isinstance(key, tuple) or not key or not isinstance(key[0], str) or (has_stack and len(key) == 1):
             raise UnknownHookError(
                 f"a cache key is a hook name, or (stack, what, layer) such as ('encoder', 'pattern', 3), not {key!r}"
             )
+        if not has_stack:
+            raise UnknownHookError(key_without_stack(key))
         stack, kind, *indices = key
-        if not indices:
-            names = [f"{stack}.hook_{kind}", f"{stack}.{kind}"]
-            names += [f"unembed.hook_{kind}"] if stack == "decoder" else []
+        if not indices or indices[0] is None:
+            names = stack_names(kind, stack)
             for name in names:
                 if name in self._axes:
                     return name
             raise unknown_name(names[0], self._axes)
-        layer = self._layer(stack, indices[0])
-        if kind in ("scale", "normalized"):
-            if len(indices) < 2:
-                raise UnknownHookError(f"cache[{stack!r}, {kind!r}, {layer}, ...]: add which norm, such as 'ln1'")
-            return f"{stack}.blocks.{layer}.{indices[1]}.hook_{kind}"
-        return f"{stack}.blocks.{layer}.{_IN_BLOCK.get(kind, f'hook_{kind}')}"
+        return block_name(kind, stack, self._layer(stack, indices[0]), *indices[1:2])
 
     def _layer(self, stack: str, layer: Any) -> int:
-        n = self._layers[stack]
+        n = self._layers["decoder" if stack == "cross" else stack]
         if not is_integer(layer) or not -n <= int(layer) < n:
-            raise UnknownHookError(f"{stack} has blocks 0 to {n - 1}, not {layer}")
+            raise UnknownHookError(f"{stack} has blocks 0 to {n - 1}, not {layer!r}")
         return int(layer) % n
 
     def __getitem__(self, key: str | tuple[Any, ...]) -> Tensor:
@@ -139,16 +138,53 @@ class ActivationCache(ResidualDecomposition):
         return sum(storages.values())
 
     def __repr__(self) -> str:
-        plural = "" if len(self) == 1 else "s"
-        lines = [f"ActivationCache with {len(self)} activation{plural}, {self.nbytes / 2**20:.1f} MiB"]
-        width = max((len(n) for n in self._tensors), default=0)
-        for name, tensor in self._tensors.items():
-            axes = ", ".join(
-                f"{a} {s}" for a, s in zip(self._axes[name.removesuffix("_grad")], tensor.shape, strict=False)
-            )
-            size = tensor.numel() * tensor.element_size() / 2**20
-            lines.append(f"  {name:<{width}}  [{axes}]  {str(tensor.dtype).removeprefix('torch.')}  {size:.2f} MiB")
-        return "\n".join(lines)
+        entries = self._entries()
+        return summary_text(cache_title(entries, self.nbytes), entries)
+
+    def _repr_html_(self) -> str:
+        entries = self._entries()
+        return summary_html(cache_title(entries, self.nbytes), entries)
+
+    def _entries(self) -> list[CachedTensor]:
+        return [CachedTensor.of(name, tensor, self.axes(name)) for name, tensor in self.items()]
+
+    def __getattr__(self, name: str) -> Any:
+        error = attribute_elsewhere(self, name, _ATTRIBUTES_ELSEWHERE)
+        raise error or AttributeError(f"ActivationCache has no attribute {name!r}", name=name, obj=self)
+
+    @property
+    def cache_dict(self) -> dict[str, Tensor]:
+        """Hook name -> tensor, as a plain dictionary."""
+        return dict(self._tensors)
+
+    def remove_batch_dim(self) -> ActivationCache:
+        """Remove the batch axis of a cache of one clip, in place as in TransformerLens, and return the cache.
+
+        Does nothing if it is already removed. :meth:`with_batch_dim` is the inverse.
+
+        Raises:
+            ArgumentError: a tensor has more than one row.
+        """
+        if not self.has_batch_dim:
+            return self
+        for name, tensor in self.items():
+            if "batch" in self.axes(name) and tensor.shape[0] != 1:
+                raise ArgumentError(
+                    f"the batch axis can only be removed if it has length 1, but {name} has {tensor.shape[0]} rows: "
+                    "write cache.slice(batch=0).remove_batch_dim()"
+                )
+        self._tensors = {name: t[0] if "batch" in self.axes(name) else t for name, t in self.items()}
+        self.has_batch_dim = False
+        return self
+
+    def with_batch_dim(self) -> ActivationCache:
+        """Return the cache with its batch axis: itself, unless :meth:`remove_batch_dim` removed it."""
+        if self.has_batch_dim:
+            return self
+        other = self._with({})
+        other.has_batch_dim = True
+        other._tensors = {name: t[None] if "batch" in other.axes(name) else t for name, t in self.items()}
+        return other
 
     def _with(self, tensors: Mapping[str, Tensor]) -> ActivationCache:
         """Return the same cache with other tensors, even if the model no longer exists."""
@@ -162,13 +198,14 @@ class ActivationCache(ResidualDecomposition):
         Raises:
             ArgumentError: the arguments are not a device, dtype or tensor as ``Tensor.to`` takes them.
         """
+        target = ", ".join([*map(repr, args), *(f"{k}={v!r}" for k, v in kwargs.items())])
+        expected = "cache.to takes a device such as 'cpu', a dtype such as torch.float16, or both, not"
+        if any(isinstance(value, float | complex) for value in args):
+            raise ArgumentError(f"{expected} {target:.80}")  # Tensor.to converts numbers to tensors
         try:
             torch.empty(0).to(*args, **kwargs)
         except (RuntimeError, TypeError) as error:
-            raise ArgumentError(
-                f"cache.to takes a device such as 'cpu', a dtype such as torch.float16, or both, not "
-                f"{', '.join([*map(repr, args), *(f'{k}={v!r}' for k, v in kwargs.items())]):.80} ({error!s:.80})"
-            ) from error
+            raise ArgumentError(f"{expected} {target:.80} ({error!s:.80})") from error
         return self._with(
             {
                 n: t.to(*args, **kwargs)
@@ -207,6 +244,8 @@ class ActivationCache(ResidualDecomposition):
         path = Path(path)
         tensors = {n: t.detach().cpu().contiguous().clone() for n, t in self.items()}
         metadata = {"format": "hooked_whisper.ActivationCache", "names": json.dumps(list(tensors))}
+        if not self.has_batch_dim:
+            metadata["has_batch_dim"] = "false"
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
         os.close(handle)
         try:
@@ -243,8 +282,10 @@ class ActivationCache(ResidualDecomposition):
         for name in tensors:
             if name.removesuffix("_grad") not in known:
                 raise unknown_name(name, known)
-        _check_fits(tensors, model, path)
-        return cls(tensors, model)
+        cache = cls(tensors, model)
+        cache.has_batch_dim = metadata.get("has_batch_dim") != "false"
+        _check_fits(cache, model, path)
+        return cache
 
     def __copy__(self) -> ActivationCache:
         other = object.__new__(type(self))
@@ -261,13 +302,13 @@ def _hint(name: str, names: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def _check_fits(tensors: Mapping[str, Tensor], model: WhisperCore | Any, path: Path | str) -> None:
+def _check_fits(cache: ActivationCache, model: WhisperCore | Any, path: Path | str) -> None:
     """Refuse the activations of a model of another size."""
     known = model.hook_dict
-    for name, tensor in tensors.items():
-        point = known[name.removesuffix("_grad")]
-        sizes = {axis: size for axis, size in zip(point.axes, tensor.shape, strict=False) if axis in point.sizes}
-        if tensor.dim() != len(point.axes) or sizes != point.sizes:
+    for name, tensor in cache.items():
+        point, axes = known[name.removesuffix("_grad")], cache.axes(name)
+        sizes = {axis: size for axis, size in zip(axes, tensor.shape, strict=False) if axis in point.sizes}
+        if tensor.dim() != len(axes) or sizes != point.sizes:
             raise CheckpointError(
                 f"{path}: {name} is {list(tensor.shape)}, but this model's {point.described()} has {point.sizes}: give "
                 "the model that made the cache"

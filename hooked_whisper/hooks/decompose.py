@@ -1,23 +1,26 @@
-"""Decompose the residual stream of a cached pass: into parts, through the final norm, onto tokens.
+"""Decompose the residual stream of a cached pass: into parts, through a norm, onto tokens.
 
 Names and meaning follow TransformerLens' ``ActivationCache``, with two differences: every method takes the stack, and
-cross-attention is a separate component.
+cross-attention is a separate component. ``layer`` numbers the points between the blocks: ``0`` enters block 0,
+``n_layers`` leaves the last block. ``None`` and ``-1`` are the end, ``-2`` enters the last block, and so on.
 """
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, get_args, overload
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
 
 import torch
-from einops import einsum
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from hooked_whisper._support.indices import Selection, is_integer, read_indices, take
 from hooked_whisper._support.renamed import changing_default, keywords_elsewhere, renamed_arguments
 from hooked_whisper.errors import ArgumentError, HookedWhisperError, check_option
+from hooked_whisper.hooks.token_directions import TokenIds, directions_like, token_ids
 from hooked_whisper.protocols import RESIDUAL_STACKS, ResidualStack
 
 if TYPE_CHECKING:
@@ -25,26 +28,77 @@ if TYPE_CHECKING:
 
 Mode = Literal["all", "attn", "cross", "mlp"]
 Cut = Selection | None
+Method = TypeVar("Method", bound=Callable[..., Any])
 
-
-_RETURNS_LABELS = "return_labels=True gives (parts, labels), return_labels=False the parts alone"
+RETURNS_LABELS = "return_labels=True gives (parts, labels), return_labels=False the parts alone"
 
 # keywords of TransformerLens' ActivationCache
-_KEYWORDS_ELSEWHERE = {
-    "mlp_input": "use accumulated_resid(..., incl_mid=True): its entries <block>_mid(_cross) enter the MLPs",
-    "incl_embeds": 'mode="all" includes embedding and positions, the other modes do not',
-    "incl_remainder": "subtract the sum of the parts from cache[stack, 'resid_pre', layer]",
-    "has_batch_dim": "the batch axis always stays",
+KEYWORDS_ELSEWHERE = {
+    "has_batch_dim": "the cache knows whether it has a batch axis",
     "batch_slice": "use cache.slice(batch=...)",
     "residual_stack": "pass the components as the first argument",
+    "recompute_ln": "use analysis.logit_lens, which applies the norm with the statistics of each layer",
 }
+
+
+def stack_first(method: Method) -> Method:
+    """Answer a call without a stack, or with TransformerLens' first argument, with the stacks that exist."""
+
+    @functools.wraps(method)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        stack = kwargs.get("stack", args[0] if args else None)
+        if not isinstance(stack, str):
+            calls = " or ".join(f"cache.{method.__name__}({name!r}, ...)" for name in RESIDUAL_STACKS)
+            received = "none was given" if stack is None else f"not {stack!r:.80}"
+            raise ArgumentError(f"{method.__name__} needs a stack, {received}: Whisper has two, write {calls}")
+        check_option("stack", stack, RESIDUAL_STACKS)
+        return method(self, *args, **kwargs)
+
+    return wrapper  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A linear map of the residual stream: a norm with the scale of this pass, then a projection.
+
+    gain, scale: of the norm; ``None`` without one. basis: directions as columns; ``None`` for no projection.
+    """
+
+    gain: Float[Tensor, "d_model"] | None
+    scale: Float[Tensor, "*batch pos 1"] | None
+    basis: Float[Tensor, "d_model output"] | None = None
+
+    def before_scale(self, vectors: Float[Tensor, "... d_model"]) -> Float[Tensor, "... output"]:
+        """Apply the map without dividing by the scale: to vectors that have no positions."""
+        if self.gain is not None:
+            vectors = (vectors - vectors.mean(-1, keepdim=True)) * self.gain.to(vectors)
+        return vectors if self.basis is None else vectors @ self.basis.to(vectors)
+
+    def divided(self, components: Float[Tensor, "component *batch pos output"]) -> Tensor:
+        """Divide by the scale.
+
+        Raises:
+            HookedWhisperError: components and scale have different positions.
+        """
+        if self.scale is None:
+            return components
+        if components.shape[-2] != self.scale.shape[-2]:  # a scale of one position would silently broadcast
+            raise HookedWhisperError(
+                f"the components have {components.shape[-2]} positions and the norm's scale {self.scale.shape[-2]}: "
+                "give the same pos_slice here as where the components were made"
+            )
+        return components / self.scale
+
+    def __call__(self, components: Float[Tensor, "component *batch pos d_model"]) -> Tensor:
+        return self.divided(self.before_scale(components))
 
 
 class ResidualDecomposition(Mapping[str, Tensor]):
     """The part of :class:`~hooked_whisper.hooks.activation_cache.ActivationCache` that decomposes the residual stream.
 
     In every method ``stack`` is ``"encoder"`` or ``"decoder"``, and ``pos_slice`` selects positions (encoder) or tokens
-    (decoder); an integer keeps the axis with length one.
+    (decoder); an integer keeps the axis with length one. With ``return_labels=True`` methods return ``(components,
+    labels)``. After :meth:`remove_batch_dim`, results have no batch axis either.
     """
 
     @property
@@ -64,6 +118,7 @@ class ResidualDecomposition(Mapping[str, Tensor]):
         incl_mid: bool = ...,
         apply_ln: bool = ...,
         pos_slice: Cut = ...,
+        mlp_input: bool = ...,
         return_labels: Literal[False] = False,
     ) -> Tensor: ...
     @overload
@@ -75,10 +130,12 @@ class ResidualDecomposition(Mapping[str, Tensor]):
         incl_mid: bool = ...,
         apply_ln: bool = ...,
         pos_slice: Cut = ...,
+        mlp_input: bool = ...,
         return_labels: Literal[True],
     ) -> tuple[Tensor, list[str]]: ...
-    @keywords_elsewhere(**_KEYWORDS_ELSEWHERE)
+    @keywords_elsewhere(**KEYWORDS_ELSEWHERE)
     @renamed_arguments(pos="pos_slice")
+    @stack_first
     def accumulated_resid(
         self,
         stack: ResidualStack,
@@ -87,31 +144,30 @@ class ResidualDecomposition(Mapping[str, Tensor]):
         incl_mid: bool = False,
         apply_ln: bool = False,
         pos_slice: Cut = None,
+        mlp_input: bool = False,
         return_labels: bool = False,
     ) -> Tensor | tuple[Tensor, list[str]]:
         """Return the residual stream block by block: ``[component, batch, pos, d_model]``.
 
         Entries are the residuals entering blocks ``0 .. layer`` (default: all blocks, and the residual leaving the
-        last). ``incl_mid`` adds those between attention and MLP. ``apply_ln`` applies the stack's final norm to each,
-        with the scale of this pass.
+        last). ``incl_mid`` adds those between attention and MLP, ``mlp_input`` only those of block ``layer``.
+        ``apply_ln`` applies the norm that reads the stream at ``layer``, see :meth:`apply_ln_to_stack`.
         """
-        check_option("stack", stack, RESIDUAL_STACKS)
-        n = self._layers_of(stack)
-        stop = n if layer is None else self._checked_layer(stack, layer)
+        n, stop = self._n_blocks(stack), self._stop(stack, layer, mlp_input)
+        mids = ("mid", "mid_cross") if stack == "decoder" else ("mid",)
         names: list[str] = []
         for block in range(stop):
-            names.append(f"{block}_pre")
-            if incl_mid:
-                names += [f"{block}_mid"] + ([f"{block}_mid_cross"] if stack == "decoder" else [])
+            names += [f"{block}_pre", *(f"{block}_{mid}" for mid in mids if incl_mid)]
         names.append("final_post" if stop == n else f"{stop}_pre")
+        names += [f"{stop}_{mid}" for mid in mids if mlp_input]
         parts = []
         for name in names:
             prefix, _, where = name.partition("_")
             block = n - 1 if prefix == "final" else int(prefix)
-            parts.append(_cut(self[stack, f"resid_{where}", block], pos_slice))
+            parts.append(cut(self[stack, f"resid_{where}", block], pos_slice))
         out = torch.stack(parts)
         if apply_ln:
-            out = self.apply_ln_to_stack(out, stack, pos_slice=pos_slice)
+            out = self.apply_ln_to_stack(out, stack, layer=stop, mlp_input=mlp_input, pos_slice=pos_slice)
         return (out, names) if return_labels else out
 
     @overload
@@ -121,7 +177,10 @@ class ResidualDecomposition(Mapping[str, Tensor]):
         layer: int | None = ...,
         *,
         mode: Mode = ...,
+        apply_ln: bool = ...,
         pos_slice: Cut = ...,
+        mlp_input: bool = ...,
+        incl_embeds: bool | None = ...,
         return_labels: Literal[False],
     ) -> Tensor: ...
     @overload
@@ -131,19 +190,26 @@ class ResidualDecomposition(Mapping[str, Tensor]):
         layer: int | None = ...,
         *,
         mode: Mode = ...,
+        apply_ln: bool = ...,
         pos_slice: Cut = ...,
+        mlp_input: bool = ...,
+        incl_embeds: bool | None = ...,
         return_labels: Literal[True] | None = None,
     ) -> tuple[Tensor, list[str]]: ...
-    @keywords_elsewhere(**_KEYWORDS_ELSEWHERE)
+    @keywords_elsewhere(**KEYWORDS_ELSEWHERE)
     @renamed_arguments(pos="pos_slice")
-    @changing_default(return_labels=(True, _RETURNS_LABELS))
+    @changing_default(return_labels=(True, RETURNS_LABELS))
+    @stack_first
     def decompose_resid(
         self,
         stack: ResidualStack,
         layer: int | None = None,
         *,
         mode: Mode = "all",
+        apply_ln: bool = False,
         pos_slice: Cut = None,
+        mlp_input: bool = False,
+        incl_embeds: bool | None = None,
         return_labels: bool | None = None,
     ) -> Tensor | tuple[Tensor, list[str]]:
         """Return the parts that were added to the stream up to block ``layer`` (default: the end).
@@ -151,164 +217,134 @@ class ResidualDecomposition(Mapping[str, Tensor]):
         ``[component, batch, pos, d_model]``, and labels with ``return_labels=True``. With ``mode="all"`` the parts are
         the embedding, the positions, and attention, cross-attention and MLP of each block. Their sum is the residual
         entering ``layer``, or leaving the last block.
+
+        Args:
+            mode: only one kind of part.
+            apply_ln: apply the norm that reads the stream at ``layer``, see :meth:`apply_ln_to_stack`.
+            mlp_input: also the attention (and cross-attention) of block ``layer``: the sum enters its MLP.
+            incl_embeds: whether to include embedding and positions; by default only with ``mode="all"``.
         """
         check_option("mode", mode, get_args(Mode))
-        check_option("stack", stack, RESIDUAL_STACKS)
         if mode == "cross" and stack == "encoder":
             raise ArgumentError("the encoder has no cross-attention")
-        n = self._layers_of(stack)
-        stop = n if layer is None else self._checked_layer(stack, layer)
+        stop = self._stop(stack, layer, mlp_input)
         parts: list[Tensor] = []
         labels: list[str] = []
-        if mode == "all":
+        if mode == "all" if incl_embeds is None else incl_embeds:
             embed = self[f"{stack}.hook_embed"]
             pos_embed = self[f"{stack}.hook_pos_embed"].expand_as(embed)
-            parts += [_cut(embed, pos_slice), _cut(pos_embed, pos_slice)]
+            parts += [cut(embed, pos_slice), cut(pos_embed, pos_slice)]
             labels += ["embed", "pos_embed"]
-        kinds = [("attn", "attn_out"), ("cross", "cross_attn_out"), ("mlp", "mlp_out")]
-        for block in range(stop):
-            for kind, name in kinds:
-                if mode in ("all", kind) and not (kind == "cross" and stack == "encoder"):
-                    parts.append(_cut(self[stack, name, block], pos_slice))
+        kinds = {"attn": "attn_out", "cross": "cross_attn_out", "mlp": "mlp_out"}
+        if stack == "encoder":
+            del kinds["cross"]
+        for block in range(stop + mlp_input):
+            for kind, name in kinds.items():
+                if mode in ("all", kind) and not (kind == "mlp" and block == stop):
+                    parts.append(cut(self[stack, name, block], pos_slice))
                     labels.append(f"{block}_{name}")
         if not parts:
             raise ArgumentError(f"nothing was added before block {stop} in mode {mode!r}")
         components = torch.stack(parts)
+        if apply_ln:
+            components = self.apply_ln_to_stack(components, stack, layer=stop, mlp_input=mlp_input, pos_slice=pos_slice)
         return (components, labels) if return_labels else components
 
-    @overload
-    def stack_head_results(
-        self,
-        stack: ResidualStack,
-        layer: int | None = ...,
-        *,
-        cross: bool = ...,
-        pos_slice: Cut = ...,
-        return_labels: Literal[False],
-    ) -> Tensor: ...
-    @overload
-    def stack_head_results(
-        self,
-        stack: ResidualStack,
-        layer: int | None = ...,
-        *,
-        cross: bool = ...,
-        pos_slice: Cut = ...,
-        return_labels: Literal[True] | None = None,
-    ) -> tuple[Tensor, list[str]]: ...
-    @keywords_elsewhere(**_KEYWORDS_ELSEWHERE)
-    @renamed_arguments(pos="pos_slice")
-    @changing_default(return_labels=(True, _RETURNS_LABELS))
-    def stack_head_results(
-        self,
-        stack: ResidualStack,
-        layer: int | None = None,
-        *,
-        cross: bool = False,
-        pos_slice: Cut = None,
-        return_labels: bool | None = None,
-    ) -> Tensor | tuple[Tensor, list[str]]:
-        """Return the output of each head below block ``layer`` (``z W_O``, without the output bias).
-
-        ``[component, batch, pos, d_model]``, and labels such as ``D0.3`` with ``return_labels=True``. ``cross=True``
-        takes the decoder's cross-attention (labels ``X0.3``). Per block, the heads and ``b_O`` sum to ``attn_out``
-        (``cross_attn_out``).
-        """
-        check_option("stack", stack, RESIDUAL_STACKS)
-        n = self._layers_of(stack)
-        stop = n if layer is None else self._checked_layer(stack, layer)
-        if cross and stack == "encoder":
-            raise ArgumentError("the encoder has no cross-attention")
-        if stop == 0:
-            raise ArgumentError("no head comes before block 0")
-        weights: Any = self.model.decoder.cross if cross else getattr(self.model, stack)
-        w_out = weights.W_O.detach()
-        results = []
-        for block in range(stop):
-            z = _cut(
-                self[stack, "cross_z" if cross else "z", block].transpose(1, 2), pos_slice
-            )  # [batch, head, pos, d_head]
-            w = w_out[block].to(device=z.device, dtype=z.dtype)
-            results.append(einsum(z, w, "b h p e, h e d -> h b p d"))
-        components = torch.cat(results)
-        labels = list(self.model.head_labels("cross" if cross else stack))[: len(components)]
-        return (components, labels) if return_labels else components
-
-    @keywords_elsewhere(**_KEYWORDS_ELSEWHERE)
+    @keywords_elsewhere(**KEYWORDS_ELSEWHERE)
     @renamed_arguments(pos="pos_slice")
     def apply_ln_to_stack(
-        self, components: Float[Tensor, "component batch pos d_model"], stack: ResidualStack, *, pos_slice: Cut = None
-    ) -> Float[Tensor, "component batch pos d_model"]:
-        """Apply the stack's final norm to components: center, divide by the scale of this pass, times the gain.
+        self,
+        components: Float[Tensor, "component *batch pos d_model"],
+        stack: ResidualStack,
+        *,
+        layer: int | None = None,
+        mlp_input: bool = False,
+        pos_slice: Cut = None,
+    ) -> Float[Tensor, "component *batch pos d_model"]:
+        """Apply a norm to components: center, divide by the scale of this pass, times the gain.
 
-        It is linear: the normed components of :meth:`decompose_resid` and the norm's bias sum to the normed output.
+        The norm is the stack's final one, or with ``layer`` the one that reads the stream there: ``ln1`` of that block,
+        or ``ln2`` with ``mlp_input``. It is linear: the normed components of :meth:`decompose_resid` and the norm's
+        bias sum to the normed residual.
 
         Raises:
             HookedWhisperError: ``pos_slice`` differs from the one that the components were made with.
         """
         check_option("stack", stack, RESIDUAL_STACKS)
-        path = "ln_post" if stack == "encoder" else "ln_final"
-        norm = getattr(getattr(self.model, stack), path)
-        scale = _cut(self[f"{stack}.{path}.hook_scale"], pos_slice)
-        if components.shape[-2] != scale.shape[-2]:  # a scale of one position would silently broadcast
-            raise HookedWhisperError(
-                f"the components have {components.shape[-2]} positions and the norm's scale {scale.shape[-2]}: give "
-                "the same pos_slice here as where the components were made"
-            )
-        centered = components - components.mean(-1, keepdim=True)
-        return centered / scale * norm.weight.detach().to(device=centered.device, dtype=centered.dtype)
+        return self._reader(stack, self._stop(stack, layer, mlp_input), mlp_input, pos_slice)(components)
 
-    @keywords_elsewhere(**_KEYWORDS_ELSEWHERE)
+    @keywords_elsewhere(**KEYWORDS_ELSEWHERE)
     @renamed_arguments(pos="pos_slice")
     def logit_attrs(
         self,
-        components: Float[Tensor, "component batch pos d_model"],
-        tokens: int | Int[Tensor, "..."],
-        incorrect_tokens: int | Int[Tensor, "..."] | None = None,
+        components: Float[Tensor, "component *batch pos d_model"],
+        tokens: TokenIds,
+        incorrect_tokens: TokenIds | None = None,
         *,
         pos_slice: Cut = None,
         apply_ln: bool = True,
-    ) -> Float[Tensor, "component batch pos"]:
+    ) -> Float[Tensor, "component *batch pos"]:
         """Return the direct effect of decoder components on the logit of ``tokens`` (minus ``incorrect_tokens``).
 
-        ``tokens`` broadcasts to ``[batch, pos]``. The effects of all components of :meth:`decompose_resid` and the
-        constant ``ln_final.bias @ W_U[:, token] (+ b_U)`` sum to the logit.
+        Args:
+            components: as :meth:`decompose_resid` and the other methods return them, with the same ``pos_slice``.
+            tokens, incorrect_tokens: ids or texts of one token (``" very"``): one for all, or a list or tensor of
+                shape ``[batch, pos]``, ``[batch]`` or ``[pos]``.
+            apply_ln: apply the final norm. The effects of all components of :meth:`decompose_resid` and the constant
+                ``ln_final.bias @ W_U[:, token] (+ b_U)`` then sum to the logit.
+
+        Raises:
+            PromptError: a text is several tokens.
+            ArgumentError: the shape of the tokens does not fit that of the components, or an id does not exist.
         """
         if apply_ln:
             components = self.apply_ln_to_stack(components, "decoder", pos_slice=pos_slice)
-        n_vocab = self.model.cfg.decoder.n_vocab
-        correct, incorrect = _ids(tokens, n_vocab), _ids(incorrect_tokens, n_vocab)
+        shape = components.shape[1:-1]
+        correct = token_ids(self.model, tokens)
         w_u = self.model.W_U.detach().mT.to(device=components.device, dtype=components.dtype)  # [vocab, d_model]
-        direction = w_u[correct.to(components.device)]
+        direction = directions_like(w_u, correct, shape)
         if incorrect_tokens is not None:
-            direction = direction - w_u[incorrect.to(components.device)]
+            direction = direction - directions_like(w_u, token_ids(self.model, incorrect_tokens), shape)
         return (components * direction).sum(-1)
 
-    def _layers_of(self, stack: str) -> int:
-        check_option("stack", stack, RESIDUAL_STACKS)
+    def _reader(
+        self,
+        stack: ResidualStack,
+        stop: int,
+        mlp_input: bool,
+        pos_slice: Cut,
+        apply_ln: bool = True,
+        basis: Float[Tensor, "d_model output"] | None = None,
+    ) -> Reader:
+        """Return what reads the residual stream at ``stop``: its norm (if ``apply_ln``), then ``basis``."""
+        if not apply_ln:
+            return Reader(None, None, basis)
+        module: Any = getattr(self.model, stack)
+        if stop == self._n_blocks(stack):
+            path = "ln_post" if stack == "encoder" else "ln_final"
+        else:
+            path = f"blocks.{stop}.{'ln2' if mlp_input else 'ln1'}"
+        gain = module.get_submodule(path).weight.detach()
+        return Reader(gain, cut(self[f"{stack}.{path}.hook_scale"], pos_slice), basis)
+
+    def _n_blocks(self, stack: str) -> int:
         return len(getattr(self.model, stack).blocks)
 
-    def _checked_layer(self, stack: str, layer: int) -> int:
-        n = self._layers_of(stack)
-        if not is_integer(layer) or not -n <= int(layer) <= n:
-            raise ArgumentError(f"{stack} has blocks 0 to {n - 1} (or {n}: the end), not {layer}")
-        return int(layer) + n if layer < 0 else int(layer)
+    def _stop(self, stack: str, layer: int | None, mlp_input: bool = False) -> int:
+        """Return a point between blocks as a number from 0 to ``n_layers``."""
+        n = self._n_blocks(stack)
+        if layer is None:
+            stop = n
+        elif not is_integer(layer) or not -n - 1 <= int(layer) <= n:
+            raise ArgumentError(f"{stack} has blocks 0 to {n - 1} (or {n}, None or -1: the end), not {layer!r}")
+        else:
+            stop = int(layer) % (n + 1)
+        if mlp_input and stop == n:
+            raise ArgumentError(f"mlp_input needs a block: layer 0 to {n - 1} of the {stack}, not the end")
+        return stop
 
 
-def _ids(tokens: Any, n_vocab: int) -> Tensor:
-    """Return token ids as a checked tensor; an empty one for ``None``."""
-    try:
-        ids = torch.empty(0, dtype=torch.long) if tokens is None else torch.as_tensor(tokens)
-    except (TypeError, ValueError, RuntimeError):
-        raise ArgumentError(f"tokens are ids, whole numbers from 0 to {n_vocab - 1}, not {tokens!r:.80}") from None
-    whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
-    if not whole or (ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < n_vocab):
-        actual = f"{ids.dtype} {ids.tolist()!s:.80}"
-        raise ArgumentError(f"tokens are ids, whole numbers from 0 to {n_vocab - 1}, got {actual}")
-    return ids.long()
-
-
-def _cut(x: Tensor, pos_slice: Cut) -> Tensor:
+def cut(x: Tensor, pos_slice: Cut) -> Tensor:
     """Cut the second-to-last axis."""
     if pos_slice is None:
         return x

@@ -56,10 +56,11 @@ class HookHandle:
 class _Hook:
     """A user's function, called with or without the hook point, as its signature requires."""
 
-    __slots__ = ("fn", "takes_point")
+    __slots__ = ("fn", "permanent", "takes_point")
 
-    def __init__(self, fn: HookFn) -> None:
+    def __init__(self, fn: HookFn, permanent: bool = False) -> None:
         self.fn = fn
+        self.permanent = permanent
         self.takes_point = _takes_point(fn)
 
     def __call__(self, tensor: Tensor, point: HookPoint) -> Any:  # whatever the user returns
@@ -178,16 +179,19 @@ class HookPoint(nn.Module):
             raise HookedWhisperError(f"{self.name} is not inside a block, so it has no layer")
         return int(match.group(1))
 
-    def add_hook(self, fn: HookFn, dir: Direction = "fwd", prepend: bool = False) -> HookHandle:
+    def add_hook(
+        self, fn: HookFn, dir: Direction = "fwd", prepend: bool = False, is_permanent: bool = False
+    ) -> HookHandle:
         """Add ``fn(tensor)`` or ``fn(tensor, hook)``, which returns ``None`` or a tensor of equal shape, dtype, device.
 
         With ``dir="bwd"`` it gets the gradient instead of the activation. Hooks run in the order they were added.
+        ``is_permanent``: :meth:`remove_hooks` leaves the hook unless asked to remove permanent ones.
         """
         check_option("dir", dir, ("fwd", "bwd"))
         if not callable(fn):
             raise ArgumentError(f"a hook at {self.name} must be callable, got {type(fn).__name__}")
         entries = self._fwd if dir == "fwd" else self._bwd
-        handle = HookHandle(entries, _Hook(fn))
+        handle = HookHandle(entries, _Hook(fn, is_permanent))
         if prepend:
             entries.insert(0, entries.pop())
         return handle
@@ -196,13 +200,16 @@ class HookPoint(nn.Module):
         """Add a function that reads the tensor after all hooks. It must not edit the tensor in place."""
         return HookHandle(self._readers, fn)
 
-    def remove_hooks(self, dir: Literal["fwd", "bwd", "both"] = "both") -> None:
+    def add_perma_hook(self, fn: HookFn, dir: Direction = "fwd") -> HookHandle:
+        """Add a permanent hook, see :meth:`add_hook`."""
+        return self.add_hook(fn, dir, is_permanent=True)
+
+    def remove_hooks(self, dir: Literal["fwd", "bwd", "both"] = "both", including_permanent: bool = False) -> None:
         """Remove the hooks (not the readers) of one direction or both."""
         check_option("dir", dir, ("fwd", "bwd", "both"))
-        if dir in ("fwd", "both"):
-            self._fwd.clear()
-        if dir in ("bwd", "both"):
-            self._bwd.clear()
+        for direction, entries in (("fwd", self._fwd), ("bwd", self._bwd)):
+            if dir in (direction, "both"):
+                entries[:] = [hook for hook in entries if hook.permanent and not including_permanent]
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self._fwd or self._bwd or self._readers or self._replacement):

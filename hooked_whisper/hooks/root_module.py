@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from torch import nn
 
@@ -78,16 +78,34 @@ class HookedRootModule(nn.Module):
         """Return the points that ``names`` selects, in execution order."""
         return [self._hook_dict[name] for name in self.hook_names(names)]
 
-    def add_hook(self, names: Names, hook: HookFn, dir: Direction = "fwd", prepend: bool = False) -> list[HookHandle]:
+    def add_hook(
+        self,
+        names: Names,
+        hook: HookFn,
+        dir: Direction = "fwd",
+        prepend: bool = False,
+        is_permanent: bool = False,
+    ) -> list[HookHandle]:
         """Add a hook that stays until its handles are removed or :meth:`reset_hooks` is called."""
         check_option("dir", dir, ("fwd", "bwd"))
-        return [point.add_hook(hook, dir, prepend) for point in self.hook_points(names)]
+        return [point.add_hook(hook, dir, prepend, is_permanent) for point in self.hook_points(names)]
 
-    def reset_hooks(self) -> None:
+    def add_perma_hook(self, names: Names, hook: HookFn, dir: Direction = "fwd") -> list[HookHandle]:
+        """Add a hook that stays until its handles are removed or ``reset_hooks(including_permanent=True)``."""
+        return self.add_hook(names, hook, dir, is_permanent=True)
+
+    def reset_hooks(
+        self,
+        clear_contexts: bool = True,
+        direction: Literal["fwd", "bwd", "both"] = "both",
+        including_permanent: bool = False,
+    ) -> None:
         """Remove every hook (not the readers of a running ``run_with_cache``) and clear every ``hook.ctx``."""
+        check_option("direction", direction, ("fwd", "bwd", "both"))
         for point in self._hook_dict.values():
-            point.remove_hooks("both")
-            point.ctx.clear()
+            point.remove_hooks(direction, including_permanent)
+            if clear_contexts:
+                point.ctx.clear()
 
     def list_hooks(self, names: Names | None = None) -> dict[str, int]:
         """Return the number of hooks (forward and backward) of each point that has some."""

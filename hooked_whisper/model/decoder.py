@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from hooked_whisper._support.renamed import attribute_elsewhere
 from hooked_whisper.config import DecoderConfig
 from hooked_whisper.errors import ArgumentError
 from hooked_whisper.hooks import HookPoint, StackClock
 from hooked_whisper.model.attention import KVCache
 from hooked_whisper.model.block import Block
+from hooked_whisper.model.elsewhere import UNEMBED_ATTRIBUTES
 from hooked_whisper.model.inputs import check_encoder_out, check_tokens
 from hooked_whisper.model.kernels import linear
 from hooked_whisper.model.layers import LayerNorm
@@ -32,6 +36,12 @@ class Unembed(nn.Module):
         self.bias: nn.Parameter | None
         self.register_parameter("weight", None)  # [vocab, d_model] when untied
         self.register_parameter("bias", None)
+
+    def __getattr__(self, name: str) -> Any:
+        error = attribute_elsewhere(self, name, UNEMBED_ATTRIBUTES)
+        if error is not None:
+            raise error
+        return super().__getattr__(name)
 
     def forward(
         self, x: Float[Tensor, "batch token d_model"], tied: Float[Tensor, "vocab d_model"]

@@ -31,6 +31,25 @@ class FactoredMatrix:
         return (*self.A.shape[:-1], self.B.shape[-1])
 
     @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def ldim(self) -> int:
+        """Rows of ``A``."""
+        return self.A.shape[-2]
+
+    @property
+    def mdim(self) -> int:
+        """The inner dimension, also called :attr:`rank_bound`."""
+        return self.A.shape[-1]
+
+    @property
+    def rdim(self) -> int:
+        """Columns of ``B``."""
+        return self.B.shape[-1]
+
+    @property
     def rank_bound(self) -> int:
         """The inner dimension, an upper bound of the rank."""
         return self.A.shape[-1]

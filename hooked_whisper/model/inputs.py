@@ -26,7 +26,8 @@ def check_mel(mel: Any, cfg: EncoderConfig, positions: slice | None = None) -> N
     """Check a mel for the encoder; with ``positions`` it may be shorter than the window.
 
     Raises:
-        ArgumentError: ``mel`` is not a floating-point tensor ``[batch, mel, frame]`` of the model's size.
+        ArgumentError: ``mel`` is not a floating-point tensor ``[batch, mel, frame]`` of the model's size, or has NaN or
+            infinite entries.
     """
     frames = f"{cfg.n_frames} frames" if positions is None else "any even number of frames"
     if not isinstance(mel, Tensor):
@@ -45,6 +46,15 @@ def check_mel(mel: Any, cfg: EncoderConfig, positions: slice | None = None) -> N
     if not len(mel):
         raise ArgumentError(
             f"the encoder needs a mel [batch, {cfg.n_mels}, frame] of at least one clip, got {described(mel)}"
+        )
+    if mel.device.type == "meta" or transformed():  # values are not known, or reading them would break a graph
+        return
+    low, high = mel.detach().aminmax()
+    if not bool(low.isfinite() & high.isfinite()):  # NaN is passed on by both
+        row = next(k for k, clip in enumerate(mel) if not bool(clip.isfinite().all()))
+        raise ArgumentError(
+            f"the mel of row {row} has NaN or infinite entries: they would make every output NaN. Look for them in the "
+            "audio, or in what edited the mel"
         )
 
 

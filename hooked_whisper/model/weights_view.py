@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hooked_whisper.errors import ArgumentError
 from hooked_whisper.model.attention import Attention
 from hooked_whisper.model.block import Block
 from hooked_whisper.model.factored_matrix import FactoredMatrix
@@ -95,6 +96,25 @@ class BlockStack(nn.Module, AttentionWeights):
     @property
     def b_out(self) -> Float[Tensor, "layer d_model"]:
         return torch.stack([block.mlp.b_out for block in self.block_list()])
+
+    def accumulated_bias(
+        self, layer: int, *, mlp_input: bool = False, include_mlp_biases: bool = True
+    ) -> Float[Tensor, "d_model"]:
+        """Return the sum of the output biases of the blocks below ``layer``: self- and cross-attention, and MLPs.
+
+        mlp_input: also those of the attention in block ``layer``.
+        """
+        blocks = self.block_list()
+        if not 0 <= layer <= len(blocks) - mlp_input:
+            raise ArgumentError(f"layer must be 0 to {len(blocks) - mlp_input}, not {layer!r}")
+        biases = [blocks[0].attn.b_O.new_zeros(blocks[0].attn.b_O.shape)]
+        for number, block in enumerate(blocks[: layer + mlp_input]):
+            biases.append(block.attn.b_O)
+            if block.cross:
+                biases.append(block.cross_attn.b_O)
+            if include_mlp_biases and number < layer:
+                biases.append(block.mlp.b_out)
+        return torch.stack(biases).sum(0)
 
 
 class CrossWeights(AttentionWeights):

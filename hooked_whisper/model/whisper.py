@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,50 +15,29 @@ from hooked_whisper._support.heads import read_heads
 from hooked_whisper._support.indices import Selection
 from hooked_whisper._support.renamed import (
     argument_synonyms,
+    attribute_elsewhere,
     keywords_elsewhere,
     renamed_arguments,
-    renamed_method,
 )
 from hooked_whisper.config import WhisperConfig
 from hooked_whisper.errors import ArgumentError, check_option
-from hooked_whisper.hooks import ActivationCache, HookedRootModule, HookHandle, Hooks, Names, StackClock
-from hooked_whisper.hooks.attach_sae import attached_sae
+from hooked_whisper.hooks import ActivationCache, HookHandle, Hooks, Names, StackClock
 from hooked_whisper.hooks.caching import DEFAULT_MAX_BYTES, Storing, check_cache_size, collect_activations
 from hooked_whisper.hooks.hook_names import listed
 from hooked_whisper.hooks.root_module import refuse_backward_hooks
+from hooked_whisper.hooks.sae_runs import HookedSAEModule
 from hooked_whisper.model.attention import Attention, KVCache
+from hooked_whisper.model.composition import Composition, all_composition_scores
 from hooked_whisper.model.decoder import Decoder, Unembed
+from hooked_whisper.model.elsewhere import CACHE_KEYWORDS, FORWARD_KEYWORDS, MODEL_ATTRIBUTES
 from hooked_whisper.model.encoder import Encoder
-from hooked_whisper.model.inputs import check_encoder_out, check_mel, check_tokens
+from hooked_whisper.model.loss import Output, ReturnType, lm_cross_entropy_loss
 from hooked_whisper.model.masks import MaskEntry, check_mask, resolve_target
-from hooked_whisper.protocols import STACKS, AttachableSAE, Stack
-
-# keywords of HookedTransformer.run_with_cache and HookedSAETransformer.run_with_cache_with_saes
-_KEYWORDS_ELSEWHERE = {
-    "return_cache_object": "the cache is always an ActivationCache; dict(cache) is a plain dictionary",
-    "remove_batch_dim": "the batch axis stays: use cache.slice(batch=0), or index each tensor with [0]",
-    "stop_at_layer": "use stop_early=True, which stops after the last point of names_filter",
-    "clear_contexts": "hooks are removed when their context ends; reset_hooks() clears every hook.ctx",
-    "reset_hooks_end": "hooks are removed when their context ends; reset_hooks() removes the others",
-    "prepend_bos": "use model.to_tokens(text), which writes Whisper's prompt",
-    "padding_side": "tokens are not padded: rows of one batch have the same length",
-    "loss_per_token": "use analysis.token_log_probs, or loss_fn= with incl_bwd=True",
-    "past_kv_cache": "use model.generate, or model.decoder(tokens, encoder_out, kv_cache)",
-    "start_at_layer": "use model.encoder.from_resid or model.decoder.from_resid",
-    "input": "Whisper takes mel and tokens: use model.to_mel(audio) and model.to_tokens(text)",
-    "saes": "use `with model.attach_sae(sae, hook):` around run_with_cache",
-    "use_error_term": "use `with model.attach_sae(sae, hook, use_error_term=True):` around run_with_cache",
-}
+from hooked_whisper.model.passes import ForwardPass, backward_from
+from hooked_whisper.protocols import STACKS, Stack
 
 
-def _stops_early(return_type: str | None) -> bool:
-    """The value of ``stop_early`` for a ``return_type`` of version 0.1."""
-    if return_type is not None:
-        check_option("return_type", return_type, ("logits",))
-    return return_type is None
-
-
-class WhisperCore(HookedRootModule):
+class WhisperCore(HookedSAEModule):
     """Encoder and decoder with named hook points. :class:`HookedWhisper` adds weights, audio and text."""
 
     def __init__(self, cfg: WhisperConfig) -> None:
@@ -113,6 +92,15 @@ class WhisperCore(HookedRootModule):
     def num_languages(self) -> int:
         return (self.cfg.token_layout or self.dims.n_vocab) - 51765 - int(self.is_multilingual)
 
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            error = attribute_elsewhere(self, name, MODEL_ATTRIBUTES)
+            if error is None:
+                raise
+        raise error
+
     @property
     def unembed(self) -> Unembed:
         return self.decoder.unembed
@@ -155,10 +143,44 @@ class WhisperCore(HookedRootModule):
         """Return next-token logits. Encoder output with one row is shared by all rows of tokens."""
         return self.decoder(tokens, encoder_out)
 
+    @keywords_elsewhere(**FORWARD_KEYWORDS)
     def forward(
-        self, mel: Float[Tensor, "clip mel frame"], tokens: Int[Tensor, "batch token"]
-    ) -> Float[Tensor, "batch token vocab"]:
-        return self.decoder(tokens, self.encoder(mel))
+        self,
+        mel: Float[Tensor, "clip mel frame"] | None = None,
+        tokens: Int[Tensor, "batch token"] | None = None,
+        *,
+        encoder_out: Float[Tensor, "clip position d_model"] | None = None,
+        return_type: ReturnType | None = "logits",
+        loss_per_token: bool = False,
+    ) -> Tensor | Output | None:
+        """Run encoder and decoder, and return next-token logits ``[batch, token, vocab]``.
+
+        With ``mel`` alone only the encoder runs, and its output is returned. Pass ``encoder_out`` instead of ``mel`` to
+        run only the decoder.
+
+        Args:
+            return_type: ``"loss"`` for the cross-entropy of the next tokens (:meth:`loss_fn`), ``"both"`` for
+                ``(logits, loss)``, ``None`` for nothing, if only hooks matter.
+            loss_per_token: the loss of each token instead of their mean.
+
+        Raises:
+            ArgumentError: the inputs do not fit the model or each other.
+        """
+        forward_pass = ForwardPass(mel, tokens, encoder_out)
+        forward_pass.check_pairing("the model")
+        return forward_pass.run(self, return_type, loss_per_token)
+
+    def loss_fn(
+        self,
+        logits: Float[Tensor, "batch token vocab"],
+        tokens: Int[Tensor, "batch token"],
+        attention_mask: Int[Tensor, "batch token"] | Bool[Tensor, "batch token"] | None = None,
+        per_token: bool = False,
+        *,
+        first_token: int = 1,
+    ) -> Tensor:
+        """Return the next-token cross-entropy, see :func:`hooked_whisper.model.loss.lm_cross_entropy_loss`."""
+        return lm_cross_entropy_loss(logits, tokens, attention_mask, per_token, first_token=first_token)
 
     def install_kv_cache_hooks(self, cache: KVCache | None = None) -> tuple[KVCache, list[HookHandle]]:
         """Return an empty cache for incremental decoding. The name is openai-whisper's, whose decoder calls it."""
@@ -201,13 +223,8 @@ class WhisperCore(HookedRootModule):
         with self.hooks(fwd_hooks, attn_masks=attn_masks):
             return self(*args, **kwargs)
 
-    @keywords_elsewhere(**_KEYWORDS_ELSEWHERE)
-    @renamed_arguments(
-        positions="pos_slice",
-        tokens_slice="token_slice",
-        at="mel_positions",
-        return_type=("stop_early", _stops_early),
-    )
+    @keywords_elsewhere(**CACHE_KEYWORDS)
+    @renamed_arguments(positions="pos_slice", tokens_slice="token_slice", at="mel_positions")
     @argument_synonyms(names="names_filter")
     def run_with_cache(
         self,
@@ -220,6 +237,8 @@ class WhisperCore(HookedRootModule):
         attn_masks: Mapping[Any, Any] | None = None,
         incl_bwd: bool = False,
         loss_fn: Callable[[Tensor], Tensor] | None = None,
+        return_type: ReturnType | None = "logits",
+        loss_per_token: bool = False,
         stop_early: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -227,26 +246,31 @@ class WhisperCore(HookedRootModule):
         token_slice: Selection | None = None,
         mel_positions: slice | None = None,
         detach: bool = True,
+        remove_batch_dim: bool = False,
         max_bytes: int = DEFAULT_MAX_BYTES,
-    ) -> tuple[Tensor | None, ActivationCache]:
+    ) -> tuple[Any, ActivationCache]:
         """Run the model and return ``(output, cache)``.
 
         With ``mel`` alone only the encoder runs, and the output is the encoder's. With ``tokens`` the output is the
-        logits. Pass ``encoder_out`` instead of ``mel`` to run only the decoder.
+        logits, or as ``return_type`` says. Pass ``encoder_out`` instead of ``mel`` to run only the decoder.
 
         Args:
             names_filter: hook points to cache: a string, glob, regex, predicate, or a list of them. By default all
                 except the optional points and the encoder's scores and patterns. ``names`` is accepted too.
             fwd_hooks, attn_masks: as in :meth:`hooks`. The cache holds the activations after these hooks.
             incl_bwd, loss_fn: also run backward from ``loss_fn(output)``, a scalar, and cache gradients as
-                ``<name>_grad`` (of ``encoder.hook_mel`` only if ``mel`` requires a gradient).
-            stop_early: stop after the last requested point; the output returned is then ``None``.
+                ``<name>_grad`` (of ``encoder.hook_mel`` only if ``mel`` requires a gradient). ``loss_fn`` is not needed
+                with ``return_type="loss"`` or ``"both"``.
+            return_type, loss_per_token: as in :meth:`forward`.
+            stop_early: stop after the last requested point; the output returned is then ``None``. ``return_type=None``
+                does the same.
             device, dtype: of the cached tensors.
             pos_slice, token_slice: encoder positions and decoder tokens to cache, in any form of
                 :func:`hooked_whisper._support.indices.read_indices`. They cut the axes ``position``, ``token`` and
                 ``query``; ``key`` stays whole.
             mel_positions: the encoder positions that a mel shorter than the window occupies, see ``encoder.forward``.
             detach: ``False`` keeps the graph, so that gradients flow back from anything computed from the cache.
+            remove_batch_dim: cache one clip without its batch axis, see :meth:`ActivationCache.remove_batch_dim`.
             max_bytes: limit of the estimated size.
 
         Raises:
@@ -255,33 +279,24 @@ class WhisperCore(HookedRootModule):
             UnknownHookError: a name that does not exist, or a pattern without a match.
             CacheSizeError: the estimate exceeds ``max_bytes``.
         """
-        if (mel is None) == (encoder_out is None):
-            raise ArgumentError("run_with_cache needs either mel or encoder_out")
-        if tokens is None and encoder_out is not None:
-            raise ArgumentError("encoder_out is for the decoder: give tokens too")
-        if incl_bwd and (loss_fn is None or stop_early):
-            raise ArgumentError("incl_bwd needs loss_fn (output -> scalar) and stop_early=False")
-        if mel is not None:
-            check_mel(mel, self.cfg.encoder, mel_positions)
-        if tokens is not None:
-            check_tokens(tokens, self.cfg.decoder)
-        if encoder_out is not None:
-            check_encoder_out(encoder_out, self.cfg.decoder.d_model)
+        forward_pass = ForwardPass(mel, tokens, encoder_out, mel_positions)
+        forward_pass.check(self, "run_with_cache")
+        stop_early = stop_early or return_type is None
+        backward = backward_from(loss_fn, return_type, stop_early) if incl_bwd else None
         names = self._names_to_cache(names_filter, mel is not None, tokens is not None)
         storing = Storing({"position": pos_slice, "token": token_slice}, device, dtype, detach)
         points = [self._hook_dict[name] for name in names]
-        lengths = _pass_lengths(mel, encoder_out, tokens)
-        check_cache_size(points, lengths, storing, self.dtype, incl_bwd, max_bytes)
+        check_cache_size(points, forward_pass.lengths(), storing, self.dtype, incl_bwd, max_bytes)
 
-        def run() -> Tensor:
-            encoded: Tensor = encoder_out if mel is None else self.encoder(mel, mel_positions)  # type: ignore[assignment]
-            return encoded if tokens is None else self.decoder(tokens, encoded)
+        def run() -> Any:
+            return forward_pass.run(self, "logits" if return_type is None else return_type, loss_per_token)
 
         with self.hooks(fwd_hooks, attn_masks=attn_masks):
             output, activations = collect_activations(
-                self, names, run, storing, stop_early=stop_early, loss_fn=loss_fn if incl_bwd else None
+                self, names, run, storing, stop_early=stop_early, loss_fn=backward
             )
-        return output, ActivationCache(activations, self)
+        cache = ActivationCache(activations, self)
+        return output, cache.remove_batch_dim() if remove_batch_dim else cache
 
     def default_cache_names(self, stacks: Sequence[str] = ("encoder", "decoder", "unembed")) -> list[str]:
         """Return all points except the optional ones and the encoder's scores and patterns (the bulk of the memory)."""
@@ -306,51 +321,6 @@ class WhisperCore(HookedRootModule):
             requested.update(firing)
         return [name for name in self._hook_dict if name in requested]
 
-    # --- SAEs --------------------------------------------------------------------------------------------------------
-
-    splice = renamed_method("splice", "attach_sae")
-
-    @renamed_arguments(error_term="use_error_term")
-    @contextmanager
-    def attach_sae(
-        self,
-        sae: AttachableSAE,
-        hook: str,
-        *,
-        use_error_term: bool = False,
-        hook_out: str | None = None,
-        positions: Selection | Bool[Tensor, "row place"] | None = None,
-    ) -> Iterator[Self]:
-        """Replace an activation by an SAE's reconstruction of it, for a block of code. Yields the model.
-
-        Several SAEs may be attached at different points, and detached in any order. See
-        :mod:`hooked_whisper.hooks.attach_sae` for the points that an attached SAE adds.
-
-        Args:
-            sae: an object with ``encode`` and ``decode`` (or ``decode_like(features, activation)``). It takes the
-                vectors along the point's last axis, or the concatenated vectors of all heads if it is that wide. The
-                reconstruction is cast to the activation's dtype.
-            hook: one hook point, by name or alias.
-            use_error_term: add the reconstruction error, as a constant: the output is then the activation, bit for
-                bit, until a hook edits a point of the SAE. An edit of the latents adds
-                ``decode(edited) - decode(latents)``, one of the input ``decode(encode(edited)) - decode(encode(x))``.
-                Gradients pass through the SAE, not past it.
-            hook_out: for transcoders, the later point of the same stack whose activation is replaced.
-            positions: replace only here; elsewhere the activation is unchanged, and latents and error read 0. Absolute
-                encoder positions (decoder: tokens) in any form of
-                :func:`hooked_whisper._support.indices.read_indices`, or a boolean mask ``[row, place]`` as long as the
-                pass, with one row per clip or one for all clips.
-
-        Raises:
-            UnknownHookError: the point does not exist; the message names the closest.
-            PatchError: the point has no vectors of the SAE's width or an SAE already, a transcoder lacks ``hook_out``,
-                the SAE is a crosscoder, or ``positions`` is neither a selection nor a boolean mask.
-        """
-        with attached_sae(
-            self, self.cfg, sae, hook, use_error_term=use_error_term, hook_out=hook_out, positions=positions
-        ):
-            yield self
-
     # --- masks -------------------------------------------------------------------------------------------------------
 
     def add_attn_masks(self, attn_masks: Mapping[Any, Any]) -> list[HookHandle]:
@@ -364,29 +334,55 @@ class WhisperCore(HookedRootModule):
                 entries.append((modules[name], MaskEntry(mask, masked_heads)))
         return [HookHandle(attn.masks, entry) for attn, entry in entries]
 
-    def reset_hooks(self) -> None:
-        """Remove every hook and every mask."""
-        super().reset_hooks()
-        for attn in self.attention_modules().values():
-            attn.masks.clear()
+    def reset_hooks(
+        self,
+        clear_contexts: bool = True,
+        direction: Literal["fwd", "bwd", "both"] = "both",
+        including_permanent: bool = False,
+    ) -> None:
+        """Remove every hook and every mask, and clear every ``hook.ctx``.
+
+        Args:
+            clear_contexts: whether to clear ``hook.ctx``.
+            direction: of the hooks that are removed; ``"bwd"`` leaves the masks.
+            including_permanent: also remove the hooks of :meth:`add_perma_hook`.
+        """
+        super().reset_hooks(clear_contexts, direction, including_permanent)
+        if direction != "bwd":
+            for attn in self.attention_modules().values():
+                attn.masks.clear()
+
+    # --- heads -------------------------------------------------------------------------------------------------------
 
     def head_labels(self, stack: Stack = "encoder") -> Sequence[str]:
         """Return labels of all heads: ``E0.1`` (encoder), ``D0.1`` (decoder self-attention), ``X0.1`` (cross)."""
         check_option("stack", stack, STACKS)
         return [head.label for head in read_heads(None, self.cfg, stack)]
 
+    def all_head_labels(self) -> list[str]:
+        """Return the labels of all heads: those of the encoder, the decoder, and cross-attention."""
+        return [label for stack in STACKS for label in self.head_labels(stack)]
 
-def _pass_lengths(mel: Tensor | None, encoder_out: Tensor | None, tokens: Tensor | None) -> dict[str, int]:
-    """Return the axis lengths of a pass, to estimate the size of a cache."""
-    if mel is not None:
-        n_clips, n_positions = mel.shape[0], mel.shape[2] // 2
-    else:
-        assert encoder_out is not None
-        n_clips, n_positions = encoder_out.shape[:2]
-    return {
-        "clip": n_clips,
-        "batch": n_clips if tokens is None else tokens.shape[0],
-        "frame": 2 * n_positions,
-        "position": n_positions,
-        "token": 0 if tokens is None else tokens.shape[-1],
-    }
+    @keywords_elsewhere()
+    def all_composition_scores(
+        self, mode: Composition, writer: Stack | None = None, reader: Stack | None = None
+    ) -> Float[Tensor, "left_layer left_head right_layer right_head"]:
+        """Return the composition scores of all pairs of heads, 0 where the first does not come before the second.
+
+        Args:
+            mode: whether the later head reads the earlier one's output for its queries, keys or values.
+            writer: stack of the earlier heads.
+            reader: stack of the later heads; default: the same. Defined are encoder -> encoder and decoder -> decoder
+                (Q, K, V), decoder -> cross (Q), cross -> decoder (Q, K, V), cross -> cross (Q), and encoder -> cross
+                (K, V), where every block of the encoder comes first.
+
+        Raises:
+            ArgumentError: the reader does not read there what the writer writes.
+        """
+        check_option("mode", mode, get_args(Composition))
+        if writer is None:
+            raise ArgumentError(
+                f"Whisper has two stacks: write all_composition_scores({mode!r}, 'encoder'), ({mode!r}, 'decoder'), or "
+                "with two, such as ('Q', 'decoder', 'cross')"
+            )
+        return all_composition_scores(self, mode, writer, reader)

@@ -47,6 +47,12 @@ SHORTHANDS = {
     ("decoder", "embed"): "decoder.hook_embed",
     ("decoder", "out"): "unembed.hook_out",
     ("decoder", "in"): "unembed.hook_in",
+    ("decoder", "in", 1): "decoder.blocks.1.hook_resid_pre",
+    ("decoder", "scale"): "decoder.ln_final.hook_scale",
+    ("encoder", "attn", 1): "encoder.blocks.1.attn.hook_pattern",
+    ("cross", "pattern", -1): "decoder.blocks.2.cross_attn.hook_pattern",
+    ("cross", "z", 0): "decoder.blocks.0.cross_attn.hook_z",
+    ("cross", "scale", 0): "decoder.blocks.0.ln_cross.hook_scale",
 }
 
 
@@ -71,14 +77,15 @@ def test_cache_is_a_mapping(cache: ActivationCache, odd: Twins) -> None:
         ("encoder.blocks.1.attn.hook_patern", "did you mean encoder.blocks.1.attn.hook_pattern"),
         (("encoder", "pattern", 2), "encoder has blocks 0 to 1, not 2"),
         (("decoder", "pattern", -4), "decoder has blocks 0 to 2, not -4"),
-        (("decoder", "pattern", "all"), "not all"),
+        (("decoder", "pattern", "all"), "not 'all'"),
         (("encoder", "patern", 0), "no hook point is named 'encoder.blocks.0.hook_patern'"),
         (("encoder", "hook_resid_post", 0), "did you mean encoder.blocks.0.hook_resid_post"),
         (("encoder", "in"), "encoder.hook_in"),
         (("encoder", "cross_pattern", 0), "encoder.blocks.0.cross_attn.hook_pattern"),
-        (("cross", "pattern", 0), r"a cache key is a hook name, or \(stack, what, layer\)"),
+        (("pattern", 0), r"begins with a stack.* write \('encoder', 'pattern', 0\) or \('decoder', 'pattern', 0\)"),
+        (("encodr", "pattern", 0), r"did you mean \('encoder', 'pattern', 0\)"),
         (("encoder",), "a cache key is"),
-        (("encoder", "scale", 0), "add which norm, such as 'ln1'"),
+        (("encoder", "scale", 0), "add 'ln1'"),
     ],
     ids=str,
 )

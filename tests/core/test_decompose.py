@@ -32,14 +32,14 @@ def cache(odd: Twins) -> ActivationCache:
 def entering(cache: ActivationCache, stack: str, layer: int | None) -> torch.Tensor:
     """The residual that enters ``layer``, or leaves the last block."""
     n = STACKS[stack]
-    at_end = layer is None or layer == n
+    at_end = layer in (None, n, -1)
     return cache[stack, "resid_post", n - 1] if at_end else cache[stack, "resid_pre", layer]
 
 
 @pytest.mark.parametrize(("stack", "layer"), LAYERS)
 def test_parts_sum_to_the_residual(cache: ActivationCache, stack: str, layer: int | None) -> None:
     parts, labels = cache.decompose_resid(stack, layer, return_labels=True)
-    blocks = STACKS[stack] if layer is None else layer % (STACKS[stack] + 1) if layer >= 0 else STACKS[stack] + layer
+    blocks = STACKS[stack] if layer in (None, -1) else layer
     assert len(parts) == len(labels) == 2 + blocks * (2 if stack == "encoder" else 3)
     assert labels[:2] == ["embed", "pos_embed"]
     assert relative_l2(parts.sum(0), entering(cache, stack, layer)) < SUM

@@ -50,11 +50,8 @@ def test_the_keywords_of_version_0_1_give_the_same_cache(one_block: Twins, unche
         _, cache = core.run_with_cache(mel, tokens, **old)
     assert list(cache) == list(wanted) and all(torch.equal(cache[name], wanted[name]) for name in wanted)
     for return_type, output in ((None, None), ("logits", logits)):
-        with pytest.warns(RenamedWarning, match="stop_early"):
-            again, _ = core.run_with_cache(mel, tokens, return_type=return_type, names_filter="*.hook_resid_post")
+        again, _ = core.run_with_cache(mel, tokens, return_type=return_type, names_filter="*.hook_resid_post")
         assert again is output or torch.equal(again, output)
-    with pytest.warns(RenamedWarning), pytest.raises(ArgumentError, match="return_type must be"):
-        core.run_with_cache(mel, return_type="loss")
     assert list(core.run_with_cache(mel, names="encoder.hook_out")[1]) == ["encoder.hook_out"]
     with pytest.raises(ArgumentError, match="both"):
         core.run_with_cache(mel, names="encoder.hook_out", names_filter="encoder.hook_out")
@@ -63,11 +60,13 @@ def test_the_keywords_of_version_0_1_give_the_same_cache(one_block: Twins, unche
 @pytest.mark.parametrize(
     ("keyword", "answer"),
     [
-        ("remove_batch_dim", "batch=0"),
+        ("clear_contexts", "reset_hooks"),
         ("stop_at_layer", "stop_early"),
         ("return_cache_object", "ActivationCache"),
         ("prepend_bos", "to_tokens"),
-        ("use_error_term", "attach_sae"),
+        ("saes", "run_with_cache_with_saes"),
+        ("use_error_term", "run_with_cache_with_saes"),
+        ("remove_batch", "did you mean remove_batch_dim="),
     ],
 )
 def test_keywords_of_other_libraries_are_answered(one_block: Twins, unchecked: None, keyword: str, answer: str):
