@@ -118,12 +118,12 @@ print(
 
 # %%
 report = head_report(model, mel, alignments=[clip.alignment()])
-figure = report.draw("encoder", "distance")
+figure = report.plot("encoder", "distance")
 figure.set_size_inches(4.5, 2.6)
 display(figure)
 
 timing = align(model, mel, clip.text, duration=seconds)
-figure = timing.draw()
+figure = timing.plot()
 figure.set_size_inches(7, 3)
 for word in words:
     figure.axes[0].axvline(word.end, color="white", linestyle="--", linewidth=0.8)

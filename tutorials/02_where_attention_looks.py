@@ -74,7 +74,7 @@ for name, relevance_map in maps.items():
         f"{name:15} relevance within 0.5 s is {np.mean(ratios):.1f} times that of an even spread {np.round(ratios, 1)}"
     )
 
-figure = maps["trained"].draw(clip=1, until=2 * seconds[1])
+figure = maps["trained"].plot(clip=1, until=2 * seconds[1])
 figure.set_size_inches(5, 4)
 figure
 
@@ -136,9 +136,9 @@ plt.show()
 report = head_report(model, mels, alignments=[clip.alignment() for clip in sentences])
 distance = report.mean("encoder", "distance")
 ranked = report.ranked("encoder", "distance")
-for block, head in ranked[:3] + ranked[-3:]:
+for block, head in ranked[:3].pairs + ranked[-3:].pairs:
     print(f"block {block} head {head} attends {distance[block, head]:.0f} positions away on average")
-figure = report.draw("encoder", "distance")
+figure = report.plot("encoder", "distance")
 figure.set_size_inches(4.5, 3)
 figure
 

@@ -94,7 +94,7 @@ display(Audio(sounds[shown], rate=16000))
 # %%
 tokens = model.to_tokens(f" {clips[shown].text}")
 lens = logit_lens(model, tokens[:, :-1], encoded[shown], targets=tokens[:, 1:])
-figure = lens.draw()
+figure = lens.plot()
 figure.set_dpi(80)
 display(figure)
 
@@ -211,7 +211,7 @@ for k, layer in enumerate(writing[0].layers):
 # %%
 timing = align(model, encoded[shown], clips[shown].text, duration=alignments[shown].duration)
 truth = alignments[shown].words
-figure = timing.draw()
+figure = timing.plot()
 figure.set_size_inches(7, 3)
 figure.set_dpi(80)
 for word in truth:
@@ -314,8 +314,8 @@ plt.show()
 # %%
 batch = torch.cat([encoded[i] for i in choosing])
 head_scores = score_alignment_heads(model, batch, alignments[:half])
-best_heads = choose_heads(model, batch, alignments[:half], scores=head_scores)
-figure = head_scores.draw()
+best_heads = choose_heads(model, batch, alignments[:half], scores=head_scores).pairs
+figure = head_scores.plot()
 figure.set_dpi(80)
 display(figure)
 

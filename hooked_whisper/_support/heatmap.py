@@ -1,20 +1,21 @@
-"""Heat maps of arrays with labeled axes, drawn without pyplot on a transparent background."""
+"""Heat maps with labeled axes and bar charts, drawn without pyplot."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
 
+from hooked_whisper._support.plotly_figures import Backend, check_backend, plotly_bars, plotly_heat_map
 from hooked_whisper.errors import check_option
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 Scale = Literal["sequential", "diverging"]
-_MOST_TICKS = 24
+_ROW_INCHES, _COLUMN_INCHES = 0.16, 0.17  # of a tick label at 8 points
+_LONGEST_LABEL = 16  # characters
+_TITLE_CHARACTERS = 9.5  # per inch, at 12 points in bold
 
 
 def heat_map(
@@ -30,46 +31,67 @@ def heat_map(
     scale: Scale = "sequential",
     clip: float | int = 100.0,
     texts: Sequence[Sequence[str]] | None = None,
-) -> Figure:
+    facecolor: str = "none",
+    backend: Backend = "matplotlib",
+) -> Any:
     """Draw a heat map with row 0 at the top.
 
     Args:
         rows, columns: names of the entries; or give coordinates as ``extent`` (left, right, bottom, top).
         scale: ``"diverging"`` is centered on 0.
-        clip: percentile of the absolute values where the colors end, so that a few large entries do not hide the
-            others; the color bar says so.
+        clip: percentile where the colors end, so that a few large or small entries do not hide the others: of the
+            absolute values for ``"diverging"``, else of the values, at both ends. The color bar says so if it clips.
         texts: text of each cell.
+        facecolor: background; ``"none"`` for pages that set their own colors.
+        backend: ``"matplotlib"`` or ``"plotly"``.
+
+    Returns:
+        A matplotlib or plotly figure.
     """
     check_option("scale", scale, get_args(Scale))
+    check_backend(backend)
+    low, high, clipped = _limits(values, scale, float(clip))
+    color_map = "PuOr" if scale == "diverging" else "viridis"
+    if clipped:
+        unit = f"{unit}\n(colors clipped at {clipped})"
+    if backend == "plotly":
+        return plotly_heat_map(
+            values,
+            title=title,
+            x=x,
+            y=y,
+            unit=unit,
+            colors=color_map,
+            limits=(low, high),
+            rows=rows,
+            columns=columns,
+            extent=extent,
+            texts=texts,
+        )
     from matplotlib.figure import Figure
 
-    known = values[np.isfinite(values)]
-    if scale == "diverging":
-        top = float(np.percentile(np.abs(known), clip)) if known.size else 1.0
-        low, high, color_map = -(top or 1.0), top or 1.0, "PuOr"
-    else:
-        low = float(known.min()) if known.size else 0.0
-        high = float(np.percentile(known, clip)) if known.size else 1.0
-        high, color_map = (high if high > low else low + 1.0), "viridis"
     cell = 0.45 if texts is None else 0.8  # inches
     wide = min(14.0, max(4.9, cell * values.shape[1] + 1.5)) if columns is not None else 4.9
-    high_in = min(12.0, max(3.6, 0.28 * values.shape[0])) if rows is not None else 4.2
-    figure = Figure(figsize=(wide, high_in), layout="constrained", facecolor="none")
+    x_room = 0.065 * max((len(_short(name)) for name in columns), default=0) if columns is not None else 0.0  # inches
+    high_in = min(12.0, max(3.6, 0.28 * values.shape[0] + 1.0 + x_room)) if rows is not None else 4.2
+    figure = Figure(figsize=(wide, high_in), layout="constrained", facecolor=facecolor)
     axes = figure.add_subplot()
-    axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    _set_title(axes, title, wide)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     image = axes.imshow(
         values, aspect="auto", cmap=color_map, vmin=low, vmax=high, extent=extent, interpolation="nearest"
     )
-    clipped = f"\n(colors end at percentile {clip:g})" if clip < 100 else ""
-    figure.colorbar(image, ax=axes, label=unit + clipped)
+    bar = figure.colorbar(image, ax=axes, extend=_extend(values, low, high) if clipped else "neither")
+    bar.set_label(unit, fontsize=8)
     if rows is not None:
-        ticks = _ticks(len(rows))
-        axes.set_yticks(ticks, [rows[i] for i in ticks], fontsize=8)
+        ticks = _ticks(len(rows), (high_in - 1.2) / _ROW_INCHES)
+        axes.set_yticks(ticks, [_short(rows[i]) for i in ticks], fontsize=8)
     if columns is not None:
-        ticks = _ticks(len(columns))
-        axes.set_xticks(ticks, [columns[i] for i in ticks], rotation=60, ha="right", fontsize=8)
+        ticks = _ticks(len(columns), (wide - 2.2) / _COLUMN_INCHES)
+        upright = max(len(_short(columns[i])) for i in ticks) <= 3
+        style = {} if upright else {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(ticks, [_short(columns[i]) for i in ticks], fontsize=8, **style)
     for r, row in enumerate(texts or ()):
         for c, text in enumerate(row):
             if scale == "sequential":
@@ -81,6 +103,103 @@ def heat_map(
     return figure
 
 
-def _ticks(n: int) -> list[int]:
-    """Return at most :data:`_MOST_TICKS` indices, evenly spaced."""
-    return list(range(0, n, max(1, -(-n // _MOST_TICKS))))
+def bar_chart(
+    labels: Sequence[str],
+    values: Float[np.ndarray, "bar"],
+    *,
+    title: str,
+    unit: str,
+    facecolor: str = "none",
+    backend: Backend = "matplotlib",
+) -> Any:
+    """Draw horizontal bars, the first on top. Returns a matplotlib or plotly figure."""
+    if check_backend(backend) == "plotly":
+        return plotly_bars(labels, values, title=title, unit=unit)
+    from matplotlib.figure import Figure
+
+    wide = 5.5
+    figure = Figure(figsize=(wide, max(1.8, 0.2 * len(labels) + 1.1)), layout="constrained", facecolor=facecolor)
+    axes = figure.add_subplot()
+    _set_title(axes, title, wide)
+    if len(values) and np.nanmin(values) > 0.5 * np.nanmax(values):  # bars from 0 would all look alike
+        axes.plot(values, range(len(labels)), "o", color="tab:blue")
+        axes.grid(axis="y", alpha=0.3)
+    else:
+        axes.barh(range(len(labels)), values, color="tab:blue")
+        axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(labels)), [_short(label, 30) for label in labels], fontsize=8)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set_xlabel(unit)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.set_label(title)
+    return figure
+
+
+def line_chart(
+    lines: dict[str, tuple[Sequence[float | int] | np.ndarray, Sequence[float | int] | np.ndarray]],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    facecolor: str = "none",
+    backend: Backend = "matplotlib",
+) -> Any:
+    """Draw named lines, each a pair of x and y values. Returns a matplotlib or plotly figure."""
+    if check_backend(backend) == "plotly":
+        from plotly import graph_objects
+
+        figure = graph_objects.Figure(
+            [graph_objects.Scatter(x=xs, y=ys, name=name) for name, (xs, ys) in lines.items()]
+        )
+        figure.update_layout(title=title, xaxis_title=x, yaxis_title=y)
+        return figure
+    from matplotlib.figure import Figure
+
+    wide = 5.5
+    figure = Figure(figsize=(wide, 3.4), layout="constrained", facecolor=facecolor)
+    axes = figure.add_subplot()
+    _set_title(axes, title, wide)
+    for name, (xs, ys) in lines.items():
+        axes.plot(xs, ys, label=name, marker="." if len(xs) < 60 else None)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    if len(lines) > 1:
+        axes.legend(fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.set_label(title)
+    return figure
+
+
+def _limits(values: np.ndarray, scale: Scale, clip: float) -> tuple[float, float, str]:
+    """Return where the colors start and end, and the percentiles if these cut any value off."""
+    known = values[np.isfinite(values)]
+    if scale == "diverging":
+        top = float(np.percentile(np.abs(known), clip)) if known.size else 1.0
+        top = top or (float(np.abs(known).max()) if known.size else 1.0) or 1.0
+        return -top, top, f"percentile {clip:g} of the size" if known.size and np.abs(known).max() > top else ""
+    low = float(np.percentile(known, 100 - clip)) if known.size else 0.0
+    high = float(np.percentile(known, clip)) if known.size else 1.0
+    if not high > low:
+        low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
+        return low, (high if high > low else low + 1.0), ""
+    return low, high, f"percentiles {100 - clip:g} and {clip:g}" if clip < 100 else ""
+
+
+def _extend(values: np.ndarray, low: float, high: float) -> str:
+    known = values[np.isfinite(values)]
+    below, above = bool((known < low).any()), bool((known > high).any())
+    return {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
+
+
+def _set_title(axes: Any, title: str, wide: float) -> None:
+    lines = textwrap.wrap(title, max(20, int(_TITLE_CHARACTERS * (wide - 0.9))))
+    axes.set_title("\n".join(lines), loc="left", fontsize=12, fontweight="bold")
+
+
+def _short(label: str, most: int = _LONGEST_LABEL) -> str:
+    return label if len(label) <= most else label[: most - 1] + "…"
+
+
+def _ticks(n: int, room: float) -> list[int]:
+    """Return indices of evenly spaced ticks, as many as there is room for."""
+    return list(range(0, n, max(1, -(-n // max(1, int(room))))))

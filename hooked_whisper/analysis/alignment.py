@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -24,14 +24,14 @@ from torch import Tensor
 
 from hooked_whisper._support.heads import read_heads
 from hooked_whisper._support.heatmap import heat_map
+from hooked_whisper._support.plotly_figures import Backend
+from hooked_whisper._support.renamed import renamed_method
+from hooked_whisper._support.showing import Showing, Summary, Tabular, counted, joined, visible
 from hooked_whisper.decoding import threads_kept
 from hooked_whisper.errors import AlignmentError, check_option
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
-from hooked_whisper.protocols import HeadLike, Interval
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from hooked_whisper.protocols import HeadLike, HeadRef, Interval
 
 Method = Literal["whisper", "norms"]
 Unit = Literal["token", "character"]
@@ -41,8 +41,8 @@ TOP_HEADS = 10  # of the method "norms"
 _NAMES = "decoder.blocks.{}.cross_attn.hook_attn_scores"
 
 
-@dataclass(frozen=True, eq=False)
-class WordAlignment:
+@dataclass(frozen=True, eq=False, repr=False)
+class WordAlignment(Tabular):
     """Words with their times, and the attention map they were read from.
 
     words: times in seconds; a word begins where the previous one ends, the first at 0.
@@ -59,8 +59,19 @@ class WordAlignment:
     matrix: Float[np.ndarray, "row position"]
     seconds_per_position: float
 
-    def draw(self, title: str = "") -> Figure:
-        """Draw the averaged map: text down, seconds across."""
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return one dict per word: word, start and end in seconds."""
+        return [{"word": word.label, "start": word.start, "end": word.end} for word in self.words]
+
+    def summary(self) -> Summary:
+        heads = joined(HeadRef("cross", *head).label for head in self.heads)
+        title = f"WordAlignment: {counted(len(self.words), 'word')}, method {self.method!r} by {self.unit}"
+        notes = (f"cross-attention of {counted(len(self.heads), 'head')}: {heads}",)
+        rows = tuple((word.label, round(word.start, 2), round(word.end, 2)) for word in self.words)
+        return Summary(title, notes, ("word", "start (s)", "end (s)"), rows)
+
+    def plot(self, title: str = "", *, backend: Backend = "matplotlib") -> Any:
+        """Draw the averaged map: text down, seconds across. ``backend="plotly"`` returns a plotly figure."""
         rows, positions = self.matrix.shape
         return heat_map(
             self.matrix,
@@ -68,17 +79,17 @@ class WordAlignment:
             x="time (s)",
             y="before token",
             unit="mean normalized attention",
-            rows=self.labels,
+            rows=[visible(label) for label in self.labels],
             extent=(0.0, positions * self.seconds_per_position, rows - 0.5, -0.5),
+            facecolor="white",
+            backend=backend,
         )
 
-    def __repr__(self) -> str:
-        words = ", ".join(f"{w.label} {w.start:.2f}-{w.end:.2f}" for w in self.words)
-        return f"WordAlignment({self.method}, {len(self.heads)} heads: {words})"
+    draw = renamed_method("draw", "plot")
 
 
-@dataclass(frozen=True)
-class Script:
+@dataclass(frozen=True, repr=False)
+class Script(Showing):
     """Teacher-forced input of the decoder.
 
     tokens: prompt, text, end-of-text. word_ends: number of text tokens up to the end of each word.

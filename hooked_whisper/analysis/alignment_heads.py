@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper._support.heatmap import heat_map
+from hooked_whisper._support.plotly_figures import Backend
+from hooked_whisper._support.renamed import renamed_method
+from hooked_whisper._support.showing import Showing, Summary, Tabular, counted
 from hooked_whisper.analysis.alignment import (
-    BlockHead,
     Method,
     Script,
     Unit,
@@ -22,18 +24,16 @@ from hooked_whisper.analysis.alignment import (
     word_times,
 )
 from hooked_whisper.analysis.boundaries import TOLERANCES_S, boundary_counts, f1_of, r_value_of
+from hooked_whisper.analysis.ranked_heads import RankedHeads
 from hooked_whisper.errors import AlignmentError, check_option
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment, HeadLike, HeadRef, Interval
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 CANDIDATES, MOST_HEADS = 12, 6
 
 
-@dataclass(frozen=True, eq=False)
-class HeadScores:
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadScores(Tabular):
     """Boundary counts (hits, predicted, true) of every single head, per clip and tolerance (s)."""
 
     counts: Int[np.ndarray, "clip block head tolerance three"]
@@ -51,11 +51,17 @@ class HeadScores:
         """R-value over all clips, see :func:`r_value_of`."""
         return r_value_of(*np.moveaxis(self.counts.sum(0), -1, 0))
 
-    def best(self, n: int, tolerance_s: float | int = 0.1) -> tuple[BlockHead, ...]:
-        """Return the ``n`` heads with the largest F1, ``(block, head)``, best first; ties go to the earlier block."""
+    def best(self, n: int, tolerance_s: float | int = 0.1) -> RankedHeads:
+        """Return the ``n`` heads with the largest F1, best first; ties go to the earlier block."""
         f1 = self.f1[..., self._tolerance_index(tolerance_s)]
         order = np.argsort(-f1, axis=None, kind="stable")[:n]
-        return tuple((int(i) // f1.shape[1], int(i) % f1.shape[1]) for i in order)
+        pairs = [(int(i) // f1.shape[1], int(i) % f1.shape[1]) for i in order]
+        return RankedHeads(
+            tuple(HeadRef("cross", block, head) for block, head in pairs),
+            tuple(float(f1[pair]) for pair in pairs),
+            f"word boundaries within {1000 * tolerance_s:g} ms",
+            "boundary F1",
+        )
 
     def to_rows(self) -> list[dict[str, Any]]:
         """Return one dict per head and tolerance."""
@@ -73,8 +79,8 @@ class HeadScores:
             for k, t in enumerate(self.tolerances_s)
         ]
 
-    def draw(self, tolerance_s: float | int = 0.1) -> Figure:
-        """Draw the F1 of every head."""
+    def plot(self, tolerance_s: float | int = 0.1, *, backend: Backend = "matplotlib") -> Any:
+        """Draw the F1 of every head. ``backend="plotly"`` returns a plotly figure."""
         f1 = self.f1[..., self._tolerance_index(tolerance_s)]
         return heat_map(
             f1,
@@ -85,12 +91,21 @@ class HeadScores:
             rows=[str(b) for b in range(f1.shape[0])],
             columns=[str(h) for h in range(f1.shape[1])],
             texts=[[f"{v:.2f}" for v in row] for row in f1] if f1.size <= 400 else None,
+            facecolor="white",
+            backend=backend,
         )
 
-    def __repr__(self) -> str:
-        widest = self.tolerances_s[-1]
-        best = ", ".join(f"{HeadRef('cross', b, h).label} {self.f1[b, h, -1]:.2f}" for b, h in self.best(3, widest))
-        return f"HeadScores({len(self.counts)} clips, F1 at {1000 * widest:g} ms: {best}, ...)"
+    draw = renamed_method("draw", "plot")
+
+    def summary(self) -> Summary:
+        n_clips, n_blocks, n_heads = self.counts.shape[:3]
+        title = f"HeadScores: {counted(n_clips, 'clip')}, {n_blocks} x {n_heads} cross-attention heads"
+        notes = (f"method {self.method!r} by {self.unit}; boundary F1 within each tolerance, best heads first",)
+        columns = ("head", *(f"{1000 * t:g} ms" for t in self.tolerances_s))
+        f1 = self.f1
+        best = self.best(8, self.tolerances_s[-1])
+        rows = tuple((head.label, *(float(v) for v in f1[head.block, head.head])) for head in best)
+        return Summary(title, notes, columns, rows, n_blocks * n_heads)
 
     def _tolerance_index(self, tolerance_s: float | int) -> int:
         for k, t in enumerate(self.tolerances_s):
@@ -101,8 +116,8 @@ class HeadScores:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class ClipMaps:
+@dataclass(frozen=True, eq=False, repr=False)
+class ClipMaps(Showing):
     """One clip's normalized head maps, cut to the rows that write the text."""
 
     maps: Float[Tensor, "head row position"]
@@ -212,7 +227,7 @@ def choose_heads(
     unit: Unit = "token",
     language: str = "en",
     scores: HeadScores | None = None,
-) -> tuple[BlockHead, ...]:
+) -> RankedHeads:
     """Select a set of heads whose averaged map has a high boundary F1 on these clips. Score it on other clips.
 
     Greedy: starting with the best head, add the head that helps most, up to ``most`` heads, while F1 improves.
@@ -222,7 +237,7 @@ def choose_heads(
         scores: of these clips, if already computed.
 
     Returns:
-        ``(block, head)`` pairs, sorted.
+        The selected heads by block, each with its own F1.
 
     Raises:
         AlignmentError: as :func:`clip_maps`.
@@ -233,7 +248,7 @@ def choose_heads(
             model, encoder_out, alignments, tolerances_s=(tolerance_s,), method=method, unit=unit, language=language
         )
     pool = scores.best(candidates, tolerance_s)
-    clips = list(clip_maps(model, encoder_out, alignments, pool, method=method, unit=unit, language=language))
+    clips = list(clip_maps(model, encoder_out, alignments, pool.pairs, method=method, unit=unit, language=language))
 
     def f1(which: Sequence[int]) -> float:
         counts = sum(boundary_counts(c.words(which), c.truth, (tolerance_s,))[0] for c in clips)
@@ -248,4 +263,5 @@ def choose_heads(
             break
         selected.append(best)
         reached = tries[best]
-    return tuple(sorted(pool[k] for k in selected))
+    order = sorted(selected, key=lambda k: pool[k])
+    return RankedHeads(tuple(pool[k] for k in order), tuple(pool.values[k] for k in order), pool.measure, "boundary F1")

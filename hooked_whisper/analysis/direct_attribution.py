@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper._support.heatmap import heat_map
+from hooked_whisper._support.plotly_figures import Backend
+from hooked_whisper._support.renamed import renamed_method
+from hooked_whisper._support.showing import Summary, Tabular, counted, visible
 from hooked_whisper.errors import check_option
 from hooked_whisper.hooks import ActivationCache
 from hooked_whisper.patching.metrics import token_id
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Parts = Literal["block", "head", "neuron"]
 TokenIds = int | Int[Tensor, "..."]
@@ -37,8 +37,8 @@ class Contribution:
     value: float
 
 
-@dataclass(frozen=True, eq=False)
-class DirectAttribution:
+@dataclass(frozen=True, eq=False, repr=False)
+class DirectAttribution(Tabular):
     """Contribution of every part to the logit at every token, ``[component, clip, token]``.
 
     labels: ``embed``, ``pos_embed``, ``0_attn_out``, ``0_cross_attn_out``, ``0_mlp_out``; ``D1.3``, ``X1.3`` (heads of
@@ -46,12 +46,15 @@ class DirectAttribution:
         ``ln_final.bias``.
     kinds: ``input``, ``self``, ``cross``, ``mlp`` or ``bias``.
     total: the model's logit or difference of logits, ``[clip, token]``.
+    tokens: texts of the decoder's input, per clip. target: what is attributed.
     """
 
     labels: tuple[str, ...]
     kinds: tuple[str, ...]
     values: Float[Tensor, "component clip token"]
     total: Float[Tensor, "clip token"]
+    tokens: tuple[tuple[str, ...], ...] = ()
+    target: str = "logit"
 
     @property
     def error(self) -> float:
@@ -69,26 +72,73 @@ class DirectAttribution:
         kinds = list(dict.fromkeys(self.kinds))
         return {kind: self.values[[k == kind for k in self.kinds]].sum(0) for kind in kinds}
 
-    def draw(self, clip: int = 0, most: int = 40) -> Figure:
-        """Draw the ``most`` largest contributions, parts against tokens."""
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return one dict per component, clip and token: component, kind, clip, index and text of the token, value."""
+        values = self.values.tolist()
+        return [
+            {"component": label, "kind": kind, "clip": clip, "index": k, "token": self._token(clip, k), "value": value}
+            for label, kind, of_component in zip(self.labels, self.kinds, values, strict=True)
+            for clip, of_clip in enumerate(of_component)
+            for k, value in enumerate(of_clip)
+        ]
+
+    def summary(self) -> Summary:
+        n_parts, n_clips, n_tokens = self.values.shape
+        sizes = f"{counted(n_parts, 'component')}, {counted(n_clips, 'clip')}, {counted(n_tokens, 'token')}"
+        kinds = ", ".join(f"{kind} {float(total.mean()):.3g}" for kind, total in self.by_kind().items())
+        notes = (
+            f"{self.target}: {float(self.total.mean()):.4g} on average; the sum of the components differs by at most "
+            f"{self.error:.2g}",
+            f"means by kind: {kinds}",
+            "the components with the largest mean size over clips and tokens:",
+        )
+        flat = self.values.flatten(1)
+        size = flat.abs().mean(1)
+        rows = []
+        for i in size.topk(min(10, n_parts)).indices.tolist():
+            peak = int(flat[i].abs().argmax())
+            clip, k = divmod(peak, n_tokens)
+            where = visible(self._token(clip, k)) + (f" (clip {clip})" if n_clips > 1 else "")
+            rows.append((self.labels[i], self.kinds[i], float(flat[i].mean()), float(flat[i, peak]), where))
+        columns = ("component", "kind", "mean (logits)", "largest", "after token")
+        return Summary(f"DirectAttribution: {sizes}", notes, columns, tuple(rows), n_parts)
+
+    def plot(
+        self, clip: int = 0, most: int = 40, *, percentile: float | int = 99.0, backend: Backend = "matplotlib"
+    ) -> Any:
+        """Draw the ``most`` largest contributions, components against tokens.
+
+        Args:
+            percentile: where the colors end; 100 for the whole range.
+            backend: ``"matplotlib"`` or ``"plotly"``.
+        """
         column = self.values[:, clip]
         parts = sorted(column.abs().amax(-1).topk(min(most, len(column))).indices.tolist())
         return heat_map(
             column[parts].double().cpu().numpy(),
-            title="Direct logit attribution",
-            x="token position",
-            y="",
-            unit="logit",
+            title=f"Direct logit attribution: {self.target}",
+            x="after token",
+            y="component",
+            unit="direct effect (logits)",
             rows=[self.labels[i] for i in parts],
-            columns=[str(k) for k in range(column.shape[1])],
+            columns=[visible(self._token(clip, k)) for k in range(column.shape[1])],
             scale="diverging",
+            clip=percentile,
+            facecolor="white",
+            backend=backend,
         )
+
+    draw = renamed_method("draw", "plot")
+
+    def _token(self, clip: int, k: int) -> str:
+        return self.tokens[clip][k] if self.tokens else f"token {k}"
 
 
 def attribution_names(parts: Parts = "block") -> list[str]:
     """Return the hook names that :func:`direct_logit_attribution` needs, for ``run_with_cache(names_filter=...)``."""
     check_option("parts", parts, get_args(Parts))
-    names = ["decoder.hook_embed", "decoder.hook_pos_embed", "decoder.ln_final.hook_scale", "unembed.hook_out"]
+    names = ["decoder.hook_tokens", "decoder.hook_embed", "decoder.hook_pos_embed"]
+    names += ["decoder.ln_final.hook_scale", "unembed.hook_out"]
     names += [f"decoder.blocks.*.hook_{output}" for output in ("attn_out", "cross_attn_out", "mlp_out")]
     inner = {"block": [], "head": ["attn.hook_z", "cross_attn.hook_z"], "neuron": ["mlp.hook_post"]}[parts]
     return names + [f"decoder.blocks.*.{name}" for name in inner]
@@ -128,7 +178,25 @@ def direct_logit_attribution(
         tuple(kind for labels, kind, _ in groups for _ in labels),
         torch.cat([values for *_, values in groups]),
         total,
+        _texts(cache),
+        _described(cache, correct) + ("" if incorrect is None else f" minus {_described(cache, incorrect)}"),
     )
+
+
+def _texts(cache: ActivationCache) -> tuple[tuple[str, ...], ...]:
+    """Texts of the decoder's input, if the cache has its tokens and the model a tokenizer."""
+    if "decoder.hook_tokens" not in cache or cache.model.cfg.token_layout is None:
+        return ()
+    return tuple(tuple(cache.model.to_str_tokens(row)) for row in cache["decoder.hook_tokens"])
+
+
+def _described(cache: ActivationCache, token: TokenIds | str) -> str:
+    if isinstance(token, Tensor) and token.numel() > 1:
+        return "logit of each target"
+    text = token if isinstance(token, str) else f"token {int(token)}"
+    if not isinstance(token, str) and cache.model.cfg.token_layout is not None:
+        text = cache.model.to_str_tokens([int(token)])[0]
+    return f"logit of '{visible(text)}'"
 
 
 _Group = tuple[list[str], str, Tensor]  # labels, kind, values [component, clip, token]

@@ -8,28 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.stats import rankdata
 from torch import Tensor
 
 from hooked_whisper._support.heatmap import heat_map
-from hooked_whisper._support.renamed import renamed_arguments
+from hooked_whisper._support.plotly_figures import Backend
+from hooked_whisper._support.renamed import renamed_method
+from hooked_whisper._support.showing import Summary, Tabular, counted
 from hooked_whisper.analysis.alignment import script
+from hooked_whisper.analysis.head_measures import Measures, cross_measures, decoder_measures, encoder_measures
+from hooked_whisper.analysis.ranked_heads import RankedHeads
 from hooked_whisper.errors import HookedWhisperError, closest
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
-from hooked_whisper.patching.results import table_of
 from hooked_whisper.protocols import Alignment, HeadRef, Stack
 
-if TYPE_CHECKING:
-    import pandas
-    from matplotlib.figure import Figure
-
-Measures = dict[str, Float[np.ndarray, "head"]]
 # stack -> measure -> unit
 MEASURES: dict[str, dict[str, str]] = {
     "encoder": {
@@ -59,8 +56,8 @@ MEASURES: dict[str, dict[str, str]] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class HeadReport:
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadReport(Tabular):
     """Statistics of every head and clip, averaged over rows: ``values[stack][measure]``.
 
     Stacks are ``"encoder"``, ``"decoder"`` (self-attention) and ``"cross"``; :data:`MEASURES` lists measures and units.
@@ -94,12 +91,18 @@ class HeadReport:
         low, high = (np.where(np.isfinite(means).any(0), _percentile(means, q), np.nan) for q in (2.5, 97.5))
         return np.stack([low, high])
 
-    def ranked(self, stack: str, measure: str, largest: bool = True) -> list[tuple[int, int]]:
-        """Return ``(block, head)`` pairs by mean, largest (or smallest) first, without heads whose mean is NaN."""
+    def ranked(self, stack: str, measure: str, largest: bool = True) -> RankedHeads:
+        """Return the heads by mean, largest (or smallest) first, without heads whose mean is NaN."""
         mean = self.mean(stack, measure)
         order = np.argsort(-mean if largest else mean, axis=None, kind="stable")
         pairs = [(int(i) // mean.shape[1], int(i) % mean.shape[1]) for i in order]
-        return [(b, h) for b, h in pairs if np.isfinite(mean[b, h])]
+        known = [(block, head) for block, head in pairs if np.isfinite(mean[block, head])]
+        return RankedHeads(
+            tuple(HeadRef(stack, block, head) for block, head in known),  # type: ignore[arg-type]
+            tuple(float(mean[pair]) for pair in known),
+            f"{stack}: {measure}",
+            MEASURES[stack][measure],
+        )
 
     def to_rows(self) -> list[dict[str, Any]]:
         """Return one dict per head and measure: stack, block, head, measure, unit, mean, low, high, clips."""
@@ -123,16 +126,10 @@ class HeadReport:
                     )
         return rows
 
-    def to_dataframe(self) -> pandas.DataFrame:
-        """Return :meth:`to_rows` as a pandas table.
+    to_dataframe = renamed_method("to_dataframe", "to_pandas")
 
-        Raises:
-            MissingExtraError: pandas is not installed.
-        """
-        return table_of(self.to_rows())
-
-    def draw(self, stack: str = "encoder", measure: str = "distance") -> Figure:
-        """Draw a heat map of the means, blocks down, heads across."""
+    def plot(self, stack: str = "encoder", measure: str = "distance", *, backend: Backend = "matplotlib") -> Any:
+        """Draw a heat map of the means, blocks down, heads across. ``backend="plotly"`` returns a plotly figure."""
         mean = self.mean(stack, measure)
         return heat_map(
             mean,
@@ -143,22 +140,28 @@ class HeadReport:
             rows=[str(b) for b in range(mean.shape[0])],
             columns=[str(h) for h in range(mean.shape[1])],
             texts=[[f"{v:.3g}" for v in row] for row in mean] if mean.size <= 400 else None,
+            facecolor="white",
+            backend=backend,
         )
 
-    def __repr__(self) -> str:
+    draw = renamed_method("draw", "plot")
+
+    def summary(self) -> Summary:
         wanted: tuple[tuple[str, Stack, str, bool], ...] = (
             ("most local", "encoder", "distance", False),
             ("most attention to padding", "encoder", "padding", True),
             ("most aligning", "cross", "own word", True),
             ("most in order", "cross", "monotonicity", True),
         )
-        parts = []
+        rows = []
         for title, stack, measure, largest in wanted:
-            if stack in self.values and (best := self.ranked(stack, measure, largest)[:3]):
-                mean = self.mean(stack, measure)
-                names = ", ".join(f"{HeadRef(stack, b, h).label} {mean[b, h]:.3g}" for b, h in best)
-                parts.append(f"{title}: {names} {MEASURES[stack][measure]}")
-        return f"HeadReport({len(self.clips)} clips; {'; '.join(parts)})"
+            if stack in self.values:
+                best = self.ranked(stack, measure, largest)[:3]
+                heads = ", ".join(f"{head.label} {value:.3g}" for head, value in zip(best, best.values, strict=True))
+                rows.append((title, heads or "-", measure, MEASURES[stack][measure]))
+        notes = tuple(f"{stack}: {', '.join(measures)}" for stack, measures in self.values.items())
+        columns = ("heads", "best three", "measure", "unit")
+        return Summary(f"HeadReport: {counted(len(self.clips), 'clip')}", notes, columns, tuple(rows))
 
     def _of(self, stack: str, measure: str) -> Float[np.ndarray, "clip block head"]:
         for name, known, kind in ((stack, self.values, "stack"), (measure, self.values.get(stack, {}), "measure")):
@@ -277,109 +280,6 @@ def _in_span(spans: Sequence[slice | None], n: int, device: torch.device) -> Boo
     edges = torch.tensor([(0, 0) if s is None else (s.start, s.stop) for s in spans], device=device).reshape(-1, 2)
     positions = torch.arange(n, device=device)
     return (positions >= edges[:, :1]) & (positions < edges[:, 1:])
-
-
-def encoder_measures(pattern: Float[Tensor, "head query key"], n_speech: int, own: Bool[Tensor, "row key"]) -> Measures:
-    """Return the measures of one encoder block, over the first ``n_speech`` queries. ``own``: positions of each query's
-    word."""
-    rows = pattern[:, :n_speech]
-    keys = rows.shape[-1]
-    by_distance = distance_histogram(rows)
-    padding = rows[..., n_speech:].sum(-1).mean(-1) if n_speech < keys else torch.full_like(rows[:, 0, 0], torch.nan)
-    visible = torch.full((n_speech,), keys, device=rows.device)
-    return {
-        **_distances(by_distance),
-        **_entropies(rows, visible),
-        "padding": _numpy(padding),
-        "own word": _own_mass(rows, own),
-    }
-
-
-def decoder_measures(pattern: Float[Tensor, "head query key"]) -> Measures:
-    """Return the measures of one block's causal self-attention. The first row, which sees only itself, is left out."""
-    rows = pattern[:, 1:]
-    visible = torch.arange(2, 2 + rows.shape[1], device=rows.device)
-    return {
-        **_distances(distance_histogram(rows, first_query=1)),
-        **_entropies(rows, visible),
-        "first token": _numpy(rows[..., 0].mean(-1)),
-    }
-
-
-def cross_measures(pattern: Float[Tensor, "head row key"], n_speech: int, own: Bool[Tensor, "row key"]) -> Measures:
-    """Return the measures of one block's cross-attention, over the rows that write text. ``own``: positions of the word
-    that each row writes."""
-    keys = pattern.shape[-1]
-    nan = torch.full_like(pattern[:, 0, 0], torch.nan)
-    positions = torch.arange(keys, device=pattern.device, dtype=pattern.dtype)
-    known = own.any(-1)
-    distance = nan
-    if known.any():
-        first = own[known].int().argmax(-1, keepdim=True)
-        last = first + own[known].sum(-1, keepdim=True) - 1
-        outside = (first - positions).clamp_min(0) + (positions - last).clamp_min(0)
-        distance = (pattern[:, known] * outside).sum(-1).mean(-1)
-    mean_position = (pattern * positions).sum(-1)  # [head, row]
-    visible = torch.full((pattern.shape[1],), keys, device=pattern.device)
-    return {
-        "distance": _numpy(distance),
-        **_entropies(pattern, visible),
-        "padding": _numpy(pattern[..., n_speech:].sum(-1).mean(-1) if n_speech < keys else nan),
-        "own word": _own_mass(pattern, own),
-        "monotonicity": monotonicity(_numpy(mean_position)),
-        "forward steps": _numpy((mean_position.diff(dim=-1) > 0).float().mean(-1)),
-    }
-
-
-def distance_histogram(rows: Float[Tensor, "head query key"], first_query: int = 0) -> Float[Tensor, "head distance"]:
-    """Return the attention at each distance between query and key, as a share of all attention."""
-    heads, queries, keys = rows.shape
-    query = torch.arange(first_query, first_query + queries, device=rows.device)
-    apart = (query[:, None] - torch.arange(keys, device=rows.device)).abs()
-    total = torch.zeros(heads, int(apart.max()) + 1 if apart.numel() else 1, dtype=torch.float64, device=rows.device)
-    for head, row in enumerate(rows):  # per head: an index for all heads would be as large as the pattern
-        total[head] = torch.bincount(apart.flatten(), weights=row.flatten().double(), minlength=total.shape[1])
-    return (total / total.sum(-1, keepdim=True)).float()
-
-
-@renamed_arguments(centres="positions")
-def monotonicity(positions: Float[np.ndarray, "head row"]) -> Float[np.ndarray, "head"]:
-    """Return the Spearman correlation of each head's positions with the row number.
-
-    NaN for fewer than three rows or constant positions.
-    """
-    heads, rows = positions.shape
-    if rows < 3:
-        return np.full(heads, np.nan)
-    ranks = rankdata(positions, axis=1) - (rows + 1) / 2
-    line = np.arange(rows) - (rows - 1) / 2
-    scale = np.sqrt((ranks**2).sum(1) * (line**2).sum())
-    return np.divide(ranks @ line, scale, out=np.full(heads, np.nan), where=scale > 0)
-
-
-def _distances(by_distance: Float[Tensor, "head distance"]) -> Measures:
-    distances = torch.arange(by_distance.shape[1], device=by_distance.device)
-    half = (by_distance.cumsum(-1) >= 0.5 - 1e-6).int().argmax(-1)
-    return {"distance": _numpy((by_distance * distances).sum(-1)), "median distance": _numpy(half)}
-
-
-def _entropies(rows: Float[Tensor, "head query key"], visible: Int[Tensor, "query"]) -> Measures:
-    entropy = torch.special.entr(rows).sum(-1)
-    return {
-        "entropy": _numpy(entropy.mean(-1)),
-        "relative entropy": _numpy((entropy / visible.log().clamp_min(1e-9)).mean(-1)),
-    }
-
-
-def _own_mass(rows: Float[Tensor, "head row key"], own: Bool[Tensor, "row key"]) -> Float[np.ndarray, "head"]:
-    known = own.any(-1)
-    if not known.any():
-        return np.full(len(rows), np.nan)
-    return _numpy((rows[:, known] * own[known]).sum(-1).mean(-1))
-
-
-def _numpy(x: Tensor) -> np.ndarray:
-    return x.double().cpu().numpy()
 
 
 def _mean(rows: Float[np.ndarray, "clip block head"]) -> Float[np.ndarray, "block head"]:

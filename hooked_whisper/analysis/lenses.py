@@ -9,32 +9,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper._support.heatmap import heat_map
-from hooked_whisper.analysis.bigrams import visible
+from hooked_whisper._support.plotly_figures import Backend
+from hooked_whisper._support.renamed import renamed_method
+from hooked_whisper._support.showing import Summary, Tabular, counted, spread, visible
 from hooked_whisper.hooked import HookedWhisper
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from hooked_whisper.patching.metrics import token_id
 
 _LOGITS_PER_BATCH = 1 << 24  # entries: 64 MB in float32
 _ROWS = 32  # decoder rows per batch
+_TEXT = 48  # characters of the text in a summary
 _MOST_CELLS = 400  # most entries of a figure with tokens as text
 
 
-@dataclass(frozen=True, eq=False)
-class LensResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class LensResult(Tabular):
     """Predictions of every layer, at every token of every clip.
 
     layers: ``"embedding"``, ``"0 self"``, ``"0 cross"``, ``"0 mlp"``, ... (logit lens), or ``"embedding"``,
         ``"block 0"``, ... (DecoderLens); the last is the full model.
     tokens: decoder input, ``[clip, token]``. labels: their texts.
-    targets: next token to look up after each input token; default: the full model's top token.
+    targets: next token to look up after each input token; default: the full model's top token. target_labels: their
+        texts.
     log_prob: of the target (nats). rank: of the target, 0 for the top token. entropy: of the distribution (nats).
     top: top token of each layer. top_labels: their texts.
     texts: greedy transcript (DecoderLens) or top tokens (logit lens) of each layer and clip.
@@ -51,6 +53,7 @@ class LensResult:
     top: Int[Tensor, "layer clip token"]
     top_labels: tuple[tuple[tuple[str, ...], ...], ...]
     texts: tuple[tuple[str, ...], ...]
+    target_labels: tuple[tuple[str, ...], ...] = ()
 
     @property
     def first_layer(self) -> Int[Tensor, "clip token"]:
@@ -62,20 +65,75 @@ class LensResult:
         """First layer where the target is the top token of it and all later layers; the number of layers if none is."""
         return _first_true((self.rank == 0).flip(0).long().cummin(0).values.flip(0) == 1)
 
-    def draw(self, clip: int = 0) -> Figure:
-        """Draw the log-probability of the target by layer (last on top) and token, with each layer's top token."""
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return one dict per layer, clip and token: the target, its log-probability (nats) and rank, the entropy
+        (nats), and the layer's top token."""
+        log_prob, rank, entropy = (x.tolist() for x in (self.log_prob, self.rank, self.entropy))
+        return [
+            {
+                "layer": layer,
+                "clip": clip,
+                "index": k,
+                "token": text,
+                "target": self.target_labels[clip][k] if self.target_labels else int(self.targets[clip, k]),
+                "log_prob": log_prob[row][clip][k],
+                "rank": rank[row][clip][k],
+                "entropy": entropy[row][clip][k],
+                "top": self.top_labels[row][clip][k],
+            }
+            for row, layer in enumerate(self.layers)
+            for clip, texts in enumerate(self.labels)
+            for k, text in enumerate(texts)
+        ]
+
+    def summary(self) -> Summary:
+        n_layers, n_clips, n_tokens = self.log_prob.shape
+        sizes = f"{counted(n_layers, 'layer')}, {counted(n_clips, 'clip')}, {counted(n_tokens, 'token')}"
+        settled = self.settled_layer.flatten().float()
+        never = int((settled == n_layers).sum())
+        median = min(int(settled.median()), n_layers - 1)
+        notes = (
+            f"half of the targets are settled at layer {self.layers[median]!r}; "
+            f"{never} of {settled.numel()} are not the last layer's top token",
+            "means over clips and tokens; text of the first clip",
+        )
+        rows = tuple(
+            (
+                self.layers[k],
+                float(self.log_prob[k].mean()),
+                float((self.rank[k] == 0).float().mean()),
+                float(self.entropy[k].mean()),
+                self.texts[k][0][:_TEXT],
+            )
+            for k in spread(n_layers)
+        )
+        columns = ("layer", "log-prob of the target (nats)", "share on top", "entropy (nats)", "text")
+        return Summary(f"LensResult: {self.lens}, {sizes}", notes, columns, rows, n_layers)
+
+    def plot(self, clip: int = 0, *, percentile: float | int = 95.0, backend: Backend = "matplotlib") -> Any:
+        """Draw the log-probability of the target by layer (last on top) and token, with each layer's top token.
+
+        Args:
+            percentile: where the colors end; 100 for the whole range. Early layers can be as low as -100 nats.
+            backend: ``"matplotlib"`` or ``"plotly"``.
+        """
         top = [[visible(text)[:9] for text in row[clip]] for row in self.top_labels]
         n_layers, n_tokens = self.log_prob.shape[0], self.log_prob.shape[2]
         return heat_map(
             self.log_prob[:, clip].flip(0).double().cpu().numpy(),
-            title=self.lens,
+            title=f"{self.lens}: log-probability of the next token",
             x="after token",
             y="layer",
-            unit="log-probability of the target (nats)",
+            unit="log-probability (nats)",
+            clip=percentile,
+            facecolor="white",
+            backend=backend,
             rows=self.layers[::-1],
             columns=[visible(text) for text in self.labels[clip]],
             texts=top[::-1] if n_layers * n_tokens <= _MOST_CELLS else None,
         )
+
+    draw = renamed_method("draw", "plot")
 
 
 @torch.no_grad()
@@ -83,13 +141,16 @@ def logit_lens(
     model: HookedWhisper,
     tokens: Int[Tensor, "clip token"],
     encoder_out: Float[Tensor, "clip position d_model"],
-    targets: Int[Tensor, "clip token"] | None = None,
+    targets: Int[Tensor, "clip token"] | int | str | None = None,
 ) -> LensResult:
     """Apply the logit lens to one decoder pass: after the embedding, and after self-attention, cross-attention and MLP
     of each block.
 
     The final norm is applied with the statistics of each layer. ``targets``: next token to look up after each input
-    token; default: the model's top token.
+    token; an id or a string of one token (``" tea"``) for the same everywhere; default: the model's top token.
+
+    Raises:
+        PromptError: a string is several tokens, or an id is not in the vocabulary.
     """
     names = ["decoder.blocks.*.hook_resid_pre", "decoder.blocks.*.hook_resid_mid*", "decoder.blocks.*.hook_resid_post"]
     _, cache = model.run_with_cache(tokens=tokens, encoder_out=encoder_out, names_filter=names, stop_early=True)
@@ -100,7 +161,7 @@ def logit_lens(
     def logits(rows: Tensor) -> Tensor:
         return model.decoder.to_logits(model.decoder.from_resid(rows, n_blocks, encoder_out))
 
-    curves = _Curves.of(logits, targets, resid, model.cfg.decoder.n_vocab)
+    curves = _Curves.of(logits, _target_ids(model, targets, tokens), resid, model.cfg.decoder.n_vocab)
     top_labels = _texts(model, curves.top)
     return _result(model, "Logit lens", layers, tokens, curves, tuple(tuple("".join(c) for c in r) for r in top_labels))
 
@@ -126,7 +187,7 @@ def decoder_lens(
     tokens: Int[Tensor, "clip token"],
     layers_out: Float[Tensor, "layer clip position d_model"],
     n_prompt: int,
-    targets: Int[Tensor, "clip token"] | None = None,
+    targets: Int[Tensor, "clip token"] | int | str | None = None,
     max_new_tokens: int = 64,
 ) -> LensResult:
     """Run the decoder on every entry of :func:`encoder_layers`, with layers and clips as one batch.
@@ -142,7 +203,10 @@ def decoder_lens(
         [model.decoder.hidden(a, h) for a, h in zip(inputs.split(_ROWS), encoded.split(_ROWS), strict=True)]
     )
     curves = _Curves.of(
-        model.decoder.to_logits, targets, hidden.unflatten(0, (n_layers, -1)), model.cfg.decoder.n_vocab
+        model.decoder.to_logits,
+        _target_ids(model, targets, tokens),
+        hidden.unflatten(0, (n_layers, -1)),
+        model.cfg.decoder.n_vocab,
     )
     eot = model.tokenizer.eot
     suppress = list(range(eot + 1, model.cfg.decoder.n_vocab))
@@ -207,7 +271,16 @@ def _result(
         curves.top,
         _texts(model, curves.top),
         texts,
+        tuple(tuple(model.to_str_tokens(row)) for row in curves.targets),
     )
+
+
+def _target_ids(
+    model: HookedWhisper, targets: Int[Tensor, "clip token"] | int | str | None, tokens: Int[Tensor, "clip token"]
+) -> Int[Tensor, "clip token"] | None:
+    if targets is None or (isinstance(targets, Tensor) and targets.ndim):
+        return targets
+    return torch.full_like(tokens, token_id(model, targets))
 
 
 def _texts(model: HookedWhisper, ids: Int[Tensor, "layer clip token"]) -> tuple[tuple[tuple[str, ...], ...], ...]:

@@ -1,11 +1,13 @@
 """Nearest neighbors of token embeddings by cosine similarity.
 
 Source: "Token embeddings" in github.com/er537/whisper_interpretability and its blog post, section 3.2. All rows of the
-token embedding share a common direction; ``centered`` subtracts the mean first. Weight processing may change the
+token embedding share a common direction; centering subtracts the mean first. Weight processing may change the
 unembedding, so the embedding is used.
 """
 
 from __future__ import annotations
+
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper._support.renamed import renamed_arguments
-from hooked_whisper.analysis.bigrams import RankedToken, text_tokens, visible
+from hooked_whisper._support.showing import visible
+from hooked_whisper.analysis.token_lists import TokenList, check_count, ranked_list, text_tokens
+from hooked_whisper.errors import check_option
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.patching.metrics import token_id
+
+Embeddings = Literal["raw", "centered"]
 
 
 @renamed_arguments(centred="centered")
@@ -28,38 +34,50 @@ def cosine_matrix(rows: Float[Tensor, "row d_model"], centered: bool = False) ->
     return unit @ unit.T
 
 
+def _embeddings_of(centered: bool) -> str:
+    return "centered" if centered else "raw"
+
+
 @torch.no_grad()
-@renamed_arguments(centred="centered")
+@renamed_arguments(centred=("embeddings", _embeddings_of), centered=("embeddings", _embeddings_of))
 def nearest_tokens(
     model: HookedWhisper,
     token: int | str,
     n: int = 24,
     among: Int[Tensor, "candidate"] | None = None,
-    centered: bool = False,
+    *,
+    embeddings: Embeddings = "raw",
     text_only: bool = True,
-) -> list[RankedToken]:
-    """Return the ``n`` tokens nearest to ``token`` by cosine similarity, without ``token`` itself.
+) -> TokenList:
+    """Return the tokens nearest to a token by cosine similarity of their embeddings, without the token itself:
+    ``nearest_tokens(model, " tea")``.
 
     Args:
-        token: an id, or a string of one token (``" very"``).
-        among: candidates; default: text tokens, or all tokens with ``text_only=False``.
-        centered: subtract the mean of the candidates first.
+        token: a string of one token, with its leading space (``" tea"``), or an id.
+        n: number of tokens to list.
+        among: ids of the candidates; default: text tokens, or all tokens with ``text_only=False``.
+        embeddings: ``"raw"``, or ``"centered"`` to subtract the mean of the candidates first.
+        text_only: leave out special tokens and timestamps.
 
     Raises:
-        PromptError: a string is several tokens.
+        PromptError: the string is several tokens (lists them), or the id is not in the vocabulary.
+        ArgumentError: ``embeddings`` or ``n`` is invalid.
     """
+    check_option("embeddings", embeddings, get_args(Embeddings))
+    check_count(n)
     index: int = token_id(model, token)
     rows = model.W_E.detach().float()
     if among is None:
         among = text_tokens(model) if text_only else torch.arange(len(rows))
     ids = among.to(rows.device)
     candidates, query = rows[ids], rows[index]
-    if centered:
+    if embeddings == "centered":
         mean = candidates.mean(dim=0)
         candidates, query = candidates - mean, query - mean
     cosine = F.cosine_similarity(candidates, query[None], dim=-1)
     cosine = cosine.masked_fill(ids == index, -torch.inf)
     top = cosine.topk(min(n, int((ids != index).sum())))
-    nearest = ids[top.indices].tolist()
-    names = model.to_str_tokens(nearest)
-    return [RankedToken(i, visible(s), float(v)) for i, s, v in zip(nearest, names, top.values, strict=True)]
+    word = visible(model.to_str_tokens([index])[0])
+    centered = ", centered" if embeddings == "centered" else ""
+    title = f"Nearest to '{word}' ({model.cfg.name}, token embeddings{centered})"
+    return ranked_list(model, ids[top.indices], top.values, title, "cosine")

@@ -11,133 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked_whisper._support.heatmap import heat_map
 from hooked_whisper._support.indices import Selection, read_indices
+from hooked_whisper._support.renamed import renamed_arguments
+from hooked_whisper.analysis.relevance_results import AudioRelevance, MelRelevance, RelevanceMap
 from hooked_whisper.analysis.targets import Target, resolve_target, token_log_probs
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 Rows = Selection
-
-
-@dataclass(frozen=True, eq=False)
-class RelevanceMap:
-    """Relevance of encoder position ``from`` to position ``to``: ``values [clip, to, from]``.
-
-    values: Chefer's ``R - I``, without the identity (see :attr:`with_identity`) and unnormalized, so its scale depends
-        on the gradient of the target; or the rows of a rollout, which sum to 1.
-    rows: the ``to`` positions.
-    score: value of the target per clip; NaN for rollout, which has no target.
-    """
-
-    values: Float[Tensor, "clip to from"]
-    rows: tuple[int, ...]
-    method: str
-    target: str
-    score: Float[Tensor, "clip"]
-    seconds_per_position: float
-
-    @property
-    def with_identity(self) -> Float[Tensor, "clip to from"]:
-        """``R`` as published, including the identity."""
-        relevance = self.values.clone()
-        rows = torch.tensor(self.rows, device=relevance.device)
-        relevance[:, torch.arange(len(rows)), rows] += 1
-        return relevance
-
-    def draw(self, clip: int = 0, percentile: float | int = 99.0, until: float | int | None = None) -> Figure:
-        """Draw destination against source, in seconds; colors are clipped at a percentile.
-
-        until: end of the axes (seconds), such as the end of the clip; default: end of the window.
-        """
-        s, width = self.seconds_per_position, _positions_until(until, self.seconds_per_position, self.values.shape[-1])
-        inside = [k for k, row in enumerate(self.rows) if row < width]
-        first, last, n = self.rows[inside[0]] * s, (self.rows[inside[-1]] + 1) * s, width * s
-        return heat_map(
-            self.values[clip, inside, :width].double().cpu().numpy(),
-            title=f"{self.method}: {self.target}" if self.target else self.method,
-            x="source (s)",
-            y="destination (s)",
-            unit="relevance",
-            extent=(0.0, n, last, first),
-            clip=percentile,
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class AudioRelevance:
-    """Relevance of each encoder position to the probability of each output token: ``[clip, token, position]``.
-
-    indices: of the tokens. labels: their texts, per clip.
-    log_prob: of each token (nats), ``[clip, token]``.
-    """
-
-    values: Float[Tensor, "clip token position"]
-    indices: tuple[int, ...]
-    labels: tuple[tuple[str, ...], ...]
-    log_prob: Float[Tensor, "clip token"]
-    method: str
-    seconds_per_position: float
-
-    def by_word(self, clip: int = 0) -> tuple[tuple[str, ...], Float[Tensor, "word position"]]:
-        """Return words and the mean relevance of their tokens. A token that starts with a space starts a word."""
-        starts = [k for k, text in enumerate(self.labels[clip]) if k == 0 or text.startswith((" ", "<|"))]
-        stops = [*starts[1:], len(self.labels[clip])]
-        words = tuple("".join(self.labels[clip][a:b]).strip() for a, b in zip(starts, stops, strict=True))
-        means = [self.values[clip, a:b].mean(0) for a, b in zip(starts, stops, strict=True)]
-        return words, torch.stack(means)
-
-    def draw(self, clip: int = 0, percentile: float | int = 99.5, until: float | int | None = None) -> Figure:
-        """Draw words against seconds (to ``until``), each word scaled to its maximum."""
-        words, values = self.by_word(clip)
-        scaled = values / values.amax(-1, keepdim=True).clamp(min=1e-30)
-        scaled = scaled[:, : _positions_until(until, self.seconds_per_position, values.shape[-1])]
-        return heat_map(
-            scaled.double().cpu().numpy(),
-            title="Audio relevance per word",
-            x="time (s)",
-            y="",
-            unit="relevance / its maximum",
-            rows=words,
-            extent=(0.0, scaled.shape[-1] * self.seconds_per_position, len(words) - 0.5, -0.5),
-            clip=percentile,
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class MelRelevance:
-    """Gradient times input on the log-mel, ``[clip, mel, frame]``; its sum is the first-order change of the target."""
-
-    values: Float[Tensor, "clip mel frame"]
-    gradient: Float[Tensor, "clip mel frame"]
-    target: str
-    score: Float[Tensor, "clip"]
-    seconds_per_frame: float
-
-    def draw(self, clip: int = 0, percentile: float | int = 99.5, until: float | int | None = None) -> Figure:
-        """Draw mel bins against seconds (to ``until``), low bins at the bottom."""
-        n_mels, frames = self.values.shape[1:]
-        n = _positions_until(until, self.seconds_per_frame, frames)
-        return heat_map(
-            self.values[clip, :, :n].flip(0).double().cpu().numpy(),
-            title=f"Gradient x input: {self.target}",
-            x="time (s)",
-            y="mel bin",
-            unit="change of the target",
-            extent=(0.0, n * self.seconds_per_frame, 0, n_mels),
-            scale="diverging",
-            clip=percentile,
-        )
 
 
 def encoder_relevance(
@@ -202,20 +88,21 @@ def attention_rollout(
     return RelevanceMap(out, tuple(wanted), "Attention rollout", "", blank, model.time.seconds_per_position)
 
 
+@renamed_arguments(at="indices")
 def audio_relevance(
     model: HookedWhisper,
     mel: Float[Tensor, "clip mel frame"],
     tokens: Int[Tensor, "clip token"],
-    at: Sequence[int],
+    indices: Sequence[int],
 ) -> AudioRelevance:
     """Apply rules 5 to 10 through cross-attention: the relevance of the audio to each output token.
 
-    The target is the log-probability of the token at each index of ``at``, given all before it (teacher forcing). The
-    result holds the row of ``R_ta`` from which that token is read. The audio is encoded once; each token takes one
+    The target is the log-probability of the token at each of the ``indices``, given all before it (teacher forcing).
+    The result holds the row of ``R_ta`` from which that token is read. The audio is encoded once; each token takes one
     backward pass. Rule 11 does not apply, since the encoder never attends to the decoder.
 
     Raises:
-        ValueError: ``at`` is empty, or an index is 0 or out of range.
+        ValueError: ``indices`` is empty, or an index is 0 or out of range.
     """
     embedded: list[Tensor] = []
 
@@ -223,7 +110,7 @@ def audio_relevance(
         embedded.append(x.detach().requires_grad_())
         return embedded[-1]
 
-    indices, rows = list(at), []
+    index_list, rows = list(indices), []
     names = ["encoder.blocks.*.attn.hook_pattern", "decoder.blocks.*.hook_pattern"]
     with (
         torch.enable_grad(),
@@ -231,20 +118,20 @@ def audio_relevance(
         model.hooks(fwd_hooks=[("decoder.hook_embed", as_leaf)]),
     ):
         leaf = mel.detach().requires_grad_()
-        log_probs = token_log_probs(model, tokens, model.embed_audio(leaf), indices)
-        for k, index in enumerate(indices):
+        log_probs = token_log_probs(model, tokens, model.embed_audio(leaf), index_list)
+        for k, index in enumerate(index_list):
             cams.clear()
-            torch.autograd.grad(log_probs[:, k].sum(), [leaf, *embedded], retain_graph=k + 1 < len(indices))
+            torch.autograd.grad(log_probs[:, k].sum(), [leaf, *embedded], retain_graph=k + 1 < len(index_list))
             through = relevance_through_cross(
                 _by_block(model, cams, "encoder", "attn"),
                 _by_block(model, cams, "decoder", "attn"),
                 _by_block(model, cams, "decoder", "cross_attn"),
             )
             rows.append(through[:, index - 1])
-    labels = tuple(tuple(model.to_str_tokens(row[indices])) for row in tokens)
+    labels = tuple(tuple(model.to_str_tokens(row[index_list])) for row in tokens)
     return AudioRelevance(
         torch.stack(rows, dim=1),
-        tuple(indices),
+        tuple(index_list),
         labels,
         log_probs.detach(),
         "Chefer rules 5 to 10",
@@ -359,11 +246,6 @@ def _by_block(model: HookedWhisper, maps: dict[str, Tensor], stack: str, kind: s
 
 def _wanted(rows: Rows | None, n: int) -> list[int]:
     return list(read_indices(rows, n, "positions, in rows"))
-
-
-def _positions_until(seconds: float | int | None, unit: float, n: int) -> int:
-    """Number of positions (or frames) that a figure shows: at least one, at most all."""
-    return n if seconds is None else max(1, min(n, round(seconds / unit)))
 
 
 def _check_score(score: Tensor, clips: int) -> None:

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.renamed import renamed_arguments
+from hooked_whisper._support.showing import Showing, Summary, described
 from hooked_whisper.errors import check_option
 from hooked_whisper.hooked import HookedWhisper
 
@@ -23,8 +25,8 @@ Scalar = Callable[[Float[Tensor, "clip position d_model"]], Float[Tensor, "clip"
 Target = Literal["transcript", "encoder_sum"] | Scalar
 
 
-@dataclass(frozen=True, eq=False)
-class Transcript:
+@dataclass(frozen=True, eq=False, repr=False)
+class Transcript(Showing):
     """Log-probability (nats) of teacher-forced text: ``tokens`` from index ``n_prompt``, each given all before it.
 
     tokens: ``[clip, token]``, or one row for all clips. Tokens after the first end-of-text are padding and do not
@@ -49,9 +51,15 @@ class Transcript:
         log_probs = token_log_probs(self.model, tokens, encoder_out, list(range(first, tokens.shape[1])))
         return (log_probs * _spoken(tokens[:, first:], self.model.tokenizer.eot)).sum(-1)
 
+    def summary(self) -> Summary:
+        texts = [self.model.to_string(row[self.n_prompt :]) for row in self.tokens[:8]]
+        rows = (("model", repr(self.model)), ("prompt", f"{self.n_prompt} tokens"))
+        rows += tuple((f"text {k}" if len(texts) > 1 else "text", described(text)) for k, text in enumerate(texts))
+        return Summary(f"Transcript: {self.name}", rows=rows)
 
-@dataclass(frozen=True, eq=False)
-class OwnTranscript:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class OwnTranscript(Showing):
     """Log-probability of the model's own transcript of the encoder output (greedy, without timestamps)."""
 
     model: HookedWhisper
@@ -89,23 +97,24 @@ def resolve_target(model: HookedWhisper, target: Target) -> tuple[Scalar, str]:
     return target, str(getattr(target, "name", getattr(target, "__name__", type(target).__name__)))
 
 
+@renamed_arguments(at="indices")
 def token_log_probs(
     model: HookedWhisper,
     tokens: Int[Tensor, "batch token"],
     encoder_out: Float[Tensor, "clip position d_model"],
-    at: list[int],
-) -> Float[Tensor, "batch at"]:
-    """Return the log-probability (nats) of the tokens at the indices ``at``, each given all before it; differentiable.
+    indices: list[int],
+) -> Float[Tensor, "batch index"]:
+    """Return the log-probability (nats) of the tokens at ``indices``, each given all before it; differentiable.
 
     Raises:
-        ValueError: ``at`` is empty, or an index is 0 or out of range.
+        ValueError: ``indices`` is empty, or an index is 0 or out of range.
     """
     n = tokens.shape[1]
-    if not at or min(at) < 1 or max(at) >= n:
-        raise ValueError(f"at must be indices 1 to {n - 1} of the {n} tokens, got {at}")
-    index = torch.tensor(at, device=tokens.device)
-    hidden = model.decoder.hidden(tokens[:, : max(at)], encoder_out)
-    logits = model.decoder.to_logits(hidden[:, index - 1])  # [batch, at, vocab]
+    if not indices or min(indices) < 1 or max(indices) >= n:
+        raise ValueError(f"indices must be 1 to {n - 1} of the {n} tokens, got {indices}")
+    index = torch.tensor(indices, device=tokens.device)
+    hidden = model.decoder.hidden(tokens[:, : max(indices)], encoder_out)
+    logits = model.decoder.to_logits(hidden[:, index - 1])  # [batch, index, vocab]
     return logits.log_softmax(-1).gather(-1, tokens[:, index, None].long())[..., 0]
 
 

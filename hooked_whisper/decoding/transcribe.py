@@ -16,6 +16,8 @@ from torch import Tensor
 from whisper.audio import FRAMES_PER_SECOND, HOP_LENGTH, N_FRAMES
 from whisper.decoding import DecodingOptions, DecodingResult, DecodingTask
 
+from hooked_whisper._support.showing import Summary, Tabular, counted
+from hooked_whisper._support.showing import described as described_value
 from hooked_whisper.audio import load_audio
 from hooked_whisper.decoding.english import check_language, without_added_tokens
 from hooked_whisper.decoding.options import check_transcription, check_values
@@ -59,8 +61,9 @@ def clip_times(times: str | Sequence[float | int], duration: float) -> list[floa
     return [min(t, duration) for t in seconds]
 
 
-class Transcription(dict[str, Any]):
-    """openai-whisper's result (``result["text"]``, ``["segments"]``, ``["language"]``), also as attributes."""
+class Transcription(Tabular, dict[str, Any]):
+    """openai-whisper's result (``result["text"]``, ``["segments"]``, ``["language"]``), also as attributes and as a
+    table of segments."""
 
     @property
     def text(self) -> str:
@@ -79,6 +82,21 @@ class Transcription(dict[str, Any]):
     def words(self) -> list[dict[str, Any]]:
         """Words with ``word``, ``start``, ``end`` (s), ``probability``; empty without ``word_timestamps=True``."""
         return [word for segment in self.segments for word in segment.get("words", [])]
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return one dict per segment: start and end in seconds, text, mean log-probability (nats per token),
+        probability of no speech, and temperature."""
+        names = ("start", "end", "text", "avg_logprob", "no_speech_prob", "temperature")
+        return [{name: segment.get(name) for name in names} for segment in self.segments]
+
+    def summary(self) -> Summary:
+        words = f", {counted(len(self.words), 'timed word')}" if self.words else ""
+        title = f"Transcription: {self.get('language')}, {counted(len(self.get('segments', [])), 'segment')}{words}"
+        if "segments" not in self:
+            return Summary(title, rows=tuple((name, described_value(value)) for name, value in self.items()))
+        columns = ("start (s)", "end (s)", "log-prob per token (nats)", "text")
+        rows = tuple((row["start"], row["end"], row["avg_logprob"], str(row["text"]).strip()) for row in self.to_rows())
+        return Summary(title, (), columns, rows)
 
 
 def decode(

@@ -1,4 +1,4 @@
-"""L3: do a few cross-attention heads give the times of words?
+"""L3: can word times be read from a few cross-attention heads?
 
 Sources: openai-whisper's ``timing.py`` and its lists of alignment heads; Yeh et al. 2025, "Whisper Has an Internal Word
 Aligner", arXiv 2509.09987.
@@ -49,9 +49,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TOLERANCE_S = 0.1
-# Written before the first run with 20 scored utterances. With 50 the interval of F1 was 0.07 wide, so with 20 it is
-# about 0.11 wide. That is enough for the other two criteria: where they were met, the difference from chance was 0.2
-# or more.
+# Fixed before the first run with 20 scored utterances. With 50, the interval of F1 was 0.07 wide, so with 20 it is
+# about 0.11 wide. That is enough for the other two criteria: where they were met, the difference was 0.2 or more.
 MOST_CLIPS, UNTRAINED_CLIPS, ENOUGH_CLIPS = 40, 8, 20
 RANDOM_SETS = 5
 N_EXAMPLES = 3
@@ -65,7 +64,7 @@ Counts = Int[np.ndarray, "clip tolerance three"]
 
 
 def proportional(alignment: Alignment) -> tuple[Interval, ...]:
-    """Return the words spread over the whole clip, in proportion to their letters."""
+    """Return the words spread over the whole clip, each with a duration proportional to its number of letters."""
     letters = np.array([len(w.label) for w in alignment.words], dtype=float)
     edges = alignment.duration * np.append(0.0, np.cumsum(letters)) / letters.sum()
     return tuple(
@@ -79,12 +78,12 @@ class AlignmentMeasurement:
 
     Attributes:
         selected: heads selected on the other half. listed: the model's own list of heads.
-        scores: of each head alone.
-        counts: boundaries hit, found and true, by way of alignment (:data:`SELECTED`, ...).
-        random: the same at 100 ms for random sets of heads.
-        alignments: true word times. words: those found by the selected heads.
-        lags: of the word starts, by list of heads (:data:`SELECTED`, :data:`LISTED`).
-        lag_removed: median lag (s) on the other half.
+        scores: scores of each single head.
+        counts: numbers of matched, estimated and true boundaries, by method (:data:`SELECTED`, :data:`EVEN`, ...).
+        random: the same three numbers at 100 ms for random sets of heads.
+        alignments: true word times. words: word times by the selected heads.
+        lags: lags of the word starts in seconds, by set of heads (:data:`SELECTED`, :data:`LISTED`).
+        lag_removed: median lag in seconds on the other half.
         transcripts, references: texts of the scored half.
     """
 
@@ -111,16 +110,18 @@ class AlignmentHeads(Experiment[AlignmentMeasurement]):
 
     id, title = "L3", "Alignment heads: word times from cross-attention"
     claim = (
-        "A few cross-attention heads follow the words through the audio well enough to time them; most heads do not."
+        "A few cross-attention heads follow the words through the audio well enough to give their times; most heads do "
+        "not."
     )
     protocol = (
-        "The true transcript is teacher-forced; cross-attention scores cut to the audio, softmax, z-score over tokens, "
-        "median filter 7, mean over heads, dynamic time warping (openai-whisper's recipe). Heads are chosen on every "
-        "other utterance (greedy, best boundary F1 at 100 ms) and scored on the rest. A boundary is where a word "
-        "begins or ends, but for the first word's beginning, which the recipe puts at 0; each is used once. "
-        "Proportional spacing gives each word of the transcript a share of the clip by its letters. The lag of a word "
-        "is the found minus the true time of its start; the verdict is on times as found, F1 without the median lag of "
-        "the choosing half is reported. Intervals: 95 %, bootstrap over utterances."
+        "The decoder reads the true transcript (teacher forcing). Word times follow openai-whisper's recipe: "
+        "cross-attention scores cut to the audio, softmax, z-score over tokens, median filter of width 7, mean over "
+        "heads, dynamic time warping. Heads are chosen on every other utterance (greedily, by boundary F1 at 100 ms) "
+        "and scored on the other half. A boundary is the start or the end of a word, except the start of the first "
+        "word, which the recipe puts at 0; each boundary is matched at most once. Proportional spacing divides the "
+        "clip among the words of the transcript by their numbers of letters. The lag of a word is the estimated minus "
+        "the true time of its start. The verdict uses the times as estimated; F1 after subtracting the median lag of "
+        "the first half is also reported. Intervals: 95 %, bootstrap over utterances."
     )
     published = (
         Table(
@@ -145,16 +146,16 @@ class AlignmentHeads(Experiment[AlignmentMeasurement]):
         }
 
     def measure(self, context: Context) -> AlignmentMeasurement:
-        """Run one decoder pass per clip and condition. The encoder runs again only for the untrained model."""
+        """Run one decoder pass per clip and condition, and the encoder again for the untrained model only."""
         usable = [i for i, u in enumerate(context.utterances) if len(u.alignment.words) > 1][:MOST_CLIPS]
         if len(usable) < 2:
-            raise Untestable("no speech with word times: give --audio files, or a model with its own world")
+            raise Untestable("no speech with word times: pass --corpus or --audio, or use the demo model")
         model, language = context.model, context.language
         selecting, scoring = usable[::2], usable[1::2]
         first, second = ([_fitted(context, i) for i in half] for half in (selecting, scoring))
         to_select, to_score = (_encoded(context, half) for half in (selecting, scoring))
         scores = score_alignment_heads(model, to_select, first, tolerances_s=(TOLERANCE_S,), language=language)
-        selected = choose_heads(model, to_select, first, scores=scores, language=language)
+        selected = choose_heads(model, to_select, first, scores=scores, language=language).pairs
         maps = clip_maps(model, to_select, first, selected, language=language)
         lag = median_lag([start_lags(clip.words(range(len(selected))), clip.truth) for clip in maps])
         listed = tuple((int(b), int(h)) for b, h in model.alignment_heads.indices().T.tolist())
@@ -224,9 +225,11 @@ class AlignmentHeads(Experiment[AlignmentMeasurement]):
         )
         controls = (
             Control(UNTRAINED, f"random weights ({len(counts[UNTRAINED])} clips)", statistics(counts[UNTRAINED])),
-            Control(OTHER, "each text aligned with the audio of the next clip", statistics(counts[OTHER])),
+            Control(OTHER, "each text is aligned with the audio of the next clip", statistics(counts[OTHER])),
             Control(RANDOM, f"{RANDOM_SETS} random sets of {len(measured.selected)} heads", statistics(mean_random)),
-            Control(EVEN, "words over the clip by their letters; no model", statistics(even)),
+            Control(
+                EVEN, "the clip is divided among the words by their numbers of letters; no model", statistics(even)
+            ),
         )
         return self.finding(
             setting,
@@ -238,10 +241,10 @@ class AlignmentHeads(Experiment[AlignmentMeasurement]):
         )
 
     def draw(self, finding: Finding) -> list[Figure]:
-        """Draw the model beside its controls; F1 by tolerance; F1 of every head."""
+        """Draw the model and its controls, F1 by tolerance, and F1 of every head."""
         curve = finding.measurement("boundary F1")
         ms = 1000 * np.array(curve.axis("tolerance").entries, dtype=float)
-        figure, axes = new_figure("Word boundaries found", "tolerance (ms)", "boundary F1")
+        figure, axes = new_figure("Word boundaries by tolerance", "tolerance (ms)", "boundary F1")
         looks = {
             SELECTED: (BLUE, "o"),
             LISTED: (GREEN, "s"),
@@ -261,7 +264,7 @@ class AlignmentHeads(Experiment[AlignmentMeasurement]):
         table = alone.at(tolerance=TOLERANCE_S)
         heads = heat_map(
             table,
-            title="Each head alone",
+            title="Boundary F1 of each single head",
             x="head",
             y="decoder block",
             unit="boundary F1 at 100 ms",
@@ -273,7 +276,7 @@ class AlignmentHeads(Experiment[AlignmentMeasurement]):
 
 
 def _encoded(context: Context, indices: Sequence[int]) -> Float[Tensor, "clip position d_model"]:
-    """Return the encoder output of utterances: the context's, if it was computed before."""
+    """Return the encoder output of utterances. It is taken from the context if that has computed it before."""
     if "encoded" in vars(context):
         return context.encoded[list(indices)]
     return context.encode(context.model, indices)
@@ -293,7 +296,7 @@ def _other_audio(
     heads: Sequence[BlockHead],
     language: str,
 ) -> Counts:
-    """Align every text with the next clip's audio, and score it against its own times."""
+    """Align every text with the next clip's audio, and score the result against the text's true times."""
     theirs = [*alignments[1:], alignments[0]]
     mixed = [replace(a, duration=b.duration) for a, b in zip(alignments, theirs, strict=True)]
     return set_counts(clip_maps(model, encoded.roll(-1, 0), mixed, heads, language=language))
@@ -309,7 +312,7 @@ def _untrained(
 
 
 def f1_estimate(counts: Int[np.ndarray, "clip three"], rng: np.random.Generator) -> Estimate:
-    """Return the F1 of all clips together. The bootstrap resamples clips."""
+    """Return the F1 over all clips. The bootstrap resamples clips."""
     return cluster_rate(2.0 * counts[:, 0], counts[:, 1:].sum(1).astype(float), np.arange(len(counts)), rng)
 
 
@@ -319,7 +322,7 @@ def f1_gain(
     rng: np.random.Generator,
     draws: int = 1000,
 ) -> Estimate:
-    """Return the difference of two F1 on the same clips. The bootstrap resamples clips, paired."""
+    """Return the difference of two F1 values on the same clips. The bootstrap resamples clips, the same for both."""
 
     def f1(counts: np.ndarray) -> np.ndarray:
         return np.asarray(np.nan_to_num(f1_of(counts[..., 0], counts[..., 1], counts[..., 2])))
@@ -352,7 +355,7 @@ def _measurements(measured: AlignmentMeasurement, rng: np.random.Generator) -> t
 
 
 def _examples(measured: AlignmentMeasurement) -> tuple[Example, ...]:
-    """Return the utterances with the most words, with the times found beside the true ones."""
+    """Return the utterances with the most words, with their estimated and true word times."""
     n = len(measured.alignments)
     order = sorted(range(n), key=lambda k: (-len(measured.alignments[k].words), k))[:N_EXAMPLES]
     examples = []
@@ -374,23 +377,23 @@ def _names(heads: Sequence[BlockHead]) -> str:
 
 def _notes(measured: AlignmentMeasurement, tolerance: int, setting: Setting) -> tuple[str, ...]:
     f1 = measured.scores.f1[..., tolerance]
-    best = measured.scores.best(3)
+    best = measured.scores.best(3).pairs
     selected, listed = (lag_estimate(measured.lags[name], np.random.default_rng(0)) for name in (SELECTED, LISTED))
     without = float(f1_of(*measured.counts[LAG_REMOVED][:, tolerance].sum(0)))
     notes = [
-        f"Lag of the word starts (found minus given, median): {milliseconds(selected)} by the chosen heads, "
-        f"{milliseconds(listed)} by the model's own list of heads. With the median lag of the choosing half "
-        f"({1000 * measured.lag_removed:.0f} ms) taken off, boundary F1 at 100 ms is {without:.2f}.",
+        f"Median lag of the word starts (estimated minus true): {milliseconds(selected)} by the chosen heads, "
+        f"{milliseconds(listed)} by the model's own list of heads. After subtracting the median lag of the first half "
+        f"({1000 * measured.lag_removed:.0f} ms), boundary F1 at 100 ms is {without:.2f}.",
         f"Chosen heads (block.head): {_names(measured.selected)}; the model's own list: {_names(measured.listed)}; "
-        f"they share {len(set(measured.selected) & set(measured.listed))}.",
-        f"Heads alone, F1 at 100 ms on the scored half: best {', '.join(f'{b}.{h} {f1[b, h]:.2f}' for b, h in best)}; "
-        f"median {np.median(f1):.2f}, worst {f1.min():.2f}.",
-        "A path through the map of any one head runs forward through the audio by construction, so even a random head "
-        "finds boundaries by chance: proportional spacing and the controls say how many.",
+        f"the two lists share {len(set(measured.selected) & set(measured.listed))}.",
+        "F1 at 100 ms of single heads on the scored half: best "
+        f"{', '.join(f'{b}.{h} {f1[b, h]:.2f}' for b, h in best)}; median {np.median(f1):.2f}, worst {f1.min():.2f}.",
+        "The alignment path runs forward through the audio by construction, so even a random head matches some "
+        "boundaries by chance: proportional spacing and the controls show how many.",
     ]
     if setting.reference == "model":
         notes.append(
-            "The word times are this model's own: all numbers are agreement with transcribe(word_timestamps=True), not "
-            "accuracy. Pass --alignments, or run hooked-whisper align."
+            "The word times are this model's own: all numbers measure agreement with "
+            "transcribe(word_timestamps=True), not accuracy. Pass --alignments, or run hooked-whisper align."
         )
     return tuple(notes)

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.showing import visible
 from hooked_whisper.analysis import decoder_lens, encoder_layers
-from hooked_whisper.analysis.bigrams import visible
 from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.experiment import Experiment, Setting, Untestable
 from hooked_whisper.findings.core.figures import (
@@ -41,18 +41,19 @@ if TYPE_CHECKING:
 CLIPS, UNTRAINED_CLIPS, ENOUGH_CLIPS = 30, 6, 20
 N_EXAMPLES = 3
 DRAWS = 1000
-MOST_SHOWN = 1.6  # WER: random weights write endless texts
+MOST_SHOWN = 1.6  # largest WER in the figure: random weights write endless texts
 
-# Thresholds, written before the first run with these statistics.
-# Order: Spearman's correlation, used before, cannot reach 0.9 where blocks tie at "unreadable" (at most 0.71 if only
-# the last of five is readable). Gamma leaves ties out: 1 if no block is harder to read than an earlier one, 0 on
-# average for blocks in random order, undefined (not met) if no block can be read. 0.9 allows one wrong pair of twenty.
+# Thresholds, fixed before the first run with these statistics.
+# Order: Spearman's correlation, used at first, cannot reach 0.9 if several blocks are unreadable and tie (at most 0.71
+#   if only the last of five is readable). Gamma ignores ties: it is 1 if no block is harder to read than an earlier
+#   one, 0 on average for blocks in random order, and undefined (not met) if no block can be read. 0.9 allows one wrong
+#   pair in twenty.
 # Early words: the paper does not claim an order, but that low and intermediate layers already solve parts of the task.
-# A tenth of the words is the least that counts as a part. Words that the decoder guesses from the words before are
-# right at the embedding already and do not count.
-# Gain: since the run on human speech a WER counts as 1 at most. A text that is too long is no less readable than one
-# that is wrong from start to end; by its length alone the control with texts of other clips had gained 0.57.
-UNREADABLE = 0.9  # WER, the threshold of "nothing to read" before the first block
+#   "Parts" is taken to mean at least a tenth of the words. Words that the decoder guesses from the previous words are
+#   already right at the embedding and do not count.
+# Gain: since the run on human speech, a WER counts as at most 1. A text that is too long is no less readable than one
+#   that is entirely wrong; through length alone, the control with texts of other clips had gained 0.57.
+UNREADABLE = 0.9  # least WER of a layer that cannot be read
 ORDER = "order of the blocks by readability (gamma)"
 EARLY = "tokens decided in a block before the last"
 BLANK = "WER before the first block"
@@ -61,12 +62,12 @@ GAIN = "WER before the first block minus WER after the last, each at most 1"
 
 @dataclass(frozen=True, eq=False)
 class LensReadings:
-    """A model's readings of every layer.
+    """The decoder's readings of every encoder layer.
 
     Attributes:
-        texts: by layer and clip.
-        log_prob, rank, entropy: of each token of the true texts, the end included.
-        clip_of: clip of each token. labels: its text.
+        texts: texts by layer and clip.
+        log_prob, rank, entropy: of each token of the true texts, including the end of text.
+        clip_of: clip of each token. labels: text of each token.
     """
 
     layers: tuple[str, ...]
@@ -81,7 +82,8 @@ class LensReadings:
 def text_tokens(
     context: Context, model: HookedWhisper, indices: Sequence[int]
 ) -> tuple[Int[Tensor, "clip token"], list[int]]:
-    """Return the prompt, text and end-of-text of utterances, padded with end-of-text; and the length of each text."""
+    """Return prompt, text and end-of-text of utterances, padded with end-of-text, and the number of tokens of each
+    text."""
     prompt = context.transcriber(model).prompt()[0].tolist()
     texts = [model.to_tokens(f" {context.references[i]}", prompt=False)[0].tolist() for i in indices]
     eot = model.tokenizer.eot
@@ -91,8 +93,8 @@ def text_tokens(
 
 
 def read_layers(context: Context, model: HookedWhisper, indices: Sequence[int], label: str) -> LensReadings:
-    """Encode each utterance once, and decode all layers of a batch of clips together. ``label``: of the progress
-    bar."""
+    """Encode each utterance once, and decode all layers of a batch of clips together. The progress bar is called
+    ``label``."""
     transcriber = context.transcriber(model)
     n_prompt, longest = transcriber.prompt().shape[1], transcriber.max_new_tokens
     texts: list[list[str]] = []
@@ -119,7 +121,7 @@ def read_layers(context: Context, model: HookedWhisper, indices: Sequence[int], 
 
 
 class ErrorCurve:
-    """WER by layer, with resamples of the clips, the same for every layer."""
+    """WER by layer, with bootstrap resamples of the clips that are the same for every layer."""
 
     def __init__(self, references: Sequence[str], lens: LensReadings, rng: np.random.Generator) -> None:
         errors = [errors_of(references, texts) for texts in lens.texts]
@@ -130,7 +132,7 @@ class ErrorCurve:
         self.samples = np.stack([row[drawn].sum(1) / np.maximum(words[drawn].sum(1), 1) for row in wrong], axis=1)
 
     def in_random_order(self, rng: np.random.Generator) -> Estimate:
-        """Return :data:`ORDER` with the blocks shuffled: the mean and 95 % of the shuffles."""
+        """Return :data:`ORDER` for shuffled blocks: the mean, and the interval that holds 95 % of the shuffles."""
         samples = gamma(rng.permuted(np.repeat(self.wer[None], DRAWS, axis=0), axis=1))
         return Estimate.of(float(samples.mean()), samples)
 
@@ -147,7 +149,7 @@ class ErrorCurve:
 
 
 def gamma(wer: Float[np.ndarray, "row layer"]) -> Float[np.ndarray, "row"]:
-    """Return Goodman and Kruskal's gamma of layer and readability for each row; NaN if all layers are equally
+    """Return Goodman and Kruskal's gamma of layer and readability for each row, or NaN if all layers are equally
     readable."""
     capped = np.minimum(wer, UNREADABLE)
     early, late = np.triu_indices(wer.shape[1], 1)
@@ -157,7 +159,8 @@ def gamma(wer: Float[np.ndarray, "row layer"]) -> Float[np.ndarray, "row"]:
 
 
 def early_share(lens: LensReadings, rng: np.random.Generator) -> Estimate:
-    """Return, of the tokens that are right in the end, the share that stays the first choice from an earlier block."""
+    """Return the share of tokens that become the lasting first choice before the last block, of those that are right
+    after it."""
     first, right = settled(lens)
     if not right.any():
         return Estimate(None)
@@ -167,7 +170,7 @@ def early_share(lens: LensReadings, rng: np.random.Generator) -> Estimate:
 
 @dataclass(frozen=True, eq=False)
 class DecoderLensReadings:
-    """Readings of the model, and of the untrained model on the first clips.
+    """Readings by the model, and by the untrained model on the first clips.
 
     references: true texts of the clips.
     """
@@ -179,7 +182,7 @@ class DecoderLensReadings:
 
 
 class DecoderLens(Experiment[DecoderLensReadings]):
-    """L2: the decoder on earlier encoder blocks."""
+    """L2: let the decoder read earlier encoder blocks."""
 
     id, title = "L2", "DecoderLens: the decoder on earlier encoder blocks"
     claim = (
@@ -187,17 +190,17 @@ class DecoderLens(Experiment[DecoderLensReadings]):
         "blocks already decide some of the words."
     )
     protocol = (
-        "The residual stream entering and leaving every block of the encoder goes through the encoder's final norm, "
-        "and the decoder reads it in place of the encoder's output: greedy text without timestamps, and teacher-forced "
-        "log-probability, rank and entropy at every token of the true text. Corpus WER by block; the first block from "
-        "which on a token of the text is the decoder's first choice, of the tokens that it gets right in the end. "
-        "Order: of all pairs of blocks whose WER differs, the share in which the later one has fewer errors, minus the "
-        "share in which it has more (Goodman and Kruskal's gamma). A WER of 0.9 or more counts as unreadable, and "
-        "unreadable blocks are equal. Intervals: 95 %, bootstrap over clips."
+        "The residual stream before and after every block of the encoder goes through the encoder's final norm, and "
+        "the decoder reads it in place of the encoder's output. Measured are the greedy text without timestamps and, "
+        "with teacher forcing, the log-probability, rank and entropy at every token of the true text. Reported are the "
+        "corpus WER by block and, for each token that is right after the last block, the first block after which it "
+        "stays the decoder's first choice. Order: of all pairs of blocks whose WER differs, the share in which the "
+        "later block has fewer errors minus the share in which it has more (Goodman and Kruskal's gamma). A WER of 0.9 "
+        "or more counts as unreadable, and unreadable blocks count as equal. Intervals: 95 %, bootstrap over clips."
     )
     published = (
         Table(
-            "DecoderLens elsewhere",
+            "DecoderLens on other models",
             "arXiv 2310.03686 (abstract)",
             ("what", "reported"),
             (
@@ -217,7 +220,7 @@ class DecoderLens(Experiment[DecoderLensReadings]):
         }
 
     def measure(self, context: Context) -> DecoderLensReadings:
-        """Run thirty encoder passes, and decode each clip once per block."""
+        """Run up to thirty encoder passes, and decode each clip once per block."""
         usable = [i for i in range(len(context.utterances)) if context.references[i]][:CLIPS]
         if not usable:
             raise Untestable("no speech: pass --audio or --corpus")
@@ -247,7 +250,9 @@ class DecoderLens(Experiment[DecoderLensReadings]):
                 f"random weights ({n_untrained} clips)",
                 {**untrained.statistics(), EARLY: early_share(blank, rng)},
             ),
-            Control("texts of other clips", "the same readings against what was said elsewhere", other.statistics()),
+            Control(
+                "texts of other clips", "the same readings, compared with the text of another clip", other.statistics()
+            ),
             Control(
                 "blocks in random order",
                 f"the same WERs, {DRAWS} random orders of the blocks",
@@ -264,11 +269,11 @@ class DecoderLens(Experiment[DecoderLensReadings]):
         )
 
     def draw(self, finding: Finding) -> list[Figure]:
-        """Draw the controls; WER by block; where words are first right."""
+        """Draw the controls, WER by block, and the block after which tokens stay right."""
         wer = finding.measurement("WER by layer")
         layers = [str(entry) for entry in wer.axis("layer").entries]
         x = np.arange(len(layers))
-        errors, axes = new_figure("What the decoder writes", "encoder read after", "WER (%)")
+        errors, axes = new_figure("Word errors by encoder block", "encoder read after", "WER (%)")
         for name, color, marker in (("this model", BLUE, "o"), ("untrained model", GRAY, "x")):
             values = 100 * np.minimum(wer.at(whose=name), MOST_SHOWN)
             beyond = f" (cut off at {MOST_SHOWN:.0%})" if (values >= 100 * MOST_SHOWN).any() else ""
@@ -279,15 +284,16 @@ class DecoderLens(Experiment[DecoderLensReadings]):
         errors.set_label(alt_text(finding.title, wer.at(whose="this model", bound="value"), layers))
         add_legend(axes)
         share = finding.measurement("tokens right from here on")
-        words, axes = new_figure("Where words appear", "tokens right from there on (%)", "")
+        words, axes = new_figure("Block after which a token stays right", "tokens (%)", "")
         draw_bars(axes, x[::-1], 100 * share.values, [GREEN] * len(x))
         axes.set_yticks(x[::-1], layers)
-        words.set_label(alt_text("Tokens right from there on", share.values[:, 0], layers))
-        return [draw_controls(finding, 3, "fall of WER from first to last"), errors, words]
+        words.set_label(alt_text("Block after which a token stays right", share.values[:, 0], layers))
+        return [draw_controls(finding, 3, "WER before the first block minus WER after the last"), errors, words]
 
 
 def settled(lens: LensReadings) -> tuple[Int[np.ndarray, "token"], np.ndarray]:
-    """Return the first layer after which a token stays the first choice, and which tokens are right in the end."""
+    """Return the first layer after which each token stays the first choice, and whether it is right after the last
+    layer."""
     right = lens.rank == 0
     return np.logical_and.accumulate(right[::-1])[::-1].argmax(0), right[-1]
 
@@ -328,7 +334,7 @@ def _measurements(
 
 
 def _examples(context: Context, lens: LensReadings, indices: Sequence[int]) -> tuple[Example, ...]:
-    """Return the clips with the most words, with the text after every block."""
+    """Return the clips with the most words, with the decoder's text after every block."""
     order = sorted(range(len(indices)), key=lambda k: (-len(context.references[indices[k]].split()), k))
     examples = []
     for k in order[:N_EXAMPLES]:
@@ -342,21 +348,22 @@ def _notes(lens: LensReadings, curve: ErrorCurve, setting: Setting) -> tuple[str
     first, right = settled(lens)
     before = float((first[right] < len(lens.layers) - 1).mean()) if right.any() else 0.0
     notes = [
-        f"Of the tokens that are right in the end, {before:.0%} were the first choice from an earlier block on (the "
-        "decoder guesses from the words before, too: the embedding shows how much).",
-        f"WER one block before the last: {curve.wer[-2]:.0%}. Blocks that can be read (WER below {UNREADABLE:.0%}): "
-        f"{int((curve.wer[1:] < UNREADABLE).sum())} of {len(curve.wer) - 1}. With a single readable block, the order "
-        "only says that this block is the last one.",
-        "The decoder and the final norm were trained on the last block alone: a block that looks unreadable may hold "
-        "the words in another form.",
+        f"Of the tokens that are right after the last block, {before:.0%} were the lasting first choice after an "
+        "earlier layer. The decoder also guesses from the previous words; the layer before the first block shows how "
+        "often.",
+        f"WER one block before the last: {curve.wer[-2]:.0%}. Number of blocks that can be read (WER below "
+        f"{UNREADABLE:.0%}): {int((curve.wer[1:] < UNREADABLE).sum())} of {len(curve.wer) - 1}. If only one block is "
+        "readable, the order says no more than that this is the last block.",
+        "The decoder and the final norm were trained on the last block only, so a block that looks unreadable may "
+        "contain the words in another form.",
     ]
     if setting.reference == "model":
-        notes.append("The true texts are not known: WER is against the model's own transcript.")
+        notes.append("The clips have no texts, so the WER is measured against the model's own transcript.")
     return tuple(notes)
 
 
 def _sparse_ticks(names: Sequence[str], most: int = 8) -> tuple[list[int], list[str]]:
-    """Return ticks for about ``most`` of the names, the last among them, and their labels."""
+    """Return positions and labels of about ``most`` ticks, including the last name."""
     step = -(-len(names) // most)
     ticks = list(range(len(names) - 1, -1, -step))[::-1]
     return ticks, [names[t].replace("block ", "") if len(names) > 6 else names[t] for t in ticks]

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from hooked_whisper._support.heads import n_blocks_and_heads
 from hooked_whisper._support.indices import Selection, read_indices
+from hooked_whisper._support.showing import Showing, Summary, counted, joined
+from hooked_whisper.audio import TimeMap
 from hooked_whisper.errors import PatchError, check_option, closest
 from hooked_whisper.hooks import HookPoint
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.model.names import is_per_clip
-from hooked_whisper.patching.positions import PositionsLike, point_positions, span_label
+from hooked_whisper.patching.positions import PositionsLike, has_tokens, point_positions, span_label
 from hooked_whisper.patching.subspaces import Subspaces
 from hooked_whisper.protocols import STACKS, Positions, Stack
 
@@ -45,8 +47,8 @@ class GridAxis:
     labels: tuple[str, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Patch:
+@dataclass(frozen=True, eq=False, repr=False)
+class Patch(Showing):
     """One hook point, and the part of its activation to take from the other run.
 
     indices: axis name -> entries to patch; axes not named are patched in full.
@@ -105,8 +107,8 @@ class Patch:
         return (difference @ basis) @ basis.T
 
 
-@dataclass(frozen=True, eq=False)
-class PatchGrid:
+@dataclass(frozen=True, eq=False, repr=False)
+class PatchGrid(Showing):
     """Patches with labeled axes. The last axis varies fastest in ``patches``."""
 
     patches: tuple[Patch, ...]
@@ -115,6 +117,14 @@ class PatchGrid:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(len(axis.labels) for axis in self.axes)
+
+    def summary(self) -> Summary:
+        points = list(dict.fromkeys(patch.name for patch in self.patches))
+        notes = (f"hook points: {joined(points, 4)}",)
+        rows = tuple((axis.name, len(axis.labels), joined(axis.labels)) for axis in self.axes)
+        return Summary(
+            f"PatchGrid: {counted(len(self.patches), 'patch', 'patches')}", notes, ("axis", "n", "entries"), rows
+        )
 
 
 def is_hook_name(component: str) -> bool:
@@ -205,7 +215,8 @@ def make_grid(
         if time_axis is None:
             raise PatchError(f"{point.name} has no positions or tokens: its axes are {list(point.axes)}")
         read = [point_positions(model, point, span) for span in spans]
-        axes.append(GridAxis("span", tuple(map(span_label, read))))
+        seconds = None if has_tokens(point) else TimeMap(n_ctx=model.cfg.encoder.n_ctx).seconds_per_position
+        axes.append(GridAxis("span", tuple(span_label(span, seconds) for span in read)))
         choices.append([{time_axis: _selection(span, point.steps_per_position)} for span in read])
     if per_head:
         if "head" not in point.axes:

@@ -14,7 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked_whisper.errors import PatchError
+from hooked_whisper._support.indices import is_integer
+from hooked_whisper._support.showing import Showing
+from hooked_whisper.errors import PatchError, PromptError
 from hooked_whisper.model import WhisperCore
 
 if TYPE_CHECKING:
@@ -24,12 +26,19 @@ Logits = Float[Tensor, "row at vocab"]
 
 
 def token_id(model: Any, token: Any) -> Any:
-    """Return the id of a string that is one token (``model.to_single_token``); return anything else unchanged.
+    """Return the id of a token: a string of one token (``" very"``) or an id. Tensors of ids are returned unchanged.
 
     Raises:
-        PromptError: the string is several tokens.
+        PromptError: the string is several tokens, or the id is not in the vocabulary.
     """
-    return model.to_single_token(token) if isinstance(token, str) else token
+    if isinstance(token, str):
+        return model.to_single_token(token)
+    if not is_integer(token):
+        return token
+    n_vocab = model.cfg.decoder.n_vocab
+    if not 0 <= int(token) < n_vocab:
+        raise PromptError(f"token id {int(token)} is outside the vocabulary: ids are 0 to {n_vocab - 1}")
+    return int(token)
 
 
 @runtime_checkable
@@ -61,6 +70,14 @@ class LogitDifference:
     foil: int
     index: int
     unit: str = "logits"
+
+    def __post_init__(self) -> None:
+        for token in (self.answer, self.foil):
+            if not is_integer(token):
+                raise PatchError(
+                    f"LogitDifference takes token ids, not {token!r:.40}: "
+                    "LogitDifference.of(model, answer, foil, index) takes strings"
+                )
 
     @classmethod
     def of(cls, model: HookedWhisper, answer: int | str, foil: int | str, index: int) -> LogitDifference:
@@ -94,6 +111,23 @@ class WordLogProb:
     index: int
     unit: str = "nats"
 
+    def __post_init__(self) -> None:
+        if isinstance(self.word, str) or not self.word or not all(is_integer(token) for token in self.word):
+            raise PatchError(
+                f"WordLogProb takes the ids of one or more tokens, not {self.word!r:.40}: "
+                "WordLogProb.of(model, word, index) takes a string"
+            )
+
+    @classmethod
+    def of(cls, model: HookedWhisper, word: str, index: int) -> WordLogProb:
+        """Make a metric from a text of any number of tokens (``" mechanical"``).
+
+        Raises:
+            PatchError: the text is empty.
+        """
+        ids = model.to_tokens(word, prompt=False)[0].tolist()
+        return cls(tuple(ids), index)
+
     @property
     def at(self) -> tuple[int, ...]:
         return tuple(range(self.index, self.index + len(self.word)))
@@ -108,8 +142,8 @@ class WordLogProb:
         return token_logprobs[..., 0].sum(-1)
 
 
-@dataclass(frozen=True, eq=False)
-class KLDivergence:
+@dataclass(frozen=True, eq=False, repr=False)
+class KLDivergence(Showing):
     """``KL(reference || row)`` of next-token distributions, mean over the tokens at ``indices``.
 
     reference: logits.

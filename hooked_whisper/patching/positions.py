@@ -163,9 +163,11 @@ def interval_spans(intervals: Sequence[Interval], time: TimeMap, margin: int = 0
 
 
 def window_spans(stop: int, size: int, start: int = 0) -> tuple[Positions, ...]:
-    """Return windows of ``size`` positions from ``start`` to ``stop``; the last one may be shorter."""
+    """Return windows of ``size`` encoder positions from ``start`` to ``stop``, labeled in seconds; the last one may be
+    shorter."""
     edges = [(a, min(a + size, stop)) for a in range(start, stop, size)]
-    return tuple(Positions((edge,), f"{edge[0]}-{edge[1]}") for edge in edges)
+    seconds = TimeMap().seconds_per_position
+    return tuple(Positions((edge,), _seconds_label((edge,), seconds)) for edge in edges)
 
 
 def token_spans(labels: Sequence[str], start: int = 0) -> tuple[Positions, ...]:
@@ -173,11 +175,18 @@ def token_spans(labels: Sequence[str], start: int = 0) -> tuple[Positions, ...]:
     return tuple(Positions(((i, i + 1),), f"{i} {text}") for i, text in enumerate(labels) if i >= start)
 
 
-def span_label(positions: Positions) -> str:
-    """Label for figures; without one, the spans: ``"3-7, 9-10"``."""
+def span_label(positions: Positions, seconds_per_position: float | None = None) -> str:
+    """Label for figures; without one, the spans: ``"3-7, 9-10"`` of tokens, ``"0.06-0.14 s"`` of encoder positions."""
     if positions.label or positions.spans is None:
         return positions.label or "all"
+    if seconds_per_position is not None:
+        return _seconds_label(positions.spans, seconds_per_position)
     return ", ".join(f"{start}-{stop}" for start, stop in positions.spans)
+
+
+def _seconds_label(spans: Sequence[tuple[int, int]], seconds_per_position: float) -> str:
+    times = (f"{start * seconds_per_position:.2f}-{stop * seconds_per_position:.2f}" for start, stop in spans)
+    return f"{', '.join(times)} s"
 
 
 def filled_positions(mel: Float[Tensor, "batch mel frame"]) -> tuple[int, ...]:

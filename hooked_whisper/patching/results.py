@@ -4,32 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import spearmanr
 
 from hooked_whisper._support.heatmap import heat_map
-from hooked_whisper.errors import MissingExtraError, PatchError
+from hooked_whisper._support.plotly_figures import Backend
+from hooked_whisper._support.renamed import renamed_method
+from hooked_whisper._support.showing import Summary, Tabular, counted
+from hooked_whisper.errors import PatchError
 from hooked_whisper.patching.grid import GridAxis
 
-if TYPE_CHECKING:
-    import pandas
-    from matplotlib.figure import Figure
-
+PatchMethod = Literal["exact", "attribution"]
 Direction = Literal["denoise", "noise"]
 DIRECTIONS = get_args(Direction)
 SMALLEST_GAP = 1e-5  # relative; in float32, equal runs differ by up to this much if only one had a hook on its patterns
 
 
-@dataclass(frozen=True, eq=False)
-class PatchResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class PatchResult(Tabular):
     """One number per pair and patch.
 
     values: the metric with the patch. base: without a patch. source: of the run that the patches come from.
     direction: ``"denoise"`` patches the clean run into the corrupt one (base = corrupt), ``"noise"`` the reverse.
     site: what was patched, for titles.
+    method: ``"exact"`` (every patch was run) or ``"attribution"`` (estimated from one gradient).
     """
 
     axes: tuple[GridAxis, ...]
@@ -40,6 +41,7 @@ class PatchResult:
     direction: Direction
     site: str
     pairs: tuple[str, ...]
+    method: PatchMethod = "exact"
 
     @property
     def effect(self) -> Float[np.ndarray, "pair *grid"]:
@@ -84,50 +86,54 @@ class PatchResult:
                 )
         return rows
 
-    def to_dataframe(self) -> pandas.DataFrame:
-        """Return :meth:`to_rows` as a pandas table.
+    to_dataframe = renamed_method("to_dataframe", "to_pandas")
 
-        Raises:
-            MissingExtraError: pandas is not installed.
+    def plot(self, title: str = "", *, percentile: float | int = 100.0, backend: Backend = "matplotlib") -> Any:
+        """Draw a heat map of the mean effect: the last axis across, all others down.
+
+        Args:
+            percentile: of the absolute effects where the colors end, so that one large effect does not hide the others.
+            backend: ``"matplotlib"`` or ``"plotly"``.
         """
-        return table_of(self.to_rows())
-
-    def draw(self, title: str = "") -> Figure:
-        """Draw a heat map of the mean effect: the last axis across, all others down."""
         mean = self.mean
         down = self.axes[:-1]
         rows = [" ".join(labels) for labels in product(*(axis.labels for axis in down))] if down else [self.site]
         return heat_map(
             mean.reshape(-1, mean.shape[-1]),
-            title=title or f"{self.site}: {self.direction}, {len(self.pairs)} pairs",
+            title=title or self._title(),
             x=self.axes[-1].name,
             y=" x ".join(axis.name for axis in down) or "site",
-            unit="share of the gap between the runs",
+            unit="effect (1: as the source run)",
             rows=rows,
             columns=self.axes[-1].labels,
             scale="diverging",
+            clip=percentile,
+            facecolor="white",
+            backend=backend,
         )
 
-    def __repr__(self) -> str:
-        shape = " x ".join(f"{len(axis.labels)} {axis.name}{'s' if len(axis.labels) > 1 else ''}" for axis in self.axes)
-        best = np.unravel_index(np.nanargmax(self.mean), self.mean.shape) if np.isfinite(self.mean).any() else ()
-        entry = ", ".join(f"{axis.name} {axis.labels[i]}" for axis, i in zip(self.axes, best, strict=False))
-        top = f"; largest mean effect {self.mean[best]:.3g} at {entry}" if entry else ""
-        pairs = f"{len(self.pairs)} pair{'' if len(self.pairs) == 1 else 's'}"
-        return f"PatchResult({self.site}, {self.direction}, {pairs}, {shape}{top})"
+    draw = renamed_method("draw", "plot")
 
+    def summary(self) -> Summary:
+        shape = " x ".join(counted(len(axis.labels), axis.name) for axis in self.axes)
+        mean = self.mean
+        notes = (
+            f"{shape}; metric in {self.unit}: {float(self.base.mean()):.4g} unpatched, "
+            f"{float(self.source.mean()):.4g} in the source run",
+            "effect: 0 is unpatched, 1 is the source run; mean over pairs, the largest first",
+        )
+        size = np.where(np.isfinite(mean), np.abs(mean), -1.0).ravel()
+        rows = []
+        for flat in np.argsort(-size, kind="stable")[:10]:
+            index = np.unravel_index(int(flat), mean.shape)
+            labels = tuple(axis.labels[i] for axis, i in zip(self.axes, index, strict=True))
+            rows.append((*labels, float(mean[index]), float(self.values[(slice(None), *index)].mean())))
+        columns = (*(axis.name for axis in self.axes), "effect", f"metric ({self.unit})")
+        return Summary(f"PatchResult: {self._title()}", notes, columns, tuple(rows), mean.size)
 
-def table_of(rows: list[dict[str, Any]]) -> pandas.DataFrame:
-    """Return rows as a pandas table.
-
-    Raises:
-        MissingExtraError: pandas is not installed.
-    """
-    try:
-        import pandas
-    except ImportError as error:
-        raise MissingExtraError("tables need pandas: pip install hooked-whisper[tables]") from error
-    return pandas.DataFrame(rows)
+    def _title(self) -> str:
+        how = "exact" if self.method == "exact" else "estimated by attribution"
+        return f"{self.site}, {self.direction}, {counted(len(self.pairs), 'pair')}, {how}"
 
 
 def agreement(exact: PatchResult, estimate: PatchResult) -> Float[np.ndarray, "pair"]:

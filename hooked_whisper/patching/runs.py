@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.showing import Showing, Summary, counted, described, joined
 from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.patching.metrics import Metric
-from hooked_whisper.patching.positions import PositionsLike
+from hooked_whisper.patching.positions import PositionsLike, span_label
 from hooked_whisper.patching.results import DIRECTIONS, Direction
+from hooked_whisper.protocols import Positions
 
 if TYPE_CHECKING:
     from hooked_whisper.hooked import HookedWhisper
 
 
-@dataclass(frozen=True, eq=False)
-class RunInputs:
+@dataclass(frozen=True, eq=False, repr=False)
+class RunInputs(Showing):
     """Inputs of one run: decoder tokens, and one clip's mel or encoder output.
 
     Raises:
@@ -34,9 +36,17 @@ class RunInputs:
         if (self.mel is None) == (self.encoder_out is None):
             raise PatchError("a run needs either a mel or an encoder output")
 
+    def summary(self) -> Summary:
+        name, audio = ("mel", self.mel) if self.encoder_out is None else ("encoder_out", self.encoder_out)
+        ids = ", ".join(str(token) for token in self.tokens[0, :24].tolist())
+        more = ", ..." if self.tokens.shape[1] > 24 else ""
+        n_tokens = counted(self.tokens.shape[1], "token")
+        rows = (("tokens", f"{n_tokens}: {ids}{more}"), (name, described(audio)))
+        return Summary("RunInputs", rows=rows)
 
-@dataclass(frozen=True, eq=False)
-class CleanCorruptPair:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CleanCorruptPair(Showing):
     """A clean run and a corrupt run of the same shape, the metric, and the spans of encoder positions to patch.
 
     spans: each as for :func:`hooked_whisper.patching.read_positions`, such as a word of an alignment.
@@ -58,6 +68,17 @@ class CleanCorruptPair:
                 f"pair {self.label!r}: {n_clean} clean and {n_corrupt} corrupt tokens; give the same number of each"
             )
 
+    def summary(self) -> Summary:
+        title = f"CleanCorruptPair: {self.label}" if self.label else "CleanCorruptPair"
+        spans = joined(span_label(span) if isinstance(span, Positions) else described(span) for span in self.spans)
+        runs = (("clean", self.clean), ("corrupt", self.corrupt))
+        rows = (
+            ("metric", described(self.metric)),
+            ("spans", f"{len(self.spans)}: {spans}" if self.spans else "none (patches cover all positions)"),
+            *((f"{name} {field}", text) for name, run in runs for field, text in run.summary().rows),
+        )
+        return Summary(title, rows=rows)
+
     def runs(self, direction: Direction) -> tuple[RunInputs, RunInputs]:
         """Return the run to patch (base), and the run that the patches come from (source)."""
         check_option("direction", direction, DIRECTIONS, PatchError)
@@ -69,8 +90,8 @@ def with_spans(pairs: Sequence[CleanCorruptPair], spans: Sequence[PositionsLike]
     return tuple(replace(pair, spans=tuple(spans)) for pair in pairs)
 
 
-@dataclass(frozen=True, eq=False)
-class PatchedMetric:
+@dataclass(frozen=True, eq=False, repr=False)
+class PatchedMetric(Showing):
     """The metric of every patch of a grid, of the base run, and of the source run."""
 
     values: Float[Tensor, "patch"]

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper._support.renamed import renamed_arguments
+from hooked_whisper._support.showing import Showing
 from hooked_whisper.errors import PatchError
 from hooked_whisper.protocols import FeatureBasis
 
@@ -35,8 +36,8 @@ class Subspaces(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class Directions:
+@dataclass(frozen=True, eq=False, repr=False)
+class Directions(Showing):
     """Spans of vectors. Part ``n`` is the orthogonal projection on ``bases[n]``, whose rows are orthonormal."""
 
     bases: Float[Tensor, "part k d"]
@@ -62,8 +63,8 @@ class Directions:
         return self.bases.to(activation)
 
 
-@dataclass(frozen=True, eq=False)
-class Features:
+@dataclass(frozen=True, eq=False, repr=False)
+class Features(Showing):
     """Features of a basis with ``decode: [..., n_features] -> [..., d]``, such as a sparse autoencoder.
 
     The reconstruction error is left unchanged: ``base + decode(changed) - decode(encode(base))``.

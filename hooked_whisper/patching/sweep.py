@@ -27,7 +27,7 @@ from hooked_whisper.patching.grid import (
     runs_over_positions,
 )
 from hooked_whisper.patching.positions import PositionsLike
-from hooked_whisper.patching.results import DIRECTIONS, Direction, PatchResult
+from hooked_whisper.patching.results import DIRECTIONS, Direction, PatchMethod, PatchResult
 from hooked_whisper.patching.runs import CleanCorruptPair
 from hooked_whisper.patching.subspaces import Subspaces
 from hooked_whisper.protocols import STACKS, Stack
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from hooked_whisper.hooked import HookedWhisper
 
 Over = Literal["block", "span", "head", "unit", "feature"]
-PatchMethod = Literal["exact", "attribution"]
 _OVER: tuple[Over, ...] = get_args(Over)  # in the order of a grid's axes
 
 
@@ -124,6 +123,7 @@ def patch(
         direction=direction,
         site=describe_component(component, stack),
         pairs=tuple(pair.label or str(i) for i, pair in enumerate(pairs)),
+        method=method,
     )
 
 
@@ -206,4 +206,5 @@ def get_act_patch_block_every(
         direction=first.direction,
         site=f"{stack} blocks",
         pairs=first.pairs,
+        method=first.method,
     )

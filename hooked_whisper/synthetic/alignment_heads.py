@@ -16,7 +16,7 @@ from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus
 from hooked_whisper.synthetic.voices import SAMPLE_RATE, speakers
 
 UTTERANCES, SEED = 120, 7
-VALIDATION = 3  # the last third of the utterances
+VALIDATION = 3  # the last 1/VALIDATION of the utterances is for validation
 LEAD_S = 0.5  # silence before the first word
 _BATCH = 8
 
@@ -25,14 +25,14 @@ _BATCH = 8
 def choose_alignment_heads(
     model: HookedWhisper, synthetic: SyntheticCorpus, utterances: int = UTTERANCES, seed: int = SEED
 ) -> tuple[BlockHead, ...]:
-    """Return the set of heads that finds the most word boundaries within 100 ms (:func:`choose_heads`).
+    """Return the set of heads with the best word boundaries at a tolerance of 100 ms (:func:`choose_heads`).
 
     The sentences of the grammar, spoken by espeak-ng's training speakers, have exact word times. The last third of the
-    utterances is for validation: if the set is not better there than all heads of the second half of the blocks, which
-    openai-whisper uses by default, this default is returned.
+    utterances is for validation. If the set is not better there than openai-whisper's default, all heads of the second
+    half of the blocks, this default is returned.
 
     Raises:
-        RuntimeError: if no synthesizer is installed.
+        RuntimeError: no synthesizer is installed.
     """
     voices = speakers("train", "espeak")
     lead = np.zeros(round(LEAD_S * SAMPLE_RATE), np.float32)
@@ -50,7 +50,7 @@ def choose_alignment_heads(
     batches = [clips[start : start + _BATCH] for start in range(0, len(clips), _BATCH)]
     encoder_out = torch.cat([model.embed_audio(model.to_mel(batch)) for batch in batches])
     n = len(clips) - len(clips) // VALIDATION
-    best = choose_heads(model, encoder_out[:n], alignments[:n])
+    best = choose_heads(model, encoder_out[:n], alignments[:n]).pairs
     cfg = model.cfg.decoder
     fallback = tuple((b, h) for b in range(cfg.n_layers // 2, cfg.n_layers) for h in range(cfg.n_heads))
     if n == len(clips):

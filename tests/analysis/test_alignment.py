@@ -197,9 +197,10 @@ def test_the_aligning_head_is_selected(demo, encoded, monkeypatch) -> None:
     truths = [Alignment(f"u{k}", "s", "", 3.0, tuple(w.shifted(0.5) for w in words)) for k in range(3)]
     scores = score_alignment_heads(demo, encoded[:3], truths)
     assert scores.counts.shape == (3, 4, 4, 5, 3)
-    assert scores.best(1) == ((0, 1),) and scores.f1[0, 1].tolist() == [1.0] * 5 and scores.f1[1, 0, -1] == 0
-    assert scores.r_value[0, 1, -1] == 1 and len(scores.to_rows()) == 80 and "X0.1 1.00" in repr(scores)
-    assert choose_heads(demo, encoded[:3], truths) == ((0, 1),)
+    assert scores.best(1).pairs == ((0, 1),) and scores.best(1).values == (1.0,)
+    assert scores.f1[0, 1].tolist() == [1.0] * 5 and scores.f1[1, 0, -1] == 0
+    assert scores.r_value[0, 1, -1] == 1 and len(scores.to_rows()) == 80 and "X0.1" in repr(scores)
+    assert choose_heads(demo, encoded[:3], truths).pairs == ((0, 1),)
     maps = list(clip_maps(demo, encoded[:3], truths, [(0, 1), (1, 0)]))
     assert (set_counts(maps, [0])[..., 0] == 4).all() and (set_counts(maps, [1])[..., 0] == 0).all()
     assert scores.plot().axes

@@ -78,7 +78,7 @@ def test_top_list_figure_and_errors(model, run, unchecked) -> None:
     assert len(top) == 5 and abs(top[0].value) >= abs(top[-1].value)
     index = table.labels.index(top[0].label)
     assert float(table.values[index, 1, -1]) == pytest.approx(top[0].value)
-    assert table.draw().axes
+    assert table.plot().axes
     with pytest.raises(ValueError, match="'block', 'head' or 'neuron'"):
         direct_logit_attribution(cache, 3, parts="layer")  # type: ignore[arg-type]
     _, poor = model.run_with_cache(torch.zeros(1, 80, 120), torch.tensor([[1]]), names_filter="decoder.hook_embed")

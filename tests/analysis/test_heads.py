@@ -10,15 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooked_whisper.analysis.heads import (
-    MEASURES,
+from hooked_whisper.analysis.head_measures import (
     cross_measures,
     decoder_measures,
     distance_histogram,
     encoder_measures,
-    head_report,
     monotonicity,
 )
+from hooked_whisper.analysis.heads import MEASURES, head_report
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.protocols import Alignment, Interval
 from tests.findings.worlds import small_model
@@ -151,11 +150,12 @@ def test_means_intervals_tables_and_drawings(setting) -> None:
         "high": pytest.approx(high[0, 0]),
         "clips": 2,
     }
-    assert report.draw("cross", "own word").axes
+    assert report.plot("cross", "own word").axes
     text = repr(report)
-    assert "most local: E" in text and "most aligning: X" in text and "padding: E" in text
+    assert all(f"{stack}0." in text or f"{stack}1." in text for stack in "EX") and "most local" in text
     best = report.ranked("encoder", "distance", largest=False)
-    assert mean[best[0]] == mean.min() and len(best) == 4
+    assert mean[best.pairs[0]] == best.values[0] == mean.min() and len(best) == 4 and best[0].stack == "encoder"
+    assert [row["value"] for row in best[:2].to_rows()] == list(best.values[:2]) and best.plot().axes
 
 
 def test_only_the_encoder_and_only_tokens(setting) -> None:
@@ -179,4 +179,4 @@ def test_errors(setting) -> None:
     with pytest.raises(HookedWhisperError, match="did you mean 'distance'"):
         report.mean("encoder", "distances")
     with pytest.raises(HookedWhisperError, match="no stack 'cross'"):
-        report.draw("cross")
+        report.plot("cross")

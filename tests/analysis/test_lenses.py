@@ -125,4 +125,4 @@ def test_figures_and_texts(model, mel, tokens) -> None:
     layers = encoder_layers(model, mel)
     lens = logit_lens(model, tokens, layers[-1])
     assert len(lens.texts) == 7 and len(lens.texts[0]) == 3
-    assert lens.draw(1).axes and decoder_lens(model, tokens, layers, 4, max_new_tokens=2).draw().axes
+    assert lens.plot(1).axes and decoder_lens(model, tokens, layers, 4, max_new_tokens=2).plot().axes

@@ -199,7 +199,7 @@ def test_errors_name_the_argument(model, mel, tokens, unchecked) -> None:
         encoder_relevance(model, mel, target="sum")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="one number per clip"):
         encoder_relevance(model, mel, target=lambda out: out.sum())
-    with pytest.raises(ValueError, match="indices 1 to"):
+    with pytest.raises(ValueError, match="indices must be 1 to"):
         audio_relevance(model, mel, tokens, indices=[0])
     with pytest.raises(ValueError, match="n_prompt"):
         Transcript(model, tokens, 99)

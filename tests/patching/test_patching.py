@@ -188,8 +188,8 @@ def test_results_are_labeled(model, pair):
     low, high = done.interval(draws=50)
     assert low.shape == done.mean.shape and (low <= done.mean + 1e-9).all() and (done.mean <= high + 1e-9).all()
     rows = done.to_rows()
-    assert len(rows) == 24 and rows[1]["head"] == "1" and rows[0]["span"] == "0-8" and rows[-1]["pair"] == "two"
-    assert "PatchResult(encoder z, denoise, 2 pairs" in repr(done)
+    assert len(rows) == 24 and rows[1]["head"] == "1" and rows[0]["span"] == "0.00-0.16 s" and rows[-1]["pair"] == "two"
+    assert repr(done).startswith("PatchResult: encoder z, denoise, 2 pairs, exact")
     assert done.plot().axes
     pandas = pytest.importorskip("pandas")
     assert isinstance(done.to_pandas(), pandas.DataFrame)
@@ -287,4 +287,4 @@ def test_spans_may_be_words_seconds_and_positions(model, pair):
     span = model.time.span(word.start, word.end, "outer")
     by_position = patch(model, [replace(pair, spans=((span.start, span.stop), slice(0, 8)))], "resid_pre")
     np.testing.assert_array_equal(by_word.values, by_position.values)
-    assert by_word.axes[1].labels == ("word", "0-8")
+    assert by_word.axes[1].labels == ("word", "0.00-0.16 s")

@@ -1,4 +1,4 @@
-"""F10 on real Whisper: are the embeddings of English words similar if the words sound alike, or are used alike?"""
+"""F10 on released models: do English words that sound alike, or are used alike, have similar embeddings?"""
 
 from __future__ import annotations
 
@@ -37,19 +37,20 @@ P_SOUND, P_USE = "p-value of similar sound, given spelling", "p-value of similar
 PREDICTORS = ("similar sound", "similar spelling", "similar use", "log frequency", "difference of log frequency")
 SPELLED, EYE, RHYME, PHONE = "rhymes spelled alike", "spelled alike, no rhyme", "rhymes", "one phone apart"
 
-# Thresholds, written before the first run on a real model. The published claim shows four words and has no number.
-# SOUND, USE: 0.64 is the AUC of Cohen's (1988) medium effect (d = 0.5). The 0.8 of the synthetic corpus would be too
-#   high: its words have few neighbors in sound and sentences, and nothing else shapes their embeddings.
-# UNSPELLED: 0.56 is the AUC of Cohen's small effect (d = 0.2), required of sound without the help of spelling, which
-#   may be learned from text.
-# P_SOUND, P_USE: 0.01, as for the synthetic corpus; here with spelling among the predictors.
+# Thresholds, fixed before the first run on a released model. The published claim shows four words and has no number.
+# SOUND, USE: 0.64 is the AUC of Cohen's (1988) medium effect (d = 0.5). The threshold of 0.8 for the synthetic corpus
+#   would be too high: its words have few neighbors in sound and in sentences, and nothing else shapes their embeddings.
+# UNSPELLED: 0.56 is the AUC of Cohen's small effect (d = 0.2). These pairs sound alike but are not spelled alike, so
+#   their similarity cannot come from spelling.
+# P_SOUND, P_USE: 0.01, as for the synthetic corpus, with spelling as an additional predictor.
 THRESHOLDS = {SOUND: 0.64, UNSPELLED: 0.56, USE: 0.64}
 P_THRESHOLD = 0.01
 
 
 @dataclass(frozen=True, eq=False)
 class PairRegression:
-    """Standardized coefficients over sampled pairs of words, bootstrap samples, and one-sided permutation p-values."""
+    """A regression over sampled pairs of words: standardized coefficients, their bootstrap samples, and one-sided
+    permutation p-values."""
 
     coefficients: Float[np.ndarray, "predictor"]
     samples: Float[np.ndarray, "draw predictor"]
@@ -84,7 +85,7 @@ class PairDesign:
     ) -> PairRegression:
         """Regress the cosine on the predictors.
 
-        Permutations reorder the words of the cosine, which keeps the dependence between pairs that share a word.
+        Permutations reorder the words of the cosine matrix, which keeps the dependence between pairs that share a word.
 
         Source: Mantel 1967; Krackhardt 1988 (quadratic assignment).
         """
@@ -126,10 +127,10 @@ class EnglishCosines:
     """Cosine similarity of the words' embeddings, and regressions of it.
 
     Attributes:
-        pairs: each kind of pair, by name.
-        cosines, regressions: of the embeddings ``"raw"``, ``"mean-centered"`` and ``"untrained"``.
+        pairs: pairs by kind.
+        cosines, regressions: by embedding: ``"raw"``, ``"mean-centered"`` and ``"untrained"``.
         comparison: the nearest tokens in the form of the published lists.
-        nearest: nearest words of the list to a few words.
+        nearest: tables of the nearest words of the list to a few words.
     """
 
     words: WordSimilarities
@@ -141,29 +142,30 @@ class EnglishCosines:
 
 
 class EnglishNeighbors(Experiment[EnglishCosines]):
-    """F10 on real Whisper: sounds from a dictionary, use from counts of bigrams."""
+    """F10 on released models: compare embeddings with sounds from a dictionary and use from counts of bigrams."""
 
     id, title = "F10", "Neighbors in embedding space"
     claim = "Tokens have similar embeddings if they are used alike, and also if they sound alike."
     protocol = (
-        "Cosine similarity of rows of the decoder's token embedding, for 3,000 frequent English words that are one "
-        "token. Sound: pairs one phone apart (not the last, which inflects) or rhyming (words of one syllable), by a "
-        "pronouncing dictionary. Use: pairs that are among each other's five nearest by the words before and after "
-        "them in a list of bigrams. Each kind of pair against random pairs of words as frequent and as long. Sound and "
-        "spelling go together in English, so rhymes that are spelled differently (tea, key) are also judged alone, and "
-        "a regression of the cosine on similarity of sound, spelling, use, and frequency separates them; one-sided "
-        "p-values from permutations of the words. Intervals: 95 %, bootstrap over words."
+        "The cosine similarity of rows of the decoder's token embedding is measured for 3,000 frequent English words "
+        "that are one token. Sound: pairs that differ by one phone (other than the last, which may be an inflection) "
+        "or rhyme (words of one syllable), by a pronouncing dictionary. Use: pairs of words that are among each "
+        "other's five most similar by the words before and after them in a list of bigrams. Each kind of pair is "
+        "compared with random pairs of words of the same frequency and length. In English, words that sound alike are "
+        "often spelled alike. So rhymes that are spelled differently (tea, key) are also judged separately, and a "
+        "regression of the cosine on similarity of sound, spelling, use, and frequency separates the causes, with "
+        "one-sided p-values from permutations of the words. Intervals: 95 %, bootstrap over words."
     )
     needs_speech, own_speech = False, True
-    published = tuple(published_tables.neighbour_table(word) for word in published_tables.NEIGHBOURS)
-    published_summary = published_tables.NEIGHBOURS_IN_SHORT
+    published = tuple(published_tables.neighbor_table(word) for word in published_tables.NEIGHBORS)
+    published_summary = published_tables.NEIGHBORS_IN_SHORT
 
     def setting(self, context: Context) -> Setting:
         parameters = {"sampled_pairs": SAMPLED_PAIRS, "permutations": PERMUTATIONS}
         return replace(Setting.of(context, parameters), inputs={"seed": context.seed})  # no clips
 
     def measure(self, context: Context) -> EnglishCosines:
-        """Read the embedding. There is no forward pass."""
+        """Read the embedding matrix. There is no forward pass."""
         english = load_english()
         words = make_words(english, N_WORDS)
         tokens = english.token_ids(context.model)[words.rows]
@@ -208,13 +210,13 @@ class EnglishNeighbors(Experiment[EnglishCosines]):
             measurements=_measurements(measured, aucs),
             tables=(_kinds(measured.words, pairs), *comparison.tables, *measured.nearest),
             notes=(
-                f"{len(pairs[SOUND].pairs)} pairs sound alike, {len(pairs[UNSPELLED].pairs)} of them rhyme and are "
-                f"spelled differently, {len(pairs[USE].pairs)} are used alike. The regression explains "
+                f"{len(pairs[SOUND].pairs)} pairs sound alike, {len(pairs[UNSPELLED].pairs)} of these rhyme and are "
+                f"spelled differently, and {len(pairs[USE].pairs)} pairs are used alike. The regression explains "
                 f"{raw.r_squared:.1%} of the variance of the cosine "
                 f"({regressions['mean-centered'].r_squared:.1%} mean-centered).",
-                "The raw cosine is judged, as it was published; mean-centered cosines are beside it.",
-                "Words of the same sound (their, there) are left out, because many are two spellings of one word. "
-                "Use is what a list of bigrams knows of meaning.",
+                "The raw cosine is judged, as in the publication; mean-centered cosines are also reported.",
+                "Words that sound the same (their, there) are left out, because many are two spellings of one word. "
+                "Use is measured by a list of bigrams, which covers only a part of meaning.",
             ),
         )
 
@@ -262,7 +264,7 @@ def _controls(
         ),
         Control(
             "shuffled words",
-            f"sounds and uses dealt to other words ({SHUFFLES} times)",
+            f"sounds and uses assigned to random words ({SHUFFLES} times)",
             {name: Estimate.of(float(np.mean(values)), values) for name, values in shuffled.items()},
         ),
     )
@@ -318,7 +320,8 @@ def _kinds(words: WordSimilarities, pairs: Mapping[str, PairContrast], n: int = 
 def _nearest(
     model: HookedWhisper, words: WordSimilarities, tokens: Int[np.ndarray, "word"], n: int = 10
 ) -> tuple[Table, ...]:
-    """Nearest words of the list to a few words, raw and mean-centered, with how they sound and are used."""
+    """Return tables of the nearest words to a few words, raw and mean-centered, with their similarity in sound and
+    use."""
     row_of = {int(token): i for i, token in enumerate(tokens)}
     among = torch.from_numpy(tokens)
     tables = []
@@ -327,7 +330,7 @@ def _nearest(
             continue
         i = words.words.index(word)
         for centered in (False, True):
-            near = nearest_tokens(model, int(tokens[i]), n, among, centered=centered)
+            near = nearest_tokens(model, int(tokens[i]), n, among, embeddings="centered" if centered else "raw")
             rows = tuple(
                 (
                     token.text,
@@ -339,6 +342,6 @@ def _nearest(
                 for token in near
             )
             title = f"Nearest to '␣{word}' among the words" + (", mean-centered" if centered else "")
-            columns = ("token", "id", "cosine", "phones apart", "alike in use")
+            columns = ("token", "id", "cosine", "different phones", "similarity in use")
             tables.append(Table(title, f"ours: {model.cfg.name}", columns, rows))
     return tuple(tables)

@@ -1,4 +1,4 @@
-"""Our likeliest next tokens in the form of the published ones (F9); compared with them if the model is ``tiny``."""
+"""The most likely next tokens in the form of the published lists (F9), compared with them if the model is ``tiny``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 
 from hooked_whisper.analysis import next_token_logits, top_tokens
-from hooked_whisper.analysis.bigrams import RankedToken
+from hooked_whisper.analysis.token_lists import TokenList
 from hooked_whisper.findings.core import published
 from hooked_whisper.findings.core.context import Context, released_name
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate
@@ -28,7 +28,7 @@ TRAFFIC = "published tokens among the first 20 after traffic, better of two list
 
 
 def our_tables(model: str, truth: Truth, logits_by_prefix: dict[str, np.ndarray], n: int = 10) -> tuple[Table, ...]:
-    """Return the likeliest followers of the published prompt words in the synthetic corpus. ``model``: its name."""
+    """Return the most likely followers of the published prompt words in the synthetic corpus. ``model`` is its name."""
     tables = []
     for word in PROMPTS:
         if word not in truth.words:
@@ -55,7 +55,8 @@ def our_tables(model: str, truth: Truth, logits_by_prefix: dict[str, np.ndarray]
 
 @torch.no_grad()
 def _logits(model: HookedWhisper, language: str) -> dict[str, Float[torch.Tensor, "vocab"]]:
-    """Return the logits after each published prompt, with and without a leading space: the pages do not say which."""
+    """Return the logits after each published prompt, with and without a leading space. The published pages do not say
+    which was used."""
     prefix = model.prompter.prompt_ids(language=language, timestamps=True)
     empty = baseline_encoding(model, "zero audio")
     rows = {}
@@ -66,7 +67,7 @@ def _logits(model: HookedWhisper, language: str) -> dict[str, Float[torch.Tensor
     return rows
 
 
-def _shared(model: HookedWhisper, ours: list[RankedToken], theirs: published.TopList) -> int:
+def _shared(model: HookedWhisper, ours: TokenList, theirs: published.TopList) -> int:
     ids = {token.id for token in ours}
     return sum(
         any(len(t) == 1 and int(t[0]) in ids for t in [model.to_tokens(text, prompt=False)[0]])
@@ -74,8 +75,8 @@ def _shared(model: HookedWhisper, ours: list[RankedToken], theirs: published.Top
     )
 
 
-def _statistics(model: HookedWhisper, lists: dict[str, list[RankedToken]]) -> dict[str, Estimate]:
-    very, theirs = lists.get(" very", []), published.VERY.entries[:5]
+def _statistics(model: HookedWhisper, lists: dict[str, TokenList]) -> dict[str, Estimate]:
+    very, theirs = lists.get(" very", ()), published.VERY.entries[:5]
     ids = [int(model.to_tokens(text, prompt=False)[0, 0]) for text, _ in theirs]
     in_place = sum(a.id == b for a, b in zip(very, ids, strict=False))
     logits = {token.id: token.value for token in very}
@@ -96,16 +97,16 @@ def _statistics(model: HookedWhisper, lists: dict[str, list[RankedToken]]) -> di
 
 
 def compare(context: Context, language: str, mean: Float[torch.Tensor, "text"]) -> PublishedComparison:
-    """Return the likeliest tokens after the published prompts by logit, and by logit minus the ``mean`` over many
+    """Return the most likely tokens after the published prompts, by logit and by logit minus the ``mean`` over many
     prompts."""
     model = context.model
     rows = _logits(model, language)
     lists = {spelled: top_tokens(model, logits) for spelled, logits in rows.items()}
     centered = {spelled: top_tokens(model, logits[: len(mean)] - mean) for spelled, logits in rows.items()}
     tables = tuple(
-        _table(model, spelled, tokens, what)
+        _table(model, spelled, tokens, score)
         for spelled in lists
-        for tokens, what in ((lists[spelled], "logit"), (centered[spelled], "logit minus mean over prompts"))
+        for tokens, score in ((lists[spelled], "logit"), (centered[spelled], "logit minus mean over prompts"))
     )
     if released_name(model.cfg.name) != "tiny":
         return PublishedComparison(tables)
@@ -123,7 +124,7 @@ def compare(context: Context, language: str, mean: Float[torch.Tensor, "text"]) 
     return PublishedComparison(tables, criteria, (control,))
 
 
-def _table(model: HookedWhisper, spelled: str, tokens: list[RankedToken], what: str) -> Table:
+def _table(model: HookedWhisper, spelled: str, tokens: TokenList, score: str) -> Table:
     rows = tuple((token.text, str(token.id), f"{token.value:.2f}") for token in tokens)
-    title = f"After {spelled.replace(' ', '␣')!r}" + ("" if what == "logit" else f": {what}")
+    title = f"After {spelled.replace(' ', '␣')!r}" + ("" if score == "logit" else f": {score}")
     return Table(title, f"ours: {model.cfg.name}", ("token", "id", "logit"), rows)

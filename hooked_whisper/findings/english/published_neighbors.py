@@ -1,11 +1,11 @@
-"""Our nearest tokens in the form of the published ones (F10); compared with them if the model is ``tiny``."""
+"""The nearest tokens in the form of the published lists (F10), compared with them if the model is ``tiny``."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from hooked_whisper._support.showing import visible
 from hooked_whisper.analysis import nearest_tokens
-from hooked_whisper.analysis.bigrams import visible
 from hooked_whisper.findings.core import published
 from hooked_whisper.findings.core.context import released_name
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate
@@ -19,7 +19,7 @@ WHOLE_LIST, GAP = "published neighbours among our 24 nearest (share)", "largest 
 def compare(model: HookedWhisper, untrained: HookedWhisper) -> PublishedComparison:
     """Return the 24 nearest text tokens to each published word, raw and mean-centered.
 
-    The published pages do not name a model size; their other figures use ``tiny``.
+    The published pages do not name the size of the model; their other figures use ``tiny``.
     """
     tables, shares, gaps = _compare(model)
     centered, _, _ = _compare(model, centered=True)
@@ -37,14 +37,14 @@ def compare(model: HookedWhisper, untrained: HookedWhisper) -> PublishedComparis
 
 
 def _compare(model: HookedWhisper, centered: bool = False) -> tuple[tuple[Table, ...], list[float], list[float]]:
-    """Return our nearest tokens to each published word, the share of its list among them, and the differences of the
-    cosines.
+    """Return the nearest tokens to each published word, the share of its published list among them, and the differences
+    of the cosines.
 
-    Each word is looked up with and without a leading space. The spelling that shares more with the published list
-    counts.
+    Each word is looked up with and without a leading space, and the spelling that shares more with the published list
+    is used.
     """
     tables, shares, gaps = [], [], []
-    for word, listed in published.NEIGHBOURS.items():
+    for word, listed in published.NEIGHBORS.items():
         candidates = [
             _against_list(model, spelled, listed, centered)
             for spelled in (word, f" {word}")
@@ -61,7 +61,7 @@ def _compare(model: HookedWhisper, centered: bool = False) -> tuple[tuple[Table,
 def _against_list(
     model: HookedWhisper, spelled: str, listed: tuple[tuple[str, float], ...], centered: bool
 ) -> tuple[Table, float, list[float]]:
-    near = nearest_tokens(model, int(model.to_tokens(spelled, prompt=False)[0, 0]), 24, centered=centered)
+    near = nearest_tokens(model, spelled, 24, embeddings="centered" if centered else "raw")
     cosines: dict[str, list[float]] = {}
     for token in near:
         cosines.setdefault(token.text.strip("␣"), []).append(token.value)

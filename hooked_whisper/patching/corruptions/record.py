@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hooked_whisper._support.showing import Showing, Summary
 from hooked_whisper.audio import HOP, SAMPLE_RATE, log_mel_max
 from hooked_whisper.errors import AudioError, PatchError
 from hooked_whisper.protocols import Interval
@@ -61,8 +62,8 @@ def as_audio(audio: Any) -> Audio:
     return np.array(array, dtype=np.float32)
 
 
-@dataclass(frozen=True, eq=False)
-class Corruption:
+@dataclass(frozen=True, eq=False, repr=False)
+class Corruption(Showing):
     """A clean and a corrupt clip of the same length, bit-equal outside ``spans``.
 
     Attributes:
@@ -138,9 +139,11 @@ class Corruption:
     def _both(self) -> Float[Tensor, "two sample"]:
         return torch.from_numpy(np.stack([self.clean, self.corrupt]))
 
-    def __repr__(self) -> str:
-        spans = ", ".join(f"{s.label} [{s.start:.3f}, {s.end:.3f}) s" for s in self.spans)
-        return f"Corruption({self.kind}: {spans}; {len(self.clean) / SAMPLE_RATE:.2f} s)"
+    def summary(self) -> Summary:
+        title = f"Corruption: {self.kind}, {len(self.clean) / SAMPLE_RATE:.2f} s of audio"
+        parameters = ", ".join(f"{name}={value!r:.40}" for name, value in self.parameters.items())
+        rows = tuple((span.label, round(span.start, 3), round(span.end, 3)) for span in self.spans)
+        return Summary(title, (parameters,) if parameters else (), ("changed span", "start (s)", "end (s)"), rows)
 
 
 def frame_mask(spans: Sequence[Interval], n_frames: int) -> Bool[Tensor, "frame"]:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from scipy.signal import butter, sosfiltfilt
 from torch import Tensor
 
+from hooked_whisper._support.showing import Showing
 from hooked_whisper.audio import HOP, SAMPLE_RATE, log_mel_max, mel_filters
 from hooked_whisper.errors import AudioError
 from hooked_whisper.patching.corruptions.record import Audio, Corruption, as_audio, sample_range, whole_clip
@@ -58,8 +59,8 @@ def _filtered(audio: Audio, kind: str, edges: tuple[Hz, ...], span: Interval | N
     return Corruption("spectral edit", clean, corrupt, (changed,), {"filter": kind, "hz": tuple(map(float, edges))})
 
 
-@dataclass(frozen=True, eq=False)
-class MelCorruption:
+@dataclass(frozen=True, eq=False, repr=False)
+class MelCorruption(Showing):
     """Two log-mels that differ only in some bins and frames. ``spans`` are half-open, in seconds."""
 
     kind: str

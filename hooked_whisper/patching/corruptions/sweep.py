@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import isotonic_regression
 
+from hooked_whisper._support.heatmap import line_chart
+from hooked_whisper._support.plotly_figures import Backend
+from hooked_whisper._support.showing import Summary, Tabular
 from hooked_whisper.errors import PatchError
 
 SNRS = (-10, -5, 0, 5, 10, 15, 20)
 
 
-@dataclass(frozen=True, eq=False)
-class SnrSweep:
+@dataclass(frozen=True, eq=False, repr=False)
+class SnrSweep(Tabular):
     """Accuracy at each SNR (dB, rising).
 
     fitted: isotonic (never falling) least-squares fit of the accuracy.
@@ -27,6 +31,32 @@ class SnrSweep:
     fitted: Float[np.ndarray, "snr"]
     target: float
     snr_db: float | None
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return one dict per SNR: snr_db, accuracy, fitted."""
+        return [
+            {"snr_db": snr, "accuracy": float(accuracy), "fitted": float(fitted)}
+            for snr, accuracy, fitted in zip(self.snrs, self.accuracy, self.fitted, strict=True)
+        ]
+
+    def summary(self) -> Summary:
+        crossing = "never" if self.snr_db is None else f"at {self.snr_db:.3g} dB"
+        rows = tuple(tuple(row.values()) for row in self.to_rows())
+        return Summary(
+            f"SnrSweep: accuracy crosses {self.target:g} {crossing}", (), ("SNR (dB)", "accuracy", "fit"), rows
+        )
+
+    def plot(self, title: str = "", *, backend: Backend = "matplotlib") -> Any:
+        """Draw accuracy and fit against the SNR. ``backend="plotly"`` returns a plotly figure."""
+        crossing = "no crossing" if self.snr_db is None else f"{self.snr_db:.3g} dB"
+        return line_chart(
+            {"measured": (self.snrs, self.accuracy), "isotonic fit": (self.snrs, self.fitted)},
+            title=title or f"Accuracy by SNR (crosses {self.target:g}: {crossing})",
+            x="SNR (dB)",
+            y="accuracy",
+            facecolor="white",
+            backend=backend,
+        )
 
 
 def find_snr(

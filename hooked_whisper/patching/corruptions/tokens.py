@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.showing import Showing
 from hooked_whisper.errors import PatchError, PromptError
 from hooked_whisper.text import Prompter
 from hooked_whisper.text.prompts import TASKS, tokenizer_of
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from hooked_whisper.hooked import HookedWhisper
 
 
-@dataclass(frozen=True, eq=False)
-class TokenCorruption:
+@dataclass(frozen=True, eq=False, repr=False)
+class TokenCorruption(Showing):
     """Clean and corrupt decoder inputs of the same length that differ only at the indices ``changed``.
 
     was, now: texts of the changed token.
