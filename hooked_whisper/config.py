@@ -238,3 +238,6 @@ def _released(name: str, n_mels: int, d: int, heads: int, enc: int, dec: int, vo
 RELEASED: dict[str, WhisperConfig] = {name: _released(name, *size) for name, size in _SIZES.items()} | {
     f"{name}.en": _released(f"{name}.en", *_SIZES[name][:-1], 51864) for name in ("tiny", "base", "small", "medium")
 }
+
+OFFICIAL_MODEL_NAMES: tuple[str, ...] = (*RELEASED, *ALIASES)
+"""Names of the models that OpenAI released, for ``HookedWhisper.from_pretrained``; ``"demo"`` is packaged."""

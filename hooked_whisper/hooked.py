@@ -13,13 +13,35 @@ from whisper.decoding import DecodingOptions, DecodingResult
 from whisper.tokenizer import Tokenizer
 
 from hooked_whisper import decoding
+from hooked_whisper._support.indices import is_integer
+from hooked_whisper._support.renamed import keywords_elsewhere
 from hooked_whisper.audio import TimeMap, prepare_mel
 from hooked_whisper.config import WhisperConfig
 from hooked_whisper.errors import ArgumentError, PromptError, check_option
+from hooked_whisper.hooks.token_directions import TokenIds, token_ids
 from hooked_whisper.loading import load_into, process_weights, resolve, save_pretrained
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.text import Prompter
 from hooked_whisper.text.prompts import ENGLISH_ONLY, TASKS, tokenizer_of
+
+# keywords of HookedTransformer.from_pretrained, and of its methods for tokens
+_LOADING_KEYWORDS = {
+    "refactor_factored_attn_matrices": "use model.encoder.QK and OV, which are factored",
+    "checkpoint_index": "OpenAI published no checkpoints of the training",
+    "checkpoint_value": "OpenAI published no checkpoints of the training",
+    "hf_model": "pass the model as the first argument",
+    "tokenizer": "the tokenizer follows from the vocabulary, see vocabulary=",
+    "n_devices": "the model is on one device: device=",
+    "move_to_device": "use device='cpu'",
+    "default_prepend_bos": "model.to_tokens(text, prompt=...) writes or omits Whisper's prompt",
+    "default_padding_side": "tokens are not padded: rows of one batch have the same length",
+}
+_TOKEN_KEYWORDS = {
+    "prepend_bos": "use prompt=True or prompt=False, for Whisper's prompt of several tokens",
+    "padding_side": "tokens are not padded: rows of one batch have the same length",
+    "move_to_device": "tokens are on the model's device",
+    "truncate": "nothing is truncated",
+}
 
 
 class HookedWhisper(WhisperCore):
@@ -34,6 +56,7 @@ class HookedWhisper(WhisperCore):
         self.eval()
 
     @classmethod
+    @keywords_elsewhere(**_LOADING_KEYWORDS)
     def from_pretrained(
         cls,
         source: Any,
@@ -104,6 +127,19 @@ class HookedWhisper(WhisperCore):
             device = "cuda" if torch.cuda.is_available() else "cpu"
         return model.to(device=device, dtype=dtype).eval()
 
+    @classmethod
+    @keywords_elsewhere(**_LOADING_KEYWORDS)
+    def from_pretrained_no_processing(cls, source: Any, **options: Any) -> HookedWhisper:
+        """Load a model without weight processing: :meth:`from_pretrained`, which processes nothing by default.
+
+        Raises:
+            ArgumentError: an option of weight processing is given.
+        """
+        for name in ("fold_ln", "center_writing_weights", "fold_value_biases", "center_unembed"):
+            if options.get(name):
+                raise ArgumentError(f"{name}=True processes the weights: call from_pretrained instead")
+        return cls.from_pretrained(source, **options)
+
     def save_pretrained(
         self, folder: str | Path, metadata: dict[str, str] | None = None, dtype: torch.dtype | None = None
     ) -> None:
@@ -152,6 +188,7 @@ class HookedWhisper(WhisperCore):
         """openai-whisper's tokenizer for this vocabulary."""
         return self.prompter.tokenizer
 
+    @keywords_elsewhere(**_TOKEN_KEYWORDS)
     def to_tokens(
         self,
         text: str | list[str] = "",
@@ -170,8 +207,16 @@ class HookedWhisper(WhisperCore):
         tokens = self.prompter.to_tokens(text, language=language, task=task, timestamps=timestamps, prompt=prompt)
         return tokens.to(self.device)
 
-    def to_str_tokens(self, tokens: str | Tensor | list[int]) -> list[str]:
-        """Return one string per id, special tokens spelled out. A string is tokenized first, without a prompt."""
+    @keywords_elsewhere(**_TOKEN_KEYWORDS)
+    def to_str_tokens(self, tokens: str | Tensor | list[int] | list[str], prompt: bool = False) -> Any:
+        """Return one string per id, special tokens spelled out; for a list of texts, one list for each.
+
+        A text is tokenized first; ``prompt`` puts Whisper's prompt before it.
+        """
+        if isinstance(tokens, list) and tokens and all(isinstance(text, str) for text in tokens):
+            return [self.to_str_tokens(text, prompt=prompt) for text in tokens]
+        if isinstance(tokens, str) and prompt:
+            tokens = self.to_tokens(tokens)
         return self.prompter.to_str_tokens(tokens)
 
     def to_string(self, tokens: Tensor | list[int]) -> str:
@@ -185,6 +230,54 @@ class HookedWhisper(WhisperCore):
             PromptError: it is several tokens; lists them.
         """
         return self.prompter.to_single_token(text)
+
+    def to_single_str_token(self, token: int) -> str:
+        """Return the text of one token id."""
+        if not is_integer(token):
+            raise PromptError(f"to_single_str_token takes one token id, not {token!r:.80}")
+        return self.prompter.to_str_tokens([int(token)])[0]
+
+    @keywords_elsewhere(**_TOKEN_KEYWORDS)
+    def get_token_position(
+        self,
+        single_token: str | int,
+        input: str | Int[Tensor, "*batch token"],
+        mode: Literal["first", "last"] = "first",
+        *,
+        prompt: bool = True,
+    ) -> int:
+        """Return the index of a token in a text or in one row of token ids.
+
+        Args:
+            single_token: a text of one token (``" very"``) or an id.
+            input: a text, which is tokenized with its prompt unless ``prompt=False``, or ids ``[token]`` or
+                ``[1, token]``.
+            mode: the first or the last occurrence.
+
+        Raises:
+            PromptError: the token does not occur, or a text is several tokens.
+        """
+        check_option("mode", mode, ("first", "last"), PromptError)
+        tokens = self.to_tokens(input, prompt=prompt) if isinstance(input, str) else input
+        if tokens.dim() > 2 or (tokens.dim() == 2 and len(tokens) != 1):
+            raise PromptError(f"tokens of shape {tuple(tokens.shape)} are not one row: pass one row, tokens[i]")
+        token = int(token_ids(self, single_token))
+        positions = torch.nonzero(tokens.flatten() == token).flatten().tolist()
+        if not positions:
+            texts = self.prompter.to_str_tokens(tokens)
+            raise PromptError(f"{self.to_single_str_token(token)!r} ({token}) is not among the tokens {texts}")
+        return positions[0 if mode == "first" else -1]
+
+    def tokens_to_residual_directions(self, tokens: TokenIds) -> Float[Tensor, "*shape d_model"]:
+        """Return the unembedding vectors of tokens: what the normalized residual is multiplied with for their logits.
+
+        tokens: ids or texts of one token each. The final norm comes before; ``cache.apply_ln_to_stack`` applies it.
+
+        Raises:
+            PromptError: a text is several tokens.
+            ArgumentError: an id does not exist.
+        """
+        return self.W_U.mT[token_ids(self, tokens).to(self.device)]
 
     # --- decoding ----------------------------------------------------------------------------------------------------
 
@@ -201,10 +294,15 @@ class HookedWhisper(WhisperCore):
     def generate(
         self,
         prompt: Int[Tensor, "batch token"],
-        encoder_out: Float[Tensor, "clip position d_model"],
+        encoder_out: Float[Tensor, "clip position d_model"] | None = None,
         **options: Any,
     ) -> Int[Tensor, "batch token_out"]:
         """Generate greedily, see :func:`hooked_whisper.decoding.generate`."""
+        if encoder_out is None:
+            raise ArgumentError(
+                "generate needs tokens and the audio: model.generate(model.to_tokens(text), model.embed_audio(mel)); "
+                "model.transcribe(audio) and model.decode(mel) return text"
+            )
         return decoding.generate(self, prompt, encoder_out, **options)
 
     def detect_language(self, mel: Tensor, tokenizer: Tokenizer | None = None) -> Any:

@@ -24,7 +24,9 @@ ResidualStack = Literal["encoder", "decoder"]
 """The stacks of blocks, each with a residual stream."""
 RESIDUAL_STACKS: tuple[ResidualStack, ...] = get_args(ResidualStack)
 _LETTERS: dict[Stack, str] = {"encoder": "E", "decoder": "D", "cross": "X"}
-_HEAD = re.compile(r"(?P<stack>encoder|decoder|cross)\s+(?P<block>\d+)\.(?P<head>\d+)|(?P<letter>[EDX])(\d+)\.(\d+)")
+_HEAD = re.compile(
+    r"(?P<stack>encoder|decoder|cross)\s*(?P<block>\d+)\.(?P<head>\d+)|(?P<letter>[EDX])(\d+)\.(\d+)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -43,7 +45,7 @@ class HeadRef:
         """Read one head.
 
         Args:
-            head: a :class:`HeadRef`, ``"cross 3.1"``, a label such as ``"X3.1"``, ``(block, head)`` or
+            head: a :class:`HeadRef`, ``"cross 3.1"``, a label such as ``"X3.1"`` (in either case), ``(block, head)`` or
                 ``(stack, block, head)``.
             stack: the stack of a plain ``(block, head)``.
             error: type of the error.
@@ -55,7 +57,8 @@ class HeadRef:
             return head
         match = _HEAD.fullmatch(head.strip()) if isinstance(head, str) else None
         if match is not None:
-            named = match["stack"] or next(stack for stack in STACKS if _LETTERS[stack] == match["letter"])
+            letter = (match["letter"] or "").upper()
+            named = (match["stack"] or "").lower() or next(s for s in STACKS if _LETTERS[s] == letter)
             return cls(named, int(match["block"] or match[5]), int(match["head"] or match[6]))  # type: ignore[arg-type]
         if isinstance(head, Sequence) and not isinstance(head, str) and len(head) in (2, 3):
             named, block, number = (stack, *head) if len(head) == 2 else head

@@ -21,6 +21,7 @@ LAYERS = [
     "text",
     "decoding",
     "hooked",
+    "utils",
     "corpora",
     "activations",
     "patching",

@@ -117,6 +117,9 @@ class ActivationCache(PartDecomposition):
                 f"{name} was not cached; request it with run_with_cache(..., names_filter=...) "
                 f"(this cache has {len(self._tensors)} entries)"
             )
+        short = [(stack, key) for stack in self._layers if any(n in self._axes for n in stack_names(str(key), stack))]
+        if isinstance(key, str) and short:
+            raise UnknownHookError(f"no hook point is named {key!r}; did you mean {' or '.join(map(repr, short))}?")
         raise unknown_name(name, self._tensors)
 
     def __contains__(self, key: object) -> bool:

@@ -55,7 +55,7 @@ def summary_text(title: str, entries: Sequence[CachedTensor]) -> str:
     for section in _sections(entries):
         lines.append(f"  {section.title}: {_size(section)}")
         for axes, names in section.shapes.items():
-            indent = f"    {axes:<40}  "
+            indent = f"    {axes:<44}  "
             text = ", ".join(names)
             lines += textwrap.wrap(
                 text, _WIDTH, initial_indent=indent, subsequent_indent=" " * len(indent), break_long_words=False

@@ -255,7 +255,7 @@ class PartDecomposition(ResidualDecomposition):
 
     @keywords_elsewhere(sublayer_type="add it to the name: 'cross_pattern', 'mlp_post', or (stack, 'scale', 0, 'ln1')")
     def stack_activation(
-        self, stack: Stack, activation_name: str, layer: int | None = None
+        self, stack: Stack, activation_name: str = "", layer: int | None = None
     ) -> Float[Tensor, "layer ..."]:
         """Return an activation of every block below ``layer`` (default: of all): ``[layer, ...]``.
 
@@ -263,6 +263,8 @@ class PartDecomposition(ResidualDecomposition):
         ``cache["decoder", "pattern", 0]``; ``"cross"`` is the decoder's cross-attention.
         """
         check_option("stack", stack, STACKS)
+        if not activation_name:
+            raise ArgumentError(f"stack_activation needs a name: write cache.stack_activation({stack!r}, 'pattern')")
         residual: ResidualStack = "encoder" if stack == "encoder" else "decoder"
         stop = self._stop(residual, layer)
         if stop == 0:

@@ -67,6 +67,8 @@ def block_name(kind: str, stack: str, layer: int, norm: str | None = None) -> st
 
 def key_without_stack(key: tuple[object, ...]) -> str:
     """Return the text of an error for a TransformerLens key such as ``("pattern", 3)``, which names no stack."""
+    if len(key) == 3 and key[2] in ("attn", "mlp"):  # TransformerLens' layer type, which the short name implies
+        key = key[:2]
     options = " or ".join(repr((stack, *key)) for stack in STACKS)
     if key and isinstance(key[0], str) and (near := closest(key[0], STACKS, 1)):
         return f"a cache key begins with a stack, not {key[0]!r}: did you mean {(near[0], *key[1:])!r}?"

@@ -32,6 +32,11 @@ def is_per_clip(name: str) -> bool:
     return point is not None and point.per_clip
 
 
+def one_block_names() -> list[str]:
+    """Return the hook names of a model with one block in each stack."""
+    return list(_one_block_model().hook_dict)
+
+
 @cache
 def _one_block_model() -> WhisperCore:
     encoder = EncoderConfig(d_model=4, n_heads=1, n_layers=1, d_mlp=4)

@@ -73,10 +73,8 @@ class ForwardPass:
         """Run the model; see :meth:`WhisperCore.forward` for the arguments.
 
         Raises:
-            ArgumentError: ``return_type`` is unknown, or asks for a loss without tokens.
+            ArgumentError: ``return_type`` asks for a loss without tokens.
         """
-        if return_type is not None:
-            check_option("return_type", return_type, get_args(ReturnType))
         if self.tokens is None and return_type in ("loss", "both"):
             raise ArgumentError(f"return_type={return_type!r} needs tokens: without them only the encoder runs")
         if self.encoder_out is None:
@@ -94,6 +92,15 @@ class ForwardPass:
             return None if return_type is None else logits
         loss = model.loss_fn(logits, self.tokens, per_token=loss_per_token)
         return loss if return_type == "loss" else Output(logits, loss)
+
+
+def check_return_type(return_type: ReturnType | None) -> None:
+    """
+    Raises:
+        ArgumentError: ``return_type`` is unknown.
+    """
+    if return_type is not None:
+        check_option("return_type", return_type, get_args(ReturnType))
 
 
 def backward_from(

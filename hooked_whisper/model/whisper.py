@@ -33,7 +33,7 @@ from hooked_whisper.model.elsewhere import CACHE_KEYWORDS, FORWARD_KEYWORDS, MOD
 from hooked_whisper.model.encoder import Encoder
 from hooked_whisper.model.loss import Output, ReturnType, lm_cross_entropy_loss
 from hooked_whisper.model.masks import MaskEntry, check_mask, resolve_target
-from hooked_whisper.model.passes import ForwardPass, backward_from
+from hooked_whisper.model.passes import ForwardPass, backward_from, check_return_type
 from hooked_whisper.protocols import STACKS, Stack
 
 
@@ -166,6 +166,7 @@ class WhisperCore(HookedSAEModule):
         Raises:
             ArgumentError: the inputs do not fit the model or each other.
         """
+        check_return_type(return_type)
         forward_pass = ForwardPass(mel, tokens, encoder_out)
         forward_pass.check_pairing("the model")
         return forward_pass.run(self, return_type, loss_per_token)
@@ -279,6 +280,7 @@ class WhisperCore(HookedSAEModule):
             UnknownHookError: a name that does not exist, or a pattern without a match.
             CacheSizeError: the estimate exceeds ``max_bytes``.
         """
+        check_return_type(return_type)
         forward_pass = ForwardPass(mel, tokens, encoder_out, mel_positions)
         forward_pass.check(self, "run_with_cache")
         stop_early = stop_early or return_type is None
@@ -347,6 +349,7 @@ class WhisperCore(HookedSAEModule):
             direction: of the hooks that are removed; ``"bwd"`` leaves the masks.
             including_permanent: also remove the hooks of :meth:`add_perma_hook`.
         """
+        check_option("direction", direction, ("fwd", "bwd", "both"))
         super().reset_hooks(clear_contexts, direction, including_permanent)
         if direction != "bwd":
             for attn in self.attention_modules().values():
