@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hooked_whisper.cli.corpus_arguments import add_texts
-from hooked_whisper.cli.model_arguments import load_model, threads
+from hooked_whisper.cli.model_arguments import add_verbose, load_model, threads
+from hooked_whisper.cli.prepare import check_output, find_model
 
 if TYPE_CHECKING:
     from hooked_whisper.corpora import Recording
 
+TRANSCRIBER = "tiny.en"
 _SHOWN = 5  # problems and guesses printed; the manifest lists all
 
 
@@ -26,17 +28,6 @@ def add_align(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--out", type=Path, default=Path("aligned"), metavar="DIR", help="output folder (default: aligned)"
-    )
-    parser.add_argument("--layout", default="auto", metavar="L", help="layout of CORPUS (default: auto, detect it)")
-    parser.add_argument(
-        "--speaker-folders", action="store_true", help="in a plain folder, each subfolder is one speaker"
-    )
-    add_texts(parser)
-    parser.add_argument(
-        "--model", default="tiny.en", metavar="M", help="model that transcribes, with --texts own (default: tiny.en)"
-    )
-    parser.add_argument(
-        "--language", default="en", metavar="L", help="language of the recordings; only en is supported"
     )
     parser.add_argument(
         "--oov",
@@ -53,20 +44,28 @@ def add_align(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="overwrite files in DIR that this command did not write (default: refuse)",
     )
-    parser.add_argument(
-        "--device", metavar="D", help="device of the model: cpu, cuda, ... (default: cuda if available)"
+    group = parser.add_argument_group("recordings")
+    group.add_argument("--layout", default="auto", metavar="L", help="layout of CORPUS (default: auto, detect it)")
+    group.add_argument(
+        "--speaker-folders", action="store_true", help="in a plain folder, each subfolder is one speaker"
     )
-    parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads of the model (default: PyTorch's)")
-    parser.add_argument("--verbose", "-v", action="store_true", help="print tracebacks and details on stderr")
+    add_texts(group)
+    group.add_argument("--language", default="en", metavar="L", help="language of the recordings; only en is supported")
+    group = parser.add_argument_group("model, for --texts own only")
+    group.add_argument("--model", metavar="M", help=f"model that transcribes (default: {TRANSCRIBER})")
+    group.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: cuda if available)")
+    group.add_argument("--threads", type=threads, metavar="N", help="CPU threads (default: PyTorch's)")
+    add_verbose(parser)
 
 
 def run_align(parsed: argparse.Namespace, arguments: list[str]) -> int:
     """Align the corpus and print a summary. Return 1 if a recording failed."""
     from hooked_whisper.corpora import align_corpus, own_text_fact
-    from hooked_whisper.corpora.aligning import MANIFEST
+    from hooked_whisper.corpora.aligning import MANIFEST, check_ids
 
-    check_english(parsed.language)
+    _check(parsed)
     corpus = _with_texts(parsed)
+    check_ids(corpus)
     lost: dict[str, str] = {}
     if parsed.texts == "own":
         corpus, lost = _own_texts(parsed, corpus)
@@ -97,6 +96,29 @@ def run_align(parsed: argparse.Namespace, arguments: list[str]) -> int:
         print(f"guessed: {len(result.guessed)} words outside the dictionary, such as {guesses}")
     print(f"use the files with --alignments {parsed.out}; {parsed.out / MANIFEST} lists every recording")
     return 1 if failures else 0
+
+
+def _check(parsed: argparse.Namespace) -> None:
+    """Check everything but the corpus, which is opened next.
+
+    Raises:
+        HookedWhisperError: an argument is wrong, or has no effect without ``--texts own``.
+        MissingExtraError: pocketsphinx is not installed.
+    """
+    from hooked_whisper.corpora.forced_alignment import aligner_name
+    from hooked_whisper.errors import HookedWhisperError
+
+    check_english(parsed.language)
+    check_output(parsed.out)
+    aligner_name()
+    if parsed.texts == "own":
+        find_model(parsed.model or TRANSCRIBER)
+        return
+    for name in ("model", "device", "threads"):
+        if (value := getattr(parsed, name)) is not None:
+            raise HookedWhisperError(
+                f"--{name} {value} has no effect without --texts own: add --texts own, or omit --{name}"
+            )
 
 
 def check_english(language: str) -> None:
@@ -136,6 +158,7 @@ def _own_texts(parsed: argparse.Namespace, corpus: list[Recording]) -> tuple[lis
     from hooked_whisper.analysis import with_own_texts
     from hooked_whisper.corpora import Failure
 
+    parsed.model = parsed.model or TRANSCRIBER
     model, _ = load_model(parsed)
     failures: list[Failure] = []
     filled = with_own_texts(

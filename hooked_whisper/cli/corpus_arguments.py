@@ -12,43 +12,81 @@ from hooked_whisper.cli.model_arguments import positive
 
 if TYPE_CHECKING:
     from hooked_whisper._support.ranks import TorchRanks
-    from hooked_whisper.corpora import Recording
+    from hooked_whisper.corpora import Failure, Recording
     from hooked_whisper.hooked import HookedWhisper
+
+Arguments = argparse.ArgumentParser | argparse._ArgumentGroup
 
 _NAMED = 8  # up to so many speakers are named; more are counted
 _FAILURES = 3  # failures printed if a file lists all of them
 
 
 def add_corpus(parser: argparse.ArgumentParser, sentences: int, speakers: str, alignments: bool = True) -> None:
-    """Add ``--audio`` and related arguments, with the defaults for ``--sentences`` and ``--speakers``."""
-    parser.add_argument(
+    """Add the group of arguments about the recordings, with the defaults for ``--sentences`` and ``--speakers``."""
+    group = parser.add_argument_group("recordings")
+    group.add_argument(
         "--audio",
         metavar="PLACE",
         help="path or URL of a folder of audio files, LibriSpeech, TIMIT, Common Voice, FLEURS, Asterisk's prompts, or "
         "a table (.csv, .tsv, .jsonl); or the packaged speech: packaged, packaged:prose, packaged:prose,window ... "
         "(default, for the demo model only: --sentences new sentences spoken by espeak-ng)",
     )
-    add_layout(parser, alignments)
-    add_texts(parser)
-    parser.add_argument(
+    add_layout(group, alignments)
+    add_texts(group)
+    group.add_argument(
         "--speaker-folders", action="store_true", help="in a plain folder, each subfolder is one speaker"
     )
-    parser.add_argument(
+    group.add_argument(
         "--sentences",
         type=positive,
-        default=sentences,
         metavar="N",
         help=f"without --audio: number of sentences (default: {sentences})",
     )
-    parser.add_argument(
+    group.add_argument(
         "--speakers",
         choices=("train", "held-out"),
-        default=speakers,
         help=f"without --audio: voices that the model was trained on, or held-out voices (default: {speakers})",
     )
+    group.add_argument(
+        "--language", default="en", metavar="L", help="language of recordings that do not name theirs (default: en)"
+    )
+    parser.set_defaults(default_sentences=sentences, default_speakers=speakers)
 
 
-def add_layout(parser: argparse.ArgumentParser, alignments: bool = True) -> None:
+def check_corpus_options(parsed: argparse.Namespace) -> None:
+    """Refuse options of :func:`add_corpus` that would have no effect.
+
+    Raises:
+        HookedWhisperError: an option for files without ``--audio``, or one for the synthetic corpus with ``--audio``.
+    """
+    from hooked_whisper.errors import HookedWhisperError
+
+    if parsed.audio:
+        for name in ("sentences", "speakers"):
+            if getattr(parsed, name) is not None:
+                raise HookedWhisperError(f"--{name} is for the synthetic corpus, but --audio {parsed.audio} is given")
+        return
+    refuse_without(parsed, "--audio")
+
+
+def refuse_without(parsed: argparse.Namespace, source: str) -> None:
+    """Refuse the arguments of :func:`add_layout` and ``--speaker-folders`` if there are no files to read.
+
+    source: the missing argument that would name the files.
+
+    Raises:
+        HookedWhisperError: one of them is given.
+    """
+    from hooked_whisper.errors import HookedWhisperError
+
+    for name in ("layout", "alignments", "phones", "speaker_folders"):
+        value = getattr(parsed, name, None)
+        if value not in (None, False, "auto"):
+            option = f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+            raise HookedWhisperError(f"{option} has no effect without {source}: add {source}, or omit it")
+
+
+def add_layout(parser: Arguments, alignments: bool = True) -> None:
     """Add ``--layout``, ``--phones`` and optionally ``--alignments``: how to read the files of a corpus."""
     parser.add_argument(
         "--layout",
@@ -71,7 +109,7 @@ def add_layout(parser: argparse.ArgumentParser, alignments: bool = True) -> None
         )
 
 
-def add_texts(parser: argparse.ArgumentParser, default: str = "given") -> None:
+def add_texts(parser: Arguments, default: str = "given") -> None:
     """Add ``--texts``."""
     parser.add_argument(
         "--texts",
@@ -91,7 +129,19 @@ def texts_of(
     from hooked_whisper.analysis import with_own_texts
 
     language = getattr(parsed, "language", "en")
-    return with_own_texts(model, corpus, language=language, cache=parsed.out, progress=sys.stderr.isatty(), ranks=ranks)
+    return with_own_texts(
+        model,
+        corpus,
+        language=language,
+        cache=parsed.out,
+        progress=sys.stderr.isatty(),
+        ranks=ranks,
+        failed=_reported_later,
+    )
+
+
+def _reported_later(failure: Failure) -> None:
+    """Say nothing: the pass that follows reports each recording that cannot be read."""
 
 
 def report_failures(failures: Sequence[tuple[str, str]], n: int, details: str = "") -> int:
@@ -136,8 +186,10 @@ def corpus_of(parsed: argparse.Namespace) -> tuple[list[Recording], str]:
         raise HookedWhisperError(
             f"{parsed.model} has no synthetic corpus: give recordings with --audio, such as --audio packaged"
         )
-    corpus = synthetic_recordings(synthetic, parsed.sentences, parsed.seed, parsed.speakers)
+    sentences = parsed.default_sentences if parsed.sentences is None else parsed.sentences
+    speakers = parsed.default_speakers if parsed.speakers is None else parsed.speakers
+    corpus = synthetic_recordings(synthetic, sentences, parsed.seed, speakers)
     names = sorted({recording.speaker for recording in corpus})
-    kind = "held-out" if parsed.speakers == "held-out" else "training"
+    kind = "held-out" if speakers == "held-out" else "training"
     by = f"{kind} speakers {', '.join(names)}" if len(names) <= _NAMED else f"{len(names)} {kind} speakers"
     return corpus, f"{len(corpus)} new sentences of the synthetic corpus, by {by}"

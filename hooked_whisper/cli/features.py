@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hooked_whisper.cli.corpus_arguments import add_corpus, corpus_of, report_failures, texts_of
-from hooked_whisper.cli.model_arguments import check_language
+from hooked_whisper.cli.corpus_arguments import add_corpus, report_failures
+from hooked_whisper.cli.model_arguments import add_model
+from hooked_whisper.cli.prepare import prepare
 
 if TYPE_CHECKING:
     from hooked_whisper.hooked import HookedWhisper
@@ -21,7 +22,7 @@ BASES = ("neurons", "both-signs", "random")
 
 
 def add_features(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``features`` except those of :func:`add_model`."""
+    """Add the arguments of ``features``."""
     parser.add_argument(
         "--hook",
         default="encoder.blocks.2.mlp.1",
@@ -36,16 +37,13 @@ def add_features(parser: argparse.ArgumentParser) -> None:
         "orthonormal directions",
     )
     add_site(parser)
+    add_model(parser)
 
 
 def add_site(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that select what the pages show."""
     parser.add_argument(
         "--units", type=units, metavar="A:B", help="features that get a page, such as 0:50 or 3,17,40 (default: all)"
-    )
-    add_corpus(parser, sentences=SPOKEN, speakers="held-out")
-    parser.add_argument(
-        "--language", default="en", metavar="L", help="language of the recordings, for --texts own (default: en)"
     )
     parser.add_argument(
         "--out", type=Path, default=Path("features"), metavar="DIR", help="output folder (default: features)"
@@ -62,55 +60,74 @@ def add_site(parser: argparse.ArgumentParser) -> None:
         help="maximum number of aligned windows for counting phones (300)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of all samples (default: 0)")
+    add_corpus(parser, sentences=SPOKEN, speakers="held-out")
 
 
-def run_features(parsed: argparse.Namespace, arguments: Sequence[str], model: HookedWhisper) -> int:
+def run_features(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Scan the corpus, write the pages, and print where they are."""
-    return write_site(parsed, shlex.join(["hooked-whisper", *arguments]), model, parsed.hook, _basis(parsed, model))
+    command = shlex.join(["hooked-whisper", *arguments])
+    return write_site(parsed, command, parsed.hook, lambda width: _basis(parsed.basis, width, parsed.seed))
 
 
 def write_site(
-    parsed: argparse.Namespace, command: str, model: HookedWhisper, hook: str, basis: FeatureBasis | None
+    parsed: argparse.Namespace,
+    command: str,
+    hook: str,
+    basis_of: Callable[[int], FeatureBasis | None],
+    check_model: Callable[[HookedWhisper], None] = lambda model: None,
 ) -> int:
-    """Write the pages for the arguments of :func:`add_site`."""
-    import torch
+    """Write the pages for the arguments of :func:`add_site`.
 
-    from hooked_whisper._support.ranks import torchrun_ranks
+    Args:
+        basis_of: returns the basis for activations of a width; ``None`` means the activations themselves.
+        check_model: raises if the loaded model is not the right one.
+    """
+    prepared = prepare(parsed)
     from hooked_whisper.features import load_scan
+    from hooked_whisper.features.scan.reader import axis_labels, encoder_point
     from hooked_whisper.report.units import PageOptions, build_site
 
-    check_language(model, parsed.language)
-    corpus, described = corpus_of(parsed)
     options = PageOptions(parsed.top, parsed.per_range, parsed.ranges, parsed.labeled, parsed.seed)
-    with torchrun_ranks(torch.device("cpu")) as ranks:  # the processes share the scan
+    width = len(axis_labels(prepared.shapes, encoder_point(prepared.shapes, hook)))
+    basis = basis_of(width)
+    _check_units(parsed.units, width if basis is None else len(basis.labels), hook)
+    with prepared.start("scanning", check_model) as session:
         index = build_site(
-            model,
-            texts_of(parsed, model, corpus, ranks),
+            session.model,
+            session.corpus,
             hook,
             parsed.out,
             units=parsed.units,
             basis=basis,
             options=options,
-            described=described,
+            described=prepared.described,
             command=command,
             progress=sys.stderr.isatty(),
-            ranks=ranks,
+            ranks=session.ranks,
         )
-    if ranks is not None and ranks.rank:
+    if not session.first:
         return 0
     print(f"open {index}")
     failures = [(failure["id"], failure["reason"]) for failure in load_scan(parsed.out / "scan").failures]
-    return report_failures(failures, len(corpus), f"{parsed.out}/scan/scan.json lists all")
+    return report_failures(failures, len(session.corpus), f"{parsed.out}/scan/scan.json lists all")
 
 
-def _basis(parsed: argparse.Namespace, model: HookedWhisper) -> FeatureBasis | None:
+def _basis(name: str, width: int, seed: int) -> FeatureBasis | None:
     from hooked_whisper.features import BothSigns, axes, random_orthonormal
-    from hooked_whisper.features.scan.reader import axis_labels, encoder_point
 
-    if parsed.basis == "neurons":
+    if name == "neurons":
         return None
-    width = len(axis_labels(model, encoder_point(model, parsed.hook)))
-    return BothSigns(axes(width)) if parsed.basis == "both-signs" else random_orthonormal(width, seed=parsed.seed)
+    return BothSigns(axes(width)) if name == "both-signs" else random_orthonormal(width, seed=seed)
+
+
+def _check_units(indices: Sequence[int] | None, n_features: int, hook: str) -> None:
+    """Raise ``HookedWhisperError`` if a unit does not exist."""
+    from hooked_whisper.errors import HookedWhisperError
+
+    if indices and max(indices) >= n_features:
+        raise HookedWhisperError(
+            f"--units has {max(indices)}, but {hook} has {n_features} features here, 0 to {n_features - 1}"
+        )
 
 
 def units(text: str) -> list[int]:

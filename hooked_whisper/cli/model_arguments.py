@@ -10,25 +10,45 @@ if TYPE_CHECKING:
     import torch
 
     from hooked_whisper.hooked import HookedWhisper
+    from hooked_whisper.loading import Checkpoint
 
 _MODEL_HELP = (
-    "demo (default: packaged, needs no network); a released name (tiny ... large-v3, turbo; taken from the cache of "
+    "{}; a released name (tiny ... large-v3, turbo; taken from the cache of "
     "openai-whisper or Hugging Face, from an installed package such as 'hooked-whisper[weights]', or downloaded); a "
     "Hugging Face id; a .pt file, whisper.cpp's ggml-*.bin or faster-whisper's model.bin; or a folder"
 )
 
 
-def add_model(parser: argparse.ArgumentParser, device: bool = True) -> None:
-    """Add ``--model`` and ``--verbose``, and with ``device`` also ``--device`` and ``--threads``."""
-    parser.add_argument("--model", default="demo", metavar="M", help=_MODEL_HELP)
-    parser.add_argument("--verbose", "-v", action="store_true", help="print tracebacks and details on stderr")
+def add_model(
+    parser: argparse.ArgumentParser, device: bool = True, default: str | None = "demo", default_help: str = ""
+) -> None:
+    """Add the group of arguments about the model: ``--model``, and with ``device`` also ``--device`` and ``--threads``.
+
+    default: name of the default model; with ``None``, ``default_help`` says which model is used.
+    """
+    group = parser.add_argument_group("model")
+    text = _MODEL_HELP.format(default_help or "demo (default: packaged, needs no network)")
+    group.add_argument("--model", default=default, metavar="M", help=text)
     if device:
-        parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: cuda if available)")
-        parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads (default: PyTorch's)")
+        group.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: cuda if available)")
+        group.add_argument("--threads", type=threads, metavar="N", help="CPU threads (default: PyTorch's)")
+    add_verbose(parser)
 
 
-def load_model(parsed: argparse.Namespace) -> tuple[HookedWhisper, dict[str, str]]:
-    """Load the model. Return it with the metadata of its weights."""
+def add_verbose(parser: argparse.ArgumentParser) -> None:
+    """Add ``--verbose``."""
+    parser.add_argument(
+        "--verbose", "-v", action="store_true", help="print every warning, details, and the traceback of an error"
+    )
+
+
+def load_model(
+    parsed: argparse.Namespace, checkpoint: Checkpoint | None = None
+) -> tuple[HookedWhisper, dict[str, str]]:
+    """Load the model. Return it with the metadata of its weights.
+
+    checkpoint: the weights of ``parsed.model``, if they have been read already.
+    """
     import torch
 
     from hooked_whisper.hooked import HookedWhisper
@@ -37,7 +57,7 @@ def load_model(parsed: argparse.Namespace) -> tuple[HookedWhisper, dict[str, str
     if parsed.threads is not None:
         torch.set_num_threads(parsed.threads)
     device = device_of(parsed.device)
-    checkpoint = resolve(parsed.model)
+    checkpoint = resolve(parsed.model) if checkpoint is None else checkpoint
     model = HookedWhisper(checkpoint.config)
     load_into(model, checkpoint)
     model.metadata = dict(checkpoint.metadata)

@@ -6,12 +6,12 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hooked_whisper.cli.corpus_arguments import add_layout, add_texts
+from hooked_whisper.cli.corpus_arguments import add_layout, add_texts, refuse_without
 from hooked_whisper.cli.model_arguments import add_model, check_language, load_model, not_negative, positive
+from hooked_whisper.cli.prepare import check_files, check_output, find_model
 from hooked_whisper.cli.running import version
 
 if TYPE_CHECKING:  # torch takes a second to import; --help and wrong arguments need not wait for it
@@ -22,35 +22,36 @@ if TYPE_CHECKING:  # torch takes a second to import; --help and wrong arguments 
 
 def add_reproduce(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``reproduce``."""
-    add_model(parser)
+    parser.add_argument("--only", metavar="IDS", help="run only these findings, such as F2,F9 (default: all)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("findings"), metavar="DIR", help="output folder (default: findings)"
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep the findings already saved in --out by a run with the same settings, and run the others",
+    )
+    parser.add_argument("--seed", type=not_negative, default=0, metavar="S", help="random seed (default: 0)")
     parser.add_argument(
         "--or-demo",
         action="store_true",
         help="if the weights of the model cannot be found, say so and use the packaged demo model",
     )
-    speech = parser.add_mutually_exclusive_group()
+    group = parser.add_argument_group("recordings")
+    speech = group.add_mutually_exclusive_group()
     speech.add_argument(
         "--audio", nargs="+", default=[], metavar="FILE", help="your own recordings (wav, flac, mp3, ogg, ...)"
     )
     speech.add_argument(
         "--corpus", metavar="PLACE", help="path or URL of a corpus: folder, LibriSpeech, TIMIT, table, ..."
     )
-    add_layout(parser)
-    add_texts(parser, default="own")
-    parser.add_argument(
-        "--out", type=Path, default=Path("findings"), metavar="DIR", help="output folder (default: findings)"
-    )
-    parser.add_argument("--only", metavar="IDS", help="run only these findings, such as F2,F9 (default: all)")
-    parser.add_argument(
+    add_layout(group)
+    add_texts(group, default="own")
+    group.add_argument(
         "--utterances", type=positive, default=100, metavar="N", help="number of clips (default: 100); F5 to F8 use all"
     )
-    parser.add_argument("--language", default="en", metavar="L", help="language of the recordings (default: en)")
-    parser.add_argument("--seed", type=not_negative, default=0, metavar="S", help="random seed (default: 0)")
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="keep the findings already saved in --out by a run with the same settings, and run the others",
-    )
+    group.add_argument("--language", default="en", metavar="L", help="language of the recordings (default: en)")
+    add_model(parser)
 
 
 def run_reproduce(parsed: argparse.Namespace, arguments: list[str]) -> int:
@@ -63,10 +64,10 @@ def run_reproduce(parsed: argparse.Namespace, arguments: list[str]) -> int:
 
     began = time.monotonic()
     experiments = select_experiments(parsed.only)
+    check_output(parsed.out)
     corpus = _corpus(parsed)
-    parsed.out.mkdir(parents=True, exist_ok=True)
     model, facts = _model_or_demo(parsed)
-    check_language(model, parsed.language)
+    parsed.out.mkdir(parents=True, exist_ok=True)
     context = make_context(
         model,
         parsed.model,
@@ -119,18 +120,22 @@ def _corpus(parsed: argparse.Namespace) -> list[Recording] | None:
 
     if parsed.corpus:
         return open_corpus(parsed.corpus, parsed.layout, alignments=parsed.alignments, phones=parsed.phones)
-    check_files(parsed.audio)
+    refuse_without(parsed, "--corpus")
+    if parsed.audio:
+        check_files(parsed.audio)
     names = [Path(file).name for file in parsed.audio]
     ids = [name if names.count(name) == 1 else file for name, file in zip(names, parsed.audio, strict=True)]
     return [Recording(id, file, file) for id, file in zip(ids, parsed.audio, strict=True)] or None
 
 
 def _model_or_demo(parsed: argparse.Namespace) -> tuple[HookedWhisper, dict[str, str]]:
-    """Load the model; with ``--or-demo``, the demo model if its weights are not found."""
+    """Check name and language, and load the model; with ``--or-demo``, the demo model if its weights are not found."""
     from hooked_whisper.errors import MissingWeightsError
 
     try:
-        return load_model(parsed)
+        named = find_model(parsed.model)
+        check_language(named.shapes, parsed.language)
+        return load_model(parsed, named.checkpoint)
     except MissingWeightsError as error:
         if not parsed.or_demo:
             raise
@@ -138,20 +143,3 @@ def _model_or_demo(parsed: argparse.Namespace) -> tuple[HookedWhisper, dict[str,
         print(f"no weights of {parsed.model}: running on the packaged demo model instead ({reason})", file=sys.stderr)
         parsed.model = "demo"
         return load_model(parsed)
-
-
-def check_files(files: Sequence[str]) -> None:
-    """Raise an error before anything slow starts if none of the files exists. Single missing files are reported later.
-
-    Raises:
-        IsADirectoryError: if a path is a folder and none is a file.
-        FileNotFoundError: if no file exists.
-    """
-    from hooked_whisper._support.storage import as_path
-
-    if any(as_path(file).is_file() for file in files):
-        return
-    for file in files:
-        if as_path(file).is_dir():
-            raise IsADirectoryError(f"{file} is a folder: give the audio files in it")
-        raise FileNotFoundError(f"audio file {file} does not exist")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 
-from hooked_whisper.cli.corpus_arguments import add_corpus, corpus_of, report_failures, texts_of
-from hooked_whisper.cli.model_arguments import add_model, check_language, load_model, not_negative, positive
+from hooked_whisper.cli.corpus_arguments import add_corpus, report_failures
+from hooked_whisper.cli.model_arguments import add_model, not_negative, positive
+from hooked_whisper.cli.prepare import prepare
 
 SPOKEN = 300
 
 
 def add_scan(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``scan``."""
-    add_model(parser)
     parser.add_argument(
         "--hook",
         action="append",
@@ -21,10 +21,6 @@ def add_scan(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="NAME",
         help="hook point of the encoder, such as encoder.blocks.2.mlp.1; repeat it to scan several in one pass",
-    )
-    add_corpus(parser, sentences=SPOKEN, speakers="held-out", alignments=False)
-    parser.add_argument(
-        "--language", default="en", metavar="L", help="language of the recordings, for --texts own (default: en)"
     )
     parser.add_argument("--out", default="scan", metavar="PLACE", help="output folder or URL (default: scan)")
     parser.add_argument("--top", type=positive, default=20, metavar="K", help="largest examples of each feature (20)")
@@ -38,14 +34,15 @@ def add_scan(parser: argparse.ArgumentParser) -> None:
         "--chunk", type=positive, default=32, metavar="N", help="recordings per work unit of a process (32)"
     )
     parser.add_argument("--seed", type=not_negative, default=0, metavar="S", help="seed of sentences and samples (0)")
+    add_corpus(parser, sentences=SPOKEN, speakers="held-out", alignments=False)
+    add_model(parser)
 
 
 def run_scan(parsed: argparse.Namespace, arguments: list[str]) -> int:
     """Scan with all processes that ``torchrun`` started, and print a summary."""
-    import torch
-
-    from hooked_whisper._support.ranks import torchrun_ranks
+    prepared = prepare(parsed)
     from hooked_whisper.features.scan import ScanOptions, scan
+    from hooked_whisper.features.scan.reader import encoder_point
 
     options = ScanOptions(
         k=parsed.top,
@@ -56,16 +53,14 @@ def run_scan(parsed: argparse.Namespace, arguments: list[str]) -> int:
         chunk=parsed.chunk,
         seed=parsed.seed,
     )
-    corpus, described = corpus_of(parsed)
-    model, _ = load_model(parsed)
-    check_language(model, parsed.language)
-    with torchrun_ranks(torch.device("cpu")) as ranks:  # the processes only wait for each other
-        first = ranks is None or ranks.rank == 0
-        if first:
-            print(f"scanning {described}", file=sys.stderr)
-        corpus = texts_of(parsed, model, corpus, ranks)
-        result = scan(model, corpus, parsed.hooks, parsed.out, options, progress=sys.stderr.isatty(), ranks=ranks)
-    if not first:
+    for hook in parsed.hooks:
+        encoder_point(prepared.shapes, hook)
+    with prepared.start("scanning") as session:
+        progress = sys.stderr.isatty()
+        result = scan(
+            session.model, session.corpus, parsed.hooks, parsed.out, options, progress=progress, ranks=session.ranks
+        )
+    if not session.first:
         return 0
     for name, basis in result.bases.items():
         print(f"{name}: {basis.n_features} features, {basis.positions} positions")
@@ -73,4 +68,4 @@ def run_scan(parsed: argparse.Namespace, arguments: list[str]) -> int:
         print(f"texts: {result.header['texts']}")
     print(f"open with hooked_whisper.features.load_scan({str(parsed.out)!r})")
     failures = [(failure["id"], failure["reason"]) for failure in result.failures]
-    return report_failures(failures, len(corpus), "scan.json lists all")
+    return report_failures(failures, len(session.corpus), "scan.json lists all")

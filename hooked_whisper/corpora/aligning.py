@@ -23,6 +23,7 @@ from typing import Literal
 from tqdm import tqdm
 
 from hooked_whisper._support.renamed import renamed_property
+from hooked_whisper._support.showing import Showing
 from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.corpora.forced_alignment import (
     AlignmentJob,
@@ -79,8 +80,8 @@ class Entry:
     problem: str = ""
 
 
-@dataclass(frozen=True)
-class CorpusAlignments:
+@dataclass(frozen=True, repr=False)
+class CorpusAlignments(Showing):
     """Result of :func:`align_corpus`.
 
     Attributes:
@@ -142,7 +143,7 @@ def align_corpus(
     if not texts:
         raise AlignmentError(f"none of {len(corpus)} recordings has a text; {corpus[0].id}: {NO_TEXT}")
     target = Path(folder)
-    _check_ids(corpus)
+    check_ids(corpus)
     target.mkdir(parents=True, exist_ok=True)
     run = _Run(corpus, target, FORMATS[formats], oov, settings, overwrite, _read_manifest(target / MANIFEST))
     skipped = [Entry(recording.id, problem=NO_TEXT) for recording in corpus if not recording.text.strip()]
@@ -160,7 +161,8 @@ def is_english(language: str) -> bool:
     return language.lower().replace("_", "-").split("-")[0] in ("", "en", "english")
 
 
-def _check_ids(corpus: Sequence[Recording]) -> None:
+def check_ids(corpus: Sequence[Recording]) -> None:
+    """Raise ``AlignmentError`` if a recording's id cannot be the name of a file."""
     for recording in corpus:
         path = PurePosixPath(recording.id)
         if not recording.id or path.is_absolute() or ".." in path.parts or "\\" in recording.id or "\0" in recording.id:

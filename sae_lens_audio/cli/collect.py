@@ -5,31 +5,31 @@ from __future__ import annotations
 import argparse
 import sys
 
-from hooked_whisper.cli.corpus_arguments import add_corpus, corpus_of, report_failures, texts_of
-from hooked_whisper.cli.model_arguments import add_model, check_language, load_model, not_negative, positive
+from hooked_whisper.cli.corpus_arguments import add_corpus, report_failures
+from hooked_whisper.cli.model_arguments import add_model, not_negative, positive
+from hooked_whisper.cli.prepare import prepare
 
 SPOKEN = 2000
+BEYOND = 50
 _DTYPES = ("float16", "bfloat16", "float32")
 _PADDINGS = ("drop", "keep")
 _WINDOWS = ("full", "sound")
 
 
 def add_collect(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command."""
-    add_model(parser)
+    """Add the arguments of ``collect``."""
     parser.add_argument(
         "--hook",
         action="append",
         required=True,
         dest="hooks",
         metavar="NAME",
-        help="hook point, such as encoder.blocks.2, encoder.blocks.2.mlp.1 or decoder.blocks.3 (which is given the "
-        "text); repeat it to collect several in one pass",
+        help="hook point, such as encoder.blocks.2, encoder.blocks.2.mlp.1 or decoder.blocks.3 (which needs the text); "
+        "repeat it to collect several in one pass",
     )
-    add_corpus(parser, sentences=SPOKEN, speakers="train", alignments=False)
     parser.add_argument("--out", default="activations", metavar="PLACE", help="folder or URL (default: activations)")
     parser.add_argument(
-        "--dtype", choices=_DTYPES, default="float16", help="of the stored activations (default: float16)"
+        "--dtype", choices=_DTYPES, default="float16", help="dtype of the stored activations (default: float16)"
     )
     parser.add_argument(
         "--shard-rows", type=positive, default=2**17, metavar="N", help=f"approximate rows per file (default: {2**17})"
@@ -60,21 +60,25 @@ def add_collect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--beyond",
         type=not_negative,
-        default=50,
         metavar="N",
-        help="with --window sound: number of positions of 20 ms (50)",
+        help=f"with --window sound: number of positions of 20 ms to encode after the sound ({BEYOND})",
     )
     parser.add_argument("--batch", type=positive, default=8, metavar="N", help="windows encoded together (default: 8)")
-    parser.add_argument("--language", default="en", metavar="L", help="of the texts, for decoder points (default: en)")
-    parser.add_argument("--seed", type=not_negative, default=0, metavar="S", help="of sentences and shuffling (0)")
+    parser.add_argument(
+        "--seed", type=not_negative, default=0, metavar="S", help="seed of sentences and of the order of rows (0)"
+    )
+    add_corpus(parser, sentences=SPOKEN, speakers="train", alignments=False)
+    add_model(parser)
 
 
-def run_collect(parsed: argparse.Namespace) -> int:
+def run_collect(parsed: argparse.Namespace, arguments: list[str] | None = None) -> int:
     """Collect activations and print a summary."""
-    import torch
-
-    from hooked_whisper._support.ranks import torchrun_ranks
+    if getattr(parsed, "command", "") == "harvest":
+        print("`sae-lens-audio harvest` is now called `sae-lens-audio collect`", file=sys.stderr)
+    _check_window(parsed)
+    prepared = prepare(parsed)
     from sae_lens_audio.activations import CollectOptions, collect_activations
+    from sae_lens_audio.activations.reading import RowReader
 
     options = CollectOptions(
         dtype=parsed.dtype,
@@ -84,22 +88,17 @@ def run_collect(parsed: argparse.Namespace) -> int:
         margin=parsed.margin,
         part=parsed.part,
         window=parsed.window,
-        beyond=parsed.beyond,
+        beyond=BEYOND if parsed.beyond is None else parsed.beyond,
         language=parsed.language,
         seed=parsed.seed,
     )
-    corpus, described = corpus_of(parsed)
-    model, _ = load_model(parsed)
-    check_language(model, parsed.language)
-    with torchrun_ranks(torch.device("cpu")) as ranks:  # processes only wait for each other
-        first = ranks is None or ranks.rank == 0
-        if first:
-            print(f"collecting activations of {described}", file=sys.stderr)
-        corpus = texts_of(parsed, model, corpus, ranks)
+    RowReader(prepared.shapes, parsed.hooks, options)  # refuses hook points without vectors
+    with prepared.start("collecting activations of") as session:
+        progress = sys.stderr.isatty()
         store = collect_activations(
-            model, corpus, parsed.hooks, parsed.out, options, progress=sys.stderr.isatty(), ranks=ranks
+            session.model, session.corpus, parsed.hooks, parsed.out, options, progress=progress, ranks=session.ranks
         )
-    if not first:
+    if not session.first:
         return 0
     for hook, width in zip(store.hooks, store.widths, strict=True):
         print(f"{hook}: {store.rows} rows of {width}, {parsed.dtype}")
@@ -119,4 +118,14 @@ def run_collect(parsed: argparse.Namespace) -> int:
             )
     print(f"open with sae_lens_audio.activations.open_store({str(parsed.out)!r})")
     failures = [(failure["id"], failure["reason"]) for failure in store.failures]
-    return report_failures(failures, len(corpus), f"{parsed.out}/manifest.json says why")
+    return report_failures(failures, len(session.corpus), f"{parsed.out}/manifest.json lists all")
+
+
+def _check_window(parsed: argparse.Namespace) -> None:
+    """Raise ``HookedWhisperError`` for options about padding that would have no effect."""
+    from hooked_whisper.errors import HookedWhisperError
+
+    if parsed.beyond is not None and parsed.window != "sound":
+        raise HookedWhisperError(f"--beyond {parsed.beyond} has no effect without --window sound: add it, or omit both")
+    if parsed.margin and parsed.padding == "keep":
+        raise HookedWhisperError(f"--margin {parsed.margin} has no effect with --padding keep: omit one of them")

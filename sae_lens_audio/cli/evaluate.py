@@ -3,39 +3,43 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hooked_whisper.cli.corpus_arguments import add_corpus, corpus_of, report_failures, texts_of
-from hooked_whisper.cli.model_arguments import add_model, check_language, load_model, not_negative, positive
+from hooked_whisper.cli.corpus_arguments import (
+    add_corpus,
+    check_corpus_options,
+    corpus_of,
+    report_failures,
+    texts_of,
+)
+from hooked_whisper.cli.model_arguments import check_language, load_model, not_negative, positive
+from hooked_whisper.cli.prepare import check_output
+from sae_lens_audio.cli.records import add_record_arguments, check_weights, hooks_of, load_saes, model_of
 
 if TYPE_CHECKING:
     from hooked_whisper.corpora import Recording
-    from hooked_whisper.hooked import HookedWhisper
-    from sae_lens_audio.formats import LoadedSAE
 
-log = logging.getLogger(__name__)
 SENTENCES, FITTED, ATTACHED = 300, 150, 100
 _FIT_SHARE = 0.25  # share of a user's recordings, by speaker, to fit baselines on
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command."""
+    """Add the arguments of ``evaluate``."""
     parser.add_argument(
         "saes",
         nargs="+",
         metavar="FOLDER",
         help="SAEs of one hook point (folders in the format of SAELens, sparsify or dictionary_learning)",
     )
-    add_model(parser)
-    parser.add_argument("--hook", metavar="NAME", help="hook point (default: as the folders say)")
     parser.add_argument(
-        "--hook-out", metavar="NAME", help="hook point that transcoders predict (default: as the folders say)"
+        "--out", type=Path, default=Path("evaluation"), metavar="DIR", help="output folder (default: evaluation)"
     )
-    add_corpus(parser, sentences=SENTENCES, speakers="held-out")
+    parser.add_argument(
+        "--hook-out", metavar="NAME", help="hook point that transcoders predict (default: the one in their folders)"
+    )
     parser.add_argument(
         "--clips", type=positive, default=1000, metavar="N", help="maximum number of windows to score (default: 1000)"
     )
@@ -72,17 +76,22 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         metavar="GIB",
         help="memory for activations; the rest goes to temporary files (1 GiB)",
     )
-    parser.add_argument("--language", default="en", metavar="L", help="of the texts (default: en)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("evaluation"), metavar="DIR", help="folder (default: evaluation)"
-    )
     parser.add_argument(
         "--seed", type=not_negative, default=0, metavar="S", help="seed of sentences and random draws (0)"
     )
+    add_corpus(parser, sentences=SENTENCES, speakers="held-out")
+    add_record_arguments(parser)
 
 
-def run_evaluate(parsed: argparse.Namespace) -> int:
+def run_evaluate(parsed: argparse.Namespace, arguments: list[str] | None = None) -> int:
     """Score the SAEs, print a table, write ``scores.json`` and ``scores.png``."""
+    _check_options(parsed)
+    saes = load_saes(parsed.saes)
+    named = model_of(parsed, saes)
+    hooks = hooks_of(parsed, saes, named.shapes, parsed.hook_out)
+    check_language(named.shapes, parsed.language)
+    corpus, fitted, described = _corpora(parsed)
+
     from hooked_whisper.corpora import own_alignments_fact, own_text_fact
     from hooked_whisper.features.phones.labeled_clips import labeled_clips
     from sae_lens_audio.evals.evaluate import EvaluationOptions, evaluate
@@ -90,46 +99,39 @@ def run_evaluate(parsed: argparse.Namespace) -> int:
     from sae_lens_audio.evals.phones import PhoneOptions
     from sae_lens_audio.evals.rows import gather_rows
 
-    loaded = _loaded(parsed.saes)
-    hook = _one_hook(loaded, parsed.hook, "hook_name", "--hook")
-    hook_out = _one_hook(loaded, parsed.hook_out, "hook_name_out", "--hook-out")
-    assert hook is not None
-    model, _ = load_model(parsed)
-    check_language(model, parsed.language)
-    _check_model(model, loaded)
-    reads, writes = (model.hook_names(name)[0] for name in (hook, hook_out or hook))
-    corpus, fitted, described = _corpora(parsed)
+    model, _ = load_model(parsed, named.checkpoint)
+    check_weights(parsed, model, saes)
     corpus, fitted = (texts_of(parsed, model, list(part)) for part in (corpus, fitted))
     clips = labeled_clips(model, corpus, parsed.clips)
     texts = own_text_fact(corpus) or own_alignments_fact(clip.alignment for clip in clips.clips)
     fitted_clips = labeled_clips(model, fitted, parsed.fit)
     rows = gather_rows(
-        model, fitted_clips.clips, list(dict.fromkeys([reads, writes])),
+        model, fitted_clips.clips, list(dict.fromkeys([hooks.reads, hooks.predicts or hooks.reads])),
         language=parsed.language, seed=parsed.seed,
     )  # fmt: skip
     evaluation = evaluate(
         model,
-        {name: sae.sae.float().to(model.device) for name, sae in loaded.items()},
-        hook,
+        {name: sae.sae.float().to(model.device) for name, sae in saes.items()},
+        hooks.reads,
         clips.clips,
-        rows[reads] if hook_out is None else (rows[reads], rows[writes]),
+        rows[hooks.reads] if hooks.predicts is None else (rows[hooks.reads], rows[hooks.predicts]),
         EvaluationOptions(
             attached_clips=parsed.attached,
-            where="all" if any(sae.metadata.padding == "kept" for sae in loaded.values()) else "sound",
+            where="all" if any(sae.metadata.padding == "kept" for sae in saes.values()) else "sound",
             phones=None
             if parsed.no_phones
             else PhoneOptions(min_tokens=parsed.min_tokens, memory=parsed.memory << 30, seed=parsed.seed),
             language=parsed.language,
             seed=parsed.seed,
         ),
-        hook_out=hook_out,
-        seeds=tuple(loaded) if parsed.seeds else (),
+        hook_out=hooks.predicts,
+        seeds=tuple(saes) if parsed.seeds else (),
         progress=sys.stderr.isatty(),
         about={
             "corpus": described,
             **({"texts": texts} if texts else {}),
             "failures": [list(failure) for failure in clips.failures],
-            "folders": {name: str(sae.source) for name, sae in loaded.items()},
+            "folders": {name: str(sae.source) for name, sae in saes.items()},
         },
     )
     evaluation.save(parsed.out)
@@ -141,59 +143,14 @@ def run_evaluate(parsed: argparse.Namespace) -> int:
     return report_failures(failures, len(corpus) + len(fitted))
 
 
-def _loaded(folders: Sequence[str]) -> dict[str, LoadedSAE]:
-    """Load SAEs, named after their folders; by path if two folders have the same name."""
-    from hooked_whisper.errors import HookedWhisperError
-    from sae_lens_audio.formats import load_sae
-
-    paths = list(dict.fromkeys(str(Path(folder)) for folder in folders))
-    if len(paths) < len(folders):
-        raise HookedWhisperError("a folder is given twice: name each SAE once")
-    names = [Path(path).resolve().name for path in paths]
-    if len(set(names)) < len(names):
-        names = paths
-    return {name: load_sae(path) for name, path in zip(names, paths, strict=True)}
-
-
-def _one_hook(loaded: dict[str, LoadedSAE], value: str | None, key: str, argument: str) -> str | None:
-    """Return the hook point of the command line, else the one that all folders name."""
+def _check_options(parsed: argparse.Namespace) -> None:
+    """Raise ``HookedWhisperError`` if the output cannot be written or an option would have no effect."""
     from hooked_whisper.errors import HookedWhisperError
 
-    hooks = {name: getattr(sae.metadata, key) for name, sae in loaded.items()}
-    if value:
-        for name, hook in hooks.items():
-            if hook and hook != value:
-                log.warning("%s was trained at %s, but %s scores it at %s", name, hook, argument, value)
-        return value
-    if len(set(hooks.values())) > 1:
-        listed = ", ".join(f"{name} {hook or 'none'}" for name, hook in hooks.items())
-        raise HookedWhisperError(
-            f"the folders name different hook points ({listed}): give SAEs of one point, or {argument}"
-        )
-    hook = next(iter(hooks.values()))
-    if not hook and argument == "--hook":
-        raise HookedWhisperError(f"{next(iter(hooks))} does not say which hook point it reads: name it with {argument}")
-    return hook or None
-
-
-def _check_model(model: HookedWhisper, loaded: dict[str, LoadedSAE]) -> None:
-    """Warn about SAEs that were trained on other model weights."""
-    from hooked_whisper.findings.core.context import released_name
-    from hooked_whisper.loading import weights_sha256
-
-    model_digest = ""
-    for name, sae in loaded.items():
-        checkpoint, digest = sae.metadata.checkpoint, sae.metadata.checkpoint_sha256
-        if digest:
-            model_digest = model_digest or weights_sha256(model)
-            foreign = digest != model_digest
-        else:
-            foreign = checkpoint is not None and released_name(checkpoint) != released_name(model.cfg.name)
-        if foreign:
-            log.warning(
-                "%s was trained on %s, whose weights are not those of %s: give that model with --model, or read its "
-                "scores as those of an SAE on another model", name, checkpoint or "another model", model.cfg.name,
-            )  # fmt: skip
+    check_output(parsed.out)
+    check_corpus_options(parsed)
+    if parsed.seeds and len(parsed.saes) < 2:
+        raise HookedWhisperError("--seeds compares SAEs, but only one is given: give the folders of two or more")
 
 
 def _corpora(parsed: argparse.Namespace) -> tuple[Sequence[Recording], Sequence[Recording], str]:

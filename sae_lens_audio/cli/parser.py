@@ -1,83 +1,88 @@
-"""``sae-lens-audio``: collect activations, train SAEs on them, score them, browse their features.
-
-Exit codes: 0 done; 1 done, but some recordings could not be read; 2 a wrong argument or file, nothing done; 130
-interrupted.
-"""
+"""``sae-lens-audio``: collect activations, train SAEs on them, score them, browse their features."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from hooked_whisper.cli.running import Parser, version
-from hooked_whisper.cli.running import run as run_parser
+from hooked_whisper.cli.running import EXIT_CODES, SAME_COMMAND, Command, add_commands, make_parser, run
 from sae_lens_audio.cli.collect import add_collect, run_collect
 from sae_lens_audio.cli.evaluate import add_evaluate, run_evaluate
 from sae_lens_audio.cli.features import add_features, run_features
 from sae_lens_audio.cli.train import add_train, run_train
 
-Run = Callable[[argparse.Namespace, list[str]], int]
+COMMANDS = (
+    Command(
+        "collect",
+        add_collect,
+        run_collect,
+        "write the activations of a corpus to a folder",
+        "Run the model over recordings, up to the last hook point, and write the activations as shuffled, checksummed "
+        "shards.",
+        (
+            "sae-lens-audio collect --model tiny.en --hook encoder.blocks.2 --audio packaged:prose --out acts",
+            "torchrun --nproc-per-node 4 -m sae_lens_audio collect --hook encoder.blocks.2 --audio DIR --out acts",
+        ),
+        SAME_COMMAND,
+        old_names=("harvest",),
+    ),
+    Command(
+        "train",
+        add_train,
+        run_train,
+        "train an SAE from a settings file",
+        "Train an SAE from a TOML file. A run that was stopped resumes in the same folder.",
+        (
+            "sae-lens-audio train topk.toml",
+            "torchrun --nproc-per-node 4 -m sae_lens_audio train topk.toml",
+        ),
+        SAME_COMMAND,
+    ),
+    Command(
+        "evaluate",
+        add_evaluate,
+        run_evaluate,
+        "score SAEs beside neurons, principal and random directions",
+        "Score reconstruction, the model with the SAE attached, and phones on held-out speakers: one JSON file and one "
+        "sheet of figures. Model and hook point are those that the SAEs were trained on.",
+        (
+            "sae-lens-audio evaluate runs/topk/sae --audio packaged:prose --out scores",
+            "sae-lens-audio evaluate runs/a/sae runs/b/sae --seeds --audio packaged:prose --out stability",
+        ),
+        "nothing was written; the same command starts again",
+    ),
+    Command(
+        "features",
+        add_features,
+        run_features,
+        "write a browsable site about the features of an SAE, with sound",
+        "Write the pages that `hooked-whisper features` writes about neurons for the features of an SAE.",
+        ("sae-lens-audio features runs/topk/sae --audio packaged:prose --units 0:50 --out pages",),
+        SAME_COMMAND,
+    ),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    return run_parser(_parser(), list(sys.argv[1:] if argv is None else argv))
+    """Run the command line and return the exit code."""
+    return run(_parser(), list(sys.argv[1:] if argv is None else argv))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="sae-lens-audio",
-        description="Train and evaluate sparse autoencoders, transcoders and crosscoders of speech models.",
-        epilog="Example: `sae-lens-audio collect --hook encoder.blocks.2 --out acts`, then `sae-lens-audio train "
-        "topk.toml`, `sae-lens-audio evaluate runs/topk/sae`, `sae-lens-audio features runs/topk/sae`. Training in "
-        "several processes: `torchrun --nproc-per-node N -m sae_lens_audio train topk.toml`.",
+    parser = make_parser(
+        "sae-lens-audio",
+        "Train and evaluate sparse autoencoders, transcoders and crosscoders of speech models.",
+        (
+            "sae-lens-audio collect --model tiny.en --hook encoder.blocks.2 --audio packaged:prose --out acts",
+            "sae-lens-audio train topk.toml",
+            "sae-lens-audio evaluate runs/topk/sae --audio packaged:prose",
+            "sae-lens-audio features runs/topk/sae --audio packaged:prose",
+        ),
+        EXIT_CODES,
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="collect|train|evaluate|features")
-    _add(
-        commands, "collect", add_collect, _collect,
-        "write the activations of a corpus to a folder",
-        "Run the model over recordings, up to the last hook point, and write the activations as shuffled, checksummed "
-        "shards. Run the same command again to resume after an interruption.",
-        old_name="harvest",
-    )  # fmt: skip
-    _add(
-        commands, "train", add_train, lambda parsed, _: run_train(parsed),
-        "train an SAE from a settings file",
-        "Train an SAE from a TOML file. A run that was stopped resumes in the same folder.",
-    )  # fmt: skip
-    _add(
-        commands, "evaluate", add_evaluate, lambda parsed, _: run_evaluate(parsed),
-        "score SAEs beside neurons, principal and random directions",
-        "Score reconstruction, the model with the SAE attached, and phones on held-out speakers: one JSON file and one "
-        "sheet of figures.",
-    )  # fmt: skip
-    _add(
-        commands, "features", add_features, run_features,
-        "write a browsable site about the features of an SAE, with sound",
-        "The same pages as `hooked-whisper features` writes about neurons.",
-    )  # fmt: skip
+    add_commands(parser, COMMANDS)
     return parser
-
-
-def _add(
-    commands: Any, name: str, add: Callable[[Any], None], run: Run, short: str, long: str, old_name: str = ""
-) -> None:
-    parser = commands.add_parser(name, help=short, description=long)
-    add(parser)
-    parser.set_defaults(run=run)
-    if old_name:  # of version 0.1, not listed
-        old = commands.add_parser(old_name, description=long)
-        add(old)
-        old.set_defaults(run=run)
-
-
-def _collect(parsed: argparse.Namespace, _: list[str]) -> int:
-    if parsed.command == "harvest":
-        print("`sae-lens-audio harvest` is now called `sae-lens-audio collect`", file=sys.stderr)
-    return run_collect(parsed)
 
 
 if __name__ == "__main__":

@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 
-from hooked_whisper.cli.model_arguments import device_of, threads
+from hooked_whisper.cli.model_arguments import add_verbose, device_of, threads
+from hooked_whisper.cli.prepare import check_output
+from hooked_whisper.cli.running import SAME_COMMAND
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``train``."""
     parser.add_argument("settings", metavar="CONFIG.toml", help="settings of the run, see docs/howto/dictionaries.md")
     parser.add_argument("--out", metavar="DIR", help="output folder or URL, overrides the file")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, ...; overrides the file (default: cuda if available)")
     parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads, overrides the file")
-    parser.add_argument("--verbose", "-v", action="store_true", help="tracebacks and details on stderr")
+    add_verbose(parser)
 
 
-def run_train(parsed: argparse.Namespace) -> int:
+def run_train(parsed: argparse.Namespace, arguments: list[str] | None = None) -> int:
     """Start or resume training. The SAE is in ``sae/`` of the folder, with held-out scores in its metadata."""
     import torch
 
@@ -30,6 +33,7 @@ def run_train(parsed: argparse.Namespace) -> int:
     n_threads = parsed.threads or settings.run.threads
     if n_threads:
         torch.set_num_threads(n_threads)
+    check_output(parsed.out or settings.run.folder)
     device = device_of(parsed.device or settings.run.device)
     folder = as_path(parsed.out or settings.run.folder)
     with torchrun_ranks(device, OF_STEPS) as ranks:
@@ -40,9 +44,9 @@ def run_train(parsed: argparse.Namespace) -> int:
         try:
             trainer.fit(progress=sys.stderr.isatty(), checkpoint_s=settings.run.checkpoint_s)
         except KeyboardInterrupt:
-            if first:
-                print(f"stopped after step {trainer.number}; the same command resumes from there", file=sys.stderr)
-            raise
+            # one process reports the step
+            hint = f"stopped after step {trainer.number}; {SAME_COMMAND} from there" if first else ""
+            raise KeyboardInterrupt(hint) from None
         if first:
             loaded = load_sae(folder / "sae")
             scores = loaded.metadata.extra.get("held_out")

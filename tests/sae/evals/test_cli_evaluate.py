@@ -91,19 +91,44 @@ def test_texts_by_the_model_are_noted(place: Path, tmp_path: Path, capsys: pytes
         assert f"the transcript of {name}" in texts and texts in capsys.readouterr().out
 
 
-def test_an_sae_of_another_model_is_warned_about(place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+MISMATCHES = {
+    "another hook": (
+        Metadata(hook_name="encoder.blocks.0", checkpoint="small"),
+        ("encoder.blocks.0", "encoder.blocks.1"),
+    ),
+    "another model": (
+        Metadata(hook_name="encoder.blocks.1", checkpoint="openai/whisper-tiny"),
+        ("whisper-tiny", "model"),
+    ),
+    "other weights": (
+        Metadata(hook_name="encoder.blocks.1", checkpoint="small", checkpoint_sha256="0" * 64),
+        ("small", "000000000000"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISMATCHES)
+def test_a_contradiction_to_the_record_is_refused_before_the_encoder_runs(
+    name: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    metadata, values = MISMATCHES[name]
+    save_sae(TopK(TopKConfig(32, 40, k=3)), place / "sae-other", metadata)
     audio = ["--audio", str(place / "audio"), "--fit-audio", str(place / "audio"), "--attached", "0", "--no-phones"]
-    for name, noted in {
-        "sae-name": Metadata(hook_name="encoder.blocks.0", checkpoint="openai/whisper-tiny"),
-        "sae-digest": Metadata(hook_name="encoder.blocks.0", checkpoint="small", checkpoint_sha256="0" * 64),
-    }.items():
-        save_sae(TopK(TopKConfig(32, 40, k=3)), place / name, noted)
-        with caplog.at_level(logging.WARNING):
-            assert (
-                run(place, name, *audio, "--hook", "encoder.blocks.1", "--out", str(tmp_path)) == 1
-            )  # a recording is broken
-        assert f"{name} was trained at encoder.blocks.0" in caplog.text
-        assert f"{name} was trained on {noted.checkpoint}, whose weights are not those of small" in caplog.text
+    command = ["sae-other", *audio, "--hook", "encoder.blocks.1", "--out", str(tmp_path / "out")]
+    with monkeypatch.context() as patch:
+        patch.setattr("hooked_whisper.model.encoder.Encoder.forward", _no_forward)
+        assert run(place, *command) == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1 and all(value in error for value in values)
+    assert "--allow-mismatch" in error and not (tmp_path / "out").exists()
+    with caplog.at_level(logging.WARNING):
+        assert run(place, *command, "--allow-mismatch") == 1  # a recording is broken
+    assert all(value in caplog.text for value in values)
+
+
+def _no_forward(*_: object, **__: object) -> None:
+    raise AssertionError("the encoder ran before the check")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,53 @@
+"""``hooked-whisper transcribe``: the texts of audio files."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from hooked_whisper.cli.corpus_arguments import report_failures
+from hooked_whisper.cli.model_arguments import add_model, check_language, load_model
+from hooked_whisper.cli.prepare import check_files, find_model
+from hooked_whisper.cli.running import json_for_stdout
+
+
+def add_transcribe(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``transcribe``."""
+    parser.add_argument("audio", nargs="+", metavar="FILE", help="wav, flac, mp3, ogg, opus, ...")
+    parser.add_argument("--language", metavar="L", help="such as en or german (default: detect it)")
+    parser.add_argument("--word-timestamps", action="store_true", help="also print word times")
+    parser.add_argument("--json", action="store_true", help="print one JSON array instead of text")
+    add_model(parser)
+
+
+def run_transcribe(parsed: argparse.Namespace, arguments: list[str]) -> int:
+    """Print the transcripts as they are finished. Return 1 if a file could not be read."""
+    from hooked_whisper.errors import AudioError, MissingExtraError
+
+    check_files(parsed.audio)
+    named = find_model(parsed.model)
+    check_language(named.shapes, parsed.language)
+    model, _ = load_model(parsed, named.checkpoint)
+    results: list[dict[str, Any]] = []
+    failures: list[tuple[str, str]] = []
+    try:
+        for file in parsed.audio:
+            options = {"language": parsed.language} if parsed.language else {}
+            try:
+                result = model.transcribe(file, word_timestamps=parsed.word_timestamps, **options)
+            except (AudioError, MissingExtraError) as error:
+                if len(parsed.audio) == 1:
+                    raise
+                failures.append((file, str(error)))
+                continue
+            results.append({"file": file, **result})
+            if parsed.json:
+                continue
+            prefix = f"{file}: " if len(parsed.audio) > 1 else ""
+            print(f"{prefix}{result.text.strip()}", flush=True)
+            for word in result.words:
+                print(f"  {word['start']:7.2f} {word['end']:7.2f}  {word['word'].strip()}")
+    finally:  # also print the results from before an interruption
+        if parsed.json and (results or failures):
+            print(json_for_stdout(results))
+    return report_failures(failures, len(parsed.audio))
