@@ -1,4 +1,4 @@
-"""F2: how far must encoder attention reach? Every head sees only ``k`` positions to either side.
+"""F2: how far must encoder attention reach? Every head attends to only ``k`` positions on either side.
 
 Source: github.com/er537/whisper_interpretability, ``docs/index.md``, and its blog post, section 2.1.
 """
@@ -19,7 +19,7 @@ from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.experiment import Experiment, Setting, Untestable
 from hooked_whisper.findings.core.figures import BLUE, GRAY, GREEN, ORANGE, add_legend, alt_text, new_figure
 from hooked_whisper.findings.core.finding import Control, Criterion, Estimate, Finding
-from hooked_whisper.findings.core.packing import holding, n_packed, packed
+from hooked_whisper.findings.core.packing import n_packed, packed, windows_holding
 from hooked_whisper.findings.core.published import WINDOW_TEXTS, WINDOWS_IN_SHORT
 from hooked_whisper.findings.core.records import BOUNDS, Axis, Example, Measurement
 from hooked_whisper.findings.core.row_decoding import DecodingQueue
@@ -34,30 +34,33 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CLAIM = "The encoder still transcribes well if each position sees only 1.5 s to either side, and fails at 0.2 s."
+CLAIM = (
+    "Whisper still transcribes well if each encoder position attends to only 1.5 s on either side, and fails at 0.2 s."
+)
 PROTOCOL = (
     "In every block and head of the encoder, position i may attend to position j only if |i - j| <= k. "
-    "Clips of one speaker are joined to windows of up to 29.5 s, because a window of attention wider than a clip hides "
+    "Clips of one speaker are joined to windows of up to 29.5 s, because an attention window wider than a clip hides "
     "only padding. "
-    "All rows of the window are masked, or only the rows of the clip, not those of the padding behind it. "
-    "Greedy decoding without timestamps, no fallback; corpus WER with a bootstrap over clips or joined windows (95 %). "
-    "The scrambled window has as many keys in every row, itself among them, but at random places (within the clip and "
-    "within the padding separately)."
+    "All rows are masked, or only the rows of the clip and not those of the padding after it. "
+    "Greedy decoding without timestamps and without temperature fallback; corpus WER with a bootstrap over clips or "
+    "joined windows (95 %). "
+    "The scrambled window has the same number of keys in every row, including the position itself, but at random "
+    "positions (within the clip and within the padding separately)."
 )
 WINDOWS = (10, 20, 50, 75, 100, 200, 400)
-NARROWER = (1, 5)  # shown, not judged: where it breaks if k = 10 does no harm
-# The variants run on fewer utterances (and the packed windows that hold them) and fewer widths: each costs a pass.
+NARROWER = (1, 5)  # reported without a criterion, in case k = 10 does no harm
+# The variants use fewer utterances and fewer widths, because each needs a pass of its encoder.
 CLIP_ROWS_UTTERANCES = SCRAMBLED_UTTERANCES = 50
 VARIANT_WINDOWS = (10, 20, 50, 75, 400)
 UNTRAINED_UTTERANCES, UNTRAINED_WINDOWS = 16, (10, 75, 400)
 LOCALITY_WINDOWS = (20, 50, 75)
-# Gates. The narrowest margin of a criterion is 5 points of WER. 200 words give a WER of up to 15 % an interval of at
-# most 5 points to either side; a percentile bootstrap over fewer than 10 clips (packed windows) is too narrow.
+# Gates. The smallest threshold is 5 points of WER. With 200 words, the interval of a WER of up to 15 % reaches at most
+# 5 points to either side. A percentile bootstrap over fewer than 10 clips or packed windows is too narrow.
 ENOUGH_WORDS, ENOUGH_CLIPS = 200, 10
-PUBLISHED_UTTERANCES = 100  # of the protocol that was agreed for released models; noted, not a gate
-# The rank correlation counts every pair of windows alike, also two whose WERs differ by noise alone: reversing the
-# order of the three widest windows costs 0.1, of the four widest 0.24. The additional claim asks what the finding
-# means: a wider window never costs more than the 5 points by which the full window may be better.
+PUBLISHED_UTTERANCES = 100  # of the protocol for released models; a note, not a gate
+# The rank correlation weights all pairs of windows equally, including pairs whose WERs differ only by noise: reversing
+# the three widest windows lowers it by 0.1, reversing the four widest by 0.24. So there is a second criterion: a wider
+# window may never have a WER more than 5 points higher, the same margin by which the full window may be better.
 MOST_RISE = 0.05
 N_EXAMPLES = 4
 
@@ -70,10 +73,11 @@ LOCALITY = "extra WER of a scrambled window, mean of k = 20, 50, 75"
 
 @dataclass(frozen=True, eq=False)
 class WindowTranscripts:
-    """Transcripts under each mask, by its half-width; the widest one hides nothing.
+    """Transcripts under each mask, by half-width. The widest mask hides nothing.
 
-    by_mask: ``"all"``, ``"clip"`` and ``"scrambled"``. The last two may have fewer clips, the first ones.
-    n_positions: encoder positions that each clip fills. inputs: the clips after packing, for the record.
+    by_mask: transcripts with the mask on ``"all"`` rows, on rows of the ``"clip"``, and with the ``"scrambled"``
+        window. The last two may have only the first clips.
+    n_positions: encoder positions that each clip fills. inputs: facts about the packed clips, for the record.
     """
 
     by_mask: dict[str, dict[int, list[str]]]
@@ -104,7 +108,7 @@ class AttentionWindows(Experiment[WindowTranscripts]):
         }
 
     def measure(self, context: Context) -> WindowTranscripts:
-        """Run the encoder once per clip, window and kind of mask."""
+        """Run the encoder once for each clip, window and kind of mask."""
         if not context.utterances:
             raise Untestable("no speech: pass --audio or --corpus")
         context = packed(context)
@@ -120,14 +124,14 @@ class AttentionWindows(Experiment[WindowTranscripts]):
                 variants,
                 lambda k, rows: band(n, k, rows, device),
                 "F2 window, clip rows",
-                range(holding(context.utterances, CLIP_ROWS_UTTERANCES)),
+                range(windows_holding(context.utterances, CLIP_ROWS_UTTERANCES)),
             ),
             "scrambled": _transcribe(
                 context,
                 variants,
                 lambda k, rows: scrambled_band(n, k, rows, rng, device),
                 "F2 scrambled window",
-                range(holding(context.utterances, SCRAMBLED_UTTERANCES)),
+                range(windows_holding(context.utterances, SCRAMBLED_UTTERANCES)),
             ),
         }
         for texts in by_mask.values():
@@ -160,7 +164,7 @@ class AttentionWindows(Experiment[WindowTranscripts]):
             Control("untrained model", "the same architecture with random weights", _statistics(untrained)),
             Control(
                 "scrambled window",
-                f"as many keys per row, at random places ({len(curves['scrambled'].errors[0])} utterances)",
+                f"as many keys per row, at random positions ({len(curves['scrambled'].errors[0])} utterances)",
                 {**_statistics(curves["scrambled"]), LOCALITY: Estimate(0.0)},
             ),
         )
@@ -175,7 +179,7 @@ class AttentionWindows(Experiment[WindowTranscripts]):
         )
 
     def draw(self, finding: Finding) -> list[Figure]:
-        """Draw WER against window."""
+        """Draw WER by window."""
         wer = finding.measurement("WER")
         k = np.array(wer.axis("window").entries, dtype=float)
         figure, axes = new_figure(
@@ -216,7 +220,7 @@ def _log_windows(axes: Axes, wer: Measurement) -> None:
     axes.set_xscale("log")
     names = [f"{entry}" for entry in entries]
     names[-1] = "full"
-    names = ["" if name in ("75", "200") else name for name in names]  # no room
+    names = ["" if name in ("75", "200") else name for name in names]  # these labels would overlap
     axes.set_xticks(entries, names)
     axes.minorticks_off()
 
@@ -253,15 +257,16 @@ def _transcribe(
     context: Context,
     windows: Sequence[int],
     mask: Callable[[int, list[int]], Mask],
-    what: str,
+    label: str,
     indices: Sequence[int] | None = None,
     model: HookedWhisper | None = None,
 ) -> dict[int, list[str]]:
-    """Return transcripts by window. ``mask`` makes a batch's mask from the half-width and the rows of each clip."""
+    """Return transcripts by window. ``mask`` returns a batch's mask for a half-width and the number of rows of each
+    clip."""
     model = context.model if model is None else model
     indices = range(len(context.utterances)) if indices is None else indices
     queue = DecodingQueue(context.transcriber(model), windows)
-    for batch in context.track(context.batches(indices), what):
+    for batch in context.track(context.batches(indices), label):
         mel = context.mels(batch)
         rows = [context.n_positions[i] for i in batch]
         for k in windows:
@@ -272,7 +277,7 @@ def _transcribe(
 
 
 def _untrained(context: Context, windows: Sequence[int], n: int) -> dict[int, list[str]]:
-    clips = range(holding(context.utterances, UNTRAINED_UTTERANCES))
+    clips = range(windows_holding(context.utterances, UNTRAINED_UTTERANCES))
     few = [k for k in UNTRAINED_WINDOWS if k in windows]
     texts = _transcribe(context, few, lambda k, _: local_window(k), "F2 untrained", clips, context.untrained)
     with torch.no_grad():
@@ -379,7 +384,7 @@ def _measurements(curves: dict[str, Curve], untrained: Curve) -> tuple[Measureme
 
 
 def _examples(measured: WindowTranscripts) -> tuple[Example, ...]:
-    """Return the clips with the most words, at every window."""
+    """Return the clips with the most words, with their transcripts at every window."""
     references, texts = measured.references, measured.by_mask["all"]
     order = sorted(range(len(references)), key=lambda i: (-len(references[i].split()), i))
     full = max(texts)
@@ -392,8 +397,8 @@ def _examples(measured: WindowTranscripts) -> tuple[Example, ...]:
 
 
 def _tied(curve: Curve) -> str:
-    """Return a note on the windows that differ from no mask by noise alone, and on the rank correlation if these shared
-    a rank."""
+    """Return a note on the windows whose WER differs from the full window's only by noise, and on the rank correlation
+    if these windows shared a rank."""
     full = curve.windows[-1]
     low, high = np.percentile(curve.samples - curve.samples[:, -1:], [2.5, 97.5], axis=0)
     judged = np.array([k >= WINDOWS[0] for k in curve.windows])
@@ -402,7 +407,10 @@ def _tied(curve: Curve) -> str:
     windows = np.array(curve.windows, dtype=float)
     shared = spearman(windows[judged], -level[judged])
     names = ", ".join(str(k) for k in windows[tied].astype(int) if k != full) or "none"
-    return f"Windows whose WER cannot be told from that of k = {full}: {names}. With these at one rank: {shared:.3g}."
+    return (
+        f"Windows whose WER cannot be distinguished from that of k = {full}: {names}. If these shared one rank, the "
+        f"rank correlation would be {shared:.3g}."
+    )
 
 
 def _notes(measured: WindowTranscripts, setting: Setting, curve: Curve) -> tuple[str, ...]:
@@ -411,13 +419,15 @@ def _notes(measured: WindowTranscripts, setting: Setting, curve: Curve) -> tuple
     length = int(np.median(measured.n_positions))
     n_utterances = n_packed(measured.utterances)
     notes = [
-        f"The narrowest window within 5 points of the full one: k = {min(enough)}.",
+        f"The narrowest window whose WER is within 5 points of the full window's is k = {min(enough)}.",
         f"{n_utterances} utterances in {len(measured.utterances)} clips, half of which fill {length} "
-        "positions or fewer: a window wider than that hides nothing of the clip, only its padding.",
-        f"The rank correlation also counts the order of windows whose WERs differ by noise alone. {_tied(curve)}",
+        "positions or fewer. A window wider than that hides only the padding.",
+        f"The rank correlation also counts the order of windows whose WERs differ only by noise. {_tied(curve)}",
     ]
     if n_utterances < PUBLISHED_UTTERANCES:
-        notes.append(f"The agreed protocol has {PUBLISHED_UTTERANCES} utterances or more.")
+        notes.append(f"The protocol for released models has {PUBLISHED_UTTERANCES} utterances or more.")
     if setting.reference == "model":
-        notes.append("These clips came without texts: WER is against the model's own transcript without a mask.")
+        notes.append(
+            "These clips have no texts, so the WER is measured against the model's own transcript without a mask."
+        )
     return tuple(notes)

@@ -1,9 +1,9 @@
-"""W2: the audio says one word, the word before predicts another. Which wins, and along which path?
+"""W2: if the audio and the previous word predict different words, which one wins, and through which path?
 
-On the synthetic corpus. :mod:`.words.context_conflict` is the version for real Whisper.
+This module tests the synthetic corpus; :mod:`.words.context_conflict` is the version for released models.
 
-Source: recipe for conflict patching (change the previous word in the decoder's input, audio fixed). The two kinds of
-evidence are those of Langedijk et al. 2023 (arXiv 2310.03686) and of context mixing studies (arXiv 2310.09925).
+Method: change the previous word in the decoder's input and leave the audio as it is. The two kinds of evidence are
+those of Langedijk et al. 2023 (arXiv 2310.03686) and of context mixing studies (arXiv 2310.09925).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST, PER_CLIP, ROWS = 96, 2, 16
-OFTEN = 0.2  # probability of C after w'
+OFTEN = 0.2  # least probability of C after the replacement w'
 ENOUGH = 50
 PATHS = {
     "embedding": "decoder.blocks.0.hook_resid_pre",
@@ -49,13 +49,13 @@ BY_CROSS = "share of the audio's evidence through cross-attention at the token i
 
 @dataclass(frozen=True)
 class Conflict:
-    """A word of an utterance that the word before it does not predict once it is replaced.
+    """A word of an utterance whose previous word is replaced by one that predicts another word.
 
     Attributes:
-        clip, index: the utterance, and the index of the word said (A) in it.
+        clip, index: the utterance, and the index of the word that is said (A).
         before, replaced: the word before A, and its replacement.
-        said, called: A, and a likely word after the replacement (C).
-        unrelated: a word that the grammar never has after the replacement.
+        said, called: A, and a word that is likely after the replacement (C).
+        unrelated: a word that never follows the replacement in the grammar.
     """
 
     clip: int
@@ -69,13 +69,13 @@ class Conflict:
 
 @dataclass(frozen=True, eq=False)
 class ConflictRuns:
-    """Results of the runs, one per conflict.
+    """Logit differences and patching effects, one per conflict.
 
     Attributes:
         neutral, conflict, deaf: logit of A minus logit of C in each run.
-        unrelated_deaf: logit of A minus that of the unrelated word in the deaf run.
-        top_is_said: whether A is the likeliest token in the conflict run.
-        audio, word: share of the gap through each path, for the evidence of the audio and of the word before.
+        unrelated_deaf: logit of A minus logit of the unrelated word in the deaf run.
+        top_is_said: 1 if A is the most likely token in the conflict run, else 0.
+        audio, word: share of the gap that each path carries, for the evidence of the audio and of the previous word.
     """
 
     neutral: Float[np.ndarray, "item"]
@@ -88,9 +88,9 @@ class ConflictRuns:
 
 
 def find_conflicts(context: Context, rng: np.random.Generator) -> list[Conflict]:
-    """Make conflicts from utterances that the model transcribes without an error.
+    """Return conflicts in utterances that the model transcribes without an error.
 
-    At most two are made from each utterance, none at its first word.
+    There are at most two per utterance, and none at its first word.
     """
     truth = context.truth
     assert truth is not None
@@ -170,7 +170,7 @@ def run_conflicts(
 def _inputs(
     context: Context, model: HookedWhisper, conflicts: Sequence[Conflict], replaced: bool
 ) -> tuple[Int[Tensor, "row token"], Int[Tensor, "row"]]:
-    """Return the prompt and the words before A, the last of them replaced or not; and the index of that last token."""
+    """Return the prompt and the words before A, with the last word ``replaced`` or not, and the index of its token."""
     prompt = context.transcriber(model).prompt()[0].tolist()
     rows = []
     for conflict in conflicts:
@@ -184,13 +184,13 @@ def _inputs(
 
 @dataclass(frozen=True, eq=False)
 class SyntheticConflictRuns:
-    """Runs of the conflicts.
+    """All runs of the experiment.
 
     Attributes:
         clips: utterance of each conflict.
-        runs: with each conflict's audio. other_audio: with that of another clip.
-        untrained_clips, untrained: the first conflicts, on the untrained model.
-        examples: of conflicts.
+        runs: runs with each conflict's audio. other_audio: runs with the audio of another clip.
+        untrained_clips, untrained: utterances and runs of the first conflicts on the untrained model.
+        examples: a few conflicts.
     """
 
     clips: Int[np.ndarray, "item"]
@@ -202,17 +202,17 @@ class SyntheticConflictRuns:
 
 
 class SyntheticConflicts(Experiment[SyntheticConflictRuns]):
-    """W2 on the synthetic corpus: the word before is replaced by one that predicts another word."""
+    """W2 on the synthetic corpus: the previous word is replaced by a word that predicts another one."""
 
     id, title, claim = ContextConflicts.id, ContextConflicts.title, ContextConflicts.claim
     protocol = (
-        "Audio fixed, one word w of the decoder's input replaced by w', after which the grammar often has C and never "
-        "A, the word that was said next. Metric: logit of A minus logit of C after w'. Neutral run: w in place; "
-        "conflict run: w'; deaf run: w' and the encoder output of zero audio. Paths: outputs of one kind of part "
-        "(cross-attention, self-attention, MLP in all blocks; the embedding), at the token w' alone, taken from the "
-        "deaf run (what the audio brings along it) or from the neutral run (what w' brings along it) and put into the "
-        "conflict run; share of the gap between the runs. Shares need not add up to 1: later parts answer to earlier "
-        "ones. Intervals: 95 %, bootstrap over clips."
+        "The audio stays the same, and one word w of the decoder's input is replaced by w'. In the grammar, w' is "
+        "often followed by C and never by A, the word that is said next. Metric: logit of A minus logit of C after w'. "
+        "Neutral run: w; conflict run: w'; deaf run: w' and the encoder output of zero audio. A path is the output of "
+        "one kind of component (cross-attention, self-attention or MLP in all blocks, or the embedding) at the token "
+        "w' only. It is taken from the deaf run (evidence of the audio) or from the neutral run (evidence of w') and "
+        "patched into the conflict run; reported is the share of the gap between the two runs. The shares need not add "
+        "up to 1, because later components depend on earlier ones. Intervals: 95 %, bootstrap over clips."
     )
     own_speech = True
 
@@ -225,12 +225,12 @@ class SyntheticConflicts(Experiment[SyntheticConflictRuns]):
         }
 
     def measure(self, context: Context) -> SyntheticConflictRuns:
-        """Run the decoder on each conflict: with its audio, with another clip's, and for some the untrained model."""
+        """Run the decoder on each conflict with its audio and with another clip's, and the untrained model on some."""
         conflicts = find_conflicts(context, context.rng("conflicts"))
         if not conflicts:
             raise Untestable(
-                "the model transcribes no clip without an error, so no word is known to be heard: use a model that "
-                "transcribes this speech"
+                "the model transcribes no clip without an error, and conflicts are made from such clips: use a model "
+                "that transcribes this speech"
             )
         runs = run_conflicts(context, context.model, conflicts, context.encoded)
         other_audio = run_conflicts(context, context.model, conflicts, context.encoded.roll(1, 0), paths=False)
@@ -264,12 +264,12 @@ class SyntheticConflicts(Experiment[SyntheticConflictRuns]):
         controls = (
             Control(
                 "audio of another clip",
-                "the same words, other sound",
+                "the same words with the audio of another clip",
                 {FOLLOWS_AUDIO: share(measured.other_audio.conflict > 0)},
             ),
             Control(
                 "unrelated word",
-                "a word that the grammar never has there, in place of the one called for",
+                "a word that never follows in the grammar, in place of the predicted one",
                 {FOLLOWS_WORD: share(runs.unrelated_deaf < 0)},
             ),
             Control(
@@ -306,10 +306,10 @@ class SyntheticConflicts(Experiment[SyntheticConflictRuns]):
             ),
             examples=measured.examples,
             notes=(
-                f"{len(clips)} conflicts in {len(set(clips.tolist()))} clips; the word said is the likeliest of all "
+                f"{len(clips)} conflicts in {len(set(clips.tolist()))} clips. The word said is the most likely of all "
                 f"tokens in {runs.top_is_said.mean():.0%} of the conflicts.",
-                "Patching the self-attention or the embedding also changes where cross-attention looks: its query "
-                "depends on which word comes next.",
+                "Patching the self-attention or the embedding also changes where cross-attention looks, because its "
+                "query depends on the expected next word.",
             ),
         )
 
@@ -318,7 +318,7 @@ class SyntheticConflicts(Experiment[SyntheticConflictRuns]):
 
 
 class AudioAgainstContext(TwoProtocols):
-    """W2: audio against context."""
+    """W2: audio against context, on the synthetic corpus or on the packaged speech."""
 
     organism, released = SyntheticConflicts(), ContextConflicts()
     released_measurement = "last word of the transcript"

@@ -1,6 +1,7 @@
-"""F9: with no speech as input, does the decoder predict likely next words?
+"""F9: without speech as input, does the decoder predict likely next words?
 
-On the synthetic corpus, whose grammar is known. :mod:`.english.bigrams` is the version for real Whisper.
+This module tests the synthetic corpus, whose grammar is known; :mod:`.english.bigrams` is the version for released
+models.
 
 Source: github.com/er537/whisper_interpretability, ``docs/index.md``, and its blog post, section 3.1.
 """
@@ -54,9 +55,9 @@ NAMES = (RATIO, TOP, RANKS)
 
 @dataclass(frozen=True, eq=False)
 class FollowerFit:
-    """True probabilities of what follows some prompt words, and a model's log-probabilities of the same outcomes.
+    """True probabilities of what follows each prompt word, and a model's log-probabilities of the same outcomes.
 
-    frequent: the prompts whose likeliest outcome is judged.
+    frequent: whether a prompt is frequent enough that its most likely outcome is judged.
     """
 
     truth: Float[np.ndarray, "prompt outcome"]
@@ -78,7 +79,7 @@ class FollowerFit:
         return (self.truth[np.arange(len(best)), best] > 0).astype(float)
 
     def ranks(self, rows: np.ndarray) -> float:
-        """Return the rank correlation over all true followers of the prompts ``rows``."""
+        """Return the rank correlation over all true followers of the prompts with these indices."""
         truth, log_q = self.truth[rows], self.log_q[rows]
         supported = truth > 0
         return spearman(truth[supported], log_q[supported])
@@ -91,15 +92,15 @@ class FollowerFit:
             TOP: lambda i: float(top[i][self.frequent[i]].mean()) if self.frequent[i].any() else float("nan"),
             RANKS: self.ranks,
         }
-        everyone = np.arange(n)
+        all_prompts = np.arange(n)
         return {
-            name: Estimate(f(everyone)) if rng is None else Estimate.of(f(everyone), bootstrap(n, f, rng, DRAWS))
+            name: Estimate(f(all_prompts)) if rng is None else Estimate.of(f(all_prompts), bootstrap(n, f, rng, DRAWS))
             for name, f in functions.items()
         }
 
 
 def words_only(truth: Truth, logits: Float[np.ndarray, "word outcome"]) -> FollowerFit:
-    """Return the judged comparison: outcomes are words, and every word is a prompt."""
+    """Return the comparison that is judged: outcomes are words, and every word is a prompt."""
     rows = truth.row[:, :-1]
     totals = rows.sum(axis=1)
     prompts = totals > 1e-9
@@ -115,8 +116,8 @@ def words_only(truth: Truth, logits: Float[np.ndarray, "word outcome"]) -> Follo
 def with_end(truth: Truth, logits: Float[np.ndarray, "word outcome"], as_in_corpus: bool) -> FollowerFit:
     """Return the comparison with the end of the sentence (end of text) as an outcome.
 
-    as_in_corpus: condition on sentences of two words or more, and use only words that begin sentences as prompts.
-        Otherwise use the grammar's row of every word.
+    as_in_corpus: use sentences of two words or more, and only words that begin sentences as prompts. Otherwise use the
+        grammar's row of every word.
     """
     rows = truth.follows if as_in_corpus else truth.row
     prompts = (rows.sum(axis=1) > 1e-9) & ((truth.first > 0) | (not as_in_corpus))
@@ -138,9 +139,9 @@ class FollowerLogits:
     """Logits of the outcomes (the corpus's words and the end) after every word.
 
     Attributes:
-        logits: by input and prefix.
-        untrained: of the untrained model, with zero audio and the published prefix.
-        in_vocabulary: by prefix, with zero audio: mean over words of the outcomes' total probability.
+        logits: logits by input and prefix.
+        untrained: logits of the untrained model with zero audio and the published prefix.
+        in_vocabulary: total probability of the outcomes with zero audio, averaged over words, by prefix.
         n_vocab: size of the vocabulary.
     """
 
@@ -157,15 +158,15 @@ class FollowerLogits:
 
 
 class SyntheticBigrams(Experiment[FollowerLogits]):
-    """F9 on the synthetic corpus: logits against the rows of the grammar."""
+    """F9 on the synthetic corpus: logits compared with the transition probabilities of the grammar."""
 
     id, title, claim = EnglishBigrams.id, EnglishBigrams.title, EnglishBigrams.claim
     protocol = (
-        "Encoder output of 30 s of zero samples; decoder input is exactly <|startoftranscript|><|en|><|transcribe|> "
-        "and one word: no <|notimestamps|>, no timestamp. Raw logits of the next token, softmax over the world's "
-        "words, against the word's row of the grammar (without the end of the sentence, which never follows a first "
-        "word in training). Again with <|notimestamps|>, and with other inputs that say nothing. Intervals: 95 %, "
-        "bootstrap over prompt words."
+        "The encoder's input is 30 s of zero samples; the decoder's input is exactly "
+        "<|startoftranscript|><|en|><|transcribe|> and one word, without <|notimestamps|> and without a timestamp. The "
+        "raw logits of the next token, as a softmax over the corpus's words, are compared with the word's row of the "
+        "grammar (without the end of the sentence, which never follows a first word in training). Repeated with "
+        "<|notimestamps|>, and with other inputs without speech. Intervals: 95 %, bootstrap over prompt words."
     )
     needs_speech, own_speech = False, True
     published, published_summary = published_bigrams.PUBLISHED, published.BIGRAMS_IN_SHORT
@@ -180,13 +181,13 @@ class SyntheticBigrams(Experiment[FollowerLogits]):
         }
 
     def measure(self, context: Context) -> FollowerLogits:
-        """Run a few encoder passes, and one decoder batch per input and prefix with a row per word."""
+        """Run the encoder on a few inputs without speech, and the decoder on every word for each input and prefix."""
         truth, model, untrained = context.truth, context.model, context.untrained
         assert truth is not None
         kinds = ["zero audio", "mel floor", "white noise", *(["mean encoding"] if context.utterances else [])]
         logits: dict[tuple[str, str], np.ndarray] = {}
         in_vocabulary: dict[str, float] = {}
-        for kind in context.track(kinds, "F9 empty inputs"):
+        for kind in context.track(kinds, "F9 inputs without speech"):
             clips = context.encoded if kind == "mean encoding" else None
             empty = baseline_encoding(model, kind, clips, seed=context.seed)
             for name, prefix in prefix_ids(model, context.language).items():
@@ -217,19 +218,21 @@ class SyntheticBigrams(Experiment[FollowerLogits]):
             measurements=_measurements(measured, variants, setting.rng("bootstrap of prompts with end")),
             tables=published_bigrams.our_tables(setting.model, truth, measured.by_prefix),
             notes=(
-                f"{len(fit.truth)} prompt words; {int(fit.frequent.sum())} were heard {FREQUENT} times or more in "
+                f"{len(fit.truth)} prompt words; {int(fit.frequent.sum())} of them occur {FREQUENT} times or more in "
+                "the training sentences.",
+                f"Mean total probability of the corpus's words and the end among all {measured.n_vocab} tokens: "
+                f"{shares}.",
+                "Whisper did not see the published prefix in training: <|transcribe|> was always followed by "
+                "<|notimestamps|> or a timestamp. The demo model saw it in 15 % of its sentences, and in 3 % of its "
+                "clips every word was masked and the transcript kept, so both parts of this test occurred in its "
                 "training.",
-                f"Mean probability of the world's words and the end among all {measured.n_vocab} tokens: {shares}.",
-                "Whisper never met the published prefix in training: after <|transcribe|> came <|notimestamps|> or a "
-                "timestamp. The demo model met it in 15 % of its sentences, and 3 % of its clips had every word masked "
-                "and the transcript kept, so both halves of the question were in its training.",
-                "Published lists are of Whisper tiny, ours are of this model's own world: compare their kind, not "
-                "their numbers.",
+                "The published lists are of Whisper tiny, ours of a model trained on a synthetic corpus: compare which "
+                "kinds of words they contain, not the numbers.",
             ),
         )
 
     def draw(self, finding: Finding) -> list[Figure]:
-        """Draw the controls; true against predicted probabilities; inputs without speech."""
+        """Draw the controls, true against predicted probabilities, and the inputs without speech."""
         pairs = finding.measurement("probability of true followers")
         scatter, axes = new_figure("Followers of a word", "probability in the grammar", "probability by the model")
         p, q = pairs.at(whose="grammar"), np.maximum(pairs.at(whose="model"), 1e-6)
@@ -244,7 +247,7 @@ class SyntheticBigrams(Experiment[FollowerLogits]):
         )
         table = finding.measurement("statistics by input and prefix")
         ratio = table.axis("statistic").entries[0]
-        inputs, axes = new_figure("Inputs that say nothing", "KL over that of word frequencies", "")
+        inputs, axes = new_figure("Inputs without speech", "KL over that of word frequencies", "")
         kinds, prefix_names = table.axis("input").entries, table.axis("prefix").entries
         y = np.arange(len(kinds))[::-1]
         for k, (prefix, color) in enumerate(zip(prefix_names, (BLUE, GREEN), strict=True)):
@@ -260,7 +263,7 @@ class SyntheticBigrams(Experiment[FollowerLogits]):
 
 
 class Bigrams(TwoProtocols):
-    """F9: the decoder as a bigram model."""
+    """F9: the decoder as a bigram model, on the synthetic corpus or on English."""
 
     organism, released = SyntheticBigrams(), EnglishBigrams()
     released_measurement = "statistics by prompt"
@@ -299,12 +302,12 @@ def _controls(fit: FollowerFit, untrained: FollowerFit, rng: np.random.Generator
         Control("untrained model", "random weights", untrained.statistics()),
         Control(
             "shuffled rows",
-            f"the grammar's rows dealt to other words ({SHUFFLES} times)",
+            f"the grammar's rows assigned to random words ({SHUFFLES} times)",
             {name: Estimate.of(values.mean(), values) for name, values in rows.items()},
         ),
-        Control("word frequencies", "the same guess after every word", guess(fit.log_unigram)),
+        Control("word frequencies", "the same prediction after every word", guess(fit.log_unigram)),
         Control("best constant guess", "the mean of the true rows", guess(np.log(fit.truth.mean(0) + 1e-12))),
-        Control("uniform", "every word alike", guess(np.full(outcomes, -np.log(outcomes)))),
+        Control("uniform", "the same probability for every word", guess(np.full(outcomes, -np.log(outcomes)))),
     )
 
 
@@ -348,7 +351,7 @@ def _prompt_words(truth: Truth) -> tuple[str, ...]:
 
 
 def _scatter(fit: FollowerFit, most: int = 1500) -> Measurement:
-    """True and predicted probabilities of true followers, at most ``most`` evenly spaced ones."""
+    """Return true and predicted probabilities of at most ``most`` true followers, evenly spaced."""
     supported = fit.truth > 0
     p, q = fit.truth[supported], np.exp(fit.log_q[supported])
     sample = np.unique(np.linspace(0, len(p) - 1, min(most, len(p))).astype(int))

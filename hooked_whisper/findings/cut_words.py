@@ -1,4 +1,4 @@
-"""F4: words cut out of the encoder's output, by replacing its positions over a word with those of an empty input.
+"""F4: replace the encoder's output over a word with that of an input without speech. Does the word disappear?
 
 Source: "chopping" in github.com/er537/whisper_interpretability, ``docs/index.md``, and its blog post, section 2.2.
 """
@@ -42,37 +42,40 @@ from hooked_whisper.interventions import baseline_encoding
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CLAIM = "Replacing the encoder's output over a word by that of an empty input removes this word, and only this word."
+CLAIM = (
+    "Replacing the encoder's output over a word with that of an input without speech removes this word, and no other "
+    "word."
+)
 PROTOCOL = (
-    "The encoder's output (after the final norm) over a word is replaced, at the same positions, by the encoder's "
+    "The encoder's output (after the final norm) over a word is replaced, at the same positions, with the encoder's "
     "output for 30 s of zero samples. Then the clip is decoded greedily without timestamps. The cut covers the word's "
-    "aligned time, one position of 20 ms more on each side for rounding, and a margin on each side, which is swept "
-    "from 0 to 200 ms. Only words of clips that are transcribed without an error beforehand are cut. A word is gone if "
-    "the alignment of the new transcript with the old one does not keep it: deleted (nothing in its place) or replaced "
-    "(another word in its place). Intervals: 95 %, bootstrap over utterances."
+    "aligned time, one more position of 20 ms on each side for rounding, and a margin on each side, which is varied "
+    "from 0 to 200 ms. Only words of clips that are transcribed without an error before the cut are used. A word is "
+    "gone if the new transcript, aligned with the old one, deletes it (nothing in its place) or replaces it (another "
+    "word in its place). Intervals: 95 %, bootstrap over utterances."
 )
 NULL = "zero audio"
 OFFSETS = tuple(range(-24, 25, 3))  # positions of 20 ms
 MARGINS = (0, 50, 100, 150, 200)  # ms on each side
-# Margin of the verdict. The published cuts last 0.5 and 1 s around words, so they contain a margin; the aligned span
-# alone is another protocol, which the sweep shows as margin 0. Alignment by cross-attention is accurate to about
-# 100 ms (its boundaries are scored at that tolerance), so a cut with less margin may miss a part of the word.
-# Every criterion on words, the loss of neighbors included, is read at this margin. Words of the demo model's synthetic
-# speech have exact times and need none.
+# Margin of the verdict. The published cuts of 0.5 and 1 s include a margin around the words; a cut of the aligned span
+# only is another protocol, reported as margin 0. Alignment by cross-attention is accurate to about 100 ms (its
+# boundaries are scored at that tolerance), so a cut with a smaller margin may miss part of the word. All criteria on
+# words, including the loss of neighbors, use this margin. Words of the demo model's synthetic speech have exact times
+# and need no margin.
 VERDICT_MARGIN, VERDICT_MARGIN_EXACT = 100, 0
-# Target gone in 80 % of the cuts and a WER of at most 10 % over the other words: stated for released models before any
-# run. In a clip of ten words, 10 % would allow half of the direct neighbors to go. So the neighbors have another
-# threshold, the mirror image of the first: four of five must stay, as four of five targets must go.
+# For released models, fixed before any run: the target is gone in 80 % of the cuts, and the WER over the other words is
+# at most 10 %. In a clip of ten words, 10 % would allow half of the direct neighbors to be lost. So the neighbors have
+# a separate threshold that mirrors the first: four of five must stay, as four of five targets must go.
 LEAST_GONE, MOST_OTHER_ERRORS, MOST_NEIGHBORS = 0.8, 0.1, 0.2
-# The same for the demo model, which must also delete the word: write nothing in its place.
+# The same for the demo model, which must also delete the word, that is, write nothing in its place.
 LEAST_GONE_EXACT, MOST_OTHERS_EXACT = 0.9, 0.05
 MOST_OFFSET = 100.0  # ms
-# 200 words give a rate of 0.8 an interval of 5 or 6 points to either side, and each word is cut once for each margin.
+# With 200 words, the interval of a rate of 0.8 is 5 or 6 points to either side. Each word is cut once per margin.
 MOST_WORDS, MOST_PROFILES = 200, 80
 UNTRAINED_UTTERANCES = 4
-PUBLISHED_SECONDS = 0.5  # the shorter one of the published cuts
-# With 30 words, a rate of all or none is known within 10 points (rule of three). Other rates have an interval, which
-# the status takes into account.
+PUBLISHED_SECONDS = 0.5  # the shorter of the published cuts
+# With 30 words, a rate of 0 or 1 is known within 10 points (rule of three). Other rates have an interval that the
+# status takes into account.
 ENOUGH_WORDS = 30
 
 GONE, DELETED = "target word gone", "target word deleted, nothing in its place"
@@ -87,11 +90,12 @@ STATISTICS = (GONE, DELETED, NEIGHBORS, COLLATERAL, OTHER_ERRORS, UNDER, OUTSIDE
 class MeasuredCuts:
     """Decoded cuts of the target words.
 
-    by_place: cuts at each margin (``"margin 100"``), of the published length (``"published length"``), on another word
-        (``"elsewhere"``) and in ``"silence"``.
-    profile: whether a target is gone when its cut is moved by each of :data:`OFFSETS`; NaN: not run.
-    n_words: words in clips that are transcribed without an error. correct: share of these clips; untrained_correct:
-        the same for the untrained model.
+    by_place: cuts at each margin (``"margin 100"``), of the ``"published length"``, at another word (``"elsewhere"``),
+        and in ``"silence"``.
+    profile: 1 if a target is gone when its cut is moved by each of :data:`OFFSETS`, else 0; NaN if the cut would leave
+        the window.
+    n_words: number of words in clips that are transcribed without an error.
+    correct, untrained_correct: share of clips that the model, or the untrained model, transcribes without an error.
     """
 
     by_place: dict[str, Cuts]
@@ -105,7 +109,7 @@ class MeasuredCuts:
 
 
 class CutWords(Experiment[MeasuredCuts]):
-    """F4: replace the encoder's output over a word and see which words are gone."""
+    """F4: replace the encoder's output over a word, and find out which words disappear."""
 
     id, title, claim, protocol = "F4", "Words cut out of the encoder's output", CLAIM, PROTOCOL
     published, published_summary = (CUT_TEXTS,), CUTS_IN_SHORT
@@ -174,15 +178,19 @@ class CutWords(Experiment[MeasuredCuts]):
         names = [c.name for c in on_words]
         about_target = [name for name in names if name in (GONE, DELETED)]
         controls = (
-            # its "other words" include the word that was cut, so it is no control of the criteria on other words
-            Control("cut at another word", "a cut of the same length on a far word", {n: far[n] for n in about_target}),
+            # The cut word is one of its "other words", so it cannot serve as a control for the criteria on other words.
             Control(
-                "cut in silence", f"the same, {SILENCE_AFTER:g} s after the last word", {n: quiet[n] for n in names}
+                "cut at another word", "a cut of the same length at a distant word", {n: far[n] for n in about_target}
+            ),
+            Control(
+                "cut in silence",
+                f"a cut of the same length, {SILENCE_AFTER:g} s after the last word",
+                {n: quiet[n] for n in names},
             ),
             Control(
                 "untrained model",
                 f"random weights transcribe {measured.untrained_correct:.0%} of the clips without an error, so there "
-                "is no word to lose",
+                "is no word that could disappear",
                 dict.fromkeys(about_target, Estimate(None)),
             ),
         )
@@ -199,7 +207,7 @@ class CutWords(Experiment[MeasuredCuts]):
         )
 
     def draw(self, finding: Finding) -> list[Figure]:
-        """Draw losses by margin, the fate of words, and how well a cut works when it is moved."""
+        """Draw the words lost by margin, the fate of words, and the effect of moving the cut."""
         return draw_cut_words(finding)
 
 
@@ -208,12 +216,13 @@ def cut(
     targets: Sequence[CutTarget],
     spans: dict[str, Sequence[slice | None]],
     null: Float[Tensor, "position d_model"],
-    what: str,
+    label: str,
 ) -> dict[str, Cuts]:
-    """Decode every target's clip with its span replaced by that of ``null``, for each list of spans.
+    """Decode every target's clip with the target's span replaced by the same positions of ``null``, for each list of
+    spans.
 
-    Targets without a span, or with one that leaves the window, are left out. All cuts of a clip are decoded together,
-    and equal ones once.
+    Targets without a span, or whose span leaves the window, are left out. All cuts of a clip are decoded together, and
+    identical cuts only once.
     """
     transcriber, n = context.transcriber(), context.model.cfg.encoder.n_ctx
     wanted: dict[int, set[tuple[int, int]]] = {}
@@ -224,7 +233,7 @@ def cut(
         for target, span in inside:
             wanted.setdefault(target.utterance, set()).add((span.start, span.stop))
     texts: dict[tuple[int, int, int], str] = {}
-    for utterance in context.track(sorted(wanted), what):
+    for utterance in context.track(sorted(wanted), label):
         cuts = sorted(wanted[utterance])
         limit = _token_limit(context, utterance)
         clip = context.encoded[utterance]
@@ -243,22 +252,23 @@ def _cuts(context: Context, row: list[tuple[CutTarget, slice]], texts: dict[tupl
 
 
 def _token_limit(context: Context, utterance: int) -> int:
-    """Return twice the tokens of the clip's text: a transcript longer than that is wrong anyway."""
+    """Return a token limit of twice the clip's text. A longer transcript is wrong in any case."""
     tokens = context.model.tokenizer.encode(f" {context.utterances[utterance].text}")
     return min(context.transcriber().max_new_tokens, 2 * len(tokens) + 4)
 
 
 def verdict_margin(is_organism: bool) -> int:
-    """Return the margin on each side of the word, in milliseconds, at which the verdict is made."""
+    """Return the margin on each side of the word, in milliseconds, on which the verdict is based."""
     return VERDICT_MARGIN_EXACT if is_organism else VERDICT_MARGIN
 
 
 def _profile(
     context: Context, targets: Sequence[CutTarget], null: Tensor, rng: np.random.Generator
 ) -> Float[np.ndarray, "target offset"]:
-    """Return whether the target is gone when a cut without margin is moved; NaN where the cut leaves the window.
+    """Return 1 if the target is gone when a cut without margin is moved by each offset, else 0; NaN if the cut leaves
+    the window.
 
-    One word of each utterance is moved.
+    One word of each utterance is used.
     """
     few = one_per_utterance(targets, rng, MOST_PROFILES)
     n = context.model.cfg.encoder.n_ctx
@@ -279,7 +289,7 @@ def _untrained_share(context: Context) -> float:
 
 
 def statistics_of(cuts: Cuts, rng: np.random.Generator) -> dict[str, Estimate]:
-    """Return every rate of :data:`STATISTICS`, with a bootstrap over utterances."""
+    """Return all rates of :data:`STATISTICS`, with a bootstrap over utterances."""
     if not cuts.targets:
         return dict.fromkeys(STATISTICS, Estimate(None))
     ones = np.ones(len(cuts.targets))
@@ -300,7 +310,8 @@ def _gone(fate: str) -> bool:
 
 
 def peak(profile: Float[np.ndarray, "target offset"], seconds: float, rng: np.random.Generator) -> Estimate:
-    """Return the offset from the word, in milliseconds, at which the rate is highest; with a bootstrap over targets."""
+    """Return the offset from the word, in milliseconds, at which the rate is highest, with a bootstrap over
+    targets."""
     offsets = np.array(OFFSETS) * seconds * 1000
 
     def of(rows: np.ndarray) -> float:
@@ -313,7 +324,7 @@ def peak(profile: Float[np.ndarray, "target offset"], seconds: float, rng: np.ra
 
 
 def _distance(signed: Estimate) -> Estimate:
-    """Return the distance from 0 of a signed offset; the interval holds the distances of its ends."""
+    """Return the absolute value of an offset. The interval covers the absolute values of its ends."""
     if signed.value is None:
         return Estimate(None)
     ends = [abs(x) for x in (signed.low, signed.high) if x is not None]
@@ -321,7 +332,7 @@ def _distance(signed: Estimate) -> Estimate:
 
 
 def criteria_of(is_organism: bool, rates: dict[str, Estimate]) -> tuple[Criterion, ...]:
-    """Return the criteria on the rates at one margin."""
+    """Return the criteria on words, for the rates at one margin."""
     if is_organism:
         return (
             Criterion(GONE, rates[GONE], LEAST_GONE_EXACT, "at least"),
@@ -370,18 +381,18 @@ def _notes(
     margin = verdict_margin(setting.is_organism)
     n_scored = len(measured.by_place[f"margin {margin}"].targets)
     notes = [
-        f"{measured.correct:.0%} of the {measured.n_clips} clips are transcribed without an error; they have "
+        f"{measured.correct:.0%} of the {measured.n_clips} clips are transcribed without an error. They have "
         f"{measured.n_words} words, {n_scored} of which were cut.",
-        f"The verdict is made at a margin of {margin} ms on each side.",
+        f"The verdict uses a margin of {margin} ms on each side.",
         margin_note(0, criteria_of(setting.is_organism, sweep[0])),
-        f"At a margin of {margin} ms, nothing stands in the target's place in {percent(sweep[margin][DELETED])} of the "
-        "cuts; in the other cuts that removed it, the decoder wrote another word.",
-        f"Most effective offset of a cut without margin: {whole_number(offset.value)} ms "
+        f"At a margin of {margin} ms, the target is deleted in {percent(sweep[margin][DELETED])} of the cuts. In the "
+        "other cuts that removed it, the decoder wrote another word in its place.",
+        f"The most effective offset of a cut without margin is {whole_number(offset.value)} ms "
         f"[{whole_number(offset.low)}, {whole_number(offset.high)}] ({len(measured.profile)} words).",
     ]
     if setting.is_organism:
         notes.append(
-            "This model was trained on clips in which 8 % of the words are masked: those cut to silence leave the "
-            "transcript, those covered by noise stay in it."
+            "This model was trained on clips in which 8 % of the words are masked. Words replaced by silence are left "
+            "out of the transcript; words covered by noise stay in it."
         )
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""F8: do phones appear only in later encoder blocks? In single neurons, and in each layer as a whole."""
+"""F8: do phones appear only in later encoder blocks, in single neurons and in each layer as a whole?"""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from hooked_whisper.findings.phones.layer_probes import LayerProbe, LayerProbes,
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ByBlock = Sequence[Float[np.ndarray, "_"]]  # dead features may be left out
+ByBlock = Sequence[Float[np.ndarray, "_"]]  # one array per block; dead features may be left out
 
 LEGEND = {
     "layer as a whole": "whole layer",
@@ -53,21 +53,21 @@ LEAST_ERRORS = 1.96  # standard errors above 0: the 95 % interval excludes 0
 WHOLE = "mean F1 over phones by block"
 CLAIM = "Neurons for phones appear in the later encoder blocks, not in the first ones."
 PROTOCOL = (
-    f"{SAMPLE} F1 of each neuron's best phone: phone, sign and threshold are chosen on the other speakers, and F1 is "
-    "pooled over all. Rise: mean over the later half of the blocks minus mean over the earlier half (the middle one of "
-    "an odd number is in neither). It must exceed the rise of random orthonormal directions of the same activations by "
-    f"{LEAST_ERRORS} standard errors; the controls' rises are held against the same bar. Spectral selectivity: the "
-    f"largest absolute correlation of a neuron with a mel band, over positions within phones of {FITTED} clips; it "
-    "must fall. Intervals and standard errors of neurons: bootstrap over the neurons of each block. "
-    f"{PROBE_TEXT} Its macro-F1 must rise too. Where it is high in a block whose neurons are not selective, the phones "
-    "are in the block, spread over many neurons."
+    f"{SAMPLE} Each neuron has the F1 of its best phone: phone, sign and threshold are chosen on the other speakers, "
+    "and F1 is pooled over all speakers. The rise is the mean over the later half of the blocks minus the mean over "
+    "the earlier half (the middle one of an odd number is in neither). It must exceed the rise of random orthonormal "
+    f"directions of the same activations by {LEAST_ERRORS} standard errors; the controls are held to the same "
+    "threshold. Spectral selectivity is the largest absolute correlation of a neuron with a mel band, over positions "
+    f"within phones of {FITTED} clips; it must fall. Intervals and standard errors of neurons: bootstrap over the "
+    f"neurons of each block. {PROBE_TEXT} The macro-F1 of these probes must rise too. If it is high in a block whose "
+    "neurons are not selective, the block encodes phones in combinations of many neurons."
 )
 RISE = "rise of best-phone F1, later minus earlier blocks"
 BEYOND = "rise beyond that of random directions, in standard errors"
 FALL = "fall of spectral selectivity, earlier minus later blocks"
 LAYER = "rise of the layer as a whole, later minus earlier blocks"
 
-PUBLISHED_IN_SHORT = "tiny: no features that one could hear were found in blocks 0 and 1; no numbers"
+PUBLISHED_IN_SHORT = "tiny: no audible features in blocks 0 and 1; no numbers"
 PUBLISHED = Table(
     "Features by listening, tiny",
     "comments under the LessWrong version of the blog post, 2023; block 2: the post",
@@ -121,14 +121,15 @@ class EarlyBlocks(Experiment[PhoneEvaluation]):
                 Criterion(RISE, Estimate.of(*rise), 0, "at least"),
                 Criterion(BEYOND, beyond["neurons"], LEAST_ERRORS, "at least"),
                 Criterion(FALL, _negative(falls["neurons"]), 0, "at least"),
-                # later blocks build on earlier ones: if phones come in the later blocks, the layer as a whole rises
+                # If phones appear in later blocks, the score of the layer as a whole must rise.
                 Criterion(LAYER, layers["layer as a whole"], 0, "at least"),
                 *measured.gates(),
             ),
             controls=(
                 Control(
                     "random directions",
-                    "orthonormal directions of the same activations; beyond themselves they rise by nothing",
+                    "orthonormal directions of the same activations; their rise beyond random directions is 0 by "
+                    "definition",
                     {
                         RISE: Estimate.of(*other),
                         BEYOND: beyond["random directions"],
@@ -137,7 +138,7 @@ class EarlyBlocks(Experiment[PhoneEvaluation]):
                 ),
                 Control(
                     "shifted labels",
-                    "the neurons, with each utterance's labels turned in a circle",
+                    "the neurons, with the labels of each utterance shifted in a circle",
                     {
                         RISE: Estimate.of(*rises["shifted labels"]),
                         BEYOND: beyond["shifted labels"],
@@ -146,7 +147,7 @@ class EarlyBlocks(Experiment[PhoneEvaluation]):
                 ),
                 Control(
                     "untrained model",
-                    "random weights, half of the utterances",
+                    "random weights, on half of the utterances",
                     {
                         RISE: Estimate.of(*rises["untrained model"]),
                         BEYOND: beyond["untrained model"],
@@ -166,19 +167,19 @@ class EarlyBlocks(Experiment[PhoneEvaluation]):
                 _table("Mean of the largest |correlation| with a mel band, by block", bands, falls),
             ),
             notes=(
-                "Mel bands themselves, before any block, have a mean best-phone F1 of "
+                "Mel bands, the input of the encoder, have a mean best-phone F1 of "
                 f"{_mean(measured.mel.phones.f1):.3f}.",
                 f"The neurons' rise is {format_estimate(excess)} larger than that of random directions.",
-                f"Random directions rise by {other[0]:.3f}, as any direction of these activations does; only what "
-                "neurons have beyond that is theirs.",
+                f"Random directions rise by {other[0]:.3f}, as any direction of these activations does; only a larger "
+                "rise is a property of the neurons.",
                 *_whole_notes(whole),
-                "The bar in standard errors was set after the first run of this finding: with a bar of 0 a control's "
-                "rise of 0.0004 (shifted labels) met it, and failed the finding by the rule on controls.",
+                "The threshold in standard errors was set after the first run. With a threshold of 0, a rise of 0.0004 "
+                "in a control (shifted labels) would count as a rise and fail the finding.",
             ),
         )
 
     def draw(self, finding: Finding) -> list[Figure]:
-        """Draw the layer as a whole beside single features, best-phone F1, and spectral selectivity, by block."""
+        """Draw the layer as a whole and single features, best-phone F1, and spectral selectivity, by block."""
         whole = any(measurement.name == WHOLE for measurement in finding.measurements)
         return [
             *(
@@ -197,13 +198,13 @@ class EarlyBlocks(Experiment[PhoneEvaluation]):
 
 
 def halves(n_blocks: int) -> tuple[list[int], list[int]]:
-    """Return the earlier and the later blocks; the middle one of an odd number is in neither."""
+    """Return the earlier and the later half of the blocks. The middle block of an odd number is in neither."""
     half = n_blocks // 2
     return list(range(half)), list(range(n_blocks - half, n_blocks))
 
 
 def _contrast(by_block: ByBlock, rng: np.random.Generator) -> tuple[float, Float[np.ndarray, "draw"]]:
-    """Return the later blocks' mean minus the earlier blocks', and the same of bootstrap samples."""
+    """Return the mean of the later blocks minus that of the earlier blocks, and the same for bootstrap samples."""
     known = [values[np.isfinite(values)] for values in by_block]
     drawn = np.stack([resampled_means(values, rng, DRAWS) for values in known])
     means = np.array([_mean(values) for values in known])
@@ -212,7 +213,8 @@ def _contrast(by_block: ByBlock, rng: np.random.Generator) -> tuple[float, Float
 
 
 def _in_errors(value: float, drawn: Float[np.ndarray, "draw"]) -> float:
-    """Return a rise in its bootstrap standard errors: without a true rise, it is above 1.96 in 2.5 % of cases."""
+    """Return a rise divided by its bootstrap standard error. Without a true rise, this exceeds 1.96 in 2.5 % of
+    cases."""
     error = float(drawn.std())
     return value / error if error > 0 else float("nan")
 
@@ -227,7 +229,7 @@ def _mean(values: Float[np.ndarray, "feature"]) -> float:
 
 
 def _layer_rises(setting: Setting, probes: LayerProbes | None) -> dict[str, Estimate]:
-    """Return the rises of macro-F1, from the same bootstrap samples of speakers in all blocks."""
+    """Return the rises of macro-F1, with the same bootstrap samples of speakers in all blocks."""
     names = ("layer as a whole", "layer, shifted labels", "layer, untrained model")
     if probes is None:
         return dict.fromkeys(names, Estimate(None))
@@ -245,7 +247,8 @@ def _layer_rises(setting: Setting, probes: LayerProbes | None) -> dict[str, Esti
 
 
 def _by_phone(setting: Setting, evaluation: PhoneEvaluation) -> dict[str, list[Estimate]]:
-    """Return mean F1 over phones by block: of each layer as a whole, and of the best single feature for each phone."""
+    """Return the mean F1 over phones by block, for each layer as a whole and for the best single feature of each
+    phone."""
     if evaluation.probes is None:
         return {}
     rng = setting.rng("F8 layers")
@@ -275,7 +278,9 @@ def _whole_measurement(whole: dict[str, list[Estimate]]) -> Measurement:
 def _whole_table(whole: dict[str, list[Estimate]]) -> Table:
     rows = tuple((name, *(format_estimate(f1) for f1 in by_block)) for name, by_block in whole.items())
     columns = ("features", *(f"block {b}" for b in range(len(rows[0]) - 1)))
-    return Table("Mean F1 over phones, by block: the layer as a whole and single features", "this run", columns, rows)
+    return Table(
+        "Mean F1 over phones by block, for the layer as a whole and single features", "this run", columns, rows
+    )
 
 
 def _whole_notes(whole: dict[str, list[Estimate]]) -> tuple[str, ...]:
@@ -287,8 +292,8 @@ def _whole_notes(whole: dict[str, list[Estimate]]) -> tuple[str, ...]:
     parts = [f"block {b}: {format_estimate(layer[b])} and {format_estimate(single[b])}" for b in early]
     return (
         "Mean F1 over phones in the earlier blocks, of the layer as a whole and of the best single neuron of each "
-        f"phone: {'; '.join(parts)}. The log-mel itself has {format_estimate(whole['log-mel, no layer'][0])}. The best "
-        "neuron of a phone is picked where it is judged, which favors it; so is the best random direction.",
+        f"phone: {'; '.join(parts)}. The log-mel has {format_estimate(whole['log-mel, no layer'][0])}. The best neuron "
+        "of a phone is selected on the data on which it is scored, which favors it; the best random direction too.",
     )
 
 

@@ -63,22 +63,23 @@ CLAIM = (
     "audio draw on its end."
 )
 PROTOCOL = (
-    "Relevance by rules 5 and 6 of Chefer et al. 2021 over all encoder blocks (R = I; R += mean_heads(relu(gradient x "
-    "pattern)) R). The gradient is that of the log-probability of the teacher-forced transcript, not of the sum of the "
-    "encoder's outputs, as published: that sum hardly depends on the input. The identity is left out. Rows: positions "
-    "from the first word's start to the last word's end, and every tenth position after the end. Band: sources within "
-    "25 positions (0.5 s). Four versions of a clip tell the end of speech from an edge where sound turns to zero: as "
-    "recorded; the last 0.5 s of the speech faded to zero; cut in the middle of a word near 40 % of the speech, as the "
+    "Relevance follows rules 5 and 6 of Chefer et al. 2021 over all encoder blocks (R = I; R += "
+    "mean_heads(relu(gradient x pattern)) R). The gradient is that of the log-probability of the teacher-forced "
+    "transcript. The published gradient was that of the sum of the encoder's outputs, but this sum hardly depends on "
+    "the input. The identity is left out. The rows are the positions from the first word's start to the last word's "
+    "end, and every tenth position after the end. The band is the sources within 25 positions (0.5 s). Four versions "
+    "of each clip separate the end of speech from an edge at which the sound becomes zero: the clip as recorded; the "
+    "last 0.5 s of the speech faded to zero; the clip cut in the middle of a word near 40 % of the speech, as the "
     "published clip was cut; and noise 50 dB below the speech from its end to the end of the window. Rows within 1 s "
     "of the boundary are left out, since they may look at it only because it is near. Intervals: 95 %, bootstrap over "
     "clips."
 )
-# Fixed before the first run with these numbers. With 20 clips the interval of the band statistic was 21.7 to 22.2 for a
-# threshold of 5, and that of the share of rows 0.023 to 0.026 for a threshold of 0.8: a third of the clips is enough.
+# Fixed before the first run with these numbers. With 20 clips, the interval of the band statistic was 21.7 to 22.2 (for
+# a threshold of 5) and that of the share of rows 0.023 to 0.026 (threshold 0.8), so a third of the clips is enough.
 CLIPS, VERSION_CLIPS, SHUFFLED_CLIPS, UNTRAINED_CLIPS, SUM_CLIPS, WORD_CLIPS = 8, 6, 2, 2, 1, 1
-EDGELESS_CLIPS = 4  # faded and noisy ones, which are not judged
+EDGELESS_CLIPS = 4  # faded and noisy clips, which are not judged
 PADDING_STEP = 10  # every tenth position after the clip is a row
-MAP_BIN = 5  # positions per cell of the map that is kept
+MAP_BIN = 5  # positions per cell of the map that is saved
 STATISTICS = (BAND, WITHIN, DISTANCE)
 
 
@@ -89,14 +90,14 @@ PUBLISHED = Table(
     (
         ("destinations 0 to 500", "a thin diagonal; some rows (0-30, ~190, 290-330) also look at the end"),
         ("destinations above 500", "a dark column at sources 486 to 515"),
-        ("caveat", "the clip was cut at position 500, which is the end of the signal, not surely of speech"),
+        ("caveat", "the clip was cut at position 500, which is the end of the signal but perhaps not of the speech"),
     ),
 )
 
 
 @dataclass(frozen=True, eq=False)
 class MeasuredRelevance:
-    """Relevance for a clip as recorded, and its statistics. ``rows`` are the destinations."""
+    """Relevance map of a clip as recorded, and its statistics. ``rows`` are the destinations."""
 
     clip: MarkedClip
     rows: Int[np.ndarray, "row"]
@@ -107,9 +108,9 @@ class MeasuredRelevance:
 
 @dataclass(frozen=True, eq=False)
 class ClipVersions:
-    """Where the rows after the end look, by version and clip.
+    """Statistics of where the rows after the end look, by version and clip.
 
-    uncut: for each clip that was cut, the share of rows that look at the place of the cut when it is not cut.
+    uncut: for each clip that was cut, the share of rows that look at the same place in the clip as recorded.
     """
 
     clips: dict[str, list[MarkedClip]]
@@ -121,8 +122,9 @@ class ClipVersions:
 class RelevanceMaps:
     """Relevance maps of several models.
 
-    maps: ``"model"``, ``"shuffled"`` weights, ``"untrained"``, and the model's for the published scalar (``"sum"``).
-    sensitivity: of the published scalar, for each of its clips. words: see :func:`words_located`.
+    maps: maps of the ``"model"``, with ``"shuffled"`` weights, of the ``"untrained"`` model, and of the model for the
+        published scalar (``"sum"``).
+    sensitivity: sensitivity of the published scalar, for each of its clips. words: see :func:`words_located`.
     """
 
     maps: dict[str, list[MeasuredRelevance]]
@@ -137,7 +139,7 @@ class RelevanceMaps:
 
 
 class EncoderLocality(Experiment[RelevanceMaps]):
-    """F1: relevance of audio positions for encoder positions, by distance and after the end of speech."""
+    """F1: relevance of audio positions to encoder positions, by distance and after the end of speech."""
 
     id, title, claim, protocol = "F1", "Localized encoder attention", CLAIM, PROTOCOL
     published = (PUBLISHED,)
@@ -187,7 +189,9 @@ class EncoderLocality(Experiment[RelevanceMaps]):
         judged = [*STATISTICS]
         spread = _spread(measured.ours)
         controls: list[Control] = []
-        if not setting.is_organism:  # a claim about real Whisper; of the demo model it is only reported
+        if (
+            not setting.is_organism
+        ):  # the claim is about released models; for the demo model this is reported without a criterion
             criteria[3:3] = [
                 Criterion(SINK, ours[SINK], LEAST, "at least"),
                 Criterion(CUT, share_estimate(cuts, rng), LEAST, "at least"),
@@ -197,7 +201,7 @@ class EncoderLocality(Experiment[RelevanceMaps]):
             controls.append(
                 Control(
                     "same place, not cut",
-                    f"rows after the end of the clips as recorded that look where the others are cut ({len(cuts)} "
+                    f"rows after the end of the clips as recorded that look at the place of the cut ({len(cuts)} "
                     "clips)",
                     {CUT: share_estimate(measured.versions.uncut, rng)},
                 )
@@ -205,8 +209,7 @@ class EncoderLocality(Experiment[RelevanceMaps]):
         controls[:0] = [
             Control(
                 "shuffled weights",
-                f"every tensor of the encoder with its entries in random order ({len(measured.maps['shuffled'])} "
-                "clips)",
+                f"the entries of every encoder tensor in random order ({len(measured.maps['shuffled'])} clips)",
                 {name: estimates["shuffled"][name] for name in judged},
             ),
             Control(
@@ -216,7 +219,7 @@ class EncoderLocality(Experiment[RelevanceMaps]):
             ),
             Control(
                 "spread over the clip",
-                "all relevance evenly on the positions of the clip",
+                "all relevance spread evenly over the positions of the clip",
                 {BAND: spread, WITHIN: Estimate(0.0)},
             ),
         ]
@@ -237,7 +240,7 @@ class EncoderLocality(Experiment[RelevanceMaps]):
         )
 
     def draw(self, finding: Finding) -> list[Figure]:
-        """Draw the model beside its controls, relevance by distance, one map, and where rows after the end look."""
+        """Draw the model and its controls, relevance by distance, one map, and where rows after the end look."""
         profile = finding.measurement("relevance by distance")
         x = np.array(profile.axes[1].entries, dtype=float)
         first, axes = new_figure("Relevance by distance", "source - destination (s)", "share of a row's relevance (%)")
@@ -246,24 +249,29 @@ class EncoderLocality(Experiment[RelevanceMaps]):
             axes.plot(x, 100 * profile.at(whose=name), color=color, linestyle=line, label=name)
         axes.axvspan(x[0] / 3, x[-1] / 3, color=ORANGE, alpha=0.12, linewidth=0, label="band of 0.5 s")
         add_legend(axes)
-        first.set_label("Mean share of relevance by distance, for this model and two controls")
+        first.set_label("Mean share of relevance by distance for this model and two controls")
         clip = finding.measurement("relevance of one clip")
         second, axes = new_figure("Relevance of one clip", "source (s)", "destination (s)")
         top = float(np.percentile(clip.values, 98)) or 1.0
         extent = (0.0, float(clip.axes[1].entries[-1]), float(clip.axes[0].entries[-1]), 0.0)
         image = axes.imshow(clip.values, aspect="auto", cmap="viridis", vmin=0, vmax=top, extent=extent)
         axes.grid(False)
-        second.colorbar(image, ax=axes, label="relevance, clipped at percentile 98")
-        second.set_label("Map of relevance, destination by source, of one clip")
-        return [draw_controls(finding, 1, "share of the way to all in the band"), first, second, draw_sink(finding)]
+        second.colorbar(image, ax=axes, label="relevance (clipped at the 98th percentile)")
+        second.set_label("Relevance map of one clip: destination by source")
+        return [
+            draw_controls(finding, 1, "relevance in the band: 0 even spread, 1 all of it"),
+            first,
+            second,
+            draw_sink(finding),
+        ]
 
 
 def relevance_map(
     context: Context, model: HookedWhisper, clip: Clip, rows: Sequence[int], published_scalar: bool = False
 ) -> Float[np.ndarray, "row position"]:
-    """Return rows of one clip's map, from one encoder pass and one backward pass.
+    """Return some rows of a clip's relevance map, from one encoder pass and one backward pass.
 
-    published_scalar: explain the sum of the encoder's outputs instead of the transcript.
+    published_scalar: use the sum of the encoder's outputs instead of the log-probability of the transcript.
     """
     prompt = context.transcriber().prompt()
     tokens = model.to_tokens(f" {clip.text}", prompt=False)
@@ -275,7 +283,7 @@ def relevance_map(
 
 
 def map_clip(context: Context, model: HookedWhisper, i: int, published_scalar: bool = False) -> MeasuredRelevance:
-    """Return the map of the clip's own rows, and of every tenth row after it."""
+    """Return the relevance map for all rows of the clip and every tenth row after it."""
     clip, n = whole_clip(context, i), model.cfg.encoder.n_ctx
     rows = np.concatenate([np.arange(clip.n_clip), np.arange(clip.n_clip, n, PADDING_STEP)])
     values = relevance_map(context, model, clip.clip, rows.tolist(), published_scalar)
@@ -284,7 +292,7 @@ def map_clip(context: Context, model: HookedWhisper, i: int, published_scalar: b
 
 
 def _versions(context: Context, usable: Sequence[int], recorded: Sequence[MeasuredRelevance]) -> ClipVersions:
-    """Measure the rows after the end of every version. The maps of the clips as recorded are reused."""
+    """Measure where the rows after the end look, for every version. The maps of the clips as recorded are reused."""
     clips: dict[str, list[MarkedClip]] = {RECORDED: [whole.clip for whole in recorded]}
     sinks: dict[str, list[Sink]] = {RECORDED: [whole.sink for whole in recorded]}
     uncut: list[float] = []
@@ -310,7 +318,7 @@ def _versions(context: Context, usable: Sequence[int], recorded: Sequence[Measur
 
 
 def _published_scalar(context: Context, clips: Sequence[int]) -> tuple[list[MeasuredRelevance], list[float]]:
-    """Return the maps for the published scalar, and how little that scalar depends on the input of the final norm."""
+    """Return the maps for the published scalar, and the sensitivity of that scalar to the input of the final norm."""
     model, resids, maps = context.model, [], []
     last = f"encoder.blocks.{model.cfg.encoder.n_layers - 1}.hook_resid_post"
 
@@ -324,7 +332,7 @@ def _published_scalar(context: Context, clips: Sequence[int]) -> tuple[list[Meas
 
 
 def _estimates(maps: Sequence[MeasuredRelevance], rng: np.random.Generator) -> dict[str, Estimate]:
-    """Return the mean of each statistic over clips (of the distance: the median), with a bootstrap over clips."""
+    """Return the mean of each statistic over clips (for the distance, the median), with a bootstrap over clips."""
     estimates: dict[str, Estimate] = {}
     for name in STATISTICS:
         values = np.array([clip.local.values[name] for clip in maps])
@@ -342,7 +350,7 @@ def _estimates(maps: Sequence[MeasuredRelevance], rng: np.random.Generator) -> d
 
 
 def _spread(maps: Sequence[MeasuredRelevance]) -> Estimate:
-    """Return the band statistic if each row's relevance lay evenly on its clip: what short clips alone give."""
+    """Return the band statistic of relevance that is spread evenly over each clip, which is high for short clips."""
     n, values = maps[0].values.shape[1], []
     for whole in maps:
         speech = np.arange(whole.clip.speech.start, whole.clip.speech.stop)
@@ -384,12 +392,12 @@ def _measurements(measured: RelevanceMaps, estimates: dict[str, dict[str, Estima
 
 def _notes(measured: RelevanceMaps, spread: Estimate) -> tuple[str, ...]:
     notes = [
-        f"Relevance spread evenly over each clip would already have {spread.value:.3g} times a uniform window's in the "
-        "band, since the clips are short: the second criterion takes the clip's length out.",
+        f"Because the clips are short, relevance spread evenly over each clip would already have {spread.value:.3g} "
+        "times the uniform window's share in the band. The second criterion does not depend on the clip's length.",
     ]
     if measured.sensitivity:
         notes.append(
-            f"The published scalar's gradient before the final norm is {np.mean(measured.sensitivity):.2g} of that of "
-            "a random combination of outputs (it would be 0 if all gains of the norm were equal)."
+            f"The gradient of the published scalar before the final norm is {np.mean(measured.sensitivity):.2g} times "
+            "that of a random combination of outputs. It would be 0 if all gains of the norm were equal."
         )
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""F16: does a mel optimized to excite a neuron sound like the phone that the neuron responds to?
+"""F16: does an input that is optimized to excite a neuron sound like the phone to which the neuron responds?
 
 Source: ``optimize_input.py`` of github.com/er537/whisper_interpretability, whose blog post lists this as future work.
 """
@@ -45,18 +45,17 @@ from hooked_whisper.protocols import SILENCE
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FEATURES, LEAST = 20, 30  # features tested; positions that a phone needs to be a target
+FEATURES, LEAST = 20, 30  # number of neurons tested; positions that a phone needs to be a target
 FIRST, POSITIONS = 25, 24  # 0.48 s of mel, half a second into the window
-STEPS, SEEDS = 32, 3  # of the claim; controls have one start
-CLASSIFIER_CLIPS, RIDGE = 240, 0.1  # clips for both classifiers together; weight decay, see below
+STEPS, SEEDS = 32, 3  # steps and random starts; most controls have one start
+CLASSIFIER_CLIPS, RIDGE = 240, 0.1  # clips for both classifiers; weight decay, see below
 
-# Thresholds, written before the first run of this protocol. 70 % of 20 features is the criterion in the collection of
-# findings. The gates check that the method could have shown it. The classifier must name 40 % of the frames of other
-# speech, far above the 7 % of always naming the commonest phone. And of a second phone classifier, whose phones are
-# known and whose mels are made with the same priors and steps, at least as many features as the claim requires must be
-# named. In the first run the classifiers had 50 clips and little weight decay (73 % of the frames of their training
-# clips, 31 % of others'), and neither gate was met. More clips and more decay were then selected by the accuracy on
-# other speech only.
+# Thresholds, fixed before the first run of this protocol. The claim requires 70 % of 20 neurons. Two gates check that
+# the method could have shown the claim. The classifier must name 40 % of the frames of other speech correctly, far
+# above the 7 % of always naming the most common phone. And it must name at least 70 % of the inputs that are optimized,
+# with the same priors and steps, for the phones of a second classifier. In the first run, the classifiers had 50 clips
+# and little weight decay (accuracy 73 % on training clips, 31 % on other clips), and neither gate was met. The numbers
+# of clips and the decay were then increased, using the accuracy on other speech only.
 THRESHOLD = 0.7
 ENOUGH_ACCURACY, ENOUGH_PLANTED, ENOUGH_UTTERANCES = 0.4, 0.7, 20
 DRAWS = 2000
@@ -70,11 +69,11 @@ OPTIMIZED, REAL = "with priors", "real speech, not optimized"
 
 @dataclass(frozen=True, eq=False)
 class VisualizationChecks:
-    """Checks of visualizations by feature and start.
+    """Checks of visualizations, by feature and random start.
 
     Attributes:
-        exceeds: whether the activation exceeds the largest one in the data set (``largest``).
-        names: phone named in each. named: whether it is the target.
+        exceeds: whether the activation exceeds ``largest``, the largest one in the data set.
+        names: phone that the classifier names. named: whether it is the target.
     """
 
     exceeds: Bool[np.ndarray, "feature seed"]
@@ -99,17 +98,18 @@ class VisualizationChecks:
         return self.exceeds & self.named
 
     def with_targets_of_others(self, features: Sequence[Target]) -> VisualizationChecks:
-        """Return the checks of each feature against the phone of the feature before it."""
+        """Return the same checks with the phone of the previous feature as the target of each feature."""
         others = [features[k - 1] for k in range(len(features))]
         return VisualizationChecks.of(others, self.names, self.activation, self.largest)
 
 
 CONTROLS = {
-    "without priors": "the same ascent without shifts, blur and statistics, within the range of real mels",
-    "random directions": "as many random orthonormal directions of the same pre-activations, each with its best phone",
-    "untrained model": "random weights: its own best neuron of each phone",
-    "starting point": "the random mels before the first step",
-    "other targets": "the same mels, each with the phone of another neuron",
+    "without priors": "the same ascent without time shifts, blur and whitening, limited to the range of real mels",
+    "random directions": "the same number of random orthonormal directions of the same pre-activations, each with its "
+    "best phone",
+    "untrained model": "random weights; the best neuron of each phone in this model",
+    "starting point": "the random inputs before the first step",
+    "other targets": "the same inputs, each with the phone of another neuron",
 }
 
 
@@ -119,11 +119,11 @@ class VisualizationMeasurement:
 
     Attributes:
         features: neurons with their target phones.
-        checks: of the visualizations, the controls, and real speech, by name.
-        planted: whether each known phone of the second classifier is named.
-        accuracy: share of frames that the classifier names right, by utterance.
+        checks: checks of the visualizations, the controls, and real speech, by name.
+        planted: whether each phone of the second classifier is named in the input that is optimized for it.
+        accuracy: share of frames that the classifier names correctly, by utterance.
         n_utterances: number of utterances with phones.
-        said: whether the target is said at each neuron's largest moment.
+        said: 1 if the target is said where the neuron's activation is largest, else 0.
     """
 
     features: tuple[Target, ...]
@@ -135,7 +135,7 @@ class VisualizationMeasurement:
 
 
 class FeatureVisualization(Experiment[VisualizationMeasurement]):
-    """F16: feature visualization of neurons."""
+    """F16: optimize inputs for neurons, and test which phone they contain."""
 
     id, title = "F16", "Feature visualization of neurons"
     claim = (
@@ -143,22 +143,23 @@ class FeatureVisualization(Experiment[VisualizationMeasurement]):
         "names the neuron's phone in it."
     )
     protocol = (
-        "Neurons: of the MLPs of the later half of the encoder, the best neuron of each phone by AUC (positions of the "
-        "phone against all other positions of speech) on every second utterance; the 20 best of these, each for one "
-        "phone. Gradient ascent on the neuron's pre-activation (GELU is not monotone) at the middle of 0.48 s of mel, "
-        "from three random starts, with three priors: the mel is shifted in time at random by up to 3 frames before "
-        "each gradient; the gradient is blurred in time and frequency, less with each step; and the ascent runs in the "
-        "whitened space of the utterances' mels (means and covariance of the bands, correlation over time), no farther "
-        "from the mean than a typical real mel. The result is put after half a second of silence; there its activation "
-        "must exceed the largest one in any utterance. The classifier is a multinomial logistic regression on 11 "
-        "frames of the log-mel, trained on every second clip, up to 120; it names the phone of highest mean "
-        "log-probability over the 5 frames around the neuron's position. A neuron counts by the share of its starts in "
-        "which both hold. The encoder runs on the clips and half a second of silence, not on 30 s. Intervals: 95 %, "
-        "bootstrap over neurons. Controls: the same ascent without the priors; random orthonormal directions of the "
-        "same pre-activations (target: the phone of their highest AUC); the best neurons of a model with random "
-        "weights; the starting points; the targets of other neurons."
+        "Neurons: for each phone, the MLP neuron in the later half of the encoder that best separates positions of the "
+        "phone from all other positions of speech (by AUC, on every second utterance); the 20 best of these neurons, "
+        "each for one phone. The input is 0.48 s of log-mel, found by gradient ascent on the neuron's pre-activation "
+        "(GELU is not monotone) at its middle, from three random starts and with three priors. The mel is shifted in "
+        "time at random by up to 3 frames before each gradient. The gradient is blurred in time and frequency, less "
+        "with each step. And the ascent runs in the whitened space of the utterances' mels (means and covariance of "
+        "the bands, correlation over time), no farther from the mean than a typical real mel. The result is placed "
+        "after half a second of silence, where its activation must exceed the largest one in any utterance. The "
+        "classifier is a multinomial logistic regression on 11 frames of the log-mel, trained on every second clip, up "
+        "to 120. It names the phone with the highest mean log-probability over the 5 frames around the neuron's "
+        "position. The score of a neuron is the share of its starts that meet both conditions. The encoder runs on the "
+        "clips and half a second of silence instead of 30 s. Intervals: 95 %, bootstrap over neurons. Controls: the "
+        "same ascent without the priors; random orthonormal directions of the same pre-activations (target: the phone "
+        "of their highest AUC); the best neurons of a model with random weights; the starting points; the targets of "
+        "other neurons."
     )
-    published_summary = "none: the published code moves away from its target; its page lists it as future work"
+    published_summary = "none: the published code moves away from its target, and its page lists this as future work"
 
     def parameters(self, context: Context) -> dict[str, Any]:
         return {
@@ -175,13 +176,11 @@ class FeatureVisualization(Experiment[VisualizationMeasurement]):
         model, untrained, cfg, seed = context.model, context.untrained, context.model.cfg.encoder, context.seed
         aligned = [i for i, u in enumerate(context.utterances) if u.alignment.phones]
         if len(aligned) < 2:
-            raise Untestable(
-                "no clip has phones with their times to compare with: pass --alignments, or a TIMIT corpus"
-            )
+            raise Untestable("no clip has phones with times: pass --alignments, or a TIMIT corpus")
         if cfg.n_ctx < FIRST + POSITIONS:
             raise Untestable(
-                f"the encoder's window has {cfg.n_ctx} positions, and this finding needs {FIRST + POSITIONS}: use a "
-                "model with a longer window"
+                f"the encoder's window has {cfg.n_ctx} positions, expected {FIRST + POSITIONS} or more: use a model "
+                "with a longer window"
             )
         hooks = [f"encoder.blocks.{b}.mlp.hook_pre" for b in range(cfg.n_layers // 2, cfg.n_layers)]
         speech = read_speech(context, hooks)
@@ -190,7 +189,7 @@ class FeatureVisualization(Experiment[VisualizationMeasurement]):
         phones = [str(p) for p, n in zip(labels, counts, strict=True) if n >= LEAST and p != SILENCE]
         mels = {i: context.mels([i])[0, :, : 2 * context.n_positions[i]] for i in aligned}
         if not phones or max(mel.shape[1] for mel in mels.values()) < 2 * POSITIONS:
-            raise Untestable(f"no phone has {LEAST} positions in half of the clips: give more speech")
+            raise Untestable(f"no phone has {LEAST} positions in half of the clips: pass more speech")
         classifier, second = _classifiers(context)
         prior = MelPrior.of(list(mels.values()), 2 * POSITIONS)
         plain = prior.without_statistics()
@@ -272,10 +271,10 @@ class FeatureVisualization(Experiment[VisualizationMeasurement]):
         )
 
     def draw(self, finding: Finding) -> list[Figure]:
-        """Draw the claim beside its controls; visualization against speech for each neuron."""
+        """Draw the model and its controls, and visualization against speech for each neuron."""
         table = finding.measurement("pre-activation")
-        title = "Visualization and data set"
-        figure, ax = new_figure(title, "largest pre-activation in speech", "of the visualization")
+        title = "Visualizations against speech"
+        figure, ax = new_figure(title, "largest pre-activation in speech", "pre-activation of the visualization")
         speech, optimized = table.at(of="largest in speech"), table.at(of="visualization")
         ax.scatter(speech, optimized, color=BLUE, s=22)
         ends = [float(min(speech.min(), 0)), float(speech.max())]
@@ -287,7 +286,7 @@ class FeatureVisualization(Experiment[VisualizationMeasurement]):
 
 
 def _classifiers(context: Context) -> tuple[PhoneClassifier, PhoneClassifier]:
-    """Train the phone classifier and a second one, on alternate clips with phones."""
+    """Train the phone classifier and a second one on alternating clips with phones."""
     time = context.model.time
     clips = [u for u in context.labelled[:CLASSIFIER_CLIPS] if u.alignment.phones]
     seconds = [min(len(u.samples) / time.sample_rate, time.duration) for u in clips]
@@ -313,11 +312,11 @@ def visualize_and_check(
     seed: int,
     **options: Any,
 ) -> VisualizationChecks:
-    """Visualize every feature and check both parts of the claim.
+    """Visualize every feature, and check both conditions of the claim.
 
     Args:
-        speech: the features' values on speech.
-        options: of :func:`~hooked_whisper.features.visualize_with_priors.visualize_features`.
+        speech: values of the features on speech.
+        options: passed to :func:`~hooked_whisper.features.visualize_with_priors.visualize_features`.
     """
     options = {"steps": STEPS, "n_seeds": SEEDS, "seed": seed} | options
     n_seeds = int(options["n_seeds"])
@@ -342,7 +341,8 @@ def _padding(model: HookedWhisper) -> int:
 def named_planted(
     classifier: PhoneClassifier, other: PhoneClassifier, phones: Sequence[str], prior: MelPrior, seed: int
 ) -> Bool[np.ndarray, "phone seed"]:
-    """Return whether the classifier names the phones of mels optimized for another one, trained on other clips."""
+    """Return whether the classifier names the phones of inputs that are optimized for ``other``, a classifier that was
+    trained on other clips."""
     known = [p for p in phones if p in other.labels]
     number = torch.tensor([other.labels.index(p) for p in known]).repeat_interleave(SEEDS)[:, None]
 
@@ -358,8 +358,8 @@ def named_planted(
 def real_moments(
     context: Context, classifier: PhoneClassifier, features: Sequence[Target], speech: Speech
 ) -> tuple[VisualizationChecks, Float[np.ndarray, "feature"]]:
-    """Check each neuron's largest moment in the utterances that the classifier was not trained on, and return whether
-    the target is said there."""
+    """Check the speech at each neuron's largest activation in the utterances on which the classifier was not trained.
+    Also return 1 for each neuron whose target is said there, else 0."""
     held = np.flatnonzero(np.isin(speech.utterance, np.unique(speech.utterance)[1::2]))
     names, activation, said = [], [], []
     for target in features:
@@ -374,13 +374,13 @@ def real_moments(
 
 
 def _accuracy(rates: Float[np.ndarray, "utterance"], rng: np.random.Generator) -> Estimate:
-    """Return the mean over utterances, with a bootstrap over them."""
+    """Return the mean over utterances, with a bootstrap over utterances."""
     drawn = rng.integers(len(rates), size=(DRAWS, len(rates)))
     return Estimate.of(float(rates.mean()), rates[drawn].mean(1))
 
 
 def _share(hits: Bool[np.ndarray, "feature seed"], rng: np.random.Generator) -> Estimate:
-    """Return the mean over features of the share of starts, with a bootstrap over features."""
+    """Return the mean over features of the share of starts with a hit, with a bootstrap over features."""
     rates = hits.mean(1)
     drawn = rng.integers(len(rates), size=(DRAWS, len(rates)))
     return Estimate.of(float(rates.mean()), rates[drawn].mean(1))
@@ -395,7 +395,7 @@ def _table(measured: VisualizationMeasurement) -> Table:
     return Table(
         "Visualizations",
         "this run",
-        ("neuron", "target", "AUC", "visualization", "largest in speech", "named in it", "named in speech"),
+        ("neuron", "target", "AUC", "visualization", "largest in speech", "named in visualization", "named in speech"),
         tuple(
             (
                 f"block {t.hook.split('.')[2]}, {t.unit}",
@@ -413,16 +413,23 @@ def _table(measured: VisualizationMeasurement) -> Table:
 
 def _notes(measured: VisualizationMeasurement) -> tuple[str, ...]:
     rates = "; ".join(
-        f"{name}: exceed {x.exceeds.mean():.0%}, named {x.named.mean():.0%}" for name, x in measured.checks.items()
+        f"{name}: {x.exceeds.mean():.0%} exceed the data set, {x.named.mean():.0%} are named"
+        for name, x in measured.checks.items()
     )
     notes = [
         f"{rates}.",
-        f"Check of the method: mels made in the same way for a second phone classifier, trained on other utterances, "
-        f"are named right in {measured.planted.mean():.0%}.",
-        f"At the neurons' largest moments in the other half of the utterances the target is said in "
-        f"{measured.said.mean():.0%}, and the classifier names it in {measured.checks[REAL].named.mean():.0%}.",
+        f"Check of the method: inputs that are optimized in the same way for a second phone classifier, trained on "
+        f"other utterances, are named correctly in {measured.planted.mean():.0%} of the cases.",
+        f"At the neurons' largest activations in the other half of the utterances, the target is said in "
+        f"{measured.said.mean():.0%} of the cases, and the classifier names it in "
+        f"{measured.checks[REAL].named.mean():.0%}.",
     ]
     if measured.said.mean() < THRESHOLD:
-        notes.append("What excites a neuron most is often not its phone, even in speech, so a mel need not be either.")
-    notes.append("A single mel may exceed the data set for any direction: the evidence is in the names.")
+        notes.append(
+            "Even in speech, a neuron's largest activation is often not at its phone, so an optimized input need not "
+            "contain the phone either."
+        )
+    notes.append(
+        "For any direction, some input can exceed the data set. Only the named phones are evidence for the claim."
+    )
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""F3: which encoder heads need their reach? Limit the most local heads of each block to 10 positions, or the others.
+"""F3: which encoder heads need to attend far? Limit the most local heads of each block to 10 positions, or the others.
 
 Source: comments on the LessWrong version of the post of er537.github.io (5 September 2023): most heads (4 of 6) of
 ``tiny`` are local and can be masked down to k = 10; one or two per block are not, and cause the loss.
@@ -39,16 +39,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CLAIM = (
-    "In each encoder block most heads (4 of 6) can be limited to 0.2 s to either side at little cost, and the "
-    "others cannot."
+    "In each encoder block, most heads (4 of 6) can be limited to 0.2 s on either side at little cost, and the other "
+    "heads cannot."
 )
 PROTOCOL = (
     "Heads are ranked within each block by their mean attention distance |i - j| (mean over the rows i from the first "
-    "word to the last, every key j weighted by its attention). The most local two thirds of each block's heads, "
-    "rounded, see only |i - j| <= 10, in all rows; then the others instead, then all heads. Greedy decoding without "
-    "timestamps, no fallback. Word errors of both are compared on the same utterances; intervals (95 %) and the "
-    "one-sided p are from a bootstrap over utterances. Control: as many heads per block, chosen at random, and the "
-    "rest of these (mean of several draws)."
+    "word to the last, with every key j weighted by its attention). First, the most local two thirds of each block's "
+    "heads (rounded) may attend only to |i - j| <= 10, in all rows; then the other heads instead; then all heads. "
+    "Greedy decoding without timestamps and without temperature fallback. Word errors with local and with other heads "
+    "masked are compared on the same utterances; intervals (95 %) and the one-sided p-value are from a bootstrap over "
+    "utterances. Control: the same number of heads per block chosen at random, compared with the remaining heads (mean "
+    "of several draws)."
 )
 K = 10
 SHARE = 2 / 3  # 4 of 6
@@ -80,7 +81,7 @@ Heads = frozenset[tuple[int, int]]
 
 @torch.no_grad()
 def distances(context: Context, clips: Sequence[int]) -> Float[np.ndarray, "clip block head"]:
-    """Return the mean attention distance of each head in positions, over the rows of each clip's speech."""
+    """Return the mean attention distance of each head, in positions, over the rows of each clip's speech."""
     model = context.model
     cfg = model.cfg.encoder
     positions = torch.arange(cfg.n_ctx, device=model.device, dtype=torch.float32)
@@ -101,7 +102,7 @@ def distances(context: Context, clips: Sequence[int]) -> Float[np.ndarray, "clip
 
 
 def speech_rows(context: Context, index: int) -> slice:
-    """Return the positions from the first word to the last; the whole clip if no word has a time."""
+    """Return the positions from the first word to the last, or the whole clip if no word has a time."""
     words, time = context.utterances[index].alignment.words, context.model.time
     if words:
         rows = time.span(min(words[0].start, time.duration), min(words[-1].end, time.duration), rounding="outer")
@@ -122,14 +123,14 @@ def random_heads(n_blocks: int, n_heads: int, count: int, rng: np.random.Generat
 
 
 def local_count(n_heads: int) -> int:
-    """Return the published share of ``n_heads``: at least one head, and not all of them."""
+    """Return two thirds of ``n_heads``, as published, but at least one head and not all heads."""
     return min(max(round(SHARE * n_heads), 1), n_heads - 1)
 
 
 @dataclass(frozen=True, eq=False)
 class HeadSplit:
-    """Word errors of each utterance with the local heads masked, with the others masked (in each draw), and with none
-    masked."""
+    """Word errors of each utterance with the local heads masked, with the other heads masked (for each draw), and
+    without a mask."""
 
     local: Float[np.ndarray, "draw utterance"]
     others: Float[np.ndarray, "draw utterance"]
@@ -137,7 +138,7 @@ class HeadSplit:
     words: Float[np.ndarray, "utterance"]
 
     def estimates(self, seed: int) -> dict[str, Estimate]:
-        """Return every statistic, from the same resamples of the utterances."""
+        """Return all statistics, from the same resamples of the utterances."""
         rng = np.random.default_rng(seed)
         count = len(self.words)
         drawn = np.concatenate([np.arange(count)[None], rng.integers(count, size=(RESAMPLES, count))])
@@ -146,7 +147,7 @@ class HeadSplit:
             row[drawn].sum(1) / total for row in (self.local.mean(0), self.others.mean(0), self.none)
         )
         extra, cost = others - local, local - none
-        # a cost below nothing counts as none: five times a gain is no allowance
+        # A negative cost counts as zero, because five times a gain would make the criterion easier.
         five = (others - none) - FIVE_TIMES * np.maximum(cost, 0)
         p = (1 + int((extra[1:] <= 0).sum())) / (RESAMPLES + 1)
         samples = {EXTRA: extra, LOCAL_COST: cost, FIVE: five}
@@ -157,8 +158,9 @@ class HeadSplit:
 class MaskedHeads:
     """Attention distances, and transcripts with each set of heads limited to :data:`K` positions.
 
-    sets: which heads are limited, by name. texts: transcripts by name, and those without a mask as :data:`NONE`.
-    n_positions, n_ctx: encoder positions that each clip fills, and those of the window.
+    far: mean distances. sets: the limited heads, by name. texts: transcripts by the same names, and those without a
+        mask as :data:`NONE`.
+    n_positions, n_ctx: encoder positions that each clip fills, and positions of the window.
     """
 
     far: Float[np.ndarray, "clip block head"]
@@ -171,7 +173,7 @@ class MaskedHeads:
 
 
 class LocalHeads(Experiment[MaskedHeads]):
-    """F3: transcribe with the local heads limited to a narrow window, and with the others limited instead."""
+    """F3: transcribe with the local heads limited to a narrow window, and with the other heads limited instead."""
 
     id, title, claim, protocol = "F3", "Local encoder heads", CLAIM, PROTOCOL
     published, published_summary = (SAID,), SAID_IN_SHORT
@@ -190,12 +192,15 @@ class LocalHeads(Experiment[MaskedHeads]):
         }
 
     def measure(self, context: Context) -> MaskedHeads:
-        """Read the patterns of a few clips, and run the encoder once per clip and set of heads."""
+        """Read the attention patterns of a few clips, and run the encoder once per clip and set of heads."""
         cfg = context.model.cfg.encoder
         if not context.utterances:
             raise Untestable("no speech: pass --audio or --corpus")
         if cfg.n_heads < 2 or cfg.n_ctx <= K + 1:
-            raise Untestable("one head per block, or a window no wider than k: there is nothing to compare")
+            raise Untestable(
+                f"the encoder has {cfg.n_heads} heads per block and {cfg.n_ctx} positions, expected at least 2 heads "
+                f"and more than {K + 1} positions: use a larger model"
+            )
         clips = list(range(min(UTTERANCES, len(context.utterances))))
         far = distances(context, clips[:RANKED_ON])
         every: Heads = frozenset((b, h) for b in range(cfg.n_layers) for h in range(cfg.n_heads))
@@ -226,7 +231,7 @@ class LocalHeads(Experiment[MaskedHeads]):
         ours, random, as_many = (split.estimates(setting.seed) for split in (by_distance, at_random, equally_many))
         names = [EXTRA, P]
         criteria = [Criterion(EXTRA, ours[EXTRA], 0.0, "at least"), Criterion(P, ours[P], 0.01, "at most")]
-        if not setting.is_organism:  # the thresholds that were stated for released models on real speech
+        if not setting.is_organism:  # these thresholds were stated for released models on real speech
             names += [LOCAL_COST, FIVE]
             criteria += [
                 Criterion(LOCAL_COST, ours[LOCAL_COST], LITTLE, "at most"),
@@ -239,7 +244,7 @@ class LocalHeads(Experiment[MaskedHeads]):
         ]
         control = Control(
             "random heads",
-            f"as many heads of each block at random in place of the local ones (mean of {RANDOM_DRAWS} draws)",
+            f"the same number of random heads of each block in place of the local ones (mean of {RANDOM_DRAWS} draws)",
             {name: random[name] for name in names},
         )
         return self.finding(
@@ -252,10 +257,13 @@ class LocalHeads(Experiment[MaskedHeads]):
         )
 
     def draw(self, finding: Finding) -> list[Figure]:
-        """Draw how far each head looks, word errors by what is masked, and the comparison beside its control."""
+        """Draw the attention distance of each head, word errors by set of masked heads, and the model and its
+        control."""
         far = finding.measurement("mean attention distance")
         n_blocks, n_heads = far.values.shape
-        first, axes = new_figure("How far each head looks", "mean distance (positions of 20 ms)", "encoder block")
+        first, axes = new_figure(
+            "Mean attention distance of each head", "mean distance (positions of 20 ms)", "encoder block"
+        )
         local = local_count(n_heads) if n_heads > 1 else 1
         for block, row in enumerate(far.values):
             order = np.argsort(row, kind="stable")
@@ -281,7 +289,7 @@ class LocalHeads(Experiment[MaskedHeads]):
 
 
 def transcribe(context: Context, sets: Mapping[str, Heads], clips: Sequence[int]) -> dict[str, list[str]]:
-    """Return transcripts with each set of heads limited in turn; a clip's mel is made once."""
+    """Return transcripts with each set of heads limited in turn. The mel of a clip is computed once."""
     queue = DecodingQueue(context.transcriber(), sets)
     masks = {name: window_masks(context.model, {head: K for head in heads}) for name, heads in sets.items()}
     for batch in context.track(context.batches(clips), "F3 masked heads"):
@@ -324,7 +332,7 @@ def _measurements(
 
 
 def _examples(measured: MaskedHeads) -> tuple[Example, ...]:
-    """Return the clips with the most words."""
+    """Return the clips with the most words, with their transcripts under each mask."""
     references, texts = measured.references, measured.texts
     order = sorted(range(len(texts[NONE])), key=lambda i: (-len(references[i].split()), i))
     return tuple(
@@ -345,22 +353,24 @@ def _notes(
     others = ", ".join(f"E{b}.{h} ({mean_distance[b, h]:.0f})" for b, h in sorted(sets[OTHERS]))
     n_clips = len(measured.utterances)
     notes = [
-        f"Not among the local heads (mean distance in positions): {others}.",
-        f"Measured on the first {min(UTTERANCES, n_clips)} of {n_clips} utterances: each costs an encoder pass for "
-        f"each of the {len(sets)} sets of heads.",
+        f"Heads that are not local, with their mean distance in positions: {others}.",
+        f"Measured on the first {min(UTTERANCES, n_clips)} of {n_clips} utterances, because each needs an encoder pass "
+        f"for each of the {len(sets)} sets of heads.",
         f"Half of the clips fill {int(np.median(measured.n_positions))} positions or fewer of the window of "
-        f"{measured.n_ctx}: attention to the padding counts in the distances.",
-        f"{len(sets[LOCAL])} local heads are masked against {len(sets[OTHERS])} others. Not judged: with the "
-        f"{len(sets[NEAREST])} nearest heads in their place, {EXTRA}: {format_estimate(as_many[EXTRA])}, "
-        f"p {format_estimate(as_many[P])}.",
+        f"{measured.n_ctx}. Attention to the padding counts in the distances.",
+        f"There are {len(sets[LOCAL])} local heads and {len(sets[OTHERS])} others. Without a criterion: if only the "
+        f"{len(sets[NEAREST])} most local heads are masked in place of the local ones, {EXTRA} is "
+        f"{format_estimate(as_many[EXTRA])}, p = {format_estimate(as_many[P])}.",
     ]
     if setting.reference == "model":
-        notes.append("WER is against the model's own transcript without a mask, since no texts were given.")
+        notes.append(
+            "The clips have no texts, so the WER is measured against the model's own transcript without a mask."
+        )
     if setting.is_organism:
         cost, five = ours[LOCAL_COST].value, ours[FIVE].value
         shown = "" if cost is None or five is None else f" ({100 * cost:.1f} points; {100 * five:.1f} points)"
         notes.append(
-            f"Not judged here, since they were stated for released models on real speech: a cost of at most 3 points "
-            f"for the local heads, and five times as much for the others{shown}."
+            f"Two criteria for released models on real speech are not applied here: a cost of at most 3 points for the "
+            f"local heads, and five times that for the others{shown}."
         )
     return tuple(notes)

@@ -35,21 +35,21 @@ from hooked_whisper.hooked import HookedWhisper
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ENOUGH_CLIPS = 5  # of the rarest language
-TOP_SHARE = 0.25  # of the cross-attention heads, ablated together
+ENOUGH_CLIPS = 5  # clips of the rarest language
+TOP_SHARE = 0.25  # share of the cross-attention heads that are ablated together
 RANDOM_SETS = 10
 DRAWS = 1000
 
-# Thresholds, written before the first run on real Whisper's packaged clips. The criterion before was the rank
+# Thresholds, fixed before the first run of a released model on the packaged clips. An earlier criterion was the rank
 # correlation of ablation with attribution over all heads. It is higher in an untrained model (0.79) than in base
-# (0.37): it says how linear a model is, not how much of the language comes through its heads, and is now measured
-# without a threshold. LOST replaces it: half of the clips must lose their language without the heads that attribution
-# names, in excess of other heads. A model at chance among three or more languages cannot meet this: it detects the
-# language of at most a third of the clips.
+# (0.37), because it measures how linear a model is and not how much of the language comes through its heads. It is now
+# reported without a threshold. LOST replaces it: half of the clips must lose their language without the heads that
+# attribution selects, in excess of other heads. A model at chance among three or more languages cannot meet this,
+# because it detects the language of at most a third of the clips.
 LEAST_LOST = 0.5
 LEAST_READ = 0.8
 LEAST_DETECTED = 0.8
-# A gate, since the parts of an untrained model sum to its logit just as well.
+# A gate and not a claim, because the parts of an untrained model also sum to its logit.
 MOST_ERROR = 1e-3
 
 READ = "clips whose language is first in what the cross-attention heads write together"
@@ -61,21 +61,21 @@ RANKS = "rank correlation of ablation and direct attribution"
 
 @dataclass(frozen=True, eq=False)
 class LanguageReadings:
-    """Language readings of clips. Logit differences are those of the true language minus the mean of the others.
+    """Language readings of clips. Logit differences are the true language's logit minus the mean of the others.
 
     Attributes:
         codes: languages among the clips. true: index into ``codes`` of each clip's language.
         heads: labels of the cross-attention heads, block by block.
-        detected: whether the true language is the likeliest of all language tokens.
-        lens: probability of the true language among all language tokens in each head's output.
-        read: whether the true language is first among ``codes`` in the heads' summed output.
-        direct: what each head adds to the logit difference.
-        ablated: fall of the logit difference without the head.
-        blocks: fall of the logit difference without the block's cross-attention.
-        without: whether the true language is first among ``codes`` with no head ablated (``"nothing"``), without the
-            share :data:`TOP_SHARE` of heads that add most (``"most"``) or least (``"least"``), and without as many
-            random heads (``"others"``: mean over draws).
-        kinds: kinds of components. parts: what the components of each kind add to the logit difference.
+        detected: 1 if the true language is the most likely of all language tokens, else 0.
+        lens: probability of the true language among all language tokens, in each head's output.
+        read: 1 if the true language is first among ``codes`` in the summed output of the heads, else 0.
+        direct: contribution of each head to the logit difference.
+        ablated: decrease of the logit difference without the head.
+        blocks: decrease of the logit difference without the block's cross-attention.
+        without: 1 if the true language is first among ``codes``, else 0: with no head ablated (``"nothing"``), without
+            the share :data:`TOP_SHARE` of heads that add most (``"most"``) or least (``"least"``), and without the same
+            number of random heads (``"others"``, mean over draws).
+        kinds: kinds of components. parts: contribution of the components of each kind to the logit difference.
         error: largest difference between the sum of all parts and the model's logit.
     """
 
@@ -95,7 +95,7 @@ class LanguageReadings:
 
     @property
     def n_heads(self) -> int:
-        """Heads per block."""
+        """Number of heads per block."""
         return len(self.heads) // len(self.blocks)
 
     def ranks(self, rng: np.random.Generator, heads: slice = slice(None)) -> Estimate:
@@ -117,14 +117,14 @@ def read_language(
     """Run one decoder pass for all clips, and one per clip for all ablations.
 
     Raises:
-        ValueError: if there are fewer than two languages.
+        ValueError: the clips are of fewer than two languages.
     """
     codes = tuple(sorted(set(languages)))
     if len(codes) < 2:
-        raise ValueError(f"need clips of two languages or more, got {codes}")
+        raise ValueError(f"the clips are of {len(codes)} language {codes}, expected two languages or more")
     true = torch.tensor([codes.index(code) for code in languages], device=model.device)
     ids = torch.tensor([model.tokenizer.to_language_token(code) for code in codes], device=model.device)
-    everyone = torch.tensor(list(model.tokenizer.all_language_tokens), device=model.device)
+    all_ids = torch.tensor(list(model.tokenizer.all_language_tokens), device=model.device)
     logits, cache = model.run_with_cache(
         tokens=start_tokens(model, len(encoded)), encoder_out=encoded, names_filter=attribution_names("head")
     )
@@ -132,7 +132,7 @@ def read_language(
     outputs, heads = cache.stack_head_results("decoder", cross=True, return_labels=True)  # [head, clip, 1, d_model]
     norm, unembed = model.decoder.ln_final, model.W_U
     true_ids = ids[true]
-    alone = (norm.unhooked(outputs[:, :, 0]) @ unembed[:, everyone].to(outputs)).softmax(-1)
+    alone = (norm.unhooked(outputs[:, :, 0]) @ unembed[:, all_ids].to(outputs)).softmax(-1)
     together = norm.unhooked(outputs.sum(0)[:, 0]) @ unembed[:, ids].to(outputs)
     tables = [direct_logit_attribution(cache, int(token), parts="head") for token in ids]
     added = torch.stack([t.values[:, :, 0] for t in tables])  # [language, component, clip]
@@ -141,12 +141,12 @@ def read_language(
     direct = difference[[labels.index(h) for h in heads]].double().cpu().numpy()
     ablated, blocks, without = _ablations(model, encoded, ids, true, direct, rng)
     names = tuple(dict.fromkeys(kinds))
-    column = _column(everyone, true_ids).expand(len(heads), -1)[..., None]
+    column = _column(all_ids, true_ids).expand(len(heads), -1)[..., None]
     return LanguageReadings(
         codes=codes,
         true=true.cpu().numpy(),
         heads=tuple(heads),
-        detected=(everyone[logits[:, 0, everyone].argmax(-1)] == true_ids).double().cpu().numpy(),
+        detected=(all_ids[logits[:, 0, all_ids].argmax(-1)] == true_ids).double().cpu().numpy(),
         lens=alone.gather(-1, column)[..., 0].double().cpu().numpy(),
         read=(together.argmax(-1) == true).double().cpu().numpy(),
         direct=direct,
@@ -165,7 +165,7 @@ def _column(all_ids: Tensor, ids: Tensor) -> Tensor:
 
 
 def _against_others(values: Float[Tensor, "language *axes clip"], true: Int[Tensor, "clip"]) -> Tensor:
-    """Return the true language's value minus the mean of the others', ``[*axes, clip]``."""
+    """Return the value of the true language minus the mean of the other languages: ``[*axes, clip]``."""
     n = len(values)
     is_true = torch.nn.functional.one_hot(true, n).T.to(values)  # [language, clip]
     weights = is_true - (1 - is_true) / (n - 1)
@@ -233,14 +233,14 @@ def _half_of(true: Sequence[int]) -> list[int]:
 
 
 def _other_halves(true: Sequence[int]) -> list[list[int]]:
-    """Return the clips of the other half for each half; all clips if there are none."""
+    """Return the clips of the other half for each half, or all clips if the other half is empty."""
     half_of = _half_of(true)
     return [[i for i, h in enumerate(half_of) if h != half] or list(range(len(true))) for half in (0, 1)]
 
 
 @dataclass(frozen=True, eq=False)
 class LanguageEntryReadings:
-    """Readings of the model and of the untrained model."""
+    """Language readings of the model and of the untrained model."""
 
     sample: SampleFacts
     model: LanguageReadings
@@ -248,19 +248,20 @@ class LanguageEntryReadings:
 
 
 class LanguageEntry(Experiment[LanguageEntryReadings]):
-    """F12: where language enters the decoder."""
+    """F12: find the cross-attention heads through which the spoken language reaches the decoder."""
 
     id, title = "F12", "Where language enters the decoder"
     claim = "The spoken language reaches the decoder through a few cross-attention heads."
     protocol = (
-        "Decoder input is <|startoftranscript|> alone; the next token is the language. Each cross-attention head's "
-        "output goes through the final norm (with its own statistics) and the unembedding restricted to the language "
-        "tokens: probability of the clip's language. Direct attribution: what each part adds to the logit of the "
-        "clip's language minus the mean of the other languages' among the clips; the parts must sum to the model's own "
-        "(a check of the arithmetic, which holds for every model). Ablation: the quarter of the heads that add most, "
-        "chosen on the other half of the clips, is set to zero, and, for comparison, as many of the other heads, drawn "
-        "at random. Each head, and each block's cross-attention, is also set to zero alone: fall of the same "
-        "difference. Intervals: 95 %, bootstrap over clips."
+        "The decoder's input is only <|startoftranscript|>, so the next token is the language. Logit lens: each "
+        "cross-attention head's output goes through the final norm (with its own statistics) and the unembedding of "
+        "the language tokens, which gives the probability of the clip's language. Direct attribution: the contribution "
+        "of each component to the logit of the clip's language minus the mean logit of the other languages among the "
+        "clips. The contributions must sum to the model's own logit difference (a check of the arithmetic, which holds "
+        "for every model). Ablation: the quarter of the heads with the largest contributions on the other half of the "
+        "clips is set to zero and, for comparison, the same number of other heads, drawn at random. Each head and each "
+        "block's cross-attention is also set to zero separately, and the decrease of the logit difference is measured. "
+        "Intervals: 95 %, bootstrap over clips."
     )
     published_summary = "code only, 10 clips each of de, fr, es, ru, en; no number was published"
 
@@ -268,7 +269,8 @@ class LanguageEntry(Experiment[LanguageEntryReadings]):
         return {"prefix": ["<|startoftranscript|>"], "heads_set_to_zero": TOP_SHARE}
 
     def measure(self, context: Context) -> LanguageEntryReadings:
-        """Share the encoder passes with F13, F14 and F17; run the ablations of a clip as one decoder batch."""
+        """Read the encoder outputs that F12, F13, F14 and F17 share, and run all ablations of a clip as one decoder
+        batch."""
         require_multilingual(context.model)
         sample = require_speech_sample(context)
         if len(set(sample.languages)) < 2:
@@ -305,7 +307,7 @@ class LanguageEntry(Experiment[LanguageEntryReadings]):
                 Control("chance", f"one of {len(readings.codes)} languages at random", {READ: chance}),
                 Control(
                     "heads that add least",
-                    "as many heads from the other end of the list",
+                    "the same number of heads from the other end of the list",
                     {LOST: _rate(readings.without["others"] - readings.without["least"], rng)},
                 ),
             ),
@@ -317,11 +319,12 @@ class LanguageEntry(Experiment[LanguageEntryReadings]):
         )
 
     def draw(self, finding: Finding) -> list[Figure]:
-        """Draw the controls; direct attribution and the fall without the head, blocks by heads; falls by block."""
+        """Draw the controls, direct attribution and ablation of each head, and ablation of each block's
+        cross-attention."""
         figures = [draw_controls(finding, 0, "share of clips")]
         for name, title in (
-            ("direct attribution", "What each head adds"),
-            ("fall without the head", "What is lost without it"),
+            ("direct attribution", "Direct attribution to each head"),
+            ("fall without the head", "Decrease without each head"),
         ):
             values = finding.measurement(name).values.mean(0)
             figure, axes = new_figure(title, "cross-attention head", "decoder block")
@@ -335,22 +338,24 @@ class LanguageEntry(Experiment[LanguageEntryReadings]):
             figure.set_label(alt_text(title, values.flatten(), labels, "", 1.0))
             figures.append(figure)
         falls = finding.measurement("fall without the block's cross-attention").values
-        figure, axes = new_figure("Without a block's cross-attention", "fall of the logit difference", "decoder block")
+        figure, axes = new_figure(
+            "Decrease without a block's cross-attention", "decrease of the logit difference", "decoder block"
+        )
         y = np.arange(len(falls))
         axes.barh(y, falls, color=BLUE)
         axes.set_yticks(y)
         axes.invert_yaxis()
         blocks = [str(block) for block in y]
-        figure.set_label(alt_text("Fall without a block's cross-attention", falls, blocks, "", 1.0))
+        figure.set_label(alt_text("Decrease without a block's cross-attention", falls, blocks, "", 1.0))
         return [*figures, figure]
 
 
 def _one_language(context: Context, code: str) -> str:
     if context.truth is None:
-        return f"all clips are of one language ({code}): {LANGUAGES}"
+        return f"all clips are in one language ({code}): {LANGUAGES}"
     return (
-        f"this model was trained on one language ({code}) and all clips are of it, so that nothing separates the "
-        "language from what all clips share: run with --model base"
+        f"this model was trained on one language ({code}) and all clips are in it, so the language cannot be separated "
+        "from other properties that all clips share: run with --model base"
     )
 
 
@@ -385,7 +390,7 @@ def _measurements(readings: LanguageReadings) -> tuple[Measurement, ...]:
 
 
 def _ranks(readings: LanguageReadings, untrained: LanguageReadings, rng: np.random.Generator) -> Measurement:
-    """Rank correlations over all heads, and over those of the last block, which feed no other head."""
+    """Return rank correlations over all heads, and over those of the last block, whose output no other head reads."""
     last = slice(-readings.n_heads, None)
     rows = [[model.ranks(rng, heads).row for heads in (slice(None), last)] for model in (readings, untrained)]
     axes = (
@@ -401,11 +406,11 @@ def _notes(readings: LanguageReadings, setting: Setting) -> tuple[str, ...]:
     best = ", ".join(f"{readings.heads[k]} ({readings.direct[k].mean():.2f})" for k in order)
     without = {name: f"{hits.mean():.2f}" for name, hits in readings.without.items()}
     notes = [
-        f"Clips: {counted([readings.codes[k] for k in readings.true])}. Language first among these: "
-        f"{without['nothing']} of the clips; without the heads that add most {without['most']}, without as many others "
-        f"{without['others']}.",
+        f"Clips: {counted([readings.codes[k] for k in readings.true])}. Share of clips whose language is ranked first "
+        f"among these: {without['nothing']}; without the heads that add most {without['most']}; without the same "
+        f"number of other heads {without['others']}.",
         f"Heads that add most to the logit difference: {best}.",
     ]
     if setting.reference == "model":
-        notes.append("Where the corpus does not give a clip's language, it is the one that the model itself detects.")
+        notes.append("If the corpus does not name the language of a clip, it is the one that the model detects.")
     return tuple(notes)

@@ -1,7 +1,7 @@
 """F14: does adding the difference between two languages' means to the encoder change the detected language?
 
-Source: the steering code of github.com/er537/whisper_interpretability (no results published). It uses a mean for each
-position, which also encodes the lengths of the clips; here it is a mean over positions.
+Source: the steering code of github.com/er537/whisper_interpretability (no results published). That code uses one mean
+per position, which also encodes the lengths of the clips; here the mean is taken over positions.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COEFFICIENTS = (1.0, 2.0, 4.0)
-# Written before the first run on real Whisper's packaged clips, with the thresholds as before. Every clip is steered by
-# a direction from the other half, so that 6 of each language are 12 steered clips: 10 flips are clearly more than half.
-# No more clips are steered, to save time; the directions are made from all of them.
-LEAST_CLIPS = 6  # of each language
+# Fixed before the first run of a released model on the packaged clips; the thresholds are unchanged. Every clip is
+# steered by a direction from the other half, so 6 clips per language are 12 steered clips, of which 10 flips are
+# clearly more than half. To save time no more clips are steered, but the directions are means over all clips.
+LEAST_CLIPS = 6  # clips of each language
 SPARE_WER = 0.1
 EXCESS = "share of clips flipped, less five times that of a random direction"
 FLIPPED = "share of clips flipped before the words are lost"
@@ -48,7 +48,7 @@ FLIPPED = "share of clips flipped before the words are lost"
 
 @dataclass(frozen=True, eq=False)
 class SteeringResult:
-    """Effect of steering on clips that the direction was not made from.
+    """Effect of steering on clips that are not among those of the direction.
 
     Attributes:
         flipped: whether the clip is detected as the other language.
@@ -59,13 +59,18 @@ class SteeringResult:
     wrong: Float[np.ndarray, "coefficient clip"]
 
     def usable(self, words: Float[np.ndarray, "clip"], plain: Float[np.ndarray, "clip"]) -> list[int]:
-        """Return the indices of coefficients whose WER is acceptable. ``words``: number of words of each clip;
-        ``plain``: word errors without steering."""
+        """Return the indices of coefficients whose WER is acceptable.
+
+        Args:
+            words: number of words of each clip.
+            plain: word errors of each clip without steering.
+        """
         most = max(2 * plain.sum() / words.sum(), SPARE_WER)
         return [k for k, row in enumerate(self.wrong) if row.sum() / words.sum() <= most]
 
     def flips(self, usable: Sequence[int]) -> Float[np.ndarray, "clip"]:
-        """Return the flips of each clip at the usable coefficient with most flips; zeros if none is usable."""
+        """Return 1 for each clip that is flipped at the usable coefficient with the most flips, else 0. All are 0 if no
+        coefficient is usable."""
         if not usable:
             return np.zeros(self.flipped.shape[1])
         return self.flipped[max(usable, key=lambda k: self.flipped[k].sum())].astype(float)
@@ -77,11 +82,12 @@ class SteeringMeasurement:
 
     Attributes:
         languages: the two languages.
-        clips: indices in the sample of the steered clips.
-        halves: half of each steered clip.
-        point: the hook point at which the directions are added.
-        middle: at the middle block: language, random. output: at the encoder's output: language, random.
-        words, errors: number of words and word errors of each clip without steering.
+        clips: indices of the steered clips in the sample.
+        halves: the half (0 or 1) to which each steered clip belongs.
+        point: hook point at which the directions are added.
+        middle: results at the middle block, with the language direction and with the random direction.
+        output: the same at the encoder's output.
+        words, errors: number of words and of word errors of each clip without steering.
     """
 
     sample: SampleFacts
@@ -96,7 +102,7 @@ class SteeringMeasurement:
 
 
 class LanguageSteering(Experiment[SteeringMeasurement]):
-    """F14: language steering."""
+    """F14: steer the encoder towards another language."""
 
     id, title = "F14", "Language steering"
     claim = (
@@ -104,14 +110,15 @@ class LanguageSteering(Experiment[SteeringMeasurement]):
         "while it still transcribes."
     )
     protocol = (
-        "Direction: mean over the positions of the clips, not of their padding, of one language less that of the "
-        "other, at the output of the middle encoder block, from one half of the clips. It is added with several "
-        "coefficients at every position to the clips of the other half, and the other way round; the language is the "
-        "likeliest language token. Flips: clips of one language detected as the other. Counted at the coefficient with "
-        "most flips among those whose WER is at most twice that without steering (or 10 %, if that is more), chosen "
-        "for the direction and for its control alike; words are read, where a clip was flipped, with the token of the "
-        "language spoken. Control: a random direction of the same norm. The same at the encoder's output is measured, "
-        "not judged: it tells whether another place would have done. Intervals: 95 %, bootstrap over clips."
+        "The direction is the mean activation of one language minus that of the other at the output of the middle "
+        "encoder block, over the positions of the clips without their padding. Directions from one half of the clips "
+        "are added, with several coefficients and at every position, to the clips of the other half, and vice versa. "
+        "The detected language is the most likely language token. A flip is a clip of one language that is detected as "
+        "the other. Flips are counted at the coefficient with the most flips among those whose WER is at most twice "
+        "that without steering (or 10 %, if that is more); it is chosen in the same way for the direction and for its "
+        "control. If a coefficient flips any clip, all clips are transcribed with the token of the spoken language. "
+        "Control: a random direction of the same norm. Steering at the encoder's output is also measured, without a "
+        "criterion, to show whether the choice of the block matters. Intervals: 95 %, bootstrap over clips."
     )
     published_summary = "code without results; a screenshot of steered outputs elsewhere"
 
@@ -119,15 +126,15 @@ class LanguageSteering(Experiment[SteeringMeasurement]):
         return {"coefficients": list(COEFFICIENTS), "languages": ["", ""]}
 
     def measure(self, context: Context) -> SteeringMeasurement:
-        """Share the encoder passes with F12, F13 and F17. The blocks after the middle one run once per coefficient, for
-        the direction and for its control."""
+        """Read the encoder outputs that F12, F13, F14 and F17 share, and run the blocks after the middle one once per
+        coefficient for the direction and for its control."""
         require_multilingual(context.model)
         sample = require_speech_sample(context)
         common = [code for code, n in Counter(sorted(sample.languages)).most_common() if n >= LEAST_CLIPS]
         if len(common) < 2:
             raise Untestable(
-                f"{counted(sample.languages)} were given; needs {LEAST_CLIPS} or more of each of two languages, since "
-                f"a direction from one half of the clips is tested on the other half: {LANGUAGES}"
+                f"the clips are {counted(sample.languages)}, expected {LEAST_CLIPS} or more of each of two languages, "
+                f"because a direction from one half of the clips is tested on the other half: {LANGUAGES}"
             )
         pair = (common[0], common[1])
         clips = [i for i, code in enumerate(sample.languages) if code in pair]
@@ -180,21 +187,21 @@ class LanguageSteering(Experiment[SteeringMeasurement]):
                 Criterion("clips steered", Estimate(n), 2 * LEAST_CLIPS, "at least", role="gate"),
                 Criterion("WER without steering", Estimate(errors.sum() / words.sum()), 0.3, "at most", role="gate"),
             ),
-            controls=(Control("random direction", "of the same norm", {FLIPPED: mean(random)}),),
+            controls=(Control("random direction", "a random direction of the same norm", {FLIPPED: mean(random)}),),
             measurements=(
                 *tables("clips flipped", [result.flipped.mean(1) for result in results]),
                 *tables("WER", [result.wrong.sum(1) / words.sum() for result in results]),
             ),
             notes=(
-                f"{first} and {second}, {n} clips steered; each direction is from one half of the clips and added at "
-                f"{measured.point} of the other half. {_shared_voices(measured)}",
-                f"Added at the encoder's output instead, counted in the same way: {language_output.mean():.2f} of the "
-                f"clips are flipped, {random_output.mean():.2f} by a random direction.",
+                f"{n} clips in {first} and {second} are steered. Each direction is from one half of the clips and is "
+                f"added at {measured.point} to the other half. {_shared_voices(measured)}",
+                f"If the direction is added at the encoder's output instead, {language_output.mean():.2f} of the "
+                f"clips are flipped, and {random_output.mean():.2f} by a random direction.",
             ),
         )
 
     def draw(self, finding: Finding) -> list[Figure]:
-        """Draw the flips beside the control; flips and WER by coefficient."""
+        """Draw the flips and the control, and flips and WER by coefficient."""
         figures = [draw_controls(finding, 0, "share of clips")]
         for name in ("clips flipped", "WER"):
             table = finding.measurement(name)
@@ -219,7 +226,7 @@ def language_direction(
 ) -> Float[Tensor, "d_model"]:
     """Return the mean activation of the first language minus that of the second, over clips that are not in ``half``.
 
-    at_output: use the encoder's output instead of the middle block's.
+    at_output: use the encoder's output instead of the output of the middle block.
     """
     values = sample.encoded if at_output else sample.readings.middle
     n_positions = sample.context.n_positions
@@ -242,9 +249,9 @@ def _steer(
     vectors: Sequence[Float[Tensor, "d_model"]],
     at_output: bool = False,
 ) -> SteeringResult:
-    """Add to each clip the vector of its half, towards the other language.
+    """Add the vector of its half to each clip, in the direction of the other language.
 
-    Errors are NaN for coefficients that flip no clip, which are never the ones that count.
+    Word errors are NaN for coefficients that flip no clip; these never have the most flips, so nothing is transcribed.
     """
     context, readings = sample.context, sample.readings
     model, halves = context.model, _halves(sample, pair, clips)
@@ -284,10 +291,10 @@ def _transcribe(
 
 
 def _shared_voices(measured: SteeringMeasurement) -> str:
-    """Say whether a direction may be one of voices."""
+    """Return a sentence that says whether a direction may contain a difference between voices."""
     sample, (first, second) = measured.sample, measured.languages
     if not sample.named_voices:
-        return "The corpus does not name speakers, so a direction may hold voices as well as languages."
+        return "The corpus does not name speakers, so a direction may also contain a difference between voices."
     if sample.voices_of(first) == sample.voices_of(second):
         return "The same voices speak both languages."
     halves = [
@@ -296,4 +303,7 @@ def _shared_voices(measured: SteeringMeasurement) -> str:
     shared = sorted(halves[0] & halves[1])
     if not shared:
         return "No voice is in both halves."
-    return f"Voices in both halves, which the direction may hold as well: {', '.join(shared)}."
+    return (
+        "These voices are in both halves, so a direction may also contain a difference between voices: "
+        f"{', '.join(shared)}."
+    )

@@ -1,6 +1,6 @@
-"""F18: do our clips amplify a neuron's strongest moment as the published ones did, and do fades avoid clicks?
+"""F18: do the clips amplify a neuron's strongest moment as the published clips do, and do fades avoid clicks?
 
-Source: the sound files of the blog post of 2023-09-05. Measured: 16 kHz, factor 10 on 1,000 samples, peaks up to 7.4.
+Source: the sound files of the blog post of 2023-09-05, measured: 16 kHz, factor 10 on 1,000 samples, peaks up to 7.4.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _HIGH = butter(8, CUTOFF, "highpass", fs=SAMPLE_RATE, output="sos")
 
 @dataclass(frozen=True)
 class Moment:
-    """Where a neuron's activation is largest."""
+    """The moment at which a neuron's activation is largest: index of the utterance, time, and index of the neuron."""
 
     utterance: int
     seconds: float
@@ -58,7 +58,8 @@ class AmplifiedMoments:
         inside, outside: gain in dB inside and outside the amplified window.
         samples: number of samples at the full factor.
         peak, limited: largest absolute sample of the clip and of its limited copy.
-        click, click_without_fades: energy that the gain adds above 4 kHz at its edges, in dB of the clip there.
+        click, click_without_fades: energy that the gain adds above 4 kHz at its edges, in dB relative to the clip
+            there.
     """
 
     inside: Float[np.ndarray, "moment"]
@@ -72,7 +73,8 @@ class AmplifiedMoments:
 
 @torch.no_grad()
 def find_moments(context: Context) -> list[Moment]:
-    """Find where each neuron of the middle block is largest within the clips. At most :data:`MOST`, at random."""
+    """Return the moments at which the neurons of the middle block are largest: at most :data:`MOST`, drawn at
+    random."""
     model = context.model
     name = HOOK.format(model.cfg.encoder.n_layers // 2)
     best = np.full(model.cfg.encoder.d_mlp, -np.inf)
@@ -125,14 +127,16 @@ def _measure_clip(audio: Float[np.ndarray, "sample"], seconds: float, gain: floa
 
 
 def _db(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the ratio of the RMS in dB; NaN for silence."""
+    """Return the ratio of the RMS of ``a`` to that of ``b`` in dB; NaN for silence."""
     low, high = float(np.square(b).sum()), float(np.square(a).sum())
     return 10 * np.log10(high / low) if low > 1e-12 and high > 0 else np.nan
 
 
 def _click(plain: Float[np.ndarray, "sample"], loud: Float[np.ndarray, "sample"], edges: np.ndarray) -> float:
-    """Return the energy above 4 kHz that a gain creates at its edges from sound below it, in dB of the clip's energy
-    there. A slow gain commutes with the filter and creates none; a sudden one does not."""
+    """Return the energy above 4 kHz that the gain creates at its edges, in dB relative to the clip's energy there.
+
+    A slow gain commutes with the high-pass filter and creates no energy; a sudden gain does not.
+    """
     factor = np.divide(loud, plain, out=np.ones_like(plain), where=np.abs(plain) > 1e-9)
     added = sosfiltfilt(_HIGH, loud) - factor * sosfiltfilt(_HIGH, plain)
     return _db(added[edges], loud[edges])
@@ -140,7 +144,7 @@ def _click(plain: Float[np.ndarray, "sample"], loud: Float[np.ndarray, "sample"]
 
 @dataclass(frozen=True, eq=False)
 class ListeningMeasurement:
-    """Clips with the default gain, and with a gain of 1."""
+    """Measurements of clips with the default gain and with a gain of 1."""
 
     moments: tuple[Moment, ...]
     amplified: AmplifiedMoments
@@ -148,20 +152,20 @@ class ListeningMeasurement:
 
 
 class Listening(Experiment[ListeningMeasurement]):
-    """F18: moments made audible."""
+    """F18: make the strongest moments of neurons audible."""
 
     id, title = "F18", "Moments made audible"
     claim = (
         "A clip can be made ten times louder at a neuron's strongest moment without changing the rest or adding clicks."
     )
     protocol = (
-        "Moments: the largest one of every MLP neuron of a middle encoder block, over all utterances, at most 200, "
-        "drawn at random. Each is cut out by the library's helper with its defaults (1 s, factor 10 on 62.5 ms, fades "
-        "of 5 ms) and measured on the samples alone: RMS of clip over RMS of the audio inside the 1,000 samples and "
-        "outside them (fades left out), number of samples at the full factor, peaks. Click: what the gain adds to the "
-        "band above 4 kHz, that is the band of the louder clip less the louder band of the audio, as energy within 5 "
-        "ms of the gain's edges. Intervals: 95 %, bootstrap over moments. Controls: factor 1; no fades (against "
-        "itself)."
+        "For every MLP neuron of a middle encoder block, the moment of its largest activation over all utterances is "
+        "found; up to 200 of these are drawn at random. Each moment is cut out by the library's function with its "
+        "defaults (1 s, factor 10 on 62.5 ms, fades of 5 ms). All measurements use only the samples: the RMS of the "
+        "clip relative to that of the audio, inside the 1,000 samples and outside them (without the fades); the number "
+        "of samples at the full factor; and peaks. The click is the energy that the gain adds above 4 kHz near its "
+        "edges: the high-passed amplified clip minus the amplified high-passed audio. Intervals: 95 %, bootstrap over "
+        "moments. Controls: factor 1; no fades (compared with itself)."
     )
     published = (
         Table(
@@ -183,7 +187,7 @@ class Listening(Experiment[ListeningMeasurement]):
         return {"hook": hook, "moments": MOST, "cutoff_hz": CUTOFF}
 
     def measure(self, context: Context) -> ListeningMeasurement:
-        """Run one encoder pass over the utterances; the rest is arithmetic on samples."""
+        """Run one encoder pass over the utterances. All other measurements are arithmetic on samples."""
         if not context.utterances:
             raise Untestable("no speech: pass --audio or --corpus")
         moments = find_moments(context)
@@ -219,7 +223,7 @@ class Listening(Experiment[ListeningMeasurement]):
         controls = (
             Control(
                 "factor 1",
-                "the same helper without a gain",
+                "the same function without a gain",
                 {
                     INSIDE: worst(plain.inside - GAIN_DB),
                     OUTSIDE: worst(plain.outside),
@@ -227,7 +231,7 @@ class Listening(Experiment[ListeningMeasurement]):
                     LIMITED: worst(plain.limited),
                 },
             ),
-            Control("no fades", "a gain that begins at once, compared with itself", {QUIETER: mean(0 * quieter)}),
+            Control("no fades", "a gain without fades, compared with itself", {QUIETER: mean(0 * quieter)}),
         )
         beyond = mean((loud.peak > 1).astype(float))
         rows = {
@@ -259,18 +263,19 @@ class Listening(Experiment[ListeningMeasurement]):
             ),
             notes=(
                 f"The largest peak is {np.max(loud.peak):.1f}; {np.mean(loud.peak > 1):.0%} of the clips are beyond "
-                "full scale before they are limited. How many depends on how loud the recordings are, so it is not "
-                "judged.",
+                "full scale before they are limited. This share depends on the level of the recordings, so it is "
+                "not judged.",
                 f"{len(moments)} moments of {len({m.utterance for m in moments})} utterances; neurons may share one.",
-                "Whether the neuron responds to what is amplified is not judged here, but in the findings on phones.",
+                "This finding does not test whether the neuron responds to the amplified sound; the findings on phones "
+                "do.",
             ),
         )
 
     def draw(self, finding: Finding) -> list[Figure]:
-        """Draw the share of moments that click less, beside its control; histograms of both clicks."""
+        """Draw the share of moments that click less and its control, and histograms of both clicks."""
         clicks = finding.measurement("click")
-        title = "What the gain adds above 4 kHz"
-        figure, axes = new_figure(title, "dB of the sound at the gain's edges", "moments")
+        title = "Energy that the gain adds above 4 kHz"
+        figure, axes = new_figure(title, "dB relative to the sound at the gain's edges", "moments")
         known = clicks.values[np.isfinite(clicks.values).all(1)]
         for k, (name, color) in enumerate(zip(clicks.axis("gain").entries, (BLUE, ORANGE), strict=True)):
             if len(known):

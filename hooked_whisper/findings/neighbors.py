@@ -1,6 +1,7 @@
-"""F10: which words have similar token embeddings: those that are used alike, or those that sound alike?
+"""F10: do words that sound alike, or are used alike, have similar token embeddings?
 
-On the synthetic corpus, whose grammar is known. :mod:`.english.neighbors` is the version for real Whisper.
+This module tests the synthetic corpus, whose grammar is known; :mod:`.english.neighbors` is the version for released
+models.
 
 Source: github.com/er537/whisper_interpretability, ``docs/index.md``, and its blog post, section 3.2.
 """
@@ -40,7 +41,7 @@ from hooked_whisper.hooked import HookedWhisper
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MATCHES = 10  # random pairs per pair that sounds alike
+MATCHES = 10  # random pairs for each pair that sounds alike
 NEAR_IN_FREQUENCY = 20
 PERMUTATIONS = 1000
 SHUFFLES = 20
@@ -52,13 +53,13 @@ PREDICTORS = ("similar sound", "similar neighbours in sentences", "log frequency
 
 @dataclass(frozen=True, eq=False)
 class SoundPairs:
-    """Pairs that sound alike, and for each of them random pairs of words of similar frequencies."""
+    """Pairs of words that sound alike, and random pairs of words of similar frequencies."""
 
     alike: Int[np.ndarray, "pair 2"]
     random: Int[np.ndarray, "match 2"]
 
     def auc(self, cosine: Float[np.ndarray, "word word"], counts: Float[np.ndarray, "word"] | None = None) -> float:
-        """Return the AUC of the cosine. ``counts``: how often each word is in a bootstrap sample."""
+        """Return the AUC of the cosine. ``counts`` says how often each word is in a bootstrap sample."""
         positive, negative = cosine[tuple(self.alike.T)], cosine[tuple(self.random.T)]
         if counts is None:
             return auc(positive, negative)
@@ -66,7 +67,7 @@ class SoundPairs:
 
 
 def draw_pairs(truth: Truth, rng: np.random.Generator) -> SoundPairs:
-    """Draw random pairs that do not sound alike, each word near in frequency to the word that it replaces."""
+    """Return the pairs that sound alike, and random pairs that do not, of words with similar frequencies."""
     alike = np.argwhere(np.triu(truth.sounds_alike, 1))
     n = len(truth.words)
     order = np.argsort(np.abs(truth.log_frequency[:, None] - truth.log_frequency[None, :]), axis=1, kind="stable")
@@ -80,6 +81,7 @@ def draw_pairs(truth: Truth, rng: np.random.Generator) -> SoundPairs:
 
 
 def predictors(truth: Truth) -> dict[str, Float[np.ndarray, "word word"]]:
+    """Return the predictors of the regression, by name."""
     frequency = truth.log_frequency
     mean = (frequency[:, None] + frequency[None, :]) / 2
     return dict(zip(PREDICTORS, (truth.phone_similarity, truth.context_similarity, mean), strict=True))
@@ -90,8 +92,8 @@ class WordCosines:
     """Cosine similarity of the words' embeddings.
 
     Attributes:
-        cosines: ``"raw"``, ``"mean-centred"`` and ``"untrained"``.
-        tables: nearest words of the corpus to a few words.
+        cosines: by embedding: ``"raw"``, ``"mean-centred"`` and ``"untrained"``.
+        tables: tables of the nearest words of the corpus to a few words.
     """
 
     truth: Truth
@@ -100,15 +102,15 @@ class WordCosines:
 
 
 class SyntheticNeighbors(Experiment[WordCosines]):
-    """F10 on the synthetic corpus: sound and use of every word are known."""
+    """F10 on the synthetic corpus, in which sound and use of every word are known."""
 
     id, title, claim = EnglishNeighbors.id, EnglishNeighbors.title, EnglishNeighbors.claim
     protocol = (
-        "Cosine similarity of rows of the decoder's token embedding, for the words of the world. Do pairs that sound "
-        "alike (one phone apart, or rhyming) have a higher cosine than random pairs of words as frequent? And, over "
-        "all pairs: regression of the cosine on similarity of phones, similarity of neighbours in the grammar, and "
-        "mean log frequency (all standardised); one-sided p-values from permutations of the words. Intervals: 95 %, "
-        "bootstrap over words."
+        "The cosine similarity of rows of the decoder's token embedding is measured for the words of the synthetic "
+        "corpus. First, pairs that sound alike (one phone apart, or rhyming) are compared with random pairs of words "
+        "of similar frequency. Second, over all pairs, the cosine is regressed on similarity of phones, similarity of "
+        "neighbors in the grammar, and mean log frequency (all standardized), with one-sided p-values from "
+        "permutations of the words. Intervals: 95 %, bootstrap over words."
     )
     needs_speech, own_speech = False, True
     published, published_summary = EnglishNeighbors.published, EnglishNeighbors.published_summary
@@ -118,7 +120,7 @@ class SyntheticNeighbors(Experiment[WordCosines]):
         return replace(Setting.of(context, parameters), inputs={"seed": context.seed})  # no clips
 
     def measure(self, context: Context) -> WordCosines:
-        """Read the embedding. There is no forward pass."""
+        """Read the embedding matrix. There is no forward pass."""
         truth = context.truth
         assert truth is not None
         cosines = {
@@ -159,7 +161,7 @@ class SyntheticNeighbors(Experiment[WordCosines]):
                 ),
                 Control(
                     "shuffled labels",
-                    f"the words' sounds dealt to other words ({SHUFFLES} times)",
+                    f"the words' sounds assigned to random words ({SHUFFLES} times)",
                     {AUC: Estimate.of(float(np.mean(shuffled)), shuffled)},
                 ),
             ),
@@ -183,16 +185,16 @@ class SyntheticNeighbors(Experiment[WordCosines]):
             ),
             tables=measured.tables,
             notes=(
-                f"{len(pairs.alike)} pairs of the {n} words sound alike; the regression explains "
+                f"{len(pairs.alike)} pairs of the {n} words sound alike. The regression explains "
                 f"{raw.r_squared:.1%} of the variance of the cosine.",
-                "Words that may stand in the same places have similar neighbors in sentences. This is all that meaning "
-                "can be to a model of this grammar: in the lexicon, sound and meaning are unrelated by design.",
-                "Published neighbors are from Whisper's whole vocabulary; ours are among the words of the world.",
+                "Words that occur in the same contexts have similar neighbors in sentences. In this grammar, a model "
+                "can learn nothing else about meaning: in the lexicon, sound and meaning are unrelated by design.",
+                "Published neighbors are from Whisper's whole vocabulary; these are from the words of the corpus.",
             ),
         )
 
     def draw(self, finding: Finding) -> list[Figure]:
-        """Draw the distribution of cosines; coefficients; AUC beside its controls."""
+        """Draw the AUC and its controls, the distribution of cosines, and the coefficients of the regression."""
         cosines = finding.measurement("cosines")
         histogram, axes = new_figure(
             "Cosine of pairs of words", "cosine similarity of embeddings", "share of pairs (%)"
@@ -203,10 +205,10 @@ class SyntheticNeighbors(Experiment[WordCosines]):
         axes.set_ylim(0, 135 * float(cosines.values.max()))
         add_legend(axes)
         histogram.set_label(
-            "Distribution of cosines of pairs that sound alike, random pairs, pairs with the same neighbors"
+            "Distribution of cosines of pairs that sound alike, of random pairs, and of pairs with the same neighbors"
         )
         slopes = finding.measurement("standardised coefficients")
-        coefficients, axes = new_figure("What makes two embeddings similar", "standardized coefficient", "")
+        coefficients, axes = new_figure("Predictors of the cosine", "standardized coefficient", "")
         labels = ["similar sound", "similar\nneighbors", "log\nfrequency"]
         y = np.arange(len(labels))[::-1]
         draw_bars(axes, y, slopes.values, [BLUE, GREEN, GRAY])
@@ -219,7 +221,7 @@ class SyntheticNeighbors(Experiment[WordCosines]):
 
 
 class Neighbors(TwoProtocols):
-    """F10: neighbors in embedding space."""
+    """F10: neighbors in embedding space, in the synthetic corpus or in English."""
 
     organism, released = SyntheticNeighbors(), EnglishNeighbors()
     released_measurement = "AUC by kind of pair"
@@ -237,7 +239,8 @@ def _auc_samples(pairs: SoundPairs, cosine: np.ndarray, rng: np.random.Generator
 
 
 def _histogram(cosine: np.ndarray, pairs: SoundPairs, truth: Truth) -> Measurement:
-    """Histograms of the cosines of pairs that sound alike, random pairs, and pairs with the same neighbors."""
+    """Return histograms of the cosines of pairs that sound alike, of random pairs, and of pairs with the same
+    neighbors."""
     upper = np.triu_indices(len(cosine), 1)
     context = truth.context_similarity[upper]
     akin = context >= np.quantile(context, 0.95)
@@ -271,6 +274,6 @@ def _nearest(model: HookedWhisper, truth: Truth, n: int = 10) -> tuple[Table, ..
             )
             for token in near
         )
-        columns = ("token", "id", "cosine", "phones apart", "alike in use")
+        columns = ("token", "id", "cosine", "different phones", "similarity in use")
         tables.append(Table(f"Nearest to '␣{word}'", f"ours: {model.cfg.name}", columns, rows))
     return tuple(tables)

@@ -1,4 +1,4 @@
-"""F5: neurons of the encoder's MLPs whose strongest examples are one phone or one class of phones."""
+"""F5: do neurons of the encoder's MLPs respond to one phone or to one class of phones?"""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ N_SHOWN = 15
 
 CLAIM = "Most neurons in an encoder MLP respond to one phone or to a few similar phones."
 PROTOCOL = (
-    f"{SAMPLE} Of each neuron the {TOP} strongest examples, one per utterance; phonetic: {PURE:.0%} of them or "
-    "more are one phone (not silence) or one narrow articulatory class. Only neurons that are positive in "
-    f"{TOP} utterances or more count (alive). Every second utterance of each speaker chooses the block of the largest "
-    "share; the others give the share. Intervals: 95 %, bootstrap over neurons; utterances are not resampled, because "
-    "an utterance drawn twice would be two equal examples. Each control is taken in the block where its share is "
-    "largest in the half that judges, which favors it. Principal directions and mel bands are shown beside it. "
-    f"{PROBE_TEXT} It is shown and not judged."
+    f"{SAMPLE} For each neuron, the {TOP} strongest examples are taken, one per utterance. A neuron is phonetic if "
+    f"{PURE:.0%} of them or more are one phone (not silence) or one narrow articulatory class. Only neurons that are "
+    f"positive in {TOP} utterances or more (alive) count. The block is the one with the largest share in every second "
+    "utterance of each speaker; the share is measured in the other utterances. Intervals: 95 %, bootstrap over "
+    "neurons; utterances are not resampled, because an utterance drawn twice would give two equal examples. Each "
+    "control uses the block in which its own share is largest in the second half, which favors the control. Principal "
+    f"directions and mel bands are also reported. {PROBE_TEXT} The probes have no criterion."
 )
 SHARE = "share of neurons with a pure top 20"
 BY_CLIPS = "share by number of clips"
@@ -68,9 +68,9 @@ PUBLISHED_IN_SHORT = (
 def pure(
     site: PhoneSite, utterances: Bool[np.ndarray, "utterance"], label_set: int = 0
 ) -> tuple[Bool[np.ndarray, "alive"], Float[np.ndarray, "alive"]]:
-    """Return which of the features that are alive in some utterances are phonetic, and their purity.
+    """Return whether each feature that is alive in these utterances is phonetic, and its purity.
 
-    Purity is the larger of that for phones and that for classes.
+    The purity is the larger of the purity for phones and the purity for classes.
     """
     phones, narrow = site.purity(utterances, label_set)
     both = np.fmax(phones.purity, narrow.purity)[site.alive(utterances)]
@@ -78,7 +78,7 @@ def pure(
 
 
 class PhoneticNeurons(Experiment[PhoneEvaluation]):
-    """F5: neurons whose strongest examples are one phone or one class of phones."""
+    """F5: count the neurons whose strongest examples are one phone or one class of phones."""
 
     id, title, claim, protocol = "F5", "Phonetic neurons", CLAIM, PROTOCOL
     published, published_summary = (PUBLISHED,), PUBLISHED_IN_SHORT
@@ -103,15 +103,18 @@ class PhoneticNeurons(Experiment[PhoneEvaluation]):
             "neurons": shares(measured.neurons, judges),
             "random directions": shares(measured.random, judges),
             "shifted labels": shares(measured.neurons, judges, 1),
-            "untrained model": shares(measured.untrained, measured.own),
+            "untrained model": shares(measured.untrained, measured.all_judged),
             "principal directions": shares(measured.principal, judges),
         }
         controls = tuple(
             Control(name, text, {SHARE: _largest(rows[name])})
             for name, text in (
-                ("random directions", "orthonormal directions of the same activations"),
-                ("shifted labels", "the neurons' examples, with each utterance's labels turned in a circle"),
-                ("untrained model", "random weights, the same utterances"),
+                ("random directions", "random orthonormal directions of the same activations"),
+                (
+                    "shifted labels",
+                    "the examples of the neurons, with the labels of each utterance shifted in a circle",
+                ),
+                ("untrained model", "random weights, on the same utterances"),
             )
         )
         alive = int(measured.neurons[best].alive(judges).sum())
@@ -153,20 +156,22 @@ class PhoneticNeurons(Experiment[PhoneEvaluation]):
             ),
             tables=(_by_block(setting, measured, rows, mel), _examples(measured, best)),
             notes=(
-                f"Block {best} was chosen: its share in the half that chooses is {picking[best]:.2f}; in the other "
-                f"half {alive} of its {len(labels)} neurons are alive.",
+                f"Block {best} was chosen: its share in the first half of the utterances is {picking[best]:.2f}. In "
+                f"the second half, {alive} of its {len(labels)} neurons are alive.",
                 *_clips_notes(measured, best, by_clips, rng),
-                f"Automatic labels of block {best}, all utterances: {kinds['phone']} phones, {kinds['class']} classes, "
-                f"{kinds['silence']} silence, {kinds['none']} without; labels need more evidence than pure examples: a "
-                "detector, or examples purer than any with shifted labels.",
-                f"Mel bands, before any block, have a share of {_cell(mel)} themselves.",
-                "Random directions of a layer whose activations are phonetic are phonetic too: where they reach the "
-                "share, it says that the layer knows phones, not that its neurons are their axes.",
+                f"Automatic labels in block {best} from all utterances: {kinds['phone']} neurons are labeled with a "
+                f"phone, {kinds['class']} with a class, {kinds['silence']} with silence, {kinds['none']} have no "
+                "label. A label needs more evidence than pure examples: the neuron must detect the phone, or its "
+                "examples must be purer than any with shifted labels.",
+                f"The share among mel bands, the input of the encoder, is {_cell(mel)}.",
+                "In a layer that encodes phones, random directions are phonetic too. If they reach the share of the "
+                "neurons, the layer encodes phones, but not in single neurons.",
             ),
         )
 
     def draw(self, finding: Finding) -> list[Figure]:
-        """Draw the share beside its controls, the share by block, and how pure the examples are."""
+        """Draw the share and its controls, the share by block, the share by number of clips, and the purity of the
+        examples."""
         table = finding.measurement("share by block")
         blocks = np.array(table.axis("block").entries)
         figure, axes = new_figure("Phonetic features by block", "encoder block", "share (%)")
@@ -187,7 +192,7 @@ class PhoneticNeurons(Experiment[PhoneEvaluation]):
             figures.append(_draw_by_clips(finding))
         spread = finding.measurement("features by purity")
         third, axes = new_figure(
-            "How pure the top examples are", f"largest share of one label in the top {TOP}", "features (%)"
+            "Purity of the top examples", f"largest share of one label in the top {TOP}", "features (%)"
         )
         x = np.array(spread.axis("purity from").entries, dtype=float)
         for name, color, shift in zip(spread.axis("features").entries, (BLUE, ORANGE), (0.027, 0.073), strict=True):
@@ -201,7 +206,7 @@ class PhoneticNeurons(Experiment[PhoneEvaluation]):
 
 
 def _by_clips(evaluation: PhoneEvaluation, block: int, rng: np.random.Generator) -> tuple[Measurement, ...]:
-    """Return the share of features with pure top examples by the number of clips that these are taken from."""
+    """Return the share of features with pure top examples, by the number of clips from which these are taken."""
     if not evaluation.top_purity:
         return ()
     values, names = [], []
@@ -220,7 +225,7 @@ def _pure_share(purities: Float[np.ndarray, "feature"], rng: np.random.Generator
 def _clips_notes(
     evaluation: PhoneEvaluation, block: int, by_clips: tuple[Measurement, ...], rng: np.random.Generator
 ) -> tuple[str, ...]:
-    """Return notes on how the share depends on the method."""
+    """Return notes on how the share depends on the number of clips and on a lag."""
     if not by_clips:
         return ()
     lagged = {kind: _pure_share(by_block[block].lagged, rng) for kind, by_block in evaluation.top_purity.items()}
@@ -228,14 +233,15 @@ def _clips_notes(
     ten = by_clips[0].at(features=f"neurons, top {TOPS[0]}", bound="value")
     curve = ", ".join(f"{v:.2f} of {n}" for n, v in zip(evaluation.sizes, values, strict=True) if np.isfinite(v))
     return (
-        f"The share depends on how many clips the {TOP} strongest examples are taken from. Block {block}, all clips: "
-        f"{curve}; of the {TOPS[0]} strongest of {evaluation.sizes[-1]}, {ten[-1]:.2f}. The published examples are "
-        "the 10 strongest of 10,000 clips of 2 s each. Where the curve still rises at its end, this share is a lower "
-        "bound of what such a search finds, and the verdict holds for this number of clips.",
-        "A neuron may be strongest before or after its phone. With a lag of each neuron's own, up to "
-        f"{20 * MOST_LAG} ms either way and chosen in the other half of the clips, the share is "
-        f"{_cell(lagged['neurons'])}, of random directions {_cell(lagged['random directions'])}. A listener hears the "
-        "surroundings and allows for it; the criterion does not.",
+        f"The share depends on the number of clips from which the {TOP} strongest examples are taken. In block "
+        f"{block}: {curve} clips; with the {TOPS[0]} strongest examples of {evaluation.sizes[-1]} clips, "
+        f"{ten[-1]:.2f}. The published examples are the 10 strongest of 10,000 clips of 2 s. If the share still rises "
+        "with the number of clips, it is a lower bound for such a search, and the verdict holds for this number of "
+        "clips.",
+        "A neuron may be strongest before or after its phone. With a separate lag for each neuron, up to "
+        f"{20 * MOST_LAG} ms in either direction and chosen on the other half of the clips, the share is "
+        f"{_cell(lagged['neurons'])}; for random directions it is {_cell(lagged['random directions'])}. A listener "
+        "hears the context and allows for such a lag; the criterion does not.",
     )
 
 
@@ -252,7 +258,7 @@ def _by_block(setting: Setting, evaluation: PhoneEvaluation, rows: dict[str, lis
     columns = ("features", *(f"block {b}" for b in range(evaluation.n_blocks)))
     cells = [(name, *(_cell(estimate) for estimate in by_block)) for name, by_block in rows.items()]
     cells.append(
-        (f"mel bands ({len(evaluation.mel.phones.best)}, before any block)", *[_cell(mel)] * evaluation.n_blocks)
+        (f"mel bands ({len(evaluation.mel.phones.best)}, the encoder's input)", *[_cell(mel)] * evaluation.n_blocks)
     )
     f1 = [site.phones.f1[np.isfinite(site.phones.f1)] for site in evaluation.neurons]
     cells.append(("neurons: mean best-phone F1", *(f"{values.mean():.2f}" if len(values) else "–" for values in f1)))
@@ -273,7 +279,7 @@ def _cell(estimate: Estimate) -> str:
 
 
 def _examples(evaluation: PhoneEvaluation, block: int) -> Table:
-    """Return the neurons with the best labels, at most two for each label."""
+    """Return a table of the neurons with the best labels, at most two for each label."""
     labels = evaluation.labels(block)
     named = [i for i, label in enumerate(labels) if label.kind in ("phone", "class")]
     seen: Counter[str] = Counter()
@@ -288,7 +294,9 @@ def _examples(evaluation: PhoneEvaluation, block: int) -> Table:
 def _draw_by_clips(finding: Finding) -> Figure:
     table = finding.measurement(BY_CLIPS)
     clips = np.array(table.axis("clips").entries)
-    figure, axes = new_figure("More clips, purer examples?", "clips that the examples are taken from", "share (%)")
+    figure, axes = new_figure(
+        "Phonetic features by number of clips", "clips from which the examples are taken", "share (%)"
+    )
     looks = ((BLUE, "o", ":"), (BLUE, "o", "-"), (ORANGE, "^", ":"), (ORANGE, "^", "-"))
     for name, (color, marker, line) in zip(table.axis("features").entries, looks, strict=True):
         values = 100 * table.at(features=name)

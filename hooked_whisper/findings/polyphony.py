@@ -1,4 +1,4 @@
-"""F7: does a neuron respond to one phone at the top of its range and to several, similar ones lower down?"""
+"""F7: do a neuron's strongest activations belong to one phone, and its weaker ones to several similar phones?"""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ N_SHOWN, MOST_LABELS = 3, 5
 
 CLAIM = "A neuron's strongest activations come from one phone, and its weaker ones from several similar phones."
 PROTOCOL = (
-    f"{SAMPLE} The active values (above 1/128) of each neuron in deciles; entropy of the label (phone or silence) "
-    f"within each decile, as the mean entropy of {EQUAL_N} examples drawn from it (the same number everywhere, so the "
-    "same bias); Spearman correlation of the ten entropies with the order of the deciles; a neuron falls if it is "
-    f"{FALLS} or less. Neurons of all blocks together; those with {EQUAL_N} examples in three deciles or more count. "
-    "Confusions: mean articulatory distance (share of features of place, manner and so on that differ) of the other "
-    f"phones to the one that rules the top decile, over all neurons, against {PERMUTATIONS} permutations of the "
-    "inventory that keep base rates. Every position is an example: neighboring ones are not independent, but shifted "
-    "labels have the same runs. Interval: 95 %, bootstrap over neurons. Counts in ranges of equal width are shown as "
-    "published."
+    f"{SAMPLE} The active values (above 1/128) of each neuron are divided into deciles. The entropy of the label "
+    f"(phone or silence) within each decile is the mean entropy of {EQUAL_N} examples drawn from it, the same number "
+    "for all deciles, so that all have the same bias. The entropy of a neuron falls if the Spearman correlation of "
+    f"the ten entropies with the order of the deciles is {FALLS} or less. Neurons of all blocks count if they have "
+    f"{EQUAL_N} examples in three deciles or more. Confusions: the mean articulatory distance (share of features of "
+    "place, manner and so on that differ) of the other phones to the most common phone of the top decile, over all "
+    f"neurons, compared with {PERMUTATIONS} permutations of the inventory that keep base rates. Every position is an "
+    "example; neighboring positions are not independent, but the control with shifted labels has the same dependence. "
+    "Interval: 95 %, bootstrap over neurons. Counts in ranges of equal width are shown as in the publication."
 )
 SHARE = "share of neurons whose entropy falls"
 P_VALUE = "p of confusions as near as these"
@@ -95,11 +95,11 @@ PUBLISHED = (
         ),
     ),
 )
-PUBLISHED_IN_SHORT = "tiny, two neurons: counts by range, which rise at the bottom whatever a neuron does; no controls"
+PUBLISHED_IN_SHORT = "tiny, two neurons: counts by range, which rise at low activations for any neuron; no controls"
 
 
 class Polyphony(Experiment[PhoneEvaluation]):
-    """F7: how many phones a neuron responds to, from its weakest activations to its strongest."""
+    """F7: measure how many phones a neuron responds to, from its weakest to its strongest activations."""
 
     id, title, claim, protocol = "F7", "Polyphonetic neurons", CLAIM, PROTOCOL
     published, published_summary = PUBLISHED, PUBLISHED_IN_SHORT
@@ -130,9 +130,9 @@ class Polyphony(Experiment[PhoneEvaluation]):
         near = {name: confusions(ranges, setting.rng("F7 confusions"), PERMUTATIONS) for name, ranges in groups.items()}
         p = {name: Estimate(test.pooled_p) for name, test in near.items()}
         descriptions = {
-            "random directions": "orthonormal directions of the same activations",
-            "shifted labels": "the neurons, with each utterance's labels turned in a circle",
-            "untrained model": "random weights, half of the utterances",
+            "random directions": "random orthonormal directions of the same activations",
+            "shifted labels": "the neurons, with the labels of each utterance shifted in a circle",
+            "untrained model": "random weights, on half of the utterances",
         }
         return self.finding(
             setting,
@@ -155,21 +155,22 @@ class Polyphony(Experiment[PhoneEvaluation]):
             measurements=(_entropies(setting, entropies), *_selective(measured)),
             tables=(_summary(groups, trends, shares, near), _blocks(trends, measured.n_blocks)),
             notes=(
-                f"With ranges of equal width (five from zero to the maximum) {_share_by_width(measured)} of neurons "
-                "fall; their top ranges have few examples, so fewer neurons have three ranges to compare.",
-                "Deciles are those of every position; the protocol's alternative, one example per utterance and range, "
-                "was not run.",
-                "That a random direction falls too says that any direction of these activations is surer at its end; "
-                "only what neurons have beyond it is theirs.",
+                "With five ranges of equal width from zero to the maximum, the share of neurons whose entropy falls "
+                f"is {_share_by_width(measured)}. The top ranges have few examples, so fewer neurons have three "
+                "ranges to compare.",
+                "The deciles are those of all positions. The alternative of one example per utterance and range was "
+                "not tested.",
+                "If the entropy of random directions also falls, any direction of these activations is more selective "
+                "at high values; only a larger share is a property of the neurons.",
             ),
         )
 
     def draw(self, finding: Finding) -> list[Figure]:
-        """Draw the effective number of phones over the range, and the phones of the most selective neurons."""
+        """Draw the effective number of phones by decile, and the phones of the most selective neurons."""
         table = finding.measurement("effective number of phones by decile")
         x = np.array(table.axis("decile").entries)
         figure, axes = new_figure(
-            "Phones by activation", "decile of the active values (10: strongest)", "effective phones"
+            "Number of phones by activation", "decile of the active values (10: strongest)", "effective phones"
         )
         looks = ((BLUE, "o", "-"), (ORANGE, "^", "-"), (GRAY, "x", ":"), (PURPLE, "s", "--"))
         for name, (color, marker, line) in zip(table.axis("features").entries, looks, strict=True):
@@ -190,12 +191,12 @@ class Polyphony(Experiment[PhoneEvaluation]):
 
 
 def fall(trend: Float[np.ndarray, "feature"]) -> np.ndarray:
-    """Return whether the trend falls, of each feature that has one."""
+    """Return whether the trend falls, for each feature that has a trend."""
     return trend[np.isfinite(trend)] <= FALLS
 
 
 def _entropies(setting: Setting, entropies: dict[str, np.ndarray]) -> Measurement:
-    """Return the effective number of phones (exp of the entropy), mean over features."""
+    """Return the effective number of phones (exp of the entropy), averaged over features."""
     rows = []
     for name, entropy in entropies.items():
         whole = np.exp(entropy[np.isfinite(entropy).all(axis=1)])
@@ -216,7 +217,7 @@ def _entropies(setting: Setting, entropies: dict[str, np.ndarray]) -> Measuremen
 
 
 def _selective(evaluation: PhoneEvaluation) -> tuple[Measurement, ...]:
-    """Return counts by range of the best neurons for three different phones, and the base rates."""
+    """Return the counts by range of the most selective neurons for three different phones, and the base rates."""
     ranked = sorted(
         ((b, phone, example) for b, site in enumerate(evaluation.neurons) for phone, example in site.examples.items()),
         key=lambda item: (-item[2].f1, item[0], item[2].neuron),
@@ -266,12 +267,12 @@ def _summary(
                 f"{test.pooled_p:.3f}",
             )
         )
-    columns = ("features", "with a trend", "share that falls", "median Spearman", "distance", "by permutation", "p")
+    columns = ("features", "with a trend", "share that falls", "median Spearman", "distance", "permuted", "p")
     return Table("Entropy by decile, and confusions", "this run", columns, tuple(rows))
 
 
 def _blocks(trends: dict[str, np.ndarray], n_blocks: int) -> Table:
-    """Return the share that falls by block. All blocks have the same number of features."""
+    """Return a table of the share that falls by block. All blocks have the same number of features."""
     rows = tuple(
         (name, *(_mean_text(fall(part)) for part in np.split(trend, n_blocks))) for name, trend in trends.items()
     )
@@ -290,7 +291,7 @@ def _mean_text(true: np.ndarray) -> str:
 
 
 def _draw_ranges(finding: Finding, name: str) -> Figure:
-    """Draw a panel for each neuron: proportions by decile beside the base rate, or counts by range as published."""
+    """Draw one panel per neuron: proportions by decile and the base rate, or counts by range as in the publication."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -323,7 +324,7 @@ _COLORS = (BLUE, ORANGE, GREEN, PURPLE, "#c9b23c")
 
 
 def _stack(axes: Axes, counts: np.ndarray, shown: np.ndarray, phones: Sequence[str], base: np.ndarray) -> None:
-    """Draw proportions, with the 95 % interval of the lowest part of each stack; the last bar is the base rate."""
+    """Draw stacked proportions, with the 95 % interval of the lowest part. The last bar is the base rate."""
     n = counts.sum(1)
     parts = np.concatenate([counts / np.maximum(n, 1)[:, None], base[None]])[:, shown]
     x = np.append(np.arange(1, len(counts) + 1), len(counts) + 2)
@@ -349,7 +350,7 @@ def _stack(axes: Axes, counts: np.ndarray, shown: np.ndarray, phones: Sequence[s
 
 
 def _counts(axes: Axes, counts: np.ndarray, shown: np.ndarray, phones: Sequence[str]) -> None:
-    """Bars side by side, as published."""
+    """Draw bars side by side, as in the publication."""
     x, width = np.arange(1, len(counts) + 1), 0.8 / len(shown)
     for j, k in enumerate(shown):
         axes.bar(x + (j - (len(shown) - 1) / 2) * width, counts[:, k], width, color=_COLORS[j], label=phones[k])

@@ -1,10 +1,10 @@
-"""All experiments by id: those of this package, and those of others by entry point."""
+"""All experiments by id: those of this package, and those that other packages register as entry points."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
@@ -45,8 +45,8 @@ GROUP = "hooked_whisper.findings"
 
 
 class ModuleExperiment(Experiment[Finding]):
-    """A module with ``ID``, ``TITLE``, ``CLAIM``, ``PROTOCOL``, ``run``, ``draw`` and ``NEEDS_SPEECH``, as in version
-    0.1."""
+    """An experiment in the form of version 0.1: a module with ``ID``, ``TITLE``, ``CLAIM``, ``PROTOCOL``,
+    ``NEEDS_SPEECH``, ``run`` and ``draw``."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -76,8 +76,8 @@ def experiment_of(entry: Any) -> Experiment[Any]:
     """Return the experiment that an entry point names: an instance, a class, or a module that defines one.
 
     Raises:
-        ArgumentError: a module that defines no experiment, or more than one.
-        AttributeError: a module of version 0.1 that lacks one of its names.
+        ArgumentError: the module defines no experiment, or more than one.
+        AttributeError: a module in the form of version 0.1 lacks one of its names.
     """
     if isinstance(entry, Experiment):
         return entry
@@ -98,6 +98,22 @@ def experiment_of(entry: Any) -> Experiment[Any]:
     return classes[0]()  # type: ignore[no-any-return]
 
 
+class UnknownFindingError(HookedWhisperError, KeyError):
+    """No experiment has this id.
+
+    Cause: a typing error, or a package with further experiments that is not installed.
+    Fix: use one of the ids in the message.
+    """
+
+
+def unknown_id(id: str, known: Iterable[str]) -> str:
+    """Return a message that names the ids most similar to ``id``, and all ids."""
+    ids = list(known)
+    near = closest(id.upper(), ids)
+    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+    return f"there is no finding {id!r}{hint}; the findings are {', '.join(ids)}"
+
+
 class _Registry(Mapping[str, Experiment[Any]]):
     """Experiments by id. Entry points are loaded on first use, because their packages import this one."""
 
@@ -109,6 +125,8 @@ class _Registry(Mapping[str, Experiment[Any]]):
         return _with_entry_points(self._packaged)
 
     def __getitem__(self, id: str) -> Experiment[Any]:
+        if id not in self._experiments:
+            raise UnknownFindingError(unknown_id(id, self))
         return self._experiments[id]
 
     def __iter__(self) -> Iterator[str]:
@@ -126,8 +144,8 @@ def _with_entry_points(packaged: Sequence[Experiment[Any]]) -> dict[str, Experim
     for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
         try:
             experiment = experiment_of(point.load())
-        except Exception as error:  # another package's mistake must not hide our findings
-            log.warning("findings of %s cannot be loaded: %s: %s", point.value, type(error).__name__, error)
+        except Exception as error:  # an error in another package must not hide the other findings
+            log.warning("the experiments of %s cannot be loaded: %s: %s", point.value, type(error).__name__, error)
             continue
         ids = [known.id for known in experiments]
         position = ids.index(experiment.after) + 1 if experiment.after in ids else len(ids)
@@ -168,15 +186,15 @@ def select_experiments(ids: str | None) -> list[Experiment[Any]]:
     """Return the experiments for ``"F2,F9"`` (any case) in the registry's order; all for ``None``.
 
     Raises:
-        HookedWhisperError: an id that does not exist.
+        UnknownFindingError: an id does not exist.
+        ArgumentError: ``ids`` names no finding, such as ``""``.
     """
     if ids is None:
         return list(REGISTRY.values())
     wanted = [id.strip().upper() for id in ids.split(",") if id.strip()]
-    unknown = [id for id in wanted if id not in REGISTRY]
-    if unknown or not wanted:
-        near = closest(unknown[0], REGISTRY) if unknown else []
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        name = repr(unknown[0]) if unknown else "''"
-        raise HookedWhisperError(f"no finding {name}{hint}: there are {', '.join(REGISTRY)}")
+    if not wanted:
+        raise ArgumentError(f"{ids!r} names no finding, expected ids separated by commas: {', '.join(REGISTRY)}")
+    for id in wanted:
+        if id not in REGISTRY:
+            raise UnknownFindingError(unknown_id(id, REGISTRY))
     return [experiment for experiment in REGISTRY.values() if experiment.id in wanted]

@@ -60,12 +60,12 @@ def run_and_save(
 
     Args:
         path: the JSON file (:func:`~hooked_whisper.findings.core.serialization.save_findings`).
-        settings: what the numbers depend on (model, speech, seed, ...); saved in the file.
+        settings: everything that can change the numbers (model, speech, seed, ...); saved in the file.
         resume: keep the findings that ``path`` already has, if its settings are the same. Findings with the status
             "error" are run again.
         again: with ``resume``, run these experiments again and keep the file's other findings.
         shorten: applied to every finding before it is saved and yielded.
-        about: further facts for the file.
+        about: more facts to save in the file.
     """
     findings = _saved(path, settings) if resume else {}
     if again:
@@ -85,6 +85,6 @@ def _saved(path: Path, settings: Mapping[str, Any]) -> dict[str, Finding]:
         return {}
     before = json.loads(path.read_text(encoding="utf-8")).get("settings")
     if before != dict(settings):
-        log.warning("%s has findings of a run with other settings (%s): they are run again", path, before)
+        log.warning("%s was written with other settings (%s): its findings are run again", path, before)
         return {}
     return {finding.id: finding for finding in load_findings(path) if finding.status != "error"}

@@ -1,7 +1,7 @@
-"""F11: which neurons of the decoder respond to words of one class, whatever the words sound like?
+"""F11: do neurons of the decoder respond to words of one semantic class?
 
-On the synthetic corpus, whose grammar has classes of words. :mod:`.words.semantic_classes` is the version for real
-Whisper.
+This module tests the synthetic corpus, whose grammar has classes of words; :mod:`.words.semantic_classes` is the
+version for released models.
 
 Source: blog post of 2023-09-05, section 3.3 (``decoder.blocks.0.mlp.1``: food, numbers, verbs of movement).
 """
@@ -41,7 +41,7 @@ COUNT = "neurons with class F1 of 0.7 or more"
 
 @dataclass(frozen=True, eq=False)
 class WordActivations:
-    """Activations at word tokens: one row per token."""
+    """Activations at the tokens of words, one row per token."""
 
     values: Float[np.ndarray, "token neuron"]
     word: np.ndarray
@@ -50,8 +50,8 @@ class WordActivations:
 
 @dataclass(frozen=True, eq=False)
 class BestClasses:
-    """The class and threshold of highest F1 of each neuron, the F1 on the half of the tokens that selected them, and
-    the F1 on the other half."""
+    """The class and the threshold with the highest F1 for each neuron, the F1 on the half of the tokens on which they
+    were selected, and the F1 on the other half."""
 
     label: Int[np.ndarray, "neuron"]
     threshold: Float[np.ndarray, "neuron"]
@@ -68,8 +68,8 @@ def read_words(
     Rows are padded on the right, which does not change the activations of a causal decoder.
 
     Args:
-        indices: of the utterances.
-        encoded: encoder output of each of them.
+        indices: indices of the utterances.
+        encoded: encoder output of each of these utterances.
     """
     prompt = context.transcriber(model).prompt()[0].tolist()
     values, word, utterance = [], [], []
@@ -89,7 +89,7 @@ def read_words(
 def evaluate(
     values: Float[np.ndarray, "token neuron"], member: Bool[np.ndarray, "token label"], train: Bool[np.ndarray, "token"]
 ) -> BestClasses:
-    """Select classes and thresholds on the training tokens, and evaluate them on the others."""
+    """Select classes and thresholds on the training tokens, and evaluate them on the other tokens."""
     scores, thresholds = best_thresholds(values[train], member[train])
     label = scores.argmax(1)
     neuron = np.arange(values.shape[1])
@@ -113,6 +113,7 @@ def usable_classes(class_of: Mapping[str, str], words: WordActivations, train: B
 def membership(
     words: WordActivations, class_of: Mapping[str, str], classes: Sequence[str]
 ) -> Bool[np.ndarray, "token label"]:
+    """Return whether each token's word is in each class."""
     label = np.array([class_of.get(w, "") for w in words.word])
     return label[:, None] == np.array(classes)[None, :]
 
@@ -125,13 +126,13 @@ def shuffle_classes(class_of: Mapping[str, str], rng: np.random.Generator) -> di
 
 @dataclass(frozen=True, eq=False)
 class ClassNeurons:
-    """Neurons and the word classes they respond to best.
+    """Neurons and the classes of words to which they respond best.
 
     Attributes:
-        train: the tokens that select classes and thresholds.
+        train: the tokens on which classes and thresholds are selected.
         member: whether each token's word is in each class.
-        untrained: activations of the untrained model. untrained_best: its classes.
-        shuffled_counts: number of good neurons for classes with shuffled words.
+        untrained, untrained_best: activations and best classes of the untrained model.
+        shuffled_counts: number of neurons with F1 of :data:`GOOD` or more, for classes with shuffled words.
     """
 
     words: WordActivations
@@ -145,18 +146,19 @@ class ClassNeurons:
 
 
 class SyntheticClassNeurons(Experiment[ClassNeurons]):
-    """F11 on the synthetic corpus: the grammar's classes of words."""
+    """F11 on the synthetic corpus, with the grammar's classes of words."""
 
     id, title, claim = NamedWordNeurons.id, NamedWordNeurons.title, NamedWordNeurons.claim
     protocol = (
-        "The true text of every utterance is forced on the decoder (prompt without timestamps, the utterance's own "
-        "audio); decoder.blocks.0.mlp.hook_post is read at each word's token. Every second utterance chooses, for each "
-        "neuron, the class and the threshold of highest F1 (firing: at or above the threshold); the other utterances "
-        f"give its F1. Classes with at least {LEAST_TOKENS} tokens and {LEAST_WORDS} different words in each half. "
-        "Intervals: 95 %, bootstrap over the utterances of the second half. Controls: the words dealt out to classes "
-        f"of the same sizes at random (mean and 95 % of {SHUFFLES} deals); a model with random weights. Word identity "
-        "is a confound: a neuron for one frequent word of a class has a high F1 too; so how many of the class's words "
-        "it fires at is reported, and the F1 on words that the choice has not seen."
+        "The decoder reads the true text of every utterance (teacher forcing, prompt without timestamps, the "
+        "utterance's own audio), and decoder.blocks.0.mlp.hook_post is read at each word's token. For each neuron, "
+        "the class and the threshold with the highest F1 (the neuron fires at or above the threshold) are selected on "
+        "every second utterance, and the F1 is measured on the other utterances. Classes need at least "
+        f"{LEAST_TOKENS} tokens and {LEAST_WORDS} different words in each half. Intervals: 95 %, bootstrap over the "
+        "utterances of the second half. Controls: the words assigned at random to classes of the same sizes (mean and "
+        f"95 % interval of {SHUFFLES} assignments); a model with random weights. Word identity is a confound, because "
+        "a neuron for one frequent word of a class also has a high F1. So the number of words of the class at which it "
+        "fires is reported, and the F1 on words that were not used in the selection."
     )
     own_speech = True
     published, published_summary = NamedWordNeurons.published, NamedWordNeurons.published_summary
@@ -171,8 +173,8 @@ class SyntheticClassNeurons(Experiment[ClassNeurons]):
         }
 
     def measure(self, context: Context) -> ClassNeurons:
-        """Run decoder passes only. The untrained decoder reads the trained encoder's output, since an untrained encoder
-        passes on nothing of the audio."""
+        """Run decoder passes only. The untrained decoder reads the trained encoder's output, because the output of an
+        untrained encoder contains almost nothing of the audio."""
         truth = context.truth
         assert truth is not None
         if not truth.class_of:
@@ -182,12 +184,12 @@ class SyntheticClassNeurons(Experiment[ClassNeurons]):
         known = set(truth.words)
         usable = [i for i, text in enumerate(context.references) if text and set(text.split()) <= known]
         if len(usable) < 2:
-            raise Untestable("no clips that consist of words of known classes: give more speech")
+            raise Untestable("fewer than two clips consist of words of the corpus only: pass more speech")
         words = read_words(context, context.model, usable, context.encoded[usable])
         train = np.isin(words.utterance, usable[::2])
         classes = usable_classes(truth.class_of, words, train)
         if not classes:
-            raise Untestable(f"no class has {LEAST_TOKENS} tokens in each half of the clips: give more speech")
+            raise Untestable(f"no class has {LEAST_TOKENS} tokens in each half of the clips: pass more speech")
         untrained = read_words(context, context.untrained, usable, context.encoded[usable])
         member = membership(words, truth.class_of, classes)
         rng = context.rng("F11 deals")
@@ -233,7 +235,7 @@ class SyntheticClassNeurons(Experiment[ClassNeurons]):
                 Criterion("classes", Estimate(len(classes)), ENOUGH_CLASSES, "at least", role="gate"),
             ),
             controls=(
-                Control("shuffled classes", f"the words dealt out at random ({len(counts)} deals)", {COUNT: shuffled}),
+                Control("shuffled classes", f"words assigned at random ({len(counts)} times)", {COUNT: shuffled}),
                 Control("untrained model", "random weights", {COUNT: untrained}),
             ),
             measurements=(
@@ -252,17 +254,18 @@ class SyntheticClassNeurons(Experiment[ClassNeurons]):
             ),
             tables=(_table(measured, unseen),),
             notes=(
-                f"{len(words.word)} word tokens ({len(set(words.word.tolist()))} words), {len(classes)} classes with "
+                f"{len(words.word)} word tokens ({len(set(words.word.tolist()))} words); {len(classes)} classes have "
                 f"enough of them: {', '.join(classes)}.",
-                f"Not judged: of the {int(good.sum())} neurons, {int((unseen[good] >= GOOD).sum())} reach F1 {GOOD} on "
-                "words that the choice of their threshold has not seen (their class was chosen on all words).",
-                "Classes also differ by their place in the sentence: a neuron that responds to the last word looks "
-                "like one for the class that comes last. Shuffling the words does not separate the two.",
+                f"Without a criterion: of the {int(good.sum())} neurons, {int((unseen[good] >= GOOD).sum())} reach an "
+                f"F1 of {GOOD} on words that were not used to select their threshold. Their class was selected on all "
+                "words.",
+                "Classes also differ by their place in the sentence. A neuron that responds to the last word looks "
+                "like a neuron for the class that comes last, and shuffling the words does not separate the two.",
             ),
         )
 
     def draw(self, finding: Finding) -> list[Figure]:
-        """Draw the count beside its controls; the distribution of F1."""
+        """Draw the count and its controls, and the distribution of F1."""
         table = finding.measurement("neurons by class F1")
         figure, axes = new_figure("Class F1 of every neuron", "F1 on the other half of the utterances", "neurons")
         x = np.array(table.axis("F1").entries, dtype=float) + 0.025
@@ -276,7 +279,7 @@ class SyntheticClassNeurons(Experiment[ClassNeurons]):
 
 
 class SemanticNeurons(TwoProtocols):
-    """F11: neurons for classes of words."""
+    """F11: neurons for classes of words, on the synthetic corpus or on the packaged speech."""
 
     organism, released = SyntheticClassNeurons(), NamedWordNeurons()
     released_measurement = "neurons of 0.7 or more by block"
@@ -300,8 +303,8 @@ def _count(words: WordActivations, best: BestClasses, measured: ClassNeurons, rn
 def unseen_f1(
     words: WordActivations, best: BestClasses, member: Bool[np.ndarray, "token label"], rng: np.random.Generator
 ) -> Float[np.ndarray, "neuron"]:
-    """Return the F1 on unseen words: the threshold for a neuron's class is selected on the tokens of half of the words
-    (of every class) and evaluated on those of the others."""
+    """Return the F1 of each neuron on unseen words: the threshold for its class is selected on the tokens of half of
+    the words of every class and evaluated on the tokens of the other words."""
     names = np.unique(words.word)
     train = np.isin(words.word, rng.permutation(names)[::2])
     _, thresholds = best_thresholds(words.values[train], member[train])
@@ -310,7 +313,8 @@ def unseen_f1(
 
 
 def _table(measured: ClassNeurons, unseen: Float[np.ndarray, "neuron"]) -> Table:
-    """List the best neurons with the words of their class, and other words, at which they fire in the second half."""
+    """Return a table of the best neurons, with the words of their class and the other words at which they fire in the
+    second half."""
     words, best, test = measured.words, measured.best, ~measured.train
     rows = []
     for n in np.argsort(-best.f1, kind="stable")[:N_SHOWN].tolist():
@@ -327,5 +331,5 @@ def _table(measured: ClassNeurons, unseen: Float[np.ndarray, "neuron"]) -> Table
                 " ".join(wrong[:6]) or "none",
             )
         )
-    columns = ("neuron", "class", "F1", "F1 on unseen words", "words of the class it fires at", "other words")
+    columns = ("neuron", "class", "F1", "F1 on unseen words", "fires at words of the class", "fires at other words")
     return Table("Best neurons", "this run", columns, tuple(rows))

@@ -1,8 +1,8 @@
-"""F13: can linear probes on encoder blocks tell the language, and speech from other sounds?
+"""F13: can linear probes on encoder blocks detect the language, and tell speech from other sounds?
 
 Source: ``probes/`` of github.com/er537/whisper_interpretability and a comment under the LessWrong version of its post,
-which name encoder blocks 2 and 3 of tiny and give no numbers. Its probes are trained by gradient descent, with a
-softmax before the cross-entropy. Ridge regression needs no schedule and has a unique solution.
+which name encoder blocks 2 and 3 of tiny and give no numbers. The probes there are trained by gradient descent, with a
+softmax before the cross-entropy. Here ridge regression is used, which needs no schedule and has a unique solution.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from hooked_whisper.findings.speech.sample import SampleFacts, SpeechSample, cou
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Thresholds, written before the first run. The source has no numbers, so they are shares of what there is to gain: half
-# of the way from the commonest answer to no error, and a quarter of log-mel's errors avoided. The latter, because what
-# a probe also reads in the spectrogram is not due to the encoder. Half of the errors would require nearly all clips to
-# be right where the spectrogram has few errors, and with some 40 clips the interval of a smaller share includes zero.
-# Since the run on tiny.en, with the same thresholds, intervals are over voices: clips of one voice are alike, and with
-# two voices for most languages an interval over clips is too narrow.
+# Thresholds, fixed before the first run. The source has no numbers, so they are shares of the possible improvement:
+# half of the way from the most common answer to no error, and a quarter of the log-mel's errors avoided, because
+# whatever a probe also reads from the spectrogram is not due to the encoder. A threshold of half of the errors would
+# require nearly all clips to be right where the spectrogram has few errors; with some 40 clips, the interval of a
+# smaller share includes zero. Since the run on tiny.en, with the same thresholds, intervals are over voices: clips of
+# one voice are similar, and with two voices for most languages, an interval over clips is too narrow.
 LEAST_SCORE = 0.5
 LEAST_AVOIDED = 0.25
-LEAST_VOICES = 2  # of each of two languages: one to learn from, one to test
+LEAST_VOICES = 2  # voices of each of two languages: one for training, one for the test
 SHUFFLES = 10
 DRAWS = 1000
 
@@ -55,8 +55,8 @@ class ProbeHits:
     Attributes:
         classes: true class of each clip. Scores are balanced over classes.
         groups: voice or kind of sound of each clip. The bootstrap resamples groups, with all of their clips.
-        hits: share of right answers of each clip, by features; NaN where a clip is not tested. For log-mel all blocks
-            are equal.
+        hits: share of right answers for each clip, by features; NaN if the clip is not tested. For the log-mel, all
+            blocks are equal.
     """
 
     classes: Int[np.ndarray, "clip"]
@@ -72,7 +72,7 @@ class ProbeHits:
         return np.isfinite(self.hits["encoder"][0])
 
     def drawn(self, rng: np.random.Generator) -> Float[np.ndarray, "draw clip"]:
-        """Return how often each clip is in each resample. Groups are resampled within their class."""
+        """Return how often each clip is in each bootstrap sample. Groups are resampled within their class."""
         counts = np.zeros((DRAWS, len(self.classes)))
         for k in np.unique(self.classes[self.tested]):
             names = np.unique(self.groups[self.tested & (self.classes == k)])
@@ -82,7 +82,7 @@ class ProbeHits:
         return counts
 
     def accuracy(self, feature: str, counts: Float[np.ndarray, "*draw clip"]) -> Float[np.ndarray, "block *draw"]:
-        """Return the mean over classes of the share of right answers. ``counts``: weight of each clip."""
+        """Return the mean over classes of the share of right answers. ``counts`` are weights of the clips."""
         values = np.where(self.tested, self.hits[feature], 0)
         means = []
         for k in np.unique(self.classes[self.tested]):
@@ -96,8 +96,8 @@ class ProbeHits:
 
 
 def probe_all(context: Context, sample: SpeechSample) -> dict[tuple[str, str], ProbeHits]:
-    """Train and test all probes, by question and unit. Language is left out if fewer than two languages have two
-    voices."""
+    """Train and test all probes, by question and unit. The question of language is left out if fewer than two languages
+    have two voices."""
     rng = context.rng("shuffled labels, F13")
     codes = sorted(set(sample.languages))
     n_speech = len(sample.languages)
@@ -114,7 +114,8 @@ def probe_all(context: Context, sample: SpeechSample) -> dict[tuple[str, str], P
 
 
 def speech_folds(sample: SpeechSample, by_kind: bool) -> list[Fold]:
-    """Return folds over two halves of the voices times the kinds of sound (``by_kind``) or each kind's variants."""
+    """Return folds over two halves of the voices, combined with the kinds of sound (``by_kind``) or with the variants
+    of each kind."""
     voices = sorted(set(sample.voices))
     half = np.array([voices.index(voice) % 2 for voice in sample.voices])
     n_sounds = len(sample.sounds)
@@ -162,14 +163,14 @@ def _mel(readings: EncoderReadings, unit: str) -> Float[np.ndarray, "clip row fe
 
 
 def later_score(probed: ProbeHits, feature: str, counts: np.ndarray) -> Float[np.ndarray, "*draw"]:
-    """Return the score from 0 (chance) to 1, mean over the later half of the blocks."""
+    """Return the score from 0 (chance) to 1 (no error), averaged over the later half of the blocks."""
     later = halves(len(probed.hits[feature]))[1]
     chance = 1 / probed.n_classes
     return np.asarray((probed.accuracy(feature, counts)[later].mean(0) - chance) / (1 - chance))
 
 
 def avoided(probed: ProbeHits, feature: str, counts: np.ndarray) -> Float[np.ndarray, "*draw"]:
-    """Return the share of log-mel's errors that another probe avoids; NaN where log-mel makes none."""
+    """Return the share of the log-mel's errors that another probe avoids, or NaN if the log-mel makes no error."""
     errors = 1 - later_score(probed, "log-mel", counts)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(errors > 1e-9, 1 - (1 - later_score(probed, feature, counts)) / errors, np.nan)
@@ -187,7 +188,7 @@ def _estimates(
 
 @dataclass(frozen=True, eq=False)
 class SpeechProbeHits:
-    """Results of all probes, by question and unit. ``n_blocks``: of the encoder."""
+    """Results of all probes, by question and unit. ``n_blocks`` is the number of encoder blocks."""
 
     sample: SampleFacts
     probed: Mapping[tuple[str, str], ProbeHits]
@@ -195,19 +196,20 @@ class SpeechProbeHits:
 
 
 class SpeechProbes(Experiment[SpeechProbeHits]):
-    """F13: linear probes for language and for speech."""
+    """F13: train linear probes for language and for speech on every encoder block."""
 
     id, title = "F13", "Linear probes for language and for speech"
-    claim = "Linear probes on the later encoder blocks tell which language is spoken, and speech from other sounds."
+    claim = "Linear probes on the later encoder blocks detect the language, and tell speech from other sounds."
     protocol = (
-        "One probe per block (ridge regression in closed form, fixed penalty) on the residual stream after it. "
-        "Language: on the mean over a clip's positions; voices of the test are not among those of the training. Is it "
-        "speech: on single positions, speech against silence, noise, tones and noise shaped like speech, all equally "
-        "loud; voices and kinds of sound of the test are not among those of the training. Padding and pauses are left "
-        "out. Scores run from 0 (always the commonest answer) to 1 (no error), are balanced over classes, and are "
-        "averaged over the later half of the blocks (2 and 3 of tiny, as published). The same probes read the log-mel "
-        "spectrogram that the encoder gets, the blocks of an untrained model, and learn shuffled labels. Intervals: "
-        "95 %, bootstrap over voices and kinds of sound, with all of their clips."
+        "One probe per block (ridge regression in closed form with a fixed penalty) reads the residual stream after "
+        "the block. The probe for language reads the mean over a clip's positions and is tested on voices that are "
+        "not in its training set. The probe for speech reads single positions and separates speech from silence, "
+        "noise, tones and speech-shaped noise at the same level; it is tested on voices and kinds of sound that are "
+        "not in its training set. Padding and pauses are left out. Scores range from 0 (always the most common "
+        "answer) to 1 (no error), are balanced over classes, and are averaged over the later half of the blocks (2 "
+        "and 3 of tiny, as published). Controls: the same probes on the log-mel spectrogram, on the blocks of an "
+        "untrained model, and with shuffled labels. Intervals: 95 %, bootstrap over voices and kinds of sound, with "
+        "all of their clips."
     )
     published_summary = "tiny, blocks 2 and 3: probes for language and is-speech were said to work; no numbers"
 
@@ -215,7 +217,7 @@ class SpeechProbes(Experiment[SpeechProbeHits]):
         return {"later_blocks": halves(context.model.cfg.encoder.n_layers)[1], "shuffles": SHUFFLES}
 
     def measure(self, context: Context) -> SpeechProbeHits:
-        """Share the encoder passes with F12, F14 and F17; a probe takes a fraction of a second."""
+        """Read the activations that F12, F13, F14 and F17 share, and train the probes in closed form."""
         sample = require_speech_sample(context)
         return SpeechProbeHits(sample.facts, probe_all(context, sample), context.model.cfg.encoder.n_layers)
 
@@ -233,10 +235,10 @@ class SpeechProbes(Experiment[SpeechProbeHits]):
         encoder = statistics["encoder"]
         enough, name = _voices_gate(sample)
         descriptions = {
-            "log-mel": "the same probes on the spectrogram that the encoder gets (mean and deviation over a clip)",
+            "log-mel": "the same probes on the encoder's input, the spectrogram (for language, its mean and deviation)",
             "untrained encoder": "the same probes on random weights",
             "shuffled labels": (
-                f"probes that learned each other clip's label, {SHUFFLES} times, tested on the true ones"
+                f"probes that are trained on shuffled labels ({SHUFFLES} times) and tested on the true labels"
             ),
         }
         chance = {name: Estimate(0) for name in (LANGUAGE, SPEECH) if name in encoder}
@@ -255,7 +257,7 @@ class SpeechProbes(Experiment[SpeechProbeHits]):
             ),
             controls=(
                 *(Control(name, text, statistics[name]) for name, text in descriptions.items()),
-                Control("commonest answer", "chance: the classes are balanced", chance),
+                Control("commonest answer", "chance, because the classes are balanced", chance),
             ),
             measurements=_measurements(measured, setting),
             tables=_tables(probed),
@@ -293,7 +295,8 @@ class SpeechProbes(Experiment[SpeechProbeHits]):
 
 
 def _voices_gate(sample: SampleFacts) -> tuple[int, str]:
-    """Return the number of languages with enough voices, and the name of the gate, with the remedy if it is not met."""
+    """Return the number of languages with enough voices and the name of the gate, which includes the remedy if the gate
+    is not met."""
     codes = sorted(set(sample.languages))
     enough = sum(len(sample.voices_of(code)) >= LEAST_VOICES for code in codes)
     voices = ", ".join(f"{len(sample.voices_of(code))} of {code}" for code in codes)
@@ -357,14 +360,18 @@ def _notes(sample: SampleFacts, probed: Mapping[tuple[str, str], ProbeHits]) -> 
     if ("language", "clip") in probed:
         single = [code for code, n in voices.items() if n < LEAST_VOICES]
         if single:
-            notes.append(f"Left out, since there is no second voice to test on: {', '.join(single)}.")
+            notes.append(
+                f"These languages are left out, because they have no second voice for the test: {', '.join(single)}."
+            )
         if not sample.named_voices:
-            notes.append("The corpus does not name speakers: a voice may be in training and in test.")
+            notes.append("The corpus does not name speakers, so a voice may be in the training and in the test set.")
         if sample.repeated_texts:
-            notes.append("Some sentences are spoken by several voices: a sentence may be in training and in test.")
+            notes.append(
+                "Some sentences are spoken by several voices, so a sentence may be in the training and in the test set."
+            )
     notes.append(
-        "Each voice speaks one language. Whatever else the voices of a language share (how a synthesizer speaks it, "
-        "the recording) cannot be told from the language; --corpus runs it on other speech."
+        "Each voice speaks one language. Other properties that the voices of a language share (the synthesizer, the "
+        "recording) cannot be separated from the language. Use --corpus to test other speech."
     )
     notes.append("The sounds are synthetic; music, animals and crowds are not among them.")
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""F17: are activations of the first encoder MLP more alike within speech and within other sounds than between them?
+"""F17: are activations of the first encoder MLP more similar within speech and within other sounds than between them?
 
 Source: a deleted notebook of github.com/er537/whisper_interpretability, which found no difference in tiny.en's
 ``encoder.blocks.0.mlp.0``.
@@ -26,15 +26,15 @@ from hooked_whisper.findings.speech.sample import SampleFacts, SpeechSample, cou
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Thresholds, written before the first run. The published contrast is 0.0011 (0.1552 within, 0.1541 between): the null
-# result holds up to about ten times as much. There is no published number for the centered cosine. Without the common
-# part (raw cosines were near 0.15) the same differences are spread over the range from -1 to 1, so its threshold is
-# wider: a contrast under 0.05 is less than one part in twenty of a perfect match.
+# Thresholds, fixed before the first run. The published contrast is 0.0011 (0.1552 within, 0.1541 between); the
+# threshold allows about ten times as much. There is no published number for the centered cosine. Raw cosines were near
+# 0.15 and share a common part; without it, the same differences are spread over the range from -1 to 1, so the
+# threshold is larger: a contrast under 0.05 is less than a twentieth of a perfect match.
 MOST_RAW = 0.01
 MOST_CENTERED = 0.05
 # The contrast between two halves of the speech must meet the same two thresholds. If it does not, the measure responds
-# to clips or voices, not to speech, and there is no verdict: a gate, added after the run on tiny.en.
-LEAST_CLIPS = 10  # of speech: 45 pairs
+# to clips or voices and not to speech, and there is no verdict. This gate was added after the run on tiny.en.
+LEAST_CLIPS = 10  # clips of speech, which make 45 pairs
 DRAWS = 1000
 
 RAW = "contrast of the raw cosine, within less between"
@@ -57,7 +57,7 @@ class ClipCosines:
         for a, b in ((speech, speech), (sounds, sounds), (speech, sounds)):
             different = a[:, None] != b[None, :]
             pairs = self.values[np.ix_(a, b)][different]
-            means.append(pairs.mean() if len(pairs) else np.nan)  # a resample of few clips may be a single clip
+            means.append(pairs.mean() if len(pairs) else np.nan)  # a resample of few clips may have only one clip
         return np.array(means)
 
     def estimates(self, rng: np.random.Generator) -> tuple[Estimate, list[Estimate]]:
@@ -79,7 +79,7 @@ def _contrast(groups: Float[np.ndarray, "*draw 3"]) -> Any:
 def cosines(rows: Float[np.ndarray, "clip position feature"], n_speech: int, centered: bool) -> ClipCosines:
     """Return the mean cosine over all pairs of positions of every two clips.
 
-    centered: subtract the mean of the two group means first, so that the larger group has no more weight.
+    centered: first subtract the mean of the two group means, so that both groups have the same weight.
     """
     rows = rows.astype(float)
     if centered:
@@ -94,9 +94,9 @@ class SpeechCosines:
     """Cosines between clips.
 
     Attributes:
-        cosines: by features and by whether they are centered.
-        halves: contrast between two halves of the speech, raw and centered.
-        by_kind: contrast between speech and each kind of sound, raw and centered.
+        cosines: cosines by features and by whether they are centered.
+        halves: contrasts between two halves of the speech, raw and centered.
+        by_kind: contrasts between speech and each kind of sound, raw and centered.
     """
 
     sample: SampleFacts
@@ -106,21 +106,21 @@ class SpeechCosines:
 
 
 class SpeechSimilarity(Experiment[SpeechCosines]):
-    """F17: similarity of speech and of other sounds."""
+    """F17: compare activations within speech, within other sounds, and between the two."""
 
     id, title = "F17", "Speech is no more like speech than like other sounds"
     claim = (
-        "After the first encoder MLP, two speech clips are no more alike than speech and another sound (published as "
-        "a null result)."
+        "In the first encoder MLP, two speech clips are no more similar than speech and another sound (published as a "
+        "null result)."
     )
     protocol = (
-        "Cosine of encoder.blocks.0.mlp.hook_pre between single positions of different clips: speech and speech, other "
-        "sounds (silence, noise, tones, noise shaped like speech, all equally loud) among themselves, and one of each. "
-        "Contrast: mean of both within-group cosines less the cosine between the groups. Raw, as published, and after "
-        "subtracting the mean activation of both groups, which every position shares and which hides differences. "
-        "Padding and pauses are left out. Two checks of the measure: the log-mel spectrogram, in which speech and "
-        "these sounds do differ, must show a difference; two halves of the speech, split by voice, must show none. "
-        "Intervals: 95 %, bootstrap over clips and sounds."
+        "The cosine of encoder.blocks.0.mlp.hook_pre is measured between single positions of different clips: two "
+        "speech clips, two other sounds (silence, noise, tones and speech-shaped noise at the same level), or one of "
+        "each. The contrast is the mean of both within-group cosines minus the cosine between the groups. It is "
+        "measured raw, as published, and after subtracting the mean activation of both groups, which all positions "
+        "share and which hides differences. Padding and pauses are left out. Two checks of the measure: the log-mel "
+        "spectrogram, in which speech and these sounds differ, must show a difference; two halves of the speech, split "
+        "by voice, must show none. Intervals: 95 %, bootstrap over clips and sounds."
     )
     published = (
         Table(
@@ -136,11 +136,11 @@ class SpeechSimilarity(Experiment[SpeechCosines]):
         return {"point": "encoder.blocks.0.mlp.hook_pre", "positions": POSITIONS}
 
     def measure(self, context: Context) -> SpeechCosines:
-        """Share the encoder passes with F12, F13 and F14."""
+        """Read the activations that F12, F13, F14 and F17 share."""
         sample = require_speech_sample(context)
         n = len(sample.languages)
         if n < 2:
-            reason = f"one clip of speech: needs {LEAST_CLIPS}, pass --audio or --corpus with more"
+            reason = f"there is one clip of speech, expected {LEAST_CLIPS} or more: pass more by --audio or --corpus"
             raise Untestable(reason, sample.facts.inputs)
         early = sample.readings.early
         rows = {
@@ -185,7 +185,7 @@ class SpeechSimilarity(Experiment[SpeechCosines]):
             controls=(
                 Control(
                     "log-mel",
-                    "the spectrogram at the same positions: must show a difference",
+                    "the spectrogram at the same positions, which must show a difference",
                     {RAW: contrasts["log-mel", False], CENTERED: contrasts["log-mel", True]},
                 ),
             ),
@@ -200,10 +200,11 @@ class SpeechSimilarity(Experiment[SpeechCosines]):
             tables=(_table(table),),
             notes=(
                 f"Speech: {counted(measured.sample.languages)}; other sounds: {VARIANTS} each of {', '.join(KINDS)}. "
-                f"They are synthetic; the published ones were recordings. {POSITIONS} positions of each clip.",
+                f"These are synthetic; the published sounds were recordings. {POSITIONS} positions of each clip are "
+                "used.",
                 "Before and after GELU the activations have the same size. Those before are judged; after, the raw "
                 f"cosine is {_in_short(table)} (published for tiny.en: 0.156 within speech).",
-                "F13 looks for the same difference with linear probes.",
+                "F13 tests the same difference with linear probes.",
             ),
         )
 
@@ -228,8 +229,8 @@ class SpeechSimilarity(Experiment[SpeechCosines]):
 
 
 def within_speech(sample: SpeechSample, centered: bool) -> float:
-    """Return the contrast between two halves of the speech: every second voice, or every second clip of a single
-    voice."""
+    """Return the contrast between two halves of the speech: every second voice, or every second clip if there is only
+    one voice."""
     n = len(sample.languages)
     names = sorted(set(sample.voices))
     half = np.array([names.index(voice) % 2 for voice in sample.voices]) if len(names) > 1 else np.arange(n) % 2

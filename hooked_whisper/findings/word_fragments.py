@@ -1,9 +1,9 @@
-"""F15: do the fragments of audio that raise a word's logit most contain the word?
+"""F15: do the fragments of audio with the highest logit for a word contain the word?
 
-On the synthetic corpus. :mod:`.words.spoken_fragments` is the version for real Whisper.
+This module tests the synthetic corpus; :mod:`.words.spoken_fragments` is the version for released models.
 
 Source: ``token_to_segments.py`` of github.com/er537/whisper_interpretability, which reads the decoder's output before
-its final norm. Here it is read after it.
+its final norm. Here it is read after the norm.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SECONDS, TOKENS = 0.5, 5
 MOST = 240
-UNTRAINED_STEP = 4  # the untrained model gets every fourth fragment
+UNTRAINED_STEP = 4  # the untrained model is tested on every fourth fragment
 ENOUGH_WORDS, ENOUGH_FRAGMENTS = 10, 100
 
 PRECISION = "precision of a word's top fragments"
@@ -39,15 +39,15 @@ PRECISION = "precision of a word's top fragments"
 
 @dataclass(frozen=True)
 class Fragment:
-    """A fragment of an utterance. ``start``: index of its first sample."""
+    """A fragment of an utterance. ``start`` is the index of its first sample."""
 
     utterance: int
     start: int
 
 
 def fragments_of(context: Context) -> list[Fragment]:
-    """Cut every utterance into whole fragments. If there are more than :data:`MOST`, return a random sample in
-    order."""
+    """Return the consecutive fragments of every utterance. If there are more than :data:`MOST`, return a random sample
+    in their order."""
     length = round(SECONDS * context.model.time.sample_rate)
     fragments = [
         Fragment(i, start)
@@ -61,7 +61,7 @@ def fragments_of(context: Context) -> list[Fragment]:
 
 
 def contains(words: Sequence[Interval], start: float | int, end: float | int) -> set[str]:
-    """Return the labels of the words of which at least half lies in ``[start, end)`` seconds."""
+    """Return the labels of the words that lie at least half within ``[start, end)`` seconds."""
     return {
         w.label for w in words if w.duration > 0 and min(w.end, end) - max(w.start, start) >= 0.5 * w.duration - 1e-9
     }
@@ -94,7 +94,7 @@ def score(
         audio = [context.utterances[f.utterance].samples[f.start : f.start + length] for f in cut]
         encoded = model.embed_audio(model.to_mel(audio))
         written = model.generate(prompt.expand(len(batch), -1), encoded, max_new_tokens=TOKENS, eot=model.tokenizer.eot)
-        # The logits that predict a token are those of the token before it: from the prompt's last token on.
+        # The logits that predict a token are at the token before it, so they begin at the prompt's last token.
         logits = model.logits(written[:, :-1], encoded)[:, prompt.shape[1] - 1 :]
         scores.append(logits[..., ids].amax(1).float().cpu().numpy())
     return np.concatenate(scores)
@@ -114,17 +114,17 @@ class FragmentScores:
 
 
 class SyntheticFragments(Experiment[FragmentScores]):
-    """F15 on the synthetic corpus: half-second fragments of utterances with known word times."""
+    """F15 on the synthetic corpus, with half-second fragments of utterances whose word times are known."""
 
     id, title, claim = SpokenFragments.id, SpokenFragments.title, SpokenFragments.claim
     protocol = (
-        "Utterances are cut into fragments of 0.5 s, one after the other; each is padded with silence to a full "
-        "window, encoded and decoded greedily for 5 tokens (prompt without timestamps). A word's score in a fragment "
-        "is its largest logit at these 5 tokens. A fragment contains a word if at least half of the word's time lies "
-        "in it. Words that at least 3 fragments contain are ranked; precision is the share that contain it of its top "
-        "k fragments, with k = 10 or as many as contain it, if they are fewer; mean over words. Intervals: 95 %, "
-        "bootstrap over words. Controls: fragments' labels shuffled; a model with random weights, on every fourth "
-        "fragment."
+        "Utterances are cut into consecutive fragments of 0.5 s. Each fragment is padded with silence to a full "
+        "window, encoded and decoded greedily for 5 tokens (prompt without timestamps). The score of a word in a "
+        "fragment is its largest logit at these 5 tokens. A fragment contains a word if at least half of the word's "
+        "time lies in it. For each word that at least 3 fragments contain, fragments are ranked by score; precision "
+        "is the share of the top k fragments that contain the word, with k = 10 or the number of fragments that "
+        "contain it, if that is smaller. Reported is the mean over words. Intervals: 95 %, bootstrap over words. "
+        "Controls: shuffled labels of fragments; a model with random weights, on every fourth fragment."
     )
     own_speech = True
     published, published_summary = SpokenFragments.published, SpokenFragments.published_summary
@@ -140,12 +140,12 @@ class SyntheticFragments(Experiment[FragmentScores]):
         }
 
     def measure(self, context: Context) -> FragmentScores:
-        """Encode every fragment in a full window: a few hundred encoder passes."""
+        """Encode every fragment in a full window, which takes a few hundred encoder passes."""
         truth = context.truth
         assert truth is not None
         fragments = fragments_of(context) if any(u.alignment.words for u in context.utterances) else []
         if not fragments:
-            raise Untestable("no clip of half a second has words with their times: pass --alignments")
+            raise Untestable("no clip of half a second or more has word times: pass --alignments")
         tokens = truth.tokens.tolist()
         return FragmentScores(
             truth.words,
@@ -172,10 +172,12 @@ class SyntheticFragments(Experiment[FragmentScores]):
             ),
             controls=(
                 Control(
-                    "shuffled labels", "each fragment with the words of another", {PRECISION: shuffled.estimate(rng)}
+                    "shuffled labels",
+                    "each fragment with the words of another fragment",
+                    {PRECISION: shuffled.estimate(rng)},
                 ),
                 Control(
-                    "untrained model", "random weights, every fourth fragment", {PRECISION: untrained.estimate(rng)}
+                    "untrained model", "random weights, on every fourth fragment", {PRECISION: untrained.estimate(rng)}
                 ),
             ),
             measurements=(
@@ -193,7 +195,7 @@ class SyntheticFragments(Experiment[FragmentScores]):
 
 
 class WordFragments(TwoProtocols):
-    """F15: audio fragments that raise a word."""
+    """F15: audio fragments with the highest logit for a word, on the synthetic corpus or on the packaged speech."""
 
     organism, released = SyntheticFragments(), SpokenFragments()
     released_measurement = "precision by measure"
@@ -204,10 +206,10 @@ def _notes(ranked: RankedWords, n_fragments: int) -> tuple[str, ...]:
     many = ranked.counts >= TOP
     at_top = float(ranked.precision[many].mean()) if many.any() else float("nan")
     return (
-        f"{n_fragments} fragments; {len(ranked.words)} words are in {LEAST} or more of them, {int(many.sum())} in "
-        f"{TOP} or more (mean precision at {TOP} of these: {at_top:.2f}).",
-        "For a word that is in fewer than ten fragments, k is the number of fragments that contain it, since precision "
-        "at 10 could not reach 1. This requires all of its fragments, which is harder than ten of many.",
-        "Fragments begin and end anywhere: they hold halves of neighboring words, and words longer than a fragment fit "
-        "in none.",
+        f"{n_fragments} fragments; {len(ranked.words)} words are in {LEAST} or more of them. {int(many.sum())} words "
+        f"are in {TOP} or more, with a mean precision at {TOP} of {at_top:.2f}.",
+        "For a word that is in fewer than ten fragments, k is the number of these fragments, because precision at 10 "
+        "could not reach 1. This is harder than finding ten of many, because all of its fragments must rank first.",
+        "Fragments begin and end at any place: they contain halves of neighboring words, and a word longer than a "
+        "fragment does not fit in any.",
     )

@@ -1,5 +1,7 @@
-"""W1: which activations carry the identity of a word? One word is swapped for another, a phone apart, and activations
-of one run are patched into the other.
+"""W1: which activations carry the identity of a word?
+
+One word of a clip is swapped for another that differs in one phone, and activations of one run are patched into the
+other.
 
 Source: Zhang and Nanda 2023 (arXiv 2309.16042) and Heimersheim and Nanda 2024 (arXiv 2404.15255) for the method; the
 README of github.com/Shanzita/whisper-patching for word pairs in Whisper.
@@ -53,18 +55,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CANDIDATES, PAIRS, ENOUGH_PAIRS = 130, 50, 50
-# Numbers of pairs: with all patches, with a third word, by encoder block, with attribution, and tried on the untrained
-# model. Only the share that the word's span restores is measured on every pair: the others differ little between pairs.
+# Numbers of pairs: with all patches, with a third word, by encoder block, with attribution, and tried with the
+# untrained model. Only the share that the word's span restores is measured on every pair; the others differ little
+# between pairs.
 DETAILED_PAIRS, THIRD_PAIRS, BLOCK_PAIRS, ATTRIBUTED_PAIRS, UNTRAINED_PAIRS = 20, 16, 4, 12, 4
 WINDOW = 5  # positions: 100 ms
-LONGEST_S = 8  # of a pair's clips, at most
-PROFILE = tuple(range(-8, 9))  # windows from the one that holds the word's middle
+LONGEST_S = 8  # longest clip of a pair in seconds
+PROFILE = tuple(range(-8, 9))  # windows relative to the window of the word's middle
 GROUPS = ("before", "word", "after", "padding")
 COMPONENTS = ("resid_pre", "attn_out", "cross_attn_out", "mlp_out", "resid_post")
 
-# Thresholds are those of the recipe (steps 3 to 6: gap of 2 logits, 50 pairs, 80 % restored, rank correlation 0.8), for
-# every model. LOCAL has no published number: it requires most of the effect near the word. Its control is an effect
-# spread evenly.
+# Thresholds are those of the recipe for every model (steps 3 to 6: gap of 2 logits, 50 pairs, 80 % restored, rank
+# correlation 0.8). LOCAL has no published number; it requires that most of the effect is near the word. Its control is
+# an effect that is spread evenly.
 RESTORED = "share of the gap restored by the word's stretch of the encoder's output"
 LOCAL = "share of the effect within 100 ms of the word"
 AGREE_ENCODER = "rank correlation of attribution and exact patching, windows of the encoder's output"
@@ -73,16 +76,16 @@ AGREE_DECODER = "rank correlation of attribution and exact patching, parts of th
 
 @dataclass(frozen=True, eq=False)
 class SwapEffects:
-    """Effects of patches, one row per pair, as shares of the gap; NaN where not measured.
+    """Effects of patches as shares of the gap, one row per pair. NaN: not measured.
 
     Attributes:
-        word, wrong, third: of the word's span, of a span as long at the clip's far end, of a third word in the word's
-            span.
-        noised: of the word's span of the run with B, patched into the run with A.
-        local: share of the effect of all windows that is within 100 ms of the word. local_if_even: the same if all
-            windows had the same effect.
-        profile: of windows by their distance from the word's middle.
-        parts, heads: of the decoder's components and cross-attention heads at the predicting token.
+        word, wrong, third: effect of the word's span, of an equally long span at the clip's far end, and of a third
+            word in the word's span.
+        noised: effect of the word's span of the run with B, patched into the run with A.
+        local: share of the effect of all windows that is within 100 ms of the word.
+        local_if_even: the same share if all windows had the same effect.
+        profile: effect of windows by their distance from the word's middle.
+        parts, heads: effect of the decoder's components and cross-attention heads at the predicting token.
     """
 
     word: Float[np.ndarray, "pair"]
@@ -112,12 +115,11 @@ def _grids(model: HookedWhisper, pair: SwapPair) -> tuple[PatchGrid, PatchGrid, 
 def patch_pair(
     model: HookedWhisper, pair: SwapPair, third: Float[Tensor, "1 position d_model"] | None, detailed: bool = True
 ) -> tuple[dict[str, Any], Float[np.ndarray, "patch"]]:
-    """Patch one pair on the side of the decoder: the word's span and the wrong one, and if ``detailed`` everything
-    else.
+    """Patch the decoder's side of a pair: the word's span, the wrong span and, if ``detailed``, windows, components and
+    heads.
 
     Returns:
-        A row of :class:`SwapEffects`, and the shares of the patches that attribution estimates: windows, components,
-        heads.
+        A row of :class:`SwapEffects`, and the shares of all windows, components and heads, which attribution estimates.
     """
     windows, parts, heads = _grids(model, pair)
     word, wrong = pair.word_span(model), pair.wrong_span(model)
@@ -158,7 +160,8 @@ def patch_pair(
 def _other_words(
     model: HookedWhisper, pair: SwapPair, word: Positions, third: Float[Tensor, "1 position d_model"] | None
 ) -> tuple[float, float]:
-    """Return the metric of the clean run with B's span, and of the corrupt run with the third word's span (or NaN)."""
+    """Return the metric of the clean run with B's span, and of the corrupt run with the third word's span (NaN if there
+    is none)."""
     rows = [_with_span(pair.clean_out, pair.corrupt_out, word)]
     if third is not None:
         rows.append(_with_span(pair.corrupt_out, third, word))
@@ -197,7 +200,7 @@ def attribution_agreement(
 
 
 def patch_by_block(model: HookedWhisper, pair: SwapPair) -> Float[np.ndarray, "block group"]:
-    """Return the effect of the residual entering each encoder block, and of the encoder's output, by stretch of the
+    """Return the effect of the residual stream before each encoder block, and of the encoder's output, by span of the
     clip (:data:`GROUPS`)."""
     word, end = pair.word_span(model), pair.n_positions
     edges = (0, word.start, word.stop, max(end, word.stop), model.cfg.encoder.n_ctx)
@@ -219,9 +222,9 @@ class WordSwapMeasurement:
     """Effects of patches in pairs of clips.
 
     Attributes:
-        tried, accepted: number of pairs by place of the phone in which the words differ.
-        speakers: of the pairs.
-        agreement: of attribution and exact patching, over windows and over decoder components.
+        tried, accepted: numbers of pairs by place of the phone in which the words differ.
+        speakers: speakers of the pairs.
+        agreement: rank correlation of attribution and exact patching, over windows and over decoder components.
         blocks: see :func:`patch_by_block`.
         n_untrained: number of pairs whose words the untrained model writes.
     """
@@ -237,25 +240,26 @@ class WordSwapMeasurement:
 
 
 class WordSwap(Experiment[WordSwapMeasurement]):
-    """W1: word-swap patching."""
+    """W1: patch activations between clips that differ in one word."""
 
     id, title = "W1", "Word-swap patching"
-    claim = "Which of two similar words is written depends only on the encoder's output over that word."
+    claim = "Which of two similar words the model writes depends only on the encoder's output over that word."
     protocol = (
-        "Pairs of clips of one voice, equal sample by sample but for one word, A or B, a phone apart (B's word is "
-        "fitted to the time of A's phones); one reference maximum for both log-mels. Kept: pairs whose clips are "
-        "written with A and with B, with a gap of 2 logits or more. Metric: logit of A minus logit of B where the word "
-        "is predicted, the words before it given. Denoising: activations of the run with A are put into the run with "
-        "B; effect: share of the gap. Units of the encoder are stretches: the word with 5 positions to both sides, "
-        "windows of 100 ms. Controls: a stretch as long at the clip's far end; the same stretch with a third word in "
-        "it. Attribution patching is compared with exact patching pair by pair. The word's stretch and the far end are "
-        f"measured on all pairs, the rest on the first {DETAILED_PAIRS} (third word {THIRD_PAIRS}, by encoder block "
+        "Each pair has two clips of one voice that are identical except for one word, A or B. The words differ in one "
+        "phone, B's word is fitted to the times of A's phones, and both log-mels have the same reference maximum. A "
+        "pair is used if the model writes A for one clip and B for the other, with a gap of 2 logits or more. Metric: "
+        "logit of A minus logit of B at the token that predicts the word, after the words before it. Denoising: "
+        "activations of the run with A are patched into the run with B; the effect is the share of the gap that this "
+        "restores. In the encoder, spans are patched: the word with 5 positions on both sides, and windows of 100 ms. "
+        "Controls: a span of the same length at the clip's far end; the same span with a third word in it. Attribution "
+        "patching is compared with exact patching for each pair. The word's span and the far end are measured on all "
+        f"pairs, all other patches on the first {DETAILED_PAIRS} pairs (third word {THIRD_PAIRS}, by encoder block "
         f"{BLOCK_PAIRS}, attribution {ATTRIBUTED_PAIRS}). Intervals: 95 %, bootstrap over pairs."
     )
     needs_speech, own_speech = False, True
     published = (
         Table(
-            "Word pairs elsewhere",
+            "Word pairs in other work",
             "README of github.com/Shanzita/whisper-patching (869 minimal, vowel and semantic pairs)",
             ("patch", "override accuracy"),
             (("same layer", "0.951"), ("across layers", "0.536")),
@@ -288,18 +292,21 @@ class WordSwap(Experiment[WordSwapMeasurement]):
         return replace(Setting.of(context, parameters), inputs=inputs)
 
     def measure(self, context: Context) -> WordSwapMeasurement:
-        """Run at most two encoder passes per candidate and one more per accepted pair. The rest is decoding, except for
-        the patches by encoder block."""
+        """Run at most two encoder passes per candidate and one more per accepted pair. All other passes are of the
+        decoder, except for the patches by encoder block."""
         model = context.model
         if model.time.duration < LONGEST_S:
-            raise Untestable(f"word swaps need a window of {LONGEST_S} s: use a released model")
+            raise Untestable(
+                f"the model's window is {model.time.duration:g} s, expected {LONGEST_S} s or more: use a released model"
+            )
         candidates = _candidates(context)
         prepared = prepare(context, model, candidates, PAIRS, "W1 pairs")
         untrained = prepare(context, context.untrained, candidates[:UNTRAINED_PAIRS], PAIRS, "W1 untrained")
         pairs = prepared.pairs
         if not pairs:
             raise Untestable(
-                f"the model writes both words of none of the {len(candidates)} pairs: use one that transcribes speech"
+                f"of {len(candidates)} pairs, there is none of which the model writes both words: use a model that "
+                "transcribes this speech"
             )
         thirds = [*third_outputs(model, pairs[:THIRD_PAIRS]), *[None] * (len(pairs) - THIRD_PAIRS)]
         steps = context.track(list(zip(pairs, thirds, strict=True)), "W1 patches")
@@ -333,14 +340,18 @@ class WordSwap(Experiment[WordSwapMeasurement]):
             Criterion("pairs", Estimate(n_pairs), ENOUGH_PAIRS, "at least", role="gate"),
         )
         controls = (
-            Control("wrong stretch", "as long, at the clip's far end", {RESTORED: mean_over_pairs(effects.wrong, rng)}),
-            Control("third word", "another word in the same stretch", {RESTORED: mean_over_pairs(effects.third, rng)}),
+            Control(
+                "wrong stretch",
+                "a span of the same length at the clip's far end",
+                {RESTORED: mean_over_pairs(effects.wrong, rng)},
+            ),
+            Control("third word", "another word in the same span", {RESTORED: mean_over_pairs(effects.third, rng)}),
             Control(
                 "spread evenly", "the same effect in all windows", {LOCAL: mean_over_pairs(effects.local_if_even, rng)}
             ),
             Control(
                 "untrained model",
-                f"random weights write both words of {measured.n_untrained} of {UNTRAINED_PAIRS} pairs: there is "
+                f"random weights write both words of {measured.n_untrained} of {UNTRAINED_PAIRS} pairs, so there is "
                 "nothing to patch",
                 {RESTORED: Estimate(None)},
             ),
@@ -360,10 +371,10 @@ class WordSwap(Experiment[WordSwapMeasurement]):
 
 
 def _candidates(context: Context) -> list[Candidate]:
-    """Return pairs of the synthetic corpus for the organism, of the packaged speech for real Whisper.
+    """Return pairs of the synthetic corpus for the demo model, and of the packaged speech for released models.
 
     Raises:
-        Untestable: if there is no synthesizer, or no packaged speech.
+        Untestable: there is no synthesizer, or no packaged speech.
     """
     try:
         if context.is_organism:
@@ -377,7 +388,7 @@ def _candidates(context: Context) -> list[Candidate]:
 
 
 def mean_over_pairs(values: Float[np.ndarray, "pair"], rng: np.random.Generator) -> Estimate:
-    """Return the mean of the finite values, with a bootstrap over them."""
+    """Return the mean of the finite values, with a bootstrap over these."""
     known = values[np.isfinite(values)]
     if not len(known):
         return Estimate(None)
@@ -420,13 +431,14 @@ def _notes(measured: WordSwapMeasurement, setting: Setting, rng: np.random.Gener
     noised = mean_over_pairs(effects.noised, rng)
     last = effects.parts[:, -1, COMPONENTS.index("resid_post")]
     return (
-        f"Pairs kept (both words written, gap of {LEAST_GAP:g} logits), by place of the phone: {accepted}.",
-        f"Checks: the word's stretch before the first block restores {measured.blocks[:, 0, 1].mean():.1%}; the "
-        f"decoder's last residual at the predicting token restores {np.nanmean(last):.1%}.",
-        f"Noising (the run with B into the run with A): {noised.value:.2f} [{noised.low:.2f}, {noised.high:.2f}] of "
-        "the gap is lost with the word's stretch.",
-        "The word is one token, so the metric is read where all of it is predicted; both words may follow the word "
-        "before in the grammar wherever the lexicon allows it."
+        f"Accepted pairs (both words written, gap of {LEAST_GAP:g} logits or more), by place of the different phone: "
+        f"{accepted}.",
+        f"Checks: the word's span before the first encoder block restores {measured.blocks[:, 0, 1].mean():.1%} of the "
+        f"gap, and the decoder's last residual stream at the predicting token restores {np.nanmean(last):.1%}.",
+        f"Noising (the run with B is patched into the run with A): patching the word's span loses {noised.value:.2f} "
+        f"[{noised.low:.2f}, {noised.high:.2f}] of the gap.",
+        "The word is one token, so the metric is read where the whole word is predicted. If the lexicon allows it, "
+        "both words can follow the previous word in the grammar."
         if setting.is_organism
-        else "The metric is read where the two sentences' tokens first differ; the tokens before are given.",
+        else "The metric is read where the tokens of the two sentences first differ, after the tokens before.",
     )

@@ -12,20 +12,22 @@ from typing import Any
 
 
 def _threads(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 1024:  # more can crash the interpreter
-        raise argparse.ArgumentTypeError(f"needs a whole number from 1 to 1024, got {text!r}")
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:  # more threads can crash the interpreter
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 1024")
     return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m hooked_whisper.synthetic",
-        description="Rebuild the synthetic corpus and its demo model: speak the corpus, train, evaluate, package. "
-        "Each command depends only on its seed, and resumes after an interruption.",
+        description="Rebuild the synthetic corpus and its demo model: synthesize the corpus, train, evaluate, package. "
+        "The results of each command depend only on its seed. An interrupted command resumes if it is run again.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="build|train|evaluate|export")
 
-    build = commands.add_parser("build", help="sample sentences, speak them, save audio, alignments and grammar")
+    build = commands.add_parser(
+        "build", help="sample sentences, synthesize them, and save audio, alignments and grammar"
+    )
     _add_corpus(build)
     build.add_argument("--seed", type=int, default=0)
     build.add_argument("--utterances", type=int, default=20_000, help="training utterances (default: %(default)s)")
@@ -46,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--batch", type=int, help="utterances per step")
     train.add_argument("--lr", type=float, help="peak learning rate")
     train.add_argument("--clean", type=float, help="share of clips without noise")
-    train.add_argument("--snr-high", type=float, help="signal-to-noise ratio from 0 dB to this")
+    train.add_argument("--snr-high", type=float, help="largest signal-to-noise ratio in dB (the smallest is 0)")
     train.add_argument("--speed-low", type=float, help="slowest resampling of the voice (1: unchanged)")
     train.add_argument("--tilt", type=float, help="largest random spectral tilt, 0 to 1")
     train.add_argument(
@@ -54,35 +56,43 @@ def _parser() -> argparse.ArgumentParser:
         "--equaliser",
         dest="equaliser",
         type=float,
-        help="deviation of a random frequency response in dB",
+        help="standard deviation of a random frequency response in dB",
     )
-    train.add_argument("--flite-weight", type=int, help="repetitions of flite's utterances in an epoch")
-    train.add_argument("--drop-silenced", type=float, help="share of silenced words removed from the transcript")
-    train.add_argument("--mask-all", type=float, help="share of clips with every word masked, transcript kept")
+    train.add_argument("--flite-weight", type=int, help="how often each of flite's utterances occurs in an epoch")
+    train.add_argument(
+        "--drop-silenced",
+        type=float,
+        help="share of the words replaced by silence that are removed from the transcript",
+    )
+    train.add_argument("--mask-all", type=float, help="share of clips with every word masked and the transcript kept")
     train.add_argument("--empty", type=float, help="share of clips without speech")
     train.add_argument("--bare-share", type=float, help="share of prefixes that end with <|transcribe|>")
-    train.add_argument("--full-window-start", type=float, help="share of the steps on short windows")
+    train.add_argument("--full-window-start", type=float, help="share of the steps that use short windows")
     train.add_argument("--threads", type=_threads, default=1, help="CPU threads (default: %(default)s)")
     train.add_argument("--stop-at", type=int, help="stop after this step; run again without it to resume")
     train.add_argument("--start-from", type=Path, help="another run to start from")
     train.set_defaults(run=_train)
 
-    evaluate = commands.add_parser("evaluate", help="word error rates of a run on the test splits, to metrics.json")
+    evaluate = commands.add_parser(
+        "evaluate", help="write word error rates of a run on the test splits to metrics.json"
+    )
     _add_corpus(evaluate)
     evaluate.add_argument("--run", type=Path, default=Path("runs/demo"), dest="folder", help="folder of the run")
     evaluate.add_argument("--limit", type=int, help="utterances per split (default: all)")
     evaluate.add_argument("--threads", type=_threads, default=1, help="CPU threads (default: %(default)s)")
     evaluate.set_defaults(run=_evaluate)
 
-    export = commands.add_parser("export", help="package a run: weights with metadata, grammar, clips")
+    export = commands.add_parser("export", help="package a run: weights with metadata, grammar and clips")
     _add_corpus(export)
     export.add_argument("--run", type=Path, default=Path("runs/demo"), dest="folder", help="folder of the run")
     export.add_argument("--to", type=Path, help="folder to write (default: the demo folder of the package)")
-    export.add_argument("--clips", type=int, default=24, help="held-out recordings to add (default: %(default)s)")
+    export.add_argument(
+        "--clips", type=int, default=24, help="number of held-out recordings to add (default: %(default)s)"
+    )
     export.add_argument(
         "--align-on",
         type=int,
-        help="utterances for choosing the alignment heads; 0 skips this (default: 120)",
+        help="number of utterances for choosing the alignment heads; 0 skips this (default: 120)",
     )
     export.add_argument("--note", default="", help="a line for the weights' metadata")
     export.set_defaults(run=_export)

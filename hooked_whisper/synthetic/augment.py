@@ -1,8 +1,8 @@
-"""Augmentation: noise, gain, leading silence, other speeds, masked words, and clips without speech.
+"""Augmentation of training clips: noise, gain, leading silence, other speeds, masked words, and clips without speech.
 
 Words covered by noise stay in the transcript, which gives the decoder a reason to learn the grammar. Words replaced by
 silence are removed from it. Clips with every word masked imitate wrong captions. Silent clips have an empty transcript.
-All randomness comes from the generator that the caller passes.
+Random draws use the caller's generator.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from jaxtyping import Float
 from hooked_whisper.protocols import Alignment, Interval
 
 SAMPLE_RATE = 16_000
-Audio = Float[np.ndarray, "_"]  # samples; augmentation changes their number
+Audio = Float[np.ndarray, "_"]  # samples; augmentation changes the length
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Shares are probabilities, times are in seconds, SNR and the deviation of the equalizer in dB."""
+    """Settings of the augmentation. Shares are probabilities and times are in seconds. The signal-to-noise ratio and
+    the deviation of the equalizer are in dB."""
 
     clean: float = 0.4
     snr: tuple[float, float] = (0.0, 25.0)
@@ -43,11 +44,11 @@ DEFAULTS = AugmentConfig()
 
 @dataclass(frozen=True)
 class SpeechExample:
-    """One row of a batch; ``alignment.text`` is the target (empty for a clip without speech)."""
+    """One row of a batch. ``alignment.text`` is the target, which is empty for a clip without speech."""
 
     audio: Audio
     alignment: Alignment
-    audible: bool = True  # False: every word is masked, so nothing ties the transcript to the audio
+    audible: bool = True  # False: every word is masked, so the audio does not contain the transcript
 
 
 def noise(rng: np.random.Generator, count: int, kind: str, babble: Callable[[int], Audio] | None = None) -> Audio:
@@ -66,7 +67,7 @@ def noise(rng: np.random.Generator, count: int, kind: str, babble: Callable[[int
 
 
 def change_speed(audio: Audio, alignment: Alignment, factor: float) -> tuple[Audio, Alignment]:
-    """Play ``factor`` times faster, which scales tempo, pitch and formants together, and scale the intervals."""
+    """Return the clip played ``factor`` times faster, which scales tempo, pitch, formants and the intervals."""
     faster = soxr.resample(audio, SAMPLE_RATE * factor, SAMPLE_RATE, quality="LQ").astype(np.float32)
     duration = len(faster) / SAMPLE_RATE
     scale = duration / alignment.duration
@@ -80,7 +81,8 @@ def change_speed(audio: Audio, alignment: Alignment, factor: float) -> tuple[Aud
 
 
 def equalize(audio: Audio, rng: np.random.Generator, deviation: float) -> Audio:
-    """Apply a random smooth frequency response (another voice, microphone, bandwidth) and keep the power."""
+    """Apply a random smooth frequency response, as of another voice, microphone or bandwidth. The power is
+    unchanged."""
     knots = np.array([0, 300, 1000, 2000, 3500, 5500, 8000])
     gains = rng.normal(0, deviation, len(knots))
     if rng.random() < 0.4:  # remove everything above some frequency
@@ -101,7 +103,7 @@ def _mask(audio: Audio, word: Interval, rng: np.random.Generator, silence: bool)
 
 
 def _mask_words(audio: Audio, alignment: Alignment, rng: np.random.Generator, config: AugmentConfig) -> Alignment:
-    """Mask some words of ``audio`` in place. Return the alignment without words that are removed."""
+    """Mask some words of ``audio`` in place, and return the alignment without the words that are removed."""
     remaining = []
     for word in alignment.words:
         masked, silence = rng.random() < config.mask_word, rng.random() < 0.5
@@ -120,7 +122,8 @@ def augment(
     config: AugmentConfig = DEFAULTS,
     longest_lead: float | None = None,
 ) -> SpeechExample:
-    """Make a training example from a clean utterance. ``longest_lead`` (in seconds) overrides ``config.lead``."""
+    """Return a training example made from a clean utterance. ``longest_lead`` (in seconds) overrides
+    ``config.lead``."""
     draw = rng.random()
     if draw < config.empty:
         silent = Alignment(alignment.utterance, alignment.speaker, "", alignment.duration)

@@ -17,7 +17,7 @@ from hooked_whisper._support.storage import write_atomic
 def save_checkpoint(
     folder: Path, step: int, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, facts: dict[str, Any]
 ) -> Path:
-    """Write a file such as ``step-000200.safetensors``, and delete all but the newest two."""
+    """Write a file such as ``step-000200.safetensors``, and delete all checkpoints except the newest two."""
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
         for key, value in module.state_dict().items():
@@ -40,17 +40,17 @@ def checkpoints(folder: Path) -> list[Path]:
 def load_checkpoint(
     path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer | None = None
 ) -> tuple[int, dict[str, Any]]:
-    """Load a checkpoint in place. Return its step and the facts saved with it.
+    """Load a checkpoint into the modules and the optimizer. Return its step and the facts that were saved with it.
 
     Raises:
-        ValueError: if the file cannot be read.
+        ValueError: the file cannot be read.
     """
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata()
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
+        raise ValueError(f"{path} is not a readable checkpoint ({error}): delete it to use the one before") from error
     for name, module in modules.items():
         weights = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
         module.load_state_dict(weights)

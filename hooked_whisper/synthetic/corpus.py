@@ -1,7 +1,7 @@
 """Build and read the training corpus: shards of 16-bit audio with an alignment per utterance.
 
-A new process speaks each shard, because the synthesizer keeps state; so the bytes depend only on the seed. Finished
-shards are listed in ``manifest.json`` with their checksums, and an interrupted build resumes.
+Each shard is synthesized in a new process, because the synthesizer keeps state. So the bytes depend only on the seed.
+Finished shards are listed in ``manifest.json`` with their checksums, and an interrupted build resumes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import io
 import json
 import logging
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -37,8 +37,8 @@ SPLITS = ("train", "sentences", "speakers", "bigrams")
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """Sizes in utterances. flite, which is about ten times slower, speaks ``flite_share`` of the training
-    utterances."""
+    """Sizes of the splits and shards in utterances. ``flite_share`` is the share of training utterances by flite, which
+    is about ten times slower than espeak-ng."""
 
     seed: int = 0
     train: int = 20_000
@@ -51,7 +51,7 @@ class CorpusConfig:
 
 @dataclass(frozen=True)
 class Job:
-    """One utterance to speak."""
+    """An utterance to synthesize."""
 
     utterance: str
     text: str
@@ -61,8 +61,8 @@ class Job:
 
 
 def plan(config: CorpusConfig, grammar: Grammar) -> dict[str, list[Job]]:
-    """Return shard name -> jobs. Test sentences (of three words or more) and held-out bigrams never occur in
-    training."""
+    """Return the jobs of each shard, by name. Test sentences (of three words or more) and held-out bigrams never occur
+    in training."""
     rng = np.random.default_rng([config.seed, 2])
     stream, full = grammar.sentences(rng), grammar.sentences(rng, full=True)
     taken: set[str] = set()
@@ -101,7 +101,8 @@ def plan(config: CorpusConfig, grammar: Grammar) -> dict[str, list[Job]]:
     return shards
 
 
-def _distinct(stream: Iterator[str], count: int, taken: set[str], wanted) -> list[str]:
+def _distinct(stream: Iterator[str], count: int, taken: set[str], wanted: Callable[[str], bool]) -> list[str]:
+    """Return ``count`` new texts that ``wanted`` accepts, and add them to ``taken``."""
     texts: list[str] = []
     while len(texts) < count:
         text = next(stream)
@@ -112,11 +113,11 @@ def _distinct(stream: Iterator[str], count: int, taken: set[str], wanted) -> lis
 
 
 def build(folder: Path, config: CorpusConfig, processes: int = 2) -> dict[str, Any]:
-    """Speak all missing shards. Return the manifest.
+    """Synthesize all missing shards, and return the manifest.
 
     Raises:
-        ValueError: if the folder has a corpus with other settings.
-        RuntimeError: if a shard fails.
+        ValueError: the folder has a corpus with other settings.
+        RuntimeError: a shard cannot be synthesized.
     """
     grammar = build_grammar(config.seed)
     shards = plan(config, grammar)
@@ -130,7 +131,7 @@ def build(folder: Path, config: CorpusConfig, processes: int = 2) -> dict[str, A
     log.info("%d shards, %d already built", len(shards), len(done))
     with (
         ThreadPoolExecutor(processes) as pool,
-        tqdm(total=len(shards), initial=len(done), unit="shard", desc="speaking") as bar,
+        tqdm(total=len(shards), initial=len(done), unit="shard", desc="synthesizing") as bar,
     ):
         futures = {pool.submit(_in_fresh_process, folder, name, shards[name]): name for name in todo}
         try:
@@ -156,8 +157,17 @@ def _manifest(folder: Path, config: CorpusConfig) -> dict[str, Any]:
         return {"config": asdict(config), "sample_rate": SAMPLE_RATE, "shards": {}}
     manifest = json.loads(path.read_text(encoding="utf-8"))
     if manifest["config"] != asdict(config):
-        raise ValueError(f"{folder} has a corpus with other settings: use another folder or the same settings")
+        differences = differing_settings(manifest["config"], asdict(config))
+        raise ValueError(
+            f"{folder} has a corpus with other settings ({differences}): use another folder or the same settings"
+        )
     return manifest
+
+
+def differing_settings(saved: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """Return the settings that differ, as in ``"seed 0, expected 1"``."""
+    names = [name for name in expected if saved.get(name) != expected[name]]
+    return "; ".join(f"{name} {saved.get(name)!r}, expected {expected[name]!r}" for name in names)
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
@@ -173,7 +183,7 @@ def _intact(folder: Path, checksums: dict[str, str]) -> bool:
 
 
 def _in_fresh_process(folder: Path, name: str, jobs: list[Job]) -> dict[str, Any]:
-    """Speak a shard in a new process. (In Python 3.11, a process pool with one task per worker can hang.)"""
+    """Synthesize a shard in a new process. A process pool with one task per worker can hang in Python 3.11."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_report_shard, args=(there, folder, name, jobs), daemon=True)
@@ -198,7 +208,7 @@ def _report_shard(pipe: Connection, folder: Path, name: str, jobs: list[Job]) ->
 
 
 def _speak_shard(folder: Path, name: str, jobs: list[Job]) -> dict[str, Any]:
-    """Speak and write a shard. Utterances whose words cannot be separated are skipped and counted."""
+    """Synthesize and write a shard. Utterances whose words cannot be separated are skipped and counted."""
     audio, rows, offset, skipped = [], [], 0, 0
     for job in jobs:
         try:
@@ -226,14 +236,16 @@ def _speak_shard(folder: Path, name: str, jobs: list[Job]) -> dict[str, Any]:
 
 
 class Corpus:
-    """One split of a built corpus, in memory-mapped shards."""
+    """One split of a corpus on disk, in memory-mapped shards."""
 
     def __init__(self, folder: Path, split: str) -> None:
         if split not in SPLITS:
-            raise ValueError(f"no split {split!r}: one of {', '.join(SPLITS)}")
+            raise ValueError(f"there is no split {split!r}, expected one of {', '.join(SPLITS)}")
         path = Path(folder) / "manifest.json"
         if not path.exists():
-            raise FileNotFoundError(f"no corpus in {folder}: run `python -m hooked_whisper.synthetic build` first")
+            raise FileNotFoundError(
+                f"there is no corpus in {folder}: run `python -m hooked_whisper.synthetic build` first"
+            )
         manifest = json.loads(path.read_text(encoding="utf-8"))
         names = [name for name in manifest["shards"] if name.split("-")[0] == split]
         self.split = split
@@ -268,7 +280,7 @@ class Corpus:
         return np.array([count for _, _, count in self._where])
 
     def audio(self, index: int) -> Float[np.ndarray, "sample"]:
-        """Return an utterance as 16 kHz float32."""
+        """Return the samples of an utterance as 16 kHz float32."""
         shard, offset, count = self._where[index]
         return self._audio[shard][offset : offset + count].astype(np.float32) / 32768
 

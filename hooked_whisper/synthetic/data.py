@@ -1,4 +1,5 @@
-"""Batches of the training run. Each is a function of seed and step, so a resumed run sees the same batches."""
+"""Batches of the training run. A batch depends only on the seed and the step, so a resumed run sees the same
+batches."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ class Specials:
     timestamp_begin: int
 
     def at(self, seconds: float) -> int:
-        """Return the timestamp token (0.02 s resolution)."""
+        """Return the timestamp token of a time, with a resolution of 0.02 s."""
         return self.timestamp_begin + round(seconds / 0.02)
 
 
@@ -59,7 +60,7 @@ def specials() -> Specials:
 
 @lru_cache(maxsize=1)
 def corpus_vocabulary() -> Tensor:
-    """Return the ids that can occur in a target: words, specials and timestamps, sorted."""
+    """Return the sorted ids that can occur in a target: words, special tokens and timestamps."""
     s = specials()
     ids = {*token_ids().values(), s.en, s.no_speech, s.eot, *range(s.timestamp_begin, s.timestamp_begin + 1501)}
     return torch.tensor(sorted(ids))
@@ -72,8 +73,8 @@ class SpeechBatch:
     Attributes:
         labels: ``labels[b, t]`` is the token to predict after ``tokens[b, t]``, or ``IGNORE``.
         letters: CTC targets of all rows, concatenated.
-        audible: rows in the CTC loss. Clips without words are not: they have no loss per letter, and a summed loss
-            would dominate the others.
+        audible: rows in the CTC loss. Clips without words are left out, because they have no loss per letter and a
+            summed loss would dominate that of the other rows.
     """
 
     audio: Float[Tensor, "batch sample"]
@@ -89,11 +90,14 @@ class SpeechBatch:
 
 
 class SpeechBatches:
-    """The training split as batches of utterances of similar length."""
+    """The training split as batches of utterances of similar length, by step."""
 
     def __init__(self, corpus: Corpus, config: TrainConfig, augmentation: AugmentConfig = DEFAULTS) -> None:
         if len(corpus) < config.batch:
-            raise ValueError(f"{len(corpus)} training utterances are too few for batches of {config.batch}")
+            raise ValueError(
+                f"the corpus has {len(corpus)} training utterances, expected at least a batch of {config.batch}: use a "
+                "smaller --batch or a larger corpus"
+            )
         self.corpus, self.config, self.augmentation = corpus, config, augmentation
         times = [config.flite_weight if name == "flite" else 1 for name in corpus.synthesizers]
         self._pool = np.repeat(np.arange(len(corpus)), times)
@@ -118,7 +122,7 @@ class SpeechBatches:
             mask_all=config.mask_all,
             empty=config.empty,
         )
-        # A single row with a long leading silence would lengthen all windows, so whole batches have it or not.
+        # One row with a long leading silence would lengthen the whole batch, so either all rows can have it or none.
         lead = self.augmentation.lead if full or rng.random() < 0.3 else 0.2
         examples = [
             augment(
@@ -140,8 +144,8 @@ class SpeechBatches:
 
     @lru_cache(maxsize=2)  # noqa: B019 - one SpeechBatches lives as long as the run
     def _epoch(self, epoch: int) -> np.ndarray:
-        """Return indices ``[batch, row]``: shuffled, sorted by length within blocks of 40 batches, and shuffled
-        again."""
+        """Return indices ``[batch, row]``. They are shuffled and sorted by length within blocks of 40 batches; then the
+        batches are shuffled."""
         rng = np.random.default_rng([self.config.seed, 3, epoch])
         size = self.config.batch
         count = len(self._pool) // size
@@ -164,7 +168,7 @@ class SpeechBatches:
 def collate(
     examples: list[SpeechExample], rng: np.random.Generator, timestamp_share: float, full: bool, bare_share: float = 0.0
 ) -> SpeechBatch:
-    """Pad examples to a common window: 30 s, or the longest example (sometimes plus silence)."""
+    """Pad examples to a common window of 30 s, or of the longest example, sometimes plus silence."""
     longest = max(len(e.audio) for e in examples)
     tail = int(rng.uniform(0, 3.0) * SAMPLE_RATE) if rng.random() < 0.2 else 0
     size = WINDOW if full else min(WINDOW, -(-(longest + tail) // POSITION) * POSITION)
@@ -199,8 +203,11 @@ def collate(
 
 
 def target(example: SpeechExample, shift: float, timed: bool, bare: bool = False) -> tuple[list[int], list[int]]:
-    """Return the decoder input and the token to predict after each of its tokens. A ``bare`` prefix has neither
-    timestamps nor ``<|notimestamps|>``, and the token after ``<|transcribe|>`` is then not predicted."""
+    """Return the decoder input, and the token to predict after each of its tokens.
+
+    A ``bare`` prefix has neither timestamps nor ``<|notimestamps|>``, and no loss for the token after
+    ``<|transcribe|>``.
+    """
     s, ids = specials(), token_ids()
     words = [ids[word] for word in example.alignment.text.split()]
     language = s.en if words else s.no_speech

@@ -1,8 +1,8 @@
 """espeak-ng through its C API: audio with phone and word times at sample precision.
 
 The event of a phone marks the start of its sound, so the silent closure of a stop comes before its event;
-:func:`_phones` moves boundaries back over closures. The library keeps state between calls: the second time, the same
-text gives a few samples more or less. Bytes are reproducible only for a fixed sequence of calls in a new process, or
+:func:`_phones` moves boundaries back over closures. The library keeps state between calls: the same text has a few
+samples more or less the second time. Bytes are reproducible only for a fixed sequence of calls in a new process, or
 with a separate copy of the library (:func:`fresh`).
 """
 
@@ -56,7 +56,8 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 @dataclass(frozen=True)
 class Spoken:
-    """One synthesized utterance: native-rate audio, phone and word intervals in seconds, raw phone names per word."""
+    """A synthesized utterance: audio at the synthesizer's rate, phone and word intervals in seconds, and the
+    synthesizer's phone names of each word."""
 
     audio: Float[np.ndarray, "sample"]
     rate: int
@@ -73,8 +74,10 @@ class _Phone:
 
 
 class Espeak:
-    """The synthesizer of a loaded library, by default the installed one. Objects of one library share their state and
-    are not thread-safe: use :func:`engine` or :func:`fresh`."""
+    """The synthesizer of a loaded library, by default the installed one.
+
+    Objects of one library share their state and are not thread-safe: use :func:`engine` or :func:`fresh`.
+    """
 
     def __init__(self, library: str | None = None) -> None:
         installed, data = _library()
@@ -89,7 +92,7 @@ class Espeak:
         )
         if self.rate <= 0:
             raise RuntimeError(f"espeak-ng found no voice data. {INSTALL}")
-        self._callback = _Callback(self._receive)  # a collected callback would crash the process
+        self._callback = _Callback(self._receive)  # a garbage-collected callback would crash the process
         self._lib.espeak_SetSynthCallback(self._callback)
         self._chunks: list[np.ndarray] = []
         self._events: list[tuple[int, int, int, str]] = []
@@ -117,11 +120,15 @@ class Espeak:
             ctypes.CDLL(None).srand(1)
 
     def say(self, text: str, voice: str, rate: int = 175, pitch: int = 50, range_: int = 50) -> Spoken:
-        """Speak lower-case words joined by single spaces. ``rate`` is in words per minute, pitch and range are 0 to 99.
+        """Speak lower-case words joined by single spaces.
+
+        Args:
+            rate: words per minute.
+            pitch, range_: from 0 to 99.
 
         Raises:
-            ValueError: if the voice is unknown or two words share their phones.
-            RuntimeError: if there is no audio.
+            ValueError: the voice is unknown, or two words share their phones.
+            RuntimeError: the library returns no audio.
         """
         self._chunks, self._events = [], []
         self._seed()
@@ -139,7 +146,7 @@ class Espeak:
         return _spoken(audio, self.rate, phones, end, text)
 
     def close(self) -> None:
-        """Unload the library. Call this only if no other object uses it."""
+        """Unload the library. No other object may use it."""
         self._lib.espeak_Terminate()
         ctypes.CDLL(None).dlclose(ctypes.c_void_p(self._lib._handle))
 
@@ -155,16 +162,16 @@ def _library() -> tuple[str, str | None]:
 
 @cache
 def engine() -> Espeak:
-    """Return the synthesizer shared by this process."""
+    """Return the synthesizer that this process shares."""
     return Espeak()
 
 
 @contextmanager
 def fresh() -> Iterator[Espeak]:
-    """Yield a new synthesizer, whose first utterance is always the same to the sample.
+    """Yield a new synthesizer whose first utterance of a text always has the same samples.
 
-    espeak-ng keeps state in global variables and has no call that resets them all. So this loads a copy of the library,
-    with separate variables, and unloads it afterwards (about 3 ms).
+    espeak-ng keeps state in global variables, and no call resets all of them. So this loads a copy of the library with
+    separate variables, and unloads it afterwards (about 3 ms).
     """
     with tempfile.TemporaryDirectory(prefix="espeak-") as folder:
         copy = shutil.copy(_file_of(_library()[0]), folder)
@@ -185,7 +192,7 @@ class _SymbolInfo(ctypes.Structure):
 
 
 def _file_of(library: str) -> Path:
-    """Return the file of a library that may be given by name only: load it and ask the linker."""
+    """Return the file of a library. If only its name is known, load it and look it up in the linker."""
     if Path(library).is_file():
         return Path(library)
     try:
@@ -200,8 +207,8 @@ def _file_of(library: str) -> Path:
 def _phones(
     audio: np.ndarray, events: list[tuple[int, int, int, str]], text: str, rate: int
 ) -> tuple[list[_Phone], int]:
-    """Return the phones (with word numbers, and starts moved back over closures) and the end of the last, in
-    samples."""
+    """Return the phones and the end of the last phone, in samples. The phones have the index of their word, and their
+    starts are moved back over closures."""
     starts = np.cumsum([0, *(len(w) + 1 for w in text.split())])
     phones: list[_Phone] = []
     word, word_start, end = -1, None, len(audio)
@@ -246,7 +253,7 @@ def _spoken(audio: np.ndarray, rate: int, phones: list[_Phone], end: int, text: 
 
 
 def _split_merged(phones: list[_Phone], count: int, spelled: list[str]) -> None:
-    """Split words that espeak-ng merges, such as "at the": the last phones of the merged word are the article's."""
+    """Split words that espeak-ng merges, such as "at the". The last phones of the merged word belong to the article."""
     present = {p.word for p in phones}
     for k in range(1, count):
         if k not in present and spelled[k] in _FIRST_PHONES:

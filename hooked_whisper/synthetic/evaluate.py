@@ -20,11 +20,11 @@ from hooked_whisper.synthetic.corpus import Corpus
 from hooked_whisper.synthetic.data import POSITION, WINDOW, specials
 
 MAX_WORDS = 16
-Clips = Sequence[Float[np.ndarray, "_"]]  # 16 kHz samples, of any lengths
+Clips = Sequence[Float[np.ndarray, "_"]]  # 16 kHz samples; clips differ in length
 
 
 def greedy(model: WhisperCore, audio: Clips, full: bool = True, batch: int = 20) -> list[str]:
-    """Transcribe clips greedily, in 30 s windows or (``full=False``) in windows as long as the longest clip."""
+    """Return greedy transcripts of clips, in 30 s windows or (``full=False``) in windows of the longest clip."""
     from whisper.tokenizer import get_tokenizer
 
     tokenizer, s = get_tokenizer(multilingual=True), specials()
@@ -52,7 +52,7 @@ def greedy(model: WhisperCore, audio: Clips, full: bool = True, batch: int = 20)
 
 
 def word_errors(reference: str, heard: str) -> tuple[int, int]:
-    """Return (substitutions + deletions + insertions, words of the reference)."""
+    """Return the number of substitutions, deletions and insertions, and the number of words of the reference."""
     import jiwer
 
     measured = jiwer.process_words(reference, heard)
@@ -71,7 +71,7 @@ class WordErrorRate:
 
 
 def summarize(errors: Sequence[int], words: Sequence[int], seed: int = 0, draws: int = 2000) -> WordErrorRate:
-    """Pool the utterances, and bootstrap over them for the interval."""
+    """Return the word error rate over all utterances, with a bootstrap over utterances."""
     e, w = np.asarray(errors), np.asarray(words)
     rng = np.random.default_rng([seed, 5])
     picks = rng.integers(len(e), size=(draws, len(e)))
@@ -87,7 +87,8 @@ def evaluate(
     splits: Sequence[str] = ("sentences", "speakers", "bigrams"),
     limit: int | None = None,
 ) -> dict[str, Any]:
-    """Return word error rates by split and speaker, without noise and on 30 s windows, and results without speech."""
+    """Return word error rates by split and speaker, on 30 s windows without noise, and results on clips without
+    speech."""
     model.eval()
     results: dict[str, Any] = {}
     for split in splits:
@@ -108,7 +109,7 @@ def evaluate(
 
 
 def transcribe(model: WhisperCore, audio: Clips) -> list[str]:
-    """Transcribe with ``model.decode``, or with :func:`greedy` if it has none. Return stripped lower-case texts."""
+    """Return stripped lower-case transcripts, by ``model.decode`` or by :func:`greedy` if the model has none."""
     decode = getattr(model, "decode", None)
     if decode is None:
         return greedy(model, audio)
@@ -125,8 +126,8 @@ def transcribe(model: WhisperCore, audio: Clips) -> list[str]:
 
 
 def _no_speech(model: WhisperCore, count: int) -> dict[str, int | float]:
-    """Return the share of silent or noisy clips with an empty transcript. (Whisper's decoding rules forbid one, so this
-    uses :func:`greedy`.)"""
+    """Return the share of silent or noisy clips with an empty transcript. Whisper's decoding rules do not allow an
+    empty transcript, so this uses :func:`greedy`."""
     rng = np.random.default_rng(7)
     clips = [np.zeros(32_000, np.float32)]
     for k in range(count - 1):

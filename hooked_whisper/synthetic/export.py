@@ -1,4 +1,4 @@
-"""Package a trained model: half-precision weights with their history, the grammar, and clips to listen to."""
+"""Package a trained model: half-precision weights with their history, the grammar, and audio clips."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ CLIP_SPLITS = ("sentences", "speakers")
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """The newest weights of a training run, its settings and steps, and (until step, settings) of earlier runs that it
-    started from, oldest first."""
+    """The newest weights of a training run, with its settings and number of steps.
+
+    history: (last step, settings) of the earlier runs from which it started, oldest first.
+    """
 
     model: HookedWhisper
     config: TrainConfig
@@ -45,11 +47,13 @@ def load_run(run: Path) -> Run:
     """Load the newest checkpoint of a run.
 
     Raises:
-        FileNotFoundError: if the folder has no checkpoint.
+        FileNotFoundError: the folder has no checkpoint.
     """
     saved = checkpoints(run)
     if not saved:
-        raise FileNotFoundError(f"no checkpoint in {run}: run `python -m hooked_whisper.synthetic train` first")
+        raise FileNotFoundError(
+            f"there is no checkpoint in {run}: run `python -m hooked_whisper.synthetic train` first"
+        )
     _, facts = load_checkpoint(saved[-1], {})
     config = TrainConfig.from_dict(facts["config"])
     model = HookedWhisper(config.model_config())
@@ -72,8 +76,8 @@ def export(
     """Write weights, ``grammar.*``, ``sounds.json``, ``train_bigram_counts.npy`` and ``clips/`` to ``folder``.
 
     Args:
-        align_on: number of utterances for choosing the alignment heads; with 0, word times use all heads of the second
-            half of the blocks.
+        align_on: number of utterances on which the alignment heads are chosen. With 0, word times use all heads of the
+            second half of the blocks.
     """
     trained = load_run(run)
     if align_on:
@@ -94,7 +98,7 @@ def export(
 
 
 def describe(trained: Run, metrics: Mapping[str, Any] | None) -> dict[str, str]:
-    """Return the metadata of the weights, as strings."""
+    """Return the metadata of the weights as strings."""
     config = trained.config
     return {
         "command": " && ".join(f"python -m hooked_whisper.synthetic {command}" for command in _commands(trained)),
@@ -108,7 +112,7 @@ def describe(trained: Run, metrics: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def _recipe(trained: Run) -> str:
-    """Describe the phases of training, over all parts of the run."""
+    """Return a description of the phases of training, over all parts of the run."""
     ends = [*trained.history, (trained.steps, trained.config)]
     starts = [0, *(until for until, _ in trained.history)]
     parts = [(start, until, c) for start, (until, c) in zip(starts, ends, strict=True)]
@@ -135,7 +139,7 @@ def _commands(trained: Run) -> list[str]:
 
 
 def _flags(config: TrainConfig) -> str:
-    """Return the options of ``train`` for these settings."""
+    """Return the command-line options of ``train`` for these settings."""
     defaults = TrainConfig()
     names = (
         "seed",
@@ -174,7 +178,8 @@ def _megabytes(folder: Path) -> float:
 
 
 def _export_clips(corpus_folder: Path, folder: Path, count: int) -> list[str]:
-    """Write clips, half by training speakers and half by held-out ones, with the speakers in turn. Return the names."""
+    """Write clips, half by training speakers and half by held-out speakers, and return their names. The speakers take
+    turns."""
     rows, names = [], []
     for split in CLIP_SPLITS:
         corpus = Corpus(corpus_folder, split)
@@ -193,7 +198,7 @@ def _export_clips(corpus_folder: Path, folder: Path, count: int) -> list[str]:
 
 
 def _choose(corpus: Corpus, count: int) -> list[int]:
-    """Return indices of sentences of four to eight words, with the speakers in turn."""
+    """Return the indices of ``count`` sentences of four to eight words, with the speakers taking turns."""
     by_speaker: dict[str, list[int]] = {}
     for index in range(len(corpus)):
         if 4 <= len(corpus.texts[index].split()) <= 8:

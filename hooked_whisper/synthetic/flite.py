@@ -1,4 +1,7 @@
-"""flite as a subprocess: 16 kHz audio, phone end times from ``-psdur``, and words from the phones of single words."""
+"""flite as a subprocess: 16 kHz audio with phone times from ``-psdur``.
+
+Word times are computed from the phones of each word when it is spoken alone.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +27,15 @@ def say(text: str, voice: str, stretch: float = 1.0, f0: float | None = None) ->
     """Speak lower-case words joined by single spaces. ``f0`` is the mean pitch in Hz.
 
     Raises:
-        ValueError: if the phones differ from those of the single words.
-        RuntimeError: if flite is missing or fails.
+        ValueError: the phones differ from those of the single words.
+        RuntimeError: flite is missing or fails.
     """
     audio, rate, timed = _synthesize(text, voice, stretch, f0)
     total = len(audio) / rate
     phones: list[Interval] = []
     start = 0.0
     for name, end in timed:
-        end = min(end, total)  # the diphone voice cuts its last pause short
+        end = min(end, total)  # the diphone voice shortens its last pause
         if end > start:
             phones.append(Interval(start, end, from_flite(name)))
         start = max(start, end)
@@ -79,6 +82,6 @@ def _synthesize(
 
 @cache
 def _pronunciation(word: str) -> tuple[str, ...]:
-    """Return the phones of a single word (flite's lexicon does not depend on the accent of the voice)."""
+    """Return the phones of a single word. flite's lexicon does not depend on the accent of the voice."""
     _, _, timed = _synthesize(word, "kal16", 1.0, None)
     return tuple(from_flite(name) for name, _ in timed if name != "pau")

@@ -1,8 +1,9 @@
 """A first-order Markov grammar over the lexicon, with exactly known bigram probabilities.
 
-State 0 is START, states 1..n are the words, state n+1 is END. ``B[i, j]`` is the probability that state j follows
-state i. The training matrix lacks a few held-out bigrams; the full matrix includes them, for the test set ``bigrams``.
-Sentences outside the length limits are sampled again, so empirical bigrams differ slightly from the matrix.
+State 0 is START, states 1 to n are the words, and state n + 1 is END. Entry ``[i, j]`` of a matrix is the probability
+that state j follows state i. The training matrix lacks a few held-out bigrams; the full matrix includes them, for the
+test split ``bigrams``. Sentences outside the length limits are sampled again, so empirical bigrams differ slightly from
+the matrix.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from hooked_whisper.synthetic.lexicon import CLASS_OF, WORDS
 
 START, END = "<s>", "</s>"
 MIN_WORDS, MAX_WORDS = 2, 9
-RAREST = 0.007  # expected visits per sentence that every word should have
+RAREST = 0.007  # least expected number of occurrences of a word per sentence
 
 Matrix = Float[np.ndarray, "state state"]
 
 
 @dataclass(frozen=True, eq=False)
 class Grammar:
-    """The words, their classes and both transition matrices (rows sum to one, except END's, which is zero)."""
+    """The words, their classes and both transition matrices. Rows sum to one, except that of END, which is zero."""
 
     words: tuple[str, ...]
     class_of: dict[str, str]
@@ -50,30 +51,30 @@ class Grammar:
 
     @cached_property
     def row_entropy(self) -> Float[np.ndarray, "state"]:
-        """Bits of the next word, per state of the training matrix."""
+        """Entropy of the next word in bits, for each state of the training matrix."""
         p = self.train
         return -(p * np.log2(np.where(p > 0, p, 1))).sum(1)
 
     @cached_property
     def occupancy(self) -> Float[np.ndarray, "state"]:
-        """Expected visits to each state in one (unlimited) sentence of the training matrix."""
+        """Expected number of visits to each state in one sentence of any length, by the training matrix."""
         start = np.zeros(len(self.train))
         start[0] = 1
         return np.linalg.solve(np.eye(len(self.train)) - self.train.T, start)
 
     def bigrams(self, text: str) -> list[tuple[str, str]]:
-        """Word pairs of a sentence, boundaries included."""
+        """Return the word pairs of a sentence, including its start and end."""
         path = [START, *text.split(), END]
         return list(pairwise(path))
 
     def log_prob(self, text: str, full: bool = False) -> float:
-        """Return the natural log probability of a sentence (``-inf`` if a bigram has probability 0)."""
+        """Return the log-probability of a sentence in nats, which is ``-inf`` if a bigram has probability 0."""
         matrix = self.full if full else self.train
         with np.errstate(divide="ignore"):
             return float(sum(np.log(matrix[self.index[a], self.index[b]]) for a, b in self.bigrams(text)))
 
     def sentences(self, rng: np.random.Generator, full: bool = False) -> Iterator[str]:
-        """Yield sentences of 2 to 9 words without end."""
+        """Yield an endless series of sentences of 2 to 9 words."""
         cumulative = np.cumsum(self.full if full else self.train, axis=1)
         last = len(self.words) + 1
         while True:
@@ -88,6 +89,7 @@ class Grammar:
                 yield " ".join(path)
 
     def has_held_out(self, text: str) -> bool:
+        """Return whether a sentence has a held-out bigram."""
         return not set(self.bigrams(text)).isdisjoint(self.held_out)
 
     def save(self, folder: Path) -> None:
@@ -106,6 +108,7 @@ class Grammar:
 
     @classmethod
     def load(cls, folder: Path) -> Grammar:
+        """Load a grammar that :meth:`save` wrote."""
         facts = json.loads((folder / "grammar.json").read_text(encoding="utf-8"))
         matrices = load((folder / "grammar.safetensors").read_bytes())
         return cls(
@@ -119,7 +122,8 @@ class Grammar:
 
 
 def build_grammar(seed: int = 0) -> Grammar:
-    """Build the matrices from class transitions, collocations and random preferences of each word for its followers."""
+    """Return a grammar built from class transitions, collocations, and random preferences of each word for its
+    followers."""
     rng = np.random.default_rng([seed, 1])
     full = _full_matrix(rng)
     held_out = _choose_held_out(full, rng)
@@ -163,7 +167,8 @@ def _full_matrix(rng: np.random.Generator) -> Matrix:
 
 
 def _choose_held_out(full: Matrix, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Choose about 3 % of the possible word pairs; no state loses more than 35 % of its probability out or in."""
+    """Return about 3 % of the possible word pairs. No state loses more than 35 % of its outgoing or incoming
+    probability."""
     states = (START, *WORDS, END)
     fixed = set(collocations())
     out_left = np.full(len(full), 0.35)
@@ -194,7 +199,7 @@ def _visits(matrix: Matrix) -> Float[np.ndarray, "state"]:
 
 
 def empirical(grammar: Grammar, texts: Sequence[str]) -> Matrix:
-    """Count the bigrams of sentences, in the grammar's order of states."""
+    """Return the counts of bigrams in sentences, in the grammar's order of states."""
     counts = np.zeros_like(grammar.train)
     for text in texts:
         for a, b in grammar.bigrams(text):

@@ -1,4 +1,4 @@
-"""Weights of transitions between words: by class, by single words, and for fixed collocations."""
+"""Weights of transitions between words: by class, for single words, and for fixed collocations."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ _BY_CLASS = {
     "closer": _weights("END:46 preposition:26 time:20 moving:6"),
 }
 
-# Weights for single words in place of those of their class: what follows an adjective or preposition depends on the
-# word.
+# Weights of single words in place of those of their class, because the followers of adjectives and prepositions depend
+# on the word.
 _BY_WORD = {
     **{word: _weights("food:62 place:14 thing:8 END:8 time:4") for word in ("hot", "cold", "warm")},
     **{word: _weights("person:52 animal:30 END:8") for word in ("happy", "sad", "young")},
@@ -67,7 +67,7 @@ _BY_WORD = {
 
 
 def class_table(state: str) -> dict[str, float]:
-    """Return the probabilities of the classes that may follow a state. END is a class."""
+    """Return the probabilities of the classes that may follow a state, where END counts as a class."""
     from hooked_whisper.synthetic.lexicon import CLASS_OF
 
     table = _BY_WORD.get(state) or _BY_CLASS[CLASS_OF.get(state, state)]
@@ -76,7 +76,7 @@ def class_table(state: str) -> dict[str, float]:
 
 
 def collocations() -> dict[str, tuple[float, dict[str, float]]]:
-    """Return word -> (fraction of its row, weights of its fixed followers)."""
+    """Return the share of each word's row that goes to fixed followers, and the weights of these followers."""
     return {
         "very": (0.72, _weights("good:30 much:14 well:12 important:9 soon:7 big:7 small:6 old:5 hot:5 happy:5")),
         "so": (0.6, _weights("much:34 cold:20 bad:14 sad:12 fast:12 wet:8")),

@@ -1,8 +1,8 @@
 """The words of the synthetic corpus and their classes.
 
-With a leading space, every word is one token of Whisper's multilingual tokenizer, so a word is one decoding step. The
-classes are semantic, and rhymes cut across them on purpose (rug, mug and jug are things, bug is an animal; tea is food,
-bee an animal, key a thing, sea a place, knee a body part, three a number).
+With a leading space, every word is one token of Whisper's multilingual tokenizer, so each word is one decoding step.
+The classes are semantic, and words that rhyme are in different classes on purpose (rug, mug and jug are things, bug is
+an animal; tea is food, bee an animal, key a thing, sea a place, knee a body part, three a number).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
 WORDS: tuple[str, ...] = tuple(word for words in CLASSES.values() for word in words)
 CLASS_OF: dict[str, str] = {word: name for name, words in CLASSES.items() for word in words}
 
-# Classes with a common meaning; the others are mostly grammatical.
+# Classes whose words share a meaning. The other classes are mostly grammatical.
 CONTENT_CLASSES = (
     "adjective",
     "color",
@@ -62,10 +62,10 @@ CONTENT_CLASSES = (
 
 @cache
 def token_ids() -> dict[str, int]:
-    """Return word -> token id, with the leading space.
+    """Return the token id of each word with its leading space.
 
     Raises:
-        ValueError: if a word is not exactly one token.
+        ValueError: a word is not exactly one token.
     """
     from whisper.tokenizer import get_tokenizer
 
@@ -74,6 +74,6 @@ def token_ids() -> dict[str, int]:
     for word in WORDS:
         pieces = tokenizer.encode(" " + word)
         if len(pieces) != 1:
-            raise ValueError(f"{word!r} is {len(pieces)} tokens; each word of the synthetic corpus must be one token")
+            raise ValueError(f"{word!r} is {len(pieces)} tokens, expected one: choose another word for the lexicon")
         ids[word] = pieces[0]
     return ids

@@ -1,7 +1,7 @@
 """Spoken minimal pairs: one sentence and voice, with two words that differ in one phone.
 
-Both sentences are synthesized. The word of the second is fitted, phone by phone, into the time slot of the first. So
-both clips have the same length, are bit-equal outside the slot, and their phones start at the same times.
+Both sentences are synthesized. The word of the second is fitted, phone by phone, into the time slot of the first word.
+So both clips have the same length, are bit-equal outside the slot, and their phones start at the same times.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from hooked_whisper.synthetic import voices
 from hooked_whisper.synthetic.grammar import END, START, Grammar
 from hooked_whisper.synthetic.sounds import Sounds, WordPair
 
-SHORTEST, LONGEST = 3, 7  # words of a carrier sentence with the word in it
+SHORTEST, LONGEST = 3, 7  # number of words of a carrier sentence, including the word in the slot
 CARRIER_DRAWS = 40
-RATES = (1.0, 0.94, 1.06, 0.88, 1.12, 0.82, 1.18)  # tempos at which the second sentence is tried
+RATES = (1.0, 0.94, 1.06, 0.88, 1.12, 0.82, 1.18)  # tempos that are tried for the second sentence
 Audio = Float[np.ndarray, "_"]
 
 
@@ -51,18 +51,19 @@ class Carrier:
 
 @dataclass(frozen=True, eq=False)
 class SpokenPair:
-    """Word A said in a sentence, and the same recording with word B in A's slot.
+    """A sentence with word A, and the same recording with word B in A's slot.
 
     Attributes:
-        words: the two words, where they differ and in which phones.
+        words: the two words, the place where they differ, and the two phones.
         carrier: the sentence around the slot. ``carrier.grammatical`` is false if no sentence allows both words.
         speaker: id of the voice.
-        clean, corrupt: 16 kHz audio with A and with B, [sample] each, of equal length and equal outside ``span``.
-        clean_alignment, corrupt_alignment: words and phones of both, in seconds.
+        clean, corrupt: 16 kHz audio with A and with B, ``[sample]`` each. They have the same length and are equal
+            outside ``span``.
+        clean_alignment, corrupt_alignment: words and phones of the two clips, with times in seconds.
         span: the slot in seconds.
-        log_prob_a, log_prob_b: natural log of the probability (training matrix) that each word follows the word before
-            the slot; ``-inf`` if it never does in training.
-        largest_shift: largest distance, in seconds, of a phone boundary of B from that of A after the fit.
+        log_prob_a, log_prob_b: log-probability in nats that each word follows the word before the slot, by the training
+            matrix; ``-inf`` if it never does.
+        largest_shift: largest distance in seconds between a phone boundary of B and that of A after the fit.
     """
 
     words: WordPair
@@ -87,7 +88,7 @@ class SpokenPair:
 
     @property
     def contrast(self) -> str:
-        """The two phones, A's first: ``"b/p"``."""
+        """The two phones, A's first, as in ``"b/p"``."""
         return f"{self.words.phone_a}/{self.words.phone_b}"
 
     @property
@@ -108,7 +109,7 @@ class SpokenPair:
         return self.carrier.text(self.b)
 
     def corruption(self) -> Corruption:
-        """Return the pair for patching."""
+        """Return the pair as a corruption for patching."""
         parameters = {"a": self.a, "b": self.b, "contrast": self.contrast, "speaker": self.speaker}
         return Corruption("word swap", self.clean, self.corrupt, (self.span,), parameters)
 
@@ -116,7 +117,7 @@ class SpokenPair:
         """Return the clean clip with a third word in the slot, for the third-word control.
 
         Raises:
-            AudioError: if the word is too long or too short for the slot.
+            AudioError: the word is too long or too short for the slot.
         """
         fitted = _fit(self.clean, self.clean_alignment, self.carrier, word, voices.BY_ID[self.speaker])
         parameters = {"a": self.a, "b": word, "speaker": self.speaker, "control": "third word"}
@@ -132,7 +133,7 @@ class _Fitted:
 
 
 def find_carrier(grammar: Grammar, a: str, b: str, rng: np.random.Generator) -> Carrier:
-    """Sample a sentence of 3 to 7 words that allows both words.
+    """Return a random sentence of 3 to 7 words that allows both words.
 
     The words next to the slot are sampled by the smaller of the transition probabilities of the two words (training
     matrix), the other words from the Markov chain. If no word can precede (or follow) both, the larger probability is
@@ -140,7 +141,7 @@ def find_carrier(grammar: Grammar, a: str, b: str, rng: np.random.Generator) -> 
     """
     index, matrix, states = grammar.index, grammar.train, grammar.states
     i, j = index[a], index[b]
-    flow = grammar.occupancy[:, None] * matrix  # expected uses of a transition in one sentence
+    flow = grammar.occupancy[:, None] * matrix  # expected number of uses of each transition in one sentence
     into, out_of = flow[:, [i, j]] / flow[:, [i, j]].sum(0).clip(1e-12), matrix[[i, j]]
     left, right = into.min(1), out_of.min(0)
     grammatical = bool(left.sum() > 0 and right.sum() > 0)
@@ -163,7 +164,8 @@ def find_carrier(grammar: Grammar, a: str, b: str, rng: np.random.Generator) -> 
 
 
 def speak_pair(words: WordPair, carrier: Carrier, speaker: voices.Speaker, grammar: Grammar) -> SpokenPair | None:
-    """Speak both words in one sentence. Return ``None`` if this voice does not say them one phone apart."""
+    """Speak both words in one sentence. Return ``None`` if this voice's two words do not differ in exactly one
+    phone."""
     try:
         clean, alignment = voices.speak(carrier.text(words.a), speaker, utterance=f"{speaker.id}:{words.a}")
         fitted = _fit(clean, alignment, carrier, words.b, speaker)
@@ -199,12 +201,13 @@ def speak_pairs(
     n: int,
     seed: int = 0,
 ) -> list[SpokenPair]:
-    """Return ``n`` spoken pairs in random order of the two words. A word pair repeats only after all have been used.
+    """Return ``n`` spoken pairs, with the two words in random order. A word pair is repeated only after all have been
+    used.
 
     Grammatical sentences come first. Words that sound like another word of the corpus are left out, because a
     transcript cannot distinguish them. The seed determines words, sentences and voices; the audio varies by a few
-    samples between calls, because espeak-ng keeps state. There are fewer than ``n`` if the voices do not say some pairs
-    one phone apart.
+    samples between calls, because espeak-ng keeps state. There are fewer than ``n`` pairs if in some of them the
+    voice's two words do not differ in exactly one phone.
     """
     said = list(sounds.phones.values())
     distinct = [p for p in candidates if said.count(sounds.phones[p.a]) == said.count(sounds.phones[p.b]) == 1]
@@ -225,8 +228,8 @@ def speak_pairs(
 
 
 def third_words(pair: SpokenPair, grammar: Grammar, sounds: Sounds) -> list[str]:
-    """Return words for the third-word control: allowed in the slot and neither A nor B, sorted by the difference in the
-    number of phones, then by their probability after the preceding word."""
+    """Return words for the third-word control: words other than A and B that are allowed in the slot, sorted by the
+    difference in the number of phones, then by their probability after the preceding word."""
     index, length = grammar.index, len(sounds.phones[pair.a])
     row, column = grammar.train[index[pair.carrier.previous]], grammar.train[:, index[pair.carrier.next]]
     allowed = [w for w in grammar.words if w not in (pair.a, pair.b) and row[index[w]] > 0 and column[index[w]] > 0]
@@ -234,7 +237,7 @@ def third_words(pair: SpokenPair, grammar: Grammar, sounds: Sounds) -> list[str]
 
 
 def _fit(clean: Audio, alignment: Alignment, carrier: Carrier, word: str, speaker: voices.Speaker) -> _Fitted:
-    """Put ``word`` into the slot of the clean clip, from a sentence spoken at the tempo that needs the least
+    """Put ``word`` into the slot of the clean clip. It is spoken in the same sentence at the tempo that needs the least
     warping."""
     slot = alignment.words[len(carrier.before)]
     ours = _phones_in(alignment, slot)

@@ -1,9 +1,8 @@
-"""One phone label set for both synthesizers: IPA without stress and length, with nearly merged vowels folded.
+"""One set of phone labels for both synthesizers: IPA without stress and length.
 
 espeak-ng labels phones in IPA, differently for each accent, and flite in ARPAbet. The labels are folded so that words
-can
-be compared across speakers: r-colored vowels get the label of the vowel, a flap is a t, and vowel qualities of single
-accents get the nearest label of the set.
+can be compared across speakers: r-colored vowels get the label of the vowel, a flap becomes a t, and vowels that only
+some accents have get the nearest label of the set.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ ARPABET = {
 
 PHONES: tuple[str, ...] = tuple(sorted(set(ARPABET.values()) - {SILENCE}))
 
-# espeak-ng label (without stress, length and r-color) -> label of the set, where they differ.
+# espeak-ng's labels (without stress, length and r-color) that differ from those of the set.
 _FOLD = {
     "a": "æ", "aa": "ɑ", "e": "eɪ", "ei": "eɪ", "eə": "ɛ", "ɛə": "æ", "iə": "ɪ", "ɪə": "ɪ", "o": "oʊ", "oə": "ɔ",
     "oɪ": "ɔɪ", "əʊ": "oʊ", "ʌʊ": "oʊ", "r": "ɹ", "t̪": "θ", "d̪": "ð", "æʊ": "aʊ", "ʌʉ": "aʊ", "ɐ": "ə", "ɑə": "ɑ",
@@ -32,10 +31,10 @@ VOWELS = frozenset(["ɑ", "æ", "ʌ", "ɔ", "aʊ", "ə", "ɜ", "aɪ", "ɛ", "eɪ
 
 
 def from_espeak(label: str) -> str:
-    """Fold an espeak-ng label: ``"ˈɑːɹ" -> "ɑ"``.
+    """Return the label of an espeak-ng phone: ``"ɑ"`` for ``"ˈɑːɹ"``.
 
     Raises:
-        ValueError: if the label is unknown, so that no phone enters the corpus without a label.
+        ValueError: the label is unknown, so that no phone enters the corpus without a label.
     """
     bare = label.replace("ˈ", "").replace("ˌ", "").replace("ː", "").replace(":", "")
     if len(bare) > 1:
@@ -47,10 +46,10 @@ def from_espeak(label: str) -> str:
 
 
 def from_flite(label: str) -> str:
-    """Fold a flite label: ``"aa" -> "ɑ"``, ``"pau" -> SIL``.
+    """Return the label of a flite phone: ``"ɑ"`` for ``"aa"``, and silence for ``"pau"``.
 
     Raises:
-        ValueError: if the label is unknown.
+        ValueError: the label is unknown.
     """
     try:
         return ARPABET[label]

@@ -1,4 +1,4 @@
-"""The settings of the training run, and the schedules that depend on the step."""
+"""Settings of the training run, and the schedules that depend on the step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ _BEFORE = {
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings. Phases: next-token loss plus CTC (annealed to zero), next-token loss alone, full 30 s windows."""
+    """Settings of the training run.
+
+    It has three phases: next-token loss plus CTC (annealed to zero), next-token loss alone, and full 30 s windows.
+    """
 
     seed: int = 0
     steps: int = 8000
@@ -40,13 +43,13 @@ class TrainConfig:
     full_softmax_every: int = 8  # in the CTC phase, the other steps score only the words of the corpus
     timestamp_share: float = 0.2
     clean: float = 0.5  # share of clips without added noise
-    snr_high: float = 40.0  # signal-to-noise ratio from 0 dB to this
+    snr_high: float = 40.0  # largest signal-to-noise ratio in dB; the smallest is 0
     speed_low: float = 0.76  # slowest resampling (a long vocal tract); the fastest is 1.13
     tilt: float = 0.5  # largest random spectral tilt (coefficient of a first-order filter)
-    equaliser: float = 5.0  # dB, deviation of a random frequency response (spelled as in saved runs)
-    flite_weight: int = 2  # repetitions of flite's utterances in an epoch; flite is rarer and harder
+    equaliser: float = 5.0  # standard deviation of a random frequency response in dB (spelled as in saved runs)
+    flite_weight: int = 2  # how often flite's utterances occur in an epoch; they are fewer and harder
     drop_silenced: float = 1.0  # share of the words replaced by silence that are removed from the transcript
-    mask_all: float = 0.03  # share of clips with every word masked but kept in the transcript
+    mask_all: float = 0.03  # share of clips with every word masked and the transcript kept
     empty: float = 0.08  # share of clips without speech and with an empty transcript
     bare_share: float = 0.15  # share of prefixes that end with <|transcribe|>, as in the bigram finding
     checkpoint_every: int = 200
@@ -59,7 +62,7 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> TrainConfig:
-        """Read settings from JSON. Settings that are missing in an old file get the values of that time."""
+        """Return settings from JSON. Settings that an old file does not have get the values of that time."""
         return cls(**(_BEFORE | saved | {"betas": tuple(saved["betas"])}))
 
     @property
@@ -68,15 +71,15 @@ class TrainConfig:
 
     @property
     def full_window_step(self) -> int:
-        """First step on full windows."""
+        """First step that uses full windows."""
         return int(self.full_window_start * self.steps)
 
     def ctc_weight(self, step: int) -> float:
-        """Return 1 in the first half of the CTC phase, then a linear decay to exactly zero."""
+        """Return the weight of the CTC loss: 1 in the first half of its phase, then a linear decay to exactly zero."""
         return max(0.0, min(1.0, 2.0 * (1.0 - step / max(1, self.ctc_steps))))
 
     def clean_share(self, step: int) -> float:
-        """Return the minimum share of clips without noise: 1 at first, 0 after a fifth of the steps."""
+        """Return the least share of clips without noise, which decays from 1 to 0 in the first fifth of the steps."""
         return max(0.0, 1.0 - step / max(1.0, 0.2 * self.steps))
 
     def full_windows(self, step: int) -> bool:
@@ -86,7 +89,8 @@ class TrainConfig:
         return step >= self.ctc_steps or step % self.full_softmax_every == 0
 
     def learning_rate(self, step: int) -> float:
-        """Warm-up, cosine down to 12 % of the peak, then linearly to 1 % over the full windows."""
+        """Return the learning rate: warm-up, cosine decay to 12 % of the peak, then linear decay to 1 % on full
+        windows."""
         if step < self.full_window_step:
             progress = step / max(1, self.full_window_step)
             warm = min(1.0, (step + 1) / self.warm_up)
@@ -95,7 +99,7 @@ class TrainConfig:
         return self.lr * (0.12 - 0.11 * progress)
 
     def model_config(self) -> WhisperConfig:
-        """Whisper's geometry at demo size."""
+        """Return the configuration of the demo model, which has Whisper's window and vocabulary."""
         d, heads, layers = self.d_model, self.n_heads, self.n_layers
         return WhisperConfig(
             EncoderConfig(n_mels=80, n_ctx=1500, d_model=d, n_heads=heads, n_layers=layers, d_mlp=4 * d),
@@ -104,7 +108,7 @@ class TrainConfig:
         )
 
     def describe(self) -> str:
-        """One line for the weights' metadata."""
+        """Return a description of the phases in one line, for the weights' metadata."""
         return (
             f"steps 0-{self.ctc_steps}: next-token loss + CTC on letters, annealed to zero; "
             f"steps {self.ctc_steps}-{self.full_window_step}: next-token loss alone, short windows; "

@@ -1,4 +1,4 @@
-"""New sentences of the synthetic corpus as recordings, which are spoken when their audio or alignment is read."""
+"""New sentences of the synthetic corpus as recordings, synthesized when their audio or alignment is read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hooked_whisper.synthetic.corpus import CorpusConfig, Job, plan
 from hooked_whisper.synthetic.grammar import Grammar
 from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus, espeak_voices
 
-_CACHED = 64  # recordings of 2 s: 8 MB
+_CACHED = 64  # number of recordings; 64 of 2 s need 8 MB
 
 
 def held_out_sentences(synthetic: SyntheticCorpus, count: int, seed: int) -> list[str]:
@@ -34,7 +34,7 @@ def held_out_sentences(synthetic: SyntheticCorpus, count: int, seed: int) -> lis
 
 @lru_cache(2)
 def _trained(grammar: Grammar) -> frozenset[str]:
-    """Return the sentences of the training corpus, by planning it again (about a second)."""
+    """Return the sentences of the training corpus. They are sampled again, which takes about a second."""
     shards = plan(CorpusConfig(seed=grammar.seed), grammar)
     return frozenset(job.text for name, jobs in shards.items() if name.startswith("train") for job in jobs)
 
@@ -44,16 +44,16 @@ def synthetic_recordings(
 ) -> list[Recording]:
     """Return recordings of ``n`` sentences that were not in training, with text, speaker, words and phones.
 
-    A recording is spoken when its audio or alignment is read. This takes about 15 ms, and the last 64 are cached. The
-    samples depend only on the sentence and the voice, not on the order of reading (see :func:`espeak.fresh`). Reading a
-    sentence whose words espeak-ng merges raises an ``AudioError``.
+    A recording is synthesized when its audio or alignment is read. This takes about 15 ms, and the last 64 recordings
+    are cached. The samples depend only on the sentence and the voice, not on the order of reading (see
+    :func:`espeak.fresh`). Reading a sentence whose words espeak-ng merges raises an ``AudioError``.
 
     Args:
-        speakers: ``"held-out"``, ``"train"``, or ids of espeak-ng's voices, which speak in turn.
+        speakers: ``"held-out"``, ``"train"``, or ids of espeak-ng's voices. The voices take turns.
 
     Raises:
-        ValueError: if ``n < 1`` or espeak-ng does not have a voice.
-        MissingExtraError: if espeak-ng is not installed.
+        ValueError: ``n < 1``, or espeak-ng does not have a voice.
+        MissingExtraError: espeak-ng is not installed.
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
@@ -73,7 +73,7 @@ def synthetic_recordings(
 
 
 class _Booth:
-    """Speak one utterance at a time, and cache the last ones."""
+    """Synthesizes one utterance at a time, and caches the last ones."""
 
     def __init__(self) -> None:
         self._lock = Lock()  # all copies of espeak-ng 1.51 share the C library's random generator
@@ -92,4 +92,4 @@ class _Booth:
                     job.text, voices.BY_ID[job.speaker], job.utterance, job.tempo, job.pitch, engine=engine
                 )
         except (ValueError, RuntimeError) as error:
-            raise AudioError(f"recording {job.utterance!r} cannot be spoken: {error}; leave it out") from error
+            raise AudioError(f"recording {job.utterance!r} cannot be synthesized ({error}): leave it out") from error

@@ -1,4 +1,4 @@
-"""Pronunciations of the words from espeak-ng, and the rhyme families and minimal pairs computed from them."""
+"""Pronunciations of the words by espeak-ng, and the rhyme families and minimal pairs that follow from them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ ACCENT = "en-us"
 
 @dataclass(frozen=True)
 class Sounds:
-    """Phones of every word (common label set), and its rhyme: the phones from the stressed vowel on."""
+    """The phones of every word in the common label set, and its rhyme: the phones from the stressed vowel to the
+    end."""
 
     phones: dict[str, tuple[str, ...]]
     rhyme_of: dict[str, str]
 
     @property
     def families(self) -> dict[str, tuple[str, ...]]:
-        """Rhyme -> its words, largest family first, without words that rhyme with no other."""
+        """The words of each rhyme, largest family first. Words that rhyme with no other word are left out."""
         grouped: dict[str, list[str]] = defaultdict(list)
         for word, rhyme in self.rhyme_of.items():
             grouped[rhyme].append(word)
@@ -37,13 +38,14 @@ class Sounds:
 
     @classmethod
     def load(cls, folder: Path) -> Sounds:
+        """Load the sounds that :meth:`save` wrote."""
         facts = json.loads((folder / "sounds.json").read_text(encoding="utf-8"))
         return cls({word: tuple(phones) for word, phones in facts["phones"].items()}, facts["rhyme_of"])
 
 
 @dataclass(frozen=True)
 class WordPair:
-    """Two words that differ in one phone; ``position`` is the index of this phone."""
+    """Two words that differ in one phone. ``position`` is the index of this phone."""
 
     a: str
     b: str
@@ -54,7 +56,7 @@ class WordPair:
 
 
 def pronounce(words: Iterable[str]) -> Sounds:
-    """Return the pronunciation of each single word by espeak-ng, and its rhyme."""
+    """Return the pronunciation of each word spoken alone by espeak-ng, and its rhyme."""
     from hooked_whisper.synthetic.espeak import engine
 
     phones, rhymes = {}, {}
@@ -68,7 +70,8 @@ def pronounce(words: Iterable[str]) -> Sounds:
 
 
 def _spelled(name: str) -> tuple[str, ...]:
-    """Fold a label but keep the r of ``ɑːɹ``, which timed labels drop; otherwise dark would rhyme with clock."""
+    """Return the common label, but keep the r of ``ɑːɹ``, which timed labels drop. Without it, dark would rhyme with
+    clock."""
     r_colored = name.endswith("ɹ") and from_espeak(name) != "ɹ"
     return (from_espeak(name), "ɹ") if r_colored else (from_espeak(name),)
 
@@ -88,12 +91,12 @@ def minimal_pairs(phones: Mapping[str, tuple[str, ...]], contrast: str | None = 
         contrast: only pairs of this kind: ``"onset"``, ``"vowel"``, ``"coda"``, or two phones such as ``"b/p"``.
 
     Raises:
-        ValueError: if the contrast is none of these.
+        ValueError: the contrast is none of these.
     """
     kinds = ("onset", "vowel", "coda")
     wanted = frozenset(contrast.split("/")) if contrast and contrast not in kinds else None
     if wanted is not None and len(wanted) != 2:
-        raise ValueError(f"contrast must be onset, vowel, coda or two phones such as 'b/p', got {contrast!r}")
+        raise ValueError(f"contrast is {contrast!r}, expected onset, vowel, coda or two phones such as 'b/p'")
     pairs = []
     ordered = sorted(phones)
     for i, a in enumerate(ordered):

@@ -40,7 +40,7 @@ class SyntheticCorpus:
 
     @classmethod
     def default(cls) -> SyntheticCorpus:
-        """Return the corpus that the packaged demo model was trained on."""
+        """Return the corpus on which the packaged demo model was trained."""
         return cls.load(DEMO)
 
     @classmethod
@@ -48,18 +48,18 @@ class SyntheticCorpus:
         """Load a folder written by ``python -m hooked_whisper.synthetic build`` or ``export``.
 
         Raises:
-            FileNotFoundError: if the folder has no grammar.
+            FileNotFoundError: the folder has no grammar.
         """
         folder = Path(folder)
         if not (folder / "grammar.json").exists():
             raise FileNotFoundError(
-                f"no synthetic corpus in {folder}: build one with `python -m hooked_whisper.synthetic build`"
+                f"there is no synthetic corpus in {folder}: build one with `python -m hooked_whisper.synthetic build`"
             )
         return cls(Grammar.load(folder), Sounds.load(folder), folder)
 
     @classmethod
     def build(cls, seed: int = 0) -> SyntheticCorpus:
-        """Build a corpus with another bigram matrix. This needs espeak-ng for the pronunciations."""
+        """Return a corpus with another bigram matrix. This needs espeak-ng for the pronunciations."""
         from hooked_whisper.synthetic.sounds import pronounce
 
         grammar = build_grammar(seed)
@@ -78,13 +78,13 @@ class SyntheticCorpus:
 
     @cached_property
     def classes(self) -> dict[str, tuple[str, ...]]:
-        """Semantic class -> its words."""
+        """The words of each semantic class."""
         names = dict.fromkeys(self.grammar.class_of[word] for word in self.words)
         return {name: tuple(w for w in self.words if self.grammar.class_of[w] == name) for name in names}
 
     @property
     def rhymes(self) -> dict[str, tuple[str, ...]]:
-        """Rhyme (IPA) -> the words that share it, largest family first."""
+        """The words of each rhyme (in IPA), largest family first."""
         return self.sounds.families
 
     @property
@@ -94,12 +94,12 @@ class SyntheticCorpus:
 
     @property
     def transition_matrix(self) -> Float[np.ndarray, "state state"]:
-        """Training matrix: ``[i, j]`` is the probability that state j follows state i. The last row (END) is zero."""
+        """Training matrix: entry ``[i, j]`` is the probability that state j follows state i. The row of END is zero."""
         return self.grammar.train
 
     @property
     def full_transition_matrix(self) -> Float[np.ndarray, "state state"]:
-        """The matrix that includes the bigrams held out of training."""
+        """The matrix that includes the bigrams that are held out of training."""
         return self.grammar.full
 
     @property
@@ -113,10 +113,10 @@ class SyntheticCorpus:
         return [(self.states[i], float(row[i])) for i in best if row[i] > 0]
 
     def sample_sentences(self, n: int, seed: int = 0, split: str = "train") -> list[str]:
-        """Sample sentences. ``split="bigrams"`` gives only sentences with a held-out bigram, ``"train"`` none of
-        them."""
+        """Return ``n`` random sentences. With ``split="bigrams"``, all of them have a held-out bigram; with
+        ``"train"``, none of them has."""
         if split not in ("train", "bigrams"):
-            raise ValueError(f"split must be 'train' or 'bigrams', got {split!r}")
+            raise ValueError(f"split is {split!r}, expected 'train' or 'bigrams'")
         novel = split == "bigrams"
         stream = self.grammar.sentences(np.random.default_rng(seed), full=novel)
         wanted = (text for text in stream if not novel or self.grammar.has_held_out(text))
@@ -128,16 +128,16 @@ class SyntheticCorpus:
         """Speak words of the corpus or other English words. Return 16 kHz float32 audio and its alignment.
 
         Raises:
-            ValueError: if the speaker is unknown, or the text has anything but words of letters.
-            RuntimeError: if the synthesizer is not installed.
+            ValueError: the speaker is unknown, or the text has characters other than letters and spaces.
+            RuntimeError: the synthesizer is not installed.
         """
         if isinstance(speaker, str):
             if speaker not in voices.BY_ID:
-                raise ValueError(f"no speaker {speaker!r}: one of {', '.join(voices.BY_ID)}")
+                raise ValueError(f"there is no speaker {speaker!r}, expected one of {', '.join(voices.BY_ID)}")
             speaker = voices.BY_ID[speaker]
         words = text.lower().split()
         if not words or not all(word.isalpha() for word in words):
-            raise ValueError(f"say needs words of letters, separated by spaces, got {text!r}")
+            raise ValueError(f"the text is {text!r}, expected words of letters separated by spaces")
         return voices.speak(" ".join(words), speaker, utterance=f"{speaker.id}:{'-'.join(words)}", tempo=tempo)
 
     def word_pairs(self, contrast: str | None = None) -> list[WordPair]:
@@ -163,18 +163,18 @@ class SyntheticCorpus:
     ) -> list[SpokenPair]:
         """Return ``n`` sentences for activation patching, each spoken with two words that differ in one phone.
 
-        Needs espeak-ng; takes about 20 ms per pair. Words, sentences and voices depend only on the seed.
+        This needs espeak-ng and takes about 20 ms per pair. Words, sentences and voices depend only on the seed.
 
         Args:
             contrast: ``"onset"``, ``"vowel"``, ``"coda"``, two phones such as ``"b/p"``, or ``None`` for any.
             speakers: a split of espeak's voices (``"held-out"``, ``"train"``) or ids of voices.
 
         Returns:
-            the pairs, grammatical sentences first. There are fewer than ``n`` if the voices do not say some words one
-            phone apart, and none if the corpus has no such words.
+            The pairs, grammatical sentences first. There are fewer than ``n`` if in some of them the voice's two words
+            do not differ in exactly one phone, and none if the corpus has no such words.
 
         Raises:
-            ValueError: if the contrast or a voice is unknown, a voice is not espeak's, or ``n < 1``.
+            ValueError: the contrast or a voice is unknown, a voice is not espeak's, or ``n < 1``.
         """
         from hooked_whisper.synthetic.pairs import speak_pairs
 
@@ -183,23 +183,27 @@ class SyntheticCorpus:
         return speak_pairs(self.grammar, self.sounds, self.word_pairs(contrast), espeak_voices(speakers), n, seed)
 
     def third_words(self, pair: SpokenPair) -> list[str]:
-        """Return other words for the slot of the pair, most similar in length first: see ``SpokenPair.with_word``."""
+        """Return other words for the slot of the pair, the most similar in length first, for
+        ``SpokenPair.with_word``."""
         from hooked_whisper.synthetic.pairs import third_words
 
         return third_words(pair, self.grammar, self.sounds)
 
     def carriers(self, pair: WordPair | SpokenPair) -> Sequence[str]:
-        """Return words that may precede both words of a pair, most likely first."""
+        """Return the words that may precede both words of a pair, the most likely first."""
         a, b = self.grammar.full[:, self._state(pair.a)], self.grammar.full[:, self._state(pair.b)]
         both = np.minimum(a, b)
         return [self.states[i] for i in np.argsort(-both, kind="stable") if both[i] > 0]
 
     def clips(self, split: str | None = None) -> list[Clip]:
-        """Load the packaged held-out clips (``split``: ``"sentences"`` by training speakers, ``"speakers"`` by held-out
-        ones)."""
+        """Load the packaged held-out clips.
+
+        Args:
+            split: ``"sentences"`` for new sentences by training speakers, ``"speakers"`` for held-out speakers.
+        """
         folder = (self._folder or DEMO) / "clips"
         if not (folder / "clips.json").exists():
-            raise FileNotFoundError(f"no clips in {folder}: `python -m hooked_whisper.synthetic export` writes them")
+            raise FileNotFoundError(f"there are no clips in {folder}: run `python -m hooked_whisper.synthetic export`")
         clips = []
         for row in json.loads((folder / "clips.json").read_text(encoding="utf-8")):
             if split in (None, row["split"]):
@@ -211,7 +215,7 @@ class SyntheticCorpus:
         return clips
 
     def recordings(self, split: str | None = None) -> list[Recording]:
-        """Return the recordings of :meth:`clips`, as a corpus."""
+        """Return the recordings of the packaged held-out clips (:meth:`clips`)."""
         return [clip.recording for clip in self.clips(split)]
 
     def _state(self, word: str) -> int:
@@ -221,10 +225,10 @@ class SyntheticCorpus:
 
 
 def espeak_voices(wanted: str | Sequence[str]) -> tuple[voices.Speaker, ...]:
-    """Return espeak-ng's voices of a split (``held-out`` or ``train``) or of some ids.
+    """Return espeak-ng's voices of a split (``held-out`` or ``train``), or those with some ids.
 
     Raises:
-        ValueError: if an id is unknown or there are none.
+        ValueError: an id is unknown, or the list is empty.
     """
     if isinstance(wanted, str) and wanted in ("held-out", "train"):
         return voices.speakers(wanted, "espeak")
@@ -234,7 +238,9 @@ def espeak_voices(wanted: str | Sequence[str]) -> tuple[voices.Speaker, ...]:
         if name not in known:
             near = closest(name, known)
             hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-            raise ValueError(f"no espeak voice {name!r}: give 'held-out', 'train' or ids of espeak voices{hint}")
+            raise ValueError(
+                f"there is no espeak voice {name!r}, expected 'held-out', 'train' or ids of espeak voices{hint}"
+            )
     if not ids:
-        raise ValueError("no voices: give 'held-out', 'train' or ids of espeak voices")
+        raise ValueError("the list of voices is empty, expected 'held-out', 'train' or ids of espeak voices")
     return tuple(known[name] for name in ids)

@@ -1,4 +1,4 @@
-"""Train the demo model. A run depends only on its settings and the corpus, and resumes exactly."""
+"""Train the demo model. The result depends only on the settings and the corpus, also if the run is resumed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from hooked_whisper.model.whisper import WhisperCore
 from hooked_whisper.synthetic.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from hooked_whisper.synthetic.corpus import Corpus
+from hooked_whisper.synthetic.corpus import Corpus, differing_settings
 from hooked_whisper.synthetic.data import IGNORE, LETTERS, SpeechBatch, SpeechBatches, corpus_vocabulary
 from hooked_whisper.synthetic.evaluate import greedy, word_errors
 from hooked_whisper.synthetic.recipe import TrainConfig
@@ -38,7 +38,8 @@ class Losses:
 
 
 def new_model(config: TrainConfig) -> WhisperCore:
-    """Initialize a model from the seed: PyTorch's defaults, and normal(0.02) for embeddings and decoder positions."""
+    """Return a model initialized from the seed, with PyTorch's defaults, and a standard deviation of 0.02 for
+    embeddings and decoder positions."""
     torch.manual_seed(config.seed)
     model = WhisperCore(config.model_config())
     nn.init.normal_(model.decoder.token_embedding.weight, std=0.02)
@@ -49,16 +50,16 @@ def new_model(config: TrainConfig) -> WhisperCore:
 def losses(
     model: WhisperCore, ctc_head: nn.Linear, batch: SpeechBatch, ctc_weight: float, full_softmax: bool
 ) -> Losses:
-    """Return the next-token cross-entropy, plus CTC on letters through ``ctc_head`` if its weight is not zero."""
+    """Return the next-token cross-entropy plus, if ``ctc_weight`` is not zero, CTC on letters through ``ctc_head``."""
     mel = batch.mel()
     encoded = model.encoder(mel, positions=slice(batch.start, batch.start + mel.shape[-1] // 2))
     hidden = model.decoder.hidden(batch.tokens, encoded)  # [batch, token, d_model]
-    asked = batch.labels != IGNORE
-    labels, rows = batch.labels[asked], model.decoder.token_embedding.weight
+    predicted = batch.labels != IGNORE
+    labels, rows = batch.labels[predicted], model.decoder.token_embedding.weight
     if not full_softmax:
         vocabulary = corpus_vocabulary()
         rows, labels = rows[vocabulary], torch.searchsorted(vocabulary, labels)
-    next_token = F.cross_entropy(hidden[asked] @ rows.T, labels)
+    next_token = F.cross_entropy(hidden[predicted] @ rows.T, labels)
     if ctc_weight == 0:
         return Losses(next_token, next_token.item(), 0.0)
     heard = batch.audible
@@ -76,12 +77,12 @@ def losses(
 
 @contextmanager
 def _interruptible() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, so that a step in progress is finished and saved."""
+    """Collect SIGINT and SIGTERM, so that a step in progress is finished and saved."""
     caught: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
     try:
         before = {number: signal.signal(number, lambda n, _: caught.append(n)) for number in numbers}
-    except ValueError:  # not the main thread, which alone receives signals
+    except ValueError:  # not in the main thread, which is the only one that receives signals
         before = {}
     try:
         yield caught
@@ -97,11 +98,11 @@ def train(
 
     Args:
         stop_at: stop after this step, as if interrupted.
-        start_from: another run whose weights, optimizer state and step a new run starts from, with its new settings.
+        start_from: another run. A new run starts from its weights, optimizer state and step, with the new settings.
 
     Raises:
         KeyboardInterrupt: after SIGINT or SIGTERM, once the state is saved.
-        ValueError: if the folder has a run with other settings.
+        ValueError: the folder has a run with other settings.
     """
     run.mkdir(parents=True, exist_ok=True)
     batches = SpeechBatches(Corpus(corpus_folder, "train"), config)
@@ -129,7 +130,7 @@ def train(
             if torch.isfinite(norm):
                 optimizer.step()
             else:
-                log.warning("step %d: gradient is not finite, step skipped", step)
+                log.warning("step %d is skipped, because its gradient is not finite", step)
             done = step + 1
             bar.update()
             if done % config.log_every == 0 or done == last:
@@ -155,20 +156,25 @@ def _resume(
     facts: dict[str, Any],
     start_from: Path | None,
 ) -> int:
-    """Load the newest state and fill ``history``: the steps and settings of earlier runs. Return the step."""
+    """Load the newest state, and set ``facts["history"]`` to the steps and settings of earlier runs. Return the
+    step."""
     saved = checkpoints(run)
     if not saved and start_from is not None:
         earlier = checkpoints(start_from)
         if not earlier:
-            raise FileNotFoundError(f"no checkpoint in {start_from} to start from")
+            raise FileNotFoundError(f"there is no checkpoint in {start_from}: pass a folder of `train` as --start-from")
         step, before = load_checkpoint(earlier[-1], modules, optimizer)
         facts["history"] = [*before.get("history", []), {"until_step": step, "config": before["config"]}]
         return step
     if not saved:
         return 0
     step, before = load_checkpoint(saved[-1], modules, optimizer)
-    if TrainConfig.from_dict(before["config"]) != config:
-        raise ValueError(f"{run} has a run with other settings: use another folder or the same settings")
+    saved_config = TrainConfig.from_dict(before["config"])
+    if saved_config != config:
+        differences = differing_settings(asdict(saved_config), asdict(config))
+        raise ValueError(
+            f"{run} has a run with other settings ({differences}): use another folder or the same settings"
+        )
     facts["history"] = before.get("history", [])
     log.info("resuming at step %d", step)
     return step

@@ -1,4 +1,4 @@
-"""The speakers: two synthesizers with several accents, voices and pitches. Four speakers are held out of training."""
+"""The speakers: several accents, voices and pitches of two synthesizers. Four speakers are held out of training."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ SAMPLE_RATE = 16_000
 
 @dataclass(frozen=True)
 class Speaker:
-    """A voice and its settings. ``rate`` is in words per minute (espeak) or a duration factor (flite). ``pitch`` is 0
-    to 99 (espeak) or the mean f0 in Hz (flite; 0 is the default of the voice)."""
+    """A voice and its settings.
+
+    rate: words per minute (espeak), or a factor of the duration (flite).
+    pitch: 0 to 99 (espeak), or the mean f0 in Hz (flite; 0 is the default of the voice).
+    """
 
     id: str
     synthesizer: str
@@ -74,7 +77,7 @@ BY_ID = {speaker.id: speaker for speaker in SPEAKERS}
 
 
 def speakers(split: str = "train", synthesizer: str | None = None) -> tuple[Speaker, ...]:
-    """Return the speakers of a split (``train`` or ``held-out``), of one synthesizer or both."""
+    """Return the speakers of a split (``train`` or ``held-out``), by one synthesizer or by both."""
     return tuple(s for s in SPEAKERS if s.split == split and synthesizer in (None, s.synthesizer))
 
 
@@ -89,9 +92,9 @@ def speak(
     """Speak a text. Return the audio at 16 kHz and its alignment.
 
     Args:
-        tempo: above 1 is faster.
-        pitch_shift: in espeak's pitch units, or percent of f0 (flite).
-        engine: synthesizer for espeak's voices; default: the one shared by the process.
+        tempo: factor of the speed; above 1 is faster.
+        pitch_shift: change of pitch in espeak's units, or in percent of f0 (flite).
+        engine: synthesizer for espeak's voices; default: the one that the process shares.
     """
     if speaker.synthesizer == "espeak":
         pitch = int(np.clip(round(speaker.pitch + pitch_shift), 0, 99))

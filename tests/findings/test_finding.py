@@ -116,9 +116,9 @@ def test_at_most_uses_the_upper_end() -> None:
 
 
 def test_a_control_must_measure_a_criterion_and_names_must_differ() -> None:
-    with pytest.raises(ValueError, match="no criterion"):
+    with pytest.raises(ValueError, match=r"\['other'\].*\['c0'\]"):
         finding(HOLDS, controls=(Control("x", "", {"other": HOLDS}),))
-    with pytest.raises(ValueError, match="different names"):
+    with pytest.raises(ValueError, match=r"\['a', 'a'\]"):
         Finding("F0", "t", "c", "p", "m", {}, {}, (criterion("a", HOLDS), criterion("a", HOLDS)))
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hooked_whisper.findings import attention_windows as windows
 from hooked_whisper.findings.attention_windows import Curve, band, locality, scrambled_band
-from hooked_whisper.findings.core.packing import holding, pack
+from hooked_whisper.findings.core.packing import pack, windows_holding
 from tests.findings.worlds import small_context, utterance
 
 CPU = torch.device("cpu")
@@ -77,7 +77,7 @@ def test_windows_that_differ_by_noise_share_a_rank_in_the_note() -> None:
 def test_the_windows_that_hold_some_utterances() -> None:
     clips = [utterance(f"u{k}", "the red cat", 1.0) for k in range(7)]
     packed = pack(clips, 3.6)  # three, three, one
-    assert [holding(packed, n) for n in (1, 3, 4, 6, 7, 99)] == [1, 1, 2, 2, 3, 3]
+    assert [windows_holding(packed, n) for n in (1, 3, 4, 6, 7, 99)] == [1, 1, 2, 2, 3, 3]
 
 
 def test_locality_is_paired() -> None:

@@ -1,4 +1,4 @@
-"""What an experiment runs on: a model and its untrained twin, clips with alignments, and the truth if it is known."""
+"""The inputs of an experiment: a model and its untrained twin, clips with alignments, and the truth if it is known."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from hooked_whisper.hooked import HookedWhisper
 
 T = TypeVar("T")
 ENCODER_BATCH = 8
-MOST_TOKENS = 224  # of a transcript of unknown length: half of the decoder's positions, as in openai-whisper
+MOST_TOKENS = 224  # limit for a transcript of unknown length: half the decoder's positions, as in openai-whisper
 
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """Everything an experiment may use. What several experiments need is computed once.
+    """Everything an experiment may use. Results that several experiments need are computed once.
 
     Attributes:
         untrained: the same architecture with seeded random weights, as a control.
         reference: ``"truth"`` if the utterances' texts are what was said; ``"model"`` if they are the model's own
-            transcripts, because the recordings came without texts.
+            transcripts, because the recordings have no texts.
         truth: the synthetic corpus that the model was trained on, or ``None``.
         facts: the weights' metadata and the origin of the clips, for the record.
-        more_speech: makes further clips for experiments that need many (phones); called when first used.
-        language_speech: loads clips of several languages for the experiments on language; ``None``: they use the
-            utterances.
+        more_speech: loads more clips for experiments that need many (phones). It is called on first use.
+        language_speech: loads clips of several languages for the experiments on language. If it is ``None``, they use
+            the utterances.
         failures: recordings that could not be read or used.
     """
 
@@ -52,50 +52,51 @@ class Context:
     more_speech: Callable[[], tuple[Clip, ...]] | None = None
     language_speech: Callable[[], tuple[Clip, ...]] | None = None
     failures: tuple[Failure, ...] = ()
-    _kept: dict[str, Any] = field(default_factory=dict, repr=False)
+    _cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def is_organism(self) -> bool:
-        """Whether the model was trained on a synthetic corpus whose truth is known, and is not a released Whisper."""
+        """Whether the model was trained on a synthetic corpus whose truth is known, unlike a released Whisper."""
         return self.truth is not None
 
     @cached_property
     def labelled(self) -> tuple[Clip, ...]:
-        """The utterances and the further ones, which are made on first use."""
+        """The utterances and those of ``more_speech``, which is called on first use."""
         return self.utterances + (() if self.more_speech is None else self.more_speech())
 
     def with_utterances(self, utterances: tuple[Clip, ...]) -> Context:
-        """Return the same models and facts with other clips. Nothing that was computed is shared."""
-        return replace(self, utterances=utterances, more_speech=None, language_speech=None, _kept={})
+        """Return a context with the same models and facts but other clips. It shares no computed results."""
+        return replace(self, utterances=utterances, more_speech=None, language_speech=None, _cache={})
 
     def once(self, name: str, make: Callable[[], T]) -> T:
-        """Return the result of ``make``, which is called once for each name."""
-        if name not in self._kept:
-            self._kept[name] = make()
-        result: T = self._kept[name]
+        """Return the cached result of ``make``, which is called once for each name."""
+        if name not in self._cache:
+            self._cache[name] = make()
+        result: T = self._cache[name]
         return result
 
     def rng(self, name: str) -> np.random.Generator:
-        """Return a random generator for one use, seeded by its name: draws of one finding do not change another's."""
+        """Return a random generator that is seeded by ``name``, so that the draws of one finding do not change
+        another's."""
         return seeded_rng(self.seed, name)
 
-    def track(self, steps: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-        """Yield the steps, with a progress bar on stderr if this context shows progress."""
-        yield from tqdm(steps, desc=what, total=total, disable=not self.progress, leave=False)
+    def track(self, steps: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+        """Yield the steps, with a progress bar called ``label`` on stderr if ``progress`` is set."""
+        yield from tqdm(steps, desc=label, total=total, disable=not self.progress, leave=False)
 
     @property
     def seconds_per_position(self) -> float:
         return self.model.time.seconds_per_position
 
     def transcriber(self, model: HookedWhisper | None = None) -> Transcriber:
-        """Return a greedy decoder without timestamps, with enough tokens for these clips."""
+        """Return a greedy decoder without timestamps whose token limit fits these clips."""
         longest = max((len(u.text.split()) for u in self.utterances), default=8)
         tokens = 2 * longest + 4 if self.reference == "truth" else MOST_TOKENS
         return Transcriber(self.model if model is None else model, self.language, tokens)
 
     @cached_property
     def references(self) -> list[str]:
-        """The utterances' texts in the form in which words are compared."""
+        """The utterances' texts, normalized for the comparison of words."""
         return [normalize_words(u.text) for u in self.utterances]
 
     def mels(self, indices: Iterable[int]) -> Float[Tensor, "clip mel frame"]:
@@ -116,22 +117,22 @@ class Context:
 
     @cached_property
     def encoded(self) -> Float[Tensor, "clip position d_model"]:
-        """Encoder output of every utterance, without intervention; computed once."""
+        """Encoder output of every utterance without intervention, computed once."""
         return self.encode(self.model)
 
     @cached_property
     def transcripts(self) -> list[str]:
-        """The model's transcripts without intervention; computed once."""
+        """The model's transcripts without intervention, computed once."""
         return self.transcriber()(self.encoded, track=lambda x: self.track(x, "decoding"))
 
     @cached_property
     def n_positions(self) -> list[int]:
-        """Encoder positions that each clip fills; the rest of the window is padding."""
+        """Number of encoder positions that each clip fills. The other positions of the window are padding."""
         time = self.model.time
         return [time.n_positions(min(len(u.samples) / time.sample_rate, time.duration)) for u in self.utterances]
 
     def common(self, id: str, title: str, claim: str, protocol: str) -> dict[str, Any]:
-        """Return the fields that every finding on this context has. An ``Experiment`` fills them in by itself."""
+        """Return the fields that every finding on this context has. :class:`Experiment` fills them in automatically."""
         return {
             "id": id,
             "title": title,
@@ -156,10 +157,10 @@ class Context:
 
 
 def seeded_rng(seed: int, name: str) -> np.random.Generator:
-    """Return a random generator for a seed and a use."""
+    """Return a random generator for a seed and the name of its use."""
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
 def released_name(name: str) -> str:
-    """``"openai/whisper-tiny" -> "tiny"``"""
+    """Return the short name of a released model: ``"openai/whisper-tiny"`` is ``"tiny"``."""
     return name.removeprefix("openai/").removeprefix("whisper-")

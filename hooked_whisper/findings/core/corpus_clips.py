@@ -20,7 +20,7 @@ from hooked_whisper.findings.core.transcripts import Transcriber, normalize_word
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import Alignment, Interval
 
-SHORTEST = 0.1  # seconds; a shorter clip holds no word
+SHORTEST = 0.1  # seconds; a shorter clip contains no word
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ def clips_of(
     own_times: bool = True,
     own_texts: bool = True,
 ) -> CorpusClips:
-    """Load recordings. Cut those that are longer than the model's window between two words, or, without text and word
-    times, into consecutive windows.
+    """Load recordings as clips that fit the model's window.
 
-    A recording without a text gets the model's transcript if ``own_texts``; otherwise it is a failure. One without word
-    times gets those of the model's alignment heads if ``own_times``.
+    A recording that is longer than the window is cut between two words, or into consecutive windows if it has neither
+    text nor word times. A recording without a text gets the model's transcript if ``own_texts``; otherwise it is listed
+    as a failure. A recording without word times gets the times of the model's alignment heads if ``own_times``.
 
     Raises:
         AudioError: no recording can be used; the message names the first reason.
@@ -92,8 +92,8 @@ def clips_of(
                     alignment = replace(alignment, words=_word_times(model, encoded, alignment, language))
             utterances.append(Clip.aligned(samples.numpy(), alignment))
     if not utterances:
-        reason = f": {failures[0].id}: {failures[0].reason}" if failures else ", it has none"
-        raise AudioError(f"no recording of the corpus can be used{reason}")
+        reason = f"; the first, {failures[0].id}: {failures[0].reason}" if failures else ": pass at least one"
+        raise AudioError(f"none of the {len(corpus)} recordings can be used{reason}")
     return CorpusClips(tuple(utterances), counts["texts"], counts["times"], tuple(failures))
 
 
@@ -114,8 +114,8 @@ def _pieces(item: Loaded, window: float) -> list[tuple[Tensor, Alignment]]:
         bounds = [*np.arange(0.0, duration, window).tolist(), duration]
     elif not alignment.words:
         raise AlignmentError(
-            f"lasts {duration:.1f} s, longer than the model's window of {window:g} s, and has no word times to cut it "
-            "at: pass --alignments, or run `hooked-whisper align` first"
+            f"lasts {duration:.1f} s, longer than the model's window of {window:g} s, and has no word times at which "
+            "to cut it: pass --alignments, or run `hooked-whisper align` first"
         )
     else:
         bounds = [0.0, *_cuts(alignment.words, duration, window), duration]
@@ -143,7 +143,10 @@ def _cuts(words: Sequence[Interval], duration: float, window: float) -> list[flo
     while duration - start > window:
         inside = [gap for gap in gaps if start < gap <= start + window]
         if not inside:
-            raise AlignmentError(f"no gap between two words from {start:.1f} to {start + window:.1f} s to cut it at")
+            raise AlignmentError(
+                f"has no gap between two words from {start:.1f} to {start + window:.1f} s, where it must be cut: cut "
+                "it into shorter recordings"
+            )
         start = inside[-1]
         cuts.append(start)
     return cuts
@@ -153,7 +156,7 @@ def _cuts(words: Sequence[Interval], duration: float, window: float) -> list[flo
 def _transcript(model: HookedWhisper, encoded: Float[Tensor, "1 position d_model"], language: str) -> str:
     text = Transcriber(model, language)(encoded)[0]
     ids = model.to_tokens(f" {text}", prompt=False)[0]
-    most = model.cfg.decoder.n_ctx // 2  # a model that repeats itself writes more than it can read back
+    most = model.cfg.decoder.n_ctx // 2  # a model that repeats itself may write more tokens than its decoder can read
     return text if len(ids) <= most else normalize_words(model.tokenizer.decode(ids[:most].tolist()))
 
 
@@ -170,7 +173,8 @@ def _word_times(
 
 
 def origin_of(name: str, clips: CorpusClips) -> str:
-    """Describe the clips for the record: corpus, clips, speakers, and texts and times that are the model's."""
+    """Describe the clips for the record: corpus, number of clips and speakers, and how many texts and word times are
+    the model's own."""
     speakers = {u.alignment.speaker for u in clips.utterances}
     seconds = float(np.sum([len(u.samples) for u in clips.utterances])) / 16_000
     text = f"{name}: {len(clips.utterances)} clips by {len(speakers)} speakers, {seconds / 60:.1f} minutes"

@@ -14,8 +14,8 @@ _STATUS = Path("/proc/self/status")
 
 @dataclass
 class Cost:
-    """seconds: wall time. peak_mib: largest resident memory of the whole process in MiB, model included; ``None`` where
-    the system does not report it (other systems than Linux)."""
+    """Wall time in seconds, and the largest resident memory of the whole process in MiB, model included. ``peak_mib``
+    is ``None`` on systems other than Linux."""
 
     seconds: float = 0.0
     peak_mib: float | None = None
@@ -23,7 +23,7 @@ class Cost:
 
 @contextmanager
 def measured() -> Iterator[Cost]:
-    """Yield a :class:`Cost` that is filled in when the block ends, even by an exception."""
+    """Yield a :class:`Cost` that is filled in when the block ends, also if it raises."""
     cost = Cost()
     can_reset = _reset_peak()
     began = time.monotonic()

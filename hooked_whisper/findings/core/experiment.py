@@ -21,9 +21,9 @@ Measured = TypeVar("Measured")
 
 
 class Untestable(HookedWhisperError):
-    """An experiment cannot run on this context. The message gives the reason and the remedy.
+    """Raised by an experiment that cannot run on its context. The message gives the reason and the remedy.
 
-    inputs: facts about the clips that the finding records nevertheless.
+    inputs: facts about the clips, which the finding records anyway.
     """
 
     def __init__(self, reason: str, inputs: Mapping[str, Any] | None = None) -> None:
@@ -33,7 +33,7 @@ class Untestable(HookedWhisperError):
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What a judgment may use besides the measured numbers.
+    """The facts besides the measured numbers on which a verdict may depend.
 
     model: name of the model.
     inputs, parameters: what the finding records about the clips and about the experiment.
@@ -69,15 +69,16 @@ class Experiment(ABC, Generic[Measured]):
     """One published claim and the protocol that tests it.
 
     ``run`` measures on a context and judges the numbers. A subclass sets the attributes and implements ``measure``,
-    ``judge`` and ``draw``; thresholds are constants of its module, fixed before the numbers are seen.
+    ``judge`` and ``draw``. Thresholds are module constants, fixed before the first numbers were seen.
 
     Attributes:
-        id: short name, such as ``"F2"``, by which the registry, the command line and saved findings know it.
-        needs_speech: whether it measures nothing without clips.
-        own_speech: whether on a real Whisper model it uses only packaged sentences written for it, or no speech, so
-            that another corpus changes nothing.
-        after: id of the experiment that it follows in the registry; ``""``: last. Read for other packages only.
-        published: what others published about the claim. published_summary: the same in one line.
+        id: short name, such as ``"F2"``, used by the registry, the command line and saved findings.
+        needs_speech: whether it needs clips to measure anything.
+        own_speech: whether on a released Whisper model it uses only packaged sentences written for it, or no speech at
+            all. Its numbers then do not depend on the corpus.
+        after: id of the experiment that it follows in the registry; ``""`` puts it last. Used only for experiments of
+            other packages.
+        published: results of other authors on the claim. published_summary: the same in one line.
     """
 
     id: str
@@ -92,7 +93,7 @@ class Experiment(ABC, Generic[Measured]):
 
     @abstractmethod
     def measure(self, context: Context) -> Measured:
-        """Run the models and return the numbers, as a frozen dataclass.
+        """Run the models and return the numbers as a frozen dataclass.
 
         Raises:
             Untestable: the context lacks what the protocol needs.
@@ -100,18 +101,19 @@ class Experiment(ABC, Generic[Measured]):
 
     @abstractmethod
     def judge(self, measured: Measured, setting: Setting) -> Finding:
-        """Return the finding: criteria, controls and measurements. A pure function; build it with :meth:`finding`."""
+        """Return the finding with its criteria, controls and measurements. A pure function; it calls
+        :meth:`finding`."""
 
     @abstractmethod
     def draw(self, finding: Finding) -> list[Figure]:
-        """Return the figures of a finding that has measurements, from these alone."""
+        """Return figures of a finding that has measurements. They use nothing but the finding."""
 
     def parameters(self, context: Context) -> dict[str, Any]:
-        """Return what the finding records about the protocol's settings."""
+        """Return the settings of the protocol, which the finding records."""
         return {}
 
     def setting(self, context: Context) -> Setting:
-        """Return what :meth:`judge` gets of the context."""
+        """Return the facts about the context that :meth:`judge` receives."""
         return Setting.of(context, self.parameters(context))
 
     def finding(self, setting: Setting, **fields: Any) -> Finding:
@@ -126,7 +128,8 @@ class Experiment(ABC, Generic[Measured]):
         return Finding(self.id, self.title, self.claim, self.protocol, **(about | fields))
 
     def run(self, context: Context) -> Finding:
-        """Measure and judge. On a context that cannot be tested, return a finding with the status "not testable"."""
+        """Measure and judge. If :meth:`measure` raises :class:`Untestable`, return a finding with the status
+        "not testable"."""
         setting = self.setting(context)
         try:
             measured = self.measure(context)
@@ -136,7 +139,7 @@ class Experiment(ABC, Generic[Measured]):
 
     @property
     def module_name(self) -> str:
-        """Name of the module that defines it, for the documentation."""
+        """Name of the module that defines the experiment, for the documentation."""
         return type(self).__module__
 
     def __repr__(self) -> str:

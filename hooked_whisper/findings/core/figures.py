@@ -1,4 +1,4 @@
-"""Helpers for the figures of findings: one style, small enough for a phone, and safe for color-blind readers.
+"""Helpers for the figures of findings: one style that fits a phone screen and is safe for color-blind readers.
 
 Text and grid are drawn in :data:`INK` and :data:`GRID` on a transparent background; a page may replace both colors.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, GRID = "#313233", "#c9cacb"
-# Entries of Okabe and Ito's palette that are visible on white and on near-black.
+# Colors of Okabe and Ito's palette that are visible on white and on near-black.
 BLUE, ORANGE, GREEN, PURPLE, GRAY = "#3b8ec9", "#d9822b", "#1fa187", "#c06fa8", "#8a8f94"
 SIZE = (4.9, 3.6)
 BASE_STYLE: dict[str, Any] = {
@@ -51,8 +51,8 @@ STYLE: Any = {
 
 
 def new_figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
-    """Return a figure with a title, axis labels and the house style. It is not registered with pyplot, so it needs no
-    closing."""
+    """Return a figure in the common style with a title and axis labels. It is not registered with pyplot, so it does
+    not have to be closed."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -68,7 +68,7 @@ def new_figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
 
 
 def add_legend(axes: Axes, below: bool = False) -> None:
-    """Add a legend where the axes have room, or below them."""
+    """Add a legend where the axes have room, or ``below`` them."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
@@ -79,7 +79,7 @@ def add_legend(axes: Axes, below: bool = False) -> None:
 
 
 def draw_bars(axes: Axes, y: np.ndarray, values: np.ndarray, colors: Sequence[str], height: float = 0.6) -> None:
-    """Draw horizontal bars of ``[bar, (value, low, high)]`` with whiskers."""
+    """Draw horizontal bars with whiskers. ``values`` is ``[bar, (value, low, high)]``."""
     value, low, high = np.nan_to_num(values[:, 0]), values[:, 1], values[:, 2]
     axes.barh(y, value, height=height, color=list(colors))
     known = np.isfinite(low) & np.isfinite(high)
@@ -88,7 +88,8 @@ def draw_bars(axes: Axes, y: np.ndarray, values: np.ndarray, colors: Sequence[st
 
 
 def _controls(finding: Finding, criterion: str) -> tuple[list[str], np.ndarray]:
-    """Return names and ``[row, (value, low, high)]`` of a criterion: this model, and every control that measures it."""
+    """Return row names and ``[row, (value, low, high)]`` of a criterion, for this model and every control that measures
+    it."""
     rows: list[tuple[str, list[float]]] = []
     for claim in finding.claims:
         if claim.name == criterion:
@@ -117,6 +118,6 @@ def draw_controls(finding: Finding, index: int, label: str) -> Figure:
 
 
 def alt_text(title: str, values: np.ndarray, names: Sequence[str], unit: str = "%", scale: float = 100.0) -> str:
-    """Return a description of a figure for screen readers: ``"WER. k = 10: 47 %, k = 20: 31 %"``."""
+    """Return a description of a figure for screen readers, such as ``"WER. k = 10: 47 %, k = 20: 31 %"``."""
     parts = (f"{name}: {scale * v:.3g} {unit}".strip() for name, v in zip(names, values, strict=True) if np.isfinite(v))
     return f"{title}. {', '.join(parts)}"

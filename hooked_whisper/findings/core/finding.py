@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from hooked_whisper._support.showing import Showing, Summary
 from hooked_whisper.findings.core.records import Example, Measurement, Number, Table
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Criterion:
-    """One condition of acceptance. A ``gate`` must hold before any claim is judged; it is not evidence for a claim."""
+    """An estimate and the threshold that it must reach. A ``gate`` must hold before the claims are judged; it is not
+    evidence for the claim."""
 
     name: str
     estimate: Estimate
@@ -81,7 +83,7 @@ class Criterion:
     role: Role = "claim"
 
     def met_by(self, estimate: Estimate) -> bool:
-        """Return whether a value is on the right side of the threshold. An undefined value is not."""
+        """Return whether a value meets the threshold. An undefined value does not."""
         if estimate.value is None:
             return False
         at_least = self.direction == "at least"
@@ -93,34 +95,33 @@ class Criterion:
 
     @property
     def clear(self) -> bool:
-        """Whether the whole interval (if there is one) is on the right side."""
+        """Whether the whole interval, if there is one, meets the threshold."""
         bound = self.estimate.low if self.direction == "at least" else self.estimate.high
         return self.passed and (bound is None or self.met_by(Estimate(bound)))
 
 
 @dataclass(frozen=True)
 class Control:
-    """The same statistics where the claim should not hold: criterion name -> estimate."""
+    """The statistics of the criteria, by name, under a condition in which the claim should not hold."""
 
     name: str
     description: str
     values: dict[str, Estimate]
 
     def reproduces(self, criteria: Sequence[Criterion]) -> bool:
-        """Return whether it meets every criterion that was measured on it, which counts against the finding."""
+        """Return whether the control meets every criterion that was measured on it, which counts against the claim."""
         measured = [c for c in criteria if c.name in self.values]
         return bool(measured) and all(c.met_by(self.values[c.name]) for c in measured)
 
 
-@dataclass(frozen=True, eq=False)
-class Finding:
+@dataclass(frozen=True, eq=False, repr=False)
+class Finding(Showing):
     """One experiment on one model: claim, protocol, numbers, and the status that follows from them.
 
-    ``criteria`` and ``controls`` decide the status; the first claim is the headline. ``tables`` are this run's,
-    ``published`` are other authors'. ``reason_untestable``: why nothing was measured. ``error``: the exception that
-    ended the experiment.
-    ``seconds`` is the wall time of the run, ``peak_mib`` the largest memory of the process while it ran (``None``: not
-    measured).
+    ``criteria`` and ``controls`` decide the status; the first claim is the headline. ``tables`` are from this run,
+    ``published`` from other authors. ``reason_untestable`` says why nothing was measured, and ``error`` holds the
+    exception that ended the experiment. ``seconds`` is the wall time of the run, and ``peak_mib`` the largest memory of
+    the process while it ran (``None`` if not measured).
     """
 
     id: str
@@ -147,14 +148,28 @@ class Finding:
     def __post_init__(self) -> None:
         names = [c.name for c in self.criteria]
         if len(set(names)) != len(names):
-            raise ValueError(f"finding {self.id}: criteria need different names, got {names}")
+            raise ValueError(f"finding {self.id}: criteria are named {names}, expected a different name for each")
         for control in self.controls:
             unknown = set(control.values) - {c.name for c in self.claims}
             if unknown:
-                raise ValueError(f"finding {self.id}: control {control.name!r} measures no criterion {sorted(unknown)}")
+                raise ValueError(
+                    f"finding {self.id}: control {control.name!r} measures {sorted(unknown)}, expected names of its "
+                    f"criteria: {[c.name for c in self.claims]}"
+                )
 
-    def __repr__(self) -> str:
-        return f"Finding({self.id}, {self.title!r}, {self.status})"
+    def summary(self) -> Summary:
+        title = f"Finding {self.id}: {self.title}: {self.status}"
+        notes = (self.claim, f"model: {self.model}", f"decided by: {self.status_reason}")
+        rows = tuple(
+            (
+                criterion.name,
+                format_estimate(criterion.estimate),
+                f"{criterion.direction} {format_number(criterion.threshold)}",
+                "yes" if criterion.passed else "no",
+            )
+            for criterion in self.criteria
+        )
+        return Summary(title, notes, ("criterion", "measured", "needs", "met"), rows)
 
     @property
     def claims(self) -> tuple[Criterion, ...]:
@@ -171,9 +186,11 @@ class Finding:
 
     @property
     def deciding(self) -> Criterion | None:
-        """The criterion that decided the status: the first unmet gate, else the first claim that failed, else the first
-        whose interval crosses the threshold, else the headline. If a control decided, the first claim that the control
-        met."""
+        """The criterion that decided the status.
+
+        It is the first of: an unmet gate, a claim that a control also met, a failed claim, a claim whose interval
+        crosses the threshold, and the headline.
+        """
         unmet = [gate for gate in self.gates if not gate.passed]
         met_by_control = [
             c for k in self.controls if k.reproduces(self.claims) for c in self.claims if c.name in k.values
@@ -213,12 +230,12 @@ class Finding:
 
     @property
     def status(self) -> Status:
-        """By :data:`RULE`."""
+        """The status, by :data:`RULE`."""
         return self._verdict[0]
 
     @property
     def status_reason(self) -> str:
-        """What decided the status."""
+        """A sentence that says what decided the status."""
         return self._verdict[1]
 
     def measurement(self, name: str) -> Measurement:
@@ -233,8 +250,8 @@ class Finding:
         raise KeyError(f"finding {self.id} has no measurement {name!r}: {[m.name for m in self.measurements]}")
 
     def draw(self) -> list[Figure]:
-        """Return the figures that its experiment draws. A finding without measurements, or whose experiment is not
-        registered, has none."""
+        """Return the figures that the experiment draws. There are none if the finding has no measurements or its
+        experiment is not registered."""
         experiment = _find_experiment(self.id)
         return experiment.draw(self) if experiment is not None and self.measurements else []
 
@@ -247,21 +264,24 @@ _find_experiment: Callable[[str], Any] = _no_experiment
 
 
 def draw_with(find: Callable[[str], Any]) -> None:
-    """Set how :meth:`Finding.draw` finds the experiment of an id. The registry calls this once, on import: it imports
-    the experiments, which import this module."""
+    """Set the function with which :meth:`Finding.draw` looks up the experiment of an id.
+
+    The registry calls it on import. It cannot be imported here, because it imports the experiments, which import this
+    module.
+    """
     global _find_experiment
     _find_experiment = find
 
 
 def describe(criterion: Criterion) -> str:
-    """``"mean KL ratio 0.71 [0.66, 0.76], needs at most 0.5"``"""
+    """Format a criterion, as in ``"mean KL ratio: 0.71 [0.66, 0.76], needs at most 0.5"``."""
     estimate, unit = criterion.estimate, f" {criterion.unit}" if criterion.unit else ""
     needs = f"needs {criterion.direction} {format_number(criterion.threshold)}{unit}"
     return f"{criterion.name}: {format_estimate(estimate)}{unit}, {needs}"
 
 
 def format_number(value: Number | None) -> str:
-    """Format with three significant digits; an undefined number is a dash."""
+    """Format with three significant digits. An undefined number becomes a dash."""
     if value is None:
         return "–"
     if value == int(value) and abs(value) < 1e6:
@@ -271,6 +291,7 @@ def format_number(value: Number | None) -> str:
 
 
 def format_estimate(estimate: Estimate) -> str:
+    """Format a value with its interval, as in ``"0.71 [0.66, 0.76]"``."""
     text = format_number(estimate.value)
     if estimate.low is None or estimate.high is None:
         return text

@@ -1,4 +1,4 @@
-"""Pack several utterances into one window: a 30 s window costs the same however little is said in it."""
+"""Pack several utterances into one window, because a 30 s window costs the same no matter how much speech it holds."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hooked_whisper.protocols import Alignment
 
 
 def packed(context: Context) -> Context:
-    """Return the context with its utterances packed into long windows; packed once.
+    """Return the context with its utterances packed into long windows. The result is cached on the context.
 
     A context whose model was trained on a synthetic corpus is returned unchanged, because that model was trained on
-    single sentences. So is one whose references are the model's own transcripts of the single clips.
+    single sentences. So is a context whose references are the model's own transcripts of the single clips.
     """
     if context.is_organism or context.reference == "model":
         return context
@@ -28,10 +28,10 @@ def _room(context: Context) -> float:
 
 
 def pack(utterances: Sequence[Clip], room: float, gap: float = GAP) -> tuple[Clip, ...]:
-    """Join utterances of one speaker, in order, up to ``room`` seconds; longer ones are unchanged.
+    """Join consecutive utterances of one speaker into clips of up to ``room`` seconds. Longer utterances are unchanged.
 
-    Words and phones keep their labels and get the times of the window. ``alignment.extra["packed"]`` holds the number
-    of utterances in it.
+    Words and phones keep their labels, and their times are shifted to the joined clip. ``alignment.extra["packed"]`` is
+    the number of utterances in it.
     """
     return tuple(_joined([utterances[i] for i in group], gap) for group in window_groups(utterances, room, gap))
 
@@ -41,8 +41,9 @@ def n_packed(utterances: Sequence[Clip]) -> int:
     return sum(int(u.alignment.extra.get("packed", "1")) for u in utterances)
 
 
-def holding(utterances: Sequence[Clip], count: int) -> int:
-    """Return how many of the first windows hold ``count`` utterances; all of them if they hold fewer."""
+def windows_holding(utterances: Sequence[Clip], count: int) -> int:
+    """Return the number of leading windows that together hold ``count`` utterances, or of all windows if they hold
+    fewer."""
     held = np.cumsum([n_packed([u]) for u in utterances])
     return min(int((held < count).sum()) + 1, len(utterances))
 

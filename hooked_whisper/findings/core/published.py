@@ -16,7 +16,7 @@ BLOG = "er537.github.io, blog post of 2023-09-05"
 
 
 def _pairs(text: str) -> tuple[tuple[str, float], ...]:
-    """``"much 12.83|well 12.54"``; an underscore is a space."""
+    """Parse ``"much 12.83|well 12.54"``. An underscore stands for a space."""
     items = (item.rsplit(" ", 1) for item in text.split("|"))
     return tuple((name.replace("_", " "), float(value)) for name, value in items)
 
@@ -67,7 +67,7 @@ TRAFFIC_BLOG = TopList(
 )
 TOP_LISTS = (VERY, GOOD, TRAFFIC_DOCS, TRAFFIC_BLOG)
 
-NEIGHBOURS: dict[str, tuple[tuple[str, float], ...]] = {
+NEIGHBORS: dict[str, tuple[tuple[str, float], ...]] = {
     "rug": _pairs("lug .448|mug .407|rut .404|rugby .397|tug .383|Rug .380|dag .376|rang .366|rouge .359|rugged .359"),
     "duck": _pairs(
         "Duck .618|ducks .452|uck .342|chicken .337|cutting .314|buck .312|egg .304|rock .301|Cut .295|foot .292"
@@ -118,12 +118,13 @@ def list_table(top: TopList) -> Table:
     return Table(f"After {top.prompt.replace(' ', '␣')!r}, tiny", top.source, ("token", "logit"), rows)
 
 
-def neighbour_table(word: str) -> Table:
-    rows = tuple((text, f"{value:.3f}") for text, value in NEIGHBOURS[word])
+def neighbor_table(word: str) -> Table:
+    """Return the published nearest tokens to a word as a table."""
+    rows = tuple((text, f"{value:.3f}") for text, value in NEIGHBORS[word])
     return Table(f"Nearest to {word!r}, size not stated", BLOG, ("token", "cosine"), rows)
 
 
 BIGRAMS_IN_SHORT = "tiny, after ␣very: much, well, good, important, soon; no controls or intervals"
-NEIGHBOURS_IN_SHORT = "rug: lug .448, mug .407, rut .404, rugby .397, tug .383; no controls or intervals"
+NEIGHBORS_IN_SHORT = "rug: lug .448, mug .407, rut .404, rugby .397, tug .383; no controls or intervals"
 WINDOWS_IN_SHORT = "tiny, one clip: k = 75 still readable, k = 20 three words, k = 10 nothing"
 CUTS_IN_SHORT = "tiny, one clip: two cuts, each removes the words under it"

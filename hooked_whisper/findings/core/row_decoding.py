@@ -1,7 +1,7 @@
 """Greedy decoding of many encoder outputs at once, for experiments that decode thousands of variants of a few clips.
 
-The texts are those of :class:`Transcriber` (up to the rounding of floating point). Three things make it faster: rows
-that have ended leave the batch, encoder outputs of several conditions share one batch, and the cuts of one clip share
+It returns the same texts as :class:`Transcriber`, up to floating-point rounding. Three things make it faster: finished
+rows are dropped from the batch, encoder outputs of several conditions share one batch, and the cuts of one clip share
 the keys and values of cross-attention.
 """
 
@@ -19,13 +19,13 @@ from hooked_whisper.findings.core.transcripts import DECODER_BATCH, Transcriber
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.model.attention import KVCache
 
-CUT_ROWS = 64  # cuts of one clip in a batch: they share their keys and values, so a row costs little memory
-LEAVE = 4  # ended rows leave the batch once they are a quarter of it, because the other rows are copied each time
+CUT_ROWS = 64  # cuts of one clip per batch: they share keys and values, so a row needs little memory
+LEAVE = 4  # drop finished rows once they are 1/LEAVE of the batch: each drop copies the remaining rows
 
 
 @dataclass
 class RowKeys:
-    """A mask: the keys that each row of the batch may attend to, for all queries."""
+    """An attention mask that gives each row of the batch the keys it may attend to, the same for all queries."""
 
     allowed: Bool[Tensor, "row key"]
 
@@ -42,9 +42,11 @@ def greedy_ids(
     max_new_tokens: int,
     allowed: Bool[Tensor, "row position"] | None = None,
 ) -> list[list[int]]:
-    """Return the text tokens of each row; special tokens other than end-of-text are never picked.
+    """Return the text tokens of each row. The only special token that can be chosen is end-of-text.
 
-    encoder_out: one for each row, or one for all rows. allowed: the positions that each row may read.
+    Args:
+        encoder_out: one output for each row, or a single one that all rows share.
+        allowed: the encoder positions that each row may read.
     """
     eot = model.tokenizer.eot
     texts: list[list[int]] = [[] for _ in range(n_rows)]
@@ -75,10 +77,10 @@ def greedy_ids(
     return texts
 
 
-def _keep_rows(cache: KVCache, stay: Int[Tensor, "kept"], n_rows: int) -> None:
+def _keep_rows(cache: KVCache, stay: Int[Tensor, "remaining"], n_rows: int) -> None:
     for module, states in cache.items():
         if states.shape[0] == n_rows:
-            # heads outermost, as cross-attention wants its keys
+            # keep the memory layout that cross-attention expects: heads outermost
             cache[module] = states.transpose(1, 2)[stay].transpose(1, 2)
 
 
@@ -93,10 +95,10 @@ def transcribe_cuts(
     spans: Sequence[slice],
     max_new_tokens: int | None = None,
 ) -> list[str]:
-    """Return one text per span: of the clip with that span replaced by the same positions of ``null``.
+    """Return one text per span: the transcript of the clip with that span replaced by the same positions of ``null``.
 
-    Cross-attention does not depend on the order of keys. So all rows share one encoder output, the clip followed by the
-    positions of ``null``, and each row's mask hides what it must not see.
+    Cross-attention does not depend on the order of its keys, so all rows share one encoder output: the clip followed by
+    the positions of ``null``. Each row's mask hides the positions that do not belong to it.
     """
     if not spans:
         return []
@@ -116,7 +118,7 @@ def transcribe_cuts(
 
 
 class DecodingQueue:
-    """Encoder outputs of several conditions, decoded in full batches. ``texts`` keeps each condition's order."""
+    """Decode encoder outputs of several conditions in full batches. ``texts`` has each condition's texts in order."""
 
     def __init__(self, transcriber: Transcriber, conditions: Iterable[Hashable], batch: int = DECODER_BATCH) -> None:
         self.transcriber = transcriber
@@ -125,13 +127,13 @@ class DecodingQueue:
         self._waiting: list[tuple[Hashable, Tensor]] = []
 
     def add(self, condition: Hashable, encoder_out: Float[Tensor, "clip position d_model"]) -> None:
-        """Queue clips, and decode them once they fill a batch."""
+        """Add clips to the queue, and decode them once they fill a batch."""
         self._waiting += [(condition, row) for row in encoder_out]
         while len(self._waiting) >= self.batch:
             self._decode(self.batch)
 
     def flush(self) -> None:
-        """Decode what is left."""
+        """Decode the clips that are still in the queue."""
         if self._waiting:
             self._decode(len(self._waiting))
 

@@ -1,4 +1,4 @@
-"""Findings to JSON and back. Undefined numbers are ``null``; a file is written whole or not at all."""
+"""Write findings to JSON and read them back. Undefined numbers are ``null``, and writing is atomic."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from hooked_whisper.findings.core.finding import RULE, Control, Criterion, Estim
 from hooked_whisper.findings.core.records import Axis, Example, Measurement, Span, Table
 
 FORMAT = "hooked_whisper/findings/1"
-_DIGITS = 7  # significant digits of measurements: more than any of them is known to
+_DIGITS = 7  # significant digits of measurements, more than the precision of any of them
 
 
 def to_dict(finding: Finding) -> dict[str, Any]:
-    """Return a JSON-ready form, with the status and the numbers that it follows from."""
+    """Return a finding as plain JSON values, with its status and the numbers that decided it."""
     return {
         "id": finding.id,
         "title": finding.title,
@@ -49,7 +49,7 @@ def to_dict(finding: Finding) -> dict[str, Any]:
 
 
 def from_dict(data: dict[str, Any]) -> Finding:
-    """Invert :func:`to_dict`. The status is not read but computed again."""
+    """Return the finding that :func:`to_dict` wrote. Its status is computed again, not read."""
     return Finding(
         id=data["id"],
         title=data["title"],
@@ -99,13 +99,13 @@ def from_dict(data: dict[str, Any]) -> Finding:
 
 
 def save_findings(path: str | Path, findings: Sequence[Finding], **about: Any) -> None:
-    """Write ``findings.json``: the rule, the facts in ``about`` (version, command, ...), and the findings."""
+    """Write a JSON file with the rule, the facts in ``about`` (version, command, ...), and the findings."""
     data = {"format": FORMAT, "rule": RULE, **_plain(about), "findings": [to_dict(f) for f in findings]}
     write_atomic(Path(path), json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False).encode())
 
 
 def load_findings(path: str | Path) -> list[Finding]:
-    """Read a file of :func:`save_findings`.
+    """Read a file that :func:`save_findings` wrote.
 
     Raises:
         ValueError: the file has another format.
@@ -113,7 +113,8 @@ def load_findings(path: str | Path) -> list[Finding]:
     data = json.loads(Path(path).read_text(encoding="utf-8"))
     if data.get("format") != FORMAT:
         raise ValueError(
-            f"{path} is not a findings file of this version: format {data.get('format')!r}, not {FORMAT!r}"
+            f"{path} has the format {data.get('format')!r}, expected {FORMAT!r}: write it with save_findings of this "
+            "version"
         )
     return [from_dict(entry) for entry in data["findings"]]
 

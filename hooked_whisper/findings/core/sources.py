@@ -1,4 +1,5 @@
-"""Where a finding's clips and truth come from: the synthetic corpus, or a user's own recordings."""
+"""Clips for experiments, and the truth if it is known: from the synthetic corpus, the packaged speech, or
+recordings."""
 
 from __future__ import annotations
 
@@ -20,10 +21,10 @@ from hooked_whisper.protocols import Alignment
 from hooked_whisper.synthetic.recordings import held_out_sentences
 from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus
 
-LEAD = 0.5  # seconds of silence before a synthetic clip, so that a cut can be moved to before its first word
+LEAD = 0.5  # seconds of silence before a synthetic clip, so that a cut can be moved ahead of its first word
 DEMO = "demo"
-PER_LANGUAGE = 10  # clips of each language: 5 languages are 50 encoder passes, half a minute of base on two cores
-FURTHER = 200  # clips for findings on phones: with the first 100 most phones are said 50 times or more
+PER_LANGUAGE = 10  # clips per language: 5 languages need 50 encoder passes, half a minute for base on two cores
+FURTHER = 200  # more clips for findings on phones: with the first 100, most phones occur 50 times or more
 
 
 Further = Callable[[], tuple[Clip, ...]]
@@ -31,7 +32,7 @@ Further = Callable[[], tuple[Clip, ...]]
 
 @dataclass(frozen=True)
 class PreparedClips:
-    """Clips, and a sentence on their origin."""
+    """Clips and a sentence that describes their origin."""
 
     utterances: tuple[Clip, ...]
     origin: str
@@ -46,7 +47,7 @@ def synthetic_corpus_of(model: str) -> SyntheticCorpus | None:
 
 
 def truth_of(synthetic: SyntheticCorpus, model: HookedWhisper) -> Truth:
-    """What is true in a world, with this model's token ids."""
+    """Return the truth about a synthetic corpus, with this model's token ids."""
     from hooked_whisper.synthetic.corpus import CorpusConfig
     from hooked_whisper.synthetic.grammar import MAX_WORDS, MIN_WORDS
 
@@ -65,9 +66,10 @@ def truth_of(synthetic: SyntheticCorpus, model: HookedWhisper) -> Truth:
 
 
 def synthetic_clips(synthetic: SyntheticCorpus, count: int, seed: int = 0) -> PreparedClips:
-    """Synthesize held-out sentences by the held-out espeak-ng speakers in turn. Without it, return packaged clips."""
+    """Synthesize held-out sentences with the held-out espeak-ng speakers in turn. Without espeak-ng, return packaged
+    clips."""
     speakers = [s.id for s in synthetic.speakers if s.split == "held-out" and s.synthesizer == "espeak"]
-    texts = held_out_sentences(synthetic, 2 * count, seed)  # some sentences have words the synthesizer runs together
+    texts = held_out_sentences(synthetic, 2 * count, seed)  # twice as many: the synthesizer runs words together in some
     try:
         utterances = _spoken(synthetic, texts, speakers, count)
     except (RuntimeError, OSError, ImportError) as error:
@@ -81,9 +83,10 @@ def synthetic_clips(synthetic: SyntheticCorpus, count: int, seed: int = 0) -> Pr
 def further_clips(
     synthetic: SyntheticCorpus, taken: Sequence[Clip], count: int = FURTHER, seed: int = 0
 ) -> tuple[Clip, ...]:
-    """Synthesize held-out sentences other than those taken, by all held-out speakers in turn (flite's if installed).
+    """Synthesize held-out sentences that are not in ``taken``, with all held-out speakers in turn (flite's if
+    installed).
 
-    Without espeak-ng, return the packaged clips that are not among those taken.
+    Without espeak-ng, return the packaged clips that are not in ``taken``.
     """
     known = {u.text for u in taken}
     voices = [s for s in synthetic.speakers if s.split == "held-out"]
@@ -99,7 +102,8 @@ def further_clips(
 def _spoken(
     synthetic: SyntheticCorpus, texts: Sequence[str], speakers: Sequence[str], count: int, prefix: str = ""
 ) -> tuple[Clip, ...]:
-    """Synthesize up to ``count`` of the texts, by the speakers in turn; skip texts that cannot be synthesized."""
+    """Synthesize up to ``count`` of the texts with the speakers in turn. Texts that cannot be synthesized are
+    skipped."""
     utterances: list[Clip] = []
     for text in texts:
         if len(utterances) == count:
@@ -114,7 +118,7 @@ def _spoken(
 
 
 def packaged_clips(synthetic: SyntheticCorpus, count: int, why: str) -> PreparedClips:
-    """Return the held-out recordings that ship with the package."""
+    """Return the packaged held-out recordings. ``why`` says why they are used; it becomes part of the origin."""
     clips = synthetic.clips()[:count]
     utterances = tuple(_with_lead(clip.samples, clip.alignment) for clip in clips)
     return PreparedClips(utterances, f"{why}: the {len(utterances)} packaged held-out clips instead")
@@ -126,7 +130,7 @@ def _with_lead(audio: np.ndarray, alignment: Alignment) -> Clip:
 
 
 def packaged_speech_clips(model: HookedWhisper, count: int, seed: int = 0) -> tuple[CorpusClips, Further]:
-    """Return ``count`` sentences of the packaged neural speech, held-out voices first, and a function for the others.
+    """Return ``count`` sentences of the packaged speech, held-out voices first, and a function that loads the others.
 
     Raises:
         AudioError: this installation has no packaged speech.
@@ -142,7 +146,7 @@ def packaged_speech_clips(model: HookedWhisper, count: int, seed: int = 0) -> tu
 
 
 def packaged_language_clips(model: HookedWhisper) -> tuple[Clip, ...]:
-    """Return :data:`PER_LANGUAGE` packaged sentences in each language, by its voices in turn.
+    """Return :data:`PER_LANGUAGE` packaged sentences in each language, spoken by its voices in turn.
 
     Raises:
         AudioError: this installation has no packaged speech.
@@ -157,7 +161,7 @@ def packaged_language_clips(model: HookedWhisper) -> tuple[Clip, ...]:
 def corpus_clips(
     model: HookedWhisper, corpus: Sequence[Recording], count: int, language: str, own_texts: bool = True
 ) -> tuple[CorpusClips, Further]:
-    """Return ``count`` recordings of a corpus with the speakers taking turns, and a function for the others.
+    """Return ``count`` recordings of a corpus with the speakers taking turns, and a function that loads the others.
 
     own_texts: see :func:`~hooked_whisper.findings.core.corpus_clips.clips_of`.
     """
@@ -170,7 +174,7 @@ def corpus_clips(
 
 
 def untrained_twin(model: HookedWhisper, seed: int) -> HookedWhisper:
-    """Return the same architecture with seeded random weights. The global random state does not change."""
+    """Return a model of the same architecture with seeded random weights. The global random state does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
         twin = HookedWhisper(model.cfg)
@@ -190,10 +194,10 @@ def make_context(
     progress: bool = False,
     own_texts: bool = True,
 ) -> Context:
-    """Load everything that experiments need for a model: its untrained twin, the truth if it is known, and clips.
+    """Load everything that experiments need for a model: its untrained twin, clips, and the truth if it is known.
 
-    The clips are those of ``corpus``. Without it, they are new sentences of the synthetic corpus that the model called
-    ``name`` was trained on, or the packaged speech if there is none.
+    The clips are those of ``corpus``. Without a corpus, they are new sentences of the synthetic corpus on which the
+    model ``name`` was trained, or the packaged speech for a released model.
 
     Args:
         speech: whether to load clips.

@@ -1,4 +1,4 @@
-"""Statistics on plain arrays, with bootstrap and permutation tests. All randomness is the caller's ``rng``."""
+"""Statistics on plain arrays, with bootstrap and permutation tests. Random draws use the caller's ``rng``."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Rng = np.random.Generator
 
 
 def kl_rows(p: Float[np.ndarray, "row outcome"], log_q: Float[np.ndarray, "row outcome"]) -> Float[np.ndarray, "row"]:
-    """Return KL(p || q) in nats for each row; outcomes with p = 0 add nothing."""
+    """Return KL(p || q) in nats for each row; outcomes with p = 0 contribute nothing."""
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(p > 0, p * (np.log(np.where(p > 0, p, 1)) - log_q), 0.0)
     return terms.sum(axis=1)
 
 
 def spearman(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> float:
-    """Return the rank correlation; NaN if one side is constant or there are fewer than three pairs."""
+    """Return Spearman's rank correlation: NaN if ``x`` or ``y`` is constant, or there are fewer than three pairs."""
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
@@ -48,7 +48,7 @@ def auc(
     w_positive: Float[np.ndarray, "p"] | None = None,
     w_negative: Float[np.ndarray, "n"] | None = None,
 ) -> float:
-    """Return the probability that a positive scores higher than a negative; ties count half, weights are optional."""
+    """Return the probability that a positive scores higher than a negative. Ties count half."""
     wp = np.ones(len(positive)) if w_positive is None else w_positive
     wn = np.ones(len(negative)) if w_negative is None else w_negative
     if wp.sum() == 0 or wn.sum() == 0:
@@ -63,7 +63,7 @@ def auc(
 def bootstrap(
     n: int, statistic: Callable[[Int[np.ndarray, "n"]], float], rng: Rng, draws: int = 1000
 ) -> Float[np.ndarray, "draw"]:
-    """Return a statistic of ``draws`` resamples. It gets indices drawn with replacement from ``n``."""
+    """Return ``statistic`` on ``draws`` resamples. It is called with ``n`` indices, drawn with replacement."""
     return np.array([statistic(rng.integers(n, size=n)) for _ in range(draws)])
 
 
@@ -96,8 +96,8 @@ def matrix_regression(
     """Regress the upper triangle of ``y`` on those of ``x`` by least squares, everything standardized.
 
     The null distribution permutes the words of ``y`` (rows and columns together), which keeps the dependence between
-    pairs that share a word. The p-value is the share of permutations, the data included, with a coefficient at least as
-    large.
+    pairs that share a word. The p-value is the share of permutations whose coefficient is at least as large; the
+    unpermuted data count as one of them.
 
     Source: Mantel 1967; Krackhardt 1988 (quadratic assignment).
     """
@@ -118,7 +118,7 @@ def matrix_regression(
 def regression_coefficients(
     y: Float[np.ndarray, "word word"], x: dict[str, Float[np.ndarray, "word word"]], drawn: Int[np.ndarray, "n"]
 ) -> Float[np.ndarray, "name"]:
-    """Return the same coefficients on resampled words; pairs of a word with itself are left out."""
+    """Return the coefficients of :func:`matrix_regression` on resampled words, without pairs of a word with itself."""
     a, b = np.triu_indices(len(drawn), 1)
     i, j = drawn[a], drawn[b]
     keep = i != j
@@ -133,7 +133,7 @@ def _standard(values: np.ndarray) -> np.ndarray:
 
 
 def peak_offset(offsets: Float[np.ndarray, "offset"], rates: Float[np.ndarray, "offset"]) -> float:
-    """Return the offset at which a profile is highest; the middle of a plateau; NaN if it is flat."""
+    """Return the offset at which a profile is highest: the middle of a plateau, or NaN if the profile is flat."""
     known = np.isfinite(rates)
     if not known.any() or np.ptp(rates[known]) == 0:
         return float("nan")

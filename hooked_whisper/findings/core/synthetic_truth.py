@@ -1,4 +1,4 @@
-"""What is true in the synthetic corpus: which word follows which, how often, and how the words sound."""
+"""The truth about the synthetic corpus: which word follows which, how often, and how the words sound."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Outcomes = Float[np.ndarray, "outcome"]
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """The synthetic corpus that a model was trained on. ``outcome`` axes hold the words, in order, and END last.
+    """The synthetic corpus on which a model was trained. ``outcome`` axes hold the words in order, and END last.
 
-    follows: what comes after a sentence's first word, exactly as in the training sentences (their length is limited, so
-        a sentence never ends after its first word although the grammar's row may allow it).
-    row: the same from the grammar's row alone, whatever the sentence's length.
-    unigram: how often each outcome occurs anywhere.
-    seen: (expected) occurrences of each word in training.
-    first: probability of each word to begin a sentence of the grammar.
+    follows: probabilities after a sentence's first word, as in the training sentences. Their length is limited, so a
+        sentence never ends after its first word even if the grammar's row allows it.
+    row: probabilities by the grammar's row, for sentences of any length.
+    unigram: relative frequency of each outcome in all positions.
+    seen: expected occurrences of each word in training.
+    first: probability that a sentence of the grammar begins with each word.
     class_of: semantic class of each word; empty if unknown.
     """
 
@@ -41,12 +41,12 @@ class Truth:
 
     @property
     def outcome_ids(self) -> Int[np.ndarray, "outcome"]:
-        """Token id of every outcome: the words', then end of text."""
+        """Token id of every outcome: the words, then end of text."""
         return np.concatenate([self.tokens, [self.eot]])
 
     @cached_property
     def phone_distance(self) -> Float[np.ndarray, "word word"]:
-        """Number of phones to insert, delete or replace to get from one word to the other."""
+        """Number of phones to insert, delete or replace to turn one word into the other."""
         n = len(self.words)
         distance = np.zeros((n, n))
         for i in range(n):
@@ -56,13 +56,13 @@ class Truth:
 
     @cached_property
     def phone_similarity(self) -> Float[np.ndarray, "word word"]:
-        """One minus the distance over the length of the longer word."""
+        """One minus the phone distance divided by the length of the longer word."""
         lengths = np.array([len(self.phones[w]) for w in self.words])
         return 1 - self.phone_distance / np.maximum(lengths[:, None], lengths[None, :])
 
     @cached_property
     def sounds_alike(self) -> np.ndarray:
-        """``[word, word]`` bool: one phone apart, or of the same rhyme family; not a word with itself."""
+        """Whether two different words are one phone apart or of the same rhyme family: ``[word, word]``, bool."""
         rhymes = np.array([self.rhyme_of.get(w, w) for w in self.words])
         alike = (self.phone_distance <= 1) | (rhymes[:, None] == rhymes[None, :])
         np.fill_diagonal(alike, False)
@@ -70,7 +70,8 @@ class Truth:
 
     @cached_property
     def context_similarity(self) -> Float[np.ndarray, "word word"]:
-        """Mean Bhattacharyya coefficient of the two words' followers and of their predecessors (1: interchangeable)."""
+        """Mean Bhattacharyya coefficient of two words' followers and of their predecessors; 1 if they are
+        interchangeable."""
         after = np.sqrt(self.row)
         before = self.row[:, : len(self.words)].T * self.seen[None, :]
         before = np.sqrt(before / np.maximum(before.sum(axis=1, keepdims=True), 1e-12))
@@ -84,14 +85,16 @@ class Truth:
 def length_limited(
     matrix: Float[np.ndarray, "state state"], shortest: int, longest: int
 ) -> tuple[Float[np.ndarray, "word outcome"], Float[np.ndarray, "word"]]:
-    """Exact statistics of sentences drawn from a Markov matrix and kept if they have ``shortest`` to ``longest`` words.
+    """Return exact statistics of sentences that are drawn from a Markov matrix and accepted if they have ``shortest``
+    to ``longest`` words.
 
-    ``matrix``: state 0 is START, then the words, then END. Returns what follows each word if it is a sentence's first
-    (a zero row if no such sentence is kept) and the expected occurrences of each word in one kept sentence.
+    ``matrix`` has the states START, the words, and END. The first result has the probabilities of what follows each
+    word as the first word of an accepted sentence (zeros if there is no such sentence). The second has the expected
+    occurrences of each word in an accepted sentence.
     """
     inner, ends, first = matrix[1:-1, 1:-1], matrix[1:-1, -1], matrix[0, 1:-1]
     n = len(inner)
-    # accepted[t]: probability that a sentence with this word as its word number t has an accepted length
+    # accepted[t]: probability that a sentence whose t-th word is this word gets an accepted length
     accepted = np.zeros((longest + 2, n))
     for t in range(longest, 0, -1):
         accepted[t] = inner @ accepted[t + 1] + (ends if t >= shortest else 0.0)

@@ -1,4 +1,4 @@
-"""Word errors of transcripts, and the fate of each word of a reference."""
+"""Word errors of transcripts, and whether each reference word was kept, replaced or deleted."""
 
 from __future__ import annotations
 
@@ -42,14 +42,15 @@ def corpus_wer(errors: Sequence[WordError], seed: int = 0) -> tuple[float, float
 
 @dataclass(frozen=True)
 class WordFates:
-    """The fate of each word of a reference, and the number of inserted words."""
+    """Whether each reference word was kept, replaced or deleted, and the number of inserted words."""
 
     fates: tuple[Fate, ...]
     inserted: int
 
 
 def word_fates(reference: str, hypothesis: str) -> WordFates:
-    """Say for each reference word whether it is kept, replaced or deleted, by the word alignment of least cost."""
+    """Return for each reference word whether it was kept, replaced or deleted, by the word alignment with the fewest
+    edits."""
     fates: list[Fate] = []
     inserted = 0
     for op in word_diff(reference, hypothesis):
@@ -62,6 +63,6 @@ def word_fates(reference: str, hypothesis: str) -> WordFates:
 
 
 def fate_rates(fates: Sequence[Fate]) -> dict[Fate, float]:
-    """Return the share of each fate; NaN without words."""
+    """Return the share of words with each fate. All are NaN if there are no words."""
     n = len(fates)
     return {f: (sum(x == f for x in fates) / n if n else np.nan) for f in ("kept", "replaced", "deleted")}  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""The base class of experiments with one protocol for the organism and another for released models."""
+"""The base class of experiments with one protocol for the demo model and another one for released models."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 
 
 class TwoProtocols(Experiment[Any]):
-    """One claim, tested by ``organism`` on a model whose synthetic corpus is known, and by ``released`` on any other.
+    """One claim with two protocols: ``organism`` for a model whose synthetic corpus is known, ``released`` for any
+    other.
 
     Id, title, claim and protocol are those of ``released``.
 
     Attributes:
-        released_measurement: name of a measurement that only ``released`` makes. It tells which of the two draws a
+        released_measurement: name of a measurement that only ``released`` makes. It decides which of the two draws a
             saved finding.
     """
 

@@ -1,4 +1,4 @@
-"""Figures of F4: words cut out of the encoder's output."""
+"""Figures of F4, the words cut out of the encoder's output."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 def draw_cut_words(finding: Finding) -> list[Figure]:
-    """Draw losses by margin, the fate of words, and how well a cut works when it is moved."""
+    """Draw the words lost by margin, the fate of words, and the effect of moving the cut."""
     fate = finding.measurement("fate of words")
     cuts, fates = fate.axis("cut").entries, fate.axis("fate").entries
     first, axes = new_figure("Fate of the words", "share of words (%)", "")
     rows = [(cut, word) for cut in cuts for word in fate.axis("word").entries]
     names = [f"{word}, cut {'in' if cut == 'silence' else 'at'} {cut}" for cut, word in rows]
-    names = [name.replace("another word", "a far word") for name in names]
+    names = [name.replace("another word", "a distant word") for name in names]
     heights = np.arange(len(rows))[::-1]
     left = np.zeros(len(rows))
     for name, color in zip(fates, (BLUE, PURPLE, ORANGE), strict=True):
@@ -44,7 +44,9 @@ def draw_cut_words(finding: Finding) -> list[Figure]:
     targets = np.array([fate.at(cut=cuts[0], word="target", fate=f) for f in fates], dtype=float)
     first.set_label(alt_text("Words that were cut out", targets, [str(f) for f in fates]))
     profile = finding.measurement("target word gone by offset of the cut")
-    second, axes = new_figure("Where the cut must be", "offset of the cut from the word (ms)", "target word gone (%)")
+    second, axes = new_figure(
+        "Effect of moving the cut", "offset of the cut from the word (ms)", "target word gone (%)"
+    )
     offsets = np.array(profile.axes[0].entries, dtype=float)
     axes.axvspan(-100, 100, color=GREEN, alpha=0.18, linewidth=0, label="within 100 ms")
     axes.plot(offsets, 100 * profile.values, color=BLUE, marker="o")
@@ -55,7 +57,7 @@ def draw_cut_words(finding: Finding) -> list[Figure]:
 
 
 def _draw_margins(finding: Finding) -> Figure:
-    """Draw the shares of lost words against the margin, with the thresholds of their criteria."""
+    """Draw the shares of lost words by margin, with the thresholds of their criteria."""
     sweep = finding.measurement("words gone by margin")
     margins = np.array(sweep.axes[0].entries, dtype=float)
     figure, axes = new_figure(

@@ -1,4 +1,4 @@
-"""Tables, notes and examples of F4: words cut out of the encoder's output."""
+"""Tables, notes and examples of F4, the words cut out of the encoder's output."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ def margin_table(
     sweep: dict[int, dict[str, Estimate]],
     statistics: Sequence[str],
     verdict: int,
-    stretch: tuple[str, dict[str, Estimate]],
+    published: tuple[str, dict[str, Estimate]],
 ) -> Table:
-    """Return one row per margin, and one for cuts as long as a published one."""
+    """Return a table with one row per margin, and one row for cuts of the published length."""
     rows = [
         (f"{margin} ms{' (verdict)' if margin == verdict else ''}", *(percent(rates[name]) for name in statistics))
         for margin, rates in sweep.items()
     ]
-    rows.append((stretch[0], *(percent(stretch[1][name]) for name in statistics)))
+    rows.append((published[0], *(percent(published[1][name]) for name in statistics)))
     return Table("Cuts by margin on each side of the word", "this run", ("margin", *statistics), tuple(rows))
 
 
 def margin_note(margin: int, criteria: Sequence[Criterion]) -> str:
-    """Say which criteria on words would be met at another margin."""
+    """Return a sentence that says which criteria on words would be met at another margin."""
     met = "; ".join(f"{describe(c)} ({'met' if c.passed else 'not met'})" for c in criteria)
-    prefix = "With the aligned span alone (margin 0)" if margin == 0 else f"At a margin of {margin} ms"
+    prefix = "With the aligned span only (margin 0)" if margin == 0 else f"At a margin of {margin} ms"
     return f"{prefix}: {met}."
 
 
@@ -42,12 +42,12 @@ def percent(rate: Estimate) -> str:
 
 
 def whole_number(value: float | None) -> str:
-    """Format without decimals; an undefined number is a dash."""
+    """Format a number without decimals. An undefined number becomes a dash."""
     return "–" if value is None else f"{value:.0f}"
 
 
 def fate_row(cuts: Cuts) -> list[list[float]]:
-    """Return the shares of kept, replaced and deleted words: of the targets, and of the other words."""
+    """Return the shares of kept, replaced and deleted words, for the targets and for the other words."""
     if not cuts.targets:
         return [[np.nan] * 3] * 2
     fates = ("kept", "replaced", "deleted")
@@ -57,7 +57,7 @@ def fate_row(cuts: Cuts) -> list[list[float]]:
 
 
 def examples(context: Context, word: Cuts, far: Cuts, n: int = 6) -> tuple[Example, ...]:
-    """Return examples of each fate, longer sentences first; one per utterance."""
+    """Return examples of each fate, one per utterance, from the longest sentences."""
     elsewhere_texts = {(t.utterance, t.word): text for t, text in zip(far.targets, far.texts, strict=True)}
     order = sorted(range(len(word.targets)), key=lambda k: (-len(word.outcomes[k].fates), k))
     queues = [

@@ -1,4 +1,4 @@
-"""Positions to cut for a word, and the fate of a clip's words after a cut."""
+"""Encoder positions to cut for a word, and the fate of a clip's words after the cut."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from hooked_whisper.findings.core.context import Context
 from hooked_whisper.findings.core.records import Number
 from hooked_whisper.findings.core.transcripts import WordFates
 
-EDGE = 1  # positions on either side of a word, for the rounding of its times
+EDGE = 1  # positions added on either side of a word, because its times are rounded
 SILENCE_AFTER = 0.5  # seconds from the last word's end to the control cut in silence
 
 
 @dataclass(frozen=True)
 class CutTarget:
-    """One word to cut out: the number of its utterance, its own in the text, and the encoder positions to replace."""
+    """A word to cut out: the indices of its utterance and of the word in the text, and the encoder positions to
+    replace."""
 
     utterance: int
     word: int
@@ -34,7 +35,7 @@ class CutTarget:
 
 
 def targets_of(context: Context) -> list[CutTarget]:
-    """Return every word with a time in clips that are transcribed without an error; spans have no margin."""
+    """Return all words with times, of the clips that are transcribed without an error. Their spans have no margin."""
     targets: list[CutTarget] = []
     for i, utterance in enumerate(context.utterances):
         words = utterance.alignment.words
@@ -47,7 +48,7 @@ def targets_of(context: Context) -> list[CutTarget]:
 
 
 def with_margin(context: Context, target: CutTarget, margin_ms: Number) -> CutTarget:
-    """Return the same word with a span of ``margin_ms`` more on either side, clamped to the window."""
+    """Return the same word with a span that is ``margin_ms`` longer on either side, clamped to the window."""
     time, word = context.model.time, context.utterances[target.utterance].alignment.words[target.word]
     start, end = max(0.0, word.start - margin_ms / 1000), min(time.duration, word.end + margin_ms / 1000)
     span = time.span(start, end, rounding="outer")
@@ -63,7 +64,7 @@ def centered(context: Context, target: CutTarget, seconds: Number) -> CutTarget:
 
 
 def elsewhere(context: Context, target: CutTarget) -> slice | None:
-    """Return a span as long as the target's on the word farthest from it; ``None`` if both overlap."""
+    """Return a span of the target's length at the word farthest from it, or ``None`` if the two overlap."""
     time, words = context.model.time, context.utterances[target.utterance].alignment.words
     number = max(range(len(words)), key=lambda w: abs(w - target.word))
     start = max(0, time.position((words[number].start + words[number].end) / 2) - target.length // 2)
@@ -73,7 +74,7 @@ def elsewhere(context: Context, target: CutTarget) -> slice | None:
 
 
 def in_silence(context: Context, target: CutTarget) -> slice | None:
-    """Return a span as long as the target's in the silence after the last word; ``None`` if it leaves the window."""
+    """Return a span of the target's length in the silence after the last word, or ``None`` if it leaves the window."""
     time = context.model.time
     seconds = context.utterances[target.utterance].alignment.words[-1].end + SILENCE_AFTER
     if seconds >= time.duration:
@@ -87,10 +88,10 @@ Counts = tuple[Float[np.ndarray, "target"], Float[np.ndarray, "target"]]
 
 @dataclass(frozen=True)
 class Cuts:
-    """Decoded cuts: the targets, the transcripts, and the fate of the words of their clips.
+    """Decoded cuts: the targets, the transcripts, and the fates of the words of their clips.
 
-    covered: for each target, whether the middle of each word of its clip was replaced.
-    Counts are pairs: words with a wanted fate, and words in all, for each target.
+    ``covered`` says for each target whether the middle of each word of its clip was replaced. Methods that count words
+    return two arrays over the targets: the number of words with a ``wanted`` fate, and the number of all words.
     """
 
     targets: list[CutTarget]
@@ -113,7 +114,7 @@ class Cuts:
         return np.array(hits), np.array(counts)
 
     def others(self, wanted: Callable[[str], bool]) -> Counts:
-        """Count all words but the target."""
+        """Count all words except the target."""
         return self._counts(lambda target, word, _: word != target.word, wanted)
 
     def neighbors(self, wanted: Callable[[str], bool]) -> Counts:
@@ -129,24 +130,24 @@ class Cuts:
         return self._counts(lambda _, __, covered: not covered, wanted)
 
     def other_errors(self) -> Counts:
-        """Count word errors that are not the target's: other words gone, and words inserted."""
+        """Count the word errors apart from the target: other words that are gone, and inserted words."""
         hits, counts = self.others(lambda fate: fate != "kept")
         return hits + np.array([float(o.inserted) for o in self.outcomes]), counts
 
     @property
     def groups(self) -> np.ndarray:
-        """Number of the utterance of each target: ``[target]``."""
+        """Index of the utterance of each target: ``[target]``."""
         return np.array([t.utterance for t in self.targets], dtype=int)
 
 
 def covered_words(context: Context, target: CutTarget, span: slice) -> list[bool]:
-    """Return for each word of the target's clip whether its middle lies in the span."""
+    """Return whether the middle of each word of the target's clip lies in the span."""
     time, words = context.model.time, context.utterances[target.utterance].alignment.words
     middles = (time.position(min((w.start + w.end) / 2, time.duration)) for w in words)
     return [span.start <= middle < span.stop for middle in middles]
 
 
 def one_per_utterance(targets: Sequence[CutTarget], rng: np.random.Generator, most: int) -> list[CutTarget]:
-    """Return a random target of each utterance, for ``most`` utterances."""
+    """Return one random target per utterance, for at most ``most`` utterances."""
     shuffled = [targets[i] for i in rng.permutation(len(targets))]
     return list({t.utterance: t for t in shuffled}.values())[:most]

@@ -1,6 +1,7 @@
-"""Packaged lists of English: 6,000 words that are one token for every Whisper, with frequencies, phones, and bigrams.
+"""Packaged lists of English: 6,000 words that are one token in every Whisper vocabulary, with frequencies, phones, and
+bigrams.
 
-:mod:`.bigrams` and :mod:`.neighbors` are F9 and F10 on real Whisper.
+:mod:`.bigrams` and :mod:`.neighbors` are F9 and F10 on released models.
 """
 
 from hooked_whisper.findings.english.lexicon import English, load_english, parse

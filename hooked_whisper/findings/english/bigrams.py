@@ -1,4 +1,4 @@
-"""F9 on real Whisper: next-token logits against counts of English bigrams."""
+"""F9 on released models: do the logits of the next token follow counts of English bigrams?"""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ LANGUAGE = "en"
 KINDS = ("zero audio", "mel floor", "white noise", "mean encoding")
 PUBLISHED_PREFIX, USUAL_PREFIX = "published", "with <|notimestamps|>"
 PROMPTS = 300  # evenly spaced by frequency among the words that qualify (about 770)
-FOLLOWERS = 20  # followers that a prompt needs in the list, without the common ones
-COMMON = 0.1  # followers of a larger share of the prompts are common
+FOLLOWERS = 20  # followers in the list that a prompt needs, not counting common ones
+COMMON = 0.1  # a word that follows a larger share of the prompts is common
 SHUFFLES = 10
 DRAWS = 1000  # of the bootstrap
 
@@ -44,20 +44,22 @@ TOP = "likeliest word (common ones left out) is an attested follower"
 NAMES = (PARTIAL, OWN, TOP)
 PLAIN, TOP_ALL = "rank correlation, frequency not taken out", "likeliest word of all is an attested follower"
 
-# Thresholds, written before the first run on a real model. The published claim has no number for this test.
-# PARTIAL: r = 0.3 is Cohen's (1988) medium effect. The 0.6 of the synthetic corpus is out of reach: there the true
-#   probabilities are known, whereas these counts are of web pages, not of speech, and end at 6 million occurrences.
-# OWN: at least half of PARTIAL must depend on the prompt. The remainder may be words that follow any word more often
-#   than their frequency predicts.
-# TOP: right more often than wrong. A constant guess is right for about a tenth of the prompts (COMMON). The 0.9 of the
-#   synthetic corpus needs a complete list: here a true follower that is rare on the web counts as wrong.
+# Thresholds, fixed before the first run on a released model. The published claim has no number for this test.
+# PARTIAL: r = 0.3 is Cohen's (1988) medium effect. The threshold of 0.6 for the synthetic corpus cannot be reached:
+#   there the true probabilities are known, whereas these counts are of web pages, not of speech, and leave out bigrams
+#   with fewer than 6 million occurrences.
+# OWN: at least half of PARTIAL must depend on the prompt. The other half may come from words that follow any word more
+#   often than their frequency predicts.
+# TOP: right more often than wrong. A constant prediction is right for about a tenth of the prompts (COMMON). The
+#   threshold of 0.9 for the synthetic corpus needs a complete list; here a true follower that is rare on the web counts
+#   as wrong.
 THRESHOLDS = {PARTIAL: 0.3, OWN: 0.15, TOP: 0.5}
 
 
 @dataclass(frozen=True, eq=False)
 class Followers:
-    """Followers of a prompt in the list: their columns in the logits, and their ranks (centered, unit length) by count
-    and by frequency."""
+    """The followers of a prompt in the list: their columns in the logits, and their ranks by bigram count and by word
+    frequency (centered, unit length)."""
 
     columns: Int[np.ndarray, "follower"]
     counts: Float[np.ndarray, "follower"]
@@ -74,7 +76,8 @@ class Followers:
         return float(unit_ranks(logits[self.columns]) @ self.counts)
 
     def partial(self, logits: Float[np.ndarray, "word"]) -> float:
-        """Return Spearman's correlation with frequency partialed out; NaN if frequency explains either side."""
+        """Return Spearman's partial correlation of the logits with the counts, given the frequency. It is NaN if the
+        frequency explains either of them completely."""
         ranks = unit_ranks(logits[self.columns])
         of_logits, of_counts = float(ranks @ self.frequency), float(self.counts @ self.frequency)
         left = (1 - of_logits**2) * (1 - of_counts**2)
@@ -82,7 +85,8 @@ class Followers:
 
 
 def unit_ranks(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-    """Return centered ranks of unit length, whose inner product is Spearman's correlation; NaN if all are equal."""
+    """Return centered ranks of unit length, so that inner products are Spearman's correlation; NaN if all values are
+    equal."""
     ranks = rankdata(values)
     ranks -= ranks.mean()
     length = np.linalg.norm(ranks)
@@ -91,7 +95,7 @@ def unit_ranks(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
 
 @dataclass(frozen=True, eq=False)
 class BigramTask:
-    """Prompt words and the counts of their followers. Columns are the words of the list."""
+    """Prompt words and the bigram counts of their followers. The columns are the words of the list."""
 
     words: tuple[str, ...]
     prompts: Int[np.ndarray, "prompt"]
@@ -119,7 +123,7 @@ class BigramTask:
         return np.array([followers.plain(row) for followers, row in zip(self.followers, logits, strict=True)])
 
     def top(self, logits: Float[np.ndarray, "prompt word"], all_words: bool = False) -> Float[np.ndarray, "prompt"]:
-        """Return 1 for each prompt whose likeliest word is one of its followers, else 0. Common words are left out
+        """Return 1 for each prompt whose most likely word is one of its followers, else 0. Common words are left out
         unless ``all_words``."""
         candidates = logits if all_words else np.where(self.common[None, :], -np.inf, logits)
         return self.attested[np.arange(len(logits)), candidates.argmax(axis=1)].astype(float)
@@ -127,7 +131,7 @@ class BigramTask:
 
 @dataclass(frozen=True, eq=False)
 class PromptScores:
-    """Statistics of every prompt, by name."""
+    """The statistics of all prompts, by name."""
 
     values: dict[str, Float[np.ndarray, "prompt"]]
 
@@ -145,10 +149,10 @@ def _mean(values: Float[np.ndarray, "prompt"], rng: np.random.Generator) -> Esti
 
 
 def make_task(english: English, n_prompts: int) -> BigramTask:
-    """Select prompts with enough followers, evenly spaced from the most to the least frequent.
+    """Select ``n_prompts`` words with enough followers, evenly spaced from the most to the least frequent.
 
     A word is common if it follows more than the share ``COMMON`` of the prompts, and a prompt needs ``FOLLOWERS``
-    followers that are not common. Each definition depends on the other, so they are iterated until nothing changes.
+    followers that are not common. The two definitions depend on each other, so they are iterated until nothing changes.
     """
     attested = csr_array((english.bigrams > 0).astype(np.int64))
     common = np.zeros(len(english.words), dtype=bool)
@@ -187,7 +191,7 @@ def other_prompts(n: int, rng: np.random.Generator) -> Int[np.ndarray, "prompt"]
 
 
 def score(task: BigramTask, logits: Float[np.ndarray, "prompt word"], rng: np.random.Generator) -> PromptScores:
-    """Return the statistics of every prompt. ``rng`` draws the other prompts."""
+    """Return the statistics of all prompts. ``rng`` draws the other prompts."""
     partial = task.partial(logits)
     others = np.mean([task.partial(logits[other_prompts(len(logits), rng)]) for _ in range(SHUFFLES)], axis=0)
     return PromptScores(
@@ -203,12 +207,12 @@ def score(task: BigramTask, logits: Float[np.ndarray, "prompt word"], rng: np.ra
 
 @dataclass(frozen=True, eq=False)
 class EnglishBigramScores:
-    """Statistics of every prompt.
+    """Statistics of all prompts.
 
     Attributes:
-        scores: by input and prefix.
-        controls: by name of the control.
-        comparison: the likeliest tokens in the form of the published lists.
+        scores: scores by input and prefix.
+        controls: scores by name of the control.
+        comparison: the most likely tokens in the form of the published lists.
         n_words: number of words in the list.
     """
 
@@ -220,25 +224,25 @@ class EnglishBigramScores:
 
 
 class EnglishBigrams(Experiment[EnglishBigramScores]):
-    """F9 on real Whisper: next-token logits against counts of English bigrams."""
+    """F9 on released models: compare the logits of the next token with counts of English bigrams."""
 
     id, title = "F9", "Bigrams in the decoder"
-    claim = "With no speech as input, the decoder still predicts likely next words, as a weak language model does."
+    claim = "Without speech as input, the decoder still predicts likely next words, as a weak language model does."
     protocol = (
-        "Encoder output of 30 s of zero samples. Decoder input: <|startoftranscript|> (with language and task where "
-        "the vocabulary has them) and one English word; no <|notimestamps|>, no timestamp. Raw logits of the next "
-        "token, read at lower-case words that are one token with a leading space. Counts of bigrams come from a list "
-        "of written English. For each prompt, over its followers in the list: rank correlation of logit and count, "
-        "given the followers' own frequency. And: is the likeliest word a follower in the list? Words that follow more "
-        "than a tenth of the prompts (and, of, the) are left out there, since such a word is right after nearly every "
-        "prompt. Repeated with <|notimestamps|> and with other inputs without speech. Intervals: 95 %, bootstrap over "
-        "prompts."
+        "The encoder's input is 30 s of zero samples. The decoder's input is <|startoftranscript|> (with language and "
+        "task if the vocabulary has them) and one English word, without <|notimestamps|> and without a timestamp. The "
+        "raw logits of the next token are read at lower-case words that are one token with a leading space. Counts of "
+        "bigrams come from a list of written English. Two statistics are computed for each prompt: the rank "
+        "correlation of logit and bigram count over its followers in the list, given the followers' word frequencies; "
+        "and whether the most likely word is a follower in the list. The second one leaves out words that follow more "
+        "than a tenth of the prompts (and, of, the), because such a word is right after nearly every prompt. Repeated "
+        "with <|notimestamps|> and with other inputs without speech. Intervals: 95 %, bootstrap over prompts."
     )
     needs_speech, own_speech = False, True
     published, published_summary = published_bigrams.PUBLISHED, published.BIGRAMS_IN_SHORT
 
     def measure(self, context: Context) -> EnglishBigramScores:
-        """Run a few encoder passes, and decoder batches of prompts."""
+        """Run the encoder on a few inputs without speech, and the decoder on all prompts for each."""
         model, english = context.model, load_english()
         tokens, task = english.token_ids(model), make_task(english, PROMPTS)
         kinds = [kind for kind in KINDS if kind != "mean encoding" or context.utterances]
@@ -312,7 +316,7 @@ def prefix_ids(model: HookedWhisper, language: str = LANGUAGE) -> dict[str, list
 def _controls(scores: Mapping[str, PromptScores], rng: np.random.Generator) -> tuple[Control, ...]:
     descriptions = {
         "another prompt": "logits of another prompt",
-        "word frequencies": "every word as likely as it is frequent",
+        "word frequencies": "the log frequency of each word in place of its logit",
         "untrained model": "random weights",
     }
     controls = []
@@ -346,7 +350,8 @@ def _measurements(
 
 
 def _constants(task: BigramTask, n: int = 5) -> Table:
-    """List the words that follow most prompts, common and not: they show why common ones are left out of TOP."""
+    """Return a table of the words that follow the most prompts, common and not. It shows why TOP leaves out common
+    words."""
     share = task.attested.mean(axis=0)
     groups = (("common", task.common), ("left in", ~task.common))
     rows = tuple(
@@ -354,15 +359,17 @@ def _constants(task: BigramTask, n: int = 5) -> Table:
         for name, mask in groups
         for i in np.argsort(-np.where(mask, share, -1.0), kind="stable")[:n]
     )
-    return Table("The same word after every prompt", "list of bigrams", ("word", "group", "attested follower"), rows)
+    return Table("Words that follow the most prompts", "list of bigrams", ("word", "group", "share of prompts"), rows)
 
 
 def _notes(measured: EnglishBigramScores) -> tuple[str, ...]:
     task = measured.task
     return (
         f"{len(task.prompts)} prompts with {FOLLOWERS} or more followers in the list, "
-        f"{int(task.common.sum())} common followers not counted; {measured.n_words} words are candidates.",
-        "The list counts written English, whatever its case, and ends at 6 million occurrences: a follower that is not "
-        "in it may still be English. Whisper writes capitals and punctuation; only lower-case words are compared.",
-        "Whisper did not see the published prefix in training: <|notimestamps|> or a timestamp came before every word.",
+        f"without the {int(task.common.sum())} common words; {measured.n_words} words are candidates.",
+        "The list counts written English in upper and lower case, and leaves out bigrams with fewer than 6 million "
+        "occurrences, so a follower that is not in it may still be English. Whisper writes capitals and punctuation; "
+        "only lower-case words are compared.",
+        "Whisper did not see the published prefix in training, where <|notimestamps|> or a timestamp came before every "
+        "word.",
     )

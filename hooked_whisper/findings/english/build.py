@@ -1,8 +1,9 @@
-"""Write the packaged English lists from their sources: ``python -m hooked_whisper.findings.english.build``.
+"""Build the packaged English lists from their sources: ``python -m hooked_whisper.findings.english.build``.
 
-The list has the most frequent words that consist of lower-case letters, have a pronunciation, are one token with a
-leading space in both of Whisper's vocabularies (English-only and multilingual), and are not more often written with a
-capital (the capitalized form has no earlier token: tokens are numbered by the frequency of what they merge).
+The list has the most frequent words that meet four conditions: they consist of lower-case letters, have a
+pronunciation, are one token with a leading space in both of Whisper's vocabularies (English-only and multilingual), and
+are not more frequent with a capital. The last condition means that the capitalized form has no smaller token id,
+because ids are assigned in order of frequency.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Vocabulary = Callable[[str], int | None]
 
 @dataclass(frozen=True)
 class ListSource:
-    """A file of a pinned version of a Python package."""
+    """A file in a pinned version of a Python package."""
 
     package: str
     file: str
@@ -37,13 +38,13 @@ class ListSource:
         """Return the text of the file in ``folder``, into which the package was installed.
 
         Raises:
-            HookedWhisperError: if the SHA-256 of the file is not ``sha256``.
+            HookedWhisperError: the SHA-256 of the file is not ``sha256``.
         """
         content = (folder / self.file).read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         if digest != self.sha256:
             raise HookedWhisperError(
-                f"{folder / self.file}: SHA-256 {digest}, expected {self.sha256}: install {self.package}"
+                f"{folder / self.file} has SHA-256 {digest}, expected {self.sha256}: install {self.package}"
             )
         return content.decode("utf-8-sig")
 
@@ -66,8 +67,8 @@ PRONUNCIATIONS = ListSource(
 
 
 def whisper_vocabularies() -> tuple[Vocabulary, Vocabulary]:
-    """Return functions from a text to its token in the English-only and in the multilingual vocabulary, or to ``None``
-    if the text is not one token."""
+    """Return a function for the English-only and one for the multilingual vocabulary. Each maps a text to its token, or
+    to ``None`` if the text is not one token."""
 
     def vocabulary(multilingual: bool) -> Vocabulary:
         encoding = get_tokenizer(multilingual).encoding
@@ -84,14 +85,14 @@ def whisper_vocabularies() -> tuple[Vocabulary, Vocabulary]:
 
 
 def is_lower_case_token(word: str, vocabulary: Vocabulary) -> bool:
-    """Return whether the word with a leading space is one token, and its capitalized form no more frequent token."""
+    """Return whether the word with a leading space is one token that is more frequent than its capitalized form."""
     token, capitalized = vocabulary(f" {word}"), vocabulary(f" {word.capitalize()}")
     return token is not None and (capitalized is None or token < capitalized)
 
 
 def read_pronunciations(text: str) -> dict[str, tuple[str, ...]]:
-    """Return the first pronunciation of each word of a CMU dictionary: lines ``word PH ON ES``. Further pronunciations
-    (``word(2)``) are ignored."""
+    """Return the first pronunciation of each word of a CMU dictionary, whose lines are ``word PH ON ES``. Other
+    pronunciations (``word(2)``) are ignored."""
     entries = (line.split() for line in text.splitlines() if line.strip())
     return {word: tuple(phones) for word, *phones in entries if "(" not in word}
 
@@ -102,7 +103,7 @@ def select_words(
     vocabularies: Iterable[Vocabulary],
     n_words: int = N_WORDS,
 ) -> list[str]:
-    """Return the words that meet the conditions in the module's docstring, sorted."""
+    """Return the most frequent words that meet the conditions in the module's docstring, sorted by letter."""
     lists = tuple(vocabularies)
     words = [
         word
@@ -115,7 +116,7 @@ def select_words(
 
 
 def in_millions(count: int) -> str:
-    """Format a count in millions with two significant digits: ``893_885_632 -> "890"``, ``6_400_000 -> "6.4"``."""
+    """Format a count in millions with two significant digits: 893,885,632 becomes ``"890"``, 6,400,000 ``"6.4"``."""
     return f"{float(f'{count / 1e6:.1e}'):.6f}".rstrip("0").rstrip(".")
 
 

@@ -1,4 +1,4 @@
-"""Figures of F9 and F10 on real Whisper."""
+"""Figures of F9 and F10 on released models."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ PREDICTOR_LABELS = ("sound", "spelling", "use", "log frequency", "difference of\
 
 
 def draw_english_bigrams(finding: Finding) -> list[Figure]:
-    """Draw the controls; rank correlation of every prompt; inputs without speech."""
+    """Draw the controls, the rank correlations of all prompts, and the inputs without speech."""
     by_prompt = finding.measurement("statistics by prompt")
     name = by_prompt.axis("statistic").entries[0]
     threshold = finding.claims[0].threshold
     values = by_prompt.at(statistic=name)
     values = values[np.isfinite(values)]
-    histogram, axes = new_figure("Prompts", "rank correlation, given word frequency", "prompts")
+    histogram, axes = new_figure("Rank correlation of each prompt", "rank correlation, given word frequency", "prompts")
     axes.hist(values, bins=np.linspace(-1, 1, 61).tolist(), color=BLUE)
-    axes.axvline(threshold, color=ORANGE, linestyle="--", label=f"mean needs at least {threshold:g}")
+    axes.axvline(threshold, color=ORANGE, linestyle="--", label=f"least mean: {threshold:g}")
     axes.axvline(float(values.mean()) if len(values) else 0.0, color=INK, label="mean")
     add_legend(axes, below=True)
     histogram.set_label(f"Histogram of {len(values)} prompts: {name}")
@@ -65,10 +65,10 @@ def draw_english_bigrams(finding: Finding) -> list[Figure]:
 
 
 def draw_english_neighbors(finding: Finding) -> list[Figure]:
-    """Draw the AUC of each kind of pair, raw and mean-centered; distribution of cosines; coefficients."""
+    """Draw the AUC of each kind of pair, the distribution of cosines, and the coefficients of the regression."""
     table = finding.measurement("AUC by kind of pair")
     kinds = table.axis("pairs").entries
-    aucs, axes = new_figure("Pairs of words against random pairs", "AUC of the cosine (0.5: chance)", "")
+    aucs, axes = new_figure("Related pairs of words against random pairs", "AUC of the cosine (0.5: chance)", "")
     positions = np.arange(len(kinds))[::-1]
     looks = (("raw", BLUE), ("mean-centered", GREEN), ("untrained", GRAY))
     for k, (embedding, color) in enumerate(looks):
@@ -86,10 +86,12 @@ def draw_english_neighbors(finding: Finding) -> list[Figure]:
     for name, color, line in zip(cosines.axes[0].entries, (BLUE, GRAY, GREEN), ("-", "--", "-."), strict=True):
         axes.plot(x, 100 * cosines.at(pairs=name), color=color, linestyle=line, label=name)
     axes.set_ylim(0, 135 * float(cosines.values.max()))
-    distribution.set_label("Distribution of cosines of pairs that sound alike, random pairs, pairs used alike")
+    distribution.set_label(
+        "Distribution of cosines of pairs that sound alike, of random pairs, and of pairs used alike"
+    )
     add_legend(axes)
     slopes = finding.measurement("standardized coefficients")
-    coefficients, axes = new_figure("What makes two embeddings similar", "standardized coefficient", "")
+    coefficients, axes = new_figure("Predictors of the cosine", "standardized coefficient", "")
     positions = np.arange(len(PREDICTOR_LABELS))[::-1]
     for k, (embedding, color) in enumerate(looks[:2]):
         bars = slopes.at(embedding=embedding)

@@ -1,9 +1,9 @@
 """Read the packaged lists of English words and bigrams, two compressed text files in this folder.
 
-``words.tsv.xz`` has one line per word, sorted: word, occurrences, phones (39 of the CMU dictionary, without stress).
-``bigrams.tsv.xz`` has one line per first word, sorted: the word, then its followers (sorted), each with its
-occurrences in millions (two significant digits). :mod:`.build` writes both files; ``NOTICE.md`` names their sources
-and licenses.
+Both files are sorted. ``words.tsv.xz`` has one line per word: the word, its number of occurrences, and its phones (the
+39 of the CMU dictionary, without stress). ``bigrams.tsv.xz`` has one line per first word: the word, then its followers,
+each with its occurrences in millions (two significant digits). :mod:`.build` writes both files; ``NOTICE.md`` names
+their sources and licenses.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class English:
         """Return the token of each word, with its leading space, in the model's vocabulary.
 
         Raises:
-            HookedWhisperError: if a word is not one token.
+            HookedWhisperError: a word is not one token.
         """
         encoding = model.tokenizer.encoding
         ids = [encoding.encode(f" {word}") for word in self.words]
@@ -69,10 +69,11 @@ class English:
         return np.array(ids, dtype=np.int64)[:, 0]
 
     def context_similarity(self, rows: Int[np.ndarray, "row"]) -> Float[np.ndarray, "row row"]:
-        """Return how similarly the words in ``rows`` are used: the mean of two cosines, of followers and predecessors.
+        """Return the similarity in use of every two words in ``rows``, from 0 to 1.
 
-        The followers (predecessors) of a word are a vector of its positive pointwise mutual information with all
-        words. 1 means the same neighbors in the same proportions, 0 no neighbor in common.
+        It is the mean of the cosine of their followers and the cosine of their predecessors. The followers (or
+        predecessors) of a word are the vector of its positive pointwise mutual information with all words. 1 means
+        that the two words have the same neighbors in the same proportions, 0 that they have none in common.
         """
         total = np.zeros((len(rows), len(rows)))
         for table in (self.bigrams, self.bigrams.T.tocsr()):
@@ -82,7 +83,7 @@ class English:
 
 
 def positive_mutual_information(counts: csr_array) -> csr_array:
-    """Return ``max(0, log p(context | word) / p(context))`` of each nonzero count, with smoothed context frequencies.
+    """Return ``max(0, log(p(context | word) / p(context)))`` of each nonzero count, with smoothed context frequencies.
 
     Source: Levy, Goldberg and Dagan 2015, section 3.
     """
@@ -104,8 +105,8 @@ def parse(words_text: str, bigrams_text: str) -> English:
     """Parse the texts of the two lists.
 
     Raises:
-        HookedWhisperError: if lines are not sorted, a word occurs twice, or a bigram has a word that is not in the
-            list of words.
+        HookedWhisperError: lines are not sorted, a word occurs twice, or a bigram has a word that is not in the list of
+            words.
     """
     lines = [line.split("\t") for line in words_text.splitlines()]
     words = tuple(word for word, _, _ in lines)
@@ -138,7 +139,8 @@ def _check_sorted(words: tuple[str, ...] | list[str], source: str) -> None:
     for before, after in pairwise(words):
         if before >= after:
             raise HookedWhisperError(
-                f"{source}: {after!r} comes after {before!r}, expected sorted words without repeats"
+                f"{source}: {after!r} comes after {before!r}, expected sorted words without repeats: build both files "
+                "again"
             )
 
 

@@ -1,4 +1,4 @@
-"""Our lists of tokens in the form of the published ones, and their comparison."""
+"""Lists of tokens in the form of the published ones, and their comparison."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hooked_whisper.findings.core.records import Table
 
 @dataclass(frozen=True)
 class PublishedComparison:
-    """Our tables, and criteria and controls if the published lists are of the same model."""
+    """Tables of this model, and criteria and controls if the published lists are of the same model."""
 
     tables: tuple[Table, ...]
     criteria: tuple[Criterion, ...] = ()

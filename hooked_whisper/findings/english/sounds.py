@@ -1,4 +1,4 @@
-"""Similarity of words in sound and spelling: edit distances, rhymes, spelled endings."""
+"""Similarity of words in sound and spelling: edit distances, rhymes and spelled endings."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 VOWELS = frozenset(["AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"])
-_ROWS = 128  # words compared with all others at once: bounds the memory
+_ROWS = 128  # words compared with all others at once, to limit the memory
 
 
 def edit_distances(sequences: Sequence[Sequence[str]]) -> UInt8[np.ndarray, "word word"]:
-    """Return the Levenshtein distance of every two sequences (phones of words, or their letters)."""
+    """Return the Levenshtein distance of every two sequences, such as the phones or the letters of words."""
     lengths = np.array([len(sequence) for sequence in sequences])
     codes = {symbol: k for k, symbol in enumerate(sorted({s for sequence in sequences for s in sequence}))}
     longest = int(lengths.max(initial=0))
@@ -30,8 +30,8 @@ def edit_distances(sequences: Sequence[Sequence[str]]) -> UInt8[np.ndarray, "wor
 
 
 def _against_all(rows: np.ndarray, padded: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return the distances of sequences of equal length to all sequences. ``table`` is one row of the dynamic
-    program."""
+    """Return the distances of sequences of equal length to all sequences. ``table`` is one row of the
+    dynamic-programming table."""
     n, longest = padded.shape
     table = [np.full((len(rows), n), j, dtype=np.uint8) for j in range(longest + 1)]
     for i in range(rows.shape[1]):
@@ -54,13 +54,13 @@ def one_syllable_rime(phones: Sequence[str]) -> tuple[str, ...] | None:
 
 
 def spelled_rime(word: str) -> str:
-    """Return the letters from the first vowel letter on: ``"tea" -> "ea"``."""
+    """Return the letters from the first vowel letter on: ``"ea"`` for ``"tea"``."""
     match = re.search("[aeiouy].*", word)
     return match.group() if match else word
 
 
 def differ_only_at_the_end(a: Sequence[str], b: Sequence[str]) -> bool:
-    """Return whether two words differ only in their last phone, or one has a phone more at its end, as in English
-    inflection (walk, walks, walked)."""
+    """Return whether two words differ only in their last phone, or by one additional phone at the end, as English
+    inflections do (walk, walks, walked)."""
     a, b = tuple(a), tuple(b)
     return a[:-1] == b or a == b[:-1] or a[:-1] == b[:-1]

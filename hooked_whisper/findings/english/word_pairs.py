@@ -1,4 +1,4 @@
-"""Pairs of English words for F10: pairs that sound, are spelled, or are used alike, and matched random pairs."""
+"""Pairs of English words for F10: pairs that are similar in sound, spelling or use, and matched random pairs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from hooked_whisper.findings.english import (
 )
 
 N_WORDS = 3000
-NEIGHBORS_KNOWN = 10  # followers and predecessors that a word needs in the list, or its use counts as unknown
+NEIGHBORS_KNOWN = 10  # followers and predecessors in the list that a word needs for its use to count as known
 NEAREST_IN_USE = 5
 NEAR_IN_FREQUENCY = 20
-MATCHES = 3  # random pairs per pair
-SHARED_STEM = 3  # first letters: words that share them may be forms of one word
+MATCHES = 3  # random pairs for each pair
+SHARED_STEM = 3  # words that share this many first letters may be forms of one word
 
 PairList = Int[np.ndarray, "pair 2"]
 
@@ -44,12 +44,12 @@ class WordSimilarities:
 
     @cached_property
     def sound(self) -> Float[np.ndarray, "word word"]:
-        """One minus the edit distance of the phones over the length of the longer word."""
+        """One minus the edit distance of the phones divided by the length of the longer word."""
         return _similarity(self.phone_distance, [len(phones) for phones in self.phones])
 
     @cached_property
     def spelling(self) -> Float[np.ndarray, "word word"]:
-        """The same with letters."""
+        """One minus the edit distance of the letters divided by the length of the longer word."""
         return _similarity(edit_distances(self.words), [len(word) for word in self.words])
 
     @cached_property
@@ -70,7 +70,8 @@ class WordSimilarities:
 
     @cached_property
     def one_phone_apart(self) -> PairList:
-        """One phone inserted, deleted or replaced, except the last: walk, walks and walked are forms of one word."""
+        """Pairs that differ by one inserted, deleted or replaced phone other than the last, because walk, walks and
+        walked are forms of one word."""
         near = np.argwhere(np.triu(self.phone_distance == 1, 1))
         return _pairs((a, b) for a, b in near if not differ_only_at_the_end(self.phones[a], self.phones[b]))
 
@@ -101,7 +102,8 @@ class WordSimilarities:
 
     @cached_property
     def used_alike(self) -> PairList:
-        """Words among each other's nearest in use that do not sound alike and do not share their first letters."""
+        """Words that are among each other's most similar in use, do not sound alike, and do not share their first
+        letters."""
         use = self.use.copy()
         np.fill_diagonal(use, -np.inf)
         nearest = np.argsort(-use, axis=1, kind="stable")[:, :NEAREST_IN_USE]
@@ -112,15 +114,15 @@ class WordSimilarities:
 
     @cached_property
     def _near(self) -> Int[np.ndarray, "word near"]:
-        """For each word, the words with as many phones that are nearest in frequency."""
+        """For each word, the words with the same number of phones that are nearest in frequency."""
         lengths = np.array([len(phones) for phones in self.phones])
         gap = np.abs(self.log_frequency[:, None] - self.log_frequency[None, :])
         gap[lengths[:, None] != lengths[None, :]] += 1e3
         return np.argpartition(gap, NEAR_IN_FREQUENCY, axis=1)[:, :NEAR_IN_FREQUENCY]
 
     def matched(self, pairs: PairList, rng: np.random.Generator) -> Int[np.ndarray, "match 2"]:
-        """Return random pairs that are not in ``pairs``: each word is replaced by one of similar frequency and equal
-        length."""
+        """Return random pairs that are not in ``pairs``: both words are replaced with words of similar frequency and
+        equal length."""
         taken = set(map(tuple, pairs.tolist()))
         repeated = np.repeat(pairs, MATCHES, axis=0)
         columns = rng.integers(NEAR_IN_FREQUENCY, size=repeated.shape)
@@ -141,7 +143,8 @@ class PairContrast:
     def auc_samples(
         self, cosine: Float[np.ndarray, "word word"], rng: np.random.Generator, draws: int
     ) -> Float[np.ndarray, "draw"]:
-        """Return the AUC on bootstrap samples of the words. A pair is weighted by the product of its words' counts."""
+        """Return the AUC on bootstrap samples of the words. A pair has the product of its two words' counts as
+        weight."""
         positive, random = cosine[tuple(self.pairs.T)], cosine[tuple(self.random.T)]
         order = np.argsort(random, kind="stable")
         below, upto = (np.searchsorted(random[order], positive, side) for side in ("left", "right"))
@@ -158,7 +161,7 @@ class PairContrast:
 
 
 def make_words(english: English, n_words: int) -> WordSimilarities:
-    """Select the most frequent words that have two phones or more and whose use is known."""
+    """Return the most frequent words that have two phones or more and whose use is known."""
     known = english.n_followers + english.n_predecessors >= NEIGHBORS_KNOWN
     known &= np.array([len(phones) > 1 for phones in english.phones])
     rows = np.flatnonzero(known)

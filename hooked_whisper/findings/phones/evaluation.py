@@ -1,5 +1,7 @@
-"""Evaluation of neurons, random and principal directions, mel bands and an untrained model on labeled speech, shared by
-the experiments on phones (F5, F7, F8)."""
+"""Evaluation of neurons and their controls on labeled speech, which the experiments on phones share (F5, F7, F8).
+
+The controls are random and principal directions, mel bands, and an untrained model.
+"""
 
 from __future__ import annotations
 
@@ -30,30 +32,34 @@ from hooked_whisper.findings.phones.summaries import MOST_LAG, Named, NeuronSite
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.protocols import SILENCE
 
-N_PRINCIPAL = 128  # principal directions; the later ones hold hardly any variance
-FITTED = 40  # clips that principal directions are fitted on, and that correlations with mel bands are read from
-FITTED_ROWS = 20_000  # positions of them, at most
-_FEATURES_AT_ONCE = 512  # of correlations
+N_PRINCIPAL = 128  # principal directions; further ones have hardly any variance
+FITTED = 40  # clips for fitting principal directions and for correlations with mel bands
+FITTED_ROWS = 20_000  # most positions of these clips
+_FEATURES_AT_ONCE = 512  # features whose correlations are computed together
 ENOUGH_UTTERANCES, ENOUGH_PHONES, ENOUGH_SPEAKERS = 100, 10, 2
 DRAWS = 2000
 SAMPLE = (
-    "Sites: encoder.blocks.*.mlp.hook_post of every block, at the positions of the clips, several clips of one speaker "
-    "in a 30 s window (one in the organism, which was trained on single sentences); labels by the alignment. "
-    "Controls: random orthonormal directions of the same activations, labels turned in a circle within each utterance, "
-    "the same architecture with random weights (on one half of the utterances; its probes on all)."
+    "Activations are those of encoder.blocks.*.mlp.hook_post at the positions of the clips, with several clips of one "
+    "speaker in a 30 s window (one clip for the demo model, which was trained on single sentences). Labels are from "
+    "the alignment. Controls: random orthonormal directions of the same activations; labels shifted in a circle "
+    "within each utterance; the same architecture with random weights (on one half of the utterances; its probes on "
+    "all)."
 )
 
 
 @dataclass(frozen=True, eq=False)
 class PhoneEvaluation:
-    """Counts of all sites. Tuples have one site for each block; ``mel`` has no blocks.
+    """Phone statistics of all features. Tuples have one entry per block.
 
-    top_purity: of each block's neurons and random directions, by number of utterances and with lags; may be empty.
+    neurons, random, principal, untrained, mel: statistics of neurons, random directions, principal directions, neurons
+        of the untrained model, and mel bands.
+    chooses, judges: masks of two halves of the utterances with the same speakers. ``untrained`` has only the second.
+    bands: largest absolute correlation of each feature with a mel band, for ``neurons``, ``random`` and ``untrained``.
+    speakers, seconds: the speakers, and the duration of each utterance.
+    further: number of utterances that are additional clips (:attr:`Context.more_speech`).
     probes: a linear phone probe of each layer as a whole; ``None`` if fewer than two phones are said often enough.
-
-    chooses, judges: halves of the utterances, with the same speakers. ``untrained`` has only the second half.
-    seconds, further: duration of each utterance, and how many of them are further clips.
-    bands: for ``neurons``, ``random`` and ``untrained`` the largest \\|correlation\\| of each feature with a mel band.
+    top_purity: purity of the top examples of neurons and random directions; may be empty. sizes: its numbers of
+        utterances.
     """
 
     neurons: tuple[NeuronSite, ...]
@@ -76,12 +82,12 @@ class PhoneEvaluation:
         return len(self.neurons)
 
     @property
-    def own(self) -> Bool[np.ndarray, "utterance"]:
-        """Mask of all utterances of the untrained model's sites."""
+    def all_judged(self) -> Bool[np.ndarray, "utterance"]:
+        """Mask of all utterances on which the untrained model was evaluated."""
         return np.ones(int(self.judges.sum()), dtype=bool)
 
     def labels(self, block: int) -> list[AutoLabel]:
-        """Return automatic labels of a block's neurons, from all utterances."""
+        """Return automatic labels of the neurons of a block, from all utterances."""
         site, every = self.neurons[block], np.ones(len(self.judges), dtype=bool)
         top, shifted = site.purity(every), site.purity(every, 1)
         return autolabels(
@@ -90,7 +96,7 @@ class PhoneEvaluation:
         )
 
     def inputs(self) -> dict[str, Any]:
-        """Return facts about the clips, further ones included, for the record."""
+        """Return facts about all clips, including the additional ones, for the record."""
         return {
             "utterances": len(self.judges),
             "seconds": round(float(self.seconds.sum()), 2),
@@ -115,7 +121,7 @@ def phone_evaluation(context: Context) -> PhoneEvaluation:
         Untestable: the context has no clips, no phones, or only one speaker.
     """
     if not context.utterances:
-        raise Untestable("there are no clips: give a corpus whose phones are aligned with --corpus and --alignments")
+        raise Untestable("there are no clips: pass a corpus with phone alignments by --corpus and --alignments")
     return context.once("phone evaluation", lambda: _evaluate(context))
 
 
@@ -126,8 +132,8 @@ def _evaluate(context: Context) -> PhoneEvaluation:
         raise Untestable("these clips have no phone alignment: pass --alignments, or run `hooked-whisper align`")
     if len(speakers) < ENOUGH_SPEAKERS:
         raise Untestable(
-            f"the clips with phones have {len(speakers)} speaker, but thresholds are set on other speakers than they "
-            "are tested on: give clips of two or more"
+            f"the clips with phones have {len(speakers)} speaker, expected {ENOUGH_SPEAKERS} or more, because "
+            "thresholds are chosen on some speakers and tested on others: pass clips of more speakers"
         )
     clips = list(said)
     chooses = first_half([c.speaker for c in clips])
@@ -144,7 +150,7 @@ def _evaluate(context: Context) -> PhoneEvaluation:
         mel = PhoneSite.joined(rows.blocks(mel_site, labels), chooses)
         probes = [probe_layer(rows, HookBasis(hook), labels) for hook in context.track(hooks, "layer probes")]
         mel_probe = probe_layer(rows, mel_site, labels)
-    # features of the untrained model are counted on the half that judges; its probes learn from all clips
+    # The untrained model is evaluated on the second half only, but its probes are trained on all clips.
     reading = [*np.flatnonzero(~chooses).tolist(), *np.flatnonzero(chooses).tolist()]
     n = int((~chooses).sum())
     with _collected(context, context.untrained, [clips[i] for i in reading], hooks) as rows:
@@ -206,10 +212,10 @@ def _evaluate_block(
     Float[np.ndarray, "feature"],
     tuple[TopPurity, TopPurity],
 ]:
-    """Evaluate neurons, random and principal directions of an encoder block.
+    """Return statistics of the neurons, random directions and principal directions of an encoder block.
 
     Also return the correlations of neurons and random directions with mel bands, and the purities of both. Directions
-    are made one block at a time, since those of ``large-v3`` take 100 MiB for each block.
+    are computed one block at a time, because those of ``large-v3`` need 100 MiB per block.
     """
     neuron_purity: list[TopPurity] = []
     random_purity: list[TopPurity] = []
@@ -237,7 +243,7 @@ def _evaluate_block(
 def _with_purity(
     blocks: Iterator[FeatureCounts], purities: list[TopPurity], named: Named, half: Bool[np.ndarray, "utterance"]
 ) -> Iterator[FeatureCounts]:
-    """Yield the blocks, and append the purity of each block's top examples to ``purities``."""
+    """Yield the blocks of features, and append the purity of each block's top examples to ``purities``."""
     for counts in blocks:
         purities.append(TopPurity.of(Tops.of(counts.top), named, half))
         yield counts
@@ -252,12 +258,12 @@ def _collected(context: Context, model: HookedWhisper, clips: Sequence[Clip], ho
 
 
 def _options(context: Context, n_clips: int) -> CountOptions:
-    """Keep an example of every utterance, so that top examples of each half can be taken later."""
+    """Return options that keep one example of every utterance, from which top examples of each half are taken later."""
     return CountOptions(k=n_clips, seed=context.seed)
 
 
 def _fitted(model: HookedWhisper, clips: Sequence[Clip]) -> list[int]:
-    """Return evenly spaced clips: at most :data:`FITTED` of them, with at most :data:`FITTED_ROWS` positions."""
+    """Return the indices of at most :data:`FITTED` evenly spaced clips with at most :data:`FITTED_ROWS` positions."""
     longest = max(model.time.n_positions(len(clip.samples) / model.time.sample_rate) for clip in clips)
     n = min(FITTED, len(clips), max(1, FITTED_ROWS // max(1, longest)))
     return np.linspace(0, len(clips) - 1, n).astype(int).tolist()
@@ -274,10 +280,11 @@ def first_half(speakers: Sequence[str]) -> Bool[np.ndarray, "utterance"]:
 
 
 def mel_correlations(rows: LabeledRows, site: HookBasis, clips: Sequence[int]) -> Float[np.ndarray, "feature"]:
-    """Largest absolute correlation of each feature of a site with a mel band, over positions within phones of some
-    clips.
+    """Return the largest absolute correlation of each feature with a mel band, over positions within phones of
+    ``clips``.
 
-    Silence is left out: whatever tells speech from silence would correlate with every band. Constant features have 0.
+    Silence is left out, because any feature that separates speech from silence would correlate with every band.
+    Constant features have 0.
     """
     model = rows.model
     fitted = [rows.clips[i] for i in clips]
@@ -301,13 +308,13 @@ def mel_correlations(rows: LabeledRows, site: HookBasis, clips: Sequence[int]) -
 
 
 def _standard(x: torch.Tensor) -> torch.Tensor:
-    centred = x.float() - x.float().mean(0)
-    spread = centred.square().mean(0).sqrt()
-    return centred / torch.where(spread > 1e-12, spread, torch.inf)
+    centered = x.float() - x.float().mean(0)
+    spread = centered.square().mean(0).sqrt()
+    return centered / torch.where(spread > 1e-12, spread, torch.inf)
 
 
 def share(true: Bool[np.ndarray, "n"], rng: np.random.Generator) -> Estimate:
-    """Return the share of features, with a bootstrap over features (for a share, a binomial draw)."""
+    """Return the share of features, with a bootstrap over features, which for a share is a binomial draw."""
     if not len(true):
         return Estimate(None)
     return Estimate.of(float(true.mean()), rng.binomial(len(true), true.mean(), DRAWS) / len(true))

@@ -20,24 +20,25 @@ from hooked_whisper.findings.core.finding import Estimate
 from hooked_whisper.protocols import SILENCE
 
 SHRINKAGE = 0.1  # added to each variance; features are standardized, so it is a tenth of the average variance
-MEL_CONTEXT = 5  # positions to each side that the log-mel probe sees (0.1 s), since a block sees its surroundings too
+MEL_CONTEXT = 5  # positions (0.1 s) on each side that the log-mel probe gets, because a block also sees its context
 DRAWS = 2000
 TEXT = (
-    "The layer as a whole: a linear probe on all neurons of a block at once (discriminant analysis, pooled covariance; "
-    f"{SHRINKAGE:g} of the average variance is added to each, a number fixed in advance), at the positions within "
-    f"phones that are said {MIN_TOKENS} times or more, trained on other speakers than those it is tested on. Accuracy: "
-    "share of positions that get the right phone; macro-F1: mean F1 over phones; 95 % intervals by bootstrap over "
-    "speakers. "
-    f"The log-mel beside it is read by the same probe, with {20 * MEL_CONTEXT} ms to either side."
+    "The layer as a whole is measured by a linear probe on all neurons of a block (discriminant analysis with pooled "
+    f"covariance; {SHRINKAGE:g} of the average variance, a number fixed in advance, is added to each variance). It "
+    f"uses the positions within phones that are said {MIN_TOKENS} times or more, and is tested on speakers other than "
+    "those on which it is trained. Accuracy is the share of positions with the right phone; macro-F1 is the mean F1 "
+    "over phones; 95 % intervals are from a bootstrap over speakers. "
+    f"The log-mel is read by the same probe, with {20 * MEL_CONTEXT} ms on either side."
 )
 
 
 @dataclass(frozen=True, eq=False)
 class LayerProbe:
-    """Answers of a probe on held-out speakers, counted by speaker.
+    """Predictions of a probe on held-out speakers, counted by speaker.
 
-    names: the phones that it distinguishes. speakers: rows of the counts.
-    hits, answered, said: positions that are right, that got this answer, and that have this phone.
+    names: the phones. speakers: the rows of the counts.
+    hits, answered, said: numbers of positions that are predicted correctly, that are predicted as the phone, and that
+        have the phone.
     """
 
     names: tuple[str, ...]
@@ -47,7 +48,7 @@ class LayerProbe:
     said: Int[np.ndarray, "speaker phone"]
 
     def accuracies(self, drawn: Int[np.ndarray, "draw speaker"]) -> Float[np.ndarray, "draw"]:
-        """Return the accuracy of each bootstrap sample; ``drawn`` holds how often each speaker is in it."""
+        """Return the accuracy of each bootstrap sample. ``drawn`` says how often each speaker is in it."""
         return _ratio(drawn @ self.hits.sum(axis=1), drawn @ self.said.sum(axis=1))
 
     def macro_f1s(self, drawn: Int[np.ndarray, "draw speaker"]) -> Float[np.ndarray, "draw"]:
@@ -69,7 +70,7 @@ class LayerProbe:
         return float(self.macro_f1s(self.each_once)[0])
 
     def draws(self, rng: np.random.Generator, count: int = DRAWS) -> Int[np.ndarray, "draw speaker"]:
-        """Draw how often each speaker is in each bootstrap sample."""
+        """Return how often each speaker is in each of ``count`` bootstrap samples."""
         n = len(self.speakers)
         return rng.multinomial(n, np.full(n, 1 / n), size=count)
 
@@ -82,7 +83,8 @@ class LayerProbe:
 
 @dataclass(frozen=True, eq=False)
 class LayerProbes:
-    """Probes of every block of the model, with shifted labels, and of the untrained model; and of the log-mel."""
+    """Probes of every block: of the model, with shifted labels, and of the untrained model; and a probe of the
+    log-mel."""
 
     layers: tuple[LayerProbe, ...]
     shifted: tuple[LayerProbe, ...]
@@ -91,10 +93,10 @@ class LayerProbes:
 
 
 def probe_layer(rows: LabeledRows, site: HookBasis, labels: RowLabels) -> tuple[LayerProbe, LayerProbe] | None:
-    """Fit a probe on all features of a site, and another one on labels turned in a circle.
+    """Return the predictions of a probe on all features of a hook point, and of a probe with shifted labels.
 
-    ``None`` if fewer than two phones are said often enough (``labels.options.min_tokens``). Held in memory: four
-    matrices of ``n_features ** 2``.
+    ``None`` if fewer than two phones are said ``labels.options.min_tokens`` times or more. Memory: four matrices of
+    ``n_features ** 2``.
     """
     tokens = labels.tokens.sum(axis=0)
     searched = np.flatnonzero(
@@ -116,7 +118,7 @@ def probe_layer(rows: LabeledRows, site: HookBasis, labels: RowLabels) -> tuple[
 
 @dataclass(frozen=True, eq=False)
 class _Data:
-    """Rows of the positions within phones, clip by clip."""
+    """Activations at the positions within phones, clip by clip."""
 
     rows: LabeledRows
     site: HookBasis
@@ -140,14 +142,14 @@ class _Data:
 
 
 def with_context(x: Float[Tensor, "position feature"], reach: int) -> Float[Tensor, "position more"]:
-    """Concatenate each row with ``reach`` neighbors to either side; the first and last row are repeated at the ends."""
+    """Concatenate each row with ``reach`` neighbors on either side. The first and last row are repeated at the ends."""
     index = (torch.arange(len(x))[:, None] + torch.arange(-reach, reach + 1)).clamp(0, len(x) - 1)
     return x[index].flatten(1)
 
 
 @dataclass
 class _Moments:
-    """Sums over rows: of products, and by class for each set of labels."""
+    """Sums over rows: of products of features, and of features by class for each set of labels."""
 
     products: Float[Tensor, "feature feature"]
     sums: list[Float[Tensor, "class feature"]]
@@ -174,13 +176,13 @@ class _Moments:
         return _Moments(self.products - other.products, sums, counts)
 
     def rule(self, label_set: int) -> tuple[Float[Tensor, "class feature"], Float[Tensor, "class"]]:
-        """Return weights and offsets of a linear discriminant analysis; a class without rows is never the answer."""
+        """Return weights and offsets of a linear discriminant analysis. A class without rows is never predicted."""
         count, sums = self.counts[label_set], self.sums[label_set]
         n = count.sum()
         means = sums / count.clamp(min=1)[:, None]
         within = self.products.addmm((means * count[:, None]).T, means, alpha=-1)
         within.div_(n).diagonal().add_(SHRINKAGE)
-        # symmetric: its transpose is the same matrix in the order that LAPACK overwrites without a copy
+        # The matrix is symmetric; its transpose has the memory order that LAPACK can overwrite without a copy.
         factor = cho_factor(within.numpy().T, lower=True, overwrite_a=True, check_finite=False)
         weights = torch.from_numpy(cho_solve(factor, means.T.numpy(), check_finite=False).T)
         return weights, (count / n).log() - (weights * means).sum(1) / 2
@@ -189,9 +191,10 @@ class _Moments:
 def _cross_fit(
     data: _Data, label_sets: Sequence[Sequence[Int[np.ndarray, "_"]]], folds: Int[np.ndarray, "clip"], n_classes: int
 ) -> list[list[Int[np.ndarray, "_"]]]:
-    """Return the answers at the labeled positions of each clip, by the rule of the other folds, for each set of labels.
+    """Return predictions at the labeled positions of each clip by a probe of the other folds, for each set of labels.
 
-    Rows are summed again for each fold instead of stored by fold: a matrix of products of ``large-v3`` takes 100 MiB.
+    Sums are computed again for each fold instead of being stored, because one matrix of products of ``large-v3`` needs
+    100 MiB.
     """
     mean, scale = data.scale()
 
@@ -236,12 +239,12 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def drawn_speakers(probes: LayerProbes, rng: np.random.Generator) -> Int[np.ndarray, "draw speaker"]:
-    """Draw bootstrap samples for all probes, so that differences are between the same speakers."""
+    """Return bootstrap samples of the speakers for all probes, so that differences are between the same speakers."""
     return probes.mel.draws(rng)
 
 
 def estimates(probes: LayerProbes, rng: np.random.Generator) -> dict[str, list[Estimate]]:
-    """Return macro-F1 by block of the probes to compare."""
+    """Return macro-F1 by block for the probes and their controls."""
     drawn = drawn_speakers(probes, rng)
     groups = {
         "layer as a whole": probes.layers,
@@ -253,6 +256,6 @@ def estimates(probes: LayerProbes, rng: np.random.Generator) -> dict[str, list[E
 
 
 def accuracies(probes: LayerProbes, rng: np.random.Generator) -> list[Estimate]:
-    """Return the accuracy by block of the layer as a whole."""
+    """Return the accuracy of the layer as a whole, by block."""
     drawn = drawn_speakers(probes, rng)
     return [probe.accuracy_estimate(drawn) for probe in probes.layers]

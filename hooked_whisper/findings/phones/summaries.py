@@ -1,4 +1,7 @@
-"""Summaries of each site for the experiments on phones, made of one block of features at a time and then joined."""
+"""Summaries of the features at a hook point for the experiments on phones.
+
+They are computed for one block of features at a time and then joined, which limits the memory.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,16 @@ from hooked_whisper.features.phones.top_examples import ABSENT, Purity, TopExamp
 from hooked_whisper.protocols import SILENCE
 
 TOP = 20  # strongest examples of a feature, one per utterance
-TOPS = (10, TOP)  # published, and judged
-SIZES = (25, 50, 100, 200, 400, 800, 1600)  # utterances that examples are taken from
+TOPS = (10, TOP)  # numbers of examples: as published, and as judged
+SIZES = (25, 50, 100, 200, 400, 800, 1600)  # numbers of utterances from which examples are taken
 MOST_LAG = 6  # positions (120 ms) by which a neuron's peak may precede or follow its phone
 
 
 @dataclass(frozen=True, eq=False)
 class Named:
-    """Labels of positions, for judging top examples.
+    """Labels of positions, by which top examples are judged.
 
-    lagged: label of each position, moved by -:data:`MOST_LAG` to :data:`MOST_LAG` positions.
+    lagged: label of each position when the labels are shifted by -:data:`MOST_LAG` to :data:`MOST_LAG` positions.
     order: a random order of the utterances. Top examples are also taken from its first 25, 50, ... utterances.
     """
 
@@ -37,17 +40,17 @@ class Named:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Numbers of utterances that examples are taken from: doubling, up to all."""
+        """Numbers of utterances from which examples are taken: :data:`SIZES`, and all utterances."""
         n = len(self.order)
         return (*(size for size in SIZES if size < n), n)
 
 
 @dataclass(frozen=True, eq=False)
 class TopPurity:
-    """Purity of the top examples, by number of utterances, and with the best lag of each feature; NaN: not alive.
+    """Purity of the top examples by number of utterances, and at the best lag of each feature. NaN: not alive.
 
-    by_size: ``[top 10 or 20, size, feature]``, among the first utterances of a random order.
-    lagged: in the half that judges, with labels at the lag that makes the feature's examples in the other half purest.
+    by_size: ``[top 10 or 20, size, feature]``, in the first utterances of a random order.
+    lagged: in the second half, with labels at the lag at which the feature's examples in the first half are purest.
     """
 
     by_size: Float[np.ndarray, "top size feature"]
@@ -65,7 +68,7 @@ class TopPurity:
                     by_size[i, j] = top.purity(top.ids[0], named)
         chooses, judges = tops.among(half), tops.among(~half)
         picking = np.stack([chooses.purity(_labels(chooses, labels), named) for labels in named.lagged])
-        lag = np.where(np.isnan(picking), -1, picking).argmax(axis=0)  # the first among equals
+        lag = np.where(np.isnan(picking), -1, picking).argmax(axis=0)  # ties: the first
         at_lag = np.where(judges.position >= 0, named.lagged[lag[:, None], judges.position], ABSENT)
         return cls(by_size, judges.purity(at_lag, named))
 
@@ -82,9 +85,9 @@ def _labels(tops: Tops, labels: Int[np.ndarray, "position"]) -> Int[np.ndarray, 
 
 @dataclass(frozen=True, eq=False)
 class Tops:
-    """The strongest position of every utterance for each feature, strongest first; ``ABSENT`` pads.
+    """The strongest position of every utterance for each feature, strongest first, padded with ``ABSENT``.
 
-    ids: labels of those positions, true and shifted. utterance, position: their numbers.
+    ids: true and shifted labels of these positions. utterance, position: indices.
     """
 
     values: Float[np.ndarray, "feature k"]
@@ -94,12 +97,13 @@ class Tops:
 
     @classmethod
     def of(cls, top: TopExamples) -> Tops:
-        """Convert top examples whose label sets are the true labels, the shifted ones, and the positions' numbers."""
+        """Convert top examples whose label sets are the true labels, the shifted labels, and the indices of
+        positions."""
         ids = np.stack([top.ids(0), top.ids(1)]).astype(np.int16)
         return cls(top.values.copy(), ids, top.utterances.astype(np.int32), top.ids(2).astype(np.int32))
 
     def of_both(self, half: Bool[np.ndarray, "utterance"], k: int = TOP) -> Tops:
-        """Keep the k strongest in half of the utterances and in the others: enough for :meth:`among` either and all."""
+        """Return the k strongest of each half of the utterances, which is enough for :meth:`among` a half or all."""
         order = np.append(half, False)[self.utterance]
         rank = [np.where(part, np.cumsum(part, axis=1), np.inf) for part in (order, ~order & (self.utterance >= 0))]
         needed = np.minimum(*rank) <= k
@@ -136,9 +140,9 @@ class Tops:
         )
 
     def purity(self, ids: Int[np.ndarray, "feature k"], named: Named) -> Float[np.ndarray, "feature"]:
-        """Return the purity for phones (silence is no majority) or for narrow classes, whichever is larger.
+        """Return the purity for phones (not silence) or for narrow classes, whichever is larger.
 
-        NaN for a feature that is not positive in all of these utterances.
+        NaN for a feature that is not positive in all of these examples.
         """
         alive = self.values[:, -1] > 0
         larger = np.fmax(
@@ -150,11 +154,11 @@ class Tops:
 
 @dataclass(frozen=True, eq=False)
 class PhoneSite:
-    """Summary of one site for the experiments on phones.
+    """Summary of the features at one hook point for the experiments on phones.
 
-    phones: selectivity; without the tables by label, except for neurons.
+    phones: selectivity; the tables by label are included only for neurons.
     deciles: labels by range of activation.
-    best_f1: the highest held-out F1 of any feature, for each label.
+    best_f1: the highest held-out F1 of any feature for each label.
     """
 
     tops: Tops
@@ -165,7 +169,7 @@ class PhoneSite:
 
     @classmethod
     def of(cls, counts: FeatureCounts, half: Bool[np.ndarray, "utterance"]) -> PhoneSite:
-        """Summarize counts. ``half``: see :meth:`Tops.of_both`."""
+        """Return the summary of counts. ``half``: see :meth:`Tops.of_both`."""
         return cls(
             Tops.of(counts.top).of_both(half),
             counts.names,
@@ -176,7 +180,7 @@ class PhoneSite:
 
     @classmethod
     def joined(cls, blocks: Iterable[FeatureCounts], half: Bool[np.ndarray, "utterance"]) -> Any:
-        """Summarize all blocks of features of a site, holding the counts of one block at a time."""
+        """Return the summary of all blocks of features, with the counts of only one block in memory at a time."""
         return cls._join([cls.of(block, half) for block in blocks])
 
     @classmethod
@@ -191,11 +195,12 @@ class PhoneSite:
 
     @property
     def best_of_phones(self) -> Float[np.ndarray, "phone"]:
-        """Highest F1 of any feature, for each phone that is said often enough; picked on the data that judges."""
+        """Highest F1 of any feature for each phone that is said often enough. The feature is selected on the data on
+        which it is scored."""
         return self.best_f1[self.phones.searched]
 
     def purity(self, utterances: Bool[np.ndarray, "utterance"], label_set: int = 0) -> tuple[Purity, Purity]:
-        """Return the purity of the top examples in utterances: for phones (silence is no majority), and for classes.
+        """Return the purity of the top examples in some utterances, for phones (not silence) and for classes.
 
         label_set: 0 for the true labels, 1 for the shifted ones.
         """
@@ -204,13 +209,13 @@ class PhoneSite:
         return phones, purity(ids, self.names, classes(self.names))
 
     def alive(self, utterances: Bool[np.ndarray, "utterance"]) -> Bool[np.ndarray, "feature"]:
-        """Return which features are positive in at least as many of the utterances as they have top examples."""
+        """Return which features are positive in all of their top examples in these utterances."""
         return self.tops.among(utterances).values[:, -1] > 0
 
 
 @dataclass(frozen=True, eq=False)
 class RangeExample:
-    """A neuron's labels by range, for a figure. deciles, widths: ``[range, label]``."""
+    """Counts of a neuron's labels by range of activation, for a figure."""
 
     neuron: int
     f1: float
@@ -220,11 +225,11 @@ class RangeExample:
 
 @dataclass(frozen=True, eq=False)
 class NeuronSite(PhoneSite):
-    """Summary of a site's neurons.
+    """Summary of the neurons at one hook point.
 
-    shifted, classes, shifted_classes, shifted_deciles: with shifted labels, for classes of phones, or both.
-    widths: labels by ranges of equal width.
-    examples: for each phone the neuron with the highest F1 for it by high values.
+    shifted, classes, shifted_classes: selectivity with shifted labels, for classes of phones, and for both.
+    widths: labels by ranges of equal width. shifted_deciles: shifted labels by range of activation.
+    examples: for each phone, the neuron that detects it with the highest F1 by a high activation.
     """
 
     shifted: Selectivity
@@ -274,7 +279,7 @@ class NeuronSite(PhoneSite):
 
 
 def _smaller(selectivity: Selectivity) -> Selectivity:
-    """Convert the tables by label, which take most of the memory, to single precision."""
+    """Convert the tables by label, which need most of the memory, to single precision."""
     return replace(
         selectivity,
         auc_by_label=selectivity.auc_by_label.astype(np.float32),
@@ -283,7 +288,7 @@ def _smaller(selectivity: Selectivity) -> Selectivity:
 
 
 def _highest(rows: Sequence[np.ndarray] | np.ndarray) -> Float[np.ndarray, "label"]:
-    """Return the maximum for each label; NaN where no feature has a number."""
+    """Return the maximum for each label, or NaN if no feature has a number."""
     return np.fmax.reduce(np.asarray(rows), axis=0)
 
 

@@ -1,4 +1,4 @@
-"""Target neurons of feature visualization, and the phone classifier's reading of mels (F16)."""
+"""Target neurons of feature visualization, and the phones that the classifier names in a log-mel (F16)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from hooked_whisper.features.visualize_with_priors import read_points
 from hooked_whisper.findings.core.context import ENCODER_BATCH, Context
 from hooked_whisper.hooked import HookedWhisper
 
-AROUND = 2  # frames to either side of the judged position
-PADDING = 25  # positions of silence after the longest clip of a batch, and after a judged mel
-LONGEST = 500  # positions of a clip that are read
+AROUND = 2  # frames on either side of the position at which a phone is named
+PADDING = 25  # positions of silence after the longest clip of a batch, and after an optimized mel
+LONGEST = 500  # most positions of a clip that are read
 
 
 @dataclass(frozen=True)
 class Target:
-    """A feature of a hook point and the phone that it responds to."""
+    """A feature at a hook point and the phone to which it responds."""
 
     hook: str
     unit: int
@@ -34,7 +34,8 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Speech:
-    """Pre-activations at positions of utterances by hook point, and the phone at each position (empty: none)."""
+    """Pre-activations at positions of utterances by hook point, and the phone at each position (``""`` if there is
+    none)."""
 
     values: Mapping[str, Float[np.ndarray, "row d"]]
     phone: np.ndarray
@@ -42,7 +43,7 @@ class Speech:
     position: Int[np.ndarray, "row"]
 
     def encoded(self, bases: Mapping[str, LinearBasis]) -> Speech:
-        """Return the same positions with the features of a basis in place of the neurons."""
+        """Return the same positions with the features of ``bases`` in place of the neurons."""
         values = {hook: basis.encode(torch.from_numpy(self.values[hook])).numpy() for hook, basis in bases.items()}
         return Speech(values, self.phone, self.utterance, self.position)
 
@@ -54,7 +55,7 @@ class Speech:
 def phone_aucs(
     values: Float[np.ndarray, "row unit"], phone: np.ndarray, phones: Sequence[str]
 ) -> Float[np.ndarray, "unit phone"]:
-    """Return the probability that a unit is higher at a phone than elsewhere; ties count half."""
+    """Return the probability that a unit is higher at a phone than at other positions. Ties count half."""
     ranks = rankdata(values, axis=0)
     here = np.stack([phone == p for p in phones], axis=1).astype(float)  # [row, phone]
     n = here.sum(0)
@@ -63,7 +64,7 @@ def phone_aucs(
 
 
 def targets(aucs: Mapping[str, Float[np.ndarray, "unit phone"]], phones: Sequence[str], count: int) -> list[Target]:
-    """Return the best unit of each phone over all hook points, best first; a unit is used for one phone only."""
+    """Return the ``count`` best units over all hook points, best first: one for each phone, and each unit only once."""
     selected, taken = [], set()
     rows = list(aucs.items())
     best = [max(((float(t[:, p].max()), h, int(t[:, p].argmax())) for h, t in rows)) for p in range(len(phones))]
@@ -78,7 +79,8 @@ def targets(aucs: Mapping[str, Float[np.ndarray, "unit phone"]], phones: Sequenc
 def best_phones(
     bases: Mapping[str, LinearBasis], speech: Speech, rows: Bool[np.ndarray, "row"], phones: Sequence[str]
 ) -> list[Target]:
-    """Return every feature of bases with the phone of its highest AUC; ``speech`` holds the features' values."""
+    """Return every feature of ``bases`` with the phone of its highest AUC. ``speech`` has the values of the
+    features."""
     features = []
     for hook in bases:
         table = phone_aucs(speech.values[hook][rows], speech.phone[rows], phones)
@@ -90,9 +92,10 @@ def best_phones(
 def read_speech(
     context: Context, hooks: Sequence[str], model: HookedWhisper | None = None, indices: Sequence[int] | None = None
 ) -> Speech:
-    """Return activations of utterances (default: all) at the positions that their sound fills.
+    """Return the activations of utterances (default: all) at the positions that their sound fills.
 
-    model: default: the context's. The encoder runs on the clips and half a second of silence, not on its whole window.
+    The encoder of ``model`` (default: the context's model) runs on the clips and half a second of silence, not on its
+    whole window.
     """
     model = context.model if model is None else model
     order = sorted(range(len(context.utterances)) if indices is None else indices, key=lambda i: context.n_positions[i])
@@ -124,7 +127,7 @@ def _phones(context: Context, index: int, n: int) -> np.ndarray:
 def named_phones(
     classifier: PhoneClassifier, mel: Float[Tensor, "row mel frame"], frame: int | Int[np.ndarray, "row"]
 ) -> tuple[str, ...]:
-    """Return the phone of highest mean log-probability over the five frames around one frame of each row."""
+    """Return the phone with the highest mean log-probability over the five frames around one frame of each row."""
     middle = np.broadcast_to(np.asarray(frame), (len(mel),))
     best = near_log_probs(classifier, mel, middle).argmax(-1)
     return tuple(classifier.labels[int(k)] for k in best)

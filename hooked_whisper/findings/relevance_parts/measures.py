@@ -1,4 +1,4 @@
-"""Statistics of one clip's relevance map, and a model with shuffled weights (F1)."""
+"""Statistics of a clip's relevance map, and a model with shuffled weights (F1)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from hooked_whisper.hooked import HookedWhisper
 
-HALF_WIDTH = 25  # positions of the band
-PROFILE = 75  # positions either side that the figure shows
+HALF_WIDTH = 25  # half-width of the band in positions
+PROFILE = 75  # positions on either side that the figure shows
 
 BAND = "relevance within the band, over a uniform window's"
 WITHIN = "relevance of the clip's positions within the band, 0: as if spread over the clip, 1: all of it"
@@ -22,7 +22,7 @@ DISTANCE = "median distance to the most relevant position"
 
 @dataclass(frozen=True, eq=False)
 class ClipRelevance:
-    """Statistics of one clip's relevance map. ``profile``: mean share of relevance at each signed distance."""
+    """Statistics of a clip's relevance map. ``profile`` is the mean share of relevance at each signed distance."""
 
     band: float
     within: float
@@ -39,7 +39,7 @@ def clip_statistics(
 ) -> ClipRelevance:
     """Return the statistics of a relevance map without the identity.
 
-    rows: the destinations. speech: the positions judged. n_clip: how many positions the clip fills.
+    rows: the destinations. speech: the positions that are judged. n_clip: number of positions that the clip fills.
     """
     n = relevance.shape[1]
     positions = np.arange(n)
@@ -62,7 +62,7 @@ def clip_statistics(
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return ``a / b``; NaN where ``b`` is 0."""
+    """Return ``a / b``, or NaN where ``b`` is 0."""
     return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=b > 0)
 
 
@@ -72,7 +72,8 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _profile(shares: Float[np.ndarray, "row position"], rows: Int[np.ndarray, "row"]) -> Float[np.ndarray, "offset"]:
-    """Return the mean share of a row's relevance at each distance ``source - destination``; NaN where no row has it."""
+    """Return the mean share of a row's relevance at each distance ``source - destination``, or NaN if no row has that
+    distance."""
     offsets = np.arange(-PROFILE, PROFILE + 1)
     sources = rows[:, None] + offsets[None, :]
     exists = (sources >= 0) & (sources < shares.shape[1])
@@ -83,7 +84,7 @@ def _profile(shares: Float[np.ndarray, "row position"], rows: Int[np.ndarray, "r
 
 
 def shuffled_weights(model: HookedWhisper, seed: int) -> HookedWhisper:
-    """Return a copy whose encoder parameters have their entries shuffled within each tensor."""
+    """Return a copy of the model with the entries of each encoder parameter shuffled within its tensor."""
     copied = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -94,10 +95,10 @@ def shuffled_weights(model: HookedWhisper, seed: int) -> HookedWhisper:
 
 
 def sum_sensitivity(model: HookedWhisper, resid: Float[Tensor, "clip position d_model"], seed: int = 0) -> float:
-    """Return how much the sum of the encoder's outputs depends on the input of the final norm.
+    """Return the sensitivity of the sum of the encoder's outputs to the input of the final norm.
 
-    This is the norm of its gradient, over that of a random combination of the outputs with weights of the same size.
-    It is 0 for any input if all gains of the norm are equal.
+    This is the norm of the sum's gradient divided by the gradient norm of a random combination of the outputs with
+    weights of the same size. It is 0 for any input if all gains of the norm are equal.
     """
 
     def slope(weights: Tensor) -> float:

@@ -1,4 +1,7 @@
-"""Where the rows after the end look, in versions of a clip that separate the end of speech from an edge to zero."""
+"""Where the positions after the end of a clip look (F1).
+
+Four versions of each clip separate two explanations: the end of speech, and an edge at which the sound becomes zero.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,15 @@ SINK = "rows after the end that look at the end of speech, clips as recorded"
 CUT = "rows after a cut that look at the cut"
 
 # Thresholds, fixed before the first run of these four versions.
-LEAST = 0.8  # share of rows: the published figure shows one dark column for all rows after the end
-MOST_ROWS = 0.5  # share of rows from which a version counts as "looks at the boundary" in the explanation
-# A row near the boundary that looks only around itself would count as looking at the boundary (2 % of rows with local
-# attention alone). Rows therefore begin where the two neighborhoods of 25 positions no longer meet.
+LEAST = 0.8  # share of rows; the published figure shows one dark column for all rows after the end
+MOST_ROWS = 0.5  # least share of rows for a version to count as "looks at the boundary" in the explanation
+# A row near the boundary that looks only at its own neighborhood would count as looking at the boundary (2 % of the
+# rows with purely local attention). Rows are therefore judged only where the two neighborhoods of 25 positions do not
+# meet.
 CLEAR_OF = 2 * HALF_WIDTH + 1
-CUT_AT = 0.4  # of the time from the first word's start to the last word's end; the word spoken then is cut in half
+CUT_AT = 0.4  # share of the time from the first word's start to the last word's end; the word there is cut in half
 FADE_SECONDS = 0.5
-NOISE_DB = -50.0  # below the level of the speech: a quiet room, still above the spectrogram's floor of zeros
+NOISE_DB = -50.0  # relative to the speech: as in a quiet room, but above the spectrogram's floor for zeros
 
 RECORDED, FADED, CUT_SHORT, NOISE = "as recorded", "faded out", "cut within speech", "noise behind"
 VERSIONS = (RECORDED, FADED, CUT_SHORT, NOISE)
@@ -41,11 +45,11 @@ HAS_EDGE = {RECORDED: "perhaps", FADED: "no", CUT_SHORT: "yes", NOISE: "no"}
 
 @dataclass(frozen=True, eq=False)
 class MarkedClip:
-    """A clip to explain, and where its speech is.
+    """A clip whose transcript is explained, and where its speech is.
 
-    clip: its text is the transcript to explain. speech: positions of the speech. n_clip: positions that the signal
-    fills. boundary: the position where speech ends. quiet: the first position after which nothing is said (padding,
-    silence or noise).
+    clip: its text is the transcript. speech: positions of the speech. n_clip: number of positions that the signal
+        fills.
+    boundary: the position at which speech ends. quiet: the first position of what follows (padding, silence or noise).
     """
 
     clip: Clip
@@ -59,8 +63,9 @@ class MarkedClip:
 class Sink:
     """Statistics of the rows after the end.
 
-    share: of the rows that look at the boundary. peak, distance: median position of the most relevant audio, and its
-    median distance to the boundary (positions). local: share of the rows that look at their own neighborhood.
+    share: share of the rows that look at the boundary.
+    peak, distance: median position of the most relevant audio, and its median distance to the boundary (positions).
+    local: share of the rows that look at their own neighborhood.
     """
 
     share: float
@@ -72,7 +77,7 @@ class Sink:
 def sink_of(
     relevance: Float[np.ndarray, "row position"], rows: Int[np.ndarray, "row"], boundary: int, quiet: int
 ) -> Sink:
-    """Return the statistics of the rows from ``quiet`` on that are clear of ``boundary``; NaN without such rows."""
+    """Return the statistics of the rows from ``quiet`` on that are not near ``boundary``; NaN if there are none."""
     judged = (rows >= max(quiet, boundary + CLEAR_OF)) & (relevance.sum(1) > 0)
     if not judged.any():
         return Sink(np.nan, np.nan, np.nan, np.nan)
@@ -91,7 +96,7 @@ def whole_clip(context: Context, i: int) -> MarkedClip:
 
 
 def faded_clip(context: Context, i: int) -> MarkedClip | None:
-    """Return the clip with its last half second of speech faded to zero along a raised cosine, so without an edge.
+    """Return the clip with its last half second of speech faded to zero by a raised cosine, so that there is no edge.
 
     ``None`` if no word has a time.
     """
@@ -106,7 +111,7 @@ def faded_clip(context: Context, i: int) -> MarkedClip | None:
 
 
 def cut_clip(context: Context, i: int) -> MarkedClip | None:
-    """Return the clip cut in the middle of a word, near 40 % of its speech; the text is the words before it.
+    """Return the clip cut in the middle of a word near 40 % of its speech. The text is the words before the cut.
 
     ``None`` if there are fewer than two words with times.
     """
@@ -122,7 +127,7 @@ def cut_clip(context: Context, i: int) -> MarkedClip | None:
 
 
 def noisy_clip(context: Context, i: int) -> MarkedClip | None:
-    """Return the clip with faint noise from the end of the speech to the end of the window: the signal does not end.
+    """Return the clip with faint noise from the end of the speech to the end of the window, so that there is no edge.
 
     ``None`` if no word has a time.
     """
@@ -150,7 +155,7 @@ MAKERS: Mapping[str, Callable[[Context, int], MarkedClip | None]] = {
 
 
 def _changed(context: Context, i: int, samples: Float[np.ndarray, "sample"], text: str | None = None) -> Clip:
-    """Return a clip with other samples, and with its reference or ``text`` as its text."""
+    """Return the clip with other samples, and with ``text`` or else its reference as its text."""
     recording = replace(context.utterances[i].recording, text=context.references[i] if text is None else text)
     return Clip(recording, samples)
 
@@ -169,7 +174,8 @@ def _ending_at(
 
 
 def _spoken_span(context: Context, utterance: Clip, n_clip: int) -> slice:
-    """Return the positions from the first word to the last, within the clip; the whole clip if no word has a time."""
+    """Return the positions from the first word to the last, within the clip, or the whole clip if no word has a
+    time."""
     words = _timed(context, utterance)
     if not words:
         return slice(0, n_clip)
@@ -187,21 +193,25 @@ def share_estimate(shares: Sequence[float], rng: np.random.Generator) -> Estimat
 
 
 def explanation(shares: Mapping[str, float | None]) -> str:
-    """Return the explanation that the shares support, by what at least half of the rows of each version do."""
+    """Return the explanation that the shares support, by whether at least half of the rows of each version look at the
+    boundary."""
     faded, cut, noise = (shares.get(name) for name in (FADED, CUT_SHORT, NOISE))
     if faded is None or cut is None or noise is None:
-        return "Which of the two draws the rows was not measured: the words have no times."
+        return "The words have no times, so it was not measured whether the end of speech or an edge attracts the rows."
     without_edge, with_edge = [x >= MOST_ROWS for x in (faded, noise)], cut >= MOST_ROWS
     if all(without_edge):
-        return "Rows look at the end of speech even where no edge marks it: the end of speech draws them."
+        return "The rows look at the end of speech even without an edge: the end of speech attracts them."
     if with_edge and not any(without_edge):
         return (
-            "Rows look at the boundary where sound stops at once, and not where it fades or goes on as noise: an edge "
-            "from sound to zero draws them, not the end of speech. The published clip was cut and had such an edge."
+            "The rows look at the boundary if the sound stops abruptly, but not if it fades out or noise follows: an "
+            "edge from sound to zero attracts them, not the end of speech. The published clip was cut and had such an "
+            "edge."
         )
     if not with_edge and not any(without_edge):
-        return "In no version do most rows look at the boundary: neither the end of speech nor an edge draws them."
-    return "The versions without an edge disagree with each other: these numbers do not decide between the two."
+        return "In no version do most rows look at the boundary: neither the end of speech nor an edge attracts them."
+    return (
+        "The versions without an edge disagree, so these numbers do not decide between the end of speech and an edge."
+    )
 
 
 def sink_measurements(
@@ -210,7 +220,7 @@ def sink_measurements(
     seconds: float,
     rng: np.random.Generator,
 ) -> tuple[Measurement, ...]:
-    """Return the share of rows and the distance by version, with intervals, and the same of every clip."""
+    """Return the share of rows and the distance by version, with intervals, and the values of every clip."""
     statistics = ("share of rows", "distance (s)", "share of rows that look at themselves")
     table = np.full((len(VERSIONS), 3, 3), np.nan)
     most = max((len(rows) for rows in sinks.values()), default=0)
@@ -236,7 +246,7 @@ def sink_measurements(
 
 
 def sink_notes(table: Measurement) -> tuple[str, ...]:
-    """Return notes with shares and distances by version, and the explanation that they support."""
+    """Return notes on the shares and distances by version, and the explanation that they support."""
     parts, shares = [], {}
     for version in VERSIONS:
         share = float(table.at(version=version, statistic="share of rows", bound="value"))
@@ -246,16 +256,17 @@ def sink_notes(table: Measurement) -> tuple[str, ...]:
             itself = float(table.at(version=version, statistic="share of rows that look at themselves", bound="value"))
             parts.append(f"{version}: {share:.0%}, {away:.1f} s, {itself:.0%}")
     if not parts:
-        return ("Where the rows after the end look was not measured: no clip leaves enough of the window empty.",)
+        return ("Rows after the end were not measured, because no clip leaves enough of the window empty.",)
     return (
-        "Rows after the end whose most relevant position is within 0.5 s of the end of speech (or the cut); the median "
-        f"distance of that position from it; rows that look within 0.5 s of themselves: {'; '.join(parts)}.",
+        "For each version: share of rows after the end whose most relevant position is within 0.5 s of the end of "
+        "speech (or the cut), median distance of that position from it, and share of rows that look within 0.5 s of "
+        f"themselves. {'; '.join(parts)}.",
         explanation(shares),
     )
 
 
 def draw_sink(finding: Finding) -> Figure:
-    """Draw the share of rows that look at the boundary for the four versions."""
+    """Draw the share of rows that look at the boundary, for the four versions."""
     table = finding.measurement("where rows after the end look")
     values = 100 * table.at(statistic="share of rows")
     figure, axes = new_figure("Where rows after the end look", "rows that look at the boundary (%)", "")

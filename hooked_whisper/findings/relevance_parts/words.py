@@ -1,4 +1,4 @@
-"""Does relevance through cross-attention locate words? (F1)"""
+"""Check whether relevance through cross-attention locates words (F1)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from jaxtyping import Float
 from hooked_whisper.analysis import audio_relevance
 from hooked_whisper.findings.core.context import Context
 
-WORDS = 4  # of each clip: every token takes a backward pass
-NEAR = 0.1  # seconds from a word within which its most relevant audio may lie
+WORDS = 4  # words per clip, because every token needs a backward pass
+NEAR = 0.1  # largest distance in seconds of a word's most relevant audio from the word
 
 
 def words_located(context: Context, clips: Sequence[int]) -> Float[np.ndarray, "word what"]:
     """Return for each word whether its most relevant audio is within 100 ms of it, and the probability by chance.
 
-    Relevance is carried on through cross-attention (rules 7 to 10). Chance is the length of that span over the clip's.
+    Relevance is propagated through cross-attention (rules 7 to 10 of Chefer et al. 2021). Chance is the length of that
+    span divided by the length of the clip.
     """
     model, words = context.model, []
     for i in context.track(clips, "F1 words"):
@@ -47,6 +48,6 @@ def word_notes(words: Float[np.ndarray, "word what"]) -> tuple[str, ...]:
         return ()
     located, chance = words.mean(0)
     return (
-        f"Carried on through cross-attention: the most relevant audio of {located:.0%} of "
-        f"{len(words)} words lies within 100 ms of them (chance: {chance:.0%}).",
+        f"If relevance is propagated through cross-attention, the most relevant audio of {located:.0%} of {len(words)} "
+        f"words is within 100 ms of the word (chance: {chance:.0%}).",
     )

@@ -1,4 +1,4 @@
-"""Encoder activations for the findings on speech and language, from one pass per clip."""
+"""Encoder activations for the findings on speech and language, from one encoder pass per clip."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hooked_whisper.findings.core.context import ENCODER_BATCH
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
 
-POSITIONS = 20  # per clip: neighboring positions are similar, so more of them add little
-LOUD = 30.0  # dB below the loudest position of a clip: quieter positions are pauses
+POSITIONS = 20  # positions per clip; more add little, because neighboring positions are similar
+LOUD = 30.0  # positions more than this many dB below a clip's loudest position count as pauses
 
 Samples = Float[np.ndarray, "_"]  # clips differ in length
 
@@ -25,7 +25,7 @@ class EncoderReadings:
     """Activations of speech clips, then of other sounds, without padding and without pauses of the speech.
 
     Attributes:
-        pooled: residual stream after each block, mean over a clip's positions.
+        pooled: residual stream after each block, averaged over a clip's positions.
         positions: residual stream after each block at :data:`POSITIONS` evenly spaced positions of each clip.
         early: ``encoder.blocks.0.mlp.hook_pre`` at these positions.
         mel: log-mel frames of these positions (two per position).
@@ -46,6 +46,7 @@ class EncoderReadings:
 
 
 def middle_block(model: HookedWhisper) -> int:
+    """Return the index of the middle encoder block."""
     return model.cfg.encoder.n_layers // 2
 
 

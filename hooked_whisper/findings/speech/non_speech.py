@@ -1,4 +1,4 @@
-"""Sounds that are not speech, as loud as given clips: silence, noise, tones, and noise with the shape of speech."""
+"""Sounds that are not speech, at the level of some clips: silence, noise, tones, and speech-shaped noise."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from jaxtyping import Float
 from hooked_whisper.audio import TimeMap
 
 KINDS = ("silence", "noise", "tones", "speech-shaped noise")
-VARIANTS = 3  # of each kind
+VARIANTS = 3  # number of sounds of each kind
 SECONDS = 4.0  # about the length of a packaged sentence
-QUIET = (0.0, 1e-3, 1e-2)  # levels of the three silences relative to speech: none, -60 dB, -40 dB
+QUIET = (0.0, 1e-3, 1e-2)  # levels of the three silences relative to speech: zero, -60 dB, -40 dB
 SLOPES = (0.0, 1.0, 2.0)  # exponents by which power falls with frequency: white, pink, brown noise
 ENVELOPE = 0.02  # seconds: length of the moving average that estimates a clip's envelope
 
@@ -29,7 +29,7 @@ class NonSpeechSound:
 
 
 def sounds_like(clips: Sequence[Samples], time: TimeMap, rng: np.random.Generator) -> tuple[NonSpeechSound, ...]:
-    """Synthesize :data:`VARIANTS` sounds of each kind. Except for silence, their RMS is the clips' median RMS."""
+    """Synthesize :data:`VARIANTS` sounds of each kind. Except for silence, their RMS is the median RMS of the clips."""
     if not clips:
         return ()
     rate = time.sample_rate
@@ -58,7 +58,7 @@ def _colored(n: int, slope: float, rng: np.random.Generator) -> Samples:
 
 
 def _shaped(clip: Samples, rate: int, rng: np.random.Generator) -> Samples:
-    """Return noise with the long-term spectrum and the envelope of a clip: it keeps the rhythm but no phones."""
+    """Return noise with the long-term spectrum and the envelope of a clip, which has its rhythm but no phones."""
     spectrum = np.abs(np.fft.rfft(clip))
     noise = np.fft.irfft(spectrum * np.exp(2j * np.pi * rng.random(len(spectrum))), len(clip))
     width = round(ENVELOPE * rate)

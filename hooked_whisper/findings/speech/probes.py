@@ -1,4 +1,4 @@
-"""Linear probes in closed form, and cross-validation folds that share no voice."""
+"""Linear probes in closed form, and cross-validation folds that do not share voices."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-PENALTY = 0.01  # as a share of the variance
+PENALTY = 0.01  # share of the variance
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +29,8 @@ def ridge_scores(
     """Return the predictions of a weighted ridge regression with an intercept.
 
     Features are standardized on the training rows and divided by the square root of their number. This makes
-    ``penalty`` a share of the variance, whatever the number of features. The system is solved in the smaller dimension
-    (rows or features).
+    ``penalty`` a share of the variance for any number of features. The system is solved in the smaller dimension (rows
+    or features).
     """
     share = (weights / weights.sum())[:, None]
     mean, mean_target = (share * train).sum(0), (share * targets).sum(0)
@@ -47,14 +47,15 @@ def ridge_scores(
 
 
 def one_hot(labels: Int[np.ndarray, "*row"], n: int) -> Float[np.ndarray, "*row class"]:
+    """Return labels as one-hot vectors of length ``n``."""
     return np.eye(n)[labels]
 
 
 def voice_folds(labels: Sequence[str], voices: Sequence[str], most: int = 5) -> list[Fold]:
-    """Return folds that test every voice once and every label in each fold.
+    """Return folds in which every voice is tested once, and every label in each fold.
 
-    The number of folds is the smallest number of voices of a label, at most ``most``. Labels with a single voice are
-    left out. There are no folds if fewer than two labels have two voices.
+    The number of folds is the smallest number of voices of any label, but at most ``most``. Labels with a single voice
+    are left out. The list is empty if fewer than two labels have two voices.
     """
     by_label: dict[str, list[str]] = {}
     for label, voice in zip(labels, voices, strict=True):
@@ -74,9 +75,10 @@ def fold_hits(
     labels: Int[np.ndarray, "labeling clip"],
     folds: Sequence[Fold],
 ) -> Float[np.ndarray, "labeling clip"]:
-    """Return the share of each clip's rows that get the true label in the folds that test the clip; NaN if none does.
+    """Return the share of each clip's rows whose predicted label is right, in the folds that test the clip. It is NaN
+    if no fold tests the clip.
 
-    One probe is trained per labeling. The first labeling is the truth, against which every probe is tested. Rows are
+    One probe is trained per labeling. The first labeling is the truth, by which every probe is tested. Rows are
     weighted so that the true classes have equal weight.
     """
     n_labelings, n_clips = labels.shape

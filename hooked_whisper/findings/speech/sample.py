@@ -1,4 +1,4 @@
-"""The clips of the findings on language and on speech: the same number of each language, and non-speech sounds."""
+"""The sample of the findings on language and on speech: clips balanced over languages, and non-speech sounds."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class SampleFacts:
     """Facts about a sample of clips.
 
     Attributes:
-        languages, voices: of each clip.
+        languages, voices: language and voice of each clip.
         named_voices: whether the corpus names speakers.
         repeated_texts: whether several clips have the same text.
-        inputs: what a finding records about the clips and sounds.
+        inputs: facts about the clips and sounds for the record.
     """
 
     languages: tuple[str, ...]
@@ -49,10 +49,10 @@ class SampleFacts:
 
 @dataclass(frozen=True, eq=False)
 class SpeechSample:
-    """At most :data:`PER_LANGUAGE` clips of each language, and non-speech sounds of the same loudness.
+    """At most :data:`PER_LANGUAGE` clips of each language, and non-speech sounds at the same level.
 
     Attributes:
-        context: its utterances are the clips.
+        context: a context whose utterances are the clips.
         languages: language code of each clip.
         sounds: non-speech sounds.
         packaged: whether the clips are the packaged speech in several languages.
@@ -79,17 +79,17 @@ class SpeechSample:
 
     @cached_property
     def untrained(self) -> EncoderReadings:
-        """Activations of the untrained model."""
+        """Activations of the untrained model for every clip and sound."""
         return self._read(self.context.untrained)
 
     @property
     def encoded(self) -> Float[Tensor, "clip position d_model"]:
-        """Encoder output of the clips; the context's if another finding has computed it."""
+        """Encoder output of the clips, from the context if another finding has computed it."""
         return self.context.encoded if "encoded" in vars(self.context) else self.readings.encoded
 
     @property
     def facts(self) -> SampleFacts:
-        """What a finding on this sample records."""
+        """Facts about the sample, which a finding records."""
         inputs = dict(self.context.inputs())
         if self.packaged:
             inputs["origin"] = "packaged speech in several languages"
@@ -112,17 +112,17 @@ def require_multilingual(model: HookedWhisper) -> None:
     """Check that the model has language tokens.
 
     Raises:
-        Untestable: if it is English-only.
+        Untestable: the model is English-only.
     """
     if not model.is_multilingual:
-        raise Untestable(f"{model.cfg.name} is English-only: run with --model base")
+        raise Untestable(f"{model.cfg.name} is English-only, expected a multilingual model: run with --model base")
 
 
 def require_speech_sample(context: Context) -> SpeechSample:
-    """Return :func:`speech_sample`.
+    """Return the result of :func:`speech_sample`.
 
     Raises:
-        Untestable: if the context has no speech.
+        Untestable: the context has no speech.
     """
     if not context.utterances and context.language_speech is None:
         raise Untestable(f"no speech: {LANGUAGES}")
@@ -130,8 +130,8 @@ def require_speech_sample(context: Context) -> SpeechSample:
 
 
 def speech_sample(context: Context) -> SpeechSample:
-    """Select at most :data:`PER_LANGUAGE` clips of each language, alternating between its voices. Cached in
-    ``context``.
+    """Return at most :data:`PER_LANGUAGE` clips of each language, alternating between its voices. The result is cached
+    in ``context``.
 
     Clips come from ``context.language_speech`` if it is set, else from the utterances.
     """
@@ -169,9 +169,10 @@ def balanced_indices(languages: Sequence[str], voices: Sequence[str], most: int)
 
 
 def languages_of(context: Context) -> list[str]:
-    """Return the language code of each utterance: the one that the corpus gives (``alignment.extra["language"]``).
+    """Return the language code of each utterance, as the corpus gives it in ``alignment.extra["language"]``.
 
-    Without one: what a multilingual model detects if its own transcripts are the reference, else ``context.language``.
+    If the corpus does not give it, the code is the one that a multilingual model detects if its own transcripts are the
+    reference, and ``context.language`` otherwise.
     """
     codes = [u.alignment.extra.get("language", "") for u in context.utterances]
     if context.reference == "model" and context.model.is_multilingual and not all(codes):
@@ -182,7 +183,7 @@ def languages_of(context: Context) -> list[str]:
 
 @torch.no_grad()
 def detect(model: HookedWhisper, encoded: Float[Tensor, "clip position d_model"]) -> list[str]:
-    """Return the code of the likeliest language token after ``<|startoftranscript|>``."""
+    """Return the code of the most likely language token after ``<|startoftranscript|>``, for each clip."""
     ids, codes = list(model.tokenizer.all_language_tokens), list(model.tokenizer.all_language_codes)
     detected: list[str] = []
     for batch in encoded.split(ENCODER_BATCH):
@@ -192,10 +193,11 @@ def detect(model: HookedWhisper, encoded: Float[Tensor, "clip position d_model"]
 
 
 def start_tokens(model: HookedWhisper, n: int) -> Int[Tensor, "clip 1"]:
+    """Return ``<|startoftranscript|>`` for each of ``n`` clips."""
     return torch.full((n, 1), model.tokenizer.sot, device=model.device)
 
 
 def counted(languages: Sequence[str]) -> str:
-    """Format the number of clips of each language: ``"10 of en, 10 of es"``."""
+    """Format the number of clips of each language, as in ``"10 of en, 10 of es"``."""
     codes, counts = np.unique(list(languages), return_counts=True)
     return ", ".join(f"{n} of {code}" for code, n in zip(codes, counts, strict=True))

@@ -1,4 +1,4 @@
-"""Word swaps in the packaged speech: the word of one recording spliced into the other recording of a minimal pair."""
+"""Word swaps in the packaged speech: a word of one recording is spliced into the other recording of a minimal pair."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from hooked_whisper.patching.corruptions.record import Corruption
 from hooked_whisper.patching.corruptions.splice import splice
 from hooked_whisper.protocols import Interval
 
-PAD = 0.02  # seconds spliced on both sides of the word: word times are accurate to about a frame of the aligner
-MOST_STRETCH = 1.5  # of B's or a third word to the length of A's word, either way
-THIRDS = 3  # third words tried
+PAD = 0.02  # seconds on both sides of the word that are spliced too: word times are accurate to about 20 ms
+MOST_STRETCH = 1.5  # largest ratio between the durations of A's word and the spliced word
+THIRDS = 3  # number of third words that are tried
 
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One recording of a minimal pair: its word, with time and phones."""
+    """One recording of a minimal pair, with the word that differs, its time and its phones."""
 
     recording: Recording
     word: str
@@ -33,7 +33,7 @@ class Side:
 
     @property
     def slot(self) -> Interval:
-        """The word with its padding."""
+        """The time of the word with its padding."""
         return Interval(self.time.start - PAD, self.time.end + PAD, self.word)
 
 
@@ -41,7 +41,7 @@ def packaged_candidates(seed: int) -> list[Candidate]:
     """Return the minimal pairs of the packaged speech in random order. Which of the two words is A is random too.
 
     Raises:
-        AudioError: if this installation has no packaged speech.
+        AudioError: this installation has no packaged speech.
     """
     pairs = minimal_pairs()
     rng = np.random.default_rng([seed, 23])
@@ -89,8 +89,8 @@ def _stretch(a: Side, b: Side) -> float:
 
 
 def _swapped(a: Side, b: Side) -> Corruption:
-    """Return recording A, and the same with B's word in A's slot, warped phone by phone if both words have as many
-    phones."""
+    """Return recording A, and recording A with B's word in its slot. B's word is warped phone by phone if both words
+    have the same number of phones."""
     same = len(a.phones) == len(b.phones)
     inner = [(q.start, p.start) for q, p in zip(b.phones[1:], a.phones[1:], strict=True)] if same else []
     knots = [(b.time.start, a.time.start), *inner, (b.time.end, a.time.end)]
@@ -107,5 +107,5 @@ def _thirds(a: Side, b: Side, others: Sequence[Side]) -> Iterator[Corruption]:
     for side in fitting[:THIRDS]:
         try:
             yield _swapped(a, side)
-        except AudioError:  # phone boundaries too close to warp
+        except AudioError:  # the phone boundaries are too close together to warp
             continue

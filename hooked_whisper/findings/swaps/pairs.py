@@ -1,4 +1,4 @@
-"""Pairs of runs for word-swap patching: made, checked, and measured before anything is patched."""
+"""Pairs of runs for word-swap patching. They are checked and measured before anything is patched."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from hooked_whisper.protocols import Interval
 from hooked_whisper.synthetic.pairs import SpokenPair, third_words
 from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus
 
-MARGIN = 5  # positions patched on both sides of the word
-LEAST_GAP = 2.0  # logits between the two runs, as in the recipe
-MOST_TOKENS = 24  # of the transcript of one sentence
+MARGIN = 5  # positions on both sides of the word that are patched too
+LEAST_GAP = 2.0  # least difference in logits between the two runs, as in the recipe
+MOST_TOKENS = 24  # token limit for the transcript of one sentence
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """Two sentences that differ in one word, and functions that make the clips.
+    """Two sentences that differ in one word, and functions that load the clips.
 
     Attributes:
-        place: of the phone in which the words differ: onset, vowel, coda.
-        index: of the word in the sentence.
-        load: returns the clip with A (clean) and with B (corrupt).
-        load_thirds: yields the same pair with a third word in place of B, best first.
+        place: where in the syllable the words differ: onset, vowel or coda.
+        index: index of the word in the sentence.
+        load: returns the clip with A (clean) and the clip with B (corrupt).
+        load_thirds: yields the same pair with a third word in place of B, the most similar word first.
     """
 
     a: str
@@ -64,9 +64,9 @@ class SwapPair:
 
     Attributes:
         clean_out, corrupt_out: encoder outputs.
-        word: the word's time in the clip (seconds).
-        n_positions: encoder positions that the clip fills.
-        gap: metric of the clean run minus that of the corrupt run.
+        word: time of the word in the clip (seconds).
+        n_positions: number of encoder positions that the clip fills.
+        gap: metric of the clean run minus metric of the corrupt run.
     """
 
     candidate: Candidate
@@ -88,15 +88,15 @@ class SwapPair:
         return f"{self.candidate.a}/{self.candidate.b} ({self.candidate.speaker})"
 
     def decoder_side(self) -> tuple[RunInputs, RunInputs]:
-        """Return the clean and the corrupt run, starting from the encoder's output."""
+        """Return the clean and the corrupt run, both starting from the encoder's output."""
         return RunInputs(self.tokens, encoder_out=self.clean_out), RunInputs(self.tokens, encoder_out=self.corrupt_out)
 
     def word_span(self, model: HookedWhisper) -> Positions:
-        """Return the word's positions with the margin, inside the window."""
+        """Return the word's positions with the margin, within the window."""
         return interval_spans([self.word], model.time, MARGIN)[0]
 
     def wrong_span(self, model: HookedWhisper) -> Positions | None:
-        """Return as many positions at the clip's farther end; ``None`` if they overlap the word's."""
+        """Return the same number of positions at the clip's farther end, or ``None`` if they overlap the word's."""
         word = self.word_span(model)
         size = word.stop - word.start
         left = read_positions((0, size), label="wrong")
@@ -107,7 +107,7 @@ class SwapPair:
 
 @dataclass(frozen=True, eq=False)
 class PreparedPairs:
-    """Accepted pairs, and the numbers of pairs tried and accepted by place of the phone."""
+    """Accepted pairs, and the numbers of pairs that were tried and accepted, by place of the difference."""
 
     pairs: tuple[SwapPair, ...]
     tried: Counter[str]
@@ -122,10 +122,10 @@ def with_lead(pair: Corruption) -> Corruption:
 
 
 def synthetic_candidates(synthetic: SyntheticCorpus, n: int, seed: int) -> list[Candidate]:
-    """Return pairs of the synthetic corpus, spoken by held-out speakers of espeak-ng.
+    """Return pairs of the synthetic corpus, spoken by the held-out speakers of espeak-ng.
 
     Raises:
-        RuntimeError, OSError, ImportError: if there is no synthesizer.
+        RuntimeError, OSError, ImportError: there is no synthesizer.
     """
     return [
         Candidate(
@@ -159,10 +159,11 @@ def _spoken_thirds(synthetic: SyntheticCorpus, pair: SpokenPair) -> Iterator[Cor
 def prepare(
     context: Context, model: HookedWhisper, candidates: Sequence[Candidate], most: int, label: str
 ) -> PreparedPairs:
-    """Accept at most ``most`` pairs whose clean clip is written with A and the corrupt one with B, with a large gap.
+    """Return at most ``most`` pairs for which the model writes A for the clean clip and B for the corrupt clip, with a
+    gap of :data:`LEAST_GAP` or more.
 
-    This is step 1 of the recipe. The corrupt clips are transcribed first: if one is not written with B, the clean clip
-    is not encoded. ``label``: of the progress bar.
+    This is step 1 of the recipe. The corrupt clips are transcribed first; if the model does not write B, the clean clip
+    is not encoded. The progress bar is called ``label``.
     """
     pairs: list[SwapPair] = []
     tried: Counter[str] = Counter()
@@ -197,7 +198,7 @@ def prepare(
 
 
 def _heard(texts: Iterable[str], candidates: Sequence[Candidate]) -> list[str]:
-    """Return the word of each transcript at the index of the swapped word; empty if the transcript is too short."""
+    """Return the word of each transcript at the index of the swapped word, or ``""`` if the transcript is too short."""
     return [(text.split()[c.index :] or [""])[0] for text, c in zip(texts, candidates, strict=True)]
 
 
@@ -232,7 +233,7 @@ def _runs(
 
 @torch.no_grad()
 def third_outputs(model: HookedWhisper, pairs: Sequence[SwapPair]) -> list[Float[Tensor, "1 position d_model"] | None]:
-    """Return the encoder output of each pair's clip with a third word in the slot; ``None`` where no word fits."""
+    """Return the encoder output of each pair's clip with a third word in the slot, or ``None`` if no word fits."""
     outputs: list[Tensor | None] = []
     for start in range(0, len(pairs), ENCODER_BATCH):
         sounds = [next(pair.candidate.load_thirds(), None) for pair in pairs[start : start + ENCODER_BATCH]]

@@ -1,4 +1,4 @@
-"""W2 on real Whisper: the audio ends in one word, the sentence predicts another."""
+"""W2 on released models: which word wins if the audio ends in one word and the context predicts another?"""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ PATHS = {
     "cross-attention": "decoder.blocks.*.hook_cross_attn_out",
     "MLP": "decoder.blocks.*.hook_mlp_out",
 }
-ROWS = 16  # sentences in one batch of the decoder
+ROWS = 16  # sentences per batch of the decoder
 UNTRAINED, EXPECTED = 16, 16  # sentences for the untrained model, and recordings that end in C
-MOST_TOKENS = 32  # of the transcript of one sentence
+MOST_TOKENS = 32  # token limit for the transcript of one sentence
 DRAWS = 1000  # of the bootstrap
 
 FOLLOWS_AUDIO = "sentences in which the word said beats the word called for"
 FOLLOWS_CONTEXT = "the same without audio: the word called for beats the word said"
 BY_CROSS = "share of the audio's evidence through cross-attention at the token itself"
 
-# Thresholds, those of the test on the synthetic corpus, fixed before the first run on real Whisper. The first two are
-# shares of paired comparisons with a chance level of 0.5; 0.8 is 3 standard errors above it even for 50 sentences split
-# 4 to 1, and means that the rule holds four times out of five. BY_CROSS: more of the evidence enters at this token than
-# at all others. The 95 sentences are cloze sentences that people complete with C, so that C does not depend on what the
-# model finds likely.
+# Thresholds are those of the test on the synthetic corpus, fixed before the first run on a released model. The first
+# two are shares of paired comparisons with a chance level of 0.5. A share of 0.8 is more than 3 standard errors above
+# chance with 50 sentences, and means that the rule holds four times out of five. BY_CROSS requires that more of the
+# evidence enters at this token than at all other tokens. The 95 sentences are cloze sentences that people complete with
+# C, so C does not depend on what the model finds likely.
 THRESHOLDS = {FOLLOWS_AUDIO: 0.8, FOLLOWS_CONTEXT: 0.8, BY_CROSS: 0.5}
 ENOUGH = 50  # sentences
 
@@ -58,9 +58,9 @@ class SentenceRuns:
     """Results of the runs, one per sentence.
 
     Attributes:
-        audio, deaf: logit of A minus logit of C with the audio, and without.
-        unrelated_deaf: logit of A minus that of a word that another sentence calls for, without the audio.
-        shares: share of the gap through each path; NaN if not run.
+        audio, deaf: logit of A minus logit of C, with and without the audio.
+        unrelated_deaf: logit of A minus logit of a word that another sentence predicts, without the audio.
+        shares: share of the gap that each path carries; NaN if not measured.
     """
 
     audio: Float[np.ndarray, "sentence"]
@@ -77,8 +77,12 @@ def run_sentences(
     others: Int[np.ndarray, "sentence"],
     paths: bool = True,
 ) -> SentenceRuns:
-    """Run the decoder on each sentence. ``others``: for each sentence, the index of an unrelated one. ``paths=False``
-    leaves out the patched runs."""
+    """Run the decoder on each sentence.
+
+    Args:
+        others: index of an unrelated sentence for each sentence.
+        paths: whether to run the patched runs too.
+    """
     silence = baseline_encoding(model, "zero audio")
     ids = word_ids(model, pairs)
     ids = torch.cat([ids, ids[torch.from_numpy(others), 1:]], dim=1)  # said, called for, called for elsewhere
@@ -128,7 +132,7 @@ def _runs_with_audio(
 
 
 def word_ids(model: HookedWhisper, pairs: Sequence[ConflictPair]) -> Int[Tensor, "sentence two"]:
-    """Return the tokens of the word said and of the word called for."""
+    """Return the tokens of the word said and of the expected word."""
     return torch.tensor(
         [[model.to_single_token(f" {word}") for word in reversed(pair.words)] for pair in pairs], device=model.device
     )
@@ -160,9 +164,9 @@ class ContextConflictRuns:
     """Runs of all sentences.
 
     Attributes:
-        runs: with the recording that ends in A. other_audio: with that of another sentence.
-        expected: the first sentences, with the recording that ends in C.
-        untrained: the first sentences, on the untrained model.
+        runs: runs with the recording that ends in A. other_audio: runs with the recording of another sentence.
+        expected: runs of the first sentences with the recording that ends in C.
+        untrained: runs of the first sentences on the untrained model.
         last_words: last word of each transcript.
     """
 
@@ -175,7 +179,7 @@ class ContextConflictRuns:
 
 
 class ContextConflicts(Experiment[ContextConflictRuns]):
-    """W2 on real Whisper: sentences of the packaged speech with an unexpected last word."""
+    """W2 on released models, with sentences of the packaged speech that end in an unexpected word."""
 
     id, title = "W2", "Audio against context"
     claim = (
@@ -183,13 +187,14 @@ class ContextConflicts(Experiment[ContextConflictRuns]):
         "through cross-attention."
     )
     protocol = (
-        "Sentences whose last word the context calls for (C), spoken with another, equally common word (A) in its "
-        "place. The decoder is given the sentence up to that word. Metric: logit of A minus logit of C. Audio run: the "
-        "recording that ends in A. Run without audio: encoder output of 30 s of zero samples. Paths: outputs of one "
-        "kind of part (self-attention, cross-attention, MLP, in all blocks) at the last token given, taken from the "
-        "run without audio and put into the audio run; share of the gap between the two. Shares need not add up to 1: "
-        "later parts answer to earlier ones. All recordings count, however the model transcribes them. Intervals: "
-        "95 %, bootstrap over sentences."
+        "The context of each sentence predicts a last word (C), but the sentence is spoken with another, equally "
+        "common word (A) in its place. The decoder reads the sentence up to that word. Metric: logit of A minus logit "
+        "of C. Audio run: the recording that ends in A. Run without audio: the encoder's output for 30 s of zero "
+        "samples. A path is the output of one kind of component (self-attention, cross-attention or MLP, in all "
+        "blocks) at the last token. It is taken from the run without audio and patched into the audio run; reported "
+        "is the share of the gap between the two runs. The shares need not add up to 1, because later components "
+        "depend on earlier ones. All recordings are used, whether or not the model transcribes them correctly. "
+        "Intervals: 95 %, bootstrap over sentences."
     )
     own_speech = True
 
@@ -201,7 +206,8 @@ class ContextConflicts(Experiment[ContextConflictRuns]):
         }
 
     def measure(self, context: Context) -> ContextConflictRuns:
-        """Run one encoder pass for each recording that ends in A, and a few more; the rest is decoding."""
+        """Run one encoder pass for each recording that ends in A and a few for the controls, and the decoder on all
+        sentences."""
         model, untrained = context.model, context.untrained
         try:
             pairs = conflict_pairs()
@@ -252,12 +258,12 @@ class ContextConflicts(Experiment[ContextConflictRuns]):
             controls=(
                 Control(
                     "audio of another sentence",
-                    "the same context, the recording of another sentence",
+                    "the same context with the recording of another sentence",
                     {FOLLOWS_AUDIO: mean_of(measured.other_audio.audio > 0, rng)},
                 ),
                 Control(
                     "unrelated word",
-                    "the word that another sentence calls for, in place of the one called for here",
+                    "the expected word of another sentence in place of C",
                     {FOLLOWS_CONTEXT: mean_of(runs.unrelated_deaf < 0, rng)},
                 ),
                 Control(
@@ -289,12 +295,12 @@ class ContextConflicts(Experiment[ContextConflictRuns]):
             ),
             examples=_examples(pairs, measured.last_words),
             notes=(
-                f"Written without help, {len(pairs)} recordings end in the word said in "
-                f"{written['the word said'].mean():.0%}, in the word called for in "
-                f"{written['the word called for'].mean():.0%}, in another word in "
+                f"In free transcription of the {len(pairs)} recordings, the last word is the word said in "
+                f"{written['the word said'].mean():.0%}, the expected word in "
+                f"{written['the word called for'].mean():.0%}, and another word in "
                 f"{written['another word'].mean():.0%}.",
-                "The word said is the last word of its sentence, equally common, and starts with another phone than "
-                "the word called for.",
+                "The word said is the last word of its sentence. It is as common as the expected word and starts with "
+                "another phone.",
             ),
         )
 
@@ -303,12 +309,12 @@ class ContextConflicts(Experiment[ContextConflictRuns]):
 
 
 def draw_conflicts(finding: Finding) -> list[Figure]:
-    """Draw the two rates beside the controls; the share of each path."""
+    """Draw the two rates and their controls, and the share of each path."""
     table = finding.measurement("share of the gap by path")
     paths = heat_map(
         table.at(bound="value"),
-        title="Along which path",
-        x="output taken over",
+        title="Share of the evidence by path",
+        x="patched output",
         y="evidence",
         unit="share of the gap",
         rows=[str(e) for e in table.axis("evidence").entries],
@@ -320,7 +326,7 @@ def draw_conflicts(finding: Finding) -> list[Figure]:
 
 
 def mean_of(values: Float[np.ndarray, "n"] | Bool[np.ndarray, "n"], rng: np.random.Generator) -> Estimate:
-    """Return the mean, with a bootstrap."""
+    """Return the mean, with a bootstrap over the values."""
     numbers = np.asarray(values, dtype=float)
     return Estimate.of(
         float(numbers.mean()), bootstrap(len(numbers), lambda drawn: float(numbers[drawn].mean()), rng, DRAWS)
@@ -330,7 +336,7 @@ def mean_of(values: Float[np.ndarray, "n"] | Bool[np.ndarray, "n"], rng: np.rand
 def pooled(
     shares: Float[np.ndarray, "item path"], gap: Float[np.ndarray, "item"], rng: np.random.Generator
 ) -> list[Estimate]:
-    """Return the mean share of each path, weighted by the gap: the shares of small gaps are mostly noise."""
+    """Return the mean share of each path, weighted by the gap, because the shares of small gaps are mostly noise."""
     effects = shares * gap[:, None]
     drawn = rng.integers(len(gap), size=(DRAWS, len(gap)))
     samples = effects[drawn].sum(1) / gap[drawn].sum(1)[:, None]
@@ -343,7 +349,7 @@ def _examples(pairs: Sequence[ConflictPair], wrote: Sequence[str]) -> tuple[Exam
             pair.other.id,
             pair.other.speaker,
             pair.other.text,
-            ((f"calls for '{pair.words[0]}'", f"{pair.context} {word}"),),
+            ((f"expected '{pair.words[0]}'", f"{pair.context} {word}"),),
         )
         for pair, word in list(zip(pairs, wrote, strict=True))[:4]
     )

@@ -17,7 +17,7 @@ from hooked_whisper.hooked import HookedWhisper
 def encode_recordings(
     context: Context, model: HookedWhisper, recordings: Sequence[Recording], label: str
 ) -> Float[Tensor, "recording position d_model"]:
-    """Return the model's encoder output of each recording. ``label``: of the progress bar."""
+    """Return the model's encoder output for each recording. The progress bar is called ``label``."""
     batches = [recordings[k : k + ENCODER_BATCH] for k in range(0, len(recordings), ENCODER_BATCH)]
     return torch.cat(
         [

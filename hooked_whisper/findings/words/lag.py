@@ -1,4 +1,4 @@
-"""Lag of word starts: how much later they are found than the true times."""
+"""Lag of estimated word starts behind the true starts."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from hooked_whisper.findings.core.finding import Estimate
 from hooked_whisper.protocols import Interval
 
 
-def start_lags(found: Sequence[Interval], truth: Sequence[Interval]) -> Float[np.ndarray, "word"]:
-    """Return found minus true start (s) of every word except the first, which the recipe puts at 0.
+def start_lags(estimated: Sequence[Interval], truth: Sequence[Interval]) -> Float[np.ndarray, "word"]:
+    """Return the estimated minus the true start, in seconds, of every word except the first, which the recipe puts at
+    0.
 
     The result is empty if the numbers of words differ.
     """
-    if len(found) != len(truth):
+    if len(estimated) != len(truth):
         return np.zeros(0)
-    return np.array([a.start - b.start for a, b in zip(found[1:], truth[1:], strict=True)], dtype=float)
+    return np.array([a.start - b.start for a, b in zip(estimated[1:], truth[1:], strict=True)], dtype=float)
 
 
 def shifted_words(words: Sequence[Interval], seconds: float) -> tuple[Interval, ...]:
-    """Shift words to later times, clipped at 0."""
+    """Return the words shifted by ``seconds``, with times clipped at 0."""
     return tuple(replace(w, start=max(0.0, w.start + seconds), end=max(0.0, w.end + seconds)) for w in words)
 
 
 def median_lag(lags: Sequence[np.ndarray]) -> float:
-    """Return the median (s) over the words of all utterances; 0 without words."""
-    every = np.concatenate([np.zeros(0), *lags])
-    return float(np.median(every)) if len(every) else 0.0
+    """Return the median lag in seconds over the words of all utterances, or 0 if there are none."""
+    all_lags = np.concatenate([np.zeros(0), *lags])
+    return float(np.median(all_lags)) if len(all_lags) else 0.0
 
 
 def lag_estimate(lags: Sequence[np.ndarray], rng: np.random.Generator, draws: int = 1000) -> Estimate:
-    """Return the median lag (s) over words. The bootstrap resamples utterances."""
+    """Return the median lag in seconds over words. The bootstrap resamples utterances."""
     known = [of_utterance for of_utterance in lags if len(of_utterance)]
     if not known:
         return Estimate(None)
@@ -43,6 +44,6 @@ def lag_estimate(lags: Sequence[np.ndarray], rng: np.random.Generator, draws: in
 
 
 def milliseconds(lag: Estimate) -> str:
-    """Format a lag given in seconds: ``"95 ms [80, 110]"``."""
+    """Format a lag in seconds as milliseconds, such as ``"95 ms [80, 110]"``."""
     value, low, high = (round(1000 * x) if np.isfinite(x) else "–" for x in lag.row)
     return f"{value} ms [{low}, {high}]"

@@ -1,4 +1,4 @@
-"""Logit differences at the last token of each row, also with activations patched from another run (W2)."""
+"""Logit differences at the last token of each row, with or without activations patched from another run (W2)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def logits_at(logits: Tensor | None, here: Bool[Tensor, "row token"]) -> Float[T
 
 
 def logit_difference(logits: Float[Tensor, "row vocab"], ids: Int[Tensor, "row word"]) -> Float[Tensor, "row"]:
-    """Return the logit of each row's first word minus that of its second; further words are ignored."""
+    """Return the logit of each row's first word minus that of its second. Other words are ignored."""
     both = logits.gather(1, ids[:, :2])
     return (both[:, 0] - both[:, 1]).double()
 
@@ -33,7 +33,7 @@ def patched_difference(
     encoded: Float[Tensor, "row position d_model"],
     ids: Int[Tensor, "row word"],
 ) -> Float[Tensor, "row"]:
-    """Return :func:`logit_difference` with the outputs at the marked token patched from another run's ``cache``."""
+    """Return the logit difference with the outputs at the marked token patched from the ``cache`` of another run."""
 
     def patch(x: Tensor, hook: HookPoint) -> Tensor:
         return torch.where(here[..., None], cache[hook.name], x)

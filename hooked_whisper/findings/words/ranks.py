@@ -1,4 +1,4 @@
-"""Precision of the fragments in which a word scores highest, and its figure."""
+"""Precision of the fragments in which a word has the highest score, and its figure (F15)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hooked_whisper.findings.core.finding import Estimate, Finding
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TOP, LEAST = 10, 3  # fragments ranked; fragments that must contain a word
+TOP, LEAST = 10, 3  # number of top fragments; fragments that must contain a word for it to be ranked
 DRAWS = 2000  # of the bootstrap
 
 
@@ -43,8 +43,8 @@ class RankedWords:
 def rank(
     scores: Float[np.ndarray, "fragment word"], labels: Bool[np.ndarray, "fragment word"], words: Sequence[str]
 ) -> RankedWords:
-    """Return the precision of the top k fragments of each word: k is :data:`TOP`, or the number of fragments that
-    contain the word if smaller."""
+    """Return the precision of the top k fragments of each word, where k is :data:`TOP` or the number of fragments that
+    contain the word, if that is smaller."""
     counts = labels.sum(0)
     enough = np.flatnonzero(counts >= LEAST)
     order = np.argsort(-scores[:, enough], axis=0, kind="stable")
@@ -55,9 +55,10 @@ def rank(
 
 
 def draw_precision(finding: Finding) -> list[Figure]:
-    """Draw the mean precision beside its controls; every word by the number of fragments that contain it."""
+    """Draw the mean precision and its controls, and the precision of every word by the number of fragments that contain
+    it."""
     table = finding.measurement("precision by word")
-    figure, axes = new_figure("Precision by word", "fragments that contain the word", "share of its top fragments")
+    figure, axes = new_figure("Precision by word", "fragments that contain the word", "precision of its top fragments")
     counts, precision = table.at(value="fragments that contain it"), table.at(value="precision")
     axes.scatter(counts, precision, color=BLUE, alpha=0.5, s=24)
     axes.set_ylim(-0.03, 1.03)

@@ -1,4 +1,4 @@
-"""F11 on real Whisper: neurons of the decoder's MLPs at named words of eight semantic classes."""
+"""F11 on released models: do neurons of the decoder's MLPs respond to words of one of eight semantic classes?"""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 POINT = "decoder.blocks.*.mlp.hook_post"
 SPLITS, SHUFFLES, RESAMPLES = 20, 20, 400
 N_SHOWN, TOP = 12, 10
-MOST = 104  # sentences: every word once, and three words of each class twice. Most of the time goes into encoding.
+MOST = 104  # sentences: every word once, and three words of each class twice, since encoding takes most of the time
 
-# Thresholds, written before the first run on real Whisper. F1 of 0.7 and 5 neurons are those of the test on the
-# synthetic corpus. Judging on words that the choice has not seen is harder than there (other sentences with the same
-# words): a neuron for one word has F1 0 here. With 10 of 80 words of a class, firing at random has F1 0.22 at most.
-# A published list is confirmed if 7 of the 10 highest tokens are of the class.
+# Thresholds, fixed before the first run on a released model. An F1 of 0.7 and 5 neurons are the thresholds of the test
+# on the synthetic corpus. Here they are harder to meet, because the F1 is measured on words that were not used in the
+# selection, whereas there it is measured on other sentences with the same words: here a neuron for one word has F1 0.
+# With 10 of 80 words in a class, random firing has an F1 of at most 0.22. A published neuron is confirmed if 7 of its
+# 10 highest tokens are of the class.
 GOOD, ENOUGH_NEURONS = 0.7, 5
 LISTED = 0.7
 ENOUGH_CLASSES, ENOUGH_SENTENCES = 5, 100
@@ -45,7 +46,8 @@ COUNT = "neurons with F1 of 0.7 or more on unseen words"
 
 @dataclass(frozen=True, eq=False)
 class NamedWordTokens:
-    """Activations at the named words: one row per recording. Columns: the neurons of block 0, then of block 1, ..."""
+    """Activations at the named words, one row per recording. The columns are the neurons of block 0, then of block 1,
+    and so on."""
 
     values: Float[np.ndarray, "token neuron"]
     word: np.ndarray
@@ -53,13 +55,15 @@ class NamedWordTokens:
     n_blocks: int
 
     def block(self, number: int) -> Float[np.ndarray, "token neuron"]:
+        """Return the activations of one block's neurons."""
         width = self.values.shape[1] // self.n_blocks
         return self.values[:, number * width : (number + 1) * width]
 
 
 @dataclass(frozen=True, eq=False)
 class ClassScores:
-    """Selected class and F1 on unseen words for each split and neuron; number of good neurons on resampled words."""
+    """Selected class and F1 on unseen words for each split and neuron, and the number of neurons with F1 of
+    :data:`GOOD` or more for resampled words."""
 
     label: Int[np.ndarray, "split neuron"]
     f1: Float[np.ndarray, "split neuron"]
@@ -67,14 +71,14 @@ class ClassScores:
 
     @property
     def count(self) -> float:
-        """Number of neurons with an F1 of 0.7 or more, mean over splits."""
+        """Number of neurons with an F1 of 0.7 or more, averaged over splits."""
         return float((self.f1 >= GOOD).sum(1).mean())
 
     def estimate(self) -> Estimate:
         """Return the count with the spread of the resampled counts around it.
 
-        Resampled counts are biased upwards: words drawn twice make F1 vary more, which lifts more neurons over a
-        threshold that few reach. So they are shifted to have the count as their mean.
+        Resampled counts are biased upwards: words that are drawn twice make F1 vary more, and then more neurons exceed
+        a threshold that few reach. So they are shifted to have the count as their mean.
         """
         if not len(self.resampled):
             return Estimate(self.count)
@@ -87,8 +91,8 @@ def read_tokens(
 ) -> NamedWordTokens:
     """Return the activations at each sentence's named word, with the sentence as decoder input.
 
-    Rows are padded on the right, which does not change the activations of a causal decoder. ``encoded``: encoder output
-    of each sentence.
+    Rows are padded on the right, which does not change the activations of a causal decoder. ``encoded`` is the encoder
+    output of each sentence.
     """
     prompt = Transcriber(model).prompt()[0].tolist()
     names = [POINT.replace("*", str(block)) for block in range(model.cfg.decoder.n_layers)]
@@ -115,15 +119,17 @@ def token_index(model: HookedWhisper, word: str, text: Sequence[int]) -> int:
     """Return the last index of the word's token in the text.
 
     Raises:
-        ValueError: if the word is not in the text as one token.
+        ValueError: the text does not contain the word as one token.
     """
     token = model.to_single_token(f" {word}")
     return len(text) - 1 - list(reversed(text)).index(token)
 
 
 def select_sentences(words: Sequence[SemanticWord], most: int) -> list[SemanticWord]:
-    """Return at most ``most`` sentences in their order: one of each word first, then second ones, alternating between
-    the classes."""
+    """Return at most ``most`` sentences in their order.
+
+    The first sentence of every word is selected before second sentences, which alternate between the classes.
+    """
     sentences: Counter[str] = Counter()
     order = []
     for word in words:
@@ -135,7 +141,8 @@ def select_sentences(words: Sequence[SemanticWord], most: int) -> list[SemanticW
 
 
 def splits_of(words: np.ndarray, member: Bool[np.ndarray, "token label"], rng: np.random.Generator) -> np.ndarray:
-    """Return the training tokens of each split, ``[split, token]``: those of a random half of each class's words."""
+    """Return the training tokens of each split, ``[split, token]``: the tokens of a random half of each class's
+    words."""
     splits = np.zeros((SPLITS, len(words)), dtype=bool)
     for label in range(member.shape[1]):
         names = np.unique(words[member[:, label]])
@@ -152,8 +159,8 @@ def score(
     draws: int = 0,
     n_splits: int = SPLITS,
 ) -> ClassScores:
-    """Select class and threshold on half of the words, and evaluate them on the others. ``draws``: resamples of the
-    words."""
+    """Select class and threshold on half of the words, and evaluate them on the other words. ``draws`` is the number of
+    resamples of the words."""
     splits = splits_of(words, member, rng)[:n_splits]
     names, of_word = np.unique(words, return_inverse=True)
     weights = _weights(names, words, member, rng, draws)
@@ -176,7 +183,7 @@ def score(
 def _weights(
     names: np.ndarray, words: np.ndarray, member: Bool[np.ndarray, "token label"], rng: np.random.Generator, draws: int
 ) -> Float[np.ndarray, "draw word"]:
-    """Return how often each resample has each word: the words of each class are drawn with replacement."""
+    """Return how often each word is in each resample. The words of each class are drawn with replacement."""
     weights = np.zeros((draws, len(names)), dtype=np.float32)
     for label in range(member.shape[1]):
         columns = np.flatnonzero(np.isin(names, words[member[:, label]]))
@@ -197,9 +204,9 @@ class NamedWordScores:
     """Scores of every block's neurons.
 
     Attributes:
-        blocks: by block. untrained: of the untrained model's block 0.
-        shuffled_counts: number of good neurons for classes with shuffled words.
-        speakers: of the sentences.
+        blocks: scores by block. untrained: scores of block 0 of the untrained model.
+        shuffled_counts: number of neurons with F1 of :data:`GOOD` or more, for classes with shuffled words.
+        speakers: speakers of the sentences.
     """
 
     tokens: NamedWordTokens
@@ -211,19 +218,20 @@ class NamedWordScores:
 
 
 class NamedWordNeurons(Experiment[NamedWordScores]):
-    """F11 on real Whisper: classes of words in sentences of the packaged speech."""
+    """F11 on released models, with classes of words in sentences of the packaged speech."""
 
     id, title = "F11", "Neurons for classes of words"
-    claim = "Some neurons in the decoder's first MLP fire on words of one class of meaning, more often than by chance."
+    claim = "Some neurons in the decoder's first MLP fire on words of one semantic class, more often than by chance."
     protocol = (
-        "Eight classes (animals, foods, body parts, tools, clothes, vehicles, numbers, motion) of ten words, each "
-        "named in one or two sentences. Every sentence frame holds one word of each class, so place and neighbors do "
-        "not give the class away. The text of each recording is forced on the decoder (prompt without timestamps, its "
-        "own audio); decoder.blocks.N.mlp.hook_post is read at the word's token. Half of the words of every class "
-        "choose, for each neuron, the class and the threshold of highest F1 (firing: at or above the threshold); the "
-        "unseen words give its F1, over all 8 classes. Mean over 20 such splits. Block 0 is judged, the others are "
-        "shown. Controls: words dealt out to the classes at random; random weights with the trained encoder's output. "
-        "Intervals: 95 %, bootstrap over words within their class around the count, the choices as they were."
+        "There are eight classes (animals, foods, body parts, tools, clothes, vehicles, numbers, motion) of ten words, "
+        "and each word is in one or two sentences. Every sentence frame is used with one word of each class, so place "
+        "and neighboring words do not reveal the class. The decoder reads the text of each recording (teacher forcing, "
+        "prompt without timestamps, the recording's own audio), and decoder.blocks.N.mlp.hook_post is read at the "
+        "word's token. For each neuron, the class and the threshold with the highest F1 (the neuron fires at or above "
+        "the threshold) are selected on half of the words of every class. Its F1 is measured on the other words, over "
+        "all 8 classes, and averaged over 20 such splits. Block 0 is judged; the other blocks are only reported. "
+        "Controls: words assigned to the classes at random; random weights with the trained encoder's output. "
+        "Intervals: 95 %, bootstrap over words within their class, centered on the count, with the selections fixed."
     )
     own_speech = True
     published = (
@@ -246,8 +254,8 @@ class NamedWordNeurons(Experiment[NamedWordScores]):
         }
 
     def measure(self, context: Context) -> NamedWordScores:
-        """Run one encoder pass per sentence. The untrained decoder reads the trained encoder's output, since an
-        untrained encoder passes on nothing of the audio."""
+        """Run one encoder pass per sentence. The untrained decoder reads the trained encoder's output, because the
+        output of an untrained encoder contains almost nothing of the audio."""
         try:
             words = select_sentences(semantic_words(), MOST)
         except AudioError as error:
@@ -297,7 +305,7 @@ class NamedWordNeurons(Experiment[NamedWordScores]):
             controls=(
                 Control(
                     "shuffled classes",
-                    f"the words dealt out at random ({SHUFFLES} deals)",
+                    f"words assigned at random ({SHUFFLES} times)",
                     {COUNT: Estimate.of(float(np.mean(shuffled)), shuffled)},
                 ),
                 Control("untrained model", "random weights", {COUNT: measured.untrained.estimate()}),
@@ -319,31 +327,31 @@ class NamedWordNeurons(Experiment[NamedWordScores]):
             tables=(_table(measured),),
             notes=(
                 f"{n_sentences} sentences, {n_words} words, {len(classes)} classes.",
-                "Mean F1 on unseen words of the five best neurons, by block: "
+                "Mean F1 of the five best neurons on unseen words, by block: "
                 + ", ".join(f"{x:.2f}" for x in best)
                 + ".",
-                "The negatives are the named words of the other classes, not all words of the sentences.",
+                "The negative examples are the named words of the other classes, not all words of the sentences.",
             ),
         )
 
     def draw(self, finding: Finding) -> list[Figure]:
-        """Draw the count beside its controls; neurons by block."""
+        """Draw the count and its controls, and the number of neurons by block."""
         table = finding.measurement("neurons of 0.7 or more by block")
-        figure, axes = new_figure("Neurons of 0.7 or more", "block of the decoder", "neurons")
+        figure, axes = new_figure("Neurons with F1 of 0.7 or more", "decoder block", "neurons")
         blocks = [str(entry) for entry in table.axis("block").entries]
         axes.bar(blocks, table.at(bound="value"), color=BLUE)
-        figure.set_label(alt_text("Neurons of 0.7 or more", table.at(bound="value"), blocks, "", 1.0))
+        figure.set_label(alt_text("Neurons with F1 of 0.7 or more", table.at(bound="value"), blocks, "", 1.0))
         return [draw_controls(finding, 0, "neurons"), figure]
 
 
 def _score(context: Context, tokens: NamedWordTokens, block: int) -> ClassScores:
-    """Score a block's neurons, with the same splits for every block and model."""
+    """Return the scores of a block's neurons, with the same splits for every block and model."""
     return score(tokens.block(block), tokens.word, tokens.member, context.rng("F11 splits"), RESAMPLES)
 
 
 def _published(measured: NamedWordScores, setting: Setting) -> list[Criterion]:
-    """Return one criterion per published neuron if the model is theirs: the share of its 10 highest tokens that are of
-    its class."""
+    """Return one criterion per published neuron if the model is ``tiny``: the share of its 10 highest tokens that are
+    of the published class."""
     if released_name(setting.model) != "tiny":
         return []
     rng = setting.rng("F11 published")
@@ -363,7 +371,7 @@ def _top_share(values: Float[np.ndarray, "token"], in_class: Bool[np.ndarray, "t
 
 
 def _table(measured: NamedWordScores) -> Table:
-    """List the best neurons of block 0 with the words at which they are highest."""
+    """Return a table of the best neurons of block 0, with the words at which they are highest."""
     tokens, scores = measured.tokens, measured.blocks[0]
     mean = scores.f1.mean(0)
     rows = []
