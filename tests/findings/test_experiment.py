@@ -112,9 +112,16 @@ def test_other_packages_are_inserted_after_the_named_experiment(monkeypatch, cap
 def test_experiments_are_selected_in_any_case_and_in_order() -> None:
     assert [e.id for e in select_experiments("f2, f9")] == ["F9", "F2"]
     assert [e.id for e in select_experiments(None)] == list(REGISTRY)
-    for ids, offending in (("F2,F99", "F99"), (" , ", "''")):
+    for ids, offending in (("F2,F99", "'F99' .did you mean F9"), (" , ", "' , '")):
         with pytest.raises(HookedWhisperError, match=offending):
             select_experiments(ids)
+
+
+def test_an_unknown_id_is_a_key_error_that_names_similar_ids() -> None:
+    assert "F99" not in REGISTRY and REGISTRY.get("F99") is None
+    with pytest.raises(KeyError, match="'w1'.*W1") as error:
+        REGISTRY["w1"]
+    assert isinstance(error.value, HookedWhisperError)
 
 
 @pytest.mark.parametrize("path", sorted((FOLDER / "core").glob("*.py")), ids=lambda p: p.stem)

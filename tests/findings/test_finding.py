@@ -174,7 +174,7 @@ def test_round_trip_of_a_full_finding(tmp_path) -> None:
 
 def test_a_foreign_file_is_refused(tmp_path) -> None:
     (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(ValueError, match="not a findings file"):
+    with pytest.raises(ValueError, match="expected .hooked_whisper/findings/1"):
         load_findings(tmp_path / "x.json")
 
 

@@ -65,7 +65,7 @@ def test_steering_is_that_of_a_hook_at_the_middle_block() -> None:
 
 def test_too_few_clips_are_counted_in_the_reason() -> None:
     finding = LanguageSteering().run(spoken("de de en"))
-    assert finding.status == "not testable" and "2 of de, 1 of en were given; needs 6" in finding.status_reason
+    assert finding.status == "not testable" and "2 of de, 1 of en, expected 6" in finding.status_reason
     assert "other half" in finding.status_reason and "--corpus" in finding.status_reason
     assert LanguageSteering().run(small_context()).status == "not testable"
 

@@ -71,8 +71,8 @@ def test_rows_that_look_at_themselves_are_not_a_sink() -> None:
 @pytest.mark.parametrize(
     ("faded", "cut", "noise", "says"),
     [
-        (0.9, 0.9, 0.8, "the end of speech draws them"),
-        (0.1, 0.9, 0.0, "an edge from sound to zero draws them"),
+        (0.9, 0.9, 0.8, "the end of speech attracts them"),
+        (0.1, 0.9, 0.0, "an edge from sound to zero attracts them"),
         (0.1, 0.2, 0.0, "neither the end of speech nor an edge"),
         (0.9, 0.9, 0.1, "do not decide"),
         (None, None, None, "not measured"),

@@ -260,7 +260,7 @@ def sink_notes(table: Measurement) -> tuple[str, ...]:
     return (
         "For each version: share of rows after the end whose most relevant position is within 0.5 s of the end of "
         "speech (or the cut), median distance of that position from it, and share of rows that look within 0.5 s of "
-        f"themselves. {'; '.join(parts)}.",
+        f"themselves: {'; '.join(parts)}.",
         explanation(shares),
     )
 
