@@ -10,6 +10,12 @@ from hooked_whisper.interventions._names_of_0_1 import old_function
 from hooked_whisper.interventions.ablate import HeadSweep, ablate, ablate_heads, ablate_neurons, sweep_heads
 from hooked_whisper.interventions.activation_values import Means, Samples, means, position_mean, samples
 from hooked_whisper.interventions.baseline_inputs import BASELINE_INPUTS, baseline_encoding, baseline_mel
+from hooked_whisper.interventions.comparison import (
+    CleanTranscripts,
+    clean_transcripts,
+    compare_transcript,
+    compare_transcripts,
+)
 from hooked_whisper.interventions.masks import (
     HeadWindows,
     KnockOut,
@@ -20,6 +26,7 @@ from hooked_whisper.interventions.masks import (
     mask_hooks,
     window_masks,
 )
+from hooked_whisper.interventions.named_words import find_word
 from hooked_whisper.interventions.replace import EncoderEdit, replace_encoder, replace_span, replace_spans
 from hooked_whisper.interventions.steer import (
     SteerSweep,
@@ -34,14 +41,13 @@ from hooked_whisper.interventions.transcript_changes import (
     TranscriptChange,
     TranscriptChanges,
     WordChange,
-    compare_transcript,
-    compare_transcripts,
 )
 from hooked_whisper.patching.positions import filled_positions, read_positions
 from hooked_whisper.protocols import HeadRef, Positions
 
 __all__ = [
     "BASELINE_INPUTS",
+    "CleanTranscripts",
     "EncoderEdit",
     "ForcedWord",
     "HeadRef",
@@ -62,10 +68,12 @@ __all__ = [
     "baseline_encoding",
     "baseline_mel",
     "class_mean",
+    "clean_transcripts",
     "compare_transcript",
     "compare_transcripts",
     "cut_padding",
     "filled_positions",
+    "find_word",
     "join_masks",
     "knock_out",
     "mask_hooks",

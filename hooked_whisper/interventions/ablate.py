@@ -18,18 +18,21 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hooked_whisper._support.heads import n_blocks_and_heads, read_heads
+from hooked_whisper._support.heatmap import heat_map
 from hooked_whisper._support.indices import read_indices
+from hooked_whisper._support.plotly_figures import Backend
 from hooked_whisper._support.renamed import renamed_arguments
+from hooked_whisper._support.showing import Summary, Tabular, counted, joined
 from hooked_whisper.errors import PatchError, check_option, closest
 from hooked_whisper.hooks import HookPoint, Names
 from hooked_whisper.interventions.activation_values import By, Means, check_by
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.patching.metrics import Metric, read_metric
-from hooked_whisper.patching.positions import UNITS, PositionsLike, point_positions
+from hooked_whisper.patching.positions import UNITS, PositionsLike, point_positions, span_label
 from hooked_whisper.patching.resume import required_activations, resume_from
 from hooked_whisper.patching.runs import RunInputs, cache_run
 from hooked_whisper.patching.subspaces import Subspaces, subspaces_of
-from hooked_whisper.protocols import STACKS, HeadLike, Positions, ResidualStack, Stack, attention_name
+from hooked_whisper.protocols import STACKS, HeadLike, HeadRef, Positions, ResidualStack, Stack, attention_name
 
 if TYPE_CHECKING:
     from hooked_whisper.hooked import HookedWhisper
@@ -72,15 +75,17 @@ def ablate(
         axis = None if point.sequence_axis is None else point.axes.index(point.sequence_axis)
         if read.spans is not None and axis is None:
             raise PatchError(f"{name} {list(point.axes)} has no positions or tokens: leave out positions=")
-        hooks.append((name, _Ablation(_value(by, point, axis, model), entries, read, axis, _subspaces(directions))))
+        value, value_name = _value(by, point, axis, model), by if isinstance(by, str) else type(by).__name__.lower()
+        hooks.append((name, _Ablation(value, value_name, entries, read, axis, _subspaces(directions))))
     return hooks
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class _Ablation:
     """Hook that replaces the entries, positions and subspaces of an activation by ``value``."""
 
     value: Callable[[Tensor, HookPoint], Tensor]
+    value_name: str
     entries: Tensor | None
     positions: Positions
     time_axis: int | None
@@ -100,6 +105,18 @@ class _Ablation:
             assert self.time_axis is not None
             mask = mask & position_mask(self.positions, x, hook, self.time_axis)
         return torch.where(mask, new, x)
+
+    def __repr__(self) -> str:
+        parts = "everything"
+        if self.entries is not None:
+            axes = [axis for axis, size in enumerate(self.entries.shape) if size > 1]
+            n_ablated = int(self.entries.sum())
+            parts = f"{n_ablated} of {self.entries.numel()} entries"
+            if len(axes) == 1:
+                parts += f" ({joined(self.entries.flatten().nonzero().flatten().tolist())})"
+        if self.subspaces is not None:
+            parts += f", only in {counted(len(self.subspaces.labels), 'subspace')}"
+        return f"<ablate {parts} by {self.value_name}, at positions: {span_label(self.positions)}>"
 
 
 def position_mask(positions: Positions, x: Tensor, hook: HookPoint, axis: int) -> Bool[Tensor, "..."]:
@@ -221,14 +238,14 @@ def ablate_neurons(
     ]
 
 
-@dataclass(frozen=True, eq=False)
-class HeadSweep:
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadSweep(Tabular):
     """The metric with each head ablated in turn, ``[block, head]``, and without ablation (``base``)."""
 
     values: Float[Tensor, "block head"]
     base: float
     unit: str
-    stack: str
+    stack: Stack
 
     @property
     def effect(self) -> Float[Tensor, "block head"]:
@@ -249,6 +266,36 @@ class HeadSweep:
             for block, row in enumerate(self.values.tolist())
             for head, value in enumerate(row)
         ]
+
+    def summary(self) -> Summary:
+        n_blocks, n_heads = self.values.shape
+        order = self.effect.abs().flatten().argsort(descending=True)[:8].tolist()
+        heads = [HeadRef(self.stack, index // n_heads, index % n_heads) for index in order]
+        effect = self.effect
+        rows = tuple(
+            (head.label, float(self.values[head.block, head.head]), float(effect[head.block, head.head]))
+            for head in heads
+        )
+        title = f"HeadSweep: {n_blocks} blocks x {n_heads} heads ({self.stack})"
+        notes = (f"{self.unit} without ablation: {self.base:.4g}", "heads with the largest effect:")
+        return Summary(title, notes, ("head", self.unit, "effect"), rows, self.values.numel())
+
+    def plot(self, title: str = "", *, percentile: float | int = 100.0, backend: Backend = "matplotlib") -> Any:
+        """Draw the effect of each head, blocks down. ``percentile``: of the sizes, where the colors end."""
+        n_blocks, n_heads = self.values.shape
+        return heat_map(
+            self.effect.numpy(),
+            title=title or f"Effect of ablating each head ({self.stack})",
+            x="head",
+            y="block",
+            unit=f"change of {self.unit}",
+            rows=[str(block) for block in range(n_blocks)],
+            columns=[str(head) for head in range(n_heads)],
+            scale="diverging",
+            clip=percentile,
+            facecolor="white",
+            backend=backend,
+        )
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper._support.renamed import renamed_arguments, renamed_property
+from hooked_whisper._support.showing import Showing, Summary, counted, described
 from hooked_whisper.activations import iter_activations, read_rows
 from hooked_whisper.activations.rows import time_axis
 from hooked_whisper.corpora import Recording
@@ -24,8 +25,8 @@ Rows = Mapping[str, Float[Tensor, "row ..."]]
 CLIPS_PER_PASS = 8
 
 
-@dataclass(frozen=True, eq=False)
-class Means:
+@dataclass(frozen=True, eq=False, repr=False)
+class Means(Showing):
     """Mean activation per hook point over the positions of clips that are not padding.
 
     values: ``[...]``, the point's axes without batch and time. n_positions: how many positions were averaged.
@@ -34,11 +35,15 @@ class Means:
     values: Mapping[str, Float[Tensor, "..."]]
     n_positions: Mapping[str, int]
 
+    def summary(self) -> Summary:
+        rows = tuple((name, self.n_positions[name], described(values)) for name, values in self.values.items())
+        return Summary(f"Means of {counted(len(rows), 'hook point')}", (), ("hook point", "positions", "mean"), rows)
+
     n_places = renamed_property("n_places", "n_positions")
 
 
-@dataclass(frozen=True, eq=False)
-class Samples:
+@dataclass(frozen=True, eq=False, repr=False)
+class Samples(Showing):
     """Activations per hook point at all valid positions of clips, ``[sample, ...]``, to draw from.
 
     Position ``p`` gets the same draw in every pass and row, however the pass is split into steps.
@@ -46,6 +51,11 @@ class Samples:
 
     values: Mapping[str, Float[Tensor, "sample ..."]]
     seed: int = 0
+
+    def summary(self) -> Summary:
+        rows = tuple((name, described(values)) for name, values in self.values.items())
+        title = f"Samples of {counted(len(rows), 'hook point')}, seed {self.seed}"
+        return Summary(title, (), ("hook point", "activations"), rows)
 
 
 By = Literal["zero"] | Means | Samples

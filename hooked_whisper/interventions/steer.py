@@ -14,16 +14,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.heatmap import line_chart
+from hooked_whisper._support.plotly_figures import Backend
 from hooked_whisper._support.renamed import renamed_arguments
+from hooked_whisper._support.showing import Summary, Tabular, counted
 from hooked_whisper.corpora import Recording
 from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.hooks import HookPoint
 from hooked_whisper.interventions.ablate import position_mask
 from hooked_whisper.interventions.activation_values import Clips, means
-from hooked_whisper.interventions.transcript_changes import TranscriptChanges, compare_transcripts
+from hooked_whisper.interventions.comparison import clean_transcripts
+from hooked_whisper.interventions.transcript_changes import TranscriptChanges
 from hooked_whisper.model import WhisperCore
-from hooked_whisper.patching.positions import UNITS, PositionsLike, point_positions
+from hooked_whisper.patching.positions import UNITS, PositionsLike, point_positions, span_label
+from hooked_whisper.protocols import Positions
 
 FwdHooks = list[tuple[str, Any]]
 Vector = Float[Tensor, "*axes d"]
@@ -67,20 +72,33 @@ def steer(
             f"{point.name} {list(point.axes)} needs a vector [d], [{', '.join(inner)}] or [{axis}, "
             f"{', '.join(inner)}], got one with {vector.dim()} axes"
         )
-    per_position = vector.dim() == len(inner) + 1
+    return [(point.name, _Steering(step, read, time_axis, per_position=vector.dim() == len(inner) + 1))]
 
-    def add(x: Tensor, hook: HookPoint) -> Tensor:
-        if vector.shape[-1] != x.shape[-1]:
-            raise PatchError(f"{hook.name}: the vector has {vector.shape[-1]} entries, activations have {x.shape[-1]}")
-        mask = position_mask(read, x, hook, time_axis).to(x)
-        if not per_position:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _Steering:
+    """Hook that adds a vector, or one vector per position, at some positions."""
+
+    step: Vector
+    positions: Positions
+    time_axis: int
+    per_position: bool
+
+    def __call__(self, x: Tensor, hook: HookPoint) -> Tensor:
+        step = self.step
+        if step.shape[-1] != x.shape[-1]:
+            raise PatchError(f"{hook.name}: the vector has {step.shape[-1]} entries, activations have {x.shape[-1]}")
+        mask = position_mask(self.positions, x, hook, self.time_axis).to(x)
+        if not self.per_position:
             return x + step.to(x) * mask
-        numbers = hook.first_index + torch.arange(x.shape[time_axis], device=x.device)
+        numbers = hook.first_index + torch.arange(x.shape[self.time_axis], device=x.device)
         if int(numbers[-1]) >= len(step):
             raise PatchError(f"{hook.name}: there are vectors for {len(step)} positions, none for number {numbers[-1]}")
         return x + step.to(x)[numbers] * mask
 
-    return [(point.name, add)]
+    def __repr__(self) -> str:
+        where = span_label(self.positions)
+        return f"<add a vector of norm {float(self.step.norm()):.4g} {list(self.step.shape)} at positions: {where}>"
 
 
 @renamed_arguments(mels="clips")
@@ -127,8 +145,8 @@ def random_control(vector: Vector, seed: int) -> Vector:
     return direction * vector.norm(dim=-1, keepdim=True) / direction.norm(dim=-1, keepdim=True)
 
 
-@dataclass(frozen=True)
-class SteerSweep:
+@dataclass(frozen=True, repr=False)
+class SteerSweep(Tabular):
     """Transcript changes of a vector at each coefficient, and of random vectors of the same norm (controls)."""
 
     name: str
@@ -153,6 +171,30 @@ class SteerSweep:
                 }
             )
         return rows
+
+    def summary(self) -> Summary:
+        sizes = f"{counted(len(self.steered), 'coefficient')}, {counted(len(self.controls), 'control')}"
+        title = f"SteerSweep at {self.name}: {sizes}"
+        notes = ("log-probability change: mean per word of the unedited text (nats)",)
+        rows = self.to_rows()
+        columns = ("coefficient", "WER", "log-prob change", "WER of controls", "log-prob change of controls")
+        return Summary(title, notes, columns, tuple(tuple(row.values()) for row in rows))
+
+    def plot(self, title: str = "", *, backend: Backend = "matplotlib") -> Any:
+        """Draw the log-probability change over the coefficient, with the mean of the controls."""
+        rows = self.to_rows()
+        coefficients = [row["coefficient"] for row in rows]
+        lines = {"vector": (coefficients, [row["logprob_change"] for row in rows])}
+        if self.controls:
+            lines["random vectors"] = (coefficients, [row["control_logprob_change"] for row in rows])
+        return line_chart(
+            lines,
+            title=title or f"Steering at {self.name}",
+            x="coefficient",
+            y="log-probability change per word (nats)",
+            facecolor="white",
+            backend=backend,
+        )
 
 
 @renamed_arguments(where="positions")
@@ -179,13 +221,17 @@ def sweep_coefficients(
     if not coefficients:
         raise PatchError("give at least one coefficient")
 
+    of_clean = {
+        option: comparison_options.pop(option)
+        for option in ("alignments", "language", "max_new_tokens")
+        if option in comparison_options
+    }
+    clean = clean_transcripts(model, clips, **of_clean)
+
     def run(v: Vector) -> tuple[TranscriptChanges, ...]:
         return tuple(
-            compare_transcripts(
-                model,
-                clips,
-                fwd_hooks=steer(model, name, v, coefficient, positions=positions, unit=unit),
-                **comparison_options,
+            clean.compare(
+                fwd_hooks=steer(model, name, v, coefficient, positions=positions, unit=unit), **comparison_options
             )
             for coefficient in coefficients
         )

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooked_whisper.errors import HookedWhisperError
-from hooked_whisper.interventions import baseline_encoding, replace_span
-from hooked_whisper.interventions.replace import replace_encoder
-from hooked_whisper.protocols import Interval
+from hooked_whisper.errors import HookedWhisperError, PatchError
+from hooked_whisper.interventions import baseline_encoding, find_word, replace_span
+from hooked_whisper.interventions.replace import WORD_MARGIN, replace_encoder
+from hooked_whisper.protocols import Alignment, Interval
 from tests.patching.conftest import N_POSITIONS as N
 
 ENCODED = torch.randn(3, N, 16, generator=torch.Generator().manual_seed(0))
@@ -28,10 +28,51 @@ def test_replacement_covers_exactly_the_span(model, a: int, b: int) -> None:
 def test_seconds_and_words(model) -> None:
     edits = [
         replace_encoder(model, (0.1, 0.2), SOURCE, unit="seconds"),
-        replace_encoder(model, Interval(0.1, 0.2, "w"), SOURCE[0]),
+        replace_encoder(model, Interval(0.1, 0.2, "w"), SOURCE[0], margin=0),
     ]
     expected = replace_span(ENCODED, 0.1, 0.2, SOURCE, unit="seconds")
     assert all(torch.equal(edit(ENCODED), expected) for edit in edits)
+
+
+def test_words_get_a_margin_and_numbers_do_not(model) -> None:
+    word = Interval(0.2, 0.26, "w")
+    wide = replace_span(ENCODED, 0.1, 0.36, SOURCE, unit="seconds")
+    assert torch.equal(replace_encoder(model, word, SOURCE)(ENCODED), wide)
+    assert torch.equal(replace_encoder(model, word, SOURCE, margin=WORD_MARGIN)(ENCODED), wide)
+    # a margin ends at the window
+    assert replace_encoder(model, Interval(0.0, 0.48, "w"), SOURCE).rows[None].spans == ((0, N),)
+    mixed = replace_encoder(model, [word, 0], SOURCE).rows[None]
+    assert mixed.spans[1] == (0, 1) and mixed.label == "w"
+    assert replace_encoder(model, (3, 9), SOURCE, margin=0.04).rows[None].spans == ((1, 11),)
+
+
+TEXT = ["Ask", "not", "what", "your", "country,", "can", "do", "for", "your", "country"]
+WORDS = [Interval(0.02 * k, 0.02 * k + 0.02, label) for k, label in enumerate(TEXT)]
+
+
+def test_words_by_name(model) -> None:
+    by_name = replace_encoder(model, ("country", 2), SOURCE, alignment=WORDS, margin=0)
+    assert torch.equal(by_name(ENCODED), replace_encoder(model, WORDS[-1], SOURCE, margin=0)(ENCODED))
+    alignment = Alignment("u", "s", "", 0.48, tuple(WORDS))
+    several = replace_encoder(model, {1: ["not", "can do"]}, SOURCE, alignment=[WORDS, alignment], margin=0)
+    changed = (several(ENCODED) != ENCODED).all(-1)
+    assert set(changed[1].nonzero().flatten().tolist()) >= {1, 5, 6} and not changed[[0, 2]].any()
+    assert find_word(alignment, "your country", 2) == Interval(WORDS[8].start, WORDS[9].end, "your country")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("contry", "did you mean 'country'"),
+        ("country", r"spoken 2 times: 1 at 0.08-0.10 s, 2 at 0.18-0.20 s; give \('country', 2\)"),
+        (("country", 3), "no occurrence 3: it is spoken 2 times"),
+        ("ask country", "do not follow each other"),
+        ("xylophone", "is not spoken in 'Ask not"),
+    ],
+)
+def test_a_word_that_is_unknown_or_ambiguous_is_answered_with_words_and_times(name, says: str) -> None:
+    with pytest.raises(PatchError, match=says):
+        find_word(WORDS, name)
 
 
 def test_named_sources(model) -> None:
@@ -64,6 +105,10 @@ def test_as_hooks_it_is_live(model) -> None:
         (lambda m: replace_encoder(m, (0, 3), "paddin"), "'padding'"),
         (lambda m: replace_encoder(m, (0, 3), "mean"), "clips"),
         (lambda m: replace_encoder(m, (0, N + 1)), "24"),
+        (lambda m: replace_encoder(m, (0, 3), margin=-0.1), "at least 0"),
+        (lambda m: replace_encoder(m, "country"), "alignment="),
+        (lambda m: replace_encoder(m, "country", alignment=[WORDS, WORDS]), "2 alignments for all clips"),
+        (lambda m: replace_encoder(m, {3: "ask"}, alignment=[WORDS, WORDS]), "no alignment for clip 3"),
         (lambda m: replace_encoder(m, {5: (0, 3)}, SOURCE)(ENCODED), "clip 5"),
         (lambda m: replace_encoder(m, (0, 3), SOURCE[:, :5])(ENCODED), "same size"),
     ],

@@ -11,16 +11,12 @@ import torch
 from hooked_whisper.errors import PatchError
 from hooked_whisper.hooked import HookedWhisper
 from hooked_whisper.interventions.ablate import ablate, ablate_heads
+from hooked_whisper.interventions.comparison import clean_transcripts, compare_transcript, compare_transcripts
 from hooked_whisper.interventions.forced_text import aligned_times, attention_times, words_of_tokens
 from hooked_whisper.interventions.masks import window_masks
 from hooked_whisper.interventions.replace import replace_encoder
 from hooked_whisper.interventions.transcriber import normalize_words
-from hooked_whisper.interventions.transcript_changes import (
-    TranscriptChanges,
-    WordChange,
-    compare_transcript,
-    compare_transcripts,
-)
+from hooked_whisper.interventions.transcript_changes import TranscriptChanges, WordChange
 from hooked_whisper.protocols import Alignment, Interval
 from hooked_whisper.synthetic.synthetic_corpus import SyntheticCorpus
 
@@ -84,27 +80,95 @@ def test_log_probabilities_are_those_of_one_pass(demo, encoded) -> None:
     assert [w.word for w in changes.forced] == text.split()
     assert sum(w.after for w in changes.forced) == pytest.approx(sum(each), abs=1e-4)
     assert any(abs(w.change) > 1e-3 for w in changes.forced)
-    assert all(w.logprob_before is None for w in changes.words)  # another text was forced
+    # the words of the transcript are scored too, whatever text is forced
+    plain = compare_transcript(demo, encoded[:1], fwd_hooks=hooks)
+    assert [w.logprob_after for w in changes.words] == pytest.approx([w.logprob_after for w in plain.words], abs=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("how", "passes"),
+    ("how", "blocks"),
     [
-        (lambda m: {"fwd_hooks": ablate_heads(m, [(1, 0)], stack="cross")}, 1),
-        (lambda m: {"fwd_hooks": ablate(m, "encoder.hook_out", positions=(0, 9))}, 1),
-        (lambda m: {"encoder_edit": lambda x: x * 0.5}, 1),
-        (lambda m: {"attn_masks": window_masks(m, 5, stack="decoder")}, 1),
-        (lambda m: {"fwd_hooks": ablate_heads(m, [(1, 0)])}, 2),
-        (lambda m: {"attn_masks": window_masks(m, 40)}, 2),
+        (lambda m: {"fwd_hooks": ablate_heads(m, [(1, 0)], stack="cross")}, []),
+        (lambda m: {"fwd_hooks": ablate(m, "encoder.hook_out", positions=(0, 9))}, []),
+        (lambda m: {"encoder_edit": lambda x: x * 0.5}, []),
+        (lambda m: {"attn_masks": window_masks(m, 5, stack="decoder")}, []),
+        (lambda m: {"fwd_hooks": ablate_heads(m, [(1, 0)])}, [1, 2, 3]),
+        (lambda m: {"attn_masks": window_masks(m, 40, blocks=[2])}, [2, 3]),
+        (lambda m: {"fwd_hooks": ablate(m, "encoder.conv1.hook_post", positions=(0, 9))}, [0, 1, 2, 3]),
     ],
 )
-def test_the_encoder_runs_again_only_if_something_in_it_changed(demo, mel, monkeypatch, how, passes) -> None:
-    count = []
-    original = demo.encoder.forward
-    monkeypatch.setattr(demo.encoder, "forward", lambda *a, **k: (count.append(1), original(*a, **k))[1])
+def test_the_encoder_resumes_at_the_first_block_that_is_changed(demo, mel, monkeypatch, how, blocks) -> None:
+    run: list[int] = []
+    for number, block in enumerate(demo.encoder.blocks):
+        forward = block.forward
+        monkeypatch.setattr(
+            block, "forward", lambda *a, _forward=forward, _n=number, **k: (run.append(_n), _forward(*a, **k))[1]
+        )
     compare_transcript(demo, mel[:1], max_new_tokens=3, **how(demo))
-    assert len(count) == passes
+    assert run == [0, 1, 2, 3, *blocks]
     assert not any(demo.list_hooks().values())
+
+
+def test_a_resumed_encoder_computes_what_a_whole_pass_does(demo, mel) -> None:
+    clean = clean_transcripts(demo, mel[:1], resume_blocks=range(4), max_new_tokens=8)
+    for block in (0, 2, 3):
+        hooks = ablate(demo, f"encoder.blocks.{block}.mlp.hook_post", positions=(0, 60))
+        resumed = clean.compare(fwd_hooks=hooks)[0]
+        whole = clean_transcripts(demo, mel[:1], max_new_tokens=8).compare(fwd_hooks=hooks)[0]
+        assert resumed.after == whole.after
+        assert [w.after for w in resumed.forced] == pytest.approx([w.after for w in whole.forced], abs=1e-4)
+
+
+def test_hooks_of_the_caller_are_applied_once_when_the_encoder_resumes(demo, mel) -> None:
+    name = "encoder.blocks.2.hook_resid_pre"
+    hooks, own_hooks = ablate_heads(demo, [(2, 0)]), [(name, lambda x: x * 1.5)]
+    both = compare_transcript(demo, mel[:1], fwd_hooks=[*own_hooks, *hooks], max_new_tokens=8)
+    with demo.hooks(fwd_hooks=own_hooks):
+        nested = compare_transcript(demo, mel[:1], fwd_hooks=hooks, text=both.before, max_new_tokens=8)
+    assert [w.after for w in nested.forced] == pytest.approx([w.after for w in both.forced], abs=1e-4)
+
+
+def test_one_clean_run_serves_several_interventions(demo, encoded, clips, monkeypatch) -> None:
+    alignments = [c.alignment for c in clips]
+    clean = clean_transcripts(demo, encoded, alignments=alignments)
+    edits = [replace_encoder(demo, alignment.words[0]) for alignment in alignments]
+    for edit in edits:
+        expected = compare_transcripts(demo, encoded, encoder_edit=edit, alignments=alignments)
+        assert clean.compare(encoder_edit=edit) == expected
+    with pytest.raises(PatchError, match="2 clips but 1 references"):
+        clean.compare(references=["a"])
+    with pytest.raises(PatchError, match="blocks 0 to 3"):
+        clean_transcripts(demo, demo.to_mel(clips[0].samples), resume_blocks=[9])
+
+
+def test_every_word_is_scored_and_shown_though_none_changes(demo, encoded, clips) -> None:
+    hooks = ablate_heads(demo, [(1, 0)], stack="cross")
+    change = compare_transcript(demo, encoded[:1], fwd_hooks=hooks, alignment=clips[0].alignment)
+    assert not change.wer and all(w.logprob_change is not None for w in change.words)
+    most = change.most_affected
+    assert abs(most.logprob_change) == max(abs(w.logprob_change) for w in change.words) > 0
+    assert change.logprob_change == pytest.approx(sum(w.change for w in change.forced))
+    for text in (repr(change), change._repr_html_()):
+        assert all(f"{w.logprob_change:+.2f}" in text for w in change.words)
+    table = change.to_pandas()
+    assert list(table["logprob_change"]) == [w.logprob_change for w in change.words]
+    axes = change.plot().axes[0]
+    bars = sorted((bar.get_x(), bar.get_width(), bar.get_height()) for bar in axes.patches)
+    for bar, w in zip(bars, change.words, strict=True):
+        assert bar == pytest.approx((w.start, w.end - w.start, w.logprob_change))
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == [w.before for w in change.words]
+    pytest.importorskip("plotly")
+    assert len(change.plot(backend="plotly").data[0].x) == len(change.words)
+
+
+def test_a_decoding_loop_is_cut_with_its_length(demo, encoded) -> None:
+    change = compare_transcript(demo, encoded[:1])
+    looping = replace(change, after="the " * 200, words=(*change.words, *[WordChange("new", "", "the")] * 200))
+    shown = repr(looping)
+    assert len(shown) < 2500 and "200 words, 800 characters" in shown and shown.count("\n") < 36
+    assert all(f" {w.before} " in shown for w in change.words)
+    both = TranscriptChanges((change, looping))
+    assert len(repr(both)) < 1200
 
 
 def test_hooks_at_the_output_are_the_same_on_a_mel_and_on_its_encoding(demo, mel, encoded) -> None:

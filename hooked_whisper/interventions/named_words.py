@@ -1,0 +1,92 @@
+"""Words by name: the interval of ``"country"`` in an alignment, or of its second occurrence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any, Protocol, runtime_checkable
+
+from hooked_whisper.errors import PatchError
+from hooked_whisper.protocols import Interval
+from hooked_whisper.text.wer import bare_word
+
+
+@runtime_checkable
+class HasWords(Protocol):
+    """An alignment: :class:`~hooked_whisper.protocols.Alignment`, or what :func:`~hooked_whisper.analysis.align`
+    returns."""
+
+    @property
+    def words(self) -> Sequence[Interval]: ...
+
+
+Words = HasWords | Sequence[Interval]
+WordName = str | tuple[str, int]
+"""A word, or a word and which of its occurrences: ``"country"``, ``("country", 2)`` for the second one."""
+_LISTED = 12
+
+
+def is_word_name(value: Any) -> bool:
+    """Whether ``value`` is a word by name rather than a span."""
+    return isinstance(value, str) or (isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str))
+
+
+def find_word(words: Words, name: WordName, occurrence: int | None = None) -> Interval:
+    """Return the interval of a word, or of several consecutive words, in an alignment.
+
+    Args:
+        words: an alignment, or its words.
+        name: compared without case and surrounding punctuation: ``"country"``, ``"your country"``; or with its
+            occurrence, ``("country", 2)``.
+        occurrence: which one, counted from 1, if the word is spoken more than once.
+
+    Raises:
+        PatchError: the word is not spoken, is spoken more than once and ``occurrence`` is missing, or has no such
+            occurrence.
+    """
+    if isinstance(name, tuple):
+        name, occurrence = name
+    intervals = list(getattr(words, "words", words))
+    labels = [bare_word(interval.label) for interval in intervals]
+    parts = [bare_word(part) for part in name.split()]
+    starts = [k for k in range(len(labels) - len(parts) + 1) if parts and labels[k : k + len(parts)] == parts]
+    matches = [
+        Interval(
+            intervals[k].start,
+            intervals[k + len(parts) - 1].end,
+            " ".join(i.label for i in intervals[k : k + len(parts)]),
+        )
+        for k in starts
+    ]
+    if not matches:
+        raise PatchError(_unknown(name, parts, intervals, labels))
+    if occurrence is None and len(matches) > 1:
+        raise PatchError(
+            f"{name!r} is spoken {len(matches)} times: {_times(matches)}; give ({name!r}, 2) for the second"
+        )
+    number = 1 if occurrence is None else occurrence
+    if not 1 <= number <= len(matches):
+        raise PatchError(
+            f"{name!r} has no occurrence {number}: it is spoken {len(matches)} time{'s' * (len(matches) > 1)}, "
+            f"{_times(matches)}; count from 1"
+        )
+    return matches[number - 1]
+
+
+def _times(matches: Sequence[Interval]) -> str:
+    listed = [f"{n} at {match.start:.2f}-{match.end:.2f} s" for n, match in enumerate(matches[:_LISTED], 1)]
+    return ", ".join(listed) + (", ..." if len(matches) > _LISTED else "")
+
+
+def _unknown(name: str, parts: Sequence[str], intervals: Sequence[Interval], labels: Sequence[str]) -> str:
+    if not intervals:
+        return f"there is no word {name!r}: the alignment has no words"
+    near = [get_close_matches(part, labels, 1) for part in parts]
+    missing = [part for part in parts if part not in labels]
+    text = " ".join(interval.label for interval in intervals[:_LISTED]) + (" ..." if len(intervals) > _LISTED else "")
+    hint = ""
+    if missing and all(near):
+        hint = f": did you mean {' '.join(match[0] for match in near)!r}?"
+    elif not missing:
+        hint = ": these words do not follow each other"
+    return f"{name!r} is not spoken in {text!r}{hint}"
