@@ -183,6 +183,11 @@ class Alignment:
     phones: tuple[Interval, ...] = ()
     extra: dict[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        text = self.text if len(self.text) <= 60 else f"{self.text[:57]}..."
+        counts = f"{len(self.words)} words, {len(self.phones)} phones"
+        return f"Alignment({self.utterance!r}, {text!r}, {self.duration:.2f} s, {counts})"
+
     @property
     def silences(self) -> tuple[Interval, ...]:
         return tuple(p for p in self.phones if p.label == SILENCE)

@@ -11,12 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.heatmap import bar_chart
 from hooked_whisper._support.indices import Selection, is_integer
+from hooked_whisper._support.plotly_figures import Backend
 from hooked_whisper._support.renamed import renamed_arguments
+from hooked_whisper._support.showing import Summary, Tabular, counted
 from hooked_whisper.audio import TimeMap
 from hooked_whisper.errors import ArgumentError, PatchError, ShapeError, check_option
 from hooked_whisper.hooked import HookedWhisper
@@ -89,8 +93,8 @@ def steer_latents(
     return _edit(hook, indices, lambda old: old * coefficients.to(old), positions, unit)
 
 
-@dataclass(frozen=True, eq=False)
-class LatentAttribution:
+@dataclass(frozen=True, eq=False, repr=False)
+class LatentAttribution(Tabular):
     """First-order attribution of a metric to the latents of an SAE.
 
     values: gradient times latent, ``[row, position, d_sae]``; 0 where a latent is inactive.
@@ -111,6 +115,37 @@ class LatentAttribution:
     def by_latent(self) -> Float[Tensor, "row d_sae"]:
         """Return the sum over positions."""
         return self.values if self.values.dim() == 2 else self.values.flatten(1, -2).sum(1)
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return one dict per row and latent with an attribution: row, latent, attribution (summed over positions)."""
+        total = self.by_latent()
+        return [
+            {"row": int(row), "latent": int(latent), "attribution": float(total[row, latent])}
+            for row, latent in total.nonzero().tolist()
+        ]
+
+    def summary(self) -> Summary:
+        total = self.by_latent()
+        sizes = f"{counted(len(total), 'row')}, {counted(total.shape[1], 'latent')}"
+        active = int((total != 0).any(0).sum())
+        notes = (
+            f"metric {float(self.metric.double().mean()):.4g} {self.unit}; {counted(active, 'latent')} with an effect; "
+            "first-order estimates, summed over positions, of row 0:",
+        )
+        rows = tuple((latent, value) for latent, value in self.top(10))
+        return Summary(f"LatentAttribution: {sizes}", notes, ("latent", f"attribution ({self.unit})"), rows, active)
+
+    def plot(self, most: int = 20, row: int = 0, title: str = "", *, backend: Backend = "matplotlib") -> Any:
+        """Draw the latents with the largest attributions as bars. ``backend="plotly"`` returns a plotly figure."""
+        largest = self.top(most, row)
+        return bar_chart(
+            [f"latent {latent}" for latent, _ in largest],
+            np.array([value for _, value in largest], dtype=float),
+            title=title or "Attribution to latents (first-order estimate)",
+            unit=self.unit,
+            facecolor="white",
+            backend=backend,
+        )
 
     def top(self, k: int = 10, row: int = 0) -> list[tuple[int, float]]:
         """Return the latents of largest absolute attribution, summed over positions: ``(index, attribution)``."""

@@ -174,12 +174,16 @@ def described(value: Any) -> str:
     """Return one line about a value: shape, type and range of an array, the first entries of a sequence."""
     if isinstance(value, Tensor | np.ndarray):
         return _described_array(value)
+    if isinstance(value, Showing):
+        return value.summary().title
     if isinstance(value, str):
         return repr(value) if len(value) <= _CELL else repr(value[:_CELL]) + "..."
     if isinstance(value, float | np.floating):
         return f"{value:.4g}"
     if isinstance(value, Mapping):
-        return _listed(value, len(value), "entry", "entries") if len(value) > _LISTED else _flat(dict(value))
+        if len(value) > _LISTED:
+            return _listed(value, len(value), "entry", "entries")
+        return "; ".join(f"{key}: {described(entry)}" for key, entry in value.items()) or "none"
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return _listed(value, len(value), "entry", "entries") if len(value) > _LISTED else _flat(value)
     return _flat(value)

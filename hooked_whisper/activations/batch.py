@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.showing import Showing
 from hooked_whisper.corpora import Window
 
 
-@dataclass(frozen=True, eq=False)
-class ActivationBatch:
+@dataclass(frozen=True, eq=False, repr=False)
+class ActivationBatch(Showing):
     """Activations of a few windows, one window after another.
 
     Attributes:

@@ -12,13 +12,14 @@ import numpy as np
 from jaxtyping import Float
 
 from hooked_whisper._support.renamed import RenamedWarning, renamed_property
+from hooked_whisper._support.showing import Showing, Summary, described
 from hooked_whisper.audio import SAMPLE_RATE
 from hooked_whisper.corpora.records import Recording
 from hooked_whisper.protocols import Alignment
 
 
-@dataclass(frozen=True, eq=False)
-class Clip:
+@dataclass(frozen=True, eq=False, repr=False)
+class Clip(Showing):
     """The samples of a recording, or of a part of it.
 
     Attributes:
@@ -30,6 +31,13 @@ class Clip:
     recording: Recording
     samples: Float[np.ndarray, "sample"]
     offset: float | int = 0.0
+
+    def summary(self) -> Summary:
+        recording = self.recording
+        rows = (("speaker", recording.speaker or "-"), ("text", described(recording.text)))
+        if self.offset:
+            rows += (("offset", f"{self.offset:.2f} s"),)
+        return Summary(f"Clip: {recording.id}, {len(self.samples) / SAMPLE_RATE:.2f} s", rows=rows)
 
     @classmethod
     def load(cls, recording: Recording) -> Clip:

@@ -18,6 +18,7 @@ from scipy.linalg import eigh
 from torch import Tensor
 
 from hooked_whisper._support.renamed import renamed_arguments
+from hooked_whisper._support.showing import Showing
 from hooked_whisper.errors import PatchError
 from hooked_whisper.protocols import FeatureBasis
 
@@ -25,8 +26,8 @@ _BYTES = 64 << 20  # per block of rows in double precision
 _WIDE = 2048  # largest dimension for which all eigenvectors are computed
 
 
-@dataclass(frozen=True, eq=False)
-class LinearBasis:
+@dataclass(frozen=True, eq=False, repr=False)
+class LinearBasis(Showing):
     """Orthonormal directions: ``features = (activations - mean) @ directions.T``.
 
     With fewer than d directions, ``decode`` replaces the rest of the activation by the mean.
@@ -76,8 +77,8 @@ def _rows_at_once(d: int) -> int:
     return max(1, _BYTES // (8 * d))
 
 
-@dataclass(frozen=True, eq=False)
-class Centroids:
+@dataclass(frozen=True, eq=False, repr=False)
+class Centroids(Showing):
     """Features are minus half the squared distance to each point: the largest is the nearest centroid's."""
 
     points: Float[Tensor, "n_features d"]

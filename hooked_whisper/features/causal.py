@@ -18,6 +18,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.heatmap import bar_chart
+from hooked_whisper._support.plotly_figures import Backend
+from hooked_whisper._support.showing import Summary, Tabular, counted
 from hooked_whisper.errors import AlignmentError, PatchError, check_option
 from hooked_whisper.interventions.forced_text import words_of_tokens
 from hooked_whisper.interventions.steer import random_control
@@ -64,8 +67,8 @@ class WordEffect:
         return self.control - self.before
 
 
-@dataclass(frozen=True, eq=False)
-class CausalEffect:
+@dataclass(frozen=True, eq=False, repr=False)
+class CausalEffect(Tabular):
     """Effect of changing one feature.
 
     Attributes:
@@ -85,6 +88,33 @@ class CausalEffect:
     beyond_control: Interval95
     norm: float
     words: tuple[WordEffect, ...]
+
+    def _intervals(self) -> tuple[tuple[str, Interval95], ...]:
+        return (
+            (f"words with {self.phone}", self.with_phone),
+            ("other words", self.without_phone),
+            ("difference", self.difference),
+            ("difference, random direction", self.control_difference),
+            ("beyond the control", self.beyond_control),
+        )
+
+    def summary(self) -> Summary:
+        title = f"CausalEffect: feature {self.label}, phone {self.phone}, {counted(len(self.words), 'word')}"
+        notes = ("change of the words' log-probability (nats), with 95 % intervals",)
+        rows = tuple((name, value.value, value.low, value.high) for name, value in self._intervals())
+        return Summary(title, notes, ("words", "mean", "low", "high"), rows)
+
+    def plot(self, title: str = "", *, backend: Backend = "matplotlib") -> Any:
+        """Draw the mean changes as bars. ``backend="plotly"`` returns a plotly figure."""
+        intervals = self._intervals()
+        return bar_chart(
+            [name for name, _ in intervals],
+            np.array([value.value for _, value in intervals], dtype=float),
+            title=title or f"Effect of feature {self.label} on words with {self.phone}",
+            unit="change of log-probability (nats)",
+            facecolor="white",
+            backend=backend,
+        )
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One dict per word: unit, utterance, word, has_phone, before, change and control_change."""

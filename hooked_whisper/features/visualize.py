@@ -12,14 +12,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_whisper._support.heatmap import heat_map
+from hooked_whisper._support.plotly_figures import Backend
 from hooked_whisper._support.renamed import RenamedWarning, renamed_arguments
+from hooked_whisper._support.showing import Summary, Tabular, counted
+from hooked_whisper.audio import TimeMap
 from hooked_whisper.audio.griffin_lim import griffin_lim
 from hooked_whisper.audio.mel import Number
 from hooked_whisper.errors import PatchError, check_option
@@ -32,8 +36,8 @@ if TYPE_CHECKING:
 Start = Literal["silence", "noise", "mean"]
 
 
-@dataclass(frozen=True, eq=False)
-class MaximizedFeatures:
+@dataclass(frozen=True, eq=False, repr=False)
+class MaximizedFeatures(Tabular):
     """The result of :func:`maximize_features`, one row per feature.
 
     Attributes:
@@ -68,6 +72,33 @@ class MaximizedFeatures:
     def activation(self) -> Float[Tensor, "unit"]:
         """Activation of the best mel; never below the start's."""
         return self.trace.amax(1)
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return one dict per feature: label, start_activation, activation."""
+        values = zip(self.labels, self.start_activation.tolist(), self.activation.tolist(), strict=True)
+        return [{"label": label, "start_activation": start, "activation": best} for label, start, best in values]
+
+    def summary(self) -> Summary:
+        seconds = self.mel.shape[-1] * TimeMap().seconds_per_position / 2
+        n_steps = self.trace.shape[1] - 1
+        title = f"MaximizedFeatures: {counted(len(self.labels), 'feature')} of {self.name}, {seconds:.4g} s of log-mel"
+        rows = tuple(tuple(row.values()) for row in self.to_rows())
+        return Summary(title, (f"{n_steps} steps",), ("feature", "start", "best"), rows)
+
+    def plot(self, unit: int = 0, title: str = "", *, backend: Backend = "matplotlib") -> Any:
+        """Draw the best log-mel of one feature (a row number): seconds across, low mel bins at the bottom.
+        ``backend="plotly"`` returns a plotly figure."""
+        n_mels, n_frames = self.mel.shape[1:]
+        return heat_map(
+            self.mel[unit].flip(0).double().cpu().numpy(),
+            title=title or f"Log-mel that maximizes {self.labels[unit]} of {self.name}",
+            x="time (s)",
+            y="mel bin",
+            unit="log-mel",
+            extent=(0.0, n_frames * TimeMap().seconds_per_position / 2, 0, n_mels),
+            facecolor="white",
+            backend=backend,
+        )
 
     def audio(self, seed: int = 0) -> Float[Tensor, "unit sample"]:
         """Sound of the mels, 16 kHz, by :func:`hooked_whisper.audio.griffin_lim.griffin_lim`."""

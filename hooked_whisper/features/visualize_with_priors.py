@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_whisper._support.showing import Showing
 from hooked_whisper.audio.mel import Number
 from hooked_whisper.errors import PatchError
 from hooked_whisper.features.mel_optimization import RANGE, activations_of_mel, check_mels, unit_rms, vector_point
@@ -33,8 +34,8 @@ Objective = Callable[[Float[Tensor, "row mel frame"], int], Float[Tensor, "row"]
 LEAST_VARIANCE = 1e-3  # relative to the largest eigenvalue; avoids amplifying directions without variance
 
 
-@dataclass(frozen=True, eq=False)
-class MelPrior:
+@dataclass(frozen=True, eq=False, repr=False)
+class MelPrior(Showing):
     """Gaussian model of real log-mels, whose covariance is the product of one over bands and one over frames.
 
     Attributes:
@@ -104,8 +105,8 @@ class MelPrior:
         return self.bands @ gradient @ self.frames
 
 
-@dataclass(frozen=True, eq=False)
-class Visualization:
+@dataclass(frozen=True, eq=False, repr=False)
+class Visualization(Showing):
     """The result of :func:`visualize_features`: one mel per unit and seed.
 
     Attributes:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hooked_whisper._support.files import reason
+from hooked_whisper._support.showing import Showing
 from hooked_whisper.config import WhisperConfig
 from hooked_whisper.errors import CheckpointError
 from hooked_whisper.loading.sniff import describe_names
@@ -20,8 +21,8 @@ UNEMBED_WEIGHT, UNEMBED_BIAS = "decoder.unembed.weight", "decoder.unembed.bias"
 Shapes = dict[str, tuple[int, ...]]
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+@dataclass(frozen=True, repr=False)
+class Checkpoint(Showing):
     """A configuration and its tensors, under our parameter names.
 
     ``source`` names their origin. Tensors of a loaded model are shared with it until :func:`load_into` copies them.

@@ -13,11 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper._support.renamed import renamed_method
+from hooked_whisper._support.showing import Showing
 from hooked_whisper.errors import ArgumentError, ShapeError
 
 
-@dataclass(frozen=True, eq=False)
-class ActivationChunk:
+@dataclass(frozen=True, eq=False, repr=False)
+class ActivationChunk(Showing):
     """Rows in memory, in the same order for all hook points.
 
     rows: ``[row, d]`` for each hook point, in float16, bfloat16 or float32.

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_whisper._support.showing import Showing
+
 _ROWS = 4096  # converted to float64 at a time
 
 
-@dataclass(frozen=True, eq=False)
-class Statistics:
+@dataclass(frozen=True, eq=False, repr=False)
+class Statistics(Showing):
     """Statistics of rows ``[row, d]``, in float64.
 
     m2: sums of squared differences from the mean. norm, square_norm: sums over rows of the norm and of its square.

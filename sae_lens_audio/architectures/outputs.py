@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.showing import Showing
 
-@dataclass(frozen=True, eq=False)
-class TrainStepOutput:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TrainStepOutput(Showing):
     """The terms of a training loss, coefficients included: scalars, means over the rows of a batch.
 
     reconstruction: squared error, summed over the width of an activation.

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from hooked_whisper._support.showing import Showing, Summary, Tabular, counted
 from hooked_whisper.errors import ArgumentError, check_option, closest
 from hooked_whisper.findings.core.finding import Estimate
 
@@ -20,8 +21,8 @@ MEASURES: tuple[Measure, ...] = ("wer", "cross_entropy", "kl")
 DRAWS = 2000
 
 
-@dataclass(frozen=True, eq=False)
-class ConditionCounts:
+@dataclass(frozen=True, eq=False, repr=False)
+class ConditionCounts(Showing):
     """One condition, by clip.
 
     texts: greedy transcripts. errors: their word errors.
@@ -35,8 +36,8 @@ class ConditionCounts:
     kl: Float[np.ndarray, "clip"]
 
 
-@dataclass(frozen=True, eq=False)
-class AttachedScores:
+@dataclass(frozen=True, eq=False, repr=False)
+class AttachedScores(Tabular):
     """Word error rate, cross-entropy and KL divergence of every condition, with 95 % intervals.
 
     Intervals are bootstrapped over clips, with the same draws for all conditions, so that differences are paired.
@@ -59,6 +60,25 @@ class AttachedScores:
     tokens: Int[np.ndarray, "clip"]
     conditions: Mapping[str, ConditionCounts]
     seed: int = 0
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return one dict per condition: its name, and each measure with the ends of its interval (``_low``,
+        ``_high``)."""
+        return [
+            {"condition": name}
+            | {key: number for measure in MEASURES for key, number in self._with_ends(measure, name)}
+            for name in self.conditions
+        ]
+
+    def _with_ends(self, measure: Measure, condition: str) -> tuple[tuple[str, float | None], ...]:
+        estimate = self.value(measure, condition)
+        return ((measure, estimate.value), (f"{measure}_low", estimate.low), (f"{measure}_high", estimate.high))
+
+    def summary(self) -> Summary:
+        title = f"AttachedScores: {self.hook}, {counted(len(self.clips), 'clip')}, {int(self.words.sum())} words"
+        rows = tuple((row["condition"], *(row[measure] for measure in MEASURES)) for row in self.to_rows())
+        columns = ("condition", "WER", "cross-entropy (nats per token)", "KL (nats per token)")
+        return Summary(title, (f"replaced positions: {self.where}",), columns, rows)
 
     def value(self, measure: Measure, condition: str) -> Estimate:
         """Return word errors per word of the reference, or nats per token.

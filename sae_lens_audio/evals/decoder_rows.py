@@ -9,17 +9,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_whisper._support.showing import Showing, Summary
 from hooked_whisper.errors import ShapeError
 
 DUPLICATE = 0.9
 _IN_MEMORY = 1 << 22  # cosines per step: 32 MB in float64
 
 
-@dataclass(frozen=True, eq=False)
-class Duplicates:
+@dataclass(frozen=True, eq=False, repr=False)
+class Duplicates(Showing):
     """nearest: cosine of each feature's decoder row with the most similar other row."""
 
     nearest: Float[np.ndarray, "feature"]
+
+    def summary(self) -> Summary:
+        n = len(self.nearest)
+        return Summary(f"Duplicates: {self.share:.1%} of {n} features; median nearest cosine {self.median:.3g}")
 
     @property
     def share(self) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from hooked_whisper._support.renamed import renamed_property
+from hooked_whisper._support.showing import Summary, Tabular
 from hooked_whisper._support.storage import write_atomic
 from hooked_whisper.errors import CheckpointError
 from hooked_whisper.findings.core.finding import Estimate, format_number
@@ -26,8 +27,8 @@ _KEYS_OF_1 = {"spliced": "attached", "dictionaries": "saes", "normalised_mse": "
 SCORES, SHEET = "scores.json", "scores.png"
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Evaluation(Tabular):
     """Scores of SAEs of one hook point beside baselines that need no training.
 
     Attributes:
@@ -74,6 +75,29 @@ class Evaluation:
             row |= self._reconstructed(name) | self._attached(name) | self._phones(self.baselines.get(name, name))
             rows.append(row)
         return rows
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return :meth:`rows` with numbers only: an estimate becomes its value and the ends of its interval (``_low``,
+        ``_high``)."""
+        return [
+            {key: number for name, value in row.items() for key, number in _numbers(name, value)} for row in self.rows()
+        ]
+
+    def summary(self) -> Summary:
+        where = self.hook if self.hook == self.hook_out else f"{self.hook} -> {self.hook_out}"
+        columns = ("name", "kind", "l0", "explained_variance", "wer", "kl", "mean_f1", "coverage")
+        rows = self.to_rows()
+        shown = [column for column in columns if any(row.get(column) is not None for row in rows)]
+        head = ", ".join(f"{name} {value}" for name, value in self.inputs.items() if name in _HEAD)
+        notes = (*((head,) if head else ()), *(f"note: {note}" for note in self.notes))
+        cells = tuple(tuple(row.get(column) for column in shown) for row in rows)
+        return Summary(f"Evaluation: {self.model}, {where}", notes, tuple(shown), cells)
+
+    def plot(self) -> Any:
+        """Draw the sheet of all scores, as in ``scores.png`` (matplotlib)."""
+        from sae_lens_audio.evals.sheet import draw_sheet
+
+        return draw_sheet(self)
 
     def _reconstructed(self, name: str) -> dict[str, Any]:
         if name not in self.reconstruction:
@@ -285,3 +309,9 @@ def _number(value: Any, share: bool) -> str:
 
 def _rounded(value: float | int) -> float:
     return float(f"{value:.3g}")
+
+
+def _numbers(name: str, value: Any) -> tuple[tuple[str, Any], ...]:
+    if isinstance(value, Estimate):
+        return ((name, value.value), (f"{name}_low", value.low), (f"{name}_high", value.high))
+    return ((name, value),)

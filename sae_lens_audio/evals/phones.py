@@ -10,7 +10,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from hooked_whisper._support.renamed import renamed_arguments
+from hooked_whisper._support.heatmap import bar_chart
+from hooked_whisper._support.plotly_figures import Backend
+from hooked_whisper._support.renamed import renamed_arguments, renamed_method
+from hooked_whisper._support.showing import Summary, Tabular, counted
 from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import ArgumentError, HookedWhisperError
 from hooked_whisper.features.baselines import mel_bands
@@ -38,8 +41,8 @@ class RarePhonesError(HookedWhisperError, ValueError):
     """
 
 
-@dataclass(frozen=True, eq=False)
-class PhoneScores:
+@dataclass(frozen=True, eq=False, repr=False)
+class PhoneScores(Tabular):
     """Phone scores of one basis. F1 is on held-out speakers: phone, sign and threshold come from the others.
 
     Attributes:
@@ -133,7 +136,32 @@ class PhoneScores:
     def _covers(self) -> Bool[np.ndarray, "phone"]:
         return (self.best_f1 >= COVERS_F1) | (self.best_auc >= COVERS_AUC)
 
-    def table(self) -> list[dict[str, Any]]:
+    def summary(self) -> Summary:
+        title = f"PhoneScores: {counted(self.n_features, 'feature')}, {counted(len(self.phones), 'phone')}"
+        notes = (
+            f"phones covered: {self.covered.value:.1%}; best F1 of a phone, mean {self.phone_f1.value:.3g} "
+            f"(shifted labels {self.shifted_phone_f1:.3g})",
+        )
+        ordered = sorted(self.to_rows(), key=lambda row: -row["f1"])
+        rows = tuple((row["phone"], row["feature"], row["f1"], row["auc"], row["shifted_f1"]) for row in ordered[:12])
+        columns = ("phone", "best feature", "F1", "AUC", "F1, shifted labels")
+        return Summary(title, notes, columns, rows, len(ordered))
+
+    def plot(self, title: str = "", *, backend: Backend = "matplotlib") -> Any:
+        """Draw the best F1 of every phone, the best on top. ``backend="plotly"`` returns a plotly figure."""
+        order = np.argsort(-self.best_f1, kind="stable")
+        return bar_chart(
+            [self.phones[k] for k in order],
+            self.best_f1[order].astype(float),
+            title=title or "Best held-out F1 of any feature, by phone",
+            unit="F1",
+            facecolor="white",
+            backend=backend,
+        )
+
+    table = renamed_method("table", "to_rows")
+
+    def to_rows(self) -> list[dict[str, Any]]:
         """Return one row per phone: its best feature, F1, and the largest AUC of any feature."""
         return [
             {

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hooked_whisper._support.renamed import renamed_property
+from hooked_whisper._support.showing import Showing
 from hooked_whisper.errors import ArgumentError, ShapeError
 from sae_lens_audio.architectures import DecodableBasis
 from sae_lens_audio.evals.decodable import reconstruct
@@ -21,8 +22,8 @@ _IN_MEMORY = 1 << 24  # features per step: 64 MB
 Batch: TypeAlias = Tensor | tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True, eq=False)
-class ReconstructionScores:
+@dataclass(frozen=True, eq=False, repr=False)
+class ReconstructionScores(Showing):
     """Scores over rows ``x`` and their reconstructions ``x_hat``. NaN where undefined.
 
     Attributes:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hooked_whisper._support.renamed import renamed_arguments
+from hooked_whisper._support.showing import Showing, Summary, counted
 from hooked_whisper.errors import ArgumentError, ShapeError
 from sae_lens_audio.evals.baselines import random_directions
 from sae_lens_audio.evals.decodable import directions
@@ -22,8 +23,8 @@ FOUND_AGAIN = 0.7
 LARGEST_ASSIGNMENT = 8192  # features; the cost matrix takes half a GiB and the matching a few minutes
 
 
-@dataclass(frozen=True, eq=False)
-class Match:
+@dataclass(frozen=True, eq=False, repr=False)
+class Match(Showing):
     """The features of two SAEs, matched by the cosine of their decoder rows.
 
     nearest: largest cosine of each feature (of the first SAE, then of the second) with a feature of the other; several
@@ -34,6 +35,11 @@ class Match:
     names: tuple[str, str]
     nearest: Float[np.ndarray, "feature"]
     assigned: Float[np.ndarray, "pair"]
+
+    def summary(self) -> Summary:
+        names = ("mean_max_cosine", "found_again", "mean_assigned", "assigned_again")
+        rows = tuple((name.replace("_", " "), getattr(self, name)) for name in names)
+        return Summary(f"Match: {self.names[0]} and {self.names[1]}", rows=rows)
 
     @property
     def mean_max_cosine(self) -> float:
@@ -55,8 +61,8 @@ class Match:
         return float((self.assigned > FOUND_AGAIN).mean()) if len(self.assigned) else float("nan")
 
 
-@dataclass(frozen=True, eq=False)
-class Stability:
+@dataclass(frozen=True, eq=False, repr=False)
+class Stability(Showing):
     """Matches of every pair of SAEs, and of chance.
 
     pairs: all pairs. random: each SAE with as many random unit directions. itself: the first SAE with itself in another
@@ -66,6 +72,13 @@ class Stability:
     pairs: tuple[Match, ...]
     random: tuple[Match, ...]
     itself: Match
+
+    def summary(self) -> Summary:
+        names = ("mean_max_cosine", "found_again", "mean_assigned", "assigned_again")
+        chance = [self.mean(name, "random") if self.random else None for name in names]
+        rows = tuple((name.replace("_", " "), self.mean(name), k) for name, k in zip(names, chance, strict=True))
+        title = f"Stability: {counted(len(self.pairs), 'pair')} of SAEs"
+        return Summary(title, (), ("measure", "SAEs", "random directions"), rows)
 
     def mean(self, measure: str, among: str = "pairs") -> float:
         """Return the mean of ``mean_max_cosine``, ``found_again``, ... over ``"pairs"`` or ``"random"``."""

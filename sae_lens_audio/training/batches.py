@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hooked_whisper._support.renamed import renamed_property
+from hooked_whisper._support.showing import Showing
 from sae_lens_audio.activations import ActivationChunk, ActivationSource
 from sae_lens_audio.errors import TrainingError
 
@@ -36,8 +37,8 @@ class Place:
     block = renamed_property("block", "chunk")
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
+@dataclass(frozen=True, eq=False, repr=False)
+class Batch(Showing):
     """The rows of one step for this process, in float32.
 
     rows: one tensor per hook point.

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.showing import Showing
 from hooked_whisper.audio.mel import HOP, SAMPLE_RATE, Number
 from hooked_whisper.errors import AlignmentError
 from hooked_whisper.protocols import Alignment
@@ -23,8 +24,8 @@ RIDGE = 1e-3  # weight decay per frame, on standardized inputs
 STEPS = 60  # of LBFGS
 
 
-@dataclass(frozen=True, eq=False)
-class PhoneClassifier:
+@dataclass(frozen=True, eq=False, repr=False)
+class PhoneClassifier(Showing):
     """Weights over ``2 * 5 + 1`` standardized frames; ``labels`` are the phones and silence."""
 
     labels: tuple[str, ...]

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hooked_whisper._support.renamed import renamed_arguments
+from hooked_whisper._support.showing import Showing
 from hooked_whisper.features.phones.articulation import classes
 from hooked_whisper.features.phones.joint_histogram import JointCounts
 from hooked_whisper.features.phones.onsets import OnsetAverages, latency
@@ -19,8 +20,8 @@ from hooked_whisper.features.phones.top_examples import Purity, TopExamples, pur
 from hooked_whisper.protocols import SILENCE
 
 
-@dataclass(frozen=True, eq=False)
-class FeatureCounts:
+@dataclass(frozen=True, eq=False, repr=False)
+class FeatureCounts(Showing):
     """Counts of the features of one basis; measures are computed on first use.
 
     Attributes:

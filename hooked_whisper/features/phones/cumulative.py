@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from hooked_whisper._support.showing import Showing
 from hooked_whisper.features.phones.joint_histogram import JointCounts
 
 Table = Float[np.ndarray, "feature label bin"]
 
 
-@dataclass(frozen=True, eq=False)
-class CumulativeCounts:
+@dataclass(frozen=True, eq=False, repr=False)
+class CumulativeCounts(Showing):
     """Rows up to each bin, as float64 (exact for integers). Bins are the last axis, adjacent in memory.
 
     Attributes:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_whisper._support.renamed import RenamedWarning
+from hooked_whisper._support.showing import Showing
 from hooked_whisper.errors import AlignmentError, PatchError, closest
 from hooked_whisper.features.histogram_bins import HistogramBins
 
@@ -26,8 +27,8 @@ _TABLE = 1 << 19  # table entries per block: 4 MB, which fits the cache
 _MOST = 2**31 - 1
 
 
-@dataclass(frozen=True, eq=False)
-class JointCounts:
+@dataclass(frozen=True, eq=False, repr=False)
+class JointCounts(Showing):
     """Number of rows (encoder positions) by feature, bin of its value, and label.
 
     Attributes:

@@ -17,6 +17,7 @@ from scipy.special import gammaln
 from scipy.stats import rankdata
 
 from hooked_whisper._support.renamed import renamed_arguments
+from hooked_whisper._support.showing import Showing
 from hooked_whisper.errors import PatchError, check_option
 from hooked_whisper.features.phones.articulation import distances
 from hooked_whisper.features.phones.joint_histogram import JointCounts
@@ -29,8 +30,8 @@ _FEATURES_AT_ONCE = 1 << 11  # features of the confusion test per block: 16 MB p
 Ranges = Float[np.ndarray, "feature range"]
 
 
-@dataclass(frozen=True, eq=False)
-class PhoneRanges:
+@dataclass(frozen=True, eq=False, repr=False)
+class PhoneRanges(Showing):
     """Labels per range of activation, lowest range first.
 
     Attributes:
@@ -141,8 +142,8 @@ class PhoneRanges:
         return order, np.take_along_axis(self.counts, order[:, None, :], axis=2)
 
 
-@dataclass(frozen=True, eq=False)
-class RangeSummary:
+@dataclass(frozen=True, eq=False, repr=False)
+class RangeSummary(Showing):
     """:class:`PhoneRanges` without the counts of each range.
 
     Attributes:
@@ -223,8 +224,8 @@ def ranges_of_examples(
     return PhoneRanges(tuple(names), counts.reshape(n_features, n_ranges, len(names)), base, bounds)
 
 
-@dataclass(frozen=True, eq=False)
-class ConfusionTest:
+@dataclass(frozen=True, eq=False, repr=False)
+class ConfusionTest(Showing):
     """Test of whether a feature's other phones are articulatorily closer to its main phone than by chance.
 
     Attributes:

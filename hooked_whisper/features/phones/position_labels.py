@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from hooked_whisper._support.showing import Showing
 from hooked_whisper.audio import TimeMap
 from hooked_whisper.errors import AlignmentError, check_option
 from hooked_whisper.protocols import SILENCE, Alignment, Interval
@@ -17,8 +18,8 @@ Tier = Literal["phones", "words"]
 UNLABELED = -1  # no interval contains the position, or its label is not among the names
 
 
-@dataclass(frozen=True, eq=False)
-class PositionLabels:
+@dataclass(frozen=True, eq=False, repr=False)
+class PositionLabels(Showing):
     """Labels of the positions of one window.
 
     Attributes:

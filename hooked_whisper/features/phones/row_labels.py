@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hooked_whisper._support.renamed import renamed_arguments
+from hooked_whisper._support.showing import Showing
 from hooked_whisper.audio import TimeMap
 from hooked_whisper.corpora import Clip
 from hooked_whisper.errors import AlignmentError, PatchError, check_option
@@ -60,8 +61,8 @@ if not TYPE_CHECKING:
     CountOptions.__init__ = renamed_arguments(cells="bins")(CountOptions.__init__)
 
 
-@dataclass(frozen=True, eq=False)
-class RowLabels:
+@dataclass(frozen=True, eq=False, repr=False)
+class RowLabels(Showing):
     """Labels of every position of some clips, clip after clip.
 
     Attributes:

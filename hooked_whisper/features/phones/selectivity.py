@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from hooked_whisper._support.heatmap import heat_map
+from hooked_whisper._support.plotly_figures import Backend
 from hooked_whisper._support.renamed import renamed_arguments
+from hooked_whisper._support.showing import Showing, Summary, Tabular, counted, joined
 from hooked_whisper.errors import PatchError
 from hooked_whisper.features.phones.cumulative import CumulativeCounts
 from hooked_whisper.features.phones.joint_histogram import JointCounts, check_alike
@@ -29,8 +32,8 @@ ByFeature = Float[np.ndarray, "feature"]
 ByLabel = Float[np.ndarray, "feature label"]
 
 
-@dataclass(frozen=True, eq=False)
-class Selectivity:
+@dataclass(frozen=True, eq=False, repr=False)
+class Selectivity(Tabular):
     """How well each feature detects its best label: by values at or above a threshold (sign 1), or at or below (-1).
 
     Attributes:
@@ -94,6 +97,47 @@ class Selectivity:
         columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         return replace(parts[0], **columns)
 
+    def summary(self) -> Summary:
+        n_features, n_labels = len(self.best), int(self.searched.sum())
+        title = f"Selectivity: {counted(n_features, 'feature')}, {counted(n_labels, 'label')}"
+        notes = (
+            f"mean held-out F1 {float(np.nanmean(self.f1)) if n_features else float('nan'):.3g}; the most selective:",
+            *((f"too rare: {joined(self.rare)}",) if self.rare else ()),
+        )
+        order = np.argsort(-np.nan_to_num(self.f1), kind="stable")[:12]
+        rows = tuple(
+            (int(k), self.labels[k], "high" if self.sign[k] > 0 else "low", *(float(x[k]) for x in self._columns))
+            for k in order
+        )
+        columns = ("feature", "label", "values", "F1", "precision", "recall", "AUC", "information (bits)")
+        return Summary(title, notes, columns, rows, n_features)
+
+    @property
+    def _columns(self) -> tuple[ByFeature, ...]:
+        return (self.f1, self.precision, self.recall, self.auc, self.information)
+
+    def plot(self, most: int = 30, title: str = "", *, backend: Backend = "matplotlib") -> Any:
+        """Draw the held-out F1 of every searched label for the ``most`` selective features.
+
+        Raises:
+            PatchError: this copy has no tables (:meth:`without_tables`).
+        """
+        if not self.f1_by_label.shape[1]:
+            raise PatchError("this copy has no table of F1 by label (without_tables): plot the original")
+        order = np.argsort(-np.nan_to_num(self.f1), kind="stable")[:most]
+        labels = np.flatnonzero(self.searched)
+        return heat_map(
+            self.f1_by_label[np.ix_(order, labels)].astype(float),
+            title=title or "Held-out F1 by label, most selective features",
+            x="label",
+            y="feature",
+            unit="F1",
+            rows=[str(k) for k in order],
+            columns=[self.names[k] for k in labels],
+            facecolor="white",
+            backend=backend,
+        )
+
     def to_rows(self) -> list[dict[str, Any]]:
         """One dict per feature."""
         numbers = (
@@ -107,12 +151,17 @@ class Selectivity:
         ]
 
 
-@dataclass(frozen=True)
-class Coverage:
+@dataclass(frozen=True, repr=False)
+class Coverage(Showing):
     """The searched labels that some feature detects, and those that none detects."""
 
     covered: tuple[str, ...]
     missed: tuple[str, ...]
+
+    def summary(self) -> Summary:
+        rows = (("detected", joined(self.covered, 40) or "none"), ("missed", joined(self.missed, 40) or "none"))
+        n = len(self.covered) + len(self.missed)
+        return Summary(f"Coverage: {len(self.covered)} of {counted(n, 'label')}", rows=rows)
 
     @property
     def share(self) -> float:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hooked_whisper._support.showing import Showing
 from hooked_whisper.errors import PatchError
 from hooked_whisper.features.phones.joint_histogram import membership
 from hooked_whisper.features.phones.measures import wilson
@@ -70,8 +71,8 @@ class TopExamples:
         self._new = []
 
 
-@dataclass(frozen=True, eq=False)
-class Purity:
+@dataclass(frozen=True, eq=False, repr=False)
+class Purity(Showing):
     """Labels of the top examples of each feature.
 
     Attributes:

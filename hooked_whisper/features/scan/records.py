@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from hooked_whisper._support.heatmap import heat_map
+from hooked_whisper._support.plotly_figures import Backend
 from hooked_whisper._support.renamed import RenamedWarning, renamed_arguments
+from hooked_whisper._support.showing import Showing, Summary, Tabular, counted
+from hooked_whisper.audio import TimeMap
 from hooked_whisper.errors import HookedWhisperError
 from hooked_whisper.features.histogram_bins import HistogramBins
 
 HISTOGRAM_BINS = HistogramBins(bits=4, lowest=-14, highest=10)
 TAIL_BINS = HistogramBins(bits=2, lowest=-14, highest=10)
+SECONDS = TimeMap().seconds_per_position
 FIRES = 2.0**HISTOGRAM_BINS.lowest
 """Smallest activation that counts as active: 0.00006."""
 
@@ -64,8 +69,8 @@ if not TYPE_CHECKING:
     ScanOptions.__init__ = renamed_arguments(per_cell="per_bin")(ScanOptions.__init__)
 
 
-@dataclass(frozen=True, eq=False)
-class Examples:
+@dataclass(frozen=True, eq=False, repr=False)
+class Examples(Showing):
     """Positions in a corpus, ``[feature, ..., n]``. Empty slots have recording -1 and value NaN.
 
     Attributes:
@@ -81,8 +86,8 @@ class Examples:
     traces: Float[np.ndarray, "feature n around"] | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class RangeExamples:
+@dataclass(frozen=True, eq=False, repr=False)
+class RangeExamples(Showing):
     """Activation ranges with a uniform sample from each; ``examples`` are ``[feature, range, n]``."""
 
     edges: Float[np.ndarray, "feature edge"]
@@ -90,8 +95,8 @@ class RangeExamples:
     examples: Examples
 
 
-@dataclass(frozen=True, eq=False)
-class FeatureScan:
+@dataclass(frozen=True, eq=False, repr=False)
+class FeatureScan(Tabular):
     """The results of a scan for the features of one basis at one hook point.
 
     ``histogram`` counts positions: first those that are negative or about zero, then those in each positive bin of
@@ -115,9 +120,70 @@ class FeatureScan:
     def n_features(self) -> int:
         return len(self.labels)
 
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return one dict per feature: feature, label, mean, variance, minimum, maximum, firing_rate, and recording
+        (index in the corpus) and time (s) of its strongest example."""
+        names = ("mean", "variance", "minimum", "maximum", "firing_rate")
+        columns = {name: getattr(self, name).tolist() for name in names}
+        recordings, positions = self.top.recordings, self.top.positions
+        return [
+            {"feature": k, "label": label}
+            | {name: values[k] for name, values in columns.items()}
+            | {"top_recording": int(recordings[k, 0]), "top_s": round(float(positions[k, 0]) * SECONDS, 2)}
+            for k, label in enumerate(self.labels)
+        ]
 
-@dataclass(frozen=True, eq=False)
-class Scan:
+    def summary(self) -> Summary:
+        title = f"FeatureScan: {self.name}, {counted(self.n_features, 'feature')} at {self.hook}"
+        active = float(np.mean(self.firing_rate > 0))
+        notes = (
+            f"{counted(self.positions, 'position')} ({self.positions * SECONDS:.4g} s); {active:.1%} of the features "
+            "are active somewhere; those with the largest activations:",
+        )
+        order = np.argsort(-np.nan_to_num(self.maximum), kind="stable")[:10]
+        rows = tuple(
+            (
+                self.labels[k],
+                float(self.maximum[k]),
+                float(self.mean[k]),
+                float(self.firing_rate[k]),
+                int(self.top.recordings[k, 0]),
+                float(self.top.positions[k, 0]) * SECONDS,
+            )
+            for k in order
+        )
+        columns = ("feature", "maximum", "mean", "firing rate", "top recording", "at (s)")
+        return Summary(title, notes, columns, rows, self.n_features)
+
+    def plot(self, feature: int, title: str = "", *, backend: Backend = "matplotlib") -> Any:
+        """Draw a feature's activation around its strongest examples, in seconds. ``backend="plotly"`` for plotly.
+
+        Raises:
+            HookedWhisperError: the scan kept no activations around the examples, or the feature has no example.
+        """
+        traces = self.top.traces
+        filled = self.top.recordings[feature] >= 0
+        if traces is None or not filled.any():
+            raise HookedWhisperError(f"feature {feature} of {self.name} has no examples with activations around them")
+        around = traces.shape[-1] // 2
+        values = traces[feature][filled]
+        places = zip(self.top.recordings[feature][filled], self.top.positions[feature][filled], strict=True)
+        left, right = -(around + 0.5) * SECONDS, (around + 0.5) * SECONDS
+        return heat_map(
+            np.asarray(values, dtype=float),
+            title=title or f"{self.name}: strongest examples of feature {self.labels[feature]}",
+            x="time from the peak (s)",
+            y="recording, time",
+            unit="activation",
+            rows=[f"{recording}, {position * SECONDS:.2f} s" for recording, position in places],
+            extent=(left, right, len(values) - 0.5, -0.5),
+            facecolor="white",
+            backend=backend,
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Scan(Showing):
     """The results of a scan.
 
     Attributes:
@@ -129,6 +195,16 @@ class Scan:
     header: dict[str, Any]
     bases: dict[str, FeatureScan]
     recordings: dict[int, str]
+
+    def summary(self) -> Summary:
+        n_bases, n_failed = counted(len(self.bases), "basis", "bases"), len(self.header.get("failures", ()))
+        title = f"Scan: {n_bases}, examples from {counted(len(self.recordings), 'recording')}"
+        notes = (f"{counted(n_failed, 'recording')} could not be read",) if n_failed else ()
+        rows = tuple(
+            (name, scan.n_features, scan.hook, round(scan.positions * SECONDS, 1), float(np.mean(scan.firing_rate > 0)))
+            for name, scan in self.bases.items()
+        )
+        return Summary(title, notes, ("basis", "features", "hook", "audio (s)", "share active"), rows)
 
     def __getitem__(self, name: str) -> FeatureScan:
         if name not in self.bases:

@@ -52,7 +52,7 @@ def test_everything_is_scored_in_one_pass(scores: dict[str, PhoneScores]) -> Non
     assert [s.n_features for s in scores.values()] == [40, 12, 32, 32, 32, 40, 80]
     for name, phone_score in scores.items():
         assert set(phone_score.phones) == set(PHONES), name
-        assert len(phone_score.best_f1) == len(phone_score.best_auc) == len(phone_score.table()) == len(PHONES)
+        assert len(phone_score.best_f1) == len(phone_score.best_auc) == len(phone_score.to_rows()) == len(PHONES)
         for estimate in (
             phone_score.mean_f1,
             phone_score.found_share,
@@ -67,7 +67,7 @@ def test_tones_are_in_the_mel_bands_and_shifted_labels_are_not(scores: dict[str,
     mel = scores["mel bands"]
     assert mel.phone_f1.value > 0.7 and mel.covered.value > 0.8 and mel.phone_f1.low > mel.shifted_phone_f1
     assert mel.shifted_phone_f1 < 0.4 and mel.shifted_coverage == 0 and mel.shifted_mean_f1 < mel.mean_f1.value
-    best = {row["phone"]: row["feature"] for row in mel.table()}
+    best = {row["phone"]: row["feature"] for row in mel.to_rows()}
     assert best["p"] < best["m"] < best["l"]  # the tones rise in this order
 
 
