@@ -19,7 +19,7 @@ from hooked_whisper.audio import TimeMap, prepare_mel
 from hooked_whisper.config import WhisperConfig
 from hooked_whisper.errors import ArgumentError, PromptError, check_option
 from hooked_whisper.hooks.token_directions import TokenIds, token_ids
-from hooked_whisper.loading import load_into, process_weights, resolve, save_pretrained
+from hooked_whisper.loading import HubUpload, load_into, process_weights, push_model, resolve, save_pretrained
 from hooked_whisper.model import WhisperCore
 from hooked_whisper.text import Prompter
 from hooked_whisper.text.prompts import ENGLISH_ONLY, TASKS, tokenizer_of
@@ -146,6 +146,14 @@ class HookedWhisper(WhisperCore):
         """Write ``config.json`` and ``model.safetensors``, both or neither; ``dtype`` converts the stored weights."""
         save_pretrained(self, folder, metadata=self.metadata if metadata is None else metadata, dtype=dtype)
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> HubUpload:
+        """Upload the model to the Hugging Face hub in transformers' format, with a card.
+
+        ``dry_run=True`` returns the list of files without contacting the hub. Options and errors:
+        :func:`hooked_whisper.loading.push_model`.
+        """
+        return push_model(self, repo_id, **options)
+
     # --- audio -------------------------------------------------------------------------------------------------------
 
     @property
@@ -208,7 +216,7 @@ class HookedWhisper(WhisperCore):
         return tokens.to(self.device)
 
     @keywords_elsewhere(**_TOKEN_KEYWORDS)
-    def to_str_tokens(self, tokens: str | Tensor | list[int] | list[str], prompt: bool = False) -> Any:
+    def to_str_tokens(self, tokens: str | Tensor | list[Any], prompt: bool = False) -> Any:
         """Return one string per id, special tokens spelled out; for a list of texts, one list for each.
 
         A text is tokenized first; ``prompt`` puts Whisper's prompt before it.

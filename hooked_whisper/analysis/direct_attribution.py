@@ -161,6 +161,7 @@ def direct_logit_attribution(
         PromptError: a string is several tokens.
     """
     check_option("parts", parts, get_args(Parts))
+    cache = cache.with_batch_dim()
     ids, other_ids = (token_id(cache.model, answer) for answer in (correct, incorrect))
     logits = cache["unembed.hook_out"]
     shape = logits.shape[:2]
